@@ -1,0 +1,83 @@
+"""What prompt tuning does after an evaluation during training."""
+
+import os
+
+from flax import traverse_util
+import jax
+import numpy as np
+import seqio
+from t5x import checkpoints
+from t5x import metrics as metrics_lib
+from t5x import trainer
+
+from prompt_tuning import prompt_files
+from prompt_tuning.data import vocabulary as vocabulary_lib
+
+PROMPT_PATH = "encoder/prompt/prompt"
+
+
+class SaveBestPrompt(trainer.BaseAction):
+  """Writes `prompt.safetensors` when the dev score is the best so far.
+
+  The paper (section 3.1) reports the best checkpoint on the dev set.
+  """
+
+  def __init__(
+    self,
+    model_dir: str,
+    task: str,
+    metric: str,
+    vocabulary: seqio.Vocabulary,
+  ):
+    """Keeps its arguments.
+
+    Args:
+      model_dir: Where to write.
+      task: Name of the task or mixture, for the file's header.
+      metric: Regular expression for `task/metric`; see
+        `t5x.metrics.monitored`. More is better.
+      vocabulary: The model's.
+    """
+    self._path = os.path.join(model_dir, "prompt.safetensors")
+    self._task = task
+    self._metric = metric
+    self._vocabulary = vocabulary
+    self._best: float | None = None
+
+  def resume(self, history) -> None:
+    for metrics_by_task in history:
+      self._is_best(metrics_by_task)
+
+  def run(self, train_state, metrics_by_task) -> bool:
+    if not self._is_best(metrics_by_task):
+      return False
+    # All processes take part in this, one writes.
+    fingerprint = checkpoints.fingerprint(train_state.frozen)
+    if jax.process_index() == 0:
+      params = traverse_util.flatten_dict(train_state.trainable, sep="/")
+      prompt_files.save_prompt(
+        self._path,
+        np.asarray(params[PROMPT_PATH]),
+        prompt_files.PromptMetadata(
+          base_fingerprint=fingerprint,
+          vocabulary_sha256=vocabulary_lib.sha256(self._vocabulary),
+          parameter_path=PROMPT_PATH,
+          task=self._task,
+          step=int(train_state.step),
+          metric=self._metric,
+          score=self._best,
+        ),
+      )
+    return False
+
+  def _is_best(self, metrics_by_task: metrics_lib.MetricsByTask) -> bool:
+    score = metrics_lib.monitored(metrics_by_task, self._metric)
+    if score is None:
+      raise ValueError(
+        f"BEST_METRIC={self._metric!r} matches none of "
+        f"{[f'{t}/{m}' for t, ms in metrics_by_task.items() for m in ms]}."
+      )
+    if self._best is not None and score <= self._best:
+      return False
+    self._best = score
+    return True

@@ -1,0 +1,149 @@
+"""SuperGLUE's metrics, in percent.
+
+Metric functions in seqio's form: `(targets, predictions) -> {name: value}`,
+over the results of `postprocessors`.
+"""
+
+import collections
+import re
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import sklearn.metrics
+
+from prompt_tuning.data.postprocessors import INVALID
+
+# The tasks whose mean is the SuperGLUE score.
+SUPER_GLUE = (
+  "boolq",
+  "cb",
+  "copa",
+  "multirc",
+  "record",
+  "rte",
+  "wic",
+  "wsc",
+)
+
+
+def accuracy(
+  targets: Sequence[Any], predictions: Sequence[Any]
+) -> dict[str, float]:
+  return {
+    "accuracy": 100 * sklearn.metrics.accuracy_score(targets, predictions)
+  }
+
+
+def mean_3class_f1(
+  targets: Sequence[int], predictions: Sequence[int]
+) -> dict[str, float]:
+  """CommitmentBank's F1: the mean over its three classes."""
+  f1 = sklearn.metrics.f1_score(
+    targets,
+    predictions,
+    labels=range(3),
+    average="macro",
+    zero_division=0,  # pyright: ignore[reportArgumentType]
+  )
+  return {"mean_3class_f1": 100 * f1}
+
+
+def invalid(
+  targets: Sequence[Any], predictions: Sequence[Any]
+) -> dict[str, float]:
+  """How many predictions are no legal answer. They count as wrong besides."""
+  del targets
+  wrong = [_value(prediction) == INVALID for prediction in predictions]
+  return {"invalid": 100 * float(np.mean(wrong))}
+
+
+def multirc(
+  targets: Sequence[Mapping[str, int]], predictions: Sequence[Mapping[str, int]]
+) -> dict[str, float]:
+  """F1 over all answers, and how many questions have every answer right."""
+  right = [_value(target) for target in targets]
+  # F1 knows two classes: an invalid prediction becomes the wrong one of them.
+  predicted = [
+    1 - target if _value(prediction) == INVALID else _value(prediction)
+    for target, prediction in zip(right, predictions, strict=True)
+  ]
+  by_question = collections.defaultdict(list)
+  for target, prediction in zip(targets, predicted, strict=True):
+    by_question[target["group"]].append(target["value"] == prediction)
+  f1 = sklearn.metrics.f1_score(
+    right,
+    predicted,
+    zero_division=0,  # pyright: ignore[reportArgumentType]
+  )
+  exact_match = np.mean([all(answers) for answers in by_question.values()])
+  return {"f1": 100 * f1, "exact_match": 100 * float(exact_match)}
+
+
+def record(
+  targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+  """SQuAD's exact match and F1, each the best over a query's answers.
+
+  A query with several answers is several examples; its first one counts.
+  """
+  by_query = {}
+  for target, prediction in zip(targets, predictions, strict=True):
+    by_query.setdefault(target["group"], (target["value"], prediction["value"]))
+  scores = [
+    np.max([_squad(answer, prediction) for answer in answers], axis=0)
+    for answers, prediction in by_query.values()
+  ]
+  exact_match, f1 = np.mean(scores, axis=0)
+  return {"em": 100 * float(exact_match), "f1": 100 * float(f1)}
+
+
+def super_glue_average(
+  metrics_by_task: Mapping[str, Mapping[str, float]],
+) -> float:
+  """The SuperGLUE score: the mean within each task, then over the eight.
+
+  Args:
+    metrics_by_task: Task name, such as "super_glue_cb" or "mini_wic_prefixed",
+      -> metric name -> percent. Other tasks than the eight do not count, nor
+      does "invalid".
+
+  Raises:
+    ValueError: unless each of the eight is there once.
+  """
+  pattern = re.compile(rf"(?:.*_)?({'|'.join(SUPER_GLUE)})(?:_prefixed)?")
+  scores = collections.defaultdict(list)
+  for name, metrics in metrics_by_task.items():
+    if match := pattern.fullmatch(name):
+      values = [v for metric, v in metrics.items() if metric != "invalid"]
+      scores[match[1]].append(np.mean(values))
+  if sorted(map(len, scores.values())) != [1] * len(SUPER_GLUE):
+    raise ValueError(
+      f"Expected the metrics of each of {SUPER_GLUE} once, got those of "
+      f"{tuple(metrics_by_task)}. Evaluate the whole mixture, once."
+    )
+  return float(np.mean(list(scores.values())))
+
+
+def normalize_squad(text: str) -> str:
+  """Lower case, without punctuation, articles and superfluous spaces."""
+  text = text.lower().translate(str.maketrans("", "", string.punctuation))
+  return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def _squad(answer: str, prediction: str) -> tuple[float, float]:
+  """Exact match and word F1 of a prediction and one answer, in [0, 1]."""
+  answer, prediction = normalize_squad(answer), normalize_squad(prediction)
+  answer_words, predicted_words = answer.split(), prediction.split()
+  common = collections.Counter(answer_words) & collections.Counter(
+    predicted_words
+  )
+  # 2 * common / total is the harmonic mean of precision and recall.
+  total = len(answer_words) + len(predicted_words)
+  f1 = 2 * common.total() / total if total else 0.0
+  return float(answer == prediction), f1
+
+
+def _value(result: Any) -> Any:
+  return result["value"] if isinstance(result, Mapping) else result

@@ -1,0 +1,281 @@
+"""SuperGLUE as seqio tasks: a table of rows, and the functions that add them.
+
+Importing this module registers, over TFDS `super_glue` 1.0.2 and without
+touching the data,
+
+* `super_glue_{boolq,cb,copa,multirc,record,rte,wic,wsc}`,
+* `super_glue_{axb,axg}`, the diagnostics, which only have a test split,
+* `super_glue_wsc_classification`, WSC with the answers True and False,
+* `dpr`, definite pronoun resolution,
+* the mixtures `super_glue` and `super_glue_and_dpr`,
+
+each also as `..._prefixed`, with the task's name in front of the input.
+`scripts/prepare_superglue.py` prepares the data.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from prompt_tuning.data import metrics, postprocessors, preprocessors
+from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
+
+MetricFn = Callable[..., Mapping[str, float]]
+
+_TRUE_FALSE = ("False", "True")
+_ENTAILMENT = ("entailment", "not_entailment")
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperGlueTask:
+  """One row: what makes a task, apart from where its examples come from.
+
+  Attributes:
+    name: As in `super_glue_<name>`.
+    tfds_name: Dataset, configuration and version.
+    prefix: What T5 writes in front of the input, with the space after it.
+    preprocess: A dataset of raw examples -> one with "inputs", without the
+      prefix, and "targets".
+    postprocess: Text -> what `metric_fns` compare. None leaves the text.
+    metric_fns: In percent.
+    labels: The legal targets, in class order; empty where the target is free.
+    class_words: What class-label initialisation starts the prompt from: the
+      labels, or the paper's words where there are none (section 3.2).
+    mixture_rate: Training examples in T5's mixtures; 0 leaves the task out.
+    t5_lengths: The most tokens of T5's vocabulary, end of sequence included:
+      inputs of all splits, without the prefix, and labelled targets. None: not
+      measured, for want of the data.
+    correct_referents_only: Leave the wrong referents out of the train split.
+  """
+
+  name: str
+  tfds_name: str
+  prefix: str
+  preprocess: Callable[..., Any]
+  postprocess: Callable[..., Any] | None
+  metric_fns: Sequence[MetricFn]
+  labels: tuple[str, ...] = ()
+  class_words: tuple[str, ...] = ()
+  mixture_rate: int = 0
+  t5_lengths: Mapping[str, int] | None = None
+  correct_referents_only: bool = False
+
+
+def _classification(
+  name: str,
+  fields: Mapping[str, str] | Iterable[str],
+  labels: tuple[str, ...],
+  *,
+  prefix: str | None = None,
+  metric_fns: Sequence[Callable[..., Mapping[str, float]]] = (
+    metrics.accuracy,
+  ),
+  **columns: Any,
+) -> SuperGlueTask:
+  """A row whose text is "field: value ..." and whose target is a label."""
+  if not isinstance(fields, Mapping):
+    fields = {field: field for field in fields}
+  return SuperGlueTask(
+    name=name,
+    tfds_name=f"super_glue/{name}:1.0.2",
+    prefix=prefix or f"{name} ",
+    preprocess=functools.partial(
+      preprocessors.classification, fields=fields, labels=labels
+    ),
+    postprocess=functools.partial(postprocessors.class_index, labels=labels),
+    metric_fns=(*metric_fns, metrics.invalid),
+    labels=labels,
+    class_words=labels,
+    **columns,
+  )
+
+
+BOOLQ = _classification(
+  "boolq", ("passage", "question"), _TRUE_FALSE, mixture_rate=9_427
+)
+CB = _classification(
+  "cb",
+  ("hypothesis", "premise"),
+  ("entailment", "contradiction", "neutral"),
+  metric_fns=(metrics.mean_3class_f1, metrics.accuracy),
+  mixture_rate=250,
+  t5_lengths={"inputs": 639, "targets": 5},
+)
+COPA = _classification(
+  "copa",
+  ("choice1", "choice2", "premise", "question"),
+  ("choice1", "choice2"),
+  mixture_rate=400,
+  t5_lengths={"inputs": 56, "targets": 3},
+)
+MULTIRC = SuperGlueTask(
+  name="multirc",
+  tfds_name="super_glue/multirc:1.0.2",
+  prefix="multirc ",
+  preprocess=functools.partial(preprocessors.multirc, labels=_TRUE_FALSE),
+  postprocess=functools.partial(postprocessors.multirc, labels=_TRUE_FALSE),
+  metric_fns=(metrics.multirc, metrics.invalid),
+  labels=_TRUE_FALSE,
+  class_words=_TRUE_FALSE,
+  mixture_rate=27_243,
+)
+RECORD = SuperGlueTask(
+  name="record",
+  tfds_name="super_glue/record:1.0.2",
+  prefix="record ",
+  preprocess=preprocessors.record,
+  postprocess=postprocessors.record,
+  metric_fns=(metrics.record,),
+  class_words=("commonsense", "reasoning", "reading", "comprehension"),
+  mixture_rate=138_854,  # 100,730 queries, once per answer.
+)
+RTE = _classification(
+  "rte", ("hypothesis", "premise"), _ENTAILMENT, mixture_rate=2_490
+  t5_lengths={"inputs": 312, "targets": 6},
+)
+WIC = _classification(
+  "wic", ("sentence1", "sentence2", "word"), _TRUE_FALSE, mixture_rate=5_428
+  t5_lengths={"inputs": 82, "targets": 4},
+)
+WSC = SuperGlueTask(
+  name="wsc",
+  tfds_name="super_glue/wsc.fixed:1.0.2",
+  prefix="wsc: ",
+  preprocess=preprocessors.wsc,
+  postprocess=postprocessors.wsc,
+  metric_fns=(metrics.accuracy,),
+  class_words=("commonsense", "pronoun", "resolution"),
+  mixture_rate=259,  # Of 554: those with the correct referent.
+  correct_referents_only=True,
+  t5_lengths={"inputs": 128, "targets": 15},
+)
+SUPER_GLUE = (BOOLQ, CB, COPA, MULTIRC, RECORD, RTE, WIC, WSC)
+
+# The diagnostics are for a model trained on RTE.
+AXB = _classification(
+  "axb",
+  {"hypothesis": "sentence2", "premise": "sentence1"},
+  _ENTAILMENT,
+  prefix=RTE.prefix,
+)
+AXG = _classification(
+  "axg", ("hypothesis", "premise"), _ENTAILMENT, prefix=RTE.prefix
+)
+WSC_CLASSIFICATION = SuperGlueTask(
+  name="wsc_classification",
+  tfds_name=WSC.tfds_name,
+  prefix="wsc ",
+  preprocess=functools.partial(
+    preprocessors.wsc_classification, labels=_TRUE_FALSE
+  ),
+  postprocess=functools.partial(postprocessors.class_index, labels=_TRUE_FALSE),
+  metric_fns=(metrics.accuracy, metrics.invalid),
+  labels=_TRUE_FALSE,
+  class_words=_TRUE_FALSE,
+  t5_lengths={"inputs": 132, "targets": 4},
+)
+DPR = SuperGlueTask(
+  name="dpr",
+  tfds_name="definite_pronoun_resolution:1.1.0",
+  prefix=WSC.prefix,
+  preprocess=preprocessors.dpr,
+  postprocess=None,
+  metric_fns=(metrics.accuracy,),
+  class_words=WSC.class_words,
+  mixture_rate=1_322,
+)
+TASKS = (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION, DPR)
+
+
+class CorrectReferents(seqio.DataSource):
+  """A source without the train examples whose label is false.
+
+  T5 learns to write the referent, and a wrong noun phrase is none. The other
+  splits keep them: there, T5 has to tell them apart.
+  """
+
+  def __init__(self, source: seqio.DataSource):
+    self._source = source
+    super().__init__(splits=(), caching_permitted=source.caching_permitted)
+
+  @property
+  def splits(self) -> Sequence[str]:
+    return self._source.splits
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return self._source.supports_arbitrary_sharding
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    return self._source.list_shards(split)
+
+  def num_input_examples(self, split: str) -> int | None:
+    """Before the wrong referents are left out."""
+    return self._source.num_input_examples(split)
+
+  def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
+    self, split: str = "train", **kwargs: Any
+  ) -> tf.data.Dataset:
+    dataset = self._source.get_dataset(split, **kwargs)
+    if split != "train":
+      return dataset
+    return dataset.filter(lambda example: example["label"] != 0)
+
+
+def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
+  """Registers `row` over `source`, as `name` and as `<name>_prefixed`."""
+  if row.correct_referents_only:
+    source = CorrectReferents(source)
+  feature = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
+  prefix = functools.partial(preprocessors.add_prefix, prefix=row.prefix)
+  for full_name, with_prefix in ((name, ()), (f"{name}_prefixed", (prefix,))):
+    seqio.TaskRegistry.add(
+      full_name,
+      source=source,  # pyright: ignore[reportArgumentType]
+      preprocessors=[
+        row.preprocess,
+        *with_prefix,
+        seqio.preprocessors.tokenize,
+        seqio.CacheDatasetPlaceholder(),
+        seqio.preprocessors.append_eos_after_trim,
+      ],
+      output_features={"inputs": feature, "targets": feature},
+      postprocess_fn=row.postprocess,
+      metric_fns=row.metric_fns,
+    )
+
+
+def add_tasks(
+  prefix: str,
+  source_for: Callable[[SuperGlueTask], seqio.DataSource],
+  rows: Iterable[SuperGlueTask] = SUPER_GLUE,
+) -> None:
+  """Registers `rows` as `<prefix>_<row.name>` over the sources it is given."""
+  for row in rows:
+    add_task(f"{prefix}_{row.name}", row, source_for(row))
+
+
+def add_mixture(name: str, rate_by_task: Mapping[str, int]) -> None:
+  """Registers a mixture of tasks, as `name` and as `<name>_prefixed`."""
+  seqio.MixtureRegistry.add(name, list(rate_by_task.items()))
+  seqio.MixtureRegistry.add(
+    f"{name}_prefixed",
+    [(f"{task}_prefixed", rate) for task, rate in rate_by_task.items()],
+  )
+
+
+def _tfds_source(row: SuperGlueTask) -> seqio.DataSource:
+  return seqio.TfdsDataSource(row.tfds_name)
+
+
+add_tasks(
+  "super_glue", _tfds_source, (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION)
+)
+add_task("dpr", DPR, _tfds_source(DPR))
+_RATES = {f"super_glue_{row.name}": row.mixture_rate for row in SUPER_GLUE}
+add_mixture("super_glue", _RATES)
+add_mixture("super_glue_and_dpr", {**_RATES, "dpr": DPR.mixture_rate})

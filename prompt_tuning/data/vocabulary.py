@@ -1,0 +1,70 @@
+"""The vocabulary of the model in use, which every task takes.
+
+Tasks are registered once, when their module is imported, and know no model.
+The model's gin file binds the vocabulary, for the model and the tasks alike:
+
+  VOCABULARY = @vocabulary.of_model()
+  vocabulary.of_model.vocabulary = @seqio.SentencePieceVocabulary()
+"""
+
+import hashlib
+from typing import Any, cast
+
+import seqio
+
+
+class ModelVocabulary:
+  """Stands for the vocabulary of the model in use and behaves as that one.
+
+  Everything is forwarded, equality and `isinstance` included, so comparing a
+  task's vocabulary with a model's compares the two real ones, whichever side
+  of `==` they are on.
+  """
+
+  in_use: seqio.Vocabulary | None = None
+
+  def _model_vocabulary(self) -> seqio.Vocabulary:
+    if self.in_use is None:
+      raise ValueError(
+        "Expected the vocabulary of the model in use, got none: the tasks are "
+        "used before a model is chosen. Pass the model's gin file (it binds "
+        "VOCABULARY to @vocabulary.of_model()), or call "
+        "prompt_tuning.data.vocabulary.of_model(vocabulary)."
+      )
+    return self.in_use
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._model_vocabulary(), name)
+
+  @property
+  def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+    return type(self) if self.in_use is None else type(self.in_use)
+
+  def __eq__(self, other: object) -> bool:
+    return self is other or self._model_vocabulary() == other
+
+  # Python answers this for every object, and SentencePieceVocabulary compares
+  # by it, so `__getattr__` would not see it.
+  def __getstate__(self) -> Any:
+    return self._model_vocabulary().__getstate__()
+
+
+MODEL_VOCABULARY = cast(seqio.Vocabulary, ModelVocabulary())
+
+
+def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
+  """Makes `vocabulary` the one that every task uses, and returns it.
+
+  A model keeps what it gets from here. If another model binds its own later,
+  the first one no longer equals the tasks' vocabulary and is refused.
+  """
+  MODEL_VOCABULARY.in_use = vocabulary
+  return vocabulary
+
+
+def sha256(vocabulary: seqio.Vocabulary) -> str:
+  """Returns a hash of what every id means, in hexadecimal digits."""
+  digest = hashlib.sha256()
+  for token in range(vocabulary.vocab_size):
+    digest.update(vocabulary.decode([token]).encode() + b"\0")
+  return digest.hexdigest()

@@ -1,0 +1,61 @@
+"""What a prompt takes from the frozen model's checkpoint, on disk."""
+
+import jax
+import numpy as np
+import seqio
+from t5x import checkpoints
+
+from prompt_tuning import prompt_files
+from prompt_tuning.data import vocabulary as vocabulary_lib
+
+TOKEN_EMBEDDING = "token_embedder/embedding"
+
+
+def token_embedding(path: str) -> np.ndarray:
+  """Reads the embedding of a base checkpoint.
+
+  Args:
+    path: As for `t5x.checkpoints.find_checkpoint`.
+
+  Returns:
+    [V, H] float32.
+  """
+  sharding = jax.sharding.SingleDeviceSharding(
+    jax.local_devices(backend="cpu")[0]
+  )
+  checkpoint = checkpoints.open_checkpoint(path)
+  shape = checkpoint.shapes[TOKEN_EMBEDDING].shape
+  array = checkpoint.read(
+    {
+      TOKEN_EMBEDDING: jax.ShapeDtypeStruct(
+        shape, np.float32, sharding=sharding
+      )
+    }
+  )[TOKEN_EMBEDDING]
+  return np.asarray(array)
+
+
+def prompt_for_model(
+  prompt_file: str, checkpoint_path: str, vocabulary: seqio.Vocabulary
+) -> np.ndarray:
+  """Reads a prompt and refuses one of another model.
+
+  Args:
+    prompt_file: A `prompt.safetensors`, or a `.npy`, which cannot be checked.
+    checkpoint_path: The base model in use.
+    vocabulary: The vocabulary in use.
+
+  Returns:
+    [P, H] float32.
+
+  Raises:
+    ValueError: if the prompt was trained on another model or vocabulary.
+  """
+  prompt, metadata = prompt_files.load_prompt(prompt_file)
+  if metadata is not None:
+    prompt_files.check_compatible(
+      metadata,
+      checkpoints.open_checkpoint(checkpoint_path).fingerprint,
+      vocabulary_lib.sha256(vocabulary),
+    )
+  return prompt

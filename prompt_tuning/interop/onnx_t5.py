@@ -1,0 +1,184 @@
+"""T5 1.1 weights out of an int8 ONNX export of a Hugging Face model.
+
+The exporter names every weight matrix after a counter (`onnx::MatMul_1022`), so
+the graph says what a tensor is, not the tensor's name: the node that reads it
+is called after its module, as in
+`/enc/block.0/layer.0/SelfAttention/q/MatMul_quant`.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from flax import traverse_util
+from onnx import numpy_helper
+
+from prompt_tuning.t5.layers import T5Config
+from prompt_tuning.t5.network import Transformer
+
+_SUBLAYERS = {
+  ("encoder", "layer.0/layer_norm"): "pre_attention_layer_norm/scale",
+  ("encoder", "layer.0/SelfAttention"): "attention",
+  ("encoder", "layer.1/layer_norm"): "pre_mlp_layer_norm/scale",
+  ("encoder", "layer.1/DenseReluDense"): "mlp",
+  ("decoder", "layer.0/layer_norm"): "pre_self_attention_layer_norm/scale",
+  ("decoder", "layer.0/SelfAttention"): "self_attention",
+  ("decoder", "layer.1/layer_norm"): "pre_cross_attention_layer_norm/scale",
+  ("decoder", "layer.1/EncDecAttention"): "encoder_decoder_attention",
+  ("decoder", "layer.2/layer_norm"): "pre_mlp_layer_norm/scale",
+  ("decoder", "layer.2/DenseReluDense"): "mlp",
+}
+_KERNELS = {"q": "query", "k": "key", "v": "value", "o": "out"} | {
+  name: name for name in ("wi_0", "wi_1", "wo")
+}
+_BLOCK_MODULE = re.compile(
+  r"block\.(?P<block>\d+)/(?P<sublayer>layer\.\d+/\w+)"
+  rf"(?:/(?P<leaf>{'|'.join(_KERNELS)}))?$"
+)
+_QUANTIZED = "_quantized"
+
+
+def read_onnx_t5(
+  encoder_path: str | os.PathLike[str],
+  decoder_path: str | os.PathLike[str],
+  config: T5Config,
+) -> dict[str, np.ndarray]:
+  """Reads and dequantises a T5 1.1 from its encoder's and decoder's graphs.
+
+  Args:
+    encoder_path: the ONNX file of the encoder.
+    decoder_path: the ONNX file of the decoder and the output head.
+    config: the sizes of the model.
+
+  Returns:
+    T5X parameter name -> float32 array, one for every parameter of the network.
+
+  Raises:
+    ValueError: if a tensor of the graphs is not a parameter, two tensors claim
+      one parameter and differ, or names or shapes are not the expected ones.
+  """
+  params: dict[str, np.ndarray] = {}
+  for stack, path in (("encoder", encoder_path), ("decoder", decoder_path)):
+    for module, array in _weights_by_module(onnx.load(path).graph):
+      name = t5x_name(stack, module)
+      if name.endswith("rel_embedding"):
+        array = array.T  # Hugging Face: [buckets, heads].
+      # Both graphs carry the token embedding.
+      if name in params and not np.array_equal(params[name], array):
+        raise ValueError(f"{path}: a second, different tensor for {name}.")
+      params[name] = np.ascontiguousarray(array)
+  expected = _shapes(config)
+  got = {name: array.shape for name, array in params.items()}
+  if got != expected:
+    details = "; ".join(
+      f"{name}: expected {expected.get(name)}, got {got.get(name)}"
+      for name in sorted(got.keys() | expected.keys())
+      if got.get(name) != expected.get(name)
+    )
+    raise ValueError(f"{encoder_path} and {decoder_path}: {details}.")
+  return params
+
+
+def t5x_name(stack: str, module: str) -> str:
+  """Returns the T5X name of the one parameter of a Hugging Face T5 module.
+
+  Args:
+    stack: "encoder" or "decoder", the stack that the module belongs to.
+    module: the module's path below the model, joined by "/", with any prefix:
+      "enc/block.0/layer.0/SelfAttention/q".
+
+  Raises:
+    ValueError: if T5 1.1 has no such module.
+  """
+  top_level = {
+    "embed_tokens": "token_embedder/embedding",
+    "shared": "token_embedder/embedding",
+    "final_layer_norm": f"{stack}/{stack}_norm/scale",
+    "lm_head": "decoder/logits_dense/kernel",
+    "relative_attention_bias": f"{stack}/relpos_bias/rel_embedding",
+  }
+  leaf = module.rpartition("/")[2]
+  if leaf in top_level:
+    return top_level[leaf]
+  match = _BLOCK_MODULE.search(module)
+  sublayer = match and _SUBLAYERS.get((stack, match["sublayer"]))
+  if not match or not sublayer:
+    raise ValueError(f"Expected a module of a T5 1.1 {stack}, got {module!r}.")
+  layer = f"{stack}/layers_{match['block']}"
+  if match["leaf"] is None:
+    return f"{layer}/{sublayer}"
+  return f"{layer}/{sublayer}/{_KERNELS[match['leaf']]}/kernel"
+
+
+def _shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+  """Returns T5X name -> shape for every parameter of the network."""
+  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  variables = jax.eval_shape(
+    lambda rng, tokens: Transformer(config).init(
+      rng, tokens, tokens, tokens, enable_dropout=False
+    ),
+    jax.random.key(0),
+    tokens,
+  )
+  flat = traverse_util.flatten_dict(variables["params"], sep="/")
+  return {name: leaf.shape for name, leaf in flat.items()}
+
+
+def _weights_by_module(
+  graph: onnx.GraphProto,
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields (module path, float32 weight) for every weight of a graph.
+
+  Raises:
+    ValueError: if a tensor is read by no node or by several, or is quantised
+      other than with one scale and one zero point.
+  """
+  tensors = {tensor.name: tensor for tensor in graph.initializer}
+  unread = set(tensors)
+  for node in graph.node:
+    for name in node.input:
+      is_parameter = name.endswith((_QUANTIZED, ".weight"))
+      if name not in tensors or not is_parameter:
+        continue
+      if name not in unread:
+        raise ValueError(f"Tensor {name} is read by more than one node.")
+      unread.discard(name)
+      array = numpy_helper.to_array(tensors[name])
+      if name.endswith(_QUANTIZED):
+        stem = name.removesuffix(_QUANTIZED)
+        parts = f"{stem}_scale", f"{stem}_zero_point"
+        if missing := [part for part in parts if part not in tensors]:
+          raise ValueError(f"Tensor {name} has no {' and no '.join(missing)}.")
+        unread.difference_update(parts)
+        scale, zero_point = (numpy_helper.to_array(tensors[p]) for p in parts)
+        array = dequantize(array, scale, zero_point)
+      module = node.name.strip("/").rpartition("/")[0]
+      yield module, array.astype(np.float32, copy=False)
+  if unread:
+    raise ValueError(f"No node reads as a weight: {', '.join(sorted(unread))}.")
+
+
+def dequantize(
+  quantized: np.ndarray, scale: np.ndarray, zero_point: np.ndarray
+) -> np.ndarray:
+  """Returns `(quantized - zero_point) * scale` as ONNX defines it, in float32.
+
+  Args:
+    quantized: 8-bit integers of any shape.
+    scale: [] one float32 for the whole tensor.
+    zero_point: [] the integer that stands for 0.
+
+  Raises:
+    ValueError: if scale or zero point is an array: scales per channel are
+      another format.
+  """
+  if scale.ndim or zero_point.ndim:
+    raise ValueError(
+      "Expected one scale and one zero point per tensor, got shapes"
+      f" {scale.shape} and {zero_point.shape}."
+    )
+  return (quantized.astype(np.float32) - np.float32(zero_point)) * scale

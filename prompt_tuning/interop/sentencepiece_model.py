@@ -1,0 +1,101 @@
+"""A SentencePiece model out of a Hugging Face `tokenizer.json` (Unigram)."""
+
+import base64
+import hashlib
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2
+
+_PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
+# T5's sentinels are not in its SentencePiece file; seqio appends them.
+_SENTINEL = re.compile(r"<extra_id_\d+>")
+
+
+def sentencepiece_from_tokenizer_json(
+  path: str | os.PathLike[str],
+) -> bytes:
+  """Rebuilds the SentencePiece model that a `tokenizer.json` was made from.
+
+  Pieces, scores, ids and the character map are in the file. The treatment of
+  white space is T5's (a space in front, repeated ones joined): Hugging Face
+  writes it as steps around the model, which must be those of T5.
+
+  Returns:
+    The serialised model, to be written to a `.model` file.
+
+  Raises:
+    ValueError: if the file is not a T5-like Unigram tokenizer.
+  """
+  tokenizer = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  model = tokenizer["model"]
+  if model.get("type") != "Unigram" or model.get("byte_fallback"):
+    raise ValueError(
+      f"{path}: expected a Unigram model without byte fallback, got type"
+      f" {model.get('type')!r}, byte_fallback {model.get('byte_fallback')}."
+    )
+  rows = [row for row in model["vocab"] if not _SENTINEL.fullmatch(row[0])]
+  if rows != model["vocab"][: len(rows)]:
+    raise ValueError(f"{path}: expected <extra_id_*> only after other pieces.")
+
+  proto = sentencepiece_model_pb2.ModelProto()
+  types = {
+    token["id"]: _PIECE.CONTROL if token["special"] else _PIECE.USER_DEFINED
+    for token in tokenizer["added_tokens"]
+  } | {model["unk_id"]: _PIECE.UNKNOWN}
+  for i, (piece, score) in enumerate(rows):
+    proto.pieces.add(piece=piece, score=score, type=types.get(i))
+
+  ids = {piece: i for i, (piece, _) in enumerate(rows)}
+  trainer = proto.trainer_spec
+  trainer.model_type = sentencepiece_model_pb2.TrainerSpec.UNIGRAM
+  trainer.vocab_size = len(rows)
+  trainer.unk_id = model["unk_id"]
+  trainer.pad_id = ids.get("<pad>", -1)
+  trainer.bos_id = ids.get("<s>", -1)
+  trainer.eos_id = ids.get("</s>", -1)
+  trainer.pad_piece = "<pad>"
+
+  normalizer = proto.normalizer_spec
+  normalizer.name = "nmt_nfkc"
+  normalizer.precompiled_charsmap = _charsmap(tokenizer, path)
+  normalizer.add_dummy_prefix = True
+  normalizer.remove_extra_whitespaces = True
+  normalizer.escape_whitespaces = True
+  return proto.SerializeToString()
+
+
+def vocabulary_sha256(model: bytes) -> str:
+  """Returns a digest of what a SentencePiece model's ids mean.
+
+  It covers ids, pieces, scores and kinds, and not how the model was trained: a
+  rebuilt vocabulary equals the published one.
+  """
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  digest = hashlib.sha256()
+  for piece in proto.pieces:
+    row = f"{piece.piece}\t{piece.score.hex()}\t{piece.type}\n"
+    digest.update(row.encode())
+  return digest.hexdigest()
+
+
+def _charsmap(tokenizer: dict[str, Any], path: str | os.PathLike[str]) -> bytes:
+  """Returns the normaliser's character map, having checked its neighbours."""
+  normalizer = tokenizer["normalizer"] or {}
+  steps = normalizer.get("normalizers", [normalizer])
+  kinds = [step.get("type") for step in steps]
+  pre_tokenizer = tokenizer["pre_tokenizer"] or {}
+  if (
+    kinds != ["Precompiled", "Replace"]
+    or pre_tokenizer.get("type") != "Metaspace"
+    or pre_tokenizer.get("prepend_scheme") != "always"
+  ):
+    raise ValueError(
+      f"{path}: expected T5's normalisation, [Precompiled, Replace] and then"
+      f" Metaspace with a space always in front, got {kinds} and"
+      f" {pre_tokenizer}."
+    )
+  return base64.b64decode(steps[0]["precompiled_charsmap"])

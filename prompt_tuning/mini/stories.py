@@ -1,0 +1,244 @@
+"""Facts of the world, and the English that tells, claims and questions them."""
+
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prompt_tuning.mini import world
+
+
+@dataclasses.dataclass(frozen=True)
+class Deed:
+  """Somebody does something with a thing, somewhere, on some day."""
+
+  person: world.Person
+  action: world.Action
+  thing: str
+  place: str
+  day: str
+
+  def words(self) -> dict[str, str]:
+    """What fills the blanks of a sentence about this deed."""
+    a_thing = world.with_article(self.thing)
+    return {
+      "p": self.person.name,
+      "he": self.person.pronoun,
+      "base": self.action.base,
+      "past": self.action.past,
+      "participle": self.action.participle,
+      "outcome": self.action.outcome.format(
+        p=self.person.name, thing=self.thing
+      ),
+      "thing": self.thing,
+      "a_thing": a_thing,
+      "A_thing": world.capitalized(a_thing),
+      "kind": world.KIND_OF[self.thing],
+      "place": self.place,
+      "day": self.day,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Kinship:
+  """Somebody is something to another person, such as a sister."""
+
+  person: world.Person
+  relation: str
+  other: world.Person
+
+  def words(self) -> dict[str, str]:
+    """What fills the blanks of a sentence about this relation."""
+    return {
+      "p": self.person.name,
+      "relation": self.relation,
+      "a_relation": world.with_article(self.relation),
+      "other": self.other.name,
+    }
+
+
+Fact = Deed | Kinship
+
+_DEED_SENTENCES = (
+  "{p} {past} {a_thing} at the {place} on {day}.",
+  "On {day}, {p} {past} {a_thing} at the {place}.",
+  "On {day} at the {place}, {a_thing} was {participle} by {p}.",
+  "{p} went to the {place} on {day} and {past} {a_thing}.",
+  "{A_thing} was {participle} by {p} at the {place} on {day}.",
+  "It was {p} who {past} {a_thing} at the {place} on {day}.",
+)
+_KINSHIP_SENTENCES = (
+  "{p} is the {relation} of {other}.",
+  "{p} is {other}'s {relation}.",
+  "{other} came with {p}, the {relation} of {other}.",
+)
+
+# What is claimed of a fact -> how it is said. A claim without {p} is about
+# anybody, and true as soon as one person did it.
+STATEMENTS = {
+  "thing": (
+    "{p} {past} {a_thing}.",
+    "{A_thing} was {participle} by {p}.",
+    "Someone {past} {a_thing}.",
+    "{A_thing} was {participle}.",
+  ),
+  "place": (
+    "{p} was at the {place}.",
+    "{p} {past} something at the {place}.",
+    "Someone went to the {place}.",
+  ),
+  "day": (
+    "{p} {past} something on {day}.",
+    "Something was {participle} on {day}.",
+  ),
+  "person": (
+    "{p} {past} something.",
+    "{p} {past} {a_thing}.",
+    "Something was {participle} by {p}.",
+  ),
+  "relation": (
+    "{p} is the {relation} of {other}.",
+    "{other} has {a_relation}.",
+  ),
+  "outcome": ("{outcome}",),
+}
+QUESTIONS = {
+  "thing": (
+    "did {p} {base} {a_thing}",
+    "was {a_thing} {participle} by {p}",
+    "did anyone {base} {a_thing}",
+    "was {a_thing} {participle}",
+  ),
+  "place": (
+    "was {p} at the {place}",
+    "did {p} go to the {place}",
+    "did anyone go to the {place}",
+  ),
+  "day": (
+    "did {p} {base} something on {day}",
+    "was anything {participle} on {day}",
+  ),
+  "person": (
+    "did {p} {base} anything",
+    "did {p} {base} {a_thing}",
+    "was anything {participle} by {p}",
+  ),
+  "relation": (
+    "is {p} the {relation} of {other}",
+    "does {other} have {a_relation}",
+  ),
+  "kind": ("did {p} {base} {kind}", "did anyone {base} {kind}"),
+}
+
+# How hard it is to judge a claim -> what the claim may be about, as often as
+# it is listed.
+_ASPECTS = {
+  "mention": (
+    *("thing",) * 4,
+    *("place",) * 2,
+    *("person",) * 2,
+    "day",
+    "relation",
+  ),
+  "kind": ("kind",),
+  "outcome": ("outcome",),
+  "binding": ("thing", "place", "day"),
+}
+
+
+def draw_deeds(rng: random.Random, cast: world.Cast, count: int) -> list[Deed]:
+  """Deeds that have nothing in common, of people, things, ... of the cast."""
+  return [
+    Deed(*values)
+    for values in zip(
+      rng.sample(cast.people, count),
+      rng.sample(world.ACTIONS, count),
+      rng.sample(cast.things, count),
+      rng.sample(cast.places, count),
+      rng.sample(world.DAYS, count),
+      strict=True,
+    )
+  ]
+
+
+def draw_kinship(rng: random.Random, cast: world.Cast) -> Kinship:
+  person, other = rng.sample(cast.people, 2)
+  return Kinship(person, rng.choice(world.RELATIONS[person.pronoun]), other)
+
+
+def tell(rng: random.Random, facts: Sequence[Fact]) -> str:
+  """A story: a sentence for each fact, in any order."""
+  sentences = [
+    rng.choice(
+      _DEED_SENTENCES if isinstance(fact, Deed) else _KINSHIP_SENTENCES
+    ).format(**fact.words())
+    for fact in facts
+  ]
+  return " ".join(rng.sample(sentences, len(sentences)))
+
+
+def another(
+  rng: random.Random, cast: world.Cast, facts: Sequence[Fact], field: str
+) -> Any:
+  """A value for the field of the first fact that is in none of the facts."""
+  values = {
+    "person": cast.people,
+    "action": world.ACTIONS,
+    "thing": cast.things,
+    "place": cast.places,
+    "day": world.DAYS,
+    "relation": world.RELATIONS[facts[0].person.pronoun],
+  }[field]
+  taken = [getattr(fact, field, None) for fact in facts]
+  return rng.choice([value for value in values if value not in taken])
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+  """A claim, a story where it is true, and a twin story where it is not."""
+
+  claim: str
+  true_story: str
+  false_story: str
+
+
+def draw_contrast(
+  rng: random.Random,
+  split: str,
+  level: str,
+  claims: Mapping[str, Sequence[str]],
+) -> Contrast:
+  """One claim with a story for and a story against it.
+
+  Args:
+    split: The split whose corner of the world the stories are about.
+    level: "binding", where the false story mentions all that the claim does,
+      but not together; "kind" and "outcome", where the claim calls a thing by
+      its kind or states what follows from an action; or "mention", where the
+      false story lacks a thing, place, person, day or relation of the claim.
+    claims: STATEMENTS or QUESTIONS.
+  """
+  cast = world.draw_cast(rng, split)
+  aspect = rng.choice(_ASPECTS[level])
+  field = {"kind": "thing", "outcome": "action"}.get(aspect, aspect)
+  first, second = draw_deeds(rng, cast, 2)
+  if aspect == "relation":
+    first = draw_kinship(rng, cast)
+
+  if level == "binding":
+    other = getattr(second, field)
+    false_second = dataclasses.replace(second, **{field: getattr(first, field)})
+  else:
+    other = another(rng, cast, (first, second), field)
+    false_second = second
+  false_first = dataclasses.replace(first, **{field: other})
+
+  templates = claims[aspect]
+  if level == "binding":
+    # Claims about anybody are true in both stories.
+    templates = [claim for claim in templates if "{p}" in claim]
+  return Contrast(
+    claim=rng.choice(templates).format(**first.words()),
+    true_story=tell(rng, (first, second)),
+    false_story=tell(rng, (false_first, false_second)),
+  )

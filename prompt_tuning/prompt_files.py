@@ -1,0 +1,227 @@
+"""Prompts as files: `prompt.safetensors`, and the bare `.npy` of the paper.
+
+A `.safetensors` file holds the array under `prompt` and, in its header, what
+the prompt was trained on. A `.npy` file holds the array alone.
+"""
+
+import dataclasses
+import difflib
+import os
+import pathlib
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from prompt_tuning.types import Array
+
+FORMAT_VERSION = 1
+_KEY = "prompt"
+_SUFFIXES = (".safetensors", ".npy")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptMetadata:
+  """What a prompt was trained on and how good it is.
+
+  Attributes:
+    base_fingerprint: identifies the frozen model's weights.
+    vocabulary_sha256: identifies the vocabulary of the input.
+    parameter_path: the prompt's name among the parameters.
+    task: the seqio task or mixture.
+    step: steps, counted from pretraining step 0.
+    metric: the name of the dev metric that chose this prompt.
+    score: the value of that metric.
+  """
+
+  base_fingerprint: str
+  vocabulary_sha256: str
+  parameter_path: str = "encoder/prompt/prompt"
+  task: str | None = None
+  step: int | None = None
+  metric: str | None = None
+  score: float | None = None
+
+
+def save_prompt(
+  path: str | os.PathLike[str],
+  prompt: np.ndarray | Array,
+  metadata: PromptMetadata | None = None,
+) -> None:
+  """Writes a prompt; a file that was there is replaced whole or not at all.
+
+  Args:
+    path: ends in `.safetensors`, or in `.npy`, which cannot hold metadata.
+    prompt: [P, H] The prompt. It is written as float32.
+    metadata: what to write into the header.
+
+  Raises:
+    ValueError: if `prompt` is no prompt, or the suffix is another one.
+  """
+  path = pathlib.Path(path)
+  array = _checked(np.asarray(prompt), path)
+  temporary = path.with_name(f".{path.name}.tmp")
+  if _suffix(path) == ".npy":
+    with temporary.open("wb") as file:
+      np.save(file, array, allow_pickle=False)
+  else:
+    header = None if metadata is None else _to_header(metadata, array)
+    safetensors.numpy.save_file({_KEY: array}, temporary, header)
+  temporary.replace(path)
+
+
+def load_prompt(
+  path: str | os.PathLike[str],
+) -> tuple[np.ndarray, PromptMetadata | None]:
+  """Reads a prompt.
+
+  Args:
+    path: a `.safetensors` file with the key `prompt`, or a `.npy` file.
+
+  Returns:
+    The prompt, [P, H] float32, and its metadata where the file has some.
+
+  Raises:
+    ValueError: if there is no such file, or it holds no prompt.
+  """
+  path = pathlib.Path(path)
+  suffix = _suffix(path)
+  if not path.is_file():
+    raise ValueError(f"{path} is not a file.{_others(path)}")
+  if suffix == ".npy":
+    try:
+      with path.open("rb") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    except ValueError as error:
+      raise ValueError(f"{path} is not a NumPy array file: {error}.") from None
+    return _checked(array, path), None
+  try:
+    with safetensors.safe_open(path, framework="numpy") as file:
+      keys, header = list(file.keys()), file.metadata() or {}
+      array = file.get_tensor(_KEY) if _KEY in keys else None
+  except safetensors.SafetensorError as error:
+    raise ValueError(f"{path} is not a safetensors file: {error}.") from None
+  if array is None:
+    raise ValueError(
+      f"{path} is not a prompt file: expected the key {_KEY!r}, got {keys}."
+    )
+  array = _checked(array, path)
+  return array, _from_header(header, path)
+
+
+def load_array(path: str | os.PathLike[str]) -> np.ndarray:
+  """Returns the [P, H] prompt in a file without its metadata, for gin."""
+  return load_prompt(path)[0]
+
+
+def prompt_file_length(path: str | os.PathLike[str]) -> int:
+  """Returns P, the length in tokens, of the prompt in a file, for gin."""
+  return len(load_array(path))
+
+
+def check_compatible(
+  metadata: PromptMetadata, base_fingerprint: str, vocabulary_sha256: str
+) -> None:
+  """Checks that a prompt meets the model and vocabulary it was trained on.
+
+  Args:
+    metadata: of the prompt.
+    base_fingerprint: of the model in use.
+    vocabulary_sha256: of the vocabulary in use.
+
+  Raises:
+    ValueError: if either is another one.
+  """
+  problems = [
+    f"the {what} has {name} {got}, and the prompt was trained with {expected}"
+    for what, name, expected, got in (
+      ("model", "fingerprint", metadata.base_fingerprint, base_fingerprint),
+      ("vocabulary", "sha256", metadata.vocabulary_sha256, vocabulary_sha256),
+    )
+    if expected != got
+  ]
+  if problems:
+    raise ValueError(
+      f"The prompt belongs to another model: {'; '.join(problems)}. Use the"
+      " checkpoint and the vocabulary it was trained with."
+    )
+
+
+def _checked(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
+  """Returns `array` as float32, having made sure that it can be a prompt."""
+  if array.dtype == np.dtype("V2"):
+    # How NumPy's format stores bfloat16, whose name it does not know.
+    array = array.view(ml_dtypes.bfloat16)
+  if array.ndim != 2 or not array.size:
+    raise ValueError(
+      f"{path}: expected a prompt of shape [length, width], got"
+      f" {list(array.shape)}."
+    )
+  if not np.issubdtype(array.dtype, np.floating) and (
+    array.dtype != ml_dtypes.bfloat16
+  ):
+    raise ValueError(f"{path}: expected a prompt of floats, got {array.dtype}.")
+  array = np.ascontiguousarray(array, np.float32)
+  if not np.isfinite(array).all():
+    rows = np.flatnonzero(~np.isfinite(array).all(axis=1)).tolist()
+    raise ValueError(
+      f"{path}: the prompt has NaN or infinite values in rows {rows}."
+    )
+  return array
+
+
+def _suffix(path: pathlib.Path) -> str:
+  if path.suffix not in _SUFFIXES:
+    raise ValueError(
+      f"{path}: expected a prompt file that ends in {' or '.join(_SUFFIXES)}."
+      f"{_others(path)}"
+    )
+  return path.suffix
+
+
+def _others(path: pathlib.Path) -> str:
+  """Returns a sentence on the prompt files near a path that is none."""
+  folder = path if path.is_dir() else path.parent
+  if not folder.is_dir():
+    return f" There is no folder {folder}."
+  names = [file.name for file in folder.iterdir() if file.suffix in _SUFFIXES]
+  near = difflib.get_close_matches(path.name, names, n=3, cutoff=0)
+  return f" Prompt files in {folder}: {', '.join(near) or 'none'}."
+
+
+def _to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
+  length, width = array.shape
+  fields = {
+    "format_version": FORMAT_VERSION,
+    "prompt_length": length,
+    "prompt_width": width,
+    **dataclasses.asdict(metadata),
+  }
+  return {
+    name: str(value) for name, value in fields.items() if value is not None
+  }
+
+
+def _from_header(
+  header: dict[str, str], path: pathlib.Path
+) -> PromptMetadata | None:
+  """Returns the metadata in a header, or None if other software wrote it."""
+  version = header.get("format_version")
+  if version is None:
+    return None
+  if version != str(FORMAT_VERSION):
+    raise ValueError(
+      f"{path}: expected format version {FORMAT_VERSION}, got {version}."
+      " A newer release of prompt-tuning may read it."
+    )
+  convert = {"step": int, "score": float}
+  fields = {
+    field.name: convert.get(field.name, str)(header[field.name])
+    for field in dataclasses.fields(PromptMetadata)
+    if field.name in header
+  }
+  try:
+    return PromptMetadata(**fields)
+  except TypeError as error:
+    raise ValueError(f"{path}: incomplete header: {error}.") from None

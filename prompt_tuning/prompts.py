@@ -1,0 +1,226 @@
+"""The soft prompt `[P, H]`: initialisers, its module, how it joins the input.
+
+An initialiser is `init(rng, [P, H], dtype) -> [P, H]`, as in
+`flax.linen.initializers`. The functions below make one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import partitioning
+
+from prompt_tuning.types import Array, DType, Initializer, PRNGKey
+
+# An array, or a function that reads it. The function is called only when a
+# prompt is initialised, not when one is restored.
+ArraySource = Array | np.ndarray | Callable[[], Array | np.ndarray]
+
+
+class Vocabulary(Protocol):
+  """The part of seqio.Vocabulary that is needed here."""
+
+  def encode(self, s: str) -> Sequence[int]: ...
+
+
+def random_uniform(minval: float = -0.5, maxval: float = 0.5) -> Initializer:
+  """Samples from U[minval, maxval).
+
+  The paper says U[-0.5, 0.5] (section 3.2); the code released with it samples
+  from [0, 0.5).
+  """
+
+  def init(
+    rng: PRNGKey, shape: tuple[int, int], dtype: DType = jnp.float32
+  ) -> Array:
+    return jax.random.uniform(rng, shape, dtype, minval, maxval)
+
+  return init
+
+
+def sampled_vocab(
+  embeddings: ArraySource, population_size: int = 5000
+) -> Initializer:
+  """Copies the embeddings of different, randomly chosen, frequent tokens.
+
+  Section 3.2 of the paper. SentencePiece ids are ordered by frequency.
+
+  Args:
+    embeddings: [V, H] The token embeddings of the frozen model.
+    population_size: Tokens to choose from, the first of the vocabulary.
+
+  Returns:
+    An initialiser, which raises ValueError if there are fewer tokens than
+    asked for, or if the widths differ.
+  """
+
+  def init(
+    rng: PRNGKey, shape: tuple[int, int], dtype: DType = jnp.float32
+  ) -> Array:
+    table = _read_table(embeddings, shape)
+    if population_size > len(table):
+      raise ValueError(
+        f"Expected at least population_size={population_size} token "
+        f"embeddings to sample from, got {len(table)}. Lower population_size."
+      )
+    if shape[0] > population_size:
+      raise ValueError(
+        f"A prompt of {shape[0]} positions takes as many different tokens, "
+        f"but population_size is {population_size}. Raise it, or shorten the "
+        "prompt."
+      )
+    rows = jax.random.choice(rng, population_size, shape[:1], replace=False)
+    return jnp.asarray(table[:population_size], dtype)[rows]
+
+  return init
+
+
+def class_labels(
+  embeddings: ArraySource,
+  vocabulary: Vocabulary,
+  labels: Sequence[str],
+  rest: Initializer,
+) -> Initializer:
+  """Starts from the words that the model should answer with.
+
+  Section 3.2 of the paper: one position a label, the mean of the embeddings
+  of its pieces. What is left of the prompt comes from `rest`.
+
+  Args:
+    embeddings: [V, H] The token embeddings of the frozen model.
+    vocabulary: Splits a label into pieces.
+    labels: For the first positions of the prompt.
+    rest: Initialiser of the prompt's other positions, for example
+      `sampled_vocab(embeddings)`.
+
+  Returns:
+    An initialiser, which raises ValueError if there are more labels than
+    positions, a label has no pieces or an unknown one, or the widths differ.
+  """
+
+  def init(
+    rng: PRNGKey, shape: tuple[int, int], dtype: DType = jnp.float32
+  ) -> Array:
+    if len(labels) > shape[0]:
+      raise ValueError(
+        f"Got {len(labels)} class labels for a prompt of {shape[0]} "
+        "positions. Lengthen the prompt, or drop labels."
+      )
+    table = _read_table(embeddings, shape)
+    prompt = rest(rng, shape, dtype)
+    for position, label in enumerate(labels):
+      pieces = list(vocabulary.encode(label))
+      if not pieces or max(pieces) >= len(table):
+        raise ValueError(
+          f"Expected class label {label!r} to have pieces with ids below "
+          f"{len(table)}, got {pieces}. Check CLASS_LABELS, and that the "
+          "vocabulary is the model's."
+        )
+      prompt = prompt.at[position].set(table[pieces].mean(axis=0))
+    return prompt
+
+  return init
+
+
+def from_array(prompt: ArraySource) -> Initializer:
+  """Takes a prompt that was trained before.
+
+  Args:
+    prompt: [P, H]
+
+  Returns:
+    An initialiser, which raises ValueError if another shape is asked for.
+  """
+
+  def init(
+    rng: PRNGKey, shape: tuple[int, int], dtype: DType = jnp.float32
+  ) -> Array:
+    del rng
+    array = _read(prompt)
+    if array.shape != tuple(shape):
+      raise ValueError(
+        f"Expected a prompt of shape {tuple(shape)}, got {array.shape}. Set "
+        "PROMPT_LENGTH to the length of the prompt, and use it with a model "
+        "of the size it was trained for."
+      )
+    return jnp.asarray(array, dtype)
+
+  return init
+
+
+class Prompt(nn.Module):
+  """Owns the parameter `prompt`, [P, H], in float32.
+
+  Attributes:
+    length: Positions, P.
+    prompt_init: Initialiser.
+  """
+
+  length: int
+  prompt_init: Initializer = random_uniform()
+
+  @nn.compact
+  def __call__(self, tokens: Array, embedded: Array) -> Array:
+    """Returns the prompt for a batch.
+
+    Args:
+      tokens: [B, T] Token ids. Unused: every example gets the same prompt.
+      embedded: [B, T, H] The embedded tokens.
+
+    Returns:
+      [P, H] in the dtype of `embedded`.
+    """
+    del tokens
+    # Flax calls the initialiser, for its shape, even if there is a prompt; it
+    # would read the embeddings at every compilation.
+    init = self.prompt_init if self.is_initializing() else nn.initializers.zeros
+    prompt = partitioning.param_with_axes(
+      "prompt",
+      init,
+      (self.length, embedded.shape[-1]),
+      jnp.float32,
+      axes=("prompt", "prompt_embed"),
+    )
+    return prompt.astype(embedded.dtype)
+
+
+def prepend_prompt(prompt: Array, embedded: Array) -> Array:
+  """Puts the prompt in front of every example.
+
+  Args:
+    prompt: [P, H], shared by the batch, or [B, P, H], one for each example.
+    embedded: [B, T, H] Embedded input tokens.
+
+  Returns:
+    [B, P + T, H] The prompted input, in the dtype of `embedded`.
+
+  Raises:
+    ValueError: if the two disagree on H or, for [B, P, H], on B.
+  """
+  batch, _, width = embedded.shape
+  if prompt.ndim == 2:
+    prompt = jnp.broadcast_to(prompt, (batch, *prompt.shape))
+  if prompt.ndim != 3 or prompt.shape[::2] != (batch, width):
+    raise ValueError(
+      f"Expected a prompt of shape [P, {width}] or [{batch}, P, {width}], "
+      f"got {list(prompt.shape)}."
+    )
+  return jnp.concatenate([prompt.astype(embedded.dtype), embedded], axis=1)
+
+
+def _read(source: ArraySource) -> np.ndarray:
+  array = source() if callable(source) else source
+  return np.asarray(array, np.float32)
+
+
+def _read_table(embeddings: ArraySource, shape: tuple[int, int]) -> np.ndarray:
+  table = _read(embeddings)
+  if table.ndim != 2 or table.shape[1] != shape[1]:
+    raise ValueError(
+      f"Expected token embeddings of shape [V, {shape[1]}], the width of the "
+      f"prompt, got {list(table.shape)}. Take them from the frozen model."
+    )
+  return table

@@ -1,0 +1,477 @@
+"""The layers of T5 1.1, and the places where a method adds its own modules.
+
+Parameters have the names and shapes of T5X's minimal T5: kernels are
+[in, out], with the heads joined.
+"""
+
+import dataclasses
+import functools
+import operator
+import re
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import partitioning
+from jax import lax
+
+from prompt_tuning.types import Array, DType, Initializer, PRNGKey
+
+constrain = partitioning.with_sharding_constraint
+
+# The attention score of what must not be seen.
+_MASKED = -1e10
+
+_KERNEL_INIT = nn.initializers.variance_scaling(
+  1.0, "fan_in", "truncated_normal"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Sizes and settings of a T5 1.1.
+
+  Attributes:
+    vocab_size: Rows of the embedding, V.
+    emb_dim: Model width, H.
+    num_heads: N.
+    num_encoder_layers: L of the encoder.
+    num_decoder_layers: L of the decoder.
+    head_dim: D. N * D need not be H.
+    mlp_dim: F.
+    dtype: Of activations and matrix products (which accumulate in float32).
+    param_dtype: Of the parameters. A prompt is float32 whatever this says.
+    mlp_activations: Functions of flax.linen, or "linear"; the branches are
+      multiplied with each other.
+    dropout_rate: In [0, 1). One mask for all positions of an example.
+    logits_via_embedding: Whether the embedding is the output head as well.
+    remat: Whether the backward pass computes each layer's activations again
+      instead of keeping them.
+  """
+
+  vocab_size: int
+  emb_dim: int
+  num_heads: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  head_dim: int
+  mlp_dim: int
+  dtype: DType = "bfloat16"
+  param_dtype: DType = "float32"
+  mlp_activations: tuple[str, ...] = ("gelu", "linear")
+  dropout_rate: float = 0.1
+  logits_via_embedding: bool = False
+  remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Injections:
+  """Modules that a parameter-efficient method adds to a T5.
+
+  A field is a module class (from gin, `@module.Class`), or None. It is called
+  once for every place where it belongs, with `name` alone, inside the module
+  that it extends, and so its parameters get a path below that module's.
+
+  Attributes:
+    prompt: `(tokens [B, T], embedded [B, T, H]) -> [P, H] or [B, P, H]`, put
+      in front of the encoder's input. Path: `encoder/prompt`.
+    prefix: `(key, value) -> (key, value)`: from those of the sequence,
+      [B, K, N, D], to more, [X, N, D] or [B, X, N, D], that every query sees.
+      Paths: `*attention/prefix`.
+    delta: `(inputs [B, T, in], features) -> [B, T, features]`, added to a
+      kernel's product. Paths: `*/{query,key,value,out,wi_0,wi_1,wo}/delta`,
+      `decoder/logits_dense/delta`.
+    adapter: `[B, T, H] -> [B, T, H]`, follows the last kernel of an attention
+      or MLP block. Paths: `*attention/adapter`, `*/mlp/adapter`.
+    rescale: Maps keys and values [B, K, N, D], and the first branch of an MLP
+      [B, T, F], to the same shapes. Paths: `*attention/{key,value}_rescale`,
+      `*/mlp/rescale`.
+    where: A regular expression. Only modules whose whole path matches it are
+      added, for example ".*/(query|value)/delta".
+  """
+
+  prompt: Callable[..., nn.Module] | None = None
+  prefix: Callable[..., nn.Module] | None = None
+  delta: Callable[..., nn.Module] | None = None
+  adapter: Callable[..., nn.Module] | None = None
+  rescale: Callable[..., nn.Module] | None = None
+  where: str = ".*"
+
+  def build(
+    self, factory: Callable[..., nn.Module] | None, owner: nn.Module, name: str
+  ) -> nn.Module | None:
+    """Makes a module in the compact method of `owner`, if one belongs there."""
+    path = "/".join((*owner.path, name))
+    if factory is None or not re.fullmatch(self.where, path):
+      return None
+    return factory(name=name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
+  """A product of two arrays of one dtype that accumulates in float32.
+
+  So does its gradient, which plain `jnp.einsum` computes from a bfloat16 and
+  a float32 operand: a float32 product, slow where bfloat16 is fast.
+
+  Args:
+    equation: "a,b->c" with explicit axes, each of which is in two of the
+      three.
+    a: First operand.
+    b: Second operand.
+    dtype: Of the result.
+
+  Returns:
+    The product.
+  """
+  product = jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+  return product.astype(dtype)
+
+
+def _einsum_forward(equation, a, b, dtype):
+  return einsum(equation, a, b, dtype), (a, b)
+
+
+def _einsum_backward(equation, dtype, operands, gradient):
+  del dtype
+  a, b = operands
+  a_axes, b_axes, axes = re.split(",|->", equation)
+  gradient = gradient.astype(a.dtype)
+  return (
+    einsum(f"{axes},{b_axes}->{a_axes}", gradient, b, a.dtype),
+    einsum(f"{a_axes},{axes}->{b_axes}", a, gradient, b.dtype),
+  )
+
+
+einsum.defvjp(_einsum_forward, _einsum_backward)
+
+
+def make_dropout(config: T5Config, enable_dropout: bool) -> nn.Dropout:
+  """Dropout with one mask for all positions of an example, as in T5."""
+  return nn.Dropout(
+    config.dropout_rate, broadcast_dims=(-2,), deterministic=not enable_dropout
+  )
+
+
+class Dense(nn.Module):
+  """A linear map without a bias.
+
+  Attributes:
+    config: Of the model.
+    injections: Of the model.
+    features: Output width.
+    axes: Logical names of the kernel's axes.
+    kernel_init: Initialiser.
+    dtype: Of the product's operands.
+    output_dtype: Of the product.
+  """
+
+  config: T5Config
+  injections: Injections
+  features: int
+  axes: tuple[str, str]
+  kernel_init: Initializer = _KERNEL_INIT
+  dtype: DType = None
+  output_dtype: DType = None
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    """[B, T, in] -> [B, T, features]"""
+    dtype = self.dtype or self.config.dtype
+    kernel = partitioning.param_with_axes(
+      "kernel",
+      self.kernel_init,
+      (inputs.shape[-1], self.features),
+      jnp.dtype(self.config.param_dtype),
+      axes=self.axes,
+    )
+    outputs = einsum(
+      "bti,io->bto",
+      inputs.astype(dtype),
+      kernel.astype(dtype),
+      self.output_dtype or dtype,
+    )
+    if delta := self.injections.build(self.injections.delta, self, "delta"):
+      outputs += delta(inputs, self.features)
+    return outputs
+
+
+class Embed(nn.Module):
+  """Token embeddings, not scaled."""
+
+  config: T5Config
+
+  def setup(self):
+    self.embedding = partitioning.param_with_axes(
+      "embedding",
+      nn.initializers.normal(1.0),
+      (self.config.vocab_size, self.config.emb_dim),
+      jnp.dtype(self.config.param_dtype),
+      axes=("vocab", "embed"),
+      module=self,
+    )
+
+  def __call__(self, tokens: Array) -> Array:
+    """[B, T] -> [B, T, H]. A token outside the vocabulary becomes NaN."""
+    return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+
+  def attend(self, hidden: Array) -> Array:
+    """[B, S, H] -> [B, S, V] The embedding as the output head, rescaled."""
+    hidden = hidden.astype(jnp.float32) / np.sqrt(self.config.emb_dim)
+    table = self.embedding.astype(jnp.float32)
+    return einsum("bth,vh->btv", hidden, table, jnp.float32)
+
+
+class RMSNorm(nn.Module):
+  """Divides by the root of the mean square, in float32."""
+
+  config: T5Config
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    """[B, T, H] -> [B, T, H]"""
+    scale = partitioning.param_with_axes(
+      "scale",
+      nn.initializers.ones,
+      (inputs.shape[-1],),
+      jnp.dtype(self.config.param_dtype),
+      axes=("embed",),
+    )
+    inputs = inputs.astype(jnp.float32)
+    mean_square = jnp.mean(lax.square(inputs), axis=-1, keepdims=True)
+    normed = inputs * lax.rsqrt(mean_square + self.epsilon)
+    scale = scale.astype(jnp.float32)[None, None, :]
+    return (normed * scale).astype(self.config.dtype)
+
+
+class RelativeBias(nn.Module):
+  """Adds to an attention score by how far the key is from the query."""
+
+  config: T5Config
+  bidirectional: bool
+  num_buckets: int = 32
+  max_distance: int = 128
+
+  @nn.compact
+  def __call__(self, query_positions: Array, key_positions: Array) -> Array:
+    """[Q], [K] -> [1, N, Q, K] in float32."""
+    table = partitioning.param_with_axes(
+      "rel_embedding",
+      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+      (self.config.num_heads, self.num_buckets),
+      jnp.dtype(self.config.param_dtype),
+      axes=("heads", "relpos_buckets"),
+    )
+    buckets = relative_buckets(
+      key_positions[None, :] - query_positions[:, None],
+      self.bidirectional,
+      self.num_buckets,
+      self.max_distance,
+    )
+    return table.astype(jnp.float32)[None, :, buckets]
+
+
+def relative_buckets(
+  offsets: Array, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Array:
+  """Sorts offsets into buckets that grow with the distance.
+
+  Half of the buckets hold one distance each, the others grow by a constant
+  factor up to `max_distance`; the last takes everything beyond.
+
+  Args:
+    offsets: Position of the key minus that of the query, any shape.
+    bidirectional: Whether the second half of the buckets is for keys after
+      the query. If not, these keys count as distance 0.
+    num_buckets: Buckets in all.
+    max_distance: Positions.
+
+  Returns:
+    Bucket numbers, in the shape of `offsets`.
+  """
+  if bidirectional:
+    num_buckets //= 2
+  # A table of whole numbers: logarithms at the edge of a bucket would differ
+  # between devices. The small term keeps an edge in the upper bucket.
+  single = num_buckets // 2
+  distances = np.arange(max_distance + 1)
+  growth = np.log(np.maximum(distances, single) / single) + 1e-6
+  grown = single + growth / np.log(max_distance / single) * (
+    num_buckets - single
+  )
+  bucket_of = np.where(distances < single, distances, grown).astype(np.int32)
+  bucket_of = np.minimum(bucket_of, num_buckets - 1)
+
+  distance = jnp.abs(offsets) if bidirectional else jnp.maximum(-offsets, 0)
+  buckets = jnp.asarray(bucket_of)[jnp.minimum(distance, max_distance)]
+  if bidirectional:
+    buckets += jnp.where(offsets > 0, num_buckets, 0)
+  return buckets
+
+
+class Attention(nn.Module):
+  """Multi-head attention whose scores are not divided by sqrt(D)."""
+
+  config: T5Config
+  injections: Injections
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: Array,
+    attended: Array,
+    mask: Array,
+    bias: Array | None = None,
+    cache_index: Array | None = None,
+    enable_dropout: bool = False,
+  ) -> Array:
+    """Lets every input attend to what its mask makes visible.
+
+    Args:
+      inputs: [B, Q, H] Where queries come from.
+      attended: [B, K, H] Where keys and values come from.
+      mask: [B, 1, Q, K] True where a query sees a key.
+      bias: [1, N, Q, K] Added to the scores.
+      cache_index: Position of the first input while decoding with a cache,
+        whose length is then the K of `mask` and `bias`; or None.
+      enable_dropout: Whether to drop attention weights.
+
+    Returns:
+      [B, Q, H]
+    """
+    config, injections = self.config, self.injections
+    project = functools.partial(
+      Dense,
+      config,
+      injections,
+      features=config.num_heads * config.head_dim,
+      axes=("embed", "joined_kv"),
+    )
+    query = self._split_heads(
+      project(kernel_init=_query_init(config), name="query")(inputs)
+    )
+    key = self._split_heads(project(name="key")(attended))
+    value = self._split_heads(project(name="value")(attended))
+    if rescale := injections.build(injections.rescale, self, "key_rescale"):
+      key = rescale(key)
+    if rescale := injections.build(injections.rescale, self, "value_rescale"):
+      value = rescale(value)
+    if cache_index is not None:
+      key, value = self._extend_cache(key, value, cache_index)
+    if prefix := injections.build(injections.prefix, self, "prefix"):
+      key, value, mask, bias = _prepend_prefix(
+        *prefix(key, value), key, value, mask, bias
+      )
+
+    scores = einsum("bqnd,bknd->bnqk", query, key, jnp.float32)
+    if bias is not None:
+      scores += bias
+    # [B, N, Q, K] A query that sees nothing attends to everything equally.
+    weights = nn.softmax(jnp.where(mask, scores, _MASKED)).astype(config.dtype)
+    weights = make_dropout(config, enable_dropout)(weights)
+    outputs = einsum("bnqk,bknd->bqnd", weights, value, config.dtype)
+    outputs = outputs.reshape(*outputs.shape[:2], -1)
+    outputs = constrain(outputs, ("batch", "length", "joined_kv"))
+    outputs = Dense(
+      config, injections, config.emb_dim, ("joined_kv", "embed"), name="out"
+    )(outputs)
+    if adapter := injections.build(injections.adapter, self, "adapter"):
+      outputs = adapter(outputs)
+    return outputs
+
+  def _split_heads(self, joined: Array) -> Array:
+    heads = (self.config.num_heads, self.config.head_dim)
+    split = joined.reshape(*joined.shape[:2], *heads)
+    return constrain(split, ("batch", "length", "heads", "kv"))
+
+  def _extend_cache(
+    self, key: Array, value: Array, cache_index: Array
+  ) -> tuple[Array, Array]:
+    """Puts [B, Q, N, D] at `cache_index`; returns all of it, [B, K, N, D].
+
+    The first call only makes a cache as long as its input.
+    """
+    exists = self.has_variable("cache", "cached_key")
+    cached = []
+    for name, new in (("cached_key", key), ("cached_value", value)):
+      variable = self.variable("cache", name, jnp.zeros_like, new)
+      if exists:
+        variable.value = lax.dynamic_update_slice_in_dim(
+          variable.value, new, cache_index, axis=1
+        )
+      cached.append(variable.value)
+    return cached[0], cached[1]
+
+
+class Mlp(nn.Module):
+  """A gated MLP: branches from the input are multiplied with each other."""
+
+  config: T5Config
+  injections: Injections
+
+  @nn.compact
+  def __call__(self, inputs: Array, enable_dropout: bool = False) -> Array:
+    """[B, T, H] -> [B, T, H]"""
+    config, injections = self.config, self.injections
+    gated = len(config.mlp_activations) > 1
+    branches = []
+    for i, activation in enumerate(config.mlp_activations):
+      branch = Dense(
+        config,
+        injections,
+        config.mlp_dim,
+        ("embed", "mlp"),
+        name=f"wi_{i}" if gated else "wi",
+      )(inputs)
+      if activation != "linear":
+        branch = getattr(nn, activation)(branch)
+      branches.append(branch)
+    if rescale := injections.build(injections.rescale, self, "rescale"):
+      branches[0] = rescale(branches[0])
+    hidden = functools.reduce(operator.mul, branches)
+    hidden = make_dropout(config, enable_dropout)(hidden)
+    hidden = constrain(hidden, ("batch", "length", "mlp"))
+    outputs = Dense(
+      config, injections, config.emb_dim, ("mlp", "embed"), name="wo"
+    )(hidden)
+    if adapter := injections.build(injections.adapter, self, "adapter"):
+      outputs = adapter(outputs)
+    return outputs
+
+
+def _query_init(config: T5Config) -> Initializer:
+  """Takes the place of the division by sqrt(D), which T5 does not do."""
+
+  def init(rng: PRNGKey, shape: tuple[int, ...], dtype: DType) -> Array:
+    kernel = _KERNEL_INIT(rng, shape, dtype)
+    return kernel / jnp.sqrt(config.head_dim).astype(dtype)
+
+  return init
+
+
+def _prepend_prefix(
+  prefix_key: Array,
+  prefix_value: Array,
+  key: Array,
+  value: Array,
+  mask: Array,
+  bias: Array | None,
+) -> tuple[Array, Array, Array, Array | None]:
+  """Puts X keys and values, visible to all and without a bias, in front."""
+
+  def prepend(prefix: Array, sequence: Array) -> Array:
+    prefix = jnp.broadcast_to(
+      prefix.astype(sequence.dtype), (len(sequence), *prefix.shape[-3:])
+    )
+    return jnp.concatenate([prefix, sequence], axis=1)
+
+  width = ((0, 0), (0, 0), (0, 0), (prefix_key.shape[-3], 0))
+  return (
+    prepend(prefix_key, key),
+    prepend(prefix_value, value),
+    jnp.pad(mask, width, constant_values=True),
+    None if bias is None else jnp.pad(bias, width),
+  )

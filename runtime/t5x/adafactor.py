@@ -1,0 +1,121 @@
+"""Adafactor as T5X runs it: https://arxiv.org/abs/1804.04235."""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x import optimizers
+
+
+class FactorDim(enum.Enum):
+  """The part that an axis plays in a factored second moment."""
+
+  NONE = "none"
+  BATCH = "batch"
+  ROW = "row"
+  COLUMN = "column"
+
+
+def standard_logical_factor_rules() -> dict[str, FactorDim]:
+  """Returns the part that each logical axis of T5 plays."""
+  return {
+    "vocab": FactorDim.COLUMN,
+    "embed": FactorDim.ROW,
+    "mlp": FactorDim.COLUMN,
+    "heads": FactorDim.COLUMN,
+    "kv": FactorDim.COLUMN,
+    "joined_kv": FactorDim.COLUMN,
+    "relpos_buckets": FactorDim.NONE,
+    "layers": FactorDim.BATCH,
+    "stack": FactorDim.BATCH,
+  }
+
+
+# Compared by identity, so that it can be static under jit whatever it holds.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adafactor(optimizers.OptimizerDef):
+  """Adafactor.
+
+  The second moment decays by 1 - (step - step_offset + 1)^-decay_rate, where
+  step is the trainer's. When a pretrained model is restored at step 1,100,000
+  and the second moment begins empty, the decay is near 1, the moment grows
+  slowly, and the clipping sets the size of the updates for a long while.
+
+  Attributes:
+    factored: Whether large matrices keep row and column means alone.
+    multiply_by_parameter_scale: Whether the learning rate is relative to the
+      RMS of the parameter.
+    beta1: Decay of the momentum; None is none.
+    decay_rate: Exponent of the second moment's decay.
+    step_offset: Steps that the decay does not count.
+    clipping_threshold: Greatest RMS of an update before the learning rate; None
+      does not clip.
+    weight_decay_rate: What a parameter loses of itself in a step. It is not
+      multiplied by the learning rate.
+    min_dim_size_to_factor: A parameter is factored when its two dimensions are
+      at least this large.
+    epsilon1: Added to the squared gradient.
+    epsilon2: Least RMS of a parameter that the learning rate is multiplied by.
+    logical_factor_rules: The part of each logical axis, for parameters of more
+      than two dimensions; vectors and matrices go by their size alone.
+  """
+
+  factored: bool = True
+  multiply_by_parameter_scale: bool = True
+  beta1: float | None = None
+  decay_rate: float = 0.8
+  step_offset: int = 0
+  clipping_threshold: float | None = 1.0
+  weight_decay_rate: float | None = None
+  min_dim_size_to_factor: int = 128
+  epsilon1: float = 1e-30
+  epsilon2: float = 1e-3
+  logical_factor_rules: Mapping[str, FactorDim] | None = None
+
+  def transformation(self, learning_rate, step):
+    def decay(count, exponent):
+      del count  # optax counts from 0, T5X from the restored step.
+      return 1.0 - (step - self.step_offset + 1.0) ** -exponent
+
+    stages = [
+      _matrices_only(),
+      optax.scale_by_factored_rms(
+        self.factored,
+        self.decay_rate,
+        min_dim_size_to_factor=self.min_dim_size_to_factor,
+        epsilon=self.epsilon1,
+        decay_rate_fn=decay,
+      ),
+    ]
+    if self.clipping_threshold is not None:
+      stages.append(optax.clip_by_block_rms(self.clipping_threshold))
+    stages.append(optax.scale(learning_rate))
+    if self.multiply_by_parameter_scale:
+      stages.append(optax.scale_by_param_block_rms(self.epsilon2))
+    if self.beta1 is not None:
+      stages.append(optax.ema(self.beta1, debias=False))
+    if self.weight_decay_rate is not None:
+      stages.append(optax.add_decayed_weights(self.weight_decay_rate))
+    return optax.chain(*stages, optax.scale(-1.0))
+
+
+def _matrices_only() -> optax.GradientTransformation:
+  """Refuses parameters whose two factored axes only the rules can tell."""
+
+  def init(params: Any) -> optax.EmptyState:
+    for path, param in jax.tree_util.tree_leaves_with_path(params):
+      if jnp.ndim(param) > 2:
+        raise ValueError(
+          "Expected parameters of at most two dimensions, got "
+          f"{jax.tree_util.keystr(path, simple=True, separator='/')} of shape "
+          f"{param.shape}. Factoring stacked parameters by "
+          "logical_factor_rules is not supported."
+        )
+    return optax.EmptyState()
+
+  return optax.GradientTransformation(init, optax.identity().update)

@@ -1,0 +1,245 @@
+"""Sampling and beam search over a cached, incremental decoder.
+
+Both functions start from token 0, produce at most S tokens, and leave 0 after
+the end token. They call `tokens_to_logits(state) -> (logits, cache)` with a
+`DecodingState` of R = B * num_decodes rows, the decodes of an example beside
+each other, and expect [R, V] logits of the next token. Arrays of the cache have
+the batch as axis 0; its scalars, such as a position, are shared.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# The score of a place for which no sequence finished.
+NEG_INF = -1.0e7
+
+
+class DecodingState(NamedTuple):
+  """What the decoder is given at each step.
+
+  Attributes:
+    cur_index: int32 scalar, the number of tokens decoded so far.
+    cur_token: [R, 1] The last of them; 0 at the start.
+    cache: The decoder's cache.
+  """
+
+  cur_index: jax.Array
+  cur_token: jax.Array
+  cache: Any
+
+
+TokensToLogits = Callable[[DecodingState], tuple[jax.Array, Any]]
+
+
+def temperature_sample(
+  inputs: jax.Array,
+  cache: Any,
+  tokens_to_logits: TokensToLogits,
+  eos_id: int,
+  decode_rng: jax.Array | None = None,
+  num_decodes: int = 1,
+  temperature: float = 1.0,
+  topk: int = 1,
+  topp: float = 0.0,
+  rescale_log_probs: bool = True,
+) -> tuple[jax.Array, jax.Array]:
+  """Samples sequences; with the defaults, takes the likeliest token each time.
+
+  Args:
+    inputs: [B, S] Only the shape counts.
+    cache: The decoder's empty cache, for B rows.
+    tokens_to_logits: See above.
+    eos_id: The end token.
+    decode_rng: PRNG key; None is the key of seed 0.
+    num_decodes: Samples of each example.
+    temperature: Divides the logits; 0 takes the likeliest token.
+    topk: Sample from this many of the likeliest tokens; 0 is from all.
+    topp: Sample from the fewest of the likeliest tokens that have this
+      probability together; 0 is from all.
+    rescale_log_probs: Whether the log probabilities are those of the
+      distribution sampled from (so 0 where there is no choice), or the model's.
+
+  Returns:
+    [B, num_decodes, S] Tokens, and [B, num_decodes] their log probabilities up
+    to the end token; the best comes last.
+
+  Raises:
+    ValueError: if the settings contradict each other.
+  """
+  if topk and topp:
+    raise ValueError(
+      f"Expected topk or topp, got topk={topk} and topp={topp}; set one to 0."
+    )
+  if temperature < 0:
+    raise ValueError(f"Expected temperature >= 0, got {temperature}.")
+  if temperature == 0:
+    temperature, topk, topp = 1.0, 1, 0.0
+  if decode_rng is None:
+    decode_rng = jax.random.PRNGKey(0)
+  B, S = inputs.shape
+  R = B * num_decodes
+
+  def go_on(carry):
+    state, _, _, ended = carry
+    return (state.cur_index < S) & ~jnp.all(ended)
+
+  def step(carry):
+    state, sequences, log_probs, ended = carry
+    logits, cache = tokens_to_logits(state)
+    logits = logits.astype(jnp.float32)
+    ranked, ids = lax.top_k(logits / temperature, topk or logits.shape[-1])
+    if topp:
+      # A token stays while those before it have less than `topp` together.
+      probs = jax.nn.softmax(ranked)
+      before = jnp.cumsum(probs, axis=-1) - probs
+      ranked = jnp.where(before < topp, ranked, -jnp.inf)
+    rng = jax.random.fold_in(decode_rng, state.cur_index)
+    choice = jax.random.categorical(rng, ranked)[:, None]  # [R, 1]
+    token = jnp.take_along_axis(ids, choice, axis=1)
+    if rescale_log_probs:
+      token_log_probs = _log_prob(ranked, choice)
+    else:
+      token_log_probs = _log_prob(logits, token)
+    token = jnp.where(ended, 0, token)
+    log_probs += jnp.where(ended, 0.0, token_log_probs)
+    sequences = lax.dynamic_update_slice(sequences, token, (0, state.cur_index))
+    ended |= token == eos_id
+    state = DecodingState(state.cur_index + 1, token, cache)
+    return state, sequences, log_probs, ended
+
+  _, sequences, log_probs, _ = lax.while_loop(
+    go_on,
+    step,
+    (
+      _initial_state(cache, B, num_decodes),
+      jnp.zeros((R, S), jnp.int32),
+      jnp.zeros((R, 1)),
+      jnp.zeros((R, 1), jnp.bool_),
+    ),
+  )
+  log_probs = log_probs.reshape(B, num_decodes)
+  order = jnp.argsort(log_probs, axis=1)
+  return _gather((sequences.reshape(B, num_decodes, S), log_probs), order)
+
+
+def beam_search(
+  inputs: jax.Array,
+  cache: Any,
+  tokens_to_logits: TokensToLogits,
+  eos_id: int,
+  num_decodes: int = 4,
+  alpha: float = 0.6,
+  decode_rng: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Searches for the likeliest sequences.
+
+  A sequence that ends scores its log probability over ((5 + length) / 6)^alpha,
+  as in https://arxiv.org/abs/1609.08144. Of the 2K likeliest continuations in
+  each step, those that end compete for the K places of finished sequences, the
+  K best others live on. With K = 1 this is not greedy decoding: the second
+  continuation may end, and win.
+
+  Args:
+    inputs: [B, S] Only the shape counts.
+    cache: The decoder's empty cache, for B rows.
+    tokens_to_logits: See above.
+    eos_id: The end token.
+    num_decodes: K, the number of beams.
+    alpha: Strength of the preference for long sequences.
+    decode_rng: Unused; the search is deterministic.
+
+  Returns:
+    [B, K, S] Tokens, and [B, K] scores; the best comes last. If any sequence of
+    an example finished, only finished ones are returned, and places without one
+    score -1e7. If none did, these are the live ones with their log
+    probabilities.
+  """
+  del decode_rng
+  B, S = inputs.shape
+  K = num_decodes
+
+  def brevity_penalty(length):
+    return ((5.0 + length) / 6.0) ** alpha
+
+  def go_on(carry):
+    state, _, live_scores, _, finished_scores = carry
+    # Log probabilities only fall, so this is the best that can still come.
+    attainable = live_scores[:, 0] / brevity_penalty(S)
+    improves = attainable > finished_scores[:, -1]
+    return (state.cur_index < S) & jnp.any(improves)
+
+  def step(carry):
+    state, live, live_scores, finished, finished_scores = carry
+    logits, cache = tokens_to_logits(state)
+    V = logits.shape[-1]
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    scores = live_scores[:, :, None] + log_probs.reshape(B, K, V)
+    scores, candidates = lax.top_k(scores.reshape(B, K * V), 2 * K)
+    beams, tokens = candidates // V, candidates % V  # [B, 2K]
+    sequences = lax.dynamic_update_slice(
+      _gather(live, beams), tokens[:, :, None], (0, 0, state.cur_index)
+    )
+    ends = tokens == eos_id
+
+    live_scores, choice = lax.top_k(jnp.where(ends, -jnp.inf, scores), K)
+    live, beams, tokens = _gather((sequences, beams, tokens), choice)
+    cache = _map_batched(
+      lambda x: _gather(x.reshape(B, K, *x.shape[1:]), beams).reshape(x.shape),
+      cache,
+    )
+
+    scores /= brevity_penalty(state.cur_index + 1)
+    finished_scores, choice = lax.top_k(
+      jnp.concatenate(
+        [finished_scores, jnp.where(ends, scores, -jnp.inf)], axis=1
+      ),
+      K,
+    )
+    finished = _gather(jnp.concatenate([finished, sequences], axis=1), choice)
+    state = DecodingState(state.cur_index + 1, tokens.reshape(B * K, 1), cache)
+    return state, live, live_scores, finished, finished_scores
+
+  none = jnp.full((B, K), -jnp.inf)
+  empty = jnp.zeros((B, K, S), jnp.int32)
+  # All beams start alike, so one of them is enough.
+  carry = (
+    _initial_state(cache, B, K),
+    empty,
+    none.at[:, 0].set(0),
+    empty,
+    none,
+  )
+  _, live, live_scores, finished, finished_scores = lax.while_loop(
+    go_on, step, carry
+  )
+  any_finished = finished_scores[:, :1] > -jnp.inf  # [B, 1]
+  scores = jnp.where(any_finished, finished_scores, live_scores)
+  sequences = jnp.where(any_finished[:, :, None], finished, live)
+  return sequences[:, ::-1], jnp.maximum(scores, NEG_INF)[:, ::-1]
+
+
+def _initial_state(cache: Any, B: int, num_decodes: int) -> DecodingState:
+  return DecodingState(
+    cur_index=jnp.zeros((), jnp.int32),
+    cur_token=jnp.zeros((B * num_decodes, 1), jnp.int32),
+    cache=_map_batched(lambda x: jnp.repeat(x, num_decodes, axis=0), cache),
+  )
+
+
+def _log_prob(logits: jax.Array, choice: jax.Array) -> jax.Array:
+  """Returns the [R, 1] log probabilities of [R, 1] choices from [R, V]."""
+  return jnp.take_along_axis(jax.nn.log_softmax(logits), choice, axis=1)
+
+
+def _map_batched(fn: Callable[[jax.Array], jax.Array], cache: Any) -> Any:
+  """Maps the arrays of a cache; its scalars are shared by all rows."""
+  return jax.tree.map(lambda x: fn(x) if jnp.ndim(x) else x, cache)
+
+
+def _gather(tree: Any, index: jax.Array) -> Any:
+  """Takes [B, J] entries of axis 1 from arrays [B, K, ...]."""
+  return jax.tree.map(lambda x: jax.vmap(lambda a, i: a[i])(x, index), tree)

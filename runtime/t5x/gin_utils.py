@@ -1,0 +1,259 @@
+"""Command line and gin configuration of `train`, `eval` and `infer`."""
+
+from collections.abc import Callable, Iterator, Sequence
+import difflib
+import importlib.metadata
+import os
+import re
+import sys
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+import gin
+import jax
+
+ENTRY_POINT_GROUP = "t5x.gin_search_paths"
+
+_MACRO_DEFINITION = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=", re.MULTILINE)
+_INCLUDE = re.compile(r"""^include\s+['"](.+)['"]""", re.MULTILINE)
+# What gin appends to the message of an error raised inside a configurable.
+_GIN_CALL_NOTE = re.compile(r"\n\s*In call to configurable .*")
+
+
+def define_flags() -> None:
+  """Defines the flags that the three entry points share."""
+  flags.DEFINE_multi_string("gin_file", [], "A gin file; later ones win.")
+  flags.DEFINE_multi_string(
+    "gin_bindings",
+    [],
+    "A gin binding, 'A.B = V'. --gin.A.B=V says the same. Strings are quoted: "
+    "--gin.X=\"'text'\".",
+  )
+  flags.DEFINE_list(
+    "gin_search_paths",
+    ["."],
+    "Folders in which gin files are looked for, in order. The folders of the "
+    "installed packages follow.",
+  )
+  flags.DEFINE_string(
+    "tfds_data_dir", None, "Where TFDS data lies; overrides every task's own."
+  )
+  flags.DEFINE_list(
+    "seqio_additional_cache_dirs", [], "Folders with cached seqio tasks."
+  )
+  flags.DEFINE_bool(
+    "multiprocess_gpu",
+    False,
+    "Start jax.distributed with the coordinator and process flags.",
+  )
+  flags.DEFINE_string("coordinator_address", None, "host:port of process 0.")
+  flags.DEFINE_integer("process_count", None, "Number of processes.")
+  flags.DEFINE_integer("process_index", None, "Index of this process.")
+  flags.DEFINE_integer(
+    "initialization_timeout", None, "Seconds to wait for all processes."
+  )
+  flags.DEFINE_bool("dry_run", False, "Parse the configuration, then stop.")
+  flags.DEFINE_bool(
+    "traceback", False, "Show where an error was raised, not its message only."
+  )
+
+
+def rewrite_gin_args(args: Sequence[str]) -> list[str]:
+  """Rewrites `--gin.A.B=V` to `--gin_bindings=A.B = V`.
+
+  Args:
+    args: The command line.
+
+  Returns:
+    The command line that absl can parse.
+
+  Raises:
+    ValueError: if such an argument has no `=`.
+  """
+
+  def rewrite(arg: str) -> str:
+    match = re.match(r"--?gin\.(.*)", arg, re.DOTALL)
+    if not match:
+      return arg
+    name, equals, value = match[1].partition("=")
+    if not equals:
+      raise ValueError(f"Expected --gin.NAME=VALUE, got {arg}.")
+    return f"--gin_bindings={name} = {value}"
+
+  return [rewrite(arg) for arg in args]
+
+
+def search_paths(given: Sequence[str] = (".",)) -> list[str]:
+  """Returns the folders for gin files: those given, then the packages'."""
+  paths = list(given)
+  for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+    paths.append(entry.load()())
+  return list(dict.fromkeys(paths))
+
+
+def _find(gin_file: str, paths: Sequence[str]) -> str:
+  candidates = [os.path.join(path, gin_file) for path in paths]
+  for candidate in candidates:
+    if os.path.isfile(candidate):
+      return candidate
+  siblings = {
+    os.path.join(os.path.dirname(gin_file), name)
+    for candidate in candidates
+    if os.path.isdir(os.path.dirname(candidate))
+    for name in os.listdir(os.path.dirname(candidate))
+    if name.endswith(".gin")
+  }
+  near = difflib.get_close_matches(gin_file, sorted(siblings), cutoff=0.4)
+  raise ValueError(
+    f"No gin file {gin_file} in {', '.join(paths)}."
+    + (f" Did you mean {' or '.join(near)}?" if near else "")
+    + " Folders are added with --gin_search_paths."
+  )
+
+
+def _texts(gin_files: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
+  for gin_file in gin_files:
+    with open(_find(gin_file, paths), encoding="utf-8") as f:
+      text = f.read()
+    yield text
+    yield from _texts(_INCLUDE.findall(text), paths)
+
+
+def parse_gin_flags(
+  gin_search_paths: Sequence[str],
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  skip_unknown: bool = False,
+  finalize_config: bool = True,
+) -> None:
+  """Parses the configuration and locks it.
+
+  Args:
+    gin_search_paths: Folders for gin files and their includes.
+    gin_files: Files, in order; later ones win.
+    gin_bindings: Overrides, which win over the files.
+    skip_unknown: Whether bindings of unknown names are ignored.
+    finalize_config: Whether to check for missing values and lock.
+
+  Raises:
+    ValueError: if a file is missing, a binding names nothing, or a required
+      macro has no value (all of them are listed).
+  """
+  for path in gin_search_paths:
+    gin.add_config_file_search_path(path)
+  macros = {
+    name
+    for text in _texts(gin_files, gin_search_paths)
+    for name in _MACRO_DEFINITION.findall(text)
+  }
+  for binding in gin_bindings:
+    name = binding.partition("=")[0].strip()
+    if name.isupper() and name not in macros and not skip_unknown:
+      near = difflib.get_close_matches(name, sorted(macros), n=3)
+      raise ValueError(
+        f"No gin file defines {name}, so {binding!r} would change nothing."
+        + (f" Did you mean {' or '.join(near)}?" if near else "")
+      )
+  try:
+    gin.parse_config_files_and_bindings(
+      list(gin_files),
+      list(gin_bindings),
+      skip_unknown=skip_unknown,
+      finalize_config=False,
+    )
+  except SyntaxError as e:
+    raise ValueError(
+      f"{e.text.strip() if e.text else gin_bindings} is no gin literal. "
+      "Strings are quoted: --gin.X=\"'text'\"."
+    ) from e
+  if finalize_config:
+    missing = [
+      name
+      for name in sorted(macros)
+      if gin.query_parameter(f"%{name}") is gin.REQUIRED
+    ]
+    if missing:
+      raise ValueError(
+        f"The gin files require {', '.join(missing)}. Give a value to each: "
+        + " ".join(f"--gin.{name}=..." for name in missing)
+      )
+    gin.finalize()
+
+
+def summarize_gin_config(
+  model_dir: str, summary_writer: Any | None, step: int
+) -> None:
+  """Writes the operative configuration to `model_dir/config.gin`.
+
+  Args:
+    model_dir: An existing folder.
+    summary_writer: A tensorboardX writer, which gets the text too, or None.
+    step: The step it is logged at.
+  """
+  if jax.process_index():
+    return
+  text = gin.operative_config_str()
+  with open(
+    os.path.join(model_dir, "config.gin"), "w", encoding="utf-8"
+  ) as f:
+    f.write(text)
+  if summary_writer is not None:
+    summary_writer.add_text("config", gin.markdown(text), step)
+
+
+def _start(fn: Callable[..., Any]) -> Any:
+  values = flags.FLAGS
+  if values.multiprocess_gpu:
+    jax.distributed.initialize(
+      values.coordinator_address,
+      values.process_count,
+      values.process_index,
+      initialization_timeout=values.initialization_timeout or 300,
+    )
+  # seqio imports TensorFlow, which takes seconds: not for --help.
+  import seqio  # noqa: PLC0415
+
+  if values.tfds_data_dir:
+    seqio.set_tfds_data_dir_override(values.tfds_data_dir)
+  seqio.add_global_cache_dirs(values.seqio_additional_cache_dirs)
+  configured = gin.configurable(fn)
+  parse_gin_flags(
+    search_paths(values.gin_search_paths), values.gin_file, values.gin_bindings
+  )
+  if values.dry_run:
+    print(gin.config_str())
+    return None
+  return configured()
+
+
+def run(fn: Callable[..., Any]) -> None:
+  """Runs `fn` as a program whose parameters gin binds.
+
+  A wrong configuration ends it with status 1 and one line, which says what was
+  expected; --traceback shows the rest.
+
+  Args:
+    fn: The entry function, registered with gin under its own name.
+  """
+  define_flags()
+
+  def main(argv: Sequence[str]) -> None:
+    logging.set_stderrthreshold("warning")
+    if len(argv) > 1:
+      raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    try:
+      _start(fn)
+    except (ValueError, OSError, ImportError) as e:
+      if flags.FLAGS.traceback:
+        raise
+      print(f"Error: {_GIN_CALL_NOTE.sub('', str(e))}", file=sys.stderr)
+      sys.exit(1)
+
+  try:
+    args = rewrite_gin_args(sys.argv)
+  except ValueError as e:
+    print(f"Error: {e}", file=sys.stderr)
+    sys.exit(1)
+  app.run(main, argv=args)

@@ -1,0 +1,269 @@
+"""A Flax module with its vocabularies, loss, decoding and optimizer."""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import seqio
+
+from t5x import decoding
+from t5x import losses
+from t5x import optimizers
+from t5x.train_state import Params
+
+Batch = Mapping[str, jax.Array]
+# Sums over examples, to be added up over microbatches and steps.
+MetricSums = Mapping[str, jax.Array]
+
+
+class EncoderDecoderModel:
+  """An encoder-decoder under the module contract of T5X."""
+
+  def __init__(
+    self,
+    module: nn.Module,
+    input_vocabulary: seqio.Vocabulary,
+    output_vocabulary: seqio.Vocabulary,
+    optimizer_def: optimizers.OptimizerDef,
+    decode_fn: Callable[..., Any] = decoding.beam_search,
+    feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    loss_normalizing_factor: float
+    | str
+    | losses.SpecialLossNormalizingFactor
+    | None = None,
+    default_decoder_params: Mapping[str, Any] | None = None,
+  ):
+    """Keeps its arguments.
+
+    Args:
+      module: Has `__call__`, `encode` and `decode`.
+      input_vocabulary: Of the encoder's tokens.
+      output_vocabulary: Of the decoder's tokens.
+      optimizer_def: Says which parameters train, and how.
+      decode_fn: From `t5x.decoding`.
+      feature_converter_cls: Defaults to `seqio.EncDecFeatureConverter`.
+      label_smoothing: Probability that is taken from the right token.
+      z_loss: Weight of the squared log partition function.
+      loss_normalizing_factor: What the summed loss is divided by; None leaves
+        the sum.
+      default_decoder_params: Arguments of `decode_fn`.
+    """
+    self.module = module
+    self.input_vocabulary = input_vocabulary
+    self.output_vocabulary = output_vocabulary
+    self.optimizer_def = optimizer_def
+    self.feature_converter_cls = (
+      feature_converter_cls or seqio.EncDecFeatureConverter
+    )
+    self._decode_fn = decode_fn
+    self._label_smoothing = label_smoothing
+    self._z_loss = z_loss
+    self._loss_normalizing_factor = loss_normalizing_factor
+    self._default_decoder_params = default_decoder_params or {}
+
+  def get_initial_variables(
+    self,
+    rng: jax.Array,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    input_types: Mapping[str, Any] | None = None,
+  ) -> Params:
+    """Initialises the module.
+
+    Args:
+      rng: PRNG key.
+      input_shapes: Shapes of the features of a batch.
+      input_types: Their dtypes; int32 by default.
+
+    Returns:
+      The collections `params` and `params_axes`.
+    """
+    types = input_types or {}
+    ones = {
+      name: jnp.ones(shape, types.get(name, jnp.int32))
+      for name, shape in input_shapes.items()
+    }
+    return self.module.init(
+      rng,
+      ones["encoder_input_tokens"],
+      ones["decoder_input_tokens"],
+      ones["decoder_target_tokens"],
+      encoder_positions=ones.get("encoder_positions"),
+      decoder_positions=ones.get("decoder_positions"),
+      encoder_segment_ids=ones.get("encoder_segment_ids"),
+      decoder_segment_ids=ones.get("decoder_segment_ids"),
+      decode=False,
+      enable_dropout=False,
+    )
+
+  def _logits(
+    self, params: Params, batch: Batch, dropout_rng: jax.Array | None
+  ) -> jax.Array:  # [B, S, V]
+    return self.module.apply(
+      {"params": params},
+      batch["encoder_input_tokens"],
+      batch["decoder_input_tokens"],
+      batch["decoder_target_tokens"],
+      encoder_segment_ids=batch.get("encoder_segment_ids"),
+      decoder_segment_ids=batch.get("decoder_segment_ids"),
+      encoder_positions=batch.get("encoder_positions"),
+      decoder_positions=batch.get("decoder_positions"),
+      decode=False,
+      enable_dropout=dropout_rng is not None,
+      rngs={} if dropout_rng is None else {"dropout": dropout_rng},
+    )
+
+  def loss_fn(
+    self, params: Params, batch: Batch, dropout_rng: jax.Array | None
+  ) -> tuple[jax.Array, MetricSums]:
+    """Computes the loss of a batch.
+
+    Args:
+      params: All parameters.
+      batch: Features `[B, ...]` from the feature converter.
+      dropout_rng: PRNG key; None turns dropout off.
+
+    Returns:
+      The loss, a sum over target tokens in nats unless it is normalised, and
+      the sums behind the metrics.
+    """
+    logits = self._logits(params, batch, dropout_rng)
+    targets = batch["decoder_target_tokens"]
+    factor, weights = losses.get_loss_normalizing_factor_and_weights(
+      self._loss_normalizing_factor, batch
+    )
+    if weights is None:
+      weights = jnp.ones_like(targets, jnp.float32)
+    loss, z_loss, weight_sum = losses.compute_weighted_cross_entropy(
+      logits,
+      targets,
+      weights=weights,
+      label_smoothing=self._label_smoothing,
+      z_loss=self._z_loss,
+      loss_normalizing_factor=factor,
+    )
+    counted = weights > 0
+    right = (jnp.argmax(logits, axis=-1) == targets) & counted
+    return loss, {
+      "loss": loss,
+      "z_loss": z_loss,
+      "weight_sum": weight_sum,
+      "correct_tokens": jnp.sum(right, dtype=jnp.float32),
+      "target_tokens": jnp.sum(counted, dtype=jnp.float32),
+      "target_slots": jnp.float32(targets.size),
+      "input_tokens": jnp.sum(
+        batch["encoder_input_tokens"] > 0, dtype=jnp.float32
+      ),
+      "input_slots": jnp.float32(batch["encoder_input_tokens"].size),
+      "examples": jnp.sum(counted.any(axis=1), dtype=jnp.float32),
+    }
+
+  def eval_fn(
+    self, params: Params, batch: Batch
+  ) -> tuple[jax.Array, MetricSums]:
+    """Computes `loss_fn` without dropout."""
+    return self.loss_fn(params, batch, dropout_rng=None)
+
+  def score_batch(self, params: Params, batch: Batch) -> jax.Array:
+    """Computes the log likelihood of the targets.
+
+    Args:
+      params: All parameters.
+      batch: Features `[B, ...]`.
+
+    Returns:
+      [B] Sums over target tokens, in nats.
+    """
+    log_probs = jax.nn.log_softmax(self._logits(params, batch, None))
+    token_scores = jnp.take_along_axis(
+      log_probs, batch["decoder_target_tokens"][..., None], axis=-1
+    )[..., 0]
+    return jnp.sum(token_scores * batch["decoder_loss_weights"], axis=-1)
+
+  def predict_batch(
+    self, params: Params, batch: Batch, rng: jax.Array | None = None
+  ) -> jax.Array:
+    """Decodes; see `predict_batch_with_aux`."""
+    return self.predict_batch_with_aux(params, batch, rng=rng)[0]
+
+  def predict_batch_with_aux(
+    self,
+    params: Params,
+    batch: Batch,
+    rng: jax.Array | None = None,
+    decoder_params: Mapping[str, Any] | None = None,
+    return_all_decodes: bool = False,
+    num_decodes: int = 1,
+  ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Decodes a batch.
+
+    Args:
+      params: All parameters.
+      batch: Features `[B, ...]`; of the decoder's, only the length is used.
+      rng: PRNG key for sampling.
+      decoder_params: Arguments of the decoding function.
+      return_all_decodes: Whether to return all sequences or the best.
+      num_decodes: Beams, or samples.
+
+    Returns:
+      Tokens [B, S], or [B, num_decodes, S] with the best last; and
+      {"scores": [B] or [B, num_decodes]}.
+    """
+    inputs = batch["encoder_input_tokens"]
+    decoder_inputs = jnp.zeros_like(batch["decoder_input_tokens"])
+    variables = {"params": params}
+    encoded = self.module.apply(
+      variables, inputs, enable_dropout=False, method=self.module.encode
+    )
+    cache = jax.tree.map(
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+      jax.eval_shape(
+        functools.partial(
+          self.module.apply,
+          decode=True,
+          enable_dropout=False,
+          mutable=["cache"],
+        ),
+        variables,
+        jnp.ones_like(inputs),
+        jnp.ones_like(decoder_inputs),
+        jnp.ones_like(decoder_inputs),
+      )[1]["cache"],
+    )
+    # [B * num_decodes, ...]
+    encoded = jnp.repeat(encoded, num_decodes, axis=0)
+    inputs = jnp.repeat(inputs, num_decodes, axis=0)
+
+    def tokens_to_logits(state):
+      logits, updated = self.module.apply(
+        variables | {"cache": state.cache},
+        encoded,
+        inputs,
+        state.cur_token,
+        state.cur_token,
+        enable_dropout=False,
+        decode=True,
+        max_decode_length=decoder_inputs.shape[1],
+        mutable=["cache"],
+        method=self.module.decode,
+      )
+      return logits[:, 0], updated["cache"]
+
+    arguments = {**self._default_decoder_params, **(decoder_params or {})}
+    if rng is not None:
+      arguments.setdefault("decode_rng", rng)
+    decodes, scores = self._decode_fn(
+      inputs=decoder_inputs,
+      cache=cache,
+      tokens_to_logits=tokens_to_logits,
+      eos_id=self.output_vocabulary.eos_id,
+      num_decodes=num_decodes,
+      **arguments,
+    )
+    if return_all_decodes:
+      return decodes, {"scores": scores}
+    return decodes[:, -1], {"scores": scores[:, -1]}

@@ -1,0 +1,222 @@
+"""Optimizer definitions: optax, counted by the trainer's own step."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct, traverse_util
+
+Params = Mapping[str, Any]
+# The label of parameters that no traversal matches.
+_FROZEN = "frozen"
+
+
+class OptimizerState(struct.PyTreeNode):
+  """What an optimizer carries from one step to the next.
+
+  Attributes:
+    step: int32 scalar, counted from pretraining step 0: it is restored with the
+      weights, and the learning rate and Adafactor's decay depend on it.
+    param_states: optax's state of the trainable parameters.
+  """
+
+  step: jax.Array
+  param_states: Any
+
+
+class OptimizerDef:
+  """Says which parameters train, and how.
+
+  A definition holds no arrays. Subclasses give the optax transformation; the
+  arithmetic and the state are float32 whatever the parameters' dtype.
+  """
+
+  def transformation(
+    self, learning_rate: jax.Array | float, step: jax.Array | int
+  ) -> optax.GradientTransformation:
+    """Returns how gradients become the change of the parameters.
+
+    Args:
+      learning_rate: Scalar, perhaps traced.
+      step: Scalar, perhaps traced.
+
+    Returns:
+      A transformation whose state depends on neither argument.
+    """
+    raise NotImplementedError
+
+  def trainable(self, params: Params) -> Params:
+    """Returns which parameters train.
+
+    Args:
+      params: All parameters of the model, or their shapes.
+
+    Returns:
+      Nested dictionaries of bool, with the structure of `params`.
+
+    Raises:
+      ValueError: if the definition does not fit the parameters.
+    """
+    return jax.tree.map(lambda _: True, params)
+
+  def init_state(self, params: Params) -> OptimizerState:
+    """Returns the state for step 0, of the trainable parameters alone."""
+    transformation = self.transformation(learning_rate=0.0, step=0)
+    return OptimizerState(
+      step=jnp.zeros((), jnp.int32),
+      param_states=transformation.init(_to_float32(params)),
+    )
+
+  def apply_gradient(
+    self,
+    hyper_params: Mapping[str, jax.Array | float],
+    params: Params,
+    state: OptimizerState,
+    grads: Params,
+  ) -> tuple[Params, OptimizerState]:
+    """Takes one step.
+
+    Args:
+      hyper_params: `learning_rate`, a scalar.
+      params: The trainable parameters.
+      state: Their state.
+      grads: Their gradients.
+
+    Returns:
+      The new parameters, in their dtype, and the new state.
+    """
+    transformation = self.transformation(
+      hyper_params["learning_rate"], state.step
+    )
+    updates, param_states = transformation.update(
+      _to_float32(grads), state.param_states, _to_float32(params)
+    )
+    new_params = jax.tree.map(
+      lambda param, update: (param + update).astype(param.dtype),
+      params,
+      updates,
+    )
+    return new_params, OptimizerState(state.step + 1, param_states)
+
+
+class OptaxWrapper(OptimizerDef):
+  """Any optax optimizer; the learning rate and its schedule are inside."""
+
+  def __init__(self, optax_optimizer: optax.GradientTransformation):
+    self._optax_optimizer = optax_optimizer
+
+  def transformation(self, learning_rate, step):
+    return self._optax_optimizer
+
+
+class MultiOptimizer(OptimizerDef):
+  """Trains the parameters that traversals match; the others are frozen."""
+
+  def __init__(
+    self,
+    traversals_and_optimizers: Sequence[
+      tuple[traverse_util.ModelParamTraversal, OptimizerDef]
+    ],
+  ):
+    """Makes the definition.
+
+    Args:
+      traversals_and_optimizers: Pairs. No two traversals may match the same
+        parameter.
+
+    Raises:
+      ValueError: if there is no pair.
+    """
+    if not traversals_and_optimizers:
+      raise ValueError(
+        "MultiOptimizer needs at least one (traversal, optimizer)."
+      )
+    self._traversals, self._optimizers = zip(
+      *traversals_and_optimizers, strict=True
+    )
+
+  def transformation(self, learning_rate, step):
+    return optax.partition(
+      {
+        str(i): optimizer.transformation(learning_rate, step)
+        for i, optimizer in enumerate(self._optimizers)
+      },
+      self._labels,
+    )
+
+  def trainable(self, params):
+    labels = traverse_util.flatten_dict(self._labels(params), sep="/")
+    for i, traversal in enumerate(self._traversals):
+      if str(i) not in labels.values():
+        filter_fn = traversal._filter_fn
+        name = getattr(filter_fn, "__qualname__", repr(filter_fn))
+        # Where the name shows a pattern, the paths that look like it.
+        near = difflib.get_close_matches(name, labels, n=5, cutoff=0.0)
+        raise ValueError(
+          f"Traversal {i}, {name}, matches none of the {len(labels)} "
+          f"parameters. The closest of them: {near}."
+        )
+    return traverse_util.unflatten_dict(
+      {path: label != _FROZEN for path, label in labels.items()}, sep="/"
+    )
+
+  def _labels(self, params: Params) -> Params:
+    """Returns the number of the traversal that matches each parameter."""
+    labels = {
+      path: _FROZEN for path in traverse_util.flatten_dict(params, sep="/")
+    }
+    matched = object()
+    for i, traversal in enumerate(self._traversals):
+      marked = traversal.update(lambda _: matched, params)
+      for path, value in traverse_util.flatten_dict(marked, sep="/").items():
+        if value is not matched:
+          continue
+        if labels[path] != _FROZEN:
+          raise ValueError(
+            f"Traversals {labels[path]} and {i} both match the parameter "
+            f"{path}; make them disjoint."
+          )
+        labels[path] = str(i)
+    return traverse_util.unflatten_dict(labels, sep="/")
+
+
+def map_state(
+  state: OptimizerState, params: Params, values: Params, other: Any
+) -> OptimizerState:
+  """Replaces each leaf of an optimizer state by the value of its parameter.
+
+  A leaf belongs to a parameter if it has its path and its shape, as a second
+  moment has. The step, counters and factored moments belong to none.
+
+  Args:
+    state: The state of `params`, or its shapes.
+    params: The trainable parameters, or their shapes.
+    values: The same nest as `params`, for example their shardings.
+    other: The value for leaves that belong to no parameter.
+
+  Returns:
+    The structure of `state`, with values for leaves.
+  """
+  params = traverse_util.flatten_dict(params)
+  values = traverse_util.flatten_dict(values)
+
+  def value_of(path, leaf):
+    keys = tuple(
+      entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)
+    )
+    # optax nests the parameters' dictionaries in its own.
+    for start in range(len(keys)):
+      param_path = keys[start:]
+      if param_path in params:
+        same_shape = params[param_path].shape == leaf.shape
+        return values[param_path] if same_shape else other
+    return other
+
+  return jax.tree_util.tree_map_with_path(value_of, state)
+
+
+def _to_float32(tree: Params) -> Params:
+  return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

@@ -1,0 +1,240 @@
+"""Where arrays lie on a ('data', 'model') mesh of devices."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+from flax.linen import partitioning as flax_partitioning
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+LogicalAxisRules = Sequence[tuple[str, str | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataLayout:
+  """How a global batch is divided among processes.
+
+  Attributes:
+    batch_size: Examples of the global batch.
+    shard_id: The part that this process reads.
+    num_shards: The number of parts; processes that share a part read the same.
+  """
+
+  batch_size: int
+  shard_id: int
+  num_shards: int
+
+
+def standard_logical_axis_rules(
+  activation_partitioning_dims: int = 1,
+  parameter_partitioning_dims: int = 1,
+  additional_rules: LogicalAxisRules | None = None,
+) -> LogicalAxisRules:
+  """Returns T5's rules from logical axes to the axes of the mesh.
+
+  Args:
+    activation_partitioning_dims: 2 also shards the width of activations.
+    parameter_partitioning_dims: 2 also shards the width of parameters.
+    additional_rules: Rules for more axes, such as the prompt's.
+
+  Returns:
+    Pairs (logical axis, 'data', 'model' or None), the first match wins.
+
+  Raises:
+    ValueError: if a number of dimensions is not 1 or 2.
+  """
+  dims = (activation_partitioning_dims, parameter_partitioning_dims)
+  embed = {
+    (1, 1): (None,),
+    (2, 1): ("model",),
+    (1, 2): ("data",),
+    (2, 2): ("model", "data"),
+  }
+  if dims not in embed:
+    raise ValueError(
+      "Expected activation_partitioning_dims and parameter_partitioning_dims "
+      f"of 1 or 2, got {dims}."
+    )
+  return (
+    ("batch", "data"),
+    ("vocab", "model"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("kv", None),
+    *(("embed", axis) for axis in embed[dims]),
+    ("relpos_buckets", None),
+    ("length", None),
+    ("layers", None),
+    ("stack", None),
+    ("mlp_activations", None),
+    *(additional_rules or ()),
+  )
+
+
+class PjitPartitioner:
+  """Partitions by logical axis rules, with `jax.jit` and `jax.sharding`."""
+
+  def __init__(
+    self,
+    num_partitions: int | None = None,
+    model_parallel_submesh: Sequence[int] | None = None,
+    params_on_devices: bool = True,
+    backend: str | None = None,
+    logical_axis_rules: LogicalAxisRules | None = None,
+  ):
+    """Makes the mesh.
+
+    Args:
+      num_partitions: Devices that share one model; 1 is data parallelism. The
+        rest of the devices divide the batch.
+      model_parallel_submesh: The same as the shape of a TPU submesh, of which
+        only the number of devices counts: `jax.make_mesh` finds the placement.
+      params_on_devices: Only True is supported.
+      backend: Platform name, or None for JAX's default.
+      logical_axis_rules: Defaults to `standard_logical_axis_rules()`.
+
+    Raises:
+      ValueError: if the numbers do not fit the devices.
+    """
+    if not params_on_devices:
+      raise ValueError("params_on_devices=False is not supported.")
+    if model_parallel_submesh is not None:
+      submesh = int(np.prod(model_parallel_submesh))
+      if num_partitions not in (None, submesh):
+        raise ValueError(
+          f"num_partitions={num_partitions} and model_parallel_submesh="
+          f"{tuple(model_parallel_submesh)} disagree: give one of them."
+        )
+      num_partitions = submesh
+    devices = jax.devices(backend)
+    model = num_partitions or 1
+    if len(devices) % model:
+      raise ValueError(
+        f"num_partitions={model} does not divide the {len(devices)} devices."
+      )
+    self.mesh: Mesh = jax.make_mesh(
+      (len(devices) // model, model),
+      ("data", "model"),
+      axis_types=(AxisType.Auto, AxisType.Auto),
+      devices=devices,
+    )
+    self.logical_axis_rules = tuple(
+      logical_axis_rules or standard_logical_axis_rules()
+    )
+
+  @property
+  def data_partition_spec(self) -> PartitionSpec:
+    return PartitionSpec("data")
+
+  def sharding(self, spec: PartitionSpec = PartitionSpec()) -> NamedSharding:
+    """Returns the sharding of a spec; the default is replicated."""
+    return NamedSharding(self.mesh, spec)
+
+  def get_mesh_axes(self, logical_axes: Any) -> Any:
+    """Maps a tree of logical axis names to one of shardings.
+
+    Args:
+      logical_axes: A tree whose leaves are `PartitionSpec`s of logical names.
+
+    Returns:
+      The same tree with `NamedSharding` leaves.
+
+    Raises:
+      ValueError: if an axis has no rule.
+    """
+    known = {name for name, _ in self.logical_axis_rules}
+
+    def to_sharding(axes: PartitionSpec) -> NamedSharding:
+      unknown = [name for name in axes if name and name not in known]
+      if unknown:
+        raise ValueError(
+          f"No rule for the logical axes {unknown}; add them to "
+          "standard_logical_axis_rules.additional_rules."
+        )
+      return self.sharding(
+        flax_partitioning.logical_to_mesh_axes(axes, self.logical_axis_rules)
+      )
+
+    return jax.tree.map(
+      to_sharding,
+      logical_axes,
+      is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
+
+  def get_data_layout(self, batch_size: int) -> DataLayout:
+    """Returns which part of a global batch this process reads.
+
+    Raises:
+      ValueError: if the data axis does not divide the batch.
+    """
+    data_size = self.mesh.shape["data"]
+    if batch_size % data_size:
+      raise ValueError(
+        f"The batch size {batch_size} is not a multiple of the {data_size} "
+        "devices of the data axis."
+      )
+    # [data, model], each entry the process that owns the device.
+    owner = np.vectorize(lambda d: d.process_index)(self.mesh.devices)
+    rows = np.flatnonzero((owner == jax.process_index()).any(axis=1))
+    num_shards = data_size // len(rows)
+    if not np.array_equal(rows, rows[0] + np.arange(len(rows))) or (
+      rows[0] % len(rows)
+    ):
+      raise ValueError(
+        f"Process {jax.process_index()} owns rows {rows.tolist()} of the data "
+        "axis, which are not an even block: choose another num_partitions."
+      )
+    return DataLayout(batch_size, int(rows[0]) // len(rows), num_shards)
+
+  def shard_batch(self, batch: Any) -> Any:
+    """Puts this process's part of a batch of numpy arrays on its devices."""
+    sharding = self.sharding(self.data_partition_spec)
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+    )
+
+  def partition(
+    self,
+    fn: Callable[..., Any],
+    in_axis_resources: Any = None,
+    out_axis_resources: Any = None,
+    static_argnums: int | Sequence[int] = (),
+    donate_argnums: int | Sequence[int] = (),
+  ) -> Callable[..., Any]:
+    """Compiles `fn` for the mesh; logical names inside it are resolved.
+
+    Args:
+      fn: The function.
+      in_axis_resources: Shardings of its arguments; None takes them as they
+        come.
+      out_axis_resources: Shardings of its results; None lets XLA choose.
+      static_argnums: As for `jax.jit`.
+      donate_argnums: As for `jax.jit`.
+
+    Returns:
+      The compiled function; its `lower` gives the lowered one.
+    """
+
+    @functools.wraps(fn)
+    def with_rules(*args):
+      with flax_partitioning.axis_rules(self.logical_axis_rules):
+        return fn(*args)
+
+    jitted = jax.jit(
+      with_rules,
+      in_shardings=in_axis_resources,
+      out_shardings=out_axis_resources,
+      static_argnums=static_argnums,
+      donate_argnums=donate_argnums,
+    )
+
+    @functools.wraps(fn)
+    def call(*args):
+      with jax.set_mesh(self.mesh):
+        return jitted(*args)
+
+    return call

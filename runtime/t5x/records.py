@@ -1,0 +1,215 @@
+"""What a run leaves behind: `record.json`, `metrics.jsonl`, TensorBoard."""
+
+from collections.abc import Mapping
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import gin
+import jax
+import tensorboardX
+
+from t5x import checkpoints
+
+SCHEMA = 1
+_PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "seqio",
+  "tensorflow",
+  "tensorflow-datasets",
+  "numpy",
+  "prompt-tuning",
+  "t5x",
+)
+
+
+def _git(*args: str) -> str | None:
+  try:
+    return subprocess.run(
+      ["git", "-C", os.path.dirname(__file__), *args],
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def _versions() -> dict[str, str]:
+  versions = {"python": platform.python_version()}
+  for package in _PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return versions
+
+
+def _command() -> list[str]:
+  module = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+  return ["python", "-m", f"t5x.{module}", *sys.argv[1:]]
+
+
+def write_atomically(path: str, text: str) -> None:
+  """Replaces a file, so that a reader sees the old or the new text."""
+  with open(f"{path}.tmp", "w", encoding="utf-8") as f:
+    f.write(text)
+  os.replace(f"{path}.tmp", path)
+
+
+def make_folder(path: str, name: str) -> None:
+  """Makes a run's folder.
+
+  Raises:
+    ValueError: if it cannot be made or written.
+  """
+  try:
+    os.makedirs(path, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+      pass
+  except OSError as e:
+    raise ValueError(
+      f"{name}={path!r} cannot be written: {e.strerror}. Choose another folder."
+    ) from e
+
+
+def base_facts(path: str, base: checkpoints.BaseCheckpoint) -> dict[str, Any]:
+  """Returns the identity of the base model, its path as the user gave it."""
+  return {
+    "path": path,
+    "step": base.step,
+    "fingerprint": base.fingerprint,
+    "name": base.metadata.get("name"),
+  }
+
+
+def format_metrics(task: str, metrics: Mapping[str, float]) -> str:
+  """Returns a line for people."""
+  values = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+  return f"{task}: {values}"
+
+
+class RunRecord:
+  """The record of a run, on disk from its first second on.
+
+  `status` is "running", "finished", "stopped" (by an action), "interrupted"
+  (by a signal; it can go on) or "failed" (with `error`). A record that says
+  "running" without a process was killed.
+  """
+
+  def __init__(
+    self, folder: str, kind: str, seconds_before: float = 0.0, **facts: Any
+  ):
+    """Starts a record.
+
+    Args:
+      folder: Where `record.json` lies.
+      kind: "train", "eval" or "infer".
+      seconds_before: The time that earlier attempts took.
+      **facts: More fields; JSON.
+    """
+    self._path = os.path.join(folder, "record.json")
+    self._start = time.monotonic()
+    self._seconds_before = seconds_before
+    commit = _git("rev-parse", "HEAD")
+    self.fields: dict[str, Any] = {
+      "schema": SCHEMA,
+      "kind": kind,
+      "status": "running",
+      "error": None,
+      "started": datetime.datetime.now(datetime.UTC).isoformat(
+        timespec="seconds"
+      ),
+      "command": _command(),
+      "commit": commit,
+      "uncommitted_changes": bool(_git("status", "--porcelain"))
+      if commit
+      else None,
+      "versions": _versions(),
+      "device": {
+        "platform": jax.default_backend(),
+        "kind": jax.devices()[0].device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+        "cpus": os.cpu_count(),
+      },
+      "gin": gin.config_str(),
+      **facts,
+    }
+
+  @property
+  def seconds(self) -> float:
+    """Wall time in seconds, earlier attempts included."""
+    return self._seconds_before + time.monotonic() - self._start
+
+  def __enter__(self) -> "RunRecord":
+    self.write()
+    return self
+
+  def __exit__(self, error_type, error, traceback) -> None:
+    if error is not None and not isinstance(error, SystemExit):
+      self.write(status="failed", error=f"{error_type.__name__}: {error}")
+
+  def write(self, **fields: Any) -> None:
+    """Updates fields and the file."""
+    self.fields.update(
+      fields,
+      seconds=round(self.seconds, 2),
+      # Linux counts kilobytes.
+      peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+      * (1 if sys.platform == "darwin" else 1024),
+    )
+    if jax.process_index() == 0:
+      write_atomically(
+        self._path, json.dumps(self.fields, indent=2, sort_keys=True) + "\n"
+      )
+
+
+class MetricLog:
+  """Writes scalars to `metrics.jsonl` and to TensorBoard."""
+
+  def __init__(self, folder: str, first_step: int):
+    """Opens the files.
+
+    Args:
+      folder: The run's folder.
+      first_step: Lines of later steps, left by an attempt that was cut off,
+        are dropped.
+    """
+    self._path = os.path.join(folder, "metrics.jsonl")
+    self._first_process = jax.process_index() == 0
+    if self._first_process and os.path.exists(self._path):
+      with open(self._path, encoding="utf-8") as f:
+        lines = [x for x in f if x.endswith("\n")]
+      write_atomically(
+        self._path,
+        "".join(x for x in lines if json.loads(x)["step"] <= first_step),
+      )
+    # It writes from a thread of its own.
+    self.summary_writer = tensorboardX.SummaryWriter(
+      folder, purge_step=first_step + 1, write_to_disk=self._first_process
+    )
+
+  def write(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
+    """Logs `values` under `prefix/name`."""
+    scalars = {f"{prefix}/{name}": float(x) for name, x in values.items()}
+    for name, value in scalars.items():
+      self.summary_writer.add_scalar(name, value, step)
+    if self._first_process:
+      with open(self._path, "a", encoding="utf-8") as f:
+        f.write(json.dumps({"step": step, **scalars}) + "\n")
+
+  def close(self) -> None:
+    self.summary_writer.close()

@@ -1,0 +1,467 @@
+"""Trains a model: `python -m t5x.train --gin_file=... --gin.X=...`."""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import gc
+import math
+import os
+import signal
+import sys
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import seqio
+import tensorflow as tf
+import tqdm
+
+from t5x import checkpoints
+from t5x import eval as eval_lib
+from t5x import gin_utils
+from t5x import metrics as metrics_lib
+from t5x import models
+from t5x import partitioning
+from t5x import records
+from t5x import trainer as trainer_lib
+from t5x import utils
+from t5x.train_state import TrainState
+
+
+class _StopSignals:
+  """Notes SIGTERM and SIGINT, so that the run can stop between two steps."""
+
+  def __init__(self):
+    self.received: int | None = None
+
+  def __enter__(self) -> "_StopSignals":
+    def note(number, frame):
+      del frame
+      self.received = number
+
+    self._previous = {
+      number: signal.signal(number, note)
+      for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    return self
+
+  def __exit__(self, *error) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def stop_at(self, step: int) -> bool:
+    """Whether to stop after this step; all processes agree on it."""
+    if jax.process_count() > 1:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self.received is not None
+
+
+@dataclasses.dataclass
+class _Loop:
+  """Trains between evaluations and checkpoints until the end.
+
+  Attributes:
+    step: Of the state, counted from pretraining step 0.
+    first_step: The step that the run began with; periods count from it.
+    last_step: The step to end with.
+    evals: The inference evaluations so far: step, metrics, score.
+  """
+
+  trainer: trainer_lib.Trainer
+  train_state_axes: TrainState
+  batches: Iterator[Any]
+  train_evals: Mapping[str, tf.data.Dataset]
+  evaluator: eval_lib.InferenceEvaluator | None
+  checkpointer: checkpoints.Checkpointer
+  base_fingerprint: str | None
+  record: records.RunRecord
+  log: records.MetricLog
+  actions: trainer_lib.ActionMap
+  step: int
+  first_step: int
+  last_step: int
+  eval_period: int
+  stats_period: int
+  save_period: int
+  eval_first: bool
+  gc_period: int
+  evals: list[dict[str, Any]]
+
+  def run(self) -> str:
+    """Runs to the end.
+
+    Returns:
+      "finished", "stopped" (by an action) or "interrupted" (by a signal).
+    """
+    with (
+      _StopSignals() as signals,
+      tqdm.tqdm(
+        total=self.last_step - self.first_step,
+        initial=self.step - self.first_step,
+        desc="train",
+        unit="step",
+        disable=jax.process_index() > 0,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+      ) as progress,
+    ):
+      while True:
+        stop = self._evaluate_if_due(progress)
+        if self._is_due(self.save_period) or stop:
+          self._save()
+        if stop:
+          return "stopped"
+        if self.step >= self.last_step:
+          return "finished"
+        stop = self._train(progress, signals)
+        if signals.stop_at(self.step) and self.step < self.last_step:
+          self._save()
+          return "interrupted"
+        if stop:
+          self._save()
+          return "stopped"
+
+  def _is_due(self, period: int) -> bool:
+    done = self.step - self.first_step
+    return done > 0 and (done % period == 0 or self.step == self.last_step)
+
+  def _train(self, progress: tqdm.tqdm, signals: _StopSignals) -> bool:
+    """Trains to the next step at which something is due."""
+    done = self.step - self.first_step
+    num_steps = min(
+      self.last_step - self.step,
+      *(
+        period - done % period
+        for period in (self.eval_period, self.stats_period, self.save_period)
+      ),
+    )
+
+    def on_step() -> bool:
+      self.step += 1
+      progress.update()
+      if self.gc_period and self.step % self.gc_period == 0:
+        gc.collect()
+      return signals.stop_at(self.step)
+
+    metrics = self.trainer.train(self.batches, num_steps, on_step)
+    self.log.write(self.step, "train", metrics)
+    progress.set_postfix(
+      loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.3f}"
+    )
+    if not math.isfinite(metrics["loss"]):
+      saved = self.checkpointer.latest_step()
+      raise FloatingPointError(
+        f"The loss is {metrics['loss']} after step {self.step}. The last good "
+        f"checkpoint is that of step {saved}."
+      )
+    return self._act("TRAIN", {"train": metrics})
+
+  def _act(self, mode: str, metrics_by_task: metrics_lib.MetricsByTask) -> bool:
+    results = [
+      action.run(self.trainer.train_state, metrics_by_task)
+      for action in self.actions.get(mode, ())
+    ]
+    return any(results)
+
+  def _evaluate_if_due(self, progress: tqdm.tqdm) -> bool:
+    """Evaluates, unless that was done before an interruption."""
+    at_start = self.eval_first and self.step == self.first_step
+    if not (self._is_due(self.eval_period) or at_start):
+      return False
+    if self.evals and self.evals[-1]["step"] == self.step:
+      return False
+    stop = False
+    if self.train_evals:
+      metrics = self.trainer.eval(
+        {
+          task: dataset.as_numpy_iterator()
+          for task, dataset in self.train_evals.items()
+        }
+      )
+      for task, values in metrics.items():
+        self.log.write(self.step, f"training_eval/{task}", values)
+      stop = self._act("TRAIN_EVAL", metrics)
+    if self.evaluator is not None:
+      metrics = self.evaluator.evaluate(
+        self.trainer.train_state, self.train_state_axes
+      )
+      for task, values in metrics.items():
+        self.log.write(self.step, f"inference_eval/{task}", values)
+        progress.write(
+          f"step {self.step}: {records.format_metrics(task, values)}",
+          file=sys.stderr,
+        )
+      self.evals.append(
+        {
+          "step": self.step,
+          "metrics": metrics,
+          "score": self.checkpointer.score(metrics),
+        }
+      )
+      self.record.write(evals=self.evals, best=self.checkpointer.best(self.evals))
+      stop |= self._act("INFER_EVAL", metrics)
+    return stop
+
+  def _save(self) -> None:
+    evaluated = self.evals and self.evals[-1]["step"] == self.step
+    self.checkpointer.save(
+      self.trainer.train_state,
+      {
+        "first_step": self.first_step,
+        "base_fingerprint": self.base_fingerprint,
+        "evals": self.evals,
+        "seconds": self.record.seconds,
+      },
+      self.evals[-1]["score"] if evaluated else None,
+    )
+
+
+def _check_periods(**periods: int | None) -> None:
+  """Refuses periods of which none divides the other."""
+  for name, period in periods.items():
+    if period is not None and period < 1:
+      raise ValueError(f"Expected {name} of at least 1, got {period}.")
+  values = [period for period in periods.values() if period]
+  if values and any(max(values) % period for period in values):
+    raise ValueError(f"Each of these periods must divide the largest: {periods}.")
+
+
+def train(
+  *,
+  model: models.EncoderDecoderModel,
+  train_dataset_cfg: utils.DatasetConfig,
+  train_eval_dataset_cfg: utils.DatasetConfig | None,
+  infer_eval_dataset_cfg: utils.DatasetConfig | None,
+  checkpoint_cfg: utils.CheckpointConfig,
+  partitioner: partitioning.PjitPartitioner,
+  trainer_cls: Callable[..., trainer_lib.Trainer],
+  model_dir: str,
+  total_steps: int | None,
+  eval_steps: int,
+  eval_period: int,
+  relative_steps: int | None = None,
+  stats_period: int | None = None,
+  random_seed: int | None,
+  use_hardware_rng: bool = False,
+  summarize_config_fn: Callable[..., None],
+  inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
+  actions: trainer_lib.ActionMap | None = None,
+  run_eval_before_training: bool = False,
+  concurrent_metrics: bool = True,
+  use_orbax: bool = True,
+  gc_period: int = 0,
+) -> str:
+  """Trains, evaluates and saves, and goes on where it was stopped.
+
+  Args:
+    model: The model.
+    train_dataset_cfg: What to train on.
+    train_eval_dataset_cfg: Where to compute the loss without dropout, or None.
+    infer_eval_dataset_cfg: Where to decode and compute metrics, or None.
+    checkpoint_cfg: The base model, and when to save.
+    partitioner: Where everything lies.
+    trainer_cls: `trainer.Trainer`, its learning rate bound by gin.
+    model_dir: The run's folder.
+    total_steps: The last step, counted from pretraining step 0, or None.
+    eval_steps: Batches of each training evaluation.
+    eval_period: Steps between evaluations.
+    relative_steps: Steps of this run, instead of `total_steps`.
+    stats_period: Steps between training metrics; None is `eval_period`.
+    random_seed: Of initialisers and dropout; None draws one.
+    use_hardware_rng: Whether to use the device's own generator.
+    summarize_config_fn: Writes the configuration.
+    inference_evaluator_cls: `seqio.Evaluator`.
+    actions: Name of a `trainer.ActionMode` -> actions to run after it.
+    run_eval_before_training: Whether to evaluate the initial state too.
+    concurrent_metrics: Whether metrics are computed in a thread of their own.
+    use_orbax: Must be True.
+    gc_period: Steps between Python's garbage collections; 0 leaves it alone.
+
+  Returns:
+    "finished", or "stopped" if an action ended the run.
+
+  Raises:
+    SystemExit: with 128 + its number, after a signal; started again, the run
+      goes on as if nothing had happened.
+    ValueError: for a wrong configuration.
+    FloatingPointError: if the loss is not a number.
+  """
+  if not use_orbax:
+    raise ValueError("Checkpoints are written by Orbax: use_orbax must be True.")
+  save_cfg = checkpoint_cfg.save
+  _check_periods(
+    eval_period=eval_period,
+    checkpoint_period=save_cfg.period if save_cfg else None,
+    stats_period=stats_period,
+  )
+  unknown = set(actions or {}) - set(trainer_lib.ActionMode.__members__)
+  if unknown:
+    raise ValueError(
+      f"Unknown action modes {sorted(unknown)}; expected some of "
+      f"{list(trainer_lib.ActionMode.__members__)}."
+    )
+  if (total_steps is None) == (relative_steps is None):
+    raise ValueError(
+      "Give one of TRAIN_STEPS, counted from pretraining step 0, and "
+      "TRAIN_STEPS_RELATIVE, counted from the restored step."
+    )
+  records.make_folder(model_dir, "MODEL_DIR")
+  if use_hardware_rng:
+    jax.config.update("jax_default_prng_impl", "unsafe_rbg")
+  if random_seed is None:
+    random_seed = int(
+      multihost_utils.broadcast_one_to_all(
+        int.from_bytes(os.urandom(4), "little") >> 1
+      )
+    )
+  init_rng, train_rng = jax.random.split(jax.random.key(random_seed))
+
+  utils.verify_matching_vocabs(train_dataset_cfg, model)
+  layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
+  dataset = utils.get_dataset(
+    train_dataset_cfg,
+    layout.shard_id,
+    layout.num_shards,
+    model.feature_converter_cls,
+  )
+  train_evals = {}
+  if train_eval_dataset_cfg is not None:
+    train_evals = utils.get_training_eval_datasets(
+      train_eval_dataset_cfg,
+      layout.shard_id,
+      layout.num_shards,
+      eval_steps,
+      model.feature_converter_cls,
+    )
+  evaluator = None
+  if infer_eval_dataset_cfg is not None:
+    evaluator = eval_lib.InferenceEvaluator(
+      infer_eval_dataset_cfg,
+      inference_evaluator_cls,
+      model,
+      partitioner,
+      os.path.join(model_dir, "inference_eval"),
+    )
+
+  initializer = utils.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    {
+      name: (train_dataset_cfg.batch_size, *spec.shape[1:])
+      for name, spec in dataset.element_spec.items()
+    },
+    partitioner,
+  )
+  axes = initializer.train_state_axes
+  restore_cfg = checkpoint_cfg.restore
+  base = None
+  if restore_cfg is not None and restore_cfg.path is not None:
+    state, base = initializer.from_checkpoint(restore_cfg, init_rng)
+  else:
+    state = initializer.from_scratch(init_rng)
+  first_step = int(state.step)
+  identity = checkpoints.fingerprint(state.frozen) if state.frozen else None
+
+  checkpointer_cls = (
+    save_cfg.checkpointer_cls if save_cfg else checkpoints.Checkpointer
+  )
+  checkpointer = checkpointer_cls(
+    train_state=initializer.train_state_shapes,
+    partitioner=partitioner,
+    checkpoints_dir=model_dir,
+    keep=save_cfg.keep if save_cfg else None,
+  )
+  evals: list[dict[str, Any]] = []
+  seconds_before = 0.0
+  if checkpointer.latest_step() is not None:
+    restored, run_info = checkpointer.restore(axes)
+    if run_info["base_fingerprint"] != identity:
+      raise ValueError(
+        f"{model_dir} was trained on the base model "
+        f"{run_info['base_fingerprint']}, this one is {identity}. Give its "
+        "INITIAL_CHECKPOINT_PATH, or choose another MODEL_DIR."
+      )
+    state = restored.replace(frozen=state.frozen)
+    first_step = run_info["first_step"]
+    evals, seconds_before = run_info["evals"], run_info["seconds"]
+  if relative_steps is not None:
+    total_steps = first_step + relative_steps
+  if total_steps < int(state.step):
+    raise ValueError(
+      f"TRAIN_STEPS={total_steps} lies before the restored step "
+      f"{int(state.step)}: it counts from pretraining step 0. Set "
+      "TRAIN_STEPS_RELATIVE to count from the restored step."
+    )
+
+  batches = dataset.skip(int(state.step) - first_step).as_numpy_iterator()
+  log = records.MetricLog(model_dir, int(state.step))
+  utils.log_model_info(os.path.join(model_dir, "model-info.txt"), state, axes)
+  record = records.RunRecord(
+    model_dir,
+    "train",
+    seconds_before=seconds_before,
+    base=records.base_facts(restore_cfg.path, base) if base else None,
+    parameters=utils.count_parameters(state),
+    data={
+      "train": train_dataset_cfg.mixture_or_task_name,
+      "train_split": train_dataset_cfg.split,
+      "eval_split": infer_eval_dataset_cfg and infer_eval_dataset_cfg.split,
+      "eval_examples": evaluator and evaluator.counts,
+      "batch_size": train_dataset_cfg.batch_size,
+      "lengths": dict(train_dataset_cfg.task_feature_lengths or {}),
+    },
+    seed=random_seed,
+    steps={"first": first_step, "last": total_steps},
+    evals=evals,
+    best=checkpointer.best(evals),
+  )
+  for action in (actions or {}).get("INFER_EVAL", ()):
+    action.resume([e["metrics"] for e in evals])
+  loop = _Loop(
+    trainer=trainer_cls(
+      model=model,
+      train_state=state,
+      partitioner=partitioner,
+      train_state_axes=axes,
+      rng=train_rng,
+    ),
+    train_state_axes=axes,
+    batches=batches,
+    train_evals=train_evals,
+    evaluator=evaluator,
+    checkpointer=checkpointer,
+    base_fingerprint=identity,
+    record=record,
+    log=log,
+    actions=actions or {},
+    step=int(state.step),
+    first_step=first_step,
+    last_step=total_steps,
+    eval_period=eval_period,
+    stats_period=stats_period or eval_period,
+    save_period=save_cfg.period if save_cfg and save_cfg.period else total_steps,
+    eval_first=run_eval_before_training,
+    gc_period=gc_period,
+    evals=evals,
+  )
+  # The loop owns the state: its buffers are donated step by step.
+  del state
+  if gc_period:
+    gc.disable()
+  with record:
+    summarize_config_fn(model_dir, log.summary_writer, loop.step)
+    status = loop.run()
+    checkpointer.close()
+    record.write(status=status, step=loop.step)
+  log.close()
+  if evaluator is not None:
+    evaluator.close()
+  if status == "interrupted":
+    print(
+      f"Stopped at step {loop.step}; the same command goes on.", file=sys.stderr
+    )
+    sys.exit(128 + signal.SIGTERM)
+  return status
+
+
+if __name__ == "__main__":
+  gin_utils.run(train)

@@ -1,0 +1,130 @@
+"""The state of a run: what trains, what is frozen, the optimizer's part."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import struct
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+
+from t5x import optimizers
+
+Params = Mapping[str, Any]
+
+
+def split(params: Params, trainable: Params) -> tuple[Params, Params]:
+  """Splits parameters into those that train and those that are frozen.
+
+  Args:
+    params: Nested dictionary of parameters.
+    trainable: The same nest, with a bool at each leaf.
+
+  Returns:
+    (trainable, frozen), nested dictionaries with disjoint leaves.
+  """
+  flat = traverse_util.flatten_dict(params)
+  trains = traverse_util.flatten_dict(trainable)
+  return (
+    traverse_util.unflatten_dict({k: v for k, v in flat.items() if trains[k]}),
+    traverse_util.unflatten_dict(
+      {k: v for k, v in flat.items() if not trains[k]}
+    ),
+  )
+
+
+def merge(trainable: Params, frozen: Params) -> Params:
+  """Undoes `split`."""
+  return traverse_util.unflatten_dict(
+    traverse_util.flatten_dict(frozen) | traverse_util.flatten_dict(trainable)
+  )
+
+
+class TrainState(struct.PyTreeNode):
+  """What a training step reads and writes.
+
+  Attributes:
+    trainable: The parameters that are differentiated.
+    frozen: The rest.
+    opt_state: The optimizer's state, for `trainable` only. It holds the step,
+      counted from pretraining step 0.
+    optimizer_def: The optimizer.
+  """
+
+  trainable: Params
+  frozen: Params
+  opt_state: optimizers.OptimizerState
+  optimizer_def: optimizers.OptimizerDef | None = struct.field(
+    pytree_node=False
+  )
+
+  @classmethod
+  def create(
+    cls, optimizer_def: optimizers.OptimizerDef | None, params: Params
+  ) -> "TrainState":
+    """Makes the state of step 0.
+
+    Args:
+      optimizer_def: Says which parameters train; None for inference, where
+        none do.
+      params: All parameters.
+
+    Raises:
+      ValueError: if the optimizer's patterns do not fit the parameters.
+    """
+    if optimizer_def is None:
+      state = optimizers.OptimizerState(jnp.zeros((), jnp.int32), ())
+      return cls({}, params, state, None)
+    trainable, frozen = split(params, optimizer_def.trainable(params))
+    return cls(
+      trainable, frozen, optimizer_def.init_state(trainable), optimizer_def
+    )
+
+  @property
+  def step(self) -> jax.Array:
+    return self.opt_state.step
+
+  @property
+  def params(self) -> Params:
+    return merge(self.trainable, self.frozen)
+
+  def apply_gradient(
+    self, grads: Params, learning_rate: jax.Array
+  ) -> "TrainState":
+    """Takes one optimizer step.
+
+    Args:
+      grads: Gradients of `trainable`.
+      learning_rate: Scalar.
+
+    Returns:
+      The next state.
+    """
+    trainable, opt_state = self.optimizer_def.apply_gradient(
+      {"learning_rate": learning_rate}, self.trainable, self.opt_state, grads
+    )
+    return self.replace(trainable=trainable, opt_state=opt_state)
+
+  def shardings(self, of_param: Params, replicated: Any) -> "TrainState":
+    """Returns where each leaf lies.
+
+    Args:
+      of_param: Sharding of every parameter.
+      replicated: The sharding of what is not shaped like a parameter.
+
+    Returns:
+      A state with the same structure, of shardings.
+    """
+    flat = traverse_util.flatten_dict(of_param)
+
+    def like(params: Params) -> Params:
+      paths = traverse_util.flatten_dict(params)
+      return traverse_util.unflatten_dict({k: flat[k] for k in paths})
+
+    return self.replace(
+      trainable=like(self.trainable),
+      frozen=like(self.frozen),
+      opt_state=optimizers.state_shardings(
+        self.opt_state, self.trainable, like(self.trainable), replicated
+      ),
+    )

@@ -1,0 +1,354 @@
+"""The training step, the loop around it, and what may stop the loop."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import enum
+import math
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+
+from t5x import metrics as metrics_lib
+from t5x import models
+from t5x import train_state as train_state_lib
+from t5x.partitioning import PjitPartitioner
+from t5x.train_state import Params, TrainState
+
+LearningRateFn = Callable[[jax.Array], jax.Array]
+
+
+def _add(a: Any, b: Any) -> Any:
+  return jax.tree.map(jnp.add, a, b)
+
+
+def value_and_grad(
+  model: models.EncoderDecoderModel,
+  trainable: Params,
+  frozen: Params,
+  batch: models.Batch,
+  dropout_rng: jax.Array,
+  num_microbatches: int | None = None,
+) -> tuple[Params, models.MetricSums]:
+  """Differentiates the loss with respect to what trains, and nothing else.
+
+  Args:
+    model: The model.
+    trainable: The parameters to differentiate.
+    frozen: The other parameters.
+    batch: Features `[B, ...]`.
+    dropout_rng: PRNG key.
+    num_microbatches: The batch is worked off in so many parts, whose gradients
+      add up; None or 1 takes it whole.
+
+  Returns:
+    Gradients like `trainable`, and the sums behind the metrics.
+
+  Raises:
+    ValueError: if the number does not divide the batch.
+  """
+
+  def loss_fn(trainable, batch, rng):
+    params = train_state_lib.merge(trainable, frozen)
+    return model.loss_fn(params, batch, rng)
+
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+  if num_microbatches in (None, 1):
+    return grad_fn(trainable, batch, dropout_rng)
+
+  size = len(jax.tree.leaves(batch)[0])
+  if size % num_microbatches:
+    raise ValueError(
+      f"num_microbatches={num_microbatches} does not divide the batch size "
+      f"{size}."
+    )
+  # Every microbatch takes rows from every shard of the batch: [B / M, M, ...].
+  parts = jax.tree.map(
+    lambda x: jnp.swapaxes(
+      x.reshape(size // num_microbatches, num_microbatches, *x.shape[1:]), 0, 1
+    ),
+    batch,
+  )
+  rngs = jax.random.split(dropout_rng, num_microbatches)
+
+  def body(sums, part_and_rng):
+    return _add(sums, grad_fn(trainable, *part_and_rng)), None
+
+  part_shapes = jax.tree.map(lambda x: x[0], (parts, rngs))
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(grad_fn, trainable, *part_shapes),
+  )
+  return jax.lax.scan(body, zeros, (parts, rngs))[0]
+
+
+class Trainer:
+  """Compiles and runs training and evaluation steps."""
+
+  def __init__(
+    self,
+    model: models.EncoderDecoderModel,
+    train_state: TrainState,
+    partitioner: PjitPartitioner,
+    train_state_axes: TrainState,
+    rng: jax.Array,
+    learning_rate_fn: LearningRateFn,
+    num_microbatches: int | None = None,
+    weight_metrics_computer: "WeightMetricsComputer | None" = None,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      model: The model.
+      train_state: The state to begin with.
+      partitioner: Where everything lies.
+      train_state_axes: Shardings, a state with one at each leaf.
+      rng: PRNG key; dropout at a step depends on it and the step alone.
+      learning_rate_fn: Step -> rate.
+      num_microbatches: See `value_and_grad`.
+      weight_metrics_computer: Adds metrics of parameters and gradients.
+    """
+    self.train_state = train_state
+    self._partitioner = partitioner
+    replicated = partitioner.sharding()
+    batch_sharding = partitioner.sharding(partitioner.data_partition_spec)
+
+    def train_step(state, sums, batch):
+      grads, new_sums = value_and_grad(
+        model,
+        state.trainable,
+        state.frozen,
+        batch,
+        jax.random.fold_in(rng, state.step),
+        num_microbatches,
+      )
+      new_state = state.apply_gradient(grads, learning_rate_fn(state.step))
+      if weight_metrics_computer is not None:
+        new_sums = {
+          **new_sums,
+          **weight_metrics_computer.compute(
+            grads, state.trainable, new_state.trainable
+          ),
+        }
+      return new_state, _add(sums, new_sums) if sums else new_sums
+
+    self._train_step = partitioner.partition(
+      train_step,
+      in_axis_resources=(train_state_axes, replicated, batch_sharding),
+      out_axis_resources=(train_state_axes, replicated),
+      donate_argnums=(0, 1),
+    )
+    self._eval_step = partitioner.partition(
+      lambda state, batch: model.eval_fn(state.params, batch)[1],
+      in_axis_resources=(train_state_axes, batch_sharding),
+      out_axis_resources=replicated,
+    )
+    self._learning_rate_fn = learning_rate_fn
+
+  def train(
+    self,
+    batch_iter: Iterator[Any],
+    num_steps: int,
+    on_step: Callable[[], bool] = lambda: False,
+  ) -> dict[str, float]:
+    """Trains for some steps.
+
+    Args:
+      batch_iter: Gives this process's part of a batch.
+      num_steps: How many.
+      on_step: Called after each step; True stops.
+
+    Returns:
+      The metrics of the steps that were done.
+    """
+    start = time.monotonic()
+    sums = {}
+    done = 0
+    for _ in range(num_steps):
+      batch = self._partitioner.shard_batch(next(batch_iter))
+      # At most one step runs ahead of the host, so that stopping is prompt.
+      jax.block_until_ready(sums)
+      self.train_state, sums = self._train_step(self.train_state, sums, batch)
+      done += 1
+      if on_step():
+        break
+    sums = {name: float(x) for name, x in jax.device_get(sums).items()}
+    seconds = time.monotonic() - start
+    return {
+      **metrics_lib.summarize(sums, done),
+      **metrics_lib.timing(sums, done, seconds, jax.device_count()),
+      **{k: v / done for k, v in sums.items() if k.startswith("weight_")},
+      "learning_rate": float(self._learning_rate_fn(self.train_state.step - 1)),
+    }
+
+  def eval(
+    self, batch_iters: Mapping[str, Iterable[Any]]
+  ) -> dict[str, dict[str, float]]:
+    """Computes the loss on batches of each task.
+
+    Args:
+      batch_iters: Task -> batches, this process's part.
+
+    Returns:
+      Task -> metrics.
+    """
+    results = {}
+    for task, batches in batch_iters.items():
+      sums = None
+      steps = 0
+      for batch in batches:
+        new = self._eval_step(
+          self.train_state, self._partitioner.shard_batch(batch)
+        )
+        sums = new if sums is None else _add(sums, new)
+        steps += 1
+      if sums is None:
+        raise ValueError(f"The evaluation split of {task} has no batch.")
+      sums = {name: float(x) for name, x in jax.device_get(sums).items()}
+      results[task] = metrics_lib.summarize(sums, steps)
+    return results
+
+
+class WeightMetricsComputer:
+  """Norms of what trains, of its gradient and of its update."""
+
+  def compute(
+    self, grads: Params, before: Params, after: Params
+  ) -> models.MetricSums:
+    """Computes scalars that are averaged over steps."""
+    norm = lambda tree: jnp.sqrt(
+      sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree))
+    )
+    return {
+      "weight_gradient_norm": norm(grads),
+      "weight_norm": norm(after),
+      "weight_update_norm": norm(jax.tree.map(jnp.subtract, after, before)),
+    }
+
+
+class ActionMode(enum.Enum):
+  """After what an action runs; gin files name it as a string."""
+
+  TRAIN = 1
+  TRAIN_EVAL = 2
+  INFER_EVAL = 3
+
+
+class BaseAction:
+  """Something to do with the metrics during training."""
+
+  def run(
+    self,
+    train_state: TrainState,
+    metrics_by_task: metrics_lib.MetricsByTask,
+  ) -> bool:
+    """Acts.
+
+    Args:
+      train_state: The state that was evaluated.
+      metrics_by_task: Task -> metric -> value. In mode TRAIN the one task is
+        "train".
+
+    Returns:
+      Whether training should stop.
+    """
+    raise NotImplementedError
+
+  def resume(self, history: Sequence[metrics_lib.MetricsByTask]) -> None:
+    """Takes note of the evaluations before a restart.
+
+    Args:
+      history: The metrics that `run` was called with, in order.
+    """
+
+
+ActionMap = Mapping[str, Sequence[BaseAction]]
+
+
+class EarlyStoppingAction(BaseAction):
+  """Stops when a metric has not improved for some evaluations."""
+
+  def __init__(
+    self,
+    metric: tuple[str, str],
+    mode: str,
+    patience: int = 3,
+    atol: float = 0.0,
+    rtol: float = 0.0,
+  ):
+    """Starts to count.
+
+    Args:
+      metric: (task, metric), regular expressions; see `metrics.monitored`.
+      mode: 'min' or 'max'.
+      patience: Evaluations without improvement after which to stop.
+      atol: Absolute tolerance: a smaller change is none.
+      rtol: Relative tolerance.
+    """
+    if mode not in ("min", "max"):
+      raise ValueError(f"Expected mode 'min' or 'max', got {mode!r}.")
+    self._pattern = "/".join(metric)
+    self._sign = 1 if mode == "max" else -1
+    self._patience = patience
+    self._atol = atol
+    self._rtol = rtol
+    self._best: float | None = None
+    self._since_best = 0
+
+  def resume(self, history) -> None:
+    for metrics_by_task in history:
+      self._count(metrics_by_task)
+
+  def run(self, train_state, metrics_by_task) -> bool:
+    self._count(metrics_by_task)
+    if self._since_best < self._patience:
+      return False
+    logging.info(
+      "Stopping at step %d: %s has been no better than %f for %d evaluations.",
+      train_state.step,
+      self._pattern,
+      self._best,
+      self._patience,
+    )
+    return True
+
+  def _count(self, metrics_by_task: metrics_lib.MetricsByTask) -> None:
+    value = metrics_lib.monitored(metrics_by_task, self._pattern)
+    if value is None:
+      raise ValueError(
+        f"EarlyStoppingAction watches {self._pattern}, but the metrics are "
+        f"{_names(metrics_by_task)}."
+      )
+    if self._best is None or self._sign * (value - self._best) > (
+      self._atol + self._rtol * abs(self._best)
+    ):
+      self._best, self._since_best = value, 0
+    else:
+      self._since_best += 1
+
+
+class TerminateOnNanAction(BaseAction):
+  """Stops when a metric is not a number."""
+
+  def __init__(self, task: str, metric: str = "loss"):
+    self._task = task
+    self._metric = metric
+
+  def run(self, train_state, metrics_by_task) -> bool:
+    try:
+      value = metrics_by_task[self._task][self._metric]
+    except KeyError:
+      raise ValueError(
+        f"TerminateOnNanAction watches {self._task}/{self._metric}, but the "
+        f"metrics are {_names(metrics_by_task)}."
+      ) from None
+    return math.isnan(value) or math.isinf(value)
+
+
+def _names(metrics_by_task: metrics_lib.MetricsByTask) -> str:
+  return ", ".join(
+    f"{task}/{name}"
+    for task, metrics in metrics_by_task.items()
+    for name in metrics
+  )

@@ -1,0 +1,44 @@
+"""Prepares the SuperGLUE data that the tasks read.
+
+Downloads it, or with --from builds it offline from a folder of the official
+release (CB/train.jsonl ... or CB.zip ...):
+
+  python scripts/prepare_superglue.py --tfds_data_dir=D [--from=DIR]
+"""
+
+import sys
+
+import tensorflow_datasets as tfds
+from absl import app, flags, logging
+
+from prompt_tuning.data import official_release
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+  "tfds_data_dir", None, "Where the TFDS data goes.", required=True
+)
+flags.DEFINE_string(
+  "from", None, "A folder of the official release. Unset: download."
+)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
+  logging.set_verbosity(logging.WARNING)
+  data_dir, release_dir = FLAGS.tfds_data_dir, FLAGS["from"].value
+  try:
+    if release_dir:
+      tfds.disable_progress_bar()  # There is one already.
+      report = official_release.convert(release_dir, data_dir)
+    else:
+      report = official_release.download(data_dir)
+  except ValueError as error:
+    sys.exit(f"Error: {error}")
+  for what, names in vars(report).items():
+    if names:
+      print(f"{what}: {', '.join(names)}")
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,178 @@
+"""The toy T5s of the conformance vectors: parameters and batches by formula.
+
+`testdata/toy_t5_1_1.npz` holds what the published reference programs (T5X,
+Flaxformer, prompt-tuning) compute from them in float32; `FACTS` what is not
+an array.
+"""
+
+import functools
+import json
+import pathlib
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from prompt_tuning import prompts
+from prompt_tuning.t5 import network
+
+_TESTDATA = pathlib.Path(__file__).parent / "testdata"
+_SPEC = json.loads((_TESTDATA / "toy_t5_1_1.json").read_text())
+FACTS = _SPEC["facts"]
+CHECKSUMS = _SPEC["checksums"]
+PROMPT_LENGTH = _SPEC["prompt_length"]
+LONG_PROMPT_LENGTH = _SPEC["long_prompt_length"]
+_PROMPT = "encoder/prompt/prompt"
+# The reference wraps the module that owns the prompt in another.
+_REFERENCE_PROMPT = "encoder/prompt/prompt/prompt"
+
+
+@functools.cache
+def _arrays() -> dict[str, np.ndarray]:
+  with np.load(_TESTDATA / "toy_t5_1_1.npz") as arrays:
+    return dict(arrays)
+
+
+def expected(name: str) -> np.ndarray:
+  """Returns an array of the reference, for example "prompt/logits"."""
+  return _arrays()[name]
+
+
+def our_name(name: str) -> str:
+  """Translates the reference's name of a parameter to ours."""
+  return _PROMPT if name == _REFERENCE_PROMPT else name
+
+
+def config(size: str = "toy", **overrides: Any) -> network.T5Config:
+  """Returns the "toy" or "wide" T5, in float32 and without dropout."""
+  sizes = _SPEC[size]
+  return network.T5Config(
+    **{
+      "vocab_size": _SPEC["vocab"],
+      "emb_dim": sizes["d"],
+      "num_heads": sizes["heads"],
+      "num_encoder_layers": sizes["enc"],
+      "num_decoder_layers": sizes["dec"],
+      "head_dim": sizes["hd"],
+      "mlp_dim": sizes["mlp"],
+      "dtype": "float32",
+      "dropout_rate": 0.0,
+    }
+    | overrides
+  )
+
+
+def transformer(
+  prompt_length: int = PROMPT_LENGTH, size: str = "toy", **overrides: Any
+) -> network.Transformer:
+  """Returns the network; a prompt of length 0 is none."""
+  injections = network.Injections()
+  if prompt_length:
+    prompt = functools.partial(prompts.Prompt, prompt_length)
+    injections = network.Injections(prompt=prompt)
+  return network.Transformer(config(size, **overrides), injections)
+
+
+def parameters(
+  prompt_length: int = PROMPT_LENGTH, size: str = "toy"
+) -> dict[str, Any]:
+  """Returns float32 parameters as nested dictionaries with our names."""
+  shapes = _SPEC["parameters" if size == "toy" else "wide_parameters"]
+  flat = {}
+  for name, shape in shapes.items():
+    if name == _REFERENCE_PROMPT:
+      if not prompt_length:
+        continue
+      shape = (prompt_length, shape[1])
+    flat[our_name(name)] = jnp.asarray(_parameter(name, shape))
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
+  seed = zlib.crc32(name.encode()) + _SPEC["seed"]
+  normal = np.random.default_rng(seed).standard_normal(shape)
+  if name.endswith("/scale"):
+    value = 1 + 0.1 * normal
+  elif name.endswith("/rel_embedding"):
+    value = 0.2 * normal
+  elif name.endswith("/embedding"):
+    value = normal
+  elif name.endswith("/kernel"):
+    value = normal * (0.5 / np.sqrt(shape[0]))
+  else:
+    value = 0.5 * normal  # The prompt.
+  return value.astype(np.float32)
+
+
+def batch(k: int = 0) -> dict[str, np.ndarray]:
+  """Returns batch `k`: 4 rows, 12 input and 5 target positions."""
+  spec = _SPEC["batch"]
+  seed = zlib.crc32(f"batch/{k}".encode()) + _SPEC["seed"]
+  rng = np.random.default_rng(seed)
+
+  def tokens(width: int, lengths: list[int]) -> np.ndarray:
+    ids = rng.integers(2, _SPEC["vocab"], size=(spec["size"], width))
+    ends = np.roll(lengths, k)[:, None]
+    positions = np.arange(width)
+    ids = np.where(positions == ends - 1, 1, ids)
+    return np.where(positions < ends, ids, 0).astype(np.int32)
+
+  inputs = tokens(spec["inputs"], spec["input_lengths"])
+  targets = tokens(spec["targets"], spec["target_lengths"])
+  return {
+    "encoder_input_tokens": inputs,
+    "decoder_target_tokens": targets,
+    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_loss_weights": (targets > 0).astype(np.int32),
+  }
+
+
+def network_inputs(features: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+  """Returns the arguments of `Transformer.__call__` from a batch."""
+  return (
+    features["encoder_input_tokens"],
+    features["decoder_input_tokens"],
+    features["decoder_target_tokens"],
+  )
+
+
+def decode_step_by_step(
+  model: network.Transformer,
+  params: dict[str, Any],
+  features: dict[str, np.ndarray],
+) -> np.ndarray:
+  """Feeds the decoder's inputs one by one, with a cache made as T5X does.
+
+  Returns:
+    [B, S, V] The logits of every step.
+  """
+  inputs = features["encoder_input_tokens"]
+  length = features["decoder_input_tokens"].shape[1]
+  apply = functools.partial(model.apply, enable_dropout=False)
+  encode = jax.jit(functools.partial(apply, method=model.encode))
+  encoded = encode({"params": params}, inputs)
+  start = jax.jit(functools.partial(apply, decode=True, mutable=["cache"]))
+  ones = jax.tree.map(np.ones_like, network_inputs(features))
+  _, variables = start({"params": params}, *ones)
+  step = jax.jit(
+    functools.partial(
+      apply,
+      decode=True,
+      max_decode_length=length,
+      mutable=["cache"],
+      method=model.decode,
+    )
+  )
+  logits = []
+  for tokens in np.split(features["decoder_input_tokens"], length, axis=1):
+    step_logits, variables = step(
+      {"params": params} | variables, encoded, inputs, tokens, tokens
+    )
+    logits.append(step_logits)
+  for leaf in jax.tree.leaves(variables):
+    # Beam search gathers over the batch, and shares scalars.
+    assert leaf.ndim == 0 or len(leaf) == len(inputs)
+  return np.concatenate(logits, axis=1)

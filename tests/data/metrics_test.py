@@ -1,0 +1,120 @@
+"""The reference's metric values of `superglue_text.json`, and the average."""
+
+import json
+import pathlib
+
+import pytest
+
+from prompt_tuning.data import metrics, superglue
+
+REFERENCE = json.loads(
+  pathlib.Path(__file__)
+  .parents[1]
+  .joinpath("testdata", "superglue_text.json")
+  .read_text()
+)
+ROWS = {row.name: row for row in superglue.TASKS}
+ROWS["wsc_simple_eval"] = superglue.WSC
+
+
+def hashable_groups(results):
+  """JSON has no tuples: ReCoRD's groups come back as lists."""
+  return [
+    {**r, "group": tuple(r["group"])}
+    if isinstance(r, dict) and isinstance(r.get("group"), list)
+    else r
+    for r in results
+  ]
+
+
+def evaluate(row, targets, predictions):
+  targets = hashable_groups(targets)
+  return {
+    name: value
+    for metric_fn in row.metric_fns
+    for name, value in metric_fn(targets, predictions).items()
+  }
+
+
+@pytest.mark.parametrize("case", REFERENCE["metrics"])
+def test_values_equal_the_reference(case):
+  got = evaluate(ROWS[case["task"]], case["targets"], case["predictions"])
+  got.pop("invalid", None)
+  assert got == pytest.approx(case["metrics"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+  ("name", "case"),
+  [
+    (name, case)
+    for name, task in REFERENCE["tasks"].items()
+    for case in task["evaluation"]
+  ],
+)
+def test_evaluation_equals_the_reference(name, case):
+  row = ROWS[name]
+  outputs = [
+    {**output, "targets_pretokenized": output["targets"]}
+    for example in REFERENCE["tasks"][name]["examples"]
+    for output in example["outputs"]
+  ]
+  postprocess = row.postprocess or (lambda text, example, is_target: text)
+  targets, predictions = [], []
+  for i in case["evaluated_outputs"]:
+    example = outputs[i]
+    targets.append(postprocess(example["targets"], example, True))
+    predictions.append(postprocess(case["predictions"][i], example, False))
+  assert json.loads(json.dumps(targets)) == case["targets_postprocessed"]
+  assert predictions == case["predictions_postprocessed"]
+  got = evaluate(row, targets, predictions)
+  for metric, value in case["metrics"].items():
+    assert got[metric] == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize(("text", "expected"), REFERENCE["normalize_squad"])
+def test_squad_normalisation_equals_the_reference(text, expected):
+  assert metrics.normalize_squad(text) == expected
+
+
+def test_invalid_counts_labels_and_multirc_values():
+  assert metrics.invalid([0, 1, 1, 0], [-1, 1, 0, 0]) == {"invalid": 25.0}
+  predictions = [{"value": -1}, {"value": 1}]
+  assert metrics.invalid(predictions, predictions) == {"invalid": 50.0}
+
+
+# The five-prompt average of table 3 in Lester et al.; its text says 90.5.
+TABLE_3 = {
+  "super_glue_boolq": {"accuracy": 91.1, "invalid": 3.0},
+  "super_glue_cb": {"accuracy": 99.3, "mean_3class_f1": 99.0, "invalid": 0.0},
+  "super_glue_copa": {"accuracy": 98.8},
+  "super_glue_multirc": {"exact_match": 65.7, "f1": 88.7},
+  "super_glue_record": {"em": 92.7, "f1": 93.4},
+  "super_glue_rte": {"accuracy": 92.6},
+  "super_glue_wic": {"accuracy": 76.2},
+  "super_glue_wsc": {"accuracy": 95.8},
+}
+
+
+def test_super_glue_average_gives_the_papers_score():
+  score = metrics.super_glue_average(TABLE_3)
+  assert score == pytest.approx(90.4875)
+  extended = {**TABLE_3, "dpr": {"accuracy": 1.0}, "super_glue_axb": {}}
+  assert metrics.super_glue_average(extended) == score
+  prefixed = {
+    name.replace("super_glue", "mini") + "_prefixed": values
+    for name, values in TABLE_3.items()
+  }
+  assert metrics.super_glue_average(prefixed) == score
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {name: v for name, v in TABLE_3.items() if name != "super_glue_wsc"},
+    {**TABLE_3, "mini_cb": {"accuracy": 1.0}},
+  ],
+  ids=["a task missing", "a task twice"],
+)
+def test_super_glue_average_refuses_other_sets_of_tasks(wrong):
+  with pytest.raises(ValueError, match="each of"):
+    metrics.super_glue_average(wrong)

@@ -1,0 +1,290 @@
+"""The importer of int8 ONNX graphs, on a T5 of one layer and on T5 small."""
+
+import dataclasses
+import importlib.util
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+
+from prompt_tuning.interop import onnx_t5  # noqa: E402
+from prompt_tuning.t5.layers import T5Config  # noqa: E402
+
+CONFIG = T5Config(
+  vocab_size=11,
+  emb_dim=4,
+  num_heads=2,
+  head_dim=3,
+  mlp_dim=5,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+)
+ATTENTION = {"q": (4, 6), "k": (4, 6), "v": (4, 6), "o": (6, 4)}
+MLP = {"wi_0": (4, 5), "wi_1": (4, 5), "wo": (5, 4)}
+SCALE = 0.5
+ZERO_POINTS = {np.int8: 3, np.uint8: 100}
+ENCODER, DECODER = "enc/block.0", "m/decoder/block.0"
+# T5X's name -> the module that Hugging Face's T5 has for it.
+MATRICES = (
+  {
+    "token_embedder/embedding": "enc/embed_tokens",
+    "decoder/logits_dense/kernel": "m/lm_head",
+  }
+  | {
+    f"{stack}/layers_0/{sublayer}/{name}/kernel": f"{module}/{leaf}"
+    for stack, sublayer, module in [
+      ("encoder", "attention", f"{ENCODER}/layer.0/SelfAttention"),
+      ("decoder", "self_attention", f"{DECODER}/layer.0/SelfAttention"),
+      (
+        "decoder",
+        "encoder_decoder_attention",
+        f"{DECODER}/layer.1/EncDecAttention",
+      ),
+    ]
+    for name, leaf in [
+      ("query", "q"),
+      ("key", "k"),
+      ("value", "v"),
+      ("out", "o"),
+    ]
+  }
+  | {
+    f"{stack}/layers_0/mlp/{leaf}/kernel": f"{module}/DenseReluDense/{leaf}"
+    for stack, module in [
+      ("encoder", f"{ENCODER}/layer.1"),
+      ("decoder", f"{DECODER}/layer.2"),
+    ]
+    for leaf in ("wi_0", "wi_1", "wo")
+  }
+)
+NORMS = {
+  "encoder/layers_0/pre_attention_layer_norm/scale": (
+    f"{ENCODER}/layer.0/layer_norm"
+  ),
+  "encoder/layers_0/pre_mlp_layer_norm/scale": f"{ENCODER}/layer.1/layer_norm",
+  "encoder/encoder_norm/scale": "enc/final_layer_norm",
+  "decoder/layers_0/pre_self_attention_layer_norm/scale": (
+    f"{DECODER}/layer.0/layer_norm"
+  ),
+  "decoder/layers_0/pre_cross_attention_layer_norm/scale": (
+    f"{DECODER}/layer.1/layer_norm"
+  ),
+  "decoder/layers_0/pre_mlp_layer_norm/scale": f"{DECODER}/layer.2/layer_norm",
+  "decoder/decoder_norm/scale": "m/decoder/final_layer_norm",
+}
+
+
+def _modules(stack):
+  """Returns module path -> shape as the exporter sees them."""
+  encoder = stack == "encoder"
+  block = ENCODER if encoder else DECODER
+  sublayers = [("SelfAttention", ATTENTION), ("DenseReluDense", MLP)]
+  if not encoder:
+    sublayers.insert(1, ("EncDecAttention", ATTENTION))
+  modules = {}
+  for i, (name, kernels) in enumerate(sublayers):
+    modules[f"{block}/layer.{i}/layer_norm"] = (4,)
+    for kernel, shape in kernels.items():
+      modules[f"{block}/layer.{i}/{name}/{kernel}"] = shape
+  bias = f"{block}/layer.0/SelfAttention/relative_attention_bias"
+  modules[bias] = (32, 2)
+  modules["enc/embed_tokens" if encoder else "m/decoder/shared"] = (11, 4)
+  modules[f"{block.rpartition('/')[0]}/final_layer_norm"] = (4,)
+  if not encoder:
+    modules["m/lm_head"] = (4, 11)
+  return modules
+
+
+def _dtype(module):
+  is_table = module.endswith(("embed_tokens", "shared", "bias"))
+  return np.uint8 if is_table else np.int8
+
+
+def _integers(module, shape, dtype):
+  """Returns numbers that differ between modules, but not between embeddings."""
+  seed = (
+    0
+    if module.endswith(("embed_tokens", "shared"))
+    else sum((i + 1) * ord(char) for i, char in enumerate(module))
+  )
+  low = np.iinfo(dtype).min
+  numbers = np.random.default_rng(seed).integers(low, low + 256, shape)
+  return numbers.astype(dtype)
+
+
+def _graph(stack):
+  """Returns a graph that reads its tensors in the nodes T5's export has."""
+  nodes, tensors = [], []
+  for count, (module, shape) in enumerate(_modules(stack).items()):
+    if module.endswith("layer_norm"):
+      name = module.replace("/", ".") + ".weight"
+      scale = np.float32(_integers(module, shape, np.int8))
+      tensors.append(onnx.numpy_helper.from_array(scale, name))
+      nodes.append(("Mul", f"/{module}/Mul_1", [name, "hidden"]))
+      continue
+    dtype = _dtype(module)
+    name = f"onnx::MatMul_{count}"
+    for suffix, array in (
+      ("quantized", _integers(module, shape, dtype)),
+      ("scale", np.array(SCALE, np.float32)),
+      ("zero_point", np.array(ZERO_POINTS[dtype], dtype)),
+    ):
+      tensor = onnx.numpy_helper.from_array(array, f"{name}_{suffix}")
+      tensors.append(tensor)
+    if dtype == np.uint8:
+      nodes.append(("Gather", f"/{module}/Gather", [f"{name}_quantized", "i"]))
+    else:
+      inputs = ["x", f"{name}_quantized", "x_zero", f"{name}_zero_point"]
+      nodes.append(("MatMulInteger", f"/{module}/MatMul_quant", inputs))
+  # The order of nodes and the counters in the names must not matter.
+  nodes.reverse()
+  return onnx.helper.make_graph(
+    [
+      onnx.helper.make_node(op, inputs, [f"{name}_output"], name=name)
+      for op, name, inputs in nodes
+    ],
+    stack,
+    [],
+    [],
+    initializer=tensors,
+  )
+
+
+@pytest.fixture
+def graphs():
+  return {stack: _graph(stack) for stack in ("encoder", "decoder")}
+
+
+def _read(graphs, folder, config=CONFIG):
+  for stack, graph in graphs.items():
+    onnx.save(onnx.helper.make_model(graph), folder / f"{stack}.onnx")
+  return onnx_t5.read_onnx_t5(
+    folder / "encoder.onnx", folder / "decoder.onnx", config
+  )
+
+
+def _tensor(graph, ending):
+  (found,) = [t for t in graph.initializer if t.name.endswith(ending)]
+  return found
+
+
+def test_every_matrix_comes_from_its_module(graphs, tmp_path):
+  params = _read(graphs, tmp_path)
+  for name, module in MATRICES.items():
+    dtype = _dtype(module)
+    integers = _integers(module, params[name].shape, dtype).astype(np.float32)
+    expected = (integers - ZERO_POINTS[dtype]) * SCALE
+    np.testing.assert_array_equal(params[name], expected, err_msg=name)
+    assert params[name].dtype == np.float32
+
+
+def test_norms_are_taken_as_they_are(graphs, tmp_path):
+  params = _read(graphs, tmp_path)
+  for name, module in NORMS.items():
+    expected = _integers(module, (4,), np.int8)
+    np.testing.assert_array_equal(params[name], expected, err_msg=name)
+
+
+def test_nothing_else_is_read(graphs, tmp_path):
+  biases = {f"{s}/relpos_bias/rel_embedding" for s in ("encoder", "decoder")}
+  params = _read(graphs, tmp_path)
+  assert params.keys() == MATRICES.keys() | NORMS.keys() | biases
+
+
+def test_the_relative_bias_is_transposed(graphs, tmp_path):
+  params = _read(graphs, tmp_path)
+  module = "enc/block.0/layer.0/SelfAttention/relative_attention_bias"
+  integers = _integers(module, (32, 2), np.uint8).astype(np.float32)
+  np.testing.assert_array_equal(
+    params["encoder/relpos_bias/rel_embedding"], (integers.T - 100) * SCALE
+  )
+
+
+def test_refuses_other_shapes(graphs, tmp_path):
+  with pytest.raises(
+    ValueError, match=r"wi_0/kernel: expected \(4, 6\), got \(4, 5\)"
+  ):
+    _read(graphs, tmp_path, dataclasses.replace(CONFIG, mlp_dim=6))
+
+
+def test_refuses_a_missing_layer(graphs, tmp_path):
+  with pytest.raises(ValueError, match=r"layers_1/\S+: expected .*, got None"):
+    _read(graphs, tmp_path, dataclasses.replace(CONFIG, num_decoder_layers=2))
+
+
+def test_refuses_a_tensor_that_no_node_reads(graphs, tmp_path):
+  extra = onnx.numpy_helper.from_array(np.ones(3, np.float32), "stray")
+  graphs["encoder"].initializer.append(extra)
+  with pytest.raises(ValueError, match="No node reads as a weight: stray"):
+    _read(graphs, tmp_path)
+
+
+def test_refuses_a_tensor_that_two_nodes_read(graphs, tmp_path):
+  nodes = graphs["decoder"].node
+  nodes.append(nodes[0])
+  with pytest.raises(ValueError, match="read by more than one node"):
+    _read(graphs, tmp_path)
+
+
+def test_refuses_two_different_embeddings(graphs, tmp_path):
+  modules = list(_modules("decoder"))
+  count = modules.index("m/decoder/shared")
+  scale = _tensor(graphs["decoder"], f"_{count}_scale")
+  changed = onnx.numpy_helper.from_array(np.float32(0.25), scale.name)
+  scale.CopyFrom(changed)
+  with pytest.raises(ValueError, match=r"second, different .*token_embedder"):
+    _read(graphs, tmp_path)
+
+
+def test_refuses_scales_per_channel():
+  with pytest.raises(ValueError, match="per tensor"):
+    onnx_t5.dequantize(
+      np.ones((2, 3), np.int8), np.ones(3, np.float32), np.array(0, np.int8)
+    )
+
+
+@pytest.mark.parametrize(
+  "module",
+  [
+    "enc/block.0/layer.2/DenseReluDense/wo",
+    "enc/block.0/layer.0/SelfAttention/r",
+    "enc/block.0/layer.0",
+    "enc/pooler",
+  ],
+)
+def test_refuses_an_unknown_module(module):
+  with pytest.raises(ValueError, match=r"module of a T5 1\.1 encoder"):
+    onnx_t5.t5x_name("encoder", module)
+
+
+@pytest.mark.skipif(
+  not importlib.util.find_spec("traceforge_title_model"),
+  reason="needs the extra t5-small",
+)
+def test_t5_small():
+  import traceforge_title_model
+
+  folder = traceforge_title_model.span_dir()
+  params = onnx_t5.read_onnx_t5(
+    folder / "encoder.onnx",
+    folder / "decoder.onnx",
+    T5Config(
+      vocab_size=32128,
+      emb_dim=512,
+      num_heads=6,
+      head_dim=64,
+      mlp_dim=1024,
+      num_encoder_layers=8,
+      num_decoder_layers=8,
+    ),
+  )
+  assert len(params) == 190
+  assert sum(array.size for array in params.values()) == 76_961_152
+  for name, mean in [
+    ("encoder/encoder_norm/scale", 0.1545560),
+    ("encoder/relpos_bias/rel_embedding", 2.0612025),
+    ("decoder/layers_7/mlp/wo/kernel", -0.00089030057),
+  ]:
+    mean_found = params[name].mean(dtype=np.float64)
+    np.testing.assert_allclose(mean_found, mean, rtol=1e-6, err_msg=name)

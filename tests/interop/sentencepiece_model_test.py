@@ -1,0 +1,158 @@
+"""SentencePiece models rebuilt from a `tokenizer.json`."""
+
+import base64
+import io
+import json
+
+import pytest
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from prompt_tuning.interop import sentencepiece_model
+
+TEXT = """The house is big and the garden is small.
+A boy named Ada saw 12 birds (and one cat) near the old house!
+Why is the ﬁne garden at No. ① so small? Because the cat is there.
+Der Hund läuft durch den Garten; das Haus ist groß.
+"""
+SENTENCES = [
+  *TEXT.splitlines(),
+  "",
+  "  two  spaces\tand a tab\n ",
+  "① wide, ½ and ﬁ",
+  "unseen: 漢字 🙂 \u200bzero-width",
+  "<pad></s><unk> ▁",
+]
+
+
+@pytest.fixture(scope="module")
+def original() -> bytes:
+  """Returns a small model trained with the settings of T5's."""
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(TEXT.splitlines() * 20),
+    model_writer=model,
+    vocab_size=64,
+    model_type="unigram",
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  return model.getvalue()
+
+
+@pytest.fixture
+def tokenizer(original):
+  """Returns what Hugging Face's converter writes for that model."""
+  proto = sentencepiece_model_pb2.ModelProto.FromString(original)
+  charsmap = proto.normalizer_spec.precompiled_charsmap
+  vocab = [[piece.piece, piece.score] for piece in proto.pieces]
+  sentinels = [f"<extra_id_{i}>" for i in reversed(range(3))]
+  return {
+    "added_tokens": [
+      {"id": i, "content": piece, "special": True}
+      for i, piece in [
+        *enumerate(["<pad>", "</s>", "<unk>"]),
+        *enumerate(sentinels, start=len(vocab)),
+      ]
+    ],
+    "normalizer": {
+      "type": "Sequence",
+      "normalizers": [
+        {
+          "type": "Precompiled",
+          "precompiled_charsmap": base64.b64encode(charsmap).decode(),
+        },
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+      ],
+    },
+    "pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "always"},
+    "model": {
+      "type": "Unigram",
+      "unk_id": 2,
+      "vocab": vocab + [[sentinel, 0.0] for sentinel in sentinels],
+    },
+  }
+
+
+def _rebuild(tokenizer, folder) -> bytes:
+  path = folder / "tokenizer.json"
+  path.write_text(json.dumps(tokenizer), encoding="utf-8")
+  return sentencepiece_model.sentencepiece_from_tokenizer_json(path)
+
+
+def test_pieces_scores_and_kinds_are_the_original(
+  original, tokenizer, tmp_path
+):
+  rebuilt = sentencepiece_model_pb2.ModelProto.FromString(
+    _rebuild(tokenizer, tmp_path)
+  )
+  expected = sentencepiece_model_pb2.ModelProto.FromString(original)
+  assert [(p.piece, p.score, p.type) for p in rebuilt.pieces] == [
+    (p.piece, p.score, p.type) for p in expected.pieces
+  ]
+
+
+def test_encodes_and_decodes_as_the_original(original, tokenizer, tmp_path):
+  rebuilt = sentencepiece.SentencePieceProcessor(
+    model_proto=_rebuild(tokenizer, tmp_path)
+  )
+  expected = sentencepiece.SentencePieceProcessor(model_proto=original)
+  for sentence in SENTENCES:
+    ids = expected.encode(sentence)
+    assert rebuilt.encode(sentence) == ids
+    assert rebuilt.decode(ids) == expected.decode(ids)
+  for name in ("pad_id", "eos_id", "bos_id", "unk_id", "vocab_size"):
+    assert getattr(rebuilt, name)() == getattr(expected, name)(), name
+
+
+def test_added_pieces_that_are_not_special_are_never_split(tokenizer, tmp_path):
+  tokenizer["model"]["vocab"][40] = ["zqx", -20.0]
+  tokenizer["added_tokens"].append(
+    {"id": 40, "content": "zqx", "special": False}
+  )
+  rebuilt = sentencepiece.SentencePieceProcessor(
+    model_proto=_rebuild(tokenizer, tmp_path)
+  )
+  assert 40 in rebuilt.encode("a zqx b")
+
+
+def test_the_digest_ignores_how_the_model_was_trained(
+  original, tokenizer, tmp_path
+):
+  rebuilt = _rebuild(tokenizer, tmp_path)
+  assert rebuilt != original
+  assert sentencepiece_model.vocabulary_sha256(
+    rebuilt
+  ) == sentencepiece_model.vocabulary_sha256(original)
+
+
+def test_the_digest_sees_a_changed_score(original, tokenizer, tmp_path):
+  tokenizer["model"]["vocab"][40][1] -= 1.0
+  rebuilt = _rebuild(tokenizer, tmp_path)
+  assert sentencepiece_model.vocabulary_sha256(
+    rebuilt
+  ) != sentencepiece_model.vocabulary_sha256(original)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"model": {"type": "BPE"}}, "expected a Unigram model"),
+    ({"normalizer": {"type": "NFKC"}}, "expected T5's normalisation"),
+    ({"pre_tokenizer": None}, "expected T5's normalisation"),
+  ],
+)
+def test_refuses_another_kind_of_tokenizer(
+  tokenizer, tmp_path, change, message
+):
+  with pytest.raises(ValueError, match=message):
+    _rebuild(tokenizer | change, tmp_path)
+
+
+def test_refuses_sentinels_between_pieces(tokenizer, tmp_path):
+  tokenizer["model"]["vocab"].append(["late", -1.0])
+  with pytest.raises(ValueError, match="only after other pieces"):
+    _rebuild(tokenizer, tmp_path)

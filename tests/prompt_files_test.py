@@ -1,0 +1,200 @@
+"""Prompts written to files and read back."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from prompt_tuning import prompt_files
+
+METADATA = prompt_files.PromptMetadata(
+  base_fingerprint="52cb",
+  vocabulary_sha256="eed7",
+  task="mini_rte",
+  step=1_100_200,
+  metric="accuracy",
+  score=100 / 3,
+)
+
+
+@pytest.fixture
+def prompt():
+  rng = np.random.default_rng(0)
+  return rng.normal(size=(5, 8)).astype(np.float32)
+
+
+def test_safetensors_keeps_values_and_metadata(tmp_path, prompt):
+  path = tmp_path / "prompt.safetensors"
+  prompt_files.save_prompt(path, prompt, METADATA)
+
+  array, metadata = prompt_files.load_prompt(path)
+
+  np.testing.assert_array_equal(array, prompt)
+  assert metadata == METADATA
+
+
+def test_the_file_is_what_is_documented(tmp_path, prompt):
+  path = tmp_path / "prompt.safetensors"
+  prompt_files.save_prompt(path, prompt, METADATA)
+  with safetensors.safe_open(path, "numpy") as file:
+    assert list(file.keys()) == ["prompt"]
+    assert file.metadata() == {
+      "format_version": "1",
+      "prompt_length": "5",
+      "prompt_width": "8",
+      "base_fingerprint": "52cb",
+      "vocabulary_sha256": "eed7",
+      "parameter_path": "encoder/prompt/prompt",
+      "task": "mini_rte",
+      "step": "1100200",
+      "metric": "accuracy",
+      "score": repr(100 / 3),
+    }
+
+
+def test_what_is_not_known_stays_unknown(tmp_path, prompt):
+  path = tmp_path / "prompt.safetensors"
+  expected = prompt_files.PromptMetadata("52cb", "eed7")
+  prompt_files.save_prompt(path, prompt, expected)
+  assert prompt_files.load_prompt(path)[1] == expected
+
+
+def test_npy_keeps_values(tmp_path, prompt):
+  path = tmp_path / "prompt.npy"
+  prompt_files.save_prompt(path, prompt, METADATA)
+
+  array, metadata = prompt_files.load_prompt(path)
+
+  np.testing.assert_array_equal(array, prompt)
+  np.testing.assert_array_equal(np.load(path), prompt)
+  assert metadata is None
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+@pytest.mark.parametrize("dtype", ["float64", "float16", ml_dtypes.bfloat16])
+def test_reads_every_float_as_float32(tmp_path, prompt, suffix, dtype):
+  path, array = tmp_path / f"prompt{suffix}", prompt.astype(dtype)
+  if suffix == ".npy":
+    np.save(path, array)
+  else:
+    safetensors.numpy.save_file({"prompt": array}, path)
+
+  found, metadata = prompt_files.load_prompt(path)
+
+  assert found.dtype == np.float32
+  np.testing.assert_array_equal(found, array.astype(np.float32))
+  assert metadata is None
+
+
+def test_saves_a_jax_array_of_bfloat16_as_float32(tmp_path):
+  path = tmp_path / "prompt.npy"
+  prompt_files.save_prompt(path, jnp.full((2, 3), 1.5, jnp.bfloat16))
+  found = np.load(path)
+  assert found.dtype == np.float32
+  np.testing.assert_array_equal(found, np.full((2, 3), 1.5))
+
+
+def test_the_length_of_a_file(tmp_path, prompt):
+  path = tmp_path / "prompt.npy"
+  prompt_files.save_prompt(path, prompt)
+  assert prompt_files.prompt_file_length(path) == 5
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_a_failed_save_leaves_the_old_file(
+  tmp_path, prompt, suffix, monkeypatch
+):
+  path = tmp_path / f"prompt{suffix}"
+  prompt_files.save_prompt(path, prompt)
+
+  def fail(*args, **kwargs):
+    raise OSError("disk full")
+
+  monkeypatch.setattr(np, "save", fail)
+  monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+  with pytest.raises(OSError, match="disk full"):
+    prompt_files.save_prompt(path, prompt + 1)
+
+  np.testing.assert_array_equal(prompt_files.load_prompt(path)[0], prompt)
+
+
+@pytest.mark.parametrize(
+  ("array", "message"),
+  [
+    (np.zeros(8), r"expected .*\[length, width\], got \[8\]"),
+    (np.zeros((0, 8)), r"\[0, 8\]"),
+    (np.zeros((2, 8), np.int32), "floats, got int32"),
+    (np.array([[0.0], [np.nan], [np.inf]]), r"NaN .* in rows \[1, 2\]"),
+  ],
+)
+def test_refuses_what_is_no_prompt(tmp_path, array, message):
+  path = tmp_path / "prompt.npy"
+  np.save(path, array)
+  with pytest.raises(ValueError, match=message):
+    prompt_files.load_prompt(path)
+  with pytest.raises(ValueError, match=message):
+    prompt_files.save_prompt(tmp_path / "other.safetensors", array)
+  assert [file.name for file in tmp_path.iterdir()] == ["prompt.npy"]
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path, prompt):
+  prompt_files.save_prompt(tmp_path / "prompt.npy", prompt)
+  with pytest.raises(ValueError, match=r"Prompt files in .*: prompt\.npy"):
+    prompt_files.load_prompt(tmp_path / "promt.npy")
+  with pytest.raises(ValueError, match=r"Prompt files in .*: prompt\.npy"):
+    prompt_files.load_prompt(tmp_path)
+  with pytest.raises(ValueError, match="no folder"):
+    prompt_files.load_prompt(tmp_path / "nowhere" / "prompt.npy")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_refuses_a_file_of_another_format(tmp_path, suffix):
+  path = tmp_path / f"prompt{suffix}"
+  path.write_text("not an array at all")
+  with pytest.raises(ValueError, match="is not a"):
+    prompt_files.load_prompt(path)
+
+
+def test_never_unpickles(tmp_path):
+  path = tmp_path / "prompt.npy"
+  np.save(path, np.array([["a", 1]], object), allow_pickle=True)
+  with pytest.raises(ValueError, match="allow_pickle=False"):
+    prompt_files.load_prompt(path)
+
+
+def test_refuses_safetensors_without_a_prompt(tmp_path, prompt):
+  path = tmp_path / "adapter.safetensors"
+  safetensors.numpy.save_file({"lora": prompt}, path)
+  with pytest.raises(ValueError, match=r"key 'prompt', got \['lora'\]"):
+    prompt_files.load_prompt(path)
+
+
+@pytest.mark.parametrize(
+  ("header", "message"),
+  [
+    ({"format_version": "2"}, "version 1, got 2"),
+    ({"format_version": "1"}, "base_fingerprint"),
+  ],
+)
+def test_refuses_a_header_it_cannot_read(tmp_path, prompt, header, message):
+  path = tmp_path / "prompt.safetensors"
+  safetensors.numpy.save_file({"prompt": prompt}, path, header)
+  with pytest.raises(ValueError, match=message):
+    prompt_files.load_prompt(path)
+
+
+def test_compatible_with_the_model_it_was_trained_on():
+  prompt_files.check_compatible(METADATA, "52cb", "eed7")
+
+
+def test_names_the_other_model_and_the_other_vocabulary():
+  with pytest.raises(ValueError, match=r"fingerprint aaaa, .* with 52cb") as e:
+    prompt_files.check_compatible(METADATA, "aaaa", "eed7")
+  assert "vocabulary has" not in str(e.value)
+  other = dataclasses.replace(METADATA, vocabulary_sha256="bbbb")
+  with pytest.raises(ValueError, match=r"sha256 eed7, .* with bbbb"):
+    prompt_files.check_compatible(other, "52cb", "eed7")

@@ -1,0 +1,314 @@
+import functools
+import itertools
+
+import conformance
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+
+from t5x import decoding, models, optimizers
+
+EOS = 1
+V = 4
+S = 4
+D = 8
+
+
+class RecurrentModel:
+  """A random language model whose next token depends on all before it.
+
+  Its cache, a vector for each row, follows the beams; a scalar counts.
+  """
+
+  def __init__(self, batch_size):
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+      return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    self._recurrent = normal(D, D)
+    self._embedding = normal(V, D)
+    self._head = 2 * normal(D, V)
+    self.cache = {"hidden": normal(batch_size, D), "count": jnp.int32(0)}
+    self.inputs = jnp.zeros((batch_size, S), jnp.int32)
+
+  def _next(self, hidden, token):
+    return jnp.tanh(hidden @ self._recurrent + self._embedding[token])
+
+  def tokens_to_logits(self, state):
+    hidden = self._next(state.cache["hidden"], state.cur_token[:, 0])
+    count = state.cache["count"]
+    # Wrong, and visibly so, if the count were not passed on.
+    logits = jnp.where(count == state.cur_index, hidden @ self._head, jnp.nan)
+    return logits, {"hidden": hidden, "count": count + 1}
+
+  def log_probs(self, row, sequence):
+    """Returns the log probability of each token of a sequence."""
+    hidden = self.cache["hidden"][row]
+    values = []
+    for previous, token in zip((0, *sequence), sequence, strict=False):
+      hidden = self._next(hidden, previous)
+      values.append(jax.nn.log_softmax(hidden @ self._head)[token])
+    return np.array(values)
+
+  @functools.cached_property
+  def finished(self):
+    """For each row, all sequences of at most S tokens that end, by score."""
+    sequences = [
+      (*tokens, EOS)
+      for length in range(S)
+      for tokens in itertools.product((0, 2, 3), repeat=length)
+    ]
+    rows = []
+    for row in range(len(self.inputs)):
+      scored = []
+      for sequence in sequences:
+        penalty = ((5 + len(sequence)) / 6) ** 0.6
+        score = self.log_probs(row, sequence).sum() / penalty
+        scored.append((score, sequence + (0,) * (S - len(sequence))))
+      rows.append(sorted(scored))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def toy():
+  return RecurrentModel(batch_size=3)
+
+
+def decode(decode_fn, toy, **kwargs):
+  return jax.jit(
+    lambda inputs, cache: decode_fn(
+      inputs, cache, toy.tokens_to_logits, EOS, **kwargs
+    )
+  )(toy.inputs, toy.cache)
+
+
+def with_logits(*logits):
+  """Returns arguments for a model that always has the same logits."""
+  return {
+    "inputs": jnp.zeros((1, S), jnp.int32),
+    "cache": {},
+    "tokens_to_logits": lambda state: (
+      jnp.broadcast_to(
+        jnp.log(jnp.array(logits)), (len(state.cur_token), len(logits))
+      ),
+      state.cache,
+    ),
+    "eos_id": EOS,
+  }
+
+
+def test_wide_beam_finds_every_sequence(toy):
+  # In the last step 27 live sequences have 108 continuations, which is 2K.
+  K = 54
+  tokens, scores = decode(decoding.beam_search, toy, num_decodes=K)
+
+  for row, finished in enumerate(toy.finished):
+    expected_scores, expected_tokens = zip(*finished, strict=True)
+    empty = K - len(finished)
+    np.testing.assert_array_equal(tokens[row, empty:], expected_tokens)
+    np.testing.assert_allclose(
+      scores[row], [-1e7] * empty + list(expected_scores), rtol=1e-5
+    )
+
+
+def test_narrow_beam_scores_its_sequences_right(toy):
+  tokens, scores = decode(decoding.beam_search, toy, num_decodes=2)
+
+  assert tokens.shape == (3, 2, S)
+  for row, finished in enumerate(toy.finished):
+    score_of = {sequence: score for score, sequence in finished}
+    for sequence, score in zip(tokens[row].tolist(), scores[row], strict=True):
+      np.testing.assert_allclose(score, score_of[tuple(sequence)], rtol=1e-5)
+    assert scores[row, 0] <= scores[row, 1]
+
+
+def test_beam_returns_live_sequences_when_none_finished():
+  tokens, scores = decoding.beam_search(
+    **with_logits(0.3, 0.0, 0.7), num_decodes=1
+  )
+
+  np.testing.assert_array_equal(tokens[0], [[2] * S])
+  np.testing.assert_allclose(scores[0], [S * np.log(0.7)], rtol=1e-5)
+
+
+def test_beam_of_one_takes_a_second_best_end():
+  # Greedy decoding would go on with 2, for ever.
+  tokens, scores = decoding.beam_search(
+    **with_logits(0.1, 0.4, 0.5), num_decodes=1
+  )
+
+  np.testing.assert_array_equal(tokens[0], [[1, 0, 0, 0]])
+  np.testing.assert_allclose(scores[0], [np.log(0.4)], rtol=1e-5)
+
+
+def test_places_without_a_finished_sequence_score_minus_1e7():
+  # The end is possible after the first token only.
+  def tokens_to_logits(state):
+    probs = jnp.where(
+      state.cur_index == 0, jnp.array([0.0, 0.2, 0.8]), jnp.array([0.0, 0, 1])
+    )
+    return jnp.log(probs)[None].repeat(len(state.cur_token), 0), state.cache
+
+  tokens, scores = decoding.beam_search(
+    jnp.zeros((1, S), jnp.int32), {}, tokens_to_logits, EOS, num_decodes=2
+  )
+
+  np.testing.assert_array_equal(tokens[0, -1], [1, 0, 0, 0])
+  np.testing.assert_allclose(scores[0], [-1e7, np.log(0.2)], rtol=1e-5)
+
+
+def test_alpha_prefers_long_sequences():
+  arguments = with_logits(0.0, 0.45, 0.55)
+
+  short, _ = decoding.beam_search(**arguments, num_decodes=4, alpha=0.0)
+  long, _ = decoding.beam_search(**arguments, num_decodes=4, alpha=4.0)
+
+  np.testing.assert_array_equal(short[0, -1], [1, 0, 0, 0])
+  np.testing.assert_array_equal(long[0, -1], [2, 2, 2, 1])
+
+
+def test_greedy_takes_the_likeliest_token_each_time(toy):
+  tokens, log_probs = decode(
+    decoding.temperature_sample, toy, rescale_log_probs=False
+  )
+
+  for row in range(3):
+    sequence = tokens[row, 0].tolist()
+    length = sequence.index(EOS) + 1 if EOS in sequence else S
+    assert not any(sequence[length:])
+    total = 0.0
+    for i in range(length):
+      options = [
+        toy.log_probs(row, (*sequence[:i], token))[-1] for token in range(V)
+      ]
+      assert sequence[i] == np.argmax(options)
+      total += max(options)
+    np.testing.assert_allclose(log_probs[row, 0], total, rtol=1e-5)
+
+
+def test_temperature_zero_is_greedy(toy):
+  greedy = decode(decoding.temperature_sample, toy)
+  cold = decode(decoding.temperature_sample, toy, temperature=0.0, topk=0)
+
+  jax.tree.map(np.testing.assert_array_equal, greedy, cold)
+
+
+def test_greedy_breaks_ties_in_order():
+  tokens, _ = decoding.temperature_sample(
+    **with_logits(0.2, 0.0, 0.4, 0.4), num_decodes=16
+  )
+
+  assert np.all(tokens == 2)
+
+
+def test_samples_follow_the_distribution_and_come_best_last():
+  tokens, log_probs = decoding.temperature_sample(
+    **with_logits(0.5, 0.0, 0.3, 0.2),
+    decode_rng=jax.random.PRNGKey(1),
+    num_decodes=2000,
+    topk=0,
+  )
+
+  shares = np.bincount(tokens.ravel(), minlength=4) / tokens.size
+  np.testing.assert_allclose(shares, [0.5, 0.0, 0.3, 0.2], atol=0.02)
+  assert np.all(np.diff(log_probs[0]) >= 0)
+  np.testing.assert_array_equal(tokens[0, -1], [0] * S)
+  np.testing.assert_allclose(log_probs[0, -1], S * np.log(0.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("settings", "shares"),
+  [
+    ({"topk": 2}, [0.625, 0.0, 0.375, 0.0]),
+    ({"topk": 0, "topp": 0.7}, [0.625, 0.0, 0.375, 0.0]),
+    ({"topk": 0, "topp": 0.4}, [1.0, 0.0, 0.0, 0.0]),
+    ({"topk": 0, "temperature": 0.5}, [25 / 38, 0.0, 9 / 38, 4 / 38]),
+  ],
+)
+def test_sampling_is_restricted_and_sharpened(settings, shares):
+  tokens, log_probs = decoding.temperature_sample(
+    **with_logits(0.5, 0.0, 0.3, 0.2),
+    decode_rng=jax.random.PRNGKey(1),
+    num_decodes=2000,
+    **settings,
+  )
+
+  counted = np.bincount(tokens.ravel(), minlength=4) / tokens.size
+  np.testing.assert_allclose(counted, shares, atol=0.02)
+  np.testing.assert_allclose(
+    log_probs[0, -1], S * np.log(shares[0]), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_contradicting_settings_are_refused():
+  with pytest.raises(ValueError, match=r"topk=1 and topp=0\.9"):
+    decoding.temperature_sample(**with_logits(0.5, 0.5), topp=0.9)
+  with pytest.raises(ValueError, match="temperature >= 0"):
+    decoding.temperature_sample(**with_logits(0.5, 0.5), temperature=-1.0)
+
+
+@functools.cache
+def reference_predict(prompt_length, decode_fn, num_decodes):
+  """Returns the compiled (params, batch) -> (decodes, {"scores"})."""
+  vocabulary = seqio.PassThroughVocabulary(size=256, eos_id=EOS)
+  model = models.EncoderDecoderModel(
+    conformance.transformer(prompt_length),
+    vocabulary,
+    vocabulary,
+    optimizers.OptimizerDef(),
+    decode_fn=decode_fn,
+  )
+  return jax.jit(
+    functools.partial(
+      model.predict_batch_with_aux,
+      num_decodes=num_decodes,
+      return_all_decodes=True,
+    )
+  )
+
+
+def check_reference(name, decode_fn, num_decodes, search, scores):
+  prompt_length = conformance.PROMPT_LENGTH if "prompt" in name else 0
+  params = conformance.parameters(prompt_length)
+  if name.endswith("_eos"):  # Sequences end early.
+    swap = conformance.FACTS["eos_swap_token"]
+    head = params["decoder"]["logits_dense"]["kernel"]
+    order = np.arange(head.shape[1])
+    order[[EOS, swap]] = swap, EOS
+    params["decoder"]["logits_dense"]["kernel"] = head[:, order]
+  batch = conformance.batch()
+  batch["decoder_input_tokens"] = np.zeros((4, 8), np.int32)
+
+  tokens, aux = reference_predict(prompt_length, decode_fn, num_decodes)(
+    params, batch
+  )
+
+  expected = f"{name}/decode/{search}"
+  expected_scores = conformance.expected(f"{expected}/{scores}").reshape(4, -1)
+  expected_tokens = conformance.expected(f"{expected}/tokens").reshape(4, -1, 8)
+  np.testing.assert_allclose(aux["scores"], expected_scores, atol=1e-4)
+  # What stands in places without a finished sequence has no meaning.
+  found = expected_scores > -1e6
+  np.testing.assert_array_equal(
+    np.asarray(tokens)[found], expected_tokens[found]
+  )
+
+
+REFERENCE_MODELS = ["plain", "prompt", "plain_eos", "prompt_eos"]
+GREEDY = functools.partial(decoding.temperature_sample, rescale_log_probs=False)
+
+
+@pytest.mark.parametrize("name", REFERENCE_MODELS)
+def test_greedy_equals_reference(name):
+  check_reference(name, GREEDY, 1, "greedy", "sum_log_probs")
+
+
+@pytest.mark.parametrize("name", REFERENCE_MODELS)
+@pytest.mark.parametrize("num_decodes", [1, 4])
+def test_beam_equals_reference(name, num_decodes):
+  check_reference(
+    name, decoding.beam_search, num_decodes, f"beam{num_decodes}", "scores"
+  )

@@ -1,0 +1,128 @@
+import conformance
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x import losses
+
+
+@pytest.fixture
+def batch():
+  return {key: jnp.asarray(x) for key, x in conformance.batch().items()}
+
+
+@pytest.mark.parametrize("model", ["plain", "prompt"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_loss_equals_reference(batch, model, label_smoothing):
+  loss, z_loss, weight_sum = losses.compute_weighted_cross_entropy(
+    jnp.asarray(conformance.expected(f"{model}/logits")),
+    batch["decoder_target_tokens"],
+    batch["decoder_loss_weights"],
+    label_smoothing=label_smoothing,
+    z_loss=1e-4,
+  )
+
+  suffix = f"ls{label_smoothing}"
+  np.testing.assert_allclose(
+    loss, conformance.expected(f"{model}/loss_{suffix}"), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    z_loss, conformance.expected(f"{model}/z_loss_{suffix}"), rtol=1e-5
+  )
+  assert weight_sum == 14
+
+
+@pytest.mark.parametrize(
+  ("normalizer", "name"),
+  [
+    (233472, "loss_norm_233472"),
+    ("num_real_target_tokens", "loss_norm_real_tokens"),
+  ],
+)
+def test_normalized_loss_equals_reference(batch, normalizer, name):
+  factor, weights = losses.get_loss_normalizing_factor_and_weights(
+    normalizer, batch
+  )
+  loss, _, _ = losses.compute_weighted_cross_entropy(
+    jnp.asarray(conformance.expected("prompt/logits")),
+    batch["decoder_target_tokens"],
+    weights,
+    z_loss=1e-4,
+    loss_normalizing_factor=factor,
+  )
+
+  np.testing.assert_allclose(
+    loss, conformance.expected(f"prompt/{name}"), rtol=1e-6
+  )
+
+
+def test_gradient_is_that_of_the_formula():
+  logits = jnp.array([2.0, -1.0, 0.5])
+  targets = jnp.array([0.0, 1.0, 0.0])
+
+  grad = jax.grad(
+    lambda x: losses.cross_entropy_with_logits(x, targets, z_loss=0.1)[0]
+  )(logits)
+
+  log_z = np.log(np.sum(np.exp(logits)))
+  expected = (1 + 2 * 0.1 * log_z) * np.exp(logits - log_z) - targets
+  np.testing.assert_allclose(grad, expected, atol=1e-6)
+
+
+def test_large_bfloat16_logits_are_stable():
+  logits = jnp.array([[[1e4, 1e4, -1e4]]], jnp.bfloat16)
+
+  loss, _, _ = losses.compute_weighted_cross_entropy(
+    logits, jnp.array([[0]]), z_loss=0.0
+  )
+
+  assert loss.dtype == jnp.float32
+  np.testing.assert_allclose(loss, np.log(2.0), rtol=1e-6)
+
+
+def test_perfect_prediction_of_smoothed_targets_scores_zero():
+  smoothed = np.array([0.9, 0.05, 0.05])
+
+  loss, _, _ = losses.compute_weighted_cross_entropy(
+    jnp.log(smoothed)[None, None], jnp.array([[0]]), label_smoothing=0.1
+  )
+
+  np.testing.assert_allclose(loss, 0.0, atol=1e-6)
+
+
+def test_average_per_sequence_separates_packed_sequences():
+  packed = {
+    "decoder_target_tokens": jnp.array([[5, 6, 1, 7, 1, 0]]),
+    "decoder_loss_weights": jnp.array([[1, 1, 1, 1, 1, 0]]),
+    "decoder_segment_ids": jnp.array([[1, 1, 1, 2, 2, 0]]),
+  }
+
+  factor, weights = losses.get_loss_normalizing_factor_and_weights(
+    losses.SpecialLossNormalizingFactor.AVERAGE_PER_SEQUENCE, packed
+  )
+
+  assert factor == pytest.approx(2.0)
+  np.testing.assert_allclose(
+    weights, [[1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2, 0]], rtol=1e-6
+  )
+
+
+def test_total_tokens_count_padding(batch):
+  factor, _ = losses.get_loss_normalizing_factor_and_weights(
+    "NUM_TOTAL_TARGET_TOKENS", batch
+  )
+
+  assert factor == 20
+
+
+def test_unknown_normalizer_lists_the_known_ones(batch):
+  with pytest.raises(ValueError, match="NUM_REAL_TARGET_TOKENS"):
+    losses.get_loss_normalizing_factor_and_weights("mean", batch)
+
+
+def test_mismatched_shapes_are_refused():
+  with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(2, 4\)"):
+    losses.compute_weighted_cross_entropy(
+      jnp.zeros((2, 3, 4)), jnp.zeros((2, 4), jnp.int32)
+    )

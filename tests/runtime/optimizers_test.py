@@ -1,0 +1,199 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+from t5x import adafactor, optimizers
+
+# Flax warns that traversals will go, but T5X's interface is made of them.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore:`flax.traverse_util.Traversal`:DeprecationWarning"
+)
+
+
+def matches(pattern):
+  def filter_fn(path, value):
+    return re.fullmatch(pattern, path) is not None
+
+  filter_fn.__qualname__ = f"matches({pattern})"
+  return filter_fn
+
+
+def multi_optimizer(*patterns_and_optimizers):
+  return optimizers.MultiOptimizer(
+    [
+      (traverse_util.ModelParamTraversal(matches(pattern)), optimizer)
+      for pattern, optimizer in patterns_and_optimizers
+    ]
+  )
+
+
+def sgd(learning_rate):
+  return optimizers.OptaxWrapper(optax.sgd(learning_rate))
+
+
+@pytest.fixture
+def params():
+  return {
+    "decoder": {"wo": {"kernel": jnp.ones((3, 2))}},
+    "encoder": {
+      "prompt": {"prompt": jnp.ones((2, 3))},
+      "wi": {"kernel": jnp.ones((3, 4))},
+    },
+  }
+
+
+def test_every_parameter_trains_by_default(params):
+  trainable = adafactor.Adafactor().trainable(params)
+
+  assert trainable == jax.tree.map(lambda _: True, params)
+
+
+def test_unmatched_parameters_are_frozen(params):
+  optimizer_def = multi_optimizer((".*/prompt/.*", sgd(0.1)))
+
+  assert optimizer_def.trainable(params) == {
+    "decoder": {"wo": {"kernel": False}},
+    "encoder": {"prompt": {"prompt": True}, "wi": {"kernel": False}},
+  }
+
+
+def test_trainable_needs_shapes_only(params):
+  optimizer_def = multi_optimizer((".*/prompt/.*", sgd(0.1)))
+  shapes = jax.eval_shape(lambda: params)
+
+  assert optimizer_def.trainable(shapes) == optimizer_def.trainable(params)
+
+
+def test_traversal_without_a_match_names_the_closest_paths(params):
+  optimizer_def = multi_optimizer((".*/prompts/.*", sgd(0.1)))
+
+  with pytest.raises(ValueError, match=r"prompts.*\['encoder/prompt/prompt'"):
+    optimizer_def.trainable(params)
+
+
+def test_parameter_matched_twice_is_refused(params):
+  optimizer_def = multi_optimizer(
+    (".*/kernel", sgd(0.1)), (".*/wi/.*", sgd(0.1))
+  )
+
+  with pytest.raises(ValueError, match="encoder/wi/kernel"):
+    optimizer_def.trainable(params)
+
+
+def test_multi_optimizer_needs_an_optimizer():
+  with pytest.raises(ValueError, match="at least one"):
+    optimizers.MultiOptimizer([])
+
+
+def test_each_parameter_trains_with_its_optimizer(params):
+  del params["decoder"]  # Frozen.
+  optimizer_def = multi_optimizer(
+    (".*/prompt/.*", sgd(0.1)), (".*/wi/.*", sgd(0.5))
+  )
+  state = optimizer_def.init_state(params)
+  grads = jax.tree.map(jnp.ones_like, params)
+
+  new_params, new_state = jax.jit(optimizer_def.apply_gradient)(
+    {"learning_rate": 1.0}, params, state, grads
+  )
+
+  np.testing.assert_allclose(new_params["encoder"]["prompt"]["prompt"], 0.9)
+  np.testing.assert_allclose(new_params["encoder"]["wi"]["kernel"], 0.5)
+  assert jax.tree.structure(new_state) == jax.tree.structure(state)
+
+
+def test_multi_optimizer_of_one_equals_that_optimizer(params):
+  inner = adafactor.Adafactor()
+  outer = multi_optimizer((".*", inner))
+  grads = jax.tree.map(lambda x: 0.1 * x, params)
+
+  trained = []
+  for optimizer_def in (inner, outer):
+    state = optimizer_def.init_state(params).replace(step=jnp.int32(1000))
+    trained.append(
+      optimizer_def.apply_gradient({"learning_rate": 0.3}, params, state, grads)
+    )
+
+  (inner_params, inner_state), (outer_params, outer_state) = trained
+  jax.tree.map(np.testing.assert_array_equal, inner_params, outer_params)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    jax.tree.leaves(inner_state),
+    jax.tree.leaves(outer_state),
+  )
+
+
+def test_step_counts_from_where_it_was_restored(params):
+  optimizer_def = adafactor.Adafactor()
+  state = optimizer_def.init_state(params)
+  assert state.step == 0
+  assert state.step.dtype == jnp.int32
+
+  state = state.replace(step=jnp.int32(1_100_000))
+  _, state = optimizer_def.apply_gradient(
+    {"learning_rate": 0.3}, params, state, params
+  )
+
+  assert state.step == 1_100_001
+
+
+def test_optax_wrapper_keeps_its_own_schedule(params):
+  optimizer_def = optimizers.OptaxWrapper(
+    optax.sgd(optax.piecewise_constant_schedule(1.0, {1: 0.5}))
+  )
+  state = optimizer_def.init_state(params).replace(step=jnp.int32(100))
+  ones = jax.tree.map(jnp.ones_like, params)
+
+  for expected in (0.0, -0.5):
+    params, state = optimizer_def.apply_gradient(
+      {"learning_rate": 7.0}, params, state, ones
+    )
+    np.testing.assert_allclose(params["decoder"]["wo"]["kernel"], expected)
+
+
+def test_bfloat16_parameters_have_float32_state(params):
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  optimizer_def = adafactor.Adafactor()
+  state = optimizer_def.init_state(params)
+
+  new_params, new_state = optimizer_def.apply_gradient(
+    {"learning_rate": 0.3}, params, state, params
+  )
+
+  dtypes = {x.dtype for x in jax.tree.leaves(new_state)}
+  assert dtypes == {jnp.dtype("int32"), jnp.dtype("float32")}
+  dtypes = {x.dtype for x in jax.tree.leaves(new_params)}
+  assert dtypes == {jnp.dtype("bfloat16")}
+
+
+def test_map_state_tells_which_leaves_mirror_a_parameter(params):
+  params["decoder"]["wo"]["kernel"] = jnp.ones((130, 140))
+  optimizer_def = multi_optimizer(
+    ("/encoder/.*", optimizers.OptaxWrapper(optax.adam(1.0))),
+    ("/decoder/.*", adafactor.Adafactor()),
+  )
+  state = optimizer_def.init_state(params)
+  paths = {
+    "decoder": {"wo": {"kernel": "decoder/wo/kernel"}},
+    "encoder": {
+      "prompt": {"prompt": "encoder/prompt/prompt"},
+      "wi": {"kernel": "encoder/wi/kernel"},
+    },
+  }
+
+  mapped = optimizers.map_state(state, params, paths, "other")
+
+  assert jax.tree.structure(mapped) == jax.tree.structure(state)
+  assert mapped.step == "other"
+  adam = mapped.param_states.inner_states["0"].inner_state[0]
+  assert adam.count == "other"
+  assert adam.mu["encoder"] == paths["encoder"]
+  assert adam.nu["encoder"] == paths["encoder"]
+  # Factored: two vectors, and a placeholder for the moment.
+  factored = mapped.param_states.inner_states["1"]
+  assert set(jax.tree.leaves(factored)) == {"other"}

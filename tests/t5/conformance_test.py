@@ -1,0 +1,153 @@
+"""The network against the numbers of the published reference programs."""
+
+import functools
+
+import conformance
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from t5x import losses
+
+PROMPT = "encoder/prompt/prompt"
+CASES = pytest.mark.parametrize(
+  ("case", "prompt_length"),
+  [("plain", 0), ("prompt", conformance.PROMPT_LENGTH)],
+)
+
+
+def sum_loss(
+  logits: jax.Array, features: dict[str, np.ndarray], smoothing: float
+) -> jax.Array:
+  loss, _, _ = losses.compute_weighted_cross_entropy(
+    logits,
+    features["decoder_target_tokens"],
+    features["decoder_loss_weights"],
+    label_smoothing=smoothing,
+    z_loss=1e-4,
+  )
+  return loss
+
+
+@functools.cache
+def reference_gradients(smoothing: float) -> dict[str, np.ndarray]:
+  """Gradients of the loss of batch 0, by parameter, with the prompt."""
+  model = conformance.transformer()
+  features = conformance.batch()
+
+  @jax.jit
+  @jax.grad
+  def gradients(params):
+    logits = model.apply(
+      {"params": params},
+      *conformance.network_inputs(features),
+      enable_dropout=False,
+    )
+    return sum_loss(logits, features, smoothing)
+
+  return traverse_util.flatten_dict(
+    gradients(conformance.parameters()), sep="/"
+  )
+
+
+def test_formulas_reproduce_the_checksums():
+  parameters = traverse_util.flatten_dict(conformance.parameters(), sep="/")
+  assert len(parameters) == len(conformance.CHECKSUMS)
+  for name, (total, first) in conformance.CHECKSUMS.items():
+    value = np.asarray(parameters[conformance.our_name(name)], np.float64)
+    assert value.sum() == pytest.approx(total, abs=1e-9)
+    assert value.flat[0] == pytest.approx(first, abs=1e-9)
+  for k in range(4):
+    for feature, value in conformance.batch(k).items():
+      np.testing.assert_array_equal(
+        value, conformance.expected(f"batch{k}/{feature}")
+      )
+
+
+def test_parameter_names_shapes_and_axes():
+  model = conformance.transformer()
+  variables = jax.eval_shape(
+    functools.partial(model.init, enable_dropout=False),
+    jax.random.key(0),
+    *conformance.network_inputs(conformance.batch()),
+  )
+  shapes = jax.tree.map(jnp.shape, variables["params"])
+  assert shapes == jax.tree.map(jnp.shape, conformance.parameters())
+  axes = traverse_util.flatten_dict(variables["params_axes"], sep="/")
+  assert {name: list(axis.names) for name, axis in axes.items()} == {
+    conformance.our_name(name) + "_axes": names
+    for name, names in conformance.FACTS["parameter_axes"].items()
+  }
+
+
+@CASES
+@pytest.mark.parametrize("remat", [False, True])
+def test_logits_loss_and_encoder_output(case, prompt_length, remat):
+  model = conformance.transformer(prompt_length, remat=remat)
+  variables = {"params": conformance.parameters(prompt_length)}
+  features = conformance.batch()
+
+  encode = functools.partial(
+    model.apply, enable_dropout=False, method=model.encode
+  )
+  encoded = jax.jit(encode)(variables, features["encoder_input_tokens"])
+  np.testing.assert_allclose(
+    encoded, conformance.expected(f"{case}/encoder_output"), atol=1e-5
+  )
+
+  forward = jax.jit(functools.partial(model.apply, enable_dropout=False))
+  logits = forward(variables, *conformance.network_inputs(features))
+  real = features["decoder_target_tokens"] > 0
+  np.testing.assert_allclose(
+    logits[real], conformance.expected(f"{case}/logits")[real], atol=1e-5
+  )
+  for smoothing in (0.0, 0.1):
+    np.testing.assert_allclose(
+      sum_loss(logits, features, smoothing),
+      conformance.expected(f"{case}/loss_ls{smoothing}"),
+      rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_prompt_gradient(smoothing):
+  expected = conformance.expected(f"prompt/grad_prompt_ls{smoothing}")
+  np.testing.assert_allclose(
+    reference_gradients(smoothing)[PROMPT], expected, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_gradients_of_all_parameters():
+  gradients = reference_gradients(0.0)
+  names = conformance.FACTS["grad_norms_order"]
+  norms = [
+    np.linalg.norm(gradients[conformance.our_name(name)]) for name in names
+  ]
+  np.testing.assert_allclose(
+    norms, conformance.expected("prompt/grad_norms"), rtol=1e-5, atol=1e-6
+  )
+  for name in (
+    "decoder/decoder_norm/scale",
+    "decoder/relpos_bias/rel_embedding",
+    "encoder/layers_0/mlp/wi_0/kernel",
+    "encoder/relpos_bias/rel_embedding",
+  ):
+    np.testing.assert_allclose(
+      gradients[name],
+      conformance.expected(f"prompt/grad/{name}"),
+      rtol=1e-5,
+      atol=1e-6,
+    )
+
+
+def test_decoding_with_a_cache_equals_the_full_forward_pass():
+  features = conformance.batch()
+  logits = conformance.decode_step_by_step(
+    conformance.transformer(), conformance.parameters(), features
+  )
+  real = features["decoder_target_tokens"] > 0
+  np.testing.assert_allclose(
+    logits[real], conformance.expected("prompt/logits")[real], atol=1e-5
+  )

@@ -1,0 +1,366 @@
+import functools
+import re
+from typing import Any
+
+import conformance
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from prompt_tuning import prompts
+from prompt_tuning.t5 import layers, network
+
+
+def config(**overrides: Any) -> network.T5Config:
+  """One layer in each stack: the time goes into compiling."""
+  one_layer = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+  return conformance.config(**one_layer, **overrides)
+
+
+def transformer(
+  prompt_length: int = conformance.PROMPT_LENGTH, **overrides: Any
+) -> network.Transformer:
+  one_layer = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+  return conformance.transformer(prompt_length, **one_layer, **overrides)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model: network.Transformer, params: Any, features: Any):
+  """Logits without dropout, [B, S, V]."""
+  return model.apply(
+    {"params": params},
+    *conformance.network_inputs(features),
+    enable_dropout=False,
+  )
+
+
+def real_logits(model: network.Transformer, params: Any, features: Any):
+  """Logits of the targets that are not padding, [number of them, V]."""
+  real = np.asarray(features["decoder_target_tokens"]) > 0
+  return np.asarray(forward(model, params, features))[real]
+
+
+def test_padding_does_not_change_logits():
+  model = transformer()
+  params = conformance.parameters()
+  features = conformance.batch()
+  padded = {
+    name: np.pad(tokens, ((0, 0), (0, 3))) for name, tokens in features.items()
+  }
+  np.testing.assert_allclose(
+    real_logits(model, params, padded),
+    real_logits(model, params, features),
+    atol=1e-5,
+  )
+
+
+def test_permuting_a_batch_permutes_the_logits():
+  model = transformer()
+  params = conformance.parameters()
+  features = conformance.batch()
+  order = np.array([2, 0, 3, 1])
+  permuted = {name: tokens[order] for name, tokens in features.items()}
+  np.testing.assert_allclose(
+    forward(model, params, permuted),
+    forward(model, params, features)[order],
+    atol=1e-5,
+  )
+
+
+def test_a_prompt_of_embeddings_equals_feeding_the_tokens():
+  features = conformance.batch()
+  words = np.array([17, 201, 5])
+  fed = dict(
+    features,
+    encoder_input_tokens=np.concatenate(
+      [np.tile(words, (4, 1)), features["encoder_input_tokens"]], axis=1
+    ),
+  )
+  params = conformance.parameters(prompt_length=0)
+  embeddings = params["token_embedder"]["embedding"]
+  prompted = {
+    **params,
+    "encoder": {**params["encoder"], "prompt": {"prompt": embeddings[words]}},
+  }
+  np.testing.assert_allclose(
+    real_logits(transformer(len(words)), prompted, features),
+    real_logits(transformer(0), params, fed),
+    atol=1e-5,
+  )
+
+
+def test_a_prompt_for_each_example_equals_separate_prompts():
+  class PromptByFirstToken(nn.Module):
+    """Negates the prompt of examples that start with an odd token."""
+
+    @nn.compact
+    def __call__(self, tokens, embedded):
+      prompt = prompts.Prompt(conformance.PROMPT_LENGTH, name="shared")(
+        tokens, embedded
+      )
+      sign = 1 - 2 * (tokens[:, 0] % 2)
+      return sign[:, None, None] * prompt[None]
+
+  features = conformance.batch()
+  odd = features["encoder_input_tokens"][:, 0] % 2 == 1
+  assert 0 < odd.sum() < len(odd)
+  params = conformance.parameters()
+  prompt = params["encoder"]["prompt"]["prompt"]
+
+  def with_prompt(value):
+    return {**params, "encoder": {**params["encoder"], "prompt": value}}
+
+  plain = transformer()
+  mixed = network.Transformer(
+    config(), network.Injections(prompt=PromptByFirstToken)
+  )
+  logits = forward(mixed, with_prompt({"shared": {"prompt": prompt}}), features)
+  for rows, own in ((~odd, prompt), (odd, -prompt)):
+    np.testing.assert_allclose(
+      logits[rows],
+      forward(plain, with_prompt({"prompt": own}), features)[rows],
+      atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
+def test_bfloat16_is_close_to_float32(param_dtype):
+  params = conformance.parameters()
+  features = conformance.batch()
+  exact = real_logits(transformer(), params, features)
+  model = transformer(dtype="bfloat16", param_dtype=param_dtype)
+  params = jax.tree.map(lambda array: array.astype(param_dtype), params)
+  logits = forward(model, params, features)
+  assert logits.dtype == jnp.float32
+  error = np.asarray(logits)[features["decoder_target_tokens"] > 0] - exact
+  assert np.abs(error).max() < 0.03 * np.abs(exact).max()
+
+
+def test_parameter_dtypes():
+  model = transformer(param_dtype="bfloat16")
+  variables = jax.eval_shape(
+    functools.partial(model.init, enable_dropout=False),
+    jax.random.key(0),
+    *conformance.network_inputs(conformance.batch()),
+  )
+  dtypes = jax.tree.map(lambda array: array.dtype, variables["params"])
+  assert dtypes["encoder"].pop("prompt") == {"prompt": jnp.float32}
+  assert set(jax.tree.leaves(dtypes)) == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_gradients_in_bfloat16_accumulate_in_float32(remat):
+  model = transformer(dtype="bfloat16", remat=remat)
+  params = conformance.parameters()
+  features = conformance.batch()
+  gradient = jax.grad(lambda params: forward(model, params, features).sum())
+  lowered = jax.jit(gradient).lower(params).as_text()
+  products = [line for line in lowered.splitlines() if "dot_general" in line]
+  assert len(products) > 60
+  for product in products:
+    operands, result = product.rsplit(" : ", 1)[1].split(" -> ")
+    # The output head has float32 operands.
+    assert operands.count("bf16") == 2 or operands.count("f32") == 2
+    assert re.search(r"[<x]f32>", result)
+
+
+def test_dropout_is_random_and_reaches_the_prompt():
+  model = transformer(dropout_rate=0.5)
+  params = conformance.parameters()
+  features = conformance.batch()
+
+  @jax.jit
+  def encode(seed):
+    return model.apply(
+      {"params": params},
+      features["encoder_input_tokens"],
+      enable_dropout=True,
+      rngs={"dropout": jax.random.key(seed)},
+      method=model.encode,
+    )
+
+  first, second = np.asarray(encode(0)), np.asarray(encode(1))
+  assert (first != second).any()
+  # The last dropout has one mask for all positions, prompt and text.
+  dropped = (first[0] == 0).all(axis=0)
+  assert 0 < dropped.sum() < len(dropped)
+  np.testing.assert_array_equal((first[0] == 0), np.tile(dropped, (17, 1)))
+
+
+def test_the_embedding_can_be_the_output_head():
+  model = transformer(logits_via_embedding=True)
+  params = conformance.parameters()
+  table = np.asarray(params["token_embedder"]["embedding"])
+  kernel = params["decoder"].pop("logits_dense")["kernel"]
+  features = conformance.batch()
+  tied = forward(model, params, features)
+  params["decoder"]["logits_dense"] = {"kernel": table.T / np.sqrt(32)}
+  assert kernel.shape == table.T.shape
+  np.testing.assert_allclose(
+    tied, forward(transformer(), params, features), atol=1e-5
+  )
+
+
+def test_a_prompt_refuses_packed_examples():
+  model = transformer()
+  features = conformance.batch()
+  segments = np.ones_like(features["encoder_input_tokens"])
+  with pytest.raises(ValueError, match="pack = False"):
+    model.apply(
+      {"params": conformance.parameters()},
+      *conformance.network_inputs(features),
+      encoder_segment_ids=segments,
+      enable_dropout=False,
+    )
+
+
+def test_packed_examples_equal_separate_ones():
+  model = transformer(0)
+  params = conformance.parameters(0)
+  apart = {
+    name: np.array([[5, 6, 7], [8, 9, 9]])
+    for name in ("encoder_input_tokens", "decoder_target_tokens")
+  }
+  apart["decoder_input_tokens"] = np.array([[0, 5, 6], [0, 8, 9]])
+  packed = {name: tokens.reshape(1, 6) for name, tokens in apart.items()}
+  segments = np.array([[1, 1, 1, 2, 2, 2]])
+  logits = model.apply(
+    {"params": params},
+    *conformance.network_inputs(packed),
+    encoder_segment_ids=segments,
+    decoder_segment_ids=segments,
+    enable_dropout=False,
+  )
+  np.testing.assert_allclose(
+    logits.reshape(2, 3, -1), forward(model, params, apart), atol=1e-5
+  )
+
+
+def test_decoding_needs_the_length_of_its_cache():
+  model = transformer(0)
+  params = conformance.parameters(0)
+  inputs = conformance.network_inputs(conformance.batch())
+  apply = functools.partial(
+    model.apply, decode=True, enable_dropout=False, mutable=["cache"]
+  )
+  _, cache = apply({"params": params}, *inputs)
+  with pytest.raises(ValueError, match="max_decode_length"):
+    apply({"params": params} | cache, *inputs)
+
+
+class Prefix(nn.Module):
+  @nn.compact
+  def __call__(self, key, value):
+    shape = (3, *key.shape[2:])
+    return tuple(
+      self.param(name, nn.initializers.zeros, shape)
+      for name in ("key", "value")
+    )
+
+
+class LowRankDelta(nn.Module):
+  @nn.compact
+  def __call__(self, inputs, features):
+    inner = nn.Dense(2, use_bias=False, name="down")(inputs)
+    init = nn.initializers.zeros
+    up = nn.Dense(features, use_bias=False, kernel_init=init, name="up")
+    return up(inner)
+
+
+class Adapter(nn.Module):
+  @nn.compact
+  def __call__(self, inputs):
+    init = nn.initializers.zeros
+    return inputs + nn.Dense(inputs.shape[-1], kernel_init=init)(inputs)
+
+
+class Rescale(nn.Module):
+  @nn.compact
+  def __call__(self, inputs):
+    shape = inputs.shape[2:]
+    scale = self.param("scale", nn.initializers.ones, shape)
+    return inputs * scale.reshape(1, 1, *shape)
+
+
+ATTENTIONS = [
+  "encoder/layers_0/attention",
+  "decoder/layers_0/self_attention",
+  "decoder/layers_0/encoder_decoder_attention",
+]
+MLPS = ["encoder/layers_0/mlp", "decoder/layers_0/mlp"]
+
+
+@pytest.mark.parametrize(
+  ("injections", "expected_paths"),
+  [
+    (
+      layers.Injections(prefix=Prefix),
+      [f"{owner}/prefix" for owner in ATTENTIONS],
+    ),
+    (
+      layers.Injections(delta=LowRankDelta, where=".*/(query|value)/delta"),
+      [
+        f"{owner}/{kernel}/delta"
+        for owner in ATTENTIONS
+        for kernel in ("query", "value")
+      ],
+    ),
+    (
+      layers.Injections(adapter=Adapter),
+      [f"{owner}/adapter" for owner in ATTENTIONS + MLPS],
+    ),
+    (
+      layers.Injections(rescale=Rescale),
+      [
+        *(f"{owner}/key_rescale" for owner in ATTENTIONS),
+        *(f"{owner}/value_rescale" for owner in ATTENTIONS),
+        *(f"{owner}/rescale" for owner in MLPS),
+      ],
+    ),
+  ],
+  ids=["prefix", "delta", "adapter", "rescale"],
+)
+def test_injected_modules(injections, expected_paths):
+  model = network.Transformer(config(), injections)
+  plain = conformance.parameters(0)
+  features = conformance.batch()
+  initial = model.init(
+    jax.random.key(0),
+    *conformance.network_inputs(features),
+    enable_dropout=False,
+  )["params"]
+  names = traverse_util.flatten_dict(plain, sep="/").keys()
+  injected = {
+    name: value
+    for name, value in traverse_util.flatten_dict(initial, sep="/").items()
+    if name not in names
+  }
+  for path in expected_paths:
+    assert any(name.startswith(f"{path}/") for name in injected)
+  for name in injected:
+    assert any(name.startswith(f"{path}/") for path in expected_paths)
+
+  def parameters(injected):
+    flat = traverse_util.flatten_dict(plain, sep="/") | injected
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+  expected = real_logits(transformer(0), plain, features)
+  if not injections.prefix:  # Which always takes some of the attention.
+    logits = real_logits(model, parameters(injected), features)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+  rng = np.random.default_rng(0)
+  trained = {
+    name: jnp.asarray(rng.normal(size=value.shape), jnp.float32)
+    for name, value in injected.items()
+  }
+  logits = real_logits(model, parameters(trained), features)
+  assert np.abs(logits - expected).max() > 0.1
+  decoded = conformance.decode_step_by_step(
+    model, parameters(trained), features
+  )
+  real = features["decoder_target_tokens"] > 0
+  np.testing.assert_allclose(decoded[real], logits, atol=1e-4)
