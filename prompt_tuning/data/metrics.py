@@ -5,9 +5,9 @@ over the results of `postprocessors`.
 """
 
 import collections
+from collections.abc import Mapping, Sequence
 import re
 import string
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np

@@ -5,6 +5,7 @@ The release has a folder, or a zip file, of jsonl files per task:
 checks every row before that, and that a data folder only holds complete data.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import io
@@ -12,9 +13,8 @@ import json
 import os
 import pathlib
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+import zipfile
 
 import tensorflow_datasets as tfds
 import tqdm
@@ -26,6 +26,8 @@ _FILES = {
   "validation": "val.jsonl",
   "test": "test.jsonl",
 }
+# Two noun phrases of WSC's test split, which other words interrupt.
+_INTERRUPTED = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 _DPR = "definite_pronoun_resolution:1.1.0"
 _DPR_COUNTS = {"train": 1_322, "test": 564}
 
@@ -73,8 +75,12 @@ def _wsc_spans(row: Row) -> Iterator[tuple[str, str, Any]]:
   for n in (1, 2):
     index = row["target"][f"span{n}_index"]
     if not 0 <= index < length:
-      expected = f"a word's index in [0, {length})"
-      yield f"target.span{n}_index", expected, index
+      yield f"target.span{n}_index", f"a word's index in [0, {length})", index
+    span = row["target"][f"span{n}_text"]
+    # What TFDS repairs: case, a full stop too many, a line break.
+    words = span.rstrip(".").replace("\n", " ").lower()
+    if words not in row["text"].lower() and span not in _INTERRUPTED:
+      yield f"target.span{n}_text", "words of the text", repr(span)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,7 +328,8 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
   """Downloads and builds, with TFDS, everything that is not there yet.
 
   Raises:
-    ValueError: if a dataset has not the official number of examples.
+    ValueError: if a dataset cannot be downloaded, or has not the official
+      number of examples.
   """
   data_dir = pathlib.Path(data_dir)
   report = Report()
@@ -333,9 +340,15 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
       report.kept.append(name)
       continue
     with _staging(data_dir) as staging:
-      tfds.builder(name, data_dir=staging).download_and_prepare(
-        download_dir=data_dir / "downloads"
-      )
+      try:
+        tfds.builder(name, data_dir=staging).download_and_prepare(
+          download_dir=data_dir / "downloads"
+        )
+      except OSError as error:
+        raise ValueError(
+          f"Expected to download {name}, got: {error}. Without network, build "
+          "it from a folder of the official release (--from)."
+        ) from error
       if not _is_built(name, counts, staging):
         raise ValueError(
           f"Expected {name} to have {dict(counts)} examples, got something "
@@ -526,6 +539,11 @@ def _check_type(value: Any, expected: type, where: str, field: str) -> None:
   if type(value) is not expected:
     got = f"{value!r:.60} ({type(value).__name__})"
     raise _error(where, field or "(the line)", expected.__name__, got)
+  if expected is str:
+    try:
+      value.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell half a character.
+      raise _error(where, field, "text", f"{value!r:.60}") from error
 
 
 def _error(where: str, field: str, expected: Any, got: Any) -> ValueError:

@@ -8,25 +8,29 @@ task name: single-task prompts leave it out (Lester et al., 2021, section 3);
 `add_prefix` puts it back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
 Example = Mapping[str, Any]
+# What it makes takes and returns a dataset, which seqio's types do not say.
+_each_example: Callable[
+  [Callable[..., Example]], Callable[..., tf.data.Dataset]
+] = seqio.map_over_dataset  # pyright: ignore[reportAssignmentType]
 
 # T5's target where the label is hidden, as on the test splits.
 UNLABELLED = "<unk>"
 
 
-@seqio.map_over_dataset
+@_each_example
 def add_prefix(example: Example, prefix: str) -> Example:
   """Puts `prefix`, which ends in a space, in front of the inputs."""
   return {**example, "inputs": prefix + example["inputs"]}
 
 
-@seqio.map_over_dataset
+@_each_example
 def classification(
   example: Example, *, fields: Mapping[str, str], labels: Sequence[str]
 ) -> Example:
@@ -44,7 +48,7 @@ def classification(
   }
 
 
-@seqio.map_over_dataset
+@_each_example
 def multirc(example: Example, *, labels: Sequence[str]) -> Example:
   """Is this answer to this question about the paragraph right?"""
   texts = {
@@ -93,7 +97,7 @@ def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
   return dataset.flat_map(one_per_answer)
 
 
-@seqio.map_over_dataset
+@_each_example
 def wsc(example: Example) -> Example:
   """The sentence with its *pronoun* marked -> the noun phrase in question.
 
@@ -110,7 +114,7 @@ def wsc(example: Example) -> Example:
   }
 
 
-@seqio.map_over_dataset
+@_each_example
 def wsc_classification(example: Example, *, labels: Sequence[str]) -> Example:
   """The sentence with * noun phrase * and # pronoun # marked -> True, False."""
   first, second = example["span1_index"], example["span2_index"]
@@ -125,7 +129,7 @@ def wsc_classification(example: Example, *, labels: Sequence[str]) -> Example:
   }
 
 
-@seqio.map_over_dataset
+@_each_example
 def dpr(example: Example) -> Example:
   """Definite pronoun resolution, in the form of `wsc`.
 

@@ -13,9 +13,9 @@ each also as `..._prefixed`, with the task's name in front of the input.
 `scripts/prepare_superglue.py` prepares the data.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -49,19 +49,21 @@ class SuperGlueTask:
     t5_lengths: The most tokens of T5's vocabulary, end of sequence included:
       inputs of all splits, without the prefix, and labelled targets. None: not
       measured, for want of the data.
+    splits: That the dataset has.
     correct_referents_only: Leave the wrong referents out of the train split.
   """
 
   name: str
   tfds_name: str
   prefix: str
-  preprocess: Callable[..., Any]
+  preprocess: Callable[..., tf.data.Dataset]
   postprocess: Callable[..., Any] | None
   metric_fns: Sequence[MetricFn]
   labels: tuple[str, ...] = ()
   class_words: tuple[str, ...] = ()
   mixture_rate: int = 0
   t5_lengths: Mapping[str, int] | None = None
+  splits: tuple[str, ...] = ("train", "validation", "test")
   correct_referents_only: bool = False
 
 
@@ -134,11 +136,17 @@ RECORD = SuperGlueTask(
   mixture_rate=138_854,  # 100,730 queries, once per answer.
 )
 RTE = _classification(
-  "rte", ("hypothesis", "premise"), _ENTAILMENT, mixture_rate=2_490
+  "rte",
+  ("hypothesis", "premise"),
+  _ENTAILMENT,
+  mixture_rate=2_490,
   t5_lengths={"inputs": 312, "targets": 6},
 )
 WIC = _classification(
-  "wic", ("sentence1", "sentence2", "word"), _TRUE_FALSE, mixture_rate=5_428
+  "wic",
+  ("sentence1", "sentence2", "word"),
+  _TRUE_FALSE,
+  mixture_rate=5_428,
   t5_lengths={"inputs": 82, "targets": 4},
 )
 WSC = SuperGlueTask(
@@ -161,9 +169,14 @@ AXB = _classification(
   {"hypothesis": "sentence2", "premise": "sentence1"},
   _ENTAILMENT,
   prefix=RTE.prefix,
+  splits=("test",),
 )
 AXG = _classification(
-  "axg", ("hypothesis", "premise"), _ENTAILMENT, prefix=RTE.prefix
+  "axg",
+  ("hypothesis", "premise"),
+  _ENTAILMENT,
+  prefix=RTE.prefix,
+  splits=("test",),
 )
 WSC_CLASSIFICATION = SuperGlueTask(
   name="wsc_classification",
@@ -187,8 +200,44 @@ DPR = SuperGlueTask(
   metric_fns=(metrics.accuracy,),
   class_words=WSC.class_words,
   mixture_rate=1_322,
+  splits=("train", "test"),
 )
 TASKS = (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION, DPR)
+
+
+class PreparedData(seqio.TfdsDataSource):
+  """TFDS data that is on disk already.
+
+  seqio's own source starts a download in the middle of a run, and a mixture
+  goes on without the tasks whose data is not there.
+  """
+
+  def __init__(self, tfds_name: str, splits: Sequence[str]):
+    super().__init__(tfds_name, splits=splits, read_only=True)
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    self._require(split)
+    return super().list_shards(split)
+
+  def num_input_examples(self, split: str) -> int | None:
+    self._require(split)
+    return super().num_input_examples(split)
+
+  def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
+    self, split: str = "train", **kwargs: Any
+  ) -> tf.data.Dataset:
+    self._require(split)
+    return super().get_dataset(split, **kwargs)
+
+  def _require(self, split: str) -> None:
+    prepared = self.tfds_dataset.info.splits
+    if split not in prepared:
+      raise ValueError(
+        f"Expected split {split!r} of {self.tfds_dataset.name} in "
+        f"--tfds_data_dir ({self.tfds_dataset.data_dir}), got "
+        f"{list(prepared) or 'nothing'}. Prepare it with: python "
+        "scripts/prepare_superglue.py --tfds_data_dir=DIR"
+      )
 
 
 class CorrectReferents(seqio.DataSource):
@@ -268,14 +317,12 @@ def add_mixture(name: str, rate_by_task: Mapping[str, int]) -> None:
   )
 
 
-def _tfds_source(row: SuperGlueTask) -> seqio.DataSource:
-  return seqio.TfdsDataSource(row.tfds_name)
+def _prepared(row: SuperGlueTask) -> seqio.DataSource:
+  return PreparedData(row.tfds_name, row.splits)
 
 
-add_tasks(
-  "super_glue", _tfds_source, (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION)
-)
-add_task("dpr", DPR, _tfds_source(DPR))
+add_tasks("super_glue", _prepared, (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION))
+add_task("dpr", DPR, _prepared(DPR))
 _RATES = {f"super_glue_{row.name}": row.mixture_rate for row in SUPER_GLUE}
 add_mixture("super_glue", _RATES)
 add_mixture("super_glue_and_dpr", {**_RATES, "dpr": DPR.mixture_rate})

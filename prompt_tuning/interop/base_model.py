@@ -20,19 +20,17 @@ def token_embedding(path: str) -> np.ndarray:
   Returns:
     [V, H] float32.
   """
-  sharding = jax.sharding.SingleDeviceSharding(
-    jax.local_devices(backend="cpu")[0]
-  )
   checkpoint = checkpoints.open_checkpoint(path)
-  shape = checkpoint.shapes[TOKEN_EMBEDDING].shape
-  array = checkpoint.read(
-    {
-      TOKEN_EMBEDDING: jax.ShapeDtypeStruct(
-        shape, np.float32, sharding=sharding
-      )
-    }
-  )[TOKEN_EMBEDDING]
-  return np.asarray(array)
+  target = jax.ShapeDtypeStruct(
+    checkpoint.shapes[TOKEN_EMBEDDING].shape,
+    np.float32,
+    sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
+  )
+  # Initialisers run under jit, where reading is not to be traced.
+  with jax.ensure_compile_time_eval():
+    return np.asarray(
+      checkpoint.read({TOKEN_EMBEDDING: target})[TOKEN_EMBEDDING]
+    )
 
 
 def prompt_for_model(

@@ -1,7 +1,6 @@
 """A SentencePiece model out of a Hugging Face `tokenizer.json` (Unigram)."""
 
 import base64
-import hashlib
 import json
 import os
 import pathlib
@@ -66,20 +65,6 @@ def sentencepiece_from_tokenizer_json(
   normalizer.remove_extra_whitespaces = True
   normalizer.escape_whitespaces = True
   return proto.SerializeToString()
-
-
-def vocabulary_sha256(model: bytes) -> str:
-  """Returns a digest of what a SentencePiece model's ids mean.
-
-  It covers ids, pieces, scores and kinds, and not how the model was trained: a
-  rebuilt vocabulary equals the published one.
-  """
-  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-  digest = hashlib.sha256()
-  for piece in proto.pieces:
-    row = f"{piece.piece}\t{piece.score.hex()}\t{piece.type}\n"
-    digest.update(row.encode())
-  return digest.hexdigest()
 
 
 def _charsmap(tokenizer: dict[str, Any], path: str | os.PathLike[str]) -> bytes:

@@ -254,7 +254,7 @@ MOTIVES = (
   Motive("{a} thanked {b}", "was grateful", "had been so kind"),
   Motive("{a} paid {b}", "owned the house", "had cleaned the house"),
   Motive("{a} hired {b}", "needed a worker", "needed a job"),
-  Motive("{a} visited {b}", "missed an old friend", "was ill in bed"),
+  Motive("{a} visited {b}", "missed an old friend", "was very ill"),
   Motive("{a} beat {b} in the race", "was very fast", "was very slow"),
   Motive("{a} carried {b} home", "was strong", "could not walk"),
   Motive("{a} lent {b} some money", "was rich", "was poor"),

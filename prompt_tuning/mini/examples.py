@@ -8,12 +8,12 @@ Examples come in groups that share their words but not their label, so that no
 word, and no sum over words, gives the label away.
 """
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import inspect
 import itertools
 import random
-from collections.abc import Callable, Mapping
 
 from prompt_tuning.mini import commonsense, passages, world
 

@@ -86,7 +86,7 @@ _SPEECH = (
 # In the order of CB's labels: the speaker is committed to what follows, to its
 # opposite, to neither.
 _ATTITUDES = (
-  ("knew that", "was glad that", "saw that"),
+  ("knew that", "was glad that", "remembered that"),
   ("was wrong to think that", "lied that", "dreamed that"),
   ("hoped that", "wondered if", "guessed that"),
 )
@@ -239,10 +239,10 @@ def record(rng: random.Random, split: str, level: str) -> list[world.Features]:
   """Which of the three names in the passage is the query's @placeholder?
 
   In 50% of the examples ("kind") the query has two of the names and lacks the
-  third, a person or a town. In 20% ("gender") "she" and "he" in the query decide
-  between a woman and a man. In 30% ("binding") it tells what one of two people
-  did. The answers are spread evenly over the names of the world; each query
-  comes twice, with its blank at different names.
+  third, a person or a town. In 20% ("gender") "she" and "he" in the query
+  decide between a woman and a man. In 30% ("binding") it tells what one of two
+  people did. The answers are spread evenly over the names of the world; each
+  query comes twice, with different names left out.
   """
   cast = world.draw_cast(rng, split)
   first, second = stories.draw_deeds(rng, cast, 2)

@@ -1,8 +1,8 @@
 """Facts of the world, and the English that tells, claims and questions them."""
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_tuning.mini import world

@@ -3,9 +3,9 @@
 The words are everyday English ones that T5's vocabulary has as one piece.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import random
-from collections.abc import Sequence
 from typing import Any
 
 # An example: TFDS's features of its task.

@@ -141,7 +141,7 @@ def _einsum_backward(equation, dtype, operands, gradient):
   gradient = gradient.astype(a.dtype)
   return (
     einsum(f"{axes},{b_axes}->{a_axes}", gradient, b, a.dtype),
-    einsum(f"{a_axes},{axes}->{b_axes}", a, gradient, b.dtype),
+    einsum(f"{axes},{a_axes}->{b_axes}", gradient, a, b.dtype),
   )
 
 

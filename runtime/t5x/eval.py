@@ -49,7 +49,7 @@ class InferenceEvaluator:
     self._partitioner = partitioner
     self._batch_size = cfg.batch_size
     self._evaluator = inference_evaluator_cls(
-      mixture_or_task_name=provider,
+      mixture_or_task_name=provider.name,
       feature_converter=model.feature_converter_cls(
         pack=False, apply_length_check=False
       ),
@@ -64,6 +64,8 @@ class InferenceEvaluator:
       task.name: sum(1 for _ in self._evaluator.cached_task_datasets[task.name])
       for task in self._evaluator.eval_tasks
     }
+    if log_dir:
+      os.makedirs(log_dir, exist_ok=True)
     if not self.counts or not all(self.counts.values()):
       raise ValueError(
         f"The split {cfg.split!r} of {cfg.mixture_or_task_name} has no example "

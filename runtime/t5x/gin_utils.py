@@ -240,7 +240,8 @@ def run(fn: Callable[..., Any]) -> None:
   define_flags()
 
   def main(argv: Sequence[str]) -> None:
-    logging.set_stderrthreshold("warning")
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
       raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:

@@ -124,7 +124,7 @@ class TrainState(struct.PyTreeNode):
     return self.replace(
       trainable=like(self.trainable),
       frozen=like(self.frozen),
-      opt_state=optimizers.state_shardings(
+      opt_state=optimizers.map_state(
         self.opt_state, self.trainable, like(self.trainable), replicated
       ),
     )

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Makes .venv in the repository with both distributions and what the tests and
+# the T5 small need, at the versions of constraints.txt. Does nothing when it is
+# up to date. PROMPT_TUNING_VENV puts the environment elsewhere.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="${PROMPT_TUNING_VENV:-$root/.venv}"
+
+is_supported() {
+  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+    2>/dev/null
+}
+
+stamp="$(cd "$root" && cat pyproject.toml runtime/pyproject.toml \
+  constraints.txt | cksum) $root"
+if is_supported "$venv/bin/python"; then
+  if [[ "$(cat "$venv/stamp" 2>/dev/null)" == "$stamp" ]]; then
+    exit 0
+  fi
+else
+  base=""
+  for candidate in python3.11 python3.12 python3.13 python3; do
+    if is_supported "$candidate"; then
+      base="$candidate"
+      break
+    fi
+  done
+  if [[ -z "$base" ]]; then
+    echo "Expected Python >= 3.11 and < 3.14 on the PATH, got" \
+      "$(python3 --version 2>&1 || true). Install Python 3.11." >&2
+    exit 1
+  fi
+  echo "Making $venv with $("$base" --version)."
+  "$base" -m venv --clear "$venv"
+fi
+
+echo "Installing into $venv: 3 GB, some minutes."
+"$venv/bin/python" -m pip install --disable-pip-version-check \
+  --constraint "$root/constraints.txt" \
+  --editable "$root[dev,t5-small]" --editable "$root/runtime"
+echo "$stamp" >"$venv/stamp"

@@ -1,0 +1,179 @@
+"""The tasks through seqio, over the examples of `superglue_text.json`."""
+
+import functools
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from prompt_tuning.data import metrics, superglue, vocabulary
+
+TASKS = json.loads(
+  pathlib.Path(__file__)
+  .parents[1]
+  .joinpath("testdata", "superglue_text.json")
+  .read_text()
+)["tasks"]
+TASKS["wsc"] = TASKS["wsc_simple_eval"]
+# One for each form of target: a label, a label and group, a text, a referent.
+EVALUATED = [f"reference_{name}" for name in ("cb", "multirc", "record", "wsc")]
+
+
+def dataset(split, shuffle_files=False, seed=None, *, name):
+  """The labelled examples; WSC's train split has the unlabelled one too."""
+  del shuffle_files, seed
+  raws = [example["raw"] for example in TASKS[name]["examples"]]
+  labelled = [raw for raw in raws if raw.get("label", 0) >= 0]
+  if name == "record":
+    labelled = [raw for raw in raws if raw["answers"]]
+  return tf.data.Dataset.from_generator(
+    lambda: iter(raws if split == "train" else labelled),
+    output_signature=signature(raws[0]),
+  )
+
+
+def signature(value):
+  if isinstance(value, dict):
+    return {name: signature(inner) for name, inner in value.items()}
+  if isinstance(value, list):
+    return tf.TensorSpec([None], tf.string)
+  return tf.TensorSpec([], tf.string if isinstance(value, str) else tf.int32)
+
+
+def source(row):
+  return seqio.FunctionDataSource(
+    functools.partial(dataset, name=row.name), splits=("train", "validation")
+  )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reference_tasks():
+  """`reference_boolq` ... over the examples above, in bytes."""
+  before = vocabulary.MODEL_VOCABULARY.in_use
+  vocabulary.of_model(seqio.ByteVocabulary())
+  superglue.add_tasks("reference", source)
+  superglue.add_mixture("reference", {name: 1 for name in EVALUATED})
+  yield
+  for row in superglue.SUPER_GLUE:
+    seqio.TaskRegistry.remove(f"reference_{row.name}")
+    seqio.TaskRegistry.remove(f"reference_{row.name}_prefixed")
+  seqio.MixtureRegistry.remove("reference")
+  seqio.MixtureRegistry.remove("reference_prefixed")
+  vocabulary.MODEL_VOCABULARY.in_use = before
+
+
+def test_every_task_is_registered_in_both_forms():
+  names = [f"super_glue_{row.name}" for row in superglue.TASKS[:-1]] + ["dpr"]
+  for name in names:
+    seqio.TaskRegistry.get(name)
+    seqio.TaskRegistry.get(f"{name}_prefixed")
+
+
+def test_the_average_is_of_the_eight_rows():
+  names = tuple(row.name for row in superglue.SUPER_GLUE)
+  assert names == metrics.SUPER_GLUE
+
+
+def test_mixtures_have_t5s_rates():
+  rates = {
+    "super_glue_boolq": 9_427,
+    "super_glue_cb": 250,
+    "super_glue_copa": 400,
+    "super_glue_multirc": 27_243,
+    "super_glue_record": 138_854,
+    "super_glue_rte": 2_490,
+    "super_glue_wic": 5_428,
+    "super_glue_wsc": 259,
+  }
+  mixture = seqio.MixtureRegistry.get("super_glue")
+  assert {t.name: mixture.get_rate(t) for t in mixture.tasks} == rates
+  mixture = seqio.MixtureRegistry.get("super_glue_and_dpr_prefixed")
+  assert {t.name: mixture.get_rate(t) for t in mixture.tasks} == {
+    f"{name}_prefixed": rate for name, rate in (rates | {"dpr": 1_322}).items()
+  }
+
+
+def test_labels_are_what_the_targets_say():
+  for row in superglue.TASKS:
+    if row.labels:
+      targets = {
+        output["targets"]
+        for example in TASKS[row.name]["examples"]
+        for output in example["outputs"]
+      }
+      assert targets - {"<unk>"} <= set(row.labels)
+      assert row.class_words == row.labels
+
+
+@pytest.mark.parametrize("form", ["", "_prefixed"])
+def test_features_are_the_pieces_and_the_end(form):
+  task = seqio.get_mixture_or_task(f"reference_cb{form}")
+  example = next(iter(task.get_dataset(None, "validation", shuffle=False)))
+  output = TASKS["cb"]["examples"][0]["outputs"][0]
+  text = output["inputs" if form else "inputs_taskless"]
+  byte_ids = vocabulary.MODEL_VOCABULARY.encode(text)
+  assert example["inputs"].numpy().tolist() == [*byte_ids, 1]
+  assert example["inputs_pretokenized"].numpy().decode() == text
+  assert vocabulary.MODEL_VOCABULARY.decode(example["targets"]) == "neutral"
+
+
+def test_a_cut_input_still_ends():
+  task = seqio.get_mixture_or_task("reference_cb")
+  lengths = {"inputs": 10, "targets": 8}
+  example = next(iter(task.get_dataset(lengths, "train", shuffle=False)))
+  assert example["inputs"].shape == (10,)
+  assert example["inputs"][-1] == 1
+
+
+def test_wsc_trains_on_correct_referents_only():
+  task = seqio.get_mixture_or_task("reference_wsc")
+
+  def idxs(split):
+    return [
+      int(example["idx"])
+      for example in task.get_dataset(None, split, shuffle=False)
+    ]
+
+  assert idxs("train") == [
+    output["idx"]
+    for example in TASKS["wsc_simple_train"]["examples"]
+    for output in example["outputs"]
+  ]
+  assert idxs("validation") == [0, 1, 2, 3, 4]
+
+
+def test_right_predictions_evaluate_to_100():
+  """seqio's own evaluation, over the whole mixture."""
+  evaluator = seqio.Evaluator(
+    "reference",
+    feature_converter=seqio.EncDecFeatureConverter(pack=False),
+    eval_split="validation",
+    sequence_length={"inputs": 512, "targets": 32},
+  )
+
+  def predict(dataset):
+    return [
+      (i, np.asarray(example["decoder_target_tokens"]))
+      for i, example in dataset
+    ]
+
+  results, _ = evaluator.evaluate(
+    compute_metrics=True, step=0, predict_fn=predict
+  )
+  assert {name: dict(v) for name, v in results.result().items()} == {
+    "reference_cb": {"accuracy": 100, "mean_3class_f1": 100, "invalid": 0},
+    "reference_multirc": {"f1": 100, "exact_match": 100, "invalid": 0},
+    "reference_record": {"em": 100, "f1": 100},
+    # Each noun phrase is "predicted"; three of the five are referents.
+    "reference_wsc": {"accuracy": 60},
+  }
+
+
+def test_data_that_is_not_prepared_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
+  mixture = seqio.get_mixture_or_task("super_glue")
+  with pytest.raises(ValueError, match="'train' of super_glue/.* got nothing"):
+    mixture.get_dataset({"inputs": 8, "targets": 8}, "train")

@@ -1,0 +1,71 @@
+import pytest
+import sentencepiece
+import seqio
+import tensorflow as tf
+
+from prompt_tuning.data import vocabulary
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+  """A SentencePiece model with T5's special ids."""
+  folder = tmp_path_factory.mktemp("vocabulary")
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
+    model_prefix=str(folder / "model"),
+    vocab_size=19,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  return str(folder / "model.model")
+
+
+@pytest.fixture
+def unbound(monkeypatch):
+  """The vocabulary of the tasks, as before any model is chosen."""
+  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
+  return vocabulary.MODEL_VOCABULARY
+
+
+def test_behaves_as_the_vocabulary_of_the_model(unbound, model_file):
+  of_model = seqio.SentencePieceVocabulary(model_file, extra_ids=5)
+  assert vocabulary.of_model(of_model) is of_model
+  ids = unbound.encode("the boat")
+  assert ids == of_model.encode("the boat")
+  assert unbound.decode(ids) == "the boat"
+  assert unbound.encode_tf("the boat").numpy().tolist() == ids
+  assert unbound.decode_tf(tf.constant(ids)).numpy() == b"the boat"
+  assert (unbound.vocab_size, unbound.extra_ids) == (24, 5)
+  assert (unbound.pad_id, unbound.eos_id, unbound.unk_id) == (0, 1, 2)
+  assert isinstance(unbound, seqio.Vocabulary)
+
+
+def test_equals_the_vocabulary_of_the_model_only(unbound, model_file):
+  of_model = vocabulary.of_model(
+    seqio.SentencePieceVocabulary(model_file, extra_ids=5)
+  )
+  other = seqio.SentencePieceVocabulary(model_file, extra_ids=6)
+  # Each on either side of the operator: different classes answer.
+  assert unbound == of_model
+  assert of_model == unbound
+  assert unbound != other
+  assert other != unbound
+  assert unbound != seqio.ByteVocabulary()
+  assert seqio.ByteVocabulary() != unbound
+
+
+def test_a_later_model_takes_over(unbound):
+  first = vocabulary.of_model(seqio.ByteVocabulary(extra_ids=0))
+  vocabulary.of_model(seqio.ByteVocabulary(extra_ids=10))
+  assert unbound.extra_ids == 10
+  assert unbound != first
+
+
+def test_says_how_to_choose_a_model(unbound):
+  with pytest.raises(ValueError, match=r"@vocabulary\.of_model\(\)"):
+    unbound.encode("the boat")
+  # Mixtures compare their tasks' vocabularies before any model is chosen.
+  assert unbound == vocabulary.MODEL_VOCABULARY
