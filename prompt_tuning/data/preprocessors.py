@@ -34,7 +34,7 @@ def add_prefix(example: Example, prefix: str) -> Example:
 def classification(
   example: Example, *, fields: Mapping[str, str], labels: Sequence[str]
 ) -> Example:
-  """ "premise: It rained. hypothesis: ..." -> the label's string.
+  """Named fields, "premise: It rained. hypothesis: ...", -> the label.
 
   Args:
     example: One with an integer "label", negative where it is hidden.

@@ -215,7 +215,9 @@ class PreparedData(seqio.TfdsDataSource):
   def __init__(self, tfds_name: str, splits: Sequence[str]):
     super().__init__(tfds_name, splits=splits, read_only=True)
 
-  def list_shards(self, split: str) -> Sequence[str]:
+  def list_shards(  # pyright: ignore[reportIncompatibleVariableOverride]
+    self, split: str
+  ) -> Sequence[str]:
     self._require(split)
     return super().list_shards(split)
 

@@ -43,6 +43,9 @@ class ModelVocabulary:
   def __eq__(self, other: object) -> bool:
     return self is other or self._model_vocabulary() == other
 
+  def __repr__(self) -> str:
+    return f"ModelVocabulary({self.in_use})"
+
   # Python answers this for every object, and SentencePieceVocabulary compares
   # by it, so `__getattr__` would not see it.
   def __getstate__(self) -> Any:

@@ -91,7 +91,7 @@ _OPENINGS = {
     "{a} sold the {thing} at the {place} because",
   ),
 }
-_REASONS_OF_PEOPLE = (
+_REASONS_OF_PEOPLE: tuple[str, ...] = (
   "was tired",
   "was hungry",
   "had a headache",
@@ -140,35 +140,33 @@ def wsc(rng: random.Random, split: str, level: str) -> list[world.Features]:
 
   if level == "motive":
     motive = rng.choice(causes.MOTIVES)
-    opening = f"At the {{place}}, {motive.deed} because".format(**words)
-    marked_texts = [
-      f"{opening} *{pronoun}* {reason}."
-      for pronoun, reason in zip(
-        pronouns, (motive.of_a, motive.of_b), strict=True
-      )
-    ]
+    opening = f"At the {{place}}, {motive.deed} because"
+    reasons = [motive.of_a, motive.of_b]
   else:
-    opening = rng.choice(_OPENINGS[level]).format(**words)
+    opening = rng.choice(_OPENINGS[level])
     reasons = rng.sample(_REASONS_OF_PEOPLE, 2)
-    if level == "kind":
-      reasons[1] = rng.choice(_REASONS_OF_THINGS)
-    a, b = (f"{p} {r}" for p, r in zip(pronouns, reasons, strict=True))
-    marked_a, marked_b = (
-      f"*{p}* {r}" for p, r in zip(pronouns, reasons, strict=True)
+  if level == "kind":
+    reasons[1] = rng.choice(_REASONS_OF_THINGS)
+  opening = opening.format(**words)
+
+  order = rng.sample((0, 1), 2)
+  right = rng.choice(order)
+  examples = []
+  for marked in order:
+    clauses = [
+      f"*{pronouns[i]}* {reasons[i]}"
+      if i == marked
+      else f"{pronouns[i]} {reasons[i]}"
+      for i in ([marked] if level == "motive" else order)
+    ]
+    examples.append(
+      _wsc_example(
+        f"{opening} {' and '.join(clauses)}.",
+        noun_phrase=referents[marked if marked == right else 1 - marked],
+        label=int(marked == right),
+      )
     )
-    marked_texts = [f"{marked_a} and {b}", f"{a} and {marked_b}"]
-    if rng.random() < 0.5:
-      marked_texts = [f"{b} and {marked_a}", f"{marked_b} and {a}"]
-    marked_texts = [f"{opening} {clauses}." for clauses in marked_texts]
-  right = rng.randrange(2)
-  return [
-    _wsc_example(
-      marked_text,
-      noun_phrase=referents[i if i == right else 1 - i],
-      label=int(i == right),
-    )
-    for i, marked_text in enumerate(marked_texts)
-  ]
+  return examples
 
 
 def _wsc_example(

@@ -167,32 +167,27 @@ def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
   cast = world.draw_cast(rng, split)
   first, second = stories.draw_deeds(rng, cast, 2)
   right_counts = rng.sample((2, 3), 2)
-  things = [world.with_article(thing) for thing in rng.sample(cast.things, 6)]
-  what = "What did {p} {base}?"
-
+  things = [world.with_article(thing) for thing in rng.sample(cast.things, 5)]
+  lists = things[: right_counts[0]], things[right_counts[0] :]
   if level == "binding":
-    lists = things[: right_counts[0]], things[right_counts[0] : 5]
     questions = [
-      (what, deed, right, wrong)
-      for deed, right, wrong in zip(
-        (first, second), lists, reversed(lists), strict=True
-      )
+      ("What did {p} {base}?", first, lists[0], lists[1]),
+      ("What did {p} {base}?", second, lists[1], lists[0]),
     ]
     told = [
-      (f"{{p}} {{past}} {_enumerate(listed)} on {{day}}.", deed)
-      for deed, listed in zip((first, second), lists, strict=True)
+      (f"{{p}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
+      (f"{{p}} {{past}} {_enumerate(lists[1])} on {{day}}.", second),
     ]
   else:
-    listed = things[: right_counts[0]]
     people = [p.name for p in cast.people if p is not first.person]
     rng.shuffle(people)
-    visitors = people[: right_counts[1]]
+    visitors, others = people[: right_counts[1]], people[right_counts[1] :]
     questions = [
-      (what, first, listed, things[right_counts[0] : 5]),
-      ("Who went to the {place}?", second, visitors, people[right_counts[1] :]),
+      ("What did {p} {base}?", first, lists[0], lists[1]),
+      ("Who went to the {place}?", second, visitors, others),
     ]
     told = [
-      (f"{{p}} {{past}} {_enumerate(listed)} on {{day}}.", first),
+      (f"{{p}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
       (f"{_enumerate(visitors)} went to the {{place}}.", second),
     ]
   paragraph = " ".join(
@@ -223,14 +218,14 @@ _QUERIES = {
     "{b} and {a} like to live in {town}.",
   ),
   "gender": (
-    "{a} said that {he} was tired and that {other_he} should drive.",
-    "{a} smiled when {he} heard what {other_he} had done.",
-    "{a} went home because {he} was hungry, but {other_he} stayed.",
+    "{p} said that {he} was tired and that {other_he} should drive.",
+    "{p} smiled when {he} heard what {other_he} had done.",
+    "{p} went home because {he} was hungry, but {other_he} stayed.",
   ),
   "binding": (
-    "{a} {past} {a_thing}.",
-    "The one who {past} {a_thing} was {a}.",
-    "The {thing} was {participle} by {a}.",
+    "{p} {past} {a_thing}.",
+    "The one who {past} {a_thing} was {p}.",
+    "The {thing} was {participle} by {p}.",
   ),
 }
 
@@ -254,25 +249,21 @@ def record(rng: random.Random, split: str, level: str) -> list[world.Features]:
     f"{stories.tell(rng, (first, second))} They both live in {town}."
     f"\n@highlight\nIt was a busy week in {town}"
   )
-  query = rng.choice(_QUERIES[level])
   if level == "kind":
-    names = {"a": first.person.name, "b": second.person.name, "town": town}
-    blanks = [(names, "a"), (names, "town")]
+    words = {"a": first.person.name, "b": second.person.name, "town": town}
+    cases = [(words, first.person.name), (words, town)]
   else:
-    blanks = [
-      (
-        deed.words()
-        | {"a": deed.person.name, "other_he": other.person.pronoun},
-        "a",
-      )
+    cases = [
+      (deed.words() | {"other_he": other.person.pronoun}, deed.person.name)
       for deed, other in ((first, second), (second, first))
     ]
+  query = rng.choice(_QUERIES[level])
   return [
     {
       "passage": passage,
-      "query": query.format(**words | {blank: "@placeholder"}),
+      "query": query.format(**words).replace(answer, "@placeholder"),
       "entities": sorted((first.person.name, second.person.name, town)),
-      "answers": [words[blank]],
+      "answers": [answer],
     }
-    for words, blank in blanks
+    for words, answer in cases
   ]

@@ -132,7 +132,7 @@ QUESTIONS = {
 
 # How hard it is to judge a claim -> what the claim may be about, as often as
 # it is listed.
-_ASPECTS = {
+_ASPECTS: dict[str, tuple[str, ...]] = {
   "mention": (
     *("thing",) * 4,
     *("place",) * 2,

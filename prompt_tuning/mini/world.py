@@ -131,9 +131,9 @@ _PARTS = 6
 def split_of(number: int) -> str:
   """The split that the combination with this number belongs to.
 
-  Four of six combinations are for training. Everything a row is made of is
-  combined by such a number, so that no two splits share a combination though
-  all of them use all the words.
+  Four of six are for training. What an example combines (people with things
+  and places, laws with things, a sentence with another) is numbered, so that
+  no two splits share a combination.
   """
   return ("validation", "test", "train", "train", "train", "train")[
     number % _PARTS

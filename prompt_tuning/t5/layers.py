@@ -78,14 +78,14 @@ class Injections:
     prompt: `(tokens [B, T], embedded [B, T, H]) -> [P, H] or [B, P, H]`, put
       in front of the encoder's input. Path: `encoder/prompt`.
     prefix: `(key, value) -> (key, value)`: from those of the sequence,
-      [B, K, N, D], to more, [X, N, D] or [B, X, N, D], that every query sees.
+      [B, N, K, D], to more, [N, X, D] or [B, N, X, D], that every query sees.
       Paths: `*attention/prefix`.
     delta: `(inputs [B, T, in], features) -> [B, T, features]`, added to a
       kernel's product. Paths: `*/{query,key,value,out,wi_0,wi_1,wo}/delta`,
       `decoder/logits_dense/delta`.
     adapter: `[B, T, H] -> [B, T, H]`, follows the last kernel of an attention
       or MLP block. Paths: `*attention/adapter`, `*/mlp/adapter`.
-    rescale: Maps keys and values [B, K, N, D], and the first branch of an MLP
+    rescale: Maps keys and values [B, N, K, D], and the first branch of an MLP
       [B, T, F], to the same shapes. Paths: `*attention/{key,value}_rescale`,
       `*/mlp/rescale`.
     where: A regular expression. Only modules whose whole path matches it are
@@ -366,14 +366,14 @@ class Attention(nn.Module):
         *prefix(key, value), key, value, mask, bias
       )
 
-    scores = einsum("bqnd,bknd->bnqk", query, key, jnp.float32)
+    scores = einsum("bnqd,bnkd->bnqk", query, key, jnp.float32)
     if bias is not None:
       scores += bias
     # [B, N, Q, K] A query that sees nothing attends to everything equally.
     weights = nn.softmax(jnp.where(mask, scores, _MASKED)).astype(config.dtype)
     weights = make_dropout(config, enable_dropout)(weights)
-    outputs = einsum("bnqk,bknd->bqnd", weights, value, config.dtype)
-    outputs = outputs.reshape(*outputs.shape[:2], -1)
+    outputs = einsum("bnqk,bnkd->bnqd", weights, value, config.dtype)
+    outputs = jnp.swapaxes(outputs, 1, 2).reshape(*inputs.shape[:2], -1)
     outputs = constrain(outputs, ("batch", "length", "joined_kv"))
     outputs = Dense(
       config, injections, config.emb_dim, ("joined_kv", "embed"), name="out"
@@ -383,14 +383,17 @@ class Attention(nn.Module):
     return outputs
 
   def _split_heads(self, joined: Array) -> Array:
+    """[B, T, N * D] -> [B, N, T, D]"""
     heads = (self.config.num_heads, self.config.head_dim)
     split = joined.reshape(*joined.shape[:2], *heads)
-    return constrain(split, ("batch", "length", "heads", "kv"))
+    return constrain(
+      jnp.swapaxes(split, 1, 2), ("batch", "heads", "length", "kv")
+    )
 
   def _extend_cache(
     self, key: Array, value: Array, cache_index: Array
   ) -> tuple[Array, Array]:
-    """Puts [B, Q, N, D] at `cache_index`; returns all of it, [B, K, N, D].
+    """Puts [B, N, Q, D] at `cache_index`; returns all of it, [B, N, K, D].
 
     The first call only makes a cache as long as its input.
     """
@@ -400,7 +403,7 @@ class Attention(nn.Module):
       variable = self.variable("cache", name, jnp.zeros_like, new)
       if exists:
         variable.value = lax.dynamic_update_slice_in_dim(
-          variable.value, new, cache_index, axis=1
+          variable.value, new, cache_index, axis=2
         )
       cached.append(variable.value)
     return cached[0], cached[1]
@@ -466,9 +469,9 @@ def _prepend_prefix(
     prefix = jnp.broadcast_to(
       prefix.astype(sequence.dtype), (len(sequence), *prefix.shape[-3:])
     )
-    return jnp.concatenate([prefix, sequence], axis=1)
+    return jnp.concatenate([prefix, sequence], axis=2)
 
-  width = ((0, 0), (0, 0), (0, 0), (prefix_key.shape[-3], 0))
+  width = ((0, 0), (0, 0), (0, 0), (prefix_key.shape[-2], 0))
   return (
     prepend(prefix_key, key),
     prepend(prefix_value, value),

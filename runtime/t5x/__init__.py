@@ -4,6 +4,25 @@ import os
 
 __version__ = "0.1.0"
 
-# TensorFlow reads the data and nothing else; its start-up notes are not news.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+def _import_tensorflow_quietly() -> None:
+  """Imports TensorFlow without the notes that no setting of it turns off.
+
+  It reads the data and nothing else here, so what it says about accelerators
+  is not news; it says it on descriptor 2, before Python can hear it.
+  """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  stderr = os.dup(2)
+  null = os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(null, 2)
+    import tensorflow  # noqa: F401
+    import tensorflow_text  # noqa: F401
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    os.close(null)
+
+
+_import_tensorflow_quietly()

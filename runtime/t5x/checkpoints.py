@@ -257,6 +257,10 @@ class Checkpointer:
     }
     self._manager = ocp.CheckpointManager(
       epath.Path(checkpoints_dir).resolve(),
+      item_handlers={
+        "state": ocp.PyTreeCheckpointHandler(),
+        "run": ocp.JsonCheckpointHandler(),
+      },
       options=ocp.CheckpointManagerOptions(
         step_prefix="checkpoint",
         preservation_policy=policy,

@@ -18,8 +18,10 @@ ENTRY_POINT_GROUP = "t5x.gin_search_paths"
 
 _MACRO_DEFINITION = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=", re.MULTILINE)
 _INCLUDE = re.compile(r"""^include\s+['"](.+)['"]""", re.MULTILINE)
-# What gin appends to the message of an error raised inside a configurable.
-_GIN_CALL_NOTE = re.compile(r"\n\s*In call to configurable .*")
+# What gin appends to messages: the call stack, or the whole configuration.
+_GIN_NOTES = re.compile(
+  r"\n\s*In call to configurable .*| in config string:.*", re.DOTALL
+)
 
 
 def define_flags() -> None:
@@ -249,7 +251,7 @@ def run(fn: Callable[..., Any]) -> None:
     except (ValueError, OSError, ImportError) as e:
       if flags.FLAGS.traceback:
         raise
-      print(f"Error: {_GIN_CALL_NOTE.sub('', str(e))}", file=sys.stderr)
+      print(f"Error: {_GIN_NOTES.sub('', str(e))}", file=sys.stderr)
       sys.exit(1)
 
   try:

@@ -178,7 +178,7 @@ class Trainer:
     return {
       **metrics_lib.summarize(sums, done),
       **metrics_lib.timing(sums, done, seconds, jax.device_count()),
-      **{k: v / done for k, v in sums.items() if k.startswith("weight_")},
+      **{k: v / done for k, v in sums.items() if k.startswith("weights/")},
       "learning_rate": float(self._learning_rate_fn(self.train_state.step - 1)),
     }
 
@@ -221,9 +221,9 @@ class WeightMetricsComputer:
       sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree))
     )
     return {
-      "weight_gradient_norm": norm(grads),
-      "weight_norm": norm(after),
-      "weight_update_norm": norm(jax.tree.map(jnp.subtract, after, before)),
+      "weights/gradient_norm": norm(grads),
+      "weights/norm": norm(after),
+      "weights/update_norm": norm(jax.tree.map(jnp.subtract, after, before)),
     }
 
 

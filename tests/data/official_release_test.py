@@ -8,7 +8,7 @@ import zipfile
 import pytest
 import tensorflow_datasets as tfds
 
-from prompt_tuning.data import official_release
+from prompt_tuning.data import official_release, release_rows
 
 CB = "super_glue/cb:1.0.2"
 CB_COUNTS = {"train": 250, "validation": 56, "test": 250}
@@ -56,7 +56,7 @@ def test_what_is_there_is_built_and_the_rest_reported(tmp_path):
   report = official_release.convert(release, data_dir)
   assert report.built == [CB]
   assert report.missing == [
-    task.folder for task in official_release.TASKS if task.folder != "CB"
+    task.folder for task in release_rows.TASKS if task.folder != "CB"
   ]
   assert count_examples(data_dir) == CB_COUNTS
   splits = tfds.load(CB, data_dir=data_dir, download=False)
@@ -263,13 +263,13 @@ def as_json(example):
 def test_features_equal_the_reference(tmp_path, monkeypatch, case):
   """What TFDS makes of rows in the official form, through our builder."""
   config, count = case["config"], len(case["features"])
-  by_config = {task.config: task for task in official_release.TASKS}
+  by_config = {task.config: task for task in release_rows.TASKS}
   # The tasks do not use WSC's unrepaired spans; the reference has them too.
   by_config["wsc"] = dataclasses.replace(by_config["wsc.fixed"], config="wsc")
   task = by_config[config]
   counts = dict.fromkeys(task.counts, count)
   task = dataclasses.replace(task, counts=counts)
-  monkeypatch.setattr(official_release, "TASKS", (task,))
+  monkeypatch.setattr(release_rows, "TASKS", (task,))
   # Some rows have no label: only the test split may.
   write_jsonl(tmp_path / task.folder / task.file_name("test"), case["rows"])
   official_release.convert(tmp_path, tmp_path / "data")

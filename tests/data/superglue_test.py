@@ -175,5 +175,5 @@ def test_right_predictions_evaluate_to_100():
 def test_data_that_is_not_prepared_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
   mixture = seqio.get_mixture_or_task("super_glue")
-  with pytest.raises(ValueError, match="'train' of super_glue/.* got nothing"):
+  with pytest.raises(ValueError, match=r"'train' of super_glue/.* got nothing"):
     mixture.get_dataset({"inputs": 8, "targets": 8}, "train")

@@ -123,8 +123,9 @@ def test_splits_share_no_combination(task):
     assert not one & other
 
 
-@pytest.mark.parametrize("task", examples.TASKS)
-def test_all_splits_use_all_words(task):
+# In COPA each thing belongs to one law, so validation has its own things.
+@pytest.mark.parametrize("task", sorted(set(examples.TASKS) - {"copa"}))
+def test_validation_has_no_new_words(task):
   vocabularies = [
     {
       word

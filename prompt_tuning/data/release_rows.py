@@ -1,0 +1,312 @@
+"""What the rows of the official SuperGLUE release hold, and their check."""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+Row = Mapping[str, Any]
+# Field, expected, got.
+Problem = tuple[str, str, Any]
+
+_FILES = {
+  "train": "train.jsonl",
+  "validation": "val.jsonl",
+  "test": "test.jsonl",
+}
+# Two noun phrases of WSC's test split, which other words interrupt.
+_INTERRUPTED = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
+
+
+def _own_idx(row: Row) -> Iterator[Any]:
+  yield row["idx"]
+
+
+def _multirc_idx(row: Row) -> Iterator[Any]:
+  for question in row["passage"]["questions"]:
+    for answer in question["answers"]:
+      yield row["idx"], question["idx"], answer["idx"]
+
+
+def _record_idx(row: Row) -> Iterator[Any]:
+  for query in row["qas"]:
+    yield query["idx"]
+
+
+def _no_spans(row: Row) -> Iterator[Problem]:
+  del row
+  yield from ()
+
+
+def _record_spans(row: Row) -> Iterator[Problem]:
+  length = len(row["passage"]["text"])
+  for i, entity in enumerate(row["passage"]["entities"]):
+    start, end = entity["start"], entity["end"]
+    if not 0 <= start <= end < length:
+      expected = f"0 <= start <= end < {length}, the passage's length"
+      yield f"passage.entities[{i}]", expected, (start, end)
+
+
+def _wic_spans(row: Row) -> Iterator[Problem]:
+  for n in (1, 2):
+    start, end = row[f"start{n}"], row[f"end{n}"]
+    length = len(row[f"sentence{n}"])
+    if not 0 <= start < end <= length:
+      expected = f"0 <= start < end <= {length}, the sentence's length"
+      yield f"start{n}, end{n}", expected, (start, end)
+
+
+def _wsc_spans(row: Row) -> Iterator[Problem]:
+  length = len(row["text"].split())
+  for n in (1, 2):
+    index = row["target"][f"span{n}_index"]
+    if not 0 <= index < length:
+      yield f"target.span{n}_index", f"a word's index in [0, {length})", index
+    span = row["target"][f"span{n}_text"]
+    # What TFDS repairs: case, a full stop too many, a line break.
+    words = span.rstrip(".").replace("\n", " ").lower()
+    if words not in row["text"].lower() and span not in _INTERRUPTED:
+      yield f"target.span{n}_text", "words of the text", repr(span)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseTask:
+  """One task of the release.
+
+  Attributes:
+    config: TFDS's name of it.
+    folder: The release's name of it.
+    counts: Split -> its official number of examples.
+    row: What a row must hold: a type, the legal values (a tuple), an object (a
+      dict of these) or a list of one of these. The test split may lack a field
+      whose name ends in "?".
+    idx: A row -> the ids of its examples, which are unique in a file.
+    wrong_spans: A row -> the spans that lie outside their text.
+  """
+
+  config: str
+  folder: str
+  counts: Mapping[str, int]
+  row: Row
+  idx: Callable[[Row], Iterator[Any]] = _own_idx
+  wrong_spans: Callable[[Row], Iterator[Problem]] = _no_spans
+
+  def file_name(self, split: str) -> str:
+    # The diagnostics have one file, called as the folder.
+    return _FILES[split] if len(self.counts) > 1 else f"{self.folder}.jsonl"
+
+
+def _counts(train: int, validation: int, test: int) -> dict[str, int]:
+  return {"train": train, "validation": validation, "test": test}
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_SPAN = {"start": int, "end": int}
+TASKS = (
+  ReleaseTask(
+    "boolq",
+    "BoolQ",
+    _counts(9_427, 3_270, 3_245),
+    {"question": str, "passage": str, "idx": int, "label?": bool},
+  ),
+  ReleaseTask(
+    "cb",
+    "CB",
+    _counts(250, 56, 250),
+    {
+      "premise": str,
+      "hypothesis": str,
+      "idx": int,
+      "label?": ("entailment", "contradiction", "neutral"),
+    },
+  ),
+  ReleaseTask(
+    "copa",
+    "COPA",
+    _counts(400, 100, 500),
+    {
+      "premise": str,
+      "choice1": str,
+      "choice2": str,
+      "question": ("cause", "effect"),
+      "idx": int,
+      "label?": (0, 1),
+    },
+  ),
+  ReleaseTask(
+    "multirc",
+    "MultiRC",
+    _counts(27_243, 4_848, 9_693),
+    {
+      "idx": int,
+      "passage": {
+        "text": str,
+        "questions": [
+          {
+            "question": str,
+            "idx": int,
+            "answers": [{"text": str, "idx": int, "label?": (0, 1)}],
+          }
+        ],
+      },
+    },
+    idx=_multirc_idx,
+  ),
+  ReleaseTask(
+    "record",
+    "ReCoRD",
+    _counts(100_730, 10_000, 10_000),
+    {
+      "idx": int,
+      "passage": {"text": str, "entities": [_SPAN]},
+      "qas": [{"query": str, "idx": int, "answers?": [{"text": str}]}],
+    },
+    idx=_record_idx,
+    wrong_spans=_record_spans,
+  ),
+  ReleaseTask(
+    "rte",
+    "RTE",
+    _counts(2_490, 277, 3_000),
+    {"premise": str, "hypothesis": str, "idx": int, "label?": _ENTAILMENT},
+  ),
+  ReleaseTask(
+    "wic",
+    "WiC",
+    _counts(5_428, 638, 1_400),
+    {
+      "word": str,
+      "sentence1": str,
+      "sentence2": str,
+      "start1": int,
+      "start2": int,
+      "end1": int,
+      "end2": int,
+      "idx": int,
+      "label?": bool,
+    },
+    wrong_spans=_wic_spans,
+  ),
+  ReleaseTask(
+    "wsc.fixed",
+    "WSC",
+    _counts(554, 104, 146),
+    {
+      "text": str,
+      "target": {
+        "span1_text": str,
+        "span2_text": str,
+        "span1_index": int,
+        "span2_index": int,
+      },
+      "idx": int,
+      "label?": bool,
+    },
+    wrong_spans=_wsc_spans,
+  ),
+  ReleaseTask(
+    "axb",
+    "AX-b",
+    {"test": 1_104},
+    {"sentence1": str, "sentence2": str, "idx": int, "label?": _ENTAILMENT},
+  ),
+  ReleaseTask(
+    "axg",
+    "AX-g",
+    {"test": 356},
+    {"premise": str, "hypothesis": str, "idx": int, "label?": _ENTAILMENT},
+  ),
+)
+
+
+def check_file(
+  task: ReleaseTask,
+  split: str,
+  path: pathlib.Path,
+  advance: Callable[[int], Any],
+) -> None:
+  """Checks every row of a file, and how many examples they are.
+
+  Args:
+    task: Whose file it is.
+    split: "train", "validation" or "test".
+    path: The jsonl file.
+    advance: Called with the size of every row, in bytes.
+
+  Raises:
+    ValueError: at the first wrong row, with file, line, field, expected, got.
+  """
+  lines_by_idx: dict[Any, int] = {}
+  with path.open("rb") as file:
+    for number, line in enumerate(file, 1):
+      where = f"{path}, line {number}"
+      row = _parse(line, where)
+      _check_value(row, task.row, where, split)
+      for field, expected, got in task.wrong_spans(row):
+        raise _error(where, field, expected, got)
+      for idx in task.idx(row):
+        if idx in lines_by_idx:
+          seen = f"{idx!r}, also on line {lines_by_idx[idx]}"
+          raise _error(where, "idx", "one that no other example has", seen)
+        lines_by_idx[idx] = number
+      advance(len(line))
+  if len(lines_by_idx) != task.counts[split]:
+    raise ValueError(
+      f"{path}: expected {task.counts[split]} examples, got "
+      f"{len(lines_by_idx)}. Use the complete file of the official release."
+    )
+
+
+def _parse(line: bytes, where: str) -> Any:
+  try:
+    return json.loads(line.decode("utf-8"))
+  except UnicodeDecodeError as error:
+    byte = f"byte {line[error.start]:#x} at position {error.start}"
+    raise _error(where, "(the line)", "UTF-8", byte) from error
+  except json.JSONDecodeError as error:
+    raise _error(where, "(the line)", "JSON", error) from error
+
+
+def _check_value(
+  value: Any, expected: Any, where: str, split: str, field: str = ""
+) -> None:
+  """Checks a value of a row against `ReleaseTask.row`, recursively."""
+  if isinstance(expected, dict):
+    _check_type(value, dict, where, field)
+    for name, inner in expected.items():
+      hidden = name.endswith("?") and split == "test"
+      name = name.rstrip("?")
+      inner_field = f"{field}.{name}".lstrip(".")
+      if name in value:
+        _check_value(value[name], inner, where, split, inner_field)
+      elif not hidden:
+        raise _error(where, inner_field, "a value", "none")
+  elif isinstance(expected, list):
+    _check_type(value, list, where, field)
+    for i, item in enumerate(value):
+      _check_value(item, expected[0], where, split, f"{field}[{i}]")
+  elif isinstance(expected, tuple):
+    # By type as well: to Python, True is 1.
+    if not any(value == v and type(value) is type(v) for v in expected):
+      raise _error(where, field, f"one of {expected}", repr(value))
+  else:
+    _check_type(value, expected, where, field)
+
+
+def _check_type(value: Any, expected: type, where: str, field: str) -> None:
+  if type(value) is not expected:
+    got = f"{value!r:.60} ({type(value).__name__})"
+    raise _error(where, field or "(the line)", expected.__name__, got)
+  if expected is str:
+    try:
+      value.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell half a character.
+      raise _error(where, field, "text", f"{value!r:.60}") from error
+
+
+def _error(where: str, field: str, expected: Any, got: Any) -> ValueError:
+  return ValueError(
+    f"{where}, field {field}: expected {expected}, got {got}. Use the file of "
+    "the official release."
+  )

@@ -1,0 +1,135 @@
+"""Trains a first prompt on a real, frozen T5 small, and evaluates it.
+
+  python scripts/quickstart.py [--task=mini_boolq] [--steps=150]
+
+The task is one of the miniatures that this repository generates (see
+prompt_tuning/mini). The prompt is chosen on its validation split; the table at
+the end is about its test split. Started again, it goes on where it stopped.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CLASS_LABELS = {
+  "mini_boolq": ["False", "True"],
+  "mini_cb": ["entailment", "contradiction", "neutral"],
+  "mini_copa": ["choice1", "choice2"],
+  "mini_multirc": ["False", "True"],
+  "mini_rte": ["entailment", "not_entailment"],
+  "mini_wic": ["False", "True"],
+}
+MODEL = "models/t5_small_local"
+METHOD = "methods/prompt_tuning"
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--task", choices=CLASS_LABELS, default="mini_boolq")
+  parser.add_argument("--steps", type=int, default=150)
+  parser.add_argument("--folder", type=pathlib.Path)
+  args = parser.parse_args()
+  folder = (args.folder or ROOT / "runs" / "quickstart" / args.task).resolve()
+  start = time.monotonic()
+
+  run("Importing T5 small", [str(ROOT / "scripts" / "import_t5_small.py")])
+  run_t5x(
+    f"Training a prompt on {args.task}",
+    "train",
+    [MODEL, METHOD, "prompts/class_labels", "runs/train"],
+    MODEL_DIR=str(folder),
+    MIXTURE_OR_TASK_NAME=args.task,
+    TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 8},
+    TRAIN_STEPS_RELATIVE=args.steps,
+    EVAL_PERIOD=args.steps // 3,
+    BATCH_SIZE=16,
+    PROMPT_LENGTH=20,
+    CLASS_LABELS=CLASS_LABELS[args.task],
+  )
+  prompt_file = folder / "prompt.safetensors"
+  # Without a method no optimizer is bound, and evaluation needs none.
+  run_eval("the frozen model", args.task, folder / "frozen", [], OPTIMIZER=None)
+  run_eval(
+    "the prompt",
+    args.task,
+    folder / "prompted",
+    [METHOD, "prompts/from_file"],
+    PROMPT_FILE=str(prompt_file),
+  )
+
+  record = read_record(folder)
+  parameters = record["parameters"]
+  share = parameters["trainable"] / sum(parameters.values())
+  rows = {
+    "task": f"{args.task} (a generated miniature), test split",
+    "majority class": f"{majority(folder / 'frozen', args.task):.1f}%",
+    "frozen model": f"{accuracy(folder / 'frozen', args.task):.1f}%",
+    "with the prompt": f"{accuracy(folder / 'prompted', args.task):.1f}%",
+    "trainable": f"{parameters['trainable']:,} parameters ({share:.4%})",
+    "prompt file": f"{prompt_file} ({prompt_file.stat().st_size:,} bytes)",
+    "record": str(folder / "record.json"),
+    "TensorBoard": f"tensorboard --logdir {folder}",
+    "seconds": f"{time.monotonic() - start:.0f}",
+  }
+  print()
+  for name, value in rows.items():
+    print(f"{name:<16} {value}")
+
+
+def run(title: str, arguments: list[str]) -> None:
+  """Runs Python in the repository; its failure ends this program."""
+  print(f"\n== {title}", flush=True)
+  status = subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode
+  if status:
+    sys.exit(status)
+
+
+def run_t5x(title: str, program: str, gin_files: list[str], **macros) -> None:
+  run(
+    title,
+    ["-m", f"t5x.{program}"]
+    + [f"--gin_file=gin/{name}.gin" for name in gin_files]
+    + [f"--gin.{name}={value!r}" for name, value in macros.items()],
+  )
+
+
+def run_eval(
+  what: str, task: str, folder: pathlib.Path, gin_files: list[str], **macros
+) -> None:
+  run_t5x(
+    f"Evaluating {what}",
+    "eval",
+    [MODEL, *gin_files, "runs/eval"],
+    EVAL_OUTPUT_DIR=str(folder),
+    MIXTURE_OR_TASK_NAME=task,
+    SPLIT="test",
+    **macros,
+  )
+
+
+def read_record(folder: pathlib.Path) -> dict:
+  return json.loads((folder / "record.json").read_text())
+
+
+def accuracy(folder: pathlib.Path, task: str) -> float:
+  """Returns the accuracy, in [0, 100], that an evaluation has recorded."""
+  return read_record(folder)["evals"][-1]["metrics"][task]["accuracy"]
+
+
+def majority(folder: pathlib.Path, task: str) -> float:
+  """Returns the accuracy of always giving the most frequent answer."""
+  (predictions,) = folder.glob(f"{task}-[0-9]*.jsonl")
+  with predictions.open() as lines:
+    targets = collections.Counter(json.loads(line)["target"] for line in lines)
+  return 100 * max(targets.values()) / targets.total()
+
+
+if __name__ == "__main__":
+  main()

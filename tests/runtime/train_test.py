@@ -1,0 +1,315 @@
+"""Runs of t5x.train on a tiny model: what they leave, how they go on."""
+
+import json
+import os
+import signal
+
+from flax import traverse_util
+import jax
+import numpy as np
+import pytest
+from t5x import checkpoints
+from t5x import optimizers
+from t5x import trainer
+from t5x import utils
+import tiny
+
+from prompt_tuning import actions
+from prompt_tuning import prompt_files
+
+LAST_STEP = tiny.BASE_STEP + 6
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+def _save_best_prompt(model_dir):
+  return actions.SaveBestPrompt(
+    str(model_dir), tiny.TASK, ".*", tiny.make_model().input_vocabulary
+  )
+
+
+def _train(model_dir, base, **overrides):
+  overrides.setdefault(
+    "actions", {"INFER_EVAL": [_save_best_prompt(model_dir)]}
+  )
+  return tiny.train(model_dir, base, **overrides)
+
+
+def _checkpoint(model_dir, model=None):
+  """The state in a run's latest checkpoint: path -> array."""
+  initializer = utils.TrainStateInitializer(
+    (model or tiny.make_model()).optimizer_def,
+    (model or tiny.make_model()).get_initial_variables,
+    tiny.input_shapes(),
+    tiny.make_partitioner(),
+  )
+  checkpointer = checkpoints.Checkpointer(
+    initializer.train_state_shapes, tiny.make_partitioner(), str(model_dir)
+  )
+  state, run_info = checkpointer.restore(initializer.train_state_axes)
+  checkpointer.close()
+  return state, run_info
+
+
+def _prompt(state):
+  return np.asarray(state.trainable["encoder"]["prompt"]["prompt"])
+
+
+class StopAt(trainer.BaseAction):
+  """Sends this process a signal at a step, as a cluster would."""
+
+  def __init__(self, step, number=signal.SIGTERM):
+    self._step = step
+    self._number = number
+
+  def run(self, train_state, metrics_by_task):
+    if int(train_state.step) == self._step:
+      os.kill(os.getpid(), self._number)
+    return False
+
+
+def test_run_leaves_what_the_readme_says(tmp_path, base):
+  assert _train(tmp_path, base) == "finished"
+  names = set(os.listdir(tmp_path))
+  assert {
+    "prompt.safetensors",
+    "record.json",
+    "metrics.jsonl",
+    "model-info.txt",
+    "config.gin",
+    "inference_eval",
+    f"checkpoint_{LAST_STEP}",
+  } <= names
+  assert any(name.startswith("events.out.tfevents") for name in names)
+
+  record = json.loads((tmp_path / "record.json").read_text())
+  assert record["status"] == "finished"
+  assert record["steps"] == {"first": tiny.BASE_STEP, "last": LAST_STEP}
+  assert [e["step"] for e in record["evals"]] == [10, 13]
+  assert record["parameters"]["trainable"] == tiny.PROMPT_LENGTH * tiny.WIDTH
+  assert record["base"]["name"] == "tiny"
+  assert record["data"]["eval_examples"] == {tiny.TASK: 20}
+  assert record["peak_memory_bytes"] > 0
+  best = max(record["evals"], key=lambda e: e["score"])
+  assert record["best"]["score"] == best["score"]
+
+  prompt, metadata = prompt_files.load_prompt(tmp_path / "prompt.safetensors")
+  assert prompt.shape == (tiny.PROMPT_LENGTH, tiny.WIDTH)
+  assert metadata.step == record["best"]["step"]
+  assert metadata.score == record["best"]["score"]
+  assert metadata.base_fingerprint == record["base"]["fingerprint"]
+
+  lines = [
+    json.loads(line)
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+  ]
+  assert {10, 13} == {line["step"] for line in lines}
+  assert any("train/loss" in line for line in lines)
+  assert any(f"inference_eval/{tiny.TASK}/accuracy" in line for line in lines)
+  assert any(f"training_eval/{tiny.TASK}/loss" in line for line in lines)
+
+
+def test_checkpoint_of_a_prompt_run_holds_no_base_weights(tmp_path, base):
+  _train(tmp_path, base)
+  state, _ = _checkpoint(tmp_path)
+  assert list(traverse_util.flatten_dict(state.trainable, sep="/")) == [
+    "encoder/prompt/prompt"
+  ]
+  sizes = [
+    os.path.getsize(os.path.join(folder, name))
+    for folder, _, names in os.walk(tmp_path / f"checkpoint_{LAST_STEP}")
+    for name in names
+  ]
+  assert sum(sizes) < 50_000
+
+
+@pytest.mark.parametrize("where", [8, 10])
+def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, where):
+  """Between two evaluations, and where one is due."""
+  _train(tmp_path / "whole", base)
+  stats = {"stats_period": 1}
+  with pytest.raises(SystemExit) as stop:
+    _train(
+      tmp_path / "parts",
+      base,
+      actions={
+        "TRAIN": [StopAt(where)],
+        "INFER_EVAL": [_save_best_prompt(tmp_path / "parts")],
+      },
+      **stats,
+    )
+  assert stop.value.code == 128 + signal.SIGTERM
+  record = json.loads((tmp_path / "parts" / "record.json").read_text())
+  assert record["status"] == "interrupted"
+  assert record["step"] == where
+  assert _train(tmp_path / "parts", base, **stats) == "finished"
+
+  whole, _ = _checkpoint(tmp_path / "whole")
+  parts, _ = _checkpoint(tmp_path / "parts")
+  for a, b in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  records = [
+    json.loads((tmp_path / name / "record.json").read_text())
+    for name in ("whole", "parts")
+  ]
+  assert records[0]["evals"] == records[1]["evals"]
+  prompts = [
+    prompt_files.load_prompt(tmp_path / name / "prompt.safetensors")
+    for name in ("whole", "parts")
+  ]
+  np.testing.assert_array_equal(prompts[0][0], prompts[1][0])
+  assert prompts[0][1] == prompts[1][1]
+
+
+def test_finished_run_is_left_alone(tmp_path, base):
+  _train(tmp_path, base)
+  before = _prompt(_checkpoint(tmp_path)[0])
+  assert _train(tmp_path, base) == "finished"
+  np.testing.assert_array_equal(before, _prompt(_checkpoint(tmp_path)[0]))
+
+
+def test_run_of_another_base_model_is_refused(tmp_path, base):
+  _train(tmp_path / "run", base)
+  record = (tmp_path / "run" / "record.json").read_bytes()
+  other = tiny.save_base(tmp_path / "other", seed=1)
+  with pytest.raises(ValueError, match="was trained on the base model"):
+    _train(tmp_path / "run", other)
+  assert (tmp_path / "run" / "record.json").read_bytes() == record
+
+
+def test_run_of_another_length_is_refused(tmp_path, base, monkeypatch):
+  _train(tmp_path, base)
+  monkeypatch.setattr(tiny, "PROMPT_LENGTH", 5)
+  with pytest.raises(ValueError, match=r"prompt: expected \(5, 16\), got \(4"):
+    _train(tmp_path, base)
+
+
+def test_microbatches_give_the_same_run(tmp_path, base):
+  model = tiny.make_model(dropout_rate=0.0)
+  results = []
+  for number in (None, 4):
+    folder = tmp_path / str(number)
+    _train(
+      folder,
+      base,
+      model=model,
+      trainer_cls=lambda number=number, **arguments: trainer.Trainer(
+        **arguments,
+        learning_rate_fn=lambda step: jax.numpy.float32(0.3),
+        num_microbatches=number,
+      ),
+    )
+    results.append(_prompt(_checkpoint(folder)[0]))
+  np.testing.assert_allclose(results[0], results[1], atol=1e-4)
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, base):
+  with pytest.raises(FloatingPointError, match="after step 12"):
+    _train(
+      tmp_path,
+      base,
+      stats_period=1,
+      trainer_cls=lambda **arguments: trainer.Trainer(
+        **arguments,
+        learning_rate_fn=lambda step: jax.numpy.where(
+          step < 10, 0.3, jax.numpy.nan
+        ),
+      ),
+    )
+  record = json.loads((tmp_path / "record.json").read_text())
+  assert record["status"] == "failed"
+  assert "The loss is nan" in record["error"]
+  assert np.isfinite(_prompt(_checkpoint(tmp_path)[0])).all()
+
+
+def test_early_stopping_stops(tmp_path, base):
+  status = _train(
+    tmp_path,
+    base,
+    relative_steps=30,
+    period=1,
+    actions={
+      "INFER_EVAL": [
+        trainer.EarlyStoppingAction(
+          (tiny.TASK, "accuracy"), mode="max", patience=1, atol=100.0
+        )
+      ]
+    },
+  )
+  assert status == "stopped"
+  record = json.loads((tmp_path / "record.json").read_text())
+  assert (record["status"], record["step"]) == ("stopped", tiny.BASE_STEP + 2)
+
+
+def test_best_and_latest_checkpoint_are_kept(tmp_path, base):
+  class Scripted(trainer.BaseAction):
+    def run(self, train_state, metrics_by_task):
+      return False
+
+  _train(tmp_path, base, period=1, actions={"INFER_EVAL": [Scripted()]})
+  record = json.loads((tmp_path / "record.json").read_text())
+  kept = {
+    int(name.removeprefix("checkpoint_"))
+    for name in os.listdir(tmp_path)
+    if name.startswith("checkpoint_")
+  }
+  assert kept == {record["best"]["step"], LAST_STEP}
+
+
+def test_model_tuning_trains_everything(tmp_path, base):
+  class All(optimizers.OptimizerDef):
+    def transformation(self, learning_rate, step):
+      import optax
+
+      return optax.scale(-learning_rate)
+
+  model = tiny.make_model(All(), with_prompt=False)
+  _train(tmp_path, base, model=model, actions={})
+  state, _ = _checkpoint(tmp_path, model)
+  before = checkpoints.open_checkpoint(base)
+  assert set(traverse_util.flatten_dict(state.trainable, sep="/")) == set(
+    before.shapes
+  )
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"total_steps": 3, "relative_steps": None}, "lies before the restored"),
+    ({"relative_steps": None}, "Give one of TRAIN_STEPS"),
+    ({"eval_period": 4}, "must divide the largest"),
+    ({"actions": {"EVAL": []}}, "Unknown action modes"),
+    (
+      {"train_dataset_cfg": tiny.dataset_config(split="trian")},
+      "has no split 'trian'",
+    ),
+    (
+      {"train_dataset_cfg": tiny.dataset_config(batch_size=12)},
+      "not a multiple of the 8 devices",
+    ),
+    (
+      {
+        "train_dataset_cfg": tiny.dataset_config(
+          mixture_or_task_name="tiny_has_y"
+        )
+      },
+      "near: tiny_has_x",
+    ),
+  ],
+)
+def test_wrong_configuration_is_refused(tmp_path, base, overrides, message):
+  with pytest.raises(ValueError, match=message):
+    _train(tmp_path, base, **overrides)
+  assert not (tmp_path / "record.json").exists()
+
+
+def test_folder_that_cannot_be_written_is_refused(tmp_path, base):
+  (tmp_path / "file").write_text("kept")
+  with pytest.raises(ValueError, match="MODEL_DIR=.* cannot be written"):
+    _train(tmp_path / "file", base)
+  assert (tmp_path / "file").read_text() == "kept"

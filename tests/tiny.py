@@ -1,0 +1,222 @@
+"""A T5 so small that a training run takes seconds, and a task for it."""
+
+import functools
+
+from flax import traverse_util
+import jax
+import numpy as np
+import seqio
+from t5x import adafactor
+from t5x import checkpoints
+from t5x import gin_utils
+from t5x import models
+from t5x import optimizers
+from t5x import partitioning
+from t5x import schedules
+from t5x import train as train_lib
+from t5x import trainer
+from t5x import utils
+import tensorflow as tf
+
+from prompt_tuning import prompts
+from prompt_tuning import trainable
+from prompt_tuning.data import metrics
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.t5 import network
+
+TASK = "tiny_has_x"
+BATCH_SIZE = 8
+LENGTHS = {"inputs": 12, "targets": 5}
+PROMPT_LENGTH = 4
+WIDTH = 16
+BASE_STEP = 7
+
+
+def _examples(split, shuffle_files=False, seed=None):
+  del shuffle_files, seed
+  rng = np.random.default_rng({"train": 0, "validation": 1, "test": 2}[split])
+  for i in range({"train": 64, "validation": 20, "test": 13}[split]):
+    text = "".join(rng.choice(list("abcdefgh"), size=6))
+    has_x = bool(rng.integers(2))
+    if has_x:
+      text = text[:3] + "x" + text[3:]
+    yield {"inputs": text, "targets": "yes" if has_x else "no", "idx": i}
+
+
+def _dataset(split, shuffle_files=False, seed=None):
+  return tf.data.Dataset.from_generator(
+    functools.partial(_examples, split),
+    output_signature={
+      "inputs": tf.TensorSpec([], tf.string),
+      "targets": tf.TensorSpec([], tf.string),
+      "idx": tf.TensorSpec([], tf.int32),
+    },
+  )
+
+
+seqio.TaskRegistry.add(
+  TASK,
+  seqio.FunctionDataSource(
+    _dataset, splits=["train", "validation", "test"]
+  ),
+  preprocessors=[
+    seqio.preprocessors.tokenize,
+    seqio.preprocessors.append_eos_after_trim,
+  ],
+  output_features={
+    name: seqio.Feature(
+      vocabulary=vocabulary_lib.MODEL_VOCABULARY, add_eos=True
+    )
+    for name in ("inputs", "targets")
+  },
+  metric_fns=[metrics.accuracy],
+)
+
+
+def config(**overrides) -> network.T5Config:
+  return network.T5Config(
+    **{
+      "vocab_size": 384,
+      "emb_dim": WIDTH,
+      "num_heads": 4,
+      "num_encoder_layers": 2,
+      "num_decoder_layers": 2,
+      "head_dim": 4,
+      "mlp_dim": 32,
+      "dtype": "float32",
+      "dropout_rate": 0.1,
+      **overrides,
+    }
+  )
+
+
+def prompt_optimizer() -> optimizers.MultiOptimizer:
+  return optimizers.MultiOptimizer(
+    (
+      (
+        traverse_util.ModelParamTraversal(
+          trainable.matches_any([".*/prompt/.*"])
+        ),
+        adafactor.Adafactor(
+          multiply_by_parameter_scale=False, weight_decay_rate=1e-5
+        ),
+      ),
+    )
+  )
+
+
+def make_model(
+  optimizer_def=None, prompt_init=None, with_prompt=True, **config_overrides
+) -> models.EncoderDecoderModel:
+  """A model that trains its prompt, unless told otherwise."""
+  vocabulary = vocabulary_lib.of_model(seqio.ByteVocabulary())
+  prompt = functools.partial(
+    prompts.Prompt,
+    length=PROMPT_LENGTH,
+    prompt_init=prompt_init or prompts.random_uniform(),
+  )
+  return models.EncoderDecoderModel(
+    module=network.Transformer(
+      config(**config_overrides),
+      network.Injections(prompt=prompt if with_prompt else None),
+    ),
+    input_vocabulary=vocabulary,
+    output_vocabulary=vocabulary,
+    optimizer_def=optimizer_def or prompt_optimizer(),
+    z_loss=1e-4,
+  )
+
+
+def make_partitioner(num_partitions=1) -> partitioning.PjitPartitioner:
+  return partitioning.PjitPartitioner(
+    num_partitions=num_partitions,
+    logical_axis_rules=partitioning.standard_logical_axis_rules(
+      additional_rules=(("prompt", None), ("prompt_embed", None))
+    ),
+  )
+
+
+def input_shapes(batch_size=BATCH_SIZE):
+  return {
+    "encoder_input_tokens": (batch_size, LENGTHS["inputs"]),
+    "decoder_input_tokens": (batch_size, LENGTHS["targets"]),
+    "decoder_target_tokens": (batch_size, LENGTHS["targets"]),
+    "decoder_loss_weights": (batch_size, LENGTHS["targets"]),
+  }
+
+
+def save_base(folder, seed=0, **config_overrides) -> str:
+  """Writes a randomly initialised base model, without a prompt."""
+  variables = make_model(
+    with_prompt=False, **config_overrides
+  ).get_initial_variables(jax.random.key(seed), input_shapes())
+  return checkpoints.save_base_checkpoint(
+    str(folder), BASE_STEP, jax.device_get(variables["params"]), {"name": "tiny"}
+  )
+
+
+def restore_config(path, **overrides) -> utils.RestoreCheckpointConfig:
+  return utils.RestoreCheckpointConfig(
+    **{
+      "path": str(path),
+      "assignment_map": ((r"^.*prompt.*$", None),),
+      "fallback_to_scratch": True,
+      "dtype": "float32",
+      **overrides,
+    }
+  )
+
+
+def dataset_config(**overrides) -> utils.DatasetConfig:
+  return utils.DatasetConfig(
+    **{
+      "mixture_or_task_name": TASK,
+      "task_feature_lengths": LENGTHS,
+      "split": "train",
+      "batch_size": BATCH_SIZE,
+      "shuffle": True,
+      "seed": 0,
+      **overrides,
+    }
+  )
+
+
+def train(model_dir, base, model=None, **overrides) -> str:
+  """Runs `t5x.train`: 6 steps, evaluated and saved every 3."""
+  evaluated = {"split": "validation", "shuffle": False}
+  period = overrides.pop("period", 3)
+  return train_lib.train(
+    **{
+      "model": model or make_model(),
+      "train_dataset_cfg": dataset_config(),
+      "train_eval_dataset_cfg": dataset_config(**evaluated),
+      "infer_eval_dataset_cfg": dataset_config(
+        **evaluated, task_feature_lengths=None
+      ),
+      "checkpoint_cfg": utils.CheckpointConfig(
+        save=utils.SaveCheckpointConfig(
+          period=period,
+          keep=1,
+          checkpointer_cls=functools.partial(
+            checkpoints.SaveBestCheckpointer, metric_name_to_monitor=".*"
+          ),
+        ),
+        restore=restore_config(base),
+      ),
+      "partitioner": make_partitioner(),
+      "trainer_cls": functools.partial(
+        trainer.Trainer,
+        learning_rate_fn=schedules.create_learning_rate_scheduler(
+          factors="constant", base_learning_rate=0.3
+        ),
+      ),
+      "model_dir": str(model_dir),
+      "total_steps": None,
+      "relative_steps": 6,
+      "eval_steps": 2,
+      "eval_period": period,
+      "random_seed": 0,
+      "summarize_config_fn": gin_utils.summarize_gin_config,
+      **overrides,
+    }
+  )
