@@ -6,12 +6,11 @@ from flax import traverse_util
 import jax
 import numpy as np
 import seqio
-from t5x import checkpoints
-from t5x import metrics as metrics_lib
-from t5x import trainer
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from t5x import checkpoints, trainer
+from t5x import metrics as metrics_lib
 
 PROMPT_PATH = "encoder/prompt/prompt"
 

@@ -6,6 +6,7 @@ the prompt was trained on. A `.npy` file holds the array alone.
 
 import dataclasses
 import difflib
+import io
 import os
 import pathlib
 
@@ -61,13 +62,15 @@ def save_prompt(
   """
   path = pathlib.Path(path)
   array = _checked(np.asarray(prompt), path)
-  temporary = path.with_name(f".{path.name}.tmp")
   if _suffix(path) == ".npy":
-    with temporary.open("wb") as file:
-      np.save(file, array, allow_pickle=False)
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    content = buffer.getvalue()
   else:
     header = None if metadata is None else _to_header(metadata, array)
-    safetensors.numpy.save_file({_KEY: array}, temporary, header)
+    content = safetensors.numpy.save({_KEY: array}, header)
+  temporary = path.with_name(f".{path.name}.tmp")
+  temporary.write_bytes(content)
   temporary.replace(path)
 
 

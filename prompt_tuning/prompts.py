@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import flax.linen as nn
+from flax.linen import partitioning
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import partitioning
 
 from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 

@@ -1,7 +1,7 @@
 """Which parameters train, and how the prompt's axes are laid out."""
 
-import re
 from collections.abc import Callable, Sequence
+import re
 from typing import Any
 
 # Logical axis -> mesh axis: every device holds the whole prompt.

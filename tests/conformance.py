@@ -8,13 +8,13 @@ an array.
 import functools
 import json
 import pathlib
-import zlib
 from typing import Any
+import zlib
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from prompt_tuning import prompts
 from prompt_tuning.t5 import network

@@ -1,9 +1,10 @@
 """Settings that must precede the first use of JAX."""
 
 import os
+import tempfile
 
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "")
-  + " --xla_force_host_platform_device_count=8"
-)
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Many tests compile the same program: the second time it is read from here.
+_CACHE = tempfile.TemporaryDirectory(prefix="jax_cache_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import seqio
-from t5x import checkpoints
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from t5x import checkpoints
 
 TOKEN_EMBEDDING = "token_embedder/embedding"
 

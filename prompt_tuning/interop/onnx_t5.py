@@ -6,15 +6,15 @@ is called after its module, as in
 `/enc/block.0/layer.0/SelfAttention/q/MatMul_quant`.
 """
 
+from collections.abc import Iterator
 import os
 import re
-from collections.abc import Iterator
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
-from flax import traverse_util
 from onnx import numpy_helper
 
 from prompt_tuning.t5.layers import T5Config

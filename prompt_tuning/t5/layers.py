@@ -1,22 +1,21 @@
-"""The layers of T5 1.1, and the places where a method adds its own modules.
+"""The layers of T5 1.1.
 
 Parameters have the names and shapes of T5X's minimal T5: kernels are
 [in, out], with the heads joined.
 """
 
-import dataclasses
 import functools
 import operator
 import re
-from collections.abc import Callable
 
 import flax.linen as nn
+from flax.linen import partitioning
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import partitioning
-from jax import lax
 
+from prompt_tuning.t5.config import Injections, T5Config
 from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 
 constrain = partitioning.with_sharding_constraint
@@ -27,86 +26,6 @@ _MASKED = -1e10
 _KERNEL_INIT = nn.initializers.variance_scaling(
   1.0, "fan_in", "truncated_normal"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class T5Config:
-  """Sizes and settings of a T5 1.1.
-
-  Attributes:
-    vocab_size: Rows of the embedding, V.
-    emb_dim: Model width, H.
-    num_heads: N.
-    num_encoder_layers: L of the encoder.
-    num_decoder_layers: L of the decoder.
-    head_dim: D. N * D need not be H.
-    mlp_dim: F.
-    dtype: Of activations and matrix products (which accumulate in float32).
-    param_dtype: Of the parameters. A prompt is float32 whatever this says.
-    mlp_activations: Functions of flax.linen, or "linear"; the branches are
-      multiplied with each other.
-    dropout_rate: In [0, 1). One mask for all positions of an example.
-    logits_via_embedding: Whether the embedding is the output head as well.
-    remat: Whether the backward pass computes each layer's activations again
-      instead of keeping them.
-  """
-
-  vocab_size: int
-  emb_dim: int
-  num_heads: int
-  num_encoder_layers: int
-  num_decoder_layers: int
-  head_dim: int
-  mlp_dim: int
-  dtype: DType = "bfloat16"
-  param_dtype: DType = "float32"
-  mlp_activations: tuple[str, ...] = ("gelu", "linear")
-  dropout_rate: float = 0.1
-  logits_via_embedding: bool = False
-  remat: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Injections:
-  """Modules that a parameter-efficient method adds to a T5.
-
-  A field is a module class (from gin, `@module.Class`), or None. It is called
-  once for every place where it belongs, with `name` alone, inside the module
-  that it extends, and so its parameters get a path below that module's.
-
-  Attributes:
-    prompt: `(tokens [B, T], embedded [B, T, H]) -> [P, H] or [B, P, H]`, put
-      in front of the encoder's input. Path: `encoder/prompt`.
-    prefix: `(key, value) -> (key, value)`: from those of the sequence,
-      [B, N, K, D], to more, [N, X, D] or [B, N, X, D], that every query sees.
-      Paths: `*attention/prefix`.
-    delta: `(inputs [B, T, in], features) -> [B, T, features]`, added to a
-      kernel's product. Paths: `*/{query,key,value,out,wi_0,wi_1,wo}/delta`,
-      `decoder/logits_dense/delta`.
-    adapter: `[B, T, H] -> [B, T, H]`, follows the last kernel of an attention
-      or MLP block. Paths: `*attention/adapter`, `*/mlp/adapter`.
-    rescale: Maps keys and values [B, N, K, D], and the first branch of an MLP
-      [B, T, F], to the same shapes. Paths: `*attention/{key,value}_rescale`,
-      `*/mlp/rescale`.
-    where: A regular expression. Only modules whose whole path matches it are
-      added, for example ".*/(query|value)/delta".
-  """
-
-  prompt: Callable[..., nn.Module] | None = None
-  prefix: Callable[..., nn.Module] | None = None
-  delta: Callable[..., nn.Module] | None = None
-  adapter: Callable[..., nn.Module] | None = None
-  rescale: Callable[..., nn.Module] | None = None
-  where: str = ".*"
-
-  def build(
-    self, factory: Callable[..., nn.Module] | None, owner: nn.Module, name: str
-  ) -> nn.Module | None:
-    """Makes a module in the compact method of `owner`, if one belongs there."""
-    path = "/".join((*owner.path, name))
-    if factory is None or not re.fullmatch(self.where, path):
-      return None
-    return factory(name=name)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
@@ -219,7 +138,7 @@ class Embed(nn.Module):
 
   def attend(self, hidden: Array) -> Array:
     """[B, S, H] -> [B, S, V] The embedding as the output head, rescaled."""
-    hidden = hidden.astype(jnp.float32) / np.sqrt(self.config.emb_dim)
+    hidden = hidden.astype(jnp.float32) / self.config.emb_dim**0.5
     table = self.embedding.astype(jnp.float32)
     return einsum("bth,vh->btv", hidden, table, jnp.float32)
 
@@ -350,15 +269,14 @@ class Attention(nn.Module):
       features=config.num_heads * config.head_dim,
       axes=("embed", "joined_kv"),
     )
-    query = self._split_heads(
-      project(kernel_init=_query_init(config), name="query")(inputs)
-    )
-    key = self._split_heads(project(name="key")(attended))
-    value = self._split_heads(project(name="value")(attended))
+    query = project(kernel_init=_query_init(config), name="query")(inputs)
+    key = project(name="key")(attended)
+    value = project(name="value")(attended)
     if rescale := injections.build(injections.rescale, self, "key_rescale"):
       key = rescale(key)
     if rescale := injections.build(injections.rescale, self, "value_rescale"):
       value = rescale(value)
+    query, key, value = map(self._split_heads, (query, key, value))
     if cache_index is not None:
       key, value = self._extend_cache(key, value, cache_index)
     if prefix := injections.build(injections.prefix, self, "prefix"):
@@ -383,7 +301,11 @@ class Attention(nn.Module):
     return outputs
 
   def _split_heads(self, joined: Array) -> Array:
-    """[B, T, N * D] -> [B, N, T, D]"""
+    """[B, T, N * D] -> [B, N, T, D]
+
+    With positions before heads, XLA fails to run some of the bfloat16 products
+    of the backward pass on a CPU.
+    """
     heads = (self.config.num_heads, self.config.head_dim)
     split = joined.reshape(*joined.shape[:2], *heads)
     return constrain(
@@ -449,8 +371,7 @@ def _query_init(config: T5Config) -> Initializer:
   """Takes the place of the division by sqrt(D), which T5 does not do."""
 
   def init(rng: PRNGKey, shape: tuple[int, ...], dtype: DType) -> Array:
-    kernel = _KERNEL_INIT(rng, shape, dtype)
-    return kernel / jnp.sqrt(config.head_dim).astype(dtype)
+    return _KERNEL_INIT(rng, shape, dtype) / config.head_dim**0.5
 
   return init
 

@@ -7,15 +7,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from prompt_tuning import masks, prompts
+from prompt_tuning.t5.config import Injections, T5Config
 from prompt_tuning.t5.layers import (
   Attention,
   Dense,
   Embed,
-  Injections,
   Mlp,
   RelativeBias,
   RMSNorm,
-  T5Config,
   constrain,
   make_dropout,
 )
@@ -60,7 +59,7 @@ class DecoderLayer(nn.Module):
     inputs: Array,
     encoded: Array,
     mask: Array,
-    encoder_mask: Array,
+    encoder_decoder_mask: Array,
     bias: Array,
     cache_index: Array | None,
     enable_dropout: bool,
@@ -71,7 +70,7 @@ class DecoderLayer(nn.Module):
       inputs: [B, S, H]
       encoded: [B, T, H] The encoder's output.
       mask: [B, 1, S, K], where K is S or the length of the cache.
-      encoder_mask: [B, 1, S, T]
+      encoder_decoder_mask: [B, 1, S, T]
       bias: [1, N, S, K]
       cache_index: As in `Attention`.
       enable_dropout: Whether to drop activations.
@@ -89,7 +88,9 @@ class DecoderLayer(nn.Module):
     normed = RMSNorm(config, name="pre_cross_attention_layer_norm")(hidden)
     attention = Attention(config, injections, name="encoder_decoder_attention")
     hidden += dropout(
-      attention(normed, encoded, encoder_mask, enable_dropout=enable_dropout)
+      attention(
+        normed, encoded, encoder_decoder_mask, enable_dropout=enable_dropout
+      )
     )
     normed = RMSNorm(config, name="pre_mlp_layer_norm")(hidden)
     mlp = Mlp(config, injections, name="mlp")
@@ -124,10 +125,10 @@ class Encoder(nn.Module):
     """
     config, injections = self.config, self.injections
     prompt_length = 0
-    if prompt := injections.build(injections.prompt, self, "prompt"):
-      prompted = prompts.prepend_prompt(prompt(tokens, embedded), embedded)
-      prompt_length = prompted.shape[1] - embedded.shape[1]
-      embedded = prompted
+    if injections.prompt:
+      prompt = injections.prompt(name="prompt")(tokens, embedded)
+      prompt_length = prompt.shape[-2]
+      embedded = prompts.prepend_prompt(prompt, embedded)
     mask = masks.encoder_mask(tokens, prompt_length, segment_ids)
     positions = jnp.arange(embedded.shape[1])
     bias = RelativeBias(config, bidirectional=True, name="relpos_bias")(
@@ -158,7 +159,7 @@ class Decoder(nn.Module):
     input_tokens: Array,
     encoded: Array,
     mask: Array,
-    encoder_mask: Array,
+    encoder_decoder_mask: Array,
     enable_dropout: bool,
     decode: bool,
     max_decode_length: int | None,
@@ -169,7 +170,7 @@ class Decoder(nn.Module):
       input_tokens: [B, S] Token ids.
       encoded: [B, T, H] The encoder's output.
       mask: [B, 1, S, S] Not used if `decode`.
-      encoder_mask: [B, 1, S, T]
+      encoder_decoder_mask: [B, 1, S, T]
       enable_dropout: Whether to drop activations.
       decode: Whether to read and extend the cache of what was decoded so far;
         where there is none, to make one of length S.
@@ -204,7 +205,13 @@ class Decoder(nn.Module):
     layer = _rematerialised(DecoderLayer, config, static_argnums=(7,))
     for i in range(config.num_decoder_layers):
       hidden = layer(config, injections, name=f"layers_{i}")(
-        hidden, encoded, mask, encoder_mask, bias, cache_index, enable_dropout
+        hidden,
+        encoded,
+        mask,
+        encoder_decoder_mask,
+        bias,
+        cache_index,
+        enable_dropout,
       )
     hidden = dropout(RMSNorm(config, name="decoder_norm")(hidden))
     if config.logits_via_embedding:

@@ -123,6 +123,11 @@ def _texts(gin_files: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
     yield from _texts(_INCLUDE.findall(text), paths)
 
 
+def is_required(macro: str) -> bool:
+  """Whether the configuration leaves a macro's value to the user."""
+  return repr(gin.query_parameter(f"%{macro}")) == "%gin.REQUIRED"
+
+
 def parse_gin_flags(
   gin_search_paths: Sequence[str],
   gin_files: Sequence[str],
@@ -171,12 +176,7 @@ def parse_gin_flags(
       "Strings are quoted: --gin.X=\"'text'\"."
     ) from e
   if finalize_config:
-    missing = [
-      name
-      for name in sorted(macros)
-      if gin.query_parameter(f"%{name}") is gin.REQUIRED
-    ]
-    if missing:
+    if missing := [name for name in sorted(macros) if is_required(name)]:
       raise ValueError(
         f"The gin files require {', '.join(missing)}. Give a value to each: "
         + " ".join(f"--gin.{name}=..." for name in missing)

@@ -3,11 +3,11 @@
 import functools
 
 import conformance
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
 from t5x import losses
 

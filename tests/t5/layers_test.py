@@ -100,9 +100,8 @@ def test_mlp_without_a_gate_has_one_kernel():
 def test_a_prefix_is_seen_by_every_query():
   class Prefix(nn.Module):
     def __call__(self, key, value):
-      return jnp.ones((2, *key.shape[2:])), jnp.full(
-        (1, 2, *key.shape[2:]), 3.0
-      )
+      _, N, _, D = key.shape
+      return jnp.ones((N, 2, D)), jnp.full((1, N, 2, D), 3.0)
 
   rng = np.random.default_rng(0)
   inputs = rng.normal(size=(1, 3, 32)).astype(np.float32)

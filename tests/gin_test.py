@@ -1,0 +1,146 @@
+"""The gin files: they parse, and their headers say what they need."""
+
+import pathlib
+import re
+
+import gin
+import pytest
+from t5x import eval as eval_lib
+from t5x import gin_utils
+from t5x import infer as infer_lib
+from t5x import train as train_lib
+
+import prompt_tuning
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("gin/**/*.gin"))
+PROMPT_RUN = [
+  "gin/models/t5_1_1_small.gin",
+  "gin/methods/prompt_tuning.gin",
+  "gin/prompts/class_labels.gin",
+]
+_MACRO = re.compile(r"%([A-Z][A-Z0-9_]*)")
+
+
+@pytest.fixture(autouse=True)
+def _entry_point(monkeypatch):
+  """The entry functions lie on __main__, as under `python -m t5x.train`."""
+  import __main__
+
+  gin.clear_config()
+  monkeypatch.setattr(__main__, "train", train_lib.train, raising=False)
+  monkeypatch.setattr(__main__, "evaluate", eval_lib.evaluate, raising=False)
+  monkeypatch.setattr(__main__, "infer", infer_lib.infer, raising=False)
+  yield
+  gin.clear_config()
+
+
+def _text(gin_file):
+  """The text of a file and of what it includes, includes first."""
+  text = (ROOT / gin_file).read_text()
+  included = re.findall(r'^include "(.*)"', text, re.MULTILINE)
+  return "".join(map(_text, included)) + text
+
+
+def _header(gin_file, field):
+  lines = (ROOT / gin_file).read_text().splitlines()
+  header = " ".join(
+    line.lstrip("# ") for line in lines[: lines.index(next(
+      x for x in lines if not x.startswith("#")
+    ))]
+  )
+  match = re.search(rf"{field}: (.*?)(?: [A-Z][a-z]+: |$)", header)
+  return set(re.findall(r"[A-Z][A-Z0-9_]+", match[1] if match else ""))
+
+
+def _parse(files, *bindings, finalize=True):
+  gin_utils.parse_gin_flags(
+    [prompt_tuning.gin_search_path()],
+    files,
+    bindings,
+    finalize_config=finalize,
+  )
+
+
+@pytest.mark.parametrize("gin_file", FILES)
+def test_file_parses_and_its_header_is_true(gin_file):
+  _parse([gin_file], finalize=False)
+  text = _text(gin_file)
+  defined = set(re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.MULTILINE))
+  required = {name for name in defined if gin_utils.is_required(name)}
+  assert _header(gin_file, "Requires") == required
+  assert _header(gin_file, "Uses") == set(_MACRO.findall(text)) - defined
+  assert _header(gin_file, "Provides") <= defined
+
+
+def test_there_are_gin_files_and_no_package_that_shadows_gin():
+  assert len(FILES) > 15
+  assert not (ROOT / "gin" / "__init__.py").exists()
+
+
+def test_command_of_the_readme_is_complete():
+  _parse(
+    [*PROMPT_RUN, "gin/runs/train.gin"],
+    "INITIAL_CHECKPOINT_PATH = 'checkpoint'",
+    "CLASS_LABELS = ['yes', 'no']",
+    "MODEL_DIR = 'run'",
+    "MIXTURE_OR_TASK_NAME = 'task'",
+    "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}",
+    "TRAIN_STEPS = 1130000",
+  )
+  assert gin.query_parameter("%TRAIN_STEPS") == 1130000
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])
+def test_parameter_counts_are_the_papers(size):
+  """Table 4 of the paper, without the prompt."""
+  import jax
+
+  expected = {
+    "small": 76_961_152,
+    "base": 247_577_856,
+    "large": 783_150_080,
+    "xl": 2_849_757_184,
+    "xxl": 11_135_332_352,
+  }
+  from prompt_tuning.t5 import network
+
+  _parse([f"gin/models/t5_1_1_{size}.gin"], finalize=False)
+  module = gin.get_configurable(network.Transformer)()
+  tokens = jax.numpy.ones((1, 2), "int32")
+  shapes = jax.eval_shape(
+    lambda rng: module.init(rng, tokens, tokens, tokens, enable_dropout=False),
+    jax.random.key(0),
+  )
+  count = sum(int(x.size) for x in jax.tree.leaves(shapes["params"]))
+  assert count == expected[size]
+
+
+@pytest.mark.parametrize(
+  ("files", "bindings", "message"),
+  [
+    (["gin/models/t5_1_1_smal.gin"], [], "Did you mean gin/models/t5_1_1_small"),
+    (["nowhere.gin"], [], "No gin file nowhere.gin"),
+    (PROMPT_RUN, ["PROMT_LENGTH = 20"], "Did you mean PROMPT_LENGTH"),
+    (PROMPT_RUN, ["network.T5Config.width = 3"], "'width'"),
+    (PROMPT_RUN, ["netwerk.T5Config.emb_dim = 3"], "netwerk"),
+    (PROMPT_RUN, ["PROMPT_LENGTH = twenty words"], "Strings are quoted"),
+    (
+      [*PROMPT_RUN, "gin/runs/train.gin"],
+      ["MODEL_DIR = 'x'"],
+      "require CLASS_LABELS, INITIAL_CHECKPOINT_PATH, MIXTURE_OR_TASK_NAME, "
+      "TASK_FEATURE_LENGTHS",
+    ),
+  ],
+)
+def test_wrong_configuration_is_refused(files, bindings, message):
+  with pytest.raises(ValueError, match=message):
+    _parse(files, *bindings)
+
+
+def test_flags_become_bindings():
+  assert gin_utils.rewrite_gin_args(
+    ["train", "--gin.A.B='x=y'", "--gin_file=f"]
+  ) == ["train", "--gin_bindings=A.B = 'x=y'", "--gin_file=f"]
+  with pytest.raises(ValueError, match="Expected --gin.NAME=VALUE"):
+    gin_utils.rewrite_gin_args(["--gin.A"])
