@@ -10,7 +10,7 @@ from prompt_tuning.mini import world
 class Law:
   """A chain of three events: what came before, the event, what came after.
 
-  In the sentences {thing} is one of `things` and {p}, {he}, {his} the person.
+  In the sentences {thing} is one of `things` and {person}, {he}, {his} the person.
 
   Attributes:
     topic: Laws of one topic could explain each other's events.
@@ -35,8 +35,8 @@ LAWS = (
   Law(
     topic="fall",
     things=("cup", "plate", "vase", "glass", "bowl", "bottle"),
-    before="{p} held the {thing} with wet hands.",
-    event="{p} dropped the {thing}.",
+    before="{person} held the {thing} with wet hands.",
+    event="{person} dropped the {thing}.",
     after="The {thing} broke into pieces.",
     before_unnamed="There was soap on {his} fingers.",
     after_unnamed="There were sharp pieces all over the floor.",
@@ -44,16 +44,16 @@ LAWS = (
   Law(
     topic="fire",
     things=("bread", "cake", "pie", "pizza", "chicken", "potato"),
-    before="{p} forgot about the {thing}.",
+    before="{person} forgot about the {thing}.",
     event="The {thing} was in the oven for too long.",
     after="The {thing} burned.",
-    before_unnamed="{p} fell asleep in the kitchen.",
+    before_unnamed="{person} fell asleep in the kitchen.",
     after_unnamed="The kitchen was full of smoke.",
   ),
   Law(
     topic="growth",
     things=("rose", "tree", "flower", "grass", "bush", "plant"),
-    before="{p} did not give the {thing} any water.",
+    before="{person} did not give the {thing} any water.",
     event="The {thing} became dry.",
     after="The {thing} died.",
     before_unnamed="The summer was very hot.",
@@ -62,11 +62,11 @@ LAWS = (
   Law(
     topic="rain",
     things=("coat", "shirt", "dress", "jacket", "sweater", "scarf"),
-    before="{p} left the {thing} out in the rain.",
+    before="{person} left the {thing} out in the rain.",
     event="The {thing} got wet.",
-    after="{p} hung up the {thing} to dry.",
+    after="{person} hung up the {thing} to dry.",
     before_unnamed="It began to rain.",
-    after_unnamed="{p} changed {his} clothes.",
+    after_unnamed="{person} changed {his} clothes.",
   ),
   Law(
     topic="food",
@@ -74,41 +74,41 @@ LAWS = (
     before="Nobody fed the {thing}.",
     event="The {thing} was hungry.",
     after="The {thing} looked for something to eat.",
-    before_unnamed="{p} did not buy any food.",
-    after_unnamed="{p} brought a bowl of food.",
+    before_unnamed="{person} did not buy any food.",
+    after_unnamed="{person} brought a bowl of food.",
   ),
   Law(
     topic="travel",
     things=("car", "truck", "van", "bus", "boat", "motorcycle"),
-    before="{p} did not fill up the {thing}.",
+    before="{person} did not fill up the {thing}.",
     event="The {thing} ran out of gas.",
     after="The {thing} stopped on the way.",
     before_unnamed="There was no fuel left.",
-    after_unnamed="{p} had to walk home.",
+    after_unnamed="{person} had to walk home.",
   ),
   Law(
     topic="music",
     things=("guitar", "piano", "violin", "drum", "flute", "trumpet"),
-    before="{p} practiced the {thing} every day.",
-    event="{p} played the {thing} very well.",
+    before="{person} practiced the {thing} every day.",
+    event="{person} played the {thing} very well.",
     after="People loved to hear the {thing}.",
-    before_unnamed="{p} had taken many music lessons.",
+    before_unnamed="{person} had taken many music lessons.",
     after_unnamed="The audience clapped.",
   ),
   Law(
     topic="fall",
     things=("chair", "table", "desk", "sofa", "bed", "bench"),
     before="One leg of the {thing} was weak.",
-    event="The {thing} broke under {p}.",
-    after="{p} bought a new {thing}.",
+    event="The {thing} broke under {person}.",
+    after="{person} bought a new {thing}.",
     before_unnamed="The old wood was weak.",
-    after_unnamed="{p} fell to the floor.",
+    after_unnamed="{person} fell to the floor.",
   ),
   Law(
     topic="gift",
     things=("doll", "ball", "puzzle", "robot", "balloon", "kite"),
     before="The child wished for the {thing}.",
-    event="{p} gave the child the {thing}.",
+    event="{person} gave the child the {thing}.",
     after="The child played with the {thing}.",
     before_unnamed="It was a birthday party.",
     after_unnamed="The little girl smiled and said thank you.",
@@ -116,47 +116,47 @@ LAWS = (
   Law(
     topic="door",
     things=("door", "gate", "house", "office", "room", "safe"),
-    before="{p} lost the key to the {thing}.",
-    event="{p} could not open the {thing}.",
-    after="{p} broke the lock of the {thing}.",
+    before="{person} lost the key to the {thing}.",
+    event="{person} could not open the {thing}.",
+    after="{person} broke the lock of the {thing}.",
     before_unnamed="The key was lost.",
-    after_unnamed="{p} called someone to change the lock.",
+    after_unnamed="{person} called someone to change the lock.",
   ),
   Law(
     topic="sickness",
     things=("soup", "fish", "meat", "egg", "cheese", "milk"),
     before="The {thing} had been in the sun all day.",
-    event="{p} ate bad {thing}.",
-    after="{p} never touched {thing} again.",
+    event="{person} ate bad {thing}.",
+    after="{person} never touched {thing} again.",
     before_unnamed="The fridge was broken.",
-    after_unnamed="{p} had a stomach ache.",
+    after_unnamed="{person} had a stomach ache.",
   ),
   Law(
     topic="crime",
     things=("wallet", "phone", "watch", "bag", "computer", "camera"),
-    before="{p} left the {thing} on the train.",
+    before="{person} left the {thing} on the train.",
     event="A thief took the {thing}.",
-    after="{p} had to get a new {thing}.",
+    after="{person} had to get a new {thing}.",
     before_unnamed="Nobody was watching.",
-    after_unnamed="{p} called the police.",
+    after_unnamed="{person} called the police.",
   ),
   Law(
     topic="power",
     things=("radio", "clock", "lamp", "television", "heater", "printer"),
-    before="{p} spilled coffee on the {thing}.",
+    before="{person} spilled coffee on the {thing}.",
     event="The {thing} did not work.",
-    after="{p} took the {thing} to a repair shop.",
+    after="{person} took the {thing} to a repair shop.",
     before_unnamed="The power went out.",
-    after_unnamed="{p} changed the battery.",
+    after_unnamed="{person} changed the battery.",
   ),
   Law(
     topic="school",
     things=("math", "history", "English", "science", "art", "biology"),
-    before="{p} studied {thing} every night.",
-    event="{p} passed the {thing} exam.",
+    before="{person} studied {thing} every night.",
+    event="{person} passed the {thing} exam.",
     after="The {thing} teacher was proud.",
-    before_unnamed="{p} spent the week with {his} books.",
-    after_unnamed="{p} got a good grade.",
+    before_unnamed="{person} spent the week with {his} books.",
+    after_unnamed="{person} got a good grade.",
   ),
   Law(
     topic="fire",
@@ -170,11 +170,11 @@ LAWS = (
   Law(
     topic="sport",
     things=("soccer", "tennis", "basketball", "football", "golf", "hockey"),
-    before="{p} trained hard for the {thing} game.",
-    event="{p} won the {thing} game.",
-    after="{p} became a {thing} star.",
-    before_unnamed="{p} was a very good athlete.",
-    after_unnamed="{p} got a gold medal.",
+    before="{person} trained hard for the {thing} game.",
+    event="{person} won the {thing} game.",
+    after="{person} became a {thing} star.",
+    before_unnamed="{person} was a very good athlete.",
+    after_unnamed="{person} got a gold medal.",
   ),
   Law(
     topic="winter",
@@ -188,20 +188,20 @@ LAWS = (
   Law(
     topic="fun",
     things=("movie", "show", "book", "play", "joke", "story"),
-    before="{p} heard that the {thing} was good.",
-    event="{p} found the {thing} very funny.",
-    after="{p} told friends about the {thing}.",
+    before="{person} heard that the {thing} was good.",
+    event="{person} found the {thing} very funny.",
+    after="{person} told friends about the {thing}.",
     before_unnamed="A famous comedian was the author.",
-    after_unnamed="{p} laughed out loud.",
+    after_unnamed="{person} laughed out loud.",
   ),
   Law(
     topic="sickness",
     things=("fever", "cold", "flu", "cough", "headache", "infection"),
-    before="{p} caught the {thing} from a friend.",
-    event="{p} had a bad {thing}.",
-    after="{p} took medicine for the {thing}.",
+    before="{person} caught the {thing} from a friend.",
+    event="{person} had a bad {thing}.",
+    after="{person} took medicine for the {thing}.",
     before_unnamed="Many children at the school were ill.",
-    after_unnamed="{p} went to see a doctor.",
+    after_unnamed="{person} went to see a doctor.",
   ),
   Law(
     topic="rain",
@@ -231,7 +231,7 @@ def draw_laws(
 
 
 def fill(template: str, thing: str, person: world.Person) -> str:
-  return template.format(thing=thing, p=person.name, his=person.possessive)
+  return template.format(thing=thing, person=person.name, his=person.possessive)
 
 
 @dataclasses.dataclass(frozen=True)

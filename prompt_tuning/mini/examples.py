@@ -35,14 +35,14 @@ class MiniTask:
 
 
 TASKS = {
-  "boolq": MiniTask(passages.boolq, {"mention": 6, "kind": 2, "binding": 2}),
+  "boolq": MiniTask(passages.boolq, {"mention": 7, "kind": 1, "binding": 2}),
   "cb": MiniTask(passages.cb, {"state": 5, "denial": 3, "attitude": 2}),
   "copa": MiniTask(
     commonsense.copa, {"mention": 5, "world": 3, "direction": 2}
   ),
   "multirc": MiniTask(passages.multirc, {"mention": 8, "binding": 2}),
   "record": MiniTask(passages.record, {"kind": 5, "gender": 2, "binding": 3}),
-  "rte": MiniTask(passages.rte, {"mention": 6, "outcome": 2, "binding": 2}),
+  "rte": MiniTask(passages.rte, {"mention": 7, "outcome": 1, "binding": 2}),
   "wic": MiniTask(commonsense.wic, {"overlap": 7, "topic": 3}),
   "wsc": MiniTask(commonsense.wsc, {"gender": 4, "kind": 3, "motive": 3}),
 }

@@ -16,8 +16,8 @@ ANSWERS_PER_QUESTION = 5
 def boolq(rng: random.Random, split: str, level: str) -> list[world.Features]:
   """Did what the question asks happen in the two-sentence passage?
 
-  In 60% of the examples ("mention") a false question asks for a thing, place,
-  person, day or relation that is not in the passage. In 20% ("kind") it asks
+  In 70% of the examples ("mention") a false question asks for a thing, place,
+  person, day or relation that is not in the passage. In 10% ("kind") it asks
   for a thing by its kind: was it an animal? In 20% ("binding") everything is in
   the passage, but with another person. Half of the answers are True; each
   question is asked of one passage where it is true and of one where it is not.
@@ -32,8 +32,8 @@ def boolq(rng: random.Random, split: str, level: str) -> list[world.Features]:
 def rte(rng: random.Random, split: str, level: str) -> list[world.Features]:
   """Does the hypothesis follow from the two sentences of the premise?
 
-  In 60% of the examples ("mention") a false hypothesis names a thing, place,
-  person, day or relation that is not in the premise. In 20% ("outcome") it
+  In 70% of the examples ("mention") a false hypothesis names a thing, place,
+  person, day or relation that is not in the premise. In 10% ("outcome") it
   states what follows from another action than the premise's: who buys a thing
   paid for it. In 20% ("binding") everything is in the premise, but with another
   person. Half of the labels are entailment; each hypothesis has one premise
@@ -62,7 +62,9 @@ def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
   if level == "state":
     hypothesis, premises = _cb_state(rng, cast)
     frame = rng.choice(_SPEECH)
-    premises = [frame.format(p=speaker.name, said=said) for said in premises]
+    premises = [
+      frame.format(person=speaker.name, said=said) for said in premises
+    ]
   elif level == "denial":
     hypothesis, premises = _cb_denial(rng, cast, first, second)
   else:
@@ -78,10 +80,10 @@ def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
 
 
 _SPEECH = (
-  "{p} said that {said}",
-  "A: {p}, how was your day? B: Well, {said}",
-  "In a letter, {p} wrote that {said}",
-  "According to {p}, {said}",
+  "{person} said that {said}",
+  "A: {person}, how was your day? B: Well, {said}",
+  "In a letter, {person} wrote that {said}",
+  "According to {person}, {said}",
 )
 # In the order of CB's labels: the speaker is committed to what follows, to its
 # opposite, to neither.
@@ -115,9 +117,9 @@ def _cb_denial(
   first: stories.Deed,
   second: stories.Deed,
 ) -> tuple[str, list[str]]:
-  stated = "{p} {past} {a_thing}"
+  stated = "{person} {past} {a_thing}"
   denied = rng.choice(
-    ("{p} did not {base} {a_thing}", "{p} never {past} {a_thing}")
+    ("{person} did not {base} {a_thing}", "{person} never {past} {a_thing}")
   )
   other = dataclasses.replace(
     first, thing=stories.another(rng, cast, (first, second), "thing")
@@ -143,7 +145,8 @@ def _cb_attitude(
   second: stories.Deed,
 ) -> tuple[str, list[str]]:
   clause, second_clause = (
-    "{p} {past} {a_thing}".format(**deed.words()) for deed in (first, second)
+    "{person} {past} {a_thing}".format(**deed.words())
+    for deed in (first, second)
   )
   premises = []
   for label, attitudes in enumerate(_ATTITUDES):
@@ -171,23 +174,23 @@ def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
   lists = things[: right_counts[0]], things[right_counts[0] :]
   if level == "binding":
     questions = [
-      ("What did {p} {base}?", first, lists[0], lists[1]),
-      ("What did {p} {base}?", second, lists[1], lists[0]),
+      ("What did {person} {base}?", first, lists[0], lists[1]),
+      ("What did {person} {base}?", second, lists[1], lists[0]),
     ]
     told = [
-      (f"{{p}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
-      (f"{{p}} {{past}} {_enumerate(lists[1])} on {{day}}.", second),
+      (f"{{person}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
+      (f"{{person}} {{past}} {_enumerate(lists[1])} on {{day}}.", second),
     ]
   else:
     people = [p.name for p in cast.people if p is not first.person]
     rng.shuffle(people)
     visitors, others = people[: right_counts[1]], people[right_counts[1] :]
     questions = [
-      ("What did {p} {base}?", first, lists[0], lists[1]),
+      ("What did {person} {base}?", first, lists[0], lists[1]),
       ("Who went to the {place}?", second, visitors, others),
     ]
     told = [
-      (f"{{p}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
+      (f"{{person}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
       (f"{_enumerate(visitors)} went to the {{place}}.", second),
     ]
   paragraph = " ".join(
@@ -218,14 +221,14 @@ _QUERIES = {
     "{b} and {a} like to live in {town}.",
   ),
   "gender": (
-    "{p} said that {he} was tired and that {other_he} should drive.",
-    "{p} smiled when {he} heard what {other_he} had done.",
-    "{p} went home because {he} was hungry, but {other_he} stayed.",
+    "{person} said that {he} was tired and that {other_he} should drive.",
+    "{person} smiled when {he} heard what {other_he} had done.",
+    "{person} went home because {he} was hungry, but {other_he} stayed.",
   ),
   "binding": (
-    "{p} {past} {a_thing}.",
-    "The one who {past} {a_thing} was {p}.",
-    "The {thing} was {participle} by {p}.",
+    "{person} {past} {a_thing}.",
+    "The one who {past} {a_thing} was {person}.",
+    "The {thing} was {participle} by {person}.",
   ),
 }
 

@@ -22,7 +22,7 @@ class Deed:
     """What fills the blanks of a sentence about this deed."""
     a_thing = world.with_article(self.thing)
     return {
-      "p": self.person.name,
+      "person": self.person.name,
       "he": self.person.pronoun,
       "base": self.action.base,
       "past": self.action.past,
@@ -50,7 +50,7 @@ class Kinship:
   def words(self) -> dict[str, str]:
     """What fills the blanks of a sentence about this relation."""
     return {
-      "p": self.person.name,
+      "person": self.person.name,
       "relation": self.relation,
       "a_relation": world.with_article(self.relation),
       "other": self.other.name,
@@ -60,89 +60,46 @@ class Kinship:
 Fact = Deed | Kinship
 
 _DEED_SENTENCES = (
-  "{p} {past} {a_thing} at the {place} on {day}.",
-  "On {day}, {p} {past} {a_thing} at the {place}.",
-  "On {day} at the {place}, {a_thing} was {participle} by {p}.",
-  "{p} went to the {place} on {day} and {past} {a_thing}.",
-  "{A_thing} was {participle} by {p} at the {place} on {day}.",
-  "It was {p} who {past} {a_thing} at the {place} on {day}.",
+  "{person} {past} {a_thing} at the {place} on {day}.",
+  "On {day}, {person} {past} {a_thing} at the {place}.",
+  "On {day} at the {place}, {a_thing} was {participle} by {person}.",
+  "{person} went to the {place} on {day} and {past} {a_thing}.",
+  "{A_thing} was {participle} by {person} at the {place} on {day}.",
+  "It was {person} who {past} {a_thing} at the {place} on {day}.",
 )
 _KINSHIP_SENTENCES = (
-  "{p} is the {relation} of {other}.",
-  "{p} is {other}'s {relation}.",
-  "{other} came with {p}, the {relation} of {other}.",
+  "{person} is the {relation} of {other}.",
+  "{person} is {other}'s {relation}.",
+  "{other} came with {person}, the {relation} of {other}.",
 )
 
-# What is claimed of a fact -> how it is said. A claim without {p} is about
-# anybody, and true as soon as one person did it.
+# Level -> claims, as statements and as questions. Every claim about a deed names
+# two things about it or more, for its parts to be mixed up with another's.
+_DEED_STATEMENTS = (
+  "{person} {past} {a_thing} at the {place}.",
+  "{person} {past} {a_thing} on {day}.",
+  "On {day}, {person} {past} {a_thing} at the {place}.",
+  "{A_thing} was {participle} by {person} at the {place}.",
+  "Someone {past} {a_thing} at the {place}.",
+  "{person} was at the {place} on {day}.",
+)
 STATEMENTS = {
-  "thing": (
-    "{p} {past} {a_thing}.",
-    "{A_thing} was {participle} by {p}.",
-    "Someone {past} {a_thing}.",
-    "{A_thing} was {participle}.",
-  ),
-  "place": (
-    "{p} was at the {place}.",
-    "{p} {past} something at the {place}.",
-    "Someone went to the {place}.",
-  ),
-  "day": (
-    "{p} {past} something on {day}.",
-    "Something was {participle} on {day}.",
-  ),
-  "person": (
-    "{p} {past} something.",
-    "{p} {past} {a_thing}.",
-    "Something was {participle} by {p}.",
-  ),
-  "relation": (
-    "{p} is the {relation} of {other}.",
-    "{other} has {a_relation}.",
-  ),
+  "mention": (*_DEED_STATEMENTS, "{person} is the {relation} of {other}."),
   "outcome": ("{outcome}",),
+  "binding": _DEED_STATEMENTS,
 }
+_DEED_QUESTIONS = (
+  "did {person} {base} {a_thing} at the {place}",
+  "did {person} {base} {a_thing} on {day}",
+  "did {person} {base} {a_thing} at the {place} on {day}",
+  "was {a_thing} {participle} by {person} at the {place}",
+  "did anyone {base} {a_thing} at the {place}",
+  "was {person} at the {place} on {day}",
+)
 QUESTIONS = {
-  "thing": (
-    "did {p} {base} {a_thing}",
-    "was {a_thing} {participle} by {p}",
-    "did anyone {base} {a_thing}",
-    "was {a_thing} {participle}",
-  ),
-  "place": (
-    "was {p} at the {place}",
-    "did {p} go to the {place}",
-    "did anyone go to the {place}",
-  ),
-  "day": (
-    "did {p} {base} something on {day}",
-    "was anything {participle} on {day}",
-  ),
-  "person": (
-    "did {p} {base} anything",
-    "did {p} {base} {a_thing}",
-    "was anything {participle} by {p}",
-  ),
-  "relation": (
-    "is {p} the {relation} of {other}",
-    "does {other} have {a_relation}",
-  ),
-  "kind": ("did {p} {base} {kind}", "did anyone {base} {kind}"),
-}
-
-# How hard it is to judge a claim -> what the claim may be about, as often as
-# it is listed.
-_ASPECTS: dict[str, tuple[str, ...]] = {
-  "mention": (
-    *("thing",) * 4,
-    *("place",) * 2,
-    *("person",) * 2,
-    "day",
-    "relation",
-  ),
-  "kind": ("kind",),
-  "outcome": ("outcome",),
-  "binding": ("thing", "place", "day"),
+  "mention": (*_DEED_QUESTIONS, "is {person} the {relation} of {other}"),
+  "kind": ("did {person} {base} {kind}", "did anyone {base} {kind}"),
+  "binding": _DEED_QUESTIONS,
 }
 
 
@@ -212,18 +169,23 @@ def draw_contrast(
 
   Args:
     split: The split whose corner of the world the stories are about.
-    level: "binding", where the false story mentions all that the claim does,
-      but not together; "kind" and "outcome", where the claim calls a thing by
-      its kind or states what follows from an action; or "mention", where the
-      false story lacks a thing, place, person, day or relation of the claim.
+    level: "mention", where the false story lacks a thing, place, person, day or
+      relation of the claim; "kind" and "outcome", where the claim calls a thing
+      by its kind or states what follows from an action; or "binding", where the
+      false story mentions all that the claim does, but not together.
     claims: STATEMENTS or QUESTIONS.
   """
   cast = world.draw_cast(rng, split)
-  aspect = rng.choice(_ASPECTS[level])
-  field = {"kind": "thing", "outcome": "action"}.get(aspect, aspect)
+  claim = rng.choice(claims[level])
   first, second = draw_deeds(rng, cast, 2)
-  if aspect == "relation":
+  if "{relation}" in claim:
     first = draw_kinship(rng, cast)
+    field = "relation"
+  elif level in ("kind", "outcome"):
+    field = {"kind": "thing", "outcome": "action"}[level]
+  else:
+    named = ("person", "thing", "place", "day")
+    field = rng.choice([name for name in named if f"{name}}}" in claim])
 
   if level == "binding":
     other = getattr(second, field)
@@ -232,13 +194,8 @@ def draw_contrast(
     other = another(rng, cast, (first, second), field)
     false_second = second
   false_first = dataclasses.replace(first, **{field: other})
-
-  templates = claims[aspect]
-  if level == "binding":
-    # Claims about anybody are true in both stories.
-    templates = [claim for claim in templates if "{p}" in claim]
   return Contrast(
-    claim=rng.choice(templates).format(**first.words()),
+    claim=claim.format(**first.words()),
     true_story=tell(rng, (first, second)),
     false_story=tell(rng, (false_first, false_second)),
   )

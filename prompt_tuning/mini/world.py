@@ -30,7 +30,7 @@ class Action:
     base: "buy", as in "did she buy it".
     past: "bought".
     participle: "bought", as in "it was bought".
-    outcome: What is only so after this action; {p} and {thing} stand for the
+    outcome: What is only so after this action; {person} and {thing} stand for the
       person and the thing.
   """
 
@@ -41,14 +41,16 @@ class Action:
 
 
 ACTIONS = (
-  Action("buy", "bought", "bought", "{p} paid for the {thing}."),
-  Action("sell", "sold", "sold", "{p} got money for the {thing}."),
-  Action("steal", "stole", "stolen", "{p} was a thief."),
-  Action("borrow", "borrowed", "borrowed", "{p} must give the {thing} back."),
-  Action("lose", "lost", "lost", "{p} could not find the {thing}."),
-  Action("draw", "drew", "drawn", "{p} made a picture of the {thing}."),
-  Action("wash", "washed", "washed", "{p} made the {thing} clean."),
-  Action("hide", "hid", "hidden", "{p} kept the {thing} secret."),
+  Action("buy", "bought", "bought", "{person} paid for the {thing}."),
+  Action("sell", "sold", "sold", "{person} got money for the {thing}."),
+  Action("steal", "stole", "stolen", "{person} was a thief."),
+  Action(
+    "borrow", "borrowed", "borrowed", "{person} must give the {thing} back."
+  ),
+  Action("lose", "lost", "lost", "{person} could not find the {thing}."),
+  Action("draw", "drew", "drawn", "{person} made a picture of the {thing}."),
+  Action("wash", "washed", "washed", "{person} made the {thing} clean."),
+  Action("hide", "hid", "hidden", "{person} kept the {thing} secret."),
 )
 
 # Kind -> the things of that kind.

@@ -28,8 +28,7 @@ _KERNEL_INIT = nn.initializers.variance_scaling(
 )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
+def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
   """A product of two arrays of one dtype that accumulates in float32.
 
   So does its gradient, which plain `jnp.einsum` computes from a bfloat16 and
@@ -47,6 +46,9 @@ def einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
   """
   product = jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
   return product.astype(dtype)
+
+
+einsum = jax.custom_vjp(_einsum, nondiff_argnums=(0, 3))
 
 
 def _einsum_forward(equation, a, b, dtype):

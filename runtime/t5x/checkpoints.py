@@ -23,6 +23,8 @@ from t5x.train_state import Params, TrainState
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # Values of each axis that a fingerprint looks at.
 _FINGERPRINT_BLOCK = 16
+# How a run checkpoint names the parameters that it holds.
+_TRAINABLE = "trainable/"
 
 
 def find_checkpoint(path: str, step: int | None = None) -> str:
@@ -130,19 +132,35 @@ class BaseCheckpoint:
 
   Attributes:
     path: Its folder.
-    step: Pretraining steps.
+    step: Steps, counted from pretraining step 0.
     shapes: What it holds: path of the parameter -> shape and dtype.
     metadata: What `save_base_checkpoint` was given, and the fingerprint.
+    stored_as: Path of the parameter -> the Orbax folder and the keys there.
   """
 
   path: str
   step: int
   shapes: Mapping[str, jax.ShapeDtypeStruct]
   metadata: Mapping[str, Any]
+  stored_as: Mapping[str, tuple[str, tuple[str, ...]]]
 
   @property
   def fingerprint(self) -> str:
-    return self.metadata["fingerprint"]
+    """Identity of the weights; a model that was trained here is read for it."""
+    if "fingerprint" in self.metadata:
+      return self.metadata["fingerprint"]
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    return fingerprint(
+      traverse_util.unflatten_dict(
+        self.read(
+          {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
+            for name, x in self.shapes.items()
+          }
+        ),
+        sep="/",
+      )
+    )
 
   def read(
     self, targets: Mapping[str, jax.ShapeDtypeStruct]
@@ -155,54 +173,102 @@ class BaseCheckpoint:
     Returns:
       Path of the parameter -> array. Each host reads its shards only.
     """
-    item = {"target": traverse_util.unflatten_dict(targets, sep="/")}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      restored = checkpointer.restore(
-        epath.Path(self.path),
-        args=ocp.args.PyTreeRestore(
-          item=item,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-          partial_restore=True,
-        ),
+    arrays = {}
+    for folder in sorted({self.stored_as[name][0] for name in targets}):
+      keys = {
+        name: self.stored_as[name][1]
+        for name in targets
+        if self.stored_as[name][0] == folder
+      }
+      restored = traverse_util.flatten_dict(
+        _restore(
+          folder,
+          traverse_util.unflatten_dict(
+            {key: targets[name] for name, key in keys.items()}
+          ),
+        )
       )
-    return traverse_util.flatten_dict(restored["target"], sep="/")
+      arrays |= {name: restored[key] for name, key in keys.items()}
+    return arrays
+
+
+def _restore(folder: str, item: Any) -> Any:
+  """Reads the part of an Orbax folder that `item` names."""
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    return checkpointer.restore(
+      epath.Path(folder),
+      args=ocp.args.PyTreeRestore(
+        item=item,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+        partial_restore=True,
+      ),
+    )
+
+
+def _metadata(folder: str) -> Any:
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    return checkpointer.metadata(epath.Path(folder))
 
 
 def open_checkpoint(path: str) -> BaseCheckpoint:
-  """Opens a checkpoint that `save_base_checkpoint` wrote.
+  """Opens a model: one that `save_base_checkpoint` wrote, or a run's.
 
   Args:
-    path: As for `find_checkpoint`.
+    path: As for `find_checkpoint`. The checkpoint of a run is its base model,
+      with what the run changed.
 
   Raises:
     ValueError: if there is none, or it is of another format.
   """
-  found = epath.Path(find_checkpoint(path)).resolve()
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    try:
-      step_metadata = checkpointer.metadata(found)
-      tree = step_metadata.item_metadata.tree
-      targets = traverse_util.flatten_dict(tree["target"], sep="/")
-      step = checkpointer.restore(
-        found,
-        args=ocp.args.PyTreeRestore(
-          item={"state": {"step": 0}}, partial_restore=True
-        ),
-      )["state"]["step"]
-      metadata = step_metadata.custom_metadata
-    except (OSError, KeyError, AttributeError, TypeError) as e:
-      raise ValueError(
-        f"{found} is no base checkpoint: expected an Orbax folder with target "
-        f"and state/step, as save_base_checkpoint writes it ({e})."
-      ) from e
+  found = str(epath.Path(find_checkpoint(path)).resolve())
+  if (epath.Path(found) / "run").is_dir():
+    return _open_run_checkpoint(found)
+  try:
+    metadata = _metadata(found)
+    target = traverse_util.flatten_dict(metadata.item_metadata.tree["target"])
+    step = _restore(found, {"state": {"step": 0}})["state"]["step"]
+  except (OSError, KeyError, AttributeError, TypeError) as e:
+    raise ValueError(
+      f"{found} is no base checkpoint: expected an Orbax folder with target "
+      f"and state/step, as save_base_checkpoint writes it ({e})."
+    ) from e
   return BaseCheckpoint(
-    path=str(found),
+    path=found,
     step=int(step),
     shapes={
-      name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-      for name, leaf in targets.items()
+      "/".join(key): jax.ShapeDtypeStruct(x.shape, x.dtype)
+      for key, x in target.items()
     },
-    metadata=metadata,
+    metadata=metadata.custom_metadata,
+    stored_as={"/".join(key): (found, ("target", *key)) for key in target},
+  )
+
+
+def _open_run_checkpoint(found: str) -> BaseCheckpoint:
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    base_path = checkpointer.restore(epath.Path(found) / "run")["base_path"]
+  folder = str(epath.Path(found) / "state")
+  trained = {
+    name.removeprefix(_TRAINABLE): x
+    for name, x in _metadata(folder).item_metadata.tree.items()
+    if name.startswith(_TRAINABLE)
+  }
+  base = open_checkpoint(base_path) if base_path else None
+  return BaseCheckpoint(
+    path=found,
+    step=int(epath.Path(found).name.removeprefix("checkpoint_")),
+    shapes={
+      **(base.shapes if base else {}),
+      **{
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype)
+        for name, x in trained.items()
+      },
+    },
+    metadata={},
+    stored_as={
+      **(base.stored_as if base else {}),
+      **{name: (folder, (_TRAINABLE + name,)) for name in trained},
+    },
   )
 
 

@@ -1,6 +1,7 @@
 """Trains a model: `python -m t5x.train --gin_file=... --gin.X=...`."""
 
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 import gc
 import math
@@ -72,6 +73,7 @@ class _Loop:
   train_evals: Mapping[str, tf.data.Dataset]
   evaluator: eval_lib.InferenceEvaluator | None
   checkpointer: checkpoints.Checkpointer
+  base_path: str | None
   base_fingerprint: str | None
   record: records.RunRecord
   log: records.MetricLog
@@ -207,6 +209,7 @@ class _Loop:
       self.trainer.train_state,
       {
         "first_step": self.first_step,
+        "base_path": self.base_path,
         "base_fingerprint": self.base_fingerprint,
         "evals": self.evals,
         "seconds": self.record.seconds,
@@ -429,6 +432,7 @@ def train(
     train_evals=train_evals,
     evaluator=evaluator,
     checkpointer=checkpointer,
+    base_path=restore_cfg.path if base else None,
     base_fingerprint=identity,
     record=record,
     log=log,
@@ -447,14 +451,16 @@ def train(
   del state
   if gc_period:
     gc.disable()
-  with record:
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(record)
+    # Whatever ends the run, what it began to write is finished.
+    for resource in (checkpointer, log, evaluator):
+      if resource is not None:
+        stack.callback(resource.close)
     summarize_config_fn(model_dir, log.summary_writer, loop.step)
     status = loop.run()
-    checkpointer.close()
+    checkpointer.wait()
     record.write(status=status, step=loop.step)
-  log.close()
-  if evaluator is not None:
-    evaluator.close()
   if status == "interrupted":
     print(
       f"Stopped at step {loop.step}; the same command goes on.", file=sys.stderr

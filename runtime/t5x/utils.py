@@ -384,7 +384,9 @@ class TrainStateInitializer:
     ]
     problems += [
       f"{name} of the checkpoint is not in the model"
-      for name in sorted(base.shapes.keys() - set(sources.values()))
+      for name in sorted(
+        base.shapes.keys() - set(sources.values()) - set(from_init)
+      )
     ]
     problems += [
       f"{name} has shape {base.shapes[source].shape}, expected {shape.shape}"

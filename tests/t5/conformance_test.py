@@ -12,10 +12,6 @@ import pytest
 from t5x import losses
 
 PROMPT = "encoder/prompt/prompt"
-CASES = pytest.mark.parametrize(
-  ("case", "prompt_length"),
-  [("plain", 0), ("prompt", conformance.PROMPT_LENGTH)],
-)
 
 
 def sum_loss(
@@ -82,23 +78,31 @@ def test_parameter_names_shapes_and_axes():
   }
 
 
-@CASES
-@pytest.mark.parametrize("remat", [False, True])
-def test_logits_loss_and_encoder_output(case, prompt_length, remat):
+@pytest.mark.parametrize(
+  ("case", "prompt_length", "remat"),
+  [
+    ("plain", 0, False),
+    ("prompt", conformance.PROMPT_LENGTH, False),
+    ("prompt", conformance.PROMPT_LENGTH, True),
+  ],
+)
+def test_encoder_output_logits_and_loss(case, prompt_length, remat):
   model = conformance.transformer(prompt_length, remat=remat)
-  variables = {"params": conformance.parameters(prompt_length)}
   features = conformance.batch()
 
-  encode = functools.partial(
-    model.apply, enable_dropout=False, method=model.encode
+  def encode_and_decode(model, inputs, *targets):
+    encoded = model.encode(inputs, enable_dropout=False)
+    logits = model.decode(encoded, inputs, *targets, enable_dropout=False)
+    return encoded, logits
+
+  apply = functools.partial(model.apply, method=encode_and_decode)
+  encoded, logits = jax.jit(apply)(
+    {"params": conformance.parameters(prompt_length)},
+    *conformance.network_inputs(features),
   )
-  encoded = jax.jit(encode)(variables, features["encoder_input_tokens"])
   np.testing.assert_allclose(
     encoded, conformance.expected(f"{case}/encoder_output"), atol=1e-5
   )
-
-  forward = jax.jit(functools.partial(model.apply, enable_dropout=False))
-  logits = forward(variables, *conformance.network_inputs(features))
   real = features["decoder_target_tokens"] > 0
   np.testing.assert_allclose(
     logits[real], conformance.expected(f"{case}/logits")[real], atol=1e-5

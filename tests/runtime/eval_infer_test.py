@@ -1,0 +1,184 @@
+"""t5x.eval and t5x.infer on a tiny model with a trained prompt."""
+
+import functools
+import json
+
+import pytest
+from t5x import adafactor
+from t5x import eval as eval_lib
+from t5x import infer as infer_lib
+import tiny
+
+from prompt_tuning import actions
+from prompt_tuning import prompts
+from prompt_tuning.interop import base_model
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, base):
+  folder = tmp_path_factory.mktemp("run")
+  action = actions.SaveBestPrompt(
+    str(folder), tiny.TASK, ".*", tiny.make_model().input_vocabulary
+  )
+  tiny.train(folder, base, actions={"INFER_EVAL": [action]})
+  return folder
+
+
+def _model(prompt_file, checkpoint):
+  model = tiny.make_model()
+  return tiny.make_model(
+    prompt_init=prompts.from_array(
+      functools.partial(
+        base_model.prompt_for_model,
+        str(prompt_file),
+        str(checkpoint),
+        model.input_vocabulary,
+      )
+    )
+  )
+
+
+def _evaluate(model, base, folder, **overrides):
+  return eval_lib.evaluate(
+    model=model,
+    dataset_cfg=tiny.dataset_config(
+      split="validation", shuffle=False, task_feature_lengths=None
+    ),
+    restore_checkpoint_cfg=tiny.restore_config(base, **overrides),
+    partitioner=tiny.make_partitioner(),
+    output_dir=str(folder),
+    fallback_init_rng=0,
+  )
+
+
+def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
+  trained = json.loads((run / "record.json").read_text())["best"]
+  metrics = _evaluate(_model(run / "prompt.safetensors", base), base, tmp_path)
+  assert metrics == trained["metrics"]
+  record = json.loads((tmp_path / "record.json").read_text())
+  assert record["kind"] == "eval"
+  assert record["evals"][0]["metrics"] == metrics
+
+
+def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(
+  run, base, tmp_path
+):
+  last = json.loads((run / "record.json").read_text())["evals"][-1]
+  metrics = _evaluate(
+    tiny.make_model(), run, tmp_path, assignment_map=None
+  )
+  assert metrics == last["metrics"]
+
+
+def test_model_tuning_run_is_evaluated_from_its_checkpoint(base, tmp_path):
+  model = tiny.make_model(adafactor.Adafactor(), with_prompt=False)
+  tiny.train(tmp_path / "run", base, model=model, relative_steps=3)
+  last = json.loads((tmp_path / "run" / "record.json").read_text())["evals"][-1]
+  metrics = _evaluate(model, tmp_path / "run", tmp_path / "eval")
+  assert metrics == last["metrics"]
+
+
+def test_prompt_of_another_model_is_refused(run, tmp_path):
+  other = tiny.save_base(tmp_path / "other", seed=1)
+  with pytest.raises(ValueError, match="belongs to another model"):
+    _evaluate(
+      _model(run / "prompt.safetensors", other), other, tmp_path / "eval"
+    )
+
+
+def _infer(model, base, folder, mode, **overrides):
+  infer_lib.infer(
+    **{
+      "mode": mode,
+      "model": model,
+      "dataset_cfg": tiny.dataset_config(split="test", shuffle=False),
+      "restore_checkpoint_cfg": tiny.restore_config(base),
+      "partitioner": tiny.make_partitioner(),
+      "output_dir": str(folder),
+      "checkpoint_period": 1,
+      "fallback_init_rng": 0,
+      **overrides,
+    }
+  )
+  return folder / f"{tiny.TASK}-{mode}.jsonl-00000-of-00001"
+
+
+def test_predictions_are_lines_in_the_order_of_the_split(base, tmp_path):
+  path = _infer(tiny.make_model(), base, tmp_path, "predict")
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  # 13 examples are not a multiple of the batch size.
+  assert [line["inputs"]["idx"] for line in lines] == list(range(13))
+  assert all(isinstance(line["prediction"], str) for line in lines)
+  assert set(lines[0]["inputs"]) == {
+    "idx",
+    "inputs_pretokenized",
+    "targets_pretokenized",
+  }
+
+
+def test_scores_are_log_likelihoods(base, tmp_path):
+  path = _infer(tiny.make_model(), base, tmp_path, "score")
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  assert len(lines) == 13
+  assert all(line["score"] < 0 for line in lines)
+
+
+def test_interrupted_inference_goes_on(base, tmp_path, monkeypatch):
+  whole = _infer(tiny.make_model(), base, tmp_path / "whole", "predict")
+  calls = []
+  get_infer_fn = infer_lib.utils.get_infer_fn
+
+  def failing(*args):
+    infer_fn = get_infer_fn(*args)
+
+    def call(dataset, state):
+      calls.append(1)
+      if len(calls) == 2:
+        raise KeyboardInterrupt
+      return infer_fn(dataset, state)
+
+    return call
+
+  monkeypatch.setattr(infer_lib.utils, "get_infer_fn", failing)
+  with pytest.raises(KeyboardInterrupt):
+    _infer(tiny.make_model(), base, tmp_path / "parts", "predict")
+  partial = tmp_path / "parts" / f"{whole.name}.partial"
+  assert len(partial.read_text().splitlines()) == tiny.BATCH_SIZE
+  parts = _infer(tiny.make_model(), base, tmp_path / "parts", "predict")
+  # The first chunk was not done again.
+  assert len(calls) == 3
+  assert parts.read_text() == whole.read_text()
+  assert not partial.exists()
+
+
+def test_unknown_mode_is_refused(base, tmp_path):
+  with pytest.raises(ValueError, match="Expected MODE"):
+    _infer(tiny.make_model(), base, tmp_path, "guess")
+
+
+def test_batched_prediction_equals_prediction_one_by_one(base, tmp_path):
+  paths = [
+    _infer(
+      tiny.make_model(),
+      base,
+      tmp_path / str(size),
+      "predict",
+      dataset_cfg=tiny.dataset_config(
+        split="test", shuffle=False, batch_size=size
+      ),
+    )
+    for size in (1, 5)
+  ]
+  assert paths[0].read_text() == paths[1].read_text()
+
+
+def test_rng_is_needed_for_what_is_not_in_the_checkpoint(base, tmp_path):
+  with pytest.raises(ValueError, match="encoder/prompt/prompt would come from"):
+    _infer(
+      tiny.make_model(), base, tmp_path, "predict", fallback_init_rng=None
+    )
