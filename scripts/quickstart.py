@@ -33,9 +33,8 @@ def main() -> None:
   )
   parser.add_argument("--task", choices=CLASS_LABELS, default="mini_boolq")
   parser.add_argument("--steps", type=int, default=100)
-  parser.add_argument("--folder", type=pathlib.Path)
   args = parser.parse_args()
-  folder = (args.folder or ROOT / "runs" / "quickstart" / args.task).resolve()
+  folder = ROOT / "runs" / "quickstart" / args.task
   start = time.monotonic()
 
   run("Importing T5 small", [str(ROOT / "scripts" / "import_t5_small.py")])

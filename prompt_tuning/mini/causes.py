@@ -10,7 +10,7 @@ from prompt_tuning.mini import world
 class Law:
   """A chain of three events: what came before, the event, what came after.
 
-  In the sentences {thing} is one of `things` and {person}, {he}, {his} the person.
+  In the sentences {thing} is one of `things`, {person} and {his} the person.
 
   Attributes:
     topic: Laws of one topic could explain each other's events.

@@ -28,7 +28,7 @@ class Deed:
       "past": self.action.past,
       "participle": self.action.participle,
       "outcome": self.action.outcome.format(
-        p=self.person.name, thing=self.thing
+        person=self.person.name, thing=self.thing
       ),
       "thing": self.thing,
       "a_thing": a_thing,
@@ -52,7 +52,6 @@ class Kinship:
     return {
       "person": self.person.name,
       "relation": self.relation,
-      "a_relation": world.with_article(self.relation),
       "other": self.other.name,
     }
 
@@ -73,8 +72,8 @@ _KINSHIP_SENTENCES = (
   "{other} came with {person}, the {relation} of {other}.",
 )
 
-# Level -> claims, as statements and as questions. Every claim about a deed names
-# two things about it or more, for its parts to be mixed up with another's.
+# Level -> claims, as statements and as questions. A claim about a deed names at
+# least two parts of it, which binding needs.
 _DEED_STATEMENTS = (
   "{person} {past} {a_thing} at the {place}.",
   "{person} {past} {a_thing} on {day}.",

@@ -30,8 +30,7 @@ class Action:
     base: "buy", as in "did she buy it".
     past: "bought".
     participle: "bought", as in "it was bought".
-    outcome: What is only so after this action; {person} and {thing} stand for the
-      person and the thing.
+    outcome: What is only so after this action, with {person} and {thing}.
   """
 
   base: str
