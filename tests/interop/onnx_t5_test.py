@@ -1,15 +1,18 @@
 """The importer of int8 ONNX graphs, on a T5 of one layer and on T5 small."""
 
 import dataclasses
-import importlib.util
 
+from flax import traverse_util
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import sentencepiece
 
 onnx = pytest.importorskip("onnx")
 
-from prompt_tuning.interop import onnx_t5  # noqa: E402
+from prompt_tuning.interop import onnx_t5, sentencepiece_model  # noqa: E402
 from prompt_tuning.t5.layers import T5Config  # noqa: E402
+from prompt_tuning.t5.network import Transformer  # noqa: E402
 
 CONFIG = T5Config(
   vocab_size=11,
@@ -19,6 +22,16 @@ CONFIG = T5Config(
   mlp_dim=5,
   num_encoder_layers=1,
   num_decoder_layers=1,
+)
+T5_SMALL = T5Config(
+  vocab_size=32128,
+  emb_dim=512,
+  num_heads=6,
+  head_dim=64,
+  mlp_dim=1024,
+  num_encoder_layers=8,
+  num_decoder_layers=8,
+  dtype="float32",
 )
 ATTENTION = {"q": (4, 6), "k": (4, 6), "v": (4, 6), "o": (6, 4)}
 MLP = {"wi_0": (4, 5), "wi_1": (4, 5), "wo": (5, 4)}
@@ -258,33 +271,52 @@ def test_refuses_an_unknown_module(module):
     onnx_t5.t5x_name("encoder", module)
 
 
-@pytest.mark.skipif(
-  not importlib.util.find_spec("traceforge_title_model"),
-  reason="needs the extra t5-small",
-)
-def test_t5_small():
-  import traceforge_title_model
+@pytest.fixture(scope="module")
+def t5_small_folder():
+  package = pytest.importorskip("traceforge_title_model")
+  return package.span_dir()
 
-  folder = traceforge_title_model.span_dir()
-  params = onnx_t5.read_onnx_t5(
-    folder / "encoder.onnx",
-    folder / "decoder.onnx",
-    T5Config(
-      vocab_size=32128,
-      emb_dim=512,
-      num_heads=6,
-      head_dim=64,
-      mlp_dim=1024,
-      num_encoder_layers=8,
-      num_decoder_layers=8,
-    ),
+
+@pytest.fixture(scope="module")
+def t5_small(t5_small_folder):
+  return onnx_t5.read_onnx_t5(
+    t5_small_folder / "encoder.onnx",
+    t5_small_folder / "decoder.onnx",
+    T5_SMALL,
   )
-  assert len(params) == 190
-  assert sum(array.size for array in params.values()) == 76_961_152
+
+
+def test_t5_small_is_complete(t5_small):
+  assert len(t5_small) == 190
+  assert sum(array.size for array in t5_small.values()) == 76_961_152
   for name, mean in [
     ("encoder/encoder_norm/scale", 0.1545560),
     ("encoder/relpos_bias/rel_embedding", 2.0612025),
     ("decoder/layers_7/mlp/wo/kernel", -0.00089030057),
   ]:
-    mean_found = params[name].mean(dtype=np.float64)
-    np.testing.assert_allclose(mean_found, mean, rtol=1e-6, err_msg=name)
+    found = t5_small[name].mean(dtype=np.float64)
+    np.testing.assert_allclose(found, mean, rtol=1e-6, err_msg=name)
+
+
+def test_t5_small_translates(t5_small, t5_small_folder):
+  vocabulary = sentencepiece.SentencePieceProcessor(
+    model_proto=sentencepiece_model.sentencepiece_from_tokenizer_json(
+      t5_small_folder / "tokenizer.json"
+    )
+  )
+  inputs, targets = (
+    np.array([[*vocabulary.encode(text), vocabulary.eos_id()]])
+    for text in (
+      "translate English to German: The house is big and the garden is small.",
+      # What an evaluation of the graphs in float32 answers.
+      "Das Haus ist groß, und das Garten ist kleiner.",
+    )
+  )
+  logits = Transformer(T5_SMALL).apply(
+    {"params": traverse_util.unflatten_dict(t5_small, sep="/")},
+    inputs,
+    np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    targets,
+    enable_dropout=False,
+  )
+  np.testing.assert_array_equal(jnp.argmax(jnp.asarray(logits), -1), targets)

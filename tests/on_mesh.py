@@ -1,0 +1,109 @@
+"""Trains the tiny model for some steps on a mesh, in a process of its own.
+
+  python on_mesh.py BASE OUT NUM_PARTITIONS... [-- ADDRESS COUNT INDEX]
+
+Writes, for each number of partitions, the losses, the prompt, predictions and
+scores to OUT. With an address it is one of several processes.
+"""
+
+import sys
+
+import jax
+import numpy as np
+from t5x import schedules
+from t5x import trainer
+from t5x import utils
+import tensorflow as tf
+import tiny
+
+
+def batches(number):
+  """The same global batches everywhere."""
+  rng = np.random.default_rng(0)
+  for _ in range(number):
+    inputs = rng.integers(3, 200, (tiny.BATCH_SIZE, tiny.LENGTHS["inputs"]))
+    targets = rng.integers(3, 200, (tiny.BATCH_SIZE, tiny.LENGTHS["targets"]))
+    inputs[:, 9:] *= rng.integers(0, 2, (tiny.BATCH_SIZE, 1))
+    yield {
+      "encoder_input_tokens": inputs.astype(np.int32),
+      "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1].astype(
+        np.int32
+      ),
+      "decoder_target_tokens": targets.astype(np.int32),
+      "decoder_loss_weights": np.ones_like(targets, np.int32),
+    }
+
+
+def run(base, num_partitions):
+  partitioner = tiny.make_partitioner(num_partitions)
+  layout = partitioner.get_data_layout(tiny.BATCH_SIZE)
+  size = tiny.BATCH_SIZE // layout.num_shards
+  rows = slice(layout.shard_id * size, (layout.shard_id + 1) * size)
+  model = tiny.make_model()
+  initializer = utils.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    tiny.input_shapes(),
+    partitioner,
+  )
+  state, checkpoint = initializer.from_checkpoint(
+    tiny.restore_config(base), jax.random.key(0)
+  )
+  loop = trainer.Trainer(
+    model=model,
+    train_state=state,
+    partitioner=partitioner,
+    train_state_axes=initializer.train_state_axes,
+    rng=jax.random.key(1),
+    learning_rate_fn=schedules.create_learning_rate_scheduler(
+      factors="constant", base_learning_rate=0.3
+    ),
+    num_microbatches=2,
+  )
+  losses = [
+    loop.train(
+      iter([{name: x[rows] for name, x in batch.items()}]), num_steps=1
+    )["loss"]
+    for batch in batches(3)
+  ]
+  dataset = tf.data.Dataset.from_tensor_slices(next(batches(1))).enumerate()
+  outputs = {
+    name: utils.get_infer_fn(
+      fn, tiny.BATCH_SIZE, initializer.train_state_axes, partitioner
+    )(dataset, loop.train_state)
+    for name, fn in (
+      ("predictions", model.predict_batch),
+      ("scores", model.score_batch),
+    )
+  }
+  prompt = loop.train_state.trainable["encoder"]["prompt"]["prompt"]
+  embedding = loop.train_state.frozen["token_embedder"]["embedding"]
+  return {
+    "losses": losses,
+    "prompt": np.asarray(prompt),
+    "embedding_shards": len(
+      {str(shard.index) for shard in embedding.global_shards}
+    ),
+    **{name: [x for _, x in output] for name, output in outputs.items()},
+  }
+
+
+def main(argv):
+  base, out, *partitions = argv
+  if "--" in partitions:
+    at = partitions.index("--")
+    address, count, index = partitions[at + 1 :]
+    partitions = partitions[:at]
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, int(count), int(index))
+  results = {
+    f"{number}/{name}": value
+    for number in partitions
+    for name, value in run(base, int(number)).items()
+  }
+  if jax.process_index() == 0:
+    np.savez(out, **results)
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])

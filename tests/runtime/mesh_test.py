@@ -1,0 +1,156 @@
+"""One device, eight devices and two processes train the same prompt."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import on_mesh
+import pytest
+from t5x import checkpoints
+from t5x import partitioning
+import tiny
+
+TESTS = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def one_device(base):
+  return on_mesh.run(base, 1)
+
+
+def _start(arguments, devices):
+  return subprocess.Popen(
+    [sys.executable, str(TESTS / "on_mesh.py"), *map(str, arguments)],
+    env={
+      **os.environ,
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "PYTHONPATH": os.pathsep.join(
+        [str(TESTS), os.environ.get("PYTHONPATH", "")]
+      ),
+    },
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _assert_same(results, number, expected):
+  for name in ("losses", "prompt", "scores"):
+    np.testing.assert_allclose(
+      results[f"{number}/{name}"], expected[name], rtol=1e-4, atol=1e-4
+    )
+  np.testing.assert_array_equal(
+    results[f"{number}/predictions"], expected["predictions"]
+  )
+
+
+def test_meshes_of_eight_devices_agree_with_one(base, one_device, tmp_path):
+  out = tmp_path / "out.npz"
+  process = _start([base, out, 1, 2, 4], devices=8)
+  _, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors
+  results = np.load(out)
+  for number in (1, 2, 4):
+    _assert_same(results, number, one_device)
+    # The frozen embedding is divided among the devices that share a model.
+    assert results[f"{number}/embedding_shards"] == number
+
+
+def test_two_processes_agree_with_one(base, one_device, tmp_path):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  out = tmp_path / "out.npz"
+  processes = [
+    _start([base, out, 2, "--", address, 2, index], devices=4)
+    for index in range(2)
+  ]
+  for process in processes:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+  _assert_same(np.load(out), 2, one_device)
+
+
+def test_frozen_weights_stay_those_of_the_checkpoint(base):
+  """Bit for bit, under jit, with the state's buffers donated."""
+  from flax import traverse_util
+  from t5x import schedules
+  from t5x import trainer
+  from t5x import utils
+
+  partitioner = tiny.make_partitioner()
+  model = tiny.make_model()
+  initializer = utils.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    tiny.input_shapes(),
+    partitioner,
+  )
+  state, checkpoint = initializer.from_checkpoint(
+    tiny.restore_config(base), jax.random.key(0)
+  )
+  assert int(state.step) == tiny.BASE_STEP
+  prompt = np.asarray(state.trainable["encoder"]["prompt"]["prompt"])
+  loop = trainer.Trainer(
+    model=model,
+    train_state=state,
+    partitioner=partitioner,
+    train_state_axes=initializer.train_state_axes,
+    rng=jax.random.key(1),
+    learning_rate_fn=schedules.create_learning_rate_scheduler(
+      factors="constant", base_learning_rate=0.3
+    ),
+  )
+  loop.train(on_mesh.batches(3), num_steps=3)
+  frozen = traverse_util.flatten_dict(loop.train_state.frozen, sep="/")
+  host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  stored = checkpoints.open_checkpoint(base).read(
+    {
+      name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
+      for name, x in checkpoint.shapes.items()
+    }
+  )
+  assert frozen.keys() == stored.keys()
+  for name, array in stored.items():
+    np.testing.assert_array_equal(frozen[name], array, err_msg=name)
+  trained = np.asarray(
+    loop.train_state.trainable["encoder"]["prompt"]["prompt"]
+  )
+  assert not np.allclose(trained, prompt)
+
+
+def test_rules_are_those_of_t5x():
+  rules = dict(partitioning.standard_logical_axis_rules())
+  assert rules["batch"] == "data"
+  assert {k for k, v in rules.items() if v == "model"} == {
+    "vocab",
+    "mlp",
+    "heads",
+    "joined_kv",
+  }
+  two = partitioning.standard_logical_axis_rules(2, 2, (("prompt", None),))
+  assert [axis for name, axis in two if name == "embed"] == ["model", "data"]
+  assert two[-1] == ("prompt", None)
+  with pytest.raises(ValueError, match="of 1 or 2"):
+    partitioning.standard_logical_axis_rules(3)
+
+
+def test_partitioner_refuses_what_does_not_fit():
+  with pytest.raises(ValueError, match="does not divide"):
+    partitioning.PjitPartitioner(num_partitions=3)
+  with pytest.raises(ValueError, match="disagree"):
+    partitioning.PjitPartitioner(
+      num_partitions=1, model_parallel_submesh=(2, 1, 1, 1)
+    )
+  with pytest.raises(ValueError, match="No rule for the logical axes"):
+    partitioning.PjitPartitioner(num_partitions=1).get_mesh_axes(
+      {"x": jax.sharding.PartitionSpec("prompt")}
+    )
