@@ -5,12 +5,12 @@ import re
 
 import gin
 import pytest
+
+import prompt_tuning
 from t5x import eval as eval_lib
 from t5x import gin_utils
 from t5x import infer as infer_lib
 from t5x import train as train_lib
-
-import prompt_tuning
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("gin/**/*.gin"))
@@ -45,9 +45,10 @@ def _text(gin_file):
 def _header(gin_file, field):
   lines = (ROOT / gin_file).read_text().splitlines()
   header = " ".join(
-    line.lstrip("# ") for line in lines[: lines.index(next(
-      x for x in lines if not x.startswith("#")
-    ))]
+    line.lstrip("# ")
+    for line in lines[
+      : lines.index(next(x for x in lines if not x.startswith("#")))
+    ]
   )
   match = re.search(rf"{field}: (.*?)(?: [A-Z][a-z]+: |$)", header)
   return set(re.findall(r"[A-Z][A-Z0-9_]+", match[1] if match else ""))
@@ -119,7 +120,11 @@ def test_parameter_counts_are_the_papers(size):
 @pytest.mark.parametrize(
   ("files", "bindings", "message"),
   [
-    (["gin/models/t5_1_1_smal.gin"], [], "Did you mean gin/models/t5_1_1_small"),
+    (
+      ["gin/models/t5_1_1_smal.gin"],
+      [],
+      "Did you mean gin/models/t5_1_1_small",
+    ),
     (["nowhere.gin"], [], "No gin file nowhere.gin"),
     (PROMPT_RUN, ["PROMT_LENGTH = 20"], "Did you mean PROMPT_LENGTH"),
     (PROMPT_RUN, ["network.T5Config.width = 3"], "'width'"),
@@ -142,5 +147,5 @@ def test_flags_become_bindings():
   assert gin_utils.rewrite_gin_args(
     ["train", "--gin.A.B='x=y'", "--gin_file=f"]
   ) == ["train", "--gin_bindings=A.B = 'x=y'", "--gin_file=f"]
-  with pytest.raises(ValueError, match="Expected --gin.NAME=VALUE"):
+  with pytest.raises(ValueError, match="Expected --gin"):
     gin_utils.rewrite_gin_args(["--gin.A"])

@@ -10,11 +10,10 @@ import sys
 
 import jax
 import numpy as np
-from t5x import schedules
-from t5x import trainer
-from t5x import utils
 import tensorflow as tf
 import tiny
+
+from t5x import schedules, trainer, utils
 
 
 def batches(number):
@@ -46,7 +45,7 @@ def run(base, num_partitions):
     tiny.input_shapes(),
     partitioner,
   )
-  state, checkpoint = initializer.from_checkpoint(
+  state, _ = initializer.from_checkpoint(
     tiny.restore_config(base), jax.random.key(0)
   )
   loop = trainer.Trainer(

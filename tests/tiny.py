@@ -6,23 +6,24 @@ from flax import traverse_util
 import jax
 import numpy as np
 import seqio
-from t5x import adafactor
-from t5x import checkpoints
-from t5x import gin_utils
-from t5x import models
-from t5x import optimizers
-from t5x import partitioning
-from t5x import schedules
-from t5x import train as train_lib
-from t5x import trainer
-from t5x import utils
 import tensorflow as tf
 
-from prompt_tuning import prompts
-from prompt_tuning import trainable
+from prompt_tuning import prompts, trainable
 from prompt_tuning.data import metrics
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.t5 import network
+from t5x import (
+  adafactor,
+  checkpoints,
+  gin_utils,
+  models,
+  optimizers,
+  partitioning,
+  schedules,
+  trainer,
+  utils,
+)
+from t5x import train as train_lib
 
 TASK = "tiny_has_x"
 BATCH_SIZE = 8
@@ -56,9 +57,7 @@ def _dataset(split, shuffle_files=False, seed=None):
 
 seqio.TaskRegistry.add(
   TASK,
-  seqio.FunctionDataSource(
-    _dataset, splits=["train", "validation", "test"]
-  ),
+  seqio.FunctionDataSource(_dataset, splits=["train", "validation", "test"]),
   preprocessors=[
     seqio.preprocessors.tokenize,
     seqio.preprocessors.append_eos_after_trim,
@@ -151,7 +150,10 @@ def save_base(folder, seed=0, **config_overrides) -> str:
     with_prompt=False, **config_overrides
   ).get_initial_variables(jax.random.key(seed), input_shapes())
   return checkpoints.save_base_checkpoint(
-    str(folder), BASE_STEP, jax.device_get(variables["params"]), {"name": "tiny"}
+    str(folder),
+    BASE_STEP,
+    jax.device_get(variables["params"]),
+    {"name": "tiny"},
   )
 
 

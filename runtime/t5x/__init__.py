@@ -1,4 +1,4 @@
-"""The part of T5X's interface that prompt tuning uses, on PyPI packages only."""
+"""The part of T5X's interface that prompt tuning uses, from PyPI alone."""
 
 import os
 

@@ -1,8 +1,8 @@
 """Adafactor as T5X runs it: https://arxiv.org/abs/1804.04235."""
 
+from collections.abc import Mapping
 import dataclasses
 import enum
-from collections.abc import Mapping
 from typing import Any
 
 import jax

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import re
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 from flax import traverse_util
@@ -72,7 +72,7 @@ def fingerprint(params: Params) -> str:
   Returns:
     32 hexadecimal digits.
   """
-  flat = traverse_util.flatten_dict(params, sep="/")
+  flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
   blocks = {
     name: array[(slice(_FINGERPRINT_BLOCK),) * array.ndim]
     for name, array in flat.items()
@@ -131,7 +131,7 @@ class BaseCheckpoint:
   """A model on disk, read parameter by parameter.
 
   Attributes:
-    path: Its folder.
+    path: As the user gave it.
     step: Steps, counted from pretraining step 0.
     shapes: What it holds: path of the parameter -> shape and dtype.
     metadata: What `save_base_checkpoint` was given, and the fingerprint.
@@ -149,7 +149,9 @@ class BaseCheckpoint:
     """Identity of the weights; a model that was trained here is read for it."""
     if "fingerprint" in self.metadata:
       return self.metadata["fingerprint"]
-    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    host = jax.sharding.SingleDeviceSharding(
+      jax.local_devices(backend="cpu")[0]
+    )
     return fingerprint(
       traverse_util.unflatten_dict(
         self.read(
@@ -222,7 +224,7 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   """
   found = str(epath.Path(find_checkpoint(path)).resolve())
   if (epath.Path(found) / "run").is_dir():
-    return _open_run_checkpoint(found)
+    return _open_run_checkpoint(path, found)
   try:
     metadata = _metadata(found)
     target = traverse_util.flatten_dict(metadata.item_metadata.tree["target"])
@@ -233,7 +235,7 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
       f"and state/step, as save_base_checkpoint writes it ({e})."
     ) from e
   return BaseCheckpoint(
-    path=found,
+    path=path,
     step=int(step),
     shapes={
       "/".join(key): jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -244,9 +246,10 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   )
 
 
-def _open_run_checkpoint(found: str) -> BaseCheckpoint:
+def _open_run_checkpoint(path: str, found: str) -> BaseCheckpoint:
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-    base_path = checkpointer.restore(epath.Path(found) / "run")["base_path"]
+    run_info = checkpointer.restore(epath.Path(found) / "run")
+  base_path = cast(dict[str, Any], run_info)["base_path"]
   folder = str(epath.Path(found) / "state")
   trained = {
     name.removeprefix(_TRAINABLE): x
@@ -255,7 +258,7 @@ def _open_run_checkpoint(found: str) -> BaseCheckpoint:
   }
   base = open_checkpoint(base_path) if base_path else None
   return BaseCheckpoint(
-    path=found,
+    path=path,
     step=int(epath.Path(found).name.removeprefix("checkpoint_")),
     shapes={
       **(base.shapes if base else {}),
@@ -284,9 +287,12 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
 
   def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
     del context
-    scored = [c for c in checkpoints if c.metrics]
-    scored.sort(key=lambda c: (-self._sign * c.metrics["score"], c.step))
-    keep = {c.step for c in scored[: self._best]} | {checkpoints[-1].step}
+    scored = sorted(
+      (-self._sign * c.metrics["score"], c.step)
+      for c in checkpoints
+      if c.metrics
+    )
+    keep = {step for _, step in scored[: self._best]} | {checkpoints[-1].step}
     return [c.step in keep for c in checkpoints]
 
 
@@ -381,13 +387,12 @@ class Checkpointer:
     )
 
   def restore(
-    self, train_state_axes: TrainState, step: int | None = None
+    self, train_state_axes: TrainState
   ) -> tuple[TrainState, Mapping[str, Any]]:
-    """Reads a checkpoint.
+    """Reads the latest checkpoint.
 
     Args:
       train_state_axes: Shardings, a state with one at each leaf.
-      step: Which; the latest by default.
 
     Returns:
       A state whose `trainable` and `opt_state` are restored and whose `frozen`
@@ -396,7 +401,8 @@ class Checkpointer:
     Raises:
       ValueError: if its arrays are not those of this run.
     """
-    step = self.latest_step() if step is None else step
+    step = self.latest_step()
+    assert step is not None, "there is a checkpoint"
     found = self._manager.item_metadata(step)["state"].tree
     shapes = {name: tuple(leaf.shape) for name, leaf in found.items()}
     wrong = [
@@ -412,9 +418,7 @@ class Checkpointer:
       )
     axes = _flat(train_state_axes)
     item = {
-      name: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=axes[name]
-      )
+      name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=axes[name])
       for name, leaf in self._shapes.items()
     }
     restored = self._manager.restore(

@@ -7,11 +7,7 @@ from typing import Any
 import jax
 import seqio
 
-from t5x import gin_utils
-from t5x import models
-from t5x import partitioning
-from t5x import records
-from t5x import utils
+from t5x import gin_utils, models, partitioning, records, utils
 from t5x.train_state import TrainState
 
 
@@ -98,16 +94,22 @@ class InferenceEvaluator:
       Task -> metric -> value.
     """
     infer = self._infer_fns(train_state_axes)
-    step = int(train_state.step)
+
+    def predict(dataset, model_feature_shapes=None):
+      del model_feature_shapes
+      outputs = infer["predict"](dataset, train_state)
+      return [(index, tokens.tolist()) for index, tokens in outputs]
+
+    def score(dataset, model_feature_shapes=None):
+      del model_feature_shapes
+      outputs = infer["score"](dataset, train_state)
+      return [(index, float(score)) for index, score in outputs]
+
     metrics, _ = self._evaluator.evaluate(
       compute_metrics=jax.process_index() == 0,
-      step=step,
-      predict_fn=lambda dataset: [
-        (i, tokens.tolist()) for i, tokens in infer["predict"](dataset, train_state)
-      ],
-      score_fn=lambda dataset: [
-        (i, float(score)) for i, score in infer["score"](dataset, train_state)
-      ],
+      step=int(train_state.step),
+      predict_fn=predict,
+      score_fn=score,
     )
     return {
       task: {name: float(getattr(x, "value", x)) for name, x in values.items()}
@@ -175,7 +177,7 @@ def evaluate(
   record = records.RunRecord(
     output_dir,
     "eval",
-    base=records.base_facts(restore_checkpoint_cfg.path, base),
+    base=records.base_facts(base),
     data={"split": dataset_cfg.split, "examples": evaluator.counts},
   )
   with record:

@@ -8,9 +8,7 @@ import re
 import sys
 from typing import Any
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 import gin
 import jax
 
@@ -197,9 +195,7 @@ def summarize_gin_config(
   if jax.process_index():
     return
   text = gin.operative_config_str()
-  with open(
-    os.path.join(model_dir, "config.gin"), "w", encoding="utf-8"
-  ) as f:
+  with open(os.path.join(model_dir, "config.gin"), "w", encoding="utf-8") as f:
     f.write(text)
   if summary_writer is not None:
     summary_writer.add_text("config", gin.markdown(text), step)
@@ -215,7 +211,7 @@ def _start(fn: Callable[..., Any]) -> Any:
       initialization_timeout=values.initialization_timeout or 300,
     )
   # seqio imports TensorFlow, which takes seconds: not for --help.
-  import seqio  # noqa: PLC0415
+  import seqio
 
   if values.tfds_data_dir:
     seqio.set_tfds_data_dir_override(values.tfds_data_dir)

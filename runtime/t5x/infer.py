@@ -12,11 +12,7 @@ import seqio
 import tensorflow as tf
 import tqdm
 
-from t5x import gin_utils
-from t5x import models
-from t5x import partitioning
-from t5x import records
-from t5x import utils
+from t5x import gin_utils, models, partitioning, records, utils
 
 MODES = ("predict", "predict_with_aux", "score")
 
@@ -52,8 +48,8 @@ def infer(
 
   Each task gets a file `<task>-<mode>.jsonl-<shard>-of-<shards>`, a line an
   example in the order of the split: `inputs`, the example without its tokens,
-  and `prediction`, with `aux`, or `score` (log likelihood of the targets, nats).
-  It is written in chunks; started again, the run goes on after the last one.
+  and `prediction`, with `aux`, or `score` (log likelihood of the targets, in
+  nats). It is written in chunks; an interrupted run goes on after the last.
 
   Args:
     mode: "predict", "predict_with_aux" or "score".
@@ -125,7 +121,7 @@ def infer(
   record = records.RunRecord(
     output_dir,
     "infer",
-    base=records.base_facts(restore_checkpoint_cfg.path, base),
+    base=records.base_facts(base),
     data={"split": dataset_cfg.split, "mode": mode},
   )
   with record:

@@ -1,7 +1,7 @@
 """Cross entropy with z-loss, and what it is divided by."""
 
-import enum
 from collections.abc import Mapping
+import enum
 
 import jax
 import jax.numpy as jnp

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Mapping
 import functools
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import seqio
 
-from t5x import decoding
-from t5x import losses
-from t5x import optimizers
+from t5x import decoding, losses, optimizers
 from t5x.train_state import Params
 
 Batch = Mapping[str, jax.Array]
@@ -100,10 +98,14 @@ class EncoderDecoderModel:
       enable_dropout=False,
     )
 
+  def _apply(self, *args, **kwargs) -> jax.Array:
+    """Applies the module where no collection changes."""
+    return cast(jax.Array, self.module.apply(*args, **kwargs))
+
   def _logits(
     self, params: Params, batch: Batch, dropout_rng: jax.Array | None
   ) -> jax.Array:  # [B, S, V]
-    return self.module.apply(
+    return self._apply(
       {"params": params},
       batch["encoder_input_tokens"],
       batch["decoder_input_tokens"],
@@ -216,7 +218,7 @@ class EncoderDecoderModel:
     inputs = batch["encoder_input_tokens"]
     decoder_inputs = jnp.zeros_like(batch["decoder_input_tokens"])
     variables = {"params": params}
-    encoded = self.module.apply(
+    encoded = self._apply(
       variables, inputs, enable_dropout=False, method=self.module.encode
     )
     cache = jax.tree.map(

@@ -1,13 +1,13 @@
 """Optimizer definitions: optax, counted by the trainer's own step."""
 
-import difflib
 from collections.abc import Mapping, Sequence
+import difflib
 from typing import Any
 
+from flax import struct, traverse_util
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct, traverse_util
 
 Params = Mapping[str, Any]
 # The label of parameters that no traversal matches.

@@ -130,9 +130,9 @@ class PjitPartitioner:
   def data_partition_spec(self) -> PartitionSpec:
     return PartitionSpec("data")
 
-  def sharding(self, spec: PartitionSpec = PartitionSpec()) -> NamedSharding:
+  def sharding(self, spec: PartitionSpec | None = None) -> NamedSharding:
     """Returns the sharding of a spec; the default is replicated."""
-    return NamedSharding(self.mesh, spec)
+    return NamedSharding(self.mesh, spec or PartitionSpec())
 
   def get_mesh_axes(self, logical_axes: Any) -> Any:
     """Maps a tree of logical axis names to one of shardings.
@@ -156,7 +156,9 @@ class PjitPartitioner:
           "standard_logical_axis_rules.additional_rules."
         )
       return self.sharding(
-        flax_partitioning.logical_to_mesh_axes(axes, self.logical_axis_rules)
+        flax_partitioning.logical_to_mesh_axes(
+          tuple(axes), self.logical_axis_rules
+        )
       )
 
     return jax.tree.map(

@@ -85,10 +85,10 @@ def make_folder(path: str, name: str) -> None:
     ) from e
 
 
-def base_facts(path: str, base: checkpoints.BaseCheckpoint) -> dict[str, Any]:
-  """Returns the identity of the base model, its path as the user gave it."""
+def base_facts(base: checkpoints.BaseCheckpoint) -> dict[str, Any]:
+  """Returns the identity of the base model."""
   return {
-    "path": path,
+    "path": base.path,
     "step": base.step,
     "fingerprint": base.fingerprint,
     "name": base.metadata.get("name"),

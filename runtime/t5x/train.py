@@ -16,15 +16,10 @@ import seqio
 import tensorflow as tf
 import tqdm
 
-from t5x import checkpoints
+from t5x import checkpoints, gin_utils, models, partitioning, records, utils
 from t5x import eval as eval_lib
-from t5x import gin_utils
 from t5x import metrics as metrics_lib
-from t5x import models
-from t5x import partitioning
-from t5x import records
 from t5x import trainer as trainer_lib
-from t5x import utils
 from t5x.train_state import TrainState
 
 
@@ -199,7 +194,9 @@ class _Loop:
           "score": self.checkpointer.score(metrics),
         }
       )
-      self.record.write(evals=self.evals, best=self.checkpointer.best(self.evals))
+      self.record.write(
+        evals=self.evals, best=self.checkpointer.best(self.evals)
+      )
       stop |= self._act("INFER_EVAL", metrics)
     return stop
 
@@ -225,7 +222,9 @@ def _check_periods(**periods: int | None) -> None:
       raise ValueError(f"Expected {name} of at least 1, got {period}.")
   values = [period for period in periods.values() if period]
   if values and any(max(values) % period for period in values):
-    raise ValueError(f"Each of these periods must divide the largest: {periods}.")
+    raise ValueError(
+      f"Each of these periods must divide the largest: {periods}."
+    )
 
 
 def train(
@@ -289,7 +288,9 @@ def train(
     FloatingPointError: if the loss is not a number.
   """
   if not use_orbax:
-    raise ValueError("Checkpoints are written by Orbax: use_orbax must be True.")
+    raise ValueError(
+      "Checkpoints are written by Orbax: use_orbax must be True."
+    )
   save_cfg = checkpoint_cfg.save
   _check_periods(
     eval_period=eval_period,
@@ -386,11 +387,13 @@ def train(
     state = restored.replace(frozen=state.frozen)
     first_step = run_info["first_step"]
     evals, seconds_before = run_info["evals"], run_info["seconds"]
-  if relative_steps is not None:
-    total_steps = first_step + relative_steps
-  if total_steps < int(state.step):
+  last_step = (
+    total_steps if relative_steps is None else first_step + relative_steps
+  )
+  assert last_step is not None, "one of the two is given"
+  if last_step < int(state.step):
     raise ValueError(
-      f"TRAIN_STEPS={total_steps} lies before the restored step "
+      f"TRAIN_STEPS={last_step} lies before the restored step "
       f"{int(state.step)}: it counts from pretraining step 0. Set "
       "TRAIN_STEPS_RELATIVE to count from the restored step."
     )
@@ -402,7 +405,7 @@ def train(
     model_dir,
     "train",
     seconds_before=seconds_before,
-    base=records.base_facts(restore_cfg.path, base) if base else None,
+    base=records.base_facts(base) if base else None,
     parameters=utils.count_parameters(state),
     data={
       "train": train_dataset_cfg.mixture_or_task_name,
@@ -413,7 +416,7 @@ def train(
       "lengths": dict(train_dataset_cfg.task_feature_lengths or {}),
     },
     seed=random_seed,
-    steps={"first": first_step, "last": total_steps},
+    steps={"first": first_step, "last": last_step},
     evals=evals,
     best=checkpointer.best(evals),
   )
@@ -432,17 +435,17 @@ def train(
     train_evals=train_evals,
     evaluator=evaluator,
     checkpointer=checkpointer,
-    base_path=restore_cfg.path if base else None,
+    base_path=os.path.abspath(base.path) if base else None,
     base_fingerprint=identity,
     record=record,
     log=log,
     actions=actions or {},
     step=int(state.step),
     first_step=first_step,
-    last_step=total_steps,
+    last_step=last_step,
     eval_period=eval_period,
     stats_period=stats_period or eval_period,
-    save_period=save_cfg.period if save_cfg and save_cfg.period else total_steps,
+    save_period=save_cfg.period if save_cfg and save_cfg.period else last_step,
     eval_first=run_eval_before_training,
     gc_period=gc_period,
     evals=evals,

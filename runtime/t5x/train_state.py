@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flax import struct
-from flax import traverse_util
+from flax import struct, traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -100,6 +99,7 @@ class TrainState(struct.PyTreeNode):
     Returns:
       The next state.
     """
+    assert self.optimizer_def is not None, "a state for inference"
     trainable, opt_state = self.optimizer_def.apply_gradient(
       {"learning_rate": learning_rate}, self.trainable, self.opt_state, grads
     )

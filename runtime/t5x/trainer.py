@@ -9,6 +9,7 @@ from typing import Any
 from absl import logging
 import jax
 import jax.numpy as jnp
+import optax
 
 from t5x import metrics as metrics_lib
 from t5x import models
@@ -217,13 +218,12 @@ class WeightMetricsComputer:
     self, grads: Params, before: Params, after: Params
   ) -> models.MetricSums:
     """Computes scalars that are averaged over steps."""
-    norm = lambda tree: jnp.sqrt(
-      sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree))
-    )
     return {
-      "weights/gradient_norm": norm(grads),
-      "weights/norm": norm(after),
-      "weights/update_norm": norm(jax.tree.map(jnp.subtract, after, before)),
+      "weights/gradient_norm": optax.tree.norm(grads),
+      "weights/norm": optax.tree.norm(after),
+      "weights/update_norm": optax.tree.norm(
+        jax.tree.map(jnp.subtract, after, before)
+      ),
     }
 
 

@@ -16,8 +16,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x import checkpoints
-from t5x import models
+from t5x import checkpoints, models
 from t5x.partitioning import DataLayout, PjitPartitioner
 from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
 from t5x.train_state import Params, TrainState
@@ -372,72 +371,76 @@ class TrainStateInitializer:
       ValueError: if the checkpoint and the model do not have the same
         parameters. It names them.
     """
+    if cfg.path is None:
+      raise ValueError("Give INITIAL_CHECKPOINT_PATH: the base checkpoint.")
     base = checkpoints.open_checkpoint(cfg.path)
+    sources = {
+      name: source
+      for name in self.param_shapes
+      if (source := cfg.source(name)) is not None
+    }
+    if problems := self._differences(base, sources):
+      message = (
+        f"{base.path} does not fit the model: {len(problems)} differences. "
+        f"{'; '.join(problems[:10])}."
+      )
+      if cfg.strict:
+        raise ValueError(message)
+      logging.warning(message)
+      sources = {k: v for k, v in sources.items() if v in base.shapes}
     axes = traverse_util.flatten_dict(self._param_axes, sep="/")
-    sources = {name: cfg.source(name) for name in self.param_shapes}
-    from_init = [name for name, source in sources.items() if source is None]
+    dtype = cfg.dtype and jnp.dtype(cfg.dtype)
+    read = base.read(
+      {
+        source: jax.ShapeDtypeStruct(
+          self.param_shapes[name].shape,
+          dtype or base.shapes[source].dtype,
+          sharding=axes[name],
+        )
+        for name, source in sources.items()
+      }
+    )
+    params = {name: read[source] for name, source in sources.items()}
+    if missing := [name for name in self.param_shapes if name not in params]:
+      if not cfg.fallback_to_scratch or init_rng is None:
+        raise ValueError(
+          f"{', '.join(missing[:10])} would come from initialisers, but "
+          "fallback_to_scratch is off or there is no seed for them."
+        )
+      logging.info("From initialisers: %s.", ", ".join(missing))
+      params |= self._initial(init_rng, missing)
+    return self._state(params, base.step), base
+
+  def _differences(
+    self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
+  ) -> list[str]:
+    """Says what does not fit: parameter of the model -> name in `base`."""
     problems = [
       f"{name} is not in the checkpoint"
       + ("" if source == name else f" as {source}")
       for name, source in sources.items()
-      if source is not None and source not in base.shapes
+      if source not in base.shapes
     ]
     problems += [
       f"{name} of the checkpoint is not in the model"
-      for name in sorted(
-        base.shapes.keys() - set(sources.values()) - set(from_init)
-      )
+      for name in base.shapes
+      if name not in self.param_shapes and name not in sources.values()
     ]
     problems += [
-      f"{name} has shape {base.shapes[source].shape}, expected {shape.shape}"
-      for name, shape in self.param_shapes.items()
-      if (source := sources[name]) in base.shapes
-      and base.shapes[source].shape != shape.shape
-    ]
-    if problems and cfg.strict:
-      raise ValueError(
-        f"{base.path} does not fit the model: {len(problems)} differences. "
-        f"{'; '.join(problems[:10])}."
-      )
-    for problem in problems:
-      logging.warning("%s: %s.", base.path, problem)
-    from_init += [
-      name
+      f"{name} has shape {base.shapes[source].shape}, expected {shape}"
       for name, source in sources.items()
-      if source is not None and source not in base.shapes
+      if source in base.shapes
+      and base.shapes[source].shape != (shape := self.param_shapes[name].shape)
     ]
-    if from_init and (not cfg.fallback_to_scratch or init_rng is None):
-      raise ValueError(
-        f"{', '.join(from_init[:10])} would come from initialisers, but "
-        "fallback_to_scratch is off."
-      )
-    dtype = cfg.dtype and jnp.dtype(cfg.dtype)
-    read = base.read(
-      {
-        sources[name]: jax.ShapeDtypeStruct(
-          shape.shape,
-          dtype or base.shapes[sources[name]].dtype,
-          sharding=axes[name],
-        )
-        for name, shape in self.param_shapes.items()
-        if name not in from_init
-      }
-    )
-    params = {
-      name: read[source]
-      for name, source in sources.items()
-      if name not in from_init
-    }
-    if from_init:
-      logging.info("From initialisers: %s.", ", ".join(from_init))
-      params |= self._initial(init_rng, from_init)
-    return self._state(params, base.step), base
+    return problems
 
 
 def count_parameters(state: TrainState) -> dict[str, int]:
   """Returns how many parameters train and how many are frozen."""
-  count = lambda params: sum(int(x.size) for x in jax.tree.leaves(params))
-  return {"trainable": count(state.trainable), "frozen": count(state.frozen)}
+  return {
+    group: sum(int(x.size) for x in jax.tree.leaves(getattr(state, group)))
+    for group in ("trainable", "frozen")
+  }
 
 
 def log_model_info(log_file: str, state: TrainState, axes: TrainState) -> None:
@@ -495,25 +498,21 @@ def get_infer_fn(
     out_axis_resources=partitioner.sharding(),
   )
 
+  local = slice(
+    layout.shard_id * local_size, (layout.shard_id + 1) * local_size
+  )
+
+  def fill(x: np.ndarray) -> np.ndarray:
+    """Fills the last batch up by repeating its first example."""
+    return np.concatenate([x, np.repeat(x[:1], batch_size - len(x), axis=0)])
+
   def infer(dataset: tf.data.Dataset, state: TrainState):
     results = []
-    indices = []
-    for enumerated in dataset.batch(batch_size).as_numpy_iterator():
-      index, batch = enumerated
-      # The last batch is filled up by repeating its first example.
-      fill = lambda x: np.concatenate(  # noqa: E731
-        [x, np.repeat(x[:1], batch_size - len(x), axis=0)]
-      )
-      local = slice(
-        layout.shard_id * local_size, (layout.shard_id + 1) * local_size
-      )
+    for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
       batch = {name: fill(x)[local] for name, x in batch.items()}
       outputs = jax.device_get(step(state, partitioner.shard_batch(batch)))
-      indices.extend(index.tolist())
-      results.extend(
-        jax.tree.map(lambda x: x[i], outputs)  # noqa: B023
-        for i in range(len(index))
-      )
-    return list(zip(indices, results, strict=True))
+      for row, index in enumerate(indices.tolist()):
+        results.append((index, jax.tree.map(lambda x, i=row: x[i], outputs)))
+    return results
 
   return infer

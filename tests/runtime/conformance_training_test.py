@@ -3,12 +3,12 @@
 import functools
 
 import conformance
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
-from flax import traverse_util
 
 from t5x import adafactor, models, optimizers, trainer
 from t5x import train_state as train_state_lib

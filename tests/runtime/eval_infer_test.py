@@ -4,14 +4,13 @@ import functools
 import json
 
 import pytest
+import tiny
+
+from prompt_tuning import actions, prompts
+from prompt_tuning.interop import base_model
 from t5x import adafactor
 from t5x import eval as eval_lib
 from t5x import infer as infer_lib
-import tiny
-
-from prompt_tuning import actions
-from prompt_tuning import prompts
-from prompt_tuning.interop import base_model
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +68,7 @@ def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(
   run, base, tmp_path
 ):
   last = json.loads((run / "record.json").read_text())["evals"][-1]
-  metrics = _evaluate(
-    tiny.make_model(), run, tmp_path, assignment_map=None
-  )
+  metrics = _evaluate(tiny.make_model(), run, tmp_path, assignment_map=None)
   assert metrics == last["metrics"]
 
 
@@ -179,6 +176,4 @@ def test_batched_prediction_equals_prediction_one_by_one(base, tmp_path):
 
 def test_rng_is_needed_for_what_is_not_in_the_checkpoint(base, tmp_path):
   with pytest.raises(ValueError, match="encoder/prompt/prompt would come from"):
-    _infer(
-      tiny.make_model(), base, tmp_path, "predict", fallback_init_rng=None
-    )
+    _infer(tiny.make_model(), base, tmp_path, "predict", fallback_init_rng=None)

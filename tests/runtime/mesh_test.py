@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import on_mesh
 import pytest
-from t5x import checkpoints
-from t5x import partitioning
 import tiny
+
+from t5x import checkpoints, partitioning
 
 TESTS = pathlib.Path(__file__).parents[1]
 
@@ -82,9 +82,8 @@ def test_two_processes_agree_with_one(base, one_device, tmp_path):
 def test_frozen_weights_stay_those_of_the_checkpoint(base):
   """Bit for bit, under jit, with the state's buffers donated."""
   from flax import traverse_util
-  from t5x import schedules
-  from t5x import trainer
-  from t5x import utils
+
+  from t5x import schedules, trainer, utils
 
   partitioner = tiny.make_partitioner()
   model = tiny.make_model()

@@ -1,11 +1,11 @@
 import re
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import traverse_util
 
 from t5x import adafactor, optimizers
 

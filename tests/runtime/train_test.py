@@ -8,14 +8,10 @@ from flax import traverse_util
 import jax
 import numpy as np
 import pytest
-from t5x import adafactor
-from t5x import checkpoints
-from t5x import trainer
-from t5x import utils
 import tiny
 
-from prompt_tuning import actions
-from prompt_tuning import prompt_files
+from prompt_tuning import actions, prompt_files
+from t5x import adafactor, checkpoints, trainer, utils
 
 LAST_STEP = tiny.BASE_STEP + 6
 
@@ -149,9 +145,7 @@ def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, where):
 
   whole, _ = _checkpoint(tmp_path / "whole")
   parts, _ = _checkpoint(tmp_path / "parts")
-  for a, b in zip(
-    jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True
-  ):
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
     np.testing.assert_array_equal(a, b)
   records = [
     json.loads((tmp_path / name / "record.json").read_text())
@@ -296,6 +290,6 @@ def test_wrong_configuration_is_refused(tmp_path, base, overrides, message):
 
 def test_folder_that_cannot_be_written_is_refused(tmp_path, base):
   (tmp_path / "file").write_text("kept")
-  with pytest.raises(ValueError, match="MODEL_DIR=.* cannot be written"):
+  with pytest.raises(ValueError, match="cannot be written"):
     _train(tmp_path / "file", base)
   assert (tmp_path / "file").read_text() == "kept"
