@@ -1,11 +1,8 @@
-"""Which parameters train, and how the prompt's axes are laid out."""
+"""Which parameters train."""
 
 from collections.abc import Callable, Sequence
 import re
 from typing import Any
-
-# Logical axis -> mesh axis: every device holds the whole prompt.
-PROMPT_AXIS_RULES = (("prompt", None), ("prompt_embed", None))
 
 
 def matches_any(patterns: Sequence[str]) -> Callable[[str, Any], bool]:
@@ -38,4 +35,6 @@ def matches_any(patterns: Sequence[str]) -> Callable[[str, Any], bool]:
       for candidate in (bare, f"/{bare}")
     )
 
+  # So that an error of the optimizer can say what matched nothing.
+  filter_fn.__qualname__ = f"matches_any({list(patterns)})"
   return filter_fn
