@@ -161,6 +161,9 @@ def parse_gin_flags(
         f"No gin file defines {name}, so {binding!r} would change nothing."
         + (f" Did you mean {' or '.join(near)}?" if near else "")
       )
+  # gin logs an error for every folder that it looks into in vain.
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.FATAL)
   try:
     gin.parse_config_files_and_bindings(
       list(gin_files),
@@ -173,6 +176,8 @@ def parse_gin_flags(
       f"{e.text.strip() if e.text else gin_bindings} is no gin literal. "
       "Strings are quoted: --gin.X=\"'text'\"."
     ) from e
+  finally:
+    logging.set_verbosity(verbosity)
   if finalize_config:
     if missing := [name for name in sorted(macros) if is_required(name)]:
       raise ValueError(

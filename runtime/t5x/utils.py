@@ -21,11 +21,6 @@ from t5x.partitioning import DataLayout, PjitPartitioner
 from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
 from t5x.train_state import Params, TrainState
 
-# TensorFlow reads the data on the host; the accelerator is JAX's.
-tf.config.set_visible_devices([], "GPU")
-tf.config.set_visible_devices([], "TPU")
-
-
 @dataclasses.dataclass
 class DatasetConfig:
   """Which examples, in which form.

@@ -1,0 +1,206 @@
+"""How a state begins: what is read, what is initialised, what is refused."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import seqio
+import tiny
+
+from prompt_tuning import prompts
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from t5x import checkpoints, utils
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+def _restore(base, model=None, **overrides):
+  model = model or tiny.make_model()
+  initializer = utils.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    tiny.input_shapes(),
+    tiny.make_partitioner(),
+  )
+  return initializer.from_checkpoint(
+    tiny.restore_config(base, **overrides), jax.random.key(0)
+  )
+
+
+def test_step_is_restored_with_the_weights(base):
+  state, checkpoint = _restore(base)
+  assert int(state.step) == checkpoint.step == tiny.BASE_STEP
+  assert checkpoints.fingerprint(state.frozen) == checkpoint.fingerprint
+
+
+def test_frozen_weights_may_be_bfloat16_and_the_prompt_stays_float32(base):
+  state, checkpoint = _restore(base, dtype="bfloat16")
+  assert {str(x.dtype) for x in jax.tree.leaves(state.frozen)} == {"bfloat16"}
+  assert {str(x.dtype) for x in jax.tree.leaves(state.trainable)} == {"float32"}
+  # The identity of a model does not depend on how it was read.
+  assert checkpoints.fingerprint(state.frozen) == checkpoint.fingerprint
+
+
+def test_other_weights_have_another_fingerprint(base, tmp_path):
+  other = tiny.save_base(tmp_path, seed=1)
+  assert (
+    checkpoints.open_checkpoint(other).fingerprint
+    != checkpoints.open_checkpoint(base).fingerprint
+  )
+
+
+def test_parameters_that_do_not_fit_are_named(base):
+  with pytest.raises(
+    ValueError,
+    match=r"9 differences.*layers_1/attention/query/kernel is not in",
+  ):
+    _restore(base, tiny.make_model(num_encoder_layers=2))
+  with pytest.raises(
+    ValueError,
+    match=r"encoder/layers_0/mlp/wi_0/kernel has shape \(16, 32\), expected "
+    r"\(16, 48\)",
+  ):
+    _restore(base, tiny.make_model(mlp_dim=48))
+
+  with pytest.raises(
+    ValueError, match="decoder/logits_dense/kernel of the checkpoint is not in"
+  ):
+    _restore(base, tiny.make_model(logits_via_embedding=True))
+
+
+def test_nothing_falls_back_to_its_initialiser_unasked(base):
+  with pytest.raises(ValueError, match="encoder/prompt/prompt is not in the"):
+    _restore(base, assignment_map=None)
+  with pytest.raises(ValueError, match="fallback_to_scratch is off"):
+    _restore(base, fallback_to_scratch=False)
+
+
+def test_assignment_map_renames(base, tmp_path):
+  checkpoint = checkpoints.open_checkpoint(base)
+  host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  params = checkpoint.read(
+    {
+      name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
+      for name, x in checkpoint.shapes.items()
+    }
+  )
+  from flax import traverse_util
+
+  renamed = checkpoints.save_base_checkpoint(
+    str(tmp_path),
+    0,
+    traverse_util.unflatten_dict(
+      {
+        name.replace("encoder_norm", "final_norm"): np.asarray(x)
+        for name, x in params.items()
+      },
+      sep="/",
+    ),
+    {},
+  )
+  state, _ = _restore(
+    renamed,
+    assignment_map=(
+      (r"^.*prompt.*$", None),
+      (r"(target/encoder)/encoder_norm/(.*)", r"\1/final_norm/\2"),
+    ),
+  )
+  np.testing.assert_array_equal(
+    state.frozen["encoder"]["encoder_norm"]["scale"],
+    params["encoder/encoder_norm/scale"],
+  )
+
+
+def test_checkpoint_that_is_not_there(base, tmp_path):
+  with pytest.raises(ValueError, match=r"No checkpoint at .*In .*nothing"):
+    _restore(tmp_path / "t5")
+  with pytest.raises(ValueError, match="steps there: none"):
+    _restore(tmp_path)
+  with pytest.raises(ValueError, match=r"No checkpoint_8 .*there: \[7\]"):
+    checkpoints.find_checkpoint(str(base.rpartition("/")[0]), step=8)
+  (tmp_path / "checkpoint_3").mkdir()
+  with pytest.raises(ValueError, match="is no base checkpoint"):
+    _restore(tmp_path)
+
+
+def test_prompt_of_another_width_is_refused(base):
+  wrong = prompts.from_array(np.zeros((tiny.PROMPT_LENGTH, 8), np.float32))
+  with pytest.raises(ValueError, match=r"Expected a prompt of shape \(4, 16\)"):
+    _restore(base, tiny.make_model(prompt_init=wrong))
+
+
+def test_prompt_pattern_that_matches_nothing_is_refused(base):
+  with pytest.raises(ValueError, match=r"matches none of the"):
+    _restore(base, tiny.make_model(with_prompt=False))
+
+
+def test_task_and_model_of_different_vocabularies_are_refused():
+  model = tiny.make_model()
+  vocabulary_lib.of_model(seqio.PassThroughVocabulary(400))
+  with pytest.raises(ValueError, match="tokens would mean other words"):
+    utils.verify_matching_vocabs(tiny.dataset_config(), model)
+
+
+def test_too_few_embedding_rows_are_refused():
+  model = tiny.make_model(vocab_size=64)
+  with pytest.raises(ValueError, match="64 embedding rows for 259 pieces"):
+    utils.verify_matching_vocabs(tiny.dataset_config(), model)
+
+
+def test_empty_split_is_refused():
+  import tensorflow as tf
+
+  name = "tiny_empty"
+  if name not in seqio.TaskRegistry.names():
+    task = seqio.get_mixture_or_task(tiny.TASK)
+    seqio.TaskRegistry.add(
+      name,
+      seqio.FunctionDataSource(
+        lambda split, shuffle_files=False, seed=None: tf.data.Dataset.zip(
+          {
+            "inputs": tf.data.Dataset.from_tensor_slices(
+              tf.constant([], tf.string)
+            ),
+            "targets": tf.data.Dataset.from_tensor_slices(
+              tf.constant([], tf.string)
+            ),
+          }
+        ),
+        splits=["train"],
+      ),
+      preprocessors=[
+        seqio.preprocessors.tokenize,
+        seqio.preprocessors.append_eos_after_trim,
+      ],
+      output_features=task.output_features,
+    )
+  model = tiny.make_model()
+  with pytest.raises(ValueError, match="'train' of tiny_empty is empty"):
+    utils.get_dataset(
+      tiny.dataset_config(mixture_or_task_name=name),
+      0,
+      1,
+      functools.partial(model.feature_converter_cls),
+    )
+
+
+def test_order_of_the_data_depends_on_the_seed_alone():
+  model = tiny.make_model()
+
+  def tokens(seed):
+    dataset = utils.get_dataset(
+      tiny.dataset_config(seed=seed), 0, 1, model.feature_converter_cls
+    )
+    # More than an epoch.
+    return [
+      b["encoder_input_tokens"] for b in dataset.take(12).as_numpy_iterator()
+    ]
+
+  np.testing.assert_array_equal(tokens(0), tokens(0))
+  assert not np.array_equal(tokens(0), tokens(1))
+  epochs = tokens(0)
+  assert not np.array_equal(epochs[0], epochs[8])
