@@ -21,6 +21,7 @@ from t5x.partitioning import DataLayout, PjitPartitioner
 from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
 from t5x.train_state import Params, TrainState
 
+
 @dataclasses.dataclass
 class DatasetConfig:
   """Which examples, in which form.
