@@ -7,7 +7,7 @@ postprocessors and metrics of the real tasks. The examples are generated when
 they are first read.
 """
 
-import functools
+import random
 from typing import Any
 
 import seqio
@@ -19,15 +19,41 @@ from prompt_tuning.mini import examples
 PREFIX = "mini"
 
 
-def dataset(
-  split: str, shuffle_files: bool = False, seed: int | None = None, *, task: str
-) -> tf.data.Dataset:
-  """A split's examples, with TFDS's features; nothing to shuffle."""
-  del shuffle_files, seed
-  rows = [example.features for example in examples.examples(task, split)]
-  return tf.data.Dataset.from_generator(
-    lambda: iter(rows), output_signature=_signature(rows[0])
-  )
+class GeneratedDataSource(seqio.DataSource):
+  """The examples of a task, generated when they are first read."""
+
+  def __init__(self, task: str):
+    """Names the task, as in `examples.examples`."""
+    self._task = task
+    super().__init__(
+      splits=list(examples.EXAMPLES_PER_SPLIT),
+      num_input_examples=examples.EXAMPLES_PER_SPLIT,
+    )
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return False
+
+  def list_shards(self, split: str) -> list[str]:
+    return [split]
+
+  def get_dataset(
+    self,
+    split: str = "train",
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **unused: Any,
+  ) -> tf.data.Dataset:
+    """A split's examples, with TFDS's features."""
+    del shard_info, unused  # There is one shard.
+    rows = [e.features for e in examples.examples(self._task, split)]
+    signature = _signature(rows[0])
+    if shuffle:
+      random.Random(seed).shuffle(rows)
+    return tf.data.Dataset.from_generator(
+      lambda: iter(rows), output_signature=signature
+    )
 
 
 def _signature(features: dict[str, Any]) -> dict[str, Any]:
@@ -45,15 +71,7 @@ def _signature(features: dict[str, Any]) -> dict[str, Any]:
   return {name: spec(name, value) for name, value in features.items()}
 
 
-def _source(row: superglue.SuperGlueTask) -> seqio.DataSource:
-  return seqio.FunctionDataSource(
-    functools.partial(dataset, task=row.name),
-    splits=list(examples.EXAMPLES_PER_SPLIT),
-    num_input_examples=examples.EXAMPLES_PER_SPLIT,
-  )
-
-
-superglue.add_tasks(PREFIX, _source)
+superglue.add_tasks(PREFIX, lambda row: GeneratedDataSource(row.name))
 superglue.add_mixture(
   f"{PREFIX}_super_glue",
   {
