@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
+import functools
 import gc
 import math
 import os
@@ -28,6 +29,7 @@ class _StopSignals:
 
   def __init__(self):
     self.received: int | None = None
+    self._answer = (-1, False)
 
   def __enter__(self) -> "_StopSignals":
     def note(number, frame):
@@ -46,9 +48,11 @@ class _StopSignals:
 
   def stop_at(self, step: int) -> bool:
     """Whether to stop after this step; all processes agree on it."""
-    if jax.process_count() > 1:
-      return multihost_utils.reached_preemption_sync_point(step)
-    return self.received is not None
+    if jax.process_count() == 1:
+      return self.received is not None
+    if self._answer[0] != step:
+      self._answer = (step, multihost_utils.reached_preemption_sync_point(step))
+    return self._answer[1]
 
 
 @dataclasses.dataclass
@@ -60,6 +64,7 @@ class _Loop:
     first_step: The step that the run began with; periods count from it.
     last_step: The step to end with.
     evals: The inference evaluations so far: step, metrics, score.
+    stop_signal: The signal that ended the run, if one did.
   """
 
   trainer: trainer_lib.Trainer
@@ -82,6 +87,7 @@ class _Loop:
   eval_first: bool
   gc_period: int
   evals: list[dict[str, Any]]
+  stop_signal: int = signal.SIGTERM
 
   def run(self) -> str:
     """Runs to the end.
@@ -112,6 +118,7 @@ class _Loop:
         stop = self._train(progress, signals)
         if signals.stop_at(self.step) and self.step < self.last_step:
           self._save()
+          self.stop_signal = signals.received or signal.SIGTERM
           return "interrupted"
         if stop:
           self._save()
@@ -227,6 +234,65 @@ def _check_periods(**periods: int | None) -> None:
     )
 
 
+@dataclasses.dataclass
+class _Start:
+  """Where a run begins, or goes on.
+
+  Attributes:
+    state: The state.
+    first_step: The step that the run began with.
+    base: The base model, if there is one.
+    base_fingerprint: Of what is frozen, if anything is.
+    evals: The inference evaluations so far.
+    seconds: The time that the run took so far.
+  """
+
+  state: TrainState
+  first_step: int
+  base: checkpoints.BaseCheckpoint | None
+  base_fingerprint: str | None
+  evals: list[dict[str, Any]]
+  seconds: float
+
+  @property
+  def is_evaluated(self) -> bool:
+    """Whether this very state was."""
+    return bool(self.evals) and self.evals[-1]["step"] == int(self.state.step)
+
+
+def _start(
+  initializer: utils.TrainStateInitializer,
+  restore_cfg: utils.RestoreCheckpointConfig | None,
+  checkpointer: checkpoints.Checkpointer,
+  init_rng: jax.Array,
+  model_dir: str,
+) -> _Start:
+  """Reads the base model, and the run's latest checkpoint if it has one."""
+  base = None
+  if restore_cfg is not None and restore_cfg.path is not None:
+    state, base = initializer.from_checkpoint(restore_cfg, init_rng)
+  else:
+    state = initializer.from_scratch(init_rng)
+  identity = checkpoints.fingerprint(state.frozen) if state.frozen else None
+  start = _Start(state, int(state.step), base, identity, [], 0.0)
+  if checkpointer.latest_step() is None:
+    return start
+  restored, run_info = checkpointer.restore(initializer.train_state_axes)
+  if run_info["base_fingerprint"] != identity:
+    raise ValueError(
+      f"{model_dir} was trained on the base model "
+      f"{run_info['base_fingerprint']}, this one is {identity}. Give its "
+      "INITIAL_CHECKPOINT_PATH, or choose another MODEL_DIR."
+    )
+  return dataclasses.replace(
+    start,
+    state=restored.replace(frozen=state.frozen),
+    first_step=run_info["first_step"],
+    evals=run_info["evals"],
+    seconds=run_info["seconds"],
+  )
+
+
 def train(
   *,
   model: models.EncoderDecoderModel,
@@ -291,10 +357,10 @@ def train(
     raise ValueError(
       "Checkpoints are written by Orbax: use_orbax must be True."
     )
-  save_cfg = checkpoint_cfg.save
+  save_cfg = checkpoint_cfg.save or utils.SaveCheckpointConfig()
   _check_periods(
     eval_period=eval_period,
-    checkpoint_period=save_cfg.period if save_cfg else None,
+    checkpoint_period=save_cfg.period,
     stats_period=stats_period,
   )
   unknown = set(actions or {}) - set(trainer_lib.ActionMode.__members__)
@@ -321,26 +387,22 @@ def train(
 
   utils.verify_matching_vocabs(train_dataset_cfg, model)
   layout = partitioner.get_data_layout(train_dataset_cfg.batch_size)
+  shard = (layout.shard_id, layout.num_shards)
   dataset = utils.get_dataset(
-    train_dataset_cfg,
-    layout.shard_id,
-    layout.num_shards,
-    model.feature_converter_cls,
+    train_dataset_cfg, *shard, model.feature_converter_cls
   )
   train_evals = {}
   if train_eval_dataset_cfg is not None:
     train_evals = utils.get_training_eval_datasets(
-      train_eval_dataset_cfg,
-      layout.shard_id,
-      layout.num_shards,
-      eval_steps,
-      model.feature_converter_cls,
+      train_eval_dataset_cfg, *shard, eval_steps, model.feature_converter_cls
     )
   evaluator = None
   if infer_eval_dataset_cfg is not None:
     evaluator = eval_lib.InferenceEvaluator(
       infer_eval_dataset_cfg,
-      inference_evaluator_cls,
+      functools.partial(
+        inference_evaluator_cls, async_compute_metrics=concurrent_metrics
+      ),
       model,
       partitioner,
       os.path.join(model_dir, "inference_eval"),
@@ -356,72 +418,57 @@ def train(
     partitioner,
   )
   axes = initializer.train_state_axes
-  restore_cfg = checkpoint_cfg.restore
-  base = None
-  if restore_cfg is not None and restore_cfg.path is not None:
-    state, base = initializer.from_checkpoint(restore_cfg, init_rng)
-  else:
-    state = initializer.from_scratch(init_rng)
-  first_step = int(state.step)
-  identity = checkpoints.fingerprint(state.frozen) if state.frozen else None
-
-  checkpointer_cls = (
-    save_cfg.checkpointer_cls if save_cfg else checkpoints.Checkpointer
-  )
-  checkpointer = checkpointer_cls(
+  checkpointer = save_cfg.checkpointer_cls(
     train_state=initializer.train_state_shapes,
     partitioner=partitioner,
     checkpoints_dir=model_dir,
-    keep=save_cfg.keep if save_cfg else None,
+    keep=save_cfg.keep,
   )
-  evals: list[dict[str, Any]] = []
-  seconds_before = 0.0
-  if checkpointer.latest_step() is not None:
-    restored, run_info = checkpointer.restore(axes)
-    if run_info["base_fingerprint"] != identity:
-      raise ValueError(
-        f"{model_dir} was trained on the base model "
-        f"{run_info['base_fingerprint']}, this one is {identity}. Give its "
-        "INITIAL_CHECKPOINT_PATH, or choose another MODEL_DIR."
-      )
-    state = restored.replace(frozen=state.frozen)
-    first_step = run_info["first_step"]
-    evals, seconds_before = run_info["evals"], run_info["seconds"]
+  start = _start(
+    initializer, checkpoint_cfg.restore, checkpointer, init_rng, model_dir
+  )
+  state, step = start.state, int(start.state.step)
   last_step = (
-    total_steps if relative_steps is None else first_step + relative_steps
+    start.first_step + relative_steps
+    if relative_steps is not None
+    else total_steps
   )
   assert last_step is not None, "one of the two is given"
-  if last_step < int(state.step):
+  if last_step < step:
     raise ValueError(
-      f"TRAIN_STEPS={last_step} lies before the restored step "
-      f"{int(state.step)}: it counts from pretraining step 0. Set "
-      "TRAIN_STEPS_RELATIVE to count from the restored step."
+      f"TRAIN_STEPS={last_step} lies before the restored step {step}: it "
+      "counts from pretraining step 0. Set TRAIN_STEPS_RELATIVE to count from "
+      "the restored step."
     )
+  if step == last_step and (evaluator is None or start.is_evaluated):
+    print(f"{model_dir} is at its last step, {step}, already.", file=sys.stderr)
+    checkpointer.close()
+    return "finished"
 
-  batches = dataset.skip(int(state.step) - first_step).as_numpy_iterator()
-  log = records.MetricLog(model_dir, int(state.step))
+  log = records.MetricLog(model_dir, step)
   utils.log_model_info(os.path.join(model_dir, "model-info.txt"), state, axes)
   record = records.RunRecord(
     model_dir,
     "train",
-    seconds_before=seconds_before,
-    base=records.base_facts(base) if base else None,
+    seconds_before=start.seconds,
+    base=records.base_facts(start.base) if start.base else None,
     parameters=utils.count_parameters(state),
     data={
       "train": train_dataset_cfg.mixture_or_task_name,
       "train_split": train_dataset_cfg.split,
+      "train_examples": train_dataset_cfg.num_input_examples(),
       "eval_split": infer_eval_dataset_cfg and infer_eval_dataset_cfg.split,
       "eval_examples": evaluator and evaluator.counts,
       "batch_size": train_dataset_cfg.batch_size,
       "lengths": dict(train_dataset_cfg.task_feature_lengths or {}),
     },
     seed=random_seed,
-    steps={"first": first_step, "last": last_step},
-    evals=evals,
-    best=checkpointer.best(evals),
+    steps={"first": start.first_step, "last": last_step},
+    evals=start.evals,
+    best=checkpointer.best(start.evals),
   )
   for action in (actions or {}).get("INFER_EVAL", ()):
-    action.resume([e["metrics"] for e in evals])
+    action.resume([e["metrics"] for e in start.evals])
   loop = _Loop(
     trainer=trainer_cls(
       model=model,
@@ -431,27 +478,27 @@ def train(
       rng=train_rng,
     ),
     train_state_axes=axes,
-    batches=batches,
+    batches=dataset.skip(step - start.first_step).as_numpy_iterator(),
     train_evals=train_evals,
     evaluator=evaluator,
     checkpointer=checkpointer,
-    base_path=os.path.abspath(base.path) if base else None,
-    base_fingerprint=identity,
+    base_path=os.path.abspath(start.base.path) if start.base else None,
+    base_fingerprint=start.base_fingerprint,
     record=record,
     log=log,
     actions=actions or {},
-    step=int(state.step),
-    first_step=first_step,
+    step=step,
+    first_step=start.first_step,
     last_step=last_step,
     eval_period=eval_period,
     stats_period=stats_period or eval_period,
-    save_period=save_cfg.period if save_cfg and save_cfg.period else last_step,
+    save_period=save_cfg.period or last_step,
     eval_first=run_eval_before_training,
     gc_period=gc_period,
-    evals=evals,
+    evals=start.evals,
   )
   # The loop owns the state: its buffers are donated step by step.
-  del state
+  del start, state
   if gc_period:
     gc.disable()
   with contextlib.ExitStack() as stack:
@@ -468,7 +515,7 @@ def train(
     print(
       f"Stopped at step {loop.step}; the same command goes on.", file=sys.stderr
     )
-    sys.exit(128 + signal.SIGTERM)
+    sys.exit(128 + loop.stop_signal)
   return status
 
 

@@ -83,6 +83,13 @@ class DatasetConfig:
       )
     return provider
 
+  def num_input_examples(self) -> int | None:
+    """Returns how many examples the split has, if seqio knows."""
+    tasks = seqio.get_subtasks(self.task_or_mixture())
+    counts = [task.num_input_examples(self.split) for task in tasks]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
 
 @dataclasses.dataclass
 class SaveCheckpointConfig:
