@@ -4,11 +4,16 @@ import pathlib
 import re
 
 import gin
+import jax
+import jax.numpy as jnp
 import pytest
+import seqio
+import tiny
 
 import prompt_tuning
+from prompt_tuning.t5 import network
 from t5x import eval as eval_lib
-from t5x import gin_utils
+from t5x import gin_utils, models
 from t5x import infer as infer_lib
 from t5x import train as train_lib
 
@@ -95,8 +100,6 @@ def test_command_of_the_readme_is_complete():
 @pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])
 def test_parameter_counts_are_the_papers(size):
   """Table 4 of the paper, without the prompt."""
-  import jax
-
   expected = {
     "small": 76_961_152,
     "base": 247_577_856,
@@ -104,11 +107,9 @@ def test_parameter_counts_are_the_papers(size):
     "xl": 2_849_757_184,
     "xxl": 11_135_332_352,
   }
-  from prompt_tuning.t5 import network
-
   _parse([f"gin/models/t5_1_1_{size}.gin"], finalize=False)
   module = gin.get_configurable(network.Transformer)()
-  tokens = jax.numpy.ones((1, 2), "int32")
+  tokens = jnp.ones((1, 2), "int32")
   shapes = jax.eval_shape(
     lambda rng: module.init(rng, tokens, tokens, tokens, enable_dropout=False),
     jax.random.key(0),
@@ -141,6 +142,36 @@ def test_parameter_counts_are_the_papers(size):
 def test_wrong_configuration_is_refused(files, bindings, message):
   with pytest.raises(ValueError, match=message):
     _parse(files, *bindings)
+
+
+def test_decoding_file_reaches_the_model():
+  """A binding of a method, `predict_batch_with_aux.num_decodes`."""
+  _parse(
+    ["gin/models/t5_1_1_small.gin", "gin/decoding/beam.gin"],
+    "INITIAL_CHECKPOINT_PATH = None",
+    "OPTIMIZER = None",
+  )
+  beams = []
+
+  def decode_fn(inputs, num_decodes, **unused):
+    beams.append(num_decodes)
+    shape = (len(inputs), num_decodes)
+    return jnp.zeros((*shape, inputs.shape[1]), int), jnp.zeros(shape)
+
+  model = gin.get_configurable(models.EncoderDecoderModel)(
+    module=tiny.make_model(with_prompt=False).module,
+    input_vocabulary=seqio.ByteVocabulary(),
+    output_vocabulary=seqio.ByteVocabulary(),
+    decode_fn=decode_fn,
+  )
+  shapes = tiny.input_shapes()
+  params = model.get_initial_variables(jax.random.key(0), shapes)["params"]
+  batch = {name: jnp.ones(shape, int) for name, shape in shapes.items()}
+  assert model.predict_batch(params, batch).shape == (
+    tiny.BATCH_SIZE,
+    tiny.LENGTHS["targets"],
+  )
+  assert beams == [4]
 
 
 def test_flags_become_bindings():
