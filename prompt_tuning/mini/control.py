@@ -4,7 +4,9 @@
 
 The classifier counts the words of the very text that the model reads and picks
 one of the targets of the train split, blind to the order of the words. Where
-it is near the majority, a task cannot be solved by looking for single words.
+it is near the majority, a task cannot be solved by looking for single words. In
+record the answers are names in the text, and guessing among them is right one
+time in three.
 """
 
 import collections

@@ -2,8 +2,8 @@
 
 The examples have TFDS's features, but their content is a small closed world's,
 and scores on them say nothing about the real tasks. Each task mixes what a
-small frozen T5 can be prompted to do (notice what is mentioned) with what it
-hardly can (notice what belongs to what), in shares that `describe` states.
+small frozen T5 can be prompted to do (notice what is mentioned) with what is
+harder for it (notice what belongs to what), in shares that `describe` states.
 Examples come in groups that share their words but not their label, so that no
 word, and no sum over words, gives the label away.
 """

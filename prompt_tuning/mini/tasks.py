@@ -5,6 +5,10 @@ Importing this module registers
 `mini_super_glue` (each also as `..._prefixed`), with the preprocessors,
 postprocessors and metrics of the real tasks. The examples are generated when
 they are first read.
+
+The longest inputs, in pieces of T5's vocabulary with the end of sequence: 74 in
+record, 52 in rte, 49 in boolq and multirc, 41 in copa and wic, 40 in cb, 26 in
+wsc. The longest target has 6.
 """
 
 import random

@@ -18,7 +18,16 @@ TOWNS = {town for shelf in world.TOWNS for town in shelf}
 
 # The first three examples of each split. A change means that recorded results
 # are of other data.
-DIGESTS = {}
+DIGESTS = {
+  "boolq": "ee8c91150f55",
+  "cb": "5c34559872e5",
+  "copa": "21e0fb8ec8fa",
+  "multirc": "5b986ed0944d",
+  "record": "ab0f91c907f0",
+  "rte": "27b6670ea988",
+  "wic": "be5aa93ef506",
+  "wsc": "53367cc0ec1a",
+}
 
 
 def rows(task, split):
@@ -31,10 +40,6 @@ def words(text):
 
 def without_names(text):
   return " ".join("NAME" if w in NAMES else w for w in words(text))
-
-
-def label(row):
-  return row.get("label", row.get("answers"))
 
 
 @pytest.mark.parametrize("task", examples.TASKS)
@@ -72,9 +77,8 @@ def test_levels_have_their_shares(task, split):
   assert sum(shares.values()) == 10
   for level, tenths in shares.items():
     assert counts[level] == pytest.approx(len(made) * tenths / 10, abs=6)
-    assert f'{tenths}0% of the examples ("{level}")' in re.sub(
-      r"In (\d+%) \(", r"In \1 of the examples (", describe(task)
-    )
+    stated = rf'In {tenths}0%( of the examples)? \("{level}"\)'
+    assert re.search(stated, describe(task))
 
 
 def describe(task):
