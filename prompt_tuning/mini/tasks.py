@@ -52,27 +52,26 @@ class GeneratedDataSource(seqio.DataSource):
     """A split's examples, with TFDS's features."""
     del shard_info, unused  # There is one shard.
     rows = [e.features for e in examples.examples(self._task, split)]
-    signature = _signature(rows[0])
     if shuffle:
       random.Random(seed).shuffle(rows)
-    return tf.data.Dataset.from_generator(
-      lambda: iter(rows), output_signature=signature
-    )
+    dataset = tf.data.Dataset.from_tensor_slices(_columns(rows))
+    # Mapping turns rows of ragged columns into plain tensors, as TFDS's are.
+    return dataset.map(lambda example: example)
 
 
-def _signature(features: dict[str, Any]) -> dict[str, Any]:
-  """The tensors of an example like this one, typed as TFDS does."""
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+  """Turns examples into one tensor for each feature, typed as TFDS does."""
 
-  def spec(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
-      return _signature(value)
-    if isinstance(value, list):
-      return tf.TensorSpec([None], tf.string)
-    if isinstance(value, str):
-      return tf.TensorSpec([], tf.string)
-    return tf.TensorSpec([], tf.int64 if name == "label" else tf.int32)
+  def column(name: str, values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+      return _columns(values)
+    if isinstance(values[0], list):
+      return tf.ragged.constant(values, tf.string)
+    if isinstance(values[0], str):
+      return tf.constant(values)
+    return tf.constant(values, tf.int64 if name == "label" else tf.int32)
 
-  return {name: spec(name, value) for name, value in features.items()}
+  return {name: column(name, [row[name] for row in rows]) for name in rows[0]}
 
 
 superglue.add_tasks(PREFIX, lambda row: GeneratedDataSource(row.name))
