@@ -59,7 +59,7 @@ class GeneratedDataSource(seqio.DataSource):
     return dataset.map(lambda example: example)
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _columns(rows: list[dict[str, Any]]) -> Any:
   """Turns examples into one tensor for each feature, typed as TFDS does."""
 
   def column(name: str, values: list[Any]) -> Any:

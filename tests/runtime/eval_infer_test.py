@@ -13,6 +13,9 @@ from t5x import eval as eval_lib
 from t5x import infer as infer_lib
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
   return tiny.save_base(tmp_path_factory.mktemp("base"))

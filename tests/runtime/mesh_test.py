@@ -14,6 +14,8 @@ import tiny
 
 from t5x import checkpoints, partitioning
 
+pytestmark = pytest.mark.slow
+
 TESTS = pathlib.Path(__file__).parents[1]
 
 
@@ -55,7 +57,7 @@ def _assert_same(results, number, expected):
 def test_meshes_of_eight_devices_agree_with_one(base, one_device, tmp_path):
   out = tmp_path / "out.npz"
   process = _start([base, out, 1, 2, 4], devices=8)
-  _, errors = process.communicate(timeout=300)
+  _, errors = process.communicate(timeout=600)
   assert process.returncode == 0, errors
   results = np.load(out)
   for number in (1, 2, 4):
@@ -74,7 +76,7 @@ def test_two_processes_agree_with_one(base, one_device, tmp_path):
     for index in range(2)
   ]
   for process in processes:
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
   _assert_same(np.load(out), 2, one_device)
 

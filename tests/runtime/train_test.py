@@ -13,6 +13,8 @@ import tiny
 from prompt_tuning import actions, prompt_files
 from t5x import adafactor, checkpoints, trainer, utils
 
+pytestmark = pytest.mark.slow
+
 LAST_STEP = tiny.BASE_STEP + 6
 
 
