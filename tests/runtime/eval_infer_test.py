@@ -12,7 +12,6 @@ from t5x import adafactor
 from t5x import eval as eval_lib
 from t5x import infer as infer_lib
 
-
 pytestmark = pytest.mark.slow
 
 
