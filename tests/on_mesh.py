@@ -33,11 +33,9 @@ def batches(number):
     }
 
 
-def run(base, num_partitions):
+def start(base, num_partitions):
+  """A trainer of the tiny model's prompt, at the base model's step."""
   partitioner = tiny.make_partitioner(num_partitions)
-  layout = partitioner.get_data_layout(tiny.BATCH_SIZE)
-  size = tiny.BATCH_SIZE // layout.num_shards
-  rows = slice(layout.shard_id * size, (layout.shard_id + 1) * size)
   model = tiny.make_model()
   initializer = utils.TrainStateInitializer(
     model.optimizer_def,
@@ -45,7 +43,7 @@ def run(base, num_partitions):
     tiny.input_shapes(),
     partitioner,
   )
-  state, _ = initializer.from_checkpoint(
+  state, checkpoint = initializer.from_checkpoint(
     tiny.restore_config(base), jax.random.key(0)
   )
   loop = trainer.Trainer(
@@ -59,6 +57,14 @@ def run(base, num_partitions):
     ),
     num_microbatches=2,
   )
+  return loop, model, partitioner, initializer.train_state_axes, checkpoint
+
+
+def run(base, num_partitions):
+  loop, model, partitioner, axes, _ = start(base, num_partitions)
+  layout = partitioner.get_data_layout(tiny.BATCH_SIZE)
+  size = tiny.BATCH_SIZE // layout.num_shards
+  rows = slice(layout.shard_id * size, (layout.shard_id + 1) * size)
   losses = [
     loop.train(
       iter([{name: x[rows] for name, x in batch.items()}]), num_steps=1
@@ -67,9 +73,9 @@ def run(base, num_partitions):
   ]
   dataset = tf.data.Dataset.from_tensor_slices(next(batches(1))).enumerate()
   outputs = {
-    name: utils.get_infer_fn(
-      fn, tiny.BATCH_SIZE, initializer.train_state_axes, partitioner
-    )(dataset, loop.train_state)
+    name: utils.get_infer_fn(fn, tiny.BATCH_SIZE, axes, partitioner)(
+      dataset, loop.train_state
+    )
     for name, fn in (
       ("predictions", model.predict_batch),
       ("scores", model.score_batch),

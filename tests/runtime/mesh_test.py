@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+from flax import traverse_util
 import jax
 import numpy as np
 import on_mesh
@@ -83,33 +84,9 @@ def test_two_processes_agree_with_one(base, one_device, tmp_path):
 
 def test_frozen_weights_stay_those_of_the_checkpoint(base):
   """Bit for bit, under jit, with the state's buffers donated."""
-  from flax import traverse_util
-
-  from t5x import schedules, trainer, utils
-
-  partitioner = tiny.make_partitioner()
-  model = tiny.make_model()
-  initializer = utils.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    tiny.input_shapes(),
-    partitioner,
-  )
-  state, checkpoint = initializer.from_checkpoint(
-    tiny.restore_config(base), jax.random.key(0)
-  )
-  assert int(state.step) == tiny.BASE_STEP
-  prompt = np.asarray(state.trainable["encoder"]["prompt"]["prompt"])
-  loop = trainer.Trainer(
-    model=model,
-    train_state=state,
-    partitioner=partitioner,
-    train_state_axes=initializer.train_state_axes,
-    rng=jax.random.key(1),
-    learning_rate_fn=schedules.create_learning_rate_scheduler(
-      factors="constant", base_learning_rate=0.3
-    ),
-  )
+  loop, *_, checkpoint = on_mesh.start(base, 1)
+  assert int(loop.train_state.step) == tiny.BASE_STEP
+  prompt = np.asarray(loop.train_state.trainable["encoder"]["prompt"]["prompt"])
   loop.train(on_mesh.batches(3), num_steps=3)
   frozen = traverse_util.flatten_dict(loop.train_state.frozen, sep="/")
   host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
