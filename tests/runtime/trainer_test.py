@@ -1,0 +1,72 @@
+"""What stops a run, and the norms that may be logged beside the loss."""
+
+import jax
+import numpy as np
+import pytest
+
+from t5x import trainer
+
+
+def _metrics(value):
+  return {"task": {"accuracy": value}}
+
+
+@pytest.mark.parametrize(
+  ("mode", "values", "stops"),
+  [
+    ("max", [1.0, 2.0, 2.0, 1.0], [False, False, False, True]),
+    ("max", [1.0, 1.0, 3.0, 3.0], [False, False, False, False]),
+    ("min", [3.0, 2.0, 2.0, 2.5], [False, False, False, True]),
+  ],
+)
+def test_early_stopping_waits_for_its_patience(mode, values, stops):
+  action = trainer.EarlyStoppingAction(("task", "accuracy"), mode, patience=2)
+  state = _State()
+  assert [action.run(state, _metrics(x)) for x in values] == stops
+
+
+def test_early_stopping_counts_what_came_before_a_restart():
+  action = trainer.EarlyStoppingAction(("task", "accuracy"), "max", patience=2)
+  action.resume([_metrics(2.0), _metrics(1.0)])
+  assert action.run(_State(), _metrics(1.0))
+
+
+def test_early_stopping_refuses_what_it_cannot_watch():
+  with pytest.raises(ValueError, match="Expected mode"):
+    trainer.EarlyStoppingAction(("task", "accuracy"), "best")
+  action = trainer.EarlyStoppingAction(("task", "loss"), "min")
+  with pytest.raises(ValueError, match="the metrics are task/accuracy"):
+    action.run(_State(), _metrics(1.0))
+
+
+@pytest.mark.parametrize(
+  ("value", "stop"), [(1.0, False), (np.nan, True), (np.inf, True)]
+)
+def test_terminate_on_nan(value, stop):
+  action = trainer.TerminateOnNanAction("task", "accuracy")
+  assert action.run(_State(), _metrics(value)) == stop
+
+
+def test_terminate_on_nan_refuses_what_it_cannot_watch():
+  with pytest.raises(ValueError, match="the metrics are task/accuracy"):
+    trainer.TerminateOnNanAction("task").run(_State(), _metrics(1.0))
+
+
+def test_weight_metrics_are_norms():
+  before = {"a": np.array([3.0, 0.0]), "b": np.array([[0.0]])}
+  after = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
+  grads = {"a": np.array([0.0, 2.0]), "b": np.array([[0.0]])}
+  metrics = jax.jit(trainer.WeightMetricsComputer().compute)(
+    grads, before, after
+  )
+  assert {name: float(x) for name, x in metrics.items()} == {
+    "weights/gradient_norm": 2.0,
+    "weights/norm": 5.0,
+    "weights/update_norm": 4.0,
+  }
+
+
+class _State:
+  """The part of a train state that the actions read."""
+
+  step = 3
