@@ -5,7 +5,7 @@ over the results of `postprocessors`.
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import re
 import string
 from typing import Any
@@ -99,6 +99,12 @@ def record(
   return {"em": 100 * float(exact_match), "f1": 100 * float(f1)}
 
 
+def is_super_glue(tasks: Iterable[str]) -> bool:
+  """Whether each of the eight tasks is there once, whatever else is."""
+  names = [name for task in tasks if (name := _super_glue_name(task))]
+  return sorted(names) == sorted(SUPER_GLUE)
+
+
 def super_glue_average(
   metrics_by_task: Mapping[str, Mapping[str, float]],
 ) -> float:
@@ -112,18 +118,24 @@ def super_glue_average(
   Raises:
     ValueError: unless each of the eight is there once.
   """
-  pattern = re.compile(rf"(?:.*_)?({'|'.join(SUPER_GLUE)})(?:_prefixed)?")
-  scores = collections.defaultdict(list)
-  for name, metrics in metrics_by_task.items():
-    if match := pattern.fullmatch(name):
-      values = [v for metric, v in metrics.items() if metric != "invalid"]
-      scores[match[1]].append(np.mean(values))
-  if sorted(map(len, scores.values())) != [1] * len(SUPER_GLUE):
+  if not is_super_glue(metrics_by_task):
     raise ValueError(
       f"Expected the metrics of each of {SUPER_GLUE} once, got those of "
       f"{tuple(metrics_by_task)}. Evaluate the whole mixture, once."
     )
-  return float(np.mean(list(scores.values())))
+  scores = [
+    np.mean([v for name, v in metrics.items() if name != "invalid"])
+    for task, metrics in metrics_by_task.items()
+    if _super_glue_name(task)
+  ]
+  return float(np.mean(scores))
+
+
+def _super_glue_name(task: str) -> str | None:
+  """Returns "cb" of "super_glue_cb", "mini_cb_prefixed" and the like."""
+  names = "|".join(SUPER_GLUE)
+  match = re.fullmatch(rf"(?:.*_)?({names})(?:_prefixed)?", task)
+  return match and match[1]
 
 
 def normalize_squad(text: str) -> str:

@@ -204,6 +204,9 @@ DPR = SuperGlueTask(
 )
 TASKS = (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION, DPR)
 
+# What is registered: the name of a seqio task -> its row.
+ROWS: dict[str, SuperGlueTask] = {}
+
 
 class PreparedData(seqio.TfdsDataSource):
   """TFDS data that is on disk already.
@@ -284,6 +287,7 @@ def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
   feature = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
   prefix = functools.partial(preprocessors.add_prefix, prefix=row.prefix)
   for full_name, with_prefix in ((name, ()), (f"{name}_prefixed", (prefix,))):
+    ROWS[full_name] = row
     seqio.TaskRegistry.add(
       full_name,
       source=source,  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,142 @@
+"""Rank classification: the answer is the label that the model finds likeliest.
+
+T5 answers by generating text, which may be no legal label. Ranking scores every
+label of the task and takes the best, so that an answer is always legal. It
+stands in for a decoding function of the model, and so serves every command that
+decodes: the encoder runs once per example, the decoder on all its labels at
+once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+
+from prompt_tuning.data import superglue
+
+
+class _State(NamedTuple):
+  """What the decoder reads of a T5X `DecodingState`."""
+
+  cur_index: jax.Array
+  cur_token: jax.Array  # [B * L, 1]
+  cache: Any
+
+
+def labels_of(task: str) -> tuple[str, ...]:
+  """Returns the labels of a task of SuperGLUE's kind, in class order.
+
+  Args:
+    task: As registered with seqio.
+
+  Raises:
+    ValueError: if it has no fixed set of labels, or is no such task.
+  """
+  row = superglue.ROWS.get(task)
+  if row is None:
+    raise ValueError(
+      f"No labels are known for {task!r}. Rank one task at a time, as each has "
+      'its own labels, or give them: --gin.RANKED_LABELS=\'["yes", "no"]\'.'
+    )
+  if not row.labels:
+    raise ValueError(
+      f"The answers of {task} are free text, not one of a set of labels. "
+      "Evaluate it by generation; WSC also comes with labels, as "
+      "super_glue_wsc_classification."
+    )
+  return row.labels
+
+
+def num_labels(labels: Sequence[str]) -> int:
+  """Returns how many labels there are, which T5X calls `num_decodes`."""
+  return len(labels)
+
+
+def rank_labels(
+  inputs: jax.Array,
+  cache: Any,
+  tokens_to_logits: Callable[[Any], tuple[jax.Array, Any]],
+  eos_id: int,
+  num_decodes: int,
+  labels: Sequence[str],
+  vocabulary: seqio.Vocabulary,
+  normalize: bool = False,
+  **unused: Any,
+) -> tuple[jax.Array, jax.Array]:
+  """Scores the labels of a task; a decoding function for `t5x.models`.
+
+  Args:
+    inputs: [B, S] Only the shape counts.
+    cache: The decoder's empty cache, for B rows.
+    tokens_to_logits: Decodes one token of B * L rows: an object with
+      `cur_index`, `cur_token` [B * L, 1] and `cache` -> logits [B * L, V] and
+      the cache.
+    eos_id: The end token, which is scored too.
+    num_decodes: L, the number of labels.
+    labels: What to choose from.
+    vocabulary: The model's.
+    normalize: Whether to divide a score by its number of tokens, so that long
+      labels are not at a disadvantage.
+    **unused: What other decoding functions take.
+
+  Returns:
+    [B, L, S] The labels, and [B, L] their log likelihoods in nats; the best
+    comes last.
+
+  Raises:
+    ValueError: if `num_decodes` is not L, or a label does not fit into S.
+  """
+  del unused
+  B, S = inputs.shape
+  L = len(labels)
+  if num_decodes != L:
+    raise ValueError(
+      f"Expected num_decodes to be the number of labels, {L}, got "
+      f"{num_decodes}."
+    )
+  tokens = [[*vocabulary.encode(label), eos_id] for label in labels]
+  lengths = np.array([len(label) for label in tokens])
+  if lengths.max() > S:
+    raise ValueError(
+      f"The label {labels[lengths.argmax()]!r} has {lengths.max()} tokens, the "
+      f"targets {S}: give longer targets in TASK_FEATURE_LENGTHS."
+    )
+  padded = np.array([label + [0] * (S - len(label)) for label in tokens])
+
+  def score_token(state, column):
+    token, counts = column  # [L]
+    logits, cache = tokens_to_logits(state)
+    token = jnp.tile(token, B)[:, None]  # [B * L, 1]
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    score = jnp.take_along_axis(log_probs, token, axis=1)[:, 0]
+    state = _State(state.cur_index + 1, token, cache)
+    return state, jnp.where(jnp.tile(counts, B), score, 0.0)
+
+  steps = int(lengths.max())
+  start = _State(
+    jnp.zeros((), jnp.int32),
+    jnp.zeros((B * L, 1), jnp.int32),
+    jax.tree.map(
+      lambda x: jnp.repeat(x, L, axis=0) if jnp.ndim(x) else x, cache
+    ),
+  )
+  _, scores = lax.scan(
+    score_token,
+    start,
+    (
+      jnp.asarray(padded.T[:steps], jnp.int32),
+      jnp.asarray(np.arange(steps)[:, None] < lengths),
+    ),
+  )
+  scores = scores.sum(axis=0).reshape(B, L)
+  if normalize:
+    scores /= lengths[None]
+  order = jnp.argsort(scores, axis=1)
+  return (
+    jnp.asarray(padded, jnp.int32)[order],
+    jnp.take_along_axis(scores, order, axis=1),
+  )
