@@ -100,9 +100,10 @@ def rank_labels(
     )
   tokens = [[*vocabulary.encode(label), eos_id] for label in labels]
   lengths = np.array([len(label) for label in tokens])
-  if lengths.max() > S:
+  steps = int(lengths.max())
+  if steps > S:
     raise ValueError(
-      f"The label {labels[lengths.argmax()]!r} has {lengths.max()} tokens, the "
+      f"The label {labels[int(lengths.argmax())]!r} has {steps} tokens, the "
       f"targets {S}: give longer targets in TASK_FEATURE_LENGTHS."
     )
   padded = np.array([label + [0] * (S - len(label)) for label in tokens])
@@ -116,7 +117,6 @@ def rank_labels(
     state = _State(state.cur_index + 1, token, cache)
     return state, jnp.where(jnp.tile(counts, B), score, 0.0)
 
-  steps = int(lengths.max())
   start = _State(
     jnp.zeros((), jnp.int32),
     jnp.zeros((B * L, 1), jnp.int32),

@@ -7,7 +7,14 @@ from typing import Any
 import jax
 import seqio
 
-from t5x import gin_utils, models, partitioning, records, utils
+from t5x import (
+  gin_utils,
+  models,
+  partitioning,
+  records,
+  truncation,
+  utils,
+)
 from t5x.train_state import TrainState
 
 
@@ -178,7 +185,11 @@ def evaluate(
     output_dir,
     "eval",
     base=records.base_facts(base),
-    data={"split": dataset_cfg.split, "examples": evaluator.counts},
+    data={
+      "split": dataset_cfg.split,
+      "examples": evaluator.counts,
+      "cut": truncation.report_cuts(dataset_cfg),
+    },
   )
   with record:
     metrics = evaluator.evaluate(state, initializer.train_state_axes)

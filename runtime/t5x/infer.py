@@ -12,7 +12,14 @@ import seqio
 import tensorflow as tf
 import tqdm
 
-from t5x import gin_utils, models, partitioning, records, utils
+from t5x import (
+  gin_utils,
+  models,
+  partitioning,
+  records,
+  truncation,
+  utils,
+)
 
 MODES = ("predict", "predict_with_aux", "score")
 
@@ -122,7 +129,11 @@ def infer(
     output_dir,
     "infer",
     base=records.base_facts(base),
-    data={"split": dataset_cfg.split, "mode": mode},
+    data={
+      "split": dataset_cfg.split,
+      "mode": mode,
+      "cut": truncation.report_cuts(dataset_cfg),
+    },
   )
   with record:
     for task in seqio.get_subtasks(dataset_cfg.task_or_mixture()):

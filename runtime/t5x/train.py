@@ -20,6 +20,7 @@ from t5x import (
   partitioning,
   records,
   training_loop,
+  truncation,
   utils,
 )
 from t5x import eval as eval_lib
@@ -201,6 +202,12 @@ def train(
     train_evals = utils.get_training_eval_datasets(
       train_eval_dataset_cfg, *shard, eval_steps, model.feature_converter_cls
     )
+  # Splits that are cut to TASK_FEATURE_LENGTHS.
+  cuts = {
+    cfg.split: truncation.report_cuts(cfg)
+    for cfg in (train_dataset_cfg, train_eval_dataset_cfg)
+    if cfg is not None
+  }
   evaluator = None
   if infer_eval_dataset_cfg is not None:
     evaluator = eval_lib.InferenceEvaluator(
@@ -266,6 +273,7 @@ def train(
       "eval_examples": evaluator and evaluator.counts,
       "batch_size": train_dataset_cfg.batch_size,
       "lengths": dict(train_dataset_cfg.task_feature_lengths or {}),
+      "cut": cuts,
     },
     seed=random_seed,
     steps={"first": start.first_step, "last": last_step},

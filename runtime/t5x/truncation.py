@@ -1,0 +1,82 @@
+"""What a data set loses where its features are cut to their lengths."""
+
+import collections
+from collections.abc import Mapping
+import sys
+
+import jax
+import seqio
+import tensorflow as tf
+import tqdm
+
+from t5x.utils import DatasetConfig
+
+# Counting takes a pass over the split: of more examples, the first ones.
+MAX_EXAMPLES = 200_000
+
+# Task -> feature -> how many examples are cut, and by how many tokens.
+Cuts = dict[str, dict[str, dict[str, int]]]
+
+
+def report_cuts(cfg: DatasetConfig) -> Cuts:
+  """Counts the examples of a split that are cut, and says so on stderr.
+
+  Args:
+    cfg: The split, and the lengths; without lengths nothing is cut.
+
+  Returns:
+    Task -> feature -> {"examples": how many are cut, of "of", "tokens": how
+    many they lose in all, "longest": tokens, end of sequence included}. Only
+    of what is cut, and only on the first process.
+  """
+  cuts: Cuts = {}
+  lengths = cfg.task_feature_lengths
+  if lengths is None or jax.process_index():
+    return cuts
+  for task in seqio.get_subtasks(cfg.task_or_mixture()):
+    if cfg.split not in (task.splits or ()):
+      continue
+    for feature, cut in _count(task, cfg, lengths).items():
+      cuts.setdefault(task.name, {})[feature] = cut
+      print(
+        f"{task.name}, {cfg.split} split: {cut['examples']:,} of the "
+        f"{cut['of']:,} {feature} are cut to {lengths[feature]} tokens and "
+        f"lose {cut['tokens']:,}; the longest has {cut['longest']}.",
+        file=sys.stderr,
+      )
+  return cuts
+
+
+def _count(
+  task: seqio.Task, cfg: DatasetConfig, lengths: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
+  dataset = task.get_dataset(
+    sequence_length=None,
+    split=cfg.split,
+    use_cached=cfg.use_cached,
+    shuffle=False,
+    num_epochs=1,
+  )
+  features = [name for name in task.output_features if name in lengths]
+  dataset = dataset.map(
+    lambda example: {name: tf.shape(example[name])[0] for name in features},
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
+  counts = {name: collections.Counter() for name in features}
+  seen = 0
+  with tqdm.tqdm(
+    desc=f"lengths of {task.name}", unit="example", delay=3, leave=False
+  ) as progress:
+    for batch in dataset.take(MAX_EXAMPLES).batch(1000).as_numpy_iterator():
+      for name, sizes in batch.items():
+        lost = (sizes - lengths[name]).clip(min=0)
+        counts[name]["examples"] += int((lost > 0).sum())
+        counts[name]["tokens"] += int(lost.sum())
+        counts[name]["longest"] = max(counts[name]["longest"], int(sizes.max()))
+      seen += len(next(iter(batch.values())))
+      progress.update(seen - progress.n)
+  return {
+    name: {**count, "of": seen}
+    for name, count in counts.items()
+    if count["examples"]
+  }

@@ -1,0 +1,62 @@
+"""Examples that are cut to TASK_FEATURE_LENGTHS are counted and reported."""
+
+import pytest
+import seqio
+import tensorflow as tf
+import tiny
+
+from t5x import truncation
+
+# With the end of sequence, the inputs have 4, 9, 7 and 2 bytes, the targets 2.
+INPUTS = ["abc", "abcdefgh", "abcdef", "a"]
+
+
+def _dataset(split, shuffle_files=False, seed=None):
+  return tf.data.Dataset.from_tensor_slices(
+    {"inputs": INPUTS, "targets": ["y"] * len(INPUTS)}
+  )
+
+
+for _name in ("cut_a", "cut_b"):
+  seqio.TaskRegistry.add(
+    _name,
+    seqio.FunctionDataSource(_dataset, splits=["train"]),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.CacheDatasetPlaceholder(),
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={
+      feature: seqio.Feature(seqio.ByteVocabulary())
+      for feature in ("inputs", "targets")
+    },
+  )
+seqio.MixtureRegistry.add("cut_mixture", ["cut_a", "cut_b"], default_rate=1)
+
+
+def _config(name="cut_a", **lengths):
+  return tiny.dataset_config(
+    mixture_or_task_name=name, task_feature_lengths=lengths or None
+  )
+
+
+def test_lost_tokens_are_counted_and_reported(capsys):
+  cuts = truncation.report_cuts(_config(inputs=6, targets=2))
+  cut = {"examples": 2, "of": 4, "tokens": 4, "longest": 9}
+  assert cuts == {"cut_a": {"inputs": cut}}
+  assert capsys.readouterr().err == (
+    "cut_a, train split: 2 of the 4 inputs are cut to 6 tokens and lose 4; the "
+    "longest has 9.\n"
+  )
+
+
+def test_each_task_of_a_mixture_is_reported():
+  cuts = truncation.report_cuts(_config("cut_mixture", inputs=9, targets=1))
+  cut = {"examples": 4, "of": 4, "tokens": 4, "longest": 2}
+  assert cuts == {"cut_a": {"targets": cut}, "cut_b": {"targets": cut}}
+
+
+@pytest.mark.parametrize("lengths", [{}, {"inputs": 9, "targets": 2}])
+def test_nothing_is_said_where_nothing_is_cut(lengths, capsys):
+  assert truncation.report_cuts(_config(**lengths)) == {}
+  assert capsys.readouterr().err == ""
