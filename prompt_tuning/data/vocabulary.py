@@ -11,6 +11,7 @@ import hashlib
 from typing import Any, cast
 
 import seqio
+import tensorflow as tf
 
 
 class ModelVocabulary:
@@ -63,6 +64,24 @@ def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
   """
   MODEL_VOCABULARY.in_use = vocabulary
   return vocabulary
+
+
+def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
+  """Makes a SentencePiece model's vocabulary the one that every task uses.
+
+  Args:
+    path: The SentencePiece model.
+    extra_ids: Sentinels after its pieces.
+
+  Raises:
+    ValueError: if there is no such file.
+  """
+  if not tf.io.gfile.exists(path):
+    raise ValueError(
+      f"Expected a SentencePiece model at {path}, got nothing. Give "
+      "--vocabulary, or import T5's: python scripts/import_t5_small.py"
+    )
+  return of_model(seqio.SentencePieceVocabulary(path, extra_ids))
 
 
 def sha256(vocabulary: seqio.Vocabulary) -> str:

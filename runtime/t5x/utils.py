@@ -54,34 +54,10 @@ class DatasetConfig:
   trim_output_features: bool = True
 
   def task_or_mixture(self) -> seqio.Task | seqio.Mixture:
-    """Returns what the name names.
-
-    Raises:
-      ValueError: if the module or the name is unknown.
-    """
-    if self.module:
-      import_module(self.module)
-    name = self.mixture_or_task_name
-    known = seqio.MixtureRegistry.names() | seqio.TaskRegistry.names()
-    if name not in known:
-      near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.5)
-      raise ValueError(
-        f"No seqio task or mixture {name!r}"
-        + (f"; near: {', '.join(near)}." if near else ".")
-        + f" Registered by MIXTURE_OR_TASK_MODULE={self.module!r}: "
-        + f"{len(known)} names."
-      )
-    provider = seqio.get_mixture_or_task(name)
-    splits = {
-      split
-      for task in seqio.get_subtasks(provider)
-      for split in task.splits or ()
-    }
-    if splits and self.split not in splits:
-      raise ValueError(
-        f"{name} has no split {self.split!r}; it has {sorted(splits)}."
-      )
-    return provider
+    """Returns what the name names; see `find_task_or_mixture`."""
+    return find_task_or_mixture(
+      self.mixture_or_task_name, self.split, self.module
+    )
 
   def num_input_examples(self) -> int | None:
     """Returns how many examples the split has, if seqio knows."""
@@ -169,6 +145,38 @@ def import_module(module: str) -> None:
     ) from e
 
 
+def find_task_or_mixture(
+  name: str, split: str | None = None, module: str | None = None
+) -> seqio.Task | seqio.Mixture:
+  """Returns what a name names.
+
+  Args:
+    name: Registered with seqio.
+    split: One that it must have.
+    module: Imported first, to register it.
+
+  Raises:
+    ValueError: if the module, the name or the split is unknown.
+  """
+  if module:
+    import_module(module)
+  known = seqio.MixtureRegistry.names() | seqio.TaskRegistry.names()
+  if name not in known:
+    near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.5)
+    raise ValueError(
+      f"No seqio task or mixture {name!r}"
+      + (f"; near: {', '.join(near)}." if near else ".")
+      + f" Registered by MIXTURE_OR_TASK_MODULE={module!r}: {len(known)} names."
+    )
+  provider = seqio.get_mixture_or_task(name)
+  splits = {
+    split for task in seqio.get_subtasks(provider) for split in task.splits
+  }
+  if split and splits and split not in splits:
+    raise ValueError(f"{name} has no split {split!r}; it has {sorted(splits)}.")
+  return provider
+
+
 def round_vocab_size_to_multiple(
   vocabulary: seqio.Vocabulary, divisor: int = 128
 ) -> int:
@@ -182,9 +190,11 @@ def verify_matching_vocabs(
   """Refuses a task and a model that do not share their vocabularies.
 
   Raises:
-    ValueError: if they differ, or the model has fewer rows than pieces.
+    ValueError: if they differ, or the model has fewer rows than pieces, or a
+      cached task was tokenized with another vocabulary.
   """
-  features = cfg.task_or_mixture().output_features
+  provider = cfg.task_or_mixture()
+  features = provider.output_features
   for name, vocabulary in (
     ("inputs", model.input_vocabulary),
     ("targets", model.output_vocabulary),
@@ -203,6 +213,34 @@ def verify_matching_vocabs(
       f"The model has {rows} embedding rows for {size} pieces: bind "
       f"network.T5Config.vocab_size to at least {size}."
     )
+  if cfg.use_cached:
+    for task in seqio.get_subtasks(provider):
+      _verify_cached_tokens(task, cfg.split)
+
+
+def _verify_cached_tokens(task: seqio.Task, split: str) -> None:
+  """Compares the first cached tokens with those of the text beside them."""
+  if not task.supports_caching or split not in task.splits:
+    return
+  if task.cache_dir is None:
+    raise ValueError(
+      f"USE_CACHED_TASKS is set, but {task.name} is in none of "
+      "--seqio_additional_cache_dirs. Write it with: python "
+      "scripts/cache_tasks.py"
+    )
+  dataset = task.get_dataset(None, split, use_cached=True, shuffle=False)
+  for example in dataset.take(1).as_numpy_iterator():
+    for name, feature in task.output_features.items():
+      text = example.get(f"{name}_pretokenized")
+      if text is None:
+        continue
+      tokens = feature.vocabulary.encode(text.decode())
+      if example[name].tolist()[: len(tokens)] != tokens:
+        raise ValueError(
+          f"The cache {task.cache_dir} has tokens of another vocabulary than "
+          f"the model's, {feature.vocabulary}. Write one for this model into "
+          "another folder: python scripts/cache_tasks.py --vocabulary=..."
+        )
 
 
 def get_dataset(

@@ -1,0 +1,103 @@
+"""seqio's offline cache of a task, written without Apache Beam.
+
+`USE_CACHED_TASKS=True` with `--seqio_additional_cache_dirs` reads it: examples
+whose text was made and tokenized once. It holds the tokens of one vocabulary.
+"""
+
+from collections.abc import Iterable
+import json
+import pathlib
+import random
+import shutil
+from typing import Any
+
+import seqio
+import tensorflow as tf
+import tqdm
+
+# As many files as seqio reads at once, so that they shuffle well.
+_TRAIN_SHARDS = 16
+
+
+def write(
+  task: seqio.Task, cache_dir: pathlib.Path, splits: Iterable[str] | None = None
+) -> dict[str, int]:
+  """Writes a task's cache; one that is complete is left alone.
+
+  The examples of the train split are dealt to the files at random, the others
+  keep their order.
+
+  Args:
+    task: One with a `seqio.CacheDatasetPlaceholder`.
+    cache_dir: Where seqio looks for `<task>/COMPLETED`.
+    splits: Which to write; all of the task by default.
+
+  Returns:
+    Split -> how many examples were written; nothing if it was there.
+
+  Raises:
+    ValueError: if the task cannot be cached, or its data is missing.
+  """
+  if not task.supports_caching:
+    raise ValueError(
+      f"Expected {task.name} to have a seqio.CacheDatasetPlaceholder among its "
+      "preprocessors, got none."
+    )
+  folder = cache_dir / task.name
+  if (folder / "COMPLETED").exists():
+    return {}
+  partial = cache_dir / f".{task.name}.incomplete"
+  shutil.rmtree(partial, ignore_errors=True)
+  shutil.rmtree(folder, ignore_errors=True)
+  partial.mkdir(parents=True)
+  try:
+    counts = {
+      split: _write_split(task, split, partial)
+      for split in splits or task.splits
+    }
+    (partial / "COMPLETED").touch()
+    partial.replace(folder)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return counts
+
+
+def _write_split(task: seqio.Task, split: str, folder: pathlib.Path) -> int:
+  dataset = task.preprocess_precache(
+    task.source.get_dataset(split=split, shuffle=False)
+  )
+  num_shards = _TRAIN_SHARDS if split == "train" else 1
+  prefix = seqio.get_cached_tfrecord_prefix(str(folder), split)
+  writers = [
+    tf.io.TFRecordWriter(f"{prefix}-{shard:05}-of-{num_shards:05}")
+    for shard in range(num_shards)
+  ]
+  deal = random.Random(0)
+  count = 0
+  for example in tqdm.tqdm(
+    dataset.as_numpy_iterator(), f"{task.name}, {split}", unit=" examples"
+  ):
+    serialized = seqio.dict_to_tfexample(example).SerializeToString()
+    deal.choice(writers).write(serialized)
+    count += 1
+  for writer in writers:
+    writer.close()
+  info = {
+    "num_shards": num_shards,
+    "features": {
+      name: _feature(spec) for name, spec in dataset.element_spec.items()
+    },
+    "seqio_version": seqio.__version__,
+  }
+  for path, content in (
+    (seqio.get_cached_info_path(str(folder), split), info),
+    (seqio.get_cached_stats_path(str(folder), split), {"examples": count}),
+  ):
+    pathlib.Path(path).write_text(json.dumps(content))
+  return count
+
+
+def _feature(spec: tf.TensorSpec) -> dict[str, Any]:
+  shape = spec.shape.as_list()
+  # Features of one example are parsed with any length.
+  return {"shape": shape and [None, *shape[1:]], "dtype": spec.dtype.name}

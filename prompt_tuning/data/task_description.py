@@ -1,0 +1,139 @@
+"""A task, or a mixture's tasks, as text: counts, labels, lengths, examples."""
+
+import collections
+from collections.abc import Iterator, Sequence
+import textwrap
+from typing import Any
+
+import numpy as np
+import seqio
+import tqdm
+
+from prompt_tuning.data import superglue
+
+_QUANTILES = {"median": 0.5, "90%": 0.9, "99%": 0.99, "longest": 1.0}
+_MAX_TARGETS = 8
+_WIDTH = 79
+
+
+def describe(task: seqio.Task, split: str, num_examples: int) -> str:
+  """Describes a split: one pass over its examples.
+
+  Args:
+    task: The task.
+    split: One of its splits.
+    num_examples: How many of the first examples to show whole.
+
+  Raises:
+    ValueError: if it has no such split.
+  """
+  if split not in task.splits:
+    raise ValueError(
+      f"Expected one of the splits of {task.name}, {list(task.splits)}, got "
+      f"{split!r}."
+    )
+  lengths = {name: [] for name in task.output_features}
+  targets = collections.Counter()
+  labels = collections.Counter()
+  shown = []
+  dataset = task.get_dataset(None, split, shuffle=False, num_epochs=1)
+  for example in tqdm.tqdm(
+    dataset.as_numpy_iterator(), "reading", unit=" examples", delay=2
+  ):
+    for name, values in lengths.items():
+      values.append(len(example[name]))
+    targets[_text(example["targets_pretokenized"])] += 1
+    if "label" in example:
+      labels[int(example["label"])] += 1
+    if len(shown) < num_examples:
+      shown.append(example)
+  if not shown and num_examples:
+    raise ValueError(f"The split {split!r} of {task.name} is empty.")
+  lines = [f"{task.name}, {split} split", ""]
+  lines += _counts(task, split, len(lengths["inputs"]))
+  row = superglue.ROWS.get(task.name)
+  lines += _shares("targets", targets, row.labels if row else ())
+  if labels:
+    lines += _shares("labels", labels)
+  lines += _lengths(lengths)
+  for number, example in enumerate(shown):
+    lines += ["", f"Example {number}"]
+    lines += _example(task, example)
+  return "\n".join(lines)
+
+
+def _counts(task: seqio.Task, split: str, made: int) -> Iterator[str]:
+  read = task.num_input_examples(split)
+  yield f"examples   {made:,}" + (
+    f", made of {read:,} rows" if read is not None and read != made else ""
+  )
+
+
+def _shares(
+  name: str, counts: collections.Counter[Any], legal: Sequence[str] = ()
+) -> Iterator[str]:
+  """The most frequent values, of which the first is the majority class."""
+  total = counts.total()
+  for label in legal:  # One that does not occur is worth knowing.
+    counts[label] += 0
+  for i, (value, count) in enumerate(counts.most_common(_MAX_TARGETS)):
+    text = textwrap.shorten(str(value), 40, placeholder="...")
+    share = 100 * count / total
+    majority = (
+      "  majority class" if i == 0 and len(counts) <= _MAX_TARGETS else ""
+    )
+    yield f"{name if i == 0 else '':10} {share:5.1f}%  {text}{majority}"
+  if len(counts) > _MAX_TARGETS:
+    yield f"{'':10}         ... of {len(counts):,} different ones"
+
+
+def _lengths(lengths: dict[str, list[int]]) -> Iterator[str]:
+  yield f"{'tokens':10} " + "".join(f"{name:>9}" for name in _QUANTILES)
+  for name, values in lengths.items():
+    quantiles = np.quantile(values, list(_QUANTILES.values()), method="higher")
+    yield f"  {name:8} " + "".join(f"{q:9,}" for q in quantiles)
+
+
+def _example(task: seqio.Task, example: dict[str, Any]) -> Iterator[str]:
+  """Tokens with their ids, and the features beside them."""
+  for name, feature in task.output_features.items():
+    tokens = example[name].tolist()
+    yield f"  {name}, {len(tokens)} tokens"
+    cells = [
+      (_piece(feature.vocabulary, token), str(token)) for token in tokens
+    ]
+    yield from _grid(cells)
+  for name, value in example.items():
+    if name not in task.output_features and not name.endswith("_pretokenized"):
+      yield f"  {name}: {_text(value)}"
+
+
+def _grid(cells: Sequence[tuple[str, str]]) -> Iterator[str]:
+  """Rows of pieces, each over its id."""
+  row: list[str] = []
+  below: list[str] = []
+  for piece, token in cells:
+    width = max(len(piece), len(token))
+    used = sum(len(cell) + 1 for cell in row)
+    if row and used + width + 4 > _WIDTH:
+      yield "    " + " ".join(row).rstrip()
+      yield "    " + " ".join(below).rstrip()
+      row, below = [], []
+    row.append(piece.ljust(width))
+    below.append(token.ljust(width))
+  yield "    " + " ".join(row).rstrip()
+  yield "    " + " ".join(below).rstrip()
+
+
+def _piece(vocabulary: seqio.Vocabulary, token: int) -> str:
+  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return vocabulary.tokenizer.id_to_piece(token)
+  return vocabulary.decode([token])
+
+
+def _text(value: Any) -> str:
+  if isinstance(value, bytes):
+    return value.decode()
+  if isinstance(value, np.ndarray):
+    return ", ".join(map(_text, value.tolist()))
+  return str(value)

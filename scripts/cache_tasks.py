@@ -1,0 +1,54 @@
+"""Writes seqio's offline cache of tasks: text that is tokenized once for all.
+
+  python scripts/cache_tasks.py --tasks=super_glue_cb,super_glue_rte \
+    --output_cache_dir=C --tfds_data_dir=D
+
+and then `--seqio_additional_cache_dirs=C --gin.USE_CACHED_TASKS=True`.
+"""
+
+import t5x.utils  # Before what imports TensorFlow, to keep that quiet.
+
+# isort: split
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+import seqio
+
+from prompt_tuning.data import task_cache
+from prompt_tuning.data import vocabulary as vocabulary_lib
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("tasks", None, "Tasks, or mixtures of them.", required=True)
+flags.DEFINE_string("output_cache_dir", None, "Where to.", required=True)
+flags.DEFINE_list("splits", None, "Which splits. Unset: all.")
+flags.DEFINE_string("tfds_data_dir", None, "Where the TFDS data is.")
+flags.DEFINE_string(
+  "vocabulary", "checkpoints/t5_small/spiece.model", "A SentencePiece model."
+)
+flags.DEFINE_integer("extra_ids", 100, "Sentinels after its pieces.")
+flags.DEFINE_string(
+  "module", "prompt_tuning.tasks", "What registers the tasks."
+)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
+  logging.set_verbosity(logging.ERROR)
+  seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
+  folder = pathlib.Path(FLAGS.output_cache_dir)
+  try:
+    vocabulary_lib.of_file(FLAGS.vocabulary, FLAGS.extra_ids)
+    for name in FLAGS.tasks:
+      provider = t5x.utils.find_task_or_mixture(name, None, FLAGS.module)
+      for task in seqio.get_subtasks(provider):
+        counts = task_cache.write(task, folder, FLAGS.splits)
+        print(f"{task.name}: {counts or 'is there already'}")
+  except ValueError as error:
+    sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+  app.run(main)

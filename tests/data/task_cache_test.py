@@ -1,0 +1,141 @@
+"""The offline cache: seqio reads what was written, and guards its tokens."""
+
+import functools
+import json
+
+import pytest
+import seqio
+import tensorflow as tf
+import tiny
+
+from prompt_tuning.data import task_cache, vocabulary
+from t5x import utils
+
+ROWS = [{"inputs": f"text {i}", "targets": "y", "idx": i} for i in range(100)]
+
+
+def _dataset(split, shuffle_files=False, seed=None, *, rows=ROWS):
+  rows = rows if split == "train" else rows[:10]
+  return tf.data.Dataset.from_tensor_slices(
+    {name: [row[name] for row in rows] for name in rows[0]}
+  )
+
+
+def _add_task(name, *, placeholder=True, dataset=_dataset):
+  seqio.TaskRegistry.add(
+    name,
+    seqio.FunctionDataSource(dataset, splits=["train", "validation"]),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      *([seqio.CacheDatasetPlaceholder()] if placeholder else []),
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={
+      feature: seqio.Feature(vocabulary.MODEL_VOCABULARY)
+      for feature in ("inputs", "targets")
+    },
+  )
+  return seqio.get_mixture_or_task(name)
+
+
+@pytest.fixture
+def byte_model():
+  return tiny.make_model()
+
+
+@pytest.fixture
+def cache_dir(tmp_path, monkeypatch):
+  """A folder in which seqio looks for caches."""
+  monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [])
+  seqio.add_global_cache_dirs([str(tmp_path)])
+  return tmp_path
+
+
+@pytest.fixture
+def task(request):
+  name = f"cached_{request.node.name}"
+  yield _add_task(name)
+  seqio.TaskRegistry.remove(name)
+
+
+def _read(task, split, use_cached):
+  dataset = task.get_dataset(None, split, use_cached=use_cached, shuffle=False)
+  return [
+    {
+      name: value if isinstance(value, bytes) else value.tolist()
+      for name, value in example.items()
+    }
+    for example in dataset.as_numpy_iterator()
+  ]
+
+
+def test_seqio_reads_the_same_examples(byte_model, cache_dir, task):
+  assert task_cache.write(task, cache_dir) == {"train": 100, "validation": 10}
+  for split in ("train", "validation"):
+    cached, made = (_read(task, split, use) for use in (True, False))
+    assert sorted(cached, key=lambda x: x["idx"]) == made
+  # Evaluation keeps its order, training is shuffled.
+  assert _read(task, "validation", True) == _read(task, "validation", False)
+  assert _read(task, "train", True) != _read(task, "train", False)
+  assert task.get_cached_stats("train")["examples"] == 100
+
+
+def test_complete_cache_is_left_alone(byte_model, cache_dir, task):
+  task_cache.write(task, cache_dir, ["validation"])
+  (info,) = (cache_dir / task.name).glob("info.*")
+  written = info.stat().st_mtime_ns
+  assert task_cache.write(task, cache_dir) == {}
+  assert info.stat().st_mtime_ns == written
+
+
+def test_failure_leaves_nothing(byte_model, cache_dir):
+  def broken(split, shuffle_files=False, seed=None):
+    return _dataset(split).map(
+      lambda x: {**x, "inputs": tf.strings.as_string(x["idx"][0])}
+    )
+
+  task = _add_task("cached_broken", dataset=broken)
+  with pytest.raises(ValueError, match="slice"):
+    task_cache.write(task, cache_dir)
+  assert list(cache_dir.iterdir()) == []
+
+
+def test_task_without_placeholder_is_refused(byte_model, cache_dir):
+  task = _add_task("cached_without_placeholder", placeholder=False)
+  with pytest.raises(ValueError, match=r"to have a seqio.CacheDatasetPlaceh"):
+    task_cache.write(task, cache_dir)
+
+
+def test_cache_of_another_vocabulary_is_refused(byte_model, cache_dir, task):
+  verify = functools.partial(
+    utils.verify_matching_vocabs,
+    tiny.dataset_config(mixture_or_task_name=task.name, use_cached=True),
+    byte_model,
+  )
+  with pytest.raises(ValueError, match=r"is in none of --seqio_additional"):
+    verify()
+  task_cache.write(task, cache_dir)
+  verify()
+  # The same text under ids that are one higher.
+  files = list((cache_dir / task.name).glob("train.tfrecord*"))
+  records = [
+    tf.train.Example.FromString(record)
+    for file in files
+    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+  ]
+  for file in files:
+    with tf.io.TFRecordWriter(str(file)) as writer:
+      for example in records:
+        ids = example.features.feature["inputs"].int64_list.value
+        ids[0] += 1
+        writer.write(example.SerializeToString())
+  with pytest.raises(ValueError, match="tokens of another vocabulary"):
+    verify()
+
+
+def test_info_is_what_seqio_expects(byte_model, cache_dir, task):
+  task_cache.write(task, cache_dir, ["train"])
+  info = json.loads((cache_dir / task.name / "info.train.json").read_text())
+  assert info["num_shards"] == 16
+  assert info["features"]["inputs"] == {"shape": [None], "dtype": "int32"}
+  assert info["features"]["idx"] == {"shape": [], "dtype": "int32"}
