@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Makes .venv in the repository with both distributions and what the tests and
-# the T5 small need, at the versions of constraints.txt. Does nothing when it is
-# up to date. PROMPT_TUNING_VENV puts the environment elsewhere.
+# the T5 small need, at the versions of constraints.txt. The argument "interop"
+# adds torch, transformers and peft, which the tests compare with. Does nothing
+# when it is up to date. PROMPT_TUNING_VENV puts the environment elsewhere.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${PROMPT_TUNING_VENV:-$root/.venv}"
+extras="dev,t5-small${1:+,$1}"
 
 is_supported() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
@@ -13,9 +15,10 @@ is_supported() {
 }
 
 stamp="$(cd "$root" && cat pyproject.toml runtime/pyproject.toml \
-  constraints.txt | cksum) $root"
+  constraints.txt | cksum) $root $extras"
 if is_supported "$venv/bin/python"; then
-  if [[ "$(cat "$venv/stamp" 2>/dev/null)" == "$stamp" ]]; then
+  # One with more extras will do.
+  if [[ "$(cat "$venv/stamp" 2>/dev/null)" == "$stamp"* ]]; then
     exit 0
   fi
 else
@@ -35,8 +38,8 @@ else
   "$base" -m venv --clear "$venv"
 fi
 
-echo "Installing into $venv: 3 GB, some minutes."
+echo "Installing into $venv: 3 GB${1:+ and 1 GB for $1}, some minutes."
 "$venv/bin/python" -m pip install --disable-pip-version-check \
   --constraint "$root/constraints.txt" \
-  --editable "$root[dev,t5-small]" --editable "$root/runtime"
+  --editable "$root[$extras]" --editable "$root/runtime"
 echo "$stamp" >"$venv/stamp"

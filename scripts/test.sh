@@ -4,7 +4,7 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-bash "$root/scripts/setup.sh"
+bash "$root/scripts/setup.sh" interop
 cd "$root"
 python="${PROMPT_TUNING_VENV:-$root/.venv}/bin/python"
 "$python" -m ruff check
