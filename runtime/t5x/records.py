@@ -85,6 +85,15 @@ def make_folder(path: str, name: str) -> None:
     ) from e
 
 
+def status(folder: str) -> str | None:
+  """Returns the status in a run's record, if there is one."""
+  try:
+    with open(os.path.join(folder, "record.json"), encoding="utf-8") as f:
+      return json.load(f)["status"]
+  except FileNotFoundError:
+    return None
+
+
 def base_facts(base: checkpoints.BaseCheckpoint) -> dict[str, Any]:
   """Returns the identity of the base model."""
   return {

@@ -252,7 +252,9 @@ def train(
       "counts from pretraining step 0. Set TRAIN_STEPS_RELATIVE to count from "
       "the restored step."
     )
-  if step == last_step and (evaluator is None or start.is_evaluated):
+  is_over = step == last_step and (evaluator is None or start.is_evaluated)
+  # If not, it was killed between its last checkpoint and its record.
+  if is_over and records.status(model_dir) == "finished":
     print(f"{model_dir} is at its last step, {step}, already.", file=sys.stderr)
     checkpointer.close()
     return "finished"
@@ -321,7 +323,7 @@ def train(
       if resource is not None:
         stack.callback(resource.close)
     summarize_config_fn(model_dir, log.summary_writer, loop.step)
-    status = loop.run()
+    status = "finished" if is_over else loop.run()
     checkpointer.wait()
     record.write(status=status, step=loop.step)
   if status == "interrupted":

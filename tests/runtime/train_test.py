@@ -176,6 +176,18 @@ def test_finished_run_is_left_alone(tmp_path, base):
   assert contents() == before
 
 
+def test_run_that_was_killed_before_its_record_was_written(tmp_path, base):
+  """After the last checkpoint, that is."""
+  _train(tmp_path, base)
+  path = tmp_path / "record.json"
+  whole = json.loads(path.read_text())
+  path.write_text(json.dumps(whole | {"status": "running", "evals": []}))
+  assert _train(tmp_path, base) == "finished"
+  record = json.loads(path.read_text())
+  for name in ("status", "step", "steps", "evals", "best", "parameters"):
+    assert record[name] == whole[name]
+
+
 def test_run_of_another_base_model_is_refused(tmp_path, base):
   _train(tmp_path / "run", base)
   record = (tmp_path / "run" / "record.json").read_bytes()

@@ -1,0 +1,278 @@
+"""The launcher, on a program that does nothing but leave a record."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from prompt_tuning import launching, records, sheets
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Counts to 4, with a "checkpoint" after every step.
+PROGRAM = """
+import ast, json, os, pathlib, sys, time
+flags = dict(x.removeprefix("--gin.").split("=", 1) for x in sys.argv[1:])
+flags = {k: ast.literal_eval(v) for k, v in flags.items()}
+folder = pathlib.Path(flags["MODEL_DIR"])
+if flags["FAIL"] == "parse" and flags["SEED"] == 1:
+  sys.exit("Error: SEED must not be 1.")
+record = dict(
+  schema=1, kind="train", status="running", error=None, started="now",
+  command=["python", "-m", "program.train", *sys.argv[1:]], commit=None,
+  versions={"jax": "0"}, device={"platform": "cpu"}, gin="A = 1", seconds=1.0,
+)
+def write(**fields):
+  record.update(fields)
+  (folder / "new").write_text(json.dumps(record))
+  os.replace(folder / "new", folder / "record.json")
+write()
+steps = folder / "steps"
+step = int(steps.read_text()) if steps.exists() else 0
+with open(folder / "starts", "a") as f:
+  f.write(f"{step} ")
+while step < 4:
+  time.sleep(flags["SLEEP"])
+  step += 1
+  steps.write_text(str(step))
+  if flags["FAIL"] == "loss" and flags["SEED"] == 1:
+    write(status="failed", error=f"{os.getcwd()}/x: the loss is nan")
+    sys.exit(1)
+best = dict(step=4, metrics={"cb": {"accuracy": 50.0 + flags["SEED"]}})
+write(status="finished", evals=[best], best=best)
+"""
+SHEET = """
+title = "T"
+about = ""
+budget = ""
+command = ""
+[programs.train]
+module = "program.train"
+folder = "MODEL_DIR"
+gin_files = []
+bindings = {{SEED = "$seed", SLEEP = {sleep}, FAIL = "{fail}"}}
+[[grids]]
+task = ["cb"]
+seed = [0, 1, 2]
+[layout]
+rows = ["task"]
+columns = "seed"
+[values.task.cb]
+"""
+
+
+def _place(folder, sleep=0.0, fail="") -> launching.Place:
+  (folder / "program").mkdir(parents=True)
+  (folder / "program" / "train.py").write_text(PROGRAM)
+  (folder / "configs").mkdir()
+  (folder / "configs" / "x.toml").write_text(
+    SHEET.format(sleep=sleep, fail=fail)
+  )
+  return launching.Place(folder, folder / "results")
+
+
+def _cells(place):
+  return sheets.load(
+    place.root / "configs" / "x.toml", place.root / "configs"
+  ).cells()
+
+
+def _records(place):
+  return {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((place.results / "x").glob("*.json"))
+  }
+
+
+def _start(place, *arguments):
+  return subprocess.Popen(
+    [
+      *(sys.executable, ROOT / "scripts" / "launch.py"),
+      *(place.root / "configs" / "x.toml", f"--root={place.root}"),
+      *arguments,
+    ],
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    stderr=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def test_launch_runs_what_has_no_record(tmp_path):
+  place = _place(tmp_path)
+  cells = _cells(place)
+  assert launching.run_cell(cells[1], place).status == "finished"
+  outcomes = launching.launch(cells, place, jobs=2)
+  assert {o.cell.name for o in outcomes} == {"cb-seed0", "cb-seed2"}
+  assert set(_records(place)) == {"cb-seed0", "cb-seed1", "cb-seed2"}
+  assert launching.launch(cells, place) == []
+
+
+def test_record_of_another_sheet_counts(tmp_path):
+  place = _place(tmp_path)
+  cells = _cells(place)
+  launching.run_cell(cells[0], place)
+  (place.results / "y").mkdir()
+  place.record(cells[0]).rename(place.results / "y" / "other.json")
+  assert launching.open_cells(cells, records.load(place.results)) == cells[1:]
+
+
+@pytest.mark.parametrize(
+  ("fail", "error"),
+  [("parse", "SEED must not be 1."), ("loss", "x: the loss is nan")],
+)
+def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
+  tmp_path, fail, error
+):
+  place = _place(tmp_path, fail=fail)
+  cells = _cells(place)
+  outcomes = launching.launch(cells, place)
+  statuses = {o.cell.name: o.status for o in outcomes}
+  assert statuses == {
+    "cb-seed0": "finished",
+    "cb-seed1": "failed",
+    "cb-seed2": "finished",
+  }
+  # Without the folder of this machine.
+  assert _records(place)["cb-seed1"]["error"] == error
+  assert launching.launch(cells, place) == []
+  (again,) = launching.launch(cells, place, retry_failed=True)
+  assert again.status == "failed"
+
+
+@pytest.mark.parametrize("kill_the_run_too", [True, False])
+def test_killed_at_three_moments_it_ends_with_the_same_records(
+  tmp_path, kill_the_run_too
+):
+  whole = _place(tmp_path / "whole")
+  launching.launch(_cells(whole), whole)
+
+  place = _place(tmp_path / "parts", sleep=0.15)
+  folders = [place.folder(cell) for cell in _cells(place)]
+  moments = [
+    folders[0] / "record.json",  # The first run has begun.
+    folders[1] / "steps",  # The second has saved something.
+    place.record(_cells(place)[1]),  # It is over, the third begins.
+  ]
+  for moment in moments:
+    launcher = _start(place)
+    deadline = time.monotonic() + 60
+    while not moment.exists():
+      assert launcher.poll() is None, launcher.stderr.read()
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+    if kill_the_run_too:
+      os.killpg(launcher.pid, signal.SIGKILL)
+    else:
+      launcher.kill()
+    launcher.communicate()
+  launcher = _start(place)
+  _, errors = launcher.communicate(timeout=60)
+  assert launcher.returncode == 0, errors
+
+  def same(records):
+    return {
+      name: record["best"] | {"status": record["status"]}
+      for name, record in records.items()
+    }
+
+  assert same(_records(place)) == same(_records(whole))
+  # No run was in two processes, and none began anew.
+  for folder in folders:
+    starts = [int(x) for x in (folder / "starts").read_text().split()]
+    assert starts == sorted(starts)
+    if not kill_the_run_too:
+      assert starts == [0]
+
+
+def test_stopped_launcher_stops_its_runs(tmp_path):
+  place = _place(tmp_path, sleep=30)
+  launcher = _start(place)
+  while not list(tmp_path.glob("runs/x/*/record.json")):
+    assert launcher.poll() is None, launcher.stderr.read()
+    time.sleep(0.01)
+  launcher.send_signal(signal.SIGTERM)
+  _, errors = launcher.communicate(timeout=30)
+  assert launcher.returncode == 128 + signal.SIGTERM
+  assert "the same command goes on" in errors
+  assert not _records(place)
+
+
+def test_run_of_other_settings_is_set_aside(tmp_path):
+  place = _place(tmp_path)
+  (cell, *_) = _cells(place)
+  launching.run_cell(cell, place)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(sheet.read_text().replace("SLEEP = 0.0", "SLEEP = 0"))
+  assert _cells(place)[0].settings != cell.settings
+  launching.run_cell(_cells(place)[0], place)
+  assert (place.folder(cell) / "starts").read_text() == "0 "
+  assert (tmp_path / "runs" / "x" / "cb-seed0.old0" / "steps").exists()
+
+
+def test_dry_run_prints_plain_commands(tmp_path):
+  place = _place(tmp_path)
+  launching.run_cell(_cells(place)[0], place)
+  launcher = _start(place, "--dry-run", "--cell=cb-seed[01]")
+  commands, summary = launcher.communicate()
+  assert commands.splitlines()[1] == (
+    "python -m program.train --gin.SEED=1 --gin.SLEEP=0.0 '--gin.FAIL=\"\"' "
+    "'--gin.MODEL_DIR=\"runs/x/cb-seed1\"'"
+  )
+  assert "1 of 2 cells to run." in summary
+
+
+def test_unknown_cell_is_one_line(tmp_path):
+  launcher = _start(_place(tmp_path), "--cell=nothing")
+  _, errors = launcher.communicate()
+  assert launcher.returncode == 1
+  assert errors.startswith("Error: No cell is called nothing; there is cb-seed")
+  assert len(errors.splitlines()) == 1
+
+
+def test_clock_goes_by_the_most_similar_cells():
+  def cell(**point):
+    return sheets.Cell("x", str(point), point, "", ())
+
+  def outcome(seconds, **point):
+    return launching.Outcome(cell(**point), "finished", None, seconds)
+
+  clock = launching.Clock([], {})
+  assert clock.left([cell(size="s", seed=2)], {}, 1) == "time left unknown"
+  clock.add(outcome(60.0, size="s", seed=0))
+  clock.add(outcome(120.0, size="s", seed=1))
+  clock.add(outcome(6000.0, size="l", seed=0))
+  assert clock.seconds(cell(size="s", seed=2)) == 90.0
+  waiting = [cell(size="l", seed=1), cell(size="l", seed=3)]
+  assert clock.left(waiting, {}, 2) == "1 h 40 min left"
+  running = {cell(size="s", seed=2): 80.0}
+  assert clock.left([], running, 1) == "0 min left"
+
+
+def test_cluster_jobs_leave_records(tmp_path):
+  pytest.importorskip("submitit")
+  place = _place(tmp_path)
+  launcher = _start(
+    place, "--cell=*0", "--submit=local", "--option=timeout_min=1"
+  )
+  job, errors = launcher.communicate(timeout=60)
+  assert launcher.returncode == 0, errors
+  assert job.strip()
+  deadline = time.monotonic() + 60
+  while not _records(place):
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+  assert list(_records(place)) == ["cb-seed0"]
+
+
+def test_option_that_the_cluster_does_not_know_is_one_line(tmp_path):
+  pytest.importorskip("submitit")
+  launcher = _start(_place(tmp_path), "--submit=slurm", "--option=wall_time=3")
+  _, errors = launcher.communicate(timeout=60)
+  assert launcher.returncode == 1
+  assert errors.splitlines()[-1].startswith("Error: submitit, cluster 'slurm'")
