@@ -1,5 +1,6 @@
 """What prompt tuning does after an evaluation during training."""
 
+from collections.abc import Mapping
 import os
 
 from flax import traverse_util
@@ -8,9 +9,12 @@ import numpy as np
 import seqio
 
 from prompt_tuning import prompt_files
+from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from t5x import checkpoints, trainer
-from t5x import metrics as metrics_lib
+from prompt_tuning.interop import base_model
+from t5x import trainer
+
+MetricsByTask = Mapping[str, Mapping[str, float]]
 
 PROMPT_PATH = "encoder/prompt/prompt"
 
@@ -34,7 +38,7 @@ class SaveBestPrompt(trainer.BaseAction):
       model_dir: Where to write.
       task: Name of the task or mixture, for the file's header.
       metric: Regular expression for `task/metric`; see
-        `t5x.metrics.monitored`. More is better.
+        `prompt_tuning.data.metrics.score`. More is better.
       vocabulary: The model's.
     """
     self._path = os.path.join(model_dir, "prompt.safetensors")
@@ -51,9 +55,9 @@ class SaveBestPrompt(trainer.BaseAction):
     if not self._is_best(metrics_by_task):
       return False
     # All processes take part in this, one writes.
-    fingerprint = checkpoints.fingerprint(train_state.frozen)
+    fingerprint = base_model.fingerprint(train_state)
     if jax.process_index() == 0:
-      params = traverse_util.flatten_dict(train_state.trainable, sep="/")
+      params = traverse_util.flatten_dict(train_state.params, sep="/")
       prompt_files.save_prompt(
         self._path,
         np.asarray(params[PROMPT_PATH]),
@@ -69,8 +73,8 @@ class SaveBestPrompt(trainer.BaseAction):
       )
     return False
 
-  def _is_best(self, metrics_by_task: metrics_lib.MetricsByTask) -> bool:
-    score = metrics_lib.monitored(metrics_by_task, self._metric)
+  def _is_best(self, metrics_by_task: MetricsByTask) -> bool:
+    score = metrics_lib.score(metrics_by_task, self._metric)
     if score is None:
       raise ValueError(
         f"BEST_METRIC={self._metric!r} matches none of "

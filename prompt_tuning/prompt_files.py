@@ -18,6 +18,8 @@ import safetensors.numpy
 from prompt_tuning.types import Array
 
 FORMAT_VERSION = 1
+# The fingerprint of a base model that could not be identified.
+UNKNOWN = "unknown"
 _KEY = "prompt"
 _SUFFIXES = (".safetensors", ".npy")
 
@@ -27,7 +29,7 @@ class PromptMetadata:
   """What a prompt was trained on and how good it is.
 
   Attributes:
-    base_fingerprint: identifies the frozen model's weights.
+    base_fingerprint: identifies the frozen model's weights, or `UNKNOWN`.
     vocabulary_sha256: identifies the vocabulary of the input.
     parameter_path: the prompt's name among the parameters.
     task: the seqio task or mixture.
@@ -125,7 +127,8 @@ def check_compatible(
 
   Args:
     metadata: of the prompt.
-    base_fingerprint: of the model in use.
+    base_fingerprint: of the model in use. A fingerprint that is `UNKNOWN` on
+      either side is not compared.
     vocabulary_sha256: of the vocabulary in use.
 
   Raises:
@@ -137,7 +140,7 @@ def check_compatible(
       ("model", "fingerprint", metadata.base_fingerprint, base_fingerprint),
       ("vocabulary", "sha256", metadata.vocabulary_sha256, vocabulary_sha256),
     )
-    if expected != got
+    if expected != got and UNKNOWN not in (expected, got)
   ]
   if problems:
     raise ValueError(

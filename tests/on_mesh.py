@@ -43,7 +43,7 @@ def start(base, num_partitions):
     tiny.input_shapes(),
     partitioner,
   )
-  state, checkpoint = initializer.from_checkpoint(
+  state, checkpoint = initializer.from_base_model(
     tiny.restore_config(base), jax.random.key(0)
   )
   loop = trainer.Trainer(
@@ -66,7 +66,7 @@ def run(base, num_partitions):
   size = tiny.BATCH_SIZE // layout.num_shards
   rows = slice(layout.shard_id * size, (layout.shard_id + 1) * size)
   losses = [
-    loop.train(
+    loop.train_steps(
       iter([{name: x[rows] for name, x in batch.items()}]), num_steps=1
     )["loss"]
     for batch in batches(3)

@@ -196,3 +196,11 @@ def test_names_the_other_model_and_the_other_vocabulary():
   other = dataclasses.replace(METADATA, vocabulary_sha256="bbbb")
   with pytest.raises(ValueError, match=r"sha256 eed7, .* with bbbb"):
     prompt_files.check_compatible(other, "52cb", "eed7")
+
+
+def test_a_model_that_could_not_be_identified_is_not_compared():
+  unknown = dataclasses.replace(METADATA, base_fingerprint=prompt_files.UNKNOWN)
+  prompt_files.check_compatible(unknown, "aaaa", "eed7")
+  prompt_files.check_compatible(METADATA, prompt_files.UNKNOWN, "eed7")
+  with pytest.raises(ValueError, match=r"sha256 bbbb, .* with eed7"):
+    prompt_files.check_compatible(unknown, "aaaa", "bbbb")

@@ -99,6 +99,35 @@ def record(
   return {"em": 100 * float(exact_match), "f1": 100 * float(f1)}
 
 
+def score(
+  metrics_by_task: Mapping[str, Mapping[str, float]], pattern: str
+) -> float | None:
+  """Reduces an evaluation to the number by which prompts are compared.
+
+  As `t5x.metrics.monitored` in runtime/, which Google's T5X does not have.
+
+  Args:
+    metrics_by_task: Task name -> metric name -> value.
+    pattern: Regular expression that `task/metric` must match in full.
+
+  Returns:
+    The mean over tasks of the mean over matching metrics (section 3 of the
+    paper), or None if nothing matches.
+  """
+  means = [
+    np.mean(values)
+    for task, metrics in metrics_by_task.items()
+    if (
+      values := [
+        value
+        for name, value in metrics.items()
+        if re.fullmatch(pattern, f"{task}/{name}")
+      ]
+    )
+  ]
+  return float(np.mean(means)) if means else None
+
+
 def is_super_glue(tasks: Iterable[str]) -> bool:
   """Whether each of the eight tasks is there once, whatever else is."""
   names = [name for task in tasks if (name := _super_glue_name(task))]

@@ -1,4 +1,10 @@
-"""What a prompt takes from the frozen model's checkpoint, on disk."""
+"""What a prompt takes from the frozen model's checkpoint, on disk.
+
+The checkpoint is `t5x.checkpoints`'s to read. Where that is Google's, there are
+no fingerprints: prompts are written and read without that check.
+"""
+
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +26,11 @@ def token_embedding(path: str) -> np.ndarray:
   Returns:
     [V, H] float32.
   """
+  if not hasattr(checkpoints, "open_checkpoint"):
+    target = checkpoints.load_t5x_checkpoint(path, lazy_parameters=True)[
+      "target"
+    ]
+    return np.asarray(target["token_embedder"]["embedding"].get(), np.float32)
   checkpoint = checkpoints.open_checkpoint(path)
   target = jax.ShapeDtypeStruct(
     checkpoint.shapes[TOKEN_EMBEDDING].shape,
@@ -53,7 +64,23 @@ def prompt_for_model(
   if metadata is not None:
     prompt_files.check_compatible(
       metadata,
-      checkpoints.open_checkpoint(checkpoint_path).fingerprint,
+      checkpoints.open_checkpoint(checkpoint_path).fingerprint
+      if hasattr(checkpoints, "open_checkpoint")
+      else prompt_files.UNKNOWN,
       vocabulary_lib.sha256(vocabulary),
     )
   return prompt
+
+
+def fingerprint(train_state: Any) -> str:
+  """Identifies the frozen weights of a run, on all hosts together.
+
+  Args:
+    train_state: `t5x.train_state.TrainState`.
+
+  Returns:
+    The fingerprint, or `prompt_files.UNKNOWN` with Google's T5X.
+  """
+  if not hasattr(checkpoints, "fingerprint"):
+    return prompt_files.UNKNOWN
+  return checkpoints.fingerprint(train_state.frozen)

@@ -357,7 +357,7 @@ class Checkpointer:
     del evals
     return None
 
-  def save(
+  def save_run(
     self,
     train_state: TrainState,
     run_info: Mapping[str, Any],
@@ -386,7 +386,7 @@ class Checkpointer:
       force=True,
     )
 
-  def restore(
+  def restore_run(
     self, train_state_axes: TrainState
   ) -> tuple[TrainState, Mapping[str, Any]]:
     """Reads the latest checkpoint.

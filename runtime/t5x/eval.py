@@ -177,7 +177,7 @@ def evaluate(
     evaluator.model_feature_shapes,
     partitioner,
   )
-  state, base = initializer.from_checkpoint(
+  state, base = initializer.from_base_model(
     restore_checkpoint_cfg,
     None if fallback_init_rng is None else jax.random.key(fallback_init_rng),
   )
@@ -204,4 +204,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-  gin_utils.run(evaluate)
+  gin_utils.run_entry_point(evaluate)

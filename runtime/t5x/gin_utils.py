@@ -231,7 +231,7 @@ def _start(fn: Callable[..., Any]) -> Any:
   return configured()
 
 
-def run(fn: Callable[..., Any]) -> None:
+def run_entry_point(fn: Callable[..., Any]) -> None:
   """Runs `fn` as a program whose parameters gin binds.
 
   A wrong configuration ends it with status 1 and one line, which says what was

@@ -92,7 +92,7 @@ def infer(
     },
     partitioner,
   )
-  state, base = initializer.from_checkpoint(
+  state, base = initializer.from_base_model(
     restore_checkpoint_cfg,
     None if fallback_init_rng is None else jax.random.key(fallback_init_rng),
   )
@@ -190,4 +190,4 @@ def _write_in_chunks(
 
 
 if __name__ == "__main__":
-  gin_utils.run(infer)
+  gin_utils.run_entry_point(infer)

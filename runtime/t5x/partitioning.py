@@ -134,7 +134,7 @@ class PjitPartitioner:
     """Returns the sharding of a spec; the default is replicated."""
     return NamedSharding(self.mesh, spec or PartitionSpec())
 
-  def get_mesh_axes(self, logical_axes: Any) -> Any:
+  def shardings_of(self, logical_axes: Any) -> Any:
     """Maps a tree of logical axis names to one of shardings.
 
     Args:

@@ -76,14 +76,14 @@ def _start(
   """Reads the base model, and the run's latest checkpoint if it has one."""
   base = None
   if restore_cfg is not None and restore_cfg.path is not None:
-    state, base = initializer.from_checkpoint(restore_cfg, init_rng)
+    state, base = initializer.from_base_model(restore_cfg, init_rng)
   else:
     state = initializer.from_scratch(init_rng)
   identity = checkpoints.fingerprint(state.frozen) if state.frozen else None
   start = _Start(state, int(state.step), base, identity, [], 0.0)
   if checkpointer.latest_step() is None:
     return start
-  restored, run_info = checkpointer.restore(initializer.train_state_axes)
+  restored, run_info = checkpointer.restore_run(initializer.train_state_axes)
   if run_info["base_fingerprint"] != identity:
     raise ValueError(
       f"{model_dir} was trained on the base model "
@@ -260,7 +260,7 @@ def train(
     return "finished"
 
   log = records.MetricLog(model_dir, step)
-  utils.log_model_info(os.path.join(model_dir, "model-info.txt"), state, axes)
+  utils.write_model_info(os.path.join(model_dir, "model-info.txt"), state, axes)
   record = records.RunRecord(
     model_dir,
     "train",
@@ -335,4 +335,4 @@ def train(
 
 
 if __name__ == "__main__":
-  gin_utils.run(train)
+  gin_utils.run_entry_point(train)

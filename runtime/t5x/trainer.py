@@ -147,7 +147,7 @@ class Trainer:
     )
     self._learning_rate_fn = learning_rate_fn
 
-  def train(
+  def train_steps(
     self,
     batch_iter: Iterator[Any],
     num_steps: int,

@@ -142,7 +142,7 @@ class Loop:
         gc.collect()
       return signals.stop_at(self.step)
 
-    metrics = self.trainer.train(self.batches, num_steps, on_step)
+    metrics = self.trainer.train_steps(self.batches, num_steps, on_step)
     self.log.write(self.step, "train", metrics)
     progress.set_postfix(
       loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.3f}"
@@ -205,7 +205,7 @@ class Loop:
 
   def _save(self) -> None:
     evaluated = self.evals and self.evals[-1]["step"] == self.step
-    self.checkpointer.save(
+    self.checkpointer.save_run(
       self.trainer.train_state,
       {
         "first_step": self.first_step,

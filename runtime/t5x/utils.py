@@ -355,7 +355,7 @@ class TrainStateInitializer:
       lambda rng: init_fn(rng, input_shapes, input_types), jax.random.key(0)
     )
     self.param_shapes = traverse_util.flatten_dict(variables["params"], sep="/")
-    self._param_axes = partitioner.get_mesh_axes(
+    self._param_axes = partitioner.shardings_of(
       flax_partitioning.get_axis_names(variables["params_axes"])
     )
     self.train_state_shapes: TrainState = jax.eval_shape(
@@ -396,7 +396,7 @@ class TrainStateInitializer:
     """Initialises everything."""
     return self._state(self._initial(init_rng, list(self.param_shapes)), 0)
 
-  def from_checkpoint(
+  def from_base_model(
     self, cfg: RestoreCheckpointConfig, init_rng: jax.Array | None = None
   ) -> tuple[TrainState, checkpoints.BaseCheckpoint]:
     """Reads a base checkpoint and initialises what it lacks by intent.
@@ -484,7 +484,9 @@ def count_parameters(state: TrainState) -> dict[str, int]:
   }
 
 
-def log_model_info(log_file: str, state: TrainState, axes: TrainState) -> None:
+def write_model_info(
+  log_file: str, state: TrainState, axes: TrainState
+) -> None:
   """Lists the parameters and counts them.
 
   Args:

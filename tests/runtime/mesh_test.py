@@ -87,7 +87,7 @@ def test_frozen_weights_stay_those_of_the_checkpoint(base):
   loop, *_, checkpoint = on_mesh.start(base, 1)
   assert int(loop.train_state.step) == tiny.BASE_STEP
   prompt = np.asarray(loop.train_state.trainable["encoder"]["prompt"]["prompt"])
-  loop.train(on_mesh.batches(3), num_steps=3)
+  loop.train_steps(on_mesh.batches(3), num_steps=3)
   frozen = traverse_util.flatten_dict(loop.train_state.frozen, sep="/")
   host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   stored = checkpoints.open_checkpoint(base).read(
@@ -129,6 +129,6 @@ def test_partitioner_refuses_what_does_not_fit():
       num_partitions=1, model_parallel_submesh=(2, 1, 1, 1)
     )
   with pytest.raises(ValueError, match="No rule for the logical axes"):
-    partitioning.PjitPartitioner(num_partitions=1).get_mesh_axes(
+    partitioning.PjitPartitioner(num_partitions=1).shardings_of(
       {"x": jax.sharding.PartitionSpec("prompt")}
     )

@@ -26,7 +26,7 @@ def _restore(base, model=None, **overrides):
     tiny.input_shapes(),
     tiny.make_partitioner(),
   )
-  return initializer.from_checkpoint(
+  return initializer.from_base_model(
     tiny.restore_config(base, **overrides), jax.random.key(0)
   )
 

@@ -47,7 +47,7 @@ def _checkpoint(model_dir, model=None):
   checkpointer = checkpoints.Checkpointer(
     initializer.train_state_shapes, tiny.make_partitioner(), str(model_dir)
   )
-  state, run_info = checkpointer.restore(initializer.train_state_axes)
+  state, run_info = checkpointer.restore_run(initializer.train_state_axes)
   checkpointer.close()
   return state, run_info
 

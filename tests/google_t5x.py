@@ -1,0 +1,112 @@
+"""Stands in for Google's T5X: its names and parameters, nothing behind them.
+
+As a program it parses every gin file with this in the place of `runtime/`, then
+takes those steps of T5X's three programs that need no model:
+
+  python tests/google_t5x.py FOLDER BINDINGS GIN_FILE...
+"""
+
+import json
+import pathlib
+import sys
+import types
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+SIGNATURES = json.loads(
+  (ROOT / "tests" / "testdata" / "t5x_signatures.json").read_text()
+)
+
+
+def _define(name: str, parameters: list[str], *positional: str, body: str):
+  """Returns the text of a function; `x=` is a parameter with a default."""
+  words = [p + "None" if p.endswith("=") else p for p in parameters]
+  named = [word for word in words if not word.startswith("*")]
+  arguments = [*positional, *(["*", *named] if named else [])]
+  return f"def {name}({', '.join(arguments)}): {body}\n"
+
+
+def _class(module: str, name: str, symbol: dict[str, Any]) -> str:
+  bases = [b for b in symbol["bases"] if f"{module}.{b}" in SIGNATURES]
+  init = _define(
+    "__init__",
+    symbol["parameters"],
+    "self",
+    body="vars(self).update(locals())",
+  )
+  methods = [
+    _define(method, parameters, "self", body="return None")
+    for method, parameters in symbol.get("methods", {}).items()
+  ]
+  body = "".join(f"  {text}" for text in (init, *methods))
+  return f"class {name}({', '.join(bases)}):\n{body}"
+
+
+def write_package(folder: pathlib.Path) -> None:
+  """Writes a package `t5x` whose functions return what they are given."""
+  (folder / "t5x").mkdir()
+  sources = {"__init__": ""}
+  for path, symbol in SIGNATURES.items():
+    module, name = path.split(".")
+    sources.setdefault(module, "")
+    sources[module] += (
+      _class(module, name, symbol)
+      if "bases" in symbol
+      else _define(name, symbol["parameters"], body="return locals()")
+    )
+  for module, source in sources.items():
+    (folder / "t5x" / f"{module}.py").write_text(source)
+
+
+def main(folder: str, bindings: str, *gin_files: str) -> None:
+  sys.path[:0] = [folder, str(ROOT)]
+  import gin
+
+  from t5x import eval as eval_lib
+  from t5x import infer as infer_lib
+  from t5x import train as train_lib
+
+  # Where T5X's programs have them.
+  globals().update(
+    train=train_lib.train, evaluate=eval_lib.evaluate, infer=infer_lib.infer
+  )
+  gin.add_config_file_search_path(str(ROOT))
+  for file in sorted(ROOT.glob("gin/**/*.gin")):
+    gin.clear_config()
+    gin.parse_config_file(str(file))
+  for entry, run in (("infer", "infer"), ("evaluate", "eval"), ("train",) * 2):
+    gin.clear_config()
+    gin.parse_config_files_and_bindings(
+      [*gin_files, f"gin/runs/{run}.gin"], json.loads(bindings)
+    )
+    configured = gin.get_configurable(globals()[entry])()
+    print(entry, *sorted(k for k, v in configured.items() if v is not None))
+  _train(configured)
+
+
+def _train(configured: dict[str, Any]) -> None:
+  """Makes what T5X's `train` makes of its arguments, and acts once."""
+  import jax.numpy as jnp
+
+  given = {"train_state": None, "partitioner": configured["partitioner"]}
+  configured["trainer_cls"](
+    **given,
+    model=configured["model"],
+    eval_names=[],
+    summary_dir="",
+    train_state_axes=None,
+    rng=None,
+  )
+  configured["checkpoint_cfg"].save.checkpointer_cls(
+    **given, checkpoints_dir="", dataset_iterator=None
+  )
+  assert not configured["concurrent_metrics"]  # Else T5X runs no such action.
+  train_state = types.SimpleNamespace(
+    params={"encoder": {"prompt": {"prompt": jnp.ones((2, 4))}}}, step=7
+  )
+  for action in configured["actions"]["INFER_EVAL"]:
+    action.run(train_state, {"task": {"accuracy": 50.0}})
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
