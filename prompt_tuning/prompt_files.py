@@ -18,7 +18,7 @@ import safetensors.numpy
 from prompt_tuning.types import Array
 
 FORMAT_VERSION = 1
-# The fingerprint of a base model that could not be identified.
+# Of a model or vocabulary that could not be identified.
 UNKNOWN = "unknown"
 _KEY = "prompt"
 _SUFFIXES = (".safetensors", ".npy")
@@ -30,7 +30,7 @@ class PromptMetadata:
 
   Attributes:
     base_fingerprint: identifies the frozen model's weights, or `UNKNOWN`.
-    vocabulary_sha256: identifies the vocabulary of the input.
+    vocabulary_sha256: identifies the vocabulary of the input, or `UNKNOWN`.
     parameter_path: the prompt's name among the parameters.
     task: the seqio task or mixture.
     step: steps, counted from pretraining step 0.
@@ -63,13 +63,13 @@ def save_prompt(
     ValueError: if `prompt` is no prompt, or the suffix is another one.
   """
   path = pathlib.Path(path)
-  array = _checked(np.asarray(prompt), path)
+  array = checked(np.asarray(prompt), path)
   if _suffix(path) == ".npy":
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     content = buffer.getvalue()
   else:
-    header = None if metadata is None else _to_header(metadata, array)
+    header = None if metadata is None else to_header(metadata, array)
     content = safetensors.numpy.save({_KEY: array}, header)
   temporary = path.with_name(f".{path.name}.tmp")
   temporary.write_bytes(content)
@@ -82,7 +82,8 @@ def load_prompt(
   """Reads a prompt.
 
   Args:
-    path: a `.safetensors` file with the key `prompt`, or a `.npy` file.
+    path: a `.safetensors` file with the key `prompt`, or a `.npy` file, which
+      upstream writes during training under names without a suffix.
 
   Returns:
     The prompt, [P, H] float32, and its metadata where the file has some.
@@ -91,7 +92,7 @@ def load_prompt(
     ValueError: if there is no such file, or it holds no prompt.
   """
   path = pathlib.Path(path)
-  suffix = _suffix(path)
+  suffix = ".npy" if is_numpy(path) else _suffix(path)
   if not path.is_file():
     raise ValueError(f"{path} is not a file.{_others(path)}")
   if suffix == ".npy":
@@ -100,7 +101,7 @@ def load_prompt(
         array = np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
       raise ValueError(f"{path} is not a NumPy array file: {error}.") from None
-    return _checked(array, path), None
+    return checked(array, path), None
   try:
     with safetensors.safe_open(path, framework="numpy") as file:
       keys, header = list(file.keys()), file.metadata() or {}
@@ -111,8 +112,18 @@ def load_prompt(
     raise ValueError(
       f"{path} is not a prompt file: expected the key {_KEY!r}, got {keys}."
     )
-  array = _checked(array, path)
-  return array, _from_header(header, path)
+  array = checked(array, path)
+  return array, from_header(header, path)
+
+
+def is_numpy(path: pathlib.Path) -> bool:
+  """Whether a file is NumPy's by its first bytes, whatever its name."""
+  if not path.is_file():
+    return False
+  with path.open("rb") as file:
+    return file.read(len(np.lib.format.MAGIC_PREFIX)) == (
+      np.lib.format.MAGIC_PREFIX
+    )
 
 
 def prompt_file_length(path: str | os.PathLike[str]) -> int:
@@ -127,9 +138,9 @@ def check_compatible(
 
   Args:
     metadata: of the prompt.
-    base_fingerprint: of the model in use. A fingerprint that is `UNKNOWN` on
-      either side is not compared.
-    vocabulary_sha256: of the vocabulary in use.
+    base_fingerprint: of the model in use.
+    vocabulary_sha256: of the vocabulary in use. What is `UNKNOWN` on either
+      side is not compared.
 
   Raises:
     ValueError: if either is another one.
@@ -149,8 +160,19 @@ def check_compatible(
     )
 
 
-def _checked(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
-  """Returns `array` as float32, having made sure that it can be a prompt."""
+def checked(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
+  """Returns an array as a prompt.
+
+  Args:
+    array: [P, H] Floats of any width.
+    path: Where it is from or goes to, for the message.
+
+  Returns:
+    [P, H] float32, contiguous.
+
+  Raises:
+    ValueError: if it cannot be a prompt.
+  """
   if array.dtype == np.dtype("V2"):
     # How NumPy's format stores bfloat16, whose name it does not know.
     array = array.view(ml_dtypes.bfloat16)
@@ -191,7 +213,8 @@ def _others(path: pathlib.Path) -> str:
   return f" Prompt files in {folder}: {', '.join(near) or 'none'}."
 
 
-def _to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
+def to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
+  """Returns what the header of a safetensors file says of a prompt [P, H]."""
   length, width = array.shape
   fields = {
     "format_version": FORMAT_VERSION,
@@ -204,10 +227,14 @@ def _to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
   }
 
 
-def _from_header(
+def from_header(
   header: dict[str, str], path: pathlib.Path
 ) -> PromptMetadata | None:
-  """Returns the metadata in a header, or None if other software wrote it."""
+  """Returns the metadata in a header, or None if other software wrote it.
+
+  Raises:
+    ValueError: if a newer version of this wrote it, or it is incomplete.
+  """
   version = header.get("format_version")
   if version is None:
     return None

@@ -31,17 +31,34 @@ def token_embedding(path: str) -> np.ndarray:
       "target"
     ]
     return np.asarray(target["token_embedder"]["embedding"].get(), np.float32)
-  checkpoint = checkpoints.open_checkpoint(path)
+  return read_parameter(checkpoints.open_checkpoint(path), TOKEN_EMBEDDING)
+
+
+def read_parameter(
+  checkpoint: "checkpoints.BaseCheckpoint", name: str
+) -> np.ndarray:
+  """Reads one parameter, as float32.
+
+  Args:
+    checkpoint: Where it lies.
+    name: Such as "token_embedder/embedding".
+
+  Raises:
+    ValueError: if it is not there.
+  """
+  if name not in checkpoint.shapes:
+    raise ValueError(
+      f"{checkpoint.path} has no parameter {name}; it has "
+      f"{', '.join(list(checkpoint.shapes)[:5])}, ..."
+    )
   target = jax.ShapeDtypeStruct(
-    checkpoint.shapes[TOKEN_EMBEDDING].shape,
+    checkpoint.shapes[name].shape,
     np.float32,
     sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
   )
   # Initialisers run under jit, where reading is not to be traced.
   with jax.ensure_compile_time_eval():
-    return np.asarray(
-      checkpoint.read({TOKEN_EMBEDDING: target})[TOKEN_EMBEDDING]
-    )
+    return np.asarray(checkpoint.read({name: target})[name])
 
 
 def prompt_for_model(

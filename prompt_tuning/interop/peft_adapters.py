@@ -1,0 +1,143 @@
+"""Prompts as adapter folders of Hugging Face's PEFT, in both directions.
+
+A folder holds `adapter_config.json` and `adapter_model.safetensors`. The latter
+has one array, `prompt_embeddings`; in front of the embedded input PEFT puts its
+first `num_virtual_tokens` rows, unscaled, as we do.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from prompt_tuning import prompt_files
+from prompt_tuning.types import Array
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_PICKLED_WEIGHTS = "adapter_model.bin"
+_KEY = "prompt_embeddings"
+_PEFT_TYPE = "PROMPT_TUNING"
+_TASK_TYPE = "SEQ_2_SEQ_LM"
+
+
+def is_adapter(path: str | os.PathLike[str]) -> bool:
+  """Whether there is an adapter folder of PEFT's, of whatever type."""
+  return (pathlib.Path(path) / CONFIG).is_file()
+
+
+def save_adapter(
+  folder: str | os.PathLike[str],
+  prompt: np.ndarray | Array,
+  metadata: prompt_files.PromptMetadata | None = None,
+  base_model: str | None = None,
+) -> None:
+  """Writes a prompt as an adapter that `PeftModel.from_pretrained` loads.
+
+  Args:
+    folder: A new folder, or an empty one.
+    prompt: [P, H] The prompt. It is written as float32.
+    metadata: What our own files say of it; PEFT does not read it.
+    base_model: Name or path of the Hugging Face model that it belongs to, which
+      `AutoPeftModelForSeq2SeqLM` loads.
+
+  Raises:
+    ValueError: if `prompt` is no prompt, or something is in the folder.
+  """
+  folder = pathlib.Path(folder)
+  array = prompt_files.checked(np.asarray(prompt), folder)
+  if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    raise ValueError(
+      f"Expected a new folder for the adapter, got {folder}, which has content."
+    )
+  header = {} if metadata is None else prompt_files.to_header(metadata, array)
+  length, width = array.shape
+  config = {
+    "peft_type": _PEFT_TYPE,
+    "task_type": _TASK_TYPE,
+    "num_virtual_tokens": length,
+    # PEFT's default for T5 is 2, and the second half of the rows then unused.
+    "num_transformer_submodules": 1,
+    "token_dim": width,
+    "base_model_name_or_path": base_model,
+    "inference_mode": True,
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+  safetensors.numpy.save_file(
+    {_KEY: array}, folder / WEIGHTS, {"format": "pt", **header}
+  )
+
+
+def load_adapter(
+  folder: str | os.PathLike[str],
+) -> tuple[np.ndarray, prompt_files.PromptMetadata | None]:
+  """Reads the prompt of an adapter.
+
+  Args:
+    folder: With a PROMPT_TUNING adapter for an encoder-decoder model.
+
+  Returns:
+    The prompt, [P, H] float32, and its metadata if we wrote the adapter.
+
+  Raises:
+    ValueError: if it is another adapter, or not a whole one.
+  """
+  folder = pathlib.Path(folder)
+  config = _read_config(folder / CONFIG)
+  path = folder / WEIGHTS
+  if not path.is_file():
+    way_out = (
+      f" {_PICKLED_WEIGHTS} is a pickle, which is not read: load it with PEFT "
+      "and save it with safe_serialization=True."
+      if (folder / _PICKLED_WEIGHTS).is_file()
+      else ""
+    )
+    raise ValueError(f"Expected {WEIGHTS} in {folder}, got none.{way_out}")
+  try:
+    with safetensors.safe_open(path, framework="numpy") as file:
+      keys, header = list(file.keys()), file.metadata() or {}
+      array = file.get_tensor(_KEY) if _KEY in keys else None
+  except safetensors.SafetensorError as error:
+    raise ValueError(f"{path} is not a safetensors file: {error}.") from None
+  if array is None:
+    raise ValueError(f"{path}: expected the key {_KEY!r}, got {keys}.")
+  length = config["num_virtual_tokens"]
+  if array.ndim != 2 or not array.size or len(array) % length:
+    raise ValueError(
+      f"{path}: expected {_KEY} of shape [{length}, width], or a multiple of "
+      f"{length} rows, as num_virtual_tokens is {length}; got "
+      f"{list(array.shape)}."
+    )
+  prompt = prompt_files.checked(array[:length], path)
+  return prompt, prompt_files.from_header(header, path)
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a configuration and refuses what is no prompt for a T5."""
+  if not path.is_file():
+    raise ValueError(f"{path.parent} is no PEFT adapter: there is no {CONFIG}.")
+  try:
+    config = json.loads(path.read_text())
+    peft_type = config["peft_type"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path} is no configuration of PEFT's: {error!r}."
+    ) from None
+  if peft_type != _PEFT_TYPE:
+    raise ValueError(
+      f"{path}: expected an adapter of type {_PEFT_TYPE}, got {peft_type}, "
+      "which is something else, or more, than a prompt."
+    )
+  if (task_type := config.get("task_type")) != _TASK_TYPE:
+    raise ValueError(
+      f"{path}: expected task_type {_TASK_TYPE}, that of a T5, got {task_type}."
+    )
+  length = config.get("num_virtual_tokens")
+  if not isinstance(length, int) or length < 1:
+    raise ValueError(f"{path}: expected num_virtual_tokens >= 1, got {length}.")
+  return config

@@ -1,0 +1,117 @@
+"""Prompts from any format to any other."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from prompt_tuning import prompt_files
+from prompt_tuning.interop import prompt_conversion
+from t5x import checkpoints
+
+ROOT = pathlib.Path(__file__).parents[2]
+METADATA = prompt_files.PromptMetadata("52cb", "eed7", task="cb", step=7)
+
+
+@pytest.fixture
+def prompt():
+  return np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) * 800
+
+
+def _checkpoint(folder, **encoder):
+  params = {
+    "encoder": {"norm": np.ones(4, np.float32), **encoder},
+    "token_embedder": {"embedding": np.ones((5, 4), np.float32)},
+  }
+  return checkpoints.save_base_checkpoint(str(folder), 7, params, {})
+
+
+def test_upstreams_array_to_peft_and_back_is_bit_exact(tmp_path, prompt):
+  np.save(tmp_path / "in.npy", prompt)
+  path = tmp_path / "in.npy"
+  for name in ("peft", "prompt.safetensors", "again", "out.npy"):
+    array, metadata = prompt_conversion.read_prompt(path)
+    assert metadata is None
+    path = tmp_path / name
+    prompt_conversion.write_prompt(path, array, metadata)
+  assert path.read_bytes() == (tmp_path / "in.npy").read_bytes()
+
+
+def test_metadata_travels_where_the_format_carries_it(tmp_path, prompt):
+  first = tmp_path / "first.safetensors"
+  prompt_files.save_prompt(first, prompt, METADATA)
+  prompt_conversion.write_prompt(
+    tmp_path / "peft", *prompt_conversion.read_prompt(first)
+  )
+  prompt_conversion.write_prompt(
+    tmp_path / "last.safetensors",
+    *prompt_conversion.read_prompt(tmp_path / "peft"),
+  )
+  array, metadata = prompt_files.load_prompt(tmp_path / "last.safetensors")
+  assert array.tobytes() == prompt.tobytes()
+  assert metadata == METADATA
+  written = prompt_conversion.write_prompt(
+    tmp_path / "bare.npy", prompt, METADATA
+  )
+  assert "metadata does not fit" in written
+
+
+def test_reads_the_arrays_that_upstream_writes_during_training(
+  tmp_path, prompt
+):
+  """Their names have no suffix."""
+  path = tmp_path / "encoder.prompt.prompt.prompt"
+  with path.open("wb") as file:
+    np.save(file, prompt)
+  array, _ = prompt_conversion.read_prompt(path)
+  np.testing.assert_array_equal(array, prompt)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_reads_a_prompt_from_inside_a_checkpoint(tmp_path, prompt, nested):
+  path = _checkpoint(
+    tmp_path, prompt={"prompt": {"prompt": prompt} if nested else prompt}
+  )
+  for place in (path, tmp_path):
+    array, metadata = prompt_conversion.read_prompt(place)
+    np.testing.assert_array_equal(array, prompt)
+    assert metadata is not None
+    assert metadata.step == 7
+    prompt_files.check_compatible(metadata, "any", "any")
+
+
+def test_refuses_a_checkpoint_without_a_prompt(tmp_path):
+  path = _checkpoint(tmp_path)
+  with pytest.raises(ValueError, match="got none among 2 parameters"):
+    prompt_conversion.read_prompt(path)
+
+
+def test_refuses_names_it_cannot_write(tmp_path, prompt):
+  with pytest.raises(ValueError, match=r"ends in \.safetensors or \.npy"):
+    prompt_conversion.write_prompt(tmp_path / "prompt.bin", prompt)
+  with pytest.raises(ValueError, match="Only a PEFT adapter names its base"):
+    prompt_conversion.write_prompt(
+      tmp_path / "prompt.npy", prompt, base_model="some/model"
+    )
+
+
+def test_command_line(tmp_path, prompt):
+  np.save(tmp_path / "in.npy", prompt)
+
+  def convert(*args):
+    return subprocess.run(
+      [sys.executable, ROOT / "scripts" / "convert_prompt.py", *args],
+      capture_output=True,
+      text=True,
+      cwd=tmp_path,
+    )
+
+  done = convert("in.npy", "peft")
+  assert done.stdout == "peft: PEFT adapter, prompt of 3 x 4.\n", done.stderr
+  refused = convert("nothing.npy", "out.npy")
+  assert refused.returncode == 1
+  assert refused.stderr == (
+    "Error: nothing.npy is not a file. Prompt files in .: in.npy.\n"
+  )
