@@ -1,254 +1,21 @@
 """Runs the cells of sheets that have no record yet.
 
-A cell runs in its folder below `runs/`, as a process of its own, and leaves its
-record in `results/<sheet>/<cell>.json`. Nothing else remembers what is done: a
-launcher that was killed, at whatever moment, is started again. A lock on the
-folder, which the running process inherits, keeps two launchers apart, and a new
-one waits for what a killed one has left running.
+Records are all that says what is done: a launcher that was killed, at whatever
+moment, is started again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import contextlib
-import dataclasses
-import datetime
-import fcntl
-import itertools
-import json
-import os
-import pathlib
 import signal
-import subprocess
 import sys
-import threading
 import time
 
 import tqdm
 
 from prompt_tuning import records
+from prompt_tuning.running import Outcome, Place, Processes, run_cell
 from prompt_tuning.sheets import Cell
-
-# A process that was stopped from outside is run again; others have failed. A
-# trainer that had time to save itself exits with 128 + the number.
-_STOPS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_STOPPED = {
-  sign * (base + n) for n in _STOPS for sign, base in ((-1, 0), (1, 128))
-}
-# Statuses of a run that is over, with results.
-_OVER = ("finished", "stopped")
-_LOG_TAIL_BYTES = 20_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-  """Where cells run.
-
-  Attributes:
-    root: The repository: commands run here, gin files lie here.
-    results: The folder for records.
-  """
-
-  root: pathlib.Path
-  results: pathlib.Path
-
-  def folder(self, cell: Cell) -> pathlib.Path:
-    return self.root / cell.folder
-
-  def record(self, cell: Cell) -> pathlib.Path:
-    return self.results / cell.sheet / f"{cell.name}.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-  """How a cell ended.
-
-  Attributes:
-    cell: The cell.
-    status: "finished", "stopped", "failed", or "interrupted", which has no
-      record and goes on when it is launched again.
-    error: Of a failed cell.
-    seconds: How long this attempt took.
-  """
-
-  cell: Cell
-  status: str
-  error: str | None
-  seconds: float
-
-
-class Processes:
-  """The running processes, to be stopped together."""
-
-  def __init__(self):
-    self._running: set[subprocess.Popen] = set()
-    self._mutex = threading.Lock()
-    self.stopping: int | None = None
-
-  @contextlib.contextmanager
-  def running(self, start: Callable[[], subprocess.Popen]) -> Iterator[int]:
-    """Starts a process and waits for it.
-
-    Yields:
-      Its exit status, negative after a signal.
-    """
-    with self._mutex:
-      process = None if self.stopping else start()
-      if process:
-        self._running.add(process)
-    try:
-      yield process.wait() if process else -signal.SIGTERM
-    finally:
-      with self._mutex:
-        self._running.discard(process)  # pyright: ignore[reportArgumentType]
-
-  def stop(self, number: int) -> None:
-    """Asks all to stop, and lets no more start."""
-    self.stopping = number
-    for process in tuple(self._running):
-      process.send_signal(signal.SIGTERM)
-
-
-def run_cell(
-  cell: Cell, place: Place, processes: Processes | None = None
-) -> Outcome:
-  """Runs a cell, or goes on with it, and files its record.
-
-  Args:
-    cell: The cell.
-    place: Where.
-    processes: Keeps the process while it runs.
-
-  Returns:
-    How it ended.
-  """
-  start = time.monotonic()
-  processes = processes or Processes()
-  folder = place.folder(cell)
-  left = folder / "record.json"
-  with _lock(folder.with_name(f"{folder.name}.lock"), processes) as lock:
-    if lock is None:
-      return Outcome(cell, "interrupted", None, time.monotonic() - start)
-    record = _read(left)
-    if record and records.settings(record.command) != cell.settings:
-      # The sheet has changed: this is another run, and must not go on here.
-      _set_aside(folder)
-      record = None
-    folder.mkdir(exist_ok=True)
-    # An attempt whose launcher was killed may have ended since.
-    if record is None or record.status not in _OVER:
-      before = record
-      status = _run(cell, place, lock, processes)
-      record = _read(left)
-      if status in _STOPPED:
-        return Outcome(cell, "interrupted", None, time.monotonic() - start)
-      if status and (
-        record is None or record == before or record.status == "running"
-      ):
-        _write_failure(left, cell, _last_error(folder / "log.txt", status))
-        record = _read(left)
-    if record is None or record.status not in (*_OVER, "failed"):
-      raise ValueError(
-        f"{' '.join(cell.command)} succeeded, but {left} does not say so."
-      )
-    _file(left, place, cell)
-  return Outcome(cell, record.status, record.error, time.monotonic() - start)
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path, processes: Processes) -> Iterator[int | None]:
-  """Waits for a lock.
-
-  Yields:
-    Its file descriptor. Processes that inherit it hold the lock too. None if
-    `processes` are to stop meanwhile.
-  """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("w") as f:
-    while not processes.stopping:
-      try:
-        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        time.sleep(0.5)
-      else:
-        yield f.fileno()
-        return
-    yield None
-
-
-def _read(path: pathlib.Path) -> records.RunRecord | None:
-  """Reads the record in a run's folder, if it is there."""
-  if not path.exists():
-    return None
-  return records.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def _set_aside(folder: pathlib.Path) -> None:
-  """Renames a folder to a name that is free."""
-  names = (folder.with_name(f"{folder.name}.old{i}") for i in itertools.count())
-  folder.rename(next(name for name in names if not name.exists()))
-
-
-def _run(cell: Cell, place: Place, lock: int, processes: Processes) -> int:
-  """Runs the command of a cell; its output goes to `log.txt`."""
-  # Cells of one shape compile the same programs.
-  environment = {
-    "JAX_COMPILATION_CACHE_DIR": str(place.root / "runs" / ".jax_cache"),
-    **os.environ,
-  }
-  with (place.folder(cell) / "log.txt").open("ab") as log:
-
-    def start() -> subprocess.Popen:
-      return subprocess.Popen(
-        [sys.executable, *cell.command[1:]],
-        cwd=place.root,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        pass_fds=[lock],
-      )
-
-    with processes.running(start) as status:
-      return status
-
-
-def _last_error(log: pathlib.Path, status: int) -> str:
-  """Returns what a process that wrote no record of its own said last."""
-  text = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
-  lines = [x.strip() for x in text.splitlines() if x.strip()]
-  errors = [x.removeprefix("Error: ") for x in lines if x.startswith("Error: ")]
-  how = f"signal {-status}" if status < 0 else f"exit status {status}"
-  return (errors or lines or [how])[-1]
-
-
-def _write_failure(path: pathlib.Path, cell: Cell, error: str) -> None:
-  """Writes the record of a run that did not get to writing one."""
-  fields = {
-    "schema": 1,
-    "kind": cell.command[2].rpartition(".")[2],
-    "status": "failed",
-    "error": error,
-    "started": datetime.datetime.now(datetime.UTC).isoformat(
-      timespec="seconds"
-    ),
-    "command": cell.command,
-    "commit": None,
-    "seconds": 0.0,
-  }
-  path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-
-
-def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
-  """Copies a record to `results`, without the names of this machine's folders.
-
-  It appears there whole or not at all.
-  """
-  text = left.read_text(encoding="utf-8").replace(f"{place.root}{os.sep}", "")
-  path = place.record(cell)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  new = path.with_suffix(".tmp")
-  new.write_text(text, encoding="utf-8")
-  new.replace(path)
 
 
 def open_cells(
@@ -319,6 +86,67 @@ class Clock:
     return f"{hours} h {minutes} min left" if hours else f"{minutes} min left"
 
 
+def rounds(todo: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+  """Splits cells into those that need no other's results, and the others."""
+  return [x for x in todo if not x.last], [x for x in todo if x.last]
+
+
+class _Launch:
+  """Cells that are being run, and what is known about them."""
+
+  def __init__(
+    self, todo: Sequence[Cell], clock: Clock, place: Place, jobs: int
+  ):
+    self.processes = Processes()
+    self.outcomes: list[Outcome] = []
+    self._todo = todo
+    self._clock = clock
+    self._place = place
+    self._jobs = jobs
+    self._started: dict[Cell, float] = {}
+
+  def _run(self, cell: Cell) -> Outcome:
+    self._started[cell] = time.monotonic()
+    try:
+      return run_cell(cell, self._place, self.processes)
+    finally:
+      del self._started[cell]
+
+  def _note(self, outcome: Outcome, bar: tqdm.tqdm) -> None:
+    self.outcomes.append(outcome)
+    self._clock.add(outcome)
+    if outcome.status == "failed":
+      bar.write(f"{outcome.cell.name}: {outcome.error}", file=sys.stderr)
+    bar.update(outcome.status != "interrupted")
+
+  def _line(self) -> str:
+    """Says what runs, what failed, and how long it will take."""
+    now = time.monotonic()
+    started = tuple(self._started.items())
+    running = {cell: now - since for cell, since in started}
+    over = {outcome.cell for outcome in self.outcomes}
+    waiting = [x for x in self._todo if x not in running and x not in over]
+    failed = sum(outcome.status == "failed" for outcome in self.outcomes)
+    parts = [f"{len(running)} running", f"{failed} failed" if failed else ""]
+    parts.append(self._clock.left(waiting, running, self._jobs))
+    return ", ".join(filter(None, parts))
+
+  def run(self, pool: futures.Executor, bar: tqdm.tqdm) -> None:
+    for cells in rounds(self._todo):
+      if any(x.status == "interrupted" for x in self.outcomes):
+        return  # What the others need is not there.
+      pending = {pool.submit(self._run, cell) for cell in cells}
+      while pending:
+        done, pending = futures.wait(
+          pending, timeout=2, return_when=futures.FIRST_COMPLETED
+        )
+        for future in done:
+          self._note(future.result(), bar)
+        if self.processes.stopping:
+          pending = {future for future in pending if not future.cancel()}
+        bar.set_description_str(self._line())
+
+
 def launch(
   cells: Sequence[Cell],
   place: Place,
@@ -343,33 +171,10 @@ def launch(
   """
   known = records.load(place.results)
   todo = open_cells(cells, known, retry_failed)
-  clock = Clock(cells, known)
   total = len({cell.settings for cell in cells})
-  processes = Processes()
-  started: dict[Cell, float] = {}
-  outcomes: list[Outcome] = []
-
-  def run(cell: Cell) -> Outcome:
-    started[cell] = time.monotonic()
-    try:
-      return run_cell(cell, place, processes)
-    finally:
-      del started[cell]
-
-  def line() -> str:
-    now = time.monotonic()
-    running = {cell: now - since for cell, since in tuple(started.items())}
-    over = {outcome.cell for outcome in outcomes}
-    waiting = [x for x in todo if x not in running and x not in over]
-    failed = sum(outcome.status == "failed" for outcome in outcomes)
-    parts = [f"{len(running)} running"]
-    if failed:
-      parts.append(f"{failed} failed")
-    parts.append(clock.left(waiting, running, jobs))
-    return ", ".join(parts)
-
+  launched = _Launch(todo, Clock(cells, known), place, jobs)
   with (
-    _signals(processes.stop),
+    _signals(launched.processes.stop),
     futures.ThreadPoolExecutor(jobs) as pool,
     tqdm.tqdm(
       total=total,
@@ -379,26 +184,11 @@ def launch(
       mininterval=0 if sys.stderr.isatty() else 30,
     ) as bar,
   ):
-    pending = {pool.submit(run, cell) for cell in todo}
-    while pending:
-      done, pending = futures.wait(
-        pending, timeout=2, return_when=futures.FIRST_COMPLETED
-      )
-      for outcome in (future.result() for future in done):
-        outcomes.append(outcome)
-        clock.add(outcome)
-        if outcome.status == "failed":
-          bar.write(f"{outcome.cell.name}: {outcome.error}", file=sys.stderr)
-        bar.update(outcome.status != "interrupted")
-      if processes.stopping:
-        for future in pending:
-          future.cancel()
-        pending = {future for future in pending if not future.cancelled()}
-      bar.set_description_str(line())
-  if processes.stopping:
+    launched.run(pool, bar)
+  if launched.processes.stopping:
     print("Stopped; the same command goes on.", file=sys.stderr)
-    sys.exit(128 + processes.stopping)
-  return outcomes
+    sys.exit(128 + launched.processes.stopping)
+  return launched.outcomes
 
 
 @contextlib.contextmanager
@@ -424,7 +214,8 @@ def submit(
   """Hands cells to a cluster, a job each.
 
   Args:
-    cells: What to run.
+    cells: What to run. Those that need others' results are left for later,
+      while there are others.
     place: A folder that the cluster's machines share.
     cluster: As submitit names it: "slurm", or "local" for processes here.
     options: Of `submitit.AutoExecutor.update_parameters`, such as
@@ -442,7 +233,9 @@ def submit(
     raise ValueError(
       "--submit needs submitit: pip install 'prompt-tuning[cluster]'."
     ) from e
-  if not cells:
+  first, then = rounds(cells)
+  ready = first or then
+  if not ready:
     return []
   try:
     executor = submitit.AutoExecutor(
@@ -451,5 +244,5 @@ def submit(
     executor.update_parameters(name="prompt_tuning", **options)
   except (RuntimeError, NameError, TypeError, ValueError) as e:
     raise ValueError(f"submitit, cluster {cluster!r}: {e}") from e
-  jobs = executor.map_array(run_cell, cells, [place] * len(cells))
+  jobs = executor.map_array(run_cell, ready, [place] * len(ready))
   return [job.job_id for job in jobs]

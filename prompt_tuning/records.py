@@ -223,6 +223,6 @@ def summarize(values: Iterable[float]) -> Summary | None:
   return Summary(mean, std, n)
 
 
-def mean_of(scores: Mapping[str, float]) -> float:
+def mean_of(scores: Mapping[Any, float]) -> float:
   """Returns the mean over tasks."""
   return math.fsum(scores.values()) / len(scores)

@@ -3,10 +3,11 @@
 A sheet in `configs/` spans grids over axes such as size, method, task and seed.
 A point of a grid is a cell. What a value of an axis means for the command is
 said once, under `[values.AXIS.VALUE]`: gin files, bindings, and facts that
-other bindings ask for with "$AXIS.FACT"; "$AXIS" is the value itself. A cell's
-command takes the gin files in the order of the axes, then the program's; of
-bindings, later axes win over earlier ones and over the program's. `extends`
-names a file in `configs/parts` with what several sheets share.
+other bindings ask for with "$AXIS.FACT"; "$AXIS" is the value itself, and
+"${AXIS}" its text within a longer one. A cell's command takes the gin files in
+the order of the axes, then the program's; of bindings, later axes win over
+earlier ones and over the program's. `extends` names a file, from the sheet's
+folder, with what several sheets share.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import string
 import tomllib
 from typing import Any, Literal
 
@@ -40,6 +42,8 @@ class Value(_Strict):
     gin_files: In order.
     bindings: Name -> value.
     facts: Name -> what "$axis.name" stands for.
+    majority: The score of giving the most frequent answer, of a task.
+    last: Whether its cells need what the sheet's others leave in `runs`.
   """
 
   label: str | None = None
@@ -48,6 +52,8 @@ class Value(_Strict):
   gin_files: list[str] = []
   bindings: dict[str, Any] = {}
   facts: dict[str, Any] = {}
+  majority: float | None = None
+  last: bool = False
 
 
 class Program(_Strict):
@@ -133,9 +139,10 @@ class Layout(_Strict):
     mean_over: The axis to average over, a mean of tasks, if any. A seed counts
       once it has all of them.
     metric: The one to show instead of the mean of a task's metrics.
+    mean_column: Whether to add the mean over the columns, which are tasks.
     parameters: Whether to show how many parameters train.
-    figure: "lines" over the columns' x, "dots" for columns without an order, or
-      none.
+    figure: "lines" over the columns' x; "dots" for columns without an order;
+      "parameters", the mean over the columns by how many train; or none.
     x_label: Of the figure.
     y_label: Of the figure.
   """
@@ -145,8 +152,9 @@ class Layout(_Strict):
   columns: str
   mean_over: str | None = None
   metric: str | None = None
+  mean_column: bool = False
   parameters: bool = False
-  figure: Literal["lines", "dots"] | None = None
+  figure: Literal["lines", "dots", "parameters"] | None = None
   x_label: str = ""
   y_label: str = ""
 
@@ -238,6 +246,7 @@ class Sheet(_Strict):
       name=name,
       point=point,
       folder=folder,
+      last=any(x.last for x in meanings),
       command=(
         *("python", "-m", program.module),
         *(f"--gin_file={x}" for x in (*gin_files, *program.gin_files)),
@@ -252,7 +261,14 @@ class Sheet(_Strict):
 
   def _text(self, value: Any, point: Mapping[str, str | int], cell: str) -> str:
     """Writes the value of a binding as gin reads it."""
-    if isinstance(value, str) and value.startswith("$"):
+    if isinstance(value, str) and "${" in value:
+      try:
+        value = string.Template(value).substitute(point)
+      except KeyError as e:
+        raise ValueError(
+          f"{cell}: {value} asks for an axis it does not have"
+        ) from e
+    elif isinstance(value, str) and value.startswith("$"):
       axis, _, fact = value[1:].partition(".")
       if axis not in point:
         raise ValueError(f"{cell}: {value} asks for an axis it does not have")
@@ -290,6 +306,7 @@ class Cell:
     name: Unique in the sheet.
     point: Axis -> value.
     folder: Where it runs, from the repository's root.
+    last: Whether it needs what the sheet's others leave there.
     command: To run there.
   """
 
@@ -297,6 +314,7 @@ class Cell:
   name: str
   point: Mapping[str, str | int] = dataclasses.field(hash=False)
   folder: str
+  last: bool
   command: tuple[str, ...]
 
   @property

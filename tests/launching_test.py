@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from prompt_tuning import launching, records, sheets
+from prompt_tuning import launching, records, running, sheets
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Counts to 4, with a "checkpoint" after every step.
@@ -65,14 +65,14 @@ columns = "seed"
 """
 
 
-def _place(folder, sleep=0.0, fail="") -> launching.Place:
+def _place(folder, sleep=0.0, fail="") -> running.Place:
   (folder / "program").mkdir(parents=True)
   (folder / "program" / "train.py").write_text(PROGRAM)
   (folder / "configs").mkdir()
   (folder / "configs" / "x.toml").write_text(
     SHEET.format(sleep=sleep, fail=fail)
   )
-  return launching.Place(folder, folder / "results")
+  return running.Place(folder, folder / "results")
 
 
 def _cells(place):
@@ -106,7 +106,7 @@ def _start(place, *arguments):
 def test_launch_runs_what_has_no_record(tmp_path):
   place = _place(tmp_path)
   cells = _cells(place)
-  assert launching.run_cell(cells[1], place).status == "finished"
+  assert running.run_cell(cells[1], place).status == "finished"
   outcomes = launching.launch(cells, place, jobs=2)
   assert {o.cell.name for o in outcomes} == {"cb-seed0", "cb-seed2"}
   assert set(_records(place)) == {"cb-seed0", "cb-seed1", "cb-seed2"}
@@ -116,7 +116,7 @@ def test_launch_runs_what_has_no_record(tmp_path):
 def test_record_of_another_sheet_counts(tmp_path):
   place = _place(tmp_path)
   cells = _cells(place)
-  launching.run_cell(cells[0], place)
+  running.run_cell(cells[0], place)
   (place.results / "y").mkdir()
   place.record(cells[0]).rename(place.results / "y" / "other.json")
   assert launching.open_cells(cells, records.load(place.results)) == cells[1:]
@@ -206,18 +206,18 @@ def test_stopped_launcher_stops_its_runs(tmp_path):
 def test_run_of_other_settings_is_set_aside(tmp_path):
   place = _place(tmp_path)
   (cell, *_) = _cells(place)
-  launching.run_cell(cell, place)
+  running.run_cell(cell, place)
   sheet = place.root / "configs" / "x.toml"
   sheet.write_text(sheet.read_text().replace("SLEEP = 0.0", "SLEEP = 0"))
   assert _cells(place)[0].settings != cell.settings
-  launching.run_cell(_cells(place)[0], place)
+  running.run_cell(_cells(place)[0], place)
   assert (place.folder(cell) / "starts").read_text() == "0 "
   assert (tmp_path / "runs" / "x" / "cb-seed0.old0" / "steps").exists()
 
 
 def test_dry_run_prints_plain_commands(tmp_path):
   place = _place(tmp_path)
-  launching.run_cell(_cells(place)[0], place)
+  running.run_cell(_cells(place)[0], place)
   launcher = _start(place, "--dry-run", "--cell=cb-seed[01]")
   commands, summary = launcher.communicate()
   assert commands.splitlines()[1] == (
@@ -225,6 +225,14 @@ def test_dry_run_prints_plain_commands(tmp_path):
     "'--gin.MODEL_DIR=\"runs/x/cb-seed1\"'"
   )
   assert "1 of 2 cells to run." in summary
+
+
+def test_cells_that_need_the_others_run_after_them(tmp_path):
+  place = _place(tmp_path, fail="loss")
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(sheet.read_text() + "[values.seed.0]\nlast = true\n")
+  outcomes = launching.launch(_cells(place), place, jobs=3)
+  assert [o.cell.name for o in outcomes][-1] == "cb-seed0"
 
 
 def test_unknown_cell_is_one_line(tmp_path):
@@ -237,10 +245,10 @@ def test_unknown_cell_is_one_line(tmp_path):
 
 def test_clock_goes_by_the_most_similar_cells():
   def cell(**point):
-    return sheets.Cell("x", str(point), point, "", ())
+    return sheets.Cell("x", str(point), point, "", False, ())
 
   def outcome(seconds, **point):
-    return launching.Outcome(cell(**point), "finished", None, seconds)
+    return running.Outcome(cell(**point), "finished", None, seconds)
 
   clock = launching.Clock([], {})
   assert clock.left([cell(size="s", seed=2)], {}, 1) == "time left unknown"
@@ -250,8 +258,8 @@ def test_clock_goes_by_the_most_similar_cells():
   assert clock.seconds(cell(size="s", seed=2)) == 90.0
   waiting = [cell(size="l", seed=1), cell(size="l", seed=3)]
   assert clock.left(waiting, {}, 2) == "1 h 40 min left"
-  running = {cell(size="s", seed=2): 80.0}
-  assert clock.left([], running, 1) == "0 min left"
+  begun = {cell(size="s", seed=2): 80.0}
+  assert clock.left([], begun, 1) == "0 min left"
 
 
 def test_cluster_jobs_leave_records(tmp_path):

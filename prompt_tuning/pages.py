@@ -1,0 +1,179 @@
+"""Pages: a sheet's table, figure and runs, as the files in `results/tables`."""
+
+import collections
+from collections.abc import Iterator, Mapping, Sequence
+import pathlib
+
+from prompt_tuning import figures, records, tables
+from prompt_tuning.sheets import Sheet
+
+Known = Mapping[records.Settings, records.Filed]
+
+_NOTE = (
+  "Mean ± sample standard deviation over runs with different seeds, and in "
+  "brackets how many there are."
+)
+
+
+def of_sheet(
+  sheet: Sheet, known: Known, beside: Sheet | None = None
+) -> dict[str, bytes]:
+  """Makes the files of a sheet.
+
+  Args:
+    sheet: The sheet.
+    known: The records.
+    beside: The sheet of full size, if this one is a miniature of it.
+
+  Returns:
+    Name of the file -> content. Nothing if there is no record yet.
+  """
+  if not any(tables.finished(cell, known) for cell in sheet.cells()):
+    return {}
+  stem = sheet.name.replace("/", "_")
+  figure = figures.of_sheet(sheet, known, beside)
+  files = {
+    f"{stem}.{suffix}": content
+    for suffix, content in (figures.render(figure) if figure else {}).items()
+  }
+  texts = dict(_texts(sheet, known, beside))
+  files[f"{stem}.md"] = "\n".join(
+    _markdown(sheet, known, texts, stem if figure else None, beside)
+  ).encode()
+  files[f"{stem}.tex"] = "\n".join(
+    f"% {title}\n{text.latex()}" for title, text in texts.items()
+  ).encode()
+  lines = tables.score_rows(sheet, known)
+  if beside is not None:
+    lines += tables.score_rows(beside, known)
+  files[f"{stem}.csv"] = tables.csv_text(tables.CSV_HEADER, lines).encode()
+  return files
+
+
+def _texts(
+  sheet: Sheet, known: Known, beside: Sheet | None
+) -> Iterator[tuple[str, tables.Text]]:
+  """The tables of a page: heading -> table."""
+  yield "Ours", _own(sheet, known)
+  if beside is not None and any(
+    tables.finished(cell, known) for cell in beside.cells()
+  ):
+    yield f"Ours: {beside.title}", _own(beside, known)
+  paper = tables.paper_text(beside or sheet)
+  if paper is not None:
+    yield f"The paper's: {(beside or sheet).paper.source}", paper  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def _own(sheet: Sheet, known: Known) -> tables.Text:
+  if sheet.layout.kind == "ensemble":
+    return tables.ensemble_text(sheet, known)
+  return tables.score_text(sheet, known)
+
+
+def _markdown(
+  sheet: Sheet,
+  known: Known,
+  texts: Mapping[str, tables.Text],
+  image: str | None,
+  beside: Sheet | None,
+) -> Iterator[str]:
+  """The parts of the page."""
+  yield f"# {sheet.title}\n\n{sheet.about.strip()}\n"
+  for title, text in texts.items():
+    yield f"## {title}\n\n{text.markdown()}"
+    if title == "Ours" and sheet.layout.kind == "scores":
+      yield f"{_NOTE}\n"
+  note = (beside or sheet).paper and (beside or sheet).paper.note  # pyright: ignore[reportOptionalMemberAccess]
+  if note:
+    yield f"{note.strip()}\n"
+  if image:
+    yield f"![{sheet.title}]({image}.svg)\n"
+  yield "## The runs\n"
+  yield from _runs(sheet, known)
+
+
+def _runs(sheet: Sheet, known: Known) -> Iterator[str]:
+  """How many cells have run, on what, and what else lies with them."""
+  cells = sheet.cells()
+  filed = [known[cell.settings] for cell in cells if cell.settings in known]
+  states = collections.Counter(x.record.status for x in filed)
+  missing = len(cells) - len(filed)
+  counts = [f"{n} {state}" for state, n in sorted(states.items())]
+  if missing:
+    counts.append(f"{missing} not run yet")
+  done = [x.record for x in filed if x.record.status == "finished"]
+  hours = sum(record.seconds for record in done) / 3600
+  yield (
+    f"{len(cells)} cells: {', '.join(counts)}; {hours:.1f} hours in all. "
+    f"Budget: {sheet.budget}.\n"
+  )
+  yield f"Devices: {_counted(map(_device, done))}.\n"
+  commits = _counted((x.commit or "unknown")[:7] for x in done)
+  yield f"Commits: {commits}.\n"
+  for x in filed:
+    if x.record.status == "failed":
+      yield f"* {x.path.stem}: {x.record.error}\n"
+  others = [
+    x
+    for x in known.values()
+    if x.path.parent.as_posix().endswith(f"/results/{sheet.name}")
+    and x.record.command
+    and all(x is not y for y in filed)
+  ]
+  if others:
+    yield "Records beside the table, of other settings:\n"
+    yield "".join(
+      f"* `{x.path.stem}`: {x.record.status}, best "
+      f"{records.mean_of(x.record.scores):.1f}\n"
+      for x in others
+      if x.record.scores
+    )
+  yield (
+    "The command of one cell; `python scripts/launch.py "
+    f"configs/{sheet.name}.toml` runs what is missing:\n\n"
+    f"```sh\n{_folded(sheet.command)}\n```\n"
+  )
+
+
+def _device(record: records.RunRecord) -> str:
+  device = record.device
+  if device.get("platform") == "cpu":
+    return f"CPU, {device.get('cpus')} cores"
+  return f"{device.get('count')} x {device.get('kind')}"
+
+
+def _counted(names: Iterator[str]) -> str:
+  counts = collections.Counter(names)
+  return ", ".join(f"{name} ({n} runs)" for name, n in sorted(counts.items()))
+
+
+def _folded(command: str) -> str:
+  """Breaks a command before each of its arguments."""
+  return command.replace(" --", " \\\n  --").replace(" '--", " \\\n  '--")
+
+
+def write(files: Mapping[str, bytes], folder: pathlib.Path) -> None:
+  """Writes files into a folder."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, content in files.items():
+    (folder / name).write_bytes(content)
+
+
+def differences(
+  files: Mapping[str, bytes], folder: pathlib.Path
+) -> Sequence[str]:
+  """Returns the names of files that differ from those in a folder.
+
+  Pictures are compared by their pixels: how they are compressed depends on the
+  machine's libraries.
+  """
+  wrong = []
+  for name, content in sorted(files.items()):
+    path = folder / name
+    if not path.exists():
+      wrong.append(f"{name} is missing")
+    elif path.read_bytes() != content and not (
+      path.suffix == ".png" and figures.same_pixels(path.read_bytes(), content)
+    ):
+      wrong.append(f"{name} differs")
+  return wrong
