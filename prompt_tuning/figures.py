@@ -17,8 +17,16 @@ import numpy as np
 from prompt_tuning import records, tables
 from prompt_tuning.sheets import Paper, Sheet
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "os^DvP"
+_COLORS = (
+  "#0072B2",
+  "#D55E00",
+  "#009E73",
+  "#CC79A7",
+  "#E69F00",
+  "#56B4E9",
+  "#000000",
+)
+_MARKERS = "os^DvPX"
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _SETTINGS: Any = {"svg.hashsalt": "prompt_tuning", "font.size": 9}
 _PANEL_INCHES = (4.2, 3.4)
@@ -96,6 +104,7 @@ def of_sheet(
       if beside is not None:
         _draw_lines(panels[1], beside, known, styles, prefix="Ours: ")
       panels[1].set_title(f"The paper: {paper.source}", fontsize=9)
+    title = " and ".join(sheet.layout.rows).capitalize()
     for panel in panels:
       is_ordered = sheet.layout.figure != "dots"
       panel.grid(
@@ -111,7 +120,9 @@ def of_sheet(
           fontsize=7.5,
           frameon=False,
           loc="upper center",
-          bbox_to_anchor=(0.5, -0.18),
+          bbox_to_anchor=(0.5, -0.28 if is_ordered else -0.1),
+          title=title,
+          title_fontsize=7.5,
           ncols=2,
         )
   return figure
@@ -138,7 +149,7 @@ def _draw_lines(
       (x, entry.summary)
       for column in found.columns
       if (entry := found.entries.get((row, column))) and entry.summary
-      if (x := sheet.value(sheet.layout.columns, column).x) is not None
+      if (x := _x(sheet, column, known)) is not None
     ]
     if not points:
       continue
@@ -154,7 +165,31 @@ def _draw_lines(
       [m + s for m, s in zip(means, stds, strict=True)],
       style,
     )
-  _size_axis(panel, sheet.layout.x_label)
+  axis = sheet.layout.columns
+  names = {
+    x: sheet.label(axis, column)
+    for column in found.columns
+    if (x := _x(sheet, column, known)) is not None
+  }
+  if names:
+    _size_axis(panel, sheet.layout.x_label, names)
+
+
+def _x(
+  sheet: Sheet,
+  column: str | int,
+  known: Mapping[records.Settings, records.Filed],
+) -> float | None:
+  """The model's parameters: as the sheet says, or as the records do."""
+  given = sheet.value(sheet.layout.columns, column).x
+  if given is not None:
+    return given
+  for cell in sheet.cells():
+    record = tables.finished(cell, known)
+    if record and cell.point[sheet.layout.columns] == column:
+      counts = record.parameters
+      return counts.get("frozen") or counts.get("trainable")
+  return None
 
 
 def _band(panel: Axes, xs, low, high, style) -> None:
@@ -163,14 +198,33 @@ def _band(panel: Axes, xs, low, high, style) -> None:
   )
 
 
-def _size_axis(panel: Axes, label: str) -> None:
+def _size_axis(
+  panel: Axes, label: str, names: Mapping[float, str] | None = None
+) -> None:
+  """Makes a logarithmic axis of numbers of parameters, marked where named."""
   panel.set_xscale("log")
   panel.set_xlabel(label)
-  panel.xaxis.set_major_formatter(ticker.EngFormatter(sep="", places=0))
+  if names:
+    marks = [f"{name}\n{_short(x)}" for x, name in names.items()]
+    panel.set_xticks(list(names), marks)
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+  else:
+    panel.xaxis.set_major_formatter(lambda x, position: _short(x))
+    panel.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _short(count: float) -> str:
+  """Writes 76961152 as 77M."""
+  for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+    if count >= unit:
+      return f"{count / unit:.3g}{letter}"
+  return f"{count:g}"
 
 
 def _draw_paper(panel: Axes, paper: Paper, styles: Mapping[str, int]) -> None:
   for row in paper.rows:
+    if row.how == "elsewhere":  # In the table.
+      continue
     style = _line(styles[row.row or row.label])
     points = [
       (x, y)
@@ -181,7 +235,11 @@ def _draw_paper(panel: Axes, paper: Paper, styles: Mapping[str, int]) -> None:
     if row.band:
       low, high = zip(*row.band, strict=True)
       _band(panel, paper.x, low, high, style)
-  _size_axis(panel, "Parameters of the T5 1.1 model")
+  _size_axis(
+    panel,
+    "Parameters of the T5 1.1 model",
+    dict(zip(paper.x, paper.columns, strict=True)),
+  )
 
 
 def _draw_dots(

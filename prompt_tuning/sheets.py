@@ -36,7 +36,8 @@ class Value(_Strict):
 
   Attributes:
     label: For tables and figures; the value by default.
-    x: Where it lies on a figure's x axis, such as the number of parameters.
+    x: Where it lies on a figure's x axis, the number of parameters; by default
+      what the records say.
     program: Of `Sheet.programs`; "train" unless a value of the cell says
       otherwise.
     gin_files: In order.

@@ -314,7 +314,7 @@ def paper_text(sheet: Sheet) -> Text | None:
   how = {
     "printed": "printed",
     "figure": "read off the figure",
-    "elsewhere": "printed elsewhere",
+    "elsewhere": "printed there",
   }
   return Text(
     ["", *sheet.paper.columns, "Source"],
