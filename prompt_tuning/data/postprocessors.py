@@ -4,8 +4,10 @@ Functions in seqio's form: `text` is a prediction, or, with `is_target`, the
 target of `example`, whose features they may read instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from prompt_tuning.data.preprocessors import SENTINEL
 
 # Stands for a prediction that is no legal answer: always wrong.
 INVALID = -1
@@ -14,6 +16,20 @@ _DETERMINERS = frozenset(
   """a an few her his each every many much my our some that the their these
   this those which whose your""".split()  # noqa: SIM905
 )
+
+
+def without_sentinel(
+  text: str,
+  example: Mapping[str, Any],
+  is_target: bool = False,
+  *,
+  postprocess: Callable[..., Any] | None,
+) -> Any:
+  """What `postprocess` makes of the text behind a first sentinel, if any."""
+  text = text.removeprefix(SENTINEL).removeprefix(" ")
+  if postprocess is None:
+    return text
+  return postprocess(text, example=example, is_target=is_target)
 
 
 def class_index(

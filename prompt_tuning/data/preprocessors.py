@@ -22,12 +22,22 @@ _each_example: Callable[
 
 # T5's target where the label is hidden, as on the test splits.
 UNLABELLED = "<unk>"
+SENTINEL = "<extra_id_0>"
 
 
 @_each_example
 def add_prefix(example: Example, prefix: str) -> Example:
   """Puts `prefix`, which ends in a space, in front of the inputs."""
   return {**example, "inputs": prefix + example["inputs"]}
+
+
+@_each_example
+def add_sentinel(example: Example) -> Example:
+  """Puts T5's first sentinel in front of the targets.
+
+  That is how every target of span corruption begins (section 3.3 of the paper).
+  """
+  return {**example, "targets": f"{SENTINEL} " + example["targets"]}
 
 
 @_each_example

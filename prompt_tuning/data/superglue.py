@@ -9,7 +9,8 @@ touching the data,
 * `dpr`, definite pronoun resolution,
 * the mixtures `super_glue` and `super_glue_and_dpr`,
 
-each also as `..._prefixed`, with the task's name in front of the input.
+each also as `..._prefixed`, with the task's name in front of the input. Each
+task is there as `..._sentinel` too, with a sentinel in front of the target.
 `scripts/prepare_superglue.py` prepares the data.
 """
 
@@ -281,25 +282,34 @@ class CorrectReferents(seqio.DataSource):
 
 
 def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
-  """Registers `row` over `source`, as `name` and as `<name>_prefixed`."""
+  """Registers `row` over `source`, and with a prefix or a sentinel."""
   if row.correct_referents_only:
     source = CorrectReferents(source)
   feature = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
-  prefix = functools.partial(preprocessors.add_prefix, prefix=row.prefix)
-  for full_name, with_prefix in ((name, ()), (f"{name}_prefixed", (prefix,))):
-    ROWS[full_name] = row
+  with_prefix = functools.partial(preprocessors.add_prefix, prefix=row.prefix)
+  without_sentinel = functools.partial(
+    postprocessors.without_sentinel, postprocess=row.postprocess
+  )
+  # Ranking takes a task's labels from here, which are no whole targets behind
+  # a sentinel.
+  ROWS[name] = ROWS[f"{name}_prefixed"] = row
+  for suffix, change, postprocess in (
+    ("", (), row.postprocess),
+    ("_prefixed", (with_prefix,), row.postprocess),
+    ("_sentinel", (preprocessors.add_sentinel,), without_sentinel),
+  ):
     seqio.TaskRegistry.add(
-      full_name,
+      f"{name}{suffix}",
       source=source,  # pyright: ignore[reportArgumentType]
       preprocessors=[
         row.preprocess,
-        *with_prefix,
+        *change,
         seqio.preprocessors.tokenize,
         seqio.CacheDatasetPlaceholder(),
         seqio.preprocessors.append_eos_after_trim,
       ],
       output_features={"inputs": feature, "targets": feature},
-      postprocess_fn=row.postprocess,
+      postprocess_fn=postprocess,
       metric_fns=row.metric_fns,
     )
 

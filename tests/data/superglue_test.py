@@ -60,16 +60,18 @@ def reference_tasks():
   for row in superglue.SUPER_GLUE:
     seqio.TaskRegistry.remove(f"reference_{row.name}")
     seqio.TaskRegistry.remove(f"reference_{row.name}_prefixed")
+    seqio.TaskRegistry.remove(f"reference_{row.name}_sentinel")
   seqio.MixtureRegistry.remove("reference")
   seqio.MixtureRegistry.remove("reference_prefixed")
   vocabulary.MODEL_VOCABULARY.in_use = before
 
 
-def test_every_task_is_registered_in_both_forms():
+def test_every_task_is_registered_in_all_forms():
   names = [f"super_glue_{row.name}" for row in superglue.TASKS[:-1]] + ["dpr"]
   for name in names:
     seqio.TaskRegistry.get(name)
     seqio.TaskRegistry.get(f"{name}_prefixed")
+    seqio.TaskRegistry.get(f"{name}_sentinel")
 
 
 def test_the_average_is_of_the_eight_rows():
@@ -118,6 +120,25 @@ def test_features_are_the_pieces_and_the_end(form):
   assert example["inputs"].numpy().tolist() == [*byte_ids, 1]
   assert example["inputs_pretokenized"].numpy().decode() == text
   assert vocabulary.MODEL_VOCABULARY.decode(example["targets"]) == "neutral"
+
+
+def test_sentinel_stands_before_the_target_only():
+  plain, other = (
+    seqio.get_mixture_or_task(f"reference_cb{form}")
+    for form in ("", "_sentinel")
+  )
+  example, with_sentinel = (
+    next(iter(task.get_dataset(None, "validation", shuffle=False)))
+    for task in (plain, other)
+  )
+  text = with_sentinel["targets_pretokenized"].numpy().decode()
+  assert text == "<extra_id_0> neutral"
+  np.testing.assert_array_equal(example["inputs"], with_sentinel["inputs"])
+  # What the model writes, with and without one, and what it should write.
+  for said in (text, "neutral", "<extra_id_0>neutral"):
+    assert other.postprocess_fn(said, example={}, is_target=False) == 2
+  assert other.postprocess_fn(text, example={}, is_target=True) == 2
+  assert other.postprocess_fn("<extra_id_0>", example={}, is_target=False) == -1
 
 
 def test_a_cut_input_still_ends():
