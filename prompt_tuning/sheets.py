@@ -25,6 +25,8 @@ from prompt_tuning import records
 
 # TOML has no None, and no gin reference: {gin = "None"} is written as it is.
 _RAW = "gin"
+# What lies beside the sheets of runs: nothing to launch.
+NO_RUNS = ("claims", "parameters")
 
 
 class _Strict(pydantic.BaseModel, extra="forbid"):
@@ -375,6 +377,7 @@ def load(path: pathlib.Path, configs: pathlib.Path) -> Sheet:
 
 
 def load_all(configs: pathlib.Path) -> Iterator[Sheet]:
-  """Reads every sheet: those in `configs` and in `configs/full`."""
+  """Reads every sheet of runs: those in `configs` and in `configs/full`."""
   for path in sorted([*configs.glob("*.toml"), *configs.glob("full/*.toml")]):
-    yield load(path, configs)
+    if path.stem not in NO_RUNS:
+      yield load(path, configs)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up, then runs the linter, the type checker and the tests. Arguments go to
+# Sets up, then runs the linter, the type checker and the tests, and checks that
+# the tables are what the records make. Arguments go to
 # pytest: bash scripts/test.sh -m "not slow" tests/t5
 set -euo pipefail
 
@@ -10,4 +11,5 @@ python="${PROMPT_TUNING_VENV:-$root/.venv}/bin/python"
 "$python" -m ruff check
 "$python" -m ruff format --check
 "$python" -m basedpyright --pythonpath "$python" --level error
+"$python" scripts/tabulate.py --check
 "$python" -m pytest "$@"
