@@ -79,14 +79,23 @@ def prompt_for_model(
   """
   prompt, metadata = prompt_files.load_prompt(prompt_file)
   if metadata is not None:
-    prompt_files.check_compatible(
-      metadata,
-      checkpoints.open_checkpoint(checkpoint_path).fingerprint
-      if hasattr(checkpoints, "open_checkpoint")
-      else prompt_files.UNKNOWN,
-      vocabulary_lib.sha256(vocabulary),
-    )
+    check_compatible(metadata, checkpoint_path, vocabulary)
   return prompt
+
+
+def check_compatible(
+  metadata: prompt_files.PromptMetadata,
+  checkpoint_path: str,
+  vocabulary: seqio.Vocabulary,
+) -> None:
+  """Raises ValueError for a prompt of another model; see `prompt_files`."""
+  prompt_files.check_compatible(
+    metadata,
+    checkpoints.open_checkpoint(checkpoint_path).fingerprint
+    if hasattr(checkpoints, "open_checkpoint")
+    else prompt_files.UNKNOWN,
+    vocabulary_lib.sha256(vocabulary),
+  )
 
 
 def fingerprint(train_state: Any) -> str:

@@ -1,0 +1,161 @@
+"""Norms, neighbours and class labels of a prompt."""
+
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from prompt_tuning import analysis, prompt_files
+from t5x import checkpoints
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+PIECES = ["<pad>", "▁yes", "Yes", "▁no", "▁", "tail", "ment", "▁cat", "|"]
+
+
+class Vocabulary:
+  """Splits "entailment" as T5 does, knows other words with a space before."""
+
+  vocab_size = len(PIECES)
+  tokenizer = types.SimpleNamespace(id_to_piece=PIECES.__getitem__)
+
+  def encode(self, text):
+    return [4, 6, 5] if text == "entailment" else [PIECES.index(f"▁{text}")]
+
+
+@pytest.fixture
+def embeddings():
+  """Each piece along an axis of its own, and a row that has no piece."""
+  table = np.eye(10, dtype=np.float32) * np.arange(1, 11)[:, None]
+  table[9] = table[1] * 100
+  return table.astype(np.float32)
+
+
+def _analyse(prompt, embeddings, labels=(), **kwargs):
+  return analysis.analyse(
+    np.asarray(prompt, np.float32), embeddings, Vocabulary(), labels, **kwargs
+  )
+
+
+def test_neighbours_are_by_cosine_not_by_length(embeddings):
+  # Nearly "▁yes", whose embedding is short; "▁cat" has the larger product.
+  vector = 5 * embeddings[1] / 2 + 0.4 * embeddings[7]
+  result = _analyse([vector], embeddings, num_neighbours=2)
+  (position,) = result.positions
+  assert position.neighbours == ("▁yes", "▁cat")
+  norm = np.hypot(5, 3.2)
+  assert position.norm == pytest.approx(norm, rel=1e-6)
+  assert position.cosines == pytest.approx((5 / norm, 3.2 / norm), rel=1e-6)
+  # Of the nine that have a piece.
+  assert result.embedding_norm == pytest.approx(5.0)
+
+
+def test_finds_class_labels(embeddings):
+  prompt = embeddings[[2, 5, 7, 6]]
+  result = _analyse(
+    prompt, embeddings, ["yes", "no", "entailment"], num_neighbours=1
+  )
+  # "Yes" spells yes; "tail" and "ment" are as long, "ment" comes first.
+  assert [position.labels for position in result.positions] == [
+    ("yes",),
+    (),
+    (),
+    ("entailment",),
+  ]
+  assert result.found == ("yes", "entailment")
+  assert "2 of 3 (yes, entailment)" in analysis.summarize(result)
+
+
+def test_a_position_of_zeros_is_near_to_nothing(embeddings):
+  (position,) = _analyse(np.zeros((1, 10)), embeddings).positions
+  assert position.norm == 0
+  assert position.cosines == (0,) * 5
+
+
+def test_table_has_a_row_for_each_position(embeddings):
+  result = _analyse(embeddings[[8, 1]], embeddings, ["yes"], num_neighbours=1)
+  assert analysis.tabulate(result).splitlines()[2:] == [
+    "| 0 | 9.0 | `\\|` 1.00 |  |",
+    "| 1 | 2.0 | `▁yes` 1.00 | yes |",
+  ]
+  assert "norm: mean 5.5, 2.0 to 9.0" in analysis.summarize(result)
+
+
+@pytest.mark.parametrize("length", [1, 60])
+def test_plot_shows_every_position(embeddings, length, tmp_path):
+  prompt = np.tile(embeddings[1], (length, 1))
+  result = _analyse(prompt, embeddings, ["yes"], num_neighbours=3)
+  figure = analysis.plot(result, "a $title")
+  above, below = figure.axes
+  assert len(above.patches) == length
+  nearest, third, labels = below.lines
+  assert len(nearest.get_xdata()) == len(third.get_xdata()) == length
+  assert len(labels.get_xdata()) == length
+  np.testing.assert_allclose(nearest.get_ydata(), 1, rtol=1e-6)
+  figure.savefig(tmp_path / "plot.png")
+  assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+  ("width", "rows", "neighbours", "message"),
+  [
+    (4, 10, 5, "prompt has width 4, the model 10"),
+    (10, 8, 5, "vocabulary has 9 pieces, the model 8"),
+    (10, 10, 0, "Expected 1 to 9 neighbours, got 0"),
+  ],
+)
+def test_refuses_what_is_not_of_a_kind(
+  embeddings, width, rows, neighbours, message
+):
+  with pytest.raises(ValueError, match=message):
+    _analyse(np.ones((2, width)), embeddings[:rows], num_neighbours=neighbours)
+
+
+def test_command_line(tmp_path):
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
+    model_prefix=str(tmp_path / "spiece"),
+    vocab_size=19,
+    minloglevel=2,
+  )
+  pieces = sentencepiece.SentencePieceProcessor(
+    model_file=str(tmp_path / "spiece.model")
+  )
+  table = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
+  checkpoint = checkpoints.save_base_checkpoint(
+    str(tmp_path), 7, {"token_embedder": {"embedding": table}}, {}
+  )
+  np.save(tmp_path / "prompt.npy", table[[5, 9]] * 3)
+  done = _inspect(
+    tmp_path, "prompt.npy", f"--checkpoint={tmp_path}", "--extra_ids=0", "-n=1"
+  )
+  assert f"`{pieces.id_to_piece(5)}` 1.00" in done.stdout, done.stderr
+  assert "plot: prompt.png" in done.stdout
+  assert (tmp_path / "prompt.png").exists()
+  prompt_files.save_prompt(
+    tmp_path / "prompt.safetensors",
+    table[:2],
+    prompt_files.PromptMetadata("another", prompt_files.UNKNOWN),
+  )
+  refused = _inspect(
+    tmp_path,
+    "prompt.safetensors",
+    f"--checkpoint={checkpoint}",
+    f"--vocabulary={tmp_path / 'spiece.model'}",
+  )
+  assert refused.returncode == 1
+  assert "The prompt belongs to another model" in refused.stderr
+  assert "Traceback" not in refused.stderr
+
+
+def _inspect(folder, *args):
+  return subprocess.run(
+    [sys.executable, ROOT / "scripts" / "inspect_prompt.py", *args],
+    capture_output=True,
+    text=True,
+    cwd=folder,
+  )
