@@ -154,9 +154,11 @@ def decode_step_by_step(
   apply = functools.partial(model.apply, enable_dropout=False)
   encode = jax.jit(functools.partial(apply, method=model.encode))
   encoded = encode({"params": params}, inputs)
-  start = jax.jit(functools.partial(apply, decode=True, mutable=["cache"]))
-  ones = jax.tree.map(np.ones_like, network_inputs(features))
-  _, variables = start({"params": params}, *ones)
+  start = functools.partial(apply, decode=True, mutable=["cache"])
+  _, shapes = jax.eval_shape(
+    start, {"params": params}, *network_inputs(features)
+  )
+  variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   step = jax.jit(
     functools.partial(
       apply,

@@ -333,6 +333,33 @@ def add_mixture(name: str, rate_by_task: Mapping[str, int]) -> None:
   )
 
 
+def prefixes_of(mixture: str, used: str) -> tuple[str, ...]:
+  """Returns what the inputs of a mixture's tasks begin with, each once.
+
+  Args:
+    mixture: A task or mixture `*_prefixed`.
+    used: The one that is trained on or evaluated: its tasks are among them.
+
+  Raises:
+    ValueError: if inputs do not begin with the name of a task of the mixture.
+  """
+  prefixes: dict[str, list[str]] = {mixture: [], used: []}
+  for name, found in prefixes.items():
+    for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
+      if task.name not in ROWS or not task.name.endswith("_prefixed"):
+        raise ValueError(
+          f"Expected tasks whose inputs begin with their name, got {task.name}."
+          f" Use {name}_prefixed, or give TASK_PREFIXES."
+        )
+      found.append(ROWS[task.name].prefix)
+  if unknown := set(prefixes[used]) - set(prefixes[mixture]):
+    raise ValueError(
+      f"Expected {used} to be part of {mixture}, but {sorted(unknown)} is not. "
+      "Set PROMPT_MIXTURE to the mixture that the prompt was trained on."
+    )
+  return tuple(dict.fromkeys(prefixes[mixture]))
+
+
 def _prepared(row: SuperGlueTask) -> seqio.DataSource:
   return PreparedData(row.tfds_name, row.splits)
 

@@ -115,7 +115,7 @@ class Dense(nn.Module):
       self.output_dtype or dtype,
     )
     if delta := self.injections.build(self.injections.delta, self, "delta"):
-      outputs += delta(inputs, self.features)
+      outputs += delta(inputs, self.features, self.axes)
     return outputs
 
 
@@ -246,6 +246,7 @@ class Attention(nn.Module):
     attended: Array,
     mask: Array,
     bias: Array | None = None,
+    prefix: tuple[Array, Array] | None = None,
     cache_index: Array | None = None,
     enable_dropout: bool = False,
   ) -> Array:
@@ -256,6 +257,7 @@ class Attention(nn.Module):
       attended: [B, K, H] Where keys and values come from.
       mask: [B, 1, Q, K] True where a query sees a key.
       bias: [1, N, Q, K] Added to the scores.
+      prefix: Keys and values, [X, N * D] each, that every query sees too.
       cache_index: Position of the first input while decoding with a cache,
         whose length is then the K of `mask` and `bias`; or None.
       enable_dropout: Whether to drop attention weights.
@@ -275,16 +277,14 @@ class Attention(nn.Module):
     key = project(name="key")(attended)
     value = project(name="value")(attended)
     if rescale := injections.build(injections.rescale, self, "key_rescale"):
-      key = rescale(key)
+      key = rescale(key, ("joined_kv",))
     if rescale := injections.build(injections.rescale, self, "value_rescale"):
-      value = rescale(value)
+      value = rescale(value, ("joined_kv",))
     query, key, value = map(self._split_heads, (query, key, value))
     if cache_index is not None:
       key, value = self._extend_cache(key, value, cache_index)
-    if prefix := injections.build(injections.prefix, self, "prefix"):
-      key, value, mask, bias = _prepend_prefix(
-        *prefix(key, value), key, value, mask, bias
-      )
+    if prefix:
+      key, value, mask, bias = _prepend_prefix(*prefix, key, value, mask, bias)
 
     scores = einsum("bnqd,bnkd->bnqk", query, key, jnp.float32)
     if bias is not None:
@@ -357,7 +357,7 @@ class Mlp(nn.Module):
         branch = getattr(nn, activation)(branch)
       branches.append(branch)
     if rescale := injections.build(injections.rescale, self, "rescale"):
-      branches[0] = rescale(branches[0])
+      branches[0] = rescale(branches[0], ("mlp",))
     hidden = functools.reduce(operator.mul, branches)
     hidden = make_dropout(config, enable_dropout)(hidden)
     hidden = constrain(hidden, ("batch", "length", "mlp"))
@@ -389,12 +389,15 @@ def _prepend_prefix(
   """Puts X keys and values, visible to all and without a bias, in front."""
 
   def prepend(prefix: Array, sequence: Array) -> Array:
+    batch, heads, _, head_dim = sequence.shape
+    # [X, N * D] -> [N, X, D]
+    prefix = jnp.swapaxes(prefix.reshape(-1, heads, head_dim), 0, 1)
     prefix = jnp.broadcast_to(
-      prefix.astype(sequence.dtype), (len(sequence), *prefix.shape[-3:])
+      prefix.astype(sequence.dtype), (batch, *prefix.shape)
     )
     return jnp.concatenate([prefix, sequence], axis=2)
 
-  width = ((0, 0), (0, 0), (0, 0), (prefix_key.shape[-2], 0))
+  width = ((0, 0), (0, 0), (0, 0), (len(prefix_key), 0))
   return (
     prepend(prefix_key, key),
     prepend(prefix_value, value),

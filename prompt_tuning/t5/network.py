@@ -1,6 +1,6 @@
 """T5 1.1: encoder, decoder, and the module that T5X's models drive."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +21,8 @@ from prompt_tuning.t5.layers import (
 from prompt_tuning.types import Array
 
 _ACTIVATION_AXES = ("batch", "length", "embed")
+# Keys and values, [X, N * D] each, of one attention of one layer.
+Prefix = tuple[Array, Array] | None
 
 
 class EncoderLayer(nn.Module):
@@ -31,15 +33,22 @@ class EncoderLayer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, inputs: Array, mask: Array, bias: Array, enable_dropout: bool
+    self,
+    inputs: Array,
+    mask: Array,
+    bias: Array,
+    prefix: Prefix,
+    enable_dropout: bool,
   ) -> Array:
-    """[B, T, H], [B, 1, T, T], [1, N, T, T] -> [B, T, H]"""
+    """[B, T, H], [B, 1, T, T], [1, N, T, T], prefix -> [B, T, H]"""
     config = self.config
     dropout = make_dropout(config, enable_dropout)
     normed = RMSNorm(config, name="pre_attention_layer_norm")(inputs)
     attention = Attention(config, self.injections, name="attention")
     hidden = inputs + dropout(
-      attention(normed, normed, mask, bias, enable_dropout=enable_dropout)
+      attention(
+        normed, normed, mask, bias, prefix, enable_dropout=enable_dropout
+      )
     )
     normed = RMSNorm(config, name="pre_mlp_layer_norm")(hidden)
     mlp = Mlp(config, self.injections, name="mlp")
@@ -61,6 +70,8 @@ class DecoderLayer(nn.Module):
     mask: Array,
     encoder_decoder_mask: Array,
     bias: Array,
+    prefix: Prefix,
+    encoder_decoder_prefix: Prefix,
     cache_index: Array | None,
     enable_dropout: bool,
   ) -> Array:
@@ -72,6 +83,8 @@ class DecoderLayer(nn.Module):
       mask: [B, 1, S, K], where K is S or the length of the cache.
       encoder_decoder_mask: [B, 1, S, T]
       bias: [1, N, S, K]
+      prefix: As in `Attention`, of the self-attention.
+      encoder_decoder_prefix: The same of the other attention.
       cache_index: As in `Attention`.
       enable_dropout: Whether to drop activations.
 
@@ -83,13 +96,17 @@ class DecoderLayer(nn.Module):
     normed = RMSNorm(config, name="pre_self_attention_layer_norm")(inputs)
     attention = Attention(config, injections, name="self_attention")
     hidden = inputs + dropout(
-      attention(normed, normed, mask, bias, cache_index, enable_dropout)
+      attention(normed, normed, mask, bias, prefix, cache_index, enable_dropout)
     )
     normed = RMSNorm(config, name="pre_cross_attention_layer_norm")(hidden)
     attention = Attention(config, injections, name="encoder_decoder_attention")
     hidden += dropout(
       attention(
-        normed, encoded, encoder_decoder_mask, enable_dropout=enable_dropout
+        normed,
+        encoded,
+        encoder_decoder_mask,
+        prefix=encoder_decoder_prefix,
+        enable_dropout=enable_dropout,
       )
     )
     normed = RMSNorm(config, name="pre_mlp_layer_norm")(hidden)
@@ -136,10 +153,11 @@ class Encoder(nn.Module):
     )
     dropout = make_dropout(config, enable_dropout)
     hidden = constrain(dropout(embedded), _ACTIVATION_AXES)
-    layer = _rematerialised(EncoderLayer, config, static_argnums=(4,))
-    for i in range(config.num_encoder_layers):
+    prefixes = _prefixes(self, "attention_prefix", config.num_encoder_layers)
+    layer = _rematerialised(EncoderLayer, config, static_argnums=(5,))
+    for i, prefix in enumerate(prefixes):
       hidden = layer(config, injections, name=f"layers_{i}")(
-        hidden, mask, bias, enable_dropout
+        hidden, mask, bias, prefix, enable_dropout
       )
     hidden = dropout(RMSNorm(config, name="encoder_norm")(hidden))
     visible = masks.prepend_visible(tokens > 0, prompt_length)
@@ -202,14 +220,21 @@ class Decoder(nn.Module):
     )
     dropout = make_dropout(config, enable_dropout)
     hidden = constrain(dropout(self.embedder(input_tokens)), _ACTIVATION_AXES)
-    layer = _rematerialised(DecoderLayer, config, static_argnums=(7,))
-    for i in range(config.num_decoder_layers):
+    number = config.num_decoder_layers
+    prefixes = zip(
+      _prefixes(self, "self_attention_prefix", number),
+      _prefixes(self, "encoder_decoder_attention_prefix", number),
+      strict=True,
+    )
+    layer = _rematerialised(DecoderLayer, config, static_argnums=(9,))
+    for i, both in enumerate(prefixes):
       hidden = layer(config, injections, name=f"layers_{i}")(
         hidden,
         encoded,
         mask,
         encoder_decoder_mask,
         bias,
+        *both,
         cache_index,
         enable_dropout,
       )
@@ -361,6 +386,18 @@ class Transformer(nn.Module):
       decode,
       max_decode_length,
     )
+
+
+def _prefixes(
+  stack: Encoder | Decoder, name: str, num_layers: int
+) -> Sequence[Prefix]:
+  """Makes the keys and values in front of one attention of every layer."""
+  config, injections = stack.config, stack.injections
+  if prefix := injections.build(injections.prefix, stack, name):
+    return prefix(
+      num_layers, config.emb_dim, config.num_heads * config.head_dim
+    )
+  return [None] * num_layers
 
 
 def _rematerialised(

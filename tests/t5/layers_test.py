@@ -98,26 +98,28 @@ def test_mlp_without_a_gate_has_one_kernel():
 
 
 def test_a_prefix_is_seen_by_every_query():
-  class Prefix(nn.Module):
-    def __call__(self, key, value):
-      _, N, _, D = key.shape
-      return jnp.ones((N, 2, D)), jnp.full((1, N, 2, D), 3.0)
-
   rng = np.random.default_rng(0)
   inputs = rng.normal(size=(1, 3, 32)).astype(np.float32)
   bias = rng.normal(size=(1, 4, 3, 3)).astype(np.float32)
   mask = np.array([True, True, False]).reshape(1, 1, 1, 3)
+  # Two positions, 4 heads of 8.
+  prefix_key, prefix_value = rng.normal(size=(2, 2, 32)).astype(np.float32)
   params = conformance.parameters()["encoder"]["layers_0"]["attention"]
-  attention = layers.Attention(
-    conformance.config(), layers.Injections(prefix=Prefix)
+  attention = layers.Attention(conformance.config(), layers.Injections())
+  outputs = attention.apply(
+    {"params": params},
+    inputs,
+    inputs,
+    mask,
+    bias,
+    (prefix_key, prefix_value),
   )
-  outputs = attention.apply({"params": params}, inputs, inputs, mask, bias)
 
   def project(name):
     return (inputs[0] @ params[name]["kernel"]).reshape(3, 4, 8)
 
-  key = np.concatenate([np.ones((2, 4, 8)), project("key")])
-  value = np.concatenate([np.full((2, 4, 8), 3.0), project("value")])
+  key = np.concatenate([prefix_key.reshape(2, 4, 8), project("key")])
+  value = np.concatenate([prefix_value.reshape(2, 4, 8), project("value")])
   scores = np.einsum("qnd,knd->nqk", project("query"), key)
   scores[..., 2:] += bias[0]
   weights = np.exp(scores)

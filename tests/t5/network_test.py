@@ -3,7 +3,6 @@ import re
 from typing import Any
 
 import conformance
-from flax import traverse_util
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import prompts
-from prompt_tuning.t5 import layers, network
+from prompt_tuning.t5 import network
 
 
 def config(**overrides: Any) -> network.T5Config:
@@ -270,117 +269,3 @@ def test_decoding_needs_the_length_of_its_cache():
   _, cache = jax.eval_shape(apply, {"params": params}, *inputs)
   with pytest.raises(ValueError, match="max_decode_length"):
     jax.eval_shape(apply, {"params": params} | cache, *inputs)
-
-
-class Prefix(nn.Module):
-  @nn.compact
-  def __call__(self, key, value):
-    shape = (key.shape[1], 3, key.shape[3])
-    return tuple(
-      self.param(name, nn.initializers.zeros, shape)
-      for name in ("key", "value")
-    )
-
-
-class LowRankDelta(nn.Module):
-  @nn.compact
-  def __call__(self, inputs, features):
-    inner = nn.Dense(2, use_bias=False, name="down")(inputs)
-    init = nn.initializers.zeros
-    up = nn.Dense(features, use_bias=False, kernel_init=init, name="up")
-    return up(inner)
-
-
-class Adapter(nn.Module):
-  @nn.compact
-  def __call__(self, inputs):
-    init = nn.initializers.zeros
-    return inputs + nn.Dense(inputs.shape[-1], kernel_init=init)(inputs)
-
-
-class Rescale(nn.Module):
-  @nn.compact
-  def __call__(self, inputs):
-    shape = inputs.shape[2:]
-    scale = self.param("scale", nn.initializers.ones, shape)
-    return inputs * scale[None, None, :]
-
-
-ATTENTIONS = [
-  "encoder/layers_0/attention",
-  "decoder/layers_0/self_attention",
-  "decoder/layers_0/encoder_decoder_attention",
-]
-MLPS = ["encoder/layers_0/mlp", "decoder/layers_0/mlp"]
-
-
-@pytest.mark.parametrize(
-  ("injections", "expected_paths"),
-  [
-    (
-      layers.Injections(prefix=Prefix),
-      [f"{owner}/prefix" for owner in ATTENTIONS],
-    ),
-    (
-      layers.Injections(delta=LowRankDelta, where=".*/(query|value)/delta"),
-      [
-        f"{owner}/{kernel}/delta"
-        for owner in ATTENTIONS
-        for kernel in ("query", "value")
-      ],
-    ),
-    (
-      layers.Injections(adapter=Adapter),
-      [f"{owner}/adapter" for owner in ATTENTIONS + MLPS],
-    ),
-    (
-      layers.Injections(rescale=Rescale),
-      [
-        *(f"{owner}/key_rescale" for owner in ATTENTIONS),
-        *(f"{owner}/value_rescale" for owner in ATTENTIONS),
-        *(f"{owner}/rescale" for owner in MLPS),
-      ],
-    ),
-  ],
-  ids=["prefix", "delta", "adapter", "rescale"],
-)
-def test_injected_modules(injections, expected_paths):
-  model = network.Transformer(config(), injections)
-  plain = conformance.parameters(0)
-  features = conformance.batch()
-  init = jax.jit(functools.partial(model.init, enable_dropout=False))
-  inputs = conformance.network_inputs(features)
-  initial = init(jax.random.key(0), *inputs)["params"]
-  names = traverse_util.flatten_dict(plain, sep="/").keys()
-  injected = {
-    name: value
-    for name, value in traverse_util.flatten_dict(initial, sep="/").items()
-    if name not in names
-  }
-  for path in expected_paths:
-    assert any(name.startswith(f"{path}/") for name in injected)
-  for name in injected:
-    assert any(name.startswith(f"{path}/") for path in expected_paths)
-
-  def parameters(injected):
-    flat = traverse_util.flatten_dict(plain, sep="/") | injected
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-  expected = real_logits(transformer(0), plain, features)
-  if not injections.prefix:  # Which takes some of the attention anyway.
-    logits = real_logits(model, parameters(injected), features)
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
-
-  rng = np.random.default_rng(0)
-  trained = {
-    name: jnp.asarray(rng.normal(size=value.shape), jnp.float32)
-    for name, value in injected.items()
-  }
-  logits = real_logits(model, parameters(trained), features)
-  assert np.abs(logits - expected).max() > 0.1
-  if injections.prefix:  # Which stands in front of the cache.
-    decoded = conformance.decode_step_by_step(
-      model, parameters(trained), features
-    )
-    real = features["decoder_target_tokens"] > 0
-    np.testing.assert_allclose(decoded[real], logits, atol=1e-4)

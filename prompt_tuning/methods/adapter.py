@@ -1,0 +1,46 @@
+"""Adapters (Houlsby et al., 2019): a bottleneck after a block's last kernel."""
+
+import flax.linen as nn
+from flax.linen import partitioning
+import jax.numpy as jnp
+
+from prompt_tuning.t5.layers import einsum
+from prompt_tuning.types import Array
+
+_DOWN_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+class Bottleneck(nn.Module):
+  """Adds a small MLP of what it reads, zero to begin with.
+
+  It stands before the residual sum, as in the paper, and T5 normalises before
+  a block, not after it, so that there is no norm of its own to train. Owns
+  `down`, [H, bottleneck], `up`, [bottleneck, H], and their biases, in float32.
+
+  Attributes:
+    bottleneck: Width of the MLP.
+  """
+
+  bottleneck: int
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    """[B, T, H] -> [B, T, H] in the dtype of `inputs`."""
+    dtype = inputs.dtype
+    width, zeros = inputs.shape[-1], nn.initializers.zeros
+
+    def parameter(name, init, *named_sizes):
+      axes, shape = zip(*named_sizes, strict=True)
+      return partitioning.param_with_axes(
+        name, init, shape, jnp.float32, axes=axes
+      ).astype(dtype)
+
+    outer, inner = ("embed", width), ("adapter", self.bottleneck)
+    down = parameter("down", _DOWN_INIT, outer, inner)
+    down_bias = parameter("down_bias", zeros, inner)
+    up = parameter("up", zeros, inner, outer)
+    up_bias = parameter("up_bias", zeros, outer)
+    hidden = einsum("bth,ha->bta", inputs, down, dtype)
+    hidden = nn.gelu(hidden + down_bias[None, None, :])
+    outputs = einsum("bta,ah->bth", hidden, up, dtype)
+    return inputs + outputs + up_bias[None, None, :]

@@ -1,0 +1,35 @@
+"""IA3 (Liu et al., 2022): learned factors of keys, values and MLP features."""
+
+import flax.linen as nn
+from flax.linen import partitioning
+import jax.numpy as jnp
+
+from prompt_tuning.types import Array
+
+
+class Rescale(nn.Module):
+  """Multiplies features by `scale`, [features] in float32, one to begin with.
+
+  In a gated MLP it does so on the branch with the activation function, which is
+  the same as on the product of the branches.
+  """
+
+  @nn.compact
+  def __call__(self, inputs: Array, axes: tuple[str]) -> Array:
+    """Rescales.
+
+    Args:
+      inputs: [B, T, features]
+      axes: The name of the logical axis of the features.
+
+    Returns:
+      [B, T, features] in the dtype of `inputs`.
+    """
+    scale = partitioning.param_with_axes(
+      "scale",
+      nn.initializers.ones,
+      inputs.shape[-1:],
+      jnp.float32,
+      axes=axes,
+    )
+    return inputs * scale.astype(inputs.dtype)[None, None, :]

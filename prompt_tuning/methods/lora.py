@@ -1,0 +1,59 @@
+"""LoRA (Hu et al., 2021): a product of two thin matrices beside a kernel."""
+
+import flax.linen as nn
+from flax.linen import partitioning
+import jax.numpy as jnp
+
+from prompt_tuning.t5.layers import einsum
+from prompt_tuning.types import Array
+
+_DOWN_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+class LowRankDelta(nn.Module):
+  """Adds `alpha / rank * inputs @ down @ up`, zero to begin with.
+
+  Owns `down`, [in, rank], and `up`, [rank, features], in float32, which lie on
+  the mesh as the kernel does.
+
+  Attributes:
+    rank: Columns of `down`.
+    alpha: Divided by the rank, the factor of the product, so that another rank
+      does not call for another learning rate.
+  """
+
+  rank: int
+  alpha: float
+
+  @nn.compact
+  def __call__(
+    self, inputs: Array, features: int, axes: tuple[str, str]
+  ) -> Array:
+    """Returns what is to be added to a kernel's product.
+
+    Args:
+      inputs: [B, T, in] What the kernel is applied to.
+      features: Its output width.
+      axes: The names of its two logical axes.
+
+    Returns:
+      [B, T, features] in the dtype of `inputs`.
+    """
+    dtype = inputs.dtype
+    down = partitioning.param_with_axes(
+      "down",
+      _DOWN_INIT,
+      (inputs.shape[-1], self.rank),
+      jnp.float32,
+      axes=(axes[0], "lora_rank"),
+    )
+    up = partitioning.param_with_axes(
+      "up",
+      nn.initializers.zeros,
+      (self.rank, features),
+      jnp.float32,
+      axes=("lora_rank", axes[1]),
+    )
+    hidden = einsum("bti,ir->btr", inputs, down.astype(dtype), dtype)
+    hidden *= self.alpha / self.rank
+    return einsum("btr,ro->bto", hidden, up.astype(dtype), dtype)

@@ -1,0 +1,100 @@
+"""Prefix tuning (Li and Liang, 2021): keys and values before those of a layer.
+
+Where prompt tuning trains what stands before the embedded input, this trains
+what the attention of every layer finds there.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+from flax.linen import partitioning
+import jax.numpy as jnp
+
+from prompt_tuning.types import Array, Initializer
+
+_KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+class Prefix(nn.Module):
+  """Owns the prefixes of one attention of every layer of a stack, in float32.
+
+  Either they are parameters, `{key,value}_<layer>`, [X, N * D] each, or an
+  MLP computes them from a table of the model's width (Li and Liang, section
+  4.3): `table` and the layer `hidden` serve all layers, `{key,value}_<layer>`
+  have a kernel and a bias each. A run keeps the MLP and evaluates through it;
+  the prefixes that it computes are all that the model needs of it.
+
+  Attributes:
+    length: Positions of the prefix, X.
+    hidden_dim: Width of the MLP's hidden layer; None is no MLP.
+    prefix_init: Initialiser of the prefixes, or of the table.
+  """
+
+  length: int
+  hidden_dim: int | None = None
+  prefix_init: Initializer = nn.initializers.normal(1.0)
+
+  @nn.compact
+  def __call__(
+    self, num_layers: int, width: int, features: int
+  ) -> Sequence[tuple[Array, Array]]:
+    """Returns the prefixes of all layers.
+
+    Args:
+      num_layers: L.
+      width: H, the width of the table.
+      features: N * D.
+
+    Returns:
+      L pairs of keys and values, [X, N * D] each, in float32.
+    """
+    if self.hidden_dim is None:
+
+      def make(name: str) -> Array:
+        return self._parameter(name, features, "joined_kv")
+
+    else:
+      table = self._parameter("table", width, "embed")
+      layer = _Dense(self.hidden_dim, ("embed", "prefix_hidden"), name="hidden")
+      hidden = jnp.tanh(layer(table))
+
+      def make(name: str) -> Array:
+        axes = ("prefix_hidden", "joined_kv")
+        return _Dense(features, axes, name=name)(hidden)
+
+    return [(make(f"key_{i}"), make(f"value_{i}")) for i in range(num_layers)]
+
+  def _parameter(self, name: str, features: int, axis: str) -> Array:
+    return partitioning.param_with_axes(
+      name,
+      self.prefix_init,
+      (self.length, features),
+      jnp.float32,
+      axes=("prefix", axis),
+    )
+
+
+class _Dense(nn.Module):
+  """A linear map with a bias, in float32; the T5 has none."""
+
+  features: int
+  axes: tuple[str, str]
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    """[X, in] -> [X, features]"""
+    kernel = partitioning.param_with_axes(
+      "kernel",
+      _KERNEL_INIT,
+      (inputs.shape[-1], self.features),
+      jnp.float32,
+      axes=self.axes,
+    )
+    bias = partitioning.param_with_axes(
+      "bias",
+      nn.initializers.zeros,
+      (self.features,),
+      jnp.float32,
+      axes=self.axes[1:],
+    )
+    return inputs @ kernel + bias[None]

@@ -1,0 +1,114 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+
+from prompt_tuning import tasks  # noqa: F401
+from prompt_tuning.data import superglue
+from prompt_tuning.methods import multitask_prompt
+
+VOCABULARY = seqio.ByteVocabulary()
+PREFIXES = ("cb ", "copa ", "wsc: ")
+
+
+def _module(prefixes=PREFIXES):
+  return multitask_prompt.MultitaskPrompt(2, prefixes, VOCABULARY)
+
+
+def _tokens(*texts):
+  ids = [VOCABULARY.encode(text) for text in texts]
+  return np.array([row + [0] * (20 - len(row)) for row in ids])
+
+
+@functools.cache
+def _params():
+  rng = np.random.default_rng(0)
+  shapes = {"task_cb": 3, "task_copa": 3, "task_wsc": 3}
+  return {
+    "shared": {"prompt": jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)},
+    **{
+      name: jnp.asarray(rng.normal(size=size), jnp.float32)
+      for name, size in shapes.items()
+    },
+  }
+
+
+def _prompts(tokens, dtype="float32"):
+  embedded = jnp.zeros((len(tokens), tokens.shape[1], 3), dtype)
+  return _module().apply({"params": _params()}, tokens, embedded)
+
+
+def test_each_example_gets_the_row_of_its_task():
+  tokens = _tokens("wsc: cb ", "cb premise: x", "copa choice1: y", "cb z")
+  params = _params()
+  rows = [params[f"task_{name}"] for name in ("wsc", "cb", "copa", "cb")]
+  expected = [params["shared"]["prompt"] + row[None] for row in rows]
+  np.testing.assert_allclose(_prompts(tokens), expected, rtol=1e-6)
+  assert _prompts(tokens, "bfloat16").dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("text", ["rte premise: x", "cbpremise", "", "c"])
+def test_a_prompt_of_no_task_is_not_a_number(text):
+  prompts = np.asarray(_prompts(_tokens("cb premise: x", text)))
+  assert np.isfinite(prompts[0]).all()
+  assert np.isnan(prompts[1]).all()
+
+
+def test_a_row_learns_from_the_examples_of_its_task_alone():
+  tokens = _tokens("cb premise: x", "wsc: x", "cb y")
+
+  def objective(params):
+    embedded = jnp.zeros((3, 20, 3))
+    return _module().apply({"params": params}, tokens, embedded).sum()
+
+  gradients = jax.grad(objective)(_params())
+  np.testing.assert_array_equal(gradients["task_cb"], [4.0] * 3)
+  np.testing.assert_array_equal(gradients["task_wsc"], [2.0] * 3)
+  np.testing.assert_array_equal(gradients["task_copa"], [0.0] * 3)
+  np.testing.assert_array_equal(gradients["shared"]["prompt"], [[3.0] * 3] * 2)
+
+
+@pytest.mark.parametrize(
+  ("prefixes", "message"),
+  [
+    (["cb ", "cb: "], "Give every task once"),
+    ([], "Give every task once"),
+    (["ws", "wsc: "], "that of 'wsc' begins with that of 'ws'"),
+  ],
+)
+def test_tasks_that_cannot_be_told_apart_are_refused(prefixes, message):
+  with pytest.raises(ValueError, match=message):
+    _module(prefixes).init(
+      jax.random.key(0), _tokens("cb x"), jnp.zeros((1, 20, 3))
+    )
+
+
+def test_prefixes_of_a_mixture():
+  prefixes = superglue.prefixes_of(
+    "super_glue_and_dpr_prefixed", "super_glue_cb_prefixed"
+  )
+  # DPR has the form of WSC, and shares its name.
+  assert sorted(prefixes) == [
+    *("boolq ", "cb ", "copa ", "multirc ", "record ", "rte ", "wic "),
+    "wsc: ",
+  ]
+  # As one prompt of all: none begins with another.
+  _module(prefixes).init(
+    jax.random.key(0), _tokens("cb x"), jnp.zeros((1, 20, 3))
+  )
+
+
+@pytest.mark.parametrize(
+  ("mixture", "used", "message"),
+  [
+    ("mini_super_glue", "mini_super_glue", "got mini_boolq. Use mini_super_"),
+    ("mini_super_glue_prefixed", "mini_cb", "got mini_cb. Use mini_cb_pref"),
+    ("mini_rte_prefixed", "mini_cb_prefixed", r"\['cb '\] is not"),
+  ],
+)
+def test_a_task_without_a_row_is_refused(mixture, used, message):
+  with pytest.raises(ValueError, match=message):
+    superglue.prefixes_of(mixture, used)

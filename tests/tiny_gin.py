@@ -1,0 +1,126 @@
+"""Runs of the tiny T5 through gin: testdata/tiny.gin and a method's file."""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any
+
+import gin
+import jax
+import tiny
+
+import prompt_tuning
+from t5x import eval as eval_lib
+from t5x import gin_utils, models, partitioning, utils
+from t5x import train as train_lib
+
+_TESTS = pathlib.Path(__file__).parent
+_PROMPT = ["gin/prompts/random_uniform.gin"]
+# Method -> the stem of its file, what other files it takes, and bindings.
+METHODS: dict[str, tuple[str, list[str], list[str]]] = {
+  "prompt_tuning": ("prompt_tuning", _PROMPT, ["PROMPT_LENGTH = 4"]),
+  "multitask_prompt": (
+    "multitask_prompt",
+    _PROMPT,
+    # In byte pieces, an input of the tiny task begins with one of these.
+    ["PROMPT_LENGTH = 4", f"TASK_PREFIXES = {list('abcdefgh')}"],
+  ),
+  "prefix_tuning": ("prefix_tuning", [], ["PREFIX_LENGTH = 4"]),
+  "prefix_tuning through an MLP": (
+    "prefix_tuning",
+    [],
+    ["PREFIX_LENGTH = 4", "PREFIX_HIDDEN_DIM = 8"],
+  ),
+  "lora": ("lora", [], ["LORA_RANK = 2"]),
+  "adapter": ("adapter", [], ["ADAPTER_SIZE = 4"]),
+  "ia3": ("ia3", [], []),
+  "model_tuning": ("model_tuning", [], []),
+}
+
+
+def configure(method: str, run: str = "train", **macros: Any) -> None:
+  """Makes the configuration of a run the one that gin knows."""
+  import __main__
+
+  entry_points = (train_lib.train, eval_lib.evaluate)
+  for entry_point in entry_points:
+    setattr(__main__, entry_point.__name__, entry_point)
+  gin.clear_config()
+  stem, files, bindings = METHODS[method]
+  macros = {
+    "INITIAL_CHECKPOINT_PATH": "none",
+    "MIXTURE_OR_TASK_NAME": tiny.TASK,
+    "MIXTURE_OR_TASK_MODULE": "tiny",
+    "BATCH_SIZE": tiny.BATCH_SIZE,
+    **macros,
+  }
+  if run == "train":
+    macros = {
+      "MODEL_DIR": "none",
+      "TASK_FEATURE_LENGTHS": tiny.LENGTHS,
+      "TRAIN_STEPS_RELATIVE": 3,
+      "EVAL_PERIOD": 3,
+      "EVAL_STEPS": 1,
+      **macros,
+    }
+  gin_utils.parse_gin_flags(
+    [prompt_tuning.gin_search_path()],
+    [
+      str(_TESTS / "testdata/tiny.gin"),
+      f"gin/methods/{stem}.gin",
+      *files,
+      f"gin/runs/{run}.gin",
+    ],
+    [*bindings, *(f"{name} = {value!r}" for name, value in macros.items())],
+  )
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns a function or class with its parameters bound by gin."""
+  return gin.get_configurable(function)
+
+
+def model(method: str) -> models.EncoderDecoderModel:
+  configure(method)
+  return configured(models.EncoderDecoderModel)()
+
+
+def train(method: str, base: str, folder: pathlib.Path) -> None:
+  """Runs what `python -m t5x.train` does, for 3 steps."""
+  configure(method, INITIAL_CHECKPOINT_PATH=base, MODEL_DIR=str(folder))
+  train = configured(train_lib.train)
+  assert train(train_eval_dataset_cfg=None) == "finished"
+
+
+def evaluate(method: str, run: pathlib.Path, folder: pathlib.Path) -> Any:
+  """Runs what `python -m t5x.eval` does, on the latest checkpoint of a run."""
+  configure(
+    method,
+    "eval",
+    INITIAL_CHECKPOINT_PATH="none",
+    CHECKPOINT_PATH=str(run),
+    EVAL_OUTPUT_DIR=str(folder),
+  )
+  return configured(eval_lib.evaluate)()
+
+
+def start(
+  method: str, base: str, num_partitions: int = 1, seed: int = 0
+) -> tuple[models.EncoderDecoderModel, Any, Any, Any]:
+  """Begins a run: its model, partitioner, initializer and first state."""
+  configure(method, INITIAL_CHECKPOINT_PATH=base)
+  model = configured(models.EncoderDecoderModel)()
+  partitioner = configured(partitioning.PjitPartitioner)(
+    num_partitions=num_partitions
+  )
+  initializer = utils.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    tiny.input_shapes(),
+    partitioner,
+  )
+  state, _ = initializer.from_base_model(
+    configured(utils.RestoreCheckpointConfig)(),
+    # As t5x.train does.
+    jax.random.split(jax.random.key(seed))[0],
+  )
+  return model, partitioner, initializer, state
