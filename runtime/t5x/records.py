@@ -33,6 +33,8 @@ _PACKAGES = (
   "prompt-tuning",
   "t5x",
 )
+# The repository without the records of other runs.
+_SOURCES = ("--", ":/", ":(top,exclude)results")
 
 
 def _git(*args: str) -> str | None:
@@ -143,7 +145,7 @@ class RunRecord:
       ),
       "command": _command(),
       "commit": commit,
-      "uncommitted_changes": bool(_git("status", "--porcelain"))
+      "uncommitted_changes": bool(_git("status", "--porcelain", *_SOURCES))
       if commit
       else None,
       "versions": _versions(),
