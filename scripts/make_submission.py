@@ -6,6 +6,10 @@ After `python -m t5x.infer` on the test split of each task:
   python scripts/make_submission.py --check=F.zip
 """
 
+import t5x  # noqa: F401  Before what imports TensorFlow, to keep it quiet.
+
+# isort: split
+
 import pathlib
 import sys
 

@@ -6,6 +6,10 @@ release (CB/train.jsonl ... or CB.zip ...):
   python scripts/prepare_superglue.py --tfds_data_dir=D [--from=DIR]
 """
 
+import t5x  # noqa: F401  Before what imports TensorFlow, to keep it quiet.
+
+# isort: split
+
 import sys
 
 from absl import app, flags, logging
