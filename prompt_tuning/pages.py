@@ -154,9 +154,10 @@ def _folded(command: str) -> str:
 
 def write(files: Mapping[str, bytes], folder: pathlib.Path) -> None:
   """Writes files into a folder."""
-  folder.mkdir(parents=True, exist_ok=True)
   for name, content in files.items():
-    (folder / name).write_bytes(content)
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def differences(

@@ -17,23 +17,24 @@ import json
 import pathlib
 import string
 import tomllib
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pydantic
 
 from prompt_tuning import records
 
+_Model = TypeVar("_Model", bound=pydantic.BaseModel)
 # TOML has no None, and no gin reference: {gin = "None"} is written as it is.
 _RAW = "gin"
 # What lies beside the sheets of runs: nothing to launch.
 NO_RUNS = ("claims", "parameters")
 
 
-class _Strict(pydantic.BaseModel, extra="forbid"):
+class Strict(pydantic.BaseModel, extra="forbid"):
   """Refuses names that it does not know."""
 
 
-class Value(_Strict):
+class Value(Strict):
   """What a value of an axis brings to a command.
 
   Attributes:
@@ -59,7 +60,7 @@ class Value(_Strict):
   last: bool = False
 
 
-class Program(_Strict):
+class Program(Strict):
   """A program that runs cells.
 
   Attributes:
@@ -77,7 +78,7 @@ class Program(_Strict):
   flags: list[str] = []
 
 
-class PaperRow(_Strict):
+class PaperRow(Strict):
   """A row of the paper's numbers.
 
   Attributes:
@@ -104,7 +105,7 @@ class PaperRow(_Strict):
     ]  # pyright: ignore[reportReturnType]
 
 
-class Paper(_Strict):
+class Paper(Strict):
   """The paper's numbers, to stand beside ours.
 
   Attributes:
@@ -132,7 +133,7 @@ class Paper(_Strict):
     return self
 
 
-class Layout(_Strict):
+class Layout(Strict):
   """How the cells become a table.
 
   Attributes:
@@ -162,7 +163,7 @@ class Layout(_Strict):
   y_label: str = ""
 
 
-class Sheet(_Strict):
+class Sheet(Strict):
   """A sheet.
 
   Attributes:
@@ -349,6 +350,28 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   return _merged(_read(path.parent / shared), content)
 
 
+def parse(path: pathlib.Path, kind: type[_Model], **fields: Any) -> _Model:
+  """Reads a TOML file as what `kind` describes.
+
+  Args:
+    path: The file.
+    kind: A pydantic model.
+    **fields: What the file does not say itself.
+
+  Raises:
+    ValueError: if it is wrong; the message says where.
+  """
+  content = _read(path)
+  try:
+    return kind.model_validate({**fields, **content})
+  except pydantic.ValidationError as e:
+    problems = "; ".join(
+      f"{'.'.join(map(str, x['loc'])) or 'sheet'}: {x['msg']}"
+      for x in e.errors()
+    )
+    raise ValueError(f"{path} is no sheet: {problems}.") from e
+
+
 def load(path: pathlib.Path, configs: pathlib.Path) -> Sheet:
   """Reads a sheet.
 
@@ -359,16 +382,8 @@ def load(path: pathlib.Path, configs: pathlib.Path) -> Sheet:
   Raises:
     ValueError: if it is wrong; the message says where.
   """
-  content = _read(path)
   name = path.resolve().relative_to(configs.resolve()).with_suffix("")
-  try:
-    sheet = Sheet.model_validate({"name": name.as_posix(), **content})
-  except pydantic.ValidationError as e:
-    problems = "; ".join(
-      f"{'.'.join(map(str, x['loc'])) or 'sheet'}: {x['msg']}"
-      for x in e.errors()
-    )
-    raise ValueError(f"{path} is no sheet: {problems}.") from e
+  sheet = parse(path, Sheet, name=name.as_posix())
   try:
     sheet.cells()
   except (KeyError, ValueError) as e:

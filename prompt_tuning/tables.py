@@ -9,29 +9,38 @@ from prompt_tuning import records
 from prompt_tuning.sheets import Cell, Sheet
 
 NONE = "-"
+# How a number of a paper is known.
+HOW = {
+  "printed": "printed",
+  "figure": "read off the figure",
+  "elsewhere": "printed there",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """A table of texts, the first column left-aligned, the others right.
+  """A table of texts.
 
   Attributes:
     header: A text for each column.
     rows: As long as the header.
+    left: How many columns are aligned to the left, the others to the right.
   """
 
   header: Sequence[str]
   rows: Sequence[Sequence[str]]
+  left: int = 1
 
   def markdown(self) -> str:
-    rule = ["---", *["---:"] * (len(self.header) - 1)]
+    rule = ["---"] * self.left + ["---:"] * (len(self.header) - self.left)
     lines = [self.header, rule, *self.rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
   def latex(self) -> str:
     """A tabular in the style of booktabs."""
+    right = len(self.header) - self.left
     lines = [
-      f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
+      f"\\begin{{tabular}}{{{'l' * self.left}{'r' * right}}}",
       "\\toprule",
       _latex_row(self.header),
       "\\midrule",
@@ -311,11 +320,6 @@ def paper_text(sheet: Sheet) -> Text | None:
   """Writes the paper's numbers, each row with where it is from."""
   if sheet.paper is None:
     return None
-  how = {
-    "printed": "printed",
-    "figure": "read off the figure",
-    "elsewhere": "printed there",
-  }
   return Text(
     ["", *sheet.paper.columns, "Source"],
     [
@@ -325,7 +329,7 @@ def paper_text(sheet: Sheet) -> Text | None:
           f"{x:.1f}" if isinstance(x, float) else str(x) or NONE
           for x in row.values
         ),
-        f"{row.source}, {how[row.how]}",
+        f"{row.source}, {HOW[row.how]}",
       ]
       for row in sheet.paper.rows
     ],

@@ -2,18 +2,21 @@
 
   python scripts/tabulate.py [SHEET...]
 
-A SHEET is a name such as scale; all by default. With --check nothing is
-written, and the exit status says whether what lies there is what the records
-make.
+A SHEET is a name such as scale, full/scale, parameters or claims; all by
+default. With --check nothing is written, and the exit status says whether what
+lies there is what the records make.
 """
 
 import argparse
+from collections.abc import Mapping
 import pathlib
 import sys
 
 from prompt_tuning import pages, records, sheets
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+RESULTS = ROOT / "results"
 
 
 def main() -> None:
@@ -27,30 +30,55 @@ def main() -> None:
     files = _files(args.sheets)
   except ValueError as error:
     sys.exit(f"Error: {error}")
-  folder = ROOT / "results" / "tables"
   if not args.check:
-    pages.write(files, folder)
-    print(f"{len(files)} files in {folder.relative_to(ROOT)}.")
-  elif wrong := pages.differences(files, folder):
+    pages.write(files, RESULTS)
+    print(f"{len(files)} files in {RESULTS.relative_to(ROOT)}.")
+  elif wrong := pages.differences(files, RESULTS):
     sys.exit(
-      f"Error: in results/tables, {', '.join(wrong)}. "
+      f"Error: in results, {', '.join(wrong)}. "
       "Run python scripts/tabulate.py and commit."
     )
 
 
 def _files(names: list[str]) -> dict[str, bytes]:
-  known = records.load(ROOT / "results")
-  every = {sheet.name: sheet for sheet in sheets.load_all(ROOT / "configs")}
-  if unknown := set(names) - set(every):
+  """Path below results -> content."""
+  known = records.load(RESULTS)
+  every = {sheet.name: sheet for sheet in sheets.load_all(CONFIGS)}
+  if unknown := set(names) - {*every, *sheets.NO_RUNS}:
     raise ValueError(
       f"No sheet {', '.join(sorted(unknown))} in configs; there is "
-      f"{', '.join(every)}."
+      f"{', '.join([*every, *sheets.NO_RUNS])}."
     )
+  wanted = names or [*every, *sheets.NO_RUNS]
   files = {}
-  for name in names or every:
-    sheet = every[name]
-    beside = every[sheet.beside] if sheet.beside else None
-    files |= pages.of_sheet(sheet, known, beside)
+  for name in wanted:
+    if name in every:
+      sheet = every[name]
+      beside = every[sheet.beside] if sheet.beside else None
+      files |= pages.of_sheet(sheet, known, beside)
+  files = {f"tables/{name}": content for name, content in files.items()}
+  if set(wanted) & set(sheets.NO_RUNS):
+    files |= _without_runs(wanted, every)
+  return files
+
+
+def _without_runs(
+  wanted: list[str], every: Mapping[str, sheets.Sheet]
+) -> dict[str, bytes]:
+  # They need the models, and with them seconds to import.
+  from prompt_tuning import claims, parameters
+
+  sheet = sheets.parse(CONFIGS / "parameters.toml", parameters.ParameterSheet)
+  counted = parameters.count_all(sheet)
+  files = {}
+  if "parameters" in wanted:
+    for name, content in parameters.page(sheet, counted).items():
+      files[f"tables/{name}"] = content
+  if "claims" in wanted:
+    files["claims.md"] = claims.page(
+      sheets.parse(CONFIGS / "claims.toml", claims.Claims),
+      claims.Sources(sheet, counted, every),
+    )
   return files
 
 
