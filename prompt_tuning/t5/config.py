@@ -27,6 +27,9 @@ class T5Config:
       multiplied with each other.
     dropout_rate: In [0, 1). One mask for all positions of an example.
     logits_via_embedding: Whether the embedding is the output head as well.
+    relative_attention_num_buckets: Distances that a head tells apart.
+    relative_attention_max_distance: In positions; the last bucket takes
+      everything beyond.
     remat: Whether the backward pass computes each layer's activations again
       instead of keeping them.
   """
@@ -43,6 +46,8 @@ class T5Config:
   mlp_activations: tuple[str, ...] = ("gelu", "linear")
   dropout_rate: float = 0.1
   logits_via_embedding: bool = False
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
   remat: bool = False
 
 

@@ -173,8 +173,6 @@ class RelativeBias(nn.Module):
 
   config: T5Config
   bidirectional: bool
-  num_buckets: int = 32
-  max_distance: int = 128
 
   @nn.compact
   def __call__(self, query_positions: Array, key_positions: Array) -> Array:
@@ -182,15 +180,15 @@ class RelativeBias(nn.Module):
     table = partitioning.param_with_axes(
       "rel_embedding",
       nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-      (self.config.num_heads, self.num_buckets),
+      (self.config.num_heads, self.config.relative_attention_num_buckets),
       jnp.dtype(self.config.param_dtype),
       axes=("heads", "relpos_buckets"),
     )
     buckets = relative_buckets(
       key_positions[None, :] - query_positions[:, None],
       self.bidirectional,
-      self.num_buckets,
-      self.max_distance,
+      self.config.relative_attention_num_buckets,
+      self.config.relative_attention_max_distance,
     )
     return table.astype(jnp.float32)[None, :, buckets]
 

@@ -1,279 +1,34 @@
-"""Base checkpoints, which hold a model, and run checkpoints, which hold only
-what a run changes. Orbax reads and writes both."""
+"""Run checkpoints, which hold only what a run changes; Orbax reads and writes
+them. What a run begins with is in `base_checkpoints`, and named here too."""
 
 from collections.abc import Mapping, Sequence
-import dataclasses
-import hashlib
-import re
-from typing import Any, cast
+from typing import Any
 
 from etils import epath
-from flax import traverse_util
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
-import ml_dtypes
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from t5x import metrics as metrics_lib
+from t5x.base_checkpoints import (
+  BaseCheckpoint,
+  find_checkpoint,
+  fingerprint,
+  open_checkpoint,
+  save_base_checkpoint,
+)
 from t5x.partitioning import PjitPartitioner
-from t5x.train_state import Params, TrainState
+from t5x.train_state import TrainState
 
-_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
-# Values of each axis that a fingerprint looks at.
-_FINGERPRINT_BLOCK = 16
-# How a run checkpoint names the parameters that it holds.
-_TRAINABLE = "trainable/"
-
-
-def find_checkpoint(path: str, step: int | None = None) -> str:
-  """Finds a checkpoint folder.
-
-  Args:
-    path: A folder `checkpoint_<step>`, or the folder that holds some.
-    step: Which of them; the newest by default.
-
-  Returns:
-    The path of the folder `checkpoint_<step>`.
-
-  Raises:
-    ValueError: if there is none.
-  """
-  folder = epath.Path(path)
-  if not folder.is_dir():
-    parent = folder.parent
-    there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
-    raise ValueError(
-      f"No checkpoint at {path}: expected a folder checkpoint_<step> or one "
-      f"that holds such folders. In {parent}: {', '.join(there) or 'nothing'}."
-    )
-  if step is None and _STEP_FOLDER.fullmatch(folder.name):
-    return str(folder)
-  steps = {
-    int(match[1]): child
-    for child in folder.iterdir()
-    if (match := _STEP_FOLDER.fullmatch(child.name))
-  }
-  if not steps or (step is not None and step not in steps):
-    raise ValueError(
-      f"No checkpoint_{'<step>' if step is None else step} in {path}; steps "
-      f"there: {sorted(steps) or 'none'}."
-    )
-  return str(steps[max(steps) if step is None else step])
-
-
-def fingerprint(params: Params) -> str:
-  """Identifies a model by values of every parameter, rounded to bfloat16.
-
-  Args:
-    params: Nested dictionary of arrays, of whatever dtype and sharding.
-
-  Returns:
-    32 hexadecimal digits.
-  """
-  flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
-  blocks = {
-    name: array[(slice(_FINGERPRINT_BLOCK),) * array.ndim]
-    for name, array in flat.items()
-    if not isinstance(array, jax.Array)
-  }
-  on_devices = {k: v for k, v in flat.items() if isinstance(v, jax.Array)}
-  if on_devices:
-    some = next(iter(on_devices.values())).sharding
-    blocks |= jax.device_get(
-      jax.jit(
-        lambda arrays: {
-          name: array[(slice(_FINGERPRINT_BLOCK),) * array.ndim]
-          for name, array in arrays.items()
-        },
-        out_shardings=NamedSharding(some.mesh, PartitionSpec())
-        if isinstance(some, NamedSharding)
-        else None,
-      )(on_devices)
-    )
-  digest = hashlib.sha256()
-  for name in sorted(flat):
-    digest.update(f"{name} {flat[name].shape}\n".encode())
-    digest.update(np.asarray(blocks[name], ml_dtypes.bfloat16).tobytes())
-  return digest.hexdigest()[:32]
-
-
-def save_base_checkpoint(
-  directory: str, step: int, params: Params, metadata: Mapping[str, Any]
-) -> str:
-  """Writes a model, with its fingerprint.
-
-  Args:
-    directory: The folder to put `checkpoint_<step>` into.
-    step: Pretraining steps.
-    params: Nested dictionary of arrays.
-    metadata: What else to keep; JSON.
-
-  Returns:
-    The path of the checkpoint.
-  """
-  path = epath.Path(directory).resolve() / f"checkpoint_{step}"
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    checkpointer.save(
-      path,
-      args=ocp.args.PyTreeSave(
-        {"target": params, "state": {"step": np.int32(step)}}
-      ),
-      custom_metadata={**metadata, "fingerprint": fingerprint(params)},
-      force=True,
-    )
-  return str(path)
-
-
-@dataclasses.dataclass(frozen=True)
-class BaseCheckpoint:
-  """A model on disk, read parameter by parameter.
-
-  Attributes:
-    path: As the user gave it.
-    step: Steps, counted from pretraining step 0.
-    shapes: What it holds: path of the parameter -> shape and dtype.
-    metadata: What `save_base_checkpoint` was given, and the fingerprint.
-    stored_as: Path of the parameter -> the Orbax folder and the keys there.
-  """
-
-  path: str
-  step: int
-  shapes: Mapping[str, jax.ShapeDtypeStruct]
-  metadata: Mapping[str, Any]
-  stored_as: Mapping[str, tuple[str, tuple[str, ...]]]
-
-  @property
-  def fingerprint(self) -> str:
-    """Identity of the weights; a model that was trained here is read for it."""
-    if "fingerprint" in self.metadata:
-      return self.metadata["fingerprint"]
-    host = jax.sharding.SingleDeviceSharding(
-      jax.local_devices(backend="cpu")[0]
-    )
-    return fingerprint(
-      traverse_util.unflatten_dict(
-        self.read(
-          {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
-            for name, x in self.shapes.items()
-          }
-        ),
-        sep="/",
-      )
-    )
-
-  def read(
-    self, targets: Mapping[str, jax.ShapeDtypeStruct]
-  ) -> dict[str, jax.Array]:
-    """Reads some parameters to where they belong.
-
-    Args:
-      targets: Path of the parameter -> dtype and sharding to give it.
-
-    Returns:
-      Path of the parameter -> array. Each host reads its shards only.
-    """
-    arrays = {}
-    for folder in sorted({self.stored_as[name][0] for name in targets}):
-      keys = {
-        name: self.stored_as[name][1]
-        for name in targets
-        if self.stored_as[name][0] == folder
-      }
-      restored = traverse_util.flatten_dict(
-        _restore(
-          folder,
-          traverse_util.unflatten_dict(
-            {key: targets[name] for name, key in keys.items()}
-          ),
-        )
-      )
-      arrays |= {name: restored[key] for name, key in keys.items()}
-    return arrays
-
-
-def _restore(folder: str, item: Any) -> Any:
-  """Reads the part of an Orbax folder that `item` names."""
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return checkpointer.restore(
-      epath.Path(folder),
-      args=ocp.args.PyTreeRestore(
-        item=item,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-        partial_restore=True,
-      ),
-    )
-
-
-def _metadata(folder: str) -> Any:
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return checkpointer.metadata(epath.Path(folder))
-
-
-def open_checkpoint(path: str) -> BaseCheckpoint:
-  """Opens a model: one that `save_base_checkpoint` wrote, or a run's.
-
-  Args:
-    path: As for `find_checkpoint`. The checkpoint of a run is its base model,
-      with what the run changed.
-
-  Raises:
-    ValueError: if there is none, or it is of another format.
-  """
-  found = str(epath.Path(find_checkpoint(path)).resolve())
-  if (epath.Path(found) / "run").is_dir():
-    return _open_run_checkpoint(path, found)
-  try:
-    metadata = _metadata(found)
-    target = traverse_util.flatten_dict(metadata.item_metadata.tree["target"])
-    step = _restore(found, {"state": {"step": 0}})["state"]["step"]
-  except (OSError, KeyError, AttributeError, TypeError) as e:
-    raise ValueError(
-      f"{found} is no base checkpoint: expected an Orbax folder with target "
-      f"and state/step, as save_base_checkpoint writes it ({e})."
-    ) from e
-  return BaseCheckpoint(
-    path=path,
-    step=int(step),
-    shapes={
-      "/".join(key): jax.ShapeDtypeStruct(x.shape, x.dtype)
-      for key, x in target.items()
-    },
-    metadata=metadata.custom_metadata,
-    stored_as={"/".join(key): (found, ("target", *key)) for key in target},
-  )
-
-
-def _open_run_checkpoint(path: str, found: str) -> BaseCheckpoint:
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-    run_info = checkpointer.restore(epath.Path(found) / "run")
-  base_path = cast(dict[str, Any], run_info)["base_path"]
-  folder = str(epath.Path(found) / "state")
-  trained = {
-    name.removeprefix(_TRAINABLE): x
-    for name, x in _metadata(folder).item_metadata.tree.items()
-    if name.startswith(_TRAINABLE)
-  }
-  base = open_checkpoint(base_path) if base_path else None
-  return BaseCheckpoint(
-    path=path,
-    step=int(epath.Path(found).name.removeprefix("checkpoint_")),
-    shapes={
-      **(base.shapes if base else {}),
-      **{
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype)
-        for name, x in trained.items()
-      },
-    },
-    metadata={},
-    stored_as={
-      **(base.stored_as if base else {}),
-      **{name: (folder, (_TRAINABLE + name,)) for name in trained},
-    },
-  )
-
+__all__ = [
+  "BaseCheckpoint",
+  "Checkpointer",
+  "SaveBestCheckpointer",
+  "find_checkpoint",
+  "fingerprint",
+  "open_checkpoint",
+  "save_base_checkpoint",
+]
 
 _SIGN = {"max": 1, "min": -1}
 

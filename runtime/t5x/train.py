@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 import seqio
 
 from t5x import (
+  base_checkpoints,
   checkpoints,
   gin_utils,
   models,
@@ -297,7 +298,9 @@ def train(
     train_evals=train_evals,
     evaluator=evaluator,
     checkpointer=checkpointer,
-    base_path=os.path.abspath(start.base.path) if start.base else None,
+    base_path=base_checkpoints.absolute(start.base.path)
+    if start.base
+    else None,
     base_fingerprint=start.base_fingerprint,
     record=record,
     log=log,

@@ -1,0 +1,257 @@
+"""Base models in the formats of Google's T5X, as T5X leaves them on disk."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+from flax import serialization, traverse_util
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import t5x_folders
+import tiny
+
+from t5x import base_checkpoints, checkpoints, t5x_v3, utils
+
+STEP = 1_100_000
+EMBEDDING = "token_embedder/embedding"
+
+
+@pytest.fixture(scope="module")
+def flat():
+  """The parameters of a tiny model, by name."""
+  variables = tiny.make_model(with_prompt=False).get_initial_variables(
+    jax.random.key(3), tiny.input_shapes()
+  )
+  return traverse_util.flatten_dict(
+    jax.device_get(variables["params"]), sep="/"
+  )
+
+
+def _write(kind, folder, flat):
+  if kind == "orbax":
+    return t5x_folders.write_orbax(folder, STEP, flat)
+  return t5x_folders.write_v3(folder, STEP, flat, kind)
+
+
+def _restore(path, **overrides):
+  model = tiny.make_model()
+  initializer = utils.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    tiny.input_shapes(),
+    tiny.make_partitioner(),
+  )
+  return initializer.from_base_model(
+    tiny.restore_config(path, **overrides), jax.random.key(0)
+  )
+
+
+@pytest.mark.parametrize("kind", ["gfile", "gcs", "file", "old", "orbax"])
+def test_prompt_tuning_begins_with_a_checkpoint_of_t5x(tmp_path, flat, kind):
+  _write(kind, tmp_path / "written", flat)
+  moved = shutil.move(tmp_path / "written", tmp_path / "elsewhere")
+  state, base = _restore(moved)
+  assert int(state.step) == base.step == STEP
+  frozen = traverse_util.flatten_dict(state.frozen, sep="/")
+  assert frozen.keys() == flat.keys()
+  for name, array in flat.items():
+    np.testing.assert_array_equal(frozen[name], array, err_msg=name)
+  assert list(state.trainable) == ["encoder"]
+  # The identity of a model does not depend on how it was stored.
+  own = checkpoints.fingerprint(traverse_util.unflatten_dict(flat, sep="/"))
+  assert base.fingerprint == checkpoints.fingerprint(state.frozen) == own
+
+
+@pytest.mark.parametrize("kind", ["gfile", "orbax"])
+def test_fingerprint_reads_corners_only(tmp_path, flat, kind, monkeypatch):
+  base = checkpoints.open_checkpoint(_write(kind, tmp_path, flat))
+  read = []
+  corner = base_checkpoints._read_corner
+  monkeypatch.setattr(
+    base_checkpoints,
+    "_read_corner",
+    lambda array: read.append(corner(array)) or read[-1],
+  )
+  assert base.fingerprint
+  assert len(read) == len(flat)
+  assert max(max(x.shape) for x in read) == 16 < max(flat[EMBEDDING].shape)
+
+
+@pytest.mark.parametrize("kind", ["gfile", "orbax"])
+def test_bfloat16_stays_or_becomes_what_is_asked_for(tmp_path, flat, kind):
+  half = {k: v.astype(ml_dtypes.bfloat16) for k, v in flat.items()}
+  path = _write(kind, tmp_path, half)
+  for dtype, expected in ((None, "bfloat16"), ("float32", "float32")):
+    state, _ = _restore(path, dtype=dtype)
+    array = state.frozen["token_embedder"]["embedding"]
+    assert str(array.dtype) == expected
+    np.testing.assert_array_equal(array, half[EMBEDDING].astype(expected))
+
+
+@pytest.mark.parametrize("kind", ["gfile", "orbax"])
+def test_missing_and_extra_parameters_are_listed(tmp_path, flat, kind):
+  other = dict(flat)
+  other["encoder/extra/kernel"] = other.pop("encoder/encoder_norm/scale")
+  path = _write(kind, tmp_path, other)
+  with pytest.raises(
+    ValueError,
+    match=r"2 differences\. encoder/encoder_norm/scale is not in the checkpoint"
+    "; encoder/extra/kernel of the checkpoint is not in the model",
+  ):
+    _restore(path)
+  state, _ = _restore(
+    path,
+    assignment_map=(
+      (r"^.*prompt.*$", None),
+      (r"target/encoder/encoder_norm/scale", r"target/encoder/extra/kernel"),
+    ),
+  )
+  np.testing.assert_array_equal(
+    state.frozen["encoder"]["encoder_norm"]["scale"],
+    flat["encoder/encoder_norm/scale"],
+  )
+
+
+def test_prompt_of_upstream_is_mapped(tmp_path, flat):
+  prompt = np.full((4, tiny.WIDTH), 2, np.float32)
+  path = _write(
+    "gfile", tmp_path, {**flat, "encoder/prompt/prompt/prompt": prompt}
+  )
+  state, _ = _restore(
+    path,
+    assignment_map=((r"(target/encoder/prompt/prompt)", r"\1/prompt"),),
+  )
+  np.testing.assert_array_equal(
+    state.trainable["encoder"]["prompt"]["prompt"], prompt
+  )
+
+
+@pytest.mark.slow
+def test_run_goes_on_from_its_base_checkpoint_of_t5x(tmp_path, flat):
+  """A run's checkpoint finds the base model, and merges with it."""
+  _write("gfile", tmp_path / "base", flat)
+  tiny.train(
+    tmp_path / "run",
+    tmp_path / "base",
+    relative_steps=3,
+    train_eval_dataset_cfg=None,
+    infer_eval_dataset_cfg=None,
+  )
+  merged = checkpoints.open_checkpoint(str(tmp_path / "run"))
+  assert merged.step == STEP + 3
+  assert merged.arrays.keys() == {*flat, "encoder/prompt/prompt"}
+  record = json.loads((tmp_path / "run" / "record.json").read_text())
+  assert record["base"]["step"] == STEP
+  assert record["base"]["fingerprint"] == (
+    checkpoints.open_checkpoint(str(tmp_path / "base")).fingerprint
+  )
+
+
+def test_part_that_is_missing_is_not_taken_for_zeros(tmp_path, flat):
+  path = pathlib.Path(_write("gfile", tmp_path, flat))
+  (path / "target.token_embedder.embedding" / "1.0").unlink()
+  with pytest.raises(
+    ValueError,
+    match=r"target\.token_embedder\.embedding: cannot be read; copy the.*1\.0",
+  ):
+    _restore(path)
+  shutil.rmtree(path / "target.token_embedder.embedding")
+  with pytest.raises(ValueError, match="cannot be opened; copy the checkpoint"):
+    _restore(path)
+
+
+def test_arrays_of_another_shape_than_announced(tmp_path, flat):
+  path = pathlib.Path(_write("gfile", tmp_path, flat))
+  embedding = path / "target.token_embedder.embedding"
+  shutil.rmtree(embedding)
+  shutil.copytree(path / "target.decoder.logits_dense.kernel", embedding)
+  with pytest.raises(
+    ValueError, match=r"expected shape \(384, 16\).*got \(16, 384\)"
+  ):
+    _restore(path)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"model_checkpoint_path: 'model.ckpt-1'", "checkpoint of Mesh TensorFlow"),
+    (b"\x93NUMPY", "no msgpack file of T5X's"),
+    (serialization.msgpack_serialize({"version": 2}), "format 2, expected 3"),
+    (serialization.msgpack_serialize({"params": {}}), "no msgpack file of T5X"),
+  ],
+)
+def test_other_formats_are_refused(tmp_path, content, message):
+  folder = tmp_path / "checkpoint_5"
+  folder.mkdir()
+  (folder / "checkpoint").write_bytes(content)
+  with pytest.raises(ValueError, match=message):
+    checkpoints.open_checkpoint(str(folder))
+
+
+def test_hugging_face_folder_is_told_the_way_out(tmp_path):
+  (tmp_path / "config.json").write_text("{}")
+  with pytest.raises(ValueError, match=r"scripts/convert_checkpoint\.py"):
+    checkpoints.open_checkpoint(str(tmp_path))
+
+
+def test_buckets_are_read_where_they_are():
+  array = t5x_v3.ZarrArray("gs://bucket/a/checkpoint_1/target.b", (2,), "<f4")
+  assert t5x_v3._kvstore(array.folder) == {
+    "driver": "gcs",
+    "bucket": "bucket",
+    "path": "a/checkpoint_1/target.b",
+  }
+  path = "gs://bucket/a/checkpoint_1"
+  assert base_checkpoints.absolute(path) == path
+  assert base_checkpoints.absolute("a") == os.path.abspath("a")
+
+
+_READ_ON_TWO_HOSTS = """
+import sys
+import jax, numpy as np
+address, index, path = sys.argv[1:]
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(address, 2, int(index))
+from t5x import checkpoints
+mesh = jax.make_mesh((2,), ("model",))
+sharding = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("model"))
+array = checkpoints.open_checkpoint(path).read({
+  "token_embedder/embedding":
+    jax.ShapeDtypeStruct((384, 16), np.float32, sharding=sharding)
+})["token_embedder/embedding"]
+shard, = array.addressable_shards
+np.save(path + ".npy", shard.data)
+"""
+
+
+@pytest.mark.slow
+def test_host_reads_its_shards_only(tmp_path, flat):
+  """Each host finds but the chunks of its own: another would be an error."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  folders = [
+    pathlib.Path(_write("gfile", tmp_path / str(host), flat))
+    for host in range(2)
+  ]
+  for host, folder in enumerate(folders):
+    (folder / f"target.token_embedder.embedding/{1 - host}.0").unlink()
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", _READ_ON_TWO_HOSTS, address, str(host), folder],
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for host, folder in enumerate(folders)
+  ]
+  for process in processes:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+  halves = [np.load(f"{folder}.npy") for folder in folders]
+  np.testing.assert_array_equal(np.concatenate(halves), flat[EMBEDDING])

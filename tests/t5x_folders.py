@@ -1,0 +1,115 @@
+"""Checkpoints as Google's T5X leaves them, written without the runtime."""
+
+import pathlib
+from typing import Any
+
+from flax import serialization, traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+
+# What T5X keeps for Adafactor; a base model's is not read.
+_ADAFACTOR = {
+  "m": np.zeros(1, np.float32),
+  "v_row": np.zeros(1, np.float32),
+  "v_col": np.zeros(1, np.float32),
+}
+
+
+def _state(flat: dict[str, np.ndarray], step: int) -> dict[str, Any]:
+  return {
+    "step": np.asarray(step, np.int32),
+    "param_states": traverse_util.unflatten_dict(
+      {name: dict(_ADAFACTOR) for name in flat}, sep="/"
+    ),
+  }
+
+
+def write_v3(
+  directory: pathlib.Path,
+  step: int,
+  flat: dict[str, np.ndarray],
+  driver: str = "gfile",
+) -> str:
+  """Writes format 3: msgpack, and zarr for what T5X partitions.
+
+  Args:
+    directory: Where to put `checkpoint_<step>`.
+    step: Pretraining steps.
+    flat: Path of the parameter -> array.
+    driver: What the specs call the place of the arrays: "gfile", "file", "gcs",
+      or "old", TensorStore's words before 0.1.14.
+  """
+  folder = directory / f"checkpoint_{step}"
+  folder.mkdir(parents=True)
+  target = {}
+  for name, array in flat.items():
+    if array.ndim == 1 or name.endswith("rel_embedding"):
+      target[name] = array
+      continue
+    relative = "target." + name.replace("/", ".")
+    metadata = {
+      "chunks": [array.shape[0] // 2, *array.shape[1:]],
+      "compressor": {"id": "gzip", "level": 1},
+      "shape": list(array.shape),
+    }
+    store = tensorstore.open(
+      {
+        "driver": "zarr",
+        "dtype": array.dtype.name,
+        "kvstore": {"driver": "file", "path": str(folder / relative)},
+        "metadata": metadata,
+      },
+      create=True,
+    ).result()
+    store.write(array).result()
+    metadata["dtype"] = store.spec().to_json()["metadata"]["dtype"]
+    path = {"path": relative}
+    bucket = {"bucket": "t5x-dummy-bucket"} if driver in ("gcs", "old") else {}
+    target[name] = {
+      "driver": "zarr",
+      "kvstore": {
+        "driver": "gcs" if driver == "old" else driver,
+        **bucket,
+        **({} if driver == "old" else path),
+      },
+      "metadata": {
+        **metadata,
+        "dtype": store.spec().to_json()["metadata"]["dtype"],
+      },
+      **(path if driver == "old" else {}),
+    }
+  tree = {
+    "version": 3,
+    "optimizer": {
+      "target": traverse_util.unflatten_dict(target, sep="/"),
+      "state": _state(flat, step),
+    },
+  }
+  (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(tree))
+  return str(folder)
+
+
+def write_orbax(
+  directory: pathlib.Path, step: int, flat: dict[str, np.ndarray]
+) -> str:
+  """Writes what T5X's CheckpointManager does, an item "state", no OCDBT."""
+  tree = {
+    "target": traverse_util.unflatten_dict(flat, sep="/"),
+    "state": _state(flat, step),
+  }
+  with ocp.CheckpointManager(
+    directory.absolute(),
+    item_handlers={"state": ocp.PyTreeCheckpointHandler(use_ocdbt=False)},
+    options=ocp.CheckpointManagerOptions(step_prefix="checkpoint"),
+  ) as manager:
+    manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(
+          tree, save_args=jax.tree.map(lambda _: ocp.SaveArgs(), tree)
+        )
+      ),
+    )
+  return str(directory / f"checkpoint_{step}")
