@@ -11,6 +11,7 @@ record, 52 in rte, 49 in boolq and multirc, 41 in copa and wic, 40 in cb, 26 in
 wsc. The longest target has 6.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import random
 from typing import Any
 
@@ -18,7 +19,7 @@ import seqio
 import tensorflow as tf
 
 from prompt_tuning.data import superglue
-from prompt_tuning.mini import examples
+from prompt_tuning.mini import examples, world
 
 PREFIX = "mini"
 
@@ -26,12 +27,21 @@ PREFIX = "mini"
 class GeneratedDataSource(seqio.DataSource):
   """The examples of a task, generated when they are first read."""
 
-  def __init__(self, task: str):
-    """Names the task, as in `examples.examples`."""
-    self._task = task
+  def __init__(
+    self,
+    generate: Callable[[str], Sequence[world.Features]],
+    examples_per_split: Mapping[str, int],
+  ):
+    """Takes the generator.
+
+    Args:
+      generate: split -> its examples, always the same.
+      examples_per_split: How many that will be.
+    """
+    self._generate = generate
     super().__init__(
-      splits=list(examples.EXAMPLES_PER_SPLIT),
-      num_input_examples=examples.EXAMPLES_PER_SPLIT,
+      splits=list(examples_per_split),
+      num_input_examples=dict(examples_per_split),
     )
 
   @property
@@ -51,7 +61,7 @@ class GeneratedDataSource(seqio.DataSource):
   ) -> tf.data.Dataset:
     """A split's examples, with TFDS's features."""
     del shard_info, unused  # There is one shard.
-    rows = [e.features for e in examples.examples(self._task, split)]
+    rows = list(self._generate(split))
     if shuffle:
       random.Random(seed).shuffle(rows)
     dataset = tf.data.Dataset.from_tensor_slices(_columns(rows))
@@ -74,7 +84,15 @@ def _columns(rows: list[dict[str, Any]]) -> Any:
   return {name: column(name, [row[name] for row in rows]) for name in rows[0]}
 
 
-superglue.add_tasks(PREFIX, lambda row: GeneratedDataSource(row.name))
+def source_of(task: str) -> GeneratedDataSource:
+  """Makes the source of a mini task, named as in `examples.examples`."""
+  return GeneratedDataSource(
+    lambda split: [e.features for e in examples.examples(task, split)],
+    examples.EXAMPLES_PER_SPLIT,
+  )
+
+
+superglue.add_tasks(PREFIX, lambda row: source_of(row.name))
 superglue.add_mixture(
   f"{PREFIX}_super_glue",
   {

@@ -26,7 +26,7 @@ def builder(row, tmp_path):
 @pytest.mark.parametrize("row", superglue.SUPER_GLUE, ids=lambda row: row.name)
 def test_features_are_those_of_tfds(row, tmp_path):
   expected = builder(row, tmp_path).info.features
-  source = tasks.GeneratedDataSource(row.name)
+  source = tasks.source_of(row.name)
   dataset = source.get_dataset("test", shuffle=False)
   assert dataset.element_spec == expected.get_tensor_spec()
   for example in dataset.take(20):
@@ -68,7 +68,7 @@ def test_wsc_trains_on_right_referents_only():
 
 
 def test_order_depends_on_the_seed_alone():
-  source = tasks.GeneratedDataSource("cb")
+  source = tasks.source_of("cb")
 
   def order(**arguments):
     dataset = source.get_dataset("test", **arguments)

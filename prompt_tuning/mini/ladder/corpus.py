@@ -1,0 +1,187 @@
+"""Pretraining tasks over the ladder's prose.
+
+Importing this module registers with seqio
+
+* `ladder_span_corruption`: T5's objective. 15% of the tokens, in spans of two
+  on average (documents are short), are replaced by sentinels;
+* `ladder_lm`: LM adaptation. A document is cut in two, and the second part is
+  the target. 85% of the cuts lie just before a word that answers something,
+  the others anywhere among the last six tokens.
+
+Both read the same documents, and change them anew in every epoch.
+"""
+
+from collections.abc import Sequence
+import functools
+import random
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
+from prompt_tuning.mini.ladder import prose
+
+DOCUMENTS_PER_SPLIT = {"train": 200_000, "validation": 2_000}
+# Of every document, end of sequence included.
+LENGTHS = {"inputs": 26, "targets": 8}
+SHARE_BEFORE_ANSWERS = 0.85
+_NOISE_DENSITY = 0.15
+_MEAN_SPAN_LENGTH = 2
+_LONGEST_CONTINUATION = 6
+
+
+@functools.cache
+def documents(split: str) -> tuple[str, ...]:
+  """Returns the documents of a split, the same ones every time."""
+  rng = random.Random(f"prose {split}")
+  return tuple(
+    prose.document(rng, split) for _ in range(DOCUMENTS_PER_SPLIT[split])
+  )
+
+
+def _in_order(documents: tuple[str, ...], seed: int | None) -> Sequence[str]:
+  """Shuffles by a seed, or not at all."""
+  if seed is None:
+    return documents
+  return random.Random(seed).sample(documents, len(documents))
+
+
+class ProseSource(seqio.DataSource):
+  """Documents: "tokens" [T], and the "cut" before a word that answers."""
+
+  def __init__(self):
+    super().__init__(
+      splits=list(DOCUMENTS_PER_SPLIT), num_input_examples=DOCUMENTS_PER_SPLIT
+    )
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return False
+
+  def list_shards(self, split: str) -> list[str]:
+    return [split]
+
+  def get_dataset(
+    self,
+    split: str = "train",
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **unused: Any,
+  ) -> tf.data.Dataset:
+    """A split's documents, shuffled by the seed alone."""
+    del shard_info, unused  # There is one shard.
+    # Tokenized here, once: in TensorFlow it would take as long as a step of
+    # the smallest model.
+    tokens: list[list[int]] = []
+    cuts: list[int] = []
+    for document in _in_order(documents(split), seed if shuffle else None):
+      before, after = map(MODEL_VOCABULARY.encode, document.split(prose.CUT))
+      tokens.append([*before, *after])
+      cuts.append(len(before))
+    columns: Any = {
+      "tokens": tf.ragged.constant(tokens, tf.int32),
+      "cut": tf.constant(cuts),
+    }
+    dataset = tf.data.Dataset.from_tensor_slices(columns)
+    # Mapping turns ragged rows into plain tensors.
+    return dataset.map(lambda example: example)
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def cut_before_answer(example: dict[str, tf.Tensor], seed: tf.Tensor):
+  """Makes inputs of what comes before a cut, and targets of the rest.
+
+  Args:
+    example: "tokens" [T], and "cut", where the word that answers is.
+    seed: Of the choice of another cut.
+  """
+  tokens = example["tokens"]
+  length = tf.size(tokens)
+  seeds = tf.random.split(seed, 2)
+  anywhere = length - tf.random.stateless_uniform(
+    (),
+    seeds[0],
+    1,
+    tf.minimum(_LONGEST_CONTINUATION, length - 1) + 1,
+    tf.int32,
+  )
+  at_answer = tf.random.stateless_uniform((), seeds[1]) < SHARE_BEFORE_ANSWERS
+  cut = tf.where(at_answer, example["cut"], anywhere)
+  return {"inputs": tokens[:cut], "targets": tokens[cut:]}
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def corrupt_spans(example: dict[str, tf.Tensor], seed: tf.Tensor):
+  """Replaces random spans by sentinels; the targets say what was there.
+
+  As the tokens are cut into pieces, every other one noise, each piece has at
+  least one token, and a document begins with what stays.
+
+  Args:
+    example: "tokens" [T].
+    seed: Of the spans.
+  """
+  tokens = example["tokens"]
+  length = tf.size(tokens)
+  noise = _at_least_one(tf.cast(length, tf.float32) * _NOISE_DENSITY)
+  spans = _at_least_one(tf.cast(noise, tf.float32) / _MEAN_SPAN_LENGTH)
+  seeds = tf.random.split(seed, 2)
+  lengths = tf.reshape(
+    tf.stack(
+      [
+        _pieces(length - noise, spans, seeds[0]),
+        _pieces(noise, spans, seeds[1]),
+      ],
+      axis=1,
+    ),
+    [-1],
+  )
+  piece = tf.repeat(tf.range(2 * spans), lengths)  # [T]
+  is_noise = piece % 2 == 1
+  return {
+    "inputs": _with_sentinels(tokens, piece, is_noise),
+    "targets": _with_sentinels(tokens, piece, tf.logical_not(is_noise)),
+  }
+
+
+def _at_least_one(number: tf.Tensor) -> tf.Tensor:
+  return tf.maximum(1, tf.cast(tf.round(number), tf.int32))
+
+
+def _pieces(total: tf.Tensor, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+  """Cuts `total` at random into `count` lengths of at least one."""
+  order = tf.argsort(
+    tf.random.stateless_uniform(tf.reshape(total - 1, [1]), seed)
+  )
+  cuts = tf.sort(order[: count - 1]) + 1
+  return tf.concat([cuts, [total]], 0) - tf.concat([[0], cuts], 0)
+
+
+def _with_sentinels(
+  tokens: tf.Tensor, piece: tf.Tensor, hidden: tf.Tensor
+) -> tf.Tensor:
+  """Puts a sentinel where a hidden piece begins, and leaves out the rest.
+
+  Pieces 0 and 1 share the first sentinel, pieces 2 and 3 the second: what is
+  hidden in the inputs is what the same sentinel precedes in the targets.
+  """
+  first_sentinel = MODEL_VOCABULARY.vocab_size - 1
+  starts = tf.concat([[True], piece[1:] != piece[:-1]], 0)
+  marked = tf.where(hidden, first_sentinel - piece // 2, tokens)
+  return tf.boolean_mask(marked, tf.logical_or(starts, tf.logical_not(hidden)))
+
+
+def _add_task(name: str, change: Any) -> None:
+  text = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
+  seqio.TaskRegistry.add(
+    name,
+    source=ProseSource(),  # pyright: ignore[reportArgumentType]
+    preprocessors=[change, seqio.preprocessors.append_eos_after_trim],
+    output_features={"inputs": text, "targets": text},
+  )
+
+
+_add_task("ladder_span_corruption", corrupt_spans)
+_add_task("ladder_lm", cut_before_answer)

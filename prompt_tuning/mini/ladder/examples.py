@@ -1,0 +1,174 @@
+"""The ladder's tasks: SuperGLUE's form, the world of the pretraining prose.
+
+The form is new to the pretrained models. The stories are too: no combination of
+facts, laws or clauses is in two splits, or in the prose that a model of the
+ladder was pretrained on and in validation or test.
+"""
+
+from collections.abc import Callable
+import functools
+import inspect
+import random
+from typing import Any
+
+from prompt_tuning.mini.ladder import world
+
+# An example: TFDS's features of its task.
+Features = dict[str, Any]
+
+EXAMPLES_PER_SPLIT = {"train": 4_000, "validation": 400, "test": 400}
+
+
+def _tell(story: list[world.Fact]) -> str:
+  return " ".join(f"{fact.statement} ." for fact in story)
+
+
+def boolq(rng: random.Random, split: str, label: int) -> Features:
+  """Is it so? Half of the labels are True.
+
+  What is not so names something that the passage does not.
+  """
+  story = world.draw_story(rng, split, 2)
+  claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
+  return {
+    "passage": _tell(story),
+    "question": claim.say(claim.relation.asks_whether),
+    "label": label,
+  }
+
+
+def cb(rng: random.Random, split: str, label: int) -> Features:
+  """Does the premise entail it, contradict it, or not say? A third each."""
+  story = world.draw_story(rng, split, 2)
+  claim = world.draw_claim(rng, story, world.STATUSES[label])
+  return {
+    "premise": _tell(story),
+    "hypothesis": f"{claim.statement} .",
+    "label": label,
+  }
+
+
+def rte(rng: random.Random, split: str, label: int) -> Features:
+  """Does the premise entail it? Half of the labels are entailment."""
+  story = world.draw_story(rng, split, 2)
+  status = ("entailment", rng.choice(world.STATUSES[1:]))[label]
+  claim = world.draw_claim(rng, story, status)
+  return {
+    "premise": _tell(story),
+    "hypothesis": f"{claim.statement} .",
+    "label": label,
+  }
+
+
+def copa(rng: random.Random, split: str, label: int) -> Features:
+  """Which choice is the premise's cause, or effect? Half are choice1.
+
+  The premise and the right choice are one of twelve laws that the prose told.
+  """
+  law, other, part = world.draw_laws(rng, split)
+  choices = [f"{law[part]} .", f"{other[part]} ."]
+  return {
+    "premise": f"{law[1 - part]} .",
+    "choice1": choices[label],
+    "choice2": choices[1 - label],
+    "question": ("cause", "effect")[part],
+    "label": label,
+  }
+
+
+def multirc(rng: random.Random, split: str, label: int) -> Features:
+  """Is the answer to the question right? Half of the labels are True."""
+  story = world.draw_story(rng, split, 2)
+  claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
+  return {
+    "paragraph": _tell(story),
+    "question": f"{claim.say(claim.relation.asks_what)} ?",
+    "answer": claim.value,
+    "label": label,
+  }
+
+
+def record(rng: random.Random, split: str, label: int) -> Features:
+  """Who of the two people of the passage is the placeholder?"""
+  story = world.draw_story(rng, split, 2)
+  fact = story[label]
+  return {
+    "passage": _tell(story),
+    "query": fact.relation.statement.format(
+      who="@placeholder", value=fact.value
+    ),
+    "entities": sorted(f.who for f in story),
+    "answers": [fact.who],
+  }
+
+
+def wic(rng: random.Random, split: str, label: int) -> Features:
+  """Has the word the same sense in both sentences? Half of them True.
+
+  Six words of two senses, each in four clauses that the prose has too.
+  """
+  word, clauses = world.draw_clauses(rng, split, same=bool(label))
+  example: Features = {"word": word, "label": label}
+  people = rng.sample(world.PEOPLE, 2)
+  for n, (who, clause) in enumerate(zip(people, clauses, strict=True), start=1):
+    sentence = f"{who} {clause} ."
+    start = sentence.index(f" {word}") + 1
+    example |= {
+      f"sentence{n}": sentence,
+      f"start{n}": start,
+      f"end{n}": start + len(word),
+    }
+  return example
+
+
+def wsc(rng: random.Random, split: str, label: int) -> Features:
+  """Who of a woman and a man is the pronoun? Half of the labels are True."""
+  meeting = world.draw_meeting(rng, split)
+  text = meeting.statement
+  named = meeting.who if label else meeting.other
+  return {
+    "text": f"{text} .",
+    "span1_text": named,
+    "span1_index": text.split().index(named),
+    "span2_text": meeting.pronoun,
+    "span2_index": text.split().index(meeting.pronoun),
+    "label": label,
+  }
+
+
+TASKS: dict[str, tuple[Callable[[random.Random, str, int], Features], int]] = {
+  "boolq": (boolq, 2),
+  "cb": (cb, 3),
+  "copa": (copa, 2),
+  "multirc": (multirc, 2),
+  "record": (record, 2),
+  "rte": (rte, 2),
+  "wic": (wic, 2),
+  "wsc": (wsc, 2),
+}
+
+
+@functools.cache
+def examples(task: str, split: str) -> tuple[Features, ...]:
+  """Returns all examples of a split, the same ones every time.
+
+  Args:
+    task: One of TASKS.
+    split: One of EXAMPLES_PER_SPLIT.
+  """
+  rng = random.Random(f"ladder {task} {split}")
+  make, labels = TASKS[task]
+  count = EXAMPLES_PER_SPLIT[split]
+  made = [make(rng, split, i % labels) for i in range(count)]
+  rng.shuffle(made)
+  for number, example in enumerate(made):
+    example["idx"] = {
+      "multirc": {"paragraph": number, "question": number, "answer": 0},
+      "record": {"passage": number, "query": number},
+    }.get(task, number)
+  return tuple(made)
+
+
+def describe(task: str) -> str:
+  """Says what a task tests."""
+  return f"Ladder. {inspect.getdoc(TASKS[task][0])}"

@@ -1,0 +1,122 @@
+"""A vocabulary of whole words for the ladder, with T5's sentinels."""
+
+import collections
+from collections.abc import Iterable, Sequence
+import functools
+import random
+import re
+from typing import cast
+
+import seqio
+import tensorflow as tf
+
+from prompt_tuning.mini.ladder import prose
+
+_SPECIAL = ("<pad>", "</s>", "<unk>")
+_EOS, _UNK = 1, 2
+# A sentinel, a word, or a mark: the same for Python's and TensorFlow's regular
+# expressions.
+_TOKEN = r"<extra_id_[0-9]+>|[A-Za-z0-9_]+|[^A-Za-z0-9_\s]"
+
+
+class WordVocabulary(seqio.Vocabulary):
+  """A token for each word and each mark, separated by spaces or not.
+
+  Ids: padding, end of sequence, unknown, the words, and, as in T5, sentinels
+  from the end: `<extra_id_0>` is the last id.
+  """
+
+  def __init__(self, words: Sequence[str], extra_ids: int = 100):
+    """Numbers the words.
+
+    Args:
+      words: Each once.
+      extra_ids: How many sentinels.
+
+    Raises:
+      ValueError: if a word is there twice, or is not one token.
+    """
+    if len(set(words)) != len(words):
+      raise ValueError("Expected each word once: drop the repeated ones.")
+    if odd := [w for w in words if re.findall(_TOKEN, w) != [w]]:
+      raise ValueError(f"Expected words or marks, got {odd}: split them.")
+    super().__init__()
+    self._num_words = len(words)
+    sentinels = (f"<extra_id_{i}>" for i in reversed(range(extra_ids)))
+    self._tokens = (*_SPECIAL, *words, *sentinels)
+    self._ids = {token: i for i, token in enumerate(self._tokens)}
+    # TensorFlow tables belong to the graph that they are made in.
+    with tf.init_scope():
+      self._table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(
+          tf.constant(self._tokens),
+          tf.range(len(self._tokens), dtype=tf.int32),
+        ),
+        _UNK,
+      )
+
+  @property
+  def num_words(self) -> int:
+    """How many words and marks it has."""
+    return self._num_words
+
+  @property
+  def eos_id(self) -> int:
+    return _EOS
+
+  @property
+  def unk_id(self) -> int:
+    return _UNK
+
+  @property
+  def bos_id(self) -> None:
+    return None
+
+  @property
+  def _base_vocab_size(self) -> int:
+    # Sentinels included: seqio would decode what lies behind as unknown.
+    return len(self._tokens)
+
+  def _encode(self, s: str) -> Sequence[int]:
+    return [self._ids.get(token, _UNK) for token in re.findall(_TOKEN, s)]
+
+  def _decode(self, ids: Iterable[int]) -> str:
+    return " ".join(self._tokens[i] for i in ids if i > _EOS)
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    spaced = tf.strings.regex_replace(s, f"({_TOKEN})", r" \1 ")
+    return self._table.lookup(tf.strings.split(spaced))
+
+  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    tokens = tf.ragged.boolean_mask(
+      tf.gather(tf.constant(self._tokens), ids), ids > _EOS
+    )
+    return tf.strings.reduce_join(tokens, separator=" ", axis=-1)
+
+  def __eq__(self, other: object) -> bool:
+    return (
+      isinstance(other, WordVocabulary)
+      and self._tokens == cast(WordVocabulary, other)._tokens
+    )
+
+  def __repr__(self) -> str:
+    return f"WordVocabulary({self._num_words} words)"
+
+
+@functools.cache
+def words() -> tuple[str, ...]:
+  """Returns the words of the ladder's world, the most frequent first."""
+  rng = random.Random("words")
+  counts = collections.Counter(
+    token
+    for _ in range(20_000)
+    for token in re.findall(
+      _TOKEN, prose.document(rng, "train").replace(prose.CUT, "")
+    )
+  )
+  return tuple(sorted(counts, key=lambda word: (-counts[word], word)))
+
+
+def ladder() -> WordVocabulary:
+  """Makes the vocabulary of the ladder's models."""
+  return WordVocabulary(words())

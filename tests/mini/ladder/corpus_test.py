@@ -1,0 +1,92 @@
+"""The pretraining tasks: what is hidden, and what is to be written."""
+
+import collections
+
+import pytest
+import seqio
+import tensorflow as tf
+
+from prompt_tuning.data import vocabulary as model_vocabulary
+from prompt_tuning.mini.ladder import corpus, vocabulary
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+  ladder = vocabulary.ladder()
+  monkeypatch.setattr(model_vocabulary.MODEL_VOCABULARY, "in_use", ladder)
+  monkeypatch.setattr(corpus, "DOCUMENTS_PER_SPLIT", {"train": 500})
+  corpus.documents.cache_clear()
+  yield
+  corpus.documents.cache_clear()
+
+
+def pairs(task, count=500, seed=0):
+  dataset = seqio.get_mixture_or_task(task).get_dataset(
+    corpus.LENGTHS, "train", shuffle=False, seed=seed
+  )
+  return [
+    [example[name].tolist() for name in ("inputs", "targets")]
+    for example in dataset.take(count).as_numpy_iterator()
+  ]
+
+
+def documents():
+  ladder = vocabulary.ladder()
+  return [
+    ladder.encode(d.replace(corpus.prose.CUT, ""))
+    for d in corpus.documents("train")
+  ]
+
+
+def test_span_corruption_can_be_undone():
+  ladder = vocabulary.ladder()
+  first = ladder.vocab_size - 1
+  hidden = 0
+  for (inputs, targets), document in zip(
+    pairs("ladder_span_corruption"), documents(), strict=True
+  ):
+    spans = collections.defaultdict(list)
+    for token in targets[:-1]:
+      if token > first - 100:
+        current = token
+      else:
+        spans[current].append(token)
+    # Sentinels come in order, from the first.
+    assert list(spans) == [first - i for i in range(len(spans))]
+    assert all(spans.values())
+    restored = [
+      word for token in inputs[:-1] for word in spans.pop(token, [token])
+    ]
+    assert restored == document
+    assert not spans
+    hidden += sum(token <= first - 100 for token in targets[:-1])
+  total = sum(map(len, documents()))
+  assert hidden / total == pytest.approx(0.15, abs=0.03)
+
+
+def test_lm_targets_go_on_where_inputs_stop():
+  cuts = collections.Counter()
+  for (inputs, targets), document, text in zip(
+    pairs("ladder_lm"), documents(), corpus.documents("train"), strict=True
+  ):
+    assert inputs[:-1] + targets[:-1] == document
+    assert inputs[-1] == targets[-1] == vocabulary.ladder().eos_id
+    before = text.split(corpus.prose.CUT)[0]
+    cuts[inputs[:-1] == vocabulary.ladder().encode(before)] += 1
+  # Some of the cuts that could be anywhere are before an answer too.
+  assert 0.83 < cuts[True] / cuts.total() < 0.93
+
+
+def test_changes_depend_on_the_seed():
+  assert pairs("ladder_lm", 50) == pairs("ladder_lm", 50)
+  assert pairs("ladder_lm", 50) != pairs("ladder_lm", 50, seed=1)
+
+
+def test_pieces_add_up():
+  for seed in range(20):
+    pieces = corpus._pieces(
+      tf.constant(9), tf.constant(4), tf.constant([seed, 0])
+    )
+    assert pieces.shape == (4,)
+    assert int(tf.reduce_min(pieces)) >= 1
+    assert int(tf.reduce_sum(pieces)) == 9

@@ -1,0 +1,73 @@
+"""The ladder's tasks: SuperGLUE's form, balanced, without a shared world."""
+
+import collections
+import json
+
+import pytest
+import seqio
+
+from prompt_tuning.data import superglue, vocabulary
+from prompt_tuning.mini.ladder import examples, tasks
+from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+
+LENGTHS = {"inputs": 64, "targets": 8}
+
+
+@pytest.fixture(autouse=True)
+def _vocabulary(monkeypatch):
+  ladder = ladder_vocabulary.ladder()
+  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", ladder)
+
+
+@pytest.mark.parametrize("row", superglue.SUPER_GLUE, ids=lambda row: row.name)
+def test_right_answers_score_100(row):
+  """Through the postprocessors and metrics of the real task."""
+  task = seqio.get_mixture_or_task(f"{tasks.PREFIX}_{row.name}")
+  dataset = task.get_dataset(LENGTHS, "validation", shuffle=False)
+  batch = list(dataset.as_numpy_iterator())
+  assert len(batch) == examples.EXAMPLES_PER_SPLIT["validation"]
+  targets, predictions = [], []
+  for example in batch:
+    assert len(example["inputs"]) < LENGTHS["inputs"]
+    text = ladder_vocabulary.ladder().decode(example["targets"].tolist())
+    targets.append(task.postprocess_fn(text, example=example, is_target=True))
+    if row is superglue.WSC and not example["label"]:
+      text = "nobody"
+    predictions.append(task.postprocess_fn(text, example=example))
+  for metric_fn in task.metric_fns:
+    for name, value in metric_fn(targets, predictions).items():
+      assert value == (0 if name == "invalid" else 100)
+
+
+@pytest.mark.parametrize("task", set(examples.TASKS) - {"record"})
+def test_labels_are_balanced(task):
+  counts = collections.Counter(
+    row["label"] for row in examples.examples(task, "validation")
+  )
+  assert max(counts.values()) - min(counts.values()) <= 1
+  assert len(counts) == examples.TASKS[task][1]
+
+
+@pytest.mark.parametrize("task", examples.TASKS)
+def test_splits_share_no_example(task):
+  def texts(split):
+    return {
+      json.dumps({k: v for k, v in row.items() if k not in ("idx", "label")})
+      for row in examples.examples(task, split)
+    }
+
+  splits = [texts(split) for split in examples.EXAMPLES_PER_SPLIT]
+  assert not splits[0] & splits[1]
+  assert not splits[0] & splits[2]
+  assert not splits[1] & splits[2]
+
+
+@pytest.mark.parametrize("task", examples.TASKS)
+def test_the_description_says_what_the_task_is(task):
+  assert examples.describe(task).startswith("Ladder. ")
+  assert "?" in examples.describe(task)
+
+
+def test_the_mixture_has_all_tasks():
+  mixture = seqio.get_mixture_or_task(f"{tasks.PREFIX}_prefixed")
+  assert len(mixture.tasks) == len(examples.TASKS)
