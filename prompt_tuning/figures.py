@@ -318,6 +318,36 @@ def _draw_parameters(
   _size_axis(panel, sheet.layout.x_label)
 
 
+def of_shares(
+  title: str, names: Mapping[float, str], shares: Mapping[str, Sequence[float]]
+) -> Figure:
+  """Draws which share of a model trains, as the paper's Figure 4 does.
+
+  Args:
+    title: Of the figure.
+    names: Parameters of a model -> its name.
+    shares: Method -> a percentage for each model.
+  """
+  with matplotlib.rc_context(_SETTINGS):
+    width, height = _PANEL_INCHES
+    figure = Figure((width * 1.4, height * 1.2), layout="constrained")
+    panel = figure.subplots()
+    for i, (label, values) in enumerate(shares.items()):
+      panel.plot(list(names), values, label=label, **_line(i))
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter(lambda y, position: f"{y:g}%")
+    panel.set_ylabel("Share that trains")
+    panel.set_title(title, fontsize=9)
+    panel.grid(color="#DDDDDD", linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    _size_axis(panel, "Parameters of the T5 1.1 model", names)
+    figure.legend(
+      loc="outside lower center", fontsize=7.5, frameon=False, ncols=2
+    )
+  return figure
+
+
 def same_pixels(png: bytes, other: bytes) -> bool:
   """Whether two PNG files show the same picture."""
   a, b = (image.imread(io.BytesIO(x), format="png") for x in (png, other))

@@ -13,6 +13,9 @@ _NOTE = (
   "Mean ± sample standard deviation over runs with different seeds, and in "
   "brackets how many there are."
 )
+_FIGURE_NOTE = (
+  "Our bands and bars: one sample standard deviation to either side."
+)
 
 
 def of_sheet(
@@ -88,6 +91,7 @@ def _markdown(
     yield f"{note.strip()}\n"
   if image:
     yield f"![{sheet.title}]({image}.svg)\n"
+    yield f"{_FIGURE_NOTE}\n"
   yield "## The runs\n"
   yield from _runs(sheet, known)
 

@@ -9,9 +9,10 @@ import shlex
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+from matplotlib.figure import Figure
 import pydantic
 
-from prompt_tuning import prompts, tables
+from prompt_tuning import figures, prompts, tables
 from prompt_tuning.sheets import Strict
 from prompt_tuning.t5 import network
 from t5x import gin_utils
@@ -72,6 +73,7 @@ class ParameterSheet(Strict):
     title: Of the page.
     about: How it is counted. Markdown.
     prompt_lengths: Positions.
+    drawn: The methods of the figure.
     sizes: Name -> size, in order.
     networks: All methods.
     paper: What the paper prints.
@@ -80,6 +82,7 @@ class ParameterSheet(Strict):
   title: str
   about: str
   prompt_lengths: list[int]
+  drawn: list[str]
   sizes: dict[str, Size]
   networks: list[Network]
   paper: Paper
@@ -262,7 +265,24 @@ def page(
       _csv_rows(counted),
     ),
   }
-  return {name: text.encode() for name, text in files.items()}
+  drawn = figures.render(_figure(sheet, counted))
+  return {
+    **{name: text.encode() for name, text in files.items()},
+    **{f"parameters.{suffix}": content for suffix, content in drawn.items()},
+  }
+
+
+def _figure(sheet: ParameterSheet, counted: Mapping[str, Counts]) -> Figure:
+  methods = sheet.methods()
+  shares = {"Model tuning": [100.0] * len(counted)}
+  for name in sheet.drawn:
+    shares[methods[name].label] = [
+      100 * counts.methods[name] / counts.frozen for counts in counted.values()
+    ]
+  names: dict[float, str] = {
+    counts.frozen: sheet.sizes[size].label for size, counts in counted.items()
+  }
+  return figures.of_shares(sheet.title, names, shares)
 
 
 def _difference_note(
@@ -297,6 +317,7 @@ def _markdown(
   ]
   for (title, text), note in zip(texts.items(), notes, strict=True):
     yield f"## {title}\n\n{note}\n\n{text.markdown()}"
+  yield f"![{sheet.title}](parameters.svg)\n"
   yield "## How to run each\n"
   for method in sheet.methods().values():
     flags = [f"--gin_file={x}" for x in method.gin_files]

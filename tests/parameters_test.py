@@ -8,7 +8,7 @@ import jax
 import pytest
 import tiny
 
-from prompt_tuning import parameters, sheets
+from prompt_tuning import figures, parameters, sheets
 from t5x import gin_utils, models
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -146,7 +146,11 @@ def test_page():
     )
     for size in SHEET.sizes
   }
-  text = parameters.page(SHEET, counted)["parameters.md"].decode()
+  files = parameters.page(SHEET, counted)
+  assert set(files) == {
+    f"parameters.{end}" for end in ("md", "tex", "csv", "svg", "png")
+  }
+  text = files["parameters.md"].decode()
   assert "90 numbers, 4 are misprints and 2 are cut off" in text
   assert "| Large | 100 | 102,400 | 783,252,480 | 0.01307% | 0.01907% |" in text
   assert (
@@ -158,6 +162,18 @@ def test_page():
     "`--gin_file=gin/methods/prefix_tuning.gin --gin.PREFIX_HIDDEN_DIM=512`"
     in text
   )
+
+
+def test_figure_shows_the_shares():
+  figure = figures.of_shares(
+    "T", {77_000_000: "S", 11_000_000_000: "XXL"}, {"IA3": [0.1, 0.02]}
+  )
+  (line,) = figure.axes[0].lines
+  assert list(line.get_xdata()) == [77e6, 11e9]
+  assert list(line.get_ydata()) == [0.1, 0.02]
+  figure.canvas.draw()
+  labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+  assert {"0.01%", "0.1%"} <= set(labels)
 
 
 def test_percent_has_three_digits():
