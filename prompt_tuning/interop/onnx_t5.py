@@ -8,37 +8,14 @@ is called after its module, as in
 
 from collections.abc import Iterator
 import os
-import re
 
-from flax import traverse_util
-import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from prompt_tuning.interop import t5_names
 from prompt_tuning.t5.layers import T5Config
-from prompt_tuning.t5.network import Transformer
 
-_SUBLAYERS = {
-  ("encoder", "layer.0/layer_norm"): "pre_attention_layer_norm/scale",
-  ("encoder", "layer.0/SelfAttention"): "attention",
-  ("encoder", "layer.1/layer_norm"): "pre_mlp_layer_norm/scale",
-  ("encoder", "layer.1/DenseReluDense"): "mlp",
-  ("decoder", "layer.0/layer_norm"): "pre_self_attention_layer_norm/scale",
-  ("decoder", "layer.0/SelfAttention"): "self_attention",
-  ("decoder", "layer.1/layer_norm"): "pre_cross_attention_layer_norm/scale",
-  ("decoder", "layer.1/EncDecAttention"): "encoder_decoder_attention",
-  ("decoder", "layer.2/layer_norm"): "pre_mlp_layer_norm/scale",
-  ("decoder", "layer.2/DenseReluDense"): "mlp",
-}
-_KERNELS = {"q": "query", "k": "key", "v": "value", "o": "out"} | {
-  name: name for name in ("wi_0", "wi_1", "wo")
-}
-_BLOCK_MODULE = re.compile(
-  r"block\.(?P<block>\d+)/(?P<sublayer>layer\.\d+/\w+)"
-  rf"(?:/(?P<leaf>{'|'.join(_KERNELS)}))?$"
-)
 _QUANTIZED = "_quantized"
 
 
@@ -64,14 +41,14 @@ def read_onnx_t5(
   params: dict[str, np.ndarray] = {}
   for stack, path in (("encoder", encoder_path), ("decoder", decoder_path)):
     for module, array in _weights_by_module(onnx.load(path).graph):
-      name = t5x_name(stack, module)
+      name = t5_names.t5x_name(stack, module)
       if name.endswith("rel_embedding"):
         array = array.T  # Hugging Face: [buckets, heads].
       # Both graphs carry the token embedding.
       if name in params and not np.array_equal(params[name], array):
         raise ValueError(f"{path}: a second, different tensor for {name}.")
       params[name] = np.ascontiguousarray(array)
-  expected = _shapes(config)
+  expected = t5_names.shapes(config)
   got = {name: array.shape for name, array in params.items()}
   if got != expected:
     details = "; ".join(
@@ -81,51 +58,6 @@ def read_onnx_t5(
     )
     raise ValueError(f"{encoder_path} and {decoder_path}: {details}.")
   return params
-
-
-def t5x_name(stack: str, module: str) -> str:
-  """Returns the T5X name of the one parameter of a Hugging Face T5 module.
-
-  Args:
-    stack: "encoder" or "decoder", the stack that the module belongs to.
-    module: the module's path below the model, joined by "/", with any prefix:
-      "enc/block.0/layer.0/SelfAttention/q".
-
-  Raises:
-    ValueError: if T5 1.1 has no such module.
-  """
-  top_level = {
-    "embed_tokens": "token_embedder/embedding",
-    "shared": "token_embedder/embedding",
-    "final_layer_norm": f"{stack}/{stack}_norm/scale",
-    "lm_head": "decoder/logits_dense/kernel",
-    "relative_attention_bias": f"{stack}/relpos_bias/rel_embedding",
-  }
-  leaf = module.rpartition("/")[2]
-  if leaf in top_level:
-    return top_level[leaf]
-  match = _BLOCK_MODULE.search(module)
-  sublayer = match and _SUBLAYERS.get((stack, match["sublayer"]))
-  if not match or not sublayer:
-    raise ValueError(f"Expected a module of a T5 1.1 {stack}, got {module!r}.")
-  layer = f"{stack}/layers_{match['block']}"
-  if match["leaf"] is None:
-    return f"{layer}/{sublayer}"
-  return f"{layer}/{sublayer}/{_KERNELS[match['leaf']]}/kernel"
-
-
-def _shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
-  """Returns T5X name -> shape for every parameter of the network."""
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  variables = jax.eval_shape(
-    lambda rng, tokens: Transformer(config).init(
-      rng, tokens, tokens, tokens, enable_dropout=False
-    ),
-    jax.random.key(0),
-    tokens,
-  )
-  flat = traverse_util.flatten_dict(variables["params"], sep="/")
-  return {name: leaf.shape for name, leaf in flat.items()}
 
 
 def _weights_by_module(

@@ -1,32 +1,64 @@
 """The part of T5X's interface that prompt tuning uses, from PyPI alone."""
 
+from collections.abc import Iterator, Sequence
+import contextlib
+import importlib.abc
+import importlib.machinery
 import os
+import sys
+import types
 
 __version__ = "0.1.0"
 
 
-def _import_tensorflow_quietly() -> None:
-  """Imports TensorFlow without the notes that no setting of it turns off.
-
-  It reads the data and nothing else here, so what it says about accelerators
-  is not news; it says it on descriptor 2, where Python does not hear it.
-  """
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Discards what is written to descriptor 2, where Python does not hear it."""
   stderr = os.dup(2)
   null = os.open(os.devnull, os.O_WRONLY)
   try:
     os.dup2(null, 2)
-    import tensorflow as tf
-    import tensorflow_text  # noqa: F401
-
-    # The accelerator is JAX's.
-    for kind in ("GPU", "TPU"):
-      tf.config.set_visible_devices([], kind)
+    yield
   finally:
     os.dup2(stderr, 2)
     os.close(stderr)
     os.close(null)
 
 
-_import_tensorflow_quietly()
+class _TensorFlowLoader(importlib.machinery.SourceFileLoader):
+  """Imports TensorFlow without the notes that no setting of it turns off.
+
+  It reads the data and nothing else here, so what it says about accelerators
+  is not news.
+  """
+
+  def exec_module(self, module: types.ModuleType) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    with _quiet():
+      super().exec_module(module)
+      import tensorflow_text  # noqa: F401
+
+      # The accelerator is JAX's.
+      for kind in ("GPU", "TPU"):
+        module.config.set_visible_devices([], kind)
+
+
+class _TensorFlowFinder(importlib.abc.MetaPathFinder):
+  """Sees to it, whoever imports TensorFlow; who reads no data does without."""
+
+  def find_spec(
+    self,
+    fullname: str,
+    path: Sequence[str] | None,
+    target: types.ModuleType | None = None,
+  ) -> importlib.machinery.ModuleSpec | None:
+    if fullname != "tensorflow":
+      return None
+    spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+    if spec is not None and spec.origin is not None:
+      spec.loader = _TensorFlowLoader(fullname, spec.origin)
+    return spec
+
+
+sys.meta_path.insert(0, _TensorFlowFinder())

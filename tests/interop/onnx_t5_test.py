@@ -257,20 +257,6 @@ def test_refuses_scales_per_channel():
     )
 
 
-@pytest.mark.parametrize(
-  "module",
-  [
-    "enc/block.0/layer.2/DenseReluDense/wo",
-    "enc/block.0/layer.0/SelfAttention/r",
-    "enc/block.0/layer.0",
-    "enc/pooler",
-  ],
-)
-def test_refuses_an_unknown_module(module):
-  with pytest.raises(ValueError, match=r"module of a T5 1\.1 encoder"):
-    onnx_t5.t5x_name("encoder", module)
-
-
 @pytest.fixture(scope="module")
 def t5_small_folder():
   package = pytest.importorskip("traceforge_title_model")

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from prompt_tuning import prompts
-from prompt_tuning.interop import onnx_t5, peft_adapters
+from prompt_tuning.interop import peft_adapters, t5_names
 from prompt_tuning.t5 import network
 from t5x import losses
 
 peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+transformers_t5 = pytest.importorskip("transformers_t5")
 
 pytestmark = [
   pytest.mark.interop,
@@ -25,35 +26,12 @@ pytestmark = [
   ),
 ]
 
-SIZES = {"vocab_size": 64, "num_heads": 3}
 PROMPT = "encoder/prompt/prompt"
 
 
 @pytest.fixture(scope="module")
 def hugging_face():
-  """A random T5 1.1, its head untied."""
-  torch.manual_seed(0)
-  model = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
-      **SIZES,
-      d_model=16,
-      d_kv=6,
-      d_ff=24,
-      num_layers=3,
-      num_decoder_layers=2,
-      feed_forward_proj="gated-gelu",
-      dropout_rate=0.0,
-      tie_word_embeddings=False,
-      decoder_start_token_id=0,
-    )
-  )
-  # transformers 5 ties the head of a model that is made from a configuration.
-  model.lm_head.weight = torch.nn.Parameter(torch.randn(64, 16))
-  model.all_tied_weights_keys.pop("lm_head.weight", None)
-  for name, parameter in model.named_parameters():
-    if "layer_norm" in name:
-      torch.nn.init.uniform_(parameter, 0.5, 1.5)
-  return model.eval()
+  return transformers_t5.make()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +65,7 @@ def _parameters(model):
     if "embed_tokens" in name:
       continue
     module = re.sub(r"\.(?!\d)", "/", name.removesuffix(".weight"))
-    ours = onnx_t5.t5x_name(name.partition(".")[0], module)
+    ours = t5_names.t5x_name(name.partition(".")[0], module)
     array = weight.numpy()
     is_table = ours == "token_embedder/embedding"
     params[ours] = jnp.asarray(array if is_table else array.T)
@@ -99,7 +77,7 @@ def ours(hugging_face, prompt, batch):
   """Our logits, and the gradient of the summed loss to the prompt."""
   module = network.Transformer(
     network.T5Config(
-      **SIZES,
+      **transformers_t5.SIZES,
       emb_dim=16,
       head_dim=6,
       mlp_dim=24,

@@ -1,0 +1,100 @@
+"""Models from T5X's checkpoints to Hugging Face's folders and back."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+
+import numpy as np
+
+from prompt_tuning import prompt_files
+from prompt_tuning.interop import hugging_face, prompt_conversion
+from t5x import base_checkpoints, stored_arrays, t5x_v3
+
+FORMATS = ("hf", "t5x")
+_VOCABULARY = "spiece.model"
+
+
+def open_model(
+  source_format: str, source: str
+) -> base_checkpoints.BaseCheckpoint:
+  """Opens a model; no parameter is read yet.
+
+  Args:
+    source_format: "hf", the folder of a Hugging Face model, or "t5x", what
+      `INITIAL_CHECKPOINT_PATH` takes.
+    source: Where it is.
+
+  Raises:
+    ValueError: if it is not there, or of another format.
+  """
+  if source_format == "hf":
+    return hugging_face.open_folder(source)
+  return base_checkpoints.open_checkpoint(source)
+
+
+def add_prompt(
+  model: base_checkpoints.BaseCheckpoint,
+  prompt_file: str | os.PathLike[str],
+  name: str,
+) -> base_checkpoints.BaseCheckpoint:
+  """Merges a prompt into its base model.
+
+  Args:
+    model: The base model.
+    prompt_file: As for `prompt_conversion.read_prompt`.
+    name: Of the parameter, such as "encoder/prompt/prompt".
+
+  Raises:
+    ValueError: if the prompt is of another model, or there is one already.
+  """
+  prompt, metadata = prompt_conversion.read_prompt(prompt_file)
+  if name in model.arrays:
+    raise ValueError(f"{model.path} has a prompt already, {name}.")
+  if metadata is not None:
+    prompt_files.check_compatible(
+      metadata, model.fingerprint, prompt_files.UNKNOWN
+    )
+  return dataclasses.replace(
+    model,
+    arrays={**model.arrays, name: stored_arrays.ArrayInMemory(prompt)},
+  )
+
+
+def convert(
+  model: base_checkpoints.BaseCheckpoint,
+  target_format: str,
+  target: str,
+  step: int | None = None,
+) -> str:
+  """Writes a model, tensor by tensor, bit by bit.
+
+  Args:
+    model: What to write.
+    target_format: "hf", or "t5x", its format 3.
+    target: For "hf" a new folder, for "t5x" the folder to put
+      `checkpoint_<step>` into.
+    step: Pretraining steps, if the model does not know them.
+
+  Returns:
+    What was written, in words.
+
+  Raises:
+    ValueError: if the format cannot hold the model, or something is there.
+  """
+  if target_format == "hf":
+    hugging_face.write_folder(target, model.arrays)
+    written = target
+  else:
+    step = model.step if step is None else step
+    written = t5x_v3.write_checkpoint(target, step, model.arrays)
+  source, copy = pathlib.Path(model.path), pathlib.Path(target) / _VOCABULARY
+  for vocabulary in (source / _VOCABULARY, source.parent / _VOCABULARY):
+    if vocabulary.is_file() and not copy.exists():
+      shutil.copyfile(vocabulary, copy)
+  dtypes = sorted({str(array.dtype) for array in model.arrays.values()})
+  count = sum(int(np.prod(array.shape)) for array in model.arrays.values())
+  return (
+    f"{written}: {len(model.arrays)} arrays, {count:,} parameters, "
+    f"{' and '.join(dtypes)}, fingerprint {model.fingerprint}."
+  )

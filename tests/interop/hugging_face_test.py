@@ -1,0 +1,371 @@
+"""T5 1.1 in Hugging Face's folders: round trips, and what is refused."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import t5x_folders
+import tiny
+
+from prompt_tuning import prompt_files
+from prompt_tuning.interop import (
+  checkpoint_conversion,
+  hugging_face,
+  t5_names,
+)
+from prompt_tuning.t5.layers import T5Config
+from t5x import checkpoints, stored_arrays
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = T5Config(
+  vocab_size=32,
+  emb_dim=8,
+  num_heads=2,
+  head_dim=6,
+  mlp_dim=20,
+  num_encoder_layers=2,
+  num_decoder_layers=1,
+)
+# What the models of the hub say of themselves.
+HUB_CONFIG = {
+  "model_type": "t5",
+  "vocab_size": 32,
+  "d_model": 8,
+  "d_kv": 6,
+  "d_ff": 20,
+  "num_heads": 2,
+  "num_layers": 2,
+  "num_decoder_layers": 1,
+  "relative_attention_num_buckets": 32,
+  "feed_forward_proj": "gated-gelu",
+  "tie_word_embeddings": False,
+  "layer_norm_epsilon": 1e-06,
+}
+SHARED = "shared.weight"
+
+
+def _tensors(dtype=np.float32, config=CONFIG):
+  rng = np.random.default_rng(0)
+  tensors = {}
+  for name, shape in t5_names.shapes(config).items():
+    if t5_names.is_transposed(name):
+      shape = shape[::-1]
+    tensors[t5_names.hugging_face_name(name)] = rng.normal(size=shape).astype(
+      dtype
+    )
+  return tensors
+
+
+def _write(folder, tensors, shards=1, **config):
+  folder.mkdir()
+  content = {k: v for k, v in {**HUB_CONFIG, **config}.items() if v is not None}
+  (folder / "config.json").write_text(json.dumps(content))
+  if shards == 1:
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    return folder
+  keys = sorted(tensors)
+  weight_map = {}
+  for shard in range(shards):
+    file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+    part = {key: tensors[key] for key in keys[shard::shards]}
+    safetensors.numpy.save_file(part, folder / file)
+    weight_map |= dict.fromkeys(part, file)
+  (folder / "model.safetensors.index.json").write_text(
+    json.dumps({"metadata": {}, "weight_map": weight_map})
+  )
+  return folder
+
+
+def _convert(source_format, source, target_format, target, **kwargs):
+  return checkpoint_conversion.convert(
+    checkpoint_conversion.open_model(source_format, str(source)),
+    target_format,
+    str(target),
+    **kwargs,
+  )
+
+
+def _assert_same(found, expected):
+  assert found.keys() == expected.keys()
+  for name, array in expected.items():
+    assert found[name].dtype == array.dtype, name
+    assert found[name].shape == array.shape, name
+    assert found[name].tobytes() == array.tobytes(), name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, dtype, shards):
+  # Tensors in several parts, as those of a large model are.
+  monkeypatch.setattr(hugging_face, "_BLOCK_BYTES", 100)
+  monkeypatch.setattr("t5x.t5x_v3._CHUNK_BYTES", 100)
+  tensors = _tensors(dtype)
+  _write(tmp_path / "hf", tensors, shards)
+  (tmp_path / "hf" / "spiece.model").write_bytes(b"vocabulary")
+  _convert("hf", tmp_path / "hf", "t5x", tmp_path / "t5x", step=1_100_000)
+  step, flat = t5x_folders.read_v3(tmp_path / "t5x" / "checkpoint_1100000")
+  assert step == 1_100_000
+  assert {k: v.shape for k, v in flat.items()} == t5_names.shapes(CONFIG)
+  np.testing.assert_array_equal(
+    flat["encoder/layers_1/mlp/wo/kernel"],
+    tensors["encoder.block.1.layer.1.DenseReluDense.wo.weight"].T,
+  )
+
+  _convert("t5x", tmp_path / "t5x", "hf", tmp_path / "again")
+  again = safetensors.numpy.load_file(tmp_path / "again" / "model.safetensors")
+  _assert_same(again, tensors)
+  config = json.loads((tmp_path / "again" / "config.json").read_text())
+  assert HUB_CONFIG.items() <= config.items()
+  assert config["dtype"] == np.dtype(dtype).name
+  for name in ("t5x", "again"):
+    assert (tmp_path / name / "spiece.model").read_bytes() == b"vocabulary"
+
+
+def test_copies_and_unused_tensors_are_left_out(tmp_path):
+  tensors = _tensors()
+  extra = {
+    "encoder.embed_tokens.weight": tensors[SHARED],
+    "decoder.embed_tokens.weight": tensors[SHARED],
+    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": (
+      np.ones((32, 2), np.float32)
+    ),
+  }
+  with_extra = hugging_face.open_folder(
+    _write(tmp_path / "extra", {**tensors, **extra})
+  )
+  plain = hugging_face.open_folder(_write(tmp_path / "plain", tensors))
+  assert with_extra.arrays.keys() == plain.arrays.keys()
+  assert with_extra.fingerprint == plain.fingerprint
+  # Some have a copy only.
+  del extra["encoder.embed_tokens.weight"]
+  embedding = tensors.pop(SHARED)
+  copy = hugging_face.open_folder(
+    _write(tmp_path / "copy", {**tensors, **extra})
+  )
+  np.testing.assert_array_equal(
+    stored_arrays.read(copy.arrays["token_embedder/embedding"]), embedding
+  )
+
+
+def test_configuration_that_transformers_5_saves(tmp_path):
+  folder = _write(
+    tmp_path / "hf",
+    _tensors(),
+    tie_word_embeddings=True,
+    scale_decoder_outputs=False,
+  )
+  assert len(hugging_face.open_folder(folder).arrays) == 9 * 2 + 14 + 6
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ({"feed_forward_proj": "relu"}, r"got relu\. It is a T5 1\.0: no gate"),
+    ({"feed_forward_proj": None}, r"got relu\. It is a T5 1\.0"),
+    ({"feed_forward_proj": "gated-silu"}, "expected feed_forward_proj gated-g"),
+    (
+      {"tie_word_embeddings": True},
+      "got true: the embedding is the head",
+    ),
+    ({"tie_word_embeddings": None}, "false, got nothing: the embedding is the"),
+    ({"scale_decoder_outputs": True}, "the decoder's output is scaled"),
+    ({"model_type": "umt5"}, "expected model_type t5, got umt5"),
+    ({"layer_norm_epsilon": 1e-5}, "expected layer_norm_epsilon 1e-06.*1e-05"),
+    ({"relative_attention_max_distance": 64}, "max_distance 128.*got 64"),
+    ({"d_ff": None}, r"config\.json does not say 'd_ff'"),
+    ({"d_ff": 21}, r"wi_0\.weight has shape \(20, 8\), expected \(21, 8\)"),
+    ({"num_layers": 1}, r"block\.1\.layer\.0.* is not of a T5 1\.1"),
+  ],
+)
+def test_refuses_other_models(tmp_path, config, message):
+  folder = _write(tmp_path / "hf", _tensors(), **config)
+  with pytest.raises(ValueError, match=message):
+    hugging_face.open_folder(folder)
+
+
+def test_refuses_a_tied_head(tmp_path):
+  tensors = _tensors()
+  del tensors["lm_head.weight"]
+  folder = _write(tmp_path / "hf", tensors)
+  with pytest.raises(ValueError, match="its head is tied to the embedding"):
+    hugging_face.open_folder(folder)
+
+
+def test_refuses_missing_extra_and_quantised_tensors(tmp_path):
+  tensors = _tensors()
+  del tensors["decoder.final_layer_norm.weight"]
+  tensors["encoder.pooler.weight"] = np.ones((8, 8), np.float32)
+  tensors[SHARED] = tensors[SHARED].astype(np.int8)
+  folder = _write(tmp_path / "hf", tensors)
+  with pytest.raises(ValueError, match="3 differences") as error:
+    hugging_face.open_folder(folder)
+  for words in (
+    "decoder.final_layer_norm.weight is missing",
+    "encoder.pooler.weight is not of a T5 1.1",
+    "shared.weight is I8, expected one of F32, F16, BF16",
+  ):
+    assert words in str(error.value)
+
+
+def test_refuses_incomplete_folders(tmp_path):
+  with pytest.raises(ValueError, match=r"no Hugging Face folder: no config"):
+    hugging_face.open_folder(tmp_path)
+  folder = _write(tmp_path / "sharded", _tensors(), shards=3)
+  (folder / "model-00002-of-00003.safetensors").unlink()
+  with pytest.raises(ValueError, match=r"not complete: .* names model-00002"):
+    hugging_face.open_folder(folder)
+  folder = _write(tmp_path / "hf", _tensors())
+  weights = folder / "model.safetensors"
+  weights.write_bytes(weights.read_bytes()[:-5])
+  with pytest.raises(ValueError, match="is not a safetensors file"):
+    hugging_face.open_folder(folder)
+  weights.unlink()
+  with pytest.raises(ValueError, match=r"got neither\.$"):
+    hugging_face.open_folder(folder)
+  (folder / "config.json").write_text("[]")
+  with pytest.raises(ValueError, match="is no model configuration"):
+    hugging_face.open_folder(folder)
+
+
+@pytest.mark.parametrize(
+  "name", ["pytorch_model.bin", "pytorch_model.bin.index.json"]
+)
+def test_refuses_pickles_and_says_the_way_out(tmp_path, name):
+  folder = _write(tmp_path / "hf", _tensors())
+  (folder / "model.safetensors").rename(folder / name)
+  with pytest.raises(ValueError, match=r"is a pickle.*save_pretrained\("):
+    hugging_face.open_folder(folder)
+
+
+def test_refuses_to_write_what_is_no_t5(tmp_path):
+  model = hugging_face.open_folder(_write(tmp_path / "hf", _tensors()))
+  arrays = dict(model.arrays)
+  prompt = stored_arrays.ArrayInMemory(np.ones((3, 8), np.float32))
+  with pytest.raises(
+    ValueError, match=r"encoder/prompt/prompt.*scripts/convert_prompt\.py"
+  ):
+    hugging_face.write_folder(
+      tmp_path / "out", {**arrays, "encoder/prompt/prompt": prompt}
+    )
+  with pytest.raises(ValueError, match="got none of token_embedder/embedding"):
+    hugging_face.write_folder(tmp_path / "out", {"a": prompt})
+  arrays.pop("decoder/logits_dense/kernel")
+  with pytest.raises(
+    ValueError, match=r"logits_dense/kernel: expected \(8, 32\), got None"
+  ):
+    hugging_face.write_folder(tmp_path / "out", arrays)
+  assert not (tmp_path / "out").exists()
+  with pytest.raises(ValueError, match=r"got .*hf, which has content"):
+    hugging_face.write_folder(tmp_path / "hf", model.arrays)
+
+
+def test_prompt_is_merged_with_its_base_model(tmp_path):
+  """As the network names it, or as the code released with the paper does."""
+  base = tiny.save_base(tmp_path / "base")
+  checkpoint = checkpoints.open_checkpoint(base)
+  prompt = np.random.default_rng(0).normal(size=(3, tiny.WIDTH))
+  metadata = prompt_files.PromptMetadata(checkpoint.fingerprint, "vocabulary")
+  file = tmp_path / "prompt.safetensors"
+  prompt_files.save_prompt(file, prompt, metadata)
+  name = "encoder/prompt/prompt/prompt"
+  merged = checkpoint_conversion.add_prompt(checkpoint, file, name)
+  checkpoint_conversion.convert(merged, "t5x", str(tmp_path / "merged"))
+  step, flat = t5x_folders.read_v3(
+    tmp_path / "merged" / f"checkpoint_{tiny.BASE_STEP}"
+  )
+  assert step == tiny.BASE_STEP
+  assert flat.keys() == {*checkpoint.arrays, name}
+  np.testing.assert_array_equal(flat[name], prompt.astype(np.float32))
+  for key, array in checkpoint.arrays.items():
+    np.testing.assert_array_equal(flat[key], stored_arrays.read(array))
+
+  with pytest.raises(ValueError, match="has a prompt already"):
+    checkpoint_conversion.add_prompt(merged, file, name)
+  other = checkpoints.open_checkpoint(tiny.save_base(tmp_path / "other", 1))
+  with pytest.raises(ValueError, match="belongs to another model"):
+    checkpoint_conversion.add_prompt(other, file, name)
+
+
+def test_command_line(tmp_path):
+  _write(tmp_path / "hf", _tensors())
+
+  def convert(*args):
+    return subprocess.run(
+      [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", *args],
+      capture_output=True,
+      text=True,
+      cwd=tmp_path,
+    )
+
+  done = convert("--from", "hf", "hf", "--to", "t5x", "out", "--step=5")
+  fingerprint = checkpoints.open_checkpoint(str(tmp_path / "out")).fingerprint
+  assert done.stdout == (
+    "out/checkpoint_5: 38 arrays, 3,688 parameters, float32, fingerprint "
+    f"{fingerprint}.\n"
+  ), done.stderr
+  refused = convert("--from", "hf", "out", "--to", "t5x", "other")
+  assert refused.returncode == 1
+  assert refused.stderr == (
+    "Error: out is no Hugging Face folder: no config.json in it.\n"
+  )
+  wrong = convert("--from", "pt", "hf", "--to", "t5x", "other")
+  assert "expected a format hf or t5x, got pt" in wrong.stderr
+
+
+_MEASURE = """
+import resource, sys
+from prompt_tuning.interop import checkpoint_conversion as c, t5_names
+from prompt_tuning.t5.config import T5Config
+def peak():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Tracing the network is not what grows with the model.
+t5_names.shapes(T5Config(32, 8, 2, 1, 1, 4, 8))
+before = peak()
+source_format, source, target_format, target = sys.argv[1:]
+c.convert(c.open_model(source_format, source), target_format, target)
+assert "tensorflow" not in sys.modules
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_model(tmp_path):
+  """Tensor by tensor: 170 MB pass through some times the largest, of 4 MB."""
+  config = T5Config(
+    vocab_size=1000,
+    emb_dim=512,
+    num_heads=8,
+    head_dim=64,
+    mlp_dim=2048,
+    num_encoder_layers=4,
+    num_decoder_layers=4,
+  )
+  tensors = _tensors(config=config)
+  assert sum(x.nbytes for x in tensors.values()) > 150e6
+  _write(
+    tmp_path / "hf",
+    tensors,
+    **{
+      "vocab_size": 1000,
+      "d_model": 512,
+      "num_heads": 8,
+      "d_kv": 64,
+      "d_ff": 2048,
+      "num_layers": 4,
+      "num_decoder_layers": 4,
+    },
+  )
+  for arguments in (("hf", "hf", "t5x", "t5x"), ("t5x", "t5x", "hf", "again")):
+    measured = subprocess.run(
+      [sys.executable, "-c", _MEASURE, *arguments],
+      capture_output=True,
+      text=True,
+      cwd=tmp_path,
+    )
+    assert measured.returncode == 0, measured.stderr
+    assert int(measured.stdout) < 60e6, arguments
