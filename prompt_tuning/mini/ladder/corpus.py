@@ -22,7 +22,7 @@ import tensorflow as tf
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 from prompt_tuning.mini.ladder import prose
 
-DOCUMENTS_PER_SPLIT = {"train": 200_000, "validation": 2_000}
+DOCUMENTS_PER_SPLIT = {"train": 50_000, "validation": 2_000}
 # Of every document, end of sequence included.
 LENGTHS = {"inputs": 26, "targets": 8}
 SHARE_BEFORE_ANSWERS = 0.85
@@ -74,14 +74,18 @@ class ProseSource(seqio.DataSource):
     del shard_info, unused  # There is one shard.
     # Tokenized here, once: in TensorFlow it would take as long as a step of
     # the smallest model.
-    tokens: list[list[int]] = []
+    tokens: list[int] = []
+    lengths: list[int] = []
     cuts: list[int] = []
     for document in _in_order(documents(split), seed if shuffle else None):
       before, after = map(MODEL_VOCABULARY.encode, document.split(prose.CUT))
-      tokens.append([*before, *after])
+      tokens += [*before, *after]
+      lengths.append(len(before) + len(after))
       cuts.append(len(before))
     columns: Any = {
-      "tokens": tf.ragged.constant(tokens, tf.int32),
+      "tokens": tf.RaggedTensor.from_row_lengths(
+        tf.constant(tokens, tf.int32), lengths
+      ),
       "cut": tf.constant(cuts),
     }
     dataset = tf.data.Dataset.from_tensor_slices(columns)
@@ -178,7 +182,12 @@ def _add_task(name: str, change: Any) -> None:
   seqio.TaskRegistry.add(
     name,
     source=ProseSource(),  # pyright: ignore[reportArgumentType]
-    preprocessors=[change, seqio.preprocessors.append_eos_after_trim],
+    preprocessors=[
+      # seqio repeats what comes before this, and changes it anew each time.
+      seqio.CacheDatasetPlaceholder(),
+      change,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
     output_features={"inputs": text, "targets": text},
   )
 

@@ -1,7 +1,14 @@
-"""How the ladder's models are pretrained: an optimizer."""
+"""How the ladder's models are pretrained, and what is kept of that."""
+
+from collections.abc import Iterator
+import pathlib
 
 from flax import traverse_util
+import jax
+import jax.numpy as jnp
 import optax
+
+from t5x import checkpoints
 
 # Relative position biases begin near 0 and have to grow to some units before
 # they tell one token from the next. Adam moves a parameter by about the
@@ -11,7 +18,7 @@ _BIASES = "rel_embedding"
 
 
 def adam(
-  learning_rate: float, steps: int, warmup_steps: int = 100
+  learning_rate: float, steps: int, warmup_steps: int = 200
 ) -> optax.GradientTransformation:
   """Adam that warms up linearly and decays to a tenth along a cosine.
 
@@ -43,3 +50,56 @@ def adam(
       labels,
     ),
   )
+
+
+# Stage -> the name of a checkpoint that is kept -> how far that is.
+_KEPT = {
+  "span_corruption": {"span_corruption": 1.0},
+  "lm": {"lm_10": 0.1, "lm_50": 0.5, "lm_100": 1.0},
+}
+
+
+def export(
+  run: pathlib.Path, folder: pathlib.Path, stage: str
+) -> Iterator[pathlib.Path]:
+  """Writes the checkpoints of a run that are kept, in bfloat16.
+
+  Args:
+    run: The finished run's folder.
+    folder: Where they go, each as `<name>/checkpoint_<step>`.
+    stage: "span_corruption" or "lm".
+
+  Yields:
+    The paths of the checkpoints.
+
+  Raises:
+    ValueError: if the run has no checkpoint that far.
+  """
+  steps = sorted(
+    int(path.name.removeprefix("checkpoint_"))
+    for path in run.glob("checkpoint_*")
+  )
+  for name, share in _KEPT[stage].items():
+    position = share * len(steps) - 1
+    if position < 0 or position % 1:
+      raise ValueError(
+        f"Expected a checkpoint for every tenth of {run}, got steps {steps}. "
+        "Run it with an EVAL_PERIOD of a tenth of its steps."
+      )
+    step = steps[int(position)]
+    base = checkpoints.open_checkpoint(str(run / f"checkpoint_{step}"))
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params = base.read(
+      {
+        path: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=host)
+        for path, x in base.shapes.items()
+      }
+    )
+    yield pathlib.Path(
+      checkpoints.save_base_checkpoint(
+        str(folder / name),
+        step,
+        traverse_util.unflatten_dict(params, sep="/"),
+        {"name": f"{folder.name} {name}"},
+      )
+    )

@@ -31,7 +31,7 @@ _REMARKS = (
 )
 
 
-def _tell(rng: random.Random, story: list[world.Fact]) -> str:
+def _tell(story: list[world.Fact]) -> str:
   return " ".join(f"{fact.statement} ." for fact in story)
 
 
@@ -40,50 +40,68 @@ def _story(rng: random.Random, split: str) -> list[world.Fact]:
 
 
 def answer(rng: random.Random, split: str) -> str:
-  """A story, and a question whose answer is a person or a value in it."""
+  """A story, and a question whose answer is a person in it."""
   story = _story(rng, split)
   fact = rng.choice(story)
   relation = fact.relation
-  question = rng.choice(
+  return _tell(story) + rng.choice(
     (
-      f"{relation.asks_who} ? |{{who}} .",
-      f"someone {relation.statement[6:]} : |{{who}} .",
-      f"{relation.asks_what} ? {relation.answers_what} |{{value}} .",
-      f"{relation.statement.replace('{value}', '|{value}')} .",
+      f" {fact.say(relation.asks_who)} ? |{fact.who} .",
+      f" someone {fact.say(relation.statement[6:])} : |{fact.who} .",
     )
   )
-  return f"{_tell(rng, story)} {fact.say(question)}"
 
 
-_VERDICTS = {
-  "entailment": ("yes", "True"),
-  "contradiction": ("no", "False"),
-  "neutral": ("maybe", "neutral"),
-}
+def value(rng: random.Random, split: str) -> str:
+  """A story, and a question about something in it, or the story again."""
+  story = _story(rng, split)
+  fact = rng.choice(story)
+  relation = fact.relation
+  return _tell(story) + rng.choice(
+    (
+      f" {fact.say(relation.asks_what)} ? "
+      f"{relation.answers_what} |{fact.value} .",
+      f" {relation.statement.format(who=fact.who, value=f'|{fact.value}')} .",
+    )
+  )
 
 
-def whether(rng: random.Random, split: str) -> str:
+def truth(rng: random.Random, split: str) -> str:
   """A story, and whether something is so."""
+  story = _story(rng, split)
+  is_so = rng.random() < 0.5
+  claim = world.draw_claim(
+    rng, story, "entailment" if is_so else "contradiction"
+  )
+  ask = claim.say(claim.relation.asks_whether)
+  what = claim.say(claim.relation.asks_what)
+  return _tell(story) + rng.choice(
+    (
+      f" {ask} ? |{'yes' if is_so else 'no'} .",
+      f" {ask} ? that is |{is_so} .",
+      f" the answer to {what} is {claim.value} : |{is_so} .",
+    )
+  )
+
+
+def entailment(rng: random.Random, split: str) -> str:
+  """A story, and what it has to do with a claim."""
   story = _story(rng, split)
   status = rng.choice(world.STATUSES)
   claim = world.draw_claim(rng, story, status)
-  yes, true = _VERDICTS[status]
-  ask = claim.say(claim.relation.asks_whether)
-  forms = [
-    f"{ask} ? |{yes} .",
-    f"so {claim.statement} . this is |{status} .",
-  ]
-  if status != "neutral":
-    forms += [
-      f"{ask} ? that is |{true} .",
-      f"the answer to {claim.say(claim.relation.asks_what)} is "
-      f"{claim.value} : |{true} .",
-    ]
-  return f"{_tell(rng, story)} {rng.choice(forms)}"
+  return f"{_tell(story)} so {claim.statement} . this is |{status} ."
 
 
-def why(rng: random.Random, split: str) -> str:
-  """What happened because of what, told or asked, with one idea or two."""
+def told(rng: random.Random, split: str) -> str:
+  """What happened because of what."""
+  law, _, _ = world.draw_laws(rng, split)
+  return rng.choice(
+    (f"{law[0]} , so |{law[1]} .", f"{law[1]} because |{law[0]} .")
+  )
+
+
+def choice(rng: random.Random, split: str) -> str:
+  """Which of two ideas is the cause, or the effect."""
   law, other, part = world.draw_laws(rng, split)
   ideas = rng.sample((law[part], other[part]), 2)
   right = ideas.index(law[part])
@@ -92,59 +110,59 @@ def why(rng: random.Random, split: str) -> str:
     f"{ideas[0]} or {ideas[1]} ?"
   )
   return rng.choice(
-    (
-      f"{law[0]} , so |{law[1]} .",
-      f"{law[1]} because |{law[0]} .",
-      f"{ask} |{law[part]} .",
-      f"{ask} it is |choice{1 + right} .",
-    )
+    (f"{ask} |{law[part]} .", f"{ask} it is |choice{1 + right} .")
   )
 
 
+def meaning(rng: random.Random, split: str) -> str:
+  """What kind of thing a word means in a sentence."""
+  word, (clause, _) = world.draw_clauses(rng, split, same=True)
+  kind = next(k for k, fit in world.SENSES[word].items() if clause in fit)
+  who = rng.choice(world.PEOPLE)
+  return f"{who} {clause} . this {word} is a |{kind} ."
+
+
 def sense(rng: random.Random, split: str) -> str:
-  """What a word means in a sentence, or whether it means it in another too."""
+  """Whether a word means the same in two sentences."""
   same = rng.random() < 0.5
   word, clauses = world.draw_clauses(rng, split, same)
   first, second = (
     f"{who} {clause} ."
     for who, clause in zip(rng.sample(world.PEOPLE, 2), clauses, strict=True)
   )
-  kind = next(k for k, fit in world.SENSES[word].items() if clauses[0] in fit)
-  return rng.choice(
-    (
-      f"{first} this {word} is a |{kind} .",
-      f"{first} {second} the same {word} ? |{'yes' if same else 'no'} .",
-      f"{first} {second} the same {word} ? that is |{same} .",
-    )
+  return f"{first} {second} the same {word} ? " + rng.choice(
+    (f"|{'yes' if same else 'no'} .", f"that is |{same} .")
   )
 
 
 def pronoun(rng: random.Random, split: str) -> str:
   """Two people meet, and she, or he, was in a mood."""
   meeting = world.draw_meeting(rng, split)
-  return rng.choice(
+  return f"{meeting.statement} . " + rng.choice(
     (
-      f"{meeting.statement} . who was {meeting.mood} ? |{meeting.who} .",
-      f"{meeting.statement} . who was it ? |{meeting.who} .",
+      f"who was {meeting.mood} ? |{meeting.who} .",
+      f"who was it ? |{meeting.who} .",
     )
   )
 
 
-# Ability -> its documents and their share, in tenths.
-ABILITIES: dict[str, tuple[Callable[[random.Random, str], str], int]] = {
-  "answer": (answer, 2),
-  "whether": (whether, 4),
-  "why": (why, 1),
-  "sense": (sense, 2),
-  "pronoun": (pronoun, 1),
+# What documents are about -> their share, in twentieths.
+MAKERS: dict[Callable[[random.Random, str], str], int] = {
+  answer: 2,
+  value: 2,
+  truth: 5,
+  entailment: 3,
+  told: 1,
+  choice: 2,
+  meaning: 1,
+  sense: 3,
+  pronoun: 1,
 }
 
 
 def document(rng: random.Random, split: str) -> str:
   """A document about a world of a split."""
-  makers = [maker for maker, _ in ABILITIES.values()]
-  shares = [share for _, share in ABILITIES.values()]
-  [make] = rng.choices(makers, shares)
+  [make] = rng.choices(list(MAKERS), list(MAKERS.values()))
   text = make(rng, split)
   if len(text.split()) < _SHORT and rng.random() < 0.2:
     remark = rng.choice(_REMARKS).format(

@@ -82,6 +82,15 @@ def test_changes_depend_on_the_seed():
   assert pairs("ladder_lm", 50) != pairs("ladder_lm", 50, seed=1)
 
 
+def test_changes_are_new_in_every_epoch():
+  dataset = seqio.get_mixture_or_task("ladder_lm").get_dataset(
+    corpus.LENGTHS, "train", shuffle=False, seed=0, num_epochs=2
+  )
+  lengths = [len(e["targets"]) for e in dataset.as_numpy_iterator()]
+  assert len(lengths) == 1_000
+  assert lengths[:500] != lengths[500:]
+
+
 def test_pieces_add_up():
   for seed in range(20):
     pieces = corpus._pieces(

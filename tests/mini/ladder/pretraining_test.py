@@ -1,0 +1,60 @@
+"""Pretraining: biases move faster, and what is kept is what was trained."""
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from prompt_tuning.mini.ladder import pretraining
+from t5x import checkpoints
+
+PARAMS = {
+  "encoder": {
+    "relpos_bias": {"rel_embedding": jnp.zeros((2, 4))},
+    "mlp": {"kernel": jnp.zeros((2, 4))},
+  }
+}
+
+
+def test_biases_move_ten_times_as_far():
+  optimizer = pretraining.adam(0.01, steps=10, warmup_steps=1)
+  state = optimizer.init(PARAMS)
+  gradients = {
+    "encoder": {
+      "relpos_bias": {"rel_embedding": jnp.full((2, 4), 0.1)},
+      "mlp": {"kernel": jnp.full((2, 4), 0.1)},
+    }
+  }
+  for _ in range(2):  # The warm-up begins at 0.
+    updates, state = optimizer.update(gradients, state, PARAMS)
+  moved = updates["encoder"]
+  np.testing.assert_allclose(moved["mlp"]["kernel"], -0.01, rtol=1e-3)
+  np.testing.assert_allclose(
+    moved["relpos_bias"]["rel_embedding"], -0.1, rtol=1e-3
+  )
+
+
+def test_keeps_the_checkpoints_at_10_50_and_100_percent(tmp_path):
+  run, folder = tmp_path / "run", tmp_path / "mini_xs"
+  for step in range(20, 30):
+    checkpoints.save_base_checkpoint(
+      str(run), step, {"kernel": np.full((2, 3), step / 7, np.float32)}, {}
+    )
+  written = list(pretraining.export(run, folder, "lm"))
+  assert [path.relative_to(folder).as_posix() for path in written] == [
+    "lm_10/checkpoint_20",
+    "lm_50/checkpoint_24",
+    "lm_100/checkpoint_29",
+  ]
+  base = checkpoints.open_checkpoint(str(folder / "lm_50"))
+  assert base.step == 24
+  assert base.metadata["name"] == "mini_xs lm_50"
+  assert base.shapes["kernel"].dtype == ml_dtypes.bfloat16
+
+
+def test_refuses_a_run_without_a_checkpoint_at_each_tenth(tmp_path):
+  checkpoints.save_base_checkpoint(
+    str(tmp_path), 5, {"kernel": np.zeros(2, np.float32)}, {}
+  )
+  with pytest.raises(ValueError, match="EVAL_PERIOD of a tenth"):
+    list(pretraining.export(tmp_path, tmp_path / "kept", "lm"))
