@@ -1,6 +1,10 @@
 """Trains a first prompt on a real, frozen T5 small, and evaluates it.
 
   python scripts/quickstart.py [--task=mini_boolq] [--steps=100]
+  python scripts/quickstart.py --model=mini_m [--task=ladder_boolq]
+
+The second is about a miniature T5 that was pretrained here and lies in this
+repository: no weights of others.
 
 The task is one of the miniatures that this repository generates (see
 prompt_tuning/mini). The prompt is chosen on its validation split; the table at
@@ -23,7 +27,17 @@ CLASS_LABELS = {
   "mini_rte": ["entailment", "not_entailment"],
   "mini_wic": ["False", "True"],
 }
-MODEL = "models/t5_small_local"
+for _name in ("boolq", "cb", "copa", "rte"):
+  CLASS_LABELS[f"ladder_{_name}"] = CLASS_LABELS[f"mini_{_name}"]
+# --model -> its gin file, and unless told otherwise its task and steps.
+MODELS = {
+  "t5_small": ("models/t5_small_local", "mini_boolq", 100),
+  "mini_xs": ("models/mini_xs", "ladder_boolq", 300),
+  "mini_s": ("models/mini_s", "ladder_boolq", 300),
+  "mini_m": ("models/mini_m", "ladder_boolq", 300),
+}
+# The ladder's vocabulary has few words.
+LADDER = {"prompts.sampled_vocab.population_size": 260}
 METHOD = "methods/prompt_tuning"
 
 
@@ -31,17 +45,26 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--task", choices=CLASS_LABELS, default="mini_boolq")
-  parser.add_argument("--steps", type=int, default=100)
+  parser.add_argument("--model", choices=MODELS, default="t5_small")
+  parser.add_argument("--task", choices=CLASS_LABELS)
+  parser.add_argument("--steps", type=int)
   args = parser.parse_args()
+  model, task, steps = MODELS[args.model]
+  args.task = args.task or task
+  args.steps = args.steps or steps
+  if args.task.partition("_")[0] != task.partition("_")[0]:
+    parser.error(f"{args.model} knows tasks like {task}, not {args.task}")
   folder = ROOT / "runs" / "quickstart" / args.task
+  if args.model != "t5_small":
+    folder = folder.with_name(f"{args.model}-{args.task}")
   start = time.monotonic()
 
-  run("Importing T5 small", [str(ROOT / "scripts" / "import_t5_small.py")])
+  if args.model == "t5_small":
+    run("Importing T5 small", [str(ROOT / "scripts" / "import_t5_small.py")])
   run_t5x(
     f"Training a prompt on {args.task}",
     "train",
-    [MODEL, METHOD, "prompts/class_labels", "runs/train"],
+    [model, METHOD, "prompts/class_labels", "runs/train"],
     MODEL_DIR=str(folder),
     MIXTURE_OR_TASK_NAME=args.task,
     TASK_FEATURE_LENGTHS={"inputs": 56, "targets": 8},
@@ -52,15 +75,18 @@ def main() -> None:
     PROMPT_LENGTH=20,
     DROPOUT_RATE=0.0,
     CLASS_LABELS=CLASS_LABELS[args.task],
+    **({} if args.model == "t5_small" else LADDER),
   )
   prompt_file = folder / "prompt.safetensors"
   # Without a method no optimizer is bound, and evaluation needs none.
-  run_eval("the frozen model", args.task, folder / "frozen", [], OPTIMIZER=None)
+  run_eval(
+    "the frozen model", args.task, folder / "frozen", [model], OPTIMIZER=None
+  )
   run_eval(
     "the prompt",
     args.task,
     folder / "prompted",
-    [METHOD, "prompts/from_file"],
+    [model, METHOD, "prompts/from_file"],
     PROMPT_FILE=str(prompt_file),
   )
 
@@ -106,7 +132,7 @@ def run_eval(
   run_t5x(
     f"Evaluating {what}",
     "eval",
-    [MODEL, *gin_files, "runs/eval"],
+    [*gin_files, "runs/eval"],
     EVAL_OUTPUT_DIR=str(folder),
     MIXTURE_OR_TASK_NAME=task,
     SPLIT="test",
