@@ -9,8 +9,8 @@ import jax
 import tiny
 
 import prompt_tuning
+from t5x import checkpoints, gin_utils, models, partitioning, trainer, utils
 from t5x import eval as eval_lib
-from t5x import gin_utils, models, partitioning, utils
 from t5x import train as train_lib
 
 _TESTS = pathlib.Path(__file__).parent
@@ -84,11 +84,29 @@ def model(method: str) -> models.EncoderDecoderModel:
   return configured(models.EncoderDecoderModel)()
 
 
-def train(method: str, base: str, folder: pathlib.Path) -> None:
-  """Runs what `python -m t5x.train` does, for 3 steps."""
+class _FrozenPart(trainer.BaseAction):
+  """Notes the fingerprint of what is frozen whenever a run is evaluated."""
+
+  def __init__(self):
+    self.fingerprints = []
+
+  def run(self, train_state, metrics_by_task) -> bool:
+    self.fingerprints.append(checkpoints.fingerprint(train_state.frozen))
+    return False
+
+
+def train(method: str, base: str, folder: pathlib.Path) -> str:
+  """Runs what `python -m t5x.train` does, for 3 steps.
+
+  Returns:
+    The fingerprint of what was frozen, after them.
+  """
   configure(method, INITIAL_CHECKPOINT_PATH=base, MODEL_DIR=str(folder))
   train = configured(train_lib.train)
-  assert train(train_eval_dataset_cfg=None) == "finished"
+  frozen = _FrozenPart()
+  status = train(train_eval_dataset_cfg=None, actions={"INFER_EVAL": [frozen]})
+  assert status == "finished"
+  return frozen.fingerprints[-1]
 
 
 def evaluate(method: str, run: pathlib.Path, folder: pathlib.Path) -> Any:

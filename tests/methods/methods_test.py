@@ -165,6 +165,7 @@ def test_method_in_the_network(method):
     "lora",
     "adapter",
     "ia3",
+    "prefix_tuning",
     "prefix_tuning through an MLP",
     "multitask_prompt",
   ],
@@ -173,11 +174,11 @@ def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):
   base = tiny.save_base(tmp_path / "base")
   _, _, _, start = tiny_gin.start(method, base)
   assert sorted(_flat(start.trainable)) == sorted(ADDED[method])
-  assert checkpoints.fingerprint(start.frozen) == (
-    checkpoints.open_checkpoint(base).fingerprint
-  )
+  fingerprint = checkpoints.open_checkpoint(base).fingerprint
+  assert checkpoints.fingerprint(start.frozen) == fingerprint
 
-  tiny_gin.train(method, base, tmp_path / "run")
+  # To the bit.
+  assert tiny_gin.train(method, base, tmp_path / "run") == fingerprint
   record = json.loads((tmp_path / "run" / "record.json").read_text())
   assert record["status"] == "finished"
   trained = _trained(tmp_path / "run", ADDED[method])
