@@ -315,9 +315,18 @@ def _restore(folder: str, item: Any, restore_args: Any = None) -> Any:
     )
 
 
-def _metadata(folder: str) -> Any:
+def _tree(folder: str) -> Any:
+  """Returns shape and dtype of each array in an Orbax folder."""
+  return ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+
+
+def _custom_metadata(folder: str) -> dict[str, Any]:
+  """Returns what `save_base_checkpoint` was given; T5X writes none."""
+  if not (epath.Path(folder) / "_CHECKPOINT_METADATA").exists():
+    return {}
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return checkpointer.metadata(epath.Path(folder))
+    metadata: Any = checkpointer.metadata(epath.Path(folder))
+  return metadata.custom_metadata or {}
 
 
 def open_checkpoint(path: str) -> BaseCheckpoint:
@@ -339,8 +348,7 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   nested = epath.Path(found) / "state"
   folder = str(nested) if nested.is_dir() else found
   try:
-    metadata = _metadata(folder)
-    target = traverse_util.flatten_dict(metadata.item_metadata.tree["target"])
+    target = traverse_util.flatten_dict(_tree(folder)["target"])
     step = _restore(folder, {"state": {"step": 0}})["state"]["step"]
   except (OSError, KeyError, AttributeError, TypeError) as e:
     raise ValueError(
@@ -355,7 +363,7 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
       "/".join(key): OrbaxArray(folder, ("target", *key), x.shape, x.dtype)
       for key, x in target.items()
     },
-    metadata=metadata.custom_metadata or {},
+    metadata=_custom_metadata(folder),
   )
 
 
@@ -366,7 +374,7 @@ def _open_run_checkpoint(path: str, found: str) -> BaseCheckpoint:
   folder = str(epath.Path(found) / "state")
   trained = {
     name.removeprefix(_TRAINABLE): OrbaxArray(folder, (name,), x.shape, x.dtype)
-    for name, x in _metadata(folder).item_metadata.tree.items()
+    for name, x in _tree(folder).items()
     if name.startswith(_TRAINABLE)
   }
   base = open_checkpoint(base_path).arrays if base_path else {}
