@@ -46,6 +46,9 @@ def test_keeps_the_checkpoints_at_10_50_and_100_percent(tmp_path):
     "lm_50/checkpoint_24",
     "lm_100/checkpoint_29",
   ]
+  # What lies in git names no machine.
+  files = [path for path in folder.rglob("*") if path.is_file()]
+  assert not [p for p in files if str(tmp_path).encode() in p.read_bytes()]
   base = checkpoints.open_checkpoint(str(folder / "lm_50"))
   assert base.step == 24
   assert base.metadata["name"] == "mini_xs lm_50"
