@@ -70,6 +70,8 @@ def _texts(
 def _own(sheet: Sheet, known: Known) -> tables.Text:
   if sheet.layout.kind == "ensemble":
     return tables.ensemble_text(sheet, known)
+  if sheet.layout.kind == "tasks":
+    return tables.task_text(sheet, known)
   return tables.score_text(sheet, known)
 
 

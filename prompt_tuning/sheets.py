@@ -137,7 +137,9 @@ class Layout(Strict):
   """How the cells become a table.
 
   Attributes:
-    kind: "scores", or "ensemble": average, best and ensemble of the prompts.
+    kind: "scores"; "ensemble": average, best and ensemble of the prompts; or
+      "tasks": a run is a row, each of the tasks that it was evaluated on a
+      column, called as the values of the axis `task` are.
     rows: Axes whose combinations are rows.
     columns: The axis of the columns.
     mean_over: The axis to average over, a mean of tasks, if any. A seed counts
@@ -151,7 +153,7 @@ class Layout(Strict):
     y_label: Of the figure.
   """
 
-  kind: Literal["scores", "ensemble"] = "scores"
+  kind: Literal["scores", "ensemble", "tasks"] = "scores"
   rows: list[str]
   columns: str
   mean_over: str | None = None

@@ -316,6 +316,33 @@ def ensemble_text(
   return Text(["Task", "Average", "Best", "Ensemble"], rows)
 
 
+def task_text(
+  sheet: Sheet, known: Mapping[records.Settings, records.Filed]
+) -> Text:
+  """Writes a row for each run, a column for each task it was evaluated on."""
+  found = {
+    row_label(sheet, [cell.point[axis] for axis in sheet.layout.rows]): {
+      sheet.label("task", task): score for task, score in record.scores.items()
+    }
+    for cell in sheet.cells()
+    if (record := finished(cell, known))
+  }
+  tasks = list(dict.fromkeys(task for row in found.values() for task in row))
+  majorities = {
+    sheet.label("task", task): value.majority
+    for task, value in sheet.values.get("task", {}).items()
+    if value.majority is not None
+  }
+  rows = {"Guessing": majorities, **found} if majorities else found
+  return Text(
+    [" and ".join(sheet.layout.rows).capitalize(), *tasks],
+    [
+      [name, *(f"{row[x]:.1f}" if x in row else NONE for x in tasks)]
+      for name, row in rows.items()
+    ],
+  )
+
+
 def paper_text(sheet: Sheet) -> Text | None:
   """Writes the paper's numbers, each row with where it is from."""
   if sheet.paper is None:

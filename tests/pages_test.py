@@ -280,3 +280,20 @@ def test_differences_are_found(tmp_path):
   ]
   image.imsave(tmp_path / "x.png", pixels * [0.5, 0.5, 0.5, 1])
   assert "x.png differs" in pages.differences(files, tmp_path)
+
+
+def test_a_run_is_a_row_where_tasks_are_columns():
+  """The probes of the ladder's pretraining, by the committed records."""
+  sheet = sheets.load(ROOT / "configs" / "ladder.toml", ROOT / "configs")
+  known = records.load(ROOT / "results" / "ladder")
+  text = tables.task_text(sheet, known)
+  assert text.header[0] == "Size and stage"
+  assert sorted(text.header[1:]) == [
+    *("Cause or effect", "Entailment", "Pronoun", "Truth", "Who", "Word sense")
+  ]
+  rows = {row[0]: dict(zip(text.header, row, strict=True)) for row in text.rows}
+  assert rows["Guessing"]["Entailment"] == "33.3"
+  # A task is in the ladder if the ability that it needs is there.
+  adapted = rows["m, LM adaptation"]
+  passed = {name for name in text.header[1:] if float(adapted[name]) >= 80}
+  assert passed == {"Cause or effect", "Entailment", "Pronoun", "Truth"}
