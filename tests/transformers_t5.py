@@ -3,7 +3,20 @@
 import torch
 import transformers
 
+from prompt_tuning.t5.config import T5Config
+
 SIZES = {"vocab_size": 64, "num_heads": 3}
+# The same for our network.
+CONFIG = T5Config(
+  **SIZES,
+  emb_dim=16,
+  head_dim=6,
+  mlp_dim=24,
+  num_encoder_layers=3,
+  num_decoder_layers=2,
+  dtype="float32",
+  dropout_rate=0.0,
+)
 
 
 def make(seed: int = 0) -> transformers.T5ForConditionalGeneration:

@@ -76,16 +76,7 @@ def _parameters(model):
 def ours(hugging_face, prompt, batch):
   """Our logits, and the gradient of the summed loss to the prompt."""
   module = network.Transformer(
-    network.T5Config(
-      **transformers_t5.SIZES,
-      emb_dim=16,
-      head_dim=6,
-      mlp_dim=24,
-      num_encoder_layers=3,
-      num_decoder_layers=2,
-      dtype="float32",
-      dropout_rate=0.0,
-    ),
+    transformers_t5.CONFIG,
     network.Injections(prompt=lambda name: prompts.Prompt(5, name=name)),
   )
   frozen = _parameters(hugging_face)

@@ -60,16 +60,7 @@ def ours(folders):
   vocabulary = seqio.PassThroughVocabulary(64, eos_id=1)
   model = models.EncoderDecoderModel(
     network.Transformer(
-      network.T5Config(
-        **transformers_t5.SIZES,
-        emb_dim=16,
-        head_dim=6,
-        mlp_dim=24,
-        num_encoder_layers=3,
-        num_decoder_layers=2,
-        dtype="float32",
-        dropout_rate=0.0,
-      ),
+      transformers_t5.CONFIG,
       network.Injections(),
     ),
     vocabulary,
