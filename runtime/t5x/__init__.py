@@ -10,6 +10,10 @@ import types
 
 __version__ = "0.1.0"
 
+# For TensorFlow; here, because JAX sets the first to "1".
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
@@ -33,8 +37,6 @@ class _TensorFlowLoader(importlib.machinery.SourceFileLoader):
   """
 
   def exec_module(self, module: types.ModuleType) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     with _quiet():
       super().exec_module(module)
       import tensorflow_text  # noqa: F401

@@ -112,3 +112,21 @@ def test_wheel_brings_the_gin_files(tmp_path):
   ).stdout.strip()
   assert path.startswith(str(tmp_path / "site"))
   assert (pathlib.Path(path) / "gin" / "models" / "t5_1_1.gin").is_file()
+
+
+def test_tensorflow_does_not_speak_of_caches():
+  """It warns when an evaluation reads a part of a split, as it should."""
+  program = (
+    "import t5x.utils, tensorflow as tf\n"
+    "part = tf.data.Dataset.range(9).cache().take(2).repeat(2)\n"
+    "print(*part.as_numpy_iterator())\n"
+  )
+  environment = {k: x for k, x in os.environ.items() if "TF_" not in k}
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    capture_output=True,
+    text=True,
+    check=True,
+    env=environment,
+  )
+  assert (done.stdout, done.stderr) == ("0 1 0 1\n", "")
