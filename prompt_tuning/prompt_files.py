@@ -102,18 +102,28 @@ def load_prompt(
     except ValueError as error:
       raise ValueError(f"{path} is not a NumPy array file: {error}.") from None
     return checked(array, path), None
+  array, header = read_tensor(path, _KEY)
+  array = checked(array, path)
+  return array, from_header(header, path)
+
+
+def read_tensor(
+  path: pathlib.Path, key: str
+) -> tuple[np.ndarray, dict[str, str]]:
+  """Reads an array, and the header, of a safetensors file.
+
+  Raises:
+    ValueError: if it is another kind of file, or has no such key.
+  """
   try:
     with safetensors.safe_open(path, framework="numpy") as file:
       keys, header = list(file.keys()), file.metadata() or {}
-      array = file.get_tensor(_KEY) if _KEY in keys else None
+      array = file.get_tensor(key) if key in keys else None
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path} is not a safetensors file: {error}.") from None
   if array is None:
-    raise ValueError(
-      f"{path} is not a prompt file: expected the key {_KEY!r}, got {keys}."
-    )
-  array = checked(array, path)
-  return array, from_header(header, path)
+    raise ValueError(f"{path}: expected the key {key!r}, got {keys}.")
+  return array, header
 
 
 def is_numpy(path: pathlib.Path) -> bool:

@@ -11,7 +11,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from prompt_tuning import prompt_files
@@ -98,14 +97,7 @@ def load_adapter(
       else ""
     )
     raise ValueError(f"Expected {WEIGHTS} in {folder}, got none.{way_out}")
-  try:
-    with safetensors.safe_open(path, framework="numpy") as file:
-      keys, header = list(file.keys()), file.metadata() or {}
-      array = file.get_tensor(_KEY) if _KEY in keys else None
-  except safetensors.SafetensorError as error:
-    raise ValueError(f"{path} is not a safetensors file: {error}.") from None
-  if array is None:
-    raise ValueError(f"{path}: expected the key {_KEY!r}, got {keys}.")
+  array, header = prompt_files.read_tensor(path, _KEY)
   length = config["num_virtual_tokens"]
   if array.ndim != 2 or not array.size or len(array) % length:
     raise ValueError(
