@@ -117,7 +117,7 @@ class _Launch:
     self._clock.add(outcome)
     if outcome.status == "failed":
       bar.write(f"{outcome.cell.name}: {outcome.error}", file=sys.stderr)
-    bar.update(outcome.status != "interrupted")
+    bar.n += outcome.status != "interrupted"
 
   def _line(self) -> str:
     """Says what runs, what failed, and how long it will take."""
@@ -144,7 +144,9 @@ class _Launch:
           self._note(future.result(), bar)
         if self.processes.stopping:
           pending = {future for future in pending if not future.cancel()}
-        bar.set_description_str(self._line())
+        bar.set_description_str(self._line(), refresh=False)
+        if done or sys.stderr.isatty():
+          bar.refresh()
 
 
 def launch(
@@ -181,7 +183,6 @@ def launch(
       initial=total - len(todo),
       bar_format="{n_fmt}/{total_fmt} cells |{bar}| {desc}",
       dynamic_ncols=True,
-      mininterval=0 if sys.stderr.isatty() else 30,
     ) as bar,
   ):
     launched.run(pool, bar)
