@@ -28,6 +28,8 @@ _COLORS = (
 )
 _MARKERS = "os^DvPX"
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_MAJORITY_LABEL = "Most frequent answer"
+_MAJORITY: Any = {"color": "#777777", "linestyle": "--", "linewidth": 1}
 _SETTINGS: Any = {"svg.hashsalt": "prompt_tuning", "font.size": 9}
 _PANEL_INCHES = (4.2, 3.4)
 _DPI = 150
@@ -171,6 +173,9 @@ def _draw_lines(
     for column in found.columns
     if (x := _x(sheet, column, known)) is not None
   }
+  majority = tables.majority(sheet, found.columns[0])
+  if names and majority is not None:
+    panel.axhline(majority, label=_MAJORITY_LABEL, **_MAJORITY)
   if names:
     _size_axis(panel, sheet.layout.x_label, names)
 
@@ -268,16 +273,14 @@ def _draw_dots(
         **_style(styles["/".join(map(str, row))]),
       )
   for column, name in enumerate(found.columns):
-    majority = sheet.value(sheet.layout.columns, name).majority
+    majority = tables.majority(sheet, name)
     if majority is not None:
       panel.hlines(
         majority,
         column - 0.4,
         column + 0.4,
-        color="#777777",
-        linestyle="--",
-        linewidth=1,
-        label="" if column else "Most frequent answer",
+        label="" if column else _MAJORITY_LABEL,
+        **_MAJORITY,
       )
   labels: Sequence[str] = [
     sheet.label(sheet.layout.columns, x) for x in found.columns

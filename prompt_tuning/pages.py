@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
+import re
 
 from prompt_tuning import figures, records, tables
 from prompt_tuning.sheets import Sheet
@@ -15,6 +16,11 @@ _NOTE = (
 )
 _FIGURE_NOTE = (
   "Our bands and bars: one sample standard deviation to either side."
+)
+
+
+_BLOCK = re.compile(
+  r"(<!-- (ours|paper): (\S+) -->\n).*?(<!-- end -->\n)", re.DOTALL
 )
 
 
@@ -58,6 +64,8 @@ def _texts(
 ) -> Iterator[tuple[str, tables.Text]]:
   """The tables of a page: heading -> table."""
   yield "Ours", _own(sheet, known)
+  if sheet.layout.mean_over == "task":
+    yield "Ours, by task", tables.by_task_text(sheet, known)
   if beside is not None and any(
     tables.finished(cell, known) for cell in beside.cells()
   ):
@@ -156,6 +164,37 @@ def _counted(names: Iterator[str]) -> str:
 def _folded(command: str) -> str:
   """Breaks a command before each of its arguments."""
   return command.replace(" --", " \\\n  --").replace(" '--", " \\\n  '--")
+
+
+def fill(page: str, every: Mapping[str, Sheet], known: Known) -> str:
+  """Writes tables into a page of prose.
+
+  Args:
+    page: Markdown. "<!-- ours: SHEET -->" or "<!-- paper: SHEET -->" and
+      "<!-- end -->", on lines of their own, stand around the place of a table.
+    every: Name -> sheet.
+    known: The records.
+
+  Returns:
+    The page, with our table of the sheet there, or the paper's.
+
+  Raises:
+    ValueError: if there is no such sheet, or no such table.
+  """
+
+  def table(match: re.Match[str]) -> str:
+    start, whose, name, end = match.groups()
+    if name not in every:
+      raise ValueError(f"{start.strip()} names no sheet of {sorted(every)}.")
+    sheet = every[name]
+    text = _own(sheet, known) if whose == "ours" else tables.paper_text(sheet)
+    if text is None:
+      raise ValueError(
+        f"{start.strip()}: the sheet has no numbers of the paper."
+      )
+    return f"{start}\n{text.markdown()}\n{end}"
+
+  return _BLOCK.sub(table, page)
 
 
 def write(files: Mapping[str, bytes], folder: pathlib.Path) -> None:

@@ -144,6 +144,8 @@ class Layout(Strict):
     columns: The axis of the columns.
     mean_over: The axis to average over, a mean of tasks, if any. A seed counts
       once it has all of them.
+    gap: Two rows, by how much the first is above the second. Theirs is the only
+      row axis.
     metric: The one to show instead of the mean of a task's metrics.
     mean_column: Whether to add the mean over the columns, which are tasks.
     parameters: Whether to show how many parameters train.
@@ -157,6 +159,7 @@ class Layout(Strict):
   rows: list[str]
   columns: str
   mean_over: str | None = None
+  gap: tuple[str, str] | None = None
   metric: str | None = None
   mean_column: bool = False
   parameters: bool = False

@@ -189,6 +189,30 @@ def scores(
   )
 
 
+def majority(sheet: Sheet, column: str | int) -> float | None:
+  """Returns what the most frequent answer scores in a column, where known."""
+  axis = sheet.layout.mean_over
+  if axis is None:
+    return sheet.value(sheet.layout.columns, column).majority
+  known = {x: sheet.value(axis, x).majority for x in sheet.grids[0][axis]}
+  values = {k: x for k, x in known.items() if x is not None}
+  return records.mean_of(values) if len(values) == len(known) else None
+
+
+def gap(sheet: Sheet, found: Scores) -> dict[str | int, float]:
+  """Column -> by how much one row's mean is above another's, in points."""
+  if sheet.layout.gap is None:
+    return {}
+  upper, lower = ((name,) for name in sheet.layout.gap)
+  gaps = {}
+  for column in found.columns:
+    over = found.entries.get((upper, column))
+    under = found.entries.get((lower, column))
+    if over and under and over.summary and under.summary:
+      gaps[column] = over.summary.mean - under.summary.mean
+  return gaps
+
+
 def row_label(sheet: Sheet, row: Sequence[str | int]) -> str:
   """Returns what a row is called."""
   return ", ".join(
@@ -248,6 +272,10 @@ def score_text(
     ]
     for row in found.rows
   ]
+  if gaps := gap(sheet, found):
+    upper, lower = (row_label(sheet, [x]) for x in sheet.layout.gap or ())
+    texts = [f"{gaps[x]:+.1f}" if x in gaps else NONE for x in found.columns]
+    rows.append([f"Gap: {upper} - {lower}", *texts])
   if sheet.layout.mean_column:
     header.append("Mean")
     for text, entry in zip(rows, means(sheet, known).values(), strict=True):
@@ -260,9 +288,9 @@ def score_text(
         text[1:1] = [NONE, NONE]
       else:
         text[1:1] = [f"{count:,}", f"{100 * count / max(total, 1):.3g}%"]
-  majorities = [sheet.value(axis, x).majority for x in found.columns]
+  majorities = [majority(sheet, x) for x in found.columns]
   if None not in majorities:
-    texts = [NONE if x is None else f"{x:.1f}" for x in majorities]
+    texts = [f"{x:.1f}" for x in majorities]
     before = [""] * 2 if sheet.layout.parameters else []
     after = [""] if sheet.layout.mean_column else []
     rows.insert(0, ["Most frequent answer", *before, *texts, *after])
@@ -328,11 +356,7 @@ def task_text(
     if (record := finished(cell, known))
   }
   tasks = list(dict.fromkeys(task for row in found.values() for task in row))
-  majorities = {
-    sheet.label("task", task): value.majority
-    for task, value in sheet.values.get("task", {}).items()
-    if value.majority is not None
-  }
+  majorities = _majorities(sheet)
   rows = {"Guessing": majorities, **found} if majorities else found
   return Text(
     [" and ".join(sheet.layout.rows).capitalize(), *tasks],
@@ -341,6 +365,57 @@ def task_text(
       for name, row in rows.items()
     ],
   )
+
+
+def by_task_text(
+  sheet: Sheet, known: Mapping[records.Settings, records.Filed]
+) -> Text:
+  """Writes a table of means over tasks anew, with a column for each task.
+
+  A run on a mixture of tasks, which are called *_prefixed, is split into them.
+  """
+  layout = sheet.layout
+  own = scores(sheet, known)
+  # Row and column of the sheet's own table -> task -> a score for each seed.
+  values: dict[tuple, dict[str, list[float]]] = {
+    (row, column): {}
+    for row in own.rows
+    for column in own.columns
+    if (row, column) in own.entries
+  }
+  for cell in sheet.cells():
+    if record := finished(cell, known):
+      row = tuple(cell.point[axis] for axis in layout.rows)
+      place = values[row, cell.point[layout.columns]]
+      for task, value in record.scores.items():
+        label = sheet.label("task", task.removesuffix("_prefixed"))
+        place.setdefault(label, []).append(value)
+  tasks = list(dict.fromkeys(task for row in values.values() for task in row))
+  rows = [
+    [
+      f"{row_label(sheet, row)}, {sheet.label(layout.columns, column)}",
+      *(
+        str(Entry(records.summarize(found.get(x, [])), len(found)))
+        for x in tasks
+      ),
+    ]
+    for (row, column), found in values.items()
+    if found
+  ]
+  if majorities := _majorities(sheet):
+    texts = [f"{majorities[x]:.1f}" if x in majorities else "" for x in tasks]
+    rows.insert(0, ["Most frequent answer", *texts])
+  axes = (*layout.rows, layout.columns)
+  return Text([" and ".join(axes).capitalize(), *tasks], rows)
+
+
+def _majorities(sheet: Sheet) -> dict[str, float]:
+  """Label of a task -> the score of its most frequent answer, where known."""
+  return {
+    sheet.label("task", task): value.majority
+    for task, value in sheet.values.get("task", {}).items()
+    if value.majority is not None
+  }
 
 
 def paper_text(sheet: Sheet) -> Text | None:

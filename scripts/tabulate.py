@@ -3,8 +3,9 @@
   python scripts/tabulate.py [SHEET...]
 
 A SHEET is a name such as scale, full/scale, parameters or claims; all by
-default. With --check nothing is written, and the exit status says whether what
-lies there is what the records make.
+default. The README's tables are written with any. With --check nothing is
+written, and the exit status says whether what lies there is what the records
+make.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from prompt_tuning import pages, records, sheets
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 RESULTS = ROOT / "results"
+README = ROOT / "README.md"
 
 
 def main() -> None:
@@ -31,17 +33,16 @@ def main() -> None:
   except ValueError as error:
     sys.exit(f"Error: {error}")
   if not args.check:
-    pages.write(files, RESULTS)
-    print(f"{len(files)} files in {RESULTS.relative_to(ROOT)}.")
-  elif wrong := pages.differences(files, RESULTS):
+    pages.write(files, ROOT)
+    print(f"{len(files)} files: {README.name}, others in {RESULTS.name}.")
+  elif wrong := pages.differences(files, ROOT):
     sys.exit(
-      f"Error: in results, {', '.join(wrong)}. "
-      "Run python scripts/tabulate.py and commit."
+      f"Error: {', '.join(wrong)}. Run python scripts/tabulate.py and commit."
     )
 
 
 def _files(names: list[str]) -> dict[str, bytes]:
-  """Path below results -> content."""
+  """Path -> content."""
   known = records.load(RESULTS)
   every = {sheet.name: sheet for sheet in sheets.load_all(CONFIGS)}
   if unknown := set(names) - {*every, *sheets.NO_RUNS}:
@@ -56,7 +57,9 @@ def _files(names: list[str]) -> dict[str, bytes]:
       sheet = every[name]
       beside = every[sheet.beside] if sheet.beside else None
       files |= pages.of_sheet(sheet, known, beside)
-  files = {f"tables/{name}": content for name, content in files.items()}
+  files = {f"results/tables/{name}": x for name, x in files.items()}
+  readme = pages.fill(README.read_text(encoding="utf-8"), every, known)
+  files[README.name] = readme.encode()
   if set(wanted) & set(sheets.NO_RUNS):
     files |= _without_runs(wanted, every)
   return files
@@ -73,9 +76,9 @@ def _without_runs(
   files = {}
   if "parameters" in wanted:
     for name, content in parameters.page(sheet, counted).items():
-      files[f"tables/{name}"] = content
+      files[f"results/tables/{name}"] = content
   if "claims" in wanted:
-    files["claims.md"] = claims.page(
+    files["results/claims.md"] = claims.page(
       sheets.parse(CONFIGS / "claims.toml", claims.Claims),
       claims.Sources(sheet, counted, every),
     )

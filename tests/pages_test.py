@@ -208,6 +208,55 @@ def test_tasks_as_columns(tmp_path):
     assert {"Prompt_tuning", "model"} <= set(labels)
 
 
+def test_means_over_tasks_come_with_each_task(tmp_path):
+  text = SHEET.replace("[values.task.cb]", "[values.task.cb]\nmajority = 40.0")
+  text = text.replace("[values.task.wic]", "[values.task.wic]\nmajority = 50.0")
+  text = text.replace("[layout]", '[layout]\ngap = ["model", "prompt"]')
+  sheet = _sheet(tmp_path, text)
+  known = _file(tmp_path, sheet.cells())
+  assert tables.score_text(sheet, known).rows == [
+    ["Most frequent answer", "45.0", "45.0"],
+    ["Prompt_tuning", "51.7 ± 5.8 (3)", "63.3 ± 14.4 (3)"],
+    ["model", "55.0 ± 0.0 (3)", "55.0 ± 0.0 (3)"],
+    ["Gap: model - Prompt_tuning", "+3.3", "-8.3"],
+  ]
+  assert tables.by_task_text(sheet, known).rows == [
+    ["Most frequent answer", "40.0", "50.0"],
+    ["Prompt_tuning, s", "46.7 ± 5.8 (3)", "56.7 ± 5.8 (3)"],
+    ["Prompt_tuning, l", "56.7 ± 11.5 (3)", "70.0 ± 17.3 (3)"],
+    ["model, s", "50.0 ± 0.0 (3)", "60.0 ± 0.0 (3)"],
+    ["model, l", "50.0 ± 0.0 (3)", "60.0 ± 0.0 (3)"],
+  ]
+
+
+def test_a_run_on_a_mixture_is_split_into_its_tasks(tmp_path):
+  sheet = _sheet(tmp_path)
+  cells = [x for x in sheet.cells() if x.name == "s-prompt-cb-seed0"]
+  metrics = {"cb_prefixed": {"f1": 70.0}, "wic_prefixed": {"f1": 30.0}}
+  best = {"step": 1, "metrics": metrics}
+  known = _file(tmp_path, cells, best=best)
+  assert tables.by_task_text(sheet, known).rows == [
+    ["Prompt_tuning, s", "70.0 (1)", "30.0 (1)"]
+  ]
+
+
+def test_tables_are_written_into_a_page_of_prose(tmp_path):
+  sheet = _sheet(tmp_path)
+  known = _file(tmp_path, sheet.cells())
+  page = (
+    "A\n<!-- ours: x -->\nold\n<!-- end -->\n<!-- paper: x -->\n<!-- end -->\nB"
+  )
+  filled = pages.fill(page, {"x": sheet}, known)
+  assert "old" not in filled
+  assert "| Prompt_tuning | 51.7 ± 5.8 (3) | 63.3 ± 14.4 (3) |" in filled
+  assert "| Prompt tuning | 58.5 | ~89.9 | Figure 1, read off" in filled
+  assert filled.startswith("A\n<!-- ours: x -->\n\n| Method")
+  assert filled.endswith("<!-- end -->\nB")
+  assert pages.fill(filled, {"x": sheet}, known) == filled
+  with pytest.raises(ValueError, match="<!-- ours: y --> names no sheet"):
+    pages.fill(page.replace("ours: x", "ours: y"), {"x": sheet}, known)
+
+
 def test_lines_are_the_scores(tmp_path):
   sheet = _sheet(tmp_path)
   figure = figures.of_sheet(sheet, _file(tmp_path, sheet.cells()))
