@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tiny
 
-from t5x import schedules, trainer, utils
+from t5x import initialization, schedules, trainer, utils
 
 
 def batches(number):
@@ -37,7 +37,7 @@ def start(base, num_partitions):
   """A trainer of the tiny model's prompt, at the base model's step."""
   partitioner = tiny.make_partitioner(num_partitions)
   model = tiny.make_model()
-  initializer = utils.TrainStateInitializer(
+  initializer = initialization.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     tiny.input_shapes(),

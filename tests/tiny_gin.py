@@ -9,7 +9,15 @@ import jax
 import tiny
 
 import prompt_tuning
-from t5x import checkpoints, gin_utils, models, partitioning, trainer, utils
+from t5x import (
+  checkpoints,
+  gin_utils,
+  initialization,
+  models,
+  partitioning,
+  trainer,
+  utils,
+)
 from t5x import eval as eval_lib
 from t5x import train as train_lib
 
@@ -130,7 +138,7 @@ def start(
   partitioner = configured(partitioning.PjitPartitioner)(
     num_partitions=num_partitions
   )
-  initializer = utils.TrainStateInitializer(
+  initializer = initialization.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     tiny.input_shapes(),

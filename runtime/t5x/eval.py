@@ -9,6 +9,7 @@ import seqio
 
 from t5x import (
   gin_utils,
+  initialization,
   models,
   partitioning,
   records,
@@ -171,7 +172,7 @@ def evaluate(
   evaluator = InferenceEvaluator(
     dataset_cfg, inference_evaluator_cls, model, partitioner, output_dir
   )
-  initializer = utils.TrainStateInitializer(
+  initializer = initialization.TrainStateInitializer(
     None,
     model.get_initial_variables,
     evaluator.model_feature_shapes,

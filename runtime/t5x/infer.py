@@ -14,6 +14,7 @@ import tqdm
 
 from t5x import (
   gin_utils,
+  initialization,
   models,
   partitioning,
   records,
@@ -83,7 +84,7 @@ def infer(
   records.make_folder(output_dir, "INFER_OUTPUT_DIR")
   utils.verify_matching_vocabs(dataset_cfg, model)
   converter = model.feature_converter_cls(pack=False)
-  initializer = utils.TrainStateInitializer(
+  initializer = initialization.TrainStateInitializer(
     None,
     model.get_initial_variables,
     {

@@ -17,6 +17,7 @@ from t5x import (
   base_checkpoints,
   checkpoints,
   gin_utils,
+  initialization,
   models,
   partitioning,
   records,
@@ -26,7 +27,7 @@ from t5x import (
 )
 from t5x import eval as eval_lib
 from t5x import trainer as trainer_lib
-from t5x.train_state import TrainState
+from t5x.train_state import TrainState, count_parameters, write_model_info
 
 
 def _check_periods(**periods: int | None) -> None:
@@ -68,7 +69,7 @@ class _Start:
 
 
 def _start(
-  initializer: utils.TrainStateInitializer,
+  initializer: initialization.TrainStateInitializer,
   restore_cfg: utils.RestoreCheckpointConfig | None,
   checkpointer: checkpoints.Checkpointer,
   init_rng: jax.Array,
@@ -221,7 +222,7 @@ def train(
       os.path.join(model_dir, "inference_eval"),
     )
 
-  initializer = utils.TrainStateInitializer(
+  initializer = initialization.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     {
@@ -261,13 +262,13 @@ def train(
     return "finished"
 
   log = records.MetricLog(model_dir, step)
-  utils.write_model_info(os.path.join(model_dir, "model-info.txt"), state, axes)
+  write_model_info(os.path.join(model_dir, "model-info.txt"), state, axes)
   record = records.RunRecord(
     model_dir,
     "train",
     seconds_before=start.seconds,
     base=records.base_facts(start.base) if start.base else None,
-    parameters=utils.count_parameters(state),
+    parameters=count_parameters(state),
     data={
       "train": train_dataset_cfg.mixture_or_task_name,
       "train_split": train_dataset_cfg.split,

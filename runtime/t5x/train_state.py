@@ -128,3 +128,39 @@ class TrainState(struct.PyTreeNode):
         self.opt_state, self.trainable, like(self.trainable), replicated
       ),
     )
+
+
+def count_parameters(state: TrainState) -> dict[str, int]:
+  """Returns how many parameters train and how many are frozen."""
+  return {
+    group: sum(int(x.size) for x in jax.tree.leaves(getattr(state, group)))
+    for group in ("trainable", "frozen")
+  }
+
+
+def write_model_info(
+  log_file: str, state: TrainState, axes: TrainState
+) -> None:
+  """Lists the parameters and counts them.
+
+  Args:
+    log_file: The file to write.
+    state: The state.
+    axes: Its shardings.
+  """
+  lines = []
+  for group in ("trainable", "frozen"):
+    params = traverse_util.flatten_dict(getattr(state, group), sep="/")
+    shardings = traverse_util.flatten_dict(getattr(axes, group), sep="/")
+    lines += [
+      f"{group:9} {name:60} {x.shape!s:16} {x.dtype!s:9} {shardings[name].spec}"
+      for name, x in sorted(params.items())
+    ]
+  counts = count_parameters(state)
+  total = sum(counts.values())
+  lines.append(
+    f"{counts['trainable']:,} of {total:,} parameters train "
+    f"({100 * counts['trainable'] / total:.5f}%)."
+  )
+  with open(log_file, "w", encoding="utf-8") as f:
+    f.write("\n".join(lines) + "\n")

@@ -16,7 +16,7 @@ import pytest
 import t5x_folders
 import tiny
 
-from t5x import base_checkpoints, checkpoints, t5x_v3, utils
+from t5x import base_checkpoints, checkpoints, initialization, t5x_v3
 
 STEP = 1_100_000
 EMBEDDING = "token_embedder/embedding"
@@ -41,7 +41,7 @@ def _write(kind, folder, flat):
 
 def _restore(path, **overrides):
   model = tiny.make_model()
-  initializer = utils.TrainStateInitializer(
+  initializer = initialization.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     tiny.input_shapes(),

@@ -10,7 +10,7 @@ import tiny
 
 from prompt_tuning import prompts
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from t5x import checkpoints, utils
+from t5x import checkpoints, initialization, utils
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def base(tmp_path_factory):
 
 def _restore(base, model=None, **overrides):
   model = model or tiny.make_model()
-  initializer = utils.TrainStateInitializer(
+  initializer = initialization.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
     tiny.input_shapes(),

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from prompt_tuning import actions, prompt_files
-from t5x import adafactor, checkpoints, trainer, utils
+from t5x import adafactor, checkpoints, initialization, trainer
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def _train(model_dir, base, **overrides):
 
 def _checkpoint(model_dir, model=None):
   """The state in a run's latest checkpoint: path -> array."""
-  initializer = utils.TrainStateInitializer(
+  initializer = initialization.TrainStateInitializer(
     (model or tiny.make_model()).optimizer_def,
     (model or tiny.make_model()).get_initial_variables,
     tiny.input_shapes(),

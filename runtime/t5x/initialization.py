@@ -1,0 +1,170 @@
+"""How a run's state begins: from initialisers, a base checkpoint, or both."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x import checkpoints
+from t5x.partitioning import PjitPartitioner
+from t5x.train_state import Params, TrainState
+from t5x.utils import RestoreCheckpointConfig
+
+
+class TrainStateInitializer:
+  """Makes a state from scratch, from a base checkpoint, or from both."""
+
+  def __init__(
+    self,
+    optimizer_def: Any,
+    init_fn: Callable[..., Params],
+    input_shapes: Mapping[str, tuple[int, ...]],
+    partitioner: PjitPartitioner,
+    input_types: Mapping[str, Any] | None = None,
+  ):
+    """Computes shapes and shardings; no array is made yet.
+
+    Args:
+      optimizer_def: Says which parameters train.
+      init_fn: `EncoderDecoderModel.get_initial_variables`.
+      input_shapes: Shapes of a batch.
+      partitioner: Where to put what.
+      input_types: Dtypes of a batch.
+
+    Raises:
+      ValueError: if a logical axis has no rule, or the optimizer's patterns do
+        not fit.
+    """
+    self._optimizer_def = optimizer_def
+    self._partitioner = partitioner
+    self._init_params = lambda rng: init_fn(rng, input_shapes, input_types)[
+      "params"
+    ]
+    variables = jax.eval_shape(
+      lambda rng: init_fn(rng, input_shapes, input_types), jax.random.key(0)
+    )
+    self.param_shapes = traverse_util.flatten_dict(variables["params"], sep="/")
+    self._param_axes = partitioner.shardings_of(
+      flax_partitioning.get_axis_names(variables["params_axes"])
+    )
+    self.train_state_shapes: TrainState = jax.eval_shape(
+      lambda params: TrainState.create(optimizer_def, params),
+      variables["params"],
+    )
+    self.train_state_axes = self.train_state_shapes.shardings(
+      self._param_axes, partitioner.sharding()
+    )
+
+  def _initial(self, rng: jax.Array, names: Sequence[str]) -> dict[str, Any]:
+    """Runs the initialisers of some parameters."""
+    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
+
+    def init(rng):
+      params = traverse_util.flatten_dict(self._init_params(rng), sep="/")
+      return {name: params[name] for name in names}
+
+    return self._partitioner.partition(
+      init, out_axis_resources={name: axes[name] for name in names}
+    )(rng)
+
+  def _state(self, params: Mapping[str, Any], step: int) -> TrainState:
+    state = self._partitioner.partition(
+      lambda params: TrainState.create(self._optimizer_def, params),
+      out_axis_resources=self.train_state_axes,
+      donate_argnums=0,
+    )(traverse_util.unflatten_dict(params, sep="/"))
+    return state.replace(
+      opt_state=state.opt_state.replace(
+        step=jax.device_put(
+          np.int32(step), self.train_state_axes.opt_state.step
+        )
+      )
+    )
+
+  def from_scratch(self, init_rng: jax.Array) -> TrainState:
+    """Initialises everything."""
+    return self._state(self._initial(init_rng, list(self.param_shapes)), 0)
+
+  def from_base_model(
+    self, cfg: RestoreCheckpointConfig, init_rng: jax.Array | None = None
+  ) -> tuple[TrainState, checkpoints.BaseCheckpoint]:
+    """Reads a base checkpoint and initialises what it lacks by intent.
+
+    Args:
+      cfg: The checkpoint, and what is not to be read from it.
+      init_rng: PRNG key for the latter.
+
+    Returns:
+      The state, whose step is the checkpoint's, and the checkpoint.
+
+    Raises:
+      ValueError: if the checkpoint and the model do not have the same
+        parameters. It names them.
+    """
+    if cfg.path is None:
+      raise ValueError("Give INITIAL_CHECKPOINT_PATH: the base checkpoint.")
+    base = checkpoints.open_checkpoint(cfg.path)
+    sources = {
+      name: source
+      for name in self.param_shapes
+      if (source := cfg.source(name)) is not None
+    }
+    if problems := self._differences(base, sources):
+      message = (
+        f"{base.path} does not fit the model: {len(problems)} differences. "
+        f"{'; '.join(problems[:10])}."
+      )
+      if cfg.strict:
+        raise ValueError(message)
+      logging.warning(message)
+      sources = {k: v for k, v in sources.items() if v in base.shapes}
+    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
+    dtype = cfg.dtype and jnp.dtype(cfg.dtype)
+    read = base.read(
+      {
+        source: jax.ShapeDtypeStruct(
+          self.param_shapes[name].shape,
+          dtype or base.shapes[source].dtype,
+          sharding=axes[name],
+        )
+        for name, source in sources.items()
+      }
+    )
+    params = {name: read[source] for name, source in sources.items()}
+    if missing := [name for name in self.param_shapes if name not in params]:
+      if not cfg.fallback_to_scratch or init_rng is None:
+        raise ValueError(
+          f"{', '.join(missing[:10])} would come from initialisers, but "
+          "fallback_to_scratch is off or there is no seed for them."
+        )
+      logging.info("From initialisers: %s.", ", ".join(missing))
+      params |= self._initial(init_rng, missing)
+    return self._state(params, base.step), base
+
+  def _differences(
+    self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
+  ) -> list[str]:
+    """Says what does not fit: parameter of the model -> name in `base`."""
+    problems = [
+      f"{name} is not in the checkpoint"
+      + ("" if source == name else f" as {source}")
+      for name, source in sources.items()
+      if source not in base.shapes
+    ]
+    problems += [
+      f"{name} of the checkpoint is not in the model"
+      for name in base.shapes
+      if name not in self.param_shapes and name not in sources.values()
+    ]
+    problems += [
+      f"{name} has shape {base.shapes[source].shape}, expected {shape}"
+      for name, source in sources.items()
+      if source in base.shapes
+      and base.shapes[source].shape != (shape := self.param_shapes[name].shape)
+    ]
+    return problems
