@@ -152,7 +152,8 @@ def _runs(sheet: Sheet, known: Known) -> Iterator[str]:
 def _device(record: records.RunRecord) -> str:
   device = record.device
   if device.get("platform") == "cpu":
-    return f"CPU, {device.get('cpus')} cores"
+    cores = device.get("cpus")
+    return f"CPU, {cores} core{'' if cores == 1 else 's'}"
   return f"{device.get('count')} x {device.get('kind')}"
 
 

@@ -37,6 +37,13 @@ _PACKAGES = (
 _SOURCES = ("--", ":/", ":(top,exclude)results")
 
 
+def _usable_cpus() -> int | None:
+  """How many cores this process may run on, where the system says."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
+
+
 def _git(*args: str) -> str | None:
   try:
     return subprocess.run(
@@ -154,7 +161,7 @@ class RunRecord:
         "kind": jax.devices()[0].device_kind,
         "count": jax.device_count(),
         "processes": jax.process_count(),
-        "cpus": os.cpu_count(),
+        "cpus": _usable_cpus(),
       },
       "gin": gin.config_str(),
       **facts,
