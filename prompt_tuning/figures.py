@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from prompt_tuning import records, tables
+from prompt_tuning import records, scores, tables
 from prompt_tuning.sheets import Paper, Sheet
 
 _COLORS = (
@@ -131,7 +131,7 @@ def of_sheet(
 
 
 def _row_styles(sheet: Sheet, paper: Paper | None) -> dict[str, int]:
-  names = ["/".join(map(str, row)) for row in tables.scores(sheet, {}).rows]
+  names = ["/".join(map(str, row)) for row in scores.of_sheet(sheet, {}).rows]
   for row in paper.rows if paper else ():
     names.append(row.row or row.label)
   return {name: i for i, name in enumerate(dict.fromkeys(names))}
@@ -145,13 +145,13 @@ def _draw_lines(
   prefix: str = "",
 ) -> None:
   """Mean and a band of one standard deviation over the columns' x."""
-  found = tables.scores(sheet, known)
+  found = scores.of_sheet(sheet, known)
   for row in found.rows:
     points = [
       (x, entry.summary)
       for column in found.columns
       if (entry := found.entries.get((row, column))) and entry.summary
-      if (x := _x(sheet, column, known)) is not None
+      if (x := scores.model_size(sheet, column, known)) is not None
     ]
     if not points:
       continue
@@ -171,30 +171,13 @@ def _draw_lines(
   names = {
     x: sheet.label(axis, column)
     for column in found.columns
-    if (x := _x(sheet, column, known)) is not None
+    if (x := scores.model_size(sheet, column, known)) is not None
   }
-  majority = tables.majority(sheet, found.columns[0])
+  majority = scores.majority(sheet, found.columns[0])
   if names and majority is not None:
     panel.axhline(majority, label=_MAJORITY_LABEL, **_MAJORITY)
   if names:
     _size_axis(panel, sheet.layout.x_label, names)
-
-
-def _x(
-  sheet: Sheet,
-  column: str | int,
-  known: Mapping[records.Settings, records.Filed],
-) -> float | None:
-  """The model's parameters: as the sheet says, or as the records do."""
-  given = sheet.value(sheet.layout.columns, column).x
-  if given is not None:
-    return given
-  for cell in sheet.cells():
-    record = tables.finished(cell, known)
-    if record and cell.point[sheet.layout.columns] == column:
-      counts = record.parameters
-      return counts.get("frozen") or counts.get("trainable")
-  return None
 
 
 def _band(panel: Axes, xs, low, high, style) -> None:
@@ -210,20 +193,12 @@ def _size_axis(
   panel.set_xscale("log")
   panel.set_xlabel(label)
   if names:
-    marks = [f"{name}\n{_short(x)}" for x, name in names.items()]
+    marks = [f"{name}\n{tables.short_count(x)}" for x, name in names.items()]
     panel.set_xticks(list(names), marks)
     panel.xaxis.set_minor_locator(ticker.NullLocator())
   else:
-    panel.xaxis.set_major_formatter(lambda x, position: _short(x))
+    panel.xaxis.set_major_formatter(lambda x, position: tables.short_count(x))
     panel.xaxis.set_minor_formatter(ticker.NullFormatter())
-
-
-def _short(count: float) -> str:
-  """Writes 76961152 as 77M."""
-  for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-    if count >= unit:
-      return f"{count / unit:.3g}{letter}"
-  return f"{count:g}"
 
 
 def _draw_paper(panel: Axes, paper: Paper, styles: Mapping[str, int]) -> None:
@@ -254,7 +229,7 @@ def _draw_dots(
   styles: Mapping[str, int],
 ) -> None:
   """A dot and a bar of one standard deviation for each row, by column."""
-  found = tables.scores(sheet, known)
+  found = scores.of_sheet(sheet, known)
   count = len(found.rows)
   for i, row in enumerate(found.rows):
     points = [
@@ -273,7 +248,7 @@ def _draw_dots(
         **_style(styles["/".join(map(str, row))]),
       )
   for column, name in enumerate(found.columns):
-    majority = tables.majority(sheet, name)
+    majority = scores.majority(sheet, name)
     if majority is not None:
       panel.hlines(
         majority,
@@ -297,8 +272,8 @@ def _draw_parameters(
   styles: Mapping[str, int],
 ) -> None:
   """The mean over tasks by how many parameters train; a line if none does."""
-  for row, entry in tables.means(sheet, known).items():
-    counts = tables.trainable(sheet, row, known)
+  for row, entry in scores.means(sheet, known).items():
+    counts = scores.trainable(sheet, row, known)
     summary = entry.summary
     if counts is None or summary is None:
       continue

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pathlib
 import re
 
-from prompt_tuning import figures, records, tables
+from prompt_tuning import figures, records, scores, tables
 from prompt_tuning.sheets import Sheet
 
 Known = Mapping[records.Settings, records.Filed]
@@ -37,7 +37,7 @@ def of_sheet(
   Returns:
     Name of the file -> content. Nothing if there is no record yet.
   """
-  if not any(tables.finished(cell, known) for cell in sheet.cells()):
+  if not any(scores.finished(cell, known) for cell in sheet.cells()):
     return {}
   stem = sheet.name.replace("/", "_")
   figure = figures.of_sheet(sheet, known, beside)
@@ -67,7 +67,7 @@ def _texts(
   if sheet.layout.mean_over == "task":
     yield "Ours, by task", tables.by_task_text(sheet, known)
   if beside is not None and any(
-    tables.finished(cell, known) for cell in beside.cells()
+    scores.finished(cell, known) for cell in beside.cells()
   ):
     yield f"Ours: {beside.title}", _own(beside, known)
   paper = tables.paper_text(beside or sheet)

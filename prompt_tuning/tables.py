@@ -5,10 +5,9 @@ import csv
 import dataclasses
 import io
 
-from prompt_tuning import records
-from prompt_tuning.sheets import Cell, Sheet
+from prompt_tuning import records, scores
+from prompt_tuning.sheets import Sheet
 
-NONE = "-"
 # How a number of a paper is known.
 HOW = {
   "printed": "printed",
@@ -73,144 +72,12 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
   return out.getvalue()
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """What a place in a table has to say.
-
-  Attributes:
-    summary: Of the seeds that are there, or None.
-    wanted: How many the sheet asks for.
-    failed: How many runs failed.
-  """
-
-  summary: records.Summary | None
-  wanted: int
-  failed: int = 0
-
-  def __str__(self) -> str:
-    if self.summary is None:
-      return "failed" if self.failed else NONE
-    mean, std = self.summary.mean, self.summary.std
-    text = f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
-    return f"{text} ({self.summary.n})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-  """The scores of a sheet.
-
-  Attributes:
-    rows: Values of the row axes.
-    columns: Values of the column axis.
-    entries: (row, column) -> entry; places that no cell belongs to are missing.
-  """
-
-  rows: Sequence[tuple[str | int, ...]]
-  columns: Sequence[str | int]
-  entries: Mapping[tuple[tuple[str | int, ...], str | int], Entry]
-
-
-def finished(
-  cell: Cell, known: Mapping[records.Settings, records.Filed]
-) -> records.RunRecord | None:
-  """Returns the record of a cell, if its run finished."""
-  filed = known.get(cell.settings)
-  if filed is None or filed.record.status not in ("finished", "stopped"):
-    return None
-  return filed.record
-
-
-def score(sheet: Sheet, record: records.RunRecord) -> float:
-  """Returns what counts of a record: the mean over its tasks, in [0, 100].
-
-  Raises:
-    ValueError: if it lacks the sheet's metric.
-  """
-  if sheet.layout.metric is None:
-    return records.mean_of(record.scores)
-  try:
-    return records.mean_of(
-      {
-        task: metrics[sheet.layout.metric]
-        for task, metrics in record.metrics.items()
-      }
-    )
-  except KeyError as e:
-    raise ValueError(
-      f"{sheet.name}: a record has no metric {e}, only {record.metrics}."
-    ) from e
-
-
-def scores(
-  sheet: Sheet, known: Mapping[records.Settings, records.Filed]
-) -> Scores:
-  """Computes the scores of a sheet from its records.
-
-  With `mean_over`, a seed counts once all of its tasks are there.
-  """
-  layout = sheet.layout
-  # Place -> what is repeated there, such as a seed -> tasks -> score.
-  groups: dict[tuple, dict[tuple, dict[str | int, float | None]]] = {}
-  failed: dict[tuple, int] = {}
-  for cell in sheet.cells():
-    row = tuple(cell.point[axis] for axis in layout.rows)
-    place = (row, cell.point[layout.columns])
-    repeat = tuple(
-      value
-      for axis, value in cell.point.items()
-      if axis not in (*layout.rows, layout.columns, layout.mean_over)
-    )
-    task = cell.point.get(layout.mean_over or "", "")
-    record = finished(cell, known)
-    groups.setdefault(place, {}).setdefault(repeat, {})[task] = (
-      score(sheet, record) if record else None
-    )
-    filed = known.get(cell.settings)
-    failed[place] = failed.get(place, 0) + bool(
-      filed and filed.record.status == "failed"
-    )
-  entries = {
-    place: Entry(
-      records.summarize(
-        records.mean_of(whole)
-        for tasks in repeats.values()
-        if len(whole := {k: x for k, x in tasks.items() if x is not None})
-        == len(tasks)
-      ),
-      len(repeats),
-      failed[place],
-    )
-    for place, repeats in groups.items()
-  }
-  return Scores(
-    rows=list(dict.fromkeys(row for row, _ in entries)),
-    columns=list(dict.fromkeys(column for _, column in entries)),
-    entries=entries,
-  )
-
-
-def majority(sheet: Sheet, column: str | int) -> float | None:
-  """Returns what the most frequent answer scores in a column, where known."""
-  axis = sheet.layout.mean_over
-  if axis is None:
-    return sheet.value(sheet.layout.columns, column).majority
-  known = {x: sheet.value(axis, x).majority for x in sheet.grids[0][axis]}
-  values = {k: x for k, x in known.items() if x is not None}
-  return records.mean_of(values) if len(values) == len(known) else None
-
-
-def gap(sheet: Sheet, found: Scores) -> dict[str | int, float]:
-  """Column -> by how much one row's mean is above another's, in points."""
-  if sheet.layout.gap is None:
-    return {}
-  upper, lower = ((name,) for name in sheet.layout.gap)
-  gaps = {}
-  for column in found.columns:
-    over = found.entries.get((upper, column))
-    under = found.entries.get((lower, column))
-    if over and under and over.summary and under.summary:
-      gaps[column] = over.summary.mean - under.summary.mean
-  return gaps
+def short_count(count: float) -> str:
+  """Writes 76961152 as 77M."""
+  for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+    if count >= unit:
+      return f"{count / unit:.3g}{letter}"
+  return f"{count:g}"
 
 
 def row_label(sheet: Sheet, row: Sequence[str | int]) -> str:
@@ -221,74 +88,56 @@ def row_label(sheet: Sheet, row: Sequence[str | int]) -> str:
   )
 
 
-def trainable(
+def _column_label(
   sheet: Sheet,
-  row: tuple[str | int, ...],
+  column: str | int,
   known: Mapping[records.Settings, records.Filed],
-) -> tuple[int, int] | None:
-  """Returns how many parameters train in a row, and how many there are.
-
-  None if no run has finished, or if they differ.
-  """
-  counts = {
-    (record.parameters.get("trainable", 0), sum(record.parameters.values()))
-    for cell in sheet.cells()
-    if tuple(cell.point[axis] for axis in sheet.layout.rows) == row
-    and (record := finished(cell, known))
-  }
-  return counts.pop() if len(counts) == 1 else None
-
-
-def means(
-  sheet: Sheet, known: Mapping[records.Settings, records.Filed]
-) -> dict[tuple[str | int, ...], Entry]:
-  """Row -> the mean over the columns, which are tasks, of each seed."""
-  other = next(
-    axis
-    for axis in sheet.grids[0]
-    if axis not in (*sheet.layout.rows, sheet.layout.columns)
-  )
-  layout = sheet.layout.model_copy(
-    update={"columns": other, "mean_over": sheet.layout.columns}
-  )
-  found = scores(sheet.model_copy(update={"layout": layout}), known)
-  return {row: entry for (row, _), entry in found.entries.items()}
+) -> str:
+  """What a column is called; with the model's parameters if those are x."""
+  label = sheet.label(sheet.layout.columns, column)
+  size = None
+  if sheet.layout.figure == "lines":
+    size = scores.model_size(sheet, column, known)
+  return label if size is None else f"{label}, {short_count(size)}"
 
 
 def score_text(
   sheet: Sheet, known: Mapping[records.Settings, records.Filed]
 ) -> Text:
   """Writes the scores of a sheet: mean ± standard deviation (n)."""
-  found = scores(sheet, known)
-  axis = sheet.layout.columns
+  found = scores.of_sheet(sheet, known)
   header = [
     " and ".join(sheet.layout.rows).capitalize(),
-    *(sheet.label(axis, x) for x in found.columns),
+    *(_column_label(sheet, x, known) for x in found.columns),
   ]
   rows = [
     [
       row_label(sheet, row),
-      *(str(found.entries.get((row, x), NONE)) for x in found.columns),
+      *(str(found.entries.get((row, x), scores.NONE)) for x in found.columns),
     ]
     for row in found.rows
   ]
-  if gaps := gap(sheet, found):
+  if gaps := scores.gap(sheet, found):
     upper, lower = (row_label(sheet, [x]) for x in sheet.layout.gap or ())
-    texts = [f"{gaps[x]:+.1f}" if x in gaps else NONE for x in found.columns]
+    texts = [
+      f"{gaps[x]:+.1f}" if x in gaps else scores.NONE for x in found.columns
+    ]
     rows.append([f"Gap: {upper} - {lower}", *texts])
   if sheet.layout.mean_column:
     header.append("Mean")
-    for text, entry in zip(rows, means(sheet, known).values(), strict=True):
+    for text, entry in zip(
+      rows, scores.means(sheet, known).values(), strict=True
+    ):
       text.append(str(entry))
   if sheet.layout.parameters:
     header[1:1] = ["Trainable", "Share"]
     for text, row in zip(rows, found.rows, strict=True):
-      count, total = trainable(sheet, row, known) or (None, 0)
+      count, total = scores.trainable(sheet, row, known) or (None, 0)
       if count is None:
-        text[1:1] = [NONE, NONE]
+        text[1:1] = [scores.NONE, scores.NONE]
       else:
         text[1:1] = [f"{count:,}", f"{100 * count / max(total, 1):.3g}%"]
-  majorities = [majority(sheet, x) for x in found.columns]
+  majorities = [scores.majority(sheet, x) for x in found.columns]
   if None not in majorities:
     texts = [f"{x:.1f}" for x in majorities]
     before = [""] * 2 if sheet.layout.parameters else []
@@ -297,43 +146,15 @@ def score_text(
   return Text(header, rows)
 
 
-def ensemble_scores(
-  sheet: Sheet, known: Mapping[records.Settings, records.Filed]
-) -> dict[str | int, tuple[float | None, float | None, float | None]]:
-  """Computes average, best and ensemble for each task; None where it lacks."""
-  alone: dict[str | int, list[float]] = {}
-  together: dict[str | int, float] = {}
-  axis = sheet.layout.rows[0]
-  for cell in sheet.cells():
-    record = finished(cell, known)
-    if record is None:
-      continue
-    if "seed" in cell.point:
-      alone.setdefault(cell.point[axis], []).append(score(sheet, record))
-    else:
-      together[cell.point[axis]] = score(sheet, record)
-  tasks = dict.fromkeys(cell.point[axis] for cell in sheet.cells())
-  result = {}
-  for task in tasks:
-    prompts = alone.get(task)
-    mean = records.summarize(prompts or [])
-    result[task] = (
-      mean.mean if mean else None,
-      max(prompts) if prompts else None,
-      together.get(task),
-    )
-  return result
-
-
 def ensemble_text(
   sheet: Sheet, known: Mapping[records.Settings, records.Filed]
 ) -> Text:
   """Writes average, best and ensemble as the paper's Table 3 does."""
-  found = ensemble_scores(sheet, known)
+  found = scores.of_ensemble(sheet, known)
   rows = [
     [
       sheet.label(sheet.layout.rows[0], task),
-      *(NONE if x is None else f"{x:.1f}" for x in values),
+      *(scores.NONE if x is None else f"{x:.1f}" for x in values),
     ]
     for task, values in found.items()
   ]
@@ -353,7 +174,7 @@ def task_text(
       sheet.label("task", task): score for task, score in record.scores.items()
     }
     for cell in sheet.cells()
-    if (record := finished(cell, known))
+    if (record := scores.finished(cell, known))
   }
   tasks = list(dict.fromkeys(task for row in found.values() for task in row))
   majorities = _majorities(sheet)
@@ -361,7 +182,7 @@ def task_text(
   return Text(
     [" and ".join(sheet.layout.rows).capitalize(), *tasks],
     [
-      [name, *(f"{row[x]:.1f}" if x in row else NONE for x in tasks)]
+      [name, *(f"{row[x]:.1f}" if x in row else scores.NONE for x in tasks)]
       for name, row in rows.items()
     ],
   )
@@ -375,7 +196,7 @@ def by_task_text(
   A run on a mixture of tasks, which are called *_prefixed, is split into them.
   """
   layout = sheet.layout
-  own = scores(sheet, known)
+  own = scores.of_sheet(sheet, known)
   # Row and column of the sheet's own table -> task -> a score for each seed.
   values: dict[tuple, dict[str, list[float]]] = {
     (row, column): {}
@@ -384,7 +205,7 @@ def by_task_text(
     if (row, column) in own.entries
   }
   for cell in sheet.cells():
-    if record := finished(cell, known):
+    if record := scores.finished(cell, known):
       row = tuple(cell.point[axis] for axis in layout.rows)
       place = values[row, cell.point[layout.columns]]
       for task, value in record.scores.items():
@@ -395,7 +216,7 @@ def by_task_text(
     [
       f"{row_label(sheet, row)}, {sheet.label(layout.columns, column)}",
       *(
-        str(Entry(records.summarize(found.get(x, [])), len(found)))
+        str(scores.Entry(records.summarize(found.get(x, [])), len(found)))
         for x in tasks
       ),
     ]
@@ -428,7 +249,7 @@ def paper_text(sheet: Sheet) -> Text | None:
       [
         row.label,
         *(
-          f"{x:.1f}" if isinstance(x, float) else str(x) or NONE
+          f"{x:.1f}" if isinstance(x, float) else str(x) or scores.NONE
           for x in row.values
         ),
         f"{row.source}, {HOW[row.how]}",
@@ -444,14 +265,14 @@ def score_rows(
   """The scores, and the paper's, a line each, for CSV."""
   lines: list[list[object]] = []
   if sheet.layout.kind == "ensemble":
-    for task, values in ensemble_scores(sheet, known).items():
+    for task, values in scores.of_ensemble(sheet, known).items():
       for name, value in zip(
         ("average", "best", "ensemble"), values, strict=True
       ):
         if value is not None:
           lines.append(["ours", sheet.name, task, name, value, "", ""])
   else:
-    found = scores(sheet, known)
+    found = scores.of_sheet(sheet, known)
     for (row, column), entry in found.entries.items():
       if summary := entry.summary:
         std = "" if summary.std is None else summary.std

@@ -8,7 +8,7 @@ from matplotlib import image
 import numpy as np
 import pytest
 
-from prompt_tuning import figures, pages, records, sheets, tables
+from prompt_tuning import figures, pages, records, scores, sheets, tables
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHEET = """
@@ -101,7 +101,7 @@ def _file(tmp_path, cells, **overrides):
 def _entries(sheet, known):
   return {
     (row[0], column): str(entry)
-    for (row, column), entry in tables.scores(sheet, known).entries.items()
+    for (row, column), entry in scores.of_sheet(sheet, known).entries.items()
   }
 
 
@@ -151,7 +151,7 @@ def test_one_metric_of_several(tmp_path):
   assert _entries(sheet, known)["model", "s"] == "50.0 ± 0.0 (3)"
   sheet = _sheet(tmp_path, SHEET.replace("[paper]", 'metric = "em"\n[paper]'))
   with pytest.raises(ValueError, match="no metric 'em'"):
-    tables.scores(sheet, known)
+    scores.of_sheet(sheet, known)
 
 
 def test_page_of_a_sheet(tmp_path):
