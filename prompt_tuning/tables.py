@@ -137,12 +137,15 @@ def score_text(
         text[1:1] = [scores.NONE, scores.NONE]
       else:
         text[1:1] = [f"{count:,}", f"{100 * count / max(total, 1):.3g}%"]
-  majorities = [scores.majority(sheet, x) for x in found.columns]
-  if None not in majorities:
-    texts = [f"{x:.1f}" for x in majorities]
+  columns = {x: scores.majority(sheet, x) for x in found.columns}
+  majorities = {k: x for k, x in columns.items() if x is not None}
+  if len(majorities) == len(columns):
+    values = list(majorities.values())
+    if sheet.layout.mean_column:
+      values.append(records.mean_of(majorities))
     before = [""] * 2 if sheet.layout.parameters else []
-    after = [""] if sheet.layout.mean_column else []
-    rows.insert(0, ["Most frequent answer", *before, *texts, *after])
+    texts = [f"{x:.1f}" for x in values]
+    rows.insert(0, ["Most frequent answer", *before, *texts])
   return Text(header, rows)
 
 

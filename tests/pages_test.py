@@ -189,7 +189,7 @@ def test_tasks_as_columns(tmp_path):
   table = tables.score_text(sheet, known)
   assert table.header == ["Method", "Trainable", "Share", "cb", "wic", "Mean"]
   assert table.rows == [
-    ["Most frequent answer", "", "", "50.0", "50.0", ""],
+    ["Most frequent answer", "", "", "50.0", "50.0", "50.0"],
     [
       *("Prompt_tuning", "10", "1%"),
       *("46.7 ± 5.8 (3)", "56.7 ± 5.8 (3)", "51.7 ± 5.8 (3)"),
