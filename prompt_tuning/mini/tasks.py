@@ -15,17 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 import random
 from typing import Any
 
-import seqio
 import tensorflow as tf
 
 from prompt_tuning.data import superglue
 from prompt_tuning.mini import examples, world
+from prompt_tuning.mini.sources import GeneratedSource
 
 PREFIX = "mini"
 
 
-class GeneratedDataSource(seqio.DataSource):
-  """The examples of a task, generated when they are first read."""
+class ExampleSource(GeneratedSource):
+  """The examples of a task."""
 
   def __init__(
     self,
@@ -44,29 +44,12 @@ class GeneratedDataSource(seqio.DataSource):
       num_input_examples=dict(examples_per_split),
     )
 
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    return False
-
-  def list_shards(self, split: str) -> list[str]:
-    return [split]
-
-  def get_dataset(
-    self,
-    split: str = "train",
-    shuffle: bool = True,
-    seed: int | None = None,
-    shard_info: seqio.ShardInfo | None = None,
-    **unused: Any,
-  ) -> tf.data.Dataset:
+  def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
     """A split's examples, with TFDS's features."""
-    del shard_info, unused  # There is one shard.
     rows = list(self._generate(split))
     if shuffle:
       random.Random(seed).shuffle(rows)
-    dataset = tf.data.Dataset.from_tensor_slices(_columns(rows))
-    # Mapping turns rows of ragged columns into plain tensors, as TFDS's are.
-    return dataset.map(lambda example: example)
+    return _columns(rows)
 
 
 def _columns(rows: list[dict[str, Any]]) -> Any:
@@ -84,9 +67,9 @@ def _columns(rows: list[dict[str, Any]]) -> Any:
   return {name: column(name, [row[name] for row in rows]) for name in rows[0]}
 
 
-def source_of(task: str) -> GeneratedDataSource:
+def source_of(task: str) -> ExampleSource:
   """Makes the source of a mini task, named as in `examples.examples`."""
-  return GeneratedDataSource(
+  return ExampleSource(
     lambda split: [e.features for e in examples.examples(task, split)],
     examples.EXAMPLES_PER_SPLIT,
   )

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 from prompt_tuning.mini.ladder import prose
+from prompt_tuning.mini.sources import GeneratedSource
 
 DOCUMENTS_PER_SPLIT = {"train": 50_000, "validation": 2_000}
 # Of every document, end of sequence included.
@@ -47,7 +48,7 @@ def _in_order(documents: tuple[str, ...], seed: int | None) -> Sequence[str]:
   return random.Random(seed).sample(documents, len(documents))
 
 
-class ProseSource(seqio.DataSource):
+class ProseSource(GeneratedSource):
   """Documents: "tokens" [T], and the "cut" before a word that answers."""
 
   def __init__(self):
@@ -55,23 +56,8 @@ class ProseSource(seqio.DataSource):
       splits=list(DOCUMENTS_PER_SPLIT), num_input_examples=DOCUMENTS_PER_SPLIT
     )
 
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    return False
-
-  def list_shards(self, split: str) -> list[str]:
-    return [split]
-
-  def get_dataset(
-    self,
-    split: str = "train",
-    shuffle: bool = True,
-    seed: int | None = None,
-    shard_info: seqio.ShardInfo | None = None,
-    **unused: Any,
-  ) -> tf.data.Dataset:
+  def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
     """A split's documents, shuffled by the seed alone."""
-    del shard_info, unused  # There is one shard.
     # Tokenized here, once: in TensorFlow it would take as long as a step of
     # the smallest model.
     tokens: list[int] = []
@@ -82,15 +68,12 @@ class ProseSource(seqio.DataSource):
       tokens += [*before, *after]
       lengths.append(len(before) + len(after))
       cuts.append(len(before))
-    columns: Any = {
+    return {
       "tokens": tf.RaggedTensor.from_row_lengths(
         tf.constant(tokens, tf.int32), lengths
       ),
       "cut": tf.constant(cuts),
     }
-    dataset = tf.data.Dataset.from_tensor_slices(columns)
-    # Mapping turns ragged rows into plain tensors.
-    return dataset.map(lambda example: example)
 
 
 @seqio.map_over_dataset(num_seeds=1)

@@ -25,7 +25,7 @@ IN_LADDER = (
 
 superglue.add_tasks(
   PREFIX,
-  lambda row: tasks.GeneratedDataSource(
+  lambda row: tasks.ExampleSource(
     lambda split: examples.examples(row.name, split),
     examples.EXAMPLES_PER_SPLIT,
   ),
