@@ -16,12 +16,10 @@ class Entry:
 
   Attributes:
     summary: Of the seeds that are there, or None.
-    wanted: How many the sheet asks for.
     failed: How many runs failed.
   """
 
   summary: records.Summary | None
-  wanted: int
   failed: int = 0
 
   def __str__(self) -> str:
@@ -114,7 +112,6 @@ def of_sheet(
         if len(whole := {k: x for k, x in tasks.items() if x is not None})
         == len(tasks)
       ),
-      len(repeats),
       failed[place],
     )
     for place, repeats in groups.items()

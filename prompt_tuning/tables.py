@@ -212,16 +212,15 @@ def by_task_text(
       row = tuple(cell.point[axis] for axis in layout.rows)
       place = values[row, cell.point[layout.columns]]
       for task, value in record.scores.items():
-        label = sheet.label("task", task.removesuffix("_prefixed"))
+        # A run on one task may have chosen a form of it, such as ..._sentinel.
+        name = task if len(record.scores) > 1 else cell.point["task"]
+        label = sheet.label("task", str(name).removesuffix("_prefixed"))
         place.setdefault(label, []).append(value)
   tasks = list(dict.fromkeys(task for row in values.values() for task in row))
   rows = [
     [
       f"{row_label(sheet, row)}, {sheet.label(layout.columns, column)}",
-      *(
-        str(scores.Entry(records.summarize(found.get(x, [])), len(found)))
-        for x in tasks
-      ),
+      *(str(scores.Entry(records.summarize(found.get(x, [])))) for x in tasks),
     ]
     for (row, column), found in values.items()
     if found
