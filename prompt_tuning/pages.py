@@ -17,10 +17,9 @@ _NOTE = (
 _FIGURE_NOTE = (
   "Our bands and bars: one sample standard deviation to either side."
 )
-
-
+_START = r"<!-- (?:ours|paper): "
 _BLOCK = re.compile(
-  r"(<!-- (ours|paper): (\S+) -->\n).*?(<!-- end -->\n)", re.DOTALL
+  r"(<!-- (ours|paper): (\S+) -->\n)(?:(?!<!--).)*(<!-- end -->\n)", re.DOTALL
 )
 
 
@@ -180,7 +179,7 @@ def fill(page: str, every: Mapping[str, Sheet], known: Known) -> str:
     The page, with our table of the sheet there, or the paper's.
 
   Raises:
-    ValueError: if there is no such sheet, or no such table.
+    ValueError: if there is no such sheet, or no such table, or no end.
   """
 
   def table(match: re.Match[str]) -> str:
@@ -195,7 +194,10 @@ def fill(page: str, every: Mapping[str, Sheet], known: Known) -> str:
       )
     return f"{start}\n{text.markdown()}\n{end}"
 
-  return _BLOCK.sub(table, page)
+  filled, count = _BLOCK.subn(table, page)
+  if count != len(re.findall(_START, page)):
+    raise ValueError("A table's place has no <!-- end --> of its own.")
+  return filled
 
 
 def write(files: Mapping[str, bytes], folder: pathlib.Path) -> None:

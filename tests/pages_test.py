@@ -255,6 +255,8 @@ def test_tables_are_written_into_a_page_of_prose(tmp_path):
   assert pages.fill(filled, {"x": sheet}, known) == filled
   with pytest.raises(ValueError, match="<!-- ours: y --> names no sheet"):
     pages.fill(page.replace("ours: x", "ours: y"), {"x": sheet}, known)
+  with pytest.raises(ValueError, match="no <!-- end --> of its own"):
+    pages.fill(page.replace("<!-- end -->\n", "", 1), {"x": sheet}, known)
 
 
 def test_lines_are_the_scores(tmp_path):
