@@ -1,9 +1,10 @@
-"""Trains the tiny model for some steps on a mesh, in a process of its own.
+"""Trains the tiny model on a mesh, in a process of its own.
 
   python on_mesh.py BASE OUT NUM_PARTITIONS... [-- ADDRESS COUNT INDEX]
 
 Writes, for each number of partitions, the losses, the prompt, predictions and
-scores to OUT. With an address it is one of several processes.
+scores of some steps to OUT; or runs `t5x.train` in the folder OUT if the one
+number is "train". With an address it is one of several processes.
 """
 
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tiny
 
+from prompt_tuning import actions
 from t5x import initialization, schedules, trainer, utils
 
 
@@ -93,6 +95,24 @@ def run(base, num_partitions):
   }
 
 
+def train(base, model_dir):
+  """A run that is evaluated and saved at step 10, and goes on to step 13.
+
+  All devices share one model, so that every process reads the same batches.
+  """
+  for steps in (3, 6):
+    action = actions.SaveBestPrompt(
+      model_dir, tiny.TASK, ".*", tiny.make_model().input_vocabulary
+    )
+    tiny.train(
+      model_dir,
+      base,
+      relative_steps=steps,
+      partitioner=tiny.make_partitioner(jax.device_count()),
+      actions={"INFER_EVAL": [action]},
+    )
+
+
 def main(argv):
   base, out, *partitions = argv
   if "--" in partitions:
@@ -101,6 +121,8 @@ def main(argv):
     partitions = partitions[:at]
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, int(count), int(index))
+  if partitions == ["train"]:
+    return train(base, out)
   results = {
     f"{number}/{name}": value
     for number in partitions

@@ -15,6 +15,7 @@ from prompt_tuning.t5 import network
 from t5x import (
   adafactor,
   checkpoints,
+  decoding,
   gin_utils,
   models,
   optimizers,
@@ -26,6 +27,7 @@ from t5x import (
 from t5x import train as train_lib
 
 TASK = "tiny_has_x"
+OTHER_TASK = "tiny_other"
 BATCH_SIZE = 8
 LENGTHS = {"inputs": 12, "targets": 5}
 PROMPT_LENGTH = 4
@@ -55,21 +57,22 @@ def _dataset(split, shuffle_files=False, seed=None):
   )
 
 
-seqio.TaskRegistry.add(
-  TASK,
-  seqio.FunctionDataSource(_dataset, splits=["train", "validation", "test"]),
-  preprocessors=[
-    seqio.preprocessors.tokenize,
-    seqio.preprocessors.append_eos_after_trim,
-  ],
-  output_features={
-    name: seqio.Feature(
-      vocabulary=vocabulary_lib.MODEL_VOCABULARY, add_eos=True
-    )
-    for name in ("inputs", "targets")
-  },
-  metric_fns=[metrics.accuracy],
-)
+for _name in (TASK, OTHER_TASK):
+  seqio.TaskRegistry.add(
+    _name,
+    seqio.FunctionDataSource(_dataset, splits=["train", "validation", "test"]),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={
+      name: seqio.Feature(
+        vocabulary=vocabulary_lib.MODEL_VOCABULARY, add_eos=True
+      )
+      for name in ("inputs", "targets")
+    },
+    metric_fns=[metrics.accuracy],
+  )
 
 
 def config(**overrides) -> network.T5Config:
@@ -105,7 +108,11 @@ def prompt_optimizer() -> optimizers.MultiOptimizer:
 
 
 def make_model(
-  optimizer_def=None, prompt_init=None, with_prompt=True, **config_overrides
+  optimizer_def=None,
+  prompt_init=None,
+  with_prompt=True,
+  decode_fn=decoding.beam_search,
+  **config_overrides,
 ) -> models.EncoderDecoderModel:
   """A model that trains its prompt, unless told otherwise."""
   vocabulary = vocabulary_lib.of_model(seqio.ByteVocabulary())
@@ -122,6 +129,7 @@ def make_model(
     input_vocabulary=vocabulary,
     output_vocabulary=vocabulary,
     optimizer_def=optimizer_def or prompt_optimizer(),
+    decode_fn=decode_fn,
     z_loss=1e-4,
   )
 

@@ -6,7 +6,7 @@ our own           `checkpoint_<step>/`, Orbax, with the model's fingerprint
 of a run of ours  `checkpoint_<step>/{run,state}/`, what it changed of another
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
 import dataclasses
 import functools
@@ -114,9 +114,14 @@ def fingerprint(params: Params) -> str:
   return _digest({k: v.shape for k, v in flat.items()}, blocks)
 
 
+def _corner_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the shape of the corner that a fingerprint looks at."""
+  return tuple(min(size, _FINGERPRINT_BLOCK) for size in shape)
+
+
 def _corner(shape: tuple[int, ...]) -> stored_arrays.Index:
-  """Returns the index of the values that a fingerprint looks at."""
-  return tuple(slice(0, min(size, _FINGERPRINT_BLOCK)) for size in shape)
+  """Returns its index."""
+  return tuple(slice(0, size) for size in _corner_shape(shape))
 
 
 def _digest(
@@ -174,28 +179,64 @@ class OrbaxArray:
 
   def open(self) -> stored_arrays.Reader:
     """Reads all of it."""
-    return np.asarray(self._read(self.shape)).__getitem__
+    return _read_on_host({"": self}, tuple)[""].__getitem__
 
-  def corner(self) -> np.ndarray:
-    """Reads what a fingerprint looks at."""
-    return np.asarray(
-      self._read(tuple(index.stop for index in _corner(self.shape)))
-    )
 
-  def _read(self, shape: tuple[int, ...]) -> jax.Array:
-    host = jax.sharding.SingleDeviceSharding(
-      jax.local_devices(backend="cpu")[0]
+def _by_folder(
+  arrays: Mapping[str, StoredArray],
+) -> dict[str, dict[str, OrbaxArray]]:
+  """Finds those in Orbax folders: folder -> name -> array."""
+  folders: dict[str, dict[str, OrbaxArray]] = {}
+  for name, array in arrays.items():
+    if isinstance(array, OrbaxArray):
+      folders.setdefault(array.folder, {})[name] = array
+  return folders
+
+
+def _read_on_host(
+  arrays: Mapping[str, StoredArray],
+  part: Callable[[tuple[int, ...]], tuple[int, ...]],
+) -> dict[str, np.ndarray]:
+  """Reads the first corner of what lies in Orbax folders to memory.
+
+  A folder at a time, and not in threads: where there are several processes,
+  each call of Orbax waits for all of them.
+
+  Args:
+    arrays: Name -> array; others are left out.
+    part: Shape of an array -> that of the corner.
+
+  Returns:
+    Name -> values.
+  """
+  host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+  values = {}
+  for folder, inside in _by_folder(arrays).items():
+    shapes = {name: part(array.shape) for name, array in inside.items()}
+    restored = traverse_util.flatten_dict(
+      _restore(
+        folder,
+        traverse_util.unflatten_dict(
+          {
+            x.keys: jax.ShapeDtypeStruct(shapes[name], x.dtype, sharding=host)
+            for name, x in inside.items()
+          }
+        ),
+        traverse_util.unflatten_dict(
+          {
+            x.keys: ocp.ArrayRestoreArgs(
+              sharding=host,
+              global_shape=shapes[name],
+              dtype=x.dtype,
+              strict=False,
+            )
+            for name, x in inside.items()
+          }
+        ),
+      )
     )
-    args = ocp.ArrayRestoreArgs(
-      sharding=host, global_shape=shape, dtype=self.dtype, strict=False
-    )
-    item = jax.ShapeDtypeStruct(shape, self.dtype, sharding=host)
-    restored = _restore(
-      self.folder,
-      traverse_util.unflatten_dict({self.keys: item}),
-      traverse_util.unflatten_dict({self.keys: args}),
-    )
-    return cast(jax.Array, traverse_util.flatten_dict(restored)[self.keys])
+    values |= {name: np.asarray(restored[x.keys]) for name, x in inside.items()}
+  return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +247,8 @@ class BaseCheckpoint:
     path: As the user gave it.
     step: Steps, counted from pretraining step 0.
     arrays: What it holds: path of the parameter -> array.
-    metadata: What `save_base_checkpoint` was given, and the fingerprint.
+    metadata: What `save_base_checkpoint` was given, and the fingerprint; of a
+      run's checkpoint, `base_fingerprint`, that of what is frozen, or None.
   """
 
   path: str
@@ -227,11 +269,17 @@ class BaseCheckpoint:
     """Identity of the weights, the same in every format."""
     if "fingerprint" in self.metadata:
       return self.metadata["fingerprint"]
+    others = {
+      name: array
+      for name, array in self.arrays.items()
+      if not isinstance(array, OrbaxArray)
+    }
     with futures.ThreadPoolExecutor(_READERS) as pool:
-      corners = pool.map(_read_corner, self.arrays.values())
+      corners = pool.map(lambda x: x.open()(_corner(x.shape)), others.values())
       return _digest(
         {name: array.shape for name, array in self.arrays.items()},
-        dict(zip(self.arrays, corners, strict=True)),
+        dict(zip(others, corners, strict=True))
+        | _read_on_host(self.arrays, _corner_shape),
       )
 
   def read(
@@ -249,36 +297,24 @@ class BaseCheckpoint:
       ValueError: if a part is missing.
     """
     arrays: dict[str, Any] = {}
-    folders: dict[str, dict[str, tuple[str, ...]]] = {}
-    others = []
-    for name in targets:
-      array = self.arrays[name]
-      if isinstance(array, OrbaxArray):
-        folders.setdefault(array.folder, {})[name] = array.keys
-      else:
-        others.append(name)
+    wanted = {name: self.arrays[name] for name in targets}
+    others = [k for k, x in wanted.items() if not isinstance(x, OrbaxArray)]
     with futures.ThreadPoolExecutor(_READERS) as pool:
       read = pool.map(
-        lambda name: _read_shards(self.arrays[name], targets[name]), others
+        lambda name: _read_shards(wanted[name], targets[name]), others
       )
       arrays |= zip(others, read, strict=True)
-    for folder, keys in folders.items():
+    for folder, inside in _by_folder(wanted).items():
       restored = traverse_util.flatten_dict(
         _restore(
           folder,
           traverse_util.unflatten_dict(
-            {key: targets[name] for name, key in keys.items()}
+            {x.keys: targets[name] for name, x in inside.items()}
           ),
         )
       )
-      arrays |= {name: restored[key] for name, key in keys.items()}
+      arrays |= {name: restored[x.keys] for name, x in inside.items()}
     return arrays
-
-
-def _read_corner(array: StoredArray) -> np.ndarray:
-  if isinstance(array, OrbaxArray):
-    return array.corner()
-  return array.open()(_corner(array.shape))
 
 
 def _read_shards(array: StoredArray, target: jax.ShapeDtypeStruct) -> jax.Array:
@@ -369,17 +405,36 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
 
 def _open_run_checkpoint(path: str, found: str) -> BaseCheckpoint:
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-    run_info = checkpointer.restore(epath.Path(found) / "run")
-  base_path = cast(dict[str, Any], run_info)["base_path"]
+    run_info = cast(
+      dict[str, Any], checkpointer.restore(epath.Path(found) / "run")
+    )
   folder = str(epath.Path(found) / "state")
   trained = {
     name.removeprefix(_TRAINABLE): OrbaxArray(folder, (name,), x.shape, x.dtype)
     for name, x in _tree(folder).items()
     if name.startswith(_TRAINABLE)
   }
-  base = open_checkpoint(base_path).arrays if base_path else {}
+  base = {}
+  # If nothing is frozen, the run holds all of the model.
+  if run_info["base_fingerprint"] is not None and run_info["base"]:
+    base = _open_base(found, **run_info["base"])
   return BaseCheckpoint(
     path=path,
     step=int(epath.Path(found).name.removeprefix("checkpoint_")),
     arrays={**base, **trained},
+    metadata={"base_fingerprint": run_info["base_fingerprint"]},
   )
+
+
+def _open_base(run: str, path: str, fingerprint: str) -> Mapping[str, Any]:
+  """Opens what a run began with, and refuses what lies there by now."""
+  try:
+    base = open_checkpoint(path)
+  except ValueError as e:
+    raise ValueError(f"{run} needs its base model. {e}") from e
+  if base.fingerprint != fingerprint:
+    raise ValueError(
+      f"{run} needs its base model, {fingerprint}; at {path} there is "
+      f"{base.fingerprint} now."
+    )
+  return base.arrays

@@ -2,6 +2,7 @@
 them. What a run begins with is in `base_checkpoints`, and named here too."""
 
 from collections.abc import Mapping, Sequence
+import math
 from typing import Any
 
 from etils import epath
@@ -12,6 +13,7 @@ from orbax.checkpoint import checkpoint_managers
 from t5x import metrics as metrics_lib
 from t5x.base_checkpoints import (
   BaseCheckpoint,
+  absolute,
   find_checkpoint,
   fingerprint,
   open_checkpoint,
@@ -24,6 +26,7 @@ __all__ = [
   "BaseCheckpoint",
   "Checkpointer",
   "SaveBestCheckpointer",
+  "absolute",
   "find_checkpoint",
   "fingerprint",
   "open_checkpoint",
@@ -39,16 +42,19 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
   def __init__(self, best: int, mode: str):
     self._best = best
     self._sign = _SIGN[mode]
+    # Step -> score, of this attempt and those before it.
+    self.scores: dict[int, float] = {}
 
   def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
     del context
+    steps = [c.step for c in checkpoints]
     scored = sorted(
-      (-self._sign * c.metrics["score"], c.step)
-      for c in checkpoints
-      if c.metrics
+      (-self._sign * self.scores[step], step)
+      for step in steps
+      if step in self.scores
     )
-    keep = {step for _, step in scored[: self._best]} | {checkpoints[-1].step}
-    return [c.step in keep for c in checkpoints]
+    keep = {step for _, step in scored[: self._best]} | {steps[-1]}
+    return [step in keep for step in steps]
 
 
 class Checkpointer:
@@ -65,7 +71,7 @@ class Checkpointer:
 
     Args:
       train_state: A state, or its shapes.
-      partitioner: Where to restore to.
+      partitioner: Unused; T5X's place for it.
       checkpoints_dir: The run's folder; `checkpoint_<step>` folders go into it.
       keep: How many to keep; None keeps all.
     """
@@ -77,7 +83,7 @@ class Checkpointer:
     )
 
   def _open(self, train_state, partitioner, checkpoints_dir, policy) -> None:
-    self._partitioner = partitioner
+    del partitioner  # `restore_run` is told where everything goes.
     self._shapes = {
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
       for name, leaf in _flat(train_state).items()
@@ -116,19 +122,17 @@ class Checkpointer:
     self,
     train_state: TrainState,
     run_info: Mapping[str, Any],
-    score: float | None = None,
   ) -> None:
     """Starts to write a checkpoint; training may go on meanwhile.
 
     Args:
       train_state: The state.
-      run_info: JSON to keep with it.
-      score: Of this very state, if it was evaluated.
+      run_info: JSON to keep with it; `evals` are the evaluations so far.
     """
     step = int(train_state.step)
     if step in self.all_steps():
       # Written when a signal came, before the evaluation that was due.
-      if score is None:
+      if step not in [e["step"] for e in run_info["evals"][-1:]]:
         return
       self._manager.delete(step)
     self._manager.save(
@@ -137,7 +141,6 @@ class Checkpointer:
         state=ocp.args.PyTreeSave(_flat(train_state)),
         run=ocp.args.JsonSave(dict(run_info)),
       ),
-      metrics=None if score is None else {"score": score},
       force=True,
     )
 
@@ -212,14 +215,15 @@ class SaveBestCheckpointer(Checkpointer):
     partitioner: PjitPartitioner,
     checkpoints_dir: str,
     keep: int | None = None,
-    metric_name_to_monitor: str = "train/accuracy",
+    *,
+    metric_name_to_monitor: str,
     metric_mode: str = "max",
   ):
     """Opens the folder.
 
     Args:
       train_state: A state, or its shapes.
-      partitioner: Where to restore to.
+      partitioner: Unused; T5X's place for it.
       checkpoints_dir: The run's folder.
       keep: How many of the best to keep beside the latest; 1 if None.
       metric_name_to_monitor: Regular expression for `task/metric` of the
@@ -230,15 +234,29 @@ class SaveBestCheckpointer(Checkpointer):
       raise ValueError(f"Expected metric_mode max or min, got {metric_mode!r}.")
     self._pattern = metric_name_to_monitor
     self._mode = metric_mode
-    self._open(
-      train_state,
-      partitioner,
-      checkpoints_dir,
-      _LatestAndBest(keep or 1, metric_mode),
-    )
+    self._policy = _LatestAndBest(keep or 1, metric_mode)
+    self._open(train_state, partitioner, checkpoints_dir, self._policy)
 
   def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
-    return metrics_lib.monitored(metrics_by_task, self._pattern)
+    """Returns what checkpoints are compared by.
+
+    Raises:
+      ValueError: if no metric matches, or if the score is not a number.
+    """
+    score = metrics_lib.monitored(metrics_by_task, self._pattern)
+    if score is None or not math.isfinite(score):
+      raise ValueError(
+        f"The metrics that match {self._pattern!r} (BEST_METRIC) make the "
+        f"score {score}, which chooses no checkpoint. The metrics are "
+        f"{metrics_lib.names(metrics_by_task)}."
+      )
+    return score
+
+  def save_run(self, train_state, run_info) -> None:
+    self._policy.scores = {
+      e["step"]: e["score"] for e in run_info["evals"] if e["score"] is not None
+    }
+    super().save_run(train_state, run_info)
 
   def best(self, evals: Sequence[Mapping[str, Any]]) -> Any | None:
     scored = [e for e in evals if e["score"] is not None]

@@ -11,6 +11,7 @@ from t5x import (
   gin_utils,
   initialization,
   models,
+  multihost,
   partitioning,
   records,
   truncation,
@@ -119,10 +120,12 @@ class InferenceEvaluator:
       predict_fn=predict,
       score_fn=score,
     )
-    return {
-      task: {name: float(getattr(x, "value", x)) for name, x in values.items()}
-      for task, values in (metrics.result() or {}).items()
-    }
+    return multihost.of_first_process(
+      {
+        task: _scalars(values)
+        for task, values in (metrics.result() or {}).items()
+      }
+    )
 
   def _infer_fns(self, train_state_axes: TrainState) -> dict[str, Any]:
     if not hasattr(self, "_compiled"):
@@ -136,6 +139,17 @@ class InferenceEvaluator:
         )
       }
     return self._compiled
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
+  """Keeps the numbers; texts and histograms are for seqio's loggers."""
+  numbers = {
+    name: x.value if isinstance(x, seqio.metrics.Scalar) else x
+    for name, x in values.items()
+    if not isinstance(x, seqio.metrics.MetricValue)
+    or isinstance(x, seqio.metrics.Scalar)
+  }
+  return {name: float(x) for name, x in numbers.items()}
 
 
 def evaluate(
@@ -168,7 +182,7 @@ def evaluate(
   Raises:
     ValueError: for a wrong configuration.
   """
-  records.make_folder(output_dir, "EVAL_OUTPUT_DIR")
+  records.make_folder(output_dir, "EVAL_OUTPUT_DIR", "eval")
   evaluator = InferenceEvaluator(
     dataset_cfg, inference_evaluator_cls, model, partitioner, output_dir
   )

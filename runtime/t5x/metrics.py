@@ -70,3 +70,12 @@ def monitored(metrics_by_task: MetricsByTask, pattern: str) -> float | None:
     if values:
       scores.append(statistics.fmean(values))
   return statistics.fmean(scores) if scores else None
+
+
+def names(metrics_by_task: MetricsByTask) -> str:
+  """Lists metrics as `task/metric`, for people."""
+  return ", ".join(
+    f"{task}/{name}"
+    for task, metrics in metrics_by_task.items()
+    for name in metrics
+  )

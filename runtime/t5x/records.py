@@ -45,6 +45,7 @@ def _usable_cpus() -> int | None:
 
 
 def _git(*args: str) -> str | None:
+  """Asks git about this file's repository; None if it has no answer."""
   try:
     return subprocess.run(
       ["git", "-C", os.path.dirname(__file__), *args],
@@ -66,7 +67,8 @@ def _versions() -> dict[str, str]:
   return versions
 
 
-def _command() -> list[str]:
+def command() -> list[str]:
+  """Returns how this program was started."""
   module = os.path.splitext(os.path.basename(sys.argv[0]))[0]
   return ["python", "-m", f"t5x.{module}", *sys.argv[1:]]
 
@@ -78,12 +80,24 @@ def write_atomically(path: str, text: str) -> None:
   os.replace(f"{path}.tmp", path)
 
 
-def make_folder(path: str, name: str) -> None:
+def make_folder(path: str, name: str, kind: str) -> None:
   """Makes a run's folder.
 
+  Args:
+    path: The folder.
+    name: The macro that names it.
+    kind: Of the record that it is for.
+
   Raises:
-    ValueError: if it cannot be made or written.
+    ValueError: if it cannot be made or written, or has a record of another
+      kind.
   """
+  if "://" in path:
+    raise ValueError(
+      f"{name}={path!r}: runs are written to folders of the file system. Mount "
+      "the bucket, with Cloud Storage FUSE for one, and give the folder; "
+      "several hosts need one that all of them see."
+    )
   try:
     os.makedirs(path, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
@@ -92,13 +106,18 @@ def make_folder(path: str, name: str) -> None:
     raise ValueError(
       f"{name}={path!r} cannot be written: {e.strerror}. Choose another folder."
     ) from e
+  if (there := (read(path) or {}).get("kind", kind)) != kind:
+    raise ValueError(
+      f"{name}={path!r} has the record of a run of t5x.{there}. Choose another "
+      "folder."
+    )
 
 
-def status(folder: str) -> str | None:
-  """Returns the status in a run's record, if there is one."""
+def read(folder: str) -> dict[str, Any] | None:
+  """Returns a run's record, if there is one."""
   try:
     with open(os.path.join(folder, "record.json"), encoding="utf-8") as f:
-      return json.load(f)["status"]
+      return json.load(f)
   except FileNotFoundError:
     return None
 
@@ -141,7 +160,10 @@ class RunRecord:
     self._path = os.path.join(folder, "record.json")
     self._start = time.monotonic()
     self._seconds_before = seconds_before
-    commit = _git("rev-parse", "HEAD")
+    # An installed copy may lie in a repository of something else.
+    is_tracked = _git("ls-files", "--error-unmatch", __file__) is not None
+    commit = _git("rev-parse", "HEAD") if is_tracked else None
+    changes = _git("status", "--porcelain", *_SOURCES) if commit else None
     self.fields: dict[str, Any] = {
       "schema": SCHEMA,
       "kind": kind,
@@ -150,11 +172,9 @@ class RunRecord:
       "started": datetime.datetime.now(datetime.UTC).isoformat(
         timespec="seconds"
       ),
-      "command": _command(),
+      "command": command(),
       "commit": commit,
-      "uncommitted_changes": bool(_git("status", "--porcelain", *_SOURCES))
-      if commit
-      else None,
+      "uncommitted_changes": None if changes is None else bool(changes),
       "versions": _versions(),
       "device": {
         "platform": jax.default_backend(),

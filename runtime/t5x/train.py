@@ -10,15 +10,14 @@ import sys
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import seqio
 
 from t5x import (
-  base_checkpoints,
   checkpoints,
   gin_utils,
   initialization,
   models,
+  multihost,
   partitioning,
   records,
   training_loop,
@@ -74,6 +73,7 @@ def _start(
   checkpointer: checkpoints.Checkpointer,
   init_rng: jax.Array,
   model_dir: str,
+  task: str,
 ) -> _Start:
   """Reads the base model, and the run's latest checkpoint if it has one."""
   base = None
@@ -82,9 +82,11 @@ def _start(
   else:
     state = initializer.from_scratch(init_rng)
   identity = checkpoints.fingerprint(state.frozen) if state.frozen else None
-  start = _Start(state, int(state.step), base, identity, [], 0.0)
   if checkpointer.latest_step() is None:
-    return start
+    return _Start(state, int(state.step), base, identity, [], 0.0)
+  # What trains is read anew: the devices need not hold it twice.
+  frozen = state.frozen
+  del state
   restored, run_info = checkpointer.restore_run(initializer.train_state_axes)
   if run_info["base_fingerprint"] != identity:
     raise ValueError(
@@ -92,12 +94,18 @@ def _start(
       f"{run_info['base_fingerprint']}, this one is {identity}. Give its "
       "INITIAL_CHECKPOINT_PATH, or choose another MODEL_DIR."
     )
-  return dataclasses.replace(
-    start,
-    state=restored.replace(frozen=state.frozen),
-    first_step=run_info["first_step"],
-    evals=run_info["evals"],
-    seconds=run_info["seconds"],
+  if run_info["task"] != task:
+    raise ValueError(
+      f"{model_dir} was trained on {run_info['task']}, this run is on {task}. "
+      "Choose another MODEL_DIR."
+    )
+  return _Start(
+    restored.replace(frozen=frozen),
+    run_info["first_step"],
+    base,
+    identity,
+    run_info["evals"],
+    run_info["seconds"],
   )
 
 
@@ -148,7 +156,8 @@ def train(
     inference_evaluator_cls: `seqio.Evaluator`.
     actions: Name of a `trainer.ActionMode` -> actions to run after it.
     run_eval_before_training: Whether to evaluate the initial state too.
-    concurrent_metrics: Whether metrics are computed in a thread of their own.
+    concurrent_metrics: Whether metrics are computed in a thread of their own;
+      training waits for them, as its actions need them.
     use_orbax: Must be True.
     gc_period: Steps between Python's garbage collections; 0 leaves it alone.
 
@@ -182,15 +191,12 @@ def train(
       "Give one of TRAIN_STEPS, counted from pretraining step 0, and "
       "TRAIN_STEPS_RELATIVE, counted from the restored step."
     )
-  records.make_folder(model_dir, "MODEL_DIR")
+  records.make_folder(model_dir, "MODEL_DIR", "train")
   if use_hardware_rng:
     jax.config.update("jax_default_prng_impl", "unsafe_rbg")
   if random_seed is None:
-    random_seed = int(
-      multihost_utils.broadcast_one_to_all(
-        int.from_bytes(os.urandom(4), "little") >> 1
-      )
-    )
+    random_seed = int.from_bytes(os.urandom(4), "little") >> 1
+    random_seed = int(multihost.of_first_process(random_seed))
   init_rng, train_rng = jax.random.split(jax.random.key(random_seed))
 
   utils.verify_matching_vocabs(train_dataset_cfg, model)
@@ -238,8 +244,9 @@ def train(
     checkpoints_dir=model_dir,
     keep=save_cfg.keep,
   )
+  task = train_dataset_cfg.mixture_or_task_name
   start = _start(
-    initializer, checkpoint_cfg.restore, checkpointer, init_rng, model_dir
+    initializer, checkpoint_cfg.restore, checkpointer, init_rng, model_dir, task
   )
   state, step = start.state, int(start.state.step)
   last_step = (
@@ -255,11 +262,18 @@ def train(
       "the restored step."
     )
   is_over = step == last_step and (evaluator is None or start.is_evaluated)
-  # If not, it was killed between its last checkpoint and its record.
-  if is_over and records.status(model_dir) == "finished":
-    print(f"{model_dir} is at its last step, {step}, already.", file=sys.stderr)
+  before = records.read(model_dir) or {}
+  status = before.get("status")
+  # If it is over and the record does not say so, it was killed between the two.
+  if (is_over and status == "finished") or (
+    # By an action; with other settings it may go on.
+    status == "stopped" and before["command"] == records.command()
+  ):
+    print(
+      f"{model_dir} is over already, {status} at step {step}.", file=sys.stderr
+    )
     checkpointer.close()
-    return "finished"
+    return status
 
   log = records.MetricLog(model_dir, step)
   write_model_info(os.path.join(model_dir, "model-info.txt"), state, axes)
@@ -270,7 +284,7 @@ def train(
     base=records.base_facts(start.base) if start.base else None,
     parameters=count_parameters(state),
     data={
-      "train": train_dataset_cfg.mixture_or_task_name,
+      "train": task,
       "train_split": train_dataset_cfg.split,
       "train_examples": train_dataset_cfg.num_input_examples(),
       "eval_split": infer_eval_dataset_cfg and infer_eval_dataset_cfg.split,
@@ -287,6 +301,7 @@ def train(
   for action in (actions or {}).get("INFER_EVAL", ()):
     action.resume([e["metrics"] for e in start.evals])
   loop = training_loop.Loop(
+    task=task,
     trainer=trainer_cls(
       model=model,
       train_state=state,
@@ -299,9 +314,13 @@ def train(
     train_evals=train_evals,
     evaluator=evaluator,
     checkpointer=checkpointer,
-    base_path=base_checkpoints.absolute(start.base.path)
-    if start.base
-    else None,
+    base=start.base
+    and {
+      "path": checkpoints.absolute(
+        checkpoints.find_checkpoint(start.base.path)
+      ),
+      "fingerprint": start.base.fingerprint,
+    },
     base_fingerprint=start.base_fingerprint,
     record=record,
     log=log,

@@ -318,7 +318,7 @@ class EarlyStoppingAction(BaseAction):
     if value is None:
       raise ValueError(
         f"EarlyStoppingAction watches {self._pattern}, but the metrics are "
-        f"{_names(metrics_by_task)}."
+        f"{metrics_lib.names(metrics_by_task)}."
       )
     if self._best is None or self._sign * (value - self._best) > (
       self._atol + self._rtol * abs(self._best)
@@ -341,14 +341,6 @@ class TerminateOnNanAction(BaseAction):
     except KeyError:
       raise ValueError(
         f"TerminateOnNanAction watches {self._task}/{self._metric}, but the "
-        f"metrics are {_names(metrics_by_task)}."
+        f"metrics are {metrics_lib.names(metrics_by_task)}."
       ) from None
     return math.isnan(value) or math.isinf(value)
-
-
-def _names(metrics_by_task: metrics_lib.MetricsByTask) -> str:
-  return ", ".join(
-    f"{task}/{name}"
-    for task, metrics in metrics_by_task.items()
-    for name in metrics
-  )

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import gc
 import math
+import os
 import signal
 import sys
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import tensorflow as tf
 import tqdm
 
@@ -21,22 +23,36 @@ from t5x.train_state import TrainState
 
 
 class StopSignals:
-  """Notes SIGTERM and SIGINT, so that the run can stop between two steps."""
+  """Notes SIGTERM and SIGINT, so that the run can stop between two steps.
+
+  A second one of the same kind ends it at once. Of several processes, all stop
+  after the same step, which JAX's own handler of SIGTERM agrees on; Ctrl-C is
+  left alone there.
+  """
 
   def __init__(self):
     self.received: int | None = None
     self._answer = (-1, False)
+    self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> "StopSignals":
-    def note(number, frame):
-      del frame
-      self.received = number
-
-    self._previous = {
-      number: signal.signal(number, note)
-      for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    if jax.process_count() == 1:
+      self._previous = {
+        number: signal.signal(number, self._note)
+        for number in (signal.SIGTERM, signal.SIGINT)
+      }
     return self
+
+  def _note(self, number, frame) -> None:
+    del frame
+    self.received = number
+    signal.signal(number, self._previous[number])
+    # Not by print: the signal may have come in the middle of one.
+    os.write(
+      2,
+      b"\nStopping after this step or evaluation; the same signal again stops "
+      b"at once.\n",
+    )
 
   def __exit__(self, *error) -> None:
     for number, handler in self._previous.items():
@@ -51,25 +67,37 @@ class StopSignals:
     return self._answer[1]
 
 
+@jax.jit
+def _is_finite(tree: Any) -> jax.Array:
+  """Whether every number of a tree is one."""
+  return jnp.all(
+    jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)])
+  )
+
+
 @dataclasses.dataclass
 class Loop:
   """Trains between evaluations and checkpoints until the end.
 
   Attributes:
+    task: Name of the task or mixture.
     step: Of the state, counted from pretraining step 0.
     first_step: The step that the run began with; periods count from it.
     last_step: The step to end with.
+    base: Path and fingerprint of the base checkpoint, if there is one.
+    base_fingerprint: Of what is frozen, if anything is.
     evals: The inference evaluations so far: step, metrics, score.
     stop_signal: The signal that ended the run, if one did.
   """
 
+  task: str
   trainer: trainer_lib.Trainer
   train_state_axes: TrainState
   batches: Iterator[Any]
   train_evals: Mapping[str, tf.data.Dataset]
   evaluator: eval_lib.InferenceEvaluator | None
   checkpointer: checkpoints.Checkpointer
-  base_path: str | None
+  base: Mapping[str, Any] | None
   base_fingerprint: str | None
   record: records.RunRecord
   log: records.MetricLog
@@ -147,10 +175,13 @@ class Loop:
     progress.set_postfix(
       loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.3f}"
     )
-    if not math.isfinite(metrics["loss"]):
+    # The loss is of the parameters before the last update.
+    is_finite = _is_finite(self.trainer.train_state.trainable)
+    if not (math.isfinite(metrics["loss"]) and is_finite):
       saved = self.checkpointer.latest_step()
       raise FloatingPointError(
-        f"The loss is {metrics['loss']} after step {self.step}. The last good "
+        f"After step {self.step}, the loss is {metrics['loss']}, and what "
+        f"trains is {'' if is_finite else 'not '}finite. The last good "
         f"checkpoint is that of step {saved}."
       )
     return self._act("TRAIN", {"train": metrics})
@@ -204,15 +235,14 @@ class Loop:
     return stop
 
   def _save(self) -> None:
-    evaluated = self.evals and self.evals[-1]["step"] == self.step
     self.checkpointer.save_run(
       self.trainer.train_state,
       {
+        "task": self.task,
         "first_step": self.first_step,
-        "base_path": self.base_path,
+        "base": self.base,
         "base_fingerprint": self.base_fingerprint,
         "evals": self.evals,
         "seconds": self.record.seconds,
       },
-      self.evals[-1]["score"] if evaluated else None,
     )

@@ -2,13 +2,17 @@
 
 import functools
 import json
+import shutil
 
+import jax
+import numpy as np
 import pytest
+import tensorflow as tf
 import tiny
 
 from prompt_tuning import actions, prompts
 from prompt_tuning.interop import base_model
-from t5x import adafactor
+from t5x import adafactor, checkpoints, decoding, initialization, utils
 from t5x import eval as eval_lib
 from t5x import infer as infer_lib
 
@@ -153,6 +157,78 @@ def test_interrupted_inference_goes_on(base, tmp_path, monkeypatch):
   assert len(calls) == 3
   assert parts.read_text() == whole.read_text()
   assert not partial.exists()
+
+
+def test_line_that_was_cut_off_is_written_again(base, tmp_path):
+  path = _infer(tiny.make_model(), base, tmp_path, "predict")
+  whole = path.read_text()
+  lines = whole.splitlines(keepends=True)[: tiny.BATCH_SIZE]
+  lines[-1] = lines[-1][:-5]
+  path.with_name(f"{path.name}.partial").write_text("".join(lines))
+  path.unlink()
+  assert _infer(tiny.make_model(), base, tmp_path, "predict") == path
+  assert path.read_text() == whole
+
+
+def test_predictions_of_another_model_are_not_taken_for_this_ones(
+  base, tmp_path
+):
+  path = _infer(tiny.make_model(), base, tmp_path / "out", "predict")
+  before = path.read_text()
+  other = tiny.save_base(tmp_path / "other", seed=1)
+  with pytest.raises(ValueError, match="predictions of another model"):
+    _infer(tiny.make_model(), other, tmp_path / "out", "predict")
+  assert path.read_text() == before
+
+
+def test_samples_of_two_batches_are_independent(base, tmp_path):
+  """One example again and again, in batches of one."""
+
+  def samples(first):
+    dataset = tf.data.Dataset.from_tensors(
+      {k: np.ones(shape[1:], np.int32) for k, shape in shapes.items()}
+    ).repeat(12)
+    outputs = infer_fn(dataset.enumerate(first), state)
+    return [tuple(tokens.tolist()) for _, tokens in outputs]
+
+  shapes = tiny.input_shapes(batch_size=1)
+  model = tiny.make_model(
+    decode_fn=functools.partial(decoding.temperature_sample, topk=0)
+  )
+  initializer = initialization.TrainStateInitializer(
+    None, model.get_initial_variables, shapes, tiny.make_partitioner()
+  )
+  state, _ = initializer.from_base_model(
+    tiny.restore_config(base), jax.random.key(0)
+  )
+  infer_fn = utils.get_infer_fn(
+    model.predict_batch,
+    1,
+    initializer.train_state_axes,
+    tiny.make_partitioner(),
+  )
+  assert len(set(samples(0))) > 1
+  # A run that goes on draws what it would have drawn.
+  assert samples(0)[4:] == samples(4)[:8]
+
+
+def test_moved_base_model_is_noticed(base, tmp_path):
+  moved = tmp_path / "base"
+  shutil.copytree(base, moved / "checkpoint_7")
+  tiny.train(tmp_path / "run", moved, relative_steps=3)
+  # A newer one beside it is not what the run began with.
+  other = tiny.save_base(tmp_path / "other", seed=1)
+  shutil.copytree(other, moved / "checkpoint_9")
+  checkpoint = checkpoints.open_checkpoint(str(tmp_path / "run"))
+  assert checkpoint.metadata["base_fingerprint"] == (
+    checkpoints.open_checkpoint(base).fingerprint
+  )
+  shutil.rmtree(moved / "checkpoint_7")
+  with pytest.raises(ValueError, match="needs its base model"):
+    checkpoints.open_checkpoint(str(tmp_path / "run"))
+  shutil.copytree(other, moved / "checkpoint_7")
+  with pytest.raises(ValueError, match="needs its base model"):
+    checkpoints.open_checkpoint(str(tmp_path / "run"))
 
 
 def test_unknown_mode_is_refused(base, tmp_path):

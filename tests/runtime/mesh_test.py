@@ -1,5 +1,6 @@
 """One device, eight devices and two processes train the same prompt."""
 
+import json
 import os
 import pathlib
 import socket
@@ -13,6 +14,7 @@ import on_mesh
 import pytest
 import tiny
 
+from prompt_tuning import prompt_files
 from t5x import checkpoints, partitioning
 
 pytestmark = pytest.mark.slow
@@ -67,19 +69,40 @@ def test_meshes_of_eight_devices_agree_with_one(base, one_device, tmp_path):
     assert results[f"{number}/embedding_shards"] == number
 
 
-def test_two_processes_agree_with_one(base, one_device, tmp_path):
+def _run_two_processes(*arguments, devices=4):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     address = f"localhost:{free.getsockname()[1]}"
-  out = tmp_path / "out.npz"
   processes = [
-    _start([base, out, 2, "--", address, 2, index], devices=4)
-    for index in range(2)
+    _start([*arguments, "--", address, 2, index], devices) for index in range(2)
   ]
   for process in processes:
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
+
+
+def test_two_processes_agree_with_one(base, one_device, tmp_path):
+  out = tmp_path / "out.npz"
+  _run_two_processes(base, out, 2)
   _assert_same(np.load(out), 2, one_device)
+
+
+def test_run_of_two_processes_is_evaluated_saved_and_goes_on(base, tmp_path):
+  _run_two_processes(base, tmp_path / "two", "train", devices=2)
+  on_mesh.train(base, str(tmp_path / "one"))
+  one, two = (
+    json.loads((tmp_path / name / "record.json").read_text())
+    for name in ("one", "two")
+  )
+  assert two["device"]["processes"] == 2
+  assert two["status"] == "finished"
+  for name in ("steps", "parameters", "evals", "best", "base"):
+    assert two[name] == one[name], name
+  prompts = [
+    prompt_files.load_prompt(tmp_path / name / "prompt.safetensors")[0]
+    for name in ("one", "two")
+  ]
+  np.testing.assert_allclose(*prompts, rtol=1e-4, atol=1e-4)
 
 
 def test_frozen_weights_stay_those_of_the_checkpoint(base):

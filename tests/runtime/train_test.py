@@ -11,7 +11,13 @@ import pytest
 import tiny
 
 from prompt_tuning import actions, prompt_files
-from t5x import adafactor, checkpoints, initialization, trainer
+from t5x import (
+  adafactor,
+  checkpoints,
+  initialization,
+  trainer,
+  training_loop,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -223,8 +229,10 @@ def test_microbatches_give_the_same_run(tmp_path, base):
   np.testing.assert_allclose(results[0], results[1], atol=1e-4)
 
 
-def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, base):
-  with pytest.raises(FloatingPointError, match="after step 12"):
+@pytest.mark.parametrize("bad_step", [11, 13])
+def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, base, bad_step):
+  """Where nothing is due, and where a checkpoint is, whose loss is finite."""
+  with pytest.raises(FloatingPointError, match=f"After step {bad_step}"):
     _train(
       tmp_path,
       base,
@@ -232,33 +240,54 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, base):
       trainer_cls=lambda **arguments: trainer.Trainer(
         **arguments,
         learning_rate_fn=lambda step: jax.numpy.where(
-          step < 10, 0.3, jax.numpy.nan
+          step < bad_step - 1, 0.3, jax.numpy.nan
         ),
       ),
     )
   record = json.loads((tmp_path / "record.json").read_text())
   assert record["status"] == "failed"
-  assert "The loss is nan" in record["error"]
+  assert (
+    "not finite. The last good checkpoint is that of step 10."
+    in (record["error"])
+  )
   assert np.isfinite(_prompt(_checkpoint(tmp_path)[0])).all()
 
 
-def test_early_stopping_stops(tmp_path, base):
-  status = _train(
-    tmp_path,
-    base,
-    relative_steps=30,
-    period=1,
-    actions={
-      "INFER_EVAL": [
-        trainer.EarlyStoppingAction(
-          (tiny.TASK, "accuracy"), mode="max", patience=1, atol=100.0
-        )
-      ]
-    },
-  )
-  assert status == "stopped"
-  record = json.loads((tmp_path / "record.json").read_text())
-  assert (record["status"], record["step"]) == ("stopped", tiny.BASE_STEP + 2)
+def test_early_stopping_stops_for_good(tmp_path, base):
+  def train(patience):
+    return _train(
+      tmp_path,
+      base,
+      relative_steps=30,
+      period=1,
+      actions={
+        "INFER_EVAL": [
+          trainer.EarlyStoppingAction(
+            (tiny.TASK, "accuracy"), mode="max", patience=patience, atol=100.0
+          )
+        ]
+      },
+    )
+
+  for _ in range(2):
+    assert train(patience=1) == "stopped"
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["status"], record["step"]) == ("stopped", tiny.BASE_STEP + 2)
+
+
+def test_second_signal_stops_at_once():
+  with training_loop.StopSignals() as signals:
+    os.kill(os.getpid(), signal.SIGINT)
+    assert signals.stop_at(0)
+    with pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_run_of_another_task_is_refused(tmp_path, base):
+  _train(tmp_path, base)
+  other = tiny.dataset_config(mixture_or_task_name=tiny.OTHER_TASK)
+  with pytest.raises(ValueError, match=f"trained on {tiny.TASK}, this run is"):
+    _train(tmp_path, base, train_dataset_cfg=other)
 
 
 def test_best_and_latest_checkpoint_are_kept(tmp_path, base):
@@ -307,6 +336,14 @@ def test_wrong_configuration_is_refused(tmp_path, base, overrides, message):
   with pytest.raises(ValueError, match=message):
     _train(tmp_path, base, **overrides)
   assert not (tmp_path / "record.json").exists()
+
+
+def test_bucket_and_folder_of_another_program_are_refused(tmp_path, base):
+  with pytest.raises(ValueError, match="MODEL_DIR='gs://bucket/run': runs are"):
+    _train("gs://bucket/run", base)
+  (tmp_path / "record.json").write_text('{"kind": "eval"}')
+  with pytest.raises(ValueError, match=r"the record of a run of t5x\.eval"):
+    _train(tmp_path, base)
 
 
 def test_folder_that_cannot_be_written_is_refused(tmp_path, base):

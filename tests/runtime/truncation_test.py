@@ -56,6 +56,24 @@ def test_each_task_of_a_mixture_is_reported():
   assert cuts == {"cut_a": {"targets": cut}, "cut_b": {"targets": cut}}
 
 
+def test_task_that_makes_examples_of_the_lengths_is_left_out():
+  def corrupt(dataset, sequence_length):
+    return dataset.map(
+      lambda x: {k: x[k][: sequence_length[k]] for k in ("inputs", "targets")}
+    )
+
+  task = seqio.TaskRegistry.get("cut_a")
+  seqio.TaskRegistry.add(
+    "made_to_length",
+    task.source,
+    preprocessors=[seqio.preprocessors.tokenize, corrupt],
+    output_features=task.output_features,
+  )
+  assert not truncation.report_cuts(
+    _config("made_to_length", inputs=6, targets=2)
+  )
+
+
 @pytest.mark.parametrize("lengths", [{}, {"inputs": 9, "targets": 2}])
 def test_nothing_is_said_where_nothing_is_cut(lengths, capsys):
   assert truncation.report_cuts(_config(**lengths)) == {}
