@@ -1,8 +1,10 @@
 """Writes predictions: `python -m t5x.infer --gin_file=... --gin.X=...`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+import glob
 import json
 import os
+import re
 import sys
 from typing import Any
 
@@ -13,9 +15,11 @@ import tensorflow as tf
 import tqdm
 
 from t5x import (
+  checkpoints,
   gin_utils,
   initialization,
   models,
+  multihost,
   partitioning,
   records,
   truncation,
@@ -57,7 +61,8 @@ def infer(
   Each task gets a file `<task>-<mode>.jsonl-<shard>-of-<shards>`, a line an
   example in the order of the split: `inputs`, the example without its tokens,
   and `prediction`, with `aux`, or `score` (log likelihood of the targets, in
-  nats). It is written in chunks; an interrupted run goes on after the last.
+  nats). It is written in chunks; an interrupted run goes on after the last,
+  and a file that is whole stays.
 
   Args:
     mode: "predict", "predict_with_aux" or "score".
@@ -74,14 +79,15 @@ def infer(
     summarize_config_fn: Writes the configuration.
 
   Raises:
-    ValueError: for a wrong configuration.
+    ValueError: for a wrong configuration, or a folder with predictions of
+      another model or of other settings.
   """
   if mode not in MODES:
     raise ValueError(f"Expected MODE to be one of {MODES}, got {mode!r}.")
   lengths = dataset_cfg.task_feature_lengths
   if lengths is None:
     raise ValueError("Inference needs TASK_FEATURE_LENGTHS.")
-  records.make_folder(output_dir, "INFER_OUTPUT_DIR")
+  records.make_folder(output_dir, "INFER_OUTPUT_DIR", "infer")
   utils.verify_matching_vocabs(dataset_cfg, model)
   converter = model.feature_converter_cls(pack=False)
   initializer = initialization.TrainStateInitializer(
@@ -100,7 +106,7 @@ def infer(
   summarize_config_fn(output_dir, None, int(state.step))
   infer_fn = utils.get_infer_fn(
     {
-      "predict": lambda params, batch: model.predict_batch(params, batch),
+      "predict": model.predict_batch,
       "predict_with_aux": model.predict_batch_with_aux,
       "score": model.score_batch,
     }[mode],
@@ -116,9 +122,9 @@ def infer(
     text = model.output_vocabulary.decode(tokens.tolist())
     return {"prediction": text} | ({"aux": _to_json(aux[0])} if aux else {})
 
-  def lines(dataset: tf.data.Dataset) -> Iterator[str]:
+  def lines(dataset: tf.data.Dataset, first: int) -> Iterator[str]:
     examples = dataset.as_numpy_iterator()
-    model_dataset = converter(dataset, lengths).enumerate()
+    model_dataset = converter(dataset, lengths).enumerate(first)
     for example, (_, output) in zip(
       examples, infer_fn(model_dataset, state), strict=True
     ):
@@ -133,9 +139,11 @@ def infer(
     data={
       "split": dataset_cfg.split,
       "mode": mode,
+      "model": checkpoints.fingerprint(state.params),
       "cut": truncation.report_cuts(dataset_cfg),
     },
   )
+  _refuse_other_predictions(output_dir, record)
   with record:
     for task in seqio.get_subtasks(dataset_cfg.task_or_mixture()):
       path = os.path.join(
@@ -156,33 +164,56 @@ def infer(
     record.write(status="finished")
 
 
+def _refuse_other_predictions(
+  output_dir: str, record: records.RunRecord
+) -> None:
+  """Goes on with predictions of this model and these settings only."""
+  before = records.read(output_dir)
+  if before is None or not glob.glob(f"{glob.escape(output_dir)}/*.jsonl-*"):
+    return
+
+  def identity(fields: Mapping[str, Any]) -> tuple[str, str | None]:
+    # Parts of a split may lie in one folder.
+    gin_text = re.sub(r"(?m)^ *shard_id = .*$", "", fields["gin"])
+    return gin_text, fields["data"].get("model")
+
+  if identity(before) != identity(record.fields):
+    raise ValueError(
+      f"INFER_OUTPUT_DIR={output_dir!r} has predictions of another model or of "
+      "other settings. Choose another folder."
+    )
+
+
 def _write_in_chunks(
   path: str,
   dataset: tf.data.Dataset,
   total: int,
   chunk_size: int,
-  lines: Callable[[tf.data.Dataset], Iterator[str]],
+  lines: Callable[[tf.data.Dataset, int], Iterator[str]],
 ) -> None:
   """Writes a file line by line, and goes on with one that was cut off."""
-  if os.path.exists(path):
-    return
   partial = f"{path}.partial"
+  first_process = jax.process_index() == 0
   done: list[str] = []
-  if os.path.exists(partial):
+  if first_process and os.path.exists(partial):
     with open(partial, encoding="utf-8") as f:
-      done = f.readlines()
+      done = [line for line in f if line.endswith("\n")]
     # Whole chunks only: of the last one, lines may be missing.
     done = done[: len(done) // chunk_size * chunk_size]
-  first_process = jax.process_index() == 0
+  is_whole, first = multihost.of_first_process(
+    [os.path.exists(path), len(done)]
+  )
+  if is_whole:
+    return
   with (
     open(partial if first_process else os.devnull, "w", encoding="utf-8") as f,
     tqdm.tqdm(
-      total=total, initial=len(done), unit="example", disable=not first_process
+      total=total, initial=first, unit="example", disable=not first_process
     ) as progress,
   ):
     f.writelines(done)
-    for start in range(len(done), total, chunk_size):
-      chunk = list(lines(dataset.skip(start).take(chunk_size)))
+    for start in range(first, total, chunk_size):
+      chunk = list(lines(dataset.skip(start).take(chunk_size), start))
       f.writelines(chunk)
       f.flush()
       progress.update(len(chunk))

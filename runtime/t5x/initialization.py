@@ -7,7 +7,6 @@ from absl import logging
 from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from t5x import checkpoints
@@ -114,23 +113,31 @@ class TrainStateInitializer:
       for name in self.param_shapes
       if (source := cfg.source(name)) is not None
     }
-    if problems := self._differences(base, sources):
+    absent = self._absent(base, sources)
+    wrong = self._wrong_shapes(base, sources)
+    if problems := absent + wrong:
       message = (
         f"{base.path} does not fit the model: {len(problems)} differences. "
         f"{'; '.join(problems[:10])}."
       )
-      if cfg.strict:
+      if wrong or cfg.strict:
         raise ValueError(message)
       logging.warning(message)
       sources = {k: v for k, v in sources.items() if v in base.shapes}
     axes = traverse_util.flatten_dict(self._param_axes, sep="/")
-    dtype = cfg.dtype and jnp.dtype(cfg.dtype)
+    trained = traverse_util.flatten_dict(
+      self.train_state_shapes.trainable, sep="/"
+    )
+
+    def dtype(name: str) -> Any:
+      if name in trained:  # Small updates would be lost in bfloat16.
+        return trained[name].dtype
+      return cfg.dtype or base.shapes[sources[name]].dtype
+
     read = base.read(
       {
         source: jax.ShapeDtypeStruct(
-          self.param_shapes[name].shape,
-          dtype or base.shapes[source].dtype,
-          sharding=axes[name],
+          self.param_shapes[name].shape, dtype(name), sharding=axes[name]
         )
         for name, source in sources.items()
       }
@@ -146,25 +153,27 @@ class TrainStateInitializer:
       params |= self._initial(init_rng, missing)
     return self._state(params, base.step), base
 
-  def _differences(
+  def _absent(
     self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
   ) -> list[str]:
-    """Says what does not fit: parameter of the model -> name in `base`."""
-    problems = [
+    """Says what one side lacks; `sources`: of the model -> name in `base`."""
+    return [
       f"{name} is not in the checkpoint"
       + ("" if source == name else f" as {source}")
       for name, source in sources.items()
       if source not in base.shapes
-    ]
-    problems += [
+    ] + [
       f"{name} of the checkpoint is not in the model"
       for name in base.shapes
       if name not in self.param_shapes and name not in sources.values()
     ]
-    problems += [
+
+  def _wrong_shapes(
+    self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
+  ) -> list[str]:
+    return [
       f"{name} has shape {base.shapes[source].shape}, expected {shape}"
       for name, source in sources.items()
       if source in base.shapes
       and base.shapes[source].shape != (shape := self.param_shapes[name].shape)
     ]
-    return problems

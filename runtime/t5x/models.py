@@ -138,8 +138,6 @@ class EncoderDecoderModel:
     factor, weights = losses.get_loss_normalizing_factor_and_weights(
       self._loss_normalizing_factor, batch
     )
-    if weights is None:
-      weights = jnp.ones_like(targets, jnp.float32)
     loss, z_loss, weight_sum = losses.compute_weighted_cross_entropy(
       logits,
       targets,

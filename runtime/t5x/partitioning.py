@@ -218,7 +218,7 @@ class PjitPartitioner:
       donate_argnums: As for `jax.jit`.
 
     Returns:
-      The compiled function; its `lower` gives the lowered one.
+      The compiled function.
     """
 
     @functools.wraps(fn)

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Mapping
+import inspect
 import sys
 
 import jax
@@ -27,14 +28,15 @@ def report_cuts(cfg: DatasetConfig) -> Cuts:
   Returns:
     Task -> feature -> {"examples": how many are cut, of "of", "tokens": how
     many they lose in all, "longest": tokens, end of sequence included}. Only
-    of what is cut, and only on the first process.
+    of what is cut, and only on the first process. A task that makes examples
+    of the lengths, as span corruption does, has nothing to cut.
   """
   cuts: Cuts = {}
   lengths = cfg.task_feature_lengths
   if lengths is None or jax.process_index():
     return cuts
   for task in seqio.get_subtasks(cfg.task_or_mixture()):
-    if cfg.split not in (task.splits or ()):
+    if cfg.split not in (task.splits or ()) or _needs_lengths(task):
       continue
     for feature, cut in _count(task, cfg, lengths).items():
       cuts.setdefault(task.name, {})[feature] = cut
@@ -45,6 +47,16 @@ def report_cuts(cfg: DatasetConfig) -> Cuts:
         file=sys.stderr,
       )
   return cuts
+
+
+def _needs_lengths(task: seqio.Task) -> bool:
+  """Whether a preprocessor must be told the lengths."""
+  parameters = (inspect.signature(x).parameters for x in task.preprocessors)
+  return any(
+    "sequence_length" in x
+    and x["sequence_length"].default is inspect.Parameter.empty
+    for x in parameters
+  )
 
 
 def _count(

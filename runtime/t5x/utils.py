@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import difflib
 import importlib
+import inspect
 import re
 from typing import Any
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 from t5x import checkpoints, models
 from t5x.partitioning import DataLayout, PjitPartitioner
 from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
-from t5x.train_state import Params, TrainState
+from t5x.train_state import TrainState
 
 
 @dataclasses.dataclass
@@ -86,13 +87,16 @@ class RestoreCheckpointConfig:
 
   Attributes:
     path: A checkpoint, or a folder of checkpoints; None begins from scratch.
-    mode: "specific" or "latest".
+    mode: "specific" or "latest", for Google's T5X. Here the path says which: a
+      checkpoint, or a folder whose newest is taken.
     assignment_map: Pairs (regular expression, replacement): a parameter whose
       name `target/...` matches in full is read from the replaced name; None
       takes it from its initialiser instead.
-    strict: Whether a parameter that only one side has is an error.
+    strict: Whether a parameter that only one side has is an error. One of
+      another shape always is.
     fallback_to_scratch: Whether parameters may come from initialisers.
-    dtype: Of the restored parameters; None keeps the checkpoint's.
+    dtype: Of restored parameters that do not train; None keeps the
+      checkpoint's. What trains has the model's.
   """
 
   path: str | None
@@ -319,7 +323,7 @@ def get_training_eval_datasets(
 
 
 def get_infer_fn(
-  infer_step: Callable[[Params, models.Batch], Any],
+  infer_step: Callable[..., Any],
   batch_size: int,
   train_state_axes: TrainState,
   partitioner: PjitPartitioner,
@@ -327,7 +331,8 @@ def get_infer_fn(
   """Makes a function that applies a step to every example of a data set.
 
   Args:
-    infer_step: (all parameters, batch) -> tree of arrays `[B, ...]`.
+    infer_step: (all parameters, batch) -> tree of arrays `[B, ...]`. One that
+      samples has a parameter `rng`; a batch's key depends on its first index.
     batch_size: Examples of the global batch.
     train_state_axes: Shardings of the state.
     partitioner: Where to run.
@@ -338,11 +343,20 @@ def get_infer_fn(
   """
   layout: DataLayout = partitioner.get_data_layout(batch_size)
   local_size = batch_size // layout.num_shards
+  samples = "rng" in inspect.signature(infer_step).parameters
+
+  def apply(state: TrainState, batch: models.Batch, first: int) -> Any:
+    if not samples:
+      return infer_step(state.params, batch)
+    rng = jax.random.fold_in(jax.random.PRNGKey(0), first)
+    return infer_step(state.params, batch, rng=rng)
+
   step = partitioner.partition(
-    lambda state, batch: infer_step(state.params, batch),
+    apply,
     in_axis_resources=(
       train_state_axes,
       partitioner.sharding(partitioner.data_partition_spec),
+      partitioner.sharding(),
     ),
     out_axis_resources=partitioner.sharding(),
   )
@@ -359,7 +373,9 @@ def get_infer_fn(
     results = []
     for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
       batch = {name: fill(x)[local] for name, x in batch.items()}
-      outputs = jax.device_get(step(state, partitioner.shard_batch(batch)))
+      outputs = jax.device_get(
+        step(state, partitioner.shard_batch(batch), np.int32(indices[0]))
+      )
       for row, index in enumerate(indices.tolist()):
         results.append((index, jax.tree.map(lambda x, i=row: x[i], outputs)))
     return results
