@@ -130,8 +130,25 @@ def test_what_goes_wrong_with_one_cell_does_not_stop_the_others(
 
   monkeypatch.setattr(launching, "run_cell", run)
   outcomes = launching.launch(counting.cells(place), place)
-  assert [x.error for x in outcomes] == [None, "OSError: disk full", None]
+  assert {x.cell.name: x.error for x in outcomes} == {
+    "cb-seed0": None,
+    "cb-seed1": "OSError: disk full",
+    "cb-seed2": None,
+  }
   assert set(counting.filed(place)) == {"cb-seed0", "cb-seed2"}
+
+
+def test_launcher_that_breaks_begins_no_more(tmp_path, monkeypatch):
+  place = counting.place(tmp_path, sleep=0.1)
+
+  def note(*arguments):
+    raise BrokenPipeError
+
+  monkeypatch.setattr(launching._Launch, "_note", note)
+  with pytest.raises(BrokenPipeError):
+    launching.launch(counting.cells(place), place)
+  # The second had begun when the first was over.
+  assert "cb-seed2" not in counting.filed(place)
 
 
 def test_early_stopped_run_is_no_failure(tmp_path):
