@@ -30,6 +30,12 @@ class Check(Strict):
   high: float | None = None
   within: float = 0.0
 
+  @pydantic.model_validator(mode="after")
+  def _is_a_range(self) -> "Check":
+    if (self.low is None) != (self.high is None):
+      raise ValueError(f"{self.what}: expected both low and high, or neither")
+    return self
+
 
 class Claim(Strict):
   """A claim.
@@ -73,16 +79,21 @@ class Sources:
     """Looks a number up.
 
     Raises:
-      ValueError: if there is none of that name.
+      ValueError: if there is none of that name or size.
     """
     kind, _, rest = of.partition(".")
+    if size not in self.counted:
+      raise ValueError(
+        f"{of}: there is no size {size} of {list(self.counted)}."
+      )
     counts = self.counted[size]
     if kind in ("share", "trainable") and rest in counts.methods:
       n = counts.methods[rest]
       return n if kind == "trainable" else 100 * n / counts.frozen
     paper, row = self._row(of)
     label = self.sheet.sizes[size].label
-    number = row.numbers()[paper.columns.index(label)]
+    numbers = dict(zip(paper.columns, row.numbers(), strict=True))
+    number = numbers.get(label)
     if number is None:
       raise ValueError(f"{of} has no number for {label}.")
     return number

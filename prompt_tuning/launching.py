@@ -42,6 +42,13 @@ def open_cells(
   return list(todo.values())
 
 
+def _seen(
+  cell: Cell, known: Mapping[records.Settings, records.Filed]
+) -> records.RunRecord | None:
+  filed = known.get(cell.settings)
+  return filed.record if filed else None
+
+
 class Clock:
   """Estimates what cells take, from those that were run."""
 
@@ -53,12 +60,11 @@ class Clock:
     self._timed = [
       (cell.point, known[cell.settings].record.seconds)
       for cell in cells
-      if cell.settings in known
-      and known[cell.settings].record.status == "finished"
+      if cell.settings in known and known[cell.settings].record.counts
     ]
 
   def add(self, outcome: Outcome) -> None:
-    if outcome.status == "finished":
+    if outcome.counts:
       self._timed.append((outcome.cell.point, outcome.seconds))
 
   def seconds(self, cell: Cell) -> float | None:
@@ -95,20 +101,30 @@ class _Launch:
   """Cells that are being run, and what is known about them."""
 
   def __init__(
-    self, todo: Sequence[Cell], clock: Clock, place: Place, jobs: int
+    self,
+    todo: Sequence[Cell],
+    known: Mapping[records.Settings, records.Filed],
+    clock: Clock,
+    place: Place,
+    jobs: int,
   ):
     self.processes = Processes()
     self.outcomes: list[Outcome] = []
     self._todo = todo
+    self._known = known
     self._clock = clock
     self._place = place
     self._jobs = jobs
     self._started: dict[Cell, float] = {}
 
   def _run(self, cell: Cell) -> Outcome:
-    self._started[cell] = time.monotonic()
+    start = self._started[cell] = time.monotonic()
     try:
-      return run_cell(cell, self._place, self.processes)
+      seen = _seen(cell, self._known)
+      return run_cell(cell, self._place, seen, self.processes)
+    except Exception as e:  # It must not keep the others from running.
+      error = f"{type(e).__name__}: {e}"
+      return Outcome(cell, "failed", error, time.monotonic() - start)
     finally:
       del self._started[cell]
 
@@ -136,17 +152,21 @@ class _Launch:
       if any(x.status == "interrupted" for x in self.outcomes):
         return  # What the others need is not there.
       pending = {pool.submit(self._run, cell) for cell in cells}
-      while pending:
-        done, pending = futures.wait(
-          pending, timeout=2, return_when=futures.FIRST_COMPLETED
-        )
-        for future in done:
-          self._note(future.result(), bar)
-        if self.processes.stopping:
-          pending = {future for future in pending if not future.cancel()}
-        bar.set_description_str(self._line(), refresh=False)
-        if done or sys.stderr.isatty():
-          bar.refresh()
+      try:
+        while pending:
+          done, pending = futures.wait(
+            pending, timeout=2, return_when=futures.FIRST_COMPLETED
+          )
+          for future in done:
+            self._note(future.result(), bar)
+          if self.processes.stopping:
+            pending = {future for future in pending if not future.cancel()}
+          bar.set_description_str(self._line(), refresh=False)
+          if done or sys.stderr.isatty():
+            bar.refresh()
+      finally:  # Of an error here, such as a closed stderr: begin no more.
+        for future in pending:
+          future.cancel()
 
 
 def launch(
@@ -174,7 +194,7 @@ def launch(
   known = records.load(place.results)
   todo = open_cells(cells, known, retry_failed)
   total = len({cell.settings for cell in cells})
-  launched = _Launch(todo, Clock(cells, known), place, jobs)
+  launched = _Launch(todo, known, Clock(cells, known), place, jobs)
   with (
     _signals(launched.processes.stop),
     futures.ThreadPoolExecutor(jobs) as pool,
@@ -211,6 +231,7 @@ def submit(
   place: Place,
   cluster: str,
   options: Mapping[str, str | int],
+  known: Mapping[records.Settings, records.Filed],
 ) -> list[str]:
   """Hands cells to a cluster, a job each.
 
@@ -221,6 +242,7 @@ def submit(
     cluster: As submitit names it: "slurm", or "local" for processes here.
     options: Of `submitit.AutoExecutor.update_parameters`, such as
       {"timeout_min": 600, "slurm_partition": "gpu"}.
+    known: The records, in spite of which the cells are run.
 
   Returns:
     The ids of the jobs.
@@ -245,5 +267,6 @@ def submit(
     executor.update_parameters(name="prompt_tuning", **options)
   except (RuntimeError, NameError, TypeError, ValueError) as e:
     raise ValueError(f"submitit, cluster {cluster!r}: {e}") from e
-  jobs = executor.map_array(run_cell, ready, [place] * len(ready))
+  seen = [_seen(cell, known) for cell in ready]
+  jobs = executor.map_array(run_cell, ready, [place] * len(ready), seen)
   return [job.job_id for job in jobs]

@@ -114,15 +114,14 @@ def _runs(sheet: Sheet, known: Known) -> Iterator[str]:
   counts = [f"{n} {state}" for state, n in sorted(states.items())]
   if missing:
     counts.append(f"{missing} not run yet")
-  done = [x.record for x in filed if x.record.status == "finished"]
+  done = [x.record for x in filed if x.record.counts]
   hours = sum(record.seconds for record in done) / 3600
   yield (
     f"{len(cells)} cells: {', '.join(counts)}; {hours:.1f} hours in all. "
     f"Budget: {sheet.budget}.\n"
   )
   yield f"Devices: {_counted(map(_device, done))}.\n"
-  commits = _counted((x.commit or "unknown")[:7] for x in done)
-  yield f"Commits: {commits}.\n"
+  yield f"Commits: {_counted(map(_commit, done))}.\n"
   for x in filed:
     if x.record.status == "failed":
       yield f"* {x.path.stem}: {x.record.error}\n"
@@ -135,17 +134,24 @@ def _runs(sheet: Sheet, known: Known) -> Iterator[str]:
   ]
   if others:
     yield "Records beside the table, of other settings:\n"
-    yield "".join(
-      f"* `{x.path.stem}`: {x.record.status}, best "
-      f"{records.mean_of(x.record.scores):.1f}\n"
-      for x in others
-      if x.record.scores
-    )
+    yield "".join(f"* `{x.path.stem}`: {_state(x.record)}\n" for x in others)
+  launch = sheet.launch or f"python scripts/launch.py configs/{sheet.name}.toml"
   yield (
-    "The command of one cell; `python scripts/launch.py "
-    f"configs/{sheet.name}.toml` runs what is missing:\n\n"
+    f"The command of one cell; `{launch}` runs what is missing:\n\n"
     f"```sh\n{_folded(sheet.command)}\n```\n"
   )
+
+
+def _state(record: records.RunRecord) -> str:
+  text = record.status
+  if record.scores:
+    text += f", best {records.mean_of(record.scores):.1f}"
+  return f"{text}: {record.error}" if record.error else text
+
+
+def _commit(record: records.RunRecord) -> str:
+  commit = (record.commit or "unknown")[:7]
+  return f"{commit} + changes" if record.uncommitted_changes else commit
 
 
 def _device(record: records.RunRecord) -> str:
@@ -209,12 +215,17 @@ def write(files: Mapping[str, bytes], folder: pathlib.Path) -> None:
 
 
 def differences(
-  files: Mapping[str, bytes], folder: pathlib.Path
+  files: Mapping[str, bytes], folder: pathlib.Path, whole: str | None = None
 ) -> Sequence[str]:
   """Returns the names of files that differ from those in a folder.
 
   Pictures are compared by their pixels: how they are compressed depends on the
   machine's libraries.
+
+  Args:
+    files: Name -> content.
+    folder: The folder.
+    whole: A folder in it where nothing else may lie.
   """
   wrong = []
   for name, content in sorted(files.items()):
@@ -225,4 +236,8 @@ def differences(
       path.suffix == ".png" and figures.same_pixels(path.read_bytes(), content)
     ):
       wrong.append(f"{name} differs")
+  for path in sorted((folder / whole).iterdir()) if whole else ():
+    name = path.relative_to(folder).as_posix()
+    if name not in files:
+      wrong.append(f"{name} belongs to no sheet, remove it")
   return wrong

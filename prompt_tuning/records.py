@@ -17,9 +17,19 @@ import pydantic
 
 # Where a run writes and where its data lies: no settings.
 _PLACES = {"MODEL_DIR", "EVAL_OUTPUT_DIR", "INFER_OUTPUT_DIR"}
-_PLACE_FLAGS = {"tfds_data_dir", "seqio_additional_cache_dirs"}
+# The same of flags, and on how many machines it runs.
+_PLACE_FLAGS = {
+  *("gin_search_paths", "tfds_data_dir", "seqio_additional_cache_dirs"),
+  *("multiprocess_gpu", "nomultiprocess_gpu", "initialization_timeout"),
+  *("coordinator_address", "process_count", "process_index"),
+  *("traceback", "notraceback"),
+}
 # Not a score: the share of answers that are no label.
 INVALID = "invalid"
+# A mixture's own metric, beside those of its tasks: their mean.
+AVERAGE = "super_glue_average"
+# Of runs that are over, with results: an action may end one early.
+COUNTING = ("finished", "stopped")
 
 Finite = Annotated[float, pydantic.AllowInfNan(False)]
 Metrics = dict[str, dict[str, Finite]]  # Task -> metric -> in [0, 100].
@@ -38,9 +48,10 @@ class RunRecord(pydantic.BaseModel):
   Attributes:
     schema_version: Of the file; 1.
     kind: The program that ran.
-    status: "failed" has an `error`; only "finished" runs are counted.
+    status: "failed" has an `error`, "stopped" was ended early by an action.
     command: As it was started.
     seconds: Wall time, earlier attempts included.
+    uncommitted_changes: Whether the code was not quite that of `commit`.
     parameters: How many are "trainable" and "frozen".
     evals: In the order of their steps.
     best: The evaluation that counts, of a run of `t5x.train`.
@@ -53,6 +64,7 @@ class RunRecord(pydantic.BaseModel):
   started: str
   command: list[str]
   commit: str | None
+  uncommitted_changes: bool | None = None
   versions: dict[str, str] = {}
   device: dict[str, Any] = {}
   data: dict[str, Any] = {}
@@ -68,7 +80,7 @@ class RunRecord(pydantic.BaseModel):
   def _is_whole(self) -> "RunRecord":
     if self.status == "failed" and not self.error:
       raise ValueError("a failed run has an error")
-    if self.status == "finished":
+    if self.counts:
       if not self.gin or not self.versions or not self.device:
         raise ValueError("a finished run has gin, versions and a device")
       if self.kind == "eval" and not self.evals:
@@ -76,11 +88,21 @@ class RunRecord(pydantic.BaseModel):
     return self
 
   @property
+  def counts(self) -> bool:
+    """Whether it has results."""
+    return self.status in COUNTING
+
+  @property
+  def is_over(self) -> bool:
+    """Whether it does not go on, unless it is tried again."""
+    return self.counts or self.status == "failed"
+
+  @property
   def metrics(self) -> Metrics:
-    """The metrics that count: the best checkpoint's on dev, as in the paper."""
-    if self.best:
-      return self.best.metrics
-    return self.evals[-1].metrics if self.evals else {}
+    """Task -> what counts: the best checkpoint's on dev, as in the paper."""
+    last = self.evals[-1].metrics if self.evals else {}
+    metrics = self.best.metrics if self.best else last
+    return {task: x for task, x in metrics.items() if AVERAGE not in x}
 
   @property
   def scores(self) -> dict[str, float]:
@@ -136,8 +158,16 @@ def settings(command: Sequence[str]) -> Settings:
     raise ValueError(
       f"Expected a command python -m PROGRAM ..., got {' '.join(command)}."
     )
-  gin_files, bindings, flags = [], {}, []
+  arguments: list[str] = []
   for argument in command[3:]:
+    if argument.startswith("-"):
+      arguments.append(argument)
+    elif arguments and "=" not in arguments[-1]:
+      arguments[-1] += f"={argument}"
+    else:
+      raise ValueError(f"Expected --FLAG=VALUE, got {argument}.")
+  gin_files, bindings, flags = [], {}, []
+  for argument in arguments:
     name, _, value = argument.lstrip("-").partition("=")
     if name == "gin_file":
       gin_files.append(value)
@@ -178,7 +208,7 @@ def load(results: pathlib.Path) -> dict[Settings, Filed]:
     results: Holds a folder of records for each sheet.
 
   Returns:
-    Settings -> record. Of two with the same settings a finished one counts,
+    Settings -> record. Of two with the same settings one with results counts,
     then the first by name.
 
   Raises:
@@ -188,9 +218,7 @@ def load(results: pathlib.Path) -> dict[Settings, Filed]:
   for path in sorted(results.glob("**/*.json")):
     record = parse(path.read_text(encoding="utf-8"), str(path))
     key = settings(record.command)
-    if key not in found or (
-      record.status == "finished" != found[key].record.status
-    ):
+    if key not in found or (record.counts and not found[key].record.counts):
       found[key] = Filed(path, record)
   return found
 

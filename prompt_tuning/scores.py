@@ -48,11 +48,9 @@ class Scores:
 def finished(
   cell: Cell, known: Mapping[records.Settings, records.Filed]
 ) -> records.RunRecord | None:
-  """Returns the record of a cell, if its run finished."""
+  """Returns the record of a cell, if it counts."""
   filed = known.get(cell.settings)
-  if filed is None or filed.record.status not in ("finished", "stopped"):
-    return None
-  return filed.record
+  return filed.record if filed and filed.record.counts else None
 
 
 def score(sheet: Sheet, record: records.RunRecord) -> float:
@@ -76,26 +74,32 @@ def score(sheet: Sheet, record: records.RunRecord) -> float:
     ) from e
 
 
-def of_sheet(
-  sheet: Sheet, known: Mapping[records.Settings, records.Filed]
-) -> Scores:
-  """Computes the scores of a sheet from its records.
+def _entries(
+  sheet: Sheet,
+  known: Mapping[records.Settings, records.Filed],
+  axes: Sequence[str],
+  over: Sequence[str],
+) -> dict[tuple[str | int, ...], Entry]:
+  """Groups the cells of a sheet.
 
-  With `mean_over`, a seed counts once all of its tasks are there.
+  Args:
+    sheet: The sheet.
+    known: The records.
+    axes: A combination of their values is a place.
+    over: Axes to average over, of tasks. What differs in others, such as a
+      seed, is a repetition, and counts once all of its tasks are there.
+
+  Returns:
+    Place -> entry.
   """
-  layout = sheet.layout
-  # Place -> what is repeated there, such as a seed -> tasks -> score.
-  groups: dict[tuple, dict[tuple, dict[str | int, float | None]]] = {}
+  # Place -> repetition -> tasks -> score.
+  groups: dict[tuple, dict[tuple, dict[tuple, float | None]]] = {}
   failed: dict[tuple, int] = {}
   for cell in sheet.cells():
-    row = tuple(cell.point[axis] for axis in layout.rows)
-    place = (row, cell.point[layout.columns])
-    repeat = tuple(
-      value
-      for axis, value in cell.point.items()
-      if axis not in (*layout.rows, layout.columns, layout.mean_over)
-    )
-    task = cell.point.get(layout.mean_over or "", "")
+    point = cell.point
+    place = tuple(point[axis] for axis in axes)
+    task = tuple(point[axis] for axis in over)
+    repeat = tuple(x for axis, x in point.items() if axis not in (*axes, *over))
     record = finished(cell, known)
     groups.setdefault(place, {}).setdefault(repeat, {})[task] = (
       score(sheet, record) if record else None
@@ -104,7 +108,7 @@ def of_sheet(
     failed[place] = failed.get(place, 0) + bool(
       filed and filed.record.status == "failed"
     )
-  entries = {
+  return {
     place: Entry(
       records.summarize(
         records.mean_of(whole)
@@ -116,6 +120,19 @@ def of_sheet(
     )
     for place, repeats in groups.items()
   }
+
+
+def of_sheet(
+  sheet: Sheet, known: Mapping[records.Settings, records.Filed]
+) -> Scores:
+  """Computes the scores of a sheet from its records.
+
+  With `mean_over`, a seed counts once all of its tasks are there.
+  """
+  layout = sheet.layout
+  over = [layout.mean_over] if layout.mean_over else []
+  found = _entries(sheet, known, [*layout.rows, layout.columns], over)
+  entries = {(place[:-1], place[-1]): x for place, x in found.items()}
   return Scores(
     rows=list(dict.fromkeys(row for row, _ in entries)),
     columns=list(dict.fromkeys(column for _, column in entries)),
@@ -186,41 +203,32 @@ def means(
   sheet: Sheet, known: Mapping[records.Settings, records.Filed]
 ) -> dict[tuple[str | int, ...], Entry]:
   """Row -> the mean over the columns, which are tasks, of each seed."""
-  other = next(
-    axis
-    for axis in sheet.grids[0]
-    if axis not in (*sheet.layout.rows, sheet.layout.columns)
-  )
-  layout = sheet.layout.model_copy(
-    update={"columns": other, "mean_over": sheet.layout.columns}
-  )
-  found = of_sheet(sheet.model_copy(update={"layout": layout}), known)
-  return {row: entry for (row, _), entry in found.entries.items()}
+  return _entries(sheet, known, sheet.layout.rows, [sheet.layout.columns])
 
 
 def of_ensemble(
   sheet: Sheet, known: Mapping[records.Settings, records.Filed]
 ) -> dict[str | int, tuple[float | None, float | None, float | None]]:
-  """Computes average, best and ensemble for each task; None where it lacks."""
-  alone: dict[str | int, list[float]] = {}
-  together: dict[str | int, float] = {}
-  axis = sheet.layout.rows[0]
+  """Computes average, best and ensemble for each task.
+
+  Returns:
+    Task -> these. None where the prompts, or the ensemble, are not all there.
+  """
+  alone: dict[str | int, list[float | None]] = {}
+  together: dict[str | int, float | None] = {}
   for cell in sheet.cells():
+    task = cell.point[sheet.layout.rows[0]]
     record = finished(cell, known)
-    if record is None:
-      continue
+    value = score(sheet, record) if record else None
     if "seed" in cell.point:
-      alone.setdefault(cell.point[axis], []).append(score(sheet, record))
+      alone.setdefault(task, []).append(value)
     else:
-      together[cell.point[axis]] = score(sheet, record)
-  tasks = dict.fromkeys(cell.point[axis] for cell in sheet.cells())
+      together[task] = value
   result = {}
-  for task in tasks:
-    prompts = alone.get(task)
-    mean = records.summarize(prompts or [])
-    result[task] = (
-      mean.mean if mean else None,
-      max(prompts) if prompts else None,
-      together.get(task),
-    )
+  for task in dict.fromkeys([*alone, *together]):
+    prompts = [x for x in alone.get(task, []) if x is not None]
+    mean, best = None, None
+    if prompts and len(prompts) == len(alone[task]):
+      mean, best = sum(prompts) / len(prompts), max(prompts)
+    result[task] = (mean, best, together.get(task))
   return result

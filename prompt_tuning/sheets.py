@@ -46,7 +46,8 @@ class Value(Strict):
     gin_files: In order.
     bindings: Name -> value.
     facts: Name -> what "$axis.name" stands for.
-    majority: The score of giving the most frequent answer, of a task.
+    majority: The score of giving the most frequent answer, of a task: what
+      `Layout.metric` shows of it.
     last: Whether its cells need what the sheet's others leave in `runs`.
   """
 
@@ -99,10 +100,8 @@ class PaperRow(Strict):
 
   def numbers(self) -> list[float | None]:
     """The values as numbers."""
-    return [
-      float(x.lstrip("~")) if isinstance(x, str) and x else x or None
-      for x in self.values
-    ]  # pyright: ignore[reportReturnType]
+    texts = [str(x).lstrip("~") for x in self.values]
+    return [float(x) if x else None for x in texts]
 
 
 class Paper(Strict):
@@ -167,6 +166,12 @@ class Layout(Strict):
   x_label: str = ""
   y_label: str = ""
 
+  @property
+  def axes(self) -> list[str]:
+    """All that it names."""
+    over = [self.mean_over] if self.mean_over else []
+    return [*self.rows, self.columns, *over]
+
 
 class Sheet(Strict):
   """A sheet.
@@ -177,6 +182,7 @@ class Sheet(Strict):
     about: What is asked, and what to know about the answer. Markdown.
     budget: What it costs, and on what device.
     command: Of one cell, as `launch.py --dry-run` prints it.
+    launch: Runs what is missing; by default `launch.py` with the sheet.
     beside: Name of the sheet of full size that this one is a miniature of: the
       paper's numbers are there.
     grids: Axis -> values, at least one grid. The order of axes is that of the
@@ -193,6 +199,7 @@ class Sheet(Strict):
   about: str
   budget: str
   command: str
+  launch: str | None = None
   beside: str | None = None
   grids: list[dict[str, list[str | int]]] = pydantic.Field(min_length=1)
   values: dict[str, dict[str, Value]]
@@ -203,10 +210,9 @@ class Sheet(Strict):
   @pydantic.model_validator(mode="after")
   def _axes_are_known(self) -> "Sheet":
     for grid in self.grids:
-      axes = list(grid)
-      for axis in (*self.layout.rows, self.layout.columns):
+      for axis in self.layout.axes:
         if axis not in grid:
-          raise ValueError(f"no axis {axis} in the grid over {axes}")
+          raise ValueError(f"no axis {axis} in the grid over {list(grid)}")
       for axis, values in grid.items():
         for value in values:
           if isinstance(value, str) and value not in self.values.get(axis, {}):
@@ -214,6 +220,23 @@ class Sheet(Strict):
             raise ValueError(
               f"{axis}={value} has no [values.{axis}.{value}]; there is {known}"
             )
+    return self
+
+  @pydantic.model_validator(mode="after")
+  def _layout_shows_all(self) -> "Sheet":
+    values: dict[str, set[str | int]] = {}
+    for axis, some in itertools.chain(*(x.items() for x in self.grids)):
+      values.setdefault(axis, set()).update(some)
+    for axis, some in values.items():
+      if axis not in (*self.layout.axes, "seed") and len(some) > 1:
+        raise ValueError(
+          f"{axis} has {len(some)} values, but only those of a seed may be "
+          "averaged: name it in the layout's rows, columns or mean_over"
+        )
+    if gap := self.layout.gap:
+      rows = [values[axis] for axis in self.layout.rows]
+      if len(rows) != 1 or not {*gap} <= rows[0]:
+        raise ValueError(f"gap: expected two values of one row axis, got {gap}")
     return self
 
   def value(self, axis: str, value: str | int) -> Value:
@@ -228,13 +251,18 @@ class Sheet(Strict):
     """Expands the grids, in order, each cell once.
 
     Raises:
-      ValueError: if a binding asks for what is not there.
+      ValueError: if a binding asks for what is not there, or two cells would
+        have one name.
     """
-    cells = {}
+    cells: dict[str, Cell] = {}
     for grid in self.grids:
       for point in itertools.product(*grid.values()):
         cell = self._cell(dict(zip(grid, point, strict=True)))
-        cells.setdefault(cell.name, cell)
+        other = cells.setdefault(cell.name, cell)
+        if other.point != cell.point:
+          raise ValueError(
+            f"{cell.name} is the name of {other.point} and of {cell.point}"
+          )
     return list(cells.values())
 
   def _cell(self, point: dict[str, str | int]) -> "Cell":
@@ -244,7 +272,11 @@ class Sheet(Strict):
     )
     meanings = [self.value(axis, value) for axis, value in point.items()]
     programs = [x.program for x in meanings if x.program]
-    program = self.programs[programs[-1] if programs else "train"]
+    program_name = programs[-1] if programs else "train"
+    if program_name not in self.programs:
+      known = sorted(self.programs)
+      raise ValueError(f"{name}: no program {program_name}; there is {known}")
+    program = self.programs[program_name]
     bindings = dict(program.bindings)
     for meaning in meanings:
       bindings |= meaning.bindings
@@ -391,7 +423,7 @@ def load(path: pathlib.Path, configs: pathlib.Path) -> Sheet:
   sheet = parse(path, Sheet, name=name.as_posix())
   try:
     sheet.cells()
-  except (KeyError, ValueError) as e:
+  except ValueError as e:
     raise ValueError(f"{path}: {e}") from e
   return sheet
 

@@ -117,12 +117,6 @@ def score_text(
     ]
     for row in found.rows
   ]
-  if gaps := scores.gap(sheet, found):
-    upper, lower = (row_label(sheet, [x]) for x in sheet.layout.gap or ())
-    texts = [
-      f"{gaps[x]:+.1f}" if x in gaps else scores.NONE for x in found.columns
-    ]
-    rows.append([f"Gap: {upper} - {lower}", *texts])
   if sheet.layout.mean_column:
     header.append("Mean")
     for text, entry in zip(
@@ -137,15 +131,22 @@ def score_text(
         text[1:1] = [scores.NONE, scores.NONE]
       else:
         text[1:1] = [f"{count:,}", f"{100 * count / max(total, 1):.3g}%"]
+  before = [""] * 2 if sheet.layout.parameters else []
   columns = {x: scores.majority(sheet, x) for x in found.columns}
   majorities = {k: x for k, x in columns.items() if x is not None}
   if len(majorities) == len(columns):
     values = list(majorities.values())
     if sheet.layout.mean_column:
       values.append(records.mean_of(majorities))
-    before = [""] * 2 if sheet.layout.parameters else []
     texts = [f"{x:.1f}" for x in values]
     rows.insert(0, ["Most frequent answer", *before, *texts])
+  if gaps := scores.gap(sheet, found):
+    upper, lower = (row_label(sheet, [x]) for x in sheet.layout.gap or ())
+    texts = [
+      f"{gaps[x]:+.1f}" if x in gaps else scores.NONE for x in found.columns
+    ]
+    after = [""] * sheet.layout.mean_column
+    rows.append([f"Gap: {upper} - {lower}", *before, *texts, *after])
   return Text(header, rows)
 
 
@@ -273,6 +274,12 @@ def score_rows(
       ):
         if value is not None:
           lines.append(["ours", sheet.name, task, name, value, "", ""])
+  elif sheet.layout.kind == "tasks":
+    for cell in sheet.cells():
+      if record := scores.finished(cell, known):
+        row = "/".join(str(cell.point[axis]) for axis in sheet.layout.rows)
+        for task, value in record.scores.items():
+          lines.append(["ours", sheet.name, row, task, value, "", 1])
   else:
     found = scores.of_sheet(sheet, known)
     for (row, column), entry in found.entries.items():

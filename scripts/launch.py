@@ -22,7 +22,7 @@ def main() -> None:
   args = _arguments()
   try:
     sys.exit(_launch(args))
-  except ValueError as error:
+  except (OSError, ValueError) as error:
     sys.exit(f"Error: {error}")
 
 
@@ -62,6 +62,10 @@ def _arguments() -> argparse.Namespace:
   args = parser.parse_args()
   if args.jobs < 1:
     parser.error(f"--jobs must be at least 1, not {args.jobs}")
+  if args.submit and args.jobs > 1:
+    parser.error("--jobs is for this machine; --submit makes a job of a cell")
+  if args.option and not args.submit:
+    parser.error("--option is for --submit")
   return args
 
 
@@ -86,9 +90,8 @@ def _launch(args: argparse.Namespace) -> int:
         f"No cell is called {' or '.join(args.cell)}; there is "
         f"{', '.join(names[:5])}, ... ({len(names)} in all)."
       )
-  todo = launching.open_cells(
-    cells, records.load(place.results), args.retry_failed
-  )
+  known = records.load(place.results)
+  todo = launching.open_cells(cells, known, args.retry_failed)
   if args.dry_run:
     for cell in cells if args.cell else todo:
       print(shlex.join(cell.command))
@@ -96,11 +99,15 @@ def _launch(args: argparse.Namespace) -> int:
     return 0
   if args.submit:
     options = dict(_option(x) for x in args.option)
-    for job in launching.submit(todo, place, args.submit, options):
+    for job in launching.submit(todo, place, args.submit, options, known):
       print(job)
+    first, then = launching.rounds(todo)
+    if first and then:
+      wait = "1 cell waits" if len(then) == 1 else f"{len(then)} cells wait"
+      print(f"{wait} for these: submit again then.", file=sys.stderr)
     return 0
   outcomes = launching.launch(cells, place, args.jobs, args.retry_failed)
-  bad = [x for x in outcomes if x.status != "finished"]
+  bad = [x for x in outcomes if not x.counts]
   for outcome in bad:
     print(f"{outcome.status}: {outcome.cell.name}", file=sys.stderr)
   return 1 if bad else 0

@@ -24,23 +24,39 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("sizes", nargs="*", metavar="SIZE", default=SIZES)
-  sizes = parser.parse_args().sizes
-  if unknown := set(sizes) - set(SIZES):
+  parser.add_argument("--root", type=pathlib.Path, default=ROOT)
+  args = parser.parse_args()
+  if unknown := set(args.sizes) - set(SIZES):
     parser.error(f"no size {sorted(unknown)}; there is {', '.join(SIZES)}")
-  sheet = sheets.load(ROOT / "configs" / "ladder.toml", ROOT / "configs")
-  place = launching.Place(ROOT, ROOT / "results")
-  for size in sizes:
-    for cell in sheet.cells():
-      if cell.point["size"] != size:
-        continue
-      [outcome] = launching.launch([cell], place) or [None]
-      if outcome is not None and outcome.status != "finished":
-        sys.exit(f"{cell.name}: {outcome.status}")
-      stage = str(cell.point["stage"])
-      for path in pretraining.export(
-        ROOT / cell.folder, ROOT / "checkpoints" / size, stage
-      ):
-        print(path)
+  root = args.root.resolve()
+  try:
+    sheet = sheets.load(root / "configs" / "ladder.toml", root / "configs")
+    for size in args.sizes:
+      for cell in sheet.cells():
+        if cell.point["size"] == size:
+          _pretrain(cell, root)
+  except (OSError, ValueError) as error:
+    sys.exit(f"Error: {error}")
+
+
+def _pretrain(cell: sheets.Cell, root: pathlib.Path) -> None:
+  """Runs a cell if it has no record, and exports its checkpoints."""
+  place = launching.Place(root, root / "results")
+  [outcome] = launching.launch([cell], place) or [None]
+  if outcome is not None and not outcome.counts:
+    raise ValueError(f"{cell.name}: {outcome.status}, {outcome.error}")
+  stage = str(cell.point["stage"])
+  folder = root / "checkpoints" / str(cell.point["size"])
+  if not place.folder(cell).exists():
+    # Run elsewhere: the names of the checkpoints begin with that of the stage.
+    if not list(folder.glob(f"{stage}*/checkpoint_*")):
+      raise ValueError(
+        f"{cell.name} has a record, but neither {cell.folder} nor checkpoints "
+        f"in {folder}. Move the record away to run it again."
+      )
+    return
+  for path in pretraining.export(place.folder(cell), folder, stage):
+    print(path)
 
 
 if __name__ == "__main__":

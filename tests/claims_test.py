@@ -64,6 +64,29 @@ def test_unknown_number_is_refused(of):
     claims.find(_check(of=of), SOURCES)
 
 
+def test_unknown_size_is_refused():
+  with pytest.raises(ValueError, match="there is no size xl of"):
+    claims.find(_check(of="share.prompt_tuning", at=["xl"]), SOURCES)
+
+
+def test_size_that_the_paper_has_no_number_of_is_refused():
+  of = "paper.full/ensemble.prompt_tuning"
+  row = sheets.PaperRow(
+    label="", row="prompt_tuning", values=[1.0], how="printed", source=""
+  )
+  paper = sheets.Paper(source="", columns=["Small"], rows=[row])
+  sheet = SOURCES.sheets["full/ensemble"].model_copy(update={"paper": paper})
+  sources = claims.Sources(SHEET, SOURCES.counted, {sheet.name: sheet})
+  with pytest.raises(ValueError, match=f"{of} has no number for Base"):
+    claims.find(_check(of=of, at=["base"]), sources)
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_half_a_range_is_refused(end):
+  with pytest.raises(ValueError, match="both low and high, or neither"):
+    _check(of="share.prompt_tuning", **{end: 1.0})
+
+
 @pytest.mark.parametrize(
   ("held", "expected"),
   [

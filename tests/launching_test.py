@@ -1,6 +1,5 @@
 """The launcher, on a program that does nothing but leave a record."""
 
-import json
 import os
 import pathlib
 import signal
@@ -8,84 +7,12 @@ import subprocess
 import sys
 import time
 
+import counting
 import pytest
 
 from prompt_tuning import launching, records, running, sheets
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Counts to 4, with a "checkpoint" after every step.
-PROGRAM = """
-import ast, json, os, pathlib, sys, time
-flags = dict(x.removeprefix("--gin.").split("=", 1) for x in sys.argv[1:])
-flags = {k: ast.literal_eval(v) for k, v in flags.items()}
-folder = pathlib.Path(flags["MODEL_DIR"])
-if flags["FAIL"] == "parse" and flags["SEED"] == 1:
-  sys.exit("Error: SEED must not be 1.")
-record = dict(
-  schema=1, kind="train", status="running", error=None, started="now",
-  command=["python", "-m", "program.train", *sys.argv[1:]], commit=None,
-  versions={"jax": "0"}, device={"platform": "cpu"}, gin="A = 1", seconds=1.0,
-)
-def write(**fields):
-  record.update(fields)
-  (folder / "new").write_text(json.dumps(record))
-  os.replace(folder / "new", folder / "record.json")
-write()
-steps = folder / "steps"
-step = int(steps.read_text()) if steps.exists() else 0
-with open(folder / "starts", "a") as f:
-  f.write(f"{step} ")
-while step < 4:
-  time.sleep(flags["SLEEP"])
-  step += 1
-  steps.write_text(str(step))
-  if flags["FAIL"] == "loss" and flags["SEED"] == 1:
-    write(status="failed", error=f"{os.getcwd()}/x: the loss is nan")
-    sys.exit(1)
-best = dict(step=4, metrics={"cb": {"accuracy": 50.0 + flags["SEED"]}})
-write(status="finished", evals=[best], best=best)
-"""
-SHEET = """
-title = "T"
-about = ""
-budget = ""
-command = ""
-[programs.train]
-module = "program.train"
-folder = "MODEL_DIR"
-gin_files = []
-bindings = {{SEED = "$seed", SLEEP = {sleep}, FAIL = "{fail}"}}
-[[grids]]
-task = ["cb"]
-seed = [0, 1, 2]
-[layout]
-rows = ["task"]
-columns = "seed"
-[values.task.cb]
-"""
-
-
-def _place(folder, sleep=0.0, fail="") -> running.Place:
-  (folder / "program").mkdir(parents=True)
-  (folder / "program" / "train.py").write_text(PROGRAM)
-  (folder / "configs").mkdir()
-  (folder / "configs" / "x.toml").write_text(
-    SHEET.format(sleep=sleep, fail=fail)
-  )
-  return running.Place(folder, folder / "results")
-
-
-def _cells(place):
-  return sheets.load(
-    place.root / "configs" / "x.toml", place.root / "configs"
-  ).cells()
-
-
-def _records(place):
-  return {
-    path.stem: json.loads(path.read_text())
-    for path in sorted((place.results / "x").glob("*.json"))
-  }
 
 
 def _start(place, *arguments):
@@ -104,18 +31,18 @@ def _start(place, *arguments):
 
 
 def test_launch_runs_what_has_no_record(tmp_path):
-  place = _place(tmp_path)
-  cells = _cells(place)
+  place = counting.place(tmp_path)
+  cells = counting.cells(place)
   assert running.run_cell(cells[1], place).status == "finished"
   outcomes = launching.launch(cells, place, jobs=2)
   assert {o.cell.name for o in outcomes} == {"cb-seed0", "cb-seed2"}
-  assert set(_records(place)) == {"cb-seed0", "cb-seed1", "cb-seed2"}
+  assert set(counting.filed(place)) == {"cb-seed0", "cb-seed1", "cb-seed2"}
   assert launching.launch(cells, place) == []
 
 
 def test_record_of_another_sheet_counts(tmp_path):
-  place = _place(tmp_path)
-  cells = _cells(place)
+  place = counting.place(tmp_path)
+  cells = counting.cells(place)
   running.run_cell(cells[0], place)
   (place.results / "y").mkdir()
   place.record(cells[0]).rename(place.results / "y" / "other.json")
@@ -129,8 +56,8 @@ def test_record_of_another_sheet_counts(tmp_path):
 def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
   tmp_path, fail, error
 ):
-  place = _place(tmp_path, fail=fail)
-  cells = _cells(place)
+  place = counting.place(tmp_path, fail=fail)
+  cells = counting.cells(place)
   outcomes = launching.launch(cells, place)
   statuses = {o.cell.name: o.status for o in outcomes}
   assert statuses == {
@@ -139,7 +66,7 @@ def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
     "cb-seed2": "finished",
   }
   # Without the folder of this machine.
-  assert _records(place)["cb-seed1"]["error"] == error
+  assert counting.filed(place)["cb-seed1"]["error"] == error
   assert launching.launch(cells, place) == []
   (again,) = launching.launch(cells, place, retry_failed=True)
   assert again.status == "failed"
@@ -149,15 +76,15 @@ def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
 def test_killed_at_three_moments_it_ends_with_the_same_records(
   tmp_path, kill_the_run_too
 ):
-  whole = _place(tmp_path / "whole")
-  launching.launch(_cells(whole), whole)
+  whole = counting.place(tmp_path / "whole")
+  launching.launch(counting.cells(whole), whole)
 
-  place = _place(tmp_path / "parts", sleep=0.15)
-  folders = [place.folder(cell) for cell in _cells(place)]
+  place = counting.place(tmp_path / "parts", sleep=0.15)
+  folders = [place.folder(cell) for cell in counting.cells(place)]
   moments = [
     folders[0] / "record.json",  # The first run has begun.
     folders[1] / "steps",  # The second has saved something.
-    place.record(_cells(place)[1]),  # It is over, the third begins.
+    place.record(counting.cells(place)[1]),  # It is over, the third begins.
   ]
   for moment in moments:
     launcher = _start(place)
@@ -181,7 +108,7 @@ def test_killed_at_three_moments_it_ends_with_the_same_records(
       for name, record in records.items()
     }
 
-  assert same(_records(place)) == same(_records(whole))
+  assert same(counting.filed(place)) == same(counting.filed(whole))
   # No run was in two processes, and none began anew.
   for folder in folders:
     starts = [int(x) for x in (folder / "starts").read_text().split()]
@@ -190,8 +117,54 @@ def test_killed_at_three_moments_it_ends_with_the_same_records(
       assert starts == [0]
 
 
+def test_what_goes_wrong_with_one_cell_does_not_stop_the_others(
+  tmp_path, monkeypatch
+):
+  place = counting.place(tmp_path)
+  run_cell = running.run_cell
+
+  def run(cell, *arguments):
+    if cell.point["seed"] == 1:
+      raise OSError("disk full")
+    return run_cell(cell, *arguments)
+
+  monkeypatch.setattr(launching, "run_cell", run)
+  outcomes = launching.launch(counting.cells(place), place)
+  assert {x.cell.name: x.error for x in outcomes} == {
+    "cb-seed0": None,
+    "cb-seed1": "OSError: disk full",
+    "cb-seed2": None,
+  }
+  assert set(counting.filed(place)) == {"cb-seed0", "cb-seed2"}
+
+
+def test_launcher_that_breaks_begins_no_more(tmp_path, monkeypatch):
+  place = counting.place(tmp_path, sleep=0.1)
+
+  def note(*arguments):
+    raise BrokenPipeError
+
+  monkeypatch.setattr(launching._Launch, "_note", note)
+  with pytest.raises(BrokenPipeError):
+    launching.launch(counting.cells(place), place)
+  # The second had begun when the first was over.
+  assert "cb-seed2" not in counting.filed(place)
+
+
+def test_early_stopped_run_is_no_failure(tmp_path):
+  place = counting.place(tmp_path)
+  program = tmp_path / "program" / "train.py"
+  program.write_text(
+    program.read_text().replace('status="finished"', 'status="stopped"')
+  )
+  launcher = _start(place)
+  _, errors = launcher.communicate(timeout=60)
+  assert launcher.returncode == 0, errors
+  assert launching.launch(counting.cells(place), place) == []
+
+
 def test_stopped_launcher_stops_its_runs(tmp_path):
-  place = _place(tmp_path, sleep=30)
+  place = counting.place(tmp_path, sleep=30)
   launcher = _start(place)
   while not list(tmp_path.glob("runs/x/*/record.json")):
     assert launcher.poll() is None, launcher.stderr.read()
@@ -200,24 +173,12 @@ def test_stopped_launcher_stops_its_runs(tmp_path):
   _, errors = launcher.communicate(timeout=30)
   assert launcher.returncode == 128 + signal.SIGTERM
   assert "the same command goes on" in errors
-  assert not _records(place)
-
-
-def test_run_of_other_settings_is_set_aside(tmp_path):
-  place = _place(tmp_path)
-  (cell, *_) = _cells(place)
-  running.run_cell(cell, place)
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(sheet.read_text().replace("SLEEP = 0.0", "SLEEP = 0"))
-  assert _cells(place)[0].settings != cell.settings
-  running.run_cell(_cells(place)[0], place)
-  assert (place.folder(cell) / "starts").read_text() == "0 "
-  assert (tmp_path / "runs" / "x" / "cb-seed0.old0" / "steps").exists()
+  assert not counting.filed(place)
 
 
 def test_dry_run_prints_plain_commands(tmp_path):
-  place = _place(tmp_path)
-  running.run_cell(_cells(place)[0], place)
+  place = counting.place(tmp_path)
+  running.run_cell(counting.cells(place)[0], place)
   launcher = _start(place, "--dry-run", "--cell=cb-seed[01]")
   commands, summary = launcher.communicate()
   assert commands.splitlines()[1] == (
@@ -228,15 +189,15 @@ def test_dry_run_prints_plain_commands(tmp_path):
 
 
 def test_cells_that_need_the_others_run_after_them(tmp_path):
-  place = _place(tmp_path, fail="loss")
+  place = counting.place(tmp_path, fail="loss")
   sheet = place.root / "configs" / "x.toml"
   sheet.write_text(sheet.read_text() + "[values.seed.0]\nlast = true\n")
-  outcomes = launching.launch(_cells(place), place, jobs=3)
+  outcomes = launching.launch(counting.cells(place), place, jobs=3)
   assert [o.cell.name for o in outcomes][-1] == "cb-seed0"
 
 
 def test_unknown_cell_is_one_line(tmp_path):
-  launcher = _start(_place(tmp_path), "--cell=nothing")
+  launcher = _start(counting.place(tmp_path), "--cell=nothing")
   _, errors = launcher.communicate()
   assert launcher.returncode == 1
   assert errors.startswith("Error: No cell is called nothing; there is cb-seed")
@@ -264,23 +225,37 @@ def test_clock_goes_by_the_most_similar_cells():
 
 def test_cluster_jobs_leave_records(tmp_path):
   pytest.importorskip("submitit")
-  place = _place(tmp_path)
+  place = counting.place(tmp_path)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(sheet.read_text() + "[values.seed.2]\nlast = true\n")
   launcher = _start(
-    place, "--cell=*0", "--submit=local", "--option=timeout_min=1"
+    place, "--cell=*[02]", "--submit=local", "--option=timeout_min=1"
   )
   job, errors = launcher.communicate(timeout=60)
   assert launcher.returncode == 0, errors
   assert job.strip()
+  assert "1 cell waits for these" in errors
   deadline = time.monotonic() + 60
-  while not _records(place):
+  while not counting.filed(place):
     assert time.monotonic() < deadline
     time.sleep(0.1)
-  assert list(_records(place)) == ["cb-seed0"]
+  assert list(counting.filed(place)) == ["cb-seed0"]
+
+
+@pytest.mark.parametrize(
+  "arguments", [("--submit=local", "--jobs=2"), ("--option=timeout_min=1",)]
+)
+def test_options_without_effect_are_refused(tmp_path, arguments):
+  launcher = _start(counting.place(tmp_path), *arguments)
+  launcher.communicate(timeout=60)
+  assert launcher.returncode == 2
 
 
 def test_option_that_the_cluster_does_not_know_is_one_line(tmp_path):
   pytest.importorskip("submitit")
-  launcher = _start(_place(tmp_path), "--submit=slurm", "--option=wall_time=3")
+  launcher = _start(
+    counting.place(tmp_path), "--submit=slurm", "--option=wall_time=3"
+  )
   _, errors = launcher.communicate(timeout=60)
   assert launcher.returncode == 1
   assert errors.splitlines()[-1].startswith("Error: submitit, cluster 'slurm'")

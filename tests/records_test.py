@@ -50,6 +50,8 @@ def test_settings_ignore_order_quotes_and_places():
     *("python", "-m", "t5x.train", "--gin_file=a.gin", "--gin_file=b.gin"),
     *("--gin_bindings=LABELS = [\"no\", 'yes']", "--gin.SEED=1"),
     "--gin.MODEL_DIR='elsewhere'",
+    *("--gin_search_paths=there", "--traceback", "--multiprocess_gpu"),
+    *("--coordinator_address=host:1", "--process_count=2", "--process_index=1"),
   ]
   assert records.settings(other) == records.settings(COMMAND)
 
@@ -59,13 +61,23 @@ def test_settings_ignore_order_quotes_and_places():
   [
     {"--gin.SEED=1": "--gin.SEED=2"},
     {"t5x.train": "t5x.eval"},
-    {"--gin_file=a.gin": "--gin_file=b.gin", "--gin_file=b.gin": "a.gin"},
-    {"--tfds_data_dir=here": "--multiprocess_gpu"},
+    {
+      "--gin_file=a.gin": "--gin_file=b.gin",
+      "--gin_file=b.gin": "--gin_file=a.gin",
+    },
+    {"--tfds_data_dir=here": "--dry_run"},
   ],
 )
 def test_settings_notice(change):
   other = [change.get(argument, argument) for argument in COMMAND]
   assert records.settings(other) != records.settings(COMMAND)
+
+
+def test_settings_of_flags_with_a_space():
+  spaced = [*COMMAND[:3], "--gin_file", "a.gin", *COMMAND[4:]]
+  assert records.settings(spaced) == records.settings(COMMAND)
+  with pytest.raises(ValueError, match=r"Expected --FLAG=VALUE, got b.gin"):
+    records.settings([*COMMAND, "b.gin"])
 
 
 def test_later_binding_wins():
@@ -108,6 +120,28 @@ def test_of_two_records_the_finished_one_counts(tmp_path):
   (tmp_path / "c.json").write_text(json.dumps(fields(seconds=3.0)))
   (found,) = records.load(tmp_path).values()
   assert found.path.name == "b.json"
+
+
+@pytest.mark.parametrize(
+  ("status", "counts", "is_over"),
+  [
+    ("finished", True, True),
+    ("stopped", True, True),  # Early, by an action.
+    ("failed", False, True),
+    ("interrupted", False, False),
+    ("running", False, False),
+  ],
+)
+def test_which_runs_count(status, counts, is_over):
+  record = records.parse(json.dumps(fields(status=status, error="no")), "here")
+  assert (record.counts, record.is_over) == (counts, is_over)
+
+
+def test_average_of_a_mixture_is_no_task():
+  best = fields()["best"]
+  metrics = {**best["metrics"], "all": {"super_glue_average": 1.0}}
+  text = json.dumps(fields(best={**best, "metrics": metrics}))
+  assert records.parse(text, "here").scores == {"cb": 70.0}
 
 
 def test_committed_records_are_records():

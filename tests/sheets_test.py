@@ -85,7 +85,15 @@ def test_sheet_wins_over_what_it_extends(tmp_path):
     ("title", "titel", "titel: Extra inputs are not permitted"),
     ('["cb"]', '["cd"]', r"task=cd has no \[values.task.cd\]; there is"),
     ('columns = "task"', 'columns = "size"', "no axis size in the grid"),
-    ("seed = [0, 1]", "sead = [0, 1]", "asks for an axis it does not have"),
+    ("seed = [0, 1]", "sead = [0]", "asks for an axis it does not have"),
+    ("seed = [0, 1]", "seed = [0]\ncut = [0, 1]", "cut has 2 values, but only"),
+    ("[layout]", '[layout]\nmean_over = "tusk"', "no axis tusk in the grid"),
+    ("[layout]", '[layout]\ngap = ["prompt", "lora"]', "gap: expected two"),
+    (
+      "[layout]",
+      '[values.task.cb]\nprogram = "evil"\n[layout]',
+      "prompt-cb-seed0: no program evil; there is",
+    ),
     ("title =", "title", "is no TOML"),
     ("shared", "shered", "shered.toml cannot be read"),
   ],
@@ -99,6 +107,21 @@ def test_missing_fact_is_refused(tmp_path):
   shared = SHARED.replace('words = ["yes", "no"]', "")
   with pytest.raises(ValueError, match=r"cb.facts\] has no words"):
     _load(tmp_path, shared=shared)
+
+
+def test_two_cells_of_one_name_are_refused(tmp_path):
+  sheet = SHEET.replace("seed = [1, 2]", 'cut = ["seed1"]')
+  sheet += "[values.cut.seed1]\n"
+  shared = SHARED.replace('SEED = "$seed", ', "")
+  with pytest.raises(ValueError, match="prompt-cb-seed1 is the name of"):
+    _load(tmp_path, sheet, shared)
+
+
+def test_numbers_of_a_paper():
+  row = sheets.PaperRow(
+    label="r", values=[0.0, "~62.8", ""], how="printed", source="Table 1"
+  )
+  assert row.numbers() == [0.0, 62.8, None]
 
 
 def test_ragged_numbers_of_the_paper_are_refused(tmp_path):

@@ -1,5 +1,10 @@
 """Pretraining: biases move faster, and what is kept is what was trained."""
 
+import pathlib
+import shutil
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -8,6 +13,7 @@ import pytest
 from prompt_tuning.mini.ladder import pretraining
 from t5x import checkpoints
 
+ROOT = pathlib.Path(__file__).parents[3]
 PARAMS = {
   "encoder": {
     "relpos_bias": {"rel_embedding": jnp.zeros((2, 4))},
@@ -61,3 +67,25 @@ def test_refuses_a_run_without_a_checkpoint_at_each_tenth(tmp_path):
   )
   with pytest.raises(ValueError, match="EVAL_PERIOD of a tenth"):
     list(pretraining.export(tmp_path, tmp_path / "kept", "lm"))
+
+
+def test_what_was_run_elsewhere_is_passed_over_if_it_was_exported(tmp_path):
+  """As in a fresh clone: records and checkpoints, and no runs."""
+  for name in ("configs", "results/ladder"):
+    shutil.copytree(ROOT / name, tmp_path / name)
+  script = [sys.executable, ROOT / "scripts" / "pretrain_ladder.py", "mini_xs"]
+
+  def run():
+    return subprocess.run(
+      [*script, f"--root={tmp_path}"], capture_output=True, text=True
+    )
+
+  done = run()
+  assert done.returncode == 1
+  assert "Error: mini_xs-span_corruption has a record, but" in done.stderr
+  for name in ("span_corruption", "lm_10"):
+    (tmp_path / "checkpoints" / "mini_xs" / name / "checkpoint_1").mkdir(
+      parents=True
+    )
+  done = run()
+  assert (done.returncode, done.stdout) == (0, ""), done.stderr

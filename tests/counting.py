@@ -1,0 +1,88 @@
+"""A program that counts to 4 and leaves a record, and a sheet that runs it."""
+
+import json
+
+from prompt_tuning import running, sheets
+
+# With a "checkpoint" after every step. FAIL says how seed 1 ends: a number is
+# that of a signal.
+PROGRAM = """
+import ast, json, os, pathlib, sys, time
+flags = dict(x.removeprefix("--gin.").split("=", 1) for x in sys.argv[1:])
+flags = {k: ast.literal_eval(v) for k, v in flags.items()}
+folder = pathlib.Path(flags["MODEL_DIR"])
+if flags["FAIL"] == "parse" and flags["SEED"] == 1:
+  sys.exit("Error: SEED must not be 1.")
+record = dict(
+  schema=1, kind="train", status="running", error=None, started="now",
+  command=["python", "-m", "program.train", *sys.argv[1:]], commit=None,
+  versions={"jax": "0"}, device={"platform": "cpu"}, gin="A = 1", seconds=1.0,
+)
+def write(**fields):
+  record.update(fields)
+  (folder / "new").write_text(json.dumps(record))
+  os.replace(folder / "new", folder / "record.json")
+write()
+steps = folder / "steps"
+step = int(steps.read_text()) if steps.exists() else 0
+with open(folder / "starts", "a") as f:
+  f.write(f"{step} ")
+while step < 4:
+  time.sleep(flags["SLEEP"])
+  step += 1
+  steps.write_text(str(step))
+  if flags["FAIL"] == "loss" and flags["SEED"] == 1:
+    write(status="failed", error=f"{os.getcwd()}/x: the loss is nan")
+    sys.exit(1)
+  if flags["FAIL"].isdigit() and flags["SEED"] == 1:
+    print("Error in step 1", flush=True)
+    os.kill(os.getpid(), int(flags["FAIL"]))
+best = dict(step=4, metrics={"cb": {"accuracy": 50.0 + flags["SEED"]}})
+if flags["FAIL"] == "nan" and flags["SEED"] == 1:
+  best["metrics"]["cb"]["accuracy"] = float("nan")
+if flags["FAIL"] == "silent" and flags["SEED"] == 1:
+  sys.exit()
+write(status="finished", evals=[best], best=best)
+"""
+SHEET = """
+title = "T"
+about = ""
+budget = ""
+command = ""
+[programs.train]
+module = "program.train"
+folder = "MODEL_DIR"
+gin_files = []
+bindings = {{SEED = "$seed", SLEEP = {sleep}, FAIL = "{fail}"}}
+[[grids]]
+task = ["cb"]
+seed = [0, 1, 2]
+[layout]
+rows = ["task"]
+columns = "seed"
+[values.task.cb]
+"""
+
+
+def place(folder, sleep=0.0, fail="") -> running.Place:
+  """Makes a repository with the program and the sheet `x`."""
+  (folder / "program").mkdir(parents=True)
+  (folder / "program" / "train.py").write_text(PROGRAM)
+  (folder / "configs").mkdir()
+  (folder / "configs" / "x.toml").write_text(
+    SHEET.format(sleep=sleep, fail=fail)
+  )
+  return running.Place(folder, folder / "results")
+
+
+def cells(place, sheet="x"):
+  configs = place.root / "configs"
+  return sheets.load(configs / f"{sheet}.toml", configs).cells()
+
+
+def filed(place, sheet="x"):
+  """Cell -> its record in `results`."""
+  return {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((place.results / sheet).glob("*.json"))
+  }
