@@ -72,11 +72,13 @@ def test_prompt_tuning_begins_with_a_checkpoint_of_t5x(tmp_path, flat, kind):
 def test_fingerprint_reads_corners_only(tmp_path, flat, kind, monkeypatch):
   base = checkpoints.open_checkpoint(_write(kind, tmp_path, flat))
   read = []
-  corner = base_checkpoints._read_corner
+  digest = base_checkpoints._digest
   monkeypatch.setattr(
     base_checkpoints,
-    "_read_corner",
-    lambda array: read.append(corner(array)) or read[-1],
+    "_digest",
+    lambda shapes, corners: (
+      read.extend(corners.values()) or digest(shapes, corners)
+    ),
   )
   assert base.fingerprint
   assert len(read) == len(flat)
