@@ -8,9 +8,12 @@ import shlex
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def commands() -> Iterator[list[str]]:
+PAGES = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+
+
+def commands(*pages: pathlib.Path) -> Iterator[list[str]]:
   """Yields the words of each command in a fenced block of `sh`."""
-  for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))):
+  for page in pages:
     for block in re.findall(
       r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S
     ):

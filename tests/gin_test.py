@@ -28,10 +28,10 @@ PROMPT_RUN = [
   "gin/methods/prompt_tuning.gin",
   "gin/prompts/class_labels.gin",
 ]
-# `python -m t5x.train ...` in README.md and docs/.
+# `python -m t5x.train ...` in README.md.
 COMMANDS = [
   words
-  for words in documented.commands()
+  for words in documented.commands(ROOT / "README.md")
   if words[:2] == ["python", "-m"] and words[2].startswith("t5x.")
 ]
 _MACRO = re.compile(r"%([A-Z][A-Z0-9_]*)")

@@ -7,7 +7,7 @@ import pytest
 
 COMMANDS = [
   words
-  for words in documented.commands()
+  for words in documented.commands(*documented.PAGES)
   if words[0] == "python" and words[1].endswith(".py")
 ]
 
