@@ -1,6 +1,7 @@
 """What prompt tuning does after an evaluation during training."""
 
 from collections.abc import Mapping
+import math
 import os
 
 from flax import traverse_util
@@ -74,13 +75,33 @@ class SaveBestPrompt(trainer.BaseAction):
     return False
 
   def _is_best(self, metrics_by_task: MetricsByTask) -> bool:
+    """Whether it is better than all before, for which it then stands.
+
+    Raises:
+      ValueError: if no metric is meant, or the score is not finite: nothing
+        would be better than NaN.
+    """
     score = metrics_lib.score(metrics_by_task, self._metric)
     if score is None:
       raise ValueError(
         f"BEST_METRIC={self._metric!r} matches none of "
         f"{[f'{t}/{m}' for t, ms in metrics_by_task.items() for m in ms]}."
       )
+    if not math.isfinite(score):
+      raise ValueError(
+        f"Expected finite metrics of BEST_METRIC={self._metric!r}, got "
+        f"{_not_finite(metrics_by_task)}. Choose others, or find out why."
+      )
     if self._best is not None and score <= self._best:
       return False
     self._best = score
     return True
+
+
+def _not_finite(metrics_by_task: MetricsByTask) -> str:
+  return ", ".join(
+    f"{task}/{name} = {value}"
+    for task, metrics in metrics_by_task.items()
+    for name, value in metrics.items()
+    if not math.isfinite(value)
+  )

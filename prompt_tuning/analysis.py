@@ -79,15 +79,21 @@ def recognised_by(
     label: A word.
     encode: Text -> ids.
     pieces: The text of every id.
+
+  Raises:
+    ValueError: if it is made of no pieces.
   """
+  ids = encode(label)
+  if not len(ids):
+    raise ValueError(
+      f"Expected class labels with pieces in the vocabulary, got {label!r}."
+    )
   spelt = {
     token
     for token, piece in enumerate(pieces)
     if piece.strip(_SPACE).casefold() == label.strip().casefold()
   }
-  made_of = max(
-    encode(label), key=lambda token: len(pieces[token].strip(_SPACE))
-  )
+  made_of = max(ids, key=lambda token: len(pieces[token].strip(_SPACE)))
   return spelt | {int(made_of)}
 
 

@@ -243,7 +243,8 @@ def from_header(
   """Returns the metadata in a header, or None if other software wrote it.
 
   Raises:
-    ValueError: if a newer version of this wrote it, or it is incomplete.
+    ValueError: if a newer version of this wrote it, or it is incomplete or
+      malformed.
   """
   version = header.get("format_version")
   if version is None:
@@ -254,12 +255,16 @@ def from_header(
       " A newer release of prompt-tuning may read it."
     )
   convert = {"step": int, "score": float}
-  fields = {
-    field.name: convert.get(field.name, str)(header[field.name])
-    for field in dataclasses.fields(PromptMetadata)
-    if field.name in header
-  }
   try:
+    fields = {
+      field.name: convert.get(field.name, str)(header[field.name])
+      for field in dataclasses.fields(PromptMetadata)
+      if field.name in header
+    }
     return PromptMetadata(**fields)
   except TypeError as error:
     raise ValueError(f"{path}: incomplete header: {error}.") from None
+  except ValueError as error:
+    raise ValueError(
+      f"{path}: expected a header with numbers for step and score: {error}."
+    ) from None

@@ -21,7 +21,10 @@ ArraySource = Array | np.ndarray | Callable[[], Array | np.ndarray]
 
 
 class Vocabulary(Protocol):
-  """The part of seqio.Vocabulary that is needed here."""
+  """The part of seqio.Vocabulary that is needed here.
+
+  With an attribute `unk_id`, that is what it writes for what it does not know.
+  """
 
   def encode(self, s: str) -> Sequence[int]: ...
 
@@ -64,13 +67,15 @@ def sampled_vocab(
     if population_size > len(table):
       raise ValueError(
         f"Expected at least population_size={population_size} token "
-        f"embeddings to sample from, got {len(table)}. Lower population_size."
+        f"embeddings to sample from, got {len(table)}. Lower it: "
+        f"--gin.prompts.sampled_vocab.population_size={len(table)}, or less "
+        "where the last rows are no tokens."
       )
     if shape[0] > population_size:
       raise ValueError(
         f"A prompt of {shape[0]} positions takes as many different tokens, "
         f"but population_size is {population_size}. Raise it, or shorten the "
-        "prompt."
+        "prompt (--gin.prompts.sampled_vocab.population_size, PROMPT_LENGTH)."
       )
     rows = jax.random.choice(rng, population_size, shape[:1], replace=False)
     return jnp.asarray(table[:population_size], dtype)[rows]
@@ -111,13 +116,15 @@ def class_labels(
       )
     table = _read_table(embeddings, shape)
     prompt = rest(rng, shape, dtype)
+    unknown = getattr(vocabulary, "unk_id", None)
     for position, label in enumerate(labels):
       pieces = list(vocabulary.encode(label))
-      if not pieces or max(pieces) >= len(table):
+      if not pieces or max(pieces) >= len(table) or unknown in pieces:
         raise ValueError(
-          f"Expected class label {label!r} to have pieces with ids below "
-          f"{len(table)}, got {pieces}. Check CLASS_LABELS, and that the "
-          "vocabulary is the model's."
+          f"Expected class label {label!r} to have known pieces with ids below "
+          f"{len(table)}, got {pieces}"
+          + (f", where {unknown} is unknown" if unknown in pieces else "")
+          + ". Check CLASS_LABELS, and that the vocabulary is the model's."
         )
       prompt = prompt.at[position].set(table[pieces].mean(axis=0))
     return prompt

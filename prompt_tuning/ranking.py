@@ -88,7 +88,8 @@ def rank_labels(
     comes last.
 
   Raises:
-    ValueError: if `num_decodes` is not L, or a label does not fit into S.
+    ValueError: if `num_decodes` is not L, or a label does not fit into S or is
+      not known to the vocabulary.
   """
   del unused
   B, S = inputs.shape
@@ -104,8 +105,17 @@ def rank_labels(
   if steps > S:
     raise ValueError(
       f"The label {labels[int(lengths.argmax())]!r} has {steps} tokens, the "
-      f"targets {S}: give longer targets in TASK_FEATURE_LENGTHS."
+      f"targets {S}. Give longer targets: t5x.train takes them from "
+      "--gin.infer_eval/utils.DatasetConfig.task_feature_lengths, t5x.eval "
+      "from --gin.utils.DatasetConfig.task_feature_lengths, t5x.infer from "
+      "--gin.TASK_FEATURE_LENGTHS."
     )
+  for label, ids in zip(labels, tokens, strict=True):
+    if getattr(vocabulary, "unk_id", None) in ids:
+      raise ValueError(
+        f"Expected labels that the vocabulary knows, got {label!r}: {ids}, "
+        f"where {vocabulary.unk_id} is unknown. Check RANKED_LABELS."
+      )
   padded = np.array([label + [0] * (S - len(label)) for label in tokens])
 
   def score_token(state, column):

@@ -16,8 +16,8 @@ import sys
 from absl import app, flags, logging
 import seqio
 
+from prompt_tuning import tasks
 from prompt_tuning.data import task_cache
-from prompt_tuning.data import vocabulary as vocabulary_lib
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("tasks", None, "Tasks, or mixtures of them.", required=True)
@@ -25,7 +25,10 @@ flags.DEFINE_string("output_cache_dir", None, "Where to.", required=True)
 flags.DEFINE_list("splits", None, "Which splits. Unset: all.")
 flags.DEFINE_string("tfds_data_dir", None, "Where the TFDS data is.")
 flags.DEFINE_string(
-  "vocabulary", "checkpoints/t5_small/spiece.model", "A SentencePiece model."
+  "vocabulary",
+  None,
+  "A SentencePiece model, or 'ladder'. Unset: the ladder's for its tasks, that "
+  "of checkpoints/t5_small for others.",
 )
 flags.DEFINE_integer("extra_ids", 100, "Sentinels after its pieces.")
 flags.DEFINE_string(
@@ -37,11 +40,12 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
   logging.set_verbosity(logging.ERROR)
+  sys.path.append("")  # Where `python -m` would look for --module too.
   seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
   folder = pathlib.Path(FLAGS.output_cache_dir)
   try:
-    vocabulary_lib.of_file(FLAGS.vocabulary, FLAGS.extra_ids)
     for name in FLAGS.tasks:
+      tasks.use_vocabulary(FLAGS.vocabulary, FLAGS.extra_ids, name)
       provider = t5x.utils.find_task_or_mixture(name, None, FLAGS.module)
       for task in seqio.get_subtasks(provider):
         counts = task_cache.write(task, folder, FLAGS.splits)

@@ -14,9 +14,8 @@ import argparse
 import pathlib
 import sys
 
-from prompt_tuning import analysis, tasks  # noqa: F401  They fill ROWS.
+from prompt_tuning import analysis, tasks
 from prompt_tuning.data import superglue
-from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.interop import base_model, prompt_conversion
 
 
@@ -28,7 +27,7 @@ def main() -> None:
   parser.add_argument("--checkpoint", required=True, help="The base model.")
   parser.add_argument(
     "--vocabulary",
-    help="A SentencePiece model; CHECKPOINT/spiece.model.",
+    help="A SentencePiece model, or 'ladder'; CHECKPOINT/spiece.model.",
   )
   parser.add_argument("--extra_ids", type=int, default=100, help="Sentinels.")
   parser.add_argument(
@@ -48,7 +47,7 @@ def main() -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
   prompt, metadata = prompt_conversion.read_prompt(args.prompt)
-  vocabulary = vocabulary_lib.of_file(
+  vocabulary = tasks.use_vocabulary(
     args.vocabulary or str(pathlib.Path(args.checkpoint) / "spiece.model"),
     args.extra_ids,
   )

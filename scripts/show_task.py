@@ -12,15 +12,18 @@ import sys
 from absl import app, flags, logging
 import seqio
 
+from prompt_tuning import tasks
 from prompt_tuning.data import task_description
-from prompt_tuning.data import vocabulary as vocabulary_lib
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("split", "validation", "Which split.")
 flags.DEFINE_integer("num_examples", 3, "How many examples.", short_name="n")
 flags.DEFINE_string("tfds_data_dir", None, "Where the TFDS data is.")
 flags.DEFINE_string(
-  "vocabulary", "checkpoints/t5_small/spiece.model", "A SentencePiece model."
+  "vocabulary",
+  None,
+  "A SentencePiece model, or 'ladder'. Unset: the ladder's for its tasks, that "
+  "of checkpoints/t5_small for others.",
 )
 flags.DEFINE_integer("extra_ids", 100, "Sentinels after its pieces.")
 flags.DEFINE_string("module", "prompt_tuning.tasks", "What registers the task.")
@@ -30,9 +33,10 @@ def main(argv: list[str]) -> None:
   if len(argv) != 2:
     raise app.UsageError("Expected the name of one task or mixture.")
   logging.set_verbosity(logging.ERROR)
+  sys.path.append("")  # Where `python -m` would look for --module too.
   seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
   try:
-    vocabulary_lib.of_file(FLAGS.vocabulary, FLAGS.extra_ids)
+    tasks.use_vocabulary(FLAGS.vocabulary, FLAGS.extra_ids, argv[1])
     provider = t5x.utils.find_task_or_mixture(
       argv[1], FLAGS.split, FLAGS.module
     )

@@ -54,6 +54,11 @@ def test_neighbours_are_by_cosine_not_by_length(embeddings):
   assert result.embedding_norm == pytest.approx(5.0)
 
 
+def test_refuses_a_label_without_pieces():
+  with pytest.raises(ValueError, match="pieces in the vocabulary, got ''"):
+    analysis.recognised_by("", lambda text: [], PIECES)
+
+
 def test_finds_class_labels(embeddings):
   prompt = embeddings[[2, 5, 7, 6]]
   result = _analyse(

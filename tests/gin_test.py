@@ -1,8 +1,10 @@
 """The gin files: they parse, and their headers say what they need."""
 
+import inspect
 import pathlib
 import re
 
+import documented
 import gin
 import jax
 import jax.numpy as jnp
@@ -19,10 +21,18 @@ from t5x import train as train_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("gin/**/*.gin"))
+# Whose headers name everything that a command may set there.
+PARTS = ("gin/methods/", "gin/prompts/", "gin/decoding/", "gin/optimizers/")
 PROMPT_RUN = [
   "gin/models/t5_1_1_small.gin",
   "gin/methods/prompt_tuning.gin",
   "gin/prompts/class_labels.gin",
+]
+# `python -m t5x.train ...` in README.md.
+COMMANDS = [
+  words
+  for words in documented.commands(ROOT / "README.md")
+  if words[:2] == ["python", "-m"] and words[2].startswith("t5x.")
 ]
 _MACRO = re.compile(r"%([A-Z][A-Z0-9_]*)")
 
@@ -68,15 +78,23 @@ def _parse(files, *bindings, finalize=True):
   )
 
 
+def _defined(text):
+  return set(re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.MULTILINE))
+
+
 @pytest.mark.parametrize("gin_file", FILES)
 def test_file_parses_and_its_header_is_true(gin_file):
   _parse([gin_file], finalize=False)
   text = _text(gin_file)
-  defined = set(re.findall(r"^([A-Z][A-Z0-9_]*) =", text, re.MULTILINE))
+  defined = _defined(text)
   required = {name for name in defined if gin_utils.is_required(name)}
   assert _header(gin_file, "Requires") == required
   assert _header(gin_file, "Uses") == set(_MACRO.findall(text)) - defined
-  assert _header(gin_file, "Provides") <= defined
+  provided = _header(gin_file, "Provides")
+  assert provided <= defined - required
+  if gin_file.startswith(PARTS):
+    # What it includes has a header of its own.
+    assert _defined((ROOT / gin_file).read_text()) - required <= provided
 
 
 def test_there_are_gin_files_and_no_package_that_shadows_gin():
@@ -84,17 +102,20 @@ def test_there_are_gin_files_and_no_package_that_shadows_gin():
   assert not (ROOT / "gin" / "__init__.py").exists()
 
 
-def test_command_of_the_readme_is_complete():
-  _parse(
-    [*PROMPT_RUN, "gin/runs/train.gin"],
-    "INITIAL_CHECKPOINT_PATH = 'checkpoint'",
-    "CLASS_LABELS = ['yes', 'no']",
-    "MODEL_DIR = 'run'",
-    "MIXTURE_OR_TASK_NAME = 'task'",
-    "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}",
-    "TRAIN_STEPS = 1130000",
-  )
-  assert gin.query_parameter("%TRAIN_STEPS") == 1130000
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[2])
+def test_documented_command_is_complete(words):
+  """Files and bindings exist, and nothing that is required is missing."""
+  values = {"--gin_file": [], "--gin_bindings": []}
+  for flag in gin_utils.rewrite_gin_args(words[3:]):
+    name, _, value = flag.partition("=")
+    values.setdefault(name, []).append(value)
+  _parse(values.pop("--gin_file"), *values.pop("--gin_bindings"))
+  others = inspect.getsource(gin_utils.define_flags)
+  assert all(f'"{name.removeprefix("--")}"' in others for name in values)
+
+
+def test_there_are_documented_commands():
+  assert {words[2] for words in COMMANDS} >= {"t5x.train", "t5x.eval"}
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])

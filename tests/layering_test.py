@@ -9,7 +9,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 MODULES = sorted(
   [*ROOT.glob("prompt_tuning/**/*.py"), *ROOT.glob("runtime/t5x/*.py")]
 )
-ENTRY_POINTS = {"train.py", "eval.py", "infer.py"}
 # Pure parts of the library: they run without the trainer and without gin.
 PURE = ("prompts.py", "masks.py", "trainable.py", "t5/", "methods/", "data/")
 

@@ -176,6 +176,10 @@ def test_refuses_safetensors_without_a_prompt(tmp_path, prompt):
   [
     ({"format_version": "2"}, "version 1, got 2"),
     ({"format_version": "1"}, "base_fingerprint"),
+    (
+      {"format_version": "1", "step": "seven"},
+      r"prompt\.safetensors: expected .* numbers .*'seven'",
+    ),
   ],
 )
 def test_refuses_a_header_it_cannot_read(tmp_path, prompt, header, message):

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from prompt_tuning import ranking
+from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 
 LABELS = ("yes", "no", "not")
 EOS = 1
@@ -104,8 +105,19 @@ def test_padding_after_the_label_is_not_scored():
 
 def test_label_that_does_not_fit_is_refused():
   model, params = _model_and_params()
-  with pytest.raises(ValueError, match="'entailment' has 11 tokens, the tar"):
+  message = (
+    r"'entailment' has 11 tokens, the targets 5.*gin\.infer_eval/utils"
+    r"\.DatasetConfig\.task_feature_lengths"
+  )
+  with pytest.raises(ValueError, match=message):
     _rank(model, params, labels=("no", "entailment"))
+
+
+def test_label_that_the_vocabulary_does_not_know_is_refused():
+  model, params = _model_and_params()
+  words = ladder_vocabulary.WordVocabulary(["yes"])
+  with pytest.raises(ValueError, match=r"got 'no': \[2, 1\], where 2 is unk"):
+    _rank(model, params, labels=("yes", "no"), vocabulary=words)
 
 
 def test_wrong_number_of_decodes_is_refused():

@@ -26,7 +26,7 @@ def without_sentinel(
   postprocess: Callable[..., Any] | None,
 ) -> Any:
   """What `postprocess` makes of the text behind a first sentinel, if any."""
-  text = text.removeprefix(SENTINEL).removeprefix(" ")
+  text = _behind_sentinel(text)
   if postprocess is None:
     return text
   return postprocess(text, example=example, is_target=is_target)
@@ -89,7 +89,10 @@ def wsc(
   if is_target:
     return int(example["label"])
   predicted = _referent(text)
-  referent = _referent(_as_text(example["targets_pretokenized"]))
+  # What the task asks for, which may be behind a sentinel too.
+  referent = _referent(
+    _behind_sentinel(_as_text(example["targets_pretokenized"]))
+  )
   if not predicted:
     return INVALID
   if ("'" in predicted) != ("'" in referent):
@@ -97,6 +100,10 @@ def wsc(
   predicted_words = set(predicted.split(" "))
   words = set(referent.split(" "))
   return int(predicted_words <= words or words <= predicted_words)
+
+
+def _behind_sentinel(text: str) -> str:
+  return text.removeprefix(SENTINEL).removeprefix(" ")
 
 
 def _referent(text: str) -> str:

@@ -106,9 +106,12 @@ def find_predictions(folders: Iterable[pathlib.Path]) -> list[Predictions]:
       if match and match["task"] in superglue.ROWS:
         shards[match["task"], int(match["shards"])].append(path)
     if not shards:
+      others = [path.name for path in sorted(folder.glob("*.jsonl-*"))]
       raise ValueError(
-        f"Expected super_glue_*-predict.jsonl-* in {folder}, got none. Run "
-        "t5x.infer on test splits, in MODE 'predict'."
+        f"Expected super_glue_*-predict.jsonl-* in {folder}, of tasks as they "
+        "are or *_prefixed, got "
+        f"{', '.join(others[:5]) or 'none'}. Run t5x.infer on test splits, in "
+        "MODE 'predict'."
       )
     for (name, count), paths in shards.items():
       if len(paths) != count:

@@ -47,9 +47,6 @@ class SuperGlueTask:
     class_words: What class-label initialisation starts the prompt from: the
       labels, or the paper's words where there are none (section 3.2).
     mixture_rate: Training examples in T5's mixtures; 0 leaves the task out.
-    t5_lengths: The most tokens of T5's vocabulary, end of sequence included:
-      inputs of all splits, without the prefix, and labelled targets. None: not
-      measured, for want of the data.
     splits: That the dataset has.
     correct_referents_only: Leave the wrong referents out of the train split.
   """
@@ -63,7 +60,6 @@ class SuperGlueTask:
   labels: tuple[str, ...] = ()
   class_words: tuple[str, ...] = ()
   mixture_rate: int = 0
-  t5_lengths: Mapping[str, int] | None = None
   splits: tuple[str, ...] = ("train", "validation", "test")
   correct_referents_only: bool = False
 
@@ -106,14 +102,12 @@ CB = _classification(
   ("entailment", "contradiction", "neutral"),
   metric_fns=(metrics.mean_3class_f1, metrics.accuracy),
   mixture_rate=250,
-  t5_lengths={"inputs": 639, "targets": 5},
 )
 COPA = _classification(
   "copa",
   ("choice1", "choice2", "premise", "question"),
   ("choice1", "choice2"),
   mixture_rate=400,
-  t5_lengths={"inputs": 56, "targets": 3},
 )
 MULTIRC = SuperGlueTask(
   name="multirc",
@@ -141,14 +135,12 @@ RTE = _classification(
   ("hypothesis", "premise"),
   _ENTAILMENT,
   mixture_rate=2_490,
-  t5_lengths={"inputs": 312, "targets": 6},
 )
 WIC = _classification(
   "wic",
   ("sentence1", "sentence2", "word"),
   _TRUE_FALSE,
   mixture_rate=5_428,
-  t5_lengths={"inputs": 82, "targets": 4},
 )
 WSC = SuperGlueTask(
   name="wsc",
@@ -160,7 +152,6 @@ WSC = SuperGlueTask(
   class_words=("commonsense", "pronoun", "resolution"),
   mixture_rate=259,  # Of 554: those with the correct referent.
   correct_referents_only=True,
-  t5_lengths={"inputs": 128, "targets": 15},
 )
 SUPER_GLUE = (BOOLQ, CB, COPA, MULTIRC, RECORD, RTE, WIC, WSC)
 
@@ -190,7 +181,6 @@ WSC_CLASSIFICATION = SuperGlueTask(
   metric_fns=(metrics.accuracy, metrics.invalid),
   labels=_TRUE_FALSE,
   class_words=_TRUE_FALSE,
-  t5_lengths={"inputs": 132, "targets": 4},
 )
 DPR = SuperGlueTask(
   name="dpr",

@@ -22,7 +22,7 @@ _TRAIN_SHARDS = 16
 def write(
   task: seqio.Task, cache_dir: pathlib.Path, splits: Iterable[str] | None = None
 ) -> dict[str, int]:
-  """Writes a task's cache; one that is complete is left alone.
+  """Writes a task's cache; splits that are there already are left alone.
 
   The examples of the train split are dealt to the files at random, the others
   keep their order.
@@ -33,30 +33,46 @@ def write(
     splits: Which to write; all of the task by default.
 
   Returns:
-    Split -> how many examples were written; nothing if it was there.
+    Split -> how many examples were written; nothing if all were there.
 
   Raises:
-    ValueError: if the task cannot be cached, or its data is missing.
+    ValueError: if the task cannot be cached, has no such split, or its data is
+      missing.
   """
   if not task.supports_caching:
     raise ValueError(
       f"Expected {task.name} to have a seqio.CacheDatasetPlaceholder among its "
       "preprocessors, got none."
     )
+  splits = list(splits or task.splits)
+  if unknown := set(splits) - set(task.splits):
+    raise ValueError(
+      f"Expected splits of {task.name}, {list(task.splits)}, got "
+      f"{sorted(unknown)}."
+    )
   folder = cache_dir / task.name
-  if (folder / "COMPLETED").exists():
+  complete = folder / "COMPLETED"
+  if not complete.exists():
+    shutil.rmtree(folder, ignore_errors=True)
+  missing = [
+    split
+    for split in splits
+    if not tf.io.gfile.exists(seqio.get_cached_info_path(str(folder), split))
+  ]
+  if not missing:
     return {}
   partial = cache_dir / f".{task.name}.incomplete"
   shutil.rmtree(partial, ignore_errors=True)
-  shutil.rmtree(folder, ignore_errors=True)
   partial.mkdir(parents=True)
   try:
-    counts = {
-      split: _write_split(task, split, partial)
-      for split in splits or task.splits
-    }
-    (partial / "COMPLETED").touch()
-    partial.replace(folder)
+    counts = {split: _write_split(task, split, partial) for split in missing}
+    folder.mkdir(exist_ok=True)
+    # What says that a split is there comes last.
+    for path in sorted(
+      partial.iterdir(), key=lambda path: path.name.startswith("info.")
+    ):
+      path.replace(folder / path.name)
+    complete.touch()
   finally:
     shutil.rmtree(partial, ignore_errors=True)
   return counts

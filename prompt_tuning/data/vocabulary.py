@@ -79,7 +79,8 @@ def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
   if not tf.io.gfile.exists(path):
     raise ValueError(
       f"Expected a SentencePiece model at {path}, got nothing. Give "
-      "--vocabulary, or import T5's: python scripts/import_t5_small.py"
+      "--vocabulary ('ladder' for the miniatures'), or import T5's: python "
+      "scripts/import_t5_small.py"
     )
   return of_model(seqio.SentencePieceVocabulary(path, extra_ids))
 

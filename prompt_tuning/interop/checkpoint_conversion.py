@@ -12,6 +12,7 @@ from prompt_tuning.interop import hugging_face, prompt_conversion
 from t5x import base_checkpoints, stored_arrays, t5x_v3
 
 FORMATS = ("hf", "t5x")
+_EMBEDDING = "token_embedder/embedding"
 _VOCABULARY = "spiece.model"
 
 
@@ -46,11 +47,19 @@ def add_prompt(
     name: Of the parameter, such as "encoder/prompt/prompt".
 
   Raises:
-    ValueError: if the prompt is of another model, or there is one already.
+    ValueError: if the prompt is of another model or width, or there is one
+      already, under whatever name.
   """
   prompt, metadata = prompt_conversion.read_prompt(prompt_file)
-  if name in model.arrays:
-    raise ValueError(f"{model.path} has a prompt already, {name}.")
+  for known in (name, *prompt_conversion.PARAMETER_PATHS):
+    if known in model.arrays:
+      raise ValueError(f"{model.path} has a prompt already, {known}.")
+  width = model.arrays[_EMBEDDING].shape[1]
+  if prompt.shape[1] != width:
+    raise ValueError(
+      f"Expected a prompt of width {width}, that of {model.path}, got "
+      f"{prompt.shape[1]} in {prompt_file}."
+    )
   if metadata is not None:
     prompt_files.check_compatible(
       metadata, model.fingerprint, prompt_files.UNKNOWN
@@ -58,6 +67,7 @@ def add_prompt(
   return dataclasses.replace(
     model,
     arrays={**model.arrays, name: stored_arrays.ArrayInMemory(prompt)},
+    metadata={},  # What identified the base does not identify this.
   )
 
 

@@ -202,8 +202,14 @@ def _config(folder: pathlib.Path) -> T5Config:
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns which file has which tensor."""
   if (folder / INDEX).is_file():
-    weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
-    files = {key: folder / name for key, name in weight_map.items()}
+    try:
+      weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
+      files = {key: folder / name for key, name in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise ValueError(
+        f"{folder / INDEX}: expected JSON with weight_map, tensor -> file, got "
+        f"{error!r}."
+      ) from None
     if missing := sorted({f.name for f in files.values() if not f.is_file()}):
       raise ValueError(
         f"{folder} is not complete: {INDEX} names {', '.join(missing)}."

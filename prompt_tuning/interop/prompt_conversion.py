@@ -52,8 +52,11 @@ def _read_from_checkpoint(
     )
   prompt = base_model.read_parameter(checkpoint, found[0])
   metadata = prompt_files.PromptMetadata(
-    base_fingerprint=prompt_files.UNKNOWN,
+    # A run's checkpoint names what was frozen.
+    base_fingerprint=checkpoint.metadata.get("base_fingerprint")
+    or prompt_files.UNKNOWN,
     vocabulary_sha256=prompt_files.UNKNOWN,
+    parameter_path=found[0],
     step=checkpoint.step,
   )
   return prompt_files.checked(prompt, pathlib.Path(path)), metadata

@@ -52,7 +52,10 @@ class MultitaskPrompt(nn.Module):
 
     Returns:
       [B, P, H] in the dtype of `embedded`; NaN where an input begins with none
-      of the prefixes, which makes the loss NaN and ends the run.
+      of the prefixes. That makes a training loss NaN and ends the run; what is
+      generated of NaN is no error, but an arbitrary answer, which evaluation
+      and inference take for the model's. `superglue.prefixes_of` refuses tasks
+      without prefixes; who gives TASK_PREFIXES sees to it.
 
     Raises:
       ValueError: if two tasks have the same name, or one prefix begins with

@@ -3,15 +3,14 @@
 The examples have TFDS's features, but their content is a small closed world's,
 and scores on them say nothing about the real tasks. Each task mixes what a
 small frozen T5 can be prompted to do (notice what is mentioned) with what is
-harder for it (notice what belongs to what), in shares that `describe` states.
-Examples come in groups that share their words but not their label, so that no
-word, and no sum over words, gives the label away.
+harder for it (notice what belongs to what), in shares that the functions'
+docstrings state. Examples come in groups that share their words but not their
+label, so that no word, and no sum over words, gives the label away.
 """
 
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import inspect
 import itertools
 import random
 
@@ -96,8 +95,3 @@ def _idx(task: str, number: int) -> int | dict[str, int]:
   if task == "record":
     return {"passage": number, "query": number}
   return number
-
-
-def describe(task: str) -> str:
-  """What the task tests, how hard it is, and how its labels are balanced."""
-  return f"Miniature. {inspect.getdoc(TASKS[task].make_group)}"

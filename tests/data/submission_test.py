@@ -169,7 +169,12 @@ def test_prediction_that_is_no_label_is_refused_or_replaced(tmp_path):
 
 
 def test_wrong_folders_are_refused(tmp_path):
-  with pytest.raises(ValueError, match=r"Run t5x\.infer on test splits"):
+  sentinel = _infer(
+    tmp_path / "sentinel", "cb", ["neutral"], "super_glue_cb_sentinel"
+  )
+  with pytest.raises(ValueError, match="got super_glue_cb_sentinel-predict"):
+    submission.find_predictions([sentinel])
+  with pytest.raises(ValueError, match=r"got none\. Run t5x\.infer on test"):
     submission.find_predictions([tmp_path / "none"])
   folder = _infer(tmp_path / "a", "cb", shards=2)
   other = _infer(tmp_path / "b", "cb")

@@ -122,23 +122,32 @@ def test_features_are_the_pieces_and_the_end(form):
   assert vocabulary.MODEL_VOCABULARY.decode(example["targets"]) == "neutral"
 
 
-def test_sentinel_stands_before_the_target_only():
+@pytest.mark.parametrize("row", superglue.SUPER_GLUE, ids=lambda row: row.name)
+def test_sentinel_stands_before_the_target_only(row):
   plain, other = (
-    seqio.get_mixture_or_task(f"reference_cb{form}")
+    seqio.get_mixture_or_task(f"reference_{row.name}{form}")
     for form in ("", "_sentinel")
   )
-  example, with_sentinel = (
-    next(iter(task.get_dataset(None, "validation", shuffle=False)))
+  examples, with_sentinel = (
+    list(
+      task.get_dataset(None, "validation", shuffle=False).as_numpy_iterator()
+    )
     for task in (plain, other)
   )
-  text = with_sentinel["targets_pretokenized"].numpy().decode()
-  assert text == "<extra_id_0> neutral"
-  np.testing.assert_array_equal(example["inputs"], with_sentinel["inputs"])
-  # What the model writes, with and without one, and what it should write.
-  for said in (text, "neutral", "<extra_id_0>neutral"):
-    assert other.postprocess_fn(said, example={}, is_target=False) == 2
-  assert other.postprocess_fn(text, example={}, is_target=True) == 2
-  assert other.postprocess_fn("<extra_id_0>", example={}, is_target=False) == -1
+  for example, changed in zip(examples, with_sentinel, strict=True):
+    np.testing.assert_array_equal(example["inputs"], changed["inputs"])
+    right = example["targets_pretokenized"].decode()
+    text = changed["targets_pretokenized"].decode()
+    assert text == f"<extra_id_0> {right}"
+    # What the model writes: right, or for WSC right in more words, or nothing.
+    for answer in (right, f"old {right}", ""):
+      expected = plain.postprocess_fn(answer, example=example, is_target=False)
+      for said in (f"<extra_id_0> {answer}", f"<extra_id_0>{answer}", answer):
+        got = other.postprocess_fn(said, example=changed, is_target=False)
+        assert got == expected
+    assert other.postprocess_fn(
+      text, example=changed, is_target=True
+    ) == plain.postprocess_fn(right, example=example, is_target=True)
 
 
 def test_a_cut_input_still_ends():

@@ -80,12 +80,19 @@ def test_seqio_reads_the_same_examples(byte_model, cache_dir, task):
   assert task.get_cached_stats("train")["examples"] == 100
 
 
-def test_complete_cache_is_left_alone(byte_model, cache_dir, task):
-  task_cache.write(task, cache_dir, ["validation"])
+def test_a_later_call_writes_the_splits_that_are_missing(
+  byte_model, cache_dir, task
+):
+  assert task_cache.write(task, cache_dir, ["validation"]) == {"validation": 10}
   (info,) = (cache_dir / task.name).glob("info.*")
   written = info.stat().st_mtime_ns
+  assert task_cache.write(task, cache_dir) == {"train": 100}
   assert task_cache.write(task, cache_dir) == {}
   assert info.stat().st_mtime_ns == written
+  assert len(_read(task, "train", True)) == 100
+  assert _read(task, "validation", True) == _read(task, "validation", False)
+  with pytest.raises(ValueError, match=r"splits of .*, got \['dev'\]"):
+    task_cache.write(task, cache_dir, ["dev"])
 
 
 def test_failure_leaves_nothing(byte_model, cache_dir):

@@ -219,6 +219,10 @@ def test_refuses_incomplete_folders(tmp_path):
   (folder / "model-00002-of-00003.safetensors").unlink()
   with pytest.raises(ValueError, match=r"not complete: .* names model-00002"):
     hugging_face.open_folder(folder)
+  for content in ("{}", "[]", '{"weight_map": 1}', "{"):
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"index\.json: expected JSON with we"):
+      hugging_face.open_folder(folder)
   folder = _write(tmp_path / "hf", _tensors())
   weights = folder / "model.safetensors"
   weights.write_bytes(weights.read_bytes()[:-5])
@@ -274,7 +278,12 @@ def test_prompt_is_merged_with_its_base_model(tmp_path):
   prompt_files.save_prompt(file, prompt, metadata)
   name = "encoder/prompt/prompt/prompt"
   merged = checkpoint_conversion.add_prompt(checkpoint, file, name)
-  checkpoint_conversion.convert(merged, "t5x", str(tmp_path / "merged"))
+  written = checkpoint_conversion.convert(
+    merged, "t5x", str(tmp_path / "merged")
+  )
+  again = checkpoints.open_checkpoint(str(tmp_path / "merged"))
+  assert again.fingerprint != checkpoint.fingerprint
+  assert f"fingerprint {again.fingerprint}" in written
   step, flat = t5x_folders.read_v3(
     tmp_path / "merged" / f"checkpoint_{tiny.BASE_STEP}"
   )
@@ -284,8 +293,13 @@ def test_prompt_is_merged_with_its_base_model(tmp_path):
   for key, array in checkpoint.arrays.items():
     np.testing.assert_array_equal(flat[key], stored_arrays.read(array))
 
-  with pytest.raises(ValueError, match="has a prompt already"):
-    checkpoint_conversion.add_prompt(merged, file, name)
+  for one in (name, "encoder/prompt/prompt"):
+    with pytest.raises(ValueError, match="has a prompt already"):
+      checkpoint_conversion.add_prompt(merged, file, one)
+  narrow = tmp_path / "narrow.npy"
+  prompt_files.save_prompt(narrow, prompt[:, 1:])
+  with pytest.raises(ValueError, match=r"of width 16, .* got 15 in .*narrow"):
+    checkpoint_conversion.add_prompt(checkpoint, narrow, name)
   other = checkpoints.open_checkpoint(tiny.save_base(tmp_path / "other", 1))
   with pytest.raises(ValueError, match="belongs to another model"):
     checkpoint_conversion.add_prompt(other, file, name)

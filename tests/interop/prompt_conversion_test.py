@@ -20,12 +20,14 @@ def prompt():
   return np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) * 800
 
 
-def _checkpoint(folder, **encoder):
+def _checkpoint(folder, metadata=None, **encoder):
   params = {
     "encoder": {"norm": np.ones(4, np.float32), **encoder},
     "token_embedder": {"embedding": np.ones((5, 4), np.float32)},
   }
-  return checkpoints.save_base_checkpoint(str(folder), 7, params, {})
+  return checkpoints.save_base_checkpoint(
+    str(folder), 7, params, metadata or {}
+  )
 
 
 def test_upstreams_array_to_peft_and_back_is_bit_exact(tmp_path, prompt):
@@ -74,12 +76,23 @@ def test_reads_a_prompt_from_inside_a_checkpoint(tmp_path, prompt, nested):
   path = _checkpoint(
     tmp_path, prompt={"prompt": {"prompt": prompt} if nested else prompt}
   )
+  name = "encoder/prompt/prompt" + "/prompt" * nested
   for place in (path, tmp_path):
     array, metadata = prompt_conversion.read_prompt(place)
     np.testing.assert_array_equal(array, prompt)
     assert metadata is not None
     assert metadata.step == 7
+    assert metadata.parameter_path == name
     prompt_files.check_compatible(metadata, "any", "any")
+
+
+def test_a_checkpoint_that_names_its_base_model_passes_it_on(tmp_path, prompt):
+  path = _checkpoint(
+    tmp_path, {"base_fingerprint": "52cb"}, prompt={"prompt": prompt}
+  )
+  _, metadata = prompt_conversion.read_prompt(path)
+  assert metadata is not None
+  assert metadata.base_fingerprint == "52cb"
 
 
 def test_refuses_a_checkpoint_without_a_prompt(tmp_path):

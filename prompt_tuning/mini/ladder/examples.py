@@ -7,7 +7,6 @@ ladder was pretrained on and in validation or test.
 
 from collections.abc import Callable
 import functools
-import inspect
 import random
 from typing import Any
 
@@ -167,8 +166,3 @@ def examples(task: str, split: str) -> tuple[Features, ...]:
       "record": {"passage": number, "query": number},
     }.get(task, number)
   return tuple(made)
-
-
-def describe(task: str) -> str:
-  """Says what a task tests."""
-  return f"Ladder. {inspect.getdoc(TASKS[task][0])}"

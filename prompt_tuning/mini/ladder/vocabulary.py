@@ -56,11 +56,6 @@ class WordVocabulary(seqio.Vocabulary):
       )
 
   @property
-  def num_words(self) -> int:
-    """How many words and marks it has."""
-    return self._num_words
-
-  @property
   def eos_id(self) -> int:
     return _EOS
 

@@ -1,0 +1,145 @@
+"""docs/extending.md: its files, written to a folder, do what it says."""
+
+import importlib
+import pathlib
+import re
+import shutil
+
+import documented
+from flax import traverse_util
+import gin
+import jax
+import numpy as np
+import pytest
+import seqio
+import tiny
+
+import prompt_tuning
+from prompt_tuning import sheets, trainable
+from prompt_tuning.data import vocabulary
+from t5x import eval as eval_lib
+from t5x import gin_utils, models
+from t5x import train as train_lib
+
+PAGE = documented.ROOT / "docs" / "extending.md"
+# Before a block, the name of a file that it is the content of.
+_FILE = re.compile(r"^`([\w/.]+)`[^\n]*:\n\n```\w+\n(.*?)^```", re.M | re.S)
+BINDINGS = ["MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'reviews'"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """The page's files, in the working directory."""
+  import __main__
+
+  folder = tmp_path_factory.mktemp("extending")
+  for name, content in _FILE.findall(PAGE.read_text()):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+  for split in ("train", "validation"):
+    text = "a fine film\tgood\nno plot\tbad\n"
+    (folder / "mine" / f"{split}.tsv").write_text(text)
+  shutil.copytree(documented.ROOT / "configs/parts", folder / "configs/parts")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(folder)
+    patch.syspath_prepend(str(folder))
+    for entry_point in (train_lib.train, eval_lib.evaluate):
+      patch.setattr(__main__, entry_point.__name__, entry_point, raising=False)
+    yield folder
+  gin.clear_config()
+
+
+@pytest.fixture
+def byte_vocabulary(monkeypatch):
+  monkeypatch.setattr(
+    vocabulary.MODEL_VOCABULARY, "in_use", seqio.ByteVocabulary()
+  )
+
+
+def _parse(words):
+  """Parses the gin files and bindings of a command."""
+  flags = [
+    flag.partition("=")[::2] for flag in gin_utils.rewrite_gin_args(words[3:])
+  ]
+  gin.clear_config()
+  gin_utils.parse_gin_flags(
+    gin_utils.search_paths(),
+    [value for name, value in flags if name == "--gin_file"],
+    [value for name, value in flags if name == "--gin_bindings"],
+  )
+
+
+def _added(*gin_files):
+  """Parameters that files add to a tiny T5, and the patterns of what trains."""
+  gin.clear_config()
+  tiny_gin = str(pathlib.Path(__file__).parent / "testdata/tiny.gin")
+  gin_utils.parse_gin_flags(
+    [".", prompt_tuning.gin_search_path()],
+    [tiny_gin, *gin_files, "gin/runs/train.gin"],
+    [
+      *BINDINGS,
+      "INITIAL_CHECKPOINT_PATH = 'base'",
+      "TASK_FEATURE_LENGTHS = None",
+    ],
+  )
+  model = gin.get_configurable(models.EncoderDecoderModel)()
+  variables = model.get_initial_variables(
+    jax.random.key(0), tiny.input_shapes()
+  )
+  flat = traverse_util.flatten_dict(variables["params"], sep="/")
+  matches = gin.get_configurable(trainable.matches_any)()
+  return {k: v for k, v in flat.items() if matches(k, v)}
+
+
+def test_task(folder, byte_vocabulary):
+  module = importlib.import_module("mine.reviews")
+  task = seqio.get_mixture_or_task("reviews")
+  try:
+    examples = list(task.get_dataset(None, "validation", shuffle=False))
+  finally:
+    seqio.TaskRegistry.remove("reviews")
+  texts = [x["targets_pretokenized"].numpy().decode() for x in examples]
+  assert sorted(texts) == sorted(module.LABELS)
+  assert examples[0]["inputs_pretokenized"] == b"review: a fine film"
+  assert task.postprocess_fn("good", example={}, is_target=False) == 1
+  assert [metric([1], [1]) for metric in task.metric_fns] == [
+    {"accuracy": 100},
+    {"invalid": 0},
+  ]
+
+
+def test_commands(folder):
+  (command,) = (
+    words for words in documented.commands(PAGE) if "t5x.train" in words
+  )
+  _parse(command)
+  assert gin.query_parameter("%RANKED_LABELS") == ["bad", "good"]
+
+
+def test_method(folder):
+  added = _added("mine/bias.gin")
+  assert "encoder/layers_0/attention/query/delta/bias" in added
+  # Of three attentions, four kernels each.
+  assert len(added) == 12
+
+
+def test_initialiser(folder, monkeypatch):
+  table = np.full((384, tiny.WIDTH), 100.0, np.float32)
+  monkeypatch.setattr(
+    "prompt_tuning.interop.base_model.read_parameter", lambda *_: table
+  )
+  monkeypatch.setattr("t5x.checkpoints.open_checkpoint", lambda path: None)
+  added = _added("gin/methods/prompt_tuning.gin", "mine/mean.gin")
+  (prompt,) = added.values()
+  assert prompt.shape == (100, tiny.WIDTH)
+  np.testing.assert_allclose(prompt.mean(), 100, atol=0.5)
+
+
+def test_sheet(folder):
+  sheet = sheets.load(folder / "configs/reviews.toml", folder / "configs")
+  cells = sheet.cells()
+  assert len(cells) == 9
+  for cell in cells[::3]:
+    _parse(cell.command)
+    assert gin.query_parameter("%TRAIN_STEPS_RELATIVE") == 200

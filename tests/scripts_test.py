@@ -1,0 +1,30 @@
+"""The command lines in scripts/ and benchmarks/, as the pages show them."""
+
+import re
+
+import documented
+import pytest
+
+COMMANDS = [
+  words
+  for words in documented.commands(*documented.PAGES)
+  if words[0] == "python" and words[1].endswith(".py")
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_documented_flags_are_defined(words):
+  source = (documented.ROOT / words[1]).read_text()
+  defined = set(re.findall(r'"--?(\w[\w-]*)"', source))
+  defined |= set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+  defined |= set(re.findall(r'short_name="(\w)"', source))
+  used = {
+    word.lstrip("-").partition("=")[0]
+    for word in words[2:]
+    if word.startswith("-")
+  }
+  assert used <= defined
+
+
+def test_there_are_such_commands():
+  assert len(COMMANDS) > 10
