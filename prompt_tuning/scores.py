@@ -79,6 +79,7 @@ def _entries(
   known: Mapping[records.Settings, records.Filed],
   axes: Sequence[str],
   over: Sequence[str],
+  num_tasks: int | None = None,
 ) -> dict[tuple[str | int, ...], Entry]:
   """Groups the cells of a sheet.
 
@@ -87,7 +88,8 @@ def _entries(
     known: The records.
     axes: A combination of their values is a place.
     over: Axes to average over, of tasks. What differs in others, such as a
-      seed, is a repetition, and counts once all of its tasks are there.
+      seed, is a repetition, and counts once all tasks are there.
+    num_tasks: How many that are; by default, those of the place.
 
   Returns:
     Place -> entry.
@@ -108,18 +110,16 @@ def _entries(
     failed[place] = failed.get(place, 0) + bool(
       filed and filed.record.status == "failed"
     )
-  return {
-    place: Entry(
-      records.summarize(
-        records.mean_of(whole)
-        for tasks in repeats.values()
-        if len(whole := {k: x for k, x in tasks.items() if x is not None})
-        == len(tasks)
-      ),
-      failed[place],
-    )
-    for place, repeats in groups.items()
-  }
+  entries = {}
+  for place, repeats in groups.items():
+    needed = num_tasks or len(set().union(*repeats.values()))
+    done = [
+      {k: x for k, x in tasks.items() if x is not None}
+      for tasks in repeats.values()
+    ]
+    means = [records.mean_of(x) for x in done if len(x) == needed]
+    entries[place] = Entry(records.summarize(means), failed[place])
+  return entries
 
 
 def of_sheet(
@@ -202,8 +202,10 @@ def trainable(
 def means(
   sheet: Sheet, known: Mapping[records.Settings, records.Filed]
 ) -> dict[tuple[str | int, ...], Entry]:
-  """Row -> the mean over the columns, which are tasks, of each seed."""
-  return _entries(sheet, known, sheet.layout.rows, [sheet.layout.columns])
+  """Row -> the mean over all columns, which are tasks, of each seed."""
+  layout = sheet.layout
+  columns = {cell.point[layout.columns] for cell in sheet.cells()}
+  return _entries(sheet, known, layout.rows, [layout.columns], len(columns))
 
 
 def of_ensemble(

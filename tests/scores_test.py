@@ -75,6 +75,29 @@ def test_mean_over_the_columns(tmp_path, seeds, expected):
   assert str(scores.means(sheet, known)[("prompt",)]) == expected
 
 
+def test_task_that_a_row_or_a_seed_does_not_run_leaves_no_mean(tmp_path):
+  """A second grid has one task alone, with more seeds and another method."""
+  text = made_up.SHEET.replace('size = ["s", "l"]', 'size = ["s"]')
+  text = text.replace(
+    'columns = "size"\nmean_over = "task"', 'columns = "task"'
+  )
+  text = text.replace('method = ["prompt", "model"]', 'method = ["prompt"]')
+  one = """[[grids]]
+size = ["s"]
+method = ["prompt", "model"]
+task = ["cb"]
+seed = [3, 4]
+"""
+  text = text.replace("[values.size.s]", f"{one}[values.size.s]")
+  sheet = made_up.sheet(tmp_path, text)
+  known = made_up.file(tmp_path, sheet.cells())
+  assert str(scores.of_sheet(sheet, known).entries[("prompt",), "cb"]) == (
+    "48.0 ± 4.5 (5)"
+  )
+  means = {row[0]: str(x) for row, x in scores.means(sheet, known).items()}
+  assert means == {"prompt": "51.7 ± 5.8 (3)", "model": "-"}
+
+
 def test_run_that_was_stopped_early_counts(tmp_path):
   sheet = made_up.sheet(tmp_path)
   known = made_up.file(tmp_path, sheet.cells(), status="stopped")
