@@ -118,6 +118,14 @@ def test_there_are_documented_commands():
   assert {words[2] for words in COMMANDS} >= {"t5x.train", "t5x.eval"}
 
 
+@pytest.mark.parametrize("program", ["train", "eval", "infer"])
+def test_base_checkpoint_is_named_not_looked_for(program):
+  """With "latest", Google's T5X finds none inside a checkpoint's folder."""
+  _parse([f"gin/runs/{program}.gin"], finalize=False)
+  mode = gin.query_parameter("utils.RestoreCheckpointConfig.mode")
+  assert mode == "specific"
+
+
 @pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])
 def test_parameter_counts_are_the_papers(size):
   """Table 4 of the paper, without the prompt."""
