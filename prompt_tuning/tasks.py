@@ -4,9 +4,9 @@ import seqio
 
 from prompt_tuning.data import superglue  # noqa: F401
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.mini import tasks  # noqa: F401
 from prompt_tuning.mini.ladder import tasks as ladder_tasks
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+from prompt_tuning.mini.stories import tasks  # noqa: F401
 
 LADDER = ladder_tasks.PREFIX
 _T5 = "checkpoints/t5_small/spiece.model"
@@ -19,7 +19,7 @@ def use_vocabulary(
 
   Args:
     path: A SentencePiece model, or "ladder" for the words of the miniatures
-      that gin/models/mini_*.gin configure. None: these for a task of the
+      that gin/models/ladder_*.gin configure. None: these for a task of the
       ladder, T5's for others.
     extra_ids: Sentinels after the pieces of a SentencePiece model.
     task: Which is meant.

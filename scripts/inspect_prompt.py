@@ -16,7 +16,8 @@ import sys
 
 from prompt_tuning import analysis, tasks
 from prompt_tuning.data import superglue
-from prompt_tuning.interop import base_model, prompt_conversion
+from prompt_tuning.interop import prompt_conversion
+from prompt_tuning.training import base_model
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pathlib
 import shlex
 import sys
 
-from prompt_tuning import launching, records, sheets
+from prompt_tuning.experiments import launching, records, sheets
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -35,7 +35,7 @@ def _arguments() -> argparse.Namespace:
     "--cell",
     action="append",
     metavar="NAME",
-    help="only these, such as 'mini_xs-*-seed0'",
+    help="only these, such as 'ladder_xs-*-seed0'",
   )
   parser.add_argument("--jobs", type=int, default=1, help="run so many at once")
   parser.add_argument(

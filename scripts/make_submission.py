@@ -15,7 +15,7 @@ import sys
 
 from absl import app, flags
 
-from prompt_tuning.data import submission
+from prompt_tuning.data.release import submission
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("predictions", [], "The INFER_OUTPUT_DIRs of t5x.infer.")

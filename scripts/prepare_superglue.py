@@ -15,7 +15,7 @@ import sys
 from absl import app, flags, logging
 import tensorflow_datasets as tfds
 
-from prompt_tuning.data import official_release
+from prompt_tuning.data.release import tfds_data as official_release
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(

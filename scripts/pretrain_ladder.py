@@ -12,11 +12,11 @@ import argparse
 import pathlib
 import sys
 
-from prompt_tuning import launching, sheets
+from prompt_tuning.experiments import launching, sheets
 from prompt_tuning.mini.ladder import pretraining
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SIZES = ("mini_xs", "mini_s", "mini_m", "mini_l")
+SIZES = ("ladder_xs", "ladder_s", "ladder_m", "ladder_l")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Trains a first prompt on a real, frozen T5 small, and evaluates it.
 
   python scripts/quickstart.py [--task=mini_boolq] [--steps=100]
-  python scripts/quickstart.py --model=mini_m [--task=ladder_boolq]
+  python scripts/quickstart.py --model=ladder_m [--task=ladder_boolq]
 
 The second is about a miniature T5 that was pretrained here and lies in this
 repository: no weights of others.
@@ -32,9 +32,9 @@ for _name in ("boolq", "cb", "copa", "rte"):
 # --model -> its gin file, and unless told otherwise its task and steps.
 MODELS = {
   "t5_small": ("models/t5_small_local", "mini_boolq", 100),
-  "mini_xs": ("models/mini_xs", "ladder_boolq", 300),
-  "mini_s": ("models/mini_s", "ladder_boolq", 300),
-  "mini_m": ("models/mini_m", "ladder_boolq", 300),
+  "ladder_xs": ("models/ladder_xs", "ladder_boolq", 300),
+  "ladder_s": ("models/ladder_s", "ladder_boolq", 300),
+  "ladder_m": ("models/ladder_m", "ladder_boolq", 300),
 }
 # The ladder's vocabulary has few words.
 LADDER = {"prompts.sampled_vocab.population_size": 260}

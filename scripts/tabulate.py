@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import pathlib
 import sys
 
-from prompt_tuning import pages, records, sheets
+from prompt_tuning.experiments import pages, records, sheets
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -72,7 +72,7 @@ def _without_runs(
   wanted: list[str], every: Mapping[str, sheets.Sheet]
 ) -> dict[str, bytes]:
   # They need the models, and with them seconds to import.
-  from prompt_tuning import claims, parameters
+  from prompt_tuning.experiments import claims, parameters
 
   sheet = sheets.parse(CONFIGS / "parameters.toml", parameters.ParameterSheet)
   counted = parameters.count_all(sheet)

@@ -2,7 +2,7 @@
 
 import json
 
-from prompt_tuning import running, sheets
+from prompt_tuning.experiments import running, sheets
 
 # With a "checkpoint" after every step. FAIL says how seed 1 ends: a number is
 # that of a signal.

@@ -15,8 +15,9 @@ import seqio
 import tiny
 
 import prompt_tuning
-from prompt_tuning import sheets, trainable
 from prompt_tuning.data import vocabulary
+from prompt_tuning.experiments import sheets
+from prompt_tuning.methods import trainable
 from t5x import eval as eval_lib
 from t5x import gin_utils, models
 from t5x import train as train_lib
@@ -127,7 +128,7 @@ def test_method(folder):
 def test_initialiser(folder, monkeypatch):
   table = np.full((384, tiny.WIDTH), 100.0, np.float32)
   monkeypatch.setattr(
-    "prompt_tuning.interop.base_model.read_parameter", lambda *_: table
+    "prompt_tuning.training.base_model.read_parameter", lambda *_: table
   )
   monkeypatch.setattr("t5x.checkpoints.open_checkpoint", lambda path: None)
   added = _added("gin/methods/prompt_tuning.gin", "mine/mean.gin")

@@ -2,7 +2,7 @@
 
 import json
 
-from prompt_tuning import records, sheets
+from prompt_tuning.experiments import records, sheets
 
 SHEET = """
 title = "Scores"

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tiny
 
-from prompt_tuning import actions
+from prompt_tuning.training import actions
 from t5x import initialization, schedules, trainer, utils
 
 

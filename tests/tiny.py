@@ -8,9 +8,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from prompt_tuning import prompts, trainable
+from prompt_tuning import prompts
 from prompt_tuning.data import metrics
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.methods import trainable
 from prompt_tuning.t5 import network
 from t5x import (
   adafactor,

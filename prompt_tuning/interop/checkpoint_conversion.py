@@ -9,7 +9,8 @@ import numpy as np
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
-from t5x import base_checkpoints, stored_arrays, t5x_v3
+from t5x import base_checkpoints
+from t5x.formats import stored_arrays, t5x_v3
 
 FORMATS = ("hf", "t5x")
 _EMBEDDING = "token_embedder/embedding"

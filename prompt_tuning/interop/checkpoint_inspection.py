@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 
 from prompt_tuning.interop import hugging_face
-from t5x import base_checkpoints, stored_arrays
+from t5x import base_checkpoints
 from t5x.base_checkpoints import BaseCheckpoint
-from t5x.stored_arrays import StoredArray
+from t5x.formats import stored_arrays
+from t5x.formats.stored_arrays import StoredArray
 
 # Bytes of an array that are compared at once.
 _BLOCK_BYTES = 64 * 2**20

@@ -19,8 +19,9 @@ import safetensors
 
 from prompt_tuning.interop import t5_names
 from prompt_tuning.t5.config import T5Config
-from t5x import base_checkpoints, stored_arrays
-from t5x.stored_arrays import StoredArray
+from t5x import base_checkpoints
+from t5x.formats import stored_arrays
+from t5x.formats.stored_arrays import StoredArray
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

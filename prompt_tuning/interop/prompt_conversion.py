@@ -39,7 +39,7 @@ def _read_from_checkpoint(
   path: str,
 ) -> tuple[np.ndarray, prompt_files.PromptMetadata]:
   # They bring TensorFlow, which takes seconds, and files do without.
-  from prompt_tuning.interop import base_model
+  from prompt_tuning.training import base_model
   from t5x import checkpoints
 
   checkpoint = checkpoints.open_checkpoint(path)

@@ -23,8 +23,8 @@ import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t5x import stored_arrays, t5x_v3
-from t5x.stored_arrays import StoredArray
+from t5x.formats import stored_arrays, t5x_v3
+from t5x.formats.stored_arrays import StoredArray
 from t5x.train_state import Params
 
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")

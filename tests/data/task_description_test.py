@@ -6,7 +6,7 @@ import tensorflow as tf
 import tiny
 
 from prompt_tuning.data import superglue, task_description
-from prompt_tuning.mini import tasks  # noqa: F401
+from prompt_tuning.mini.stories import tasks  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,8 @@ from prompt_tuning.interop import (
   t5_names,
 )
 from prompt_tuning.t5.layers import T5Config
-from t5x import checkpoints, stored_arrays
+from t5x import checkpoints
+from t5x.formats import stored_arrays
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = T5Config(
@@ -103,7 +104,7 @@ def _assert_same(found, expected):
 def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, dtype, shards):
   # Tensors in several parts, as those of a large model are.
   monkeypatch.setattr(hugging_face, "_BLOCK_BYTES", 100)
-  monkeypatch.setattr("t5x.t5x_v3._CHUNK_BYTES", 100)
+  monkeypatch.setattr("t5x.formats.t5x_v3._CHUNK_BYTES", 100)
   tensors = _tensors(dtype)
   _write(tmp_path / "hf", tensors, shards)
   (tmp_path / "hf" / "spiece.model").write_bytes(b"vocabulary")

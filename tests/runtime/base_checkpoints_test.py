@@ -16,7 +16,8 @@ import pytest
 import t5x_folders
 import tiny
 
-from t5x import base_checkpoints, checkpoints, initialization, t5x_v3
+from t5x import base_checkpoints, checkpoints, initialization
+from t5x.formats import t5x_v3
 
 STEP = 1_100_000
 EMBEDDING = "token_embedder/embedding"

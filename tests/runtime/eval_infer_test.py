@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 import tiny
 
-from prompt_tuning import actions, prompts
-from prompt_tuning.interop import base_model
+from prompt_tuning import prompts
+from prompt_tuning.training import actions, base_model
 from t5x import adafactor, checkpoints, decoding, initialization, utils
 from t5x import eval as eval_lib
 from t5x import infer as infer_lib

@@ -72,7 +72,7 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
 
 
 def test_reads_the_embedding_with_googles_t5x(monkeypatch):
-  from prompt_tuning.interop import base_model
+  from prompt_tuning.training import base_model
 
   class Lazy:
     def get(self):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning import actions, prompt_files
+from prompt_tuning import prompt_files
+from prompt_tuning.training import actions
 from t5x import (
   adafactor,
   checkpoints,

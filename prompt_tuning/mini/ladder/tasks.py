@@ -6,8 +6,8 @@ each also as `..._prefixed`, and the tasks of `corpus` and `probes`.
 """
 
 from prompt_tuning.data import superglue
-from prompt_tuning.mini import tasks
 from prompt_tuning.mini.ladder import corpus, examples, probes
+from prompt_tuning.mini.stories import tasks
 
 __all__ = ["corpus", "probes"]
 

@@ -1,6 +1,6 @@
 """The ladder's world: who there is, what can be so, and what follows.
 
-Much smaller than `prompt_tuning.mini.world`, because models of some hundred
+Much smaller than that of `mini.stories`, because models of some hundred
 thousand parameters have to learn all of it within minutes: twelve people, three
 relations of six values, twelve laws of cause and effect, six words of two
 senses. Everything is one short English clause.

@@ -41,7 +41,7 @@ def test_biases_move_ten_times_as_far():
 
 
 def test_keeps_the_checkpoints_at_10_50_and_100_percent(tmp_path):
-  run, folder = tmp_path / "run", tmp_path / "mini_xs"
+  run, folder = tmp_path / "run", tmp_path / "ladder_xs"
   for step in range(20, 30):
     checkpoints.save_base_checkpoint(
       str(run), step, {"kernel": np.full((2, 3), step / 7, np.float32)}, {}
@@ -57,7 +57,7 @@ def test_keeps_the_checkpoints_at_10_50_and_100_percent(tmp_path):
   assert not [p for p in files if str(tmp_path).encode() in p.read_bytes()]
   base = checkpoints.open_checkpoint(str(folder / "lm_50"))
   assert base.step == 24
-  assert base.metadata["name"] == "mini_xs lm_50"
+  assert base.metadata["name"] == "ladder_xs lm_50"
   assert base.shapes["kernel"].dtype == ml_dtypes.bfloat16
 
 
@@ -73,7 +73,11 @@ def test_what_was_run_elsewhere_is_passed_over_if_it_was_exported(tmp_path):
   """As in a fresh clone: records and checkpoints, and no runs."""
   for name in ("configs", "results/ladder"):
     shutil.copytree(ROOT / name, tmp_path / name)
-  script = [sys.executable, ROOT / "scripts" / "pretrain_ladder.py", "mini_xs"]
+  script = [
+    sys.executable,
+    ROOT / "scripts" / "pretrain_ladder.py",
+    "ladder_xs",
+  ]
 
   def run():
     return subprocess.run(
@@ -82,9 +86,9 @@ def test_what_was_run_elsewhere_is_passed_over_if_it_was_exported(tmp_path):
 
   done = run()
   assert done.returncode == 1
-  assert "Error: mini_xs-span_corruption has a record, but" in done.stderr
+  assert "Error: ladder_xs-span_corruption has a record, but" in done.stderr
   for name in ("span_corruption", "lm_10"):
-    (tmp_path / "checkpoints" / "mini_xs" / name / "checkpoint_1").mkdir(
+    (tmp_path / "checkpoints" / "ladder_xs" / name / "checkpoint_1").mkdir(
       parents=True
     )
   done = run()

@@ -1,0 +1,302 @@
+"""Predictions on the test splits -> a submission to the SuperGLUE leaderboard.
+
+A submission is a zip file with one jsonl file per task, without folders, whose
+names, ids and labels are those of super.gluebenchmark.com.
+"""
+
+import collections
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+import zipfile
+
+from prompt_tuning.data import postprocessors, superglue
+from prompt_tuning.data.release import rows as release_rows
+
+_OFFICIAL = {task.config: task for task in release_rows.TASKS}
+_LOWER_BOOL = ("false", "true")
+# As `t5x.infer` names them.
+_PREDICTIONS = re.compile(
+  r"(?P<task>super_glue_\w+)-predict\.jsonl-(?P<shard>\d+)-of-(?P<shards>\d+)"
+)
+
+
+# What says which example it is, where it is not "idx".
+_IDX = {
+  "multirc": ["idx/paragraph", "idx/question", "idx/answer"],
+  "record": ["idx/query"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SubmittedTask:
+  """One file of the submission.
+
+  Attributes:
+    name: As in `superglue.SuperGlueTask`.
+    config: TFDS's name.
+    labels: What the leaderboard calls the classes, in class order; none where
+      the answer is free text.
+  """
+
+  name: str
+  config: str
+  labels: tuple[str | int, ...] = ()
+
+  @property
+  def file_name(self) -> str:
+    return f"{_OFFICIAL[self.config].folder}.jsonl"
+
+  @property
+  def num_examples(self) -> int:
+    return _OFFICIAL[self.config].counts["test"]
+
+
+TASKS = {
+  task.name: task
+  for task in (
+    SubmittedTask("boolq", "boolq", _LOWER_BOOL),
+    SubmittedTask("cb", "cb", superglue.CB.labels),
+    SubmittedTask("copa", "copa", (0, 1)),
+    SubmittedTask("multirc", "multirc", (0, 1)),
+    SubmittedTask("record", "record"),
+    SubmittedTask("rte", "rte", superglue.RTE.labels),
+    SubmittedTask("wic", "wic", _LOWER_BOOL),
+    SubmittedTask("wsc", "wsc.fixed", ("False", "True")),
+    SubmittedTask("axb", "axb", superglue.AXB.labels),
+    SubmittedTask("axg", "axg", superglue.AXG.labels),
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """What `t5x.infer` wrote for the test split of a task.
+
+  Attributes:
+    row: How the task's text is read.
+    paths: The files, in the order of the split.
+  """
+
+  row: superglue.SuperGlueTask
+  paths: Sequence[pathlib.Path]
+
+  @property
+  def task(self) -> SubmittedTask:
+    return TASKS[self.row.name.removesuffix("_classification")]
+
+
+def find_predictions(folders: Iterable[pathlib.Path]) -> list[Predictions]:
+  """Finds the files that `t5x.infer` wrote.
+
+  Args:
+    folders: The INFER_OUTPUT_DIRs.
+
+  Raises:
+    ValueError: if a folder has no predictions, or not all shards of a task, or
+      if a task is there twice.
+  """
+  found: dict[str, Predictions] = {}
+  for folder in folders:
+    shards = collections.defaultdict(list)
+    for path in sorted(folder.glob("*")):
+      match = _PREDICTIONS.fullmatch(path.name)
+      if match and match["task"] in superglue.ROWS:
+        shards[match["task"], int(match["shards"])].append(path)
+    if not shards:
+      others = [path.name for path in sorted(folder.glob("*.jsonl-*"))]
+      raise ValueError(
+        f"Expected super_glue_*-predict.jsonl-* in {folder}, of tasks as they "
+        "are or *_prefixed, got "
+        f"{', '.join(others[:5]) or 'none'}. Run t5x.infer on test splits, in "
+        "MODE 'predict'."
+      )
+    for (name, count), paths in shards.items():
+      if len(paths) != count:
+        raise ValueError(
+          f"Expected {count} shards of {name} in {folder}, got {len(paths)}. "
+          "Let the other runs of t5x.infer finish."
+        )
+      predictions = Predictions(superglue.ROWS[name], paths)
+      twice = found.setdefault(predictions.task.name, predictions)
+      if twice is not predictions:
+        raise ValueError(
+          f"Expected {predictions.task.name} once, got {twice.paths[0]} and "
+          f"{paths[0]}. Leave one out."
+        )
+  return list(found.values())
+
+
+def rows(
+  predictions: Predictions, replace_invalid: bool = False
+) -> list[dict[str, Any]]:
+  """Turns predictions into the rows of a file.
+
+  Args:
+    predictions: Of a task.
+    replace_invalid: Whether to put the task's most frequent prediction in
+      place of a text that is no label, which the leaderboard refuses.
+
+  Raises:
+    ValueError: if a line is no prediction on the test split, or no label.
+  """
+  task = predictions.task
+  answers: dict[Any, Any] = {}
+  invalid = []
+  for example, text, where in _read(predictions.paths):
+    idx = _idx(task, example, where)
+    answers[idx] = _value(predictions.row, text, example)
+    if answers[idx] == postprocessors.INVALID:
+      invalid.append((idx, f"{where}: {text!r} is no answer of {task.name}"))
+  if invalid and not replace_invalid:
+    raise ValueError(
+      f"{invalid[0][1]}, and so are {len(invalid) - 1} more of "
+      f"{len(answers)}. Rank the labels (gin/decoding/rank.gin), or put the "
+      "most frequent prediction in their place (--replace_invalid)."
+    )
+  if invalid:
+    valid = [x for x in answers.values() if x != postprocessors.INVALID]
+    usual = collections.Counter(valid or [0]).most_common(1)[0][0]
+    answers |= {idx: usual for idx, _ in invalid}
+  if task.labels:
+    answers = {idx: task.labels[answer] for idx, answer in answers.items()}
+  if task.name == "multirc":
+    return _nested(answers)
+  return [{"idx": idx, "label": x} for idx, x in sorted(answers.items())]
+
+
+def write(
+  rows_by_task: Mapping[str, Sequence[Mapping[str, Any]]], path: pathlib.Path
+) -> None:
+  """Writes the zip file."""
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    for name, task_rows in rows_by_task.items():
+      text = "".join(f"{json.dumps(row)}\n" for row in task_rows)
+      archive.writestr(TASKS[name].file_name, text)
+
+
+def check(path: pathlib.Path) -> list[str]:
+  """Says what the leaderboard would refuse in a submission.
+
+  Args:
+    path: The zip file.
+
+  Returns:
+    What is wrong, a line each; nothing if it is complete and right.
+  """
+  problems = []
+  try:
+    with zipfile.ZipFile(path) as archive:
+      names = set(archive.namelist())
+      for task in TASKS.values():
+        if task.file_name not in names:
+          problems.append(f"{task.file_name} is missing.")
+          continue
+        names.remove(task.file_name)
+        text = archive.read(task.file_name)
+        problems += [f"{task.file_name}: {x}" for x in _problems(task, text)]
+  except zipfile.BadZipFile as error:
+    return [f"{path} is no zip file ({error})."]
+  return problems + [f"{name} does not belong here." for name in sorted(names)]
+
+
+def _read(
+  paths: Sequence[pathlib.Path],
+) -> Iterator[tuple[dict[str, Any], str, str]]:
+  """Yields examples, predictions, and where they are."""
+  for path in paths:
+    with path.open(encoding="utf-8") as file:
+      for number, line in enumerate(file, 1):
+        where = f"{path}, line {number}"
+        try:
+          row = json.loads(line)
+          example, text = row["inputs"], row["prediction"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+          raise ValueError(
+            f"{where}: expected inputs and a prediction, as t5x.infer writes "
+            f"them, got {line[:60]!r}."
+          ) from error
+        yield example, text, where
+
+
+def _value(
+  row: superglue.SuperGlueTask, text: str, example: Mapping[str, Any]
+) -> Any:
+  """A prediction's class, or its text where the answer is free."""
+  assert row.postprocess, "every task of the benchmark has one"
+  result = row.postprocess(text, example)
+  return result["value"] if isinstance(result, Mapping) else result
+
+
+def _idx(task: SubmittedTask, example: Mapping[str, Any], where: str) -> Any:
+  fields = _IDX.get(task.name, ["idx"])
+  if missing := [field for field in fields if field not in example]:
+    raise ValueError(
+      f"{where}: expected an example of {task.name} with {missing}, got "
+      f"{sorted(example)}."
+    )
+  first, *more = (int(example[field]) for field in fields)
+  return (first, *more) if more else first
+
+
+def _nested(answers: Mapping[Any, Any]) -> list[dict[str, Any]]:
+  """MultiRC's rows: paragraphs of questions of answers."""
+  paragraphs: dict[int, dict[int, list[dict[str, Any]]]] = {}
+  for (paragraph, question, answer), label in sorted(answers.items()):
+    questions = paragraphs.setdefault(paragraph, {})
+    questions.setdefault(question, []).append({"idx": answer, "label": label})
+  return [
+    {
+      "idx": paragraph,
+      "passage": {
+        "questions": [
+          {"idx": question, "answers": answers}
+          for question, answers in questions.items()
+        ]
+      },
+    }
+    for paragraph, questions in paragraphs.items()
+  ]
+
+
+def _flat(
+  task: SubmittedTask, row: Mapping[str, Any]
+) -> Iterator[tuple[Hashable, Any]]:
+  """Yields the ids and labels of a row."""
+  if task.name != "multirc":
+    yield row["idx"], row["label"]
+    return
+  for question in row["passage"]["questions"]:
+    for answer in question["answers"]:
+      yield (row["idx"], question["idx"], answer["idx"]), answer["label"]
+
+
+def _problems(task: SubmittedTask, text: bytes) -> Iterator[str]:
+  seen: set[Hashable] = set()
+  for number, line in enumerate(text.splitlines(), 1):
+    try:
+      pairs = list(_flat(task, json.loads(line)))
+    except (ValueError, KeyError, TypeError) as error:
+      yield f"line {number} has not the right form ({error!r})."
+      return
+    for idx, label in pairs:
+      if idx in seen:
+        yield f"line {number} has the idx {idx} a second time."
+        return
+      seen.add(idx)
+      if task.labels:
+        # By type as well: to Python, True is 1.
+        right = any(label == x and type(label) is type(x) for x in task.labels)
+      else:
+        right = isinstance(label, str)
+      if not right:
+        yield (
+          f"line {number} has the label {label!r}, expected "
+          f"{f'one of {task.labels}' if task.labels else 'text'}."
+        )
+        return
+  if len(seen) != task.num_examples:
+    yield f"it has {len(seen)} predictions, expected {task.num_examples}."

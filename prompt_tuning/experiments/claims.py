@@ -1,0 +1,214 @@
+"""Claims about the paper, against its numbers and against our counts."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+import pydantic
+
+from prompt_tuning.experiments import parameters, tables
+from prompt_tuning.experiments.sheets import Sheet, Strict
+
+
+class Check(Strict):
+  """A number, and what is claimed about it.
+
+  Attributes:
+    what: The number's name.
+    of: "share.METHOD" in percent, "trainable.METHOD", or "paper.SHEET.ROW".
+    minus: Another one, to take off.
+    at: Sizes; all if empty.
+    low: The least that is claimed; with None, nothing is.
+    high: The most.
+    within: How far off it may be: what was rounded, or how well it is known.
+  """
+
+  what: str
+  of: str
+  minus: str | None = None
+  at: list[str] = pydantic.Field(default_factory=list)
+  low: float | None = None
+  high: float | None = None
+  within: float = 0.0
+
+  @pydantic.model_validator(mode="after")
+  def _is_a_range(self) -> "Check":
+    if (self.low is None) != (self.high is None):
+      raise ValueError(f"{self.what}: expected both low and high, or neither")
+    return self
+
+
+class Claim(Strict):
+  """A claim.
+
+  Attributes:
+    claim: What is said.
+    checks: What it comes down to.
+    note: What else there is to say.
+    verdict: In place of the computed one, if it rests on a search for sources.
+  """
+
+  claim: str
+  checks: list[Check]
+  note: str = ""
+  verdict: str | None = None
+
+
+class Claims(Strict):
+  """A page of claims."""
+
+  title: str
+  about: str
+  claims: list[Claim]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+  """What claims are compared with.
+
+  Attributes:
+    sheet: Of the counts.
+    counted: Size -> counts.
+    sheets: Name -> sheet, with the paper's numbers.
+  """
+
+  sheet: parameters.ParameterSheet
+  counted: Mapping[str, parameters.Counts]
+  sheets: Mapping[str, Sheet]
+
+  def value(self, of: str, size: str) -> float:
+    """Looks a number up.
+
+    Raises:
+      ValueError: if there is none of that name or size.
+    """
+    kind, _, rest = of.partition(".")
+    if size not in self.counted:
+      raise ValueError(
+        f"{of}: there is no size {size} of {list(self.counted)}."
+      )
+    counts = self.counted[size]
+    if kind in ("share", "trainable") and rest in counts.methods:
+      n = counts.methods[rest]
+      return n if kind == "trainable" else 100 * n / counts.frozen
+    paper, row = self._row(of)
+    label = self.sheet.sizes[size].label
+    numbers = dict(zip(paper.columns, row.numbers(), strict=True))
+    number = numbers.get(label)
+    if number is None:
+      raise ValueError(f"{of} has no number for {label}.")
+    return number
+
+  def origin(self, of: str) -> str | None:
+    """Says where a number of a paper is from; None of a count."""
+    if not of.startswith("paper."):
+      return None
+    _, row = self._row(of)
+    return f"{row.source}, {tables.HOW[row.how]}"
+
+  def _row(self, of: str):
+    kind, _, rest = of.partition(".")
+    name, _, row_name = rest.rpartition(".")
+    sheet = self.sheets.get(name)
+    if kind == "paper" and sheet and sheet.paper:
+      for row in sheet.paper.rows:
+        if row.row == row_name:
+          return sheet.paper, row
+    raise ValueError(
+      f"There is no {of}. Expected share.METHOD or trainable.METHOD of "
+      "configs/parameters.toml, or paper.SHEET.ROW with a row of its [paper]."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """A number at one size, and whether it is as claimed; None if nothing is."""
+
+  size: str
+  value: float
+  holds: bool | None
+
+
+def find(check: Check, sources: Sources) -> list[Finding]:
+  """Compares a number with what is claimed, size by size.
+
+  Raises:
+    ValueError: if there is no such number.
+  """
+  findings = []
+  for size in check.at or sources.counted:
+    value = sources.value(check.of, size)
+    if check.minus is not None:
+      value -= sources.value(check.minus, size)
+    holds = None
+    if check.low is not None and check.high is not None:
+      # Not to call 83.1 - 82.7 more than 0.4.
+      slack = check.within + 1e-9
+      holds = check.low - slack <= value <= check.high + slack
+    findings.append(Finding(size, value, holds))
+  return findings
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+  """Says how much of what is claimed holds.
+
+  Raises:
+    ValueError: if nothing is claimed.
+  """
+  held = [x.holds for x in findings if x.holds is not None]
+  if not held:
+    raise ValueError(
+      "Expected a verdict, or a check with `low` and `high` to compute it from."
+    )
+  if all(held):
+    return "right"
+  if not any(held):
+    return "wrong"
+  return "partly right" if 2 * sum(held) >= len(held) else "wrong as stated"
+
+
+def page(claims: Claims, sources: Sources) -> bytes:
+  """Makes the page, in Markdown."""
+  rows = []
+  for claim in claims.claims:
+    found = [(check, find(check, sources)) for check in claim.checks]
+    said = [_said(check, findings, sources) for check, findings in found]
+    if claim.note:
+      said.append(" ".join(claim.note.split()))
+    every = [finding for _, findings in found for finding in findings]
+    rows.append(
+      [claim.claim, "<br>".join(said), claim.verdict or verdict(every)]
+    )
+  text = tables.Text(["Claim", "What is so", "Verdict"], rows, left=3)
+  return (
+    f"# {claims.title}\n\n{claims.about.strip()}\n\n{text.markdown()}"
+  ).encode()
+
+
+def _said(check: Check, findings: Sequence[Finding], sources: Sources) -> str:
+  """Writes a check: its name, its numbers, where they are from."""
+  texts = []
+  for finding in findings:
+    text = _number(check, finding.value)
+    if finding.holds is False:
+      text = f"**{text}**"
+    texts.append(f"{sources.sheet.sizes[finding.size].label} {text}")
+  origin = sources.origin(check.of)
+  said = f"{check.what}: {', '.join(texts)}" + (
+    f" ({origin})" if origin else ""
+  )
+  if check.of == "trainable.prompt_tuning" and check.low is not None:
+    [finding] = findings
+    # What a prompt has for each of its positions.
+    width = sources.counted[finding.size].prompts[1]
+    positions = f"{check.low / width:.0f} positions"
+    said += f"; {check.low:,.0f} would be a prompt of {positions}"
+  return said
+
+
+def _number(check: Check, value: float) -> str:
+  kind = check.of.partition(".")[0]
+  if kind == "trainable":
+    return f"{value:,.0f}"
+  if kind == "share":
+    return parameters.percent(value)
+  return f"{value:+.1f}" if check.minus is not None else f"{value:.1f}"

@@ -1,0 +1,277 @@
+"""Runs the cells of sheets that have no record yet.
+
+Records are all that says what is done: a launcher that was killed, at whatever
+moment, is started again.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+import contextlib
+import signal
+import sys
+import time
+
+import tqdm
+
+from prompt_tuning.experiments import records
+from prompt_tuning.experiments.running import (
+  Outcome,
+  Place,
+  Processes,
+  run_cell,
+)
+from prompt_tuning.experiments.sheets import Cell
+
+
+def open_cells(
+  cells: Sequence[Cell],
+  known: Mapping[records.Settings, records.Filed],
+  retry_failed: bool = False,
+) -> list[Cell]:
+  """Returns the cells without a record, each kind of run once.
+
+  Args:
+    cells: Of one sheet or several.
+    known: The records.
+    retry_failed: Whether a failed run counts as none.
+  """
+  todo: dict[records.Settings, Cell] = {}
+  for cell in cells:
+    filed = known.get(cell.settings)
+    if (
+      filed is None
+      or filed.record.status == "interrupted"
+      or (retry_failed and filed.record.status == "failed")
+    ):
+      todo.setdefault(cell.settings, cell)
+  return list(todo.values())
+
+
+def _seen(
+  cell: Cell, known: Mapping[records.Settings, records.Filed]
+) -> records.RunRecord | None:
+  filed = known.get(cell.settings)
+  return filed.record if filed else None
+
+
+class Clock:
+  """Estimates what cells take, from those that were run."""
+
+  def __init__(
+    self,
+    cells: Sequence[Cell],
+    known: Mapping[records.Settings, records.Filed],
+  ):
+    self._timed = [
+      (cell.point, known[cell.settings].record.seconds)
+      for cell in cells
+      if cell.settings in known and known[cell.settings].record.counts
+    ]
+
+  def add(self, outcome: Outcome) -> None:
+    if outcome.counts:
+      self._timed.append((outcome.cell.point, outcome.seconds))
+
+  def seconds(self, cell: Cell) -> float | None:
+    """The mean time of the cells that share the most of its values."""
+    by_likeness: dict[int, list[float]] = {}
+    for point, seconds in self._timed:
+      shared = {axis for axis, _ in cell.point.items() & point.items()}
+      likeness = len(shared - {"seed"})
+      by_likeness.setdefault(likeness, []).append(seconds)
+    if not by_likeness:
+      return None
+    likest = by_likeness[max(by_likeness)]
+    return sum(likest) / len(likest)
+
+  def left(
+    self, waiting: Sequence[Cell], running: Mapping[Cell, float], jobs: int
+  ) -> str:
+    """Says how long it will take, as "1 h 20 min left"."""
+    estimates = [(self.seconds(cell), 0.0) for cell in waiting]
+    estimates += [(self.seconds(cell), ran) for cell, ran in running.items()]
+    if any(seconds is None for seconds, _ in estimates):
+      return "time left unknown"
+    total = sum(max(0.0, (x or 0.0) - ran) for x, ran in estimates) / jobs
+    hours, minutes = divmod(round(total / 60), 60)
+    return f"{hours} h {minutes} min left" if hours else f"{minutes} min left"
+
+
+def rounds(todo: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+  """Splits cells into those that need no other's results, and the others."""
+  return [x for x in todo if not x.last], [x for x in todo if x.last]
+
+
+class _Launch:
+  """Cells that are being run, and what is known about them."""
+
+  def __init__(
+    self,
+    todo: Sequence[Cell],
+    known: Mapping[records.Settings, records.Filed],
+    clock: Clock,
+    place: Place,
+    jobs: int,
+  ):
+    self.processes = Processes()
+    self.outcomes: list[Outcome] = []
+    self._todo = todo
+    self._known = known
+    self._clock = clock
+    self._place = place
+    self._jobs = jobs
+    self._started: dict[Cell, float] = {}
+
+  def _run(self, cell: Cell) -> Outcome:
+    start = self._started[cell] = time.monotonic()
+    try:
+      seen = _seen(cell, self._known)
+      return run_cell(cell, self._place, seen, self.processes)
+    except Exception as e:  # It must not keep the others from running.
+      error = f"{type(e).__name__}: {e}"
+      return Outcome(cell, "failed", error, time.monotonic() - start)
+    finally:
+      del self._started[cell]
+
+  def _note(self, outcome: Outcome, bar: tqdm.tqdm) -> None:
+    self.outcomes.append(outcome)
+    self._clock.add(outcome)
+    if outcome.status == "failed":
+      bar.write(f"{outcome.cell.name}: {outcome.error}", file=sys.stderr)
+    bar.n += outcome.status != "interrupted"
+
+  def _line(self) -> str:
+    """Says what runs, what failed, and how long it will take."""
+    now = time.monotonic()
+    started = tuple(self._started.items())
+    running = {cell: now - since for cell, since in started}
+    over = {outcome.cell for outcome in self.outcomes}
+    waiting = [x for x in self._todo if x not in running and x not in over]
+    failed = sum(outcome.status == "failed" for outcome in self.outcomes)
+    parts = [f"{len(running)} running", f"{failed} failed" if failed else ""]
+    parts.append(self._clock.left(waiting, running, self._jobs))
+    return ", ".join(filter(None, parts))
+
+  def run(self, pool: futures.Executor, bar: tqdm.tqdm) -> None:
+    for cells in rounds(self._todo):
+      if any(x.status == "interrupted" for x in self.outcomes):
+        return  # What the others need is not there.
+      pending = {pool.submit(self._run, cell) for cell in cells}
+      try:
+        while pending:
+          done, pending = futures.wait(
+            pending, timeout=2, return_when=futures.FIRST_COMPLETED
+          )
+          for future in done:
+            self._note(future.result(), bar)
+          if self.processes.stopping:
+            pending = {future for future in pending if not future.cancel()}
+          bar.set_description_str(self._line(), refresh=False)
+          if done or sys.stderr.isatty():
+            bar.refresh()
+      finally:  # Of an error here, such as a closed stderr: begin no more.
+        for future in pending:
+          future.cancel()
+
+
+def launch(
+  cells: Sequence[Cell],
+  place: Place,
+  jobs: int = 1,
+  retry_failed: bool = False,
+) -> list[Outcome]:
+  """Runs what has no record yet, with one line of progress on stderr.
+
+  Args:
+    cells: Of one sheet or several.
+    place: Where.
+    jobs: How many run at once.
+    retry_failed: Whether to run failed ones again.
+
+  Returns:
+    The outcomes of this launch.
+
+  Raises:
+    SystemExit: with 128 + its number, after SIGINT or SIGTERM. The running
+      cells have saved themselves by then.
+    ValueError: if a record in `results` is none.
+  """
+  known = records.load(place.results)
+  todo = open_cells(cells, known, retry_failed)
+  total = len({cell.settings for cell in cells})
+  launched = _Launch(todo, known, Clock(cells, known), place, jobs)
+  with (
+    _signals(launched.processes.stop),
+    futures.ThreadPoolExecutor(jobs) as pool,
+    tqdm.tqdm(
+      total=total,
+      initial=total - len(todo),
+      bar_format="{n_fmt}/{total_fmt} cells |{bar}| {desc}",
+      dynamic_ncols=True,
+    ) as bar,
+  ):
+    launched.run(pool, bar)
+  if launched.processes.stopping:
+    print("Stopped; the same command goes on.", file=sys.stderr)
+    sys.exit(128 + launched.processes.stopping)
+  return launched.outcomes
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[int], None]) -> Iterator[None]:
+  """Calls `stop` on SIGINT and SIGTERM."""
+  previous = {
+    number: signal.signal(number, lambda number, frame: stop(number))
+    for number in (signal.SIGINT, signal.SIGTERM)
+  }
+  try:
+    yield
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)
+
+
+def submit(
+  cells: Sequence[Cell],
+  place: Place,
+  cluster: str,
+  options: Mapping[str, str | int],
+  known: Mapping[records.Settings, records.Filed],
+) -> list[str]:
+  """Hands cells to a cluster, a job each.
+
+  Args:
+    cells: What to run. Those that need others' results are left for later,
+      while there are others.
+    place: A folder that the cluster's machines share.
+    cluster: As submitit names it: "slurm", or "local" for processes here.
+    options: Of `submitit.AutoExecutor.update_parameters`, such as
+      {"timeout_min": 600, "slurm_partition": "gpu"}.
+    known: The records, in spite of which the cells are run.
+
+  Returns:
+    The ids of the jobs.
+
+  Raises:
+    ValueError: if submitit is not installed, or refuses the options.
+  """
+  try:
+    import submitit
+  except ImportError as e:
+    raise ValueError(
+      "--submit needs submitit: pip install 'prompt-tuning[cluster]'."
+    ) from e
+  first, then = rounds(cells)
+  ready = first or then
+  if not ready:
+    return []
+  try:
+    executor = submitit.AutoExecutor(
+      folder=place.root / "runs" / "submitit" / "%j", cluster=cluster
+    )
+    executor.update_parameters(name="prompt_tuning", **options)
+  except (RuntimeError, NameError, TypeError, ValueError) as e:
+    raise ValueError(f"submitit, cluster {cluster!r}: {e}") from e
+  seen = [_seen(cell, known) for cell in ready]
+  jobs = executor.map_array(run_cell, ready, [place] * len(ready), seen)
+  return [job.job_id for job in jobs]

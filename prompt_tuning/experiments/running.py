@@ -1,0 +1,330 @@
+"""Runs a cell, or goes on with it, and files its record.
+
+A cell runs in its folder below `runs/`, as a process of its own, and leaves
+its record in `results/<sheet>/<cell>.json`. Locks, which the running process
+inherits, keep two launchers apart, in a folder and on a kind of run; a new one
+waits for what a killed one has left running.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from prompt_tuning.experiments import records
+from prompt_tuning.experiments.sheets import Cell
+
+# A process that was asked to stop is run again. A trainer that had time to save
+# itself exits with 128 + the number.
+_STOPPED = {
+  sign * (base + n)
+  for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+  for sign, base in ((-1, 0), (1, 128))
+}
+_LOG_TAIL_BYTES = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where cells run.
+
+  Attributes:
+    root: The repository: commands run here, gin files lie here.
+    results: The folder for records.
+  """
+
+  root: pathlib.Path
+  results: pathlib.Path
+
+  def folder(self, cell: Cell) -> pathlib.Path:
+    return self.root / cell.folder
+
+  def record(self, cell: Cell) -> pathlib.Path:
+    return self.results / cell.sheet / f"{cell.name}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a cell ended.
+
+  Attributes:
+    cell: The cell.
+    status: "finished", "stopped", "failed", or "interrupted", which has no
+      record and goes on when it is launched again.
+    error: Of a failed cell.
+    seconds: How long this attempt took.
+  """
+
+  cell: Cell
+  status: str
+  error: str | None
+  seconds: float
+
+  @property
+  def counts(self) -> bool:
+    """Whether its record has results."""
+    return self.status in records.COUNTING
+
+
+class Processes:
+  """The running processes, to be stopped together.
+
+  `stop` is for signal handlers, which must not wait: there is no lock. A
+  process that begins while it is called sees `stopping` afterwards.
+  """
+
+  def __init__(self):
+    self._running: set[subprocess.Popen] = set()
+    self.stopping: int | None = None
+
+  @contextlib.contextmanager
+  def running(self, start: Callable[[], subprocess.Popen]) -> Iterator[int]:
+    """Starts a process and waits for it.
+
+    Yields:
+      Its exit status, negative after a signal.
+    """
+    if self.stopping:
+      yield -signal.SIGTERM
+      return
+    process = start()
+    self._running.add(process)
+    if self.stopping:
+      process.terminate()
+    try:
+      yield process.wait()
+    finally:
+      self._running.discard(process)
+
+  def stop(self, number: int) -> None:
+    """Asks all to stop, and lets no more start."""
+    self.stopping = number
+    for process in tuple(self._running):
+      process.terminate()
+
+
+def run_cell(
+  cell: Cell,
+  place: Place,
+  seen: records.RunRecord | None = None,
+  processes: Processes | None = None,
+) -> Outcome:
+  """Runs a cell, or goes on with it, and files its record.
+
+  Args:
+    cell: The cell.
+    place: Where.
+    seen: The filed record that it is run in spite of, such as a failed one.
+      Another one by its turn is a second launcher's, and is left as it is.
+    processes: Keeps the process while it runs.
+
+  Returns:
+    How it ended.
+
+  Raises:
+    OSError: if its folders cannot be written.
+    ValueError: if a record in `results` is none.
+  """
+  start = time.monotonic()
+  processes = processes or Processes()
+  with _locks(cell, place, processes) as locks:
+    record = None
+    if locks:
+      filed = records.load(place.results).get(cell.settings)
+      if filed and filed.record != seen and filed.record.is_over:
+        record = filed.record
+      elif record := _run_to_its_end(cell, place, locks, processes):
+        _file(place.folder(cell) / "record.json", place, cell)
+  status = record.status if record else "interrupted"
+  error = record.error if record else None
+  return Outcome(cell, status, error, time.monotonic() - start)
+
+
+def _run_to_its_end(
+  cell: Cell, place: Place, locks: Sequence[int], processes: Processes
+) -> records.RunRecord | None:
+  """Runs a cell in its folder, unless an attempt that is over lies there.
+
+  Returns:
+    Its record, which lies in the folder; None if it was asked to stop.
+  """
+  folder = place.folder(cell)
+  left = folder / "record.json"
+  before = _resumable(left, cell)
+  if before and before.counts:
+    return before  # The launcher of this attempt was killed.
+  folder.mkdir(exist_ok=True)
+  log = folder / "log.txt"
+  begin = log.stat().st_size if log.exists() else 0
+  status = _run(cell, place, locks, processes)
+  record, error = None, None
+  try:
+    record = _read(left)
+  except ValueError as e:
+    error = str(e)
+  if record == before:  # This attempt has written none.
+    record = None
+  if (
+    status in _STOPPED
+    or (status == -signal.SIGKILL and processes.stopping)
+    or (record and record.status == "interrupted")
+  ):
+    return None
+  if record and record.is_over:
+    return record
+  error = error or _last_error(log, begin, status)
+  fields = json.loads(left.read_text("utf-8")) if record else _stub(cell)
+  fields |= {"status": "failed", "error": error}
+  _write(left, json.dumps(fields, indent=2, sort_keys=True) + "\n")
+  return _read(left)
+
+
+@contextlib.contextmanager
+def _locks(
+  cell: Cell, place: Place, processes: Processes
+) -> Iterator[Sequence[int]]:
+  """Waits until nobody else uses the folder of a cell or runs its settings.
+
+  Yields:
+    File descriptors. Processes that inherit them hold the locks too. Nothing
+    if `processes` are to stop meanwhile.
+  """
+  folder = place.folder(cell)
+  settings = hashlib.sha256(repr(cell.settings).encode()).hexdigest()
+  with (
+    _lock(folder.with_name(f"{folder.name}.lock"), processes) as first,
+    _lock(place.root / "runs" / ".locks" / settings, processes) as second,
+  ):
+    yield () if first is None or second is None else (first, second)
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path, processes: Processes) -> Iterator[int | None]:
+  """Waits for a lock.
+
+  Yields:
+    Its file descriptor. Processes that inherit it hold the lock too. None if
+    `processes` are to stop meanwhile.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("w") as f:
+    while not processes.stopping:
+      try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        time.sleep(0.5)
+      else:
+        yield f.fileno()
+        return
+    yield None
+
+
+def _read(path: pathlib.Path) -> records.RunRecord | None:
+  """Reads the record in a run's folder, if it is there."""
+  if not path.exists():
+    return None
+  return records.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def _resumable(left: pathlib.Path, cell: Cell) -> records.RunRecord | None:
+  """Returns the record of a cell's run, if there is one to go on with.
+
+  What else lies in the folder is set aside: a run of another version of the
+  sheet, or what cannot be read.
+  """
+  try:
+    record = _read(left)
+    if record is None or records.settings(record.command) == cell.settings:
+      return record
+  except ValueError:
+    pass
+  folder = left.parent
+  names = (folder.with_name(f"{folder.name}.old{i}") for i in itertools.count())
+  folder.rename(next(name for name in names if not name.exists()))
+  return None
+
+
+def _run(
+  cell: Cell, place: Place, locks: Sequence[int], processes: Processes
+) -> int:
+  """Runs the command of a cell; its output goes to `log.txt`."""
+  # Cells of one shape compile the same programs.
+  environment = {
+    "JAX_COMPILATION_CACHE_DIR": str(place.root / "runs" / ".jax_cache"),
+    **os.environ,
+  }
+  with (place.folder(cell) / "log.txt").open("ab") as log:
+
+    def start() -> subprocess.Popen:
+      return subprocess.Popen(
+        [sys.executable, *cell.command[1:]],
+        cwd=place.root,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=locks,
+      )
+
+    with processes.running(start) as status:
+      return status
+
+
+def _last_error(log: pathlib.Path, begin: int, status: int) -> str:
+  """Returns how a process ended that did not say so in a record.
+
+  Args:
+    log: With its output, and that of earlier ones.
+    begin: Bytes of the earlier ones.
+    status: Its exit status, negative after a signal.
+  """
+  text = log.read_bytes()[begin:][-_LOG_TAIL_BYTES:].decode(errors="replace")
+  lines = [x.strip() for x in text.splitlines() if x.strip()]
+  errors = [x.removeprefix("Error: ") for x in lines if x.startswith("Error: ")]
+  if errors and status > 0:
+    return errors[-1]
+  how = f"exit status {status}"
+  if status < 0:
+    how = f"killed by signal {-status}"
+  if status == -signal.SIGKILL:
+    how += " (out of memory?)"
+  return ": ".join([how, *(errors or lines)[-1:]])
+
+
+def _stub(cell: Cell) -> dict[str, Any]:
+  """The fields of a run that did not get to writing a record."""
+  now = datetime.datetime.now(datetime.UTC)
+  return {
+    "schema": 1,
+    "kind": cell.command[2].rpartition(".")[2],
+    "started": now.isoformat(timespec="seconds"),
+    "command": cell.command,
+    "commit": None,
+    "seconds": 0.0,
+  }
+
+
+def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
+  """Copies a record to `results`, without this machine's folders."""
+  text = left.read_text(encoding="utf-8").replace(f"{place.root}{os.sep}", "")
+  path = place.record(cell)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _write(path, text)
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  """Writes a file, which appears whole or not at all."""
+  new = path.with_suffix(".tmp")
+  new.write_text(text, encoding="utf-8")
+  new.replace(path)

@@ -1,0 +1,97 @@
+"""The miniature of SuperGLUE: eight tasks in the form of the real ones.
+
+The examples have TFDS's features, but their content is a small closed world's,
+and scores on them say nothing about the real tasks. Each task mixes what a
+small frozen T5 can be prompted to do (notice what is mentioned) with what is
+harder for it (notice what belongs to what), in shares that the functions'
+docstrings state. Examples come in groups that share their words but not their
+label, so that no word, and no sum over words, gives the label away.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import itertools
+import random
+
+from prompt_tuning.mini.stories import commonsense, passages, world
+
+EXAMPLES_PER_SPLIT = {"train": 2_000, "validation": 500, "test": 500}
+
+
+@dataclasses.dataclass(frozen=True)
+class MiniTask:
+  """A task of the miniature.
+
+  Attributes:
+    make_group: `(rng, split, level) -> examples` that belong together.
+    tenths_by_level: What makes its examples hard -> the share of such groups,
+      in tenths, which sum to ten.
+  """
+
+  make_group: Callable[[random.Random, str, str], list[world.Features]]
+  tenths_by_level: Mapping[str, int]
+
+
+TASKS = {
+  "boolq": MiniTask(passages.boolq, {"mention": 7, "kind": 1, "binding": 2}),
+  "cb": MiniTask(passages.cb, {"state": 5, "denial": 3, "attitude": 2}),
+  "copa": MiniTask(
+    commonsense.copa, {"mention": 5, "world": 3, "direction": 2}
+  ),
+  "multirc": MiniTask(passages.multirc, {"mention": 8, "binding": 2}),
+  "record": MiniTask(passages.record, {"kind": 5, "gender": 2, "binding": 3}),
+  "rte": MiniTask(passages.rte, {"mention": 7, "outcome": 1, "binding": 2}),
+  "wic": MiniTask(commonsense.wic, {"overlap": 7, "topic": 3}),
+  "wsc": MiniTask(commonsense.wsc, {"gender": 4, "kind": 3, "motive": 3}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """An example and its level, which the features do not tell."""
+
+  level: str
+  features: world.Features
+
+
+@functools.cache
+def examples(task: str, split: str) -> tuple[Example, ...]:
+  """All examples of a split, the same ones every time and everywhere.
+
+  Args:
+    task: One of TASKS, without "mini_".
+    split: One of EXAMPLES_PER_SPLIT.
+  """
+  rng = random.Random(f"{task} {split}")
+  row = TASKS[task]
+  levels = [
+    level
+    for level, tenths in row.tenths_by_level.items()
+    for _ in range(tenths)
+  ]
+  count = EXAMPLES_PER_SPLIT[split]
+  made: list[Example] = []
+  for level in itertools.cycle(levels):
+    if len(made) >= count:
+      break
+    made += [Example(level, f) for f in row.make_group(rng, split, level)]
+  made = made[:count]
+  if task != "multirc":  # Its paragraphs and questions stay together.
+    rng.shuffle(made)
+  for number, example in enumerate(made):
+    example.features["idx"] = _idx(task, number)
+  return tuple(made)
+
+
+def _idx(task: str, number: int) -> int | dict[str, int]:
+  if task == "multirc":
+    answers = passages.ANSWERS_PER_QUESTION
+    return {
+      "paragraph": number // (passages.QUESTIONS_PER_PARAGRAPH * answers),
+      "question": number // answers,
+      "answer": number % answers,
+    }
+  if task == "record":
+    return {"passage": number, "query": number}
+  return number

@@ -1,0 +1,200 @@
+"""Facts of the world, and the English that tells, claims and questions them."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import random
+from typing import Any
+
+from prompt_tuning.mini.stories import world
+
+
+@dataclasses.dataclass(frozen=True)
+class Deed:
+  """Somebody does something with a thing, somewhere, on some day."""
+
+  person: world.Person
+  action: world.Action
+  thing: str
+  place: str
+  day: str
+
+  def words(self) -> dict[str, str]:
+    """What fills the blanks of a sentence about this deed."""
+    a_thing = world.with_article(self.thing)
+    return {
+      "person": self.person.name,
+      "he": self.person.pronoun,
+      "base": self.action.base,
+      "past": self.action.past,
+      "participle": self.action.participle,
+      "outcome": self.action.outcome.format(
+        person=self.person.name, thing=self.thing
+      ),
+      "thing": self.thing,
+      "a_thing": a_thing,
+      "A_thing": world.capitalized(a_thing),
+      "kind": world.KIND_OF[self.thing],
+      "place": self.place,
+      "day": self.day,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Kinship:
+  """Somebody is something to another person, such as a sister."""
+
+  person: world.Person
+  relation: str
+  other: world.Person
+
+  def words(self) -> dict[str, str]:
+    """What fills the blanks of a sentence about this relation."""
+    return {
+      "person": self.person.name,
+      "relation": self.relation,
+      "other": self.other.name,
+    }
+
+
+Fact = Deed | Kinship
+
+_DEED_SENTENCES = (
+  "{person} {past} {a_thing} at the {place} on {day}.",
+  "On {day}, {person} {past} {a_thing} at the {place}.",
+  "On {day} at the {place}, {a_thing} was {participle} by {person}.",
+  "{person} went to the {place} on {day} and {past} {a_thing}.",
+  "{A_thing} was {participle} by {person} at the {place} on {day}.",
+  "It was {person} who {past} {a_thing} at the {place} on {day}.",
+)
+_KINSHIP_SENTENCES = (
+  "{person} is the {relation} of {other}.",
+  "{person} is {other}'s {relation}.",
+  "{other} came with {person}, the {relation} of {other}.",
+)
+
+# Level -> claims, as statements and as questions. A claim about a deed names at
+# least two parts of it, which binding needs.
+_DEED_STATEMENTS = (
+  "{person} {past} {a_thing} at the {place}.",
+  "{person} {past} {a_thing} on {day}.",
+  "On {day}, {person} {past} {a_thing} at the {place}.",
+  "{A_thing} was {participle} by {person} at the {place}.",
+  "Someone {past} {a_thing} at the {place}.",
+  "{person} was at the {place} on {day}.",
+)
+STATEMENTS = {
+  "mention": (*_DEED_STATEMENTS, "{person} is the {relation} of {other}."),
+  "outcome": ("{outcome}",),
+  "binding": _DEED_STATEMENTS,
+}
+_DEED_QUESTIONS = (
+  "did {person} {base} {a_thing} at the {place}",
+  "did {person} {base} {a_thing} on {day}",
+  "did {person} {base} {a_thing} at the {place} on {day}",
+  "was {a_thing} {participle} by {person} at the {place}",
+  "did anyone {base} {a_thing} at the {place}",
+  "was {person} at the {place} on {day}",
+)
+QUESTIONS = {
+  "mention": (*_DEED_QUESTIONS, "is {person} the {relation} of {other}"),
+  "kind": ("did {person} {base} {kind}", "did anyone {base} {kind}"),
+  "binding": _DEED_QUESTIONS,
+}
+
+
+def draw_deeds(rng: random.Random, cast: world.Cast, count: int) -> list[Deed]:
+  """Deeds that have nothing in common, of people, things, ... of the cast."""
+  return [
+    Deed(*values)
+    for values in zip(
+      rng.sample(cast.people, count),
+      rng.sample(world.ACTIONS, count),
+      rng.sample(cast.things, count),
+      rng.sample(cast.places, count),
+      rng.sample(world.DAYS, count),
+      strict=True,
+    )
+  ]
+
+
+def draw_kinship(rng: random.Random, cast: world.Cast) -> Kinship:
+  person, other = rng.sample(cast.people, 2)
+  return Kinship(person, rng.choice(world.RELATIONS[person.pronoun]), other)
+
+
+def tell(rng: random.Random, facts: Sequence[Fact]) -> str:
+  """A story: a sentence for each fact, in any order."""
+  sentences = [
+    rng.choice(
+      _DEED_SENTENCES if isinstance(fact, Deed) else _KINSHIP_SENTENCES
+    ).format(**fact.words())
+    for fact in facts
+  ]
+  return " ".join(rng.sample(sentences, len(sentences)))
+
+
+def another(
+  rng: random.Random, cast: world.Cast, facts: Sequence[Fact], field: str
+) -> Any:
+  """A value for the field of the first fact that is in none of the facts."""
+  values = {
+    "person": cast.people,
+    "action": world.ACTIONS,
+    "thing": cast.things,
+    "place": cast.places,
+    "day": world.DAYS,
+    "relation": world.RELATIONS[facts[0].person.pronoun],
+  }[field]
+  taken = [getattr(fact, field, None) for fact in facts]
+  return rng.choice([value for value in values if value not in taken])
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+  """A claim, a story where it is true, and a twin story where it is not."""
+
+  claim: str
+  true_story: str
+  false_story: str
+
+
+def draw_contrast(
+  rng: random.Random,
+  split: str,
+  level: str,
+  claims: Mapping[str, Sequence[str]],
+) -> Contrast:
+  """One claim with a story for and a story against it.
+
+  Args:
+    split: The split whose corner of the world the stories are about.
+    level: "mention", where the false story lacks a thing, place, person, day or
+      relation of the claim; "kind" and "outcome", where the claim calls a thing
+      by its kind or states what follows from an action; or "binding", where the
+      false story mentions all that the claim does, but not together.
+    claims: STATEMENTS or QUESTIONS.
+  """
+  cast = world.draw_cast(rng, split)
+  claim = rng.choice(claims[level])
+  first, second = draw_deeds(rng, cast, 2)
+  if "{relation}" in claim:
+    first = draw_kinship(rng, cast)
+    field = "relation"
+  elif level in ("kind", "outcome"):
+    field = {"kind": "thing", "outcome": "action"}[level]
+  else:
+    named = ("person", "thing", "place", "day")
+    field = rng.choice([name for name in named if f"{name}}}" in claim])
+
+  if level == "binding":
+    other = getattr(second, field)
+    false_second = dataclasses.replace(second, **{field: getattr(first, field)})
+  else:
+    other = another(rng, cast, (first, second), field)
+    false_second = second
+  false_first = dataclasses.replace(first, **{field: other})
+  return Contrast(
+    claim=claim.format(**first.words()),
+    true_story=tell(rng, (first, second)),
+    false_story=tell(rng, (false_first, false_second)),
+  )

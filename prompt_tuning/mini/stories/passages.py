@@ -1,0 +1,273 @@
+"""Tasks about a passage: what it says, what follows from it, who is in it.
+
+Each function makes a group of examples of its task, without "idx". The group's
+examples share their words but not their label.
+"""
+
+import dataclasses
+import random
+
+from prompt_tuning.mini.stories import facts as stories
+from prompt_tuning.mini.stories import world
+
+QUESTIONS_PER_PARAGRAPH = 2
+ANSWERS_PER_QUESTION = 5
+
+
+def boolq(rng: random.Random, split: str, level: str) -> list[world.Features]:
+  """Did what the question asks happen in the two-sentence passage?
+
+  In 70% of the examples ("mention") a false question asks for a thing, place,
+  person, day or relation that is not in the passage. In 10% ("kind") it asks
+  for a thing by its kind: was it an animal? In 20% ("binding") everything is in
+  the passage, but with another person. Half of the answers are True; each
+  question is asked of one passage where it is true and of one where it is not.
+  """
+  contrast = stories.draw_contrast(rng, split, level, stories.QUESTIONS)
+  return [
+    {"passage": story, "question": contrast.claim, "label": label}
+    for label, story in enumerate((contrast.false_story, contrast.true_story))
+  ]
+
+
+def rte(rng: random.Random, split: str, level: str) -> list[world.Features]:
+  """Does the hypothesis follow from the two sentences of the premise?
+
+  In 70% of the examples ("mention") a false hypothesis names a thing, place,
+  person, day or relation that is not in the premise. In 10% ("outcome") it
+  states what follows from another action than the premise's: who buys a thing
+  paid for it. In 20% ("binding") everything is in the premise, but with another
+  person. Half of the labels are entailment; each hypothesis has one premise
+  that it follows from and one that it does not.
+  """
+  contrast = stories.draw_contrast(rng, split, level, stories.STATEMENTS)
+  return [
+    {"premise": story, "hypothesis": contrast.claim, "label": label}
+    for label, story in enumerate((contrast.true_story, contrast.false_story))
+  ]
+
+
+def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
+  """Does the premise commit its speaker to the hypothesis, or to its opposite?
+
+  In 50% of the examples ("state") the premise calls the hypothesis's place
+  that, calls it the opposite (contradiction), or is about other places
+  (neutral). In 30% ("denial") it states one deed and denies another, one of
+  which is the hypothesis's unless it is neutral. In 20% ("attitude") people
+  know it, wrongly believe it, or hope for it. A third of the labels each; each
+  hypothesis has one premise of every label.
+  """
+  cast = world.draw_cast(rng, split)
+  first, second = stories.draw_deeds(rng, cast, 2)
+  speaker = stories.another(rng, cast, (first, second), "person")
+  if level == "state":
+    hypothesis, premises = _cb_state(rng, cast)
+    frame = rng.choice(_SPEECH)
+    premises = [
+      frame.format(person=speaker.name, said=said) for said in premises
+    ]
+  elif level == "denial":
+    hypothesis, premises = _cb_denial(rng, cast, first, second)
+  else:
+    hypothesis, premises = _cb_attitude(rng, speaker, first, second)
+  return [
+    {
+      "premise": world.capitalized(premise) + ".",
+      "hypothesis": hypothesis,
+      "label": label,
+    }
+    for label, premise in enumerate(premises)
+  ]
+
+
+_SPEECH = (
+  "{person} said that {said}",
+  "A: {person}, how was your day? B: Well, {said}",
+  "In a letter, {person} wrote that {said}",
+  "According to {person}, {said}",
+)
+# In the order of CB's labels: the speaker is committed to what follows, to its
+# opposite, to neither.
+_ATTITUDES = (
+  ("knew that", "was glad that", "remembered that"),
+  ("was wrong to think that", "lied that", "dreamed that"),
+  ("hoped that", "wondered if", "guessed that"),
+)
+
+
+def _cb_state(rng: random.Random, cast: world.Cast) -> tuple[str, list[str]]:
+  place, second_place, absent = rng.sample(cast.places, 3)
+  (quality, opposite), second_pair = rng.sample(world.OPPOSITES, 2)
+  if rng.random() < 0.5:
+    quality, opposite = opposite, quality
+  hypothesis = f"the {place} was {quality}"
+  claims = (
+    hypothesis,
+    f"the {place} was {opposite}",
+    f"the {absent} was {rng.choice((quality, opposite))}",
+  )
+  second = f"the {second_place} was {rng.choice(second_pair)}"
+  return hypothesis, [
+    " and ".join(rng.sample((claim, second), 2)) for claim in claims
+  ]
+
+
+def _cb_denial(
+  rng: random.Random,
+  cast: world.Cast,
+  first: stories.Deed,
+  second: stories.Deed,
+) -> tuple[str, list[str]]:
+  stated = "{person} {past} {a_thing}"
+  denied = rng.choice(
+    ("{person} did not {base} {a_thing}", "{person} never {past} {a_thing}")
+  )
+  other = dataclasses.replace(
+    first, thing=stories.another(rng, cast, (first, second), "thing")
+  )
+  neutral_forms = rng.sample((stated, denied), 2)
+  premises = [
+    " and ".join(
+      rng.sample([form.format(**deed.words()) for form, deed in clauses], 2)
+    )
+    for clauses in (
+      ((stated, first), (denied, second)),
+      ((denied, first), (stated, second)),
+      tuple(zip(neutral_forms, (other, second), strict=True)),
+    )
+  ]
+  return stated.format(**first.words()), premises
+
+
+def _cb_attitude(
+  rng: random.Random,
+  speaker: world.Person,
+  first: stories.Deed,
+  second: stories.Deed,
+) -> tuple[str, list[str]]:
+  clause, second_clause = (
+    "{person} {past} {a_thing}".format(**deed.words())
+    for deed in (first, second)
+  )
+  premises = []
+  for label, attitudes in enumerate(_ATTITUDES):
+    others = [a for i, a in enumerate(_ATTITUDES) if i != label]
+    thoughts = (
+      f"{rng.choice(attitudes)} {clause}",
+      f"{rng.choice(rng.choice(others))} {second_clause}",
+    )
+    premises.append(f"{speaker.name} " + " and ".join(rng.sample(thoughts, 2)))
+  return clause, premises
+
+
+def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
+  """Is this answer right for the question about the paragraph?
+
+  Each paragraph has two questions, each question five answers, of which two or
+  three are right. In 80% of the examples ("mention") the wrong answers are not
+  in the paragraph. In 20% ("binding") they are the right answers of the other
+  question. Half of the labels are True.
+  """
+  cast = world.draw_cast(rng, split)
+  first, second = stories.draw_deeds(rng, cast, 2)
+  right_counts = rng.sample((2, 3), 2)
+  things = [world.with_article(thing) for thing in rng.sample(cast.things, 5)]
+  lists = things[: right_counts[0]], things[right_counts[0] :]
+  if level == "binding":
+    questions = [
+      ("What did {person} {base}?", first, lists[0], lists[1]),
+      ("What did {person} {base}?", second, lists[1], lists[0]),
+    ]
+    told = [
+      (f"{{person}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
+      (f"{{person}} {{past}} {_enumerate(lists[1])} on {{day}}.", second),
+    ]
+  else:
+    people = [p.name for p in cast.people if p is not first.person]
+    rng.shuffle(people)
+    visitors, others = people[: right_counts[1]], people[right_counts[1] :]
+    questions = [
+      ("What did {person} {base}?", first, lists[0], lists[1]),
+      ("Who went to the {place}?", second, visitors, others),
+    ]
+    told = [
+      (f"{{person}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
+      (f"{_enumerate(visitors)} went to the {{place}}.", second),
+    ]
+  paragraph = " ".join(
+    world.capitalized(text.format(**deed.words()))
+    for text, deed in rng.sample(told, 2)
+  )
+  return [
+    {
+      "paragraph": paragraph,
+      "question": question.format(**deed.words()),
+      "answer": answer,
+      "label": int(answer in right),
+    }
+    for question, deed, right, wrong in questions
+    for answer in rng.sample([*right, *wrong], 5)
+  ]
+
+
+def _enumerate(nouns: list[str]) -> str:
+  return ", ".join(nouns[:-1]) + " and " + nouns[-1]
+
+
+_QUERIES = {
+  "kind": (
+    "{b} met {a} in {town}.",
+    "{b} would like to see {town} with {a} again.",
+    "The police of {town} asked {b} about {a}.",
+    "{b} and {a} like to live in {town}.",
+  ),
+  "gender": (
+    "{person} said that {he} was tired and that {other_he} should drive.",
+    "{person} smiled when {he} heard what {other_he} had done.",
+    "{person} went home because {he} was hungry, but {other_he} stayed.",
+  ),
+  "binding": (
+    "{person} {past} {a_thing}.",
+    "The one who {past} {a_thing} was {person}.",
+    "The {thing} was {participle} by {person}.",
+  ),
+}
+
+
+def record(rng: random.Random, split: str, level: str) -> list[world.Features]:
+  """Which of the three names in the passage is the query's @placeholder?
+
+  In 50% of the examples ("kind") the query has two of the names and lacks the
+  third, a person or a town. In 20% ("gender") "she" and "he" in the query
+  decide between a woman and a man. In 30% ("binding") it tells what one of two
+  people did. The answers are spread evenly over the names of the world; each
+  query comes twice, with different names left out.
+  """
+  cast = world.draw_cast(rng, split)
+  first, second = stories.draw_deeds(rng, cast, 2)
+  town = rng.choice(cast.towns)
+  if level == "gender":
+    others = [p for p in cast.people if p.pronoun != first.person.pronoun]
+    second = dataclasses.replace(second, person=rng.choice(others))
+  passage = (
+    f"{stories.tell(rng, (first, second))} They both live in {town}."
+    f"\n@highlight\nIt was a busy week in {town}"
+  )
+  if level == "kind":
+    words = {"a": first.person.name, "b": second.person.name, "town": town}
+    cases = [(words, first.person.name), (words, town)]
+  else:
+    cases = [
+      (deed.words() | {"other_he": other.person.pronoun}, deed.person.name)
+      for deed, other in ((first, second), (second, first))
+    ]
+  query = rng.choice(_QUERIES[level])
+  return [
+    {
+      "passage": passage,
+      "query": query.format(**words).replace(answer, "@placeholder"),
+      "entities": sorted((first.person.name, second.person.name, town)),
+      "answers": [answer],
+    }
+    for words, answer in cases
+  ]

@@ -1,0 +1,107 @@
+"""What prompt tuning does after an evaluation during training."""
+
+from collections.abc import Mapping
+import math
+import os
+
+from flax import traverse_util
+import jax
+import numpy as np
+import seqio
+
+from prompt_tuning import prompt_files
+from prompt_tuning.data import metrics as metrics_lib
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.training import base_model
+from t5x import trainer
+
+MetricsByTask = Mapping[str, Mapping[str, float]]
+
+PROMPT_PATH = "encoder/prompt/prompt"
+
+
+class SaveBestPrompt(trainer.BaseAction):
+  """Writes `prompt.safetensors` when the dev score is the best so far.
+
+  The paper (section 3.1) reports the best checkpoint on the dev set.
+  """
+
+  def __init__(
+    self,
+    model_dir: str,
+    task: str,
+    metric: str,
+    vocabulary: seqio.Vocabulary,
+  ):
+    """Keeps its arguments.
+
+    Args:
+      model_dir: Where to write.
+      task: Name of the task or mixture, for the file's header.
+      metric: Regular expression for `task/metric`; see
+        `prompt_tuning.data.metrics.score`. More is better.
+      vocabulary: The model's.
+    """
+    self._path = os.path.join(model_dir, "prompt.safetensors")
+    self._task = task
+    self._metric = metric
+    self._vocabulary = vocabulary
+    self._best: float | None = None
+
+  def resume(self, history) -> None:
+    for metrics_by_task in history:
+      self._is_best(metrics_by_task)
+
+  def run(self, train_state, metrics_by_task) -> bool:
+    if not self._is_best(metrics_by_task):
+      return False
+    # All processes take part in this, one writes.
+    fingerprint = base_model.fingerprint(train_state)
+    if jax.process_index() == 0:
+      params = traverse_util.flatten_dict(train_state.params, sep="/")
+      prompt_files.save_prompt(
+        self._path,
+        np.asarray(params[PROMPT_PATH]),
+        prompt_files.PromptMetadata(
+          base_fingerprint=fingerprint,
+          vocabulary_sha256=vocabulary_lib.sha256(self._vocabulary),
+          parameter_path=PROMPT_PATH,
+          task=self._task,
+          step=int(train_state.step),
+          metric=self._metric,
+          score=self._best,
+        ),
+      )
+    return False
+
+  def _is_best(self, metrics_by_task: MetricsByTask) -> bool:
+    """Whether it is better than all before, for which it then stands.
+
+    Raises:
+      ValueError: if no metric is meant, or the score is not finite: nothing
+        would be better than NaN.
+    """
+    score = metrics_lib.score(metrics_by_task, self._metric)
+    if score is None:
+      raise ValueError(
+        f"BEST_METRIC={self._metric!r} matches none of "
+        f"{[f'{t}/{m}' for t, ms in metrics_by_task.items() for m in ms]}."
+      )
+    if not math.isfinite(score):
+      raise ValueError(
+        f"Expected finite metrics of BEST_METRIC={self._metric!r}, got "
+        f"{_not_finite(metrics_by_task)}. Choose others, or find out why."
+      )
+    if self._best is not None and score <= self._best:
+      return False
+    self._best = score
+    return True
+
+
+def _not_finite(metrics_by_task: MetricsByTask) -> str:
+  return ", ".join(
+    f"{task}/{name} = {value}"
+    for task, metrics in metrics_by_task.items()
+    for name, value in metrics.items()
+    if not math.isfinite(value)
+  )

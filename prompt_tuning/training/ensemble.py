@@ -1,0 +1,194 @@
+"""Several prompts of one frozen model that vote (section 6 of the paper).
+
+An ensemble of tuned models is as many models. Prompts of one model run in one
+batch: every example is in it once for each prompt, and the answer that most of
+them give counts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import glob
+from typing import Any
+
+import flax.linen as nn
+from flax.linen import partitioning
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+
+from prompt_tuning import prompt_files
+from prompt_tuning.training import base_model
+from prompt_tuning.types import Array, Initializer
+from t5x import models
+
+
+def find(pattern: str) -> Sequence[str]:
+  """Returns the prompt files that match a glob pattern, sorted.
+
+  Raises:
+    ValueError: if there are fewer than two, or their lengths differ.
+  """
+  paths = sorted(glob.glob(pattern))
+  if len(paths) < 2:
+    raise ValueError(
+      f"Expected two prompt files or more that match {pattern}, got "
+      f"{paths or 'none'}. Train them first, in one folder each."
+    )
+  lengths = {path: prompt_files.prompt_file_length(path) for path in paths}
+  if len(set(lengths.values())) > 1:
+    raise ValueError(f"Expected prompts of one length, got {lengths}.")
+  return paths
+
+
+def length(pattern: str) -> int:
+  """Returns P, for gin."""
+  return prompt_files.prompt_file_length(find(pattern)[0])
+
+
+def from_files(
+  pattern: str, checkpoint_path: str, vocabulary: seqio.Vocabulary
+) -> Initializer:
+  """Takes trained prompts.
+
+  Args:
+    pattern: As for `find`.
+    checkpoint_path: The base model in use.
+    vocabulary: The vocabulary in use.
+
+  Returns:
+    An initialiser of shape [K, P, H]. It raises ValueError if a prompt was
+    trained on another model or vocabulary, or has another shape.
+  """
+
+  def init(rng: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    del rng
+    found = np.stack(
+      [
+        base_model.prompt_for_model(path, checkpoint_path, vocabulary)
+        for path in find(pattern)
+      ]
+    )
+    if found.shape != tuple(shape):
+      raise ValueError(
+        f"Expected prompts of shape {tuple(shape)}, got {found.shape}. Set "
+        "NUM_PROMPTS to how many there are, and use them with a model of the "
+        "size they were trained for."
+      )
+    return jnp.asarray(found, dtype)
+
+  return init
+
+
+class Prompts(nn.Module):
+  """Owns the parameter `prompt`, [K, P, H], in float32.
+
+  Attributes:
+    num_prompts: How many there are, K.
+    length: Positions of each, P.
+    prompt_init: Initialiser.
+  """
+
+  num_prompts: int
+  length: int
+  prompt_init: Initializer
+
+  @nn.compact
+  def __call__(self, tokens: Array, embedded: Array) -> Array:
+    """Returns a prompt for each row: row i gets prompt i mod K.
+
+    Args:
+      tokens: [B, T] Token ids. Unused.
+      embedded: [B, T, H] The embedded tokens.
+
+    Returns:
+      [B, P, H] in the dtype of `embedded`.
+    """
+    del tokens
+    B, _, H = embedded.shape
+    init = self.prompt_init if self.is_initializing() else nn.initializers.zeros
+    prompts = partitioning.param_with_axes(
+      "prompt",
+      init,
+      (self.num_prompts, self.length, H),
+      jnp.float32,
+      axes=("prompts", "prompt", "prompt_embed"),
+    )
+    return jnp.resize(prompts.astype(embedded.dtype), (B, self.length, H))
+
+
+def majority(answers: Array) -> tuple[Array, Array]:
+  """Takes the answer that is given most often.
+
+  Args:
+    answers: [B, K, S] Token ids.
+
+  Returns:
+    [B, S] The answer, of equally frequent ones the one that is given first, and
+    [B] the share of the prompts that give it.
+  """
+  same = (answers[:, :, None] == answers[:, None]).all(axis=-1)  # [B, K, K]
+  votes = same.mean(axis=-1)
+  winner = jnp.argmax(votes, axis=1)[:, None]
+  answer = jnp.take_along_axis(answers, winner[..., None], axis=1)[:, 0]
+  return answer, jnp.take_along_axis(votes, winner, axis=1)[:, 0]
+
+
+class Ensemble:
+  """A model whose prompts vote when it decodes.
+
+  In everything else it is the model that it is given.
+  """
+
+  def __init__(self, model: models.EncoderDecoderModel, num_prompts: int):
+    """Keeps its arguments.
+
+    Args:
+      model: Its module has `Prompts`.
+      num_prompts: K.
+    """
+    self._model = model
+    self._num_prompts = num_prompts
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._model, name)
+
+  def predict_batch(
+    self,
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    rng: jax.Array | None = None,
+  ) -> jax.Array:
+    """Decodes; see `predict_batch_with_aux`."""
+    return self.predict_batch_with_aux(params, batch, rng=rng)[0]
+
+  def predict_batch_with_aux(
+    self,
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    rng: jax.Array | None = None,
+    **kwargs: Any,
+  ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Decodes a batch with every prompt, and counts.
+
+    Args:
+      params: All parameters.
+      batch: Features `[B, ...]`.
+      rng: PRNG key for sampling.
+      **kwargs: Of `EncoderDecoderModel.predict_batch_with_aux`.
+
+    Returns:
+      Tokens [B, S], and {"scores": [B]}, the share of the prompts that agree.
+    """
+    K = self._num_prompts
+    repeated = {name: jnp.repeat(x, K, axis=0) for name, x in batch.items()}
+    decode: Callable[..., Any] = self._model.predict_batch_with_aux
+    tokens, _ = decode(params, repeated, rng=rng, **kwargs)
+    answer, share = majority(tokens.reshape(-1, K, tokens.shape[-1]))
+    return answer, {"scores": share}
+
+  def score_batch(self, params: Any, batch: Mapping[str, jax.Array]) -> Any:
+    """Refuses: votes are no likelihoods."""
+    raise ValueError(
+      "An ensemble of prompts votes on answers and has no likelihood of its "
+      "own: use MODE='predict', or score with one prompt."
+    )

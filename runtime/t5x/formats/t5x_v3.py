@@ -1,0 +1,242 @@
+"""T5X's checkpoint format 3: a msgpack file, and a zarr folder for each matrix.
+
+The folder `checkpoint_<step>` has a file `checkpoint`, the tree
+`{version, optimizer: {target, state: {step, param_states}}}`. A leaf is an
+array, or the TensorStore spec of a folder beside the file, written by a machine
+that may have seen it in another place, by another driver.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import posixpath
+from typing import Any
+
+from etils import epath
+from flax import serialization, traverse_util
+import msgpack
+import numpy as np
+import tensorstore as ts
+
+from t5x.formats import stored_arrays
+from t5x.formats.stored_arrays import StoredArray
+
+VERSION = 3
+_FILE = "checkpoint"
+# T5X's own: several hosts can read their shards, without too many files.
+_CHUNK_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class ZarrArray:
+  """A parameter in a zarr folder.
+
+  Attributes:
+    folder: Where it lies now.
+    shape: Its shape.
+    dtype: Its dtype.
+  """
+
+  folder: str
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  def open(self) -> stored_arrays.Reader:
+    """Returns what reads parts.
+
+    Raises:
+      ValueError: if the folder is not there, is of another shape, or lacks a
+        chunk, which zarr would take for zeros.
+    """
+    try:
+      store = ts.open(
+        {
+          "driver": "zarr",
+          "kvstore": _kvstore(self.folder),
+          "fill_missing_data_reads": False,
+        },
+        read=True,
+      ).result()
+    except ValueError as e:
+      raise ValueError(
+        f"{self.folder}: cannot be opened; copy the checkpoint again, whole "
+        f"({_first_sentence(e)})."
+      ) from None
+    if tuple(store.shape) != self.shape:
+      raise ValueError(
+        f"{self.folder}: expected shape {self.shape}, as the checkpoint's "
+        f"msgpack says, got {tuple(store.shape)}."
+      )
+
+    def read(index: stored_arrays.Index) -> np.ndarray:
+      try:
+        return store[index].read().result()
+      except ValueError as e:
+        raise ValueError(
+          f"{self.folder}: cannot be read; copy the checkpoint again, whole "
+          f"({_first_sentence(e)})."
+        ) from None
+
+    return read
+
+
+def _first_sentence(error: ValueError) -> str:
+  return str(error).partition(" [")[0]
+
+
+def _kvstore(folder: str) -> dict[str, Any]:
+  """Returns TensorStore's words for a local or a gs:// folder."""
+  if folder.startswith("gs://"):
+    bucket, _, path = folder.removeprefix("gs://").partition("/")
+    return {"driver": "gcs", "bucket": bucket, "path": path}
+  return {"driver": "file", "path": folder}
+
+
+def is_checkpoint(folder: str) -> bool:
+  """Whether a folder may be of this format; Orbax has a file `_METADATA`."""
+  path = epath.Path(folder)
+  return (path / _FILE).is_file() and not (path / "_METADATA").exists()
+
+
+def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
+  """Reads what a checkpoint holds, but no matrix.
+
+  Args:
+    folder: `checkpoint_<step>`, local or gs://.
+
+  Returns:
+    The step, and path of the parameter -> array.
+
+  Raises:
+    ValueError: if it is of another format or version.
+  """
+  file = epath.Path(folder) / _FILE
+  content = file.read_bytes()
+  if content.startswith(b"model_checkpoint_path"):
+    raise ValueError(
+      f"{folder} is a TensorFlow checkpoint of Mesh TensorFlow's T5: expected "
+      "one of T5X's. Public models are at gs://t5-data/pretrained_models/t5x."
+    )
+  try:
+    tree = serialization.msgpack_restore(content)
+    version = tree["version"]
+  except (ValueError, KeyError, TypeError, msgpack.UnpackException) as e:
+    raise ValueError(
+      f"{file} is no msgpack file of T5X's: expected a tree with version and "
+      f"optimizer ({e!r})."
+    ) from None
+  if version != VERSION:
+    raise ValueError(
+      f"{folder} is of T5X's format {version}, expected {VERSION}: restore it "
+      "with T5X and save it again."
+    )
+  target = traverse_util.flatten_dict(
+    tree["optimizer"]["target"], is_leaf=lambda _, node: _is_spec(node)
+  )
+  return int(tree["optimizer"]["state"]["step"]), {
+    "/".join(path): _stored(folder, "/".join(path), leaf)
+    for path, leaf in target.items()
+  }
+
+
+def _is_spec(node: Any) -> bool:
+  return isinstance(node, dict) and {"driver", "kvstore"} <= node.keys()
+
+
+def _stored(folder: str, name: str, leaf: Any) -> StoredArray:
+  if not _is_spec(leaf):
+    return stored_arrays.ArrayInMemory(np.asarray(leaf))
+  # TensorStore before 0.1.14 had the path outside.
+  path = leaf["kvstore"].get("path", "") + leaf.get("path", "")
+  # Some name the place where they lay then.
+  relative = posixpath.basename(path.rstrip("/"))
+  if leaf["driver"] != "zarr" or relative in ("", ".."):
+    raise ValueError(
+      f"{folder}: expected {name} in a zarr folder beside the msgpack file, "
+      f"got driver {leaf['driver']}, path {path!r}."
+    )
+  metadata = leaf["metadata"]
+  return ZarrArray(
+    posixpath.join(folder, relative),
+    tuple(metadata["shape"]),
+    _dtype(metadata.get("dtype", leaf.get("dtype"))),
+  )
+
+
+def _dtype(name: str) -> np.dtype:
+  """Parses zarr's name of a dtype, or TensorStore's."""
+  return ts.dtype(name).numpy_dtype if name[0].isalpha() else np.dtype(name)
+
+
+def write_checkpoint(
+  directory: str, step: int, arrays: Mapping[str, StoredArray]
+) -> str:
+  """Writes a model so that Google's T5X restores it, block by block.
+
+  It has no optimizer state. T5X restores it with `fallback_to_scratch = True`,
+  or for inference.
+
+  Args:
+    directory: A local folder, to put `checkpoint_<step>` into.
+    step: Pretraining steps.
+    arrays: Path of the parameter -> array.
+
+  Returns:
+    The path of the checkpoint. It appears when it is complete.
+
+  Raises:
+    ValueError: if it exists.
+  """
+  final = epath.Path(directory) / f"checkpoint_{step}"
+  if final.exists():
+    raise ValueError(f"{final} exists already: delete it, or choose another.")
+  folder = final.with_name(final.name + ".tmp")
+  if folder.exists():
+    folder.rmtree()
+  folder.mkdir(parents=True)
+  target = {
+    tuple(name.split("/")): stored_arrays.read(array)
+    if len(array.shape) < 2
+    else _write_zarr(folder, name, array)
+    for name, array in arrays.items()
+  }
+  tree = {
+    "version": VERSION,
+    "optimizer": {
+      "target": traverse_util.unflatten_dict(target),
+      "state": {"step": np.asarray(step, np.int32), "param_states": {}},
+    },
+  }
+  (folder / _FILE).write_bytes(serialization.msgpack_serialize(tree))
+  folder.rename(final)
+  return str(final)
+
+
+def _write_zarr(
+  folder: epath.Path, name: str, array: StoredArray
+) -> dict[str, Any]:
+  """Writes a matrix and returns what the msgpack says of it."""
+  relative = "target." + name.replace("/", ".")
+  chunks = stored_arrays.block_shape(array.shape, array.dtype, _CHUNK_BYTES)
+  dtype = array.dtype.str if array.dtype.isbuiltin == 1 else array.dtype.name
+  metadata = {
+    "shape": list(array.shape),
+    "chunks": list(chunks),
+    "compressor": {"id": "gzip", "level": 1},
+    "dtype": dtype,
+  }
+  store = ts.open(
+    {
+      "driver": "zarr",
+      "kvstore": _kvstore(str(folder / relative)),
+      "metadata": metadata,
+    },
+    create=True,
+  ).result()
+  read = array.open()
+  for index in stored_arrays.blocks(array.shape, chunks):
+    store[index].write(read(index)).result()
+  return {
+    "driver": "zarr",
+    "kvstore": {"driver": "file", "path": relative},
+    "metadata": metadata,
+  }

@@ -1,0 +1,239 @@
+"""From predictions to the zip file that the SuperGLUE leaderboard takes."""
+
+import json
+import zipfile
+
+import pytest
+
+from prompt_tuning.data.release import submission
+
+COUNTS = {
+  "boolq": 3_245,
+  "cb": 250,
+  "copa": 500,
+  "multirc": 9_693,
+  "record": 10_000,
+  "rte": 3_000,
+  "wic": 1_400,
+  "wsc": 146,
+  "axb": 1_104,
+  "axg": 356,
+}
+# A prediction that is right in T5's words, and what is submitted for it.
+ANSWERS = {
+  "boolq": ("True", "true"),
+  "cb": ("contradiction", "contradiction"),
+  "copa": ("choice2", 1),
+  "multirc": ("False", 0),
+  "record": ("The U.N.", "The U.N."),
+  "rte": ("not_entailment", "not_entailment"),
+  "wic": ("False", "false"),
+  "wsc": ("her dog", "True"),
+  "axb": ("entailment", "entailment"),
+  "axg": ("not_entailment", "not_entailment"),
+}
+
+
+def _example(task, i):
+  if task == "multirc":
+    return {"idx/paragraph": i // 10, "idx/question": i // 5, "idx/answer": i}
+  if task == "record":
+    return {"idx/passage": i, "idx/query": i + 7}
+  if task == "wsc":
+    return {"idx": i, "label": -1, "targets_pretokenized": "the dog"}
+  return {"idx": i, "targets_pretokenized": "<unk>"}
+
+
+def _infer(folder, task, predictions=None, name=None, shards=1):
+  """Writes what t5x.infer writes for a test split."""
+  folder.mkdir(exist_ok=True)
+  if predictions is None:
+    predictions = [ANSWERS[task][0]] * COUNTS[task]
+  lines = [
+    json.dumps({"inputs": _example(task, i), "prediction": prediction}) + "\n"
+    for i, prediction in enumerate(predictions)
+  ]
+  name = name or f"super_glue_{task}"
+  for shard in range(shards):
+    path = folder / f"{name}-predict.jsonl-{shard:05}-of-{shards:05}"
+    path.write_text("".join(lines[shard::shards]))
+  return folder
+
+
+def _rows(folder, **options):
+  (found,) = submission.find_predictions([folder])
+  return submission.rows(found, **options)
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+  """A submission of all tasks."""
+  folder = tmp_path_factory.mktemp("submission")
+  folders = [_infer(folder / task, task) for task in COUNTS]
+  rows = {
+    found.task.name: submission.rows(found)
+    for found in submission.find_predictions(folders)
+  }
+  submission.write(rows, folder / "submission.zip")
+  return folder / "submission.zip"
+
+
+def _contents(path):
+  with zipfile.ZipFile(path) as archive:
+    return {name: archive.read(name).decode() for name in archive.namelist()}
+
+
+def _with(path, folder, **changes):
+  """A copy in which files are replaced, or left out where None."""
+  contents = _contents(path)
+  for name, text in changes.items():
+    contents[f"{name}.jsonl"] = text
+  copy = folder / "changed.zip"
+  with zipfile.ZipFile(copy, "w") as archive:
+    for name, text in contents.items():
+      if text is not None:
+        archive.writestr(name, text)
+  return copy
+
+
+def test_complete_submission_has_the_official_form(complete):
+  assert submission.check(complete) == []
+  contents = _contents(complete)
+  assert sorted(contents) == [
+    "AX-b.jsonl",
+    "AX-g.jsonl",
+    "BoolQ.jsonl",
+    "CB.jsonl",
+    "COPA.jsonl",
+    "MultiRC.jsonl",
+    "RTE.jsonl",
+    "ReCoRD.jsonl",
+    "WSC.jsonl",
+    "WiC.jsonl",
+  ]
+  rows = {
+    name: [json.loads(line) for line in text.splitlines()]
+    for name, text in contents.items()
+  }
+  assert rows["BoolQ.jsonl"][3] == {"idx": 3, "label": "true"}
+  assert rows["COPA.jsonl"][3] == {"idx": 3, "label": 1}
+  assert rows["ReCoRD.jsonl"][3] == {"idx": 10, "label": "The U.N."}
+  assert rows["WSC.jsonl"][3] == {"idx": 3, "label": "True"}
+  answers = [{"idx": i, "label": 0} for i in range(10)]
+  assert rows["MultiRC.jsonl"][0] == {
+    "idx": 0,
+    "passage": {
+      "questions": [
+        {"idx": 0, "answers": answers[:5]},
+        {"idx": 1, "answers": answers[5:]},
+      ]
+    },
+  }
+
+
+@pytest.mark.parametrize("task", ANSWERS)
+def test_answers_are_submitted_in_the_leaderboards_words(task, tmp_path):
+  text, expected = ANSWERS[task]
+  (row,) = _rows(_infer(tmp_path, task, [text]))
+  if task == "multirc":
+    row = row["passage"]["questions"][0]["answers"][0]
+  assert row["label"] == expected
+  assert type(row["label"]) is type(expected)
+
+
+def test_referent_that_does_not_match_is_false(tmp_path):
+  (row,) = _rows(_infer(tmp_path, "wsc", ["a cat"]))
+  assert row["label"] == "False"
+
+
+def test_wsc_as_classification_and_with_prefix(tmp_path):
+  name = "super_glue_wsc_classification_prefixed"
+  rows = _rows(_infer(tmp_path, "wsc", ["True", "False"], name))
+  assert [row["label"] for row in rows] == ["True", "False"]
+
+
+def test_shards_are_put_together(tmp_path):
+  labels = ["True", "False", "True", "True", "False"]
+  rows = _rows(_infer(tmp_path, "wic", labels, shards=2))
+  assert [row["idx"] for row in rows] == [0, 1, 2, 3, 4]
+  assert [row["label"] for row in rows] == [x.lower() for x in labels]
+
+
+def test_prediction_that_is_no_label_is_refused_or_replaced(tmp_path):
+  predictions = ["entailment", "neutral", "neutral", "maybe", "<extra_id_0>"]
+  folder = _infer(tmp_path, "cb", predictions)
+  with pytest.raises(ValueError, match=r"line 4: 'maybe' .* 1 more of 5"):
+    _rows(folder)
+  labels = [row["label"] for row in _rows(folder, replace_invalid=True)]
+  assert labels == ["entailment", *["neutral"] * 4]
+
+
+def test_wrong_folders_are_refused(tmp_path):
+  sentinel = _infer(
+    tmp_path / "sentinel", "cb", ["neutral"], "super_glue_cb_sentinel"
+  )
+  with pytest.raises(ValueError, match="got super_glue_cb_sentinel-predict"):
+    submission.find_predictions([sentinel])
+  with pytest.raises(ValueError, match=r"got none\. Run t5x\.infer on test"):
+    submission.find_predictions([tmp_path / "none"])
+  folder = _infer(tmp_path / "a", "cb", shards=2)
+  other = _infer(tmp_path / "b", "cb")
+  with pytest.raises(ValueError, match="Expected cb once"):
+    submission.find_predictions([folder, other])
+  next(folder.glob("*00001-of*")).unlink()
+  with pytest.raises(ValueError, match=r"Expected 2 shards .* got 1"):
+    submission.find_predictions([folder])
+
+
+def test_wrong_lines_are_refused(tmp_path):
+  folder = _infer(tmp_path, "rte", ["entailment"])
+  path = next(folder.iterdir())
+  path.write_text('{"inputs": {"a": 1}, "prediction": "entailment"}\n')
+  with pytest.raises(ValueError, match=r"line 1: .* with \['idx'\], got \['a'"):
+    _rows(folder)
+  path.write_text("{}\n")
+  with pytest.raises(ValueError, match="line 1: expected inputs and a predict"):
+    _rows(folder)
+
+
+@pytest.mark.parametrize(
+  ("changes", "problem"),
+  [
+    ({"CB": None}, "CB.jsonl is missing."),
+    ({"extra": ""}, "extra.jsonl does not belong here."),
+    ({"CB": '{"idx": 0}\n'}, "CB.jsonl: line 1 has not the right form"),
+    ({"CB": "no\n"}, "CB.jsonl: line 1 has not the right form"),
+    (
+      {"COPA": '{"idx": 0, "label": true}\n'},
+      "COPA.jsonl: line 1 has the label True, expected one of (0, 1).",
+    ),
+    (
+      {"ReCoRD": '{"idx": 0, "label": 3}\n'},
+      "ReCoRD.jsonl: line 1 has the label 3, expected text.",
+    ),
+    (
+      {"RTE": '{"idx": 0, "label": "entailment"}\n' * 2},
+      "RTE.jsonl: line 2 has the idx 0 a second time.",
+    ),
+    (
+      {"RTE": '{"idx": 0, "label": "entailment"}\n'},
+      "RTE.jsonl: it has 1 predictions, expected 3000.",
+    ),
+    (
+      {"MultiRC": '{"idx": 0, "label": 1}\n'},
+      "MultiRC.jsonl: line 1 has not the right form",
+    ),
+  ],
+)
+def test_what_the_leaderboard_would_refuse(
+  complete, tmp_path, changes, problem
+):
+  (found,) = submission.check(_with(complete, tmp_path, **changes))
+  assert found.startswith(problem)
+
+
+def test_file_that_is_no_zip(tmp_path):
+  path = tmp_path / "submission.zip"
+  path.write_text("no")
+  (found,) = submission.check(path)
+  assert "is no zip file" in found

@@ -1,0 +1,289 @@
+"""Building TFDS data from (small, made-up) folders of the official release."""
+
+import dataclasses
+import json
+import pathlib
+import zipfile
+
+import pytest
+import tensorflow_datasets as tfds
+
+from prompt_tuning.data.release import rows as release_rows
+from prompt_tuning.data.release import tfds_data as official_release
+
+CB = "super_glue/cb:1.0.2"
+CB_COUNTS = {"train": 250, "validation": 56, "test": 250}
+FROM_JSONL = json.loads(
+  pathlib.Path(__file__)
+  .parents[2]
+  .joinpath("testdata", "superglue_text.json")
+  .read_text()
+)["from_jsonl"]
+
+
+@pytest.fixture(autouse=True)
+def _no_progress_bars():
+  tfds.disable_progress_bar()
+
+
+def cb_rows(count, label="neutral"):
+  row = {"premise": "Mara left.", "hypothesis": "she left", "label": label}
+  return [{**row, "idx": idx} for idx in range(count)]
+
+
+def write_jsonl(path, rows):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_cb(release, splits=("train", "validation", "test")):
+  """A release with CB only: made-up text, the official counts."""
+  for split in splits:
+    rows = cb_rows(CB_COUNTS[split])
+    if split == "test":
+      rows = [{k: v for k, v in row.items() if k != "label"} for row in rows]
+    name = {"validation": "val"}.get(split, split)
+    write_jsonl(release / "CB" / f"{name}.jsonl", rows)
+
+
+def count_examples(data_dir, name=CB):
+  splits = tfds.load(name, data_dir=data_dir, download=False)
+  return {split: len(dataset) for split, dataset in splits.items()}
+
+
+def test_what_is_there_is_built_and_the_rest_reported(tmp_path):
+  release, data_dir = tmp_path / "release", tmp_path / "data"
+  write_cb(release)
+  report = official_release.convert(release, data_dir)
+  assert report.built == [CB]
+  assert report.missing == [
+    task.folder for task in release_rows.TASKS if task.folder != "CB"
+  ]
+  assert count_examples(data_dir) == CB_COUNTS
+  splits = tfds.load(CB, data_dir=data_dir, download=False)
+  assert {int(example["label"]) for example in splits["train"]} == {2}
+  assert {int(example["label"]) for example in splits["test"]} == {-1}
+
+
+def test_only_new_splits_are_built_again(tmp_path):
+  release, data_dir = tmp_path / "release", tmp_path / "data"
+  write_cb(release, ["validation", "test"])
+  report = official_release.convert(release, data_dir)
+  assert "CB/train.jsonl" in report.missing
+  assert official_release.convert(release, data_dir).kept == [CB]
+  write_cb(release)
+  assert official_release.convert(release, data_dir).built == [CB]
+  assert count_examples(data_dir) == CB_COUNTS
+  # The data has more than the folder now.
+  (release / "CB" / "train.jsonl").unlink()
+  assert official_release.convert(release, data_dir).kept == [CB]
+  assert count_examples(data_dir) == CB_COUNTS
+
+
+def test_a_zip_file_is_as_good_as_a_folder(tmp_path):
+  write_cb(tmp_path / "folder")
+  (tmp_path / "release").mkdir()
+  with zipfile.ZipFile(tmp_path / "release" / "CB.zip", "w") as zipped:
+    for path in (tmp_path / "folder" / "CB").iterdir():
+      zipped.write(path, f"CB/{path.name}")
+  official_release.convert(tmp_path / "release", tmp_path / "data")
+  assert count_examples(tmp_path / "data") == CB_COUNTS
+  assert [path.name for path in (tmp_path / "data").iterdir()] == ["super_glue"]
+
+
+@pytest.mark.parametrize("member", ["../train.jsonl", "/CB/train.jsonl"])
+def test_a_zip_file_that_leaves_its_folder_is_refused(tmp_path, member):
+  release = tmp_path / "release"
+  release.mkdir()
+  with zipfile.ZipFile(release / "CB.zip", "w") as zipped:
+    zipped.writestr(member, "{}")
+  with pytest.raises(ValueError, match=r"CB\.zip: expected paths inside"):
+    official_release.convert(release, tmp_path / "data")
+
+
+def test_a_broken_zip_file_is_refused(tmp_path):
+  (tmp_path / "CB.zip").write_bytes(b"no zip")
+  with pytest.raises(ValueError, match=r"CB\.zip: expected a zip file"):
+    official_release.convert(tmp_path, tmp_path / "data")
+
+
+def test_a_folder_without_the_release_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="got none of its files"):
+    official_release.convert(tmp_path, tmp_path / "data")
+
+
+def changed(row, **fields):
+  return json.dumps({**row, **fields}).encode()
+
+
+CB_ROW = cb_rows(1)[0]
+RECORD_ROW = {
+  "idx": 0,
+  "passage": {"text": "Ann left.", "entities": [{"start": 0, "end": 2}]},
+  "qas": [{"query": "@placeholder", "idx": 0, "answers": [{"text": "Ann"}]}],
+}
+WIC_ROW = {
+  "word": "bank",
+  "sentence1": "a bank",
+  "sentence2": "the bank",
+  "start1": 2,
+  "end1": 6,
+  "start2": 4,
+  "end2": 8,
+  "idx": 0,
+  "label": True,
+}
+WSC_ROW = {
+  "text": "Rosa said she won .",
+  "target": {
+    "span1_text": "Rosa",
+    "span1_index": 0,
+    "span2_text": "she",
+    "span2_index": 2,
+  },
+  "idx": 0,
+  "label": True,
+}
+BAD_LINES = {
+  "not JSON": ("CB", b"{'premise': 1}", r"\(the line\): expected JSON, got"),
+  "not UTF-8": ("CB", b'{"premise": "\xff"}', "expected UTF-8, got byte 0xff"),
+  "no object": ("CB", b"[1]", r"\(the line\): expected dict, got \[1\]"),
+  "field missing": ("CB", b'{"premise": "p"}', "hypothesis: expected a value"),
+  "wrong type": (
+    "CB",
+    changed(CB_ROW, idx="7"),
+    r"idx: expected int, got '7' \(str\)",
+  ),
+  "unknown label": (
+    "CB",
+    changed(CB_ROW, label="maybe"),
+    "label: expected one of .*'neutral'.*, got 'maybe'",
+  ),
+  "no label": (
+    "CB",
+    b'{"premise": "p", "hypothesis": "h", "idx": 0}',
+    "label: expected a value, got none",
+  ),
+  "duplicated idx": (
+    "CB",
+    changed(CB_ROW),
+    "idx: expected one that no other example has, got 0, also on line 1",
+  ),
+  "lone surrogate": (
+    "CB",
+    changed(CB_ROW, premise="\ud800"),
+    "premise: expected text",
+  ),
+  "entity outside": (
+    "ReCoRD",
+    changed(
+      RECORD_ROW,
+      passage={"text": "Ann left.", "entities": [{"start": 0, "end": 9}]},
+    ),
+    r"passage\.entities\[0\]: expected .* < 9, the passage's length, got",
+  ),
+  "answers missing": (
+    "ReCoRD",
+    changed(RECORD_ROW, qas=[{"query": "q", "idx": 3}]),
+    r"qas\[0\]\.answers: expected a value",
+  ),
+  "word outside": (
+    "WiC",
+    changed(WIC_ROW, end2=9),
+    r"start2, end2: expected .* <= 8, .* got \(4, 9\)",
+  ),
+  "no boolean": (
+    "WiC",
+    changed(WIC_ROW, label=1),
+    r"label: expected bool, got 1 \(int\)",
+  ),
+  "pronoun outside": (
+    "WSC",
+    changed(WSC_ROW, target={**WSC_ROW["target"], "span2_index": 5}),
+    r"target\.span2_index: expected a word's index in \[0, 5\), got 5",
+  ),
+  "referent not in the text": (
+    "WSC",
+    changed(WSC_ROW, target={**WSC_ROW["target"], "span1_text": "Lin"}),
+    r"target\.span1_text: expected words of the text, got 'Lin'",
+  ),
+}
+GOOD_ROWS = {
+  "CB": CB_ROW,
+  "ReCoRD": RECORD_ROW,
+  "WiC": WIC_ROW,
+  "WSC": WSC_ROW,
+}
+
+
+@pytest.mark.parametrize(
+  ("folder", "line", "message"), BAD_LINES.values(), ids=BAD_LINES
+)
+def test_a_bad_row_is_named_and_nothing_is_built(
+  tmp_path, folder, line, message
+):
+  path = tmp_path / "release" / folder / "train.jsonl"
+  write_cb(tmp_path / "release", ["validation"])
+  path.parent.mkdir(exist_ok=True)
+  path.write_bytes(json.dumps(GOOD_ROWS[folder]).encode() + b"\n" + line)
+  with pytest.raises(ValueError, match=message) as error:
+    official_release.convert(tmp_path / "release", tmp_path / "data")
+  assert str(error.value).startswith(f"{path}, line 2, field ")
+  assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_wrong_number_of_examples_is_refused(tmp_path):
+  path = tmp_path / "CB" / "val.jsonl"
+  write_jsonl(path, cb_rows(55))
+  with pytest.raises(ValueError, match="expected 56 examples, got 55"):
+    official_release.convert(tmp_path, tmp_path / "data")
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+  write_cb(tmp_path / "release", ["validation"])
+  left = tmp_path / "data" / ".incomplete" / "super_glue"
+  left.mkdir(parents=True)
+  official_release.convert(tmp_path / "release", tmp_path / "data")
+  assert not left.parent.exists()
+
+
+def as_json(example):
+  """A TFDS example as the reference wrote it."""
+
+  def convert(value):
+    if isinstance(value, dict):
+      return {name: convert(inner) for name, inner in value.items()}
+    if isinstance(value, bytes):
+      return value.decode()
+    return value.tolist() if value.ndim == 0 else [v.decode() for v in value]
+
+  return convert(example)
+
+
+@pytest.mark.parametrize("case", FROM_JSONL, ids=lambda case: case["config"])
+def test_features_equal_the_reference(tmp_path, monkeypatch, case):
+  """What TFDS makes of rows in the official form, through our builder."""
+  config, count = case["config"], len(case["features"])
+  by_config = {task.config: task for task in release_rows.TASKS}
+  # The tasks do not use WSC's unrepaired spans; the reference has them too.
+  by_config["wsc"] = dataclasses.replace(by_config["wsc.fixed"], config="wsc")
+  task = by_config[config]
+  counts = dict.fromkeys(task.counts, count)
+  task = dataclasses.replace(task, counts=counts)
+  monkeypatch.setattr(release_rows, "TASKS", (task,))
+  # Some rows have no label: only the test split may.
+  write_jsonl(tmp_path / task.folder / task.file_name("test"), case["rows"])
+  official_release.convert(tmp_path, tmp_path / "data")
+  examples = tfds.load(
+    f"super_glue/{config}:1.0.2",
+    data_dir=tmp_path / "data",
+    split="test",
+    download=False,
+  )
+  got = [as_json(example) for example in tfds.as_numpy(examples)]
+  # TFDS shuffles, and has the features in an order of its own.
+  assert sorted(map(json_text, got)) == sorted(map(json_text, case["features"]))
+
+
+def json_text(value):
+  return json.dumps(value, sort_keys=True)

@@ -1,0 +1,261 @@
+"""The launcher, on a program that does nothing but leave a record."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import counting
+import pytest
+
+from prompt_tuning.experiments import launching, records, running, sheets
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _start(place, *arguments):
+  return subprocess.Popen(
+    [
+      *(sys.executable, ROOT / "scripts" / "launch.py"),
+      *(place.root / "configs" / "x.toml", f"--root={place.root}"),
+      *arguments,
+    ],
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    stderr=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def test_launch_runs_what_has_no_record(tmp_path):
+  place = counting.place(tmp_path)
+  cells = counting.cells(place)
+  assert running.run_cell(cells[1], place).status == "finished"
+  outcomes = launching.launch(cells, place, jobs=2)
+  assert {o.cell.name for o in outcomes} == {"cb-seed0", "cb-seed2"}
+  assert set(counting.filed(place)) == {"cb-seed0", "cb-seed1", "cb-seed2"}
+  assert launching.launch(cells, place) == []
+
+
+def test_record_of_another_sheet_counts(tmp_path):
+  place = counting.place(tmp_path)
+  cells = counting.cells(place)
+  running.run_cell(cells[0], place)
+  (place.results / "y").mkdir()
+  place.record(cells[0]).rename(place.results / "y" / "other.json")
+  assert launching.open_cells(cells, records.load(place.results)) == cells[1:]
+
+
+@pytest.mark.parametrize(
+  ("fail", "error"),
+  [("parse", "SEED must not be 1."), ("loss", "x: the loss is nan")],
+)
+def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
+  tmp_path, fail, error
+):
+  place = counting.place(tmp_path, fail=fail)
+  cells = counting.cells(place)
+  outcomes = launching.launch(cells, place)
+  statuses = {o.cell.name: o.status for o in outcomes}
+  assert statuses == {
+    "cb-seed0": "finished",
+    "cb-seed1": "failed",
+    "cb-seed2": "finished",
+  }
+  # Without the folder of this machine.
+  assert counting.filed(place)["cb-seed1"]["error"] == error
+  assert launching.launch(cells, place) == []
+  (again,) = launching.launch(cells, place, retry_failed=True)
+  assert again.status == "failed"
+
+
+@pytest.mark.parametrize("kill_the_run_too", [True, False])
+def test_killed_at_three_moments_it_ends_with_the_same_records(
+  tmp_path, kill_the_run_too
+):
+  whole = counting.place(tmp_path / "whole")
+  launching.launch(counting.cells(whole), whole)
+
+  place = counting.place(tmp_path / "parts", sleep=0.15)
+  folders = [place.folder(cell) for cell in counting.cells(place)]
+  moments = [
+    folders[0] / "record.json",  # The first run has begun.
+    folders[1] / "steps",  # The second has saved something.
+    place.record(counting.cells(place)[1]),  # It is over, the third begins.
+  ]
+  for moment in moments:
+    launcher = _start(place)
+    deadline = time.monotonic() + 60
+    while not moment.exists():
+      assert launcher.poll() is None, launcher.stderr.read()
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+    if kill_the_run_too:
+      os.killpg(launcher.pid, signal.SIGKILL)
+    else:
+      launcher.kill()
+    launcher.communicate()
+  launcher = _start(place)
+  _, errors = launcher.communicate(timeout=60)
+  assert launcher.returncode == 0, errors
+
+  def same(records):
+    return {
+      name: record["best"] | {"status": record["status"]}
+      for name, record in records.items()
+    }
+
+  assert same(counting.filed(place)) == same(counting.filed(whole))
+  # No run was in two processes, and none began anew.
+  for folder in folders:
+    starts = [int(x) for x in (folder / "starts").read_text().split()]
+    assert starts == sorted(starts)
+    if not kill_the_run_too:
+      assert starts == [0]
+
+
+def test_what_goes_wrong_with_one_cell_does_not_stop_the_others(
+  tmp_path, monkeypatch
+):
+  place = counting.place(tmp_path)
+  run_cell = running.run_cell
+
+  def run(cell, *arguments):
+    if cell.point["seed"] == 1:
+      raise OSError("disk full")
+    return run_cell(cell, *arguments)
+
+  monkeypatch.setattr(launching, "run_cell", run)
+  outcomes = launching.launch(counting.cells(place), place)
+  assert {x.cell.name: x.error for x in outcomes} == {
+    "cb-seed0": None,
+    "cb-seed1": "OSError: disk full",
+    "cb-seed2": None,
+  }
+  assert set(counting.filed(place)) == {"cb-seed0", "cb-seed2"}
+
+
+def test_launcher_that_breaks_begins_no_more(tmp_path, monkeypatch):
+  place = counting.place(tmp_path, sleep=0.1)
+
+  def note(*arguments):
+    raise BrokenPipeError
+
+  monkeypatch.setattr(launching._Launch, "_note", note)
+  with pytest.raises(BrokenPipeError):
+    launching.launch(counting.cells(place), place)
+  # The second had begun when the first was over.
+  assert "cb-seed2" not in counting.filed(place)
+
+
+def test_early_stopped_run_is_no_failure(tmp_path):
+  place = counting.place(tmp_path)
+  program = tmp_path / "program" / "train.py"
+  program.write_text(
+    program.read_text().replace('status="finished"', 'status="stopped"')
+  )
+  launcher = _start(place)
+  _, errors = launcher.communicate(timeout=60)
+  assert launcher.returncode == 0, errors
+  assert launching.launch(counting.cells(place), place) == []
+
+
+def test_stopped_launcher_stops_its_runs(tmp_path):
+  place = counting.place(tmp_path, sleep=30)
+  launcher = _start(place)
+  while not list(tmp_path.glob("runs/x/*/record.json")):
+    assert launcher.poll() is None, launcher.stderr.read()
+    time.sleep(0.01)
+  launcher.send_signal(signal.SIGTERM)
+  _, errors = launcher.communicate(timeout=30)
+  assert launcher.returncode == 128 + signal.SIGTERM
+  assert "the same command goes on" in errors
+  assert not counting.filed(place)
+
+
+def test_dry_run_prints_plain_commands(tmp_path):
+  place = counting.place(tmp_path)
+  running.run_cell(counting.cells(place)[0], place)
+  launcher = _start(place, "--dry-run", "--cell=cb-seed[01]")
+  commands, summary = launcher.communicate()
+  assert commands.splitlines()[1] == (
+    "python -m program.train --gin.SEED=1 --gin.SLEEP=0.0 '--gin.FAIL=\"\"' "
+    "'--gin.MODEL_DIR=\"runs/x/cb-seed1\"'"
+  )
+  assert "1 of 2 cells to run." in summary
+
+
+def test_cells_that_need_the_others_run_after_them(tmp_path):
+  place = counting.place(tmp_path, fail="loss")
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(sheet.read_text() + "[values.seed.0]\nlast = true\n")
+  outcomes = launching.launch(counting.cells(place), place, jobs=3)
+  assert [o.cell.name for o in outcomes][-1] == "cb-seed0"
+
+
+def test_unknown_cell_is_one_line(tmp_path):
+  launcher = _start(counting.place(tmp_path), "--cell=nothing")
+  _, errors = launcher.communicate()
+  assert launcher.returncode == 1
+  assert errors.startswith("Error: No cell is called nothing; there is cb-seed")
+  assert len(errors.splitlines()) == 1
+
+
+def test_clock_goes_by_the_most_similar_cells():
+  def cell(**point):
+    return sheets.Cell("x", str(point), point, "", False, ())
+
+  def outcome(seconds, **point):
+    return running.Outcome(cell(**point), "finished", None, seconds)
+
+  clock = launching.Clock([], {})
+  assert clock.left([cell(size="s", seed=2)], {}, 1) == "time left unknown"
+  clock.add(outcome(60.0, size="s", seed=0))
+  clock.add(outcome(120.0, size="s", seed=1))
+  clock.add(outcome(6000.0, size="l", seed=0))
+  assert clock.seconds(cell(size="s", seed=2)) == 90.0
+  waiting = [cell(size="l", seed=1), cell(size="l", seed=3)]
+  assert clock.left(waiting, {}, 2) == "1 h 40 min left"
+  begun = {cell(size="s", seed=2): 80.0}
+  assert clock.left([], begun, 1) == "0 min left"
+
+
+def test_cluster_jobs_leave_records(tmp_path):
+  pytest.importorskip("submitit")
+  place = counting.place(tmp_path)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(sheet.read_text() + "[values.seed.2]\nlast = true\n")
+  launcher = _start(
+    place, "--cell=*[02]", "--submit=local", "--option=timeout_min=1"
+  )
+  job, errors = launcher.communicate(timeout=60)
+  assert launcher.returncode == 0, errors
+  assert job.strip()
+  assert "1 cell waits for these" in errors
+  deadline = time.monotonic() + 60
+  while not counting.filed(place):
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+  assert list(counting.filed(place)) == ["cb-seed0"]
+
+
+@pytest.mark.parametrize(
+  "arguments", [("--submit=local", "--jobs=2"), ("--option=timeout_min=1",)]
+)
+def test_options_without_effect_are_refused(tmp_path, arguments):
+  launcher = _start(counting.place(tmp_path), *arguments)
+  launcher.communicate(timeout=60)
+  assert launcher.returncode == 2
+
+
+def test_option_that_the_cluster_does_not_know_is_one_line(tmp_path):
+  pytest.importorskip("submitit")
+  launcher = _start(
+    counting.place(tmp_path), "--submit=slurm", "--option=wall_time=3"
+  )
+  _, errors = launcher.communicate(timeout=60)
+  assert launcher.returncode == 1
+  assert errors.splitlines()[-1].startswith("Error: submitit, cluster 'slurm'")

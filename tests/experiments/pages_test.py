@@ -1,0 +1,125 @@
+"""Pages and figures, from records that are made up here."""
+
+import io
+
+import made_up
+from matplotlib import image
+import numpy as np
+import pytest
+
+from prompt_tuning.experiments import figures, pages, tables
+
+
+def test_failed_runs_are_named(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  cells = sheet.cells()
+  made_up.file(tmp_path, cells[:6])
+  known = made_up.file(
+    tmp_path, cells[6:12], status="failed", error="it broke", best=None
+  )
+  assert "| model | failed | - |" in tables.score_text(sheet, known).markdown()
+  page = pages.of_sheet(sheet, known)["x.md"].decode()
+  assert "24 cells: 6 failed, 6 finished, 12 not run yet; 0.6 hours" in page
+  assert "* s-model-cb-seed0: it broke" in page
+
+
+def test_page_of_a_sheet(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  assert pages.of_sheet(sheet, {}) == {}
+  files = pages.of_sheet(sheet, made_up.file(tmp_path, sheet.cells()))
+  assert set(files) == {
+    f"x.{end}" for end in ("md", "csv", "tex", "svg", "png")
+  }
+  page = files["x.md"].decode()
+  assert "| Prompt_tuning | 51.7 ± 5.8 (3) | 63.3 ± 14.4 (3) |" in page
+  assert "| Prompt tuning | 58.5 | ~89.9 | Figure 1, read off the" in page
+  assert "Read off." in page
+  assert "CPU, 2 cores (24 runs)" in page
+  assert "0123456 (24 runs)" in page
+  assert r"Prompt\_tuning & 51.7 $\pm$ 5.8 (3)" in files["x.tex"].decode()
+  lines = files["x.csv"].decode().splitlines()
+  assert lines[0] == "source,sheet,row,column,mean,std,n"
+  assert any(line.startswith("ours,x,prompt,s,51.66") for line in lines)
+  assert "Figure 1 (figure),x,Prompt tuning,XXL,89.9,," in lines
+
+
+def test_tables_are_written_into_a_page_of_prose(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  known = made_up.file(tmp_path, sheet.cells())
+  page = (
+    "A\n<!-- ours: x -->\nold\n<!-- end -->\n<!-- paper: x -->\n<!-- end -->\nB"
+  )
+  filled = pages.fill(page, {"x": sheet}, known)
+  assert "old" not in filled
+  assert "| Prompt_tuning | 51.7 ± 5.8 (3) | 63.3 ± 14.4 (3) |" in filled
+  assert "| Prompt tuning | 58.5 | ~89.9 | Figure 1, read off" in filled
+  assert filled.startswith("A\n<!-- ours: x -->\n\n| Method")
+  assert filled.endswith("<!-- end -->\nB")
+  assert pages.fill(filled, {"x": sheet}, known) == filled
+  with pytest.raises(ValueError, match="<!-- ours: y --> names no sheet"):
+    pages.fill(page.replace("ours: x", "ours: y"), {"x": sheet}, known)
+  with pytest.raises(ValueError, match="no <!-- end --> of its own"):
+    pages.fill(page.replace("<!-- end -->\n", "", 1), {"x": sheet}, known)
+
+
+def test_lines_are_the_scores(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  figure = figures.of_sheet(sheet, made_up.file(tmp_path, sheet.cells()))
+  ours, paper = figure.axes
+  np.testing.assert_allclose(ours.lines[0].get_ydata(), [51.667, 63.333], 1e-3)
+  assert ours.lines[0].get_color() == paper.lines[0].get_color()
+  np.testing.assert_array_equal(paper.lines[0].get_xdata(), [77e6, 11e9])
+  np.testing.assert_array_equal(paper.lines[0].get_ydata(), [58.5, 89.9])
+  labels = [tick.get_text() for tick in paper.get_xticklabels()]
+  assert labels == ["Small\n77M", "XXL\n11B"]
+
+
+def test_same_records_make_the_same_files(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  known = made_up.file(tmp_path, sheet.cells())
+  files = pages.of_sheet(sheet, known)
+  assert files == pages.of_sheet(sheet, known)
+  pages.write(files, tmp_path)
+  assert pages.differences(files, tmp_path) == []
+
+
+def test_differences_are_found(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  files = pages.of_sheet(sheet, made_up.file(tmp_path, sheet.cells()))
+  pages.write(files, tmp_path)
+  (tmp_path / "x.md").unlink()
+  (tmp_path / "x.csv").write_text("other")
+  pixels = image.imread(io.BytesIO(files["x.png"]))
+  # The same picture, compressed in another way, and one that is darker.
+  image.imsave(tmp_path / "x.png", pixels)
+  assert (tmp_path / "x.png").read_bytes() != files["x.png"]
+  assert pages.differences(files, tmp_path) == [
+    "x.csv differs",
+    "x.md is missing",
+  ]
+  (tmp_path / "y.md").touch()
+  assert "y.md belongs to no sheet, remove it" in pages.differences(
+    files, tmp_path, "."
+  )
+  image.imsave(tmp_path / "x.png", pixels * [0.5, 0.5, 0.5, 1])
+  assert "x.png differs" in pages.differences(files, tmp_path)
+
+
+def test_runs_are_told_apart(tmp_path):
+  """By their commit, and from others that lie beside them."""
+  sheet = made_up.sheet(
+    tmp_path,
+    made_up.SHEET.replace(
+      'budget = "a minute"', 'budget = ""\nlaunch = "python do.py"'
+    ),
+  )
+  [first, second, third, *_] = sheet.cells()
+  made_up.file(tmp_path, [first], status="stopped")
+  made_up.file(tmp_path, [second], uncommitted_changes=True)
+  command = [*third.command, "--gin.X=1"]
+  failed = {"status": "failed", "error": "it broke", "evals": [], "best": None}
+  known = made_up.file(tmp_path, [third], command=command, **failed)
+  page = pages.of_sheet(sheet, known)["x.md"].decode()
+  assert "Commits: 0123456 (1 runs), 0123456 + changes (1 runs)." in page
+  assert f"* `{third.name}`: failed: it broke" in page
+  assert "`python do.py` runs what is missing" in page

@@ -1,0 +1,109 @@
+"""A cell's run: how it ends, and what is filed of that."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import counting
+import pytest
+
+from prompt_tuning.experiments import records, running
+
+
+def test_run_of_other_settings_is_set_aside(tmp_path):
+  place = counting.place(tmp_path)
+  (cell, *_) = counting.cells(place)
+  running.run_cell(cell, place)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(sheet.read_text().replace("SLEEP = 0.0", "SLEEP = 0"))
+  assert counting.cells(place)[0].settings != cell.settings
+  running.run_cell(counting.cells(place)[0], place)
+  assert (place.folder(cell) / "starts").read_text() == "0 "
+  assert (tmp_path / "runs" / "x" / "cb-seed0.old0" / "steps").exists()
+
+
+def test_unreadable_record_is_set_aside(tmp_path):
+  place = counting.place(tmp_path)
+  (cell, *_) = counting.cells(place)
+  place.folder(cell).mkdir(parents=True)
+  (place.folder(cell) / "record.json").write_text('{"schema": 1')
+  assert running.run_cell(cell, place).status == "finished"
+  assert (tmp_path / "runs" / "x" / "cb-seed0.old0" / "record.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("fail", "error"),
+  [
+    ("11", "killed by signal 11: Error in step 1"),
+    ("9", "killed by signal 9 (out of memory?): Error in step 1"),
+    ("nan", "finite number"),
+    ("silent", "exit status 0"),
+  ],
+)
+def test_run_that_does_not_say_how_it_ended_has_failed(tmp_path, fail, error):
+  place = counting.place(tmp_path, fail=fail)
+  cell = counting.cells(place)[1]
+  log = place.folder(cell) / "log.txt"
+  log.parent.mkdir(parents=True)
+  log.write_text("Error: of an earlier attempt\n")
+  outcome = running.run_cell(cell, place)
+  assert outcome.status == "failed"
+  assert error in outcome.error
+  record = counting.filed(place)[cell.name]
+  assert error in record["error"]
+  # What the run itself had written before is kept.
+  assert (record["seconds"] == 1.0) == (fail != "nan")
+
+
+def test_run_that_was_asked_to_stop_has_no_record(tmp_path):
+  place = counting.place(tmp_path, fail=str(int(signal.SIGTERM)))
+  cell = counting.cells(place)[1]
+  assert running.run_cell(cell, place).status == "interrupted"
+  assert not counting.filed(place)
+
+
+def test_second_launcher_leaves_what_the_first_has_filed(tmp_path):
+  place = counting.place(tmp_path, fail="loss")
+  cell = counting.cells(place)[1]
+  for _ in range(2):
+    assert running.run_cell(cell, place).status == "failed"
+  starts = place.folder(cell) / "starts"
+  assert len(starts.read_text().split()) == 1
+  # Unless it was there before, and is to be tried again.
+  seen = records.load(place.results)[cell.settings].record
+  running.run_cell(cell, place, seen)
+  assert len(starts.read_text().split()) == 2
+
+
+def test_one_kind_of_run_is_in_one_folder_at_a_time(tmp_path):
+  place = counting.place(tmp_path, sleep=0.05)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.with_name("y.toml").write_text(sheet.read_text())
+  cells = [counting.cells(place, sheet)[0] for sheet in "xy"]
+  assert cells[0].settings == cells[1].settings
+  threads = [
+    threading.Thread(target=running.run_cell, args=(cell, place))
+    for cell in cells
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(list(tmp_path.glob("runs/?/*/starts"))) == 1
+
+
+def test_process_that_begins_while_others_are_stopped_is_stopped():
+  processes = running.Processes()
+
+  def start():
+    process = subprocess.Popen(
+      [sys.executable, "-c", "import time; time.sleep(60)"]
+    )
+    processes.stop(signal.SIGTERM)  # As a signal handler may.
+    return process
+
+  with processes.running(start) as status:
+    assert status == -signal.SIGTERM
+  with processes.running(start) as status:  # Begins no more.
+    assert status == -signal.SIGTERM

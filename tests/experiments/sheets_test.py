@@ -1,0 +1,149 @@
+"""Sheets: what they expand to, and what is refused."""
+
+import pathlib
+import shlex
+
+import pytest
+
+from prompt_tuning.experiments import sheets
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHARED = """
+[programs.train]
+module = "t5x.train"
+folder = "MODEL_DIR"
+gin_files = ["run.gin"]
+bindings = {TASK = "$task", SEED = "$seed", LENGTHS = "$task.lengths", LR = 1}
+[values.method.prompt]
+gin_files = ["prompt.gin"]
+bindings = {LR = 0.3, WORDS = "$task.words", TAP = {gin = "@tap()"}}
+[values.method.model]
+gin_files = ["model.gin"]
+[values.task.cb.facts]
+words = ["yes", "no"]
+lengths = {inputs = 8}
+"""
+SHEET = """
+extends = "parts/shared.toml"
+title = "T"
+about = "A"
+budget = "B"
+command = "C"
+[[grids]]
+method = ["prompt", "model"]
+task = ["cb"]
+seed = [0, 1]
+[[grids]]
+method = ["prompt"]
+task = ["cb"]
+seed = [1, 2]
+[layout]
+rows = ["method"]
+columns = "task"
+"""
+
+
+def _load(tmp_path, sheet=SHEET, shared=SHARED):
+  (tmp_path / "parts").mkdir(exist_ok=True)
+  (tmp_path / "parts" / "shared.toml").write_text(shared)
+  (tmp_path / "x.toml").write_text(sheet)
+  return sheets.load(tmp_path / "x.toml", tmp_path)
+
+
+def test_cells_are_the_union_of_the_grids(tmp_path):
+  sheet = _load(tmp_path)
+  assert sheet.name == "x"
+  assert [cell.name for cell in sheet.cells()] == [
+    "prompt-cb-seed0",
+    "prompt-cb-seed1",
+    "model-cb-seed0",
+    "model-cb-seed1",
+    "prompt-cb-seed2",
+  ]
+
+
+def test_command_of_a_cell(tmp_path):
+  cell = _load(tmp_path).cells()[1]
+  assert cell.command == (
+    *("python", "-m", "t5x.train"),
+    *("--gin_file=prompt.gin", "--gin_file=run.gin"),
+    *('--gin.TASK="cb"', "--gin.SEED=1", '--gin.LENGTHS={"inputs": 8}'),
+    *("--gin.LR=0.3", '--gin.WORDS=["yes", "no"]', "--gin.TAP=@tap()"),
+    '--gin.MODEL_DIR="runs/x/prompt-cb-seed1"',
+  )
+
+
+def test_sheet_wins_over_what_it_extends(tmp_path):
+  cells = _load(tmp_path, SHEET + "[values.task.cb.facts]\nwords = []").cells()
+  assert "--gin.WORDS=[]" in cells[0].command
+  assert '--gin.LENGTHS={"inputs": 8}' in cells[0].command
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "message"),
+  [
+    ("title", "titel", "titel: Extra inputs are not permitted"),
+    ('["cb"]', '["cd"]', r"task=cd has no \[values.task.cd\]; there is"),
+    ('columns = "task"', 'columns = "size"', "no axis size in the grid"),
+    ("seed = [0, 1]", "sead = [0]", "asks for an axis it does not have"),
+    ("seed = [0, 1]", "seed = [0]\ncut = [0, 1]", "cut has 2 values, but only"),
+    ("[layout]", '[layout]\nmean_over = "tusk"', "no axis tusk in the grid"),
+    ("[layout]", '[layout]\ngap = ["prompt", "lora"]', "gap: expected two"),
+    (
+      "[layout]",
+      '[values.task.cb]\nprogram = "evil"\n[layout]',
+      "prompt-cb-seed0: no program evil; there is",
+    ),
+    ("title =", "title", "is no TOML"),
+    ("shared", "shered", "shered.toml cannot be read"),
+  ],
+)
+def test_wrong_sheet_is_refused(tmp_path, old, new, message):
+  with pytest.raises(ValueError, match=message):
+    _load(tmp_path, SHEET.replace(old, new))
+
+
+def test_missing_fact_is_refused(tmp_path):
+  shared = SHARED.replace('words = ["yes", "no"]', "")
+  with pytest.raises(ValueError, match=r"cb.facts\] has no words"):
+    _load(tmp_path, shared=shared)
+
+
+def test_two_cells_of_one_name_are_refused(tmp_path):
+  sheet = SHEET.replace("seed = [1, 2]", 'cut = ["seed1"]')
+  sheet += "[values.cut.seed1]\n"
+  shared = SHARED.replace('SEED = "$seed", ', "")
+  with pytest.raises(ValueError, match="prompt-cb-seed1 is the name of"):
+    _load(tmp_path, sheet, shared)
+
+
+def test_numbers_of_a_paper():
+  row = sheets.PaperRow(
+    label="r", values=[0.0, "~62.8", ""], how="printed", source="Table 1"
+  )
+  assert row.numbers() == [0.0, 62.8, None]
+
+
+def test_ragged_numbers_of_the_paper_are_refused(tmp_path):
+  paper = """
+[paper]
+source = "Figure 1"
+columns = ["a", "b"]
+rows = [{label = "r", values = [1.0], how = "printed", source = "Table 1"}]
+"""
+  with pytest.raises(ValueError, match="r: 1 values for 2 columns"):
+    _load(tmp_path, SHEET + paper)
+
+
+ALL = {sheet.name: sheet for sheet in sheets.load_all(ROOT / "configs")}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_sheet_of_the_repository(name):
+  """It expands, and shows a command that is one of its cells'."""
+  sheet = ALL[name]
+  cells = sheet.cells()
+  assert sheet.command in [shlex.join(cell.command) for cell in cells]
+  assert len({cell.settings for cell in cells}) == len(cells)
+  if sheet.beside:
+    assert ALL[sheet.beside].paper

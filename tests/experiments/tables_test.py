@@ -1,0 +1,154 @@
+"""Tables, from records that are made up here."""
+
+import pathlib
+
+import made_up
+
+from prompt_tuning.experiments import figures, records, sheets, tables
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_means_over_tasks_come_with_each_task(tmp_path):
+  text = made_up.SHEET.replace(
+    "[values.task.cb]", "[values.task.cb]\nmajority = 40.0"
+  )
+  text = text.replace("[values.task.wic]", "[values.task.wic]\nmajority = 50.0")
+  text = text.replace("[layout]", '[layout]\ngap = ["model", "prompt"]')
+  sheet = made_up.sheet(tmp_path, text)
+  known = made_up.file(tmp_path, sheet.cells())
+  assert tables.score_text(sheet, known).rows == [
+    ["Most frequent answer", "45.0", "45.0"],
+    ["Prompt_tuning", "51.7 ± 5.8 (3)", "63.3 ± 14.4 (3)"],
+    ["model", "55.0 ± 0.0 (3)", "55.0 ± 0.0 (3)"],
+    ["Gap: model - Prompt_tuning", "+3.3", "-8.3"],
+  ]
+  assert tables.by_task_text(sheet, known).rows == [
+    ["Most frequent answer", "40.0", "50.0"],
+    ["Prompt_tuning, s", "46.7 ± 5.8 (3)", "56.7 ± 5.8 (3)"],
+    ["Prompt_tuning, l", "56.7 ± 11.5 (3)", "70.0 ± 17.3 (3)"],
+    ["model, s", "50.0 ± 0.0 (3)", "60.0 ± 0.0 (3)"],
+    ["model, l", "50.0 ± 0.0 (3)", "60.0 ± 0.0 (3)"],
+  ]
+
+
+def test_a_run_on_a_mixture_is_split_into_its_tasks(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  cells = [x for x in sheet.cells() if x.name == "s-prompt-cb-seed0"]
+  metrics = {"cb_prefixed": {"f1": 70.0}, "wic_prefixed": {"f1": 30.0}}
+  best = {"step": 1, "metrics": metrics}
+  known = made_up.file(tmp_path, cells, best=best)
+  assert tables.by_task_text(sheet, known).rows == [
+    ["Prompt_tuning, s", "70.0 (1)", "30.0 (1)"]
+  ]
+
+
+def test_tasks_as_columns(tmp_path):
+  text = made_up.SHEET.replace(
+    'columns = "size"\nmean_over = "task"', ""
+  ).replace("[layout]", '[layout]\ncolumns = "task"\nmean_column = true\n')
+  text = text.replace('size = ["s", "l"]', 'size = ["s"]')
+  text = text.replace('figure = "lines"', 'parameters = true\nfigure = "dots"')
+  for task in ("cb", "wic"):
+    text = text.replace(
+      f"[values.task.{task}]", f"[values.task.{task}]\nmajority = 50.0"
+    )
+  sheet = made_up.sheet(tmp_path, text)
+  known = made_up.file(tmp_path, sheet.cells())
+  table = tables.score_text(sheet, known)
+  assert table.header == ["Method", "Trainable", "Share", "cb", "wic", "Mean"]
+  assert table.rows == [
+    ["Most frequent answer", "", "", "50.0", "50.0", "50.0"],
+    [
+      *("Prompt_tuning", "10", "1%"),
+      *("46.7 ± 5.8 (3)", "56.7 ± 5.8 (3)", "51.7 ± 5.8 (3)"),
+    ],
+    [
+      *("model", "990", "100%"),
+      *("50.0 ± 0.0 (3)", "60.0 ± 0.0 (3)", "55.0 ± 0.0 (3)"),
+    ],
+  ]
+  for kind in ("dots", "parameters"):
+    layout = sheet.layout.model_copy(update={"figure": kind})
+    drawn = figures.of_sheet(
+      sheet.model_copy(update={"layout": layout, "paper": None}), known
+    )
+    labels = drawn.axes[0].get_legend_handles_labels()[1]
+    assert {"Prompt_tuning", "model"} <= set(labels)
+
+
+def test_gap_stands_last_beside_mean_and_parameters(tmp_path):
+  text = made_up.SHEET.replace('columns = "size"\nmean_over = "task"', "")
+  text = text.replace('size = ["s", "l"]', 'size = ["s"]')
+  text = text.replace(
+    "[layout]",
+    '[layout]\ncolumns = "task"\nmean_column = true\nparameters = true\n'
+    'gap = ["model", "prompt"]',
+  )
+  sheet = made_up.sheet(tmp_path, text)
+  known = made_up.file(tmp_path, sheet.cells())
+  assert tables.score_text(sheet, known).rows[-1] == [
+    *("Gap: model - Prompt_tuning", "", "", "+3.3", "+3.3", "")
+  ]
+
+
+def test_ensemble(tmp_path):
+  text = made_up.SHEET.replace(
+    'columns = "size"\nmean_over = "task"', ""
+  ).replace(
+    '[layout]\nrows = ["method"]',
+    '[layout]\nkind = "ensemble"\nrows = ["task"]\ncolumns = "method"',
+  )
+  text = text.replace('figure = "lines"', "")
+  text = text.replace('size = ["s", "l"]', 'size = ["l"]')
+  text = text.replace('["prompt", "model"]', '["prompt"]')
+  text = text.replace(
+    "[values.size.s]",
+    '[[grids]]\nsize = ["l"]\nmethod = ["model"]\ntask = ["cb", "wic"]\n'
+    "[values.method.model.bindings]\nSEED = 0\n[values.size.s]",
+  )
+  text = text.replace("[values.method.model]\n", "")
+  sheet = made_up.sheet(tmp_path, text)
+  prompts = [cell for cell in sheet.cells() if "seed" in cell.point]
+  known = made_up.file(tmp_path, prompts[:-1])
+  # Average and best are of all prompts, or of none.
+  assert tables.ensemble_text(sheet, known).rows == [
+    ["cb", "56.7", "70.0", "-"],  # 50, 70, 50
+    ["wic", "-", "-", "-"],
+  ]
+  known = made_up.file(tmp_path, prompts)
+  assert tables.ensemble_text(sheet, known).rows == [
+    ["cb", "56.7", "70.0", "-"],  # 50, 70, 50
+    ["wic", "70.0", "90.0", "-"],  # 60, 90, 60
+  ]
+  known = made_up.file(tmp_path, sheet.cells())
+  assert tables.ensemble_text(sheet, known).rows[-1] == [
+    *("Mean", "63.3", "80.0", "55.0")
+  ]
+
+
+def test_a_run_is_a_row_where_tasks_are_columns():
+  """The probes of the ladder's pretraining, by the committed records."""
+  sheet = sheets.load(ROOT / "configs" / "ladder.toml", ROOT / "configs")
+  known = records.load(ROOT / "results" / "ladder")
+  text = tables.task_text(sheet, known)
+  assert text.header[0] == "Size and stage"
+  assert sorted(text.header[1:]) == [
+    *("Cause or effect", "Entailment", "Pronoun", "Truth", "Who", "Word sense")
+  ]
+  rows = {row[0]: dict(zip(text.header, row, strict=True)) for row in text.rows}
+  assert rows["Guessing"]["Entailment"] == "33.3"
+  # A task is in the ladder if the ability that it needs is there.
+  adapted = rows["m, LM adaptation"]
+  passed = {name for name in text.header[1:] if float(adapted[name]) >= 80}
+  assert passed == {"Cause or effect", "Entailment", "Pronoun", "Truth"}
+  lines = tables.score_rows(sheet, known)
+  assert [
+    "ours",
+    "ladder",
+    "ladder_m/lm",
+    "ladder_probe_truth",
+    99.0,
+    "",
+    1,
+  ] in (lines)

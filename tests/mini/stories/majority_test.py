@@ -1,0 +1,65 @@
+"""What one answer to all scores in the generated tasks, as the sheets say."""
+
+import collections
+import functools
+import pathlib
+
+import pytest
+import seqio
+
+from prompt_tuning.data import vocabulary
+from prompt_tuning.experiments import records, sheets
+from prompt_tuning.mini.ladder import tasks as ladder_tasks
+from prompt_tuning.mini.stories import tasks as mini_tasks
+
+CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
+PREFIXES = (f"{mini_tasks.PREFIX}_", f"{ladder_tasks.PREFIX}_")
+LENGTHS = {"inputs": 512, "targets": 32}
+
+
+def _said():
+  """Task, metric (None for the mean), majority, as a sheet's tables have it."""
+  said = set()
+  for sheet in sheets.load_all(CONFIGS):
+    for cell in sheet.cells():
+      task = str(cell.point.get("task"))
+      majority = sheet.value("task", task).majority
+      if task.startswith(PREFIXES) and majority is not None:
+        said.add((task, sheet.layout.metric, majority))
+  return sorted(said, key=str)
+
+
+@functools.cache
+def _metrics(name):
+  """The metrics of the most frequent answers of a task's validation split."""
+  task = seqio.get_mixture_or_task(name)
+  rows = list(
+    task.get_dataset(LENGTHS, "validation", shuffle=False).as_numpy_iterator()
+  )
+  texts = [row["targets_pretokenized"].decode() for row in rows]
+  targets = [
+    task.postprocess_fn(text, example=row, is_target=True)
+    for text, row in zip(texts, rows, strict=True)
+  ]
+  counts = collections.Counter(texts)
+  found = []
+  for answer, count in counts.items():
+    if count == max(counts.values()):
+      predictions = [task.postprocess_fn(answer, example=row) for row in rows]
+      metrics = {}
+      for metric_fn in task.metric_fns:
+        metrics |= metric_fn(targets, predictions)
+      metrics.pop(records.INVALID, None)
+      found.append(metrics)
+  return found
+
+
+@pytest.mark.parametrize(("task", "metric", "majority"), _said())
+def test_most_frequent_answer(monkeypatch, task, metric, majority):
+  monkeypatch.setattr(
+    vocabulary.MODEL_VOCABULARY, "in_use", seqio.ByteVocabulary()
+  )
+  expected = max(
+    x[metric] if metric else records.mean_of(x) for x in _metrics(task)
+  )
+  assert majority == pytest.approx(expected, abs=0.05)

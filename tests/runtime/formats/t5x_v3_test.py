@@ -1,0 +1,82 @@
+"""Checkpoints of format 3 that we write, read as T5X reads them."""
+
+import pathlib
+
+import ml_dtypes
+import numpy as np
+import pytest
+import t5x_folders
+
+from t5x import checkpoints
+from t5x.formats import stored_arrays, t5x_v3
+
+RNG = np.random.default_rng(0)
+FLAT = {
+  "token_embedder/embedding": RNG.normal(size=(40, 6)).astype(np.float32),
+  "decoder/logits_dense/kernel": RNG.normal(size=(6, 40)).astype(
+    ml_dtypes.bfloat16
+  ),
+  "encoder/encoder_norm/scale": RNG.normal(size=6).astype(np.float32),
+  "encoder/zeros/kernel": np.zeros((3, 4), np.float16),
+}
+
+
+def _write(folder, flat, step=1_100_000):
+  return t5x_v3.write_checkpoint(
+    str(folder),
+    step,
+    {k: stored_arrays.ArrayInMemory(v) for k, v in flat.items()},
+  )
+
+
+def _assert_same(read, expected):
+  assert read.keys() == expected.keys()
+  for name, array in expected.items():
+    assert read[name].dtype == array.dtype, name
+    assert read[name].shape == array.shape, name
+    assert read[name].tobytes() == array.tobytes(), name
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**26, 64])
+def test_t5x_reads_what_we_write(tmp_path, monkeypatch, chunk_bytes):
+  monkeypatch.setattr(t5x_v3, "_CHUNK_BYTES", chunk_bytes)
+  path = pathlib.Path(_write(tmp_path, FLAT))
+  assert path.name == "checkpoint_1100000"
+  step, read = t5x_folders.read_v3(path)
+  assert step == 1_100_000
+  _assert_same(read, FLAT)
+  chunks = len(list((path / "target.token_embedder.embedding").glob("*.*")))
+  assert chunks - 1 == (1 if chunk_bytes == 2**26 else 16)  # And .zarray.
+
+
+def test_we_read_what_we_write(tmp_path):
+  checkpoint = checkpoints.open_checkpoint(_write(tmp_path, FLAT))
+  read = {k: stored_arrays.read(v) for k, v in checkpoint.arrays.items()}
+  _assert_same(read, FLAT)
+  assert checkpoint.step == 1_100_000
+
+
+def test_checkpoint_appears_when_it_is_whole(tmp_path):
+  class Broken(stored_arrays.ArrayInMemory):
+    def open(self):
+      raise OSError("disk full")
+
+  arrays = {"a/kernel": Broken(np.ones((2, 2)))}
+  with pytest.raises(OSError, match="disk full"):
+    t5x_v3.write_checkpoint(str(tmp_path), 5, arrays)
+  with pytest.raises(ValueError, match="No checkpoint_<step> in"):
+    checkpoints.find_checkpoint(str(tmp_path))
+  # What was begun is not in the way.
+  _write(tmp_path, FLAT, step=5)
+  with pytest.raises(ValueError, match="checkpoint_5 exists already"):
+    _write(tmp_path, FLAT, step=5)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (1, 9), (4,)])
+def test_blocks_cover_an_array_once(shape):
+  array = np.zeros(shape)
+  block = stored_arrays.block_shape(shape, array.dtype, 32)
+  assert np.prod(block) * 8 <= 32
+  for index in stored_arrays.blocks(shape, block):
+    array[index] += 1
+  np.testing.assert_array_equal(array, 1)

@@ -1,0 +1,28 @@
+"""Which evaluation is the best; `runtime/train_test.py` trains with it."""
+
+import pytest
+import seqio
+
+from prompt_tuning.training import actions
+
+
+def _action(tmp_path):
+  return actions.SaveBestPrompt(
+    str(tmp_path), "task", ".*/(?!invalid).*", seqio.ByteVocabulary()
+  )
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_score_that_is_not_finite_is_refused(tmp_path, score):
+  """It would stay the best, or let a worse one in."""
+  action = _action(tmp_path)
+  action.resume([{"task": {"f1": 50.0, "accuracy": 50.0}}])
+  with pytest.raises(ValueError, match=f"got task/f1 = {score}"):
+    action.run(None, {"task": {"f1": score, "accuracy": 50.0}})
+  # What is worse than the first is not written, which needs a state.
+  assert action.run(None, {"task": {"f1": 40.0, "accuracy": 40.0}}) is False
+
+
+def test_metric_that_is_not_there_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r"matches none of .*task/invalid"):
+    _action(tmp_path).run(None, {"task": {"invalid": 0.0}})

@@ -1,0 +1,156 @@
+"""The vote, and that each row of the batch meets the right prompt."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from prompt_tuning import prompt_files
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.t5 import network
+from prompt_tuning.training import ensemble
+from t5x import checkpoints, models, partitioning
+from t5x import eval as eval_lib
+
+K = 3
+
+
+def test_majority():
+  answers = jnp.asarray(
+    [
+      [[1, 2], [3, 4], [3, 4]],
+      [[5, 0], [6, 0], [7, 0]],  # No majority: the first.
+      [[1, 2], [1, 3], [1, 2]],
+    ]
+  )
+  answer, share = ensemble.majority(answers)
+  np.testing.assert_array_equal(answer, [[3, 4], [5, 0], [1, 2]])
+  np.testing.assert_allclose(share, [2 / 3, 1 / 3, 2 / 3], rtol=1e-6)
+
+
+def _prompts():
+  """Strong enough that the prompts answer differently."""
+  shape = (K, tiny.PROMPT_LENGTH, tiny.WIDTH)
+  return 10 * np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def _save(folder, array, base_fingerprint="any"):
+  for i, prompt in enumerate(array):
+    (folder / f"seed{i}").mkdir(parents=True)
+    prompt_files.save_prompt(
+      folder / f"seed{i}" / "prompt.safetensors",
+      prompt,
+      prompt_files.PromptMetadata(
+        base_fingerprint=base_fingerprint,
+        vocabulary_sha256=vocabulary_lib.sha256(
+          tiny.make_model().input_vocabulary
+        ),
+      ),
+    )
+  return str(folder / "seed*" / "prompt.safetensors")
+
+
+def _ensemble(pattern, base):
+  inner = tiny.make_model()
+  inner.module = network.Transformer(
+    tiny.config(),
+    network.Injections(
+      prompt=functools.partial(
+        ensemble.Prompts,
+        num_prompts=K,
+        length=ensemble.length(pattern),
+        prompt_init=ensemble.from_files(
+          pattern, str(base), inner.input_vocabulary
+        ),
+      )
+    ),
+  )
+  return ensemble.Ensemble(inner, K)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def pattern(tmp_path_factory, base):
+  return _save(
+    tmp_path_factory.mktemp("prompts"),
+    _prompts(),
+    base_fingerprint=checkpoints.open_checkpoint(base).fingerprint,
+  )
+
+
+@pytest.mark.slow
+def test_answer_is_the_majority_of_what_each_prompt_answers(base, pattern):
+  voting = _ensemble(pattern, base)
+  params = voting.get_initial_variables(jax.random.key(0), tiny.input_shapes())[
+    "params"
+  ]
+  np.testing.assert_array_equal(
+    params["encoder"]["prompt"]["prompt"], _prompts()
+  )
+  shapes = tiny.input_shapes()
+  batch = {
+    name: jnp.asarray(np.random.default_rng(1).integers(3, 250, size=shape))
+    for name, shape in shapes.items()
+  }
+  predict = jax.jit(tiny.make_model().predict_batch)
+  answers = []
+  for prompt in _prompts():
+    params["encoder"]["prompt"]["prompt"] = jnp.asarray(prompt)
+    answers.append(predict(params, batch))
+  answers = jnp.stack(answers, axis=1)
+  assert len(np.unique(answers, axis=1)[0]) > 1
+  expected, share = ensemble.majority(answers)
+  params["encoder"]["prompt"]["prompt"] = jnp.asarray(_prompts())
+  tokens, aux = jax.jit(voting.predict_batch_with_aux)(params, batch)
+  np.testing.assert_array_equal(tokens, expected)
+  np.testing.assert_array_equal(aux["scores"], share)
+
+
+@pytest.mark.slow
+def test_it_is_evaluated_like_a_model(base, pattern, tmp_path):
+  metrics = eval_lib.evaluate(
+    model=_ensemble(pattern, base),  # pyright: ignore[reportArgumentType]
+    dataset_cfg=tiny.dataset_config(
+      split="validation", shuffle=False, task_feature_lengths=None
+    ),
+    restore_checkpoint_cfg=tiny.restore_config(base),
+    partitioner=partitioning.PjitPartitioner(
+      num_partitions=1,
+      logical_axis_rules=partitioning.standard_logical_axis_rules(
+        additional_rules=[
+          (name, None) for name in ("prompts", "prompt", "prompt_embed")
+        ]
+      ),
+    ),
+    output_dir=str(tmp_path),
+    fallback_init_rng=0,
+  )
+  assert list(metrics) == [tiny.TASK]
+
+
+def test_prompts_that_do_not_fit_are_refused(base, pattern, tmp_path):
+  with pytest.raises(ValueError, match="two prompt files or more"):
+    ensemble.find(str(tmp_path / "*"))
+  _save(tmp_path / "a", _prompts()[:1])
+  _save(tmp_path / "b", _prompts()[:1, :2])
+  with pytest.raises(ValueError, match="prompts of one length"):
+    ensemble.find(str(tmp_path / "*" / "*" / "*.safetensors"))
+  vocabulary = tiny.make_model().input_vocabulary
+  init = ensemble.from_files(pattern, str(base), vocabulary)
+  with pytest.raises(ValueError, match="Expected prompts of shape"):
+    init(jax.random.key(0), (K, tiny.PROMPT_LENGTH, 8))
+
+
+def test_scores_are_refused(base, pattern):
+  voting = _ensemble(pattern, base)
+  assert isinstance(voting.module, network.Transformer)
+  assert voting.predict_batch != models.EncoderDecoderModel.predict_batch
+  with pytest.raises(ValueError, match="votes on answers"):
+    voting.score_batch({}, {})

@@ -1,0 +1,138 @@
+"""Rank classification on a tiny T5, against scores of each label by itself."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+from prompt_tuning.training import ranking
+
+LABELS = ("yes", "no", "not")
+EOS = 1
+
+
+def _model_and_params():
+  model = tiny.make_model()
+  variables = model.get_initial_variables(
+    jax.random.key(0), tiny.input_shapes()
+  )
+  return model, variables["params"]
+
+
+def _batch(targets=None):
+  """Eight examples; with `targets`, the same label for all of them."""
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(3, 12, size=(tiny.BATCH_SIZE, 1))
+  inputs = rng.integers(3, 250, size=(tiny.BATCH_SIZE, 12))
+  inputs = np.where(np.arange(12) < lengths, inputs, 0)
+  row = np.zeros(tiny.LENGTHS["targets"], np.int32)
+  row[: len(targets or ())] = targets or ()
+  row = np.tile(row, (tiny.BATCH_SIZE, 1))
+  return {
+    "encoder_input_tokens": jnp.asarray(inputs, jnp.int32),
+    "decoder_input_tokens": jnp.asarray(np.pad(row, ((0, 0), (1, 0)))[:, :-1]),
+    "decoder_target_tokens": jnp.asarray(row),
+    "decoder_loss_weights": jnp.asarray(row > 0, jnp.float32),
+  }
+
+
+def _rank(model, params, **arguments):
+  model._decode_fn = functools.partial(
+    ranking.rank_labels,
+    **{
+      "labels": LABELS,
+      "vocabulary": model.output_vocabulary,
+      "normalize": False,
+      **arguments,
+    },
+  )
+  labels = arguments.get("labels", LABELS)
+  return model.predict_batch_with_aux(
+    params, _batch(), num_decodes=len(labels), return_all_decodes=True
+  )
+
+
+def _scores(model, params):
+  """[B, L], from teacher forcing, a label at a time."""
+  columns = []
+  for label in LABELS:
+    tokens = [*model.output_vocabulary.encode(label), EOS]
+    columns.append(model.score_batch(params, _batch(tokens)))
+  return np.stack(columns, axis=1)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_labels_are_ordered_by_the_score_of_each_by_itself(normalize):
+  model, params = _model_and_params()
+  expected = _scores(model, params)
+  if normalize:
+    expected = expected / [len(label) + 1 for label in LABELS]
+  order = expected.argsort(axis=1)
+
+  sequences, aux = _rank(model, params, normalize=normalize)
+
+  np.testing.assert_allclose(
+    aux["scores"], np.take_along_axis(expected, order, 1), rtol=1e-5
+  )
+  decoded = [
+    [model.output_vocabulary.decode(row.tolist()) for row in rows]
+    for rows in np.asarray(sequences)
+  ]
+  assert decoded == [[LABELS[i] for i in row] for row in order]
+
+
+def test_normalising_changes_the_order():
+  model, params = _model_and_params()
+  plain, _ = _rank(model, params)
+  normalized, _ = _rank(model, params, normalize=True)
+  assert (np.asarray(plain) != np.asarray(normalized)).any()
+
+
+def test_padding_after_the_label_is_not_scored():
+  """A label's score is the same beside a longer one."""
+  model, params = _model_and_params()
+  alone = _rank(model, params, labels=("no",))[1]["scores"]
+  sequences, aux = _rank(model, params, labels=("no", "nono"))
+  is_no = np.asarray(sequences)[:, :, 3] == 0
+  np.testing.assert_allclose(
+    np.asarray(aux["scores"])[is_no], alone[:, 0], rtol=1e-5
+  )
+
+
+def test_label_that_does_not_fit_is_refused():
+  model, params = _model_and_params()
+  message = (
+    r"'entailment' has 11 tokens, the targets 5.*gin\.infer_eval/utils"
+    r"\.DatasetConfig\.task_feature_lengths"
+  )
+  with pytest.raises(ValueError, match=message):
+    _rank(model, params, labels=("no", "entailment"))
+
+
+def test_label_that_the_vocabulary_does_not_know_is_refused():
+  model, params = _model_and_params()
+  words = ladder_vocabulary.WordVocabulary(["yes"])
+  with pytest.raises(ValueError, match=r"got 'no': \[2, 1\], where 2 is unk"):
+    _rank(model, params, labels=("yes", "no"), vocabulary=words)
+
+
+def test_wrong_number_of_decodes_is_refused():
+  model, params = _model_and_params()
+  _rank(model, params)
+  with pytest.raises(ValueError, match="number of labels, 3, got 1"):
+    model.predict_batch(params, _batch())
+
+
+def test_labels_of_a_task():
+  assert ranking.labels_of("super_glue_rte_prefixed") == (
+    "entailment",
+    "not_entailment",
+  )
+  with pytest.raises(ValueError, match="are free text"):
+    ranking.labels_of("super_glue_record")
+  with pytest.raises(ValueError, match="one task at a time"):
+    ranking.labels_of("super_glue")
