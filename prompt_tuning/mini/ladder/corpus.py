@@ -19,9 +19,9 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from prompt_tuning.data.sources import GeneratedSource
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 from prompt_tuning.mini.ladder import prose
-from prompt_tuning.mini.sources import GeneratedSource
 
 DOCUMENTS_PER_SPLIT = {"train": 50_000, "validation": 2_000}
 # Of every document, end of sequence included.

@@ -6,8 +6,8 @@ each also as `..._prefixed`, and the tasks of `corpus` and `probes`.
 """
 
 from prompt_tuning.data import superglue
+from prompt_tuning.data.sources import ExampleSource
 from prompt_tuning.mini.ladder import corpus, examples, probes
-from prompt_tuning.mini.stories import tasks
 
 __all__ = ["corpus", "probes"]
 
@@ -25,7 +25,7 @@ IN_LADDER = (
 
 superglue.add_tasks(
   PREFIX,
-  lambda row: tasks.ExampleSource(
+  lambda row: ExampleSource(
     lambda split: examples.examples(row.name, split),
     examples.EXAMPLES_PER_SPLIT,
   ),

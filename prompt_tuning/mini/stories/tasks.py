@@ -11,60 +11,11 @@ record, 52 in rte, 49 in boolq and multirc, 41 in copa and wic, 40 in cb, 26 in
 wsc. The longest target has 6.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-import random
-from typing import Any
-
-import tensorflow as tf
-
 from prompt_tuning.data import superglue
-from prompt_tuning.mini.sources import GeneratedSource
-from prompt_tuning.mini.stories import examples, world
+from prompt_tuning.data.sources import ExampleSource
+from prompt_tuning.mini.stories import examples
 
 PREFIX = "mini"
-
-
-class ExampleSource(GeneratedSource):
-  """The examples of a task."""
-
-  def __init__(
-    self,
-    generate: Callable[[str], Sequence[world.Features]],
-    examples_per_split: Mapping[str, int],
-  ):
-    """Takes the generator.
-
-    Args:
-      generate: split -> its examples, always the same.
-      examples_per_split: How many that will be.
-    """
-    self._generate = generate
-    super().__init__(
-      splits=list(examples_per_split),
-      num_input_examples=dict(examples_per_split),
-    )
-
-  def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
-    """A split's examples, with TFDS's features."""
-    rows = list(self._generate(split))
-    if shuffle:
-      random.Random(seed).shuffle(rows)
-    return _columns(rows)
-
-
-def _columns(rows: list[dict[str, Any]]) -> Any:
-  """Turns examples into one tensor for each feature, typed as TFDS does."""
-
-  def column(name: str, values: list[Any]) -> Any:
-    if isinstance(values[0], dict):
-      return _columns(values)
-    if isinstance(values[0], list):
-      return tf.ragged.constant(values, tf.string)
-    if isinstance(values[0], str):
-      return tf.constant(values)
-    return tf.constant(values, tf.int64 if name == "label" else tf.int32)
-
-  return {name: column(name, [row[name] for row in rows]) for name in rows[0]}
 
 
 def source_of(task: str) -> ExampleSource:
