@@ -1,19 +1,18 @@
 """Base checkpoints: a model on disk, in any format that a run may begin with.
 
-T5X's format 3    `checkpoint_<step>/checkpoint`, see `t5x_v3`
-T5X's Orbax       `checkpoint_<step>/state/`
-our own           `checkpoint_<step>/`, Orbax, with the model's fingerprint
-of a run of ours  `checkpoint_<step>/{run,state}/`, what it changed of another
+T5X's format 3         `formats.t5x_v3`
+T5X's Orbax, and ours  `formats.orbax`
+a run of ours          `formats.run`
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent import futures
 import dataclasses
 import functools
 import hashlib
 import os
 import re
-from typing import Any, cast
+from typing import Any
 
 from etils import epath
 from flax import traverse_util
@@ -21,17 +20,14 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import ml_dtypes
 import numpy as np
-import orbax.checkpoint as ocp
 
-from t5x.formats import stored_arrays, t5x_v3
+from t5x.formats import orbax, run, stored_arrays, t5x_v3
 from t5x.formats.stored_arrays import StoredArray
 from t5x.train_state import Params
 
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # Values of each axis that a fingerprint looks at.
 _FINGERPRINT_BLOCK = 16
-# How a run checkpoint names the parameters that it holds.
-_TRAINABLE = "trainable/"
 # Parameters that are read at the same time.
 _READERS = 8
 
@@ -148,95 +144,12 @@ def save_base_checkpoint(
   Returns:
     The path of the checkpoint.
   """
-  path = epath.Path(directory).resolve() / f"checkpoint_{step}"
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    checkpointer.save(
-      path,
-      args=ocp.args.PyTreeSave(
-        {"target": params, "state": {"step": np.int32(step)}}
-      ),
-      custom_metadata={**metadata, "fingerprint": fingerprint(params)},
-      force=True,
-    )
-  return str(path)
-
-
-@dataclasses.dataclass(frozen=True)
-class OrbaxArray:
-  """A parameter in an Orbax folder.
-
-  Attributes:
-    folder: Where it lies.
-    keys: Where it is in the folder's tree.
-    shape: Its shape.
-    dtype: Its dtype.
-  """
-
-  folder: str
-  keys: tuple[str, ...]
-  shape: tuple[int, ...]
-  dtype: np.dtype
-
-  def open(self) -> stored_arrays.Reader:
-    """Reads all of it."""
-    return _read_on_host({"": self}, tuple)[""].__getitem__
-
-
-def _by_folder(
-  arrays: Mapping[str, StoredArray],
-) -> dict[str, dict[str, OrbaxArray]]:
-  """Finds those in Orbax folders: folder -> name -> array."""
-  folders: dict[str, dict[str, OrbaxArray]] = {}
-  for name, array in arrays.items():
-    if isinstance(array, OrbaxArray):
-      folders.setdefault(array.folder, {})[name] = array
-  return folders
-
-
-def _read_on_host(
-  arrays: Mapping[str, StoredArray],
-  part: Callable[[tuple[int, ...]], tuple[int, ...]],
-) -> dict[str, np.ndarray]:
-  """Reads the first corner of what lies in Orbax folders to memory.
-
-  A folder at a time, and not in threads: where there are several processes,
-  each call of Orbax waits for all of them.
-
-  Args:
-    arrays: Name -> array; others are left out.
-    part: Shape of an array -> that of the corner.
-
-  Returns:
-    Name -> values.
-  """
-  host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-  values = {}
-  for folder, inside in _by_folder(arrays).items():
-    shapes = {name: part(array.shape) for name, array in inside.items()}
-    restored = traverse_util.flatten_dict(
-      _restore(
-        folder,
-        traverse_util.unflatten_dict(
-          {
-            x.keys: jax.ShapeDtypeStruct(shapes[name], x.dtype, sharding=host)
-            for name, x in inside.items()
-          }
-        ),
-        traverse_util.unflatten_dict(
-          {
-            x.keys: ocp.ArrayRestoreArgs(
-              sharding=host,
-              global_shape=shapes[name],
-              dtype=x.dtype,
-              strict=False,
-            )
-            for name, x in inside.items()
-          }
-        ),
-      )
-    )
-    values |= {name: np.asarray(restored[x.keys]) for name, x in inside.items()}
-  return values
+  return orbax.write_checkpoint(
+    directory,
+    step,
+    params,
+    {**metadata, "fingerprint": fingerprint(params)},
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,16 +183,14 @@ class BaseCheckpoint:
     if "fingerprint" in self.metadata:
       return self.metadata["fingerprint"]
     others = {
-      name: array
-      for name, array in self.arrays.items()
-      if not isinstance(array, OrbaxArray)
+      name: array for name, array in self.arrays.items() if not _in_orbax(array)
     }
     with futures.ThreadPoolExecutor(_READERS) as pool:
       corners = pool.map(lambda x: x.open()(_corner(x.shape)), others.values())
       return _digest(
         {name: array.shape for name, array in self.arrays.items()},
         dict(zip(others, corners, strict=True))
-        | _read_on_host(self.arrays, _corner_shape),
+        | orbax.read_corners(self.arrays, _corner_shape),
       )
 
   def read(
@@ -296,25 +207,19 @@ class BaseCheckpoint:
     Raises:
       ValueError: if a part is missing.
     """
-    arrays: dict[str, Any] = {}
     wanted = {name: self.arrays[name] for name in targets}
-    others = [k for k, x in wanted.items() if not isinstance(x, OrbaxArray)]
+    others = [name for name, x in wanted.items() if not _in_orbax(x)]
     with futures.ThreadPoolExecutor(_READERS) as pool:
       read = pool.map(
         lambda name: _read_shards(wanted[name], targets[name]), others
       )
-      arrays |= zip(others, read, strict=True)
-    for folder, inside in _by_folder(wanted).items():
-      restored = traverse_util.flatten_dict(
-        _restore(
-          folder,
-          traverse_util.unflatten_dict(
-            {x.keys: targets[name] for name, x in inside.items()}
-          ),
-        )
-      )
-      arrays |= {name: restored[x.keys] for name, x in inside.items()}
-    return arrays
+      arrays = dict(zip(others, read, strict=True))
+    return arrays | orbax.read_sharded(wanted, targets)
+
+
+def _in_orbax(array: StoredArray) -> bool:
+  """Whether Orbax reads it, which calls for all processes at once."""
+  return isinstance(array, orbax.OrbaxArray)
 
 
 def _read_shards(array: StoredArray, target: jax.ShapeDtypeStruct) -> jax.Array:
@@ -337,34 +242,6 @@ def _read_shards(array: StoredArray, target: jax.ShapeDtypeStruct) -> jax.Array:
   return jax.make_array_from_callback(array.shape, target.sharding, shard)
 
 
-def _restore(folder: str, item: Any, restore_args: Any = None) -> Any:
-  """Reads the part of an Orbax folder that `item` names."""
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return checkpointer.restore(
-      epath.Path(folder),
-      args=ocp.args.PyTreeRestore(
-        item=item,
-        restore_args=restore_args
-        or ocp.checkpoint_utils.construct_restore_args(item),
-        partial_restore=True,
-      ),
-    )
-
-
-def _tree(folder: str) -> Any:
-  """Returns shape and dtype of each array in an Orbax folder."""
-  return ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
-
-
-def _custom_metadata(folder: str) -> dict[str, Any]:
-  """Returns what `save_base_checkpoint` was given; T5X writes none."""
-  if not (epath.Path(folder) / "_CHECKPOINT_METADATA").exists():
-    return {}
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    metadata: Any = checkpointer.metadata(epath.Path(folder))
-  return metadata.custom_metadata or {}
-
-
 def open_checkpoint(path: str) -> BaseCheckpoint:
   """Opens a model, in whatever format; no parameter is read yet.
 
@@ -376,65 +253,8 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
     ValueError: if there is none, or it is of another format.
   """
   found = absolute(find_checkpoint(path))
-  if (epath.Path(found) / "run").is_dir():
-    return _open_run_checkpoint(path, found)
+  if run.is_checkpoint(found):
+    return BaseCheckpoint(path, *run.open_checkpoint(found, open_checkpoint))
   if t5x_v3.is_checkpoint(found):
     return BaseCheckpoint(path, *t5x_v3.open_checkpoint(found))
-  # Where T5X has a tree of its own for the state of the data.
-  nested = epath.Path(found) / "state"
-  folder = str(nested) if nested.is_dir() else found
-  try:
-    target = traverse_util.flatten_dict(_tree(folder)["target"])
-    step = _restore(folder, {"state": {"step": 0}})["state"]["step"]
-  except (OSError, KeyError, AttributeError, TypeError) as e:
-    raise ValueError(
-      f"{found} is no base checkpoint: expected a T5X checkpoint, or an Orbax "
-      f"folder with target and state/step, as save_base_checkpoint writes it "
-      f"({e})."
-    ) from e
-  return BaseCheckpoint(
-    path=path,
-    step=int(step),
-    arrays={
-      "/".join(key): OrbaxArray(folder, ("target", *key), x.shape, x.dtype)
-      for key, x in target.items()
-    },
-    metadata=_custom_metadata(folder),
-  )
-
-
-def _open_run_checkpoint(path: str, found: str) -> BaseCheckpoint:
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-    run_info = cast(
-      dict[str, Any], checkpointer.restore(epath.Path(found) / "run")
-    )
-  folder = str(epath.Path(found) / "state")
-  trained = {
-    name.removeprefix(_TRAINABLE): OrbaxArray(folder, (name,), x.shape, x.dtype)
-    for name, x in _tree(folder).items()
-    if name.startswith(_TRAINABLE)
-  }
-  base = {}
-  # If nothing is frozen, the run holds all of the model.
-  if run_info["base_fingerprint"] is not None and run_info["base"]:
-    base = _open_base(found, **run_info["base"])
-  return BaseCheckpoint(
-    path=path,
-    step=int(epath.Path(found).name.removeprefix("checkpoint_")),
-    arrays={**base, **trained},
-    metadata={"base_fingerprint": run_info["base_fingerprint"]},
-  )
-
-
-def _open_base(run: str, path: str, fingerprint: str) -> Mapping[str, Any]:
-  """Opens what a run began with, and refuses what lies there by now."""
-  try:
-    base = open_checkpoint(path)
-  except ValueError as e:
-    raise ValueError(f"{run} needs its base model. {e}") from e
-  if base.fingerprint != fingerprint:
-    raise ValueError(
-      f"{run} needs its base model, {fingerprint}; at {path} there is "
-      f"{base.fingerprint} now."
-    )
-  return base.arrays
+  return BaseCheckpoint(path, *orbax.open_checkpoint(found))

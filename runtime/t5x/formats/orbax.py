@@ -1,0 +1,233 @@
+"""Models in Orbax's folders: T5X's own, and those that are written here.
+
+`checkpoint_<step>/state/` has the tree `{target, state: {step, ...}}`, as T5X's
+checkpoint manager leaves it. Earlier ones have the tree in `checkpoint_<step>/`
+itself; they are read too.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from etils import epath
+from flax import traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from t5x.formats import stored_arrays
+from t5x.formats.stored_arrays import StoredArray
+
+# T5X's name of the item that a model is in.
+ITEM = "state"
+_METADATA_FILE = "_CHECKPOINT_METADATA"
+
+
+@dataclasses.dataclass(frozen=True)
+class OrbaxArray:
+  """A parameter in an Orbax folder.
+
+  Attributes:
+    folder: Where it lies.
+    keys: Where it is in the folder's tree.
+    shape: Its shape.
+    dtype: Its dtype.
+  """
+
+  folder: str
+  keys: tuple[str, ...]
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+  def open(self) -> stored_arrays.Reader:
+    """Reads all of it."""
+    return read_corners({"": self}, tuple)[""].__getitem__
+
+
+def restore(folder: str, item: Any, restore_args: Any = None) -> Any:
+  """Reads the part of an Orbax folder that `item` names.
+
+  Args:
+    folder: Where the tree lies.
+    item: A part of the tree, a `jax.ShapeDtypeStruct` or number at each leaf.
+    restore_args: Orbax's words for how to read each leaf; by default, as `item`
+      says.
+
+  Returns:
+    `item` with what was read at its leaves.
+  """
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    return checkpointer.restore(
+      epath.Path(folder),
+      args=ocp.args.PyTreeRestore(
+        item=item,
+        restore_args=restore_args
+        or ocp.checkpoint_utils.construct_restore_args(item),
+        partial_restore=True,
+      ),
+    )
+
+
+def tree(folder: str) -> Any:
+  """Returns shape and dtype of each array in an Orbax folder."""
+  return ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
+
+
+def _by_folder(
+  arrays: Mapping[str, StoredArray],
+) -> dict[str, dict[str, OrbaxArray]]:
+  """Finds those in Orbax folders: folder -> name -> array."""
+  folders: dict[str, dict[str, OrbaxArray]] = {}
+  for name, array in arrays.items():
+    if isinstance(array, OrbaxArray):
+      folders.setdefault(array.folder, {})[name] = array
+  return folders
+
+
+def read_corners(
+  arrays: Mapping[str, StoredArray],
+  part: Callable[[tuple[int, ...]], tuple[int, ...]],
+) -> dict[str, np.ndarray]:
+  """Reads the first corner of what lies in Orbax folders to memory.
+
+  A folder at a time, and not in threads: where there are several processes,
+  each call of Orbax waits for all of them.
+
+  Args:
+    arrays: Name -> array; those of other formats are left out.
+    part: Shape of an array -> that of the corner.
+
+  Returns:
+    Name -> values.
+  """
+  host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+  values = {}
+  for folder, inside in _by_folder(arrays).items():
+    shapes = {name: part(array.shape) for name, array in inside.items()}
+    restored = traverse_util.flatten_dict(
+      restore(
+        folder,
+        traverse_util.unflatten_dict(
+          {
+            x.keys: jax.ShapeDtypeStruct(shapes[name], x.dtype, sharding=host)
+            for name, x in inside.items()
+          }
+        ),
+        traverse_util.unflatten_dict(
+          {
+            x.keys: ocp.ArrayRestoreArgs(
+              sharding=host,
+              global_shape=shapes[name],
+              dtype=x.dtype,
+              strict=False,
+            )
+            for name, x in inside.items()
+          }
+        ),
+      )
+    )
+    values |= {name: np.asarray(restored[x.keys]) for name, x in inside.items()}
+  return values
+
+
+def read_sharded(
+  arrays: Mapping[str, StoredArray],
+  targets: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
+  """Reads what lies in Orbax folders to where it belongs.
+
+  Args:
+    arrays: Name -> array; those of other formats are left out.
+    targets: Name -> dtype and sharding to give it.
+
+  Returns:
+    Name -> array. Each host reads its shards only.
+  """
+  read = {}
+  for folder, inside in _by_folder(arrays).items():
+    restored = traverse_util.flatten_dict(
+      restore(
+        folder,
+        traverse_util.unflatten_dict(
+          {x.keys: targets[name] for name, x in inside.items()}
+        ),
+      )
+    )
+    read |= {name: restored[x.keys] for name, x in inside.items()}
+  return read
+
+
+def open_checkpoint(
+  folder: str,
+) -> tuple[int, dict[str, StoredArray], dict[str, Any]]:
+  """Reads what a checkpoint holds, but no parameter.
+
+  Args:
+    folder: `checkpoint_<step>`, local or gs://.
+
+  Returns:
+    The step, path of the parameter -> array, and the metadata that
+    `write_checkpoint` was given; T5X writes none.
+
+  Raises:
+    ValueError: if it is of another format.
+  """
+  nested = epath.Path(folder) / ITEM
+  inside = str(nested) if nested.is_dir() else folder
+  try:
+    target = traverse_util.flatten_dict(tree(inside)["target"])
+    step = restore(inside, {"state": {"step": 0}})["state"]["step"]
+  except (OSError, KeyError, AttributeError, TypeError) as e:
+    raise ValueError(
+      f"{folder} is no base checkpoint: expected a T5X checkpoint, or an Orbax "
+      f"folder with target and state/step, as save_base_checkpoint writes it "
+      f"({e})."
+    ) from e
+  arrays: dict[str, StoredArray] = {
+    "/".join(key): OrbaxArray(inside, ("target", *key), x.shape, x.dtype)
+    for key, x in target.items()
+  }
+  return int(step), arrays, _metadata(folder) or _metadata(inside)
+
+
+def _metadata(folder: str) -> dict[str, Any]:
+  """Returns the metadata beside a tree, or of the item it is in, or none."""
+  if not (epath.Path(folder) / _METADATA_FILE).exists():
+    return {}
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    metadata: Any = checkpointer.metadata(epath.Path(folder))
+  return metadata.custom_metadata or {}
+
+
+def write_checkpoint(
+  directory: str, step: int, params: Any, metadata: Mapping[str, Any]
+) -> str:
+  """Writes a model so that Google's T5X restores it.
+
+  Args:
+    directory: The folder to put `checkpoint_<step>` into.
+    step: Pretraining steps.
+    params: Nested dictionary of arrays.
+    metadata: JSON, kept beside the item.
+
+  Returns:
+    The path of the checkpoint. It appears when it is complete.
+  """
+  path = epath.Path(directory).resolve() / f"checkpoint_{step}"
+  handler = ocp.CompositeCheckpointHandler(
+    **{ITEM: ocp.PyTreeCheckpointHandler()}
+  )
+  with ocp.Checkpointer(handler) as checkpointer:
+    checkpointer.save(
+      path,
+      args=ocp.args.Composite(
+        **{
+          ITEM: ocp.args.PyTreeSave(
+            {"target": params, "state": {"step": np.int32(step)}}
+          )
+        }
+      ),
+      custom_metadata=dict(metadata),
+      force=True,
+    )
+  return str(path)

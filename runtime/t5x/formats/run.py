@@ -1,0 +1,78 @@
+"""A run's checkpoint, read as a model: its base, with what the run changed.
+
+`checkpoint_<step>/state/` has what trained, under flat names, beside its
+optimizer state; `checkpoint_<step>/run/` says which base model it belongs to.
+`t5x.checkpoints` writes them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from etils import epath
+import orbax.checkpoint as ocp
+
+from t5x.formats import orbax
+from t5x.formats.stored_arrays import StoredArray
+
+# How a run names the parameters that it holds.
+_TRAINABLE = "trainable/"
+_RUN = "run"
+
+
+def is_checkpoint(folder: str) -> bool:
+  """Whether a folder `checkpoint_<step>` is that of a run."""
+  return (epath.Path(folder) / _RUN).is_dir()
+
+
+def open_checkpoint(
+  folder: str, open_base: Callable[[str], Any]
+) -> tuple[int, dict[str, StoredArray], dict[str, Any]]:
+  """Reads what a run and its base model hold, but no parameter.
+
+  Args:
+    folder: `checkpoint_<step>`.
+    open_base: Opens the base model by its path; what it returns has `arrays`
+      and `fingerprint`.
+
+  Returns:
+    The step, path of the parameter -> array, and metadata: `base_fingerprint`,
+    that of what is frozen, or None.
+
+  Raises:
+    ValueError: if the base model is not there, or another is by now.
+  """
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    info = cast(dict[str, Any], checkpointer.restore(epath.Path(folder) / _RUN))
+  state = str(epath.Path(folder) / orbax.ITEM)
+  trained = {
+    name.removeprefix(_TRAINABLE): orbax.OrbaxArray(
+      state, (name,), x.shape, x.dtype
+    )
+    for name, x in orbax.tree(state).items()
+    if name.startswith(_TRAINABLE)
+  }
+  base: Mapping[str, StoredArray] = {}
+  # If nothing is frozen, the run holds all of the model.
+  if info["base_fingerprint"] is not None and info["base"]:
+    base = _base_arrays(folder, open_base, **info["base"])
+  return (
+    int(epath.Path(folder).name.removeprefix("checkpoint_")),
+    {**base, **trained},
+    {"base_fingerprint": info["base_fingerprint"]},
+  )
+
+
+def _base_arrays(
+  folder: str, open_base: Callable[[str], Any], path: str, fingerprint: str
+) -> Mapping[str, StoredArray]:
+  """Opens what a run began with, and refuses what lies there by now."""
+  try:
+    base = open_base(path)
+  except ValueError as e:
+    raise ValueError(f"{folder} needs its base model. {e}") from e
+  if base.fingerprint != fingerprint:
+    raise ValueError(
+      f"{folder} needs its base model, {fingerprint}; at {path} there is "
+      f"{base.fingerprint} now."
+    )
+  return base.arrays
