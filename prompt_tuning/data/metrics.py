@@ -50,6 +50,20 @@ def mean_3class_f1(
   return {"mean_3class_f1": 100 * f1}
 
 
+def macro_f1(
+  targets: Sequence[int], predictions: Sequence[int]
+) -> dict[str, float]:
+  """The mean of the F1 of each class that is a target."""
+  f1 = sklearn.metrics.f1_score(
+    targets,
+    predictions,
+    labels=sorted(set(targets)),
+    average="macro",
+    zero_division=0,  # pyright: ignore[reportArgumentType]
+  )
+  return {"macro_f1": 100 * f1}
+
+
 def invalid(
   targets: Sequence[Any], predictions: Sequence[Any]
 ) -> dict[str, float]:
@@ -97,6 +111,16 @@ def record(
   ]
   exact_match, f1 = np.mean(scores, axis=0)
   return {"em": 100 * float(exact_match), "f1": 100 * float(f1)}
+
+
+def squad(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> dict[str, float]:
+  """SQuAD's exact match and F1 of texts, each with one right answer."""
+  exact_match, f1 = np.mean(
+    list(map(_squad, targets, predictions)), axis=0
+  ).tolist()
+  return {"em": 100 * exact_match, "f1": 100 * f1}
 
 
 def score(

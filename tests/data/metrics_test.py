@@ -118,3 +118,21 @@ def test_super_glue_average_gives_the_papers_score():
 def test_super_glue_average_refuses_other_sets_of_tasks(wrong):
   with pytest.raises(ValueError, match="each of"):
     metrics.super_glue_average(wrong)
+
+
+def test_macro_f1_is_the_mean_over_the_classes_that_are_asked_for():
+  # Class 0: precision 1/2, recall 1; class 2: precision 1, recall 1/2.
+  targets, predictions = [0, 2, 2], [0, 0, 2]
+  expected = 100 * (2 / 3 + 2 / 3) / 2
+  assert metrics.macro_f1(targets, predictions) == {
+    "macro_f1": pytest.approx(expected)
+  }
+  # No legal answer is no class of its own.
+  assert metrics.macro_f1([0, 1], [0, -1])["macro_f1"] == pytest.approx(50)
+
+
+def test_squad_compares_texts_without_case_and_articles():
+  assert metrics.squad(["the Cat", "x y"], ["cat", "y z"]) == {
+    "em": 50.0,
+    "f1": pytest.approx(100 * (1 + 1 / 2) / 2),
+  }

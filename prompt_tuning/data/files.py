@@ -1,0 +1,292 @@
+"""A task of files of one's own: CSV, TSV or JSONL, see `row_files`.
+
+  TASK = @files.file_task()
+  files.file_task.train_file = "reviews.csv"
+
+Which column is the target, which are the inputs, what the labels are and how
+answers are scored is found in the files, shown, and can be said.
+"""
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import re
+import sys
+
+import seqio
+import sklearn.model_selection
+
+from prompt_tuning.data import metrics, postprocessors, row_files, superglue
+from prompt_tuning.data.row_files import Row
+from prompt_tuning.data.sources import ExampleSource
+
+# Names of a column that is the target, and of one that is neither.
+_TARGETS = ("target", "label", "completion", "answer", "output", "class")
+_NOT_INPUTS = ("idx", "id", "index")
+# More different targets than this are free text.
+_MOST_LABELS = 50
+_HELD_OUT_SEED = 0
+_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class FileData:
+  """The examples of a task of files.
+
+  Attributes:
+    name: Of the task: that of the train file and a digest of what is read.
+    inputs: Columns of the input, in order.
+    target: Column of the target.
+    labels: The legal targets, sorted; empty where the target is free text.
+    splits: Split -> rows.
+  """
+
+  name: str
+  inputs: tuple[str, ...]
+  target: str
+  labels: tuple[str, ...]
+  splits: Mapping[str, Sequence[Row]]
+
+  def text(self, row: Row) -> str:
+    """Returns a row's input: the cell, or "column: cell ..." of several."""
+    if len(self.inputs) == 1:
+      return row.cells[self.inputs[0]]
+    return " ".join(f"{name}: {row.cells[name]}" for name in self.inputs)
+
+  def __str__(self) -> str:
+    """A line or two for people."""
+    counts = ", ".join(f"{k} {len(rows):,}" for k, rows in self.splits.items())
+    lines = [
+      f"{self.name}: {counts} rows; input {', '.join(self.inputs)}; target "
+      f"{self.target}"
+    ]
+    if self.labels:
+      rows = self.splits["train"]
+      found = collections.Counter(row.cells[self.target] for row in rows)
+      shares = [
+        f"{label} {100 * found[label] / len(rows):.0f}%"
+        for label in self.labels
+      ]
+      more = ["..."] if len(shares) > _SHOWN else []
+      lines.append(
+        f"{len(shares)} labels: {', '.join(shares[:_SHOWN] + more)}; accuracy "
+        "and macro F1 are measured"
+      )
+    else:
+      lines.append("free text; exact match and F1 of words are measured")
+    return "\n".join(lines)
+
+
+def read(
+  train_file: str,
+  validation_file: str | None = None,
+  test_file: str | None = None,
+  input_columns: Sequence[str] | None = None,
+  target_column: str | None = None,
+  labels: Sequence[str] | None = None,
+  held_out: float = 0.1,
+) -> FileData:
+  """Reads the files of a task.
+
+  Args:
+    train_file: A file as `row_files.read` takes it.
+    validation_file: The same; without one, `held_out` of the train file.
+    test_file: The same; its target column may be missing.
+    input_columns: By default all but the target, "idx" and "id".
+    target_column: By default the one that is called "target", "label",
+      "completion", "answer", "output" or "class".
+    labels: The legal targets; an empty list for free text. By default those
+      that occur, unless they are many.
+    held_out: Share of the train rows, in (0, 1), with each label's share kept
+      where that can be. The same rows for the same file.
+
+  Raises:
+    ValueError: if a file or a column is missing, or a target is none of the
+      labels.
+  """
+  files = {"train": train_file}
+  files |= {"validation": validation_file} if validation_file else {}
+  files |= {"test": test_file} if test_file else {}
+  splits = {split: row_files.read(path) for split, path in files.items()}
+  columns = list(splits["train"][0].cells)
+  target = _target_column(target_column, columns, train_file)
+  inputs = tuple(
+    input_columns
+    or (
+      column
+      for column in columns
+      if column != target and column.lower() not in _NOT_INPUTS
+    )
+  )
+  if not inputs:
+    raise ValueError(
+      f"{train_file}: expected a column of inputs beside {target}, got none."
+    )
+  for split, path in files.items():
+    wanted = inputs if split == "test" else (*inputs, target)
+    _check_columns(path, list(splits[split][0].cells), wanted)
+  if labels is None:
+    labels = _labels(row.cells[target] for row in splits["train"])
+  for split, path in files.items():
+    _check_targets(path, splits[split], target, labels)
+  if "validation" not in splits:
+    splits |= _hold_out(splits["train"], target, bool(labels), held_out)
+  digest = hashlib.sha256(
+    json.dumps(
+      [
+        inputs,
+        target,
+        list(labels),
+        {k: [dict(row.cells) for row in rows] for k, rows in splits.items()},
+      ]
+    ).encode()
+  ).hexdigest()
+  stem = re.sub(r"\W+", "_", pathlib.PurePath(train_file).stem).strip("_")
+  return FileData(
+    f"{stem or 'files'}_{digest[:8]}", inputs, target, tuple(labels), splits
+  )
+
+
+def _target_column(given: str | None, columns: Sequence[str], path: str) -> str:
+  if given is not None:
+    return given
+  found = [column for column in columns if column.lower() in _TARGETS]
+  if len(found) != 1:
+    raise ValueError(
+      f"{path}: expected one column called {', '.join(_TARGETS)}, got "
+      f"{found or 'none'} among {', '.join(columns)}. Say which it is: "
+      "--gin.TARGET_COLUMN=\"'...'\""
+    )
+  return found[0]
+
+
+def _check_columns(
+  path: str, columns: Sequence[str], wanted: Iterable[str]
+) -> None:
+  for column in wanted:
+    if column not in columns:
+      raise ValueError(
+        f"{path}, line 1: expected the column {column}, got "
+        f"{', '.join(columns)}."
+      )
+
+
+def _labels(targets: Iterable[str]) -> tuple[str, ...]:
+  """Returns the targets that occur, or nothing if that is free text.
+
+  Labels are few, and come back: each, on average, four times.
+  """
+  counts = collections.Counter(targets)
+  is_free = len(counts) > min(_MOST_LABELS, counts.total() / 4)
+  return () if is_free else tuple(sorted(counts))
+
+
+def _check_targets(
+  path: str, rows: Sequence[Row], target: str, labels: Sequence[str]
+) -> None:
+  for row in rows:
+    if target not in row.cells:
+      return  # Of a test split.
+    value = row.cells[target]
+    where = f"{path}, line {row.line}, column {target}"
+    if not value.strip():
+      raise ValueError(f"{where}: expected a target, got an empty cell.")
+    if labels and value not in labels:
+      raise ValueError(
+        f"{where}: expected one of the labels {', '.join(labels)}, got "
+        f"{value!r}. For free text, --gin.LABELS=[]."
+      )
+
+
+def _hold_out(
+  rows: Sequence[Row], target: str, by_label: bool, share: float
+) -> dict[str, Sequence[Row]]:
+  """Parts train rows from those of validation."""
+  if not 0 < share < 1:
+    raise ValueError(f"Expected HELD_OUT between 0 and 1, got {share}.")
+  counts = collections.Counter(row.cells[target] for row in rows)
+  size = max(round(share * len(rows)), 1)
+  if size == len(rows):
+    raise ValueError(
+      f"Expected rows to train on and to hold out, got {len(rows)} in all."
+    )
+  # Each label needs a row on both sides.
+  stratify = by_label and min(counts.values()) > 1
+  stratify &= len(counts) <= min(size, len(rows) - size)
+  train, validation = sklearn.model_selection.train_test_split(
+    rows,
+    test_size=size,
+    random_state=_HELD_OUT_SEED,
+    stratify=[row.cells[target] for row in rows] if stratify else None,
+  )
+  by_line = functools.partial(sorted, key=lambda row: row.line)
+  return {"train": by_line(train), "validation": by_line(validation)}
+
+
+def file_task(
+  train_file: str,
+  validation_file: str | None = None,
+  test_file: str | None = None,
+  input_columns: Sequence[str] | None = None,
+  target_column: str | None = None,
+  labels: Sequence[str] | None = None,
+  held_out: float = 0.1,
+) -> str:
+  """Registers a task of files with seqio, and returns its name.
+
+  It is registered as `_prefixed` and `_sentinel` too. What was found is
+  written to stderr. The arguments are those of `read`.
+  """
+  return _register(
+    *(train_file, validation_file, test_file),
+    None if input_columns is None else tuple(input_columns),
+    target_column,
+    None if labels is None else tuple(labels),
+    held_out,
+  )
+
+
+# gin calls `file_task` for each place that it is bound to.
+@functools.cache
+def _register(*arguments) -> str:
+  data = read(*arguments)
+  print(data, file=sys.stderr)
+  if data.name in seqio.TaskRegistry.names():
+    return data.name  # The same rows.
+  if data.labels:
+    metric_fns = (metrics.accuracy, metrics.macro_f1, metrics.invalid)
+    postprocess = functools.partial(
+      postprocessors.class_index, labels=data.labels
+    )
+  else:
+    metric_fns, postprocess = (metrics.squad,), None
+  superglue.add_task(
+    data.name,
+    superglue.SuperGlueTask(
+      name=data.name,
+      tfds_name="",
+      prefix=f"{pathlib.PurePath(arguments[0]).stem} ",
+      preprocess=lambda dataset: dataset,
+      postprocess=postprocess,
+      metric_fns=metric_fns,
+      labels=data.labels,
+      class_words=data.labels,
+      splits=tuple(data.splits),
+    ),
+    ExampleSource(
+      lambda split: [
+        {
+          "inputs": data.text(row),
+          "targets": row.cells.get(data.target, ""),
+          "idx": row.line,
+        }
+        for row in data.splits[split]
+      ],
+      {split: len(rows) for split, rows in data.splits.items()},
+    ),
+  )
+  return data.name

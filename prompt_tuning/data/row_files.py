@@ -1,0 +1,171 @@
+"""Rows of CSV, TSV and JSONL files with named columns.
+
+Whatever is wrong with a file is a ValueError that names the file, the line and
+the column.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+from typing import Any
+
+# No cell of a text file is longer; the default of csv is 128 KiB.
+_LONGEST_CELL = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One row.
+
+  Attributes:
+    line: Where it begins in the file, counted from 1.
+    cells: Column -> text.
+  """
+
+  line: int
+  cells: Mapping[str, str]
+
+
+def read(path: str) -> list[Row]:
+  """Reads all rows of a file.
+
+  Args:
+    path: A .csv file, quoted as spreadsheets write it, with commas or, where
+      the header has none, semicolons; a .tsv file; or a .jsonl file of objects.
+      In UTF-8. The first line of the first two names the columns.
+
+  Returns:
+    At least one row; each has the same columns, in the file's order.
+
+  Raises:
+    ValueError: if there is no such file, or something is wrong in it.
+  """
+  ending = pathlib.PurePath(path).suffix.lower()
+  if ending not in _READERS:
+    raise ValueError(
+      f"Expected a file that ends in {', '.join(_READERS)}, got {path}."
+    )
+  rows = list(_READERS[ending](path, _text(path)))
+  if not rows:
+    raise ValueError(f"{path}: expected rows of examples, got none.")
+  return rows
+
+
+def _text(path: str) -> str:
+  try:
+    # Spreadsheets put a byte order mark in front.
+    return pathlib.Path(path).read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as e:
+    line = e.object[: e.start].count(b"\n") + 1
+    raise ValueError(
+      f"{path}, line {line}: expected text in UTF-8, got the byte "
+      f"0x{e.object[e.start]:02x}. Save the file as UTF-8."
+    ) from e
+  except OSError as e:
+    raise ValueError(
+      f"{path} cannot be read: {e.strerror}. The working directory is "
+      f"{os.getcwd()}."
+    ) from e
+
+
+def _comma_separated(path: str, text: str) -> Iterator[Row]:
+  header = text.partition("\n")[0]
+  delimiter = ";" if ";" in header and "," not in header else ","
+  return _delimited(path, text, delimiter=delimiter)
+
+
+def _tab_separated(path: str, text: str) -> Iterator[Row]:
+  # Quotes are text there, unless they enclose a whole cell.
+  return _delimited(path, text, delimiter="\t")
+
+
+def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:
+  csv.field_size_limit(_LONGEST_CELL)
+  reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
+  begin = 1
+  columns: list[str] = []
+  try:
+    for cells in reader:
+      line, begin = begin, reader.line_num + 1
+      if not cells:  # An empty line.
+        continue
+      if not columns:
+        columns = [cell.strip() for cell in cells]
+        _check_columns(path, line, columns)
+        continue
+      if len(cells) != len(columns):
+        raise ValueError(
+          f"{path}, line {line}: expected {len(columns)} cells, "
+          f"{', '.join(columns)}, got {len(cells)}. A cell with the delimiter "
+          'in it is put between quotes: "...".'
+        )
+      yield Row(line, dict(zip(columns, cells, strict=True)))
+  except csv.Error as e:
+    raise ValueError(
+      f"{path}, line {begin}: {e}. A quote in a quoted cell is written twice."
+    ) from e
+
+
+def _check_columns(path: str, line: int, columns: Sequence[str]) -> None:
+  for number, column in enumerate(columns, 1):
+    if not column:
+      raise ValueError(
+        f"{path}, line {line}: expected a name for each column, got none for "
+        f"column {number}."
+      )
+    if columns.index(column) != number - 1:
+      raise ValueError(f"{path}, line {line}: two columns are called {column}.")
+
+
+def _json_lines(path: str, text: str) -> Iterator[Row]:
+  columns: list[str] | None = None
+  # Not splitlines(), which splits inside of strings too.
+  for line, content in enumerate(text.split("\n"), 1):
+    if not content.strip():
+      continue
+    where = f"{path}, line {line}"
+    try:
+      fields = json.loads(content)
+    except (json.JSONDecodeError, RecursionError) as e:
+      raise ValueError(f"{where}: expected a JSON object: {e}.") from e
+    if not isinstance(fields, dict):
+      raise ValueError(
+        f"{where}: expected a JSON object, got {type(fields).__name__}."
+      )
+    columns = columns or list(fields)
+    for column in dict.fromkeys([*columns, *fields]):
+      if column not in fields or column not in columns:
+        raise ValueError(
+          f"{where}: expected the columns of the first row, "
+          f"{', '.join(columns)}; {column} is "
+          f"{'missing' if column in columns else 'not one of them'}."
+        )
+    yield Row(
+      line,
+      {
+        column: _cell(fields[column], f"{where}, column {column}")
+        for column in columns
+      },
+    )
+
+
+def _cell(value: Any, where: str) -> str:
+  if isinstance(value, str):
+    return value
+  if isinstance(value, bool | int | float):
+    return str(value)
+  raise ValueError(
+    f"{where}: expected text, a number, or true or false, got "
+    f"{json.dumps(value)[:40]}."
+  )
+
+
+_READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
+  ".csv": _comma_separated,
+  ".tsv": _tab_separated,
+  ".jsonl": _json_lines,
+}
