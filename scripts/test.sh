@@ -1,15 +1,10 @@
 #!/usr/bin/env bash
-# Sets up, then runs the linter, the type checker and the tests, and checks that
-# the tables are what the records make. Arguments go to
-# pytest: bash scripts/test.sh -m "not slow" tests/t5
+# Sets up, then runs the checks of scripts/check.sh and the tests. Arguments go
+# to pytest: bash scripts/test.sh -m "not slow" tests/t5
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$root/scripts/setup.sh" interop
+bash "$root/scripts/check.sh"
 cd "$root"
-python="${PROMPT_TUNING_VENV:-$root/.venv}/bin/python"
-"$python" -m ruff check
-"$python" -m ruff format --check
-"$python" -m basedpyright --pythonpath "$python" --level error
-"$python" scripts/tabulate.py --check
-"$python" -m pytest "$@"
+"${PROMPT_TUNING_VENV:-$root/.venv}/bin/python" -m pytest "$@"
