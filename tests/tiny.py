@@ -47,7 +47,7 @@ def _examples(split, shuffle_files=False, seed=None):
     yield {"inputs": text, "targets": "yes" if has_x else "no", "idx": i}
 
 
-def _dataset(split, shuffle_files=False, seed=None):
+def dataset(split, shuffle_files=False, seed=None):
   return tf.data.Dataset.from_generator(
     functools.partial(_examples, split),
     output_signature={
@@ -61,7 +61,7 @@ def _dataset(split, shuffle_files=False, seed=None):
 for _name in (TASK, OTHER_TASK):
   seqio.TaskRegistry.add(
     _name,
-    seqio.FunctionDataSource(_dataset, splits=["train", "validation", "test"]),
+    seqio.FunctionDataSource(dataset, splits=["train", "validation", "test"]),
     preprocessors=[
       seqio.preprocessors.tokenize,
       seqio.preprocessors.append_eos_after_trim,

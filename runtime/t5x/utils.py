@@ -260,28 +260,32 @@ def get_dataset(
     num_epochs: None repeats without end.
 
   Returns:
-    Batches of `cfg.batch_size / num_shards`; the order depends on the seed
-    alone.
+    Batches of `cfg.batch_size / num_shards`, of the examples and in the order
+    that `seqio.get_dataset` gives.
 
   Raises:
     ValueError: if the split is empty.
   """
   if cfg.task_feature_lengths is None:
     raise ValueError("Training needs TASK_FEATURE_LENGTHS.")
+  arguments = {
+    "mixture_or_task_name": cfg.task_or_mixture(),
+    "task_feature_lengths": cfg.task_feature_lengths,
+    "dataset_split": cfg.split,
+    "feature_converter": feature_converter_cls(pack=cfg.pack),
+    "shard_info": seqio.ShardInfo(index=shard_id, num_shards=num_shards),
+    "use_cached": cfg.use_cached,
+    "seed": cfg.seed,
+    "trim_output_features": cfg.trim_output_features,
+    "verbose": False,
+  }
   dataset = seqio.get_dataset(
-    cfg.task_or_mixture(),
-    task_feature_lengths=cfg.task_feature_lengths,
-    dataset_split=cfg.split,
-    shuffle=cfg.shuffle,
-    num_epochs=num_epochs,
-    feature_converter=feature_converter_cls(pack=cfg.pack),
-    shard_info=seqio.ShardInfo(index=shard_id, num_shards=num_shards),
-    use_cached=cfg.use_cached,
-    seed=cfg.seed,
-    trim_output_features=cfg.trim_output_features,
-    verbose=False,
+    **arguments, shuffle=cfg.shuffle, num_epochs=num_epochs
   )
-  if next(iter(dataset.take(1)), None) is None:
+  # A pipeline of its own: each iteration of a shuffled one has another order,
+  # and training is to have that of the first.
+  first = seqio.get_dataset(**arguments, shuffle=False, num_epochs=1).take(1)
+  if next(iter(first), None) is None:
     raise ValueError(
       f"The split {cfg.split!r} of {cfg.mixture_or_task_name} is empty."
     )
