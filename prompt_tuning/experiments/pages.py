@@ -156,10 +156,12 @@ def _commit(record: records.RunRecord) -> str:
 
 def _device(record: records.RunRecord) -> str:
   device = record.device
-  if device.get("platform") == "cpu":
-    cores = device.get("cpus")
-    return f"CPU, {cores} core{'' if cores == 1 else 's'}"
-  return f"{device.get('count')} x {device.get('kind')}"
+  if device is None:
+    return "unknown"
+  if device.platform == "cpu":
+    cores = f"{device.cpus} core{'' if device.cpus == 1 else 's'}"
+    return f"{device.cpu or 'CPU'}, {cores}"
+  return f"{device.count} x {device.kind}"
 
 
 def _counted(names: Iterator[str]) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import math
 import pathlib
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import pydantic
+from t5x import record_schema
 
 # Where a run writes and where its data lies: no settings.
 _PLACES = {"MODEL_DIR", "EVAL_OUTPUT_DIR", "INFER_OUTPUT_DIR"}
@@ -31,61 +31,9 @@ AVERAGE = "super_glue_average"
 # Of runs that are over, with results: an action may end one early.
 COUNTING = ("finished", "stopped")
 
-Finite = Annotated[float, pydantic.AllowInfNan(False)]
-Metrics = dict[str, dict[str, Finite]]  # Task -> metric -> in [0, 100].
 
-
-class Evaluation(pydantic.BaseModel):
-  """One evaluation of a run."""
-
-  step: int
-  metrics: Metrics
-
-
-class RunRecord(pydantic.BaseModel):
-  """What the tables need of a `record.json`; the file holds more.
-
-  Attributes:
-    schema_version: Of the file; 1.
-    kind: The program that ran.
-    status: "failed" has an `error`, "stopped" was ended early by an action.
-    command: As it was started.
-    seconds: Wall time, earlier attempts included.
-    uncommitted_changes: Whether the code was not quite that of `commit`.
-    parameters: How many are "trainable" and "frozen".
-    evals: In the order of their steps.
-    best: The evaluation that counts, of a run of `t5x.train`.
-  """
-
-  schema_version: Literal[1] = pydantic.Field(alias="schema")
-  kind: Literal["train", "eval", "infer"]
-  status: Literal["running", "finished", "stopped", "interrupted", "failed"]
-  error: str | None = None
-  started: str
-  command: list[str]
-  commit: str | None
-  uncommitted_changes: bool | None = None
-  versions: dict[str, str] = {}
-  device: dict[str, Any] = {}
-  data: dict[str, Any] = {}
-  gin: str | None = None
-  seed: int | None = None
-  seconds: Finite
-  peak_memory_bytes: int | None = None
-  parameters: dict[str, int] = {}
-  evals: list[Evaluation] = []
-  best: Evaluation | None = None
-
-  @pydantic.model_validator(mode="after")
-  def _is_whole(self) -> "RunRecord":
-    if self.status == "failed" and not self.error:
-      raise ValueError("a failed run has an error")
-    if self.counts:
-      if not self.gin or not self.versions or not self.device:
-        raise ValueError("a finished run has gin, versions and a device")
-      if self.kind == "eval" and not self.evals:
-        raise ValueError("a finished evaluation has evals")
-    return self
+class RunRecord(record_schema.Record):
+  """A record, and what tables make of it."""
 
   @property
   def counts(self) -> bool:
@@ -98,7 +46,7 @@ class RunRecord(pydantic.BaseModel):
     return self.counts or self.status == "failed"
 
   @property
-  def metrics(self) -> Metrics:
+  def metrics(self) -> record_schema.Metrics:
     """Task -> what counts: the best checkpoint's on dev, as in the paper."""
     last = self.evals[-1].metrics if self.evals else {}
     metrics = self.best.metrics if self.best else last
@@ -120,14 +68,7 @@ def parse(text: str, where: str) -> RunRecord:
   Raises:
     ValueError: if it is none.
   """
-  try:
-    return RunRecord.model_validate_json(text)
-  except pydantic.ValidationError as e:
-    problems = "; ".join(
-      f"{'.'.join(map(str, x['loc'])) or 'record'}: {x['msg']}"
-      for x in e.errors()
-    )
-    raise ValueError(f"{where} is no record of a run: {problems}.") from e
+  return record_schema.parse(text, where, RunRecord)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import Any
 
 from prompt_tuning.experiments import records
 from prompt_tuning.experiments.sheets import Cell
+from t5x import record_schema
 
 # A process that was asked to stop is run again. A trainer that had time to save
 # itself exits with 128 + the number.
@@ -306,7 +307,7 @@ def _stub(cell: Cell) -> dict[str, Any]:
   """The fields of a run that did not get to writing a record."""
   now = datetime.datetime.now(datetime.UTC)
   return {
-    "schema": 1,
+    "schema": record_schema.VERSION,
     "kind": cell.command[2].rpartition(".")[2],
     "started": now.isoformat(timespec="seconds"),
     "command": cell.command,

@@ -17,9 +17,8 @@ import gin
 import jax
 import tensorboardX
 
-from t5x import checkpoints
+from t5x import checkpoints, record_schema
 
-SCHEMA = 1
 _PACKAGES = (
   "jax",
   "jaxlib",
@@ -42,6 +41,16 @@ def _usable_cpus() -> int | None:
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count()
+
+
+def cpu_model() -> str | None:
+  """The CPU's name, where the system says."""
+  try:
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
+      names = (x.partition(":")[2] for x in f if x.startswith("model name"))
+      return next(names, "").strip() or platform.processor() or None
+  except OSError:
+    return platform.processor() or None
 
 
 def _git(*args: str) -> str | None:
@@ -141,9 +150,7 @@ def format_metrics(task: str, metrics: Mapping[str, float]) -> str:
 class RunRecord:
   """The record of a run, on disk from its first second on.
 
-  `status` is "running", "finished", "stopped" (by an action), "interrupted"
-  (by a signal; it can go on) or "failed" (with `error`). A record that says
-  "running" without a process was killed.
+  The one writer of what `record_schema` describes.
   """
 
   def __init__(
@@ -165,7 +172,7 @@ class RunRecord:
     commit = _git("rev-parse", "HEAD") if is_tracked else None
     changes = _git("status", "--porcelain", *_SOURCES) if commit else None
     self.fields: dict[str, Any] = {
-      "schema": SCHEMA,
+      "schema": record_schema.VERSION,
       "kind": kind,
       "status": "running",
       "error": None,
@@ -182,6 +189,7 @@ class RunRecord:
         "count": jax.device_count(),
         "processes": jax.process_count(),
         "cpus": _usable_cpus(),
+        "cpu": cpu_model(),
       },
       "gin": gin.config_str(),
       **facts,
@@ -201,18 +209,24 @@ class RunRecord:
       self.write(status="failed", error=f"{error_type.__name__}: {error}")
 
   def write(self, **fields: Any) -> None:
-    """Updates fields and the file."""
-    self.fields.update(
-      fields,
-      seconds=round(self.seconds, 2),
+    """Updates fields and the file.
+
+    Raises:
+      ValueError: if the schema refuses them, such as a score that is no number;
+        the record stays as it was.
+    """
+    updated = {
+      **self.fields,
+      **fields,
+      "seconds": round(self.seconds, 2),
       # Linux counts kilobytes.
-      peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+      "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
       * (1 if sys.platform == "darwin" else 1024),
-    )
+    }
+    record = record_schema.validate(updated, self._path)
+    self.fields = updated
     if jax.process_index() == 0:
-      write_atomically(
-        self._path, json.dumps(self.fields, indent=2, sort_keys=True) + "\n"
-      )
+      write_atomically(self._path, record_schema.dump(record))
 
 
 class MetricLog:

@@ -100,12 +100,21 @@ def test_score_is_the_mean_of_metrics_but_not_of_invalid_answers():
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    ({"schema": 2}, "here is no record of a run: schema"),
+    ({"schema": 3}, "here is no record of a run: schema"),
     ({"status": "failed"}, "a failed run has an error"),
-    ({"gin": None}, "a finished run has gin"),
+    ({"versions": {}}, "a finished run has versions"),
+    ({"scores": 1}, "scores: Extra inputs"),
     ({"kind": "eval", "evals": [], "best": None}, "evaluation has evals"),
     ({"seconds": float("nan")}, "seconds"),
     ({"best": {"step": 1, "metrics": {"cb": {"f1": "high"}}}}, "best.metrics"),
+    (
+      {"best": {"step": 1, "metrics": {"cb": {"bleu": float("nan")}}}},
+      "cb/bleu is nan, which is no number",
+    ),
+    (
+      {"best": {"step": 1, "metrics": {"cb": {"f1": 100.5}}}},
+      r"cb/f1 is 100.5, outside \[0, 100\]",
+    ),
   ],
 )
 def test_wrong_record_is_refused(overrides, message):

@@ -37,7 +37,7 @@ def test_unreadable_record_is_set_aside(tmp_path):
   [
     ("11", "killed by signal 11: Error in step 1"),
     ("9", "killed by signal 9 (out of memory?): Error in step 1"),
-    ("nan", "finite number"),
+    ("nan", "cb/accuracy is nan"),
     ("silent", "exit status 0"),
   ],
 )

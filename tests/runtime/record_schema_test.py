@@ -1,0 +1,65 @@
+"""The schema of records, and its one writer."""
+
+import json
+
+import pytest
+
+from t5x import record_schema, records
+
+
+def _record(**fields):
+  return {
+    "schema": 2,
+    "kind": "train",
+    "status": "running",
+    "started": "now",
+    "command": [],
+    **fields,
+  }
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("", "here is no record of a run: Expecting value"),
+    ("[" * 100_000, "here is no record of a run: maximum recursion"),
+    ("[]", "here is no record of a run: expected an object"),
+    ('{"schema": 2}', "kind: Field required"),
+    (json.dumps(_record(step="a")), "step: Input should be a valid integer"),
+  ],
+)
+def test_what_is_no_record_is_refused(text, message):
+  with pytest.raises(ValueError, match=message):
+    record_schema.parse(text, "here")
+
+
+def test_record_of_the_first_schema_is_read():
+  record = record_schema.parse(json.dumps(_record(schema=1)), "here")
+  assert record.configuration is None
+  assert json.loads(record_schema.dump(record))["schema"] == 2
+
+
+def test_metric_of_another_range_is_no_percentage():
+  metrics = {"mine": {"perplexity": 1234.5, "correlation": -12.0}}
+  record = _record(evals=[{"step": 1, "metrics": metrics}])
+  assert record_schema.validate(record, "here").evals[0].metrics == metrics
+
+
+def test_records_say_where_they_hold(tmp_path):
+  records.RunRecord(str(tmp_path), "train").write()
+  device = json.loads((tmp_path / "record.json").read_text())["device"]
+  assert device["cpus"] >= 1
+  assert device["cpu"] == records.cpu_model()
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -1.0, 101.0])
+def test_score_that_is_none_is_not_written(tmp_path, score):
+  record = records.RunRecord(str(tmp_path), "train")
+  record.write()
+  before = (tmp_path / "record.json").read_text()
+  bad = [{"step": 1, "metrics": {"cb": {"accuracy": score}}}]
+  with pytest.raises(ValueError, match="cb/accuracy is"):
+    record.write(evals=bad)
+  assert (tmp_path / "record.json").read_text() == before
+  # What it is refused for can still be said.
+  record.write(status="failed", error="ValueError: cb/accuracy")
