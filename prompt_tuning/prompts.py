@@ -5,7 +5,7 @@ An initialiser is `init(rng, [P, H], dtype) -> [P, H]`, as in
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import flax.linen as nn
 from flax.linen import partitioning
@@ -112,7 +112,8 @@ def class_labels(
     if len(labels) > shape[0]:
       raise ValueError(
         f"Got {len(labels)} class labels for a prompt of {shape[0]} "
-        "positions. Lengthen the prompt, or drop labels."
+        f"positions. Lengthen it, --gin.PROMPT_LENGTH={len(labels)} or more, "
+        "or say which labels it starts from, --gin.CLASS_LABELS='[...]'."
       )
     table = _read_table(embeddings, shape)
     prompt = rest(rng, shape, dtype)
@@ -168,6 +169,8 @@ class Prompt(nn.Module):
 
   length: int
   prompt_init: Initializer = random_uniform()
+
+  replicated_axes: ClassVar[tuple[str, ...]] = ("prompt", "prompt_embed")
 
   @nn.compact
   def __call__(self, tokens: Array, embedded: Array) -> Array:

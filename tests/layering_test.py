@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN: the trainer does not know prompt tuning)."""
+"""Who may import whom: the rooms of the library, and the trainer beside it."""
 
 import ast
 import pathlib
@@ -6,43 +6,107 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-MODULES = sorted(
-  [*ROOT.glob("prompt_tuning/**/*.py"), *ROOT.glob("runtime/t5x/**/*.py")]
+# In order: a room imports only from those above it.
+ROOMS = (
+  ("types", "einsum"),
+  ("prompts", "masks", "injections", "prompt_files"),
+  ("methods",),
+  ("t5",),
+  ("data",),
+  ("mini",),
+  ("tasks",),
+  ("training",),
+  ("interop",),
+  ("analysis",),
+  ("experiments",),
+  ("serving",),
 )
-# Pure parts of the library: they run without the trainer and without gin.
-PURE = ("prompts.py", "masks.py", "t5/", "methods/", "data/")
+RANKS = {room: rank for rank, row in enumerate(ROOMS) for room in row}
+# They run without the trainer.
+WITHOUT_TRAINER = ("types", "einsum", *ROOMS[1], "methods", "t5", "data")
+# Where tf.data is.
+TENSORFLOW = (
+  "prompt_tuning/data/",
+  "prompt_tuning/mini/",
+  "scripts/",
+  "benchmarks/",
+  *(
+    f"runtime/t5x/{module}.py"
+    for module in ("__init__", "utils", "truncation", "infer", "training_loop")
+  ),
+)
+READ_GIN = {"runtime/t5x/gin_utils.py", "runtime/t5x/records.py"}
+MODULES = sorted(
+  str(path.relative_to(ROOT))
+  for folder in ("prompt_tuning", "runtime/t5x", "scripts", "benchmarks")
+  for path in ROOT.glob(f"{folder}/**/*.py")
+)
 
 
-def _imports(path):
+def _imports(name):
+  """The full names of what a file imports."""
   names = set()
-  for node in ast.walk(ast.parse(path.read_text())):
+  for node in ast.walk(ast.parse((ROOT / name).read_text())):
     if isinstance(node, ast.Import):
       names |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, f"{path}: relative import"
+      assert node.level == 0, f"{name}: relative import"
       names |= {f"{node.module}.{alias.name}" for alias in node.names}
   return names
 
 
-def _roots(path):
-  return {name.partition(".")[0] for name in _imports(path)}
+def _room(dotted):
+  """The room of "prompt_tuning.room.module", or None."""
+  package, _, rest = dotted.partition(".")
+  room = rest.partition(".")[0]
+  return room if package == "prompt_tuning" and room in RANKS else None
+
+
+def _roots(names):
+  return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports(name):
+  imports = _imports(name)
+  roots = _roots(imports)
+  text = (ROOT / name).read_text()
+  assert "scripts" not in roots
+  assert "@gin.configurable" not in text
+  if "gin" in roots:
+    assert name in READ_GIN
+  if name.startswith("runtime/"):
+    assert "prompt_tuning" not in roots
+  if {"tensorflow", "tensorflow_datasets", "tensorflow_text"} & roots:
+    assert name.startswith(TENSORFLOW)
+  if not name.startswith(("prompt_tuning/experiments/", "scripts/", "bench")):
+    assert not {x for x in imports if _room(x) == "experiments"}
+  insides = {x for x in imports if x.rpartition(".")[2].startswith("_")}
+  assert not {x for x in insides if _roots([x]) & {"prompt_tuning", "t5x"}}
 
 
 @pytest.mark.parametrize(
-  "path", MODULES, ids=lambda p: str(p.relative_to(ROOT))
+  "name", [name for name in MODULES if name.startswith("prompt_tuning/")]
 )
-def test_imports(path):
-  name = str(path.relative_to(ROOT))
-  roots = _roots(path)
-  assert "scripts" not in roots
-  if name.startswith("runtime/"):
-    assert "prompt_tuning" not in roots
-  if name.removeprefix("prompt_tuning/").startswith(PURE):
-    assert not {"t5x", "gin"} & roots
-  if "gin" in roots:
-    assert name in {"runtime/t5x/gin_utils.py", "runtime/t5x/records.py"}
-  assert "@gin.configurable" not in path.read_text()
+def test_a_room_imports_from_those_above(name):
+  own = _room(name.removesuffix(".py").replace("/", "."))
+  if own is None:
+    assert name in {"prompt_tuning/__init__.py"}, f"{name}: give it a row"
+    return
+  imports = _imports(name)
+  below = {x for x in imports if (r := _room(x)) and RANKS[r] > RANKS[own]}
+  assert not below
+  if own in WITHOUT_TRAINER:
+    assert not {"t5x", "gin"} & _roots(imports)
 
 
-def test_modules_were_found():
+def test_the_folder_of_gin_files_is_no_package():
+  """It would shadow the library of that name."""
+  assert not (ROOT / "gin" / "__init__.py").exists()
+
+
+def test_modules_and_rooms_were_found():
   assert len(MODULES) > 30
+  assert {
+    room for name in MODULES if (room := _room(name[:-3].replace("/", ".")))
+  } >= {"t5", "data", "experiments"}

@@ -6,7 +6,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning.t5.layers import T5Config
+from prompt_tuning.t5.config import T5Config
 from prompt_tuning.t5.network import Transformer
 
 _SUBLAYERS = {

@@ -1,10 +1,12 @@
 """Adapters (Houlsby et al., 2019): a bottleneck after a block's last kernel."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 from flax.linen import partitioning
 import jax.numpy as jnp
 
-from prompt_tuning.t5.layers import einsum
+from prompt_tuning.einsum import einsum
 from prompt_tuning.types import Array
 
 _DOWN_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -22,6 +24,8 @@ class Bottleneck(nn.Module):
   """
 
   bottleneck: int
+
+  replicated_axes: ClassVar[tuple[str, ...]] = ("adapter",)
 
   @nn.compact
   def __call__(self, inputs: Array) -> Array:

@@ -1,10 +1,12 @@
 """LoRA (Hu et al., 2021): a product of two thin matrices beside a kernel."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 from flax.linen import partitioning
 import jax.numpy as jnp
 
-from prompt_tuning.t5.layers import einsum
+from prompt_tuning.einsum import einsum
 from prompt_tuning.types import Array
 
 _DOWN_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -24,6 +26,8 @@ class LowRankDelta(nn.Module):
 
   rank: int
   alpha: float
+
+  replicated_axes: ClassVar[tuple[str, ...]] = ("lora_rank",)
 
   @nn.compact
   def __call__(

@@ -14,6 +14,7 @@ need no feature of their own. The frozen model reads the name as well.
 from collections.abc import Sequence
 import itertools
 import re
+from typing import ClassVar
 
 import flax.linen as nn
 from flax.linen import partitioning
@@ -41,6 +42,8 @@ class MultitaskPrompt(nn.Module):
   prefixes: Sequence[str]
   vocabulary: Vocabulary
   prompt_init: Initializer = random_uniform()
+
+  replicated_axes: ClassVar[tuple[str, ...]] = ("prompt", "prompt_embed")
 
   @nn.compact
   def __call__(self, tokens: Array, embedded: Array) -> Array:

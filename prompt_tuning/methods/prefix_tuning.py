@@ -5,6 +5,7 @@ what the attention of every layer finds there.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 from flax.linen import partitioning
@@ -33,6 +34,8 @@ class Prefix(nn.Module):
   length: int
   hidden_dim: int | None = None
   prefix_init: Initializer = nn.initializers.normal(1.0)
+
+  replicated_axes: ClassVar[tuple[str, ...]] = ("prefix", "prefix_hidden")
 
   @nn.compact
   def __call__(

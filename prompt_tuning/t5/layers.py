@@ -6,16 +6,16 @@ Parameters have the names and shapes of T5X's minimal T5: kernels are
 
 import functools
 import operator
-import re
 
 import flax.linen as nn
 from flax.linen import partitioning
-import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning.t5.config import Injections, T5Config
+from prompt_tuning.einsum import einsum
+from prompt_tuning.injections import Injections
+from prompt_tuning.t5.config import T5Config
 from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 
 constrain = partitioning.with_sharding_constraint
@@ -26,47 +26,6 @@ _MASKED = -1e10
 _KERNEL_INIT = nn.initializers.variance_scaling(
   1.0, "fan_in", "truncated_normal"
 )
-
-
-def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
-  """A product of two arrays of one dtype that accumulates in float32.
-
-  So does its gradient, which plain `jnp.einsum` computes from a bfloat16 and
-  a float32 operand: a float32 product, slow where bfloat16 is fast.
-
-  Args:
-    equation: "a,b->c" with explicit axes, each of which is in two of the
-      three.
-    a: First operand.
-    b: Second operand.
-    dtype: Of the result.
-
-  Returns:
-    The product.
-  """
-  product = jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-  return product.astype(dtype)
-
-
-einsum = jax.custom_vjp(_einsum, nondiff_argnums=(0, 3))
-
-
-def _einsum_forward(equation, a, b, dtype):
-  return einsum(equation, a, b, dtype), (a, b)
-
-
-def _einsum_backward(equation, dtype, operands, gradient):
-  del dtype
-  a, b = operands
-  a_axes, b_axes, axes = re.split(",|->", equation)
-  gradient = gradient.astype(a.dtype)
-  return (
-    einsum(f"{axes},{b_axes}->{a_axes}", gradient, b, a.dtype),
-    einsum(f"{axes},{a_axes}->{b_axes}", gradient, a, b.dtype),
-  )
-
-
-einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
 def make_dropout(config: T5Config, enable_dropout: bool) -> nn.Dropout:

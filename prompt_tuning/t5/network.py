@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from prompt_tuning import masks, prompts
-from prompt_tuning.t5.config import Injections, T5Config
+from prompt_tuning.injections import Injections
+from prompt_tuning.t5.config import T5Config
 from prompt_tuning.t5.layers import (
   Attention,
   Dense,

@@ -12,6 +12,7 @@ import seqio
 from prompt_tuning import prompt_files
 from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.injections import Injections
 from prompt_tuning.training import base_model
 from t5x import trainer
 
@@ -32,6 +33,7 @@ class SaveBestPrompt(trainer.BaseAction):
     task: str,
     metric: str,
     vocabulary: seqio.Vocabulary,
+    injections: Injections | None = None,
   ):
     """Keeps its arguments.
 
@@ -41,11 +43,15 @@ class SaveBestPrompt(trainer.BaseAction):
       metric: Regular expression for `task/metric`; see
         `prompt_tuning.data.metrics.score`. More is better.
       vocabulary: The model's.
+      injections: The methods of the run; None is a prompt alone. Beside
+        another method no file is written: such a prompt is not one of the
+        base model.
     """
     self._path = os.path.join(model_dir, "prompt.safetensors")
     self._task = task
     self._metric = metric
     self._vocabulary = vocabulary
+    self._is_alone = injections is None or set(injections.used) == {"prompt"}
     self._best: float | None = None
 
   def resume(self, history) -> None:
@@ -53,7 +59,7 @@ class SaveBestPrompt(trainer.BaseAction):
       self._is_best(metrics_by_task)
 
   def run(self, train_state, metrics_by_task) -> bool:
-    if not self._is_best(metrics_by_task):
+    if not self._is_best(metrics_by_task) or not self._is_alone:
       return False
     # All processes take part in this, one writes.
     fingerprint = base_model.fingerprint(train_state)

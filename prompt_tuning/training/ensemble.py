@@ -1,22 +1,20 @@
 """Several prompts of one frozen model that vote (section 6 of the paper).
 
-An ensemble of tuned models is as many models. Prompts of one model run in one
-batch: every example is in it once for each prompt, and the answer that most of
-them give counts.
+The prompts are read from the files of runs; `prompt_tuning.methods.voting` says
+how they share a batch and how they vote.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import glob
 from typing import Any
 
-import flax.linen as nn
-from flax.linen import partitioning
 import jax
 import jax.numpy as jnp
 import numpy as np
 import seqio
 
 from prompt_tuning import prompt_files
+from prompt_tuning.methods import voting
 from prompt_tuning.training import base_model
 from prompt_tuning.types import Array, Initializer
 from t5x import models
@@ -79,60 +77,6 @@ def from_files(
   return init
 
 
-class Prompts(nn.Module):
-  """Owns the parameter `prompt`, [K, P, H], in float32.
-
-  Attributes:
-    num_prompts: How many there are, K.
-    length: Positions of each, P.
-    prompt_init: Initialiser.
-  """
-
-  num_prompts: int
-  length: int
-  prompt_init: Initializer
-
-  @nn.compact
-  def __call__(self, tokens: Array, embedded: Array) -> Array:
-    """Returns a prompt for each row: row i gets prompt i mod K.
-
-    Args:
-      tokens: [B, T] Token ids. Unused.
-      embedded: [B, T, H] The embedded tokens.
-
-    Returns:
-      [B, P, H] in the dtype of `embedded`.
-    """
-    del tokens
-    B, _, H = embedded.shape
-    init = self.prompt_init if self.is_initializing() else nn.initializers.zeros
-    prompts = partitioning.param_with_axes(
-      "prompt",
-      init,
-      (self.num_prompts, self.length, H),
-      jnp.float32,
-      axes=("prompts", "prompt", "prompt_embed"),
-    )
-    return jnp.resize(prompts.astype(embedded.dtype), (B, self.length, H))
-
-
-def majority(answers: Array) -> tuple[Array, Array]:
-  """Takes the answer that is given most often.
-
-  Args:
-    answers: [B, K, S] Token ids.
-
-  Returns:
-    [B, S] The answer, of equally frequent ones the one that is given first, and
-    [B] the share of the prompts that give it.
-  """
-  same = (answers[:, :, None] == answers[:, None]).all(axis=-1)  # [B, K, K]
-  votes = same.mean(axis=-1)
-  winner = jnp.argmax(votes, axis=1)[:, None]
-  answer = jnp.take_along_axis(answers, winner[..., None], axis=1)[:, 0]
-  return answer, jnp.take_along_axis(votes, winner, axis=1)[:, 0]
-
-
 class Ensemble:
   """A model whose prompts vote when it decodes.
 
@@ -143,7 +87,7 @@ class Ensemble:
     """Keeps its arguments.
 
     Args:
-      model: Its module has `Prompts`.
+      model: Its module has `voting.Prompts`.
       num_prompts: K.
     """
     self._model = model
@@ -183,7 +127,7 @@ class Ensemble:
     repeated = {name: jnp.repeat(x, K, axis=0) for name, x in batch.items()}
     decode: Callable[..., Any] = self._model.predict_batch_with_aux
     tokens, _ = decode(params, repeated, rng=rng, **kwargs)
-    answer, share = majority(tokens.reshape(-1, K, tokens.shape[-1]))
+    answer, share = voting.majority(tokens.reshape(-1, K, tokens.shape[-1]))
     return answer, {"scores": share}
 
   def score_batch(self, params: Any, batch: Mapping[str, jax.Array]) -> Any:

@@ -1,12 +1,12 @@
 import functools
 
 import conformance
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prompt_tuning.injections import Injections
 from prompt_tuning.t5 import layers
 
 
@@ -79,7 +79,7 @@ def test_norm_in_bfloat16_is_computed_in_float32():
 
 def test_kernels_start_with_the_spread_of_t5():
   config = conformance.config(emb_dim=256, head_dim=16, mlp_dim=512)
-  attention = layers.Attention(config, layers.Injections())
+  attention = layers.Attention(config, Injections())
   inputs = jnp.ones((1, 2, 256))
   params = attention.init(
     jax.random.key(0), inputs, inputs, jnp.ones((1, 1, 2, 2), bool)
@@ -91,7 +91,7 @@ def test_kernels_start_with_the_spread_of_t5():
 
 def test_mlp_without_a_gate_has_one_kernel():
   config = conformance.config(mlp_activations=("relu",))
-  params = layers.Mlp(config, layers.Injections()).init(
+  params = layers.Mlp(config, Injections()).init(
     jax.random.key(0), jnp.ones((1, 2, 32))
   )["params"]
   assert set(params) == {"wi", "wo"}
@@ -105,7 +105,7 @@ def test_a_prefix_is_seen_by_every_query():
   # Two positions, 4 heads of 8.
   prefix_key, prefix_value = rng.normal(size=(2, 2, 32)).astype(np.float32)
   params = conformance.parameters()["encoder"]["layers_0"]["attention"]
-  attention = layers.Attention(conformance.config(), layers.Injections())
+  attention = layers.Attention(conformance.config(), Injections())
   outputs = attention.apply(
     {"params": params},
     inputs,
@@ -129,16 +129,3 @@ def test_a_prefix_is_seen_by_every_query():
   np.testing.assert_allclose(
     outputs[0], attended @ params["out"]["kernel"], rtol=1e-5, atol=1e-5
   )
-
-
-def test_injections_are_built_only_where_the_pattern_matches():
-  class Owner(nn.Module):
-    where: str
-
-    @nn.compact
-    def __call__(self):
-      injections = layers.Injections(where=self.where)
-      return injections.build(functools.partial(nn.Dense, 2), self, "delta")
-
-  assert Owner("delta").apply({}).name == "delta"
-  assert Owner("lta").apply({}) is None

@@ -10,6 +10,8 @@ import tiny
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.injections import Injections
+from prompt_tuning.methods import voting
 from prompt_tuning.t5 import network
 from prompt_tuning.training import ensemble
 from t5x import checkpoints, models, partitioning
@@ -26,7 +28,7 @@ def test_majority():
       [[1, 2], [1, 3], [1, 2]],
     ]
   )
-  answer, share = ensemble.majority(answers)
+  answer, share = voting.majority(answers)
   np.testing.assert_array_equal(answer, [[3, 4], [5, 0], [1, 2]])
   np.testing.assert_allclose(share, [2 / 3, 1 / 3, 2 / 3], rtol=1e-6)
 
@@ -57,9 +59,9 @@ def _ensemble(pattern, base):
   inner = tiny.make_model()
   inner.module = network.Transformer(
     tiny.config(),
-    network.Injections(
+    Injections(
       prompt=functools.partial(
-        ensemble.Prompts,
+        voting.Prompts,
         num_prompts=K,
         length=ensemble.length(pattern),
         prompt_init=ensemble.from_files(
@@ -87,8 +89,8 @@ def pattern(tmp_path_factory, base):
 
 @pytest.mark.slow
 def test_answer_is_the_majority_of_what_each_prompt_answers(base, pattern):
-  voting = _ensemble(pattern, base)
-  params = voting.get_initial_variables(jax.random.key(0), tiny.input_shapes())[
+  model = _ensemble(pattern, base)
+  params = model.get_initial_variables(jax.random.key(0), tiny.input_shapes())[
     "params"
   ]
   np.testing.assert_array_equal(
@@ -106,9 +108,9 @@ def test_answer_is_the_majority_of_what_each_prompt_answers(base, pattern):
     answers.append(predict(params, batch))
   answers = jnp.stack(answers, axis=1)
   assert len(np.unique(answers, axis=1)[0]) > 1
-  expected, share = ensemble.majority(answers)
+  expected, share = voting.majority(answers)
   params["encoder"]["prompt"]["prompt"] = jnp.asarray(_prompts())
-  tokens, aux = jax.jit(voting.predict_batch_with_aux)(params, batch)
+  tokens, aux = jax.jit(model.predict_batch_with_aux)(params, batch)
   np.testing.assert_array_equal(tokens, expected)
   np.testing.assert_array_equal(aux["scores"], share)
 
@@ -149,8 +151,8 @@ def test_prompts_that_do_not_fit_are_refused(base, pattern, tmp_path):
 
 
 def test_scores_are_refused(base, pattern):
-  voting = _ensemble(pattern, base)
-  assert isinstance(voting.module, network.Transformer)
-  assert voting.predict_batch != models.EncoderDecoderModel.predict_batch
+  model = _ensemble(pattern, base)
+  assert isinstance(model.module, network.Transformer)
+  assert model.predict_batch != models.EncoderDecoderModel.predict_batch
   with pytest.raises(ValueError, match="votes on answers"):
-    voting.score_batch({}, {})
+    model.score_batch({}, {})

@@ -1,0 +1,155 @@
+"""The places of a T5 where a method adds parameters, and what follows.
+
+`Injections` is all that is said of a method: which module stands at which
+place. Which parameters train, which of them no base checkpoint has, and how
+they lie on a mesh follow from it, for one method or several at once.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import re
+from typing import Any
+
+import flax.linen as nn
+
+# A module class, to be called with its `name`.
+Factory = Callable[..., nn.Module]
+
+# Field of `Injections` -> the paths of the modules that it adds.
+PLACES = {
+  "prompt": r".*/prompt",
+  "prefix": r".*_prefix",
+  "delta": r".*/delta",
+  "adapter": r".*/adapter",
+  "rescale": r".*rescale",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Injections:
+  """Modules that parameter-efficient methods add to a T5.
+
+  A field is a module class (from gin, `@module.Class`), or None. It is called
+  once for every place where it belongs, with `name` alone, inside the module
+  that it extends, and so its parameters get a path below that module's. The
+  names of logical axes that some are told, `axes`, are those of the base
+  model's parameter there, so that theirs can lie on the mesh as it does. Axes
+  of its own a class names in `replicated_axes`.
+
+  Attributes:
+    prompt: `(tokens [B, T], embedded [B, T, H]) -> [P, H] or [B, P, H]`, put
+      in front of the encoder's input. Path: `encoder/prompt`.
+    prefix: `(L, H, N * D) -> L pairs of keys and values, [X, N * D] each`, put
+      in front of those of the sequence, layer by layer; every query sees them.
+      Paths: `encoder/attention_prefix`, `decoder/self_attention_prefix`,
+      `decoder/encoder_decoder_attention_prefix`.
+    delta: `(inputs [B, T, in], features, axes) -> [B, T, features]`, added to
+      a kernel's product. Paths:
+      `*/{query,key,value,out,wi_0,wi_1,wo}/delta`,
+      `decoder/logits_dense/delta`.
+    adapter: `[B, T, H] -> [B, T, H]`, follows the last kernel of an attention
+      or MLP block. Paths: `*attention/adapter`, `*/mlp/adapter`.
+    rescale: `([B, T, features], axes) -> [B, T, features]`, of keys and values
+      before they are split into heads, and of the first branch of an MLP.
+      Paths: `*attention/{key,value}_rescale`, `*/mlp/rescale`.
+    prefix_targets: A regular expression that must match the whole path of a
+      prefix, for example "encoder/.*". Elsewhere none is added.
+    delta_targets: The same of a delta, for example ".*/(query|value)/delta".
+    adapter_targets: The same of an adapter.
+    rescale_targets: The same of a rescaling.
+  """
+
+  prompt: Factory | None = None
+  prefix: Factory | None = None
+  delta: Factory | None = None
+  adapter: Factory | None = None
+  rescale: Factory | None = None
+  prefix_targets: str = ".*"
+  delta_targets: str = ".*"
+  adapter_targets: str = ".*"
+  rescale_targets: str = ".*"
+
+  @property
+  def used(self) -> dict[str, Factory]:
+    """The fields that are not None: name -> module class."""
+    fields = {place: getattr(self, place) for place in PLACES}
+    return {place: x for place, x in fields.items() if x is not None}
+
+  def build(
+    self, factory: Factory | None, owner: nn.Module, name: str
+  ) -> nn.Module | None:
+    """Makes a module in the compact method of `owner`, if one belongs there.
+
+    Args:
+      factory: One of the fields.
+      owner: The module that it extends.
+      name: Its name there.
+
+    Returns:
+      The module, or None.
+    """
+    path = "/".join((*owner.path, name))
+    if factory is None or not re.fullmatch(self._targets(f"/{path}"), path):
+      return None
+    return factory(name=name)
+
+  def _targets(self, path: str) -> str:
+    (place,) = (x for x, paths in PLACES.items() if re.fullmatch(paths, path))
+    return getattr(self, f"{place}_targets", ".*")
+
+
+def parameter_patterns(injections: Injections) -> list[str]:
+  """Returns regular expressions for the paths of all that methods add.
+
+  Args:
+    injections: The methods.
+
+  Raises:
+    ValueError: if there is no method.
+  """
+  if not injections.used:
+    raise ValueError(
+      "Expected a method that adds parameters to the model, got none. Give its "
+      "file, such as --gin_file=gin/methods/prompt_tuning.gin."
+    )
+  return [f"{PLACES[place]}/.*" for place in injections.used]
+
+
+def assignment_map(injections: Injections) -> list[tuple[str, None]]:
+  """Returns T5X's `assignment_map` for a base checkpoint without methods.
+
+  Args:
+    injections: The methods. What they add comes from initialisers.
+  """
+  return [(f"^{PLACES[place]}/.*$", None) for place in injections.used]
+
+
+def has_initialised(
+  assignment_map: Sequence[tuple[str, str | None]] | None,
+) -> bool:
+  """Returns whether an `assignment_map` takes anything from initialisers."""
+  return any(source is None for _, source in assignment_map or ())
+
+
+def axis_rules(injections: Injections) -> list[tuple[str, None]]:
+  """Returns rules for logical axes that methods name: all are replicated.
+
+  Args:
+    injections: The methods.
+
+  Returns:
+    `additional_rules` of `t5x.partitioning.standard_logical_axis_rules`.
+  """
+  axes = (
+    axis
+    for factory in injections.used.values()
+    for axis in _replicated_axes(factory)
+  )
+  return [(axis, None) for axis in dict.fromkeys(axes)]
+
+
+def _replicated_axes(factory: Any) -> Sequence[str]:
+  while isinstance(factory, functools.partial):
+    factory = factory.func
+  return getattr(factory, "replicated_axes", ())

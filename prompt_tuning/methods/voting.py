@@ -1,0 +1,74 @@
+"""Several prompts in one batch, and their vote (section 6 of the paper).
+
+An ensemble of tuned models is as many models. Prompts of one model run in one
+batch: every example is in it once for each prompt, and the answer that most of
+them give counts.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+from flax.linen import partitioning
+import jax.numpy as jnp
+
+from prompt_tuning.types import Array, Initializer
+
+
+class Prompts(nn.Module):
+  """Owns the parameter `prompt`, [K, P, H], in float32.
+
+  Attributes:
+    num_prompts: How many there are, K.
+    length: Positions of each, P.
+    prompt_init: Initialiser.
+  """
+
+  num_prompts: int
+  length: int
+  prompt_init: Initializer
+
+  replicated_axes: ClassVar[tuple[str, ...]] = (
+    "prompts",
+    "prompt",
+    "prompt_embed",
+  )
+
+  @nn.compact
+  def __call__(self, tokens: Array, embedded: Array) -> Array:
+    """Returns a prompt for each row: row i gets prompt i mod K.
+
+    Args:
+      tokens: [B, T] Token ids. Unused.
+      embedded: [B, T, H] The embedded tokens.
+
+    Returns:
+      [B, P, H] in the dtype of `embedded`.
+    """
+    del tokens
+    B, _, H = embedded.shape
+    init = self.prompt_init if self.is_initializing() else nn.initializers.zeros
+    prompts = partitioning.param_with_axes(
+      "prompt",
+      init,
+      (self.num_prompts, self.length, H),
+      jnp.float32,
+      axes=("prompts", "prompt", "prompt_embed"),
+    )
+    return jnp.resize(prompts.astype(embedded.dtype), (B, self.length, H))
+
+
+def majority(answers: Array) -> tuple[Array, Array]:
+  """Takes the answer that is given most often.
+
+  Args:
+    answers: [B, K, S] Token ids.
+
+  Returns:
+    [B, S] The answer, of equally frequent ones the one that is given first, and
+    [B] the share of the prompts that give it.
+  """
+  same = (answers[:, :, None] == answers[:, None]).all(axis=-1)  # [B, K, K]
+  votes = same.mean(axis=-1)
+  winner = jnp.argmax(votes, axis=1)[:, None]
+  answer = jnp.take_along_axis(answers, winner[..., None], axis=1)[:, 0]
+  return answer, jnp.take_along_axis(votes, winner, axis=1)[:, 0]
