@@ -280,9 +280,9 @@ def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
   without_sentinel = functools.partial(
     postprocessors.without_sentinel, postprocess=row.postprocess
   )
-  # Ranking takes a task's labels from here, which are no whole targets behind
-  # a sentinel.
   ROWS[name] = ROWS[f"{name}_prefixed"] = row
+  # Behind a sentinel, labels are no whole targets.
+  ROWS[f"{name}_sentinel"] = dataclasses.replace(row, labels=())
   for suffix, change, postprocess in (
     ("", (), row.postprocess),
     ("_prefixed", (with_prefix,), row.postprocess),

@@ -91,3 +91,16 @@ def sha256(vocabulary: seqio.Vocabulary) -> str:
   for token in range(vocabulary.vocab_size):
     digest.update(vocabulary.decode([token]).encode() + b"\0")
   return digest.hexdigest()
+
+
+def most_frequent(vocabulary: seqio.Vocabulary, at_most: int) -> int:
+  """Returns how many of the first ids are its most frequent pieces.
+
+  Args:
+    vocabulary: Its ids are ordered by frequency; sentinels come last.
+    at_most: The number, where there are as many pieces that are no sentinels.
+  """
+  size = vocabulary.vocab_size
+  while vocabulary.decode([size - 1]).startswith("<extra_id_"):
+    size -= 1
+  return min(size, at_most)

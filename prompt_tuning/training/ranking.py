@@ -16,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import seqio
 
-from prompt_tuning.data import superglue
-
 
 class _State(NamedTuple):
   """What the decoder reads of a T5X `DecodingState`."""
@@ -25,30 +23,6 @@ class _State(NamedTuple):
   cur_index: jax.Array
   cur_token: jax.Array  # [B * L, 1]
   cache: Any
-
-
-def labels_of(task: str) -> tuple[str, ...]:
-  """Returns the labels of a task of SuperGLUE's kind, in class order.
-
-  Args:
-    task: As registered with seqio.
-
-  Raises:
-    ValueError: if it has no fixed set of labels, or is no such task.
-  """
-  row = superglue.ROWS.get(task)
-  if row is None:
-    raise ValueError(
-      f"No labels are known for {task!r}. Rank one task at a time, as each has "
-      'its own labels, or give them: --gin.RANKED_LABELS=\'["yes", "no"]\'.'
-    )
-  if not row.labels:
-    raise ValueError(
-      f"The answers of {task} are free text, not one of a set of labels. "
-      "Evaluate it by generation; WSC also comes with labels, as "
-      "super_glue_wsc_classification."
-    )
-  return row.labels
 
 
 def num_labels(labels: Sequence[str]) -> int:

@@ -125,14 +125,3 @@ def test_wrong_number_of_decodes_is_refused():
   _rank(model, params)
   with pytest.raises(ValueError, match="number of labels, 3, got 1"):
     model.predict_batch(params, _batch())
-
-
-def test_labels_of_a_task():
-  assert ranking.labels_of("super_glue_rte_prefixed") == (
-    "entailment",
-    "not_entailment",
-  )
-  with pytest.raises(ValueError, match="are free text"):
-    ranking.labels_of("super_glue_record")
-  with pytest.raises(ValueError, match="one task at a time"):
-    ranking.labels_of("super_glue")

@@ -1,0 +1,206 @@
+"""What a task knows, so that nobody has to type it: words, labels, lengths.
+
+A task or mixture is named as with seqio. Its `module`, which registers it, is
+imported first: gin asks before the trainer reads any data.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+import difflib
+import functools
+import importlib
+
+import seqio
+import tensorflow as tf
+
+from prompt_tuning.data import superglue
+from prompt_tuning.data import vocabulary as vocabulary_lib
+
+# Of a task with more examples, the first ones are read for their lengths.
+MAX_EXAMPLES = 20_000
+
+
+def task_name(task: str | None) -> str:
+  """Returns the name of the task in use.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  if task is None:
+    raise ValueError(
+      "Expected a seqio task or mixture, got none. Give its name: "
+      "--gin.TASK=\"'super_glue_cb'\""
+    )
+  return task
+
+
+def tasks_of(task: str, module: str | None = None) -> Sequence[seqio.Task]:
+  """Returns a task, or the tasks of a mixture.
+
+  Args:
+    task: The name.
+    module: What registers it, or None.
+
+  Raises:
+    ValueError: if the module or the name is unknown.
+  """
+  if module:
+    try:
+      importlib.import_module(module)
+    except ModuleNotFoundError as e:
+      raise ValueError(
+        f"MIXTURE_OR_TASK_MODULE={module!r} cannot be imported: {e}."
+      ) from e
+  known = seqio.MixtureRegistry.names() | seqio.TaskRegistry.names()
+  if task not in known:
+    near = difflib.get_close_matches(task, sorted(known), n=5, cutoff=0.5)
+    raise ValueError(
+      f"No seqio task or mixture {task!r}"
+      + (f"; near: {', '.join(near)}." if near else ".")
+      + f" MIXTURE_OR_TASK_MODULE={module!r} registers {len(known)}."
+    )
+  return seqio.get_subtasks(seqio.get_mixture_or_task(task))
+
+
+def class_words(task: str, module: str | None = None) -> tuple[str, ...]:
+  """Returns the words that a prompt from class labels starts with.
+
+  They are the task's labels; where its answers are free text, those that the
+  paper chose (section 3.2), or none. Those of a mixture are those of its tasks,
+  each once.
+
+  Args:
+    task: The name.
+    module: What registers it, or None.
+
+  Raises:
+    ValueError: if nothing is known of a task.
+  """
+  words = (
+    word
+    for name in _names(task, module)
+    for word in _row(name, "CLASS_LABELS").class_words
+  )
+  return tuple(dict.fromkeys(words))
+
+
+def labels(task: str, module: str | None = None) -> tuple[str, ...]:
+  """Returns the legal targets of a task, in class order.
+
+  Args:
+    task: The name. Of a mixture, all tasks must have the same labels.
+    module: What registers it, or None.
+
+  Raises:
+    ValueError: if it has no fixed set of labels, or nothing is known of it.
+  """
+  names = list(_names(task, module))
+  found = {_row(name, "RANKED_LABELS").labels for name in names}
+  if len(found) > 1:
+    raise ValueError(
+      f"The tasks of {task} have different labels: {sorted(found)}. Rank one "
+      "task at a time."
+    )
+  if not (labels := found.pop()):
+    raise ValueError(
+      f"The answers of {task} are free text, not one of a set of labels. "
+      "Evaluate it by generation; WSC also comes with labels, as "
+      "super_glue_wsc_classification."
+    )
+  return labels
+
+
+def lengths(
+  task: str,
+  vocabulary: seqio.Vocabulary,
+  module: str | None = None,
+  splits: Sequence[str] = ("train",),
+  longest: int | None = 512,
+) -> dict[str, int]:
+  """Returns the length that each feature of a task needs.
+
+  It is that of the longest example of the splits (of the first `MAX_EXAMPLES`
+  of each task), the same on every host. Targets that are one of a set of labels
+  need not be read.
+
+  Args:
+    task: The name; of a mixture, all tasks count.
+    vocabulary: The model's, which the tasks use.
+    module: What registers it, or None.
+    splits: Those that count, where a task has them.
+    longest: What to return at most, or None.
+
+  Returns:
+    Feature -> tokens, with the end of sequence.
+
+  Raises:
+    ValueError: if the task has no example in these splits.
+  """
+  found: dict[str, int] = {}
+  for name in _names(task, module):
+    of_task = _longest(
+      name, tuple(splits), longest, vocabulary_lib.sha256(vocabulary)
+    )
+    for feature, length in of_task.items():
+      found[feature] = max(found.get(feature, 0), length)
+  if not found or not all(found.values()):
+    raise ValueError(
+      f"Expected examples of {task} in one of {list(splits)}, got none to take "
+      "the lengths from. Give them: "
+      '--gin.TASK_FEATURE_LENGTHS=\'{"inputs": 256, "targets": 8}\''
+    )
+  return found
+
+
+@functools.cache  # Each data set of a run asks.
+def _longest(
+  name: str, splits: tuple[str, ...], longest: int | None, vocabulary: str
+) -> dict[str, int]:
+  """Returns feature -> tokens of a task; 0 if there is no example."""
+  del vocabulary  # Part of the key.
+  task = seqio.TaskRegistry.get(name)
+  limit = longest or 2**31
+  found = dict.fromkeys(task.output_features, 0)
+  row = superglue.ROWS.get(name)
+  if row is not None and row.labels:
+    feature = task.output_features["targets"]
+    found["targets"] = max(
+      len(feature.vocabulary.encode(label)) + feature.add_eos
+      for label in row.labels
+    )
+  unread = {feature for feature, length in found.items() if not length}
+  for split in set(splits) & set(task.splits):
+    for sizes in _sizes(task, split, unread):
+      for feature in unread:
+        found[feature] = max(found[feature], int(sizes[feature].max()))
+      if all(found[feature] >= limit for feature in unread):
+        break
+  return {feature: min(length, limit) for feature, length in found.items()}
+
+
+def _sizes(
+  task: seqio.Task, split: str, features: Collection[str]
+) -> Iterator[dict]:
+  dataset = task.get_dataset(None, split, shuffle=False, num_epochs=1)
+  return (
+    dataset.take(MAX_EXAMPLES)
+    .map(
+      lambda example: {x: tf.shape(example[x])[0] for x in features},
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    .batch(500)
+    .as_numpy_iterator()
+  )
+
+
+def _names(task: str, module: str | None) -> Iterator[str]:
+  return (found.name for found in tasks_of(task, module))
+
+
+def _row(name: str, macro: str) -> superglue.SuperGlueTask:
+  if name not in superglue.ROWS:
+    raise ValueError(
+      f"No labels are known of {name!r}. Register it with "
+      "prompt_tuning.data.superglue.add_task, or give them: "
+      f'--gin.{macro}=\'["yes", "no"]\''
+    )
+  return superglue.ROWS[name]
