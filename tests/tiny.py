@@ -23,9 +23,9 @@ from t5x import (
   partitioning,
   schedules,
   trainer,
+  training,
   utils,
 )
-from t5x import train as train_lib
 
 TASK = "tiny_has_x"
 OTHER_TASK = "tiny_other"
@@ -192,42 +192,45 @@ def dataset_config(**overrides) -> utils.DatasetConfig:
   )
 
 
-def train(model_dir, base, model=None, **overrides) -> str:
-  """Runs `t5x.train`: 6 steps, evaluated and saved every 3."""
+def train_arguments(model_dir, base, model=None, **overrides):
+  """Arguments of `t5x.train`: 6 steps, evaluated and saved every 3."""
   evaluated = {"split": "validation", "shuffle": False}
   period = overrides.pop("period", 3)
-  return train_lib.train(
-    **{
-      "model": model or make_model(),
-      "train_dataset_cfg": dataset_config(),
-      "train_eval_dataset_cfg": dataset_config(**evaluated),
-      "infer_eval_dataset_cfg": dataset_config(
-        **evaluated, task_feature_lengths=None
-      ),
-      "checkpoint_cfg": utils.CheckpointConfig(
-        save=utils.SaveCheckpointConfig(
-          period=period,
-          keep=1,
-          checkpointer_cls=functools.partial(
-            checkpoints.SaveBestCheckpointer, metric_name_to_monitor=".*"
-          ),
-        ),
-        restore=restore_config(base),
-      ),
-      "partitioner": make_partitioner(),
-      "trainer_cls": functools.partial(
-        trainer.Trainer,
-        learning_rate_fn=schedules.create_learning_rate_scheduler(
-          factors="constant", base_learning_rate=0.3
+  return {
+    "model": model or make_model(),
+    "train_dataset_cfg": dataset_config(),
+    "train_eval_dataset_cfg": dataset_config(**evaluated),
+    "infer_eval_dataset_cfg": dataset_config(
+      **evaluated, task_feature_lengths=None
+    ),
+    "checkpoint_cfg": utils.CheckpointConfig(
+      save=utils.SaveCheckpointConfig(
+        period=period,
+        keep=1,
+        checkpointer_cls=functools.partial(
+          checkpoints.SaveBestCheckpointer, metric_name_to_monitor=".*"
         ),
       ),
-      "model_dir": str(model_dir),
-      "total_steps": None,
-      "relative_steps": 6,
-      "eval_steps": 2,
-      "eval_period": period,
-      "random_seed": 0,
-      "summarize_config_fn": gin_utils.summarize_gin_config,
-      **overrides,
-    }
-  )
+      restore=restore_config(base),
+    ),
+    "partitioner": make_partitioner(),
+    "trainer_cls": functools.partial(
+      trainer.Trainer,
+      learning_rate_fn=schedules.create_learning_rate_scheduler(
+        factors="constant", base_learning_rate=0.3
+      ),
+    ),
+    "model_dir": str(model_dir),
+    "total_steps": None,
+    "relative_steps": 6,
+    "eval_steps": 2,
+    "eval_period": period,
+    "random_seed": 0,
+    "summarize_config_fn": gin_utils.summarize_gin_config,
+    **overrides,
+  }
+
+
+def train(model_dir, base, model=None, **overrides) -> training.Outcome:
+  """Runs `t5x.train` on `train_arguments`."""
+  return training.train(**train_arguments(model_dir, base, model, **overrides))

@@ -112,8 +112,8 @@ def train(method: str, base: str, folder: pathlib.Path) -> str:
   configure(method, INITIAL_CHECKPOINT_PATH=base, MODEL_DIR=str(folder))
   train = configured(train_lib.train)
   frozen = _FrozenPart()
-  status = train(train_eval_dataset_cfg=None, actions={"INFER_EVAL": [frozen]})
-  assert status == "finished"
+  outcome = train(train_eval_dataset_cfg=None, actions={"INFER_EVAL": [frozen]})
+  assert outcome.status == "finished"
   return frozen.fingerprints[-1]
 
 

@@ -1,222 +1,26 @@
 """Evaluates a model: `python -m t5x.eval --gin_file=... --gin.X=...`."""
 
-from collections.abc import Callable, Mapping
-import os
-from typing import Any
+from collections.abc import Callable
 
-import jax
-import seqio
+from t5x import command_line, gin_utils, records
+from t5x.evaluation import InferenceEvaluator, evaluate
+from t5x.metrics import MetricsByTask
 
-from t5x import (
-  gin_utils,
-  initialization,
-  models,
-  multihost,
-  partitioning,
-  records,
-  truncation,
-  utils,
-)
-from t5x.train_state import TrainState
+# T5X has the evaluator here, too.
+__all__ = ["InferenceEvaluator", "evaluate", "main"]
 
 
-class InferenceEvaluator:
-  """Decodes a split and computes the metrics of its tasks."""
-
-  def __init__(
-    self,
-    infer_eval_dataset_cfg: utils.DatasetConfig,
-    inference_evaluator_cls: Callable[..., seqio.Evaluator],
-    model: models.EncoderDecoderModel,
-    partitioner: partitioning.PjitPartitioner,
-    log_dir: str | None = None,
-    verify_matching_vocabs_fn: Callable[..., None]
-    | None = utils.verify_matching_vocabs,
-  ):
-    """Reads and caches the split.
-
-    Args:
-      infer_eval_dataset_cfg: Which examples.
-      inference_evaluator_cls: `seqio.Evaluator`, its loggers bound by gin.
-      model: The model.
-      partitioner: Where to run it.
-      log_dir: For predictions.
-      verify_matching_vocabs_fn: Refuses a task of another vocabulary.
-
-    Raises:
-      ValueError: if the split is empty or of another vocabulary.
-    """
-    cfg = infer_eval_dataset_cfg
-    provider = cfg.task_or_mixture()
-    if verify_matching_vocabs_fn is not None:
-      verify_matching_vocabs_fn(cfg, model)
-    self._model = model
-    self._partitioner = partitioner
-    self._batch_size = cfg.batch_size
-    self._evaluator = inference_evaluator_cls(
-      mixture_or_task_name=provider.name,
-      feature_converter=model.feature_converter_cls(
-        pack=False, apply_length_check=False
-      ),
-      eval_split=cfg.split,
-      use_cached=cfg.use_cached,
-      seed=cfg.seed,
-      sequence_length=cfg.task_feature_lengths,
-      log_dir=log_dir,
-      use_memory_cache=cfg.use_memory_cache,
-    )
-    self.counts: dict[str, int] = {
-      task.name: sum(1 for _ in self._evaluator.cached_task_datasets[task.name])
-      for task in self._evaluator.eval_tasks
-    }
-    if log_dir:
-      os.makedirs(log_dir, exist_ok=True)
-    if not self.counts or not all(self.counts.values()):
-      raise ValueError(
-        f"The split {cfg.split!r} of {cfg.mixture_or_task_name} has no example "
-        f"to evaluate: {self.counts}."
-      )
-
-  @property
-  def model_feature_shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """Shapes of a batch."""
-    return {
-      name: (self._batch_size, *shape)
-      for name, shape in self._evaluator.model_feature_shapes.items()
-    }
-
-  def close(self) -> None:
-    """Ends the evaluator's threads."""
-    if self._evaluator._metrics_executor:
-      self._evaluator._metrics_executor.shutdown()
-
-  def evaluate(
-    self, train_state: TrainState, train_state_axes: TrainState
-  ) -> dict[str, dict[str, float]]:
-    """Evaluates a state.
-
-    Args:
-      train_state: The state.
-      train_state_axes: Its shardings.
-
-    Returns:
-      Task -> metric -> value.
-    """
-    infer = self._infer_fns(train_state_axes)
-
-    def predict(dataset, model_feature_shapes=None):
-      del model_feature_shapes
-      outputs = infer["predict"](dataset, train_state)
-      return [(index, tokens.tolist()) for index, tokens in outputs]
-
-    def score(dataset, model_feature_shapes=None):
-      del model_feature_shapes
-      outputs = infer["score"](dataset, train_state)
-      return [(index, float(score)) for index, score in outputs]
-
-    metrics, _ = self._evaluator.evaluate(
-      compute_metrics=jax.process_index() == 0,
-      step=int(train_state.step),
-      predict_fn=predict,
-      score_fn=score,
-    )
-    return multihost.of_first_process(
-      {
-        task: _scalars(values)
-        for task, values in (metrics.result() or {}).items()
-      }
-    )
-
-  def _infer_fns(self, train_state_axes: TrainState) -> dict[str, Any]:
-    if not hasattr(self, "_compiled"):
-      self._compiled = {
-        name: utils.get_infer_fn(
-          fn, self._batch_size, train_state_axes, self._partitioner
-        )
-        for name, fn in (
-          ("predict", self._model.predict_batch),
-          ("score", self._model.score_batch),
-        )
-      }
-    return self._compiled
-
-
-def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
-  """Keeps the numbers; texts and histograms are for seqio's loggers."""
-  numbers = {
-    name: x.value if isinstance(x, seqio.metrics.Scalar) else x
-    for name, x in values.items()
-    if not isinstance(x, seqio.metrics.MetricValue)
-    or isinstance(x, seqio.metrics.Scalar)
-  }
-  return {name: float(x) for name, x in numbers.items()}
-
-
-def evaluate(
-  *,
-  model: models.EncoderDecoderModel,
-  dataset_cfg: utils.DatasetConfig,
-  restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
-  partitioner: partitioning.PjitPartitioner,
-  output_dir: str,
-  inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
-  summarize_config_fn: Callable[..., None] = gin_utils.summarize_gin_config,
-  fallback_init_rng: int | None = None,
-) -> dict[str, dict[str, float]]:
-  """Evaluates a checkpoint, and a prompt with it, on a split.
+def main(evaluate: Callable[..., MetricsByTask]) -> None:
+  """Evaluates, and prints the metrics.
 
   Args:
-    model: The model.
-    dataset_cfg: Which examples.
-    restore_checkpoint_cfg: The weights.
-    partitioner: Where to run.
-    output_dir: For `record.json`, predictions and `config.gin`.
-    inference_evaluator_cls: `seqio.Evaluator`.
-    summarize_config_fn: Writes the configuration.
-    fallback_init_rng: Seed of parameters that come from initialisers, such as
-      a prompt that is read from a file.
-
-  Returns:
-    Task -> metric -> value.
-
-  Raises:
-    ValueError: for a wrong configuration.
+    evaluate: `evaluation.evaluate`, its arguments bound.
   """
-  records.make_folder(output_dir, "EVAL_OUTPUT_DIR", "eval")
-  evaluator = InferenceEvaluator(
-    dataset_cfg, inference_evaluator_cls, model, partitioner, output_dir
-  )
-  initializer = initialization.TrainStateInitializer(
-    None,
-    model.get_initial_variables,
-    evaluator.model_feature_shapes,
-    partitioner,
-  )
-  state, base = initializer.from_base_model(
-    restore_checkpoint_cfg,
-    None if fallback_init_rng is None else jax.random.key(fallback_init_rng),
-  )
-  record = records.RunRecord(
-    output_dir,
-    "eval",
-    base=records.base_facts(base),
-    data={
-      "split": dataset_cfg.split,
-      "examples": evaluator.counts,
-      "cut": truncation.report_cuts(dataset_cfg),
-    },
-  )
-  with record:
-    metrics = evaluator.evaluate(state, initializer.train_state_axes)
-    summarize_config_fn(output_dir, None, int(state.step))
-    record.write(
-      evals=[{"step": int(state.step), "metrics": metrics}], status="finished"
-    )
-  evaluator.close()
+  with command_line.ProgressBar("evaluate", "example") as progress:
+    metrics = evaluate(on_event=progress)
   for task, values in metrics.items():
     print(records.format_metrics(task, values), flush=True)
-  return metrics
 
 
 if __name__ == "__main__":
-  gin_utils.run_entry_point(evaluate)
+  gin_utils.run_entry_point(evaluate, main)

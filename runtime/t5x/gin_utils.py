@@ -232,7 +232,9 @@ def summarize_gin_config(
     summary_writer.add_text("config", gin.markdown(text), step)
 
 
-def _start(fn: Callable[..., Any]) -> Any:
+def _start(
+  fn: Callable[..., Any], run: Callable[[Callable[..., Any]], None]
+) -> None:
   values = flags.FLAGS
   if values.multiprocess_gpu:
     jax.distributed.initialize(
@@ -253,18 +255,21 @@ def _start(fn: Callable[..., Any]) -> Any:
   )
   if values.dry_run:
     print(gin.config_str())
-    return None
-  return configured()
+    return
+  run(configured)
 
 
-def run_entry_point(fn: Callable[..., Any]) -> None:
-  """Runs `fn` as a program whose parameters gin binds.
+def run_entry_point(
+  fn: Callable[..., Any], run: Callable[[Callable[..., Any]], None]
+) -> None:
+  """Runs a function as a program; gin binds the function's parameters.
 
   A wrong configuration ends it with status 1 and one line, which says what was
   expected; --traceback shows the rest.
 
   Args:
-    fn: The entry function, registered with gin under its own name.
+    fn: The function, registered with gin under its own name.
+    run: The rest of the program: it is given the bound function, to call it.
   """
   define_flags()
 
@@ -274,7 +279,7 @@ def run_entry_point(fn: Callable[..., Any]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
-      _start(fn)
+      _start(fn, run)
     except (ValueError, OSError, ImportError) as e:
       if flags.FLAGS.traceback:
         raise

@@ -205,7 +205,9 @@ class RunRecord:
     return self
 
   def __exit__(self, error_type, error, traceback) -> None:
-    if error is not None and not isinstance(error, SystemExit):
+    if isinstance(error, events.CancelledError):
+      self.write(status="interrupted")
+    elif error is not None:
       self.write(status="failed", error=f"{error_type.__name__}: {error}")
 
   def write(self, **fields: Any) -> None:

@@ -1,14 +1,12 @@
 """What a data set loses where its features are cut to their lengths."""
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import inspect
-import sys
 
 import jax
 import seqio
 import tensorflow as tf
-import tqdm
 
 from t5x.utils import DatasetConfig
 
@@ -19,8 +17,8 @@ MAX_EXAMPLES = 200_000
 Cuts = dict[str, dict[str, dict[str, int]]]
 
 
-def report_cuts(cfg: DatasetConfig) -> Cuts:
-  """Counts the examples of a split that are cut, and says so on stderr.
+def count_cuts(cfg: DatasetConfig) -> Cuts:
+  """Counts the examples of a split that are cut.
 
   Args:
     cfg: The split, and the lengths; without lengths nothing is cut.
@@ -40,13 +38,29 @@ def report_cuts(cfg: DatasetConfig) -> Cuts:
       continue
     for feature, cut in _count(task, cfg, lengths).items():
       cuts.setdefault(task.name, {})[feature] = cut
-      print(
-        f"{task.name}, {cfg.split} split: {cut['examples']:,} of the "
-        f"{cut['of']:,} {feature} are cut to {lengths[feature]} tokens and "
-        f"lose {cut['tokens']:,}; the longest has {cut['longest']}.",
-        file=sys.stderr,
-      )
   return cuts
+
+
+def describe(
+  cuts: Cuts, cfg: DatasetConfig, only: str | None = None
+) -> Iterator[str]:
+  """Says what `count_cuts` counted, a sentence for each feature of a task.
+
+  Args:
+    cuts: What it returned.
+    cfg: What it was given.
+    only: Name of the task that is meant; None means all.
+  """
+  lengths = cfg.task_feature_lengths or {}
+  for task, features in cuts.items():
+    if only not in (None, task):
+      continue
+    for feature, cut in features.items():
+      yield (
+        f"{task}, {cfg.split} split: {cut['examples']:,} of the {cut['of']:,} "
+        f"{feature} are cut to {lengths[feature]} tokens and lose "
+        f"{cut['tokens']:,}; the longest has {cut['longest']}."
+      )
 
 
 def _needs_lengths(task: seqio.Task) -> bool:
@@ -76,17 +90,13 @@ def _count(
   )
   counts = {name: collections.Counter() for name in features}
   seen = 0
-  with tqdm.tqdm(
-    desc=f"lengths of {task.name}", unit="example", delay=3, leave=False
-  ) as progress:
-    for batch in dataset.take(MAX_EXAMPLES).batch(1000).as_numpy_iterator():
-      for name, sizes in batch.items():
-        lost = (sizes - lengths[name]).clip(min=0)
-        counts[name]["examples"] += int((lost > 0).sum())
-        counts[name]["tokens"] += int(lost.sum())
-        counts[name]["longest"] = max(counts[name]["longest"], int(sizes.max()))
-      seen += len(next(iter(batch.values())))
-      progress.update(seen - progress.n)
+  for batch in dataset.take(MAX_EXAMPLES).batch(1000).as_numpy_iterator():
+    for name, sizes in batch.items():
+      lost = (sizes - lengths[name]).clip(min=0)
+      counts[name]["examples"] += int((lost > 0).sum())
+      counts[name]["tokens"] += int(lost.sum())
+      counts[name]["longest"] = max(counts[name]["longest"], int(sizes.max()))
+    seen += len(next(iter(batch.values())))
   return {
     name: {**count, "of": seen}
     for name, count in counts.items()

@@ -331,7 +331,7 @@ def get_infer_fn(
   batch_size: int,
   train_state_axes: TrainState,
   partitioner: PjitPartitioner,
-) -> Callable[[tf.data.Dataset, TrainState], list[tuple[int, Any]]]:
+) -> Callable[..., list[tuple[int, Any]]]:
   """Makes a function that applies a step to every example of a data set.
 
   Args:
@@ -342,8 +342,10 @@ def get_infer_fn(
     partitioner: Where to run.
 
   Returns:
-    A function of an enumerated data set, every process the whole of it, and a
-    state. It gives (index, tree of numpy arrays) in the order of the data.
+    A function of an enumerated data set, every process the whole of it, a
+    state and, if wanted, a function that is called after each batch with its
+    number of examples. It gives (index, tree of numpy arrays) in the order of
+    the data.
   """
   layout: DataLayout = partitioner.get_data_layout(batch_size)
   local_size = batch_size // layout.num_shards
@@ -373,7 +375,11 @@ def get_infer_fn(
     """Fills the last batch up by repeating its first example."""
     return np.concatenate([x, np.repeat(x[:1], batch_size - len(x), axis=0)])
 
-  def infer(dataset: tf.data.Dataset, state: TrainState):
+  def infer(
+    dataset: tf.data.Dataset,
+    state: TrainState,
+    after_batch: Callable[[int], None] | None = None,
+  ):
     results = []
     for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
       batch = {name: fill(x)[local] for name, x in batch.items()}
@@ -382,6 +388,8 @@ def get_infer_fn(
       )
       for row, index in enumerate(indices.tolist()):
         results.append((index, jax.tree.map(lambda x, i=row: x[i], outputs)))
+      if after_batch is not None:
+        after_batch(len(indices))
     return results
 
   return infer

@@ -12,9 +12,15 @@ import tiny
 
 from prompt_tuning import prompts
 from prompt_tuning.training import actions, base_model
-from t5x import adafactor, checkpoints, decoding, initialization, utils
-from t5x import eval as eval_lib
-from t5x import infer as infer_lib
+from t5x import (
+  adafactor,
+  checkpoints,
+  decoding,
+  evaluation,
+  inference,
+  initialization,
+  utils,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +55,7 @@ def _model(prompt_file, checkpoint):
 
 
 def _evaluate(model, base, folder, **overrides):
-  return eval_lib.evaluate(
+  return evaluation.evaluate(
     model=model,
     dataset_cfg=tiny.dataset_config(
       split="validation", shuffle=False, task_feature_lengths=None
@@ -95,7 +101,7 @@ def test_prompt_of_another_model_is_refused(run, tmp_path):
 
 
 def _infer(model, base, folder, mode, **overrides):
-  infer_lib.infer(
+  inference.infer(
     **{
       "mode": mode,
       "model": model,
@@ -134,20 +140,20 @@ def test_scores_are_log_likelihoods(base, tmp_path):
 def test_interrupted_inference_goes_on(base, tmp_path, monkeypatch):
   whole = _infer(tiny.make_model(), base, tmp_path / "whole", "predict")
   calls = []
-  get_infer_fn = infer_lib.utils.get_infer_fn
+  get_infer_fn = inference.utils.get_infer_fn
 
   def failing(*args):
     infer_fn = get_infer_fn(*args)
 
-    def call(dataset, state):
+    def call(*args):
       calls.append(1)
       if len(calls) == 2:
         raise KeyboardInterrupt
-      return infer_fn(dataset, state)
+      return infer_fn(*args)
 
     return call
 
-  monkeypatch.setattr(infer_lib.utils, "get_infer_fn", failing)
+  monkeypatch.setattr(inference.utils, "get_infer_fn", failing)
   with pytest.raises(KeyboardInterrupt):
     _infer(tiny.make_model(), base, tmp_path / "parts", "predict")
   partial = tmp_path / "parts" / f"{whole.name}.partial"

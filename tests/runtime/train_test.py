@@ -1,8 +1,10 @@
 """Runs of t5x.train on a tiny model: what they leave, how they go on."""
 
+import functools
 import json
 import os
 import signal
+import threading
 
 from flax import traverse_util
 import jax
@@ -15,9 +17,11 @@ from prompt_tuning.training import actions
 from t5x import (
   adafactor,
   checkpoints,
+  command_line,
   initialization,
+  train,
   trainer,
-  training_loop,
+  training,
 )
 
 pytestmark = pytest.mark.slow
@@ -40,7 +44,7 @@ def _train(model_dir, base, **overrides):
   overrides.setdefault(
     "actions", {"INFER_EVAL": [_save_best_prompt(model_dir)]}
   )
-  return tiny.train(model_dir, base, **overrides)
+  return tiny.train(model_dir, base, **overrides).status
 
 
 def _checkpoint(model_dir, model=None):
@@ -63,16 +67,16 @@ def _prompt(state):
   return np.asarray(state.trainable["encoder"]["prompt"]["prompt"])
 
 
-class StopAt(trainer.BaseAction):
-  """Sends this process a signal at a step, as a cluster would."""
+class _At(trainer.BaseAction):
+  """Calls a function at a step."""
 
-  def __init__(self, step, number=signal.SIGTERM):
+  def __init__(self, step, function):
     self._step = step
-    self._number = number
+    self._function = function
 
   def run(self, train_state, metrics_by_task):
     if int(train_state.step) == self._step:
-      os.kill(os.getpid(), self._number)
+      self._function()
     return False
 
 
@@ -136,17 +140,18 @@ def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, where):
   """Between two evaluations, and where one is due."""
   _train(tmp_path / "whole", base)
   stats = {"stats_period": 1}
-  with pytest.raises(SystemExit) as stop:
-    _train(
-      tmp_path / "parts",
-      base,
-      actions={
-        "TRAIN": [StopAt(where)],
-        "INFER_EVAL": [_save_best_prompt(tmp_path / "parts")],
-      },
-      **stats,
-    )
-  assert stop.value.code == 128 + signal.SIGTERM
+  event = threading.Event()
+  status = _train(
+    tmp_path / "parts",
+    base,
+    actions={
+      "TRAIN": [_At(where, event.set)],
+      "INFER_EVAL": [_save_best_prompt(tmp_path / "parts")],
+    },
+    should_stop=event.is_set,
+    **stats,
+  )
+  assert status == "interrupted"
   record = json.loads((tmp_path / "parts" / "record.json").read_text())
   assert record["status"] == "interrupted"
   assert record["step"] == where
@@ -276,8 +281,24 @@ def test_early_stopping_stops_for_good(tmp_path, base):
     assert (record["status"], record["step"]) == ("stopped", tiny.BASE_STEP + 2)
 
 
+def test_signal_ends_the_command_after_the_step(tmp_path, base, capfd):
+  def kill():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  arguments = tiny.train_arguments(
+    tmp_path, base, actions={"TRAIN": [_At(10, kill)]}
+  )
+  with pytest.raises(SystemExit) as stop:
+    train.main(functools.partial(training.train, **arguments))
+  assert stop.value.code == 128 + signal.SIGTERM
+  assert json.loads((tmp_path / "record.json").read_text())["step"] == 10
+  assert (
+    "Stopped at step 10; the same command goes on." in capfd.readouterr().err
+  )
+
+
 def test_second_signal_stops_at_once():
-  with training_loop.StopSignals() as signals:
+  with command_line.StopSignals() as signals:
     os.kill(os.getpid(), signal.SIGINT)
     assert signals.stop_at(0)
     with pytest.raises(KeyboardInterrupt):

@@ -40,18 +40,20 @@ def _config(name="cut_a", **lengths):
   )
 
 
-def test_lost_tokens_are_counted_and_reported(capsys):
-  cuts = truncation.report_cuts(_config(inputs=6, targets=2))
+def test_lost_tokens_are_counted_and_described():
+  config = _config(inputs=6, targets=2)
+  cuts = truncation.count_cuts(config)
   cut = {"examples": 2, "of": 4, "tokens": 4, "longest": 9}
   assert cuts == {"cut_a": {"inputs": cut}}
-  assert capsys.readouterr().err == (
+  assert list(truncation.describe(cuts, config)) == [
     "cut_a, train split: 2 of the 4 inputs are cut to 6 tokens and lose 4; the "
-    "longest has 9.\n"
-  )
+    "longest has 9."
+  ]
+  assert not list(truncation.describe(cuts, config, only="cut_b"))
 
 
 def test_each_task_of_a_mixture_is_reported():
-  cuts = truncation.report_cuts(_config("cut_mixture", inputs=9, targets=1))
+  cuts = truncation.count_cuts(_config("cut_mixture", inputs=9, targets=1))
   cut = {"examples": 4, "of": 4, "tokens": 4, "longest": 2}
   assert cuts == {"cut_a": {"targets": cut}, "cut_b": {"targets": cut}}
 
@@ -69,12 +71,11 @@ def test_task_that_makes_examples_of_the_lengths_is_left_out():
     preprocessors=[seqio.preprocessors.tokenize, corrupt],
     output_features=task.output_features,
   )
-  assert not truncation.report_cuts(
+  assert not truncation.count_cuts(
     _config("made_to_length", inputs=6, targets=2)
   )
 
 
 @pytest.mark.parametrize("lengths", [{}, {"inputs": 9, "targets": 2}])
-def test_nothing_is_said_where_nothing_is_cut(lengths, capsys):
-  assert truncation.report_cuts(_config(**lengths)) == {}
-  assert capsys.readouterr().err == ""
+def test_nothing_is_counted_where_nothing_is_cut(lengths):
+  assert truncation.count_cuts(_config(**lengths)) == {}

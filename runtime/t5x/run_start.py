@@ -1,0 +1,133 @@
+"""Where a run begins: with a base model, or where it was stopped."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from t5x import checkpoints, initialization, records, utils
+from t5x.train_state import TrainState
+
+
+@dataclasses.dataclass
+class Start:
+  """Where a run begins, or goes on.
+
+  Attributes:
+    step: The step of the state.
+    first_step: The step that the run began with.
+    base: The base model, if there is one.
+    base_fingerprint: Of what is frozen, if anything is.
+    evals: The inference evaluations so far.
+    seconds: The time that the run took so far.
+  """
+
+  step: int
+  first_step: int
+  base: checkpoints.BaseCheckpoint | None
+  base_fingerprint: str | None
+  evals: list[dict[str, Any]]
+  seconds: float
+
+  @property
+  def is_evaluated(self) -> bool:
+    """Whether the state at `step` was."""
+    return bool(self.evals) and self.evals[-1]["step"] == self.step
+
+  @property
+  def base_identity(self) -> dict[str, Any] | None:
+    """Path and fingerprint of the base model, for a checkpoint."""
+    if self.base is None:
+      return None
+    path = checkpoints.absolute(checkpoints.find_checkpoint(self.base.path))
+    return {"path": path, "fingerprint": self.base.fingerprint}
+
+  def last_step(
+    self, total_steps: int | None, relative_steps: int | None
+  ) -> int:
+    """Returns the step to end with.
+
+    Args:
+      total_steps: It, counted from pretraining step 0; or None.
+      relative_steps: The steps of the run; or None.
+
+    Raises:
+      ValueError: if the run is beyond it.
+    """
+    if relative_steps is not None:
+      last = self.first_step + relative_steps
+    else:
+      assert total_steps is not None, "one of the two is given"
+      last = total_steps
+    if last < self.step:
+      raise ValueError(
+        f"TRAIN_STEPS={last} lies before the restored step {self.step}: it "
+        "counts from pretraining step 0. Set TRAIN_STEPS_RELATIVE to count "
+        "from the restored step."
+      )
+    return last
+
+
+def restore(
+  initializer: initialization.TrainStateInitializer,
+  restore_cfg: utils.RestoreCheckpointConfig | None,
+  checkpointer: checkpoints.Checkpointer,
+  init_rng: jax.Array,
+  model_dir: str,
+  task: str,
+) -> tuple[TrainState, Start]:
+  """Reads the base model, and the run's latest checkpoint if it has one.
+
+  Raises:
+    ValueError: if the run's checkpoint is on another base model or task.
+  """
+  base = None
+  if restore_cfg is not None and restore_cfg.path is not None:
+    state, base = initializer.from_base_model(restore_cfg, init_rng)
+  else:
+    state = initializer.from_scratch(init_rng)
+  identity = checkpoints.fingerprint(state.frozen) if state.frozen else None
+  step = int(state.step)
+  if checkpointer.latest_step() is None:
+    return state, Start(step, step, base, identity, [], 0.0)
+  # What trains is read anew: the devices need not hold it twice.
+  frozen = state.frozen
+  del state
+  restored, run_info = checkpointer.restore_run(initializer.train_state_axes)
+  if run_info["base_fingerprint"] != identity:
+    raise ValueError(
+      f"{model_dir} was trained on the base model "
+      f"{run_info['base_fingerprint']}, this one is {identity}. Give its "
+      "INITIAL_CHECKPOINT_PATH, or choose another MODEL_DIR."
+    )
+  if run_info["task"] != task:
+    raise ValueError(
+      f"{model_dir} was trained on {run_info['task']}, this run is on {task}. "
+      "Choose another MODEL_DIR."
+    )
+  return restored.replace(frozen=frozen), Start(
+    int(restored.step),
+    run_info["first_step"],
+    base,
+    identity,
+    run_info["evals"],
+    run_info["seconds"],
+  )
+
+
+def status_if_over(model_dir: str, is_done: bool) -> str | None:
+  """Returns how a run ended, if there is nothing left to do.
+
+  Args:
+    model_dir: The run's folder.
+    is_done: Whether its last step was done, and evaluated.
+  """
+  before = records.read(model_dir) or {}
+  status = before.get("status")
+  # If it is over and the record does not say so, it was killed between the two.
+  if is_done and status == "finished":
+    return status
+  # By an action; with other settings it may go on.
+  if status == "stopped" and before["command"] == records.command():
+    return status
+  return None
