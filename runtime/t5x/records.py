@@ -17,7 +17,7 @@ import gin
 import jax
 import tensorboardX
 
-from t5x import checkpoints, record_schema
+from t5x import checkpoints, events, record_schema
 
 _PACKAGES = (
   "jax",
