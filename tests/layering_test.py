@@ -32,7 +32,14 @@ TENSORFLOW = (
   "benchmarks/",
   *(
     f"runtime/t5x/{module}.py"
-    for module in ("__init__", "utils", "truncation", "infer", "training_loop")
+    for module in (
+      "__init__",
+      "utils",
+      "truncation",
+      "inference",
+      "run_data",
+      "training_loop",
+    )
   ),
 )
 READ_GIN = {"runtime/t5x/gin_utils.py", "runtime/t5x/records.py"}
