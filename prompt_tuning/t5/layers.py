@@ -95,6 +95,8 @@ class Embed(nn.Module):
 
   def __call__(self, tokens: Array) -> Array:
     """[B, T] -> [B, T, H]. A token outside the vocabulary becomes NaN."""
+    # Google's T5X initialises with floats, where it is not told otherwise.
+    tokens = tokens.astype(jnp.int32)
     return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
 
   def attend(self, hidden: Array) -> Array:

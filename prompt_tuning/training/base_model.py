@@ -1,17 +1,21 @@
 """What a prompt takes from the frozen model's checkpoint, on disk.
 
-The checkpoint is `t5x.checkpoints`'s to read. Where that is Google's, there are
-no fingerprints: prompts are written and read without that check.
+The checkpoint is `t5x.checkpoints`'s to read. Where that is Google's, which reads
+its format 3 alone without a model, Orbax is asked for the rest, and there are no
+fingerprints: prompts are written and read without that check.
 """
 
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import seqio
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.training import paths
 from t5x import checkpoints
 
 TOKEN_EMBEDDING = "token_embedder/embedding"
@@ -26,12 +30,29 @@ def token_embedding(path: str) -> np.ndarray:
   Returns:
     [V, H] float32.
   """
-  if not hasattr(checkpoints, "open_checkpoint"):
-    target = checkpoints.load_t5x_checkpoint(path, lazy_parameters=True)[
-      "target"
-    ]
-    return np.asarray(target["token_embedder"]["embedding"].get(), np.float32)
-  return read_parameter(checkpoints.open_checkpoint(path), TOKEN_EMBEDDING)
+  if hasattr(checkpoints, "open_checkpoint"):
+    return read_parameter(checkpoints.open_checkpoint(path), TOKEN_EMBEDDING)
+  folder = epath.Path(paths.checkpoint(path))
+  if (folder / "checkpoint").is_file():
+    lazy = checkpoints.load_t5x_checkpoint(str(folder), lazy_parameters=True)
+    return np.asarray(
+      lazy["target"]["token_embedder"]["embedding"].get(), np.float32
+    )
+  item = {"target": {"token_embedder": {"embedding": 0}}}
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    restored = checkpointer.restore(
+      folder / "state",
+      args=ocp.args.PyTreeRestore(
+        item=item,
+        restore_args=jax.tree.map(
+          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
+        ),
+        partial_restore=True,
+      ),
+    )
+  return np.asarray(
+    restored["target"]["token_embedder"]["embedding"], np.float32
+  )
 
 
 def read_parameter(

@@ -3,6 +3,7 @@
 from concurrent import futures
 from typing import Any
 
+from etils import epath
 import seqio
 
 from prompt_tuning.data import metrics as metrics_lib
@@ -16,9 +17,18 @@ class Evaluator(seqio.Evaluator):
   It is reported as the metric of the mixture, beside those of its tasks.
   """
 
-  def __init__(self, mixture_or_task_name: str, *args: Any, **kwargs: Any):
+  def __init__(
+    self,
+    mixture_or_task_name: str,
+    *args: Any,
+    log_dir: str | None = None,
+    **kwargs: Any,
+  ):
     """See `seqio.Evaluator`."""
-    super().__init__(mixture_or_task_name, *args, **kwargs)
+    if log_dir:
+      # seqio's JSONLogger expects it, TensorBoard's would have made it.
+      epath.Path(log_dir).mkdir(parents=True, exist_ok=True)
+    super().__init__(mixture_or_task_name, *args, log_dir=log_dir, **kwargs)
     self._name = mixture_or_task_name
 
   def evaluate(self, *, step: int | None = None, **kwargs: Any):

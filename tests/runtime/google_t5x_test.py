@@ -7,19 +7,26 @@ import importlib
 import inspect
 import json
 import os
+import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
 
+from flax import serialization
 import google_t5x
+import jax
 import numpy as np
 import pytest
 import sentencepiece
+import tiny
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import metrics as metrics_lib
+from prompt_tuning.training import base_model, paths
 import t5x
-from t5x import metrics
+from t5x import checkpoints, metrics
+from t5x.formats import stored_arrays, t5x_v3
 
 NOT_CONSTRUCTED = (["enum.Enum"], ["typing_extensions.Protocol"])
 
@@ -71,24 +78,104 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
   assert (metadata.step, metadata.score) == (7, 50.0)
 
 
-def test_reads_the_embedding_with_googles_t5x(monkeypatch):
-  from prompt_tuning.training import base_model
+@pytest.fixture
+def googles(monkeypatch):
+  """What of Google's `checkpoints` is not ours, for those who ask."""
+  monkeypatch.delattr(checkpoints, "open_checkpoint")
+  return monkeypatch
 
+
+def test_reads_the_embedding_of_its_format_3(tmp_path, googles):
   class Lazy:
     def get(self):
       return np.eye(2, dtype=np.float64)
 
+  folder = tmp_path / "checkpoint_7"
+  folder.mkdir()
+  (folder / "checkpoint").touch()
+
   def load(path, lazy_parameters):
-    assert (path, lazy_parameters) == ("checkpoint_7", True)
+    assert (path, lazy_parameters) == (str(folder), True)
     return {"target": {"token_embedder": {"embedding": Lazy()}}}
 
-  monkeypatch.delattr(base_model.checkpoints, "open_checkpoint")
-  monkeypatch.setattr(
-    base_model.checkpoints, "load_t5x_checkpoint", load, raising=False
-  )
-  embedding = base_model.token_embedding("checkpoint_7")
+  googles.setattr(checkpoints, "load_t5x_checkpoint", load, raising=False)
+  embedding = base_model.token_embedding(str(folder))
   assert embedding.dtype == np.float32
   np.testing.assert_array_equal(embedding, np.eye(2))
+
+
+def test_reads_the_embedding_of_orbax_folders(tmp_path, googles):
+  """Its own reader, `load_t5x_checkpoint`, does not."""
+  embedding = np.arange(6, dtype=np.float16).reshape(3, 2)
+  checkpoints.save_base_checkpoint(
+    str(tmp_path), 7, {"token_embedder": {"embedding": embedding}}, {}
+  )
+  googles.chdir(tmp_path)
+  for path in ("checkpoint_7", "."):
+    read = base_model.token_embedding(path)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, embedding)
+
+
+def test_paths_are_absolute_and_name_a_checkpoint(tmp_path, googles):
+  googles.chdir(tmp_path)
+  for name in ("checkpoint_9", "checkpoint_10", "checkpoint_11.damaged"):
+    (tmp_path / "run" / name).mkdir(parents=True)
+  assert paths.folder("run") == str(tmp_path / "run")
+  assert paths.checkpoint("run") == str(tmp_path / "run" / "checkpoint_10")
+  assert paths.checkpoint("a/checkpoint_9") == str(tmp_path / "a/checkpoint_9")
+  bucket = "gs://bucket/checkpoint_1100000"
+  assert paths.checkpoint(bucket) == paths.folder(bucket) == bucket
+  assert paths.checkpoint(None) is None
+  with pytest.raises(ValueError, match="No checkpoint at nowhere: expected a"):
+    paths.checkpoint("nowhere")
+
+
+def test_paths_stay_as_they_are_with_the_runtime_of_this_repository():
+  assert paths.folder("run") == paths.checkpoint("run") == "run"
+
+
+def test_initialising_takes_tokens_that_are_floats():
+  """So T5X's evaluation and inference do, which know no dtypes."""
+  model = tiny.make_model()
+  variables = model.get_initial_variables(
+    jax.random.key(0),
+    tiny.input_shapes(),
+    dict.fromkeys(tiny.input_shapes(), np.float32),
+  )
+  assert variables["params"]["token_embedder"]["embedding"].ndim == 2
+
+
+def test_what_is_converted_has_no_empty_optimizer_state(tmp_path):
+  """It breaks T5X's `load_t5x_checkpoint`."""
+  folder = t5x_v3.write_checkpoint(
+    str(tmp_path), 7, {"a": stored_arrays.ArrayInMemory(np.ones(3))}
+  )
+  tree = serialization.msgpack_restore(
+    pathlib.Path(folder, "checkpoint").read_bytes()
+  )
+  assert tree["optimizer"]["state"] == {"step": 7}
+
+
+def test_gin_files_and_shipped_models_are_named_as_it_takes_them():
+  """The folder of a checkpoint, with the item that it restores."""
+  named = [
+    (file, match[1])
+    for file in (google_t5x.ROOT / "gin" / "models").glob("*.gin")
+    if (
+      match := re.search(
+        r'^INITIAL_CHECKPOINT_PATH = "(.*)"$', file.read_text(), re.MULTILINE
+      )
+    )
+  ]
+  assert len(named) >= 5
+  for file, path in named:
+    assert re.fullmatch(r"checkpoints/.+/checkpoint_\d+", path), file
+  shipped = list((google_t5x.ROOT / "checkpoints").glob("ladder_*/*/*"))
+  assert len(shipped) == 12
+  for folder in shipped:
+    assert folder.name.startswith("checkpoint_"), folder
+    assert (folder / "state" / "_METADATA").is_file(), folder
 
 
 def _parameters(function) -> set[str]:

@@ -82,3 +82,11 @@ def test_failure_reaches_who_waits(tmp_path, monkeypatch):
   monkeypatch.setattr(metrics, "super_glue_average", fail)
   with pytest.raises(ArithmeticError, match="no average"):
     _evaluate("averaged", tmp_path).result()
+
+
+def test_makes_the_folder_that_its_loggers_write_into(tmp_path):
+  """Google's T5X makes none; TensorBoard's logger, which would, is not used."""
+  _evaluate("averaged_other", tmp_path / "new" / "inference_eval")
+  assert (
+    tmp_path / "new" / "inference_eval" / "averaged_other-metrics.jsonl"
+  ).exists()

@@ -95,7 +95,7 @@ def export(
         for path, x in base.shapes.items()
       }
     )
-    written = pathlib.Path(
+    yield pathlib.Path(
       checkpoints.save_base_checkpoint(
         str(folder / name),
         step,
@@ -103,6 +103,3 @@ def export(
         {"name": f"{folder.name} {name}"},
       )
     )
-    # For object stores alone, and it has the path on this machine.
-    (written / "commit_success.txt").unlink(missing_ok=True)
-    yield written

@@ -68,7 +68,7 @@ def restore(folder: str, item: Any, restore_args: Any = None) -> Any:
     )
 
 
-def tree(folder: str) -> Any:
+def read_shapes(folder: str) -> Any:
   """Returns shape and dtype of each array in an Orbax folder."""
   return ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
 
@@ -175,7 +175,7 @@ def open_checkpoint(
   nested = epath.Path(folder) / ITEM
   inside = str(nested) if nested.is_dir() else folder
   try:
-    target = traverse_util.flatten_dict(tree(inside)["target"])
+    target = traverse_util.flatten_dict(read_shapes(inside)["target"])
     step = restore(inside, {"state": {"step": 0}})["state"]["step"]
   except (OSError, KeyError, AttributeError, TypeError) as e:
     raise ValueError(
@@ -214,20 +214,18 @@ def write_checkpoint(
     The path of the checkpoint. It appears when it is complete.
   """
   path = epath.Path(directory).resolve() / f"checkpoint_{step}"
-  handler = ocp.CompositeCheckpointHandler(
-    **{ITEM: ocp.PyTreeCheckpointHandler()}
-  )
+  # Not `CheckpointManager`, which would tidy up what else lies in `directory`.
+  handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
+  tree = {"target": params, "state": {"step": np.int32(step)}}
   with ocp.Checkpointer(handler) as checkpointer:
     checkpointer.save(
       path,
-      args=ocp.args.Composite(
-        **{
-          ITEM: ocp.args.PyTreeSave(
-            {"target": params, "state": {"step": np.int32(step)}}
-          )
-        }
-      ),
+      args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)),
       custom_metadata=dict(metadata),
       force=True,
     )
+  if "://" not in directory:
+    # For object stores alone, and they have the path on this machine.
+    for mark in (path, path / ITEM):
+      (mark / "commit_success.txt").unlink(missing_ok=True)
   return str(path)

@@ -48,7 +48,7 @@ def open_checkpoint(
     name.removeprefix(_TRAINABLE): orbax.OrbaxArray(
       state, (name,), x.shape, x.dtype
     )
-    for name, x in orbax.tree(state).items()
+    for name, x in orbax.read_shapes(state).items()
     if name.startswith(_TRAINABLE)
   }
   base: Mapping[str, StoredArray] = {}

@@ -203,7 +203,8 @@ def write_checkpoint(
     "version": VERSION,
     "optimizer": {
       "target": traverse_util.unflatten_dict(target),
-      "state": {"step": np.asarray(step, np.int32), "param_states": {}},
+      # No param_states: T5X takes an empty one for a parameter's.
+      "state": {"step": np.asarray(step, np.int32)},
     },
   }
   (folder / _FILE).write_bytes(serialization.msgpack_serialize(tree))
