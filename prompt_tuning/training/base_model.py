@@ -1,7 +1,7 @@
 """What a prompt takes from the frozen model's checkpoint, on disk.
 
-The checkpoint is `t5x.checkpoints`'s to read. Where that is Google's, which reads
-its format 3 alone without a model, Orbax is asked for the rest, and there are no
+The checkpoint is `t5x.checkpoints`'s to read. Where that is Google's, which
+without a model reads its format 3 alone, Orbax reads the rest, and there are no
 fingerprints: prompts are written and read without that check.
 """
 
@@ -32,7 +32,7 @@ def token_embedding(path: str) -> np.ndarray:
   """
   if hasattr(checkpoints, "open_checkpoint"):
     return read_parameter(checkpoints.open_checkpoint(path), TOKEN_EMBEDDING)
-  folder = epath.Path(paths.checkpoint(path))
+  folder = epath.Path(paths.find_checkpoint(path))
   if (folder / "checkpoint").is_file():
     lazy = checkpoints.load_t5x_checkpoint(str(folder), lazy_parameters=True)
     return np.asarray(

@@ -1,8 +1,8 @@
 """Paths of gin files, as Google's T5X takes them.
 
 It wants them absolute, and the folder `checkpoint_<step>` itself. The `t5x` of
-`runtime/` finds what is meant; there paths stay as the user wrote them, which is
-what a record repeats.
+`runtime/` finds what is meant; there paths stay as the user wrote them, and
+records repeat that.
 """
 
 import os
@@ -26,14 +26,26 @@ def checkpoint(path: str | None) -> str | None:
   """Returns a checkpoint to restore, in the words of the runtime.
 
   Args:
-    path: A folder `checkpoint_<step>`, or one that holds such folders, whose
-      newest is meant. None is none: training from scratch.
+    path: As for `find_checkpoint`; None is none: training from scratch.
 
   Raises:
     ValueError: if there is none.
   """
   if path is None or hasattr(checkpoints, "open_checkpoint"):
     return path
+  return find_checkpoint(path)
+
+
+def find_checkpoint(path: str) -> str:
+  """Returns the checkpoint that a path means, for Google's T5X.
+
+  Args:
+    path: A folder `checkpoint_<step>`, or one that holds such folders, whose
+      newest is meant.
+
+  Raises:
+    ValueError: if there is none.
+  """
   given = epath.Path(folder(path))
   if _STEP_FOLDER.fullmatch(given.name):
     return str(given)
