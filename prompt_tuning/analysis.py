@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 import numpy as np
 import seqio
 
+from prompt_tuning import text_tables
+
 # How SentencePiece writes a space.
 _SPACE = "\u2581"
 # With more, their names do not fit under a plot.
@@ -186,18 +188,18 @@ def summarize(analysis: Analysis) -> str:
 
 def tabulate(analysis: Analysis) -> str:
   """Returns a table in Markdown, a row for each position."""
-  rows = ["| Position | Norm | Nearest pieces, cosine | Class labels |"]
-  rows.append("|---:|---:|---|---|")
+  header = ["Position", "Norm", "Nearest pieces, cosine", "Class labels"]
+  rows = []
   for number, position in enumerate(analysis.positions):
     nearest = ", ".join(
       f"`{piece}` {cosine:.2f}"
       for piece, cosine in zip(
         position.neighbours, position.cosines, strict=True
       )
-    ).replace("|", "\\|")
+    )
     labels = ", ".join(position.labels)
-    rows.append(f"| {number} | {position.norm:.1f} | {nearest} | {labels} |")
-  return "\n".join(rows)
+    rows.append([str(number), f"{position.norm:.1f}", nearest, labels])
+  return text_tables.Table(header, rows, left=len(header)).markdown().rstrip()
 
 
 def plot(analysis: Analysis, title: str) -> Figure:

@@ -1,63 +1,6 @@
-"""Pretrains the ladder's miniature T5s, from scratch, on generated prose.
+"""Pretrains the ladder's miniature T5s; see `--help`."""
 
-  python scripts/pretrain_ladder.py [SIZE...]
-
-Runs the cells of configs/ladder.toml that have no record yet, as launch.py
-does, and puts the checkpoints where the other sheets look for them:
-checkpoints/SIZE/{span_corruption,lm_10,lm_50,lm_100}, in bfloat16. Stop it when
-you like: the same command goes on.
-"""
-
-import argparse
-import pathlib
-import sys
-
-from prompt_tuning.experiments import launching, sheets
-from prompt_tuning.mini.ladder import pretraining
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-SIZES = ("ladder_xs", "ladder_s", "ladder_m", "ladder_l")
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("sizes", nargs="*", metavar="SIZE", default=SIZES)
-  parser.add_argument("--root", type=pathlib.Path, default=ROOT)
-  args = parser.parse_args()
-  if unknown := set(args.sizes) - set(SIZES):
-    parser.error(f"no size {sorted(unknown)}; there is {', '.join(SIZES)}")
-  root = args.root.resolve()
-  try:
-    sheet = sheets.load(root / "configs" / "ladder.toml", root / "configs")
-    for size in args.sizes:
-      for cell in sheet.cells():
-        if cell.point["size"] == size:
-          _pretrain(cell, root)
-  except (OSError, ValueError) as error:
-    sys.exit(f"Error: {error}")
-
-
-def _pretrain(cell: sheets.Cell, root: pathlib.Path) -> None:
-  """Runs a cell if it has no record, and exports its checkpoints."""
-  place = launching.Place(root, root / "results")
-  [outcome] = launching.launch([cell], place) or [None]
-  if outcome is not None and not outcome.counts:
-    raise ValueError(f"{cell.name}: {outcome.status}, {outcome.error}")
-  stage = str(cell.point["stage"])
-  folder = root / "checkpoints" / str(cell.point["size"])
-  if not place.folder(cell).exists():
-    # Run elsewhere: the names of the checkpoints begin with that of the stage.
-    if not list(folder.glob(f"{stage}*/checkpoint_*")):
-      raise ValueError(
-        f"{cell.name} has a record, but neither {cell.folder} nor checkpoints "
-        f"in {folder}. Move the record away to run it again."
-      )
-    return
-  for path in pretraining.export(place.folder(cell), folder, stage):
-    print(path)
-
+from prompt_tuning.experiments.commands import pretrain_ladder
 
 if __name__ == "__main__":
-  main()
+  pretrain_ladder.main()

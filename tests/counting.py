@@ -48,7 +48,6 @@ SHEET = """
 title = "T"
 about = ""
 budget = ""
-command = ""
 [programs.train]
 module = "program.train"
 folder = "MODEL_DIR"

@@ -2,13 +2,14 @@
 
 import json
 
-from prompt_tuning.experiments import records, sheets
+from prompt_tuning.experiments import sheets
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.results import Results
 
 SHEET = """
 title = "Scores"
 about = "What comes out."
 budget = "a minute"
-command = "python -m t5x.train --gin.SIZE=1 '--gin.MODEL_DIR=\\"x\\"'"
 [programs.train]
 module = "t5x.train"
 folder = "MODEL_DIR"
@@ -85,6 +86,12 @@ def record(cell, **overrides):
   }
 
 
+def results(tmp_path, sheet, cells=None, **overrides):
+  """Files records of cells, by default of all; returns the sheet's results."""
+  some = sheet.cells() if cells is None else cells
+  return Results(sheet, file(tmp_path, some, **overrides))
+
+
 def file(tmp_path, cells, **overrides):
   """Files records of cells, and reads all that are there."""
   folder = tmp_path / "results" / "x"
@@ -92,4 +99,4 @@ def file(tmp_path, cells, **overrides):
   for cell in cells:
     text = json.dumps(record(cell, **overrides))
     (folder / f"{cell.name}.json").write_text(text)
-  return records.load(tmp_path / "results")
+  return Archive.load(tmp_path / "results")

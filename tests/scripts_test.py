@@ -12,9 +12,21 @@ COMMANDS = [
 ]
 
 
+def _sources(script):
+  """Returns a script and the command lines of the package that it starts."""
+  path = documented.ROOT / script
+  yield path
+  for package, name in re.findall(
+    r"^from ([\w.]+commands) import (\w+)$", path.read_text(), re.M
+  ):
+    folder = documented.ROOT / package.replace(".", "/")
+    yield folder / f"{name}.py"
+    yield folder / "options.py"
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_documented_flags_are_defined(words):
-  source = (documented.ROOT / words[1]).read_text()
+  source = "".join(path.read_text() for path in _sources(words[1]))
   defined = set(re.findall(r'"--?(\w[\w-]*)"', source))
   defined |= set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
   defined |= set(re.findall(r'short_name="(\w)"', source))

@@ -6,7 +6,9 @@ import dataclasses
 import pydantic
 
 from prompt_tuning.experiments import parameters, tables
-from prompt_tuning.experiments.sheets import Sheet, Strict
+from prompt_tuning.experiments.sheets import Sheet
+from prompt_tuning.experiments.toml_files import Strict
+from prompt_tuning.text_tables import Table
 
 
 class Check(Strict):
@@ -178,7 +180,7 @@ def page(claims: Claims, sources: Sources) -> bytes:
     rows.append(
       [claim.claim, "<br>".join(said), claim.verdict or verdict(every)]
     )
-  text = tables.Text(["Claim", "What is so", "Verdict"], rows, left=3)
+  text = Table(["Claim", "What is so", "Verdict"], rows, left=3)
   return (
     f"# {claims.title}\n\n{claims.about.strip()}\n\n{text.markdown()}"
   ).encode()

@@ -14,58 +14,48 @@ import time
 import tqdm
 
 from prompt_tuning.experiments import records
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.running import (
   Outcome,
   Place,
   Processes,
   run_cell,
 )
-from prompt_tuning.experiments.sheets import Cell
 
 
 def open_cells(
   cells: Sequence[Cell],
-  known: Mapping[records.Settings, records.Filed],
+  archive: Archive,
   retry_failed: bool = False,
 ) -> list[Cell]:
   """Returns the cells without a record, each kind of run once.
 
   Args:
     cells: Of one sheet or several.
-    known: The records.
+    archive: The records.
     retry_failed: Whether a failed run counts as none.
   """
   todo: dict[records.Settings, Cell] = {}
   for cell in cells:
-    filed = known.get(cell.settings)
+    record = archive.record(cell)
     if (
-      filed is None
-      or filed.record.status == "interrupted"
-      or (retry_failed and filed.record.status == "failed")
+      record is None
+      or record.status == "interrupted"
+      or (retry_failed and record.status == "failed")
     ):
       todo.setdefault(cell.settings, cell)
   return list(todo.values())
 
 
-def _seen(
-  cell: Cell, known: Mapping[records.Settings, records.Filed]
-) -> records.RunRecord | None:
-  filed = known.get(cell.settings)
-  return filed.record if filed else None
-
-
 class Clock:
   """Estimates what cells take, from those that were run."""
 
-  def __init__(
-    self,
-    cells: Sequence[Cell],
-    known: Mapping[records.Settings, records.Filed],
-  ):
+  def __init__(self, cells: Sequence[Cell], archive: Archive):
     self._timed = [
-      (cell.point, known[cell.settings].record.seconds)
+      (cell.point, record.seconds)
       for cell in cells
-      if cell.settings in known and known[cell.settings].record.counts
+      if (record := archive.finished(cell))
     ]
 
   def add(self, outcome: Outcome) -> None:
@@ -108,15 +98,17 @@ class _Launch:
   def __init__(
     self,
     todo: Sequence[Cell],
-    known: Mapping[records.Settings, records.Filed],
+    archive: Archive,
     clock: Clock,
     place: Place,
     jobs: int,
+    on_outcome: Callable[[Outcome], str] | None = None,
   ):
     self.processes = Processes()
     self.outcomes: list[Outcome] = []
     self._todo = todo
-    self._known = known
+    self._archive = archive
+    self._on_outcome = on_outcome
     self._clock = clock
     self._place = place
     self._jobs = jobs
@@ -125,7 +117,7 @@ class _Launch:
   def _run(self, cell: Cell) -> Outcome:
     start = self._started[cell] = time.monotonic()
     try:
-      seen = _seen(cell, self._known)
+      seen = self._archive.record(cell)
       return run_cell(cell, self._place, seen, self.processes)
     except Exception as e:  # It must not keep the others from running.
       error = f"{type(e).__name__}: {e}"
@@ -138,6 +130,8 @@ class _Launch:
     self._clock.add(outcome)
     if outcome.status == "failed":
       bar.write(f"{outcome.cell.name}: {outcome.error}", file=sys.stderr)
+    elif outcome.counts and self._on_outcome:
+      bar.write(self._on_outcome(outcome), file=sys.stderr)
     bar.n += outcome.status != "interrupted"
 
   def _line(self) -> str:
@@ -179,6 +173,7 @@ def launch(
   place: Place,
   jobs: int = 1,
   retry_failed: bool = False,
+  on_outcome: Callable[[Outcome], str] | None = None,
 ) -> list[Outcome]:
   """Runs what has no record yet, with one line of progress on stderr.
 
@@ -187,6 +182,7 @@ def launch(
     place: Where.
     jobs: How many run at once.
     retry_failed: Whether to run failed ones again.
+    on_outcome: Called with each that has results; what it returns is printed.
 
   Returns:
     The outcomes of this launch.
@@ -196,10 +192,11 @@ def launch(
       cells have saved themselves by then.
     ValueError: if a record in `results` is none.
   """
-  known = records.load(place.results)
-  todo = open_cells(cells, known, retry_failed)
+  archive = Archive.load(place.results)
+  todo = open_cells(cells, archive, retry_failed)
   total = len({cell.settings for cell in cells})
-  launched = _Launch(todo, known, Clock(cells, known), place, jobs)
+  clock = Clock(cells, archive)
+  launched = _Launch(todo, archive, clock, place, jobs, on_outcome)
   with (
     _signals(launched.processes.stop),
     futures.ThreadPoolExecutor(jobs) as pool,
@@ -236,7 +233,7 @@ def submit(
   place: Place,
   cluster: str,
   options: Mapping[str, str | int],
-  known: Mapping[records.Settings, records.Filed],
+  archive: Archive,
 ) -> list[str]:
   """Hands cells to a cluster, a job each.
 
@@ -247,7 +244,7 @@ def submit(
     cluster: As submitit names it: "slurm", or "local" for processes here.
     options: Of `submitit.AutoExecutor.update_parameters`, such as
       {"timeout_min": 600, "slurm_partition": "gpu"}.
-    known: The records, in spite of which the cells are run.
+    archive: The records, in spite of which the cells are run.
 
   Returns:
     The ids of the jobs.
@@ -272,6 +269,6 @@ def submit(
     executor.update_parameters(name="prompt_tuning", **options)
   except (RuntimeError, NameError, TypeError, ValueError) as e:
     raise ValueError(f"submitit, cluster {cluster!r}: {e}") from e
-  seen = [_seen(cell, known) for cell in ready]
+  seen = [archive.record(cell) for cell in ready]
   jobs = executor.map_array(run_cell, ready, [place] * len(ready), seen)
   return [job.job_id for job in jobs]

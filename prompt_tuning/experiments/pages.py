@@ -1,14 +1,13 @@
 """Pages: a sheet's table, figure and runs, as the files in `results/tables`."""
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pathlib
 import re
 
-from prompt_tuning.experiments import figures, records, scores, tables
-from prompt_tuning.experiments.sheets import Sheet
-
-Known = Mapping[records.Settings, records.Filed]
+from prompt_tuning.experiments import figures, records, tables
+from prompt_tuning.experiments.results import Results
+from prompt_tuning.text_tables import Table, csv_text
 
 _NOTE = (
   "Mean ± sample standard deviation over runs with different seeds, and in "
@@ -17,108 +16,90 @@ _NOTE = (
 _FIGURE_NOTE = (
   "Our bands and bars: one sample standard deviation to either side."
 )
+_ARROW_NOTE = "An arrow points at a score below the axis, which is beside it."
 _START = r"<!-- (?:ours|paper): "
 _BLOCK = re.compile(
   r"(<!-- (ours|paper): (\S+) -->\n)(?:(?!<!--).)*(<!-- end -->\n)", re.DOTALL
 )
 
 
-def of_sheet(
-  sheet: Sheet, known: Known, beside: Sheet | None = None
-) -> dict[str, bytes]:
+def of_results(results: Results) -> dict[str, bytes]:
   """Makes the files of a sheet.
 
   Args:
-    sheet: The sheet.
-    known: The records.
-    beside: The sheet of full size, if this one is a miniature of it.
+    results: Of the sheet.
 
   Returns:
-    Name of the file -> content. Nothing if there is no record yet.
+    Name of the file -> content. Nothing if there are no results yet.
   """
-  if not any(scores.finished(cell, known) for cell in sheet.cells()):
+  if not results.some:
     return {}
-  stem = sheet.name.replace("/", "_")
-  figure = figures.of_sheet(sheet, known, beside)
+  stem = results.sheet.name.replace("/", "_")
+  figure = figures.of_results(results)
   files = {
     f"{stem}.{suffix}": content
     for suffix, content in (figures.render(figure) if figure else {}).items()
   }
-  texts = dict(_texts(sheet, known, beside))
+  texts = dict(_texts(results))
   files[f"{stem}.md"] = "\n".join(
-    _markdown(sheet, known, texts, stem if figure else None, beside)
+    _markdown(results, texts, stem if figure else None)
   ).encode()
   files[f"{stem}.tex"] = "\n".join(
     f"% {title}\n{text.latex()}" for title, text in texts.items()
   ).encode()
-  lines = tables.score_rows(sheet, known)
-  if beside is not None:
-    lines += tables.score_rows(beside, known)
-  files[f"{stem}.csv"] = tables.csv_text(tables.CSV_HEADER, lines).encode()
+  lines = [*tables.csv_rows(results)]
+  if results.beside:
+    lines += tables.csv_rows(results.beside)
+  files[f"{stem}.csv"] = csv_text(tables.CSV_HEADER, lines).encode()
   return files
 
 
-def _texts(
-  sheet: Sheet, known: Known, beside: Sheet | None
-) -> Iterator[tuple[str, tables.Text]]:
+def _texts(results: Results) -> Iterator[tuple[str, Table]]:
   """The tables of a page: heading -> table."""
-  yield "Ours", _own(sheet, known)
-  if sheet.layout.mean_over == "task":
-    yield "Ours, by task", tables.by_task_text(sheet, known)
-  if beside is not None and any(
-    scores.finished(cell, known) for cell in beside.cells()
-  ):
-    yield f"Ours: {beside.title}", _own(beside, known)
-  paper = tables.paper_text(beside or sheet)
-  if paper is not None:
-    yield f"The paper's: {(beside or sheet).paper.source}", paper  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def _own(sheet: Sheet, known: Known) -> tables.Text:
-  if sheet.layout.kind == "ensemble":
-    return tables.ensemble_text(sheet, known)
-  if sheet.layout.kind == "tasks":
-    return tables.task_text(sheet, known)
-  return tables.score_text(sheet, known)
+  yield "Ours", tables.of_results(results)
+  if results.sheet.layout.mean_over == "task":
+    yield "Ours, by task", tables.by_task(results)
+  if results.beside and results.beside.some:
+    beside = results.beside
+    yield f"Ours: {beside.sheet.title}", tables.of_results(beside)
+  if paper := results.paper:
+    yield f"The paper's: {paper.source}", tables.of_paper(paper)
 
 
 def _markdown(
-  sheet: Sheet,
-  known: Known,
-  texts: Mapping[str, tables.Text],
-  image: str | None,
-  beside: Sheet | None,
+  results: Results, texts: Mapping[str, Table], image: str | None
 ) -> Iterator[str]:
   """The parts of the page."""
+  sheet = results.sheet
   yield f"# {sheet.title}\n\n{sheet.about.strip()}\n"
   for title, text in texts.items():
     yield f"## {title}\n\n{text.markdown()}"
     if title == "Ours" and sheet.layout.kind == "scores":
       yield f"{_NOTE}\n"
-  note = (beside or sheet).paper and (beside or sheet).paper.note  # pyright: ignore[reportOptionalMemberAccess]
-  if note:
-    yield f"{note.strip()}\n"
+  if results.paper and results.paper.note:
+    yield f"{results.paper.note.strip()}\n"
   if image:
     yield f"![{sheet.title}]({image}.svg)\n"
-    yield f"{_FIGURE_NOTE}\n"
+    arrow = f" {_ARROW_NOTE}" if sheet.layout.figure == "dots" else ""
+    yield f"{_FIGURE_NOTE}{arrow}\n"
   yield "## The runs\n"
-  yield from _runs(sheet, known)
+  yield from _runs(results)
 
 
-def _runs(sheet: Sheet, known: Known) -> Iterator[str]:
+def _runs(results: Results) -> Iterator[str]:
   """How many cells have run, on what, and what else lies with them."""
-  cells = sheet.cells()
-  filed = [known[cell.settings] for cell in cells if cell.settings in known]
+  sheet = results.sheet
+  filed = [run.filed for run in results.runs if run.filed]
   states = collections.Counter(x.record.status for x in filed)
-  missing = len(cells) - len(filed)
+  missing = len(results.runs) - len(filed)
   counts = [f"{n} {state}" for state, n in sorted(states.items())]
   if missing:
     counts.append(f"{missing} not run yet")
-  done = [x.record for x in filed if x.record.counts]
+  done = [run.record for run in results.runs if run.record]
   hours = sum(record.seconds for record in done) / 3600
   yield (
-    f"{len(cells)} cells: {', '.join(counts)}; {hours:.1f} hours in all. "
-    f"Budget: {sheet.budget}.\n"
+    f"{len(results.runs)} cells: {', '.join(counts)}; {hours:.1f} hours in "
+    f"all. Budget: {sheet.budget}.\n"
   )
   yield f"Devices: {_counted(map(_device, done))}.\n"
   yield f"Commits: {_counted(map(_commit, done))}.\n"
@@ -127,18 +108,17 @@ def _runs(sheet: Sheet, known: Known) -> Iterator[str]:
       yield f"* {x.path.stem}: {x.record.error}\n"
   others = [
     x
-    for x in known.values()
-    if x.path.parent.as_posix().endswith(f"/results/{sheet.name}")
-    and x.record.command
-    and all(x is not y for y in filed)
+    for x in results.archive.beside(sheet.name)
+    if all(x is not y for y in filed)
   ]
   if others:
     yield "Records beside the table, of other settings:\n"
     yield "".join(f"* `{x.path.stem}`: {_state(x.record)}\n" for x in others)
-  launch = sheet.launch or f"python scripts/launch.py configs/{sheet.name}.toml"
+  cells = [run.cell for run in results.runs]
+  cell = next((x for x in cells if x.command[2].endswith(".train")), cells[0])
   yield (
-    f"The command of one cell; `{launch}` runs what is missing:\n\n"
-    f"```sh\n{_folded(sheet.command)}\n```\n"
+    f"The command of one cell; `{sheet.launch_command}` runs what is "
+    f"missing:\n\n```sh\n{_folded(cell.shell_command)}\n```\n"
   )
 
 
@@ -164,7 +144,7 @@ def _device(record: records.RunRecord) -> str:
   return f"{device.count} x {device.kind}"
 
 
-def _counted(names: Iterator[str]) -> str:
+def _counted(names: Iterable[str]) -> str:
   counts = collections.Counter(names)
   return ", ".join(f"{name} ({n} runs)" for name, n in sorted(counts.items()))
 
@@ -174,14 +154,13 @@ def _folded(command: str) -> str:
   return command.replace(" --", " \\\n  --").replace(" '--", " \\\n  '--")
 
 
-def fill(page: str, every: Mapping[str, Sheet], known: Known) -> str:
+def fill(page: str, every: Mapping[str, Results]) -> str:
   """Writes tables into a page of prose.
 
   Args:
     page: Markdown. "<!-- ours: SHEET -->" or "<!-- paper: SHEET -->" and
       "<!-- end -->", on lines of their own, stand around the place of a table.
-    every: Name -> sheet.
-    known: The records.
+    every: Name of a sheet -> its results.
 
   Returns:
     The page, with our table of the sheet there, or the paper's.
@@ -194,9 +173,12 @@ def fill(page: str, every: Mapping[str, Sheet], known: Known) -> str:
     start, whose, name, end = match.groups()
     if name not in every:
       raise ValueError(f"{start.strip()} names no sheet of {sorted(every)}.")
-    sheet = every[name]
-    text = _own(sheet, known) if whose == "ours" else tables.paper_text(sheet)
-    if text is None:
+    results = every[name]
+    if whose == "ours":
+      text = tables.of_results(results)
+    elif results.sheet.paper:
+      text = tables.of_paper(results.sheet.paper)
+    else:
       raise ValueError(
         f"{start.strip()}: the sheet has no numbers of the paper."
       )

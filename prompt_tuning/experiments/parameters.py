@@ -6,16 +6,16 @@ import math
 import re
 import shlex
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from matplotlib.figure import Figure
 import pydantic
 
 from prompt_tuning import prompts
-from prompt_tuning.experiments import figures, tables
-from prompt_tuning.experiments.sheets import Strict
-from prompt_tuning.t5 import network
+from prompt_tuning.experiments import figures
+from prompt_tuning.experiments.toml_files import Strict
+from prompt_tuning.t5 import network, parameter_shapes
+from prompt_tuning.text_tables import Table, csv_text
 from t5x import gin_utils
 
 # What a printed line says: what trains, the total, and the percentage.
@@ -109,20 +109,6 @@ class Counts:
   methods: Mapping[str, int]
 
 
-def shapes(module: network.Transformer) -> dict[str, int]:
-  """Returns path -> number of values of all parameters, without making them."""
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  variables = jax.eval_shape(
-    lambda rng, tokens: module.init(
-      rng, tokens, tokens, tokens, enable_dropout=False
-    ),
-    jax.random.key(0),
-    tokens,
-  )
-  flat = traverse_util.flatten_dict(variables["params"], sep="/")
-  return {path: math.prod(x.shape) for path, x in flat.items()}
-
-
 def count(sheet: ParameterSheet, size: str) -> Counts:
   """Counts for one size.
 
@@ -138,7 +124,8 @@ def count(sheet: ParameterSheet, size: str) -> Counts:
       net.bindings,
     )
     width = module.config.emb_dim
-    found = shapes(module)
+    shapes = parameter_shapes.parameter_shapes(module)
+    found = {path: math.prod(shape) for path, shape in shapes.items()}
     for name, method in net.methods.items():
       sizes = [n for k, n in found.items() if re.fullmatch(method.trains, k)]
       if not sizes:
@@ -196,9 +183,7 @@ def differences(ours: Printed, printed: Printed) -> list[str]:
   return [*found, f"{printed[2]}%"]
 
 
-def length_text(
-  sheet: ParameterSheet, counted: Mapping[str, Counts]
-) -> tables.Text:
+def length_text(sheet: ParameterSheet, counted: Mapping[str, Counts]) -> Table:
   """Writes the paper's Table 4, and where it prints something else."""
   rows = []
   for size, counts in counted.items():
@@ -213,12 +198,10 @@ def length_text(
         ]
       )
   header = ["Size", "Length", "Trainable", "Total", "Share"]
-  return tables.Text([*header, "The paper prints"], rows)
+  return Table([*header, "The paper prints"], rows)
 
 
-def method_text(
-  sheet: ParameterSheet, counted: Mapping[str, Counts]
-) -> tables.Text:
+def method_text(sheet: ParameterSheet, counted: Mapping[str, Counts]) -> Table:
   """Writes what each method trains, the fewest first."""
 
   def cells(values: Sequence[int]) -> list[str]:
@@ -232,7 +215,7 @@ def method_text(
     for name, method in sheet.methods().items()
   }
   rows["Model tuning"] = [counts.frozen for counts in counted.values()]
-  return tables.Text(
+  return Table(
     ["Method", *(sheet.sizes[size].label for size in counted)],
     [
       [label, *cells(values)]
@@ -261,7 +244,7 @@ def page(
     "parameters.tex": "\n".join(
       f"% {title}\n{text.latex()}" for title, text in texts.items()
     ),
-    "parameters.csv": tables.csv_text(
+    "parameters.csv": csv_text(
       ["method", "size", "prompt_length", "trainable", "frozen"],
       _csv_rows(counted),
     ),
@@ -275,15 +258,17 @@ def page(
 
 def _figure(sheet: ParameterSheet, counted: Mapping[str, Counts]) -> Figure:
   methods = sheet.methods()
-  shares = {"Model tuning": [100.0] * len(counted)}
+  shares = {"model_tuning": [100.0] * len(counted)}
+  labels = {"model_tuning": "Model tuning"}
   for name in sheet.drawn:
-    shares[methods[name].label] = [
+    labels[name] = methods[name].label
+    shares[name] = [
       100 * counts.methods[name] / counts.frozen for counts in counted.values()
     ]
   names: dict[float, str] = {
     counts.frozen: sheet.sizes[size].label for size, counts in counted.items()
   }
-  return figures.of_shares(sheet.title, names, shares)
+  return figures.of_shares(sheet.title, names, shares, labels)
 
 
 def _difference_note(
@@ -308,7 +293,7 @@ def _difference_note(
 def _markdown(
   sheet: ParameterSheet,
   counted: Mapping[str, Counts],
-  texts: Mapping[str, tables.Text],
+  texts: Mapping[str, Table],
 ) -> Iterator[str]:
   yield f"# {sheet.title}\n\n{sheet.about.strip()}\n"
   notes = [

@@ -23,7 +23,8 @@ import time
 from typing import Any
 
 from prompt_tuning.experiments import records
-from prompt_tuning.experiments.sheets import Cell
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.cells import Cell
 from t5x import record_schema
 
 # A process that was asked to stop is run again. A trainer that had time to save
@@ -142,9 +143,9 @@ def run_cell(
   with _locks(cell, place, processes) as locks:
     record = None
     if locks:
-      filed = records.load(place.results).get(cell.settings)
-      if filed and filed.record != seen and filed.record.is_over:
-        record = filed.record
+      filed = Archive.load(place.results).record(cell)
+      if filed and filed != seen and filed.is_over:
+        record = filed
       elif record := _run_to_its_end(cell, place, locks, processes):
         _file(place.folder(cell) / "record.json", place, cell)
   status = record.status if record else "interrupted"

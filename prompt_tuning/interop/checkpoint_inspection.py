@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from prompt_tuning import text_tables
 from prompt_tuning.interop import hugging_face
 from t5x import base_checkpoints
 from t5x.base_checkpoints import BaseCheckpoint
@@ -41,7 +42,9 @@ def describe(model: BaseCheckpoint) -> str:
     f"{model.path}: step {model.step:,}, {len(rows)} arrays, {count:,} "
     f"parameters, {size / 1e6:,.1f} MB, fingerprint {model.fingerprint}"
   )
-  return f"{_table(('parameter', 'shape', 'dtype', 'bytes'), rows)}\n\n{total}"
+  header = ("parameter", "shape", "dtype", "bytes")
+  table = text_tables.Table(header, rows, left=2).plain()
+  return f"{table}\n\n{total}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,7 @@ def compare(first: BaseCheckpoint, second: BaseCheckpoint) -> str:
     )
   if rows:
     header = ("parameter", "shape, dtype", "largest", "relative", "values")
-    lines.append(_table(header, rows))
+    lines.append(text_tables.Table(header, rows, left=2).plain())
   lines.append(f"{same} arrays are the same, {len(rows)} differ.")
   return "\n\n".join(lines)
 
@@ -132,15 +135,3 @@ def _bytes(array: StoredArray) -> int:
 
 def _shape(array: StoredArray) -> str:
   return f"[{', '.join(map(str, array.shape))}]"
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-  """Aligns columns; the first two to the left."""
-  widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-  return "\n".join(
-    "  ".join(
-      cell.ljust(width) if i < 2 else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ).rstrip()
-    for row in (header, *rows)
-  )

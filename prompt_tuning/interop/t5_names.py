@@ -2,10 +2,7 @@
 
 import re
 
-from flax import traverse_util
-import jax
-import jax.numpy as jnp
-
+from prompt_tuning.t5 import parameter_shapes
 from prompt_tuning.t5.config import T5Config
 from prompt_tuning.t5.network import Transformer
 
@@ -102,13 +99,4 @@ def is_transposed(name: str) -> bool:
 
 def shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
   """Returns T5X name -> shape for every parameter of the network."""
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  variables = jax.eval_shape(
-    lambda rng, tokens: Transformer(config).init(
-      rng, tokens, tokens, tokens, enable_dropout=False
-    ),
-    jax.random.key(0),
-    tokens,
-  )
-  flat = traverse_util.flatten_dict(variables["params"], sep="/")
-  return {name: leaf.shape for name, leaf in flat.items()}
+  return parameter_shapes.parameter_shapes(Transformer(config))

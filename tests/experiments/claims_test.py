@@ -4,10 +4,16 @@ import pathlib
 
 import pytest
 
-from prompt_tuning.experiments import claims, parameters, sheets
+from prompt_tuning.experiments import (
+  claims,
+  papers,
+  parameters,
+  sheets,
+  toml_files,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
-SHEET = sheets.parse(
+SHEET = toml_files.parse(
   ROOT / "configs/parameters.toml", parameters.ParameterSheet
 )
 SOURCES = claims.Sources(
@@ -71,10 +77,10 @@ def test_unknown_size_is_refused():
 
 def test_size_that_the_paper_has_no_number_of_is_refused():
   of = "paper.full/ensemble.prompt_tuning"
-  row = sheets.PaperRow(
+  row = papers.PaperRow(
     label="", row="prompt_tuning", values=[1.0], how="printed", source=""
   )
-  paper = sheets.Paper(source="", columns=["Small"], rows=[row])
+  paper = papers.Paper(source="", columns=["Small"], rows=[row])
   sheet = SOURCES.sheets["full/ensemble"].model_copy(update={"paper": paper})
   sources = claims.Sources(SHEET, SOURCES.counted, {sheet.name: sheet})
   with pytest.raises(ValueError, match=f"{of} has no number for Base"):

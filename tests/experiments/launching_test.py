@@ -10,7 +10,10 @@ import time
 import counting
 import pytest
 
-from prompt_tuning.experiments import launching, records, running, sheets
+from prompt_tuning.experiments import launching, running
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.cells import Cell
+from prompt_tuning.experiments.commands import launch
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -46,7 +49,7 @@ def test_record_of_another_sheet_counts(tmp_path):
   running.run_cell(cells[0], place)
   (place.results / "y").mkdir()
   place.record(cells[0]).rename(place.results / "y" / "other.json")
-  assert launching.open_cells(cells, records.load(place.results)) == cells[1:]
+  assert launching.open_cells(cells, Archive.load(place.results)) == cells[1:]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +199,27 @@ def test_cells_that_need_the_others_run_after_them(tmp_path):
   assert [o.cell.name for o in outcomes][-1] == "cb-seed0"
 
 
+@pytest.mark.parametrize("name", ["x", "x.toml", "configs/x.toml"])
+def test_sheet_is_named_by_name_or_path(tmp_path, monkeypatch, capsys, name):
+  counting.place(tmp_path)
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit, match="0"):
+    launch.main([name, "--dry-run"])
+  assert "3 of 3 cells to run." in capsys.readouterr().err
+
+
+def test_dry_run_sees_a_gin_file_that_is_not_there(tmp_path, capsys):
+  place = counting.place(tmp_path)
+  sheet = place.root / "configs" / "x.toml"
+  text = sheet.read_text().replace("gin_files = []", 'gin_files = ["no.gin"]')
+  sheet.write_text(text)
+  with pytest.raises(
+    SystemExit, match=r"no gin file no\.gin, which cb-seed0 and 2 more cells"
+  ):
+    launch.main(["x", "--dry-run", f"--root={tmp_path}"])
+  assert not capsys.readouterr().out
+
+
 def test_unknown_cell_is_one_line(tmp_path):
   launcher = _start(counting.place(tmp_path), "--cell=nothing")
   _, errors = launcher.communicate()
@@ -206,12 +230,12 @@ def test_unknown_cell_is_one_line(tmp_path):
 
 def test_clock_goes_by_the_most_similar_cells():
   def cell(**point):
-    return sheets.Cell("x", str(point), point, "", False, ())
+    return Cell("x", str(point), point, "", False, ())
 
   def outcome(seconds, **point):
     return running.Outcome(cell(**point), "finished", None, seconds)
 
-  clock = launching.Clock([], {})
+  clock = launching.Clock([], Archive())
   assert clock.left([cell(size="s", seed=2)], {}, 1) == "time left unknown"
   clock.add(outcome(60.0, size="s", seed=0))
   clock.add(outcome(120.0, size="s", seed=1))

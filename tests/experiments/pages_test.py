@@ -8,25 +8,26 @@ import numpy as np
 import pytest
 
 from prompt_tuning.experiments import figures, pages, tables
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.results import Results
 
 
 def test_failed_runs_are_named(tmp_path):
   sheet = made_up.sheet(tmp_path)
   cells = sheet.cells()
   made_up.file(tmp_path, cells[:6])
-  known = made_up.file(
-    tmp_path, cells[6:12], status="failed", error="it broke", best=None
-  )
-  assert "| model | failed | - |" in tables.score_text(sheet, known).markdown()
-  page = pages.of_sheet(sheet, known)["x.md"].decode()
+  failed = {"status": "failed", "error": "it broke", "best": None}
+  results = made_up.results(tmp_path, sheet, cells[6:12], **failed)
+  assert "| model | failed | - |" in tables.of_scores(results).markdown()
+  page = pages.of_results(results)["x.md"].decode()
   assert "24 cells: 6 failed, 6 finished, 12 not run yet; 0.6 hours" in page
   assert "* s-model-cb-seed0: it broke" in page
 
 
 def test_page_of_a_sheet(tmp_path):
   sheet = made_up.sheet(tmp_path)
-  assert pages.of_sheet(sheet, {}) == {}
-  files = pages.of_sheet(sheet, made_up.file(tmp_path, sheet.cells()))
+  assert pages.of_results(Results(sheet, Archive())) == {}
+  files = pages.of_results(made_up.results(tmp_path, sheet))
   assert set(files) == {
     f"x.{end}" for end in ("md", "csv", "tex", "svg", "png")
   }
@@ -45,26 +46,26 @@ def test_page_of_a_sheet(tmp_path):
 
 def test_tables_are_written_into_a_page_of_prose(tmp_path):
   sheet = made_up.sheet(tmp_path)
-  known = made_up.file(tmp_path, sheet.cells())
+  every = {"x": made_up.results(tmp_path, sheet)}
   page = (
     "A\n<!-- ours: x -->\nold\n<!-- end -->\n<!-- paper: x -->\n<!-- end -->\nB"
   )
-  filled = pages.fill(page, {"x": sheet}, known)
+  filled = pages.fill(page, every)
   assert "old" not in filled
   assert "| Prompt_tuning | 51.7 ± 5.8 (3) | 63.3 ± 14.4 (3) |" in filled
   assert "| Prompt tuning | 58.5 | ~89.9 | Figure 1, read off" in filled
   assert filled.startswith("A\n<!-- ours: x -->\n\n| Method")
   assert filled.endswith("<!-- end -->\nB")
-  assert pages.fill(filled, {"x": sheet}, known) == filled
+  assert pages.fill(filled, every) == filled
   with pytest.raises(ValueError, match="<!-- ours: y --> names no sheet"):
-    pages.fill(page.replace("ours: x", "ours: y"), {"x": sheet}, known)
+    pages.fill(page.replace("ours: x", "ours: y"), every)
   with pytest.raises(ValueError, match="no <!-- end --> of its own"):
-    pages.fill(page.replace("<!-- end -->\n", "", 1), {"x": sheet}, known)
+    pages.fill(page.replace("<!-- end -->\n", "", 1), every)
 
 
 def test_lines_are_the_scores(tmp_path):
   sheet = made_up.sheet(tmp_path)
-  figure = figures.of_sheet(sheet, made_up.file(tmp_path, sheet.cells()))
+  figure = figures.of_results(made_up.results(tmp_path, sheet))
   ours, paper = figure.axes
   np.testing.assert_allclose(ours.lines[0].get_ydata(), [51.667, 63.333], 1e-3)
   assert ours.lines[0].get_color() == paper.lines[0].get_color()
@@ -76,16 +77,16 @@ def test_lines_are_the_scores(tmp_path):
 
 def test_same_records_make_the_same_files(tmp_path):
   sheet = made_up.sheet(tmp_path)
-  known = made_up.file(tmp_path, sheet.cells())
-  files = pages.of_sheet(sheet, known)
-  assert files == pages.of_sheet(sheet, known)
+  results = made_up.results(tmp_path, sheet)
+  files = pages.of_results(results)
+  assert files == pages.of_results(results)
   pages.write(files, tmp_path)
   assert pages.differences(files, tmp_path) == []
 
 
 def test_differences_are_found(tmp_path):
   sheet = made_up.sheet(tmp_path)
-  files = pages.of_sheet(sheet, made_up.file(tmp_path, sheet.cells()))
+  files = pages.of_results(made_up.results(tmp_path, sheet))
   pages.write(files, tmp_path)
   (tmp_path / "x.md").unlink()
   (tmp_path / "x.csv").write_text("other")
@@ -118,8 +119,8 @@ def test_runs_are_told_apart(tmp_path):
   made_up.file(tmp_path, [second], uncommitted_changes=True)
   command = [*third.command, "--gin.X=1"]
   failed = {"status": "failed", "error": "it broke", "evals": [], "best": None}
-  known = made_up.file(tmp_path, [third], command=command, **failed)
-  page = pages.of_sheet(sheet, known)["x.md"].decode()
+  results = made_up.results(tmp_path, sheet, [third], command=command, **failed)
+  page = pages.of_results(results)["x.md"].decode()
   assert "Commits: 0123456 (1 runs), 0123456 + changes (1 runs)." in page
   assert f"* `{third.name}`: failed: it broke" in page
   assert "`python do.py` runs what is missing" in page

@@ -8,11 +8,11 @@ import jax
 import pytest
 import tiny
 
-from prompt_tuning.experiments import figures, parameters, sheets
+from prompt_tuning.experiments import figures, parameters, toml_files
 from t5x import gin_utils, models
 
 ROOT = pathlib.Path(__file__).parents[2]
-SHEET = sheets.parse(
+SHEET = toml_files.parse(
   ROOT / "configs/parameters.toml", parameters.ParameterSheet
 )
 TINY = SHEET.model_copy(
@@ -166,7 +166,10 @@ def test_page():
 
 def test_figure_shows_the_shares():
   figure = figures.of_shares(
-    "T", {77_000_000: "S", 11_000_000_000: "XXL"}, {"IA3": [0.1, 0.02]}
+    "T",
+    {77_000_000: "S", 11_000_000_000: "XXL"},
+    {"ia3": [0.1, 0.02]},
+    {"ia3": "IA3"},
   )
   (line,) = figure.axes[0].lines
   assert list(line.get_xdata()) == [77e6, 11e9]

@@ -8,7 +8,8 @@ import threading
 import counting
 import pytest
 
-from prompt_tuning.experiments import records, running
+from prompt_tuning.experiments import running
+from prompt_tuning.experiments.archive import Archive
 
 
 def test_run_of_other_settings_is_set_aside(tmp_path):
@@ -71,7 +72,7 @@ def test_second_launcher_leaves_what_the_first_has_filed(tmp_path):
   starts = place.folder(cell) / "starts"
   assert len(starts.read_text().split()) == 1
   # Unless it was there before, and is to be tried again.
-  seen = records.load(place.results)[cell.settings].record
+  seen = Archive.load(place.results).record(cell)
   running.run_cell(cell, place, seen)
   assert len(starts.read_text().split()) == 2
 

@@ -4,7 +4,9 @@ import pathlib
 
 import made_up
 
-from prompt_tuning.experiments import figures, records, sheets, tables
+from prompt_tuning.experiments import figures, sheets, tables
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.results import Results
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -16,14 +18,14 @@ def test_means_over_tasks_come_with_each_task(tmp_path):
   text = text.replace("[values.task.wic]", "[values.task.wic]\nmajority = 50.0")
   text = text.replace("[layout]", '[layout]\ngap = ["model", "prompt"]')
   sheet = made_up.sheet(tmp_path, text)
-  known = made_up.file(tmp_path, sheet.cells())
-  assert tables.score_text(sheet, known).rows == [
+  results = made_up.results(tmp_path, sheet)
+  assert tables.of_scores(results).rows == [
     ["Most frequent answer", "45.0", "45.0"],
     ["Prompt_tuning", "51.7 ± 5.8 (3)", "63.3 ± 14.4 (3)"],
     ["model", "55.0 ± 0.0 (3)", "55.0 ± 0.0 (3)"],
     ["Gap: model - Prompt_tuning", "+3.3", "-8.3"],
   ]
-  assert tables.by_task_text(sheet, known).rows == [
+  assert tables.by_task(results).rows == [
     ["Most frequent answer", "40.0", "50.0"],
     ["Prompt_tuning, s", "46.7 ± 5.8 (3)", "56.7 ± 5.8 (3)"],
     ["Prompt_tuning, l", "56.7 ± 11.5 (3)", "70.0 ± 17.3 (3)"],
@@ -37,8 +39,8 @@ def test_a_run_on_a_mixture_is_split_into_its_tasks(tmp_path):
   cells = [x for x in sheet.cells() if x.name == "s-prompt-cb-seed0"]
   metrics = {"cb_prefixed": {"f1": 70.0}, "wic_prefixed": {"f1": 30.0}}
   best = {"step": 1, "metrics": metrics}
-  known = made_up.file(tmp_path, cells, best=best)
-  assert tables.by_task_text(sheet, known).rows == [
+  results = made_up.results(tmp_path, sheet, cells, best=best)
+  assert tables.by_task(results).rows == [
     ["Prompt_tuning, s", "70.0 (1)", "30.0 (1)"]
   ]
 
@@ -54,8 +56,8 @@ def test_tasks_as_columns(tmp_path):
       f"[values.task.{task}]", f"[values.task.{task}]\nmajority = 50.0"
     )
   sheet = made_up.sheet(tmp_path, text)
-  known = made_up.file(tmp_path, sheet.cells())
-  table = tables.score_text(sheet, known)
+  results = made_up.results(tmp_path, sheet)
+  table = tables.of_scores(results)
   assert table.header == ["Method", "Trainable", "Share", "cb", "wic", "Mean"]
   assert table.rows == [
     ["Most frequent answer", "", "", "50.0", "50.0", "50.0"],
@@ -70,9 +72,8 @@ def test_tasks_as_columns(tmp_path):
   ]
   for kind in ("dots", "parameters"):
     layout = sheet.layout.model_copy(update={"figure": kind})
-    drawn = figures.of_sheet(
-      sheet.model_copy(update={"layout": layout, "paper": None}), known
-    )
+    other = sheet.model_copy(update={"layout": layout, "paper": None})
+    drawn = figures.of_results(Results(other, results.archive))
     labels = drawn.axes[0].get_legend_handles_labels()[1]
     assert {"Prompt_tuning", "model"} <= set(labels)
 
@@ -86,8 +87,8 @@ def test_gap_stands_last_beside_mean_and_parameters(tmp_path):
     'gap = ["model", "prompt"]',
   )
   sheet = made_up.sheet(tmp_path, text)
-  known = made_up.file(tmp_path, sheet.cells())
-  assert tables.score_text(sheet, known).rows[-1] == [
+  results = made_up.results(tmp_path, sheet)
+  assert tables.of_scores(results).rows[-1] == [
     *("Gap: model - Prompt_tuning", "", "", "+3.3", "+3.3", "")
   ]
 
@@ -110,19 +111,19 @@ def test_ensemble(tmp_path):
   text = text.replace("[values.method.model]\n", "")
   sheet = made_up.sheet(tmp_path, text)
   prompts = [cell for cell in sheet.cells() if "seed" in cell.point]
-  known = made_up.file(tmp_path, prompts[:-1])
+  results = made_up.results(tmp_path, sheet, prompts[:-1])
   # Average and best are of all prompts, or of none.
-  assert tables.ensemble_text(sheet, known).rows == [
+  assert tables.of_ensemble(results).rows == [
     ["cb", "56.7", "70.0", "-"],  # 50, 70, 50
     ["wic", "-", "-", "-"],
   ]
-  known = made_up.file(tmp_path, prompts)
-  assert tables.ensemble_text(sheet, known).rows == [
+  results = made_up.results(tmp_path, sheet, prompts)
+  assert tables.of_ensemble(results).rows == [
     ["cb", "56.7", "70.0", "-"],  # 50, 70, 50
     ["wic", "70.0", "90.0", "-"],  # 60, 90, 60
   ]
-  known = made_up.file(tmp_path, sheet.cells())
-  assert tables.ensemble_text(sheet, known).rows[-1] == [
+  results = made_up.results(tmp_path, sheet)
+  assert tables.of_ensemble(results).rows[-1] == [
     *("Mean", "63.3", "80.0", "55.0")
   ]
 
@@ -130,8 +131,8 @@ def test_ensemble(tmp_path):
 def test_a_run_is_a_row_where_tasks_are_columns():
   """The probes of the ladder's pretraining, by the committed records."""
   sheet = sheets.load(ROOT / "configs" / "ladder.toml", ROOT / "configs")
-  known = records.load(ROOT / "results" / "ladder")
-  text = tables.task_text(sheet, known)
+  results = Results(sheet, Archive.load(ROOT / "results" / "ladder"))
+  text = tables.of_tasks(results)
   assert text.header[0] == "Size and stage"
   assert sorted(text.header[1:]) == [
     *("Cause or effect", "Entailment", "Pronoun", "Truth", "Who", "Word sense")
@@ -142,7 +143,7 @@ def test_a_run_is_a_row_where_tasks_are_columns():
   adapted = rows["m, LM adaptation"]
   passed = {name for name in text.header[1:] if float(adapted[name]) >= 80}
   assert passed == {"Cause or effect", "Entailment", "Pronoun", "Truth"}
-  lines = tables.score_rows(sheet, known)
+  lines = [*tables.csv_rows(results)]
   assert [
     "ours",
     "ladder",

@@ -20,6 +20,7 @@ import sklearn.feature_extraction.text
 import sklearn.linear_model
 import sklearn.pipeline
 
+from prompt_tuning import text_tables
 from prompt_tuning.data import postprocessors, superglue
 from prompt_tuning.mini.stories import examples, tasks
 
@@ -81,15 +82,15 @@ def _accuracy(
 
 
 def main() -> None:
-  print("| Mini task | Train | Validation | Test | Majority | Bag of words |")
-  print("|---|---:|---:|---:|---:|---:|")
-  counts = " | ".join(f"{n:,}" for n in examples.EXAMPLES_PER_SPLIT.values())
+  counts = [f"{n:,}" for n in examples.EXAMPLES_PER_SPLIT.values()]
+  rows = []
   for row in superglue.SUPER_GLUE:
     control = measure(row)
-    print(
-      f"| {row.name} | {counts} | {control.majority:.1f} "
-      f"| {control.bag_of_words:.1f} |"
-    )
+    shares = [f"{control.majority:.1f}", f"{control.bag_of_words:.1f}"]
+    rows.append([row.name, *counts, *shares])
+  header = ["Mini task", "Train", "Validation", "Test"]
+  table = text_tables.Table([*header, "Majority", "Bag of words"], rows)
+  print(table.markdown(), end="")
 
 
 if __name__ == "__main__":

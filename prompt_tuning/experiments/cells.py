@@ -1,0 +1,235 @@
+"""Cells: a point of a sheet's axes, and the command that it stands for.
+
+What a value of an axis means for the command is said once, under
+`[values.AXIS.VALUE]`: gin files, bindings, and facts that other bindings ask
+for with "$AXIS.FACT"; "$AXIS" is the value itself, and "${AXIS}" its text
+within a longer one. A command takes the gin files in the order of the axes,
+then the program's, unless the program says with "$AXIS" where those of an axis
+go; of bindings, later axes win over earlier ones and over the program's.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import itertools
+import json
+import re
+import shlex
+import string
+from typing import Any
+
+import pydantic
+
+from prompt_tuning.experiments import records
+from prompt_tuning.experiments.layouts import AxisValue
+from prompt_tuning.experiments.toml_files import Strict
+
+Point = Mapping[str, AxisValue]
+# TOML has no None, and no gin reference: {gin = "None"} is written as it is.
+RAW = "gin"
+_METHOD_FILE = re.compile(r"(?:methods|recipes)/(\w+)\.gin$")
+
+
+class Value(Strict):
+  """What a value of an axis brings to a command.
+
+  Attributes:
+    label: For tables and figures; the value by default.
+    x: Where it lies on a figure's x axis. By default a number lies at itself
+      and a name, which is that of a model, at the number of parameters that the
+      records say; so does what is given here for a name count parameters.
+    program: Of `Sheet.programs`; "train" unless a value of the cell says
+      otherwise.
+    gin_files: In order.
+    bindings: Name -> value.
+    facts: Name -> what "$axis.name" stands for.
+    majority: The score of giving the most frequent answer, of a task: what
+      `Layout.metric` shows of it.
+    last: Whether its cells need what the sheet's others leave in `runs`.
+  """
+
+  label: str | None = None
+  x: float | None = None
+  program: str | None = None
+  gin_files: list[str] = pydantic.Field(default_factory=list)
+  bindings: dict[str, Any] = pydantic.Field(default_factory=dict)
+  facts: dict[str, Any] = pydantic.Field(default_factory=dict)
+  majority: float | None = None
+  last: bool = False
+
+
+class Program(Strict):
+  """A program that runs cells.
+
+  Attributes:
+    module: For `python -m`.
+    folder: The binding that says where it writes.
+    gin_files: Behind those of the cell, but for axes that are named here as
+      "$AXIS": theirs go there.
+    bindings: Name -> value.
+    flags: As they are.
+  """
+
+  module: str
+  folder: str
+  gin_files: list[str]
+  bindings: dict[str, Any] = pydantic.Field(default_factory=dict)
+  flags: list[str] = pydantic.Field(default_factory=list)
+
+
+Values = Mapping[str, Mapping[str, Value]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A point of a sheet's axes: one run.
+
+  Attributes:
+    sheet: Name of the sheet.
+    name: Unique in the sheet.
+    point: Axis -> value.
+    folder: Where it runs, from the repository's root.
+    last: Whether it needs what the sheet's others leave there.
+    command: To run there.
+  """
+
+  sheet: str
+  name: str
+  point: Point = dataclasses.field(hash=False)
+  folder: str
+  last: bool
+  command: tuple[str, ...]
+
+  @functools.cached_property
+  def settings(self) -> records.Settings:
+    """Says which records are of this cell."""
+    return records.settings(self.command)
+
+  @property
+  def method(self) -> str:
+    """What is trained: the value of `method`, or what the gin files are of."""
+    if isinstance(method := self.point.get("method"), str):
+      return method
+    files = filter(None, map(_METHOD_FILE.search, self.command))
+    return "+".join(match[1] for match in files) or "prompt_tuning"
+
+  @property
+  def shell_command(self) -> str:
+    """The command, quoted for a shell."""
+    return shlex.join(self.command)
+
+
+def value_of(values: Values, axis: str, value: AxisValue) -> Value:
+  """Returns what a value of an axis means; nothing, of most numbers."""
+  return values.get(axis, {}).get(str(value), Value())
+
+
+def make(
+  sheet: str,
+  point: Point,
+  values: Values,
+  programs: Mapping[str, Program],
+) -> Cell:
+  """Makes the cell at a point.
+
+  Args:
+    sheet: Name of the sheet.
+    point: Axis -> value.
+    values: Axis -> value -> meaning.
+    programs: Name -> program.
+
+  Raises:
+    ValueError: if it asks for what is not there.
+  """
+  name = "-".join(
+    value if isinstance(value, str) else f"{axis}{value}"
+    for axis, value in point.items()
+  )
+  meanings = {
+    axis: value_of(values, axis, value) for axis, value in point.items()
+  }
+  chosen = [x.program for x in meanings.values() if x.program]
+  program_name = chosen[-1] if chosen else "train"
+  if program_name not in programs:
+    known = sorted(programs)
+    raise ValueError(f"{name}: no program {program_name}; there is {known}")
+  program = programs[program_name]
+  bindings = dict(program.bindings)
+  for meaning in meanings.values():
+    bindings |= meaning.bindings
+  folder = f"runs/{sheet}/{name}"
+  return Cell(
+    sheet=sheet,
+    name=name,
+    point=point,
+    folder=folder,
+    last=any(x.last for x in meanings.values()),
+    command=(
+      *("python", "-m", program.module),
+      *(f"--gin_file={x}" for x in _gin_files(name, program, meanings)),
+      *(
+        f"--gin.{binding}={_text(value, point, values, name)}"
+        for binding, value in bindings.items()
+      ),
+      f"--gin.{program.folder}={literal(folder)}",
+      *program.flags,
+    ),
+  )
+
+
+def _gin_files(
+  cell: str, program: Program, meanings: Mapping[str, Value]
+) -> list[str]:
+  """Returns the gin files of a command, in order."""
+  placed = {x[1:] for x in program.gin_files if x.startswith("$")}
+  if unknown := placed - set(meanings):
+    raise ValueError(
+      f"{cell}: the program's gin_files ask for the axis "
+      f"{', '.join(sorted(unknown))}, which it does not have"
+    )
+  own = itertools.chain.from_iterable(
+    meanings[x[1:]].gin_files if x.startswith("$") else [x]
+    for x in program.gin_files
+  )
+  return [
+    *itertools.chain.from_iterable(
+      x.gin_files for axis, x in meanings.items() if axis not in placed
+    ),
+    *own,
+  ]
+
+
+def _text(value: Any, point: Point, values: Values, cell: str) -> str:
+  """Writes the value of a binding as gin reads it."""
+  if isinstance(value, str) and "${" in value:
+    try:
+      value = string.Template(value).substitute(point)
+    except KeyError as e:
+      raise ValueError(
+        f"{cell}: {value} asks for an axis it does not have"
+      ) from e
+  elif isinstance(value, str) and value.startswith("$"):
+    axis, _, fact = value[1:].partition(".")
+    if axis not in point:
+      raise ValueError(f"{cell}: {value} asks for an axis it does not have")
+    value = point[axis]
+    if fact:
+      facts = value_of(values, axis, value).facts
+      if fact not in facts:
+        raise ValueError(f"{cell}: [values.{axis}.{value}.facts] has no {fact}")
+      value = facts[fact]
+  if isinstance(value, dict) and set(value) == {RAW}:
+    return value[RAW]
+  return literal(value)
+
+
+def literal(value: Any) -> str:
+  """Writes a Python literal with double quotes, which shells leave alone."""
+  if isinstance(value, str):
+    return json.dumps(value)
+  if isinstance(value, list):
+    return f"[{', '.join(map(literal, value))}]"
+  if isinstance(value, dict):
+    items = (f"{literal(k)}: {literal(v)}" for k, v in value.items())
+    return f"{{{', '.join(items)}}}"
+  return repr(value)

@@ -1,0 +1,1 @@
+"""The command lines of experiments: `scripts/` and the console start them."""

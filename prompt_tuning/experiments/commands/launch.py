@@ -1,0 +1,95 @@
+"""Runs the cells of sheets that have no record yet, and goes on with others.
+
+  python scripts/launch.py SHEET [SHEET...]
+
+A SHEET is a name such as scale or full/scale, or the path of its file. Records
+go to results/SHEET/CELL.json. A cell whose run fails is recorded with its
+error, and the next one runs. Stop it when you like, or kill it: the same
+command goes on.
+"""
+
+import argparse
+from collections.abc import Sequence
+import fnmatch
+import sys
+
+from prompt_tuning.experiments import launching, sheets
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.cells import Cell
+from prompt_tuning.experiments.commands import options
+from prompt_tuning.experiments.running import Place
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Does what the arguments say, by default those of the process."""
+  args = _parse(arguments)
+  try:
+    sys.exit(_launch(args))
+  except (OSError, ValueError) as error:
+    sys.exit(f"Error: {error}")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("sheets", nargs="+", metavar="SHEET")
+  parser.add_argument(
+    "--cell",
+    action="append",
+    metavar="NAME",
+    help="only these, such as 'ladder_xs-*-seed0'",
+  )
+  options.add_launching(parser)
+  options.add_root(parser)
+  args = parser.parse_args(arguments)
+  options.check_launching(parser, args)
+  return args
+
+
+def _launch(args: argparse.Namespace) -> int:
+  """Does what the arguments say; returns the exit status."""
+  root = args.root.resolve()
+  place = Place(root, root / "results")
+  cells = _cells(args)
+  options.check_gin_files(cells, root)
+  archive = Archive.load(place.results)
+  todo = launching.open_cells(cells, archive, args.retry_failed)
+  if args.dry_run:
+    for cell in cells if args.cell else todo:
+      print(cell.shell_command)
+    print(f"{len(todo)} of {len(cells)} cells to run.", file=sys.stderr)
+    return 0
+  if args.submit:
+    options.submit(todo, place, archive, args)
+    return 0
+  return options.report(
+    launching.launch(cells, place, args.jobs, args.retry_failed)
+  )
+
+
+def _cells(args: argparse.Namespace) -> list[Cell]:
+  """Returns the cells that the arguments name.
+
+  Raises:
+    ValueError: if there is no such sheet or cell.
+  """
+  configs = args.root.resolve() / "configs"
+  cells = []
+  for given in args.sheets:
+    name = sheets.name_of(given, configs)
+    cells += sheets.load(configs / f"{name}.toml", configs).cells()
+  if not args.cell:
+    return cells
+  chosen = [
+    cell
+    for cell in cells
+    if any(fnmatch.fnmatchcase(cell.name, x) for x in args.cell)
+  ]
+  if not chosen:
+    names = [cell.name for cell in cells]
+    raise ValueError(
+      f"No cell is called {' or '.join(args.cell)}; there is "
+      f"{', '.join(names[:5])}, ... ({len(names)} in all)."
+    )
+  return chosen

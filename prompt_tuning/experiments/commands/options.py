@@ -1,0 +1,132 @@
+"""Options that command lines of experiments share."""
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+import sys
+
+import prompt_tuning
+from prompt_tuning.experiments import launching
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.cells import Cell
+from prompt_tuning.experiments.running import Outcome, Place
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+  """Adds the repository's folder: `configs/` and `results/` lie in it."""
+  parser.add_argument(
+    "--root",
+    type=pathlib.Path,
+    default=_root(),
+    metavar="FOLDER",
+    help="with configs/ and results/; by default the working directory if "
+    "configs/ lies there, else the repository",
+  )
+
+
+def _root() -> pathlib.Path:
+  here = pathlib.Path.cwd()
+  if (here / "configs").is_dir():
+    return here
+  return pathlib.Path(prompt_tuning.__file__).parents[1]
+
+
+def add_launching(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of running cells."""
+  parser.add_argument("--jobs", type=int, default=1, help="run so many at once")
+  parser.add_argument(
+    "--retry-failed",
+    "--retry_failed",
+    action="store_true",
+    help="run failed cells again",
+  )
+  parser.add_argument(
+    "--dry-run",
+    "--dry_run",
+    action="store_true",
+    help="print the commands instead; with --cell, of recorded cells too",
+  )
+  parser.add_argument(
+    "--submit",
+    metavar="CLUSTER",
+    help="hand the cells to submitit: slurm, or local",
+  )
+  parser.add_argument(
+    "--option",
+    action="append",
+    default=[],
+    metavar="NAME=VALUE",
+    help="for submitit, such as timeout_min=600 or slurm_partition=gpu",
+  )
+
+
+def check_launching(
+  parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> None:
+  """Ends the program if options have no effect or contradict each other."""
+  if args.jobs < 1:
+    parser.error(f"--jobs must be at least 1, not {args.jobs}")
+  if args.submit and args.jobs > 1:
+    parser.error("--jobs is for this machine; --submit makes a job of a cell")
+  if args.option and not args.submit:
+    parser.error("--option is for --submit")
+
+
+def check_gin_files(cells: Sequence[Cell], root: pathlib.Path) -> None:
+  """Looks for the gin files of cells, before any of them runs.
+
+  Raises:
+    ValueError: if one is not there; the message says which cells name it.
+  """
+  places = (root, pathlib.Path(prompt_tuning.gin_search_path()))
+  missing: dict[str, list[str]] = {}
+  for cell in cells:
+    for flag in cell.command:
+      name = flag.removeprefix("--gin_file=")
+      if name != flag and not any((x / name).exists() for x in places):
+        missing.setdefault(name, []).append(cell.name)
+  if missing:
+    raise ValueError(
+      "; ".join(
+        f"there is no gin file {name}, which {_some(names)}"
+        for name, names in missing.items()
+      )
+      + f". They are looked for in {root}."
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+  if len(names) == 1:
+    return f"{names[0]} needs"
+  return f"{names[0]} and {len(names) - 1} more cells need"
+
+
+def submit(
+  cells: Sequence[Cell],
+  place: Place,
+  archive: Archive,
+  args: argparse.Namespace,
+) -> None:
+  """Hands cells to a cluster, and prints the ids of the jobs."""
+  chosen = dict(_option(x) for x in args.option)
+  for job in launching.submit(cells, place, args.submit, chosen, archive):
+    print(job)
+  first, then = launching.rounds(cells)
+  if first and then:
+    wait = "1 cell waits" if len(then) == 1 else f"{len(then)} cells wait"
+    print(f"{wait} for these: submit again then.", file=sys.stderr)
+
+
+def report(outcomes: Sequence[Outcome]) -> int:
+  """Names the cells without results; returns the exit status."""
+  bad = [x for x in outcomes if not x.counts]
+  for outcome in bad:
+    print(f"{outcome.status}: {outcome.cell.name}", file=sys.stderr)
+  return 1 if bad else 0
+
+
+def _option(text: str) -> tuple[str, str | int]:
+  name, equals, value = text.partition("=")
+  if not equals:
+    raise ValueError(f"Expected --option NAME=VALUE, got {text}.")
+  return name, int(value) if value.isdigit() else value

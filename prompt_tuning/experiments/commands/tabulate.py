@@ -1,0 +1,106 @@
+"""Writes the tables and figures of sheets from the committed records.
+
+  python scripts/tabulate.py [SHEET...]
+
+A SHEET is a name such as scale, full/scale, parameters or claims, or the path
+of its file; all by default. The README's tables are written with any. With
+--check nothing is written, and the exit status says whether what lies there is
+what the records make.
+"""
+
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+import pathlib
+import sys
+
+from prompt_tuning.experiments import pages, sheets, toml_files
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.commands import options
+from prompt_tuning.experiments.results import Results
+from prompt_tuning.experiments.sheets import Sheet
+
+_README = "README.md"
+_TABLES = "results/tables"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Does what the arguments say, by default those of the process."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("sheets", nargs="*", metavar="SHEET")
+  parser.add_argument("--check", action="store_true", help="only compare")
+  options.add_root(parser)
+  args = parser.parse_args(arguments)
+  root = args.root.resolve()
+  try:
+    files = _files(root, args.sheets)
+  except ValueError as error:
+    sys.exit(f"Error: {error}")
+  if not args.check:
+    pages.write(files, root)
+    print(f"{len(files)} files: {_README}, others in results.")
+    return
+  whole = None if args.sheets else _TABLES
+  if wrong := pages.differences(files, root, whole):
+    sys.exit(
+      f"Error: {', '.join(wrong)}. Run python scripts/tabulate.py and commit."
+    )
+
+
+def _files(root: pathlib.Path, given: Sequence[str]) -> dict[str, bytes]:
+  """Path, from the root -> content."""
+  configs = root / "configs"
+  wanted = {sheets.name_of(x, configs, without_runs=True) for x in given}
+  every = _results(root)
+  wanted = wanted or {*every, *sheets.NO_RUNS}
+  files = {
+    f"{_TABLES}/{name}": content
+    for sheet, results in every.items()
+    if sheet in wanted
+    for name, content in pages.of_results(results).items()
+  }
+  readme = root / _README
+  if readme.exists():
+    text = pages.fill(readme.read_text(encoding="utf-8"), every)
+    files[_README] = text.encode()
+  if wanted & set(sheets.NO_RUNS):
+    known = {name: results.sheet for name, results in every.items()}
+    files |= _without_runs(configs, wanted, known)
+  return files
+
+
+def _results(root: pathlib.Path) -> dict[str, Results]:
+  """Name of every sheet -> its results."""
+  archive = Archive.load(root / "results")
+  every = {x.name: x for x in sheets.load_all(root / "configs")}
+  return {
+    name: Results(
+      sheet,
+      archive,
+      Results(every[sheet.beside], archive) if sheet.beside else None,
+    )
+    for name, sheet in every.items()
+  }
+
+
+def _without_runs(
+  configs: pathlib.Path, wanted: Collection[str], every: Mapping[str, Sheet]
+) -> dict[str, bytes]:
+  # They need the models, and with them seconds to import.
+  from prompt_tuning.experiments import claims, parameters
+
+  sheet = toml_files.parse(
+    configs / "parameters.toml", parameters.ParameterSheet
+  )
+  counted = parameters.count_all(sheet)
+  files = {}
+  if "parameters" in wanted:
+    for name, content in parameters.page(sheet, counted).items():
+      files[f"{_TABLES}/{name}"] = content
+  if "claims" in wanted:
+    files["results/claims.md"] = claims.page(
+      toml_files.parse(configs / "claims.toml", claims.Claims),
+      claims.Sources(sheet, counted, every),
+    )
+  return files

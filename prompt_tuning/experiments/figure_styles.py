@@ -1,0 +1,115 @@
+"""Colours, markers and line styles: a method's are the same in every figure.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart; markers and
+line styles differ too. Variants of one method, such as lengths of a prompt, are
+shades of its colour.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from matplotlib import colors
+import numpy as np
+
+# A method and its variants, such as prompt_tuning_100, whose names begin alike.
+_METHODS = {
+  "prompt_tuning": ("#0072B2", "o", "-"),
+  "model_tuning": ("#D55E00", "s", "--"),
+  "multi_task": ("#000000", "P", "-."),
+  "prefix": ("#009E73", "^", "-."),
+  "lora": ("#CC79A7", "D", ":"),
+  "adapter": ("#56B4E9", "v", (0, (5, 1))),
+  "ia3": ("#E69F00", "X", (0, (1, 1))),
+  "multitask_prompt": ("#7F3C8D", "h", (0, (3, 1, 1, 1))),
+  "frozen": ("#555555", "d", (0, (1, 2))),
+}
+# Of methods that are not known here.
+_SPARE = (
+  ("#8C6D31", "p", "-"),
+  ("#637939", "<", "--"),
+  ("#AD494A", ">", "-."),
+  ("#5254A3", "H", ":"),
+)
+_MARKERS = "os^DvPXhd"
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+# How far variants go towards white, and towards black.
+_LIGHTEST, _DARKEST = 0.55, -0.55
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """How something is drawn.
+
+  Attributes:
+    color: Such as "#0072B2".
+    marker: Of matplotlib's.
+    linestyle: Of matplotlib's.
+  """
+
+  color: str
+  marker: str
+  linestyle: Any
+
+  @property
+  def dot(self) -> dict[str, Any]:
+    """Arguments of `Axes.errorbar`."""
+    return {"color": self.color, "marker": self.marker, "markersize": 5}
+
+  @property
+  def line(self) -> dict[str, Any]:
+    """Arguments of `Axes.plot`."""
+    return {**self.dot, "linestyle": self.linestyle}
+
+
+def of_rows(methods: Mapping[str, str]) -> dict[str, Style]:
+  """Chooses the styles of a figure.
+
+  Args:
+    methods: What is drawn -> the name of its method.
+
+  Returns:
+    What is drawn -> style. A method itself has its own colour; what else
+    belongs to it, or several things that are not called as it is, have shades.
+  """
+  families: dict[str, list[str]] = {}
+  for name, method in methods.items():
+    families.setdefault(_family(method), []).append(name)
+  unknown = [family for family in families if family not in _METHODS]
+  spare = {x: _SPARE[i % len(_SPARE)] for i, x in enumerate(unknown)}
+  styles: dict[str, Style] = {}
+  for family, names in families.items():
+    color, marker, line = (_METHODS | spare)[family]
+    own = Style(color, marker, line)
+    variants = [name for name in names if name != family]
+    if len(names) == 1:
+      styles[names[0]] = own
+      continue
+    has_own = len(variants) < len(names)
+    lightest = _DARKEST / 2 if has_own else _LIGHTEST
+    mixes = np.linspace(lightest, _DARKEST, len(variants))
+    others = [x for x in _MARKERS if x != marker] if has_own else _MARKERS
+    if has_own:
+      styles[family] = own
+    for i, (name, mix) in enumerate(zip(variants, mixes, strict=True)):
+      styles[name] = Style(
+        _shade(color, float(mix)),
+        others[i % len(others)],
+        _LINES[(i + has_own) % len(_LINES)],
+      )
+  return {name: styles[name] for name in methods}
+
+
+def _family(method: str) -> str:
+  """Returns the known method that a name begins with, or the name."""
+  known = [x for x in _METHODS if method.startswith(x)]
+  return max(known, key=len, default=method)
+
+
+def _shade(color: str, mix: float) -> str:
+  """Mixes a colour with white, or with black if `mix` is negative."""
+  other = 1.0 if mix > 0 else 0.0
+  red, green, blue = (
+    x * (1 - abs(mix)) + other * abs(mix) for x in colors.to_rgb(color)
+  )
+  return colors.to_hex((red, green, blue))

@@ -1,0 +1,79 @@
+"""Layouts: how the cells of a sheet become a table and a figure."""
+
+from collections.abc import Mapping, Sequence
+import itertools
+from typing import Literal
+
+from prompt_tuning.experiments.toml_files import Strict
+
+# A value of an axis: a number is what it says, a name has a meaning.
+AxisValue = str | int | float
+Grid = Mapping[str, Sequence[AxisValue]]
+
+
+class Layout(Strict):
+  """How the cells become a table.
+
+  Attributes:
+    kind: "scores"; "ensemble": average, best and ensemble of the prompts; or
+      "tasks": a run is a row, each of the tasks that it was evaluated on a
+      column, called as the values of the axis `task` are.
+    rows: Axes whose combinations are rows.
+    columns: The axis of the columns.
+    mean_over: The axis to average over, a mean of tasks, if any. A seed counts
+      once it has all of them.
+    gap: Two rows, by how much the first is above the second. Theirs is the only
+      row axis.
+    metric: The one to show instead of the mean of a task's metrics.
+    mean_column: Whether to add the mean over the columns, which are tasks.
+    parameters: Whether to show how many parameters train.
+    figure: "lines" over the columns' x; "dots" for columns without an order;
+      "parameters", the mean over the columns by how many train; or none.
+    x_label: Of the figure.
+    y_label: Of the figure.
+  """
+
+  kind: Literal["scores", "ensemble", "tasks"] = "scores"
+  rows: list[str]
+  columns: str
+  mean_over: str | None = None
+  gap: tuple[str, str] | None = None
+  metric: str | None = None
+  mean_column: bool = False
+  parameters: bool = False
+  figure: Literal["lines", "dots", "parameters"] | None = None
+  x_label: str = ""
+  y_label: str = ""
+
+  @property
+  def axes(self) -> list[str]:
+    """All that it names."""
+    over = [self.mean_over] if self.mean_over else []
+    return [*self.rows, self.columns, *over]
+
+
+def check(layout: Layout, grids: Sequence[Grid]) -> None:
+  """Checks that a layout names the axes of the grids, and shows all of them.
+
+  Raises:
+    ValueError: if it does not, or `gap` names no two rows.
+  """
+  for grid in grids:
+    for axis in layout.axes:
+      if axis not in grid:
+        raise ValueError(f"no axis {axis} in the grid over {list(grid)}")
+  values: dict[str, set[AxisValue]] = {}
+  for axis, some in itertools.chain(*(x.items() for x in grids)):
+    values.setdefault(axis, set()).update(some)
+  for axis, some in values.items():
+    if axis not in (*layout.axes, "seed") and len(some) > 1:
+      raise ValueError(
+        f"{axis} has {len(some)} values, but only those of a seed may be "
+        "averaged: name it in the layout's rows, columns or mean_over"
+      )
+  if layout.gap:
+    rows = [values[axis] for axis in layout.rows]
+    if len(rows) != 1 or not {*layout.gap} <= rows[0]:
+      raise ValueError(
+        f"gap: expected two values of one row axis, got {layout.gap}"
+      )

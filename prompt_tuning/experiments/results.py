@@ -1,0 +1,332 @@
+"""Results: a sheet with its records, and what the two say together."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+
+from prompt_tuning.experiments import records
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.cells import Cell
+from prompt_tuning.experiments.layouts import AxisValue
+from prompt_tuning.experiments.papers import Paper
+from prompt_tuning.experiments.sheets import Sheet
+
+# A place with no score.
+NONE = "-"
+
+Row = tuple[AxisValue, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """What a place in a table has to say.
+
+  Attributes:
+    summary: Of the seeds that are there, or None.
+    failed: How many runs failed.
+  """
+
+  summary: records.Summary | None
+  failed: int = 0
+
+  def __str__(self) -> str:
+    if self.summary is None:
+      return "failed" if self.failed else NONE
+    mean, std = self.summary.mean, self.summary.std
+    text = f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+    return f"{text} ({self.summary.n})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A cell and its record.
+
+  Attributes:
+    cell: The cell.
+    filed: Its record, if there is one.
+  """
+
+  cell: Cell
+  filed: records.Filed | None
+
+  @property
+  def record(self) -> records.RunRecord | None:
+    """The record, if it has results."""
+    filed = self.filed
+    return filed.record if filed and filed.record.counts else None
+
+  @property
+  def failed(self) -> bool:
+    return self.filed is not None and self.filed.record.status == "failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """A point of a line: where it lies on the x axis, and its scores."""
+
+  x: float
+  summary: records.Summary
+
+
+class Results:
+  """A sheet with its records.
+
+  Attributes:
+    sheet: The sheet.
+    archive: All records.
+    beside: The results of the sheet of full size, if this one is a miniature
+      of it.
+    runs: The sheet's cells, in order, with their records.
+  """
+
+  def __init__(
+    self, sheet: Sheet, archive: Archive, beside: "Results | None" = None
+  ):
+    self.sheet = sheet
+    self.archive = archive
+    self.beside = beside
+    self.runs = [Run(cell, archive.find(cell)) for cell in sheet.cells()]
+
+  @property
+  def some(self) -> bool:
+    """Whether there are any."""
+    return any(run.record for run in self.runs)
+
+  @property
+  def paper(self) -> Paper | None:
+    """The paper's numbers: those of the sheet of full size, if there is one."""
+    return (self.beside or self).sheet.paper
+
+  def score(self, record: records.RunRecord) -> float:
+    """Returns what counts of a record: the mean over its tasks, in [0, 100].
+
+    Raises:
+      ValueError: if it lacks the sheet's metric.
+    """
+    metric = self.sheet.layout.metric
+    if metric is None:
+      return records.mean_of(record.scores)
+    try:
+      return records.mean_of(
+        {task: metrics[metric] for task, metrics in record.metrics.items()}
+      )
+    except KeyError as e:
+      raise ValueError(
+        f"{self.sheet.name}: a record has no metric {e}, only {record.metrics}."
+      ) from e
+
+  def row_of(self, cell: Cell) -> Row:
+    """Returns the row that a cell belongs to."""
+    return tuple(cell.point[axis] for axis in self.sheet.layout.rows)
+
+  def row_label(self, row: Sequence[AxisValue]) -> str:
+    """Returns what a row is called."""
+    return ", ".join(
+      self.sheet.label(axis, value)
+      for axis, value in zip(self.sheet.layout.rows, row, strict=True)
+    )
+
+  def column_label(self, column: AxisValue) -> str:
+    """Returns what a column is called."""
+    return self.sheet.label(self.sheet.layout.columns, column)
+
+  @functools.cached_property
+  def rows(self) -> list[Row]:
+    """Values of the row axes, in order."""
+    return list(dict.fromkeys(self.row_of(run.cell) for run in self.runs))
+
+  @functools.cached_property
+  def columns(self) -> list[AxisValue]:
+    """Values of the column axis, in order."""
+    axis = self.sheet.layout.columns
+    return list(dict.fromkeys(run.cell.point[axis] for run in self.runs))
+
+  @functools.cached_property
+  def entries(self) -> Mapping[tuple[Row, AxisValue], Entry]:
+    """(row, column) -> entry; places that no cell belongs to are missing.
+
+    With `mean_over`, a seed counts once all of its tasks are there.
+    """
+    layout = self.sheet.layout
+    over = [layout.mean_over] if layout.mean_over else []
+    found = self._grouped([*layout.rows, layout.columns], over)
+    return {(place[:-1], place[-1]): entry for place, entry in found.items()}
+
+  @functools.cached_property
+  def means(self) -> Mapping[Row, Entry]:
+    """Row -> the mean over all columns, which are tasks, of each seed."""
+    layout = self.sheet.layout
+    return self._grouped(layout.rows, [layout.columns], len(self.columns))
+
+  def _grouped(
+    self,
+    axes: Sequence[str],
+    over: Sequence[str],
+    num_tasks: int | None = None,
+  ) -> dict[Row, Entry]:
+    """Groups the cells.
+
+    Args:
+      axes: A combination of their values is a place.
+      over: Axes to average over, of tasks. What differs in others, such as a
+        seed, is a repetition, and counts once all tasks are there.
+      num_tasks: How many that are; by default, those of the place.
+
+    Returns:
+      Place -> entry.
+    """
+    # Place -> repetition -> tasks -> score.
+    groups: dict[Row, dict[Row, dict[Row, float | None]]] = {}
+    failed: dict[Row, int] = {}
+    for run in self.runs:
+      point, record = run.cell.point, run.record
+      place = tuple(point[axis] for axis in axes)
+      task = tuple(point[axis] for axis in over)
+      repeat = tuple(
+        x for axis, x in point.items() if axis not in (*axes, *over)
+      )
+      groups.setdefault(place, {}).setdefault(repeat, {})[task] = (
+        self.score(record) if record else None
+      )
+      failed[place] = failed.get(place, 0) + run.failed
+    entries = {}
+    for place, repeats in groups.items():
+      needed = num_tasks or len(set().union(*repeats.values()))
+      done = [
+        {k: x for k, x in tasks.items() if x is not None}
+        for tasks in repeats.values()
+      ]
+      means = [records.mean_of(x) for x in done if len(x) == needed]
+      entries[place] = Entry(records.summarize(means), failed[place])
+    return entries
+
+  @functools.cached_property
+  def by_task(self) -> Mapping[tuple[Row, AxisValue], Mapping[str, Entry]]:
+    """(row, column) -> label of a task -> entry, where `mean_over` is "task".
+
+    A run on a mixture of tasks, which are called *_prefixed, is split into
+    them.
+    """
+    sheet = self.sheet
+    values: dict[tuple[Row, AxisValue], dict[str, list[float]]] = {
+      (row, column): {}
+      for row in self.rows
+      for column in self.columns
+      if (row, column) in self.entries
+    }
+    for run in self.runs:
+      if not (record := run.record):
+        continue
+      point = run.cell.point
+      place = values[self.row_of(run.cell), point[sheet.layout.columns]]
+      for task, value in record.scores.items():
+        # A run on one task may have chosen a form of it, such as ..._sentinel.
+        name = task if len(record.scores) > 1 else point["task"]
+        label = sheet.label("task", str(name).removesuffix("_prefixed"))
+        place.setdefault(label, []).append(value)
+    return {
+      place: {k: Entry(records.summarize(x)) for k, x in tasks.items()}
+      for place, tasks in values.items()
+    }
+
+  @functools.cached_property
+  def ensembles(
+    self,
+  ) -> Mapping[AxisValue, tuple[float | None, float | None, float | None]]:
+    """Task -> average, best and ensemble of its prompts.
+
+    None where the prompts, or the ensemble, are not all there.
+    """
+    alone: dict[AxisValue, list[float | None]] = {}
+    together: dict[AxisValue, float | None] = {}
+    for run in self.runs:
+      task = run.cell.point[self.sheet.layout.rows[0]]
+      value = self.score(run.record) if run.record else None
+      if "seed" in run.cell.point:
+        alone.setdefault(task, []).append(value)
+      else:
+        together[task] = value
+    found = {}
+    for task in dict.fromkeys([*alone, *together]):
+      prompts = [x for x in alone.get(task, []) if x is not None]
+      mean, best = None, None
+      if prompts and len(prompts) == len(alone[task]):
+        mean, best = sum(prompts) / len(prompts), max(prompts)
+      found[task] = (mean, best, together.get(task))
+    return found
+
+  @functools.cached_property
+  def columns_are_numbers(self) -> bool:
+    """Whether the column axis is one of numbers, such as lengths."""
+    return all(not isinstance(x, str) for x in self.columns)
+
+  @functools.cached_property
+  def xs(self) -> Mapping[AxisValue, float]:
+    """Column -> where it lies on the x axis, as `cells.Value.x` says.
+
+    A model without a record, whose size is not known, is missing.
+    """
+    return {
+      column: x for column in self.columns if (x := self._x(column)) is not None
+    }
+
+  def _x(self, column: AxisValue) -> float | None:
+    axis = self.sheet.layout.columns
+    given = self.sheet.value(axis, column).x
+    if given is not None:
+      return given
+    if self.columns_are_numbers:
+      return float(column)
+    for run in self.runs:
+      if run.record and run.cell.point[axis] == column:
+        counts = run.record.parameters
+        return counts.get("frozen") or counts.get("trainable")
+    return None
+
+  def line(self, row: Row) -> list[Point]:
+    """Returns the points of a row that have both an x and scores."""
+    return [
+      Point(self.xs[column], entry.summary)
+      for column in self.columns
+      if column in self.xs
+      and (entry := self.entries.get((row, column)))
+      and entry.summary
+    ]
+
+  def majority(self, column: AxisValue) -> float | None:
+    """Returns what the most frequent answer scores in a column, where known."""
+    sheet, axis = self.sheet, self.sheet.layout.mean_over
+    if axis is None:
+      return sheet.value(sheet.layout.columns, column).majority
+    known = {x: sheet.value(axis, x).majority for x in sheet.grids[0][axis]}
+    values = {k: x for k, x in known.items() if x is not None}
+    return records.mean_of(values) if len(values) == len(known) else None
+
+  @functools.cached_property
+  def gap(self) -> Mapping[AxisValue, float]:
+    """Column -> by how much one row's mean is above another's, in points."""
+    if self.sheet.layout.gap is None:
+      return {}
+    upper, lower = ((name,) for name in self.sheet.layout.gap)
+    gaps = {}
+    for column in self.columns:
+      over = self.entries.get((upper, column))
+      under = self.entries.get((lower, column))
+      if over and under and over.summary and under.summary:
+        gaps[column] = over.summary.mean - under.summary.mean
+    return gaps
+
+  def trainable(self, row: Row) -> tuple[int, int] | None:
+    """Returns how many parameters train in a row, and how many there are.
+
+    None if no run has finished, or if they differ.
+    """
+    counts = {
+      (
+        run.record.parameters.get("trainable", 0),
+        sum(run.record.parameters.values()),
+      )
+      for run in self.runs
+      if run.record and self.row_of(run.cell) == row
+    }
+    return counts.pop() if len(counts) == 1 else None

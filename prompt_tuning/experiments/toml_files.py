@@ -1,0 +1,59 @@
+"""TOML files that a pydantic model describes, and what they share."""
+
+import pathlib
+import tomllib
+from typing import Any, TypeVar
+
+import pydantic
+
+_Model = TypeVar("_Model", bound=pydantic.BaseModel)
+
+
+class Strict(pydantic.BaseModel, extra="forbid"):
+  """Refuses names that it does not know."""
+
+
+def parse(path: pathlib.Path, kind: type[_Model], **fields: Any) -> _Model:
+  """Reads a TOML file as what `kind` describes.
+
+  Args:
+    path: The file. `extends` in it names another, from its folder, whose
+      content lies below its own.
+    kind: A pydantic model.
+    **fields: What the file does not say itself.
+
+  Raises:
+    ValueError: if it is wrong; the message says where.
+  """
+  content = _read(path)
+  try:
+    return kind.model_validate({**fields, **content})
+  except pydantic.ValidationError as e:
+    problems = "; ".join(
+      f"{'.'.join(map(str, x['loc'])) or 'sheet'}: {x['msg']}"
+      for x in e.errors()
+    )
+    raise ValueError(f"{path} is no sheet: {problems}.") from e
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+  except OSError as e:
+    raise ValueError(f"{path} cannot be read: {e.strerror}.") from e
+  except tomllib.TOMLDecodeError as e:
+    raise ValueError(f"{path} is no TOML: {e}.") from e
+  shared = content.pop("extends", None)
+  if shared is None:
+    return content
+  return _merged(_read(path.parent / shared), content)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+  """Puts `over` over `base`, table by table."""
+  merged = dict(base)
+  for key, value in over.items():
+    if isinstance(value, dict) and isinstance(merged.get(key), dict):
+      value = _merged(merged[key], value)
+    merged[key] = value
+  return merged

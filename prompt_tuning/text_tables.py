@@ -1,0 +1,80 @@
+"""Tables of texts, and how they are written: Markdown, LaTeX, plain, CSV."""
+
+from collections.abc import Iterable, Sequence
+import csv
+import dataclasses
+import io
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table of texts.
+
+  Attributes:
+    header: A text for each column.
+    rows: As long as the header.
+    left: How many columns are aligned to the left, the others to the right.
+  """
+
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  left: int = 1
+
+  def markdown(self) -> str:
+    """A table of GitHub's Markdown, with a line end."""
+    rule = ["---"] * self.left + ["---:"] * (len(self.header) - self.left)
+    lines = [
+      [text.replace("|", "\\|") for text in line]
+      for line in (self.header, *self.rows)
+    ]
+    return "".join(
+      f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:])
+    )
+
+  def latex(self) -> str:
+    """A tabular in the style of booktabs."""
+    right = len(self.header) - self.left
+    lines = [
+      f"\\begin{{tabular}}{{{'l' * self.left}{'r' * right}}}",
+      "\\toprule",
+      _latex_row(self.header),
+      "\\midrule",
+      *map(_latex_row, self.rows),
+      "\\bottomrule",
+      "\\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+  def plain(self) -> str:
+    """Columns aligned with spaces, for a terminal; no line end."""
+    lines = (self.header, *self.rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+      "  ".join(
+        text.ljust(width) if i < self.left else text.rjust(width)
+        for i, (text, width) in enumerate(zip(line, widths, strict=True))
+      ).rstrip()
+      for line in lines
+    )
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+  """Writes comma-separated values with Unix line ends."""
+  out = io.StringIO()
+  writer = csv.writer(out, lineterminator="\n")
+  writer.writerow(header)
+  writer.writerows(rows)
+  return out.getvalue()
+
+
+def _latex_row(row: Sequence[str]) -> str:
+  return " & ".join(map(_latex, row)) + r" \\"
+
+
+def _latex(text: str) -> str:
+  for old, new in (
+    *(("\\", r"\textbackslash{}"), ("~", r"$\sim$"), ("±", r"$\pm$")),
+    *((x, f"\\{x}") for x in "&%_#"),
+  ):
+    text = text.replace(old, new)
+  return text

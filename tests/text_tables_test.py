@@ -1,0 +1,33 @@
+"""Tables of texts."""
+
+from prompt_tuning import text_tables
+
+TABLE = text_tables.Table(["a_b", "n"], [["x|y", "1"], ["longer", "20 ± 1"]])
+
+
+def test_markdown():
+  assert TABLE.markdown().splitlines() == [
+    "| a_b | n |",
+    "| --- | ---: |",
+    "| x\\|y | 1 |",
+    "| longer | 20 ± 1 |",
+  ]
+
+
+def test_plain_is_aligned():
+  assert TABLE.plain().splitlines() == [
+    "a_b          n",
+    "x|y          1",
+    "longer  20 ± 1",
+  ]
+
+
+def test_latex_quotes_its_signs():
+  lines = TABLE.latex().splitlines()
+  assert lines[0] == r"\begin{tabular}{lr}"
+  assert r"a\_b & n \\" in lines
+  assert r"longer & 20 $\pm$ 1 \\" in lines
+
+
+def test_csv():
+  assert text_tables.csv_text(["a"], [["x,y"], [1.5]]) == 'a\n"x,y"\n1.5\n'
