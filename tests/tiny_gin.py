@@ -40,6 +40,11 @@ METHODS: dict[str, tuple[str, list[str], list[str]]] = {
   ),
   "lora": ("lora", [], ["LORA_RANK = 2"]),
   "adapter": ("adapter", [], ["ADAPTER_SIZE = 4"]),
+  "prompt tuning and LoRA": (
+    "prompt_tuning",
+    [*_PROMPT, "gin/methods/lora.gin"],
+    ["PROMPT_LENGTH = 4", "LORA_RANK = 2"],
+  ),
   "ia3": ("ia3", [], []),
   "model_tuning": ("model_tuning", [], []),
 }

@@ -65,6 +65,8 @@ ADDED = {
   ],
   "prompt_tuning": ["encoder/prompt/prompt"],
 }
+BOTH = "prompt tuning and LoRA"
+ADDED[BOTH] = ADDED["prompt_tuning"] + ADDED["lora"]
 IDENTITIES = {"lora", "adapter", "ia3"}
 
 
@@ -157,6 +159,18 @@ def test_method_in_the_network(method):
   )
 
 
+def test_lora_beside_a_prompt_begins_as_the_prompt_alone():
+  prompt = tiny_gin.model("prompt_tuning").module
+  both = tiny_gin.model(BOTH).module
+  added = _added(both)
+  alone = {name: added[name] for name in ADDED["prompt_tuning"]}
+  np.testing.assert_allclose(
+    _forward(both)(_with_added(_base(), added)),
+    _forward(prompt)(_with_added(_base(), alone)),
+    atol=1e-6,
+  )
+
+
 # tests/runtime does it for the others.
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -168,6 +182,7 @@ def test_method_in_the_network(method):
     "prefix_tuning",
     "prefix_tuning through an MLP",
     "multitask_prompt",
+    BOTH,
   ],
 )
 def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):

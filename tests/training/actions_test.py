@@ -3,6 +3,9 @@
 import pytest
 import seqio
 
+from prompt_tuning import prompts
+from prompt_tuning.injections import Injections
+from prompt_tuning.methods import lora
 from prompt_tuning.training import actions
 
 
@@ -21,6 +24,16 @@ def test_score_that_is_not_finite_is_refused(tmp_path, score):
     action.run(None, {"task": {"f1": score, "accuracy": 50.0}})
   # What is worse than the first is not written, which needs a state.
   assert action.run(None, {"task": {"f1": 40.0, "accuracy": 40.0}}) is False
+
+
+def test_a_prompt_beside_another_method_is_not_written(tmp_path):
+  """A file would claim to be a prompt of the base model."""
+  both = Injections(prompt=prompts.Prompt, delta=lora.LowRankDelta)
+  action = actions.SaveBestPrompt(
+    str(tmp_path), "task", ".*", seqio.ByteVocabulary(), both
+  )
+  # What is written needs a state.
+  assert action.run(None, {"task": {"accuracy": 50.0}}) is False
 
 
 def test_metric_that_is_not_there_is_refused(tmp_path):
