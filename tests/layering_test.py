@@ -42,7 +42,10 @@ TENSORFLOW = (
     )
   ),
 )
-READ_GIN = {"runtime/t5x/gin_utils.py", "runtime/t5x/records.py"}
+READ_GIN = {
+  f"runtime/t5x/{module}.py"
+  for module in ("gin_resolution", "gin_utils", "records")
+}
 MODULES = sorted(
   str(path.relative_to(ROOT))
   for folder in ("prompt_tuning", "runtime/t5x", "scripts", "benchmarks")

@@ -1,6 +1,6 @@
 """Command line and gin configuration of `train`, `eval` and `infer`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 import difflib
 import importlib.metadata
 import os
@@ -12,11 +12,11 @@ from absl import app, flags, logging
 import gin
 import jax
 
+from t5x import gin_resolution, gin_values
+
 _T = TypeVar("_T")
 ENTRY_POINT_GROUP = "t5x.gin_search_paths"
 
-_MACRO_DEFINITION = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=", re.MULTILINE)
-_INCLUDE = re.compile(r"""^include\s+['"](.+)['"]""", re.MULTILINE)
 # What gin appends to messages: the call stack, or the whole configuration.
 _GIN_NOTES = re.compile(
   r"\n\s*In call to configurable .*| in config string:.*", re.DOTALL
@@ -94,37 +94,26 @@ def search_paths(given: Sequence[str] = (".",)) -> list[str]:
   return list(dict.fromkeys(paths))
 
 
-def _find(gin_file: str, paths: Sequence[str]) -> str:
-  candidates = [os.path.join(path, gin_file) for path in paths]
-  for candidate in candidates:
-    if os.path.isfile(candidate):
-      return candidate
-  siblings = {
-    os.path.join(os.path.dirname(gin_file), name)
-    for candidate in candidates
-    if os.path.isdir(os.path.dirname(candidate))
-    for name in os.listdir(os.path.dirname(candidate))
-    if name.endswith(".gin")
-  }
-  near = difflib.get_close_matches(gin_file, sorted(siblings), cutoff=0.4)
-  raise ValueError(
-    f"No gin file {gin_file} in {', '.join(paths)}."
-    + (f" Did you mean {' or '.join(near)}?" if near else "")
-    + " Folders are added with --gin_search_paths."
-  )
-
-
-def _texts(gin_files: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
-  for gin_file in gin_files:
-    with open(_find(gin_file, paths), encoding="utf-8") as f:
-      text = f.read()
-    yield text
-    yield from _texts(_INCLUDE.findall(text), paths)
-
-
 def is_required(macro: str) -> bool:
   """Whether the configuration leaves a macro's value to the user."""
   return repr(gin.query_parameter(f"%{macro}")) == "%gin.REQUIRED"
+
+
+def _refuse_unknown_macros(
+  gin_bindings: Sequence[str], macros: Collection[str]
+) -> None:
+  """Refuses bindings of macros that no file defines and no binding uses."""
+  for binding in gin_bindings:
+    name = binding.partition("=")[0].strip()
+    is_used = any(re.search(rf"%{re.escape(name)}\b", x) for x in gin_bindings)
+    if "." in name or name in macros or is_used:
+      continue
+    # The names of the files' macros are in capitals, and a user's may not be.
+    near = difflib.get_close_matches(name.upper(), sorted(macros), n=3)
+    raise ValueError(
+      f"No gin file defines {name}, so {binding!r} would change nothing."
+      + (f" Did you mean {' or '.join(near)}?" if near else "")
+    )
 
 
 def parse_gin_flags(
@@ -149,19 +138,9 @@ def parse_gin_flags(
   """
   for path in gin_search_paths:
     gin.add_config_file_search_path(path)
-  macros = {
-    name
-    for text in _texts(gin_files, gin_search_paths)
-    for name in _MACRO_DEFINITION.findall(text)
-  }
-  for binding in gin_bindings:
-    name = binding.partition("=")[0].strip()
-    if name.isupper() and name not in macros and not skip_unknown:
-      near = difflib.get_close_matches(name, sorted(macros), n=3)
-      raise ValueError(
-        f"No gin file defines {name}, so {binding!r} would change nothing."
-        + (f" Did you mean {' or '.join(near)}?" if near else "")
-      )
+  macros = gin_resolution.macros_of(gin_files, gin_search_paths)
+  if not skip_unknown:
+    _refuse_unknown_macros(gin_bindings, macros)
   # gin logs an error for every folder that it looks into in vain.
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.FATAL)
@@ -253,6 +232,10 @@ def _start(
   parse_gin_flags(
     search_paths(values.gin_search_paths), values.gin_file, values.gin_bindings
   )
+  settings = gin_resolution.resolve(
+    gin_resolution.Bindings(bindings=[gin.config_str()]), fn.__name__
+  )
+  gin_values.check(settings, fn)
   if values.dry_run:
     print(gin.config_str())
     return

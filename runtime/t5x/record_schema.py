@@ -119,10 +119,12 @@ class Configuration(Part):
   Attributes:
     hash: Of the settings.
     settings: Name -> value, as Python writes it.
+    code: What the code decides and no setting says.
   """
 
   hash: str
   settings: dict[str, str]
+  code: dict[str, str] = {}
 
 
 class Change(Part):

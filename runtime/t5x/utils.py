@@ -50,6 +50,12 @@ class DatasetConfig:
   use_memory_cache: bool = True
   trim_output_features: bool = True
 
+  def __post_init__(self):
+    if self.batch_size < 1:
+      raise ValueError(
+        f"Expected BATCH_SIZE of at least 1, got {self.batch_size}."
+      )
+
   def task_or_mixture(self) -> seqio.Task | seqio.Mixture:
     """Returns what the name names; see `find_task_or_mixture`."""
     return find_task_or_mixture(

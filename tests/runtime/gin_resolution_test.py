@@ -1,0 +1,125 @@
+"""What a gin configuration says, whatever words it says it in."""
+
+import pytest
+
+from t5x import gin_resolution
+
+FILE = """
+from __gin__ import dynamic_registration
+import __main__ as train_script
+from t5x import utils
+from mine.nets import network
+
+RATE = 0.3
+LENGTHS = {"inputs": 64, "targets": 8}
+MODEL = @network.Model()
+
+train_script.train:
+  model = %MODEL
+  train_dataset_cfg = @train/utils.DatasetConfig()
+  rate_fn = @utils.schedule()
+utils.schedule.rate = %RATE
+utils.DatasetConfig:
+  lengths = %LENGTHS
+  shuffle = False
+train/utils.DatasetConfig.shuffle = True
+network.Model.predict.beams = 4
+network.Unused.size = 3
+"""
+SETTINGS = {
+  "mine.Model.predict.beams": "4",
+  "t5x.schedule.rate": "0.3",
+  "train.model": "@mine.Model()",
+  "train.rate_fn": "@t5x.schedule()",
+  "train.train_dataset_cfg": "@train/t5x.DatasetConfig()",
+  "train/t5x.DatasetConfig.lengths": "{'inputs': 64, 'targets': 8}",
+  "train/t5x.DatasetConfig.shuffle": "True",
+}
+
+
+def settings(text, *bindings):
+  read = gin_resolution.Bindings(bindings=[text, *bindings])
+  return {x.name: x.text for x in gin_resolution.resolve(read, "train")}
+
+
+def test_resolves_macros_imports_scopes_and_methods():
+  assert settings(FILE) == SETTINGS
+
+
+@pytest.mark.parametrize(
+  "replaced",
+  [
+    {"RATE": "STEP_SIZE"},
+    {
+      "import utils": "import utils as tools",
+      "utils.DatasetConfig": "tools.DatasetConfig",
+      "utils.schedule": "tools.schedule",
+    },
+    {"mine.nets": "mine.networks"},
+    {'{"inputs": 64, "targets": 8}': "{'targets': 8, 'inputs': 64}"},
+    {"size = 3": "size = 4"},  # Of what nothing reaches.
+    {"rate = %RATE": "rate = 3e-1"},
+  ],
+)
+def test_other_words_say_the_same(replaced):
+  text = FILE
+  for old, new in replaced.items():
+    assert old in text
+    text = text.replace(old, new)
+  assert settings(text) == SETTINGS
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "name", "value"),
+  [
+    ("RATE = 0.3", "RATE = 0.1", "t5x.schedule.rate", "0.1"),
+    ("beams = 4", "beams = 5", "mine.Model.predict.beams", "5"),
+    (
+      "shuffle = True",
+      "seed = 1",
+      "train/t5x.DatasetConfig.shuffle",
+      "False",
+    ),
+    ("from mine.nets", "from other.nets", "train.model", "@other.Model()"),
+  ],
+)
+def test_other_values_are_seen(old, new, name, value):
+  assert settings(FILE.replace(old, new))[name] == value
+
+
+def test_bindings_win_and_need_no_imports():
+  resolved = settings(FILE, "RATE = 7", "network.Model.predict.beams = 1")
+  assert resolved["t5x.schedule.rate"] == "7"
+  assert resolved["mine.Model.predict.beams"] == "1"
+
+
+def test_setting_knows_its_macro():
+  read = gin_resolution.Bindings(bindings=[FILE])
+  macros = {x.name: x.macro for x in gin_resolution.resolve(read, "train")}
+  assert macros["t5x.schedule.rate"] == "RATE"
+  assert macros["mine.Model.predict.beams"] is None
+
+
+def test_macro_that_is_defined_by_itself_ends():
+  assert settings(FILE, "RATE = %RATE")["t5x.schedule.rate"] == "%RATE"
+
+
+def test_program_that_gin_does_not_bind_has_its_macros():
+  assert settings("SEED = 1") == {"SEED": "1"}
+
+
+def test_files_are_read_where_they_are_included(tmp_path):
+  (tmp_path / "inner.gin").write_text(FILE)
+  outer = "include 'inner.gin'\nRATE = 0.1\n"
+  (tmp_path / "outer.gin").write_text(outer)
+  read = gin_resolution.Bindings(["outer.gin"], paths=[str(tmp_path)])
+  found = {x.name: x.text for x in gin_resolution.resolve(read, "train")}
+  assert found == SETTINGS | {"t5x.schedule.rate": "0.1"}
+  macros = gin_resolution.macros_of(["outer.gin"], [str(tmp_path)])
+  assert macros == {"RATE", "LENGTHS", "MODEL"}
+
+
+def test_missing_file_is_named_with_its_like(tmp_path):
+  (tmp_path / "lora.gin").write_text("")
+  with pytest.raises(ValueError, match=r"No gin file lara\.gin .*lora\.gin"):
+    gin_resolution.find("lara.gin", [str(tmp_path)])

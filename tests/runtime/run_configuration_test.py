@@ -1,0 +1,87 @@
+"""Which settings make a run, and with which it may go on."""
+
+import json
+
+import pytest
+
+from t5x import run_configuration
+
+SETTINGS = {
+  "train.model_dir": "here",
+  "train.random_seed": 0,
+  "train.eval_period": 50,
+  "train/t5x.DatasetConfig.batch_size": 32,
+}
+
+
+def configuration(**changed):
+  settings = SETTINGS | {k.replace("__", "."): v for k, v in changed.items()}
+  return run_configuration.of_settings("train", settings)
+
+
+def test_hash_is_of_the_settings_without_places():
+  assert configuration(train__model_dir="there").hash == configuration().hash
+  assert configuration(train__random_seed=1).hash != configuration().hash
+  other = run_configuration.of_settings("eval", SETTINGS)
+  assert other.hash != configuration().hash
+
+
+def test_going_on_with_another_setting_is_refused():
+  with pytest.raises(
+    ValueError, match=r"folder has .* train\.random_seed: 0 -> 1\. A run goes"
+  ):
+    run_configuration.check_same_run(
+      configuration(),
+      configuration(train__random_seed=1, train__eval_period=10),
+      "folder",
+    )
+
+
+def test_going_on_with_another_period_is_not():
+  (changed,) = run_configuration.check_same_run(
+    configuration(), configuration(train__eval_period=10), "folder"
+  )
+  assert (changed.old, changed.new) == ("50", "10")
+
+
+def test_what_the_code_decides_is_compared_but_not_hashed():
+  now = configuration()
+  before = run_configuration.RunConfiguration("train", now.settings, {})
+  assert before.hash == now.hash
+  with pytest.raises(ValueError, match="data_order: none -> seqio's"):
+    run_configuration.check_same_run(before, now, "folder")
+
+
+def test_file_is_read_again(tmp_path):
+  assert run_configuration.read(str(tmp_path)) is None
+  changes = [{"step": 1, "name": "a", "old": None, "new": "1"}]
+  text = run_configuration.dump(configuration(), changes)
+  (tmp_path / "configuration.json").write_text(text)
+  read = run_configuration.read(str(tmp_path))
+  assert read == (configuration(), changes)
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", "hash", "[" * 100_000])
+def test_damaged_file_is_named(tmp_path, damage):
+  path = tmp_path / "configuration.json"
+  fields = json.loads(run_configuration.dump(configuration(), []))
+  fields["settings"]["train.random_seed"] = "1"
+  path.write_text(json.dumps(fields) if damage == "hash" else damage)
+  with pytest.raises(ValueError, match=r"configuration\.json is damaged"):
+    run_configuration.read(str(tmp_path))
+
+
+def test_one_macro_is_one_difference():
+  text = (
+    "import __main__ as train_script\nfrom t5x import utils\n"
+    "BATCH = {}\ntrain_script.train.a = @utils.f()\n"
+    "train_script.train.batch = %BATCH\nutils.f.batch = %BATCH\n"
+  )
+  old, new = (
+    run_configuration.of_gin("train", text.format(x)) for x in (16, 32)
+  )
+  assert len(old.differences(new)) == 2
+  assert (
+    run_configuration.describe(old.differences(new))
+    == "BATCH (t5x.f.batch): 16 -> 32"
+  )
