@@ -5,6 +5,7 @@ imported first: gin asks before the trainer reads any data.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+import dataclasses
 import difflib
 import functools
 import importlib
@@ -136,10 +137,9 @@ def lengths(
     ValueError: if the task has no example in these splits.
   """
   found: dict[str, int] = {}
+  words = _Words(vocabulary_lib.sha256(vocabulary), vocabulary)
   for name in _names(task, module):
-    of_task = _longest(
-      name, tuple(splits), longest, vocabulary_lib.sha256(vocabulary)
-    )
+    of_task = _longest(name, tuple(splits), longest, words)
     for feature, length in of_task.items():
       found[feature] = max(found.get(feature, 0), length)
   if not found or not all(found.values()):
@@ -151,13 +151,22 @@ def lengths(
   return found
 
 
+@dataclasses.dataclass(frozen=True)
+class _Words:
+  """A vocabulary that is compared by what its ids mean."""
+
+  sha256: str
+  vocabulary: seqio.Vocabulary = dataclasses.field(compare=False)
+
+
 @functools.cache  # Each data set of a run asks.
 def _longest(
-  name: str, splits: tuple[str, ...], longest: int | None, vocabulary: str
+  name: str, splits: tuple[str, ...], longest: int | None, words: _Words
 ) -> dict[str, int]:
   """Returns feature -> tokens of a task; 0 if there is no example."""
-  del vocabulary  # Part of the key.
-  task = seqio.TaskRegistry.get(name)
+  task = vocabulary_lib.with_vocabulary(
+    seqio.TaskRegistry.get(name), words.vocabulary
+  )
   limit = longest or 2**31
   found = dict.fromkeys(task.output_features, 0)
   row = superglue.ROWS.get(name)

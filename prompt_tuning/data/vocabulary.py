@@ -1,12 +1,16 @@
-"""The vocabulary of the model in use, which every task takes.
+"""The vocabulary of the model that uses a task.
 
-Tasks are registered once, when their module is imported, and know no model.
-The model's gin file binds the vocabulary, for the model and the tasks alike:
+Tasks are registered once, when their module is imported, and know no model:
+their features have `MODEL_VOCABULARY`, which stands for the vocabulary of
+whatever model uses them. Who uses a task gives it that vocabulary: our `t5x`
+does in every run, `with_vocabulary` does by hand. Google's T5X cannot, and has
+one model in a program; it takes what the model's gin file binds:
 
   VOCABULARY = @vocabulary.of_model()
   vocabulary.of_model.vocabulary = @seqio.SentencePieceVocabulary()
 """
 
+import dataclasses
 import hashlib
 from typing import Any, cast
 
@@ -15,13 +19,16 @@ import tensorflow as tf
 
 
 class ModelVocabulary:
-  """Stands for the vocabulary of the model in use and behaves as that one.
+  """Stands for the vocabulary of the model that uses a task.
 
-  Everything is forwarded, equality and `isinstance` included, so comparing a
-  task's vocabulary with a model's compares the two real ones, whichever side
-  of `==` they are on.
+  A task that was given none takes that of the last model whose gin file was
+  read, and then behaves as that one. Everything is forwarded, equality and
+  `isinstance` included, so comparing a task's vocabulary with a model's
+  compares the two real ones, whichever side of `==` they are on.
   """
 
+  # Tells `t5x` to use the task through a copy with the model's vocabulary.
+  stands_for_model = True
   in_use: seqio.Vocabulary | None = None
 
   def _model_vocabulary(self) -> seqio.Vocabulary:
@@ -57,13 +64,22 @@ MODEL_VOCABULARY = cast(seqio.Vocabulary, ModelVocabulary())
 
 
 def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
-  """Makes `vocabulary` the one that every task uses, and returns it.
-
-  A model keeps what it gets from here. If another model binds its own later,
-  the first one no longer equals the tasks' vocabulary and is refused.
-  """
+  """Returns a vocabulary, and lets tasks that are given none take it."""
   MODEL_VOCABULARY.in_use = vocabulary
   return vocabulary
+
+
+def with_vocabulary(
+  task: seqio.Task, vocabulary: seqio.Vocabulary
+) -> seqio.Task:
+  """Returns a copy of a task, with a vocabulary where it leaves it open."""
+  features = {
+    name: dataclasses.replace(feature, vocabulary=vocabulary)
+    if feature.vocabulary is MODEL_VOCABULARY
+    else feature
+    for name, feature in task.output_features.items()
+  }
+  return task.replace(output_features=features)
 
 
 def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:

@@ -29,7 +29,7 @@ class Evaluator(seqio.Evaluator):
       # seqio's JSONLogger expects it, TensorBoard's would have made it.
       epath.Path(log_dir).mkdir(parents=True, exist_ok=True)
     super().__init__(mixture_or_task_name, *args, log_dir=log_dir, **kwargs)
-    self._name = mixture_or_task_name
+    self._name = seqio.get_mixture_or_task(mixture_or_task_name).name
 
   def evaluate(self, *, step: int | None = None, **kwargs: Any):
     """See `seqio.Evaluator.evaluate`."""

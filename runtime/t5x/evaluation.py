@@ -16,6 +16,7 @@ from t5x import (
   multihost,
   partitioning,
   records,
+  task_binding,
   truncation,
   utils,
 )
@@ -48,25 +49,25 @@ class InferenceEvaluator:
     Raises:
       ValueError: if the split is empty or of another vocabulary.
     """
-    cfg = infer_eval_dataset_cfg
-    provider = cfg.task_or_mixture()
+    cfg = task_binding.for_model(infer_eval_dataset_cfg, model)
     if verify_matching_vocabs_fn is not None:
       verify_matching_vocabs_fn(cfg, model)
     self._model = model
     self._partitioner = partitioner
     self._batch_size = cfg.batch_size
-    self._evaluator = inference_evaluator_cls(
-      mixture_or_task_name=provider.name,
-      feature_converter=model.feature_converter_cls(
-        pack=False, apply_length_check=False
-      ),
-      eval_split=cfg.split,
-      use_cached=cfg.use_cached,
-      seed=cfg.seed,
-      sequence_length=cfg.task_feature_lengths,
-      log_dir=log_dir,
-      use_memory_cache=cfg.use_memory_cache,
-    )
+    with task_binding.registered(cfg.task_or_mixture()) as name:
+      self._evaluator = inference_evaluator_cls(
+        mixture_or_task_name=name,
+        feature_converter=model.feature_converter_cls(
+          pack=False, apply_length_check=False
+        ),
+        eval_split=cfg.split,
+        use_cached=cfg.use_cached,
+        seed=cfg.seed,
+        sequence_length=cfg.task_feature_lengths,
+        log_dir=log_dir,
+        use_memory_cache=cfg.use_memory_cache,
+      )
     self.counts: dict[str, int] = {
       task.name: sum(1 for _ in self._evaluator.cached_task_datasets[task.name])
       for task in self._evaluator.eval_tasks
@@ -75,7 +76,7 @@ class InferenceEvaluator:
       os.makedirs(log_dir, exist_ok=True)
     if not self.counts or not all(self.counts.values()):
       raise ValueError(
-        f"The split {cfg.split!r} of {cfg.mixture_or_task_name} has no example "
+        f"The split {cfg.split!r} of {cfg.name} has no example "
         f"to evaluate: {self.counts}."
       )
 
@@ -213,8 +214,9 @@ def evaluate(
     progress = events.Progress(
       sum(evaluator.counts.values()), on_event, should_stop
     )
-    cuts = truncation.count_cuts(dataset_cfg)
-    progress.notice(truncation.describe(cuts, dataset_cfg))
+    bound_cfg = task_binding.for_model(dataset_cfg, model)
+    cuts = truncation.count_cuts(bound_cfg)
+    progress.notice(truncation.describe(cuts, bound_cfg))
     facts = {
       "split": dataset_cfg.split,
       "examples": evaluator.counts,

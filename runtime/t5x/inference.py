@@ -22,6 +22,7 @@ from t5x import (
   multihost,
   partitioning,
   records,
+  task_binding,
   truncation,
   utils,
 )
@@ -133,6 +134,7 @@ class _Predictor:
     rng: jax.Array | None,
   ):
     """Reads the weights; see `infer`."""
+    dataset_cfg = task_binding.for_model(dataset_cfg, model)
     utils.verify_matching_vocabs(dataset_cfg, model)
     lengths = dataset_cfg.task_feature_lengths
     assert lengths is not None, "infer has looked"

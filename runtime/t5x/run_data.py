@@ -8,7 +8,14 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from t5x import evaluation, models, partitioning, truncation, utils
+from t5x import (
+  evaluation,
+  models,
+  partitioning,
+  task_binding,
+  truncation,
+  utils,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +77,14 @@ def read(
   Raises:
     ValueError: if a split is unknown, empty or of another vocabulary.
   """
+  train_cfg = task_binding.for_model(train_cfg, model)
   utils.verify_matching_vocabs(train_cfg, model)
   layout = partitioner.get_data_layout(train_cfg.batch_size)
   shard = (layout.shard_id, layout.num_shards)
   batches = utils.get_dataset(train_cfg, *shard, model.feature_converter_cls)
   train_evals = {}
   if train_eval_cfg is not None:
+    train_eval_cfg = task_binding.for_model(train_eval_cfg, model)
     train_evals = utils.get_training_eval_datasets(
       train_eval_cfg, *shard, eval_steps, model.feature_converter_cls
     )
@@ -94,9 +103,8 @@ def read(
       partitioner,
       os.path.join(model_dir, "inference_eval"),
     )
-  task = train_cfg.mixture_or_task_name
   facts = {
-    "train": task,
+    "train": train_cfg.name,
     "train_split": train_cfg.split,
     "train_examples": train_cfg.num_input_examples(),
     "eval_split": infer_eval_cfg and infer_eval_cfg.split,
@@ -105,4 +113,6 @@ def read(
     "lengths": dict(train_cfg.task_feature_lengths or {}),
     "cut": cuts,
   }
-  return RunData(task, batches, train_evals, evaluator, facts, notices)
+  return RunData(
+    train_cfg.name, batches, train_evals, evaluator, facts, notices
+  )

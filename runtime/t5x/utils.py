@@ -24,7 +24,7 @@ class DatasetConfig:
   """Which examples, in which form.
 
   Attributes:
-    mixture_or_task_name: Registered with seqio.
+    mixture_or_task_name: Registered with seqio; or a task or mixture.
     task_feature_lengths: Feature -> length in tokens; None takes the longest of
       the split (evaluation only).
     split: Such as "train".
@@ -38,7 +38,7 @@ class DatasetConfig:
     trim_output_features: Whether features are cut to their length.
   """
 
-  mixture_or_task_name: str
+  mixture_or_task_name: str | seqio.Task | seqio.Mixture
   task_feature_lengths: Mapping[str, int] | None
   split: str
   batch_size: int
@@ -56,11 +56,20 @@ class DatasetConfig:
         f"Expected BATCH_SIZE of at least 1, got {self.batch_size}."
       )
 
+  @property
+  def name(self) -> str:
+    """The name of the task or mixture."""
+    provider = self.mixture_or_task_name
+    return provider if isinstance(provider, str) else provider.name
+
   def task_or_mixture(self) -> seqio.Task | seqio.Mixture:
     """Returns what the name names; see `find_task_or_mixture`."""
-    return find_task_or_mixture(
-      self.mixture_or_task_name, self.split, self.module
-    )
+    if isinstance(self.mixture_or_task_name, str):
+      return find_task_or_mixture(
+        self.mixture_or_task_name, self.split, self.module
+      )
+    _check_split(self.mixture_or_task_name, self.split)
+    return self.mixture_or_task_name
 
   def num_input_examples(self) -> int | None:
     """Returns how many examples the split has, if seqio knows."""
@@ -175,12 +184,19 @@ def find_task_or_mixture(
       + f" Registered by MIXTURE_OR_TASK_MODULE={module!r}: {len(known)} names."
     )
   provider = seqio.get_mixture_or_task(name)
+  if split:
+    _check_split(provider, split)
+  return provider
+
+
+def _check_split(provider: seqio.Task | seqio.Mixture, split: str) -> None:
   splits = {
     split for task in seqio.get_subtasks(provider) for split in task.splits
   }
-  if split and splits and split not in splits:
-    raise ValueError(f"{name} has no split {split!r}; it has {sorted(splits)}.")
-  return provider
+  if splits and split not in splits:
+    raise ValueError(
+      f"{provider.name} has no split {split!r}; it has {sorted(splits)}."
+    )
 
 
 def round_vocab_size_to_multiple(
@@ -208,7 +224,7 @@ def verify_matching_vocabs(
     ours = features[name].vocabulary
     if not ours == vocabulary:
       raise ValueError(
-        f"The {name} of {cfg.mixture_or_task_name} are of vocabulary {ours}, "
+        f"The {name} of {cfg.name} are of vocabulary {ours}, "
         f"the model's of {vocabulary}: tokens would mean other words. Use the "
         "model's gin file that binds the task's VOCABULARY."
       )
@@ -292,9 +308,7 @@ def get_dataset(
   # and training is to have that of the first.
   first = seqio.get_dataset(**arguments, shuffle=False, num_epochs=1).take(1)
   if next(iter(first), None) is None:
-    raise ValueError(
-      f"The split {cfg.split!r} of {cfg.mixture_or_task_name} is empty."
-    )
+    raise ValueError(f"The split {cfg.split!r} of {cfg.name} is empty.")
   return dataset.batch(
     cfg.batch_size // num_shards, drop_remainder=num_epochs is None
   ).prefetch(tf.data.AUTOTUNE)
@@ -321,7 +335,7 @@ def get_training_eval_datasets(
   """
   return {
     task.name: get_dataset(
-      dataclasses.replace(cfg, mixture_or_task_name=task.name),
+      dataclasses.replace(cfg, mixture_or_task_name=task),
       shard_id,
       num_shards,
       feature_converter_cls,

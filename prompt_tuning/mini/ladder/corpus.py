@@ -11,7 +11,7 @@ Importing this module registers with seqio
 Both read the same documents, and change them anew in every epoch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import random
 from typing import Any
@@ -49,7 +49,7 @@ def _in_order(documents: tuple[str, ...], seed: int | None) -> Sequence[str]:
 
 
 class ProseSource(GeneratedSource):
-  """Documents: "tokens" [T], and the "cut" before a word that answers."""
+  """Documents: a "text" with a mark before a word that answers."""
 
   def __init__(self):
     super().__init__(
@@ -58,22 +58,45 @@ class ProseSource(GeneratedSource):
 
   def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
     """A split's documents, shuffled by the seed alone."""
-    # Tokenized here, once: in TensorFlow it would take as long as a step of
-    # the smallest model.
-    tokens: list[int] = []
-    lengths: list[int] = []
-    cuts: list[int] = []
-    for document in _in_order(documents(split), seed if shuffle else None):
-      before, after = map(MODEL_VOCABULARY.encode, document.split(prose.CUT))
-      tokens += [*before, *after]
-      lengths.append(len(before) + len(after))
-      cuts.append(len(before))
     return {
-      "tokens": tf.RaggedTensor.from_row_lengths(
-        tf.constant(tokens, tf.int32), lengths
-      ),
-      "cut": tf.constant(cuts),
+      "text": tf.constant(
+        _in_order(documents(split), seed if shuffle else None)
+      )
     }
+
+
+def tokenize_once(
+  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+  """Tokenizes all documents at once, before training.
+
+  In TensorFlow, example by example, it would take as long as a step of the
+  smallest model.
+
+  Args:
+    dataset: "text", the documents of a split.
+    output_features: Their vocabulary is the model's.
+
+  Returns:
+    "tokens" [T], and "cut", the position of the mark.
+  """
+  encode = output_features["inputs"].vocabulary.encode
+  tokens: list[int] = []
+  lengths: list[int] = []
+  cuts: list[int] = []
+  for document in dataset.as_numpy_iterator():
+    before, after = map(encode, document["text"].decode().split(prose.CUT))
+    tokens += [*before, *after]
+    lengths.append(len(before) + len(after))
+    cuts.append(len(before))
+  columns = {
+    "tokens": tf.RaggedTensor.from_row_lengths(
+      tf.constant(tokens, tf.int32), lengths
+    ),
+    "cut": tf.constant(cuts),
+  }
+  # Mapping turns rows of ragged columns into plain tensors.
+  return tf.data.Dataset.from_tensor_slices(columns).map(lambda x: x)
 
 
 @seqio.map_over_dataset(num_seeds=1)
@@ -100,7 +123,11 @@ def cut_before_answer(example: dict[str, tf.Tensor], seed: tf.Tensor):
 
 
 @seqio.map_over_dataset(num_seeds=1)
-def corrupt_spans(example: dict[str, tf.Tensor], seed: tf.Tensor):
+def corrupt_spans(
+  example: dict[str, tf.Tensor],
+  seed: tf.Tensor,
+  output_features: Mapping[str, seqio.Feature],
+):
   """Replaces random spans by sentinels; the targets say what was there.
 
   As the tokens are cut into pieces, every other one noise, each piece has at
@@ -109,6 +136,7 @@ def corrupt_spans(example: dict[str, tf.Tensor], seed: tf.Tensor):
   Args:
     example: "tokens" [T].
     seed: Of the spans.
+    output_features: Their vocabulary is the model's.
   """
   tokens = example["tokens"]
   length = tf.size(tokens)
@@ -127,9 +155,11 @@ def corrupt_spans(example: dict[str, tf.Tensor], seed: tf.Tensor):
   )
   piece = tf.repeat(tf.range(2 * spans), lengths)  # [T]
   is_noise = piece % 2 == 1
+  first = output_features["inputs"].vocabulary.vocab_size - 1
+  is_kept = tf.logical_not(is_noise)
   return {
-    "inputs": _with_sentinels(tokens, piece, is_noise),
-    "targets": _with_sentinels(tokens, piece, tf.logical_not(is_noise)),
+    "inputs": _with_sentinels(tokens, piece, is_noise, first),
+    "targets": _with_sentinels(tokens, piece, is_kept, first),
   }
 
 
@@ -147,16 +177,16 @@ def _pieces(total: tf.Tensor, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _with_sentinels(
-  tokens: tf.Tensor, piece: tf.Tensor, hidden: tf.Tensor
+  tokens: tf.Tensor, piece: tf.Tensor, hidden: tf.Tensor, first: int
 ) -> tf.Tensor:
   """Puts a sentinel where a hidden piece begins, and leaves out the rest.
 
-  Pieces 0 and 1 share the first sentinel, pieces 2 and 3 the second: what is
-  hidden in the inputs is what the same sentinel precedes in the targets.
+  Pieces 0 and 1 share the first sentinel, whose id is `first`, pieces 2 and 3
+  the second: what is hidden in the inputs is what the same sentinel precedes
+  in the targets.
   """
-  first_sentinel = MODEL_VOCABULARY.vocab_size - 1
   starts = tf.concat([[True], piece[1:] != piece[:-1]], 0)
-  marked = tf.where(hidden, first_sentinel - piece // 2, tokens)
+  marked = tf.where(hidden, first - piece // 2, tokens)
   return tf.boolean_mask(marked, tf.logical_or(starts, tf.logical_not(hidden)))
 
 
@@ -166,6 +196,7 @@ def _add_task(name: str, change: Any) -> None:
     name,
     source=ProseSource(),  # pyright: ignore[reportArgumentType]
     preprocessors=[
+      tokenize_once,
       # seqio repeats what comes before this, and changes it anew each time.
       seqio.CacheDatasetPlaceholder(),
       change,
