@@ -1,15 +1,24 @@
 """Run checkpoints, which hold only what a run changes; Orbax reads and writes
 them. What a run begins with is in `base_checkpoints`, and named here too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import copy
+import dataclasses
+import errno
+import json
+import logging
 import math
+import os
+import pathlib
 from typing import Any
 
-from etils import epath
+from absl import logging as absl_logging
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
+from t5x import checkpoint_folder, digests, multihost
 from t5x import metrics as metrics_lib
 from t5x.base_checkpoints import (
   BaseCheckpoint,
@@ -19,6 +28,7 @@ from t5x.base_checkpoints import (
   open_checkpoint,
   save_base_checkpoint,
 )
+from t5x.formats import orbax
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import TrainState
 
@@ -34,27 +44,56 @@ __all__ = [
 ]
 
 _SIGN = {"max": 1, "min": -1}
+_RUN_FILE = "run/metadata"
+_TRAINABLE = "trainable/"
 
 
-class _LatestAndBest(checkpoint_managers.PreservationPolicy):
-  """Keeps the latest checkpoint and those with the best scores."""
+def _is_news(record: logging.LogRecord) -> bool:
+  """Drops what Orbax's threads log of an error that is raised as well."""
+  return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
-  def __init__(self, best: int, mode: str):
-    self._best = best
-    self._sign = _SIGN[mode]
-    # Step -> score, of this attempt and those before it.
-    self.scores: dict[int, float] = {}
 
-  def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
-    del context
-    steps = [c.step for c in checkpoints]
-    scored = sorted(
-      (-self._sign * self.scores[step], step)
-      for step in steps
-      if step in self.scores
-    )
-    keep = {step for _, step in scored[: self._best]} | {steps[-1]}
-    return [step in keep for step in steps]
+@contextlib.contextmanager
+def _names_checkpoint(path: pathlib.Path) -> Iterator[None]:
+  """Turns what goes wrong in writing a checkpoint into an OSError naming it."""
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    number, text = getattr(error, "errno", None), str(error)
+    if number is None:
+      # TensorStore's errors have the system's in their text.
+      full = os.strerror(errno.ENOSPC)
+      number = errno.ENOSPC if full in text else errno.EIO
+    raise OSError(number, os.strerror(number), str(path)) from error
+
+
+class _WithDigests(ocp.CompositeCheckpointHandler):
+  """Adds the digests before a checkpoint gets its name."""
+
+  def finalize(self, directory) -> None:
+    super().finalize(directory)
+    # Orbax writes the time into its own file later. It is never read here.
+    digests.write(directory, leave_out={"_CHECKPOINT_METADATA"})
+
+
+@ocp.args.register_with_handler(_WithDigests, for_save=True, for_restore=True)
+class _RunItems(ocp.args.Composite):
+  """What that handler saves."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Writing:
+  """The checkpoint that is being written.
+
+  Attributes:
+    step: Its step.
+    replaces: Whether there is one of that step.
+    evals: The evaluations so far.
+  """
+
+  step: int
+  replaces: bool
+  evals: Sequence[Mapping[str, Any]]
 
 
 class Checkpointer:
@@ -67,46 +106,43 @@ class Checkpointer:
     checkpoints_dir: str,
     keep: int | None = None,
   ):
-    """Opens the folder.
+    """Opens the folder, and clears away what a killed run left half done.
 
     Args:
       train_state: A state, or its shapes.
       partitioner: Unused; T5X's place for it.
       checkpoints_dir: The run's folder; `checkpoint_<step>` folders go into it.
-      keep: How many to keep; None keeps all.
+      keep: How many to keep; None keeps all. With 1, there is none to fall back
+        on if the newest is damaged.
     """
-    self._open(
-      train_state,
-      partitioner,
-      checkpoints_dir,
-      checkpoint_managers.LatestN(keep),
-    )
-
-  def _open(self, train_state, partitioner, checkpoints_dir, policy) -> None:
     del partitioner  # `restore_run` is told where everything goes.
+    if keep is not None and keep < 1:
+      raise ValueError(f"Expected to keep at least 1 checkpoint, got {keep}.")
+    self._keep = keep
     self._shapes = {
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
       for name, leaf in _flat(train_state).items()
     }
-    self._manager = ocp.CheckpointManager(
-      epath.Path(checkpoints_dir).resolve(),
-      item_handlers={
-        "state": ocp.PyTreeCheckpointHandler(),
-        "run": ocp.JsonCheckpointHandler(),
-      },
-      options=ocp.CheckpointManagerOptions(
-        step_prefix="checkpoint",
-        preservation_policy=policy,
-        save_root_metadata=False,
-        cleanup_tmp_directories=True,
-      ),
+    self._folder = checkpoint_folder.CheckpointFolder(
+      pathlib.Path(checkpoints_dir).resolve()
     )
+    self._writer = ocp.AsyncCheckpointer(
+      _WithDigests(
+        state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler()
+      )
+    )
+    self._writing: _Writing | None = None
+    absl_logging.get_absl_logger().addFilter(_is_news)
+    if jax.process_index() == 0:
+      self._folder.clear_leftovers()
+    multihost.wait_for_all("checkpoints opened")
 
   def all_steps(self) -> list[int]:
-    return sorted(self._manager.all_steps())
+    """Returns the steps of the checkpoints, in order."""
+    return self._folder.steps()
 
   def latest_step(self) -> int | None:
-    return self._manager.latest_step()
+    return max(self.all_steps(), default=None)
 
   def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
     """Returns what checkpoints are compared by, or None."""
@@ -118,6 +154,13 @@ class Checkpointer:
     del evals
     return None
 
+  def _kept(
+    self, steps: Sequence[int], evals: Sequence[Mapping[str, Any]]
+  ) -> set[int]:
+    """Returns which of the steps, in order, to keep after evaluations."""
+    del evals
+    return set(steps if self._keep is None else steps[-self._keep :])
+
   def save_run(
     self,
     train_state: TrainState,
@@ -128,26 +171,77 @@ class Checkpointer:
     Args:
       train_state: The state.
       run_info: JSON to keep with it; `evals` are the evaluations so far.
+
+    Raises:
+      OSError: if this one or the one before could not be written.
     """
+    self.wait()
     step = int(train_state.step)
-    if step in self.all_steps():
-      # Written when a signal came, before the evaluation that was due.
-      if step not in [e["step"] for e in run_info["evals"][-1:]]:
-        return
-      self._manager.delete(step)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(_flat(train_state)),
-        run=ocp.args.JsonSave(dict(run_info)),
-      ),
-      force=True,
+    # It is written while training goes on and may change it.
+    run_info = copy.deepcopy(dict(run_info))
+    evals = run_info["evals"]
+    exists = step in self.all_steps()
+    # Written when a signal came, before the evaluation that was due?
+    if exists and step not in [e["step"] for e in evals[-1:]]:
+      return
+    self._writing = _Writing(step, exists, evals)
+    path = (
+      self._folder.replacement(step)
+      if exists
+      else self._folder.checkpoint(step)
     )
+    with self._cleared_on_error(path):
+      self._writer.save(
+        path,
+        args=_RunItems(
+          state=ocp.args.PyTreeSave(_flat(train_state)),
+          run=ocp.args.JsonSave(run_info),
+        ),
+      )
+
+  @contextlib.contextmanager
+  def _cleared_on_error(self, path: pathlib.Path) -> Iterator[None]:
+    """Leaves nothing half written, which makes room for the run's record."""
+    try:
+      with _names_checkpoint(path):
+        yield
+    except OSError:
+      self._writing = None
+      if jax.process_index() == 0:
+        self._folder.clear_leftovers()
+      raise
+
+  def wait(self) -> None:
+    """Waits until everything is on disk, and deletes what is not kept.
+
+    Raises:
+      OSError: if the checkpoint could not be written; it names the folder.
+    """
+    if (writing := self._writing) is None:
+      return
+    with self._cleared_on_error(self._folder.checkpoint(writing.step)):
+      self._writer.wait_until_finished()
+    self._writing = None
+    if jax.process_index() == 0:
+      if writing.replaces:
+        self._folder.replace(writing.step)
+      self._folder.keep_only(self._kept(self.all_steps(), writing.evals))
+    multihost.wait_for_all("checkpoint written")
+
+  def close(self) -> None:
+    """Waits until everything is on disk, and ends the threads."""
+    try:
+      self.wait()
+    finally:
+      self._writer.close()
+      absl_logging.get_absl_logger().removeFilter(_is_news)
 
   def restore_run(
     self, train_state_axes: TrainState
   ) -> tuple[TrainState, Mapping[str, Any]]:
-    """Reads the latest checkpoint.
+    """Reads the latest checkpoint that is what was written.
+
+    Newer ones, which are damaged, are set aside.
 
     Args:
       train_state_axes: Shardings, a state with one at each leaf.
@@ -157,11 +251,15 @@ class Checkpointer:
       is empty, and the saved `run_info`.
 
     Raises:
-      ValueError: if its arrays are not those of this run.
+      ValueError: if all are damaged, or its arrays are not those of this run.
     """
-    step = self.latest_step()
-    assert step is not None, "there is a checkpoint"
-    found = self._manager.item_metadata(step)["state"].tree
+    # One process looks, and all take its answer.
+    answer = self._find_good() if jax.process_index() == 0 else None
+    step, problem = multihost.of_first_process(answer)
+    if problem is not None:
+      raise ValueError(problem)
+    path = self._folder.checkpoint(step)
+    found = orbax.tree(str(path / orbax.ITEM))
     shapes = {name: tuple(leaf.shape) for name, leaf in found.items()}
     wrong = [
       f"{name}: expected {expected}, got {got}"
@@ -171,43 +269,64 @@ class Checkpointer:
     ]
     if wrong:
       raise ValueError(
-        f"{self._manager.directory}/checkpoint_{step} is of another run: "
-        f"{'; '.join(wrong[:5])}. Choose another MODEL_DIR."
+        f"{path} is of another run: {'; '.join(wrong[:5])}. Choose another "
+        "MODEL_DIR."
       )
     axes = _flat(train_state_axes)
-    item = {
-      name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=axes[name])
-      for name, leaf in self._shapes.items()
-    }
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          item=item,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-        ),
-        run=ocp.args.JsonRestore(),
-      ),
+    restored = orbax.restore(
+      str(path / orbax.ITEM),
+      {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=axes[name])
+        for name, leaf in self._shapes.items()
+      },
     )
     state = train_state_axes.replace(frozen={})
     return (
       jax.tree.unflatten(
-        jax.tree.structure(state),
-        [restored["state"][name] for name in _flat(state)],
+        jax.tree.structure(state), [restored[name] for name in _flat(state)]
       ),
-      restored["run"],
+      _run_info(path),
     )
 
-  def wait(self) -> None:
-    """Waits until everything is on disk."""
-    self._manager.wait_until_finished()
+  def _find_good(self) -> tuple[int | None, str | None]:
+    """Returns the step to restore, or the error, for the first process."""
+    try:
+      return self._folder.find_good(), None
+    except ValueError as error:
+      return None, str(error)
 
-  def close(self) -> None:
-    self._manager.close()
+  def read_trained(
+    self, step: int
+  ) -> tuple[dict[str, np.ndarray], Mapping[str, Any]] | None:
+    """Reads what trained, to memory; all processes must call it.
+
+    Args:
+      step: Of the checkpoint.
+
+    Returns:
+      Name of the parameter -> values, and the saved `run_info`; None if there
+      is no such checkpoint, or it is damaged.
+    """
+    path = self._folder.checkpoint(step)
+    good = path.is_dir() and digests.damage(path) is None
+    if not multihost.of_first_process(good):
+      return None
+    state = str(path / orbax.ITEM)
+    arrays = {
+      name.removeprefix(_TRAINABLE): orbax.OrbaxArray(
+        state, (name,), x.shape, x.dtype
+      )
+      for name, x in orbax.tree(state).items()
+      if name.startswith(_TRAINABLE)
+    }
+    return orbax.read_corners(arrays, tuple), _run_info(path)
 
 
 class SaveBestCheckpointer(Checkpointer):
-  """Keeps the latest checkpoint and the best ones by a metric."""
+  """Keeps the latest checkpoint and the best ones by a metric.
+
+  One before the latest is kept in any case, to fall back on.
+  """
 
   def __init__(
     self,
@@ -233,9 +352,8 @@ class SaveBestCheckpointer(Checkpointer):
     if metric_mode not in _SIGN:
       raise ValueError(f"Expected metric_mode max or min, got {metric_mode!r}.")
     self._pattern = metric_name_to_monitor
-    self._mode = metric_mode
-    self._policy = _LatestAndBest(keep or 1, metric_mode)
-    self._open(train_state, partitioner, checkpoints_dir, self._policy)
+    self._sign = _SIGN[metric_mode]
+    super().__init__(train_state, partitioner, checkpoints_dir, keep or 1)
 
   def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
     """Returns what checkpoints are compared by.
@@ -252,19 +370,24 @@ class SaveBestCheckpointer(Checkpointer):
       )
     return score
 
-  def save_run(self, train_state, run_info) -> None:
-    self._policy.scores = {
-      e["step"]: e["score"] for e in run_info["evals"] if e["score"] is not None
-    }
-    super().save_run(train_state, run_info)
+  def _kept(self, steps, evals) -> set[int]:
+    ranked = [e["step"] for e in self._ranked(evals) if e["step"] in steps]
+    kept = {*ranked[: self._keep], *steps[-1:]}
+    return kept if len(kept) > 1 else set(steps[-2:])
 
   def best(self, evals: Sequence[Mapping[str, Any]]) -> Any | None:
+    return next(iter(self._ranked(evals)), None)
+
+  def _ranked(
+    self, evals: Sequence[Mapping[str, Any]]
+  ) -> list[Mapping[str, Any]]:
+    """Puts the best first; of equals, the earlier: training brought nothing."""
     scored = [e for e in evals if e["score"] is not None]
-    sign = _SIGN[self._mode]
-    # Of equals, the earlier: training on brought nothing.
-    return max(
-      scored, key=lambda e: (sign * e["score"], -e["step"]), default=None
-    )
+    return sorted(scored, key=lambda e: (-self._sign * e["score"], e["step"]))
+
+
+def _run_info(path: pathlib.Path) -> Mapping[str, Any]:
+  return json.loads((path / _RUN_FILE).read_text(encoding="utf-8"))
 
 
 def _flat(train_state: TrainState) -> dict[str, Any]:

@@ -17,3 +17,9 @@ def of_first_process(value: Any) -> Any:
   # The others need an array of that size; what is in theirs is not looked at.
   text = multihost_utils.broadcast_one_to_all(np.resize(text, size))
   return json.loads(text.tobytes())
+
+
+def wait_for_all(what: str) -> None:
+  """Waits until every process is here; `what` names the place."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)

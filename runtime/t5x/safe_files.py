@@ -1,0 +1,114 @@
+"""Files that are whole or not there, and what to do with one that is neither.
+
+Content goes into a new file of an unpredictable name beside the old one, is
+forced to disk, and takes its name: a reader sees the old or the new content,
+also after a crash, and nobody can lay a link where it is written.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import hashlib
+import os
+import pathlib
+import sys
+import tempfile
+
+import jax
+
+
+@contextlib.contextmanager
+def names_path(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Adds a path to an OSError that names none, such as that of a full disk."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno is None or error.filename is not None:
+      raise
+    raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+  """Replaces a file whole, or not at all.
+
+  Args:
+    path: The file. A link is replaced, not followed.
+    content: Text is encoded as UTF-8.
+
+  Raises:
+    OSError: if it cannot be written; it names the file, and nothing new stays.
+  """
+  path = pathlib.Path(path)
+  data = content.encode() if isinstance(content, str) else content
+  with names_path(path):
+    descriptor, temporary = tempfile.mkstemp(
+      prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+    )
+    try:
+      with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      # mkstemp's own files are for nobody else to read.
+      os.chmod(temporary, 0o666 & ~_umask())
+      os.replace(temporary, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        os.unlink(temporary)
+      raise
+
+
+def _umask() -> int:
+  """Returns the process's mask, which can only be read by setting it."""
+  mask = os.umask(0o077)
+  os.umask(mask)
+  return mask
+
+
+def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
+  """Renames a damaged file or folder, and says so on stderr.
+
+  Args:
+    path: The file or folder.
+    why: What is wrong with it.
+    instead: What is done without it; a sentence.
+
+  Returns:
+    Its new path: `<path>.damaged`, or `<path>.damaged_2` and so on.
+  """
+  path = os.fspath(path)
+  new, number = f"{path}.damaged", 1
+  while os.path.lexists(new):
+    number += 1
+    new = f"{path}.damaged_{number}"
+  os.rename(path, new)
+  say(f"{path} is damaged ({why}); it is kept as {new}. {instead}")
+  return new
+
+
+def say(text: str) -> None:
+  """Tells the user about damage, once however many processes there are."""
+  if jax.process_index() == 0:
+    print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+  """Returns the SHA-256 of a file's content, in hexadecimal digits."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_leftovers(
+  folder: str | os.PathLike[str], is_ours: Callable[[str], bool]
+) -> None:
+  """Removes what `write` left in a folder when its process was killed.
+
+  Args:
+    folder: The folder; nobody else may be writing to it.
+    is_ours: Whether a file of that name, without the additions, is written by
+      the caller.
+  """
+  for path in pathlib.Path(folder).glob(".*.tmp"):
+    # `.NAME.RANDOM.tmp`
+    name = path.name.removeprefix(".").removesuffix(".tmp").rpartition(".")[0]
+    if name and is_ours(name):
+      path.unlink(missing_ok=True)
