@@ -12,6 +12,7 @@ import os
 import socket
 import time
 
+from absl import logging
 import filelock
 import jax
 
@@ -106,9 +107,12 @@ class RunLock:
         )
       if not waits:
         waits = True
-        safe_files.say(
-          f"{self._what} is locked by {self._holder()}. Waiting to see whether "
-          f"it is alive, at most {LEASE_SECONDS:.0f} s."
+        logging.warning(
+          "%s is locked by %s. Waiting to see whether it is alive, at most "
+          "%.0f s.",
+          self._what,
+          self._holder(),
+          LEASE_SECONDS,
         )
     holder = {
       "host": socket.gethostname(),

@@ -10,10 +10,9 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import sys
 import tempfile
 
-import jax
+from absl import logging
 
 
 @contextlib.contextmanager
@@ -65,7 +64,7 @@ def _umask() -> int:
 
 
 def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
-  """Renames a damaged file or folder, and says so on stderr.
+  """Renames a damaged file or folder, and logs a warning.
 
   Args:
     path: The file or folder.
@@ -81,14 +80,10 @@ def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
     number += 1
     new = f"{path}.damaged_{number}"
   os.rename(path, new)
-  say(f"{path} is damaged ({why}); it is kept as {new}. {instead}")
+  logging.warning(
+    "%s is damaged (%s); it is kept as %s. %s", path, why, new, instead
+  )
   return new
-
-
-def say(text: str) -> None:
-  """Tells the user about damage, once however many processes there are."""
-  if jax.process_index() == 0:
-    print(f"Warning: {text}", file=sys.stderr, flush=True)
 
 
 def digest(path: str | os.PathLike[str]) -> str:

@@ -1,12 +1,18 @@
-"""Which checkpoints of a run are kept."""
+"""Which checkpoints of a run are kept, and what becomes of damaged ones."""
 
+import errno
 import os
+import shutil
 
+from damages import DAMAGES
+import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+import numpy as np
 import pytest
 import tiny
 
-from t5x import checkpoints, optimizers, train_state
+from t5x import checkpoints, digests, optimizers, train_state
 
 
 def _state(step):
@@ -33,13 +39,42 @@ def _open(folder, **overrides):
 def _save(checkpointer, evals):
   checkpointer.save_run(
     _state(evals[-1][0]),
-    {"evals": [{"step": step, "score": score} for step, score in evals]},
+    {
+      "evals": [{"step": step, "score": score} for step, score in evals],
+    },
   )
   checkpointer.wait()
 
 
 def _kept(folder):
   return {int(name.removeprefix("checkpoint_")) for name in os.listdir(folder)}
+
+
+def _restore(folder):
+  """The step that is restored; its values must be those that were saved."""
+  checkpointer = _open(folder)
+  axes = jax.tree.map(
+    lambda _: SingleDeviceSharding(jax.devices()[0]), _state(0)
+  )
+  try:
+    state, info = checkpointer.restore_run(axes)
+  finally:
+    checkpointer.close()
+  step = int(state.step)
+  np.testing.assert_array_equal(state.trainable["prompt"], np.full(2, step))
+  assert info["evals"][-1]["step"] == step
+  return step
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+  """A folder with the checkpoints of two steps."""
+  folder = tmp_path_factory.mktemp("two")
+  checkpointer = _open(folder)
+  _save(checkpointer, [(10, 50.0)])
+  _save(checkpointer, [(10, 50.0), (20, 60.0)])
+  checkpointer.close()
+  return folder
 
 
 @pytest.mark.parametrize(
@@ -64,8 +99,138 @@ def test_of_equals_the_earlier_is_best(tmp_path):
   assert _kept(tmp_path) == {10, 30}
 
 
+def test_there_is_one_before_the_newest_even_if_that_is_the_best(tmp_path):
+  checkpointer = _open(tmp_path)
+  for number in range(1, 4):
+    _save(checkpointer, [(10 * i, 50.0 + i) for i in range(1, number + 1)])
+  checkpointer.close()
+  assert _kept(tmp_path) == {20, 30}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
 def test_score_that_chooses_nothing_is_refused(tmp_path, value):
   metrics = {"cb": {"accuracy": 1.0} if value is None else {"f1": value}}
   with pytest.raises(ValueError, match=r"'\.\*/f1' .*The metrics are cb/"):
     _open(tmp_path).score(metrics)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_newest_is_set_aside_for_the_one_before(
+  two, tmp_path, damage, caplog
+):
+  """Any file of it: the state is the newest's or, with a word, the older's."""
+  files = [
+    path for path in (two / "checkpoint_20").rglob("*") if path.is_file()
+  ]
+  assert len(files) > 5
+  for i, file in enumerate(sorted(files)):
+    folder = tmp_path / str(i)
+    shutil.copytree(two, folder)
+    DAMAGES[damage](folder / file.relative_to(two))
+    caplog.clear()
+    step = _restore(folder)
+    if file.parent.name == "checkpoint_20" and file.name != digests.NAME:
+      # Orbax's own, which are not read.
+      assert step == 20
+      continue
+    assert step == 10, file
+    assert "checkpoint_20 is damaged (" in caplog.text
+    # Of the digests, a name of another file may be hit.
+    assert file.name in caplog.text or file.name == digests.NAME
+    assert "goes on from step 10" in caplog.text
+    assert sorted(os.listdir(folder)) == [
+      "checkpoint_10",
+      "checkpoint_20.damaged",
+    ]
+
+
+def test_what_is_wrong_is_named(two, tmp_path):
+  folder = tmp_path / "checkpoint_20"
+  shutil.copytree(two / "checkpoint_20", folder)
+  assert digests.damage(folder) is None
+  (folder / "run" / "metadata").unlink()
+  assert digests.damage(folder) == "run/metadata is missing"
+
+
+def test_with_none_left_there_is_one_error_and_nothing_is_renamed(
+  two, tmp_path
+):
+  folder = tmp_path / "run"
+  shutil.copytree(two, folder)
+  for step in (10, 20):
+    (folder / f"checkpoint_{step}" / "run" / "metadata").write_text("{}")
+  with pytest.raises(
+    ValueError, match=r"Every checkpoint in .* is damaged: ch"
+  ):
+    _restore(folder)
+  assert sorted(os.listdir(folder)) == ["checkpoint_10", "checkpoint_20"]
+
+
+def test_damaged_checkpoint_that_is_not_the_newest_is_not_read(two, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(two, folder)
+  checkpointer = _open(folder)
+  arrays, info = checkpointer.read_trained(10)
+  np.testing.assert_array_equal(arrays["prompt"], [10.0, 10.0])
+  assert info["evals"][-1]["step"] == 10
+  (folder / "checkpoint_10" / "digests.json").write_text("")
+  assert checkpointer.read_trained(10) is None
+  assert checkpointer.read_trained(30) is None
+  checkpointer.close()
+
+
+def test_checkpoint_is_written_again_with_the_evaluation_that_was_due(tmp_path):
+  checkpointer = _open(tmp_path)
+  _save(checkpointer, [(10, 50.0)])
+  for evals in ([(10, 50.0)], [(10, 50.0), (20, 60.0)]):
+    checkpointer.save_run(
+      _state(20),
+      {"evals": [{"step": step, "score": score} for step, score in evals]},
+    )
+    checkpointer.wait()
+  checkpointer.close()
+  assert _restore(tmp_path) == 20
+  assert _kept(tmp_path) == {10, 20}
+
+
+@pytest.mark.parametrize(
+  "names",
+  [
+    # Killed while it wrote, deleted, or replaced a checkpoint.
+    {"checkpoint_30.orbax-checkpoint-tmp": None},
+    {"checkpoint_10.deleted": None},
+    {"checkpoint_20.new.orbax-checkpoint-tmp": None},
+    {"checkpoint_20.new": "checkpoint_20"},
+    {"checkpoint_20.new": "checkpoint_20", "checkpoint_20": "deleted"},
+  ],
+)
+def test_what_a_killed_run_left_is_cleared_away(two, tmp_path, names):
+  folder = tmp_path / "run"
+  shutil.copytree(two, folder)
+  for name, source in names.items():
+    if source is None:
+      (folder / name).mkdir()
+    elif source == "deleted":
+      (folder / name).rename(folder / f"{name}.{source}")
+    else:
+      shutil.copytree(folder / source, folder / name)
+  assert _restore(folder) == 20
+  assert _kept(folder) == {10, 20}
+
+
+def test_full_disk_names_the_checkpoint_and_leaves_the_old_ones(
+  two, tmp_path, monkeypatch
+):
+  folder = tmp_path / "run"
+  shutil.copytree(two, folder)
+
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(digests, "write", full)
+  checkpointer = _open(folder)
+  checkpointer.save_run(_state(30), {"evals": [{"step": 30, "score": 1.0}]})
+  with pytest.raises(OSError, match=r"No space left.*run/checkpoint_30'"):
+    checkpointer.wait()
+  checkpointer.close()
+  assert _kept(folder) == {10, 20}

@@ -1,0 +1,90 @@
+"""One run per folder; whose process is gone does not stand in the way."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from t5x import run_lock
+
+# Holds a lock until it is killed.
+_HOLD = """
+import sys, time
+from t5x import run_lock
+with run_lock.RunLock(sys.argv[1], "MODEL_DIR"):
+  print("held", flush=True)
+  time.sleep(600)
+"""
+# As filelock writes it, of a process that cannot be looked at from here.
+_ELSEWHERE = (
+  "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=1.0\n"
+  "start=33\n"
+)
+
+
+def _check_until_lost(lock):
+  end = time.monotonic() + 10
+  while time.monotonic() < end:
+    lock.check()
+    time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+  monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.2)
+  monkeypatch.setattr(run_lock, "LEASE_SECONDS", 1.0)
+
+
+def test_second_run_is_told_who_holds_the_folder(tmp_path):
+  with run_lock.RunLock(str(tmp_path), "MODEL_DIR"):
+    with (
+      pytest.raises(
+        ValueError,
+        match=rf"MODEL_DIR='.*' is in use .*process {os.getpid()} on .* since ",
+      ),
+      run_lock.RunLock(str(tmp_path), "MODEL_DIR"),
+    ):
+      pass
+    # Another part of the folder is free.
+    with run_lock.RunLock(str(tmp_path), "OUTPUT_DIR", "part-1"):
+      pass
+  assert os.listdir(tmp_path) == []
+  with run_lock.RunLock(str(tmp_path), "MODEL_DIR"):
+    pass
+
+
+def test_lock_of_a_killed_process_is_taken_at_once(tmp_path):
+  process = subprocess.Popen(
+    [sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE
+  )
+  assert process.stdout is not None
+  assert process.stdout.readline() == b"held\n"
+  process.kill()
+  process.wait()
+  process.stdout.close()
+  assert (tmp_path / "run.lock").exists()
+  with run_lock.RunLock(str(tmp_path), "MODEL_DIR") as lock:
+    lock.check()
+  assert os.listdir(tmp_path) == []
+
+
+def test_lock_of_another_machine_is_taken_when_nobody_touches_it(
+  tmp_path, caplog
+):
+  (tmp_path / "run.lock").write_text(_ELSEWHERE)
+  with run_lock.RunLock(str(tmp_path), "MODEL_DIR"):
+    pass
+  assert caplog.text.count("is locked by process 5 on elsewhere") == 1
+
+
+def test_run_that_lost_its_lock_stops_before_it_writes(tmp_path):
+  with run_lock.RunLock(str(tmp_path), "MODEL_DIR") as lock:
+    lock.check()
+    (tmp_path / "run.lock").unlink()
+    (tmp_path / "run.lock").write_text(_ELSEWHERE)
+    with pytest.raises(RuntimeError, match=r"another run while .* 5 on elsew"):
+      _check_until_lost(lock)
+  # It is the other's now.
+  assert (tmp_path / "run.lock").read_text() == _ELSEWHERE

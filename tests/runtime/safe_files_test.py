@@ -1,0 +1,77 @@
+"""Files are whole or not there, wherever their writing is cut off."""
+
+import errno
+import os
+import pathlib
+import stat
+
+import pytest
+
+from t5x import safe_files
+
+
+def test_file_is_replaced_and_has_the_usual_mode(tmp_path):
+  path = tmp_path / "record.json"
+  safe_files.write(path, "old")
+  safe_files.write(path, "new")
+  assert path.read_text() == "new"
+  (tmp_path / "other").write_text("")
+  assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(
+    (tmp_path / "other").stat().st_mode
+  )
+  assert sorted(os.listdir(tmp_path)) == ["other", "record.json"]
+
+
+def test_links_are_replaced_and_not_followed(tmp_path):
+  victim = tmp_path / "victim"
+  victim.write_text("kept")
+  for name in ("record.json", "record.json.tmp", ".record.json.tmp"):
+    (tmp_path / name).symlink_to(victim)
+  safe_files.write(tmp_path / "record.json", b"new")
+  assert victim.read_text() == "kept"
+  assert not (tmp_path / "record.json").is_symlink()
+
+
+def test_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+  path = tmp_path / "record.json"
+  path.write_text("old")
+
+  def full(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(
+    OSError, match=r"No space left on device: '.*record\.json"
+  ):
+    safe_files.write(path, "new")
+  assert path.read_text() == "old"
+  assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_damaged_file_keeps_its_content_under_another_name(tmp_path, caplog):
+  path = tmp_path / "record.json"
+  for number in ("", "_2"):
+    path.write_text(f"garbled{number}")
+    new = safe_files.set_aside(path, "no JSON", "It is written anew.")
+    assert new == f"{path}.damaged{number}"
+    assert pathlib.Path(new).read_text() == f"garbled{number}"
+    assert (
+      f"{path} is damaged (no JSON); it is kept as {new}. It" in caplog.text
+    )
+  assert not path.exists()
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+  for name in (
+    ".record.json.x1_y.tmp",
+    ".other.x1_y.tmp",
+    "record.json",
+    ".tmp",
+  ):
+    (tmp_path / name).touch()
+  safe_files.remove_leftovers(tmp_path, {"record.json"}.__contains__)
+  assert sorted(os.listdir(tmp_path)) == [
+    ".other.x1_y.tmp",
+    ".tmp",
+    "record.json",
+  ]
