@@ -6,15 +6,19 @@ the prompt was trained on. A `.npy` file holds the array alone.
 
 import dataclasses
 import difflib
+import hashlib
 import io
+import math
 import os
 import pathlib
+import tokenize
 
 import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from prompt_tuning import safe_files
 from prompt_tuning.types import Array
 
 FORMAT_VERSION = 1
@@ -71,9 +75,7 @@ def save_prompt(
   else:
     header = None if metadata is None else to_header(metadata, array)
     content = safetensors.numpy.save({_KEY: array}, header)
-  temporary = path.with_name(f".{path.name}.tmp")
-  temporary.write_bytes(content)
-  temporary.replace(path)
+  safe_files.write(path, content)
 
 
 def load_prompt(
@@ -96,15 +98,53 @@ def load_prompt(
   if not path.is_file():
     raise ValueError(f"{path} is not a file.{_others(path)}")
   if suffix == ".npy":
-    try:
-      with path.open("rb") as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    except ValueError as error:
-      raise ValueError(f"{path} is not a NumPy array file: {error}.") from None
-    return checked(array, path), None
+    return checked(_read_numpy(path), path), None
   array, header = read_tensor(path, _KEY)
   array = checked(array, path)
-  return array, from_header(header, path)
+  return array, from_header(header, array, path)
+
+
+def _read_numpy(path: pathlib.Path) -> np.ndarray:
+  """Reads an array file, allocating no more than the file has.
+
+  Raises:
+    ValueError: if it is none, or has objects, or more or fewer values than its
+      header says.
+  """
+  content = path.read_bytes()
+  stream = io.BytesIO(content)
+  try:
+    version = np.lib.format.read_magic(stream)
+    read_header = {
+      (1, 0): np.lib.format.read_array_header_1_0,
+      (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, fortran_order, dtype = read_header(stream)
+    size, there = (
+      math.prod(shape) * dtype.itemsize,
+      len(content) - stream.tell(),
+    )
+    if dtype.hasobject:
+      raise ValueError("it holds Python objects, which are not read")
+    if size != there or any(length < 0 for length in shape):
+      raise ValueError(
+        f"its header claims {list(shape)} of {dtype}, {size} bytes, and it has "
+        f"{there}"
+      )
+  # NumPy parses the header as a literal of Python's.
+  except (
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    tokenize.TokenError,
+  ) as error:
+    raise ValueError(f"{path} is not a NumPy array file: {error}.") from None
+  array = np.frombuffer(content, dtype, offset=stream.tell())
+  return array.reshape(shape, order="F" if fortran_order else "C")
 
 
 def read_tensor(
@@ -230,6 +270,7 @@ def to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
     "format_version": FORMAT_VERSION,
     "prompt_length": length,
     "prompt_width": width,
+    "prompt_sha256": _sha256(array),
     **dataclasses.asdict(metadata),
   }
   return {
@@ -238,33 +279,63 @@ def to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
 
 
 def from_header(
-  header: dict[str, str], path: pathlib.Path
+  header: dict[str, str], array: np.ndarray, path: pathlib.Path
 ) -> PromptMetadata | None:
   """Returns the metadata in a header, or None if other software wrote it.
 
+  Args:
+    header: Of the safetensors file.
+    array: [P, H] The prompt beside it.
+    path: The file, for messages.
+
   Raises:
-    ValueError: if a newer version of this wrote it, or it is incomplete or
-      malformed.
+    ValueError: if a newer version of this wrote it, if it is incomplete or
+      malformed, or if it is the header of another prompt.
   """
-  version = header.get("format_version")
-  if version is None:
+  fields = [field.name for field in dataclasses.fields(PromptMetadata)]
+  required = ["format_version", "prompt_length", "prompt_width", *fields[:3]]
+  if not any(name in header for name in required):
     return None
+  version = header.get("format_version", str(FORMAT_VERSION))
   if version != str(FORMAT_VERSION):
     raise ValueError(
       f"{path}: expected format version {FORMAT_VERSION}, got {version}."
       " A newer release of prompt-tuning may read it."
     )
+  if missing := [name for name in required if name not in header]:
+    raise ValueError(
+      f"{path}: incomplete header, which says nothing of {', '.join(missing)}. "
+      "The file is damaged: get another copy."
+    )
   convert = {"step": int, "score": float}
   try:
-    fields = {
-      field.name: convert.get(field.name, str)(header[field.name])
-      for field in dataclasses.fields(PromptMetadata)
-      if field.name in header
-    }
-    return PromptMetadata(**fields)
-  except TypeError as error:
-    raise ValueError(f"{path}: incomplete header: {error}.") from None
+    sizes = int(header["prompt_length"]), int(header["prompt_width"])
+    metadata = PromptMetadata(
+      **{
+        name: convert.get(name, str)(header[name])
+        for name in fields
+        if name in header
+      }
+    )
   except ValueError as error:
     raise ValueError(
-      f"{path}: expected a header with numbers for step and score: {error}."
+      f"{path}: expected a header with numbers for the sizes, step and score:"
+      f" {error}."
     ) from None
+  if sizes != array.shape:
+    raise ValueError(
+      f"{path}: expected a prompt of {list(sizes)}, as its header says, got "
+      f"{list(array.shape)}. The file is damaged: get another copy."
+    )
+  # Earlier releases wrote none.
+  if header.get("prompt_sha256", digest := _sha256(array)) != digest:
+    raise ValueError(
+      f"{path}: the values are not those whose digest its header has. The file "
+      "is damaged: get another copy."
+    )
+  return metadata
+
+
+def _sha256(array: np.ndarray) -> str:
+  """Identifies the values of a prompt, [P, H] float32."""
+  return hashlib.sha256(array.astype("<f4").tobytes()).hexdigest()

@@ -1,6 +1,10 @@
 """Prompts written to files and read back."""
 
 import dataclasses
+import errno
+import hashlib
+import os
+import tracemalloc
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -46,6 +50,7 @@ def test_the_file_is_what_is_documented(tmp_path, prompt):
       "format_version": "1",
       "prompt_length": "5",
       "prompt_width": "8",
+      "prompt_sha256": hashlib.sha256(prompt.tobytes()).hexdigest(),
       "base_fingerprint": "52cb",
       "vocabulary_sha256": "eed7",
       "parameter_path": "encoder/prompt/prompt",
@@ -108,15 +113,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, prompt, monkeypatch):
   path = tmp_path / "prompt.safetensors"
   prompt_files.save_prompt(path, prompt)
 
-  def write_a_part(self, content):
-    with self.open("wb") as file:
-      file.write(content[:100])
-    raise OSError("disk full")
+  def full(descriptor):
+    raise OSError(errno.ENOSPC, "disk full")
 
-  monkeypatch.setattr(type(path), "write_bytes", write_a_part)
-  with pytest.raises(OSError, match="disk full"):
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(OSError, match=r"disk full: '.*prompt\.safetensors'"):
     prompt_files.save_prompt(path, prompt + 1)
 
+  assert [file.name for file in tmp_path.iterdir()] == ["prompt.safetensors"]
   np.testing.assert_array_equal(prompt_files.load_prompt(path)[0], prompt)
 
 
@@ -160,7 +164,7 @@ def test_refuses_a_file_of_another_format(tmp_path, suffix):
 def test_never_unpickles(tmp_path):
   path = tmp_path / "prompt.npy"
   np.save(path, np.array([["a", 1]], object), allow_pickle=True)
-  with pytest.raises(ValueError, match="allow_pickle=False"):
+  with pytest.raises(ValueError, match="Python objects, which are not read"):
     prompt_files.load_prompt(path)
 
 
@@ -171,22 +175,95 @@ def test_refuses_safetensors_without_a_prompt(tmp_path, prompt):
     prompt_files.load_prompt(path)
 
 
+_HEADER = {
+  "format_version": "1",
+  "prompt_length": "5",
+  "prompt_width": "8",
+  "base_fingerprint": "52cb",
+  "vocabulary_sha256": "eed7",
+  "parameter_path": "encoder/prompt/prompt",
+}
+
+
 @pytest.mark.parametrize(
-  ("header", "message"),
+  ("changes", "message"),
   [
     ({"format_version": "2"}, "version 1, got 2"),
-    ({"format_version": "1"}, "base_fingerprint"),
-    (
-      {"format_version": "1", "step": "seven"},
-      r"prompt\.safetensors: expected .* numbers .*'seven'",
+    ({"step": "seven"}, r"prompt\.safetensors: expected .* numbers .*'seven'"),
+    ({"prompt_length": "five"}, "numbers for the sizes.*'five'"),
+    ({"prompt_length": "50"}, r"prompt of \[50, 8\], as .*, got \[5, 8\]"),
+    ({"prompt_width": "7"}, r"prompt of \[5, 7\]"),
+    ({"prompt_sha256": "0" * 64}, "not those whose digest"),
+    *(
+      ({name: None}, f"incomplete header, which says nothing of {name}")
+      for name in _HEADER
     ),
   ],
 )
-def test_refuses_a_header_it_cannot_read(tmp_path, prompt, header, message):
+def test_refuses_a_header_it_cannot_read(tmp_path, prompt, changes, message):
   path = tmp_path / "prompt.safetensors"
+  header = {k: v for k, v in {**_HEADER, **changes}.items() if v is not None}
   safetensors.numpy.save_file({"prompt": prompt}, path, header)
   with pytest.raises(ValueError, match=message):
     prompt_files.load_prompt(path)
+
+
+def test_reads_what_an_earlier_release_wrote(tmp_path, prompt):
+  path = tmp_path / "prompt.safetensors"
+  safetensors.numpy.save_file({"prompt": prompt}, path, _HEADER)
+  assert prompt_files.load_prompt(path)[1] == prompt_files.PromptMetadata(
+    "52cb", "eed7"
+  )
+
+
+def test_a_flipped_bit_of_the_values_is_noticed(tmp_path, prompt):
+  path = tmp_path / "prompt.safetensors"
+  prompt_files.save_prompt(path, prompt, METADATA)
+  content = bytearray(path.read_bytes())
+  content[-3] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match="not those whose digest"):
+    prompt_files.load_prompt(path)
+
+
+@pytest.mark.parametrize(
+  "header",
+  [
+    # What its shape claims is not there; it would be 4 TB.
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -8)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': None}",
+    "{'descr': 7, 'fortran_order': False, 'shape': (1, 2)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2)",
+    "{'descr': '<f4'}",
+    "(" * 5000,
+    '"' * 3,
+  ],
+)
+def test_refuses_an_array_file_that_is_not_what_its_header_says(
+  tmp_path, header
+):
+  path = tmp_path / "prompt.npy"
+  path.write_bytes(
+    b"\x93NUMPY\x01\x00"
+    + len(header).to_bytes(2, "little")
+    + header.encode()
+    + bytes(32)
+  )
+  tracemalloc.start()
+  with pytest.raises(
+    ValueError, match=r"prompt\.npy is not a NumPy array file"
+  ):
+    prompt_files.load_prompt(path)
+  assert tracemalloc.get_traced_memory()[1] < 10_000_000
+  tracemalloc.stop()
+
+
+def test_reads_an_array_in_fortrans_order(tmp_path, prompt):
+  path = tmp_path / "prompt.npy"
+  np.save(path, np.asfortranarray(prompt))
+  np.testing.assert_array_equal(prompt_files.load_prompt(path)[0], prompt)
 
 
 def test_compatible_with_the_model_it_was_trained_on():

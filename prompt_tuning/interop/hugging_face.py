@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from prompt_tuning import safe_files
 from prompt_tuning.interop import t5_names
 from prompt_tuning.t5.config import T5Config
 from t5x import base_checkpoints
@@ -386,8 +387,7 @@ def _write_tensors(
     }
   encoded = json.dumps(header, separators=(",", ":")).encode()
   encoded += b" " * (-len(encoded) % 8)
-  temporary = file.with_name(f"{file.name}.tmp")
-  with temporary.open("wb") as out:
+  with safe_files.replacing(file) as out:
     out.write(len(encoded).to_bytes(8, "little"))
     out.write(encoded)
     for _, (name, array) in sorted(tensors.items()):
@@ -397,4 +397,3 @@ def _write_tensors(
       rows = max(1, _BLOCK_BYTES * len(whole) // whole.nbytes)
       for start in range(0, len(whole), rows):
         np.ascontiguousarray(whole[start : start + rows]).tofile(out)
-  temporary.replace(file)

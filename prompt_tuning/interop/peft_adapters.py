@@ -106,7 +106,7 @@ def load_adapter(
       f"{list(array.shape)}."
     )
   prompt = prompt_files.checked(array[:length], path)
-  return prompt, prompt_files.from_header(header, path)
+  return prompt, prompt_files.from_header(header, prompt, path)
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
   try:
     config = json.loads(path.read_text())
     peft_type = config["peft_type"]
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise ValueError(
       f"{path} is no configuration of PEFT's: {error!r}."
     ) from None

@@ -1,7 +1,9 @@
 """Prompts from wherever they are, to wherever they should go."""
 
+import json
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from prompt_tuning.types import Array
 
 # Ours, and that of the code released with the paper.
 PARAMETER_PATHS = ("encoder/prompt/prompt", "encoder/prompt/prompt/prompt")
+# A name, or organisation/name, on the Hugging Face hub.
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def read_prompt(
@@ -75,13 +79,14 @@ def write_prompt(
       metadata, or has no suffix: the folder of a PEFT adapter.
     prompt: [P, H] The prompt.
     metadata: What is known of it.
-    base_model: As for `peft_adapters.save_adapter`.
+    base_model: As for `peft_adapters.save_adapter`; see `check_base_model`.
 
   Returns:
     What was written, in words.
 
   Raises:
-    ValueError: if `prompt` is no prompt, or the suffix is another one.
+    ValueError: if `prompt` is no prompt of the base model, or the suffix is
+      another one.
   """
   path = pathlib.Path(path)
   if path.suffix and not path.is_dir():
@@ -94,5 +99,80 @@ def write_prompt(
     if path.suffix == ".npy" and metadata is not None:
       return "a bare array: its metadata does not fit into .npy"
     return f"{path.suffix} file"
+  if base_model is None:
+    note = "it names no base model, and was compared with none"
+  else:
+    note = check_base_model(base_model, np.asarray(prompt), metadata)
   peft_adapters.save_adapter(path, prompt, metadata, base_model)
-  return "PEFT adapter"
+  return f"PEFT adapter ({note})"
+
+
+def check_base_model(
+  base_model: str,
+  prompt: np.ndarray,
+  metadata: prompt_files.PromptMetadata | None,
+) -> str:
+  """Compares a prompt with the Hugging Face model that it is to be used with.
+
+  Args:
+    base_model: A folder, or a name on the hub, which is not asked.
+    prompt: [P, H] The prompt.
+    metadata: What is known of it.
+
+  Returns:
+    What was compared, in words.
+
+  Raises:
+    ValueError: if there is no such folder, or it has another model.
+  """
+  # It brings TensorFlow, which takes seconds.
+  from prompt_tuning.interop import hugging_face
+
+  folder = pathlib.Path(base_model)
+  if not folder.is_dir():
+    is_name = _HUB_NAME.fullmatch(base_model) is not None
+    # As in checkpoints/misspelt.
+    if not is_name or (len(folder.parts) > 1 and folder.parent.is_dir()):
+      raise ValueError(
+        f"There is no folder {base_model}: give the folder of a Hugging Face "
+        "T5, or its name on the hub, such as google/t5-base-lm-adapt."
+      )
+    return f"{base_model} is a name on the hub: it was not compared"
+  if not hugging_face.is_folder(folder):
+    raise ValueError(
+      f"{folder} is no Hugging Face model: there is no {hugging_face.CONFIG}."
+    )
+  width = _width(folder / hugging_face.CONFIG)
+  if width != prompt.shape[-1]:
+    raise ValueError(
+      f"{folder} is a model of width {width}, and the prompt's is "
+      f"{prompt.shape[-1]}: it belongs to another one."
+    )
+  expected = prompt_files.UNKNOWN
+  if metadata is not None:
+    expected = metadata.base_fingerprint
+  if expected == prompt_files.UNKNOWN:
+    return f"{folder} has its width; the file does not say its weights"
+  try:
+    found = hugging_face.open_folder(folder).fingerprint
+  except ValueError as error:
+    return f"{folder} has its width; its weights were not compared: {error}"
+  if found != expected:
+    raise ValueError(
+      f"{folder} has the fingerprint {found}, and the prompt was trained with "
+      f"{expected}: it belongs to another model."
+    )
+  return f"{folder} is the model that it was trained with"
+
+
+def _width(config: pathlib.Path) -> int:
+  """Reads the width of a Hugging Face model."""
+  try:
+    width = json.loads(config.read_text(encoding="utf-8"))["d_model"]
+  except (ValueError, LookupError, TypeError, RecursionError) as error:
+    raise ValueError(
+      f"{config} is no configuration of a T5: {error!r}."
+    ) from None
+  if not isinstance(width, int):
+    raise ValueError(f"{config}: expected a number as d_model, got {width!r}.")
+  return width

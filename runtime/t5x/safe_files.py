@@ -11,56 +11,59 @@ import hashlib
 import os
 import pathlib
 import tempfile
+from typing import BinaryIO
 
 from absl import logging
 
 
 @contextlib.contextmanager
-def names_path(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Adds a path to an OSError that names none, such as that of a full disk."""
-  try:
-    yield
-  except OSError as error:
-    if error.errno is None or error.filename is not None:
-      raise
-    raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-
-
-def write(path: str | os.PathLike[str], content: str | bytes) -> None:
-  """Replaces a file whole, or not at all.
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+  """Replaces a file whole, or, where that is left by an error, not at all.
 
   Args:
     path: The file. A link is replaced, not followed.
-    content: Text is encoded as UTF-8.
+
+  Yields:
+    What to write the new content to.
 
   Raises:
     OSError: if it cannot be written; it names the file, and nothing new stays.
   """
   path = pathlib.Path(path)
-  data = content.encode() if isinstance(content, str) else content
-  with names_path(path):
+  try:
     descriptor, temporary = tempfile.mkstemp(
       prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
     )
     try:
       with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
-      # mkstemp's own files are for nobody else to read.
-      os.chmod(temporary, 0o666 & ~_umask())
+      # mkstemp's own files are for nobody else to read; open's are.
+      mask = os.umask(0o077)
+      os.umask(mask)
+      os.chmod(temporary, 0o666 & ~mask)
       os.replace(temporary, path)
     except BaseException:
       with contextlib.suppress(OSError):
         os.unlink(temporary)
       raise
+  except OSError as error:
+    if error.errno is None:
+      raise
+    # That of a full disk names no file.
+    raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _umask() -> int:
-  """Returns the process's mask, which can only be read by setting it."""
-  mask = os.umask(0o077)
-  os.umask(mask)
-  return mask
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+  """Replaces a file whole, or not at all, as `replacing` does.
+
+  Args:
+    path: The file.
+    content: Text is encoded as UTF-8.
+  """
+  with replacing(path) as file:
+    file.write(content.encode() if isinstance(content, str) else content)
 
 
 def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:

@@ -1,5 +1,6 @@
 """Prompts from any format to any other."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from prompt_tuning import prompt_files
-from prompt_tuning.interop import prompt_conversion
+from prompt_tuning.interop import hugging_face, prompt_conversion, t5_names
+from prompt_tuning.t5 import config
 from t5x import checkpoints
+from t5x.formats import stored_arrays
 
 ROOT = pathlib.Path(__file__).parents[2]
 METADATA = prompt_files.PromptMetadata("52cb", "eed7", task="cb", step=7)
@@ -110,6 +113,69 @@ def test_refuses_names_it_cannot_write(tmp_path, prompt):
     )
 
 
+def _base_model(folder, width=4):
+  """Writes a Hugging Face model, and returns its fingerprint."""
+  rng = np.random.default_rng(0)
+  shapes = t5_names.shapes(
+    config.T5Config(
+      vocab_size=32,
+      emb_dim=width,
+      num_heads=2,
+      head_dim=6,
+      mlp_dim=20,
+      num_encoder_layers=1,
+      num_decoder_layers=1,
+    )
+  )
+  hugging_face.write_folder(
+    folder,
+    {
+      name: stored_arrays.ArrayInMemory(
+        rng.normal(size=shape).astype(np.float32)
+      )
+      for name, shape in shapes.items()
+    },
+  )
+  return hugging_face.open_folder(folder).fingerprint
+
+
+def test_adapter_is_compared_with_the_base_model_that_it_names(
+  tmp_path, prompt
+):
+  fingerprint = _base_model(tmp_path / "base")
+  of_it = dataclasses.replace(METADATA, base_fingerprint=fingerprint)
+  base = str(tmp_path / "base")
+  for metadata, expected in (
+    (of_it, "is the model that it was trained with"),
+    (None, "has its width; the file does not say its weights"),
+  ):
+    written = prompt_conversion.check_base_model(base, prompt, metadata)
+    assert expected in written
+  with pytest.raises(ValueError, match="trained with 52cb: it belongs to an"):
+    prompt_conversion.write_prompt(tmp_path / "out", prompt, METADATA, base)
+  with pytest.raises(ValueError, match="of width 4, and the prompt's is 3"):
+    prompt_conversion.write_prompt(tmp_path / "out", prompt.T, None, base)
+  assert not (tmp_path / "out").exists()
+
+
+def test_base_model_that_is_not_there_is_refused(tmp_path, prompt, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "models").mkdir()
+  for name in ("/nowhere/t5", "models/t5", "./t5", "a/b/c"):
+    with pytest.raises(ValueError, match=f"There is no folder {name}"):
+      prompt_conversion.write_prompt(tmp_path / "out", prompt, None, name)
+  with pytest.raises(ValueError, match=r"models is no Hugging Face model"):
+    prompt_conversion.write_prompt(tmp_path / "out", prompt, None, "models")
+  (tmp_path / "models" / "config.json").write_text("[" * 100_000)
+  with pytest.raises(ValueError, match="is no configuration of a T5"):
+    prompt_conversion.write_prompt(tmp_path / "out", prompt, None, "models")
+  assert not (tmp_path / "out").exists()
+  written = prompt_conversion.write_prompt(
+    tmp_path / "out", prompt, None, "google/t5-base-lm-adapt"
+  )
+  assert "is a name on the hub: it was not compared" in written
+
+
 def test_command_line(tmp_path, prompt):
   np.save(tmp_path / "in.npy", prompt)
 
@@ -122,7 +188,10 @@ def test_command_line(tmp_path, prompt):
     )
 
   done = convert("in.npy", "peft")
-  assert done.stdout == "peft: PEFT adapter, prompt of 3 x 4.\n", done.stderr
+  assert done.stdout == (
+    "peft: PEFT adapter (it names no base model, and was compared with none), "
+    "prompt of 3 x 4.\n"
+  ), done.stderr
   refused = convert("nothing.npy", "out.npy")
   assert refused.returncode == 1
   assert refused.stderr == (

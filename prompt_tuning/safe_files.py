@@ -1,0 +1,63 @@
+"""Files that are whole or not there.
+
+As `t5x.safe_files`, which is not there where T5X is Google's: content goes into
+a new file of an unpredictable name beside the old one, where nobody can have
+laid a link, and takes its name when it is on disk.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import tempfile
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+  """Replaces a file whole, or, where that is left by an error, not at all.
+
+  Args:
+    path: The file. A link is replaced, not followed.
+
+  Yields:
+    What to write the new content to.
+
+  Raises:
+    OSError: if it cannot be written; it names the file, and nothing new stays.
+  """
+  path = pathlib.Path(path)
+  try:
+    descriptor, temporary = tempfile.mkstemp(
+      prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+    )
+    try:
+      with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      # mkstemp's own files are for nobody else to read; open's are.
+      mask = os.umask(0o077)
+      os.umask(mask)
+      os.chmod(temporary, 0o666 & ~mask)
+      os.replace(temporary, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        os.unlink(temporary)
+      raise
+  except OSError as error:
+    if error.errno is None:
+      raise
+    # That of a full disk names no file.
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write(path: str | os.PathLike[str], content: str | bytes) -> None:
+  """Replaces a file whole, or not at all, as `replacing` does.
+
+  Args:
+    path: The file.
+    content: Text is encoded as UTF-8.
+  """
+  with replacing(path) as file:
+    file.write(content.encode() if isinstance(content, str) else content)
