@@ -142,6 +142,8 @@ class Checkpointer:
     return self._folder.steps()
 
   def latest_step(self) -> int | None:
+    """Returns the last of them, the one that is being written included."""
+    self.wait()
     return max(self.all_steps(), default=None)
 
   def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
