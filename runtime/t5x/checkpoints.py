@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import errno
-import json
 import logging
 import math
 import os
@@ -28,7 +27,7 @@ from t5x.base_checkpoints import (
   open_checkpoint,
   save_base_checkpoint,
 )
-from t5x.formats import orbax
+from t5x.formats import orbax, run
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import TrainState
 
@@ -44,8 +43,6 @@ __all__ = [
 ]
 
 _SIGN = {"max": 1, "min": -1}
-_RUN_FILE = "run/metadata"
-_TRAINABLE = "trainable/"
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -261,7 +258,7 @@ class Checkpointer:
     if problem is not None:
       raise ValueError(problem)
     path = self._folder.checkpoint(step)
-    found = orbax.tree(str(path / orbax.ITEM))
+    found = orbax.read_shapes(str(path / orbax.ITEM))
     shapes = {name: tuple(leaf.shape) for name, leaf in found.items()}
     wrong = [
       f"{name}: expected {expected}, got {got}"
@@ -287,7 +284,7 @@ class Checkpointer:
       jax.tree.unflatten(
         jax.tree.structure(state), [restored[name] for name in _flat(state)]
       ),
-      _run_info(path),
+      run.read_info(str(path)),
     )
 
   def _find_good(self) -> tuple[int | None, str | None]:
@@ -313,15 +310,8 @@ class Checkpointer:
     good = path.is_dir() and digests.damage(path) is None
     if not multihost.of_first_process(good):
       return None
-    state = str(path / orbax.ITEM)
-    arrays = {
-      name.removeprefix(_TRAINABLE): orbax.OrbaxArray(
-        state, (name,), x.shape, x.dtype
-      )
-      for name, x in orbax.tree(state).items()
-      if name.startswith(_TRAINABLE)
-    }
-    return orbax.read_corners(arrays, tuple), _run_info(path)
+    arrays = run.trained_arrays(str(path))
+    return orbax.read_corners(arrays, tuple), run.read_info(str(path))
 
 
 class SaveBestCheckpointer(Checkpointer):
@@ -386,10 +376,6 @@ class SaveBestCheckpointer(Checkpointer):
     """Puts the best first; of equals, the earlier: training brought nothing."""
     scored = [e for e in evals if e["score"] is not None]
     return sorted(scored, key=lambda e: (-self._sign * e["score"], e["step"]))
-
-
-def _run_info(path: pathlib.Path) -> Mapping[str, Any]:
-  return json.loads((path / _RUN_FILE).read_text(encoding="utf-8"))
 
 
 def _flat(train_state: TrainState) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from etils import epath
 import orbax.checkpoint as ocp
 
+from t5x import digests
 from t5x.formats import orbax
 from t5x.formats.stored_arrays import StoredArray
 
@@ -39,18 +40,16 @@ def open_checkpoint(
     that of what is frozen, or None.
 
   Raises:
-    ValueError: if the base model is not there, or another is by now.
+    ValueError: if it is damaged, or the base model is not there, or another is
+      by now.
   """
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-    info = cast(dict[str, Any], checkpointer.restore(epath.Path(folder) / _RUN))
-  state = str(epath.Path(folder) / orbax.ITEM)
-  trained = {
-    name.removeprefix(_TRAINABLE): orbax.OrbaxArray(
-      state, (name,), x.shape, x.dtype
+  if digests.are_in(folder) and (damage := digests.damage(folder)):
+    raise ValueError(
+      f"{folder} is damaged: {damage}. The run itself would go on from the one "
+      "before; name that one to use it."
     )
-    for name, x in orbax.read_shapes(state).items()
-    if name.startswith(_TRAINABLE)
-  }
+  info = read_info(folder)
+  trained = trained_arrays(folder)
   base: Mapping[str, StoredArray] = {}
   # If nothing is frozen, the run holds all of the model.
   if info["base_fingerprint"] is not None and info["base"]:
@@ -60,6 +59,24 @@ def open_checkpoint(
     {**base, **trained},
     {"base_fingerprint": info["base_fingerprint"]},
   )
+
+
+def read_info(folder: str) -> dict[str, Any]:
+  """Reads what `t5x.checkpoints` was given beside the state."""
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    return cast(dict[str, Any], checkpointer.restore(epath.Path(folder) / _RUN))
+
+
+def trained_arrays(folder: str) -> dict[str, StoredArray]:
+  """Finds the parameters that a run changed: path -> array."""
+  state = str(epath.Path(folder) / orbax.ITEM)
+  return {
+    name.removeprefix(_TRAINABLE): orbax.OrbaxArray(
+      state, (name,), x.shape, x.dtype
+    )
+    for name, x in orbax.read_shapes(state).items()
+    if name.startswith(_TRAINABLE)
+  }
 
 
 def _base_arrays(
