@@ -35,6 +35,23 @@ def encoder_mask(
   return mask & _same_segment(encoder_segment_ids, encoder_segment_ids)
 
 
+def key_mask(encoder_input_tokens: Array, prompt_length: int = 0) -> Array:
+  """Lets everything see the prompt and the tokens that are not padding.
+
+  Enough where there is one example a row: what queries of padding see makes no
+  difference to others.
+
+  Args:
+    encoder_input_tokens: [B, T] Token ids, without the prompt.
+    prompt_length: Positions, P.
+
+  Returns:
+    [B, 1, 1, P + T]
+  """
+  visible = prepend_visible(encoder_input_tokens > 0, prompt_length)
+  return visible[:, None, None, :]
+
+
 def decoder_mask(
   decoder_target_tokens: Array, decoder_segment_ids: Array | None = None
 ) -> Array:

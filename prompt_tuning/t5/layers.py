@@ -16,14 +16,11 @@ import numpy as np
 from prompt_tuning.einsum import einsum
 from prompt_tuning.injections import Injections
 from prompt_tuning.t5.config import T5Config
-from prompt_tuning.types import Array, DType, Initializer, PRNGKey
+from prompt_tuning.types import Array, DType, Initializer
 
 constrain = partitioning.with_sharding_constraint
 
-# The attention score of what must not be seen.
-_MASKED = -1e10
-
-_KERNEL_INIT = nn.initializers.variance_scaling(
+KERNEL_INIT = nn.initializers.variance_scaling(
   1.0, "fan_in", "truncated_normal"
 )
 
@@ -52,7 +49,7 @@ class Dense(nn.Module):
   injections: Injections
   features: int
   axes: tuple[str, str]
-  kernel_init: Initializer = _KERNEL_INIT
+  kernel_init: Initializer = KERNEL_INIT
   dtype: DType = None
   output_dtype: DType = None
 
@@ -192,106 +189,6 @@ def relative_buckets(
   return buckets
 
 
-class Attention(nn.Module):
-  """Multi-head attention whose scores are not divided by sqrt(D)."""
-
-  config: T5Config
-  injections: Injections
-
-  @nn.compact
-  def __call__(
-    self,
-    inputs: Array,
-    attended: Array,
-    mask: Array,
-    bias: Array | None = None,
-    prefix: tuple[Array, Array] | None = None,
-    cache_index: Array | None = None,
-    enable_dropout: bool = False,
-  ) -> Array:
-    """Lets every input attend to what its mask makes visible.
-
-    Args:
-      inputs: [B, Q, H] Where queries come from.
-      attended: [B, K, H] Where keys and values come from.
-      mask: [B, 1, Q, K] True where a query sees a key.
-      bias: [1, N, Q, K] Added to the scores.
-      prefix: Keys and values, [X, N * D] each, that every query sees too.
-      cache_index: Position of the first input while decoding with a cache,
-        whose length is then the K of `mask` and `bias`; or None.
-      enable_dropout: Whether to drop attention weights.
-
-    Returns:
-      [B, Q, H]
-    """
-    config, injections = self.config, self.injections
-    project = functools.partial(
-      Dense,
-      config,
-      injections,
-      features=config.num_heads * config.head_dim,
-      axes=("embed", "joined_kv"),
-    )
-    query = project(kernel_init=_query_init(config), name="query")(inputs)
-    key = project(name="key")(attended)
-    value = project(name="value")(attended)
-    if rescale := injections.build(injections.rescale, self, "key_rescale"):
-      key = rescale(key, ("joined_kv",))
-    if rescale := injections.build(injections.rescale, self, "value_rescale"):
-      value = rescale(value, ("joined_kv",))
-    query, key, value = map(self._split_heads, (query, key, value))
-    if cache_index is not None:
-      key, value = self._extend_cache(key, value, cache_index)
-    if prefix:
-      key, value, mask, bias = _prepend_prefix(*prefix, key, value, mask, bias)
-
-    scores = einsum("bnqd,bnkd->bnqk", query, key, jnp.float32)
-    if bias is not None:
-      scores += bias
-    # [B, N, Q, K] A query that sees nothing attends to everything equally.
-    weights = nn.softmax(jnp.where(mask, scores, _MASKED)).astype(config.dtype)
-    weights = make_dropout(config, enable_dropout)(weights)
-    outputs = einsum("bnqk,bnkd->bnqd", weights, value, config.dtype)
-    outputs = jnp.swapaxes(outputs, 1, 2).reshape(*inputs.shape[:2], -1)
-    outputs = constrain(outputs, ("batch", "length", "joined_kv"))
-    outputs = Dense(
-      config, injections, config.emb_dim, ("joined_kv", "embed"), name="out"
-    )(outputs)
-    if adapter := injections.build(injections.adapter, self, "adapter"):
-      outputs = adapter(outputs)
-    return outputs
-
-  def _split_heads(self, joined: Array) -> Array:
-    """[B, T, N * D] -> [B, N, T, D]
-
-    With positions before heads, XLA fails to run some of the bfloat16 products
-    of the backward pass on a CPU.
-    """
-    heads = (self.config.num_heads, self.config.head_dim)
-    split = joined.reshape(*joined.shape[:2], *heads)
-    return constrain(
-      jnp.swapaxes(split, 1, 2), ("batch", "heads", "length", "kv")
-    )
-
-  def _extend_cache(
-    self, key: Array, value: Array, cache_index: Array
-  ) -> tuple[Array, Array]:
-    """Puts [B, N, Q, D] at `cache_index`; returns all of it, [B, N, K, D].
-
-    The first call only makes a cache as long as its input.
-    """
-    exists = self.has_variable("cache", "cached_key")
-    cached = []
-    for name, new in (("cached_key", key), ("cached_value", value)):
-      variable = self.variable("cache", name, jnp.zeros_like, new)
-      if exists:
-        variable.value = lax.dynamic_update_slice_in_dim(
-          variable.value, new, cache_index, axis=2
-        )
-      cached.append(variable.value)
-    return cached[0], cached[1]
-
-
 class Mlp(nn.Module):
   """A gated MLP: branches from the input are multiplied with each other."""
 
@@ -326,40 +223,3 @@ class Mlp(nn.Module):
     if adapter := injections.build(injections.adapter, self, "adapter"):
       outputs = adapter(outputs)
     return outputs
-
-
-def _query_init(config: T5Config) -> Initializer:
-  """Takes the place of the division by sqrt(D), which T5 does not do."""
-
-  def init(rng: PRNGKey, shape: tuple[int, ...], dtype: DType) -> Array:
-    return _KERNEL_INIT(rng, shape, dtype) / config.head_dim**0.5
-
-  return init
-
-
-def _prepend_prefix(
-  prefix_key: Array,
-  prefix_value: Array,
-  key: Array,
-  value: Array,
-  mask: Array,
-  bias: Array | None,
-) -> tuple[Array, Array, Array, Array | None]:
-  """Puts X keys and values, visible to all and without a bias, in front."""
-
-  def prepend(prefix: Array, sequence: Array) -> Array:
-    batch, heads, _, head_dim = sequence.shape
-    # [X, N * D] -> [N, X, D]
-    prefix = jnp.swapaxes(prefix.reshape(-1, heads, head_dim), 0, 1)
-    prefix = jnp.broadcast_to(
-      prefix.astype(sequence.dtype), (batch, *prefix.shape)
-    )
-    return jnp.concatenate([prefix, sequence], axis=2)
-
-  width = ((0, 0), (0, 0), (0, 0), (len(prefix_key), 0))
-  return (
-    prepend(prefix_key, key),
-    prepend(prefix_value, value),
-    jnp.pad(mask, width, constant_values=True),
-    None if bias is None else jnp.pad(bias, width),
-  )

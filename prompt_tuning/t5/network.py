@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from prompt_tuning import masks, prompts
 from prompt_tuning.injections import Injections
+from prompt_tuning.t5.attention import Attention
 from prompt_tuning.t5.config import T5Config
 from prompt_tuning.t5.layers import (
-  Attention,
   Dense,
   Embed,
   Mlp,
@@ -41,7 +41,7 @@ class EncoderLayer(nn.Module):
     prefix: Prefix,
     enable_dropout: bool,
   ) -> Array:
-    """[B, T, H], [B, 1, T, T], [1, N, T, T], prefix -> [B, T, H]"""
+    """[B, T, H], [B, 1, T or 1, T], [1, N, T, T], prefix -> [B, T, H]"""
     config = self.config
     dropout = make_dropout(config, enable_dropout)
     normed = RMSNorm(config, name="pre_attention_layer_norm")(inputs)
@@ -82,7 +82,7 @@ class DecoderLayer(nn.Module):
       inputs: [B, S, H]
       encoded: [B, T, H] The encoder's output.
       mask: [B, 1, S, K], where K is S or the length of the cache.
-      encoder_decoder_mask: [B, 1, S, T]
+      encoder_decoder_mask: [B, 1, S or 1, T]
       bias: [1, N, S, K]
       prefix: As in `Attention`, of the self-attention.
       encoder_decoder_prefix: The same of the other attention.
@@ -147,7 +147,10 @@ class Encoder(nn.Module):
       prompt = injections.prompt(name="prompt")(tokens, embedded)
       prompt_length = prompt.shape[-2]
       embedded = prompts.prepend_prompt(prompt, embedded)
-    mask = masks.encoder_mask(tokens, prompt_length, segment_ids)
+    if segment_ids is None:
+      mask = masks.key_mask(tokens, prompt_length)
+    else:
+      mask = masks.encoder_mask(tokens, prompt_length, segment_ids)
     positions = jnp.arange(embedded.shape[1])
     bias = RelativeBias(config, bidirectional=True, name="relpos_bias")(
       positions, positions
@@ -189,7 +192,7 @@ class Decoder(nn.Module):
       input_tokens: [B, S] Token ids.
       encoded: [B, T, H] The encoder's output.
       mask: [B, 1, S, S] Not used if `decode`.
-      encoder_decoder_mask: [B, 1, S, T]
+      encoder_decoder_mask: [B, 1, S or 1, T]
       enable_dropout: Whether to drop activations.
       decode: Whether to read and extend the cache of what was decoded so far;
         where there is none, to make one of length S.
@@ -372,17 +375,22 @@ class Transformer(nn.Module):
     del decoder_positions
     if decode:
       decoder_target_tokens = jnp.ones_like(decoder_target_tokens)
+    prompt_length = encoded.shape[1] - encoder_input_tokens.shape[1]
+    if encoder_segment_ids is None:
+      mask = masks.key_mask(encoder_input_tokens, prompt_length)
+    else:
+      mask = masks.encoder_decoder_mask(
+        decoder_target_tokens,
+        encoder_input_tokens,
+        prompt_length,
+        decoder_segment_ids,
+        encoder_segment_ids,
+      )
     return self.decoder(
       decoder_input_tokens,
       encoded,
       masks.decoder_mask(decoder_target_tokens, decoder_segment_ids),
-      masks.encoder_decoder_mask(
-        decoder_target_tokens,
-        encoder_input_tokens,
-        encoded.shape[1] - encoder_input_tokens.shape[1],
-        decoder_segment_ids,
-        encoder_segment_ids,
-      ),
+      mask,
       enable_dropout,
       decode,
       max_decode_length,

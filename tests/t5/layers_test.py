@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.injections import Injections
-from prompt_tuning.t5 import layers
+from prompt_tuning.t5 import attention, layers
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -79,9 +79,9 @@ def test_norm_in_bfloat16_is_computed_in_float32():
 
 def test_kernels_start_with_the_spread_of_t5():
   config = conformance.config(emb_dim=256, head_dim=16, mlp_dim=512)
-  attention = layers.Attention(config, Injections())
+  module = attention.Attention(config, Injections())
   inputs = jnp.ones((1, 2, 256))
-  params = attention.init(
+  params = module.init(
     jax.random.key(0), inputs, inputs, jnp.ones((1, 1, 2, 2), bool)
   )["params"]
   assert np.std(params["query"]["kernel"]) == pytest.approx(1 / 64, rel=0.05)
@@ -105,8 +105,8 @@ def test_a_prefix_is_seen_by_every_query():
   # Two positions, 4 heads of 8.
   prefix_key, prefix_value = rng.normal(size=(2, 2, 32)).astype(np.float32)
   params = conformance.parameters()["encoder"]["layers_0"]["attention"]
-  attention = layers.Attention(conformance.config(), Injections())
-  outputs = attention.apply(
+  module = attention.Attention(conformance.config(), Injections())
+  outputs = module.apply(
     {"params": params},
     inputs,
     inputs,

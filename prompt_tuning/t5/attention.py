@@ -1,0 +1,255 @@
+"""Attention: one function for every platform, and the module around it."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from prompt_tuning.einsum import einsum
+from prompt_tuning.injections import Injections
+from prompt_tuning.t5 import blocked_attention
+from prompt_tuning.t5.config import T5Config
+from prompt_tuning.t5.layers import KERNEL_INIT, Dense, constrain
+from prompt_tuning.types import Array, DType, Initializer, PRNGKey
+
+
+@jax.custom_vjp
+def attention(
+  query: Array,
+  key: Array,
+  value: Array,
+  bias: Array | None = None,
+  mask: Array | None = None,
+) -> Array:
+  """Averages values by how well their keys answer the queries.
+
+  Scores and their softmax are float32; what is multiplied with them is in the
+  dtype of the operands, and accumulates in float32. Neither pass keeps the
+  weights: the backward pass computes them again. Dropout of weights with one
+  mask for all queries, as in T5, is dropout of whole values.
+
+  Args:
+    query: [B, N, Q, D] Scores are not divided by sqrt(D).
+    key: [B, N, K, D]
+    value: [B, N, K, D]
+    bias: [1, N, Q, K] Added to the scores, float32. Its gradient is computed
+      only where it depends on what trains.
+    mask: [B or 1, 1, Q or 1, K] True where a query sees a key. A query that
+      sees nothing attends to everything equally.
+
+  Returns:
+    [B, N, Q, D] in the dtype of the operands.
+  """
+  return _forward((query, key, value, bias, mask))[0]
+
+
+def _forward(operands: blocked_attention.Operands) -> tuple[Array, ...]:
+  """Returns outputs, and maximum and total of the weights, [B, N, Q] each."""
+  return lax.platform_dependent(
+    operands, cpu=blocked_attention.forward, default=plain_forward
+  )
+
+
+def _attention_forward(*operands: Any):
+  bias = operands[3]
+  # Only arrays and their absence can be handed to the backward pass.
+  bias_trains = () if bias is not None and bias.perturbed else None
+  values = jax.tree.map(
+    lambda operand: operand.value,
+    operands,
+    is_leaf=lambda node: hasattr(node, "perturbed"),
+  )
+  results = _forward(values)
+  return results[0], (values, results, bias_trains)
+
+
+def _attention_backward(residuals: Any, gradient: Array):
+  operands, results, bias_trains = residuals
+  options = {"bias_trains": bias_trains is not None}
+  gradients = lax.platform_dependent(
+    operands,
+    results,
+    gradient,
+    cpu=functools.partial(blocked_attention.backward, **options),
+    default=functools.partial(plain_backward, **options),
+  )
+  return (*gradients, None)
+
+
+attention.defvjp(_attention_forward, _attention_backward, symbolic_zeros=True)
+
+
+def plain_forward(
+  operands: blocked_attention.Operands,
+) -> tuple[Array, Array, Array]:
+  """Computes attention as it is written down."""
+  query, key, value, bias, mask = operands
+  scores = einsum("bnqd,bnkd->bnqk", query, key, jnp.float32)
+  if bias is not None:
+    scores += bias
+  if mask is not None:
+    scores = jnp.where(mask, scores, blocked_attention.MASKED)
+  maximum = lax.stop_gradient(jnp.max(scores, axis=-1))
+  weights = jnp.exp(scores - maximum[..., None])
+  total = jnp.sum(weights, axis=-1)
+  weights = (weights / total[..., None]).astype(value.dtype)
+  outputs = einsum("bnqk,bnkd->bnqd", weights, value, value.dtype)
+  return outputs, maximum, total
+
+
+def plain_backward(
+  operands: blocked_attention.Operands,
+  results: tuple[Array, Array, Array],
+  gradient: Array,
+  bias_trains: bool,
+) -> blocked_attention.Gradients:
+  """Differentiates the plain form."""
+  del results
+  *differentiated, bias, mask = operands
+
+  def plain(query, key, value, bias=bias):
+    return plain_forward((query, key, value, bias, mask))[0]
+
+  if bias_trains:
+    return jax.vjp(plain, *differentiated, bias)[1](gradient)
+  return (*jax.vjp(plain, *differentiated)[1](gradient), None)
+
+
+class Attention(nn.Module):
+  """Multi-head attention whose scores are not divided by sqrt(D)."""
+
+  config: T5Config
+  injections: Injections
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: Array,
+    attended: Array,
+    mask: Array,
+    bias: Array | None = None,
+    prefix: tuple[Array, Array] | None = None,
+    cache_index: Array | None = None,
+    enable_dropout: bool = False,
+  ) -> Array:
+    """Lets every input attend to what its mask makes visible.
+
+    Args:
+      inputs: [B, Q, H] Where queries come from.
+      attended: [B, K, H] Where keys and values come from.
+      mask: [B or 1, 1, Q or 1, K] True where a query sees a key.
+      bias: [1, N, Q, K] Added to the scores.
+      prefix: Keys and values, [X, N * D] each, that every query sees too.
+      cache_index: Position of the first input while decoding with a cache,
+        whose length is then the K of `mask` and `bias`; or None.
+      enable_dropout: Whether to drop attention weights.
+
+    Returns:
+      [B, Q, H]
+    """
+    config, injections = self.config, self.injections
+    project = functools.partial(
+      Dense,
+      config,
+      injections,
+      features=config.num_heads * config.head_dim,
+      axes=("embed", "joined_kv"),
+    )
+    query = project(kernel_init=_query_init(config), name="query")(inputs)
+    key = project(name="key")(attended)
+    value = project(name="value")(attended)
+    if rescale := injections.build(injections.rescale, self, "key_rescale"):
+      key = rescale(key, ("joined_kv",))
+    if rescale := injections.build(injections.rescale, self, "value_rescale"):
+      value = rescale(value, ("joined_kv",))
+    query, key, value = map(self._split_heads, (query, key, value))
+    if cache_index is not None:
+      key, value = self._extend_cache(key, value, cache_index)
+    if prefix:
+      key, value, mask, bias = _prepend_prefix(*prefix, key, value, mask, bias)
+
+    # One mask for all queries: a key's weights are dropped with its value.
+    dropout = nn.Dropout(
+      config.dropout_rate,
+      broadcast_dims=(-1,),
+      deterministic=not enable_dropout,
+    )
+    outputs = attention(query, key, dropout(value), bias, mask)
+    outputs = jnp.swapaxes(outputs, 1, 2).reshape(*inputs.shape[:2], -1)
+    outputs = constrain(outputs, ("batch", "length", "joined_kv"))
+    outputs = Dense(
+      config, injections, config.emb_dim, ("joined_kv", "embed"), name="out"
+    )(outputs)
+    if adapter := injections.build(injections.adapter, self, "adapter"):
+      outputs = adapter(outputs)
+    return outputs
+
+  def _split_heads(self, joined: Array) -> Array:
+    """[B, T, N * D] -> [B, N, T, D]
+
+    With positions before heads, XLA fails to run some of the bfloat16 products
+    of the backward pass on a CPU.
+    """
+    heads = (self.config.num_heads, self.config.head_dim)
+    split = joined.reshape(*joined.shape[:2], *heads)
+    return constrain(
+      jnp.swapaxes(split, 1, 2), ("batch", "heads", "length", "kv")
+    )
+
+  def _extend_cache(
+    self, key: Array, value: Array, cache_index: Array
+  ) -> tuple[Array, Array]:
+    """Puts [B, N, Q, D] at `cache_index`; returns all of it, [B, N, K, D].
+
+    The first call only makes a cache as long as its input.
+    """
+    exists = self.has_variable("cache", "cached_key")
+    cached = []
+    for name, new in (("cached_key", key), ("cached_value", value)):
+      variable = self.variable("cache", name, jnp.zeros_like, new)
+      if exists:
+        variable.value = lax.dynamic_update_slice_in_dim(
+          variable.value, new, cache_index, axis=2
+        )
+      cached.append(variable.value)
+    return cached[0], cached[1]
+
+
+def _query_init(config: T5Config) -> Initializer:
+  """Takes the place of the division by sqrt(D), which T5 does not do."""
+
+  def init(rng: PRNGKey, shape: tuple[int, ...], dtype: DType) -> Array:
+    return KERNEL_INIT(rng, shape, dtype) / config.head_dim**0.5
+
+  return init
+
+
+def _prepend_prefix(
+  prefix_key: Array,
+  prefix_value: Array,
+  key: Array,
+  value: Array,
+  mask: Array,
+  bias: Array | None,
+) -> tuple[Array, Array, Array, Array | None]:
+  """Puts X keys and values, visible to all and without a bias, in front."""
+
+  def prepend(prefix: Array, sequence: Array) -> Array:
+    batch, heads, _, head_dim = sequence.shape
+    # [X, N * D] -> [N, X, D]
+    prefix = jnp.swapaxes(prefix.reshape(-1, heads, head_dim), 0, 1)
+    prefix = jnp.broadcast_to(
+      prefix.astype(sequence.dtype), (batch, *prefix.shape)
+    )
+    return jnp.concatenate([prefix, sequence], axis=2)
+
+  width = ((0, 0), (0, 0), (0, 0), (len(prefix_key), 0))
+  return (
+    prepend(prefix_key, key),
+    prepend(prefix_value, value),
+    jnp.pad(mask, width, constant_values=True),
+    None if bias is None else jnp.pad(bias, width),
+  )

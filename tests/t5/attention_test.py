@@ -1,0 +1,243 @@
+"""Attention against the plain form, which is written down here once more."""
+
+import functools
+
+import conformance
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_tuning.injections import Injections
+from prompt_tuning.t5 import attention as attention_lib
+from prompt_tuning.t5 import blocked_attention
+
+BATCH, HEADS, HEAD_DIM = 4, 6, 8
+
+
+def plain(query, key, value, bias=None, mask=None):
+  scores = jnp.einsum("bnqd,bnkd->bnqk", query, key)
+  if bias is not None:
+    scores = scores + bias
+  if mask is not None:
+    scores = jnp.where(mask, scores, -1e10)
+  return jnp.einsum("bnqk,bnkd->bnqd", jax.nn.softmax(scores), value)
+
+
+def operands(queries, keys, with_bias, mask, dtype="float32"):
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), dtype)
+
+  shape = (BATCH, HEADS)
+  arrays = [
+    normal(*shape, queries, HEAD_DIM),
+    normal(*shape, keys, HEAD_DIM),
+    normal(*shape, keys, HEAD_DIM),
+    normal(*shape, queries, HEAD_DIM),
+  ]
+  bias = None
+  if with_bias:
+    bias = 3 * normal(1, HEADS, queries, keys).astype(jnp.float32)
+  lengths = np.array([keys, 1, 0, keys - 2])
+  visible = {
+    "none": None,
+    "keys": np.arange(keys) < lengths[:, None, None, None],
+    "causal": np.tri(queries, keys, dtype=bool)[None, None],
+    "pairs": rng.random((BATCH, 1, queries, keys)) < 0.5,
+  }[mask]
+  *arrays, gradient = arrays
+  return (*arrays, bias, visible), gradient
+
+
+def results(function, arrays, gradient):
+  """Outputs and gradients of what is differentiable, by `function`."""
+  *differentiable, mask = arrays
+  differentiable = [x for x in differentiable if x is not None]
+
+  @jax.jit
+  def run(differentiable, gradient):
+    def of(query, key, value, bias=None):
+      return function(query, key, value, bias, mask)
+
+    outputs, backward = jax.vjp(of, *differentiable)
+    return outputs, *backward(gradient.astype(outputs.dtype))
+
+  return run(differentiable, gradient)
+
+
+@pytest.fixture
+def set_blocks(monkeypatch):
+  """Sets what a block is: everything, one example, or two of six heads."""
+
+  def set_to(blocks, queries, keys):
+    head = 4 * queries * keys
+    limit = {"one": 1e9, "examples": head * HEADS, "heads": 2 * head}[blocks]
+    monkeypatch.setattr(blocked_attention, "_BLOCK_BYTES", limit)
+    jax.clear_caches()  # What was traced has the limit of before.
+
+  return set_to
+
+
+@pytest.mark.parametrize("blocks", ["one", "examples", "heads"])
+@pytest.mark.parametrize("mask", ["none", "keys", "causal", "pairs"])
+@pytest.mark.parametrize(
+  ("queries", "keys", "with_bias"),
+  [(19, 19, True), (5, 21, False), (1, 9, True)],
+)
+def test_outputs_and_gradients_equal_the_plain_form(
+  set_blocks, queries, keys, with_bias, mask, blocks
+):
+  set_blocks(blocks, queries, keys)
+  inputs = operands(queries, keys, with_bias, mask)
+  for ours, expected in zip(
+    results(attention_lib.attention, *inputs),
+    results(plain, *inputs),
+    strict=True,
+  ):
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", ["keys", "causal"])
+def test_bfloat16_is_about_as_close_to_float32_as_the_plain_form(mask):
+  arrays, gradient = operands(24, 24, True, mask, "bfloat16")
+
+  def as_float32(x):
+    return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
+
+  exact = results(plain, *jax.tree.map(as_float32, (arrays, gradient)))
+  ours = results(attention_lib.attention, arrays, gradient)
+  theirs = results(
+    lambda *args: attention_lib.plain_forward(args)[0], arrays, gradient
+  )
+  assert [x.dtype for x in ours] == [x.dtype for x in theirs]
+  for mine, other, expected in zip(ours, theirs, exact, strict=True):
+    size = np.linalg.norm(expected)
+    error = np.linalg.norm(np.asarray(mine, np.float32) - expected) / size
+    other_error = np.linalg.norm(np.asarray(other, np.float32) - expected)
+    assert error < max(3 * other_error / size, 2**-7)
+
+
+def test_the_plain_form_of_other_platforms_has_the_same_gradients():
+  inputs = operands(7, 7, True, "keys")
+  (arrays, gradient) = inputs
+  forward = attention_lib.plain_forward(arrays)
+  for bias_trains in (True, False):
+    gradients = attention_lib.plain_backward(
+      arrays, forward, gradient, bias_trains
+    )
+    expected = results(plain, *inputs)[1:]
+    assert (gradients[3] is not None) == bias_trains
+    for ours, theirs in zip(gradients, expected, strict=True):
+      if ours is not None:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_large_scores_do_not_overflow():
+  (query, key, value, *_), gradient = operands(9, 9, False, "none")
+  arrays = (100 * query, 100 * key, value, None, None)
+  for ours, expected in zip(
+    results(attention_lib.attention, arrays, gradient),
+    results(plain, arrays, gradient),
+    strict=True,
+  ):
+    assert np.isfinite(ours).all()
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_only_a_bias_that_trains_has_a_gradient(trains):
+  (query, key, value, bias, mask), _ = operands(8, 8, True, "keys")
+
+  def objective(query, bias):
+    if not trains:
+      bias = lax.stop_gradient(bias)
+    return jnp.sum(attention_lib.attention(query, key, value, bias, mask))
+
+  program = jax.make_jaxpr(jax.grad(objective, argnums=(0, 1)))(query, bias)
+  # A sum over the batch that has the bias' shape is made for nothing else.
+  assert ("reduce_sum[axes=(0,)" in str(program)) == trains
+
+
+def test_no_array_of_all_scores_is_made(set_blocks):
+  queries = 32
+  (query, key, value, bias, mask), gradient = operands(
+    queries, queries, True, "keys", "bfloat16"
+  )
+  scores = f"[{BATCH},{HEADS},{queries},{queries}]"
+
+  def program():
+    def backward(query, key, value):
+      _, pullback = jax.vjp(
+        lambda *qkv: attention_lib.attention(*qkv, bias, mask),
+        *(query, key, value),
+      )
+      return pullback(gradient)
+
+    return jax.jit(backward).lower(query, key, value).compile().as_text()
+
+  set_blocks("one", queries, queries)
+  assert scores in program()
+  for blocks in ("examples", "heads"):
+    set_blocks(blocks, queries, queries)
+    assert scores not in program()
+
+
+def test_rounding_is_that_of_astype():
+  rng = np.random.default_rng(0)
+  bits = rng.integers(0, 2**32, 100_000, dtype=np.uint32)
+  values = bits.view(np.float32)
+  values = values[np.isfinite(values)]
+  special = [0.0, -0.0, np.inf, -np.inf, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38]
+  values = jnp.concatenate([values, np.float32(special)])
+  np.testing.assert_array_equal(
+    blocked_attention.round_to(values, jnp.bfloat16),
+    values.astype(jnp.bfloat16),
+  )
+  nans = jnp.array([np.nan, -np.nan], jnp.float32)
+  assert jnp.isnan(blocked_attention.round_to(nans, jnp.bfloat16)).all()
+
+
+def test_dropout_of_values_is_dropout_of_weights():
+  config = conformance.config(dropout_rate=0.5)
+  inputs = jnp.asarray(
+    np.random.default_rng(0).normal(size=(2, 5, config.emb_dim)), jnp.float32
+  )
+  mask = jnp.ones((1, 1, 1, 5), bool)
+  module = attention_lib.Attention(config, Injections())
+  variables = module.init(jax.random.key(0), inputs, inputs, mask)
+  rngs = {"dropout": jax.random.key(1)}
+  apply = functools.partial(module.apply, variables, inputs, inputs, mask)
+  dropped = apply(enable_dropout=True, rngs=rngs)
+
+  params = variables["params"]
+  heads = (2, 5, config.num_heads, config.head_dim)
+
+  def project(name):
+    product = inputs @ params[name]["kernel"]
+    return jnp.swapaxes(product.reshape(heads), 1, 2)
+
+  scores = jnp.einsum("bnqd,bnkd->bnqk", project("query"), project("key"))
+  weights = jax.nn.softmax(scores)
+  kept = _kept(config, rngs, weights.shape)
+  assert 0 < kept.mean() < 1
+  weights = weights * kept / 0.5
+  outputs = jnp.einsum("bnqk,bnkd->bqnd", weights, project("value"))
+  outputs = outputs.reshape(2, 5, -1) @ params["out"]["kernel"]
+  np.testing.assert_allclose(dropped, outputs, rtol=1e-4, atol=1e-5)
+
+
+def _kept(config, rngs, shape):
+  """T5's mask of attention weights: one for all queries, [B, N, 1, K]."""
+
+  class Owner(nn.Module):
+    @nn.compact
+    def __call__(self, ones):
+      return nn.Dropout(
+        config.dropout_rate, broadcast_dims=(-2,), deterministic=False
+      )(ones)
+
+  return Owner().apply({}, jnp.ones(shape), rngs=rngs) > 0
