@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 from flax import serialization
-import google_t5x
+from google_t5x import stand_in
 import jax
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ NOT_CONSTRUCTED = (["enum.Enum"], ["typing_extensions.Protocol"])
 
 def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
   """Parameters that are not there, or that T5X requires, raise on the way."""
-  google_t5x.write_package(tmp_path)
+  stand_in.write_package(tmp_path)
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
     model_prefix=str(tmp_path / "vocabulary"),
@@ -43,7 +43,7 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
   process = subprocess.run(
     [
       sys.executable,
-      str(google_t5x.__file__),
+      str(stand_in.__file__),
       tmp_path,
       json.dumps(
         [
@@ -161,7 +161,7 @@ def test_gin_files_and_shipped_models_are_named_as_it_takes_them():
   """The folder of a checkpoint, with the item that it restores."""
   named = [
     (file, match[1])
-    for file in (google_t5x.ROOT / "gin" / "models").glob("*.gin")
+    for file in (stand_in.ROOT / "gin" / "models").glob("*.gin")
     if (
       match := re.search(
         r'^INITIAL_CHECKPOINT_PATH = "(.*)"$', file.read_text(), re.MULTILINE
@@ -171,7 +171,7 @@ def test_gin_files_and_shipped_models_are_named_as_it_takes_them():
   assert len(named) >= 5
   for file, path in named:
     assert re.fullmatch(r"checkpoints/.+/checkpoint_\d+", path), file
-  shipped = list((google_t5x.ROOT / "checkpoints").glob("ladder_*/*/*"))
+  shipped = list((stand_in.ROOT / "checkpoints").glob("ladder_*/*/*"))
   assert len(shipped) == 12
   for folder in shipped:
     assert folder.name.startswith("checkpoint_"), folder
@@ -185,7 +185,7 @@ def _parameters(function) -> set[str]:
 def _google_methods(module: str, symbol: dict) -> dict[str, list[str]]:
   methods = {}
   for base in symbol["bases"]:
-    if parent := google_t5x.SIGNATURES.get(f"{module}.{base}"):
+    if parent := stand_in.SIGNATURES.get(f"{module}.{base}"):
       methods |= _google_methods(module, parent)
   return methods | symbol.get("methods", {})
 
@@ -196,14 +196,14 @@ def _ours():
       importlib.import_module(f"t5x.{info.name}")
     ).items():
       path = f"{info.name}.{name}"
-      if path in google_t5x.SIGNATURES:
+      if path in stand_in.SIGNATURES:
         yield path, value
 
 
 def test_runtime_takes_a_subset_of_googles_parameters():
   found = 0
   for path, ours in _ours():
-    google = google_t5x.SIGNATURES[path]
+    google = stand_in.SIGNATURES[path]
     if google.get("bases") not in NOT_CONSTRUCTED:
       names = {name.rstrip("=") for name in google["parameters"]}
       assert _parameters(ours) <= names, path

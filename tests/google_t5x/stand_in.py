@@ -3,7 +3,7 @@
 As a program it parses every gin file with this in the place of `runtime/`, then
 takes those steps of T5X's three programs that need no model:
 
-  python tests/google_t5x.py FOLDER BINDINGS GIN_FILE...
+  python tests/google_t5x/stand_in.py FOLDER BINDINGS GIN_FILE...
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import types
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SIGNATURES = json.loads(
   (ROOT / "tests" / "testdata" / "t5x_signatures.json").read_text()
 )
