@@ -10,7 +10,8 @@ import tensorflow as tf
 
 # Relative to the largest loss.
 MAX_LOSS_DIFFERENCE = 1e-5
-_SKIPPED = ("metrics.jsonl", "-metrics.jsonl")
+# The second says that T5X's inference is over.
+_SKIPPED = ("metrics.jsonl", ".COMPLETED")
 
 
 def losses(folder: pathlib.Path) -> list[float]:
