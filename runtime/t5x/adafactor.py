@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x import optimizers
+from t5x import optimizers, partitioning
 
 
 class FactorDim(enum.Enum):
@@ -21,19 +21,27 @@ class FactorDim(enum.Enum):
   COLUMN = "column"
 
 
+# A matrix of T5 has the residual stream on one side: its rows.
+_RESIDUAL_STREAM = "embed"
+# Axes of copies of a parameter, each with moments of its own.
+_COPIES = ("layers", "stack")
+# Axes that are no features of anything.
+_NO_FEATURES = ("batch", "length", "relpos_buckets")
+
+
 def standard_logical_factor_rules() -> dict[str, FactorDim]:
-  """Returns the part that each logical axis of T5 plays."""
-  return {
-    "vocab": FactorDim.COLUMN,
-    "embed": FactorDim.ROW,
-    "mlp": FactorDim.COLUMN,
-    "heads": FactorDim.COLUMN,
-    "kv": FactorDim.COLUMN,
-    "joined_kv": FactorDim.COLUMN,
-    "relpos_buckets": FactorDim.NONE,
-    "layers": FactorDim.BATCH,
-    "stack": FactorDim.BATCH,
+  """Returns the part that each logical axis of T5 plays.
+
+  What a matrix reads from the residual stream, or writes to it, is its columns:
+  all axes of features but the stream's own.
+  """
+  parts = {
+    _RESIDUAL_STREAM: FactorDim.ROW,
+    **dict.fromkeys(_COPIES, FactorDim.BATCH),
+    **dict.fromkeys(_NO_FEATURES, FactorDim.NONE),
   }
+  axes = (axis for axis, _ in partitioning.standard_logical_axis_rules())
+  return {axis: parts.get(axis, FactorDim.COLUMN) for axis in axes}
 
 
 # Compared by identity, so that it can be static under jit whatever it holds.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import enum
-import math
 import time
 from typing import Any
 
@@ -326,21 +325,3 @@ class EarlyStoppingAction(BaseAction):
       self._best, self._since_best = value, 0
     else:
       self._since_best += 1
-
-
-class TerminateOnNanAction(BaseAction):
-  """Stops when a metric is not a number."""
-
-  def __init__(self, task: str, metric: str = "loss"):
-    self._task = task
-    self._metric = metric
-
-  def run(self, train_state, metrics_by_task) -> bool:
-    try:
-      value = metrics_by_task[self._task][self._metric]
-    except KeyError:
-      raise ValueError(
-        f"TerminateOnNanAction watches {self._task}/{self._metric}, but the "
-        f"metrics are {metrics_lib.names(metrics_by_task)}."
-      ) from None
-    return math.isnan(value) or math.isinf(value)

@@ -1,8 +1,8 @@
 """What is run on both runtimes: the README's commands, in eight steps.
 
 `{out}` is the folder of a runtime, relative to the repository's root as a user
-would write it. There is no dropout, whose random bits are each runtime's own, and
-the rates are low: rounding grows the faster, the faster a run learns.
+would write it. There is no dropout, whose random bits are each runtime's own,
+and rates are low: rounding grows the faster, the faster a run learns.
 """
 
 import dataclasses

@@ -28,6 +28,8 @@ import t5x
 from t5x import checkpoints, metrics
 from t5x.formats import stored_arrays, t5x_v3
 
+# Optional, and given by the runtime alone: gin binds no parameters of methods.
+OWN_PARAMETERS = {"eval.InferenceEvaluator.evaluate": {"after_batch"}}
 NOT_CONSTRUCTED = (["enum.Enum"], ["typing_extensions.Protocol"])
 
 
@@ -214,7 +216,8 @@ def test_runtime_takes_a_subset_of_googles_parameters():
       method = vars(ours).get(name)
       if inspect.isfunction(method):
         names = {name.rstrip("=") for name in parameters}
-        assert _parameters(method) <= names, f"{path}.{name}"
+        own = OWN_PARAMETERS.get(f"{path}.{name}", set())
+        assert _parameters(method) - own <= names, f"{path}.{name}"
         found += 1
   assert found > 50
 

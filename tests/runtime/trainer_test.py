@@ -39,19 +39,6 @@ def test_early_stopping_refuses_what_it_cannot_watch():
     action.run(_State(), _metrics(1.0))
 
 
-@pytest.mark.parametrize(
-  ("value", "stop"), [(1.0, False), (np.nan, True), (np.inf, True)]
-)
-def test_terminate_on_nan(value, stop):
-  action = trainer.TerminateOnNanAction("task", "accuracy")
-  assert action.run(_State(), _metrics(value)) == stop
-
-
-def test_terminate_on_nan_refuses_what_it_cannot_watch():
-  with pytest.raises(ValueError, match="the metrics are task/accuracy"):
-    trainer.TerminateOnNanAction("task").run(_State(), _metrics(1.0))
-
-
 def test_weight_metrics_are_norms():
   before = {"a": np.array([3.0, 0.0]), "b": np.array([[0.0]])}
   after = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
