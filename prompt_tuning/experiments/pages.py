@@ -23,18 +23,19 @@ _BLOCK = re.compile(
 )
 
 
-def of_results(results: Results) -> dict[str, bytes]:
+def of_results(results: Results, stem: str | None = None) -> dict[str, bytes]:
   """Makes the files of a sheet.
 
   Args:
     results: Of the sheet.
+    stem: Of the files' names; by default the sheet's.
 
   Returns:
     Name of the file -> content. Nothing if there are no results yet.
   """
   if not results.some:
     return {}
-  stem = results.sheet.name.replace("/", "_")
+  stem = stem or results.sheet.name.replace("/", "_")
   figure = figures.of_results(results)
   files = {
     f"{stem}.{suffix}": content

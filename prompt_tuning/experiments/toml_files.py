@@ -1,10 +1,12 @@
 """TOML files that a pydantic model describes, and what they share."""
 
+from collections.abc import Mapping
 import pathlib
 import tomllib
 from typing import Any, TypeVar
 
 import pydantic
+import tomlkit
 
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
@@ -34,6 +36,26 @@ def parse(path: pathlib.Path, kind: type[_Model], **fields: Any) -> _Model:
       for x in e.errors()
     )
     raise ValueError(f"{path} is no sheet: {problems}.") from e
+
+
+def dumps(fields: Mapping[str, Any]) -> str:
+  """Writes fields as TOML; dictionaries of values and short lists in a line."""
+  return tomlkit.dumps({key: _item(x) for key, x in fields.items()})
+
+
+def _item(value: Any) -> Any:
+  """Writes innermost dictionaries in a line, and texts as they read best."""
+  if isinstance(value, dict) and value:
+    if not any(isinstance(x, dict | list) for x in value.values()):
+      table = tomlkit.inline_table()
+      table.update(value)
+      return table
+    return {key: _item(x) for key, x in value.items()}
+  if isinstance(value, list) and any(isinstance(x, dict) for x in value):
+    return [{key: _item(y) for key, y in x.items()} for x in value]
+  if isinstance(value, str) and "\n" in value:
+    return tomlkit.string(value, multiline=True)
+  return value
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""Train commands with lists: what is one value, and what are several."""
+
+import re
+
+import pytest
+
+from prompt_tuning.experiments import train_commands
+
+
+@pytest.mark.parametrize(
+  ("text", "values"),
+  [
+    ("1,5,20", ["1", "5", "20"]),
+    ("1, 5", ["1", "5"]),
+    ("'a','b'", ["'a'", "'b'"]),
+    ("'a,b'", ["'a,b'"]),
+    (r"'it\'s, so',1", [r"'it\'s, so'", "1"]),
+    ('["yes, no", "no"]', ['["yes, no", "no"]']),
+    ('["a", "b"],["c"]', ['["a", "b"]', '["c"]']),
+    ('{"inputs": 64, "targets": 8}', ['{"inputs": 64, "targets": 8}']),
+    ("(1, 2)", ["(1, 2)"]),
+    ("@f(1, 2),@g()", ["@f(1, 2)", "@g()"]),
+  ],
+)
+def test_values_end_at_commas_outside_of_quotes_and_brackets(text, values):
+  command = train_commands.parse([f"--gin.X={text}"])
+  assert command.bindings == {"X": values}
+
+
+@pytest.mark.parametrize(
+  ("arguments", "files"),
+  [
+    (["--gin_file=p/{a,b}.gin"], [["p/a.gin", "p/b.gin"]]),
+    (["--gin_file=p/a.gin,p/b.gin"], [["p/a.gin", "p/b.gin"]]),
+    # As bash expands the first.
+    (["--gin_file=p/a.gin", "--gin_file=p/b.gin"], [["p/a.gin", "p/b.gin"]]),
+    (["--gin_file=p/a.gin", "--gin_file=q/b.gin"], [["p/a.gin"], ["q/b.gin"]]),
+    (
+      ["--gin_file=p/a.gin", "--gin.X=1", "--gin_file=p/b.gin"],
+      [["p/a.gin"], ["p/b.gin"]],
+    ),
+    (["--gin_file=p/a.gin+p/b.gin"], [["p/a.gin+p/b.gin"]]),
+    (["--gin_file", "p/a.gin"], [["p/a.gin"]]),
+  ],
+)
+def test_gin_files(arguments, files):
+  found = train_commands.parse(arguments).gin_files
+  assert [["+".join(x) for x in place] for place in found] == files
+
+
+def test_repeated_binding_is_a_list():
+  """As bash writes --gin.X={1,2}."""
+  command = train_commands.parse(["--gin.X=1", "--gin.Y=3", "--gin.X=2"])
+  assert command.bindings == {"X": ["1", "2"], "Y": ["3"]}
+
+
+def test_gin_bindings_and_flags_are_no_lists():
+  command = train_commands.parse(
+    ["--gin_bindings=X = [1, 2]", "--tfds_data_dir=a,b", "--alsologtostderr"]
+  )
+  assert command.bindings == {"X": ["[1, 2]"]}
+  assert command.flags == ["--tfds_data_dir=a,b", "--alsologtostderr"]
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    ("--gin.X='a", "--gin.X='a: ' is missing at the end"),
+    ("--gin.X=[1,2", "] is missing at the end"),
+    ("--gin.X=1,,2", "expected values between commas, got '1,,2'"),
+    ("--gin.X=", "expected values between commas"),
+    ("--gin.X=1,2,1", "--gin.X: a value is there twice in 1, 2, 1"),
+    ("--gin_file=p/{a,b}", "expected paths that end with .gin, got p/a, p/b"),
+    ("p/a.gin", "Expected --FLAG=VALUE, got p/a.gin"),
+  ],
+)
+def test_what_cannot_be_read_is_refused(argument, message):
+  with pytest.raises(ValueError, match=re.escape(message)):
+    train_commands.parse([argument])
