@@ -30,7 +30,8 @@ with open(folder / "starts", "a") as f:
 while step < 4:
   time.sleep(flags["SLEEP"])
   step += 1
-  steps.write_text(str(step))
+  (folder / "new").write_text(str(step))
+  os.replace(folder / "new", steps)
   if flags["FAIL"] == "loss" and flags["SEED"] == 1:
     write(status="failed", error=f"{os.getcwd()}/x: the loss is nan")
     sys.exit(1)
