@@ -2,6 +2,11 @@
 
 from collections.abc import Callable
 
+from t5x import gin_help
+
+if __name__ == "__main__":
+  gin_help.show_if_asked("eval")  # Before what takes seconds.
+
 from t5x import command_line, gin_utils, records
 from t5x.evaluation import InferenceEvaluator, evaluate
 from t5x.metrics import MetricsByTask

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from absl import app, flags, logging
 import gin
-import jax
 
-from t5x import gin_resolution, gin_values
+from t5x import gin_macros, gin_resolution, gin_values
 
 _T = TypeVar("_T")
 ENTRY_POINT_GROUP = "t5x.gin_search_paths"
@@ -23,41 +22,60 @@ _GIN_NOTES = re.compile(
 )
 
 
-def define_flags() -> None:
-  """Defines the flags that the three entry points share."""
-  flags.DEFINE_multi_string("gin_file", [], "A gin file; later ones win.")
-  flags.DEFINE_multi_string(
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the flags that the three entry points share, in `values`."""
+
+  def define(kind: str, name: str, default: Any, about: str) -> None:
+    getattr(flags, f"DEFINE_{kind}")(name, default, about, flag_values=values)
+
+  define("multi_string", "gin_file", [], "A gin file; later ones win.")
+  define(
+    "multi_string",
     "gin_bindings",
     [],
     "A gin binding, 'A.B = V'. --gin.A.B=V says the same. Strings are quoted: "
     "--gin.X=\"'text'\".",
   )
-  flags.DEFINE_list(
+  define(
+    "list",
     "gin_search_paths",
     ["."],
     "Folders in which gin files are looked for, in order. The folders of the "
     "installed packages follow.",
   )
-  flags.DEFINE_string(
-    "tfds_data_dir", None, "Where TFDS data lies; overrides every task's own."
+  define(
+    "string",
+    "tfds_data_dir",
+    None,
+    "Where TFDS data lies; overrides every task's own.",
   )
-  flags.DEFINE_list(
-    "seqio_additional_cache_dirs", [], "Folders with cached seqio tasks."
+  define(
+    "list",
+    "seqio_additional_cache_dirs",
+    [],
+    "Folders with cached seqio tasks.",
   )
-  flags.DEFINE_bool(
+  define(
+    "bool",
     "multiprocess_gpu",
     False,
     "Start jax.distributed with the coordinator and process flags.",
   )
-  flags.DEFINE_string("coordinator_address", None, "host:port of process 0.")
-  flags.DEFINE_integer("process_count", None, "Number of processes.")
-  flags.DEFINE_integer("process_index", None, "Index of this process.")
-  flags.DEFINE_integer(
-    "initialization_timeout", None, "Seconds to wait for all processes."
+  define("string", "coordinator_address", None, "host:port of process 0.")
+  define("integer", "process_count", None, "Number of processes.")
+  define("integer", "process_index", None, "Index of this process.")
+  define(
+    "integer",
+    "initialization_timeout",
+    None,
+    "Seconds to wait for all processes.",
   )
-  flags.DEFINE_bool("dry_run", False, "Parse the configuration, then stop.")
-  flags.DEFINE_bool(
-    "traceback", False, "Show where an error was raised, not its message only."
+  define("bool", "dry_run", False, "Parse the configuration, then stop.")
+  define(
+    "bool",
+    "traceback",
+    False,
+    "Show where an error was raised, not its message only.",
   )
 
 
@@ -159,10 +177,12 @@ def parse_gin_flags(
   finally:
     logging.set_verbosity(verbosity)
   if finalize_config:
-    if missing := [name for name in sorted(macros) if is_required(name)]:
+    given = {binding.partition("=")[0].strip() for binding in gin_bindings}
+    missing = gin_macros.undefined(gin_files, gin_search_paths) - given
+    missing |= {name for name in macros if is_required(name)}
+    if missing:
       raise ValueError(
-        f"The gin files require {', '.join(missing)}. Give a value to each: "
-        + " ".join(f"--gin.{name}=..." for name in missing)
+        gin_macros.what_gives(missing, gin_files, gin_search_paths)
       )
     gin.finalize()
 
@@ -202,6 +222,8 @@ def summarize_gin_config(
     summary_writer: A tensorboardX writer, which gets the text too, or None.
     step: The step it is logged at.
   """
+  import jax  # It takes a second: not for --help.
+
   if jax.process_index():
     return
   text = gin.operative_config_str()
@@ -214,6 +236,10 @@ def summarize_gin_config(
 def _start(
   fn: Callable[..., Any], run: Callable[[Callable[..., Any]], None]
 ) -> None:
+  # They take seconds: not for --help.
+  import jax
+  import seqio
+
   values = flags.FLAGS
   if values.multiprocess_gpu:
     jax.distributed.initialize(
@@ -222,9 +248,6 @@ def _start(
       values.process_index,
       initialization_timeout=values.initialization_timeout or 300,
     )
-  # seqio imports TensorFlow, which takes seconds: not for --help.
-  import seqio
-
   if values.tfds_data_dir:
     seqio.set_tfds_data_dir_override(values.tfds_data_dir)
   seqio.add_global_cache_dirs(values.seqio_additional_cache_dirs)
@@ -232,10 +255,14 @@ def _start(
   parse_gin_flags(
     search_paths(values.gin_search_paths), values.gin_file, values.gin_bindings
   )
-  settings = gin_resolution.resolve(
-    gin_resolution.Bindings(bindings=[gin.config_str()]), fn.__name__
-  )
-  gin_values.check(settings, fn)
+  bindings = gin_resolution.Bindings(bindings=[gin.config_str()])
+  if bindings.root(fn.__name__) is None:
+    raise ValueError(
+      "None of the gin files configures a run. Name a recipe, "
+      "--gin_file=gin/recipes/NAME.gin, or a run, "
+      "--gin_file=gin/runs/NAME.gin; --help lists them."
+    )
+  gin_values.check(gin_resolution.resolve(bindings, fn.__name__), fn)
   if values.dry_run:
     print(gin.config_str())
     return

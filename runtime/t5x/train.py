@@ -3,6 +3,11 @@
 from collections.abc import Callable
 import sys
 
+from t5x import gin_help
+
+if __name__ == "__main__":
+  gin_help.show_if_asked("train")  # Before what takes seconds.
+
 from t5x import command_line, gin_utils
 from t5x.training import Outcome, train
 

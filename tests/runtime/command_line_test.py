@@ -35,9 +35,8 @@ def test_wrong_configuration_is_one_line_and_status_1(tmp_path):
   assert result.returncode == 1
   assert result.stdout == ""
   assert result.stderr == (
-    "Error: The gin files require MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS. "
-    "Give a value to each: --gin.MIXTURE_OR_TASK_NAME=... "
-    "--gin.TASK_FEATURE_LENGTHS=...\n"
+    "Error: Expected a seqio task or mixture, got none. Give its name: "
+    "--gin.TASK=\"'super_glue_cb'\"\n"
   )
   assert not list(tmp_path.iterdir())
 
