@@ -30,7 +30,8 @@ PLACES = {
 class Injections:
   """Modules that parameter-efficient methods add to a T5.
 
-  A field is a module class (from gin, `@module.Class`), or None. It is called
+  A field is a module class (from gin, `@module.Class`) or what else makes a
+  module, such as `prompts.prompt_factory` returns, or None. It is called
   once for every place where it belongs, with `name` alone, inside the module
   that it extends, and so its parameters get a path below that module's. The
   names of logical axes that some are told, `axes`, are those of the base

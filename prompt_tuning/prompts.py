@@ -1,10 +1,13 @@
 """The soft prompt `[P, H]`: initialisers, its module, how it joins the input.
 
 An initialiser is `init(rng, [P, H], dtype) -> [P, H]`, as in
-`flax.linen.initializers`. The functions below make one.
+`flax.linen.initializers`. The functions below make one. What it takes from a
+checkpoint or a file is read before it is made: it runs inside traces, once on
+each of several processes, where nothing can be read.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import ClassVar, Protocol
 
 import flax.linen as nn
@@ -14,10 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning.types import Array, DType, Initializer, PRNGKey
-
-# An array, or a function that reads it. The function is called only when a
-# prompt is initialised, not when one is restored.
-ArraySource = Array | np.ndarray | Callable[[], Array | np.ndarray]
 
 
 class Vocabulary(Protocol):
@@ -45,7 +44,7 @@ def random_uniform(minval: float = -0.5, maxval: float = 0.5) -> Initializer:
 
 
 def sampled_vocab(
-  embeddings: ArraySource, population_size: int = 5000
+  embeddings: Array | np.ndarray, population_size: int = 5000
 ) -> Initializer:
   """Copies the embeddings of different, randomly chosen, frequent tokens.
 
@@ -56,21 +55,27 @@ def sampled_vocab(
     population_size: Tokens to choose from, the first of the vocabulary.
 
   Returns:
-    An initialiser, which raises ValueError if there are fewer tokens than
-    asked for, or if the widths differ.
+    An initialiser, which raises ValueError if the prompt has more positions
+    than there are tokens to choose from, or if the widths differ.
+
+  Raises:
+    ValueError: if there are fewer tokens than asked for.
   """
+  table = _check_table(embeddings)
+  if population_size > len(table):
+    raise ValueError(
+      f"Expected at least population_size={population_size} token embeddings "
+      f"to sample from, got {len(table)}. Lower it: "
+      f"--gin.prompts.sampled_vocab.population_size={len(table)}, or less "
+      "where the last rows are no tokens."
+    )
+  # A copy: the initialiser lives as long as the model, the table need not.
+  population = np.array(table[:population_size])
 
   def init(
     rng: PRNGKey, shape: tuple[int, int], dtype: DType = jnp.float32
   ) -> Array:
-    table = _read_table(embeddings, shape)
-    if population_size > len(table):
-      raise ValueError(
-        f"Expected at least population_size={population_size} token "
-        f"embeddings to sample from, got {len(table)}. Lower it: "
-        f"--gin.prompts.sampled_vocab.population_size={len(table)}, or less "
-        "where the last rows are no tokens."
-      )
+    _check_width(population, shape)
     if shape[0] > population_size:
       raise ValueError(
         f"A prompt of {shape[0]} positions takes as many different tokens, "
@@ -78,13 +83,13 @@ def sampled_vocab(
         "prompt (--gin.prompts.sampled_vocab.population_size, PROMPT_LENGTH)."
       )
     rows = jax.random.choice(rng, population_size, shape[:1], replace=False)
-    return jnp.asarray(table[:population_size], dtype)[rows]
+    return jnp.asarray(population, dtype)[rows]
 
   return init
 
 
 def class_labels(
-  embeddings: ArraySource,
+  embeddings: Array | np.ndarray,
   vocabulary: Vocabulary,
   labels: Sequence[str],
   rest: Initializer,
@@ -103,8 +108,12 @@ def class_labels(
 
   Returns:
     An initialiser, which raises ValueError if there are more labels than
-    positions, a label has no pieces or an unknown one, or the widths differ.
+    positions, or the widths differ.
+
+  Raises:
+    ValueError: if a label has no pieces, or an unknown one.
   """
+  means = _label_means(_check_table(embeddings), vocabulary, labels)
 
   def init(
     rng: PRNGKey, shape: tuple[int, int], dtype: DType = jnp.float32
@@ -115,25 +124,13 @@ def class_labels(
         f"positions. Lengthen it, --gin.PROMPT_LENGTH={len(labels)} or more, "
         "or say which labels it starts from, --gin.CLASS_LABELS='[...]'."
       )
-    table = _read_table(embeddings, shape)
-    prompt = rest(rng, shape, dtype)
-    unknown = getattr(vocabulary, "unk_id", None)
-    for position, label in enumerate(labels):
-      pieces = list(vocabulary.encode(label))
-      if not pieces or max(pieces) >= len(table) or unknown in pieces:
-        raise ValueError(
-          f"Expected class label {label!r} to have known pieces with ids below "
-          f"{len(table)}, got {pieces}"
-          + (f", where {unknown} is unknown" if unknown in pieces else "")
-          + ". Check CLASS_LABELS, and that the vocabulary is the model's."
-        )
-      prompt = prompt.at[position].set(table[pieces].mean(axis=0))
-    return prompt
+    _check_width(means, shape)
+    return rest(rng, shape, dtype).at[: len(labels)].set(means.astype(dtype))
 
   return init
 
 
-def from_array(prompt: ArraySource) -> Initializer:
+def from_array(prompt: Array | np.ndarray) -> Initializer:
   """Takes a prompt that was trained before.
 
   Args:
@@ -142,12 +139,12 @@ def from_array(prompt: ArraySource) -> Initializer:
   Returns:
     An initialiser, which raises ValueError if another shape is asked for.
   """
+  array = np.asarray(prompt, np.float32)
 
   def init(
     rng: PRNGKey, shape: tuple[int, int], dtype: DType = jnp.float32
   ) -> Array:
     del rng
-    array = _read(prompt)
     if array.shape != tuple(shape):
       raise ValueError(
         f"Expected a prompt of shape {tuple(shape)}, got {array.shape}. Set "
@@ -184,17 +181,32 @@ class Prompt(nn.Module):
       [P, H] in the dtype of `embedded`.
     """
     del tokens
-    # Flax calls the initialiser, for its shape, even if there is a prompt; it
-    # would read the embeddings at every compilation.
-    init = self.prompt_init if self.is_initializing() else nn.initializers.zeros
     prompt = partitioning.param_with_axes(
       "prompt",
-      init,
+      self.prompt_init,
       (self.length, embedded.shape[-1]),
       jnp.float32,
       axes=("prompt", "prompt_embed"),
     )
     return prompt.astype(embedded.dtype)
+
+
+def prompt_factory(
+  length: int, prompt_init: Initializer
+) -> Callable[..., Prompt]:
+  """Says, in gin files, which `Prompt` a model makes.
+
+  gin makes the initialiser where it calls this function, before the model is
+  there; for `Prompt` it would do so within every trace of the model.
+
+  Args:
+    length: Positions, P.
+    prompt_init: Initialiser.
+
+  Returns:
+    For `Injections.prompt`: what makes the module, given its name.
+  """
+  return functools.partial(Prompt, length=length, prompt_init=prompt_init)
 
 
 def prepend_prompt(prompt: Array, embedded: Array) -> Array:
@@ -221,16 +233,38 @@ def prepend_prompt(prompt: Array, embedded: Array) -> Array:
   return jnp.concatenate([prompt.astype(embedded.dtype), embedded], axis=1)
 
 
-def _read(source: ArraySource) -> np.ndarray:
-  array = source() if callable(source) else source
-  return np.asarray(array, np.float32)
-
-
-def _read_table(embeddings: ArraySource, shape: tuple[int, int]) -> np.ndarray:
-  table = _read(embeddings)
-  if table.ndim != 2 or table.shape[1] != shape[1]:
+def _check_table(embeddings: Array | np.ndarray) -> np.ndarray:
+  table = np.asarray(embeddings, np.float32)
+  if table.ndim != 2:
     raise ValueError(
-      f"Expected token embeddings of shape [V, {shape[1]}], the width of the "
-      f"prompt, got {list(table.shape)}. Take them from the frozen model."
+      "Expected token embeddings of shape [V, H], got "
+      f"{list(table.shape)}. Take them from the frozen model."
     )
   return table
+
+
+def _check_width(rows: np.ndarray, shape: tuple[int, int]) -> None:
+  if rows.shape[1] != shape[1]:
+    raise ValueError(
+      f"Expected token embeddings of shape [V, {shape[1]}], the width of the "
+      f"prompt, got {rows.shape[1]} wide ones. Take them from the frozen model."
+    )
+
+
+def _label_means(
+  table: np.ndarray, vocabulary: Vocabulary, labels: Sequence[str]
+) -> np.ndarray:
+  """Returns the mean embedding of each label's pieces, [labels, H]."""
+  unknown = getattr(vocabulary, "unk_id", None)
+  means = np.zeros((len(labels), table.shape[1]), np.float32)
+  for row, label in zip(means, labels, strict=True):
+    pieces = list(vocabulary.encode(label))
+    if not pieces or max(pieces) >= len(table) or unknown in pieces:
+      raise ValueError(
+        f"Expected class label {label!r} to have known pieces with ids below "
+        f"{len(table)}, got {pieces}"
+        + (f", where {unknown} is unknown" if unknown in pieces else "")
+        + ". Check CLASS_LABELS, and that the vocabulary is the model's."
+      )
+    row[:] = table[pieces].mean(axis=0)
+  return means

@@ -67,9 +67,8 @@ def test_sampled_vocab_takes_different_frequent_tokens(embeddings):
   ],
 )
 def test_sampled_vocab_refuses(embeddings, population_size, shape, message):
-  init = prompts.sampled_vocab(embeddings, population_size)
   with pytest.raises(ValueError, match=message):
-    init(RNG, shape)
+    prompts.sampled_vocab(embeddings, population_size)(RNG, shape)
 
 
 def test_class_labels_are_means_of_their_pieces(embeddings):
@@ -93,15 +92,13 @@ def test_class_labels_are_means_of_their_pieces(embeddings):
   ],
 )
 def test_class_labels_refuse(embeddings, labels, shape, message):
-  init = prompts.class_labels(embeddings, FakeVocabulary(), labels, REST)
   with pytest.raises(ValueError, match=message):
-    init(RNG, shape)
+    prompts.class_labels(embeddings, FakeVocabulary(), labels, REST)(RNG, shape)
 
 
 def test_class_labels_refuse_a_vocabulary_of_another_model(embeddings):
-  init = prompts.class_labels(embeddings[:40], FakeVocabulary(), LABELS, REST)
   with pytest.raises(ValueError, match="ids below 40"):
-    init(RNG, (8, 32))
+    prompts.class_labels(embeddings[:40], FakeVocabulary(), LABELS, REST)
 
 
 def test_from_array_is_the_array_in_float32():
@@ -113,21 +110,10 @@ def test_from_array_is_the_array_in_float32():
     prompts.from_array(array)(RNG, (3, 3))
 
 
-def test_embeddings_are_read_only_when_the_prompt_is_initialised(embeddings):
-  reads = []
-
-  def read():
-    reads.append(1)
-    return embeddings
-
-  init = prompts.sampled_vocab(read, population_size=50)
-  module = prompts.Prompt(length=4, prompt_init=init)
-  assert not reads
-  tokens, embedded = jnp.ones((2, 3), int), jnp.ones((2, 3, 32))
-  variables = module.init(RNG, tokens, embedded)
-  assert len(reads) == 1
-  module.apply(variables, tokens, embedded)
-  assert len(reads) == 1
+@pytest.mark.parametrize("shape", [(32,), (2, 3, 4)])
+def test_initialisers_refuse_what_is_no_table(shape):
+  with pytest.raises(ValueError, match=r"shape \[V, H\], got \["):
+    prompts.sampled_vocab(np.zeros(shape))
 
 
 def test_prompt_is_a_float32_parameter_cast_on_use():

@@ -11,7 +11,8 @@ name, as T5's multi-task inputs do ("boolq passage: ..."): the seqio tasks
 need no feature of their own. The frozen model reads the name as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 import itertools
 import re
 from typing import ClassVar
@@ -82,6 +83,22 @@ class MultitaskPrompt(nn.Module):
       )
       row = jnp.where(_begins_with(tokens, ids), own[None], row)  # [B, H]
     return prompt + row[:, None].astype(embedded.dtype)
+
+
+def prompt_factory(
+  length: int,
+  prefixes: Sequence[str],
+  vocabulary: Vocabulary,
+  prompt_init: Initializer,
+) -> Callable[..., MultitaskPrompt]:
+  """Does for `MultitaskPrompt` what `prompts.prompt_factory` does."""
+  return functools.partial(
+    MultitaskPrompt,
+    length=length,
+    prefixes=prefixes,
+    vocabulary=vocabulary,
+    prompt_init=prompt_init,
+  )
 
 
 def _name(prefix: str) -> str:

@@ -5,6 +5,8 @@ batch: every example is in it once for each prompt, and the answer that most of
 them give counts.
 """
 
+from collections.abc import Callable
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -46,15 +48,23 @@ class Prompts(nn.Module):
     """
     del tokens
     B, _, H = embedded.shape
-    init = self.prompt_init if self.is_initializing() else nn.initializers.zeros
     prompts = partitioning.param_with_axes(
       "prompt",
-      init,
+      self.prompt_init,
       (self.num_prompts, self.length, H),
       jnp.float32,
       axes=("prompts", "prompt", "prompt_embed"),
     )
     return jnp.resize(prompts.astype(embedded.dtype), (B, self.length, H))
+
+
+def prompts_factory(
+  num_prompts: int, length: int, prompt_init: Initializer
+) -> Callable[..., Prompts]:
+  """Does for `Prompts` what `prompts.prompt_factory` does for a prompt."""
+  return functools.partial(
+    Prompts, num_prompts=num_prompts, length=length, prompt_init=prompt_init
+  )
 
 
 def majority(answers: Array) -> tuple[Array, Array]:

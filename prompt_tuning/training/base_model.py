@@ -1,5 +1,8 @@
 """What a prompt takes from the frozen model's checkpoint, on disk.
 
+All of it is read eagerly, while gin builds the model: of several processes,
+each reads, at the same time.
+
 The checkpoint is `t5x.checkpoints`'s to read. Where that is Google's, which
 without a model reads its format 3 alone, Orbax reads the rest, and there are no
 fingerprints: prompts are written and read without that check.
@@ -75,11 +78,11 @@ def read_parameter(
   target = jax.ShapeDtypeStruct(
     checkpoint.shapes[name].shape,
     np.float32,
-    sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
+    sharding=jax.sharding.SingleDeviceSharding(
+      jax.local_devices(backend="cpu")[0]
+    ),
   )
-  # Initialisers run under jit, where reading is not to be traced.
-  with jax.ensure_compile_time_eval():
-    return np.asarray(checkpoint.read({name: target})[name])
+  return np.asarray(checkpoint.read({name: target})[name])
 
 
 def prompt_for_model(

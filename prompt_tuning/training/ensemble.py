@@ -54,18 +54,21 @@ def from_files(
     vocabulary: The vocabulary in use.
 
   Returns:
-    An initialiser of shape [K, P, H]. It raises ValueError if a prompt was
-    trained on another model or vocabulary, or has another shape.
+    An initialiser of shape [K, P, H], which raises ValueError if another one
+    is asked for.
+
+  Raises:
+    ValueError: if a prompt was trained on another model or vocabulary.
   """
+  found = np.stack(
+    [
+      base_model.prompt_for_model(path, checkpoint_path, vocabulary)
+      for path in find(pattern)
+    ]
+  )
 
   def init(rng: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     del rng
-    found = np.stack(
-      [
-        base_model.prompt_for_model(path, checkpoint_path, vocabulary)
-        for path in find(pattern)
-      ]
-    )
     if found.shape != tuple(shape):
       raise ValueError(
         f"Expected prompts of shape {tuple(shape)}, got {found.shape}. Set "

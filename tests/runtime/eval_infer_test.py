@@ -44,11 +44,8 @@ def _model(prompt_file, checkpoint):
   model = tiny.make_model()
   return tiny.make_model(
     prompt_init=prompts.from_array(
-      functools.partial(
-        base_model.prompt_for_model,
-        str(prompt_file),
-        str(checkpoint),
-        model.input_vocabulary,
+      base_model.prompt_for_model(
+        str(prompt_file), str(checkpoint), model.input_vocabulary
       )
     )
   )

@@ -36,6 +36,8 @@ NOT_CONSTRUCTED = (["enum.Enum"], ["typing_extensions.Protocol"])
 def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
   """Parameters that are not there, or that T5X requires, raise on the way."""
   stand_in.write_package(tmp_path)
+  (tmp_path / "checkpoint_1100000").mkdir()
+  (tmp_path / "checkpoint_1100000" / "checkpoint").touch()
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
     model_prefix=str(tmp_path / "vocabulary"),
@@ -54,7 +56,7 @@ def test_every_gin_file_parses_and_runs_on_googles_t5x(tmp_path):
           "EVAL_OUTPUT_DIR = 'eval'",
           "INFER_OUTPUT_DIR = 'infer'",
           "INITIAL_CHECKPOINT_PATH = 'checkpoint_1100000'",
-          "CLASS_LABELS = ['True', 'False']",
+          "CLASS_LABELS = ['boat', 'harbour']",
           "MIXTURE_OR_TASK_NAME = 'task'",
           "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}",
           "TRAIN_STEPS = 1130000",
