@@ -4,6 +4,9 @@ Downloads it, or with --from builds it offline from a folder of the official
 release (CB/train.jsonl ... or CB.zip ...):
 
   python scripts/prepare_superglue.py --tfds_data_dir=D [--from=DIR]
+
+Says at the end what was built. The exit status is 1 if a task could not be: the
+others are there all the same.
 """
 
 import t5x  # noqa: F401  Before what imports TensorFlow, to keep it quiet.
@@ -39,9 +42,16 @@ def main(argv: list[str]) -> None:
       report = official_release.download(data_dir)
   except ValueError as error:
     sys.exit(f"Error: {error}")
-  for what, names in vars(report).items():
-    if names:
-      print(f"{what}: {', '.join(names)}")
+  for what in ("built", "kept"):
+    for name, counts in getattr(report, what).items():
+      splits = ", ".join(f"{split} {n:,}" for split, n in counts.items())
+      print(f"{what}: {name} ({splits})")
+  if report.missing:
+    print(f"missing: {', '.join(report.missing)}")
+  for name, reason in report.failed.items():
+    print(f"Error: {name} is not built. {reason}", file=sys.stderr)
+  if report.failed:
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Trains, evaluates and infers with every prompt, in a process of its own.
 
-  python on_processes.py FOLDER BASE... [-- ADDRESS COUNT INDEX]
+  python on_processes.py FOLDER ORBAX T5X_V3 [-- ADDRESS COUNT INDEX]
 
-Runs the gin files that users name, with a tiny model shared by all devices, in
-FOLDER/<number of the base>/<prompt>. With an address it is one of several
-processes.
+Runs the gin files that users name, with a tiny model shared by all devices and
+two base checkpoints, in FOLDER/<format>/<prompt>. With an address, it is one of
+several processes.
 """
 
 import pathlib
@@ -23,11 +23,16 @@ from t5x.infer import infer
 from t5x.train import train
 
 TESTS = pathlib.Path(__file__).parent
-# Each with what it needs; the last takes the prompt of the first.
-PROMPTS = {
-  "class_labels": ["CLASS_LABELS = ['yes', 'no']"],
-  "sampled_vocab": [],
-  "from_file": [],
+# A format of the base and a prompt -> the programs that run with them. All
+# programs read in one place, so that not each of them runs with everything. The
+# file is the prompt of the first.
+RUNS = {
+  ("orbax", "class_labels"): ("train", "eval", "infer"),
+  ("orbax", "sampled_vocab"): ("train",),
+  ("orbax", "from_file"): ("train", "infer"),
+  ("t5x_v3", "class_labels"): ("train",),
+  ("t5x_v3", "sampled_vocab"): ("train", "infer"),
+  ("t5x_v3", "from_file"): ("eval",),
 }
 
 
@@ -56,60 +61,66 @@ def _run(function, stem, prompt, bindings, **macros):
   gin.get_configurable(function)()
 
 
-def run(folder, base, prompt):
-  """Trains, and evaluates the run and a prompt file on the base model."""
-  bindings = list(PROMPTS[prompt])
+def run(folder, base, prompt, programs):
+  """Trains, and evaluates the run, or a prompt file on the base model."""
+  bindings = []
   macros = {"INITIAL_CHECKPOINT_PATH": base}
-  evaluated = {**macros, "CHECKPOINT_PATH": str(folder / "run")}
+  evaluated = {"CHECKPOINT_PATH": str(folder / "run")}
   if prompt == "from_file":
-    file = folder.with_name("class_labels") / "run" / "prompt.safetensors"
-    macros["PROMPT_FILE"] = evaluated["PROMPT_FILE"] = str(file)
-    evaluated["CHECKPOINT_PATH"] = base
+    first = folder.parents[1] / "orbax" / "class_labels"
+    macros["PROMPT_FILE"] = str(first / "run" / "prompt.safetensors")
+    evaluated = {}
   else:
-    macros["PROMPT_LENGTH"] = evaluated["PROMPT_LENGTH"] = tiny.PROMPT_LENGTH
+    macros["PROMPT_LENGTH"] = tiny.PROMPT_LENGTH
+  if prompt == "class_labels":
+    bindings = ["CLASS_LABELS = ['yes', 'no']"]
   lengths = {"TASK_FEATURE_LENGTHS": tiny.LENGTHS}
-  _run(
-    train,
-    "train",
-    prompt,
-    [*bindings, "train_script.train.train_eval_dataset_cfg = None"],
-    MODEL_DIR=str(folder / "run"),
-    TRAIN_STEPS_RELATIVE=2,
-    EVAL_PERIOD=2,
-    **lengths,
-    **macros,
-  )
-  _run(
-    evaluate,
-    "eval",
-    prompt,
-    bindings,
-    EVAL_OUTPUT_DIR=str(folder / "eval"),
-    **evaluated,
-  )
-  _run(
-    infer,
-    "infer",
-    prompt,
-    bindings,
-    INFER_OUTPUT_DIR=str(folder / "infer"),
-    MODE="score",
-    **lengths,
-    **evaluated,
-  )
+  if "train" in programs:
+    _run(
+      train,
+      "train",
+      prompt,
+      [*bindings, "train_script.train.train_eval_dataset_cfg = None"],
+      MODEL_DIR=str(folder / "run"),
+      TRAIN_STEPS_RELATIVE=2,
+      EVAL_PERIOD=2,
+      **lengths,
+      **macros,
+    )
+  if "eval" in programs:
+    _run(
+      evaluate,
+      "eval",
+      prompt,
+      bindings,
+      EVAL_OUTPUT_DIR=str(folder / "eval"),
+      **macros,
+      **evaluated,
+    )
+  if "infer" in programs:
+    _run(
+      infer,
+      "infer",
+      prompt,
+      bindings,
+      INFER_OUTPUT_DIR=str(folder / "infer"),
+      MODE="score",
+      **lengths,
+      **macros,
+      **evaluated,
+    )
 
 
 def main(argv):
-  folder, *bases = argv
-  if "--" in bases:
-    at = bases.index("--")
-    address, count, index = bases[at + 1 :]
-    bases = bases[:at]
+  folder, orbax, v3, *distributed = argv
+  if distributed:
+    _, address, count, index = distributed
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, int(count), int(index))
-  for number, base in enumerate(bases):
-    for prompt in PROMPTS:
-      run(pathlib.Path(folder) / str(number) / prompt, base, prompt)
+  bases = {"orbax": orbax, "t5x_v3": v3}
+  for (name, prompt), programs in RUNS.items():
+    place = pathlib.Path(folder) / name / prompt
+    run(place, bases[name], prompt, programs)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from t5x.formats import t5x_v3
 pytestmark = pytest.mark.slow
 
 TESTS = pathlib.Path(__file__).parents[1]
-BASES = ("orbax", "t5x_v3")
 
 
 def _start(arguments, devices):
@@ -70,30 +69,46 @@ def _lines(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("prompt", on_processes.PROMPTS)
-@pytest.mark.parametrize("base", range(len(BASES)), ids=BASES)
-def test_two_processes_do_what_one_does(folders, base, prompt):
-  one, two = (folder / str(base) / prompt for folder in folders)
-  records = [
-    json.loads((folder / "run" / "record.json").read_text())
-    for folder in (one, two)
-  ]
-  assert [x["device"]["processes"] for x in records] == [1, 2]
-  assert records[1]["status"] == "finished"
-  assert records[1]["evals"] == records[0]["evals"]
-  trained = [
-    prompt_files.load_prompt(folder / "run" / "prompt.safetensors")[0]
-    for folder in (one, two)
-  ]
-  np.testing.assert_allclose(*trained, rtol=1e-4, atol=1e-4)
-  evaluated = [
-    json.loads((folder / "eval" / "record.json").read_text())["evals"]
-    for folder in (one, two)
-  ]
-  assert evaluated[1] == evaluated[0]
-  name = f"{tiny.TASK}-score.jsonl-00000-of-00001"
-  scored = [_lines(folder / "infer" / name) for folder in (one, two)]
-  assert len(scored[0]) == 13
-  np.testing.assert_allclose(
-    *([line["score"] for line in lines] for lines in scored), rtol=1e-4
-  )
+def _record(folder):
+  return json.loads((folder / "record.json").read_text())
+
+
+def _trained(folder):
+  record = _record(folder)
+  assert record["status"] == "finished"
+  prompt, _ = prompt_files.load_prompt(folder / "prompt.safetensors")
+  return {"evals": record["evals"], "best": record["best"]}, prompt
+
+
+def _evaluated(folder):
+  return _record(folder)["evals"], []
+
+
+def _inferred(folder):
+  path = folder / f"{tiny.TASK}-score.jsonl-00000-of-00001"
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  assert len(lines) == 13
+  scores = [line.pop("score") for line in lines]
+  return lines, scores
+
+
+# Program -> its folder, and what it leaves there: values, and arrays.
+OUTCOMES = {
+  "train": ("run", _trained),
+  "eval": ("eval", _evaluated),
+  "infer": ("infer", _inferred),
+}
+
+
+@pytest.mark.parametrize(
+  ("base", "prompt", "program"),
+  [(*key, x) for key, programs in on_processes.RUNS.items() for x in programs],
+)
+def test_two_processes_do_what_one_does(folders, base, prompt, program):
+  name, outcome = OUTCOMES[program]
+  one, two = (folder / base / prompt / name for folder in folders)
+  assert _record(one)["device"]["processes"] == 1
+  assert _record(two)["device"]["processes"] == 2
+  (values, arrays), (expected, expected_arrays) = outcome(two), outcome(one)
+  assert values == expected
+  np.testing.assert_allclose(arrays, expected_arrays, rtol=1e-4, atol=1e-4)

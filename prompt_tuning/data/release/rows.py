@@ -1,9 +1,14 @@
-"""What the rows of the official SuperGLUE release hold, and their check."""
+"""What the rows of the official SuperGLUE release hold, and their check.
+
+A row may spell a value in every way that TFDS reads as that value: AX-b's ids,
+for example, are strings.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -15,23 +20,30 @@ _FILES = {
   "validation": "val.jsonl",
   "test": "test.jsonl",
 }
+# TFDS keeps numbers as int32, and reads them from strings too.
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,10}")
+_MAX_NUMBER = 2**31 - 1
 # Two noun phrases of WSC's test split, which other words interrupt.
 _INTERRUPTED = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 
 
+class WholeNumber:
+  """Stands in `ReleaseTask.row` for a number that a string may spell."""
+
+
 def _own_idx(row: Row) -> Iterator[Any]:
-  yield row["idx"]
+  yield int(row["idx"])
 
 
 def _multirc_idx(row: Row) -> Iterator[Any]:
   for question in row["passage"]["questions"]:
     for answer in question["answers"]:
-      yield row["idx"], question["idx"], answer["idx"]
+      yield int(row["idx"]), int(question["idx"]), int(answer["idx"])
 
 
 def _record_idx(row: Row) -> Iterator[Any]:
   for query in row["qas"]:
-    yield query["idx"]
+    yield int(query["idx"])
 
 
 def _no_spans(row: Row) -> Iterator[Problem]:
@@ -50,7 +62,7 @@ def _record_spans(row: Row) -> Iterator[Problem]:
 
 def _wic_spans(row: Row) -> Iterator[Problem]:
   for n in (1, 2):
-    start, end = row[f"start{n}"], row[f"end{n}"]
+    start, end = int(row[f"start{n}"]), int(row[f"end{n}"])
     length = len(row[f"sentence{n}"])
     if not 0 <= start < end <= length:
       expected = f"0 <= start < end <= {length}, the sentence's length"
@@ -78,9 +90,9 @@ class ReleaseTask:
     config: TFDS's name of it.
     folder: The release's name of it.
     counts: Split -> its official number of examples.
-    row: What a row must hold: a type, the legal values (a tuple), an object (a
-      dict of these) or a list of one of these. The test split may lack a field
-      whose name ends in "?".
+    row: What a row must hold: a type, `WholeNumber`, the legal values (a
+      tuple), an object (a dict of these) or a list of one of these. The test
+      split may lack a field whose name ends in "?".
     idx: A row -> the ids of its examples, which are unique in a file.
     wrong_spans: A row -> the spans that lie outside their text.
   """
@@ -101,14 +113,17 @@ def _counts(train: int, validation: int, test: int) -> dict[str, int]:
   return {"train": train, "validation": validation, "test": test}
 
 
+_BOOLEAN = (False, True, "False", "True")
 _ENTAILMENT = ("entailment", "not_entailment")
+# TFDS asks whether they are true, which "0" would be.
+_CHOICE = (0, 1, False, True)
 _SPAN = {"start": int, "end": int}
 TASKS = (
   ReleaseTask(
     "boolq",
     "BoolQ",
     _counts(9_427, 3_270, 3_245),
-    {"question": str, "passage": str, "idx": int, "label?": bool},
+    {"question": str, "passage": str, "idx": WholeNumber, "label?": _BOOLEAN},
   ),
   ReleaseTask(
     "cb",
@@ -117,7 +132,7 @@ TASKS = (
     {
       "premise": str,
       "hypothesis": str,
-      "idx": int,
+      "idx": WholeNumber,
       "label?": ("entailment", "contradiction", "neutral"),
     },
   ),
@@ -130,8 +145,8 @@ TASKS = (
       "choice1": str,
       "choice2": str,
       "question": ("cause", "effect"),
-      "idx": int,
-      "label?": (0, 1),
+      "idx": WholeNumber,
+      "label?": _CHOICE,
     },
   ),
   ReleaseTask(
@@ -139,14 +154,14 @@ TASKS = (
     "MultiRC",
     _counts(27_243, 4_848, 9_693),
     {
-      "idx": int,
+      "idx": WholeNumber,
       "passage": {
         "text": str,
         "questions": [
           {
             "question": str,
-            "idx": int,
-            "answers": [{"text": str, "idx": int, "label?": (0, 1)}],
+            "idx": WholeNumber,
+            "answers": [{"text": str, "idx": WholeNumber, "label?": _CHOICE}],
           }
         ],
       },
@@ -158,9 +173,9 @@ TASKS = (
     "ReCoRD",
     _counts(100_730, 10_000, 10_000),
     {
-      "idx": int,
+      "idx": WholeNumber,
       "passage": {"text": str, "entities": [_SPAN]},
-      "qas": [{"query": str, "idx": int, "answers?": [{"text": str}]}],
+      "qas": [{"query": str, "idx": WholeNumber, "answers?": [{"text": str}]}],
     },
     idx=_record_idx,
     wrong_spans=_record_spans,
@@ -169,7 +184,12 @@ TASKS = (
     "rte",
     "RTE",
     _counts(2_490, 277, 3_000),
-    {"premise": str, "hypothesis": str, "idx": int, "label?": _ENTAILMENT},
+    {
+      "premise": str,
+      "hypothesis": str,
+      "idx": WholeNumber,
+      "label?": _ENTAILMENT,
+    },
   ),
   ReleaseTask(
     "wic",
@@ -179,12 +199,12 @@ TASKS = (
       "word": str,
       "sentence1": str,
       "sentence2": str,
-      "start1": int,
-      "start2": int,
-      "end1": int,
-      "end2": int,
-      "idx": int,
-      "label?": bool,
+      "start1": WholeNumber,
+      "start2": WholeNumber,
+      "end1": WholeNumber,
+      "end2": WholeNumber,
+      "idx": WholeNumber,
+      "label?": _BOOLEAN,
     },
     wrong_spans=_wic_spans,
   ),
@@ -200,8 +220,8 @@ TASKS = (
         "span1_index": int,
         "span2_index": int,
       },
-      "idx": int,
-      "label?": bool,
+      "idx": WholeNumber,
+      "label?": _BOOLEAN,
     },
     wrong_spans=_wsc_spans,
   ),
@@ -209,13 +229,23 @@ TASKS = (
     "axb",
     "AX-b",
     {"test": 1_104},
-    {"sentence1": str, "sentence2": str, "idx": int, "label?": _ENTAILMENT},
+    {
+      "sentence1": str,
+      "sentence2": str,
+      "idx": WholeNumber,
+      "label?": _ENTAILMENT,
+    },
   ),
   ReleaseTask(
     "axg",
     "AX-g",
     {"test": 356},
-    {"premise": str, "hypothesis": str, "idx": int, "label?": _ENTAILMENT},
+    {
+      "premise": str,
+      "hypothesis": str,
+      "idx": WholeNumber,
+      "label?": _ENTAILMENT,
+    },
   ),
 )
 
@@ -264,7 +294,7 @@ def _parse(line: bytes, where: str) -> Any:
   except UnicodeDecodeError as error:
     byte = f"byte {line[error.start]:#x} at position {error.start}"
     raise _error(where, "(the line)", "UTF-8", byte) from error
-  except json.JSONDecodeError as error:
+  except (json.JSONDecodeError, RecursionError) as error:
     raise _error(where, "(the line)", "JSON", error) from error
 
 
@@ -290,14 +320,26 @@ def _check_value(
     # By type as well: to Python, True is 1.
     if not any(value == v and type(value) is type(v) for v in expected):
       raise _error(where, field, f"one of {expected}", repr(value))
+  elif expected is WholeNumber:
+    if not _is_whole_number(value):
+      raise _error(where, field, "a whole number", _shown(value))
   else:
     _check_type(value, expected, where, field)
 
 
+def _is_whole_number(value: Any) -> bool:
+  if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+    value = int(value)
+  return type(value) is int and abs(value) <= _MAX_NUMBER
+
+
+def _shown(value: Any) -> str:
+  return f"{value!r:.60} ({type(value).__name__})"
+
+
 def _check_type(value: Any, expected: type, where: str, field: str) -> None:
   if type(value) is not expected:
-    got = f"{value!r:.60} ({type(value).__name__})"
-    raise _error(where, field or "(the line)", expected.__name__, got)
+    raise _error(where, field or "(the line)", expected.__name__, _shown(value))
   if expected is str:
     try:
       value.encode("utf-8")

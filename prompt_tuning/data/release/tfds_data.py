@@ -3,7 +3,8 @@
 The release has a folder, or a zip file, of jsonl files per task:
 `CB/train.jsonl` or `CB.zip`. TFDS's own builder writes the data. This module
 has every row checked before that, and sees to it that a data folder only ever
-holds complete data.
+holds complete data. A task that cannot be built does not keep the others from
+it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,9 @@ import pathlib
 import shutil
 from typing import Any
 import zipfile
+import zlib
 
+import requests
 import tensorflow_datasets as tfds
 import tqdm
 
@@ -24,17 +27,31 @@ from prompt_tuning.data.release.rows import ReleaseTask
 
 _DPR = "definite_pronoun_resolution:1.1.0"
 _DPR_COUNTS = {"train": 1_322, "test": 564}
-# A task, and its splits' files that were found.
-_Found = tuple[ReleaseTask, Mapping[str, pathlib.Path]]
+# What TFDS downloads a task from. It tries a server that does not answer for
+# minutes, task by task; once and for seconds is enough.
+_SERVER = "https://dl.fbaipublicfiles.com"
+_SERVER_SECONDS = 10
+# Of a file in an archive: the largest of the release, ReCoRD's train.jsonl, has
+# 180 MB. What claims to be more would fill the disk.
+_MAX_MEMBER_BYTES = 2**30
+Counts = Mapping[str, int]
 
 
 @dataclasses.dataclass
 class Report:
-  """What happened, by TFDS name; `missing` has the release's file names."""
+  """What happened.
 
-  built: list[str] = dataclasses.field(default_factory=list)
-  kept: list[str] = dataclasses.field(default_factory=list)
+  Attributes:
+    built: TFDS name -> split -> its number of examples.
+    kept: The same of what was there already.
+    missing: The release's files, or folders, that are not there.
+    failed: TFDS name -> why it could not be built.
+  """
+
+  built: dict[str, Counts] = dataclasses.field(default_factory=dict)
+  kept: dict[str, Counts] = dataclasses.field(default_factory=dict)
   missing: list[str] = dataclasses.field(default_factory=list)
+  failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class _ReleaseBuilder(tfds.text.SuperGlue, skip_registration=True):
@@ -71,56 +88,70 @@ def convert(
   """Builds TFDS data from a folder of the official release, offline.
 
   Splits that the folder lacks are left out and reported. Data that is already
-  there is kept, unless the folder has splits that it lacks. Nothing is built
-  before every row has been checked.
+  there is kept, unless the folder has splits that it lacks. A task is built
+  when every row of it has been checked, and reported if one is wrong.
 
   Args:
     release_dir: Has `CB/train.jsonl` ..., or `CB.zip` ....
     data_dir: TFDS's data folder, made if needed.
 
   Raises:
-    ValueError: if the folder has none of the files, or a row is wrong.
+    ValueError: if the folder has none of the files.
   """
   release_dir, data_dir = pathlib.Path(release_dir), pathlib.Path(data_dir)
   report = Report()
-  todo: list[_Found] = []
-  with _staging(data_dir) as staging:
-    for task in release_rows.TASKS:
-      files = _find_files(task, release_dir, staging)
-      if not files:
-        report.missing.append(task.folder)
-        continue
-      report.missing.extend(
-        f"{task.folder}/{task.file_name(split)}"
-        for split in task.counts
-        if split not in files
-      )
-      name = _tfds_name(task)
-      counts = {split: task.counts[split] for split in files}
-      if _is_built(name, counts, data_dir):
-        report.kept.append(name)
-      else:
-        todo.append((task, files))
-    if not (todo or report.kept):
-      raise ValueError(
-        f"Expected the SuperGLUE release in {release_dir}, such as "
-        "CB/train.jsonl or CB.zip, got none of its files. Pass the folder that "
-        "holds the tasks' folders."
-      )
-    _check_files(todo)
-    _build(todo, staging)
-    for task, _ in todo:
-      _publish(_tfds_name(task), staging, data_dir)
-      report.built.append(_tfds_name(task))
+  for task in release_rows.TASKS:
+    with _staging(data_dir) as staging:
+      try:
+        _convert_task(task, release_dir, data_dir, staging, report)
+      except (ValueError, OSError, AssertionError) as error:
+        # TFDS asserts that WSC's spans are in its text.
+        report.failed[_tfds_name(task)] = str(error)
+  if not (report.built or report.kept or report.failed):
+    raise ValueError(
+      f"Expected the SuperGLUE release in {release_dir}, such as "
+      "CB/train.jsonl or CB.zip, got none of its files. Pass the folder that "
+      "holds the tasks' folders."
+    )
   return report
+
+
+def _convert_task(
+  task: ReleaseTask,
+  release_dir: pathlib.Path,
+  data_dir: pathlib.Path,
+  staging: pathlib.Path,
+  report: Report,
+) -> None:
+  """Builds one task, if the release has it and the data has not."""
+  files = _find_files(task, release_dir, staging)
+  if not files:
+    report.missing.append(task.folder)
+    return
+  report.missing.extend(
+    f"{task.folder}/{task.file_name(split)}"
+    for split in task.counts
+    if split not in files
+  )
+  name = _tfds_name(task)
+  counts = {split: task.counts[split] for split in files}
+  if _is_built(name, counts, data_dir):
+    report.kept[name] = counts
+    return
+  _check_files(task, files)
+  _build(task, files, staging)
+  _publish(name, staging, data_dir)
+  report.built[name] = counts
 
 
 def download(data_dir: str | os.PathLike[str]) -> Report:
   """Downloads and builds, with TFDS, everything that is not there yet.
 
+  A dataset that cannot be downloaded, or has not the official number of
+  examples, is reported.
+
   Raises:
-    ValueError: if a dataset cannot be downloaded, or has not the official
-      number of examples.
+    ValueError: if the server does not answer.
   """
   data_dir = pathlib.Path(data_dir)
   report = Report()
@@ -128,45 +159,56 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
   datasets[_DPR] = _DPR_COUNTS
   for name, counts in datasets.items():
     if _is_built(name, counts, data_dir):
-      report.kept.append(name)
-      continue
+      report.kept[name] = counts
+  if len(report.kept) < len(datasets):
+    _check_network()
+  for name in [name for name in datasets if name not in report.kept]:
     with _staging(data_dir) as staging:
       try:
         tfds.builder(name, data_dir=staging).download_and_prepare(
-          download_dir=data_dir / "downloads"
+          download_dir=data_dir / "downloads",
+          download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
-      except OSError as error:
-        raise ValueError(
-          f"Expected to download {name}, got: {error}. Without network, build "
-          "it from a folder of the official release (--from)."
-        ) from error
-      if not _is_built(name, counts, staging):
-        raise ValueError(
-          f"Expected {name} to have {dict(counts)} examples, got something "
-          "else from its server. Use a folder of the official release instead "
-          "(--from)."
-        )
+        if not _is_built(name, datasets[name], staging):
+          raise ValueError(
+            f"Expected {dict(datasets[name])} examples, got something else "
+            "from its server. Use a folder of the official release (--from)."
+          )
+      except (ValueError, OSError) as error:
+        report.failed[name] = str(error)
+        continue
       _publish(name, staging, data_dir)
-    report.built.append(name)
+    report.built[name] = datasets[name]
   return report
 
 
-def _build(todo: list[_Found], staging: pathlib.Path) -> None:
-  total = sum(task.counts[split] for task, files in todo for split in files)
+def _check_network() -> None:
+  try:
+    requests.head(_SERVER, timeout=_SERVER_SECONDS)
+  except OSError as error:
+    raise ValueError(
+      f"Expected to download from {_SERVER}, got: {error}. Without network, "
+      "build the data from a folder of the official release (--from)."
+    ) from error
+
+
+def _build(
+  task: ReleaseTask, files: Mapping[str, pathlib.Path], staging: pathlib.Path
+) -> None:
+  total = sum(task.counts[split] for split in files)
   with tqdm.tqdm(total=total, unit=" examples") as progress:
-    for task, files in todo:
-      progress.set_description(f"Building {task.folder}")
-      builder = _ReleaseBuilder(
-        files=files,
-        advance=progress.update,
-        config=task.config,
-        data_dir=staging,
+    progress.set_description(f"Building {task.folder}")
+    builder = _ReleaseBuilder(
+      files=files,
+      advance=progress.update,
+      config=task.config,
+      data_dir=staging,
+    )
+    # TFDS prints what it does, in its own words.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
       )
-      # TFDS prints what it does, in its own words.
-      with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(
-          download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
 
 
 def _tfds_name(task: ReleaseTask) -> str:
@@ -234,7 +276,8 @@ def _extract(
   folder.mkdir()
   try:
     with zipfile.ZipFile(archive) as zipped:
-      for member in zipped.namelist():
+      for info in zipped.infolist():
+        member = info.filename
         path = pathlib.PurePosixPath(member.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in member:
           raise ValueError(
@@ -242,22 +285,32 @@ def _extract(
             "This is not the official file; do not extract it."
           )
         if path.name in names:
+          if info.file_size > _MAX_MEMBER_BYTES:
+            raise ValueError(
+              f"{archive}: {member} would have {info.file_size} bytes, which "
+              "no file of the official release has. Fetch it again."
+            )
           with (
             zipped.open(member) as source,
             (folder / path.name).open("wb") as target,
           ):
             shutil.copyfileobj(source, target)
-  except zipfile.BadZipFile as error:
+  except (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # A compression that zipfile does not know.
+    RuntimeError,  # A password.
+  ) as error:
     raise ValueError(
       f"{archive}: expected a zip file, got something else ({error}). Fetch it "
       "again."
     ) from error
 
 
-def _check_files(todo: list[_Found]) -> None:
-  total = sum(p.stat().st_size for _, files in todo for p in files.values())
+def _check_files(task: ReleaseTask, files: Mapping[str, pathlib.Path]) -> None:
+  total = sum(path.stat().st_size for path in files.values())
   with tqdm.tqdm(total=total, unit="B", unit_scale=True) as progress:
-    for task, files in todo:
-      for split, path in files.items():
-        progress.set_description(f"Checking {task.folder}/{path.name}")
-        release_rows.check_file(task, split, path, progress.update)
+    for split, path in files.items():
+      progress.set_description(f"Checking {task.folder}/{path.name}")
+      release_rows.check_file(task, split, path, progress.update)

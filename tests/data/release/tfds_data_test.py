@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import zipfile
 
 import pytest
@@ -55,7 +56,8 @@ def test_what_is_there_is_built_and_the_rest_reported(tmp_path):
   release, data_dir = tmp_path / "release", tmp_path / "data"
   write_cb(release)
   report = official_release.convert(release, data_dir)
-  assert report.built == [CB]
+  assert report.built == {CB: CB_COUNTS}
+  assert not report.failed
   assert report.missing == [
     task.folder for task in release_rows.TASKS if task.folder != "CB"
   ]
@@ -70,13 +72,13 @@ def test_only_new_splits_are_built_again(tmp_path):
   write_cb(release, ["validation", "test"])
   report = official_release.convert(release, data_dir)
   assert "CB/train.jsonl" in report.missing
-  assert official_release.convert(release, data_dir).kept == [CB]
+  assert official_release.convert(release, data_dir).kept.keys() == {CB}
   write_cb(release)
-  assert official_release.convert(release, data_dir).built == [CB]
+  assert official_release.convert(release, data_dir).built.keys() == {CB}
   assert count_examples(data_dir) == CB_COUNTS
   # The data has more than the folder now.
   (release / "CB" / "train.jsonl").unlink()
-  assert official_release.convert(release, data_dir).kept == [CB]
+  assert official_release.convert(release, data_dir).kept.keys() == {CB}
   assert count_examples(data_dir) == CB_COUNTS
 
 
@@ -97,14 +99,38 @@ def test_a_zip_file_that_leaves_its_folder_is_refused(tmp_path, member):
   release.mkdir()
   with zipfile.ZipFile(release / "CB.zip", "w") as zipped:
     zipped.writestr(member, "{}")
-  with pytest.raises(ValueError, match=r"CB\.zip: expected paths inside"):
-    official_release.convert(release, tmp_path / "data")
+  reason = official_release.convert(release, tmp_path / "data").failed[CB]
+  assert f"{release / 'CB.zip'}: expected paths inside" in reason
 
 
-def test_a_broken_zip_file_is_refused(tmp_path):
-  (tmp_path / "CB.zip").write_bytes(b"no zip")
-  with pytest.raises(ValueError, match=r"CB\.zip: expected a zip file"):
-    official_release.convert(tmp_path, tmp_path / "data")
+def broken_zip(path, kind):
+  """Writes a zip file that claims what it does not hold."""
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+    zipped.writestr("CB/train.jsonl", "{}" * 99)
+  content = bytearray(path.read_bytes())
+  entry = content.index(b"PK\1\2")  # Of the table of contents.
+  if kind == "data":
+    content[44:48] = b"\xff" * 4
+  elif kind == "compression":
+    content[8] = content[entry + 10] = 99
+  elif kind == "password":
+    content[6] |= 1
+    content[entry + 8] |= 1
+  elif kind == "size":
+    content[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
+  path.write_bytes(b"no zip" if kind == "no zip" else content)
+
+
+@pytest.mark.parametrize(
+  "kind", ["no zip", "data", "compression", "password", "size"]
+)
+def test_a_broken_zip_file_is_refused(tmp_path, kind):
+  broken_zip(tmp_path / "CB.zip", kind)
+  report = official_release.convert(tmp_path, tmp_path / "data")
+  expected = "would have 2147483648" if kind == "size" else "expected a zip"
+  assert report.failed.keys() == {CB}
+  assert report.failed[CB].startswith(f"{tmp_path / 'CB.zip'}: ")
+  assert expected in report.failed[CB]
 
 
 def test_a_folder_without_the_release_is_refused(tmp_path):
@@ -149,10 +175,17 @@ BAD_LINES = {
   "not UTF-8": ("CB", b'{"premise": "\xff"}', "expected UTF-8, got byte 0xff"),
   "no object": ("CB", b"[1]", r"\(the line\): expected dict, got \[1\]"),
   "field missing": ("CB", b'{"premise": "p"}', "hypothesis: expected a value"),
-  "wrong type": (
+  "nested too deep": ("CB", b"[" * 99_999, r"\(the line\): expected JSON"),
+  "wrong type": ("CB", changed(CB_ROW, premise=7), "expected str, got 7"),
+  "no number": (
     "CB",
-    changed(CB_ROW, idx="7"),
-    r"idx: expected int, got '7' \(str\)",
+    changed(CB_ROW, idx="1.0"),
+    r"idx: expected a whole number, got '1.0' \(str\)",
+  ),
+  "number of more than 32 bits": (
+    "CB",
+    changed(CB_ROW, idx=2**31),
+    "idx: expected a whole number, got 2147483648",
   ),
   "unknown label": (
     "CB",
@@ -195,7 +228,7 @@ BAD_LINES = {
   "no boolean": (
     "WiC",
     changed(WIC_ROW, label=1),
-    r"label: expected bool, got 1 \(int\)",
+    r"label: expected one of \(False, True, 'False', 'True'\), got 1",
   ),
   "pronoun outside": (
     "WSC",
@@ -219,24 +252,65 @@ GOOD_ROWS = {
 @pytest.mark.parametrize(
   ("folder", "line", "message"), BAD_LINES.values(), ids=BAD_LINES
 )
-def test_a_bad_row_is_named_and_nothing_is_built(
+def test_a_bad_row_is_named_and_its_task_is_not_built(
   tmp_path, folder, line, message
 ):
   path = tmp_path / "release" / folder / "train.jsonl"
   write_cb(tmp_path / "release", ["validation"])
   path.parent.mkdir(exist_ok=True)
   path.write_bytes(json.dumps(GOOD_ROWS[folder]).encode() + b"\n" + line)
-  with pytest.raises(ValueError, match=message) as error:
-    official_release.convert(tmp_path / "release", tmp_path / "data")
-  assert str(error.value).startswith(f"{path}, line 2, field ")
-  assert list((tmp_path / "data").iterdir()) == []
+  report = official_release.convert(tmp_path / "release", tmp_path / "data")
+  ((name, reason),) = report.failed.items()
+  assert reason.startswith(f"{path}, line 2, field ")
+  assert re.search(message, reason)
+  others = {CB} - {name}
+  assert report.built.keys() == others
+  assert {path.name for path in (tmp_path / "data").glob("*/*")} == {
+    "cb" for _ in others
+  }
+
+
+@pytest.mark.parametrize("label", ["not_entailment", None])
+def test_ids_may_be_strings_as_those_of_axb_are(tmp_path, label):
+  row = {"sentence1": "Ann left.", "sentence2": "She left."}
+  if label:
+    row["label"] = label
+  write_jsonl(
+    tmp_path / "AX-b" / "AX-b.jsonl",
+    [{**row, "idx": str(idx)} for idx in range(1_104)],
+  )
+  report = official_release.convert(tmp_path, tmp_path / "data")
+  name = "super_glue/axb:1.0.2"
+  assert report.built == {name: {"test": 1_104}}
+  examples = tfds.load(
+    name, data_dir=tmp_path / "data", split="test", download=False
+  )
+  assert {int(example["idx"]) for example in examples} == set(range(1_104))
+  assert {int(x["label"]) for x in examples} == {1 if label else -1}
+
+
+def test_a_number_and_the_string_that_spells_it_are_one_id(tmp_path):
+  path = tmp_path / "CB" / "val.jsonl"
+  write_jsonl(path, [{**CB_ROW, "idx": 0}, {**CB_ROW, "idx": "0"}])
+  report = official_release.convert(tmp_path, tmp_path / "data")
+  assert "line 2, field idx: expected one that no other" in report.failed[CB]
+
+
+def test_without_network_there_is_one_error_at_once(tmp_path, monkeypatch):
+  def head(url, timeout):
+    assert timeout <= 10
+    raise OSError("no network")
+
+  monkeypatch.setattr("requests.head", head)
+  with pytest.raises(ValueError, match=r"got: no network\. Without .*--from"):
+    official_release.download(tmp_path)
 
 
 def test_a_wrong_number_of_examples_is_refused(tmp_path):
   path = tmp_path / "CB" / "val.jsonl"
   write_jsonl(path, cb_rows(55))
-  with pytest.raises(ValueError, match="expected 56 examples, got 55"):
-    official_release.convert(tmp_path, tmp_path / "data")
+  report = official_release.convert(tmp_path, tmp_path / "data")
+  assert "expected 56 examples, got 55" in report.failed[CB]
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):
