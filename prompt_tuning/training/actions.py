@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import math
 import os
 
+from absl import logging
 from flax import traverse_util
 import jax
 import numpy as np
@@ -68,17 +69,81 @@ class SaveBestPrompt(trainer.BaseAction):
       prompt_files.save_prompt(
         self._path,
         np.asarray(params[PROMPT_PATH]),
-        prompt_files.PromptMetadata(
-          base_fingerprint=fingerprint,
-          vocabulary_sha256=vocabulary_lib.sha256(self._vocabulary),
-          parameter_path=PROMPT_PATH,
-          task=self._task,
-          step=int(train_state.step),
-          metric=self._metric,
-          score=self._best,
-        ),
+        self._metadata(fingerprint, int(train_state.step)),
       )
     return False
+
+  def _metadata(
+    self, base_fingerprint: str, step: int
+  ) -> prompt_files.PromptMetadata:
+    """Returns the header for the best prompt so far."""
+    return prompt_files.PromptMetadata(
+      base_fingerprint=base_fingerprint,
+      vocabulary_sha256=vocabulary_lib.sha256(self._vocabulary),
+      parameter_path=PROMPT_PATH,
+      task=self._task,
+      step=step,
+      metric=self._metric,
+      score=self._best,
+    )
+
+  def check_files(self, evals, checkpointer) -> None:
+    if not self._is_alone or not evals:
+      return
+    # The first that has the best score, which `resume` found.
+    step = next(
+      e["step"]
+      for e in evals
+      if metrics_lib.score(e["metrics"], self._metric) == self._best
+    )
+    found = checkpointer.read_trained(step)
+    if found is None:
+      if problem := self._problem(None, step):
+        raise ValueError(
+          f"{self._path} {problem}, and checkpoint_{step}, which had its "
+          "prompt, is not there or damaged. Restore one of the two from a "
+          "backup, or begin anew in another MODEL_DIR."
+        )
+      return
+    arrays, run_info = found
+    metadata = self._metadata(
+      run_info["base_fingerprint"] or prompt_files.UNKNOWN, step
+    )
+    expected = np.asarray(arrays[PROMPT_PATH], np.float32), metadata
+    problem = self._problem(expected, step)
+    if problem and jax.process_index() == 0:
+      logging.warning(
+        "%s %s. It is written again from checkpoint_%d.",
+        self._path,
+        problem,
+        step,
+      )
+      prompt_files.save_prompt(self._path, *expected)
+
+  def _problem(
+    self,
+    expected: tuple[np.ndarray, prompt_files.PromptMetadata] | None,
+    step: int,
+  ) -> str | None:
+    """Says what is wrong with the file.
+
+    Args:
+      expected: The prompt and its header, if they are known.
+      step: The step of the best evaluation.
+    """
+    if not os.path.exists(self._path):
+      return "is missing"
+    try:
+      prompt, metadata = prompt_files.load_prompt(self._path)
+    except ValueError as error:
+      return f"cannot be used ({error})"
+    if metadata is None or metadata.step != step:
+      return f"is not the best prompt, that of step {step}"
+    if expected is not None and (
+      metadata != expected[1] or not np.array_equal(prompt, expected[0])
+    ):
+      return "is not what was trained"
+    return None
 
   def _is_best(self, metrics_by_task: MetricsByTask) -> bool:
     """Whether it is better than all before, for which it then stands.

@@ -20,8 +20,10 @@ from t5x import (
   initialization,
   models,
   multihost,
+  partial_file,
   partitioning,
   records,
+  run_lock,
   task_binding,
   truncation,
   utils,
@@ -118,7 +120,10 @@ def infer(
     summarize_config_fn(output_dir, None, int(predictor.state.step))
   chunk_size = checkpoint_period * dataset_cfg.batch_size
   files = _Files(output_dir, mode, shard_id, num_shards, chunk_size)
-  return files.write(predictor, on_event, should_stop)
+  # Parts of a split may be worked on side by side.
+  part = f"{mode}-{shard_id:05}-of-{num_shards:05}"
+  with run_lock.RunLock(output_dir, "INFER_OUTPUT_DIR", part):
+    return files.write(predictor, on_event, should_stop)
 
 
 class _Predictor:
@@ -266,8 +271,13 @@ def _refuse_other_predictions(
 ) -> None:
   """Goes on with predictions of this model and these settings only."""
   before = records.read(output_dir)
-  if before is None or not glob.glob(f"{glob.escape(output_dir)}/*.jsonl-*"):
+  if not glob.glob(f"{glob.escape(output_dir)}/*.jsonl-*"):
     return
+  if before is None:
+    raise ValueError(
+      f"INFER_OUTPUT_DIR={output_dir!r} has predictions, and no record that "
+      "says of which model. Choose another folder."
+    )
 
   def identity(fields: Mapping[str, Any]) -> tuple[str, str | None]:
     # Parts of a split may lie in one folder.
@@ -290,28 +300,21 @@ def _write_in_chunks(
   progress: events.Progress,
 ) -> None:
   """Writes a file line by line, and goes on with one that was cut off."""
-  partial = f"{path}.partial"
-  first_process = jax.process_index() == 0
-  done: list[str] = []
-  if first_process and os.path.exists(partial):
-    with open(partial, encoding="utf-8") as f:
-      done = [line for line in f if line.endswith("\n")]
-    # Whole chunks only: of the last one, lines may be missing.
-    done = done[: len(done) // chunk_size * chunk_size]
-  is_whole, first = multihost.of_first_process(
-    [os.path.exists(path), len(done)]
-  )
-  if is_whole:
+  if multihost.of_first_process(os.path.exists(path)):
     return
-  with open(
-    partial if first_process else os.devnull, "w", encoding="utf-8"
-  ) as f:
-    f.writelines(done)
+  file = None
+  if jax.process_index() == 0:
+    file = partial_file.PartialFile(path)
+  is_whole = False
+  try:
+    first = multihost.of_first_process(file and file.num_lines)
     progress.done = first
     for start in range(first, total, chunk_size):
       chunk = list(lines(dataset.skip(start).take(chunk_size), start))
-      f.writelines(chunk)
-      f.flush()
+      if file is not None:
+        file.write(chunk)
       progress.advance(len(chunk))
-  if first_process:
-    os.replace(partial, path)
+    is_whole = True
+  finally:
+    if file is not None:
+      file.close(is_whole)

@@ -1,6 +1,6 @@
 """What a run leaves behind: `record.json`, `metrics.jsonl`, TensorBoard."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import datetime
 import importlib.metadata
 import json
@@ -13,11 +13,12 @@ import tempfile
 import time
 from typing import Any
 
+from absl import logging
 import gin
 import jax
 import tensorboardX
 
-from t5x import checkpoints, events, record_schema
+from t5x import checkpoints, events, metric_lines, record_schema, safe_files
 
 _PACKAGES = (
   "jax",
@@ -82,13 +83,6 @@ def command() -> list[str]:
   return ["python", "-m", f"t5x.{module}", *sys.argv[1:]]
 
 
-def write_atomically(path: str, text: str) -> None:
-  """Replaces a file, so that a reader sees the old or the new text."""
-  with open(f"{path}.tmp", "w", encoding="utf-8") as f:
-    f.write(text)
-  os.replace(f"{path}.tmp", path)
-
-
 def make_folder(path: str, name: str, kind: str) -> None:
   """Makes a run's folder.
 
@@ -123,12 +117,21 @@ def make_folder(path: str, name: str, kind: str) -> None:
 
 
 def read(folder: str) -> dict[str, Any] | None:
-  """Returns a run's record, if there is one."""
+  """Returns a run's record, if there is one; a garbled one is set aside."""
+  path = os.path.join(folder, "record.json")
   try:
-    with open(os.path.join(folder, "record.json"), encoding="utf-8") as f:
-      return json.load(f)
+    with open(path, encoding="utf-8") as f:
+      record = json.load(f)
+    if isinstance(record, dict):
+      return record
+    problem = "it is no JSON object"
   except FileNotFoundError:
     return None
+  except (ValueError, RecursionError) as e:
+    problem = f"it is no JSON: {e}" if os.path.getsize(path) else "it is empty"
+  if jax.process_index() == 0:
+    safe_files.set_aside(path, problem, "It is made anew.")
+  return None
 
 
 def base_facts(base: checkpoints.BaseCheckpoint) -> dict[str, Any]:
@@ -208,7 +211,11 @@ class RunRecord:
     if isinstance(error, events.CancelledError):
       self.write(status="interrupted")
     elif error is not None:
-      self.write(status="failed", error=f"{error_type.__name__}: {error}")
+      try:
+        self.write(status="failed", error=f"{error_type.__name__}: {error}")
+      except OSError as e:
+        # It must not hide what the run failed of, such as a full disk.
+        logging.warning("The record could not be written: %s", e)
 
   def write(self, **fields: Any) -> None:
     """Updates fields and the file.
@@ -228,28 +235,38 @@ class RunRecord:
     record = record_schema.validate(updated, self._path)
     self.fields = updated
     if jax.process_index() == 0:
-      write_atomically(self._path, record_schema.dump(record))
+      safe_files.write(self._path, record_schema.dump(record))
 
 
 class MetricLog:
   """Writes scalars to `metrics.jsonl` and to TensorBoard."""
 
-  def __init__(self, folder: str, first_step: int):
+  def __init__(
+    self,
+    folder: str,
+    first_step: int,
+    evals: Sequence[Mapping[str, Any]] = (),
+  ):
     """Opens the files.
 
     Args:
       folder: The run's folder.
       first_step: Lines of later steps, left by an attempt that was cut off,
         are dropped.
+      evals: The inference evaluations so far; missing lines are added.
     """
     self._path = os.path.join(folder, "metrics.jsonl")
     self._first_process = jax.process_index() == 0
-    if self._first_process and os.path.exists(self._path):
-      with open(self._path, encoding="utf-8") as f:
-        lines = [x for x in f if x.endswith("\n")]
-      write_atomically(
+    if self._first_process:
+      evaluated = [
+        {"step": e["step"], **_scalars(f"inference_eval/{task}", values)}
+        for e in evals
+        for task, values in e["metrics"].items()
+      ]
+      metric_lines.keep(
         self._path,
-        "".join(x for x in lines if json.loads(x)["step"] <= first_step),
+        lambda line: line["step"] <= first_step,
+        lambda kept: [line for line in evaluated if line not in kept],
       )
     # It writes from a thread of its own.
     self.summary_writer = tensorboardX.SummaryWriter(
@@ -258,7 +275,7 @@ class MetricLog:
 
   def write(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
     """Logs `values` under `prefix/name`."""
-    scalars = {f"{prefix}/{name}": float(x) for name, x in values.items()}
+    scalars = _scalars(prefix, values)
     for name, value in scalars.items():
       self.summary_writer.add_scalar(name, value, step)
     if self._first_process:
@@ -267,3 +284,8 @@ class MetricLog:
 
   def close(self) -> None:
     self.summary_writer.close()
+
+
+def _scalars(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+  """Names values as `metrics.jsonl` does."""
+  return {f"{prefix}/{name}": float(x) for name, x in values.items()}

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from t5x import checkpoints, models
 from t5x import metrics as metrics_lib
-from t5x import models
 from t5x import train_state as train_state_lib
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
@@ -259,6 +259,21 @@ class BaseAction:
 
     Args:
       history: The metrics that `run` was called with, in order.
+    """
+
+  def check_files(
+    self,
+    evals: Sequence[Mapping[str, Any]],
+    checkpointer: checkpoints.Checkpointer,
+  ) -> None:
+    """Compares the files that it wrote before a restart with the checkpoints.
+
+    Args:
+      evals: The evaluations so far: {"step", "metrics", "score"}.
+      checkpointer: Reads what was trained; see its `read_trained`.
+
+    Raises:
+      ValueError: if one is lost, and no checkpoint has what was in it.
     """
 
 

@@ -15,17 +15,25 @@ from t5x import (
   checkpoints,
   events,
   initialization,
+  metric_lines,
   models,
   multihost,
   partitioning,
   records,
   run_data,
+  run_lock,
   run_start,
+  safe_files,
   training_loop,
   utils,
 )
 from t5x import trainer as trainer_lib
 from t5x.train_state import TrainState, count_parameters, write_model_info
+
+# What a run writes whole, of which a killed one may leave a part.
+_OWN_FILES = frozenset(
+  {"metrics.jsonl", "prompt.safetensors", "record.json", "run.lock.json"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,14 +151,17 @@ class Training:
     """Runs to the end; see `train`."""
     records.make_folder(self.model_dir, "MODEL_DIR", "train")
     with contextlib.ExitStack() as stack:
+      lock = run_lock.RunLock(self.model_dir, "MODEL_DIR")
+      stack.enter_context(lock)
       run = self._open(stack)
+      run.resume()
       status = run_start.status_if_over(self.model_dir, run.is_done)
       if status is not None:
         return run.outcome(status, run.state, was_over=True)
       record = stack.enter_context(run.record())
-      log = records.MetricLog(self.model_dir, run.start.step)
+      log = records.MetricLog(self.model_dir, run.start.step, run.start.evals)
       stack.callback(log.close)
-      loop = run.loop(record, log, on_event, should_stop)
+      loop = run.loop(record, log, lock, on_event, should_stop)
       for text in run.data.notices:
         loop.tell("notice", text=text)
       if self.summarize_config_fn is not None:
@@ -287,17 +298,29 @@ class _OpenRun:
       best=self.checkpointer.best(self.start.evals),
     )
 
+  def resume(self) -> None:
+    """Tells actions what was done, and brings files to the restored step."""
+    for action in self.plan.actions.get("INFER_EVAL", ()):
+      action.resume([e["metrics"] for e in self.start.evals])
+      action.check_files(self.start.evals, self.checkpointer)
+    if jax.process_index() == 0:
+      folder = self.plan.model_dir
+      metric_lines.keep_evaluations(
+        os.path.join(folder, "inference_eval"),
+        {e["step"] for e in self.start.evals},
+      )
+      safe_files.remove_leftovers(folder, _OWN_FILES.__contains__)
+
   def loop(
     self,
     record: records.RunRecord,
     log: records.MetricLog,
+    lock: run_lock.RunLock,
     on_event: events.OnEvent,
     should_stop: events.ShouldStop,
   ) -> training_loop.Loop:
     """Makes the loop, which takes the state: it is donated step by step."""
     plan, start = self.plan, self.start
-    for action in plan.actions.get("INFER_EVAL", ()):
-      action.resume([e["metrics"] for e in start.evals])
     state = self.state
     del self.state
     batches = self.data.batches.skip(start.step - start.first_step)
@@ -319,6 +342,7 @@ class _OpenRun:
       base_fingerprint=start.base_fingerprint,
       record=record,
       log=log,
+      lock=lock,
       actions=plan.actions,
       step=start.step,
       first_step=start.first_step,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import tensorflow as tf
 
-from t5x import checkpoints, evaluation, events, records
+from t5x import checkpoints, evaluation, events, records, run_lock
 from t5x import metrics as metrics_lib
 from t5x import trainer as trainer_lib
 from t5x.train_state import TrainState
@@ -51,6 +51,7 @@ class Loop:
   base_fingerprint: str | None
   record: records.RunRecord
   log: records.MetricLog
+  lock: run_lock.RunLock
   actions: trainer_lib.ActionMap
   step: int
   first_step: int
@@ -174,6 +175,7 @@ class Loop:
     return stop
 
   def _save(self) -> None:
+    self.lock.check()
     self.tell("checkpoint")
     self.checkpointer.save_run(
       self.trainer.train_state,
