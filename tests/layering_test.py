@@ -19,7 +19,10 @@ ROOMS = (
   ("interop",),
   ("analysis",),
   ("experiments",),
-  ("serving",),
+  (
+    "serving",
+    "console",
+  ),
 )
 RANKS = {room: rank for rank, row in enumerate(ROOMS) for room in row}
 # They run without the trainer.

@@ -82,7 +82,7 @@ def macros_of(
   found: dict[str, Macro] = {}
   for gin_file in gin_files:
     content = next(gin_resolution.texts([gin_file], paths))
-    included = macros_of(_INCLUDE.findall(content), paths)
+    included = macros_of(includes(gin_file, paths), paths)
     for name, macro in (*included.items(), *definitions(content).items()):
       comment = macro.comment or (found[name].comment if name in found else "")
       found[name] = Macro(macro.value, comment)
@@ -115,6 +115,19 @@ def _first_sentence(content: str) -> str:
       break
     header.append(line[2:])
   return re.split(r"(?<=\.) ", " ".join(header))[0]
+
+
+def includes(gin_file: str, paths: Sequence[str]) -> list[str]:
+  """Returns the files that a gin file includes, in order.
+
+  Args:
+    gin_file: The file.
+    paths: Folders to look in.
+
+  Raises:
+    ValueError: if it lies in none of them.
+  """
+  return _INCLUDE.findall(next(gin_resolution.texts([gin_file], paths)))
 
 
 def undefined(gin_files: Sequence[str], paths: Sequence[str]) -> set[str]:
@@ -181,8 +194,7 @@ def _with_includes(
 ) -> Iterator[str]:
   for gin_file in gin_files:
     yield gin_file
-    content = next(gin_resolution.texts([gin_file], paths))
-    yield from _with_includes(_INCLUDE.findall(content), paths)
+    yield from _with_includes(includes(gin_file, paths), paths)
 
 
 def _given(

@@ -1,6 +1,6 @@
 """Command line and gin configuration of `train`, `eval` and `infer`."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import difflib
 import importlib.metadata
 import os
@@ -15,6 +15,8 @@ from t5x import gin_macros, gin_resolution, gin_values
 
 _T = TypeVar("_T")
 ENTRY_POINT_GROUP = "t5x.gin_search_paths"
+# Of these, entry points say what `closing_notes` yields.
+CLOSING_NOTES_GROUP = "t5x.closing_notes"
 
 # What gin appends to messages: the call stack, or the whole configuration.
 _GIN_NOTES = re.compile(
@@ -267,6 +269,26 @@ def _start(
     print(gin.config_str())
     return
   run(configured)
+
+
+def closing_notes(
+  model_dir: str, best: Mapping[str, Any] | None
+) -> Iterator[str]:
+  """Yields what installed packages say of a run that has ended.
+
+  Args:
+    model_dir: The run's folder.
+    best: Its best evaluation, {"step", "score"}, or None.
+  """
+  values = flags.FLAGS
+  data = values.tfds_data_dir
+  caches = ",".join(values.seqio_additional_cache_dirs)
+  others = [f"--tfds_data_dir={data}"] if data else []
+  others += [f"--seqio_additional_cache_dirs={caches}"] if caches else []
+  for entry in importlib.metadata.entry_points(group=CLOSING_NOTES_GROUP):
+    yield entry.load()(
+      model_dir, best, values.gin_file, values.gin_bindings, others
+    )
 
 
 def run_entry_point(

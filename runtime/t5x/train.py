@@ -8,6 +8,8 @@ from t5x import gin_help
 if __name__ == "__main__":
   gin_help.show_if_asked("train")  # Before what takes seconds.
 
+import jax
+
 from t5x import command_line, gin_utils
 from t5x.training import Outcome, train
 
@@ -35,6 +37,9 @@ def main(train: Callable[..., Outcome]) -> None:
       f"{outcome.step}.",
       file=sys.stderr,
     )
+  if outcome.status != "interrupted" and jax.process_index() == 0:
+    for note in gin_utils.closing_notes(outcome.model_dir, outcome.best):
+      print(note, flush=True)
   if outcome.status == "interrupted":
     print(
       f"Stopped at step {outcome.step}; the same command goes on.",

@@ -112,6 +112,27 @@ def test_wheel_brings_the_gin_files(tmp_path):
   assert path.startswith(str(tmp_path / "site"))
   assert (pathlib.Path(path) / "gin" / "models" / "t5_1_1.gin").is_file()
 
+  def console(*arguments):
+    program = "from prompt_tuning import console; console.main()"
+    return subprocess.run(
+      [sys.executable, "-c", program, *arguments],
+      cwd=tmp_path,
+      env={**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}/runtime"},
+      capture_output=True,
+      text=True,
+    )
+
+  listed = console()
+  assert listed.returncode == 0
+  for command in ("convert-checkpoint", "inspect-prompt", "sweep", "launch"):
+    assert f"\n  {command} " in listed.stdout
+  mistaken = console("lunch")
+  assert mistaken.returncode == 2
+  assert "Did you mean launch" in mistaken.stderr
+  inspected = console("inspect-prompt", "none.npy")
+  assert inspected.returncode == 1
+  assert "none.npy" in inspected.stderr
+
 
 def test_tensorflow_does_not_speak_of_caches():
   """It warns when an evaluation reads a part of a split, as it should."""

@@ -1,0 +1,79 @@
+"""The command that a run ends with evaluates what the run left."""
+
+import shlex
+
+import pytest
+
+from prompt_tuning.training import closing_note
+
+MODEL = "gin/models/ladder_s.gin"
+BEST = {"step": 2600, "score": 61.125}
+
+
+def _words(note):
+  command = note.partition("Evaluate it with:\n")[2]
+  return shlex.split(command.replace("\\\n", ""))
+
+
+@pytest.mark.parametrize(
+  "gin_files",
+  [
+    [MODEL, "gin/recipes/prompt_tuning.gin"],
+    [
+      MODEL,
+      "gin/methods/prompt_tuning.gin",
+      "gin/prompts/random_uniform.gin",
+      "gin/runs/train.gin",
+    ],
+  ],
+)
+def test_of_a_prompt(tmp_path, gin_files):
+  (tmp_path / "prompt.safetensors").touch()
+  note = closing_note.closing_note(
+    str(tmp_path),
+    BEST,
+    [*gin_files, "gin/decoding/rank.gin"],
+    [
+      "TASK = 'ladder_cb'",
+      "PROMPT_LENGTH = 20",
+      "TRAIN_STEPS_RELATIVE = 100",
+      "LEARNING_RATE = 0.1",
+      f"MODEL_DIR = '{tmp_path}'",
+      "train/utils.DatasetConfig.seed = 3",
+      "network.T5Config.remat = True",
+    ],
+    ["--tfds_data_dir=my data"],
+  )
+  assert note.startswith("Best evaluation: 61.12, at step 2600.\nPrompt: ")
+  assert _words(note) == [
+    *("python", "-m", "t5x.eval", f"--gin_file={MODEL}"),
+    "--gin_file=gin/recipes/evaluate_prompt.gin",
+    "--gin_file=gin/decoding/rank.gin",
+    "--gin.TASK='ladder_cb'",
+    "--gin.network.T5Config.remat=True",
+    f"--gin.PROMPT_FILE='{tmp_path}/prompt.safetensors'",
+    f"--gin.EVAL_OUTPUT_DIR='{tmp_path}-eval'",
+    "--tfds_data_dir=my data",
+  ]
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_of_another_method(tmp_path, is_kept):
+  checkpoint = tmp_path
+  if is_kept:
+    checkpoint = tmp_path / "checkpoint_2600"
+    checkpoint.mkdir()
+  note = closing_note.closing_note(
+    str(tmp_path),
+    BEST,
+    [MODEL, "gin/recipes/lora.gin"],
+    ["LORA_RANK = 2", "TASK = 'ladder_cb'", "EVAL_PERIOD = 5"],
+  )
+  assert _words(note)[4:] == [
+    "--gin_file=gin/methods/lora.gin",
+    "--gin_file=gin/runs/eval.gin",
+    "--gin.LORA_RANK=2",
+    "--gin.TASK='ladder_cb'",
+    f"--gin.CHECKPOINT_PATH='{checkpoint}'",
+    f"--gin.EVAL_OUTPUT_DIR='{tmp_path}-eval'",
+  ]
