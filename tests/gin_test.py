@@ -28,11 +28,14 @@ PROMPT_RUN = [
   "gin/methods/prompt_tuning.gin",
   "gin/prompts/class_labels.gin",
 ]
-# `python -m t5x.train ...` in README.md.
+# `python -m t5x.train ...` in README.md and docs/, but for extending.md,
+# whose files are not here.
 COMMANDS = [
   words
-  for words in documented.commands(ROOT / "README.md")
-  if words[:2] == ["python", "-m"] and words[2].startswith("t5x.")
+  for words in documented.commands(*documented.PAGES)
+  if words[:2] == ["python", "-m"]
+  and words[2].startswith("t5x.")
+  and not any("mine" in word for word in words)
 ]
 _MACRO = re.compile(r"%([A-Z][A-Z0-9_]*)")
 

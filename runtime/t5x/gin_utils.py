@@ -124,7 +124,9 @@ def _refuse_unknown_macros(
 ) -> None:
   """Refuses bindings of macros that no file defines and no binding uses."""
   for binding in gin_bindings:
-    name = binding.partition("=")[0].strip()
+    name, equals, _ = (x.strip() for x in binding.partition("="))
+    if not equals:
+      continue  # An import; of anything else gin itself complains.
     is_used = any(re.search(rf"%{re.escape(name)}\b", x) for x in gin_bindings)
     if "." in name or name in macros or is_used:
       continue

@@ -3,9 +3,9 @@
   python scripts/tabulate.py [SHEET...]
 
 A SHEET is a name such as scale, full/scale, parameters or claims, or the path
-of its file; all by default. The README's tables are written with any. With
---check nothing is written, and the exit status says whether what lies there is
-what the records make.
+of its file; all by default. Tables in README and docs are written with any.
+With --check nothing is written, and the exit status says whether what lies
+there is what the records make.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from prompt_tuning.experiments.commands import options
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.experiments.sheets import Sheet
 
-_README = "README.md"
+# Pages whose tables are filled in.
+_PAGES = ("README.md", "docs/results.md")
 _TABLES = "results/tables"
 
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(f"Error: {error}")
   if not args.check:
     pages.write(files, root)
-    print(f"{len(files)} files: {_README}, others in results.")
+    print(f"{len(files)} files: {', '.join(_PAGES)}, others in results.")
     return
   whole = None if args.sheets else _TABLES
   if wrong := pages.differences(files, root, whole):
@@ -60,10 +61,11 @@ def _files(root: pathlib.Path, given: Sequence[str]) -> dict[str, bytes]:
     if sheet in wanted
     for name, content in pages.of_results(results).items()
   }
-  readme = root / _README
-  if readme.exists():
-    text = pages.fill(readme.read_text(encoding="utf-8"), every)
-    files[_README] = text.encode()
+  for name in _PAGES:
+    page = root / name
+    if page.exists():
+      text = pages.fill(page.read_text(encoding="utf-8"), every)
+      files[name] = text.encode()
   if wanted & set(sheets.NO_RUNS):
     known = {name: results.sheet for name, results in every.items()}
     files |= _without_runs(configs, wanted, known)

@@ -1,0 +1,77 @@
+"""The commands of README.md and docs/, run: on a miniature, for a few steps.
+
+Pages that need what is not here (accelerators, SuperGLUE's data) are checked by
+`gin_test` and `scripts_test` only; docs/extending.md has a test of its own.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import documented
+import pytest
+
+ROOT = documented.ROOT
+# In this order: later pages use what README's first run leaves.
+PAGES = ["README", "training", "methods", "your_own_data", "checkpoints"]
+# Real T5 small and its task are the miniature's here.
+REPLACEMENTS = {
+  "gin/models/t5_small_local.gin": "gin/models/ladder_xs.gin",
+  "checkpoints/t5_small": "checkpoints/ladder_xs/lm_100",
+  "mini_boolq": "ladder_boolq",
+}
+SHORT = ["--gin.EVAL_PERIOD=2", "--gin.EVAL_STEPS=1", "--gin.PROMPT_LENGTH=5"]
+
+pytestmark = pytest.mark.slow
+
+
+def _shortened(words: list[str]) -> list[str]:
+  """A command for the miniature, with two steps of training."""
+  for old, new in REPLACEMENTS.items():
+    words = [word.replace(old, new) for word in words]
+  words = [
+    re.sub(r"STEPS_RELATIVE=\d+|EVAL_PERIOD=\d+|PROMPT_LENGTH=\d+", _few, word)
+    for word in words
+  ]
+  if "t5x.train" in words and "--gin.EVAL_PERIOD=2" not in words:
+    words += SHORT[: 2 if any("lora" in word for word in words) else 3]
+  if "scripts/inspect_prompt.py" in words:
+    words = [*words, "--vocabulary=ladder"]
+  return [sys.executable, *words[1:]]
+
+
+def _few(match: re.Match) -> str:
+  name = match[0].partition("=")[0]
+  return f"{name}={5 if name == 'PROMPT_LENGTH' else 2}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+  """A working directory as the pages mean it, with a file of one's own."""
+  folder = tmp_path_factory.mktemp("docs")
+  for name in ("gin", "scripts"):
+    (folder / name).symlink_to(ROOT / name)
+  (folder / "checkpoints").mkdir()
+  for path in (ROOT / "checkpoints").glob("ladder_*"):
+    (folder / "checkpoints" / path.name).symlink_to(path)
+  rows = [f"Film {i}.,{'True' if i % 2 else 'False'}" for i in range(20)]
+  (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+  return folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_a_page_run(folder, page):
+  path = ROOT / ("README.md" if page == "README" else f"docs/{page}.md")
+  commands = [x for x in documented.commands(path) if x[0] == "python"]
+  assert commands
+  for words in commands:
+    done = subprocess.run(
+      _shortened(words),
+      cwd=folder,
+      env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")},
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-3000:]}"
