@@ -63,8 +63,8 @@ def _arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  for name in ("t5x", "airio", "jestimator"):
-    parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
+  for flag in ("--t5x", "--airio", "--jestimator"):
+    parser.add_argument(flag, required=True, type=pathlib.Path)
   parser.add_argument(
     "--extra",
     action="append",
