@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import ml_dtypes
 import numpy as np
 
+from t5x import digests
 from t5x.formats import orbax, run, stored_arrays, t5x_v3
 from t5x.formats.stored_arrays import StoredArray
 from t5x.train_state import Params
@@ -250,11 +251,32 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
       with what the run changed.
 
   Raises:
-    ValueError: if there is none, or it is of another format.
+    ValueError: if there is none, or it is of another format, or not what was
+      written, if it has digests.
   """
   found = absolute(find_checkpoint(path))
+  if digests.are_in(found):
+    _refuse_damage(
+      found, os.stat(os.path.join(found, digests.NAME)).st_mtime_ns
+    )
   if run.is_checkpoint(found):
     return BaseCheckpoint(path, *run.open_checkpoint(found, open_checkpoint))
   if t5x_v3.is_checkpoint(found):
     return BaseCheckpoint(path, *t5x_v3.open_checkpoint(found))
   return BaseCheckpoint(path, *orbax.open_checkpoint(found))
+
+
+@functools.lru_cache(maxsize=64)
+def _refuse_damage(folder: str, written: int) -> None:
+  """Reads a checkpoint once to compare it with its digests.
+
+  Args:
+    folder: `checkpoint_<step>`.
+    written: When its digests were; another time is another checkpoint.
+  """
+  del written
+  if damage := digests.damage(folder):
+    raise ValueError(
+      f"{folder} is damaged: {damage}. Get another copy. If it is a run's, the "
+      "run itself goes on from the one before."
+    )

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+from damages import DAMAGES
 from flax import serialization, traverse_util
 import jax
 import ml_dtypes
@@ -16,7 +17,7 @@ import pytest
 import t5x_folders
 import tiny
 
-from t5x import base_checkpoints, checkpoints, initialization
+from t5x import base_checkpoints, checkpoints, digests, initialization
 from t5x.formats import t5x_v3
 
 STEP = 1_100_000
@@ -258,3 +259,24 @@ def test_host_reads_its_shards_only(tmp_path, flat):
     assert process.returncode == 0, errors
   halves = [np.load(f"{folder}.npy") for folder in folders]
   np.testing.assert_array_equal(np.concatenate(halves), flat[EMBEDDING])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_base_model_is_refused_by_name(tmp_path, damage):
+  params = {"a": {"kernel": np.ones((64, 64), np.float32)}}
+  path = pathlib.Path(
+    checkpoints.save_base_checkpoint(str(tmp_path), 7, params, {})
+  )
+  assert checkpoints.open_checkpoint(str(path)).step == 7
+  files = [file for file in path.rglob("*") if file.is_file()]
+  for file in files:
+    content = file.read_bytes()
+    DAMAGES[damage](file)
+    if file.name == digests.NAME and damage == "deleted":
+      # As T5X's own, it cannot be compared.
+      assert checkpoints.open_checkpoint(str(path)).step == 7
+    else:
+      base_checkpoints._refuse_damage.cache_clear()
+      with pytest.raises(ValueError, match="checkpoint_7 is damaged: "):
+        checkpoints.open_checkpoint(str(path))
+    file.write_bytes(content)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from t5x import digests
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
@@ -228,4 +229,6 @@ def write_checkpoint(
     # For object stores alone, and they have the path on this machine.
     for mark in (path, path / ITEM):
       (mark / "commit_success.txt").unlink(missing_ok=True)
+    if jax.process_index() == 0:
+      digests.write(str(path))
   return str(path)

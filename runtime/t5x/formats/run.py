@@ -11,7 +11,6 @@ from typing import Any, cast
 from etils import epath
 import orbax.checkpoint as ocp
 
-from t5x import digests
 from t5x.formats import orbax
 from t5x.formats.stored_arrays import StoredArray
 
@@ -40,14 +39,8 @@ def open_checkpoint(
     that of what is frozen, or None.
 
   Raises:
-    ValueError: if it is damaged, or the base model is not there, or another is
-      by now.
+    ValueError: if the base model is not there, or another is by now.
   """
-  if digests.are_in(folder) and (damage := digests.damage(folder)):
-    raise ValueError(
-      f"{folder} is damaged: {damage}. The run itself would go on from the one "
-      "before; name that one to use it."
-    )
   info = read_info(folder)
   trained = trained_arrays(folder)
   base: Mapping[str, StoredArray] = {}
