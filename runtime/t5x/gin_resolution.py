@@ -36,11 +36,15 @@ class Macro:
 class _Delegate(config_parser.ParserDelegate):
   """Keeps references as they are written."""
 
-  def configurable_reference(self, scoped_configurable_name, evaluate):
+  def configurable_reference(  # pyright: ignore[reportIncompatibleMethodOverride]
+    self, scoped_configurable_name, evaluate
+  ):
     scope, _, selector = scoped_configurable_name.rpartition("/")
     return Reference(scope, selector, evaluate)
 
-  def macro(self, macro_name):
+  def macro(  # pyright: ignore[reportIncompatibleMethodOverride]
+    self, macro_name
+  ):
     return Macro(macro_name)
 
 

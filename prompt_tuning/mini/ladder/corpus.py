@@ -66,7 +66,8 @@ class ProseSource(GeneratedSource):
 
 
 def tokenize_once(
-  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+  dataset: tf.data.Dataset,
+  output_features: Mapping[str, seqio.dataset_providers.Feature],
 ) -> tf.data.Dataset:
   """Tokenizes all documents at once, before training.
 
@@ -89,7 +90,7 @@ def tokenize_once(
     tokens += [*before, *after]
     lengths.append(len(before) + len(after))
     cuts.append(len(before))
-  columns = {
+  columns: Any = {
     "tokens": tf.RaggedTensor.from_row_lengths(
       tf.constant(tokens, tf.int32), lengths
     ),
@@ -126,7 +127,7 @@ def cut_before_answer(example: dict[str, tf.Tensor], seed: tf.Tensor):
 def corrupt_spans(
   example: dict[str, tf.Tensor],
   seed: tf.Tensor,
-  output_features: Mapping[str, seqio.Feature],
+  output_features: Mapping[str, seqio.dataset_providers.Feature],
 ):
   """Replaces random spans by sentinels; the targets say what was there.
 
