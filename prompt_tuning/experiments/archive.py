@@ -1,45 +1,111 @@
 """The archive: every record of a folder, found by what its run is of."""
 
-from collections.abc import Mapping
-import dataclasses
+from collections.abc import Iterable
 import pathlib
 
-from prompt_tuning.experiments import records
+from prompt_tuning.experiments import configurations, records
 from prompt_tuning.experiments.cells import Cell
+from t5x.run_configuration import Difference
 
 
-@dataclasses.dataclass(frozen=True)
 class Archive:
   """Records of runs.
 
-  Attributes:
-    filed: What a run is of -> its record.
+  The record of a cell is that of a run with its configuration, whatever gin
+  files and macros were called then. One whose settings are no longer those of
+  today's files is found by its command, or else by its place, and has drifted.
   """
 
-  filed: Mapping[records.Settings, records.Filed] = dataclasses.field(
-    default_factory=dict
-  )
+  def __init__(
+    self,
+    filed: Iterable[records.Filed] = (),
+    root: pathlib.Path = pathlib.Path(),
+  ):
+    """Sorts records.
+
+    Args:
+      filed: In the order in which they count, but that records with results
+        count first.
+      root: The folder that gin files are named from.
+    """
+    self.filed = list(filed)
+    self.configurations = configurations.Configurations(root)
+    self._by_hash: dict[str, records.Filed] = {}
+    self._by_command: dict[records.Settings, records.Filed] = {}
+    self._by_place: dict[tuple[str, str], records.Filed] = {}
+    for x in sorted(self.filed, key=lambda x: not x.record.counts):
+      told = configurations.of_record(x.record)
+      if told is not None:
+        self._by_hash.setdefault(told.hash, x)
+      command = records.settings(x.record.command)
+      self._by_command.setdefault(command, x)
+      # A sheet's name may have a folder in it.
+      for depth in (1, 2):
+        sheet = "/".join(x.path.parent.parts[-depth:])
+        self._by_place.setdefault((sheet, x.path.stem), x)
 
   @classmethod
-  def load(cls, results: pathlib.Path) -> "Archive":
+  def load(
+    cls, results: pathlib.Path, root: pathlib.Path | None = None
+  ) -> "Archive":
     """Reads the records in a folder that holds a folder for each sheet.
+
+    Args:
+      results: The folder.
+      root: That gin files are named from; by default, the one it lies in.
 
     Raises:
       ValueError: if a file is no record.
     """
-    return cls(records.load(results))
+    return cls(records.load(results), root or results.parent)
 
   def find(self, cell: Cell) -> records.Filed | None:
-    """Returns the record of a cell, whichever sheet it was run for."""
-    return self.filed.get(cell.settings)
+    """Returns the record to show for a cell, whichever sheet it was run for."""
+    return (
+      self._of_today(cell)
+      or self._by_command.get(cell.settings)
+      or self._in_its_place(cell)
+    )
+
+  def _of_today(self, cell: Cell) -> records.Filed | None:
+    """The record that today's settings make."""
+    today = self.configurations.of_cell(cell)
+    if (filed := self._by_hash.get(today.hash)) is not None:
+      return filed
+    filed = self._by_command.get(cell.settings)
+    # Of a program that does not say what it was told, the command is all.
+    return filed if filed and filed.record.configuration is None else None
+
+  def _in_its_place(self, cell: Cell) -> records.Filed | None:
+    """The record in a cell's own place, if it is one of the same run."""
+    filed = self._by_place.get((cell.sheet, cell.name))
+    if filed is None or filed.record.configuration is None:
+      return None
+    return filed if filed.record.kind == cell.settings.kind else None
+
+  def drift(self, cell: Cell) -> list[Difference]:
+    """Returns what today's files say otherwise than those that made the record.
+
+    Args:
+      cell: A cell.
+
+    Returns:
+      The settings, old and new. None if there is no record, or if it does not
+      say what its run was told.
+    """
+    filed = self.find(cell)
+    told = configurations.of_record(filed.record) if filed else None
+    if told is None:
+      return []
+    return told.differences(self.configurations.of_cell(cell))
 
   def record(self, cell: Cell) -> records.RunRecord | None:
-    """Returns the record of a cell, whatever became of the run."""
-    filed = self.find(cell)
+    """Returns the record of today's settings, whatever became of the run."""
+    filed = self._of_today(cell)
     return filed.record if filed else None
 
   def finished(self, cell: Cell) -> records.RunRecord | None:
-    """Returns the record of a cell, if it has results."""
+    """Returns the record of today's settings, if it has results."""
     record = self.record(cell)
     return record if record and record.counts else None
 
@@ -47,6 +113,6 @@ class Archive:
     """Returns the records that lie in a sheet's folder."""
     return [
       x
-      for x in self.filed.values()
+      for x in self.filed
       if x.path.parent.as_posix().endswith(f"/results/{sheet}")
     ]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pathlib
 import re
 
-from prompt_tuning.experiments import figures, records, tables
+from prompt_tuning.experiments import drift, figures, records, tables
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.text_tables import Table, csv_text
 
@@ -104,6 +104,8 @@ def _runs(results: Results) -> Iterator[str]:
   )
   yield f"Devices: {_counted(map(_device, done))}.\n"
   yield f"Commits: {_counted(map(_commit, done))}.\n"
+  if drifted := drift.note(results):
+    yield drifted
   for x in filed:
     if x.record.status == "failed":
       yield f"* {x.path.stem}: {x.record.error}\n"

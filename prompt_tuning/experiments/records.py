@@ -88,6 +88,11 @@ class Settings:
   bindings: tuple[tuple[str, str], ...]
   flags: tuple[str, ...]
 
+  @property
+  def kind(self) -> str:
+    """Of the program: "train", "eval" or "infer"."""
+    return self.program.rpartition(".")[2]
+
 
 def settings(command: Sequence[str]) -> Settings:
   """Reads the settings of `python -m PROGRAM --gin_file=... --gin.X=...`.
@@ -142,26 +147,19 @@ class Filed:
   record: RunRecord
 
 
-def load(results: pathlib.Path) -> dict[Settings, Filed]:
-  """Reads all records below a folder.
+def load(results: pathlib.Path) -> list[Filed]:
+  """Reads all records below a folder, by name.
 
   Args:
     results: Holds a folder of records for each sheet.
 
-  Returns:
-    Settings -> record. Of two with the same settings one with results counts,
-    then the first by name.
-
   Raises:
     ValueError: if a file is no record.
   """
-  found: dict[Settings, Filed] = {}
-  for path in sorted(results.glob("**/*.json")):
-    record = parse(path.read_text(encoding="utf-8"), str(path))
-    key = settings(record.command)
-    if key not in found or (record.counts and not found[key].record.counts):
-      found[key] = Filed(path, record)
-  return found
+  return [
+    Filed(path, parse(path.read_text(encoding="utf-8"), str(path)))
+    for path in sorted(results.glob("**/*.json"))
+  ]
 
 
 @dataclasses.dataclass(frozen=True)

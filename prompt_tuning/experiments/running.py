@@ -22,7 +22,7 @@ import sys
 import time
 from typing import Any
 
-from prompt_tuning.experiments import records
+from prompt_tuning.experiments import configurations, records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from t5x import record_schema
@@ -163,7 +163,7 @@ def _run_to_its_end(
   """
   folder = place.folder(cell)
   left = folder / "record.json"
-  before = _resumable(left, cell)
+  before = _resumable(left, cell, place)
   if before and before.counts:
     return before  # The launcher of this attempt was killed.
   folder.mkdir(exist_ok=True)
@@ -239,7 +239,17 @@ def _read(path: pathlib.Path) -> records.RunRecord | None:
   return records.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def _resumable(left: pathlib.Path, cell: Cell) -> records.RunRecord | None:
+def _is_of(record: records.RunRecord, cell: Cell, place: Place) -> bool:
+  """Whether a run was told what a cell is told."""
+  told = configurations.of_record(record)
+  if told is None:
+    return records.settings(record.command) == cell.settings
+  return told == configurations.Configurations(place.root).of_cell(cell)
+
+
+def _resumable(
+  left: pathlib.Path, cell: Cell, place: Place
+) -> records.RunRecord | None:
   """Returns the record of a cell's run, if there is one to go on with.
 
   What else lies in the folder is set aside: a run of another version of the
@@ -247,7 +257,7 @@ def _resumable(left: pathlib.Path, cell: Cell) -> records.RunRecord | None:
   """
   try:
     record = _read(left)
-    if record is None or records.settings(record.command) == cell.settings:
+    if record is None or _is_of(record, cell, place):
       return record
   except ValueError:
     pass

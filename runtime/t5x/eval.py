@@ -22,7 +22,9 @@ def main(evaluate: Callable[..., MetricsByTask]) -> None:
     evaluate: `evaluation.evaluate`, its arguments bound.
   """
   with command_line.ProgressBar("evaluate", "example") as progress:
-    metrics = evaluate(on_event=progress)
+    metrics = evaluate(
+      configuration=gin_utils.configuration("eval"), on_event=progress
+    )
   for task, values in metrics.items():
     print(records.format_metrics(task, values), flush=True)
 

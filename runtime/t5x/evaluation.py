@@ -16,6 +16,7 @@ from t5x import (
   multihost,
   partitioning,
   records,
+  run_configuration,
   task_binding,
   truncation,
   utils,
@@ -171,6 +172,7 @@ def evaluate(
   summarize_config_fn: Callable[..., None]
   | None = gin_utils.summarize_gin_config,
   fallback_init_rng: int | None = None,
+  configuration: run_configuration.RunConfiguration | None = None,
   on_event: events.OnEvent = events.ignore,
   should_stop: events.ShouldStop = events.never,
 ) -> dict[str, dict[str, float]]:
@@ -186,6 +188,7 @@ def evaluate(
     summarize_config_fn: Writes the configuration, if there is one to write.
     fallback_init_rng: Seed of parameters that come from initialisers, such as
       a prompt that is read from a file.
+    configuration: What all of this is, for the record.
     on_event: Called after every batch; a step is an example.
     should_stop: Asked after every batch.
 
@@ -223,7 +226,11 @@ def evaluate(
       "cut": cuts,
     }
     with records.RunRecord(
-      output_dir, "eval", base=records.base_facts(base), data=facts
+      output_dir,
+      "eval",
+      base=records.base_facts(base),
+      data=facts,
+      configuration=configuration and configuration.to_json(),
     ) as record:
       metrics = evaluator.evaluate(
         state, initializer.train_state_axes, progress.advance

@@ -7,7 +7,7 @@ program does not reach is left out. Nothing that the files import is imported
 and nothing is registered with gin, so this takes milliseconds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import functools
@@ -211,6 +211,17 @@ class Bindings:
     for binding in bindings:
       self._read(binding, paths)
 
+  def with_bindings(self, bindings: Iterable[str]) -> "Bindings":
+    """Returns these and others, which win."""
+    new = Bindings()
+    new.macros = dict(self.macros)
+    new.parameters = {key: dict(x) for key, x in self.parameters.items()}
+    new.names = dict(self.names)
+    new._selectors = dict(self._selectors)
+    for binding in bindings:
+      new._read(binding, ())
+    return new
+
   def _read(self, text: str, paths: Sequence[str]) -> None:
     parsed = statements(text)
     imports: dict[str, str] = {}
@@ -300,13 +311,16 @@ class Setting:
   macro: str | None
 
 
-def resolve(bindings: Bindings, function: str) -> list[Setting]:
+def resolve(
+  bindings: Bindings, function: str, without: Collection[str] = ()
+) -> list[Setting]:
   """Resolves a configuration.
 
   Args:
     bindings: The configuration.
     function: Of the program, such as "train"; what it does not reach is left
       out. A program that gin does not bind is configured by the macros.
+    without: Parameters to leave out, with what is reached through them alone.
 
   Returns:
     The settings, by name.
@@ -315,6 +329,8 @@ def resolve(bindings: Bindings, function: str) -> list[Setting]:
   if root is None:
     settings = []
     for name, value in sorted(bindings.macros.items()):
+      if name.lower() in without:
+        continue
       resolved = _Resolution(bindings, "").of(value)
       settings.append(
         Setting(name, None, name, resolved, _written(resolved), name)
@@ -333,6 +349,8 @@ def resolve(bindings: Bindings, function: str) -> list[Setting]:
     called = function if name == root else name
     prefix = f"{scope}/{called}" if scope else called
     for parameter, value in bindings.of(scope, name).items():
+      if parameter in without:
+        continue
       resolution = _Resolution(bindings, scope)
       resolved = resolution.of(value)
       settings.append(

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from absl import app, flags, logging
 import gin
 
-from t5x import gin_macros, gin_resolution, gin_values
+from t5x import gin_macros, gin_resolution, gin_values, run_configuration
 
 _T = TypeVar("_T")
 ENTRY_POINT_GROUP = "t5x.gin_search_paths"
@@ -189,6 +189,15 @@ def parse_gin_flags(
         gin_macros.what_gives(missing, gin_files, gin_search_paths)
       )
     gin.finalize()
+
+
+def configuration(program: str) -> run_configuration.RunConfiguration:
+  """Returns what gin was told for a program.
+
+  Args:
+    program: "train", "eval" or "infer".
+  """
+  return run_configuration.of_gin(program, gin.config_str())
 
 
 def build(

@@ -19,7 +19,9 @@ def main(infer: Callable[..., InferenceOutcome]) -> None:
     infer: `inference.infer`, its arguments bound.
   """
   with command_line.ProgressBar("infer", "example") as progress:
-    outcome = infer(on_event=progress)
+    outcome = infer(
+      configuration=gin_utils.configuration("infer"), on_event=progress
+    )
   for path, examples in outcome.examples.items():
     print(f"{examples} examples in {path}", file=sys.stderr)
 

@@ -5,7 +5,6 @@ import dataclasses
 import glob
 import json
 import os
-import re
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from t5x import (
   partial_file,
   partitioning,
   records,
+  run_configuration,
   run_lock,
   task_binding,
   truncation,
@@ -73,6 +73,7 @@ def infer(
   fallback_init_rng: int | None = None,
   summarize_config_fn: Callable[..., None]
   | None = gin_utils.summarize_gin_config,
+  configuration: run_configuration.RunConfiguration | None = None,
   on_event: events.OnEvent = events.ignore,
   should_stop: events.ShouldStop = events.never,
 ) -> InferenceOutcome:
@@ -97,6 +98,7 @@ def infer(
     fallback_init_rng: Seed of parameters that come from initialisers, such as
       a prompt that is read from a file.
     summarize_config_fn: Writes the configuration, if there is one to write.
+    configuration: What all of this is: a folder has predictions of one.
     on_event: Called after every chunk of a task; a step is an example.
     should_stop: Asked after every chunk.
 
@@ -119,7 +121,9 @@ def infer(
   if summarize_config_fn is not None:
     summarize_config_fn(output_dir, None, int(predictor.state.step))
   chunk_size = checkpoint_period * dataset_cfg.batch_size
-  files = _Files(output_dir, mode, shard_id, num_shards, chunk_size)
+  files = _Files(
+    output_dir, mode, shard_id, num_shards, chunk_size, configuration
+  )
   # Parts of a split may be worked on side by side.
   part = f"{mode}-{shard_id:05}-of-{num_shards:05}"
   with run_lock.RunLock(output_dir, "INFER_OUTPUT_DIR", part):
@@ -213,6 +217,7 @@ class _Files:
     shard_id: The part of the split.
     num_shards: The number of parts.
     chunk_size: Examples that are written together.
+    configuration: Of the predictions, if the caller says.
   """
 
   folder: str
@@ -220,6 +225,7 @@ class _Files:
   shard_id: int
   num_shards: int
   chunk_size: int
+  configuration: run_configuration.RunConfiguration | None
 
   def write(
     self,
@@ -239,6 +245,7 @@ class _Files:
         "model": checkpoints.fingerprint(predictor.state.params),
         "cut": cuts,
       },
+      configuration=self.configuration and self.configuration.to_json(),
     )
     _refuse_other_predictions(self.folder, record)
     shard = seqio.ShardInfo(index=self.shard_id, num_shards=self.num_shards)
@@ -279,10 +286,10 @@ def _refuse_other_predictions(
       "says of which model. Choose another folder."
     )
 
-  def identity(fields: Mapping[str, Any]) -> tuple[str, str | None]:
-    # Parts of a split may lie in one folder.
-    gin_text = re.sub(r"(?m)^ *shard_id = .*$", "", fields["gin"])
-    return gin_text, fields["data"].get("model")
+  def identity(fields: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    # Which part of a split it is of is no setting: they may lie in one folder.
+    configuration = fields.get("configuration") or {}
+    return configuration.get("hash"), fields["data"].get("model")
 
   if identity(before) != identity(record.fields):
     raise ValueError(

@@ -143,7 +143,7 @@ def of_bindings(
     bindings: The files' and the command's.
   """
   function = FUNCTIONS.get(program, program)
-  settings = gin_resolution.resolve(bindings, function)
+  settings = gin_resolution.resolve(bindings, function, _PLACES)
   return _made(
     program,
     {x.name: x.text for x in settings},
@@ -157,8 +157,7 @@ def _made(
   kept = {
     name: value
     for name, value in settings.items()
-    # A macro is called after its parameter here, in capitals.
-    if name.rpartition(".")[2].lower() not in _PLACES
+    if name.rpartition(".")[2] not in _PLACES
   }
   return RunConfiguration(program, kept, OF_THE_CODE.get(program, {}), macros)
 

@@ -115,19 +115,20 @@ def restore(
   )
 
 
-def status_if_over(model_dir: str, is_done: bool) -> str | None:
+def status_if_over(model_dir: str, is_done: bool, is_same: bool) -> str | None:
   """Returns how a run ended, if there is nothing left to do.
 
   Args:
     model_dir: The run's folder.
     is_done: Whether its last step was done, and evaluated.
+    is_same: Whether it is told what it was told then.
   """
   before = records.read(model_dir) or {}
   status = before.get("status")
   # If it is over and the record does not say so, it was killed between the two.
   if is_done and status == "finished":
     return status
-  # By an action; with other settings it may go on.
-  if status == "stopped" and before["command"] == records.command():
+  # By an action: with more steps or other actions it may go on.
+  if status == "stopped" and is_same:
     return status
   return None

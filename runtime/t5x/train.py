@@ -29,7 +29,9 @@ def main(train: Callable[..., Outcome]) -> None:
     command_line.ProgressBar("train", "step") as progress,
   ):
     outcome = train(
-      on_event=progress, should_stop=lambda: signals.stop_at(progress.step)
+      configuration=gin_utils.configuration("train"),
+      on_event=progress,
+      should_stop=lambda: signals.stop_at(progress.step),
     )
   if outcome.was_over:
     print(

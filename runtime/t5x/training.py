@@ -13,6 +13,7 @@ import seqio
 
 from t5x import (
   checkpoints,
+  continuation,
   events,
   initialization,
   metric_lines,
@@ -20,6 +21,7 @@ from t5x import (
   multihost,
   partitioning,
   records,
+  run_configuration,
   run_data,
   run_lock,
   run_start,
@@ -32,7 +34,13 @@ from t5x.train_state import TrainState, count_parameters, write_model_info
 
 # What a run writes whole, of which a killed one may leave a part.
 _OWN_FILES = frozenset(
-  {"metrics.jsonl", "prompt.safetensors", "record.json", "run.lock.json"}
+  {
+    "metrics.jsonl",
+    "prompt.safetensors",
+    "record.json",
+    "configuration.json",
+    "run.lock.json",
+  }
 )
 
 
@@ -93,6 +101,8 @@ class Training:
     use_orbax: Must be True.
     gc_period: Steps between Python's garbage collections, which are off
       meanwhile, in the whole program; 0 leaves it alone.
+    configuration: What all of this is: a run goes on in its folder with the
+      settings that it began with. None lets any go on.
   """
 
   model: models.EncoderDecoderModel
@@ -117,6 +127,7 @@ class Training:
   concurrent_metrics: bool
   use_orbax: bool
   gc_period: int
+  configuration: run_configuration.RunConfiguration | None = None
 
   def __post_init__(self):
     if not self.use_orbax:
@@ -153,12 +164,16 @@ class Training:
     with contextlib.ExitStack() as stack:
       lock = run_lock.RunLock(self.model_dir, "MODEL_DIR")
       stack.enter_context(lock)
+      known = continuation.check(self.model_dir, self.configuration)
       run = self._open(stack)
       run.resume()
-      status = run_start.status_if_over(self.model_dir, run.is_done)
+      status = run_start.status_if_over(
+        self.model_dir, run.is_done, not known.differences
+      )
       if status is not None:
+        known.check_over(status, run.start.step)
         return run.outcome(status, run.state, was_over=True)
-      record = stack.enter_context(run.record())
+      record = stack.enter_context(run.record(known))
       log = records.MetricLog(self.model_dir, run.start.step, run.start.evals)
       stack.callback(log.close)
       loop = run.loop(record, log, lock, on_event, should_stop)
@@ -281,7 +296,7 @@ class _OpenRun:
       train_state=train_state,
     )
 
-  def record(self) -> records.RunRecord:
+  def record(self, known: continuation.Continuation) -> records.RunRecord:
     """Begins the run's record."""
     folder, state = self.plan.model_dir, self.state
     write_model_info(os.path.join(folder, "model-info.txt"), state, self.axes)
@@ -296,6 +311,7 @@ class _OpenRun:
       steps={"first": self.start.first_step, "last": self.last_step},
       evals=self.start.evals,
       best=self.checkpointer.best(self.start.evals),
+      **known.begin(self.start.step),
     )
 
   def resume(self) -> None:
@@ -382,6 +398,7 @@ def train(
   concurrent_metrics: bool = True,
   use_orbax: bool = True,
   gc_period: int = 0,
+  configuration: run_configuration.RunConfiguration | None = None,
   on_event: events.OnEvent = events.ignore,
   should_stop: events.ShouldStop = events.never,
 ) -> Outcome:
@@ -424,6 +441,7 @@ def train(
     concurrent_metrics=concurrent_metrics,
     use_orbax=use_orbax,
     gc_period=gc_period,
+    configuration=configuration,
   )
   return plan.run(on_event, should_stop)
 

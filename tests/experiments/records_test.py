@@ -122,15 +122,6 @@ def test_wrong_record_is_refused(overrides, message):
     records.parse(json.dumps(fields(**overrides)), "here")
 
 
-def test_of_two_records_the_finished_one_counts(tmp_path):
-  failed = fields(status="failed", error="no", best=None)
-  (tmp_path / "a.json").write_text(json.dumps(failed))
-  (tmp_path / "b.json").write_text(json.dumps(fields()))
-  (tmp_path / "c.json").write_text(json.dumps(fields(seconds=3.0)))
-  (found,) = records.load(tmp_path).values()
-  assert found.path.name == "b.json"
-
-
 @pytest.mark.parametrize(
   ("status", "counts", "is_over"),
   [

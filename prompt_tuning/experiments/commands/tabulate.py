@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pathlib
 import sys
 
-from prompt_tuning.experiments import pages, sheets, toml_files
+from prompt_tuning.experiments import drift, pages, sheets, toml_files
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.commands import options
 from prompt_tuning.experiments.results import Results
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     return
   whole = None if args.sheets else _TABLES
   if wrong := pages.differences(files, root, whole):
+    for line in _hidden(root):
+      print(f"Not on {_TABLES}/{drift.PAGE}: {line}", file=sys.stderr)
     sys.exit(
       f"Error: {', '.join(wrong)}. Run python scripts/tabulate.py and commit."
     )
@@ -61,6 +63,7 @@ def _files(root: pathlib.Path, given: Sequence[str]) -> dict[str, bytes]:
     if sheet in wanted
     for name, content in pages.of_results(results).items()
   }
+  files[f"{_TABLES}/{drift.PAGE}"] = drift.page(every.values()).encode()
   for name in _PAGES:
     page = root / name
     if page.exists():
@@ -70,6 +73,13 @@ def _files(root: pathlib.Path, given: Sequence[str]) -> dict[str, bytes]:
     known = {name: results.sheet for name, results in every.items()}
     files |= _without_runs(configs, wanted, known)
   return files
+
+
+def _hidden(root: pathlib.Path) -> list[str]:
+  """Records that today's files would not make, and the page does not list."""
+  path = root / _TABLES / drift.PAGE
+  shown = path.read_text(encoding="utf-8") if path.exists() else ""
+  return drift.hidden(_results(root).values(), shown)
 
 
 def _results(root: pathlib.Path) -> dict[str, Results]:

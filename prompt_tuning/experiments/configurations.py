@@ -1,0 +1,57 @@
+"""What cells and records say to their programs, resolved and comparable."""
+
+import pathlib
+
+import prompt_tuning
+from prompt_tuning.experiments import essentials, records
+from prompt_tuning.experiments.cells import Cell
+from t5x import gin_resolution, run_configuration
+from t5x.run_configuration import RunConfiguration
+
+
+class Configurations:
+  """The configurations of cells, by the gin files of a folder.
+
+  They are read as text, so that thousands take seconds.
+  """
+
+  def __init__(self, root: pathlib.Path):
+    """Reads nothing yet.
+
+    Args:
+      root: The folder that gin files are named from.
+    """
+    self._paths = [str(root), prompt_tuning.gin_search_path()]
+    self._files: dict[tuple[str, ...], gin_resolution.Bindings] = {}
+    self._known: dict[records.Settings, RunConfiguration] = {}
+
+  def of_cell(self, cell: Cell) -> RunConfiguration:
+    """Returns what today's files say to a cell.
+
+    Raises:
+      ValueError: if a gin file is missing or is no gin.
+    """
+    settings = cell.settings
+    if settings not in self._known:
+      try:
+        if settings.gin_files not in self._files:
+          self._files[settings.gin_files] = gin_resolution.Bindings(
+            settings.gin_files, paths=self._paths
+          )
+        bindings = self._files[settings.gin_files].with_bindings(
+          f"{name} = {value}" for name, value in settings.bindings
+        )
+      except SyntaxError as e:
+        raise ValueError(f"{cell.sheet}, {cell.name}: {e}.") from e
+      self._known[settings] = essentials.of(
+        run_configuration.of_bindings(settings.kind, bindings)
+      )
+    return self._known[settings]
+
+
+def of_record(record: records.RunRecord) -> RunConfiguration | None:
+  """Returns what a run was told; None if its record does not say."""
+  told = record.configuration
+  if told is None:
+    return None
+  return essentials.of(RunConfiguration(record.kind, told.settings, told.code))

@@ -1,0 +1,119 @@
+"""Drift: records that today's files would not make again.
+
+What a run was told is in its record. What it would be told today, the gin files
+and its sheet say; what the code has changed since, it says itself
+(`t5x.run_configuration.OF_THE_CODE`). Where they differ, the record is listed,
+until it is made again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+
+from prompt_tuning.experiments.results import Results
+from t5x import run_configuration
+
+PAGE = "drift.md"
+_ABOUT = """# Records that today's files would not make again
+
+Each was made by other settings than its sheet and the gin files now give, or by
+code that read its data in another order. They stand in the tables, as what they
+are: results of the settings on the left. `python scripts/launch.py SHEET` makes
+those of other settings again; those of other code once their files are gone.
+"""
+_CODE = {
+  "data_order": (
+    "the order of the training examples, which until commit 2174ab8 was not "
+    "that of `seqio.get_dataset`"
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Drifted:
+  """A record and what today's files say otherwise.
+
+  Attributes:
+    name: Of its file below `results`, without the suffix.
+    differences: In one line, old -> new.
+  """
+
+  name: str
+  differences: str
+
+
+def of_results(results: Results) -> list[Drifted]:
+  """Returns the records of a sheet that have drifted."""
+  return [
+    Drifted(
+      "/".join(run.filed.path.with_suffix("").parts[-2:]),
+      run_configuration.describe(differences),
+    )
+    for run in results.runs
+    if run.filed and (differences := results.archive.drift(run.cell))
+  ]
+
+
+def note(results: Results) -> str | None:
+  """Returns what a sheet's page says of its drifted records, if there are."""
+  drifted = of_results(results)
+  if not drifted:
+    return None
+  lines = "".join(
+    f"* {text} ({len(names)} records)\n"
+    for text, names in _grouped(drifted).items()
+  )
+  return (
+    f"{len(drifted)} of {len(results.runs)} cells show records that today's "
+    f"files would not make again ([which]({PAGE})), old -> new:\n\n{lines}"
+  )
+
+
+def page(every: Iterable[Results]) -> str:
+  """Returns the page that lists all drifted records."""
+  drifted = {x.name: x for results in every for x in of_results(results)}
+  return "\n".join(_page(list(drifted.values())))
+
+
+def _page(drifted: Sequence[Drifted]) -> Iterator[str]:
+  yield _ABOUT
+  if not drifted:
+    yield "None.\n"
+  for text, names in _grouped(drifted).items():
+    yield f"## {text}\n"
+    for name, meaning in _CODE.items():
+      if text.startswith(f"{name}:"):
+        yield f"That is {meaning}.\n"
+    yield "".join(f"* `{name}`\n" for name in sorted(names))
+
+
+def _grouped(drifted: Iterable[Drifted]) -> Mapping[str, list[str]]:
+  """Differences -> the names of the records that have them."""
+  groups: dict[str, list[str]] = {}
+  for x in drifted:
+    groups.setdefault(x.differences, []).append(x.name)
+  return groups
+
+
+def hidden(every: Iterable[Results], shown: str) -> list[str]:
+  """Returns what a committed page does not say of drifted records.
+
+  Args:
+    every: Results of all sheets.
+    shown: The text of the page.
+
+  Returns:
+    A line for each record that is not listed under its differences.
+  """
+  listed = set()
+  heading = ""
+  for line in shown.splitlines():
+    if line.startswith("## "):
+      heading = line.removeprefix("## ")
+    elif line.startswith("* `"):
+      listed.add((line.removeprefix("* `").rstrip("`"), heading))
+  drifted = {x.name: x for results in every for x in of_results(results)}
+  return [
+    f"{x.name}: {x.differences}"
+    for x in drifted.values()
+    if (x.name, x.differences) not in listed
+  ]

@@ -1,0 +1,184 @@
+"""Records are found by what their runs were told, and listed once it changed."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from prompt_tuning.experiments import drift, migration, sheets
+from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.results import Results
+from t5x import run_configuration
+
+GIN = """
+from __gin__ import dynamic_registration
+import __main__ as train_script
+from t5x import utils
+
+RATE = 0.3
+TASK = %gin.REQUIRED
+SEED = 0
+MODEL_DIR = %gin.REQUIRED
+
+train_script.train:
+  model_dir = %MODEL_DIR
+  random_seed = %SEED
+  train_dataset_cfg = @train/utils.DatasetConfig()
+  rate_fn = @utils.schedule()
+train/utils.DatasetConfig:
+  task = %TASK
+  shuffle = True
+utils.schedule.rate = %RATE
+"""
+SHEET = """
+title = "T"
+about = ""
+budget = ""
+[programs.train]
+module = "t5x.train"
+folder = "MODEL_DIR"
+gin_files = ["gin/train.gin"]
+bindings = {TASK = "$task", SEED = "$seed"}
+[[grids]]
+task = ["cb"]
+seed = [0, 1]
+[layout]
+rows = ["task"]
+columns = "seed"
+[values.task.cb]
+"""
+
+
+def record(cell, root):
+  """A record as its run would have made it, by the schema of before."""
+  macros = "".join(f"{k} = {v}\n" for k, v in cell.settings.bindings)
+  best = {"step": 1, "metrics": {"cb": {"accuracy": 50.0}}}
+  return {
+    "schema": 1,
+    "kind": "train",
+    "status": "finished",
+    "started": "now",
+    "command": list(cell.command),
+    "commit": "0123456789",
+    "versions": {"jax": "0"},
+    "device": {"platform": "cpu", "cpus": 2},
+    "gin": (root / "gin" / "train.gin").read_text() + macros,
+    "seconds": 1.0,
+    "evals": [best],
+    "best": best,
+  }
+
+
+@pytest.fixture
+def root(tmp_path):
+  """A repository with a sheet of two cells and their migrated records."""
+  for name, text in (("gin/train.gin", GIN), ("configs/x.toml", SHEET)):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text(text)
+  (tmp_path / "results" / "x").mkdir(parents=True)
+  for cell in cells(tmp_path):
+    path = tmp_path / "results" / "x" / f"{cell.name}.json"
+    path.write_text(json.dumps(record(cell, tmp_path)))
+  assert migration.migrate(tmp_path / "results") == 2
+  return tmp_path
+
+
+def sheet(root):
+  return sheets.load(root / "configs" / "x.toml", root / "configs")
+
+
+def cells(root):
+  return sheet(root).cells()
+
+
+def results(root):
+  return Results(sheet(root), Archive.load(root / "results"))
+
+
+def replace(path, old, new):
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+
+
+def as_of_today(root):
+  """Says that the records' code is today's."""
+  for path in (root / "results").glob("**/*.json"):
+    fields = json.loads(path.read_text())
+    fields["configuration"]["code"] = run_configuration.OF_THE_CODE["train"]
+    path.write_text(json.dumps(fields))
+
+
+def test_migration_says_what_the_code_did_otherwise(root):
+  (first, second) = drift.of_results(results(root))
+  assert (first.name, second.name) == ("x/cb-seed0", "x/cb-seed1")
+  assert first.differences == (
+    "data_order: that of seqio's second iteration -> seqio's"
+  )
+  page = drift.page([results(root)])
+  assert f"## {first.differences}" in page
+  assert "* `x/cb-seed1`" in page
+  assert drift.hidden([results(root)], page) == []
+
+
+def test_migration_keeps_all_and_is_done_once(root):
+  assert migration.migrate(root / "results") == 0
+  assert [run.record.scores for run in results(root).runs] == [{"cb": 50.0}] * 2
+
+
+def test_other_names_of_files_and_macros_change_nothing(root):
+  as_of_today(root)
+  shutil.move(root / "gin" / "train.gin", root / "gin" / "learn.gin")
+  replace(root / "configs" / "x.toml", "gin/train.gin", "gin/learn.gin")
+  replace(root / "configs" / "x.toml", "SEED =", "LUCK =")
+  replace(root / "gin" / "learn.gin", "SEED", "LUCK")
+  replace(root / "gin" / "learn.gin", "RATE", "LEARNING_RATE")
+  assert drift.of_results(results(root)) == []
+  assert all(run.record for run in results(root).runs)
+  assert "None." in drift.page([results(root)])
+
+
+@pytest.mark.parametrize(
+  ("file", "old", "new", "difference"),
+  [
+    ("gin/train.gin", "0.3", "0.1", "RATE (t5x.schedule.rate): 0.3 -> 0.1"),
+    (
+      "configs/x.toml",
+      'SEED = "$seed"}',
+      'SEED = "$seed", RATE = 0.5}',
+      "RATE (t5x.schedule.rate): 0.3 -> 0.5",
+    ),
+  ],
+)
+def test_another_rate_lists_the_records(root, file, old, new, difference):
+  as_of_today(root)
+  shown = drift.page([results(root)])
+  replace(root / file, old, new)
+  now = results(root)
+  assert [x.differences for x in drift.of_results(now)] == [difference] * 2
+  assert drift.hidden([now], shown) == [
+    f"x/cb-seed{seed}: {difference}" for seed in (0, 1)
+  ]
+  assert difference in (drift.note(now) or "")
+  # They are shown, and made again by the launcher.
+  assert all(run.record for run in now.runs)
+  assert not any(now.archive.record(run.cell) for run in now.runs)
+
+
+def test_record_without_gin_cannot_be_migrated(root):
+  path = root / "results" / "x" / "cb-seed0.json"
+  fields = json.loads(path.read_text()) | {"gin": None, "configuration": None}
+  path.write_text(json.dumps(fields))
+  with pytest.raises(ValueError, match=r"cb-seed0\.json has no gin text"):
+    migration.migrate(root / "results")
+
+
+def test_of_two_records_the_finished_one_counts(root):
+  folder = root / "results" / "x"
+  failed = json.loads((folder / "cb-seed0.json").read_text())
+  failed |= {"status": "failed", "error": "no"}
+  (folder / "a.json").write_text(json.dumps(failed))
+  found = Archive.load(root / "results").find(cells(root)[0])
+  assert found is not None
+  assert found.path == pathlib.Path(folder / "cb-seed0.json")

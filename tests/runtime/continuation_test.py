@@ -1,0 +1,120 @@
+"""A run goes on in its folder with the settings that it began with."""
+
+import json
+
+import pytest
+import tiny
+
+from t5x import run_configuration
+
+STEPS = 3
+SETTINGS = {
+  "train.random_seed": 0,
+  "train.relative_steps": STEPS,
+  "train.eval_period": STEPS,
+  "train/t5x.DatasetConfig.batch_size": 8,
+  "train/t5x.DatasetConfig.task_feature_lengths": {"inputs": 8, "targets": 4},
+  "t5x.create_learning_rate_scheduler.base_learning_rate": 0.3,
+}
+
+
+def told(**changed):
+  settings = SETTINGS | {k.replace("__", "."): v for k, v in changed.items()}
+  return run_configuration.of_settings("train", settings)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("runs") / "run"
+  train(folder, base, told())
+  return folder
+
+
+def train(folder, base, configuration, steps=STEPS, **overrides):
+  return tiny.train(
+    folder,
+    base,
+    configuration=configuration,
+    relative_steps=steps,
+    total_steps=None,
+    eval_period=STEPS,
+    **overrides,
+  )
+
+
+def test_record_and_folder_name_the_configuration(finished):
+  record = json.loads((finished / "record.json").read_text())
+  assert record["configuration"]["hash"] == told().hash
+  assert run_configuration.read(str(finished)) == (told(), [])
+
+
+def test_same_settings_are_over_already(finished, base):
+  assert train(finished, base, told()).was_over
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("t5x.create_learning_rate_scheduler.base_learning_rate", 0.1),
+    ("train.random_seed", 1),
+    ("train/t5x.DatasetConfig.batch_size", 16),
+    (
+      "train/t5x.DatasetConfig.task_feature_lengths",
+      {"inputs": 9, "targets": 4},
+    ),
+  ],
+)
+@pytest.mark.parametrize("status", ["finished", "interrupted"])
+def test_another_setting_is_refused(finished, base, status, name, value):
+  path = finished / "record.json"
+  record = json.loads(path.read_text())
+  path.write_text(json.dumps(record | {"status": status}))
+  with pytest.raises(ValueError, match="has a run of other settings") as error:
+    train(finished, base, told(**{name: value}))
+  path.write_text(json.dumps(record))
+  assert f"{name}: {SETTINGS[name]!r} -> {value!r}" in str(error.value)
+  assert run_configuration.read(str(finished)) == (told(), [])
+
+
+def test_another_period_alone_is_not_the_run_that_is_over(finished, base):
+  with pytest.raises(ValueError, match=r"is over, finished at step .* 3 -> 1"):
+    train(finished, base, told(train__eval_period=1))
+
+
+def test_fewer_steps_are_refused_before_anything_is_read(finished):
+  with pytest.raises(ValueError, match="TRAIN_STEPS_RELATIVE=1 ends at"):
+    train(finished, "no such base", told(train__relative_steps=1), 1)
+
+
+def test_more_steps_go_on_and_the_record_says_from_where(base, tmp_path):
+  train(tmp_path, base, told())
+  longer = told(train__relative_steps=2 * STEPS)
+  outcome = train(tmp_path, base, longer, 2 * STEPS)
+  assert outcome.step == outcome.first_step + 2 * STEPS
+  record = json.loads((tmp_path / "record.json").read_text())
+  change = {
+    "step": outcome.first_step + STEPS,
+    "name": "train.relative_steps",
+    "old": "3",
+    "new": "6",
+  }
+  assert record["changes"] == [change]
+  assert record["configuration"]["hash"] == longer.hash
+  assert run_configuration.read(str(tmp_path)) == (longer, [change])
+
+
+def test_run_of_before_is_known_by_its_gin(base, tmp_path):
+  train(tmp_path, base, None)
+  path = tmp_path / "record.json"
+  record = json.loads(path.read_text())
+  text = "import __main__ as train_script\ntrain_script.train.random_seed = 5\n"
+  path.write_text(json.dumps(record | {"gin": text, "schema": 1}))
+  now = run_configuration.of_settings("train", {"train.random_seed": 5})
+  # Its batches were of another order.
+  with pytest.raises(ValueError, match="data_order: none -> seqio's"):
+    train(tmp_path, base, now)
