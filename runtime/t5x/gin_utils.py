@@ -128,7 +128,8 @@ def _refuse_unknown_macros(
     if not equals:
       continue  # An import; of anything else gin itself complains.
     is_used = any(re.search(rf"%{re.escape(name)}\b", x) for x in gin_bindings)
-    if "." in name or name in macros or is_used:
+    # A text of several lines is a configuration of its own.
+    if not name.isidentifier() or name in macros or is_used:
       continue
     # The names of the files' macros are in capitals, and a user's may not be.
     near = difflib.get_close_matches(name.upper(), sorted(macros), n=3)
