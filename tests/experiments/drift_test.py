@@ -1,4 +1,4 @@
-"""Records are found by what their runs were told, and listed once it changed."""
+"""Records are found by what their runs were told; drifted ones are listed."""
 
 import json
 import pathlib
