@@ -97,7 +97,7 @@ def main() -> None:
   )
   print(f"Writing {checkpoint} ...", flush=True)
   checkpoints.save_base_checkpoint(
-    folder,
+    str(folder),
     STEP,
     traverse_util.unflatten_dict(params, sep="/"),
     {"name": f"t5_small ({PACKAGE} {VERSION}, int8 dequantised)"},
