@@ -18,13 +18,13 @@ import numpy as np
 import safetensors
 
 from prompt_tuning import safe_files
-from prompt_tuning.interop import t5_names
+from prompt_tuning.interop import hugging_face_config, t5_names
 from prompt_tuning.t5.config import T5Config
 from t5x import base_checkpoints
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
-CONFIG = "config.json"
+CONFIG = hugging_face_config.FILE
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -101,7 +101,7 @@ def open_folder(
       complete or pickled.
   """
   folder = pathlib.Path(path)
-  config = _config(folder)
+  config = hugging_face_config.read(folder)
   files = _files(folder)
   if _HEAD not in files:
     raise ValueError(
@@ -143,75 +143,29 @@ def open_folder(
   return base_checkpoints.BaseCheckpoint(str(path), 0, arrays)
 
 
-def _config(folder: pathlib.Path) -> T5Config:
-  """Reads the sizes, and refuses what our network does not compute."""
-  file = folder / CONFIG
-  if not file.is_file():
-    raise ValueError(f"{folder} is no Hugging Face folder: no {CONFIG} in it.")
-  try:
-    config = json.loads(file.read_text())
-    model_type = config["model_type"]
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"{file} is no model configuration: {error!r}.") from None
-  if model_type != "t5":
-    raise ValueError(f"{file}: expected model_type t5, got {model_type}.")
-  activation = config.get("feed_forward_proj", "relu")
-  if activation != "gated-gelu":
-    reason = " It is a T5 1.0: no gate, and a tied head." * (
-      activation == "relu"
-    )
-    raise ValueError(
-      f"{file}: expected feed_forward_proj gated-gelu, that of T5 1.1, got "
-      f"{activation}.{reason} Take a T5 1.1, an LM-adapted T5 or a FLAN-T5."
-    )
-  # transformers 5 writes "tied" for every model, and what it computes here.
-  scales = config.get(
-    "scale_decoder_outputs", config.get("tie_word_embeddings", True)
-  )
-  if scales:
-    raise ValueError(
-      f"{file}: expected tie_word_embeddings false, got "
-      f"{str(config.get('tie_word_embeddings', 'nothing')).lower()}: the "
-      "embedding is the head, and the decoder's output is scaled, as in T5 1.0."
-    )
-  for name, default in (
-    ("layer_norm_epsilon", 1e-6),
-    ("relative_attention_max_distance", 128),
-  ):
-    if (value := config.get(name, default)) != default:
-      raise ValueError(
-        f"{file}: expected {name} {default}, which a checkpoint does not say, "
-        f"got {value}."
-      )
-  try:
-    return T5Config(
-      vocab_size=config["vocab_size"],
-      emb_dim=config["d_model"],
-      num_heads=config["num_heads"],
-      num_encoder_layers=config["num_layers"],
-      num_decoder_layers=config.get("num_decoder_layers")
-      or config["num_layers"],
-      head_dim=config["d_kv"],
-      mlp_dim=config["d_ff"],
-      relative_attention_num_buckets=config.get(
-        "relative_attention_num_buckets", 32
-      ),
-    )
-  except KeyError as error:
-    raise ValueError(f"{file} does not say {error}.") from None
-
-
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns which file has which tensor."""
   if (folder / INDEX).is_file():
     try:
       weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
       files = {key: folder / name for key, name in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+      ValueError,
+      KeyError,
+      TypeError,
+      AttributeError,
+      RecursionError,
+    ) as error:
       raise ValueError(
         f"{folder / INDEX}: expected JSON with weight_map, tensor -> file, got "
         f"{error!r}."
       ) from None
+    if outside := sorted(
+      {str(f) for f in files.values() if f.parent != folder or f.name == ".."}
+    ):
+      raise ValueError(
+        f"{folder / INDEX}: expected files of its own folder, got {outside[0]}."
+      )
     if missing := sorted({f.name for f in files.values() if not f.is_file()}):
       raise ValueError(
         f"{folder} is not complete: {INDEX} names {', '.join(missing)}."

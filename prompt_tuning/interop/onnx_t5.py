@@ -9,6 +9,7 @@ is called after its module, as in
 from collections.abc import Iterator
 import os
 
+from google.protobuf import message
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -35,12 +36,13 @@ def read_onnx_t5(
     T5X parameter name -> float32 array, one for every parameter of the network.
 
   Raises:
-    ValueError: if a tensor of the graphs is not a parameter, two tensors claim
-      one parameter and differ, or names or shapes are not the expected ones.
+    ValueError: if a file is no ONNX file or refers to others, a tensor of the
+      graphs is not a parameter, two tensors claim one parameter and differ, or
+      names or shapes are not the expected ones.
   """
   params: dict[str, np.ndarray] = {}
   for stack, path in (("encoder", encoder_path), ("decoder", decoder_path)):
-    for module, array in _weights_by_module(onnx.load(path).graph):
+    for module, array in _weights(path):
       name = t5_names.t5x_name(stack, module)
       if name.endswith("rel_embedding"):
         array = array.T  # Hugging Face: [buckets, heads].
@@ -58,6 +60,21 @@ def read_onnx_t5(
     )
     raise ValueError(f"{encoder_path} and {decoder_path}: {details}.")
   return params
+
+
+def _weights(
+  path: str | os.PathLike[str],
+) -> list[tuple[str, np.ndarray]]:
+  """Reads what `_weights_by_module` yields, and names the file in errors."""
+  try:
+    # Tensors in other files would be read from wherever this one says.
+    graph = onnx.load(path, load_external_data=False).graph
+    for tensor in graph.initializer:
+      if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ValueError(f"Tensor {tensor.name} lies in another file.")
+    return list(_weights_by_module(graph))
+  except (message.DecodeError, ValueError, TypeError, KeyError) as error:
+    raise ValueError(f"{path}: {error}") from error
 
 
 def _weights_by_module(

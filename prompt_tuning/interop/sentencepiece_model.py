@@ -1,6 +1,7 @@
 """A SentencePiece model out of a Hugging Face `tokenizer.json` (Unigram)."""
 
 import base64
+import binascii
 import json
 import os
 import pathlib
@@ -29,22 +30,50 @@ def sentencepiece_from_tokenizer_json(
   Raises:
     ValueError: if the file is not a T5-like Unigram tokenizer.
   """
-  tokenizer = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  try:
+    tokenizer = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{path}: expected JSON, got {error!r}.") from error
+  try:
+    return _rebuilt(tokenizer, path)
+  except (
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    binascii.Error,
+    UnicodeEncodeError,
+  ) as error:
+    raise ValueError(
+      f"{path}: expected a tokenizer as Hugging Face writes it, got {error!r}."
+    ) from error
+
+
+def _rebuilt(tokenizer: Any, path: str | os.PathLike[str]) -> bytes:
   model = tokenizer["model"]
   if model.get("type") != "Unigram" or model.get("byte_fallback"):
     raise ValueError(
       f"{path}: expected a Unigram model without byte fallback, got type"
       f" {model.get('type')!r}, byte_fallback {model.get('byte_fallback')}."
     )
+  if not all(len(row) == 2 for row in model["vocab"]):
+    raise ValueError(f"{path}: expected pairs of a piece and its score.")
   rows = [row for row in model["vocab"] if not _SENTINEL.fullmatch(row[0])]
   if rows != model["vocab"][: len(rows)]:
     raise ValueError(f"{path}: expected <extra_id_*> only after other pieces.")
+  unknown = model["unk_id"]
+  if type(unknown) is not int or not 0 <= unknown < len(rows):
+    raise ValueError(
+      f"{path}: expected unk_id to be one of {len(rows)} pieces, got "
+      f"{unknown!r:.60}."
+    )
 
   proto = sentencepiece_model_pb2.ModelProto()
   types = {
     token["id"]: _PIECE.CONTROL if token["special"] else _PIECE.USER_DEFINED
     for token in tokenizer["added_tokens"]
-  } | {model["unk_id"]: _PIECE.UNKNOWN}
+  } | {unknown: _PIECE.UNKNOWN}
   for i, (piece, score) in enumerate(rows):
     proto.pieces.add(piece=piece, score=score, type=types.get(i))
 
@@ -52,7 +81,7 @@ def sentencepiece_from_tokenizer_json(
   trainer = proto.trainer_spec
   trainer.model_type = sentencepiece_model_pb2.TrainerSpec.UNIGRAM
   trainer.vocab_size = len(rows)
-  trainer.unk_id = model["unk_id"]
+  trainer.unk_id = unknown
   trainer.pad_id = ids.get("<pad>", -1)
   trainer.bos_id = ids.get("<s>", -1)
   trainer.eos_id = ids.get("</s>", -1)

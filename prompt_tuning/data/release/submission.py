@@ -12,11 +12,14 @@ import pathlib
 import re
 from typing import Any
 import zipfile
+import zlib
 
 from prompt_tuning.data import postprocessors, superglue
 from prompt_tuning.data.release import rows as release_rows
 
 _OFFICIAL = {task.config: task for task in release_rows.TASKS}
+# Of a file in a submission; ReCoRD's 10,000 answers are about 1 MB.
+_MAX_BYTES = 2**26
 _LOWER_BOOL = ("false", "true")
 # As `t5x.infer` names them.
 _PREDICTIONS = re.compile(
@@ -104,7 +107,12 @@ def find_predictions(folders: Iterable[pathlib.Path]) -> list[Predictions]:
     shards = collections.defaultdict(list)
     for path in sorted(folder.glob("*")):
       match = _PREDICTIONS.fullmatch(path.name)
-      if match and match["task"] in superglue.ROWS:
+      # What begins with a sentinel has to be read in another way.
+      if (
+        match
+        and match["task"] in superglue.ROWS
+        and not match["task"].endswith("_sentinel")
+      ):
         shards[match["task"], int(match["shards"])].append(path)
     if not shards:
       others = [path.name for path in sorted(folder.glob("*.jsonl-*"))]
@@ -196,9 +204,20 @@ def check(path: pathlib.Path) -> list[str]:
           problems.append(f"{task.file_name} is missing.")
           continue
         names.remove(task.file_name)
+        if archive.getinfo(task.file_name).file_size > _MAX_BYTES:
+          problems.append(
+            f"{task.file_name} is larger than {_MAX_BYTES} bytes."
+          )
+          continue
         text = archive.read(task.file_name)
         problems += [f"{task.file_name}: {x}" for x in _problems(task, text)]
-  except zipfile.BadZipFile as error:
+  except (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # A compression that zipfile does not know.
+    RuntimeError,  # A password.
+  ) as error:
     return [f"{path} is no zip file ({error})."]
   return problems + [f"{name} does not belong here." for name in sorted(names)]
 
@@ -214,7 +233,7 @@ def _read(
         try:
           row = json.loads(line)
           example, text = row["inputs"], row["prediction"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
           raise ValueError(
             f"{where}: expected inputs and a prediction, as t5x.infer writes "
             f"them, got {line[:60]!r}."
@@ -279,7 +298,7 @@ def _problems(task: SubmittedTask, text: bytes) -> Iterator[str]:
   for number, line in enumerate(text.splitlines(), 1):
     try:
       pairs = list(_flat(task, json.loads(line)))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
       yield f"line {number} has not the right form ({error!r})."
       return
     for idx, label in pairs:

@@ -8,6 +8,7 @@ that may have seen it in another place, by another driver.
 
 from collections.abc import Mapping
 import dataclasses
+import json
 import posixpath
 from typing import Any
 
@@ -24,6 +25,18 @@ VERSION = 3
 _FILE = "checkpoint"
 # T5X's own: several hosts can read their shards, without too many files.
 _CHUNK_BYTES = 64 * 2**20
+# What broken content makes its parsers raise.
+_MALFORMED = (
+  ValueError,
+  KeyError,
+  IndexError,
+  TypeError,
+  AttributeError,
+  AssertionError,
+  OverflowError,
+  RecursionError,
+  msgpack.UnpackException,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +60,7 @@ class ZarrArray:
       ValueError: if the folder is not there, is of another shape, or lacks a
         chunk, which zarr would take for zeros.
     """
+    self._check_metadata()
     try:
       store = ts.open(
         {
@@ -61,11 +75,6 @@ class ZarrArray:
         f"{self.folder}: cannot be opened; copy the checkpoint again, whole "
         f"({_first_sentence(e)})."
       ) from None
-    if tuple(store.shape) != self.shape:
-      raise ValueError(
-        f"{self.folder}: expected shape {self.shape}, as the checkpoint's "
-        f"msgpack says, got {tuple(store.shape)}."
-      )
 
     def read(index: stored_arrays.Index) -> np.ndarray:
       try:
@@ -77,6 +86,30 @@ class ZarrArray:
         ) from None
 
     return read
+
+  def _check_metadata(self) -> None:
+    """Refuses what ends the process in TensorStore, instead of an error."""
+    file = epath.Path(self.folder) / ".zarray"
+    try:
+      metadata = json.loads(file.read_text())
+      shape, chunks = tuple(metadata["shape"]), tuple(metadata["chunks"])
+    except (OSError, *_MALFORMED) as e:
+      raise ValueError(
+        f"{self.folder}: cannot be opened; copy the checkpoint again, whole "
+        f"({e!r:.200})."
+      ) from None
+    if shape != self.shape:
+      raise ValueError(
+        f"{self.folder}: expected shape {self.shape}, as the checkpoint's "
+        f"msgpack says, got {shape}."
+      )
+    if len(chunks) != len(shape) or not all(
+      type(chunk) is int and 1 <= chunk <= max(size, 1)
+      for chunk, size in zip(chunks, shape, strict=True)
+    ):
+      raise ValueError(
+        f"{file}: expected chunks within the shape {shape}, got {chunks}."
+      )
 
 
 def _first_sentence(error: ValueError) -> str:
@@ -119,7 +152,7 @@ def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
   try:
     tree = serialization.msgpack_restore(content)
     version = tree["version"]
-  except (ValueError, KeyError, TypeError, msgpack.UnpackException) as e:
+  except _MALFORMED as e:
     raise ValueError(
       f"{file} is no msgpack file of T5X's: expected a tree with version and "
       f"optimizer ({e!r})."
@@ -129,13 +162,22 @@ def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
       f"{folder} is of T5X's format {version}, expected {VERSION}: restore it "
       "with T5X and save it again."
     )
-  target = traverse_util.flatten_dict(
-    tree["optimizer"]["target"], is_leaf=lambda _, node: _is_spec(node)
-  )
-  return int(tree["optimizer"]["state"]["step"]), {
-    "/".join(path): _stored(folder, "/".join(path), leaf)
-    for path, leaf in target.items()
-  }
+  try:
+    step = int(tree["optimizer"]["state"]["step"])
+    target = traverse_util.flatten_dict(
+      tree["optimizer"]["target"], is_leaf=lambda _, node: _is_spec(node)
+    )
+    return step, {
+      "/".join(path): _stored(folder, "/".join(path), leaf)
+      for path, leaf in target.items()
+    }
+  except _MALFORMED as e:
+    if isinstance(e, ValueError) and str(e).startswith(folder):
+      raise
+    raise ValueError(
+      f"{file}: expected T5X's tree with optimizer/target and "
+      f"optimizer/state/step, got {e!r:.200}."
+    ) from None
 
 
 def _is_spec(node: Any) -> bool:
@@ -144,6 +186,8 @@ def _is_spec(node: Any) -> bool:
 
 def _stored(folder: str, name: str, leaf: Any) -> StoredArray:
   if not _is_spec(leaf):
+    if not isinstance(leaf, np.ndarray | np.generic):
+      raise TypeError(f"{type(leaf).__name__} for {name}")
     return stored_arrays.ArrayInMemory(np.asarray(leaf))
   # TensorStore before 0.1.14 had the path outside.
   path = leaf["kvstore"].get("path", "") + leaf.get("path", "")
@@ -155,9 +199,12 @@ def _stored(folder: str, name: str, leaf: Any) -> StoredArray:
       f"got driver {leaf['driver']}, path {path!r}."
     )
   metadata = leaf["metadata"]
+  shape = tuple(metadata["shape"])
+  if not all(type(size) is int and size >= 0 for size in shape):
+    raise TypeError(f"the shape {shape} for {name}")
   return ZarrArray(
     posixpath.join(folder, relative),
-    tuple(metadata["shape"]),
+    shape,
     _dtype(metadata.get("dtype", leaf.get("dtype"))),
   )
 

@@ -237,3 +237,24 @@ def test_file_that_is_no_zip(tmp_path):
   path.write_text("no")
   (found,) = submission.check(path)
   assert "is no zip file" in found
+
+
+@pytest.mark.parametrize("change", ["data", "password", "size"])
+def test_a_broken_zip_file_is_no_submission(tmp_path, change):
+  path = tmp_path / "submission.zip"
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("BoolQ.jsonl", "{}" * 99)
+  content = bytearray(path.read_bytes())
+  entry = content.index(b"PK\1\2")  # Of the table of contents.
+  if change == "data":
+    content[42:46] = b"\xff" * 4
+  elif change == "password":
+    content[6] |= 1
+    content[entry + 8] |= 1
+  else:
+    content[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
+  path.write_bytes(content)
+  problem = submission.check(path)[0]
+  assert (
+    "is larger than" in problem if change == "size" else "no zip" in problem
+  )

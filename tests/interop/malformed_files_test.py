@@ -1,0 +1,266 @@
+"""Files of others that are not what they should be: one error, naming them."""
+
+import json
+import pathlib
+import shutil
+
+from flax import serialization
+import numpy as np
+import pytest
+
+from prompt_tuning.interop import (
+  hugging_face,
+  onnx_t5,
+  sentencepiece_model,
+  t5_names,
+)
+from prompt_tuning.t5.config import T5Config
+from t5x import checkpoints
+from t5x.formats import stored_arrays, t5x_v3
+
+CONFIG = T5Config(
+  vocab_size=8,
+  emb_dim=4,
+  num_heads=2,
+  head_dim=2,
+  mlp_dim=4,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+)
+EMBEDDING = "target.token_embedder.embedding"
+DEEP = b"[" * 100_000
+# Depth that Python's parser of JSON takes.
+NESTED = {"a": {"b": {"c": [[[{}]]]}}}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+  """A folder with one small model in each format."""
+  folder = tmp_path_factory.mktemp("models")
+  arrays = {
+    name: stored_arrays.ArrayInMemory(np.ones(shape, np.float32))
+    for name, shape in t5_names.shapes(CONFIG).items()
+  }
+  hugging_face.write_folder(folder / "hugging_face", arrays)
+  t5x_v3.write_checkpoint(str(folder / "t5x"), 7, arrays)
+  return folder
+
+
+def _write_index(folder, weight_map):
+  content = json.dumps({"weight_map": weight_map})
+  (folder / hugging_face.INDEX).write_text(content)
+
+
+def _change_json(file, **changes):
+  """Changes fields of a JSON file; None removes one."""
+  fields = json.loads(file.read_text()) | changes
+  file.write_text(
+    json.dumps({k: x for k, x in fields.items() if x is not None})
+  )
+
+
+SIZES = ["vocab_size", "d_model", "num_heads", "num_layers", "d_kv", "d_ff"]
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+  "value", [None, 0, -1, 2.5, True, "8", [8], {"a": 8}, 2**31, 10**30]
+)
+def test_sizes_of_hugging_face_are_checked(models, tmp_path, name, value):
+  folder = tmp_path / "model"
+  shutil.copytree(models / "hugging_face", folder)
+  _change_json(folder / hugging_face.CONFIG, **{name: value})
+  with pytest.raises(ValueError, match=r"config\.json.*" + name):
+    hugging_face.open_folder(folder)
+
+
+@pytest.mark.parametrize(
+  "content", [b"", DEEP, b"\xff", b"[1]", b"7", b'{"model_type": [["t5"]]}']
+)
+def test_configurations_of_hugging_face_are_objects(tmp_path, content):
+  (tmp_path / hugging_face.CONFIG).write_bytes(content)
+  with pytest.raises(ValueError, match=r"config\.json"):
+    hugging_face.open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", DEEP, b"\xff", b"[1]", b"{}"])
+def test_an_index_of_hugging_face_is_an_object(models, tmp_path, content):
+  folder = tmp_path / "model"
+  shutil.copytree(models / "hugging_face", folder)
+  (folder / hugging_face.INDEX).write_bytes(content)
+  with pytest.raises(ValueError, match=r"index\.json: expected JSON"):
+    hugging_face.open_folder(folder)
+
+
+@pytest.mark.parametrize(
+  "name", ["../model.safetensors", "/etc/x", "a/b", ".."]
+)
+def test_an_index_names_files_beside_it(models, tmp_path, name):
+  folder = tmp_path / "model"
+  shutil.copytree(models / "hugging_face", folder)
+  shutil.copy(folder / hugging_face.WEIGHTS, tmp_path)
+  _write_index(folder, {"shared.weight": name})
+  with pytest.raises(ValueError, match="expected files of its own folder"):
+    hugging_face.open_folder(folder)
+
+
+def _leaf(tree, path):
+  for name in path.split("/"):
+    tree = tree[name]
+  return tree
+
+
+def _change_tree(path, value):
+  """Returns what puts a value into the msgpack tree, or takes one out."""
+
+  def change(folder):
+    file = folder / "checkpoint"
+    tree = serialization.msgpack_restore(file.read_bytes())
+    parent, _, name = path.rpartition("/")
+    node = _leaf(tree, parent) if parent else tree
+    if value is None:
+      del node[name]
+    else:
+      node[name] = value
+    file.write_bytes(serialization.msgpack_serialize(tree))
+
+  return change
+
+
+def _write(name, content):
+  return lambda folder: (folder / name).write_bytes(content)
+
+
+def _change_zarr(**changes):
+  return lambda folder: _change_json(folder / EMBEDDING / ".zarray", **changes)
+
+
+_SPEC = "optimizer/target/token_embedder/embedding"
+MALFORMED = {
+  "empty": _write("checkpoint", b""),
+  "deep": _write("checkpoint", b"\x91" * 100_000),
+  "no tree": _write("checkpoint", b"\x07"),
+  "unknown extension": _write("checkpoint", b"\xc7\x03\x01abc"),
+  "no optimizer": _change_tree("optimizer", None),
+  "optimizer is a number": _change_tree("optimizer", 7),
+  "no target": _change_tree("optimizer/target", None),
+  "target is a list": _change_tree("optimizer/target", [1, 2]),
+  "no step": _change_tree("optimizer/state/step", None),
+  "step is a word": _change_tree("optimizer/state/step", "seven"),
+  "array is a word": _change_tree(_SPEC, "word"),
+  "spec without metadata": _change_tree(f"{_SPEC}/metadata", None),
+  "spec of a list": _change_tree(f"{_SPEC}/kvstore", [1]),
+  "spec of another driver": _change_tree(f"{_SPEC}/driver", "n5"),
+  "path leaves the folder": _change_tree(f"{_SPEC}/kvstore/path", "x/.."),
+  "shape is a word": _change_tree(f"{_SPEC}/metadata/shape", "ab"),
+  "negative shape": _change_tree(f"{_SPEC}/metadata/shape", [-1, 4]),
+  "dtype is a list": _change_tree(f"{_SPEC}/metadata/dtype", [["<f4"]]),
+  "unknown dtype": _change_tree(f"{_SPEC}/metadata/dtype", "f99"),
+  "zarr empty": _write(f"{EMBEDDING}/.zarray", b""),
+  "zarr deep": _write(f"{EMBEDDING}/.zarray", DEEP),
+  "zarr is a list": _write(f"{EMBEDDING}/.zarray", b"[]"),
+  "zarr without chunks": _change_zarr(chunks=None),
+  "zarr of another shape": _change_zarr(shape=[9, 4]),
+  "chunks of 2^31": _change_zarr(chunks=[2**31, 2**31]),
+  "chunks of 0": _change_zarr(chunks=[0, 4]),
+  "chunks of words": _change_zarr(chunks=["8", "4"]),
+  "one chunk axis": _change_zarr(chunks=[8]),
+  "unknown compressor": _change_zarr(compressor={"id": "none of ours"}),
+}
+
+
+@pytest.mark.parametrize("change", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_checkpoint_of_t5x_is_named(models, tmp_path, change):
+  folder = tmp_path / "checkpoint_7"
+  shutil.copytree(models / "t5x" / "checkpoint_7", folder)
+  change(folder)
+  with pytest.raises(ValueError, match=f"^{folder}"):
+    stored_arrays.read(
+      checkpoints.open_checkpoint(str(folder)).arrays[
+        "token_embedder/embedding"
+      ]
+    )
+
+
+TOKENIZER = {
+  "model": {
+    "type": "Unigram",
+    "unk_id": 1,
+    "vocab": [["<pad>", 0.0], ["<unk>", 0.0], ["a", -1.0]],
+  },
+  "added_tokens": [{"id": 0, "special": True}],
+  "normalizer": {
+    "normalizers": [
+      {"type": "Precompiled", "precompiled_charsmap": ""},
+      {"type": "Replace"},
+    ]
+  },
+  "pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "always"},
+}
+
+
+def _with(**changes):
+  return json.dumps({**TOKENIZER, **changes}).encode()
+
+
+def _with_model(**changes):
+  return _with(model={**TOKENIZER["model"], **changes})
+
+
+TOKENIZERS = {
+  "empty": b"",
+  "deep": DEEP,
+  "no UTF-8": b"\xff",
+  "a list": b"[]",
+  "nested": json.dumps(NESTED).encode(),
+  "model is a list": _with(model=[]),
+  "vocabulary is a number": _with_model(vocab=7),
+  "vocabulary of numbers": _with_model(vocab=[1, 2]),
+  "row without a piece": _with_model(vocab=[[], []]),
+  "row without a score": _with_model(vocab=[["a"], ["b"]]),
+  "score is a word": _with_model(vocab=[["a", "b"], ["c", "d"]]),
+  "unknown token is a word": _with_model(unk_id="1"),
+  "unknown token is none of them": _with_model(unk_id=2**40),
+  "no unknown token": _with_model(unk_id=None),
+  "tokens are words": _with(added_tokens=["a"]),
+  "no tokens": _with(added_tokens=None),
+  "steps are words": _with(normalizer={"normalizers": ["a"]}),
+  "map is a number": _with(
+    normalizer={
+      "normalizers": [
+        {"type": "Precompiled", "precompiled_charsmap": 7},
+        {"type": "Replace"},
+      ]
+    }
+  ),
+  "map is no base64": _with(
+    normalizer={
+      "normalizers": [
+        {"type": "Precompiled", "precompiled_charsmap": "a"},
+        {"type": "Replace"},
+      ]
+    }
+  ),
+}
+
+
+def test_the_tokenizer_that_is_malformed_below_is_right_by_itself(tmp_path):
+  (tmp_path / "tokenizer.json").write_bytes(_with())
+  assert sentencepiece_model.sentencepiece_from_tokenizer_json(
+    tmp_path / "tokenizer.json"
+  )
+
+
+@pytest.mark.parametrize("content", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_a_malformed_tokenizer_is_named(tmp_path, content):
+  path = tmp_path / "tokenizer.json"
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=f"^{path}: expected"):
+    sentencepiece_model.sentencepiece_from_tokenizer_json(path)
+
+
+def test_a_malformed_onnx_file_is_named(tmp_path):
+  path = pathlib.Path(tmp_path / "encoder.onnx")
+  path.write_bytes(b"no protocol buffer")
+  with pytest.raises(ValueError, match=f"^{path}: "):
+    onnx_t5.read_onnx_t5(path, path, CONFIG)
