@@ -27,7 +27,12 @@ _LEFT_OUT = (
   "*.inference_evaluator_cls",
   "*RestoreCheckpointConfig.mode",
 )
-_PASSING = ("*checkpoint.path", "*folder.path", "*most_frequent.*")
+_PASSING = (
+  "*checkpoint.path",
+  "*folder.path",
+  "*most_frequent.*",
+  "*singleton.*",
+)
 _IGNORED = re.compile(
   "|".join(fnmatch.translate(x) for x in (*_LEFT_OUT, *_PASSING))
 )
@@ -36,7 +41,16 @@ _PASSED_ON = {
   "@prompt_tuning.checkpoint()": "prompt_tuning.checkpoint.path",
   "@prompt_tuning.folder()": "prompt_tuning.folder.path",
   "@prompt_tuning.most_frequent()": "prompt_tuning.most_frequent.at_most",
+  # Made once, for every module that asks for it.
+  "@prompt/gin.singleton()": "prompt/gin.singleton.constructor",
 }
+# A prompt's arrays were read while its module ran, and are now before it.
+_FACTORIES = {
+  "prompt_tuning.prompt_factory": "prompt_tuning.Prompt",
+  "prompt_tuning.prompts_factory": "prompt_tuning.Prompts",
+  "prompt_tuning.token_embedding()": "prompt_tuning.token_embedding",
+}
+_MULTITASK = "prompt_tuning.prompt_factory.prefixes"
 # Where a method's parameters may go, which once had one name for all methods.
 _TARGETS = re.compile(
   r"(prompt_tuning\.Injections\.)(?:delta|adapter|rescale|prefix)_targets"
@@ -58,13 +72,19 @@ _CHECKPOINT = re.compile(r"^('checkpoints/.*)/checkpoint_\d+'$")
 def of(configuration: RunConfiguration) -> RunConfiguration:
   """Brings a configuration into the form in which two are compared."""
   settings = {}
+  made_by = dict(_FACTORIES)
+  if _MULTITASK in configuration.settings:
+    made_by["prompt_tuning.prompt_factory"] = "prompt_tuning.MultitaskPrompt"
   for name, value in configuration.settings.items():
     if _IGNORED.match(name) or (name == _TRAINABLE and value in _BY_METHOD):
       continue
-    name = _TARGETS.sub(r"\1where", name)
-    settings[name] = _CHECKPOINT.sub(
-      r"\1'", _passed_on(value, configuration.settings)
-    )
+    function, _, parameter = name.rpartition(".")
+    if function:  # Not a macro of a program that gin does not bind.
+      name = f"{made_by.get(function, function)}.{parameter}"
+    value = _passed_on(value, configuration.settings)
+    if value.startswith("@"):
+      value = f"@{made_by.get(value[1:], value[1:])}"
+    settings[_TARGETS.sub(r"\1where", name)] = _CHECKPOINT.sub(r"\1'", value)
   return RunConfiguration(
     configuration.program,
     settings,

@@ -252,6 +252,11 @@ class Bindings:
       self._selectors[selector] = name
     else:
       name = self._selectors.get(selector) or self._ending(selector) or name
+    known = self.names.setdefault(str(name), name)
+    if known == name:
+      return name
+    # Two of a package that are called alike are told apart by their modules.
+    name = Name("", f"{name.module}.{name.path}" if name.module else name.path)
     return self.names.setdefault(str(name), name)
 
   def _ending(self, selector: str) -> Name | None:

@@ -56,7 +56,7 @@ def check(settings: Sequence[gin_resolution.Setting], function: Any) -> None:
 
 def _annotation(setting: gin_resolution.Setting, function: Any) -> Any:
   """The annotation of a setting's parameter; None if there is none."""
-  if setting.function is None:
+  if setting.function is None or not setting.function.module:
     return None
   if setting.function.module == "__main__":
     return _annotations(function).get(setting.parameter)

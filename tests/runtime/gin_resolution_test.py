@@ -123,3 +123,12 @@ def test_missing_file_is_named_with_its_like(tmp_path):
   (tmp_path / "lora.gin").write_text("")
   with pytest.raises(ValueError, match=r"No gin file lara\.gin .*lora\.gin"):
     gin_resolution.find("lara.gin", [str(tmp_path)])
+
+
+def test_two_of_one_name_are_told_apart():
+  text = FILE + "\nfrom mine.other import network as other\n"
+  text += "train_script.train.second = @other.Model()\nother.Model.size = 9\n"
+  resolved = settings(text)
+  assert resolved["train.second"] == "@mine.other.network.Model()"
+  assert resolved["mine.other.network.Model.size"] == "9"
+  assert "mine.Model.size" not in resolved
