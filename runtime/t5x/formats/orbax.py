@@ -195,7 +195,10 @@ def _metadata(folder: str) -> dict[str, Any]:
   """Returns the metadata beside a tree, or of the item it is in, or none."""
   if not (epath.Path(folder) / _METADATA_FILE).exists():
     return {}
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+  handler: Any = ocp.PyTreeCheckpointHandler()
+  if (epath.Path(folder) / ITEM).is_dir():
+    handler = ocp.CompositeCheckpointHandler(**{ITEM: handler})
+  with ocp.Checkpointer(handler) as checkpointer:
     metadata: Any = checkpointer.metadata(epath.Path(folder))
   return metadata.custom_metadata or {}
 
