@@ -8,7 +8,7 @@ import dataclasses
 import os
 import re
 
-from t5x import gin_resolution
+from t5x import gin_text
 
 REQUIRED = "%gin.REQUIRED"
 
@@ -81,7 +81,7 @@ def macros_of(
   """
   found: dict[str, Macro] = {}
   for gin_file in gin_files:
-    content = next(gin_resolution.texts([gin_file], paths))
+    content = next(gin_text.texts([gin_file], paths))
     included = macros_of(includes(gin_file, paths), paths)
     for name, macro in (*included.items(), *definitions(content).items()):
       comment = macro.comment or (found[name].comment if name in found else "")
@@ -127,7 +127,7 @@ def includes(gin_file: str, paths: Sequence[str]) -> list[str]:
   Raises:
     ValueError: if it lies in none of them.
   """
-  return _INCLUDE.findall(next(gin_resolution.texts([gin_file], paths)))
+  return _INCLUDE.findall(next(gin_text.texts([gin_file], paths)))
 
 
 def undefined(gin_files: Sequence[str], paths: Sequence[str]) -> set[str]:
@@ -141,7 +141,7 @@ def undefined(gin_files: Sequence[str], paths: Sequence[str]) -> set[str]:
     ValueError: if a file lies in none of them.
   """
   used, defined = set(), set()
-  for content in gin_resolution.texts(gin_files, paths):
+  for content in gin_text.texts(gin_files, paths):
     code = re.sub(r"(?m)^#.*", "", content)
     used |= set(_USED.findall(code))
     defined |= set(definitions(content))

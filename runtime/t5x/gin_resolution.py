@@ -7,132 +7,14 @@ program does not reach is left out. Nothing that the files import is imported
 and nothing is registered with gin, so this takes milliseconds.
 """
 
+import collections
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
-import difflib
-import functools
-import os
 from typing import Any
 
 from gin import config_parser
 
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-  """`@scope/selector` or `@scope/selector()`."""
-
-  scope: str
-  selector: str
-  evaluate: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Macro:
-  """`%name`."""
-
-  name: str
-
-
-class _Delegate(config_parser.ParserDelegate):
-  """Keeps references as they are written."""
-
-  def configurable_reference(  # pyright: ignore[reportIncompatibleMethodOverride]
-    self, scoped_configurable_name, evaluate
-  ):
-    scope, _, selector = scoped_configurable_name.rpartition("/")
-    return Reference(scope, selector, evaluate)
-
-  def macro(  # pyright: ignore[reportIncompatibleMethodOverride]
-    self, macro_name
-  ):
-    return Macro(macro_name)
-
-
-@functools.lru_cache(maxsize=256)
-def statements(text: str) -> tuple[Any, ...]:
-  """Parses gin text into the statements of gin's own parser.
-
-  Raises:
-    SyntaxError: if it is no gin.
-  """
-  return tuple(config_parser.ConfigParser(text, _Delegate()))
-
-
-def find(gin_file: str, paths: Sequence[str]) -> str:
-  """Returns where a gin file lies.
-
-  Args:
-    gin_file: As a flag or an include names it.
-    paths: Folders to look in, in order.
-
-  Raises:
-    ValueError: if it lies in none of them.
-  """
-  candidates = [os.path.join(path, gin_file) for path in paths]
-  for candidate in candidates:
-    if os.path.isfile(candidate):
-      return candidate
-  siblings = {
-    os.path.join(os.path.dirname(gin_file), name)
-    for candidate in candidates
-    if os.path.isdir(os.path.dirname(candidate))
-    for name in os.listdir(os.path.dirname(candidate))
-    if name.endswith(".gin")
-  }
-  near = difflib.get_close_matches(gin_file, sorted(siblings), cutoff=0.4)
-  raise ValueError(
-    f"No gin file {gin_file} in {', '.join(paths)}."
-    + (f" Did you mean {' or '.join(near)}?" if near else "")
-    + " Folders are added with --gin_search_paths."
-  )
-
-
-@functools.lru_cache(maxsize=256)
-def _text(path: str, modified_ns: int) -> str:
-  del modified_ns  # Of the file: another text is another entry of the cache.
-  with open(path, encoding="utf-8") as f:
-    return f.read()
-
-
-def texts(gin_files: Iterable[str], paths: Sequence[str]) -> Iterator[str]:
-  """Reads gin files; each is followed by those that it includes.
-
-  Args:
-    gin_files: In order.
-    paths: Folders to look in.
-
-  Raises:
-    ValueError: if one lies in none of them.
-    SyntaxError: if one is no gin.
-  """
-  for gin_file in gin_files:
-    path = find(gin_file, paths)
-    text = _text(path, os.stat(path).st_mtime_ns)
-    yield text
-    includes = [
-      x.filename
-      for x in statements(text)
-      if isinstance(x, config_parser.IncludeStatement)
-    ]
-    yield from texts(includes, paths)
-
-
-def macros_of(gin_files: Iterable[str], paths: Sequence[str]) -> set[str]:
-  """Returns the names of the macros that gin files and their includes define.
-
-  Args:
-    gin_files: In order.
-    paths: Folders to look in.
-
-  Raises:
-    ValueError: if a file lies in none of them, or is no gin.
-  """
-  return {
-    x.selector
-    for text in texts(gin_files, paths)
-    for x in statements(text)
-    if isinstance(x, config_parser.BindingStatement) and not x.arg_name
-  }
+from t5x.gin_text import Macro, Reference, statements, texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +64,6 @@ class Bindings:
   Attributes:
     macros: Name -> value.
     parameters: (scope, name) -> parameter -> value.
-    names: Name -> where it comes from.
   """
 
   def __init__(
@@ -203,8 +84,7 @@ class Bindings:
       SyntaxError: if something is no gin.
     """
     self.macros: dict[str, _Value] = {}
-    self.parameters: dict[tuple[str, str], dict[str, _Value]] = {}
-    self.names: dict[str, Name] = {}
+    self.parameters: dict[tuple[str, Name], dict[str, _Value]] = {}
     self._selectors: dict[str, Name] = {}
     for gin_file in gin_files:
       self._read(next(texts([gin_file], paths)), paths)
@@ -216,7 +96,6 @@ class Bindings:
     new = Bindings()
     new.macros = dict(self.macros)
     new.parameters = {key: dict(x) for key, x in self.parameters.items()}
-    new.names = dict(self.names)
     new._selectors = dict(self._selectors)
     for binding in bindings:
       new._read(binding, ())
@@ -241,7 +120,7 @@ class Bindings:
           name = f"{x.scope}/{x.selector}" if x.scope else x.selector
           self.macros[name] = value
           continue
-        key = x.scope, str(self.name(x.selector, imports))
+        key = x.scope, self.name(x.selector, imports)
         self.parameters.setdefault(key, {})[x.arg_name] = value
 
   def name(self, selector: str, imports: _Imports) -> Name:
@@ -250,14 +129,8 @@ class Bindings:
     if name.module:
       self._selectors[f"{name.module}.{name.path}"] = name
       self._selectors[selector] = name
-    else:
-      name = self._selectors.get(selector) or self._ending(selector) or name
-    known = self.names.setdefault(str(name), name)
-    if known == name:
       return name
-    # Two of a package that are called alike are told apart by their modules.
-    name = Name("", f"{name.module}.{name.path}" if name.module else name.path)
-    return self.names.setdefault(str(name), name)
+    return self._selectors.get(selector) or self._ending(selector) or name
 
   def _ending(self, selector: str) -> Name | None:
     """The one known name that ends like this, if there is one."""
@@ -268,7 +141,7 @@ class Bindings:
     }
     return found.pop() if len(found) == 1 else None
 
-  def of(self, scope: str, name: str) -> dict[str, _Value]:
+  def of(self, scope: str, name: Name) -> dict[str, _Value]:
     """The parameters of a function where a scope is active."""
     parts = scope.split("/") if scope else []
     found: dict[str, _Value] = {}
@@ -276,22 +149,35 @@ class Bindings:
       found |= self.parameters.get(("/".join(parts[:i]), name), {})
     return found
 
-  def innermost(self, scope: str, name: str) -> str:
+  def innermost(self, scope: str, name: Name) -> str:
     """The part of a scope on which a function's parameters depend."""
     while scope and (scope, name) not in self.parameters:
       scope = scope.rpartition("/")[0]
     return scope
 
-  def methods(self, name: str) -> set[str]:
+  def methods(self, name: Name) -> set[Name]:
     """The configured methods of a class."""
-    return {x for _, x in self.parameters if x.startswith(f"{name}.")}
+    return {
+      x
+      for _, x in self.parameters
+      if x.module == name.module and x.path.startswith(f"{name.path}.")
+    }
 
-  def root(self, function: str) -> str | None:
+  def root(self, function: str) -> Name | None:
     """The name of a program's function, whatever its module is called here."""
     for _, name in self.parameters:
-      if name.rpartition(".")[2] == function:
+      if name.path.rpartition(".")[2] == function:
         return name
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Called:
+  """A reference whose name is known; evaluated, the result of calling it."""
+
+  scope: str
+  name: Name
+  evaluate: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,7 +189,7 @@ class Setting:
       program's function are called after it alone: "train.eval_period".
     function: What has the parameter; None of a macro.
     parameter: Its name there.
-    value: It, macros replaced; a `Reference` where gin makes the value.
+    value: It, macros replaced; a `Called` where gin makes the value.
     text: The value as Python writes it.
     macro: The macro that gives it, if one does.
   """
@@ -332,17 +218,45 @@ def resolve(
   """
   root = bindings.root(function)
   if root is None:
-    settings = []
-    for name, value in sorted(bindings.macros.items()):
-      if name.lower() in without:
-        continue
-      resolved = _Resolution(bindings, "").of(value)
-      settings.append(
-        Setting(name, None, name, resolved, _written(resolved), name)
-      )
-    return settings
-  settings = []
-  reached: set[tuple[str, str]] = set()
+    found = [
+      _Found("", None, name, _Resolution(bindings, "").of(value), name)
+      for name, value in bindings.macros.items()
+      if name.lower() not in without
+    ]
+  else:
+    found = list(_reached(bindings, root, without))
+  names = {y for x in found for y in (x.function, *_names_in(x.value)) if y}
+  shown = _shown(names, root)
+  settings = [
+    Setting(
+      "/".join(filter(None, (x.scope, _path(x, shown)))),
+      x.function,
+      x.parameter,
+      x.value,
+      _written(x.value, shown),
+      x.macro,
+    )
+    for x in found
+  ]
+  return sorted(settings, key=lambda x: x.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+  """A parameter that the program reaches; `function` is None of a macro."""
+
+  scope: str
+  function: Name | None
+  parameter: str
+  value: Any
+  macro: str | None
+
+
+def _reached(
+  bindings: Bindings, root: Name, without: Collection[str]
+) -> Iterator[_Found]:
+  """Follows references from the program's function on."""
+  reached: set[tuple[str, Name]] = set()
   open_ = [("", root)]
   while open_:
     scope, name = open_.pop()
@@ -351,25 +265,45 @@ def resolve(
       continue
     reached.add((scope, name))
     open_.extend((scope, method) for method in bindings.methods(name))
-    called = function if name == root else name
-    prefix = f"{scope}/{called}" if scope else called
     for parameter, value in bindings.of(scope, name).items():
       if parameter in without:
         continue
       resolution = _Resolution(bindings, scope)
       resolved = resolution.of(value)
-      settings.append(
-        Setting(
-          f"{prefix}.{parameter}",
-          bindings.names[name],
-          parameter,
-          resolved,
-          _written(resolved),
-          value.value.name if isinstance(value.value, Macro) else None,
-        )
-      )
+      macro = value.value.name if isinstance(value.value, Macro) else None
+      yield _Found(scope, name, parameter, resolved, macro)
       open_.extend(resolution.references)
-  return sorted(settings, key=lambda x: x.name)
+
+
+def _shown(names: Iterable[Name], root: Name | None) -> dict[Name, str]:
+  """What names are called: two that are called alike, by their modules too."""
+  counts = collections.Counter(map(str, names))
+  shown = {
+    name: str(name) if counts[str(name)] == 1 else f"{name.module}.{name.path}"
+    for name in names
+  }
+  if root is not None:
+    shown[root] = root.path
+  return shown
+
+
+def _path(found: _Found, shown: Mapping[Name, str]) -> str:
+  if found.function is None:
+    return found.parameter
+  return f"{shown[found.function]}.{found.parameter}"
+
+
+def _names_in(value: Any) -> Iterator[Name]:
+  """What a value refers to."""
+  if isinstance(value, Called):
+    yield value.name
+  elif isinstance(value, dict):
+    for pair in value.items():
+      for x in pair:
+        yield from _names_in(x)
+  elif isinstance(value, list | tuple):
+    for x in value:
+      yield from _names_in(x)
 
 
 class _Resolution:
@@ -378,7 +312,7 @@ class _Resolution:
   def __init__(self, bindings: Bindings, scope: str):
     self._bindings = bindings
     self._scope = scope
-    self.references: list[tuple[str, str]] = []
+    self.references: list[tuple[str, Name]] = []
 
   def of(self, value: _Value, seen: tuple[str, ...] = ()) -> Any:
     """Returns a value without macros; references name what they mean."""
@@ -389,9 +323,9 @@ class _Resolution:
         return x
       return self.of(self._bindings.macros[x.name], (*seen, x.name))
     if isinstance(x, Reference):
-      name = str(self._bindings.name(x.selector, value.imports))
+      name = self._bindings.name(x.selector, value.imports)
       self.references.append((x.scope or self._scope, name))
-      return Reference(x.scope, name, x.evaluate)
+      return Called(x.scope, name, x.evaluate)
 
     def part(item: Any) -> Any:
       return self.of(_Value(item, value.imports), seen)
@@ -403,19 +337,23 @@ class _Resolution:
     return x
 
 
-def _written(value: Any) -> str:
+def _written(value: Any, shown: Mapping[Name, str]) -> str:
   """Writes a value as Python would; the order in a dictionary says nothing."""
+
+  def text(x: Any) -> str:
+    return _written(x, shown)
+
   if isinstance(value, Macro):
     return f"%{value.name}"
-  if isinstance(value, Reference):
+  if isinstance(value, Called):
     scope = f"{value.scope}/" if value.scope else ""
-    return f"@{scope}{value.selector}{'()' if value.evaluate else ''}"
+    return f"@{scope}{shown[value.name]}{'()' if value.evaluate else ''}"
   if isinstance(value, dict):
-    items = sorted((_written(k), _written(v)) for k, v in value.items())
+    items = sorted((text(k), text(v)) for k, v in value.items())
     return f"{{{', '.join(f'{k}: {v}' for k, v in items)}}}"
   if isinstance(value, list):
-    return f"[{', '.join(map(_written, value))}]"
+    return f"[{', '.join(map(text, value))}]"
   if isinstance(value, tuple):
     comma = "," if len(value) == 1 else ""
-    return f"({', '.join(map(_written, value))}{comma})"
+    return f"({', '.join(map(text, value))}{comma})"
   return repr(value)

@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 from absl import app, flags, logging
 import gin
 
-from t5x import gin_macros, gin_resolution, gin_values, run_configuration
+from t5x import (
+  gin_macros,
+  gin_resolution,
+  gin_text,
+  gin_values,
+  run_configuration,
+)
 
 _T = TypeVar("_T")
 ENTRY_POINT_GROUP = "t5x.gin_search_paths"
@@ -161,7 +167,7 @@ def parse_gin_flags(
   """
   for path in gin_search_paths:
     gin.add_config_file_search_path(path)
-  macros = gin_resolution.macros_of(gin_files, gin_search_paths)
+  macros = gin_text.macros_of(gin_files, gin_search_paths)
   if not skip_unknown:
     _refuse_unknown_macros(gin_bindings, macros)
   # gin logs an error for every folder that it looks into in vain.

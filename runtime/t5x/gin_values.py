@@ -90,7 +90,7 @@ def _fits(value: Any, hint: Any) -> bool:
   Only what is surely wrong is: a reference, or an annotation that this does not
   know, fits.
   """
-  if isinstance(value, gin_resolution.Reference | gin_resolution.Macro):
+  if isinstance(value, gin_resolution.Called | gin_resolution.Macro):
     return True
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin is typing.Annotated:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t5x import gin_resolution
+from t5x import gin_resolution, gin_text
 
 FILE = """
 from __gin__ import dynamic_registration
@@ -115,14 +115,14 @@ def test_files_are_read_where_they_are_included(tmp_path):
   read = gin_resolution.Bindings(["outer.gin"], paths=[str(tmp_path)])
   found = {x.name: x.text for x in gin_resolution.resolve(read, "train")}
   assert found == SETTINGS | {"t5x.schedule.rate": "0.1"}
-  macros = gin_resolution.macros_of(["outer.gin"], [str(tmp_path)])
+  macros = gin_text.macros_of(["outer.gin"], [str(tmp_path)])
   assert macros == {"RATE", "LENGTHS", "MODEL"}
 
 
 def test_missing_file_is_named_with_its_like(tmp_path):
   (tmp_path / "lora.gin").write_text("")
   with pytest.raises(ValueError, match=r"No gin file lara\.gin .*lora\.gin"):
-    gin_resolution.find("lara.gin", [str(tmp_path)])
+    gin_text.find("lara.gin", [str(tmp_path)])
 
 
 def test_two_of_one_name_are_told_apart():
