@@ -1,8 +1,38 @@
-"""Prompt tuning of frozen T5 models: Lester et al. (2021), in JAX."""
+"""Prompt tuning of frozen T5 models: Lester et al. (2021), in JAX.
 
+import prompt_tuning as pt
+
+model = pt.load("checkpoints/t5_small")
+prompt = model.tune([("a fine film", "good"), ("a dull film", "bad"), ...])
+model.generate(["a dull film"], prompt=prompt)
+"""
+
+import importlib
 import pathlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from prompt_tuning.training.frozen_model import Model, load
+  from prompt_tuning.training.tuned_prompt import TunedPrompt
 
 __version__ = "0.1.0"
+__all__ = ["Model", "TunedPrompt", "gin_search_path", "load"]
+
+# Imported when they are asked for: they need JAX and TensorFlow, which take
+# seconds, and the trainer.
+_LAZY = {
+  "Model": "prompt_tuning.training.frozen_model",
+  "TunedPrompt": "prompt_tuning.training.tuned_prompt",
+  "load": "prompt_tuning.training.frozen_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _LAZY:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  # First, as it sees to TensorFlow's notes, and keeps it off accelerators.
+  importlib.import_module("t5x")
+  return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def gin_search_path() -> str:

@@ -8,7 +8,7 @@ answers are scored is found in the files, shown, and can be said.
 """
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -16,6 +16,7 @@ import json
 import pathlib
 import re
 import sys
+from typing import Any
 
 import seqio
 import sklearn.model_selection
@@ -130,7 +131,7 @@ def read(
     wanted = inputs if split == "test" else (*inputs, target)
     _check_columns(path, list(splits[split][0].cells), wanted)
   if labels is None:
-    labels = _labels(row.cells[target] for row in splits["train"])
+    labels = find_labels(row.cells[target] for row in splits["train"])
   for split, path in files.items():
     _check_targets(path, splits[split], target, labels)
   if "validation" not in splits:
@@ -175,7 +176,7 @@ def _check_columns(
       )
 
 
-def _labels(targets: Iterable[str]) -> tuple[str, ...]:
+def find_labels(targets: Iterable[str]) -> tuple[str, ...]:
   """Returns the targets that occur, or nothing if that is free text.
 
   Labels are few, and come back: each, on average, four times.
@@ -227,6 +228,25 @@ def _hold_out(
   return {"train": by_line(train), "validation": by_line(validation)}
 
 
+def scoring(
+  labels: Sequence[str],
+) -> tuple[Sequence[Callable[..., Any]], Callable[..., Any] | None]:
+  """Returns how answers are scored.
+
+  Args:
+    labels: The legal targets; empty where the target is free text.
+
+  Returns:
+    Metric functions and a postprocessor, for `seqio.Task`.
+  """
+  if not labels:
+    return (metrics.squad,), None
+  return (
+    (metrics.accuracy, metrics.macro_f1, metrics.invalid),
+    functools.partial(postprocessors.class_index, labels=labels),
+  )
+
+
 def file_task(
   train_file: str,
   validation_file: str | None = None,
@@ -257,13 +277,7 @@ def _register(*arguments) -> str:
   print(data, file=sys.stderr)
   if data.name in seqio.TaskRegistry.names():
     return data.name  # The same rows.
-  if data.labels:
-    metric_fns = (metrics.accuracy, metrics.macro_f1, metrics.invalid)
-    postprocess = functools.partial(
-      postprocessors.class_index, labels=data.labels
-    )
-  else:
-    metric_fns, postprocess = (metrics.squad,), None
+  metric_fns, postprocess = scoring(data.labels)
   superglue.add_task(
     data.name,
     superglue.SuperGlueTask(

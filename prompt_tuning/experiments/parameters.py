@@ -118,13 +118,13 @@ def count(sheet: ParameterSheet, size: str) -> Counts:
   """
   frozen, methods, width = set(), {}, 0
   for net in sheet.networks:
-    module = gin_utils.build(
+    with gin_utils.built(
       network.Transformer,
       [sheet.sizes[size].gin_file, *net.gin_files],
       net.bindings,
-    )
-    width = module.config.emb_dim
-    shapes = parameter_shapes.parameter_shapes(module)
+    ) as module:
+      width = module.config.emb_dim
+      shapes = parameter_shapes.parameter_shapes(module)
     found = {path: math.prod(shape) for path, shape in shapes.items()}
     for name, method in net.methods.items():
       sizes = [n for k, n in found.items() if re.fullmatch(method.trains, k)]

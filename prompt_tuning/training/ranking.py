@@ -8,13 +8,17 @@ once.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import seqio
+
+from t5x import models
 
 
 class _State(NamedTuple):
@@ -124,3 +128,44 @@ def rank_labels(
     jnp.asarray(padded, jnp.int32)[order],
     jnp.take_along_axis(scores, order, axis=1),
   )
+
+
+class RankingModel(models.EncoderDecoderModel):
+  """A model that answers with the likeliest label."""
+
+  def __init__(
+    self,
+    module: nn.Module,
+    input_vocabulary: seqio.Vocabulary,
+    output_vocabulary: seqio.Vocabulary,
+    optimizer_def: Any,
+    labels: Sequence[str],
+    **kwargs: Any,
+  ):
+    """See `t5x.models.EncoderDecoderModel`.
+
+    Args:
+      module: The network.
+      input_vocabulary: Of the encoder's tokens.
+      output_vocabulary: Of the decoder's tokens, and of the labels.
+      optimizer_def: Says which parameters train.
+      labels: What to choose from.
+      **kwargs: More of its arguments.
+    """
+    super().__init__(
+      module,
+      input_vocabulary,
+      output_vocabulary,
+      optimizer_def,
+      decode_fn=functools.partial(
+        rank_labels, labels=labels, vocabulary=output_vocabulary
+      ),
+      **kwargs,
+    )
+    self._num_labels = len(labels)
+
+  def predict_batch_with_aux(self, *args: Any, **kwargs: Any) -> Any:
+    """Decodes a batch; the number of decodes is that of the labels."""
+    return super().predict_batch_with_aux(
+      *args, **{**kwargs, "num_decodes": self._num_labels}
+    )

@@ -6,6 +6,7 @@ import importlib.abc
 import importlib.machinery
 import os
 import sys
+import threading
 import types
 
 __version__ = "0.1.0"
@@ -17,7 +18,14 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Discards what is written to descriptor 2, where Python does not hear it."""
+  """Discards what is written to descriptor 2, where Python does not hear it.
+
+  The descriptor is the whole program's: where there are other threads, what
+  they write would be lost, so nothing is discarded.
+  """
+  if threading.active_count() > 1:
+    yield
+    return
   stderr = os.dup(2)
   null = os.open(os.devnull, os.O_WRONLY)
   try:

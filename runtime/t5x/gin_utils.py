@@ -1,11 +1,13 @@
 """Command line and gin configuration of `train`, `eval` and `infer`."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import contextlib
 import difflib
 import importlib.metadata
 import os
 import re
 import sys
+import threading
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
@@ -20,6 +22,7 @@ from t5x import (
 )
 
 _T = TypeVar("_T")
+_ONE_CONFIGURATION = threading.RLock()
 ENTRY_POINT_GROUP = "t5x.gin_search_paths"
 # Of these, entry points say what `closing_notes` yields.
 CLOSING_NOTES_GROUP = "t5x.closing_notes"
@@ -207,14 +210,17 @@ def configuration(program: str) -> run_configuration.RunConfiguration:
   return run_configuration.of_gin(program, gin.config_str())
 
 
-def build(
+@contextlib.contextmanager
+def built(
   target: Callable[..., _T],
   gin_files: Sequence[str],
   gin_bindings: Sequence[str],
-) -> _T:
-  """Calls `target` as a configuration says, in the place of any before it.
+) -> Iterator[_T]:
+  """Calls `target` as a configuration says, and forgets the configuration.
 
-  The configuration stays, for modules that are made when the result is called.
+  gin has one configuration in a program. This one holds inside of the context,
+  for modules that are made when the result is called; other threads wait for
+  its end. Then, the one from before holds again.
 
   Args:
     target: A function or class, whose parameters may be bound.
@@ -222,14 +228,25 @@ def build(
       use may lack a value.
     gin_bindings: Overrides, which win over the files.
 
+  Yields:
+    What `target` returns.
+
   Raises:
     ValueError: as `parse_gin_flags` does.
   """
-  gin.clear_config()
-  parse_gin_flags(
-    search_paths(), gin_files, gin_bindings, finalize_config=False
-  )
-  return gin.get_configurable(target)()
+  with _ONE_CONFIGURATION:
+    before, was_locked = gin.config_str(), gin.config_is_locked()
+    gin.clear_config()
+    try:
+      parse_gin_flags(
+        search_paths(), gin_files, gin_bindings, finalize_config=False
+      )
+      yield gin.get_configurable(target)()
+    finally:
+      gin.clear_config()
+      gin.parse_config(before)
+      if was_locked:
+        gin.finalize()
 
 
 def summarize_gin_config(

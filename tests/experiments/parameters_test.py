@@ -87,17 +87,17 @@ def test_counts_of_a_model():
 def test_method_alone_trains_what_is_counted_for_it():
   counts = parameters.count(TINY, "tiny")
   for name, method in SHEET.methods().items():
-    model = gin_utils.build(
+    with gin_utils.built(
       models.EncoderDecoderModel,
       [TINY.sizes["tiny"].gin_file, *method.gin_files],
       method.bindings,
-    )
-    shapes = jax.eval_shape(
-      lambda rng, model=model: model.get_initial_variables(
-        rng, tiny.input_shapes()
-      ),
-      jax.random.key(0),
-    )["params"]
+    ) as model:
+      shapes = jax.eval_shape(
+        lambda rng, model=model: model.get_initial_variables(
+          rng, tiny.input_shapes()
+        ),
+        jax.random.key(0),
+      )["params"]
     trains = model.optimizer_def.trainable(shapes)
     sizes = jax.tree.map(lambda x, trains: x.size * trains, shapes, trains)
     assert sum(jax.tree.leaves(sizes)) == counts.methods[name], name

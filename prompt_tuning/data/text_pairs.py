@@ -1,0 +1,118 @@
+"""A task of pairs (input, target) of a program's own, which is not registered.
+
+For files, see `files`, which has the same rules for labels and metrics.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+
+import seqio
+
+from prompt_tuning.data import files
+from prompt_tuning.data.sources import ExampleSource
+
+# (input, target), both as text.
+Pairs = Sequence[tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PairTask:
+  """A task of pairs.
+
+  Attributes:
+    task: For the trainer.
+    labels: The legal targets; empty where the target is free text.
+    lengths: Split -> feature -> tokens of the longest example, with the end
+      of sequence; for targets, of the longest label too.
+  """
+
+  task: seqio.Task
+  labels: tuple[str, ...]
+  lengths: Mapping[str, Mapping[str, int]]
+
+
+def make(
+  splits: Mapping[str, Pairs],
+  vocabulary: seqio.Vocabulary,
+  labels: Sequence[str] | None = None,
+  name: str = "pairs",
+) -> PairTask:
+  """Makes a task.
+
+  Args:
+    splits: Split -> its pairs; "train" first.
+    vocabulary: The model's.
+    labels: The legal targets; an empty list for free text. By default those
+      that occur in the first split, unless they are many.
+    name: What the task's begins with; a digest of the pairs follows, so that
+      a run does not go on with others.
+
+  Raises:
+    ValueError: if a split is empty, or has something that is no pair of texts,
+      or a target that is no label.
+  """
+  for split, pairs in splits.items():
+    _check(split, pairs)
+  if labels is None:
+    first = next(iter(splits.values()))
+    labels = files.find_labels(target for _, target in first)
+  labels = tuple(labels)
+  for split, pairs in splits.items():
+    for number, (_, target) in enumerate(pairs):
+      if labels and target not in labels:
+        raise ValueError(
+          f"Expected the target of {split}[{number}] to be one of the labels "
+          f"{', '.join(labels)}, got {target!r}. For free text, give labels=[]."
+        )
+  content = json.dumps([list(labels), {k: list(x) for k, x in splits.items()}])
+  digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+  metric_fns, postprocess = files.scoring(labels)
+  feature = seqio.Feature(vocabulary, add_eos=True)
+  task = seqio.Task(
+    f"{name}_{digest}",
+    source=ExampleSource(
+      lambda split: [
+        {"inputs": text, "targets": target, "idx": number}
+        for number, (text, target) in enumerate(splits[split])
+      ],
+      {split: len(pairs) for split, pairs in splits.items()},
+    ),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={"inputs": feature, "targets": feature},
+    postprocess_fn=postprocess,
+    metric_fns=list(metric_fns),
+  )
+
+  def longest(texts) -> int:
+    return max(len(vocabulary.encode(text)) for text in texts) + 1
+
+  lengths = {
+    split: {
+      "inputs": longest(text for text, _ in pairs),
+      "targets": longest([*(target for _, target in pairs), *labels]),
+    }
+    for split, pairs in splits.items()
+  }
+  return PairTask(task, labels, lengths)
+
+
+def _check(split: str, pairs: Pairs) -> None:
+  if not len(pairs):
+    raise ValueError(f"Expected pairs of {split}, got none.")
+  for number, pair in enumerate(pairs):
+    if (
+      isinstance(pair, str)
+      or len(pair) != 2
+      or not all(isinstance(text, str) for text in pair)
+    ):
+      raise ValueError(
+        f"Expected {split}[{number}] to be a pair (input, target) of texts, "
+        f"got {pair!r}."
+      )
+    if not pair[1].strip():
+      raise ValueError(f"Expected a target of {split}[{number}], got none.")

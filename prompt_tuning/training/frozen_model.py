@@ -1,0 +1,328 @@
+"""A frozen T5 for programs: tune prompts of it, and answer with them.
+
+  import prompt_tuning as pt
+
+  model = pt.load("checkpoints/t5_small")
+  prompt = model.tune([("a fine film", "good"), ("a dull film", "bad"), ...])
+  model.generate(["a dull film"], prompt=prompt)
+
+Tuning and evaluation are those of `python -m t5x.train` and `t5x.eval`, without
+gin.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import functools
+import os
+import tempfile
+
+from flax import traverse_util
+import jax
+import numpy as np
+import seqio
+
+from prompt_tuning import prompt_files
+from prompt_tuning.data import text_pairs
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.t5.config import T5Config
+from prompt_tuning.training import architecture, tuning
+from prompt_tuning.training.prediction import Predictor
+from prompt_tuning.training.tuned_prompt import TunedPrompt
+from prompt_tuning.types import DType
+from t5x import checkpoints, events
+
+Prompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
+
+
+def load(
+  checkpoint: str | os.PathLike[str],
+  vocabulary: str | os.PathLike[str] | seqio.Vocabulary | None = None,
+  dtype: DType = "float32",
+  dropout_rate: float | None = None,
+  config: T5Config | None = None,
+) -> "Model":
+  """Opens a base model; its weights are read when they are needed.
+
+  Args:
+    checkpoint: A folder `checkpoint_<step>`, or one that holds such folders, as
+      `scripts/convert_checkpoint.py` writes it.
+    vocabulary: The model's, or its SentencePiece file. By default, the file
+      beside the checkpoint; the ladder's models need none.
+    dtype: Of activations.
+    dropout_rate: In training; by default the recipes', 0.1 and, of the ladder's
+      models, 0.
+    config: Sizes of the network, where the checkpoint's arrays do not tell.
+
+  Raises:
+    ValueError: if there is no checkpoint or no vocabulary, or they do not fit.
+  """
+  base = checkpoints.open_checkpoint(str(checkpoint))
+  if dropout_rate is None:
+    dropout_rate = 0.0 if architecture.is_of_ladder(base) else 0.1
+  return Model(
+    base,
+    config or architecture.config_of(base.shapes, dtype, dropout_rate),
+    architecture.vocabulary_of(
+      base,
+      os.fspath(vocabulary)
+      if isinstance(vocabulary, os.PathLike)
+      else vocabulary,
+    ),
+  )
+
+
+class Model:
+  """A frozen T5.
+
+  Any number of them may be in use, each by any number of threads.
+
+  Attributes:
+    config: Sizes of the network.
+    vocabulary: Of inputs and targets.
+  """
+
+  def __init__(
+    self,
+    base: "checkpoints.BaseCheckpoint",
+    config: T5Config,
+    vocabulary: seqio.Vocabulary,
+  ):
+    """Keeps its arguments; see `load`."""
+    self._base = base
+    self.config = config
+    self.vocabulary = vocabulary
+
+  @property
+  def checkpoint(self) -> str:
+    """Where the model lies."""
+    return self._base.path
+
+  @property
+  def fingerprint(self) -> str:
+    """Identifies the model's values."""
+    return self._base.fingerprint
+
+  @functools.cached_property
+  def predictor(self) -> Predictor:
+    """The model in memory, on the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params = self._base.read(
+      {
+        name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=device)
+        for name, x in self._base.shapes.items()
+      }
+    )
+    return Predictor(
+      self.config,
+      self.vocabulary,
+      traverse_util.unflatten_dict(params, sep="/"),
+    )
+
+  def generate(
+    self,
+    inputs: Sequence[str],
+    prompt: Prompt | None = None,
+    max_length: int = 32,
+  ) -> list[str]:
+    """Answers texts, greedily.
+
+    Args:
+      inputs: Texts.
+      prompt: A tuned prompt, its file, or an array [P, H]; None: none.
+      max_length: Tokens of an answer, at most.
+
+    Returns:
+      An answer for each.
+
+    Raises:
+      ValueError: if the prompt is of another model.
+    """
+    return self.predictor.generate(inputs, self._array(prompt), max_length)
+
+  def rank(
+    self,
+    inputs: Sequence[str],
+    labels: Sequence[str],
+    prompt: Prompt | None = None,
+  ) -> list[dict[str, float]]:
+    """Scores labels as answers.
+
+    Args:
+      inputs: Texts.
+      labels: What to choose from.
+      prompt: As for `generate`.
+
+    Returns:
+      For each input, label -> log likelihood in nats, the likeliest first.
+
+    Raises:
+      ValueError: if the prompt is of another model, or a label unknown to the
+        vocabulary.
+    """
+    return self.predictor.rank(inputs, labels, self._array(prompt))
+
+  def tune(
+    self,
+    train: text_pairs.Pairs | str,
+    validation: text_pairs.Pairs | None = None,
+    *,
+    length: int = 100,
+    steps: int = 300,
+    labels: Sequence[str] | None = None,
+    init: str | TunedPrompt | np.ndarray | None = None,
+    learning_rate: float = 0.3,
+    batch_size: int = 32,
+    seed: int = 0,
+    eval_period: int | None = None,
+    rank: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    on_event: events.OnEvent = events.ignore,
+    should_stop: events.ShouldStop = events.never,
+  ) -> TunedPrompt:
+    """Trains a prompt; the model stays as it is.
+
+    Args:
+      train: Pairs (input, target) of texts, or the name of a seqio task, such
+        as "super_glue_cb", with its own validation split.
+      validation: More pairs, to choose the best prompt by.
+      length: Positions of the prompt.
+      steps: Of training.
+      labels: The legal targets of pairs; an empty list for free text. By
+        default those that occur, unless they are many.
+      init: "class_labels", "sampled_vocab", "random_uniform", or a prompt to
+        begin with. By default the labels, where there are some.
+      learning_rate: Constant.
+      batch_size: Examples of a step.
+      seed: The same seed gives the same prompt.
+      eval_period: Steps between evaluations; by default there are ten.
+      rank: Whether validation ranks the labels instead of generating text.
+      folder: For checkpoints, record and prompt; a run that was interrupted
+        there goes on. By default nothing is kept.
+      on_event: Called with all that happens, in this thread; see `t5x.events`.
+      should_stop: Asked after every step, such as `threading.Event().is_set`;
+        True ends the run, with the best prompt so far.
+
+    Returns:
+      The prompt with the best validation score; without validation, the last.
+
+    Raises:
+      ValueError: for wrong examples or settings.
+      FloatingPointError: if the loss is not a number.
+    """
+    if not isinstance(init, str):
+      init = self._array(init)
+    with _folder(folder) as model_dir:
+      settings = tuning.Settings(
+        length=length,
+        steps=steps,
+        init=init,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        eval_period=eval_period,
+        rank=rank,
+        folder=model_dir,
+      )
+      examples = self._examples(train, validation, labels, rank)
+      return tuning.tune(
+        self._tuning_base, examples, settings, on_event, should_stop
+      )
+
+  def evaluate(
+    self,
+    examples: text_pairs.Pairs | str,
+    prompt: Prompt | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    rank: bool = False,
+    batch_size: int = 32,
+    folder: str | os.PathLike[str] | None = None,
+    on_event: events.OnEvent = events.ignore,
+  ) -> Mapping[str, float]:
+    """Measures how good answers are.
+
+    Args:
+      examples: Pairs (input, target), or the name of a seqio task, whose split
+        "validation" is taken.
+      prompt: As for `generate`.
+      labels: As for `tune`.
+      rank: Whether labels are ranked instead of generating text.
+      batch_size: Examples of a batch.
+      folder: For a record and the predictions; by default nothing is kept.
+      on_event: Called after every batch.
+
+    Returns:
+      Metric -> value: of labels, accuracy, macro F1 and the share of answers
+      that are none; of free text, exact match and F1 of words; in percent.
+
+    Raises:
+      ValueError: for wrong examples, or a prompt of another model.
+    """
+    if not isinstance(examples, str):
+      found = tuning.of_pairs(None, examples, self.vocabulary, labels)
+    else:
+      found = self._examples(examples, None, labels, rank)
+    if rank and not found.labels:
+      raise ValueError("Ranking needs labels, and the targets are free text.")
+    with _folder(folder) as output_dir:
+      return tuning.evaluate(
+        self._tuning_base,
+        found,
+        self._array(prompt),
+        output_dir,
+        batch_size,
+        rank,
+        on_event,
+      )
+
+  @property
+  def _tuning_base(self) -> tuning.Base:
+    return tuning.Base(self._base.path, self.config, self.vocabulary)
+
+  def _examples(
+    self,
+    train: text_pairs.Pairs | str,
+    validation: text_pairs.Pairs | None,
+    labels: Sequence[str] | None,
+    rank: bool,
+  ) -> tuning.Examples:
+    if not isinstance(train, str):
+      return tuning.of_pairs(train, validation, self.vocabulary, labels)
+    if validation is not None or labels is not None:
+      raise ValueError(
+        f"The task {train} has a validation split and labels of its own: give "
+        "neither, or give pairs."
+      )
+    return tuning.of_task(train, self.vocabulary, rank)
+
+  def _array(self, prompt: Prompt | None) -> np.ndarray | None:
+    """Returns the array of a prompt that fits the model."""
+    if prompt is None:
+      return None
+    if isinstance(prompt, str | os.PathLike):
+      prompt = TunedPrompt.load(prompt)
+    if not isinstance(prompt, TunedPrompt):
+      prompt = TunedPrompt(np.asarray(prompt, np.float32), None)
+    if prompt.metadata is not None:
+      prompt_files.check_compatible(
+        prompt.metadata,
+        self.fingerprint,
+        vocabulary_lib.sha256(self.vocabulary),
+      )
+    width = self.config.emb_dim
+    if prompt.array.ndim != 2 or prompt.array.shape[1] != width:
+      raise ValueError(
+        f"Expected a prompt of shape [length, {width}], got "
+        f"{list(prompt.array.shape)}: it is that of another model."
+      )
+    return prompt.array
+
+
+@contextlib.contextmanager
+def _folder(given: str | os.PathLike[str] | None) -> Iterator[str]:
+  """Yields a folder: that which is given, or a temporary one."""
+  if given is not None:
+    yield os.fspath(given)
+    return
+  with tempfile.TemporaryDirectory(prefix="prompt_tuning_") as folder:
+    yield folder

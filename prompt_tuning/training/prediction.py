@@ -1,0 +1,194 @@
+"""Texts to answers, with a frozen model that is in memory.
+
+Batches have few shapes, so that little is compiled: lengths are rounded up to
+powers of two. Padding changes no answer.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+
+from prompt_tuning import prompts
+from prompt_tuning.injections import Injections
+from prompt_tuning.t5.config import T5Config
+from prompt_tuning.t5.network import Transformer
+from prompt_tuning.training import ranking
+from t5x import models
+
+_SHORTEST = 16
+
+
+def make_model(
+  config: T5Config,
+  vocabulary: seqio.Vocabulary,
+  injections: Injections,
+  optimizer_def: Any = None,
+  ranked: Sequence[str] | None = None,
+) -> models.EncoderDecoderModel:
+  """Makes the model of `gin/models/t5_1_1.gin`: a network and its loss.
+
+  Args:
+    config: Sizes of the network.
+    vocabulary: Of inputs and targets.
+    injections: What a method adds to it.
+    optimizer_def: Says which parameters train, if any do.
+    ranked: Labels, the likeliest of which it answers with; None: it generates
+      text, greedily.
+  """
+  arguments = {
+    "module": Transformer(config, injections),
+    "input_vocabulary": vocabulary,
+    "output_vocabulary": vocabulary,
+    "optimizer_def": optimizer_def,
+    "z_loss": 1e-4,
+  }
+  if ranked is None:
+    return models.EncoderDecoderModel(**arguments)
+  return ranking.RankingModel(labels=tuple(ranked), **arguments)
+
+
+class Predictor:
+  """Compiled functions of a frozen model, which any thread may call."""
+
+  def __init__(
+    self,
+    config: T5Config,
+    vocabulary: seqio.Vocabulary,
+    params: Mapping[str, Any],
+    batch_size: int = 32,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      config: Sizes of the network.
+      vocabulary: The model's.
+      params: All its parameters; a prompt comes with each call.
+      batch_size: Inputs that are worked on together, at most.
+    """
+    self._config = config
+    self._vocabulary = vocabulary
+    self._params = params
+    self._batch_size = batch_size
+    self._compiled = functools.cache(self._compile)
+
+  def _compile(self, labels: tuple[str, ...] | None) -> Callable[..., Any]:
+    """Returns (params, prompt [P, H] or None, batch) -> (tokens, scores)."""
+
+    def decode(params, prompt, batch):
+      factory = None
+      if prompt is not None:
+        factory = functools.partial(prompts.Prompt, length=len(prompt))
+        encoder = {**params["encoder"], "prompt": {"prompt": prompt}}
+        params = {**params, "encoder": encoder}
+      model = make_model(
+        self._config,
+        self._vocabulary,
+        Injections(prompt=factory),
+        ranked=labels,
+      )
+      tokens, aux = model.predict_batch_with_aux(
+        params, batch, return_all_decodes=True
+      )
+      return tokens, aux["scores"]
+
+    return jax.jit(decode)
+
+  def generate(
+    self,
+    inputs: Sequence[str],
+    prompt: np.ndarray | None,
+    max_length: int,
+  ) -> list[str]:
+    """Decodes greedily.
+
+    Args:
+      inputs: Texts.
+      prompt: [P, H], or None for the model alone.
+      max_length: Tokens of an answer, at most.
+
+    Returns:
+      An answer for each input.
+    """
+    run = self._compiled(None)
+    return [
+      self._vocabulary.decode(tokens[-1].tolist())
+      for batch, count in self._batches(inputs, max_length)
+      for tokens in jax.device_get(run(self._params, _array(prompt), batch)[0])[
+        :count
+      ]
+    ]
+
+  def rank(
+    self,
+    inputs: Sequence[str],
+    labels: Sequence[str],
+    prompt: np.ndarray | None,
+  ) -> list[dict[str, float]]:
+    """Scores labels.
+
+    Args:
+      inputs: Texts.
+      labels: What to choose from.
+      prompt: [P, H], or None for the model alone.
+
+    Returns:
+      For each input, label -> log likelihood in nats, the likeliest first.
+
+    Raises:
+      ValueError: if the vocabulary does not know a label.
+    """
+    run = self._compiled(tuple(labels))
+    encoded = {
+      (*self._vocabulary.encode(label), self._vocabulary.eos_id): label
+      for label in labels
+    }
+    length = max(map(len, encoded))
+    ranked = []
+    for batch, count in self._batches(inputs, length):
+      tokens, scores = jax.device_get(run(self._params, _array(prompt), batch))
+      for rows, values in zip(tokens[:count], scores[:count], strict=True):
+        ranked.append(
+          {
+            encoded[tuple(row[row > 0].tolist())]: float(value)
+            for row, value in zip(rows[::-1], values[::-1], strict=True)
+          }
+        )
+    return ranked
+
+  def _batches(
+    self, inputs: Sequence[str], target_length: int
+  ) -> Iterator[tuple[dict[str, jax.Array], int]]:
+    """Yields features [B, ...], and how many rows are inputs."""
+    eos = self._vocabulary.eos_id
+    encoded = [[*self._vocabulary.encode(text), eos] for text in inputs]
+    for start in range(0, len(encoded), self._batch_size):
+      rows = encoded[start : start + self._batch_size]
+      size = min(_round_up(len(rows), 1), self._batch_size)
+      tokens = np.zeros(
+        (size, _round_up(max(map(len, rows)), _SHORTEST)), np.int32
+      )
+      for i in range(size):  # What is left over repeats the first row.
+        row = rows[i if i < len(rows) else 0]
+        tokens[i, : len(row)] = row
+      targets = jnp.zeros((size, target_length), jnp.int32)
+      yield (
+        {
+          "encoder_input_tokens": jnp.asarray(tokens),
+          "decoder_input_tokens": targets,
+        },
+        len(rows),
+      )
+
+
+def _array(prompt: np.ndarray | None) -> jax.Array | None:
+  return None if prompt is None else jnp.asarray(prompt, jnp.float32)
+
+
+def _round_up(number: int, least: int) -> int:
+  """Returns a power of two that is no less than either."""
+  return max(least, 1 << (number - 1).bit_length())

@@ -1,0 +1,430 @@
+"""Tuning and evaluation of prompts by the trainer, without gin.
+
+The settings are those of `gin/recipes/prompt_tuning.gin`: the same numbers come
+out.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import os
+from typing import Any
+
+from flax import traverse_util
+import numpy as np
+import seqio
+
+from prompt_tuning import injections as injections_lib
+from prompt_tuning import (
+  prompt_files,
+  prompts,
+  tasks,  # noqa: F401  # Registers them.
+)
+from prompt_tuning.data import task_facts, text_pairs
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.injections import Injections
+from prompt_tuning.methods import trainable
+from prompt_tuning.t5.config import T5Config
+from prompt_tuning.training import actions, base_model, prediction
+from prompt_tuning.training import evaluation as evaluation_lib
+from prompt_tuning.training.tuned_prompt import TunedPrompt
+from prompt_tuning.types import Initializer
+from t5x import (
+  adafactor,
+  checkpoints,
+  evaluation,
+  events,
+  optimizers,
+  partitioning,
+  schedules,
+  trainer,
+  training,
+  utils,
+)
+
+INITIALIZERS = ("class_labels", "sampled_vocab", "random_uniform")
+# Frequent tokens that a prompt is sampled from, at most (section 3.2).
+_POPULATION = 5000
+# Inputs are cut to as many tokens in training.
+_LONGEST = 512
+_BEST_METRIC = ".*/(?!invalid).*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """What a prompt is trained on or evaluated with.
+
+  Attributes:
+    task: The seqio task.
+    labels: Its legal targets; empty where the target is free text.
+    train_lengths: Feature -> tokens, for training.
+    eval_lengths: The same, for evaluation; None: the longest of the split.
+    has_validation: Whether there is a split "validation".
+  """
+
+  task: seqio.Task | seqio.Mixture
+  labels: Sequence[str]
+  train_lengths: Mapping[str, int]
+  eval_lengths: Mapping[str, int] | None
+  has_validation: bool
+
+
+def of_pairs(
+  train: text_pairs.Pairs | None,
+  validation: text_pairs.Pairs | None,
+  vocabulary: seqio.Vocabulary,
+  labels: Sequence[str] | None,
+) -> Examples:
+  """Makes examples of a program's own pairs; see `text_pairs.make`."""
+  splits = {"train": train, "validation": validation}
+  made = text_pairs.make(
+    {split: pairs for split, pairs in splits.items() if pairs is not None},
+    vocabulary,
+    labels,
+  )
+  longest = {
+    name: min(length, _LONGEST)
+    for name, length in made.lengths.get("train", {}).items()
+  }
+  return Examples(
+    made.task,
+    made.labels,
+    longest,
+    made.lengths.get("validation"),
+    validation is not None,
+  )
+
+
+def of_task(name: str, vocabulary: seqio.Vocabulary, rank: bool) -> Examples:
+  """Makes examples of a task or mixture that is registered with seqio.
+
+  Args:
+    name: Of the task.
+    vocabulary: The model's.
+    rank: Whether its labels are ranked, and so must be known.
+
+  Raises:
+    ValueError: if there is no such task, or its labels are not known.
+  """
+  splits = {
+    split for task in task_facts.tasks_of(name) for split in task.splits
+  }
+  eval_lengths = None
+  if rank:  # The longest label may be longer than the targets of the split.
+    eval_lengths = task_facts.lengths(
+      name, vocabulary, splits=("validation",), longest=None
+    )
+  return Examples(
+    seqio.get_mixture_or_task(name),
+    task_facts.labels(name) if rank else _class_words(name),
+    task_facts.lengths(name, vocabulary, longest=_LONGEST),
+    eval_lengths,
+    "validation" in splits,
+  )
+
+
+def _class_words(name: str) -> Sequence[str]:
+  """Returns what a prompt may start from; nothing of a task of a user's own."""
+  try:
+    return task_facts.class_words(name)
+  except ValueError:
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+  """A base model that is not in memory.
+
+  Attributes:
+    path: Its checkpoint.
+    config: Sizes of the network.
+    vocabulary: Of inputs and targets.
+  """
+
+  path: str
+  config: T5Config
+  vocabulary: seqio.Vocabulary
+
+  def initializer(
+    self, init: str | TunedPrompt | np.ndarray | None, labels: Sequence[str]
+  ) -> Initializer:
+    """Returns how a prompt begins.
+
+    Args:
+      init: One of `INITIALIZERS`, or a prompt [P, H]. None: the labels' words
+        where there are labels, else those of frequent tokens.
+      labels: What the model should answer with.
+
+    Raises:
+      ValueError: if the name is another one, or there are no labels.
+    """
+    if isinstance(init, TunedPrompt):
+      return prompts.from_array(init.array)
+    if isinstance(init, np.ndarray):
+      return prompts.from_array(init)
+    if init is None:
+      init = "class_labels" if labels else "sampled_vocab"
+    if init not in INITIALIZERS:
+      raise ValueError(
+        f"Expected init to be one of {', '.join(INITIALIZERS)}, or a prompt, "
+        f"got {init!r}."
+      )
+    if init == "random_uniform":
+      return prompts.random_uniform()
+    table = base_model.token_embedding(self.path)
+    size = vocabulary_lib.most_frequent(self.vocabulary, _POPULATION)
+    sampled = prompts.sampled_vocab(table, size)
+    if init == "sampled_vocab":
+      return sampled
+    if not labels:
+      raise ValueError(
+        "A prompt that starts from class labels needs labels, and the targets "
+        "are free text: give labels, or init='sampled_vocab'."
+      )
+    return prompts.class_labels(table, self.vocabulary, labels, sampled)
+
+  def injections(self, length: int, init: Initializer) -> Injections:
+    """Returns a prompt's place in the network."""
+    return Injections(
+      prompt=functools.partial(prompts.Prompt, length=length, prompt_init=init)
+    )
+
+  def partitioner(self, injections: Injections) -> Any:
+    """Returns where everything lies: a copy of the model on every device."""
+    return partitioning.PjitPartitioner(
+      num_partitions=1,
+      logical_axis_rules=partitioning.standard_logical_axis_rules(
+        additional_rules=injections_lib.axis_rules(injections)
+      ),
+    )
+
+  def restore_cfg(
+    self, injections: Injections
+  ) -> utils.RestoreCheckpointConfig:
+    """Says what is read from the checkpoint: all but the prompt."""
+    return utils.RestoreCheckpointConfig(
+      path=self.path,
+      mode="specific",
+      assignment_map=injections_lib.assignment_map(injections),
+      fallback_to_scratch=True,
+      dtype="float32",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How a prompt is trained; the defaults are the paper's (section 3.1).
+
+  Attributes:
+    length: Positions of the prompt, P.
+    steps: Of training.
+    init: See `Base.initializer`.
+    learning_rate: Constant.
+    batch_size: Examples of a step.
+    seed: Of the initial prompt, of dropout and of the examples' order.
+    eval_period: Steps between evaluations, of which the best counts; None: ten
+      of them.
+    rank: Whether validation ranks the labels instead of generating text.
+    folder: The run's folder, with its checkpoints, its record and its prompt;
+      a run that was interrupted there goes on. None: a temporary one.
+  """
+
+  length: int
+  steps: int
+  init: Any
+  learning_rate: float
+  batch_size: int
+  seed: int
+  eval_period: int | None
+  rank: bool
+  folder: str
+
+  @property
+  def period(self) -> int:
+    """Steps between evaluations, and between checkpoints."""
+    return self.eval_period or max(1, self.steps // 10)
+
+
+def tune(
+  base: Base,
+  examples: Examples,
+  settings: Settings,
+  on_event: events.OnEvent,
+  should_stop: events.ShouldStop,
+) -> TunedPrompt:
+  """Trains a prompt, as `python -m t5x.train` does.
+
+  Returns:
+    The prompt with the best validation score; without validation, the last.
+
+  Raises:
+    ValueError: for wrong settings or examples.
+    FloatingPointError: if the loss is not a number.
+  """
+  method = base.injections(
+    settings.length, base.initializer(settings.init, examples.labels)
+  )
+  prompt_file = os.path.join(settings.folder, "prompt.safetensors")
+  train_cfg = utils.DatasetConfig(
+    mixture_or_task_name=examples.task,
+    task_feature_lengths=examples.train_lengths,
+    split="train",
+    batch_size=settings.batch_size,
+    shuffle=True,
+    seed=settings.seed,
+  )
+  save_best = actions.SaveBestPrompt(
+    settings.folder, train_cfg.name, _BEST_METRIC, base.vocabulary, method
+  )
+  outcome = training.train(
+    model=prediction.make_model(
+      base.config,
+      base.vocabulary,
+      method,
+      optimizer_def=_optimizer(method),
+      ranked=examples.labels if settings.rank else None,
+    ),
+    train_dataset_cfg=train_cfg,
+    train_eval_dataset_cfg=None,
+    infer_eval_dataset_cfg=_evaluated(examples, settings.batch_size)
+    if examples.has_validation
+    else None,
+    checkpoint_cfg=_checkpoint_cfg(base, method, settings.period),
+    partitioner=base.partitioner(method),
+    trainer_cls=functools.partial(
+      trainer.Trainer,
+      learning_rate_fn=schedules.create_learning_rate_scheduler(
+        factors="constant", base_learning_rate=settings.learning_rate
+      ),
+    ),
+    model_dir=settings.folder,
+    total_steps=None,
+    relative_steps=settings.steps,
+    eval_steps=1,
+    eval_period=settings.period,
+    random_seed=settings.seed,
+    inference_evaluator_cls=evaluation_lib.Evaluator,
+    actions={"INFER_EVAL": [save_best]},
+    concurrent_metrics=False,
+    on_event=on_event,
+    should_stop=should_stop,
+  )
+  if outcome.best is None:  # Nothing was evaluated.
+    _save_last(prompt_file, outcome, train_cfg.name, base.vocabulary)
+  return dataclasses.replace(
+    TunedPrompt.load(prompt_file), status=outcome.status, evals=outcome.evals
+  )
+
+
+def _optimizer(method: Injections) -> optimizers.MultiOptimizer:
+  """Makes the recipe's: Adafactor, for the prompt alone."""
+  matches = trainable.matches_any(injections_lib.parameter_patterns(method))
+  adafactor_def = adafactor.Adafactor(
+    decay_rate=0.8,
+    step_offset=0,
+    multiply_by_parameter_scale=False,
+    weight_decay_rate=1e-5,
+  )
+  return optimizers.MultiOptimizer(
+    ((traverse_util.ModelParamTraversal(matches), adafactor_def),)
+  )
+
+
+def _checkpoint_cfg(
+  base: Base, method: Injections, period: int
+) -> utils.CheckpointConfig:
+  return utils.CheckpointConfig(
+    save=utils.SaveCheckpointConfig(
+      period=period,
+      keep=1,
+      checkpointer_cls=functools.partial(
+        checkpoints.SaveBestCheckpointer,
+        metric_name_to_monitor=_BEST_METRIC,
+        metric_mode="max",
+      ),
+    ),
+    restore=base.restore_cfg(method),
+  )
+
+
+def _evaluated(examples: Examples, batch_size: int) -> utils.DatasetConfig:
+  return utils.DatasetConfig(
+    mixture_or_task_name=examples.task,
+    task_feature_lengths=examples.eval_lengths,
+    split="validation",
+    batch_size=batch_size,
+    shuffle=False,
+    seed=42,
+  )
+
+
+def _save_last(
+  path: str,
+  outcome: training.Outcome,
+  task: str,
+  vocabulary: seqio.Vocabulary,
+) -> None:
+  """Writes the prompt of a run's last step."""
+  state = outcome.train_state
+  prompt_files.save_prompt(
+    path,
+    np.asarray(
+      traverse_util.flatten_dict(state.params, sep="/")[actions.PROMPT_PATH]
+    ),
+    prompt_files.PromptMetadata(
+      base_fingerprint=base_model.fingerprint(state),
+      vocabulary_sha256=vocabulary_lib.sha256(vocabulary),
+      parameter_path=actions.PROMPT_PATH,
+      task=task,
+      step=outcome.step,
+    ),
+  )
+
+
+def evaluate(
+  base: Base,
+  examples: Examples,
+  prompt: np.ndarray | None,
+  folder: str,
+  batch_size: int,
+  rank: bool,
+  on_event: events.OnEvent,
+) -> Mapping[str, float]:
+  """Evaluates on the split "validation", as `python -m t5x.eval` does.
+
+  Args:
+    base: The base model.
+    examples: With that split.
+    prompt: [P, H], or None for the model alone.
+    folder: For the record and the predictions.
+    batch_size: Examples of a batch.
+    rank: Whether the labels are ranked instead of generating text.
+    on_event: Called after every batch.
+
+  Returns:
+    Metric -> value, those of a mixture's tasks as "task/metric".
+  """
+  method = Injections()
+  if prompt is not None:
+    method = base.injections(len(prompt), prompts.from_array(prompt))
+  metrics = evaluation.evaluate(
+    model=prediction.make_model(
+      base.config,
+      base.vocabulary,
+      method,
+      ranked=examples.labels if rank else None,
+    ),
+    dataset_cfg=_evaluated(examples, batch_size),
+    restore_checkpoint_cfg=base.restore_cfg(method),
+    partitioner=base.partitioner(method),
+    output_dir=folder,
+    inference_evaluator_cls=evaluation_lib.Evaluator,
+    summarize_config_fn=None,
+    fallback_init_rng=0,
+    on_event=on_event,
+  )
+  if len(metrics) == 1:
+    return next(iter(metrics.values()))
+  return {
+    f"{t}/{name}": x for t, xs in metrics.items() for name, x in xs.items()
+  }

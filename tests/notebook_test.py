@@ -1,0 +1,18 @@
+"""docs/tuning_in_python.ipynb, run cell by cell."""
+
+import json
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_notebook_runs_and_the_prompt_helps(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  notebook = json.loads((ROOT / "docs/tuning_in_python.ipynb").read_text())
+  names = {}
+  for cell in notebook["cells"]:
+    if cell["cell_type"] == "code":
+      exec("".join(cell["source"]), names)
+  assert names["tuned"]["accuracy"] > names["alone"]["accuracy"]
+  assert names["prompt"].score > 70
+  names["folder"].cleanup()

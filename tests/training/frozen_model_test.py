@@ -1,0 +1,259 @@
+"""Tuning and answering from Python: `prompt_tuning.load` and what it gives."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import gin
+import numpy as np
+import pytest
+import seqio
+import tiny
+
+import prompt_tuning as pt
+from prompt_tuning.data import vocabulary
+from t5x import gin_utils, records, training
+
+LADDER = "checkpoints/ladder_xs/lm_100"
+LABELS = ["entailment", "neutral", "contradiction"]
+PAIRS = [
+  ("hypothesis: John likes rice . premise: John likes rice .", "entailment"),
+  ("hypothesis: John likes rice . premise: Tom likes soup .", "neutral"),
+  ("hypothesis: Emma has a ball . premise: Emma has a ball .", "entailment"),
+  ("hypothesis: Emma has a ball . premise: Tom likes soup .", "neutral"),
+] * 4
+
+
+@pytest.fixture(scope="module")
+def model():
+  return pt.load(LADDER)
+
+
+@pytest.fixture(scope="module")
+def prompt(model):
+  return model.tune(PAIRS, PAIRS[:4], length=3, steps=4, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+  base = tiny.save_base(tmp_path_factory.mktemp("base"))
+  return pt.load(base, vocabulary=seqio.ByteVocabulary())
+
+
+def test_package_is_light():
+  program = "import sys, prompt_tuning; print(*sys.modules)"
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert not {"jax", "tensorflow", "t5x"} & set(done.stdout.split())
+
+
+def test_prompt_is_the_best_by_validation(model, prompt):
+  assert prompt.status == "finished"
+  assert prompt.array.shape == (3, model.config.emb_dim)
+  assert prompt.score == max(e["score"] for e in prompt.evals)
+  assert len(prompt.evals) == 4
+
+
+def test_answers_do_not_depend_on_the_batch(model, prompt):
+  texts = [text for text, _ in PAIRS[:4]]
+  together = model.generate(texts, prompt, max_length=4)
+  assert together == [
+    model.generate([text], prompt, max_length=4)[0] for text in texts
+  ]
+  ranked = model.rank(texts, LABELS, prompt)
+  for text, scores in zip(texts, ranked, strict=True):
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    assert set(scores) == set(LABELS)
+    (alone,) = model.rank([text], LABELS, prompt)
+    assert alone == pytest.approx(scores, abs=1e-4)
+  assert model.rank(texts, LABELS) != ranked
+
+
+def test_evaluation_is_that_of_the_answers(model, prompt, tmp_path):
+  ranked = model.rank([text for text, _ in PAIRS], LABELS, prompt)
+  right = [
+    next(iter(scores)) == target
+    for scores, (_, target) in zip(ranked, PAIRS, strict=True)
+  ]
+  metrics = model.evaluate(
+    PAIRS, prompt, labels=LABELS, rank=True, folder=tmp_path
+  )
+  assert metrics["accuracy"] == pytest.approx(100 * np.mean(right))
+  assert records.read(str(tmp_path))["kind"] == "eval"
+
+
+def test_file_is_the_prompt(model, prompt, tmp_path):
+  path = tmp_path / "reviews.safetensors"
+  prompt.save(path)
+  loaded = pt.TunedPrompt.load(path)
+  np.testing.assert_array_equal(loaded.array, prompt.array)
+  assert loaded.metadata == prompt.metadata
+  texts = [text for text, _ in PAIRS[:2]]
+  assert model.rank(texts, LABELS, path) == model.rank(texts, LABELS, prompt)
+
+
+def test_prompt_of_another_model_is_refused(model, tiny_model, prompt):
+  with pytest.raises(ValueError, match="belongs to another model"):
+    tiny_model.generate(["a"], prompt)
+  with pytest.raises(ValueError, match=r"got \[2, 5\]: it is that of"):
+    model.generate(["a"], np.zeros((2, 5)))
+
+
+def test_without_validation_the_last_prompt_counts(tiny_model, tmp_path):
+  pairs = [("abc", "no"), ("abxc", "yes")] * 4
+  folder = tmp_path / "run"
+  last = tiny_model.tune(
+    pairs, length=2, steps=3, batch_size=4, folder=folder, init="random_uniform"
+  )
+  assert last.metadata.step == tiny.BASE_STEP + 3
+  assert not last.evals
+  begun = pt.TunedPrompt.load(folder / "prompt.safetensors")
+  np.testing.assert_array_equal(begun.array, last.array)
+  # To begin with a prompt, and not to train it, gives it back.
+  same = tiny_model.tune(
+    pairs, length=2, steps=1, batch_size=4, init=last, learning_rate=0.0
+  )
+  np.testing.assert_allclose(same.array, last.array, atol=1e-6)
+
+
+def _tune(model, task, **arguments):
+  return model.tune(task, length=4, steps=6, batch_size=8, **arguments)
+
+
+def test_two_models_in_two_threads(model, tiny_model, monkeypatch):
+  """Of different vocabularies, on tasks that leave theirs open."""
+  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
+  runs = {
+    "ladder": (model, "ladder_cb", {}),
+    "tiny": (tiny_model, tiny.TASK, {"init": "random_uniform"}),
+  }
+  alone = {
+    name: _tune(model, task, **arguments)
+    for name, (model, task, arguments) in runs.items()
+  }
+  together, begin = {}, threading.Barrier(2)
+
+  def tune(name):
+    model, task, arguments = runs[name]
+    begin.wait()
+    together[name] = _tune(model, task, **arguments)
+
+  threads = [threading.Thread(target=tune, args=[name]) for name in runs]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  for name, prompt in alone.items():
+    np.testing.assert_array_equal(together[name].array, prompt.array)
+    assert together[name].evals == prompt.evals
+
+
+def test_run_in_a_thread_is_stopped_and_goes_on(tiny_model, tmp_path):
+  whole = _tune(tiny_model, tiny.TASK, init="random_uniform")
+  stop, stopped = threading.Event(), {}
+
+  def run():
+    stopped["prompt"] = _tune(
+      tiny_model,
+      tiny.TASK,
+      init="random_uniform",
+      folder=tmp_path,
+      on_event=lambda e: stop.set() if e.step == tiny.BASE_STEP + 2 else None,
+      should_stop=stop.is_set,
+    )
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  thread.join()
+  assert stopped["prompt"].status == "interrupted"
+  assert records.read(str(tmp_path))["status"] == "interrupted"
+  rest = _tune(tiny_model, tiny.TASK, init="random_uniform", folder=tmp_path)
+  assert rest.status == "finished"
+  np.testing.assert_array_equal(rest.array, whole.array)
+  assert rest.evals == whole.evals
+
+
+def test_error_of_a_callback_ends_the_run(tiny_model, tmp_path):
+  def fail(event):
+    if event.kind == "train":
+      raise RuntimeError("enough")
+
+  with pytest.raises(RuntimeError, match="enough"):
+    _tune(tiny_model, tiny.TASK, init="random_uniform", on_event=fail)
+
+
+def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
+  """The recipe's settings, and so its prompt, bit for bit."""
+  import __main__
+
+  monkeypatch.setattr(__main__, "train", training.train, raising=False)
+  macros = {
+    "TASK": "ladder_cb",
+    "MODEL_DIR": str(tmp_path / "gin"),
+    "PROMPT_LENGTH": 4,
+    "BATCH_SIZE": 8,
+    "EVAL_PERIOD": 3,
+    "TRAIN_STEPS_RELATIVE": 6,
+  }
+  gin.clear_config()
+  gin_utils.parse_gin_flags(
+    gin_utils.search_paths(),
+    ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"],
+    [f"{name} = {value!r}" for name, value in macros.items()],
+  )
+  by_gin = gin.get_configurable(training.train)()
+  gin.clear_config()
+  prompt = _tune(model, "ladder_cb", folder=tmp_path / "here", eval_period=3)
+  assert prompt.evals == by_gin.evals
+  np.testing.assert_array_equal(
+    prompt.array,
+    pt.TunedPrompt.load(tmp_path / "gin" / "prompt.safetensors").array,
+  )
+  left = [
+    {
+      path.name
+      for path in (tmp_path / name).iterdir()
+      if "tfevents" not in path.name
+    }
+    for name in ("gin", "here")
+  ]
+  assert left[0] - left[1] <= {"config.gin", "configuration.json"}
+  assert not left[1] - left[0]
+  record = json.loads((tmp_path / "here" / "record.json").read_text())
+  assert record["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"train": []}, "Expected pairs of train, got none"),
+    ({"train": ["ab"]}, r"Expected train\[0\] to be a pair"),
+    ({"train": [("a", " ")]}, r"Expected a target of train\[0\]"),
+    (
+      {"train": PAIRS, "labels": ["yes"]},
+      r"train\[0\] to be one of the",
+    ),
+    (
+      {"train": PAIRS, "init": "best"},
+      "Expected init to be one of",
+    ),
+    ({"train": PAIRS, "length": 1}, "Got 2 class labels for a prompt of 1"),
+    ({"train": "ladder_cp"}, "No seqio task or mixture 'ladder_cp'"),
+    ({"train": "ladder_cb", "labels": ["yes"]}, "has a validation split and"),
+  ],
+)
+def test_wrong_arguments_are_refused(model, arguments, message):
+  with pytest.raises(ValueError, match=message):
+    model.tune(**arguments)
+
+
+def test_vocabulary_is_looked_for_beside_the_checkpoint(tmp_path):
+  base = tiny.save_base(tmp_path)
+  with pytest.raises(ValueError, match="Expected the model's Sentence"):
+    pt.load(base)
+  with pytest.raises(ValueError, match="SentencePiece model at other"):
+    pt.load(base, vocabulary="other.model")
+  with pytest.raises(ValueError, match="vocabulary of at most 384 pieces"):
+    pt.load(base, vocabulary=seqio.ByteVocabulary(1000))
