@@ -13,6 +13,6 @@ def test_notebook_runs_and_the_prompt_helps(monkeypatch):
   for cell in notebook["cells"]:
     if cell["cell_type"] == "code":
       exec("".join(cell["source"]), names)
-  assert names["tuned"]["accuracy"] > names["alone"]["accuracy"]
-  assert names["prompt"].score > 70
+  gain = names["tuned"]["accuracy"] - names["alone"]["accuracy"]
+  assert gain > 20
   names["folder"].cleanup()
