@@ -111,11 +111,11 @@ def test_without_validation_the_last_prompt_counts(tiny_model, tmp_path):
   assert not last.evals
   begun = pt.TunedPrompt.load(folder / "prompt.safetensors")
   np.testing.assert_array_equal(begun.array, last.array)
-  # To begin with a prompt, and not to train it, gives it back.
+  # To begin with a prompt, and only to decay it once, gives it back.
   same = tiny_model.tune(
     pairs, length=2, steps=1, batch_size=4, init=last, learning_rate=0.0
   )
-  np.testing.assert_allclose(same.array, last.array, atol=1e-6)
+  np.testing.assert_allclose(same.array, last.array, rtol=1e-4)
 
 
 def _tune(model, task, **arguments):
