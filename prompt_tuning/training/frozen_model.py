@@ -26,6 +26,7 @@ from prompt_tuning.data import text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.t5.config import T5Config
 from prompt_tuning.training import architecture, tuning
+from prompt_tuning.training import examples as examples_lib
 from prompt_tuning.training.prediction import Predictor
 from prompt_tuning.training.tuned_prompt import TunedPrompt
 from prompt_tuning.types import DType
@@ -259,7 +260,7 @@ class Model:
       ValueError: for wrong examples, or a prompt of another model.
     """
     if not isinstance(examples, str):
-      found = tuning.of_pairs(None, examples, self.vocabulary, labels)
+      found = examples_lib.of_pairs(None, examples, self.vocabulary, labels)
     else:
       found = self._examples(examples, None, labels, rank)
     if rank and not found.labels:
@@ -285,15 +286,15 @@ class Model:
     validation: text_pairs.Pairs | None,
     labels: Sequence[str] | None,
     rank: bool,
-  ) -> tuning.Examples:
+  ) -> examples_lib.Examples:
     if not isinstance(train, str):
-      return tuning.of_pairs(train, validation, self.vocabulary, labels)
+      return examples_lib.of_pairs(train, validation, self.vocabulary, labels)
     if validation is not None or labels is not None:
       raise ValueError(
         f"The task {train} has a validation split and labels of its own: give "
         "neither, or give pairs."
       )
-    return tuning.of_task(train, self.vocabulary, rank)
+    return examples_lib.of_task(train, self.vocabulary, rank)
 
   def _array(self, prompt: Prompt | None) -> np.ndarray | None:
     """Returns the array of a prompt that fits the model."""

@@ -7,6 +7,7 @@ out.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import hashlib
 import os
 from typing import Any
 
@@ -20,13 +21,13 @@ from prompt_tuning import (
   prompts,
   tasks,  # noqa: F401  # Registers them.
 )
-from prompt_tuning.data import task_facts, text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
 from prompt_tuning.t5.config import T5Config
 from prompt_tuning.training import actions, base_model, prediction
 from prompt_tuning.training import evaluation as evaluation_lib
+from prompt_tuning.training.examples import Examples
 from prompt_tuning.training.tuned_prompt import TunedPrompt
 from prompt_tuning.types import Initializer
 from t5x import (
@@ -36,6 +37,7 @@ from t5x import (
   events,
   optimizers,
   partitioning,
+  run_configuration,
   schedules,
   trainer,
   training,
@@ -45,90 +47,7 @@ from t5x import (
 INITIALIZERS = ("class_labels", "sampled_vocab", "random_uniform")
 # Frequent tokens that a prompt is sampled from, at most (section 3.2).
 _POPULATION = 5000
-# Inputs are cut to as many tokens in training.
-_LONGEST = 512
 _BEST_METRIC = ".*/(?!invalid).*"
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-  """What a prompt is trained on or evaluated with.
-
-  Attributes:
-    task: The seqio task.
-    labels: Its legal targets; empty where the target is free text.
-    train_lengths: Feature -> tokens, for training.
-    eval_lengths: The same, for evaluation; None: the longest of the split.
-    has_validation: Whether there is a split "validation".
-  """
-
-  task: seqio.Task | seqio.Mixture
-  labels: Sequence[str]
-  train_lengths: Mapping[str, int]
-  eval_lengths: Mapping[str, int] | None
-  has_validation: bool
-
-
-def of_pairs(
-  train: text_pairs.Pairs | None,
-  validation: text_pairs.Pairs | None,
-  vocabulary: seqio.Vocabulary,
-  labels: Sequence[str] | None,
-) -> Examples:
-  """Makes examples of a program's own pairs; see `text_pairs.make`."""
-  splits = {"train": train, "validation": validation}
-  made = text_pairs.make(
-    {split: pairs for split, pairs in splits.items() if pairs is not None},
-    vocabulary,
-    labels,
-  )
-  longest = {
-    name: min(length, _LONGEST)
-    for name, length in made.lengths.get("train", {}).items()
-  }
-  return Examples(
-    made.task,
-    made.labels,
-    longest,
-    made.lengths.get("validation"),
-    validation is not None,
-  )
-
-
-def of_task(name: str, vocabulary: seqio.Vocabulary, rank: bool) -> Examples:
-  """Makes examples of a task or mixture that is registered with seqio.
-
-  Args:
-    name: Of the task.
-    vocabulary: The model's.
-    rank: Whether its labels are ranked, and so must be known.
-
-  Raises:
-    ValueError: if there is no such task, or its labels are not known.
-  """
-  splits = {
-    split for task in task_facts.tasks_of(name) for split in task.splits
-  }
-  eval_lengths = None
-  if rank:  # The longest label may be longer than the targets of the split.
-    eval_lengths = task_facts.lengths(
-      name, vocabulary, splits=("validation",), longest=None
-    )
-  return Examples(
-    seqio.get_mixture_or_task(name),
-    task_facts.labels(name) if rank else _class_words(name),
-    task_facts.lengths(name, vocabulary, longest=_LONGEST),
-    eval_lengths,
-    "validation" in splits,
-  )
-
-
-def _class_words(name: str) -> Sequence[str]:
-  """Returns what a prompt may start from; nothing of a task of a user's own."""
-  try:
-    return task_facts.class_words(name)
-  except ValueError:
-    return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +163,30 @@ class Settings:
     """Steps between evaluations, and between checkpoints."""
     return self.eval_period or max(1, self.steps // 10)
 
+  def configuration(
+    self, base: Base, examples: Examples
+  ) -> run_configuration.RunConfiguration:
+    """Returns what the run's folder remembers: it goes on with no other."""
+    init = self.init
+    if init is not None and not isinstance(init, str):
+      init = hashlib.sha256(np.asarray(init, np.float32).tobytes()).hexdigest()
+    return run_configuration.of_settings(
+      "train",
+      {
+        "train.relative_steps": self.steps,
+        "train.eval_period": self.period,
+        "train.random_seed": self.seed,
+        "train.batch_size": self.batch_size,
+        "train.learning_rate": self.learning_rate,
+        "train.rank": self.rank,
+        "task.name": examples.task.name,
+        "task.lengths": dict(examples.train_lengths),
+        "prompt.length": self.length,
+        "prompt.init": init,
+        "model.config": base.config,
+      },
+    )
+
 
 def tune(
   base: Base,
@@ -306,6 +249,7 @@ def tune(
     inference_evaluator_cls=evaluation_lib.Evaluator,
     actions={"INFER_EVAL": [save_best]},
     concurrent_metrics=False,
+    configuration=settings.configuration(base, examples),
     on_event=on_event,
     should_stop=should_stop,
   )

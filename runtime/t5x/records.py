@@ -78,8 +78,11 @@ def _versions() -> dict[str, str]:
 
 
 def command() -> list[str]:
-  """Returns how this program was started."""
-  module = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+  """Returns how this program was started; nothing if it is not one of t5x."""
+  folder, name = os.path.split(sys.argv[0])
+  module = os.path.splitext(name)[0]
+  if os.path.basename(folder) != "t5x":
+    return []
   return ["python", "-m", f"t5x.{module}", *sys.argv[1:]]
 
 
