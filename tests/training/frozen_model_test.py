@@ -211,7 +211,9 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
     ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"],
     [f"{name} = {value!r}" for name, value in macros.items()],
   )
-  by_gin = gin.get_configurable(training.train)()
+  by_gin = gin.get_configurable(training.train)(
+    configuration=gin_utils.configuration("train")
+  )
   gin.clear_config()
   prompt = _tune(model, "ladder_cb", folder=tmp_path / "here", eval_period=3)
   assert prompt.evals == by_gin.evals
