@@ -20,15 +20,11 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CLASS_LABELS = {
-  "mini_boolq": ["False", "True"],
-  "mini_cb": ["entailment", "contradiction", "neutral"],
-  "mini_copa": ["choice1", "choice2"],
-  "mini_rte": ["entailment", "not_entailment"],
-  "mini_wic": ["False", "True"],
-}
-for _name in ("boolq", "cb", "copa", "rte"):
-  CLASS_LABELS[f"ladder_{_name}"] = CLASS_LABELS[f"mini_{_name}"]
+# Miniatures whose score is an accuracy.
+TASKS = [
+  *("mini_boolq", "mini_cb", "mini_copa", "mini_rte", "mini_wic"),
+  *("ladder_boolq", "ladder_cb", "ladder_copa", "ladder_rte"),
+]
 # --model -> its gin file, and unless told otherwise its task and steps.
 MODELS = {
   "t5_small": ("models/t5_small_local", "mini_boolq", 100),
@@ -36,9 +32,6 @@ MODELS = {
   "ladder_s": ("models/ladder_s", "ladder_boolq", 300),
   "ladder_m": ("models/ladder_m", "ladder_boolq", 300),
 }
-# The ladder's vocabulary has few words.
-LADDER = {"prompts.sampled_vocab.population_size": 260}
-METHOD = "methods/prompt_tuning"
 
 
 def main() -> None:
@@ -46,7 +39,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--model", choices=MODELS, default="t5_small")
-  parser.add_argument("--task", choices=CLASS_LABELS)
+  parser.add_argument("--task", choices=TASKS)
   parser.add_argument("--steps", type=int)
   args = parser.parse_args()
   model, task, steps = MODELS[args.model]
@@ -64,29 +57,30 @@ def main() -> None:
   run_t5x(
     f"Training a prompt on {args.task}",
     "train",
-    [model, METHOD, "prompts/class_labels", "runs/train"],
+    [model, "recipes/prompt_tuning"],
     MODEL_DIR=str(folder),
-    MIXTURE_OR_TASK_NAME=args.task,
-    TASK_FEATURE_LENGTHS={"inputs": 56, "targets": 8},
+    TASK=args.task,
     TRAIN_STEPS_RELATIVE=args.steps,
     EVAL_PERIOD=max(1, args.steps // 4),
     EVAL_STEPS=4,
     BATCH_SIZE=16,
     PROMPT_LENGTH=20,
     DROPOUT_RATE=0.0,
-    CLASS_LABELS=CLASS_LABELS[args.task],
-    **({} if args.model == "t5_small" else LADDER),
   )
   prompt_file = folder / "prompt.safetensors"
   # Without a method no optimizer is bound, and evaluation needs none.
   run_eval(
-    "the frozen model", args.task, folder / "frozen", [model], OPTIMIZER=None
+    "the frozen model",
+    args.task,
+    folder / "frozen",
+    [model, "runs/eval"],
+    OPTIMIZER=None,
   )
   run_eval(
     "the prompt",
     args.task,
     folder / "prompted",
-    [model, METHOD, "prompts/from_file"],
+    [model, "recipes/evaluate_prompt"],
     PROMPT_FILE=str(prompt_file),
   )
 
@@ -132,9 +126,9 @@ def run_eval(
   run_t5x(
     f"Evaluating {what}",
     "eval",
-    [*gin_files, "runs/eval"],
+    gin_files,
     EVAL_OUTPUT_DIR=str(folder),
-    MIXTURE_OR_TASK_NAME=task,
+    TASK=task,
     SPLIT="test",
     **macros,
   )

@@ -25,7 +25,7 @@ class EncoderDecoderModel:
     module: nn.Module,
     input_vocabulary: seqio.Vocabulary,
     output_vocabulary: seqio.Vocabulary,
-    optimizer_def: optimizers.OptimizerDef,
+    optimizer_def: optimizers.OptimizerDef | None,
     decode_fn: Callable[..., Any] = decoding.beam_search,
     feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
     label_smoothing: float = 0.0,
@@ -42,7 +42,8 @@ class EncoderDecoderModel:
       module: Has `__call__`, `encode` and `decode`.
       input_vocabulary: Of the encoder's tokens.
       output_vocabulary: Of the decoder's tokens.
-      optimizer_def: Says which parameters train, and how.
+      optimizer_def: Says which parameters train, and how; None of a model that
+        is only evaluated.
       decode_fn: From `t5x.decoding`.
       feature_converter_cls: Defaults to `seqio.EncDecFeatureConverter`.
       label_smoothing: Probability that is taken from the right token.
