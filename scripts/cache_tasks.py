@@ -6,7 +6,7 @@
 and then `--seqio_additional_cache_dirs=C --gin.USE_CACHED_TASKS=True`.
 """
 
-import t5x.utils  # Before what imports TensorFlow, to keep that quiet.
+import t5x.task_lookup  # Before what imports TensorFlow, to keep that quiet.
 
 # isort: split
 
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
   try:
     for name in FLAGS.tasks:
       tasks.use_vocabulary(FLAGS.vocabulary, FLAGS.extra_ids, name)
-      provider = t5x.utils.find_task_or_mixture(name, None, FLAGS.module)
+      provider = t5x.task_lookup.find(name, None, FLAGS.module)
       for task in seqio.get_subtasks(provider):
         counts = task_cache.write(task, folder, FLAGS.splits)
         print(f"{task.name}: {counts or 'is there already'}")

@@ -6,14 +6,12 @@ imported first: gin asks before the trainer reads any data.
 
 from collections.abc import Collection, Iterator, Sequence
 import dataclasses
-import difflib
 import functools
-import importlib
 
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import superglue
+from prompt_tuning.data import superglue, task_lookup
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
 # Of a task with more examples, the first ones are read for their lengths.
@@ -32,34 +30,6 @@ def task_name(task: str | None) -> str:
       "--gin.TASK=\"'super_glue_cb'\""
     )
   return task
-
-
-def tasks_of(task: str, module: str | None = None) -> Sequence[seqio.Task]:
-  """Returns a task, or the tasks of a mixture.
-
-  Args:
-    task: The name.
-    module: What registers it, or None.
-
-  Raises:
-    ValueError: if the module or the name is unknown.
-  """
-  if module:
-    try:
-      importlib.import_module(module)
-    except ModuleNotFoundError as e:
-      raise ValueError(
-        f"MIXTURE_OR_TASK_MODULE={module!r} cannot be imported: {e}."
-      ) from e
-  known = seqio.MixtureRegistry.names() | seqio.TaskRegistry.names()
-  if task not in known:
-    near = difflib.get_close_matches(task, sorted(known), n=5, cutoff=0.5)
-    raise ValueError(
-      f"No seqio task or mixture {task!r}"
-      + (f"; near: {', '.join(near)}." if near else ".")
-      + f" MIXTURE_OR_TASK_MODULE={module!r} registers {len(known)}."
-    )
-  return seqio.get_subtasks(seqio.get_mixture_or_task(task))
 
 
 def class_words(task: str, module: str | None = None) -> tuple[str, ...]:
@@ -202,7 +172,8 @@ def _sizes(
 
 
 def _names(task: str, module: str | None) -> Iterator[str]:
-  return (found.name for found in tasks_of(task, module))
+  found = task_lookup.find(task, module=module)
+  return (task.name for task in seqio.get_subtasks(found))
 
 
 def _row(name: str, macro: str) -> superglue.SuperGlueTask:

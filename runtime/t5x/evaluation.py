@@ -161,6 +161,19 @@ def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
   return {name: float(x) for name, x in numbers.items()}
 
 
+def _describe_data(
+  counts: Mapping[str, int],
+  cfg: utils.DatasetConfig,
+  model: models.EncoderDecoderModel,
+  progress: events.Progress,
+) -> dict[str, Any]:
+  """Returns what the record says of the data; says aloud what is cut off."""
+  bound_cfg = task_binding.for_model(cfg, model)
+  cuts = truncation.count_cuts(bound_cfg)
+  progress.notice(truncation.describe(cuts, bound_cfg))
+  return {"split": cfg.split, "examples": dict(counts), "cut": cuts}
+
+
 def evaluate(
   *,
   model: models.EncoderDecoderModel,
@@ -217,14 +230,7 @@ def evaluate(
     progress = events.Progress(
       sum(evaluator.counts.values()), on_event, should_stop
     )
-    bound_cfg = task_binding.for_model(dataset_cfg, model)
-    cuts = truncation.count_cuts(bound_cfg)
-    progress.notice(truncation.describe(cuts, bound_cfg))
-    facts = {
-      "split": dataset_cfg.split,
-      "examples": evaluator.counts,
-      "cut": cuts,
-    }
+    facts = _describe_data(evaluator.counts, dataset_cfg, model, progress)
     with records.RunRecord(
       output_dir,
       "eval",

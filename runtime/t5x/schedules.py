@@ -11,30 +11,24 @@ def create_learning_rate_scheduler(
   base_learning_rate: float = 0.5,
   warmup_steps: int = 1000,
   decay_factor: float = 0.5,
-  steps_per_decay: int = 20000,
-  steps_per_cycle: int = 100000,
   step_offset: int = 0,
   min_learning_rate: float = 1e-8,
 ) -> Callable[[jax.Array | int], jax.Array]:
   """Creates a schedule from the product of its factors.
+
+  They are those of T5X's public configurations.
 
   * `constant`: base_learning_rate.
   * `linear_warmup`: from 0 to 1 over warmup_steps.
   * `linear_decay`: base_learning_rate times the warm-up, after which it falls
     by decay_factor per step. It stands in for the two factors above.
   * `rsqrt_decay`: 1 / sqrt(max(step, warmup_steps)).
-  * `rsqrt_normalized_decay`: the same, but 1 at warmup_steps.
-  * `decay_every`: times decay_factor every steps_per_decay steps.
-  * `cosine_decay`: from 1 to 0 over steps_per_cycle after warmup_steps, then
-    from 1 again.
 
   Args:
     factors: Names joined by `*`.
     base_learning_rate: The constant.
     warmup_steps: Steps.
-    decay_factor: See `linear_decay` and `decay_every`.
-    steps_per_decay: Steps.
-    steps_per_cycle: Steps.
+    decay_factor: Per step; see `linear_decay`.
     step_offset: The step at which the schedule begins; steps are counted from
       pretraining step 0.
     min_learning_rate: The least learning rate that is returned.
@@ -46,10 +40,6 @@ def create_learning_rate_scheduler(
     ValueError: if a factor is unknown, or needs a positive warmup_steps.
   """
 
-  def cosine_decay(step):
-    cycles = jnp.maximum(0.0, (step - warmup_steps) / steps_per_cycle)
-    return 0.5 * (1.0 + jnp.cos(jnp.pi * (cycles % 1.0)))
-
   factor_fns = {
     "constant": lambda step: base_learning_rate,
     "linear_warmup": lambda step: jnp.minimum(1.0, step / warmup_steps),
@@ -60,11 +50,6 @@ def create_learning_rate_scheduler(
       )
     ),
     "rsqrt_decay": lambda step: jnp.maximum(step, warmup_steps) ** -0.5,
-    "rsqrt_normalized_decay": lambda step: (
-      jnp.maximum(step / warmup_steps, 1.0) ** -0.5
-    ),
-    "decay_every": lambda step: decay_factor ** (step // steps_per_decay),
-    "cosine_decay": cosine_decay,
   }
   names = [name.strip() for name in factors.split("*")]
   if unknown := [name for name in names if name not in factor_fns]:

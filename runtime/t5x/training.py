@@ -54,7 +54,6 @@ class Training:
     run_eval_before_training: Whether to evaluate the initial state too.
     concurrent_metrics: Whether metrics are computed in a thread of their own;
       training waits for them, as its actions need them.
-    use_orbax: Must be True.
     gc_period: Steps between Python's garbage collections, which are off
       meanwhile, in the whole program; 0 leaves it alone.
     configuration: What all of this is: a run goes on in its folder with the
@@ -81,15 +80,10 @@ class Training:
   actions: trainer_lib.ActionMap
   run_eval_before_training: bool
   concurrent_metrics: bool
-  use_orbax: bool
   gc_period: int
   configuration: run_configuration.RunConfiguration | None = None
 
   def __post_init__(self):
-    if not self.use_orbax:
-      raise ValueError(
-        "Checkpoints are written by Orbax: use_orbax must be True."
-      )
     _check_periods(
       eval_period=self.eval_period,
       checkpoint_period=self.save_cfg.period,
@@ -225,7 +219,6 @@ def train(
   actions: trainer_lib.ActionMap | None = None,
   run_eval_before_training: bool = False,
   concurrent_metrics: bool = True,
-  use_orbax: bool = True,
   gc_period: int = 0,
   configuration: run_configuration.RunConfiguration | None = None,
   on_event: events.OnEvent = events.ignore,
@@ -268,7 +261,6 @@ def train(
     actions=actions or {},
     run_eval_before_training=run_eval_before_training,
     concurrent_metrics=concurrent_metrics,
-    use_orbax=use_orbax,
     gc_period=gc_period,
     configuration=configuration,
   )

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import difflib
-import importlib
 import inspect
 import re
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x import checkpoints, models
+from t5x import checkpoints, models, task_lookup
 from t5x.partitioning import DataLayout, PjitPartitioner
 from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
 from t5x.train_state import TrainState
@@ -63,12 +61,12 @@ class DatasetConfig:
     return provider if isinstance(provider, str) else provider.name
 
   def task_or_mixture(self) -> seqio.Task | seqio.Mixture:
-    """Returns what the name names; see `find_task_or_mixture`."""
+    """Returns what the name names; see `task_lookup.find`."""
     if isinstance(self.mixture_or_task_name, str):
-      return find_task_or_mixture(
+      return task_lookup.find(
         self.mixture_or_task_name, self.split, self.module
       )
-    _check_split(self.mixture_or_task_name, self.split)
+    task_lookup.check_split(self.mixture_or_task_name, self.split)
     return self.mixture_or_task_name
 
   def num_input_examples(self) -> int | None:
@@ -144,59 +142,6 @@ class CheckpointConfig:
 
   save: SaveCheckpointConfig | None = None
   restore: RestoreCheckpointConfig | None = None
-
-
-def import_module(module: str) -> None:
-  """Imports a module by name, to register tasks.
-
-  Raises:
-    ValueError: if there is no such module.
-  """
-  try:
-    importlib.import_module(module)
-  except ModuleNotFoundError as e:
-    raise ValueError(
-      f"MIXTURE_OR_TASK_MODULE={module!r} cannot be imported: {e}."
-    ) from e
-
-
-def find_task_or_mixture(
-  name: str, split: str | None = None, module: str | None = None
-) -> seqio.Task | seqio.Mixture:
-  """Returns what a name names.
-
-  Args:
-    name: Registered with seqio.
-    split: One that it must have.
-    module: Imported first, to register it.
-
-  Raises:
-    ValueError: if the module, the name or the split is unknown.
-  """
-  if module:
-    import_module(module)
-  known = seqio.MixtureRegistry.names() | seqio.TaskRegistry.names()
-  if name not in known:
-    near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.5)
-    raise ValueError(
-      f"No seqio task or mixture {name!r}"
-      + (f"; near: {', '.join(near)}." if near else ".")
-      + f" Registered by MIXTURE_OR_TASK_MODULE={module!r}: {len(known)} names."
-    )
-  provider = seqio.get_mixture_or_task(name)
-  if split:
-    _check_split(provider, split)
-  return provider
-
-
-def _check_split(provider: seqio.Task | seqio.Mixture, split: str) -> None:
-  splits = {
-    split for task in seqio.get_subtasks(provider) for split in task.splits
-  }
-  if splits and split not in splits:
-    raise ValueError(
-      f"{provider.name} has no split {split!r}; it has {sorted(splits)}."
-    )
 
 
 def round_vocab_size_to_multiple(
