@@ -1,5 +1,6 @@
 """Attention: one function for every platform, and the module around it."""
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -119,10 +120,19 @@ def plain_backward(
 
 
 class Attention(nn.Module):
-  """Multi-head attention whose scores are not divided by sqrt(D)."""
+  """Multi-head attention whose scores are not divided by sqrt(D).
+
+  Attributes:
+    config: Of the model.
+    injections: Of the model.
+    keeps: Whether what is attended to stays the same while decoding. Then its
+      keys and values are put into the collection "attended" where that can be
+      written, and read from it where they are there.
+  """
 
   config: T5Config
   injections: Injections
+  keeps: bool = False
 
   @nn.compact
   def __call__(
@@ -138,7 +148,8 @@ class Attention(nn.Module):
     """Lets every input attend to what its mask makes visible.
 
     Args:
-      inputs: [B, Q, H] Where queries come from.
+      inputs: [B, Q, H] Where queries come from. With kept keys and values there
+        may be several rows for each of theirs, beside each other.
       attended: [B, K, H] Where keys and values come from.
       mask: [B or 1, 1, Q or 1, K] True where a query sees a key.
       bias: [1, N, Q, K] Added to the scores.
@@ -159,13 +170,8 @@ class Attention(nn.Module):
       axes=("embed", "joined_kv"),
     )
     query = project(kernel_init=_query_init(config), name="query")(inputs)
-    key = project(name="key")(attended)
-    value = project(name="value")(attended)
-    if rescale := injections.build(injections.rescale, self, "key_rescale"):
-      key = rescale(key, ("joined_kv",))
-    if rescale := injections.build(injections.rescale, self, "value_rescale"):
-      value = rescale(value, ("joined_kv",))
-    query, key, value = map(self._split_heads, (query, key, value))
+    query = self._split_heads(query)
+    key, value = self._keys_and_values(attended, project)
     if cache_index is not None:
       key, value = self._extend_cache(key, value, cache_index)
     if prefix:
@@ -177,6 +183,7 @@ class Attention(nn.Module):
       broadcast_dims=(-1,),
       deterministic=not enable_dropout,
     )
+    query = _beside_each_other(query, len(key))
     outputs = attention(query, key, dropout(value), bias, mask)
     outputs = jnp.swapaxes(outputs, 1, 2).reshape(*inputs.shape[:2], -1)
     outputs = constrain(outputs, ("batch", "length", "joined_kv"))
@@ -186,6 +193,28 @@ class Attention(nn.Module):
     if adapter := injections.build(injections.adapter, self, "adapter"):
       outputs = adapter(outputs)
     return outputs
+
+  def _keys_and_values(
+    self, attended: Array, project: Callable[..., Dense]
+  ) -> tuple[Array, Array]:
+    """[B, K, H] -> [B, N, K, D] each, or those that are kept."""
+    if self.has_variable("attended", "key"):
+      return tuple(self.get_variable("attended", x) for x in ("key", "value"))
+    heads = {}
+    for name in ("key", "value"):
+      joined = project(name=name)(attended)
+      if rescale := self.injections.build(
+        self.injections.rescale, self, f"{name}_rescale"
+      ):
+        joined = rescale(joined, ("joined_kv",))
+      heads[name] = self._split_heads(joined)
+      if (
+        self.keeps
+        and self.is_mutable_collection("attended")
+        and not self.is_initializing()
+      ):
+        self.put_variable("attended", name, heads[name])
+    return heads["key"], heads["value"]
 
   def _split_heads(self, joined: Array) -> Array:
     """[B, T, N * D] -> [B, N, T, D]
@@ -216,6 +245,16 @@ class Attention(nn.Module):
         )
       cached.append(variable.value)
     return cached[0], cached[1]
+
+
+def _beside_each_other(query: Array, rows: int) -> Array:
+  """[rows * K, N, Q, D] -> [rows, N, K * Q, D]"""
+  if len(query) == rows:
+    return query
+  split = query.reshape(rows, -1, *query.shape[1:])
+  return jnp.swapaxes(split, 1, 2).reshape(
+    rows, query.shape[1], -1, query.shape[-1]
+  )
 
 
 def _query_init(config: T5Config) -> Initializer:

@@ -100,7 +100,9 @@ class DecoderLayer(nn.Module):
       attention(normed, normed, mask, bias, prefix, cache_index, enable_dropout)
     )
     normed = RMSNorm(config, name="pre_cross_attention_layer_norm")(hidden)
-    attention = Attention(config, injections, name="encoder_decoder_attention")
+    attention = Attention(
+      config, injections, keeps=True, name="encoder_decoder_attention"
+    )
     hidden += dropout(
       attention(
         normed,
@@ -356,7 +358,9 @@ class Transformer(nn.Module):
     """Computes logits from the encoder's output.
 
     Args:
-      encoded: [B, P + T, H]
+      encoded: [B, P + T, H]. With the collection "attended", which `decode`
+        fills if it is mutable, not read; the other arguments may have several
+        rows for each of its rows.
       encoder_input_tokens: [B, T] For the padding mask.
       decoder_input_tokens: [B, S] With `decode` and a cache, the tokens after
         those that the cache holds.

@@ -220,37 +220,35 @@ class EncoderDecoderModel:
     encoded = self._apply(
       variables, inputs, enable_dropout=False, method=self.module.encode
     )
-    cache = jax.tree.map(
-      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-      jax.eval_shape(
-        functools.partial(
-          self.module.apply,
-          decode=True,
-          enable_dropout=False,
-          mutable=["cache"],
-        ),
-        variables,
-        jnp.ones_like(inputs),
-        jnp.ones_like(decoder_inputs),
-        jnp.ones_like(decoder_inputs),
-      )[1]["cache"],
+    decode = functools.partial(
+      self.module.apply,
+      enable_dropout=False,
+      decode=True,
+      method=self.module.decode,
     )
-    # [B * num_decodes, ...]
-    encoded = jnp.repeat(encoded, num_decodes, axis=0)
-    inputs = jnp.repeat(inputs, num_decodes, axis=0)
+    # Makes an empty cache, and all that the decoder ever reads of `encoded`.
+    _, kept = decode(
+      variables,
+      encoded,
+      inputs,
+      decoder_inputs,
+      decoder_inputs,
+      mutable=["cache", "attended"],
+    )
+    cache = kept.pop("cache")
+    if not kept:  # Another module of T5X's: [B * num_decodes, ...].
+      encoded = jnp.repeat(encoded, num_decodes, axis=0)
+      inputs = jnp.repeat(inputs, num_decodes, axis=0)
 
     def tokens_to_logits(state):
-      logits, updated = self.module.apply(
-        variables | {"cache": state.cache},
+      logits, updated = decode(
+        {**variables, **kept, "cache": state.cache},
         encoded,
         inputs,
         state.cur_token,
         state.cur_token,
-        enable_dropout=False,
-        decode=True,
         max_decode_length=decoder_inputs.shape[1],
         mutable=["cache"],
-        method=self.module.decode,
       )
       return logits[:, 0], updated["cache"]
 
