@@ -77,24 +77,9 @@ def rank_labels(
       f"Expected num_decodes to be the number of labels, {L}, got "
       f"{num_decodes}."
     )
-  tokens = [[*vocabulary.encode(label), eos_id] for label in labels]
-  lengths = np.array([len(label) for label in tokens])
+  padded = _label_tokens(labels, vocabulary, eos_id, S)
+  lengths = (padded > 0).sum(axis=1)
   steps = int(lengths.max())
-  if steps > S:
-    raise ValueError(
-      f"The label {labels[int(lengths.argmax())]!r} has {steps} tokens, the "
-      f"targets {S}. Give longer targets: t5x.train takes them from "
-      "--gin.infer_eval/utils.DatasetConfig.task_feature_lengths, t5x.eval "
-      "from --gin.utils.DatasetConfig.task_feature_lengths, t5x.infer from "
-      "--gin.TASK_FEATURE_LENGTHS."
-    )
-  for label, ids in zip(labels, tokens, strict=True):
-    if getattr(vocabulary, "unk_id", None) in ids:
-      raise ValueError(
-        f"Expected labels that the vocabulary knows, got {label!r}: {ids}, "
-        f"where {vocabulary.unk_id} is unknown. Check RANKED_LABELS."
-      )
-  padded = np.array([label + [0] * (S - len(label)) for label in tokens])
 
   def score_token(state, column):
     token, counts = column  # [L]
@@ -116,7 +101,7 @@ def rank_labels(
     score_token,
     start,
     (
-      jnp.asarray(padded.T[:steps], jnp.int32),
+      jnp.asarray(padded.T[:steps]),
       jnp.asarray(np.arange(steps)[:, None] < lengths),
     ),
   )
@@ -125,9 +110,37 @@ def rank_labels(
     scores /= lengths[None]
   order = jnp.argsort(scores, axis=1)
   return (
-    jnp.asarray(padded, jnp.int32)[order],
+    jnp.asarray(padded)[order],
     jnp.take_along_axis(scores, order, axis=1),
   )
+
+
+def _label_tokens(
+  labels: Sequence[str], vocabulary: seqio.Vocabulary, eos_id: int, length: int
+) -> np.ndarray:
+  """Returns [L, length] tokens, the end among them, and 0 after it.
+
+  Raises:
+    ValueError: as `rank_labels`.
+  """
+  padded = np.zeros((len(labels), length), np.int32)
+  for row, label in zip(padded, labels, strict=True):
+    ids = [*vocabulary.encode(label), eos_id]
+    if len(ids) > length:
+      raise ValueError(
+        f"The label {label!r} has {len(ids)} tokens, the targets {length}. "
+        "Give longer targets: t5x.train takes them from "
+        "--gin.infer_eval/utils.DatasetConfig.task_feature_lengths, t5x.eval "
+        "from --gin.utils.DatasetConfig.task_feature_lengths, t5x.infer from "
+        "--gin.TASK_FEATURE_LENGTHS."
+      )
+    if getattr(vocabulary, "unk_id", None) in ids:
+      raise ValueError(
+        f"Expected labels that the vocabulary knows, got {label!r}: {ids}, "
+        f"where {vocabulary.unk_id} is unknown. Check RANKED_LABELS."
+      )
+    row[: len(ids)] = ids
+  return padded
 
 
 class RankingModel(models.EncoderDecoderModel):

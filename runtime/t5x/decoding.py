@@ -91,18 +91,9 @@ def temperature_sample(
     state, sequences, log_probs, ended = carry
     logits, cache = tokens_to_logits(state)
     logits = logits.astype(jnp.float32)
-    ranked, ids = lax.top_k(logits / temperature, topk or logits.shape[-1])
-    if topp:
-      # A token stays while those before it have less than `topp` together.
-      probs = jax.nn.softmax(ranked)
-      before = jnp.cumsum(probs, axis=-1) - probs
-      ranked = jnp.where(before < topp, ranked, -jnp.inf)
     rng = jax.random.fold_in(decode_rng, state.cur_index)
-    choice = jax.random.categorical(rng, ranked)[:, None]  # [R, 1]
-    token = jnp.take_along_axis(ids, choice, axis=1)
-    if rescale_log_probs:
-      token_log_probs = _log_prob(ranked, choice)
-    else:
+    token, token_log_probs = _sample(rng, logits / temperature, topk, topp)
+    if not rescale_log_probs:
       token_log_probs = _log_prob(logits, token)
     token = jnp.where(ended, 0, token)
     log_probs += jnp.where(ended, 0.0, token_log_probs)
@@ -124,6 +115,24 @@ def temperature_sample(
   log_probs = log_probs.reshape(B, num_decodes)
   order = jnp.argsort(log_probs, axis=1)
   return _gather((sequences.reshape(B, num_decodes, S), log_probs), order)
+
+
+def _sample(
+  rng: jax.Array, logits: jax.Array, topk: int, topp: float
+) -> tuple[jax.Array, jax.Array]:
+  """Samples from [R, V] logits, restricted as in `temperature_sample`.
+
+  Returns:
+    [R, 1] Tokens, and [R, 1] their log probabilities among what was left.
+  """
+  ranked, ids = lax.top_k(logits, topk or logits.shape[-1])
+  if topp:
+    # A token stays while those before it have less than `topp` together.
+    probs = jax.nn.softmax(ranked)
+    before = jnp.cumsum(probs, axis=-1) - probs
+    ranked = jnp.where(before < topp, ranked, -jnp.inf)
+  choice = jax.random.categorical(rng, ranked)[:, None]  # [R, 1]
+  return jnp.take_along_axis(ids, choice, axis=1), _log_prob(ranked, choice)
 
 
 def beam_search(
@@ -162,24 +171,17 @@ def beam_search(
   B, S = inputs.shape
   K = num_decodes
 
-  def brevity_penalty(length):
-    return ((5.0 + length) / 6.0) ** alpha
-
   def go_on(carry):
     state, _, live_scores, _, finished_scores = carry
     # Log probabilities only fall, so this is the best that can still come.
-    attainable = live_scores[:, 0] / brevity_penalty(S)
+    attainable = live_scores[:, 0] / _brevity_penalty(S, alpha)
     improves = attainable > finished_scores[:, -1]
     return (state.cur_index < S) & jnp.any(improves)
 
   def step(carry):
     state, live, live_scores, finished, finished_scores = carry
     logits, cache = tokens_to_logits(state)
-    V = logits.shape[-1]
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    scores = live_scores[:, :, None] + log_probs.reshape(B, K, V)
-    scores, candidates = lax.top_k(scores.reshape(B, K * V), 2 * K)
-    beams, tokens = candidates // V, candidates % V  # [B, 2K]
+    scores, beams, tokens = _best_continuations(live_scores, logits)
     sequences = lax.dynamic_update_slice(
       _gather(live, beams), tokens[:, :, None], (0, 0, state.cur_index)
     )
@@ -192,12 +194,10 @@ def beam_search(
       cache,
     )
 
-    scores /= brevity_penalty(state.cur_index + 1)
+    scores /= _brevity_penalty(state.cur_index + 1, alpha)
+    scores = jnp.where(ends, scores, -jnp.inf)
     finished_scores, choice = lax.top_k(
-      jnp.concatenate(
-        [finished_scores, jnp.where(ends, scores, -jnp.inf)], axis=1
-      ),
-      K,
+      jnp.concatenate([finished_scores, scores], axis=1), K
     )
     finished = _gather(jnp.concatenate([finished, sequences], axis=1), choice)
     state = DecodingState(state.cur_index + 1, tokens.reshape(B * K, 1), cache)
@@ -206,20 +206,39 @@ def beam_search(
   none = jnp.full((B, K), -jnp.inf)
   empty = jnp.zeros((B, K, S), jnp.int32)
   # All beams start alike, so one of them is enough.
-  carry = (
-    _initial_state(cache, B, K),
-    empty,
-    none.at[:, 0].set(0),
-    empty,
-    none,
-  )
+  start = (_initial_state(cache, B, K), empty, none.at[:, 0].set(0))
   _, live, live_scores, finished, finished_scores = lax.while_loop(
-    go_on, step, carry
+    go_on, step, (*start, empty, none)
   )
   any_finished = finished_scores[:, :1] > -jnp.inf  # [B, 1]
   scores = jnp.where(any_finished, finished_scores, live_scores)
   sequences = jnp.where(any_finished[:, :, None], finished, live)
   return sequences[:, ::-1], jnp.maximum(scores, NEG_INF)[:, ::-1]
+
+
+def _brevity_penalty(length: Any, alpha: float) -> Any:
+  return ((5.0 + length) / 6.0) ** alpha
+
+
+def _best_continuations(
+  scores: jax.Array, logits: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Finds the 2K likeliest next tokens of K sequences together.
+
+  Args:
+    scores: [B, K] Log probabilities of the sequences.
+    logits: [B * K, V] Of their next tokens.
+
+  Returns:
+    [B, 2K] Log probabilities with the token, the likeliest first; and which
+    sequence and which token it is, [B, 2K] each.
+  """
+  B, K = scores.shape
+  V = logits.shape[-1]
+  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  scores = scores[:, :, None] + log_probs.reshape(B, K, V)
+  scores, candidates = lax.top_k(scores.reshape(B, K * V), 2 * K)
+  return scores, candidates // V, candidates % V
 
 
 def _initial_state(cache: Any, B: int, num_decodes: int) -> DecodingState:

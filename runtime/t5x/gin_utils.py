@@ -277,6 +277,8 @@ def _start(
   import jax
   import seqio
 
+  from t5x import compilation_cache
+
   values = flags.FLAGS
   if values.multiprocess_gpu:
     jax.distributed.initialize(
@@ -303,6 +305,7 @@ def _start(
   if values.dry_run:
     print(gin.config_str())
     return
+  compilation_cache.enable()
   run(configured)
 
 
