@@ -9,6 +9,7 @@ import pathlib
 import re
 from typing import Any
 
+from prompt_tuning.experiments import records
 from t5x import record_schema, run_configuration
 
 # Training examples came in another order than seqio's: looking whether a split
@@ -59,7 +60,7 @@ def migrate(results: pathlib.Path) -> int:
     ValueError: if a file is no record; none is changed then.
   """
   new: dict[pathlib.Path, str] = {}
-  for path in sorted(results.glob("**/*.json")):
+  for path in records.paths(results):
     old = path.read_text(encoding="utf-8")
     fields = migrated(json.loads(old), str(path))
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"

@@ -147,6 +147,18 @@ class Filed:
   record: RunRecord
 
 
+def paths(results: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files of records below a folder, by name.
+
+  Those of benchmarks are left out: they are of no run.
+  """
+  return [
+    path
+    for path in sorted(results.glob("**/*.json"))
+    if path.relative_to(results).parts[0] != "benchmarks"
+  ]
+
+
 def load(results: pathlib.Path) -> list[Filed]:
   """Reads all records below a folder, by name.
 
@@ -158,7 +170,7 @@ def load(results: pathlib.Path) -> list[Filed]:
   """
   return [
     Filed(path, parse(path.read_text(encoding="utf-8"), str(path)))
-    for path in sorted(results.glob("**/*.json"))
+    for path in paths(results)
   ]
 
 

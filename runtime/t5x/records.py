@@ -67,14 +67,39 @@ def _git(*args: str) -> str | None:
     return None
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Sequence[str]) -> dict[str, str]:
   versions = {"python": platform.python_version()}
-  for package in _PACKAGES:
+  for package in (*_PACKAGES, *packages):
     try:
       versions[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
       continue
   return versions
+
+
+def environment(packages: Sequence[str] = ()) -> dict[str, Any]:
+  """Returns `record_schema`'s fields of the code and of what it runs on.
+
+  Args:
+    packages: Whose versions count too.
+  """
+  # An installed copy may lie in a repository of something else.
+  is_tracked = _git("ls-files", "--error-unmatch", __file__) is not None
+  commit = _git("rev-parse", "HEAD") if is_tracked else None
+  changes = _git("status", "--porcelain", *_SOURCES) if commit else None
+  return {
+    "commit": commit,
+    "uncommitted_changes": None if changes is None else bool(changes),
+    "versions": _versions(packages),
+    "device": {
+      "platform": jax.default_backend(),
+      "kind": jax.devices()[0].device_kind,
+      "count": jax.device_count(),
+      "processes": jax.process_count(),
+      "cpus": _usable_cpus(),
+      "cpu": cpu_model(),
+    },
+  }
 
 
 def command() -> list[str]:
@@ -173,10 +198,6 @@ class RunRecord:
     self._path = os.path.join(folder, "record.json")
     self._start = time.monotonic()
     self._seconds_before = seconds_before
-    # An installed copy may lie in a repository of something else.
-    is_tracked = _git("ls-files", "--error-unmatch", __file__) is not None
-    commit = _git("rev-parse", "HEAD") if is_tracked else None
-    changes = _git("status", "--porcelain", *_SOURCES) if commit else None
     self.fields: dict[str, Any] = {
       "schema": record_schema.VERSION,
       "kind": kind,
@@ -186,17 +207,7 @@ class RunRecord:
         timespec="seconds"
       ),
       "command": command(),
-      "commit": commit,
-      "uncommitted_changes": None if changes is None else bool(changes),
-      "versions": _versions(),
-      "device": {
-        "platform": jax.default_backend(),
-        "kind": jax.devices()[0].device_kind,
-        "count": jax.device_count(),
-        "processes": jax.process_count(),
-        "cpus": _usable_cpus(),
-        "cpu": cpu_model(),
-      },
+      **environment(),
       "gin": gin.config_str(),
       **facts,
     }

@@ -1,0 +1,246 @@
+"""Ours and PEFT, side by side: speed and memory, as ratios in one run.
+
+  python benchmarks/compare.py --case=step-base-bfloat16-b8-i512
+
+Each side of a case is a process of its own; all have the same random weights,
+of a real T5 1.1's sizes. They work in turns, A B A B, so that whatever else
+slows the machine down slows both. What they compute is compared first: no time
+is taken of sides that disagree. `--case` takes patterns (`step-small-*`),
+`--quick` tries tiny models. Writes a record for each case below
+`results/benchmarks/`, and `results/tables/benchmarks.md` from all records;
+`--tabulate` does only that.
+"""
+
+import dataclasses
+import datetime
+import fnmatch
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from absl import app, flags
+import numpy as np
+
+from peers import cases as cases_lib
+from peers import report
+from t5x import records
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_string(
+  "case", [], "Names or patterns of cases; unset: all but the tiny ones."
+)
+flags.DEFINE_bool("quick", False, "Tiny models, two rounds; keeps no record.")
+flags.DEFINE_bool("list", False, "Print the names of the cases.")
+flags.DEFINE_bool("tabulate", False, "Write the table from the records.")
+flags.DEFINE_integer("rounds", 5, "Turns of each side.")
+flags.DEFINE_float("seconds", 6.0, "Least length of a turn, seconds.")
+flags.DEFINE_string("weights_dir", None, "Where weights are kept, if they are.")
+flags.DEFINE_string(
+  "baseline", None, "A checkout of this repository to compare with as well."
+)
+flags.DEFINE_string(
+  "ours", "{}", 'Fields of T5Config other than usual, as JSON: {"remat": true}.'
+)
+flags.DEFINE_bool("keep", True, "Whether to write records.")
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Of a loss and a gradient's norm, relative; of tokens, the share that may
+# differ; of log likelihoods, nats. bfloat16 rounds to three digits.
+_TOLERANCES = {
+  "float32": {
+    "loss": 1e-4,
+    "gradient_norm": 2e-3,
+    "tokens": 0.01,
+    "scores": 1e-2,
+  },
+  "bfloat16": {
+    "loss": 5e-3,
+    "gradient_norm": 5e-2,
+    "tokens": 0.5,
+    "scores": 1.0,
+  },
+}
+
+
+class Side:
+  """A process that works when it is told to."""
+
+  def __init__(self, name: str, case: cases_lib.Case, weights: str):
+    """Starts the process and waits until it is ready."""
+    root = pathlib.Path(FLAGS.baseline or ROOT) if "baseline" in name else ROOT
+    self.name = name
+    self.turns: list[dict[str, Any]] = []
+    self._process = subprocess.Popen(
+      [
+        *(sys.executable, "-m", "peers.worker"),
+        name.replace("baseline", "ours"),
+        json.dumps(dataclasses.asdict(case)),
+        weights,
+        FLAGS.ours,
+      ],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=_environment(root),
+    )
+    self.start = self._answer()
+
+  def work(self, calls: int) -> None:
+    """Takes a turn."""
+    assert self._process.stdin
+    self._process.stdin.write(f"{calls}\n")
+    self._process.stdin.flush()
+    self.turns.append(self._answer())
+
+  def close(self) -> None:
+    """Ends the process."""
+    assert self._process.stdin
+    self._process.stdin.close()
+    self._process.wait()
+
+  def _answer(self) -> dict[str, Any]:
+    assert self._process.stdout
+    line = self._process.stdout.readline()
+    if not line:
+      raise ValueError(
+        f"{self.name} ended with status {self._process.wait()}, see above."
+      )
+    return json.loads(line)
+
+  def fields(self) -> dict[str, Any]:
+    """What a record says of it; seconds are of one call."""
+    turns = self.turns
+    return {
+      "seconds": [float(np.mean(turn["seconds"])) for turn in turns],
+      "calls_in_a_turn": len(turns[0]["seconds"]),
+      "cpu_seconds": float(
+        np.median([x["cpu_seconds"] / len(x["seconds"]) for x in turns])
+      ),
+      "peak_bytes": turns[-1]["peak_bytes"],
+      "load_seconds": self.start["load_seconds"],
+      # Compilation, of all shapes, and the first calls.
+      "warm_up_seconds": self.start["warm_seconds"],
+    }
+
+
+def _environment(root: pathlib.Path) -> dict[str, str]:
+  here = pathlib.Path(__file__).parent
+  return {
+    **os.environ,
+    "PYTHONPATH": f"{here}:{root}:{root / 'runtime'}",
+    "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
+    # No side may look at a network.
+    "HF_HUB_OFFLINE": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "PYTHONWARNINGS": "ignore",
+  }
+
+
+def disagreement(name: str, a: Any, b: Any) -> float:
+  """How far two outcomes of a kind are apart, as `_TOLERANCES` counts."""
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  if name == "tokens":
+    return float(np.mean(a != b))
+  difference = float(np.max(np.abs(a - b)))
+  return difference if name == "scores" else difference / float(np.abs(b))
+
+
+def agreement(case: cases_lib.Case, sides: list[Side]) -> dict[str, float]:
+  """Compares what the first and the last side computed.
+
+  Raises:
+    ValueError: if they disagree.
+  """
+  ours, theirs = sides[0].start["outcome"], sides[-1].start["outcome"]
+  found = {}
+  for name, value in ours.items():
+    found[name] = disagreement(name, value, theirs[name])
+    most = _TOLERANCES[case.dtype][name]
+    # Not "more than": a NaN is no agreement.
+    if not found[name] <= most:
+      raise ValueError(
+        f"{case.name}: {sides[0].name} and {sides[-1].name} disagree on "
+        f"{name} by {found[name]:.2g}, more than {most}: {value} and "
+        f"{theirs[name]}."
+      )
+  return found
+
+
+def run(case: cases_lib.Case, weights: pathlib.Path) -> dict[str, Any]:
+  """Compares one case and returns its record."""
+  folder = weights / case.size
+  folder.mkdir(parents=True, exist_ok=True)
+  subprocess.run(
+    [sys.executable, "-m", "peers.weights", case.size, str(folder)],
+    check=True,
+    env=_environment(ROOT),
+  )
+  names = [*case.sides]
+  if FLAGS.baseline:
+    names.insert(1, "baseline")
+  sides: list[Side] = []
+  try:
+    for name in names:
+      sides.append(Side(name, case, str(folder)))
+    agreed = agreement(case, sides)
+    calls = {}
+    for side in sides:
+      side.work(side.start["batches"])
+      once = sum(side.turns.pop()["seconds"])
+      repeats = max(1, round(FLAGS.seconds / once))
+      calls[side.name] = repeats * side.start["batches"]
+    for _ in range(2 if FLAGS.quick else FLAGS.rounds):
+      for side in sides:
+        side.work(calls[side.name])
+  finally:
+    for side in sides:
+      side.close()
+  return {
+    "case": dataclasses.asdict(case),
+    "options": json.loads(FLAGS.ours),
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    **records.environment(("torch", "transformers", "peft")),
+    "disagreement": agreed,
+    "sides": {side.name: side.fields() for side in sides},
+  }
+
+
+def _chosen() -> list[cases_lib.Case]:
+  every = cases_lib.all_cases()
+  patterns = FLAGS.case or ["*"]
+  chosen = [
+    case
+    for name, case in every.items()
+    if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    and (case.size == "tiny") == FLAGS.quick
+  ]
+  if not chosen:
+    raise app.UsageError(
+      f"Expected patterns of {', '.join(every)}, got {patterns}."
+    )
+  return chosen
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
+  if FLAGS.list:
+    print("\n".join(cases_lib.all_cases()))
+    return
+  if not FLAGS.tabulate:
+    with tempfile.TemporaryDirectory() as place:
+      for case in _chosen():
+        record = run(case, pathlib.Path(FLAGS.weights_dir or place))
+        print(report.line(record), flush=True)
+        if FLAGS.keep and not FLAGS.quick:
+          report.write(case.name, record)
+  if not FLAGS.quick:
+    report.tabulate(cases_lib.all_cases())
+
+
+if __name__ == "__main__":
+  app.run(main)

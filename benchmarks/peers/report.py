@@ -1,0 +1,161 @@
+"""Records of comparisons, and the table of them."""
+
+from collections.abc import Iterable, Mapping
+import json
+import math
+import pathlib
+import statistics
+from typing import Any
+
+from peers.cases import Case
+from prompt_tuning.text_tables import Table
+
+_RESULTS = pathlib.Path(__file__).parents[2] / "results"
+RECORDS = _RESULTS / "benchmarks"
+TABLE = _RESULTS / "tables" / "benchmarks.md"
+_PEER = "peft"
+_HEADER = (
+  "Case",
+  "PEFT",
+  "ours",
+  "ours / PEFT's speed",
+  "CPU seconds, PEFT",
+  "ours",
+  "peak RSS, PEFT",
+  "ours",
+  "ratio",
+  "warm-up, PEFT",
+  "ours",
+)
+_TITLES = {
+  "step": "Training steps",
+  "greedy": "Greedy decoding",
+  "rank": "Ranking three labels",
+  "prompts": "A batch of eight prompts",
+}
+
+
+def write(name: str, record: Mapping[str, Any]) -> None:
+  """Keeps the record of a case, in the place of an older one."""
+  RECORDS.mkdir(exist_ok=True)
+  text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+  (RECORDS / f"{name}.json").write_text(text)
+
+
+def speed(record: Mapping[str, Any], side: str, over: str) -> list[float]:
+  """The ratio of speeds in each round, which neighbours in time share."""
+  a, b = record["sides"][side], record["sides"][over]
+  return [y / x for x, y in zip(a["seconds"], b["seconds"], strict=True)]
+
+
+def line(record: Mapping[str, Any]) -> str:
+  """One case in a line, for people."""
+  case = Case(**record["case"])
+  parts = [case.name]
+  for name, side in record["sides"].items():
+    parts.append(
+      f"{name}: {_spread(side['seconds'])} s, "
+      f"{side['cpu_seconds']:.2f} CPU s, {_gb(side['peak_bytes'])} GB, "
+      f"warm-up {side['warm_up_seconds']:.1f} s"
+    )
+  ratios = "; ".join(
+    f"{name} {_spread(speed(record, name, _PEER))} of PEFT's speed"
+    for name in record["sides"]
+    if name != _PEER
+  )
+  apart = ", ".join(f"{k} {v:.1g}" for k, v in record["disagreement"].items())
+  return "\n  ".join([*parts, ratios, f"apart: {apart}"])
+
+
+def tabulate(cases: Mapping[str, Case]) -> None:
+  """Writes the table of all records."""
+  found = {
+    name: json.loads(path.read_text())
+    for name in cases
+    if (path := RECORDS / f"{name}.json").exists()
+  }
+  parts = [
+    "<!-- Written by `python benchmarks/compare.py --tabulate`. -->",
+    "# Ours and PEFT, side by side",
+    "",
+    "Seconds are of a step, or of a batch, and medians over turns, with the "
+    "least and the most in brackets; ratios are medians over rounds, of two "
+    "turns beside each other. More is better in ratios of speed, less in those "
+    "of memory. Warm-up is compilation and the first calls. Random weights of "
+    "a T5 1.1's sizes, no dropout; PEFT pads to the longest of its batch.",
+    "",
+  ]
+  for work, title in _TITLES.items():
+    records = [x for x in found.values() if x["case"]["work"] == work]
+    if records:
+      parts += [f"## {title}", "", _table(records)]
+    tasks = [x for x in records if x["case"]["task"]]
+    if tasks:
+      parts += [_tasks_line(tasks), ""]
+    if work == "prompts":
+      parts += [_prompts_line(x) for x in records]
+  parts += ["", *sorted({_where(x) for x in found.values()})]
+  TABLE.write_text("\n".join(parts).rstrip() + "\n")
+
+
+def _table(records: Iterable[Mapping[str, Any]]) -> str:
+  rows = []
+  for record in records:
+    ours, peer = record["sides"]["ours"], record["sides"][_PEER]
+    rows.append(
+      (
+        Case(**record["case"]).name,
+        _spread(peer["seconds"]),
+        _spread(ours["seconds"]),
+        _spread(speed(record, "ours", _PEER)),
+        f"{peer['cpu_seconds']:.2f}",
+        f"{ours['cpu_seconds']:.2f}",
+        f"{_gb(peer['peak_bytes'])} GB",
+        f"{_gb(ours['peak_bytes'])} GB",
+        f"{ours['peak_bytes'] / peer['peak_bytes']:.2f}",
+        f"{peer['warm_up_seconds']:.1f} s",
+        f"{ours['warm_up_seconds']:.1f} s",
+      )
+    )
+  return Table(_HEADER, rows).markdown()
+
+
+def _tasks_line(records: Iterable[Mapping[str, Any]]) -> str:
+  ratios = {
+    record["case"]["task"]: statistics.median(speed(record, "ours", _PEER))
+    for record in records
+  }
+  mean = math.exp(statistics.fmean(map(math.log, ratios.values())))
+  return (
+    f"At real lengths, over {len(ratios)} tasks: geometric mean {mean:.2f}, "
+    f"least {min(ratios.values()):.2f}."
+  )
+
+
+def _prompts_line(record: Mapping[str, Any]) -> str:
+  one = statistics.median(speed(record, "ours, one prompt", "ours"))
+  return (
+    f"{record['case']['dtype']}: eight prompts take {one:.2f} times one "
+    "prompt's time."
+  )
+
+
+def _where(record: Mapping[str, Any]) -> str:
+  device, versions = record["device"], record["versions"]
+  return (
+    f"* {device['cpus']} cores of {device['cpu']}; "
+    f"{', '.join(f'{k} {versions[k]}' for k in versions)}; commit "
+    f"{record['commit'][:7]}"
+    f"{' with changes' if record['uncommitted_changes'] else ''}."
+  )
+
+
+def _spread(values: Iterable[float]) -> str:
+  values = list(values)
+  return (
+    f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+  )
+
+
+def _gb(size: float) -> str:
+  return f"{size / 1e9:.1f}"

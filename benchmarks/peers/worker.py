@@ -1,0 +1,96 @@
+"""A process that does one side's work in turns with the other sides.
+
+It says a line of JSON when it is ready, then one for every line "N" that it
+reads: N calls, and what they took. Whoever starts it decides whose turn it is.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from peers.cases import Case
+
+# What a side computed, to be compared with the others: name -> values.
+Outcome = dict[str, Any]
+# Does the work on batch number i.
+Call = Callable[[int], Outcome]
+_MODULES = {"ours": "peers.ours", "peft": "peers.hugging_face"}
+
+
+def peak_bytes() -> int:
+  """The most memory that this process had, without that of its parent.
+
+  `getrusage` counts what the parent had when it forked.
+  """
+  try:
+    with open("/proc/self/status", encoding="utf-8") as f:
+      lines = (x.split() for x in f)
+      return next(int(x[1]) * 1024 for x in lines if x[0] == "VmHWM:")
+  except (OSError, StopIteration):
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cpu_seconds() -> float:
+  usage = resource.getrusage(resource.RUSAGE_SELF)
+  return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+  """Arguments: the side, the case as JSON, the folder of weights, options."""
+  side, case_text, folder, options = sys.argv[1:]
+  case = Case(**json.loads(case_text))
+  # What libraries print goes to stderr.
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)
+
+  def answer(**fields: Any) -> None:
+    answers.write(json.dumps(fields, default=_plain) + "\n")
+    answers.flush()
+
+  peer, _, variant = side.partition(", ")
+  module = importlib.import_module(_MODULES[peer])
+  start = time.monotonic()
+  call = module.make(case, folder, variant, json.loads(options))
+  loaded = time.monotonic()
+  outcome = call(0)
+  first = time.monotonic()
+  number = len(case.batches())
+  for i in range(1, number):
+    call(i)
+  answer(
+    outcome=outcome,
+    load_seconds=loaded - start,
+    first_seconds=first - loaded,
+    warm_seconds=time.monotonic() - loaded,
+    batches=number,
+  )
+  for line in sys.stdin:
+    seconds = []
+    cpu = cpu_seconds()
+    for i in range(int(line)):
+      start = time.monotonic()
+      call(i % number)
+      seconds.append(time.monotonic() - start)
+    answer(
+      seconds=seconds, cpu_seconds=cpu_seconds() - cpu, peak_bytes=peak_bytes()
+    )
+
+
+def _plain(x: Any) -> Any:
+  return (
+    dataclasses.asdict(x)
+    if dataclasses.is_dataclass(x)
+    else np.asarray(x).tolist()
+  )
+
+
+if __name__ == "__main__":
+  main()
