@@ -6,7 +6,7 @@ import dataclasses
 import seqio
 
 from prompt_tuning import tasks  # noqa: F401  # Registers them.
-from prompt_tuning.data import task_facts, text_pairs
+from prompt_tuning.data import task_facts, task_lookup, text_pairs
 
 # Inputs are cut to as many tokens in training.
 _LONGEST = 512
@@ -68,8 +68,9 @@ def of_task(name: str, vocabulary: seqio.Vocabulary, rank: bool) -> Examples:
   Raises:
     ValueError: if there is no such task, or its labels are not known.
   """
+  found = task_lookup.find(name)
   splits = {
-    split for task in task_facts.tasks_of(name) for split in task.splits
+    split for task in seqio.get_subtasks(found) for split in task.splits
   }
   eval_lengths = None
   if rank:  # The longest label may be longer than the targets of the split.
@@ -77,7 +78,7 @@ def of_task(name: str, vocabulary: seqio.Vocabulary, rank: bool) -> Examples:
       name, vocabulary, splits=("validation",), longest=None
     )
   return Examples(
-    seqio.get_mixture_or_task(name),
+    found,
     task_facts.labels(name) if rank else _class_words(name),
     task_facts.lengths(name, vocabulary, longest=_LONGEST),
     eval_lengths,
