@@ -16,7 +16,7 @@ if TYPE_CHECKING:
   from prompt_tuning.training.tuned_prompt import TunedPrompt
 
 __version__ = "0.1.0"
-__all__ = ["Model", "TunedPrompt", "gin_search_path", "load"]
+__all__ = ["Model", "TunedPrompt", "gin_search_path", "load", "project_folder"]
 
 # Imported when they are asked for: they need JAX and TensorFlow, which take
 # seconds, and the trainer.
@@ -33,6 +33,17 @@ def __getattr__(name: str) -> Any:
   # First, as it sees to TensorFlow's notes, and keeps it off accelerators.
   importlib.import_module("t5x")
   return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def project_folder() -> pathlib.Path:
+  """Returns where checkpoints, sheets and runs are, unless told otherwise.
+
+  That is the repository, or the working directory of an installed package.
+  """
+  package = pathlib.Path(__file__).parent
+  return (
+    pathlib.Path.cwd() if (package / "_installed").is_dir() else package.parent
+  )
 
 
 def gin_search_path() -> str:

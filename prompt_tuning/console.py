@@ -7,12 +7,17 @@ import sys
 
 import prompt_tuning
 
+# They are about the files of a checkout.
+_OF_A_CHECKOUT = ("migrate_records", "quickstart")
+
 
 def _programs() -> dict[str, pathlib.Path]:
   """Command -> its program."""
   folder = pathlib.Path(prompt_tuning.gin_search_path()) / "scripts"
   return {
-    path.stem.replace("_", "-"): path for path in sorted(folder.glob("*.py"))
+    path.stem.replace("_", "-"): path
+    for path in sorted(folder.glob("*.py"))
+    if path.stem not in _OF_A_CHECKOUT
   }
 
 

@@ -7,4 +7,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$root/scripts/setup.sh" interop
 bash "$root/scripts/check.sh"
 cd "$root"
-"${PROMPT_TUNING_VENV:-$root/.venv}/bin/python" -m pytest "$@"
+# A file is one worker's: its tests share what they made.
+"${PROMPT_TUNING_VENV:-$root/.venv}/bin/python" -m pytest \
+  --numprocesses="${PYTEST_WORKERS:-2}" --dist=loadfile \
+  --no-loadscope-reorder "$@"

@@ -5,6 +5,7 @@ import tempfile
 
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Many tests compile the same program: the second time it is read from here.
+# Each worker of pytest-xdist has its own: two must not write one file.
 _CACHE = tempfile.TemporaryDirectory(prefix="jax_cache_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

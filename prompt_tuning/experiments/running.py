@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Any
 
+from prompt_tuning import safe_files
 from prompt_tuning.experiments import configurations, records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
@@ -188,7 +189,7 @@ def _run_to_its_end(
   error = error or _last_error(log, begin, status)
   fields = json.loads(left.read_text("utf-8")) if record else _stub(cell)
   fields |= {"status": "failed", "error": error}
-  _write(left, json.dumps(fields, indent=2, sort_keys=True) + "\n")
+  safe_files.write(left, json.dumps(fields, indent=2, sort_keys=True) + "\n")
   return _read(left)
 
 
@@ -332,11 +333,4 @@ def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
   text = left.read_text(encoding="utf-8").replace(f"{place.root}{os.sep}", "")
   path = place.record(cell)
   path.parent.mkdir(parents=True, exist_ok=True)
-  _write(path, text)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  """Writes a file, which appears whole or not at all."""
-  new = path.with_suffix(".tmp")
-  new.write_text(text, encoding="utf-8")
-  new.replace(path)
+  safe_files.write(path, text)

@@ -181,5 +181,5 @@ def name_of(
   hint = f"Did you mean {' or '.join(close)}? " if close else ""
   raise ValueError(
     f"There is no sheet {given} in {configs}. {hint}There is "
-    f"{', '.join(known)}."
+    f"{', '.join(known) or 'none'}."
   )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from prompt_tuning import prompt_files
+from prompt_tuning import prompt_files, safe_files
 from prompt_tuning.types import Array
 
 CONFIG = "adapter_config.json"
@@ -66,10 +66,10 @@ def save_adapter(
     "inference_mode": True,
   }
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-  safetensors.numpy.save_file(
-    {_KEY: array}, folder / WEIGHTS, {"format": "pt", **header}
-  )
+  weights = safetensors.numpy.save({_KEY: array}, {"format": "pt", **header})
+  safe_files.write(folder / WEIGHTS, weights)
+  # Last: with it, the folder is an adapter.
+  safe_files.write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def load_adapter(

@@ -71,6 +71,8 @@ def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
   # Without the folder of this machine.
   assert counting.filed(place)["cb-seed1"]["error"] == error
   assert launching.launch(cells, place) == []
+  with pytest.raises(SystemExit, match="1"):
+    launch.main(["x", f"--root={place.root}"])
   (again,) = launching.launch(cells, place, retry_failed=True)
   assert again.status == "failed"
 

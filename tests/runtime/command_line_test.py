@@ -83,51 +83,84 @@ def test_dry_run_prints_the_configuration(tmp_path, module):
   assert not list(tmp_path.iterdir())
 
 
-def test_wheel_brings_the_gin_files(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+  """A folder with what the wheel installs."""
+  folder = tmp_path_factory.mktemp("wheel")
   subprocess.run(
-    [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
+    [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
     cwd=ROOT,
     check=True,
     capture_output=True,
   )
-  (wheel,) = tmp_path.glob("*.whl")
+  (wheel,) = folder.glob("*.whl")
   with zipfile.ZipFile(wheel) as archive:
-    archive.extractall(tmp_path / "site")
-  path = subprocess.run(
-    [
-      sys.executable,
-      "-c",
-      "import prompt_tuning; print(prompt_tuning.gin_search_path())",
-    ],
-    cwd=tmp_path,
-    env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-    check=True,
+    archive.extractall(folder / "site")
+  return folder / "site"
+
+
+def _installed(site, folder, program, *arguments, status=0):
+  """Runs a line of Python in a folder, with the wheel; returns its result."""
+  done = subprocess.run(
+    [sys.executable, "-c", program, *arguments],
+    cwd=folder,
+    env={**os.environ, "PYTHONPATH": f"{site}:{ROOT}/runtime"},
     capture_output=True,
     text=True,
-  ).stdout.strip()
-  assert path.startswith(str(tmp_path / "site"))
+  )
+  assert done.returncode == status, done.stderr
+  return done
+
+
+def _console(site, folder, *arguments, status=0):
+  program = "from prompt_tuning import console; console.main()"
+  return _installed(site, folder, program, *arguments, status=status)
+
+
+def test_wheel_brings_gin_files_and_commands(site, tmp_path):
+  program = "import prompt_tuning as pt; print(pt.gin_search_path())"
+  path = _installed(site, tmp_path, program).stdout.strip()
+  assert path.startswith(str(site))
   assert (pathlib.Path(path) / "gin" / "models" / "t5_1_1.gin").is_file()
-
-  def console(*arguments):
-    program = "from prompt_tuning import console; console.main()"
-    return subprocess.run(
-      [sys.executable, "-c", program, *arguments],
-      cwd=tmp_path,
-      env={**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}/runtime"},
-      capture_output=True,
-      text=True,
-    )
-
-  listed = console()
-  assert listed.returncode == 0
+  listed = _console(site, tmp_path).stdout
   for command in ("convert-checkpoint", "inspect-prompt", "sweep", "launch"):
-    assert f"\n  {command} " in listed.stdout
-  mistaken = console("lunch")
-  assert mistaken.returncode == 2
+    assert f"\n  {command} " in listed
+  mistaken = _console(site, tmp_path, "lunch", status=2)
   assert "Did you mean launch" in mistaken.stderr
-  inspect = console("inspect-prompt", "--help")
-  assert inspect.returncode == 0, inspect.stderr
+  inspect = _console(site, tmp_path, "inspect-prompt", "--help")
   assert "--checkpoint" in inspect.stdout
+
+
+def test_wheel_works_in_a_folder_of_its_own(site, tmp_path):
+  """Converted, tuned, swept and launched, by paths from that folder."""
+  before = sorted(site.rglob("*"))
+  source = ROOT / "checkpoints" / "ladder_xs" / "lm_100"
+  convert = ("--from", "t5x", str(source), "--to", "t5x", "mine")
+  _console(site, tmp_path, "convert-checkpoint", *convert)
+  compare = ("mine", str(source))
+  same = _console(site, tmp_path, "inspect-checkpoint", *compare)
+  assert "0 differ" in same.stdout
+  (tmp_path / "configs").mkdir()
+  sweep = (
+    "sweep",
+    "--gin_file=gin/models/ladder_xs.gin",
+    "--gin_file=gin/recipes/prompt_tuning.gin",
+    "--gin.INITIAL_CHECKPOINT_PATH='mine'",
+    "--gin.TASK='ladder_cb'",
+    "--gin.TRAIN_STEPS_RELATIVE=1",
+    "--gin.EVAL_PERIOD=1",
+    "--gin.PROMPT_LENGTH=1,4",
+    "--gin.BATCH_SIZE=8",
+  )
+  # A prompt of one position has no room for three labels.
+  swept = _console(site, tmp_path, *sweep, status=1)
+  assert "failed" in swept.stdout
+  assert len(list(tmp_path.glob("runs/sweeps/*/*/prompt.safetensors"))) == 1
+  _console(site, tmp_path, *sweep, "--write_sheet=configs/mine.toml")
+  launched = _console(site, tmp_path, "launch", "mine", "--dry-run")
+  assert "1 of 2 cells to run." in launched.stderr
+  new = set(site.rglob("*")) - set(before)
+  assert {path.suffix for path in new} <= {".pyc", ""}  # And __pycache__.
 
 
 def test_tensorflow_does_not_speak_of_caches():

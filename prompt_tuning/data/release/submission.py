@@ -12,10 +12,10 @@ import pathlib
 import re
 from typing import Any
 import zipfile
-import zlib
 
 from prompt_tuning.data import postprocessors, superglue
 from prompt_tuning.data.release import rows as release_rows
+from prompt_tuning.data.release import zip_files
 
 _OFFICIAL = {task.config: task for task in release_rows.TASKS}
 # Of a file in a submission; ReCoRD's 10,000 answers are about 1 MB.
@@ -211,13 +211,7 @@ def check(path: pathlib.Path) -> list[str]:
           continue
         text = archive.read(task.file_name)
         problems += [f"{task.file_name}: {x}" for x in _problems(task, text)]
-  except (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,  # A compression that zipfile does not know.
-    RuntimeError,  # A password.
-  ) as error:
+  except zip_files.MALFORMED as error:
     return [f"{path} is no zip file ({error})."]
   return problems + [f"{name} does not belong here." for name in sorted(names)]
 

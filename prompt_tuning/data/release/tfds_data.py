@@ -16,13 +16,13 @@ import pathlib
 import shutil
 from typing import Any
 import zipfile
-import zlib
 
 import requests
 import tensorflow_datasets as tfds
 import tqdm
 
 from prompt_tuning.data.release import rows as release_rows
+from prompt_tuning.data.release import zip_files
 from prompt_tuning.data.release.rows import ReleaseTask
 
 _DPR = "definite_pronoun_resolution:1.1.0"
@@ -295,13 +295,7 @@ def _extract(
             (folder / path.name).open("wb") as target,
           ):
             shutil.copyfileobj(source, target)
-  except (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,  # A compression that zipfile does not know.
-    RuntimeError,  # A password.
-  ) as error:
+  except zip_files.MALFORMED as error:
     raise ValueError(
       f"{archive}: expected a zip file, got something else ({error}). Fetch it "
       "again."

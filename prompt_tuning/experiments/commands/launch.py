@@ -62,10 +62,10 @@ def _launch(args: argparse.Namespace) -> int:
     return 0
   if args.submit:
     options.submit(todo, place, archive, args)
-    return 0
-  return options.report(
-    launching.launch(cells, place, args.jobs, args.retry_failed)
-  )
+    # Those that failed may be run again now.
+    return 0 if args.retry_failed else options.report(cells, archive)
+  outcomes = launching.launch(cells, place, args.jobs, args.retry_failed)
+  return options.report(cells, Archive.load(place.results), outcomes)
 
 
 def _cells(args: argparse.Namespace) -> list[Cell]:

@@ -20,15 +20,13 @@ def add_root(parser: argparse.ArgumentParser) -> None:
     default=_root(),
     metavar="FOLDER",
     help="with configs/ and results/; by default the working directory if "
-    "configs/ lies there, else the repository",
+    "configs/ lies there or nothing else is known, else the repository",
   )
 
 
 def _root() -> pathlib.Path:
   here = pathlib.Path.cwd()
-  if (here / "configs").is_dir():
-    return here
-  return pathlib.Path(prompt_tuning.__file__).parents[1]
+  return here if (here / "configs").is_dir() else prompt_tuning.project_folder()
 
 
 def add_launching(parser: argparse.ArgumentParser) -> None:
@@ -117,12 +115,25 @@ def submit(
     print(f"{wait} for these: submit again then.", file=sys.stderr)
 
 
-def report(outcomes: Sequence[Outcome]) -> int:
-  """Names the cells without results; returns the exit status."""
-  bad = [x for x in outcomes if not x.counts]
-  for outcome in bad:
-    print(f"{outcome.status}: {outcome.cell.name}", file=sys.stderr)
-  return 1 if bad else 0
+def report(
+  cells: Sequence[Cell], archive: Archive, outcomes: Sequence[Outcome] = ()
+) -> int:
+  """Names the cells that have no results; returns the exit status.
+
+  Args:
+    cells: Those that were to be run.
+    archive: The records, after the launch.
+    outcomes: Of the launch.
+  """
+  status = {x.cell.name: x.status for x in outcomes if not x.counts}
+  for cell in cells:
+    record = archive.record(cell)
+    if record and record.status == "failed":
+      failed = "failed before, --retry-failed runs it again"
+      status.setdefault(cell.name, failed)
+  for name, what in status.items():
+    print(f"{what}: {name}", file=sys.stderr)
+  return 1 if status else 0
 
 
 def _option(text: str) -> tuple[str, str | int]:

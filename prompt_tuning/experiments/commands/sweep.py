@@ -103,7 +103,7 @@ def _run(args: argparse.Namespace, fields: dict) -> int:
     for cell in todo:
       print(cell.shell_command)
     return 0
-  status = 0
+  outcomes: Sequence[Outcome] = ()
   if args.submit:
     options.submit(todo, place, archive, args)
   else:
@@ -117,9 +117,11 @@ def _run(args: argparse.Namespace, fields: dict) -> int:
     outcomes = launching.launch(
       cells, place, args.jobs, args.retry_failed, score
     )
-    status = options.report(outcomes)
-  _tabulate(Results(sheet, Archive.load(place.results)), root)
-  return status
+  archive = Archive.load(place.results)
+  _tabulate(Results(sheet, archive), root)
+  if args.submit and args.retry_failed:
+    return 0  # Those that failed are run again now.
+  return options.report(cells, archive, outcomes)
 
 
 def _axes(sheet: Sheet) -> str:

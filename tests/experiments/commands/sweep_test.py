@@ -64,6 +64,11 @@ def test_failed_run_is_in_the_table_and_in_the_exit_status(root, capsys):
   failing = [x.replace("FAIL=''", "FAIL='loss'") for x in FAST]
   _sweep(*failing, status=1)
   assert "  50.0 (1)  failed  52.0 (1)" in capsys.readouterr().out
+  # It is recorded, and not run again, but it did not go away.
+  starts = _starts(root)
+  _sweep(*failing, status=1)
+  assert "failed before" in capsys.readouterr().err
+  assert _starts(root) == starts
 
 
 def test_killed_sweep_goes_on(root):
