@@ -15,6 +15,7 @@ import contextlib
 import functools
 import os
 import tempfile
+from typing import Any
 
 from flax import traverse_util
 import jax
@@ -104,8 +105,8 @@ class Model:
     return self._base.fingerprint
 
   @functools.cached_property
-  def predictor(self) -> Predictor:
-    """The model in memory, on the first device."""
+  def params(self) -> Mapping[str, Any]:
+    """The model's parameters in memory, float32, on the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     params = self._base.read(
       {
@@ -113,11 +114,12 @@ class Model:
         for name, x in self._base.shapes.items()
       }
     )
-    return Predictor(
-      self.config,
-      self.vocabulary,
-      traverse_util.unflatten_dict(params, sep="/"),
-    )
+    return traverse_util.unflatten_dict(params, sep="/")
+
+  @functools.cached_property
+  def predictor(self) -> Predictor:
+    """The model in memory, on the first device."""
+    return Predictor(self.config, self.vocabulary, self.params)
 
   def generate(
     self,

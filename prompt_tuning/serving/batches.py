@@ -1,0 +1,248 @@
+"""Batches: requests as arrays, and results as answers."""
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_tuning.serving.compiled import Compiled
+from prompt_tuning.serving.programs import PROMPT_TOKEN, Sampling
+from prompt_tuning.serving.prompt_table import PromptTable
+from prompt_tuning.serving.requests import (
+  Generated,
+  Generation,
+  Ranking,
+  Ticket,
+  Token,
+)
+from prompt_tuning.serving.shapes import Shape
+
+
+class Batch(Protocol):
+  """Requests that are worked on together.
+
+  Attributes:
+    tickets: The requests.
+    output_tokens: Tokens that were made so far.
+  """
+
+  tickets: Sequence[Ticket]
+  output_tokens: int
+
+  def advance(self) -> bool:
+    """Does some of the work; returns whether there is more."""
+    ...
+
+
+def make(
+  compiled: Compiled,
+  table: PromptTable,
+  tickets: Sequence[Ticket],
+  shape: Shape,
+  rows: int,
+  chunk: int,
+  eos_id: int,
+) -> Batch:
+  """Begins a batch.
+
+  Args:
+    compiled: Its programs.
+    table: The prompts.
+    tickets: The requests, at most `rows`.
+    shape: Which they fit into.
+    rows: Of the batch.
+    chunk: Steps of decoding at a time.
+    eos_id: The end of sequence.
+  """
+  tokens = np.zeros((rows, shape.length), np.int32)
+  lengths = np.zeros(rows, np.int32)
+  prompts = [ticket.request.prompt for ticket in tickets]
+  for i, ticket in enumerate(tickets):
+    ids = ticket.request.tokens
+    lengths[i] = prompts[i].length if prompts[i] else 0
+    tokens[i, : lengths[i]] = PROMPT_TOKEN
+    tokens[i, lengths[i] : lengths[i] + len(ids)] = ids
+  slots = table.slots_of([*prompts, *[None] * (rows - len(prompts))])
+  encoded = compiled.encode(table.array, tokens, slots, lengths)
+  if shape.kind == "rank":
+    return _Ranking(compiled, tickets, shape, encoded, tokens)
+  if shape.kind == "beam":
+    return _Search(compiled, tickets, shape, encoded, tokens, eos_id)
+  return _Decoding(compiled, tickets, shape, encoded, tokens, chunk, eos_id)
+
+
+class _Decoding:
+  """Greedy decoding and sampling, some steps at a time."""
+
+  def __init__(
+    self,
+    compiled: Compiled,
+    tickets: Sequence[Ticket],
+    shape: Shape,
+    encoded: jax.Array,
+    tokens: np.ndarray,
+    chunk: int,
+    eos_id: int,
+  ):
+    self.tickets = tickets
+    self.output_tokens = 0
+    self._compiled = compiled
+    self._encoded, self._tokens = encoded, tokens
+    self._steps, self._eos_id = shape.steps, eos_id
+    requests = [cast(Generation, ticket.request) for ticket in tickets]
+    streams = any(x.on_token for x in requests)
+    self._chunk = 1 if streams else chunk
+
+    def column(values: list, dtype: type) -> np.ndarray:
+      return np.array(values + [0] * (len(tokens) - len(values)), dtype)
+
+    self._sampling = Sampling(
+      limits=column([x.max_tokens for x in requests], np.int32),
+      temperatures=column([x.temperature for x in requests], np.float32),
+      seeds=column([x.seed for x in requests], np.uint32),
+      choices=column([x.choice for x in requests], np.uint32),
+      wants_top=np.bool_(any(x.top_log_probs for x in requests)),
+    )
+    self._state = compiled.begin(shape, encoded, tokens, self._sampling.limits)
+    self._told = 0
+
+  def advance(self) -> bool:
+    for i, ticket in enumerate(self.tickets):
+      if ticket.is_over:  # Cancelled, perhaps: no more steps for it.
+        self._sampling.limits[i] = 0
+    state = self._compiled.advance(
+      self._encoded,
+      self._tokens,
+      self._sampling,
+      self._state,
+      min(self._told + self._chunk, self._steps),
+    )
+    self._state = state
+    index, *arrays = jax.device_get(
+      (state.index, state.tokens, state.log_probs)
+      + ((state.top, state.top_log_probs) if self._sampling.wants_top else ())
+    )
+    for i, ticket in enumerate(self.tickets):
+      if not ticket.is_over:
+        self._tell(ticket, int(index), *(array[i] for array in arrays))
+    self._told = int(index)
+    return not all(ticket.is_over for ticket in self.tickets)
+
+  def _tell(
+    self,
+    ticket: Ticket,
+    index: int,
+    ids: np.ndarray,
+    log_probs: np.ndarray,
+    top: np.ndarray | None = None,
+    top_log_probs: np.ndarray | None = None,
+  ) -> None:
+    """Hands over what is new of a row, and its answer once it is whole."""
+    request = cast(Generation, ticket.request)
+    ends = np.flatnonzero(ids[:index] == self._eos_id)
+    is_ended = len(ends) > 0
+    end = int(ends[0]) if is_ended else min(index, request.max_tokens)
+
+    def token(step: int) -> Token:
+      likeliest = ()
+      if top is not None and top_log_probs is not None:
+        number = request.top_log_probs
+        likeliest = tuple(
+          zip(
+            top[step, :number].tolist(),
+            top_log_probs[step, :number].tolist(),
+            strict=True,
+          )
+        )
+      return Token(int(ids[step]), float(log_probs[step]), likeliest)
+
+    self.output_tokens += max(0, end - self._told)
+    if request.on_token is not None:
+      for step in range(self._told, end):
+        request.on_token(token(step))
+    if is_ended or end == request.max_tokens:
+      ticket.finish(
+        Generated(
+          tuple(token(step) for step in range(end)),
+          "stop" if is_ended else "length",
+          float(log_probs[: end + is_ended].sum()),
+        )
+      )
+
+
+class _Search:
+  """Beam search, in one step."""
+
+  def __init__(
+    self,
+    compiled: Compiled,
+    tickets: Sequence[Ticket],
+    shape: Shape,
+    encoded: jax.Array,
+    tokens: np.ndarray,
+    eos_id: int,
+  ):
+    self.tickets = tickets
+    self.output_tokens = 0
+    self._results = compiled.search(shape, encoded, tokens)
+    self._eos_id = eos_id
+
+  def advance(self) -> bool:
+    tokens, scores = jax.device_get(self._results)
+    for ticket, beams, values in zip(
+      self.tickets, tokens, scores, strict=False
+    ):
+      best = beams[-1].tolist()
+      is_ended = self._eos_id in best
+      if is_ended:
+        best = best[: best.index(self._eos_id)]
+      self.output_tokens += len(best)
+      ticket.finish(
+        Generated(
+          tuple(Token(x, float("nan")) for x in best),
+          "stop" if is_ended else "length",
+          float(values[-1]),
+        )
+      )
+    return False
+
+
+class _Ranking:
+  """The labels of every row, in one step."""
+
+  def __init__(
+    self,
+    compiled: Compiled,
+    tickets: Sequence[Ticket],
+    shape: Shape,
+    encoded: jax.Array,
+    tokens: np.ndarray,
+  ):
+    self.tickets = tickets
+    self.output_tokens = 0
+    labels = np.zeros((len(tokens), shape.steps), np.int32)
+    inputs, numbers = np.zeros_like(labels), np.zeros_like(labels)
+    for row, ticket in enumerate(tickets):
+      start = 0
+      for number, label in enumerate(cast(Ranking, ticket.request).labels, 1):
+        place = slice(start, start + len(label))
+        labels[row, place] = label
+        inputs[row, place] = [0, *label[:-1]]
+        numbers[row, place] = number
+        start += len(label)
+    self._numbers = numbers
+    self._log_probs = compiled.score(
+      encoded, tokens, *map(jnp.asarray, (labels, inputs, numbers))
+    )
+
+  def advance(self) -> bool:
+    log_probs = np.asarray(self._log_probs)
+    for ticket, numbers, values in zip(
+      self.tickets, self._numbers, log_probs, strict=False
+    ):
+      count = len(cast(Ranking, ticket.request).labels)
+      sums = np.bincount(numbers, values, minlength=count + 1)
+      ticket.finish(tuple(sums[1:].tolist()))
+    return False

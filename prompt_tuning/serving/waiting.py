@@ -1,0 +1,103 @@
+"""Requests that wait for a batch."""
+
+from collections import deque
+from collections.abc import Iterator
+
+from prompt_tuning.serving.requests import Prompt, Ticket
+from prompt_tuning.serving.shapes import Shape, Shapes
+
+
+class QueueFullError(Exception):
+  """There is no room for a request now; it may be sent again later."""
+
+
+class Waiting:
+  """A queue from which batches of one shape are taken, the oldest first."""
+
+  def __init__(
+    self, shapes: Shapes, room: int, patience: float, max_prompts: int
+  ):
+    """Begins empty.
+
+    Args:
+      shapes: Of batches.
+      room: Requests that may wait.
+      patience: Seconds that a request waits for others to share a batch with.
+      max_prompts: Different prompts of a batch.
+    """
+    self._shapes = shapes
+    self._room = room
+    self._patience = patience
+    self._max_prompts = max_prompts
+    self._tickets: deque[tuple[Ticket, Shape]] = deque()
+
+  def __len__(self) -> int:
+    return len(self._tickets)
+
+  def put(self, tickets: list[Ticket]) -> None:
+    """Adds requests, all or none.
+
+    Raises:
+      QueueFullError: if there is no room for them.
+      ValueError: if one fits into no shape.
+    """
+    shapes = [self._shapes.of(ticket.request) for ticket in tickets]
+    if len(self) + len(tickets) > self._room:
+      raise QueueFullError(
+        f"{len(self)} requests are waiting, and there is room for {self._room}."
+      )
+    self._tickets.extend(zip(tickets, shapes, strict=True))
+
+  def clear(self) -> list[Ticket]:
+    """Takes all out."""
+    tickets = [ticket for ticket, _ in self._tickets]
+    self._tickets.clear()
+    return tickets
+
+  def take(self, now: float) -> tuple[list[Ticket], Shape, int] | None:
+    """Takes a batch.
+
+    Args:
+      now: `time.monotonic()`.
+
+    Returns:
+      Its requests, their shape, and the rows of the batch, which may be more;
+      None if it is better to wait; see `due`.
+    """
+    self._tickets = deque(x for x in self._tickets if not x[0].is_over)
+    if not self._tickets:
+      return None
+    shape = self._tickets[0][1]
+    rows = self._shapes.rows_of(shape)
+    chosen = list(self._choose(shape, rows[-1], exact=True))
+    if len(chosen) < rows[-1] and now < self.due():
+      return None
+    size = next(number for number in rows if number >= len(chosen))
+    # What is left over is for shorter ones: it would be padding.
+    chosen = list(self._choose(shape, size, exact=False))
+    # The one that has waited for longest comes first here too.
+    taken = {id(ticket) for ticket in chosen}
+    self._tickets = deque(x for x in self._tickets if id(x[0]) not in taken)
+    return chosen, shape, size
+
+  def due(self) -> float:
+    """Returns when the oldest has waited long enough; there must be one."""
+    return self._tickets[0][0].arrived + self._patience
+
+  def _choose(self, shape: Shape, rows: int, exact: bool) -> Iterator[Ticket]:
+    """Yields the oldest requests that fit: of that shape first."""
+    prompts: set[Prompt] = set()
+    count = 0
+    for wants_exact in (True, *([] if exact else [False])):
+      for ticket, own in self._tickets:
+        if count == rows:
+          return
+        if (own == shape) != wants_exact or not own.fits_into(shape):
+          continue
+        prompt = ticket.request.prompt
+        if prompt is not None:
+          if len(prompts | {prompt}) > self._max_prompts:
+            continue
+          prompts.add(prompt)
+        count += 1
+        yield ticket

@@ -1,0 +1,282 @@
+"""Batches of rows with prompts of their own, against each row alone."""
+
+import functools
+import json
+import threading
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from prompt_tuning import prompts as prompts_lib
+from prompt_tuning.serving import engine as engine_lib
+from prompt_tuning.serving.requests import Generation, Prompt, Ranking
+from prompt_tuning.serving.shapes import TooLongError
+from t5x import decoding, inference
+
+LABELS = ("yes", "no", "nothing")
+
+
+def _results(engine, requests):
+  return [ticket.future.result(60) for ticket in engine.submit(list(requests))]
+
+
+def _text(engine, generated):
+  return engine.model.vocabulary.decode([x.id for x in generated.tokens])
+
+
+def _with_prompt(model, prompt):
+  factory = functools.partial(
+    prompts_lib.Prompt,
+    length=prompt.length,
+    prompt_init=prompts_lib.from_array(prompt.array),
+  )
+  model.module = model.module.clone(
+    injections=tiny.network.Injections(prompt=factory)
+  )
+  return model
+
+
+def _infer(base, folder, prompt):
+  """What `t5x.infer` answers to the split "test"."""
+  model = tiny.make_model(
+    with_prompt=False, decode_fn=decoding.temperature_sample
+  )
+  if prompt is not None:
+    model = _with_prompt(model, prompt)
+  inference.infer(
+    mode="predict",
+    model=model,
+    dataset_cfg=tiny.dataset_config(split="test", shuffle=False),
+    restore_checkpoint_cfg=tiny.restore_config(base),
+    partitioner=tiny.make_partitioner(),
+    output_dir=str(folder),
+    checkpoint_period=1,
+    fallback_init_rng=0,
+    summarize_config_fn=None,
+  )
+  path = folder / f"{tiny.TASK}-predict.jsonl-00000-of-00001"
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_mixed_batches_answer_as_infer_does(base, engine, prompts, tmp_path):
+  """Every input with every prompt, in an order that mixes all."""
+  chosen = [None, prompts[4]]
+  lines = [
+    _infer(base, tmp_path / str(i), prompt) for i, prompt in enumerate(chosen)
+  ]
+  pairs = [(i, j) for i in range(len(chosen)) for j in range(len(lines[0]))]
+  np.random.default_rng(0).shuffle(pairs)
+  answers = _results(
+    engine,
+    (
+      Generation(
+        engine.tokens_of(lines[i][j]["inputs"]["inputs_pretokenized"]),
+        chosen[i],
+        tiny.LENGTHS["targets"],
+      )
+      for i, j in pairs
+    ),
+  )
+  for (i, j), answer in zip(pairs, answers, strict=True):
+    assert _text(engine, answer) == lines[i][j]["prediction"]
+  assert len({x["prediction"] for x in lines[0] + lines[1]}) > 2
+
+
+def test_more_prompts_than_slots(engine, prompts, batches_done):
+  """They are swapped, and rows with five prompts take two batches."""
+  texts = ["abc", "abcdefgh", "x", "hgf", "hello"]
+  before = engine.table.swaps
+  requests = [
+    Generation(engine.tokens_of(text), prompt, 8)
+    for text, prompt in zip(texts * 2, prompts * 2, strict=True)
+  ]
+  together = _results(engine, requests)
+  assert engine.table.swaps > before
+  assert engine.table.held == 3
+  for request, answer in zip(requests, together, strict=True):
+    assert (
+      _text(engine, answer)
+      == (
+        engine.model.generate(
+          [engine.model.vocabulary.decode(request.tokens[:-1])],
+          request.prompt.array,
+          8,
+        )[0]
+      )
+    )
+  assert {done.rows for done in batches_done} <= {1, 4}
+  assert max(done.requests for done in batches_done) > 1
+
+
+def test_ranking_is_that_of_the_model(engine, prompts):
+  labels = tuple(engine.tokens_of(label) for label in LABELS)
+  cases = [("abc", prompts[4]), ("abxcdefgh", None), ("b", prompts[4])]
+  ranked = _results(
+    engine, (Ranking(engine.tokens_of(x), p, labels) for x, p in cases)
+  )
+  for (text, prompt), scores in zip(cases, ranked, strict=True):
+    (alone,) = engine.model.rank(
+      [text], LABELS, None if prompt is None else prompt.array
+    )
+    assert dict(zip(LABELS, scores, strict=True)) == pytest.approx(
+      alone, abs=1e-4
+    )
+
+
+def test_beams_are_those_of_the_model(engine, prompts):
+  prompt, tokens = prompts[4], engine.tokens_of("abcd")
+  (found,) = _results(engine, [Generation(tokens, prompt, 8, num_beams=2)])
+  model = _with_prompt(tiny.make_model(with_prompt=False), prompt)
+  encoder = {
+    **engine.model.params["encoder"],
+    "prompt": {"prompt": prompt.array},
+  }
+  expected, aux = model.predict_batch_with_aux(
+    {**engine.model.params, "encoder": encoder},
+    {
+      "encoder_input_tokens": np.array([tokens]),
+      "decoder_input_tokens": np.zeros((1, 8), np.int32),
+    },
+    num_decodes=2,
+  )
+  ids = [x for x in np.asarray(expected[0]).tolist() if x > 1]
+  assert [token.id for token in found.tokens] == ids
+  assert found.score == pytest.approx(float(aux["scores"][0]), abs=1e-4)
+
+
+def test_samples_depend_on_their_seed_alone(engine, prompts):
+  def sample(seed, choice, others=()):
+    request = Generation(
+      engine.tokens_of("abc"),
+      prompts[1],
+      8,
+      temperature=1.0,
+      seed=seed,
+      choice=choice,
+    )
+    return tuple(
+      token.id for token in _results(engine, [request, *others])[0].tokens
+    )
+
+  others = [Generation(engine.tokens_of("hgfedcba"), prompts[4], 5)] * 2
+  assert sample(3, 0) == sample(3, 0, others)
+  assert len({sample(seed, choice) for seed in (1, 2) for choice in (0, 1)}) > 2
+
+
+def test_tokens_are_streamed_with_the_likeliest(engine, prompts):
+  came = []
+  request = Generation(
+    engine.tokens_of("abc"),
+    prompts[0],
+    8,
+    top_log_probs=3,
+    on_token=came.append,
+  )
+  plain = Generation(request.tokens, request.prompt, 8)
+  streamed, alone = _results(engine, [request, plain])
+  assert came == list(streamed.tokens)
+  assert [x.id for x in came] == [x.id for x in alone.tokens]
+  for token in came:
+    assert [x for _, x in token.top] == sorted(
+      (x for _, x in token.top), reverse=True
+    )
+    # Greedy: the first of them was taken.
+    assert token.top[0] == (token.id, pytest.approx(token.log_prob, abs=1e-5))
+    assert len(token.top) == 3
+  assert streamed.score == pytest.approx(alone.score, abs=1e-4)
+
+
+def test_nothing_is_compiled_for_a_new_prompt(engine, prompts):
+  number = len(engine._compiled)
+  # Once, so that what JAX compiles for moving arrays is there.
+  _results(engine, [Generation(engine.tokens_of("abc"), prompts[0], 5)])
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda name, seconds, **_: (
+      compiled.append(name) if "backend_compile" in name else None
+    )
+  )
+  new = Prompt("new", np.ones((3, tiny.WIDTH), np.float32))
+  _results(engine, [Generation(engine.tokens_of("abcd"), new, 5)])
+  assert not compiled
+  assert number == len(engine._compiled)
+
+
+def test_cancelled_requests_take_no_place(engine, batches_done):
+  request = Generation(engine.tokens_of("abc"), None, 8)
+  tickets = engine.submit([request] * 4)
+  for ticket in tickets[1:]:
+    ticket.cancel()
+  assert tickets[0].future.result(60).tokens
+  assert all(ticket.future.cancelled() for ticket in tickets[1:])
+
+
+def test_full_queue_refuses_and_recovers(engine):
+  request = Generation(engine.tokens_of("abc"), None, 8)
+  with pytest.raises(engine_lib.QueueFullError, match="room for 64"):
+    engine.submit([request] * 65)
+  tickets, submit = [], engine.submit
+  threads = [
+    threading.Thread(target=lambda: tickets.extend(submit([request] * 5)))
+    for _ in range(8)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  first, *rest = [ticket.future.result(60).tokens for ticket in tickets]
+  assert len(rest) == 39
+  assert all(x[0].id == first[0].id for x in rest)
+
+
+@pytest.mark.parametrize(
+  ("changes", "error", "message"),
+  [
+    ({"tokens": (5,) * 25}, TooLongError, "at most 24, got an input of 25"),
+    ({"max_tokens": 9}, TooLongError, "at most 8, got max_tokens 9"),
+    ({"max_tokens": 0}, ValueError, "max_tokens >= 1"),
+    ({"temperature": -1.0}, ValueError, "temperature >= 0"),
+    ({"temperature": float("nan")}, ValueError, "temperature >= 0"),
+    ({"top_log_probs": 6}, ValueError, "at most 5 tokens, got 6"),
+    ({"num_beams": 3}, ValueError, r"num_beams to be one of \[2\]"),
+    ({"num_beams": 2, "max_tokens": 5}, ValueError, "max_tokens of a beam"),
+    (
+      {"num_beams": 2, "max_tokens": 8, "temperature": 1.0},
+      ValueError,
+      "Beam search goes",
+    ),
+    (
+      {"prompt": Prompt("long", np.zeros((7, tiny.WIDTH), np.float32))},
+      ValueError,
+      "at most 6 positions, got 7",
+    ),
+  ],
+)
+def test_wrong_requests_are_refused(engine, changes, error, message):
+  arguments = {"tokens": (5, 1), "prompt": None, "max_tokens": 5, **changes}
+  with pytest.raises(error, match=message):
+    engine.submit([Generation(**arguments)])
+
+
+def test_closed_engine_finishes_and_takes_no_more(model):
+  settings = engine_lib.Settings(
+    shapes=engine_lib.Shapes(
+      rows=(1,), lengths=(12,), steps=(5,), labels=(8,), beams=()
+    ),
+    longest_prompt=2,
+    slots=1,
+  )
+  engine = engine_lib.Engine(model, settings)
+  request = Generation(engine.tokens_of("abc"), None, 5)
+  with pytest.raises(engine_lib.ClosedError):
+    engine.submit([request])
+  engine.start()
+  assert engine.is_ready
+  tickets = engine.submit([request] * 3)
+  engine.close()
+  assert all(ticket.future.done() for ticket in tickets)
+  assert all(ticket.future.result().tokens for ticket in tickets)
+  with pytest.raises(engine_lib.ClosedError):
+    engine.submit([request])
