@@ -68,14 +68,25 @@ def save_prompt(
   """
   path = pathlib.Path(path)
   array = checked(np.asarray(prompt), path)
-  if _suffix(path) == ".npy":
+  safe_files.write(path, content(array, metadata, _suffix(path)))
+
+
+def content(
+  array: np.ndarray, metadata: PromptMetadata | None, suffix: str
+) -> bytes:
+  """Returns what is in the file of a prompt.
+
+  Args:
+    array: [P, H] float32.
+    metadata: what to write into the header.
+    suffix: `.safetensors`, or `.npy`, which cannot hold metadata.
+  """
+  if suffix == ".npy":
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    content = buffer.getvalue()
-  else:
-    header = None if metadata is None else to_header(metadata, array)
-    content = safetensors.numpy.save({_KEY: array}, header)
-  safe_files.write(path, content)
+    return buffer.getvalue()
+  header = None if metadata is None else to_header(metadata, array)
+  return safetensors.numpy.save({_KEY: array}, header)
 
 
 def load_prompt(

@@ -7,7 +7,7 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${PROMPT_TUNING_VENV:-$root/.venv}"
-extras="dev,t5-small${1:+,$1}"
+extras="dev,serving,t5-small${1:+,$1}"
 
 is_supported() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \

@@ -21,6 +21,7 @@ ROOMS = (
   ("experiments",),
   (
     "serving",
+    "serve",
     "console",
   ),
 )

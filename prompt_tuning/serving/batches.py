@@ -89,7 +89,7 @@ class _Decoding:
     self.tickets = tickets
     self.output_tokens = 0
     self._compiled = compiled
-    self._encoded, self._tokens = encoded, tokens
+    self._tokens = tokens
     self._steps, self._eos_id = shape.steps, eos_id
     requests = [cast(Generation, ticket.request) for ticket in tickets]
     streams = any(x.on_token for x in requests)
@@ -105,7 +105,9 @@ class _Decoding:
       choices=column([x.choice for x in requests], np.uint32),
       wants_top=np.bool_(any(x.top_log_probs for x in requests)),
     )
-    self._state = compiled.begin(shape, encoded, tokens, self._sampling.limits)
+    self._state, self._attended = compiled.begin(
+      shape, encoded, tokens, self._sampling.limits
+    )
     self._told = 0
 
   def advance(self) -> bool:
@@ -113,7 +115,7 @@ class _Decoding:
       if ticket.is_over:  # Cancelled, perhaps: no more steps for it.
         self._sampling.limits[i] = 0
     state = self._compiled.advance(
-      self._encoded,
+      self._attended,
       self._tokens,
       self._sampling,
       self._state,

@@ -60,11 +60,11 @@ class Compiled:
     )
 
   def advance(
-    self, encoded: Any, tokens: Any, sampling: Sampling, state: Any, until: int
+    self, attended: Any, tokens: Any, sampling: Sampling, state: Any, until: int
   ) -> Any:
     """See `Network.advance`; the memory of `state` is used again."""
     return self._run("advance", *tokens.shape, state.tokens.shape[1])(
-      self._params, encoded, tokens, sampling, state, jnp.int32(until)
+      self._params, attended, tokens, sampling, state, jnp.int32(until)
     )
 
   def search(self, shape: Shape, encoded: Any, tokens: Any) -> Any:
@@ -124,7 +124,9 @@ class Compiled:
         ("begin", *size, shape.steps),
         (jax.jit(begin), (encoded, tokens, rows)),
       )
-      state = jax.eval_shape(begin, self._params, encoded, tokens, rows)
+      state, attended = jax.eval_shape(
+        begin, self._params, encoded, tokens, rows
+      )
       sampling = Sampling(
         rows,
         _like(B, dtype=jnp.float32),
@@ -135,7 +137,7 @@ class Compiled:
         ("advance", *size, shape.steps),
         (
           jax.jit(network.advance, donate_argnums=4),
-          (encoded, tokens, sampling, state, _like()),
+          (attended, tokens, sampling, state, _like()),
         ),
       )
 

@@ -6,7 +6,6 @@ they are where the row is alone, and prompts of different lengths share a batch.
 """
 
 from collections.abc import Callable, Mapping
-import functools
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -22,6 +21,8 @@ from t5x import decoding
 PROMPT_TOKEN = 1
 # Of the likeliest tokens, as many are told where a request asks for some.
 TOP = 5
+# Keys and values of the input, in every layer of the decoder.
+Attended = Any
 
 
 class Sampling(NamedTuple):
@@ -122,7 +123,7 @@ class Network:
     tokens: jax.Array,
     limits: jax.Array,
     steps: int,
-  ) -> State:
+  ) -> tuple[State, Attended]:
     """Returns the state of a batch of which nothing is decoded yet.
 
     Args:
@@ -131,24 +132,28 @@ class Network:
       tokens: [B, T] As for `encode`.
       limits: [B] As in `Sampling`.
       steps: Tokens of the longest answer, S.
+
+    Returns:
+      The state; and the keys and values of the input.
     """
-    del encoded
     B = len(tokens)
-    return State(
+    cache, attended = self._attend(params, encoded, tokens, steps)
+    state = State(
       index=jnp.int32(0),
       token=jnp.zeros((B, 1), jnp.int32),
-      cache=self._empty_cache(params, tokens, steps),
+      cache=cache,
       tokens=jnp.zeros((B, steps), jnp.int32),
       log_probs=jnp.zeros((B, steps)),
       top=jnp.zeros((B, steps, TOP), jnp.int32),
       top_log_probs=jnp.zeros((B, steps, TOP)),
       ended=limits <= 0,
     )
+    return state, attended
 
   def advance(
     self,
     params: Mapping[str, Any],
-    encoded: jax.Array,
+    attended: Attended,
     tokens: jax.Array,
     sampling: Sampling,
     state: State,
@@ -158,7 +163,7 @@ class Network:
 
     Args:
       params: Of the model.
-      encoded: [B, T, H] Of `encode`.
+      attended: Of `begin`.
       tokens: [B, T] As for `encode`.
       sampling: Of each row.
       state: Of `begin` or of this.
@@ -167,7 +172,7 @@ class Network:
     Returns:
       The state then.
     """
-    next_logits = self._decoder(params, encoded, tokens, state.tokens.shape[1])
+    next_logits = self._decoder(params, attended, tokens, state.tokens.shape[1])
 
     def step(state: State) -> State:
       logits, cache = next_logits(state.token, state.cache)
@@ -225,15 +230,11 @@ class Network:
     Returns:
       [B, K, S] Tokens and [B, K] scores, the best last.
     """
-    next_logits = self._decoder(
-      params,
-      jnp.repeat(encoded, beams, axis=0),
-      jnp.repeat(tokens, beams, axis=0),
-      steps,
-    )
+    cache, attended = self._attend(params, encoded, tokens, steps)
+    next_logits = self._decoder(params, attended, tokens, steps)
     return decoding.beam_search(
       inputs=jnp.zeros((len(tokens), steps), jnp.int32),
-      cache=self._empty_cache(params, tokens, steps),
+      cache=cache,
       tokens_to_logits=lambda state: next_logits(state.cur_token, state.cache),
       eos_id=self._eos_id,
       num_decodes=beams,
@@ -278,37 +279,42 @@ class Network:
     log_probs = jax.nn.log_softmax(cast(jax.Array, logits))
     return jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
 
-  def _empty_cache(
-    self, params: Mapping[str, Any], tokens: jax.Array, steps: int
-  ) -> Any:
-    """Returns zeros, as the decoder's cache of S tokens is laid out."""
-    targets = jnp.ones((len(tokens), steps), jnp.int32)
-    shapes = jax.eval_shape(
-      functools.partial(
-        self._module.apply,
-        decode=True,
-        enable_dropout=False,
-        mutable=["cache"],
-      ),
-      {"params": params},
-      jnp.ones_like(tokens),
-      targets,
-      targets,
-    )[1]["cache"]
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-  def _decoder(
+  def _attend(
     self,
     params: Mapping[str, Any],
     encoded: jax.Array,
     tokens: jax.Array,
     steps: int,
+  ) -> tuple[Any, Attended]:
+    """Returns an empty cache of S tokens, and keys and values of the input."""
+    targets = jnp.zeros((len(tokens), steps), jnp.int32)
+    kept = self._module.apply(
+      {"params": params},
+      encoded,
+      tokens,
+      targets,
+      targets,
+      enable_dropout=False,
+      decode=True,
+      mutable=["cache", "attended"],
+      method=self._module.decode,
+    )[1]
+    return kept["cache"], kept["attended"]
+
+  def _decoder(
+    self,
+    params: Mapping[str, Any],
+    attended: Attended,
+    tokens: jax.Array,
+    steps: int,
   ) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
     """Returns (token [R, 1], cache) -> (logits [R, V], cache)."""
+    # Not read: what the decoder needs of it is in `attended`.
+    encoded = jnp.zeros((*tokens.shape, self.config.emb_dim))
 
     def next_logits(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
       logits, updated = self._module.apply(
-        {"params": params, "cache": cache},
+        {"params": params, "cache": cache, "attended": attended},
         encoded,
         tokens,
         token,

@@ -100,6 +100,14 @@ class Model:
     return self._base.path
 
   @property
+  def name(self) -> str:
+    """What the checkpoint calls the model, or the name of its folder."""
+    return str(
+      self._base.metadata.get("name")
+      or os.path.basename(os.path.abspath(self._base.path))
+    )
+
+  @property
   def fingerprint(self) -> str:
     """Identifies the model's values."""
     return self._base.fingerprint

@@ -1,0 +1,10 @@
+"""Serves many prompts on one frozen model: `python -m prompt_tuning.serve`."""
+
+import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
+
+# isort: split
+
+from prompt_tuning.serving import command
+
+if __name__ == "__main__":
+  command.main()

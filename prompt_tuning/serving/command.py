@@ -1,0 +1,147 @@
+"""The command line of the server.
+
+  python -m prompt_tuning.serve --checkpoint=checkpoints/t5_small \\
+    --prompts=prompts --port=8000
+"""
+
+import argparse
+from collections.abc import Sequence
+import signal
+import sys
+import types
+
+from absl import logging
+import uvicorn
+
+import prompt_tuning as pt
+from prompt_tuning.serving import app, gate
+from prompt_tuning.serving.engine import Engine, Settings
+from prompt_tuning.serving.metrics import Metrics
+from prompt_tuning.serving.prompt_store import PromptStore
+from prompt_tuning.serving.service import Service
+from prompt_tuning.serving.shapes import Shapes
+from t5x import compilation_cache
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Serves until it is told to stop; the arguments are the process's."""
+  args = _parser().parse_args(arguments)
+  logging.set_verbosity(logging.INFO)
+  compilation_cache.enable()
+  try:
+    service = make_service(args)
+  except (ValueError, OSError) as error:
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(2)
+  config = uvicorn.Config(
+    app.make(service),
+    host=args.host,
+    port=args.port,
+    log_level="warning",
+    # Answers that are being made are sent.
+    timeout_graceful_shutdown=args.answer_seconds,
+    h11_max_incomplete_event_size=2**16,
+    server_header=False,
+  )
+  _Server(config, service).run()
+
+
+class _Server(uvicorn.Server):
+  """Tells streams without an end that it stops."""
+
+  def __init__(self, config: uvicorn.Config, service: Service):
+    super().__init__(config)
+    self._service = service
+
+  def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
+    self._service.is_stopping = True
+    super().handle_exit(signal.Signals(sig), frame)
+
+
+def make_service(args: argparse.Namespace) -> Service:
+  """Makes what is served.
+
+  Raises:
+    ValueError: for wrong arguments, or a wrong checkpoint.
+  """
+  limits = gate.Limits(
+    keys=None if args.keys is None else gate.read_keys(args.keys),
+    requests_per_minute=args.requests_per_minute,
+    body_bytes=args.body_bytes,
+    upload_bytes=args.upload_bytes,
+    answer_seconds=args.answer_seconds,
+  )
+  settings = Settings(
+    shapes=Shapes(
+      rows=_up_to(args.rows, 4, 1),
+      lengths=args.lengths,
+      steps=sorted({min(16, args.max_tokens), args.max_tokens}),
+      labels=args.labels,
+      beams=[args.beams] if args.beams else [],
+    ),
+    slots=args.slots,
+    longest_prompt=args.longest_prompt,
+    room=args.queue,
+    patience=args.patience,
+  )
+  model = pt.load(args.checkpoint, args.vocabulary, dtype=args.dtype)
+  metrics = Metrics()
+  engine = Engine(model, settings, metrics.count_batch)
+  base = args.name or model.name
+  store = PromptStore(args.prompts, engine, base)
+  metrics.watch(engine, store)
+  return Service(base, engine, store, metrics, limits)
+
+
+def _up_to(number: int, factor: int, least: int) -> list[int]:
+  """Returns a number, and smaller ones by a factor, from the least on."""
+  sizes = [number]
+  while sizes[-1] // factor > least:
+    sizes.append(sizes[-1] // factor)
+  return sorted({least, *sizes})
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(part) for part in text.split(",")]
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m prompt_tuning.serve",
+    description="Serves a frozen T5 with many prompts, in OpenAI's form.",
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--checkpoint", required=True, help="the base model's")
+  add("--vocabulary", help="its SentencePiece file, if not beside it")
+  add("--name", help="of the model alone; by default its own")
+  add("--dtype", default="float32", help="of activations: float32, bfloat16")
+  add("--prompts", default="prompts", help="folder of NAME.safetensors")
+  add("--host", default="127.0.0.1", help="where to listen; 0.0.0.0: to all")
+  add("--port", type=int, default=8000)
+  add("--keys", help="file of keys that are let in, one a line; none: anybody")
+  limits = parser.add_argument_group("limits")
+  add = limits.add_argument
+  add("--requests_per_minute", type=int, default=0, help="of a key; 0: any")
+  add("--body_bytes", type=int, default=2**20, help="of a request")
+  add("--upload_bytes", type=int, default=2**26, help="of a file")
+  add("--answer_seconds", type=int, default=120, help="for an answer")
+  add("--queue", type=int, default=256, help="inputs that may wait")
+  batches = parser.add_argument_group(
+    "batches", "each combination of these sizes is compiled at the start"
+  )
+  add = batches.add_argument
+  add("--rows", type=int, default=16, help="inputs of a batch, at most")
+  add(
+    "--lengths",
+    type=_numbers,
+    default="64,128,256,512",
+    help="tokens of an input and its prompt",
+  )
+  add("--max_tokens", type=int, default=128, help="of an answer, at most")
+  add("--labels", type=_numbers, default="16,64", help="tokens of all labels")
+  add("--beams", type=int, default=0, help="of a beam search; 0: none")
+  add("--slots", type=int, default=64, help="prompts on the device")
+  add("--longest_prompt", type=int, default=128, help="positions")
+  add("--patience", type=float, default=0.003, help="seconds, for a batch")
+  return parser

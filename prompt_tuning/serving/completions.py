@@ -1,0 +1,351 @@
+"""`/v1/completions` and `/v1/rank`: answers, in OpenAI's form."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+import dataclasses
+import json
+import secrets
+import time
+from typing import Any, Literal
+
+import fastapi
+from fastapi import responses
+import numpy as np
+import pydantic
+
+from prompt_tuning.serving import errors
+from prompt_tuning.serving.errors import ApiError
+from prompt_tuning.serving.requests import (
+  Generated,
+  Generation,
+  Prompt,
+  Ranking,
+  Ticket,
+  Token,
+)
+from prompt_tuning.serving.service import Service
+from prompt_tuning.serving.texts import Texts
+
+Input = str | list[str] | list[int] | list[list[int]]
+
+
+class _Form(pydantic.BaseModel):
+  """A body; what is not known is refused, as it would be ignored."""
+
+  model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class StreamOptions(_Form):
+  """What else a stream has."""
+
+  include_usage: bool = False
+
+
+class Completion(_Form):
+  """The body of `POST /v1/completions`.
+
+  Fields that are not supported are there with the value that changes nothing.
+  """
+
+  model: str
+  prompt: Input
+  max_tokens: int = pydantic.Field(16, ge=1)
+  temperature: float = pydantic.Field(0.0, ge=0, le=2)
+  n: int = pydantic.Field(1, ge=1, le=128)
+  logprobs: int | None = pydantic.Field(None, ge=0, le=5)
+  seed: int | None = None
+  stop: str | list[str] | None = None
+  stream: bool = False
+  stream_options: StreamOptions | None = None
+  user: str | None = None
+  # Ours: a beam search.
+  num_beams: int = pydantic.Field(0, ge=0)
+  top_p: Literal[1] | None = None
+  presence_penalty: Literal[0] | None = None
+  frequency_penalty: Literal[0] | None = None
+  logit_bias: dict[str, float] | None = pydantic.Field(None, max_length=0)
+  best_of: Literal[1] | None = None
+  echo: Literal[False] | None = None
+  suffix: Literal[""] | None = None
+
+
+class Rank(_Form):
+  """The body of `POST /v1/rank`."""
+
+  model: str
+  prompt: Input
+  labels: list[str] = pydantic.Field(min_length=1, max_length=1000)
+
+
+def router(service: Service) -> fastapi.APIRouter:
+  """Returns the routes."""
+  routes = fastapi.APIRouter()
+  vocabulary = service.engine.model.vocabulary
+
+  @routes.post("/v1/completions")
+  async def complete(request: fastapi.Request, body: Completion):
+    prompt = service.prompt(body.model)
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    texts = Texts(vocabulary, [stop for stop in stops if stop])
+    rows = list(_rows(service, body, prompt))
+    head = {
+      "id": f"cmpl-{secrets.token_hex(12)}",
+      "object": "text_completion",
+      "created": int(time.time()),
+      "model": body.model,
+    }
+    if body.stream:
+      stream = _Stream(service, body, texts, rows, head)
+      return responses.StreamingResponse(
+        stream.events(),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+      )
+    tickets = service.submit(rows, "prompt")
+    results = await service.results(tickets, request.is_disconnected)
+    service.metrics.count_answers(body.model, "generate", len(rows))
+    choices = [
+      _choice(texts, i, generated, body.logprobs)
+      for i, generated in enumerate(results)
+    ]
+    return {**head, "choices": choices, "usage": _usage(rows, body.n, results)}
+
+  @routes.post("/v1/rank")
+  async def rank(request: fastapi.Request, body: Rank):
+    prompt = service.prompt(body.model)
+    labels = tuple(_label(service, label) for label in body.labels)
+    if len(set(labels)) < len(labels):
+      raise errors.invalid("Expected labels that differ.", "labels")
+    rows = [
+      Ranking(tokens, prompt, labels)
+      for tokens in _inputs(service, body.prompt)
+    ]
+    tickets = service.submit(rows, "prompt")
+    results = await service.results(tickets, request.is_disconnected)
+    service.metrics.count_answers(body.model, "rank", len(rows))
+    return {
+      "object": "list",
+      "model": body.model,
+      "data": [
+        {
+          "object": "ranking",
+          "index": i,
+          "labels": _ranked(body.labels, scores),
+        }
+        for i, scores in enumerate(results)
+      ],
+      "usage": {"prompt_tokens": sum(len(row.tokens) for row in rows)},
+    }
+
+  return routes
+
+
+def _rows(
+  service: Service, body: Completion, prompt: Prompt | None
+) -> Iterator[Generation]:
+  """Yields each sample of each input."""
+  seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
+  if body.num_beams and body.n > 1:
+    raise errors.invalid("A beam search has one result: n must be 1.", "n")
+  for i, tokens in enumerate(_inputs(service, body.prompt)):
+    for j in range(body.n):
+      yield Generation(
+        tokens,
+        prompt,
+        body.max_tokens,
+        temperature=body.temperature,
+        seed=seed,
+        # Two inputs of the same text are not the same sample.
+        choice=i * body.n + j,
+        num_beams=body.num_beams,
+        top_log_probs=body.logprobs or 0,
+      )
+
+
+def _inputs(service: Service, given: Input) -> list[tuple[int, ...]]:
+  """Returns the tokens of each input, which end with the end of sequence."""
+  vocabulary = service.engine.model.vocabulary
+  if isinstance(given, str):
+    given = [given]
+  if not given:
+    raise errors.invalid("Expected an input, got none.", "prompt")
+  if isinstance(given[0], int):
+    given = [given]  # pyright: ignore[reportAssignmentType]
+  inputs = []
+  for one in given:
+    if isinstance(one, str):
+      inputs.append(service.engine.tokens_of(one))
+      continue
+    assert isinstance(one, list)
+    if not one or min(one) < 1 or max(one) >= vocabulary.vocab_size:
+      raise errors.invalid(
+        f"Expected tokens from 1 to {vocabulary.vocab_size - 1}.", "prompt"
+      )
+    end = () if one[-1] == vocabulary.eos_id else (vocabulary.eos_id,)
+    inputs.append((*one, *end))
+  return inputs
+
+
+def _label(service: Service, label: str) -> tuple[int, ...]:
+  """Returns the tokens of a label, as `ranking.rank_labels` has them."""
+  tokens = service.engine.tokens_of(label)
+  unknown = getattr(service.engine.model.vocabulary, "unk_id", None)
+  if len(tokens) < 2 or unknown in tokens:
+    raise errors.invalid(
+      f"Expected labels that the vocabulary knows, got {label[:80]!r}.",
+      "labels",
+    )
+  return tokens
+
+
+def _ranked(
+  labels: Sequence[str], scores: Sequence[float]
+) -> list[dict[str, Any]]:
+  """Returns labels, the likeliest first, with their share of probability."""
+  shares = np.exp(np.array(scores) - max(scores))
+  shares /= shares.sum()
+  order = sorted(range(len(labels)), key=lambda i: -scores[i])
+  return [
+    {
+      "label": labels[i],
+      "probability": float(shares[i]),
+      "log_likelihood": scores[i],
+    }
+    for i in order
+  ]
+
+
+def _usage(
+  rows: Sequence[Generation], n: int, results: Sequence[Generated]
+) -> dict[str, int]:
+  """Counts tokens; those of a prompt are no tokens."""
+  given = sum(len(row.tokens) for row in rows[::n])
+  made = sum(len(generated.tokens) for generated in results)
+  return {
+    "prompt_tokens": given,
+    "completion_tokens": made,
+    "total_tokens": given + made,
+  }
+
+
+def _choice(
+  texts: Texts, index: int, generated: Generated, log_probs: int | None
+) -> dict[str, Any]:
+  text, was_cut = texts.whole(generated.tokens)
+  return {
+    "index": index,
+    "text": text,
+    "finish_reason": "stop" if was_cut else generated.finish_reason,
+    "logprobs": None
+    if log_probs is None
+    else texts.log_probs(generated.tokens, log_probs),
+  }
+
+
+class _Stream:
+  """An answer of HTTP in pieces: server-sent events, as tokens come."""
+
+  def __init__(
+    self,
+    service: Service,
+    body: Completion,
+    texts: Texts,
+    rows: Sequence[Generation],
+    head: dict[str, Any],
+  ):
+    """Hands the rows to the engine.
+
+    Raises:
+      ApiError: if it does not take them.
+    """
+    self._service, self._body, self._head = service, body, head
+    self._rows, self._texts = rows, texts
+    self._loop = asyncio.get_running_loop()
+    # (row, token), or (row, None) at its end. What a client does not take is
+    # bounded by max_tokens.
+    self._queue: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
+    self._tickets = service.submit(
+      [self._told(i, row) for i, row in enumerate(rows)], "prompt"
+    )
+    for i, ticket in enumerate(self._tickets):
+      ticket.future.add_done_callback(lambda _, i=i: self._put(i, None))
+
+  def _told(self, index: int, row: Generation) -> Generation:
+    return dataclasses.replace(
+      row, on_token=lambda token: self._put(index, token)
+    )
+
+  def _put(self, index: int, token: Token | None) -> None:
+    """Adds to the queue, from the engine's thread."""
+    self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, token))
+
+  async def events(self) -> AsyncIterator[str]:
+    """Yields what is sent."""
+    try:
+      async with asyncio.timeout(self._service.limits.answer_seconds):
+        async for chunk in self._chunks():
+          yield _event({**self._head, **chunk})
+    except TimeoutError:
+      yield _event(self._service.late().body)
+    except ApiError as error:
+      yield _event(error.body)
+    finally:
+      for ticket in self._tickets:
+        ticket.cancel()
+    yield "data: [DONE]\n\n"
+
+  async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
+    streams = [self._texts.stream() for _ in self._rows]
+    left = len(self._rows)
+    while left:
+      index, token = await self._queue.get()
+      stream = streams[index]
+      if token is None:
+        left -= 1
+        result = _result(self._tickets[index])
+        text = "" if stream.was_cut else stream.rest()
+        reason = "stop" if stream.was_cut else result.finish_reason
+        yield self._chunk(index, text, None, reason)
+      elif not stream.was_cut and (text := stream.add(token)):
+        yield self._chunk(index, text, token)
+    self._service.metrics.count_answers(
+      self._body.model, "generate", len(self._rows)
+    )
+    options = self._body.stream_options
+    if options is not None and options.include_usage:
+      results = [_result(ticket) for ticket in self._tickets]
+      yield {
+        "choices": [],
+        "usage": _usage(self._rows, self._body.n, results),
+      }
+
+  def _chunk(
+    self, index: int, text: str, token: Token | None, reason: str | None = None
+  ) -> dict[str, Any]:
+    log_probs = None
+    if self._body.logprobs is not None and token is not None:
+      log_probs = self._texts.log_probs([token], self._body.logprobs)
+    choice = {
+      "index": index,
+      "text": text,
+      "logprobs": log_probs,
+      "finish_reason": reason,
+    }
+    return {"choices": [choice]}
+
+
+def _result(ticket: Ticket) -> Generated:
+  """Returns an answer that is there.
+
+  Raises:
+    ApiError: if the engine failed.
+  """
+  if ticket.future.cancelled() or ticket.future.exception() is not None:
+    raise ApiError(500, "The server failed.", "internal_error")
+  result = ticket.future.result()
+  assert isinstance(result, Generated)
+  return result
+
+
+def _event(content: dict[str, Any]) -> str:
+  return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

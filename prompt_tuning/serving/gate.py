@@ -1,0 +1,197 @@
+"""What a request passes before it is looked at: key, rate, size and time."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+import math
+import os
+import pathlib
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prompt_tuning.serving.errors import ApiError
+
+# Clients whose rates are remembered.
+_CLIENTS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What clients may do.
+
+  Attributes:
+    keys: SHA-256 of the keys that are let in; None: anybody is.
+    requests_per_minute: Of a key, or, without keys, of an address; 0: any.
+    body_bytes: Of a request.
+    upload_bytes: Of a file that is uploaded.
+    read_seconds: For a request to arrive.
+    answer_seconds: For an answer, or, of a stream, all of it.
+    write_seconds: For a client to take what is sent.
+  """
+
+  keys: frozenset[str] | None = None
+  requests_per_minute: int = 0
+  body_bytes: int = 2**20
+  upload_bytes: int = 2**26
+  read_seconds: float = 30.0
+  answer_seconds: float = 120.0
+  write_seconds: float = 30.0
+
+
+def read_keys(path: str | os.PathLike[str]) -> frozenset[str]:
+  """Reads a file of keys, one a line; "#" begins a comment.
+
+  Raises:
+    ValueError: if it has none.
+  """
+  lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  keys = [line.partition("#")[0].strip() for line in lines]
+  digests = frozenset(_digest(key) for key in keys if key)
+  if not digests:
+    raise ValueError(f"Expected keys in {path}, one a line, got none.")
+  return digests
+
+
+def _digest(key: str) -> str:
+  # Digests are compared, so that how long it takes says nothing of the key.
+  return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Gate:
+  """An ASGI application around another, which sees only whole requests."""
+
+  def __init__(
+    self,
+    app: ASGIApp,
+    limits: Limits,
+    open_paths: Sequence[str],
+    upload_paths: Sequence[str],
+  ):
+    """Keeps its arguments.
+
+    Args:
+      app: What answers.
+      limits: What clients may do.
+      open_paths: What needs no key and has no rate; "/x/" is all below it.
+      upload_paths: Where bodies may be large.
+    """
+    self._app = app
+    self._limits = limits
+    self._open = tuple(open_paths)
+    self._upload = tuple(upload_paths)
+    # Client -> (requests that it may send now, when that was so).
+    self._allowed: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    """Passes a request on, or refuses it."""
+    if scope["type"] != "http":
+      await self._app(scope, receive, send)
+      return
+    try:
+      if not _is_in(scope["path"], self._open):
+        self._check_rate(self._client(scope))
+      body = await self._read(scope, receive)
+    except ApiError as error:
+      await error.response()(scope, receive, self._timed(send))
+      return
+    messages = iter([{"type": "http.request", "body": body}])
+
+    async def replay() -> Message:
+      return next(messages, None) or await receive()
+
+    await self._app(scope, replay, self._timed(send))
+
+  def _client(self, scope: Scope) -> str:
+    """Returns who sends, if that one is let in."""
+    keys = self._limits.keys
+    if keys is None:
+      return (scope.get("client") or ("",))[0]
+    headers = dict(scope["headers"])
+    kind, _, key = (
+      headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    )
+    digest = _digest(key.strip())
+    if kind.lower() != "bearer" or digest not in keys:
+      raise ApiError(
+        401,
+        "Expected a key of this server, in the header 'Authorization: Bearer "
+        "KEY'.",
+        "invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+      )
+    return digest
+
+  def _check_rate(self, client: str) -> None:
+    """Counts a request; it is a bucket that fills with time."""
+    if not (most := self._limits.requests_per_minute):
+      return
+    now = time.monotonic()
+    left, then = self._allowed.pop(client, (float(most), now))
+    left = min(float(most), left + (now - then) * most / 60)
+    is_allowed = left >= 1
+    self._allowed[client] = (left - is_allowed, now)
+    if len(self._allowed) > _CLIENTS:
+      self._allowed.popitem(last=False)
+    if not is_allowed:
+      raise ApiError(
+        429,
+        f"At most {most} requests a minute.",
+        "rate_limit_exceeded",
+        headers={"Retry-After": str(math.ceil((1 - left) * 60 / most))},
+      )
+
+  async def _read(self, scope: Scope, receive: Receive) -> bytes:
+    """Reads the body."""
+    limits = self._limits
+    most = (
+      limits.upload_bytes
+      if _is_in(scope["path"], self._upload)
+      else limits.body_bytes
+    )
+    too_large = ApiError(
+      413, f"Expected at most {most} bytes.", "request_too_large"
+    )
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    if not length.isdigit() or int(length) > most:
+      raise too_large
+    parts, size = [], 0
+    try:
+      async with asyncio.timeout(limits.read_seconds):
+        while True:
+          message = await receive()
+          if message["type"] == "http.disconnect":
+            raise ApiError(400, "The client left.", "client_left")
+          parts.append(message.get("body", b""))
+          size += len(parts[-1])
+          if size > most:
+            raise too_large
+          if not message.get("more_body"):
+            return b"".join(parts)
+    except TimeoutError:
+      raise ApiError(
+        408,
+        f"The request did not arrive within {limits.read_seconds:g} seconds.",
+        "request_timeout",
+        headers={"Connection": "close"},
+      ) from None
+
+  def _timed(self, send: Send) -> Send:
+    """Lets a client that takes nothing go."""
+
+    async def timed(message: Message) -> None:
+      async with asyncio.timeout(self._limits.write_seconds):
+        await send(message)
+
+    return timed
+
+
+def _is_in(path: str, places: Sequence[str]) -> bool:
+  return any(
+    path.startswith(place)
+    if place.endswith("/") and place != "/"
+    else path == place
+    for place in places
+  )

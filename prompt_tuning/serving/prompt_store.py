@@ -1,0 +1,236 @@
+"""The prompts that are served: the files of a folder, by their names."""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import io
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import threading
+import time
+import zipfile
+
+from absl import logging
+import numpy as np
+
+from prompt_tuning import prompt_files
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.interop import peft_adapters
+from prompt_tuning.serving.engine import Engine
+from prompt_tuning.serving.requests import Prompt
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SUFFIXES = (".safetensors", ".npy")
+# Of one file of an adapter, unpacked.
+_MAX_UNPACKED = 64 * 2**20
+# Between looks at what others wrote into the folder.
+_REFRESH_SECONDS = 1.0
+
+
+class UnknownPromptError(KeyError):
+  """There is no prompt of that name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+  prompt: Prompt | None  # None: the file is none of ours, and was told of.
+  path: pathlib.Path
+  stamp: tuple[int, int]
+
+
+class PromptStore:
+  """The prompts of a folder, which others may write to as well.
+
+  What a file holds is in memory; a file that changes is read again. Any thread
+  may call.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str], engine: Engine, base: str):
+    """Reads the folder, which is made if it is not there.
+
+    Args:
+      folder: Its files NAME.safetensors and NAME.npy are the prompts.
+      engine: What answers with them.
+      base: The name of the model alone, which no prompt may have.
+    """
+    self.folder = pathlib.Path(folder)
+    self.folder.mkdir(parents=True, exist_ok=True)
+    self._engine = engine
+    self._base = base
+    self._vocabulary = vocabulary_lib.sha256(engine.model.vocabulary)
+    self._lock = threading.RLock()
+    self._entries: dict[str, _Entry] = {}
+    self._refreshed = -float("inf")
+    self.refresh()
+
+  def refresh(self) -> None:
+    """Reads what is new in the folder, and forgets what is gone."""
+    with self._lock:
+      self._refreshed = time.monotonic()
+      found = {}
+      for path in sorted(self.folder.iterdir()):
+        if path.suffix not in _SUFFIXES or not _NAME.fullmatch(path.stem):
+          continue
+        with contextlib.suppress(FileNotFoundError):
+          stat = path.stat()
+          stamp = (stat.st_mtime_ns, stat.st_ino)
+          known = self._entries.get(path.stem)
+          if known is None or (known.path, known.stamp) != (path, stamp):
+            known = _Entry(self._read_or_tell(path), path, stamp)
+          found[path.stem] = known
+      self._entries = found
+
+  def all(self) -> list[Prompt]:
+    """Returns the prompts, by name."""
+    with self._lock:
+      self._refresh_if_late()
+      return [x.prompt for x in self._entries.values() if x.prompt is not None]
+
+  def get(self, name: str) -> Prompt:
+    """Returns a prompt.
+
+    Raises:
+      UnknownPromptError: if there is none of that name.
+    """
+    with self._lock:
+      self._refresh_if_late()
+      entry = self._entries.get(name)
+    if entry is None or entry.prompt is None:
+      raise UnknownPromptError(name)
+    return entry.prompt
+
+  def put(self, name: str, content: bytes) -> Prompt:
+    """Keeps a prompt, in the place of one that had its name.
+
+    Args:
+      name: Its name.
+      content: A `.safetensors` or `.npy` file, or a zip archive of a PEFT
+        adapter.
+
+    Raises:
+      ValueError: for what is no prompt of the model, or no name.
+    """
+    self.check_name(name)
+    with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
+      array, metadata = _parse(content, pathlib.Path(scratch))
+    prompt = self._checked(name, array, metadata)
+    with self._lock:
+      prompt_files.save_prompt(
+        self.folder / f"{name}.safetensors", array, metadata
+      )
+      (self.folder / f"{name}.npy").unlink(missing_ok=True)
+      self.refresh()
+    return prompt
+
+  def delete(self, name: str) -> None:
+    """Removes a prompt and its file.
+
+    Raises:
+      UnknownPromptError: if there is none of that name.
+    """
+    with self._lock:
+      self.get(name)
+      for suffix in _SUFFIXES:
+        (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+      self.refresh()
+
+  def check_name(self, name: str) -> None:
+    """Raises ValueError for what cannot be the name of a prompt."""
+    if not _NAME.fullmatch(name):
+      raise ValueError(
+        "Expected a name of at most 64 letters, digits, '.', '_' and '-', "
+        f"which begins with a letter or a digit, got {name[:80]!r}."
+      )
+    if name == self._base:
+      raise ValueError(f"{name} is the name of the model alone.")
+
+  def _refresh_if_late(self) -> None:
+    if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+      self.refresh()
+
+  def _read_or_tell(self, path: pathlib.Path) -> Prompt | None:
+    try:
+      self.check_name(path.stem)
+      return self._checked(path.stem, *prompt_files.load_prompt(path))
+    except (ValueError, OSError) as error:
+      logging.warning("%s is not served: %s", path, error)
+      return None
+
+  def _checked(
+    self,
+    name: str,
+    array: np.ndarray,
+    metadata: prompt_files.PromptMetadata | None,
+  ) -> Prompt:
+    """Returns a prompt that the model can be given."""
+    model = self._engine.model
+    width = model.config.emb_dim
+    if metadata is not None:
+      prompt_files.check_compatible(
+        metadata, model.fingerprint, self._vocabulary
+      )
+    if array.shape[1] != width:
+      raise ValueError(
+        f"Expected a prompt of width {width}, that of {self._base}, got "
+        f"{list(array.shape)}: it is that of another model."
+      )
+    prompt = Prompt(name, array, metadata)
+    self._engine.check_prompt(prompt)
+    return prompt
+
+
+def _parse(
+  content: bytes, scratch: pathlib.Path
+) -> tuple[np.ndarray, prompt_files.PromptMetadata | None]:
+  """Reads an upload, by what it begins with.
+
+  Raises:
+    ValueError: if it is none; the message does not name the scratch folder.
+  """
+  try:
+    if content.startswith(b"PK"):
+      for name, part in _adapter_files(content):
+        (scratch / name).write_bytes(part)
+      return peft_adapters.load_adapter(scratch)
+    is_numpy = content.startswith(np.lib.format.MAGIC_PREFIX)
+    path = scratch / f"prompt{'.npy' if is_numpy else '.safetensors'}"
+    path.write_bytes(content)
+    return prompt_files.load_prompt(path)
+  except ValueError as error:
+    message = str(error).replace(f"{scratch}{os.sep}", "")
+    raise ValueError(message.replace(str(scratch), "the upload")) from None
+
+
+def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
+  """Yields the files of an adapter in an archive, wherever they are in it."""
+  wanted = (peft_adapters.CONFIG, peft_adapters.WEIGHTS)
+  try:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+      for info in archive.infolist():
+        name = pathlib.PurePosixPath(info.filename).name
+        if name not in wanted:
+          continue
+        if info.file_size > _MAX_UNPACKED:
+          raise ValueError(
+            f"Expected a prompt, got {name} of {info.file_size} bytes."
+          )
+        with archive.open(info) as file:
+          yield name, file.read(_MAX_UNPACKED)
+  except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    raise ValueError(f"Expected a zip archive, got none: {error}.") from None
+
+
+def adapter_archive(prompt: Prompt) -> bytes:
+  """Returns a prompt as a zip archive of a PEFT adapter."""
+  buffer = io.BytesIO()
+  with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
+    folder = pathlib.Path(scratch) / "adapter"
+    peft_adapters.save_adapter(folder, prompt.array, prompt.metadata)
+    with zipfile.ZipFile(buffer, "w") as archive:
+      for path in sorted(folder.iterdir()):
+        archive.write(path, path.name)
+    shutil.rmtree(folder)
+  return buffer.getvalue()

@@ -1,0 +1,157 @@
+"""What the routes of a server share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import dataclasses
+import time
+from typing import Any
+
+from absl import logging
+
+from prompt_tuning.serving import errors
+from prompt_tuning.serving.engine import (
+  ClosedError,
+  Engine,
+  QueueFullError,
+)
+from prompt_tuning.serving.errors import ApiError
+from prompt_tuning.serving.gate import Limits
+from prompt_tuning.serving.metrics import Metrics
+from prompt_tuning.serving.prompt_store import PromptStore, UnknownPromptError
+from prompt_tuning.serving.requests import Prompt, Request, Ticket
+from prompt_tuning.serving.shapes import TooLongError
+
+# Between looks at whether a client is still there.
+_LOOK_SECONDS = 0.5
+
+
+@dataclasses.dataclass
+class Service:
+  """A model, its prompts, and how they are offered.
+
+  Attributes:
+    base: The name of the model alone.
+    engine: What answers.
+    store: The prompts.
+    metrics: What is counted.
+    limits: What clients may do.
+    started: When, in seconds since 1970.
+    is_stopping: Whether it is about to end: streams without an end, end.
+  """
+
+  base: str
+  engine: Engine
+  store: PromptStore
+  metrics: Metrics
+  limits: Limits = dataclasses.field(default_factory=Limits)
+  started: int = dataclasses.field(default_factory=lambda: int(time.time()))
+  is_stopping: bool = False
+
+  def prompt(self, model: str) -> Prompt | None:
+    """Returns the prompt that a request calls its model; None: none.
+
+    Raises:
+      ApiError: if there is none of that name.
+    """
+    if model == self.base:
+      return None
+    try:
+      return self.store.get(model)
+    except UnknownPromptError:
+      raise ApiError(
+        404,
+        f"There is no model {model[:80]!r}: see GET /v1/models.",
+        "model_not_found",
+        "model",
+      ) from None
+
+  def submit(self, requests: Sequence[Request], param: str) -> list[Ticket]:
+    """Hands requests to the engine.
+
+    Args:
+      requests: All of one request of HTTP.
+      param: The field to blame for one that is too long.
+
+    Raises:
+      ApiError: if it does not take them.
+    """
+    room = self.engine.settings.room
+    if len(requests) > room:
+      raise errors.invalid(
+        f"Expected at most {room} inputs, samples included, got "
+        f"{len(requests)}.",
+        param,
+      )
+    try:
+      return self.engine.submit(requests)
+    except TooLongError as error:
+      raise ApiError(
+        400, str(error), "context_length_exceeded", param
+      ) from None
+    except ValueError as error:
+      raise errors.invalid(str(error)) from None
+    except QueueFullError as error:
+      raise errors.busy(str(error)) from None
+    except ClosedError as error:
+      raise errors.busy(str(error), status=503, seconds=5) from None
+
+  async def results(
+    self,
+    tickets: Sequence[Ticket],
+    has_left: Callable[[], Awaitable[bool]],
+  ) -> list[Any]:
+    """Waits for answers.
+
+    Args:
+      tickets: Of `submit`. If they are not waited for, they are cancelled.
+      has_left: Whether nobody waits any more.
+
+    Raises:
+      ApiError: if there is no answer in time, or the engine failed.
+    """
+    waiting = asyncio.gather(
+      *(asyncio.wrap_future(ticket.future) for ticket in tickets)
+    )
+    deadline = time.monotonic() + self.limits.answer_seconds
+    try:
+      while not waiting.done():
+        await asyncio.wait([waiting], timeout=_LOOK_SECONDS)
+        if waiting.done():
+          break
+        if time.monotonic() > deadline:
+          raise self.late()
+        if await has_left():
+          raise ApiError(400, "The client left.", "client_left")
+      return list(waiting.result())
+    except ClosedError as error:
+      raise errors.busy(str(error), status=503, seconds=5) from None
+    finally:
+      waiting.cancel()
+      for ticket in tickets:
+        ticket.cancel()
+
+  def late(self) -> ApiError:
+    """Returns the error of an answer that takes too long."""
+    return ApiError(
+      503,
+      f"No answer within {self.limits.answer_seconds:g} seconds.",
+      "timeout",
+      headers={"Retry-After": "5"},
+    )
+
+  async def started_engine(self) -> AsyncIterator[None]:
+    """Runs the engine while an application does; for its lifespan."""
+    starting = asyncio.create_task(asyncio.to_thread(self._start))
+    try:
+      yield
+    finally:
+      self.is_stopping = True
+      await starting
+      await asyncio.to_thread(self.engine.close)
+
+  def _start(self) -> None:
+    try:
+      self.engine.start()
+    except Exception as error:  # /healthz tells.
+      self.engine.failure = error
+      logging.exception("The engine did not start.")
