@@ -59,9 +59,9 @@ def make(
   tokens = np.zeros((rows, shape.length), np.int32)
   lengths = np.zeros(rows, np.int32)
   prompts = [ticket.request.prompt for ticket in tickets]
-  for i, ticket in enumerate(tickets):
+  for i, (ticket, prompt) in enumerate(zip(tickets, prompts, strict=True)):
     ids = ticket.request.tokens
-    lengths[i] = prompts[i].length if prompts[i] else 0
+    lengths[i] = prompt.length if prompt else 0
     tokens[i, : lengths[i]] = PROMPT_TOKEN
     tokens[i, lengths[i] : lengths[i] + len(ids)] = ids
   slots = table.slots_of([*prompts, *[None] * (rows - len(prompts))])
@@ -123,7 +123,7 @@ class _Decoding:
     )
     self._state = state
     index, *arrays = jax.device_get(
-      (state.index, state.tokens, state.log_probs)
+      (state.decoded, state.tokens, state.log_probs)
       + ((state.top, state.top_log_probs) if self._sampling.wants_top else ())
     )
     for i, ticket in enumerate(self.tickets):

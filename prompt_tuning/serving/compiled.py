@@ -15,8 +15,8 @@ from prompt_tuning.serving.shapes import Shape, Shapes
 
 # (name, rows, length), and steps or labels and beams where they count.
 _Key = tuple[str | int, ...]
-# A function, and the shapes of what follows the parameters.
-_Program = tuple[Callable[..., Any], tuple[Any, ...]]
+# A function of jax.jit's, and the shapes of what follows the parameters.
+_Program = tuple[Any, tuple[Any, ...]]
 
 
 class Compiled:

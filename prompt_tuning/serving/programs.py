@@ -47,7 +47,7 @@ class State(NamedTuple):
   """A batch that is being decoded.
 
   Attributes:
-    index: int32 scalar, tokens decoded so far.
+    decoded: int32 scalar, tokens so far.
     token: [B, 1] The last of them.
     cache: The decoder's.
     tokens: [B, S] 0 behind the end.
@@ -57,7 +57,7 @@ class State(NamedTuple):
     ended: [B] Whether a row has its answer.
   """
 
-  index: jax.Array
+  decoded: jax.Array
   token: jax.Array
   cache: Any
   tokens: jax.Array
@@ -139,7 +139,7 @@ class Network:
     B = len(tokens)
     cache, attended = self._attend(params, encoded, tokens, steps)
     state = State(
-      index=jnp.int32(0),
+      decoded=jnp.int32(0),
       token=jnp.zeros((B, 1), jnp.int32),
       cache=cache,
       tokens=jnp.zeros((B, steps), jnp.int32),
@@ -177,7 +177,7 @@ class Network:
     def step(state: State) -> State:
       logits, cache = next_logits(state.token, state.cache)
       log_probs = jax.nn.log_softmax(logits)
-      token = _choose(logits, sampling, state.index)
+      token = _choose(logits, sampling, state.decoded)
       own = jnp.take_along_axis(log_probs, token[:, None], axis=1)
       top_log_probs, top = lax.cond(
         sampling.wants_top,
@@ -190,11 +190,11 @@ class Network:
       token = jnp.where(state.ended, 0, token)[:, None]
 
       def put(whole: jax.Array, column: jax.Array) -> jax.Array:
-        return lax.dynamic_update_slice_in_dim(whole, column, state.index, 1)
+        return lax.dynamic_update_slice_in_dim(whole, column, state.decoded, 1)
 
-      index = state.index + 1
+      decoded = state.decoded + 1
       return State(
-        index=index,
+        decoded=decoded,
         token=token,
         cache=cache,
         tokens=put(state.tokens, token),
@@ -203,11 +203,11 @@ class Network:
         top_log_probs=put(state.top_log_probs, top_log_probs[:, None]),
         ended=state.ended
         | (token[:, 0] == self._eos_id)
-        | (index >= sampling.limits),
+        | (decoded >= sampling.limits),
       )
 
     return lax.while_loop(
-      lambda state: (state.index < until) & ~jnp.all(state.ended), step, state
+      lambda state: (state.decoded < until) & ~jnp.all(state.ended), step, state
     )
 
   def search(
