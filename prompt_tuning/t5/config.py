@@ -28,6 +28,9 @@ class T5Config:
       everything beyond.
     remat: Whether the backward pass computes each layer's activations again
       instead of keeping them.
+    scan_layers: Whether the layers of a stack are one program that runs L
+      times, with their parameters stacked; see `t5.stack`. It takes the time
+      of one layer to compile.
   """
 
   vocab_size: int
@@ -45,3 +48,4 @@ class T5Config:
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128
   remat: bool = False
+  scan_layers: bool = False

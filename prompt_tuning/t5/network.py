@@ -1,8 +1,5 @@
 """T5 1.1: encoder, decoder, and the module that T5X's models drive."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -19,11 +16,10 @@ from prompt_tuning.t5.layers import (
   constrain,
   make_dropout,
 )
+from prompt_tuning.t5.stack import Prefix, apply_layers
 from prompt_tuning.types import Array
 
 _ACTIVATION_AXES = ("batch", "length", "embed")
-# Keys and values, [X, N * D] each, of one attention of one layer.
-Prefix = tuple[Array, Array] | None
 
 
 class EncoderLayer(nn.Module):
@@ -31,18 +27,15 @@ class EncoderLayer(nn.Module):
 
   config: T5Config
   injections: Injections
+  enable_dropout: bool
 
   @nn.compact
   def __call__(
-    self,
-    inputs: Array,
-    mask: Array,
-    bias: Array,
-    prefix: Prefix,
-    enable_dropout: bool,
-  ) -> Array:
-    """[B, T, H], [B, 1, T or 1, T], [1, N, T, T], prefix -> [B, T, H]"""
-    config = self.config
+    self, inputs: Array, prefixes: tuple[Prefix], mask: Array, bias: Array
+  ) -> tuple[Array, None]:
+    """[B, T, H], prefix, [B, 1, T or 1, T], [1, N, T, T] -> [B, T, H]"""
+    config, enable_dropout = self.config, self.enable_dropout
+    (prefix,) = prefixes
     dropout = make_dropout(config, enable_dropout)
     normed = RMSNorm(config, name="pre_attention_layer_norm")(inputs)
     attention = Attention(config, self.injections, name="attention")
@@ -54,7 +47,7 @@ class EncoderLayer(nn.Module):
     normed = RMSNorm(config, name="pre_mlp_layer_norm")(hidden)
     mlp = Mlp(config, self.injections, name="mlp")
     hidden += dropout(mlp(normed, enable_dropout))
-    return constrain(hidden, _ACTIVATION_AXES)
+    return constrain(hidden, _ACTIVATION_AXES), None
 
 
 class DecoderLayer(nn.Module):
@@ -62,37 +55,36 @@ class DecoderLayer(nn.Module):
 
   config: T5Config
   injections: Injections
+  enable_dropout: bool
 
   @nn.compact
   def __call__(
     self,
     inputs: Array,
+    prefixes: tuple[Prefix, Prefix],
     encoded: Array,
     mask: Array,
     encoder_decoder_mask: Array,
     bias: Array,
-    prefix: Prefix,
-    encoder_decoder_prefix: Prefix,
     cache_index: Array | None,
-    enable_dropout: bool,
-  ) -> Array:
+  ) -> tuple[Array, None]:
     """Computes one layer.
 
     Args:
       inputs: [B, S, H]
+      prefixes: As in `Attention`, of the self-attention and of the other.
       encoded: [B, T, H] The encoder's output.
       mask: [B, 1, S, K], where K is S or the length of the cache.
       encoder_decoder_mask: [B, 1, S or 1, T]
       bias: [1, N, S, K]
-      prefix: As in `Attention`, of the self-attention.
-      encoder_decoder_prefix: The same of the other attention.
       cache_index: As in `Attention`.
-      enable_dropout: Whether to drop activations.
 
     Returns:
-      [B, S, H]
+      [B, S, H], and nothing to collect from each layer.
     """
     config, injections = self.config, self.injections
+    enable_dropout = self.enable_dropout
+    prefix, encoder_decoder_prefix = prefixes
     dropout = make_dropout(config, enable_dropout)
     normed = RMSNorm(config, name="pre_self_attention_layer_norm")(inputs)
     attention = Attention(config, injections, name="self_attention")
@@ -115,7 +107,7 @@ class DecoderLayer(nn.Module):
     normed = RMSNorm(config, name="pre_mlp_layer_norm")(hidden)
     mlp = Mlp(config, injections, name="mlp")
     hidden += dropout(mlp(normed, enable_dropout))
-    return constrain(hidden, _ACTIVATION_AXES)
+    return constrain(hidden, _ACTIVATION_AXES), None
 
 
 class Encoder(nn.Module):
@@ -159,12 +151,16 @@ class Encoder(nn.Module):
     )
     dropout = make_dropout(config, enable_dropout)
     hidden = constrain(dropout(embedded), _ACTIVATION_AXES)
-    prefixes = _prefixes(self, "attention_prefix", config.num_encoder_layers)
-    layer = _rematerialised(EncoderLayer, config, static_argnums=(5,))
-    for i, prefix in enumerate(prefixes):
-      hidden = layer(config, injections, name=f"layers_{i}")(
-        hidden, mask, bias, prefix, enable_dropout
-      )
+    hidden = apply_layers(
+      EncoderLayer,
+      self,
+      config.num_encoder_layers,
+      ("attention_prefix",),
+      hidden,
+      mask,
+      bias,
+      enable_dropout=enable_dropout,
+    )
     hidden = dropout(RMSNorm(config, name="encoder_norm")(hidden))
     visible = masks.prepend_visible(tokens > 0, prompt_length)
     return jnp.where(visible[..., None], hidden, 0)
@@ -226,24 +222,19 @@ class Decoder(nn.Module):
     )
     dropout = make_dropout(config, enable_dropout)
     hidden = constrain(dropout(self.embedder(input_tokens)), _ACTIVATION_AXES)
-    number = config.num_decoder_layers
-    prefixes = zip(
-      _prefixes(self, "self_attention_prefix", number),
-      _prefixes(self, "encoder_decoder_attention_prefix", number),
-      strict=True,
+    hidden = apply_layers(
+      DecoderLayer,
+      self,
+      config.num_decoder_layers,
+      ("self_attention_prefix", "encoder_decoder_attention_prefix"),
+      hidden,
+      encoded,
+      mask,
+      encoder_decoder_mask,
+      bias,
+      cache_index,
+      enable_dropout=enable_dropout,
     )
-    layer = _rematerialised(DecoderLayer, config, static_argnums=(9,))
-    for i, both in enumerate(prefixes):
-      hidden = layer(config, injections, name=f"layers_{i}")(
-        hidden,
-        encoded,
-        mask,
-        encoder_decoder_mask,
-        bias,
-        *both,
-        cache_index,
-        enable_dropout,
-      )
     hidden = dropout(RMSNorm(config, name="decoder_norm")(hidden))
     if config.logits_via_embedding:
       logits = self.embedder.attend(hidden)
@@ -399,23 +390,3 @@ class Transformer(nn.Module):
       decode,
       max_decode_length,
     )
-
-
-def _prefixes(
-  stack: Encoder | Decoder, name: str, num_layers: int
-) -> Sequence[Prefix]:
-  """Makes the keys and values in front of one attention of every layer."""
-  config, injections = stack.config, stack.injections
-  if prefix := injections.build(injections.prefix, stack, name):
-    return prefix(
-      num_layers, config.emb_dim, config.num_heads * config.head_dim
-    )
-  return [None] * num_layers
-
-
-def _rematerialised(
-  layer: Callable[..., Any], config: T5Config, static_argnums: tuple[int, ...]
-) -> Callable[..., Any]:
-  if not config.remat:
-    return layer
-  return nn.remat(layer, static_argnums=static_argnums)

@@ -1,0 +1,113 @@
+"""Layers one after the other: unrolled, or one program for all of them.
+
+Where layers are scanned, the parameters of all are stacked, [L, ...], under the
+one name `layers`; checkpoints hold them apart, as `layers_0` and on. XLA then
+compiles one layer, whatever L is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+from flax.linen import partitioning
+import jax
+import jax.numpy as jnp
+
+from prompt_tuning.injections import Injections
+from prompt_tuning.t5.config import T5Config
+from prompt_tuning.types import Array
+
+# Keys and values, [X, N * D] each, of one attention of one layer.
+Prefix = tuple[Array, Array] | None
+
+SCANNED = "layers"
+# Decoding wants the batch as the first axis of what is cached.
+_VARIABLE_AXES = {"params": 0, "cache": 1}
+
+
+def apply_layers(
+  make_layer: Callable[..., Any],
+  owner: nn.Module,
+  num_layers: int,
+  prefix_names: Sequence[str],
+  hidden: Array,
+  *shared: Any,
+  enable_dropout: bool,
+) -> Array:
+  """Applies the layers of a stack, inside its compact method.
+
+  Args:
+    make_layer: A module class with the fields `config`, `injections` and
+      `enable_dropout`, whose `(hidden, prefixes, *shared)` returns `(hidden,
+      None)`.
+    owner: The encoder or decoder, which has the first two.
+    num_layers: L.
+    prefix_names: Of the prefixes of the attentions of a layer.
+    hidden: [B, T, H]
+    *shared: What every layer is given.
+    enable_dropout: Whether to drop activations.
+
+  Returns:
+    [B, T, H]
+  """
+  config, injections = owner.config, owner.injections
+  fields = {
+    "config": config,
+    "injections": injections,
+    "enable_dropout": enable_dropout,
+  }
+  # One tuple of prefixes a layer.
+  prefixes = [
+    _prefixes(owner, name, config, injections, num_layers)
+    for name in prefix_names
+  ]
+  by_layer = list(zip(*prefixes, strict=True))
+  if config.remat:
+    # Within a scan nothing can be shared with the forward pass by mistake.
+    make_layer = nn.remat(make_layer, prevent_cse=not config.scan_layers)
+  if not config.scan_layers:
+    for i, of_layer in enumerate(by_layer):
+      layer = make_layer(**fields, name=f"{SCANNED}_{i}")
+      hidden, _ = layer(hidden, of_layer, *shared)
+    return hidden
+  _refuse_single_layers(injections)
+  scanned = partitioning.scan_with_axes(
+    make_layer,
+    variable_axes=_VARIABLE_AXES,
+    split_rngs={"params": True, "dropout": True},
+    in_axes=(0, *(nn.broadcast for _ in shared)),
+    length=num_layers,
+    axis_name=SCANNED,
+  )
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *by_layer)
+  return scanned(**fields, name=SCANNED)(hidden, stacked, *shared)[0]
+
+
+def _prefixes(
+  owner: nn.Module,
+  name: str,
+  config: T5Config,
+  injections: Injections,
+  num_layers: int,
+) -> Sequence[Prefix]:
+  """Makes the keys and values in front of one attention of every layer."""
+  if prefix := injections.build(injections.prefix, owner, name):
+    return prefix(
+      num_layers, config.emb_dim, config.num_heads * config.head_dim
+    )
+  return [None] * num_layers
+
+
+def _refuse_single_layers(injections: Injections) -> None:
+  """Refuses targets that tell layers apart.
+
+  Raises:
+    ValueError: if there are some.
+  """
+  for place in injections.used:
+    targets = getattr(injections, f"{place}_targets", "")
+    if f"{SCANNED}_" in targets:
+      raise ValueError(
+        f"Expected {place}_targets that mean all layers alike, as they are "
+        f"scanned, got {targets!r}. Bind network.T5Config.scan_layers = False."
+      )
