@@ -109,7 +109,7 @@ class Adafactor(optimizers.OptimizerDef):
       stages.append(optax.ema(self.beta1, debias=False))
     if self.weight_decay_rate is not None:
       stages.append(optax.add_decayed_weights(self.weight_decay_rate))
-    return optax.chain(*stages, optax.scale(-1.0))
+    return optimizers.by_layer(optax.chain(*stages, optax.scale(-1.0)))
 
 
 def _matrices_only() -> optax.GradientTransformation:

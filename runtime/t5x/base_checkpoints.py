@@ -5,14 +5,14 @@ T5X's Orbax, and ours  `formats.orbax`
 a run of ours          `formats.run`
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
 import dataclasses
 import functools
 import hashlib
 import os
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 from flax import traverse_util
@@ -21,11 +21,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 import ml_dtypes
 import numpy as np
 
-from t5x import digests
-from t5x.formats import orbax, run, stored_arrays, t5x_v3
+from t5x import digests, stacking
+from t5x.formats import orbax, run, scanned, stored_arrays, t5x_v3
 from t5x.formats.stored_arrays import StoredArray
 from t5x.train_state import Params
 
+_T = TypeVar("_T")
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # Values of each axis that a fingerprint looks at.
 _FINGERPRINT_BLOCK = 16
@@ -91,7 +92,7 @@ def fingerprint(params: Params) -> str:
   """
   flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
   blocks = {
-    name: array[_corner(array.shape)]
+    name: array[_corner_in_memory(name, array.shape)]
     for name, array in flat.items()
     if not isinstance(array, jax.Array)
   }
@@ -101,14 +102,27 @@ def fingerprint(params: Params) -> str:
     blocks |= jax.device_get(
       jax.jit(
         lambda arrays: {
-          name: array[_corner(array.shape)] for name, array in arrays.items()
+          name: array[_corner_in_memory(name, array.shape)]
+          for name, array in arrays.items()
         },
         out_shardings=NamedSharding(some.mesh, PartitionSpec())
         if isinstance(some, NamedSharding)
         else None,
       )(on_devices)
     )
-  return _digest({k: v.shape for k, v in flat.items()}, blocks)
+  shapes = stacking.shapes_apart(
+    {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
+  )
+  return _digest(
+    {name: x.shape for name, x in shapes.items()}, stacking.take_apart(blocks)
+  )
+
+
+def _corner_in_memory(name: str, shape: tuple[int, ...]) -> stored_arrays.Index:
+  """Returns the index of the corner, of every layer where they are stacked."""
+  if stacking.is_stacked(name):
+    return (slice(None), *_corner(shape[1:]))
+  return _corner(shape)
 
 
 def _corner_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -145,10 +159,11 @@ def save_base_checkpoint(
   Returns:
     The path of the checkpoint.
   """
+  apart = stacking.take_apart(traverse_util.flatten_dict(params, sep="/"))
   return orbax.write_checkpoint(
     directory,
     step,
-    params,
+    traverse_util.unflatten_dict(apart, sep="/"),
     {**metadata, "fingerprint": fingerprint(params)},
   )
 
@@ -183,16 +198,13 @@ class BaseCheckpoint:
     """Identity of the weights, the same in every format."""
     if "fingerprint" in self.metadata:
       return self.metadata["fingerprint"]
-    others = {
-      name: array for name, array in self.arrays.items() if not _in_orbax(array)
-    }
-    with futures.ThreadPoolExecutor(_READERS) as pool:
-      corners = pool.map(lambda x: x.open()(_corner(x.shape)), others.values())
-      return _digest(
-        {name: array.shape for name, array in self.arrays.items()},
-        dict(zip(others, corners, strict=True))
-        | orbax.read_corners(self.arrays, _corner_shape),
-      )
+    corners = _map_readers(
+      self.arrays, lambda name, read: read(_corner(self.arrays[name].shape))
+    )
+    return _digest(
+      {name: array.shape for name, array in self.arrays.items()},
+      corners | orbax.read_corners(self.arrays, _corner_shape),
+    )
 
   def read(
     self, targets: Mapping[str, jax.ShapeDtypeStruct]
@@ -209,30 +221,55 @@ class BaseCheckpoint:
       ValueError: if a part is missing.
     """
     wanted = {name: self.arrays[name] for name in targets}
-    others = [name for name, x in wanted.items() if not _in_orbax(x)]
-    with futures.ThreadPoolExecutor(_READERS) as pool:
-      read = pool.map(
-        lambda name: _read_shards(wanted[name], targets[name]), others
-      )
-      arrays = dict(zip(others, read, strict=True))
+    arrays = _map_readers(
+      wanted,
+      lambda name, read: _read_shards(read, wanted[name].shape, targets[name]),
+    )
     return arrays | orbax.read_sharded(wanted, targets)
 
 
-def _in_orbax(array: StoredArray) -> bool:
-  """Whether Orbax reads it, which calls for all processes at once."""
-  return isinstance(array, orbax.OrbaxArray)
+def _map_readers(
+  arrays: Mapping[str, StoredArray],
+  fn: Callable[[str, stored_arrays.Reader], _T],
+) -> dict[str, _T]:
+  """Applies a function to what reads each array, save what Orbax reads."""
+  alone, stacks = [], {}
+  for name, array in arrays.items():
+    if isinstance(array, scanned.Layer):
+      stacks.setdefault(id(array.stack), []).append((name, array))
+    elif not isinstance(array, orbax.OrbaxArray):
+      alone.append(name)
+
+  def of_stack(layers: list[tuple[str, scanned.Layer]]) -> dict[str, _T]:
+    reader_of = layers[0][1].stack.open()
+    return {name: fn(name, reader_of(x.index)) for name, x in layers}
+
+  with futures.ThreadPoolExecutor(_READERS) as pool:
+    results = pool.map(lambda name: fn(name, arrays[name].open()), alone)
+    read = dict(zip(alone, results, strict=True))
+    by_orbax, others = [], []
+    for layers in stacks.values():
+      is_orbax = isinstance(layers[0][1].stack.array, orbax.OrbaxArray)
+      (by_orbax if is_orbax else others).append(layers)
+    # Orbax calls for all processes at once, in one order.
+    for found in (*pool.map(of_stack, others), *map(of_stack, by_orbax)):
+      read |= found
+  return read
 
 
-def _read_shards(array: StoredArray, target: jax.ShapeDtypeStruct) -> jax.Array:
+def _read_shards(
+  read: stored_arrays.Reader,
+  shape: tuple[int, ...],
+  target: jax.ShapeDtypeStruct,
+) -> jax.Array:
   """Reads this host's shards, each once."""
-  read = array.open()
   shards: dict[Any, np.ndarray] = {}
 
   def shard(index: stored_arrays.Index | None) -> np.ndarray:
     assert index is not None, "this host has shards"
     index = tuple(
       slice(*part.indices(size)[:2])
-      for part, size in zip(index, array.shape, strict=True)
+      for part, size in zip(index, shape, strict=True)
     )
     key = tuple((part.start, part.stop) for part in index)
     if key not in shards:
@@ -240,7 +277,7 @@ def _read_shards(array: StoredArray, target: jax.ShapeDtypeStruct) -> jax.Array:
     return shards[key]
 
   assert target.sharding is not None, "read() is told where to put it"
-  return jax.make_array_from_callback(array.shape, target.sharding, shard)
+  return jax.make_array_from_callback(shape, target.sharding, shard)
 
 
 def open_checkpoint(path: str) -> BaseCheckpoint:
@@ -262,8 +299,10 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   if run.is_checkpoint(found):
     return BaseCheckpoint(path, *run.open_checkpoint(found, open_checkpoint))
   if t5x_v3.is_checkpoint(found):
-    return BaseCheckpoint(path, *t5x_v3.open_checkpoint(found))
-  return BaseCheckpoint(path, *orbax.open_checkpoint(found))
+    step, arrays = t5x_v3.open_checkpoint(found)
+    return BaseCheckpoint(path, step, scanned.take_apart(arrays))
+  step, arrays, metadata = orbax.open_checkpoint(found)
+  return BaseCheckpoint(path, step, scanned.take_apart(arrays), metadata)
 
 
 @functools.lru_cache(maxsize=64)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t5x import checkpoint_folder, digests, multihost
+from t5x import checkpoint_folder, digests, multihost, stacking
 from t5x import metrics as metrics_lib
 from t5x.base_checkpoints import (
   BaseCheckpoint,
@@ -120,6 +120,7 @@ class Checkpointer:
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
       for name, leaf in _flat(train_state).items()
     }
+    self._shapes_on_disk = stacking.shapes_apart(self._shapes)
     self._folder = checkpoint_folder.CheckpointFolder(
       pathlib.Path(checkpoints_dir).resolve()
     )
@@ -193,7 +194,7 @@ class Checkpointer:
       self._writer.save(
         path,
         args=_RunItems(
-          state=ocp.args.PyTreeSave(_flat(train_state)),
+          state=ocp.args.PyTreeSave(stacking.take_apart(_flat(train_state))),
           run=ocp.args.JsonSave(run_info),
         ),
       )
@@ -262,8 +263,8 @@ class Checkpointer:
     shapes = {name: tuple(leaf.shape) for name, leaf in found.items()}
     wrong = [
       f"{name}: expected {expected}, got {got}"
-      for name in sorted(self._shapes.keys() | shapes.keys())
-      if (expected := getattr(self._shapes.get(name), "shape", None))
+      for name in sorted(self._shapes_on_disk.keys() | shapes.keys())
+      if (expected := getattr(self._shapes_on_disk.get(name), "shape", None))
       != (got := shapes.get(name))
     ]
     if wrong:
@@ -272,12 +273,13 @@ class Checkpointer:
         "MODEL_DIR."
       )
     axes = _flat(train_state_axes)
-    restored = orbax.restore(
-      str(path / orbax.ITEM),
-      {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=axes[name])
-        for name, leaf in self._shapes.items()
-      },
+    targets = {
+      name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=axes[name])
+      for name, leaf in self._shapes.items()
+    }
+    restored = stacking.put_together(
+      orbax.restore(str(path / orbax.ITEM), stacking.shapes_apart(targets)),
+      targets,
     )
     state = train_state_axes.replace(frozen={})
     return (

@@ -1,6 +1,7 @@
 """How a run's state begins: from initialisers, a base checkpoint, or both."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any
 
 from absl import logging
@@ -9,7 +10,7 @@ from flax.linen import partitioning as flax_partitioning
 import jax
 import numpy as np
 
-from t5x import checkpoints
+from t5x import checkpoints, stacking
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
 from t5x.utils import RestoreCheckpointConfig
@@ -110,7 +111,7 @@ class TrainStateInitializer:
     base = checkpoints.open_checkpoint(cfg.path)
     sources = {
       name: source
-      for name in self.param_shapes
+      for name in self._shapes_on_disk
       if (source := cfg.source(name)) is not None
     }
     absent = self._absent(base, sources)
@@ -124,25 +125,7 @@ class TrainStateInitializer:
         raise ValueError(message)
       logging.warning(message)
       sources = {k: v for k, v in sources.items() if v in base.shapes}
-    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
-    trained = traverse_util.flatten_dict(
-      self.train_state_shapes.trainable, sep="/"
-    )
-
-    def dtype(name: str) -> Any:
-      if name in trained:  # Small updates would be lost in bfloat16.
-        return trained[name].dtype
-      return cfg.dtype or base.shapes[sources[name]].dtype
-
-    read = base.read(
-      {
-        source: jax.ShapeDtypeStruct(
-          self.param_shapes[name].shape, dtype(name), sharding=axes[name]
-        )
-        for name, source in sources.items()
-      }
-    )
-    params = {name: read[source] for name, source in sources.items()}
+    params = self._read(base, cfg, sources)
     if missing := [name for name in self.param_shapes if name not in params]:
       if not cfg.fallback_to_scratch or init_rng is None:
         raise ValueError(
@@ -152,6 +135,48 @@ class TrainStateInitializer:
       logging.info("From initialisers: %s.", ", ".join(missing))
       params |= self._initial(init_rng, missing)
     return self._state(params, base.step), base
+
+  @functools.cached_property
+  def _shapes_on_disk(self) -> dict[str, jax.ShapeDtypeStruct]:
+    return stacking.shapes_apart(self.param_shapes)
+
+  def _read(
+    self,
+    base: checkpoints.BaseCheckpoint,
+    cfg: RestoreCheckpointConfig,
+    sources: Mapping[str, str],
+  ) -> dict[str, jax.Array]:
+    """Reads those parameters whose every layer has a source."""
+    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
+    trained = traverse_util.flatten_dict(
+      self.train_state_shapes.trainable, sep="/"
+    )
+    targets, names = {}, []
+    for name, shape in self.param_shapes.items():
+      parts = list(stacking.shapes_apart({name: shape}))
+      if missing := [part for part in parts if part not in sources]:
+        if len(missing) < len(parts):
+          raise ValueError(
+            f"Expected a source for every layer of {name}, or for none, as "
+            f"its layers are scanned; {', '.join(missing[:3])} has none. Bind "
+            "network.T5Config.scan_layers = False."
+          )
+        continue
+      # What trains is float32: small updates would be lost in bfloat16.
+      dtype = (
+        trained[name].dtype
+        if name in trained
+        else cfg.dtype or base.shapes[sources[parts[0]]].dtype
+      )
+      targets[name] = jax.ShapeDtypeStruct(
+        shape.shape, dtype, sharding=axes[name]
+      )
+      names += parts
+    apart = stacking.shapes_apart(targets)
+    read = base.read({sources[name]: apart[name] for name in names})
+    return stacking.put_together(
+      {name: read.pop(sources[name]) for name in names}, targets
+    )
 
   def _absent(
     self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
@@ -165,15 +190,16 @@ class TrainStateInitializer:
     ] + [
       f"{name} of the checkpoint is not in the model"
       for name in base.shapes
-      if name not in self.param_shapes and name not in sources.values()
+      if name not in self._shapes_on_disk and name not in sources.values()
     ]
 
   def _wrong_shapes(
     self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
   ) -> list[str]:
+    expected = self._shapes_on_disk
     return [
       f"{name} has shape {base.shapes[source].shape}, expected {shape}"
       for name, source in sources.items()
       if source in base.shapes
-      and base.shapes[source].shape != (shape := self.param_shapes[name].shape)
+      and base.shapes[source].shape != (shape := expected[name].shape)
     ]

@@ -1,6 +1,6 @@
 """Optimizer definitions: optax, counted by the trainer's own step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import difflib
 from typing import Any
 
@@ -8,6 +8,8 @@ from flax import struct, traverse_util
 import jax
 import jax.numpy as jnp
 import optax
+
+from t5x import stacking
 
 Params = Mapping[str, Any]
 # The label of parameters that no traversal matches.
@@ -204,18 +206,80 @@ def map_state(
   values = traverse_util.flatten_dict(values)
 
   def value_of(path, leaf):
-    keys = tuple(
-      entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)
-    )
-    # optax nests the parameters' dictionaries in its own.
-    for start in range(len(keys)):
-      param_path = keys[start:]
-      if param_path in params:
-        same_shape = params[param_path].shape == leaf.shape
-        return values[param_path] if same_shape else other
-    return other
+    name = _parameter_of(path, params)
+    if name is None or params[name].shape != leaf.shape:
+      return other
+    return values[name]
 
   return jax.tree_util.tree_map_with_path(value_of, state)
+
+
+def _parameter_of(
+  path: Sequence[Any], params: Mapping[tuple[str, ...], Any]
+) -> tuple[str, ...] | None:
+  """Returns the name of the parameter that a leaf of a state belongs to."""
+  keys = tuple(
+    entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)
+  )
+  # optax nests the parameters' dictionaries in its own.
+  suffixes = (keys[start:] for start in range(len(keys)))
+  return next((name for name in suffixes if name in params), None)
+
+
+def by_layer(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Treats every layer of stacked parameters as a parameter of its own.
+
+  Args:
+    inner: What looks at all of a parameter, such as its root mean square, but
+      at no two together.
+
+  Returns:
+    A transformation whose state has stacked leaves for stacked parameters, and
+    is that of `inner` in all else.
+  """
+
+  def numbers_of_layers(params: Any) -> dict[tuple[str, ...], int]:
+    return {
+      name: len(leaf)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+      if stacking.is_stacked("/".join(name := tuple(x.key for x in path)))
+    }
+
+  def mapped(fn: Callable[..., Any], stacked, *arguments: Any) -> Any:
+    """Maps `fn` over the layers; stacks of a number of them at a time."""
+    if not stacked:
+      return fn(*arguments)
+    number = max(stacked.values())
+    now = {name for name, layers in stacked.items() if layers == number}
+    others = {k: v for k, v in stacked.items() if k not in now}
+
+    def axes(tree: Any) -> Any:
+      return jax.tree_util.tree_map_with_path(
+        lambda path, _: 0 if _parameter_of(path, dict.fromkeys(now)) else None,
+        tree,
+      )
+
+    def inside(*arguments):
+      return mapped(fn, others, *arguments)
+
+    in_axes = tuple(map(axes, arguments))
+    # Which axes a result has depends on its structure alone.
+    shapes = jax.eval_shape(
+      jax.vmap(inside, in_axes=in_axes, out_axes=0), *arguments
+    )
+    return jax.vmap(inside, in_axes=in_axes, out_axes=axes(shapes))(*arguments)
+
+  def init(params):
+    return mapped(inner.init, numbers_of_layers(params), params)
+
+  def update(updates, state, params=None):
+    return mapped(
+      inner.update, numbers_of_layers(updates), updates, state, params
+    )
+
+  return optax.GradientTransformation(init, update)
 
 
 def _to_float32(tree: Params) -> Params:

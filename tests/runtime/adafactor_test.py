@@ -184,8 +184,9 @@ def test_a_part_follows_from_what_an_axis_is():
     assert rules[axis] is part.COLUMN, axis
 
 
-def test_stacked_parameters_are_refused():
-  with pytest.raises(ValueError, match=r"layers/kernel of shape \(2, 3, 4\)"):
-    adafactor.Adafactor().init_state(
-      {"layers": {"kernel": jnp.ones((2, 3, 4))}}
-    )
+@pytest.mark.parametrize("name", ["heads", "layers"])
+def test_parameters_of_three_axes_are_refused(name):
+  """Those of scanned layers have one more, that of the layers."""
+  shape = (2, 3, 4) if name == "heads" else (5, 2, 3, 4)
+  with pytest.raises(ValueError, match=rf"{name}/kernel of shape \(2, 3, 4\)"):
+    adafactor.Adafactor().init_state({name: {"kernel": jnp.ones(shape)}})

@@ -1,0 +1,115 @@
+"""Scanned layers: `layers`, [L, ...], in memory; apart, `layers_<i>`, on disk.
+
+Names are paths, "encoder/layers/mlp/wo/kernel" for one. What has no part
+`layers` in its path is the same on both sides.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+SCANNED = "layers"
+
+
+def is_stacked(name: str) -> bool:
+  """Whether a name is that of something stacked."""
+  return SCANNED in name.split("/")
+
+
+def names_apart(name: str, num_layers: int) -> list[str]:
+  """Returns the name of each layer's part of something stacked."""
+  return [
+    "/".join(
+      f"{SCANNED}_{i}" if part == SCANNED else part for part in name.split("/")
+    )
+    for i in range(num_layers)
+  ]
+
+
+def shapes_apart(
+  shapes: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns names and shapes, with shardings if they have some, on disk."""
+  apart = {}
+  for name, stacked in shapes.items():
+    if not is_stacked(name):
+      apart[name] = stacked
+      continue
+    sharding = stacked.sharding
+    if isinstance(sharding, NamedSharding):
+      sharding = NamedSharding(
+        sharding.mesh, PartitionSpec(*tuple(sharding.spec)[1:])
+      )
+    one = jax.ShapeDtypeStruct(
+      stacked.shape[1:], stacked.dtype, sharding=sharding
+    )
+    apart |= dict.fromkeys(names_apart(name, stacked.shape[0]), one)
+  return apart
+
+
+def take_apart(arrays: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a checkpoint holds of some arrays.
+
+  Args:
+    arrays: Name in memory -> numpy or JAX array.
+
+  Returns:
+    Name on disk -> array, of the same kind.
+  """
+  apart = {}
+  for name, array in arrays.items():
+    if not is_stacked(name):
+      apart[name] = array
+    else:
+      names = names_apart(name, len(array))
+      parts = _parts(array) if isinstance(array, jax.Array) else list(array)
+      apart |= dict(zip(names, parts, strict=True))
+  return apart
+
+
+def put_together(
+  apart: Mapping[str, jax.Array], targets: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+  """Undoes `take_apart`; beside the parts, one stack at a time is in memory.
+
+  Args:
+    apart: Name on disk -> array, on devices.
+    targets: Name in memory -> shape and sharding.
+
+  Returns:
+    Name in memory -> array.
+  """
+  apart = dict(apart)
+  together = {}
+  for name, target in targets.items():
+    if is_stacked(name):
+      parts = [apart.pop(x) for x in names_apart(name, target.shape[0])]
+      together[name] = _stacker(target.sharding)(parts)
+    else:
+      together[name] = apart.pop(name)
+  return together
+
+
+def _parts(array: jax.Array) -> Sequence[jax.Array]:
+  target = jax.ShapeDtypeStruct(
+    array.shape, array.dtype, sharding=array.sharding
+  )
+  one = next(iter(shapes_apart({SCANNED: target}).values()))
+  sharding = one.sharding if isinstance(one.sharding, NamedSharding) else None
+  return _splitter(len(array), sharding)(array)
+
+
+@functools.lru_cache(maxsize=256)
+def _splitter(num_layers: int, sharding: Any) -> Callable[..., Any]:
+  return jax.jit(
+    lambda array: [array[i] for i in range(num_layers)], out_shardings=sharding
+  )
+
+
+@functools.lru_cache(maxsize=256)
+def _stacker(sharding: Any) -> Callable[..., jax.Array]:
+  return jax.jit(lambda parts: jnp.stack(parts), out_shardings=sharding)
