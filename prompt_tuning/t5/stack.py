@@ -22,7 +22,7 @@ Prefix = tuple[Array, Array] | None
 
 SCANNED = "layers"
 # Decoding wants the batch as the first axis of what is cached.
-_VARIABLE_AXES = {"params": 0, "cache": 1}
+_VARIABLE_AXES: Any = {"params": 0, "cache": 1, "attended": 1}
 
 
 def apply_layers(
@@ -71,11 +71,12 @@ def apply_layers(
       hidden, _ = layer(hidden, of_layer, *shared)
     return hidden
   _refuse_single_layers(injections)
+  in_axes: Any = (0, *(nn.broadcast for _ in shared))
   scanned = partitioning.scan_with_axes(
     make_layer,
     variable_axes=_VARIABLE_AXES,
     split_rngs={"params": True, "dropout": True},
-    in_axes=(0, *(nn.broadcast for _ in shared)),
+    in_axes=in_axes,
     length=num_layers,
     axis_name=SCANNED,
   )

@@ -48,7 +48,9 @@ class TrainStateInitializer:
     variables = jax.eval_shape(
       lambda rng: init_fn(rng, input_shapes, input_types), jax.random.key(0)
     )
-    self.param_shapes = traverse_util.flatten_dict(variables["params"], sep="/")
+    self.param_shapes: dict[str, Any] = traverse_util.flatten_dict(
+      variables["params"], sep="/"
+    )
     self._param_axes = partitioner.shardings_of(
       flax_partitioning.get_axis_names(variables["params_axes"])
     )

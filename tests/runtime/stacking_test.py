@@ -22,8 +22,8 @@ from t5x import (
 )
 
 SIZES = {
-  "num_encoder_layers": 3,
-  "num_decoder_layers": 2,
+  "num_encoder_layers": 2,
+  "num_decoder_layers": 1,
   "dropout_rate": 0.0,
 }
 STEPS = 20
@@ -157,6 +157,20 @@ def test_run_goes_on_in_the_other_form_and_takes_the_same_steps(
   _assert_equal(scanned.changed(), unrolled.changed(), atol=0)
 
 
+def test_beams_are_those_of_unrolled_layers(base, tmp_path):
+  decoded = []
+  for scan_layers in (False, True):
+    run = _Run("model", scan_layers, tmp_path)
+    run.begin(base)
+    predict = functools.partial(
+      run.model.predict_batch_with_aux, num_decodes=2, return_all_decodes=True
+    )
+    decoded.append(jax.jit(predict)(run.state.params, next(_batches())))
+  (unrolled, scores), (scanned, same_scores) = decoded
+  np.testing.assert_array_equal(unrolled, scanned)
+  np.testing.assert_allclose(scores["scores"], same_scores["scores"], atol=1e-4)
+
+
 def test_base_model_is_written_apart(base, tmp_path):
   scanned = _Run("model", True, tmp_path)
   scanned.begin(base)
@@ -219,7 +233,7 @@ def test_shards_of_a_scanned_checkpoint_are_parts_of_heads(base, tmp_path):
   t5x_folders.write_v3(tmp_path, 7, _as_t5x_scans(base), "gfile")
   scanned, apart = map(checkpoints.open_checkpoint, (str(tmp_path), base))
   for kernel in ("query", "out"):
-    name = f"encoder/layers_2/attention/{kernel}/kernel"
+    name = f"encoder/layers_1/attention/{kernel}/kernel"
     index = (slice(3, 13), slice(5, 7))
     np.testing.assert_array_equal(
       scanned.arrays[name].open()(index), apart.arrays[name].open()(index)

@@ -51,8 +51,8 @@ class Stack:
     def blocks(*bounds: tuple[int, int]) -> np.ndarray:
       """[L, ...]: the part of every layer within these bounds."""
       index = [slice(*pair) for pair in bounds]
-      within = None
-      if (axis := self.joined) is not None:
+      axis, within = self.joined, None
+      if axis is not None:
         width = self._head_width
         start, stop = bounds[axis]
         heads = slice(start // width, -(-stop // width))
@@ -61,11 +61,11 @@ class Stack:
         index[axis : axis + 1] = [heads, slice(0, width)]
       index.insert(_AXIS, slice(None))
       block = np.moveaxis(np.asarray(read(tuple(index))), _AXIS, 0)
-      if within is None:
+      if axis is None:
         return block
       before, after = block.shape[: axis + 1], block.shape[axis + 3 :]
-      block = block.reshape(*before, -1, *after)
-      return block[(*(slice(None) for _ in before), within)]
+      joined = block.reshape(*before, -1, *after)
+      return joined[(*(slice(None) for _ in before), within)]
 
     def of_layer(layer: int) -> stored_arrays.Reader:
       def read_layer(index: stored_arrays.Index) -> np.ndarray:
