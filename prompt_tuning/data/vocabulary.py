@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 from typing import Any, cast
 
+from google.protobuf import message
 import seqio
 import tensorflow as tf
 
@@ -63,8 +64,32 @@ class ModelVocabulary:
 MODEL_VOCABULARY = cast(seqio.Vocabulary, ModelVocabulary())
 
 
+def check(vocabulary: seqio.Vocabulary) -> None:
+  """Reads a SentencePiece vocabulary's file, which seqio does when it is used.
+
+  Raises:
+    ValueError: if there is none, or it is no SentencePiece model.
+  """
+  if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+    return
+  try:
+    vocabulary.vocab_size  # noqa: B018
+  except (RuntimeError, message.DecodeError, tf.errors.OpError) as error:
+    path = vocabulary.sentencepiece_model_file
+    got = f"what is none ({error})" if tf.io.gfile.exists(path) else "nothing"
+    raise ValueError(
+      f"Expected a SentencePiece model at {path}, got {got}. Give the one that "
+      "belongs to the model; T5's: python scripts/import_t5_small.py"
+    ) from error
+
+
 def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
-  """Returns a vocabulary, and lets tasks that are given none take it."""
+  """Returns a vocabulary, and lets tasks that are given none take it.
+
+  Raises:
+    ValueError: if it is a SentencePiece file that cannot be read.
+  """
+  check(vocabulary)
   MODEL_VOCABULARY.in_use = vocabulary
   return vocabulary
 
@@ -90,7 +115,7 @@ def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
     extra_ids: Sentinels after its pieces.
 
   Raises:
-    ValueError: if there is no such file.
+    ValueError: if there is no such file, or it is none.
   """
   if not tf.io.gfile.exists(path):
     raise ValueError(

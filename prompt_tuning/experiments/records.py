@@ -13,6 +13,8 @@ import math
 import pathlib
 from typing import Any
 
+from absl import logging
+
 from t5x import record_schema
 
 # Where a run writes and where its data lies: no settings.
@@ -162,16 +164,27 @@ def paths(results: pathlib.Path) -> list[pathlib.Path]:
 def load(results: pathlib.Path) -> list[Filed]:
   """Reads all records below a folder, by name.
 
+  One that says "running" is of a run that was killed, as records are filed when
+  runs are over: it is taken as interrupted, with a warning.
+
   Args:
     results: Holds a folder of records for each sheet.
 
   Raises:
     ValueError: if a file is no record.
   """
-  return [
-    Filed(path, parse(path.read_text(encoding="utf-8"), str(path)))
-    for path in paths(results)
-  ]
+  filed = []
+  for path in paths(results):
+    record = parse(path.read_text(encoding="utf-8"), str(path))
+    if record.status == "running":
+      logging.warning(
+        "%s says that its run is running, but nobody runs it here: it was "
+        "killed, and counts as interrupted.",
+        path,
+      )
+      record = record.model_copy(update={"status": "interrupted"})
+    filed.append(Filed(path, record))
+  return filed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import seqio
 
+from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.t5.config import T5Config
 from prompt_tuning.types import DType
@@ -98,11 +99,8 @@ def vocabulary_of(
     vocabulary = given
   else:
     path = str(given) if given is not None else _beside(base.path)
-    if not pathlib.Path(path).is_file():
-      raise ValueError(
-        f"Expected a SentencePiece model at {path}, got nothing."
-      )
     vocabulary = seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
+    vocabulary_lib.check(vocabulary)
   rows = base.shapes["token_embedder/embedding"].shape[0]
   if vocabulary.vocab_size > rows:
     raise ValueError(

@@ -17,6 +17,7 @@ from t5x import (
   partitioning,
   records,
   run_configuration,
+  run_lock,
   task_binding,
   truncation,
   utils,
@@ -209,14 +210,18 @@ def evaluate(
     Task -> metric -> value.
 
   Raises:
-    ValueError: for a wrong configuration.
+    ValueError: for a wrong configuration, or if another evaluation is writing
+      to the folder.
     events.CancelledError: if `should_stop` said so.
   """
   records.make_folder(output_dir, "EVAL_OUTPUT_DIR", "eval")
-  evaluator = InferenceEvaluator(
-    dataset_cfg, inference_evaluator_cls, model, partitioner, output_dir
-  )
-  with contextlib.closing(evaluator):
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(run_lock.RunLock(output_dir, "EVAL_OUTPUT_DIR"))
+    records.note_killed(output_dir)
+    evaluator = InferenceEvaluator(
+      dataset_cfg, inference_evaluator_cls, model, partitioner, output_dir
+    )
+    stack.callback(evaluator.close)
     initializer = initialization.TrainStateInitializer(
       None,
       model.get_initial_variables,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import pathlib
 from typing import Any
 
 from absl import logging
@@ -10,7 +11,7 @@ from flax.linen import partitioning as flax_partitioning
 import jax
 import numpy as np
 
-from t5x import checkpoints, stacking
+from t5x import checkpoints, run_lock, stacking
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
 from t5x.utils import RestoreCheckpointConfig
@@ -111,6 +112,7 @@ class TrainStateInitializer:
     if cfg.path is None:
       raise ValueError("Give INITIAL_CHECKPOINT_PATH: the base checkpoint.")
     base = checkpoints.open_checkpoint(cfg.path)
+    _note_trainer(base)
     sources = {
       name: source
       for name in self._shapes_on_disk
@@ -205,3 +207,16 @@ class TrainStateInitializer:
       if source in base.shapes
       and base.shapes[source].shape != (shape := expected[name].shape)
     ]
+
+
+def _note_trainer(base: checkpoints.BaseCheckpoint) -> None:
+  """Says so if the checkpoint is of a run that another process trains now."""
+  folder = pathlib.Path(checkpoints.find_checkpoint(base.path)).parent
+  if holder := run_lock.find_holder(str(folder)):
+    logging.warning(
+      "%s is being trained by %s. Its checkpoint of step %d is read; it will "
+      "have others, and may delete this one meanwhile.",
+      folder,
+      holder,
+      base.step,
+    )

@@ -150,8 +150,8 @@ class Record(Part):
     schema_version: 2.
     kind: The program that ran.
     status: "finished", "stopped" (by an action), "interrupted" (by a signal; it
-      can go on), "failed" (with an `error`), or "running": without a process,
-      it was killed.
+      can go on), "failed" (with an `error`), or "running": if it is not, it
+      was killed, which the next run in its folder notes as "interrupted".
     error: What ended a failed run.
     started: ISO 8601, in UTC.
     command: As it was started; empty if a program called the trainer.

@@ -162,6 +162,31 @@ def read(folder: str) -> dict[str, Any] | None:
   return None
 
 
+def note_killed(folder: str) -> None:
+  """Corrects the record of a run whose process was killed, if there is one.
+
+  That process could not, and "running" would be wrong for ever if this one did
+  not get to writing a record either.
+
+  Args:
+    folder: The run's. The caller holds its lock: nobody else runs there.
+  """
+  if jax.process_index() > 0:
+    return
+  fields = read(folder)
+  if fields is None or fields.get("status") != "running":
+    return
+  path = os.path.join(folder, "record.json")
+  fields["status"] = "interrupted"
+  safe_files.write(path, json.dumps(fields, indent=2, sort_keys=True) + "\n")
+  logging.warning(
+    "%s says that the run begun on %s is running, but its process is gone: it "
+    "was killed. The record now says interrupted.",
+    path,
+    fields.get("started"),
+  )
+
+
 def base_facts(base: checkpoints.BaseCheckpoint) -> dict[str, Any]:
   """Returns the identity of the base model."""
   return {

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+from typing import Any
 
 from absl import logging
 import filelock
@@ -39,8 +40,7 @@ class RunLock:
     """
     self._what = f"{name}={folder!r}"
     self._path = os.path.join(folder, f"{part}.lock")
-    # What filelock keeps in its own file says nothing of the time.
-    self._holder_path = os.path.join(folder, f"{part}.lock.json")
+    self._holder_path = _details(self._path)
     self._is_first = jax.process_index() == 0
     self._loss: str | None = None
     self._lease = filelock.SoftFileLease(
@@ -78,7 +78,7 @@ class RunLock:
     if self._loss is not None:
       raise RuntimeError(
         f"{self._what} was taken by another run while this one was suspended "
-        f"({self._loss}): {self._holder()}. This one stops here."
+        f"({self._loss}): {_name_holder(self._path)}. This one stops here."
       )
 
   def _take(self) -> str | None:
@@ -102,8 +102,8 @@ class RunLock:
         time.monotonic() > deadline
       ):
         return (
-          f"{self._what} is in use by another run: {self._holder()}. Stop it "
-          "first, or choose another folder."
+          f"{self._what} is in use by another run: {_name_holder(self._path)}. "
+          "Stop it first, or choose another folder."
         )
       if not waits:
         waits = True
@@ -111,7 +111,7 @@ class RunLock:
           "%s is locked by %s. Waiting to see whether it is alive, at most "
           "%.0f s.",
           self._what,
-          self._holder(),
+          _name_holder(self._path),
           LEASE_SECONDS,
         )
     holder = {
@@ -124,24 +124,63 @@ class RunLock:
     safe_files.write(self._holder_path, json.dumps(holder) + "\n")
     return None
 
-  def _holder(self) -> str:
-    """Names who holds the lock, as far as that can be read."""
-    owner = self._lease.owner
-    name = (
-      "an unknown process"
-      if owner is None
-      else f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
-    )
-    try:
-      with open(self._holder_path, encoding="utf-8") as file:
-        holder = json.load(file)
-      if owner is None or holder["pid"] == owner.pid:
-        return (
-          f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-      pass
-    return name
-
   def _note_loss(self, loss: filelock.LeaseCompromise) -> None:
     self._loss = loss.reason
+
+
+def find_holder(folder: str, part: str = "run") -> str | None:
+  """Names another process that holds a folder's lock and is alive.
+
+  Args:
+    folder: The folder.
+    part: Of it, as in `RunLock`.
+
+  Returns:
+    Which process, on which machine; None if there is none.
+  """
+  path = os.path.join(folder, f"{part}.lock")
+  try:
+    age = time.time() - os.stat(path).st_mtime
+  except OSError:
+    return None
+  owner = _owner(path)
+  if age > LEASE_SECONDS or owner is None or owner.pid == os.getpid():
+    return None
+  if owner.hostname.partition("?")[0] == socket.gethostname():
+    try:
+      os.kill(owner.pid, 0)
+    except ProcessLookupError:
+      return None
+    except PermissionError:
+      pass  # It is there, and somebody else's.
+  return _name_holder(path)
+
+
+def _owner(path: str) -> Any:
+  """What filelock wrote of a lock's holder, if that can be read."""
+  return filelock.SoftFileLease(path, lease_duration=LEASE_SECONDS).owner
+
+
+def _details(path: str) -> str:
+  """Where a lock's holder is named: filelock's own file says no time."""
+  return f"{path}.json"
+
+
+def _name_holder(path: str) -> str:
+  """Names who holds a lock, as far as that can be read."""
+  owner = _owner(path)
+  name = (
+    "an unknown process"
+    if owner is None
+    else f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
+  )
+  try:
+    with open(_details(path), encoding="utf-8") as file:
+      holder = json.load(file)
+    if owner is None or holder["pid"] == owner.pid:
+      return (
+        f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+      )
+  except (OSError, ValueError, KeyError, TypeError):
+    pass
+  return name

@@ -114,6 +114,7 @@ class Training:
     with contextlib.ExitStack() as stack:
       lock = run_lock.RunLock(self.model_dir, "MODEL_DIR")
       stack.enter_context(lock)
+      records.note_killed(self.model_dir)
       known = continuation.check(self.model_dir, self.configuration)
       run = self._open(stack)
       run.resume()

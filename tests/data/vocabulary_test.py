@@ -1,3 +1,5 @@
+import pathlib
+
 import pytest
 import sentencepiece
 import seqio
@@ -55,6 +57,23 @@ def test_equals_the_vocabulary_of_the_model_only(unbound, model_file):
   assert other != unbound
   assert unbound != seqio.ByteVocabulary()
   assert seqio.ByteVocabulary() != unbound
+
+
+@pytest.mark.parametrize("content", [None, "", "no model", "the first half"])
+def test_file_that_is_no_model_is_one_clear_error(
+  unbound, model_file, tmp_path, content
+):
+  path = tmp_path / "bad.model"
+  if content is not None:
+    whole = pathlib.Path(model_file).read_bytes()
+    half = whole[: len(whole) // 2]
+    path.write_bytes(half if "half" in content else content.encode())
+  given = seqio.SentencePieceVocabulary(str(path), extra_ids=5)
+  with pytest.raises(ValueError, match=r"Expected a Sent.*bad\.model, got"):
+    vocabulary.of_model(given)
+  with pytest.raises(ValueError, match=r"Expected a Sent.*bad\.model, got"):
+    vocabulary.of_file(str(path))
+  assert unbound.in_use is None
 
 
 def test_a_later_model_takes_over(unbound):

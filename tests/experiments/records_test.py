@@ -137,6 +137,15 @@ def test_which_runs_count(status, counts, is_over):
   assert (record.counts, record.is_over) == (counts, is_over)
 
 
+def test_filed_record_that_says_running_is_of_a_killed_run(tmp_path, caplog):
+  (tmp_path / "sheet").mkdir()
+  path = tmp_path / "sheet" / "a.json"
+  path.write_text(json.dumps(fields(status="running")))
+  (filed,) = records.load(tmp_path)
+  assert filed.record.status == "interrupted"
+  assert f"{path} says that its run is running, but nobody" in caplog.text
+
+
 def test_average_of_a_mixture_is_no_task():
   best = fields()["best"]
   metrics = {**best["metrics"], "all": {"super_glue_average": 1.0}}

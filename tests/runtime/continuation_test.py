@@ -81,6 +81,19 @@ def test_another_setting_is_refused(finished, base, status, name, value):
   assert run_configuration.read(str(finished)) == (told(), [])
 
 
+def test_record_of_a_killed_run_is_corrected_whatever_follows(
+  finished, base, caplog
+):
+  path = finished / "record.json"
+  record = json.loads(path.read_text())
+  path.write_text(json.dumps(record | {"status": "running"}))
+  with pytest.raises(ValueError, match="has a run of other settings"):
+    train(finished, base, told(train__random_seed=1))
+  assert json.loads(path.read_text()) == record | {"status": "interrupted"}
+  path.write_text(json.dumps(record))
+  assert "its process is gone" in caplog.text
+
+
 def test_another_period_alone_is_not_the_run_that_is_over(finished, base):
   with pytest.raises(ValueError, match=r"is over, finished at step .* 3 -> 1"):
     train(finished, base, told(train__eval_period=1))

@@ -19,6 +19,7 @@ from t5x import (
   evaluation,
   inference,
   initialization,
+  run_lock,
   utils,
 )
 
@@ -79,6 +80,26 @@ def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(
   last = json.loads((run / "record.json").read_text())["evals"][-1]
   metrics = _evaluate(tiny.make_model(), run, tmp_path, assignment_map=None)
   assert metrics == last["metrics"]
+
+
+def test_run_that_is_being_trained_is_evaluated_with_a_word(
+  run, tmp_path, caplog
+):
+  """And so is no folder that another evaluation writes to."""
+  copy = shutil.copytree(run, tmp_path / "run")
+  # As filelock writes it, of a process on another machine.
+  (copy / "run.lock").write_text(
+    "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=60.0\n"
+    "start=33\n"
+  )
+  folder = tmp_path / "eval"
+  _evaluate(tiny.make_model(), copy, folder, assignment_map=None)
+  assert f"{copy} is being trained by process 5 on elsewhere" in caplog.text
+  with (
+    run_lock.RunLock(str(folder), "EVAL_OUTPUT_DIR"),
+    pytest.raises(ValueError, match=r"EVAL_OUTPUT_DIR=.* is in use by an"),
+  ):
+    _evaluate(tiny.make_model(), copy, folder, assignment_map=None)
 
 
 def test_model_tuning_run_is_evaluated_from_its_checkpoint(base, tmp_path):

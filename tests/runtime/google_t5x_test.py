@@ -25,7 +25,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.training import base_model, paths
 import t5x
-from t5x import checkpoints, metrics
+from t5x import checkpoints, digests, metrics
 from t5x.formats import stored_arrays, t5x_v3
 
 # Optional, and given by the runtime alone: gin binds no parameters of methods.
@@ -36,6 +36,7 @@ OWN_PARAMETERS = {
   "eval.evaluate": {"on_event", "should_stop", "configuration"},
   "infer.infer": {"on_event", "should_stop", "configuration"},
 }
+SHIPPED = sorted((stand_in.ROOT / "checkpoints").glob("ladder_*/*/*"))
 NOT_CONSTRUCTED = (["enum.Enum"], ["typing_extensions.Protocol"])
 
 
@@ -181,11 +182,22 @@ def test_gin_files_and_shipped_models_are_named_as_it_takes_them():
   assert len(named) >= 5
   for file, path in named:
     assert re.fullmatch(r"checkpoints/.+/checkpoint_\d+", path), file
-  shipped = list((stand_in.ROOT / "checkpoints").glob("ladder_*/*/*"))
-  assert len(shipped) == 12
-  for folder in shipped:
+  for folder in SHIPPED:
     assert folder.name.startswith("checkpoint_"), folder
     assert (folder / "state" / "_METADATA").is_file(), folder
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=str)
+def test_shipped_models_are_what_was_written(folder):
+  """Every file of them has a digest, so that `t5x` sees any damage."""
+  assert digests.damage(folder) is None
+  known = json.loads((folder / digests.NAME).read_text())["sha256"]
+  files = (path for path in folder.rglob("*") if path.is_file())
+  assert {str(x.relative_to(folder)) for x in files} == {*known, digests.NAME}
+
+
+def test_all_shipped_models_are_looked_at():
+  assert len(SHIPPED) == 12
 
 
 def _parameters(function) -> set[str]:

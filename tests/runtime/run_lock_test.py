@@ -38,7 +38,10 @@ def _short(monkeypatch):
 
 
 def test_second_run_is_told_who_holds_the_folder(tmp_path):
+  assert run_lock.find_holder(str(tmp_path)) is None
   with run_lock.RunLock(str(tmp_path), "MODEL_DIR"):
+    # It is this process itself.
+    assert run_lock.find_holder(str(tmp_path)) is None
     with (
       pytest.raises(
         ValueError,
@@ -61,10 +64,14 @@ def test_lock_of_a_killed_process_is_taken_at_once(tmp_path):
   )
   assert process.stdout is not None
   assert process.stdout.readline() == b"held\n"
+  holder = run_lock.find_holder(str(tmp_path))
+  assert holder is not None
+  assert holder.startswith(f"process {process.pid} on ")
   process.kill()
   process.wait()
   process.stdout.close()
   assert (tmp_path / "run.lock").exists()
+  assert run_lock.find_holder(str(tmp_path)) is None
   with run_lock.RunLock(str(tmp_path), "MODEL_DIR") as lock:
     lock.check()
   assert os.listdir(tmp_path) == []
@@ -74,6 +81,7 @@ def test_lock_of_another_machine_is_taken_when_nobody_touches_it(
   tmp_path, caplog
 ):
   (tmp_path / "run.lock").write_text(_ELSEWHERE)
+  assert run_lock.find_holder(str(tmp_path)) == "process 5 on elsewhere"
   with run_lock.RunLock(str(tmp_path), "MODEL_DIR"):
     pass
   assert caplog.text.count("is locked by process 5 on elsewhere") == 1
