@@ -1,0 +1,94 @@
+/** Requests to the server that the page came from. */
+
+import { byId } from "./elements.js";
+
+const KEY = "prompt_tuning_key";
+
+/**
+ * Sends a request, with the key if there is one; asks for one where the server
+ * does.
+ * @throws {Error} With the server's message, unless the answer is a good one.
+ * @return {Promise<Response>}
+ */
+export async function request(path, options = {}) {
+  for (;;) {
+    const key = sessionStorage.getItem(KEY);
+    const headers = { ...options.headers };
+    if (key) headers.Authorization = `Bearer ${key}`;
+    const response = await fetch(path, { ...options, headers });
+    if (response.ok) return response;
+    if (response.status !== 401) throw new Error(await reason(response));
+    await newKey(key);
+  }
+}
+
+/** Sends a body of JSON, if there is one, and returns that of the answer. */
+export async function json(path, body, options = {}) {
+  return (await request(path, withBody(body, options))).json();
+}
+
+/**
+ * Yields the data of server-sent events, as JSON, as they come. `EventSource`
+ * can neither post nor send a key.
+ */
+export async function* events(path, body, options = {}) {
+  const response = await request(path, withBody(body, options));
+  const lines = response.body.pipeThrough(new TextDecoderStream());
+  let rest = "";
+  for await (const text of lines) {
+    const parts = (rest + text).replaceAll("\r\n", "\n").split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      const data = part
+        .split("\n")
+        .filter((line) => line.startsWith("data:"))
+        .map((line) => line.slice(5).trim())
+        .join("\n");
+      if (data === "[DONE]") return;
+      if (!data) continue; // A comment, which keeps the connection alive.
+      const event = JSON.parse(data);
+      if (event.error) throw new Error(event.error.message);
+      yield event;
+    }
+  }
+}
+
+function withBody(body, options) {
+  if (body === undefined) return options;
+  return {
+    method: "POST",
+    body: JSON.stringify(body),
+    ...options,
+    headers: { "Content-Type": "application/json", ...options.headers },
+  };
+}
+
+async function reason(response) {
+  try {
+    return (await response.json()).error.message;
+  } catch {
+    return `The server answered ${response.status}.`;
+  }
+}
+
+let asked = null;
+
+/** Asks for another key than the one that was refused; once for all. */
+function newKey(refused) {
+  if (sessionStorage.getItem(KEY) !== refused) return undefined;
+  asked ??= ask(refused).finally(() => (asked = null));
+  return asked;
+}
+
+async function ask(refused) {
+  const dialog = byId("key-dialog");
+  if (refused) byId("key-reason").textContent = "This key is not let in.";
+  const field = byId("key");
+  field.value = "";
+  dialog.showModal();
+  await new Promise((resolve) =>
+    dialog.addEventListener("close", resolve, { once: true }),
+  );
+  if (!field.value) throw new Error("Without a key there is nothing to see.");
+  sessionStorage.setItem(KEY, field.value);
+}

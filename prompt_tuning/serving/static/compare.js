@@ -1,0 +1,173 @@
+/** Try: one input, answered by several prompts side by side. */
+
+import { events, json } from "./api.js";
+import { byId, make, rounded, tell } from "./elements.js";
+
+let running = null; // What stops the answers that are being made.
+let examples = [];
+
+/** Connects the form. */
+export function start() {
+  const form = byId("try-form");
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    answer();
+  });
+  byId("input").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      form.requestSubmit();
+    }
+  });
+  byId("stop").addEventListener("click", () => running?.abort());
+  byId("example").addEventListener("change", useExample);
+}
+
+/** Shows what can answer, the model alone first; what was chosen stays. */
+export function showModels(models) {
+  const before = byId("choices").querySelectorAll("input");
+  const chosen = new Map([...before].map((x) => [x.value, x.checked]));
+  byId("choices").replaceChildren(
+    ...models.map((model, i) =>
+      make(
+        "label",
+        {},
+        make("input", {
+          type: "checkbox",
+          value: model.id,
+          checked: chosen.get(model.id) ?? (before.length ? false : i < 3),
+        }),
+        model.parent ? ` ${model.id}` : ` ${model.id}, frozen, alone`,
+      ),
+    ),
+  );
+}
+
+/** Offers inputs that prompts were made for, if the server has some. */
+export async function showExamples() {
+  examples = (await json("/v1/examples")).data;
+  if (!examples.length) return;
+  byId("example").replaceChildren(
+    ...examples.map((example, i) =>
+      make("option", {
+        value: i,
+        textContent: `${example.model}: ${example.input}`.slice(0, 90),
+      }),
+    ),
+  );
+  byId("example-field").hidden = false;
+  useExample();
+}
+
+function useExample() {
+  const example = examples[byId("example").value];
+  byId("input").value = example.input;
+  const box = byId("choices").querySelector(
+    `input[value="${CSS.escape(example.model)}"]`,
+  );
+  if (box) box.checked = true;
+}
+
+async function answer() {
+  const boxes = byId("choices").querySelectorAll("input:checked");
+  const status = byId("try-status");
+  if (!boxes.length) {
+    tell(status, new Error("Choose what should answer."));
+    return;
+  }
+  running?.abort();
+  const current = (running = new AbortController());
+  byId("stop").disabled = false;
+  tell(status, "Answering …");
+  const base = byId("choices").querySelector("input").value;
+  const cards = [...boxes].map((box) => card(box.value, box.value === base));
+  byId("answers").replaceChildren(...cards.map((x) => x.element));
+  const labels = byId("labels")
+    .value.split(",")
+    .map((label) => label.trim())
+    .filter(Boolean);
+  const work = labels.length ? rank : generate;
+  // All at once: the server makes one batch of them.
+  const done = await Promise.all(
+    cards.map((x) => guarded(x, () => work(x, labels, current.signal))),
+  );
+  if (running !== current) return; // Another one has begun.
+  byId("stop").disabled = true;
+  const good = done.filter(Boolean).length;
+  tell(status, `${good} of ${cards.length} answers are complete.`);
+}
+
+function card(name, isBase) {
+  const output = make("output");
+  const note = make("p", { className: "quiet" });
+  const title = make("h3", { textContent: name });
+  const kind = isBase ? "answer base" : "answer";
+  const element = make("article", { className: kind }, title, output, note);
+  element.setAttribute("aria-label", `Answer of ${name}`);
+  // A reader is told once it is whole, not token by token.
+  output.setAttribute("aria-live", "off");
+  return { name, element, output, note };
+}
+
+/** Runs the work for a card; returns whether it went well. */
+async function guarded({ note }, work) {
+  try {
+    await work();
+    return true;
+  } catch (error) {
+    const stopped = error.name === "AbortError";
+    tell(note, stopped ? "Stopped." : error);
+    return false;
+  }
+}
+
+async function generate({ name, output, note }, _labels, signal) {
+  const begin = performance.now();
+  let first = null;
+  let reason = null;
+  const body = {
+    model: name,
+    prompt: byId("input").value,
+    max_tokens: byId("max-tokens").valueAsNumber,
+    temperature: byId("temperature").valueAsNumber,
+    stream: true,
+  };
+  for await (const event of events("/v1/completions", body, { signal })) {
+    const choice = event.choices[0];
+    if (!choice) continue;
+    if (choice.text) first ??= performance.now();
+    output.append(choice.text);
+    reason = choice.finish_reason ?? reason;
+  }
+  const end = performance.now();
+  const times = `${rounded(end - begin, 0)} ms, the first text after ${rounded(
+    (first ?? end) - begin,
+    0,
+  )}`;
+  tell(note, reason === "length" ? `${times}; cut at its length` : times);
+}
+
+async function rank({ name, output, note }, labels, signal) {
+  const body = { model: name, prompt: byId("input").value, labels };
+  const answer = await json("/v1/rank", body, { signal });
+  const list = make("dl", { className: "ranking" });
+  for (const { label, probability } of answer.data[0].labels) {
+    list.append(
+      make("dt", { textContent: label }),
+      make(
+        "dd",
+        {},
+        make("meter", {
+          value: probability,
+          "aria-label": `Probability of ${label}`,
+        }),
+      ),
+      make("dd", {
+        className: "number",
+        textContent: `${rounded(100 * probability, 1)} %`,
+      }),
+    );
+  }
+  output.replaceChildren(list);
+  tell(note, "Shares of the labels' probability.");
+}

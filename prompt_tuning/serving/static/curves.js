@@ -1,0 +1,165 @@
+/** Curves, as SVG. */
+
+import { make, rounded } from "./elements.js";
+
+const HEIGHT = 220;
+const LEFT = 48;
+const RIGHT = 12;
+const TOP = 12;
+const BOTTOM = 28;
+
+/** A curve that grows: a figure with a caption, a drawing and its numbers. */
+export class Curve {
+  /**
+   * @param {string} title What is drawn.
+   * @param {boolean} hasBest Whether the largest value is marked.
+   */
+  constructor(title, hasBest = false) {
+    this.title = title;
+    this.hasBest = hasBest;
+    this.points = [];
+    this.drawing = make("div");
+    this.rows = make("tbody");
+    this.element = make(
+      "figure",
+      {},
+      make("figcaption", { textContent: title }),
+      this.drawing,
+      make(
+        "details",
+        {},
+        make("summary", { textContent: `${title}: the numbers` }),
+        make(
+          "table",
+          {},
+          make(
+            "thead",
+            {},
+            make(
+              "tr",
+              {},
+              make("th", { scope: "col", textContent: "Step" }),
+              make("th", { scope: "col", textContent: title }),
+            ),
+          ),
+          this.rows,
+        ),
+      ),
+    );
+    new ResizeObserver(() => this.draw()).observe(this.drawing);
+  }
+
+  /** Adds a point; of two at one step, the first counts. */
+  add(step, value) {
+    if (!Number.isFinite(value)) return;
+    if (this.points.some(([x]) => x === step)) return;
+    this.points.push([step, value]);
+    this.points.sort(([a], [b]) => a - b);
+    this.rows.replaceChildren(
+      ...this.points.map(([x, y]) =>
+        make(
+          "tr",
+          {},
+          make("td", { textContent: rounded(x) }),
+          make("td", { textContent: rounded(y, 4) }),
+        ),
+      ),
+    );
+    this.draw();
+  }
+
+  /** The point with the largest value; of several, the first. */
+  get best() {
+    return this.points.reduce((a, b) => (b[1] > a[1] ? b : a));
+  }
+
+  draw() {
+    const width = this.drawing.clientWidth;
+    if (!width) return; // It is not shown.
+    const svg = node("svg", {
+      viewBox: `0 0 ${width} ${HEIGHT}`,
+      role: "img",
+      "aria-label": this.summary(),
+    });
+    if (this.points.length) this.drawPoints(svg, width);
+    this.drawing.replaceChildren(svg);
+  }
+
+  /** Says what a reader sees at once. */
+  summary() {
+    if (!this.points.length) return `${this.title}: nothing yet`;
+    const [step, value] = this.points.at(-1);
+    const text = `${this.title}: ${rounded(value, 3)} at step ${step}`;
+    if (!this.hasBest) return text;
+    return `${text}; best ${rounded(this.best[1], 3)} at step ${this.best[0]}`;
+  }
+
+  drawPoints(svg, width) {
+    const xs = this.points.map(([x]) => x);
+    const ys = this.points.map(([, y]) => y);
+    const x = scale(xs, LEFT, width - RIGHT);
+    const y = scale(ys, HEIGHT - BOTTOM, TOP);
+    for (const tick of y.ticks) {
+      const at = y.at(tick);
+      svg.append(
+        node("line", {
+          class: "grid",
+          x1: LEFT,
+          x2: width - RIGHT,
+          y1: at,
+          y2: at,
+        }),
+        text(rounded(tick, 4), LEFT - 6, at + 4, "end"),
+      );
+    }
+    for (const tick of x.ticks) {
+      svg.append(text(rounded(tick), x.at(tick), HEIGHT - 8, "middle"));
+    }
+    const places = this.points.map(([a, b]) => `${x.at(a)},${y.at(b)}`);
+    svg.append(node("polyline", { class: "curve", points: places.join(" ") }));
+    if (this.points.length > 30) return;
+    for (const [a, b] of this.points) {
+      svg.append(node("circle", circle("point", x.at(a), y.at(b), 3)));
+    }
+    if (this.hasBest) {
+      const [a, b] = this.best;
+      svg.append(node("circle", circle("best", x.at(a), y.at(b), 7)));
+    }
+  }
+}
+
+function node(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) {
+    made.setAttribute(key, value);
+  }
+  return made;
+}
+
+function text(content, x, y, anchor) {
+  const made = node("text", { x, y, "text-anchor": anchor });
+  made.textContent = content;
+  return made;
+}
+
+const circle = (name, cx, cy, r) => ({ class: name, cx, cy, r });
+
+/** Maps values to places between two ends, at round ticks. */
+function scale(values, from, to) {
+  const low = Math.min(...values);
+  const high = Math.max(...values);
+  const step = roundStep((high - low || Math.abs(high) || 1) / 4);
+  const first = Math.floor(low / step) * step;
+  const last = Math.max(Math.ceil(high / step) * step, first + step);
+  const count = Math.round((last - first) / step);
+  return {
+    ticks: Array.from({ length: count + 1 }, (_, i) => first + i * step),
+    at: (value) => from + ((value - first) / (last - first)) * (to - from),
+  };
+}
+
+/** Returns 1, 2 or 5 times a power of ten, not below a size. */
+function roundStep(size) {
+  const power = 10 ** Math.floor(Math.log10(size));
+  return power * [1, 2, 5, 10].find((factor) => factor * power >= size);
+}

@@ -1,0 +1,24 @@
+/** The page: what the server has, and its three sections. */
+
+import { json } from "./api.js";
+import * as compare from "./compare.js";
+import { byId, tell } from "./elements.js";
+import * as prompts from "./prompts.js";
+import * as tune from "./tune.js";
+
+async function showModels() {
+  const models = (await json("/v1/models")).data;
+  compare.showModels(models);
+  prompts.showModels(models);
+  const [base, ...others] = models.map((model) => model.id);
+  tell(byId("server"), `${base}, with ${others.length} prompts`);
+  return base;
+}
+
+try {
+  compare.start();
+  const base = await showModels();
+  await Promise.all([compare.showExamples(), tune.start(base, showModels)]);
+} catch (error) {
+  tell(byId("server"), error);
+}

@@ -1,0 +1,192 @@
+/** Tune: a data set becomes a job, and a job a prompt. */
+
+import { events, json, request } from "./api.js";
+import { Curve } from "./curves.js";
+import { byId, make, rounded, tell } from "./elements.js";
+
+const JOBS = "/v1/fine_tuning/jobs";
+const OVER = ["succeeded", "failed", "cancelled"];
+
+let base = "";
+let onPrompt = () => {};
+let shown = null; // The job whose events are read, and what stops that.
+
+/**
+ * Connects the form and lists the jobs.
+ * @param {string} model What prompts are tuned for.
+ * @param {function()} onNewPrompt Called when a job has made a prompt.
+ */
+export async function start(model, onNewPrompt) {
+  base = model;
+  onPrompt = onNewPrompt;
+  byId("tune-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+  await listJobs();
+}
+
+async function submit() {
+  const status = byId("tune-status");
+  const button = byId("tune-form").querySelector("button");
+  button.disabled = true;
+  try {
+    tell(status, "Uploading …");
+    const files = await Promise.all([
+      upload(byId("train-file").files[0]),
+      upload(byId("validation-file").files[0]),
+    ]);
+    const job = await json(JOBS, {
+      model: base,
+      training_file: files[0],
+      ...(files[1] && { validation_file: files[1] }),
+      suffix: byId("name").value,
+      seed: byId("seed").valueAsNumber,
+      hyperparameters: {
+        length: byId("length").valueAsNumber,
+        steps: byId("steps").valueAsNumber,
+        learning_rate: byId("rate").valueAsNumber,
+        ...(byId("init").value && { init: byId("init").value }),
+      },
+    });
+    tell(status, `Job ${job.id} has begun to wait for its turn.`);
+    await listJobs();
+    show(job.id);
+  } catch (error) {
+    tell(status, error);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+/** Returns the id of a file that was sent; null if there is none. */
+async function upload(file) {
+  if (!file) return null;
+  const body = new FormData();
+  body.append("purpose", "fine-tune");
+  body.append("file", file);
+  const response = await request("/v1/files", { method: "POST", body });
+  return (await response.json()).id;
+}
+
+async function listJobs() {
+  const jobs = (await json(JOBS)).data;
+  byId("no-jobs").hidden = jobs.length > 0;
+  byId("jobs").replaceChildren(...jobs.map(entry));
+}
+
+function entry(job) {
+  const when = new Date(1000 * job.created_at).toLocaleString();
+  const name = job.fine_tuned_model ?? job.suffix ?? job.id;
+  const button = make("button", {
+    type: "button",
+    textContent: `${name} · ${job.status} · ${when}`,
+    "aria-pressed": shown?.id === job.id,
+  });
+  button.addEventListener("click", () => {
+    show(job.id);
+    byId("job").querySelector("h3").focus();
+  });
+  button.dataset.job = job.id;
+  return make("li", {}, button);
+}
+
+/** Shows a job, and follows it until it is over or another one is shown. */
+async function show(id) {
+  shown?.reading.abort();
+  const current = (shown = { id, reading: new AbortController() });
+  for (const button of byId("jobs").querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", button.dataset.job === id);
+  }
+  const view = new JobView(id);
+  byId("job").replaceChildren(view.element);
+  byId("job").hidden = false;
+  try {
+    await follow(view, current);
+    await listJobs();
+    if (view.job.status === "succeeded") onPrompt();
+  } catch (error) {
+    if (error.name !== "AbortError") tell(view.status, error);
+  }
+}
+
+/** Reads a job's events; if the connection ends early, begins again. */
+async function follow(view, { id, reading }) {
+  const path = `${JOBS}/${id}/events?stream=true`;
+  const options = {
+    signal: reading.signal,
+    headers: { Accept: "text/event-stream" },
+  };
+  for (;;) {
+    view.showJob(await json(`${JOBS}/${id}`, undefined, options));
+    const wasOver = OVER.includes(view.job.status);
+    for await (const event of events(path, undefined, options)) {
+      view.showEvent(event);
+    }
+    if (wasOver) return;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+}
+
+/** A job: how far it is, and its curves. */
+class JobView {
+  constructor(id) {
+    this.id = id;
+    this.job = null;
+    this.title = make("h3", { tabIndex: -1, textContent: id });
+    this.status = make("p");
+    this.status.setAttribute("role", "status");
+    this.progress = make("progress", { max: 1, value: 0 });
+    this.progress.setAttribute("aria-label", "Steps that are done");
+    this.cancel = make("button", { type: "button", textContent: "Cancel" });
+    this.cancel.addEventListener("click", () => this.stop());
+    this.loss = new Curve("Loss");
+    this.score = new Curve("Score", true);
+    this.element = make(
+      "div",
+      {},
+      this.title,
+      this.status,
+      this.progress,
+      make("p", {}, this.cancel),
+      make(
+        "div",
+        { className: "curves" },
+        this.loss.element,
+        this.score.element,
+      ),
+    );
+  }
+
+  showJob(job) {
+    this.job = job;
+    this.title.textContent = job.fine_tuned_model ?? job.suffix ?? job.id;
+    this.cancel.hidden = OVER.includes(job.status);
+    this.progress.hidden = this.cancel.hidden;
+    const reason = job.error?.message ? `: ${job.error.message}` : "";
+    tell(this.status, `${job.status}${reason}`);
+  }
+
+  showEvent({ message, data }) {
+    if (!data || data.step == null) {
+      if (!OVER.includes(this.job.status)) tell(this.status, message);
+      return;
+    }
+    const { step, total_steps: total, train_loss: loss, score } = data;
+    if (total) this.progress.value = step / total;
+    if (loss != null) this.loss.add(step, loss);
+    if (score != null) this.score.add(step, score);
+    if (OVER.includes(this.job.status)) return;
+    const told = score == null ? "" : `, score ${rounded(score, 1)}`;
+    // Not every step: a reader is told of scores.
+    if (told) tell(this.status, `Step ${step}${told}`);
+  }
+
+  async stop() {
+    try {
+      await json(`${JOBS}/${this.id}/cancel`, {});
+    } catch (error) {
+      tell(this.status, error);
+    }
+  }
+}
