@@ -14,7 +14,7 @@ from absl import logging
 import uvicorn
 
 import prompt_tuning as pt
-from prompt_tuning.serving import app, gate
+from prompt_tuning.serving import app, gate, page
 from prompt_tuning.serving.engine import Engine, Settings
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Error: {error}", file=sys.stderr)
     sys.exit(2)
   config = uvicorn.Config(
-    app.make(service),
+    app.make(service, page.router(service)),
     host=args.host,
     port=args.port,
     log_level="warning",

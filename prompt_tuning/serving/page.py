@@ -67,9 +67,17 @@ def router(
       raise ApiError(404, "The page has no such file.", "not_found")
     return file(name)
 
-  @routes.get("/v1/examples")
+  @routes.get("/v1/page")
   def offered():
-    return {"object": "list", "data": list(map(dataclasses.asdict, examples))}
+    """What the page offers."""
+    settings = service.engine.settings
+    return {
+      "object": "page",
+      "examples": list(map(dataclasses.asdict, examples)),
+      "max_tokens": max(settings.shapes.steps),
+      "longest_prompt": settings.longest_prompt,
+      "tunes": getattr(service, "supervisor", None) is not None,
+    }
 
   @routes.get("/v1/prompts/{name}/words")
   def words(name: str, count: int = fastapi.Query(5, ge=1, le=50)):

@@ -37,15 +37,15 @@ export function showModels(models) {
           value: model.id,
           checked: chosen.get(model.id) ?? (before.length ? false : i < 3),
         }),
-        model.parent ? ` ${model.id}` : ` ${model.id}, frozen, alone`,
+        model.parent ? model.id : `${model.id}, alone`,
       ),
     ),
   );
 }
 
 /** Offers inputs that prompts were made for, if the server has some. */
-export async function showExamples() {
-  examples = (await json("/v1/examples")).data;
+export function showExamples(offered) {
+  examples = offered;
   if (!examples.length) return;
   byId("example").replaceChildren(
     ...examples.map((example, i) =>

@@ -18,7 +18,16 @@ async function showModels() {
 try {
   compare.start();
   const base = await showModels();
-  await Promise.all([compare.showExamples(), tune.start(base, showModels)]);
+  const page = await json("/v1/page");
+  compare.showExamples(page.examples);
+  byId("max-tokens").max = page.max_tokens;
+  byId("max-tokens").value = Math.min(16, page.max_tokens);
+  byId("length").max = page.longest_prompt;
+  byId("length").value = Math.min(20, page.longest_prompt);
+  for (const part of document.querySelectorAll(".tuning")) {
+    part.hidden = !page.tunes;
+  }
+  if (page.tunes) await tune.start(base, showModels);
 } catch (error) {
   tell(byId("server"), error);
 }

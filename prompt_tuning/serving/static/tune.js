@@ -2,10 +2,12 @@
 
 import { events, json, request } from "./api.js";
 import { Curve } from "./curves.js";
-import { byId, make, rounded, tell } from "./elements.js";
+import { byId, make, tell } from "./elements.js";
 
 const JOBS = "/v1/fine_tuning/jobs";
 const OVER = ["succeeded", "failed", "cancelled"];
+// Unlike "loss", which is summed, it does not grow with the answers.
+const LOSS = "loss_per_nonpadding_target_token";
 
 let base = "";
 let onPrompt = () => {};
@@ -77,7 +79,7 @@ async function listJobs() {
 
 function entry(job) {
   const when = new Date(1000 * job.created_at).toLocaleString();
-  const name = job.fine_tuned_model ?? job.suffix ?? job.id;
+  const name = job.fine_tuned_model ?? job.id;
   const button = make("button", {
     type: "button",
     textContent: `${name} · ${job.status} · ${when}`,
@@ -110,21 +112,30 @@ async function show(id) {
   }
 }
 
-/** Reads a job's events; if the connection ends early, begins again. */
+/** Reads a job's events to its end; if the server restarts, from there on. */
 async function follow(view, { id, reading }) {
-  const path = `${JOBS}/${id}/events?stream=true`;
-  const options = {
-    signal: reading.signal,
-    headers: { Accept: "text/event-stream" },
-  };
+  const path = `${JOBS}/${id}`;
+  const { signal } = reading;
+  let last = 0;
   for (;;) {
-    view.showJob(await json(`${JOBS}/${id}`, undefined, options));
-    const wasOver = OVER.includes(view.job.status);
-    for await (const event of events(path, undefined, options)) {
-      view.showEvent(event);
+    try {
+      view.showJob(await json(path, undefined, { signal }));
+      const headers = { "Last-Event-ID": last };
+      const all = events(`${path}/events?stream=true`, undefined, {
+        signal,
+        headers,
+      });
+      for await (const event of all) {
+        last = Number(event.id.split("-").at(-1));
+        view.showEvent(event);
+      }
+      view.showJob(await json(path, undefined, { signal }));
+      if (view.isOver) return;
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error; // `fetch` raises these.
+      tell(view.status, "The server cannot be reached; trying again …");
     }
-    if (wasOver) return;
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
 
@@ -140,7 +151,7 @@ class JobView {
     this.progress.setAttribute("aria-label", "Steps that are done");
     this.cancel = make("button", { type: "button", textContent: "Cancel" });
     this.cancel.addEventListener("click", () => this.stop());
-    this.loss = new Curve("Loss");
+    this.loss = new Curve("Loss of a token");
     this.score = new Curve("Score", true);
     this.element = make(
       "div",
@@ -158,28 +169,25 @@ class JobView {
     );
   }
 
+  get isOver() {
+    return OVER.includes(this.job.status);
+  }
+
   showJob(job) {
     this.job = job;
-    this.title.textContent = job.fine_tuned_model ?? job.suffix ?? job.id;
-    this.cancel.hidden = OVER.includes(job.status);
-    this.progress.hidden = this.cancel.hidden;
-    const reason = job.error?.message ? `: ${job.error.message}` : "";
+    this.title.textContent = job.fine_tuned_model ?? job.id;
+    this.cancel.hidden = this.progress.hidden = this.isOver;
+    const reason = job.error ? `: ${job.error.message}` : "";
     tell(this.status, `${job.status}${reason}`);
   }
 
-  showEvent({ message, data }) {
-    if (!data || data.step == null) {
-      if (!OVER.includes(this.job.status)) tell(this.status, message);
-      return;
-    }
-    const { step, total_steps: total, train_loss: loss, score } = data;
-    if (total) this.progress.value = step / total;
-    if (loss != null) this.loss.add(step, loss);
+  showEvent({ kind, message, data }) {
+    const { step, steps, score, metrics } = data;
+    if (steps) this.progress.value = step / steps;
+    if (kind === "train") this.loss.add(step, metrics.train[LOSS]);
     if (score != null) this.score.add(step, score);
-    if (OVER.includes(this.job.status)) return;
-    const told = score == null ? "" : `, score ${rounded(score, 1)}`;
-    // Not every step: a reader is told of scores.
-    if (told) tell(this.status, `Step ${step}${told}`);
+    // Not every loss: a reader of screens is told of each.
+    if (kind !== "train" && !this.isOver) tell(this.status, message);
   }
 
   async stop() {
