@@ -7,6 +7,7 @@ scores of some steps to OUT; or runs `t5x.train` in the folder OUT if the one
 number is "train". With an address it is one of several processes.
 """
 
+import functools
 import sys
 
 import jax
@@ -15,7 +16,7 @@ import tensorflow as tf
 import tiny
 
 from prompt_tuning.training import actions
-from t5x import initialization, schedules, trainer, utils
+from t5x import by_length, initialization, schedules, trainer, utils
 
 
 def batches(number):
@@ -35,10 +36,13 @@ def batches(number):
     }
 
 
-def start(base, num_partitions):
+IN_TWO = functools.partial(trainer.Trainer, num_microbatches=2)
+
+
+def start(base, num_partitions, trainer_cls=IN_TWO, dropout_rate=0.1):
   """A trainer of the tiny model's prompt, at the base model's step."""
   partitioner = tiny.make_partitioner(num_partitions)
-  model = tiny.make_model()
+  model = tiny.make_model(dropout_rate=dropout_rate)
   initializer = initialization.TrainStateInitializer(
     model.optimizer_def,
     model.get_initial_variables,
@@ -48,7 +52,7 @@ def start(base, num_partitions):
   state, checkpoint = initializer.from_base_model(
     tiny.restore_config(base), jax.random.key(0)
   )
-  loop = trainer.Trainer(
+  loop = trainer_cls(
     model=model,
     train_state=state,
     partitioner=partitioner,
@@ -57,22 +61,38 @@ def start(base, num_partitions):
     learning_rate_fn=schedules.create_learning_rate_scheduler(
       factors="constant", base_learning_rate=0.3
     ),
-    num_microbatches=2,
   )
   return loop, model, partitioner, initializer.train_state_axes, checkpoint
 
 
-def run(base, num_partitions):
-  loop, model, partitioner, axes, _ = start(base, num_partitions)
-  layout = partitioner.get_data_layout(tiny.BATCH_SIZE)
-  size = tiny.BATCH_SIZE // layout.num_shards
-  rows = slice(layout.shard_id * size, (layout.shard_id + 1) * size)
-  losses = [
+def losses_by_length(base, num_partitions):
+  """Without dropout, whose masks depend on the order of the rows."""
+  loop, _, partitioner, *_ = start(
+    base, num_partitions, by_length.Trainer, dropout_rate=0.0
+  )
+  return losses_of(loop, partitioner)
+
+
+def losses_of(loop, partitioner):
+  """Trains three steps."""
+  rows = rows_of_process(partitioner)
+  return [
     loop.train_steps(
       iter([{name: x[rows] for name, x in batch.items()}]), num_steps=1
     )["loss"]
     for batch in batches(3)
   ]
+
+
+def rows_of_process(partitioner):
+  layout = partitioner.get_data_layout(tiny.BATCH_SIZE)
+  size = tiny.BATCH_SIZE // layout.num_shards
+  return slice(layout.shard_id * size, (layout.shard_id + 1) * size)
+
+
+def run(base, num_partitions):
+  loop, model, partitioner, axes, _ = start(base, num_partitions)
+  losses = losses_of(loop, partitioner)
   dataset = tf.data.Dataset.from_tensor_slices(next(batches(1))).enumerate()
   outputs = {
     name: utils.get_infer_fn(fn, tiny.BATCH_SIZE, axes, partitioner)(
@@ -87,6 +107,7 @@ def run(base, num_partitions):
   embedding = loop.train_state.frozen["token_embedder"]["embedding"]
   return {
     "losses": losses,
+    "losses_by_length": losses_by_length(base, num_partitions),
     "prompt": np.asarray(prompt),
     "embedding_shards": len(
       {str(shard.index) for shard in embedding.global_shards}

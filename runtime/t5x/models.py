@@ -163,6 +163,13 @@ class EncoderDecoderModel:
       "examples": jnp.sum(counted.any(axis=1), dtype=jnp.float32),
     }
 
+  def loss_divisor(self, batch: Batch) -> jax.Array:
+    """Returns what `loss_fn` divides the summed loss of a batch by."""
+    divisor, _ = losses.get_loss_normalizing_factor_and_weights(
+      self._loss_normalizing_factor, batch
+    )
+    return jnp.float32(1.0 if divisor is None else divisor)
+
   def eval_fn(
     self, params: Params, batch: Batch
   ) -> tuple[jax.Array, MetricSums]:

@@ -110,7 +110,12 @@ class Trainer:
       weight_metrics_computer: Adds metrics of parameters and gradients.
     """
     self.train_state = train_state
+    self._model = model
     self._partitioner = partitioner
+    self._axes = train_state_axes
+    self._rng = rng
+    self._learning_rate_fn = learning_rate_fn
+    self._weight_metrics_computer = weight_metrics_computer
     replicated = partitioner.sharding()
     batch_sharding = partitioner.sharding(partitioner.data_partition_spec)
 
@@ -123,15 +128,7 @@ class Trainer:
         jax.random.fold_in(rng, state.step),
         num_microbatches,
       )
-      new_state = state.apply_gradient(grads, learning_rate_fn(state.step))
-      if weight_metrics_computer is not None:
-        new_sums = {
-          **new_sums,
-          **weight_metrics_computer.compute(
-            grads, state.trainable, new_state.trainable
-          ),
-        }
-      return new_state, _add(sums, new_sums) if sums else new_sums
+      return self._update(state, sums, grads, new_sums)
 
     self._train_step = partitioner.partition(
       train_step,
@@ -144,7 +141,38 @@ class Trainer:
       in_axis_resources=(train_state_axes, batch_sharding),
       out_axis_resources=replicated,
     )
-    self._learning_rate_fn = learning_rate_fn
+
+  def _update(
+    self,
+    state: TrainState,
+    sums: models.MetricSums,
+    grads: Params,
+    new_sums: models.MetricSums,
+  ) -> tuple[TrainState, models.MetricSums]:
+    """Applies the gradients of a batch, and adds to the sums before it."""
+    new_state = state.apply_gradient(grads, self._learning_rate_fn(state.step))
+    if self._weight_metrics_computer is not None:
+      new_sums = {
+        **new_sums,
+        **self._weight_metrics_computer.compute(
+          grads, state.trainable, new_state.trainable
+        ),
+      }
+    return new_state, _add(sums, new_sums) if sums else new_sums
+
+  def _step(self, sums: models.MetricSums, batch: Any) -> models.MetricSums:
+    """Trains on this process's part of a batch, and adds to `sums`."""
+    batch = self._partitioner.shard_batch(batch)
+    # At most one step runs ahead of the host, so that stopping is prompt.
+    jax.block_until_ready(sums)
+    self.train_state, sums = self._train_step(self.train_state, sums, batch)
+    return sums
+
+  def _eval_sums(self, batch: Any) -> models.MetricSums:
+    """Returns the sums of this process's part of a batch."""
+    return self._eval_step(
+      self.train_state, self._partitioner.shard_batch(batch)
+    )
 
   def train_steps(
     self,
@@ -166,10 +194,7 @@ class Trainer:
     sums = {}
     done = 0
     for _ in range(num_steps):
-      batch = self._partitioner.shard_batch(next(batch_iter))
-      # At most one step runs ahead of the host, so that stopping is prompt.
-      jax.block_until_ready(sums)
-      self.train_state, sums = self._train_step(self.train_state, sums, batch)
+      sums = self._step(sums, next(batch_iter))
       done += 1
       if on_step():
         break
@@ -198,9 +223,7 @@ class Trainer:
       sums = None
       steps = 0
       for batch in batches:
-        new = self._eval_step(
-          self.train_state, self._partitioner.shard_batch(batch)
-        )
+        new = self._eval_sums(batch)
         sums = new if sums is None else _add(sums, new)
         steps += 1
       if sums is None:

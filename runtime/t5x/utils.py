@@ -11,7 +11,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x import checkpoints, models, task_lookup
+from t5x import checkpoints, lengths, models, task_lookup
 from t5x.partitioning import DataLayout, PjitPartitioner
 from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
 from t5x.train_state import TrainState
@@ -299,6 +299,9 @@ def get_infer_fn(
 ) -> Callable[..., list[tuple[int, Any]]]:
   """Makes a function that applies a step to every example of a data set.
 
+  Batches are of examples whose inputs are about as long, so that little is
+  padding; see `lengths.SplitPlanner`.
+
   Args:
     infer_step: (all parameters, batch) -> tree of arrays `[B, ...]`. One that
       samples has a parameter `rng`; a batch's key depends on its first index.
@@ -314,6 +317,7 @@ def get_infer_fn(
   """
   layout: DataLayout = partitioner.get_data_layout(batch_size)
   local_size = batch_size // layout.num_shards
+  planner = lengths.SplitPlanner(batch_size)
   samples = "rng" in inspect.signature(infer_step).parameters
 
   def apply(state: TrainState, batch: models.Batch, first: int) -> Any:
@@ -336,25 +340,47 @@ def get_infer_fn(
     layout.shard_id * local_size, (layout.shard_id + 1) * local_size
   )
 
-  def fill(x: np.ndarray) -> np.ndarray:
-    """Fills the last batch up by repeating its first example."""
-    return np.concatenate([x, np.repeat(x[:1], batch_size - len(x), axis=0)])
+  def start(
+    state: TrainState, examples: Sequence[Any], part: lengths.Microbatch
+  ) -> Any:
+    """Begins to work on a batch; the last is filled up with its first row."""
+    rows = np.resize(part.rows, batch_size)
+    rows[len(part.rows) :] = part.rows[0]
+    batch = {
+      name: np.stack([examples[row][1][name] for row in rows[local]])
+      for name in examples[0][1]
+    }
+    batch = lengths.cut(batch, part.shape.length)
+    first = np.int32(examples[part.rows[0]][0])
+    return step(state, partitioner.shard_batch(batch), first)
 
   def infer(
     dataset: tf.data.Dataset,
     state: TrainState,
     after_batch: Callable[[int], None] | None = None,
   ):
-    results = []
-    for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
-      batch = {name: fill(x)[local] for name, x in batch.items()}
-      outputs = jax.device_get(
-        step(state, partitioner.shard_batch(batch), np.int32(indices[0]))
-      )
-      for row, index in enumerate(indices.tolist()):
-        results.append((index, jax.tree.map(lambda x, i=row: x[i], outputs)))
+    examples = list(dataset.as_numpy_iterator())
+    sizes = np.array([lengths.of_example(x) for _, x in examples])
+    padded = len(examples[0][1].get(lengths.INPUTS, ())) if examples else 0
+    results: list[Any] = [None] * len(examples)
+
+    def finish(part: lengths.Microbatch, outputs: Any) -> None:
+      outputs = jax.device_get(outputs)
+      for i, row in enumerate(part.rows.tolist()):
+        index = int(examples[row][0])
+        results[row] = (index, jax.tree.map(lambda x, i=i: x[i], outputs))
       if after_batch is not None:
-        after_batch(len(indices))
+        after_batch(len(part.rows))
+
+    # The device works on a batch while the host takes in the one before.
+    under_way = None
+    for part in planner.plan(sizes, padded):
+      started = part, start(state, examples, part)
+      if under_way is not None:
+        finish(*under_way)
+      under_way = started
+    if under_way is not None:
+      finish(*under_way)
     return results
 
   return infer

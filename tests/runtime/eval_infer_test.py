@@ -205,6 +205,64 @@ def test_predictions_of_another_model_are_not_taken_for_this_ones(
   assert path.read_text() == before
 
 
+def _infer_fn(model, base, method, batch_size):
+  initializer = initialization.TrainStateInitializer(
+    None,
+    model.get_initial_variables,
+    tiny.input_shapes(batch_size),
+    tiny.make_partitioner(),
+  )
+  state, _ = initializer.from_base_model(
+    tiny.restore_config(base), jax.random.key(0)
+  )
+  infer_fn = utils.get_infer_fn(
+    getattr(model, method),
+    batch_size,
+    initializer.train_state_axes,
+    tiny.make_partitioner(),
+  )
+  return infer_fn, state
+
+
+@pytest.mark.parametrize("method", ["predict_batch", "score_batch"])
+def test_by_length_the_results_are_those_of_the_padded_split(base, method):
+  """In the order of the split, and from three lengths."""
+  rng = np.random.default_rng(0)
+  number, longest, targets = 120, 48, 4
+  sizes = rng.integers(1, longest + 1, (number, 1))
+  features = {
+    "encoder_input_tokens": rng.integers(3, 200, (number, longest))
+    * (np.arange(longest) < sizes),
+    "decoder_target_tokens": rng.integers(3, 200, (number, targets)),
+  }
+  features["decoder_input_tokens"] = np.pad(
+    features["decoder_target_tokens"], ((0, 0), (1, 0))
+  )[:, :-1]
+  features["decoder_loss_weights"] = np.ones((number, targets))
+  features = {k: x.astype(np.int32) for k, x in features.items()}
+  lengths_seen, done = set(), []
+  model = tiny.make_model()
+  one_batch = getattr(model, method)
+
+  def noted(params, batch):
+    lengths_seen.add(batch["encoder_input_tokens"].shape)
+    return one_batch(params, batch)
+
+  model.noted = noted
+  infer_fn, state = _infer_fn(model, base, "noted", batch_size=4)
+  dataset = tf.data.Dataset.from_tensor_slices(features)
+  outputs = infer_fn(dataset.enumerate(5), state, done.append)
+  assert [index for index, _ in outputs] == list(range(5, 5 + number))
+  assert len(lengths_seen) == 3
+  assert sum(done) == number
+  padded = jax.jit(one_batch)(state.params, features)
+  found = np.stack([output for _, output in outputs])
+  if method == "predict_batch":
+    np.testing.assert_array_equal(found, padded)
+  else:
+    np.testing.assert_allclose(found, padded, rtol=1e-6)
+
+
 def test_samples_of_two_batches_are_independent(base, tmp_path):
   """One example again and again, in batches of one."""
 
@@ -216,20 +274,13 @@ def test_samples_of_two_batches_are_independent(base, tmp_path):
     return [tuple(tokens.tolist()) for _, tokens in outputs]
 
   shapes = tiny.input_shapes(batch_size=1)
-  model = tiny.make_model(
-    decode_fn=functools.partial(decoding.temperature_sample, topk=0)
-  )
-  initializer = initialization.TrainStateInitializer(
-    None, model.get_initial_variables, shapes, tiny.make_partitioner()
-  )
-  state, _ = initializer.from_base_model(
-    tiny.restore_config(base), jax.random.key(0)
-  )
-  infer_fn = utils.get_infer_fn(
-    model.predict_batch,
-    1,
-    initializer.train_state_axes,
-    tiny.make_partitioner(),
+  infer_fn, state = _infer_fn(
+    tiny.make_model(
+      decode_fn=functools.partial(decoding.temperature_sample, topk=0)
+    ),
+    base,
+    "predict_batch",
+    batch_size=1,
   )
   assert len(set(samples(0))) > 1
   # A run that goes on draws what it would have drawn.

@@ -48,7 +48,7 @@ def _start(arguments, devices):
 
 
 def _assert_same(results, number, expected):
-  for name in ("losses", "prompt", "scores"):
+  for name in ("losses", "losses_by_length", "prompt", "scores"):
     np.testing.assert_allclose(
       results[f"{number}/{name}"], expected[name], rtol=1e-4, atol=1e-4
     )

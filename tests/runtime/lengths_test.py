@@ -1,0 +1,144 @@
+"""Batches by length: every example once, in few shapes, with little padding."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from t5x import lengths
+
+rng = np.random.default_rng(0)
+
+
+def _cost(shapes, fixed):
+  return sum(x.rows * (x.length + fixed) for x in shapes)
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+@pytest.mark.parametrize(
+  ("rows", "longest", "fixed", "multiple"),
+  [(32, 512, 100, 1), (8, 7, 0, 1), (24, 312, 20, 8), (3, 40, 0, 3)],
+)
+def test_shapes_are_few_and_have_about_as_many_tokens(
+  rows, longest, fixed, multiple, count
+):
+  shapes = lengths.shapes(rows, longest, count, fixed, multiple)
+  assert len(shapes) <= count
+  assert max(x.length for x in shapes) == longest
+  for shape in shapes:
+    assert shape.rows % multiple == 0
+    assert rows % shape.rows == 0
+  if rows > multiple:
+    most = max(_cost([x], fixed) for x in shapes)
+    assert most <= max(rows / 4, multiple) * (longest + fixed)
+
+
+def test_there_must_be_a_shape():
+  with pytest.raises(ValueError, match="1 shape at least, got 0"):
+    lengths.shapes(8, 16, 0)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_plan_has_every_example_once_in_a_shape_that_fits(count):
+  shapes = lengths.shapes(32, 300, count, 20)
+  for _ in range(20):
+    sizes = (1 + 299 * rng.random(32) ** 2).astype(int)
+    plan = lengths.plan(sizes, shapes, 20)
+    rows = np.concatenate([x.rows for x in plan])
+    assert sorted(rows) == list(range(32))
+    for microbatch in plan:
+      assert microbatch.shape in shapes
+      assert 0 < len(microbatch.rows) <= microbatch.shape.rows
+      assert sizes[microbatch.rows].max() <= microbatch.shape.length
+
+
+def test_a_plan_is_the_cheapest(monkeypatch):
+  """Against all ways to cut six sorted examples."""
+  monkeypatch.setattr(lengths, "_OVERHEAD", 5)
+  shapes = [lengths.Shape(4, 8), lengths.Shape(2, 16), lengths.Shape(1, 40)]
+  for _ in range(20):
+    sizes = np.sort(rng.integers(1, 41, 6))
+    costs = []
+    for cuts in itertools.product([False, True], repeat=5):
+      ends = [i + 1 for i, cut in enumerate(cuts) if cut] + [6]
+      total = 0
+      for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        fitting = [
+          _cost([x], 3) + 5
+          for x in shapes
+          if x.rows >= stop - start and x.length >= sizes[stop - 1]
+        ]
+        total += min(fitting, default=np.inf)
+      costs.append(total)
+    # The longest fill shapes of one row.
+    plan = lengths.plan(sizes, shapes, 3)
+    assert _cost([x.shape for x in plan], 3) + 5 * len(plan) == min(costs)
+
+
+def test_processes_plan_the_same_shapes_when_they_agree_on_lengths():
+  shapes = lengths.shapes(16, 100, 5)
+  parts = [rng.integers(1, 101, 16) for _ in range(3)]
+  longest = np.max([np.sort(x) for x in parts], axis=0)
+  plans = [lengths.plan(x, shapes, agreed=lambda _: longest) for x in parts]
+  assert len({tuple(x.shape for x in plan) for plan in plans}) == 1
+  for sizes, plan in zip(parts, plans, strict=True):
+    for microbatch in plan:
+      assert sizes[microbatch.rows].max() <= microbatch.shape.length
+
+
+def test_what_is_missing_in_a_shape_is_padding():
+  features = {
+    "encoder_input_tokens": np.array([[5, 6, 0, 0], [7, 0, 0, 0]]),
+    "decoder_target_tokens": np.array([[1, 2], [3, 4]]),
+  }
+  np.testing.assert_array_equal(lengths.of_inputs(features), [2, 1])
+  taken = lengths.take(
+    features, lengths.Microbatch(np.array([1]), lengths.Shape(2, 3))
+  )
+  np.testing.assert_array_equal(
+    taken["encoder_input_tokens"], [[7, 0, 0], [0, 0, 0]]
+  )
+  np.testing.assert_array_equal(
+    taken["decoder_target_tokens"], [[3, 4], [0, 0]]
+  )
+
+
+@pytest.mark.parametrize(("number", "most"), [(5, 1), (70, 2), (1000, 4)])
+def test_a_split_has_more_shapes_the_more_batches_it_has(number, most):
+  sizes = (1 + 199 * rng.random(number) ** 3).astype(int)
+  plan = lengths.SplitPlanner(8).plan(sizes, 210)
+  assert sorted(np.concatenate([x.rows for x in plan])) == list(range(number))
+  assert {len(x.rows) for x in plan[:-1]} <= {8}
+  assert {x.shape.rows for x in plan} == {8}
+  found = {x.shape.length for x in plan}
+  assert len(found) == most
+  assert max(found) == 210  # Near the longest example.
+  for batch in plan:
+    assert sizes[batch.rows].max() <= batch.shape.length
+
+
+def test_splits_and_parts_of_splits_share_their_shapes():
+  planner = lengths.SplitPlanner(4, most=5)
+  found = set()
+  for longest in (200, 50, 190, 200, 80, 30, 120, 160):
+    sizes = (1 + (longest - 1) * rng.random(150)).astype(int)
+    plan = planner.plan(sizes, 200)
+    found |= {x.shape.length for x in plan}
+    padding = sum(x.shape.length for x in plan) * 4 / sizes.sum()
+    assert padding < (200 * 152 / sizes.sum())
+  assert 4 <= len(found) <= 6
+
+
+def test_the_lengths_of_a_split_are_those_with_the_least_padding():
+  longest = rng.integers(1, 100, 30).tolist()
+  for count in (1, 2, 3):
+    found = lengths._limits(longest, count)
+    rounded = [min(-(-x // 8) * 8, max(longest)) for x in longest]
+
+    def padded(limits, rounded=rounded):
+      return sum(min(x for x in limits if x >= y) for y in rounded)
+
+    others = itertools.combinations(sorted(set(rounded)), count)
+    assert padded(found) == min(
+      padded(x) for x in others if max(x) == max(longest)
+    )
