@@ -51,7 +51,7 @@ def main() -> None:
   folder = ROOT / "runs" / "quickstart" / args.task
   if args.model != "t5_small":
     folder = folder.with_name(f"{args.model}-{args.task}")
-  start = time.monotonic()
+  began = time.monotonic()
 
   if args.model == "t5_small":
     run("Importing T5 small", [str(ROOT / "scripts" / "import_t5_small.py")])
@@ -100,7 +100,7 @@ def main() -> None:
     "prompt file": f"{prompt_file} ({prompt_file.stat().st_size:,} bytes)",
     "record": str(folder / "record.json"),
     "TensorBoard": f"pip install tensorboard; tensorboard --logdir {folder}",
-    "seconds": f"{time.monotonic() - start:.0f}",
+    "seconds": f"{time.monotonic() - began:.0f}",
   }
   print()
   for name, value in rows.items():
