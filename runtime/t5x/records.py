@@ -16,7 +16,6 @@ from typing import Any
 from absl import logging
 import gin
 import jax
-import tensorboardX
 
 from t5x import checkpoints, events, metric_lines, record_schema, safe_files
 
@@ -307,6 +306,9 @@ class MetricLog:
         lambda line: line["step"] <= first_step,
         lambda kept: [line for line in evaluated if line not in kept],
       )
+    # Only those who train wait for it: it imports torch where that is.
+    import tensorboardX
+
     # It writes from a thread of its own.
     self.summary_writer = tensorboardX.SummaryWriter(
       folder, purge_step=first_step + 1, write_to_disk=self._first_process
