@@ -8,8 +8,11 @@ import jax
 import numpy as np
 
 from t5x import lengths, models
-from t5x.partitioning import DataLayout, PjitPartitioner
+from t5x.partitioning import PjitPartitioner
 from t5x.train_state import TrainState
+
+# Of each example, its index and the results.
+Results = list[tuple[int, Any]]
 
 
 def get_infer_fn(
@@ -17,7 +20,7 @@ def get_infer_fn(
   batch_size: int,
   train_state_axes: TrainState,
   partitioner: PjitPartitioner,
-) -> Callable[..., list[tuple[int, Any]]]:
+) -> Callable[..., Results]:
   """Makes a function that applies a step to every example of a data set.
 
   Batches are of examples whose inputs are about as long, so that little is
@@ -36,9 +39,6 @@ def get_infer_fn(
     number of examples. It gives (index, tree of numpy arrays) in the order of
     the data.
   """
-  layout: DataLayout = partitioner.get_data_layout(batch_size)
-  local_size = batch_size // layout.num_shards
-  planner = lengths.SplitPlanner(batch_size)
   samples = "rng" in inspect.signature(infer_step).parameters
 
   def apply(state: TrainState, batch: models.Batch, first: int) -> Any:
@@ -56,52 +56,78 @@ def get_infer_fn(
     ),
     out_axis_resources=partitioner.sharding(),
   )
+  return _Inference(step, batch_size, partitioner)
 
-  local = slice(
-    layout.shard_id * local_size, (layout.shard_id + 1) * local_size
-  )
 
-  def start(
-    state: TrainState, examples: Sequence[Any], part: lengths.Microbatch
-  ) -> Any:
-    """Begins to work on a batch; the last is filled up with its first row."""
-    rows = np.resize(part.rows, batch_size)
-    rows[len(part.rows) :] = part.rows[0]
-    batch = {
-      name: np.stack([examples[row][1][name] for row in rows[local]])
-      for name in examples[0][1]
-    }
-    batch = lengths.cut(batch, part.shape.length)
-    first = np.int32(examples[part.rows[0]][0])
-    return step(state, partitioner.shard_batch(batch), first)
+class _Inference:
+  """What `get_infer_fn` returns."""
 
-  def infer(
+  def __init__(
+    self,
+    step: Callable[..., Any],
+    batch_size: int,
+    partitioner: PjitPartitioner,
+  ):
+    """Plans nothing yet.
+
+    Args:
+      step: (state, global batch, index of its first example) -> results.
+      batch_size: Examples of the global batch.
+      partitioner: Says which of them are this process's.
+    """
+    layout = partitioner.get_data_layout(batch_size)
+    size = batch_size // layout.num_shards
+    self._local = slice(layout.shard_id * size, (layout.shard_id + 1) * size)
+    self._step = step
+    self._partitioner = partitioner
+    self._planner = lengths.SplitPlanner(batch_size)
+
+  def __call__(
+    self,
     dataset: Any,
     state: TrainState,
     after_batch: Callable[[int], None] | None = None,
-  ):
+  ) -> Results:
     examples = list(dataset.as_numpy_iterator())
+    if not examples:
+      return []
     sizes = np.array([lengths.of_example(x) for _, x in examples])
-    padded = len(examples[0][1].get(lengths.INPUTS, ())) if examples else 0
-    results: list[Any] = [None] * len(examples)
+    padded = len(examples[0][1].get(lengths.INPUTS, ()))
+    results: dict[int, Any] = {}
 
     def finish(part: lengths.Microbatch, outputs: Any) -> None:
       outputs = jax.device_get(outputs)
       for i, row in enumerate(part.rows.tolist()):
-        index = int(examples[row][0])
-        results[row] = (index, jax.tree.map(lambda x, i=i: x[i], outputs))
+        results[row] = jax.tree.map(lambda x, i=i: x[i], outputs)
       if after_batch is not None:
         after_batch(len(part.rows))
 
     # The device works on a batch while the host takes in the one before.
-    under_way = None
-    for part in planner.plan(sizes, padded):
-      started = part, start(state, examples, part)
-      if under_way is not None:
-        finish(*under_way)
-      under_way = started
-    if under_way is not None:
-      finish(*under_way)
-    return results
+    under_way = []
+    for part in self._planner.plan(sizes, padded):
+      under_way.append((part, self._start(state, examples, part)))
+      if len(under_way) > 1:
+        finish(*under_way.pop(0))
+    finish(*under_way.pop())
+    return [
+      (int(index), results[row]) for row, (index, _) in enumerate(examples)
+    ]
 
-  return infer
+  def _start(
+    self,
+    state: TrainState,
+    examples: Sequence[tuple[int, lengths.Features]],
+    part: lengths.Microbatch,
+  ) -> Any:
+    """Begins to work on a batch; the last is filled up with its first row."""
+    rows = np.full(part.shape.rows, part.rows[0])
+    rows[: len(part.rows)] = part.rows
+    batch = {
+      name: np.stack([examples[row][1][name] for row in rows[self._local]])
+      for name in examples[0][1]
+    }
+    return self._step(
+      state,
+      self._partitioner.shard_batch(lengths.cut(batch, part.shape.length)),
+      np.int32(examples[part.rows[0]][0]),
+    )
