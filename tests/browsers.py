@@ -17,16 +17,15 @@ def chromium(downloads: str) -> Iterator[Any]:
     downloads: The folder for them.
   """
   webdriver = pytest.importorskip("selenium.webdriver")
-  programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-  if None in programs:
+  browser = shutil.which("chromium") or shutil.which("google-chrome")
+  driver = shutil.which("chromedriver")
+  if browser is None or driver is None:
     pytest.skip("no browser: apt-get install chromium chromium-driver")
-  browser, driver = programs
   options = webdriver.ChromeOptions()
   options.binary_location = browser
   options.add_argument("--headless=new")
   options.add_argument("--window-size=1200,1000")
   options.add_argument("--disable-dev-shm-usage")
-  options.add_argument("--force-prefers-reduced-motion")
   if os.geteuid() == 0:  # In a container; it refuses to start otherwise.
     options.add_argument("--no-sandbox")
   options.add_experimental_option(
