@@ -4,15 +4,18 @@ A `.safetensors` file holds the array under `prompt` and, in its header, what
 the prompt was trained on. A `.npy` file holds the array alone.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import io
 import math
 import os
-import pathlib
+import tempfile
 import tokenize
 
+from etils import epath
 import ml_dtypes
 import numpy as np
 import safetensors
@@ -66,7 +69,7 @@ def save_prompt(
   Raises:
     ValueError: if `prompt` is no prompt, or the suffix is another one.
   """
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   array = checked(np.asarray(prompt), path)
   safe_files.write(path, content(array, metadata, _suffix(path)))
 
@@ -104,7 +107,7 @@ def load_prompt(
   Raises:
     ValueError: if there is no such file, or it holds no prompt.
   """
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   suffix = ".npy" if is_numpy(path) else _suffix(path)
   if not path.is_file():
     raise ValueError(f"{path} is not a file.{_others(path)}")
@@ -115,7 +118,7 @@ def load_prompt(
   return array, from_header(header, array, path)
 
 
-def _read_numpy(path: pathlib.Path) -> np.ndarray:
+def _read_numpy(path: epath.Path) -> np.ndarray:
   """Reads an array file, allocating no more than the file has.
 
   Raises:
@@ -159,7 +162,7 @@ def _read_numpy(path: pathlib.Path) -> np.ndarray:
 
 
 def read_tensor(
-  path: pathlib.Path, key: str
+  path: epath.Path, key: str
 ) -> tuple[np.ndarray, dict[str, str]]:
   """Reads an array, and the header, of a safetensors file.
 
@@ -167,7 +170,10 @@ def read_tensor(
     ValueError: if it is another kind of file, or has no such key.
   """
   try:
-    with safetensors.safe_open(path, framework="numpy") as file:
+    with (
+      _on_disk(path) as copy,
+      safetensors.safe_open(copy, framework="numpy") as file,
+    ):
       keys, header = list(file.keys()), file.metadata() or {}
       array = file.get_tensor(key) if key in keys else None
   except safetensors.SafetensorError as error:
@@ -177,7 +183,19 @@ def read_tensor(
   return array, header
 
 
-def is_numpy(path: pathlib.Path) -> bool:
+@contextlib.contextmanager
+def _on_disk(path: epath.Path) -> Iterator[str]:
+  """Yields the path of a file, or of a copy of one that is in a bucket."""
+  if "://" not in str(path):
+    yield str(path)
+    return
+  with tempfile.NamedTemporaryFile() as copy:
+    copy.write(path.read_bytes())
+    copy.flush()
+    yield copy.name
+
+
+def is_numpy(path: epath.Path) -> bool:
   """Whether a file is NumPy's by its first bytes, whatever its name."""
   if not path.is_file():
     return False
@@ -221,7 +239,7 @@ def check_compatible(
     )
 
 
-def checked(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
+def checked(array: np.ndarray, path: epath.Path) -> np.ndarray:
   """Returns an array as a prompt.
 
   Args:
@@ -255,7 +273,7 @@ def checked(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
   return array
 
 
-def _suffix(path: pathlib.Path) -> str:
+def _suffix(path: epath.Path) -> str:
   if path.suffix not in _SUFFIXES:
     raise ValueError(
       f"{path}: expected a prompt file that ends in {' or '.join(_SUFFIXES)}."
@@ -264,7 +282,7 @@ def _suffix(path: pathlib.Path) -> str:
   return path.suffix
 
 
-def _others(path: pathlib.Path) -> str:
+def _others(path: epath.Path) -> str:
   """Returns a sentence on the prompt files near a path that is none."""
   folder = path if path.is_dir() else path.parent
   if not folder.is_dir():
@@ -290,7 +308,7 @@ def to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
 
 
 def from_header(
-  header: dict[str, str], array: np.ndarray, path: pathlib.Path
+  header: dict[str, str], array: np.ndarray, path: epath.Path
 ) -> PromptMetadata | None:
   """Returns the metadata in a header, or None if other software wrote it.
 

@@ -7,10 +7,13 @@ laid a link, and takes its name when it is on disk.
 
 from collections.abc import Iterator
 import contextlib
+import io
 import os
 import pathlib
 import tempfile
 from typing import BinaryIO
+
+from etils import epath
 
 
 @contextlib.contextmanager
@@ -26,6 +29,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
   Raises:
     OSError: if it cannot be written; it names the file, and nothing new stays.
   """
+  if "://" in os.fspath(path):
+    # An object of a bucket appears whole or not at all.
+    buffer = io.BytesIO()
+    yield buffer
+    epath.Path(path).write_bytes(buffer.getvalue())
+    return
   path = pathlib.Path(path)
   try:
     descriptor, temporary = tempfile.mkstemp(

@@ -4,7 +4,8 @@
 
 Writes, for each number of partitions, the losses, the prompt, predictions and
 scores of some steps to OUT; or runs `t5x.train` in the folder OUT if the one
-number is "train". With an address it is one of several processes.
+number is "train", or goes on to a step if they are "go-on PARTITIONS STEPS".
+With an address it is one of several processes.
 """
 
 import functools
@@ -134,6 +135,17 @@ def train(base, model_dir):
     )
 
 
+def go_on(base, model_dir, num_partitions, steps):
+  """A run that goes on to `steps`, on this mesh; the others share the batch."""
+  return tiny.train(
+    model_dir,
+    base,
+    relative_steps=steps,
+    period=steps,
+    partitioner=tiny.make_partitioner(num_partitions),
+  )
+
+
 def main(argv):
   base, out, *partitions = argv
   if "--" in partitions:
@@ -144,6 +156,8 @@ def main(argv):
     jax.distributed.initialize(address, int(count), int(index))
   if partitions == ["train"]:
     return train(base, out)
+  if partitions[0] == "go-on":
+    return go_on(base, out, *map(int, partitions[1:]))
   results = {
     f"{number}/{name}": value
     for number in partitions

@@ -5,6 +5,7 @@ import math
 import os
 
 from absl import logging
+from etils import epath
 from flax import traverse_util
 import jax
 import numpy as np
@@ -131,7 +132,7 @@ class SaveBestPrompt(trainer.BaseAction):
       expected: The prompt and its header, if they are known.
       step: The step of the best evaluation.
     """
-    if not os.path.exists(self._path):
+    if not epath.Path(self._path).exists():
       return "is missing"
     try:
       prompt, metadata = prompt_files.load_prompt(self._path)

@@ -5,6 +5,8 @@ import os
 import shlex
 from typing import Any
 
+from etils import epath
+
 from t5x import gin_macros, gin_utils
 
 _EVALUATE_PROMPT = "gin/recipes/evaluate_prompt.gin"
@@ -34,11 +36,11 @@ def closing_note(
     Lines for people; the last ones can be copied to a shell.
   """
   prompt = os.path.join(model_dir, "prompt.safetensors")
-  has_prompt = os.path.exists(prompt)
+  has_prompt = epath.Path(prompt).exists()
   checkpoint = model_dir
   if best is not None:
     path = os.path.join(model_dir, f"checkpoint_{best['step']}")
-    checkpoint = path if os.path.isdir(path) else model_dir
+    checkpoint = path if epath.Path(path).is_dir() else model_dir
   files = list(_evaluated(gin_files, has_prompt))
   kept = _kept(gin_bindings, files, has_prompt)
   places = {"PROMPT_FILE": prompt} if has_prompt else {}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import sys
 import threading
@@ -14,6 +15,9 @@ __version__ = "0.1.0"
 # For TensorFlow; here, because JAX sets the first to "1".
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# Paths at gs:// are for gcsfs, by `t5x.storage`; without it, for TensorFlow.
+if importlib.util.find_spec("gcsfs") is not None:
+  os.environ.setdefault("EPATH_USE_TF", "0")
 
 
 @contextlib.contextmanager

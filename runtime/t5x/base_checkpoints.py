@@ -10,7 +10,6 @@ from concurrent import futures
 import dataclasses
 import functools
 import hashlib
-import os
 import re
 from typing import Any, TypeVar
 
@@ -21,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import ml_dtypes
 import numpy as np
 
-from t5x import digests, stacking
+from t5x import digests, stacking, storage
 from t5x.formats import orbax, run, scanned, stored_arrays, t5x_v3
 from t5x.formats.stored_arrays import StoredArray
 from t5x.train_state import Params
@@ -36,7 +35,7 @@ _READERS = 8
 
 def absolute(path: str) -> str:
   """Returns a path that means the same from any working directory."""
-  return path if "://" in path else os.path.abspath(path)
+  return str(storage.absolute(path))
 
 
 def find_checkpoint(path: str, step: int | None = None) -> str:
@@ -65,7 +64,7 @@ def find_checkpoint(path: str, step: int | None = None) -> str:
   steps = {
     int(match[1]): child
     for child in folder.iterdir()
-    if (match := _STEP_FOLDER.fullmatch(child.name))
+    if (match := _STEP_FOLDER.fullmatch(child.name)) and storage.is_whole(child)
   }
   if not steps or (step is not None and step not in steps):
     way_out = (
@@ -293,9 +292,7 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   """
   found = absolute(find_checkpoint(path))
   if digests.are_in(found):
-    _refuse_damage(
-      found, os.stat(os.path.join(found, digests.NAME)).st_mtime_ns
-    )
+    _refuse_damage(found, digests.text(found))
   if run.is_checkpoint(found):
     return BaseCheckpoint(path, *run.open_checkpoint(found, open_checkpoint))
   if t5x_v3.is_checkpoint(found):
@@ -306,12 +303,12 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
 
 
 @functools.lru_cache(maxsize=64)
-def _refuse_damage(folder: str, written: int) -> None:
+def _refuse_damage(folder: str, written: str) -> None:
   """Reads a checkpoint once to compare it with its digests.
 
   Args:
     folder: `checkpoint_<step>`.
-    written: When its digests were; another time is another checkpoint.
+    written: Its digests; others are of another checkpoint.
   """
   del written
   if damage := digests.damage(folder):

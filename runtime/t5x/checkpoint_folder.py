@@ -1,17 +1,17 @@
 """A folder of checkpoints, in which each name belongs to a whole one.
 
-A checkpoint appears, is replaced and goes by a change of its name: whatever
-kills a run, `checkpoint_<step>` is whole. One process of a run changes names.
+A checkpoint appears, is replaced and goes by a change of its name, or in a
+bucket of its mark: whatever kills a run, `checkpoint_<step>` is whole, or does
+not count. One process of a run changes names.
 """
 
 from collections.abc import Collection
 import dataclasses
-import os
-import pathlib
 import re
-import shutil
 
-from t5x import digests, safe_files
+from etils import epath
+
+from t5x import digests, safe_files, storage
 
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # What a checkpoint is called on its way in, and on its way out.
@@ -29,13 +29,13 @@ class CheckpointFolder:
     path: Its absolute path. It need not exist yet.
   """
 
-  path: pathlib.Path
+  path: epath.Path
 
-  def checkpoint(self, step: int) -> pathlib.Path:
+  def checkpoint(self, step: int) -> epath.Path:
     """Returns the path of a step's checkpoint."""
     return self.path / f"checkpoint_{step}"
 
-  def replacement(self, step: int) -> pathlib.Path:
+  def replacement(self, step: int) -> epath.Path:
     """Returns where to write a checkpoint that there is one of already."""
     return self.path / f"checkpoint_{step}{_NEW}"
 
@@ -45,8 +45,8 @@ class CheckpointFolder:
       return []
     return sorted(
       int(match[1])
-      for name in os.listdir(self.path)
-      if (match := _STEP_FOLDER.fullmatch(name))
+      for path in self.path.iterdir()
+      if (match := _STEP_FOLDER.fullmatch(path.name)) and storage.is_whole(path)
     )
 
   def clear_leftovers(self) -> None:
@@ -54,27 +54,37 @@ class CheckpointFolder:
     for path in sorted(self.path.glob(f"checkpoint_*{_NEW}")):
       final = path.with_suffix("")
       # The old one was out of the way already.
-      if _LEFTOVER.fullmatch(path.name) and not final.exists():
-        path.rename(final)
-    for path in self.path.glob("checkpoint_*.*"):
-      if _LEFTOVER.fullmatch(path.name):
-        shutil.rmtree(path)
+      if (
+        _LEFTOVER.fullmatch(path.name)
+        and storage.is_whole(path)
+        and not storage.is_whole(final)
+      ):
+        storage.remove(final)
+        storage.rename(path, final)
+    for path in self.path.glob("checkpoint_*"):
+      if _LEFTOVER.fullmatch(path.name) or (
+        _STEP_FOLDER.fullmatch(path.name) and not storage.is_whole(path)
+      ):
+        storage.remove(path)
 
   def replace(self, step: int) -> None:
     """Puts `replacement(step)` in the place of the checkpoint."""
     self._take_away(step)
-    self.replacement(step).rename(self.checkpoint(step))
+    storage.rename(self.replacement(step), self.checkpoint(step))
 
   def keep_only(self, steps: Collection[int]) -> None:
     """Deletes the checkpoints of other steps."""
     for step in set(self.steps()) - set(steps):
       self._take_away(step)
     for path in self.path.glob(f"checkpoint_*{_DELETED}"):
-      shutil.rmtree(path)
+      storage.remove(path)
 
   def _take_away(self, step: int) -> None:
     path = self.checkpoint(step)
-    path.rename(path.with_name(path.name + _DELETED))
+    if storage.is_bucket(path):
+      storage.remove(path)
+    else:
+      path.rename(path.with_name(path.name + _DELETED))
 
   def find_good(self) -> int:
     """Finds the last checkpoint that is what was written.

@@ -9,15 +9,15 @@ import errno
 import logging
 import math
 import os
-import pathlib
 from typing import Any
 
 from absl import logging as absl_logging
+from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t5x import checkpoint_folder, digests, multihost, stacking
+from t5x import checkpoint_folder, digests, multihost, stacking, storage
 from t5x import metrics as metrics_lib
 from t5x.base_checkpoints import (
   BaseCheckpoint,
@@ -51,7 +51,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def _names_checkpoint(path: pathlib.Path) -> Iterator[None]:
+def _names_checkpoint(path: epath.Path) -> Iterator[None]:
   """Turns what goes wrong in writing a checkpoint into an OSError naming it."""
   try:
     yield
@@ -122,7 +122,7 @@ class Checkpointer:
     }
     self._shapes_on_disk = stacking.shapes_apart(self._shapes)
     self._folder = checkpoint_folder.CheckpointFolder(
-      pathlib.Path(checkpoints_dir).resolve()
+      storage.absolute(checkpoints_dir)
     )
     self._writer = ocp.AsyncCheckpointer(
       _WithDigests(
@@ -200,7 +200,7 @@ class Checkpointer:
       )
 
   @contextlib.contextmanager
-  def _cleared_on_error(self, path: pathlib.Path) -> Iterator[None]:
+  def _cleared_on_error(self, path: epath.Path) -> Iterator[None]:
     """Leaves nothing half written, which makes room for the run's record."""
     try:
       with _names_checkpoint(path):

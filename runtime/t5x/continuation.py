@@ -5,6 +5,7 @@ import dataclasses
 import os
 from typing import Any
 
+from etils import epath
 import jax
 
 from t5x import records, run_configuration, safe_files
@@ -100,7 +101,7 @@ def _begun(folder: str) -> tuple[RunConfiguration, list[dict[str, Any]]] | None:
 
 
 def _has_checkpoint(folder: str) -> bool:
-  return any(x.startswith("checkpoint_") for x in os.listdir(folder))
+  return any(epath.Path(folder).glob("checkpoint_*"))
 
 
 def _check_last_step(folder: str, configuration: RunConfiguration) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Collection
 from concurrent import futures
 import json
 import os
-import pathlib
 from typing import Any
 
-from t5x import safe_files
+from etils import epath
+
+from t5x import safe_files, storage
 
 NAME = "digests.json"
 _KEY = "sha256"
@@ -24,12 +25,12 @@ def write(
     folder: The folder.
     leave_out: Files and folders in it that are left out.
   """
-  folder = pathlib.Path(folder)
-  paths = [path.relative_to(folder) for path in sorted(folder.rglob("*"))]
+  folder = epath.Path(folder)
+  left_out = {NAME, *leave_out}
   names = [
-    path.as_posix()
-    for path in paths
-    if path.parts[0] not in {NAME, *leave_out} and not (folder / path).is_dir()
+    name
+    for name in storage.files(folder)
+    if name.partition("/")[0] not in left_out
   ]
   with futures.ThreadPoolExecutor(_READERS) as pool:
     values = pool.map(lambda name: safe_files.digest(folder / name), names)
@@ -39,7 +40,13 @@ def write(
 
 def are_in(folder: str | os.PathLike[str]) -> bool:
   """Whether a folder has digests."""
-  return os.path.lexists(os.path.join(folder, NAME))
+  file = epath.Path(folder) / NAME
+  return os.path.islink(file) or file.exists()
+
+
+def text(folder: str | os.PathLike[str]) -> str:
+  """Returns the file of digests, whatever is in it."""
+  return (epath.Path(folder) / NAME).read_bytes().decode(errors="replace")
 
 
 def damage(folder: str | os.PathLike[str]) -> str | None:
@@ -51,9 +58,9 @@ def damage(folder: str | os.PathLike[str]) -> str | None:
   Returns:
     What is wrong, in words, or None.
   """
-  folder = pathlib.Path(folder)
+  folder = epath.Path(folder)
   try:
-    content: Any = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    content: Any = json.loads((folder / NAME).read_text())
     expected = {str(name): str(value) for name, value in content[_KEY].items()}
   except FileNotFoundError:
     return f"it has no {NAME}"

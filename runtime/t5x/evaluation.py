@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import contextlib
-import os
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from t5x import (
   records,
   run_configuration,
   run_lock,
+  storage,
   task_binding,
   truncation,
   utils,
@@ -57,6 +57,7 @@ class InferenceEvaluator:
     self._model = model
     self._partitioner = partitioner
     self._batch_size = cfg.batch_size
+    self._outbox = storage.Outbox(log_dir) if log_dir else None
     with task_binding.registered(cfg.task_or_mixture()) as name:
       self._evaluator = inference_evaluator_cls(
         mixture_or_task_name=name,
@@ -67,15 +68,13 @@ class InferenceEvaluator:
         use_cached=cfg.use_cached,
         seed=cfg.seed,
         sequence_length=cfg.task_feature_lengths,
-        log_dir=log_dir,
+        log_dir=self._outbox and self._outbox.path,
         use_memory_cache=cfg.use_memory_cache,
       )
     self.counts: dict[str, int] = {
       task.name: sum(1 for _ in self._evaluator.cached_task_datasets[task.name])
       for task in self._evaluator.eval_tasks
     }
-    if log_dir:
-      os.makedirs(log_dir, exist_ok=True)
     if not self.counts or not all(self.counts.values()):
       raise ValueError(
         f"The split {cfg.split!r} of {cfg.name} has no example "
@@ -94,6 +93,8 @@ class InferenceEvaluator:
     """Ends the evaluator's threads."""
     if self._evaluator._metrics_executor:
       self._evaluator._metrics_executor.shutdown()
+    if self._outbox is not None:
+      self._outbox.close()
 
   def evaluate(
     self,
@@ -130,11 +131,11 @@ class InferenceEvaluator:
       predict_fn=predict,
       score_fn=score,
     )
+    computed = metrics.result() or {}
+    if self._outbox is not None and jax.process_index() == 0:
+      self._outbox.send()
     return multihost.of_first_process(
-      {
-        task: _scalars(values)
-        for task, values in (metrics.result() or {}).items()
-      }
+      {task: _scalars(values) for task, values in computed.items()}
     )
 
   def _infer_fns(self, train_state_axes: TrainState) -> dict[str, Any]:

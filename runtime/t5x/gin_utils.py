@@ -19,6 +19,7 @@ from t5x import (
   gin_text,
   gin_values,
   run_configuration,
+  safe_files,
 )
 
 _T = TypeVar("_T")
@@ -264,8 +265,7 @@ def summarize_gin_config(
   if jax.process_index():
     return
   text = gin.operative_config_str()
-  with open(os.path.join(model_dir, "config.gin"), "w", encoding="utf-8") as f:
-    f.write(text)
+  safe_files.write(os.path.join(model_dir, "config.gin"), text)
   if summary_writer is not None:
     summary_writer.add_text("config", gin.markdown(text), step)
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
-import glob
 import json
 import os
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 import seqio
@@ -278,7 +278,7 @@ def _refuse_other_predictions(
 ) -> None:
   """Goes on with predictions of this model and these settings only."""
   before = records.read(output_dir)
-  if not glob.glob(f"{glob.escape(output_dir)}/*.jsonl-*"):
+  if not any(epath.Path(output_dir).glob("*.jsonl-*")):
     return
   if before is None:
     raise ValueError(
@@ -307,7 +307,7 @@ def _write_in_chunks(
   progress: events.Progress,
 ) -> None:
   """Writes a file line by line, and goes on with one that was cut off."""
-  if multihost.of_first_process(os.path.exists(path)):
+  if multihost.of_first_process(epath.Path(path).exists()):
     return
   file = None
   if jax.process_index() == 0:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-import pathlib
 from typing import Any
 
 from absl import logging
+from etils import epath
 from flax import traverse_util
 from flax.linen import partitioning as flax_partitioning
 import jax
@@ -211,7 +211,7 @@ class TrainStateInitializer:
 
 def _note_trainer(base: checkpoints.BaseCheckpoint) -> None:
   """Says so if the checkpoint is of a run that another process trains now."""
-  folder = pathlib.Path(checkpoints.find_checkpoint(base.path)).parent
+  folder = epath.Path(checkpoints.find_checkpoint(base.path)).parent
   if holder := run_lock.find_holder(str(folder)):
     logging.warning(
       "%s is being trained by %s. Its checkpoint of step %d is read; it will "

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import json
 import os
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from t5x import safe_files
 
@@ -35,7 +36,7 @@ def keep(
     is_kept: Whether a line stays.
     missing: Lines to add to those that stay, which it is given.
   """
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   content = path.read_bytes() if path.exists() else b""
   texts = content.split(b"\n")
   # The last one, unless it is empty, lacks its end.
@@ -68,7 +69,7 @@ def keep_evaluations(
     folder: With its `<task>-metrics.jsonl`.
     steps: Of the evaluations that the run goes on from.
   """
-  for path in pathlib.Path(folder).glob("*-metrics.jsonl"):
+  for path in epath.Path(folder).glob("*-metrics.jsonl"):
     seen: set[int] = set()
 
     def is_kept(line: Line, seen=seen) -> bool:

@@ -8,10 +8,11 @@ What is not what was written, in whatever way, is written again.
 from collections.abc import Sequence
 import hashlib
 import json
-import os
-from typing import BinaryIO
 
 from absl import logging
+from etils import epath
+
+from t5x import storage
 
 
 class PartialFile:
@@ -30,14 +31,15 @@ class PartialFile:
     # Lines that are there already.
     self.num_lines = 0
     size, entries = self._good_part()
-    self._data = _open_cut(self._partial, size)
-    self._log = _open_cut(self._digests, entries)
+    self._data = storage.GrowingFile(self._partial, size)
+    self._log = storage.GrowingFile(self._digests, entries)
 
   def _good_part(self) -> tuple[int, int]:
     """Returns the sizes, in bytes, of what is good in the two files."""
     try:
-      with open(self._digests, "rb") as log, open(self._partial, "rb") as data:
-        entries, content = log.read().splitlines(keepends=True), data.read()
+      log = epath.Path(self._digests).read_bytes()
+      entries = log.splitlines(keepends=True)
+      content = epath.Path(self._partial).read_bytes()
     except FileNotFoundError:
       return 0, 0
     size = used = 0
@@ -67,28 +69,13 @@ class PartialFile:
     self._hash.update(chunk)
     self.num_lines += len(lines)
     self._data.write(chunk)
-    self._data.flush()
-    entry = [self._data.tell(), self.num_lines, self._hash.hexdigest()]
+    entry = [self._data.size, self.num_lines, self._hash.hexdigest()]
     self._log.write(json.dumps(entry).encode() + b"\n")
-    self._log.flush()
 
   def close(self, is_whole: bool) -> None:
     """Closes the file, and gives it its name if it is whole."""
     self._log.close()
+    self._data.close(is_whole)
     if is_whole:
-      os.fsync(self._data.fileno())
-    self._data.close()
-    if is_whole:
-      os.replace(self._partial, self._path)
-      os.unlink(self._digests)
-
-
-def _open_cut(path: str, size: int) -> BinaryIO:
-  """Opens a file behind its first bytes; what followed them is gone."""
-  if size == 0 and os.path.lexists(path):
-    # It may be anything, such as a link.
-    os.unlink(path)
-  file = open(path, "r+b" if size else "xb")  # noqa: SIM115
-  file.truncate(size)
-  file.seek(size)
-  return file
+      epath.Path(self._partial).replace(self._path)
+      epath.Path(self._digests).unlink(missing_ok=True)

@@ -14,10 +14,18 @@ import time
 from typing import Any
 
 from absl import logging
+from etils import epath
 import gin
 import jax
 
-from t5x import checkpoints, events, metric_lines, record_schema, safe_files
+from t5x import (
+  checkpoints,
+  events,
+  metric_lines,
+  record_schema,
+  safe_files,
+  storage,
+)
 
 _PACKAGES = (
   "jax",
@@ -122,16 +130,13 @@ def make_folder(path: str, name: str, kind: str) -> None:
     ValueError: if it cannot be made or written, or has a record of another
       kind.
   """
-  if "://" in path:
-    raise ValueError(
-      f"{name}={path!r}: runs are written to folders of the file system. Mount "
-      "the bucket, with Cloud Storage FUSE for one, and give the folder; "
-      "several hosts need one that all of them see."
-    )
   try:
-    os.makedirs(path, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path):
-      pass
+    if storage.is_bucket(path):
+      storage.check_writable(path, name)
+    else:
+      os.makedirs(path, exist_ok=True)
+      with tempfile.TemporaryFile(dir=path):
+        pass
   except OSError as e:
     raise ValueError(
       f"{name}={path!r} cannot be written: {e.strerror}. Choose another folder."
@@ -147,15 +152,16 @@ def read(folder: str) -> dict[str, Any] | None:
   """Returns a run's record, if there is one; a garbled one is set aside."""
   path = os.path.join(folder, "record.json")
   try:
-    with open(path, encoding="utf-8") as f:
-      record = json.load(f)
+    content = epath.Path(path).read_bytes()
+  except FileNotFoundError:
+    return None
+  try:
+    record = json.loads(content)
     if isinstance(record, dict):
       return record
     problem = "it is no JSON object"
-  except FileNotFoundError:
-    return None
   except (ValueError, RecursionError) as e:
-    problem = f"it is no JSON: {e}" if os.path.getsize(path) else "it is empty"
+    problem = f"it is no JSON: {e}" if content else "it is empty"
   if jax.process_index() == 0:
     safe_files.set_aside(path, problem, "It is made anew.")
   return None
@@ -320,8 +326,7 @@ class MetricLog:
     for name, value in scalars.items():
       self.summary_writer.add_scalar(name, value, step)
     if self._first_process:
-      with open(self._path, "a", encoding="utf-8") as f:
-        f.write(json.dumps({"step": step, **scalars}) + "\n")
+      storage.append(self._path, json.dumps({"step": step, **scalars}) + "\n")
 
   def close(self) -> None:
     self.summary_writer.close()

@@ -13,6 +13,8 @@ import json
 import os
 from typing import Any
 
+from etils import epath
+
 from t5x import gin_resolution
 
 # The program that leaves a record -> its function, which gin binds.
@@ -188,8 +190,7 @@ def read(folder: str) -> tuple[RunConfiguration, list[dict[str, Any]]] | None:
   """
   path = os.path.join(folder, FILE)
   try:
-    with open(path, encoding="utf-8") as f:
-      fields = json.load(f)
+    fields = json.loads(epath.Path(path).read_text())
     configuration = RunConfiguration(
       fields["program"], fields["settings"], fields["code"]
     )

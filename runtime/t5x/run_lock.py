@@ -1,8 +1,9 @@
 """One run per folder: a lock that names its holder.
 
-It is a file, as an operating system's locks do not reach other machines. Its
-holder is gone if that process is, on the same machine, or if the file was not
-touched for a while, on another one, whose processes cannot be looked at.
+It is a file or an object, as an operating system's locks do not reach other
+machines. Its holder is gone if that process is, on the same machine, or if the
+file was not touched for a while, on another one, whose processes cannot be
+looked at.
 """
 
 import contextlib
@@ -14,14 +15,31 @@ import time
 from typing import Any
 
 from absl import logging
+from etils import epath
 import filelock
 import jax
 
-from t5x import multihost, safe_files
+from t5x import bucket_lease, multihost, safe_files, storage
 
 # Seconds between touches, and without one until the lock may be taken.
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
+
+
+class _DiskLease(filelock.SoftFileLease):
+  """A lock file."""
+
+  def touches(self) -> tuple[str, str] | None:
+    """Returns what names the file, and its last touch, or None."""
+    try:
+      status = os.stat(self.lock_file)
+    except FileNotFoundError:
+      return None
+    return str(status.st_ino), str(status.st_mtime_ns)
+
+  def confirm(self) -> bool:
+    """Whether it is held; `on_compromise` says when it is not."""
+    return True
 
 
 class RunLock:
@@ -43,11 +61,18 @@ class RunLock:
     self._holder_path = _details(self._path)
     self._is_first = jax.process_index() == 0
     self._loss: str | None = None
-    self._lease = filelock.SoftFileLease(
+    self._lease = self._make_lease()
+
+  def _make_lease(self) -> "_DiskLease | bucket_lease.BucketLease":
+    if storage.is_bucket(self._path):
+      return bucket_lease.BucketLease(
+        self._path, LEASE_SECONDS, HEARTBEAT_SECONDS, self._note_loss
+      )
+    return _DiskLease(
       self._path,
       lease_duration=LEASE_SECONDS,
       heartbeat_interval=HEARTBEAT_SECONDS,
-      on_compromise=self._note_loss,
+      on_compromise=lambda loss: self._note_loss(loss.reason),
       # It may be given back by another thread than took it.
       thread_local=False,
     )
@@ -67,7 +92,7 @@ class RunLock:
   def __exit__(self, *error) -> None:
     if self._is_first and self._loss is None:
       with contextlib.suppress(OSError):
-        os.unlink(self._holder_path)
+        epath.Path(self._holder_path).unlink()
       self._lease.release()
 
   def check(self) -> None:
@@ -75,6 +100,8 @@ class RunLock:
 
     That happens to a process that was suspended for longer than the lease.
     """
+    if self._is_first and self._loss is None and not self._lease.confirm():
+      self._note_loss("its object was replaced")
     if self._loss is not None:
       raise RuntimeError(
         f"{self._what} was taken by another run while this one was suspended "
@@ -84,8 +111,7 @@ class RunLock:
   def _take(self) -> str | None:
     """Takes the lock, or returns why that cannot be."""
     deadline = time.monotonic() + LEASE_SECONDS + 2 * HEARTBEAT_SECONDS
-    # (inode, time of the last touch)
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[str, str]] = set()
     waits = False
     while True:
       try:
@@ -94,11 +120,10 @@ class RunLock:
         pass
       else:
         break
-      with contextlib.suppress(FileNotFoundError):
-        status = os.stat(self._path)
-        seen.add((status.st_ino, status.st_mtime_ns))
-      # A second time of one file: its holder is alive and touched it.
-      if len(seen) > len({inode for inode, _ in seen}) or (
+      if (touch := self._lease.touches()) is not None:
+        seen.add(touch)
+      # A second touch of one file: its holder is alive.
+      if len(seen) > len({file for file, _ in seen}) or (
         time.monotonic() > deadline
       ):
         return (
@@ -124,8 +149,8 @@ class RunLock:
     safe_files.write(self._holder_path, json.dumps(holder) + "\n")
     return None
 
-  def _note_loss(self, loss: filelock.LeaseCompromise) -> None:
-    self._loss = loss.reason
+  def _note_loss(self, reason: str) -> None:
+    self._loss = reason
 
 
 def find_holder(folder: str, part: str = "run") -> str | None:
@@ -139,6 +164,11 @@ def find_holder(folder: str, part: str = "run") -> str | None:
     Which process, on which machine; None if there is none.
   """
   path = os.path.join(folder, f"{part}.lock")
+  if storage.is_bucket(folder):
+    if not storage.HAS_GCS:
+      return None
+    is_held = bucket_lease.is_held(path, LEASE_SECONDS)
+    return _name_holder(path) if is_held else None
   try:
     age = time.time() - os.stat(path).st_mtime
   except OSError:
@@ -158,6 +188,8 @@ def find_holder(folder: str, part: str = "run") -> str | None:
 
 def _owner(path: str) -> Any:
   """What filelock wrote of a lock's holder, if that can be read."""
+  if storage.is_bucket(path):
+    return None
   return filelock.SoftFileLease(path, lease_duration=LEASE_SECONDS).owner
 
 
@@ -175,8 +207,7 @@ def _name_holder(path: str) -> str:
     else f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
   )
   try:
-    with open(_details(path), encoding="utf-8") as file:
-      holder = json.load(file)
+    holder = json.loads(epath.Path(_details(path)).read_text())
     if owner is None or holder["pid"] == owner.pid:
       return (
         f"process {holder['pid']} on {holder['host']} since {holder['since']}"

@@ -2,18 +2,23 @@
 
 Content goes into a new file of an unpredictable name beside the old one, is
 forced to disk, and takes its name: a reader sees the old or the new content,
-also after a crash, and nobody can lay a link where it is written.
+also after a crash, and nobody can lay a link where it is written. In a bucket,
+an object is written whole as it is.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
 import hashlib
+import io
 import os
 import pathlib
 import tempfile
 from typing import BinaryIO
 
 from absl import logging
+from etils import epath
+
+from t5x import storage
 
 
 @contextlib.contextmanager
@@ -29,6 +34,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
   Raises:
     OSError: if it cannot be written; it names the file, and nothing new stays.
   """
+  if "://" in os.fspath(path):
+    # An object of a bucket appears whole or not at all.
+    buffer = io.BytesIO()
+    yield buffer
+    epath.Path(path).write_bytes(buffer.getvalue())
+    return
   path = pathlib.Path(path)
   try:
     descriptor, temporary = tempfile.mkstemp(
@@ -79,10 +90,10 @@ def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
   """
   path = os.fspath(path)
   new, number = f"{path}.damaged", 1
-  while os.path.lexists(new):
+  while os.path.islink(new) or epath.Path(new).exists():
     number += 1
     new = f"{path}.damaged_{number}"
-  os.rename(path, new)
+  storage.rename(path, new)
   logging.warning(
     "%s is damaged (%s); it is kept as %s. %s", path, why, new, instead
   )
@@ -91,8 +102,11 @@ def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
 
 def digest(path: str | os.PathLike[str]) -> str:
   """Returns the SHA-256 of a file's content, in hexadecimal digits."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+  digest = hashlib.sha256()
+  with epath.Path(path).open("rb") as file:
+    while block := file.read(2**20):
+      digest.update(block)
+  return digest.hexdigest()
 
 
 def remove_leftovers(
@@ -105,6 +119,8 @@ def remove_leftovers(
     is_ours: Whether a file of that name, without the additions, is written by
       the caller.
   """
+  if storage.is_bucket(folder):
+    return
   for path in pathlib.Path(folder).glob(".*.tmp"):
     # `.NAME.RANDOM.tmp`
     name = path.name.removeprefix(".").removesuffix(".tmp").rpartition(".")[0]

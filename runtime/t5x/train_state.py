@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
 from flax import struct, traverse_util
 import jax
 import jax.numpy as jnp
@@ -162,5 +163,4 @@ def write_model_info(
     f"{counts['trainable']:,} of {total:,} parameters train "
     f"({100 * counts['trainable'] / total:.5f}%)."
   )
-  with open(log_file, "w", encoding="utf-8") as f:
-    f.write("\n".join(lines) + "\n")
+  epath.Path(log_file).write_text("\n".join(lines) + "\n")

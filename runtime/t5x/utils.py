@@ -212,7 +212,10 @@ def get_dataset(
   feature_converter_cls: Callable[..., seqio.FeatureConverter],
   num_epochs: int | None = None,
 ) -> tf.data.Dataset:
-  """Makes batches of one shard of a data set.
+  """Makes one process's part of the batches of a data set.
+
+  A batch has the same examples however many processes share it, so that a run
+  may go on with another number of them. Each reads all of the data for that.
 
   Args:
     cfg: Which examples; the lengths must be given.
@@ -222,8 +225,8 @@ def get_dataset(
     num_epochs: None repeats without end.
 
   Returns:
-    Batches of `cfg.batch_size / num_shards`, of the examples and in the order
-    that `seqio.get_dataset` gives.
+    `cfg.batch_size / num_shards` rows of each batch, which has the examples,
+    and in the order, that `seqio.get_dataset` gives to one process.
 
   Raises:
     ValueError: if the split is empty.
@@ -235,7 +238,6 @@ def get_dataset(
     "task_feature_lengths": cfg.task_feature_lengths,
     "dataset_split": cfg.split,
     "feature_converter": feature_converter_cls(pack=cfg.pack),
-    "shard_info": seqio.ShardInfo(index=shard_id, num_shards=num_shards),
     "use_cached": cfg.use_cached,
     "seed": cfg.seed,
     "trim_output_features": cfg.trim_output_features,
@@ -249,9 +251,12 @@ def get_dataset(
   first = seqio.get_dataset(**arguments, shuffle=False, num_epochs=1).take(1)
   if next(iter(first), None) is None:
     raise ValueError(f"The split {cfg.split!r} of {cfg.name} is empty.")
-  return dataset.batch(
-    cfg.batch_size // num_shards, drop_remainder=num_epochs is None
-  ).prefetch(tf.data.AUTOTUNE)
+  batches = dataset.batch(cfg.batch_size, drop_remainder=num_epochs is None)
+  if num_shards > 1:
+    size = cfg.batch_size // num_shards
+    rows = slice(shard_id * size, (shard_id + 1) * size)
+    batches = batches.map(lambda batch: {k: x[rows] for k, x in batch.items()})
+  return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def get_training_eval_datasets(

@@ -45,7 +45,7 @@ def cache_dir(tmp_path_factory):
 
 
 def _of_seqio(cfg, shard=0, num_shards=1):
-  """What seqio gives by itself, in batches made without tf.data."""
+  """What seqio gives to one process, in batches cut without tf.data."""
   examples = seqio.get_dataset(
     cfg.mixture_or_task_name,
     cfg.task_feature_lengths,
@@ -53,13 +53,12 @@ def _of_seqio(cfg, shard=0, num_shards=1):
     shuffle=cfg.shuffle,
     num_epochs=None,
     feature_converter=seqio.EncDecFeatureConverter(pack=cfg.pack),
-    shard_info=seqio.ShardInfo(shard, num_shards),
     use_cached=cfg.use_cached,
     seed=cfg.seed,
   ).as_numpy_iterator()
-  size = cfg.batch_size // num_shards
-  while batch := list(itertools.islice(examples, size)):
-    yield {name: np.stack([x[name] for x in batch]) for name in batch[0]}
+  while batch := list(itertools.islice(examples, cfg.batch_size)):
+    part = np.array_split(batch, num_shards)[shard]
+    yield {name: np.stack([x[name] for x in part]) for name in batch[0]}
 
 
 def _assert_same(ours, seqios):

@@ -16,6 +16,7 @@ import tiny
 
 from prompt_tuning import prompt_files
 from t5x import checkpoints, partitioning
+from t5x.formats import stored_arrays
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +104,41 @@ def test_run_of_two_processes_is_evaluated_saved_and_goes_on(base, tmp_path):
     for name in ("one", "two")
   ]
   np.testing.assert_allclose(*prompts, rtol=1e-4, atol=1e-4)
+
+
+def test_run_goes_on_on_other_meshes_and_numbers_of_processes(base, tmp_path):
+  """8 devices, then two processes of 2, then 2 devices, against one device."""
+
+  def run(devices, partitions, steps):
+    process = _start(
+      [base, tmp_path / "run", "go-on", partitions, steps], devices
+    )
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+
+  def losses(folder):
+    lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+    return [
+      x["train/loss"] for x in map(json.loads, lines) if "train/loss" in x
+    ]
+
+  run(8, 2, 2)
+  _run_two_processes(base, tmp_path / "run", "go-on", 1, 4, devices=2)
+  run(2, 2, 6)
+  for steps in (2, 4, 6):
+    expected = on_mesh.go_on(base, str(tmp_path / "one"), 1, steps)
+  prompts = [
+    checkpoints.open_checkpoint(str(tmp_path / name)).arrays[
+      "encoder/prompt/prompt"
+    ]
+    for name in ("run", "one")
+  ]
+  (got, wanted) = (stored_arrays.read(x) for x in prompts)
+  assert expected.step == tiny.BASE_STEP + 6
+  np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(losses("run"), losses("one"), rtol=1e-4)
+  record = json.loads((tmp_path / "run" / "record.json").read_text())
+  assert (record["device"]["count"], record["device"]["processes"]) == (2, 1)
 
 
 def test_frozen_weights_stay_those_of_the_checkpoint(base):

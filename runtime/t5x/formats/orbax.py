@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t5x import digests
+from t5x import digests, storage
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
@@ -217,7 +217,7 @@ def write_checkpoint(
   Returns:
     The path of the checkpoint. It appears when it is complete.
   """
-  path = epath.Path(directory).resolve() / f"checkpoint_{step}"
+  path = storage.absolute(directory) / f"checkpoint_{step}"
   # Not `CheckpointManager`, which would tidy up what else lies in `directory`.
   handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
   tree = {"target": params, "state": {"step": np.int32(step)}}
@@ -228,10 +228,10 @@ def write_checkpoint(
       custom_metadata=dict(metadata),
       force=True,
     )
-  if "://" not in directory:
+  if not storage.is_bucket(directory):
     # For object stores alone, and they have the path on this machine.
     for mark in (path, path / ITEM):
-      (mark / "commit_success.txt").unlink(missing_ok=True)
+      (mark / storage.MARK).unlink(missing_ok=True)
     if jax.process_index() == 0:
       digests.write(str(path))
   return str(path)

@@ -18,6 +18,7 @@ import msgpack
 import numpy as np
 import tensorstore as ts
 
+from t5x import storage
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
@@ -223,7 +224,7 @@ def write_checkpoint(
   or for inference.
 
   Args:
-    directory: A local folder, to put `checkpoint_<step>` into.
+    directory: The folder to put `checkpoint_<step>` into.
     step: Pretraining steps.
     arrays: Path of the parameter -> array.
 
@@ -255,7 +256,7 @@ def write_checkpoint(
     },
   }
   (folder / _FILE).write_bytes(serialization.msgpack_serialize(tree))
-  folder.rename(final)
+  storage.rename(folder, final)
   return str(final)
 
 
