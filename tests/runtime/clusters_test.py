@@ -1,0 +1,98 @@
+"""Processes of Slurm's srun find each other without flags."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from t5x import clusters
+
+TESTS = pathlib.Path(__file__).parents[1]
+COMMAND = [
+  sys.executable,
+  "-m",
+  "t5x.eval",
+  f"--gin_file={TESTS}/testdata/tiny.gin",
+  "--gin_file=gin/methods/prompt_tuning.gin",
+  "--gin_file=gin/prompts/class_labels.gin",
+  "--gin_file=gin/runs/eval.gin",
+  f"--gin.MIXTURE_OR_TASK_NAME='{tiny.TASK}'",
+  "--gin.MIXTURE_OR_TASK_MODULE='tiny'",
+  "--gin.CLASS_LABELS=['yes', 'no']",
+  f"--gin.PROMPT_LENGTH={tiny.PROMPT_LENGTH}",
+]
+
+
+def _srun(job, count, index):
+  """The environment of a task of `srun --ntasks=COUNT` on this machine."""
+  return {
+    "SLURM_JOB_ID": str(job),
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_NTASKS": str(count),
+    "SLURM_PROCID": str(index),
+    "SLURM_LOCALID": str(index),
+  }
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch):
+  for name in _srun(0, 1, 0):
+    monkeypatch.delenv(name, raising=False)
+
+
+def test_a_step_of_several_tasks_is_a_cluster(monkeypatch):
+  assert not clusters.is_in_one()
+  for name, value in _srun(1, 1, 0).items():
+    monkeypatch.setenv(name, value)
+  assert not clusters.is_in_one()
+  monkeypatch.setenv("SLURM_NTASKS", "2")
+  assert clusters.is_in_one()
+  # The script of sbatch itself.
+  monkeypatch.delenv("SLURM_STEP_NODELIST")
+  assert not clusters.is_in_one()
+
+
+def _free_job():
+  """A number of a job whose port, as JAX derives it, is free."""
+  for job in range(os.getpid(), os.getpid() + 100):
+    with socket.socket() as probe:
+      if probe.connect_ex(("localhost", job % 2**12 + 65536 - 2**12)):
+        return job
+  raise AssertionError("no port is free")
+
+
+@pytest.mark.slow
+def test_two_tasks_of_srun_evaluate_together(tmp_path):
+  base = tiny.save_base(tmp_path / "base")
+  out, job = tmp_path / "out", _free_job()
+  processes = [
+    subprocess.Popen(
+      [
+        *COMMAND,
+        f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
+        f"--gin.EVAL_OUTPUT_DIR='{out}'",
+        "--gin.partitioning.PjitPartitioner.num_partitions=1",
+        f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
+      ],
+      env={
+        **os.environ,
+        "PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        **_srun(job, 2, index),
+      },
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  for process in processes:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+  record = json.loads((out / "record.json").read_text())
+  assert record["status"] == "finished"
+  assert record["device"]["processes"] == 2
