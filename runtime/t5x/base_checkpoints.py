@@ -53,6 +53,7 @@ def find_checkpoint(path: str, step: int | None = None) -> str:
   """
   folder = epath.Path(path)
   if not folder.is_dir():
+    storage.check_readable(path)
     parent = folder.parent
     there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
     raise ValueError(

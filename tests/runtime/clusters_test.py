@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tiny
 
@@ -19,12 +20,10 @@ COMMAND = [
   "t5x.eval",
   f"--gin_file={TESTS}/testdata/tiny.gin",
   "--gin_file=gin/methods/prompt_tuning.gin",
-  "--gin_file=gin/prompts/class_labels.gin",
+  "--gin_file=gin/prompts/from_file.gin",
   "--gin_file=gin/runs/eval.gin",
   f"--gin.MIXTURE_OR_TASK_NAME='{tiny.TASK}'",
   "--gin.MIXTURE_OR_TASK_MODULE='tiny'",
-  "--gin.CLASS_LABELS=['yes', 'no']",
-  f"--gin.PROMPT_LENGTH={tiny.PROMPT_LENGTH}",
 ]
 
 
@@ -70,11 +69,14 @@ def _free_job():
 @pytest.mark.slow
 def test_two_tasks_of_srun_evaluate_together(tmp_path):
   base = tiny.save_base(tmp_path / "base")
+  prompt = tmp_path / "prompt.npy"
+  np.save(prompt, np.ones((tiny.PROMPT_LENGTH, tiny.WIDTH), np.float32))
   out, job = tmp_path / "out", _free_job()
   processes = [
     subprocess.Popen(
       [
         *COMMAND,
+        f"--gin.PROMPT_FILE='{prompt}'",
         f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
         f"--gin.EVAL_OUTPUT_DIR='{out}'",
         "--gin.partitioning.PjitPartitioner.num_partitions=1",
