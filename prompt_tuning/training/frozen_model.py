@@ -12,6 +12,7 @@ gin.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import functools
 import os
 import tempfile
@@ -73,6 +74,28 @@ def load(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Loaded(checkpoints.BaseCheckpoint):
+  """A checkpoint that was read, all of it, once.
+
+  Attributes:
+    params: Path of the parameter -> array, on one device.
+  """
+
+  params: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+  def read(
+    self, targets: Mapping[str, jax.ShapeDtypeStruct]
+  ) -> dict[str, jax.Array]:
+    """Returns some parameters; where they are right already, as they are."""
+    return {
+      name: jax.device_put(
+        self.params[name].astype(target.dtype), target.sharding
+      )
+      for name, target in targets.items()
+    }
+
+
 class Model:
   """A frozen T5.
 
@@ -113,20 +136,26 @@ class Model:
     return self._base.fingerprint
 
   @functools.cached_property
-  def params(self) -> Mapping[str, Any]:
-    """The model's parameters in memory, float32, on the first device."""
+  def _loaded(self) -> "_Loaded":
+    """The model in memory, float32, on the first device."""
+    base = self._base
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    params = self._base.read(
+    params = base.read(
       {
         name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=device)
-        for name, x in self._base.shapes.items()
+        for name, x in base.shapes.items()
       }
     )
-    return traverse_util.unflatten_dict(params, sep="/")
+    return _Loaded(base.path, base.step, base.arrays, base.metadata, params)
+
+  @functools.cached_property
+  def params(self) -> Mapping[str, Any]:
+    """The model's parameters in memory, float32, on the first device."""
+    return traverse_util.unflatten_dict(self._loaded.params, sep="/")
 
   @functools.cached_property
   def predictor(self) -> Predictor:
-    """The model in memory, on the first device."""
+    """What answers; it has the model in memory."""
     return Predictor(self.config, self.vocabulary, self.params)
 
   def generate(
@@ -288,7 +317,7 @@ class Model:
 
   @property
   def _tuning_base(self) -> tuning.Base:
-    return tuning.Base(self._base.path, self.config, self.vocabulary)
+    return tuning.Base(self._loaded, self.config, self.vocabulary)
 
   def _examples(
     self,

@@ -52,15 +52,15 @@ _BEST_METRIC = ".*/(?!invalid).*"
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-  """A base model that is not in memory.
+  """A base model.
 
   Attributes:
-    path: Its checkpoint.
+    checkpoint: Its parameters.
     config: Sizes of the network.
     vocabulary: Of inputs and targets.
   """
 
-  path: str
+  checkpoint: checkpoints.BaseCheckpoint
   config: T5Config
   vocabulary: seqio.Vocabulary
 
@@ -90,7 +90,9 @@ class Base:
       )
     if init == "random_uniform":
       return prompts.random_uniform()
-    table = base_model.token_embedding(self.path)
+    table = base_model.read_parameter(
+      self.checkpoint, base_model.TOKEN_EMBEDDING
+    )
     size = vocabulary_lib.most_frequent(self.vocabulary, _POPULATION)
     sampled = prompts.sampled_vocab(table, size)
     if init == "sampled_vocab":
@@ -122,7 +124,8 @@ class Base:
   ) -> utils.RestoreCheckpointConfig:
     """Says what is read from the checkpoint: all but the prompt."""
     return utils.RestoreCheckpointConfig(
-      path=self.path,
+      path=self.checkpoint.path,
+      checkpoint=self.checkpoint,
       mode="specific",
       assignment_map=injections_lib.assignment_map(injections),
       fallback_to_scratch=True,

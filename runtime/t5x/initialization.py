@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from t5x import checkpoints, run_lock, stacking
+from t5x import train_state as train_state_lib
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
 from t5x.utils import RestoreCheckpointConfig
@@ -76,18 +77,20 @@ class TrainStateInitializer:
     )(rng)
 
   def _state(self, params: Mapping[str, Any], step: int) -> TrainState:
-    state = self._partitioner.partition(
-      lambda params: TrainState.create(self._optimizer_def, params),
-      out_axis_resources=self.train_state_axes,
-      donate_argnums=0,
-    )(traverse_util.unflatten_dict(params, sep="/"))
-    return state.replace(
-      opt_state=state.opt_state.replace(
-        step=jax.device_put(
-          np.int32(step), self.train_state_axes.opt_state.step
-        )
-      )
+    """Makes a state of parameters that are where they belong."""
+    nested = traverse_util.unflatten_dict(params, sep="/")
+    opt_state = self._partitioner.partition(
+      lambda params: TrainState.create(self._optimizer_def, params).opt_state,
+      out_axis_resources=self.train_state_axes.opt_state,
+    )(nested)
+    trainable, frozen = {}, nested
+    if self._optimizer_def is not None:
+      trains = self._optimizer_def.trainable(nested)
+      trainable, frozen = train_state_lib.split(nested, trains)
+    opt_state = opt_state.replace(
+      step=jax.device_put(np.int32(step), self.train_state_axes.opt_state.step)
     )
+    return TrainState(trainable, frozen, opt_state, self._optimizer_def)
 
   def from_scratch(self, init_rng: jax.Array) -> TrainState:
     """Initialises everything."""
@@ -111,7 +114,7 @@ class TrainStateInitializer:
     """
     if cfg.path is None:
       raise ValueError("Give INITIAL_CHECKPOINT_PATH: the base checkpoint.")
-    base = checkpoints.open_checkpoint(cfg.path)
+    base = cfg.checkpoint or checkpoints.open_checkpoint(cfg.path)
     _note_trainer(base)
     sources = {
       name: source

@@ -83,6 +83,46 @@ def value_and_grad(
   return jax.lax.scan(body, zeros, (parts, rngs))[0]
 
 
+def partition_step(
+  partitioner: PjitPartitioner,
+  step: Callable[..., tuple[TrainState, models.MetricSums]],
+  train_state_axes: TrainState,
+) -> Callable[..., tuple[TrainState, models.MetricSums]]:
+  """Compiles a training step, which takes the place of the state before it.
+
+  What is frozen is read where it lies: others may use the same arrays.
+
+  Args:
+    partitioner: Where everything lies.
+    step: (state, sums, batch) -> (state, sums).
+    train_state_axes: Shardings of the state.
+  """
+  own_axes = train_state_axes.replace(frozen={})
+  replicated = partitioner.sharding()
+
+  def own_step(own, frozen, sums, batch):
+    state, sums = step(own.replace(frozen=frozen), sums, batch)
+    return state.replace(frozen={}), sums
+
+  compiled = partitioner.partition(
+    own_step,
+    in_axis_resources=(
+      own_axes,
+      train_state_axes.frozen,
+      replicated,
+      partitioner.sharding(partitioner.data_partition_spec),
+    ),
+    out_axis_resources=(own_axes, replicated),
+    donate_argnums=(0, 2),
+  )
+
+  def call(state, sums, batch):
+    own, sums = compiled(state.replace(frozen={}), state.frozen, sums, batch)
+    return own.replace(frozen=state.frozen), sums
+
+  return call
+
+
 class Trainer:
   """Compiles and runs training and evaluation steps."""
 
@@ -130,12 +170,7 @@ class Trainer:
       )
       return self._update(state, sums, grads, new_sums)
 
-    self._train_step = partitioner.partition(
-      train_step,
-      in_axis_resources=(train_state_axes, replicated, batch_sharding),
-      out_axis_resources=(train_state_axes, replicated),
-      donate_argnums=(0, 1),
-    )
+    self._train_step = partition_step(partitioner, train_step, train_state_axes)
     self._eval_step = partitioner.partition(
       lambda state, batch: model.eval_fn(state.params, batch)[1],
       in_axis_resources=(train_state_axes, batch_sharding),

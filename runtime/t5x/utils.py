@@ -105,6 +105,7 @@ class RestoreCheckpointConfig:
     fallback_to_scratch: Whether parameters may come from initialisers.
     dtype: Of restored parameters that do not train; None keeps the
       checkpoint's. What trains has the model's.
+    checkpoint: What lies at `path`, where a program has opened it already.
   """
 
   path: str | None
@@ -113,6 +114,7 @@ class RestoreCheckpointConfig:
   strict: bool = True
   fallback_to_scratch: bool = False
   dtype: str | None = None
+  checkpoint: checkpoints.BaseCheckpoint | None = None
 
   def __post_init__(self):
     if self.mode not in ("specific", "latest"):

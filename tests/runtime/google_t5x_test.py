@@ -34,6 +34,7 @@ OWN_PARAMETERS = {
   # Of a program that calls them; the command line gives them.
   "train.train": {"on_event", "should_stop", "configuration"},
   "eval.evaluate": {"on_event", "should_stop", "configuration"},
+  "utils.RestoreCheckpointConfig": {"checkpoint"},
   "infer.infer": {"on_event", "should_stop", "configuration"},
 }
 SHIPPED = sorted((stand_in.ROOT / "checkpoints").glob("ladder_*/*/*"))

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import gin
+import jax
 import numpy as np
 import pytest
 import seqio
@@ -13,7 +14,7 @@ import tiny
 
 import prompt_tuning as pt
 from prompt_tuning.data import vocabulary
-from t5x import gin_utils, records, training
+from t5x import checkpoints, gin_utils, records, training
 
 LADDER = "checkpoints/ladder_xs/lm_100"
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -82,6 +83,39 @@ def test_evaluation_is_that_of_the_answers(model, prompt, tmp_path):
   )
   assert metrics["accuracy"] == pytest.approx(100 * np.mean(right))
   assert records.read(str(tmp_path))["kind"] == "eval"
+
+
+def test_model_is_read_once_and_is_there_once(monkeypatch):
+  read = []
+  of_checkpoint = checkpoints.BaseCheckpoint.read
+
+  def count(self, targets):
+    read.extend(targets)
+    return of_checkpoint(self, targets)
+
+  monkeypatch.setattr(checkpoints.BaseCheckpoint, "read", count)
+  model = pt.load(LADDER)
+  model.generate(["a"], max_length=2)
+  shape = (model.config.vocab_size, model.config.emb_dim)
+
+  def embeddings():
+    return {
+      x.unsafe_buffer_pointer() for x in jax.live_arrays() if x.shape == shape
+    }
+
+  before, during = embeddings(), set()
+  prompt = model.tune(
+    PAIRS,
+    length=3,
+    steps=2,
+    batch_size=4,
+    on_event=lambda event: during.update(embeddings()),
+  )
+  model.evaluate(PAIRS[:4], prompt, labels=LABELS)
+  assert during == before
+  assert len(read) == len(set(read)) > 10
+  # Nor has training used it up.
+  assert model.generate(["a"], prompt, max_length=2)
 
 
 def test_file_is_the_prompt(model, prompt, tmp_path):
