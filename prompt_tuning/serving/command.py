@@ -11,15 +11,18 @@ import sys
 import types
 
 from absl import logging
+import fastapi
 import uvicorn
 
 import prompt_tuning as pt
-from prompt_tuning.serving import app, gate, page
+from prompt_tuning.serving import app, gate, job_routes, page
 from prompt_tuning.serving.engine import Engine, Settings
+from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
 from prompt_tuning.serving.shapes import Shapes
+from prompt_tuning.serving.supervisor import Supervisor
 from t5x import compilation_cache
 
 
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Error: {error}", file=sys.stderr)
     sys.exit(2)
   config = uvicorn.Config(
-    app.make(service, page.router(service)),
+    app.make(service, page.router(service), *_job_routes(args, service)),
     host=args.host,
     port=args.port,
     log_level="warning",
@@ -93,6 +96,21 @@ def make_service(args: argparse.Namespace) -> Service:
   return Service(base, engine, store, metrics, limits)
 
 
+def _job_routes(
+  args: argparse.Namespace, service: Service
+) -> list[fastapi.APIRouter]:
+  """Returns the routes of jobs, whose worker the service then has."""
+  if not args.jobs:
+    return []
+  store = JobStore(args.jobs)
+  command = [sys.executable, "-m", "prompt_tuning.serving.worker"]
+  for name in ("checkpoint", "vocabulary", "dtype", "jobs", "prompts"):
+    if (value := getattr(args, name)) is not None:
+      command.append(f"--{name}={value}")
+  service.supervisor = Supervisor(store, command)
+  return [job_routes.router(service, store, service.supervisor.wake)]
+
+
 def _up_to(number: int, factor: int, least: int) -> list[int]:
   """Returns a number, and smaller ones by a factor, from the least on."""
   sizes = [number]
@@ -117,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--name", help="of the model alone; by default its own")
   add("--dtype", default="float32", help="of activations: float32, bfloat16")
   add("--prompts", default="prompts", help="folder of NAME.safetensors")
+  add("--jobs", default="jobs", help="folder of tuning jobs; '': none")
   add("--host", default="127.0.0.1", help="where to listen; 0.0.0.0: to all")
   add("--port", type=int, default=8000)
   add("--keys", help="file of keys that are let in, one a line; none: anybody")

@@ -97,6 +97,8 @@ class PromptStore:
     """
     with self._lock:
       self._refresh_if_late()
+      if name not in self._entries:  # A job may have ended just now.
+        self.refresh()
       entry = self._entries.get(name)
     if entry is None or entry.prompt is None:
       raise UnknownPromptError(name)

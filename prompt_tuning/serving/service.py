@@ -20,6 +20,7 @@ from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore, UnknownPromptError
 from prompt_tuning.serving.requests import Prompt, Request, Ticket
 from prompt_tuning.serving.shapes import TooLongError
+from prompt_tuning.serving.supervisor import Supervisor
 
 # Between looks at whether a client is still there.
 _LOOK_SECONDS = 0.5
@@ -35,6 +36,7 @@ class Service:
     store: The prompts.
     metrics: What is counted.
     limits: What clients may do.
+    supervisor: Of the worker that tunes, if prompts are tuned here.
     started: When, in seconds since 1970.
     is_stopping: Whether it is about to end: streams without an end, end.
   """
@@ -44,6 +46,7 @@ class Service:
   store: PromptStore
   metrics: Metrics
   limits: Limits = dataclasses.field(default_factory=Limits)
+  supervisor: Supervisor | None = None
   started: int = dataclasses.field(default_factory=lambda: int(time.time()))
   is_stopping: bool = False
 
@@ -115,11 +118,12 @@ class Service:
     deadline = time.monotonic() + self.limits.answer_seconds
     try:
       while not waiting.done():
-        await asyncio.wait([waiting], timeout=_LOOK_SECONDS)
+        left = deadline - time.monotonic()
+        if left <= 0:
+          raise self.late()
+        await asyncio.wait([waiting], timeout=min(left, _LOOK_SECONDS))
         if waiting.done():
           break
-        if time.monotonic() > deadline:
-          raise self.late()
         if await has_left():
           raise ApiError(400, "The client left.", "client_left")
       return list(waiting.result())
@@ -147,11 +151,15 @@ class Service:
     finally:
       self.is_stopping = True
       await starting
+      if self.supervisor is not None:
+        await asyncio.to_thread(self.supervisor.close)
       await asyncio.to_thread(self.engine.close)
 
   def _start(self) -> None:
     try:
       self.engine.start()
+      if self.supervisor is not None:
+        self.supervisor.start()
     except Exception as error:  # /healthz tells.
       self.engine.failure = error
       logging.exception("The engine did not start.")

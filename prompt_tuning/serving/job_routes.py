@@ -1,0 +1,313 @@
+"""`/v1/files` and `/v1/fine_tuning/jobs`: tuning, in OpenAI's form."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+import json
+from typing import Any, Literal
+
+import fastapi
+from fastapi import responses
+import pydantic
+
+from prompt_tuning.serving import errors, job_store
+from prompt_tuning.serving.errors import ApiError
+from prompt_tuning.serving.job_store import File, Job, JobEvent, JobStore
+from prompt_tuning.serving.service import Service
+
+_LOOK_SECONDS = 0.5
+_RATE = 0.3
+_SUFFIX = r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}"
+
+
+class Hyperparameters(pydantic.BaseModel):
+  """Of a job: OpenAI's, and those of prompts."""
+
+  model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+  n_epochs: int | Literal["auto"] = "auto"
+  batch_size: int | Literal["auto"] = "auto"
+  learning_rate_multiplier: float | Literal["auto"] = "auto"
+  length: int | None = pydantic.Field(None, ge=1)
+  steps: int | None = pydantic.Field(None, ge=1, le=1_000_000)
+  init: Literal["class_labels", "sampled_vocab", "random_uniform"] | None = None
+  learning_rate: float | None = pydantic.Field(None, gt=0, le=100)
+  rank: bool = False
+
+
+class NewJob(pydantic.BaseModel):
+  """The body of `POST /v1/fine_tuning/jobs`."""
+
+  model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+  model: str
+  training_file: str
+  validation_file: str | None = None
+  suffix: str | None = pydantic.Field(None, pattern=f"^{_SUFFIX}$")
+  seed: int = pydantic.Field(0, ge=0, lt=2**31)
+  hyperparameters: Hyperparameters = pydantic.Field(
+    default_factory=Hyperparameters
+  )
+
+
+def router(
+  service: Service, store: JobStore, wake: Callable[[], None]
+) -> fastapi.APIRouter:
+  """Returns the routes.
+
+  Args:
+    service: What prompts are for.
+    store: The files and jobs.
+    wake: Called when there is a new job.
+  """
+  routes = fastapi.APIRouter()
+  _add_files(routes, store)
+
+  def job_of(id: str) -> Job:
+    return _known(store.job, id, "job")
+
+  def shown(job: Job) -> dict[str, Any]:
+    return _job(service, job)
+
+  @routes.post("/v1/fine_tuning/jobs")
+  def create(body: NewJob):
+    if body.model != service.base:
+      raise ApiError(
+        404,
+        f"Prompts are tuned for {service.base!r}, got {body.model[:80]!r}.",
+        "model_not_found",
+        "model",
+      )
+    file = _known(store.file, body.training_file, "file")
+    if body.validation_file is not None:
+      _known(store.file, body.validation_file, "file")
+    longest = service.engine.settings.longest_prompt
+    job = store.add_job(
+      body.training_file,
+      body.validation_file,
+      body.suffix or "prompt",
+      _settings(body, file.pairs, longest),
+    )
+    wake()
+    return shown(job)
+
+  @routes.get("/v1/fine_tuning/jobs")
+  def jobs(limit: int = 20, after: str | None = None):
+    return _page([shown(job) for job in store.jobs()], limit, after)
+
+  @routes.get("/v1/fine_tuning/jobs/{id}")
+  def job(id: str):
+    return shown(job_of(id))
+
+  @routes.post("/v1/fine_tuning/jobs/{id}/cancel")
+  def cancel(id: str):
+    if job_of(id).status in job_store.OVER:
+      raise errors.invalid("The job is over.")
+    return shown(store.cancel(id))
+
+  @routes.get("/v1/fine_tuning/jobs/{id}/events")
+  def events(
+    request: fastapi.Request,
+    id: str,
+    stream: bool = False,
+    limit: int = 1000,
+    after: str | None = None,
+  ):
+    job_of(id)
+    if not stream:  # The newest first, as OpenAI's.
+      found = [_event(event) for event in reversed(store.events(id))]
+      return _page(found, limit, after)
+    last = request.headers.get("last-event-id", "0")
+    return responses.StreamingResponse(
+      _stream(service, store, id, int(last) if last.isdigit() else 0),
+      media_type="text/event-stream",
+      headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+  return routes
+
+
+def _add_files(routes: fastapi.APIRouter, store: JobStore) -> None:
+  @routes.post("/v1/files")
+  async def upload(
+    file: fastapi.UploadFile,
+    purpose: Literal["fine-tune"] = fastapi.Form(),
+  ):
+    del purpose
+    content = await file.read()
+    try:
+      return _file(
+        await asyncio.to_thread(
+          store.add_file, (file.filename or "data.jsonl")[:200], content
+        )
+      )
+    except ValueError as error:
+      raise errors.invalid(str(error), "file") from None
+
+  @routes.get("/v1/files")
+  def files(limit: int = 100, after: str | None = None):
+    return _page([_file(file) for file in store.files()], limit, after)
+
+  @routes.get("/v1/files/{id}")
+  def file(id: str):
+    return _file(_known(store.file, id, "file"))
+
+  @routes.get("/v1/files/{id}/content")
+  def content(id: str):
+    return fastapi.Response(
+      _known(store.content, id, "file"), media_type="application/jsonl"
+    )
+
+  @routes.delete("/v1/files/{id}")
+  def delete(id: str):
+    try:
+      _known(store.delete_file, id, "file")
+    except job_store.InUseError as error:
+      raise ApiError(409, str(error), "file_in_use") from None
+    return {"id": id, "object": "file", "deleted": True}
+
+
+def _known(find: Callable[[str], Any], id: str, what: str) -> Any:
+  try:
+    return find(id)
+  except job_store.UnknownError:
+    raise ApiError(
+      404, f"There is no {what} {id[:80]!r}.", f"{what}_not_found"
+    ) from None
+
+
+def _settings(body: NewJob, pairs: int, longest: int) -> job_store.Settings:
+  """Returns how a prompt is tuned, "auto" and epochs made numbers."""
+  given, default = body.hyperparameters, job_store.Settings()
+  length = given.length or min(default.length, longest)
+  if length > longest:
+    raise errors.invalid(
+      f"Expected a length of at most {longest}, got {length}.",
+      "hyperparameters.length",
+    )
+  batch_size = given.batch_size
+  if batch_size == "auto":
+    batch_size = min(default.batch_size, pairs)
+  if not 1 <= batch_size <= pairs:
+    raise errors.invalid(
+      f"Expected a batch size from 1 to {pairs}, the examples of the file, got "
+      f"{batch_size}.",
+      "hyperparameters.batch_size",
+    )
+  steps = given.steps or default.steps
+  if given.n_epochs != "auto":
+    if given.steps is not None or given.n_epochs < 1:
+      raise errors.invalid(
+        "Expected steps, or n_epochs >= 1.", "hyperparameters.n_epochs"
+      )
+    steps = -(-pairs * given.n_epochs // batch_size)
+  rate = given.learning_rate or _RATE
+  if given.learning_rate_multiplier != "auto":
+    rate *= given.learning_rate_multiplier
+  return job_store.Settings(
+    length=length,
+    steps=steps,
+    init=given.init,
+    learning_rate=rate,
+    batch_size=batch_size,
+    seed=body.seed,
+    rank=given.rank,
+  )
+
+
+def _file(file: File) -> dict[str, Any]:
+  return {
+    "id": file.id,
+    "object": "file",
+    "bytes": file.bytes,
+    "created_at": file.created,
+    "filename": file.name,
+    "purpose": "fine-tune",
+    "status": "processed",
+    "pairs": file.pairs,
+  }
+
+
+def _job(service: Service, job: Job) -> dict[str, Any]:
+  settings = job.settings
+  is_done = job.status == job_store.SUCCEEDED
+  return {
+    "id": job.id,
+    "object": "fine_tuning.job",
+    "created_at": job.created,
+    "finished_at": job.finished,
+    "status": job.status,
+    "model": service.base,
+    "fine_tuned_model": job.prompt if is_done else None,
+    "organization_id": "prompt_tuning",
+    "training_file": job.training_file,
+    "validation_file": job.validation_file,
+    "result_files": [],
+    "trained_tokens": None,
+    "seed": settings.seed,
+    "hyperparameters": {
+      "n_epochs": "auto",
+      "batch_size": settings.batch_size,
+      "learning_rate_multiplier": settings.learning_rate / _RATE,
+      "length": settings.length,
+      "steps": settings.steps,
+      "init": settings.init,
+      "learning_rate": settings.learning_rate,
+      "rank": settings.rank,
+    },
+    "error": None
+    if job.error is None
+    else {"code": "failed", "message": job.error, "param": None},
+    "score": job.score,
+    "step": job.step,
+  }
+
+
+def _event(event: JobEvent) -> dict[str, Any]:
+  return {
+    "id": f"ftevent-{event.number}",
+    "object": "fine_tuning.job.event",
+    "created_at": int(event.created),
+    "level": "error" if event.data.get("status") == "failed" else "info",
+    "message": event.message,
+    "type": "metrics" if event.kind in ("train", "eval") else "message",
+    "kind": event.kind,
+    "data": event.data,
+  }
+
+
+def _page(
+  items: list[dict[str, Any]], limit: int, after: str | None
+) -> dict[str, Any]:
+  """Returns some of a list, those behind the item `after`."""
+  start = 0
+  if after is not None:
+    ids = [item["id"] for item in items]
+    start = ids.index(after) + 1 if after in ids else len(items)
+  if limit < 1:
+    raise errors.invalid("Expected limit >= 1.", "limit")
+  some = items[start : start + limit]
+  return {
+    "object": "list",
+    "data": some,
+    "has_more": start + limit < len(items),
+    "first_id": some[0]["id"] if some else None,
+    "last_id": some[-1]["id"] if some else None,
+  }
+
+
+async def _stream(
+  service: Service, store: JobStore, id: str, after: int
+) -> AsyncIterator[str]:
+  """Yields events as server-sent ones, to the job's end."""
+  while not service.is_stopping:
+    # In this order: no event comes after the end.
+    is_over = store.job(id).status in job_store.OVER
+    for event in await asyncio.to_thread(store.events, id, after):
+      after = event.number
+      yield f"id: {after}\ndata: {json.dumps(_event(event))}\n\n"
+    if is_over:
+      yield "data: [DONE]\n\n"
+      return
+    # A comment, which finds out whether the client is still there.
+    yield ": \n\n"
+    await asyncio.sleep(_LOOK_SECONDS)

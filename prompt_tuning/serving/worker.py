@@ -1,0 +1,147 @@
+"""The process that tunes prompts, one job after another, and ends with them.
+
+  python -m prompt_tuning.serving.worker --checkpoint=... --jobs=DIR \\
+    --prompts=DIR
+
+A job's run goes on where it was stopped or killed, and ends with the same
+prompt.
+"""
+
+import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
+
+# isort: split
+
+import argparse
+from collections.abc import Callable
+import os
+import pathlib
+import signal
+import threading
+
+from absl import logging
+import filelock
+
+import prompt_tuning as pt
+from prompt_tuning.serving import job_store
+from prompt_tuning.serving.job_store import Job, JobStore
+from t5x import compilation_cache, events
+
+# Of the server, which answers meanwhile.
+_NICENESS = 10
+
+
+def work(
+  store: JobStore,
+  model: pt.Model,
+  prompts: pathlib.Path,
+  should_stop: Callable[[], bool],
+) -> None:
+  """Works on jobs until there is none, or it should stop.
+
+  Args:
+    store: The jobs.
+    model: The base model.
+    prompts: Folder for the prompts.
+    should_stop: Whether to leave the rest to another worker.
+  """
+  while not should_stop() and (job := store.claim()) is not None:
+    try:
+      if not _tune(store, model, prompts, job, should_stop):
+        return
+    except (ValueError, FloatingPointError) as error:
+      store.finish(job, job_store.FAILED, error=str(error))
+    except Exception:
+      logging.exception("The job %s failed.", job.id)
+      store.finish(
+        job, job_store.FAILED, error="The worker failed: its log says why."
+      )
+
+
+def _tune(
+  store: JobStore,
+  model: pt.Model,
+  prompts: pathlib.Path,
+  job: Job,
+  should_stop: Callable[[], bool],
+) -> bool:
+  """Runs a job; returns False if it is to go on later."""
+
+  def should_end() -> bool:
+    return should_stop() or store.job(job.id).is_cancelled
+
+  def on_event(event: events.Event) -> None:
+    if event.kind != "step":
+      _note(store, job, event)
+
+  settings = job.settings
+  validation = job.validation_file
+  prompt = model.tune(
+    store.pairs(job.training_file),
+    store.pairs(validation) if validation else None,
+    length=settings.length,
+    steps=settings.steps,
+    init=settings.init,
+    learning_rate=settings.learning_rate,
+    batch_size=settings.batch_size,
+    seed=settings.seed,
+    rank=settings.rank,
+    folder=store.run_folder(job),
+    on_event=on_event,
+    should_stop=should_end,
+  )
+  if store.job(job.id).is_cancelled:
+    store.finish(job, job_store.CANCELLED)
+    return True
+  if prompt.status == "interrupted":
+    return False
+  # The prompt first: a job that has succeeded has one.
+  prompt.save(prompts / f"{job.prompt}.safetensors")
+  store.finish(
+    job,
+    job_store.SUCCEEDED,
+    score=prompt.score,
+    step=None if prompt.metadata is None else prompt.metadata.step,
+  )
+  return True
+
+
+def _note(store: JobStore, job: Job, event: events.Event) -> None:
+  step = event.step - event.first_step
+  data = {"step": step, "steps": event.last_step - event.first_step}
+  if event.score is not None:
+    data["score"] = event.score
+  if event.metrics:
+    data["metrics"] = {task: dict(x) for task, x in event.metrics.items()}
+  text = event.text or f"{event.kind}, step {step} of {data['steps']}"
+  store.note(job, event.kind, text, data)
+
+
+def main() -> None:
+  """Works; SIGTERM, or the end of the server, stops it."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  for name in ("checkpoint", "jobs", "prompts"):
+    parser.add_argument(f"--{name}", required=True)
+  parser.add_argument("--vocabulary")
+  parser.add_argument("--dtype", default="float32")
+  args = parser.parse_args()
+  logging.set_verbosity(logging.WARNING)
+  os.nice(_NICENESS)
+  compilation_cache.enable()
+  stop, parent = threading.Event(), os.getppid()
+  signal.signal(signal.SIGTERM, lambda *_: stop.set())
+  # A terminal's Ctrl-C reaches this too: the server says when to stop.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  store = JobStore(args.jobs)
+  # One that a killed server left ends after its step.
+  with filelock.FileLock(store.folder / "worker.lock"):
+    model = pt.load(args.checkpoint, args.vocabulary, dtype=args.dtype)
+    work(
+      store,
+      model,
+      pathlib.Path(args.prompts),
+      lambda: stop.is_set() or os.getppid() != parent,
+    )
+
+
+if __name__ == "__main__":
+  main()
