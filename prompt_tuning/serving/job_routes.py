@@ -10,8 +10,10 @@ from fastapi import responses
 import pydantic
 
 from prompt_tuning.serving import errors, job_store
+from prompt_tuning.serving import jobs as jobs_lib
 from prompt_tuning.serving.errors import ApiError
-from prompt_tuning.serving.job_store import File, Job, JobEvent, JobStore
+from prompt_tuning.serving.job_store import JobStore
+from prompt_tuning.serving.jobs import File, Job, JobEvent
 from prompt_tuning.serving.service import Service
 
 _LOOK_SECONDS = 0.5
@@ -100,7 +102,7 @@ def router(
 
   @routes.post("/v1/fine_tuning/jobs/{id}/cancel")
   def cancel(id: str):
-    if job_of(id).status in job_store.OVER:
+    if job_of(id).status in jobs_lib.OVER:
       raise errors.invalid("The job is over.")
     return shown(store.cancel(id))
 
@@ -175,9 +177,9 @@ def _known(find: Callable[[str], Any], id: str, what: str) -> Any:
     ) from None
 
 
-def _settings(body: NewJob, pairs: int, longest: int) -> job_store.Settings:
+def _settings(body: NewJob, pairs: int, longest: int) -> jobs_lib.Settings:
   """Returns how a prompt is tuned, "auto" and epochs made numbers."""
-  given, default = body.hyperparameters, job_store.Settings()
+  given, default = body.hyperparameters, jobs_lib.Settings()
   length = given.length or min(default.length, longest)
   if length > longest:
     raise errors.invalid(
@@ -203,7 +205,7 @@ def _settings(body: NewJob, pairs: int, longest: int) -> job_store.Settings:
   rate = given.learning_rate or _RATE
   if given.learning_rate_multiplier != "auto":
     rate *= given.learning_rate_multiplier
-  return job_store.Settings(
+  return jobs_lib.Settings(
     length=length,
     steps=steps,
     init=given.init,
@@ -229,7 +231,7 @@ def _file(file: File) -> dict[str, Any]:
 
 def _job(service: Service, job: Job) -> dict[str, Any]:
   settings = job.settings
-  is_done = job.status == job_store.SUCCEEDED
+  is_done = job.status == jobs_lib.SUCCEEDED
   return {
     "id": job.id,
     "object": "fine_tuning.job",
@@ -301,7 +303,7 @@ async def _stream(
   """Yields events as server-sent ones, to the job's end."""
   while not service.is_stopping:
     # In this order: no event comes after the end.
-    is_over = store.job(id).status in job_store.OVER
+    is_over = store.job(id).status in jobs_lib.OVER
     for event in await asyncio.to_thread(store.events, id, after):
       after = event.number
       yield f"id: {after}\ndata: {json.dumps(_event(event))}\n\n"

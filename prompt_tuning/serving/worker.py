@@ -22,8 +22,9 @@ from absl import logging
 import filelock
 
 import prompt_tuning as pt
-from prompt_tuning.serving import job_store
-from prompt_tuning.serving.job_store import Job, JobStore
+from prompt_tuning.serving import jobs
+from prompt_tuning.serving.job_store import JobStore
+from prompt_tuning.serving.jobs import Job
 from t5x import compilation_cache, events
 
 # Of the server, which answers meanwhile.
@@ -49,11 +50,11 @@ def work(
       if not _tune(store, model, prompts, job, should_stop):
         return
     except (ValueError, FloatingPointError) as error:
-      store.finish(job, job_store.FAILED, error=str(error))
+      store.finish(job, jobs.FAILED, error=str(error))
     except Exception:
       logging.exception("The job %s failed.", job.id)
       store.finish(
-        job, job_store.FAILED, error="The worker failed: its log says why."
+        job, jobs.FAILED, error="The worker failed: its log says why."
       )
 
 
@@ -90,7 +91,7 @@ def _tune(
     should_stop=should_end,
   )
   if store.job(job.id).is_cancelled:
-    store.finish(job, job_store.CANCELLED)
+    store.finish(job, jobs.CANCELLED)
     return True
   if prompt.status == "interrupted":
     return False
@@ -98,7 +99,7 @@ def _tune(
   prompt.save(prompts / f"{job.prompt}.safetensors")
   store.finish(
     job,
-    job_store.SUCCEEDED,
+    jobs.SUCCEEDED,
     score=prompt.score,
     step=None if prompt.metadata is None else prompt.metadata.step,
   )

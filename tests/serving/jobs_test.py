@@ -13,8 +13,9 @@ import pytest
 import served
 
 from prompt_tuning import prompt_files
-from prompt_tuning.serving import job_routes, job_store, worker
-from prompt_tuning.serving.job_store import JobStore, Settings
+from prompt_tuning.serving import job_routes, job_store, jobs, worker
+from prompt_tuning.serving.job_store import JobStore
+from prompt_tuning.serving.jobs import Settings
 from prompt_tuning.serving.supervisor import Supervisor
 
 PAIRS = [("abc", "no"), ("abxc", "yes"), ("x", "yes"), ("h", "no")] * 2
@@ -72,8 +73,8 @@ def test_openai_s_client_from_upload_to_answer(service, store, model):
       )
       assert (await client.files.content(file.id)).content == LINES
       assert [x.id async for x in client.files.list()] == [file.id]
-      jobs = client.fine_tuning.jobs
-      job = await jobs.create(
+      tuning = client.fine_tuning.jobs
+      job = await tuning.create(
         model=served.BASE,
         training_file=file.id,
         validation_file=file.id,
@@ -90,7 +91,7 @@ def test_openai_s_client_from_upload_to_answer(service, store, model):
       with pytest.raises(openai.ConflictError, match="needs"):
         await client.files.delete(file.id)
       await asyncio.to_thread(_work, store, model, service.store.folder)
-      job = await jobs.retrieve(job.id)
+      job = await tuning.retrieve(job.id)
       assert job.status == "succeeded"
       answer = await client.completions.create(
         model=job.fine_tuned_model, prompt="abc", max_tokens=5
@@ -103,11 +104,11 @@ def test_openai_s_client_from_upload_to_answer(service, store, model):
           )[0]
         )
       )
-      events = [x async for x in jobs.list_events(job.id)]
+      events = [x async for x in tuning.list_events(job.id)]
       assert events[0].data == {"status": "succeeded"}
-      assert [x.id async for x in jobs.list()] == [job.id]
+      assert [x.id async for x in tuning.list()] == [job.id]
       with pytest.raises(openai.BadRequestError, match="is over"):
-        await jobs.cancel(job.id)
+        await tuning.cancel(job.id)
       stream = await http.get(
         f"/v1/fine_tuning/jobs/{job.id}/events?stream=true"
       )
@@ -131,13 +132,13 @@ def test_interrupted_job_ends_with_the_same_prompt(store, model, tmp_path):
 
   def should_stop():
     # Of the second job: asked once before it, and then after every step.
-    if store.job(stopped.id).status == job_store.RUNNING:
+    if store.job(stopped.id).status == jobs.RUNNING:
       asked.append(1)
     return len(asked) >= 2
 
   _work(store, model, tmp_path / "prompts", should_stop)
-  assert store.job(whole.id).status == job_store.SUCCEEDED
-  assert store.job(stopped.id).status == job_store.RUNNING
+  assert store.job(whole.id).status == jobs.SUCCEEDED
+  assert store.job(stopped.id).status == jobs.RUNNING
   # Another worker.
   _work(JobStore(store.folder), model, tmp_path / "prompts")
   ended = [store.job(job.id) for job in (whole, stopped)]
@@ -156,7 +157,7 @@ def test_jobs_are_cancelled_and_fail_by_themselves(store, model, tmp_path):
     _queue(store),
     _queue(store, Settings(2, 1, "random_uniform", batch_size=4), False),
   )
-  assert store.cancel(never.id).status == job_store.CANCELLED
+  assert store.cancel(never.id).status == jobs.CANCELLED
   note = store.note
 
   def cancel_as_it_runs(job, *event):
