@@ -219,6 +219,7 @@ def evaluate(
   with contextlib.ExitStack() as stack:
     stack.enter_context(run_lock.RunLock(output_dir, "EVAL_OUTPUT_DIR"))
     records.note_killed(output_dir)
+    initialization.check_base(restore_checkpoint_cfg)
     evaluator = InferenceEvaluator(
       dataset_cfg, inference_evaluator_cls, model, partitioner, output_dir
     )

@@ -212,6 +212,16 @@ class TrainStateInitializer:
     ]
 
 
+def check_base(cfg: RestoreCheckpointConfig | None) -> None:
+  """Looks whether a base checkpoint is there, before what takes long is read.
+
+  Raises:
+    ValueError: if it is not; the message says what is there instead.
+  """
+  if cfg is not None and cfg.path is not None:
+    checkpoints.find_checkpoint(cfg.path)
+
+
 def _note_trainer(base: checkpoints.BaseCheckpoint) -> None:
   """Says so if the checkpoint is of a run that another process trains now."""
   folder = epath.Path(checkpoints.find_checkpoint(base.path)).parent

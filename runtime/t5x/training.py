@@ -89,6 +89,7 @@ class Training:
       checkpoint_period=self.save_cfg.period,
       stats_period=self.stats_period,
     )
+    _check_microbatches(self.train_dataset_cfg.batch_size, self.configuration)
     unknown = set(self.actions) - set(trainer_lib.ActionMode.__members__)
     if unknown:
       raise ValueError(
@@ -116,6 +117,7 @@ class Training:
       stack.enter_context(lock)
       records.note_killed(self.model_dir)
       known = continuation.check(self.model_dir, self.configuration)
+      initialization.check_base(self.checkpoint_cfg.restore)
       run = self._open(stack)
       run.resume()
       status = run_start.status_if_over(
@@ -277,6 +279,22 @@ def _check_periods(**periods: int | None) -> None:
   if values and any(max(values) % period for period in values):
     raise ValueError(
       f"Each of these periods must divide the largest: {periods}."
+    )
+
+
+def _check_microbatches(
+  batch_size: int, configuration: run_configuration.RunConfiguration | None
+) -> None:
+  """Refuses a number of microbatches that does not divide the batch.
+
+  The trainer does too, but is made when data and model were read.
+  """
+  settings = configuration.settings if configuration else {}
+  number = settings.get("t5x.Trainer.num_microbatches", "None")
+  if number.isdigit() and (number == "0" or batch_size % int(number)):
+    raise ValueError(
+      f"Expected NUM_MICROBATCHES that divides BATCH_SIZE={batch_size}, got "
+      f"{number}."
     )
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import tiny
 
-from t5x import run_configuration
+from t5x import run_configuration, run_data
 
 STEPS = 3
 SETTINGS = {
@@ -102,6 +102,26 @@ def test_another_period_alone_is_not_the_run_that_is_over(finished, base):
 def test_fewer_steps_are_refused_before_anything_is_read(finished):
   with pytest.raises(ValueError, match="TRAIN_STEPS_RELATIVE=1 ends at"):
     train(finished, "no such base", told(train__relative_steps=1), 1)
+
+
+def _never(*args, **kwargs):
+  raise AssertionError("data were read")
+
+
+def test_missing_base_is_told_before_data_are_read(tmp_path, monkeypatch):
+  monkeypatch.setattr(run_data, "read", _never)
+  with pytest.raises(ValueError, match="No checkpoint at nowhere: expected a"):
+    train(tmp_path, "nowhere", told())
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_microbatches_that_do_not_divide_are_told_before_anything_is_written(
+  base, tmp_path, number
+):
+  settings = SETTINGS | {"t5x.Trainer.num_microbatches": number}
+  with pytest.raises(ValueError, match=rf"BATCH_SIZE=\d+, got {number}\."):
+    train(tmp_path, base, run_configuration.of_settings("train", settings))
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_more_steps_go_on_and_the_record_says_from_where(base, tmp_path):

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pathlib
 import re
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -12,6 +14,7 @@ import tensorflow_datasets as tfds
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import tfds_data as official_release
 
+ROOT = pathlib.Path(__file__).parents[3]
 CB = "super_glue/cb:1.0.2"
 CB_COUNTS = {"train": 250, "validation": 56, "test": 250}
 FROM_JSONL = json.loads(
@@ -268,6 +271,31 @@ def test_a_bad_row_is_named_and_its_task_is_not_built(
   assert {path.name for path in (tmp_path / "data").glob("*/*")} == {
     "cb" for _ in others
   }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [0, 1])
+def test_exit_status_says_whether_a_task_failed(tmp_path, status):
+  """The other task is built all the same."""
+  write_cb(tmp_path / "release")
+  if status:
+    row = {**WIC_ROW, "idx": "no number"}
+    write_jsonl(tmp_path / "release" / "WiC" / "train.jsonl", [row])
+  process = subprocess.run(
+    [
+      sys.executable,
+      ROOT / "scripts" / "prepare_superglue.py",
+      f"--tfds_data_dir={tmp_path / 'data'}",
+      f"--from={tmp_path / 'release'}",
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == status, process.stderr
+  for part in (f"built: {CB} (", "train 250", "validation 56", "test 250"):
+    assert part in process.stdout
+  named = f"Error: super_glue/wic:1.0.2 is not built. {tmp_path}"
+  assert (named in process.stderr) == bool(status)
 
 
 @pytest.mark.parametrize("label", ["not_entailment", None])
