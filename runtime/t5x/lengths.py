@@ -23,7 +23,7 @@ _PART = 1 / 4
 # Tokens that a microbatch costs beside its own: the weights are read anew.
 _OVERHEAD = 128
 # Batches of a split for each more shape that it may have.
-_BATCHES_PER_SHAPE = 8
+_BATCHES_PER_SHAPE = 16
 _MOST_OF_SPLIT = 4
 # A length is as good as another that is this much longer.
 _NEAR = 1.2

@@ -226,9 +226,9 @@ def _infer_fn(model, base, method, batch_size):
 
 @pytest.mark.parametrize("method", ["predict_batch", "score_batch"])
 def test_by_length_the_results_are_those_of_the_padded_split(base, method):
-  """In the order of the split, and from three lengths."""
+  """In the order of the split, and from several lengths."""
   rng = np.random.default_rng(0)
-  number, longest, targets = 120, 48, 4
+  number, longest, targets = 200, 48, 4
   sizes = rng.integers(1, longest + 1, (number, 1))
   features = {
     "encoder_input_tokens": rng.integers(3, 200, (number, longest))
@@ -253,7 +253,7 @@ def test_by_length_the_results_are_those_of_the_padded_split(base, method):
   dataset = tf.data.Dataset.from_tensor_slices(features)
   outputs = infer_fn(dataset.enumerate(5), state, done.append)
   assert [index for index, _ in outputs] == list(range(5, 5 + number))
-  assert len(lengths_seen) == 3
+  assert 2 < len(lengths_seen) < 6
   assert sum(done) == number
   padded = jax.jit(one_batch)(state.params, features)
   found = np.stack([output for _, output in outputs])

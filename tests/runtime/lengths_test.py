@@ -103,7 +103,7 @@ def test_what_is_missing_in_a_shape_is_padding():
   )
 
 
-@pytest.mark.parametrize(("number", "most"), [(5, 1), (70, 2), (1000, 4)])
+@pytest.mark.parametrize(("number", "most"), [(5, 1), (150, 2), (1000, 4)])
 def test_a_split_has_more_shapes_the_more_batches_it_has(number, most):
   sizes = (1 + 199 * rng.random(number) ** 3).astype(int)
   plan = lengths.SplitPlanner(8).plan(sizes, 210)
@@ -121,11 +121,11 @@ def test_splits_and_parts_of_splits_share_their_shapes():
   planner = lengths.SplitPlanner(4, most=5)
   found = set()
   for longest in (200, 50, 190, 200, 80, 30, 120, 160):
-    sizes = (1 + (longest - 1) * rng.random(150)).astype(int)
+    sizes = (1 + (longest - 1) * rng.random(260)).astype(int)
     plan = planner.plan(sizes, 200)
     found |= {x.shape.length for x in plan}
     padding = sum(x.shape.length for x in plan) * 4 / sizes.sum()
-    assert padding < (200 * 152 / sizes.sum())
+    assert padding < (200 * 260 / sizes.sum())
   assert 4 <= len(found) <= 6
 
 
