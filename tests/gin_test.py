@@ -14,8 +14,8 @@ import tiny
 
 import prompt_tuning
 from prompt_tuning.t5 import network
+from t5x import adafactor, gin_utils, models, utils
 from t5x import eval as eval_lib
-from t5x import gin_utils, models, utils
 from t5x import infer as infer_lib
 from t5x import train as train_lib
 
@@ -102,6 +102,26 @@ def test_file_parses_and_its_header_is_true(gin_file):
 
 def test_there_are_gin_files():
   assert len(FILES) > 15
+
+
+def test_one_rate_serves_a_prompt_and_lora():
+  """Of the recipe: each step changes both by about the same share."""
+  _parse(["gin/recipes/prompt_and_lora.gin"], finalize=False)
+  definition = gin.get_configurable(adafactor.Adafactor)()
+  rate = gin.query_parameter("%LEARNING_RATE")
+  params = {
+    "prompt": 10.0 * jax.random.normal(jax.random.key(0), [20, 16]),
+    "lora_a": 0.1 * jax.random.normal(jax.random.key(1), [16, 8]),
+  }
+  grads = jax.tree.map(lambda x: 1e-3 * jnp.cos(7 * x), params)
+  new, _ = definition.apply_gradient(
+    {"learning_rate": rate}, params, definition.init_state(params), grads
+  )
+  shares = [
+    jnp.linalg.norm(new[name] - x) / jnp.linalg.norm(x)
+    for name, x in params.items()
+  ]
+  assert jnp.allclose(jnp.array(shares), rate, rtol=0.1)
 
 
 @pytest.mark.parametrize("name", ["TASK", "MIXTURE_OR_TASK_NAME"])

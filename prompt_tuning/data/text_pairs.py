@@ -3,16 +3,19 @@
 For files, see `files`, which has the same rules for labels and metrics.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
 
+from absl import logging
 import seqio
 
 from prompt_tuning.data import files
 from prompt_tuning.data.sources import ExampleSource
 
+# What is no longer than this may be a label.
+_SHORT_WORDS = 3
 # (input, target), both as text.
 Pairs = Sequence[tuple[str, str]]
 
@@ -45,7 +48,8 @@ def make(
     splits: Split -> its pairs; "train" first.
     vocabulary: The model's.
     labels: The legal targets; an empty list for free text. By default those
-      that occur in the first split, unless they are many.
+      that occur in the first split, unless they are many: more than fifty, or
+      fewer than four pairs each.
     name: What the task's begins with; a digest of the pairs follows, so that
       a run does not go on with others.
 
@@ -58,6 +62,8 @@ def make(
   if labels is None:
     first = next(iter(splits.values()))
     labels = files.find_labels(target for _, target in first)
+    if not labels:
+      _say_free_text({target for _, target in first}, len(first))
   labels = tuple(labels)
   for split, pairs in splits.items():
     for number, (_, target) in enumerate(pairs):
@@ -99,6 +105,18 @@ def make(
     for split, pairs in splits.items()
   }
   return PairTask(task, labels, lengths)
+
+
+def _say_free_text(targets: Collection[str], count: int) -> None:
+  """Says so where targets look like labels that were found too seldom."""
+  if all(len(target.split()) <= _SHORT_WORDS for target in targets):
+    logging.warning(
+      "%d pairs have %d different targets, too many for labels, which are fifty "
+      "at most, with four pairs each: they are taken for free text. If they are "
+      "labels, give them: labels=[...]; if not, labels=[].",
+      count,
+      len(targets),
+    )
 
 
 def _check(split: str, pairs: Pairs) -> None:

@@ -228,7 +228,8 @@ class Model:
       length: Positions of the prompt.
       steps: Of training.
       labels: The legal targets of pairs; an empty list for free text. By
-        default those that occur, unless they are many.
+        default those that occur, unless they are many: more than fifty, or
+        fewer than four pairs each.
       init: "class_labels", "sampled_vocab", "random_uniform", or a prompt to
         begin with. By default the labels, where there are some.
       learning_rate: Constant.

@@ -13,7 +13,7 @@ import seqio
 import tiny
 
 import prompt_tuning as pt
-from prompt_tuning.data import vocabulary
+from prompt_tuning.data import text_pairs, vocabulary
 from t5x import checkpoints, gin_utils, records, training
 
 LADDER = "checkpoints/ladder_xs/lm_100"
@@ -291,6 +291,15 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
 def test_wrong_arguments_are_refused(model, arguments, message):
   with pytest.raises(ValueError, match=message):
     model.tune(**arguments)
+
+
+def test_few_pairs_of_short_targets_are_said_to_be_free_text(model, caplog):
+  few = PAIRS[:2]
+  for labels, is_said in ((None, True), (LABELS, False), ([], False)):
+    caplog.clear()
+    found = text_pairs.make({"train": few}, model.vocabulary, labels)
+    assert found.labels == tuple(labels or ())
+    assert ("2 different targets, too many" in caplog.text) == is_said
 
 
 def test_vocabulary_is_looked_for_beside_the_checkpoint(tmp_path):
