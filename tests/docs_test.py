@@ -10,12 +10,21 @@ import re
 import subprocess
 import sys
 
+import bucket
 import documented
 import pytest
 
 ROOT = documented.ROOT
 # In this order: later pages use what README's first run leaves.
 PAGES = ["README", "training", "methods", "your_own_data", "checkpoints"]
+# What pods.md has on a pod is a miniature on this machine.
+POD = {
+  "gin/models/t5_1_1_xxl.gin": "gin/models/ladder_xs.gin",
+  "super_glue_cb": "ladder_boolq",
+  "num_partitions=8": "num_partitions=1",
+  "gs://MY-BUCKET": f"gs://{bucket.BUCKET}",
+}
+NOT_THERE = ("--gin.INITIAL_CHECKPOINT_PATH", "--tfds_data_dir")
 # Real T5 small and its task are the miniature's here.
 REPLACEMENTS = {
   "gin/models/t5_small_local.gin": "gin/models/ladder_xs.gin",
@@ -61,17 +70,43 @@ def folder(tmp_path_factory) -> pathlib.Path:
   return folder
 
 
+def _run(words: list[str], folder: pathlib.Path, **environment: str) -> None:
+  done = subprocess.run(
+    _shortened(words),
+    cwd=folder,
+    env={
+      **os.environ,
+      "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+      **environment,
+    },
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-3000:]}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_run(folder, page):
   path = ROOT / ("README.md" if page == "README" else f"docs/{page}.md")
   commands = [x for x in documented.commands(path) if x[0] == "python"]
   assert commands
   for words in commands:
-    done = subprocess.run(
-      _shortened(words),
-      cwd=folder,
-      env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")},
-      capture_output=True,
-      text=True,
-    )
-    assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-3000:]}"
+    _run(words, folder)
+
+
+def test_commands_of_the_page_on_pods_run_in_a_bucket(folder):
+  commands = documented.commands(ROOT / "docs/pods.md")
+  commands = [x for x in commands if x[0] == "python"]
+  assert len(commands) == 2
+  with bucket.running() as line:
+    for words in commands:
+      words = [x for x in words if not x.startswith(NOT_THERE)]
+      for old, new in POD.items():
+        words = [word.replace(old, new) for word in words]
+      _run(
+        words,
+        folder,
+        STORAGE_EMULATOR_HOST=line.url,
+        TENSORSTORE_GCS_HTTP_URL=line.url,
+        GOOGLE_AUTH_TOKEN_FOR_TESTING="none",
+      )
