@@ -162,7 +162,7 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
 
 
 def read_tensor(
-  path: epath.Path, key: str
+  path: str | os.PathLike[str], key: str
 ) -> tuple[np.ndarray, dict[str, str]]:
   """Reads an array, and the header, of a safetensors file.
 
@@ -171,7 +171,7 @@ def read_tensor(
   """
   try:
     with (
-      _on_disk(path) as copy,
+      _on_disk(epath.Path(path)) as copy,
       safetensors.safe_open(copy, framework="numpy") as file,
     ):
       keys, header = list(file.keys()), file.metadata() or {}
@@ -239,7 +239,7 @@ def check_compatible(
     )
 
 
-def checked(array: np.ndarray, path: epath.Path) -> np.ndarray:
+def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
   """Returns an array as a prompt.
 
   Args:
@@ -308,7 +308,7 @@ def to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
 
 
 def from_header(
-  header: dict[str, str], array: np.ndarray, path: epath.Path
+  header: dict[str, str], array: np.ndarray, path: str | os.PathLike[str]
 ) -> PromptMetadata | None:
   """Returns the metadata in a header, or None if other software wrote it.
 

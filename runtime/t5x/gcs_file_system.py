@@ -33,6 +33,9 @@ def waits() -> Iterator[float]:
 class FileSystem(core.GCSFileSystem):
   """Cloud Storage without a memory of what lay in it a moment ago."""
 
+  # Its type is lost on the way to gcsfs.
+  call: Any
+
   def __init__(self, *args: Any, **kwargs: Any):
     """See `gcsfs.GCSFileSystem`."""
     # TensorStore and other hosts write there too.

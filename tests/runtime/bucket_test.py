@@ -92,8 +92,9 @@ def _assert_same_run(folder, on_disk):
     prompt_files.load_prompt(x / "prompt.safetensors")
     for x in (there, expected)
   ]
-  np.testing.assert_array_equal(*(x[0] for x in prompts_and_headers))
-  assert prompts_and_headers[0][1] == prompts_and_headers[1][1]
+  (prompt, header), (expected_prompt, expected_header) = prompts_and_headers
+  np.testing.assert_array_equal(prompt, expected_prompt)
+  assert header == expected_header
   names = storage.files(expected / "inference_eval")
   assert storage.files(there / "inference_eval") == names
   for name in ("metrics.jsonl", *(f"inference_eval/{x}" for x in names)):
