@@ -11,19 +11,20 @@ import jax.numpy as jnp
 
 from prompt_tuning.einsum import einsum
 from prompt_tuning.injections import Injections
-from prompt_tuning.t5 import blocked_attention
+from prompt_tuning.t5 import attention_kernels, blocked_attention
 from prompt_tuning.t5.config import T5Config
 from prompt_tuning.t5.layers import KERNEL_INIT, Dense, constrain
 from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def attention(
   query: Array,
   key: Array,
   value: Array,
   bias: Array | None = None,
   mask: Array | None = None,
+  kernel: str | None = None,
 ) -> Array:
   """Averages values by how well their keys answer the queries.
 
@@ -40,35 +41,60 @@ def attention(
       only where it depends on what trains.
     mask: [B or 1, 1, Q or 1, K] True where a query sees a key. A query that
       sees nothing attends to everything equally.
+    kernel: Of `attention_kernels`, to be used where it takes the operands. By
+      default, and where it does not or the bias trains, a CPU goes through
+      blocks and other devices compute all scores at once.
 
   Returns:
     [B, N, Q, D] in the dtype of the operands.
   """
-  return _forward((query, key, value, bias, mask))[0]
+  return _forward((query, key, value, bias, mask), kernel)[0]
 
 
-def _forward(operands: blocked_attention.Operands) -> tuple[Array, ...]:
-  """Returns outputs, and maximum and total of the weights, [B, N, Q] each."""
+def _forward(
+  operands: blocked_attention.Operands,
+  kernel: str | None,
+  differentiated: bool = False,
+) -> tuple[Array, ...]:
+  """Returns outputs, and what the backward pass needs of the weights."""
+  *differentiable, bias, mask = operands
+  if run := attention_kernels.choose(kernel, *differentiable[:2], mask):
+    if not differentiated:
+      return (run(*operands),)
+    # What the backward pass asks for again, to the letter: XLA runs it once.
+    return (jax.vjp(lambda *x: run(*x, bias, mask), *differentiable)[0],)
   return lax.platform_dependent(
     operands, cpu=blocked_attention.forward, default=plain_forward
   )
 
 
 def _attention_forward(*operands: Any):
+  *operands, kernel = operands
   bias = operands[3]
   # Only arrays and their absence can be handed to the backward pass.
   bias_trains = () if bias is not None and bias.perturbed else None
   values = jax.tree.map(
     lambda operand: operand.value,
-    operands,
+    tuple(operands),
     is_leaf=lambda node: hasattr(node, "perturbed"),
   )
-  results = _forward(values)
+  if bias_trains is None:
+    results = _forward(values, kernel, differentiated=True)
+  else:
+    results = _forward(values, None)
   return results[0], (values, results, bias_trains)
 
 
-def _attention_backward(residuals: Any, gradient: Array):
+def _attention_backward(kernel: str | None, residuals: Any, gradient: Array):
   operands, results, bias_trains = residuals
+  query, key, value, *bias_and_mask = operands
+  run = attention_kernels.choose(kernel, query, key, bias_and_mask[1])
+  if run and bias_trains is None:
+    _, pull_back = jax.vjp(
+      lambda *differentiated: run(*differentiated, *bias_and_mask),
+      *(query, key, value),
+    )
+    return (*pull_back(gradient), None, None)
   options = {"bias_trains": bias_trains is not None}
   gradients = lax.platform_dependent(
     operands,
@@ -184,7 +210,9 @@ class Attention(nn.Module):
       deterministic=not enable_dropout,
     )
     query = _beside_each_other(query, len(key))
-    outputs = attention(query, key, dropout(value), bias, mask)
+    outputs = attention(
+      query, key, dropout(value), bias, mask, config.attention_kernel
+    )
     outputs = jnp.swapaxes(outputs, 1, 2).reshape(*inputs.shape[:2], -1)
     outputs = constrain(outputs, ("batch", "length", "joined_kv"))
     outputs = Dense(

@@ -31,6 +31,8 @@ class T5Config:
     scan_layers: Whether the layers of a stack are one program that runs L
       times, with their parameters stacked; see `t5.stack`. It takes the time
       of one layer to compile.
+    attention_kernel: Of `t5.attention_kernels`: "cudnn" on a GPU, "flash" on a
+      TPU. None is what every platform has.
   """
 
   vocab_size: int
@@ -49,3 +51,4 @@ class T5Config:
   relative_attention_max_distance: int = 128
   remat: bool = False
   scan_layers: bool = False
+  attention_kernel: str | None = None

@@ -1,0 +1,154 @@
+"""Attention by the fused kernels of accelerators, where they take it.
+
+No array of all scores leaves the chip, in either pass. They have been compiled
+for accelerators and compared with the plain form as far as a CPU can (the TPU
+kernel, interpreted); on a device they were not run. So a configuration asks for
+them: `network.T5Config.attention_kernel`.
+"""
+
+from collections.abc import Callable
+
+from flax.linen import partitioning
+import jax
+from jax.experimental.pallas.ops.tpu import flash_attention
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from prompt_tuning.types import Array
+
+Kernel = Callable[[Array, Array, Array, Array | None, Array | None], Array]
+
+# The TPU kernel works on tiles of so many queries and keys. Fewer of either are
+# not worth a kernel: the scores of a decoder are small.
+_TILE = 128
+_AXES = ("batch", "heads", "length", "kv")
+
+
+def choose(
+  name: str | None,
+  query: Array,
+  key: Array,
+  mask: Array | None,
+) -> Kernel | None:
+  """Returns the kernel of a name if it takes such operands, or None.
+
+  Args:
+    name: A key of `KERNELS`, or None.
+    query: [B, N, Q, D]
+    key: [B, N, K, D]
+    mask: As in `attention.attention`; kernels know the keys' padding only.
+
+  Raises:
+    ValueError: if the name is unknown.
+  """
+  if name is None:
+    return None
+  if name not in KERNELS:
+    raise ValueError(
+      f"Expected attention_kernel to be None or one of {list(KERNELS)}, got "
+      f"{name!r}."
+    )
+  lengths = (query.shape[2], key.shape[2])
+  if min(lengths) < _TILE or (mask is not None and mask.shape[2] > 1):
+    return None
+  if name == "cudnn" and (
+    query.dtype != jnp.bfloat16 or any(length % 2 for length in lengths)
+  ):
+    return None
+  return KERNELS[name]
+
+
+def cudnn(
+  query: Array,
+  key: Array,
+  value: Array,
+  bias: Array | None,
+  mask: Array | None,
+) -> Array:
+  """NVIDIA's, on Ampere and later; arguments as `attention.attention`'s.
+
+  The bias has the operands' dtype there. Where there is a mask too, the two
+  are one array for every example, which all layers share: the kernel's own
+  argument for padding is a length, which says less than a mask.
+  """
+
+  def positions_first(x: Array) -> Array:  # [B, T, N, D]
+    return jnp.swapaxes(x, 1, 2)
+
+  outputs = jax.nn.dot_product_attention(
+    *map(positions_first, (query, key, value)),
+    bias=None if bias is None else jax.lax.stop_gradient(bias),
+    mask=mask,
+    scale=1.0,
+    implementation="cudnn",
+  )
+  return jnp.swapaxes(outputs, 1, 2)
+
+
+def flash(
+  query: Array,
+  key: Array,
+  value: Array,
+  bias: Array | None,
+  mask: Array | None,
+) -> Array:
+  """Pallas', on TPU v4 and later; arguments as `attention.attention`'s.
+
+  Keys that are not seen belong to another segment than all queries. Every
+  device works on its own examples and heads.
+  """
+  batch, heads, queries, _ = query.shape
+  keys = key.shape[2]
+  if mask is None:
+    mask = jnp.ones((batch, 1, 1, keys), jnp.bool_)
+  if bias is None:
+    bias = jnp.zeros((1, heads, queries, keys), jnp.float32)
+  mask = jnp.broadcast_to(mask, (batch, 1, 1, keys))
+  operands = (
+    _to_tiles(query, 2),
+    _to_tiles(key, 2),
+    _to_tiles(value, 2),
+    _to_tiles(_to_tiles(jax.lax.stop_gradient(bias), 2), 3),
+    _to_tiles(mask, 3)[:, 0, 0],
+  )
+  run = _of_examples
+  mesh = jax.sharding.get_abstract_mesh()
+  if not mesh.empty and mesh.size > 1:
+    spec = partitioning.logical_to_mesh_axes(_AXES)
+    examples, head_axis = tuple(spec)[:2]
+    run = jax.shard_map(
+      _of_examples,
+      mesh=mesh,
+      in_specs=(
+        *(spec,) * 3,
+        PartitionSpec(None, head_axis),
+        PartitionSpec(examples),
+      ),
+      out_specs=spec,
+      # Kernels do not say over which axes their outputs are alike.
+      check_vma=False,
+    )
+  return run(*operands)[:, :, :queries]
+
+
+def _of_examples(
+  query: Array, key: Array, value: Array, bias: Array, visible: Array
+) -> Array:
+  """[B, N, Q, D], twice [B, N, K, D], [1, N, Q, K], [B, K] -> [B, N, Q, D]"""
+  segments = flash_attention.SegmentIds(
+    q=jnp.ones((len(query), query.shape[2]), jnp.int32),
+    kv=visible.astype(jnp.int32),
+  )
+  # The kernel wants a bias for every example. All layers share the copies.
+  bias = jnp.broadcast_to(bias, (len(query), *bias.shape[1:]))
+  return flash_attention.flash_attention(query, key, value, bias, segments)
+
+
+def _to_tiles(x: Array, axis: int) -> Array:
+  """Pads an axis with zeros to whole tiles."""
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, -x.shape[axis] % _TILE)
+  return jnp.pad(x, widths)
+
+
+KERNELS: dict[str, Kernel] = {"cudnn": cudnn, "flash": flash}

@@ -1,0 +1,138 @@
+"""Fused kernels against the plain form, as far as a CPU can tell."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_tuning.t5 import attention as attention_lib
+from prompt_tuning.t5 import attention_kernels
+
+# Not a whole number of tiles.
+POSITIONS, HEAD_DIM = 130, 16
+
+
+def operands(dtype, with_bias=True, with_mask=True):
+  keys = jax.random.split(jax.random.key(0), 5)
+  shape = (2, 2, POSITIONS, HEAD_DIM)
+  query, key, value, gradient = (
+    jax.random.normal(k, shape).astype(dtype) for k in keys[:4]
+  )
+  bias = jax.random.normal(keys[4], (1, 2, POSITIONS, POSITIONS))
+  lengths = np.array([POSITIONS, 70])
+  mask = jnp.asarray(np.arange(POSITIONS) < lengths[:, None, None, None])
+  return (
+    (query, key, value, bias if with_bias else None),
+    mask if with_mask else None,
+    gradient,
+  )
+
+
+def results(kernel, arrays, mask, gradient):
+  query, key, value, bias = arrays
+  outputs, pull_back = jax.vjp(
+    lambda *x: attention_lib.attention(*x, bias, mask, kernel),
+    *(query, key, value),
+  )
+  return [np.asarray(x, np.float32) for x in (outputs, *pull_back(gradient))]
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+  """Runs kernels without their device: interpreted, or XLA's in their place."""
+  fused = jax.nn.dot_product_attention
+
+  def by_xla(*args, implementation, **kwargs):
+    assert implementation == "cudnn"
+    return fused(*args, implementation="xla", **kwargs)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+  with pltpu.force_tpu_interpret_mode():
+    yield
+  jax.clear_caches()
+
+
+@pytest.mark.parametrize(
+  ("kernel", "dtype", "tolerance"),
+  [
+    ("flash", "float32", 1e-4),
+    ("flash", "bfloat16", 2e-2),
+    ("cudnn", "bfloat16", 2e-2),
+  ],
+)
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_outputs_and_gradients_are_those_of_the_plain_form(
+  emulated, kernel, dtype, tolerance, with_mask
+):
+  case = operands(dtype, with_mask=with_mask)
+  chosen = attention_kernels.choose(kernel, *case[0][:2], case[1])
+  assert chosen is attention_kernels.KERNELS[kernel]
+  exact = results(
+    None,
+    *jax.tree.map(
+      lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, case
+    ),
+  )
+  for found, expected in zip(results(kernel, *case), exact, strict=True):
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert error < tolerance
+
+
+def test_what_no_kernel_takes_goes_the_usual_way():
+  """A bias that trains, few positions, masks of pairs: no kernel is run."""
+  arrays, mask, _ = operands("bfloat16")
+  short = [x[:, :, :40] for x in arrays[:3]]
+  pairs = jnp.ones((1, 1, POSITIONS, POSITIONS), jnp.bool_)
+  choose = functools.partial(attention_kernels.choose, "cudnn")
+  assert choose(*short[:2], None) is None
+  assert choose(*arrays[:2], pairs) is None
+  assert choose(arrays[0].astype("float32"), arrays[1], mask) is None
+
+  def of_bias(bias):
+    return attention_lib.attention(*arrays[:3], bias, mask, "cudnn").sum()
+
+  # Neither kernel could run here.
+  assert jnp.linalg.norm(jax.grad(of_bias)(arrays[3])) > 0
+  with pytest.raises(ValueError, match="one of"):
+    attention_kernels.choose("falsh", *arrays[:2], mask)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("kernel", "variable", "package", "called"),
+  [
+    # A topology of TPU v4 or later, such as v5e:2x2.
+    ("flash", "PROMPT_TUNING_TPU_TOPOLOGY", "libtpu", "tpu_custom_call"),
+    # A file of XLA's GpuTargetConfig; needs CUDA's and cuDNN's packages.
+    ("cudnn", "PROMPT_TUNING_GPU_TARGET", "jax_cuda12_plugin", "fmha"),
+  ],
+)
+def test_compilers_of_accelerators_take_the_kernels(
+  kernel, variable, package, called
+):
+  """On request: the packages are large, and compiling takes minutes."""
+  if variable not in os.environ:
+    pytest.skip(f"{variable} is not set")
+  pytest.importorskip(package)
+  script = pathlib.Path(__file__).with_name("compiled_kernels.py")
+  done = subprocess.run(
+    [sys.executable, str(script), kernel, os.environ[variable]],
+    env={**os.environ, "TPU_SKIP_MDS_QUERY": "1"},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  found = json.loads(done.stdout.splitlines()[-1])
+  calls = sum(n for name, n in found["calls"].items() if called in name)
+  # Of two layers, forwards once, although the backward pass asks for it again,
+  # and backwards.
+  assert calls >= 4
+  assert found["temporaries"] < found["temporaries_of_the_plain_form"]
