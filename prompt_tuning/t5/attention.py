@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from prompt_tuning.einsum import einsum
@@ -82,6 +83,8 @@ def _attention_forward(*operands: Any):
     results = _forward(values, kernel, differentiated=True)
   else:
     results = _forward(values, None)
+  # The backward pass needs no more of the forward pass.
+  results = checkpoint_name(results, "attention")
   return results[0], (values, results, bias_trains)
 
 

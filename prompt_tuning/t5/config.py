@@ -4,6 +4,10 @@ import dataclasses
 
 from prompt_tuning.types import DType
 
+# The outputs of attentions, before their projection, and the branches of MLPs:
+# per byte, the first take the longest to compute again, and then the second.
+KEPT = ("attention", "mlp")
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
@@ -28,6 +32,7 @@ class T5Config:
       everything beyond.
     remat: Whether the backward pass computes each layer's activations again
       instead of keeping them.
+    remat_keeps: What `remat` keeps all the same: some of `KEPT`.
     scan_layers: Whether the layers of a stack are one program that runs L
       times, with their parameters stacked; see `t5.stack`. It takes the time
       of one layer to compile.
@@ -50,5 +55,12 @@ class T5Config:
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128
   remat: bool = False
+  remat_keeps: tuple[str, ...] = ()
   scan_layers: bool = False
   attention_kernel: str | None = None
+
+  def __post_init__(self):
+    if unknown := set(self.remat_keeps) - set(KEPT):
+      raise ValueError(
+        f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}."
+      )

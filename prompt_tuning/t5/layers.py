@@ -9,7 +9,9 @@ import operator
 
 import flax.linen as nn
 from flax.linen import partitioning
+import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
@@ -119,11 +121,19 @@ class RMSNorm(nn.Module):
       jnp.dtype(self.config.param_dtype),
       axes=("embed",),
     )
-    inputs = inputs.astype(jnp.float32)
-    mean_square = jnp.mean(lax.square(inputs), axis=-1, keepdims=True)
-    normed = inputs * lax.rsqrt(mean_square + self.epsilon)
-    scale = scale.astype(jnp.float32)[None, None, :]
-    return (normed * scale).astype(self.config.dtype)
+    return _rms_norm(inputs, scale, self.epsilon, self.config.dtype)
+
+
+# Its steps are cheap to compute again, and large to keep, in float32.
+@functools.partial(jax.checkpoint, static_argnums=(2, 3))
+def _rms_norm(
+  inputs: Array, scale: Array, epsilon: float, dtype: DType
+) -> Array:
+  """[B, T, H], [H] -> [B, T, H]"""
+  inputs = inputs.astype(jnp.float32)
+  mean_square = jnp.mean(lax.square(inputs), axis=-1, keepdims=True)
+  normed = inputs * lax.rsqrt(mean_square + epsilon)
+  return (normed * scale.astype(jnp.float32)[None, None, :]).astype(dtype)
 
 
 class RelativeBias(nn.Module):
@@ -201,7 +211,7 @@ class Mlp(nn.Module):
     config, injections = self.config, self.injections
     gated = len(config.mlp_activations) > 1
     branches = []
-    for i, activation in enumerate(config.mlp_activations):
+    for i in range(len(config.mlp_activations)):
       branch = Dense(
         config,
         injections,
@@ -209,12 +219,10 @@ class Mlp(nn.Module):
         ("embed", "mlp"),
         name=f"wi_{i}" if gated else "wi",
       )(inputs)
-      if activation != "linear":
-        branch = getattr(nn, activation)(branch)
-      branches.append(branch)
+      branches.append(checkpoint_name(branch, "mlp"))
+    hidden = _gated(tuple(config.mlp_activations), *branches)
     if rescale := injections.build(injections.rescale, self, "rescale"):
-      branches[0] = rescale(branches[0], ("mlp",))
-    hidden = functools.reduce(operator.mul, branches)
+      hidden = rescale(hidden, ("mlp",))
     hidden = make_dropout(config, enable_dropout)(hidden)
     hidden = constrain(hidden, ("batch", "length", "mlp"))
     outputs = Dense(
@@ -223,3 +231,17 @@ class Mlp(nn.Module):
     if adapter := injections.build(injections.adapter, self, "adapter"):
       outputs = adapter(outputs)
     return outputs
+
+
+# An activation has many steps, each as large as a branch: the branches are
+# enough to keep.
+@functools.partial(jax.checkpoint, static_argnums=(0,))
+def _gated(activations: tuple[str, ...], *branches: Array) -> Array:
+  """Applies the activations and multiplies, [B, T, F] each."""
+  return functools.reduce(
+    operator.mul,
+    (
+      branch if name == "linear" else getattr(nn, name)(branch)
+      for name, branch in zip(activations, branches, strict=True)
+    ),
+  )

@@ -62,9 +62,7 @@ def apply_layers(
     for name in prefix_names
   ]
   by_layer = list(zip(*prefixes, strict=True))
-  if config.remat:
-    # Within a scan nothing can be shared with the forward pass by mistake.
-    make_layer = nn.remat(make_layer, prevent_cse=not config.scan_layers)
+  make_layer = rematerialised(make_layer, config)
   if not config.scan_layers:
     for i, of_layer in enumerate(by_layer):
       layer = make_layer(**fields, name=f"{SCANNED}_{i}")
@@ -82,6 +80,20 @@ def apply_layers(
   )
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *by_layer)
   return scanned(**fields, name=SCANNED)(hidden, stacked, *shared)[0]
+
+
+def rematerialised(
+  make_layer: Callable[..., Any], config: T5Config
+) -> Callable[..., Any]:
+  """Makes layers whose backward pass computes again what is not to be kept."""
+  if not config.remat:
+    return make_layer
+  return nn.remat(
+    make_layer,
+    # Within a scan nothing can be shared with the forward pass by mistake.
+    prevent_cse=not config.scan_layers,
+    policy=jax.checkpoint_policies.save_only_these_names(*config.remat_keeps),
+  )
 
 
 def _prefixes(

@@ -1,23 +1,26 @@
 """What a step costs, counted in compiled programs: no clock is read."""
 
 import functools
+import itertools
 from typing import Any
 
 import conformance
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 
-from prompt_tuning.t5 import blocked_attention
+from prompt_tuning.t5 import blocked_attention, network, stack
 
 BATCH, INPUTS, TARGETS = 8, 120, 4
 POSITIONS = INPUTS + conformance.PROMPT_LENGTH
 
 
 @functools.cache
-def compiled(what: str) -> Any:
+def compiled(what: str, **settings: Any) -> Any:
   """The program of a forward pass, or of the gradients of some parameters."""
   model = conformance.transformer(
-    dtype="bfloat16", num_encoder_layers=1, num_decoder_layers=1
+    dtype="bfloat16", num_encoder_layers=1, num_decoder_layers=1, **settings
   )
   params = conformance.parameters()
   inputs = jnp.ones((BATCH, INPUTS), jnp.int32)
@@ -39,8 +42,26 @@ def compiled(what: str) -> Any:
   return jax.jit(program).lower(trainable, params).compile()
 
 
-def flops(what: str) -> float:
-  return compiled(what).cost_analysis()["flops"]
+def flops(what: str, **settings: Any) -> float:
+  return compiled(what, **settings).cost_analysis()["flops"]
+
+
+def residual_bytes(**settings: Any) -> int:
+  """What an encoder layer keeps for its backward pass, weights left out."""
+  config = conformance.config(dtype="bfloat16", **settings)
+  make_layer = stack.rematerialised(network.EncoderLayer, config)
+  layer = make_layer(config, network.Injections(), False)
+  inputs = jnp.zeros((BATCH, POSITIONS, config.emb_dim), config.dtype)
+  mask = jnp.ones((BATCH, 1, 1, POSITIONS), jnp.bool_)
+  bias = jnp.zeros((1, config.num_heads, POSITIONS, POSITIONS))
+  others = ((None,), mask, bias)
+  params = layer.init(jax.random.key(0), inputs, *others)
+
+  def pull_back(inputs):
+    return jax.vjp(lambda x: layer.apply(params, x, *others)[0], inputs)[1]
+
+  kept = jax.tree.leaves(jax.eval_shape(pull_back, inputs))
+  return sum(x.size * x.dtype.itemsize for x in kept if x.shape[:1] == (BATCH,))
 
 
 def test_a_prompt_step_computes_no_gradient_of_a_frozen_kernel():
@@ -62,3 +83,66 @@ def test_blocks_of_attention_bound_the_temporaries_of_a_step(monkeypatch):
   compiled.cache_clear()
   # Measured: 0.32.
   assert in_blocks < 0.4 * whole_batch
+
+
+KEEPS = {
+  "all": {},
+  "attention, mlp": {"remat": True, "remat_keeps": ("attention", "mlp")},
+  "attention": {"remat": True, "remat_keeps": ("attention",)},
+  "nothing": {"remat": True},
+}
+
+
+def test_norms_and_activations_keep_no_steps_in_between():
+  config = conformance.config()
+  width = (
+    # Inputs, and those of the MLP; the outputs of norms, attention's outputs
+    # twice, its queries, keys, values.
+    4 * config.emb_dim
+    + 5 * config.num_heads * config.head_dim
+    # The branches, and what they make together.
+    + 3 * config.mlp_dim
+  )
+  statistics = 2 * 4 * config.num_heads
+  assert residual_bytes() <= BATCH * POSITIONS * (2 * width + statistics + 16)
+
+
+def test_the_less_is_kept_the_more_is_computed():
+  bytes_kept = [residual_bytes(**x) for x in KEEPS.values()]
+  costs = [flops("prompt", **x) for x in KEEPS.values()]
+  assert all(a > b for a, b in itertools.pairwise(bytes_kept))
+  assert all(a < b for a, b in itertools.pairwise(costs))
+  # The inputs alone, and the mask.
+  inputs = BATCH * POSITIONS * (2 * conformance.config().emb_dim + 1)
+  assert bytes_kept[-1] == inputs
+  # Computing all again takes a forward pass more.
+  assert costs[-1] > costs[0] + 0.5 * flops("forward")
+
+
+def test_what_is_kept_changes_no_gradient():
+  gradients = []
+  for settings in KEEPS.values():
+    model = conformance.transformer(**settings)
+    params = conformance.parameters()
+    inputs = conformance.network_inputs(conformance.batch())
+
+    @jax.jit
+    def gradient(prompt, model=model, params=params, inputs=inputs):
+      def objective(prompt):
+        encoder = {**params["encoder"], "prompt": prompt}
+        return model.apply(
+          {"params": {**params, "encoder": encoder}},
+          *inputs,
+          enable_dropout=False,
+        ).sum()
+
+      return jax.grad(objective)(prompt)
+
+    gradients.append(gradient(params["encoder"]["prompt"])["prompt"])
+  for other in gradients[1:]:
+    np.testing.assert_allclose(gradients[0], other, rtol=1e-5, atol=1e-5)
+
+
+def test_unknown_names_are_refused():
+  with pytest.raises(ValueError, match="remat_keeps"):
+    conformance.config(remat_keeps=("mpl",))
