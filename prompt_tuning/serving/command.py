@@ -15,7 +15,7 @@ import fastapi
 import uvicorn
 
 import prompt_tuning as pt
-from prompt_tuning.serving import app, gate, job_routes, page
+from prompt_tuning.serving import app, demo, gate, job_routes, page
 from prompt_tuning.serving.engine import Engine, Settings
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.metrics import Metrics
@@ -28,16 +28,22 @@ from t5x import compilation_cache
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Serves until it is told to stop; the arguments are the process's."""
-  args = _parser().parse_args(arguments)
   logging.set_verbosity(logging.INFO)
   compilation_cache.enable()
   try:
+    args = _parse(arguments)
     service = make_service(args)
+    examples = _demo_examples(args, service) if args.demo else []
   except (ValueError, OSError) as error:
     print(f"Error: {error}", file=sys.stderr)
     sys.exit(2)
+  print(f"Serving {service.base}: http://{args.host}:{args.port}/", flush=True)
   config = uvicorn.Config(
-    app.make(service, page.router(service), *_job_routes(args, service)),
+    app.make(
+      service,
+      page.router(service, examples, tunes=bool(args.jobs)),
+      *_job_routes(args, service),
+    ),
     host=args.host,
     port=args.port,
     log_level="warning",
@@ -111,6 +117,28 @@ def _job_routes(
   return [job_routes.router(service, store, service.supervisor.wake)]
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  parser = _parser()
+  args = parser.parse_args(arguments)
+  if args.demo:
+    parser.set_defaults(**demo.defaults())
+    args = parser.parse_args(arguments)  # What is said, holds.
+  elif args.checkpoint is None:
+    parser.error("--checkpoint is required, or --demo")
+  return args
+
+
+def _demo_examples(
+  args: argparse.Namespace, service: Service
+) -> list[page.Example]:
+  """Returns what the page offers, and says what can be tuned."""
+  model = service.engine.model
+  files = demo.data_sets(model, args.jobs) if args.jobs else []
+  if files:
+    print(f"To tune {demo.NEW_TASK}, upload {' and '.join(files)}")
+  return demo.examples(model, args.prompts)
+
+
 def _up_to(number: int, factor: int, least: int) -> list[int]:
   """Returns a number, and smaller ones by a factor, from the least on."""
   sizes = [number]
@@ -130,7 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
   add = parser.add_argument
-  add("--checkpoint", required=True, help="the base model's")
+  add("--checkpoint", help="the base model's")
+  add(
+    "--demo",
+    action="store_true",
+    help="a miniature with prompts of its tasks, to look around",
+  )
   add("--vocabulary", help="its SentencePiece file, if not beside it")
   add("--name", help="of the model alone; by default its own")
   add("--dtype", default="float32", help="of activations: float32, bfloat16")

@@ -42,13 +42,14 @@ class Example:
 
 
 def router(
-  service: Service, examples: Sequence[Example] = ()
+  service: Service, examples: Sequence[Example] = (), tunes: bool = False
 ) -> fastapi.APIRouter:
   """Returns the routes.
 
   Args:
     service: What is shown.
     examples: What the page offers as inputs.
+    tunes: Whether the server has jobs.
   """
   routes = fastapi.APIRouter()
   files = _files()
@@ -76,7 +77,7 @@ def router(
       "examples": list(map(dataclasses.asdict, examples)),
       "max_tokens": max(settings.shapes.steps),
       "longest_prompt": settings.longest_prompt,
-      "tunes": getattr(service, "supervisor", None) is not None,
+      "tunes": tunes,
     }
 
   @routes.get("/v1/prompts/{name}/words")

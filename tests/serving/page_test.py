@@ -1,7 +1,9 @@
 """The page in a real browser, and what it is made of."""
 
+import concurrent.futures
 import contextlib
 import hashlib
+import json
 import pathlib
 import re
 import threading
@@ -14,14 +16,16 @@ import requests
 import uvicorn
 
 from prompt_tuning import prompt_files
-from prompt_tuning.serving import app, page
+from prompt_tuning.serving import app, job_routes, page, worker
 from prompt_tuning.serving.gate import Limits
+from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
 
 KEY = "a key of this test"
 EXAMPLE = "an example"
+LOSS = "loss_per_nonpadding_target_token"
 ENTER, CONTROL, TAB = "\ue007", "\ue009", "\ue004"  # WebDriver's names.
 
 
@@ -70,10 +74,26 @@ def service(engine, prompts, model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(service):
-  example = page.Example("prompt_4", EXAMPLE)
-  with _served(service, page.router(service, [example])) as address:
-    yield address
+def jobs(tmp_path_factory):
+  return JobStore(tmp_path_factory.mktemp("jobs"))
+
+
+@pytest.fixture(scope="module")
+def address(service, jobs):
+  """A server whose jobs are worked on here, in a thread."""
+  model, folder = service.engine.model, service.store.folder
+  with concurrent.futures.ThreadPoolExecutor(1) as workers:
+
+    def wake():
+      workers.submit(worker.work, jobs, model, folder, lambda: False)
+
+    example = page.Example("prompt_4", EXAMPLE)
+    with _served(
+      service,
+      page.router(service, [example], tunes=True),
+      job_routes.router(service, jobs, wake),
+    ) as address:
+      yield address
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +107,20 @@ def browser(downloads):
     yield browser
 
 
-def _wait(browser, find):
+def _wait(browser, find, seconds=20):
   """Returns what a function of the browser finds, once it finds it."""
   from selenium.webdriver.support.wait import WebDriverWait
 
-  return WebDriverWait(browser, 20, poll_frequency=0.05).until(find)
+  return WebDriverWait(browser, seconds, poll_frequency=0.05).until(find)
 
 
 def _css(browser, selector):
   return browser.find_elements("css selector", selector)
 
 
-def _text_of(browser, selector, part):
+def _text_of(browser, selector, part, seconds=20):
   """Waits until an element has a text."""
-  _wait(browser, lambda x: part in _css(x, selector)[0].text)
+  _wait(browser, lambda x: part in _css(x, selector)[0].text, seconds)
 
 
 def _open(browser, address):
@@ -232,6 +252,54 @@ def test_words_and_files_of_a_prompt(browser, address, service, downloads):
   array, metadata = prompt_files.load_prompt(file)
   np.testing.assert_array_equal(array, prompt.array)
   assert metadata == prompt.metadata
+  assert _messages(browser) == []
+
+
+@pytest.mark.slow
+def test_a_data_set_becomes_a_prompt(browser, address, jobs, tmp_path):
+  """Uploaded, tuned, watched, and answered with: all on the page."""
+  file = tmp_path / "data.jsonl"
+  rows = [{"prompt": f"ab{x}c", "completion": y} for x, y in ("xy", "dn")] * 8
+  file.write_text("\n".join(map(json.dumps, rows)))
+  _open(browser, address)
+  for field in ("train-file", "validation-file"):
+    _css(browser, f"#{field}")[0].send_keys(str(file))
+  for field, value in (("name", "mine"), ("length", "2"), ("steps", "10")):
+    element = _css(browser, f"#{field}")[0]
+    element.clear()
+    element.send_keys(value)
+  _css(browser, "#tune-form button")[0].click()
+  _wait(browser, lambda x: _css(x, "#job [role=status]"), seconds=60)
+  _text_of(browser, "#job [role=status]", "succeeded", seconds=60)
+  (job,) = jobs.jobs()
+  told = jobs.events(job.id)
+  losses = [
+    (x.data["step"], x.data["metrics"]["train"][LOSS])
+    for x in told
+    if x.kind == "train"
+  ]
+  scores = [(x.data["step"], x.data["score"]) for x in told if x.kind == "eval"]
+  assert len(losses) == len(scores) == 10
+  for figure, points in zip(
+    _css(browser, "#job figure"), (losses, scores), strict=True
+  ):
+    (curve,) = figure.find_elements("css selector", "svg polyline")
+    assert len(curve.get_attribute("points").split()) == len(points)
+    assert figure.find_element("css selector", "svg").accessible_name
+    figure.find_element("css selector", "summary").click()
+    shown = [
+      tuple(float(cell.text.replace(",", "")) for cell in row)
+      for row in (
+        tr.find_elements("css selector", "td")
+        for tr in figure.find_elements("css selector", "tbody tr")
+      )
+    ]
+    assert shown == [(x, pytest.approx(y, abs=1e-4)) for x, y in points]
+  _wait(
+    browser,
+    lambda x: any(job.prompt in row.text for row in _css(x, "#prompt-rows tr")),
+  )
+  assert any(_ask(browser, [job.prompt], "abxc").values())
   assert _messages(browser) == []
 
 

@@ -15,7 +15,16 @@ async function showModels() {
   return base;
 }
 
+/** Waits until the server answers: it compiles at its start. */
+async function ready() {
+  while (!(await fetch("/readyz")).ok) {
+    tell(byId("server"), "The server is starting …");
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
 try {
+  await ready();
   compare.start();
   const base = await showModels();
   const page = await json("/v1/page");
