@@ -79,6 +79,7 @@ def data_sets(model: Model, folder: str) -> list[str]:
   Returns:
     Where they are: one to train on, and one to score on.
   """
+  pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
   paths = []
   for split, count in _SPLITS.items():
     path = pathlib.Path(folder, f"{NEW_TASK}_{split}.jsonl")
