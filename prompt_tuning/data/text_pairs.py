@@ -111,9 +111,9 @@ def _say_free_text(targets: Collection[str], count: int) -> None:
   """Says so where targets look like labels that were found too seldom."""
   if all(len(target.split()) <= _SHORT_WORDS for target in targets):
     logging.warning(
-      "%d pairs have %d different targets, too many for labels, which are fifty "
-      "at most, with four pairs each: they are taken for free text. If they are "
-      "labels, give them: labels=[...]; if not, labels=[].",
+      "%d pairs have %d different targets, too many for labels, which are "
+      "fifty at most, with four pairs each: they are taken for free text. If "
+      "they are labels, give them: labels=[...]; if not, labels=[].",
       count,
       len(targets),
     )
