@@ -2,17 +2,28 @@
 
 `{out}` is the folder of a runtime, relative to the repository's root as a user
 would write it. There is no dropout, whose random bits are each runtime's own,
-and rates are low: rounding grows the faster, the faster a run learns.
+and the rate is low: rounding grows the faster, the faster a run learns.
+
+A page's first command is run as it stands there as well, at its own rate and
+number of steps. By its end rounding has grown past comparing: what is asked of
+it is that it runs on both.
 """
 
 import dataclasses
+import pathlib
+import re
+import sys
+
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+import documented
 
 # Model -> a task of its vocabulary.
 TASKS = {"ladder_s": "ladder_boolq", "t5_small_local": "mini_boolq"}
 STEPS = 8
-# Of a prompt, whose own is 0.3; other methods keep theirs of 0.001.
-_RATE = "--gin.LEARNING_RATE=0.003"
+# Model -> the page whose first training command is of it.
+_PAGES = {"ladder_s": "docs/google_t5x.md", "t5_small_local": "README.md"}
 _TRAINING = (
+  "--gin.LEARNING_RATE=0.003",
   "--gin.DROPOUT_RATE=0.0",
   f"--gin.TRAIN_STEPS_RELATIVE={STEPS}",
   "--gin.STATS_PERIOD=1",
@@ -27,11 +38,13 @@ class Command:
     name: What is shown, and the folder's name.
     program: "train", "eval" or "infer".
     flags: With `{out}` in the place of the runtime's folder.
+    is_compared: Whether its losses and predictions have to be the same.
   """
 
   name: str
   program: str
   flags: tuple[str, ...]
+  is_compared: bool = True
 
   def arguments(self, out: str) -> list[str]:
     """Returns what follows the interpreter."""
@@ -64,6 +77,21 @@ def _command(name: str, program: str, model: str, *flags: str) -> Command:
   )
 
 
+def _as_documented(model: str) -> Command:
+  """Returns a page's first training command, writing to another folder."""
+  name = "as documented"
+  words = next(
+    words
+    for words in documented.commands(documented.ROOT / _PAGES[model])
+    if words[:3] == ["python", "-m", "t5x.train"]
+  )
+  assert f"--gin_file=gin/models/{model}.gin" in words, words
+  folder = f"--gin.MODEL_DIR='{{out}}/{name.replace(' ', '_')}'"
+  flags = [re.sub(r"^--gin\.MODEL_DIR=.*", folder, word) for word in words[3:]]
+  assert folder in flags, words
+  return Command(name, "train", tuple(flags), is_compared=False)
+
+
 def _files(*names: str) -> tuple[str, ...]:
   return tuple(f"--gin_file=gin/{name}.gin" for name in names)
 
@@ -85,7 +113,6 @@ def commands(model: str) -> list[Command]:
       *_files("methods/prompt_tuning", "prompts/class_labels", "runs/train"),
       '--gin.CLASS_LABELS=["False", "True"]',
       "--gin.PROMPT_LENGTH=20",
-      _RATE,
       *batches,
       *_TRAINING,
     ),
@@ -139,8 +166,8 @@ def commands(model: str) -> list[Command]:
       "train",
       model,
       *_files("recipes/prompt_tuning"),
-      _RATE,
       *_TRAINING,
     )
   )
+  found.append(_as_documented(model))
   return found

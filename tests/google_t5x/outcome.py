@@ -71,8 +71,8 @@ def compare(google: pathlib.Path, ours: pathlib.Path) -> dict[str, Any]:
   """
   compared: dict[str, Any] = {}
   pair = losses(google), losses(ours)
-  if any(pair):
-    assert len(pair[0]) == len(pair[1]), pair
+  # Without a STATS_PERIOD the two log other steps.
+  if any(pair) and len(pair[0]) == len(pair[1]):
     compared["losses"] = {"google": pair[0], "ours": pair[1]}
     compared["loss_difference"] = max(
       abs(a - b) for a, b in zip(*pair, strict=True)
@@ -88,47 +88,58 @@ def compare(google: pathlib.Path, ours: pathlib.Path) -> dict[str, Any]:
 
 
 def holds(row: Mapping[str, Any]) -> bool:
-  """Whether both ran, with the same predictions and losses."""
-  return (
-    row["google"] == row["ours"] == 0
-    and row["equal"] == row["examples"] > 0
-    and row.get("loss_difference", 0.0) <= MAX_LOSS_DIFFERENCE
+  """Whether both ran, with the same predictions and losses if compared."""
+  if not row["google"] == row["ours"] == 0 or not row["examples"]:
+    return False
+  if not row.get("is_compared", True):
+    return True
+  return row["equal"] == row["examples"] and (
+    row["program"] != "train" or row["loss_difference"] <= MAX_LOSS_DIFFERENCE
   )
 
 
 def table(outcome: Mapping[str, Any]) -> str:
   """Returns the outcome as Markdown."""
   lines = [
-    "| Model | Command | Program | T5X | Ours | Loss, 8 steps | Predictions |",
-    "| --- | --- | --- | --- | --- | ---: | ---: |",
+    "| Model | Command | Program | T5X | Ours | Loss, 8 steps | "
+    "T5X with itself | Predictions |",
+    "| --- | --- | --- | --- | --- | ---: | ---: | ---: |",
   ]
   for row in outcome["rows"]:
-    difference = row.get("loss_difference")
     lines.append(
       f"| {row['model']} | {row['command']} | {row['program']} | "
       + " | ".join(
         "ran" if row[runtime] == 0 else f"failed ({row[runtime]})"
         for runtime in ("google", "ours")
       )
-      + f" | {'' if difference is None else f'{difference:.1e}'} | "
+      + f" | {_difference(row, 'loss_difference')} | "
+      + f"{_difference(row, 'own_difference')} | "
       + (f"{row['equal']} of {row['examples']} |" if "examples" in row else "|")
     )
   return "\n".join(lines)
 
 
+def _difference(row: Mapping[str, Any], name: str) -> str:
+  is_shown = name in row and row.get("is_compared", True)
+  return f"{row[name]:.1e}" if is_shown else ""
+
+
 def page(outcome: Mapping[str, Any]) -> str:
   """Returns the committed page: the table, and what it was made with."""
+  commits = sorted({row["commit"][:7] for row in outcome["rows"]})
   versions: Sequence[str] = [
     f"{name} {version}" for name, version in outcome["versions"].items()
   ]
   return (
     "# Google's T5X and this repository's runtime\n\n"
     "Written by `tests/google_t5x/compare.py`; see `docs/google_t5x.md`. The\n"
-    "loss is the largest difference of a step, relative to the largest loss;\n"
-    "predictions are those that are equal.\n\n"
+    "loss is the largest difference of a step, relative to the largest loss,\n"
+    "between the two, and between T5X and itself in code for AVX2, which\n"
+    "rounds elsewhere. Predictions are those that are equal. A command `as\n"
+    "documented` runs at its own rate and length, and is not held to agree.\n\n"
     f"{table(outcome)}\n\n"
     f"Sources: {outcome['revisions']}. Versions: {', '.join(versions)}.\n"
-    f"Device: {outcome['device']}.\n"
+    f"Device: {outcome['device']}. Commits: {', '.join(commits)}.\n"
   )
 
 
