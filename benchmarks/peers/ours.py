@@ -61,7 +61,7 @@ def make(
   params = _read(case, folder, options)
   params[_PROMPT] = jnp.asarray(prompt if several else prompt[0])
   params = traverse_util.unflatten_dict(params, sep="/")
-  model = _model(case, several, options)
+  model = make_model(case, several, options)
   if case.work == "step":
     return _step(case, model, params)
   return _answers(case, model, params)
@@ -100,7 +100,7 @@ def _read(
   )
 
 
-def _model(
+def make_model(
   case: cases.Case, several: bool, options: dict[str, Any]
 ) -> models.EncoderDecoderModel:
   prompt = PromptOfEach if several else prompts.Prompt
@@ -151,7 +151,7 @@ def _step(
     weight_metrics_computer=trainer.WeightMetricsComputer(),
   )
   del state, params
-  batches = [_features(case, rows) for rows in case.batches()]
+  batches = [features(case, rows) for rows in case.batches()]
 
   def call(i: int) -> Outcome:
     metrics = tuning.train_steps(iter([batches[i]]), 1)
@@ -164,7 +164,7 @@ def _step(
   return call
 
 
-def _features(case: cases.Case, rows: Any) -> dict[str, np.ndarray]:
+def features(case: cases.Case, rows: Any) -> dict[str, np.ndarray]:
   """A batch as the feature converter makes it."""
   targets = cases.padded(rows["targets"], case.longest("targets"))
   return {
