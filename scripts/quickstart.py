@@ -1,6 +1,6 @@
 """Trains a first prompt on a frozen T5, and evaluates it.
 
-  python scripts/quickstart.py [--task=ladder_boolq] [--steps=300]
+  python scripts/quickstart.py [--task=ladder_boolq] [--steps=200]
   python scripts/quickstart.py --model=t5_small [--task=mini_boolq]
 
 The first is about a miniature T5 of 2.2 million parameters that was pretrained
@@ -31,7 +31,7 @@ MODELS = {
   "t5_small": ("models/t5_small_local", "mini_boolq", 200),
   "ladder_xs": ("models/ladder_xs", "ladder_boolq", 300),
   "ladder_s": ("models/ladder_s", "ladder_boolq", 300),
-  "ladder_m": ("models/ladder_m", "ladder_boolq", 300),
+  "ladder_m": ("models/ladder_m", "ladder_boolq", 200),
 }
 
 
