@@ -20,6 +20,7 @@ from prompt_tuning.training import ranking
 from t5x import (
   adafactor,
   base_checkpoints,
+  by_length,
   decoding,
   models,
   optimizers,
@@ -139,7 +140,9 @@ def _step(
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   state = train_state.TrainState.create(model.optimizer_def, params)
   replicated = jax.tree.map(lambda _: partitioner.sharding(), state)
-  tuning = trainer.Trainer(
+  # gin/runs/by_length.gin, where there are lengths to speak of.
+  trainer_cls = by_length.Trainer if case.task else trainer.Trainer
+  tuning = trainer_cls(
     model=model,
     train_state=jax.device_put(state, replicated),
     partitioner=partitioner,
