@@ -122,8 +122,10 @@ class Line:
           if name.lower() not in _OF_THE_LINE:
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        # Who asked may have lost its patience.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+          self.end_headers()
+          self.wfile.write(content)
 
       do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815
 
