@@ -19,7 +19,7 @@ __all__ = ["data_sets", "defaults", "examples", "tasks"]
 
 _EXAMPLES = 3  # Of each prompt's task.
 # A task that has no prompt yet, and how many examples its files have.
-NEW_TASK = "ladder_wsc"
+NEW_TASK = "ladder_multirc"
 _SPLITS = {"train": 1000, "validation": 100}
 
 

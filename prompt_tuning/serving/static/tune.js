@@ -51,7 +51,7 @@ async function submit() {
         ...(byId("init").value && { init: byId("init").value }),
       },
     });
-    tell(status, `Job ${job.id} has begun to wait for its turn.`);
+    tell(status, "");
     await listJobs();
     show(job.id);
   } catch (error) {

@@ -1,0 +1,32 @@
+# The server of docs/serving.md:
+#
+#   docker build --tag prompt-tuning .
+#   docker run --publish=8000:8000 --volume=prompts:/prompts --volume=jobs:/jobs \
+#     --volume="$PWD/checkpoints/t5_small:/model:ro" prompt-tuning
+FROM python:3.11-slim
+
+WORKDIR /app
+# Dependencies first: their layer stays when the code changes.
+COPY constraints.txt pyproject.toml README.md ./
+COPY prompt_tuning/__init__.py prompt_tuning/
+COPY runtime runtime
+COPY gin gin
+COPY scripts scripts
+RUN pip install --no-cache-dir --constraint=constraints.txt \
+  ".[serving]" ./runtime
+COPY prompt_tuning prompt_tuning
+RUN pip install --no-cache-dir --no-deps --force-reinstall . \
+  && rm -r /app/*
+
+RUN useradd --create-home server \
+  && mkdir /prompts /jobs && chown server /prompts /jobs
+USER server
+WORKDIR /home/server
+VOLUME ["/prompts", "/jobs"]
+EXPOSE 8000
+HEALTHCHECK --start-period=5m CMD python -c \
+  "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz')"
+# A process that gets SIGTERM itself, and finishes what it has.
+ENTRYPOINT ["python", "-m", "prompt_tuning.serve", "--host=0.0.0.0", \
+  "--prompts=/prompts", "--jobs=/jobs"]
+CMD ["--checkpoint=/model"]
