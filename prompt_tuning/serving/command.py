@@ -12,6 +12,7 @@ import types
 
 from absl import logging
 import fastapi
+from starlette.types import ASGIApp
 import uvicorn
 
 import prompt_tuning as pt
@@ -31,19 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
   logging.set_verbosity(logging.INFO)
   compilation_cache.enable()
   try:
-    args = _parse(arguments)
+    args = parse(arguments)
     service = make_service(args)
-    examples = _demo_examples(args, service) if args.demo else []
+    application = make_application(args, service)
   except (ValueError, OSError) as error:
     print(f"Error: {error}", file=sys.stderr)
     sys.exit(2)
   print(f"Serving {service.base}: http://{args.host}:{args.port}/", flush=True)
   config = uvicorn.Config(
-    app.make(
-      service,
-      page.router(service, examples, tunes=bool(args.jobs)),
-      *_job_routes(args, service),
-    ),
+    application,
     host=args.host,
     port=args.port,
     log_level="warning",
@@ -117,7 +114,22 @@ def _job_routes(
   return [job_routes.router(service, store, service.supervisor.wake)]
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def make_application(args: argparse.Namespace, service: Service) -> ASGIApp:
+  """Makes the application, page and jobs included."""
+  examples = _demo_examples(args, service) if args.demo else []
+  return app.make(
+    service,
+    page.router(service, examples, tunes=bool(args.jobs)),
+    *_job_routes(args, service),
+  )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+  """Reads the command line; what is wrong ends the process.
+
+  Raises:
+    ValueError: if there is no demo here.
+  """
   parser = _parser()
   args = parser.parse_args(arguments)
   if args.demo:
