@@ -15,6 +15,40 @@ from t5x.train_state import TrainState
 Results = list[tuple[int, Any]]
 
 
+def partition_infer_step(
+  infer_step: Callable[..., Any],
+  train_state_axes: TrainState,
+  partitioner: PjitPartitioner,
+) -> Callable[..., Any]:
+  """Makes the program that `get_infer_fn` runs on every batch.
+
+  Args:
+    infer_step: As there.
+    train_state_axes: As there.
+    partitioner: As there.
+
+  Returns:
+    A function of a state, a batch and the index of its first example.
+  """
+  samples = "rng" in inspect.signature(infer_step).parameters
+
+  def apply(state: TrainState, batch: models.Batch, first: int) -> Any:
+    if not samples:
+      return infer_step(state.params, batch)
+    rng = jax.random.fold_in(jax.random.PRNGKey(0), first)
+    return infer_step(state.params, batch, rng=rng)
+
+  return partitioner.partition(
+    apply,
+    in_axis_resources=(
+      train_state_axes,
+      partitioner.sharding(partitioner.data_partition_spec),
+      partitioner.sharding(),
+    ),
+    out_axis_resources=partitioner.sharding(),
+  )
+
+
 def get_infer_fn(
   infer_step: Callable[..., Any],
   batch_size: int,
@@ -39,23 +73,7 @@ def get_infer_fn(
     number of examples. It gives (index, tree of numpy arrays) in the order of
     the data.
   """
-  samples = "rng" in inspect.signature(infer_step).parameters
-
-  def apply(state: TrainState, batch: models.Batch, first: int) -> Any:
-    if not samples:
-      return infer_step(state.params, batch)
-    rng = jax.random.fold_in(jax.random.PRNGKey(0), first)
-    return infer_step(state.params, batch, rng=rng)
-
-  step = partitioner.partition(
-    apply,
-    in_axis_resources=(
-      train_state_axes,
-      partitioner.sharding(partitioner.data_partition_spec),
-      partitioner.sharding(),
-    ),
-    out_axis_resources=partitioner.sharding(),
-  )
+  step = partition_infer_step(infer_step, train_state_axes, partitioner)
   return _Inference(step, batch_size, partitioner)
 
 

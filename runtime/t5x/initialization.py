@@ -76,13 +76,18 @@ class TrainStateInitializer:
       init, out_axis_resources={name: axes[name] for name in names}
     )(rng)
 
+  @functools.cached_property
+  def create_opt_state(self) -> Callable[[Params], Any]:
+    """Makes the optimizer's state of step 0, of all parameters."""
+    return self._partitioner.partition(
+      lambda params: TrainState.create(self._optimizer_def, params).opt_state,
+      out_axis_resources=self.train_state_axes.opt_state,
+    )
+
   def _state(self, params: Mapping[str, Any], step: int) -> TrainState:
     """Makes a state of parameters that are where they belong."""
     nested = traverse_util.unflatten_dict(params, sep="/")
-    opt_state = self._partitioner.partition(
-      lambda params: TrainState.create(self._optimizer_def, params).opt_state,
-      out_axis_resources=self.train_state_axes.opt_state,
-    )(nested)
+    opt_state = self.create_opt_state(nested)
     trainable, frozen = {}, nested
     if self._optimizer_def is not None:
       trains = self._optimizer_def.trainable(nested)

@@ -1,6 +1,8 @@
 """Where arrays lie on a ('data', 'model') mesh of devices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import contextvars
 import dataclasses
 import functools
 from typing import Any
@@ -11,6 +13,23 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
+_DEVICES: contextvars.ContextVar[Sequence[Any] | None] = contextvars.ContextVar(
+  "devices", default=None
+)
+
+
+@contextlib.contextmanager
+def using_devices(devices: Sequence[Any]) -> Iterator[None]:
+  """Within it, partitioners are made for these devices, which need not exist.
+
+  Args:
+    devices: JAX's devices, or descriptions of them to compile for.
+  """
+  token = _DEVICES.set(devices)
+  try:
+    yield
+  finally:
+    _DEVICES.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +129,7 @@ class PjitPartitioner:
           f"{tuple(model_parallel_submesh)} disagree: give one of them."
         )
       num_partitions = submesh
-    devices = jax.devices(backend)
+    devices = _DEVICES.get() or jax.devices(backend)
     model = num_partitions or 1
     if len(devices) % model:
       raise ValueError(
@@ -218,7 +237,7 @@ class PjitPartitioner:
       donate_argnums: As for `jax.jit`.
 
     Returns:
-      The compiled function.
+      The compiled function; its `trace` is `jax.jit`'s, for the mesh.
     """
 
     @functools.wraps(fn)
@@ -239,4 +258,9 @@ class PjitPartitioner:
       with jax.set_mesh(self.mesh):
         return jitted(*args)
 
+    def trace(*args):
+      with jax.set_mesh(self.mesh):
+        return jitted.trace(*args)
+
+    call.trace = trace
     return call

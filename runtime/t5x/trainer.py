@@ -120,6 +120,10 @@ def partition_step(
     own, sums = compiled(state.replace(frozen={}), state.frozen, sums, batch)
     return own.replace(frozen=state.frozen), sums
 
+  def trace(state, sums, batch):
+    return compiled.trace(state.replace(frozen={}), state.frozen, sums, batch)
+
+  call.trace = trace
   return call
 
 
@@ -208,6 +212,10 @@ class Trainer:
     return self._eval_step(
       self.train_state, self._partitioner.shard_batch(batch)
     )
+
+  def trace_train_step(self, train_state: TrainState, batch: Any) -> Any:
+    """Traces a step for shapes: what `jax.jit(...).trace` returns."""
+    return self._train_step.trace(train_state, {}, batch)
 
   def train_steps(
     self,

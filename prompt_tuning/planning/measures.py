@@ -1,0 +1,260 @@
+"""What a compiled program takes: memory, operations, what devices exchange."""
+
+import collections
+from collections.abc import Iterable, Mapping
+import dataclasses
+import math
+import re
+import time
+from typing import Any
+
+import jax
+from jax.extend import core as jex_core
+
+from prompt_tuning.planning.programs import Program
+from prompt_tuning.planning.targets import Target
+
+_COLLECTIVES = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+)
+_BITS = re.compile(r"(?:f|bf|s|u|c)(\d+)|pred")
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_CALLED = re.compile(
+  r"(?:body|condition|calls|to_apply|branch_computations)=\{?%?([\w.\-]+)"
+)
+_OPERATION = re.compile(r" ([a-z\-]+?)(?:-start)?\(")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_KERNELS = re.compile(r'custom_call_target="([^"]+)"')
+_NEEDS = re.compile(r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+  """Of one device; bytes, operations and seconds.
+
+  Attributes:
+    program: Its name.
+    topology: The target's name.
+    devices: How many there are.
+    peak: What it needs at once; None if the compiler refused and did not say.
+    memory: What the device has.
+    weights: Of the arguments.
+    optimizer: Of the arguments.
+    batch: Of the arguments.
+    temporaries: What it makes beside: activations, and what is between them.
+    code: Of the program, where the compiler says.
+    flops: Of matrix products.
+    argument_bytes: What it has to read once at the least.
+    collectives: Kind -> [times a step, bytes a step].
+    kernels: Hand-written kernels in it: attention's among them.
+    seconds_bound: No step is faster; None without a peak.
+    compile_seconds: What the compiler took, on whatever machine that was.
+    refused: What the compiler said instead of a program, or "".
+  """
+
+  program: str
+  topology: str
+  devices: int
+  peak: float | None
+  memory: float
+  weights: int
+  optimizer: int
+  batch: int
+  temporaries: int
+  code: int
+  flops: float
+  argument_bytes: int
+  collectives: Mapping[str, list[int]]
+  kernels: list[str]
+  seconds_bound: float | None
+  compile_seconds: float
+  refused: str = ""
+
+  @property
+  def fits(self) -> bool:
+    """Whether a device has the memory."""
+    return not self.refused and (self.peak or 0) <= self.memory
+
+
+def argument_bytes(program: Program) -> int:
+  """Returns what a device holds of a program's state."""
+  return _bytes_of(program.state)
+
+
+def measure(program: Program, target: Target) -> Measures:
+  """Compiles a program with its platform's own compiler."""
+  number = len(target.devices)
+  flops = matrix_flops(program.traced.jaxpr, program.decode_steps) / number
+  weights = _bytes_of((program.state.trainable, program.state.frozen))
+  optimizer = _bytes_of(program.state.opt_state)
+  start = time.monotonic()
+  refused, compiled = "", None
+  try:
+    compiled = program.traced.lower().compile()
+  except jax.errors.JaxRuntimeError as e:
+    if "RESOURCE_EXHAUSTED" not in str(e):
+      raise
+    refused = str(e)
+  seconds = time.monotonic() - start
+  known = {
+    "program": program.name,
+    "topology": target.name,
+    "devices": number,
+    "memory": target.memory,
+    "weights": weights,
+    "optimizer": optimizer,
+    "flops": flops,
+    "compile_seconds": round(seconds, 1),
+  }
+  if compiled is None:
+    needs = _NEEDS.search(refused)
+    scale = {"G": 2**30, "M": 2**20}
+    return Measures(
+      **known,
+      peak=float(needs[1]) * scale[needs[2]] if needs else None,
+      batch=0,
+      temporaries=0,
+      code=0,
+      argument_bytes=weights + optimizer,
+      collectives={},
+      kernels=[],
+      seconds_bound=_bound(flops, weights + optimizer, target),
+      refused=refused.partition("\n")[0][:300],
+    )
+  memory = compiled.memory_analysis()
+  arguments = memory.argument_size_in_bytes
+  peak = (
+    arguments
+    + memory.temp_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
+  text = compiled.as_text() or ""
+  return Measures(
+    **known,
+    peak=peak,
+    batch=max(arguments - weights - optimizer, 0),
+    temporaries=memory.temp_size_in_bytes,
+    code=memory.generated_code_size_in_bytes,
+    argument_bytes=arguments,
+    collectives=collectives_of(text, program.decode_steps),
+    kernels=sorted(
+      {x for x in _KERNELS.findall(text) if "fmha" in x or "tpu_custom" in x}
+    ),
+    seconds_bound=_bound(flops, arguments, target),
+  )
+
+
+def _bound(flops: float, read: float, target: Target) -> float | None:
+  """Returns the greater of operations over peak and bytes over bandwidth."""
+  if target.peak is None or target.bandwidth is None:
+    return None
+  return max(flops / target.peak, read / target.bandwidth)
+
+
+def _bytes_of(tree: Any) -> int:
+  """Returns the bytes of one device's part."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def matrix_flops(jaxpr: Any, decode_steps: int = 1) -> float:
+  """Counts the operations of matrix products, loops included.
+
+  The compilers count what is in a loop once.
+
+  Args:
+    jaxpr: Of the whole program, all devices together.
+    decode_steps: How often a loop runs that does not say so.
+  """
+  jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+  total = 0.0
+  for equation in jaxpr.eqns:
+    inside = [matrix_flops(x, decode_steps) for x in _inside(equation.params)]
+    name = equation.primitive.name
+    if name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      shape = equation.invars[0].aval.shape
+      width = math.prod(shape[axis] for axis in contracted)
+      total += 2.0 * width * math.prod(equation.outvars[0].aval.shape)
+    elif name == "scan":
+      total += equation.params["length"] * sum(inside)
+    elif name == "while":
+      total += max(decode_steps, 1) * sum(inside)
+    elif name == "cond":
+      # Such as one for each platform: no more than all of them do.
+      total += min(inside)
+    elif name == "pallas_call":
+      total += 0.0  # A bound stays one.
+    else:
+      total += sum(inside)
+  return total
+
+
+def _inside(params: Mapping[str, Any]) -> Iterable[Any]:
+  kinds = (jex_core.Jaxpr, jex_core.ClosedJaxpr)
+  for name, value in params.items():
+    values = value if isinstance(value, tuple | list) else [value]
+    # The functions for differentiation are beside what is computed.
+    if name in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"):
+      continue
+    yield from (x for x in values if isinstance(x, kinds))
+
+
+def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
+  """Counts what devices exchange.
+
+  Args:
+    text: The compiled program.
+    decode_steps: How often a loop runs that does not say so.
+
+  Returns:
+    Kind -> [times, bytes], of a device's results.
+  """
+  entry, own, calls, current = "", {}, {}, ""
+  for line in text.splitlines():
+    if started := _COMPUTATION.match(line.strip()):
+      current = started[1]
+      own[current], calls[current] = [], []
+      entry = current if line.startswith("ENTRY") else entry
+    elif " = " in line and current:
+      match = _OPERATION.search(line)
+      if match and match[1] in _COLLECTIVES:
+        own[current].append((match[1], _result_bytes(line, match.start())))
+      trips = _TRIPS.search(line)
+      is_loop = " while(" in line
+      times = int(trips[1]) if trips else max(decode_steps, 1) if is_loop else 1
+      calls[current] += [(x, times) for x in _CALLED.findall(line)]
+  found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+
+  def visit(name: str, times: int) -> None:
+    for kind, size in own.get(name, ()):
+      found[kind][0] += times
+      found[kind][1] += times * size
+    for called, repeated in calls.get(name, ()):
+      visit(called, times * repeated)
+
+  visit(entry, 1)
+  return dict(found)
+
+
+def _result_bytes(line: str, end: int) -> int:
+  """Returns the bytes of what an instruction results in."""
+  result = line[line.index(" = ") + 3 : end]
+  sizes = []
+  for dtype, shape in _SHAPE.findall(result):
+    if bits := _BITS.fullmatch(dtype):
+      count = math.prod(int(x) for x in shape.split(",") if x)
+      sizes.append(count * int(bits[1] or 8) // 8)
+  # What starts one lists its operand beside its result.
+  return (
+    sum(sizes) // 2 if "-start" in line[end:] and len(sizes) > 1 else sum(sizes)
+  )

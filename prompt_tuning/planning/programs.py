@@ -1,0 +1,236 @@
+"""The programs of a command, traced for devices, weights and data not there."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x import (
+  gin_resolution,
+  gin_text,
+  gin_utils,
+  initialization,
+  partitioning,
+  utils,
+)
+
+# Where neither the command nor a task that is there says it. [B, 512] and, of
+# most SuperGLUE tasks, at most 16 pieces.
+LENGTHS = {"inputs": 512, "targets": 16}
+_TRAIN, _EVALUATE, _INFER = "train", "evaluate", "infer"
+# What a command may leave open, as nothing is run; it is added where the files
+# have the macro.
+_OPEN = {
+  "INITIAL_CHECKPOINT_PATH": "'nowhere'",
+  "MODEL_DIR": "'nowhere'",
+  "EVAL_OUTPUT_DIR": "'nowhere'",
+  "INFER_OUTPUT_DIR": "'nowhere'",
+  "TASK": "'none'",
+  "TASK_FEATURE_LENGTHS": str(LENGTHS),
+  "TRAIN_STEPS_RELATIVE": "30000",
+}
+_STAND_INS = pathlib.Path(__file__).with_name("stand_ins.gin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """One compiled thing of a command.
+
+  Attributes:
+    name: "train", "evaluate", "infer" or "restore".
+    traced: What `jax.jit(...).trace` returns.
+    state: The shapes of the state that it is given.
+    steps: How often the command runs it, if it says so.
+    decode_steps: Positions that it decodes at most, 0 if none.
+  """
+
+  name: str
+  traced: Any
+  state: Any
+  steps: int | None
+  decode_steps: int
+
+
+def programs_of(
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  devices: Sequence[Any],
+  names: Sequence[str] = (),
+) -> Iterator[Program]:
+  """Traces what a train, eval or infer command runs on devices.
+
+  Args:
+    gin_files: Of the command.
+    gin_bindings: Of the command.
+    devices: JAX's descriptions of them.
+    names: Which programs; all by default.
+
+  Yields:
+    Its programs. Weights and batches are shapes alone.
+
+  Raises:
+    ValueError: if the files configure no run, or the devices do not fit.
+  """
+  paths = gin_utils.search_paths()
+  if not gin_files:
+    raise ValueError("Expected the --gin_file flags of a command, got none.")
+  files, bindings = list(gin_files), list(gin_bindings)
+  macros = gin_text.macros_of(files, paths)
+  if "PROMPT" in macros:  # It may be made of the checkpoint's embeddings.
+    files.append("gin/prompts/random_uniform.gin")
+    bindings = [b for b in bindings if not b.startswith("PROMPT =")]
+  given = {b.partition("=")[0].strip() for b in bindings}
+  if "TRAIN_STEPS" in given:
+    given.add("TRAIN_STEPS_RELATIVE")
+  left_open = [
+    f"{name} = {value}"
+    for name, value in _OPEN.items()
+    if name in macros - given
+  ]
+  found = gin_resolution.Bindings(files, paths=paths)
+  program = next(
+    (x for x in (_TRAIN, _EVALUATE, _INFER) if found.root(x) is not None), None
+  )
+  if program is None:
+    raise ValueError(
+      "None of the gin files configures a run: give the flags of a train, eval "
+      "or infer command, with its --gin_file=gin/recipes/NAME.gin."
+    )
+  files.append(str(_STAND_INS))
+  with (
+    partitioning.using_devices(devices),
+    _as_main() as receive,
+    gin_utils.built(
+      receive[program], files, [*left_open, *bindings]
+    ) as command,
+  ):
+    yield from _traced(program, command, names)
+
+
+@contextlib.contextmanager
+def _as_main() -> Iterator[dict[str, Callable[..., dict[str, Any]]]]:
+  """Gin files bind functions of `__main__`: here, ones that call nothing."""
+
+  def train(**command: Any) -> dict[str, Any]:
+    return command
+
+  def evaluate(**command: Any) -> dict[str, Any]:
+    return command
+
+  def infer(**command: Any) -> dict[str, Any]:
+    return command
+
+  main: Any = sys.modules["__main__"]
+  receive = {f.__name__: f for f in (train, evaluate, infer)}
+  before = {name: vars(main).get(name) for name in receive}
+  for name, function in receive.items():
+    # gin takes the name of a function from where it says it was defined.
+    function.__module__, function.__qualname__ = "__main__", name
+    setattr(main, name, function)
+  try:
+    yield receive
+  finally:
+    for name, function in before.items():
+      if function is None:
+        delattr(main, name)
+      else:
+        setattr(main, name, function)
+
+
+def _traced(
+  program: str, command: Mapping[str, Any], names: Sequence[str]
+) -> Iterator[Program]:
+  is_training = program == _TRAIN
+  data = command["train_dataset_cfg" if is_training else "dataset_cfg"]
+  lengths = {**LENGTHS, **(data.task_feature_lengths or {})}
+  model, partitioner = command["model"], command["partitioner"]
+  batch = _batch(data, lengths, partitioner)
+  initializer = initialization.TrainStateInitializer(
+    model.optimizer_def if is_training else None,
+    model.get_initial_variables,
+    {name: x.shape for name, x in batch.items()},
+    partitioner,
+  )
+  restore = (
+    command["checkpoint_cfg"].restore
+    if is_training
+    else command["restore_checkpoint_cfg"]
+  )
+  state = _state(initializer, restore and restore.dtype)
+  axes = initializer.train_state_axes
+  if is_training and "train" in (names or ["train"]):
+    trainer = command["trainer_cls"](
+      model=model,
+      train_state=None,
+      partitioner=partitioner,
+      train_state_axes=axes,
+      rng=jax.random.key(0),
+    )
+    traced = trainer.trace_train_step(state, batch)
+    yield Program("train", traced, state, command.get("relative_steps"), 0)
+  inference = "infer" if program == _INFER else "evaluate"
+  if inference in (names or [inference]):
+    is_score = command.get("mode") == "score"
+    step = utils.partition_infer_step(
+      model.score_batch if is_score else model.predict_batch, axes, partitioner
+    )
+    first = jax.ShapeDtypeStruct((), jnp.int32)
+    traced = step.trace(state, batch, first)
+    positions = 0 if is_score else lengths["targets"]
+    yield Program(inference, traced, state, None, positions)
+  if "restore" in (names or ["restore"]):
+    traced = initializer.create_state.trace(state.params)
+    yield Program("restore", traced, state, 1, 0)
+
+
+def _batch(
+  data: utils.DatasetConfig,
+  lengths: Mapping[str, int],
+  partitioner: partitioning.PjitPartitioner,
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the features of a batch, as the feature converter makes them."""
+  rows = partitioner.mesh.shape["data"]
+  if data.batch_size % rows:
+    raise ValueError(
+      f"BATCH_SIZE={data.batch_size} is no multiple of the {rows} parts of the "
+      "mesh that divide the batch: raise "
+      "partitioning.PjitPartitioner.num_partitions."
+    )
+  features = {
+    "encoder_input_tokens": "inputs",
+    "decoder_input_tokens": "targets",
+    "decoder_target_tokens": "targets",
+    "decoder_loss_weights": "targets",
+  }
+  if data.pack:
+    for side, feature in (("encoder", "inputs"), ("decoder", "targets")):
+      features |= {f"{side}_segment_ids": feature}
+      features |= {f"{side}_positions": feature}
+  return {
+    name: jax.ShapeDtypeStruct((data.batch_size, lengths[feature]), jnp.int32)
+    for name, feature in features.items()
+  }
+
+
+def _state(
+  initializer: initialization.TrainStateInitializer, dtype: str | None
+) -> Any:
+  """Returns the shapes of a restored state, what is frozen in its dtype."""
+  shapes = initializer.train_state_shapes
+
+  def stored(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)
+
+  shapes = shapes.replace(frozen=jax.tree.map(stored, shapes.frozen))
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    shapes,
+    initializer.train_state_axes,
+  )

@@ -1,0 +1,105 @@
+"""Machines that are not there: what to compile for, and what they can do."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import tomllib
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+_FOLDER = pathlib.Path(__file__).parent / "targets"
+_GPU = re.compile(r"(h100|a100|cpu)x(\d+)")
+_TPU = re.compile(r"(v\d\w?):\d+(x\d+)+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """Devices of one kind.
+
+  Attributes:
+    name: Such as "v3:4x4" or "h100x8".
+    devices: JAX's descriptions of them.
+    memory: Of a device, bytes.
+    peak: bfloat16 operations a second of a device, or None.
+    bandwidth: Of a device's memory, bytes a second, or None.
+  """
+
+  name: str
+  devices: tuple[Any, ...]
+  memory: float
+  peak: float | None
+  bandwidth: float | None
+
+
+def find(name: str) -> Target:
+  """Returns a target by its name; its compiler has to be installed.
+
+  Args:
+    name: A TPU's name of libtpu's, such as "v5e:4x4", or "h100x8", "a100x1";
+      "cpux1" is this machine.
+
+  Raises:
+    ValueError: if there is no such target, or no compiler for it.
+  """
+  gpu, tpu = _GPU.fullmatch(name), _TPU.fullmatch(name)
+  match = gpu or tpu
+  facts = tomllib.loads((_FOLDER / "chips.toml").read_text())
+  if match is None or match[1] not in facts:
+    raise ValueError(
+      f"Expected a topology such as v3:4x4, v5e:4x4, h100x8 or a100x1, got "
+      f"{name!r}. Known are {', '.join(facts)}."
+    )
+  chip = facts[match[1]]
+  try:
+    devices = _devices(match[1], int(match[2]) if gpu else None, name)
+  except (RuntimeError, ValueError) as e:
+    raise ValueError(
+      f"No compiler for {name}: pip install 'prompt-tuning[plan]' brings those "
+      f"of TPUs and GPUs ({str(e)[:200]})."
+    ) from e
+  return Target(
+    name,
+    tuple(devices),
+    chip["memory_gib"] * 2**30,
+    chip["peak_tflops"] * 1e12 if "peak_tflops" in chip else None,
+    chip["bandwidth_gb"] * 1e9 if "bandwidth_gb" in chip else None,
+  )
+
+
+def _devices(chip: str, count: int | None, name: str) -> list[Any]:
+  if chip == "cpu":
+    devices = jax.devices("cpu")
+    if len(devices) < (count or 1):
+      raise ValueError(f"this machine shows {len(devices)} devices")
+    return devices[:count]
+  if count is None:
+    return list(
+      topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    )
+  return list(
+    topologies.get_topology_desc(
+      platform="cuda",
+      target_config=(_FOLDER / f"{chip}.txt").read_text(),
+      topology=f"1x1x{count}",
+    ).devices
+  )
+
+
+def prepare() -> None:
+  """Sets what the compilers read as they are loaded: before JAX's first use."""
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+  try:
+    import nvidia.cuda_nvcc as nvcc  # pyright: ignore[reportMissingImports]
+  except ImportError:
+    return
+  # No autotuning: it would want the device.
+  flags = (
+    f"--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir={nvcc.__path__[0]}"
+  )
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
