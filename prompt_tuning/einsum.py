@@ -1,8 +1,10 @@
 """Products of arrays that accumulate in float32, forwards and backwards."""
 
+import functools
 import re
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from prompt_tuning.types import Array, DType
@@ -24,8 +26,21 @@ def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
   Returns:
     The product.
   """
-  product = jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-  return product.astype(dtype)
+
+  def product(a: Array, b: Array, of: DType) -> Array:
+    return jnp.einsum(equation, a, b, preferred_element_type=of).astype(dtype)
+
+  if dtype == jnp.float32:
+    return product(a, b, jnp.float32)
+  # Other matrix units accumulate in float32 whatever they give out. Asked for
+  # float32, devices that share a product exchange their parts in it: twice the
+  # bytes, and product by product, as there is a cast before their sum.
+  return lax.platform_dependent(
+    a,
+    b,
+    cpu=functools.partial(product, of=jnp.float32),
+    default=functools.partial(product, of=dtype),
+  )
 
 
 einsum = jax.custom_vjp(_einsum, nondiff_argnums=(0, 3))

@@ -1,13 +1,85 @@
 """Compiles a command for TPUs and GPUs that are not there, and says if it fits.
 
-python scripts/plan.py --topology=v3:4x4 FLAGS_OF_A_COMMAND...
+python scripts/plan.py --topology=v3:4x4 FLAGS...
+
+FLAGS are those of any train, eval or infer command; checkpoints and data need
+not be there. It prints what the programs take of each device, and a bound on
+their time: no run is faster, and real ones are slower.
 """
 
 import t5x.utils  # noqa: F401  Before what imports TensorFlow, to keep it quiet.
 
 # isort: split
 
-from prompt_tuning.planning import command
+from collections.abc import Sequence
+import dataclasses
+import json
+import shlex
+import sys
+
+from absl import app, flags
+import jax
+
+from prompt_tuning.planning import command, targets
+from t5x import gin_utils
+
+
+def define_flags() -> None:
+  """Defines the flags of this program, beside those of commands."""
+  gin_utils.define_flags()
+  flags.DEFINE_string(
+    "topology", None, "v3:4x4, v5e:4x4, h100x8, a100x1, ...", required=True
+  )
+  flags.DEFINE_list(
+    "programs", [], "Some of train, evaluate, infer and restore; all of them."
+  )
+  flags.DEFINE_bool("search", False, "Try settings; print the best that fit.")
+  flags.DEFINE_integer("tries", 12, "Programs that --search compiles at most.")
+  flags.DEFINE_bool("json", False, "Print what was measured as JSON lines.")
+
+
+def main() -> None:
+  """Runs the command line."""
+  targets.prepare()
+  define_flags()
+  app.run(_main, argv=gin_utils.rewrite_gin_args(sys.argv))
+
+
+def _main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+  values = flags.FLAGS
+  jax.config.update("jax_platforms", "cpu")
+  arguments = (values.topology, values.gin_file, values.gin_bindings)
+  try:
+    if values.search:
+      _print_search(*arguments, values.tries)
+      return
+    for program, found in command.plan(*arguments, values.programs):
+      if values.json:
+        print(json.dumps(dataclasses.asdict(found)), flush=True)
+      else:
+        print(command.describe(found, program.steps), flush=True)
+  except ValueError as e:
+    sys.exit(f"Error: {e}")
+
+
+def _print_search(
+  topology: str, gin_files: Sequence[str], bindings: Sequence[str], tries: int
+) -> None:
+  fitting = list(command.search(topology, gin_files, bindings, tries))
+  if not fitting:
+    sys.exit(f"None of {tries} programs fits {topology}: take more devices.")
+  fitting.sort(
+    key=lambda x: (
+      x[1].seconds_bound or 0,
+      sum(size for _, size in x[1].collectives.values()),
+    )
+  )
+  for settings, found in fitting[:3]:
+    chosen = shlex.join(f"--gin.{x.replace(' = ', '=')}" for x in settings)
+    print(command.describe(found, None), chosen, sep="\n  ")
+
 
 if __name__ == "__main__":
-  command.main()
+  main()

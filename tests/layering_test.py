@@ -18,7 +18,7 @@ ROOMS = (
   ("training",),
   ("interop",),
   ("analysis",),
-  ("experiments",),
+  ("experiments", "planning"),
   (
     "serving",
     "serve",

@@ -1,43 +1,15 @@
-"""Plans a command: compiles what it would run for devices that are not there.
-
-python scripts/plan.py --topology=v3:4x4 FLAGS...
-
-FLAGS are those of any train, eval or infer command; checkpoints and data need
-not be there. It prints what the programs take of each device, and a bound on
-their time: no run is faster, and real ones are slower.
-"""
+"""Plans a command: compiles what it would run for devices not there."""
 
 from collections.abc import Iterator, Sequence
-import dataclasses
 import itertools
-import json
-import sys
-
-from absl import app, flags
-import jax
 
 from prompt_tuning.planning import measures, programs, targets
-from t5x import gin_utils
 
 GIB = 2**30
 _PARTITIONS = "partitioning.PjitPartitioner.num_partitions"
 _REMAT = "network.T5Config.remat"
 _MICROBATCHES = "NUM_MICROBATCHES"
 _DTYPE = "PARAMETER_DTYPE"
-
-
-def define_flags() -> None:
-  """Defines the flags of this program, beside those of commands."""
-  gin_utils.define_flags()
-  flags.DEFINE_string(
-    "topology", None, "v3:4x4, v5e:4x4, h100x8, a100x1, ...", required=True
-  )
-  flags.DEFINE_list(
-    "programs", [], "Some of train, evaluate, infer and restore; all of them."
-  )
-  flags.DEFINE_bool("search", False, "Try settings; print the best that fit.")
-  flags.DEFINE_integer("tries", 12, "Programs that --search compiles at most.")
-  flags.DEFINE_bool("json", False, "Print what was measured as JSON lines.")
 
 
 def plan(
@@ -139,44 +111,3 @@ def search(
           yield settings, found
     except ValueError:
       continue  # A batch that this mesh does not divide.
-
-
-def main() -> None:
-  """Runs the command line."""
-  targets.prepare()
-  define_flags()
-  app.run(_main, argv=gin_utils.rewrite_gin_args(sys.argv))
-
-
-def _main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-  values = flags.FLAGS
-  jax.config.update("jax_platforms", "cpu")
-  command = (values.topology, values.gin_file, values.gin_bindings)
-  try:
-    if values.search:
-      _print_search(*command, values.tries)
-      return
-    for program, found in plan(*command, values.programs):
-      if values.json:
-        print(json.dumps(dataclasses.asdict(found)), flush=True)
-      else:
-        print(describe(found, program.steps), flush=True)
-  except ValueError as e:
-    sys.exit(f"Error: {e}")
-
-
-def _print_search(
-  topology: str, gin_files: Sequence[str], bindings: Sequence[str], tries: int
-) -> None:
-  fitting = list(search(topology, gin_files, bindings, tries))
-  if not fitting:
-    sys.exit(f"None of {tries} programs fits {topology}: take more devices.")
-  exchanged = lambda x: sum(size for _, size in x.collectives.values())  # noqa: E731
-  fitting.sort(key=lambda x: (x[1].seconds_bound or 0, exchanged(x[1])))
-  for settings, found in fitting[:3]:
-    chosen = " ".join(
-      f"--gin.{'='.join(x.split(' = '))}".replace("'", '"') for x in settings
-    )
-    print(describe(found, None), chosen, sep="\n  ")

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 from jax.extend import core as jex_core
+from jax.interpreters import partial_eval
 
 from prompt_tuning.planning.programs import Program
 from prompt_tuning.planning.targets import Target
@@ -27,6 +28,8 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALLED = re.compile(
   r"(?:body|condition|calls|to_apply|branch_computations)=\{?%?([\w.\-]+)"
 )
+_LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _OPERATION = re.compile(r" ([a-z\-]+?)(?:-start)?\(")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _KERNELS = re.compile(r'custom_call_target="([^"]+)"')
@@ -89,7 +92,10 @@ def argument_bytes(program: Program) -> int:
 def measure(program: Program, target: Target) -> Measures:
   """Compiles a program with its platform's own compiler."""
   number = len(target.devices)
-  flops = matrix_flops(program.traced.jaxpr, program.decode_steps) / number
+  jaxpr = program.traced.jaxpr.jaxpr
+  # Without what nothing reads, such as gradients of what is frozen.
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  flops = matrix_flops(jaxpr, program.decode_steps) / number
   weights = _bytes_of((program.state.trainable, program.state.frozen))
   optimizer = _bytes_of(program.state.opt_state)
   start = time.monotonic()
@@ -97,8 +103,6 @@ def measure(program: Program, target: Target) -> Measures:
   try:
     compiled = program.traced.lower().compile()
   except jax.errors.JaxRuntimeError as e:
-    if "RESOURCE_EXHAUSTED" not in str(e):
-      raise
     refused = str(e)
   seconds = time.monotonic() - start
   known = {
@@ -219,28 +223,36 @@ def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
   Returns:
     Kind -> [times, bytes], of a device's results.
   """
-  entry, own, calls, current = "", {}, {}, ""
+  entry, current = "", ""
+  own: dict[str, list[tuple[str, int]]] = {}
+  calls: dict[str, list[tuple[str, int, str | None]]] = {}
+  limits: dict[str, list[int]] = {}
   for line in text.splitlines():
     if started := _COMPUTATION.match(line.strip()):
       current = started[1]
-      own[current], calls[current] = [], []
+      own[current], calls[current], limits[current] = [], [], []
       entry = current if line.startswith("ENTRY") else entry
     elif " = " in line and current:
       match = _OPERATION.search(line)
       if match and match[1] in _COLLECTIVES:
         own[current].append((match[1], _result_bytes(line, match.start())))
-      trips = _TRIPS.search(line)
-      is_loop = " while(" in line
-      times = int(trips[1]) if trips else max(decode_steps, 1) if is_loop else 1
-      calls[current] += [(x, times) for x in _CALLED.findall(line)]
+      limits[current] += [int(x) for x in _LIMIT.findall(line)]
+      trips, condition = _TRIPS.search(line), _CONDITION.search(line)
+      calls[current] += [
+        (called, int(trips[1]) if trips else 0, condition and condition[1])
+        for called in _CALLED.findall(line)
+      ]
   found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
 
   def visit(name: str, times: int) -> None:
     for kind, size in own.get(name, ()):
       found[kind][0] += times
       found[kind][1] += times * size
-    for called, repeated in calls.get(name, ()):
-      visit(called, times * repeated)
+    for called, trips, condition in calls.get(name, ()):
+      if condition is not None and not trips:
+        # TPU's compiler leaves the number in what the loop compares with.
+        trips = max(limits.get(condition, []), default=max(decode_steps, 1))
+      visit(called, times * max(trips, 1))
 
   visit(entry, 1)
   return dict(found)

@@ -11,11 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from t5x import (
+  evaluation,
   gin_resolution,
   gin_text,
   gin_utils,
+  infer_fn,
+  inference,
   initialization,
   partitioning,
+  training,
   utils,
 )
 
@@ -104,36 +108,29 @@ def programs_of(
   files.append(str(_STAND_INS))
   with (
     partitioning.using_devices(devices),
-    _as_main() as receive,
-    gin_utils.built(
-      receive[program], files, [*left_open, *bindings]
+    _as_main() as programs,
+    gin_utils.bound_arguments(
+      programs[program], files, [*left_open, *bindings]
     ) as command,
   ):
     yield from _traced(program, command, names)
 
 
 @contextlib.contextmanager
-def _as_main() -> Iterator[dict[str, Callable[..., dict[str, Any]]]]:
-  """Gin files bind functions of `__main__`: here, ones that call nothing."""
-
-  def train(**command: Any) -> dict[str, Any]:
-    return command
-
-  def evaluate(**command: Any) -> dict[str, Any]:
-    return command
-
-  def infer(**command: Any) -> dict[str, Any]:
-    return command
+def _as_main() -> Iterator[dict[str, Callable[..., Any]]]:
+  """Lets `__main__` have the functions whose arguments gin files bind there."""
 
   main: Any = sys.modules["__main__"]
-  receive = {f.__name__: f for f in (train, evaluate, infer)}
-  before = {name: vars(main).get(name) for name in receive}
-  for name, function in receive.items():
-    # gin takes the name of a function from where it says it was defined.
-    function.__module__, function.__qualname__ = "__main__", name
+  programs = {
+    _TRAIN: training.train,
+    _EVALUATE: evaluation.evaluate,
+    _INFER: inference.infer,
+  }
+  before = {name: vars(main).get(name) for name in programs}
+  for name, function in programs.items():
     setattr(main, name, function)
   try:
-    yield receive
+    yield programs
   finally:
     for name, function in before.items():
       if function is None:
@@ -166,7 +163,7 @@ def _traced(
   if is_training and "train" in (names or ["train"]):
     trainer = command["trainer_cls"](
       model=model,
-      train_state=None,
+      train_state=state,
       partitioner=partitioner,
       train_state_axes=axes,
       rng=jax.random.key(0),
@@ -176,7 +173,7 @@ def _traced(
   inference = "infer" if program == _INFER else "evaluate"
   if inference in (names or [inference]):
     is_score = command.get("mode") == "score"
-    step = utils.partition_infer_step(
+    step = infer_fn.partition_infer_step(
       model.score_batch if is_score else model.predict_batch, axes, partitioner
     )
     first = jax.ShapeDtypeStruct((), jnp.int32)
@@ -184,7 +181,7 @@ def _traced(
     positions = 0 if is_score else lengths["targets"]
     yield Program(inference, traced, state, None, positions)
   if "restore" in (names or ["restore"]):
-    traced = initializer.create_state.trace(state.params)
+    traced = initializer.create_opt_state.trace(state.params)
     yield Program("restore", traced, state, 1, 0)
 
 

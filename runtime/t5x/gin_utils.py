@@ -237,6 +237,25 @@ def built(
   Raises:
     ValueError: as `parse_gin_flags` does.
   """
+  with _configured(gin_files, gin_bindings):
+    yield gin.get_configurable(target)()
+
+
+@contextlib.contextmanager
+def bound_arguments(
+  fn: Callable[..., Any],
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+  """Yields what a configuration calls `fn` with, as `built` would."""
+  with _configured(gin_files, gin_bindings):
+    yield gin.get_bindings(fn)
+
+
+@contextlib.contextmanager
+def _configured(
+  gin_files: Sequence[str], gin_bindings: Sequence[str]
+) -> Iterator[None]:
   with _ONE_CONFIGURATION:
     before, was_locked = gin.config_str(), gin.config_is_locked()
     gin.clear_config()
@@ -244,7 +263,7 @@ def built(
       parse_gin_flags(
         search_paths(), gin_files, gin_bindings, finalize_config=False
       )
-      yield gin.get_configurable(target)()
+      yield
     finally:
       gin.clear_config()
       gin.parse_config(before)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from t5x import lengths, models
-from t5x.partitioning import PjitPartitioner
+from t5x.partitioning import Partitioned, PjitPartitioner
 from t5x.train_state import TrainState
 
 # Of each example, its index and the results.
@@ -19,7 +19,7 @@ def partition_infer_step(
   infer_step: Callable[..., Any],
   train_state_axes: TrainState,
   partitioner: PjitPartitioner,
-) -> Callable[..., Any]:
+) -> Partitioned:
   """Makes the program that `get_infer_fn` runs on every batch.
 
   Args:

@@ -13,7 +13,7 @@ import numpy as np
 
 from t5x import checkpoints, run_lock, stacking
 from t5x import train_state as train_state_lib
-from t5x.partitioning import PjitPartitioner
+from t5x.partitioning import Partitioned, PjitPartitioner
 from t5x.train_state import Params, TrainState
 from t5x.utils import RestoreCheckpointConfig
 
@@ -77,7 +77,7 @@ class TrainStateInitializer:
     )(rng)
 
   @functools.cached_property
-  def create_opt_state(self) -> Callable[[Params], Any]:
+  def create_opt_state(self) -> Partitioned:
     """Makes the optimizer's state of step 0, of all parameters."""
     return self._partitioner.partition(
       lambda params: TrainState.create(self._optimizer_def, params).opt_state,

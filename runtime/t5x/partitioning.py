@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Protocol, cast
 
 from flax.linen import partitioning as flax_partitioning
 import jax
@@ -92,6 +92,16 @@ def standard_logical_axis_rules(
     ("mlp_activations", None),
     *(additional_rules or ()),
   )
+
+
+class Partitioned(Protocol):
+  """A function compiled for a mesh."""
+
+  def __call__(self, *args: Any) -> Any: ...
+
+  def trace(self, *args: Any) -> Any:
+    """Returns what `jax.jit(...).trace` does, for the mesh."""
+    ...
 
 
 class PjitPartitioner:
@@ -225,7 +235,7 @@ class PjitPartitioner:
     out_axis_resources: Any = None,
     static_argnums: int | Sequence[int] = (),
     donate_argnums: int | Sequence[int] = (),
-  ) -> Callable[..., Any]:
+  ) -> Partitioned:
     """Compiles `fn` for the mesh; logical names inside it are resolved.
 
     Args:
@@ -237,7 +247,7 @@ class PjitPartitioner:
       donate_argnums: As for `jax.jit`.
 
     Returns:
-      The compiled function; its `trace` is `jax.jit`'s, for the mesh.
+      The compiled function.
     """
 
     @functools.wraps(fn)
@@ -262,5 +272,6 @@ class PjitPartitioner:
       with jax.set_mesh(self.mesh):
         return jitted.trace(*args)
 
-    call.trace = trace
-    return call
+    partitioned = cast(Partitioned, call)
+    partitioned.trace = trace
+    return partitioned

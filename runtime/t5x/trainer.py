@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import enum
 import time
-from typing import Any
+from typing import Any, cast
 
 from absl import logging
 import jax
@@ -13,7 +13,7 @@ import optax
 from t5x import checkpoints, models
 from t5x import metrics as metrics_lib
 from t5x import train_state as train_state_lib
-from t5x.partitioning import PjitPartitioner
+from t5x.partitioning import Partitioned, PjitPartitioner
 from t5x.train_state import Params, TrainState
 
 LearningRateFn = Callable[[jax.Array], jax.Array]
@@ -87,7 +87,7 @@ def partition_step(
   partitioner: PjitPartitioner,
   step: Callable[..., tuple[TrainState, models.MetricSums]],
   train_state_axes: TrainState,
-) -> Callable[..., tuple[TrainState, models.MetricSums]]:
+) -> Partitioned:
   """Compiles a training step, which takes the place of the state before it.
 
   What is frozen is read where it lies: others may use the same arrays.
@@ -123,8 +123,9 @@ def partition_step(
   def trace(state, sums, batch):
     return compiled.trace(state.replace(frozen={}), state.frozen, sums, batch)
 
-  call.trace = trace
-  return call
+  partitioned = cast(Partitioned, call)
+  partitioned.trace = trace
+  return partitioned
 
 
 class Trainer:
