@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import enum
 import time
-from typing import Any, cast
+from typing import Any
 
 from absl import logging
 import jax
 import jax.numpy as jnp
 import optax
 
-from t5x import checkpoints, models
+from t5x import checkpoints, models, partitioned_step
 from t5x import metrics as metrics_lib
 from t5x import train_state as train_state_lib
-from t5x.partitioning import Partitioned, PjitPartitioner
+from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
 
 LearningRateFn = Callable[[jax.Array], jax.Array]
@@ -83,51 +83,6 @@ def value_and_grad(
   return jax.lax.scan(body, zeros, (parts, rngs))[0]
 
 
-def partition_step(
-  partitioner: PjitPartitioner,
-  step: Callable[..., tuple[TrainState, models.MetricSums]],
-  train_state_axes: TrainState,
-) -> Partitioned:
-  """Compiles a training step, which takes the place of the state before it.
-
-  What is frozen is read where it lies: others may use the same arrays.
-
-  Args:
-    partitioner: Where everything lies.
-    step: (state, sums, batch) -> (state, sums).
-    train_state_axes: Shardings of the state.
-  """
-  own_axes = train_state_axes.replace(frozen={})
-  replicated = partitioner.sharding()
-
-  def own_step(own, frozen, sums, batch):
-    state, sums = step(own.replace(frozen=frozen), sums, batch)
-    return state.replace(frozen={}), sums
-
-  compiled = partitioner.partition(
-    own_step,
-    in_axis_resources=(
-      own_axes,
-      train_state_axes.frozen,
-      replicated,
-      partitioner.sharding(partitioner.data_partition_spec),
-    ),
-    out_axis_resources=(own_axes, replicated),
-    donate_argnums=(0, 2),
-  )
-
-  def call(state, sums, batch):
-    own, sums = compiled(state.replace(frozen={}), state.frozen, sums, batch)
-    return own.replace(frozen=state.frozen), sums
-
-  def trace(state, sums, batch):
-    return compiled.trace(state.replace(frozen={}), state.frozen, sums, batch)
-
-  partitioned = cast(Partitioned, call)
-  partitioned.trace = trace
-  return partitioned
-
-
 class Trainer:
   """Compiles and runs training and evaluation steps."""
 
@@ -175,7 +130,9 @@ class Trainer:
       )
       return self._update(state, sums, grads, new_sums)
 
-    self._train_step = partition_step(partitioner, train_step, train_state_axes)
+    self._train_step = partitioned_step.partition_step(
+      partitioner, train_step, train_state_axes
+    )
     self._eval_step = partitioner.partition(
       lambda state, batch: model.eval_fn(state.params, batch)[1],
       in_axis_resources=(train_state_axes, batch_sharding),
