@@ -23,6 +23,7 @@ SIZES = {
   "small": 76_961_152,
 }
 METHODS = ("prompt_tuning", "lora", "model_tuning")
+PROGRAMS = ("train", "evaluate", "restore")
 # What people call them -> how compilers do. The paper has 4 chips of TPU
 # v2 up to Base, 16 of v3 above.
 TOPOLOGIES = {
@@ -111,14 +112,18 @@ def compile_cells(path: str, chosen: Sequence[Cell]) -> None:
     chosen: Which commands.
   """
   records = read([path])
-  done = {(r["size"], r["method"], r["topology"]) for r in records}
+  key = ("size", "method", "topology", "program")
+  done = {tuple(r[x] for x in key) for r in records}
   for cell in chosen:
-    if dataclasses.astuple(cell) in done:
+    missing = [
+      x for x in PROGRAMS if (*dataclasses.astuple(cell), x) not in done
+    ]
+    if not missing:
       continue
     target = targets.find(TOPOLOGIES[cell.topology])
     bindings = cell.bindings(len(target.devices), target.memory)
     for program in programs.programs_of(
-      cell.gin_files, bindings, target.devices
+      cell.gin_files, bindings, target.devices, missing
     ):
       found = measures.measure(program, target)
       records.append(
@@ -132,8 +137,8 @@ def compile_cells(path: str, chosen: Sequence[Cell]) -> None:
           "versions": _versions(),
         }
       )
+      safe_files.write(path, _text(records))
       print(cell, found.program, found.fits, found.compile_seconds, flush=True)
-    safe_files.write(path, _text(records))
 
 
 def read(paths: Sequence[str]) -> list[dict[str, Any]]:
