@@ -204,6 +204,8 @@ def run(case: cases_lib.Case, weights: pathlib.Path) -> dict[str, Any]:
     "options": json.loads(FLAGS.ours),
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     **records.environment(("torch", "transformers", "peft")),
+    # More than the sides' own threads: something else ran.
+    "load_average": os.getloadavg()[0],
     "disagreement": agreed,
     "sides": {side.name: side.fields() for side in sides},
   }

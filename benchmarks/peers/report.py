@@ -21,6 +21,7 @@ _HEADER = (
   "ours / PEFT's speed",
   "CPU seconds, PEFT",
   "ours",
+  "PEFT / ours",
   "peak RSS, PEFT",
   "ours",
   "ratio",
@@ -110,6 +111,7 @@ def _table(records: Iterable[Mapping[str, Any]]) -> str:
         _spread(speed(record, "ours", _PEER)),
         f"{peer['cpu_seconds']:.2f}",
         f"{ours['cpu_seconds']:.2f}",
+        f"{peer['cpu_seconds'] / ours['cpu_seconds']:.2f}",
         f"{_gb(peer['peak_bytes'])} GB",
         f"{_gb(ours['peak_bytes'])} GB",
         f"{ours['peak_bytes'] / peer['peak_bytes']:.2f}",
@@ -146,7 +148,8 @@ def _where(record: Mapping[str, Any]) -> str:
     f"* {device['cpus']} cores of {device['cpu']}; "
     f"{', '.join(f'{k} {versions[k]}' for k in versions)}; commit "
     f"{record['commit'][:7]}"
-    f"{' with changes' if record['uncommitted_changes'] else ''}."
+    f"{' with changes' if record['uncommitted_changes'] else ''}; load average "
+    f"{record['load_average']:.0f}."
   )
 
 

@@ -51,6 +51,7 @@ def _record(ours, theirs, **case):
     "uncommitted_changes": False,
     "versions": {"jax": "1"},
     "device": {"cpus": 2, "cpu": "a CPU"},
+    "load_average": 2.0,
     "disagreement": {"loss": 1e-3},
     "sides": {
       "ours": {**side, "seconds": ours},
