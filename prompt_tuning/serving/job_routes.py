@@ -47,7 +47,8 @@ class NewJob(pydantic.BaseModel):
   suffix: str | None = pydantic.Field(None, pattern=f"^{_SUFFIX}$")
   seed: int = pydantic.Field(0, ge=0, lt=2**31)
   hyperparameters: Hyperparameters = pydantic.Field(
-    default_factory=Hyperparameters
+    # Not the class itself: checkers take its fields for required.
+    default_factory=lambda: Hyperparameters()
   )
 
 

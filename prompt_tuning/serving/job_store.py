@@ -4,7 +4,7 @@ What is written is on disk when a method returns, and a process may be killed at
 any time. Several processes may open a store.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import json
@@ -330,7 +330,7 @@ def _end(
     _note(connection, id, "status", error or message, {"status": status})
 
 
-def parse_pairs(content: bytes) -> Sequence[tuple[str, str]]:
+def parse_pairs(content: bytes) -> list[tuple[str, str]]:
   """Reads lines of JSON with the texts `prompt` and `completion`.
 
   Raises:

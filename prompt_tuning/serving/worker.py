@@ -17,6 +17,7 @@ import os
 import pathlib
 import signal
 import threading
+from typing import Any
 
 from absl import logging
 import filelock
@@ -108,12 +109,13 @@ def _tune(
 
 def _note(store: JobStore, job: Job, event: events.Event) -> None:
   step = event.step - event.first_step
-  data = {"step": step, "steps": event.last_step - event.first_step}
+  steps = event.last_step - event.first_step
+  data: dict[str, Any] = {"step": step, "steps": steps}
   if event.score is not None:
     data["score"] = event.score
   if event.metrics:
     data["metrics"] = {task: dict(x) for task, x in event.metrics.items()}
-  text = event.text or f"{event.kind}, step {step} of {data['steps']}"
+  text = event.text or f"{event.kind}, step {step} of {steps}"
   store.note(job, event.kind, text, data)
 
 

@@ -234,7 +234,7 @@ def test_wrong_jobs_are_refused(service, store):
   assert answer.json()["hyperparameters"]["steps"] == 8
 
 
-def _await(condition, seconds=120):
+def _await(condition, seconds=400):
   deadline = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < deadline

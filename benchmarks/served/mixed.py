@@ -1,0 +1,261 @@
+"""Mixed traffic in one process: against one prompt, PEFT and `t5x.infer`."""
+
+from collections.abc import Sequence
+import functools
+import json
+import pathlib
+import time
+from typing import Any
+import warnings
+
+import numpy as np
+import seqio
+
+import prompt_tuning as pt
+from prompt_tuning import injections, prompts
+from prompt_tuning.data import text_pairs
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.interop import checkpoint_conversion, peft_adapters
+from prompt_tuning.serving.engine import Engine, Settings
+from prompt_tuning.serving.requests import Generation, Prompt
+from prompt_tuning.serving.shapes import Shapes
+from prompt_tuning.training import base_model, prediction
+from t5x import decoding, inference, models, partitioning, utils
+
+TOKENS = 8
+
+
+def make_prompts(model: pt.Model, lengths: Sequence[int]) -> list[Prompt]:
+  """Makes prompts of embeddings of tokens, which answers depend on."""
+  table = base_model.token_embedding(model.checkpoint)
+  rng = np.random.default_rng(0)
+  return [
+    Prompt(f"prompt_{i}", table[rng.integers(3, len(table), length)])
+    for i, length in enumerate(lengths)
+  ]
+
+
+def texts(model: pt.Model, task: str, number: int) -> list[str]:
+  """Returns inputs of a task, as it has them before they are tokens."""
+  vocabulary_lib.of_model(model.vocabulary)
+  rows = seqio.get_mixture_or_task(task).get_dataset(
+    {"inputs": 512, "targets": 512}, "train", shuffle=False
+  )
+  found = [
+    row["inputs_pretokenized"].decode()
+    for row in rows.take(number).as_numpy_iterator()
+  ]
+  return [found[i % len(found)] for i in range(number)]
+
+
+def make_engine(model: pt.Model, longest: int) -> Engine:
+  """Makes an engine for traffic of short inputs behind prompts."""
+  shapes = Shapes(
+    rows=(1, 4, 16),
+    lengths=[*(x for x in (64, 96, 128) if x < longest), longest],
+    steps=(TOKENS,),
+    labels=(16,),
+    beams=(),
+  )
+  return Engine(model, Settings(shapes=shapes, longest_prompt=100, room=4096))
+
+
+def answer(
+  engine: Engine, pairs: Sequence[tuple[str, Prompt | None]]
+) -> list[list[int]]:
+  """Returns the tokens of each answer, asked for all at once."""
+  tickets = engine.submit(
+    [
+      Generation(engine.tokens_of(text), prompt, TOKENS)
+      for text, prompt in pairs
+    ]
+  )
+  return [[t.id for t in ticket.future.result().tokens] for ticket in tickets]
+
+
+class Peft:
+  """A model of PEFT's with an adapter for every prompt."""
+
+  def __init__(
+    self, model: pt.Model, found: Sequence[Prompt], folder: pathlib.Path
+  ):
+    """Writes the model and the adapters, and loads them."""
+    import peft
+    import torch
+    import transformers
+
+    warnings.simplefilter("ignore")
+    self._torch = torch
+    checkpoint_conversion.convert(
+      checkpoint_conversion.open_model("t5x", model.checkpoint),
+      "hf",
+      str(folder / "model"),
+    )
+    base = transformers.T5ForConditionalGeneration.from_pretrained(
+      folder / "model"
+    )
+    self._peft: Any = None
+    for prompt in found:
+      place = folder / prompt.name
+      peft_adapters.save_adapter(place, prompt.array)
+      if self._peft is None:
+        self._peft = peft.PeftModel.from_pretrained(
+          base, place, adapter_name=prompt.name
+        )
+      else:
+        self._peft.load_adapter(place, adapter_name=prompt.name)
+    self._peft.eval()
+
+  def answer(self, tokens: Sequence[int], prompt: Prompt) -> list[int]:
+    """Returns the tokens of an answer."""
+    torch = self._torch
+    self._peft.set_adapter(prompt.name)
+    ids = torch.tensor([list(tokens)])
+    with torch.no_grad():
+      (found,) = self._peft.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=TOKENS,
+        do_sample=False,
+        num_beams=1,
+      ).tolist()
+    found = found[1:]  # The decoder's start.
+    return found[: found.index(1)] if 1 in found else found
+
+
+def throughput(
+  model: pt.Model, task: str, number: int, rounds: int, folder: pathlib.Path
+) -> dict[str, Any]:
+  """Compares fifty prompts with one, and with PEFT, in turns.
+
+  Args:
+    model: The frozen model.
+    task: Whose inputs are asked.
+    number: Requests of a turn.
+    rounds: Turns of each side.
+    folder: For PEFT's files.
+
+  Returns:
+    Seconds of each turn, for `number` requests (PEFT: for a tenth), and how
+    many of its answers are ours.
+  """
+  lengths = [round(x) for x in np.linspace(1, 100, 50)]
+  found = make_prompts(model, lengths)
+  # Of their mean length: the work is the same.
+  (single,) = make_prompts(model, [round(float(np.mean(lengths)))])
+  inputs = texts(model, task, number)
+  order = np.random.default_rng(1).integers(0, len(found), number)
+  mixed = [(x, found[i]) for x, i in zip(inputs, order, strict=True)]
+  few = mixed[: max(1, number // 10)]
+  peft = Peft(model, found, folder)
+  longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
+  sides: dict[str, list[float]] = {"fifty": [], "one": [], "peft": []}
+  with make_engine(model, longest) as engine:
+    asked = {
+      "fifty": lambda: answer(engine, mixed),
+      "one": lambda: answer(engine, [(x, single) for x in inputs]),
+      "peft": lambda: [peft.answer(engine.tokens_of(x), p) for x, p in few],
+    }
+    answers = {name: ask() for name, ask in asked.items()}  # And warms up.
+    for _ in range(rounds):
+      for name, ask in asked.items():
+        start = time.monotonic()
+        ask()
+        sides[name].append(time.monotonic() - start)
+    bytes_of_prompts = engine.table.array.nbytes
+  same = sum(
+    ours == theirs
+    for ours, theirs in zip(answers["fifty"], answers["peft"], strict=False)
+  )
+  return {
+    "requests": number,
+    "requests_of_peft": len(few),
+    "seconds": sides,
+    "same_as_peft": same,
+    "prompt_table_bytes": bytes_of_prompts,
+    "prompt_bytes": sum(prompt.array.nbytes for prompt in found),
+  }
+
+
+def equality(
+  model: pt.Model, task: str, number: int, folder: pathlib.Path
+) -> dict[str, Any]:
+  """Compares answers under load with those of `t5x.infer`.
+
+  Args:
+    model: The frozen model.
+    task: Whose inputs are asked.
+    number: Inputs in all, each with one of ten prompts.
+    folder: For the predictions.
+  """
+  found = make_prompts(model, [1, 5, 10, 20, 30, 40, 50, 70, 90, 100])
+  inputs = texts(model, task, number)
+  longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
+  order = np.random.default_rng(2).permutation(number)
+  with make_engine(model, longest) as engine:
+    pairs = [(inputs[i], found[i % len(found)]) for i in order]
+    answers = dict(zip(order.tolist(), answer(engine, pairs), strict=True))
+    texts_of = {
+      i: model.vocabulary.decode(tokens) for i, tokens in answers.items()
+    }
+  same = 0
+  for j, prompt in enumerate(found):
+    mine = list(range(j, number, len(found)))
+    predictions = _infer(
+      model, prompt, [inputs[i] for i in mine], folder / prompt.name
+    )
+    same += sum(
+      texts_of[i] == line for i, line in zip(mine, predictions, strict=True)
+    )
+  return {"inputs": number, "prompts": len(found), "same": same}
+
+
+def _infer(
+  model: pt.Model, prompt: Prompt, inputs: list[str], folder: pathlib.Path
+) -> list[str]:
+  """Returns what `t5x.infer` predicts."""
+  made = text_pairs.make(
+    {"test": [(text, "none") for text in inputs]}, model.vocabulary, labels=[]
+  )
+  method = injections.Injections(
+    prompt=prompts.prompt_factory(
+      prompt.length, prompts.from_array(prompt.array)
+    )
+  )
+  runner = prediction.make_model(model.config, model.vocabulary, method)
+  assert isinstance(runner, models.EncoderDecoderModel)
+  runner._decode_fn = functools.partial(decoding.temperature_sample, topk=1)
+  inference.infer(
+    mode="predict",
+    model=runner,
+    dataset_cfg=utils.DatasetConfig(
+      mixture_or_task_name=made.task,
+      task_feature_lengths={
+        "inputs": made.lengths["test"]["inputs"],
+        "targets": TOKENS,
+      },
+      split="test",
+      batch_size=10,
+      shuffle=False,
+      seed=0,
+    ),
+    restore_checkpoint_cfg=utils.RestoreCheckpointConfig(
+      path=model.checkpoint,
+      mode="specific",
+      assignment_map=injections.assignment_map(method),
+      fallback_to_scratch=True,
+      dtype="float32",
+    ),
+    partitioner=partitioning.PjitPartitioner(
+      num_partitions=1,
+      logical_axis_rules=partitioning.standard_logical_axis_rules(
+        additional_rules=injections.axis_rules(method)
+      ),
+    ),
+    output_dir=str(folder),
+    checkpoint_period=100,
+    fallback_init_rng=0,
+    summarize_config_fn=None,
+  )
+  (path,) = folder.glob("*-predict.jsonl-*")
+  return [json.loads(x)["prediction"] for x in path.read_text().splitlines()]
