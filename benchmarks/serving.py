@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import app, flags
 import numpy as np
-from served import load, mixed
+from traffic import load, mixed
 
 import prompt_tuning as pt
 from prompt_tuning.text_tables import Table

@@ -20,7 +20,7 @@ import numpy as np
 
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
-from served import mixed
+from traffic import mixed
 
 _LENGTHS = [round(x) for x in np.linspace(1, 100, 50)]
 _START_SECONDS = 600.0
