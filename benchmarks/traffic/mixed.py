@@ -91,8 +91,9 @@ class Peft:
       "hf",
       str(folder / "model"),
     )
+    # Else it computes in the dtype of the file, which may be bfloat16.
     base = transformers.T5ForConditionalGeneration.from_pretrained(
-      folder / "model"
+      folder / "model", dtype=torch.float32
     )
     self._peft: Any = None
     for prompt in found:
