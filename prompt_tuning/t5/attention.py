@@ -69,14 +69,14 @@ def _forward(
   )
 
 
-def _attention_forward(*operands: Any):
-  *operands, kernel = operands
+def _attention_forward(*arguments: Any):
+  operands, kernel = arguments[:-1], arguments[-1]
   bias = operands[3]
   # Only arrays and their absence can be handed to the backward pass.
   bias_trains = () if bias is not None and bias.perturbed else None
   values = jax.tree.map(
     lambda operand: operand.value,
-    tuple(operands),
+    operands,
     is_leaf=lambda node: hasattr(node, "perturbed"),
   )
   if bias_trains is None:
@@ -213,7 +213,7 @@ class Attention(nn.Module):
       deterministic=not enable_dropout,
     )
     query = _beside_each_other(query, len(key))
-    outputs = attention(
+    outputs: jax.Array = attention(
       query, key, dropout(value), bias, mask, config.attention_kernel
     )
     outputs = jnp.swapaxes(outputs, 1, 2).reshape(*inputs.shape[:2], -1)

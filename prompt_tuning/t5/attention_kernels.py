@@ -115,6 +115,7 @@ def flash(
   mesh = jax.sharding.get_abstract_mesh()
   if not mesh.empty and mesh.size > 1:
     spec = partitioning.logical_to_mesh_axes(_AXES)
+    assert spec is not None, "axes have names"
     examples, head_axis = tuple(spec)[:2]
     run = jax.shard_map(
       _of_examples,
