@@ -111,9 +111,8 @@ def compile_cells(path: str, chosen: Sequence[Cell]) -> None:
     path: The JSON file.
     chosen: Which commands.
   """
-  records = read([path])
   key = ("size", "method", "topology", "program")
-  done = {tuple(r[x] for x in key) for r in records}
+  done = {tuple(r[x] for x in key) for r in read([path])}
   for cell in chosen:
     missing = [
       x for x in PROGRAMS if (*dataclasses.astuple(cell), x) not in done
@@ -126,18 +125,17 @@ def compile_cells(path: str, chosen: Sequence[Cell]) -> None:
       cell.gin_files, bindings, target.devices, missing
     ):
       found = measures.measure(program, target)
-      records.append(
-        {
-          **dataclasses.asdict(cell),
-          "flags": bindings,
-          **_short(dataclasses.asdict(found)),
-          "target": found.topology,
-          "topology": cell.topology,
-          "fits": found.fits,
-          "versions": _versions(),
-        }
-      )
-      safe_files.write(path, _text(records))
+      record = {
+        **dataclasses.asdict(cell),
+        "flags": bindings,
+        **_short(dataclasses.asdict(found)),
+        "target": found.topology,
+        "topology": cell.topology,
+        "fits": found.fits,
+        "versions": _versions(),
+      }
+      # Read again: another program may have added some meanwhile.
+      safe_files.write(path, _text([*read([path]), record]))
       print(cell, found.program, found.fits, found.compile_seconds, flush=True)
 
 
