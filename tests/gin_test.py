@@ -216,6 +216,7 @@ def test_decoding_file_reaches_the_model():
     ["gin/models/t5_1_1_small.gin", "gin/decoding/beam.gin"],
     "INITIAL_CHECKPOINT_PATH = None",
     "OPTIMIZER = None",
+    "VOCABULARY = None",
   )
   beams = []
 

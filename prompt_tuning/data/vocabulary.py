@@ -76,7 +76,8 @@ def check(vocabulary: seqio.Vocabulary) -> None:
     vocabulary.vocab_size  # noqa: B018
   except (RuntimeError, message.DecodeError, tf.errors.OpError) as error:
     path = vocabulary.sentencepiece_model_file
-    got = f"what is none ({error})" if tf.io.gfile.exists(path) else "nothing"
+    missing = isinstance(error, tf.errors.NotFoundError)
+    got = "nothing" if missing else f"what is none ({error})"
     raise ValueError(
       f"Expected a SentencePiece model at {path}, got {got}. Give the one that "
       "belongs to the model; T5's: python scripts/import_t5_small.py"

@@ -152,11 +152,11 @@ class Filed:
 def paths(results: pathlib.Path) -> list[pathlib.Path]:
   """Returns the files of records below a folder, by name.
 
-  Those of benchmarks are left out: they are of no run.
+  They lie in a folder for each sheet. Benchmarks and plans are of no run.
   """
   return [
     path
-    for path in sorted(results.glob("**/*.json"))
+    for path in sorted(results.glob("*/**/*.json"))
     if path.relative_to(results).parts[0] != "benchmarks"
   ]
 

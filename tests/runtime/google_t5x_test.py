@@ -37,7 +37,9 @@ OWN_PARAMETERS = {
   "utils.RestoreCheckpointConfig": {"checkpoint"},
   "infer.infer": {"on_event", "should_stop", "configuration"},
 }
-SHIPPED = sorted((stand_in.ROOT / "checkpoints").glob("ladder_*/*/*"))
+SHIPPED = sorted(
+  (stand_in.ROOT / "checkpoints").glob("ladder_*/*/checkpoint_*")
+)
 NOT_CONSTRUCTED = (["enum.Enum"], ["typing_extensions.Protocol"])
 
 
