@@ -116,7 +116,7 @@ def _styles(results: Results, paper: Paper | None) -> dict[str, Style]:
   """Row, ours or the paper's -> style."""
   methods: dict[str, str] = {}
   for some in filter(None, (results, results.beside)):
-    for run in some.runs:
+    for run in some.views:
       methods.setdefault(_key(some.row_of(run.cell)), run.cell.method)
   for row in paper.rows if paper else ():
     if row.how != "elsewhere":

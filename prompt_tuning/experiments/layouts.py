@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 import itertools
 from typing import Literal
 
+import pydantic
+
 from prompt_tuning.experiments.toml_files import Strict
 
 # A value of an axis: a number is what it says, a name has a meaning.
 AxisValue = str | int | float
 Grid = Mapping[str, Sequence[AxisValue]]
+# The axis that `after` adds.
+STEPS = "steps"
 
 
 class Layout(Strict):
@@ -24,6 +28,8 @@ class Layout(Strict):
       once it has all of them.
     gap: Two rows, by how much the first is above the second. Theirs is the only
       row axis.
+    after: Numbers of steps, after which every run is looked at: the values of
+      an axis `steps` that no grid has.
     metric: The one to show instead of the mean of a task's metrics.
     mean_column: Whether to add the mean over the columns, which are tasks.
     parameters: Whether to show how many parameters train.
@@ -38,6 +44,7 @@ class Layout(Strict):
   columns: str
   mean_over: str | None = None
   gap: tuple[str, str] | None = None
+  after: list[int] = pydantic.Field(default_factory=list)
   metric: str | None = None
   mean_column: bool = False
   parameters: bool = False
@@ -58,6 +65,10 @@ def check(layout: Layout, grids: Sequence[Grid]) -> None:
   Raises:
     ValueError: if it does not, or `gap` names no two rows.
   """
+  if layout.after:
+    if any(STEPS in grid for grid in grids):
+      raise ValueError(f"after: a grid has an axis {STEPS} of its own")
+    grids = [{**grid, STEPS: layout.after} for grid in grids]
   for grid in grids:
     for axis in layout.axes:
       if axis not in grid:

@@ -63,6 +63,27 @@ class RunRecord(record_schema.Record):
       scores[task] = sum(values) / len(values)
     return scores
 
+  def after(self, steps: int) -> "RunRecord | None":
+    """Returns the record as it would be had the run ended early.
+
+    At a constant learning rate that is what a shorter run would have left.
+
+    Args:
+      steps: Counted from the run's first.
+
+    Returns:
+      The record, or None if the run had not so many steps, or was not evaluated
+      by then.
+    """
+    if self.steps is None or self.steps.last - self.steps.first < steps:
+      return None
+    evals = [x for x in self.evals if x.step - self.steps.first <= steps]
+    scored = [x for x in evals if x.score is not None]
+    if not scored:
+      return None
+    best = max(scored, key=lambda x: x.score)
+    return self.model_copy(update={"evals": evals, "best": best})
+
 
 def parse(text: str, where: str) -> RunRecord:
   """Reads a record.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 
-from prompt_tuning.experiments import records
+from prompt_tuning.experiments import layouts, records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.layouts import AxisValue
@@ -59,6 +59,15 @@ class Run:
   def failed(self) -> bool:
     return self.filed is not None and self.filed.record.status == "failed"
 
+  def after(self, steps: int) -> "Run":
+    """Returns the run as it was after some of its steps, a point of its own."""
+    point = {**self.cell.point, layouts.STEPS: steps}
+    filed = self.filed
+    if filed and filed.record.counts:
+      record = filed.record.after(steps)
+      filed = dataclasses.replace(filed, record=record) if record else None
+    return Run(dataclasses.replace(self.cell, point=point), filed)
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -77,6 +86,8 @@ class Results:
     beside: The results of the sheet of full size, if this one is a miniature
       of it.
     runs: The sheet's cells, in order, with their records.
+    views: What tables and figures show: the runs, or, where the layout asks for
+      it, each run after several numbers of steps.
   """
 
   def __init__(
@@ -86,6 +97,12 @@ class Results:
     self.archive = archive
     self.beside = beside
     self.runs = [Run(cell, archive.find(cell)) for cell in sheet.cells()]
+    after = sheet.layout.after
+    self.views = (
+      [run.after(steps) for run in self.runs for steps in after]
+      if after
+      else self.runs
+    )
 
   @property
   def some(self) -> bool:
@@ -133,13 +150,13 @@ class Results:
   @functools.cached_property
   def rows(self) -> list[Row]:
     """Values of the row axes, in order."""
-    return list(dict.fromkeys(self.row_of(run.cell) for run in self.runs))
+    return list(dict.fromkeys(self.row_of(run.cell) for run in self.views))
 
   @functools.cached_property
   def columns(self) -> list[AxisValue]:
     """Values of the column axis, in order."""
     axis = self.sheet.layout.columns
-    return list(dict.fromkeys(run.cell.point[axis] for run in self.runs))
+    return list(dict.fromkeys(run.cell.point[axis] for run in self.views))
 
   @functools.cached_property
   def entries(self) -> Mapping[tuple[Row, AxisValue], Entry]:
@@ -178,7 +195,7 @@ class Results:
     # Place -> repetition -> tasks -> score.
     groups: dict[Row, dict[Row, dict[Row, float | None]]] = {}
     failed: dict[Row, int] = {}
-    for run in self.runs:
+    for run in self.views:
       point, record = run.cell.point, run.record
       place = tuple(point[axis] for axis in axes)
       task = tuple(point[axis] for axis in over)
@@ -214,7 +231,7 @@ class Results:
       for column in self.columns
       if (row, column) in self.entries
     }
-    for run in self.runs:
+    for run in self.views:
       if not (record := run.record):
         continue
       point = run.cell.point
@@ -239,7 +256,7 @@ class Results:
     """
     alone: dict[AxisValue, list[float | None]] = {}
     together: dict[AxisValue, float | None] = {}
-    for run in self.runs:
+    for run in self.views:
       task = run.cell.point[self.sheet.layout.rows[0]]
       value = self.score(run.record) if run.record else None
       if "seed" in run.cell.point:
@@ -277,7 +294,7 @@ class Results:
       return given
     if self.columns_are_numbers:
       return float(column)
-    for run in self.runs:
+    for run in self.views:
       if run.record and run.cell.point[axis] == column:
         counts = run.record.parameters
         return counts.get("frozen") or counts.get("trainable")
@@ -326,7 +343,7 @@ class Results:
         run.record.parameters.get("trainable", 0),
         sum(run.record.parameters.values()),
       )
-      for run in self.runs
+      for run in self.views
       if run.record and self.row_of(run.cell) == row
     }
     return counts.pop() if len(counts) == 1 else None

@@ -127,7 +127,7 @@ def of_tasks(results: Results) -> Table:
       sheet.label("task", task): score
       for task, score in run.record.scores.items()
     }
-    for run in results.runs
+    for run in results.views
     if run.record
   }
   tasks = list(dict.fromkeys(task for row in found.values() for task in row))
@@ -211,7 +211,7 @@ def _own_numbers(results: Results) -> Iterator[tuple]:
         if value is not None:
           yield task, name, value, None, ""
   elif kind == "tasks":
-    for run in results.runs:
+    for run in results.views:
       for task, value in (run.record.scores if run.record else {}).items():
         row = "/".join(map(str, results.row_of(run.cell)))
         yield row, task, value, None, 1

@@ -98,3 +98,55 @@ def test_run_that_was_stopped_early_counts(tmp_path):
   sheet = made_up.sheet(tmp_path)
   results = made_up.results(tmp_path, sheet, status="stopped")
   assert _entries(results)["model", "s"] == "55.0 ± 0.0 (3)"
+
+
+def _evals(*scores):
+  """Evaluations at steps 1,010, 1,020 and so on."""
+  return [
+    {
+      "step": 1000 + 10 * (i + 1),
+      "score": score,
+      "metrics": {"cb": {"accuracy": score}},
+    }
+    for i, score in enumerate(scores)
+  ]
+
+
+def test_runs_are_looked_at_after_some_of_their_steps(tmp_path):
+  sheet = made_up.sheet(
+    tmp_path,
+    made_up.SHEET.replace(
+      'columns = "size"', 'columns = "steps"\nafter = [10, 30, 50]', 1
+    )
+    .replace('size = ["s", "l"]', 'size = ["s"]')
+    .replace('task = ["cb", "wic"]', 'task = ["cb"]'),
+  )
+  evals = _evals(40.0, 60.0, 50.0, 90.0)
+  results = made_up.results(
+    tmp_path,
+    sheet,
+    evals=evals,
+    best=evals[-1],
+    steps={"first": 1000, "last": 1040},
+  )
+  assert _entries(results) == {
+    (method, steps): text
+    for method in ("prompt", "model")
+    for steps, text in (
+      (10, "40.0 ± 0.0 (3)"),
+      (30, "60.0 ± 0.0 (3)"),
+      (50, "-"),
+    )
+  }
+  assert [point.x for point in results.line(("prompt",))] == [10, 30]
+  assert len(results.runs) == 6  # Of the page's count of cells.
+
+
+def test_steps_of_a_layout_are_no_axis_of_a_grid(tmp_path):
+  text = made_up.SHEET.replace(
+    'columns = "size"', 'columns = "steps"\nafter = [10]', 1
+  )
+  with pytest.raises(ValueError, match="an axis steps of its own"):
+    made_up.sheet(
+      tmp_path, text.replace("seed = [", "steps = [1, 2]\nseed = [", 1)
+    )
