@@ -7,7 +7,7 @@ of a real T5 1.1's sizes. They work in turns, A B A B, so that whatever else
 slows the machine down slows both. What they compute is compared first: no time
 is taken of sides that disagree. `--case` takes patterns (`step-small-*`),
 `--quick` tries tiny models. Writes a record for each case below
-`results/benchmarks/`, and `results/tables/benchmarks.md` from all records;
+`results/benchmarks/`, and `results/benchmarks.md` from all records;
 `--tabulate` does only that.
 """
 

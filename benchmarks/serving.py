@@ -7,7 +7,7 @@ for each request), `equality` (answers under load against `t5x.infer`'s), `load`
 (a server at the highest rate that holds, then at twice that), `kills` (SIGKILL
 of worker and server). `--quick` makes everything small and keeps no record.
 Writes a record for each part below `results/serving/`, and
-`results/tables/serving.md` from all records; `--tabulate` does only that.
+`results/serving.md` from all records; `--tabulate` does only that.
 """
 
 import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
@@ -41,7 +41,7 @@ flags.DEFINE_float("seconds", 600.0, "Of load.")
 
 _RESULTS = pathlib.Path(__file__).parents[1] / "results"
 _RECORDS = _RESULTS / "serving"
-_TABLE = _RESULTS / "tables" / "serving.md"
+_TABLE = _RESULTS / "serving.md"
 
 
 def run(part: str, scratch: pathlib.Path) -> dict[str, Any]:

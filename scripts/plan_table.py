@@ -1,7 +1,7 @@
 """Makes the table of what fits where: compiles what its records lack.
 
 python scripts/plan_table.py --compile=tpu   # or gpu; goes on where it stopped
-python scripts/plan_table.py                 # writes results/tables/plan.md
+python scripts/plan_table.py                 # writes results/plan.md
 """
 
 import t5x.utils  # noqa: F401  Before what imports TensorFlow, to keep it quiet.
@@ -37,7 +37,7 @@ def main() -> None:
       and cell.topology in args.topologies.split(",")
     ]
     table.compile_cells(records[args.compile], chosen)
-  page = ROOT / "results/tables/plan.md"
+  page = ROOT / "results/plan.md"
   page.write_text(table.page(table.read(list(records.values()))))
 
 

@@ -12,7 +12,7 @@ from prompt_tuning.text_tables import Table
 
 _RESULTS = pathlib.Path(__file__).parents[2] / "results"
 RECORDS = _RESULTS / "benchmarks"
-TABLE = _RESULTS / "tables" / "benchmarks.md"
+TABLE = _RESULTS / "benchmarks.md"
 _PEER = "peft"
 _HEADER = (
   "Case",

@@ -149,7 +149,7 @@ def test_rule_of_the_table_divides_devices_and_batches(devices, memory):
 
 def test_table_is_made_of_its_records():
   records = table.read([str(x) for x in ROOT.glob("results/plan_*.json")])
-  page = (ROOT / "results/tables/plan.md").read_text()
+  page = (ROOT / "results/plan.md").read_text()
   assert table.page(records) == page
 
 
