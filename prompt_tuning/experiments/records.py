@@ -78,10 +78,10 @@ class RunRecord(record_schema.Record):
     if self.steps is None or self.steps.last - self.steps.first < steps:
       return None
     evals = [x for x in self.evals if x.step - self.steps.first <= steps]
-    scored = [x for x in evals if x.score is not None]
+    scored = [(x.score, -x.step, x) for x in evals if x.score is not None]
     if not scored:
       return None
-    best = max(scored, key=lambda x: x.score)
+    _, _, best = max(scored)  # The first of equal ones.
     return self.model_copy(update={"evals": evals, "best": best})
 
 
