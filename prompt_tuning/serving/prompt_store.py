@@ -18,6 +18,7 @@ import numpy as np
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.data.release import zip_files
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving.engine import Engine
 from prompt_tuning.serving.requests import Prompt
@@ -221,7 +222,7 @@ def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
           )
         with archive.open(info) as file:
           yield name, file.read(_MAX_UNPACKED)
-  except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+  except zip_files.MALFORMED as error:
     raise ValueError(f"Expected a zip archive, got none: {error}.") from None
 
 
