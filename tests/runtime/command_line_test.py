@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL = [
-  "--gin_file=gin/models/t5_small_local.gin",
+  "--gin_file=gin/models/ladder_s.gin",
   "--gin_file=gin/methods/prompt_tuning.gin",
   "--gin_file=gin/prompts/random_uniform.gin",
   "--gin_file=gin/runs/train.gin",
@@ -31,7 +31,7 @@ def _run(module, arguments, folder):
 
 
 def test_wrong_configuration_is_one_line_and_status_1(tmp_path):
-  result = _run("train", [*MODEL, "--gin.MODEL_DIR='run'"], tmp_path)
+  result = _run("train", [*MODEL, f"--gin.MODEL_DIR={str(tmp_path)!r}"], ROOT)
   assert result.returncode == 1
   assert result.stdout == ""
   assert result.stderr == (
@@ -45,14 +45,13 @@ def test_error_inside_a_configurable_is_one_line_too(tmp_path):
   result = _run(
     "train",
     [
-      "--gin_file=gin/models/ladder_s.gin",
-      *MODEL[1:],
-      "--gin.MODEL_DIR='run'",
+      *MODEL,
+      f"--gin.MODEL_DIR={str(tmp_path)!r}",
       "--gin.MIXTURE_OR_TASK_NAME='mini_boolk'",
       "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4}",
       "--gin.TRAIN_STEPS_RELATIVE=1",
     ],
-    tmp_path,
+    ROOT,
   )
   assert result.returncode == 1
   assert result.stderr.startswith("Error: No seqio task or mixture")

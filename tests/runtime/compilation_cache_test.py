@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 # Attention and its gradient, and what JAX counted meanwhile.
 PROGRAM = """
 import json, sys
+from t5x import compilation_cache  # First, for what it has XLA log.
 import jax, jax.numpy as jnp
-from t5x import compilation_cache
 folder = compilation_cache.enable()
 counts = {"cache_hits": 0, "cache_misses": 0}
 def count(event, **kwargs):
@@ -40,7 +40,11 @@ def _run(home, **environment):
   return subprocess.Popen(
     [sys.executable, "-c", PROGRAM],
     env={
-      **{k: v for k, v in os.environ.items() if not k.startswith("JAX_")},
+      **{
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_", "TF_CPP_"))
+      },
       "JAX_PLATFORMS": "cpu",
       "XDG_CACHE_HOME": str(home),
       **environment,
