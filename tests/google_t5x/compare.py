@@ -8,6 +8,10 @@ outcome goes to tests/google_t5x/outcome.json and results/google_t5x.md. No part
 of CI.
 """
 
+import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
+
+# isort: split
+
 import argparse
 import json
 import os
