@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import io
+import re
+import zipfile
 
 import httpx
 import numpy as np
@@ -14,6 +16,7 @@ from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
 
 BASE = "tiny"
+COMPLETIONS = "/v1/completions"
 
 
 def make_service(engine, folder, **limits) -> Service:
@@ -41,10 +44,38 @@ def send(service, method, path, *routers, **options) -> httpx.Response:
   return asyncio.run(run())
 
 
+def complete(service, **body):
+  return send(
+    service,
+    "POST",
+    COMPLETIONS,
+    json={"model": "prompt_1", "prompt": "abc", "max_tokens": 5, **body},
+  )
+
+
 def npy(array) -> bytes:
   buffer = io.BytesIO()
   np.save(buffer, np.asarray(array, np.float32))
   return buffer.getvalue()
+
+
+def zipped(**files) -> bytes:
+  """Makes an archive; "__" stands for the dot of a name."""
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w") as archive:
+    for name, content in files.items():
+      archive.writestr(name.replace("__", "."), content)
+  return buffer.getvalue()
+
+
+def check_error(response, status, message) -> None:
+  """Checks that it has OpenAI's form, and tells nothing of the server."""
+  assert response.status_code == status, response.text
+  error = response.json()["error"]
+  assert set(error) == {"message", "type", "param", "code"}
+  assert re.search(message, error["message"]), error
+  assert "Traceback" not in response.text
+  assert "/tmp" not in response.text
 
 
 @contextlib.contextmanager

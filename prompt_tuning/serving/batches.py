@@ -13,7 +13,9 @@ from prompt_tuning.serving.prompt_table import PromptTable
 from prompt_tuning.serving.requests import (
   Generated,
   Generation,
+  Prompt,
   Ranking,
+  Request,
   Ticket,
   Token,
 )
@@ -42,6 +44,7 @@ def make(
   tickets: Sequence[Ticket],
   shape: Shape,
   rows: int,
+  sizes: Sequence[int],
   chunk: int,
   eos_id: int,
 ) -> Batch:
@@ -53,24 +56,64 @@ def make(
     tickets: The requests, at most `rows`.
     shape: Which they fit into.
     rows: Of the batch.
+    sizes: The numbers of rows that are compiled.
     chunk: Steps of decoding at a time.
     eos_id: The end of sequence.
   """
+  requests = [ticket.request for ticket in tickets]
+  if shape.kind != "generate":
+    encoded, tokens = _encode(compiled, table, requests, shape, rows)
+    if shape.kind == "rank":
+      return _Ranking(compiled, tickets, shape, encoded, tokens)
+    return _Search(compiled, tickets, shape, encoded, tokens, eos_id)
+  inputs, distinct = _distinct(requests)
+  # Samples of one input share it, where that makes a smaller batch.
+  size = next(x for x in sizes if x >= len(distinct))
+  if size == rows:
+    inputs, distinct = list(range(rows)), requests
+  encoded, tokens = _encode(compiled, table, distinct, shape, size)
+  return _Decoding(
+    compiled,
+    tickets,
+    shape,
+    encoded,
+    tokens,
+    np.array([*inputs, *[0] * (rows - len(inputs))], np.int32),
+    chunk,
+    eos_id,
+  )
+
+
+def _distinct(requests: Sequence[Request]) -> tuple[list[int], list[Request]]:
+  """Returns which of the distinct inputs each request has, and these."""
+  numbers: dict[tuple[tuple[int, ...], Prompt | None], int] = {}
+  distinct, inputs = [], []
+  for request in requests:
+    number = numbers.setdefault((request.tokens, request.prompt), len(distinct))
+    if number == len(distinct):
+      distinct.append(request)
+    inputs.append(number)
+  return inputs, distinct
+
+
+def _encode(
+  compiled: Compiled,
+  table: PromptTable,
+  requests: Sequence[Request],
+  shape: Shape,
+  rows: int,
+) -> tuple[jax.Array, np.ndarray]:
+  """Returns inputs behind their prompts: encoded [rows, T, H], and tokens."""
   tokens = np.zeros((rows, shape.length), np.int32)
   lengths = np.zeros(rows, np.int32)
-  prompts = [ticket.request.prompt for ticket in tickets]
-  for i, (ticket, prompt) in enumerate(zip(tickets, prompts, strict=True)):
-    ids = ticket.request.tokens
+  prompts = [request.prompt for request in requests]
+  for i, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+    ids = request.tokens
     lengths[i] = prompt.length if prompt else 0
     tokens[i, : lengths[i]] = PROMPT_TOKEN
     tokens[i, lengths[i] : lengths[i] + len(ids)] = ids
   slots = table.slots_of([*prompts, *[None] * (rows - len(prompts))])
-  encoded = compiled.encode(table.array, tokens, slots, lengths)
-  if shape.kind == "rank":
-    return _Ranking(compiled, tickets, shape, encoded, tokens)
-  if shape.kind == "beam":
-    return _Search(compiled, tickets, shape, encoded, tokens, eos_id)
-  return _Decoding(compiled, tickets, shape, encoded, tokens, chunk, eos_id)
+  return compiled.encode(table.array, tokens, slots, lengths), tokens
 
 
 class _Decoding:
@@ -83,20 +126,21 @@ class _Decoding:
     shape: Shape,
     encoded: jax.Array,
     tokens: np.ndarray,
+    inputs: np.ndarray,
     chunk: int,
     eos_id: int,
   ):
     self.tickets = tickets
     self.output_tokens = 0
     self._compiled = compiled
-    self._tokens = tokens
+    self._tokens = tokens[inputs]
     self._steps, self._eos_id = shape.steps, eos_id
     requests = [cast(Generation, ticket.request) for ticket in tickets]
     streams = any(x.on_token for x in requests)
     self._chunk = 1 if streams else chunk
 
     def column(values: list, dtype: type) -> np.ndarray:
-      return np.array(values + [0] * (len(tokens) - len(values)), dtype)
+      return np.array(values + [0] * (len(inputs) - len(values)), dtype)
 
     self._sampling = Sampling(
       limits=column([x.max_tokens for x in requests], np.int32),
@@ -106,7 +150,7 @@ class _Decoding:
       wants_top=np.bool_(any(x.top_log_probs for x in requests)),
     )
     self._state, self._attended = compiled.begin(
-      shape, encoded, tokens, self._sampling.limits
+      shape, encoded, tokens, inputs, self._sampling.limits
     )
     self._told = 0
 

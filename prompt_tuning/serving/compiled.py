@@ -53,10 +53,12 @@ class Compiled:
       self._params, table, tokens, *rows
     )
 
-  def begin(self, shape: Shape, encoded: Any, tokens: Any, limits: Any) -> Any:
+  def begin(
+    self, shape: Shape, encoded: Any, tokens: Any, inputs: Any, limits: Any
+  ) -> Any:
     """See `Network.begin`."""
-    return self._run("begin", *tokens.shape, shape.steps)(
-      self._params, encoded, tokens, limits
+    return self._run("begin", *tokens.shape, len(limits), shape.steps)(
+      self._params, encoded, tokens, inputs, limits
     )
 
   def advance(
@@ -120,12 +122,15 @@ class Compiled:
       )
     else:
       begin = functools.partial(network.begin, steps=shape.steps)
-      yield (
-        ("begin", *size, shape.steps),
-        (jax.jit(begin), (encoded, tokens, rows)),
-      )
+      for all_rows in self._shapes.rows_of(shape):
+        if all_rows >= B:  # Rows may share inputs.
+          more = _like(all_rows)
+          yield (
+            ("begin", *size, all_rows, shape.steps),
+            (jax.jit(begin), (encoded, tokens, more, more)),
+          )
       state, attended = jax.eval_shape(
-        begin, self._params, encoded, tokens, rows
+        begin, self._params, encoded, tokens, rows, rows
       )
       sampling = Sampling(
         rows,

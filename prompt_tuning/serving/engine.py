@@ -250,6 +250,7 @@ class Engine:
         tickets,
         shape,
         rows,
+        self.settings.shapes.rows_of(shape),
         self.settings.chunk,
         self._eos_id,
       )

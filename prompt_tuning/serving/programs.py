@@ -121,6 +121,7 @@ class Network:
     params: Mapping[str, Any],
     encoded: jax.Array,
     tokens: jax.Array,
+    inputs: jax.Array,
     limits: jax.Array,
     steps: int,
   ) -> tuple[State, Attended]:
@@ -128,16 +129,23 @@ class Network:
 
     Args:
       params: Of the model.
-      encoded: [B, T, H] Of `encode`.
-      tokens: [B, T] As for `encode`.
+      encoded: [E, T, H] Of `encode`; with E = B, each row has an input of its
+        own, and `inputs` is not read.
+      tokens: [E, T] As for `encode`.
+      inputs: [B] Which of them each row continues.
       limits: [B] As in `Sampling`.
       steps: Tokens of the longest answer, S.
 
     Returns:
       The state; and the keys and values of the input.
     """
-    B = len(tokens)
+    B = len(limits)
     cache, attended = self._attend(params, encoded, tokens, steps)
+    if len(tokens) < B:
+      # What all rows share has no axis of rows.
+      cache, attended = jax.tree.map(
+        lambda x: x[inputs] if x.ndim else x, (cache, attended)
+      )
     state = State(
       decoded=jnp.int32(0),
       token=jnp.zeros((B, 1), jnp.int32),

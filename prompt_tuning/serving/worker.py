@@ -30,6 +30,8 @@ from t5x import compilation_cache, events
 
 # Of the server, which answers meanwhile.
 _NICENESS = 10
+# Of a job's curve, about.
+_LOSSES = 100
 
 
 def work(
@@ -87,6 +89,7 @@ def _tune(
     batch_size=settings.batch_size,
     seed=settings.seed,
     rank=settings.rank,
+    stats_period=max(1, settings.steps // _LOSSES),
     folder=store.run_folder(job),
     on_event=on_event,
     should_stop=should_end,

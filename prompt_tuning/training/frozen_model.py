@@ -214,6 +214,7 @@ class Model:
     batch_size: int = 32,
     seed: int = 0,
     eval_period: int | None = None,
+    stats_period: int | None = None,
     rank: bool = False,
     folder: str | os.PathLike[str] | None = None,
     on_event: events.OnEvent = events.ignore,
@@ -236,6 +237,8 @@ class Model:
       batch_size: Examples of a step.
       seed: The same seed gives the same prompt.
       eval_period: Steps between evaluations; by default there are ten.
+      stats_period: Steps between losses that `on_event` is told of; by default
+        those between evaluations.
       rank: Whether validation ranks the labels instead of generating text.
       folder: For checkpoints, record and prompt; a run that was interrupted
         there goes on. By default nothing is kept.
@@ -261,6 +264,7 @@ class Model:
         batch_size=batch_size,
         seed=seed,
         eval_period=eval_period,
+        stats_period=stats_period,
         rank=rank,
         folder=model_dir,
       )

@@ -146,6 +146,8 @@ class Settings:
     seed: Of the initial prompt, of dropout and of the examples' order.
     eval_period: Steps between evaluations, of which the best counts; None: ten
       of them.
+    stats_period: Steps between training losses; None: those between
+      evaluations.
     rank: Whether validation ranks the labels instead of generating text.
     folder: The run's folder, with its checkpoints, its record and its prompt;
       a run that was interrupted there goes on. None: a temporary one.
@@ -158,6 +160,7 @@ class Settings:
   batch_size: int
   seed: int
   eval_period: int | None
+  stats_period: int | None
   rank: bool
   folder: str
 
@@ -248,6 +251,7 @@ def tune(
     relative_steps=settings.steps,
     eval_steps=1,
     eval_period=settings.period,
+    stats_period=settings.stats_period,
     random_seed=settings.seed,
     inference_evaluator_cls=evaluation_lib.Evaluator,
     actions={"INFER_EVAL": [save_best]},

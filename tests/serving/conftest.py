@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import seqio
+import served
 import tiny
 
 import prompt_tuning as pt
@@ -54,3 +55,12 @@ def prompts():
     )
     for length in (1, 2, 4, 5, 6)
   ]
+
+
+@pytest.fixture
+def service(engine, prompts, tmp_path):
+  """A server of two prompts, without sockets."""
+  service = served.make_service(engine, tmp_path / "prompts")
+  for prompt in prompts[:2]:
+    service.store.put(prompt.name, served.npy(prompt.array))
+  return service

@@ -165,6 +165,37 @@ def test_samples_depend_on_their_seed_alone(engine, prompts):
   assert len({sample(seed, choice) for seed in (1, 2) for choice in (0, 1)}) > 2
 
 
+def test_samples_of_one_input_are_encoded_once(engine, prompts, monkeypatch):
+  """And are what each is alone; another input of the batch is one more."""
+  encoded, encode = [], engine._compiled.encode
+
+  def counted(table, tokens, *rows):
+    encoded.append(len(tokens))
+    return encode(table, tokens, *rows)
+
+  def request(text, prompt, choice):
+    return Generation(
+      engine.tokens_of(text),
+      prompt,
+      8,
+      temperature=1.0,
+      seed=5,
+      choice=choice,
+    )
+
+  samples = [request("abc", prompts[1], choice) for choice in range(4)]
+  alone = [_results(engine, [sample])[0] for sample in samples]
+  monkeypatch.setattr(engine._compiled, "encode", counted)
+  together = _results(engine, samples)
+  assert [_text(engine, x) for x in together] == [
+    _text(engine, x) for x in alone
+  ]
+  assert encoded == [1]
+  # The same text behind another prompt is another input.
+  _results(engine, [*samples[:3], request("abc", prompts[2], 0)])
+  assert encoded == [1, 4]
+
+
 def test_tokens_are_streamed_with_the_likeliest(engine, prompts):
   came = []
   request = Generation(

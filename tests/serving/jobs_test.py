@@ -1,6 +1,7 @@
 """Tuning as a service: files, jobs, the worker, and what it survives."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -148,6 +149,23 @@ def test_interrupted_job_ends_with_the_same_prompt(store, model, tmp_path):
   _check_same(*files)
   kinds = [event.kind for event in store.events(stopped.id)]
   assert {"status", "start", "train", "eval"} <= set(kinds)
+
+
+def test_the_curve_of_a_job_has_about_a_hundred_losses(store, tmp_path):
+  """However many steps there are between evaluations."""
+  told = []
+
+  class Model:
+    """Notes how it is asked to tune."""
+
+    def tune(self, *pairs, stats_period, **settings):
+      told.append((settings["steps"], stats_period))
+      raise ValueError("It is not needed.")
+
+  for steps in (4, 300, 20_000):
+    _queue(store, dataclasses.replace(SETTINGS, steps=steps))
+  _work(store, Model(), tmp_path / "prompts")
+  assert told == [(4, 1), (300, 3), (20_000, 200)]
 
 
 def test_jobs_are_cancelled_and_fail_by_themselves(store, model, tmp_path):

@@ -1,0 +1,329 @@
+"""Requests that a server refuses, and how."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+import served
+import tiny
+
+from prompt_tuning import prompt_files
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.serving import command, gate
+
+COMPLETIONS = served.COMPLETIONS
+
+
+def _safetensors(engine, array, **changes):
+  metadata = prompt_files.PromptMetadata(
+    **{
+      "base_fingerprint": engine.model.fingerprint,
+      "vocabulary_sha256": vocabulary_lib.sha256(engine.model.vocabulary),
+      **changes,
+    }
+  )
+  return prompt_files.content(array, metadata, ".safetensors")
+
+
+_ONES = np.ones((2, tiny.WIDTH), np.float32)
+_DEEP = "[" * 100_000
+GOOD = {"model": "prompt_1", "prompt": "a"}
+PUT = ("PUT", "/v1/prompts/bad")
+# (method, path), what is sent, status, and what the message says.
+BAD = {
+  "no JSON": (COMPLETIONS, {"content": b"{"}, 400, "dictionary|JSON"),
+  "broken JSON": (
+    COMPLETIONS,
+    {
+      "content": b'{"model": ',
+      "headers": {"content-type": "application/json"},
+    },
+    400,
+    "JSON",
+  ),
+  "deep JSON": (
+    COMPLETIONS,
+    {"content": _DEEP, "headers": {"content-type": "application/json"}},
+    400,
+    "parsing the body",
+  ),
+  "a list": (COMPLETIONS, {"json": []}, 400, "dictionary"),
+  "no model": (COMPLETIONS, {"json": {"prompt": "a"}}, 400, "model"),
+  "no input": (
+    COMPLETIONS,
+    {"json": {**GOOD, "prompt": []}},
+    400,
+    "input",
+  ),
+  "a number": (
+    COMPLETIONS,
+    {"json": {**GOOD, "prompt": 3}},
+    400,
+    "prompt",
+  ),
+  "tokens": (
+    COMPLETIONS,
+    {"json": {**GOOD, "prompt": [-1]}},
+    400,
+    "tokens",
+  ),
+  "huge token": (
+    COMPLETIONS,
+    {"json": {**GOOD, "prompt": [10**9]}},
+    400,
+    "tokens",
+  ),
+  "unknown model": (
+    COMPLETIONS,
+    {"json": {**GOOD, "model": "../etc"}},
+    404,
+    "no model",
+  ),
+  "long input": (
+    COMPLETIONS,
+    {"json": {**GOOD, "prompt": "a" * 99}},
+    400,
+    "at most 24",
+  ),
+  "negative length": (
+    COMPLETIONS,
+    {"json": {**GOOD, "max_tokens": -1}},
+    400,
+    "max_tokens",
+  ),
+  "long answer": (
+    COMPLETIONS,
+    {"json": {**GOOD, "max_tokens": 99}},
+    400,
+    "at most 8",
+  ),
+  "hot": (
+    COMPLETIONS,
+    {"json": {**GOOD, "temperature": 3}},
+    400,
+    "temperat",
+  ),
+  "NaN": (
+    COMPLETIONS,
+    {
+      "content": b'{"model": "prompt_1", "prompt": "a", "temperature": NaN}',
+      "headers": {"content-type": "application/json"},
+    },
+    400,
+    "temperature",
+  ),
+  "many samples": (COMPLETIONS, {"json": {**GOOD, "n": 999}}, 400, "n:"),
+  "log probabilities": (
+    COMPLETIONS,
+    {"json": {**GOOD, "logprobs": 6}},
+    400,
+    "logprobs",
+  ),
+  "beams": (
+    COMPLETIONS,
+    {"json": {**GOOD, "max_tokens": 8, "num_beams": 3}},
+    400,
+    "num_beams",
+  ),
+  "beam samples": (
+    COMPLETIONS,
+    {"json": {**GOOD, "num_beams": 2, "max_tokens": 8, "temperature": 1}},
+    400,
+    "Beam search",
+  ),
+  "not supported": (
+    COMPLETIONS,
+    {"json": {**GOOD, "top_p": 0.5}},
+    400,
+    "top_p",
+  ),
+  "not known": (
+    COMPLETIONS,
+    {"json": {**GOOD, "top_k": 1}},
+    400,
+    "top_k",
+  ),
+  "no labels": ("/v1/rank", {"json": {**GOOD, "labels": []}}, 400, "labels"),
+  "empty label": (
+    "/v1/rank",
+    {"json": {**GOOD, "labels": [""]}},
+    400,
+    "vocabulary knows",
+  ),
+  "same labels": (
+    "/v1/rank",
+    {"json": {**GOOD, "labels": ["a", "a"]}},
+    400,
+    "differ",
+  ),
+  "unknown path": ("/v1/nothing", {}, 404, "Not Found"),
+  "huge body": (COMPLETIONS, {"content": b" " * 2**21}, 413, "at most"),
+  "wrong method": (("PATCH", COMPLETIONS), {}, 405, "Not Allowed"),
+  "path as a name": (
+    ("PUT", "/v1/prompts/..%2f..%2fetc"),
+    {"content": served.npy(_ONES)},
+    404,
+    "Not Found",
+  ),
+  "dots as a name": (
+    ("PUT", "/v1/prompts/.hidden"),
+    {"content": served.npy(_ONES)},
+    400,
+    "Expected a name",
+  ),
+  "the base's name": (
+    ("PUT", f"/v1/prompts/{served.BASE}"),
+    {"content": served.npy(_ONES)},
+    400,
+    "the model alone",
+  ),
+  "no prompt": (PUT, {"content": b"hello"}, 400, "not a safetensors"),
+  "NaN in a prompt": (
+    PUT,
+    {"content": served.npy(_ONES * np.nan)},
+    400,
+    "NaN or infinite",
+  ),
+  "wrong width": (PUT, {"content": served.npy(np.ones((2, 3)))}, 400, "width"),
+  "long prompt": (
+    PUT,
+    {"content": served.npy(np.ones((7, tiny.WIDTH)))},
+    400,
+    "at most 6",
+  ),
+  "no archive": (PUT, {"content": b"PK nothing"}, 400, "zip archive"),
+  "another archive": (
+    PUT,
+    {"content": served.zipped(a__txt="a")},
+    400,
+    "PEFT adapter",
+  ),
+  "another adapter": (
+    PUT,
+    {"content": served.zipped(adapter_config__json='{"peft_type": "LORA"}')},
+    400,
+    "expected an adapter of type PROMPT_TUNING",
+  ),
+  "a pickle": (
+    PUT,
+    {"content": b"\x80\x04\x95\x00\x00\x00."},
+    400,
+    "not a safetensors",
+  ),
+  "delete the model": (
+    ("DELETE", f"/v1/prompts/{served.BASE}"),
+    {},
+    400,
+    "cannot be deleted",
+  ),
+  "delete nothing": (("DELETE", "/v1/prompts/none"), {}, 404, "no model"),
+}
+
+
+def test_bad_requests_are_refused(service):
+  assert len(BAD) >= 30
+  with served.unchanged(service):
+    for name, (place, options, status, message) in BAD.items():
+      method, path = place if isinstance(place, tuple) else ("POST", place)
+      response = served.send(service, method, path, **options)
+      try:
+        served.check_error(response, status, message)
+      except AssertionError as error:
+        raise AssertionError(f"{name}: {error}") from error
+  assert served.complete(service).status_code == 200
+
+
+def test_prompt_of_another_base_is_refused_with_both_names(service, engine):
+  content = _safetensors(engine, _ONES, base_fingerprint="another")
+  with served.unchanged(service):
+    response = served.send(service, *PUT, content=content)
+  served.check_error(response, 400, "trained with another")
+  assert engine.model.fingerprint in response.json()["error"]["message"]
+  content = _safetensors(engine, _ONES)
+  assert served.send(service, *PUT, content=content).status_code == 201
+
+
+def test_keys_and_rates(engine, tmp_path):
+  path = tmp_path / "keys"
+  path.write_text("# ours\nsecret  # Ann's\n")
+  service = served.make_service(
+    engine,
+    tmp_path / "prompts",
+    keys=gate.read_keys(path),
+    requests_per_minute=2,
+  )
+  for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "x"}):
+    response = served.send(service, "GET", "/v1/models", headers=headers)
+    served.check_error(response, 401, "Expected a key")
+  assert served.send(service, "GET", "/readyz").status_code == 200
+
+  async def run():
+    headers = {"Authorization": "Bearer secret"}
+    async with served.client(service, headers=headers) as http:
+      answers = [await http.get("/v1/models") for _ in range(3)]
+      assert [x.status_code for x in answers] == [200, 200, 429]
+      served.check_error(answers[2], 429, "2 requests a minute")
+      assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+
+  asyncio.run(run())
+  path.write_text("# none\n")
+  with pytest.raises(ValueError, match="Expected keys"):
+    gate.read_keys(path)
+
+
+def test_slow_sender_is_let_go(engine, tmp_path):
+  service = served.make_service(engine, tmp_path / "prompts", read_seconds=0.05)
+
+  async def slowly():
+    yield b"{"
+    await asyncio.sleep(5)
+
+  response = served.send(service, "POST", COMPLETIONS, content=slowly())
+  served.check_error(response, 408, "did not arrive")
+
+
+def test_full_queue_answers_429(service):
+  response = served.complete(service, prompt=["a"] * 65)
+  served.check_error(response, 400, "at most 64")
+
+  async def run():
+    body = {**GOOD, "prompt": ["a"] * 40, "max_tokens": 8}
+    async with served.client(service) as http:
+      answers = await asyncio.gather(
+        *(http.post(COMPLETIONS, json=body) for _ in range(6))
+      )
+    statuses = {x.status_code for x in answers}
+    assert statuses == {200, 429}
+    for answer in answers:
+      if answer.status_code == 429:
+        served.check_error(answer, 429, "waiting")
+        assert int(answer.headers["retry-after"]) > 0
+    return answers
+
+  asyncio.run(run())
+  assert served.complete(service).status_code == 200
+
+
+def test_answer_that_takes_too_long_is_given_up(engine, tmp_path):
+  service = served.make_service(
+    engine, tmp_path / "prompts", answer_seconds=0.0
+  )
+  body = {"model": served.BASE, "prompt": "a", "max_tokens": 8}
+  response = served.send(service, "POST", COMPLETIONS, json=body)
+  served.check_error(response, 503, "No answer within")
+  stream = served.send(
+    service, "POST", COMPLETIONS, json={**body, "stream": True}
+  )
+  first = json.loads(stream.text.split("\n")[0].removeprefix("data: "))
+  assert first["error"]["code"] == "timeout"
+
+
+def test_command_line_says_what_is_wrong(tmp_path, capsys):
+  for arguments, message in (
+    (["--checkpoint=none"], "none"),
+    (["--checkpoint=checkpoints/ladder_xs/lm_100", "--keys=none"], "none"),
+  ):
+    with pytest.raises(SystemExit):
+      command.main([*arguments, f"--prompts={tmp_path}", "--jobs="])
+    assert message in capsys.readouterr().err
