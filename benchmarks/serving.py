@@ -5,8 +5,9 @@
 Parts: `mixed` (fifty prompts against one, and against PEFT with `set_adapter`
 for each request), `equality` (answers under load against `t5x.infer`'s), `load`
 (a server at the highest rate that holds, then at twice that), `kills` (SIGKILL
-of worker and server). `--quick` makes everything small and keeps no record.
-Writes a record for each part below `results/serving/`, and
+of worker and server), `starts` (what a server and the demo take to answer).
+`--quick` makes everything small and keeps no record.
+Writes a record for each part and model below `results/serving/`, and
 `results/serving.md` from all records; `--tabulate` does only that.
 """
 
@@ -20,16 +21,16 @@ import pathlib
 import tempfile
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 import numpy as np
-from traffic import load, mixed
+from traffic import kills, load, mixed, starts
 
 import prompt_tuning as pt
 from prompt_tuning.text_tables import Table
 from t5x import records
 
 FLAGS = flags.FLAGS
-PARTS = ("mixed", "equality", "load", "kills")
+PARTS = ("mixed", "equality", "load", "kills", "starts")
 flags.DEFINE_multi_enum("part", [], PARTS, "What to do; unset: all.")
 flags.DEFINE_bool("quick", False, "Everything small; keeps no record.")
 flags.DEFINE_bool("tabulate", False, "Write the table from the records.")
@@ -63,8 +64,10 @@ def run(part: str, scratch: pathlib.Path) -> dict[str, Any]:
     found = load.under_load(
       FLAGS.checkpoint, FLAGS.task, 20.0 if quick else FLAGS.seconds, scratch
     )
+  elif part == "kills":
+    found = kills.kills(FLAGS.checkpoint, FLAGS.task, scratch)
   else:
-    found = load.kills(FLAGS.checkpoint, FLAGS.task, scratch)
+    found = starts.starts(FLAGS.checkpoint, scratch)
   return {
     "part": part,
     "checkpoint": FLAGS.checkpoint,
@@ -98,8 +101,10 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     what = f"answers that are t5x.infer's, {record['prompts']} prompts"
     return [(what, str(record["inputs"]), str(record["same"]))]
   if record["part"] == "load":
-    return load.rows_of_load(record)
-  return load.rows_of_kills(record)
+    return load.rows(record)
+  if record["part"] == "kills":
+    return kills.rows(record)
+  return starts.rows(record)
 
 
 def _spread(values: np.ndarray) -> str:
@@ -115,20 +120,22 @@ def tabulate() -> None:
     "Ratios are of turns beside each other: median, least and most.",
     "",
   ]
-  for part in PARTS:
-    if (path := _RECORDS / f"{part}.json").exists():
-      record = json.loads(path.read_text())
-      lines += [
-        f"## {part}: {record['checkpoint']}, {record['date'][:10]}",
-        "",
-        Table(("", "asked", "measured"), rows(record)).markdown(),
-      ]
+  found = [json.loads(path.read_text()) for path in _RECORDS.glob("*.json")]
+  for record in sorted(
+    found, key=lambda x: (PARTS.index(x["part"]), x["checkpoint"])
+  ):
+    lines += [
+      f"## {record['part']}: {record['checkpoint']}, {record['date'][:10]}",
+      "",
+      Table(("", "asked", "measured"), rows(record)).markdown(),
+    ]
   _TABLE.write_text("\n".join(lines).rstrip() + "\n")
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
+  logging.set_verbosity(logging.WARNING)
   for part in [] if FLAGS.tabulate else FLAGS.part or PARTS:
     with tempfile.TemporaryDirectory(prefix="serving_") as folder:
       record = run(part, pathlib.Path(folder))
@@ -136,8 +143,9 @@ def main(argv: list[str]) -> None:
       print(f"{part}: {row[0]}: {row[2]}" + (f" ({row[1]})" * bool(row[1])))
     if not FLAGS.quick:
       _RECORDS.mkdir(exist_ok=True)
+      model = FLAGS.checkpoint.removeprefix("checkpoints/").replace("/", "_")
       text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-      (_RECORDS / f"{part}.json").write_text(text)
+      (_RECORDS / f"{part}_{model}.json").write_text(text)
   if not FLAGS.quick:
     tabulate()
 

@@ -16,7 +16,14 @@ from starlette.types import ASGIApp
 import uvicorn
 
 import prompt_tuning as pt
-from prompt_tuning.serving import app, demo, gate, job_routes, page
+from prompt_tuning.serving import (
+  app,
+  demo,
+  gate,
+  job_routes,
+  on_cluster,
+  page,
+)
 from prompt_tuning.serving.engine import Engine, Settings
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.metrics import Metrics
@@ -38,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   except (ValueError, OSError) as error:
     print(f"Error: {error}", file=sys.stderr)
     sys.exit(2)
-  print(f"Serving {service.base}: http://{args.host}:{args.port}/", flush=True)
+  logging.info("Serving %s: http://%s:%d/", service.base, args.host, args.port)
   config = uvicorn.Config(
     application,
     host=args.host,
@@ -110,6 +117,9 @@ def _job_routes(
   for name in ("checkpoint", "vocabulary", "dtype", "jobs", "prompts"):
     if (value := getattr(args, name)) is not None:
       command.append(f"--{name}={value}")
+  if args.submit:
+    command.append(f"--submit={args.submit}")
+    command += [f"--option={option}" for option in args.option]
   service.supervisor = Supervisor(store, command)
   return [job_routes.router(service, store, service.supervisor.wake)]
 
@@ -128,7 +138,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   """Reads the command line; what is wrong ends the process.
 
   Raises:
-    ValueError: if there is no demo here.
+    ValueError: if there is no demo here, or an option is none.
   """
   parser = _parser()
   args = parser.parse_args(arguments)
@@ -137,6 +147,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)  # What is said, holds.
   elif args.checkpoint is None:
     parser.error("--checkpoint is required, or --demo")
+  if args.option and not args.submit:
+    parser.error("--option is for --submit")
+  on_cluster.read_options(args.option)
   return args
 
 
@@ -147,7 +160,7 @@ def _demo_examples(
   model = service.engine.model
   files = demo.data_sets(model, args.jobs) if args.jobs else []
   if files:
-    print(f"To tune {demo.NEW_TASK}, upload {' and '.join(files)}")
+    logging.info("To tune %s, upload %s", demo.NEW_TASK, " and ".join(files))
   return demo.examples(model, args.prompts)
 
 
@@ -181,6 +194,14 @@ def _parser() -> argparse.ArgumentParser:
   add("--dtype", default="float32", help="of activations: float32, bfloat16")
   add("--prompts", default="prompts", help="folder of NAME.safetensors")
   add("--jobs", default="jobs", help="folder of tuning jobs; '': none")
+  add("--submit", metavar="CLUSTER", help="where jobs run: slurm, by submitit")
+  add(
+    "--option",
+    action="append",
+    default=[],
+    metavar="NAME=VALUE",
+    help="for submitit, such as timeout_min=600 or slurm_partition=gpu",
+  )
   add("--host", default="127.0.0.1", help="where to listen; 0.0.0.0: to all")
   add("--port", type=int, default=8000)
   add("--keys", help="file of keys that are let in, one a line; none: anybody")

@@ -156,8 +156,10 @@ class Service:
       await asyncio.to_thread(self.engine.close)
 
   def _start(self) -> None:
+    begin = time.monotonic()
     try:
       self.engine.start()
+      logging.info("Ready: compiled in %.1f s.", time.monotonic() - begin)
       if self.supervisor is not None:
         self.supervisor.start()
     except Exception as error:  # /healthz tells.

@@ -13,6 +13,7 @@ import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
 
 import argparse
 from collections.abc import Callable
+import functools
 import os
 import pathlib
 import signal
@@ -23,7 +24,7 @@ from absl import logging
 import filelock
 
 import prompt_tuning as pt
-from prompt_tuning.serving import jobs
+from prompt_tuning.serving import jobs, on_cluster
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.jobs import Job
 from t5x import compilation_cache, events
@@ -36,7 +37,7 @@ _LOSSES = 100
 
 def work(
   store: JobStore,
-  model: pt.Model,
+  model: pt.Model | on_cluster.Tuner,
   prompts: pathlib.Path,
   should_stop: Callable[[], bool],
 ) -> None:
@@ -44,7 +45,7 @@ def work(
 
   Args:
     store: The jobs.
-    model: The base model.
+    model: The base model, or what stands for it.
     prompts: Folder for the prompts.
     should_stop: Whether to leave the rest to another worker.
   """
@@ -63,7 +64,7 @@ def work(
 
 def _tune(
   store: JobStore,
-  model: pt.Model,
+  model: pt.Model | on_cluster.Tuner,
   prompts: pathlib.Path,
   job: Job,
   should_stop: Callable[[], bool],
@@ -129,6 +130,8 @@ def main() -> None:
     parser.add_argument(f"--{name}", required=True)
   parser.add_argument("--vocabulary")
   parser.add_argument("--dtype", default="float32")
+  parser.add_argument("--submit")
+  parser.add_argument("--option", action="append", default=[])
   args = parser.parse_args()
   logging.set_verbosity(logging.WARNING)
   os.nice(_NICENESS)
@@ -140,10 +143,14 @@ def main() -> None:
   store = JobStore(args.jobs)
   # One that a killed server left ends after its step.
   with filelock.FileLock(store.folder / "worker.lock"):
-    model = pt.load(args.checkpoint, args.vocabulary, dtype=args.dtype)
+    load = functools.partial(
+      pt.load, args.checkpoint, args.vocabulary, dtype=args.dtype
+    )
     work(
       store,
-      model,
+      on_cluster.Tuner(load, args.submit, on_cluster.read_options(args.option))
+      if args.submit
+      else load(),
       pathlib.Path(args.prompts),
       lambda: stop.is_set() or os.getppid() != parent,
     )

@@ -1,0 +1,140 @@
+"""Jobs that a cluster runs."""
+
+import json
+import pathlib
+import stat
+import sys
+
+import numpy as np
+import pytest
+
+from prompt_tuning.serving import jobs, on_cluster, worker
+from prompt_tuning.serving.job_store import JobStore
+from prompt_tuning.training.tuned_prompt import TunedPrompt
+from t5x import events
+
+pytest.importorskip("submitit")
+
+LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
+# Slurm's commands. Jobs run at once, or are lost.
+SBATCH = f"""#!{sys.executable}
+import os, pathlib, subprocess, sys
+here, script = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[-1])
+number = 1 + len(list(here.glob("ran_*")))
+(here / f"ran_{{number}}").write_text(script.read_text())
+slurm = dict(JOB_ID=number, NTASKS=1, JOB_NUM_NODES=1, NODEID=0, PROCID=0,
+  LOCALID=0, JOB_NODELIST="here")
+if not (here / "loses_jobs").exists():
+  subprocess.Popen(["bash", script], start_new_session=True,
+    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    env=os.environ | {{f"SLURM_{{k}}": str(v) for k, v in slurm.items()}})
+print("Submitted batch job", number)
+"""
+SRUN = """#!/bin/bash
+until [[ $1 == */python* ]]; do shift; done
+exec "$@"
+"""
+SACCT = """#!/bin/bash
+[[ -e $(dirname "$0")/loses_jobs ]] && state=FAILED || state=RUNNING
+echo "JobID|State|NodeList"
+for number in 1 2 3 4 5; do echo "$number|$state|here"; done
+"""
+
+
+class Model:
+  """Tells of a step, and makes a prompt of ones."""
+
+  def tune(
+    self, train, validation, *, folder, on_event, should_stop, **settings
+  ):
+    if settings["learning_rate"] == 100:
+      raise ValueError("That is fast.")
+    on_event(events.Event("step", 1, 0, 2))
+    on_event(events.Event("train", 1, 0, 2, {"train": {"loss": np.float32(2)}}))
+    prompt = TunedPrompt(np.ones((settings["length"], 4), np.float32), None)
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    prompt.save(pathlib.Path(folder, "prompt.safetensors"))
+    return TunedPrompt(
+      prompt.array, None, "interrupted" if should_stop() else "finished"
+    )
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+  """Puts commands of Slurm in front of those that there are."""
+  folder = tmp_path / "bin"
+  folder.mkdir()
+  for name, text in (
+    ("sbatch", SBATCH),
+    ("srun", SRUN),
+    ("sacct", SACCT),
+  ):
+    path = folder / name
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+  monkeypatch.setenv("PATH", str(folder), prepend=":")
+  monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent), ":")
+  monkeypatch.setattr(on_cluster, "_LOOK_SECONDS", 0.05)
+  return folder
+
+
+def _work(store, tmp_path, **options):
+  (tmp_path / "prompts").mkdir(exist_ok=True)
+  tuner = on_cluster.Tuner(Model, "slurm", options)
+  worker.work(store, tuner, tmp_path / "prompts", lambda: False)
+
+
+def _queue(store, **settings):
+  file = store.add_file("data.jsonl", LINE).id
+  return store.add_job(file, None, "mine", jobs.Settings(**settings))
+
+
+def test_slurm_tunes_and_the_worker_tells(cluster, tmp_path):
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store, length=3)
+  wrong = _queue(store, learning_rate=100)
+  _work(store, tmp_path, slurm_partition="gpu")
+  assert store.job(job.id).status == jobs.SUCCEEDED
+  assert "--partition=gpu" in (cluster / "ran_1").read_text()
+  path = tmp_path / "prompts" / f"{job.prompt}.safetensors"
+  assert TunedPrompt.load(path).length == 3
+  told = [x for x in store.events(job.id) if x.kind == "train"]
+  assert [x.data["metrics"] for x in told] == [{"train": {"loss": 2.0}}]
+  assert store.job(wrong.id).error == "That is fast."
+
+
+def test_job_that_the_cluster_loses_is_submitted_again(cluster, tmp_path):
+  (cluster / "loses_jobs").touch()
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store)
+  _work(store, tmp_path)
+  assert len(list(cluster.glob("ran_*"))) == 5
+  assert store.job(job.id).status == jobs.FAILED
+
+
+def test_killed_worker_s_job_is_waited_for(cluster, tmp_path):
+  """What it submitted is not submitted again, what it told not told again."""
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store)
+
+  def killed(*event):
+    raise KeyboardInterrupt
+
+  note = store.note
+  store.note = killed
+  with pytest.raises(KeyboardInterrupt):
+    _work(store, tmp_path)
+  store.note = note
+  _work(store, tmp_path)
+  assert store.job(job.id).status == jobs.SUCCEEDED
+  assert len(list(cluster.glob("ran_*"))) == 1
+  assert sum(x.kind == "train" for x in store.events(job.id)) == 1
+
+
+def test_wrong_options_are_told(cluster, tmp_path):
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store)
+  _work(store, tmp_path, wall_time=3)
+  assert "submitit, 'slurm'" in store.job(job.id).error
+  with pytest.raises(ValueError, match="NAME=VALUE, got timeout"):
+    on_cluster.read_options(["timeout"])

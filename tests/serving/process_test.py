@@ -1,0 +1,104 @@
+"""A server as a process: what it says, and how it ends."""
+
+import json
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+CHECKPOINT = ROOT / "checkpoints" / "ladder_xs" / "lm_100"
+BODY = {"model": "base", "prompt": "Kate has a drum .", "max_tokens": 64}
+
+
+class Server:
+  """A server, and the lines that it wrote."""
+
+  def __init__(self, folder: pathlib.Path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+      self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    self.process = subprocess.Popen(
+      [
+        *(sys.executable, "-m", "prompt_tuning.serve", "--jobs="),
+        *(f"--checkpoint={CHECKPOINT}", f"--prompts={folder}", "--name=base"),
+        *(f"--port={self.url.rpartition(':')[2]}", "--rows=1"),
+        *("--lengths=32", "--max_tokens=64", "--labels=16"),
+      ],
+      cwd=ROOT,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    self.lines: list[str] = []
+    self._reader = threading.Thread(target=self._read)
+    self._reader.start()
+
+  def _read(self) -> None:
+    with self.process.stderr as lines:
+      self.lines.extend(lines)
+
+  def wait_until_ready(self) -> None:
+    deadline = time.monotonic() + 180
+    while not any("Ready" in line for line in self.lines):
+      assert self.process.poll() is None
+      assert time.monotonic() < deadline
+      time.sleep(0.1)
+
+  def end(self) -> int:
+    code = self.process.wait(60)
+    self._reader.join()
+    return code
+
+
+@pytest.fixture
+def server(tmp_path):
+  server = Server(tmp_path)
+  yield server
+  server.process.kill()
+  server.end()
+
+
+def test_sigterm_lets_what_runs_finish(server):
+  """A stream, and requests that wait for it: all get all of their answer."""
+  server.wait_until_ready()
+  assert any(f"Serving base: {server.url}/" in line for line in server.lines)
+  answers = []
+
+  def ask():
+    answers.append(
+      httpx.post(f"{server.url}/v1/completions", json=BODY, timeout=60)
+    )
+
+  threads = [threading.Thread(target=ask) for _ in range(3)]
+  with httpx.stream(
+    "POST",
+    f"{server.url}/v1/completions",
+    # One after another: there are no batches.
+    json={**BODY, "n": 60, "stream": True},
+    timeout=60,
+  ) as stream:
+    events = stream.iter_lines()
+    first = next(events)
+    for thread in threads:
+      thread.start()
+    time.sleep(0.5)  # For them to arrive, behind all of the stream.
+    assert not answers
+    server.process.send_signal(signal.SIGTERM)
+    lines = [first, *filter(None, events)]
+  for thread in threads:
+    thread.join()
+  assert lines[-1] == "data: [DONE]"
+  chunks = [json.loads(x.removeprefix("data: ")) for x in lines[:-1]]
+  ends = [x["choices"][0] for x in chunks if x["choices"][0]["finish_reason"]]
+  assert sorted(end["index"] for end in ends) == list(range(60))
+  assert [x.status_code for x in answers] == [200] * 3
+  assert len({x.json()["choices"][0]["text"] for x in answers}) == 1
+  # Uvicorn ends, when all is done, by the signal that it got.
+  assert server.end() in (0, -signal.SIGTERM)
+  with pytest.raises(httpx.ConnectError):
+    httpx.get(f"{server.url}/healthz")
