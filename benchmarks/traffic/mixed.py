@@ -138,7 +138,7 @@ def throughput(
     folder: For PEFT's files.
 
   Returns:
-    Seconds of each turn, for `number` requests (PEFT: for a tenth), and how
+    Seconds of each turn, for `number` requests (PEFT: for a sixteenth), and how
     many of its answers are ours.
   """
   lengths = [round(x) for x in np.linspace(1, 100, 50)]
@@ -148,7 +148,7 @@ def throughput(
   inputs = texts(model, task, number)
   order = np.random.default_rng(1).integers(0, len(found), number)
   mixed = [(x, found[i]) for x, i in zip(inputs, order, strict=True)]
-  few = mixed[: max(1, number // 10)]
+  few = mixed[: max(1, number // 16)]
   peft = Peft(model, found, folder)
   longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
   sides: dict[str, list[float]] = {"fifty": [], "one": [], "peft": []}
