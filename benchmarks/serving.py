@@ -22,16 +22,13 @@ import tempfile
 from typing import Any
 
 from absl import app, flags, logging
-import numpy as np
-from traffic import kills, load, mixed, starts
+from traffic import kills, load, mixed, report, starts
 
 import prompt_tuning as pt
-from prompt_tuning.text_tables import Table
 from t5x import records
 
 FLAGS = flags.FLAGS
-PARTS = ("mixed", "equality", "load", "kills", "starts")
-flags.DEFINE_multi_enum("part", [], PARTS, "What to do; unset: all.")
+flags.DEFINE_multi_enum("part", [], report.PARTS, "What to do; unset: all.")
 flags.DEFINE_bool("quick", False, "Everything small; keeps no record.")
 flags.DEFINE_bool("tabulate", False, "Write the table from the records.")
 flags.DEFINE_string(
@@ -78,68 +75,20 @@ def run(part: str, scratch: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
-  """What a record shows: (what, asked, measured)."""
-  if record["part"] == "mixed":
-    seconds = {k: np.array(v) for k, v in record["seconds"].items()}
-    over_one = seconds["one"] / seconds["fifty"]
-    number, few = record["requests"], record["requests_of_peft"]
-    over_peft = (seconds["peft"] / few) / (seconds["fifty"] / number)
-    rate = number / np.median(seconds["fifty"])
-    return [
-      ("requests a second, 50 prompts of 1 to 100", "", f"{rate:.1f}"),
-      ("over one prompt of 50", ">= 0.95", _spread(over_one)),
-      ("over PEFT, set_adapter each", ">= 3", _spread(over_peft)),
-      ("answers that are PEFT's", f"{few}", f"{record['same_as_peft']}"),
-      (
-        "memory of 50 prompts, MB",
-        "< 50",
-        f"{record['prompt_table_bytes'] / 1e6:.1f}",
-      ),
-    ]
-  if record["part"] == "equality":
-    what = f"answers that are t5x.infer's, {record['prompts']} prompts"
-    return [(what, str(record["inputs"]), str(record["same"]))]
-  if record["part"] == "load":
-    return load.rows(record)
-  if record["part"] == "kills":
-    return kills.rows(record)
-  return starts.rows(record)
-
-
-def _spread(values: np.ndarray) -> str:
-  return f"{np.median(values):.2f} [{values.min():.2f}, {values.max():.2f}]"
-
-
 def tabulate() -> None:
   """Writes the table of all records."""
-  lines = [
-    "<!-- Written by `python benchmarks/serving.py --tabulate`. -->",
-    "# Serving",
-    "",
-    "Ratios are of turns beside each other: median, least and most.",
-    "",
-  ]
   found = [json.loads(path.read_text()) for path in _RECORDS.glob("*.json")]
-  for record in sorted(
-    found, key=lambda x: (PARTS.index(x["part"]), x["checkpoint"])
-  ):
-    lines += [
-      f"## {record['part']}: {record['checkpoint']}, {record['date'][:10]}",
-      "",
-      Table(("", "asked", "measured"), rows(record)).markdown(),
-    ]
-  _TABLE.write_text("\n".join(lines).rstrip() + "\n")
+  _TABLE.write_text(report.table(found))
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
   logging.set_verbosity(logging.WARNING)
-  for part in [] if FLAGS.tabulate else FLAGS.part or PARTS:
+  for part in [] if FLAGS.tabulate else FLAGS.part or report.PARTS:
     with tempfile.TemporaryDirectory(prefix="serving_") as folder:
       record = run(part, pathlib.Path(folder))
-    for row in rows(record):
+    for row in report.rows(record):
       print(f"{part}: {row[0]}: {row[2]}" + (f" ({row[1]})" * bool(row[1])))
     if not FLAGS.quick:
       _RECORDS.mkdir(exist_ok=True)

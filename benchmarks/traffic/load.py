@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator
 import contextlib
-import itertools
 import json
 import pathlib
 import socket
@@ -20,6 +19,8 @@ from traffic.servers import Server
 # Of a request that is answered in time, at the highest rate that holds.
 _SLOWEST = 2.0
 _SAMPLE_SECONDS = 5.0
+# From a rate to the next that is tried.
+_STEP = 1.15
 
 
 def _highest_rate(
@@ -27,19 +28,29 @@ def _highest_rate(
 ) -> tuple[float, list[dict[str, Any]]]:
   """Finds a rate at which nothing is refused and nothing waits for long.
 
+  It begins near what 32 clients get that wait for their answers.
+
   Returns:
-    The rate, and the rates that were tried, the last of which held.
+    The rate, and all that were tried.
   """
   closed = servers.Traffic(server, texts)
-  most = asyncio.run(closed.as_fast_as_answered(32, seconds))
-  tried = []
-  for share in itertools.count():
-    rate = most * 0.9 ** (share + 1)
+  rate = 0.9 * asyncio.run(closed.as_fast_as_answered(32, seconds))
+  tried: list[dict[str, Any]] = []
+
+  def holds(rate: float) -> bool:
     found = servers.send(server, texts, rate, seconds)
     tried.append({"rate": rate, **found})
-    if set(found["statuses"]) == {"200"} and found["p99_seconds"] <= _SLOWEST:
-      break
-  return tried[-1]["rate"], tried
+    return (
+      set(found["statuses"]) == {"200"} and found["p99_seconds"] <= _SLOWEST
+    )
+
+  if holds(rate):
+    while holds(_STEP * rate):
+      rate *= _STEP
+    return rate, tried
+  while not holds(rate := rate / _STEP):
+    pass
+  return rate, tried
 
 
 @contextlib.contextmanager
@@ -110,7 +121,7 @@ def under_load(
     contents = server.put_prompts()
     job = server.start_job(server.upload(texts), 50_000)
     servers.wait_until(lambda: bool(server.events(job, "train")))
-    rate, tried = _highest_rate(server, texts, min(15.0, seconds / 4))
+    rate, tried = _highest_rate(server, texts, min(10.0, seconds / 4))
     with (
       _disturbed(server, contents[0]) as changes,
       _watched(server) as samples,

@@ -36,11 +36,13 @@ from t5x import compilation_cache
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Serves until it is told to stop; the arguments are the process's."""
-  logging.set_verbosity(logging.INFO)
+  logging.set_verbosity(logging.WARNING)
   compilation_cache.enable()
   try:
     args = parse(arguments)
     service = make_service(args)
+    # Reading a checkpoint says much that nobody needs to know here.
+    logging.set_verbosity(logging.INFO)
     application = make_application(args, service)
   except (ValueError, OSError) as error:
     print(f"Error: {error}", file=sys.stderr)
