@@ -11,9 +11,11 @@ import shutil
 import tempfile
 import threading
 import time
+from typing import Any
 import zipfile
 
 from absl import logging
+from etils import epath
 import numpy as np
 
 from prompt_tuning import prompt_files
@@ -22,13 +24,14 @@ from prompt_tuning.data.release import zip_files
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving.engine import Engine
 from prompt_tuning.serving.requests import Prompt
+from t5x import storage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SUFFIXES = (".safetensors", ".npy")
 # Of one file of an adapter, unpacked.
 _MAX_UNPACKED = 64 * 2**20
-# Between looks at what others wrote into the folder.
-_REFRESH_SECONDS = 1.0
+# Between looks at what others wrote into the folder: on a disk, in a bucket.
+_REFRESH_SECONDS = 1.0, 10.0
 
 
 class UnknownPromptError(KeyError):
@@ -38,12 +41,11 @@ class UnknownPromptError(KeyError):
 @dataclasses.dataclass(frozen=True)
 class _Entry:
   prompt: Prompt | None  # None: the file is none of ours, and was told of.
-  path: pathlib.Path
-  stamp: tuple[int, int]
+  stamp: tuple[Any, ...]
 
 
 class PromptStore:
-  """The prompts of a folder, which others may write to as well.
+  """The prompts of a folder, also in a bucket, which others may write to.
 
   What a file holds is in memory; a file that changes is read again. Any thread
   may call.
@@ -57,8 +59,9 @@ class PromptStore:
       engine: What answers with them.
       base: The name of the model alone, which no prompt may have.
     """
-    self.folder = pathlib.Path(folder)
+    self.folder = epath.Path(folder)
     self.folder.mkdir(parents=True, exist_ok=True)
+    self._period = _REFRESH_SECONDS[storage.is_bucket(folder)]
     self._engine = engine
     self._base = base
     self._vocabulary = vocabulary_lib.sha256(engine.model.vocabulary)
@@ -72,16 +75,14 @@ class PromptStore:
     with self._lock:
       self._refreshed = time.monotonic()
       found = {}
-      for path in sorted(self.folder.iterdir()):
-        if path.suffix not in _SUFFIXES or not _NAME.fullmatch(path.stem):
+      for name, stamp in sorted(_files(self.folder).items()):
+        stem, suffix = os.path.splitext(name)
+        if suffix not in _SUFFIXES or not _NAME.fullmatch(stem):
           continue
-        with contextlib.suppress(FileNotFoundError):
-          stat = path.stat()
-          stamp = (stat.st_mtime_ns, stat.st_ino)
-          known = self._entries.get(path.stem)
-          if known is None or (known.path, known.stamp) != (path, stamp):
-            known = _Entry(self._read_or_tell(path), path, stamp)
-          found[path.stem] = known
+        known, stamp = self._entries.get(stem), (name, *stamp)
+        if known is None or known.stamp != stamp:
+          known = _Entry(self._read_or_tell(self.folder / name), stamp)
+        found[stem] = known
       self._entries = found
 
   def all(self) -> list[Prompt]:
@@ -151,10 +152,10 @@ class PromptStore:
       raise ValueError(f"{name} is the name of the model alone.")
 
   def _refresh_if_late(self) -> None:
-    if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+    if time.monotonic() - self._refreshed > self._period:
       self.refresh()
 
-  def _read_or_tell(self, path: pathlib.Path) -> Prompt | None:
+  def _read_or_tell(self, path: epath.Path) -> Prompt | None:
     try:
       self.check_name(path.stem)
       return self._checked(path.stem, *prompt_files.load_prompt(path))
@@ -183,6 +184,23 @@ class PromptStore:
     prompt = Prompt(name, array, metadata)
     self._engine.check_prompt(prompt)
     return prompt
+
+
+def _files(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
+  """Returns a folder's files, with what is another if a file is another."""
+  found = {}
+  if not storage.is_bucket(folder):
+    for entry in os.scandir(folder):
+      with contextlib.suppress(FileNotFoundError):  # It is gone already.
+        stat = entry.stat()
+        found[entry.name] = (stat.st_mtime_ns, stat.st_ino)
+    return found
+  system = storage.file_system(folder)
+  system.invalidate_cache()
+  with contextlib.suppress(FileNotFoundError):  # There is no file.
+    for entry in system.ls(os.fspath(folder), detail=True):  # One request.
+      found[entry["name"].rpartition("/")[2]] = (entry.get("generation"),)
+  return found
 
 
 def _parse(

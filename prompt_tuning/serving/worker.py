@@ -21,6 +21,7 @@ import threading
 from typing import Any
 
 from absl import logging
+from etils import epath
 import filelock
 
 import prompt_tuning as pt
@@ -151,7 +152,7 @@ def main() -> None:
       on_cluster.Tuner(load, args.submit, on_cluster.read_options(args.option))
       if args.submit
       else load(),
-      pathlib.Path(args.prompts),
+      epath.Path(args.prompts),
       lambda: stop.is_set() or os.getppid() != parent,
     )
 

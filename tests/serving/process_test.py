@@ -14,7 +14,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "ladder_xs" / "lm_100"
-BODY = {"model": "base", "prompt": "Kate has a drum .", "max_tokens": 64}
+# At random, so that an answer is long.
+BODY = {
+  "model": "base",
+  "prompt": "Kate has a drum .",
+  "max_tokens": 64,
+  "temperature": 2,
+  "seed": 1,
+}
 
 
 class Server:
