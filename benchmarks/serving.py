@@ -35,6 +35,7 @@ flags.DEFINE_string(
   "checkpoint", "checkpoints/ladder_m/lm_100", "The frozen model."
 )
 flags.DEFINE_string("task", "ladder_boolq", "Whose inputs are asked.")
+flags.DEFINE_integer("requests", 800, "Of a turn of mixed traffic.")
 flags.DEFINE_float("seconds", 600.0, "Of load.")
 
 _RESULTS = pathlib.Path(__file__).parents[1] / "results"
@@ -49,7 +50,7 @@ def run(part: str, scratch: pathlib.Path) -> dict[str, Any]:
     found = mixed.throughput(
       pt.load(FLAGS.checkpoint),
       FLAGS.task,
-      number=160 if quick else 800,
+      number=160 if quick else FLAGS.requests,
       rounds=2 if quick else 7,
       folder=scratch,
     )
