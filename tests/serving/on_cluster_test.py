@@ -22,13 +22,13 @@ import os, pathlib, subprocess, sys
 here, script = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[-1])
 number = 1 + len(list(here.glob("ran_*")))
 (here / f"ran_{{number}}").write_text(script.read_text())
-slurm = dict(JOB_ID=number, NTASKS=1, JOB_NUM_NODES=1, NODEID=0, PROCID=0,
+slurm = dict(JOB_ID=os.getpid(), NTASKS=1, JOB_NUM_NODES=1, NODEID=0, PROCID=0,
   LOCALID=0, JOB_NODELIST="here")
 if not (here / "loses_jobs").exists():
   subprocess.Popen(["bash", script], start_new_session=True,
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     env=os.environ | {{f"SLURM_{{k}}": str(v) for k, v in slurm.items()}})
-print("Submitted batch job", number)
+print("Submitted batch job", os.getpid())
 """
 SRUN = """#!/bin/bash
 until [[ $1 == */python* ]]; do shift; done
@@ -37,7 +37,7 @@ exec "$@"
 SACCT = """#!/bin/bash
 [[ -e $(dirname "$0")/loses_jobs ]] && state=FAILED || state=RUNNING
 echo "JobID|State|NodeList"
-for number in 1 2 3 4 5; do echo "$number|$state|here"; done
+while (($#)); do [[ $1 == -j ]] && echo "$2|$state|here"; shift; done
 """
 
 
