@@ -21,7 +21,6 @@ PAGES = ["README", "training", "methods", "your_own_data", "checkpoints"]
 POD = {
   "gin/models/t5_1_1_xxl.gin": "gin/models/ladder_xs.gin",
   "super_glue_cb": "ladder_boolq",
-  "num_partitions=8": "num_partitions=1",
   "gs://MY-BUCKET": f"gs://{bucket.BUCKET}",
 }
 NOT_THERE = ("--gin.INITIAL_CHECKPOINT_PATH", "--tfds_data_dir")

@@ -12,10 +12,13 @@ import random
 import time
 from typing import Any
 
+import aiohttp
 from gcsfs import core, retry
 
-# A server that is overloaded is asked again for so long.
+# A server that is overloaded is asked again for so long, and one that never
+# answered yet, which may be out of reach, for so long.
 PATIENCE_SECONDS = 300.0
+DOOR_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 16.0
 # Asks once; gcsfs's own gives up after six times.
 _ask_once: Any = inspect.unwrap(core.GCSFileSystem._request)
@@ -35,6 +38,8 @@ class FileSystem(core.GCSFileSystem):
 
   # Its type is lost on the way to gcsfs.
   call: Any
+  # Whether the server ever answered, and whether it was given up before.
+  _was_reached = _was_given_up = False
 
   def __init__(self, *args: Any, **kwargs: Any):
     """See `gcsfs.GCSFileSystem`."""
@@ -42,10 +47,23 @@ class FileSystem(core.GCSFileSystem):
     super().__init__(*args, **{**kwargs, "use_listings_cache": False})
 
   async def _request(self, *args: Any, **kwargs: Any) -> Any:
+    start = time.monotonic()
     for wait in waits():
       try:
-        return await _ask_once(self, *args, **kwargs)
+        answer = await _ask_once(self, *args, **kwargs)
+        self._was_reached = True
+        return answer
+      except aiohttp.ClientConnectionError as error:
+        waited = time.monotonic() - start
+        if not self._was_reached and (
+          self._was_given_up or waited > DOOR_SECONDS
+        ):
+          self._was_given_up = True
+          raise ConnectionError(
+            f"the server of Cloud Storage cannot be reached ({error})"
+          ) from error
       except Exception as error:
+        self._was_reached = True
         if not retry.is_retriable(error):
           raise
       await asyncio.sleep(wait)

@@ -143,7 +143,8 @@ class PjitPartitioner:
     model = num_partitions or 1
     if len(devices) % model:
       raise ValueError(
-        f"num_partitions={model} does not divide the {len(devices)} devices."
+        f"num_partitions={model} does not divide the {len(devices)} devices. "
+        "Choose another; it is how many share one copy of the model."
       )
     self.mesh: Mesh = jax.make_mesh(
       (len(devices) // model, model),
