@@ -47,6 +47,14 @@ class Refusal(NamedTuple):
 Refuse = Callable[[str, str], Refusal | None]
 
 
+class _Server(http.server.ThreadingHTTPServer):
+  # Programs open many connections at once.
+  request_queue_size = 128
+
+  def handle_error(self, request, client_address):
+    """Says nothing of programs that hung up."""
+
+
 class Line:
   """The way to the server.
 
@@ -62,9 +70,7 @@ class Line:
     self.count = self.refused = 0
     self._port = port
     self._lock = threading.Lock()
-    self._server = http.server.ThreadingHTTPServer(
-      ("127.0.0.1", 0), self._handler()
-    )
+    self._server = _Server(("127.0.0.1", 0), self._handler())
     self.url = f"http://127.0.0.1:{self._server.server_port}"
     threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
