@@ -153,6 +153,21 @@ def test_table_is_made_of_its_records():
   assert table.page(records) == page
 
 
+def test_table_says_what_figure_1_takes():
+  record = {
+    **dict.fromkeys(("size", "method", "topology", "program", "target"), ""),
+    **{"size": "xxl", "method": "prompt_tuning", "topology": "v3-32"},
+    **{"program": "train", "seconds_bound": 0.12, "devices": 32, "fits": True},
+    **{"versions": {}, "peak": None, "memory": 0, "weights": 0, "flops": 0},
+    **{"temporaries": 0, "collectives": {}, "flags": []},
+  }
+  page = table.page([record, {**record, "topology": "v5e-64"}])
+  # 30,000 steps of 0.12 s are an hour, on 16 chips, 24 times.
+  assert [x for x in page.splitlines() if x.endswith("384 |")] == [
+    "| xxl | v3-32 | 1 | 16 | 384 |"
+  ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("topology", "package"),
