@@ -7,7 +7,7 @@ for each request), `equality` (answers under load against `t5x.infer`'s), `load`
 (a server at the highest rate that holds, then at twice that), `kills` (SIGKILL
 of worker and server), `starts` (what a server and the demo take to answer).
 `--quick` makes everything small and keeps no record.
-Writes a record for each part and model below `results/serving/`, and
+Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` does only that.
 """
 
@@ -39,7 +39,7 @@ flags.DEFINE_integer("requests", 800, "Of a turn of mixed traffic.")
 flags.DEFINE_float("seconds", 600.0, "Of load.")
 
 _RESULTS = pathlib.Path(__file__).parents[1] / "results"
-_RECORDS = _RESULTS / "serving"
+_RECORDS = _RESULTS / "benchmarks" / "serving"
 _TABLE = _RESULTS / "serving.md"
 
 
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
     for row in report.rows(record):
       print(f"{part}: {row[0]}: {row[2]}" + (f" ({row[1]})" * bool(row[1])))
     if not FLAGS.quick:
-      _RECORDS.mkdir(exist_ok=True)
+      _RECORDS.mkdir(parents=True, exist_ok=True)
       model = FLAGS.checkpoint.removeprefix("checkpoints/").replace("/", "_")
       text = json.dumps(record, indent=1, sort_keys=True) + "\n"
       (_RECORDS / f"{part}_{model}.json").write_text(text)

@@ -1,7 +1,7 @@
 """Requests that wait for a batch."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prompt_tuning.serving.requests import Prompt, Ticket
 from prompt_tuning.serving.shapes import Shape, Shapes
@@ -69,13 +69,17 @@ class Waiting:
       return None
     shape = self._tickets[0][1]
     rows = self._shapes.rows_of(shape)
-    chosen = list(self._choose(shape, rows[-1], exact=True))
+    prompts: set[Prompt] = set()
+    chosen = list(self._choose(rows[-1], prompts, lambda own: own == shape))
     if len(chosen) < rows[-1] and now < self.due():
       return None
     size = next(number for number in rows if number >= len(chosen))
     # What is left over is for shorter ones: it would be padding.
-    chosen = list(self._choose(shape, size, exact=False))
-    # The one that has waited for longest comes first here too.
+    chosen += self._choose(
+      size - len(chosen),
+      prompts,
+      lambda own: own != shape and own.fits_into(shape),
+    )
     taken = {id(ticket) for ticket in chosen}
     self._tickets = deque(x for x in self._tickets if id(x[0]) not in taken)
     return chosen, shape, size
@@ -84,20 +88,21 @@ class Waiting:
     """Returns when the oldest has waited long enough; there must be one."""
     return self._tickets[0][0].arrived + self._patience
 
-  def _choose(self, shape: Shape, rows: int, exact: bool) -> Iterator[Ticket]:
-    """Yields the oldest requests that fit: of that shape first."""
-    prompts: set[Prompt] = set()
-    count = 0
-    for wants_exact in (True, *([] if exact else [False])):
-      for ticket, own in self._tickets:
-        if count == rows:
-          return
-        if (own == shape) != wants_exact or not own.fits_into(shape):
+  def _choose(
+    self, rows: int, prompts: set[Prompt], fits: Callable[[Shape], bool]
+  ) -> Iterator[Ticket]:
+    """Yields the oldest requests of shapes that fit, and adds their prompts."""
+    if not rows:
+      return
+    for ticket, own in self._tickets:
+      if not fits(own):
+        continue
+      prompt = ticket.request.prompt
+      if prompt is not None and prompt not in prompts:
+        if len(prompts) == self._max_prompts:
           continue
-        prompt = ticket.request.prompt
-        if prompt is not None:
-          if len(prompts | {prompt}) > self._max_prompts:
-            continue
-          prompts.add(prompt)
-        count += 1
-        yield ticket
+        prompts.add(prompt)
+      yield ticket
+      rows -= 1
+      if not rows:
+        return
