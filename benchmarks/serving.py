@@ -25,7 +25,7 @@ from absl import app, flags, logging
 from traffic import kills, load, mixed, report, starts
 
 import prompt_tuning as pt
-from t5x import records
+from t5x import compilation_cache, records
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum("part", [], report.PARTS, "What to do; unset: all.")
@@ -86,6 +86,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
   logging.set_verbosity(logging.WARNING)
+  compilation_cache.enable()
   for part in [] if FLAGS.tabulate else FLAGS.part or report.PARTS:
     with tempfile.TemporaryDirectory(prefix="serving_") as folder:
       record = run(part, pathlib.Path(folder))

@@ -48,12 +48,17 @@ def texts(model: pt.Model, task: str, number: int) -> list[str]:
   return [found[i % len(found)] for i in range(number)]
 
 
-def make_engine(model: pt.Model, longest: int) -> Engine:
-  """Makes an engine for traffic of short inputs behind prompts."""
+def make_engine(model: pt.Model, longest: int, apart: int) -> Engine:
+  """Makes an engine for traffic of short inputs behind prompts.
+
+  Args:
+    model: The frozen model.
+    longest: Positions of a prompt and an input.
+    apart: Positions between lengths of batches.
+  """
   shapes = Shapes(
     rows=(1, 4, 16),
-    # So many that it is nobody's luck how much of them is padding.
-    lengths=range(32, longest + 16, 16),
+    lengths=range(32, longest + apart, apart),
     steps=(TOKENS,),
     labels=(16,),
     beams=(),
@@ -152,7 +157,8 @@ def throughput(
   peft = Peft(model, found, folder)
   longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
   sides: dict[str, list[float]] = {"fifty": [], "one": [], "peft": []}
-  with make_engine(model, longest) as engine:
+  # Of so many lengths that it is nobody's luck how much of a batch is padding.
+  with make_engine(model, longest, apart=16) as engine:
     asked = {
       "fifty": lambda: answer(engine, mixed),
       "one": lambda: answer(engine, [(x, single) for x in inputs]),
@@ -194,7 +200,7 @@ def equality(
   inputs = texts(model, task, number)
   longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
   order = np.random.default_rng(2).permutation(number)
-  with make_engine(model, longest) as engine:
+  with make_engine(model, longest, apart=32) as engine:
     pairs = [(inputs[i], found[i % len(found)]) for i in order]
     answers = dict(zip(order.tolist(), answer(engine, pairs), strict=True))
     texts_of = {

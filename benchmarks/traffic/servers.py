@@ -27,14 +27,24 @@ _START_SECONDS = 600.0
 class Server:
   """`python -m prompt_tuning.serve`, which may be killed and started again."""
 
-  def __init__(self, checkpoint: str, folder: pathlib.Path, *flags: str):
+  def __init__(
+    self,
+    checkpoint: str,
+    folder: pathlib.Path,
+    *flags: str,
+    is_first: bool = False,
+  ):
     """Starts nothing yet.
 
     Args:
       checkpoint: The frozen model.
       folder: For prompts and jobs.
       *flags: Instead of those of traffic: short inputs, and a short queue.
+      is_first: Whether nothing was compiled before, and there is no demo yet.
     """
+    self._environment = dict(os.environ)
+    if is_first:
+      self._environment["XDG_CACHE_HOME"] = str(folder / "cache")
     self.checkpoint, self.folder = checkpoint, folder
     self._flags = flags or (
       f"--checkpoint={checkpoint}",
@@ -59,8 +69,7 @@ class Server:
         *(sys.executable, "-m", "prompt_tuning.serve"),
         *(f"--port={self.address[1]}", *self._flags),
       ],
-      # Nothing that was compiled before, and no files of a demo.
-      env={**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache")},
+      env=self._environment,
     )
 
     def is_ready() -> bool:

@@ -14,7 +14,7 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
 
   What Python and its libraries take, the servers have in common.
   """
-  demo = Server("", folder / "demo", "--demo")
+  demo = Server("", folder / "demo", "--demo", is_first=True)
   seconds = []
   for _ in range(2):
     try:
@@ -23,7 +23,7 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
       demo.stop()
   found = {}
   for name, path in (("smallest", _SMALLEST), ("model", checkpoint)):
-    server = Server(path, folder / name)
+    server = Server(path, folder / name, is_first=True)
     try:
       server.start()
       found[name] = {
