@@ -41,7 +41,9 @@ def _highest_rate(
     found = servers.send(server, texts, rate, seconds)
     tried.append({"rate": rate, **found})
     return (
-      set(found["statuses"]) == {"200"} and found["p99_seconds"] <= _SLOWEST
+      set(found["statuses"]) == {"200"}
+      and found["p99_seconds"] <= _SLOWEST
+      and found["sent_per_second"] > 0.9 * rate  # Chance makes some of it.
     )
 
   if holds(rate):
@@ -164,7 +166,7 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
   table = record["prompt_table_bytes"] + record["prompt_host_bytes"]
   impolite = over["refused_without_retry_after"]
   return [
-    ("requests a second", "", f"{record['rate']:.1f}"),
+    ("requests a second", "", f"{held['sent_per_second']:.1f}"),
     ("seconds of load", "600", f"{record['seconds']:.0f}"),
     ("requests", "", str(held["requests"])),
     ("that failed and were not refused", "0", _failed(held)),
@@ -178,7 +180,7 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     ("memory after the first twelfth, MB", "", f"{early / 1e6:.0f}"),
     ("memory at the end, MB", "the same", f"{late / 1e6:.0f}"),
     (
-      "at twice the rate: refused",
+      f"at {over['sent_per_second']:.0f} a second: refused",
       "",
       f"{over['statuses'].get('429', 0)} of {over['requests']}",
     ),

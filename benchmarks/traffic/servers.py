@@ -22,6 +22,7 @@ from traffic import mixed
 
 LENGTHS = [round(x) for x in np.linspace(1, 100, 50)]
 _START_SECONDS = 600.0
+_ANSWER_SECONDS = 120.0
 
 
 class Server:
@@ -169,63 +170,114 @@ class Server:
     return sum(data["status"] == "running" for data in told)
 
 
+class _Connections:
+  """Connections that are used again: a client that costs next to nothing."""
+
+  # A server closes those that it hears nothing of for five seconds.
+  _IDLE_SECONDS = 3.0
+
+  def __init__(self, address: tuple[str, int]):
+    """Opens none yet."""
+    self._address = address
+    # (when it was used, reader, writer), the last used last.
+    self._free: list[
+      tuple[float, asyncio.StreamReader, asyncio.StreamWriter]
+    ] = []
+
+  async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+    """Returns the status and the headers of an answer.
+
+    Raises:
+      OSError, EOFError: if there is none.
+    """
+    reader, writer = await self._open()
+    try:
+      head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+      kind = "Content-Type: application/json"
+      writer.write(f"{head}\r\n{kind}\r\n\r\n".encode() + body)
+      headers = (await reader.readuntil(b"\r\n\r\n")).lower()
+      length = headers.partition(b"content-length:")[2].split()[0]
+      await reader.readexactly(int(length))
+    except BaseException:
+      writer.close()
+      raise
+    self._free.append((time.monotonic(), reader, writer))
+    return int(headers.split()[1]), headers
+
+  async def _open(
+    self,
+  ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    late = time.monotonic() - self._IDLE_SECONDS
+    while self._free and self._free[0][0] < late:
+      self._free.pop(0)[2].close()
+    if self._free:
+      return self._free.pop()[1:]
+    return await asyncio.open_connection(*self._address)
+
+  def close(self) -> None:
+    """Closes all."""
+    for *_, writer in self._free:
+      writer.close()
+
+
 class Traffic:
   """Requests at a rate, whether or not earlier ones are answered."""
 
   def __init__(self, server: Server, texts: Sequence[str]):
     """Keeps its arguments."""
-    self._url, self._texts = f"{server.url}/v1/completions", texts
+    self._texts = texts
     self._rng = np.random.default_rng(0)
+    self._connections = _Connections(server.address)
     # (seconds that it took, status; 0: no answer)
     self._done: list[tuple[float, int]] = []
     self._impolite = 0
+    self._seconds = float("nan")
 
   async def at_rate(self, rate: float, seconds: float) -> None:
     """Sends requests, `rate` a second, and waits for all answers."""
     start, at, tasks = time.monotonic(), 0.0, set()
-    async with self._client() as client:
-      while at < seconds:
-        await asyncio.sleep(max(0.0, start + at - time.monotonic()))
-        task = asyncio.create_task(self._send(client))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        at += float(self._rng.exponential(1 / rate))
-      await asyncio.gather(*tasks)
+    while at < seconds and time.monotonic() < start + seconds:
+      await asyncio.sleep(max(0.0, start + at - time.monotonic()))
+      task = asyncio.create_task(self._send())
+      tasks.add(task)
+      task.add_done_callback(tasks.discard)
+      at += float(self._rng.exponential(1 / rate))
+    self._seconds = time.monotonic() - start
+    await asyncio.gather(*tasks)
+    self._connections.close()
 
   async def as_fast_as_answered(self, clients: int, seconds: float) -> float:
     """Lets clients each send as they are answered; returns answers a second."""
     end = time.monotonic() + seconds
 
-    async def one(client: httpx.AsyncClient) -> None:
+    async def one() -> None:
       while time.monotonic() < end:
-        await self._send(client)
+        await self._send()
 
-    async with self._client() as client:
-      await asyncio.gather(*(one(client) for _ in range(clients)))
+    await asyncio.gather(*(one() for _ in range(clients)))
+    self._connections.close()
     return len(self._done) / seconds
 
-  def _client(self) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=1000)
-    return httpx.AsyncClient(timeout=120, limits=limits)
-
-  async def _send(self, client: httpx.AsyncClient) -> None:
+  async def _send(self) -> None:
     text = self._texts[int(self._rng.integers(len(self._texts)))]
     name = f"prompt_{int(self._rng.integers(len(LENGTHS)))}"
     body = {"model": name, "prompt": text, "max_tokens": mixed.TOKENS}
     begin, status = time.monotonic(), 0
-    with contextlib.suppress(httpx.HTTPError):
-      answer = await client.post(self._url, json=body)
-      status = answer.status_code
-      if status == 429 and not answer.headers.get("retry-after", "").isdigit():
-        self._impolite += 1
+    with contextlib.suppress(OSError, EOFError, TimeoutError):
+      async with asyncio.timeout(_ANSWER_SECONDS):
+        status, headers = await self._connections.post(
+          "/v1/completions", json.dumps(body).encode()
+        )
+      self._impolite += status == 429 and b"retry-after:" not in headers
     self._done.append((time.monotonic() - begin, status))
 
   def summary(self) -> dict[str, Any]:
-    """What came of it."""
+    """What came of it; `sent_per_second` is less if this cannot follow."""
     statuses = [status for _, status in self._done]
     taken = [x for x, status in self._done if status == 200] or [np.nan]
     return {
       "requests": len(self._done),
+      "sent_per_second": len(self._done) / self._seconds,
       "statuses": {str(x): statuses.count(x) for x in sorted(set(statuses))},
       "refused_without_retry_after": self._impolite,
       "p50_seconds": float(np.percentile(taken, 50)),
