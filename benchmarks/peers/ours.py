@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import seqio
 
 from peers import cases
 from peers.worker import Call, Outcome
@@ -44,6 +43,18 @@ class PromptOfEach(nn.Module):
     table = self.param("prompt", nn.initializers.zeros, shape)
     rows = jnp.arange(len(tokens)) % cases.PROMPTS
     return table[rows].astype(embedded.dtype)
+
+
+class _Ids:
+  """A vocabulary whose ids stand for themselves.
+
+  seqio has one; but seqio brings TensorFlow, which no step needs.
+  """
+
+  eos_id = 1
+
+  def encode(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+    return ids
 
 
 def make(
@@ -105,8 +116,7 @@ def make_model(
   case: cases.Case, several: bool, options: dict[str, Any]
 ) -> models.EncoderDecoderModel:
   prompt = PromptOfEach if several else prompts.Prompt
-  # Ids stand for themselves.
-  vocabulary = seqio.PassThroughVocabulary(cases.VOCAB_SIZE, eos_id=1)
+  vocabulary = _Ids()
   optimizer = optimizers.MultiOptimizer(
     (
       (

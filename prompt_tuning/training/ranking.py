@@ -9,16 +9,20 @@ once.
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
-import seqio
 
 from t5x import models
+
+if TYPE_CHECKING:
+  from seqio import Vocabulary
+else:  # seqio brings TensorFlow, which ranking does without.
+  Vocabulary = Any
 
 
 class _State(NamedTuple):
@@ -41,7 +45,7 @@ def rank_labels(
   eos_id: int,
   num_decodes: int,
   labels: Sequence[str],
-  vocabulary: seqio.Vocabulary,
+  vocabulary: Vocabulary,
   normalize: bool = False,
   **unused: Any,
 ) -> tuple[jax.Array, jax.Array]:
@@ -116,7 +120,7 @@ def rank_labels(
 
 
 def _label_tokens(
-  labels: Sequence[str], vocabulary: seqio.Vocabulary, eos_id: int, length: int
+  labels: Sequence[str], vocabulary: Vocabulary, eos_id: int, length: int
 ) -> np.ndarray:
   """Returns [L, length] tokens, the end among them, and 0 after it.
 
@@ -149,8 +153,8 @@ class RankingModel(models.EncoderDecoderModel):
   def __init__(
     self,
     module: nn.Module,
-    input_vocabulary: seqio.Vocabulary,
-    output_vocabulary: seqio.Vocabulary,
+    input_vocabulary: Vocabulary,
+    output_vocabulary: Vocabulary,
     optimizer_def: Any,
     labels: Sequence[str],
     **kwargs: Any,

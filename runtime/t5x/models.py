@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Mapping
 import functools
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import seqio
 
 from t5x import decoding, losses, optimizers
 from t5x.train_state import Params
+
+if TYPE_CHECKING:
+  from seqio import FeatureConverter, Vocabulary
+else:  # seqio brings TensorFlow, 0.7 GB that a step does without.
+  FeatureConverter = Vocabulary = Any
 
 Batch = Mapping[str, jax.Array]
 # Sums over examples, to be added up over microbatches and steps.
@@ -23,11 +27,11 @@ class EncoderDecoderModel:
   def __init__(
     self,
     module: nn.Module,
-    input_vocabulary: seqio.Vocabulary,
-    output_vocabulary: seqio.Vocabulary,
+    input_vocabulary: Vocabulary,
+    output_vocabulary: Vocabulary,
     optimizer_def: optimizers.OptimizerDef | None,
     decode_fn: Callable[..., Any] = decoding.beam_search,
-    feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
+    feature_converter_cls: Callable[..., FeatureConverter] | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     loss_normalizing_factor: float
@@ -56,14 +60,21 @@ class EncoderDecoderModel:
     self.input_vocabulary = input_vocabulary
     self.output_vocabulary = output_vocabulary
     self.optimizer_def = optimizer_def
-    self.feature_converter_cls = (
-      feature_converter_cls or seqio.EncDecFeatureConverter
-    )
+    self._feature_converter_cls = feature_converter_cls
     self._decode_fn = decode_fn
     self._label_smoothing = label_smoothing
     self._z_loss = z_loss
     self._loss_normalizing_factor = loss_normalizing_factor
     self._default_decoder_params = default_decoder_params or {}
+
+  @property
+  def feature_converter_cls(self) -> Callable[..., FeatureConverter]:
+    """Makes batches of what tasks hold."""
+    if self._feature_converter_cls is not None:
+      return self._feature_converter_cls
+    import seqio
+
+    return seqio.EncDecFeatureConverter
 
   def get_initial_variables(
     self,

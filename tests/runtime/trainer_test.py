@@ -1,5 +1,8 @@
 """What stops a run, and the norms that may be logged beside the loss."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -57,3 +60,18 @@ class _State:
   """The part of a train state that the actions read."""
 
   step = 3
+
+
+def test_a_step_does_without_tensorflow():
+  program = (
+    "import sys; from t5x import by_length, trainer; "
+    "from prompt_tuning.t5 import network; "
+    "from prompt_tuning.training import ranking; print(*sys.modules)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  loaded = set(done.stdout.split())
+  assert "t5x.models" in loaded
+  # 0.7 GB, and seconds.
+  assert not {"seqio", "tensorflow"} & loaded
