@@ -1,6 +1,7 @@
 """seqio's evaluator, with the score that the paper plots."""
 
 from concurrent import futures
+import copy
 from typing import Any
 
 from etils import epath
@@ -31,25 +32,45 @@ class Evaluator(seqio.Evaluator):
     super().__init__(mixture_or_task_name, *args, log_dir=log_dir, **kwargs)
     self._name = seqio.get_mixture_or_task(mixture_or_task_name).name
 
-  def evaluate(self, *, step: int | None = None, **kwargs: Any):
-    """See `seqio.Evaluator.evaluate`."""
-    computed, outputs = super().evaluate(step=step, **kwargs)
-    if not metrics_lib.is_super_glue(task.name for task in self.eval_tasks):
-      return computed, outputs
-    averaged = futures.Future()
+  def evaluate(
+    self, *, compute_metrics: bool, step: int | None = None, **kwargs: Any
+  ):
+    """See `seqio.Evaluator.evaluate`.
 
-    def average(computed: futures.Future) -> None:
+    A thread computes the metrics of a task while the device answers the next;
+    seqio alone begins with them when all tasks have been answered.
+    """
+    computed, outputs = {}, {}
+    for task in self.eval_tasks:
+      one = copy.copy(self)
+      one._eval_tasks = [task]
       try:
-        averaged.set_result(self._with_average(computed.result(), step))
-      except Exception as e:  # For whoever waits for the result.
-        averaged.set_exception(e)
+        computed[task.name], output = seqio.Evaluator.evaluate(
+          one, compute_metrics=compute_metrics, step=step, **kwargs
+        )
+      finally:
+        one._metrics_executor = None  # Or the end of `one` would be its end.
+      outputs |= output
 
-    computed.add_done_callback(average)
-    return averaged, outputs
+    def collect() -> Any:
+      if not compute_metrics:  # Another process does.
+        return None
+      metrics_by_task = {}
+      for future in computed.values():
+        metrics_by_task |= future.result()
+      return self._with_average(metrics_by_task, step)
+
+    if self._metrics_executor is None:
+      self._metrics_future = futures.Future()
+      self._metrics_future.set_result(collect())
+    else:
+      # There is one thread: what is waited for in it is there already.
+      self._metrics_future = self._metrics_executor.submit(collect)
+    return self._metrics_future, outputs
 
   def _with_average(self, metrics_by_task: Any, step: int | None) -> Any:
-    if metrics_by_task is None:  # Another process computes the metrics.
-      return None
+    if not metrics_lib.is_super_glue(metrics_by_task):
+      return metrics_by_task
     average = metrics_lib.super_glue_average(metrics_by_task)
     for logger in self.loggers:
       logger(

@@ -1,5 +1,6 @@
 """The comparison with PEFT: its cases, its table, and a tiny one in full."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -106,3 +107,21 @@ def test_lengths_have_no_text():
     assert set(task) == {"split", "inputs", "targets"}
     for feature in ("inputs", "targets"):
       assert all(map(str.isdigit, task[feature]))
+
+
+def test_growth_is_counted_measured_and_drawn():
+  import growth
+
+  if not growth.FLAGS.is_parsed():
+    growth.FLAGS(["growth"])
+  tiny = cases.Case("step", "tiny", "float32", 2, 8, targets=4, prompt=4)
+  small, large = (
+    growth.measure(tiny),
+    growth.measure(dataclasses.replace(tiny, batch=16)),
+  )
+  assert 4 < large["flops"] / small["flops"] < 10
+  assert large["temporary_bytes"] > small["temporary_bytes"]
+  page = growth.draw(
+    {"axes": {"batch": [{"batch": 2, **small}, {"batch": 16, **large}]}}
+  )
+  assert len(page.axes) == 2

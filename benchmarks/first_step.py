@@ -1,0 +1,102 @@
+"""How long a command waits for its first step: start-up, apart from training.
+
+  python benchmarks/first_step.py -- --gin_file=gin/models/ladder_xs.gin ...
+
+runs `python -m t5x.train` with what follows `--`, up to the end of its first
+step, first with an empty cache of compiled programs, then with a full one. For
+each it prints seconds from the start of the process, those of them that JAX
+spent on tracing, lowering and compiling, and the most memory. `--checkout=DIR`
+takes another checkout of this repository. A MODEL_DIR is added.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("checkout", None, "Whose code to run; this one by default.")
+flags.DEFINE_integer("warm", 3, "Runs with a full cache.")
+
+# Runs in the process that is measured.
+_PROGRAM = """
+import collections, json, os, runpy, sys, time
+import jax
+compiling = collections.Counter()
+def listen(event, seconds, **_):
+  if event.startswith("/jax/core/compile/"):
+    compiling[event.rpartition("/")[2]] += seconds
+jax.monitoring.register_event_duration_secs_listener(listen)
+from t5x import trainer
+train_steps = trainer.Trainer.train_steps
+def until_first(self, batches, steps, on_step=lambda: False):
+  before = dict(compiling)
+  begun = time.time()
+  train_steps(self, batches, 1)
+  jax.block_until_ready(self.train_state)
+  status = open("/proc/self/status").read().split()
+  start = float(os.environ["FIRST_STEP_START"])
+  facts = {
+    "seconds": time.time() - start,
+    "before_the_step": begun - start,
+    "compiling": sum(compiling.values()),
+    "compiling_the_step": sum(compiling.values()) - sum(before.values()),
+    "peak_gb": int(status[status.index("VmHWM:") + 1]) / 1e6,
+  }
+  os.write(int(os.environ["FIRST_STEP_FD"]), json.dumps(facts).encode())
+  os._exit(0)
+trainer.Trainer.train_steps = until_first
+sys.argv[0] = "train"
+runpy.run_module("t5x.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def first_step(
+  checkout: pathlib.Path, cache: str, arguments: list[str]
+) -> dict[str, float]:
+  """Runs a command up to its first step; seconds, and GB of memory."""
+  read, write = os.pipe()
+  with tempfile.TemporaryDirectory() as folder:
+    done = subprocess.run(
+      [
+        *(sys.executable, "-c", _PROGRAM, *arguments),
+        f"--gin.MODEL_DIR='{folder}/run'",
+      ],
+      cwd=checkout,
+      env={
+        **os.environ,
+        "PYTHONPATH": f"{checkout}:{checkout / 'runtime'}",
+        "XDG_CACHE_HOME": cache,
+        "FIRST_STEP_FD": str(write),
+        "FIRST_STEP_START": str(time.time()),
+      },
+      pass_fds=(write,),
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+      check=False,
+    )
+  os.close(write)
+  with os.fdopen(read) as f:
+    text = f.read()
+  if not text:
+    raise ValueError(f"No step was done:\n{done.stderr[-2000:]}")
+  return json.loads(text)
+
+
+def main(argv: list[str]) -> None:
+  checkout = pathlib.Path(FLAGS.checkout or pathlib.Path(__file__).parents[1])
+  with tempfile.TemporaryDirectory() as cache:
+    for i in range(1 + FLAGS.warm):
+      facts = first_step(checkout.resolve(), cache, argv[1:])
+      line = ", ".join(f"{name} {x:.2f}" for name, x in facts.items())
+      print(f"{'warm' if i else 'cold'}: {line}", flush=True)
+
+
+if __name__ == "__main__":
+  app.run(main)
