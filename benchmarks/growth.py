@@ -25,7 +25,7 @@ from matplotlib import figure
 import matplotlib.axes
 
 from peers import cases, ours, report, worker
-from t5x import records, train_state, trainer
+from t5x import partitioning, records, train_state, trainer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("steps", 3, "Timed steps of each point.")
@@ -67,7 +67,9 @@ def measure(case: cases.Case) -> dict[str, Any]:
 
   before = _forget_peak()
   start = time.monotonic()
-  program = jax.jit(step).lower(trainable, frozen, batch).compile()
+  partitioner = partitioning.PjitPartitioner(num_partitions=1)
+  program = partitioner.partition(step).trace(trainable, frozen, batch)
+  program = program.lower().compile()
   compiled = time.monotonic() - start
   memory = program.memory_analysis()
   _forget_peak()  # Compiling takes some, too.
