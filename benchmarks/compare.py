@@ -49,7 +49,8 @@ flags.DEFINE_bool("keep", True, "Whether to write records.")
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Of a loss and a gradient's norm, relative; of tokens, the share that may
-# differ; of log likelihoods, nats. bfloat16 rounds to three digits.
+# differ; of log likelihoods, nats. bfloat16 rounds to three digits at best:
+# transformers' losses are themselves in it, and at 11 nats 1/16 apart.
 _TOLERANCES = {
   "float32": {
     "loss": 1e-4,
@@ -58,7 +59,7 @@ _TOLERANCES = {
     "scores": 1e-2,
   },
   "bfloat16": {
-    "loss": 5e-3,
+    "loss": 2e-2,
     "gradient_norm": 5e-2,
     "tokens": 0.5,
     "scores": 1.0,
