@@ -25,17 +25,22 @@ flags.DEFINE_integer("warm", 3, "Runs with a full cache.")
 
 # Runs in the process that is measured.
 _PROGRAM = """
-import collections, json, os, runpy, sys, time
+import json, os, runpy, sys, time
 import jax
-compiling = collections.Counter()
+spans = []
 def listen(event, seconds, **_):
   if event.startswith("/jax/core/compile/"):
-    compiling[event.rpartition("/")[2]] += seconds
+    spans.append((time.time() - seconds, time.time()))
+def compiling(since):
+  total, end = 0.0, since
+  for start, stop in sorted(spans):  # One may lie within another.
+    total += max(0.0, stop - max(start, end))
+    end = max(end, stop)
+  return total
 jax.monitoring.register_event_duration_secs_listener(listen)
 from t5x import trainer
 train_steps = trainer.Trainer.train_steps
 def until_first(self, batches, steps, on_step=lambda: False):
-  before = dict(compiling)
   begun = time.time()
   train_steps(self, batches, 1)
   jax.block_until_ready(self.train_state)
@@ -44,8 +49,8 @@ def until_first(self, batches, steps, on_step=lambda: False):
   facts = {
     "seconds": time.time() - start,
     "before_the_step": begun - start,
-    "compiling": sum(compiling.values()),
-    "compiling_the_step": sum(compiling.values()) - sum(before.values()),
+    "compiling": compiling(start),
+    "compiling_the_step": compiling(begun),
     "peak_gb": int(status[status.index("VmHWM:") + 1]) / 1e6,
   }
   os.write(int(os.environ["FIRST_STEP_FD"]), json.dumps(facts).encode())
