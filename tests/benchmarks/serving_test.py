@@ -1,0 +1,76 @@
+"""The records of serving, and the page that is made of them."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from traffic import report  # noqa: E402
+
+RECORDS = [
+  json.loads(path.read_text())
+  for path in sorted(
+    (ROOT / "results" / "benchmarks" / "serving").glob("*.json")
+  )
+]
+
+
+def test_the_page_is_that_of_the_records():
+  assert (ROOT / "results" / "serving.md").read_text() == report.table(RECORDS)
+
+
+def test_rates_are_of_turns_beside_each_other():
+  rows = report.rows(
+    {
+      "part": "mixed",
+      "seconds": {"fifty": [2.0, 4.0], "one": [2.0, 2.0], "peft": [3.0, 6.0]},
+      "requests": 100,
+      "requests_of_peft": 10,
+      "same_as_peft": 9,
+      "prompt_table_bytes": 2_000_000,
+    }
+  )
+  shown = {what: measured for what, _, measured in rows}
+  assert shown["over one prompt of 50"] == "0.75 [0.50, 1.00]"
+  assert shown["over PEFT, set_adapter each"] == "15.00 [15.00, 15.00]"
+  assert shown["answers that are PEFT's"] == "9"
+
+
+@pytest.mark.parametrize(
+  ("statuses", "failed"), [({"200": 5, "429": 3}, "0"), ({"200": 6}, "2")]
+)
+def test_refused_is_not_failed(statuses, failed):
+  part = {
+    "requests": 8,
+    "statuses": statuses,
+    "sent_per_second": 10.0,
+    "refused_without_retry_after": 0,
+    "p50_seconds": 0.1,
+    "p99_seconds": 0.2,
+  }
+  rows = report.rows(
+    {
+      "part": "load",
+      "rate": 10.0,
+      "seconds": 600.0,
+      "held": part,
+      "over": part,
+      "again": part,
+      "changes": 4,
+      "failed_changes": 0,
+      "job": "running",
+      "job_steps": 7,
+      "resident_bytes": [10**6 * x for x in range(24)],
+      "prompt_table_bytes": 1e6,
+      "prompt_host_bytes": 1e6,
+      "model_bytes": 1e6,
+    }
+  )
+  shown = {what: measured for what, _, measured in rows}
+  assert shown["that failed and were not refused"] == failed
+  assert shown["memory after the first twelfth, MB"] == "3"
+  assert shown["memory at the end, MB"] == "23"
