@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.t5 import blocked_attention, network, stack
+from t5x import partitioning
 
 BATCH, INPUTS, TARGETS = 8, 120, 4
 POSITIONS = INPUTS + conformance.PROMPT_LENGTH
@@ -117,6 +118,41 @@ def test_the_less_is_kept_the_more_is_computed():
   assert bytes_kept[-1] == inputs
   # Computing all again takes a forward pass more.
   assert costs[-1] > costs[0] + 0.5 * flops("forward")
+
+
+def test_what_is_computed_again_is_not_kept_until_then():
+  """XLA's own order for CPUs computes it early."""
+  model = conformance.transformer(
+    dtype="bfloat16", num_encoder_layers=6, num_decoder_layers=1
+  )
+  inputs = jax.ShapeDtypeStruct((BATCH, INPUTS), jnp.int32)
+  targets = jax.ShapeDtypeStruct((BATCH, TARGETS), jnp.int32)
+  arguments = (inputs, targets, targets)
+  params = jax.eval_shape(
+    lambda *x: model.init(jax.random.key(0), *x, enable_dropout=False),
+    *arguments,
+  )["params"]
+  frozen = {**params, "encoder": dict(params["encoder"])}
+  prompt = frozen["encoder"].pop("prompt")
+
+  def objective(prompt, frozen, *arguments):
+    encoder = {**frozen["encoder"], "prompt": prompt}
+    return model.apply(
+      {"params": {**frozen, "encoder": encoder}},
+      *arguments,
+      enable_dropout=False,
+    ).sum()
+
+  def temporaries(traced):
+    memory = traced.lower().compile().memory_analysis()
+    return memory.temp_size_in_bytes
+
+  gradient = jax.grad(objective)
+  partitioner = partitioning.PjitPartitioner(num_partitions=1)
+  ordered = partitioner.partition(gradient).trace(prompt, frozen, *arguments)
+  default = jax.jit(gradient).trace(prompt, frozen, *arguments)
+  # Measured: 0.59; of T5 base with 8 x 512 inputs, 0.65.
+  assert temporaries(ordered) < 0.75 * temporaries(default)
 
 
 def test_what_is_kept_changes_no_gradient():
