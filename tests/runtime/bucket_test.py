@@ -38,11 +38,6 @@ ROOT = f"gs://{bucket.BUCKET}"
 STEPS = 6
 # A run is cut off so often: 20 times where that was asked for.
 CUTS = int(os.environ.get("BUCKET_TEST_CUTS", "2"))
-# Where nobody had the time to see them pass.
-by_hand = pytest.mark.skipif(
-  "BUCKET_TEST_CUTS" not in os.environ,
-  reason="BUCKET_TEST_CUTS is not set; not yet seen to pass",
-)
 # Of a process that was to be dead, and lives on without a bucket.
 leaves_threads = pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning",
@@ -192,7 +187,6 @@ def test_run_that_is_cut_off_again_and_again_is_the_same(
   _assert_same_run(folder, on_disk)
 
 
-@by_hand
 @pytest.mark.slow
 def test_bucket_that_fails_half_of_its_requests_is_asked_again(
   line, base, on_disk, monkeypatch
@@ -244,7 +238,6 @@ def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
   )
 
 
-@by_hand
 @pytest.mark.slow
 @leaves_threads
 def test_inference_in_a_bucket_goes_on_where_it_was_cut_off(
@@ -281,7 +274,6 @@ def test_inference_in_a_bucket_goes_on_where_it_was_cut_off(
   assert infer(folder, run) == infer(on_disk / "infer", f"{on_disk}/run")
 
 
-@by_hand
 @pytest.mark.slow
 def test_models_are_converted_and_compared_across_a_bucket(
   base, on_disk, tmp_path
@@ -313,7 +305,6 @@ def _free_port():
     return free.getsockname()[1]
 
 
-@by_hand
 @pytest.mark.slow
 def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
   line, on_disk, tmp_path
