@@ -74,7 +74,7 @@ def train(dtype: str, seed: int, folder: str) -> dict[str, Any]:
 
 
 def tabulate(record: dict[str, Any]) -> str:
-  """A row for each period: losses are in nats per target token."""
+  """A row for each period: losses are in nats, summed over a batch."""
   rows = []
   losses = {
     dtype: list(zip(*(run["losses"] for run in record[dtype]), strict=True))
