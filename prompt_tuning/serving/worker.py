@@ -39,7 +39,7 @@ _LOSSES = 100
 def work(
   store: JobStore,
   model: pt.Model | on_cluster.Tuner,
-  prompts: pathlib.Path,
+  prompts: pathlib.Path | epath.Path,
   should_stop: Callable[[], bool],
 ) -> None:
   """Works on jobs until there is none, or it should stop.
@@ -66,7 +66,7 @@ def work(
 def _tune(
   store: JobStore,
   model: pt.Model | on_cluster.Tuner,
-  prompts: pathlib.Path,
+  prompts: pathlib.Path | epath.Path,
   job: Job,
   should_stop: Callable[[], bool],
 ) -> bool:
