@@ -329,7 +329,13 @@ class MetricLog:
       storage.append(self._path, json.dumps({"step": step, **scalars}) + "\n")
 
   def close(self) -> None:
-    self.summary_writer.close()
+    try:
+      self.summary_writer.close()
+    except Exception as error:
+      # In a bucket, a write whose answer was lost is sent again, and refused:
+      # the object is newer than it was, by that very write. Nobody else writes.
+      if getattr(error, "code", None) != 412:
+        raise
 
 
 def _scalars(prefix: str, values: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A run at gs:// is the run on a disk, whatever happens to it on the way."""
 
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -39,7 +40,7 @@ STEPS = 6
 # A run is cut off so often: 20 times where that was asked for.
 CUTS = int(os.environ.get("BUCKET_TEST_CUTS", "2"))
 # Of a process that was to be dead, and lives on without a bucket.
-leaves_threads = pytest.mark.filterwarnings(
+pytestmark = pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning",
   "ignore::pytest.PytestUnhandledThreadExceptionWarning",
 )
@@ -72,6 +73,13 @@ def _compiled_once(tmp_path_factory):
     compilation_cache.reset_cache()
     if values is settings:
       yield
+
+
+@pytest.fixture(autouse=True)
+def _collected():
+  """What dead runs leave is thrown away here, and not in another test."""
+  yield
+  gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +168,6 @@ def test_run_in_a_bucket_is_that_on_a_disk(run, on_disk):
 
 
 @pytest.mark.slow
-@leaves_threads
 def test_run_that_is_cut_off_again_and_again_is_the_same(
   line, base, requests_of_a_run, on_disk
 ):
@@ -239,7 +246,6 @@ def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
 
 
 @pytest.mark.slow
-@leaves_threads
 def test_inference_in_a_bucket_goes_on_where_it_was_cut_off(
   line, run, base, on_disk
 ):

@@ -299,10 +299,10 @@ def test_signal_ends_the_command_after_the_step(tmp_path, base, capfd):
 
 def test_second_signal_stops_at_once():
   with command_line.StopSignals() as signals:
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
     assert signals.stop_at(0)
     with pytest.raises(KeyboardInterrupt):
-      os.kill(os.getpid(), signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
 
 
 def test_run_of_another_task_is_refused(tmp_path, base):
