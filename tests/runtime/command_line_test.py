@@ -23,7 +23,12 @@ def _run(module, arguments, folder):
   return subprocess.run(
     [sys.executable, "-m", f"t5x.{module}", *arguments],
     cwd=folder,
-    env={k: v for k, v in os.environ.items() if not k.startswith("JAX_")},
+    # Not what JAX said to the process of the tests: how much XLA logs.
+    env={
+      name: value
+      for name, value in os.environ.items()
+      if not name.startswith(("JAX_", "TF_CPP_"))
+    },
     capture_output=True,
     text=True,
     timeout=120,
