@@ -10,13 +10,20 @@ one model in a program; it takes what the model's gin file binds:
   vocabulary.of_model.vocabulary = @seqio.SentencePieceVocabulary()
 """
 
+import copy
 import dataclasses
+import functools
 import hashlib
+import os
+import pathlib
 from typing import Any, cast
 
+from etils import epath
 from google.protobuf import message
 import seqio
 import tensorflow as tf
+
+from prompt_tuning import safe_files
 
 
 class ModelVocabulary:
@@ -64,24 +71,56 @@ class ModelVocabulary:
 MODEL_VOCABULARY = cast(seqio.Vocabulary, ModelVocabulary())
 
 
-def check(vocabulary: seqio.Vocabulary) -> None:
+def checked(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
   """Reads a SentencePiece vocabulary's file, which seqio does when it is used.
 
+  Returns:
+    The vocabulary; of a file in a bucket, which seqio reads in a way of its
+    own, one of a copy in the user's cache folder.
+
   Raises:
-    ValueError: if there is none, or it is no SentencePiece model.
+    ValueError: if there is no file, it cannot be read, or it is no
+      SentencePiece model.
   """
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
-    return
+    return vocabulary
+  path = os.fspath(vocabulary.sentencepiece_model_file)
+  if "://" in path:
+    vocabulary = copy.copy(vocabulary)
+    vocabulary._sentencepiece_model_file = _on_disk(path)
   try:
     vocabulary.vocab_size  # noqa: B018
   except (RuntimeError, message.DecodeError, tf.errors.OpError) as error:
-    path = vocabulary.sentencepiece_model_file
     missing = isinstance(error, tf.errors.NotFoundError)
     got = "nothing" if missing else f"what is none ({error})"
     raise ValueError(
       f"Expected a SentencePiece model at {path}, got {got}. Give the one that "
       "belongs to the model; T5's: python scripts/import_t5_small.py"
     ) from error
+  return vocabulary
+
+
+@functools.cache
+def _on_disk(path: str) -> str:
+  """Copies a file of a bucket; returns where it is now."""
+  try:
+    content = epath.Path(path).read_bytes()
+  # Whatever the libraries of a bucket make of no network and no account.
+  except Exception as error:
+    why = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, FileNotFoundError | tf.errors.NotFoundError):
+      why = "there is none"
+    raise ValueError(
+      f"Expected a SentencePiece model at {path}, but {why}. Log in (gcloud "
+      "auth application-default login), or copy the file to this machine and "
+      "give its path: --gin.VOCABULARY_FILE=\"'sentencepiece.model'\""
+    ) from error
+  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  name = f"{hashlib.sha256(content).hexdigest()}.model"
+  copied = pathlib.Path(cache, "prompt_tuning", "vocabularies", name)
+  copied.parent.mkdir(parents=True, exist_ok=True)
+  safe_files.write(copied, content)
+  return str(copied)
 
 
 def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
@@ -90,7 +129,7 @@ def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
   Raises:
     ValueError: if it is a SentencePiece file that cannot be read.
   """
-  check(vocabulary)
+  vocabulary = checked(vocabulary)
   MODEL_VOCABULARY.in_use = vocabulary
   return vocabulary
 
@@ -118,7 +157,7 @@ def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
   Raises:
     ValueError: if there is no such file, or it is none.
   """
-  if not tf.io.gfile.exists(path):
+  if "://" not in path and not os.path.exists(path):
     raise ValueError(
       f"Expected a SentencePiece model at {path}, got nothing. Give "
       "--vocabulary ('ladder' for the miniatures'), or import T5's: python "

@@ -99,8 +99,9 @@ def vocabulary_of(
     vocabulary = given
   else:
     path = str(given) if given is not None else _beside(base.path)
-    vocabulary = seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
-    vocabulary_lib.check(vocabulary)
+    vocabulary = vocabulary_lib.checked(
+      seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
+    )
   rows = base.shapes["token_embedder/embedding"].shape[0]
   if vocabulary.vocab_size > rows:
     raise ValueError(

@@ -17,11 +17,13 @@ from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 from orbax.checkpoint._src.serialization import tensorstore_utils
 import pytest
+import sentencepiece
 import seqio
 import t5x_folders
 import tiny
 
 from prompt_tuning import prompt_files, prompts
+from prompt_tuning.data import vocabulary
 from prompt_tuning.interop import checkpoint_conversion, checkpoint_inspection
 from prompt_tuning.training import actions, base_model
 from t5x import base_checkpoints, evaluation, inference, run_lock, storage
@@ -378,6 +380,39 @@ def test_no_permission_is_said_in_one_error(line):
     train("gs://forbidden/run", "none")
   with pytest.raises(ValueError, match="may not read gs://forbidden"):
     base_checkpoints.open_checkpoint("gs://forbidden/base")
+
+
+def test_vocabulary_in_a_bucket_is_read(line, tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
+    model_prefix=str(tmp_path / "model"),
+    vocab_size=19,
+    minloglevel=2,
+    **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+  )
+  path = f"{ROOT}/vocabularies/model"
+  storage.absolute(path).write_bytes((tmp_path / "model.model").read_bytes())
+  there = vocabulary.of_model(seqio.SentencePieceVocabulary(path, 5))
+  here = seqio.SentencePieceVocabulary(str(tmp_path / "model.model"), 5)
+  assert vocabulary.sha256(there) == vocabulary.sha256(here)
+  assert there.encode("the boat") == here.encode("the boat")
+
+
+@pytest.mark.parametrize(
+  ("path", "why"),
+  [
+    (f"{ROOT}/no.model", "but there is none"),
+    ("gs://nobodys/no.model", "but there is none"),
+    ("gs://forbidden/no.model", "but Forbidden"),
+  ],
+)
+def test_vocabulary_that_cannot_be_read_is_one_error_of_a_line(line, path, why):
+  with pytest.raises(ValueError, match=f"at {path}, {why}") as error:
+    vocabulary.of_model(seqio.SentencePieceVocabulary(path, 5))
+  assert "--gin.VOCABULARY_FILE" in str(error.value)
+  assert "\n" not in str(error.value)
 
 
 def test_without_the_extra_the_error_says_which(monkeypatch):
