@@ -11,6 +11,7 @@ import t5x.utils  # noqa: F401  Before what imports TensorFlow, to keep it quiet
 
 # isort: split
 
+import collections
 from collections.abc import Sequence
 import dataclasses
 import json
@@ -19,8 +20,9 @@ import sys
 
 from absl import app, flags
 import jax
+import tqdm
 
-from prompt_tuning.planning import command, targets
+from prompt_tuning.planning import command, search, targets
 from t5x import gin_utils
 
 
@@ -35,6 +37,9 @@ def define_flags() -> None:
   )
   flags.DEFINE_bool("search", False, "Try settings; print the best that fit.")
   flags.DEFINE_integer("tries", 12, "Programs that --search compiles at most.")
+  flags.DEFINE_integer(
+    "minutes", 15, "After so many --search begins no other program."
+  )
   flags.DEFINE_bool("json", False, "Print what was measured as JSON lines.")
 
 
@@ -53,7 +58,7 @@ def _main(argv: Sequence[str]) -> None:
   arguments = (values.topology, values.gin_file, values.gin_bindings)
   try:
     if values.search:
-      _print_search(*arguments, values.tries)
+      _print_search(*arguments, values.tries, values.minutes)
       return
     for program, found in command.plan(*arguments, values.programs):
       if values.json:
@@ -65,20 +70,34 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def _print_search(
-  topology: str, gin_files: Sequence[str], bindings: Sequence[str], tries: int
+  topology: str,
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  tries: int,
+  minutes: int,
 ) -> None:
-  fitting = list(command.search(topology, gin_files, bindings, tries))
-  if not fitting:
-    sys.exit(f"None of {tries} programs fits {topology}: take more devices.")
-  fitting.sort(
-    key=lambda x: (
-      x[1].seconds_bound or 0,
-      sum(size for _, size in x[1].collectives.values()),
-    )
-  )
-  for settings, found in fitting[:3]:
-    chosen = shlex.join(f"--gin.{x.replace(' = ', '=')}" for x in settings)
-    print(command.describe(found, None), chosen, sep="\n  ")
+  target = targets.find(topology)
+  number = len(search.candidates(len(target.devices), gin_files, bindings))
+  trials = []
+  with tqdm.tqdm(total=number, unit="setting") as bar:
+    for trial in search.search(
+      topology, gin_files, bindings, tries, 60 * minutes
+    ):
+      trials.append(trial)
+      if trial.found:
+        bar.write(command.tell(trial), file=sys.stderr)
+      bar.update()
+  reasons = collections.Counter(x.why for x in trials if x.why)
+  for reason, times in reasons.items():
+    print(f"Not compiled: {times} of {number} settings, as {reason}")
+  chosen = search.best(trials)
+  if not chosen:
+    sys.exit(f"Nothing that was compiled fits {topology}: take more devices.")
+  for i, trial in enumerate(chosen[:3], 1):
+    assert trial.found is not None, "only compiled programs fit"
+    pasted = (f"--gin.{x.replace(' = ', '=')}" for x in trial.settings.bindings)
+    print(f"\n{i}. {shlex.join(pasted)}")
+    print(command.describe(trial.found, None))
 
 
 if __name__ == "__main__":

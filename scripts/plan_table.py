@@ -11,7 +11,7 @@ import t5x.utils  # noqa: F401  Before what imports TensorFlow, to keep it quiet
 import argparse
 import pathlib
 
-from prompt_tuning.planning import table, targets
+from prompt_tuning.planning import page, table, targets
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -24,6 +24,10 @@ def main() -> None:
   parser.add_argument("--methods", default=",".join(table.METHODS))
   parser.add_argument("--sizes", default=",".join(table.SIZES))
   parser.add_argument("--topologies", default=",".join(table.TOPOLOGIES))
+  parser.add_argument("--programs", default=",".join(table.PROGRAMS))
+  parser.add_argument(
+    "--attention", default="", help="Kernels to compile for: flash or cudnn."
+  )
   args = parser.parse_args()
   records = {kind: str(ROOT / f"results/plan_{kind}.json") for kind in _KINDS}
   if args.compile:
@@ -35,10 +39,12 @@ def main() -> None:
       and cell.method in args.methods.split(",")
       and cell.size in args.sizes.split(",")
       and cell.topology in args.topologies.split(",")
+      and cell.attention == args.attention
     ]
-    table.compile_cells(records[args.compile], chosen)
-  page = ROOT / "results/plan.md"
-  page.write_text(table.page(table.read(list(records.values()))))
+    table.compile_cells(records[args.compile], chosen, args.programs.split(","))
+  (ROOT / "results/plan.md").write_text(
+    page.page(table.read(list(records.values())))
+  )
 
 
 # Whether the names of its topologies are those of GPUs.

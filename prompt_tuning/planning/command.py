@@ -1,15 +1,10 @@
 """Plans a command: compiles what it would run for devices not there."""
 
 from collections.abc import Iterator, Sequence
-import itertools
 
-from prompt_tuning.planning import measures, programs, targets
+from prompt_tuning.planning import measures, programs, search, targets
 
 GIB = 2**30
-_PARTITIONS = "partitioning.PjitPartitioner.num_partitions"
-_REMAT = "network.T5Config.remat"
-_MICROBATCHES = "NUM_MICROBATCHES"
-_DTYPE = "PARAMETER_DTYPE"
 
 
 def plan(
@@ -45,7 +40,8 @@ def describe(found: measures.Measures, steps: int | None) -> str:
     f"  {kind:17}{times} a step, {size / 1e9:.3f} GB a device"
     for kind, (times, size) in found.collectives.items()
   ] or ["  exchanges        nothing"]
-  lines.append(f"  kernels          {', '.join(found.kernels) or 'none'}")
+  if found.flops:
+    lines.append(f"  attention        {_attention(found)}")
   if found.seconds_bound is not None:
     bound = found.seconds_bound
     lines.append(f"  bound            {bound:.4g} seconds a step at the least")
@@ -61,53 +57,25 @@ def describe(found: measures.Measures, steps: int | None) -> str:
   return "\n".join(lines)
 
 
-def candidates(devices: int, bindings: Sequence[str]) -> Iterator[list[str]]:
-  """Yields bindings to try, those that compute least first.
-
-  Args:
-    devices: How many there are.
-    bindings: Of the command; what they set is left alone.
-  """
-  given = {b.partition("=")[0].strip() for b in bindings}
-
-  def values(name: str, some: Sequence[str]) -> list[str | None]:
-    return [None] if name in given else [f"{name} = {value}" for value in some]
-
-  splits = [str(2**i) for i in range(devices.bit_length()) if devices >= 2**i]
-  # A few microbatches cost nothing; computing again costs a third.
-  for choice in itertools.product(
-    values(_REMAT, ["False", "True"]),
-    values(_MICROBATCHES, ["None", "4"]),
-    values(_PARTITIONS, splits),
-    values(_DTYPE, ["'float32'", "'bfloat16'"]),
-  ):
-    yield [x for x in choice if x is not None]
+def _attention(found: measures.Measures) -> str:
+  """Says which attention is in a program, and what else could be."""
+  if found.kernels:
+    return f"by kernels: {', '.join(found.kernels)}"
+  kernel = targets.attention_kernel(found.topology)
+  if kernel is None:
+    return "plain"
+  return (
+    f"plain; --gin.network.T5Config.attention_kernel=\"'{kernel}'\" is a "
+    "kernel's (docs/speed.md)"
+  )
 
 
-def search(
-  topology: str,
-  gin_files: Sequence[str],
-  gin_bindings: Sequence[str],
-  tries: int,
-) -> Iterator[tuple[list[str], measures.Measures]]:
-  """Tries settings of the training step; yields those that fit.
-
-  Settings whose weights alone are too large are not compiled.
-  """
-  target = targets.find(topology)
-  compiled = 0
-  for settings in candidates(len(target.devices), gin_bindings):
-    try:
-      for program in programs.programs_of(
-        gin_files, [*gin_bindings, *settings], target.devices, ["train"]
-      ):
-        if measures.argument_bytes(program) > 0.9 * target.memory:
-          continue
-        if compiled == tries:
-          return
-        compiled += 1
-        found = measures.measure(program, target)
-        if found.fits:
-          yield settings, found
-    except ValueError:
-      continue  # A batch that this mesh does not divide.
+def tell(trial: search.Trial) -> str:
+  """Says what a trial took, in a line."""
+  found = trial.found
+  assert found is not None, "it was compiled"
+  peak = "?" if found.peak is None else f"{found.peak / GIB:.2f}"
+  return (
+    f"{trial.settings}: {'fits' if found.fits else 'does not fit'}, {peak} of "
+    f"{found.memory / GIB:.2f} GiB, compiled in {found.compile_seconds:.0f} s"
+  )

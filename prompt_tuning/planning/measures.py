@@ -84,11 +84,6 @@ class Measures:
     return not self.refused and (self.peak or 0) <= self.memory
 
 
-def argument_bytes(program: Program) -> int:
-  """Returns what a device holds of a program's state."""
-  return _bytes_of(program.state)
-
-
 def measure(program: Program, target: Target) -> Measures:
   """Compiles a program with its platform's own compiler."""
   number = len(target.devices)
@@ -96,8 +91,8 @@ def measure(program: Program, target: Target) -> Measures:
   # Without what nothing reads, such as gradients of what is frozen.
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   flops = matrix_flops(jaxpr, program.decode_steps) / number
-  weights = _bytes_of((program.state.trainable, program.state.frozen))
-  optimizer = _bytes_of(program.state.opt_state)
+  weights = bytes_of((program.state.trainable, program.state.frozen))
+  optimizer = bytes_of(program.state.opt_state)
   start = time.monotonic()
   refused, compiled = "", None
   try:
@@ -135,7 +130,7 @@ def measure(program: Program, target: Target) -> Measures:
   if program.name == "restore":
     # Weights lie there meanwhile, of scanned layers one stack twice.
     arguments += weights + max(
-      map(_bytes_of, jax.tree.leaves(program.state.params))
+      map(bytes_of, jax.tree.leaves(program.state.params))
     )
   peak = (
     arguments
@@ -167,8 +162,8 @@ def _bound(flops: float, read: float, target: Target) -> float | None:
   return max(flops / target.peak, read / target.bandwidth)
 
 
-def _bytes_of(tree: Any) -> int:
-  """Returns the bytes of one device's part."""
+def bytes_of(tree: Any) -> int:
+  """Returns the bytes of one device's part of shapes that have shardings."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)

@@ -60,6 +60,31 @@ class Program:
   decode_steps: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """A command that was read, for devices.
+
+  Attributes:
+    program: "train", "evaluate" or "infer".
+    arguments: Of its function.
+    lengths: Feature -> length.
+    batch: Feature -> shape.
+    initializer: Of its state.
+    state: The shapes of its state, and where they lie.
+    batch_size: Examples of a step.
+    data_ways: Parts of the mesh that divide them.
+  """
+
+  program: str
+  arguments: Mapping[str, Any]
+  lengths: Mapping[str, int]
+  batch: Mapping[str, jax.ShapeDtypeStruct]
+  initializer: initialization.TrainStateInitializer
+  state: Any
+  batch_size: int
+  data_ways: int
+
+
 def programs_of(
   gin_files: Sequence[str],
   gin_bindings: Sequence[str],
@@ -80,6 +105,17 @@ def programs_of(
   Raises:
     ValueError: if the files configure no run, or the devices do not fit.
   """
+  with reading(gin_files, gin_bindings, devices) as command:
+    yield from _traced(command, names)
+
+
+@contextlib.contextmanager
+def reading(
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  devices: Sequence[Any],
+) -> Iterator[Command]:
+  """Reads a command for devices, and traces nothing; see `programs_of`."""
   paths = gin_utils.search_paths()
   if not gin_files:
     raise ValueError("Expected the --gin_file flags of a command, got none.")
@@ -111,9 +147,9 @@ def programs_of(
     _as_main() as programs,
     gin_utils.bound_arguments(
       programs[program], files, [*left_open, *bindings]
-    ) as command,
+    ) as arguments,
   ):
-    yield from _traced(program, command, names)
+    yield _command(program, arguments)
 
 
 @contextlib.contextmanager
@@ -139,13 +175,11 @@ def _as_main() -> Iterator[dict[str, Callable[..., Any]]]:
         setattr(main, name, function)
 
 
-def _traced(
-  program: str, command: Mapping[str, Any], names: Sequence[str]
-) -> Iterator[Program]:
+def _command(program: str, arguments: Mapping[str, Any]) -> Command:
   is_training = program == _TRAIN
-  data = command["train_dataset_cfg" if is_training else "dataset_cfg"]
+  data = arguments["train_dataset_cfg" if is_training else "dataset_cfg"]
   lengths = {**LENGTHS, **(data.task_feature_lengths or {})}
-  model, partitioner = command["model"], command["partitioner"]
+  model, partitioner = arguments["model"], arguments["partitioner"]
   batch = _batch(data, lengths, partitioner)
   initializer = initialization.TrainStateInitializer(
     model.optimizer_def if is_training else None,
@@ -154,14 +188,28 @@ def _traced(
     partitioner,
   )
   restore = (
-    command["checkpoint_cfg"].restore
+    arguments["checkpoint_cfg"].restore
     if is_training
-    else command["restore_checkpoint_cfg"]
+    else arguments["restore_checkpoint_cfg"]
   )
-  state = _state(initializer, restore and restore.dtype)
-  axes = initializer.train_state_axes
-  if is_training and "train" in (names or ["train"]):
-    trainer = command["trainer_cls"](
+  return Command(
+    program=program,
+    arguments=arguments,
+    lengths=lengths,
+    batch=batch,
+    initializer=initializer,
+    state=_state(initializer, restore and restore.dtype),
+    batch_size=data.batch_size,
+    data_ways=partitioner.mesh.shape["data"],
+  )
+
+
+def _traced(command: Command, names: Sequence[str]) -> Iterator[Program]:
+  arguments, state, batch = command.arguments, command.state, command.batch
+  model, partitioner = arguments["model"], arguments["partitioner"]
+  axes = command.initializer.train_state_axes
+  if command.program == _TRAIN and "train" in (names or ["train"]):
+    trainer = arguments["trainer_cls"](
       model=model,
       train_state=state,
       partitioner=partitioner,
@@ -169,19 +217,19 @@ def _traced(
       rng=jax.random.key(0),
     )
     traced = trainer.trace_train_step(state, batch)
-    yield Program("train", traced, state, command.get("relative_steps"), 0)
-  inference = "infer" if program == _INFER else "evaluate"
+    yield Program("train", traced, state, arguments.get("relative_steps"), 0)
+  inference = "infer" if command.program == _INFER else "evaluate"
   if inference in (names or [inference]):
-    is_score = command.get("mode") == "score"
+    is_score = arguments.get("mode") == "score"
     step = infer_fn.partition_infer_step(
       model.score_batch if is_score else model.predict_batch, axes, partitioner
     )
     first = jax.ShapeDtypeStruct((), jnp.int32)
     traced = step.trace(state, batch, first)
-    positions = 0 if is_score else lengths["targets"]
+    positions = 0 if is_score else command.lengths["targets"]
     yield Program(inference, traced, state, None, positions)
   if "restore" in (names or ["restore"]):
-    traced = initializer.create_opt_state.trace(state.params)
+    traced = command.initializer.create_opt_state.trace(state.params)
     yield Program("restore", traced, state, 1, 0)
 
 

@@ -1,7 +1,7 @@
-"""The table of programs: T5 1.1's sizes, methods, and what they run on.
+"""The cells of the table: T5 1.1's sizes, methods, and what they run on.
 
-Records are kept in a JSON file as they come, so that a stopped run goes on; the
-table is made of them alone.
+Records are kept in a JSON file as they come, so that a stopped run goes on;
+`planning.page` is made of them alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,19 +40,11 @@ TOPOLOGIES = {
   "v5e-64": "v5e:8x8",
   "v2-8": "v2:2x2",
 }
+# Where a kernel of attention is compiled too.
+KERNELS = {"v5e-16": "flash", "1 H100": "cudnn"}
 # As in the paper's experiments (section 3.1).
 BATCH_SIZE = 32
 STEPS = 30_000
-# Its devices, for Figure 1: eight tasks, three seeds. A device is a core there,
-# of which a chip has two.
-PAPERS = {
-  "small": "v2-8",
-  "base": "v2-8",
-  "large": "v3-32",
-  "xl": "v3-32",
-  "xxl": "v3-32",
-}
-_RUNS_OF_A_SIZE = 24
 # The part of a device's memory that what is frozen, or trains, may take.
 _SHARE = 0.25
 _PACKAGES = ("jax", "jaxlib", "flax", "libtpu", "jax-cuda12-pjrt")
@@ -66,11 +58,13 @@ class Cell:
     size: Of T5 1.1.
     method: A recipe.
     topology: What people call it.
+    attention: A kernel of attention, or "".
   """
 
   size: str
   method: str
   topology: str
+  attention: str = ""
 
   @property
   def gin_files(self) -> list[str]:
@@ -103,6 +97,11 @@ class Cell:
       "network.T5Config.remat = True",
       f"NUM_MICROBATCHES = {parts if parts > 1 else None}",
       f"BATCH_SIZE = {BATCH_SIZE}",
+      *(
+        [f"network.T5Config.attention_kernel = '{self.attention}'"]
+        if self.attention
+        else []
+      ),
     ]
 
 
@@ -112,21 +111,25 @@ def cells() -> Iterator[Cell]:
     for size in SIZES:
       for topology in TOPOLOGIES:
         yield Cell(size, method, topology)
+  for topology, kernel in KERNELS.items():
+    for size in SIZES:
+      yield Cell(size, "prompt_tuning", topology, kernel)
 
 
-def compile_cells(path: str, chosen: Sequence[Cell]) -> None:
+def compile_cells(
+  path: str, chosen: Sequence[Cell], wanted: Sequence[str] = PROGRAMS
+) -> None:
   """Compiles what a file of records lacks, and adds it to the file.
 
   Args:
     path: The JSON file.
     chosen: Which commands.
+    wanted: Which of their programs.
   """
-  key = ("size", "method", "topology", "program")
-  done = {tuple(r[x] for x in key) for r in read([path])}
+  key = ("size", "method", "topology", "attention", "program")
+  done = {tuple(r.get(x, "") for x in key) for r in read([path])}
   for cell in chosen:
-    missing = [
-      x for x in PROGRAMS if (*dataclasses.astuple(cell), x) not in done
-    ]
+    missing = [x for x in wanted if (*dataclasses.astuple(cell), x) not in done]
     if not missing:
       continue
     target = targets.find(TOPOLOGIES[cell.topology])
@@ -180,115 +183,3 @@ def _versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
       continue
   return found
-
-
-def page(records: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the page of the records, in Markdown.
-
-  Args:
-    records: As `compile_cells` writes them.
-  """
-  order = {name: i for i, name in enumerate((*METHODS, *SIZES, *TOPOLOGIES))}
-  records = sorted(
-    records,
-    key=lambda r: [order[r[x]] for x in ("method", "size", "topology")],
-  )
-  versions = sorted({json.dumps(r["versions"]) for r in records})
-  lines = [
-    _ABOUT.format(number=len(records), versions="; ".join(versions)),
-    "## What a run takes at the least",
-    "",
-    f"{STEPS:,} steps of training, by the bound of a step.",
-    "",
-    "| Size | Method | On | Seconds a step | Hours | Device hours |",
-    "| --- | --- | --- | ---: | ---: | ---: |",
-  ]
-  for r in records:
-    if r["program"] == "train" and r["fits"]:
-      bound = r["seconds_bound"]
-      hours = bound * STEPS / 3600
-      lines.append(
-        f"| {r['size']} | {r['method']} | {r['topology']} | {bound:.3g} | "
-        f"{hours:.3g} | {hours * r['devices']:.3g} |"
-      )
-  lines += ["", *_figure_1(records)]
-  lines += ["", "## Programs", "", _HEADER, _RULE, *map(_row, records)]
-  return "\n".join(lines) + "\n"
-
-
-def _figure_1(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-  """Yields the lines on what the prompts of the paper's Figure 1 take."""
-  yield from (
-    "## The paper's Figure 1 on its own devices, at the least",
-    "",
-    f"Prompt tuning: eight tasks, three seeds, so {_RUNS_OF_A_SIZE} runs of "
-    f"{STEPS:,} steps a size. Evaluation is not in it.",
-    "",
-    "| Size | On | Hours of a run | Chip hours of a run | of all runs |",
-    "| --- | --- | ---: | ---: | ---: |",
-  )
-  for size, topology in PAPERS.items():
-    for r in records:
-      if (r["size"], r["method"], r["topology"], r["program"]) == (
-        *(size, "prompt_tuning", topology, "train"),
-      ):
-        hours = r["seconds_bound"] * STEPS / 3600
-        chip_hours = hours * r["devices"] / 2
-        yield (
-          f"| {size} | {topology} | {hours:.3g} | {chip_hours:.3g} | "
-          f"{chip_hours * _RUNS_OF_A_SIZE:,.0f} |"
-        )
-
-
-def _row(r: Mapping[str, Any]) -> str:
-  gib = 2**30
-  peak = "?" if r["peak"] is None else f"{r['peak'] / gib:.2f}"
-  exchanged = "; ".join(
-    f"{times} {kind}, {size / 1e9:.2f} GB"
-    for kind, (times, size) in sorted(r["collectives"].items())
-  )
-  flags = ", ".join(
-    binding.replace("partitioning.PjitPartitioner.", "").replace(
-      "network.T5Config.", ""
-    )
-    for binding in r["flags"]
-    if not binding.endswith("None")
-  )
-  bound = r["seconds_bound"]
-  cells = [
-    r["size"],
-    r["method"],
-    r["program"],
-    f"{r['topology']} (`{r['target']}`)",
-    "yes" if r["fits"] else "no",
-    f"{peak} of {r['memory'] / gib:.4g}",
-    f"{r['weights'] / gib:.2f}",
-    f"{r['temporaries'] / gib:.2f}",
-    f"{r['flops'] / 1e12:.3g}",
-    "" if bound is None else f"{bound:.3g}",
-    exchanged or "none",
-    f"`{flags}`",
-  ]
-  return "| " + " | ".join(cells) + " |"
-
-
-_ABOUT = """# What fits where
-
-Generated by `scripts/plan_table.py` from `results/plan_*.json`: {number}
-programs, compiled for devices that were not there, each by its own platform's
-compiler. **Nothing here was run.** Memory is what the compiler says. A bound is
-the greater of two: matrix products over the peak of the device, and what it has
-to read over its memory's bandwidth, both of
-`prompt_tuning/planning/targets/chips.toml`. No step is faster; real ones are
-slower.
-What devices exchange is counted, not timed. Batches are of 32, inputs of 512
-and a prompt of 100, targets of 16; settings follow a rule (`Cell.bindings`),
-not a search.
-
-Versions: {versions}.
-"""
-_HEADER = (
-  "| Size | Method | Program | On | Fits | GiB a device | Weights | "
-  "Temporaries | TFLOP a device | Bound, s | Exchanged a step | Settings |"
-)
-_RULE = "|" + " --- |" * 5 + " ---: |" * 5 + " --- |" * 2

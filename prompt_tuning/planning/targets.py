@@ -69,6 +69,13 @@ def find(name: str) -> Target:
   )
 
 
+def attention_kernel(name: str) -> str | None:
+  """Returns the kernel of attention for a target of a name, if there is one."""
+  facts = tomllib.loads((_FOLDER / "chips.toml").read_text())
+  match = _GPU.fullmatch(name) or _TPU.fullmatch(name)
+  return facts[match[1]].get("attention_kernel") if match else None
+
+
 def _devices(chip: str, count: int | None, name: str) -> list[Any]:
   if chip == "cpu":
     devices = jax.devices("cpu")

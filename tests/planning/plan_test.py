@@ -1,9 +1,11 @@
 """Plans of tiny commands, by this machine's compiler and, if there, others."""
 
+import dataclasses
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,7 +13,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from prompt_tuning.planning import command, measures, programs, table, targets
+from prompt_tuning.planning import (
+  command,
+  measures,
+  page,
+  programs,
+  search,
+  table,
+  targets,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -53,8 +63,8 @@ def test_frozen_weights_have_the_dtype_that_they_are_read_in():
     jax.devices()[:1],
     ["restore"],
   )
-  assert measures.argument_bytes(program) >= 2 * 271_232 + 4 * 6_400
-  assert measures.argument_bytes(program) < 3 * 271_232
+  assert measures.bytes_of(program.state) >= 2 * 271_232 + 4 * 6_400
+  assert measures.bytes_of(program.state) < 3 * 271_232
 
 
 def test_operations_in_a_loop_count_every_time():
@@ -124,15 +134,115 @@ def test_mesh_that_does_not_divide_the_batch_is_refused():
 
 
 def test_search_leaves_alone_what_the_command_sets():
-  settings = list(command.candidates(2, ["PARAMETER_DTYPE = 'float32'"]))
-  assert len(settings) == 2 * 2 * 2
-  assert not any("DTYPE" in x for chosen in settings for x in chosen)
+  given = ["PARAMETER_DTYPE = 'float32'", "NUM_PARTITIONS = 1"]
+  settings = search.candidates(2, FILES, given)
+  assert len(settings) == 2 * 2
+  assert not any("P" in x for each in settings for x in each.bindings[1:])
 
 
-def test_search_prints_what_fits():
-  found = list(command.search("cpux1", FILES, TINY, tries=1))
-  assert len(found) == 1
-  assert found[0][1].fits
+def _measured(settings, peak, memory=100, **values):
+  """A trial of settings: bytes."""
+  names = [x.name for x in dataclasses.fields(measures.Measures)]
+  found = measures.Measures(
+    **dict.fromkeys(names, 0)
+    | {"weights": 10, "peak": peak, "memory": memory}
+    | {"collectives": {}, "refused": "", **values}
+  )
+  return search.Trial(settings, found)
+
+
+@pytest.mark.parametrize(
+  ("changed", "why"),
+  [
+    ({"remat": True}, None),
+    ({"partitions": 4}, "others of theirs took too much"),
+    ({"microbatches": 2}, "others of theirs took too much"),
+    # 10 and (260 - 20) / 4 may be less than 100.
+    ({"microbatches": 4}, None),
+    ({"microbatches": 4, "dtype": "float32"}, None),
+    ({"microbatches": 32}, "they divide no batch"),
+    ({"dtype": "float32", "partitions": 1}, "their weights alone are too much"),
+  ],
+)
+def test_search_knows_by_what_was_compiled_what_cannot_fit(changed, why):
+  first = search.Settings(False, 1, 2, "bfloat16")
+  held = {
+    (partitions, dtype): search.Held(size, 16)
+    for partitions, dtype, size in (
+      *((2, "bfloat16", 10), (4, "bfloat16", 5)),
+      *((1, "float32", 101), (2, "float32", 20)),
+    )
+  }
+  settings = dataclasses.replace(first, **changed)
+  done = [_measured(first, 260)]
+  assert search.needless(settings, held, done, 100) == (why or "")
+
+
+def test_search_leaves_out_what_costs_more_than_what_fits():
+  first = search.Settings(False, 1, 2, "bfloat16")
+  done = [_measured(first, 90)]
+  held = {
+    (partitions, dtype): search.Held(10, 16)
+    for partitions in (1, 2, 4)
+    for dtype in ("bfloat16", "float32")
+  }
+  held[2, "float32"] = search.Held(20, 16)
+
+  def why(**changed):
+    return search.needless(
+      dataclasses.replace(first, **changed), held, done, 100
+    )
+
+  for dearer in ({"remat": True}, {"partitions": 4}, {"microbatches": 4}):
+    assert why(**dearer) == "others that fit cost less"
+  # Fewer devices exchange less, and weights of more bits may be wanted.
+  assert why(partitions=1) == why(dtype="float32") == ""
+
+
+@pytest.mark.parametrize(
+  ("topology", "kernels", "said"),
+  [
+    ("v3:4x4", [], "attention        plain\n"),
+    ("v5e:4x4", [], "attention        plain; .*attention_kernel=\"'flash'\" "),
+    ("h100x1", [], "attention        plain; .*attention_kernel=\"'cudnn'\" "),
+    ("v5e:4x4", ["tpu_custom_call"], "attention        by .*: tpu_custom_call"),
+  ],
+)
+def test_plan_says_which_attention_is_in_a_program(topology, kernels, said):
+  trial = _measured(
+    search.Settings(None, None, None, None),
+    50,
+    **{"topology": topology, "kernels": kernels, "flops": 1.0},
+  )
+  assert re.search(said, command.describe(trial.found, None))
+
+
+def test_best_has_the_lowest_bound_then_the_least_traffic():
+  settings = [search.Settings(x, 1, 2, None) for x in (True, False)]
+  trials = [
+    _measured(settings[0], 50, seconds_bound=2.0),
+    _measured(
+      settings[1], 50, seconds_bound=1.0, collectives={"all-reduce": [1, 9]}
+    ),
+    _measured(settings[0], 50, seconds_bound=1.0),
+    _measured(settings[0], 101, seconds_bound=0.5),
+  ]
+  assert search.best(trials) == [trials[2], trials[1], trials[0]]
+
+
+def test_search_tries_as_many_as_it_may_and_says_of_all_others_why():
+  trials = list(search.search("cpux1", FILES, TINY, tries=1, seconds=60))
+  (compiled,) = (x for x in trials if x.found)
+  assert compiled.found is not None
+  assert compiled.found.fits
+  assert compiled == trials[0]
+  assert "fits, 0.0" in command.tell(compiled)
+  assert {x.why for x in trials[1:]} == {
+    "others that fit cost less",
+    "1 others were compiled",
+  }
+  trials = list(search.search("cpux1", FILES, TINY, tries=1, seconds=0))
+  assert {x.why for x in trials} == {"0 minutes were over"}
 
 
 @pytest.mark.parametrize("memory", [8 * 2**30, 16 * 2**30, 80 * 2**30])
@@ -147,25 +257,44 @@ def test_rule_of_the_table_divides_devices_and_batches(devices, memory):
     assert parts == "None" or table.BATCH_SIZE % int(parts) == 0
 
 
-def test_table_is_made_of_its_records():
+def test_page_is_made_of_its_records():
   records = table.read([str(x) for x in ROOT.glob("results/plan_*.json")])
-  page = (ROOT / "results/plan.md").read_text()
-  assert table.page(records) == page
+  assert page.page(records) == (ROOT / "results/plan.md").read_text()
 
 
-def test_table_says_what_figure_1_takes():
+def _record(**values):
+  # 30,000 steps of 0.12 s are an hour.
   record = {
-    **dict.fromkeys(("size", "method", "topology", "program", "target"), ""),
     **{"size": "xxl", "method": "prompt_tuning", "topology": "v3-32"},
     **{"program": "train", "seconds_bound": 0.12, "devices": 32, "fits": True},
     **{"versions": {}, "peak": None, "memory": 0, "weights": 0, "flops": 0},
-    **{"temporaries": 0, "collectives": {}, "flags": []},
+    **{"temporaries": 2**30, "collectives": {}, "kernels": []},
+    "flags": ["NUM_PARTITIONS = 8", "NUM_MICROBATCHES = None"],
   }
-  page = table.page([record, {**record, "topology": "v5e-64"}])
-  # 30,000 steps of 0.12 s are an hour, on 16 chips, 24 times.
-  assert [x for x in page.splitlines() if x.endswith("384 |")] == [
-    "| xxl | v3-32 | 1 | 16 | 384 |"
+  return {**record, **values}
+
+
+def test_page_says_what_figure_1_takes():
+  """Of devices, of which chips have two, and where all sizes were compiled."""
+  records = [
+    _record(),
+    *(_record(size=size, topology="v5e-64") for size in table.SIZES),
   ]
+  lines = page.page(records).splitlines()
+  assert "| xxl | v3-32 | 1 | 32 | 768 | 384 |" in lines
+  assert "| v5e-64 | 32 | 3,840 | 120 |" in lines
+  assert not any(x.startswith("| v3-32 | 32 | 768 ") for x in lines)
+  records[-1]["fits"] = False
+  lines = page.page(records).splitlines()
+  assert "| v5e-64 | 32 | no | 32 | 32 | 32 | 32 |" in lines
+
+
+def test_page_says_which_attention_is_in_a_program():
+  kernel = {"attention": "flash", "kernels": ["tpu_custom_call"]}
+  text = page.page([_record(), _record(**kernel, temporaries=2**29)])
+  assert "| none | plain | 8 |" not in text  # Nothing is exchanged.
+  assert "| plain | 8 |" in text
+  assert text.endswith("| `flash` | `tpu_custom_call` | 0.50 | 1.00 |\n")
 
 
 @pytest.mark.slow
