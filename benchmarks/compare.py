@@ -1,12 +1,15 @@
 """Ours and PEFT, side by side: speed and memory, as ratios in one run.
 
   python benchmarks/compare.py --case=step-base-bfloat16-b8-i512
+  python benchmarks/compare.py --case=step-small-bfloat16-b8-i128 \\
+    --peer=t5x --sources=T5X --sources=AIRIO --sources=JESTIMATOR
 
 Each side of a case is a process of its own; all have the same random weights,
 of a real T5 1.1's sizes. They work in turns, A B A B, so that whatever else
 slows the machine down slows both. What they compute is compared first: no time
-is taken of sides that disagree. `--case` takes patterns (`step-small-*`),
-`--quick` tries tiny models. Writes a record for each case below
+is taken of sides that disagree. `--peer=t5x` takes Google's trainer in PEFT's
+place, around our network, for training steps alone. `--case` takes patterns
+(`step-small-*`), `--quick` tries tiny models. Writes a record for each case to
 `results/benchmarks/`, and `results/benchmarks.md` from all records;
 `--tabulate` does only that.
 """
@@ -41,6 +44,10 @@ flags.DEFINE_float("seconds", 6.0, "Least length of a turn, seconds.")
 flags.DEFINE_string("weights_dir", None, "Where weights are kept, if they are.")
 flags.DEFINE_string(
   "baseline", None, "A checkout of this repository to compare with as well."
+)
+flags.DEFINE_enum("peer", "peft", list(report.PEERS), "The other side.")
+flags.DEFINE_multi_string(
+  "sources", [], "Folders of Google's T5X and what it imports; repeatable."
 )
 flags.DEFINE_string(
   "ours", "{}", 'Fields of T5Config other than usual, as JSON: {"remat": true}.'
@@ -86,7 +93,7 @@ class Side:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=_environment(root),
+      env=_environment(root, name),
     )
     self.start = self._answer()
 
@@ -128,11 +135,12 @@ class Side:
     }
 
 
-def _environment(root: pathlib.Path) -> dict[str, str]:
-  here = pathlib.Path(__file__).parent
+def _environment(root: pathlib.Path, side: str = "ours") -> dict[str, str]:
+  runtime = FLAGS.sources if side == "t5x" else [root / "runtime"]
+  path = [pathlib.Path(__file__).parent, root, *runtime]
   return {
     **os.environ,
-    "PYTHONPATH": f"{here}:{root}:{root / 'runtime'}",
+    "PYTHONPATH": os.pathsep.join(map(str, path)),
     "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
     # No side may look at a network.
     "HF_HUB_OFFLINE": "1",
@@ -159,6 +167,8 @@ def agreement(case: cases_lib.Case, sides: list[Side]) -> dict[str, float]:
   ours, theirs = sides[0].start["outcome"], sides[-1].start["outcome"]
   found = {}
   for name, value in ours.items():
+    if name not in theirs:
+      continue
     found[name] = disagreement(name, value, theirs[name])
     most = _TOLERANCES[case.dtype][name]
     # Not "more than": a NaN is no agreement.
@@ -180,7 +190,7 @@ def run(case: cases_lib.Case, weights: pathlib.Path) -> dict[str, Any]:
     check=True,
     env=_environment(ROOT),
   )
-  names = [*case.sides]
+  names = [*case.sides[:-1], FLAGS.peer]
   if FLAGS.baseline:
     names.insert(1, "baseline")
   sides: list[Side] = []
@@ -220,6 +230,7 @@ def _chosen() -> list[cases_lib.Case]:
     for name, case in every.items()
     if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
     and (case.size == "tiny") == FLAGS.quick
+    and (FLAGS.peer == "peft" or case.work == "step")
   ]
   if not chosen:
     raise app.UsageError(
@@ -231,6 +242,8 @@ def _chosen() -> list[cases_lib.Case]:
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
+  if (FLAGS.peer == "t5x") != bool(FLAGS.sources):
+    raise app.UsageError("--peer=t5x and --sources belong together.")
   if FLAGS.list:
     print("\n".join(cases_lib.all_cases()))
     return
@@ -240,7 +253,7 @@ def main(argv: list[str]) -> None:
         record = run(case, pathlib.Path(FLAGS.weights_dir or place))
         print(report.line(record), flush=True)
         if FLAGS.keep and not FLAGS.quick:
-          report.write(case.name, record)
+          report.write(report.name_of(case, FLAGS.peer), record)
   if not FLAGS.quick:
     report.tabulate(cases_lib.all_cases())
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from matplotlib import figure
 import matplotlib.axes
 
-from peers import cases, ours, report, worker
+from peers import cases, ours, prompted, report, worker
 from t5x import partitioning, records, train_state, trainer
 
 FLAGS = flags.FLAGS
@@ -50,7 +50,7 @@ def measure(case: cases.Case) -> dict[str, Any]:
   """Counts and times a step of a case, with weights of zero."""
   model = ours.make_model(case, several=False, options={})
   (rows,) = case.batches()
-  batch = jax.device_put(ours.features(case, rows))
+  batch = jax.device_put(prompted.features(case, rows))
   shapes = jax.eval_shape(
     lambda: model.get_initial_variables(
       jax.random.key(0), {name: x.shape for name, x in batch.items()}

@@ -4,25 +4,18 @@ import functools
 from typing import Any
 
 from flax import traverse_util
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from peers import cases
+from peers import cases, prompted
 from peers.worker import Call, Outcome
-from prompt_tuning import prompts
-from prompt_tuning.injections import Injections
-from prompt_tuning.methods import trainable
-from prompt_tuning.t5 import network
 from prompt_tuning.training import ranking
 from t5x import (
-  adafactor,
   base_checkpoints,
   by_length,
   decoding,
   models,
-  optimizers,
   partitioning,
   schedules,
   train_state,
@@ -30,31 +23,6 @@ from t5x import (
 )
 
 _PROMPT = "encoder/prompt/prompt"
-
-
-class PromptOfEach(nn.Module):
-  """A prompt for every example: [M, P, H], taken by example number modulo M."""
-
-  length: int
-
-  @nn.compact
-  def __call__(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
-    shape = (cases.PROMPTS, self.length, embedded.shape[-1])
-    table = self.param("prompt", nn.initializers.zeros, shape)
-    rows = jnp.arange(len(tokens)) % cases.PROMPTS
-    return table[rows].astype(embedded.dtype)
-
-
-class _Ids:
-  """A vocabulary whose ids stand for themselves.
-
-  seqio has one; but seqio brings TensorFlow, which no step needs.
-  """
-
-  eos_id = 1
-
-  def encode(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-    return ids
 
 
 def make(
@@ -79,30 +47,12 @@ def make(
   return _answers(case, model, params)
 
 
-def _config(case: cases.Case, options: dict[str, Any]) -> network.T5Config:
-  sizes = dict(cases.SIZES[case.size])
-  layers = sizes.pop("num_layers")
-  return network.T5Config(
-    **{
-      "vocab_size": cases.VOCAB_SIZE,
-      **sizes,
-      "num_encoder_layers": layers,
-      "num_decoder_layers": layers,
-      "dtype": case.dtype,
-      # A frozen model needs no float32 copy of its weights; PEFT has none.
-      "param_dtype": case.dtype,
-      "dropout_rate": 0.0,
-      **options,
-    }
-  )
-
-
 def _read(
   case: cases.Case, folder: str, options: dict[str, Any]
 ) -> dict[str, jax.Array]:
   """The frozen weights under T5X's paths."""
   base = base_checkpoints.open_checkpoint(f"{folder}/t5x")
-  dtype = jnp.dtype(_config(case, options).param_dtype)
+  dtype = jnp.dtype(prompted.config(case, options).param_dtype)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return base.read(
     {
@@ -115,26 +65,8 @@ def _read(
 def make_model(
   case: cases.Case, several: bool, options: dict[str, Any]
 ) -> models.EncoderDecoderModel:
-  prompt = PromptOfEach if several else prompts.Prompt
-  vocabulary = _Ids()
-  optimizer = optimizers.MultiOptimizer(
-    (
-      (
-        traverse_util.ModelParamTraversal(
-          trainable.matches_any([".*/prompt/.*"])
-        ),
-        adafactor.Adafactor(multiply_by_parameter_scale=False),
-      ),
-    )
-  )
   arguments = {
-    "module": network.Transformer(
-      _config(case, options),
-      Injections(prompt=functools.partial(prompt, length=case.prompt)),
-    ),
-    "input_vocabulary": vocabulary,
-    "output_vocabulary": vocabulary,
-    "optimizer_def": optimizer,
+    **prompted.arguments(case, several, options),
     # gin/decoding/greedy.gin
     "decode_fn": functools.partial(decoding.temperature_sample, topk=1),
   }
@@ -159,12 +91,12 @@ def _step(
     train_state_axes=replicated,
     rng=jax.random.key(0),
     learning_rate_fn=schedules.create_learning_rate_scheduler(
-      factors="constant", base_learning_rate=0.3
+      factors="constant", base_learning_rate=prompted.LEARNING_RATE
     ),
     weight_metrics_computer=trainer.WeightMetricsComputer(),
   )
   del state, params
-  batches = [features(case, rows) for rows in case.batches()]
+  batches = [prompted.features(case, rows) for rows in case.batches()]
 
   def call(i: int) -> Outcome:
     metrics = tuning.train_steps(iter([batches[i]]), 1)
@@ -175,19 +107,6 @@ def _step(
     }
 
   return call
-
-
-def features(case: cases.Case, rows: Any) -> dict[str, np.ndarray]:
-  """A batch as the feature converter makes it."""
-  targets = cases.padded(rows["targets"], case.longest("targets"))
-  return {
-    "encoder_input_tokens": cases.padded(
-      rows["inputs"], case.longest("inputs")
-    ),
-    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
-    "decoder_target_tokens": targets,
-    "decoder_loss_weights": (targets > 0).astype(np.float32),
-  }
 
 
 def _answers(

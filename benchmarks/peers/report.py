@@ -1,6 +1,7 @@
 """Records of comparisons, and the table of them."""
 
 from collections.abc import Iterable, Mapping
+import itertools
 import json
 import math
 import pathlib
@@ -13,19 +14,20 @@ from prompt_tuning.text_tables import Table
 _RESULTS = pathlib.Path(__file__).parents[2] / "results"
 RECORDS = _RESULTS / "benchmarks"
 TABLE = _RESULTS / "benchmarks.md"
-_PEER = "peft"
+# Of a record, whose last side it is.
+PEERS = {"peft": "PEFT", "t5x": "T5X"}
 _HEADER = (
   "Case",
-  "PEFT",
+  "{0}",
   "ours",
-  "ours / PEFT's speed",
-  "CPU seconds, PEFT",
+  "ours / {0}'s speed",
+  "CPU seconds, {0}",
   "ours",
-  "PEFT / ours",
-  "peak RSS, PEFT",
+  "{0} / ours",
+  "peak RSS, {0}",
   "ours",
   "ratio",
-  "warm-up, PEFT",
+  "warm-up, {0}",
   "ours",
 )
 _TITLES = {
@@ -41,6 +43,15 @@ def write(name: str, record: Mapping[str, Any]) -> None:
   RECORDS.mkdir(exist_ok=True)
   text = json.dumps(record, indent=1, sort_keys=True) + "\n"
   (RECORDS / f"{name}.json").write_text(text)
+
+
+def name_of(case: Case, peer: str) -> str:
+  """A record's name: PEFT is the peer that none names."""
+  return case.name if peer == "peft" else f"{case.name}-{peer}"
+
+
+def _peer(record: Mapping[str, Any]) -> str:
+  return next(name for name in PEERS if name in record["sides"])
 
 
 def speed(record: Mapping[str, Any], side: str, over: str) -> list[float]:
@@ -59,10 +70,11 @@ def line(record: Mapping[str, Any]) -> str:
       f"{side['cpu_seconds']:.2f} CPU s, {_gb(side['peak_bytes'])} GB, "
       f"warm-up {side['warm_up_seconds']:.1f} s"
     )
+  peer = _peer(record)
   ratios = "; ".join(
-    f"{name} {_spread(speed(record, name, _PEER))} of PEFT's speed"
+    f"{name} {_spread(speed(record, name, peer))} of {PEERS[peer]}'s speed"
     for name in record["sides"]
-    if name != _PEER
+    if name != peer
   )
   apart = ", ".join(f"{k} {v:.1g}" for k, v in record["disagreement"].items())
   return "\n  ".join([*parts, ratios, f"apart: {apart}"])
@@ -71,9 +83,12 @@ def line(record: Mapping[str, Any]) -> str:
 def tabulate(cases: Mapping[str, Case]) -> None:
   """Writes the table of all records."""
   found = {
-    name: json.loads(path.read_text())
-    for name in cases
-    if (path := RECORDS / f"{name}.json").exists()
+    peer: [
+      json.loads(path.read_text())
+      for case in cases.values()
+      if (path := RECORDS / f"{name_of(case, peer)}.json").exists()
+    ]
+    for peer in PEERS
   }
   parts = [
     "<!-- Written by `python benchmarks/compare.py --tabulate`. -->",
@@ -87,7 +102,7 @@ def tabulate(cases: Mapping[str, Case]) -> None:
     "",
   ]
   for work, title in _TITLES.items():
-    records = [x for x in found.values() if x["case"]["work"] == work]
+    records = [x for x in found["peft"] if x["case"]["work"] == work]
     if records:
       parts += [f"## {title}", "", _table(records)]
     tasks = [x for x in records if x["case"]["task"]]
@@ -95,20 +110,30 @@ def tabulate(cases: Mapping[str, Case]) -> None:
       parts += [_tasks_line(tasks), ""]
     if work == "prompts":
       parts += [_prompts_line(x) for x in records]
-  parts += ["", *sorted({_where(x) for x in found.values()})]
+  if found["t5x"]:
+    parts += [
+      "## Training steps, beside Google's T5X",
+      "",
+      "Its trainer and partitioner around our network; unpatched.",
+      "",
+      _table(found["t5x"]),
+    ]
+  everything = itertools.chain.from_iterable(found.values())
+  parts += ["", *sorted({_where(x) for x in everything})]
   TABLE.write_text("\n".join(parts).rstrip() + "\n")
 
 
 def _table(records: Iterable[Mapping[str, Any]]) -> str:
   rows = []
   for record in records:
-    ours, peer = record["sides"]["ours"], record["sides"][_PEER]
+    name = _peer(record)
+    ours, peer = record["sides"]["ours"], record["sides"][name]
     rows.append(
       (
         Case(**record["case"]).name,
         _spread(peer["seconds"]),
         _spread(ours["seconds"]),
-        _spread(speed(record, "ours", _PEER)),
+        _spread(speed(record, "ours", name)),
         f"{peer['cpu_seconds']:.2f}",
         f"{ours['cpu_seconds']:.2f}",
         f"{peer['cpu_seconds'] / ours['cpu_seconds']:.2f}",
@@ -119,12 +144,13 @@ def _table(records: Iterable[Mapping[str, Any]]) -> str:
         f"{ours['warm_up_seconds']:.1f} s",
       )
     )
-  return Table(_HEADER, rows).markdown()
+  header = [x.format(PEERS[name]) for x in _HEADER]
+  return Table(header, rows).markdown()
 
 
 def _tasks_line(records: Iterable[Mapping[str, Any]]) -> str:
   ratios = {
-    record["case"]["task"]: statistics.median(speed(record, "ours", _PEER))
+    record["case"]["task"]: statistics.median(speed(record, "ours", "peft"))
     for record in records
   }
   mean = math.exp(statistics.fmean(map(math.log, ratios.values())))

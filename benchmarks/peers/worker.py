@@ -22,7 +22,11 @@ from peers.cases import Case
 Outcome = dict[str, Any]
 # Does the work on batch number i.
 Call = Callable[[int], Outcome]
-_MODULES = {"ours": "peers.ours", "peft": "peers.hugging_face"}
+_MODULES = {
+  "ours": "peers.ours",
+  "peft": "peers.hugging_face",
+  "t5x": "peers.google_t5x",
+}
 
 
 def peak_bytes() -> int:

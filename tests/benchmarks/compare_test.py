@@ -75,6 +75,22 @@ def test_table_has_ratios_of_rounds(tmp_path, monkeypatch):
   assert "over 2 tasks: geometric mean 2.00, least 2.00" in text
 
 
+def test_t5x_has_a_table_of_its_own(tmp_path, monkeypatch):
+  monkeypatch.setattr(report, "RECORDS", tmp_path / "records")
+  monkeypatch.setattr(report, "TABLE", tmp_path / "table.md")
+  record = _record([1.0, 1.0], [2.0, 2.0], task=None)
+  case = cases.Case(**record["case"])
+  report.write(report.name_of(case, "peft"), record)
+  record = _record([1.0, 1.0], [4.0, 4.0], task=None)
+  record["sides"]["t5x"] = record["sides"].pop("peft")
+  report.write(report.name_of(case, "t5x"), record)
+  report.tabulate(cases.all_cases())
+  of_peft, of_t5x = (tmp_path / "table.md").read_text().split("T5X's speed")
+  assert "| 2.00 (2.00 to 2.00) |" in of_peft
+  assert "4.00 (4.00 to 4.00)" not in of_peft
+  assert "| 4.00 (4.00 to 4.00) |" in of_t5x
+
+
 @pytest.mark.slow
 @pytest.mark.interop
 def test_a_tiny_step_is_compared():

@@ -1,0 +1,106 @@
+"""What our side and T5X's share: the network with a prompt, and its batches.
+
+Imports of `t5x` only what Google's has, too.
+"""
+
+import functools
+from typing import Any
+
+from flax import traverse_util
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from peers import cases
+from prompt_tuning import prompts
+from prompt_tuning.injections import Injections
+from prompt_tuning.methods import trainable
+from prompt_tuning.t5 import network
+from t5x import adafactor, optimizers
+
+# Of a trainer that both have.
+LEARNING_RATE = 0.3
+
+
+class PromptOfEach(nn.Module):
+  """A prompt for every example: [M, P, H], taken by example number modulo M."""
+
+  length: int
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
+    shape = (cases.PROMPTS, self.length, embedded.shape[-1])
+    table = self.param("prompt", nn.initializers.zeros, shape)
+    rows = jnp.arange(len(tokens)) % cases.PROMPTS
+    return table[rows].astype(embedded.dtype)
+
+
+class Ids:
+  """A vocabulary whose ids stand for themselves.
+
+  seqio has one; but seqio brings TensorFlow, which no step needs.
+  """
+
+  eos_id = 1
+
+  def encode(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+    return ids
+
+
+def config(case: cases.Case, options: dict[str, Any]) -> network.T5Config:
+  """The case's network; `options` are fields that are not the defaults."""
+  sizes = dict(cases.SIZES[case.size])
+  layers = sizes.pop("num_layers")
+  return network.T5Config(
+    **{
+      "vocab_size": cases.VOCAB_SIZE,
+      **sizes,
+      "num_encoder_layers": layers,
+      "num_decoder_layers": layers,
+      "dtype": case.dtype,
+      # A frozen model needs no float32 copy of its weights; PEFT has none.
+      "param_dtype": case.dtype,
+      "dropout_rate": 0.0,
+      **options,
+    }
+  )
+
+
+def arguments(
+  case: cases.Case, several: bool, options: dict[str, Any]
+) -> dict[str, Any]:
+  """Of an `EncoderDecoderModel`, without how it decodes."""
+  prompt = PromptOfEach if several else prompts.Prompt
+  vocabulary = Ids()
+  return {
+    "module": network.Transformer(
+      config(case, options),
+      Injections(prompt=functools.partial(prompt, length=case.prompt)),
+    ),
+    "input_vocabulary": vocabulary,
+    "output_vocabulary": vocabulary,
+    "optimizer_def": optimizers.MultiOptimizer(
+      (
+        (
+          traverse_util.ModelParamTraversal(
+            trainable.matches_any([".*/prompt/.*"])
+          ),
+          adafactor.Adafactor(multiply_by_parameter_scale=False),
+        ),
+      )
+    ),
+  }
+
+
+def features(case: cases.Case, rows: Any) -> dict[str, np.ndarray]:
+  """A batch as the feature converter makes it."""
+  targets = cases.padded(rows["targets"], case.longest("targets"))
+  return {
+    "encoder_input_tokens": cases.padded(
+      rows["inputs"], case.longest("inputs")
+    ),
+    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_target_tokens": targets,
+    "decoder_loss_weights": (targets > 0).astype(np.float32),
+  }
