@@ -68,6 +68,8 @@ class Program(Strict):
       "$AXIS": theirs go there.
     bindings: Name -> value.
     flags: As they are.
+    keeps_prompt: Whether the prompt that a run leaves is filed beside its
+      record.
   """
 
   module: str
@@ -75,6 +77,7 @@ class Program(Strict):
   gin_files: list[str]
   bindings: dict[str, Any] = pydantic.Field(default_factory=dict)
   flags: list[str] = pydantic.Field(default_factory=list)
+  keeps_prompt: bool = False
 
 
 Values = Mapping[str, Mapping[str, Value]]
@@ -91,6 +94,7 @@ class Cell:
     folder: Where it runs, from the repository's root.
     last: Whether it needs what the sheet's others leave there.
     command: To run there.
+    keeps_prompt: Whether the prompt that it leaves is filed.
   """
 
   sheet: str
@@ -99,6 +103,7 @@ class Cell:
   folder: str
   last: bool
   command: tuple[str, ...]
+  keeps_prompt: bool = False
 
   @functools.cached_property
   def settings(self) -> records.Settings:
@@ -174,6 +179,7 @@ def make(
       f"--gin.{program.folder}={literal(folder)}",
       *program.flags,
     ),
+    keeps_prompt=program.keeps_prompt,
   )
 
 

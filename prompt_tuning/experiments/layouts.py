@@ -26,8 +26,8 @@ class Layout(Strict):
     columns: The axis of the columns.
     mean_over: The axis to average over, a mean of tasks, if any. A seed counts
       once it has all of them.
-    gap: Two rows, by how much the first is above the second. Theirs is the only
-      row axis.
+    gaps: Pairs of rows, by how much the first is above the second. Theirs is
+      the only row axis.
     after: Numbers of steps, after which every run is looked at: the values of
       an axis `steps` that no grid has.
     metric: The one to show instead of the mean of a task's metrics.
@@ -35,6 +35,8 @@ class Layout(Strict):
     parameters: Whether to show how many parameters train.
     figure: "lines" over the columns' x; "dots" for columns without an order;
       "parameters", the mean over the columns by how many train; or none.
+    panels: Whether each task of `mean_over` has a panel of the figure of lines,
+      before that of the mean.
     x_label: Of the figure.
     y_label: Of the figure.
   """
@@ -43,12 +45,13 @@ class Layout(Strict):
   rows: list[str]
   columns: str
   mean_over: str | None = None
-  gap: tuple[str, str] | None = None
+  gaps: list[tuple[str, str]] = pydantic.Field(default_factory=list)
   after: list[int] = pydantic.Field(default_factory=list)
   metric: str | None = None
   mean_column: bool = False
   parameters: bool = False
   figure: Literal["lines", "dots", "parameters"] | None = None
+  panels: bool = False
   x_label: str = ""
   y_label: str = ""
 
@@ -63,7 +66,8 @@ def check(layout: Layout, grids: Sequence[Grid]) -> None:
   """Checks that a layout names the axes of the grids, and shows all of them.
 
   Raises:
-    ValueError: if it does not, or `gap` names no two rows.
+    ValueError: if it does not, or `gaps` names no two rows, or there is nothing
+      to make panels of.
   """
   if layout.after:
     if any(STEPS in grid for grid in grids):
@@ -82,9 +86,9 @@ def check(layout: Layout, grids: Sequence[Grid]) -> None:
         f"{axis} has {len(some)} values, but only those of a seed may be "
         "averaged: name it in the layout's rows, columns or mean_over"
       )
-  if layout.gap:
+  if layout.panels and (layout.figure != "lines" or not layout.mean_over):
+    raise ValueError('panels: expected figure = "lines" and a mean_over')
+  for gap in layout.gaps:
     rows = [values[axis] for axis in layout.rows]
-    if len(rows) != 1 or not {*layout.gap} <= rows[0]:
-      raise ValueError(
-        f"gap: expected two values of one row axis, got {layout.gap}"
-      )
+    if len(rows) != 1 or not {*gap} <= rows[0]:
+      raise ValueError(f"gaps: expected two values of one row axis, got {gap}")

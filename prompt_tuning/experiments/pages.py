@@ -13,6 +13,9 @@ _NOTE = (
   "Mean ± sample standard deviation over runs with different seeds, and in "
   "brackets how many there are."
 )
+_GAP_NOTE = (
+  "Of a gap, the deviation is that of the difference of two single runs."
+)
 _FIGURE_NOTE = (
   "Our bands and bars: one sample standard deviation to either side."
 )
@@ -76,7 +79,7 @@ def _markdown(
   for title, text in texts.items():
     yield f"## {title}\n\n{text.markdown()}"
     if title == "Ours" and sheet.layout.kind == "scores":
-      yield f"{_NOTE}\n"
+      yield f"{_NOTE} {_GAP_NOTE}\n" if sheet.layout.gaps else f"{_NOTE}\n"
   if results.paper and results.paper.note:
     yield f"{results.paper.note.strip()}\n"
   if image:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import math
 
 from prompt_tuning.experiments import layouts, records
 from prompt_tuning.experiments.archive import Archive
@@ -75,6 +76,18 @@ class Point:
 
   x: float
   summary: records.Summary
+
+
+def _gap(over: Entry | None, under: Entry | None) -> records.Summary | None:
+  """By how much one is above the other, in points, if both are there.
+
+  The deviation is that of the difference of two single runs.
+  """
+  if over is None or under is None or not over.summary or not under.summary:
+    return None
+  a, b = over.summary, under.summary
+  std = None if a.std is None or b.std is None else math.hypot(a.std, b.std)
+  return records.Summary(a.mean - b.mean, std, min(a.n, b.n))
 
 
 class Results:
@@ -310,6 +323,16 @@ class Results:
       and entry.summary
     ]
 
+  def line_of_task(self, row: Row, task: str) -> list[Point]:
+    """Returns the points of a row in the table by task, of a task's label."""
+    return [
+      Point(self.xs[column], entry.summary)
+      for column in self.columns
+      if column in self.xs
+      and (entry := self.by_task.get((row, column), {}).get(task))
+      and entry.summary
+    ]
+
   def majority(self, column: AxisValue) -> float | None:
     """Returns what the most frequent answer scores in a column, where known."""
     sheet, axis = self.sheet, self.sheet.layout.mean_over
@@ -319,19 +342,30 @@ class Results:
     values = {k: x for k, x in known.items() if x is not None}
     return records.mean_of(values) if len(values) == len(known) else None
 
-  @functools.cached_property
-  def gap(self) -> Mapping[AxisValue, float]:
-    """Column -> by how much one row's mean is above another's, in points."""
-    if self.sheet.layout.gap is None:
-      return {}
-    upper, lower = ((name,) for name in self.sheet.layout.gap)
-    gaps = {}
-    for column in self.columns:
-      over = self.entries.get((upper, column))
-      under = self.entries.get((lower, column))
-      if over and under and over.summary and under.summary:
-        gaps[column] = over.summary.mean - under.summary.mean
-    return gaps
+  def gap(self, rows: tuple[str, str]) -> Mapping[AxisValue, records.Summary]:
+    """Column -> by how much one row is above another, in points."""
+    upper, lower = ((name,) for name in rows)
+    return {
+      column: gap
+      for column in self.columns
+      if (
+        gap := _gap(
+          self.entries.get((upper, column)), self.entries.get((lower, column))
+        )
+      )
+      is not None
+    }
+
+  def gap_by_task(
+    self, rows: tuple[str, str], column: AxisValue
+  ) -> Mapping[str, records.Summary]:
+    """Label of a task -> by how much one row is above another, in points."""
+    upper, lower = (self.by_task.get(((name,), column), {}) for name in rows)
+    return {
+      task: gap
+      for task in upper
+      if (gap := _gap(upper.get(task), lower.get(task))) is not None
+    }
 
   def trainable(self, row: Row) -> tuple[int, int] | None:
     """Returns how many parameters train in a row, and how many there are.

@@ -1,7 +1,8 @@
 """Runs a cell, or goes on with it, and files its record.
 
 A cell runs in its folder below `runs/`, as a process of its own, and leaves
-its record in `results/<sheet>/<cell>.json`. Locks, which the running process
+its record in `results/<sheet>/<cell>.json`, and its prompt beside it where the
+sheet asks for that. Locks, which the running process
 inherits, keep two launchers apart, in a folder and on a kind of run; a new one
 waits for what a killed one has left running.
 """
@@ -55,6 +56,9 @@ class Place:
 
   def record(self, cell: Cell) -> pathlib.Path:
     return self.results / cell.sheet / f"{cell.name}.json"
+
+  def prompt(self, cell: Cell) -> pathlib.Path:
+    return self.record(cell).with_suffix(".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,4 +337,7 @@ def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
   text = left.read_text(encoding="utf-8").replace(f"{place.root}{os.sep}", "")
   path = place.record(cell)
   path.parent.mkdir(parents=True, exist_ok=True)
+  prompt = left.with_name("prompt.safetensors")
+  if cell.keeps_prompt and prompt.exists():
+    safe_files.write(place.prompt(cell), prompt.read_bytes())
   safe_files.write(path, text)

@@ -19,7 +19,7 @@ from prompt_tuning.experiments.layouts import AxisValue, Layout
 from prompt_tuning.experiments.papers import Paper
 
 # What lies beside the sheets of runs: nothing to launch.
-NO_RUNS = ("claims", "parameters")
+NO_RUNS = ("claims", "interpretability", "parameters")
 # The folders below `configs` that hold sheets.
 _FOLDERS = ("", "full/")
 
@@ -85,6 +85,12 @@ class Sheet(toml_files.Strict):
         have one name.
     """
     return list(self._cells)
+
+  def seed_by_seed(self) -> list[Cell]:
+    """Returns the cells: without a seed first, then those of the first seed."""
+    seeds = list(dict.fromkeys(x.point.get("seed") for x in self._cells))
+    order = [None, *(x for x in seeds if x is not None)]
+    return sorted(self._cells, key=lambda x: order.index(x.point.get("seed")))
 
   @functools.cached_property
   def _cells(self) -> tuple[Cell, ...]:

@@ -1,6 +1,7 @@
 """Tables: from results to rows of texts, and to lines of CSV."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from prompt_tuning.experiments import records
 from prompt_tuning.experiments.papers import Paper
@@ -90,16 +91,25 @@ def _majority_rows(results: Results, before: list[str]) -> Iterator[list[str]]:
 
 
 def _gap_rows(results: Results, before: list[str]) -> Iterator[list[str]]:
-  """By how much one row is above another, if the layout asks for it."""
+  """By how much one row is above another, where the layout asks for it."""
   layout = results.sheet.layout
-  if layout.gap and results.gap:
-    upper, lower = (results.row_label([x]) for x in layout.gap)
-    texts = [
-      f"{results.gap[x]:+.1f}" if x in results.gap else NONE
-      for x in results.columns
-    ]
-    after = [""] * layout.mean_column
-    yield [f"Gap: {upper} - {lower}", *before, *texts, *after]
+  for rows in layout.gaps:
+    if gap := results.gap(rows):
+      texts = [_gap_text(gap, x) for x in results.columns]
+      after = [""] * layout.mean_column
+      yield [_gap_name(results, rows), *before, *texts, *after]
+
+
+def _gap_name(results: Results, rows: tuple[str, str]) -> str:
+  upper, lower = (results.row_label([x]) for x in rows)
+  return f"Gap: {upper} - {lower}"
+
+
+def _gap_text(gap: Mapping[Any, records.Summary], key: Any) -> str:
+  if key not in gap:
+    return NONE
+  mean, std = gap[key].mean, gap[key].std
+  return f"{mean:+.1f}" if std is None else f"{mean:+.1f} ± {std:.1f}"
 
 
 def of_ensemble(results: Results) -> Table:
@@ -157,6 +167,11 @@ def by_task(results: Results) -> Table:
   if majorities := _majorities(results.sheet):
     texts = [f"{majorities[x]:.1f}" if x in majorities else "" for x in tasks]
     rows.insert(0, [_MAJORITY, *texts])
+  for pair in layout.gaps:
+    for column in results.columns:
+      if gap := results.gap_by_task(pair, column):
+        name = f"{_gap_name(results, pair)}, {results.column_label(column)}"
+        rows.append([name, *(_gap_text(gap, x) for x in tasks)])
   return Table([_name([*layout.rows, layout.columns]), *tasks], rows)
 
 

@@ -36,6 +36,22 @@ def test_numbers_far_apart_lie_on_a_logarithmic_axis(tmp_path):
   assert panel.get_xscale() == "log"
 
 
+def test_each_task_has_a_panel_and_the_last_is_their_mean(tmp_path):
+  text = made_up.SHEET.split("[paper]")[0].replace(
+    'figure = "lines"', 'figure = "lines"\npanels = true'
+  )
+  text = text.replace("[values.task.cb]", "[values.task.cb]\nmajority = 33.0")
+  sheet = made_up.sheet(tmp_path, text)
+  results = made_up.results(tmp_path, sheet)
+  panels = [x for x in figures.of_results(results).axes if x.get_visible()]
+  assert [x.get_title() for x in panels] == ["cb", "wic", "Mean"]
+  # Of the prompt at s: 40, 50, 50 on cb, and 50, 60, 60 on wic.
+  first = [x.lines[0].get_ydata()[0] for x in panels]
+  np.testing.assert_allclose(first, [140 / 3, 170 / 3, 155 / 3])
+  # The most frequent answer is known of cb alone.
+  assert [len(x.lines) for x in panels] == [3, 2, 2]
+
+
 def test_model_has_its_size_in_heading_and_figure(tmp_path):
   sheet = made_up.sheet(tmp_path)
   results = made_up.results(tmp_path, sheet)

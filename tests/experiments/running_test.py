@@ -24,6 +24,26 @@ def test_run_of_other_settings_is_set_aside(tmp_path):
   assert (tmp_path / "runs" / "x" / "cb-seed0.old0" / "steps").exists()
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(
+  tmp_path, keeps
+):
+  place = counting.place(tmp_path)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(
+    sheet.read_text().replace(
+      "gin_files = []", f"gin_files = []\nkeeps_prompt = {str(keeps).lower()}"
+    )
+  )
+  first, second, _ = counting.cells(place)
+  place.folder(first).mkdir(parents=True)
+  (place.folder(first) / "prompt.safetensors").write_bytes(b"learned")
+  for cell in (first, second):
+    running.run_cell(cell, place)
+  files = {x.name: x.read_bytes() for x in place.results.rglob("*.safetensors")}
+  assert files == ({"cb-seed0.safetensors": b"learned"} if keeps else {})
+
+
 def test_unreadable_record_is_set_aside(tmp_path):
   place = counting.place(tmp_path)
   (cell, *_) = counting.cells(place)

@@ -60,6 +60,16 @@ def test_cells_are_the_union_of_the_grids(tmp_path):
   ]
 
 
+def test_one_seed_of_everything_comes_before_the_next(tmp_path):
+  text = SHEET.replace("seed = [1, 2]", "seed = [2, 1]")
+  names = [cell.name for cell in _load(tmp_path, text).seed_by_seed()]
+  assert names == [
+    *("prompt-cb-seed0", "model-cb-seed0"),
+    *("prompt-cb-seed1", "model-cb-seed1"),
+    "prompt-cb-seed2",
+  ]
+
+
 def test_command_of_a_cell(tmp_path):
   cell = _load(tmp_path).cells()[1]
   assert cell.command == (
@@ -86,7 +96,8 @@ def test_sheet_wins_over_what_it_extends(tmp_path):
     ("seed = [0, 1]", "sead = [0]", "asks for an axis it does not have"),
     ("seed = [0, 1]", "seed = [0]\ncut = [0, 1]", "cut has 2 values, but only"),
     ("[layout]", '[layout]\nmean_over = "tusk"', "no axis tusk in the grid"),
-    ("[layout]", '[layout]\ngap = ["prompt", "lora"]', "gap: expected two"),
+    ("[layout]", '[layout]\ngaps = [["prompt", "lora"]]', "gaps: expected"),
+    ("[layout]", "[layout]\npanels = true", "panels: expected figure"),
     (
       "[layout]",
       '[values.task.cb]\nprogram = "evil"\n[layout]',

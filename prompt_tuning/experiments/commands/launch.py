@@ -3,9 +3,9 @@
   python scripts/launch.py SHEET [SHEET...]
 
 A SHEET is a name such as scale or full/scale, or the path of its file. Records
-go to results/SHEET/CELL.json. A cell whose run fails is recorded with its
-error, and the next one runs. Stop it when you like, or kill it: the same
-command goes on.
+go to results/SHEET/CELL.json. The first seed of a sheet runs before the second.
+A cell whose run fails is recorded with its error, and the next one runs. Stop
+it when you like, or kill it: the same command goes on.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
   cells = []
   for given in args.sheets:
     name = sheets.name_of(given, configs)
-    cells += sheets.load(configs / f"{name}.toml", configs).cells()
+    cells += sheets.load(configs / f"{name}.toml", configs).seed_by_seed()
   if not args.cell:
     return cells
   chosen = [

@@ -2,8 +2,9 @@
 
   python scripts/tabulate.py [SHEET...]
 
-A SHEET is a name such as scale, full/scale, parameters or claims, or the path
-of its file; all by default. Tables in README and docs are written with any.
+A SHEET is a name such as scale, full/scale, parameters, claims or
+interpretability, or the path of its file; all by default. Tables in README and
+docs are written with any.
 With --check nothing is written, and the exit status says whether what lies
 there is what the records make.
 """
@@ -17,7 +18,6 @@ from prompt_tuning.experiments import drift, pages, sheets, toml_files
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.commands import options
 from prompt_tuning.experiments.results import Results
-from prompt_tuning.experiments.sheets import Sheet
 
 # Pages whose tables are filled in.
 _PAGES = ("README.md", "docs/results.md")
@@ -70,8 +70,7 @@ def _files(root: pathlib.Path, given: Sequence[str]) -> dict[str, bytes]:
       text = pages.fill(page.read_text(encoding="utf-8"), every)
       files[name] = text.encode()
   if wanted & set(sheets.NO_RUNS):
-    known = {name: results.sheet for name, results in every.items()}
-    files |= _without_runs(configs, wanted, known)
+    files |= _without_runs(configs, wanted, every)
   return files
 
 
@@ -97,22 +96,32 @@ def _results(root: pathlib.Path) -> dict[str, Results]:
 
 
 def _without_runs(
-  configs: pathlib.Path, wanted: Collection[str], every: Mapping[str, Sheet]
+  configs: pathlib.Path, wanted: Collection[str], every: Mapping[str, Results]
 ) -> dict[str, bytes]:
   # They need the models, and with them seconds to import.
-  from prompt_tuning.experiments import claims, parameters
+  from prompt_tuning.experiments import claims, interpretability, parameters
 
+  files = {}
+  if "interpretability" in wanted:
+    page = toml_files.parse(
+      configs / "interpretability.toml", interpretability.Page
+    )
+    text = interpretability.page(page, every[page.sheet], configs.parent)
+    if text is not None:
+      files[f"{_TABLES}/interpretability.md"] = text.encode()
+  if wanted == {"interpretability"}:
+    return files
   sheet = toml_files.parse(
     configs / "parameters.toml", parameters.ParameterSheet
   )
   counted = parameters.count_all(sheet)
-  files = {}
+  known = {name: results.sheet for name, results in every.items()}
   if "parameters" in wanted:
     for name, content in parameters.page(sheet, counted).items():
       files[f"{_TABLES}/{name}"] = content
   if "claims" in wanted:
     files["results/claims.md"] = claims.page(
       toml_files.parse(configs / "claims.toml", claims.Claims),
-      claims.Sources(sheet, counted, every),
+      claims.Sources(sheet, counted, known),
     )
   return files

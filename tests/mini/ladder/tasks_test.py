@@ -87,4 +87,4 @@ def test_splits_share_no_example(task):
 
 def test_the_mixture_has_the_tasks_of_the_ladder():
   mixture = seqio.get_mixture_or_task(f"{tasks.PREFIX}_prefixed")
-  assert len(mixture.tasks) == len(tasks.IN_LADDER) == 6
+  assert len(mixture.tasks) == len(tasks.IN_LADDER) == 5
