@@ -23,6 +23,7 @@ def write(**fields):
   (folder / "new").write_text(json.dumps(record))
   os.replace(folder / "new", folder / "record.json")
 write()
+(folder / "cores").write_text(repr(sorted(os.sched_getaffinity(0))))
 steps = folder / "steps"
 step = int(steps.read_text()) if steps.exists() else 0
 with open(folder / "starts", "a") as f:

@@ -4,9 +4,11 @@ Records are all that says what is done: a launcher that was killed, at whatever
 moment, is started again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent import futures
 import contextlib
+import os
+import queue
 import signal
 import sys
 import time
@@ -92,6 +94,26 @@ def rounds(todo: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
   return [x for x in todo if not x.last], [x for x in todo if x.last]
 
 
+def shares_of_cores(jobs: int) -> list[Collection[int]]:
+  """Divides the cores of this machine among jobs that run at once.
+
+  Processes that each start a thread for every core would wait for each other.
+
+  Args:
+    jobs: How many.
+
+  Returns:
+    The numbers of the cores of each; nothing, which is all of them, for one
+    job, or for more jobs than cores.
+  """
+  affinity = getattr(os, "sched_getaffinity", None)  # Linux has it.
+  cores = sorted(affinity(0)) if affinity else []
+  size = len(cores) // jobs
+  if jobs == 1 or not size:
+    return [()] * jobs
+  return [cores[i * size : (i + 1) * size] for i in range(jobs)]
+
+
 class _Launch:
   """Cells that are being run, and what is known about them."""
 
@@ -113,16 +135,21 @@ class _Launch:
     self._place = place
     self._jobs = jobs
     self._started: dict[Cell, float] = {}
+    self._shares: queue.SimpleQueue[Collection[int]] = queue.SimpleQueue()
+    for share in shares_of_cores(jobs):
+      self._shares.put(share)
 
   def _run(self, cell: Cell) -> Outcome:
     start = self._started[cell] = time.monotonic()
+    share = self._shares.get()
     try:
       seen = self._archive.record(cell)
-      return run_cell(cell, self._place, seen, self.processes)
+      return run_cell(cell, self._place, seen, self.processes, share)
     except Exception as e:  # It must not keep the others from running.
       error = f"{type(e).__name__}: {e}"
       return Outcome(cell, "failed", error, time.monotonic() - start)
     finally:
+      self._shares.put(share)
       del self._started[cell]
 
   def _note(self, outcome: Outcome, bar: tqdm.tqdm) -> None:

@@ -7,7 +7,7 @@ inherits, keep two launchers apart, in a folder and on a kind of run; a new one
 waits for what a killed one has left running.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 import contextlib
 import dataclasses
 import datetime
@@ -126,6 +126,7 @@ def run_cell(
   place: Place,
   seen: records.RunRecord | None = None,
   processes: Processes | None = None,
+  cores: Collection[int] = (),
 ) -> Outcome:
   """Runs a cell, or goes on with it, and files its record.
 
@@ -135,6 +136,7 @@ def run_cell(
     seen: The filed record that it is run in spite of, such as a failed one.
       Another one by its turn is a second launcher's, and is left as it is.
     processes: Keeps the process while it runs.
+    cores: Numbers of the processor's cores that it may use; all by default.
 
   Returns:
     How it ended.
@@ -151,7 +153,7 @@ def run_cell(
       filed = Archive.load(place.results).record(cell)
       if filed and filed != seen and filed.is_over:
         record = filed
-      elif record := _run_to_its_end(cell, place, locks, processes):
+      elif record := _run_to_its_end(cell, place, locks, processes, cores):
         _file(place.folder(cell) / "record.json", place, cell)
   status = record.status if record else "interrupted"
   error = record.error if record else None
@@ -159,7 +161,11 @@ def run_cell(
 
 
 def _run_to_its_end(
-  cell: Cell, place: Place, locks: Sequence[int], processes: Processes
+  cell: Cell,
+  place: Place,
+  locks: Sequence[int],
+  processes: Processes,
+  cores: Collection[int],
 ) -> records.RunRecord | None:
   """Runs a cell in its folder, unless an attempt that is over lies there.
 
@@ -174,7 +180,7 @@ def _run_to_its_end(
   folder.mkdir(exist_ok=True)
   log = folder / "log.txt"
   begin = log.stat().st_size if log.exists() else 0
-  status = _run(cell, place, locks, processes)
+  status = _run(cell, place, locks, processes, cores)
   record, error = None, None
   try:
     record = _read(left)
@@ -273,7 +279,11 @@ def _resumable(
 
 
 def _run(
-  cell: Cell, place: Place, locks: Sequence[int], processes: Processes
+  cell: Cell,
+  place: Place,
+  locks: Sequence[int],
+  processes: Processes,
+  cores: Collection[int],
 ) -> int:
   """Runs the command of a cell; its output goes to `log.txt`."""
   # Cells of one shape compile the same programs.
@@ -284,7 +294,7 @@ def _run(
   with (place.folder(cell) / "log.txt").open("ab") as log:
 
     def start() -> subprocess.Popen:
-      return subprocess.Popen(
+      process = subprocess.Popen(
         [sys.executable, *cell.command[1:]],
         cwd=place.root,
         env=environment,
@@ -293,6 +303,10 @@ def _run(
         stderr=log,
         pass_fds=locks,
       )
+      if cores:  # Before it has threads, which inherit it.
+        with contextlib.suppress(ProcessLookupError):
+          os.sched_setaffinity(process.pid, cores)
+      return process
 
     with processes.running(start) as status:
       return status

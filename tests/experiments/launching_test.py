@@ -43,6 +43,29 @@ def test_launch_runs_what_has_no_record(tmp_path):
   assert launching.launch(cells, place) == []
 
 
+@pytest.mark.parametrize(
+  ("jobs", "shares"),
+  [
+    (1, [()]),
+    (2, [[2, 3], [5, 7]]),
+    (3, [[2], [3], [5]]),
+    (5, [()] * 5),  # More than cores: the system shares them out.
+  ],
+)
+def test_jobs_share_the_cores(monkeypatch, jobs, shares):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {7, 2, 3, 5})
+  assert launching.shares_of_cores(jobs) == shares
+
+
+def test_a_job_runs_on_its_own_cores(tmp_path, monkeypatch):
+  place = counting.place(tmp_path)
+  cells = counting.cells(place)
+  core = min(os.sched_getaffinity(0))
+  monkeypatch.setattr(launching, "shares_of_cores", lambda jobs: [[core]])
+  launching.launch(cells[:1], place)
+  assert (place.folder(cells[0]) / "cores").read_text() == f"[{core}]"
+
+
 def test_record_of_another_sheet_counts(tmp_path):
   place = counting.place(tmp_path)
   cells = counting.cells(place)

@@ -31,7 +31,12 @@ def _root() -> pathlib.Path:
 
 def add_launching(parser: argparse.ArgumentParser) -> None:
   """Adds the options of running cells."""
-  parser.add_argument("--jobs", type=int, default=1, help="run so many at once")
+  parser.add_argument(
+    "--jobs",
+    type=int,
+    default=1,
+    help="run so many at once, each with its share of the cores",
+  )
   parser.add_argument(
     "--retry-failed",
     "--retry_failed",
