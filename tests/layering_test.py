@@ -40,6 +40,7 @@ TENSORFLOW = (
       "__init__",
       "utils",
       "truncation",
+      "in_memory",
       "inference",
       "run_data",
       "training_loop",

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import re
+from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from t5x import checkpoints, models, task_lookup
+from t5x import checkpoints, in_memory, models, task_lookup
 from t5x.infer_fn import get_infer_fn  # noqa: F401
 from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
 
@@ -243,22 +244,36 @@ def get_dataset(
     "use_cached": cfg.use_cached,
     "seed": cfg.seed,
     "trim_output_features": cfg.trim_output_features,
-    "verbose": False,
   }
-  dataset = seqio.get_dataset(
-    **arguments, shuffle=cfg.shuffle, num_epochs=num_epochs
-  )
-  # A pipeline of its own: each iteration of a shuffled one has another order,
-  # and training is to have that of the first.
-  first = seqio.get_dataset(**arguments, shuffle=False, num_epochs=1).take(1)
-  if next(iter(first), None) is None:
+  repeats = cfg.shuffle and num_epochs is None and not cfg.pack
+  if repeats and in_memory.is_possible(cfg.task_or_mixture(), cfg.split):
+    batches = in_memory.shuffled_batches(batch_size=cfg.batch_size, **arguments)
+  else:
+    batches = _batches_of_seqio(cfg, arguments, num_epochs)
+  if batches is None:
     raise ValueError(f"The split {cfg.split!r} of {cfg.name} is empty.")
-  batches = dataset.batch(cfg.batch_size, drop_remainder=num_epochs is None)
   if num_shards > 1:
     size = cfg.batch_size // num_shards
     rows = slice(shard_id * size, (shard_id + 1) * size)
     batches = batches.map(lambda batch: {k: x[rows] for k, x in batch.items()})
   return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _batches_of_seqio(
+  cfg: DatasetConfig, arguments: Mapping[str, Any], num_epochs: int | None
+) -> tf.data.Dataset | None:
+  """Makes the batches of all processes; None if there is no example."""
+  dataset = seqio.get_dataset(
+    **arguments, verbose=False, shuffle=cfg.shuffle, num_epochs=num_epochs
+  )
+  # A pipeline of its own: each iteration of a shuffled one has another order,
+  # and training is to have that of the first.
+  first = seqio.get_dataset(
+    **arguments, verbose=False, shuffle=False, num_epochs=1
+  ).take(1)
+  if next(iter(first), None) is None:
+    return None
+  return dataset.batch(cfg.batch_size, drop_remainder=num_epochs is None)
 
 
 def get_training_eval_datasets(

@@ -10,7 +10,9 @@ import tiny
 
 from prompt_tuning.data import task_cache
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from t5x import schedules, trainer, utils
+from prompt_tuning.mini.ladder import tasks  # noqa: F401
+from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+from t5x import in_memory, schedules, trainer, utils
 
 CACHED_TASK = "data_order_cached"
 NUM_BATCHES = 20  # More than two epochs of 64 examples in batches of eight.
@@ -18,7 +20,9 @@ NUM_BATCHES = 20  # More than two epochs of 64 examples in batches of eight.
 
 seqio.TaskRegistry.add(
   CACHED_TASK,
-  seqio.FunctionDataSource(tiny.dataset, splits=["train"]),
+  seqio.FunctionDataSource(
+    tiny.dataset, splits=["train"], num_input_examples={"train": 64}
+  ),
   preprocessors=[
     seqio.preprocessors.tokenize,
     seqio.CacheDatasetPlaceholder(),
@@ -74,6 +78,8 @@ def _assert_same(ours, seqios):
     {},
     {"seed": 7},
     {"pack": True, "task_feature_lengths": {"inputs": 24, "targets": 16}},
+    {"mixture_or_task_name": CACHED_TASK},
+    {"mixture_or_task_name": CACHED_TASK, "seed": 7},
     {"mixture_or_task_name": CACHED_TASK, "use_cached": True},
     {
       "mixture_or_task_name": CACHED_TASK,
@@ -81,7 +87,10 @@ def _assert_same(ours, seqios):
       "shuffle": False,
     },
   ],
-  ids=["in order", "shuffled", "seed", "packed", "cached", "cached in order"],
+  ids=[
+    *("in order", "shuffled", "seed", "packed", "in memory"),
+    *("in memory, seed", "cached", "cached in order"),
+  ],
 )
 @pytest.mark.parametrize("num_shards", [1, 2])
 def test_batches_are_those_of_seqio(overrides, num_shards, cache_dir):
@@ -93,6 +102,40 @@ def test_batches_are_those_of_seqio(overrides, num_shards, cache_dir):
     pairs = zip(ours, _of_seqio(cfg, shard, num_shards), strict=False)
     for batch, expected in itertools.islice(pairs, NUM_BATCHES):
       _assert_same(batch, expected)
+
+
+def test_examples_fit_into_memory_where_there_is_no_chance_in_them():
+  task = seqio.TaskRegistry.get(CACHED_TASK)
+  assert in_memory.is_possible(task, "train")
+  # Without a place for a cache, of an unknown number, and with chance.
+  assert not in_memory.is_possible(seqio.TaskRegistry.get(tiny.TASK), "train")
+  sources = [
+    seqio.FunctionDataSource(tiny.dataset, ["train"], count)
+    for count in (None, {"train": in_memory.MAX_EXAMPLES + 1})
+  ]
+  for other in (
+    *(task.replace(source=source) for source in sources),
+    task.replace(shuffle_buffer_size=None),
+    task.replace(
+      preprocessors=[*task.preprocessors, seqio.preprocessors.print_dataset]
+    ),
+  ):
+    assert not in_memory.is_possible(other, "train")
+
+
+def test_order_beyond_the_buffer_and_the_epoch_is_that_of_seqio():
+  """The buffer has 1,000 of 4,000 examples."""
+  vocabulary_lib.of_model(ladder_vocabulary.ladder())
+  cfg = tiny.dataset_config(
+    mixture_or_task_name="ladder_cb",
+    task_feature_lengths={"inputs": 28, "targets": 4},
+    batch_size=500,
+  )
+  assert in_memory.is_possible(cfg.task_or_mixture(), "train")
+  ours = utils.get_dataset(cfg, 0, 1, seqio.EncDecFeatureConverter)
+  pairs = zip(ours.as_numpy_iterator(), _of_seqio(cfg), strict=False)
+  for batch, expected in itertools.islice(pairs, 18):
+    _assert_same(batch, expected)
 
 
 class _Recorder(trainer.Trainer):
