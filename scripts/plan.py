@@ -40,6 +40,11 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "minutes", 15, "After so many --search begins no other program."
   )
+  flags.DEFINE_bool(
+    "thorough",
+    False,
+    "Let TPUs' compiler make a run's effort: twice the time, the same memory.",
+  )
   flags.DEFINE_bool("json", False, "Print what was measured as JSON lines.")
 
 
@@ -60,7 +65,9 @@ def _main(argv: Sequence[str]) -> None:
     if values.search:
       _print_search(*arguments, values.tries, values.minutes)
       return
-    for program, found in command.plan(*arguments, values.programs):
+    for program, found in command.plan(
+      *arguments, values.programs, values.thorough
+    ):
       if values.json:
         print(json.dumps(dataclasses.asdict(found)), flush=True)
       else:

@@ -12,13 +12,14 @@ def plan(
   gin_files: Sequence[str],
   gin_bindings: Sequence[str],
   names: Sequence[str] = (),
+  is_thorough: bool = False,
 ) -> Iterator[tuple[programs.Program, measures.Measures]]:
-  """Compiles the programs of a command; see `programs.programs_of`."""
+  """Compiles programs; see `programs.programs_of` and `measures.measure`."""
   target = targets.find(topology)
   for program in programs.programs_of(
     gin_files, gin_bindings, target.devices, names
   ):
-    yield program, measures.measure(program, target)
+    yield program, measures.measure(program, target, is_thorough)
 
 
 def describe(found: measures.Measures, steps: int | None) -> str:
@@ -51,7 +52,8 @@ def describe(found: measures.Measures, steps: int | None) -> str:
         f"  bound of {steps} steps: {hours:.3g} hours, "
         f"{hours * found.devices:.3g} device hours at the least"
       )
-  lines.append(f"  compiled in      {found.compile_seconds:.0f} s")
+  effort = ", with the least effort" if found.is_quick else ""
+  lines.append(f"  compiled in      {found.compile_seconds:.0f} s{effort}")
   if found.refused:
     lines.append(f"  refused          {found.refused}")
   return "\n".join(lines)

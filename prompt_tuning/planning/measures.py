@@ -15,6 +15,7 @@ from jax.interpreters import partial_eval
 from prompt_tuning.planning.programs import Program
 from prompt_tuning.planning.targets import Target
 
+_QUICK = {"exec_time_optimization_effort": -1.0}
 _COLLECTIVES = (
   "all-reduce",
   "all-gather",
@@ -58,6 +59,7 @@ class Measures:
     seconds_bound: No step is faster; None without a peak.
     compile_seconds: What the compiler took, on whatever machine that was.
     refused: What the compiler said instead of a program, or "".
+    is_quick: Whether the compiler was to make the least effort.
   """
 
   program: str
@@ -77,6 +79,7 @@ class Measures:
   seconds_bound: float | None
   compile_seconds: float
   refused: str = ""
+  is_quick: bool = False
 
   @property
   def fits(self) -> bool:
@@ -84,8 +87,19 @@ class Measures:
     return not self.refused and (self.peak or 0) <= self.memory
 
 
-def measure(program: Program, target: Target) -> Measures:
-  """Compiles a program with its platform's own compiler."""
+def measure(
+  program: Program, target: Target, is_thorough: bool = False
+) -> Measures:
+  """Compiles a program with its platform's own compiler.
+
+  Args:
+    program: Which.
+    target: For what.
+    is_thorough: Whether TPUs' compiler makes the effort that it makes for a
+      run, which takes twice as long. With the least, operations are scheduled
+      and tiled worse; sharding, and what lies in memory, is the same but for
+      the size of the code.
+  """
   number = len(target.devices)
   jaxpr = program.traced.jaxpr.jaxpr
   # Without what nothing reads, such as gradients of what is frozen.
@@ -95,8 +109,9 @@ def measure(program: Program, target: Target) -> Measures:
   optimizer = bytes_of(program.state.opt_state)
   start = time.monotonic()
   refused, compiled = "", None
+  is_quick = target.is_tpu and not is_thorough
   try:
-    compiled = program.traced.lower().compile()
+    compiled = program.traced.lower().compile(_QUICK if is_quick else None)
   except jax.errors.JaxRuntimeError as e:
     refused = str(e)
   seconds = time.monotonic() - start
@@ -109,6 +124,7 @@ def measure(program: Program, target: Target) -> Measures:
     "optimizer": optimizer,
     "flops": flops,
     "compile_seconds": round(seconds, 1),
+    "is_quick": is_quick,
   }
   if compiled is None:
     needs = _NEEDS.search(refused)

@@ -56,6 +56,7 @@ def page(records: Sequence[Record]) -> str:
       number=len(records),
       versions="; ".join(versions),
       batch=BATCH_SIZE,
+      quick=sum(r.get("is_quick", False) for r in records),
     ),
     *_figure_1(plain),
   ]
@@ -254,6 +255,8 @@ Settings follow a rule (`Cell.bindings`), not a search. As flags:
 `--gin.NUM_PARTITIONS` and `--gin.NUM_MICROBATCHES` (1: `None`) of the row and,
 for all, `--gin.PARAMETER_DTYPE="'bfloat16'"` (frozen weights),
 `--gin.network.T5Config.scan_layers=True`, `--gin.network.T5Config.remat=True`.
+TPUs' compiler made its least effort for {quick} programs, which takes half the
+time and gives the same memory but for the code's (docs/accelerators.md).
 Attention is plain where no kernel is in the program: all scores at once.
 
 Versions: {versions}.

@@ -33,6 +33,11 @@ class Target:
   peak: float | None
   bandwidth: float | None
 
+  @property
+  def is_tpu(self) -> bool:
+    """Whether its compiler is TPUs'."""
+    return _TPU.fullmatch(self.name) is not None
+
 
 def find(name: str) -> Target:
   """Returns a target by its name; its compiler has to be installed.

@@ -43,7 +43,8 @@ class Dense(nn.Module):
     features: Output width.
     axes: Logical names of the kernel's axes.
     kernel_init: Initialiser.
-    dtype: Of the product's operands.
+    is_wide: Whether the product's operands have the wider dtype of the
+      activations' and the kernel's as it is stored, not the activations'.
     output_dtype: Of the product.
   """
 
@@ -52,13 +53,13 @@ class Dense(nn.Module):
   features: int
   axes: tuple[str, str]
   kernel_init: Initializer = KERNEL_INIT
-  dtype: DType = None
+  is_wide: bool = False
   output_dtype: DType = None
 
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
     """[B, T, in] -> [B, T, features]"""
-    dtype = self.dtype or self.config.dtype
+    dtype = jnp.dtype(self.config.dtype)
     kernel = partitioning.param_with_axes(
       "kernel",
       self.kernel_init,
@@ -66,6 +67,8 @@ class Dense(nn.Module):
       jnp.dtype(self.config.param_dtype),
       axes=self.axes,
     )
+    if self.is_wide:
+      dtype = jnp.promote_types(dtype, kernel.dtype)
     outputs = einsum(
       "bti,io->bto",
       inputs.astype(dtype),

@@ -244,7 +244,9 @@ class Decoder(nn.Module):
         injections,
         config.vocab_size,
         ("embed", "vocab"),
-        dtype=jnp.promote_types(config.dtype, config.param_dtype),
+        # A frozen kernel may be stored in bfloat16. Its products with bfloat16
+        # are the same in either dtype, and accumulate in float32.
+        is_wide=True,
         output_dtype=jnp.float32,
         name="logits_dense",
       )(hidden)

@@ -157,6 +157,26 @@ def test_bfloat16_is_close_to_float32(param_dtype):
   jax.tree.map(check, gradients, exact_gradients)
 
 
+def test_logits_of_a_kernel_in_bfloat16_are_those_of_products_in_float32():
+  """Products of bfloat16 are exact in float32, in which both add them up."""
+  model = transformer(dtype="bfloat16")
+  params = conformance.parameters()
+  stored = params["decoder"]["logits_dense"]["kernel"].astype(jnp.bfloat16)
+
+  def logits_of(kernel):
+    decoder = {**params["decoder"], "logits_dense": {"kernel": kernel}}
+    return forward(model, {**params, "decoder": decoder}, conformance.batch())
+
+  wide = stored.astype(jnp.float32)
+  np.testing.assert_allclose(
+    logits_of(stored), logits_of(wide), rtol=1e-5, atol=1e-5
+  )
+  # No copy of the kernel is made.
+  copied = f"f32[{','.join(map(str, stored.shape))}]"
+  assert copied in str(jax.make_jaxpr(logits_of)(wide))
+  assert copied not in str(jax.make_jaxpr(logits_of)(stored))
+
+
 def test_parameter_dtypes():
   model = transformer(param_dtype="bfloat16")
   variables = jax.eval_shape(
