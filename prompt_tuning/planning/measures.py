@@ -127,20 +127,7 @@ def measure(
     "is_quick": is_quick,
   }
   if compiled is None:
-    needs = _NEEDS.search(refused)
-    scale = {"G": 2**30, "M": 2**20}
-    return Measures(
-      **known,
-      peak=float(needs[1]) * scale[needs[2]] if needs else None,
-      batch=0,
-      temporaries=0,
-      code=0,
-      argument_bytes=weights + optimizer,
-      collectives={},
-      kernels=[],
-      seconds_bound=_bound(flops, weights + optimizer, target),
-      refused=refused.partition("\n")[0][:300],
-    )
+    return _refused(refused, known, target)
   memory = compiled.memory_analysis()
   arguments = memory.argument_size_in_bytes
   if program.name == "restore":
@@ -168,6 +155,25 @@ def measure(
       {x for x in _KERNELS.findall(text) if "fmha" in x or "tpu_custom" in x}
     ),
     seconds_bound=_bound(flops, arguments, target),
+  )
+
+
+def _refused(said: str, known: dict[str, Any], target: Target) -> Measures:
+  """Returns what is known of a program that the compiler refused."""
+  needs = _NEEDS.search(said)
+  scale = {"G": 2**30, "M": 2**20}
+  state = known["weights"] + known["optimizer"]
+  return Measures(
+    **known,
+    peak=float(needs[1]) * scale[needs[2]] if needs else None,
+    batch=0,
+    temporaries=0,
+    code=0,
+    argument_bytes=state,
+    collectives={},
+    kernels=[],
+    seconds_bound=_bound(known["flops"], state, target),
+    refused=said.partition("\n")[0][:300],
   )
 
 
