@@ -39,7 +39,9 @@ def by_task(results: Results) -> Figure:
     figure = Figure(
       (width * 0.8 * columns, height * 0.75 * rows), layout="constrained"
     )
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    panels = figure.subplots(
+      rows, columns, squeeze=False, sharex=True, sharey=True
+    )
     drawn, left = panels.flat[: len(tasks) + 1], panels.flat[len(tasks) + 1 :]
     for task, panel in zip(tasks, drawn, strict=False):
       label = sheet.label(axis, task)
@@ -55,6 +57,7 @@ def by_task(results: Results) -> Figure:
       panel.grid(color="#DDDDDD", linewidth=0.6)
       panel.set_axisbelow(True)
       panel.spines[["top", "right"]].set_visible(False)
+      panel.label_outer()
     for panel in left:
       panel.set_visible(False)
     for row in panels:
