@@ -289,13 +289,14 @@ def submit(
   ready = first or then
   if not ready:
     return []
+  seen = [archive.record(cell) for cell in ready]
   try:
     executor = submitit.AutoExecutor(
       folder=place.root / "runs" / "submitit" / "%j", cluster=cluster
     )
     executor.update_parameters(name="prompt_tuning", **options)
+    jobs = executor.map_array(run_cell, ready, [place] * len(ready), seen)
   except (RuntimeError, NameError, TypeError, ValueError) as e:
-    raise ValueError(f"submitit, cluster {cluster!r}: {e}") from e
-  seen = [archive.record(cell) for cell in ready]
-  jobs = executor.map_array(run_cell, ready, [place] * len(ready), seen)
+    what = " ".join(str(e).split())
+    raise ValueError(f"submitit, cluster {cluster!r}: {what}") from e
   return [job.job_id for job in jobs]

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import subprocess
 import time
 from typing import Any
 
@@ -13,9 +14,11 @@ from prompt_tuning import safe_files
 from prompt_tuning.training.tuned_prompt import TunedPrompt
 from t5x import events
 
-# Between looks at a job.
+# Between looks at a job, and at the queue of the cluster.
 _LOOK_SECONDS = 1.0
-# A job that ends without a result, such as one that was preempted, goes on.
+_QUEUE_SECONDS = 15.0
+# A job that ends without a result, such as one that was preempted or had no
+# time left, goes on. So often in a row may it come no further.
 _TRIES = 5
 
 Pairs = Sequence[tuple[str, str]]
@@ -78,12 +81,15 @@ class Tuner:
     place = folder.with_name(f"{folder.name}.cluster")
     place.mkdir(parents=True, exist_ok=True)
     work = _Work(self._load, train, validation, str(folder), place, settings)
-    for _ in range(_TRIES):
+    tries, furthest = 0, -1
+    while tries < _TRIES:
       work.stop.unlink(missing_ok=True)
-      job = self._found(place) or self._submit(work)
+      job = _Submitted(self._found(place) or self._submit(work))
+      tries += 1
       while True:
-        is_over = job.done()  # Before the last look at what it has told.
-        _tell(place, on_event)
+        is_over = job.is_over()  # Before the last look at what it has told.
+        if (saved := _tell(place, on_event)) > furthest:
+          tries, furthest = 1, saved
         if is_over:
           break
         if should_stop():
@@ -93,7 +99,8 @@ class Tuner:
       if work.result.exists():
         return _read(work.result, folder)
     raise RuntimeError(
-      f"The cluster ended the job {_TRIES} times: see {place}."
+      f"The cluster ended the job {_TRIES} times before it came any further: "
+      f"see {place}."
     )
 
   def _found(self, place: pathlib.Path) -> Any:
@@ -111,11 +118,47 @@ class Tuner:
     try:
       executor = submitit.AutoExecutor(work.place, cluster=self._cluster)
       executor.update_parameters(name="prompt_tuning", **self._options)
+      job = executor.submit(work)
     except (RuntimeError, NameError, TypeError, ValueError) as error:
-      raise ValueError(f"submitit, {self._cluster!r}: {error}") from error
-    job = executor.submit(work)
+      what = " ".join(str(error).split())
+      raise ValueError(f"submitit, {self._cluster!r}: {what}") from error
     safe_files.write(work.place / "job", job.job_id.encode())
     return job
+
+
+class _Submitted:
+  """A job of submitit's, and whether it is over.
+
+  Of Slurm, submitit asks `sacct`, which many small clusters are without, and
+  after a while every ten minutes only. `squeue` is everywhere.
+  """
+
+  def __init__(self, job: Any):
+    """Asks for nothing yet."""
+    self._job = job
+    self._asked = time.monotonic()
+
+  def is_over(self) -> bool:
+    """Whether it has ended, or is no longer there."""
+    import submitit
+
+    if not isinstance(self._job, submitit.SlurmJob):
+      return self._job.done()
+    if self._job.paths.result_pickle.exists():
+      return True
+    if time.monotonic() < self._asked + _QUEUE_SECONDS:
+      return False
+    self._asked = time.monotonic()
+    return not _is_queued(self._job.job_id)
+
+
+def _is_queued(id: str) -> bool:
+  """Whether a job of Slurm's waits or runs; so too if nobody can say."""
+  command = ("squeue", "--noheader", f"--jobs={id}", "--format=%T")
+  asked = subprocess.run(command, capture_output=True, text=True, check=False)
+  if asked.returncode:
+    return "Invalid job id" not in asked.stderr
+  return bool(asked.stdout.strip())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,20 +209,28 @@ class _Work:
     safe_files.write(self.result, json.dumps(outcome).encode())
 
 
-def _tell(place: pathlib.Path, on_event: events.OnEvent) -> None:
-  """Tells what is new; how far it came outlives the worker."""
-  path, told = place / "events.jsonl", place / "told"
+def _tell(place: pathlib.Path, on_event: events.OnEvent) -> int:
+  """Tells what is new; how much was told outlives the worker.
+
+  Returns:
+    The last step of which there is a new checkpoint, or -1.
+  """
+  path, told, saved = place / "events.jsonl", place / "told", -1
   if not path.exists():
-    return
+    return saved
   start = int(told.read_text()) if told.exists() else 0
   with path.open("rb") as file:
     file.seek(start)
     for line in file:
       if not line.endswith(b"\n"):  # The rest of it comes later.
-        return
-      on_event(events.Event(**json.loads(line)))
+        break
+      event = events.Event(**json.loads(line))
+      on_event(event)
+      if event.kind == "checkpoint":
+        saved = max(saved, event.step)
       start += len(line)
       safe_files.write(told, str(start).encode())
+  return saved
 
 
 def _read(result: pathlib.Path, folder: pathlib.Path) -> TunedPrompt:

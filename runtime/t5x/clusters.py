@@ -24,6 +24,7 @@ def _is_on_tpu() -> bool:
 
 
 def _is_in_slurm_step() -> bool:
-  # A batch script without srun is no step, whatever it was granted.
+  # A batch script without srun is no step, whatever it was granted. A shell
+  # that salloc opened is one of one task, and SLURM_NTASKS what it was granted.
   has_step = "SLURM_STEP_NODELIST" in os.environ
-  return has_step and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+  return has_step and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1

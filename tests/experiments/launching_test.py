@@ -9,6 +9,7 @@ import time
 
 import counting
 import pytest
+import slurm
 
 from prompt_tuning.experiments import launching, running
 from prompt_tuning.experiments.archive import Archive
@@ -289,6 +290,23 @@ def test_cluster_jobs_leave_records(tmp_path):
     assert time.monotonic() < deadline
     time.sleep(0.1)
   assert list(counting.filed(place)) == ["cb-seed0"]
+
+
+@pytest.mark.slow
+def test_jobs_of_a_real_slurm_leave_records(tmp_path):
+  pytest.importorskip("submitit")
+  place = counting.place(tmp_path)
+  with slurm.cluster():
+    launcher = _start(place, "--submit=slurm", "--option=timeout_min=1")
+    ids, errors = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, errors
+    assert len(ids.split()) == 3
+    deadline = time.monotonic() + 120
+    while len(counting.filed(place)) < 3:
+      assert time.monotonic() < deadline
+      time.sleep(0.1)
+  found = counting.filed(place).values()
+  assert [record["status"] for record in found] == ["finished"] * 3
 
 
 @pytest.mark.parametrize(

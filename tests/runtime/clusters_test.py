@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import slurm
 import tiny
 
 from t5x import clusters
@@ -33,6 +34,7 @@ def _srun(job, count, index):
     "SLURM_JOB_ID": str(job),
     "SLURM_STEP_NODELIST": "localhost",
     "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_STEP_NUM_TASKS": str(count),
     "SLURM_NTASKS": str(count),
     "SLURM_PROCID": str(index),
     "SLURM_LOCALID": str(index),
@@ -50,7 +52,10 @@ def test_a_step_of_several_tasks_is_a_cluster(monkeypatch):
   for name, value in _srun(1, 1, 0).items():
     monkeypatch.setenv(name, value)
   assert not clusters.is_in_one()
+  # A shell that salloc opened.
   monkeypatch.setenv("SLURM_NTASKS", "2")
+  assert not clusters.is_in_one()
+  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
   assert clusters.is_in_one()
   # The script of sbatch itself.
   monkeypatch.delenv("SLURM_STEP_NODELIST")
@@ -66,27 +71,42 @@ def _free_job():
   raise AssertionError("no port is free")
 
 
+def _command(folder):
+  """An evaluation, and where it leaves its record."""
+  base = tiny.save_base(folder / "base")
+  prompt = folder / "prompt.npy"
+  np.save(prompt, np.ones((tiny.PROMPT_LENGTH, tiny.WIDTH), np.float32))
+  out = folder / "out"
+  command = [
+    *COMMAND,
+    f"--gin.PROMPT_FILE='{prompt}'",
+    f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
+    f"--gin.EVAL_OUTPUT_DIR='{out}'",
+    "--gin.partitioning.PjitPartitioner.num_partitions=1",
+    f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
+  ]
+  return command, out / "record.json"
+
+
+def _environment():
+  path = os.environ.get("PYTHONPATH", "")
+  return {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{path}"}
+
+
+def _look(record):
+  fields = json.loads(record.read_text())
+  assert fields["status"] == "finished"
+  assert fields["device"]["processes"] == 2
+
+
 @pytest.mark.slow
 def test_two_tasks_of_srun_evaluate_together(tmp_path):
-  base = tiny.save_base(tmp_path / "base")
-  prompt = tmp_path / "prompt.npy"
-  np.save(prompt, np.ones((tiny.PROMPT_LENGTH, tiny.WIDTH), np.float32))
-  out, job = tmp_path / "out", _free_job()
+  command, record = _command(tmp_path)
+  job = _free_job()
   processes = [
     subprocess.Popen(
-      [
-        *COMMAND,
-        f"--gin.PROMPT_FILE='{prompt}'",
-        f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
-        f"--gin.EVAL_OUTPUT_DIR='{out}'",
-        "--gin.partitioning.PjitPartitioner.num_partitions=1",
-        f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
-      ],
-      env={
-        **os.environ,
-        "PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        **_srun(job, 2, index),
-      },
+      command,
+      env=_environment() | _srun(job, 2, index),
       stderr=subprocess.PIPE,
       text=True,
     )
@@ -95,6 +115,20 @@ def test_two_tasks_of_srun_evaluate_together(tmp_path):
   for process in processes:
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-  record = json.loads((out / "record.json").read_text())
-  assert record["status"] == "finished"
-  assert record["device"]["processes"] == 2
+  _look(record)
+
+
+@pytest.mark.slow
+def test_two_tasks_of_a_real_srun_evaluate_together(tmp_path):
+  command, record = _command(tmp_path)
+  with slurm.cluster():
+    ended = subprocess.run(
+      ["srun", "--ntasks=2", *command],
+      env=_environment(),
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+  _look(record)

@@ -1,12 +1,14 @@
 """Jobs that a cluster runs."""
 
 import json
+import os
 import pathlib
 import stat
 import sys
 
 import numpy as np
 import pytest
+import slurm
 
 from prompt_tuning.serving import jobs, on_cluster, worker
 from prompt_tuning.serving.job_store import JobStore
@@ -22,22 +24,27 @@ import os, pathlib, subprocess, sys
 here, script = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[-1])
 number = 1 + len(list(here.glob("ran_*")))
 (here / f"ran_{{number}}").write_text(script.read_text())
-slurm = dict(JOB_ID=os.getpid(), NTASKS=1, JOB_NUM_NODES=1, NODEID=0, PROCID=0,
-  LOCALID=0, JOB_NODELIST="here")
+slurm = dict(NTASKS=1, JOB_NUM_NODES=1, NODEID=0, PROCID=0, LOCALID=0,
+  JOB_NODELIST="here")
+pid = 4194305  # There is none such.
 if not (here / "loses_jobs").exists():
-  subprocess.Popen(["bash", script], start_new_session=True,
+  run = ["bash", "-c", f"SLURM_JOB_ID=$$ exec bash {{script}}"]
+  pid = subprocess.Popen(run, start_new_session=True,
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    env=os.environ | {{f"SLURM_{{k}}": str(v) for k, v in slurm.items()}})
-print("Submitted batch job", os.getpid())
+    env=os.environ | {{f"SLURM_{{k}}": str(v) for k, v in slurm.items()}}).pid
+print("Submitted batch job", pid)
 """
 SRUN = """#!/bin/bash
 until [[ $1 == */python* ]]; do shift; done
 exec "$@"
 """
-SACCT = """#!/bin/bash
-[[ -e $(dirname "$0")/loses_jobs ]] && state=FAILED || state=RUNNING
-echo "JobID|State|NodeList"
-while (($#)); do [[ $1 == -j ]] && echo "$2|$state|here"; shift; done
+SQUEUE = """#!/bin/bash
+for x; do [[ $x == --jobs=* ]] && job=${x#--jobs=}; done
+if [[ ! -d /proc/$job ]]; then
+  echo "slurm_load_jobs error: Invalid job id specified" >&2
+  exit 1
+fi
+grep -q "State:.Z" /proc/$job/status || echo RUNNING
 """
 
 
@@ -59,6 +66,20 @@ class Model:
     )
 
 
+class Mortal(Model):
+  """Comes one checkpoint further each time, and dies before the third."""
+
+  def tune(self, *data, folder, on_event, **settings):
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    file = pathlib.Path(folder, "step")
+    step = 1 + int(file.read_text() if file.exists() else 0)
+    file.write_text(str(step))
+    on_event(events.Event("checkpoint", step, 0, 3))
+    if step < 3:
+      os._exit(1)
+    return super().tune(*data, folder=folder, on_event=on_event, **settings)
+
+
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
   """Puts commands of Slurm in front of those that there are."""
@@ -67,20 +88,27 @@ def cluster(tmp_path, monkeypatch):
   for name, text in (
     ("sbatch", SBATCH),
     ("srun", SRUN),
-    ("sacct", SACCT),
+    ("squeue", SQUEUE),
   ):
     path = folder / name
     path.write_text(text)
     path.chmod(path.stat().st_mode | stat.S_IEXEC)
   monkeypatch.setenv("PATH", str(folder), prepend=":")
-  monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent), ":")
-  monkeypatch.setattr(on_cluster, "_LOOK_SECONDS", 0.05)
   return folder
 
 
-def _work(store, tmp_path, **options):
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+  """Looks often, and has jobs find this file and what it imports."""
+  here = pathlib.Path(__file__).parent
+  monkeypatch.setenv("PYTHONPATH", f"{here}:{here.parent}", ":")
+  monkeypatch.setattr(on_cluster, "_LOOK_SECONDS", 0.05)
+  monkeypatch.setattr(on_cluster, "_QUEUE_SECONDS", 0.05)
+
+
+def _work(store, tmp_path, model=Model, **options):
   (tmp_path / "prompts").mkdir(exist_ok=True)
-  tuner = on_cluster.Tuner(Model, "slurm", options)
+  tuner = on_cluster.Tuner(model, "slurm", options)
   worker.work(store, tuner, tmp_path / "prompts", lambda: False)
 
 
@@ -110,6 +138,33 @@ def test_job_that_the_cluster_loses_is_submitted_again(cluster, tmp_path):
   _work(store, tmp_path)
   assert len(list(cluster.glob("ran_*"))) == 5
   assert store.job(job.id).status == jobs.FAILED
+
+
+def test_job_that_comes_further_each_time_is_not_given_up(
+  cluster, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(on_cluster, "_TRIES", 2)
+  _come_further_each_time(tmp_path)
+  assert len(list(cluster.glob("ran_*"))) == 3
+
+
+def _come_further_each_time(tmp_path):
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store)
+  _work(store, tmp_path, Mortal)
+  assert store.job(job.id).status == jobs.SUCCEEDED
+  assert (tmp_path / "prompts" / f"{job.prompt}.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_real_slurm_tunes_again_and_again(tmp_path, monkeypatch):
+  monkeypatch.setattr(on_cluster, "_TRIES", 2)
+  with slurm.cluster():
+    _come_further_each_time(tmp_path)
+    wrong = JobStore(tmp_path / "others")
+    job = _queue(wrong)
+    _work(wrong, tmp_path, slurm_partition="gpu")
+  assert "invalid partition specified: gpu" in wrong.job(job.id).error
 
 
 def test_killed_worker_s_job_is_waited_for(cluster, tmp_path):

@@ -1,0 +1,140 @@
+"""A Slurm of one node for tests, where it is installed: Debian's slurm-wlm."""
+
+from collections.abc import Iterator
+import contextlib
+import getpass
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+_CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+SlurmUser={user}
+SlurmdUser={user}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+MpiDefault=none
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=1,batch_sched_delay=0
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2
+PartitionName=main Nodes=ALL Default=YES State=UP
+"""
+_DAEMONS = ("munged", "slurmctld", "slurmd")
+_START_SECONDS = 30.0
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[None]:
+  """Runs a cluster, whose commands work here; skips where there is none."""
+  found = {
+    name: shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    for name in (*_DAEMONS, "sbatch")
+  }
+  if not all(found.values()):
+    pytest.skip("no Slurm: apt-get install slurm-wlm")
+  # A socket's path must be short.
+  with tempfile.TemporaryDirectory(prefix="slurm_") as name:
+    folder = pathlib.Path(name)
+    _configure(folder)
+    with contextlib.ExitStack() as stack:
+      patch = stack.enter_context(pytest.MonkeyPatch.context())
+      patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+      for daemon, arguments in (
+        ("munged", _munged(folder)),
+        ("slurmctld", ["-D"]),
+        ("slurmd", ["-D"]),
+      ):
+        _start(stack, folder, [str(found[daemon]), *arguments])
+        if daemon == "munged":
+          _wait(folder, (folder / "munge.socket").exists)
+      _wait(folder, _is_idle)
+      stack.callback(_cancel_all)
+      yield
+
+
+def _configure(folder: pathlib.Path) -> None:
+  (folder / "state").mkdir()
+  (folder / "spool").mkdir()
+  key = folder / "munge.key"
+  key.write_bytes(os.urandom(128))
+  key.chmod(0o400)
+  ports = []
+  with contextlib.ExitStack() as stack:
+    for _ in range(2):
+      probe = stack.enter_context(socket.socket())
+      probe.bind(("127.0.0.1", 0))
+      ports.append(probe.getsockname()[1])
+  (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+  (folder / "slurm.conf").write_text(
+    _CONFIGURATION.format(
+      host=socket.gethostname().partition(".")[0],
+      ports=ports,
+      folder=folder,
+      user=getpass.getuser(),
+    )
+  )
+
+
+def _munged(folder: pathlib.Path) -> list[str]:
+  files = ("key", "socket", "pid", "log", "seed")
+  return [
+    *("--foreground", "--force"),
+    *(
+      f"--{name}{'' if name == 'socket' else '-file'}={folder}/munge.{name}"
+      for name in files
+    ),
+  ]
+
+
+def _start(
+  stack: contextlib.ExitStack, folder: pathlib.Path, command: list[str]
+) -> None:
+  output = stack.enter_context((folder / "output").open("ab"))
+  process = subprocess.Popen(command, stdout=output, stderr=output)
+  stack.callback(process.wait)
+  stack.callback(process.terminate)
+
+
+def _wait(folder: pathlib.Path, is_there) -> None:
+  deadline = time.monotonic() + _START_SECONDS
+  while not is_there():
+    if time.monotonic() > deadline:
+      output = (folder / "output").read_text(errors="replace")
+      raise AssertionError(f"Slurm does not start: {output[-2000:]}")
+    time.sleep(0.1)
+
+
+def _is_idle() -> bool:
+  asked = subprocess.run(
+    ["sinfo", "--noheader", "--format=%T"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return asked.stdout.strip() == "idle"
+
+
+def _cancel_all() -> None:
+  subprocess.run(["scancel", f"--user={getpass.getuser()}"], check=True)
+  deadline = time.monotonic() + _START_SECONDS
+  while not _is_idle() and time.monotonic() < deadline:
+    time.sleep(0.1)
