@@ -23,6 +23,7 @@ from prompt_tuning.training import base_model, prediction
 from t5x import decoding, inference, models, partitioning, utils
 
 TOKENS = 8
+_EOS = 1
 
 
 def make_prompts(model: pt.Model, lengths: Sequence[int]) -> list[Prompt]:
@@ -126,8 +127,7 @@ class Peft:
         do_sample=False,
         num_beams=1,
       ).tolist()
-    found = found[1:]  # The decoder's start.
-    return found[: found.index(1)] if 1 in found else found
+    return _until_end(found[1:])  # Behind the decoder's start.
 
 
 def throughput(
@@ -195,6 +195,10 @@ def equality(
     task: Whose inputs are asked.
     number: Inputs in all, each with one of ten prompts.
     folder: For the predictions.
+
+  Returns:
+    How many answers are the same, as tokens and as text, and how many tokens
+    they have.
   """
   found = make_prompts(model, [1, 5, 10, 20, 30, 40, 50, 70, 90, 100])
   inputs = texts(model, task, number)
@@ -203,25 +207,29 @@ def equality(
   with make_engine(model, longest, apart=32) as engine:
     pairs = [(inputs[i], found[i % len(found)]) for i in order]
     answers = dict(zip(order.tolist(), answer(engine, pairs), strict=True))
-    texts_of = {
-      i: model.vocabulary.decode(tokens) for i, tokens in answers.items()
-    }
-  same = 0
+  same = {"tokens": 0, "text": 0}
   for j, prompt in enumerate(found):
     mine = list(range(j, number, len(found)))
     predictions = _infer(
       model, prompt, [inputs[i] for i in mine], folder / prompt.name
     )
-    same += sum(
-      texts_of[i] == line for i, line in zip(mine, predictions, strict=True)
-    )
-  return {"inputs": number, "prompts": len(found), "same": same}
+    for i, (tokens, text) in zip(mine, predictions, strict=True):
+      same["tokens"] += answers[i] == tokens
+      same["text"] += model.vocabulary.decode(answers[i]) == text
+  return {
+    "inputs": number,
+    "prompts": len(found),
+    "same_tokens": same["tokens"],
+    "same_text": same["text"],
+    "tokens": sum(map(len, answers.values())),
+    "different_answers": len(set(map(tuple, answers.values()))),
+  }
 
 
 def _infer(
   model: pt.Model, prompt: Prompt, inputs: list[str], folder: pathlib.Path
-) -> list[str]:
-  """Returns what `t5x.infer` predicts."""
+) -> list[tuple[list[int], str]]:
+  """Returns what `t5x.infer` predicts: tokens up to the end, and text."""
   made = text_pairs.make(
     {"test": [(text, "none") for text in inputs]}, model.vocabulary, labels=[]
   )
@@ -233,8 +241,15 @@ def _infer(
   runner = prediction.make_model(model.config, model.vocabulary, method)
   assert isinstance(runner, models.EncoderDecoderModel)
   runner._decode_fn = functools.partial(decoding.temperature_sample, topk=1)
+  decode = runner.predict_batch_with_aux
+
+  def with_tokens(params: Any, batch: models.Batch) -> tuple[Any, Any]:
+    tokens, aux = decode(params, batch)
+    return tokens, {**aux, "tokens": tokens}  # Before they become text.
+
+  runner.predict_batch_with_aux = with_tokens
   inference.infer(
-    mode="predict",
+    mode="predict_with_aux",
     model=runner,
     dataset_cfg=utils.DatasetConfig(
       mixture_or_task_name=made.task,
@@ -265,5 +280,12 @@ def _infer(
     fallback_init_rng=0,
     summarize_config_fn=None,
   )
-  (path,) = folder.glob("*-predict.jsonl-*")
-  return [json.loads(x)["prediction"] for x in path.read_text().splitlines()]
+  (path,) = folder.glob("*-predict_with_aux.jsonl-*")
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  return [
+    (_until_end(line["aux"]["tokens"]), line["prediction"]) for line in lines
+  ]
+
+
+def _until_end(tokens: list[int]) -> list[int]:
+  return tokens[: tokens.index(_EOS)] if _EOS in tokens else tokens

@@ -54,8 +54,14 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
       ),
     ]
   if record["part"] == "equality":
+    asked = str(record["inputs"])
     what = f"answers that are t5x.infer's, {record['prompts']} prompts"
-    return [(what, str(record["inputs"]), str(record["same"]))]
+    return [
+      (f"{what}, token for token", asked, str(record["same_tokens"])),
+      ("the same text", asked, str(record["same_text"])),
+      ("tokens of all answers", "", str(record["tokens"])),
+      ("different answers", "", str(record["different_answers"])),
+    ]
   if record["part"] == "load":
     return load.rows(record)
   if record["part"] == "kills":

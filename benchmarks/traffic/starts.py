@@ -1,18 +1,22 @@
 """What a server takes until it answers: time and memory."""
 
+import json
+import os
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 from traffic.servers import Server
 
-# Next to nothing beside the model that is looked at.
-_SMALLEST = "checkpoints/ladder_xs/lm_100"
+_METRICS = ("model_bytes", "array_bytes", "prompt_table_bytes")
 
 
 def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
-  """Starts the demo twice, and servers of two models.
+  """Starts the demo twice, and a server of a model.
 
-  What Python and its libraries take, the servers have in common.
+  What it has in memory, it does not tell apart; a process that does the same,
+  step after step, does.
   """
   demo = Server("", folder / "demo", "--demo", is_first=True)
   seconds = []
@@ -21,35 +25,76 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
       seconds.append(demo.start())
     finally:
       demo.stop()
-  found = {}
-  for name, path in (("smallest", _SMALLEST), ("model", checkpoint)):
-    server = Server(path, folder / name, is_first=True)
-    try:
-      server.start()
-      found[name] = {
-        "model_bytes": server.metric("prompt_tuning_model_bytes"),
-        "resident_bytes": server.resident_bytes,
-      }
-    finally:
-      server.stop()
-  return {"demo_seconds": seconds, **found}
+  flags = (f"--checkpoint={checkpoint}", f"--prompts={folder}", "--jobs=")
+  server = Server(checkpoint, folder / "model", *flags, is_first=True)
+  try:
+    started = server.start()
+    found = {
+      name: server.metric(f"prompt_tuning_{name}") for name in _METRICS
+    } | {"resident_bytes": server.resident_bytes, "start_seconds": started}
+  finally:
+    server.stop()
+  return {
+    "demo_seconds": seconds,
+    "server": found,
+    "memory": _memory(checkpoint, folder / "apart"),
+  }
+
+
+def _memory(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
+  """See `memory.steps`, of a process that has compiled nothing before."""
+  ended = subprocess.run(
+    [
+      *(sys.executable, pathlib.Path(__file__).with_name("memory.py")),
+      *(checkpoint, folder / "prompts"),
+    ],
+    env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
+    stdout=subprocess.PIPE,
+    check=True,
+  )
+  return json.loads(ended.stdout.splitlines()[-1])
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
   """See `serving.rows`."""
   first, again = record["demo_seconds"]
-  model, least = record["model"], record["smallest"]
-  growth, size = (
-    model[name] - least[name] for name in ("resident_bytes", "model_bytes")
-  )
+  server, memory = record["server"], record["memory"]
+  steps, size = memory["steps"], memory["model_bytes"]
+  arrays = server["array_bytes"] - server["prompt_table_bytes"]
+
+  def growth(begin: str, end: str) -> int:
+    return steps[end]["anonymous"] - steps[begin]["anonymous"]
+
+  read = growth("libraries", "loaded") - memory["table_bytes"]
+  peak = memory["peak_bytes"] - memory["compiled_resident_bytes"]
   return [
     ("seconds until the demo answers, the first time", "< 60", f"{first:.0f}"),
     ("again", "", f"{again:.0f}"),
-    ("parameters, MB", "", f"{model['model_bytes'] / 1e6:.1f}"),
+    ("parameters, MB", "", _mb(size)),
     (
-      "memory of the process, over that with ladder_xs, MB",
-      "",
-      f"{growth / 1e6:.1f}",
+      "arrays of the server, without the table of prompts, as copies of them",
+      "1",
+      f"{arrays / server['model_bytes']:.2f}",
     ),
-    ("as copies of the parameters", "1", f"{growth / size:.2f}"),
+    ("memory that reading them takes, as copies", "1", f"{read / size:.2f}"),
+    (
+      f"that compiling {memory['programs']} programs takes, MB",
+      "",
+      _mb(growth("loaded", "compiled")),
+    ),
+    ("that answers take at their most, MB", "", _mb(peak)),
+    (
+      "that libraries take before, MB",
+      "",
+      _mb(steps["libraries"]["anonymous"]),
+    ),
+    (
+      "of the server in all, files that are mapped included, MB",
+      "",
+      _mb(server["resident_bytes"]),
+    ),
   ]
+
+
+def _mb(size: float) -> str:
+  return f"{size / 1e6:.0f}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import concurrent.futures
+import ctypes
 import functools
 import os
 from typing import Any
@@ -43,6 +44,7 @@ class Compiled:
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
       compiled = pool.map(self._compile, wanted.values())
       self._programs.update(zip(wanted, compiled, strict=True))
+    _give_back()
 
   def __len__(self) -> int:
     return len(self._programs)
@@ -145,6 +147,13 @@ class Compiled:
           (attended, tokens, sampling, state, _like()),
         ),
       )
+
+
+def _give_back() -> None:
+  """Returns to the system what compiling has freed, which glibc would keep."""
+  trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+  if trim is not None:
+    trim(0)
 
 
 def _like(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:

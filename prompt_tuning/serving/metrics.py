@@ -88,6 +88,10 @@ class Metrics:
         "Memory of the frozen model's parameters.",
         lambda: sum(x.nbytes for x in jax.tree.leaves(engine.model.params)),
       ),
+      "array_bytes": (
+        "Memory of all arrays: the model, the table, and batches.",
+        lambda: sum(x.nbytes for x in jax.live_arrays()),
+      ),
     }
     for name, (text, value) in values.items():
       Gauge(
