@@ -1,6 +1,6 @@
 """Writes seqio's offline cache of tasks: text that is tokenized once for all.
 
-  python scripts/cache_tasks.py --tasks=super_glue_cb,super_glue_rte \
+  python scripts/cache_tasks.py --tasks=super_glue_cb,super_glue_rte \\
     --output_cache_dir=C --tfds_data_dir=D
 
 and then `--seqio_additional_cache_dirs=C --gin.USE_CACHED_TASKS=True`.

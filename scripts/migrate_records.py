@@ -1,5 +1,9 @@
-"""Brings the records in results up to today's schema; harmless when done."""
+"""Brings the records in results up to today's schema; harmless when done.
 
+  python scripts/migrate_records.py
+"""
+
+import argparse
 import pathlib
 import sys
 
@@ -7,8 +11,16 @@ from prompt_tuning.experiments import migration
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
 
-if __name__ == "__main__":
+
+def main() -> None:
+  argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  ).parse_args()
   try:
     print(f"{migration.migrate(RESULTS)} records changed.")
   except ValueError as error:
     sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+  main()

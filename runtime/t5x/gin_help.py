@@ -121,7 +121,8 @@ def _flags() -> dict[str, str]:
   """The flags of the programs, which are defined as they start."""
   values = flags.FlagValues()
   gin_utils.define_flags(values)
-  return {f"--{x}": str(values[x].help).split(";    ")[0] for x in values}
+  # absl adds that some may be repeated.
+  return {f"--{x}": str(values[x].help).split(";\n")[0] for x in values}
 
 
 def _columns(rows: Mapping[str, str]) -> Iterator[str]:

@@ -77,6 +77,7 @@ def test_help_shows_values_and_files():
   assert "\n  MODEL_DIR = required\n" in text
   for name in ("ladder_s", "model_tuning", "class_labels", "--tfds_data_dir"):
     assert f"\n  {name} " in text
+  assert "repeat this" not in text  # absl's, which breaks lines.
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])

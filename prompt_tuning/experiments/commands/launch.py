@@ -38,7 +38,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     "--cell",
     action="append",
     metavar="NAME",
-    help="only these, such as 'ladder_xs-*-seed0'",
+    help="only these, such as 'ladder_xs-*-seed0'; --dry-run then shows those "
+    "with a record too",
   )
   options.add_launching(parser)
   options.add_root(parser)

@@ -47,7 +47,7 @@ def add_launching(parser: argparse.ArgumentParser) -> None:
     "--dry-run",
     "--dry_run",
     action="store_true",
-    help="print the commands instead; with --cell, of recorded cells too",
+    help="print the commands instead",
   )
   parser.add_argument(
     "--submit",
