@@ -1,6 +1,6 @@
 """Brings the records in results up to today's schema; harmless when done.
 
-  python scripts/migrate_records.py
+python scripts/migrate_records.py
 """
 
 import argparse
