@@ -2,7 +2,9 @@
 
   python scripts/import_t5_small.py [checkpoints/t5_small]
 
-Where the weights come from says prompt_tuning/interop/t5_small.py.
+The weights are those of the package traceforge-title-model (the extra
+t5-small): a FLAN-T5 small, fine-tuned to write titles and stored in int8. They
+are real, but not the paper's.
 """
 
 import argparse

@@ -28,14 +28,19 @@ def main() -> None:
   parser.add_argument("--checkpoint", required=True, help="The base model.")
   parser.add_argument(
     "--vocabulary",
-    help="A SentencePiece model, or 'ladder'; CHECKPOINT/spiece.model.",
+    help="A SentencePiece model, or 'ladder'; by default "
+    "CHECKPOINT/spiece.model.",
   )
-  parser.add_argument("--extra_ids", type=int, default=100, help="Sentinels.")
+  parser.add_argument(
+    "--extra_ids", type=int, default=100, help="Its sentinels."
+  )
   parser.add_argument(
     "--labels",
-    help="Such as 'True,False'; those of its task, if known.",
+    help="Such as 'True,False'; by default those of its task, if known.",
   )
-  parser.add_argument("-n", type=int, default=5, help="Pieces a position.")
+  parser.add_argument(
+    "-n", type=int, default=5, help="Pieces shown for each position."
+  )
   parser.add_argument(
     "--plot", default="prompt.png", help="A .png, .svg or .pdf."
   )

@@ -2,6 +2,8 @@
 
   python scripts/pretrain_ladder.py [SIZE...]
 
+A SIZE is ladder_xs, ladder_s, ladder_m or ladder_l; all four by default.
+
 Runs the cells of configs/ladder.toml that have no record yet, as launch.py
 does, and puts the checkpoints where the other sheets look for them:
 checkpoints/SIZE/{span_corruption,lm_10,lm_50,lm_100}, in bfloat16. Stop it when
