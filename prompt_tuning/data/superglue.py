@@ -22,7 +22,12 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import metrics, postprocessors, preprocessors
+from prompt_tuning.data import (
+  metrics,
+  postprocessors,
+  preprocessors,
+  task_lookup,
+)
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 
 MetricFn = Callable[..., Mapping[str, float]]
@@ -323,19 +328,23 @@ def add_mixture(name: str, rate_by_task: Mapping[str, int]) -> None:
   )
 
 
-def prefixes_of(mixture: str, used: str) -> tuple[str, ...]:
+def prefixes_of(
+  mixture: str, used: str, module: str | None = None
+) -> tuple[str, ...]:
   """Returns what the inputs of a mixture's tasks begin with, each once.
 
   Args:
     mixture: A task or mixture `*_prefixed`.
     used: The one that is trained on or evaluated: its tasks are among them.
+    module: What registers them, or None.
 
   Raises:
-    ValueError: if inputs do not begin with the name of a task of the mixture.
+    ValueError: if one is unknown, or inputs do not begin with the name of a
+      task of the mixture.
   """
   prefixes: dict[str, list[str]] = {mixture: [], used: []}
   for name, found in prefixes.items():
-    for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
+    for task in seqio.get_subtasks(task_lookup.find(name, module=module)):
       if task.name not in ROWS or not task.name.endswith("_prefixed"):
         raise ValueError(
           f"Expected tasks whose inputs begin with their name, got {task.name}."

@@ -101,6 +101,22 @@ def test_prefixes_of_a_mixture():
   )
 
 
+def test_what_registers_a_mixture_is_imported_first(tmp_path, monkeypatch):
+  (tmp_path / "registers_later.py").write_text(
+    "from prompt_tuning.data import sources, superglue\n"
+    "superglue.add_tasks(\n"
+    "  'later',\n"
+    "  lambda row: sources.ExampleSource(lambda split: [], {'train': 0}),\n"
+    "  (superglue.CB,),\n"
+    ")\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  name = "later_cb_prefixed"
+  with pytest.raises(ValueError, match="No seqio task or mixture 'later_cb"):
+    superglue.prefixes_of(name, name)
+  assert superglue.prefixes_of(name, name, "registers_later") == ("cb ",)
+
+
 @pytest.mark.parametrize(
   ("mixture", "used", "message"),
   [
