@@ -25,21 +25,37 @@ _WITHOUT_CHANCE = (
 def is_possible(provider: seqio.Task | seqio.Mixture, split: str) -> bool:
   """Whether the examples of a split are few, and prepared without chance.
 
-  What seqio may write to a cache on disk has none in it.
+  What seqio may write to a cache on disk has none in it. Of a mixture, all
+  tasks must be so.
   """
-  if not isinstance(provider, seqio.Task) or not provider.supports_caching:
+  # A subclass may do as it likes.
+  if type(provider) not in (seqio.Task, seqio.Mixture):
     return False
-  names = [type(x).__name__ for x in provider._preprocessor_constructor_args]
-  behind = provider._preprocessor_constructor_args[
-    names.index(seqio.CacheDatasetPlaceholder.__name__) + 1 :
-  ]
-  count = provider.num_input_examples(split)
+  tasks = _tasks(provider, split)
+  counts = [task.num_input_examples(split) for task in tasks]
   return (
-    provider._shuffle_buffer_size is not None
-    and count is not None
-    and count <= MAX_EXAMPLES
-    and all(_function(x) in _WITHOUT_CHANCE for x in behind)
+    bool(tasks)
+    and all(count is not None for count in counts)
+    and sum(filter(None, counts)) <= MAX_EXAMPLES * len(tasks)
+    and all(map(_has_no_chance, tasks))
   )
+
+
+def _tasks(
+  provider: seqio.Task | seqio.Mixture, split: str
+) -> list[seqio.Task]:
+  if isinstance(provider, seqio.Task):
+    return [provider]
+  return [task for task in provider.tasks if split in task.splits]
+
+
+def _has_no_chance(task: seqio.Task) -> bool:
+  if not task.supports_caching or task._shuffle_buffer_size is None:
+    return False
+  steps = task._preprocessor_constructor_args
+  names = [type(x).__name__ for x in steps]
+  behind = steps[names.index(seqio.CacheDatasetPlaceholder.__name__) + 1 :]
+  return all(_function(x) in _WITHOUT_CHANCE for x in behind)
 
 
 def _function(preprocessor: Callable) -> Callable:
@@ -49,7 +65,7 @@ def _function(preprocessor: Callable) -> Callable:
 
 
 def shuffled_batches(
-  mixture_or_task_name: seqio.Task,
+  mixture_or_task_name: seqio.Task | seqio.Mixture,
   task_feature_lengths: Mapping[str, int],
   dataset_split: str,
   feature_converter: seqio.FeatureConverter,
@@ -62,7 +78,7 @@ def shuffled_batches(
 
   Args:
     mixture_or_task_name: As the others but the last one, an argument of
-      `seqio.get_dataset`; a task for which `is_possible` is true.
+      `seqio.get_dataset`; one for which `is_possible` is true.
     task_feature_lengths: Task feature -> tokens.
     dataset_split: The split.
     feature_converter: To the model's features, without packing.
@@ -72,27 +88,38 @@ def shuffled_batches(
     batch_size: Rows of a batch.
 
   Returns:
-    The batches; None if the split has no example.
+    The batches; None if a split has no example.
   """
-  task = mixture_or_task_name
-  rows = task.get_dataset(
-    task_feature_lengths,
-    split=dataset_split,
-    use_cached=use_cached,
-    shuffle=True,
-    shuffle_buffer_size=1,  # In the order in which they come to be shuffled.
-    seed=seed,
-    num_epochs=1,
-    trim_output_features=trim_output_features,
-  )
-  features = feature_converter(rows, task_feature_lengths)
-  parts = list(features.batch(MAX_EXAMPLES))
-  if not parts:
-    return None
-  table = {k: tf.concat([x[k] for x in parts], axis=0) for k in parts[0]}
-  count = len(next(iter(table.values())))
-  numbers = tf.data.Dataset.range(count).repeat()
-  numbers = numbers.shuffle(task._shuffle_buffer_size, seed=seed)
+  provider = mixture_or_task_name
+  tasks = _tasks(provider, dataset_split)
+  parts: list[Mapping[str, tf.Tensor]] = []
+  orders = []
+  start = 0
+  for task in tasks:
+    rows = task.get_dataset(
+      task_feature_lengths,
+      split=dataset_split,
+      use_cached=use_cached,
+      shuffle=True,
+      shuffle_buffer_size=1,  # In the order in which they come to be shuffled.
+      seed=seed,
+      num_epochs=1,
+      trim_output_features=trim_output_features,
+    )
+    features = feature_converter(rows, task_feature_lengths)
+    found = list(features.batch(MAX_EXAMPLES))
+    if not found:
+      return None
+    parts += found
+    stop = start + sum(len(next(iter(part.values()))) for part in found)
+    order = tf.data.Dataset.range(start, stop).repeat()
+    orders.append(order.shuffle(task._shuffle_buffer_size, seed=seed))
+    start = stop
+  table = {k: tf.concat([part[k] for part in parts], 0) for k in parts[0]}
+  numbers = orders[0]
+  if isinstance(provider, seqio.Mixture):
+    rates = provider._get_all_mixing_rates(tasks)
+    numbers = provider._sample_fn(orders, rates, seed)
   return numbers.batch(batch_size, drop_remainder=True).map(
     lambda batch: {k: tf.gather(x, batch) for k, x in table.items()}
   )

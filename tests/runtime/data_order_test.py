@@ -15,21 +15,32 @@ from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from t5x import in_memory, schedules, trainer, utils
 
 CACHED_TASK = "data_order_cached"
+FEWER_TASK = "data_order_fewer"
+MIXTURE = "data_order_mixture"
 NUM_BATCHES = 20  # More than two epochs of 64 examples in batches of eight.
 
 
-seqio.TaskRegistry.add(
-  CACHED_TASK,
-  seqio.FunctionDataSource(
-    tiny.dataset, splits=["train"], num_input_examples={"train": 64}
-  ),
-  preprocessors=[
-    seqio.preprocessors.tokenize,
-    seqio.CacheDatasetPlaceholder(),
-    seqio.preprocessors.append_eos_after_trim,
-  ],
-  output_features=seqio.TaskRegistry.get(tiny.TASK).output_features,
-)
+def _fewer(split, shuffle_files=False, seed=None):
+  return tiny.dataset(split, shuffle_files, seed).skip(16)
+
+
+for _name, _dataset, _count in (
+  (CACHED_TASK, tiny.dataset, 64),
+  (FEWER_TASK, _fewer, 48),
+):
+  seqio.TaskRegistry.add(
+    _name,
+    seqio.FunctionDataSource(
+      _dataset, splits=["train"], num_input_examples={"train": _count}
+    ),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.CacheDatasetPlaceholder(),
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features=seqio.TaskRegistry.get(tiny.TASK).output_features,
+  )
+seqio.MixtureRegistry.add(MIXTURE, [(CACHED_TASK, 1.0), (FEWER_TASK, 3.0)])
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +91,7 @@ def _assert_same(ours, seqios):
     {"pack": True, "task_feature_lengths": {"inputs": 24, "targets": 16}},
     {"mixture_or_task_name": CACHED_TASK},
     {"mixture_or_task_name": CACHED_TASK, "seed": 7},
+    {"mixture_or_task_name": MIXTURE, "seed": 7},
     {"mixture_or_task_name": CACHED_TASK, "use_cached": True},
     {
       "mixture_or_task_name": CACHED_TASK,
@@ -89,7 +101,7 @@ def _assert_same(ours, seqios):
   ],
   ids=[
     *("in order", "shuffled", "seed", "packed", "in memory"),
-    *("in memory, seed", "cached", "cached in order"),
+    *("in memory, seed", "mixture", "cached", "cached in order"),
   ],
 )
 @pytest.mark.parametrize("num_shards", [1, 2])
@@ -121,6 +133,12 @@ def test_examples_fit_into_memory_where_there_is_no_chance_in_them():
     ),
   ):
     assert not in_memory.is_possible(other, "train")
+
+
+def test_a_mixture_fits_into_memory_where_all_of_its_tasks_do():
+  assert in_memory.is_possible(seqio.MixtureRegistry.get(MIXTURE), "train")
+  with_other = seqio.Mixture("x", [CACHED_TASK, tiny.TASK], default_rate=1.0)
+  assert not in_memory.is_possible(with_other, "train")
 
 
 def test_order_beyond_the_buffer_and_the_epoch_is_that_of_seqio():
