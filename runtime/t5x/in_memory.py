@@ -12,8 +12,9 @@ import functools
 import seqio
 import tensorflow as tf
 
-# What seqio takes for small: it keeps as many examples in memory itself.
-MAX_EXAMPLES = 10_000
+# Of a task. More would keep a run from starting for seconds, and are read again
+# by few of its steps.
+MAX_EXAMPLES = 5_000
 # Before its place for a cache, seqio has no chance in anything. These come
 # behind it, and have none either.
 _WITHOUT_CHANCE = (
