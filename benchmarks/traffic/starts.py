@@ -25,8 +25,11 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
       seconds.append(demo.start())
     finally:
       demo.stop()
+  place = folder / "model"
+  memory = _memory(checkpoint, place)
   flags = (f"--checkpoint={checkpoint}", f"--prompts={folder}", "--jobs=")
-  server = Server(checkpoint, folder / "model", *flags, is_first=True)
+  # It finds what the other has compiled.
+  server = Server(checkpoint, place, *flags, is_first=True)
   try:
     started = server.start()
     found = {
@@ -34,11 +37,7 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
     } | {"resident_bytes": server.resident_bytes, "start_seconds": started}
   finally:
     server.stop()
-  return {
-    "demo_seconds": seconds,
-    "server": found,
-    "memory": _memory(checkpoint, folder / "apart"),
-  }
+  return {"demo_seconds": seconds, "server": found, "memory": memory}
 
 
 def _memory(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
