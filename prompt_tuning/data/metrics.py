@@ -11,7 +11,6 @@ import string
 from typing import Any
 
 import numpy as np
-import sklearn.metrics
 
 from prompt_tuning.data.postprocessors import INVALID
 
@@ -31,6 +30,8 @@ SUPER_GLUE = (
 def accuracy(
   targets: Sequence[Any], predictions: Sequence[Any]
 ) -> dict[str, float]:
+  import sklearn.metrics  # As in `_f1`.
+
   return {
     "accuracy": 100 * sklearn.metrics.accuracy_score(targets, predictions)
   }
@@ -40,28 +41,30 @@ def mean_3class_f1(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> dict[str, float]:
   """CommitmentBank's F1: the mean over its three classes."""
-  f1 = sklearn.metrics.f1_score(
-    targets,
-    predictions,
-    labels=range(3),
-    average="macro",
-    zero_division=0,  # pyright: ignore[reportArgumentType]
-  )
-  return {"mean_3class_f1": 100 * f1}
+  f1 = _f1(targets, predictions, labels=range(3), average="macro")
+  return {"mean_3class_f1": f1}
 
 
 def macro_f1(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> dict[str, float]:
   """The mean of the F1 of each class that is a target."""
-  f1 = sklearn.metrics.f1_score(
+  labels = sorted(set(targets))
+  return {"macro_f1": _f1(targets, predictions, labels=labels, average="macro")}
+
+
+def _f1(
+  targets: Sequence[int], predictions: Sequence[int], **options: Any
+) -> float:
+  # It takes a second to import, which a run's first step does not wait for.
+  import sklearn.metrics
+
+  return 100 * sklearn.metrics.f1_score(
     targets,
     predictions,
-    labels=sorted(set(targets)),
-    average="macro",
     zero_division=0,  # pyright: ignore[reportArgumentType]
+    **options,
   )
-  return {"macro_f1": 100 * f1}
 
 
 def invalid(
@@ -86,13 +89,9 @@ def multirc(
   by_question = collections.defaultdict(list)
   for target, prediction in zip(targets, predicted, strict=True):
     by_question[target["group"]].append(target["value"] == prediction)
-  f1 = sklearn.metrics.f1_score(
-    right,
-    predicted,
-    zero_division=0,  # pyright: ignore[reportArgumentType]
-  )
   exact_match = np.mean([all(answers) for answers in by_question.values()])
-  return {"f1": 100 * f1, "exact_match": 100 * float(exact_match)}
+  f1 = _f1(right, predicted)
+  return {"f1": f1, "exact_match": 100 * float(exact_match)}
 
 
 def record(

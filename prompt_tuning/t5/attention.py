@@ -173,6 +173,7 @@ class Attention(nn.Module):
     prefix: tuple[Array, Array] | None = None,
     cache_index: Array | None = None,
     enable_dropout: bool = False,
+    dropout_key: PRNGKey | None = None,
   ) -> Array:
     """Lets every input attend to what its mask makes visible.
 
@@ -186,6 +187,7 @@ class Attention(nn.Module):
       cache_index: Position of the first input while decoding with a cache,
         whose length is then the K of `mask` and `bias`; or None.
       enable_dropout: Whether to drop attention weights.
+      dropout_key: For that, or flax's own.
 
     Returns:
       [B, Q, H]
@@ -214,7 +216,12 @@ class Attention(nn.Module):
     )
     query = _beside_each_other(query, len(key))
     outputs: jax.Array = attention(
-      query, key, dropout(value), bias, mask, config.attention_kernel
+      query,
+      key,
+      dropout(value, rng=dropout_key),
+      bias,
+      mask,
+      config.attention_kernel,
     )
     outputs = jnp.swapaxes(outputs, 1, 2).reshape(*inputs.shape[:2], -1)
     outputs = constrain(outputs, ("batch", "length", "joined_kv"))

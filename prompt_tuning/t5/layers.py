@@ -18,7 +18,7 @@ import numpy as np
 from prompt_tuning.einsum import einsum
 from prompt_tuning.injections import Injections
 from prompt_tuning.t5.config import T5Config
-from prompt_tuning.types import Array, DType, Initializer
+from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 
 constrain = partitioning.with_sharding_constraint
 
@@ -209,7 +209,12 @@ class Mlp(nn.Module):
   injections: Injections
 
   @nn.compact
-  def __call__(self, inputs: Array, enable_dropout: bool = False) -> Array:
+  def __call__(
+    self,
+    inputs: Array,
+    enable_dropout: bool = False,
+    dropout_key: PRNGKey | None = None,
+  ) -> Array:
     """[B, T, H] -> [B, T, H]"""
     config, injections = self.config, self.injections
     gated = len(config.mlp_activations) > 1
@@ -226,7 +231,7 @@ class Mlp(nn.Module):
     hidden = _gated(tuple(config.mlp_activations), *branches)
     if rescale := injections.build(injections.rescale, self, "rescale"):
       hidden = rescale(hidden, ("mlp",))
-    hidden = make_dropout(config, enable_dropout)(hidden)
+    hidden = make_dropout(config, enable_dropout)(hidden, rng=dropout_key)
     hidden = constrain(hidden, ("batch", "length", "mlp"))
     outputs = Dense(
       config, injections, config.emb_dim, ("mlp", "embed"), name="wo"

@@ -1,5 +1,7 @@
 """T5 1.1: encoder, decoder, and the module that T5X's models drive."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -16,8 +18,8 @@ from prompt_tuning.t5.layers import (
   constrain,
   make_dropout,
 )
-from prompt_tuning.t5.stack import Prefix, apply_layers
-from prompt_tuning.types import Array
+from prompt_tuning.t5.stack import Draw, Prefix, apply_layers
+from prompt_tuning.types import Array, PRNGKey
 
 _ACTIVATION_AXES = ("batch", "length", "embed")
 
@@ -29,24 +31,49 @@ class EncoderLayer(nn.Module):
   injections: Injections
   enable_dropout: bool
 
+  draws: ClassVar[tuple[Draw, ...]] = (
+    ("attention", "Dropout_0", 1),
+    ("Dropout_0", 1),
+    ("mlp", "Dropout_0", 1),
+    ("Dropout_0", 2),
+  )
+
   @nn.compact
   def __call__(
-    self, inputs: Array, prefixes: tuple[Prefix], mask: Array, bias: Array
+    self,
+    inputs: Array,
+    prefixes: tuple[Prefix],
+    mask: Array,
+    bias: Array,
+    keys: tuple[PRNGKey, ...] | None = None,
   ) -> tuple[Array, None]:
-    """[B, T, H], prefix, [B, 1, T or 1, T], [1, N, T, T] -> [B, T, H]"""
+    """Computes one layer.
+
+    Args:
+      inputs: [B, T, H]
+      prefixes: As in `Attention`, of the one.
+      mask: [B, 1, T or 1, T]
+      bias: [1, N, T, T]
+      keys: Of `draws`, or flax's own.
+
+    Returns:
+      [B, T, H], and nothing to collect from each layer.
+    """
     config, enable_dropout = self.config, self.enable_dropout
     (prefix,) = prefixes
+    keys = keys or (None,) * len(self.draws)
     dropout = make_dropout(config, enable_dropout)
     normed = RMSNorm(config, name="pre_attention_layer_norm")(inputs)
     attention = Attention(config, self.injections, name="attention")
-    hidden = inputs + dropout(
-      attention(
-        normed, normed, mask, bias, prefix, enable_dropout=enable_dropout
-      )
+    attended = attention(
+      *(normed, normed, mask, bias, prefix),
+      enable_dropout=enable_dropout,
+      dropout_key=keys[0],
     )
+    hidden = inputs + dropout(attended, rng=keys[1])
     normed = RMSNorm(config, name="pre_mlp_layer_norm")(hidden)
     mlp = Mlp(config, self.injections, name="mlp")
-    hidden += dropout(mlp(normed, enable_dropout))
+    hidden += dropout(mlp(normed, enable_dropout, keys[2]), rng=keys[3])
     return constrain(hidden, _ACTIVATION_AXES), None
 
 
@@ -56,6 +83,15 @@ class DecoderLayer(nn.Module):
   config: T5Config
   injections: Injections
   enable_dropout: bool
+
+  draws: ClassVar[tuple[Draw, ...]] = (
+    ("self_attention", "Dropout_0", 1),
+    ("Dropout_0", 1),
+    ("encoder_decoder_attention", "Dropout_0", 1),
+    ("Dropout_0", 2),
+    ("mlp", "Dropout_0", 1),
+    ("Dropout_0", 3),
+  )
 
   @nn.compact
   def __call__(
@@ -67,6 +103,7 @@ class DecoderLayer(nn.Module):
     encoder_decoder_mask: Array,
     bias: Array,
     cache_index: Array | None,
+    keys: tuple[PRNGKey, ...] | None = None,
   ) -> tuple[Array, None]:
     """Computes one layer.
 
@@ -78,6 +115,7 @@ class DecoderLayer(nn.Module):
       encoder_decoder_mask: [B, 1, S or 1, T]
       bias: [1, N, S, K]
       cache_index: As in `Attention`.
+      keys: Of `draws`, or flax's own.
 
     Returns:
       [B, S, H], and nothing to collect from each layer.
@@ -85,28 +123,30 @@ class DecoderLayer(nn.Module):
     config, injections = self.config, self.injections
     enable_dropout = self.enable_dropout
     prefix, encoder_decoder_prefix = prefixes
+    keys = keys or (None,) * len(self.draws)
     dropout = make_dropout(config, enable_dropout)
     normed = RMSNorm(config, name="pre_self_attention_layer_norm")(inputs)
     attention = Attention(config, injections, name="self_attention")
-    hidden = inputs + dropout(
-      attention(normed, normed, mask, bias, prefix, cache_index, enable_dropout)
+    attended = attention(
+      *(normed, normed, mask, bias, prefix, cache_index),
+      enable_dropout=enable_dropout,
+      dropout_key=keys[0],
     )
+    hidden = inputs + dropout(attended, rng=keys[1])
     normed = RMSNorm(config, name="pre_cross_attention_layer_norm")(hidden)
     attention = Attention(
       config, injections, keeps=True, name="encoder_decoder_attention"
     )
-    hidden += dropout(
-      attention(
-        normed,
-        encoded,
-        encoder_decoder_mask,
-        prefix=encoder_decoder_prefix,
-        enable_dropout=enable_dropout,
-      )
+    attended = attention(
+      *(normed, encoded, encoder_decoder_mask),
+      prefix=encoder_decoder_prefix,
+      enable_dropout=enable_dropout,
+      dropout_key=keys[2],
     )
+    hidden += dropout(attended, rng=keys[3])
     normed = RMSNorm(config, name="pre_mlp_layer_norm")(hidden)
     mlp = Mlp(config, injections, name="mlp")
-    hidden += dropout(mlp(normed, enable_dropout))
+    hidden += dropout(mlp(normed, enable_dropout, keys[4]), rng=keys[5])
     return constrain(hidden, _ACTIVATION_AXES), None
 
 

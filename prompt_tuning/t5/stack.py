@@ -2,12 +2,16 @@
 
 Where layers are scanned, the parameters of all are stacked, [L, ...], under the
 one name `layers`; checkpoints hold them apart, as `layers_0` and on. XLA then
-compiles one layer, whatever L is.
+compiles one layer, whatever L is. Where they are not, Python traces one layer,
+which is a function of the program, and XLA compiles its calls as if they were
+written out.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from flax.core import lift
+from flax.core.scope import LazyRng
 import flax.linen as nn
 from flax.linen import partitioning
 import jax
@@ -15,8 +19,11 @@ import jax.numpy as jnp
 
 from prompt_tuning.injections import Injections
 from prompt_tuning.t5.config import T5Config
-from prompt_tuning.types import Array
+from prompt_tuning.types import Array, PRNGKey
 
+# A module below a layer that drops, and which of its calls: what flax makes a
+# key from, after the path of the layer.
+Draw = tuple[str | int, ...]
 # Keys and values, [X, N * D] each, of one attention of one layer.
 Prefix = tuple[Array, Array] | None
 
@@ -38,8 +45,8 @@ def apply_layers(
 
   Args:
     make_layer: A module class with the fields `config`, `injections` and
-      `enable_dropout`, whose `(hidden, prefixes, *shared)` returns `(hidden,
-      None)`.
+      `enable_dropout`, whose `(hidden, prefixes, *shared, keys)` returns
+      `(hidden, None)`. The keys are of its `draws`; without, flax makes them.
     owner: The encoder or decoder, which has the first two.
     num_layers: L.
     prefix_names: Of the prefixes of the attentions of a layer.
@@ -62,11 +69,17 @@ def apply_layers(
     for name in prefix_names
   ]
   by_layer = list(zip(*prefixes, strict=True))
+  draws = make_layer.draws if enable_dropout and config.dropout_rate else ()
   make_layer = rematerialised(make_layer, config)
   if not config.scan_layers:
+    is_program = _is_staged(hidden) and not owner.is_initializing()
+    if is_program:
+      make_layer = traced_once(make_layer)
     for i, of_layer in enumerate(by_layer):
-      layer = make_layer(**fields, name=f"{SCANNED}_{i}")
-      hidden, _ = layer(hidden, of_layer, *shared)
+      name = f"{SCANNED}_{i}"
+      layer = make_layer(**fields, name=name)
+      keys = _dropout_keys(owner, name, draws) if is_program else None
+      hidden, _ = layer(hidden, of_layer, *shared, keys)
     return hidden
   _refuse_single_layers(injections)
   in_axes: Any = (0, *(nn.broadcast for _ in shared))
@@ -94,6 +107,72 @@ def rematerialised(
     prevent_cse=not config.scan_layers,
     policy=jax.checkpoint_policies.save_only_these_names(*config.remat_keeps),
   )
+
+
+def traced_once(make_layer: Callable[..., Any]) -> Callable[..., Any]:
+  """Makes layers that Python traces once for all that are equal.
+
+  JAX keeps what it traced, differentiated and lowered by the shapes of all
+  arguments, variables among them: a layer whose variables have others, as where
+  a method extends some layers alone, is traced apart.
+
+  Args:
+    make_layer: A module class. What a layer computes may depend on its path by
+      its variables alone.
+
+  Returns:
+    Another, for one stack of layers that exist already.
+  """
+  body = None
+
+  def call(*arguments):
+    assert body is not None
+    return body(*arguments)
+
+  call.__name__ = make_layer.__name__
+  jitted = jax.jit(call)
+
+  def of_layer(compute: Callable[..., Any]) -> Callable[..., Any]:
+    def inner(scope_fn, repack_fn, variables, rngs, *arguments):
+      def of_arrays(variables, rngs, *arguments):
+        scope = scope_fn(variables, rngs)
+        return compute(scope, *arguments), repack_fn(scope)
+
+      # The layer's path is in the key from now on, not beside it.
+      rngs = jax.tree.map(
+        lambda rng: LazyRng.create(rng.as_jax_rng()),
+        rngs,
+        is_leaf=lambda node: isinstance(node, LazyRng),
+      )
+      nonlocal body
+      body = of_arrays
+      try:
+        return jitted(variables, rngs, *arguments)
+      finally:
+        body = None
+
+    return lift.pack(inner, (True,), (True,), (True,), name="jit")
+
+  return nn.transforms.lift_transform(of_layer, make_layer)
+
+
+def _is_staged(x: Array) -> bool:
+  """Whether `jax.jit` or alike traces; what runs at once would be compiled."""
+  return isinstance(x, jax.core.Tracer) and x.to_concrete_value() is None
+
+
+def _dropout_keys(
+  owner: nn.Module, layer: str, draws: Sequence[Draw]
+) -> tuple[PRNGKey, ...] | None:
+  """Makes the keys of a layer of `owner`, as flax does; None without dropout.
+
+  A layer that is traced for others does not know its own path.
+  """
+  assert owner.scope is not None
+  if not draws or not owner.has_rng("dropout"):
+    return None
+  rng = owner.scope.rngs["dropout"]
+  return tuple(LazyRng.create(rng, layer, *x).as_jax_rng() for x in draws)
 
 
 def _prefixes(

@@ -21,6 +21,23 @@ if importlib.util.find_spec("gcsfs") is not None:
 
 
 @contextlib.contextmanager
+def without(name: str) -> Iterator[None]:
+  """What is imported within it does without a module that it can do without.
+
+  Args:
+    name: Of the module. If it is loaded already, nothing is gained.
+  """
+  if name in sys.modules:
+    yield
+    return
+  sys.modules[name] = None  # type: ignore[assignment]
+  try:
+    yield
+  finally:
+    del sys.modules[name]
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
   """Discards what is written to descriptor 2, where Python does not hear it.
 
@@ -41,6 +58,30 @@ def _quiet() -> Iterator[None]:
     os.close(null)
 
 
+# Layers of tensorflow_text, which import Keras.
+_KERAS_LAYERS = "tensorflow_text.python.keras"
+
+
+class _OnDemandLoader(importlib.machinery.SourceFileLoader):
+  """Runs a module when something is looked up in it.
+
+  Python's own `LazyLoader` takes a look at `__file__` for that, which who goes
+  through all modules does.
+  """
+
+  def exec_module(self, module: types.ModuleType) -> None:
+    run = super().exec_module
+
+    def look_up(name: str) -> object:
+      if name.startswith("__"):
+        raise AttributeError(name)
+      del module.__dict__["__getattr__"]
+      run(module)
+      return getattr(module, name)
+
+    module.__dict__["__getattr__"] = look_up
+
+
 class _TensorFlowLoader(importlib.machinery.SourceFileLoader):
   """Imports TensorFlow without the notes that no setting of it turns off.
 
@@ -50,12 +91,17 @@ class _TensorFlowLoader(importlib.machinery.SourceFileLoader):
 
   def exec_module(self, module: types.ModuleType) -> None:
     with _quiet():
-      super().exec_module(module)
+      # Keras takes as long as half of TensorFlow. It is there for who asks.
+      with without("keras.src.optimizers"):
+        super().exec_module(module)
       import tensorflow_text  # noqa: F401
 
       # The accelerator is JAX's.
       for kind in ("GPU", "TPU"):
         module.config.set_visible_devices([], kind)
+
+
+_LOADERS = {"tensorflow": _TensorFlowLoader, _KERAS_LAYERS: _OnDemandLoader}
 
 
 class _TensorFlowFinder(importlib.abc.MetaPathFinder):
@@ -67,11 +113,11 @@ class _TensorFlowFinder(importlib.abc.MetaPathFinder):
     path: Sequence[str] | None,
     target: types.ModuleType | None = None,
   ) -> importlib.machinery.ModuleSpec | None:
-    if fullname != "tensorflow":
+    if fullname not in _LOADERS:
       return None
     spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
     if spec is not None and spec.origin is not None:
-      spec.loader = _TensorFlowLoader(fullname, spec.origin)
+      spec.loader = _LOADERS[fullname](fullname, spec.origin)
     return spec
 
 

@@ -44,11 +44,11 @@ class TrainStateInitializer:
     """
     self._optimizer_def = optimizer_def
     self._partitioner = partitioner
-    self._init_params = lambda rng: init_fn(rng, input_shapes, input_types)[
-      "params"
-    ]
-    variables = jax.eval_shape(
-      lambda rng: init_fn(rng, input_shapes, input_types), jax.random.key(0)
+    self._init = jax.jit(lambda rng: init_fn(rng, input_shapes, input_types))
+    # As `_initial` calls it, so that Python traces it once for both.
+    traced = partitioner.partition(self._init).trace(jax.random.key(0))
+    variables = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info
     )
     self.param_shapes: dict[str, Any] = traverse_util.flatten_dict(
       variables["params"], sep="/"
@@ -69,7 +69,7 @@ class TrainStateInitializer:
     axes = traverse_util.flatten_dict(self._param_axes, sep="/")
 
     def init(rng):
-      params = traverse_util.flatten_dict(self._init_params(rng), sep="/")
+      params = traverse_util.flatten_dict(self._init(rng)["params"], sep="/")
       return {name: params[name] for name in names}
 
     return self._partitioner.partition(

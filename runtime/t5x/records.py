@@ -18,6 +18,7 @@ from etils import epath
 import gin
 import jax
 
+import t5x
 from t5x import (
   checkpoints,
   events,
@@ -312,8 +313,10 @@ class MetricLog:
         lambda line: line["step"] <= first_step,
         lambda kept: [line for line in evaluated if line not in kept],
       )
-    # Only those who train wait for it: it imports torch where that is.
-    import tensorboardX
+    # Only those who train wait for it. Of torch, where that is, it takes the
+    # name of a class, which takes two seconds.
+    with t5x.without("torch"):
+      import tensorboardX
 
     # It writes from a thread of its own.
     self.summary_writer = tensorboardX.SummaryWriter(
