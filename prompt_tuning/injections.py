@@ -36,7 +36,9 @@ class Injections:
   that it extends, and so its parameters get a path below that module's. The
   names of logical axes that some are told, `axes`, are those of the base
   model's parameter there, so that theirs can lie on the mesh as it does. Axes
-  of its own a class names in `replicated_axes`.
+  of its own a class names in `replicated_axes`. What a module computes inside a
+  layer may depend on its parameters, not on its path: layers with parameters of
+  the same names and shapes are traced as one.
 
   Attributes:
     prompt: `(tokens [B, T], embedded [B, T, H]) -> [P, H] or [B, P, H]`, put
