@@ -18,8 +18,8 @@ from prompt_tuning.t5.layers import (
   constrain,
   make_dropout,
 )
-from prompt_tuning.t5.stack import Draw, Prefix, apply_layers
-from prompt_tuning.types import Array, PRNGKey
+from prompt_tuning.t5.stack import Draw, Keys, Prefix, apply_layers
+from prompt_tuning.types import Array
 
 _ACTIVATION_AXES = ("batch", "length", "embed")
 
@@ -45,7 +45,7 @@ class EncoderLayer(nn.Module):
     prefixes: tuple[Prefix],
     mask: Array,
     bias: Array,
-    keys: tuple[PRNGKey, ...] | None = None,
+    keys: Keys | None = None,
   ) -> tuple[Array, None]:
     """Computes one layer.
 
@@ -103,7 +103,7 @@ class DecoderLayer(nn.Module):
     encoder_decoder_mask: Array,
     bias: Array,
     cache_index: Array | None,
-    keys: tuple[PRNGKey, ...] | None = None,
+    keys: Keys | None = None,
   ) -> tuple[Array, None]:
     """Computes one layer.
 

@@ -24,6 +24,8 @@ from prompt_tuning.types import Array, PRNGKey
 # A module below a layer that drops, and which of its calls: what flax makes a
 # key from, after the path of the layer.
 Draw = tuple[str | int, ...]
+# Of all draws of a layer; flax makes its own of what is None.
+Keys = Sequence[PRNGKey | None]
 # Keys and values, [X, N * D] each, of one attention of one layer.
 Prefix = tuple[Array, Array] | None
 
@@ -33,7 +35,7 @@ _VARIABLE_AXES: Any = {"params": 0, "cache": 1, "attended": 1}
 
 
 def apply_layers(
-  make_layer: Callable[..., Any],
+  make_layer: Any,
   owner: nn.Module,
   num_layers: int,
   prefix_names: Sequence[str],
@@ -163,7 +165,7 @@ def _is_staged(x: Array) -> bool:
 
 def _dropout_keys(
   owner: nn.Module, layer: str, draws: Sequence[Draw]
-) -> tuple[PRNGKey, ...] | None:
+) -> Keys | None:
   """Makes the keys of a layer of `owner`, as flax does; None without dropout.
 
   A layer that is traced for others does not know its own path.
