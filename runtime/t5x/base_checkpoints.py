@@ -185,7 +185,7 @@ class BaseCheckpoint:
   arrays: Mapping[str, StoredArray]
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-  @property
+  @functools.cached_property
   def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Path of the parameter -> shape and dtype."""
     return {
