@@ -74,3 +74,39 @@ def test_refused_is_not_failed(statuses, failed):
   assert shown["that failed and were not refused"] == failed
   assert shown["memory after the first twelfth, MB"] == "3"
   assert shown["memory at the end, MB"] == "23"
+
+
+def test_copies_of_the_model_are_told_from_programs():
+  def step(anonymous):
+    return {"anonymous": anonymous * 10**6}
+
+  rows = report.rows(
+    {
+      "part": "starts",
+      "demo_seconds": [14.2, 10.1],
+      "server": {
+        "model_bytes": 100e6,
+        "array_bytes": 110e6,
+        "prompt_table_bytes": 10e6,
+        "resident_bytes": 900e6,
+      },
+      "memory": {
+        "steps": {
+          "libraries": step(400),
+          "loaded": step(530),
+          "compiled": step(800),
+        },
+        "model_bytes": 100 * 10**6,
+        "table_bytes": 10 * 10**6,
+        "programs": 7,
+        "peak_bytes": 1200 * 10**6,
+        "compiled_resident_bytes": 1000 * 10**6,
+      },
+    }
+  )
+  shown = {what: measured for what, _, measured in rows}
+  arrays = "arrays of the server, without the table of prompts, as copies of"
+  assert shown[f"{arrays} them"] == "1.00"
+  assert shown["memory that reading them takes, as copies"] == "1.20"
+  assert shown["that compiling 7 programs takes, MB"] == "270"
+  assert shown["that answers take at their most, MB"] == "200"

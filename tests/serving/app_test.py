@@ -154,6 +154,8 @@ def test_metrics_say_what_happened(service, batches_done):
   assert value("prompts") == 2
   assert value("prompt_table_bytes") == 3 * 6 * tiny.WIDTH * 4
   assert value("model_bytes") > 0
+  kept = value("model_bytes") + value("prompt_table_bytes")
+  assert value("array_bytes") >= kept
 
 
 def test_adapter_of_peft_s_is_read(service, prompts, tmp_path):
