@@ -101,7 +101,7 @@ def read(
     target_column: By default the one that is called "target", "label",
       "completion", "answer", "output" or "class".
     labels: The legal targets; an empty list for free text. By default those
-      that occur, unless they are many.
+      that occur, unless they are many. Spaces around them do not count.
     held_out: Share of the train rows, in (0, 1), with each label's share kept
       where that can be. The same rows for the same file.
 
@@ -132,6 +132,13 @@ def read(
     _check_columns(path, list(splits[split][0].cells), wanted)
   if labels is None:
     labels = find_labels(row.cells[target] for row in splits["train"])
+  if labels:
+    # Answers have no other spaces: "good " would be a label that none is.
+    labels = tuple(dict.fromkeys(map(_spaced, labels)))
+    splits = {
+      split: [_with_label(row, target) for row in rows]
+      for split, rows in splits.items()
+    }
   for split, path in files.items():
     _check_targets(path, splits[split], target, labels)
   if "validation" not in splits:
@@ -174,6 +181,18 @@ def _check_columns(
         f"{path}, line 1: expected the column {column}, got "
         f"{', '.join(columns)}."
       )
+
+
+def _spaced(text: str) -> str:
+  """Returns a text with single spaces between its words."""
+  return " ".join(text.split())
+
+
+def _with_label(row: Row, target: str) -> Row:
+  if target not in row.cells:
+    return row  # Of a test split.
+  label = _spaced(row.cells[target])
+  return dataclasses.replace(row, cells={**row.cells, target: label})
 
 
 def find_labels(targets: Iterable[str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ For files, see `files`, which has the same rules for labels and metrics.
 
 from collections.abc import Collection, Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
 import json
 
@@ -49,13 +50,14 @@ def make(
     vocabulary: The model's.
     labels: The legal targets; an empty list for free text. By default those
       that occur in the first split, unless they are many: more than fifty, or
-      fewer than four pairs each.
+      fewer than four pairs each. They, and targets that are one of them, become
+      what the vocabulary makes of them, as answers do: " yes" is "yes".
     name: What the task's begins with; a digest of the pairs follows, so that
       a run does not go on with others.
 
   Raises:
     ValueError: if a split is empty, or has something that is no pair of texts,
-      or a target that is no label.
+      or a target that is no label, or if the vocabulary cannot write a label.
   """
   for split, pairs in splits.items():
     _check(split, pairs)
@@ -64,14 +66,9 @@ def make(
     labels = files.find_labels(target for _, target in first)
     if not labels:
       _say_free_text({target for _, target in first}, len(first))
+  if labels:
+    labels, splits = _as_written(labels, splits, vocabulary)
   labels = tuple(labels)
-  for split, pairs in splits.items():
-    for number, (_, target) in enumerate(pairs):
-      if labels and target not in labels:
-        raise ValueError(
-          f"Expected the target of {split}[{number}] to be one of the labels "
-          f"{', '.join(labels)}, got {target!r}. For free text, give labels=[]."
-        )
   content = json.dumps([list(labels), {k: list(x) for k, x in splits.items()}])
   digest = hashlib.sha256(content.encode()).hexdigest()[:8]
   metric_fns, postprocess = files.scoring(labels)
@@ -105,6 +102,38 @@ def make(
     for split, pairs in splits.items()
   }
   return PairTask(task, labels, lengths)
+
+
+def _as_written(
+  labels: Sequence[str],
+  splits: Mapping[str, Pairs],
+  vocabulary: seqio.Vocabulary,
+) -> tuple[Sequence[str], Mapping[str, Pairs]]:
+  """Returns labels and pairs with the targets that a model can answer with."""
+
+  @functools.cache
+  def written(text: str) -> str:
+    return vocabulary.decode(list(vocabulary.encode(text)))
+
+  unknown = getattr(vocabulary, "unk_id", None)
+  for label in labels:
+    if unknown in vocabulary.encode(label):
+      raise ValueError(
+        f"Expected labels that the vocabulary knows, got {label!r}, which it "
+        f"writes as {written(label)!r}. For free text, give labels=[]."
+      )
+  found = tuple(dict.fromkeys(map(written, labels)))
+  made: dict[str, Pairs] = {}
+  for split, pairs in splits.items():
+    made[split] = [(text, written(target)) for text, target in pairs]
+    for number, (_, target) in enumerate(made[split]):
+      if target not in found:
+        raise ValueError(
+          f"Expected the target of {split}[{number}] to be one of the labels "
+          f"{', '.join(found)}, got {pairs[number][1]!r}. For free text, give "
+          "labels=[]."
+        )
+  return found, made
 
 
 def _say_free_text(targets: Collection[str], count: int) -> None:

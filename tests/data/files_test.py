@@ -61,6 +61,17 @@ def test_several_inputs_are_named(tmp_path):
   assert data.text(data.splits["train"][0]).startswith("h")
 
 
+def test_spaces_around_labels_do_not_count(tmp_path):
+  """Answers have none, so that such a label would never be right."""
+  rows = [f"film {i},{('good', ' good ', 'bad')[i % 3]}" for i in range(36)]
+  path = write(tmp_path / "r.csv", rows)
+  for labels in (None, ["good ", "bad"]):
+    data = files.read(path, labels=labels)
+    assert sorted(data.labels) == ["bad", "good"]
+    cells = {row.cells["label"] for row in data.splits["train"]}
+    assert cells == {"bad", "good"}
+
+
 def test_many_targets_are_free_text(tmp_path):
   rows = [f"q{i},answer {i}" for i in range(20)]
   data = files.read(write(tmp_path / "r.csv", rows, "question,answer"))

@@ -1,0 +1,36 @@
+"""Tests for prompt_tuning.data.text_pairs."""
+
+import pytest
+
+from prompt_tuning.data import text_pairs
+from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+
+PAIRS = [("rice .", " True"), ("soup .", "False\n")] * 4
+
+
+@pytest.mark.parametrize(
+  "labels", [None, ["True", "False"], [" True", "False"]]
+)
+def test_right_answers_are_right_whatever_spaces_targets_have(labels):
+  """Those that begin with a space are how OpenAI had them."""
+  vocabulary = ladder_vocabulary.ladder()
+  made = text_pairs.make({"train": PAIRS}, vocabulary, labels)
+  assert sorted(made.labels) == ["False", "True"]
+  rows = made.task.get_dataset(None, "train", shuffle=False)
+  for (_, target), row in zip(PAIRS, rows.as_numpy_iterator(), strict=True):
+    right, answer = (
+      made.task.postprocess_fn(text, example=row, is_target=is_target)
+      for text, is_target in (
+        (row["targets_pretokenized"].decode(), True),
+        (vocabulary.decode(list(vocabulary.encode(target))), False),
+      )
+    )
+    assert right == answer == made.labels.index(target.strip())
+
+
+def test_label_that_no_answer_can_be_is_refused():
+  pairs = [("rice .", "True"), ("soup .", "{No}")] * 4
+  vocabulary = ladder_vocabulary.ladder()
+  with pytest.raises(ValueError, match=r"vocabulary knows, got '\{No\}'"):
+    text_pairs.make({"train": pairs}, vocabulary)
+  assert text_pairs.make({"train": pairs}, vocabulary, []).labels == ()
