@@ -103,7 +103,7 @@ def files(folder: Path) -> list[str]:
 def rename(path: Path, new: Path) -> None:
   """Gives a file or a checkpoint another name, which must be free.
 
-  In a bucket it is copied, its mark last, and then removed: cut off, the new
+  In a bucket it is copied, its marks last, and then removed: cut off, the new
   one does not count, or the old one is there too.
   """
   old, new = epath.Path(path), epath.Path(new)
@@ -117,7 +117,7 @@ def rename(path: Path, new: Path) -> None:
     old.unlink()
     return
   # False comes before True.
-  for name in sorted(names, key=lambda name: name == MARK):
+  for name in sorted(names, key=lambda x: (x == MARK, x in _OTHER_MARKS)):
     system.cp_file(str(old / name), str(new / name))
   remove(old)
 
