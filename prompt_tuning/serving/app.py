@@ -1,5 +1,6 @@
 """The HTTP application: its routes, and what is around them."""
 
+import asyncio
 import contextlib
 import dataclasses
 from typing import Any, Literal
@@ -125,8 +126,8 @@ def _models(service: Service) -> fastapi.APIRouter:
   async def put(name: str, request: fastapi.Request):
     content = await request.body()
     try:
-      # It is small: a few MB are read within milliseconds.
-      prompt = service.store.put(name, content)
+      # Beside other requests: an archive may be large, the folder a bucket.
+      prompt = await asyncio.to_thread(service.store.put, name, content)
     except ValueError as error:
       raise errors.invalid(str(error)) from None
     return of_prompt(prompt)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import secrets
 import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import fastapi
 from fastapi import responses
@@ -24,7 +24,7 @@ from prompt_tuning.serving.requests import (
   Token,
 )
 from prompt_tuning.serving.service import Service
-from prompt_tuning.serving.texts import Texts
+from prompt_tuning.serving.texts import Texts, TextStream
 
 Input = str | list[str] | list[int] | list[list[int]]
 
@@ -54,7 +54,8 @@ class Completion(_Form):
   n: int = pydantic.Field(1, ge=1, le=128)
   logprobs: int | None = pydantic.Field(None, ge=0, le=5)
   seed: int | None = None
-  stop: str | list[str] | None = None
+  # As many as OpenAI's: each is looked for after every token.
+  stop: str | Annotated[list[str], pydantic.Field(max_length=4)] | None = None
   stream: bool = False
   stream_options: StreamOptions | None = None
   user: str | None = None
@@ -147,7 +148,7 @@ def _rows(
   seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
   if body.num_beams and body.n > 1:
     raise errors.invalid("A beam search has one result: n must be 1.", "n")
-  for i, tokens in enumerate(_inputs(service, body.prompt)):
+  for i, tokens in enumerate(_inputs(service, body.prompt, body.n)):
     for j in range(body.n):
       yield Generation(
         tokens,
@@ -162,8 +163,19 @@ def _rows(
       )
 
 
-def _inputs(service: Service, given: Input) -> list[tuple[int, ...]]:
-  """Returns the tokens of each input, which end with the end of sequence."""
+def _inputs(
+  service: Service, given: Input, samples: int = 1
+) -> list[tuple[int, ...]]:
+  """Returns the tokens of each input, which end with the end of sequence.
+
+  Args:
+    service: Knows the vocabulary, and how many there may be.
+    given: The inputs.
+    samples: Of each.
+
+  Raises:
+    ApiError: if they are none, too many, or no tokens.
+  """
   vocabulary = service.engine.model.vocabulary
   if isinstance(given, str):
     given = [given]
@@ -171,6 +183,7 @@ def _inputs(service: Service, given: Input) -> list[tuple[int, ...]]:
     raise errors.invalid("Expected an input, got none.", "prompt")
   if isinstance(given[0], int):
     given = [given]  # pyright: ignore[reportAssignmentType]
+  service.check_number(len(given) * samples, "prompt")
   inputs = []
   for one in given:
     if isinstance(one, str):
@@ -260,6 +273,8 @@ class _Stream:
     """
     self._service, self._body, self._head = service, body, head
     self._rows, self._texts = rows, texts
+    # Tokens of each row whose log probabilities were sent.
+    self._num_told = [0] * len(rows)
     self._loop = asyncio.get_running_loop()
     # (row, token), or (row, None) at its end. What a client does not take is
     # bounded by max_tokens.
@@ -305,9 +320,9 @@ class _Stream:
         result = _result(self._tickets[index])
         text = "" if stream.was_cut else stream.rest()
         reason = "stop" if stream.was_cut else result.finish_reason
-        yield self._chunk(index, text, None, reason)
+        yield self._chunk(index, stream, text, reason)
       elif not stream.was_cut and (text := stream.add(token)):
-        yield self._chunk(index, text, token)
+        yield self._chunk(index, stream, text)
     self._service.metrics.count_answers(
       self._body.model, "generate", len(self._rows)
     )
@@ -320,11 +335,19 @@ class _Stream:
       }
 
   def _chunk(
-    self, index: int, text: str, token: Token | None, reason: str | None = None
+    self,
+    index: int,
+    stream: TextStream,
+    text: str,
+    reason: str | None = None,
   ) -> dict[str, Any]:
+    """Returns new text of a row, and tells of the tokens that are new."""
     log_probs = None
-    if self._body.logprobs is not None and token is not None:
-      log_probs = self._texts.log_probs([token], self._body.logprobs)
+    told, self._num_told[index] = self._num_told[index], len(stream.tokens)
+    if self._body.logprobs is not None and told < len(stream.tokens):
+      log_probs = self._texts.log_probs(
+        stream.tokens, self._body.logprobs, told
+      )
     choice = {
       "index": index,
       "text": text,

@@ -17,7 +17,8 @@ from prompt_tuning.serving.jobs import File, Job, JobEvent
 from prompt_tuning.serving.service import Service
 
 _LOOK_SECONDS = 0.5
-_RATE = 0.3
+_RATE, _HIGHEST_RATE = 0.3, 100.0
+_MOST_STEPS = 1_000_000
 _SUFFIX = r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}"
 
 
@@ -30,9 +31,9 @@ class Hyperparameters(pydantic.BaseModel):
   batch_size: int | Literal["auto"] = "auto"
   learning_rate_multiplier: float | Literal["auto"] = "auto"
   length: int | None = pydantic.Field(None, ge=1)
-  steps: int | None = pydantic.Field(None, ge=1, le=1_000_000)
+  steps: int | None = pydantic.Field(None, ge=1, le=_MOST_STEPS)
   init: Literal["class_labels", "sampled_vocab", "random_uniform"] | None = None
-  learning_rate: float | None = pydantic.Field(None, gt=0, le=100)
+  learning_rate: float | None = pydantic.Field(None, gt=0, le=_HIGHEST_RATE)
   rank: bool = False
 
 
@@ -203,9 +204,20 @@ def _settings(body: NewJob, pairs: int, longest: int) -> jobs_lib.Settings:
         "Expected steps, or n_epochs >= 1.", "hyperparameters.n_epochs"
       )
     steps = -(-pairs * given.n_epochs // batch_size)
+  if steps > _MOST_STEPS:
+    raise errors.invalid(
+      f"Expected n_epochs of {_MOST_STEPS} steps in all, at most.",
+      "hyperparameters.n_epochs",
+    )
   rate = given.learning_rate or _RATE
   if given.learning_rate_multiplier != "auto":
     rate *= given.learning_rate_multiplier
+  if not 0 < rate <= _HIGHEST_RATE:
+    raise errors.invalid(
+      f"Expected a learning rate in (0, {_HIGHEST_RATE:g}], got {rate:g}, with "
+      "learning_rate_multiplier.",
+      "hyperparameters.learning_rate_multiplier",
+    )
   return jobs_lib.Settings(
     length=length,
     steps=steps,

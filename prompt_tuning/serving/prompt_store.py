@@ -228,12 +228,17 @@ def _parse(
 def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
   """Yields the files of an adapter in an archive, wherever they are in it."""
   wanted = (peft_adapters.CONFIG, peft_adapters.WEIGHTS)
+  seen = set()
   try:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       for info in archive.infolist():
         name = pathlib.PurePosixPath(info.filename).name
         if name not in wanted:
           continue
+        # Many, each small when it is packed, would take for ever.
+        if name in seen:
+          raise ValueError(f"Expected one adapter, got {name} twice.")
+        seen.add(name)
         if info.file_size > _MAX_UNPACKED:
           raise ValueError(
             f"Expected a prompt, got {name} of {info.file_size} bytes."

@@ -68,6 +68,23 @@ class Service:
         "model",
       ) from None
 
+  def check_number(self, inputs: int, param: str) -> None:
+    """Refuses more inputs than the engine has room for, before work on them.
+
+    Args:
+      inputs: How many, samples included.
+      param: The field to blame.
+
+    Raises:
+      ApiError: if they are too many.
+    """
+    room = self.engine.settings.room
+    if inputs > room:
+      raise errors.invalid(
+        f"Expected at most {room} inputs, samples included, got {inputs}.",
+        param,
+      )
+
   def submit(self, requests: Sequence[Request], param: str) -> list[Ticket]:
     """Hands requests to the engine.
 
@@ -78,13 +95,7 @@ class Service:
     Raises:
       ApiError: if it does not take them.
     """
-    room = self.engine.settings.room
-    if len(requests) > room:
-      raise errors.invalid(
-        f"Expected at most {room} inputs, samples included, got "
-        f"{len(requests)}.",
-        param,
-      )
+    self.check_number(len(requests), param)
     try:
       return self.engine.submit(requests)
     except TooLongError as error:

@@ -36,18 +36,22 @@ class Texts:
     """Returns what makes the text in pieces."""
     return TextStream(self)
 
-  def log_probs(self, tokens: Sequence[Token], top: int) -> dict[str, Any]:
+  def log_probs(
+    self, tokens: Sequence[Token], top: int, first: int = 0
+  ) -> dict[str, Any]:
     """Returns log probabilities in the form of OpenAI's completions.
 
     Args:
       tokens: Of an answer.
       top: How many of the likeliest there are.
+      first: The first token to tell of.
     """
-    pieces = [self._piece(token.id) for token in tokens]
     offsets = [
       len(self._vocabulary.decode([token.id for token in tokens[:i]]))
-      for i in range(len(tokens))
+      for i in range(first, len(tokens))
     ]
+    tokens = tokens[first:]
+    pieces = [self._piece(token.id) for token in tokens]
     return {
       "tokens": pieces,
       "token_logprobs": [
@@ -74,20 +78,21 @@ class TextStream:
   """The text of tokens that come one by one.
 
   Attributes:
+    tokens: Those that came.
     was_cut: Whether a stop came: there is no more text.
   """
 
   def __init__(self, texts: Texts):
     """Begins with no token."""
+    self.tokens: list[Token] = []
     self.was_cut = False
     self._texts = texts
-    self._tokens: list[Token] = []
     self._sent = 0
 
   def add(self, token: Token) -> str:
     """Adds a token; returns the text that is certain now, and was not."""
-    self._tokens.append(token)
-    text, self.was_cut = self._texts.whole(self._tokens)
+    self.tokens.append(token)
+    text, self.was_cut = self._texts.whole(self.tokens)
     if not self.was_cut:
       text = text.rstrip(_INCOMPLETE)
       # It may be the beginning of a stop.
@@ -96,7 +101,7 @@ class TextStream:
 
   def rest(self) -> str:
     """Returns what was held back, once there is no more token."""
-    return self._new(self._texts.whole(self._tokens)[0])
+    return self._new(self._texts.whole(self.tokens)[0])
 
   def _new(self, text: str) -> str:
     new, self._sent = text[self._sent :], max(self._sent, len(text))

@@ -1,6 +1,8 @@
 """The HTTP interface, as its clients see it."""
 
 import asyncio
+import json
+import threading
 
 import numpy as np
 import openai
@@ -65,6 +67,36 @@ def test_openai_s_client(service):
         await client.completions.create(model="none", prompt="a")
 
   asyncio.run(run())
+
+
+def test_stream_tells_of_every_token(service):
+  """Also of those that gave no text at once, as a stop may begin there."""
+  body = {"prompt": "hello", "max_tokens": 8, "logprobs": 2, "stop": "!" * 5}
+  whole = served.complete(service, **body).json()["choices"][0]["logprobs"]
+  lines = served.complete(service, **body, stream=True).text.split("\n\n")
+  parts = [
+    json.loads(line.removeprefix("data: "))["choices"][0]["logprobs"]
+    for line in lines
+    if line.startswith("data: {")
+  ]
+  for name, values in whole.items():
+    assert [x for part in parts if part for x in part[name]] == values
+
+
+def test_upload_leaves_other_requests_alone(service, prompts, monkeypatch):
+  """It may be an archive of megabytes, or the folder a bucket."""
+  threads = []
+  put = service.store.put
+
+  def noted(*arguments):
+    threads.append(threading.current_thread())
+    return put(*arguments)
+
+  monkeypatch.setattr(service.store, "put", noted)
+  content = served.npy(prompts[0].array)
+  answer = served.send(service, "PUT", "/v1/prompts/new", content=content)
+  assert answer.status_code == 201
+  assert threads != [threading.current_thread()]
 
 
 def test_labels_have_probabilities(service, prompts):

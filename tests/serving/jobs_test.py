@@ -235,6 +235,15 @@ def test_wrong_jobs_are_refused(service, store):
     ({**good, "hyperparameters": {"learning_rate": 0}}, 400, "learning_rate"),
     ({**good, "hyperparameters": {"init": "best"}}, 400, "init"),
     ({**good, "hyperparameters": {"n_epochs": 0}}, 400, "n_epochs"),
+    ({**good, "hyperparameters": {"n_epochs": 10**400}}, 400, "at most"),
+    *(
+      (
+        {**good, "hyperparameters": {"learning_rate_multiplier": x}},
+        400,
+        "a learning rate in (0, 100]",
+      )
+      for x in (-1, 0, 1e6)
+    ),
     ({**good, "integrations": []}, 400, "integrations"),
   ):
     answer = served.send(

@@ -144,6 +144,12 @@ BAD = {
     400,
     "top_k",
   ),
+  "many stops": (
+    COMPLETIONS,
+    {"json": {**GOOD, "stop": ["a"] * 5}},
+    400,
+    "stop",
+  ),
   "no labels": ("/v1/rank", {"json": {**GOOD, "labels": []}}, 400, "labels"),
   "empty label": (
     "/v1/rank",
@@ -205,6 +211,16 @@ BAD = {
     400,
     "expected an adapter of type PROMPT_TUNING",
   ),
+  "many adapters": (
+    PUT,
+    {
+      "content": served.zipped(
+        adapter_config__json="{}", **{"a/adapter_config__json": "{}"}
+      )
+    },
+    400,
+    "adapter_config.json twice",
+  ),
   "a pickle": (
     PUT,
     {"content": b"\x80\x04\x95\x00\x00\x00."},
@@ -232,6 +248,26 @@ def test_bad_requests_are_refused(service):
       except AssertionError as error:
         raise AssertionError(f"{name}: {error}") from error
   assert served.complete(service).status_code == 200
+
+
+def test_too_many_inputs_are_refused_before_they_are_tokens(
+  service, monkeypatch
+):
+  """A megabyte holds enough of them, times n, to fill the memory."""
+  encoded = []
+  monkeypatch.setattr(service.engine, "tokens_of", encoded.append)
+  for body in (
+    {"prompt": ["a"] * 33, "n": 2},
+    {"prompt": [[5]] * 65},
+    {"prompt": ["a"] * 100_000, "n": 128},
+  ):
+    response = served.complete(service, **body)
+    served.check_error(response, 400, "at most 64 inputs, samples included")
+  body = {"model": "prompt_1", "prompt": ["a"] * 65, "labels": ["b"]}
+  monkeypatch.setattr(service.engine, "tokens_of", lambda text: (5, 1))
+  response = served.send(service, "POST", "/v1/rank", json=body)
+  served.check_error(response, 400, "at most 64 inputs")
+  assert not encoded
 
 
 def test_prompt_of_another_base_is_refused_with_both_names(service, engine):
