@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import re
+import secrets
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from t5x import checkpoints, in_memory, models, task_lookup
+from t5x import checkpoints, in_memory, models, multihost, task_lookup
 from t5x.infer_fn import get_infer_fn  # noqa: F401
 from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
 
@@ -172,7 +173,8 @@ def verify_matching_vocabs(
         "model's gin file that binds the task's VOCABULARY."
       )
   rows = getattr(getattr(model.module, "config", None), "vocab_size", None)
-  size = model.output_vocabulary.vocab_size
+  vocabularies = (model.input_vocabulary, model.output_vocabulary)
+  size = max(vocabulary.vocab_size for vocabulary in vocabularies)
   if rows is not None and rows < size:
     raise ValueError(
       f"The model has {rows} embedding rows for {size} pieces: bind "
@@ -236,13 +238,16 @@ def get_dataset(
   """
   if cfg.task_feature_lengths is None:
     raise ValueError("Training needs TASK_FEATURE_LENGTHS.")
+  seed = cfg.seed
+  if seed is None:  # One for all processes, as they part the same batches.
+    seed = multihost.of_first_process(secrets.randbits(31))
   arguments = {
     "mixture_or_task_name": cfg.task_or_mixture(),
     "task_feature_lengths": cfg.task_feature_lengths,
     "dataset_split": cfg.split,
     "feature_converter": feature_converter_cls(pack=cfg.pack),
     "use_cached": cfg.use_cached,
-    "seed": cfg.seed,
+    "seed": seed,
     "trim_output_features": cfg.trim_output_features,
   }
   repeats = cfg.shuffle and num_epochs is None and not cfg.pack

@@ -12,7 +12,7 @@ from prompt_tuning.data import task_cache
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import tasks  # noqa: F401
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from t5x import in_memory, schedules, trainer, utils
+from t5x import in_memory, multihost, schedules, trainer, utils
 
 CACHED_TASK = "data_order_cached"
 FEWER_TASK = "data_order_fewer"
@@ -74,6 +74,21 @@ def _of_seqio(cfg, shard=0, num_shards=1):
   while batch := list(itertools.islice(examples, cfg.batch_size)):
     part = np.array_split(batch, num_shards)[shard]
     yield {name: np.stack([x[name] for x in part]) for name in batch[0]}
+
+
+def test_processes_agree_on_a_seed_that_is_drawn(monkeypatch):
+  """Each with its own would see some examples twice and others never."""
+  monkeypatch.setattr(multihost, "of_first_process", lambda drawn: 3)
+
+  def first(seed, shard, num_shards):
+    cfg = tiny.dataset_config(seed=seed)
+    batches = utils.get_dataset(
+      cfg, shard, num_shards, seqio.EncDecFeatureConverter
+    )
+    return next(batches.as_numpy_iterator())["encoder_input_tokens"]
+
+  parts = [first(None, shard, 2) for shard in range(2)]
+  np.testing.assert_array_equal(np.concatenate(parts), first(3, 0, 1))
 
 
 def _assert_same(ours, seqios):

@@ -10,7 +10,13 @@ import tiny
 
 from prompt_tuning import prompts
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from t5x import adafactor, checkpoints, initialization, utils
+from t5x import (
+  adafactor,
+  checkpoints,
+  initialization,
+  task_binding,
+  utils,
+)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +155,15 @@ def test_task_and_model_of_different_vocabularies_are_refused():
   vocabulary_lib.of_model(seqio.PassThroughVocabulary(400))
   with pytest.raises(ValueError, match="tokens would mean other words"):
     utils.verify_matching_vocabs(tiny.dataset_config(), model)
+
+
+def test_inputs_of_more_pieces_than_embedding_rows_are_refused():
+  """Inputs may have a vocabulary of their own, and share the rows."""
+  model = tiny.make_model()
+  model.input_vocabulary = seqio.ByteVocabulary(1000)
+  cfg = task_binding.for_model(tiny.dataset_config(), model)
+  with pytest.raises(ValueError, match="embedding rows for 1259 pieces"):
+    utils.verify_matching_vocabs(cfg, model)
 
 
 def test_too_few_embedding_rows_are_refused():
