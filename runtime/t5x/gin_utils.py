@@ -360,8 +360,8 @@ def run_entry_point(
 ) -> None:
   """Runs a function as a program; gin binds the function's parameters.
 
-  A wrong configuration ends it with status 1 and one line, which says what was
-  expected; --traceback shows the rest.
+  A wrong configuration, or a loss that is no number, ends it with status 1 and
+  one line, which says what was expected; --traceback shows the rest.
 
   Args:
     fn: The function, registered with gin under its own name.
@@ -376,7 +376,7 @@ def run_entry_point(
       raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
       _start(fn, run)
-    except (ValueError, OSError, ImportError) as e:
+    except (ValueError, OSError, ImportError, FloatingPointError) as e:
       if flags.FLAGS.traceback:
         raise
       print(f"Error: {_GIN_NOTES.sub('', str(e))}", file=sys.stderr)

@@ -167,6 +167,20 @@ def test_wheel_works_in_a_folder_of_its_own(site, tmp_path):
   assert {path.suffix for path in new} <= {".pyc", ""}  # And __pycache__.
 
 
+def test_loss_that_is_no_number_is_one_line_and_status_1():
+  program = (
+    "from t5x import gin_utils\n"
+    "def fail(*_): raise FloatingPointError('After step 3, the loss is nan.')\n"
+    "gin_utils._start = fail\n"
+    "gin_utils.run_entry_point(fail, fail)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True
+  )
+  assert done.returncode == 1
+  assert done.stderr == "Error: After step 3, the loss is nan.\n"
+
+
 def test_tensorflow_does_not_speak_of_caches():
   """It warns when an evaluation reads a part of a split, as it should."""
   program = (
