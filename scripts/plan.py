@@ -15,7 +15,6 @@ import collections
 from collections.abc import Sequence
 import dataclasses
 import json
-import shlex
 import sys
 
 from absl import app, flags
@@ -102,9 +101,14 @@ def _print_search(
     sys.exit(f"Nothing that was compiled fits {topology}: take more devices.")
   for i, trial in enumerate(chosen[:3], 1):
     assert trial.found is not None, "only compiled programs fit"
-    pasted = (f"--gin.{x.replace(' = ', '=')}" for x in trial.settings.bindings)
-    print(f"\n{i}. {shlex.join(pasted)}")
+    print(f"\n{i}. {' '.join(map(_as_flag, trial.settings.bindings))}")
     print(command.describe(trial.found, None))
+
+
+def _as_flag(binding: str) -> str:
+  """Writes a binding as a flag for the shell."""
+  name, value = binding.split(" = ")
+  return f"--gin.{name}=" + (f'"{value}"' if "'" in value else value)
 
 
 if __name__ == "__main__":

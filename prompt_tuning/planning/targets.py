@@ -59,7 +59,9 @@ def find(name: str) -> Target:
     )
   chip = facts[match[1]]
   try:
-    devices = _devices(match[1], int(match[2]) if gpu else None, name)
+    devices = _devices(
+      match[1], int(match[2]) if gpu else None, name, chip.get("cores")
+    )
   except (RuntimeError, ValueError) as e:
     raise ValueError(
       f"No compiler for {name}: pip install 'prompt-tuning[plan]' brings those "
@@ -81,15 +83,20 @@ def attention_kernel(name: str) -> str | None:
   return facts[match[1]].get("attention_kernel") if match else None
 
 
-def _devices(chip: str, count: int | None, name: str) -> list[Any]:
+def _devices(
+  chip: str, count: int | None, name: str, cores: str | None
+) -> list[Any]:
   if chip == "cpu":
     devices = jax.devices("cpu")
     if len(devices) < (count or 1):
       raise ValueError(f"this machine shows {len(devices)} devices")
     return devices[:count]
   if count is None:
+    options = {"chip_config_name": cores} if cores else {}
     return list(
-      topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+      topologies.get_topology_desc(
+        platform="tpu", topology_name=name, **options
+      ).devices
     )
   return list(
     topologies.get_topology_desc(
