@@ -292,6 +292,7 @@ def _problems(task: SubmittedTask, text: bytes) -> Iterator[str]:
   for number, line in enumerate(text.splitlines(), 1):
     try:
       pairs = list(_flat(task, json.loads(line)))
+      hash(tuple(idx for idx, _ in pairs))  # JSON may have a list there.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
       yield f"line {number} has not the right form ({error!r})."
       return

@@ -204,6 +204,10 @@ def test_wrong_lines_are_refused(tmp_path):
     ({"CB": '{"idx": 0}\n'}, "CB.jsonl: line 1 has not the right form"),
     ({"CB": "no\n"}, "CB.jsonl: line 1 has not the right form"),
     (
+      {"CB": '{"idx": [0], "label": "neutral"}\n'},
+      "CB.jsonl: line 1 has not the right form",
+    ),
+    (
       {"COPA": '{"idx": 0, "label": true}\n'},
       "COPA.jsonl: line 1 has the label True, expected one of (0, 1).",
     ),
