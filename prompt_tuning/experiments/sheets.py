@@ -21,7 +21,7 @@ from prompt_tuning.experiments.papers import Paper
 # What lies beside the sheets of runs: nothing to launch.
 NO_RUNS = ("claims", "interpretability", "parameters")
 # The folders below `configs` that hold sheets.
-_FOLDERS = ("", "full/")
+_FOLDERS = ("", "long/", "full/")
 
 
 class Sheet(toml_files.Strict):
@@ -148,7 +148,7 @@ def names(configs: pathlib.Path) -> list[str]:
 
 
 def load_all(configs: pathlib.Path) -> Iterator[Sheet]:
-  """Reads every sheet of runs: those in `configs` and in `configs/full`."""
+  """Reads every sheet of runs, in `configs` and its folders of sheets."""
   for name in names(configs):
     yield load(configs / f"{name}.toml", configs)
 
