@@ -111,6 +111,9 @@ class Line:
 
     class Handler(http.server.BaseHTTPRequestHandler):
       protocol_version = "HTTP/1.1"
+      # Headers and content are written one after the other; the second would
+      # wait 40 ms until the first is acknowledged.
+      disable_nagle_algorithm = True
 
       def _pass_on(self):
         size = int(self.headers.get("Content-Length") or 0)
