@@ -1,6 +1,12 @@
 """The programs of a command, traced for devices, weights and data not there."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Generator,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 import contextlib
 import dataclasses
 import pathlib
@@ -90,7 +96,7 @@ def programs_of(
   gin_bindings: Sequence[str],
   devices: Sequence[Any],
   names: Sequence[str] = (),
-) -> Iterator[Program]:
+) -> Generator[Program]:
   """Traces what a train, eval or infer command runs on devices.
 
   Args:

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prompt_tuning.planning import measures, programs, targets
 from t5x import gin_text, gin_utils
@@ -99,7 +99,12 @@ def candidates(
   macros = gin_text.macros_of(gin_files, gin_utils.search_paths())
   given = {b.partition("=")[0].strip() for b in gin_bindings}
   splits = [2**i for i in range(devices.bit_length()) if devices >= 2**i]
-  values = ([False, True], [1, 4], splits, ["bfloat16", "float32"])
+  values: Sequence[Sequence[Any]] = (
+    [False, True],
+    [1, 4],
+    splits,
+    ["bfloat16", "float32"],
+  )
   return sorted(
     Settings(*choice)
     for choice in itertools.product(

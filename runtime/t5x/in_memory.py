@@ -114,7 +114,9 @@ def shuffled_batches(
     parts += found
     stop = start + sum(len(next(iter(part.values()))) for part in found)
     order = tf.data.Dataset.range(start, stop).repeat()
-    orders.append(order.shuffle(task._shuffle_buffer_size, seed=seed))
+    buffer_size = task._shuffle_buffer_size
+    assert buffer_size is not None, "is_possible looked"
+    orders.append(order.shuffle(buffer_size, seed=seed))
     start = stop
   table = {k: tf.concat([part[k] for part in parts], 0) for k in parts[0]}
   numbers = orders[0]
