@@ -2,7 +2,7 @@
 
   python scripts/pretrain_ladder.py [SIZE...]
 
-A SIZE is ladder_xs, ladder_s, ladder_m or ladder_l; all four by default.
+A SIZE is ladder_xxs, ladder_xs, ladder_s, ladder_m or ladder_l; all by default.
 
 Runs the cells of configs/ladder.toml that have no record yet, as launch.py
 does, and puts the checkpoints where the other sheets look for them:
@@ -21,7 +21,7 @@ from prompt_tuning.experiments.commands import options
 from prompt_tuning.experiments.running import Place
 from prompt_tuning.mini.ladder import pretraining
 
-SIZES = ("ladder_xs", "ladder_s", "ladder_m", "ladder_l")
+SIZES = ("ladder_xxs", "ladder_xs", "ladder_s", "ladder_m", "ladder_l")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
