@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 import pathlib
 
-from prompt_tuning.experiments import configurations, records
+from prompt_tuning.experiments import bases, configurations, records
 from prompt_tuning.experiments.cells import Cell
 from t5x.run_configuration import Difference
 
@@ -26,10 +26,11 @@ class Archive:
     Args:
       filed: In the order in which they count, but that records with results
         count first.
-      root: The folder that gin files are named from.
+      root: The folder that gin files and checkpoints are named from.
     """
     self.filed = list(filed)
     self.configurations = configurations.Configurations(root)
+    self._bases = bases.Bases(root)
     self._by_hash: dict[str, records.Filed] = {}
     self._by_command: dict[records.Settings, records.Filed] = {}
     self._by_place: dict[tuple[str, str], records.Filed] = {}
@@ -90,14 +91,16 @@ class Archive:
       cell: A cell.
 
     Returns:
-      The settings, old and new. None if there is no record, or if it does not
-      say what its run was told.
+      The settings, old and new, and whether the base model has other weights
+      by now. None if there is no record, or if it does not say what its run was
+      told.
     """
     filed = self.find(cell)
     told = configurations.of_record(filed.record) if filed else None
-    if told is None:
+    if filed is None or told is None:
       return []
-    return told.differences(self.configurations.of_cell(cell))
+    differences = told.differences(self.configurations.of_cell(cell))
+    return [*differences, *self._bases.drift(filed.record)]
 
   def record(self, cell: Cell) -> records.RunRecord | None:
     """Returns the record of today's settings, whatever became of the run."""

@@ -2,8 +2,8 @@
 
 What a run was told is in its record. What it would be told today, the gin files
 and its sheet say; what the code has changed since, it says itself
-(`t5x.run_configuration.OF_THE_CODE`). Where they differ, the record is listed,
-until it is made again.
+(`t5x.run_configuration.OF_THE_CODE`); the base model has a fingerprint. Where
+they differ, the record is listed, until it is made again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,10 +15,11 @@ from t5x import run_configuration
 PAGE = "drift.md"
 _ABOUT = """# Records that today's files would not make again
 
-Each was made by other settings than its sheet and the gin files now give, or by
-code that read its data in another order. They stand in the tables, as what they
-are: results of the settings on the left. `python scripts/launch.py SHEET` makes
-those of other settings again; those of other code once their files are gone.
+Each was made by other settings than its sheet and the gin files now give, by
+code that read its data in another order, or from other weights of the base
+model than lie there now. They stand in the tables, as what they are: results of
+what is on the left. `python scripts/launch.py SHEET` makes those of other
+settings again; those of other code or weights once their files are gone.
 """
 _CODE = {
   "data_order": (

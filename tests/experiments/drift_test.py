@@ -4,12 +4,13 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 
 from prompt_tuning.experiments import drift, migration, sheets
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
-from t5x import run_configuration
+from t5x import checkpoints, run_configuration
 
 GIN = """
 from __gin__ import dynamic_registration
@@ -164,6 +165,36 @@ def test_another_rate_lists_the_records(root, file, old, new, difference):
   # They are shown, and made again by the launcher.
   assert all(run.record for run in now.runs)
   assert not any(now.archive.record(run.cell) for run in now.runs)
+
+
+def test_other_weights_of_the_base_list_the_records(root):
+  as_of_today(root)
+
+  def train_base(value):
+    shutil.rmtree(root / "base", ignore_errors=True)
+    weights = {"kernel": np.full((2, 2), value, np.float32)}
+    path = checkpoints.save_base_checkpoint(
+      str(root / "base"), 7, weights, {"name": "tiny"}
+    )
+    return checkpoints.open_checkpoint(path).fingerprint
+
+  first = train_base(1.0)
+  for path in (root / "results" / "x").glob("*.json"):
+    fields = json.loads(path.read_text())
+    fields["base"] = {
+      "path": "base",
+      "step": 7,
+      "fingerprint": first,
+      "name": "tiny",
+    }
+    path.write_text(json.dumps(fields))
+  assert drift.of_results(results(root)) == []
+  second = train_base(2.0)
+  assert [x.differences for x in drift.of_results(results(root))] == [
+    f"weights of tiny: {first[:8]} -> {second[:8]}"
+  ] * 2
+  shutil.rmtree(root / "base")  # Not all are in the repository.
+  assert drift.of_results(results(root)) == []
 
 
 def test_record_without_gin_cannot_be_migrated(root):
