@@ -7,7 +7,7 @@ from matplotlib import image
 import numpy as np
 import pytest
 
-from prompt_tuning.experiments import figures, pages, tables
+from prompt_tuning.experiments import figures, hours, pages, tables
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
 
@@ -42,6 +42,17 @@ def test_page_of_a_sheet(tmp_path):
   assert lines[0] == "source,sheet,row,column,mean,std,n"
   assert any(line.startswith("ours,x,prompt,s,51.66") for line in lines)
   assert "Figure 1 (figure),x,Prompt tuning,XXL,89.9,," in lines
+
+
+def test_hours_of_all_sheets_count_a_run_once(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  results = made_up.results(tmp_path, sheet, sheet.cells()[:6])
+  [run, *_] = [run.record for run in results.runs if run.record]
+  page = hours.page([results, results])
+  wall = 6 * run.seconds / 3600
+  numbers = f"| {wall:.1f} | {2 * wall:.1f} |"
+  assert page.count(f"| [x](x.md) | 24 | 6 | 18 {numbers}") == 2
+  assert f"| All, each run once |  | 6 |  {numbers}" in page
 
 
 def test_tables_are_written_into_a_page_of_prose(tmp_path):

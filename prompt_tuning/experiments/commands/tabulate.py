@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pathlib
 import sys
 
-from prompt_tuning.experiments import drift, pages, sheets, toml_files
+from prompt_tuning.experiments import drift, hours, pages, sheets, toml_files
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.commands import options
 from prompt_tuning.experiments.results import Results
@@ -64,6 +64,7 @@ def _files(root: pathlib.Path, given: Sequence[str]) -> dict[str, bytes]:
     for name, content in pages.of_results(results).items()
   }
   files[f"{_TABLES}/{drift.PAGE}"] = drift.page(every.values()).encode()
+  files[f"{_TABLES}/{hours.PAGE}"] = hours.page(every.values()).encode()
   for name in _PAGES:
     page = root / name
     if page.exists():
