@@ -59,7 +59,10 @@ def _probes(service: Service) -> fastapi.APIRouter:
     """Whether the process should live."""
     if service.engine.failure is not None:
       raise ApiError(500, "The engine failed.", "internal_error")
-    return {"status": "ok"}
+    supervisor = service.supervisor
+    problem = None if supervisor is None else supervisor.problem
+    # The process answers all the same: another one could tune no more.
+    return {"status": "ok"} | ({"jobs": problem} if problem else {})
 
   @routes.get("/readyz")
   def ready():

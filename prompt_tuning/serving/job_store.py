@@ -184,6 +184,12 @@ class JobStore:
     """Whether there is a job that is not over."""
     return bool(self._jobs("status in (?, ?) limit 1", QUEUED, RUNNING))
 
+  def claims(self) -> int:
+    """Returns how often a job was begun, or begun again, by any worker."""
+    with self._open() as connection:
+      row = connection.execute("select sum(attempts) from jobs").fetchone()
+    return row[0] or 0
+
   def cancel(self, id: str) -> Job:
     """Ends a job; one that runs ends after its step."""
     self.job(id)

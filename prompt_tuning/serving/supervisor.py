@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 import subprocess
 import threading
+import time
 
 from absl import logging
 
 from prompt_tuning.serving.job_store import JobStore
 
-# Between looks at the jobs, and before a worker is started again.
+# Between looks at the jobs, and before a worker is started again. The pause
+# doubles with every worker that ended before it came to a job: it costs as much
+# as loading a model.
 _LOOK_SECONDS = 1.0
+_LONGEST_PAUSE = 300.0
 # For a worker to save its run.
 _STOP_SECONDS = 60.0
 
@@ -26,6 +30,11 @@ class Supervisor:
     """
     self._store, self._command = store, list(command)
     self._process: subprocess.Popen | None = None
+    # Workers in a row that came to no job, and how the last one ended.
+    self._failures, self._code = 0, 0
+    self._pause, self._next_start = 0.0, 0.0
+    # Of the store, when the worker was started.
+    self._claims = 0
     self._stop, self._wake = threading.Event(), threading.Event()
     self._thread = threading.Thread(target=self._watch, name="supervisor")
 
@@ -44,6 +53,16 @@ class Supervisor:
     if process is None or process.poll() is not None:
       return None
     return process.pid
+
+  @property
+  def problem(self) -> str | None:
+    """Why jobs wait although nobody works, if workers end before they begin."""
+    if not self._failures:
+      return None
+    return (
+      f"No job is worked on: {self._failures} worker(s) in a row ended before "
+      f"they came to one, the last with {self._code}: the log says why."
+    )
 
   def close(self) -> None:
     """Stops the worker, which saves its run."""
@@ -71,12 +90,40 @@ class Supervisor:
       self._wake.clear()
 
   def _look(self) -> None:
-    process = self._process
-    if process is not None and (code := process.poll()) is not None:
-      self._process = None
-      if code:
-        logging.error("The worker ended with %d.", code)
-        self._stop.wait(_LOOK_SECONDS)
+    if (process := self._process) is not None:
+      code = process.poll()
+      if came_to_a_job := self._store.claims() > self._claims:
+        self._failures = 0
+      if code is not None:
+        self._process = None
+        self._note_end(code, came_to_a_job)
     is_wanted = self._process is None and not self._stop.is_set()
-    if is_wanted and self._store.has_work():
+    if not is_wanted or time.monotonic() < self._next_start:
+      return
+    if self._store.has_work():
+      self._claims = self._store.claims()
       self._process = subprocess.Popen(self._command)
+
+  def _note_end(self, code: int, came_to_a_job: bool) -> None:
+    """Says when the next worker may start.
+
+    Args:
+      code: What the last one ended with.
+      came_to_a_job: Whether it began one: the store gives up a job that ends
+        its workers.
+    """
+    if not code:
+      self._failures = 0
+      return
+    self._code = code
+    if came_to_a_job:
+      self._pause = _LOOK_SECONDS
+    else:
+      self._failures += 1
+      self._pause = min(
+        _LOOK_SECONDS if self._failures == 1 else 2 * self._pause,
+        _LONGEST_PAUSE,
+      )
+    self._next_start = time.monotonic() + self._pause
+    told = self.problem or f"The worker ended with {code}."
+    logging.error("%s The next may start in %g s.", told, self._pause)

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import served
 
 from prompt_tuning import prompt_files
 from prompt_tuning.serving import job_routes, job_store, jobs, worker
+from prompt_tuning.serving import supervisor as supervisor_lib
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.jobs import Settings
 from prompt_tuning.serving.supervisor import Supervisor
@@ -296,6 +298,50 @@ def test_killed_worker_is_started_again(store, tmp_path):
   files = [tmp_path / "prompts" / f"{job.prompt}.safetensors" for job in ended]
   _check_same(*files)
   assert supervisor.pid is None
+
+
+def test_worker_that_cannot_begin_is_started_less_and_less_often(
+  service, store, tmp_path, monkeypatch
+):
+  """Such as one without memory for the model; then it begins after all."""
+  monkeypatch.setattr(supervisor_lib, "_LOOK_SECONDS", 0.05)
+  monkeypatch.setattr(supervisor_lib, "_LONGEST_PAUSE", 0.8)
+  job = _queue(store)
+  (tmp_path / "started").touch()
+  begin = tmp_path / "begin"
+  program = (
+    "import os, pathlib, sys, time\n"
+    f"with open({str(tmp_path / 'started')!r}, 'a') as file:\n"
+    "  print(time.monotonic(), file=file)\n"
+    f"if not os.path.exists({str(begin)!r}): sys.exit(3)\n"
+    "from prompt_tuning.serving.job_store import JobStore\n"
+    f"JobStore({str(store.folder)!r}).claim()\n"
+    "time.sleep(60)"
+  )
+  service.supervisor = supervisor = Supervisor(
+    store, [sys.executable, "-c", program]
+  )
+  assert supervisor.problem is None
+  supervisor.start()
+  try:
+    _await(lambda: supervisor._failures >= 6)
+    supervisor.wake()  # A new job does not shorten the pause.
+    started = map(float, (tmp_path / "started").read_text().split())
+    pauses = [b - a for a, b in itertools.pairwise(started)]
+    for pause, least in zip(pauses, (0.05, 0.1, 0.2, 0.4, 0.8), strict=False):
+      assert pause >= least
+    health = served.send(service, "GET", "/healthz")
+    assert health.status_code == 200
+    assert (
+      "ended before they came to one, the last with 3"
+      in (health.json()["jobs"])
+    )
+    begin.touch()
+    _await(lambda: supervisor.problem is None)
+    assert store.job(job.id).attempts == 1
+    assert served.send(service, "GET", "/healthz").json() == {"status": "ok"}
+  finally:
+    supervisor.close()
 
 
 def test_supervisor_ends_its_worker(store):
