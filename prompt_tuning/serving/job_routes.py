@@ -315,9 +315,8 @@ async def _stream(
 ) -> AsyncIterator[str]:
   """Yields events as server-sent ones, to the job's end."""
   while not service.is_stopping:
-    # In this order: no event comes after the end.
-    is_over = store.job(id).status in jobs_lib.OVER
-    for event in await asyncio.to_thread(store.events, id, after):
+    is_over, new = await asyncio.to_thread(_news, store, id, after)
+    for event in new:
       after = event.number
       yield f"id: {after}\ndata: {json.dumps(_event(event))}\n\n"
     if is_over:
@@ -326,3 +325,10 @@ async def _stream(
     # A comment, which finds out whether the client is still there.
     yield ": \n\n"
     await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _news(store: JobStore, id: str, after: int) -> tuple[bool, list[JobEvent]]:
+  """Returns whether a job is over, and its events after one."""
+  # In this order: no event comes after the end.
+  is_over = store.job(id).status in jobs_lib.OVER
+  return is_over, store.events(id, after)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import openai
@@ -127,6 +128,27 @@ def test_openai_s_client_from_upload_to_answer(service, store, model):
       )
 
   asyncio.run(run())
+
+
+def test_a_stream_of_events_reads_the_disk_in_a_thread(
+  service, store, monkeypatch
+):
+  """A busy disk, or a locked file, does not hold up other requests."""
+  job = _queue(store)
+  store.cancel(job.id)
+  threads = set()
+  opened = store._open
+
+  def noted():
+    threads.add(threading.current_thread())
+    return opened()
+
+  monkeypatch.setattr(store, "_open", noted)
+  router = job_routes.router(service, store, lambda: None)
+  path = f"/v1/fine_tuning/jobs/{job.id}/events?stream=true"
+  assert "Cancelled" in served.send(service, "GET", path, router).text
+  assert threads
+  assert threading.main_thread() not in threads
 
 
 def test_interrupted_job_ends_with_the_same_prompt(store, model, tmp_path):
