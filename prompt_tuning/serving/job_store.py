@@ -217,10 +217,13 @@ class JobStore:
         )
       else:
         with self._open() as connection:
-          connection.execute(
-            "update jobs set status = ?, attempts = attempts + 1 where id = ?",
-            [RUNNING, job.id],
-          )
+          claimed = connection.execute(
+            "update jobs set status = ?, attempts = attempts + 1 where id = ? "
+            "and status in (?, ?)",
+            [RUNNING, job.id, QUEUED, RUNNING],
+          ).rowcount
+          if not claimed:  # It was cancelled just now.
+            continue
           message = "The job goes on." if job.attempts else "The job begins."
           _note(connection, job.id, "status", message, {"status": RUNNING})
         return self.job(job.id)

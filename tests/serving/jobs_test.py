@@ -217,6 +217,25 @@ def test_jobs_are_cancelled_and_fail_by_themselves(store, model, tmp_path):
   assert not store.has_work()
 
 
+def test_job_that_is_cancelled_as_it_is_claimed_stays_so(store):
+  """Between the look at what there is, and the claim."""
+  cancelled, other = _queue(store), _queue(store)
+  look = store._jobs
+
+  def look_and_cancel(where, *values):
+    found = look(where, *values)
+    if where.startswith("status in"):
+      store._jobs = look
+      store.cancel(cancelled.id)
+    return found
+
+  store._jobs = look_and_cancel
+  assert store.claim().id == other.id
+  job = store.job(cancelled.id)
+  assert (job.status, job.attempts) == ("cancelled", 0)
+  assert store.events(job.id)[-1].message == "Cancelled."
+
+
 def test_job_that_kills_its_workers_is_given_up(store):
   job = _queue(store)
   for attempt in range(job_store.MAX_ATTEMPTS):
