@@ -111,17 +111,17 @@ def _models(service: Service) -> fastapi.APIRouter:
     return {"object": "list", "data": [of_base(), *map(of_prompt, prompts)]}
 
   @routes.get("/v1/models/{name}")
-  def model(name: str):
-    prompt = service.prompt(name)
+  async def model(name: str):
+    prompt = await service.prompt(name)
     return of_base() if prompt is None else of_prompt(prompt)
 
   @routes.delete("/v1/models/{name}")
   @routes.delete("/v1/prompts/{name}")
-  def delete(name: str):
-    if service.prompt(name) is None:
+  async def delete(name: str):
+    if await service.prompt(name) is None:
       raise errors.invalid("The model alone cannot be deleted.", "model")
     with contextlib.suppress(prompt_store.UnknownPromptError):
-      service.store.delete(name)
+      await asyncio.to_thread(service.store.delete, name)
     service.metrics.forget(name)
     return {"id": name, "object": "model", "deleted": True}
 
@@ -142,18 +142,18 @@ def _prompts(service: Service) -> fastapi.APIRouter:
   routes = fastapi.APIRouter()
 
   @routes.get("/v1/prompts/{name}")
-  def get(
+  async def get(
     name: str,
     format: Literal["safetensors", "npy", "peft"] = "safetensors",
   ):
     """Returns the prompt's file."""
-    prompt = service.prompt(name)
+    prompt = await service.prompt(name)
     if prompt is None:
       raise errors.invalid("The model alone has no prompt.", "model")
     suffix = "zip" if format == "peft" else format
     disposition = f'attachment; filename="{name}.{suffix}"'
     return responses.Response(
-      _file(prompt, format),
+      await asyncio.to_thread(_file, prompt, format),
       media_type="application/octet-stream",
       headers={"Content-Disposition": disposition},
     )

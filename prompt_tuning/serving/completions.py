@@ -85,7 +85,7 @@ def router(service: Service) -> fastapi.APIRouter:
 
   @routes.post("/v1/completions")
   async def complete(request: fastapi.Request, body: Completion):
-    prompt = service.prompt(body.model)
+    prompt = await service.prompt(body.model)
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     texts = Texts(vocabulary, [stop for stop in stops if stop])
     rows = list(_rows(service, body, prompt))
@@ -113,7 +113,7 @@ def router(service: Service) -> fastapi.APIRouter:
 
   @routes.post("/v1/rank")
   async def rank(request: fastapi.Request, body: Rank):
-    prompt = service.prompt(body.model)
+    prompt = await service.prompt(body.model)
     labels = tuple(_label(service, label) for label in body.labels)
     if len(set(labels)) < len(labels):
       raise errors.invalid("Expected labels that differ.", "labels")

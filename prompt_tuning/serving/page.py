@@ -1,5 +1,6 @@
 """The page at `/`: its files, and what it asks beyond OpenAI's interface."""
 
+import asyncio
 from collections.abc import Sequence
 import dataclasses
 from importlib import resources
@@ -12,6 +13,7 @@ import numpy as np
 from prompt_tuning import analysis
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
+from prompt_tuning.serving.requests import Prompt
 from prompt_tuning.serving.service import Service
 
 # The page loads nothing but its own files, runs no script but those, and is
@@ -81,19 +83,12 @@ def router(
     }
 
   @routes.get("/v1/prompts/{name}/words")
-  def words(name: str, count: int = fastapi.Query(5, ge=1, le=50)):
+  async def words(name: str, count: int = fastapi.Query(5, ge=1, le=50)):
     """The words of the vocabulary that are nearest to a prompt."""
-    prompt = service.prompt(name)
+    prompt = await service.prompt(name)
     if prompt is None:
       raise errors.invalid("The model alone has no prompt.", "model")
-    return _described(
-      analysis.analyse(
-        prompt.array,
-        _embeddings(service),
-        service.engine.model.vocabulary,
-        num_neighbours=count,
-      )
-    )
+    return await asyncio.to_thread(_words, service, prompt, count)
 
   return routes
 
@@ -108,6 +103,17 @@ def _embeddings(service: Service) -> np.ndarray:
   """Returns the embeddings of the vocabulary, [V, H] float32."""
   params = service.engine.model.params
   return np.asarray(params["token_embedder"]["embedding"], np.float32)
+
+
+def _words(service: Service, prompt: Prompt, count: int) -> dict[str, Any]:
+  return _described(
+    analysis.analyse(
+      prompt.array,
+      _embeddings(service),
+      service.engine.model.vocabulary,
+      num_neighbours=count,
+    )
+  )
 
 
 def _described(result: analysis.Analysis) -> dict[str, Any]:

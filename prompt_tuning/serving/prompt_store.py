@@ -30,8 +30,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SUFFIXES = (".safetensors", ".npy")
 # Of one file of an adapter, unpacked.
 _MAX_UNPACKED = 64 * 2**20
-# Between looks at what others wrote into the folder: on a disk, in a bucket.
+# Between looks at what others wrote into the folder: on a disk, in a bucket;
+# and, as a part of that, between looks for names that are not known.
 _REFRESH_SECONDS = 1.0, 10.0
+_PAUSE = 0.1
 
 
 class UnknownPromptError(KeyError):
@@ -91,15 +93,38 @@ class PromptStore:
       self._refresh_if_late()
       return [x.prompt for x in self._entries.values() if x.prompt is not None]
 
-  def get(self, name: str) -> Prompt:
+  def in_memory(self, name: str) -> Prompt | None:
+    """Returns a prompt at once, or None if `get` has to look for it."""
+    entry = self._entries.get(name)
+    return None if entry is None or self._is_late() else entry.prompt
+
+  def pause(self, asked: float) -> float:
+    """Returns for how long not to look for a name, in seconds.
+
+    Args:
+      asked: When it was asked for, as of `time.monotonic`.
+    """
+    if self._refreshed > asked:  # There will be no look.
+      return 0.0
+    due = self._refreshed + _PAUSE * self._period
+    return max(0.0, due - time.monotonic())
+
+  def get(self, name: str, asked: float | None = None) -> Prompt:
     """Returns a prompt.
+
+    Args:
+      name: Its name.
+      asked: When it was asked for, as of `time.monotonic`; None is now. Those
+        who wait for a look at the folder share the next.
 
     Raises:
       UnknownPromptError: if there is none of that name.
     """
+    asked = time.monotonic() if asked is None else asked
     with self._lock:
       self._refresh_if_late()
-      if name not in self._entries:  # A job may have ended just now.
+      # A job may have ended just now.
+      if name not in self._entries and self._refreshed <= asked:
         self.refresh()
       entry = self._entries.get(name)
     if entry is None or entry.prompt is None:
@@ -151,8 +176,11 @@ class PromptStore:
     if name == self._base:
       raise ValueError(f"{name} is the name of the model alone.")
 
+  def _is_late(self) -> bool:
+    return time.monotonic() - self._refreshed > self._period
+
   def _refresh_if_late(self) -> None:
-    if time.monotonic() - self._refreshed > self._period:
+    if self._is_late():
       self.refresh()
 
   def _read_or_tell(self, path: epath.Path) -> Prompt | None:

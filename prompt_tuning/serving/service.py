@@ -49,17 +49,28 @@ class Service:
   supervisor: Supervisor | None = None
   started: int = dataclasses.field(default_factory=lambda: int(time.time()))
   is_stopping: bool = False
+  _looking: asyncio.Lock = dataclasses.field(
+    default_factory=asyncio.Lock, init=False
+  )
 
-  def prompt(self, model: str) -> Prompt | None:
+  async def prompt(self, model: str) -> Prompt | None:
     """Returns the prompt that a request calls its model; None: none.
+
+    What is not in memory is looked for in a thread, one at a time, however many
+    ask: neither a slow folder nor wrong names hold up others.
 
     Raises:
       ApiError: if there is none of that name.
     """
     if model == self.base:
       return None
+    if (prompt := self.store.in_memory(model)) is not None:
+      return prompt
+    asked = time.monotonic()
     try:
-      return self.store.get(model)
+      async with self._looking:
+        await asyncio.sleep(self.store.pause(asked))
+        return await asyncio.to_thread(self.store.get, model, asked)
     except UnknownPromptError:
       raise ApiError(
         404,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 
 import numpy as np
 import openai
@@ -12,6 +13,7 @@ import tiny
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import peft_adapters
+from prompt_tuning.serving import prompt_store
 from prompt_tuning.serving.requests import Token
 from prompt_tuning.serving.texts import Texts
 
@@ -158,6 +160,46 @@ def test_files_that_others_write_are_served(service, prompts):
   (folder / "late.npy").unlink()
   service.store.refresh()
   assert served.complete(service, model="late").status_code == 404
+
+
+def test_wrong_names_hold_up_nobody(service, monkeypatch):
+  """The folder is slow: one thread looks, and those who ask share its look."""
+  looks, may_end, found = [], threading.Event(), prompt_store._files
+
+  def slow(folder):
+    looks.append(threading.current_thread())
+    assert may_end.wait(60)
+    return found(folder)
+
+  monkeypatch.setattr(prompt_store, "_files", slow)
+  monkeypatch.setattr(prompt_store, "_PAUSE", 0)
+  service.store._period = 1000
+
+  async def run():
+    async with served.client(service) as http:
+
+      def ask(model):
+        body = {"model": model, "prompt": "abc", "max_tokens": 2}
+        return asyncio.create_task(http.post(served.COMPLETIONS, json=body))
+
+      wrong = [ask(f"none_{i}") for i in range(20)]
+      while not looks:
+        await asyncio.sleep(0.01)
+      assert (await ask("prompt_1")).status_code == 200
+      may_end.set()
+      assert {x.status_code for x in await asyncio.gather(*wrong)} == {404}
+
+  asyncio.run(run())
+  assert len(looks) <= 2
+  assert threading.main_thread() not in looks
+
+
+def test_looks_for_wrong_names_have_pauses_between_them(service):
+  service.store._period = 1000
+  asked = time.monotonic()
+  service.store.refresh()
+  assert service.store.pause(asked) == 0  # That look was after it.
+  assert 0 < service.store.pause(time.monotonic()) <= 100
 
 
 def test_metrics_say_what_happened(service, batches_done):
