@@ -10,13 +10,13 @@ Tuning and evaluation are those of `python -m t5x.train` and `t5x.eval`, without
 gin.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import functools
 import os
 import tempfile
-from typing import Any
+import threading
+from typing import Any, Generic, TypeVar
 
 from flax import traverse_util
 import jax
@@ -35,6 +35,7 @@ from prompt_tuning.types import DType
 from t5x import checkpoints, events
 
 Prompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
+_T = TypeVar("_T")
 
 
 def load(
@@ -96,6 +97,29 @@ class _Loaded(checkpoints.BaseCheckpoint):
     }
 
 
+class _Once(Generic[_T]):
+  """A property of a model that is computed once, whichever thread asks first.
+
+  `functools.cached_property` has a lock for all models until Python 3.11, and
+  none since.
+  """
+
+  def __init__(self, compute: "Callable[[Model], _T]"):
+    self._compute = compute
+    self.__doc__ = compute.__doc__
+
+  def __set_name__(self, owner: type, name: str) -> None:
+    self._name = name
+
+  def __get__(self, model: "Model", owner: type | None = None) -> _T:
+    if model is None:  # Of the class, as `help` asks.
+      return self
+    with model.lock:
+      if self._name not in model.__dict__:
+        model.__dict__[self._name] = self._compute(model)
+      return model.__dict__[self._name]
+
+
 class Model:
   """A frozen T5.
 
@@ -104,6 +128,7 @@ class Model:
   Attributes:
     config: Sizes of the network.
     vocabulary: Of inputs and targets.
+    lock: Of who reads it into memory.
   """
 
   def __init__(
@@ -116,6 +141,8 @@ class Model:
     self._base = base
     self.config = config
     self.vocabulary = vocabulary
+    # One property needs another.
+    self.lock = threading.RLock()
 
   @property
   def checkpoint(self) -> str:
@@ -135,7 +162,7 @@ class Model:
     """Identifies the model's values."""
     return self._base.fingerprint
 
-  @functools.cached_property
+  @_Once
   def _loaded(self) -> "_Loaded":
     """The model in memory, float32, on the first device."""
     base = self._base
@@ -148,12 +175,12 @@ class Model:
     )
     return _Loaded(base.path, base.step, base.arrays, base.metadata, params)
 
-  @functools.cached_property
+  @_Once
   def params(self) -> Mapping[str, Any]:
     """The model's parameters in memory, float32, on the first device."""
     return traverse_util.unflatten_dict(self._loaded.params, sep="/")
 
-  @functools.cached_property
+  @_Once
   def predictor(self) -> Predictor:
     """What answers; it has the model in memory."""
     return Predictor(self.config, self.vocabulary, self.params)

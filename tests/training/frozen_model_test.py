@@ -1,9 +1,11 @@
 """Tuning and answering from Python: `prompt_tuning.load` and what it gives."""
 
+from concurrent import futures
 import json
 import subprocess
 import sys
 import threading
+import time
 
 import gin
 import jax
@@ -116,6 +118,32 @@ def test_model_is_read_once_and_is_there_once(monkeypatch):
   assert len(read) == len(set(read)) > 10
   # Nor has training used it up.
   assert model.generate(["a"], prompt, max_length=2)
+
+
+def _in_threads(*calls):
+  """Calls functions at the same time, and returns what they return."""
+  with futures.ThreadPoolExecutor(len(calls)) as pool:
+    return [x.result(60) for x in [pool.submit(call) for call in calls]]
+
+
+def test_threads_read_a_model_once_and_two_models_at_the_same_time(
+  tmp_path, monkeypatch
+):
+  base = tiny.save_base(tmp_path)
+  models = [pt.load(base, seqio.ByteVocabulary()) for _ in range(2)]
+  read, both = [], threading.Barrier(2)
+  of_checkpoint = checkpoints.BaseCheckpoint.read
+
+  def meet(self, targets):
+    read.append(self)
+    both.wait(30)  # For the other model: neither waits for its end.
+    time.sleep(0.2)  # For the other threads of this one.
+    return of_checkpoint(self, targets)
+
+  monkeypatch.setattr(checkpoints.BaseCheckpoint, "read", meet)
+  predictors = _in_threads(*[lambda x=x: x.predictor for x in models * 3])
+  assert len(read) == len(set(map(id, predictors))) == 2
+  assert models[0].params is models[0].params
 
 
 def test_file_is_the_prompt(model, prompt, tmp_path):
