@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 import importlib.metadata
 import shutil
+import signal
 import sys
 import textwrap
 
@@ -51,9 +52,13 @@ def show_if_asked(program: str) -> None:
   if arguments and not {"--help", "-help", "-h"} & set(arguments):
     return
   try:
-    print(text(program, arguments))
+    shown = text(program, arguments)
   except (ValueError, SyntaxError) as e:
     sys.exit(f"Error: {e}")
+  # Whoever reads may have seen enough, such as `head`: that ends it quietly, as
+  # it ends other commands. It is the last thing that the process does.
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+  print(shown, flush=True)
   sys.exit(0)
 
 

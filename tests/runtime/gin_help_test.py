@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -94,3 +95,19 @@ def test_help_imports_neither_jax_nor_tensorflow(arguments):
   )
   assert "A command names a model" in done.stdout
   assert done.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize("program", ["train", "eval", "infer"])
+def test_help_ends_quietly_if_nobody_reads_on(program):
+  """As behind `| head`."""
+  reader, writer = os.pipe()
+  os.close(reader)
+  with os.fdopen(writer) as closed:
+    done = subprocess.run(
+      [sys.executable, "-m", f"t5x.{program}", "--help"],
+      stdout=closed,
+      stderr=subprocess.PIPE,
+      text=True,
+      check=False,
+    )
+  assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
