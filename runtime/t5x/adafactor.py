@@ -60,7 +60,8 @@ class Adafactor(optimizers.OptimizerDef):
       RMS of the parameter.
     beta1: Decay of the momentum; None is none.
     decay_rate: Exponent of the second moment's decay.
-    step_offset: Steps that the decay does not count.
+    step_offset: Steps that the decay does not count; no more than the run
+      begins with, as before them it is no number.
     clipping_threshold: Greatest RMS of an update before the learning rate; None
       does not clip.
     weight_decay_rate: What a parameter loses of itself in a step. It is not
@@ -84,6 +85,14 @@ class Adafactor(optimizers.OptimizerDef):
   epsilon1: float = 1e-30
   epsilon2: float = 1e-3
   logical_factor_rules: Mapping[str, FactorDim] | None = None
+
+  def check_start(self, step):
+    if step < self.step_offset:
+      raise ValueError(
+        f"Expected Adafactor's step_offset to be at most {step}, the step that "
+        f"the run begins with, got {self.step_offset}: the decay of the second "
+        "moment counts from it. Give the base checkpoint's step, or 0."
+      )
 
   def transformation(self, learning_rate, step):
     def decay(count, exponent):

@@ -64,6 +64,16 @@ class OptimizerDef:
     """
     return jax.tree.map(lambda _: True, params)
 
+  def check_start(self, step: int) -> None:
+    """Checks that a run can begin, or go on, at a step.
+
+    Args:
+      step: Counted from pretraining step 0.
+
+    Raises:
+      ValueError: if a setting does not fit it.
+    """
+
   def init_state(self, params: Params) -> OptimizerState:
     """Returns the state for step 0, of the trainable parameters alone."""
     transformation = self.transformation(learning_rate=0.0, step=0)
@@ -164,6 +174,10 @@ class MultiOptimizer(OptimizerDef):
     return traverse_util.unflatten_dict(
       {path: label != _FROZEN for path, label in labels.items()}, sep="/"
     )
+
+  def check_start(self, step):
+    for optimizer in self._optimizers:
+      optimizer.check_start(step)
 
   def _labels(self, params: Params) -> Params:
     """Returns the number of the traversal that matches each parameter."""

@@ -187,6 +187,8 @@ class Training:
       self.model_dir,
       data.task,
     )
+    if self.model.optimizer_def is not None:
+      self.model.optimizer_def.check_start(start.step)
     return OpenRun(
       plan=self,
       data=data,

@@ -1,12 +1,13 @@
 import zlib
 
 import conformance
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x import adafactor
+from t5x import adafactor, optimizers
 
 SEED = 20210426
 # The settings of prompt tuning, `train_prompt` in the reference.
@@ -160,6 +161,20 @@ def test_step_offset_restarts_the_decay():
   )
 
   np.testing.assert_array_equal(moments(offset, "v"), moments(fresh, "v"))
+
+
+def test_offset_beyond_the_step_is_refused():
+  """As in T5X, the decay would be the power of a negative number there."""
+  optimizer_def = optimizers.MultiOptimizer(
+    [(_all(), adafactor.Adafactor(step_offset=1000))]
+  )
+  optimizer_def.check_start(1000)
+  with pytest.raises(ValueError, match="step_offset to be at most 999, the"):
+    optimizer_def.check_start(999)
+
+
+def _all():
+  return traverse_util.ModelParamTraversal(lambda path, _: True)
 
 
 def test_definition_with_rules_can_be_static_under_jit():

@@ -317,6 +317,13 @@ def test_run_of_another_task_is_refused(tmp_path, base):
     _train(tmp_path, base, train_dataset_cfg=other)
 
 
+def test_offset_beyond_the_base_step_is_refused(tmp_path, base):
+  model = tiny.make_model(adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1))
+  with pytest.raises(ValueError, match=f"at most {tiny.BASE_STEP}, the step"):
+    _train(tmp_path, base, model=model, actions={})
+  assert not (tmp_path / "record.json").exists()
+
+
 def test_best_and_latest_checkpoint_are_kept(tmp_path, base):
   _train(tmp_path, base, period=1)
   record = json.loads((tmp_path / "record.json").read_text())
