@@ -34,7 +34,7 @@ _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _OPERATION = re.compile(r" ([a-z\-]+?)(?:-start)?\(")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _KERNELS = re.compile(r'custom_call_target="([^"]+)"')
-_NEEDS = re.compile(r"Used ([\d.]+)([GM]) of [\d.]+[GM] hbm")
+_NEEDS = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Measures:
     topology: The target's name.
     devices: How many there are.
     peak: What it needs at once; None if the compiler refused and did not say.
-    memory: What the device has.
+    memory: What the device has; where the compiler refused for lack of it,
+      what that leaves to programs, such as 7.48 of 8 GiB of a TPU v2's core.
     weights: Of the arguments.
     optimizer: Of the arguments.
     batch: Of the arguments.
@@ -163,6 +164,8 @@ def _refused(said: str, known: dict[str, Any], target: Target) -> Measures:
   needs = _NEEDS.search(said)
   scale = {"G": 2**30, "M": 2**20}
   state = known["weights"] + known["optimizer"]
+  if needs:
+    known = {**known, "memory": float(needs[3]) * scale[needs[4]]}
   return Measures(
     **known,
     peak=float(needs[1]) * scale[needs[2]] if needs else None,

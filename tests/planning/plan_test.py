@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,28 @@ def test_exchanges_in_a_loop_count_every_time(known):
     "all-reduce": [24, 24 * 16],
     "all-gather": [1, 16],
   }
+
+
+def test_what_does_not_fit_is_held_against_what_the_compiler_gives():
+  """Of a TPU v2's 8 GiB, as libtpu says when it refuses."""
+
+  def refuse():
+    raise jax.errors.JaxRuntimeError(
+      "RESOURCE_EXHAUSTED: Used 7.61G of 7.48G hbm. Exceeded it.\nMore."
+    )
+
+  jaxpr = jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2)))
+  traced = types.SimpleNamespace(
+    jaxpr=types.SimpleNamespace(jaxpr=jaxpr.jaxpr), lower=refuse
+  )
+  state = types.SimpleNamespace(trainable={}, frozen={}, opt_state={})
+  found = measures.measure(
+    programs.Program("train", traced, state, None, 0), targets.find("cpux1")
+  )
+  assert not found.fits
+  assert found.peak == 7.61 * 2**30
+  assert found.memory == 7.48 * 2**30
+  assert found.refused.endswith("Exceeded it.")
 
 
 @pytest.mark.parametrize("name", ["h100", "v9:4x4", "a10x1"])
