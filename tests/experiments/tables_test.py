@@ -152,7 +152,7 @@ def test_a_run_is_a_row_where_tasks_are_columns():
     "ladder",
     "ladder_m/lm",
     "ladder_probe_truth",
-    99.0,
+    98.0,
     "",
     1,
   ] in (lines)
