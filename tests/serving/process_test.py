@@ -14,6 +14,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "ladder_xs" / "lm_100"
+_QUEUE = "prompt_tuning_queue "
 # At random, so that an answer is long.
 BODY = {
   "model": "base",
@@ -56,6 +57,12 @@ class Server:
       assert time.monotonic() < deadline
       time.sleep(0.1)
 
+  def waiting(self) -> float:
+    """Returns how many inputs wait, as `/metrics` says."""
+    text = httpx.get(f"{self.url}/metrics").text
+    [line] = [x for x in text.splitlines() if x.startswith(_QUEUE)]
+    return float(line.split()[1])
+
   def end(self) -> int:
     code = self.process.wait(60)
     self._reader.join()
@@ -94,7 +101,8 @@ def test_sigterm_lets_what_runs_finish(server):
     first = next(events)
     for thread in threads:
       thread.start()
-    time.sleep(0.3)  # For them to arrive, and not to be answered.
+    while server.waiting() < 6 * 60:  # Inputs: all arrived.
+      time.sleep(0.05)
     assert not answers
     server.process.send_signal(signal.SIGTERM)
     lines = [first, *filter(None, events)]
