@@ -6,6 +6,7 @@ takes those steps of T5X's three programs that need no model:
   python tests/google_t5x/stand_in.py FOLDER BINDINGS GIN_FILE...
 """
 
+import importlib.util  # noqa: F401  gin reads it from `importlib`, which lacks it.
 import json
 import pathlib
 import sys
@@ -79,7 +80,7 @@ def main(folder: str, bindings: str, *gin_files: str) -> None:
   }
   gin.add_config_file_search_path(str(ROOT))
   # Google's T5X has no batches by length.
-  for file in {*ROOT.glob("gin/**/*.gin")} - {ROOT / "gin/runs/by_length.gin"}:
+  for file in sorted({*ROOT.glob("gin/**/*.gin")} - {ROOT / "gin/runs/by_length.gin"}):
     gin.clear_config()
     gin.parse_config_file(str(file))
   for entry, run in (("infer", "infer"), ("evaluate", "eval"), ("train",) * 2):
