@@ -35,7 +35,7 @@ def add_prefix(example: Example, prefix: str) -> Example:
 def add_sentinel(example: Example) -> Example:
   """Puts T5's first sentinel in front of the targets.
 
-  That is how every target of span corruption begins (section 3.3 of the paper).
+  That is how every target of span corruption begins (section 2.2 of the paper).
   """
   return {**example, "targets": f"{SENTINEL} " + example["targets"]}
 

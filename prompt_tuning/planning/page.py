@@ -15,7 +15,7 @@ from prompt_tuning.planning.table import (
 
 Record = Mapping[str, Any]
 GIB = 2**30
-# The paper's devices (section 3.1), for Figure 1: eight tasks, three seeds.
+# The paper's devices (appendix A), for Figure 1: eight tasks, three seeds.
 PAPERS = {
   "small": "v2-8",
   "base": "v2-8",

@@ -42,7 +42,7 @@ TOPOLOGIES = {
 }
 # Where a kernel of attention is compiled too.
 KERNELS = {"v5e-16": "flash", "1 H100": "cudnn"}
-# As in the paper's experiments (section 3.1).
+# As in the paper's experiments (appendix A).
 BATCH_SIZE = 32
 STEPS = 30_000
 # The part of a device's memory that what is frozen, or trains, may take.

@@ -26,7 +26,7 @@ PROMPT_PATH = "encoder/prompt/prompt"
 class SaveBestPrompt(trainer.BaseAction):
   """Writes `prompt.safetensors` when the dev score is the best so far.
 
-  The paper (section 3.1) reports the best checkpoint on the dev set.
+  The paper (section 3) reports the best checkpoint on the dev set.
   """
 
   def __init__(

@@ -135,7 +135,7 @@ class Base:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How a prompt is trained; the defaults are the paper's (section 3.1).
+  """How a prompt is trained; the defaults are the paper's (section 3).
 
   Attributes:
     length: Positions of the prompt, P.
