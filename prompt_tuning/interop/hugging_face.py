@@ -141,7 +141,7 @@ def open_folder(
       f"{folder} is no T5 1.1 of the sizes in {CONFIG}: {len(problems)} "
       f"differences. {'; '.join(problems[:10])}."
     )
-  return base_checkpoints.BaseCheckpoint(str(path), 0, arrays)
+  return base_checkpoints.BaseCheckpoint(str(path), str(path), 0, arrays)
 
 
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:

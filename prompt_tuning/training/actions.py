@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import math
 import os
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -45,9 +46,9 @@ class SaveBestPrompt(trainer.BaseAction):
       metric: Regular expression for `task/metric`; see
         `prompt_tuning.data.metrics.score`. More is better.
       vocabulary: The model's.
-      injections: The methods of the run; None is a prompt alone. Beside
-        another method no file is written: such a prompt is not one of the
-        base model.
+      injections: The methods of the run; None is a prompt alone. Where another
+        method or parameter trains beside it no file is written: such a prompt
+        is not one of the base model.
     """
     self._path = os.path.join(model_dir, "prompt.safetensors")
     self._task = task
@@ -62,6 +63,8 @@ class SaveBestPrompt(trainer.BaseAction):
 
   def run(self, train_state, metrics_by_task) -> bool:
     if not self._is_best(metrics_by_task) or not self._is_alone:
+      return False
+    if not _is_prompt_alone(train_state):
       return False
     # All processes take part in this, one writes.
     fingerprint = base_model.fingerprint(train_state)
@@ -98,8 +101,13 @@ class SaveBestPrompt(trainer.BaseAction):
       if metrics_lib.score(e["metrics"], self._metric) == self._best
     )
     found = checkpointer.read_trained(step)
+    if found is not None and set(found[0]) != {PROMPT_PATH}:
+      return  # None was written.
     if found is None:
-      if problem := self._problem(None, step):
+      problem = self._problem(None, step)
+      # Killed after a better evaluation that no checkpoint had yet, and that is
+      # done again, a run left the prompt of that.
+      if problem and not self._is_of_later(evals[-1]["step"]):
         raise ValueError(
           f"{self._path} {problem}, and checkpoint_{step}, which had its "
           "prompt, is not there or damaged. Restore one of the two from a "
@@ -120,6 +128,14 @@ class SaveBestPrompt(trainer.BaseAction):
         step,
       )
       prompt_files.save_prompt(self._path, *expected)
+
+  def _is_of_later(self, step: int) -> bool:
+    """Whether the file is whole, and of a step after this one."""
+    try:
+      _, metadata = prompt_files.load_prompt(self._path)
+    except (OSError, ValueError):
+      return False
+    return metadata is not None and metadata.step > step
 
   def _problem(
     self,
@@ -177,3 +193,11 @@ def _not_finite(metrics_by_task: MetricsByTask) -> str:
     for name, value in metrics.items()
     if not math.isfinite(value)
   )
+
+
+def _is_prompt_alone(train_state: Any) -> bool:
+  """Whether nothing else trains; Google's T5X does not keep that apart."""
+  if not hasattr(train_state, "trainable"):
+    return True
+  names = traverse_util.flatten_dict(train_state.trainable, sep="/")
+  return set(names) == {PROMPT_PATH}

@@ -173,7 +173,9 @@ class Model:
         for name, x in base.shapes.items()
       }
     )
-    return _Loaded(base.path, base.step, base.arrays, base.metadata, params)
+    return _Loaded(
+      base.path, base.found, base.step, base.arrays, base.metadata, params
+    )
 
   @_Once
   def params(self) -> Mapping[str, Any]:

@@ -174,6 +174,8 @@ class BaseCheckpoint:
 
   Attributes:
     path: As the user gave it.
+    found: The checkpoint's own folder, absolute: the newest one of `path`, if
+      that has several.
     step: Steps, counted from pretraining step 0.
     arrays: What it holds: path of the parameter -> array.
     metadata: What `save_base_checkpoint` was given, and the fingerprint; of a
@@ -181,6 +183,7 @@ class BaseCheckpoint:
   """
 
   path: str
+  found: str
   step: int
   arrays: Mapping[str, StoredArray]
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -295,12 +298,14 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   if digests.are_in(found):
     _refuse_damage(found, digests.text(found))
   if run.is_checkpoint(found):
-    return BaseCheckpoint(path, *run.open_checkpoint(found, open_checkpoint))
+    return BaseCheckpoint(
+      path, found, *run.open_checkpoint(found, open_checkpoint)
+    )
   if t5x_v3.is_checkpoint(found):
     step, arrays = t5x_v3.open_checkpoint(found)
-    return BaseCheckpoint(path, step, scanned.take_apart(arrays))
+    return BaseCheckpoint(path, found, step, scanned.take_apart(arrays))
   step, arrays, metadata = orbax.open_checkpoint(found)
-  return BaseCheckpoint(path, step, scanned.take_apart(arrays), metadata)
+  return BaseCheckpoint(path, found, step, scanned.take_apart(arrays), metadata)
 
 
 @functools.lru_cache(maxsize=64)

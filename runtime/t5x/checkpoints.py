@@ -347,7 +347,12 @@ class SaveBestCheckpointer(Checkpointer):
       raise ValueError(f"Expected metric_mode max or min, got {metric_mode!r}.")
     self._pattern = metric_name_to_monitor
     self._sign = _SIGN[metric_mode]
-    super().__init__(train_state, partitioner, checkpoints_dir, keep or 1)
+    super().__init__(
+      train_state,
+      partitioner,
+      checkpoints_dir,
+      1 if keep is None else keep,
+    )
 
   def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
     """Returns what checkpoints are compared by.

@@ -259,11 +259,15 @@ class _Files:
         )
         dataset = predictor.dataset(task, shard)
         total = int(dataset.reduce(np.int64(0), lambda n, _: n + 1))
-        progress = events.Progress(total, on_event, should_stop)
-        progress.notice(truncation.describe(cuts, predictor.cfg, task.name))
+
+        def begin(done: int, total=total, task=task) -> events.Progress:
+          progress = events.Progress(total, on_event, should_stop, done)
+          progress.notice(truncation.describe(cuts, predictor.cfg, task.name))
+          return progress
+
         try:
           _write_in_chunks(
-            path, dataset, total, self.chunk_size, predictor.lines, progress
+            path, dataset, total, self.chunk_size, predictor.lines, begin
           )
         except events.CancelledError:
           record.write(status="interrupted")
@@ -304,10 +308,11 @@ def _write_in_chunks(
   total: int,
   chunk_size: int,
   lines: Callable[[tf.data.Dataset, int], Iterator[str]],
-  progress: events.Progress,
+  begin: Callable[[int], events.Progress],
 ) -> None:
   """Writes a file line by line, and goes on with one that was cut off."""
   if multihost.of_first_process(epath.Path(path).exists()):
+    begin(total)
     return
   file = None
   if jax.process_index() == 0:
@@ -315,7 +320,7 @@ def _write_in_chunks(
   is_whole = False
   try:
     first = multihost.of_first_process(file and file.num_lines)
-    progress.done = first
+    progress = begin(first)
     for start in range(first, total, chunk_size):
       chunk = list(lines(dataset.skip(start).take(chunk_size), start))
       if file is not None:

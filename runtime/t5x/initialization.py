@@ -229,7 +229,7 @@ def check_base(cfg: RestoreCheckpointConfig | None) -> None:
 
 def _note_trainer(base: checkpoints.BaseCheckpoint) -> None:
   """Says so if the checkpoint is of a run that another process trains now."""
-  folder = epath.Path(checkpoints.find_checkpoint(base.path)).parent
+  folder = epath.Path(base.found).parent
   if holder := run_lock.find_holder(str(folder)):
     logging.warning(
       "%s is being trained by %s. Its checkpoint of step %d is read; it will "

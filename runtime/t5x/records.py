@@ -253,7 +253,7 @@ class RunRecord:
     return self
 
   def __exit__(self, error_type, error, traceback) -> None:
-    if isinstance(error, events.CancelledError):
+    if isinstance(error, (events.CancelledError, KeyboardInterrupt)):
       self.write(status="interrupted")
     elif error is not None:
       try:
@@ -291,6 +291,7 @@ class MetricLog:
     folder: str,
     first_step: int,
     evals: Sequence[Mapping[str, Any]] = (),
+    is_evaluated: bool = True,
   ):
     """Opens the files.
 
@@ -299,6 +300,8 @@ class MetricLog:
       first_step: Lines of later steps, left by an attempt that was cut off,
         are dropped.
       evals: The inference evaluations so far; missing lines are added.
+      is_evaluated: Whether `first_step` is; if it is to be, lines of an
+        evaluation that was cut off are dropped.
     """
     self._path = os.path.join(folder, "metrics.jsonl")
     self._first_process = jax.process_index() == 0
@@ -310,7 +313,13 @@ class MetricLog:
       ]
       metric_lines.keep(
         self._path,
-        lambda line: line["step"] <= first_step,
+        lambda line: (
+          line["step"] < first_step
+          or (
+            line["step"] == first_step
+            and (is_evaluated or not _is_of_evaluation(line))
+          )
+        ),
         lambda kept: [line for line in evaluated if line not in kept],
       )
     # Only those who train wait for it. Of torch, where that is, it takes the
@@ -339,6 +348,10 @@ class MetricLog:
       # the object is newer than it was, by that very write. Nobody else writes.
       if getattr(error, "code", None) != 412:
         raise
+
+
+def _is_of_evaluation(line: metric_lines.Line) -> bool:
+  return any("_eval/" in name for name in line)
 
 
 def _scalars(prefix: str, values: Mapping[str, float]) -> dict[str, float]:

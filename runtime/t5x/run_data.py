@@ -107,6 +107,7 @@ def read(
     "train": train_cfg.name,
     "train_split": train_cfg.split,
     "train_examples": train_cfg.num_input_examples(),
+    "shuffle_seed": train_cfg.seed,
     "eval_split": infer_eval_cfg and infer_eval_cfg.split,
     "eval_examples": evaluator and evaluator.counts,
     "batch_size": train_cfg.batch_size,

@@ -39,8 +39,7 @@ class Start:
     """Path and fingerprint of the base model, for a checkpoint."""
     if self.base is None:
       return None
-    path = checkpoints.absolute(checkpoints.find_checkpoint(self.base.path))
-    return {"path": path, "fingerprint": self.base.fingerprint}
+    return {"path": self.base.found, "fingerprint": self.base.fingerprint}
 
   def last_step(
     self, total_steps: int | None, relative_steps: int | None

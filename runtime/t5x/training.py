@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import os
+import secrets
 
 import jax
 import seqio
@@ -127,7 +127,12 @@ class Training:
         known.check_over(status, run.start.step)
         return run.outcome(status, run.state, was_over=True)
       record = stack.enter_context(run.record(known))
-      log = records.MetricLog(self.model_dir, run.start.step, run.start.evals)
+      log = records.MetricLog(
+        self.model_dir,
+        run.start.step,
+        run.start.evals,
+        is_evaluated=run.is_done or run.start.is_evaluated,
+      )
       stack.callback(log.close)
       loop = run.loop(record, log, lock, on_event, should_stop)
       for text in run.data.notices:
@@ -145,16 +150,21 @@ class Training:
 
   def _open(self, stack: contextlib.ExitStack) -> OpenRun:
     """Reads what the run needs; `stack` gets what is to be closed."""
-    seed = self.random_seed
-    if seed is None:
-      seed = int.from_bytes(os.urandom(4), "little") >> 1
-      seed = int(multihost.of_first_process(seed))
+    before = records.read(self.model_dir) or {}
+    seed = _seed(self.random_seed, before.get("seed"))
+    train_cfg = dataclasses.replace(
+      self.train_dataset_cfg,
+      seed=_seed(
+        self.train_dataset_cfg.seed,
+        before.get("data", {}).get("shuffle_seed"),
+      ),
+    )
     impl = "unsafe_rbg" if self.use_hardware_rng else None
     init_rng, train_rng = jax.random.split(jax.random.key(seed, impl=impl))
     data = run_data.read(
       self.model,
       self.partitioner,
-      self.train_dataset_cfg,
+      train_cfg,
       self.train_eval_dataset_cfg,
       self.infer_eval_dataset_cfg,
       self.eval_steps,
@@ -200,6 +210,22 @@ class Training:
       seed=seed,
       train_rng=train_rng,
     )
+
+
+def _seed(given: int | None, before: int | None) -> int:
+  """Returns a seed, the same one in all processes.
+
+  Args:
+    given: What the run was told.
+    before: What it had before it was stopped.
+
+  Returns:
+    The first of the two that is one, else one that is drawn.
+  """
+  if given is not None:
+    return given
+  drawn = secrets.randbits(31) if before is None else before
+  return int(multihost.of_first_process(drawn))
 
 
 def train(

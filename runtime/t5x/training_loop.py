@@ -167,10 +167,11 @@ class Loop:
         self.log.write(self.step, f"inference_eval/{task}", values)
       score = self.checkpointer.score(metrics)
       self.tell("eval", metrics=metrics, score=score)
-      self.evals.append({"step": self.step, "metrics": metrics, "score": score})
-      self.record.write(
-        evals=self.evals, best=self.checkpointer.best(self.evals)
-      )
+      evaluated = {"step": self.step, "metrics": metrics, "score": score}
+      # If the record refuses it, the record of the failed run lacks it.
+      evals = [*self.evals, evaluated]
+      self.record.write(evals=evals, best=self.checkpointer.best(evals))
+      self.evals.append(evaluated)
       stop |= self._act("INFER_EVAL", metrics)
     return stop
 

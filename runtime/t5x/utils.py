@@ -68,8 +68,12 @@ class DatasetConfig:
 
   def num_input_examples(self) -> int | None:
     """Returns how many examples the split has, if seqio knows."""
-    tasks = seqio.get_subtasks(self.task_or_mixture())
-    counts = [task.num_input_examples(self.split) for task in tasks]
+    counts = [
+      task.num_input_examples(self.split)
+      for task in seqio.get_subtasks(self.task_or_mixture())
+      # A mixture takes what its tasks have.
+      if not task.splits or self.split in task.splits
+    ]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 

@@ -80,7 +80,9 @@ def main(folder: str, bindings: str, *gin_files: str) -> None:
   }
   gin.add_config_file_search_path(str(ROOT))
   # Google's T5X has no batches by length.
-  for file in sorted({*ROOT.glob("gin/**/*.gin")} - {ROOT / "gin/runs/by_length.gin"}):
+  for file in sorted(
+    {*ROOT.glob("gin/**/*.gin")} - {ROOT / "gin/runs/by_length.gin"}
+  ):
     gin.clear_config()
     gin.parse_config_file(str(file))
   for entry, run in (("infer", "infer"), ("evaluate", "eval"), ("train",) * 2):

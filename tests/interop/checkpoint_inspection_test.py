@@ -23,6 +23,7 @@ def _model(path="a", step=7, **changes):
   }
   return base_checkpoints.BaseCheckpoint(
     path,
+    path,
     step,
     {
       name: stored_arrays.ArrayInMemory(array)

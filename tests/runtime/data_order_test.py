@@ -16,6 +16,7 @@ from t5x import in_memory, multihost, schedules, trainer, utils
 
 CACHED_TASK = "data_order_cached"
 FEWER_TASK = "data_order_fewer"
+TASK_OF_DEV = "data_order_dev"
 MIXTURE = "data_order_mixture"
 NUM_BATCHES = 20  # More than two epochs of 64 examples in batches of eight.
 
@@ -40,6 +41,17 @@ for _name, _dataset, _count in (
     ],
     output_features=seqio.TaskRegistry.get(tiny.TASK).output_features,
   )
+seqio.TaskRegistry.add(
+  TASK_OF_DEV,
+  seqio.FunctionDataSource(
+    tiny.dataset, splits=["validation"], num_input_examples={"validation": 20}
+  ),
+  preprocessors=[
+    seqio.preprocessors.tokenize,
+    seqio.preprocessors.append_eos_after_trim,
+  ],
+  output_features=seqio.TaskRegistry.get(tiny.TASK).output_features,
+)
 seqio.MixtureRegistry.add(MIXTURE, [(CACHED_TASK, 1.0), (FEWER_TASK, 3.0)])
 
 
@@ -208,3 +220,10 @@ def test_a_resumed_run_goes_on_in_the_order_of_seqio(tmp_path):
   expected = _of_seqio(tiny.dataset_config())
   for batch, seqios in zip(batches, expected, strict=False):
     _assert_same(batch, seqios)
+
+
+def test_examples_are_counted_where_a_task_lacks_the_split():
+  name = "data_order_lacking"
+  seqio.MixtureRegistry.add(name, [(CACHED_TASK, 1.0), (TASK_OF_DEV, 1.0)])
+  cfg = tiny.dataset_config(mixture_or_task_name=name)
+  assert cfg.num_input_examples() == 64

@@ -14,7 +14,8 @@ __all__ = ["corpus", "probes"]
 PREFIX = "ladder"
 # Their ability shows in a probe of the largest model: results/ladder. That of
 # ReCoRD (who it is of two people) and WiC (two senses of a word) did not. WSC's
-# (who a pronoun is) is right in all cases from size xs on: it tells few models apart.
+# (who a pronoun is) is right in all cases from size xs on, and tells few models
+# apart.
 IN_LADDER = (
   superglue.BOOLQ,
   superglue.CB,

@@ -1,0 +1,212 @@
+"""Runs that end where they should not, and what the same command finds then."""
+
+import dataclasses
+import functools
+import json
+
+from flax import traverse_util
+import numpy as np
+import pytest
+import tiny
+
+from prompt_tuning import prompt_files
+from prompt_tuning.training import actions
+from t5x import (
+  adafactor,
+  checkpoints,
+  events,
+  records,
+  run_start,
+  trainer,
+  utils,
+)
+
+WHOLE_MODEL = adafactor.Adafactor()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+def _save_best_prompt(folder):
+  return actions.SaveBestPrompt(
+    str(folder), tiny.TASK, ".*", tiny.make_model().input_vocabulary
+  )
+
+
+def _record(folder):
+  return json.loads((folder / "record.json").read_text())
+
+
+class _Stop(trainer.BaseAction):
+  """Does something at a step."""
+
+  def __init__(self, step, error=None):
+    self._step, self._error = step, error
+    self.is_reached = False
+
+  def run(self, train_state, metrics_by_task):
+    if int(train_state.step) == self._step:
+      self.is_reached = True
+      if self._error:
+        raise self._error
+    return False
+
+
+@pytest.mark.slow
+def test_seeds_that_are_drawn_are_those_of_the_whole_run(tmp_path, base):
+  drawn = {
+    "random_seed": None,
+    "train_dataset_cfg": tiny.dataset_config(seed=None),
+    "stats_period": 1,
+  }
+  stop = _Stop(9)
+  outcome = tiny.train(
+    tmp_path / "parts",
+    base,
+    **drawn,
+    actions={"TRAIN": [stop]},
+    should_stop=lambda: stop.is_reached,
+  )
+  assert outcome.status == "interrupted"
+  seeds = _record(tmp_path / "parts")
+  parts = tiny.train(tmp_path / "parts", base, **drawn)
+  whole = tiny.train(
+    tmp_path / "whole",
+    base,
+    random_seed=seeds["seed"],
+    train_dataset_cfg=tiny.dataset_config(seed=seeds["data"]["shuffle_seed"]),
+  )
+  prompts = [
+    np.asarray(outcome.train_state.trainable["encoder"]["prompt"]["prompt"])
+    for outcome in (parts, whole)
+  ]
+  np.testing.assert_array_equal(*prompts)
+
+
+@pytest.mark.slow
+def test_evaluation_that_is_done_again_is_logged_once(tmp_path, base):
+  """The loss on held-out examples, where nothing is decoded."""
+  settings = {"infer_eval_dataset_cfg": None, "stats_period": 1}
+  with pytest.raises(KeyboardInterrupt):
+    tiny.train(
+      tmp_path,
+      base,
+      **settings,
+      actions={"TRAIN": [_Stop(12, KeyboardInterrupt())]},
+    )
+  assert _record(tmp_path)["status"] == "interrupted"
+  tiny.train(tmp_path, base, **settings)
+  lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+  name = f"training_eval/{tiny.TASK}/loss"
+  assert [line["step"] for line in lines if name in line] == [10, 13]
+
+
+@pytest.mark.slow
+def test_prompt_beside_other_parameters_that_train_is_not_written(
+  tmp_path, base
+):
+  """A file would claim to be a prompt of the base model."""
+  for steps in (3, 6):
+    tiny.train(
+      tmp_path,
+      base,
+      tiny.make_model(WHOLE_MODEL),
+      relative_steps=steps,
+      actions={"INFER_EVAL": [_save_best_prompt(tmp_path)]},
+    )
+  assert "encoder/prompt/prompt" in traverse_util.flatten_dict(
+    checkpoints.open_checkpoint(str(tmp_path)).arrays, sep="/"
+  )
+  assert not (tmp_path / "prompt.safetensors").exists()
+
+
+class _NoCheckpoint:
+  """Of a run that saved none at its best evaluations."""
+
+  def read_trained(self, step):
+    return None
+
+
+@pytest.mark.parametrize("step", [50, 150, 80])
+def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
+  """It was better than those up to the last checkpoint, of step 100."""
+  action = _save_best_prompt(tmp_path)
+  evals = [
+    {"step": step, "metrics": {tiny.TASK: {"accuracy": accuracy}}}
+    for step, accuracy in ((50, 80.0), (100, 70.0))
+  ]
+  action.resume([e["metrics"] for e in evals])
+  metadata = dataclasses.replace(
+    action._metadata(prompt_files.UNKNOWN, step),
+    score=90.0 if step == 150 else 80.0,
+  )
+  prompt_files.save_prompt(action._path, np.ones((2, 4), np.float32), metadata)
+  if step == 80:
+    with pytest.raises(ValueError, match="is not the best prompt"):
+      action.check_files(evals, _NoCheckpoint())
+  else:
+    action.check_files(evals, _NoCheckpoint())
+
+
+@pytest.mark.slow
+def test_evaluation_that_no_record_takes_fails_the_run(
+  tmp_path, base, monkeypatch
+):
+  monkeypatch.setattr(
+    "t5x.evaluation.InferenceEvaluator.evaluate",
+    lambda *_: {tiny.TASK: {"accuracy": float("nan")}},
+  )
+  plain = utils.CheckpointConfig(
+    save=utils.SaveCheckpointConfig(
+      period=3, checkpointer_cls=checkpoints.Checkpointer
+    ),
+    restore=tiny.restore_config(base),
+  )
+  with pytest.raises(ValueError, match="is no record of a run"):
+    tiny.train(tmp_path, base, checkpoint_cfg=plain)
+  record = _record(tmp_path)
+  assert record["status"] == "failed"
+  assert "accuracy" in record["error"]
+  assert record["evals"] == []
+
+
+@pytest.mark.parametrize(
+  ("error", "status"),
+  [
+    (KeyboardInterrupt(), "interrupted"),
+    (events.CancelledError(), "interrupted"),
+    (OSError("gone"), "failed"),
+  ],
+)
+def test_record_says_how_a_run_ended(tmp_path, error, status):
+  with (
+    pytest.raises(type(error)),
+    records.RunRecord(str(tmp_path), "eval"),
+  ):
+    raise error
+  assert _record(tmp_path)["status"] == status
+
+
+def test_base_model_stays_the_one_that_was_read(tmp_path):
+  """Also if its folder has a newer checkpoint by the time that it is saved."""
+  folder, params = str(tmp_path), {"x": np.ones(2, np.float32)}
+  checkpoints.save_base_checkpoint(folder, 7, params, {})
+  opened = checkpoints.open_checkpoint(folder)
+  start = run_start.Start(7, 7, opened, None, [], 0.0)
+  checkpoints.save_base_checkpoint(folder, 8, params, {})
+  assert start.base_identity["path"] == str(tmp_path / "checkpoint_7")
+
+
+def test_to_keep_no_best_checkpoint_is_refused(tmp_path):
+  open_checkpointer = functools.partial(
+    checkpoints.SaveBestCheckpointer,
+    None,
+    tiny.make_partitioner(),
+    str(tmp_path),
+    keep=0,
+    metric_name_to_monitor=".*",
+  )
+  with pytest.raises(ValueError, match="at least 1 checkpoint, got 0"):
+    open_checkpointer()
