@@ -10,13 +10,13 @@ Tuning and evaluation are those of `python -m t5x.train` and `t5x.eval`, without
 gin.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import os
 import tempfile
 import threading
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from flax import traverse_util
 import jax
@@ -29,13 +29,13 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.t5.config import T5Config
 from prompt_tuning.training import architecture, tuning
 from prompt_tuning.training import examples as examples_lib
+from prompt_tuning.training.computed_once import computed_once
 from prompt_tuning.training.prediction import Predictor
 from prompt_tuning.training.tuned_prompt import TunedPrompt
 from prompt_tuning.types import DType
 from t5x import checkpoints, events
 
 Prompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
-_T = TypeVar("_T")
 
 
 def load(
@@ -97,29 +97,6 @@ class _Loaded(checkpoints.BaseCheckpoint):
     }
 
 
-class _Once(Generic[_T]):
-  """A property of a model that is computed once, whichever thread asks first.
-
-  `functools.cached_property` has a lock for all models until Python 3.11, and
-  none since.
-  """
-
-  def __init__(self, compute: "Callable[[Model], _T]"):
-    self._compute = compute
-    self.__doc__ = compute.__doc__
-
-  def __set_name__(self, owner: type, name: str) -> None:
-    self._name = name
-
-  def __get__(self, model: "Model", owner: type | None = None) -> _T:
-    if model is None:  # Of the class, as `help` asks.
-      return self
-    with model.lock:
-      if self._name not in model.__dict__:
-        model.__dict__[self._name] = self._compute(model)
-      return model.__dict__[self._name]
-
-
 class Model:
   """A frozen T5.
 
@@ -162,7 +139,7 @@ class Model:
     """Identifies the model's values."""
     return self._base.fingerprint
 
-  @_Once
+  @computed_once
   def _loaded(self) -> "_Loaded":
     """The model in memory, float32, on the first device."""
     base = self._base
@@ -177,12 +154,12 @@ class Model:
       base.path, base.found, base.step, base.arrays, base.metadata, params
     )
 
-  @_Once
+  @computed_once
   def params(self) -> Mapping[str, Any]:
     """The model's parameters in memory, float32, on the first device."""
     return traverse_util.unflatten_dict(self._loaded.params, sep="/")
 
-  @_Once
+  @computed_once
   def predictor(self) -> Predictor:
     """What answers; it has the model in memory."""
     return Predictor(self.config, self.vocabulary, self.params)
