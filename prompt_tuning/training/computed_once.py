@@ -1,7 +1,7 @@
 """Properties that are computed once, whichever thread asks first."""
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 _T = TypeVar("_T")
 
@@ -20,7 +20,13 @@ class computed_once(Generic[_T]):  # noqa: N801  As `property` is written.
   def __set_name__(self, owner: type, name: str) -> None:
     self._name = name
 
-  def __get__(self, instance: Any, owner: type | None = None) -> _T:
+  @overload
+  def __get__(self, instance: None, owner: type) -> "computed_once[_T]": ...
+
+  @overload
+  def __get__(self, instance: object, owner: type | None = None) -> _T: ...
+
+  def __get__(self, instance: Any, owner: type | None = None) -> Any:
     if instance is None:  # Of the class, as `help` asks.
       return self
     with instance.lock:
