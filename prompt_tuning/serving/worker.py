@@ -100,6 +100,7 @@ def _tune(
     store.finish(job, jobs.CANCELLED)
     return True
   if prompt.status == "interrupted":
+    store.release(job)
     return False
   # The prompt first: a job that has succeeded has one.
   prompt.save(prompts / f"{job.prompt}.safetensors")
@@ -122,6 +123,8 @@ def _note(store: JobStore, job: Job, event: events.Event) -> None:
     data["metrics"] = {task: dict(x) for task, x in event.metrics.items()}
   text = event.text or f"{event.kind}, step {step} of {steps}"
   store.note(job, event.kind, text, data)
+  if event.kind == "checkpoint":
+    store.advance(job, event.step)
 
 
 def main() -> None:
