@@ -278,12 +278,9 @@ class JobStore:
     step: int | None = None,
   ) -> None:
     """Ends a job, if it has not ended before."""
+    is_open = "status in ('queued', 'running')"
     with self._open() as connection:
-      connection.execute(
-        "update jobs set score = ?, step = ? where id = ?",
-        [score, step, job.id],
-      )
-      _end(connection, job.id, status, "status in ('queued', 'running')", error)
+      _end(connection, job.id, status, is_open, error, score, step)
 
   def events(
     self, id: str, after: int = 0, limit: int = 1000
@@ -357,11 +354,13 @@ def _end(
   status: str,
   condition: str,
   error: str | None = None,
+  score: float | None = None,
+  step: int | None = None,
 ) -> None:
   changed = connection.execute(
-    "update jobs set status = ?, error = ?, finished = ? where id = ? and "
-    + condition,
-    [status, error, int(time.time()), id],
+    "update jobs set status = ?, error = ?, score = ?, step = ?, finished = ? "
+    f"where id = ? and {condition}",
+    [status, error, score, step, int(time.time()), id],
   ).rowcount
   if changed:
     message = f"The job has {status}." if status != CANCELLED else "Cancelled."

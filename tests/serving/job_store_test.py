@@ -1,5 +1,6 @@
 """What a store of jobs counts and keeps, also one that is older."""
 
+import dataclasses
 import json
 import sqlite3
 
@@ -65,6 +66,16 @@ def test_job_that_comes_further_may_end_its_workers(store, tmp_path):
   job = store.job(job.id)
   assert job.error == "It ended its worker 5 times and came no further."
   assert job.attempts == 2 * job_store.MAX_TRIES + 4
+
+
+def test_job_that_has_ended_keeps_its_score(store):
+  job = _queue(store)
+  store.finish(job, jobs.SUCCEEDED, score=87.5, step=300)
+  ended = store.job(job.id)
+  assert (ended.status, ended.score, ended.step) == (jobs.SUCCEEDED, 87.5, 300)
+  store.finish(job, jobs.FAILED, error="Too late.", score=1.0, step=1)
+  store.cancel(job.id)
+  assert store.job(job.id) == dataclasses.replace(ended, is_cancelled=True)
 
 
 def test_store_of_an_earlier_release_is_opened(store):
