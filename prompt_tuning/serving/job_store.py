@@ -7,6 +7,7 @@ any time. Several processes may open a store.
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -298,7 +299,9 @@ class JobStore:
         "where job = ? and number > ? order by number limit ?",
         [id, after, limit],
       )
-      return [JobEvent(*row[:4], json.loads(row[4])) for row in rows]
+      # Earlier releases wrote NaN, which is no JSON.
+      read = functools.partial(json.loads, parse_constant=lambda _: None)
+      return [JobEvent(*row[:4], read(row[4])) for row in rows]
 
   def _path(self, file: str) -> pathlib.Path:
     return self.folder / "files" / f"{file}.jsonl"

@@ -1,12 +1,16 @@
 """What a store of jobs counts and keeps, also one that is older."""
 
+import asyncio
 import dataclasses
 import json
 import sqlite3
+import types
 
+import fastapi
+import httpx
 import pytest
 
-from prompt_tuning.serving import job_store, jobs, worker
+from prompt_tuning.serving import job_routes, job_store, jobs, worker
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.training.tuned_prompt import TunedPrompt
 from t5x import events
@@ -76,6 +80,67 @@ def test_job_that_has_ended_keeps_its_score(store):
   store.finish(job, jobs.FAILED, error="Too late.", score=1.0, step=1)
   store.cancel(job.id)
   assert store.job(job.id) == dataclasses.replace(ended, is_cancelled=True)
+
+
+class Diverging:
+  """Tells of a loss that is not a number, which ends it."""
+
+  def tune(self, *pairs, on_event, **settings):
+    metrics = {"train": {"loss": float("nan"), "accuracy": 50.0}}
+    on_event(events.Event("train", 1, 0, 9, metrics))
+    on_event(events.Event("eval", 1, 0, 9, score=-float("inf")))
+    raise FloatingPointError("The loss is nan.")
+
+
+def _strictly(text):
+  """Reads JSON as browsers do: it has no NaN."""
+  return json.loads(text, parse_constant=pytest.fail)
+
+
+def test_events_of_a_job_that_diverges_are_json(store, tmp_path):
+  job = _queue(store)
+  worker.work(store, Diverging(), tmp_path, lambda: False)
+  assert store.job(job.id).error == "The loss is nan."
+  with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
+    told = [row[0] for row in connection.execute("select data from events")]
+    # As earlier releases wrote it.
+    connection.execute(
+      "insert into events (job, created, kind, message, data) "
+      "values (?, 0, 'train', '', '{\"loss\": NaN}')",
+      [job.id],
+    )
+  connection.close()
+  found = [data for text in told if "steps" in (data := _strictly(text))]
+  place = {"step": 1, "steps": 9}
+  assert found == [
+    {**place, "metrics": {"train": {"loss": None, "accuracy": 50.0}}},
+    {**place, "score": None},
+  ]
+
+  server = fastapi.FastAPI()
+  service = types.SimpleNamespace(is_stopping=False)
+  server.include_router(job_routes.router(service, store, lambda: None))
+  path = f"/v1/fine_tuning/jobs/{job.id}/events"
+
+  async def ask(**query):
+    transport = httpx.ASGITransport(server)
+    async with httpx.AsyncClient(
+      transport=transport, base_url="http://served"
+    ) as client:
+      return await client.get(path, params=query)
+
+  answer = asyncio.run(ask())
+  assert answer.status_code == 200
+  listed = [event["data"] for event in _strictly(answer.text)["data"]]
+  lines = asyncio.run(ask(stream=True)).text.split("\n")
+  streamed = [
+    _strictly(line.removeprefix("data: "))["data"]
+    for line in lines
+    if line.startswith("data: {")
+  ]
+  assert listed == streamed[::-1]
+  assert listed[0] == {"loss": None}
+  assert [data for data in streamed if "steps" in data] == found
 
 
 def test_store_of_an_earlier_release_is_opened(store):
