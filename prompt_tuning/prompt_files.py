@@ -42,7 +42,10 @@ class PromptMetadata:
     task: the seqio task or mixture.
     step: steps, counted from pretraining step 0.
     metric: the name of the dev metric that chose this prompt.
-    score: the value of that metric.
+    score: the value of that metric, which is finite.
+
+  Raises:
+    ValueError: if it is not.
   """
 
   base_fingerprint: str
@@ -52,6 +55,10 @@ class PromptMetadata:
   step: int | None = None
   metric: str | None = None
   score: float | None = None
+
+  def __post_init__(self):
+    if self.score is not None and not math.isfinite(self.score):
+      raise ValueError(f"expected a finite score, got {self.score}")
 
 
 def save_prompt(

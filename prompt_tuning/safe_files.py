@@ -10,7 +10,7 @@ import contextlib
 import io
 import os
 import pathlib
-import tempfile
+import secrets
 from typing import BinaryIO
 
 from etils import epath
@@ -37,18 +37,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     return
   path = pathlib.Path(path)
   try:
-    descriptor, temporary = tempfile.mkstemp(
-      prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-    )
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+    # Not tempfile's, which nobody else may read; and no link is followed.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
       with os.fdopen(descriptor, "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
-      # mkstemp's own files are for nobody else to read; open's are.
-      mask = os.umask(0o077)
-      os.umask(mask)
-      os.chmod(temporary, 0o666 & ~mask)
       os.replace(temporary, path)
     except BaseException:
       with contextlib.suppress(OSError):

@@ -61,6 +61,11 @@ def test_the_file_is_what_is_documented(tmp_path, prompt):
     }
 
 
+def test_a_score_that_no_reader_would_take_is_not_written():
+  with pytest.raises(ValueError, match="expected a finite score, got nan"):
+    dataclasses.replace(METADATA, score=float("nan"))
+
+
 def test_what_is_not_known_stays_unknown(tmp_path, prompt):
   path = tmp_path / "prompt.safetensors"
   expected = prompt_files.PromptMetadata("52cb", "eed7")
@@ -190,6 +195,13 @@ _HEADER = {
   [
     ({"format_version": "2"}, "version 1, got 2"),
     ({"step": "seven"}, r"prompt\.safetensors: expected .* numbers .*'seven'"),
+    *(
+      (
+        {"score": x},
+        rf"prompt\.safetensors: expected .* numbers .* finite score, got {x}",
+      )
+      for x in ("nan", "inf", "-inf")
+    ),
     ({"prompt_length": "five"}, "numbers for the sizes.*'five'"),
     ({"prompt_length": "50"}, r"prompt of \[50, 8\], as .*, got \[5, 8\]"),
     ({"prompt_width": "7"}, r"prompt of \[5, 7\]"),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 
 import pytest
 
@@ -41,3 +42,17 @@ def test_nothing_new_stays_when_writing_is_given_up(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     _give_up(tmp_path / "model.safetensors")
   assert os.listdir(tmp_path) == []
+
+
+def test_mode_is_that_of_any_new_file_and_no_thread_changes_it(
+  tmp_path, monkeypatch
+):
+  """Setting a umask, to read it, sets that of all threads."""
+  before = os.umask(0o027)
+  try:
+    with monkeypatch.context() as patch:
+      patch.setattr(os, "umask", lambda mask: pytest.fail("It was set."))
+      safe_files.write(tmp_path / "new", b"")
+  finally:
+    os.umask(before)
+  assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640

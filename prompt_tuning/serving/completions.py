@@ -244,14 +244,15 @@ def _usage(
 def _choice(
   texts: Texts, index: int, generated: Generated, log_probs: int | None
 ) -> dict[str, Any]:
-  text, was_cut = texts.whole(generated.tokens)
+  tokens = texts.up_to_stop(generated.tokens)
+  text, was_cut = texts.whole(tokens)
   return {
     "index": index,
     "text": text,
     "finish_reason": "stop" if was_cut else generated.finish_reason,
     "logprobs": None
     if log_probs is None
-    else texts.log_probs(generated.tokens, log_probs),
+    else texts.log_probs(tokens, log_probs),
   }
 
 

@@ -7,6 +7,7 @@ any time. Several processes may open a store.
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -41,8 +42,10 @@ create table if not exists events (
   message text, data text);
 create index if not exists events_of_jobs on events (job, number);
 """
-# A job that ends its worker as often is not begun again.
-MAX_ATTEMPTS = 5
+# What tables of earlier releases lack. `saved`: the last checkpoint's step.
+_ADDED = {"tries": "integer default 0", "saved": "integer default -1"}
+# A job that ends as many workers, and comes no further, is not begun again.
+MAX_TRIES = 5
 
 
 class UnknownError(KeyError):
@@ -64,6 +67,11 @@ class JobStore:
     with self._open() as connection:
       connection.execute("pragma journal_mode = wal")
       connection.executescript(_SCHEMA)
+      connection.execute("begin immediate")  # Others may open it now, too.
+      there = {row[1] for row in connection.execute("pragma table_info(jobs)")}
+      for name, kind in _ADDED.items():
+        if name not in there:
+          connection.execute(f"alter table jobs add column {name} {kind}")
 
   def run_folder(self, job: Job) -> pathlib.Path:
     """Where a job trains."""
@@ -211,15 +219,17 @@ class JobStore:
     ):
       if job.is_cancelled:
         self.finish(job, CANCELLED)
-      elif job.attempts >= MAX_ATTEMPTS:
+      elif job.tries >= MAX_TRIES:
         self.finish(
-          job, FAILED, error=f"It ended its worker {job.attempts} times."
+          job,
+          FAILED,
+          error=f"It ended its worker {job.tries} times and came no further.",
         )
       else:
         with self._open() as connection:
           claimed = connection.execute(
-            "update jobs set status = ?, attempts = attempts + 1 where id = ? "
-            "and status in (?, ?)",
+            "update jobs set status = ?, attempts = attempts + 1, "
+            "tries = tries + 1 where id = ? and status in (?, ?)",
             [RUNNING, job.id, QUEUED, RUNNING],
           ).rowcount
           if not claimed:  # It was cancelled just now.
@@ -228,6 +238,26 @@ class JobStore:
           _note(connection, job.id, "status", message, {"status": RUNNING})
         return self.job(job.id)
     return None
+
+  def release(self, job: Job) -> None:
+    """Leaves a job, whose run is saved, to another worker."""
+    with self._open() as connection:
+      connection.execute("update jobs set tries = 0 where id = ?", [job.id])
+
+  def advance(self, job: Job, step: int) -> None:
+    """Begins to count tries anew if a job comes to a checkpoint that is new.
+
+    It is to be written: a job whose worker dies of that comes to it each time.
+
+    Args:
+      job: The job.
+      step: Of the checkpoint.
+    """
+    with self._open() as connection:
+      connection.execute(
+        "update jobs set tries = 1, saved = ? where id = ? and saved < ?",
+        [step, job.id, step],
+      )
 
   def pairs(self, file: str) -> list[tuple[str, str]]:
     """Returns the examples of a file."""
@@ -249,12 +279,9 @@ class JobStore:
     step: int | None = None,
   ) -> None:
     """Ends a job, if it has not ended before."""
+    is_open = "status in ('queued', 'running')"
     with self._open() as connection:
-      connection.execute(
-        "update jobs set score = ?, step = ? where id = ?",
-        [score, step, job.id],
-      )
-      _end(connection, job.id, status, "status in ('queued', 'running')", error)
+      _end(connection, job.id, status, is_open, error, score, step)
 
   def events(
     self, id: str, after: int = 0, limit: int = 1000
@@ -272,7 +299,9 @@ class JobStore:
         "where job = ? and number > ? order by number limit ?",
         [id, after, limit],
       )
-      return [JobEvent(*row[:4], json.loads(row[4])) for row in rows]
+      # Earlier releases wrote NaN, which is no JSON.
+      read = functools.partial(json.loads, parse_constant=lambda _: None)
+      return [JobEvent(*row[:4], read(row[4])) for row in rows]
 
   def _path(self, file: str) -> pathlib.Path:
     return self.folder / "files" / f"{file}.jsonl"
@@ -328,11 +357,13 @@ def _end(
   status: str,
   condition: str,
   error: str | None = None,
+  score: float | None = None,
+  step: int | None = None,
 ) -> None:
   changed = connection.execute(
-    "update jobs set status = ?, error = ?, finished = ? where id = ? and "
-    + condition,
-    [status, error, int(time.time()), id],
+    "update jobs set status = ?, error = ?, score = ?, step = ?, finished = ? "
+    f"where id = ? and {condition}",
+    [status, error, score, step, int(time.time()), id],
   ).rowcount
   if changed:
     message = f"The job has {status}." if status != CANCELLED else "Cancelled."

@@ -59,6 +59,7 @@ class Job:
     score: Of the prompt, if there was a validation file.
     step: Of the prompt, counted from pretraining step 0.
     attempts: How often it was begun, or begun again.
+    tries: The same, since it last came further or was stopped in good order.
     is_cancelled: Whether it is to end without a prompt.
   """
 
@@ -75,6 +76,7 @@ class Job:
   score: float | None
   step: int | None
   attempts: int
+  tries: int
   is_cancelled: bool
 
 

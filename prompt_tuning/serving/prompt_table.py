@@ -50,11 +50,6 @@ class PromptTable:
     return len(self.array)
 
   @property
-  def longest(self) -> int:
-    """Positions of the longest prompt that it can hold."""
-    return self.array.shape[1]
-
-  @property
   def held(self) -> int:
     """How many prompts it holds."""
     return len(self._slots)

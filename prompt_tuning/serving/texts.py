@@ -1,5 +1,6 @@
 """Generated tokens as text: whole, in pieces, and up to a word to stop at."""
 
+import bisect
 from collections.abc import Sequence
 import math
 from typing import Any
@@ -31,6 +32,15 @@ class Texts:
     text = self._vocabulary.decode([token.id for token in tokens])
     ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
     return (text[: min(ends)], True) if ends else (text, False)
+
+  def up_to_stop(self, tokens: Sequence[Token]) -> Sequence[Token]:
+    """Returns the tokens up to the end of the first stop: those of a stream."""
+    if not self._stops:
+      return tokens
+    length = bisect.bisect_left(
+      range(len(tokens)), True, key=lambda i: self.whole(tokens[:i])[1]
+    )
+    return tokens[:length]
 
   def stream(self) -> "TextStream":
     """Returns what makes the text in pieces."""

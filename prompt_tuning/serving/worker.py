@@ -14,6 +14,7 @@ import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
 import argparse
 from collections.abc import Callable
 import functools
+import math
 import os
 import pathlib
 import signal
@@ -100,6 +101,7 @@ def _tune(
     store.finish(job, jobs.CANCELLED)
     return True
   if prompt.status == "interrupted":
+    store.release(job)
     return False
   # The prompt first: a job that has succeeded has one.
   prompt.save(prompts / f"{job.prompt}.safetensors")
@@ -117,11 +119,21 @@ def _note(store: JobStore, job: Job, event: events.Event) -> None:
   steps = event.last_step - event.first_step
   data: dict[str, Any] = {"step": step, "steps": steps}
   if event.score is not None:
-    data["score"] = event.score
+    data["score"] = _finite(event.score)
   if event.metrics:
-    data["metrics"] = {task: dict(x) for task, x in event.metrics.items()}
+    data["metrics"] = {
+      task: {name: _finite(value) for name, value in metrics.items()}
+      for task, metrics in event.metrics.items()
+    }
   text = event.text or f"{event.kind}, step {step} of {steps}"
   store.note(job, event.kind, text, data)
+  if event.kind == "checkpoint":
+    store.advance(job, event.step)
+
+
+def _finite(value: float) -> float | None:
+  """Returns a number that JSON has; of a loss that diverges, None."""
+  return value if math.isfinite(value) else None
 
 
 def main() -> None:

@@ -173,8 +173,10 @@ def find_holder(folder: str, part: str = "run") -> str | None:
     age = time.time() - os.stat(path).st_mtime
   except OSError:
     return None
-  owner = _owner(path)
-  if age > LEASE_SECONDS or owner is None or owner.pid == os.getpid():
+  lease = _lease(path)
+  owner = lease.owner
+  # Of two containers, both may be process 1.
+  if age > LEASE_SECONDS or owner is None or lease.is_lock_held_by_us:
     return None
   if owner.hostname.partition("?")[0] == socket.gethostname():
     try:
@@ -190,7 +192,12 @@ def _owner(path: str) -> Any:
   """What filelock wrote of a lock's holder, if that can be read."""
   if storage.is_bucket(path):
     return None
-  return filelock.SoftFileLease(path, lease_duration=LEASE_SECONDS).owner
+  return _lease(path).owner
+
+
+def _lease(path: str) -> filelock.SoftFileLease:
+  """What reads a lock file."""
+  return filelock.SoftFileLease(path, lease_duration=LEASE_SECONDS)
 
 
 def _details(path: str) -> str:

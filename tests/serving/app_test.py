@@ -73,16 +73,25 @@ def test_openai_s_client(service):
 
 def test_stream_tells_of_every_token(service):
   """Also of those that gave no text at once, as a stop may begin there."""
-  body = {"prompt": "hello", "max_tokens": 8, "logprobs": 2, "stop": "!" * 5}
-  whole = served.complete(service, **body).json()["choices"][0]["logprobs"]
-  lines = served.complete(service, **body, stream=True).text.split("\n\n")
-  parts = [
-    json.loads(line.removeprefix("data: "))["choices"][0]["logprobs"]
-    for line in lines
-    if line.startswith("data: {")
-  ]
-  for name, values in whole.items():
-    assert [x for part in parts if part for x in part[name]] == values
+  body = {"prompt": "hello", "max_tokens": 8, "logprobs": 2}
+  text = served.complete(service, **body).json()["choices"][0]["text"]
+  counts = []
+  for stop in ("!" * 5, text[1]):  # It never comes, or in the middle.
+    body["stop"] = stop
+    (choice,) = served.complete(service, **body).json()["choices"]
+    lines = served.complete(service, **body, stream=True).text.split("\n\n")
+    parts = [
+      json.loads(line.removeprefix("data: "))["choices"][0]
+      for line in lines
+      if line.startswith("data: {")
+    ]
+    assert "".join(part["text"] for part in parts) == choice["text"]
+    assert parts[-1]["finish_reason"] == choice["finish_reason"]
+    told = [part["logprobs"] for part in parts if part["logprobs"]]
+    for name, values in choice["logprobs"].items():
+      assert [x for part in told for x in part[name]] == values
+    counts.append(len(choice["logprobs"]["tokens"]))
+  assert counts[1] < counts[0]
 
 
 def test_upload_leaves_other_requests_alone(service, prompts, monkeypatch):
@@ -125,6 +134,11 @@ def test_answer_ends_before_a_stop(engine):
   texts = Texts(Letters(), ["tw", "three"])
   assert texts.whole(tokens) == ("one ", True)
   assert texts.whole(tokens[:5]) == ("one t", False)
+  assert texts.up_to_stop(tokens) == tokens[:6]
+  assert texts.up_to_stop(tokens[:5]) == tokens[:5]
+  # A stream ends with the stop that is there first, where another had begun.
+  both = Texts(Letters(), ["ne two", "e"])
+  assert both.whole(both.up_to_stop(tokens)) == ("on", True)
   stream = texts.stream()
   assert "".join(stream.add(token) for token in tokens) == "one "
   assert stream.was_cut

@@ -238,7 +238,7 @@ def test_job_that_is_cancelled_as_it_is_claimed_stays_so(store):
 
 def test_job_that_kills_its_workers_is_given_up(store):
   job = _queue(store)
-  for attempt in range(job_store.MAX_ATTEMPTS):
+  for attempt in range(job_store.MAX_TRIES):
     assert store.claim().attempts == attempt + 1
   assert store.claim() is None
   assert "ended its worker 5 times" in store.job(job.id).error

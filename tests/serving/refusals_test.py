@@ -27,6 +27,9 @@ def _safetensors(engine, array, **changes):
 
 
 _ONES = np.ones((2, tiny.WIDTH), np.float32)
+_SCORED = prompt_files.content(
+  _ONES, prompt_files.PromptMetadata("a", "b", score=1.0), ".safetensors"
+)
 _DEEP = "[" * 100_000
 GOOD = {"model": "prompt_1", "prompt": "a"}
 PUT = ("PUT", "/v1/prompts/bad")
@@ -190,6 +193,13 @@ BAD = {
     {"content": served.npy(_ONES * np.nan)},
     400,
     "NaN or infinite",
+  ),
+  # No JSON has it, and so no list of the prompts.
+  "NaN as a score": (
+    PUT,
+    {"content": _SCORED.replace(b'"1.0"', b'"nan"')},
+    400,
+    "a finite score, got nan",
   ),
   "wrong width": (PUT, {"content": served.npy(np.ones((2, 3)))}, 400, "width"),
   "long prompt": (

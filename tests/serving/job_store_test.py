@@ -1,0 +1,158 @@
+"""What a store of jobs counts and keeps, also one that is older."""
+
+import asyncio
+import dataclasses
+import json
+import sqlite3
+import types
+
+import fastapi
+import httpx
+import pytest
+
+from prompt_tuning.serving import job_routes, job_store, jobs, worker
+from prompt_tuning.serving.job_store import JobStore
+from prompt_tuning.training.tuned_prompt import TunedPrompt
+from t5x import events
+
+LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
+
+
+@pytest.fixture
+def store(tmp_path):
+  return JobStore(tmp_path / "jobs")
+
+
+def _queue(store):
+  file = store.add_file("data.jsonl", LINE)
+  return store.add_job(file.id, None, "mine", jobs.Settings())
+
+
+class Stopped:
+  """Tells of checkpoints, then is interrupted, or its process dies."""
+
+  def __init__(self, *steps, dies=False):
+    self._steps, self._dies = steps, dies
+
+  def tune(self, *pairs, on_event, **settings):
+    for step in self._steps:
+      on_event(events.Event("checkpoint", step, 0, 9))
+    if self._dies:
+      raise KeyboardInterrupt
+    return TunedPrompt(None, None, "interrupted")
+
+
+def _die(store, tmp_path, *steps):
+  with pytest.raises(KeyboardInterrupt):
+    worker.work(store, Stopped(*steps, dies=True), tmp_path, lambda: False)
+
+
+def test_server_may_be_stopped_as_often_as_one_likes(store, tmp_path):
+  job = _queue(store)
+  for attempt in range(2 * job_store.MAX_TRIES):
+    worker.work(store, Stopped(), tmp_path, lambda: False)
+    job = store.job(job.id)
+    assert (job.status, job.tries) == (jobs.RUNNING, 0)
+    # The supervisor counts these.
+    assert store.claims() == job.attempts == attempt + 1
+
+
+def test_job_that_comes_further_may_end_its_workers(store, tmp_path):
+  job = _queue(store)
+  for step in range(2 * job_store.MAX_TRIES):
+    _die(store, tmp_path, step)
+    assert store.job(job.id).tries == 1
+  # No further: it dies before a checkpoint, or at one that it came to before.
+  for tries, steps in enumerate([(), (step,), (step - 1, step), ()], 2):
+    _die(store, tmp_path, *steps)
+    assert store.job(job.id).tries == tries == store.job(job.id).attempts - step
+  assert store.claim() is None
+  job = store.job(job.id)
+  assert job.error == "It ended its worker 5 times and came no further."
+  assert job.attempts == 2 * job_store.MAX_TRIES + 4
+
+
+def test_job_that_has_ended_keeps_its_score(store):
+  job = _queue(store)
+  store.finish(job, jobs.SUCCEEDED, score=87.5, step=300)
+  ended = store.job(job.id)
+  assert (ended.status, ended.score, ended.step) == (jobs.SUCCEEDED, 87.5, 300)
+  store.finish(job, jobs.FAILED, error="Too late.", score=1.0, step=1)
+  store.cancel(job.id)
+  assert store.job(job.id) == dataclasses.replace(ended, is_cancelled=True)
+
+
+class Diverging:
+  """Tells of a loss that is not a number, which ends it."""
+
+  def tune(self, *pairs, on_event, **settings):
+    metrics = {"train": {"loss": float("nan"), "accuracy": 50.0}}
+    on_event(events.Event("train", 1, 0, 9, metrics))
+    on_event(events.Event("eval", 1, 0, 9, score=-float("inf")))
+    raise FloatingPointError("The loss is nan.")
+
+
+def _strictly(text):
+  """Reads JSON as browsers do: it has no NaN."""
+  return json.loads(text, parse_constant=pytest.fail)
+
+
+def test_events_of_a_job_that_diverges_are_json(store, tmp_path):
+  job = _queue(store)
+  worker.work(store, Diverging(), tmp_path, lambda: False)
+  assert store.job(job.id).error == "The loss is nan."
+  with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
+    told = [row[0] for row in connection.execute("select data from events")]
+    # As earlier releases wrote it.
+    connection.execute(
+      "insert into events (job, created, kind, message, data) "
+      "values (?, 0, 'train', '', '{\"loss\": NaN}')",
+      [job.id],
+    )
+  connection.close()
+  found = [data for text in told if "steps" in (data := _strictly(text))]
+  place = {"step": 1, "steps": 9}
+  assert found == [
+    {**place, "metrics": {"train": {"loss": None, "accuracy": 50.0}}},
+    {**place, "score": None},
+  ]
+
+  server = fastapi.FastAPI()
+  service = types.SimpleNamespace(is_stopping=False)
+  server.include_router(job_routes.router(service, store, lambda: None))
+  path = f"/v1/fine_tuning/jobs/{job.id}/events"
+
+  async def ask(**query):
+    transport = httpx.ASGITransport(server)
+    async with httpx.AsyncClient(
+      transport=transport, base_url="http://served"
+    ) as client:
+      return await client.get(path, params=query)
+
+  answer = asyncio.run(ask())
+  assert answer.status_code == 200
+  listed = [event["data"] for event in _strictly(answer.text)["data"]]
+  lines = asyncio.run(ask(stream=True)).text.split("\n")
+  streamed = [
+    _strictly(line.removeprefix("data: "))["data"]
+    for line in lines
+    if line.startswith("data: {")
+  ]
+  assert listed == streamed[::-1]
+  assert listed[0] == {"loss": None}
+  assert [data for data in streamed if "steps" in data] == found
+
+
+def test_store_of_an_earlier_release_is_opened(store):
+  job = _queue(store)
+  store.claim()
+  with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
+    for name in ("tries", "saved"):
+      connection.execute(f"alter table jobs drop column {name}")
+  connection.close()
+  for _ in range(2):
+    store = JobStore(store.folder)
+    assert store.job(job.id).tries == 0
+  assert store.claim().attempts == 2
+  store.advance(job, 0)
+  assert store.job(job.id).tries == 1
