@@ -135,7 +135,7 @@ class SaveBestPrompt(trainer.BaseAction):
       _, metadata = prompt_files.load_prompt(self._path)
     except (OSError, ValueError):
       return False
-    return metadata is not None and metadata.step > step
+    return (metadata and metadata.step or 0) > step
 
   def _problem(
     self,
