@@ -135,7 +135,8 @@ class SaveBestPrompt(trainer.BaseAction):
       _, metadata = prompt_files.load_prompt(self._path)
     except (OSError, ValueError):
       return False
-    return (metadata and metadata.step or 0) > step
+    written = metadata.step if metadata else None
+    return written is not None and written > step
 
   def _problem(
     self,
