@@ -145,7 +145,7 @@ def test_committed_verdicts():
     if line.startswith("| ")
   ][2:]
   assert [(claim.partition(" ")[0], verdict) for claim, _, verdict in rows] == [
-    ("XXL:", "in no source found"),
+    ("XXL:", "found in no source"),
     ("XXL:", "wrong"),
     ("Large:", "wrong"),
     ("Large:", "wrong"),
