@@ -21,7 +21,7 @@ from prompt_tuning.experiments.papers import Paper
 # What lies beside the sheets of runs: nothing to launch.
 NO_RUNS = ("claims", "interpretability", "parameters")
 # The folders below `configs` that hold sheets.
-_FOLDERS = ("", "long/", "full/")
+_FOLDERS = ("", "full/")
 
 
 class Sheet(toml_files.Strict):

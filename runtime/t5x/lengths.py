@@ -20,6 +20,8 @@ _MULTIPLE = 8
 _RANGE = 1 / 8
 # A microbatch of the longest examples has this part of the rows.
 _PART = 1 / 4
+# Or as many as have this many tokens: with fewer, a processor is not filled.
+_TOKENS = 512
 # Tokens that a microbatch costs beside its own: the weights are read anew.
 _OVERHEAD = 128
 # Batches of a split for each more shape that it may have.
@@ -125,7 +127,7 @@ def shapes(
     for i in range(count)
   }
   sizes = [x for x in range(multiple, rows + 1, multiple) if rows % x == 0]
-  tokens = (longest + fixed) * max(rows * _PART, sizes[0])
+  tokens = max((longest + fixed) * max(rows * _PART, sizes[0]), _TOKENS)
   chosen = []
   for length in sorted(lengths):
     fitting = [x for x in sizes if x * (length + fixed) <= tokens]

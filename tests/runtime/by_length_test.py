@@ -12,15 +12,15 @@ import tiny
 from prompt_tuning.methods import trainable
 from t5x import by_length, initialization, models, optimizers, trainer
 
-LONGEST, TARGETS = 40, 5
+LONGEST, TARGETS = 160, 5
 ROWS = 16
 
 
 def _batches(number, seed=0):
-  """Inputs of 2 to 40 tokens, most of them short; targets of 1 to 5."""
+  """Inputs of 2 to 160 tokens, most of them short; targets of 1 to 5."""
   rng = np.random.default_rng(seed)
   for _ in range(number):
-    sizes = (2 + 38 * rng.random(ROWS) ** 3).astype(int)[:, None]
+    sizes = (2 + 158 * rng.random(ROWS) ** 3).astype(int)[:, None]
     inputs = rng.integers(3, 200, (ROWS, LONGEST), np.int32)
     targets = rng.integers(3, 200, (ROWS, TARGETS), np.int32)
     targets *= np.arange(TARGETS) < rng.integers(1, TARGETS + 1, (ROWS, 1))
