@@ -265,7 +265,11 @@ def get_dataset(
     size = cfg.batch_size // num_shards
     rows = slice(shard_id * size, (shard_id + 1) * size)
     batches = batches.map(lambda batch: {k: x[rows] for k, x in batch.items()})
-  return batches.prefetch(tf.data.AUTOTUNE)
+  # The end of a run waits for what tunes the pipeline, which sleeps for up to a
+  # minute at a time.
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def _batches_of_seqio(

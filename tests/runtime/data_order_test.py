@@ -227,3 +227,10 @@ def test_examples_are_counted_where_a_task_lacks_the_split():
   seqio.MixtureRegistry.add(name, [(CACHED_TASK, 1.0), (TASK_OF_DEV, 1.0)])
   cfg = tiny.dataset_config(mixture_or_task_name=name)
   assert cfg.num_input_examples() == 64
+
+
+def test_no_thread_tunes_the_pipeline_which_the_end_of_a_run_would_wait_for():
+  batches = utils.get_dataset(
+    tiny.dataset_config(), 0, 1, seqio.EncDecFeatureConverter
+  )
+  assert not batches.options().autotune.enabled
