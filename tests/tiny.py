@@ -13,6 +13,7 @@ from prompt_tuning.data import metrics
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.methods import trainable
 from prompt_tuning.t5 import network
+from prompt_tuning.training import actions
 from t5x import (
   adafactor,
   checkpoints,
@@ -151,6 +152,13 @@ def input_shapes(batch_size=BATCH_SIZE):
     "decoder_target_tokens": (batch_size, LENGTHS["targets"]),
     "decoder_loss_weights": (batch_size, LENGTHS["targets"]),
   }
+
+
+def save_best_prompt(folder) -> actions.SaveBestPrompt:
+  """Makes the action that keeps the best prompt of the tiny task's run."""
+  return actions.SaveBestPrompt(
+    str(folder), TASK, ".*", make_model().input_vocabulary
+  )
 
 
 def save_base(folder, seed=0, **config_overrides) -> str:

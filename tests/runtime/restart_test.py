@@ -9,7 +9,6 @@ import pytest
 import tiny
 
 from prompt_tuning import prompt_files
-from prompt_tuning.training import actions
 from t5x import (
   adafactor,
   checkpoints,
@@ -26,12 +25,6 @@ WHOLE_MODEL = adafactor.Adafactor()
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
   return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
-def _save_best_prompt(folder):
-  return actions.SaveBestPrompt(
-    str(folder), tiny.TASK, ".*", tiny.make_model().input_vocabulary
-  )
 
 
 def _record(folder):
@@ -113,7 +106,7 @@ def test_prompt_beside_other_parameters_that_train_is_not_written(
       base,
       tiny.make_model(WHOLE_MODEL),
       relative_steps=steps,
-      actions={"INFER_EVAL": [_save_best_prompt(tmp_path)]},
+      actions={"INFER_EVAL": [tiny.save_best_prompt(tmp_path)]},
     )
   arrays = checkpoints.open_checkpoint(str(tmp_path)).arrays
   assert "encoder/prompt/prompt" in arrays
@@ -130,7 +123,7 @@ class _NoCheckpoint:
 @pytest.mark.parametrize("step", [50, 150, 80])
 def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
   """It was better than those up to the last checkpoint, of step 100."""
-  action = _save_best_prompt(tmp_path)
+  action = tiny.save_best_prompt(tmp_path)
   evals = [
     {"step": step, "metrics": {tiny.TASK: {"accuracy": accuracy}}}
     for step, accuracy in ((50, 80.0), (100, 70.0))

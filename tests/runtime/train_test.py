@@ -13,7 +13,6 @@ import pytest
 import tiny
 
 from prompt_tuning import prompt_files
-from prompt_tuning.training import actions
 from t5x import (
   adafactor,
   checkpoints,
@@ -34,15 +33,9 @@ def base(tmp_path_factory):
   return tiny.save_base(tmp_path_factory.mktemp("base"))
 
 
-def _save_best_prompt(model_dir):
-  return actions.SaveBestPrompt(
-    str(model_dir), tiny.TASK, ".*", tiny.make_model().input_vocabulary
-  )
-
-
 def _train(model_dir, base, **overrides):
   overrides.setdefault(
-    "actions", {"INFER_EVAL": [_save_best_prompt(model_dir)]}
+    "actions", {"INFER_EVAL": [tiny.save_best_prompt(model_dir)]}
   )
   return tiny.train(model_dir, base, **overrides).status
 
@@ -146,7 +139,7 @@ def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, where):
     base,
     actions={
       "TRAIN": [_At(where, event.set)],
-      "INFER_EVAL": [_save_best_prompt(tmp_path / "parts")],
+      "INFER_EVAL": [tiny.save_best_prompt(tmp_path / "parts")],
     },
     should_stop=event.is_set,
     **stats,
