@@ -97,7 +97,8 @@ def read(
     train_file: A file as `row_files.read` takes it.
     validation_file: The same; without one, `held_out` of the train file.
     test_file: The same; its target column may be missing.
-    input_columns: By default all but the target, "idx" and "id".
+    input_columns: By default all but the target, "idx", "id" and
+      "index".
     target_column: By default the one that is called "target", "label",
       "completion", "answer", "output" or "class".
     labels: The legal targets; an empty list for free text. By default those
