@@ -210,6 +210,22 @@ def test_wrong_configuration_is_refused(files, bindings, message):
     _parse(files, *bindings)
 
 
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("X = fine\nY = 2", "mine.gin, line 2: X = fine is no gin"),
+    ("X = [1,", "mine.gin is no gin: EOF"),
+    ("import textwrap\ntextwrap.warp.width = 3", 'no attribute warp.*, line 3'),
+    ("textwrap.wrap.width = 3", "'textwrap' was not provided by an import"),
+  ],
+)
+def test_wrong_file_is_refused_and_named(tmp_path, text, message):
+  gin_file = tmp_path / "mine.gin"
+  gin_file.write_text(f"from __gin__ import dynamic_registration\n{text}\n")
+  with pytest.raises(ValueError, match=message):
+    _parse([str(gin_file)])
+
+
 def test_decoding_file_reaches_the_model():
   """A binding of a method, `predict_batch_with_aux.num_decodes`."""
   _parse(

@@ -7,11 +7,11 @@ from typing import Any
 
 from etils import epath
 
-from t5x import gin_macros, gin_utils
+from t5x import gin_macros, gin_text
 
 _EVALUATE_PROMPT = "gin/recipes/evaluate_prompt.gin"
 _FROM_FILE = "gin/prompts/from_file.gin"
-_RECIPES, _RUNS, _PROMPTS = "gin/recipes/", "gin/runs/", "gin/prompts/"
+_RUNS, _PROMPTS = "gin/runs/", "gin/prompts/"
 # Bindings of functions that only training has.
 _OF_TRAINING = ("train", "infer_eval", "actions", "checkpoints")
 
@@ -22,6 +22,7 @@ def closing_note(
   gin_files: Sequence[str],
   gin_bindings: Sequence[str],
   flags: Sequence[str] = (),
+  paths: Sequence[str] = (".",),
 ) -> str:
   """Returns where a run's prompt or checkpoint is, and a command.
 
@@ -31,6 +32,7 @@ def closing_note(
     gin_files: Of the command.
     gin_bindings: Of the command.
     flags: Others of the command that an evaluation needs too.
+    paths: Folders to look in for gin files, the package's among them.
 
   Returns:
     Lines for people; the last ones can be copied to a shell.
@@ -41,8 +43,10 @@ def closing_note(
   if best is not None:
     path = os.path.join(model_dir, f"checkpoint_{best['step']}")
     checkpoint = path if epath.Path(path).is_dir() else model_dir
-  files = list(_evaluated(gin_files, has_prompt))
-  kept = _kept(gin_bindings, files, has_prompt)
+  parts = list(_parts(gin_files, paths))
+  files = list(dict.fromkeys(_evaluated(parts, has_prompt)))
+  own = _own_macros(gin_files, parts, paths)
+  kept = _kept([*own, *gin_bindings], files, has_prompt, paths)
   places = {"PROMPT_FILE": prompt} if has_prompt else {}
   if not has_prompt:
     places["CHECKPOINT_PATH"] = checkpoint
@@ -66,10 +70,45 @@ def closing_note(
   return "\n".join(lines)
 
 
-def _evaluated(gin_files: Sequence[str], has_prompt: bool) -> Iterator[str]:
+def _parts(gin_files: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
+  """Files under their shortest names; of a recipe, those that it includes."""
+  for gin_file in gin_files:
+    name = _name(gin_file, paths)
+    if not name.startswith(_RUNS) and _has_run(name, paths):
+      yield from _parts(gin_macros.includes(name, paths), paths)
+    else:
+      yield name
+
+
+def _name(gin_file: str, paths: Sequence[str]) -> str:
+  where = os.path.abspath(gin_text.find(gin_file, paths))
+  for path in map(os.path.abspath, paths):
+    if where.startswith(path.rstrip(os.sep) + os.sep):
+      return os.path.relpath(where, path)
+  return gin_file
+
+
+def _has_run(gin_file: str, paths: Sequence[str]) -> bool:
+  included = gin_macros.includes(gin_file, paths)
+  return any(
+    _name(x, paths).startswith(_RUNS) or _has_run(x, paths) for x in included
+  )
+
+
+def _own_macros(
+  gin_files: Sequence[str], parts: Sequence[str], paths: Sequence[str]
+) -> Iterator[str]:
+  """Bindings of the macros that recipes set beside their includes."""
+  of_parts = gin_macros.macros_of(parts, paths)
+  for name, macro in gin_macros.macros_of(gin_files, paths).items():
+    if name not in of_parts or of_parts[name].value != macro.value:
+      yield f"{name} = {macro.value}"
+
+
+def _evaluated(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
   """The files of the evaluation: another run, and the prompt from its file."""
   replaced = False
-  for gin_file in _without_recipes(gin_files):
+  for gin_file in parts:
     is_prompt = gin_file.startswith(_PROMPTS) or gin_file.endswith(
       "methods/prompt_tuning.gin"
     )
@@ -83,19 +122,13 @@ def _evaluated(gin_files: Sequence[str], has_prompt: bool) -> Iterator[str]:
       yield gin_file
 
 
-def _without_recipes(gin_files: Sequence[str]) -> Iterator[str]:
-  for gin_file in gin_files:
-    if gin_file.startswith(_RECIPES):
-      yield from gin_macros.includes(gin_file, gin_utils.search_paths())
-    else:
-      yield gin_file
-
-
 def _kept(
-  gin_bindings: Sequence[str], gin_files: Sequence[str], has_prompt: bool
+  gin_bindings: Sequence[str],
+  gin_files: Sequence[str],
+  has_prompt: bool,
+  paths: Sequence[str],
 ) -> dict[str, str]:
   """Bindings of what the evaluation has as well: name -> value."""
-  paths = gin_utils.search_paths()
   macros = gin_macros.macros_of(gin_files, paths)
   # How it was trained says nothing any more.
   dropped = set(gin_macros.macros_of(["gin/optimizers/frozen.gin"], paths))

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import os
+import tokenize
 from typing import Any
 
 from gin import config_parser
@@ -51,6 +52,7 @@ def statements(text: str) -> tuple[Any, ...]:
 
   Raises:
     SyntaxError: if it is no gin.
+    tokenize.TokenError: if a bracket or a string has no end.
   """
   return tuple(config_parser.ConfigParser(text, _Delegate()))
 
@@ -99,16 +101,24 @@ def texts(gin_files: Iterable[str], paths: Sequence[str]) -> Iterator[str]:
     paths: Folders to look in.
 
   Raises:
-    ValueError: if one lies in none of them.
-    SyntaxError: if one is no gin.
+    ValueError: if one lies in none of them, or is no gin.
   """
   for gin_file in gin_files:
     path = find(gin_file, paths)
     text = _text(path, os.stat(path).st_mtime_ns)
+    try:
+      parsed = statements(text)
+    except SyntaxError as e:
+      line = (e.text or "").strip()
+      raise ValueError(
+        f"{path}, line {e.lineno}: {line} is no gin. Strings are quoted."
+      ) from e
+    except tokenize.TokenError as e:
+      raise ValueError(f"{path} is no gin: {e.args[0]}.") from e
     yield text
     includes = [
       x.filename
-      for x in statements(text)
+      for x in parsed
       if isinstance(x, config_parser.IncludeStatement)
     ]
     yield from texts(includes, paths)

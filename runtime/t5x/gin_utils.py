@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+import tokenize
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
@@ -168,8 +169,8 @@ def parse_gin_flags(
     finalize_config: Whether to check for missing values and lock.
 
   Raises:
-    ValueError: if a file is missing, a binding names nothing, or a required
-      macro has no value (all of them are listed).
+    ValueError: if a file is missing or no gin, if it or a binding names
+      nothing, or if a required macro has no value (all of them are listed).
   """
   for path in gin_search_paths:
     gin.add_config_file_search_path(path)
@@ -186,11 +187,15 @@ def parse_gin_flags(
       skip_unknown=skip_unknown,
       finalize_config=False,
     )
-  except SyntaxError as e:
+  except (SyntaxError, tokenize.TokenError) as e:  # The files were parsed.
+    given = getattr(e, "text", None) or " ".join(gin_bindings)
     raise ValueError(
-      f"{e.text.strip() if e.text else gin_bindings} is no gin literal. "
+      f"{given.strip()} is no gin literal. "
       "Strings are quoted: --gin.X=\"'text'\"."
     ) from e
+  except (AttributeError, NameError) as e:
+    # gin says so of a module without such a name, or that is not imported.
+    raise ValueError(" ".join(str(e).split())) from e
   finally:
     logging.set_verbosity(verbosity)
   if finalize_config:
@@ -349,9 +354,17 @@ def closing_notes(
   caches = ",".join(values.seqio_additional_cache_dirs)
   others = [f"--tfds_data_dir={data}"] if data else []
   others += [f"--seqio_additional_cache_dirs={caches}"] if caches else []
+  given = values.gin_search_paths
+  if given != ["."]:
+    others.append(f"--gin_search_paths={','.join(given)}")
   for entry in importlib.metadata.entry_points(group=CLOSING_NOTES_GROUP):
     yield entry.load()(
-      model_dir, best, values.gin_file, values.gin_bindings, others
+      model_dir,
+      best,
+      values.gin_file,
+      values.gin_bindings,
+      others,
+      search_paths(given),
     )
 
 

@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 
+import prompt_tuning
 from prompt_tuning.training import closing_note
 
 MODEL = "gin/models/ladder_s.gin"
@@ -77,3 +78,41 @@ def test_of_another_method(tmp_path, is_kept):
     f"--gin.CHECKPOINT_PATH='{checkpoint}'",
     f"--gin.EVAL_OUTPUT_DIR='{tmp_path}-eval'",
   ]
+
+
+def test_of_a_recipe_of_ones_own(tmp_path):
+  """In a search path: its macros stay, whatever its includes are called."""
+  (tmp_path / "prompt.safetensors").touch()
+  (tmp_path / "mine.gin").write_text(
+    "include './gin/recipes/prompt_tuning.gin'\n"
+    "TASK = 'ladder_cb'\nPROMPT_LENGTH = 5\nLEARNING_RATE = 0.1\n"
+  )
+  note = closing_note.closing_note(
+    str(tmp_path),
+    BEST,
+    [f"./{MODEL}", "mine.gin", "gin/runs/by_length.gin"],
+    [],
+    paths=[str(tmp_path), prompt_tuning.gin_search_path()],
+  )
+  assert _words(note)[3:] == [
+    f"--gin_file={MODEL}",
+    "--gin_file=gin/recipes/evaluate_prompt.gin",
+    "--gin.TASK='ladder_cb'",
+    f"--gin.PROMPT_FILE='{tmp_path}/prompt.safetensors'",
+    f"--gin.EVAL_OUTPUT_DIR='{tmp_path}-eval'",
+  ]
+
+
+def test_names_no_file_twice(tmp_path):
+  note = closing_note.closing_note(
+    str(tmp_path),
+    BEST,
+    [MODEL, "gin/recipes/lora.gin", "gin/runs/by_length.gin"],
+    [],
+  )
+  assert _words(note)[3:6] == [
+    f"--gin_file={MODEL}",
+    "--gin_file=gin/methods/lora.gin",
+    "--gin_file=gin/runs/eval.gin",
+  ]
+  assert _words(note).count("--gin_file=gin/runs/eval.gin") == 1
