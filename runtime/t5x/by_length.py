@@ -16,10 +16,6 @@ import numpy as np
 
 from t5x import lengths, models, trainer
 
-# Losses, which a divisor may apply to; all other sums are counts.
-_LOSSES = ("loss", "z_loss")
-
-
 class Trainer(trainer.Trainer):
   """A `trainer.Trainer` whose batches are cut into microbatches by length."""
 
@@ -51,12 +47,6 @@ class Trainer(trainer.Trainer):
     batches = partitioner.sharding(partitioner.data_partition_spec)
     parts = (self._axes.trainable, replicated)
 
-    def weighted(sums, batch, divisor):
-      weight = model.loss_divisor(batch) / divisor
-      return weight, {
-        name: x * weight if name in _LOSSES else x for name, x in sums.items()
-      }
-
     def add_gradients(state, total, batch, divisor, number):
       rng = jax.random.fold_in(self._rng, state.step)
       grads, sums = trainer.value_and_grad(
@@ -66,7 +56,7 @@ class Trainer(trainer.Trainer):
         batch,
         jax.random.fold_in(rng, number),
       )
-      weight, sums = weighted(sums, batch, divisor)
+      weight, sums = trainer.weighted(model, sums, batch, divisor)
       grads = jax.tree.map(lambda x: x * weight.astype(x.dtype), grads)
       return jax.tree.map(jnp.add, total, (grads, sums))
 
@@ -88,8 +78,8 @@ class Trainer(trainer.Trainer):
       out_axis_resources=replicated,
     )
     self._eval_part = partitioner.partition(
-      lambda state, batch, divisor: weighted(
-        model.eval_fn(state.params, batch)[1], batch, divisor
+      lambda state, batch, divisor: trainer.weighted(
+        model, model.eval_fn(state.params, batch)[1], batch, divisor
       )[1],
       in_axis_resources=(self._axes, batches, replicated),
       out_axis_resources=replicated,

@@ -118,8 +118,6 @@ def infer(
   predictor = _Predictor(
     mode, model, dataset_cfg, restore_checkpoint_cfg, partitioner, rng
   )
-  if summarize_config_fn is not None:
-    summarize_config_fn(output_dir, None, int(predictor.state.step))
   chunk_size = checkpoint_period * dataset_cfg.batch_size
   files = _Files(
     output_dir, mode, shard_id, num_shards, chunk_size, configuration
@@ -127,7 +125,10 @@ def infer(
   # Parts of a split may be worked on side by side.
   part = f"{mode}-{shard_id:05}-of-{num_shards:05}"
   with run_lock.RunLock(output_dir, "INFER_OUTPUT_DIR", part):
-    return files.write(predictor, on_event, should_stop)
+    record = files.open(predictor)
+    if summarize_config_fn is not None:
+      summarize_config_fn(output_dir, None, int(predictor.state.step))
+    return files.write(predictor, record, on_event, should_stop)
 
 
 class _Predictor:
@@ -227,14 +228,8 @@ class _Files:
   chunk_size: int
   configuration: run_configuration.RunConfiguration | None
 
-  def write(
-    self,
-    predictor: _Predictor,
-    on_event: events.OnEvent,
-    should_stop: events.ShouldStop,
-  ) -> InferenceOutcome:
-    """Writes what is missing."""
-    cuts = truncation.count_cuts(predictor.cfg)
+  def open(self, predictor: _Predictor) -> records.RunRecord:
+    """Makes the record, unless the folder has predictions of something else."""
     record = records.RunRecord(
       self.folder,
       "infer",
@@ -243,11 +238,22 @@ class _Files:
         "split": predictor.cfg.split,
         "mode": self.mode,
         "model": checkpoints.fingerprint(predictor.state.params),
-        "cut": cuts,
+        "cut": truncation.count_cuts(predictor.cfg),
       },
       configuration=self.configuration and self.configuration.to_json(),
     )
     _refuse_other_predictions(self.folder, record)
+    return record
+
+  def write(
+    self,
+    predictor: _Predictor,
+    record: records.RunRecord,
+    on_event: events.OnEvent,
+    should_stop: events.ShouldStop,
+  ) -> InferenceOutcome:
+    """Writes what is missing."""
+    cuts = record.fields["data"]["cut"]
     shard = seqio.ShardInfo(index=self.shard_id, num_shards=self.num_shards)
     written = {}
     with record:

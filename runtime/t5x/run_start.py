@@ -58,6 +58,11 @@ class Start:
     else:
       assert total_steps is not None, "one of the two is given"
       last = total_steps
+    if last < self.step and relative_steps is not None:
+      raise ValueError(
+        f"TRAIN_STEPS_RELATIVE={relative_steps} ends at step {last}, and the "
+        f"run is at {self.step}. Give more steps, or choose another MODEL_DIR."
+      )
     if last < self.step:
       raise ValueError(
         f"TRAIN_STEPS={last} lies before the restored step {self.step}: it "

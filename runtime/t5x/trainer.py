@@ -19,8 +19,36 @@ from t5x.train_state import Params, TrainState
 LearningRateFn = Callable[[jax.Array], jax.Array]
 
 
+# Losses, which a divisor may apply to; all other sums are counts.
+_LOSSES = ("loss", "z_loss")
+
+
 def _add(a: Any, b: Any) -> Any:
   return jax.tree.map(jnp.add, a, b)
+
+
+def weighted(
+  model: models.EncoderDecoderModel,
+  sums: models.MetricSums,
+  part: models.Batch,
+  divisor: jax.Array,
+) -> tuple[jax.Array, models.MetricSums]:
+  """Weighs a part of a batch, whose loss was divided by its own divisor.
+
+  Args:
+    model: The model.
+    sums: What `model.loss_fn` gave for the part.
+    part: Features `[B, ...]`.
+    divisor: `model.loss_divisor` of the whole batch.
+
+  Returns:
+    The weight, `[]`, with which the gradients of parts add up to the batch's;
+    and the sums, so weighed.
+  """
+  weight = model.loss_divisor(part) / divisor
+  return weight, {
+    name: x * weight if name in _LOSSES else x for name, x in sums.items()
+  }
 
 
 def value_and_grad(
@@ -72,8 +100,14 @@ def value_and_grad(
   )
   rngs = jax.random.split(dropout_rng, num_microbatches)
 
-  def body(sums, part_and_rng):
-    return _add(sums, grad_fn(trainable, *part_and_rng)), None
+  divisor = model.loss_divisor(batch)
+
+  def body(total, part_and_rng):
+    part, rng = part_and_rng
+    grads, sums = grad_fn(trainable, part, rng)
+    weight, sums = weighted(model, sums, part, divisor)
+    grads = jax.tree.map(lambda x: x * weight.astype(x.dtype), grads)
+    return _add(total, (grads, sums)), None
 
   part_shapes = jax.tree.map(lambda x: x[0], (parts, rngs))
   zeros = jax.tree.map(

@@ -90,6 +90,14 @@ class Training:
       stats_period=self.stats_period,
     )
     _check_microbatches(self.train_dataset_cfg.batch_size, self.configuration)
+    if self.train_eval_dataset_cfg is not None and self.eval_steps < 1:
+      raise ValueError(
+        f"EVAL_STEPS={self.eval_steps}: expected at least one batch."
+      )
+    if self.relative_steps is not None and self.relative_steps < 0:
+      raise ValueError(
+        f"TRAIN_STEPS_RELATIVE={self.relative_steps}: expected 0 or more."
+      )
     unknown = set(self.actions) - set(trainer_lib.ActionMode.__members__)
     if unknown:
       raise ValueError(

@@ -201,8 +201,18 @@ def test_predictions_of_another_model_are_not_taken_for_this_ones(
   before = path.read_text()
   other = tiny.save_base(tmp_path / "other", seed=1)
   with pytest.raises(ValueError, match="predictions of another model"):
-    _infer(tiny.make_model(), other, tmp_path / "out", "predict")
+    _infer(
+      tiny.make_model(),
+      other,
+      tmp_path / "out",
+      "predict",
+      summarize_config_fn=_never,
+    )
   assert path.read_text() == before
+
+
+def _never(*_):
+  raise AssertionError("the configuration of what is there was overwritten")
 
 
 def _infer_fn(model, base, method, batch_size):

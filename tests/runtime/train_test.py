@@ -343,6 +343,8 @@ def test_model_tuning_trains_everything(tmp_path, base):
   [
     ({"total_steps": 3, "relative_steps": None}, "lies before the restored"),
     ({"relative_steps": None}, "Give one of TRAIN_STEPS"),
+    ({"relative_steps": -5}, "TRAIN_STEPS_RELATIVE=-5: expected 0 or more"),
+    ({"eval_steps": -1}, "EVAL_STEPS=-1: expected at least one batch"),
     ({"eval_period": 4}, "must divide the largest"),
     ({"actions": {"EVAL": []}}, "Unknown action modes"),
     (
