@@ -19,7 +19,7 @@ class Examples:
   Attributes:
     task: The seqio task.
     labels: Its legal targets; empty where the target is free text.
-    train_lengths: Feature -> tokens, for training.
+    train_lengths: Feature -> tokens, for training; empty where there is none.
     eval_lengths: The same, for evaluation; None: the longest of the split.
     has_validation: Whether there is a split "validation".
   """
@@ -57,13 +57,16 @@ def of_pairs(
   )
 
 
-def of_task(name: str, vocabulary: seqio.Vocabulary, rank: bool) -> Examples:
+def of_task(
+  name: str, vocabulary: seqio.Vocabulary, rank: bool, trains: bool
+) -> Examples:
   """Makes examples of a task or mixture that is registered with seqio.
 
   Args:
     name: Of the task.
     vocabulary: The model's.
     rank: Whether its labels are ranked, and so must be known.
+    trains: Whether its split "train" is needed.
 
   Raises:
     ValueError: if there is no such task, or its labels are not known.
@@ -80,7 +83,7 @@ def of_task(name: str, vocabulary: seqio.Vocabulary, rank: bool) -> Examples:
   return Examples(
     found,
     task_facts.labels(name) if rank else _class_words(name),
-    task_facts.lengths(name, vocabulary, longest=_LONGEST),
+    task_facts.lengths(name, vocabulary, longest=_LONGEST) if trains else {},
     eval_lengths,
     "validation" in splits,
   )

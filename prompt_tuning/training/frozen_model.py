@@ -274,9 +274,20 @@ class Model:
         rank=rank,
         folder=model_dir,
       )
-      examples = self._examples(train, validation, labels, rank)
+      if isinstance(train, str):
+        if validation is not None or labels is not None:
+          raise ValueError(
+            f"The task {train} has a validation split and labels of its own: "
+            "give neither, or give pairs."
+          )
+        found = examples_lib.of_task(train, self.vocabulary, rank, trains=True)
+      else:
+        found = examples_lib.of_pairs(
+          train, validation, self.vocabulary, labels
+        )
+      _check_ranked(found, rank)
       return tuning.tune(
-        self._tuning_base, examples, settings, on_event, should_stop
+        self._tuning_base, found, settings, on_event, should_stop
       )
 
   def evaluate(
@@ -311,10 +322,15 @@ class Model:
     """
     if not isinstance(examples, str):
       found = examples_lib.of_pairs(None, examples, self.vocabulary, labels)
+    elif labels is not None:
+      raise ValueError(
+        f"The task {examples} has labels of its own: give none, or give pairs."
+      )
     else:
-      found = self._examples(examples, None, labels, rank)
-    if rank and not found.labels:
-      raise ValueError("Ranking needs labels, and the targets are free text.")
+      found = examples_lib.of_task(
+        examples, self.vocabulary, rank, trains=False
+      )
+    _check_ranked(found, rank)
     with _folder(folder) as output_dir:
       return tuning.evaluate(
         self._tuning_base,
@@ -329,22 +345,6 @@ class Model:
   @property
   def _tuning_base(self) -> tuning.Base:
     return tuning.Base(self._loaded, self.config, self.vocabulary)
-
-  def _examples(
-    self,
-    train: text_pairs.Pairs | str,
-    validation: text_pairs.Pairs | None,
-    labels: Sequence[str] | None,
-    rank: bool,
-  ) -> examples_lib.Examples:
-    if not isinstance(train, str):
-      return examples_lib.of_pairs(train, validation, self.vocabulary, labels)
-    if validation is not None or labels is not None:
-      raise ValueError(
-        f"The task {train} has a validation split and labels of its own: give "
-        "neither, or give pairs."
-      )
-    return examples_lib.of_task(train, self.vocabulary, rank)
 
   def _array(self, prompt: Prompt | None) -> np.ndarray | None:
     """Returns the array of a prompt that fits the model."""
@@ -367,6 +367,11 @@ class Model:
         f"{list(prompt.array.shape)}: it is that of another model."
       )
     return prompt.array
+
+
+def _check_ranked(examples: examples_lib.Examples, rank: bool) -> None:
+  if rank and not examples.labels:
+    raise ValueError("Ranking needs labels, and the targets are free text.")
 
 
 @contextlib.contextmanager

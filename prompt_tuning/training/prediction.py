@@ -74,7 +74,8 @@ class Predictor:
     self._vocabulary = vocabulary
     self._params = params
     self._batch_size = batch_size
-    self._compiled = functools.cache(self._compile)
+    # Labels are constants of a program: others make another one.
+    self._compiled = functools.lru_cache(maxsize=32)(self._compile)
 
   def _compile(self, labels: tuple[str, ...] | None) -> Callable[..., Any]:
     """Returns (params, prompt [P, H] or None, batch) -> (tokens, scores)."""
@@ -140,8 +141,10 @@ class Predictor:
       For each input, label -> log likelihood in nats, the likeliest first.
 
     Raises:
-      ValueError: if the vocabulary does not know a label.
+      ValueError: if there is no label, or the vocabulary does not know one.
     """
+    if not labels:
+      raise ValueError("Ranking needs labels, got none.")
     run = self._compiled(tuple(labels))
     encoded = {
       (*self._vocabulary.encode(label), self._vocabulary.eos_id): label

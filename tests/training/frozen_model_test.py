@@ -87,6 +87,27 @@ def test_evaluation_is_that_of_the_answers(model, prompt, tmp_path):
   assert records.read(str(tmp_path))["kind"] == "eval"
 
 
+def test_free_text_is_not_ranked(model):
+  with pytest.raises(ValueError, match="Ranking needs labels"):
+    model.tune(PAIRS, length=3, steps=1, labels=(), rank=True)
+  with pytest.raises(ValueError, match="Ranking needs labels"):
+    model.evaluate(PAIRS, labels=(), rank=True)
+  with pytest.raises(ValueError, match="Ranking needs labels"):
+    model.rank(["a"], [])
+
+
+def test_task_without_a_train_split_is_evaluated(model):
+  made = text_pairs.make(
+    {"validation": PAIRS[:4]}, model.vocabulary, LABELS
+  ).task
+  assert "train" not in made.splits
+  seqio.TaskRegistry.add_provider(made.name, made)
+  try:
+    assert "accuracy" in model.evaluate(made.name, rank=False)
+  finally:
+    seqio.TaskRegistry.remove(made.name)
+
+
 def test_model_is_read_once_and_is_there_once(monkeypatch):
   read = []
   of_checkpoint = checkpoints.BaseCheckpoint.read
