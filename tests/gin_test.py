@@ -215,7 +215,7 @@ def test_wrong_configuration_is_refused(files, bindings, message):
   [
     ("X = fine\nY = 2", "mine.gin, line 2: X = fine is no gin"),
     ("X = [1,", "mine.gin is no gin: EOF"),
-    ("import textwrap\ntextwrap.warp.width = 3", 'no attribute warp.*, line 3'),
+    ("import textwrap\ntextwrap.warp.width = 3", "no attribute warp.*, line 3"),
     ("textwrap.wrap.width = 3", "'textwrap' was not provided by an import"),
   ],
 )

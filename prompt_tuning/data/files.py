@@ -96,9 +96,8 @@ def read(
   Args:
     train_file: A file as `row_files.read` takes it.
     validation_file: The same; without one, `held_out` of the train file.
-    test_file: The same; its target column may be missing.
-    input_columns: By default all but the target, "idx", "id" and
-      "index".
+    test_file: The same; its target column may be missing or empty.
+    input_columns: By default all but the target, "idx", "id" and "index".
     target_column: By default the one that is called "target", "label",
       "completion", "answer", "output" or "class".
     labels: The legal targets; an empty list for free text. By default those
@@ -131,6 +130,9 @@ def read(
   for split, path in files.items():
     wanted = inputs if split == "test" else (*inputs, target)
     _check_columns(path, list(splits[split][0].cells), wanted)
+  test = splits.get("test", [])
+  if test and not any(row.cells.get(target, "").strip() for row in test):
+    splits["test"] = [_without(row, target) for row in test]
   if labels is None:
     labels = find_labels(row.cells[target] for row in splits["train"])
   if labels:
@@ -204,6 +206,11 @@ def find_labels(targets: Iterable[str]) -> tuple[str, ...]:
   counts = collections.Counter(targets)
   is_free = len(counts) > min(_MOST_LABELS, counts.total() / 4)
   return () if is_free else tuple(sorted(counts))
+
+
+def _without(row: Row, column: str) -> Row:
+  cells = {name: x for name, x in row.cells.items() if name != column}
+  return dataclasses.replace(row, cells=cells)
 
 
 def _check_targets(

@@ -79,8 +79,16 @@ def _comma_separated(path: str, text: str) -> Iterator[Row]:
 
 
 def _tab_separated(path: str, text: str) -> Iterator[Row]:
-  # Quotes are text there, unless they enclose a whole cell.
-  return _delimited(path, text, delimiter="\t")
+  for row in _delimited(path, text, delimiter="\t"):
+    for column, cell in row.cells.items():
+      # A quote that opens a text would swallow what follows, up to the next.
+      if "\t" in cell:
+        raise ValueError(
+          f"{path}, line {row.line}, column {column}: a cell that begins with "
+          "a quote ends at the next one, and has a tab in it. A quote that is "
+          "text is written twice, in quotes; tabs go into a .csv or .jsonl."
+        )
+    yield row
 
 
 def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:

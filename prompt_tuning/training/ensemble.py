@@ -5,9 +5,10 @@ how they share a batch and how they vote.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import glob
+import os
 from typing import Any
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,10 +24,18 @@ from t5x import models
 def find(pattern: str) -> Sequence[str]:
   """Returns the prompt files that match a glob pattern, sorted.
 
+  Args:
+    pattern: Of paths on a disk or in a bucket.
+
   Raises:
     ValueError: if there are fewer than two, or their lengths differ.
   """
-  paths = sorted(glob.glob(pattern))
+  folder, _, last = pattern.rpartition("/")
+  while set(folder) & set("*?["):
+    folder, _, name = folder.rpartition("/")
+    last = f"{name}/{last}"
+  root = epath.Path(folder or ("/" if pattern.startswith("/") else "."))
+  paths = sorted(map(os.fspath, root.glob(last)))
   if len(paths) < 2:
     raise ValueError(
       f"Expected two prompt files or more that match {pattern}, got "

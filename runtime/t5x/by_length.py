@@ -16,6 +16,7 @@ import numpy as np
 
 from t5x import lengths, models, trainer
 
+
 class Trainer(trainer.Trainer):
   """A `trainer.Trainer` whose batches are cut into microbatches by length."""
 

@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 _SIGN = {"max": 1, "min": -1}
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -58,9 +59,12 @@ def _names_checkpoint(path: epath.Path) -> Iterator[None]:
   except (OSError, ValueError) as error:
     number, text = getattr(error, "errno", None), str(error)
     if number is None:
-      # TensorStore's errors have the system's in their text.
-      full = os.strerror(errno.ENOSPC)
-      number = errno.ENOSPC if full in text else errno.EIO
+      # TensorStore's errors have the system's in their text, before brackets.
+      known = (x for x in _OF_A_DISK if os.strerror(x) in text)
+      number = next(known, None)
+    if number is None:
+      reason = text.partition(" [")[0]
+      raise OSError(errno.EIO, reason, str(path)) from error
     raise OSError(number, os.strerror(number), str(path)) from error
 
 

@@ -82,10 +82,15 @@ def test_many_targets_are_free_text(tmp_path):
 def test_files_for_each_split(tmp_path):
   path = reviews(tmp_path)
   dev = write(tmp_path / "dev.csv", ["x,good"])
-  test = write(tmp_path / "test.csv", ["y"], "text")
-  data = files.read(path, dev, test)
-  sizes = {k: len(rows) for k, rows in data.splits.items()}
-  assert sizes == {"train": 40, "validation": 1, "test": 1}
+  for column in ("", ",label"):  # Without targets, and with empty ones.
+    rows = ["y" + "," * column.count(","), "z" + "," * column.count(",")]
+    test = write(tmp_path / "test.csv", rows, f"text{column}")
+    data = files.read(path, dev, test)
+    sizes = {k: len(rows) for k, rows in data.splits.items()}
+    assert sizes == {"train": 40, "validation": 1, "test": 2}
+  test = write(tmp_path / "test.csv", ["y,good", "z,"], "text,label")
+  with pytest.raises(ValueError, match=r"test\.csv, line 3, .*empty cell"):
+    files.read(path, dev, test)
 
 
 @pytest.mark.parametrize(

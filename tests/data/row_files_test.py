@@ -60,6 +60,11 @@ def test_json_values_become_text(tmp_path):
     ("r.csv", b'a,b\n1,"2\n', "line 2: unexpected end"),
     ("r.csv", b"a,b\n1,\xff\n", r"line 2: .* UTF-8, got the byte 0xff"),
     ("r.tsv", b"a\tb\n1\n", "line 2: expected 2 cells"),
+    (
+      "r.tsv",
+      b'a\tb\n"1\tx\n2\ty\n3"\tz\n',
+      "line 2, column a: .* a tab in it",
+    ),
     ("r.jsonl", b'{"a": 1}\n{"a": \n', "line 2: expected a JSON object"),
     ("r.jsonl", b"[1]\n", "line 1: expected a JSON object, got list"),
     ("r.jsonl", b'{"a": [1]}\n', r"line 1, column a: expected text.* \[1\]"),

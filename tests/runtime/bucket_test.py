@@ -22,7 +22,7 @@ import tiny
 
 from prompt_tuning import prompt_files, prompts
 from prompt_tuning.interop import checkpoint_conversion, checkpoint_inspection
-from prompt_tuning.training import actions, base_model
+from prompt_tuning.training import actions, base_model, ensemble
 from t5x import base_checkpoints, evaluation, inference, run_lock, storage
 from t5x.formats import stored_arrays
 
@@ -240,6 +240,19 @@ def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
     output_dir=f"{ROOT}/eval-prompt",
     **arguments,
   )
+
+
+@pytest.mark.slow
+def test_prompts_in_a_bucket_vote(run):
+  prompt = f"{run}/prompt.safetensors"
+  for name in ("a", "b"):
+    copied = storage.absolute(f"{ROOT}/voters/{name}/prompt.safetensors")
+    copied.parent.mkdir(parents=True)
+    copied.write_bytes(storage.absolute(prompt).read_bytes())
+  found = ensemble.find(f"{ROOT}/voters/*/prompt.safetensors")
+  assert found == [
+    f"{ROOT}/voters/{name}/prompt.safetensors" for name in ("a", "b")
+  ]
 
 
 @pytest.mark.slow

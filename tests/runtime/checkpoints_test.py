@@ -218,19 +218,33 @@ def test_what_a_killed_run_left_is_cleared_away(two, tmp_path, names):
   assert _kept(folder) == {10, 20}
 
 
-def test_full_disk_names_the_checkpoint_and_leaves_the_old_ones(
-  two, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+  ("error", "message"),
+  [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),
+    (
+      ValueError("UNKNOWN: [OS error 122: Disk quota exceeded]"),
+      "quota exceed",
+    ),
+    (
+      ValueError("PERMISSION_DENIED: no key [source='x.cc']"),
+      "DENIED: no key:",
+    ),
+  ],
+)
+def test_failed_write_says_why_and_leaves_the_old_checkpoints(
+  two, tmp_path, monkeypatch, error, message
 ):
   folder = tmp_path / "run"
   shutil.copytree(two, folder)
 
-  def full(*args, **kwargs):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  def fail(*args, **kwargs):
+    raise error
 
-  monkeypatch.setattr(digests, "write", full)
+  monkeypatch.setattr(digests, "write", fail)
   checkpointer = _open(folder)
   checkpointer.save_run(_state(30), {"evals": [{"step": 30, "score": 1.0}]})
-  with pytest.raises(OSError, match=r"No space left.*run/checkpoint_30'"):
+  with pytest.raises(OSError, match=rf"{message}.*run/checkpoint_30'"):
     checkpointer.wait()
   checkpointer.close()
   assert _kept(folder) == {10, 20}
