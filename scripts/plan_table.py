@@ -41,6 +41,8 @@ def main() -> None:
       and cell.topology in args.topologies.split(",")
       and cell.attention == args.attention
     ]
+    if not chosen:
+      parser.error("the table has no such cell; see the values of these flags")
     table.compile_cells(records[args.compile], chosen, args.programs.split(","))
   (ROOT / "results/plan.md").write_text(
     page.page(table.read(list(records.values())))

@@ -86,6 +86,8 @@ def main() -> None:
     ),
   ]
   for evaluation in evaluations:
+    evaluation.wait()  # Both, before the failure of one ends this program.
+  for evaluation in evaluations:
     finish(evaluation)
 
   record = read_record(folder)

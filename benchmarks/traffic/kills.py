@@ -86,7 +86,7 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
-  """See `serving.rows`."""
+  """See `report.rows`."""
   same = "identical" if record["same_prompt"] else "another"
   return [
     ("times that the job was begun", "> 1", str(record["attempts"])),

@@ -157,7 +157,7 @@ def under_load(
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
-  """See `serving.rows`."""
+  """See `report.rows`."""
   held, over, again = record["held"], record["over"], record["again"]
   # A twelfth of the time each: of ten minutes, those after the first.
   twelfth = max(1, len(record["resident_bytes"]) // 12)

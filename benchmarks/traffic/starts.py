@@ -55,7 +55,7 @@ def _memory(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
-  """See `serving.rows`."""
+  """See `report.rows`."""
   first, again = record["demo_seconds"]
   server, memory = record["server"], record["memory"]
   steps, size = memory["steps"], memory["model_bytes"]

@@ -2,7 +2,7 @@
 
 Colours are Okabe and Ito's, which colour-blind readers tell apart; markers and
 line styles differ too. Variants of one method, such as lengths of a prompt, are
-shades of its colour.
+shades of its colour; beside other methods they keep its marker.
 """
 
 from collections.abc import Mapping
@@ -89,6 +89,8 @@ def of_rows(methods: Mapping[str, str]) -> dict[str, Style]:
     lightest = _DARKEST / 2 if has_own else _LIGHTEST
     mixes = np.linspace(lightest, _DARKEST, len(variants))
     others = [x for x in _MARKERS if x != marker] if has_own else _MARKERS
+    if len(families) > 1:
+      others = marker
     if has_own:
       styles[family] = own
     for i, (name, mix) in enumerate(zip(variants, mixes, strict=True)):

@@ -219,7 +219,7 @@ def launch(
       cells have saved themselves by then.
     ValueError: if a record in `results` is none.
   """
-  archive = Archive.load(place.results)
+  archive = place.archive()
   todo = open_cells(cells, archive, retry_failed)
   total = len({cell.settings for cell in cells})
   clock = Clock(cells, archive)

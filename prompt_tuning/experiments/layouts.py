@@ -30,7 +30,6 @@ class Layout(Strict):
       the only row axis.
     after: Numbers of steps, after which every run is looked at: the values of
       an axis `steps` that no grid has.
-    metric: The one to show instead of the mean of a task's metrics.
     mean_column: Whether to add the mean over the columns, which are tasks.
     parameters: Whether to show how many parameters train.
     figure: "lines" over the columns' x; "dots" for columns without an order;
@@ -47,7 +46,6 @@ class Layout(Strict):
   mean_over: str | None = None
   gaps: list[tuple[str, str]] = pydantic.Field(default_factory=list)
   after: list[int] = pydantic.Field(default_factory=list)
-  metric: str | None = None
   mean_column: bool = False
   parameters: bool = False
   figure: Literal["lines", "dots", "parameters"] | None = None

@@ -226,7 +226,7 @@ def differences(
       path.suffix == ".png" and figures.same_pixels(path.read_bytes(), content)
     ):
       wrong.append(f"{name} differs")
-  for path in sorted((folder / whole).iterdir()) if whole else ():
+  for path in sorted((folder / whole).glob("*")) if whole else ():
     name = path.relative_to(folder).as_posix()
     if name not in files:
       wrong.append(f"{name} belongs to no sheet, remove it")

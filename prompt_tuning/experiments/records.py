@@ -117,6 +117,23 @@ class Settings:
     return self.program.rpartition(".")[2]
 
 
+def joined(arguments: Sequence[str]) -> list[str]:
+  """Joins flags and the values that follow them after a space.
+
+  Raises:
+    ValueError: if a value follows no flag.
+  """
+  found: list[str] = []
+  for argument in arguments:
+    if argument.startswith("-"):
+      found.append(argument)
+    elif found and "=" not in found[-1]:
+      found[-1] += f"={argument}"
+    else:
+      raise ValueError(f"Expected --FLAG=VALUE, got {argument}.")
+  return found
+
+
 def settings(command: Sequence[str]) -> Settings:
   """Reads the settings of `python -m PROGRAM --gin_file=... --gin.X=...`.
 
@@ -127,16 +144,8 @@ def settings(command: Sequence[str]) -> Settings:
     raise ValueError(
       f"Expected a command python -m PROGRAM ..., got {' '.join(command)}."
     )
-  arguments: list[str] = []
-  for argument in command[3:]:
-    if argument.startswith("-"):
-      arguments.append(argument)
-    elif arguments and "=" not in arguments[-1]:
-      arguments[-1] += f"={argument}"
-    else:
-      raise ValueError(f"Expected --FLAG=VALUE, got {argument}.")
   gin_files, bindings, flags = [], {}, []
-  for argument in arguments:
+  for argument in joined(command[3:]):
     name, _, value = argument.lstrip("-").partition("=")
     if name == "gin_file":
       gin_files.append(value)

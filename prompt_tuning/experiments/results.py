@@ -54,7 +54,8 @@ class Run:
   def record(self) -> records.RunRecord | None:
     """The record, if it has results."""
     filed = self.filed
-    return filed.record if filed and filed.record.counts else None
+    has_results = filed and filed.record.counts and filed.record.scores
+    return filed.record if filed and has_results else None
 
   @property
   def failed(self) -> bool:
@@ -81,7 +82,7 @@ class Point:
 def _gap(over: Entry | None, under: Entry | None) -> records.Summary | None:
   """By how much one is above the other, in points, if both are there.
 
-  The deviation is that of the difference of two single runs.
+  The deviation is that of the difference of two single runs, n the smaller one.
   """
   if over is None or under is None or not over.summary or not under.summary:
     return None
@@ -128,22 +129,8 @@ class Results:
     return (self.beside or self).sheet.paper
 
   def score(self, record: records.RunRecord) -> float:
-    """Returns what counts of a record: the mean over its tasks, in [0, 100].
-
-    Raises:
-      ValueError: if it lacks the sheet's metric.
-    """
-    metric = self.sheet.layout.metric
-    if metric is None:
-      return records.mean_of(record.scores)
-    try:
-      return records.mean_of(
-        {task: metrics[metric] for task, metrics in record.metrics.items()}
-      )
-    except KeyError as e:
-      raise ValueError(
-        f"{self.sheet.name}: a record has no metric {e}, only {record.metrics}."
-      ) from e
+    """Returns what counts of a record: the mean over its tasks, in [0, 100]."""
+    return records.mean_of(record.scores)
 
   def row_of(self, cell: Cell) -> Row:
     """Returns the row that a cell belongs to."""

@@ -51,6 +51,14 @@ class Place:
   root: pathlib.Path
   results: pathlib.Path
 
+  def archive(self) -> Archive:
+    """Reads the records.
+
+    Raises:
+      ValueError: if a file in `results` is none.
+    """
+    return Archive.load(self.results, self.root)
+
   def folder(self, cell: Cell) -> pathlib.Path:
     return self.root / cell.folder
 
@@ -150,7 +158,7 @@ def run_cell(
   with _locks(cell, place, processes) as locks:
     record = None
     if locks:
-      filed = Archive.load(place.results).record(cell)
+      filed = place.archive().record(cell)
       if filed and filed != seen and filed.is_over:
         record = filed
       elif record := _run_to_its_end(cell, place, locks, processes, cores):

@@ -18,11 +18,7 @@ from prompt_tuning.experiments.train_commands import (
 )
 
 # What programs write to; a sweep gives each of its cells a folder of its own.
-_FOLDERS = {
-  "t5x.train": "MODEL_DIR",
-  "t5x.eval": "EVAL_OUTPUT_DIR",
-  "t5x.infer": "INFER_OUTPUT_DIR",
-}
+_FOLDERS = {"t5x.train": "MODEL_DIR", "t5x.eval": "EVAL_OUTPUT_DIR"}
 # Names that sheets have for these macros.
 _AXES = {
   "TASK": "task",
@@ -68,8 +64,14 @@ def fields(
     module: The program that runs.
 
   Raises:
-    ValueError: if there is no list in the command, or it says where to write.
+    ValueError: if there is no list in the command, it says where to write, or
+      the program has no score.
   """
+  if module == "t5x.infer":
+    raise ValueError(
+      "t5x.infer writes predictions and no score, of which a sweep makes a "
+      "table. Sweep t5x.eval."
+    )
   folder = _FOLDERS.get(module, "MODEL_DIR")
   if folder in command.bindings:
     raise ValueError(
@@ -92,6 +94,9 @@ def fields(
       bindings[name] = f"${own[name].name}"
     elif name not in swept:
       bindings[name] = _toml_value(values[0])
+  if module == "t5x.train" and "RANDOM_SEED" in own:
+    # A seed is one of all that is drawn, as in the sheets.
+    bindings.setdefault("SHUFFLE_SEED", f"${own['RANDOM_SEED'].name}")
   words = ["python", "scripts/sweep.py", *arguments]
   line = " ".join(map(_shell_word, words))
   program = {

@@ -108,8 +108,9 @@ def _gap_name(results: Results, rows: tuple[str, str]) -> str:
 def _gap_text(gap: Mapping[Any, records.Summary], key: Any) -> str:
   if key not in gap:
     return NONE
-  mean, std = gap[key].mean, gap[key].std
-  return f"{mean:+.1f}" if std is None else f"{mean:+.1f} ± {std:.1f}"
+  mean, std, n = gap[key].mean, gap[key].std, gap[key].n
+  spread = "" if std is None else f" ± {std:.1f}"
+  return f"{mean:+.1f}{spread} ({n})"
 
 
 def of_ensemble(results: Results) -> Table:

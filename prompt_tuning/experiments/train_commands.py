@@ -14,6 +14,8 @@ import itertools
 import pathlib
 import re
 
+from prompt_tuning.experiments import records
+
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 # What one value of --gin_file is: files to be read in this order.
@@ -48,7 +50,7 @@ def parse(arguments: Sequence[str]) -> TrainCommand:
   bindings: dict[str, list[str]] = {}
   flags = []
   in_a_row = False
-  for argument in _joined(arguments):
+  for argument in records.joined(arguments):
     name, _, value = argument.lstrip("-").partition("=")
     if name == "gin_file":
       files = [tuple(x.split("+")) for x in _file_list(value)]
@@ -119,19 +121,6 @@ def split(text: str, where: str) -> list[str]:
   if "" in parts:
     raise ValueError(f"{where}: expected values between commas, got {text!r}.")
   return parts
-
-
-def _joined(arguments: Sequence[str]) -> list[str]:
-  """Joins flags and the values that follow them after a space."""
-  joined: list[str] = []
-  for argument in arguments:
-    if argument.startswith("-"):
-      joined.append(argument)
-    elif joined and "=" not in joined[-1]:
-      joined[-1] += f"={argument}"
-    else:
-      raise ValueError(f"Expected --FLAG=VALUE, got {argument}.")
-  return joined
 
 
 def _file_list(text: str) -> list[str]:

@@ -109,7 +109,8 @@ def programs_of(
     Its programs. Weights and batches are shapes alone.
 
   Raises:
-    ValueError: if the files configure no run, or the devices do not fit.
+    ValueError: if the files configure no run, the devices do not fit, or the
+      command has no such program.
   """
   with reading(gin_files, gin_bindings, devices) as command:
     yield from _traced(command, names)
@@ -214,6 +215,14 @@ def _traced(command: Command, names: Sequence[str]) -> Iterator[Program]:
   arguments, state, batch = command.arguments, command.state, command.batch
   model, partitioner = arguments["model"], arguments["partitioner"]
   axes = command.initializer.train_state_axes
+  inference = "infer" if command.program == _INFER else "evaluate"
+  there = ["train"] if command.program == _TRAIN else []
+  there += [inference, "restore"]
+  if unknown := set(names) - set(there):
+    raise ValueError(
+      f"Expected some of the command's programs {', '.join(there)}, got "
+      f"{', '.join(sorted(unknown))}."
+    )
   if command.program == _TRAIN and "train" in (names or ["train"]):
     trainer = arguments["trainer_cls"](
       model=model,
@@ -224,7 +233,6 @@ def _traced(command: Command, names: Sequence[str]) -> Iterator[Program]:
     )
     traced = trainer.trace_train_step(state, batch)
     yield Program("train", traced, state, arguments.get("relative_steps"), 0)
-  inference = "infer" if command.program == _INFER else "evaluate"
   if inference in (names or [inference]):
     is_score = arguments.get("mode") == "score"
     step = infer_fn.partition_infer_step(

@@ -16,12 +16,12 @@ from starlette.types import ASGIApp
 import uvicorn
 
 import prompt_tuning as pt
+from prompt_tuning import cluster_options
 from prompt_tuning.serving import (
   app,
   demo,
   gate,
   job_routes,
-  on_cluster,
   page,
 )
 from prompt_tuning.serving.engine import Engine, Settings
@@ -151,7 +151,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.error("--checkpoint is required, or --demo")
   if args.option and not args.submit:
     parser.error("--option is for --submit")
-  on_cluster.read_options(args.option)
+  cluster_options.read(args.option)
   return args
 
 

@@ -24,21 +24,6 @@ _TRIES = 5
 Pairs = Sequence[tuple[str, str]]
 
 
-def read_options(given: Sequence[str]) -> dict[str, str | int]:
-  """Reads options of the command line, NAME=VALUE each.
-
-  Raises:
-    ValueError: if one has no "=".
-  """
-  options: dict[str, str | int] = {}
-  for text in given:
-    name, equals, value = text.partition("=")
-    if not equals:
-      raise ValueError(f"Expected --option NAME=VALUE, got {text}.")
-    options[name] = int(value) if value.isdigit() else value
-  return options
-
-
 class Tuner:
   """Stands for a model, where prompts are tuned: each is a job of a cluster.
 
@@ -50,7 +35,7 @@ class Tuner:
     self,
     load: Callable[[], pt.Model],
     cluster: str,
-    options: Mapping[str, str | int],
+    options: Mapping[str, str | int | bool],
   ):
     """Submits nothing yet.
 
@@ -77,6 +62,7 @@ class Tuner:
     Raises:
       ValueError: for wrong examples or settings, or options of the cluster.
       RuntimeError: if the cluster ends the job, again and again.
+      CancelledError: if it was to stop; what the job saved stays in `folder`.
     """
     place = folder.with_name(f"{folder.name}.cluster")
     place.mkdir(parents=True, exist_ok=True)
@@ -92,12 +78,15 @@ class Tuner:
           tries, furthest = 1, saved
         if is_over:
           break
-        if should_stop():
+        if should_stop() and not work.stop.exists():
           work.stop.touch()
+          job.leave_queue()
         time.sleep(_LOOK_SECONDS)
       (place / "job").unlink(missing_ok=True)
       if work.result.exists():
         return _read(work.result, folder)
+      if should_stop():
+        raise events.CancelledError
     raise RuntimeError(
       f"The cluster ended the job {_TRIES} times before it came any further: "
       f"see {place}."
@@ -149,16 +138,24 @@ class _Submitted:
     if time.monotonic() < self._asked + _QUEUE_SECONDS:
       return False
     self._asked = time.monotonic()
-    return not _is_queued(self._job.job_id)
+    return not _state(self._job.job_id)
+
+  def leave_queue(self) -> None:
+    """Cancels it if it waits for a machine: one that runs saves itself."""
+    import submitit
+
+    is_slurms = isinstance(self._job, submitit.SlurmJob)
+    if is_slurms and _state(self._job.job_id) == "PENDING":
+      self._job.cancel(check=False)
 
 
-def _is_queued(id: str) -> bool:
-  """Whether a job of Slurm's waits or runs; so too if nobody can say."""
+def _state(id: str) -> str:
+  """Returns the state of a job of Slurm's, "" if there is no such job."""
   command = ("squeue", "--noheader", f"--jobs={id}", "--format=%T")
   asked = subprocess.run(command, capture_output=True, text=True, check=False)
   if asked.returncode:
-    return "Invalid job id" not in asked.stderr
-  return bool(asked.stdout.strip())
+    return "" if "Invalid job id" in asked.stderr else "UNKNOWN"
+  return asked.stdout.strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,5 +234,7 @@ def _read(result: pathlib.Path, folder: pathlib.Path) -> TunedPrompt:
   outcome = json.loads(result.read_text())
   if "error" in outcome:
     raise ValueError(outcome["error"])
+  if outcome["status"] == "interrupted":
+    raise events.CancelledError
   prompt = TunedPrompt.load(folder / "prompt.safetensors")
   return dataclasses.replace(prompt, status=outcome["status"])

@@ -26,6 +26,7 @@ from etils import epath
 import filelock
 
 import prompt_tuning as pt
+from prompt_tuning import cluster_options
 from prompt_tuning.serving import jobs, on_cluster
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.jobs import Job
@@ -82,25 +83,28 @@ def _tune(
 
   settings = job.settings
   validation = job.validation_file
-  prompt = model.tune(
-    store.pairs(job.training_file),
-    store.pairs(validation) if validation else None,
-    length=settings.length,
-    steps=settings.steps,
-    init=settings.init,
-    learning_rate=settings.learning_rate,
-    batch_size=settings.batch_size,
-    seed=settings.seed,
-    rank=settings.rank,
-    stats_period=max(1, settings.steps // _LOSSES),
-    folder=store.run_folder(job),
-    on_event=on_event,
-    should_stop=should_end,
-  )
+  try:
+    prompt = model.tune(
+      store.pairs(job.training_file),
+      store.pairs(validation) if validation else None,
+      length=settings.length,
+      steps=settings.steps,
+      init=settings.init,
+      learning_rate=settings.learning_rate,
+      batch_size=settings.batch_size,
+      seed=settings.seed,
+      rank=settings.rank,
+      stats_period=max(1, settings.steps // _LOSSES),
+      folder=store.run_folder(job),
+      on_event=on_event,
+      should_stop=should_end,
+    )
+  except events.CancelledError:
+    prompt = None
   if store.job(job.id).is_cancelled:
     store.finish(job, jobs.CANCELLED)
     return True
-  if prompt.status == "interrupted":
+  if prompt is None or prompt.status == "interrupted":
     store.release(job)
     return False
   # The prompt first: a job that has succeeded has one.
@@ -161,7 +165,7 @@ def main() -> None:
     )
     work(
       store,
-      on_cluster.Tuner(load, args.submit, on_cluster.read_options(args.option))
+      on_cluster.Tuner(load, args.submit, cluster_options.read(args.option))
       if args.submit
       else load(),
       epath.Path(args.prompts),

@@ -38,19 +38,6 @@ def test_seed_counts_once_all_its_tasks_are_there(tmp_path):
   }
 
 
-def test_one_metric_of_several(tmp_path):
-  sheet = made_up.sheet(
-    tmp_path, made_up.SHEET.replace("[paper]", 'metric = "f1"\n[paper]')
-  )
-  results = made_up.results(tmp_path, sheet)
-  assert _entries(results)["model", "s"] == "50.0 ± 0.0 (3)"
-  sheet = made_up.sheet(
-    tmp_path, made_up.SHEET.replace("[paper]", 'metric = "em"\n[paper]')
-  )
-  with pytest.raises(ValueError, match="no metric 'em'"):
-    _entries(made_up.results(tmp_path, sheet))
-
-
 @pytest.mark.parametrize(
   ("seeds", "expected"),
   [

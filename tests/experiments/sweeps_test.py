@@ -123,6 +123,20 @@ def test_more_values_go_on_in_the_same_folder():
   assert name(LENGTHS).startswith("prompt_length-")
 
 
+def test_a_seed_is_one_of_the_data_too():
+  seeds = "--gin.RANDOM_SEED=0,1"
+  (cell, _) = _sheet(*FIXED, seeds).cells()
+  assert "--gin.SHUFFLE_SEED=0" in cell.command
+  (_, cell) = _sheet(*FIXED, seeds, "--gin.SHUFFLE_SEED=5").cells()
+  assert "--gin.SHUFFLE_SEED=5" in cell.command
+
+
+def test_inference_has_no_score_to_sweep():
+  command = train_commands.parse([*FIXED, LENGTHS])
+  with pytest.raises(ValueError, match="no score"):
+    sweeps.fields(command, [], module="t5x.infer")
+
+
 def test_written_sheet_makes_the_same(tmp_path):
   arguments = [
     *FIXED,

@@ -23,7 +23,7 @@ def test_means_over_tasks_come_with_each_task(tmp_path):
     ["Most frequent answer", "45.0", "45.0"],
     ["Prompt_tuning", "51.7 ± 5.8 (3)", "63.3 ± 14.4 (3)"],
     ["model", "55.0 ± 0.0 (3)", "55.0 ± 0.0 (3)"],
-    ["Gap: model - Prompt_tuning", "+3.3 ± 5.8", "-8.3 ± 14.4"],
+    ["Gap: model - Prompt_tuning", "+3.3 ± 5.8 (3)", "-8.3 ± 14.4 (3)"],
   ]
   assert tables.by_task(results).rows == [
     ["Most frequent answer", "40.0", "50.0"],
@@ -31,8 +31,8 @@ def test_means_over_tasks_come_with_each_task(tmp_path):
     ["Prompt_tuning, l", "56.7 ± 11.5 (3)", "70.0 ± 17.3 (3)"],
     ["model, s", "50.0 ± 0.0 (3)", "60.0 ± 0.0 (3)"],
     ["model, l", "50.0 ± 0.0 (3)", "60.0 ± 0.0 (3)"],
-    ["Gap: model - Prompt_tuning, s", "+3.3 ± 5.8", "+3.3 ± 5.8"],
-    ["Gap: model - Prompt_tuning, l", "-6.7 ± 11.5", "-10.0 ± 17.3"],
+    ["Gap: model - Prompt_tuning, s", "+3.3 ± 5.8 (3)", "+3.3 ± 5.8 (3)"],
+    ["Gap: model - Prompt_tuning, l", "-6.7 ± 11.5 (3)", "-10.0 ± 17.3 (3)"],
   ]
 
 
@@ -92,7 +92,7 @@ def test_gap_stands_last_beside_mean_and_parameters(tmp_path):
   results = made_up.results(tmp_path, sheet)
   assert tables.of_scores(results).rows[-1] == [
     *("Gap: model - Prompt_tuning", "", ""),
-    *("+3.3 ± 5.8", "+3.3 ± 5.8", ""),
+    *("+3.3 ± 5.8 (3)", "+3.3 ± 5.8 (3)", ""),
   ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import slurm
 
+from prompt_tuning import cluster_options
 from prompt_tuning.serving import jobs, on_cluster, worker
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.training.tuned_prompt import TunedPrompt
@@ -27,7 +28,9 @@ number = 1 + len(list(here.glob("ran_*")))
 slurm = dict(NTASKS=1, JOB_NUM_NODES=1, NODEID=0, PROCID=0, LOCALID=0,
   JOB_NODELIST="here")
 pid = 4194305  # There is none such.
-if not (here / "loses_jobs").exists():
+if (here / "is_full").exists():
+  (here / f"pending_{{pid}}").touch()
+elif not (here / "loses_jobs").exists():
   run = ["bash", "-c", f"SLURM_JOB_ID=$$ exec bash {{script}}"]
   pid = subprocess.Popen(run, start_new_session=True,
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -40,11 +43,19 @@ exec "$@"
 """
 SQUEUE = """#!/bin/bash
 for x; do [[ $x == --jobs=* ]] && job=${x#--jobs=}; done
+if [[ -e $(dirname $0)/pending_$job ]]; then
+  echo PENDING
+  exit
+fi
 if [[ ! -d /proc/$job ]]; then
   echo "slurm_load_jobs error: Invalid job id specified" >&2
   exit 1
 fi
 grep -q "State:.Z" /proc/$job/status || echo RUNNING
+"""
+
+SCANCEL = """#!/bin/bash
+rm $(dirname $0)/pending_$1
 """
 
 
@@ -89,6 +100,7 @@ def cluster(tmp_path, monkeypatch):
     ("sbatch", SBATCH),
     ("srun", SRUN),
     ("squeue", SQUEUE),
+    ("scancel", SCANCEL),
   ):
     path = folder / name
     path.write_text(text)
@@ -106,10 +118,10 @@ def _quick(monkeypatch):
   monkeypatch.setattr(on_cluster, "_QUEUE_SECONDS", 0.05)
 
 
-def _work(store, tmp_path, model=Model, **options):
+def _work(store, tmp_path, model=Model, should_stop=lambda: False, **options):
   (tmp_path / "prompts").mkdir(exist_ok=True)
   tuner = on_cluster.Tuner(model, "slurm", options)
-  worker.work(store, tuner, tmp_path / "prompts", lambda: False)
+  worker.work(store, tuner, tmp_path / "prompts", should_stop)
 
 
 def _queue(store, **settings):
@@ -138,6 +150,21 @@ def test_job_that_the_cluster_loses_is_submitted_again(cluster, tmp_path):
   _work(store, tmp_path)
   assert len(list(cluster.glob("ran_*"))) == 5
   assert store.job(job.id).status == jobs.FAILED
+
+
+def test_job_that_waits_for_a_machine_leaves_the_queue_when_told_to(
+  cluster, tmp_path
+):
+  (cluster / "is_full").touch()
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store)
+  # Once it was submitted.
+  _work(store, tmp_path, should_stop=lambda: any(cluster.glob("ran_*")))
+  assert not list(cluster.glob("pending_*"))
+  assert store.job(job.id).status == jobs.RUNNING  # Of nobody.
+  (cluster / "is_full").unlink()
+  _work(store, tmp_path)
+  assert store.job(job.id).status == jobs.SUCCEEDED
 
 
 def test_job_that_comes_further_each_time_is_not_given_up(
@@ -192,4 +219,4 @@ def test_wrong_options_are_told(cluster, tmp_path):
   _work(store, tmp_path, wall_time=3)
   assert "submitit, 'slurm'" in store.job(job.id).error
   with pytest.raises(ValueError, match="NAME=VALUE, got timeout"):
-    on_cluster.read_options(["timeout"])
+    cluster_options.read(["timeout"])

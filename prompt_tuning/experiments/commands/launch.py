@@ -14,7 +14,6 @@ import fnmatch
 import sys
 
 from prompt_tuning.experiments import launching, sheets
-from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.commands import options
 from prompt_tuning.experiments.running import Place
@@ -54,7 +53,7 @@ def _launch(args: argparse.Namespace) -> int:
   place = Place(root, root / "results")
   cells = _cells(args)
   options.check_gin_files(cells, root)
-  archive = Archive.load(place.results)
+  archive = place.archive()
   todo = launching.open_cells(cells, archive, args.retry_failed)
   if args.dry_run:
     for cell in cells if args.cell else todo:
@@ -66,7 +65,7 @@ def _launch(args: argparse.Namespace) -> int:
     # Those that failed may be run again now.
     return 0 if args.retry_failed else options.report(cells, archive)
   outcomes = launching.launch(cells, place, args.jobs, args.retry_failed)
-  return options.report(cells, Archive.load(place.results), outcomes)
+  return options.report(cells, place.archive(), outcomes)
 
 
 def _cells(args: argparse.Namespace) -> list[Cell]:

@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import prompt_tuning
+from prompt_tuning import cluster_options
 from prompt_tuning.experiments import launching
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
@@ -111,7 +112,7 @@ def submit(
   args: argparse.Namespace,
 ) -> None:
   """Hands cells to a cluster, and prints the ids of the jobs."""
-  chosen = dict(_option(x) for x in args.option)
+  chosen = cluster_options.read(args.option)
   for job in launching.submit(cells, place, args.submit, chosen, archive):
     print(job)
   first, then = launching.rounds(cells)
@@ -139,10 +140,3 @@ def report(
   for name, what in status.items():
     print(f"{what}: {name}", file=sys.stderr)
   return 1 if status else 0
-
-
-def _option(text: str) -> tuple[str, str | int]:
-  name, equals, value = text.partition("=")
-  if not equals:
-    raise ValueError(f"Expected --option NAME=VALUE, got {text}.")
-  return name, int(value) if value.isdigit() else value

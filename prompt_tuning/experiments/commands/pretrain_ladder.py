@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _pretrain(cell: Cell, root: pathlib.Path) -> None:
   """Runs a cell if it has no record, and exports its checkpoints."""
   place = Place(root, root / "results")
-  [outcome] = launching.launch([cell], place) or [None]
+  [outcome] = launching.launch([cell], place, retry_failed=True) or [None]
   if outcome is not None and not outcome.counts:
     raise ValueError(f"{cell.name}: {outcome.status}, {outcome.error}")
   stage = str(cell.point["stage"])

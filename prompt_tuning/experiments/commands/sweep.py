@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace, fields: dict) -> int:
   cells = sheet.cells()
   options.check_gin_files(cells, root)
   print(f"{len(cells)} runs: {_axes(sheet)}.", file=sys.stderr)
-  archive = Archive.load(place.results)
+  archive = place.archive()
   todo = launching.open_cells(cells, archive, args.retry_failed)
   if args.dry_run:
     for cell in todo:
@@ -110,14 +110,14 @@ def _run(args: argparse.Namespace, fields: dict) -> int:
     results = Results(sheet, Archive())
 
     def score(outcome: Outcome) -> str:
-      record = Archive.load(place.results).finished(outcome.cell)
+      record = place.archive().finished(outcome.cell)
       text = f"{results.score(record):.1f}" if record else outcome.status
       return f"{outcome.cell.name}: {text}"
 
     outcomes = launching.launch(
       cells, place, args.jobs, args.retry_failed, score
     )
-  archive = Archive.load(place.results)
+  archive = place.archive()
   _tabulate(Results(sheet, archive), root)
   if args.submit and args.retry_failed:
     return 0  # Those that failed are run again now.
@@ -163,19 +163,20 @@ def _write_sheet(args: argparse.Namespace, fields: dict) -> int:
   options.check_gin_files(_sheet(args, fields).cells(), root)
   # Its page says how it is run as a sheet.
   kept = {key: x for key, x in fields.items() if key != "launch"}
-  path.write_text(toml_files.dumps(kept), encoding="utf-8")
   sheet = Sheet.model_validate({"name": path.stem, **kept})
-  archive = Archive.load(_place(root).results)
+  archive = _place(root).archive()
   place = Place(root, root / "results")
+  found = [(cell, archive.find(cell)) for cell in sheet.cells()]
+  path.write_text(toml_files.dumps(kept), encoding="utf-8")
   count = 0
-  for cell in sheet.cells():
-    filed, target = archive.find(cell), place.record(cell)
+  for cell, filed in found:
+    target = place.record(cell)
     if filed and filed.record.counts and not target.exists():
       target.parent.mkdir(parents=True, exist_ok=True)
       shutil.copyfile(filed.path, target)
       count += 1
   print(
-    f"{path}: {len(sheet.cells())} cells, {count} of them with a record. "
+    f"{path}: {len(found)} cells, {count} of them with a record. "
     f"{sheet.launch_command} runs the others, python scripts/tabulate.py "
     f"{sheet.name} makes the table."
   )

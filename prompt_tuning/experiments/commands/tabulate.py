@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   root = args.root.resolve()
   try:
     files = _files(root, args.sheets)
-  except ValueError as error:
+  except (OSError, ValueError) as error:
     sys.exit(f"Error: {error}")
   if not args.check:
     pages.write(files, root)
@@ -56,7 +56,9 @@ def _files(root: pathlib.Path, given: Sequence[str]) -> dict[str, bytes]:
   configs = root / "configs"
   wanted = {sheets.name_of(x, configs, without_runs=True) for x in given}
   every = _results(root)
-  wanted = wanted or {*every, *sheets.NO_RUNS}
+  if not given:  # A project of another's may have none without runs.
+    own = {x for x in sheets.NO_RUNS if (configs / f"{x}.toml").exists()}
+    wanted = {*every, *own}
   files = {
     f"{_TABLES}/{name}": content
     for sheet, results in every.items()

@@ -21,16 +21,15 @@ from prompt_tuning.mini.ladder import prose
 EXAMPLES = 200
 SPLITS = ("validation", "test")
 
-# What is probed -> the share of right answers, in percent, of who knows the
-# legal answers, and guesses.
-CHANCE: dict[Callable[[random.Random, str], str], float] = {
-  prose.answer: 65.0,  # Of 30% there is one person in the story, of 70% two.
-  prose.truth: 50.0,
-  prose.entailment: 33.3,
-  prose.choice: 50.0,
-  prose.sense: 50.0,
-  prose.pronoun: 50.0,
-}
+# What makes the sentences that are probed.
+MAKERS: tuple[Callable[[random.Random, str], str], ...] = (
+  prose.answer,
+  prose.truth,
+  prose.entailment,
+  prose.choice,
+  prose.sense,
+  prose.pronoun,
+)
 
 
 def examples(
@@ -81,6 +80,6 @@ def _words(text: str, **unused: Any) -> str:
 for _suffix, _spans in (("", False), ("_spans", True)):
   seqio.MixtureRegistry.add(
     f"ladder_probes{_suffix}",
-    [_add(make, _spans) for make in CHANCE],
+    [_add(make, _spans) for make in MAKERS],
     default_rate=1.0,
   )

@@ -52,6 +52,11 @@ def test_sweep_ends_with_a_table_and_a_figure(root, capsys):
   assert names == {f"table.{x}" for x in ("csv", "md", "png", "svg", "tex")}
 
 
+def test_gin_files_are_those_of_the_root(root):
+  (root / "mine.gin").write_text("")
+  _sweep("--gin_file=mine.gin", *FAST, "--dry-run")
+
+
 def test_what_has_run_in_another_sweep_is_not_run_again(root):
   _sweep(*FAST)
   _sweep("--gin.SEED=1,2,3", *FAST[1:-1], "--name=y")

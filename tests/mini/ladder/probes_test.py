@@ -8,7 +8,7 @@ import seqio
 from prompt_tuning.data import vocabulary as model_vocabulary
 from prompt_tuning.mini.ladder import probes, prose, vocabulary
 
-NAMES = [make.__name__ for make in probes.CHANCE]
+NAMES = [make.__name__ for make in probes.MAKERS]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_only_the_right_answer_counts(name, suffix):
 def test_no_probe_is_in_the_prose():
   rng = random.Random(0)
   told = {prose.document(rng, "train") for _ in range(20_000)}
-  for make in probes.CHANCE:
+  for make in probes.MAKERS:
     asked = {prose.CUT.join(e) for e in probes.examples(make, "validation")}
     assert not asked & told
 
