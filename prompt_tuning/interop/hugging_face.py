@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 
 from prompt_tuning import safe_files
-from prompt_tuning.interop import hugging_face_config, t5_names
+from prompt_tuning.interop import hugging_face_config, local_paths, t5_names
 from prompt_tuning.t5.config import T5Config
 from t5x import base_checkpoints
 from t5x.formats import stored_arrays
@@ -101,7 +101,7 @@ def open_folder(
     ValueError: if it is another model, or its weights are not there, not
       complete or pickled.
   """
-  folder = pathlib.Path(path)
+  folder = local_paths.of(path)
   config = hugging_face_config.read(folder)
   files = _files(folder)
   if _HEAD not in files:
@@ -223,7 +223,7 @@ def write_folder(
   Raises:
     ValueError: if it is no T5 1.1, or something is in the folder.
   """
-  folder = pathlib.Path(path)
+  folder = local_paths.of(path)
   if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
     raise ValueError(
       f"Expected a new folder for the model, got {folder}, which has content."

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from prompt_tuning import prompt_files
-from prompt_tuning.interop import peft_adapters
+from prompt_tuning.interop import local_paths, peft_adapters
 from prompt_tuning.types import Array
 
 # Ours, and that of the code released with the paper.
@@ -34,7 +34,9 @@ def read_prompt(
   """
   if peft_adapters.is_adapter(path):
     return peft_adapters.load_adapter(path)
-  if "://" not in str(path) and not pathlib.Path(path).is_dir():
+  is_far = "://" in os.fspath(path)
+  is_file = pathlib.PurePath(path).suffix in (".safetensors", ".npy")
+  if is_file if is_far else not pathlib.Path(path).is_dir():
     return prompt_files.load_prompt(path)
   return _read_from_checkpoint(str(path))
 
@@ -88,7 +90,7 @@ def write_prompt(
     ValueError: if `prompt` is no prompt of the base model, or the suffix is
       another one.
   """
-  path = pathlib.Path(path)
+  path = local_paths.of(path)
   if path.suffix and not path.is_dir():
     if base_model is not None:
       raise ValueError(

@@ -104,6 +104,22 @@ def test_refuses_a_checkpoint_without_a_prompt(tmp_path):
     prompt_conversion.read_prompt(path)
 
 
+def test_bucket_is_read_and_not_taken_for_a_folder(
+  tmp_path, prompt, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  for path in ("gs://b/prompt.safetensors", "gs://b/adapter"):
+    with pytest.raises(ValueError, match=f"{path}: .* on a disk only"):
+      prompt_conversion.write_prompt(path, prompt, METADATA)
+  for act in (
+    hugging_face.open_folder,
+    lambda x: hugging_face.write_folder(x, {}),
+  ):
+    with pytest.raises(ValueError, match=r"gs://b/m: .* on a disk only"):
+      act("gs://b/m")
+  assert not list(tmp_path.iterdir())
+
+
 def test_refuses_names_it_cannot_write(tmp_path, prompt):
   with pytest.raises(ValueError, match=r"ends in \.safetensors or \.npy"):
     prompt_conversion.write_prompt(tmp_path / "prompt.bin", prompt)

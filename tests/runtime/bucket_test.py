@@ -21,7 +21,11 @@ import t5x_folders
 import tiny
 
 from prompt_tuning import prompt_files, prompts
-from prompt_tuning.interop import checkpoint_conversion, checkpoint_inspection
+from prompt_tuning.interop import (
+  checkpoint_conversion,
+  checkpoint_inspection,
+  prompt_conversion,
+)
 from prompt_tuning.training import actions, base_model, ensemble
 from t5x import base_checkpoints, evaluation, inference, run_lock, storage
 from t5x.formats import stored_arrays
@@ -243,12 +247,16 @@ def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
 
 
 @pytest.mark.slow
-def test_prompts_in_a_bucket_vote(run):
+def test_prompts_in_a_bucket_are_read_and_vote(run):
   prompt = f"{run}/prompt.safetensors"
   for name in ("a", "b"):
     copied = storage.absolute(f"{ROOT}/voters/{name}/prompt.safetensors")
     copied.parent.mkdir(parents=True)
     copied.write_bytes(storage.absolute(prompt).read_bytes())
+  assert np.array_equal(
+    prompt_conversion.read_prompt(prompt)[0],
+    prompt_files.load_prompt(prompt)[0],
+  )
   found = ensemble.find(f"{ROOT}/voters/*/prompt.safetensors")
   assert found == [
     f"{ROOT}/voters/{name}/prompt.safetensors" for name in ("a", "b")
