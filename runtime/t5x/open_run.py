@@ -116,7 +116,9 @@ class OpenRun:
   def record(self, known: continuation.Continuation) -> records.RunRecord:
     """Begins the run's record."""
     folder, state = self.plan.model_dir, self.state
-    write_model_info(os.path.join(folder, "model-info.txt"), state, self.axes)
+    if jax.process_index() == 0:
+      path = os.path.join(folder, "model-info.txt")
+      write_model_info(path, state, self.axes)
     return records.RunRecord(
       folder,
       "train",
