@@ -8,7 +8,14 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # In order: a room imports only from those above it.
 ROOMS = (
-  ("types", "einsum", "safe_files", "task_names", "text_tables"),
+  (
+    "types",
+    "cluster_options",
+    "einsum",
+    "safe_files",
+    "task_names",
+    "text_tables",
+  ),
   ("prompts", "masks", "injections", "prompt_files"),
   ("methods",),
   ("t5",),
