@@ -274,17 +274,7 @@ class Model:
         rank=rank,
         folder=model_dir,
       )
-      if isinstance(train, str):
-        if validation is not None or labels is not None:
-          raise ValueError(
-            f"The task {train} has a validation split and labels of its own: "
-            "give neither, or give pairs."
-          )
-        found = examples_lib.of_task(train, self.vocabulary, rank, trains=True)
-      else:
-        found = examples_lib.of_pairs(
-          train, validation, self.vocabulary, labels
-        )
+      found = self._to_train_on(train, validation, labels, rank)
       _check_ranked(found, rank)
       return tuning.tune(
         self._tuning_base, found, settings, on_event, should_stop
@@ -345,6 +335,22 @@ class Model:
   @property
   def _tuning_base(self) -> tuning.Base:
     return tuning.Base(self._loaded, self.config, self.vocabulary)
+
+  def _to_train_on(
+    self,
+    train: text_pairs.Pairs | str,
+    validation: text_pairs.Pairs | None,
+    labels: Sequence[str] | None,
+    rank: bool,
+  ) -> examples_lib.Examples:
+    if not isinstance(train, str):
+      return examples_lib.of_pairs(train, validation, self.vocabulary, labels)
+    if validation is not None or labels is not None:
+      raise ValueError(
+        f"The task {train} has a validation split and labels of its own: give "
+        "neither, or give pairs."
+      )
+    return examples_lib.of_task(train, self.vocabulary, rank, trains=True)
 
   def _array(self, prompt: Prompt | None) -> np.ndarray | None:
     """Returns the array of a prompt that fits the model."""
