@@ -188,13 +188,11 @@ def parse_gin_flags(
       finalize_config=False,
     )
   except (SyntaxError, tokenize.TokenError) as e:  # The files were parsed.
-    given = getattr(e, "text", None) or " ".join(gin_bindings)
+    given = (getattr(e, "text", None) or " ".join(gin_bindings)).strip()
     raise ValueError(
-      f"{given.strip()} is no gin literal. "
-      "Strings are quoted: --gin.X=\"'text'\"."
+      f"{given} is no gin literal. Strings are quoted: --gin.X=\"'text'\"."
     ) from e
-  except (AttributeError, NameError) as e:
-    # gin says so of a module without such a name, or that is not imported.
+  except (AttributeError, NameError) as e:  # What is named is not there.
     raise ValueError(" ".join(str(e).split())) from e
   finally:
     logging.set_verbosity(verbosity)
@@ -354,9 +352,8 @@ def closing_notes(
   caches = ",".join(values.seqio_additional_cache_dirs)
   others = [f"--tfds_data_dir={data}"] if data else []
   others += [f"--seqio_additional_cache_dirs={caches}"] if caches else []
-  given = values.gin_search_paths
-  if given != ["."]:
-    others.append(f"--gin_search_paths={','.join(given)}")
+  paths = values.gin_search_paths
+  others += [f"--gin_search_paths={','.join(paths)}"] if paths != ["."] else []
   for entry in importlib.metadata.entry_points(group=CLOSING_NOTES_GROUP):
     yield entry.load()(
       model_dir,
@@ -364,7 +361,7 @@ def closing_notes(
       values.gin_file,
       values.gin_bindings,
       others,
-      search_paths(given),
+      search_paths(paths),
     )
 
 
