@@ -43,8 +43,7 @@ class Value(Strict):
     gin_files: In order.
     bindings: Name -> value.
     facts: Name -> what "$axis.name" stands for.
-    majority: The score of giving the most frequent answer, of a task: what
-      `Layout.metric` shows of it.
+    majority: Of a task, the score of giving its most frequent answer.
     last: Whether its cells need what the sheet's others leave in `runs`.
   """
 
