@@ -201,9 +201,10 @@ def _with_label(row: Row, target: str) -> Row:
 def find_labels(targets: Iterable[str]) -> tuple[str, ...]:
   """Returns the targets that occur, or nothing if that is free text.
 
-  Labels are few, and come back: each, on average, four times.
+  Labels are few, and come back: each, on average, four times. Those that differ
+  in spaces alone are one.
   """
-  counts = collections.Counter(targets)
+  counts = collections.Counter(map(_spaced, targets))
   is_free = len(counts) > min(_MOST_LABELS, counts.total() / 4)
   return () if is_free else tuple(sorted(counts))
 

@@ -181,7 +181,7 @@ class Model:
       An answer for each.
 
     Raises:
-      ValueError: if the prompt is of another model.
+      ValueError: if the prompt is of another model, or `inputs` is one text.
     """
     return self.predictor.generate(inputs, self._array(prompt), max_length)
 
@@ -202,8 +202,8 @@ class Model:
       For each input, label -> log likelihood in nats, the likeliest first.
 
     Raises:
-      ValueError: if the prompt is of another model, or a label unknown to the
-        vocabulary.
+      ValueError: if the prompt is of another model, `inputs` is one text, or a
+        label unknown to the vocabulary or there twice.
     """
     return self.predictor.rank(inputs, labels, self._array(prompt))
 

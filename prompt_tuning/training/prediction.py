@@ -114,7 +114,14 @@ class Predictor:
 
     Returns:
       An answer for each input.
+
+    Raises:
+      ValueError: if there is one text in place of several, or no length.
     """
+    if max_length < 1:
+      raise ValueError(
+        f"Expected a max_length of at least 1, got {max_length}."
+      )
     run = self._compiled(None)
     return [
       self._vocabulary.decode(tokens[-1].tolist())
@@ -141,15 +148,20 @@ class Predictor:
       For each input, label -> log likelihood in nats, the likeliest first.
 
     Raises:
-      ValueError: if there is no label, or the vocabulary does not know one.
+      ValueError: if there is no label, the vocabulary does not know one, or two
+        are the same to it; or if there is one text in place of several.
     """
-    if not labels:
-      raise ValueError("Ranking needs labels, got none.")
+    if not labels or isinstance(labels, str):
+      raise ValueError(f"Ranking needs a list of labels, got {labels!r}.")
     run = self._compiled(tuple(labels))
     encoded = {
       (*self._vocabulary.encode(label), self._vocabulary.eos_id): label
       for label in labels
     }
+    if len(encoded) < len(labels) or (self._vocabulary.eos_id,) in encoded:
+      raise ValueError(
+        f"Expected labels that differ in their tokens, got {list(labels)}."
+      )
     length = max(map(len, encoded))
     ranked = []
     for batch, count in self._batches(inputs, length):
@@ -167,6 +179,8 @@ class Predictor:
     self, inputs: Sequence[str], target_length: int
   ) -> Iterator[tuple[dict[str, jax.Array], int]]:
     """Yields features [B, ...], and how many rows are inputs."""
+    if isinstance(inputs, str):
+      raise ValueError(f"Expected a list of texts, got one: {inputs[:80]!r}.")
     eos = self._vocabulary.eos_id
     encoded = [[*self._vocabulary.encode(text), eos] for text in inputs]
     for start in range(0, len(encoded), self._batch_size):

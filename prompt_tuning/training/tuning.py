@@ -135,7 +135,7 @@ class Base:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How a prompt is trained; the defaults are the paper's (section 3).
+  """How a prompt is trained.
 
   Attributes:
     length: Positions of the prompt, P.
@@ -151,6 +151,9 @@ class Settings:
     rank: Whether validation ranks the labels instead of generating text.
     folder: The run's folder, with its checkpoints, its record and its prompt;
       a run that was interrupted there goes on. None: a temporary one.
+
+  Raises:
+    ValueError: if a number is not positive.
   """
 
   length: int
@@ -163,6 +166,19 @@ class Settings:
   stats_period: int | None
   rank: bool
   folder: str
+
+  def __post_init__(self):
+    for name in (
+      "length",
+      "steps",
+      "learning_rate",
+      "batch_size",
+      "eval_period",
+      "stats_period",
+    ):
+      value = getattr(self, name)
+      if value is not None and value <= 0:
+        raise ValueError(f"Expected {name} to be positive, got {value}.")
 
   @property
   def period(self) -> int:

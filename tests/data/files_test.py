@@ -70,6 +70,8 @@ def test_spaces_around_labels_do_not_count(tmp_path):
     assert sorted(data.labels) == ["bad", "good"]
     cells = {row.cells["label"] for row in data.splits["train"]}
     assert cells == {"bad", "good"}
+  # As three labels they would be too many for ten rows.
+  assert files.find_labels(["good", "good ", "bad"] * 3) == ("bad", "good")
 
 
 def test_many_targets_are_free_text(tmp_path):

@@ -333,6 +333,9 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
       "Expected init to be one of",
     ),
     ({"train": PAIRS, "length": 1}, "Got 2 class labels for a prompt of 1"),
+    ({"train": PAIRS, "length": 0}, "Expected length to be positive, got 0"),
+    ({"train": PAIRS, "eval_period": 0}, "Expected eval_period to be positive"),
+    ({"train": PAIRS, "learning_rate": -1.0}, "Expected learning_rate to be"),
     ({"train": "ladder_cp"}, "No seqio task or mixture 'ladder_cp'"),
     ({"train": "ladder_cb", "labels": ["yes"]}, "has a validation split and"),
   ],
@@ -340,6 +343,16 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
 def test_wrong_arguments_are_refused(model, arguments, message):
   with pytest.raises(ValueError, match=message):
     model.tune(**arguments)
+
+
+def test_wrong_inputs_and_labels_are_refused(model):
+  with pytest.raises(ValueError, match="Expected a list of texts, got one"):
+    model.generate("a text")
+  with pytest.raises(ValueError, match="max_length of at least 1, got 0"):
+    model.generate(["a text"], max_length=0)
+  for labels in ("yes", [], ["yes", " yes"], ["yes", ""]):
+    with pytest.raises(ValueError, match="labels"):
+      model.rank(["a text"], labels)
 
 
 def test_few_pairs_of_short_targets_are_said_to_be_free_text(model, caplog):
