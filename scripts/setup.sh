@@ -38,7 +38,7 @@ else
   "$base" -m venv --clear "$venv"
 fi
 
-echo "Installing into $venv: 4 GB${1:+ and 1 GB for $1}, some minutes."
+echo "Installing into $venv: 4 GB${1:+ and, for $1, torch: 1 GB, or more with CUDA}. It takes minutes."
 "$venv/bin/python" -m pip install --disable-pip-version-check \
   --constraint "$root/constraints.txt" \
   --editable "$root[$extras]" --editable "$root/runtime"

@@ -44,7 +44,7 @@ class Value(Strict):
     bindings: Name -> value.
     facts: Name -> what "$axis.name" stands for.
     majority: Of a task, the score of giving its most frequent answer.
-    last: Whether its cells need what the sheet's others leave in `runs`.
+    last: Whether its cells need what the sheet's others leave behind.
   """
 
   label: str | None = None
@@ -91,7 +91,7 @@ class Cell:
     name: Unique in the sheet.
     point: Axis -> value.
     folder: Where it runs, from the repository's root.
-    last: Whether it needs what the sheet's others leave there.
+    last: Whether it needs what the sheet's others leave behind.
     command: To run there.
     keeps_prompt: Whether the prompt that it leaves is filed.
   """

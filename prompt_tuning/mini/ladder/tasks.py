@@ -12,7 +12,7 @@ from prompt_tuning.mini.ladder import corpus, examples, probes
 __all__ = ["corpus", "probes"]
 
 PREFIX = "ladder"
-# Their ability shows in a probe of the largest model: results/ladder. That of
+# Their ability shows in a probe of ladder_m (results/tables/ladder.md). That of
 # ReCoRD (who it is of two people) and WiC (two senses of a word) did not. WSC's
 # (who a pronoun is) is right in all cases from size xs on, and tells few models
 # apart.
