@@ -114,8 +114,10 @@ def _job_routes(
   """Returns the routes of jobs, whose worker the service then has."""
   if not args.jobs:
     return []
-  store = JobStore(args.jobs)
+  fingerprint = service.engine.model.fingerprint
+  store = JobStore(args.jobs, service.base, fingerprint)
   command = [sys.executable, "-m", "prompt_tuning.serving.worker"]
+  command.append(f"--fingerprint={fingerprint}")
   for name in ("checkpoint", "vocabulary", "dtype", "jobs", "prompts"):
     if (value := getattr(args, name)) is not None:
       command.append(f"--{name}={value}")
@@ -128,11 +130,10 @@ def _job_routes(
 
 def make_application(args: argparse.Namespace, service: Service) -> ASGIApp:
   """Makes the application, page and jobs included."""
+  tuning = _job_routes(args, service)  # First: it checks the folder.
   examples = _demo_examples(args, service) if args.demo else []
   return app.make(
-    service,
-    page.router(service, examples, tunes=bool(args.jobs)),
-    *_job_routes(args, service),
+    service, page.router(service, examples, tunes=bool(args.jobs)), *tuning
   )
 
 
@@ -151,6 +152,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.error("--checkpoint is required, or --demo")
   if args.option and not args.submit:
     parser.error("--option is for --submit")
+  if args.submit and not args.jobs:
+    parser.error("--submit is for --jobs, and there are none")
   cluster_options.read(args.option)
   return args
 

@@ -298,9 +298,8 @@ class _Stream:
   async def events(self) -> AsyncIterator[str]:
     """Yields what is sent."""
     try:
-      async with asyncio.timeout(self._service.limits.answer_seconds):
-        async for chunk in self._chunks():
-          yield _event({**self._head, **chunk})
+      async for chunk in self._chunks():
+        yield _event({**self._head, **chunk})
     except TimeoutError:
       yield _event(self._service.late().body)
     except ApiError as error:
@@ -313,8 +312,11 @@ class _Stream:
   async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
     streams = [self._texts.stream() for _ in self._rows]
     left = len(self._rows)
+    deadline = self._loop.time() + self._service.limits.answer_seconds
     while left:
-      index, token = await self._queue.get()
+      # Not around what is yielded: a client may take its time.
+      async with asyncio.timeout_at(deadline):
+        index, token = await self._queue.get()
       stream = streams[index]
       if token is None:
         left -= 1

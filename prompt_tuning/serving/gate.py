@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -16,6 +17,8 @@ from prompt_tuning.serving.errors import ApiError
 
 # Clients whose rates are remembered.
 _CLIENTS = 10_000
+# Uploads that are in memory at once; others wait, unread.
+_UPLOADS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Limits:
 
   Attributes:
     keys: SHA-256 of the keys that are let in; None: anybody is.
-    requests_per_minute: Of a key, or, without keys, of an address; 0: any.
+    requests_per_minute: Of a key, or, without keys, of an address; with wrong
+      keys, of an address too. 0: any.
     body_bytes: Of a request.
     upload_bytes: Of a file that is uploaded.
     read_seconds: For a request to arrive.
@@ -82,6 +86,7 @@ class Gate:
     self._limits = limits
     self._open = tuple(open_paths)
     self._upload = tuple(upload_paths)
+    self._uploads = asyncio.Semaphore(_UPLOADS)
     # Client -> (requests that it may send now, when that was so).
     self._allowed: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -93,28 +98,28 @@ class Gate:
     try:
       if not _is_in(scope["path"], self._open):
         self._check_rate(self._client(scope))
-      body = await self._read(scope, receive)
+      is_upload = scope["method"] in ("POST", "PUT") and _is_in(
+        scope["path"], self._upload
+      )
+      async with self._uploads if is_upload else contextlib.nullcontext():
+        body = await self._read(scope, receive)
+        await self._app(scope, _replay(body, receive), self._timed(send))
     except ApiError as error:
       await error.response()(scope, receive, self._timed(send))
-      return
-    messages = iter([{"type": "http.request", "body": body}])
-
-    async def replay() -> Message:
-      return next(messages, None) or await receive()
-
-    await self._app(scope, replay, self._timed(send))
 
   def _client(self, scope: Scope) -> str:
     """Returns who sends, if that one is let in."""
     keys = self._limits.keys
+    address = (scope.get("client") or ("",))[0]
     if keys is None:
-      return (scope.get("client") or ("",))[0]
+      return address
     headers = dict(scope["headers"])
     kind, _, key = (
       headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     )
     digest = _digest(key.strip())
     if kind.lower() != "bearer" or digest not in keys:
+      self._check_rate(address)
       raise ApiError(
         401,
         "Expected a key of this server, in the header 'Authorization: Bearer "
@@ -186,6 +191,16 @@ class Gate:
         await send(message)
 
     return timed
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+  """Returns what gives a body that was read, and then what comes after it."""
+  messages = iter([{"type": "http.request", "body": body}])
+
+  async def replay() -> Message:
+    return next(messages, None) or await receive()
+
+  return replay
 
 
 def _is_in(path: str, places: Sequence[str]) -> bool:

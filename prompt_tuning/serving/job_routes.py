@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 import json
+import re
 from typing import Any, Literal
 
 import fastapi
@@ -19,6 +20,7 @@ from prompt_tuning.serving.service import Service
 _LOOK_SECONDS = 0.5
 _RATE, _HIGHEST_RATE = 0.3, 100.0
 _MOST_STEPS = 1_000_000
+_LARGEST_BATCH = 1024
 _SUFFIX = r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}"
 
 
@@ -118,11 +120,12 @@ def router(
   ):
     job_of(id)
     if not stream:  # The newest first, as OpenAI's.
-      found = [_event(event) for event in reversed(store.events(id))]
-      return _page(found, limit, after)
-    last = request.headers.get("last-event-id", "0")
+      all_events = store.events(id, limit=-1)
+      return _page([_event(x) for x in reversed(all_events)], limit, after)
+    last = request.headers.get("last-event-id", "")
+    is_number = re.fullmatch("[0-9]{1,18}", last)
     return responses.StreamingResponse(
-      _stream(service, store, id, int(last) if last.isdigit() else 0),
+      _stream(service, store, id, int(last) if is_number else 0),
       media_type="text/event-stream",
       headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -191,10 +194,11 @@ def _settings(body: NewJob, pairs: int, longest: int) -> jobs_lib.Settings:
   batch_size = given.batch_size
   if batch_size == "auto":
     batch_size = min(default.batch_size, pairs)
-  if not 1 <= batch_size <= pairs:
+  most = min(pairs, _LARGEST_BATCH)
+  if not 1 <= batch_size <= most:
     raise errors.invalid(
-      f"Expected a batch size from 1 to {pairs}, the examples of the file, got "
-      f"{batch_size}.",
+      f"Expected a batch size from 1 to {most}, got {batch_size}: the file has "
+      f"{pairs} examples, and {_LARGEST_BATCH} is the most for any.",
       "hyperparameters.batch_size",
     )
   steps = given.steps or default.steps
@@ -226,6 +230,7 @@ def _settings(body: NewJob, pairs: int, longest: int) -> jobs_lib.Settings:
     batch_size=batch_size,
     seed=body.seed,
     rank=given.rank,
+    n_epochs=None if given.n_epochs == "auto" else given.n_epochs,
   )
 
 
@@ -251,7 +256,7 @@ def _job(service: Service, job: Job) -> dict[str, Any]:
     "created_at": job.created,
     "finished_at": job.finished,
     "status": job.status,
-    "model": service.base,
+    "model": job.model or service.base,
     "fine_tuned_model": job.prompt if is_done else None,
     "organization_id": "prompt_tuning",
     "training_file": job.training_file,
@@ -260,7 +265,7 @@ def _job(service: Service, job: Job) -> dict[str, Any]:
     "trained_tokens": None,
     "seed": settings.seed,
     "hyperparameters": {
-      "n_epochs": "auto",
+      "n_epochs": settings.n_epochs or "auto",
       "batch_size": settings.batch_size,
       "learning_rate_multiplier": settings.learning_rate / _RATE,
       "length": settings.length,
@@ -319,6 +324,8 @@ async def _stream(
     for event in new:
       after = event.number
       yield f"id: {after}\ndata: {json.dumps(_event(event))}\n\n"
+    if new:  # There may be more.
+      continue
     if is_over:
       yield "data: [DONE]\n\n"
       return

@@ -12,11 +12,13 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import sqlite3
 import time
 from typing import Any
 
 from prompt_tuning import safe_files
+from prompt_tuning.serving import data_sets, job_tables
 from prompt_tuning.serving.jobs import (
   CANCELLED,
   FAILED,
@@ -28,24 +30,11 @@ from prompt_tuning.serving.jobs import (
   Settings,
 )
 
-_SCHEMA = """
-create table if not exists files (
-  id text primary key, name text, bytes integer, pairs integer,
-  created integer);
-create table if not exists jobs (
-  number integer primary key autoincrement, id text unique, created integer,
-  status text, prompt text, settings text, training_file text,
-  validation_file text, error text, finished integer, score real, step integer,
-  attempts integer default 0, is_cancelled integer default 0);
-create table if not exists events (
-  number integer primary key autoincrement, job text, created real, kind text,
-  message text, data text);
-create index if not exists events_of_jobs on events (job, number);
-"""
-# What tables of earlier releases lack. `saved`: the last checkpoint's step.
-_ADDED = {"tries": "integer default 0", "saved": "integer default -1"}
 # A job that ends as many workers, and comes no further, is not begun again.
 MAX_TRIES = 5
+_IS_OPEN = "status in ('queued', 'running')"
+# Of a store's own base model, as far as is known: older jobs name none.
+_IS_OWN = "(fingerprint is null or fingerprint = ?)"
 
 
 class UnknownError(KeyError):
@@ -59,23 +48,39 @@ class InUseError(Exception):
 class JobStore:
   """The data sets and jobs of a folder; any thread may call."""
 
-  def __init__(self, folder: str | os.PathLike[str]):
-    """Opens the folder, or makes one."""
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    model: str | None = None,
+    fingerprint: str | None = None,
+  ):
+    """Opens the folder, or makes one.
+
+    Args:
+      folder: On a disk; stores of several models may share it.
+      model: The name of the base model, for new jobs.
+      fingerprint: What the base model is known by: work is on its jobs alone.
+
+    Raises:
+      ValueError: if the folder is one of a bucket.
+    """
+    if "://" in os.fspath(folder):
+      raise ValueError(f"Expected a folder on a disk for jobs, got {folder}.")
     self.folder = pathlib.Path(folder)
+    self._model, self._fingerprint = model, fingerprint
     for name in ("files", "runs"):
       (self.folder / name).mkdir(parents=True, exist_ok=True)
     with self._open() as connection:
-      connection.execute("pragma journal_mode = wal")
-      connection.executescript(_SCHEMA)
-      connection.execute("begin immediate")  # Others may open it now, too.
-      there = {row[1] for row in connection.execute("pragma table_info(jobs)")}
-      for name, kind in _ADDED.items():
-        if name not in there:
-          connection.execute(f"alter table jobs add column {name} {kind}")
+      job_tables.make(connection)
 
   def run_folder(self, job: Job) -> pathlib.Path:
     """Where a job trains."""
     return self.folder / "runs" / job.id
+
+  def remove_run(self, job: Job) -> None:
+    """Removes where a job trained, with what a cluster left beside it."""
+    for folder in (self.folder / "runs").glob(f"{job.id}*"):
+      shutil.rmtree(folder, ignore_errors=True)
 
   def add_file(self, name: str, content: bytes) -> File:
     """Keeps a data set.
@@ -83,7 +88,7 @@ class JobStore:
     Raises:
       ValueError: if it is none; it names the line.
     """
-    pairs = parse_pairs(content)
+    pairs = data_sets.parse_pairs(content)
     file = File(
       _new_id("file"), name, len(content), len(pairs), int(time.time())
     )
@@ -107,12 +112,7 @@ class JobStore:
       UnknownError: if there is none.
     """
     with self._open() as connection:
-      row = connection.execute(
-        "select * from files where id = ?", [id]
-      ).fetchone()
-    if row is None:
-      raise UnknownError(id)
-    return File(*row)
+      return _file(connection, id)
 
   def content(self, id: str) -> bytes:
     """Returns what is in a file."""
@@ -122,19 +122,21 @@ class JobStore:
     """Removes a file.
 
     Raises:
+      UnknownError: if there is none.
       InUseError: if a job needs it that is not over.
     """
-    path = self._path(self.file(id).id)
     with self._open() as connection:
+      connection.execute("begin immediate")  # No job is added meanwhile.
+      _file(connection, id)
       needed = connection.execute(
         "select id from jobs where ? in (training_file, validation_file) "
-        "and status in (?, ?)",
-        [id, QUEUED, RUNNING],
+        f"and {_IS_OPEN}",
+        [id],
       ).fetchone()
       if needed:
         raise InUseError(f"The job {needed[0]} needs {id}.")
       connection.execute("delete from files where id = ?", [id])
-    path.unlink(missing_ok=True)
+    self._path(id).unlink(missing_ok=True)
 
   def add_job(
     self,
@@ -154,13 +156,15 @@ class JobStore:
     Raises:
       UnknownError: if there is no such file.
     """
-    for file in filter(None, (training_file, validation_file)):
-      self.file(file)
     id = _new_id("ftjob")
     with self._open() as connection:
+      connection.execute("begin immediate")  # No file is removed meanwhile.
+      for file in filter(None, (training_file, validation_file)):
+        _file(connection, file)
       connection.execute(
         "insert into jobs (id, created, status, prompt, settings, "
-        "training_file, validation_file) values (?, ?, ?, ?, ?, ?, ?)",
+        "training_file, validation_file, model, fingerprint) "
+        "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
           id,
           int(time.time()),
@@ -169,6 +173,8 @@ class JobStore:
           json.dumps(dataclasses.asdict(settings)),
           training_file,
           validation_file,
+          self._model,
+          self._fingerprint,
         ],
       )
       _note(connection, id, "status", "The job is queued.", {"status": QUEUED})
@@ -189,13 +195,17 @@ class JobStore:
     return found[0]
 
   def has_work(self) -> bool:
-    """Whether there is a job that is not over."""
-    return bool(self._jobs("status in (?, ?) limit 1", QUEUED, RUNNING))
+    """Whether there is a job of the base model that is not over."""
+    return bool(
+      self._jobs(f"{_IS_OPEN} and {_IS_OWN} limit 1", self._fingerprint)
+    )
 
   def claims(self) -> int:
-    """Returns how often a job was begun, or begun again, by any worker."""
+    """Returns how often a job of the base model was begun, or begun again."""
     with self._open() as connection:
-      row = connection.execute("select sum(attempts) from jobs").fetchone()
+      row = connection.execute(
+        f"select sum(attempts) from jobs where {_IS_OWN}", [self._fingerprint]
+      ).fetchone()
     return row[0] or 0
 
   def cancel(self, id: str) -> Job:
@@ -209,13 +219,11 @@ class JobStore:
   def claim(self) -> Job | None:
     """Returns the job to work on, for the one worker that there is.
 
-    That is the one that a worker left, or the oldest.
+    That is the one that a worker left, or the oldest, of the base model.
     """
     for job in self._jobs(
-      "status in (?, ?) order by status = ? desc, number",
-      QUEUED,
-      RUNNING,
-      RUNNING,
+      f"{_IS_OPEN} and {_IS_OWN} order by status = 'running' desc, number",
+      self._fingerprint,
     ):
       if job.is_cancelled:
         self.finish(job, CANCELLED)
@@ -229,8 +237,8 @@ class JobStore:
         with self._open() as connection:
           claimed = connection.execute(
             "update jobs set status = ?, attempts = attempts + 1, "
-            "tries = tries + 1 where id = ? and status in (?, ?)",
-            [RUNNING, job.id, QUEUED, RUNNING],
+            f"tries = tries + 1 where id = ? and {_IS_OPEN}",
+            [RUNNING, job.id],
           ).rowcount
           if not claimed:  # It was cancelled just now.
             continue
@@ -261,7 +269,7 @@ class JobStore:
 
   def pairs(self, file: str) -> list[tuple[str, str]]:
     """Returns the examples of a file."""
-    return parse_pairs(self.content(file))
+    return data_sets.parse_pairs(self.content(file))
 
   def note(
     self, job: Job, kind: str, message: str, data: Mapping[str, Any]
@@ -279,9 +287,8 @@ class JobStore:
     step: int | None = None,
   ) -> None:
     """Ends a job, if it has not ended before."""
-    is_open = "status in ('queued', 'running')"
     with self._open() as connection:
-      _end(connection, job.id, status, is_open, error, score, step)
+      _end(connection, job.id, status, _IS_OPEN, error, score, step)
 
   def events(
     self, id: str, after: int = 0, limit: int = 1000
@@ -291,7 +298,7 @@ class JobStore:
     Args:
       id: Of the job.
       after: The number of the last that is known.
-      limit: How many, at most.
+      limit: How many, at most; -1: all.
     """
     with self._open() as connection:
       rows = connection.execute(
@@ -333,6 +340,13 @@ class JobStore:
       connection.close()
 
 
+def _file(connection: sqlite3.Connection, id: str) -> File:
+  row = connection.execute("select * from files where id = ?", [id]).fetchone()
+  if row is None:
+    raise UnknownError(id)
+  return File(*row)
+
+
 def _new_id(kind: str) -> str:
   return f"{kind}-{secrets.token_hex(12)}"
 
@@ -368,33 +382,3 @@ def _end(
   if changed:
     message = f"The job has {status}." if status != CANCELLED else "Cancelled."
     _note(connection, id, "status", error or message, {"status": status})
-
-
-def parse_pairs(content: bytes) -> list[tuple[str, str]]:
-  """Reads lines of JSON with the texts `prompt` and `completion`.
-
-  Raises:
-    ValueError: for a line that is another, which it names, or if there is none.
-  """
-  try:
-    lines = content.decode("utf-8-sig").split("\n")
-  except UnicodeDecodeError as error:
-    raise ValueError(f"Expected UTF-8, got {error}.") from None
-  pairs = []
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-      pair = row["prompt"], row["completion"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-      pair = ()
-    if not pair or not all(isinstance(x, str) and x.strip() for x in pair):
-      raise ValueError(
-        f"Line {number}: expected an object of JSON with the texts 'prompt' "
-        f"and 'completion', got {line[:80]!r}."
-      )
-    pairs.append(pair)
-  if not pairs:
-    raise ValueError("Expected lines of JSON, got none.")
-  return pairs

@@ -30,7 +30,10 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How a prompt is tuned; see `prompt_tuning.Model.tune`."""
+  """How a prompt is tuned; see `prompt_tuning.Model.tune`.
+
+  `n_epochs` is what was asked for, if the steps are made of it.
+  """
 
   length: int = 20
   steps: int = 300
@@ -39,6 +42,7 @@ class Settings:
   batch_size: int = 16
   seed: int = 0
   rank: bool = False
+  n_epochs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Job:
     attempts: How often it was begun, or begun again.
     tries: The same, since it last came further or was stopped in good order.
     is_cancelled: Whether it is to end without a prompt.
+    model: The name of the base model; earlier releases did not keep it.
   """
 
   number: int
@@ -78,6 +83,7 @@ class Job:
   attempts: int
   tries: int
   is_cancelled: bool
+  model: str | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ import subprocess
 import time
 from typing import Any
 
+from absl import logging
+
 import prompt_tuning as pt
 from prompt_tuning import safe_files
 from prompt_tuning.training.tuned_prompt import TunedPrompt
@@ -181,7 +183,9 @@ class _Work:
 
   def __call__(self) -> None:
     """Tunes a prompt."""
-    with (self.place / "events.jsonl").open("a") as told:
+    path = self.place / "events.jsonl"
+    _end_last_line(path)
+    with path.open("a") as told:
 
       def on_event(event: events.Event) -> None:
         if event.kind != "step":
@@ -206,6 +210,15 @@ class _Work:
     safe_files.write(self.result, json.dumps(outcome).encode())
 
 
+def _end_last_line(path: pathlib.Path) -> None:
+  """Ends the line of a file that a machine died in, if there is one."""
+  with path.open("ab+") as file:
+    if file.tell():
+      file.seek(-1, os.SEEK_END)
+      if file.read() != b"\n":
+        file.write(b"\n")
+
+
 def _tell(place: pathlib.Path, on_event: events.OnEvent) -> int:
   """Tells what is new; how much was told outlives the worker.
 
@@ -221,10 +234,14 @@ def _tell(place: pathlib.Path, on_event: events.OnEvent) -> int:
     for line in file:
       if not line.endswith(b"\n"):  # The rest of it comes later.
         break
-      event = events.Event(**json.loads(line))
-      on_event(event)
-      if event.kind == "checkpoint":
-        saved = max(saved, event.step)
+      try:
+        event = events.Event(**json.loads(line))
+      except ValueError:
+        logging.warning("%s has half a line: %r", path, line[:80])
+      else:
+        on_event(event)
+        if event.kind == "checkpoint":
+          saved = max(saved, event.step)
       start += len(line)
       safe_files.write(told, str(start).encode())
   return saved

@@ -76,12 +76,13 @@ class PromptStore:
     """Reads what is new in the folder, and forgets what is gone."""
     with self._lock:
       self._refreshed = time.monotonic()
-      found = {}
-      for name, stamp in sorted(_files(self.folder).items()):
+      files, chosen, found = _files(self.folder), {}, {}
+      for name in sorted(files):  # Of two of a name, the .safetensors is last.
         stem, suffix = os.path.splitext(name)
-        if suffix not in _SUFFIXES or not _NAME.fullmatch(stem):
-          continue
-        known, stamp = self._entries.get(stem), (name, *stamp)
+        if suffix in _SUFFIXES and _NAME.fullmatch(stem):
+          chosen[stem] = name
+      for stem, name in chosen.items():
+        known, stamp = self._entries.get(stem), (name, *files[name])
         if known is None or known.stamp != stamp:
           known = _Entry(self._read_or_tell(self.folder / name), stamp)
         found[stem] = known
@@ -125,7 +126,7 @@ class PromptStore:
       self._refresh_if_late()
       # A job may have ended just now.
       if name not in self._entries and self._refreshed <= asked:
-        self.refresh()
+        self._try_to_refresh()
       entry = self._entries.get(name)
     if entry is None or entry.prompt is None:
       raise UnknownPromptError(name)
@@ -181,7 +182,14 @@ class PromptStore:
 
   def _refresh_if_late(self) -> None:
     if self._is_late():
+      self._try_to_refresh()
+
+  def _try_to_refresh(self) -> None:
+    """Refreshes; if the folder cannot be listed, what is known stays."""
+    try:
       self.refresh()
+    except Exception as error:  # Those of a bucket are of many kinds.
+      logging.error("%s cannot be listed: %r", self.folder, error)
 
   def _read_or_tell(self, path: epath.Path) -> Prompt | None:
     try:

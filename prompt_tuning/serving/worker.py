@@ -1,7 +1,7 @@
 """The process that tunes prompts, one job after another, and ends with them.
 
   python -m prompt_tuning.serving.worker --checkpoint=... --jobs=DIR \\
-    --prompts=DIR
+    --prompts=DIR --fingerprint=...
 
 A job's run goes on where it was stopped or killed, and ends with the same
 prompt.
@@ -13,11 +13,13 @@ import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
 
 import argparse
 from collections.abc import Callable
+import contextlib
 import functools
 import math
 import os
 import pathlib
 import signal
+import sqlite3
 import threading
 from typing import Any
 
@@ -34,8 +36,10 @@ from t5x import compilation_cache, events
 
 # Of the server, which answers meanwhile.
 _NICENESS = 10
-# Of a job's curve, about.
-_LOSSES = 100
+# Of a job's curves, about.
+_LOSSES, _SCORES = 100, 10
+# Between looks at whether to stop, while another worker is there.
+_LOOK_SECONDS = 0.5
 
 
 def work(
@@ -51,11 +55,17 @@ def work(
     model: The base model, or what stands for it.
     prompts: Folder for the prompts.
     should_stop: Whether to leave the rest to another worker.
+
+  Raises:
+    OSError: if a job can only be left to another worker, such as for want of
+      room on a disk; or sqlite3.OperationalError. The store counts tries.
   """
   while not should_stop() and (job := store.claim()) is not None:
     try:
       if not _tune(store, model, prompts, job, should_stop):
         return
+    except (OSError, sqlite3.OperationalError):
+      raise
     except (ValueError, FloatingPointError) as error:
       store.finish(job, jobs.FAILED, error=str(error))
     except Exception:
@@ -83,6 +93,7 @@ def _tune(
 
   settings = job.settings
   validation = job.validation_file
+  stats_period, eval_period = _periods(settings.steps)
   try:
     prompt = model.tune(
       store.pairs(job.training_file),
@@ -94,7 +105,8 @@ def _tune(
       batch_size=settings.batch_size,
       seed=settings.seed,
       rank=settings.rank,
-      stats_period=max(1, settings.steps // _LOSSES),
+      stats_period=stats_period,
+      eval_period=eval_period,
       folder=store.run_folder(job),
       on_event=on_event,
       should_stop=should_end,
@@ -103,6 +115,7 @@ def _tune(
     prompt = None
   if store.job(job.id).is_cancelled:
     store.finish(job, jobs.CANCELLED)
+    store.remove_run(job)
     return True
   if prompt is None or prompt.status == "interrupted":
     store.release(job)
@@ -115,7 +128,15 @@ def _tune(
     score=prompt.score,
     step=None if prompt.metadata is None else prompt.metadata.step,
   )
+  store.remove_run(job)
   return True
+
+
+def _periods(steps: int) -> tuple[int, int]:
+  """Returns the steps between losses, and between scores, a multiple."""
+  stats = max(1, steps // _LOSSES)
+  evals = max(1, steps // _SCORES)
+  return stats, evals - evals % stats
 
 
 def _note(store: JobStore, job: Job, event: events.Event) -> None:
@@ -140,11 +161,23 @@ def _finite(value: float) -> float | None:
   return value if math.isfinite(value) else None
 
 
+def _acquire(
+  lock: filelock.BaseFileLock, should_stop: Callable[[], bool]
+) -> bool:
+  """Waits for a lock; returns False if it should stop first."""
+  while not should_stop():
+    with contextlib.suppress(filelock.Timeout):
+      lock.acquire(timeout=_LOOK_SECONDS)
+      return True
+  return False
+
+
 def main() -> None:
   """Works; SIGTERM, or the end of the server, stops it."""
   parser = argparse.ArgumentParser(description=__doc__)
   for name in ("checkpoint", "jobs", "prompts"):
     parser.add_argument(f"--{name}", required=True)
+  parser.add_argument("--fingerprint")
   parser.add_argument("--vocabulary")
   parser.add_argument("--dtype", default="float32")
   parser.add_argument("--submit")
@@ -157,9 +190,16 @@ def main() -> None:
   signal.signal(signal.SIGTERM, lambda *_: stop.set())
   # A terminal's Ctrl-C reaches this too: the server says when to stop.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  store = JobStore(args.jobs)
+
+  def should_stop() -> bool:
+    return stop.is_set() or os.getppid() != parent
+
+  store = JobStore(args.jobs, fingerprint=args.fingerprint)
   # One that a killed server left ends after its step.
-  with filelock.FileLock(store.folder / "worker.lock"):
+  lock = filelock.FileLock(store.folder / "worker.lock")
+  if not _acquire(lock, should_stop):
+    return
+  with lock:
     load = functools.partial(
       pt.load, args.checkpoint, args.vocabulary, dtype=args.dtype
     )
@@ -169,7 +209,7 @@ def main() -> None:
       if args.submit
       else load(),
       epath.Path(args.prompts),
-      lambda: stop.is_set() or os.getppid() != parent,
+      should_stop,
     )
 
 

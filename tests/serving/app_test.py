@@ -5,6 +5,7 @@ import json
 import threading
 import time
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -13,7 +14,7 @@ import tiny
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import peft_adapters
-from prompt_tuning.serving import prompt_store
+from prompt_tuning.serving import app, prompt_store
 from prompt_tuning.serving.requests import Token
 from prompt_tuning.serving.texts import Texts
 
@@ -92,6 +93,34 @@ def test_stream_tells_of_every_token(service):
       assert [x for part in told for x in part[name]] == values
     counts.append(len(choice["logprobs"]["tokens"]))
   assert counts[1] < counts[0]
+
+
+def test_stream_waits_for_a_slow_reader(engine, tmp_path):
+  """The deadline is the engine's."""
+  service = served.make_service(engine, tmp_path / "prompts", answer_seconds=2)
+  server, pauses = app.make(service), [2.5]
+
+  async def slowly(scope, receive, send):
+    async def late(message):
+      if message.get("body") and pauses:
+        await asyncio.sleep(pauses.pop())
+      await send(message)
+
+    await server(scope, receive, late)
+
+  async def run():
+    transport = httpx.ASGITransport(slowly)
+    body = {"model": served.BASE, "prompt": "hello", "stream": True, "n": 4}
+    async with httpx.AsyncClient(
+      transport=transport, base_url="http://served"
+    ) as http:
+      return await http.post(
+        served.COMPLETIONS, json={**body, "max_tokens": 8, "temperature": 1}
+      )
+
+  text = asyncio.run(run()).text
+  assert text.count('"finish_reason": "') == 4
+  assert text.endswith("data: [DONE]\n\n")
 
 
 def test_upload_leaves_other_requests_alone(service, prompts, monkeypatch):
@@ -174,6 +203,34 @@ def test_files_that_others_write_are_served(service, prompts):
   (folder / "late.npy").unlink()
   service.store.refresh()
   assert served.complete(service, model="late").status_code == 404
+
+
+def test_of_two_files_of_a_name_one_is_read_and_once(
+  service, prompts, monkeypatch
+):
+  read = []
+  monkeypatch.setattr(service.store, "_read_or_tell", read.append)
+  prompt_files.save_prompt(
+    service.store.folder / "prompt_1.npy", prompts[3].array
+  )
+  service.store.refresh()
+  assert not read
+
+
+def test_what_is_known_is_served_when_the_folder_cannot_be_listed(
+  service, prompts, monkeypatch
+):
+  def fail(folder):
+    raise OSError(116, "Stale file handle")
+
+  monkeypatch.setattr(prompt_store, "_files", fail)
+  service.store._period = -1  # It looks each time.
+  assert served.complete(service).status_code == 200
+  assert served.complete(service, model="none").status_code == 404
+  models = served.send(service, "GET", "/v1/models").json()["data"]
+  assert len(models) == 3
+  with pytest.raises(OSError, match="Stale"):
+    service.store.put("new", served.npy(prompts[0].array))
 
 
 def test_wrong_names_hold_up_nobody(service, monkeypatch):

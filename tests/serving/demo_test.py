@@ -9,7 +9,7 @@ import pytest
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.serving import command, demo, job_store
+from prompt_tuning.serving import command, data_sets, demo
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_what_was_tuned_or_changed_stays(args):
 def test_files_of_the_task_that_can_be_tuned(args):
   model = pt.load(args.checkpoint)
   train, validation = demo.data_sets(model, args.jobs)
-  pairs = job_store.parse_pairs(pathlib.Path(train).read_bytes())
+  pairs = data_sets.parse_pairs(pathlib.Path(train).read_bytes())
   assert len(pairs) == 1000
   assert {answer for _, answer in pairs} == {"True", "False"}
   lines = pathlib.Path(validation).read_text().splitlines()

@@ -1,6 +1,7 @@
 """What a store of jobs counts and keeps, also one that is older."""
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import json
 import sqlite3
@@ -147,12 +148,48 @@ def test_store_of_an_earlier_release_is_opened(store):
   job = _queue(store)
   store.claim()
   with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
-    for name in ("tries", "saved"):
+    for name in ("tries", "saved", "model", "fingerprint"):
       connection.execute(f"alter table jobs drop column {name}")
   connection.close()
   for _ in range(2):
-    store = JobStore(store.folder)
+    store = JobStore(store.folder, "tiny", "f")
     assert store.job(job.id).tries == 0
   assert store.claim().attempts == 2
   store.advance(job, 0)
   assert store.job(job.id).tries == 1
+
+
+def test_each_model_has_its_own_jobs(tmp_path):
+  stores = [JobStore(tmp_path, f"model_{x}", x) for x in "ab"]
+  queued = [_queue(store) for store in stores]
+  assert [job.model for job in queued] == ["model_a", "model_b"]
+  for _ in range(2):  # The older one is the first's.
+    assert stores[1].claim().id == queued[1].id
+  assert (stores[0].claims(), stores[1].claims()) == (0, 2)
+  stores[1].finish(queued[1], jobs.SUCCEEDED)
+  assert stores[1].claim() is None
+  assert [store.has_work() for store in stores] == [True, False]
+
+
+def test_file_is_not_removed_while_a_job_of_it_is_added(store, monkeypatch):
+  file = store.add_file("data.jsonl", LINE).id
+  look, removing = job_store._file, []
+  with concurrent.futures.ThreadPoolExecutor() as threads:
+
+    def look_and_remove(*arguments):
+      monkeypatch.setattr(job_store, "_file", look)
+      found = look(*arguments)
+      removing.append(threads.submit(store.delete_file, file))
+      concurrent.futures.wait(removing, timeout=0.5)
+      return found
+
+    monkeypatch.setattr(job_store, "_file", look_and_remove)
+    store.add_job(file, None, "mine", jobs.Settings())
+  with pytest.raises(job_store.InUseError):
+    removing[0].result()
+  assert store.content(file) == LINE
+
+
+def test_jobs_in_a_bucket_are_refused():
+  with pytest.raises(ValueError, match="Expected a folder on a disk"):
+    JobStore("gs://bucket/jobs")

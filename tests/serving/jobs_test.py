@@ -1,7 +1,6 @@
 """Tuning as a service: files, jobs, the worker, and what it survives."""
 
 import asyncio
-import dataclasses
 import itertools
 import json
 import os
@@ -175,23 +174,6 @@ def test_interrupted_job_ends_with_the_same_prompt(store, model, tmp_path):
   assert {"status", "start", "train", "eval"} <= set(kinds)
 
 
-def test_the_curve_of_a_job_has_about_a_hundred_losses(store, tmp_path):
-  """However many steps there are between evaluations."""
-  told = []
-
-  class Model:
-    """Notes how it is asked to tune."""
-
-    def tune(self, *pairs, stats_period, **settings):
-      told.append((settings["steps"], stats_period))
-      raise ValueError("It is not needed.")
-
-  for steps in (4, 300, 20_000):
-    _queue(store, dataclasses.replace(SETTINGS, steps=steps))
-  _work(store, Model(), tmp_path / "prompts")
-  assert told == [(4, 1), (300, 3), (20_000, 200)]
-
-
 def test_jobs_are_cancelled_and_fail_by_themselves(store, model, tmp_path):
   running, wrong, never, last = (
     _queue(store),
@@ -266,6 +248,8 @@ def test_wrong_jobs_are_refused(service, store):
   router = job_routes.router(service, store, lambda: None)
   file = store.add_file("data.jsonl", LINES).id
   good = {"model": served.BASE, "training_file": file}
+  many = store.add_file("data.jsonl", (LINES + b"\n") * 150).id
+  long = {"model": served.BASE, "training_file": many}
   for body, status, message in (
     ({**good, "model": "other"}, 404, "tuned for 'tiny'"),
     ({**good, "training_file": "../x"}, 404, "no file"),
@@ -275,6 +259,7 @@ def test_wrong_jobs_are_refused(service, store):
     ({**good, "hyperparameters": {"length": -1}}, 400, "length"),
     ({**good, "hyperparameters": {"length": 7}}, 400, "at most 6"),
     ({**good, "hyperparameters": {"batch_size": 9}}, 400, "from 1 to 8"),
+    ({**long, "hyperparameters": {"batch_size": 1025}}, 400, "from 1 to 1024"),
     ({**good, "hyperparameters": {"learning_rate": 0}}, 400, "learning_rate"),
     ({**good, "hyperparameters": {"init": "best"}}, 400, "init"),
     ({**good, "hyperparameters": {"n_epochs": 0}}, 400, "n_epochs"),
@@ -301,7 +286,8 @@ def test_wrong_jobs_are_refused(service, store):
   answer = served.send(
     service, "POST", "/v1/fine_tuning/jobs", router, json=epochs
   )
-  assert answer.json()["hyperparameters"]["steps"] == 8
+  shown = answer.json()["hyperparameters"]
+  assert (shown["steps"], shown["n_epochs"]) == (8, 3)
 
 
 def _await(condition, seconds=400):

@@ -213,6 +213,18 @@ def test_killed_worker_s_job_is_waited_for(cluster, tmp_path):
   assert sum(x.kind == "train" for x in store.events(job.id)) == 1
 
 
+def test_line_that_a_machine_died_in_is_skipped(tmp_path):
+  (tmp_path / "events.jsonl").write_text('{"kind": "tra')
+  settings = {"length": 1, "learning_rate": 1}
+  work = on_cluster._Work(
+    Model, [], None, str(tmp_path / "run"), tmp_path, settings
+  )
+  work()
+  told = []
+  on_cluster._tell(tmp_path, told.append)
+  assert [event.kind for event in told] == ["train"]
+
+
 def test_wrong_options_are_told(cluster, tmp_path):
   store = JobStore(tmp_path / "jobs")
   job = _queue(store)

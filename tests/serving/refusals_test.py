@@ -312,6 +312,11 @@ def test_keys_and_rates(engine, tmp_path):
       served.check_error(answers[2], 429, "2 requests a minute")
       assert 1 <= int(answers[2].headers["retry-after"]) <= 30
 
+    async with served.client(service) as http:
+      answers = [await http.get("/v1/models") for _ in range(3)]
+      assert [x.status_code for x in answers] == [401, 401, 429]
+      assert (await http.get("/v1/models", headers=headers)).status_code == 200
+
   asyncio.run(run())
   path.write_text("# none\n")
   with pytest.raises(ValueError, match="Expected keys"):
@@ -369,6 +374,7 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
   for arguments, message in (
     (["--checkpoint=none"], "none"),
     (["--checkpoint=checkpoints/ladder_xs/lm_100", "--keys=none"], "none"),
+    (["--checkpoint=none", "--submit=slurm"], "--submit is for --jobs"),
   ):
     with pytest.raises(SystemExit):
       command.main([*arguments, f"--prompts={tmp_path}", "--jobs="])

@@ -1,0 +1,37 @@
+"""The tables of a store of jobs, also of one that is older."""
+
+import sqlite3
+
+_SCHEMA = """
+create table if not exists files (
+  id text primary key, name text, bytes integer, pairs integer,
+  created integer);
+create table if not exists jobs (
+  number integer primary key autoincrement, id text unique, created integer,
+  status text, prompt text, settings text, training_file text,
+  validation_file text, error text, finished integer, score real, step integer,
+  attempts integer default 0, is_cancelled integer default 0);
+create table if not exists events (
+  number integer primary key autoincrement, job text, created real, kind text,
+  message text, data text);
+create index if not exists events_of_jobs on events (job, number);
+"""
+# What tables of earlier releases lack. `saved`: the last checkpoint's step;
+# `model` and `fingerprint`: the base model's name, and what it is known by.
+_ADDED = {
+  "tries": "integer default 0",
+  "saved": "integer default -1",
+  "model": "text",
+  "fingerprint": "text",
+}
+
+
+def make(connection: sqlite3.Connection) -> None:
+  """Makes the tables, or adds what they lack."""
+  connection.execute("pragma journal_mode = wal")
+  connection.executescript(_SCHEMA)
+  connection.execute("begin immediate")  # Others may open it now, too.
+  there = {row[1] for row in connection.execute("pragma table_info(jobs)")}
+  for name, kind in _ADDED.items():
+    if name not in there:
+      connection.execute(f"alter table jobs add column {name} {kind}")

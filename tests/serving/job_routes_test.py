@@ -1,0 +1,59 @@
+"""What is shown of jobs."""
+
+import json
+import sqlite3
+
+import pytest
+import served
+
+from prompt_tuning.serving import job_routes, jobs
+from prompt_tuning.serving.job_store import JobStore
+
+LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
+JOBS = "/v1/fine_tuning/jobs"
+
+
+@pytest.fixture
+def store(tmp_path):
+  return JobStore(tmp_path / "jobs", "another", "fingerprint")
+
+
+@pytest.fixture
+def ask(service, store):
+  """Returns what a path answers."""
+  router = job_routes.router(service, store, lambda: None)
+  return lambda path, **options: served.send(
+    service, "GET", f"{JOBS}{path}", router, **options
+  )
+
+
+@pytest.fixture
+def job(store):
+  file = store.add_file("data.jsonl", LINE)
+  return store.add_job(file.id, None, "mine", jobs.Settings())
+
+
+def test_job_of_another_model_says_so(job, ask):
+  assert ask(f"/{job.id}").json()["model"] == "another"
+
+
+def test_all_of_many_events_are_told(job, store, ask):
+  with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
+    connection.executemany(
+      "insert into events (job, created, kind, message, data) "
+      "values (?, 0, 'train', ?, '{}')",
+      [(job.id, str(i)) for i in range(2500)],
+    )
+  connection.close()
+  store.cancel(job.id)
+  path = f"/{job.id}/events"
+  page = ask(path, params={"limit": 2}).json()
+  texts = [event["message"] for event in page["data"]]
+  assert (texts, page["has_more"]) == (["Cancelled.", "2499"], True)
+  last = ask(path, params={"limit": 1, "after": page["last_id"]}).json()
+  assert last["data"][0]["message"] == "2498"
+  for number in ("", "9" * 30, "\xb2"):
+    headers = {"Last-Event-ID": number.encode("latin-1")}
+    told = ask(path, params={"stream": True}, headers=headers).text
+    assert told.count("id: ") == 2502
+    assert told.endswith("data: [DONE]\n\n")
