@@ -6,13 +6,13 @@
 
 hf   a T5 1.1, LM-adapted T5 or FLAN-T5: config.json and model.safetensors
 t5x  in: what INITIAL_CHECKPOINT_PATH takes; a run is its base model, merged
-     with what it trained; out: OUT/checkpoint_<step>, for Google's T5X too
+     with what it trained last; out: OUT/checkpoint_<step>, for Google's T5X too
 """
 
 import argparse
 import sys
 
-from prompt_tuning.interop import checkpoint_conversion
+from prompt_tuning.interop import checkpoint_conversion, prompt_conversion
 
 
 def main() -> None:
@@ -31,8 +31,9 @@ def main() -> None:
   parser.add_argument("--prompt", help="A prompt to merge with it.")
   parser.add_argument(
     "--prompt_name",
-    default="encoder/prompt/prompt",
-    help="Its parameter; encoder/prompt/prompt/prompt for the paper's code.",
+    default=prompt_conversion.PARAMETER_PATHS[0],
+    choices=prompt_conversion.PARAMETER_PATHS,
+    help="Its parameter; the longer one for the paper's code.",
   )
   args = parser.parse_args()
   for name, _ in (args.source, args.target):

@@ -17,7 +17,8 @@ import sys
 from prompt_tuning import analysis, tasks
 from prompt_tuning.data import superglue
 from prompt_tuning.interop import prompt_conversion
-from prompt_tuning.training import base_model
+from prompt_tuning.training import architecture, base_model
+from t5x import checkpoints
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
   parser.add_argument(
     "--vocabulary",
     help="A SentencePiece model, or 'ladder'; by default "
-    "CHECKPOINT/spiece.model.",
+    "CHECKPOINT/spiece.model, or what the ladder's models have.",
   )
   parser.add_argument(
     "--extra_ids", type=int, default=100, help="Its sentinels."
@@ -45,6 +46,8 @@ def main() -> None:
     "--plot", default="prompt.png", help="A .png, .svg or .pdf."
   )
   args = parser.parse_args()
+  if pathlib.Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
+    parser.error(f"--plot: expected a .png, .svg or .pdf, got {args.plot}")
   try:
     _inspect(args)
   except (ValueError, OSError) as error:
@@ -53,8 +56,11 @@ def main() -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
   prompt, metadata = prompt_conversion.read_prompt(args.prompt)
+  base = checkpoints.open_checkpoint(args.checkpoint)
+  beside = str(pathlib.Path(args.checkpoint) / "spiece.model")
   vocabulary = tasks.use_vocabulary(
-    args.vocabulary or str(pathlib.Path(args.checkpoint) / "spiece.model"),
+    args.vocabulary
+    or ("ladder" if architecture.is_of_ladder(base) else beside),
     args.extra_ids,
   )
   if metadata is not None:

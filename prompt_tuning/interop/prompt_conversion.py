@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 
+from etils import epath
 import numpy as np
 
 from prompt_tuning import prompt_files
@@ -24,13 +25,14 @@ def read_prompt(
 
   Args:
     path: A `prompt.safetensors`, a `.npy`, the folder of a PEFT adapter, or a
-      checkpoint of T5X's or ours, or the folder of a run, with a prompt in it.
+      checkpoint of T5X's or ours with a prompt in it, or the folder of a run:
+      its best prompt, if that is filed there, else that of the last checkpoint.
 
   Returns:
     The prompt, [P, H] float32, and what is known of it.
 
   Raises:
-    ValueError: if there is no prompt.
+    ValueError: if there is no prompt, or it did not train alone.
   """
   if peft_adapters.is_adapter(path):
     return peft_adapters.load_adapter(path)
@@ -38,6 +40,9 @@ def read_prompt(
   is_file = pathlib.PurePath(path).suffix in (".safetensors", ".npy")
   if is_file if is_far else not pathlib.Path(path).is_dir():
     return prompt_files.load_prompt(path)
+  best = epath.Path(path) / "prompt.safetensors"
+  if best.exists():
+    return prompt_files.load_prompt(os.fspath(best))
   return _read_from_checkpoint(str(path))
 
 
@@ -55,6 +60,12 @@ def _read_from_checkpoint(
       f"Expected a prompt in {path}, at {' or '.join(PARAMETER_PATHS)}, got "
       f"{' and '.join(found) or 'none'} among {len(checkpoint.shapes)} "
       "parameters."
+    )
+  others = [x for x in checkpoint.metadata.get("trained", ()) if x != found[0]]
+  if others:
+    raise ValueError(
+      f"The prompt in {path} is not one of its base model: it trained beside "
+      f"{', '.join(others[:3])}."
     )
   prompt = base_model.read_parameter(checkpoint, found[0])
   metadata = prompt_files.PromptMetadata(

@@ -46,7 +46,7 @@ def import_to(folder: pathlib.Path) -> None:
   """
   checkpoint = folder / f"checkpoint_{STEP}"
   # The checkpoint is written last, and appears when it is complete.
-  if checkpoint.exists():
+  if checkpoint.exists() and (folder / "spiece.model").exists():
     print(f"{folder} is complete; delete it to import it again.")
     return
   try:

@@ -9,6 +9,7 @@ import seqio
 
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+from prompt_tuning.t5 import network, parameter_shapes
 from prompt_tuning.t5.config import T5Config
 from prompt_tuning.types import DType
 from t5x import checkpoints
@@ -71,6 +72,12 @@ def config_of(
     logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
     relative_attention_num_buckets=num_buckets,
   )
+
+
+def added_to(shapes: Mapping[str, Any], config: T5Config) -> list[str]:
+  """Returns the parameters that are not the T5's own: those of methods."""
+  own = parameter_shapes.parameter_shapes(network.Transformer(config))
+  return sorted(set(shapes) - set(own))
 
 
 def _num_layers(shapes: Mapping[str, Any], stack: str) -> int:

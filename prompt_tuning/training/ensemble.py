@@ -106,6 +106,8 @@ class Ensemble:
     self._num_prompts = num_prompts
 
   def __getattr__(self, name: str) -> Any:
+    if name == "_model":  # A copy that has nothing yet.
+      raise AttributeError(name)
     return getattr(self._model, name)
 
   def predict_batch(
@@ -130,7 +132,8 @@ class Ensemble:
       params: All parameters.
       batch: Features `[B, ...]`.
       rng: PRNG key for sampling.
-      **kwargs: Of `EncoderDecoderModel.predict_batch_with_aux`.
+      **kwargs: Of `EncoderDecoderModel.predict_batch_with_aux`, but for
+        `return_all_decodes`: there is one answer.
 
     Returns:
       Tokens [B, S], and {"scores": [B]}, the share of the prompts that agree.

@@ -58,14 +58,22 @@ def load(
     config: Sizes of the network, where the checkpoint's arrays do not tell.
 
   Raises:
-    ValueError: if there is no checkpoint or no vocabulary, or they do not fit.
+    ValueError: if there is no checkpoint or no vocabulary, they do not fit, or
+      something was added to the network that this would leave out.
   """
   base = checkpoints.open_checkpoint(str(checkpoint))
   if dropout_rate is None:
     dropout_rate = 0.0 if architecture.is_of_ladder(base) else 0.1
+  config = config or architecture.config_of(base.shapes, dtype, dropout_rate)
+  if added := architecture.added_to(base.shapes, config):
+    raise ValueError(
+      f"{base.path} is no base model: it has {', '.join(added[:3])} besides. "
+      "Load what it was trained on, and give its prompt.safetensors with "
+      "`prompt=`; of other methods python -m t5x.infer has the answers."
+    )
   return Model(
     base,
-    config or architecture.config_of(base.shapes, dtype, dropout_rate),
+    config,
     architecture.vocabulary_of(
       base,
       os.fspath(vocabulary)
@@ -212,7 +220,7 @@ class Model:
     train: text_pairs.Pairs | str,
     validation: text_pairs.Pairs | None = None,
     *,
-    length: int = 100,
+    length: int | None = None,
     steps: int = 300,
     labels: Sequence[str] | None = None,
     init: str | TunedPrompt | np.ndarray | None = None,
@@ -232,7 +240,7 @@ class Model:
       train: Pairs (input, target) of texts, or the name of a seqio task, such
         as "super_glue_cb", with its own validation split.
       validation: More pairs, to choose the best prompt by.
-      length: Positions of the prompt.
+      length: Positions of the prompt; by default 100, or those of `init`.
       steps: Of training.
       labels: The legal targets of pairs; an empty list for free text. By
         default those that occur, unless they are many: more than fifty, or
@@ -261,6 +269,8 @@ class Model:
     """
     if not isinstance(init, str):
       init = self._array(init)
+    if length is None:
+      length = len(init) if isinstance(init, np.ndarray) else 100
     with _folder(folder) as model_dir:
       settings = tuning.Settings(
         length=length,

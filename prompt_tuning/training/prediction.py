@@ -152,7 +152,7 @@ class Predictor:
         are the same to it; or if there is one text in place of several.
     """
     if not labels or isinstance(labels, str):
-      raise ValueError(f"Ranking needs a list of labels, got {labels!r}.")
+      raise ValueError(f"Ranking needs labels, as a list, got {labels!r}.")
     run = self._compiled(tuple(labels))
     encoded = {
       (*self._vocabulary.encode(label), self._vocabulary.eos_id): label

@@ -153,7 +153,7 @@ class Settings:
       a run that was interrupted there goes on. None: a temporary one.
 
   Raises:
-    ValueError: if a number is not positive.
+    ValueError: if a number is too small.
   """
 
   length: int
@@ -171,7 +171,6 @@ class Settings:
     for name in (
       "length",
       "steps",
-      "learning_rate",
       "batch_size",
       "eval_period",
       "stats_period",
@@ -179,6 +178,10 @@ class Settings:
       value = getattr(self, name)
       if value is not None and value <= 0:
         raise ValueError(f"Expected {name} to be positive, got {value}.")
+    if self.learning_rate < 0:
+      raise ValueError(
+        f"Expected a learning_rate of 0 or more, got {self.learning_rate}."
+      )
 
   @property
   def period(self) -> int:

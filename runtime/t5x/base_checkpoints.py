@@ -179,7 +179,8 @@ class BaseCheckpoint:
     step: Steps, counted from pretraining step 0.
     arrays: What it holds: path of the parameter -> array.
     metadata: What `save_base_checkpoint` was given, and the fingerprint; of a
-      run's checkpoint, `base_fingerprint`, that of what is frozen, or None.
+      run's checkpoint, `base_fingerprint`, that of what is frozen, or None,
+      and the names that `trained`.
   """
 
   path: str

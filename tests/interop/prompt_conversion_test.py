@@ -98,6 +98,23 @@ def test_a_checkpoint_that_names_its_base_model_passes_it_on(tmp_path, prompt):
   assert metadata.base_fingerprint == "52cb"
 
 
+def test_run_s_best_prompt_goes_before_its_last(tmp_path, prompt):
+  _checkpoint(tmp_path, prompt={"prompt": prompt})
+  prompt_files.save_prompt(
+    tmp_path / "prompt.safetensors", prompt + 1, METADATA
+  )
+  array, metadata = prompt_conversion.read_prompt(tmp_path)
+  np.testing.assert_array_equal(array, prompt + 1)
+  assert metadata == METADATA
+
+
+def test_prompt_that_did_not_train_alone_is_refused(tmp_path, prompt):
+  trained = ["encoder/prompt/prompt", "encoder/layers_0/mlp/wo/kernel"]
+  path = _checkpoint(tmp_path, {"trained": trained}, prompt={"prompt": prompt})
+  with pytest.raises(ValueError, match="trained beside encoder/layers_0/mlp"):
+    prompt_conversion.read_prompt(path)
+
+
 def test_refuses_a_checkpoint_without_a_prompt(tmp_path):
   path = _checkpoint(tmp_path)
   with pytest.raises(ValueError, match="got none among 2 parameters"):

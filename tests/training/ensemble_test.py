@@ -1,6 +1,8 @@
 """The vote, and that each row of the batch meets the right prompt."""
 
+import copy
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +150,11 @@ def test_prompts_that_do_not_fit_are_refused(base, pattern, tmp_path):
   init = ensemble.from_files(pattern, str(base), vocabulary)
   with pytest.raises(ValueError, match="Expected prompts of shape"):
     init(jax.random.key(0), (K, tiny.PROMPT_LENGTH, 8))
+
+
+def test_it_can_be_copied():
+  model = types.SimpleNamespace(module="module")
+  assert copy.copy(ensemble.Ensemble(model, 2)).module == "module"
 
 
 def test_scores_are_refused(base, pattern):

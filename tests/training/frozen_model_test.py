@@ -205,6 +205,10 @@ def _tune(model, task, **arguments):
   return model.tune(task, length=4, steps=6, batch_size=8, **arguments)
 
 
+def test_prompt_goes_on_at_its_own_length(model, prompt):
+  assert len(model.tune(PAIRS, steps=1, batch_size=4, init=prompt).array) == 3
+
+
 def test_two_models_in_two_threads(model, tiny_model, monkeypatch):
   """Of different vocabularies, on tasks that leave theirs open."""
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
@@ -335,7 +339,10 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
     ({"train": PAIRS, "length": 1}, "Got 2 class labels for a prompt of 1"),
     ({"train": PAIRS, "length": 0}, "Expected length to be positive, got 0"),
     ({"train": PAIRS, "eval_period": 0}, "Expected eval_period to be positive"),
-    ({"train": PAIRS, "learning_rate": -1.0}, "Expected learning_rate to be"),
+    (
+      {"train": PAIRS, "learning_rate": -1.0},
+      "Expected a learning_rate of 0 or more",
+    ),
     ({"train": "ladder_cp"}, "No seqio task or mixture 'ladder_cp'"),
     ({"train": "ladder_cb", "labels": ["yes"]}, "has a validation split and"),
   ],
@@ -343,6 +350,17 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
 def test_wrong_arguments_are_refused(model, arguments, message):
   with pytest.raises(ValueError, match=message):
     model.tune(**arguments)
+
+
+def test_model_with_a_prompt_in_it_is_no_base_model(tmp_path, tiny_model):
+  params = dict(tiny_model.params)
+  params["encoder"] = {
+    **params["encoder"],
+    "prompt": {"prompt": np.ones((2, 8))},
+  }
+  path = checkpoints.save_base_checkpoint(str(tmp_path), 0, params, {})
+  with pytest.raises(ValueError, match="has encoder/prompt/prompt besides"):
+    pt.load(path, tiny_model.vocabulary)
 
 
 def test_wrong_inputs_and_labels_are_refused(model):

@@ -18,7 +18,7 @@ _BIASES = "rel_embedding"
 
 
 def adam(
-  learning_rate: float, steps: int, warmup_steps: int = 200
+  learning_rate: float, steps: int | None, warmup_steps: int = 200
 ) -> optax.GradientTransformation:
   """Adam that warms up linearly and decays to a tenth along a cosine.
 
@@ -26,7 +26,12 @@ def adam(
     learning_rate: At the end of the warm-up.
     steps: Of the whole run.
     warmup_steps: Of these.
+
+  Raises:
+    ValueError: if it is not said how long the run is.
   """
+  if steps is None:
+    raise ValueError("Pretraining needs TRAIN_STEPS_RELATIVE, got none.")
 
   def schedule(factor: float) -> optax.Schedule:
     peak = factor * learning_rate

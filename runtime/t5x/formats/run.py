@@ -36,7 +36,7 @@ def open_checkpoint(
 
   Returns:
     The step, path of the parameter -> array, and metadata: `base_fingerprint`,
-    that of what is frozen, or None.
+    that of what is frozen, or None, and the names that `trained`.
 
   Raises:
     ValueError: if the base model is not there, or another is by now.
@@ -50,7 +50,7 @@ def open_checkpoint(
   return (
     int(epath.Path(folder).name.removeprefix("checkpoint_")),
     {**base, **trained},
-    {"base_fingerprint": info["base_fingerprint"]},
+    {"base_fingerprint": info["base_fingerprint"], "trained": sorted(trained)},
   )
 
 
