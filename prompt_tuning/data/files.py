@@ -12,16 +12,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import re
 import sys
 from typing import Any
 
+from absl import logging
 import seqio
 import sklearn.model_selection
 
 from prompt_tuning.data import metrics, postprocessors, row_files, superglue
+from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.row_files import Row
 from prompt_tuning.data.sources import ExampleSource
 
@@ -90,6 +93,8 @@ def read(
   target_column: str | None = None,
   labels: Sequence[str] | None = None,
   held_out: float = 0.1,
+  *,
+  vocabulary: seqio.Vocabulary,
 ) -> FileData:
   """Reads the files of a task.
 
@@ -101,13 +106,16 @@ def read(
     target_column: By default the one that is called "target", "label",
       "completion", "answer", "output" or "class".
     labels: The legal targets; an empty list for free text. By default those
-      that occur, unless they are many. Spaces around them do not count.
+      that occur, unless they are many. They, and targets that are one of them,
+      become what the vocabulary makes of them, as answers do.
     held_out: Share of the train rows, in (0, 1), with each label's share kept
-      where that can be. The same rows for the same file.
+      where that can be. The same rows for the same file; rows of the same input
+      stay together.
+    vocabulary: The model's.
 
   Raises:
-    ValueError: if a file or a column is missing, or a target is none of the
-      labels.
+    ValueError: if a file or a column is missing, the target is an input too, a
+      row's is none of the labels, or the vocabulary cannot write a label.
   """
   files = {"train": train_file}
   files |= {"validation": validation_file} if validation_file else {}
@@ -123,9 +131,10 @@ def read(
       if column != target and column.lower() not in _NOT_INPUTS
     )
   )
-  if not inputs:
+  if not inputs or target in inputs:
     raise ValueError(
-      f"{train_file}: expected a column of inputs beside {target}, got none."
+      f"{train_file}: expected columns of inputs beside {target}, got "
+      f"{', '.join(inputs) or 'none'}."
     )
   for split, path in files.items():
     wanted = inputs if split == "test" else (*inputs, target)
@@ -137,29 +146,33 @@ def read(
     labels = find_labels(row.cells[target] for row in splits["train"])
   if labels:
     # Answers have no other spaces: "good " would be a label that none is.
-    labels = tuple(dict.fromkeys(map(_spaced, labels)))
+    labels = [*map(_spaced, labels)]
+    written = vocabulary_lib.writer(vocabulary, labels)
+    labels = tuple(dict.fromkeys(map(written, labels)))
     splits = {
-      split: [_with_label(row, target) for row in rows]
+      split: [_with_label(row, target, written) for row in rows]
       for split, rows in splits.items()
     }
   for split, path in files.items():
     _check_targets(path, splits[split], target, labels)
-  if "validation" not in splits:
-    splits |= _hold_out(splits["train"], target, bool(labels), held_out)
-  digest = hashlib.sha256(
-    json.dumps(
-      [
-        inputs,
-        target,
-        list(labels),
-        {k: [dict(row.cells) for row in rows] for k, rows in splits.items()},
-      ]
-    ).encode()
-  ).hexdigest()
-  stem = re.sub(r"\W+", "_", pathlib.PurePath(train_file).stem).strip("_")
-  return FileData(
-    f"{stem or 'files'}_{digest[:8]}", inputs, target, tuple(labels), splits
-  )
+  by_input = _by_input(splits["train"], inputs)
+  if validation_file:
+    seen = by_input.keys() & _by_input(splits["validation"], inputs).keys()
+    _say_seen(len(seen), train_file, validation_file)
+  else:
+    splits |= _hold_out([*by_input.values()], target, bool(labels), held_out)
+  name = _name(train_file, [inputs, target, list(labels)], splits)
+  return FileData(name, inputs, target, tuple(labels), splits)
+
+
+def _name(
+  path: str, settings: Sequence[Any], splits: Mapping[str, Sequence[Row]]
+) -> str:
+  rows = {k: [dict(row.cells) for row in rows] for k, rows in splits.items()}
+  content = json.dumps([*settings, rows])
+  digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+  stem = re.sub(r"\W+", "_", pathlib.PurePath(path).stem).strip("_")
+  return f"{stem or 'files'}_{digest}"
 
 
 def _target_column(given: str | None, columns: Sequence[str], path: str) -> str:
@@ -191,10 +204,10 @@ def _spaced(text: str) -> str:
   return " ".join(text.split())
 
 
-def _with_label(row: Row, target: str) -> Row:
+def _with_label(row: Row, target: str, written: Callable[[str], str]) -> Row:
   if target not in row.cells:
     return row  # Of a test split.
-  label = _spaced(row.cells[target])
+  label = written(_spaced(row.cells[target]))
   return dataclasses.replace(row, cells={**row.cells, target: label})
 
 
@@ -231,29 +244,53 @@ def _check_targets(
       )
 
 
+def _by_input(
+  rows: Sequence[Row], inputs: Sequence[str]
+) -> dict[tuple[str, ...], list[Row]]:
+  found = collections.defaultdict(list)
+  for row in rows:
+    found[tuple(row.cells[name] for name in inputs)].append(row)
+  return found
+
+
+def _say_seen(count: int, train_file: str, validation_file: str) -> None:
+  if count:
+    logging.warning(
+      "%d inputs of %s are in %s too: what was trained on is measured.",
+      count,
+      validation_file,
+      train_file,
+    )
+
+
 def _hold_out(
-  rows: Sequence[Row], target: str, by_label: bool, share: float
+  groups: Sequence[Sequence[Row]], target: str, by_label: bool, share: float
 ) -> dict[str, Sequence[Row]]:
-  """Parts train rows from those of validation."""
+  """Parts train rows, those of the same input together, from validation's."""
   if not 0 < share < 1:
     raise ValueError(f"Expected HELD_OUT between 0 and 1, got {share}.")
-  counts = collections.Counter(row.cells[target] for row in rows)
-  size = max(round(share * len(rows)), 1)
-  if size == len(rows):
+  targets = [rows[0].cells[target] for rows in groups]
+  counts = collections.Counter(targets)
+  size = max(round(share * len(groups)), 1)
+  if size == len(groups):
     raise ValueError(
-      f"Expected rows to train on and to hold out, got {len(rows)} in all."
+      f"Expected rows to train on and to hold out, got {len(groups)} different "
+      "ones in all."
     )
   # Each label needs a row on both sides.
   stratify = by_label and min(counts.values()) > 1
-  stratify &= len(counts) <= min(size, len(rows) - size)
-  train, validation = sklearn.model_selection.train_test_split(
-    rows,
+  stratify &= len(counts) <= min(size, len(groups) - size)
+  parts = sklearn.model_selection.train_test_split(
+    groups,
     test_size=size,
     random_state=_HELD_OUT_SEED,
-    stratify=[row.cells[target] for row in rows] if stratify else None,
+    stratify=targets if stratify else None,
   )
-  by_line = functools.partial(sorted, key=lambda row: row.line)
-  return {"train": by_line(train), "validation": by_line(validation)}
+  train, validation = (
+    sorted(itertools.chain.from_iterable(part), key=lambda row: row.line)
+    for part in parts
+  )
+  return {"train": train, "validation": validation}
 
 
 def scoring(
@@ -283,6 +320,8 @@ def file_task(
   target_column: str | None = None,
   labels: Sequence[str] | None = None,
   held_out: float = 0.1,
+  *,
+  vocabulary: seqio.Vocabulary,
 ) -> str:
   """Registers a task of files with seqio, and returns its name.
 
@@ -291,17 +330,38 @@ def file_task(
   """
   return _register(
     *(train_file, validation_file, test_file),
-    None if input_columns is None else tuple(input_columns),
+    _listed("INPUT_COLUMNS", input_columns),
     target_column,
-    None if labels is None else tuple(labels),
+    _listed("LABELS", labels),
     held_out,
+    _Hashable(vocabulary),
   )
+
+
+def _listed(macro: str, given: Sequence[str] | None) -> tuple[str, ...] | None:
+  if isinstance(given, str):
+    raise ValueError(
+      f"Expected {macro} to be a list, got {given!r}. Write "
+      f"--gin.{macro}=\"['{given}']\""
+    )
+  return None if given is None else tuple(given)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Hashable:
+  """A vocabulary, which can be compared but not hashed."""
+
+  vocabulary: seqio.Vocabulary
+
+  def __hash__(self) -> int:
+    return hash(type(self.vocabulary))
 
 
 # gin calls `file_task` for each place that it is bound to.
 @functools.cache
 def _register(*arguments) -> str:
-  data = read(*arguments)
+  *of_files, words = arguments
+  data = read(*of_files, vocabulary=words.vocabulary)
   print(data, file=sys.stderr)
   if data.name in seqio.TaskRegistry.names():
     return data.name  # The same rows.

@@ -5,7 +5,7 @@ over the results of `postprocessors`.
 """
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import re
 import string
 from typing import Any
@@ -32,6 +32,7 @@ def accuracy(
 ) -> dict[str, float]:
   import sklearn.metrics  # As in `_f1`.
 
+  _check_labelled(targets)
   return {
     "accuracy": 100 * sklearn.metrics.accuracy_score(targets, predictions)
   }
@@ -59,6 +60,7 @@ def _f1(
   # It takes a second to import, which a run's first step does not wait for.
   import sklearn.metrics
 
+  _check_labelled(targets)
   return 100 * sklearn.metrics.f1_score(
     targets,
     predictions,
@@ -80,6 +82,7 @@ def multirc(
   targets: Sequence[Mapping[str, int]], predictions: Sequence[Mapping[str, int]]
 ) -> dict[str, float]:
   """F1 over all answers, and how many questions have every answer right."""
+  _check_labelled(targets)
   right = [_value(target) for target in targets]
   # F1 knows two classes: an invalid prediction becomes the wrong one of them.
   predicted = [
@@ -101,6 +104,7 @@ def record(
 
   A query with several answers is several examples; its first one counts.
   """
+  _check_labelled(targets)
   by_query = {}
   for target, prediction in zip(targets, predictions, strict=True):
     by_query.setdefault(target["group"], (target["value"], prediction["value"]))
@@ -115,10 +119,16 @@ def record(
 def squad(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """SQuAD's exact match and F1 of texts, each with one right answer."""
-  exact_match, f1 = np.mean(
-    list(map(_squad, targets, predictions)), axis=0
-  ).tolist()
+  """SQuAD's exact match and F1 of texts, each with one right answer.
+
+  Unlike there, answers of nothing but articles and punctuation count: "A".
+  """
+  _check_labelled(targets)
+  scores = [
+    _squad(answer, prediction, _normalize_but_all)
+    for answer, prediction in zip(targets, predictions, strict=True)
+  ]
+  exact_match, f1 = np.mean(scores, axis=0).tolist()
   return {"em": 100 * exact_match, "f1": 100 * f1}
 
 
@@ -196,9 +206,18 @@ def normalize_squad(text: str) -> str:
   return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def _squad(answer: str, prediction: str) -> tuple[float, float]:
+def _normalize_but_all(text: str) -> str:
+  """The same, unless that leaves nothing."""
+  return normalize_squad(text) or text.lower().strip()
+
+
+def _squad(
+  answer: str,
+  prediction: str,
+  normalize: Callable[[str], str] = normalize_squad,
+) -> tuple[float, float]:
   """Exact match and word F1 of a prediction and one answer, in [0, 1]."""
-  answer, prediction = normalize_squad(answer), normalize_squad(prediction)
+  answer, prediction = normalize(answer), normalize(prediction)
   answer_words, predicted_words = answer.split(), prediction.split()
   common = collections.Counter(answer_words) & collections.Counter(
     predicted_words
@@ -211,3 +230,13 @@ def _squad(answer: str, prediction: str) -> tuple[float, float]:
 
 def _value(result: Any) -> Any:
   return result["value"] if isinstance(result, Mapping) else result
+
+
+def _check_labelled(targets: Sequence[Any]) -> None:
+  hidden = sum(_value(target) in (INVALID, "", []) for target in targets)
+  if hidden:
+    raise ValueError(
+      f"Expected targets to compare predictions with, got {hidden} of "
+      f"{len(targets)} examples without a legal one, as in test splits whose "
+      "labels are hidden. Write predictions instead: python -m t5x.infer"
+    )

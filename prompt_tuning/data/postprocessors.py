@@ -9,7 +9,8 @@ from typing import Any
 
 from prompt_tuning.data.preprocessors import SENTINEL
 
-# Stands for a prediction that is no legal answer: always wrong.
+# Stands for a prediction that is no legal answer: always wrong. The metrics
+# refuse it as a target.
 INVALID = -1
 
 _DETERMINERS = frozenset(

@@ -9,12 +9,16 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 import pathlib
+import re
 from typing import Any
 
 # No cell of a text file is longer; the default of csv is 128 KiB.
 _LONGEST_CELL = 1 << 24
+# What the csv module makes of a quoted cell behind a delimiter and a space.
+_SPACE_AND_QUOTES = re.compile(r' +".*" *', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ def _text(path: str) -> str:
 
 
 def _comma_separated(path: str, text: str) -> Iterator[Row]:
-  header = text.partition("\n")[0]
+  header = text.lstrip("\r\n").partition("\n")[0]
   delimiter = ";" if ";" in header and "," not in header else ","
   return _delimited(path, text, delimiter=delimiter)
 
@@ -101,6 +105,13 @@ def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:
       line, begin = begin, reader.line_num + 1
       if not cells:  # An empty line.
         continue
+      for number, cell in enumerate(cells):
+        if _SPACE_AND_QUOTES.fullmatch(cell):
+          column = columns[number] if number < len(columns) else number + 1
+          raise ValueError(
+            f"{path}, line {line}, column {column}: expected a cell, got a "
+            f"space in front of its quotes, {cell[:40]}. Leave the space out."
+          )
       if not columns:
         columns = [cell.strip() for cell in cells]
         _check_columns(path, line, columns)
@@ -137,14 +148,14 @@ def _json_lines(path: str, text: str) -> Iterator[Row]:
       continue
     where = f"{path}, line {line}"
     try:
-      fields = json.loads(content)
-    except (json.JSONDecodeError, RecursionError) as e:
+      fields = json.loads(content, object_pairs_hook=_fields)
+    except (ValueError, RecursionError) as e:
       raise ValueError(f"{where}: expected a JSON object: {e}.") from e
     if not isinstance(fields, dict):
       raise ValueError(
         f"{where}: expected a JSON object, got {type(fields).__name__}."
       )
-    columns = columns or list(fields)
+    columns = columns or [_unicode(x, f"{where}, a column") for x in fields]
     for column in dict.fromkeys([*columns, *fields]):
       if column not in fields or column not in columns:
         raise ValueError(
@@ -161,10 +172,31 @@ def _json_lines(path: str, text: str) -> Iterator[Row]:
     )
 
 
+def _fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  fields: dict[str, Any] = {}
+  for column, value in pairs:
+    if column in fields:
+      raise ValueError(f"two columns are called {column}")
+    fields[column] = value
+  return fields
+
+
+def _unicode(text: str, where: str) -> str:
+  try:
+    text.encode()
+  except UnicodeEncodeError as e:
+    raise ValueError(
+      f"{where}: expected Unicode text, got half of a character, "
+      f"{text[e.start]!r}."
+    ) from e
+  return text
+
+
 def _cell(value: Any, where: str) -> str:
   if isinstance(value, str):
-    return value
-  if isinstance(value, bool | int | float):
+    return _unicode(value, where)
+  is_finite = isinstance(value, float) and math.isfinite(value)
+  if is_finite or isinstance(value, bool | int):
     return str(value)
   raise ValueError(
     f"{where}: expected text, a number, or true or false, got "

@@ -4,7 +4,7 @@
 whose text was made and tokenized once. It holds the tokens of one vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import json
 import pathlib
 import random
@@ -15,8 +15,12 @@ import seqio
 import tensorflow as tf
 import tqdm
 
+from prompt_tuning.data import vocabulary as vocabulary_lib
+
 # As many files as seqio reads at once, so that they shuffle well.
 _TRAIN_SHARDS = 16
+# In seqio's information on a split: feature -> hash of its vocabulary.
+_VOCABULARIES = "vocabularies"
 
 
 def write(
@@ -37,7 +41,7 @@ def write(
 
   Raises:
     ValueError: if the task cannot be cached, has no such split, or its data is
-      missing.
+      missing, or if what is there already is of another vocabulary.
   """
   if not task.supports_caching:
     raise ValueError(
@@ -54,6 +58,18 @@ def write(
   complete = folder / "COMPLETED"
   if not complete.exists():
     shutil.rmtree(folder, ignore_errors=True)
+  vocabularies = {
+    name: vocabulary_lib.sha256(feature.vocabulary)
+    for name, feature in task.output_features.items()
+  }
+  for path in folder.glob("info.*.json"):
+    # Of caches that do not say so, runs compare the first tokens.
+    there = json.loads(path.read_text()).get(_VOCABULARIES, vocabularies)
+    if there != vocabularies:
+      raise ValueError(
+        f"Expected {path} to be of the vocabulary in use, got tokens of "
+        f"another. Remove {folder}, or give another --output_cache_dir."
+      )
   missing = [
     split
     for split in splits
@@ -65,7 +81,10 @@ def write(
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
   try:
-    counts = {split: _write_split(task, split, partial) for split in missing}
+    counts = {
+      split: _write_split(task, split, partial, vocabularies)
+      for split in missing
+    }
     folder.mkdir(exist_ok=True)
     # What says that a split is there comes last.
     for path in sorted(
@@ -78,7 +97,12 @@ def write(
   return counts
 
 
-def _write_split(task: seqio.Task, split: str, folder: pathlib.Path) -> int:
+def _write_split(
+  task: seqio.Task,
+  split: str,
+  folder: pathlib.Path,
+  vocabularies: Mapping[str, str],
+) -> int:
   dataset = task.preprocess_precache(
     task.source.get_dataset(split=split, shuffle=False)
   )
@@ -104,6 +128,7 @@ def _write_split(task: seqio.Task, split: str, folder: pathlib.Path) -> int:
       name: _feature(spec) for name, spec in dataset.element_spec.items()
     },
     "seqio_version": seqio.__version__,
+    _VOCABULARIES: vocabularies,
   }
   for path, content in (
     (seqio.get_cached_info_path(str(folder), split), info),

@@ -25,8 +25,13 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
     num_examples: How many of the first examples to show whole.
 
   Raises:
-    ValueError: if it has no such split.
+    ValueError: if it has no such split, or fewer examples than none are asked
+      for.
   """
+  if num_examples < 0:
+    raise ValueError(
+      f"Expected a number of examples to show, 0 or more, got {num_examples}."
+    )
   if split not in task.splits:
     raise ValueError(
       f"Expected one of the splits of {task.name}, {list(task.splits)}, got "
@@ -42,7 +47,7 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
   ):
     for name, values in lengths.items():
       values.append(len(example[name]))
-    targets[_text(example["targets_pretokenized"])] += 1
+    targets[_target(task, example)] += 1
     if "label" in example:
       labels[int(example["label"])] += 1
     if len(shown) < num_examples:
@@ -60,6 +65,14 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
     lines += ["", f"Example {number}"]
     lines += _example(task, example)
   return "\n".join(lines)
+
+
+def _target(task: seqio.Task, example: dict[str, Any]) -> str:
+  if "targets_pretokenized" in example:
+    return _text(example["targets_pretokenized"])
+  # Of a task that is made of tokens.
+  vocabulary = task.output_features["targets"].vocabulary
+  return vocabulary.decode(example["targets"].tolist())
 
 
 def _counts(task: seqio.Task, split: str, made: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from prompt_tuning.data import superglue, task_lookup
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
-# Of a task with more examples, the first ones are read for their lengths.
+# Where lengths have a limit, only the first examples of a task are read.
 MAX_EXAMPLES = 20_000
 
 
@@ -89,16 +89,16 @@ def lengths(
 ) -> dict[str, int]:
   """Returns the length that each feature of a task needs.
 
-  It is that of the longest example of the splits (of the first `MAX_EXAMPLES`
-  of each task), the same on every host. Targets that are one of a set of labels
-  need not be read.
+  It is that of the longest example of the splits, the same on every host.
+  Targets that are one of a set of labels need not be read.
 
   Args:
     task: The name; of a mixture, all tasks count.
     vocabulary: The model's, which the tasks use.
     module: What registers it, or None.
     splits: Those that count, where a task has them.
-    longest: What to return at most, or None.
+    longest: What to return at most; of each task and split, the first
+      `MAX_EXAMPLES` count. None: no limit, and all examples count.
 
   Returns:
     Feature -> tokens, with the end of sequence.
@@ -148,7 +148,7 @@ def _longest(
     )
   unread = {feature for feature, length in found.items() if not length}
   for split in set(splits) & set(task.splits):
-    for sizes in _sizes(task, split, unread):
+    for sizes in _sizes(task, split, unread, MAX_EXAMPLES if longest else -1):
       for feature in unread:
         found[feature] = max(found[feature], int(sizes[feature].max()))
       if all(found[feature] >= limit for feature in unread):
@@ -157,11 +157,11 @@ def _longest(
 
 
 def _sizes(
-  task: seqio.Task, split: str, features: Collection[str]
+  task: seqio.Task, split: str, features: Collection[str], count: int
 ) -> Iterator[dict]:
   dataset = task.get_dataset(None, split, shuffle=False, num_epochs=1)
   return (
-    dataset.take(MAX_EXAMPLES)
+    dataset.take(count)
     .map(
       lambda example: {x: tf.shape(example[x])[0] for x in features},
       num_parallel_calls=tf.data.AUTOTUNE,

@@ -3,9 +3,8 @@
 For files, see `files`, which has the same rules for labels and metrics.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import dataclasses
-import functools
 import hashlib
 import json
 
@@ -13,12 +12,14 @@ from absl import logging
 import seqio
 
 from prompt_tuning.data import files
+from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.sources import ExampleSource
 
 # What is no longer than this may be a label.
 _SHORT_WORDS = 3
 # (input, target), both as text.
-Pairs = Sequence[tuple[str, str]]
+Pairs = Iterable[tuple[str, str]]
+_PairList = Sequence[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,7 @@ def make(
     ValueError: if a split is empty, or has something that is no pair of texts,
       or a target that is no label, or if the vocabulary cannot write a label.
   """
-  for split, pairs in splits.items():
-    _check(split, pairs)
+  splits = {split: _checked(split, pairs) for split, pairs in splits.items()}
   if labels is None:
     first = next(iter(splits.values()))
     labels = files.find_labels(target for _, target in first)
@@ -69,7 +69,7 @@ def make(
   if labels:
     labels, splits = _as_written(labels, splits, vocabulary)
   labels = tuple(labels)
-  content = json.dumps([list(labels), {k: list(x) for k, x in splits.items()}])
+  content = json.dumps([labels, splits])
   digest = hashlib.sha256(content.encode()).hexdigest()[:8]
   metric_fns, postprocess = files.scoring(labels)
   feature = seqio.Feature(vocabulary, add_eos=True)
@@ -106,24 +106,13 @@ def make(
 
 def _as_written(
   labels: Sequence[str],
-  splits: Mapping[str, Pairs],
+  splits: Mapping[str, _PairList],
   vocabulary: seqio.Vocabulary,
-) -> tuple[Sequence[str], Mapping[str, Pairs]]:
+) -> tuple[Sequence[str], Mapping[str, _PairList]]:
   """Returns labels and pairs with the targets that a model can answer with."""
-
-  @functools.cache
-  def written(text: str) -> str:
-    return vocabulary.decode(list(vocabulary.encode(text)))
-
-  unknown = getattr(vocabulary, "unk_id", None)
-  for label in labels:
-    if unknown in vocabulary.encode(label):
-      raise ValueError(
-        f"Expected labels that the vocabulary knows, got {label!r}, which it "
-        f"writes as {written(label)!r}. For free text, give labels=[]."
-      )
+  written = vocabulary_lib.writer(vocabulary, labels)
   found = tuple(dict.fromkeys(map(written, labels)))
-  made: dict[str, Pairs] = {}
+  made: dict[str, _PairList] = {}
   for split, pairs in splits.items():
     made[split] = [(text, written(target)) for text, target in pairs]
     for number, (_, target) in enumerate(made[split]):
@@ -148,13 +137,20 @@ def _say_free_text(targets: Collection[str], count: int) -> None:
     )
 
 
-def _check(split: str, pairs: Pairs) -> None:
-  if not len(pairs):
+def _checked(split: str, pairs: Pairs) -> _PairList:
+  if isinstance(pairs, Mapping):
+    raise ValueError(
+      f"Expected {split} to be pairs (input, target), got a mapping. Give "
+      "list(x.items()), or list(zip(inputs, targets)) of two columns."
+    )
+  pairs = list(pairs)
+  if not pairs:
     raise ValueError(f"Expected pairs of {split}, got none.")
   for number, pair in enumerate(pairs):
     if (
-      isinstance(pair, str)
-      or len(pair) != 2
+      isinstance(pair, str | Mapping)
+      or not isinstance(pair, Iterable)
+      or len(pair := tuple(pair)) != 2
       or not all(isinstance(text, str) for text in pair)
     ):
       raise ValueError(
@@ -163,3 +159,5 @@ def _check(split: str, pairs: Pairs) -> None:
       )
     if not pair[1].strip():
       raise ValueError(f"Expected a target of {split}[{number}], got none.")
+    pairs[number] = pair
+  return pairs

@@ -10,6 +10,7 @@ one model in a program; it takes what the model's gin file binds:
   vocabulary.of_model.vocabulary = @seqio.SentencePieceVocabulary()
 """
 
+from collections.abc import Callable, Sequence
 import copy
 import dataclasses
 import functools
@@ -172,6 +173,34 @@ def sha256(vocabulary: seqio.Vocabulary) -> str:
   for token in range(vocabulary.vocab_size):
     digest.update(vocabulary.decode([token]).encode() + b"\0")
   return digest.hexdigest()
+
+
+def writer(
+  vocabulary: seqio.Vocabulary, labels: Sequence[str]
+) -> Callable[[str], str]:
+  """Returns what makes of a target what an answer that is right looks like.
+
+  Args:
+    vocabulary: The model's, which writes some texts as others: "..." for the
+      one character of that.
+    labels: The legal targets.
+
+  Raises:
+    ValueError: if it cannot write a label.
+  """
+
+  @functools.cache
+  def written(text: str) -> str:
+    return vocabulary.decode(list(vocabulary.encode(text)))
+
+  unknown = getattr(vocabulary, "unk_id", None)
+  for label in labels:
+    if unknown in vocabulary.encode(label):
+      raise ValueError(
+        f"Expected labels that the vocabulary knows, got {label!r}, which it "
+        f"writes as {written(label)!r}. For free text, give [] for the labels."
+      )
+  return written
 
 
 def most_frequent(vocabulary: seqio.Vocabulary, at_most: int) -> int:

@@ -1,10 +1,17 @@
 """Tests for prompt_tuning.data.files."""
 
+import functools
+import logging
+import unicodedata
+
 import pytest
 import seqio
 
-from prompt_tuning.data import files, metrics, vocabulary
+from prompt_tuning.data import files, metrics, superglue, vocabulary
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+
+BYTES = seqio.ByteVocabulary()
+read = functools.partial(files.read, vocabulary=BYTES)
 
 
 def write(path, rows, header="text,label"):
@@ -18,7 +25,7 @@ def reviews(tmp_path, count=40, name="my reviews.csv"):
 
 
 def test_finds_columns_labels_and_a_held_out_share(tmp_path):
-  data = files.read(reviews(tmp_path))
+  data = read(reviews(tmp_path))
   assert data.name.startswith("my_reviews_")
   assert (data.inputs, data.target) == (("text",), "label")
   assert data.labels == ("bad", "good")
@@ -33,20 +40,20 @@ def test_finds_columns_labels_and_a_held_out_share(tmp_path):
 
 def test_the_same_rows_are_held_out_again(tmp_path):
   path = reviews(tmp_path)
-  first, again = files.read(path), files.read(path)
+  first, again = read(path), read(path)
   assert first == again
   lines = {row.line for rows in first.splits.values() for row in rows}
   assert lines == set(range(2, 42))
 
 
 def test_other_rows_are_another_task(tmp_path):
-  name = files.read(reviews(tmp_path)).name
-  assert files.read(reviews(tmp_path, 44)).name != name
+  name = read(reviews(tmp_path)).name
+  assert read(reviews(tmp_path, 44)).name != name
 
 
 def test_a_rare_label_does_not_stop_holding_out(tmp_path):
   rows = [f"film {i},good" for i in range(30)] + ["x,bad"]
-  data = files.read(write(tmp_path / "r.csv", rows))
+  data = read(write(tmp_path / "r.csv", rows))
   assert data.labels == ("bad", "good")
   assert len(data.splits["validation"]) == 3
 
@@ -54,10 +61,10 @@ def test_a_rare_label_does_not_stop_holding_out(tmp_path):
 def test_several_inputs_are_named(tmp_path):
   rows = [f"{i},p{i},h{i},{i % 2}" for i in range(12)]
   path = write(tmp_path / "r.csv", rows, "idx,premise,hypothesis,target")
-  data = files.read(path)
+  data = read(path)
   assert data.text(data.splits["train"][0]).startswith("premise: p")
   assert data.inputs == ("premise", "hypothesis")
-  data = files.read(path, input_columns=["hypothesis"])
+  data = read(path, input_columns=["hypothesis"])
   assert data.text(data.splits["train"][0]).startswith("h")
 
 
@@ -66,7 +73,7 @@ def test_spaces_around_labels_do_not_count(tmp_path):
   rows = [f"film {i},{('good', ' good ', 'bad')[i % 3]}" for i in range(36)]
   path = write(tmp_path / "r.csv", rows)
   for labels in (None, ["good ", "bad"]):
-    data = files.read(path, labels=labels)
+    data = read(path, labels=labels)
     assert sorted(data.labels) == ["bad", "good"]
     cells = {row.cells["label"] for row in data.splits["train"]}
     assert cells == {"bad", "good"}
@@ -74,9 +81,77 @@ def test_spaces_around_labels_do_not_count(tmp_path):
   assert files.find_labels(["good", "good ", "bad"] * 3) == ("bad", "good")
 
 
+class Composing(seqio.ByteVocabulary):
+  """Writes one character for e and its accent, as T5's vocabulary does."""
+
+  def _encode(self, s):
+    return super()._encode(unicodedata.normalize("NFKC", s))
+
+
+def test_labels_are_what_the_vocabulary_writes(tmp_path, capsys):
+  words = [unicodedata.normalize("NFD", "caf\u00e9"), "and so on\u2026"]
+  path = write(tmp_path / "r.csv", [f"{i},{words[i % 2]}" for i in range(40)])
+  composing = vocabulary.of_model(Composing())
+  name = files.file_task(path, vocabulary=composing)
+  task = seqio.TaskRegistry.get(name)
+  rows = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+  for row in rows:
+    right, answer = (
+      task.postprocess_fn(text, example=row, is_target=is_target)
+      for text, is_target in (
+        (row["targets_pretokenized"].decode(), True),
+        (composing.decode(row["targets"].tolist()), False),
+      )
+    )
+    assert right == answer >= 0
+  assert "caf\u00e9" in superglue.ROWS[name].labels
+
+
+def test_label_that_no_answer_can_be_is_refused(tmp_path):
+  path = write(tmp_path / "r.csv", [f"{i},{'{No}'}" for i in range(8)])
+  ladder = ladder_vocabulary.ladder()
+  with pytest.raises(ValueError, match=r"vocabulary knows, got '\{No\}'"):
+    read(path, vocabulary=ladder)
+  assert read(path, labels=[], vocabulary=ladder).labels == ()
+
+
+def test_rows_of_the_same_input_are_held_out_together(tmp_path):
+  rows = [f"film {i % 20},{'good' if i % 4 else 'bad'}" for i in range(60)]
+  data = read(write(tmp_path / "r.csv", rows))
+  train, held_out = (
+    {row.cells["text"] for row in data.splits[split]}
+    for split in ("train", "validation")
+  )
+  assert (len(train), len(held_out)) == (18, 2)
+  assert not train & held_out
+  assert len(data.splits["validation"]) == 6
+
+
+def test_the_rows_held_out_stay_the_same_ones(tmp_path):
+  """As they were before rows of the same input were kept together."""
+  data = read(reviews(tmp_path))
+  assert [row.line for row in data.splits["validation"]] == [8, 11, 22, 33]
+  assert data.name == "my_reviews_5731c26b"
+
+
+def test_inputs_of_validation_that_are_trained_on_are_counted(tmp_path, caplog):
+  dev = write(tmp_path / "dev.csv", ["film 1,good", "film 2,bad", "x,bad"])
+  with caplog.at_level(logging.WARNING):
+    read(reviews(tmp_path), dev)
+  assert "2 inputs of" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["input_columns", "labels"])
+def test_one_text_is_no_list(tmp_path, name):
+  with pytest.raises(
+    ValueError, match=rf"{name.upper()} to be a list, got 'te"
+  ):
+    files.file_task(reviews(tmp_path), **{name: "text"}, vocabulary=BYTES)
+
+
 def test_many_targets_are_free_text(tmp_path):
   rows = [f"q{i},answer {i}" for i in range(20)]
-  data = files.read(write(tmp_path / "r.csv", rows, "question,answer"))
+  data = read(write(tmp_path / "r.csv", rows, "question,answer"))
   assert data.labels == ()
   assert "exact match" in str(data)
 
@@ -87,12 +162,12 @@ def test_files_for_each_split(tmp_path):
   for column in ("", ",label"):  # Without targets, and with empty ones.
     rows = ["y" + "," * column.count(","), "z" + "," * column.count(",")]
     test = write(tmp_path / "test.csv", rows, f"text{column}")
-    data = files.read(path, dev, test)
+    data = read(path, dev, test)
     sizes = {k: len(rows) for k, rows in data.splits.items()}
     assert sizes == {"train": 40, "validation": 1, "test": 2}
   test = write(tmp_path / "test.csv", ["y,good", "z,"], "text,label")
   with pytest.raises(ValueError, match=r"test\.csv, line 3, .*empty cell"):
-    files.read(path, dev, test)
+    read(path, dev, test)
 
 
 @pytest.mark.parametrize(
@@ -101,43 +176,46 @@ def test_files_for_each_split(tmp_path):
     ({"target_column": "label"}, "dev.csv, line 2, column label: .*'great'"),
     ({"target_column": "stars"}, "my reviews.csv, line 1: .* column stars"),
     ({"input_columns": ["body"]}, "my reviews.csv, line 1: .* column body"),
+    ({"input_columns": ["text", "label"]}, "beside label, got text, label"),
     ({"labels": ["good"]}, "my reviews.csv, line 2, column label: .*'bad'"),
   ],
 )
 def test_errors_name_file_line_and_column(tmp_path, arguments, message):
   dev = write(tmp_path / "dev.csv", ["x,great"])
   with pytest.raises(ValueError, match=message):
-    files.read(reviews(tmp_path), dev, **arguments)
+    read(reviews(tmp_path), dev, **arguments)
 
 
 @pytest.mark.parametrize("held_out", [0.0, 1.0, -1])
 def test_the_held_out_share_is_a_share(tmp_path, held_out):
   with pytest.raises(ValueError, match="HELD_OUT between 0 and 1"):
-    files.read(reviews(tmp_path), held_out=held_out)
+    read(reviews(tmp_path), held_out=held_out)
 
 
 def test_one_row_cannot_be_parted(tmp_path):
   with pytest.raises(ValueError, match="to train on and to hold out, got 1"):
-    files.read(write(tmp_path / "r.csv", ["x,good"]))
+    read(write(tmp_path / "r.csv", ["x,good"]))
 
 
 def test_an_empty_target_is_refused(tmp_path):
   path = write(tmp_path / "r.csv", ["x,good", "y, "])
   with pytest.raises(ValueError, match=r"line 3, column label: .*empty cell"):
-    files.read(path)
+    read(path)
 
 
 def test_no_target_column(tmp_path):
   path = write(tmp_path / "r.csv", ["x,good"], "text,sentiment")
   with pytest.raises(ValueError, match=r"none among text, sentiment.*TARGET"):
-    files.read(path)
+    read(path)
 
 
 def test_the_task_has_text_labels_and_metrics(tmp_path, capsys):
-  vocabulary.of_model(ladder_vocabulary.ladder())
+  vocabulary.of_model(BYTES)
   path = reviews(tmp_path)
-  name = files.file_task(path, labels=["bad", "good"])
-  assert files.file_task(path, labels=["bad", "good"]) == name
+  for _ in range(2):  # Each reader of a gin file makes its own vocabulary.
+    name = files.file_task(
+      path, labels=["bad", "good"], vocabulary=seqio.ByteVocabulary()
+    )
   assert capsys.readouterr().err.count(name) == 1  # Shown once.
   task = seqio.TaskRegistry.get(name)
   examples = list(

@@ -82,6 +82,22 @@ def test_invalid_counts_labels_and_multirc_values():
   assert metrics.invalid(predictions, predictions) == {"invalid": 50.0}
 
 
+@pytest.mark.parametrize(
+  ("metric_fn", "targets"),
+  [
+    (metrics.accuracy, [-1, 1]),
+    (metrics.mean_3class_f1, [-1, 1]),
+    (metrics.macro_f1, [-1, 1]),
+    (metrics.multirc, [{"value": x, "group": 0} for x in (-1, 1)]),
+    (metrics.record, [{"value": x, "group": len(x)} for x in ([], ["a"])]),
+    (metrics.squad, ["", "a"]),
+  ],
+)
+def test_hidden_labels_are_no_targets(metric_fn, targets):
+  with pytest.raises(ValueError, match=r"got 1 of 2 .*: python -m t5x\.infer"):
+    metric_fn(targets, targets)
+
+
 # The five-prompt average of table 3 in Lester et al.; its text says 90.5.
 TABLE_3 = {
   "super_glue_boolq": {"accuracy": 91.1, "invalid": 3.0},
@@ -136,3 +152,14 @@ def test_squad_compares_texts_without_case_and_articles():
     "em": 50.0,
     "f1": pytest.approx(100 * (1 + 1 / 2) / 2),
   }
+
+
+@pytest.mark.parametrize(
+  ("answer", "prediction", "score"),
+  [("A", "a", 100), ("...", "...", 100), ("A", "the", 0), ("A", "", 0)],
+)
+def test_squad_of_answers_that_are_all_articles(answer, prediction, score):
+  assert metrics.squad([answer], [prediction]) == {"em": score, "f1": score}
+  # SQuAD's own rule, which ReCoRD keeps.
+  target = {"value": [answer], "group": 0}
+  assert metrics.record([target], [{"value": prediction}])["f1"] == 0

@@ -24,6 +24,10 @@ ROWS = [
       '\ufefftext,label\r\n"a ""fine"", long\nfilm",good\r\ndull; very,bad\r\n',
     ),
     ("r.csv", 'text;label\n"a ""fine"", long\nfilm";good\n"dull; very";bad\n'),
+    (
+      "r.csv",
+      '\n\ntext;label\n"a ""fine"", long\nfilm";good\n"dull; very";bad',
+    ),
     ("r.TSV", 'text\tlabel\n"a ""fine"", long\nfilm"\tgood\n\ndull; very\tbad'),
     (
       "r.jsonl",
@@ -45,8 +49,8 @@ def test_lines_are_those_of_the_file(tmp_path):
 
 def test_json_values_become_text(tmp_path):
   path = tmp_path / "r.jsonl"
-  path.write_text('{"a": true, "b": 2, "c": 0.5}\n')
-  assert cells(path) == [{"a": "True", "b": "2", "c": "0.5"}]
+  path.write_text(f'{{"a": true, "b": 1{"0" * 400}, "c": 0.5}}\n')
+  assert cells(path) == [{"a": "True", "b": f"1{'0' * 400}", "c": "0.5"}]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,13 @@ def test_json_values_become_text(tmp_path):
     ("r.jsonl", b'{"a": null}\n', "line 1, column a: expected text.* null"),
     ("r.jsonl", b'{"a": 1}\n{"b": 1}\n', "line 2: .*; a is missing"),
     ("r.jsonl", b'{"a": 1}\n{"a": 1, "b": 2}\n', "; b is not one of them"),
+    ("r.jsonl", b'{"a": NaN}\n', "line 1, column a: expected text.* NaN"),
+    ("r.jsonl", b'{"a": 1e999}\n', "line 1, column a: .* Infinity"),
+    ("r.jsonl", b'{"a": "\\ud800"}\n', r"line 1, column a: .* '\\ud800'"),
+    ("r.jsonl", b'{"\\ud800": 1}\n', r"line 1, a column: .* '\\ud800'"),
+    ("r.jsonl", b'{"a": 1, "a": 2}\n', "line 1: .* two columns are called a"),
+    ("r.csv", b'"a", "b"\n1,2\n', "line 1, column 2: .* space .* quotes"),
+    ("r.csv", b'a,b\n"1", "2"\n', "line 2, column b: .* space .* quotes"),
     ("r.jsonl", b"[" * 100_000, "line 1: expected a JSON object"),
     ("r.txt", b"a\n1\n", r"ends in \.csv, \.tsv, \.jsonl, got"),
   ],

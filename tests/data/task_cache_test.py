@@ -140,6 +140,16 @@ def test_cache_of_another_vocabulary_is_refused(byte_model, cache_dir, task):
     verify()
 
 
+def test_cache_is_not_continued_with_another_vocabulary(
+  byte_model, cache_dir, task
+):
+  task_cache.write(task, cache_dir, ["train"])
+  vocabulary.of_model(seqio.ByteVocabulary(extra_ids=7))
+  for splits in (["train"], ["validation"]):
+    with pytest.raises(ValueError, match=r"info\.train\.json to be of the voc"):
+      task_cache.write(task, cache_dir, splits)
+
+
 def test_info_is_what_seqio_expects(byte_model, cache_dir, task):
   task_cache.write(task, cache_dir, ["train"])
   info = json.loads((cache_dir / task.name / "info.train.json").read_text())

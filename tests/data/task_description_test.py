@@ -78,6 +78,33 @@ def test_label_that_does_not_occur_is_listed(monkeypatch):
   assert "             0.0%  entailment" in lines
 
 
+def test_targets_without_text_are_decoded():
+  tiny_row = {
+    "inputs": [[4, 5]],
+    "targets": [seqio.ByteVocabulary().encode("x")],
+  }
+  seqio.TaskRegistry.add(
+    "described_tokens",
+    seqio.FunctionDataSource(
+      lambda split, shuffle_files, seed=None: (
+        tf.data.Dataset.from_tensor_slices(tiny_row)
+      ),
+      splits=["validation"],
+    ),
+    preprocessors=[seqio.preprocessors.append_eos],
+    output_features={
+      name: seqio.Feature(seqio.ByteVocabulary())
+      for name in ("inputs", "targets")
+    },
+  )
+  assert "targets    100.0%  x  majority class" in _describe("described_tokens")
+
+
+def test_fewer_examples_than_none_are_refused():
+  with pytest.raises(ValueError, match="to show, 0 or more, got -1"):
+    _describe("mini_boolq", num_examples=-1)
+
+
 def test_unknown_split_is_refused():
   with pytest.raises(ValueError, match="got 'dev'"):
     _describe("mini_boolq", "dev")

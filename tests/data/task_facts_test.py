@@ -125,10 +125,14 @@ def test_lengths_of_a_task_without_the_split(byte_vocabulary):
     task_facts.lengths("facts_test", byte_vocabulary)
 
 
-def test_lengths_are_those_of_the_first_examples(byte_vocabulary, monkeypatch):
+def test_lengths_up_to_a_limit_are_of_the_first_examples(
+  byte_vocabulary, monkeypatch
+):
   monkeypatch.setattr(task_facts, "MAX_EXAMPLES", 1)
   lengths = task_facts.lengths("facts_free_prefixed", byte_vocabulary)
   assert lengths == {"inputs": 4 + len("record "), "targets": 4}
+  lengths = task_facts.lengths("facts_free", byte_vocabulary, longest=None)
+  assert lengths == {"inputs": 31, "targets": 9}
 
 
 def test_population_of_a_small_vocabulary():

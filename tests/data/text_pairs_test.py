@@ -1,5 +1,6 @@
 """Tests for prompt_tuning.data.text_pairs."""
 
+import numpy as np
 import pytest
 
 from prompt_tuning.data import text_pairs
@@ -34,3 +35,28 @@ def test_label_that_no_answer_can_be_is_refused():
   with pytest.raises(ValueError, match=r"vocabulary knows, got '\{No\}'"):
     text_pairs.make({"train": pairs}, vocabulary)
   assert text_pairs.make({"train": pairs}, vocabulary, []).labels == ()
+
+
+@pytest.mark.parametrize("labels", [None, []])
+def test_pairs_may_be_whatever_can_be_gone_through(labels):
+  vocabulary = ladder_vocabulary.ladder()
+  expected = text_pairs.make({"train": PAIRS}, vocabulary, labels)
+  for pairs in (zip(*zip(*PAIRS, strict=True), strict=True), np.array(PAIRS)):
+    made = text_pairs.make({"train": pairs}, vocabulary, labels)
+    assert made.task.name == expected.task.name
+    assert made.lengths == expected.lengths
+
+
+@pytest.mark.parametrize(
+  ("pairs", "message"),
+  [
+    ({"text": "label"}, "train to be pairs .*, got a mapping"),
+    ([{"text": "rice .", "label": "True"}], r"train\[0\] to be .*, got \{"),
+    ([("rice .", "True"), 5], r"train\[1\] to be a pair .*, got 5"),
+    ([("rice .", 5)], r"train\[0\] to be a pair .* 5\)"),
+    (iter(()), "Expected pairs of train, got none"),
+  ],
+)
+def test_what_is_no_list_of_pairs_is_refused(pairs, message):
+  with pytest.raises(ValueError, match=message):
+    text_pairs.make({"train": pairs}, ladder_vocabulary.ladder())

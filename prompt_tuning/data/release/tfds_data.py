@@ -174,8 +174,8 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
             f"Expected {dict(datasets[name])} examples, got something else "
             "from its server. Use a folder of the official release (--from)."
           )
-      except (ValueError, OSError) as error:
-        report.failed[name] = str(error)
+      except Exception as error:  # Those of TFDS have no class in common.
+        report.failed[name] = str(error) or type(error).__name__
         continue
       _publish(name, staging, data_dir)
     report.built[name] = datasets[name]

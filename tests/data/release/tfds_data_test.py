@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import util
 
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import tfds_data as official_release
@@ -332,6 +333,18 @@ def test_without_network_there_is_one_error_at_once(tmp_path, monkeypatch):
   monkeypatch.setattr("requests.head", head)
   with pytest.raises(ValueError, match=r"got: no network\. Without .*--from"):
     official_release.download(tmp_path)
+
+
+def test_a_download_that_fails_is_reported(tmp_path, monkeypatch):
+  def refuse(*args, **kwargs):
+    raise util.DownloadError("HTTP code: 403")
+
+  monkeypatch.setattr("requests.head", lambda url, timeout: None)
+  monkeypatch.setattr(tfds, "builder", refuse)
+  report = official_release.download(tmp_path)
+  assert report.failed[CB] == "HTTP code: 403"
+  assert len(report.failed) == len(release_rows.TASKS) + 1
+  assert not report.built
 
 
 def test_a_wrong_number_of_examples_is_refused(tmp_path):
