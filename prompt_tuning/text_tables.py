@@ -5,6 +5,15 @@ import csv
 import dataclasses
 import io
 
+# A sign -> how LaTeX prints it.
+_LATEX = str.maketrans(
+  {
+    **{x: f"\\{x}" for x in "&%_#{}$"},
+    **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}"},
+    **{"~": r"$\sim$", "±": r"$\pm$"},
+  }
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -72,9 +81,4 @@ def _latex_row(row: Sequence[str]) -> str:
 
 
 def _latex(text: str) -> str:
-  for old, new in (
-    *(("\\", r"\textbackslash{}"), ("~", r"$\sim$"), ("±", r"$\pm$")),
-    *((x, f"\\{x}") for x in "&%_#"),
-  ):
-    text = text.replace(old, new)
-  return text
+  return text.translate(_LATEX)

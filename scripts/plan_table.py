@@ -9,7 +9,9 @@ import t5x.utils  # noqa: F401  Before what imports TensorFlow, to keep it quiet
 # isort: split
 
 import argparse
+from collections.abc import Callable, Collection
 import pathlib
+import sys
 
 from prompt_tuning.planning import page, table, targets
 
@@ -21,10 +23,10 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--compile", choices=["tpu", "gpu"])
-  parser.add_argument("--methods", default=",".join(table.METHODS))
-  parser.add_argument("--sizes", default=",".join(table.SIZES))
-  parser.add_argument("--topologies", default=",".join(table.TOPOLOGIES))
-  parser.add_argument("--programs", default=",".join(table.PROGRAMS))
+  for name, known in _LISTS.items():
+    parser.add_argument(
+      f"--{name}", type=_some_of(known), default=",".join(known)
+    )
   parser.add_argument(
     "--attention", default="", help="Kernels to compile for: flash or cudnn."
   )
@@ -36,21 +38,45 @@ def main() -> None:
       cell
       for cell in table.cells()
       if _KINDS[args.compile] == ("100" in cell.topology)
-      and cell.method in args.methods.split(",")
-      and cell.size in args.sizes.split(",")
-      and cell.topology in args.topologies.split(",")
+      and cell.method in args.methods
+      and cell.size in args.sizes
+      and cell.topology in args.topologies
       and cell.attention == args.attention
     ]
     if not chosen:
       parser.error("the table has no such cell; see the values of these flags")
-    table.compile_cells(records[args.compile], chosen, args.programs.split(","))
+    try:
+      table.compile_cells(records[args.compile], chosen, args.programs)
+    except ValueError as e:
+      sys.exit(f"Error: {e}")
   (ROOT / "results/plan.md").write_text(
     page.page(table.read(list(records.values())))
   )
 
 
+def _some_of(known: Collection[str]) -> Callable[[str], list[str]]:
+  """Returns what reads a flag's list, of which all have to be known."""
+
+  def read(text: str) -> list[str]:
+    values = text.split(",")
+    if unknown := [x for x in values if x not in known]:
+      raise argparse.ArgumentTypeError(
+        f"expected some of {', '.join(known)}, got {', '.join(unknown)}"
+      )
+    return values
+
+  return read
+
+
 # Whether the names of its topologies are those of GPUs.
 _KINDS = {"tpu": False, "gpu": True}
+# Flag -> what may stand in its list.
+_LISTS = {
+  "methods": table.METHODS,
+  "sizes": table.SIZES,
+  "topologies": table.TOPOLOGIES,
+  "programs": table.PROGRAMS,
+}
 
 if __name__ == "__main__":
   main()

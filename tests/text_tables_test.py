@@ -27,6 +27,10 @@ def test_latex_quotes_its_signs():
   assert lines[0] == r"\begin{tabular}{lr}"
   assert r"a\_b & n \\" in lines
   assert r"longer & 20 $\pm$ 1 \\" in lines
+  signs = text_tables.Table([], [[r"a\b", "{x}", "2^3", "$5", "~7"]])
+  assert signs.latex().splitlines()[-3] == (
+    r"a\textbackslash{}b & \{x\} & 2\textasciicircum{}3 & \$5 & $\sim$7 \\"
+  )
 
 
 def test_csv():

@@ -26,7 +26,8 @@ _AXES = {
   "RANDOM_SEED": "seed",
 }
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.+-]*")
-# Kinds of gin files that say what a row is, if nothing else does.
+# Kinds of gin files that say what a row is, if nothing else does: the first of
+# them that is there, or that of the last file.
 _ROW_KINDS = ("recipe", "method", "prompt", "model")
 
 
@@ -123,9 +124,14 @@ def name_of(sheet: dict[str, Any]) -> str:
 
   A sweep with more values goes on in the same folder.
   """
-  axes = {k: x for k, x in sheet["grids"][0].items() if len(x) > 1}
-  shared = repr((sheet["programs"], sorted(axes)))
-  digest = hashlib.sha256(shared.encode()).hexdigest()[:6]
+  shared: dict[str, Any] = {}
+  for axis, values in sheet["grids"][0].items():
+    meanings = sheet["values"].get(axis, {})
+    bound = {name for x in meanings.values() for name in x.get("bindings", ())}
+    shared[axis] = sorted(bound) if len(values) > 1 else (values, meanings)
+  text = repr((sheet["programs"], sorted(shared.items())))
+  digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+  axes = [k for k, x in sheet["grids"][0].items() if len(x) > 1]
   return f"{'-'.join(axes)}-{digest}"
 
 
@@ -138,7 +144,7 @@ def _file_axes(command: TrainCommand) -> tuple[list[Axis], list[str]]:
   axes: list[Axis] = []
   gin_files: list[str] = []
   kinds = [_kind(files) for files in command.gin_files]
-  alone = next((k for k in _ROW_KINDS if k in kinds), None)
+  alone = next((k for k in (*_ROW_KINDS, *kinds[-1:]) if k in kinds), None)
   for kind, files in zip(kinds, command.gin_files, strict=True):
     if len(files) == 1 and kind != alone:
       gin_files += files[0]
@@ -256,12 +262,11 @@ def _layout(axes: Sequence[Axis]) -> dict[str, Any]:
 
   Numbers are columns, drawn as lines over their values; without them models,
   over their size; else tasks or the last list, as dots. Seeds are averaged, and
-  tasks are if they are not the columns.
+  tasks are if they are not the columns. Where seeds alone vary, what all runs
+  share is the table's only place.
   """
   shown = [x for x in axes if x.name != "seed"]
-  varied = [x for x in shown if len(x.values) > 1] or [
-    x for x in axes if len(x.values) > 1
-  ]
+  varied = [x for x in shown if len(x.values) > 1] or shown or list(axes)
   numeric = [x for x in varied if x.is_numeric]
   by_name = {x.name: x for x in varied}
   columns = max(
@@ -290,7 +295,7 @@ def _layout(axes: Sequence[Axis]) -> dict[str, Any]:
     layout["figure"] = "lines"
   if columns.name == "model":
     layout["x_label"] = "Parameters of the model"
-  if columns.name == "task":
+  if columns.name == "task" and len(columns.values) > 1:
     layout["mean_column"] = True
   if over:
     layout["mean_over"] = over.name

@@ -27,9 +27,10 @@ def of_results(results: Results) -> Table:
 
 def short_count(count: float) -> str:
   """Writes 76961152 as 77M."""
+  rounded = float(f"{count:.3g}")
   for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-    if count >= unit:
-      return f"{count / unit:.3g}{letter}"
+    if rounded >= unit:
+      return f"{rounded / unit:.3g}{letter}"
   return f"{count:g}"
 
 

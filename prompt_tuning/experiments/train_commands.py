@@ -44,10 +44,12 @@ def parse(arguments: Sequence[str]) -> TrainCommand:
     arguments: Such as `--gin_file=...`, `--gin.X=...`, `--tfds_data_dir=...`.
 
   Raises:
-    ValueError: if one is no flag, or a value is not closed or empty.
+    ValueError: if one is no flag, a value is not closed or empty, or
+      `--gin_bindings` sets what a flag of its own does.
   """
   places: list[list[GinFiles]] = []
   bindings: dict[str, list[str]] = {}
+  single, listed = set(), set()
   flags = []
   in_a_row = False
   for argument in records.joined(arguments):
@@ -60,13 +62,20 @@ def parse(arguments: Sequence[str]) -> TrainCommand:
         places.append(files)
     elif name == "gin_bindings":
       binding, _, value = value.partition("=")
+      single.add(binding.strip())
       bindings[binding.strip()] = [value.strip()]
     elif name.startswith("gin."):
+      listed.add(name.removeprefix("gin."))
       values = bindings.setdefault(name.removeprefix("gin."), [])
       values += split(value, argument)
     else:
       flags.append(argument)
     in_a_row = name == "gin_file"
+  for name in sorted(single & listed):
+    raise ValueError(
+      f"--gin_bindings and --gin.{name} both set {name}. Give all of its "
+      f"values as --gin.{name}=VALUE,VALUE."
+    )
   for name, values in (
     *(("--gin_file", ["+".join(x) for x in files]) for files in places),
     *((f"--gin.{name}", values) for name, values in bindings.items()),

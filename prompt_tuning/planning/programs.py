@@ -2,6 +2,7 @@
 
 from collections.abc import (
   Callable,
+  Collection,
   Generator,
   Iterator,
   Mapping,
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 
 from t5x import (
   evaluation,
+  gin_macros,
   gin_resolution,
   gin_text,
   gin_utils,
@@ -43,7 +45,11 @@ _OPEN = {
   "TASK": "'none'",
   "TASK_FEATURE_LENGTHS": str(LENGTHS),
   "TRAIN_STEPS_RELATIVE": "30000",
+  "TRAIN_FILE": "'nowhere'",
+  "PROBES": "'none'",
 }
+# What gin appends to a message.
+_GIN_CALLS = "\n  In call to configurable "
 _STAND_INS = pathlib.Path(__file__).with_name("stand_ins.gin")
 
 
@@ -123,6 +129,19 @@ def reading(
   devices: Sequence[Any],
 ) -> Iterator[Command]:
   """Reads a command for devices, and traces nothing; see `programs_of`."""
+  try:
+    with _read(gin_files, gin_bindings, devices) as command:
+      yield command
+  except ValueError as e:
+    raise ValueError(str(e).partition(_GIN_CALLS)[0]) from e
+
+
+@contextlib.contextmanager
+def _read(
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  devices: Sequence[Any],
+) -> Iterator[Command]:
   paths = gin_utils.search_paths()
   if not gin_files:
     raise ValueError("Expected the --gin_file flags of a command, got none.")
@@ -134,6 +153,10 @@ def reading(
   given = {b.partition("=")[0].strip() for b in bindings}
   if "TRAIN_STEPS" in given:
     given.add("TRAIN_STEPS_RELATIVE")
+  if "PROMPT_LENGTH" in given:
+    given.add("PROMPT_FILE")  # It is read for its length alone.
+  if "TASK_PREFIXES" in macros - given:
+    given.add("TASK")  # A prompt has as many rows as the task has parts.
   left_open = [
     f"{name} = {value}"
     for name, value in _OPEN.items()
@@ -148,6 +171,7 @@ def reading(
       "None of the gin files configures a run: give the flags of a train, eval "
       "or infer command, with its --gin_file=gin/recipes/NAME.gin."
     )
+  _check_given(files, given | set(_OPEN), paths)
   files.append(str(_STAND_INS))
   with (
     partitioning.using_devices(devices),
@@ -157,6 +181,20 @@ def reading(
     ) as arguments,
   ):
     yield _command(program, arguments)
+
+
+def _check_given(
+  files: Sequence[str], given: Collection[str], paths: Sequence[str]
+) -> None:
+  """Raises ValueError if macros without a value are not among those given."""
+  required = {
+    name
+    for name, macro in gin_macros.macros_of(files, paths).items()
+    if macro.value == gin_macros.REQUIRED
+  }
+  missing = (gin_macros.undefined(files, paths) | required) - set(given)
+  if missing:
+    raise ValueError(gin_macros.what_gives(missing, files, paths))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,15 @@
 """Sweeps: the sheet that a command with lists stands for."""
 
+import made_up
 import pytest
 
-from prompt_tuning.experiments import sweeps, toml_files, train_commands
+from prompt_tuning.experiments import (
+  pages,
+  sweeps,
+  tables,
+  toml_files,
+  train_commands,
+)
 from prompt_tuning.experiments.sheets import Sheet
 
 FIXED = ("--gin_file=gin/models/s.gin", "--gin_file=gin/recipes/r.gin")
@@ -64,11 +71,33 @@ def test_commands_are_those_of_the_train_command():
       ["--gin.TASK='cb','rte'", "--gin_file=gin/prompts/{a,b}.gin"],
       (["prompt"], "task", None, "dots"),
     ),
-    (["--gin.RANDOM_SEED=0,1"], (["recipe"], "seed", None, "lines")),
+    (["--gin.RANDOM_SEED=0,1"], ([], "recipe", None, "dots")),
+    (
+      ["--gin.TASK='cb'", "--gin.RANDOM_SEED=0,1"],
+      (["recipe"], "task", None, "dots"),
+    ),
   ],
 )
 def test_layout(arguments, expected):
   assert _layout(*arguments) == expected
+
+
+def test_seeds_alone_are_averaged(tmp_path):
+  (tmp_path / "gin/methods").mkdir(parents=True)
+  (tmp_path / "gin/methods/prompt.gin").touch()
+  sheet = _sheet(
+    "--gin_file=gin/methods/prompt.gin",
+    "--gin.TASK='cb'",
+    "--gin.RANDOM_SEED=0,1",
+  )
+  results = made_up.results(tmp_path, sheet)
+  assert tables.of_scores(results).rows == [["prompt", "45.0 ± 7.1 (2)"]]
+  assert "x.png" in pages.of_results(results)
+
+
+def test_last_file_names_the_place_of_seeds_where_no_kind_of_file_does():
+  layout = _sheet("--gin_file=mine/all.gin", "--gin.RANDOM_SEED=0,1").layout
+  assert (layout.rows, layout.columns) == ([], "mine")
 
 
 def test_models_are_columns_by_their_size():
@@ -121,6 +150,23 @@ def test_more_values_go_on_in_the_same_folder():
   assert name(LENGTHS) == name(f"{LENGTHS},20")
   assert name(LENGTHS) != name(LENGTHS, "--gin.BATCH_SIZE=4")
   assert name(LENGTHS).startswith("prompt_length-")
+  assert name("--gin.a.X=[1],[2]") == name("--gin.a.X=[1],[2],None")
+
+
+def test_other_tasks_recipes_and_bindings_have_a_folder_of_their_own():
+  recipes = ("--gin_file=gin/recipes/r.gin", "--gin_file=gin/recipes/s.gin")
+  commands = [
+    *(
+      [recipe, f"--gin.TASK={task}", LENGTHS]
+      for recipe in recipes
+      for task in ("'cb'", "'rte'")
+    ),
+    *([recipes[0], f"--gin.{x}.X=[1],[2]"] for x in "ab"),
+  ]
+  names = {
+    sweeps.name_of(sweeps.fields(train_commands.parse(x), x)) for x in commands
+  }
+  assert len(names) == len(commands)
 
 
 def test_a_seed_is_one_of_the_data_too():

@@ -3,12 +3,40 @@
 import pathlib
 
 import made_up
+import pytest
 
 from prompt_tuning.experiments import figures, sheets, tables
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+  ("count", "text"),
+  [
+    (512, "512"),
+    (999, "999"),
+    (999_499, "999K"),
+    (999_500, "1M"),
+    (76_961_152, "77M"),
+    (999_999_999, "1B"),
+  ],
+)
+def test_count_is_rounded_before_its_unit_is_chosen(count, text):
+  assert tables.short_count(count) == text
+
+
+def test_record_without_scores_is_no_score(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  made_up.file(tmp_path, sheet.cells()[:12])
+  others = sheet.cells()[12:]
+  results = made_up.results(tmp_path, sheet, others, evals=[], best=None)
+  assert tables.of_scores(results).rows == [
+    ["Prompt_tuning", "51.7 ± 5.8 (3)", "-"],
+    ["model", "55.0 ± 0.0 (3)", "-"],
+  ]
+  assert not any("l" in row for row in tables.csv_rows(results))
 
 
 def test_means_over_tasks_come_with_each_task(tmp_path):

@@ -62,6 +62,14 @@ def test_gin_bindings_and_flags_are_no_lists():
   assert command.flags == ["--tfds_data_dir=a,b", "--alsologtostderr"]
 
 
+@pytest.mark.parametrize("listed", ["--gin.X=1,2", "--gin.X=1"])
+def test_list_of_what_gin_bindings_sets_is_refused(listed):
+  arguments = [listed, "--gin_bindings=X = 3"]
+  for given in (arguments, arguments[::-1]):
+    with pytest.raises(ValueError, match="both set X"):
+      train_commands.parse(given)
+
+
 @pytest.mark.parametrize(
   ("argument", "message"),
   [

@@ -145,6 +145,39 @@ def test_command_without_a_run_is_refused():
     list(programs.programs_of(FILES[:1], [], jax.devices()[:1]))
 
 
+EVALUATE, MULTITASK, ENSEMBLE = (
+  [FILES[0], "gin/recipes/evaluate_prompt.gin"],
+  [FILES[0], "gin/recipes/multitask_prompt.gin"],
+  [FILES[0], "gin/methods/ensemble.gin", "gin/runs/eval.gin"],
+)
+
+
+@pytest.mark.parametrize(
+  ("files", "given", "message"),
+  [
+    (EVALUATE, [], "require PROMPT_FILE. Give"),
+    (EVALUATE, ["PROMPT_FILE = 'no.npy'"], "^no.npy is not a file. .*none.$"),
+    (MULTITASK, [], "^Expected a seqio task .*--gin.TASK=\"'super_glue_cb'\"$"),
+    (ENSEMBLE, [], "require NUM_PROMPTS, PROMPT_FILES. Give"),
+    (FILES[1:], [], "gives MODEL, .*--gin_file=gin/models/NAME.gin"),
+  ],
+)
+def test_command_that_lacks_what_shapes_it_says_what(files, given, message):
+  with (
+    pytest.raises(ValueError, match=message),
+    programs.reading(files, given, jax.devices()[:1]),
+  ):
+    pass
+
+
+def test_length_of_a_prompt_may_stand_for_its_file():
+  with programs.reading(
+    EVALUATE, [*TINY[1:], "PROMPT_LENGTH = 7"], jax.devices()[:1]
+  ) as command:
+    prompt = command.state.params["encoder"]["prompt"]["prompt"]
+  assert prompt.shape == (7, 64)
+
+
 def test_mesh_that_does_not_divide_the_batch_is_refused():
   with pytest.raises(ValueError, match="does not divide the 1 devices"):
     list(

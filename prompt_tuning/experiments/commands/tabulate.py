@@ -35,12 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
   args = parser.parse_args(arguments)
   root = args.root.resolve()
   try:
-    files = _files(root, args.sheets)
+    files, empty = _files(root, args.sheets)
   except (OSError, ValueError) as error:
     sys.exit(f"Error: {error}")
   if not args.check:
     pages.write(files, root)
-    print(f"{len(files)} files: {', '.join(_PAGES)}, others in results.")
+    others = sorted(x for x in files if not x.startswith(f"{_TABLES}/"))
+    count = len(files) - len(others)
+    print(", ".join([f"Written: {count} files in {_TABLES}", *others]) + ".")
+    if empty:
+      print(f"No results yet: {', '.join(empty)}.")
     return
   whole = None if args.sheets else _TABLES
   if wrong := pages.differences(files, root, whole):
@@ -51,19 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def _files(root: pathlib.Path, given: Sequence[str]) -> dict[str, bytes]:
-  """Path, from the root -> content."""
+def _files(
+  root: pathlib.Path, given: Sequence[str]
+) -> tuple[dict[str, bytes], list[str]]:
+  """Path, from the root -> content; and which sheets have no results."""
   configs = root / "configs"
   wanted = {sheets.name_of(x, configs, without_runs=True) for x in given}
   every = _results(root)
   if not given:  # A project of another's may have none without runs.
     own = {x for x in sheets.NO_RUNS if (configs / f"{x}.toml").exists()}
     wanted = {*every, *own}
-  files = {
-    f"{_TABLES}/{name}": content
+  made = {
+    sheet: pages.of_results(results)
     for sheet, results in every.items()
     if sheet in wanted
-    for name, content in pages.of_results(results).items()
+  }
+  files = {
+    f"{_TABLES}/{name}": content
+    for own in made.values()
+    for name, content in own.items()
   }
   files[f"{_TABLES}/{drift.PAGE}"] = drift.page(every.values()).encode()
   files[f"{_TABLES}/{hours.PAGE}"] = hours.page(every.values()).encode()
@@ -74,7 +84,11 @@ def _files(root: pathlib.Path, given: Sequence[str]) -> dict[str, bytes]:
       files[name] = text.encode()
   if wanted & set(sheets.NO_RUNS):
     files |= _without_runs(configs, wanted, every)
-  return files
+  empty = [sheet for sheet, own in made.items() if not own]
+  page = "interpretability"
+  if page in wanted and f"{_TABLES}/{page}.md" not in files:
+    empty.append(page)
+  return files, empty
 
 
 def _hidden(root: pathlib.Path) -> list[str]:
