@@ -139,12 +139,12 @@ class _Launch:
     for share in shares_of_cores(jobs):
       self._shares.put(share)
 
-  def _run(self, cell: Cell) -> Outcome:
+  def _run(self, cell: Cell, waits: bool) -> Outcome:
     start = self._started[cell] = time.monotonic()
     share = self._shares.get()
     try:
       seen = self._archive.record(cell)
-      return run_cell(cell, self._place, seen, self.processes, share)
+      return run_cell(cell, self._place, seen, self.processes, share, waits)
     except Exception as e:  # It must not keep the others from running.
       error = f"{type(e).__name__}: {e}"
       return Outcome(cell, "failed", error, time.monotonic() - start)
@@ -177,22 +177,40 @@ class _Launch:
     for cells in rounds(self._todo):
       if any(x.status == "interrupted" for x in self.outcomes):
         return  # What the others need is not there.
-      pending = {pool.submit(self._run, cell) for cell in cells}
-      try:
-        while pending:
-          done, pending = futures.wait(
-            pending, timeout=2, return_when=futures.FIRST_COMPLETED
-          )
-          for future in done:
-            self._note(future.result(), bar)
-          if self.processes.stopping:
-            pending = {future for future in pending if not future.cancel()}
-          bar.set_description_str(self._line(), refresh=False)
-          if done or sys.stderr.isatty():
-            bar.refresh()
-      finally:  # Of an error here, such as a closed stderr: begin no more.
-        for future in pending:
-          future.cancel()
+      # What another launcher runs comes last: it may be done by then.
+      busy = self._run_all(pool, cells, bar, waits=False)
+      self._run_all(pool, busy, bar, waits=True)
+
+  def _run_all(
+    self,
+    pool: futures.Executor,
+    cells: Sequence[Cell],
+    bar: tqdm.tqdm,
+    waits: bool,
+  ) -> list[Cell]:
+    """Runs cells, and returns those that another launcher runs."""
+    busy = []
+    pending = {pool.submit(self._run, cell, waits) for cell in cells}
+    try:
+      while pending:
+        done, pending = futures.wait(
+          pending, timeout=2, return_when=futures.FIRST_COMPLETED
+        )
+        for future in done:
+          outcome = future.result()
+          if outcome.status == "busy":
+            busy.append(outcome.cell)
+          else:
+            self._note(outcome, bar)
+        if self.processes.stopping:
+          pending = {future for future in pending if not future.cancel()}
+        bar.set_description_str(self._line(), refresh=False)
+        if done or sys.stderr.isatty():
+          bar.refresh()
+    finally:  # Of an error here, such as a closed stderr: begin no more.
+      for future in pending:
+        future.cancel()
+    return busy
 
 
 def launch(

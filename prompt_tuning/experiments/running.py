@@ -76,7 +76,8 @@ class Outcome:
   Attributes:
     cell: The cell.
     status: "finished", "stopped", "failed", or "interrupted", which has no
-      record and goes on when it is launched again.
+      record and goes on when it is launched again; "busy", if another launcher
+      runs it.
     error: Of a failed cell.
     seconds: How long this attempt took.
   """
@@ -135,6 +136,7 @@ def run_cell(
   seen: records.RunRecord | None = None,
   processes: Processes | None = None,
   cores: Collection[int] = (),
+  waits: bool = True,
 ) -> Outcome:
   """Runs a cell, or goes on with it, and files its record.
 
@@ -145,6 +147,7 @@ def run_cell(
       Another one by its turn is a second launcher's, and is left as it is.
     processes: Keeps the process while it runs.
     cores: Numbers of the processor's cores that it may use; all by default.
+    waits: Whether to wait for another launcher that runs it.
 
   Returns:
     How it ended.
@@ -155,8 +158,10 @@ def run_cell(
   """
   start = time.monotonic()
   processes = processes or Processes()
-  with _locks(cell, place, processes) as locks:
+  with _locks(cell, place, processes, waits) as locks:
     record = None
+    if not locks and not processes.stopping:
+      return Outcome(cell, "busy", None, 0.0)
     if locks:
       filed = place.archive().record(cell)
       if filed and filed != seen and filed.is_over:
@@ -213,30 +218,34 @@ def _run_to_its_end(
 
 @contextlib.contextmanager
 def _locks(
-  cell: Cell, place: Place, processes: Processes
+  cell: Cell, place: Place, processes: Processes, waits: bool
 ) -> Iterator[Sequence[int]]:
   """Waits until nobody else uses the folder of a cell or runs its settings.
 
   Yields:
     File descriptors. Processes that inherit them hold the locks too. Nothing
-    if `processes` are to stop meanwhile.
+    if `processes` are to stop meanwhile, or it does not wait.
   """
   folder = place.folder(cell)
   settings = hashlib.sha256(repr(cell.settings).encode()).hexdigest()
   with (
-    _lock(folder.with_name(f"{folder.name}.lock"), processes) as first,
-    _lock(place.root / "runs" / ".locks" / settings, processes) as second,
+    _lock(folder.with_name(f"{folder.name}.lock"), processes, waits) as first,
+    _lock(
+      place.root / "runs" / ".locks" / settings, processes, waits
+    ) as second,
   ):
     yield () if first is None or second is None else (first, second)
 
 
 @contextlib.contextmanager
-def _lock(path: pathlib.Path, processes: Processes) -> Iterator[int | None]:
+def _lock(
+  path: pathlib.Path, processes: Processes, waits: bool
+) -> Iterator[int | None]:
   """Waits for a lock.
 
   Yields:
     Its file descriptor. Processes that inherit it hold the lock too. None if
-    `processes` are to stop meanwhile.
+    `processes` are to stop meanwhile, or it does not wait.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("w") as f:
@@ -244,6 +253,8 @@ def _lock(path: pathlib.Path, processes: Processes) -> Iterator[int | None]:
       try:
         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
+        if not waits:
+          break
         time.sleep(0.5)
       else:
         yield f.fileno()

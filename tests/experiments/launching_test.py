@@ -1,5 +1,6 @@
 """The launcher, on a program that does nothing but leave a record."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -42,6 +43,25 @@ def test_launch_runs_what_has_no_record(tmp_path):
   assert {o.cell.name for o in outcomes} == {"cb-seed0", "cb-seed2"}
   assert set(counting.filed(place)) == {"cb-seed0", "cb-seed1", "cb-seed2"}
   assert launching.launch(cells, place) == []
+
+
+def test_second_launcher_passes_over_what_the_first_runs(tmp_path):
+  place = counting.place(tmp_path)
+  cells = counting.cells(place)
+  order = []
+  first = contextlib.ExitStack()
+
+  def note(outcome):
+    order.append(outcome.cell)
+    if len(order) == 2:
+      first.close()
+    return ""
+
+  first.enter_context(
+    running._locks(cells[0], place, running.Processes(), waits=True)
+  )
+  launching.launch(cells, place, on_outcome=note)
+  assert order == [*cells[1:], cells[0]]
 
 
 @pytest.mark.parametrize(
