@@ -20,6 +20,7 @@ class Archive:
     self,
     filed: Iterable[records.Filed] = (),
     root: pathlib.Path = pathlib.Path(),
+    folder: pathlib.Path = pathlib.Path(),
   ):
     """Sorts records.
 
@@ -27,23 +28,22 @@ class Archive:
       filed: In the order in which they count, but that records with results
         count first.
       root: The folder that gin files and checkpoints are named from.
+      folder: That records are named from.
     """
     self.filed = list(filed)
+    self._folder = folder
     self.configurations = configurations.Configurations(root)
     self._bases = bases.Bases(root)
     self._by_hash: dict[str, records.Filed] = {}
     self._by_command: dict[records.Settings, records.Filed] = {}
-    self._by_place: dict[tuple[str, str], records.Filed] = {}
+    self._by_place: dict[str, records.Filed] = {}
     for x in sorted(self.filed, key=lambda x: not x.record.counts):
       told = configurations.of_record(x.record)
       if told is not None:
         self._by_hash.setdefault(told.hash, x)
       command = records.settings(x.record.command)
       self._by_command.setdefault(command, x)
-      # A sheet's name may have a folder in it.
-      for depth in (1, 2):
-        sheet = "/".join(x.path.parent.parts[-depth:])
-        self._by_place.setdefault((sheet, x.path.stem), x)
+      self._by_place.setdefault(self.name(x), x)
 
   @classmethod
   def load(
@@ -58,7 +58,11 @@ class Archive:
     Raises:
       ValueError: if a file is no record.
     """
-    return cls(records.load(results), root or results.parent)
+    return cls(records.load(results), root or results.parent, results)
+
+  def name(self, filed: records.Filed) -> str:
+    """Returns a record's path below the archive's folder, without suffix."""
+    return filed.path.relative_to(self._folder).with_suffix("").as_posix()
 
   def find(self, cell: Cell) -> records.Filed | None:
     """Returns the record to show for a cell, whichever sheet it was run for."""
@@ -79,7 +83,7 @@ class Archive:
 
   def _in_its_place(self, cell: Cell) -> records.Filed | None:
     """The record in a cell's own place, if it is one of the same run."""
-    filed = self._by_place.get((cell.sheet, cell.name))
+    filed = self._by_place.get(f"{cell.sheet}/{cell.name}")
     if filed is None or filed.record.configuration is None:
       return None
     return filed if filed.record.kind == cell.settings.kind else None
@@ -114,8 +118,4 @@ class Archive:
 
   def beside(self, sheet: str) -> list[records.Filed]:
     """Returns the records that lie in a sheet's folder."""
-    return [
-      x
-      for x in self.filed
-      if x.path.parent.as_posix().endswith(f"/results/{sheet}")
-    ]
+    return [x for x in self.filed if self.name(x).rpartition("/")[0] == sheet]

@@ -46,7 +46,7 @@ def of_results(results: Results) -> list[Drifted]:
   """Returns the records of a sheet that have drifted."""
   return [
     Drifted(
-      "/".join(run.filed.path.with_suffix("").parts[-2:]),
+      results.archive.name(run.filed),
       run_configuration.describe(differences),
     )
     for run in results.runs

@@ -20,18 +20,27 @@ from t5x import lengths, models, trainer
 class Trainer(trainer.Trainer):
   """A `trainer.Trainer` whose batches are cut into microbatches by length."""
 
-  def __init__(self, *, num_lengths: int = 6, **kwargs: Any):
+  def __init__(
+    self,
+    *,
+    num_lengths: int = 6,
+    refused_microbatches: int | None = None,
+    **kwargs: Any,
+  ):
     """Compiles nothing yet.
 
     Args:
       num_lengths: Shapes of microbatches there may be, each of which is
         compiled once, when an example needs it.
+      refused_microbatches: What would be another trainer's `num_microbatches`:
+        a name of its own, which `run_configuration` knows to be no setting.
       **kwargs: Of `trainer.Trainer`.
 
     Raises:
-      ValueError: if there would be no shape, or `num_microbatches` is given.
+      ValueError: if there would be no shape, or microbatches are asked for.
     """
-    if kwargs.get("num_microbatches") not in (None, 1):
+    asked = {refused_microbatches, kwargs.get("num_microbatches")}
+    if not asked <= {None, 1}:
       raise ValueError(
         "Batches by length have microbatches of their own: leave "
         "NUM_MICROBATCHES out, or train without gin/runs/by_length.gin."

@@ -40,8 +40,8 @@ class StopSignals:
     # Not by print: the signal may have come in the middle of one.
     os.write(
       2,
-      b"\nStopping after this step or evaluation; the same signal again stops "
-      b"at once.\n",
+      b"\nStopping after this step, evaluation or chunk of examples; the same "
+      b"signal again stops at once.\n",
     )
 
   def __exit__(self, *error) -> None:

@@ -10,6 +10,8 @@ and nothing is registered with gin, so this takes milliseconds.
 import collections
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import difflib
+import itertools
 from typing import Any
 
 from gin import config_parser
@@ -239,6 +241,42 @@ def resolve(
     for x in found
   ]
   return sorted(settings, key=lambda x: x.name)
+
+
+def refuse_unused(
+  bindings: Bindings, function: str, given: Iterable[str]
+) -> None:
+  """Refuses bindings in scopes in which nothing uses them.
+
+  Args:
+    bindings: The configuration.
+    function: Of the program, which is configured.
+    given: Those of its bindings that a command adds.
+
+  Raises:
+    ValueError: if there is one; it names scopes that there are.
+  """
+  root = bindings.root(function)
+  assert root is not None, "the caller has looked"
+  reached = {(x.scope, x.function) for x in _reached(bindings, root, ())}
+  for x in itertools.chain.from_iterable(map(statements, given)):
+    is_binding = isinstance(x, config_parser.BindingStatement) and x.arg_name
+    if not is_binding or not x.scope:
+      continue
+    name = bindings.name(x.selector, {})
+    scopes = {scope for scope, reached_name in reached if reached_name == name}
+    # What gin does not reach, Python may call, in a scope that there is.
+    scopes = scopes or {scope for scope, _ in reached}
+    is_used = any(f"{scope}/".startswith(f"{x.scope}/") for scope in scopes)
+    if is_used or not name.module:
+      continue
+    scopes = sorted(scopes - {""})
+    near = difflib.get_close_matches(x.scope, scopes) or scopes
+    raise ValueError(
+      f"Nothing uses {x.selector} in the scope {x.scope!r}, so "
+      f"'{x.scope}/{x.selector}.{x.arg_name}' would change nothing."
+      + (f" Did you mean {' or '.join(near)}?" if near else "")
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -208,11 +208,7 @@ def parse_gin_flags(
 
 
 def configuration(program: str) -> run_configuration.RunConfiguration:
-  """Returns what gin was told for a program.
-
-  Args:
-    program: "train", "eval" or "infer".
-  """
+  """Returns what gin was told for "train", "eval" or "infer"."""
   return run_configuration.of_gin(program, gin.config_str())
 
 
@@ -330,6 +326,7 @@ def _start(
       "--gin_file=gin/recipes/NAME.gin, or a run, "
       "--gin_file=gin/runs/NAME.gin; --help lists them."
     )
+  gin_resolution.refuse_unused(bindings, fn.__name__, values.gin_bindings)
   gin_values.check(gin_resolution.resolve(bindings, fn.__name__), fn)
   if values.dry_run:
     print(gin.config_str())

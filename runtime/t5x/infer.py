@@ -1,6 +1,7 @@
 """Writes predictions: `python -m t5x.infer --gin_file=... --gin.X=...`."""
 
 from collections.abc import Callable
+import itertools
 import sys
 
 from t5x import gin_help
@@ -17,13 +18,30 @@ def main(infer: Callable[..., InferenceOutcome]) -> None:
 
   Args:
     infer: `inference.infer`, its arguments bound.
+
+  Raises:
+    SystemExit: with 128 + its number, after a signal; started again, it goes on
+      after the last chunk.
   """
-  with command_line.ProgressBar("infer", "example") as progress:
+  # Processes agree on the next step, and examples are not counted one by one.
+  chunks = itertools.count()
+  with (
+    command_line.StopSignals() as signals,
+    command_line.ProgressBar("infer", "example") as progress,
+  ):
     outcome = infer(
-      configuration=gin_utils.configuration("infer"), on_event=progress
+      configuration=gin_utils.configuration("infer"),
+      on_event=progress,
+      should_stop=lambda: signals.stop_at(next(chunks)),
     )
   for path, examples in outcome.examples.items():
     print(f"{examples} examples in {path}", file=sys.stderr)
+  if outcome.status == "interrupted":
+    print(
+      f"Stopped at example {progress.step}; the same command goes on.",
+      file=sys.stderr,
+    )
+    sys.exit(signals.exit_status)
 
 
 if __name__ == "__main__":

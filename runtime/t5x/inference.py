@@ -113,11 +113,16 @@ def infer(
     raise ValueError(f"Expected MODE to be one of {MODES}, got {mode!r}.")
   if dataset_cfg.task_feature_lengths is None:
     raise ValueError("Inference needs TASK_FEATURE_LENGTHS.")
+  if checkpoint_period < 1:
+    raise ValueError(
+      f"Expected checkpoint_period of at least 1, got {checkpoint_period}."
+    )
+  if not 0 <= shard_id < num_shards:
+    raise ValueError(
+      f"Expected 0 <= shard_id < num_shards={num_shards}, got {shard_id}."
+    )
   records.make_folder(output_dir, "INFER_OUTPUT_DIR", "infer")
   rng = None if fallback_init_rng is None else jax.random.key(fallback_init_rng)
-  predictor = _Predictor(
-    mode, model, dataset_cfg, restore_checkpoint_cfg, partitioner, rng
-  )
   chunk_size = checkpoint_period * dataset_cfg.batch_size
   files = _Files(
     output_dir, mode, shard_id, num_shards, chunk_size, configuration
@@ -125,6 +130,11 @@ def infer(
   # Parts of a split may be worked on side by side.
   part = f"{mode}-{shard_id:05}-of-{num_shards:05}"
   with run_lock.RunLock(output_dir, "INFER_OUTPUT_DIR", part):
+    if num_shards == 1:  # Else, another part may run.
+      records.note_killed(output_dir)
+    predictor = _Predictor(
+      mode, model, dataset_cfg, restore_checkpoint_cfg, partitioner, rng
+    )
     record = files.open(predictor)
     if summarize_config_fn is not None:
       summarize_config_fn(output_dir, None, int(predictor.state.step))

@@ -185,10 +185,13 @@ class TrainStateInitializer:
       )
       names += parts
     apart = stacking.shapes_apart(targets)
-    read = base.read({sources[name]: apart[name] for name in names})
-    return stacking.put_together(
-      {name: read.pop(sources[name]) for name in names}, targets
-    )
+    arrays: dict[str, jax.Array] = {}
+    while left := [name for name in names if name not in arrays]:
+      # Of parameters with one source, each gets an array of its own.
+      once = {sources[name]: name for name in left}
+      read = base.read({source: apart[x] for source, x in once.items()})
+      arrays |= {once[source]: read.pop(source) for source in once}
+    return stacking.put_together(arrays, targets)
 
   def _absent(
     self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]

@@ -135,8 +135,12 @@ class OpenRun:
 
   def resume(self) -> None:
     """Tells actions what was done, and brings files to the restored step."""
+    for mode, actions in self.plan.actions.items():
+      acted = self.start.acted.get(mode, [])
+      history = self.start.evals if mode == "INFER_EVAL" else acted
+      for action in actions:
+        action.resume([x["metrics"] for x in history])
     for action in self.plan.actions.get("INFER_EVAL", ()):
-      action.resume([e["metrics"] for e in self.start.evals])
       action.check_files(self.start.evals, self.checkpointer)
     if jax.process_index() == 0:
       folder = self.plan.model_dir
@@ -188,6 +192,7 @@ class OpenRun:
       eval_first=plan.run_eval_before_training,
       gc_period=plan.gc_period,
       evals=start.evals,
+      acted=start.acted,
       on_event=on_event,
       should_stop=should_stop,
     )

@@ -22,6 +22,8 @@ FUNCTIONS = {"train": "train", "eval": "evaluate", "infer": "infer"}
 FILE = "configuration.json"
 # Parameters that say where a run writes, or which part of its data it takes.
 _PLACES = frozenset({"model_dir", "output_dir", "shard_id"})
+# And those that no run has a value of.
+_NO_SETTINGS = _PLACES | {"refused_microbatches"}
 # What the code decides and no file says, of each program. Whoever changes what
 # the same settings compute says so here: a run of before is then not gone on
 # with, and tables say which records are of before.
@@ -145,7 +147,7 @@ def of_bindings(
     bindings: The files' and the command's.
   """
   function = FUNCTIONS.get(program, program)
-  settings = gin_resolution.resolve(bindings, function, _PLACES)
+  settings = gin_resolution.resolve(bindings, function, _NO_SETTINGS)
   return _made(
     program,
     {x.name: x.text for x in settings},

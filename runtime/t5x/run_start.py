@@ -20,6 +20,8 @@ class Start:
     base_fingerprint: Of what is frozen, if anything is.
     evals: The inference evaluations so far.
     seconds: The time that the run took so far.
+    acted: Mode -> step and metrics of each time that its actions ran, where
+      those are not `evals`.
   """
 
   step: int
@@ -28,6 +30,16 @@ class Start:
   base_fingerprint: str | None
   evals: list[dict[str, Any]]
   seconds: float
+  acted: dict[str, list[dict[str, Any]]] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def __post_init__(self):
+    # An evaluation of the loss alone is done again.
+    if "TRAIN_EVAL" in self.acted and not self.is_evaluated:
+      self.acted["TRAIN_EVAL"] = [
+        x for x in self.acted["TRAIN_EVAL"] if x["step"] < self.step
+      ]
 
   @property
   def is_evaluated(self) -> bool:
@@ -116,6 +128,7 @@ def restore(
     identity,
     run_info["evals"],
     run_info["seconds"],
+    run_info.get("acted", {}),  # Checkpoints of before have none.
   )
 
 

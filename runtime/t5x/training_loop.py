@@ -36,6 +36,7 @@ class Loop:
     base: Path and fingerprint of the base checkpoint, if there is one.
     base_fingerprint: Of what is frozen, if anything is.
     evals: The inference evaluations so far: step, metrics, score.
+    acted: Of the other modes, what their actions ran on so far: step, metrics.
     on_event: Called with all that happens.
     should_stop: Asked after every step.
   """
@@ -62,6 +63,7 @@ class Loop:
   eval_first: bool
   gc_period: int
   evals: list[dict[str, Any]]
+  acted: dict[str, list[dict[str, Any]]]
   on_event: events.OnEvent
   should_stop: events.ShouldStop
   _is_interrupted: bool = dataclasses.field(default=False, init=False)
@@ -135,9 +137,13 @@ class Loop:
     return self._act("TRAIN", {"train": metrics})
 
   def _act(self, mode: str, metrics_by_task: metrics_lib.MetricsByTask) -> bool:
+    actions = self.actions.get(mode, ())
+    if actions and mode != "INFER_EVAL":
+      acted = {"step": self.step, "metrics": metrics_by_task}
+      self.acted.setdefault(mode, []).append(acted)
     results = [
       action.run(self.trainer.train_state, metrics_by_task)
-      for action in self.actions.get(mode, ())
+      for action in actions
     ]
     return any(results)
 
@@ -186,6 +192,7 @@ class Loop:
         "base": self.base,
         "base_fingerprint": self.base_fingerprint,
         "evals": self.evals,
+        "acted": self.acted,
         "seconds": self.record.seconds,
       },
     )

@@ -197,6 +197,24 @@ def test_other_weights_of_the_base_list_the_records(root):
   assert drift.of_results(results(root)) == []
 
 
+def test_records_of_two_sheets_of_one_name_are_told_apart(root):
+  """One sheet lies in a folder of its own."""
+  for folder in ("configs", "results"):
+    (root / folder / "full").mkdir()
+  shutil.copy(root / "configs" / "x.toml", root / "configs" / "full")
+  shutil.move(root / "results" / "x", root / "results" / "full" / "x")
+  replace(root / "gin" / "train.gin", "0.3", "0.1")
+  full = sheets.load(root / "configs" / "full" / "x.toml", root / "configs")
+  archive = Archive.load(root / "results")
+  drifted = drift.of_results(Results(full, archive))
+  assert [x.name for x in drifted] == ["full/x/cb-seed0", "full/x/cb-seed1"]
+  assert [x.path.stem for x in archive.beside("full/x")] == [
+    "cb-seed0",
+    "cb-seed1",
+  ]
+  assert archive.beside("x") == []
+
+
 def test_record_without_gin_cannot_be_migrated(root):
   path = root / "results" / "x" / "cb-seed0.json"
   fields = json.loads(path.read_text()) | {"gin": None, "configuration": None}

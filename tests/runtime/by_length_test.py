@@ -10,7 +10,16 @@ import pytest
 import tiny
 
 from prompt_tuning.methods import trainable
-from t5x import by_length, initialization, models, optimizers, trainer
+from t5x import (
+  by_length,
+  gin_resolution,
+  gin_utils,
+  initialization,
+  models,
+  optimizers,
+  run_configuration,
+  trainer,
+)
 
 LONGEST, TARGETS = 160, 5
 ROWS = 16
@@ -151,9 +160,24 @@ def test_a_step_depends_on_its_number_whenever_a_run_is_stopped():
   np.testing.assert_array_equal(*prompts)
 
 
+@pytest.mark.parametrize("number", ["None", "4"])
+def test_number_of_microbatches_reaches_the_trainer_and_no_record(number):
+  read = gin_resolution.Bindings(
+    ["gin/runs/train.gin", "gin/runs/by_length.gin"],
+    [f"NUM_MICROBATCHES = {number}"],
+    gin_utils.search_paths(),
+  )
+  told = {x.name: x.text for x in gin_resolution.resolve(read, "train")}
+  assert told["t5x.Trainer.refused_microbatches"] == number
+  recorded = run_configuration.of_bindings("train", read).settings
+  assert "t5x.Trainer.num_lengths" in recorded
+  assert not [name for name in recorded if "microbatches" in name]
+
+
 def test_microbatches_of_another_kind_are_refused():
   for settings, message in (
     ({"num_microbatches": 2}, "NUM_MICROBATCHES"),
+    ({"refused_microbatches": 2}, "NUM_MICROBATCHES"),
     ({"num_lengths": 0}, "num_lengths of at least 1"),
   ):
     with pytest.raises(ValueError, match=message):

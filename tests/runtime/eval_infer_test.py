@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from t5x import (
   checkpoints,
   decoding,
   evaluation,
+  infer,
   inference,
   initialization,
   run_lock,
@@ -118,20 +121,22 @@ def test_prompt_of_another_model_is_refused(run, tmp_path):
     )
 
 
+def _infer_arguments(model, base, folder, mode):
+  return {
+    "mode": mode,
+    "model": model,
+    "dataset_cfg": tiny.dataset_config(split="test", shuffle=False),
+    "restore_checkpoint_cfg": tiny.restore_config(base),
+    "partitioner": tiny.make_partitioner(),
+    "output_dir": str(folder),
+    "checkpoint_period": 1,
+    "fallback_init_rng": 0,
+  }
+
+
 def _infer(model, base, folder, mode, **overrides):
-  inference.infer(
-    **{
-      "mode": mode,
-      "model": model,
-      "dataset_cfg": tiny.dataset_config(split="test", shuffle=False),
-      "restore_checkpoint_cfg": tiny.restore_config(base),
-      "partitioner": tiny.make_partitioner(),
-      "output_dir": str(folder),
-      "checkpoint_period": 1,
-      "fallback_init_rng": 0,
-      **overrides,
-    }
-  )
+  arguments = _infer_arguments(model, base, folder, mode)
+  inference.infer(**{**arguments, **overrides})
   return folder / f"{tiny.TASK}-{mode}.jsonl-00000-of-00001"
 
 
@@ -181,6 +186,24 @@ def test_interrupted_inference_goes_on(base, tmp_path, monkeypatch):
   assert len(calls) == 3
   assert parts.read_text() == whole.read_text()
   assert not partial.exists()
+
+
+def test_signal_ends_the_command_after_the_chunk(base, tmp_path, monkeypatch):
+  get_infer_fn = inference.utils.get_infer_fn
+
+  def killed(*args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return get_infer_fn(*args)
+
+  monkeypatch.setattr(inference.utils, "get_infer_fn", killed)
+  arguments = _infer_arguments(tiny.make_model(), base, tmp_path, "predict")
+  with pytest.raises(SystemExit) as stop:
+    infer.main(functools.partial(inference.infer, **arguments))
+  assert stop.value.code == 128 + signal.SIGTERM
+  record = json.loads((tmp_path / "record.json").read_text())
+  assert record["status"] == "interrupted"
+  (partial,) = tmp_path.glob("*.partial")
+  assert len(partial.read_text().splitlines()) == tiny.BATCH_SIZE
 
 
 def test_line_that_was_cut_off_is_written_again(base, tmp_path):
@@ -319,6 +342,35 @@ def test_moved_base_model_is_noticed(base, tmp_path):
 def test_unknown_mode_is_refused(base, tmp_path):
   with pytest.raises(ValueError, match="Expected MODE"):
     _infer(tiny.make_model(), base, tmp_path, "guess")
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"checkpoint_period": -32}, "checkpoint_period of at least 1, got -32"),
+    ({"checkpoint_period": 0}, "checkpoint_period of at least 1, got 0"),
+    ({"shard_id": 3, "num_shards": 2}, "shard_id < num_shards=2, got 3"),
+    ({"shard_id": -1}, "shard_id < num_shards=1, got -1"),
+    ({"num_shards": 0}, "shard_id < num_shards=0, got 0"),
+  ],
+)
+def test_parts_that_cannot_be_are_refused(base, tmp_path, overrides, message):
+  with pytest.raises(ValueError, match=message):
+    _infer(tiny.make_model(), base, tmp_path / "out", "predict", **overrides)
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("parts", "status"), [(1, "interrupted"), (2, None)])
+def test_killed_inference_is_not_said_to_run(base, tmp_path, parts, status):
+  """Of several parts, another may."""
+  record = {"kind": "infer", "status": "running"}
+  (tmp_path / "record.json").write_text(json.dumps(record))
+  with pytest.raises(ValueError, match="No checkpoint at"):
+    _infer(
+      tiny.make_model(), f"{base}/no", tmp_path, "predict", num_shards=parts
+    )
+  record = json.loads((tmp_path / "record.json").read_text())
+  assert record["status"] == (status or "running")
 
 
 def test_batched_prediction_equals_prediction_one_by_one(base, tmp_path):

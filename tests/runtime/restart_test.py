@@ -1,5 +1,6 @@
 """Runs that end where they should not, and what the same command finds then."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -93,6 +94,35 @@ def test_evaluation_that_is_done_again_is_logged_once(tmp_path, base):
   lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
   name = f"training_eval/{tiny.TASK}/loss"
   assert [line["step"] for line in lines if name in line] == [10, 13]
+
+
+class _Memory(trainer.BaseAction):
+  """Knows how often it was, and would have been, called."""
+
+  calls = 0
+
+  def resume(self, history):
+    assert all("loss" in x for metrics in history for x in metrics.values())
+    self.calls += len(history)
+
+  def run(self, train_state, metrics_by_task):
+    self.calls += 1
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decodes", [True, False])
+def test_actions_are_told_what_they_saw_before(tmp_path, base, decodes):
+  """Also of an evaluation of the loss alone, which is done again."""
+  settings = {"stats_period": 1}
+  if not decodes:
+    settings["infer_eval_dataset_cfg"] = None
+  for last in (_Stop(12, KeyboardInterrupt()), _Stop(12)):
+    train, evaluation = _Memory(), _Memory()
+    actions = {"TRAIN": [train, last], "TRAIN_EVAL": [evaluation]}
+    with contextlib.suppress(KeyboardInterrupt):
+      tiny.train(tmp_path, base, **settings, actions=actions)
+  assert (train.calls, evaluation.calls) == (6, 2)
 
 
 @pytest.mark.slow

@@ -127,6 +127,25 @@ def test_assignment_map_renames(base, tmp_path):
   )
 
 
+def test_two_layers_may_come_from_one(base):
+  """And the one that trains is an array of its own."""
+  state, checkpoint = _restore(
+    base,
+    tiny.make_model(num_encoder_layers=2),
+    assignment_map=(
+      (r"^.*prompt.*$", None),
+      (r"(target/encoder)/layers_1/(.*)", r"\1/layers_0/\2"),
+    ),
+  )
+  first, second = (state.frozen["encoder"][f"layers_{i}"] for i in (0, 1))
+  assert len(checkpoint.shapes) < len(jax.tree.leaves(state.frozen))
+  for one, other in zip(
+    jax.tree.leaves(first), jax.tree.leaves(second), strict=True
+  ):
+    assert one is not other
+    np.testing.assert_array_equal(one, other)
+
+
 def test_checkpoint_that_is_not_there(base, tmp_path):
   with pytest.raises(ValueError, match=r"No checkpoint at .*In .*nothing"):
     _restore(tmp_path / "t5")

@@ -65,6 +65,13 @@ def test_what_has_run_in_another_sweep_is_not_run_again(root):
   assert len(table.splitlines()) == 4
 
 
+def test_what_else_a_sweep_has_run_is_named_beside_its_table(root):
+  _sweep(*FAST)
+  _sweep("--gin.SEED=1,2", *FAST[1:])
+  page = (root / "runs/sweeps/x/table.md").read_text()
+  assert "Records beside the table, of other settings:\n\n* `seed0`" in page
+
+
 def test_failed_run_is_in_the_table_and_in_the_exit_status(root, capsys):
   failing = [x.replace("FAIL=''", "FAIL='loss'") for x in FAST]
   _sweep(*failing, status=1)
@@ -133,7 +140,7 @@ def test_written_sheet_is_launched_by_its_name(root, capsys):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--gin_file=no.gin", *FAST], "no gin file no.gin, which seed0 and 2"),
+    (["--gin_file=no.gin", *FAST], "no gin file no.gin, which no-seed0 and 2"),
     ([*FAST, "--write_sheet=x.toml"], "expected a file such as .*mine.toml"),
     ([*FAST, "--write_sheet=configs/x.toml"], "is there already"),
     (["--gin.SEED=1"], "There is no list to sweep"),
