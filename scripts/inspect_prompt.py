@@ -57,11 +57,10 @@ def main() -> None:
 def _inspect(args: argparse.Namespace) -> None:
   prompt, metadata = prompt_conversion.read_prompt(args.prompt)
   base = checkpoints.open_checkpoint(args.checkpoint)
-  beside = str(pathlib.Path(args.checkpoint) / "spiece.model")
-  vocabulary = tasks.use_vocabulary(
-    args.vocabulary
-    or ("ladder" if architecture.is_of_ladder(base) else beside),
-    args.extra_ids,
+  vocabulary = (
+    tasks.use_vocabulary(args.vocabulary, args.extra_ids)
+    if args.vocabulary
+    else architecture.vocabulary_of(base, None)
   )
   if metadata is not None:
     base_model.check_compatible(metadata, args.checkpoint, vocabulary)

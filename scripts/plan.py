@@ -60,6 +60,11 @@ def _main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   jax.config.update("jax_platforms", "cpu")
   arguments = (values.topology, values.gin_file, values.gin_bindings)
+  if values.search and (values.programs or values.json or values.thorough):
+    raise app.UsageError(
+      "--search compiles what it tries its own way: leave --programs, --json "
+      "and --thorough out."
+    )
   try:
     if values.search:
       _print_search(*arguments, values.tries, values.minutes)

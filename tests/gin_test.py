@@ -124,6 +124,30 @@ def test_one_rate_serves_a_prompt_and_lora():
   assert jnp.allclose(jnp.array(shares), rate, rtol=0.1)
 
 
+@pytest.mark.parametrize("last", ["methods/lora", "runs/eval"])
+def test_evaluation_reads_what_was_trained_in_any_order_of_files(last):
+  files = ["gin/methods/lora.gin", "gin/runs/eval.gin"]
+  files.sort(key=lambda x: last in x)
+  _parse(
+    ["gin/models/ladder_s.gin", *files],
+    "EVAL_OUTPUT_DIR = 'out'",
+    "TASK = 'ladder_cb'",
+    "CHECKPOINT_PATH = 'checkpoints/ladder_s/lm_100'",
+  )
+  restore = gin.get_configurable(utils.RestoreCheckpointConfig)()
+  assert restore.source("encoder/layers_0/attention/query/delta/lora_a")
+  assert not restore.fallback_to_scratch
+
+
+@pytest.mark.parametrize("first", ["beam", "rank"])
+@pytest.mark.parametrize("last", ["greedy", "nucleus"])
+def test_last_of_two_decoding_files_holds(first, last):
+  files = [f"gin/decoding/{name}.gin" for name in (first, last)]
+  _parse(["gin/models/ladder_s.gin", *files], finalize=False)
+  decodes = "models.EncoderDecoderModel.predict_batch_with_aux.num_decodes"
+  assert gin.query_parameter(decodes) == 1
+
+
 @pytest.mark.parametrize("name", ["TASK", "MIXTURE_OR_TASK_NAME"])
 def test_a_task_has_two_names(name):
   _parse(

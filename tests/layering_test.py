@@ -56,7 +56,10 @@ TENSORFLOW = (
 )
 READ_GIN = {
   f"runtime/t5x/{module}.py"
-  for module in ("gin_resolution", "gin_text", "gin_utils", "records")
+  for module in (
+    *("gin_resolution", "gin_text", "gin_unused", "gin_utils"),
+    "records",
+  )
 }
 MODULES = sorted(
   str(path.relative_to(ROOT))

@@ -56,10 +56,11 @@ class MultitaskPrompt(nn.Module):
 
     Returns:
       [B, P, H] in the dtype of `embedded`; NaN where an input begins with none
-      of the prefixes. That makes a training loss NaN and ends the run; what is
-      generated of NaN is no error, but an arbitrary answer, which evaluation
-      and inference take for the model's. `superglue.prefixes_of` refuses tasks
-      without prefixes; who gives TASK_PREFIXES sees to it.
+      of the prefixes and is not padding alone. That makes a training loss NaN
+      and ends the run; what is generated of NaN is no error, but an arbitrary
+      answer, which evaluation and inference take for the model's.
+      `superglue.prefixes_of` refuses tasks without prefixes; who gives
+      TASK_PREFIXES sees to it.
 
     Raises:
       ValueError: if two tasks have the same name, or one prefix begins with
@@ -72,7 +73,8 @@ class MultitaskPrompt(nn.Module):
     _check_distinct(self.prefixes, pieces)
     shared = Prompt(self.length, self.prompt_init, name="shared")
     prompt = shared(tokens, embedded)[None]  # [1, P, H]
-    row = jnp.full((len(tokens), 1), jnp.nan)
+    is_padding = (tokens == 0).all(axis=1, keepdims=True)  # [B, 1]
+    row = jnp.where(is_padding, 0.0, jnp.nan)
     for name, ids in pieces.items():
       own = partitioning.param_with_axes(
         f"task_{name}",

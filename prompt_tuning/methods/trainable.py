@@ -1,11 +1,41 @@
 """Which parameters train."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+import dataclasses
 import re
 from typing import Any
 
 
-def matches_any(patterns: Sequence[str]) -> Callable[[str, Any], bool]:
+@dataclasses.dataclass(frozen=True)
+class MatchesAny:
+  """Whether one of some regular expressions matches a parameter's whole path.
+
+  Attributes:
+    patterns: The regular expressions.
+  """
+
+  patterns: tuple[str, ...]
+
+  def __call__(self, path: str, parameter: Any) -> bool:
+    del parameter
+    return any(_matches(pattern, path) for pattern in self.patterns)
+
+  def unmatched(self, paths: Iterable[str]) -> list[str]:
+    """Returns those of the patterns that match none of the paths."""
+    paths = list(paths)
+    return [
+      pattern
+      for pattern in self.patterns
+      if not any(_matches(pattern, path) for path in paths)
+    ]
+
+
+def _matches(pattern: str, path: str) -> bool:
+  bare = path.removeprefix("/")
+  return any(re.fullmatch(pattern, x) for x in (bare, f"/{bare}"))
+
+
+def matches_any(patterns: Sequence[str]) -> MatchesAny:
   """Returns a filter for `flax.traverse_util.ModelParamTraversal`.
 
   Args:
@@ -13,8 +43,8 @@ def matches_any(patterns: Sequence[str]) -> Callable[[str, Any], bool]:
       parameter, for example "encoder/prompt/prompt".
 
   Returns:
-    `filter_fn(path, parameter) -> bool`. The slash with which flax starts a
-    path may be left out of the patterns, and of the paths.
+    The filter. The slash with which flax starts a path may be left out of the
+    patterns, and of the paths.
 
   Raises:
     ValueError: if `patterns` is one string, not a sequence of them.
@@ -24,17 +54,4 @@ def matches_any(patterns: Sequence[str]) -> Callable[[str, Any], bool]:
       f"Expected a sequence of patterns, got the string {patterns!r}. "
       f"Write [{patterns!r}]."
     )
-  compiled = [re.compile(pattern) for pattern in patterns]
-
-  def filter_fn(path: str, parameter: Any) -> bool:
-    del parameter
-    bare = path.removeprefix("/")
-    return any(
-      pattern.fullmatch(candidate)
-      for pattern in compiled
-      for candidate in (bare, f"/{bare}")
-    )
-
-  # So that an error of the optimizer can say what matched nothing.
-  filter_fn.__qualname__ = f"matches_any({list(patterns)})"
-  return filter_fn
+  return MatchesAny(tuple(patterns))

@@ -64,3 +64,8 @@ class T5Config:
       raise ValueError(
         f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}."
       )
+    if self.remat_keeps and not self.remat:
+      raise ValueError(
+        f"remat_keeps={self.remat_keeps} says what rematerialised layers keep, "
+        "and none is: give remat=True as well."
+      )

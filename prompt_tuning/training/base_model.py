@@ -19,7 +19,7 @@ import seqio
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.training import paths
-from t5x import checkpoints
+from t5x import checkpoints, partitioning
 
 TOKEN_EMBEDDING = "token_embedder/embedding"
 
@@ -78,9 +78,7 @@ def read_parameter(
   target = jax.ShapeDtypeStruct(
     checkpoint.shapes[name].shape,
     np.float32,
-    sharding=jax.sharding.SingleDeviceSharding(
-      jax.local_devices(backend="cpu")[0]
-    ),
+    sharding=partitioning.host_sharding(),
   )
   return np.asarray(checkpoint.read({name: target})[name])
 
@@ -113,12 +111,13 @@ def check_compatible(
   vocabulary: seqio.Vocabulary,
 ) -> None:
   """Raises ValueError for a prompt of another model; see `prompt_files`."""
+  identity = prompt_files.UNKNOWN
+  if hasattr(checkpoints, "open_checkpoint"):
+    base = checkpoints.open_checkpoint(checkpoint_path)
+    # A run's checkpoint has what it trained besides what is frozen.
+    identity = base.metadata.get("base_fingerprint") or base.fingerprint
   prompt_files.check_compatible(
-    metadata,
-    checkpoints.open_checkpoint(checkpoint_path).fingerprint
-    if hasattr(checkpoints, "open_checkpoint")
-    else prompt_files.UNKNOWN,
-    vocabulary_lib.sha256(vocabulary),
+    metadata, identity, vocabulary_lib.sha256(vocabulary)
   )
 
 

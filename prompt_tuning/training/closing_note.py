@@ -7,13 +7,11 @@ from typing import Any
 
 from etils import epath
 
-from t5x import gin_macros, gin_text
+from t5x import gin_macros, gin_resolution, gin_text, gin_unused
 
 _EVALUATE_PROMPT = "gin/recipes/evaluate_prompt.gin"
 _FROM_FILE = "gin/prompts/from_file.gin"
 _RUNS, _PROMPTS = "gin/runs/", "gin/prompts/"
-# Bindings of functions that only training has.
-_OF_TRAINING = ("train", "infer_eval", "actions", "checkpoints")
 
 
 def closing_note(
@@ -46,7 +44,13 @@ def closing_note(
   parts = list(_parts(gin_files, paths))
   files = list(dict.fromkeys(_evaluated(parts, has_prompt)))
   own = _own_macros(gin_files, parts, paths)
-  kept = _kept([*own, *gin_bindings], files, has_prompt, paths)
+  bindings = [*own, *gin_bindings]
+  of_training = _of_training(bindings, gin_files, files, paths)
+  kept = {
+    name: value
+    for name, value in _kept(bindings, files, has_prompt, paths).items()
+    if name not in of_training
+  }
   places = {"PROMPT_FILE": prompt} if has_prompt else {}
   if not has_prompt:
     places["CHECKPOINT_PATH"] = checkpoint
@@ -138,12 +142,23 @@ def _kept(
   for binding in gin_bindings:
     name, _, value = (part.strip() for part in binding.partition("="))
     is_macro = "." not in name
-    if is_macro and (name not in macros or name in dropped):
-      continue
-    if not is_macro and name.startswith(_OF_TRAINING):
-      continue
-    kept[name] = value
+    if not is_macro or (name in macros and name not in dropped):
+      kept[name] = value
   return kept
+
+
+def _of_training(
+  gin_bindings: Sequence[str],
+  trained: Sequence[str],
+  evaluated: Sequence[str],
+  paths: Sequence[str],
+) -> set[str]:
+  """The names in bindings that gin uses in training alone, by their files."""
+  unused = {}
+  for program, files in ("train", trained), ("evaluate", evaluated):
+    bindings = gin_resolution.Bindings(files, gin_bindings, paths)
+    unused[program] = set(gin_unused.names(bindings, program, gin_bindings))
+  return unused["evaluate"] - unused["train"]
 
 
 def _quoted(word: str) -> str:

@@ -76,11 +76,12 @@ class Trainer(trainer.Trainer):
       out_axis_resources=parts,
       donate_argnums=1,
     )
+    own_axes = self._axes.replace(frozen={})
     self._apply = partitioner.partition(
-      lambda state, sums, total: self._update(state, sums, *total),
-      in_axis_resources=(self._axes, replicated, parts),
-      out_axis_resources=(self._axes, replicated),
-      donate_argnums=(0, 1),
+      lambda state, total: self._update(state, *total),
+      in_axis_resources=(own_axes, parts),
+      out_axis_resources=(own_axes, replicated),
+      donate_argnums=0,
     )
     self._divisor = partitioner.partition(
       model.loss_divisor,
@@ -106,6 +107,14 @@ class Trainer(trainer.Trainer):
       jax.ShapeDtypeStruct((1, length), jnp.int32),
     )
     return encoded.shape[1] - length
+
+  def trace_train_step(self, train_state: Any, batch: Any) -> Any:
+    """Refuses: there is no one program of a step."""
+    raise ValueError(
+      "A step on batches by length is made of programs of several shapes, "
+      "which are known when the examples are: leave gin/runs/by_length.gin "
+      "out. The padded batch needs more memory."
+    )
 
   def _microbatches(self, batch: lengths.Features) -> Iterator[Any]:
     """Cuts this process's part of a batch, as all processes cut theirs."""
@@ -145,18 +154,21 @@ class Trainer(trainer.Trainer):
       out_axis_resources=(self._axes.trainable, self._partitioner.sharding()),
     )
 
-  def _step(self, sums: models.MetricSums, batch: Any) -> models.MetricSums:
+  def _step(self, batch: Any, before: Any) -> models.MetricSums:
     divisor = self._divisor_of(batch)
     parts = list(self._microbatches(batch))
     if not hasattr(self, "_make_zeros"):
       self._make_zeros = self._zeros(parts[0])
-    jax.block_until_ready(sums)
+    jax.block_until_ready(before)
     total = self._make_zeros()
     for number, part in enumerate(parts):
       total = self._add_gradients(
         self.train_state, total, part, divisor, np.int32(number)
       )
-    self.train_state, sums = self._apply(self.train_state, sums, total)
+    # What is frozen stays where it is: others may use the same arrays.
+    frozen = self.train_state.frozen
+    own, sums = self._apply(self.train_state.replace(frozen={}), total)
+    self.train_state = own.replace(frozen=frozen)
     return sums
 
   def _eval_sums(self, batch: Any) -> models.MetricSums:

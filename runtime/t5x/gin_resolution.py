@@ -10,8 +10,6 @@ and nothing is registered with gin, so this takes milliseconds.
 import collections
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
-import difflib
-import itertools
 from typing import Any
 
 from gin import config_parser
@@ -118,6 +116,9 @@ class Bindings:
         self._read(next(texts([x.filename], paths)), paths)
       elif isinstance(x, config_parser.BindingStatement):
         value = _Value(x.value, imports)
+        for leaf in _leaves(x.value):
+          if isinstance(leaf, Reference):
+            self.name(leaf.selector, imports)
         if not x.arg_name:
           name = f"{x.scope}/{x.selector}" if x.scope else x.selector
           self.macros[name] = value
@@ -227,7 +228,9 @@ def resolve(
     ]
   else:
     found = list(_reached(bindings, root, without))
-  names = {y for x in found for y in (x.function, *_names_in(x.value)) if y}
+  names = {x.function for x in found if x.function}
+  for x in found:
+    names |= {y.name for y in _leaves(x.value) if isinstance(y, Called)}
   shown = _shown(names, root)
   settings = [
     Setting(
@@ -241,42 +244,6 @@ def resolve(
     for x in found
   ]
   return sorted(settings, key=lambda x: x.name)
-
-
-def refuse_unused(
-  bindings: Bindings, function: str, given: Iterable[str]
-) -> None:
-  """Refuses bindings in scopes in which nothing uses them.
-
-  Args:
-    bindings: The configuration.
-    function: Of the program, which is configured.
-    given: Those of its bindings that a command adds.
-
-  Raises:
-    ValueError: if there is one; it names scopes that there are.
-  """
-  root = bindings.root(function)
-  assert root is not None, "the caller has looked"
-  reached = {(x.scope, x.function) for x in _reached(bindings, root, ())}
-  for x in itertools.chain.from_iterable(map(statements, given)):
-    is_binding = isinstance(x, config_parser.BindingStatement) and x.arg_name
-    if not is_binding or not x.scope:
-      continue
-    name = bindings.name(x.selector, {})
-    scopes = {scope for scope, reached_name in reached if reached_name == name}
-    # What gin does not reach, Python may call, in a scope that there is.
-    scopes = scopes or {scope for scope, _ in reached}
-    is_used = any(f"{scope}/".startswith(f"{x.scope}/") for scope in scopes)
-    if is_used or not name.module:
-      continue
-    scopes = sorted(scopes - {""})
-    near = difflib.get_close_matches(x.scope, scopes) or scopes
-    raise ValueError(
-      f"Nothing uses {x.selector} in the scope {x.scope!r}, so "
-      f"'{x.scope}/{x.selector}.{x.arg_name}' would change nothing."
-      + (f" Did you mean {' or '.join(near)}?" if near else "")
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,17 +298,15 @@ def _path(found: _Found, shown: Mapping[Name, str]) -> str:
   return f"{shown[found.function]}.{found.parameter}"
 
 
-def _names_in(value: Any) -> Iterator[Name]:
-  """What a value refers to."""
-  if isinstance(value, Called):
-    yield value.name
-  elif isinstance(value, dict):
-    for pair in value.items():
-      for x in pair:
-        yield from _names_in(x)
+def _leaves(value: Any) -> Iterator[Any]:
+  """What stands in a value, however deep."""
+  if isinstance(value, dict):
+    yield from _leaves([*value.items()])
   elif isinstance(value, list | tuple):
     for x in value:
-      yield from _names_in(x)
+      yield from _leaves(x)
+  else:
+    yield value
 
 
 class _Resolution:

@@ -19,6 +19,7 @@ from t5x import (
   gin_macros,
   gin_resolution,
   gin_text,
+  gin_unused,
   gin_values,
   run_configuration,
   safe_files,
@@ -326,7 +327,7 @@ def _start(
       "--gin_file=gin/recipes/NAME.gin, or a run, "
       "--gin_file=gin/runs/NAME.gin; --help lists them."
     )
-  gin_resolution.refuse_unused(bindings, fn.__name__, values.gin_bindings)
+  gin_unused.check(bindings, fn.__name__, values.gin_bindings)
   gin_values.check(gin_resolution.resolve(bindings, fn.__name__), fn)
   if values.dry_run:
     print(gin.config_str())

@@ -1,6 +1,7 @@
 """How a run's state begins: from initialisers, a base checkpoint, or both."""
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import functools
 from typing import Any
 
@@ -56,6 +57,7 @@ class TrainStateInitializer:
     self._param_axes = partitioner.shardings_of(
       flax_partitioning.get_axis_names(variables["params_axes"])
     )
+    self._check_divided()
     self.train_state_shapes: TrainState = jax.eval_shape(
       lambda params: TrainState.create(optimizer_def, params),
       variables["params"],
@@ -63,6 +65,19 @@ class TrainStateInitializer:
     self.train_state_axes = self.train_state_shapes.shardings(
       self._param_axes, partitioner.sharding()
     )
+
+  def _check_divided(self) -> None:
+    """Raises ValueError for a parameter that the mesh cannot divide."""
+    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
+    for name, shape in self.param_shapes.items():
+      for size, axis in zip(shape.shape, axes[name].spec, strict=False):
+        parts = self._partitioner.mesh.shape.get(axis, 1)
+        if size % parts:
+          raise ValueError(
+            f"{name} of shape {shape.shape} cannot be divided into {parts} "
+            f"along its axis of {size}: choose a NUM_PARTITIONS "
+            "(partitioning.PjitPartitioner.num_partitions) that divides it."
+          )
 
   def _initial(self, rng: jax.Array, names: Sequence[str]) -> dict[str, Any]:
     """Runs the initialisers of some parameters."""
@@ -126,6 +141,17 @@ class TrainStateInitializer:
       for name in self._shapes_on_disk
       if (source := cfg.source(name)) is not None
     }
+    if anew := [
+      name
+      for name in base.shapes
+      if name in self._shapes_on_disk and name not in sources
+    ]:
+      logging.warning(
+        "%s has %s, which are not read: the assignment_map lets them start "
+        "anew.",
+        base.path,
+        ", ".join(anew[:5]),
+      )
     absent = self._absent(base, sources)
     wrong = self._wrong_shapes(base, sources)
     if problems := absent + wrong:
@@ -233,7 +259,11 @@ def check_base(cfg: RestoreCheckpointConfig | None) -> None:
 def _note_trainer(base: checkpoints.BaseCheckpoint) -> None:
   """Says so if the checkpoint is of a run that another process trains now."""
   folder = epath.Path(base.found).parent
-  if holder := run_lock.find_holder(str(folder)):
+  holder = None
+  # Such as a bucket that may be read, but not listed.
+  with contextlib.suppress(OSError, RuntimeError):
+    holder = run_lock.find_holder(str(folder))
+  if holder:
     logging.warning(
       "%s is being trained by %s. Its checkpoint of step %d is read; it will "
       "have others, and may delete this one meanwhile.",

@@ -162,9 +162,11 @@ class MultiOptimizer(OptimizerDef):
   def trainable(self, params):
     labels = traverse_util.flatten_dict(self._labels(params), sep="/")
     for i, traversal in enumerate(self._traversals):
-      if str(i) not in labels.values():
-        filter_fn = traversal._filter_fn
-        name = getattr(filter_fn, "__qualname__", repr(filter_fn))
+      filter_fn = traversal._filter_fn
+      # Of several patterns, each is to match something.
+      unmatched = getattr(filter_fn, "unmatched", lambda paths: [])(labels)
+      if str(i) not in labels.values() or unmatched:
+        name = str(unmatched or getattr(filter_fn, "__qualname__", filter_fn))
         # Where the name shows a pattern, the paths that look like it.
         near = difflib.get_close_matches(name, labels, n=5, cutoff=0.0)
         raise ValueError(

@@ -19,14 +19,13 @@ def partition_step(
 
   Args:
     partitioner: Where everything lies.
-    step: (state, sums, batch) -> (state, sums).
+    step: (state, batch) -> (state, sums).
     train_state_axes: Shardings of the state.
   """
   own_axes = train_state_axes.replace(frozen={})
-  replicated = partitioner.sharding()
 
-  def own_step(own, frozen, sums, batch):
-    state, sums = step(own.replace(frozen=frozen), sums, batch)
+  def own_step(own, frozen, batch):
+    state, sums = step(own.replace(frozen=frozen), batch)
     return state.replace(frozen={}), sums
 
   compiled = partitioner.partition(
@@ -34,19 +33,18 @@ def partition_step(
     in_axis_resources=(
       own_axes,
       train_state_axes.frozen,
-      replicated,
       partitioner.sharding(partitioner.data_partition_spec),
     ),
-    out_axis_resources=(own_axes, replicated),
-    donate_argnums=(0, 2),
+    out_axis_resources=(own_axes, partitioner.sharding()),
+    donate_argnums=0,
   )
 
-  def call(state, sums, batch):
-    own, sums = compiled(state.replace(frozen={}), state.frozen, sums, batch)
+  def call(state, batch):
+    own, sums = compiled(state.replace(frozen={}), state.frozen, batch)
     return own.replace(frozen=state.frozen), sums
 
-  def trace(state, sums, batch):
-    return compiled.trace(state.replace(frozen={}), state.frozen, sums, batch)
+  def trace(state, batch):
+    return compiled.trace(state.replace(frozen={}), state.frozen, batch)
 
   partitioned = cast(Partitioned, call)
   partitioned.trace = trace

@@ -9,7 +9,13 @@ from typing import Any, Protocol, cast
 
 from flax.linen import partitioning as flax_partitioning
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+  SingleDeviceSharding,
+)
 import numpy as np
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
@@ -35,6 +41,18 @@ def using_devices(devices: Sequence[Any]) -> Iterator[None]:
     yield
   finally:
     _DEVICES.reset(token)
+
+
+def host_sharding() -> SingleDeviceSharding:
+  """Returns where to put what the host alone needs: on its CPU.
+
+  Where JAX_PLATFORMS leaves the CPU out, it is this process's first device.
+  """
+  try:
+    devices = jax.local_devices(backend="cpu")
+  except RuntimeError:
+    devices = jax.local_devices()
+  return SingleDeviceSharding(devices[0])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,8 @@ _NO_SETTINGS = _PLACES | {"refused_microbatches"}
 # with, and tables say which records are of before.
 OF_THE_CODE = {"train": {"data_order": "seqio's"}, "eval": {}, "infer": {}}
 # What a run may go on with: how long it is, what is looked at meanwhile, and
-# where it is computed. Everything else changes what is trained.
+# where and in which parts it is computed, which draws other masks of dropout.
+# Everything else changes what is trained.
 MAY_CHANGE = (
   "train.total_steps",
   "train.relative_steps",
@@ -47,6 +48,11 @@ MAY_CHANGE = (
   "*JSONLogger.*",
   "*TensorBoardLogger.*",
   "*PjitPartitioner.*",
+  "*T5Config.remat",
+  "*T5Config.remat_keeps",
+  "*T5Config.scan_layers",
+  "*T5Config.attention_kernel",
+  "*Trainer.num_microbatches",
   "*_eval/*.batch_size",
 )
 

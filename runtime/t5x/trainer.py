@@ -23,6 +23,7 @@ LearningRateFn = Callable[[jax.Array], jax.Array]
 _LOSSES = ("loss", "z_loss")
 
 
+@jax.jit
 def _add(a: Any, b: Any) -> Any:
   return jax.tree.map(jnp.add, a, b)
 
@@ -153,8 +154,8 @@ class Trainer:
     replicated = partitioner.sharding()
     batch_sharding = partitioner.sharding(partitioner.data_partition_spec)
 
-    def train_step(state, sums, batch):
-      grads, new_sums = value_and_grad(
+    def train_step(state, batch):
+      grads, sums = value_and_grad(
         model,
         state.trainable,
         state.frozen,
@@ -162,7 +163,7 @@ class Trainer:
         jax.random.fold_in(rng, state.step),
         num_microbatches,
       )
-      return self._update(state, sums, grads, new_sums)
+      return self._update(state, grads, sums)
 
     self._train_step = partitioned_step.partition_step(
       partitioner, train_step, train_state_axes
@@ -174,29 +175,24 @@ class Trainer:
     )
 
   def _update(
-    self,
-    state: TrainState,
-    sums: models.MetricSums,
-    grads: Params,
-    new_sums: models.MetricSums,
+    self, state: TrainState, grads: Params, sums: models.MetricSums
   ) -> tuple[TrainState, models.MetricSums]:
-    """Applies the gradients of a batch, and adds to the sums before it."""
+    """Applies the gradients of a batch, and measures that."""
     new_state = state.apply_gradient(grads, self._learning_rate_fn(state.step))
     if self._weight_metrics_computer is not None:
-      new_sums = {
-        **new_sums,
+      sums = {
+        **sums,
         **self._weight_metrics_computer.compute(
           grads, state.trainable, new_state.trainable
         ),
       }
-    return new_state, _add(sums, new_sums) if sums else new_sums
+    return new_state, sums
 
-  def _step(self, sums: models.MetricSums, batch: Any) -> models.MetricSums:
-    """Trains on this process's part of a batch, and adds to `sums`."""
+  def _step(self, batch: Any, before: Any) -> models.MetricSums:
+    """Trains on this process's part of a batch, once `before` is computed."""
     batch = self._partitioner.shard_batch(batch)
-    # At most one step runs ahead of the host, so that stopping is prompt.
-    jax.block_until_ready(sums)
-    self.train_state, sums = self._train_step(self.train_state, sums, batch)
+    jax.block_until_ready(before)
+    self.train_state, sums = self._train_step(self.train_state, batch)
     return sums
 
   def _eval_sums(self, batch: Any) -> models.MetricSums:
@@ -207,7 +203,7 @@ class Trainer:
 
   def trace_train_step(self, train_state: TrainState, batch: Any) -> Any:
     """Traces a step for shapes: what `jax.jit(...).trace` returns."""
-    return self._train_step.trace(train_state, {}, batch)
+    return self._train_step.trace(train_state, batch)
 
   def train_steps(
     self,
@@ -229,7 +225,9 @@ class Trainer:
     sums = {}
     done = 0
     for _ in range(num_steps):
-      sums = self._step(sums, next(batch_iter))
+      # At most one step runs ahead of the host, so that stopping is prompt.
+      new = self._step(next(batch_iter), sums)
+      sums = _add(sums, new) if sums else new
       done += 1
       if on_step():
         break

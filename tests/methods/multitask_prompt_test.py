@@ -50,11 +50,23 @@ def test_each_example_gets_the_row_of_its_task():
   assert _prompts(tokens, "bfloat16").dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("text", ["rte premise: x", "cbpremise", "", "c"])
+@pytest.mark.parametrize("text", ["rte premise: x", "cbpremise", "c"])
 def test_a_prompt_of_no_task_is_not_a_number(text):
   prompts = np.asarray(_prompts(_tokens("cb premise: x", text)))
   assert np.isfinite(prompts[0]).all()
   assert np.isnan(prompts[1]).all()
+
+
+def test_a_row_of_padding_alone_adds_nothing_to_a_gradient():
+  tokens = _tokens("cb premise: x", "")
+
+  def objective(params):
+    embedded = jnp.zeros((2, 20, 3))
+    prompts = _module().apply({"params": params}, tokens, embedded)
+    return (prompts * jnp.array([1.0, 0.0])[:, None, None]).sum()
+
+  gradients = jax.grad(objective)(_params())
+  np.testing.assert_array_equal(gradients["task_cb"], [2.0] * 3)
 
 
 def test_a_row_learns_from_the_examples_of_its_task_alone():

@@ -20,6 +20,11 @@ def test_patterns_may_start_with_the_slash_of_flax():
   assert trainable.matches_any([".*/prompt/.*"])("/encoder/prompt/prompt", None)
 
 
+def test_says_which_patterns_match_nothing():
+  matches = trainable.matches_any([".*/prompt/.*", ".*/typo/.*"])
+  assert matches.unmatched(["encoder/prompt/prompt"]) == [".*/typo/.*"]
+
+
 def test_refuses_a_string_for_a_sequence():
   with pytest.raises(ValueError, match="sequence of patterns"):
     trainable.matches_any("encoder/prompt/.*")

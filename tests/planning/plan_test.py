@@ -189,6 +189,15 @@ def test_mesh_that_does_not_divide_the_batch_is_refused():
     )
 
 
+def test_steps_by_length_are_no_one_program():
+  with pytest.raises(ValueError, match=r"leave gin/runs/by_length\.gin out"):
+    list(
+      programs.programs_of(
+        [*FILES, "gin/runs/by_length.gin"], TINY, jax.devices()[:1]
+      )
+    )
+
+
 def test_search_leaves_alone_what_the_command_sets():
   given = ["PARAMETER_DTYPE = 'float32'", "NUM_PARTITIONS = 1"]
   settings = search.candidates(2, FILES, given)

@@ -88,6 +88,12 @@ def _start(trainer_cls, factor=None, **kwargs):
   )
 
 
+def test_step_is_compiled_once():
+  loop = _start(trainer.Trainer)
+  loop.train_steps(_batches(3), 3)
+  assert _Counting.traces == 1
+
+
 def _prompt(loop):
   return np.asarray(loop.train_state.trainable["encoder"]["prompt"]["prompt"])
 

@@ -2,6 +2,7 @@
 
 import functools
 
+from flax import traverse_util
 import jax
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import tiny
 
 from prompt_tuning import prompts
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.methods import trainable
 from t5x import (
   adafactor,
   checkpoints,
   initialization,
+  optimizers,
   task_binding,
   utils,
 )
@@ -100,8 +103,6 @@ def test_assignment_map_renames(base, tmp_path):
       for name, x in checkpoint.shapes.items()
     }
   )
-  from flax import traverse_util
-
   renamed = checkpoints.save_base_checkpoint(
     str(tmp_path),
     0,
@@ -167,6 +168,38 @@ def test_prompt_of_another_width_is_refused(base):
 def test_prompt_pattern_that_matches_nothing_is_refused(base):
   with pytest.raises(ValueError, match=r"matches none of the"):
     _restore(base, tiny.make_model(with_prompt=False))
+
+
+def test_each_pattern_has_to_match(base):
+  one_of_two = trainable.matches_any([".*/prompt/.*", ".*/promt/.*"])
+  optimizer = optimizers.MultiOptimizer(
+    [(traverse_util.ModelParamTraversal(one_of_two), adafactor.Adafactor())]
+  )
+  with pytest.raises(ValueError, match=r"\.\*/promt/\.\*'\], matches none"):
+    _restore(base, tiny.make_model(optimizer))
+
+
+def test_what_a_checkpoint_has_and_starts_anew_is_said(base, tmp_path, caplog):
+  state, _ = _restore(base)
+  with_prompt = checkpoints.save_base_checkpoint(
+    str(tmp_path), 0, jax.tree.map(np.asarray, state.params), {}
+  )
+  assert "not read" not in caplog.text
+  _restore(with_prompt)
+  assert "encoder/prompt/prompt, which are not read" in caplog.text
+
+
+def test_parameter_that_the_mesh_cannot_divide_is_named():
+  model, partitioner = tiny.make_model(), tiny.make_partitioner()
+  initializer = initialization.TrainStateInitializer(
+    model.optimizer_def,
+    model.get_initial_variables,
+    tiny.input_shapes(),
+    partitioner,
+  )
+  partitioner.mesh = jax.sharding.AbstractMesh((1, 3), ("data", "model"))
+  with pytest.raises(ValueError, match=r"of shape \(.*\) .* into 3 along"):
+    initializer._check_divided()
 
 
 def test_task_and_model_of_different_vocabularies_are_refused():

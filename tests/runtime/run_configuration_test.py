@@ -44,6 +44,14 @@ def test_going_on_with_another_period_is_not():
   assert (changed.old, changed.new) == ("50", "10")
 
 
+@pytest.mark.parametrize(
+  "name", ["trainer.Trainer.num_microbatches", "network.T5Config.scan_layers"]
+)
+def test_going_on_in_other_parts_is_not(name):
+  now = run_configuration.of_settings("train", {**SETTINGS, name: 4})
+  assert run_configuration.check_same_run(configuration(), now, "folder")
+
+
 def test_what_the_code_decides_is_compared_but_not_hashed():
   now = configuration()
   before = run_configuration.RunConfiguration("train", now.settings, {})

@@ -182,3 +182,5 @@ def test_what_is_kept_changes_no_gradient():
 def test_unknown_names_are_refused():
   with pytest.raises(ValueError, match="remat_keeps"):
     conformance.config(remat_keeps=("mpl",))
+  with pytest.raises(ValueError, match="give remat=True"):
+    conformance.config(remat_keeps=("mlp",))

@@ -41,6 +41,7 @@ def test_of_a_prompt(tmp_path, gin_files):
       "LEARNING_RATE = 0.1",
       f"MODEL_DIR = '{tmp_path}'",
       "train/utils.DatasetConfig.seed = 3",
+      "utils.SaveCheckpointConfig.keep = 3",
       "network.T5Config.remat = True",
     ],
     ["--tfds_data_dir=my data"],
@@ -56,6 +57,18 @@ def test_of_a_prompt(tmp_path, gin_files):
     f"--gin.EVAL_OUTPUT_DIR='{tmp_path}-eval'",
     "--tfds_data_dir=my data",
   ]
+
+
+def test_of_a_prompt_and_an_initialiser_that_only_training_has(tmp_path):
+  (tmp_path / "prompt.safetensors").touch()
+  note = closing_note.closing_note(
+    str(tmp_path),
+    None,
+    [MODEL, "gin/recipes/prompt_tuning.gin", "gin/prompts/random_uniform.gin"],
+    ["prompts.random_uniform.minval = 0.0", "network.T5Config.remat = True"],
+  )
+  assert "random_uniform" not in note
+  assert "--gin.network.T5Config.remat=True" in _words(note)
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t5x import digests, storage
+from t5x import digests, partitioning, storage
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
@@ -101,7 +101,7 @@ def read_corners(
   Returns:
     Name -> values.
   """
-  host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+  host = partitioning.host_sharding()
   values = {}
   for folder, inside in _by_folder(arrays).items():
     shapes = {name: part(array.shape) for name, array in inside.items()}
