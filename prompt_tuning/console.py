@@ -7,8 +7,8 @@ import sys
 
 import prompt_tuning
 
-# They are about the files of a checkout.
-_OF_A_CHECKOUT = ("migrate_records", "quickstart")
+# It is about the files of a checkout.
+_OF_A_CHECKOUT = "quickstart"
 
 
 def _programs() -> dict[str, pathlib.Path]:
@@ -17,7 +17,7 @@ def _programs() -> dict[str, pathlib.Path]:
   return {
     path.stem.replace("_", "-"): path
     for path in sorted(folder.glob("*.py"))
-    if path.stem not in _OF_A_CHECKOUT
+    if path.stem != _OF_A_CHECKOUT
   }
 
 

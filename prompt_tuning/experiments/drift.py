@@ -21,12 +21,6 @@ model than lie there now. They stand in the tables, as what they are: results of
 what is on the left. `python scripts/launch.py SHEET` makes those of other
 settings again; those of other code or weights once their files are gone.
 """
-_CODE = {
-  "data_order": (
-    "the order of the training examples, which until commit 2174ab8 was not "
-    "that of `seqio.get_dataset`"
-  )
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +75,6 @@ def _page(drifted: Sequence[Drifted]) -> Iterator[str]:
     yield "None.\n"
   for text, names in _grouped(drifted).items():
     yield f"## {text}\n"
-    for name, meaning in _CODE.items():
-      if text.startswith(f"{name}:"):
-        yield f"That is {meaning}.\n"
     yield "".join(f"* `{name}`\n" for name in sorted(names))
 
 

@@ -7,10 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from prompt_tuning.experiments import drift, migration, sheets
+from prompt_tuning.experiments import drift, sheets
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
-from t5x import checkpoints, run_configuration
+from t5x import checkpoints, record_schema, run_configuration
 
 GIN = """
 from __gin__ import dynamic_registration
@@ -52,11 +52,14 @@ columns = "seed"
 
 
 def record(cell, root):
-  """A record as its run would have made it, by the schema of before."""
+  """A record as its run would have made it, with other code."""
   macros = "".join(f"{k} = {v}\n" for k, v in cell.settings.bindings)
+  gin = (root / "gin" / "train.gin").read_text() + macros
+  told = run_configuration.of_gin("train", gin).to_json()
   best = {"step": 1, "metrics": {"cb": {"accuracy": 50.0}}}
   return {
-    "schema": 1,
+    "schema": record_schema.VERSION,
+    "configuration": told | {"code": {"data_order": "another"}},
     "kind": "train",
     "status": "finished",
     "started": "now",
@@ -64,7 +67,7 @@ def record(cell, root):
     "commit": "0123456789",
     "versions": {"jax": "0"},
     "device": {"platform": "cpu", "cpus": 2},
-    "gin": (root / "gin" / "train.gin").read_text() + macros,
+    "gin": gin,
     "seconds": 1.0,
     "evals": [best],
     "best": best,
@@ -73,7 +76,7 @@ def record(cell, root):
 
 @pytest.fixture
 def root(tmp_path):
-  """A repository with a sheet of two cells and their migrated records."""
+  """A repository with a sheet of two cells and their records."""
   for name, text in (("gin/train.gin", GIN), ("configs/x.toml", SHEET)):
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_text(text)
@@ -81,7 +84,6 @@ def root(tmp_path):
   for cell in cells(tmp_path):
     path = tmp_path / "results" / "x" / f"{cell.name}.json"
     path.write_text(json.dumps(record(cell, tmp_path)))
-  assert migration.migrate(tmp_path / "results") == 2
   return tmp_path
 
 
@@ -111,21 +113,14 @@ def as_of_today(root):
     path.write_text(json.dumps(fields))
 
 
-def test_migration_says_what_the_code_did_otherwise(root):
+def test_records_of_other_code_are_listed(root):
   (first, second) = drift.of_results(results(root))
   assert (first.name, second.name) == ("x/cb-seed0", "x/cb-seed1")
-  assert first.differences == (
-    "data_order: that of seqio's second iteration -> seqio's"
-  )
+  assert first.differences == "data_order: another -> seqio's"
   page = drift.page([results(root)])
   assert f"## {first.differences}" in page
   assert "* `x/cb-seed1`" in page
   assert drift.hidden([results(root)], page) == []
-
-
-def test_migration_keeps_all_and_is_done_once(root):
-  assert migration.migrate(root / "results") == 0
-  assert [run.record.scores for run in results(root).runs] == [{"cb": 50.0}] * 2
 
 
 def test_other_names_of_files_and_macros_change_nothing(root):
@@ -213,14 +208,6 @@ def test_records_of_two_sheets_of_one_name_are_told_apart(root):
     "cb-seed1",
   ]
   assert archive.beside("x") == []
-
-
-def test_record_without_gin_cannot_be_migrated(root):
-  path = root / "results" / "x" / "cb-seed0.json"
-  fields = json.loads(path.read_text()) | {"gin": None, "configuration": None}
-  path.write_text(json.dumps(fields))
-  with pytest.raises(ValueError, match=r"cb-seed0\.json has no gin text"):
-    migration.migrate(root / "results")
 
 
 def test_of_two_records_the_finished_one_counts(root):
