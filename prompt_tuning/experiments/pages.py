@@ -123,8 +123,8 @@ def _runs(results: Results) -> Iterator[str]:
   cells = [run.cell for run in results.runs]
   cell = next((x for x in cells if x.command[2].endswith(".train")), cells[0])
   yield (
-    f"The command of one cell; `{sheet.launch_command}` runs what is "
-    f"missing:\n\n```sh\n{_folded(cell.shell_command)}\n```\n"
+    f"The command of one cell:\n\n```sh\n{_folded(cell.shell_command)}\n```\n\n"
+    f"`{sheet.launch_command}` runs what is missing.\n"
   )
 
 

@@ -74,9 +74,11 @@ def find_checkpoint(path: str, step: int | None = None) -> str:
       if (folder / "config.json").exists()
       else ""
     )
+    others = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    there = sorted(steps) or f"none; folders there: {', '.join(others)}"
     raise ValueError(
       f"No checkpoint_{'<step>' if step is None else step} in {path}; steps "
-      f"there: {sorted(steps) or 'none'}.{way_out}"
+      f"there: {there}.{way_out}"
     )
   return str(steps[max(steps) if step is None else step])
 

@@ -176,7 +176,7 @@ def what_gives(
     }
     if found := set().union(*given.values()):
       left -= found
-      choices = ", ".join(file for file in files if given[file] == found)
+      choices = ", ".join(file for file in files if given[file])
       sentences.append(
         f"A file of gin/{kind} gives {', '.join(sorted(found))}: add "
         f"--gin_file=gin/{kind}/NAME.gin, where NAME is one of {choices}."

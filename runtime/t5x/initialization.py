@@ -159,6 +159,11 @@ class TrainStateInitializer:
         f"{base.path} does not fit the model: {len(problems)} differences. "
         f"{'; '.join(problems[:10])}."
       )
+      if cfg.assignment_map is None and len(absent) == len(problems):
+        message += (
+          " What a method adds is in the checkpoint of the run that trained it: "
+          "CHECKPOINT_PATH may be its folder."
+        )
       if wrong or cfg.strict:
         raise ValueError(message)
       logging.warning(message)

@@ -51,6 +51,10 @@ def create_learning_rate_scheduler(
     ),
     "rsqrt_decay": lambda step: jnp.maximum(step, warmup_steps) ** -0.5,
   }
+  if base_learning_rate < 0:
+    raise ValueError(
+      f"Expected a learning rate of at least 0, got {base_learning_rate}."
+    )
   names = [name.strip() for name in factors.split("*")]
   if unknown := [name for name in names if name not in factor_fns]:
     raise ValueError(

@@ -139,7 +139,8 @@ def page(outcome: Mapping[str, Any]) -> str:
     "documented` runs at its own rate and length, and is not held to agree.\n\n"
     f"{table(outcome)}\n\n"
     f"Sources: {outcome['revisions']}. Versions: {', '.join(versions)}.\n"
-    f"Device: {outcome['device']}. Commits: {', '.join(commits)}.\n"
+    f"Device: {outcome['device']}. Commits: {', '.join(commits)}; the models'\n"
+    "weights are those of these commits, too.\n"
   )
 
 
