@@ -247,8 +247,8 @@ def _check_width(rows: np.ndarray, shape: tuple[int, int]) -> None:
   if rows.shape[1] != shape[1]:
     raise ValueError(
       f"Expected token embeddings of shape [V, {shape[1]}], the width of the "
-      f"prompt, got {rows.shape[1]} wide ones. Take them from the frozen model; "
-      "if they are, its checkpoint is not of the size that the gin file says."
+      f"prompt, got {rows.shape[1]} wide ones. Take them from the frozen "
+      "model; if they are, its checkpoint is of another size than its gin file."
     )
 
 

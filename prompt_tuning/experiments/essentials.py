@@ -2,9 +2,9 @@
 
 The gin files are rewired now and then: what was written out follows from the
 method. Records keep the settings of their day. To be compared, they and today's
-are brought into one form, without what changes no number. Whoever rewires without
-changing one adds a line here; otherwise `tabulate.py --check` lists the records,
-and they are to be run again.
+are brought into one form, without what changes no number. Whoever rewires
+without changing one adds a line here; otherwise `tabulate.py --check` lists the
+records, and they are to be run again.
 """
 
 import fnmatch

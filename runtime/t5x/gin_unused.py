@@ -1,7 +1,8 @@
-"""Which bindings of a command change nothing."""
+"""Which bindings of a command change nothing, or name what is not there."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 import difflib
+import re
 
 from absl import logging
 from gin import config_parser
@@ -70,3 +71,31 @@ def check(bindings: Bindings, function: str, given: Iterable[str]) -> None:
         + (f" Did you mean {' or '.join(near)}?" if near else "")
       )
     logging.warning("Nothing uses %s here: to bind it changes nothing.", name)
+
+
+def refuse_unknown_macros(
+  gin_bindings: Sequence[str], macros: Collection[str]
+) -> None:
+  """Refuses bindings of macros that no file defines and no binding uses.
+
+  Args:
+    gin_bindings: Of a command.
+    macros: Those of its files.
+
+  Raises:
+    ValueError: if there is one; it names the macros that are spelled alike.
+  """
+  for binding in gin_bindings:
+    name, equals, _ = (x.strip() for x in binding.partition("="))
+    if not equals:
+      continue  # An import; of anything else gin itself complains.
+    is_used = any(re.search(rf"%{re.escape(name)}\b", x) for x in gin_bindings)
+    # A text of several lines is a configuration of its own.
+    if not name.isidentifier() or name in macros or is_used:
+      continue
+    # The names of the files' macros are in capitals, and a user's may not be.
+    near = difflib.get_close_matches(name.upper(), sorted(macros), n=3)
+    raise ValueError(
+      f"No gin file defines {name}, so {binding!r} would change nothing."
+      + (f" Did you mean {' or '.join(near)}?" if near else "")
+    )

@@ -1,8 +1,7 @@
 """Command line and gin configuration of `train`, `eval` and `infer`."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import difflib
 import importlib.metadata
 import os
 import re
@@ -133,26 +132,6 @@ def is_required(macro: str) -> bool:
   return repr(gin.query_parameter(f"%{macro}")) == "%gin.REQUIRED"
 
 
-def _refuse_unknown_macros(
-  gin_bindings: Sequence[str], macros: Collection[str]
-) -> None:
-  """Refuses bindings of macros that no file defines and no binding uses."""
-  for binding in gin_bindings:
-    name, equals, _ = (x.strip() for x in binding.partition("="))
-    if not equals:
-      continue  # An import; of anything else gin itself complains.
-    is_used = any(re.search(rf"%{re.escape(name)}\b", x) for x in gin_bindings)
-    # A text of several lines is a configuration of its own.
-    if not name.isidentifier() or name in macros or is_used:
-      continue
-    # The names of the files' macros are in capitals, and a user's may not be.
-    near = difflib.get_close_matches(name.upper(), sorted(macros), n=3)
-    raise ValueError(
-      f"No gin file defines {name}, so {binding!r} would change nothing."
-      + (f" Did you mean {' or '.join(near)}?" if near else "")
-    )
-
-
 def parse_gin_flags(
   gin_search_paths: Sequence[str],
   gin_files: Sequence[str],
@@ -177,7 +156,7 @@ def parse_gin_flags(
     gin.add_config_file_search_path(path)
   macros = gin_text.macros_of(gin_files, gin_search_paths)
   if not skip_unknown:
-    _refuse_unknown_macros(gin_bindings, macros)
+    gin_unused.refuse_unknown_macros(gin_bindings, macros)
   # gin logs an error for every folder that it looks into in vain.
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.FATAL)

@@ -161,8 +161,8 @@ class TrainStateInitializer:
       )
       if cfg.assignment_map is None and len(absent) == len(problems):
         message += (
-          " What a method adds is in the checkpoint of the run that trained it: "
-          "CHECKPOINT_PATH may be its folder."
+          " What a method adds is in the checkpoint of the run that trained "
+          "it: CHECKPOINT_PATH may be its folder."
         )
       if wrong or cfg.strict:
         raise ValueError(message)

@@ -52,7 +52,7 @@ def _launch(args: argparse.Namespace) -> int:
   root = args.root.resolve()
   place = Place(root, root / "results")
   cells = _cells(args)
-  options.check_gin_files(cells, root)
+  options.check_commands(cells, root)
   archive = place.archive()
   todo = launching.open_cells(cells, archive, args.retry_failed)
   if args.dry_run:

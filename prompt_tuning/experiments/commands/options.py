@@ -1,9 +1,10 @@
 """Options that command lines of experiments share."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import pathlib
 import sys
+import tokenize
 
 import prompt_tuning
 from prompt_tuning import cluster_options
@@ -11,6 +12,7 @@ from prompt_tuning.experiments import launching
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.running import Outcome, Place
+from t5x import gin_text, gin_unused
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
@@ -76,12 +78,34 @@ def check_launching(
     parser.error("--option is for --submit")
 
 
-def check_gin_files(cells: Sequence[Cell], root: pathlib.Path) -> None:
-  """Looks for the gin files of cells, before any of them runs.
+def check_commands(cells: Sequence[Cell], root: pathlib.Path) -> None:
+  """Looks for the gin files and macros of cells, before any of them runs.
 
   Raises:
-    ValueError: if one is not there; the message says which cells name it.
+    ValueError: if one is not there, or a value is no gin.
   """
+  _check_gin_files(cells, root)
+  paths = (str(root), prompt_tuning.gin_search_path())
+  macros: dict[Sequence[str], Collection[str]] = {}
+  for cell in cells:
+    files, bindings = cell.settings.gin_files, cell.settings.bindings
+    if not files:
+      continue
+    if files not in macros:
+      macros[files] = gin_text.macros_of(files, paths)
+    texts = [f"{name} = {value}" for name, value in bindings]
+    gin_unused.refuse_unknown_macros(texts, macros[files])
+    for text in texts:
+      try:
+        gin_text.statements(text)
+      except (SyntaxError, ValueError, tokenize.TokenError) as e:
+        raise ValueError(
+          f"{text} is no gin literal. Strings are quoted: --gin.X=\"'text'\"."
+        ) from e
+
+
+def _check_gin_files(cells: Sequence[Cell], root: pathlib.Path) -> None:
+  """Raises ValueError for a file that is not there, with the cells' names."""
   places = (root, pathlib.Path(prompt_tuning.gin_search_path()))
   missing: dict[str, list[str]] = {}
   for cell in cells:

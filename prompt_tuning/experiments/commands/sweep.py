@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace, fields: dict) -> int:
   root = args.root.resolve()
   place = _place(root)
   cells = sheet.cells()
-  options.check_gin_files(cells, root)
+  options.check_commands(cells, root)
   print(f"{len(cells)} runs: {_axes(sheet)}.", file=sys.stderr)
   archive = place.archive()
   todo = launching.open_cells(cells, archive, args.retry_failed)
@@ -160,7 +160,7 @@ def _write_sheet(args: argparse.Namespace, fields: dict) -> int:
     )
   if path.exists():
     raise ValueError(f"{path} is there already. Choose another name.")
-  options.check_gin_files(_sheet(args, fields).cells(), root)
+  options.check_commands(_sheet(args, fields).cells(), root)
   # Its page says how it is run as a sheet.
   kept = {key: x for key, x in fields.items() if key != "launch"}
   sheet = Sheet.model_validate({"name": path.stem, **kept})
