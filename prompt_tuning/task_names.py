@@ -22,7 +22,7 @@ _TASKS = (
   *_of("ladder", _SUPER_GLUE),
 )
 _MIXTURES = ("super_glue", "super_glue_and_dpr", "mini_super_glue", "ladder")
-_PRETRAINING = ("ladder_lm", "ladder_span_corruption")
+_PRETRAINING = ("ladder_lm", "ladder_lm_long", "ladder_span_corruption")
 
 
 def by_heading() -> Mapping[str, Sequence[str]]:

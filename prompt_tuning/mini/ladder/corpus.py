@@ -6,12 +6,13 @@ Importing this module registers with seqio
   on average (documents are short), are replaced by sentinels;
 * `ladder_lm`: LM adaptation. A document is cut in two, and the second part is
   the target. 85% of the cuts lie just before a word that answers something,
-  the others anywhere among the last six tokens.
+  the others anywhere among the last six tokens;
+* `ladder_lm_long`: the same, after up to four other documents in the same input.
 
-Both read the same documents, and change them anew in every epoch.
+All read the same documents, and change them anew in every epoch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import random
 from typing import Any
@@ -26,6 +27,9 @@ from prompt_tuning.mini.ladder import prose
 DOCUMENTS_PER_SPLIT = {"train": 50_000, "validation": 2_000}
 # Of every document, end of sequence included.
 LENGTHS = {"inputs": 26, "targets": 8}
+# Of `long_documents`, the last of which may have others before it.
+MOST_BEFORE = 4
+LONG_LENGTHS = {"inputs": 26 + MOST_BEFORE * 25, "targets": 8}
 SHARE_BEFORE_ANSWERS = 0.85
 _NOISE_DENSITY = 0.15
 _MEAN_SPAN_LENGTH = 2
@@ -41,6 +45,22 @@ def documents(split: str) -> tuple[str, ...]:
   )
 
 
+@functools.cache
+def long_documents(split: str) -> tuple[str, ...]:
+  """Returns those of a split, each after none to `MOST_BEFORE` others.
+
+  The others are drawn at random, and have no mark.
+  """
+  rng = random.Random(f"long prose {split}")
+  unmarked = [document.replace(prose.CUT, "") for document in documents(split)]
+  return tuple(
+    " ".join(
+      [*rng.choices(unmarked, k=rng.randint(0, MOST_BEFORE)), document]
+    )
+    for document in documents(split)
+  )
+
+
 def _in_order(documents: tuple[str, ...], seed: int | None) -> Sequence[str]:
   """Shuffles by a seed, or not at all."""
   if seed is None:
@@ -49,9 +69,14 @@ def _in_order(documents: tuple[str, ...], seed: int | None) -> Sequence[str]:
 
 
 class ProseSource(GeneratedSource):
-  """Documents: a "text" with a mark before a word that answers."""
+  """Documents: a "text" with a mark before a word that answers.
 
-  def __init__(self):
+  Attributes:
+    documents: Makes those of a split.
+  """
+
+  def __init__(self, documents: Callable[[str], tuple[str, ...]]):
+    self.documents = documents
     super().__init__(
       splits=list(DOCUMENTS_PER_SPLIT), num_input_examples=DOCUMENTS_PER_SPLIT
     )
@@ -60,7 +85,7 @@ class ProseSource(GeneratedSource):
     """A split's documents, shuffled by the seed alone."""
     return {
       "text": tf.constant(
-        _in_order(documents(split), seed if shuffle else None)
+        _in_order(self.documents(split), seed if shuffle else None)
       )
     }
 
@@ -191,11 +216,15 @@ def _with_sentinels(
   return tf.boolean_mask(marked, tf.logical_or(starts, tf.logical_not(hidden)))
 
 
-def _add_task(name: str, change: Any) -> None:
+def _add_task(
+  name: str,
+  change: Any,
+  documents: Callable[[str], tuple[str, ...]] = documents,
+) -> None:
   text = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
   seqio.TaskRegistry.add(
     name,
-    source=ProseSource(),  # pyright: ignore[reportArgumentType]
+    source=ProseSource(documents),  # pyright: ignore[reportArgumentType]
     preprocessors=[
       tokenize_once,
       # seqio repeats what comes before this, and changes it anew each time.
@@ -209,3 +238,4 @@ def _add_task(name: str, change: Any) -> None:
 
 _add_task("ladder_span_corruption", corrupt_spans)
 _add_task("ladder_lm", cut_before_answer)
+_add_task("ladder_lm_long", cut_before_answer, long_documents)

@@ -61,6 +61,7 @@ def adam(
 _KEPT = {
   "span_corruption": {"span_corruption": 1.0},
   "lm": {"lm_10": 0.1, "lm_50": 0.5, "lm_100": 1.0},
+  "long_documents": {"long_documents": 1.0},
 }
 
 
@@ -72,7 +73,7 @@ def export(
   Args:
     run: The finished run's folder.
     folder: Where they go, each as `<name>/checkpoint_<step>`.
-    stage: "span_corruption" or "lm".
+    stage: "span_corruption", "lm" or "long_documents".
 
   Yields:
     The paths of the checkpoints.

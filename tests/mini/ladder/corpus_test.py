@@ -15,14 +15,19 @@ def _small(monkeypatch):
   ladder = vocabulary.ladder()
   monkeypatch.setattr(model_vocabulary.MODEL_VOCABULARY, "in_use", ladder)
   monkeypatch.setattr(corpus, "DOCUMENTS_PER_SPLIT", {"train": 500})
-  corpus.documents.cache_clear()
+  _forget()
   yield
+  _forget()
+
+
+def _forget():
   corpus.documents.cache_clear()
+  corpus.long_documents.cache_clear()
 
 
-def pairs(task, count=500, seed=0):
+def pairs(task, count=500, seed=0, lengths=corpus.LENGTHS):
   dataset = seqio.get_mixture_or_task(task).get_dataset(
-    corpus.LENGTHS, "train", shuffle=False, seed=seed
+    lengths, "train", shuffle=False, seed=seed
   )
   return [
     [example[name].tolist() for name in ("inputs", "targets")]
@@ -75,6 +80,22 @@ def test_lm_targets_go_on_where_inputs_stop():
     cuts[inputs[:-1] == vocabulary.ladder().encode(before)] += 1
   # Some of the cuts that could be anywhere are before an answer too.
   assert 0.83 < cuts[True] / cuts.total() < 0.93
+
+
+def test_long_documents_come_whole_and_go_on_after_the_last():
+  encode = vocabulary.ladder().encode
+  longest = 0
+  for (inputs, targets), text, last in zip(
+    pairs("ladder_lm_long", lengths=corpus.LONG_LENGTHS),
+    corpus.long_documents("train"),
+    corpus.documents("train"),
+    strict=True,
+  ):
+    assert text.endswith(last) and text.count(corpus.prose.CUT) == 1
+    whole = encode(text.replace(corpus.prose.CUT, ""))
+    assert inputs[:-1] + targets[:-1] == whole
+    longest = max(longest, len(whole))
+  assert 2 * corpus.LENGTHS["inputs"] < longest < corpus.LONG_LENGTHS["inputs"]
 
 
 def test_changes_depend_on_the_seed():
