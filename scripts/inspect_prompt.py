@@ -29,8 +29,8 @@ def main() -> None:
   parser.add_argument("--checkpoint", required=True, help="The base model.")
   parser.add_argument(
     "--vocabulary",
-    help="A SentencePiece model, or 'ladder'; by default "
-    "CHECKPOINT/spiece.model, or what the ladder's models have.",
+    help="A SentencePiece model, or 'ladder'; by default what lies beside "
+    "the checkpoint, or what the ladder's models have.",
   )
   parser.add_argument(
     "--extra_ids", type=int, default=100, help="Its sentinels."
@@ -57,11 +57,11 @@ def main() -> None:
 def _inspect(args: argparse.Namespace) -> None:
   prompt, metadata = prompt_conversion.read_prompt(args.prompt)
   base = checkpoints.open_checkpoint(args.checkpoint)
-  vocabulary = (
-    tasks.use_vocabulary(args.vocabulary, args.extra_ids)
-    if args.vocabulary
-    else architecture.vocabulary_of(base, None)
-  )
+  vocabulary = args.vocabulary
+  if vocabulary is None:
+    is_ladder = architecture.is_of_ladder(base)
+    vocabulary = "ladder" if is_ladder else architecture.beside(base.path)
+  vocabulary = tasks.use_vocabulary(vocabulary, args.extra_ids)
   if metadata is not None:
     base_model.check_compatible(metadata, args.checkpoint, vocabulary)
   task = superglue.ROWS.get((metadata and metadata.task) or "")

@@ -105,7 +105,7 @@ def vocabulary_of(
   elif isinstance(given, seqio.Vocabulary):
     vocabulary = given
   else:
-    path = str(given) if given is not None else _beside(base.path)
+    path = str(given) if given is not None else beside(base.path)
     vocabulary = vocabulary_lib.checked(
       seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
     )
@@ -118,7 +118,15 @@ def vocabulary_of(
   return vocabulary
 
 
-def _beside(path: str) -> str:
+def beside(path: str) -> str:
+  """Finds the SentencePiece file `*.model` beside a checkpoint.
+
+  Args:
+    path: As for `t5x.checkpoints.find_checkpoint`.
+
+  Raises:
+    ValueError: if there is none.
+  """
   folder = epath.Path(checkpoints.find_checkpoint(path))
   found = [
     *sorted(folder.glob("*.model")),

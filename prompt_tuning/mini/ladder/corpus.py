@@ -54,9 +54,7 @@ def long_documents(split: str) -> tuple[str, ...]:
   rng = random.Random(f"long prose {split}")
   unmarked = [document.replace(prose.CUT, "") for document in documents(split)]
   return tuple(
-    " ".join(
-      [*rng.choices(unmarked, k=rng.randint(0, MOST_BEFORE)), document]
-    )
+    " ".join([*rng.choices(unmarked, k=rng.randint(0, MOST_BEFORE)), document])
     for document in documents(split)
   )
 
