@@ -7,7 +7,7 @@ Importing this module registers with seqio
 * `ladder_lm`: LM adaptation. A document is cut in two, and the second part is
   the target. 85% of the cuts lie just before a word that answers something,
   the others anywhere among the last six tokens;
-* `ladder_lm_long`: the same, after up to four other documents in the same input.
+* `ladder_lm_long`: the same, after up to four other documents in one input.
 
 All read the same documents, and change them anew in every epoch.
 """

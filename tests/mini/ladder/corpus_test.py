@@ -91,7 +91,8 @@ def test_long_documents_come_whole_and_go_on_after_the_last():
     corpus.documents("train"),
     strict=True,
   ):
-    assert text.endswith(last) and text.count(corpus.prose.CUT) == 1
+    assert text.endswith(last)
+    assert text.count(corpus.prose.CUT) == 1
     whole = encode(text.replace(corpus.prose.CUT, ""))
     assert inputs[:-1] + targets[:-1] == whole
     longest = max(longest, len(whole))
