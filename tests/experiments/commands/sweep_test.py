@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from prompt_tuning.experiments.commands import sweep
 
 ARGUMENTS = ("--gin.SEED=0,1,2", "--gin.FAIL=''", "--module=program.train")
 FAST = (*ARGUMENTS, "--gin.SLEEP=0.0", "--name=x")
+MACROS = "SEED = 0\nSLEEP = 0.0\nFAIL = ''\n"
 
 
 @pytest.fixture
@@ -53,8 +55,23 @@ def test_sweep_ends_with_a_table_and_a_figure(root, capsys):
 
 
 def test_gin_files_are_those_of_the_root(root):
-  (root / "mine.gin").write_text("")
+  (root / "mine.gin").write_text(MACROS)
   _sweep("--gin_file=mine.gin", *FAST, "--dry-run")
+
+
+@pytest.mark.parametrize(
+  ("wrong", "message"),
+  [
+    ("--gin.SLEEEP=1.0", "No gin file defines SLEEEP, .*Did you mean SLEEP"),
+    ("--gin.FAIL=words", "FAIL = words is no gin literal. Strings are quoted"),
+  ],
+)
+def test_wrong_binding_is_refused_before_anything_runs(root, wrong, message):
+  (root / "mine.gin").write_text(MACROS)
+  with pytest.raises(SystemExit) as error:
+    sweep.main(["--gin_file=mine.gin", "--gin.SEED=0,1", wrong, *FAST[2:]])
+  assert re.search(message, str(error.value.code))
+  assert not _starts(root)
 
 
 def test_what_has_run_in_another_sweep_is_not_run_again(root):
