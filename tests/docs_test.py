@@ -95,7 +95,7 @@ def test_commands_of_a_page_run(folder, page):
 
 def test_commands_of_the_page_on_pods_run_in_a_bucket(folder):
   commands = documented.commands(ROOT / "docs/pods.md")
-  commands = [x for x in commands if x[0] == "python"]
+  commands = [x for x in commands if x[:2] == ["python", "-m"]]
   assert len(commands) == 2
   with bucket.running() as line:
     for words in commands:
