@@ -27,7 +27,7 @@ from prompt_tuning.mini.ladder import prose
 DOCUMENTS_PER_SPLIT = {"train": 50_000, "validation": 2_000}
 # Of every document, end of sequence included.
 LENGTHS = {"inputs": 26, "targets": 8}
-# Of `long_documents`, the last of which may have others before it.
+# Of `long_documents`: so many others at most stand before a document.
 MOST_BEFORE = 4
 LONG_LENGTHS = {"inputs": 26 + MOST_BEFORE * 25, "targets": 8}
 SHARE_BEFORE_ANSWERS = 0.85
