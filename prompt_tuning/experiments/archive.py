@@ -1,6 +1,6 @@
 """The archive: every record of a folder, found by what its run is of."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import pathlib
 
 from prompt_tuning.experiments import bases, configurations, records
@@ -95,16 +95,35 @@ class Archive:
       cell: A cell.
 
     Returns:
-      The settings, old and new, and whether the base model has other weights
-      by now. None if there is no record, or if it does not say what its run was
-      told.
+      The settings, old and new, whether the base model has other weights by
+      now, and prompts that it read and that were made again since. None if
+      there is no record, or if it does not say what its run was told.
     """
     filed = self.find(cell)
     told = configurations.of_record(filed.record) if filed else None
     if filed is None or told is None:
       return []
     differences = told.differences(self.configurations.of_cell(cell))
-    return [*differences, *self._bases.drift(filed.record)]
+    return [
+      *differences,
+      *self._bases.drift(filed.record),
+      *self._made_again(filed.record),
+    ]
+
+  def _made_again(self, record: records.RunRecord) -> Iterator[Difference]:
+    """Prompts that a run read, and that are of runs that ended after it began.
+
+    Yields:
+      The prompts, with when the run began and when they were made.
+    """
+    for pattern in records.prompts_read(records.settings(record.command)):
+      for x in self.filed:
+        prompt = x.path.with_suffix(".safetensors")
+        if not prompt.match(pattern) or not prompt.exists():
+          continue
+        if (made := x.record.ended) > record.began:
+          name = f"prompt {self.name(x)}"
+          yield Difference(name, f"before {record.began}", f"made {made}")
 
   def record(self, cell: Cell) -> records.RunRecord | None:
     """Returns the record of today's settings, whatever became of the run."""

@@ -26,32 +26,47 @@ class Configurations:
     self._known: dict[records.Settings, RunConfiguration] = {}
 
   def of_cell(self, cell: Cell) -> RunConfiguration:
-    """Returns what today's files say to a cell.
+    """Returns what of a cell's configuration makes its numbers, as of today.
+
+    Raises:
+      ValueError: if a gin file is missing or is no gin.
+    """
+    if cell.settings not in self._known:
+      self._known[cell.settings] = essentials.of(self.whole(cell))
+    return self._known[cell.settings]
+
+  def whole(self, cell: Cell) -> RunConfiguration:
+    """Returns all that today's files say to a cell.
 
     Raises:
       ValueError: if a gin file is missing or is no gin.
     """
     settings = cell.settings
-    if settings not in self._known:
-      try:
-        if settings.gin_files not in self._files:
-          self._files[settings.gin_files] = gin_resolution.Bindings(
-            settings.gin_files, paths=self._paths
-          )
-        bindings = self._files[settings.gin_files].with_bindings(
-          f"{name} = {value}" for name, value in settings.bindings
+    try:
+      if settings.gin_files not in self._files:
+        self._files[settings.gin_files] = gin_resolution.Bindings(
+          settings.gin_files, paths=self._paths
         )
-      except SyntaxError as e:
-        raise ValueError(f"{cell.sheet}, {cell.name}: {e}.") from e
-      self._known[settings] = essentials.of(
-        run_configuration.of_bindings(settings.kind, bindings)
+      bindings = self._files[settings.gin_files].with_bindings(
+        f"{name} = {value}" for name, value in settings.bindings
       )
-    return self._known[settings]
+    except SyntaxError as e:
+      raise ValueError(f"{cell.sheet}, {cell.name}: {e}.") from e
+    return run_configuration.of_bindings(settings.kind, bindings)
 
 
 def of_record(record: records.RunRecord) -> RunConfiguration | None:
-  """Returns what a run was told; None if its record does not say."""
+  """Returns what of a run's configuration makes its numbers.
+
+  None if its record does not say what it was told.
+  """
+  told = whole_of_record(record)
+  return None if told is None else essentials.of(told)
+
+
+def whole_of_record(record: records.RunRecord) -> RunConfiguration | None:
+  """Returns all that a run was told; None if its record does not say."""
   told = record.configuration
   if told is None:
     return None
-  return essentials.of(RunConfiguration(record.kind, told.settings, told.code))
+  return RunConfiguration(record.kind, told.settings, told.code)

@@ -2,8 +2,9 @@
 
 What a run was told is in its record. What it would be told today, the gin files
 and its sheet say; what the code has changed since, it says itself
-(`t5x.run_configuration.OF_THE_CODE`); the base model has a fingerprint. Where
-they differ, the record is listed, until it is made again.
+(`t5x.run_configuration.OF_THE_CODE`); the base model has a fingerprint; a
+prompt that it begins with has a record of its own. Where they differ, the
+record is listed, until it is made again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ _ABOUT = """# Records that today's files would not make again
 
 Each was made by other settings than its sheet and the gin files now give, by
 code that read its data in another order, or from other weights of the base
-model than lie there now. They stand in the tables, as what they are: results of
-what is on the left. `python scripts/launch.py SHEET` makes those of other
-settings again; those of other code or weights once their files are gone.
+model or another prompt than lie there now. They stand in the tables, as what
+they are: results of what is on the left. `python scripts/launch.py SHEET` makes
+those of other settings again; the others once their files are gone.
 """
 
 

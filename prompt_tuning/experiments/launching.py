@@ -18,12 +18,8 @@ import tqdm
 from prompt_tuning.experiments import records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
-from prompt_tuning.experiments.running import (
-  Outcome,
-  Place,
-  Processes,
-  run_cell,
-)
+from prompt_tuning.experiments.processes import Processes
+from prompt_tuning.experiments.running import Outcome, Place, run_cell
 
 
 def open_cells(

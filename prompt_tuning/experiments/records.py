@@ -9,6 +9,7 @@ arguments came.
 import ast
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import datetime
 import math
 import pathlib
 from typing import Any
@@ -26,6 +27,8 @@ _PLACE_FLAGS = {
   *("coordinator_address", "process_count", "process_index"),
   *("traceback", "notraceback"),
 }
+# Macros that name prompts to read.
+_PROMPTS = ("PROMPT_FILE", "PROMPT_FILES")
 # Not a score: the share of answers that are no label.
 INVALID = "invalid"
 # A mixture's own metric, beside those of its tasks: their mean.
@@ -46,6 +49,16 @@ class RunRecord(record_schema.Record):
   def is_over(self) -> bool:
     """Whether it does not go on, unless it is tried again."""
     return self.counts or self.status == "failed"
+
+  @property
+  def began(self) -> datetime.datetime:
+    """When its first attempt began."""
+    return datetime.datetime.fromisoformat(self.started)
+
+  @property
+  def ended(self) -> datetime.datetime:
+    """When it was over, had it run in one go: not later than it was."""
+    return self.began + datetime.timedelta(seconds=int(self.seconds))
 
   @property
   def metrics(self) -> record_schema.Metrics:
@@ -161,6 +174,15 @@ def settings(command: Sequence[str]) -> Settings:
     tuple(gin_files),
     tuple(sorted((k, v) for k, v in bindings.items() if k not in _PLACES)),
     tuple(sorted(flags)),
+  )
+
+
+def prompts_read(settings: Settings) -> tuple[str, ...]:
+  """Returns paths, or patterns of paths, of the prompts that a run reads."""
+  return tuple(
+    ast.literal_eval(value)
+    for name, value in settings.bindings
+    if name in _PROMPTS and value.startswith(("'", '"'))
   )
 
 

@@ -2,16 +2,17 @@
 
 A cell runs in its folder below `runs/`, as a process of its own, and leaves
 its record in `results/<sheet>/<cell>.json`, and its prompt beside it where the
-sheet asks for that. Locks, which the running process
-inherits, keep two launchers apart, in a folder and on a kind of run; a new one
-waits for what a killed one has left running.
+sheet asks for that. Locks, which the running process inherits, keep two
+launchers apart, in a folder and on a kind of run; a new one waits for what a
+killed one has left running.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 import contextlib
 import dataclasses
 import datetime
 import fcntl
+import glob
 import hashlib
 import itertools
 import json
@@ -27,7 +28,8 @@ from prompt_tuning import safe_files
 from prompt_tuning.experiments import configurations, records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
-from t5x import record_schema
+from prompt_tuning.experiments.processes import Processes
+from t5x import record_schema, run_configuration
 
 # A process that was asked to stop is run again. A trainer that had time to save
 # itself exits with 128 + the number.
@@ -93,43 +95,6 @@ class Outcome:
     return self.status in records.COUNTING
 
 
-class Processes:
-  """The running processes, to be stopped together.
-
-  `stop` is for signal handlers, which must not wait: there is no lock. A
-  process that begins while it is called sees `stopping` afterwards.
-  """
-
-  def __init__(self):
-    self._running: set[subprocess.Popen] = set()
-    self.stopping: int | None = None
-
-  @contextlib.contextmanager
-  def running(self, start: Callable[[], subprocess.Popen]) -> Iterator[int]:
-    """Starts a process and waits for it.
-
-    Yields:
-      Its exit status, negative after a signal.
-    """
-    if self.stopping:
-      yield -signal.SIGTERM
-      return
-    process = start()
-    self._running.add(process)
-    if self.stopping:
-      process.terminate()
-    try:
-      yield process.wait()
-    finally:
-      self._running.discard(process)
-
-  def stop(self, number: int) -> None:
-    """Asks all to stop, and lets no more start."""
-    self.stopping = number
-    for process in tuple(self._running):
-      process.terminate()
-
-
 def run_cell(
   cell: Cell,
   place: Place,
@@ -166,6 +131,9 @@ def run_cell(
       filed = place.archive().record(cell)
       if filed and filed != seen and filed.is_over:
         record = filed
+      elif missing := _missing(cell, place):
+        error = f"it needs {missing}, which another cell is to leave there"
+        return Outcome(cell, "failed", error, time.monotonic() - start)
       elif record := _run_to_its_end(cell, place, locks, processes, cores):
         _file(place.folder(cell) / "record.json", place, cell)
   status = record.status if record else "interrupted"
@@ -214,6 +182,14 @@ def _run_to_its_end(
   fields |= {"status": "failed", "error": error}
   safe_files.write(left, json.dumps(fields, indent=2, sort_keys=True) + "\n")
   return _read(left)
+
+
+def _missing(cell: Cell, place: Place) -> str | None:
+  """Returns a pattern of prompts that a cell reads and that are not there."""
+  for pattern in cell.prompts_read:
+    if "://" not in pattern and not glob.glob(pattern, root_dir=place.root):
+      return pattern
+  return None
 
 
 @contextlib.contextmanager
@@ -270,11 +246,19 @@ def _read(path: pathlib.Path) -> records.RunRecord | None:
 
 
 def _is_of(record: records.RunRecord, cell: Cell, place: Place) -> bool:
-  """Whether a run was told what a cell is told."""
+  """Whether a run was told what a cell is told, and can go on if it is to."""
   told = configurations.of_record(record)
   if told is None:
     return records.settings(record.command) == cell.settings
-  return told == configurations.Configurations(place.root).of_cell(cell)
+  today = configurations.Configurations(place.root)
+  if record.counts or told != today.of_cell(cell):
+    return told == today.of_cell(cell)
+  # Wired in another way it has the same numbers, but does not go on.
+  before = configurations.whole_of_record(record) or told
+  return all(
+    run_configuration.may_change(x)
+    for x in before.differences(today.whole(cell))
+  )
 
 
 def _resumable(
@@ -366,9 +350,16 @@ def _stub(cell: Cell) -> dict[str, Any]:
 
 
 def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
-  """Copies a record to `results`, without this machine's folders."""
+  """Copies a record to `results`, without this machine's folders.
+
+  Results that lie there, of other settings by then, are not given up for a
+  failure.
+  """
   text = left.read_text(encoding="utf-8").replace(f"{place.root}{os.sep}", "")
   path = place.record(cell)
+  counts = records.parse(text, str(left)).counts
+  if not counts and (filed := _read(path)) and filed.counts:
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   prompt = left.with_name("prompt.safetensors")
   if cell.keeps_prompt and prompt.exists():

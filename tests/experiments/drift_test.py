@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from prompt_tuning.experiments import drift, sheets
+from prompt_tuning.experiments import drift, running, sheets
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
 from t5x import checkpoints, record_schema, run_configuration
@@ -190,6 +190,56 @@ def test_other_weights_of_the_base_list_the_records(root):
   ] * 2
   shutil.rmtree(root / "base")  # Not all are in the repository.
   assert drift.of_results(results(root)) == []
+
+
+def test_interrupted_run_that_was_wired_otherwise_is_set_aside(root):
+  """It would have the same numbers, but `t5x.train` does not go on with it."""
+  (cell, _) = cells(root)
+  place = running.Place(root, root / "results")
+  shutil.rmtree(place.results / "x")
+  left = place.folder(cell) / "record.json"
+  left.parent.mkdir(parents=True)
+
+  def leave(gin):
+    told = run_configuration.of_gin("train", gin).to_json()
+    fields = record(cell, root) | {"status": "interrupted"}
+    left.write_text(json.dumps(fields | {"configuration": told}))
+
+  gin = (root / "gin" / "train.gin").read_text() + "".join(
+    f"{k} = {v}\n" for k, v in cell.settings.bindings
+  )
+  leave(gin)
+  assert running._resumable(left, cell, place)
+  leave(gin + "utils.schedule.logger_cls = None\n")
+  assert not running._resumable(left, cell, place)
+  assert not left.exists()
+
+
+def test_prompt_that_was_made_again_lists_what_began_with_it(root):
+  prompt = root / "results" / "y" / "cb-seed0.safetensors"
+  replace(
+    root / "configs" / "x.toml",
+    'SEED = "$seed"',
+    'SEED = "$seed", PROMPT_FILE = "results/y/cb-seed${seed}.safetensors"',
+  )
+  for cell in cells(root):
+    filed = root / "results" / "x" / f"{cell.name}.json"
+    fields = record(cell, root) | {"started": "2026-01-01T12:00:00+00:00"}
+    filed.write_text(json.dumps(fields))
+  as_of_today(root)
+  prompt.parent.mkdir()
+  prompt.write_bytes(b"")
+
+  def make_prompt(started):
+    made = fields | {"started": started, "seconds": 60.0}
+    prompt.with_suffix(".json").write_text(json.dumps(made))
+
+  make_prompt("2026-01-01T11:59:00+00:00")
+  assert drift.of_results(results(root)) == []
+  make_prompt("2026-01-01T11:59:01+00:00")
+  (drifted,) = drift.of_results(results(root))
+  assert drifted.name == "x/cb-seed0"
+  assert "prompt y/cb-seed0: before 2026-01-01 12:00:00" in drifted.differences
 
 
 def test_records_of_two_sheets_of_one_name_are_told_apart(root):

@@ -12,7 +12,7 @@ import counting
 import pytest
 import slurm
 
-from prompt_tuning.experiments import launching, running
+from prompt_tuning.experiments import launching, processes, running
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.commands import launch
@@ -20,7 +20,7 @@ from prompt_tuning.experiments.commands import launch
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _start(place, *arguments):
+def _start(place, *arguments, stdout=subprocess.PIPE):
   return subprocess.Popen(
     [
       *(sys.executable, ROOT / "scripts" / "launch.py"),
@@ -29,7 +29,7 @@ def _start(place, *arguments):
     ],
     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     stderr=subprocess.PIPE,
-    stdout=subprocess.PIPE,
+    stdout=stdout,
     text=True,
     start_new_session=True,
   )
@@ -58,7 +58,7 @@ def test_second_launcher_passes_over_what_the_first_runs(tmp_path):
     return ""
 
   first.enter_context(
-    running._locks(cells[0], place, running.Processes(), waits=True)
+    running._locks(cells[0], place, processes.Processes(), waits=True)
   )
   launching.launch(cells, place, on_outcome=note)
   assert order == [*cells[1:], cells[0]]
@@ -235,6 +235,17 @@ def test_dry_run_prints_plain_commands(tmp_path):
     "'--gin.MODEL_DIR=\"runs/x/cb-seed1\"'"
   )
   assert "1 of 2 cells to run." in summary
+
+
+def test_dry_run_ends_when_nobody_reads_it(tmp_path):
+  place = counting.place(tmp_path)
+  read, write = os.pipe()
+  os.close(read)
+  launcher = _start(place, "--dry-run", stdout=write)
+  os.close(write)
+  _, summary = launcher.communicate()
+  assert summary == "3 of 3 cells to run.\n"
+  assert launcher.returncode == 0
 
 
 def test_cells_that_need_the_others_run_after_them(tmp_path):

@@ -8,7 +8,7 @@ import threading
 import counting
 import pytest
 
-from prompt_tuning.experiments import running
+from prompt_tuning.experiments import processes, running
 from prompt_tuning.experiments.archive import Archive
 
 
@@ -114,17 +114,45 @@ def test_one_kind_of_run_is_in_one_folder_at_a_time(tmp_path):
   assert len(list(tmp_path.glob("runs/?/*/starts"))) == 1
 
 
+def test_failure_does_not_take_the_place_of_results(tmp_path):
+  place = counting.place(tmp_path)
+  running.run_cell(counting.cells(place)[1], place)
+  good = counting.filed(place)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(sheet.read_text().replace('FAIL = ""', 'FAIL = "loss"'))
+  assert running.run_cell(counting.cells(place)[1], place).status == "failed"
+  assert counting.filed(place) == good
+
+
+def test_cell_without_the_prompt_it_begins_with_has_no_record(tmp_path):
+  place = counting.place(tmp_path)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(
+    sheet.read_text().replace(
+      "SEED =", 'PROMPT_FILES = "results/*/cb-seed[0-4].safetensors", SEED ='
+    )
+  )
+  (cell, *_) = counting.cells(place)
+  outcome = running.run_cell(cell, place)
+  assert outcome.status == "failed"
+  assert "results/*/cb-seed[0-4].safetensors" in outcome.error
+  assert not counting.filed(place)
+  (place.results / "y").mkdir(parents=True)
+  (place.results / "y" / "cb-seed3.safetensors").write_bytes(b"")
+  assert running.run_cell(cell, place).status == "finished"
+
+
 def test_process_that_begins_while_others_are_stopped_is_stopped():
-  processes = running.Processes()
+  running_ones = processes.Processes()
 
   def start():
     process = subprocess.Popen(
       [sys.executable, "-c", "import time; time.sleep(60)"]
     )
-    processes.stop(signal.SIGTERM)  # As a signal handler may.
+    running_ones.stop(signal.SIGTERM)  # As a signal handler may.
     return process
 
-  with processes.running(start) as status:
+  with running_ones.running(start) as status:
     assert status == -signal.SIGTERM
-  with processes.running(start) as status:  # Begins no more.
+  with running_ones.running(start) as status:  # Begins no more.
     assert status == -signal.SIGTERM

@@ -56,8 +56,7 @@ def _launch(args: argparse.Namespace) -> int:
   archive = place.archive()
   todo = launching.open_cells(cells, archive, args.retry_failed)
   if args.dry_run:
-    for cell in cells if args.cell else todo:
-      print(cell.shell_command)
+    options.show(cells if args.cell else todo)
     print(f"{len(todo)} of {len(cells)} cells to run.", file=sys.stderr)
     return 0
   if args.submit:

@@ -1,7 +1,8 @@
 """Options that command lines of experiments share."""
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+import os
 import pathlib
 import sys
 import tokenize
@@ -127,6 +128,16 @@ def _some(names: Sequence[str]) -> str:
   if len(names) == 1:
     return f"{names[0]} needs"
   return f"{names[0]} and {len(names) - 1} more cells need"
+
+
+def show(cells: Iterable[Cell]) -> None:
+  """Prints the commands of cells, as far as somebody reads them."""
+  try:
+    for cell in cells:
+      print(cell.shell_command)
+    sys.stdout.flush()
+  except BrokenPipeError:  # Of `| head`. Python flushes once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def submit(

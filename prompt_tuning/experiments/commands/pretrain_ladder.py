@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
-from prompt_tuning.experiments import launching, sheets
+from prompt_tuning.experiments import launching, records, sheets
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.commands import options
 from prompt_tuning.experiments.running import Place
@@ -53,13 +53,24 @@ def _pretrain(cell: Cell, root: pathlib.Path) -> None:
     raise ValueError(f"{cell.name}: {outcome.status}, {outcome.error}")
   stage = str(cell.point["stage"])
   folder = root / "checkpoints" / str(cell.point["size"])
-  if not place.folder(cell).exists():
+  if not _is_here(cell, place):
     # Run elsewhere: the names of the checkpoints begin with that of the stage.
     if not list(folder.glob(f"{stage}*/checkpoint_*")):
       raise ValueError(
-        f"{cell.name} has a record, but neither {cell.folder} nor checkpoints "
-        f"in {folder}. Move the record away to run it again."
+        f"{cell.name} has a record, but neither is its run in {cell.folder}, "
+        f"nor are there checkpoints in {folder}. Move the record away to run "
+        "it again."
       )
     return
   for path in pretraining.export(place.folder(cell), folder, stage):
     print(path)
+
+
+def _is_here(cell: Cell, place: Place) -> bool:
+  """Whether what lies in a cell's folder is the run that its record is of."""
+  left = place.folder(cell) / "record.json"
+  if not left.exists():
+    return False
+  here = records.parse(left.read_text(encoding="utf-8"), str(left))
+  filed = place.archive().record(cell)
+  return filed is not None and filed.started == here.started

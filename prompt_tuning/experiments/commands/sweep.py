@@ -100,8 +100,7 @@ def _run(args: argparse.Namespace, fields: dict) -> int:
   archive = place.archive()
   todo = launching.open_cells(cells, archive, args.retry_failed)
   if args.dry_run:
-    for cell in todo:
-      print(cell.shell_command)
+    options.show(todo)
     return 0
   outcomes: Sequence[Outcome] = ()
   if args.submit:

@@ -18,11 +18,35 @@ columns = "stage"
 """
 
 
-def test_failed_run_is_tried_again(tmp_path):
-  counting.place(tmp_path, fail="loss")
+def ladder(tmp_path, fail=""):
+  counting.place(tmp_path, fail=fail)
   sheet = tmp_path / "configs" / "x.toml"
   head, *_ = sheet.read_text().partition("[[grids]]")
   sheet.with_name("ladder.toml").write_text(head + LADDER)
+
+
+def test_run_that_is_not_the_record_s_is_not_exported(tmp_path, monkeypatch):
+  exported = []
+
+  def export(run, folder, stage):
+    exported.append((run.name, folder.name, stage))
+    return []
+
+  monkeypatch.setattr(pretrain_ladder.pretraining, "export", export)
+  ladder(tmp_path)
+  pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+  assert exported == [("ladder_xxs-lm-seed1", "ladder_xxs", "lm")]
+  left = tmp_path / "runs/ladder/ladder_xxs-lm-seed1/record.json"
+  left.write_text(left.read_text().replace('"now"', '"then"'))
+  with pytest.raises(SystemExit, match="neither is its run in runs/ladder"):
+    pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+  (tmp_path / "checkpoints/ladder_xxs/lm_100/checkpoint_4").mkdir(parents=True)
+  pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+  assert len(exported) == 1
+
+
+def test_failed_run_is_tried_again(tmp_path):
+  ladder(tmp_path, fail="loss")
   for attempts in (1, 2):
     with pytest.raises(SystemExit, match="ladder_xxs-lm-seed1: failed"):
       pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
