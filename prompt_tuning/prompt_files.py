@@ -152,6 +152,8 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
         f"its header claims {list(shape)} of {dtype}, {size} bytes, and it has "
         f"{there}"
       )
+    array = np.frombuffer(content, dtype, offset=stream.tell())
+    return array.reshape(shape, order="F" if fortran_order else "C")
   # NumPy parses the header as a literal of Python's.
   except (
     ValueError,
@@ -164,8 +166,6 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
     tokenize.TokenError,
   ) as error:
     raise ValueError(f"{path} is not a NumPy array file: {error}.") from None
-  array = np.frombuffer(content, dtype, offset=stream.tell())
-  return array.reshape(shape, order="F" if fortran_order else "C")
 
 
 def read_tensor(
@@ -185,8 +185,13 @@ def read_tensor(
       array = file.get_tensor(key) if key in keys else None
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path} is not a safetensors file: {error}.") from None
+  except (AttributeError, TypeError) as error:  # Of a type that is not NumPy's.
+    raise ValueError(f"{path}: NumPy does not know it: {error}.") from None
   if array is None:
-    raise ValueError(f"{path}: expected the key {key!r}, got {keys}.")
+    some = ", ".join(map(repr, sorted(keys)[:5]))
+    raise ValueError(
+      f"{path}: expected the key {key!r}, got {len(keys)}: {some}."
+    )
   return array, header
 
 
@@ -273,9 +278,10 @@ def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
     raise ValueError(f"{path}: expected a prompt of floats, got {array.dtype}.")
   array = np.ascontiguousarray(array, np.float32)
   if not np.isfinite(array).all():
-    rows = np.flatnonzero(~np.isfinite(array).all(axis=1)).tolist()
+    rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    some = f"{rows[:5].tolist()}{' and more' if len(rows) > 5 else ''}"
     raise ValueError(
-      f"{path}: the prompt has NaN or infinite values in rows {rows}."
+      f"{path}: the prompt has NaN or infinite values in rows {some}."
     )
   return array
 

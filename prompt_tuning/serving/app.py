@@ -54,8 +54,9 @@ def make(service: Service, *routers: fastapi.APIRouter) -> ASGIApp:
 def _probes(service: Service) -> fastapi.APIRouter:
   routes = fastapi.APIRouter()
 
+  # Async: threads may all wait for a folder that does not answer.
   @routes.get("/healthz")
-  def health():
+  async def health():
     """Whether the process should live."""
     if service.engine.failure is not None:
       raise ApiError(500, "The engine failed.", "internal_error")
@@ -65,7 +66,7 @@ def _probes(service: Service) -> fastapi.APIRouter:
     return {"status": "ok"} | ({"jobs": problem} if problem else {})
 
   @routes.get("/readyz")
-  def ready():
+  async def ready():
     """Whether requests are answered."""
     if service.is_stopping or not service.engine.is_ready:
       raise errors.busy("The server is starting or stopping.", 503, 5)
@@ -122,7 +123,6 @@ def _models(service: Service) -> fastapi.APIRouter:
       raise errors.invalid("The model alone cannot be deleted.", "model")
     with contextlib.suppress(prompt_store.UnknownPromptError):
       await asyncio.to_thread(service.store.delete, name)
-    service.metrics.forget(name)
     return {"id": name, "object": "model", "deleted": True}
 
   @routes.put("/v1/prompts/{name}", status_code=201)

@@ -7,6 +7,7 @@
 import argparse
 from collections.abc import Sequence
 import signal
+import socket
 import sys
 import types
 
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     timeout_graceful_shutdown=args.answer_seconds,
     h11_max_incomplete_event_size=2**16,
     server_header=False,
+    # Anybody can say to be somebody else.
+    proxy_headers=bool(args.forwarded_allow_ips),
+    forwarded_allow_ips=args.forwarded_allow_ips,
   )
   _Server(config, service).run()
 
@@ -71,6 +75,11 @@ class _Server(uvicorn.Server):
   def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
     self._service.is_stopping = True
     super().handle_exit(signal.Signals(sig), frame)
+
+  async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    if (supervisor := self._service.supervisor) is not None:
+      supervisor.stop()  # Its worker saves itself while answers are finished.
+    await super().shutdown(sockets)
 
 
 def make_service(args: argparse.Namespace) -> Service:
@@ -95,7 +104,7 @@ def make_service(args: argparse.Namespace) -> Service:
       beams=[args.beams] if args.beams else [],
     ),
     slots=args.slots,
-    longest_prompt=args.longest_prompt,
+    longest_prompt=_longest_prompt(args),
     room=args.queue,
     patience=args.patience,
   )
@@ -106,6 +115,22 @@ def make_service(args: argparse.Namespace) -> Service:
   store = PromptStore(args.prompts, engine, base)
   metrics.watch(engine, store)
   return Service(base, engine, store, metrics, limits)
+
+
+def _longest_prompt(args: argparse.Namespace) -> int:
+  """Returns the positions of the longest prompt, which leaves room for a token.
+
+  Raises:
+    ValueError: if one was asked for that does not.
+  """
+  most = max(args.lengths) - 2  # A token, and the end of sequence.
+  longest = args.longest_prompt or min(128, most)
+  if longest > most:
+    raise ValueError(
+      f"--longest_prompt={longest} leaves no room for an input: expected at "
+      f"most {most}, as --lengths has {max(args.lengths)}."
+    )
+  return longest
 
 
 def _job_routes(
@@ -216,6 +241,12 @@ def _parser() -> argparse.ArgumentParser:
   add("--body_bytes", type=int, default=2**20, help="of a request")
   add("--upload_bytes", type=int, default=2**26, help="of a file")
   add("--answer_seconds", type=int, default=120, help="for an answer")
+  add(
+    "--forwarded_allow_ips",
+    default="",
+    metavar="ADDRESSES",
+    help="of proxies, by commas, whose X-Forwarded-For says who asks",
+  )
   add("--queue", type=int, default=256, help="inputs that may wait")
   batches = parser.add_argument_group(
     "batches", "each combination of these sizes is compiled at the start"
@@ -232,6 +263,10 @@ def _parser() -> argparse.ArgumentParser:
   add("--labels", type=_numbers, default="16,64", help="tokens of all labels")
   add("--beams", type=int, default=0, help="of a beam search; 0: none")
   add("--slots", type=int, default=64, help="prompts on the device")
-  add("--longest_prompt", type=int, default=128, help="positions")
+  add(
+    "--longest_prompt",
+    type=int,
+    help="positions; by default 128, or what --lengths leave room for",
+  )
   add("--patience", type=float, default=0.003, help="seconds, for a batch")
   return parser

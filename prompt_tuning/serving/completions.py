@@ -6,15 +6,15 @@ import dataclasses
 import json
 import secrets
 import time
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import fastapi
 from fastapi import responses
 import numpy as np
-import pydantic
 
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
+from prompt_tuning.serving.forms import Completion, Input, Rank
 from prompt_tuning.serving.requests import (
   Generated,
   Generation,
@@ -25,57 +25,6 @@ from prompt_tuning.serving.requests import (
 )
 from prompt_tuning.serving.service import Service
 from prompt_tuning.serving.texts import Texts, TextStream
-
-Input = str | list[str] | list[int] | list[list[int]]
-
-
-class _Form(pydantic.BaseModel):
-  """A body; what is not known is refused, as it would be ignored."""
-
-  model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class StreamOptions(_Form):
-  """What else a stream has."""
-
-  include_usage: bool = False
-
-
-class Completion(_Form):
-  """The body of `POST /v1/completions`.
-
-  Fields that are not supported are there with the value that changes nothing.
-  """
-
-  model: str
-  prompt: Input
-  max_tokens: int = pydantic.Field(16, ge=1)
-  temperature: float = pydantic.Field(0.0, ge=0, le=2)
-  n: int = pydantic.Field(1, ge=1, le=128)
-  logprobs: int | None = pydantic.Field(None, ge=0, le=5)
-  seed: int | None = None
-  # As many as OpenAI's: each is looked for after every token.
-  stop: str | Annotated[list[str], pydantic.Field(max_length=4)] | None = None
-  stream: bool = False
-  stream_options: StreamOptions | None = None
-  user: str | None = None
-  # Ours: a beam search.
-  num_beams: int = pydantic.Field(0, ge=0)
-  top_p: Literal[1] | None = None
-  presence_penalty: Literal[0] | None = None
-  frequency_penalty: Literal[0] | None = None
-  logit_bias: dict[str, float] | None = pydantic.Field(None, max_length=0)
-  best_of: Literal[1] | None = None
-  echo: Literal[False] | None = None
-  suffix: Literal[""] | None = None
-
-
-class Rank(_Form):
-  """The body of `POST /v1/rank`."""
-
-  model: str
-  prompt: Input
-  labels: list[str] = pydantic.Field(min_length=1, max_length=1000)
 
 
 def router(service: Service) -> fastapi.APIRouter:
@@ -109,7 +58,8 @@ def router(service: Service) -> fastapi.APIRouter:
       _choice(texts, i, generated, body.logprobs)
       for i, generated in enumerate(results)
     ]
-    return {**head, "choices": choices, "usage": _usage(rows, body.n, results)}
+    made = sum(len(texts.up_to_stop(answer.tokens)) for answer in results)
+    return {**head, "choices": choices, "usage": _usage(rows, body.n, made)}
 
   @routes.post("/v1/rank")
   async def rank(request: fastapi.Request, body: Rank):
@@ -228,12 +178,15 @@ def _ranked(
   ]
 
 
-def _usage(
-  rows: Sequence[Generation], n: int, results: Sequence[Generated]
-) -> dict[str, int]:
-  """Counts tokens; those of a prompt are no tokens."""
+def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:
+  """Counts tokens; those of a prompt are no tokens.
+
+  Args:
+    rows: The samples.
+    n: Of each input.
+    made: Tokens of all answers.
+  """
   given = sum(len(row.tokens) for row in rows[::n])
-  made = sum(len(generated.tokens) for generated in results)
   return {
     "prompt_tokens": given,
     "completion_tokens": made,
@@ -318,23 +271,29 @@ class _Stream:
       async with asyncio.timeout_at(deadline):
         index, token = await self._queue.get()
       stream = streams[index]
+      if stream.was_cut:
+        continue  # Its end was told.
       if token is None:
         left -= 1
-        result = _result(self._tickets[index])
-        text = "" if stream.was_cut else stream.rest()
-        reason = "stop" if stream.was_cut else result.finish_reason
-        yield self._chunk(index, stream, text, reason)
-      elif not stream.was_cut and (text := stream.add(token)):
+        reason = _result(self._tickets[index]).finish_reason
+        yield self._chunk(index, stream, stream.rest(), reason)
+        continue
+      text = stream.add(token)
+      if stream.was_cut:
+        left -= 1
+        self._tickets[index].cancel()  # More tokens are of no use.
+        yield self._chunk(index, stream, text, "stop")
+      elif text:
         yield self._chunk(index, stream, text)
     self._service.metrics.count_answers(
       self._body.model, "generate", len(self._rows)
     )
     options = self._body.stream_options
     if options is not None and options.include_usage:
-      results = [_result(ticket) for ticket in self._tickets]
+      made = sum(len(stream.tokens) for stream in streams)
       yield {
         "choices": [],
-        "usage": _usage(self._rows, self._body.n, results),
+        "usage": _usage(self._rows, self._body.n, made),
       }
 
   def _chunk(

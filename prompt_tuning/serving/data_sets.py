@@ -20,6 +20,7 @@ def parse_pairs(content: bytes) -> list[tuple[str, str]]:
     try:
       row = json.loads(line)
       pair = row["prompt"], row["completion"]
+      "".join(pair).encode()  # Halves of characters are none.
     except (ValueError, LookupError, TypeError, RecursionError):
       pair = ()
     if not pair or not all(isinstance(x, str) and x.strip() for x in pair):

@@ -256,6 +256,8 @@ class Engine:
       )
     except Exception as error:
       self._fail(tickets, error)
+      if self.table.is_lost:
+        raise  # No batch would be answered any more.
       return
     self._running.append((batch, shape, rows, started))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -13,6 +13,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
 
 # Clients whose rates are remembered.
@@ -101,8 +102,8 @@ class Gate:
       is_upload = scope["method"] in ("POST", "PUT") and _is_in(
         scope["path"], self._upload
       )
-      async with self._uploads if is_upload else contextlib.nullcontext():
-        body = await self._read(scope, receive)
+      async with self._room() if is_upload else contextlib.nullcontext():
+        body = await self._read(scope, receive, is_upload)
         await self._app(scope, _replay(body, receive), self._timed(send))
     except ApiError as error:
       await error.response()(scope, receive, self._timed(send))
@@ -148,14 +149,25 @@ class Gate:
         headers={"Retry-After": str(math.ceil((1 - left) * 60 / most))},
       )
 
-  async def _read(self, scope: Scope, receive: Receive) -> bytes:
+  @contextlib.asynccontextmanager
+  async def _room(self) -> AsyncIterator[None]:
+    """Waits until there is room for an upload."""
+    try:
+      async with asyncio.timeout(self._limits.read_seconds):
+        await self._uploads.acquire()
+    except TimeoutError:
+      raise errors.busy("Too many uploads at once.", 503, 5) from None
+    try:
+      yield
+    finally:
+      self._uploads.release()
+
+  async def _read(
+    self, scope: Scope, receive: Receive, is_upload: bool
+  ) -> bytes:
     """Reads the body."""
     limits = self._limits
-    most = (
-      limits.upload_bytes
-      if _is_in(scope["path"], self._upload)
-      else limits.body_bytes
-    )
+    most = limits.upload_bytes if is_upload else limits.body_bytes
     too_large = ApiError(
       413, f"Expected at most {most} bytes.", "request_too_large"
     )

@@ -10,7 +10,7 @@ import fastapi
 from fastapi import responses
 import pydantic
 
-from prompt_tuning.serving import errors, job_store
+from prompt_tuning.serving import errors, forms, job_store
 from prompt_tuning.serving import jobs as jobs_lib
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.job_store import JobStore
@@ -24,10 +24,8 @@ _LARGEST_BATCH = 1024
 _SUFFIX = r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}"
 
 
-class Hyperparameters(pydantic.BaseModel):
+class Hyperparameters(forms.Form):
   """Of a job: OpenAI's, and those of prompts."""
-
-  model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
   n_epochs: int | Literal["auto"] = "auto"
   batch_size: int | Literal["auto"] = "auto"
@@ -39,14 +37,12 @@ class Hyperparameters(pydantic.BaseModel):
   rank: bool = False
 
 
-class NewJob(pydantic.BaseModel):
+class NewJob(forms.Form):
   """The body of `POST /v1/fine_tuning/jobs`."""
 
-  model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-
-  model: str
-  training_file: str
-  validation_file: str | None = None
+  model: forms.Text
+  training_file: forms.Text
+  validation_file: forms.Text | None = None
   suffix: str | None = pydantic.Field(None, pattern=f"^{_SUFFIX}$")
   seed: int = pydantic.Field(0, ge=0, lt=2**31)
   hyperparameters: Hyperparameters = pydantic.Field(

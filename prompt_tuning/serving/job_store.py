@@ -169,7 +169,7 @@ class JobStore:
           id,
           int(time.time()),
           QUEUED,
-          f"{name}-{id[-6:]}",
+          f"{name}-{id[-12:]}",
           json.dumps(dataclasses.asdict(settings)),
           training_file,
           validation_file,
@@ -225,8 +225,9 @@ class JobStore:
       f"{_IS_OPEN} and {_IS_OWN} order by status = 'running' desc, number",
       self._fingerprint,
     ):
-      if job.is_cancelled:
+      if job.is_cancelled and not self._is_submitted(job):
         self.finish(job, CANCELLED)
+        self.remove_run(job)
       elif job.tries >= MAX_TRIES:
         self.finish(
           job,
@@ -246,6 +247,11 @@ class JobStore:
           _note(connection, job.id, "status", message, {"status": RUNNING})
         return self.job(job.id)
     return None
+
+  def _is_submitted(self, job: Job) -> bool:
+    """Whether a cluster has it, as `on_cluster` notes: it is to hear of it."""
+    folder = self.run_folder(job)
+    return folder.with_name(f"{folder.name}.cluster").joinpath("job").exists()
 
   def release(self, job: Job) -> None:
     """Leaves a job, whose run is saved, to another worker."""

@@ -23,6 +23,9 @@ class Metrics:
     """Begins at zero."""
     self._registry = registry = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=registry)
+    self._store: PromptStore | None = None
+    # The labels of `_answers`: name of the prompt, kind.
+    self._answered: set[tuple[str, str]] = set()
     self._requests = Counter(
       "prompt_tuning_requests",
       "HTTP requests.",
@@ -65,7 +68,7 @@ class Metrics:
 
   def watch(self, engine: Engine, store: PromptStore) -> None:
     """Adds what is asked for when it is read."""
-    table = engine.table
+    self._store, table = store, engine.table
     values = {
       "queue": ("Inputs that wait.", lambda: engine.waiting),
       "running": ("Inputs that are worked on.", lambda: engine.running),
@@ -108,15 +111,21 @@ class Metrics:
 
   def count_answers(self, prompt: str, kind: str, number: int) -> None:
     """Counts inputs that were answered with a prompt."""
+    self._answered.add((prompt, kind))
     self._answers.labels(prompt, kind).inc(number)
 
-  def forget(self, prompt: str) -> None:
-    """Leaves a prompt out that is gone."""
-    for kind in ("generate", "rank"):
-      self._answers.remove(prompt, kind)
+  def _forget_prompts_that_are_gone(self) -> None:
+    if self._store is None:
+      return
+    there = self._store.names()
+    for labels in tuple(self._answered):
+      if labels[0] not in there:
+        self._answered.discard(labels)
+        self._answers.remove(*labels)
 
   def text(self) -> bytes:
     """Returns all of it in Prometheus's format."""
+    self._forget_prompts_that_are_gone()
     return prometheus_client.generate_latest(self._registry)
 
   def around(self, app: ASGIApp) -> ASGIApp:

@@ -80,7 +80,7 @@ class Tuner:
           tries, furthest = 1, saved
         if is_over:
           break
-        if should_stop() and not work.stop.exists():
+        if should_stop():
           work.stop.touch()
           job.leave_queue()
         time.sleep(_LOOK_SECONDS)
@@ -127,7 +127,7 @@ class _Submitted:
   def __init__(self, job: Any):
     """Asks for nothing yet."""
     self._job = job
-    self._asked = time.monotonic()
+    self._asked, self._next_leave = time.monotonic(), 0.0
 
   def is_over(self) -> bool:
     """Whether it has ended, or is no longer there."""
@@ -143,11 +143,17 @@ class _Submitted:
     return not _state(self._job.job_id)
 
   def leave_queue(self) -> None:
-    """Cancels it if it waits for a machine: one that runs saves itself."""
+    """Cancels it if it waits for a machine: one that runs saves itself.
+
+    To be called until it is over: the cluster may not say, or not yet.
+    """
     import submitit
 
     is_slurms = isinstance(self._job, submitit.SlurmJob)
-    if is_slurms and _state(self._job.job_id) == "PENDING":
+    if not is_slurms or time.monotonic() < self._next_leave:
+      return
+    self._next_leave = time.monotonic() + _QUEUE_SECONDS
+    if _state(self._job.job_id) == "PENDING":
       self._job.cancel(check=False)
 
 

@@ -7,7 +7,6 @@ import io
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 import threading
 import time
@@ -34,6 +33,8 @@ _MAX_UNPACKED = 64 * 2**20
 # and, as a part of that, between looks for names that are not known.
 _REFRESH_SECONDS = 1.0, 10.0
 _PAUSE = 0.1
+# The stamp of a file that could not be read, and may be later.
+_UNREAD = ()
 
 
 class UnknownPromptError(KeyError):
@@ -70,34 +71,56 @@ class PromptStore:
     self._lock = threading.RLock()
     self._entries: dict[str, _Entry] = {}
     self._refreshed = -float("inf")
+    self._is_looking = False
     self.refresh()
 
   def refresh(self) -> None:
     """Reads what is new in the folder, and forgets what is gone."""
     with self._lock:
       self._refreshed = time.monotonic()
-      files, chosen, found = _files(self.folder), {}, {}
-      for name in sorted(files):  # Of two of a name, the .safetensors is last.
-        stem, suffix = os.path.splitext(name)
-        if suffix in _SUFFIXES and _NAME.fullmatch(stem):
-          chosen[stem] = name
-      for stem, name in chosen.items():
-        known, stamp = self._entries.get(stem), (name, *files[name])
-        if known is None or known.stamp != stamp:
-          known = _Entry(self._read_or_tell(self.folder / name), stamp)
-        found[stem] = known
-      self._entries = found
+      self._is_looking = True
+      try:
+        self._entries = self._look()
+      finally:
+        self._is_looking = False
+
+  def _look(self) -> dict[str, _Entry]:
+    files, chosen, found = _files(self.folder), {}, {}
+    for name in sorted(files):  # Of two of a name, the .safetensors is last.
+      stem, suffix = os.path.splitext(name)
+      if suffix in _SUFFIXES and _NAME.fullmatch(stem):
+        chosen[stem] = name
+    for stem, name in chosen.items():
+      known, stamp = self._entries.get(stem), (name, *files[name])
+      if known is None or known.stamp != stamp:
+        known = self._read(self.folder / name, known, stamp)
+      found[stem] = known
+    return found
 
   def all(self) -> list[Prompt]:
     """Returns the prompts, by name."""
-    with self._lock:
-      self._refresh_if_late()
-      return [x.prompt for x in self._entries.values() if x.prompt is not None]
+    if self._is_late():
+      with self._lock:
+        self._refresh_if_late()
+    known = self._entries.values()
+    return [x.prompt for x in known if x.prompt is not None]
 
-  def in_memory(self, name: str) -> Prompt | None:
-    """Returns a prompt at once, or None if `get` has to look for it."""
+  def names(self) -> set[str]:
+    """Returns what a model may be called: prompts, and the base alone."""
+    return {self._base, *(prompt.name for prompt in self.all())}
+
+  def in_memory(self, name: str, is_late: bool = False) -> Prompt | None:
+    """Returns a prompt at once, or None if `get` has to look for it.
+
+    Args:
+      name: Its name.
+      is_late: Whether to return what was there at the last look, though it is
+        time for another.
+    """
     entry = self._entries.get(name)
-    return None if entry is None or self._is_late() else entry.prompt
+    if entry is None or (self._is_late() and not is_late):
+      return None
+    return entry.prompt
 
   def pause(self, asked: float) -> float:
     """Returns for how long not to look for a name, in seconds.
@@ -178,7 +201,9 @@ class PromptStore:
       raise ValueError(f"{name} is the name of the model alone.")
 
   def _is_late(self) -> bool:
-    return time.monotonic() - self._refreshed > self._period
+    """Whether it is time for a look, and nobody is at it: it may take long."""
+    now = time.monotonic()
+    return now - self._refreshed > self._period and not self._is_looking
 
   def _refresh_if_late(self) -> None:
     if self._is_late():
@@ -191,13 +216,21 @@ class PromptStore:
     except Exception as error:  # Those of a bucket are of many kinds.
       logging.error("%s cannot be listed: %r", self.folder, error)
 
-  def _read_or_tell(self, path: epath.Path) -> Prompt | None:
+  def _read(
+    self, path: epath.Path, known: _Entry | None, stamp: tuple[Any, ...]
+  ) -> _Entry:
+    """Reads a file; one that cannot be read keeps nobody from the others."""
     try:
       self.check_name(path.stem)
-      return self._checked(path.stem, *prompt_files.load_prompt(path))
-    except (ValueError, OSError) as error:
+      prompt = self._checked(path.stem, *prompt_files.load_prompt(path))
+    except ValueError as error:
       logging.warning("%s is not served: %s", path, error)
-      return None
+      return _Entry(None, stamp)
+    except Exception as error:  # Of a disk or a bucket: it may pass.
+      if known is None or known.stamp != _UNREAD:
+        logging.warning("%s cannot be read: %r", path, error)
+      return _Entry(known.prompt if known else None, _UNREAD)
+    return _Entry(prompt, stamp)
 
   def _checked(
     self,
@@ -275,6 +308,9 @@ def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
         if name in seen:
           raise ValueError(f"Expected one adapter, got {name} twice.")
         seen.add(name)
+        # Others are unpacked whole, whatever size the archive says.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+          raise ValueError(f"Expected {name} stored or deflated.")
         if info.file_size > _MAX_UNPACKED:
           raise ValueError(
             f"Expected a prompt, got {name} of {info.file_size} bytes."
@@ -294,5 +330,4 @@ def adapter_archive(prompt: Prompt) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
       for path in sorted(folder.iterdir()):
         archive.write(path, path.name)
-    shutil.rmtree(folder)
   return buffer.getvalue()

@@ -50,6 +50,11 @@ class PromptTable:
     return len(self.array)
 
   @property
+  def is_lost(self) -> bool:
+    """Whether a copy failed that took the table with it."""
+    return self.array.is_deleted()
+
+  @property
   def held(self) -> int:
     """How many prompts it holds."""
     return len(self._slots)
@@ -72,11 +77,14 @@ class PromptTable:
     )
 
   def _load(self, prompt: Prompt) -> None:
-    slot = self.held
+    oldest, slot = None, self.held
     if slot == self.size:  # Those that the batch needs are the last.
-      _, slot = self._slots.popitem(last=False)
+      oldest, slot = next(iter(self._slots.items()))
     rows = np.zeros(self.array.shape[1:], np.float32)
     rows[: prompt.length] = prompt.array
-    self.array = _put(self.array, jnp.int32(slot), jnp.asarray(rows))
+    copied = jnp.asarray(rows)  # May fail, for want of memory.
+    if oldest is not None:
+      del self._slots[oldest]
+    self.array = _put(self.array, jnp.int32(slot), copied)
     self._slots[prompt] = slot
     self.swaps += 1

@@ -24,6 +24,8 @@ from prompt_tuning.serving.supervisor import Supervisor
 
 # Between looks at whether a client is still there.
 _LOOK_SECONDS = 0.5
+# How long a request for a prompt that is known waits for a look at the folder.
+_PATIENCE = 1.0
 
 
 @dataclasses.dataclass
@@ -60,17 +62,23 @@ class Service:
     ask: neither a slow folder nor wrong names hold up others.
 
     Raises:
-      ApiError: if there is none of that name.
+      ApiError: if there is none of that name, or no answer of the folder.
     """
     if model == self.base:
       return None
     if (prompt := self.store.in_memory(model)) is not None:
       return prompt
     asked = time.monotonic()
+    known = self.store.in_memory(model, is_late=True)
+    patience = self.limits.answer_seconds if known is None else _PATIENCE
     try:
-      async with self._looking:
+      async with asyncio.timeout(patience), self._looking:
         await asyncio.sleep(self.store.pause(asked))
         return await asyncio.to_thread(self.store.get, model, asked)
+    except TimeoutError:
+      if known is None:
+        raise self.late() from None
+      return known
     except UnknownPromptError:
       raise ApiError(
         404,
@@ -182,7 +190,7 @@ class Service:
     try:
       self.engine.start()
       logging.info("Ready: compiled in %.1f s.", time.monotonic() - begin)
-      if self.supervisor is not None:
+      if self.supervisor is not None and not self.is_stopping:
         self.supervisor.start()
     except Exception as error:  # /healthz tells.
       self.engine.failure = error

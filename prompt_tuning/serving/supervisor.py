@@ -64,16 +64,19 @@ class Supervisor:
       f"they came to one, the last with {self._code}: the log says why."
     )
 
-  def close(self) -> None:
-    """Stops the worker, which saves its run."""
+  def stop(self) -> None:
+    """Begins to stop; see `close`."""
     self._stop.set()
     self._wake.set()
+
+  def close(self) -> None:
+    """Stops the worker, which saves its run, and waits for that."""
+    self.stop()
     if self._thread.is_alive():
       self._thread.join()
     process = self._process
     if process is None or process.poll() is not None:
       return
-    process.terminate()
     try:
       process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -88,6 +91,8 @@ class Supervisor:
         logging.exception("Jobs could not be looked at.")
       self._wake.wait(_LOOK_SECONDS)
       self._wake.clear()
+    if self._process is not None:
+      self._process.terminate()
 
   def _look(self) -> None:
     if (process := self._process) is not None:

@@ -42,6 +42,7 @@ class Waiting:
       ValueError: if one fits into no shape.
     """
     shapes = [self._shapes.of(ticket.request) for ticket in tickets]
+    self._drop_those_over()
     if len(self) + len(tickets) > self._room:
       raise QueueFullError(
         f"{len(self)} requests are waiting, and there is room for {self._room}."
@@ -64,7 +65,7 @@ class Waiting:
       Its requests, their shape, and the rows of the batch, which may be more;
       None if it is better to wait; see `due`.
     """
-    self._tickets = deque(x for x in self._tickets if not x[0].is_over)
+    self._drop_those_over()
     if not self._tickets:
       return None
     shape = self._tickets[0][1]
@@ -83,6 +84,10 @@ class Waiting:
     taken = {id(ticket) for ticket in chosen}
     self._tickets = deque(x for x in self._tickets if id(x[0]) not in taken)
     return chosen, shape, size
+
+  def _drop_those_over(self) -> None:
+    """Forgets those that nobody waits for any more."""
+    self._tickets = deque(x for x in self._tickets if not x[0].is_over)
 
   def due(self) -> float:
     """Returns when the oldest has waited long enough; there must be one."""

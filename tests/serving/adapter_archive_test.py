@@ -10,6 +10,16 @@ pytest.importorskip("fastapi")
 from prompt_tuning.serving import prompt_store
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archive_that_is_unpacked_whole_is_refused(kind):
+  """A few hundred bytes of them may hold what fills the memory."""
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w", kind) as archive:
+    archive.writestr("adapter_config.json", "{}" * 500)
+  with pytest.raises(ValueError, match="stored or deflated"):
+    list(prompt_store._adapter_files(buffer.getvalue()))
+
+
 def test_damaged_archive_is_no_archive():
   """Its index is whole, and so is the archive, but for three bytes."""
   buffer = io.BytesIO()

@@ -15,6 +15,7 @@ import tiny
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import app, prompt_store
+from prompt_tuning.serving import service as service_lib
 from prompt_tuning.serving.requests import Token
 from prompt_tuning.serving.texts import Texts
 
@@ -79,13 +80,18 @@ def test_stream_tells_of_every_token(service):
   counts = []
   for stop in ("!" * 5, text[1]):  # It never comes, or in the middle.
     body["stop"] = stop
-    (choice,) = served.complete(service, **body).json()["choices"]
-    lines = served.complete(service, **body, stream=True).text.split("\n\n")
-    parts = [
-      json.loads(line.removeprefix("data: "))["choices"][0]
+    whole = served.complete(service, **body).json()
+    (choice,) = whole["choices"]
+    lines = served.complete(
+      service, **body, stream=True, stream_options={"include_usage": True}
+    ).text.split("\n\n")
+    *chunks, last = [
+      json.loads(line.removeprefix("data: "))
       for line in lines
       if line.startswith("data: {")
     ]
+    assert last["usage"] == whole["usage"]
+    parts = [chunk["choices"][0] for chunk in chunks]
     assert "".join(part["text"] for part in parts) == choice["text"]
     assert parts[-1]["finish_reason"] == choice["finish_reason"]
     told = [part["logprobs"] for part in parts if part["logprobs"]]
@@ -209,12 +215,38 @@ def test_of_two_files_of_a_name_one_is_read_and_once(
   service, prompts, monkeypatch
 ):
   read = []
-  monkeypatch.setattr(service.store, "_read_or_tell", read.append)
+  monkeypatch.setattr(service.store, "_read", lambda *file: read.append(file))
   prompt_files.save_prompt(
     service.store.folder / "prompt_1.npy", prompts[3].array
   )
   service.store.refresh()
   assert not read
+
+
+def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
+  service, prompts, monkeypatch
+):
+  folder, load = service.store.folder, prompt_files.load_prompt
+  for i in (1, 4):
+    path = folder / f"prompt_{i}.safetensors"
+    prompt_files.save_prompt(path, prompts[4].array)
+
+  def fail(path):
+    if path.stem == "prompt_1":
+      raise OSError(24, "Too many open files")
+    if path.stem == "prompt_2":
+      raise AssertionError("It is known.")
+    return load(path)
+
+  monkeypatch.setattr(prompt_files, "load_prompt", fail)
+  for _ in range(2):
+    service.store.refresh()
+    # The one before stays until then.
+    assert service.store.get("prompt_1").length == 1
+    assert service.store.get("prompt_4").length == 6
+  monkeypatch.undo()
+  service.store.refresh()
+  assert service.store.get("prompt_1").length == 6
 
 
 def test_what_is_known_is_served_when_the_folder_cannot_be_listed(
@@ -265,6 +297,35 @@ def test_wrong_names_hold_up_nobody(service, monkeypatch):
   assert threading.main_thread() not in looks
 
 
+def test_folder_that_does_not_answer_holds_up_nobody(service, monkeypatch):
+  may_end, looks, found = threading.Event(), [], prompt_store._files
+
+  def stalled(folder):
+    looks.append(1)
+    assert may_end.wait(60)
+    return found(folder)
+
+  monkeypatch.setattr(prompt_store, "_files", stalled)
+  monkeypatch.setattr(service_lib, "_PATIENCE", 0.05)
+  service.store._period = 0
+
+  async def run():
+    async with served.client(service) as http:
+      lists = [asyncio.create_task(http.get("/v1/models")) for _ in range(50)]
+      while not looks:
+        await asyncio.sleep(0.01)
+      assert (await http.get("/healthz")).status_code == 200
+      for _ in range(10):
+        body = {"model": "prompt_1", "prompt": "abc", "max_tokens": 2}
+        answer = await http.post(served.COMPLETIONS, json=body)
+        assert answer.status_code == 200
+      assert len(looks) == 1
+      may_end.set()
+      assert {x.status_code for x in await asyncio.gather(*lists)} == {200}
+
+  asyncio.run(run())
+
+
 def test_looks_for_wrong_names_have_pauses_between_them(service):
   service.store._period = 1000
   asked = time.monotonic()
@@ -297,6 +358,11 @@ def test_metrics_say_what_happened(service, batches_done):
   assert value('answers_total{kind="generate",prompt="prompt_1"}') == 1
   assert value('tokens_total{direction="in"}') == 1 + 4
   assert value("prompts") == 2
+  # Whoever removes it.
+  (service.store.folder / "prompt_1.safetensors").unlink()
+  service.store.refresh()
+  text = served.send(service, "GET", "/metrics").text
+  assert 'prompt="prompt_1"' not in text
   assert value("prompt_table_bytes") == 3 * 6 * tiny.WIDTH * 4
   assert value("model_bytes") > 0
   kept = value("model_bytes") + value("prompt_table_bytes")

@@ -5,12 +5,14 @@ import json
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
 from prompt_tuning import prompts as prompts_lib
 from prompt_tuning.serving import engine as engine_lib
+from prompt_tuning.serving import prompt_table
 from prompt_tuning.serving.requests import Generation, Prompt, Ranking
 from prompt_tuning.serving.shapes import TooLongError
 from t5x import decoding, inference
@@ -289,6 +291,27 @@ def test_wrong_requests_are_refused(engine, changes, error, message):
   arguments = {"tokens": (5, 1), "prompt": None, "max_tokens": 5, **changes}
   with pytest.raises(error, match=message):
     engine.submit([Generation(**arguments)])
+
+
+def test_prompts_keep_their_places_when_a_copy_fails(monkeypatch):
+  table = prompt_table.PromptTable(2, 2, 3)
+  a, b, c, d = (
+    Prompt(name, np.full((2, 3), i, np.float32))
+    for i, name in enumerate("abcd")
+  )
+  table.slots_of([a, b])
+  with monkeypatch.context() as patched:
+
+    def fail(*_):
+      raise RuntimeError("RESOURCE_EXHAUSTED")
+
+    patched.setattr(jnp, "asarray", fail)
+    with pytest.raises(RuntimeError):
+      table.slots_of([c])
+  slots = table.slots_of([c, d])
+  assert sorted(slots) == [0, 1]
+  for prompt, slot in zip((c, d), slots, strict=True):
+    np.testing.assert_array_equal(table.array[slot], prompt.array)
 
 
 def test_closed_engine_finishes_and_takes_no_more(model):

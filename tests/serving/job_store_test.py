@@ -48,6 +48,16 @@ def _die(store, tmp_path, *steps):
     worker.work(store, Stopped(*steps, dies=True), tmp_path, lambda: False)
 
 
+def test_run_of_a_job_that_is_cancelled_while_no_worker_is_there_goes(store):
+  job = _queue(store)
+  store.claim()
+  store.run_folder(job).mkdir()
+  store.cancel(job.id)
+  assert store.claim() is None
+  assert store.job(job.id).status == jobs.CANCELLED
+  assert not store.run_folder(job).exists()
+
+
 def test_server_may_be_stopped_as_often_as_one_likes(store, tmp_path):
   job = _queue(store)
   for attempt in range(2 * job_store.MAX_TRIES):

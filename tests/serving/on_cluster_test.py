@@ -213,6 +213,45 @@ def test_killed_worker_s_job_is_waited_for(cluster, tmp_path):
   assert sum(x.kind == "train" for x in store.events(job.id)) == 1
 
 
+def test_job_that_is_cancelled_while_no_worker_is_there_leaves_the_queue(
+  cluster, tmp_path
+):
+  (cluster / "is_full").touch()
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store)
+
+  def killed():
+    if any(cluster.glob("ran_*")):
+      raise KeyboardInterrupt
+    return False
+
+  with pytest.raises(KeyboardInterrupt):
+    _work(store, tmp_path, should_stop=killed)
+  assert store.cancel(job.id).status == jobs.RUNNING  # As far as is known.
+  _work(store, tmp_path)
+  assert store.job(job.id).status == jobs.CANCELLED
+  assert not list(cluster.glob("pending_*"))
+  assert not list((store.folder / "runs").iterdir())
+
+
+def test_cluster_that_does_not_answer_is_asked_again(
+  cluster, tmp_path, monkeypatch
+):
+  (cluster / "is_full").touch()
+  store = JobStore(tmp_path / "jobs")
+  _queue(store)
+  asked, state = [], on_cluster._state
+
+  def first_unknown(job):
+    asked.append(job)
+    return "UNKNOWN" if len(asked) == 1 else state(job)
+
+  monkeypatch.setattr(on_cluster, "_state", first_unknown)
+  monkeypatch.setattr(on_cluster, "_QUEUE_SECONDS", 0)
+  _work(store, tmp_path, should_stop=lambda: any(cluster.glob("ran_*")))
+  assert not list(cluster.glob("pending_*"))
+
+
 def test_line_that_a_machine_died_in_is_skipped(tmp_path):
   (tmp_path / "events.jsonl").write_text('{"kind": "tra')
   settings = {"length": 1, "learning_rate": 1}

@@ -28,7 +28,7 @@ BODY = {
 class Server:
   """A server, and the lines that it wrote."""
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, *options: str):
     with socket.create_server(("127.0.0.1", 0)) as free:
       self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
     self.process = subprocess.Popen(
@@ -37,6 +37,7 @@ class Server:
         *(f"--checkpoint={CHECKPOINT}", f"--prompts={folder}", "--name=base"),
         *(f"--port={self.url.rpartition(':')[2]}", "--rows=1"),
         *("--lengths=32", "--max_tokens=64", "--labels=16", "--queue=999"),
+        *options,
       ],
       cwd=ROOT,
       stderr=subprocess.PIPE,
@@ -118,3 +119,24 @@ def test_sigterm_lets_what_runs_finish(server):
   assert server.end() in (0, -signal.SIGTERM)
   with pytest.raises(httpx.ConnectError):
     httpx.get(f"{server.url}/healthz")
+
+
+@pytest.mark.parametrize(
+  ("trusted", "statuses"), [("", [200, 429]), ("127.0.0.1", [200, 200])]
+)
+def test_only_a_trusted_proxy_says_who_asks(tmp_path, trusted, statuses):
+  server = Server(
+    tmp_path, "--requests_per_minute=1", f"--forwarded_allow_ips={trusted}"
+  )
+  try:
+    server.wait_until_ready()
+    answers = [
+      httpx.get(
+        f"{server.url}/v1/models", headers={"X-Forwarded-For": f"10.0.0.{i}"}
+      )
+      for i in range(2)
+    ]
+  finally:
+    server.process.terminate()
+    server.end()
+  assert [x.status_code for x in answers] == statuses

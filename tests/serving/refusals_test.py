@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import numpy as np
 import pytest
@@ -30,6 +31,10 @@ _ONES = np.ones((2, tiny.WIDTH), np.float32)
 _SCORED = prompt_files.content(
   _ONES, prompt_files.PromptMetadata("a", "b", score=1.0), ".safetensors"
 )
+_HEADER = json.dumps(
+  {"prompt": {"dtype": "F8_E5M2", "shape": [1, 2], "data_offsets": [0, 2]}}
+).encode()
+_F8 = len(_HEADER).to_bytes(8, "little") + _HEADER + b"00"
 _DEEP = "[" * 100_000
 GOOD = {"model": "prompt_1", "prompt": "a"}
 PUT = ("PUT", "/v1/prompts/bad")
@@ -58,6 +63,15 @@ BAD = {
     {"json": {**GOOD, "prompt": []}},
     400,
     "input",
+  ),
+  "half a character": (
+    COMPLETIONS,
+    {
+      "content": b'{"model": "prompt_1", "prompt": "\\ud800"}',
+      "headers": {"content-type": "application/json"},
+    },
+    400,
+    "surrogates not allowed",
   ),
   "a number": (
     COMPLETIONS,
@@ -201,6 +215,13 @@ BAD = {
     400,
     "a finite score, got nan",
   ),
+  "a type that is not NumPy's": (PUT, {"content": _F8}, 400, "NumPy"),
+  "truths as a shape": (
+    PUT,
+    {"content": served.npy(_ONES).replace(b"(2, ", b"(True,")},
+    400,
+    "NumPy array file",
+  ),
   "wrong width": (PUT, {"content": served.npy(np.ones((2, 3)))}, 400, "width"),
   "long prompt": (
     PUT,
@@ -278,6 +299,22 @@ def test_too_many_inputs_are_refused_before_they_are_tokens(
   response = served.send(service, "POST", "/v1/rank", json=body)
   served.check_error(response, 400, "at most 64 inputs")
   assert not encoded
+
+
+def test_one_wrong_item_is_enough(service):
+  """A megabyte of them would take seconds, in which nobody is answered."""
+  start = time.process_time()
+  for prompt in ([{}] * 200_000, [[{}] * 200_000]):
+    response = served.complete(service, prompt=prompt)
+    served.check_error(response, 400, "prompt")
+  assert time.process_time() - start < 2
+
+
+def test_prompt_of_nan_is_refused_in_a_line(service):
+  content = served.npy(np.full((10_000, tiny.WIDTH), np.nan))
+  response = served.send(service, *PUT, content=content)
+  served.check_error(response, 400, r"rows \[0, 1, 2, 3, 4\] and more")
+  assert len(response.content) < 300
 
 
 def test_prompt_of_another_base_is_refused_with_both_names(service, engine):
@@ -375,6 +412,7 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     (["--checkpoint=none"], "none"),
     (["--checkpoint=checkpoints/ladder_xs/lm_100", "--keys=none"], "none"),
     (["--checkpoint=none", "--submit=slurm"], "--submit is for --jobs"),
+    (["--checkpoint=none", "--longest_prompt=511"], "at most 510"),
   ):
     with pytest.raises(SystemExit):
       command.main([*arguments, f"--prompts={tmp_path}", "--jobs="])

@@ -99,6 +99,16 @@ def test_prompts_of_a_batch_fit_the_table():
   assert waiting.take(2.0)[0] == [tickets[2]]
 
 
+def test_those_who_left_take_no_room():
+  waiting = _waiting(room=2)
+  left = [_generation(), _generation()]
+  waiting.put(left)
+  left[0].cancel()
+  waiting.put([_generation()])
+  with pytest.raises(QueueFullError):
+    waiting.put([_generation()])
+
+
 def test_room_is_for_all_or_none():
   waiting = _waiting(room=2)
   waiting.put([_generation()])
