@@ -188,10 +188,8 @@ def read_tensor(
   except (AttributeError, TypeError) as error:  # Of a type that is not NumPy's.
     raise ValueError(f"{path}: NumPy does not know it: {error}.") from None
   if array is None:
-    some = ", ".join(map(repr, sorted(keys)[:5]))
-    raise ValueError(
-      f"{path}: expected the key {key!r}, got {len(keys)}: {some}."
-    )
+    some = f"{sorted(keys)[:5]}{' and more' if len(keys) > 5 else ''}"
+    raise ValueError(f"{path}: expected the key {key!r}, got {some}.")
   return array, header
 
 
