@@ -265,8 +265,9 @@ def test_what_is_known_is_served_when_the_folder_cannot_be_listed(
     service.store.put("new", served.npy(prompts[0].array))
 
 
-def test_wrong_names_hold_up_nobody(service, monkeypatch):
-  """The folder is slow: one thread looks, and those who ask share its look."""
+@pytest.fixture
+def slow_folder(service, monkeypatch):
+  """The threads that look at the folder of prompts, and what lets them end."""
   looks, may_end, found = [], threading.Event(), prompt_store._files
 
   def slow(folder):
@@ -275,6 +276,12 @@ def test_wrong_names_hold_up_nobody(service, monkeypatch):
     return found(folder)
 
   monkeypatch.setattr(prompt_store, "_files", slow)
+  return looks, may_end
+
+
+def test_wrong_names_hold_up_nobody(service, slow_folder, monkeypatch):
+  """One thread looks, and those who ask share its look."""
+  looks, may_end = slow_folder
   monkeypatch.setattr(prompt_store, "_PAUSE", 0)
   service.store._period = 1000
 
@@ -297,15 +304,10 @@ def test_wrong_names_hold_up_nobody(service, monkeypatch):
   assert threading.main_thread() not in looks
 
 
-def test_folder_that_does_not_answer_holds_up_nobody(service, monkeypatch):
-  may_end, looks, found = threading.Event(), [], prompt_store._files
-
-  def stalled(folder):
-    looks.append(1)
-    assert may_end.wait(60)
-    return found(folder)
-
-  monkeypatch.setattr(prompt_store, "_files", stalled)
+def test_folder_that_does_not_answer_holds_up_nobody(
+  service, slow_folder, monkeypatch
+):
+  looks, may_end = slow_folder
   monkeypatch.setattr(service_lib, "_PATIENCE", 0.05)
   service.store._period = 0
 

@@ -1,4 +1,4 @@
-"""What may be in memory at once."""
+"""Who is let in, how often, and what may be in memory at once."""
 
 import asyncio
 import time
@@ -58,3 +58,47 @@ def test_upload_that_waits_long_for_others_is_refused(
     assert answers[1].headers["retry-after"] == "5"
 
   asyncio.run(run())
+
+
+def test_keys_and_rates(engine, tmp_path):
+  path = tmp_path / "keys"
+  path.write_text("# ours\nsecret  # Ann's\n")
+  service = served.make_service(
+    engine,
+    tmp_path / "prompts",
+    keys=gate.read_keys(path),
+    requests_per_minute=2,
+  )
+  for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "x"}):
+    response = served.send(service, "GET", "/v1/models", headers=headers)
+    served.check_error(response, 401, "Expected a key")
+  assert served.send(service, "GET", "/readyz").status_code == 200
+
+  async def run():
+    headers = {"Authorization": "Bearer secret"}
+    async with served.client(service, headers=headers) as http:
+      answers = [await http.get("/v1/models") for _ in range(3)]
+      assert [x.status_code for x in answers] == [200, 200, 429]
+      served.check_error(answers[2], 429, "2 requests a minute")
+      assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+
+    async with served.client(service) as http:
+      answers = [await http.get("/v1/models") for _ in range(3)]
+      assert [x.status_code for x in answers] == [401, 401, 429]
+      assert (await http.get("/v1/models", headers=headers)).status_code == 200
+
+  asyncio.run(run())
+  path.write_text("# none\n")
+  with pytest.raises(ValueError, match="Expected keys"):
+    gate.read_keys(path)
+
+
+def test_slow_sender_is_let_go(engine, tmp_path):
+  service = served.make_service(engine, tmp_path / "prompts", read_seconds=0.05)
+
+  async def slowly():
+    yield b"{"
+    await asyncio.sleep(5)
+
+  response = served.send(service, "POST", served.COMPLETIONS, content=slowly())
+  served.check_error(response, 408, "did not arrive")

@@ -11,7 +11,7 @@ import tiny
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.serving import command, gate
+from prompt_tuning.serving import command
 
 COMPLETIONS = served.COMPLETIONS
 
@@ -325,50 +325,6 @@ def test_prompt_of_another_base_is_refused_with_both_names(service, engine):
   assert engine.model.fingerprint in response.json()["error"]["message"]
   content = _safetensors(engine, _ONES)
   assert served.send(service, *PUT, content=content).status_code == 201
-
-
-def test_keys_and_rates(engine, tmp_path):
-  path = tmp_path / "keys"
-  path.write_text("# ours\nsecret  # Ann's\n")
-  service = served.make_service(
-    engine,
-    tmp_path / "prompts",
-    keys=gate.read_keys(path),
-    requests_per_minute=2,
-  )
-  for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "x"}):
-    response = served.send(service, "GET", "/v1/models", headers=headers)
-    served.check_error(response, 401, "Expected a key")
-  assert served.send(service, "GET", "/readyz").status_code == 200
-
-  async def run():
-    headers = {"Authorization": "Bearer secret"}
-    async with served.client(service, headers=headers) as http:
-      answers = [await http.get("/v1/models") for _ in range(3)]
-      assert [x.status_code for x in answers] == [200, 200, 429]
-      served.check_error(answers[2], 429, "2 requests a minute")
-      assert 1 <= int(answers[2].headers["retry-after"]) <= 30
-
-    async with served.client(service) as http:
-      answers = [await http.get("/v1/models") for _ in range(3)]
-      assert [x.status_code for x in answers] == [401, 401, 429]
-      assert (await http.get("/v1/models", headers=headers)).status_code == 200
-
-  asyncio.run(run())
-  path.write_text("# none\n")
-  with pytest.raises(ValueError, match="Expected keys"):
-    gate.read_keys(path)
-
-
-def test_slow_sender_is_let_go(engine, tmp_path):
-  service = served.make_service(engine, tmp_path / "prompts", read_seconds=0.05)
-
-  async def slowly():
-    yield b"{"
-    await asyncio.sleep(5)
-
-  response = served.send(service, "POST", COMPLETIONS, content=slowly())
-  served.check_error(response, 408, "did not arrive")
 
 
 def test_full_queue_answers_429(service):
