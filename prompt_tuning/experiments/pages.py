@@ -16,6 +16,11 @@ _NOTE = (
 _GAP_NOTE = (
   "Of a gap, the deviation is that of the difference of two single runs."
 )
+_ENDS = "Ours, where runs end"
+_ENDS_NOTE = (
+  "As above, but each run counts with its last evaluation, where columns are "
+  "steps with the last until then, not with the best."
+)
 _FIGURE_NOTE = (
   "Our bands and bars: one sample standard deviation to either side."
 )
@@ -60,9 +65,14 @@ def of_results(results: Results, stem: str | None = None) -> dict[str, bytes]:
 
 def _texts(results: Results) -> Iterator[tuple[str, Table]]:
   """The tables of a page: heading -> table."""
-  yield "Ours", tables.of_results(results)
-  if results.sheet.layout.mean_over == "task":
+  layout, ours = results.sheet.layout, tables.of_results(results)
+  yield "Ours", ours
+  if layout.mean_over == "task":
     yield "Ours, by task", tables.by_task(results)
+  if layout.kind == "scores":
+    ends = tables.of_results(results.at_their_ends())
+    if ends != ours:
+      yield _ENDS, ends
   if results.beside and results.beside.some:
     beside = results.beside
     yield f"Ours: {beside.sheet.title}", tables.of_results(beside)
@@ -80,6 +90,8 @@ def _markdown(
     yield f"## {title}\n\n{text.markdown()}"
     if title == "Ours" and sheet.layout.kind == "scores":
       yield f"{_NOTE} {_GAP_NOTE}\n" if sheet.layout.gaps else f"{_NOTE}\n"
+    elif title == _ENDS:
+      yield f"{_ENDS_NOTE}\n"
   if results.paper and results.paper.note:
     yield f"{results.paper.note.strip()}\n"
   if image:

@@ -76,6 +76,10 @@ class RunRecord(record_schema.Record):
       scores[task] = sum(values) / len(values)
     return scores
 
+  def at_its_end(self) -> "RunRecord":
+    """Returns the record with what its last evaluation found as what counts."""
+    return self.model_copy(update={"best": None})
+
   def after(self, steps: int) -> "RunRecord | None":
     """Returns the record as it would be had the run ended early.
 

@@ -70,6 +70,13 @@ class Run:
       filed = dataclasses.replace(filed, record=record) if record else None
     return Run(dataclasses.replace(self.cell, point=point), filed)
 
+  def at_its_end(self) -> "Run":
+    """Returns the run with the scores of its last evaluation, not the best."""
+    if self.filed is None:
+      return self
+    record = self.filed.record.at_its_end()
+    return Run(self.cell, dataclasses.replace(self.filed, record=record))
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -101,11 +108,16 @@ class Results:
       of it.
     runs: The sheet's cells, in order, with their records.
     views: What tables and figures show: the runs, or, where the layout asks for
-      it, each run after several numbers of steps.
+      it, each run after several numbers of steps, by their best evaluations,
+      or, `at_end`, by their last.
   """
 
   def __init__(
-    self, sheet: Sheet, archive: Archive, beside: "Results | None" = None
+    self,
+    sheet: Sheet,
+    archive: Archive,
+    beside: "Results | None" = None,
+    at_end: bool = False,
   ):
     self.sheet = sheet
     self.archive = archive
@@ -117,6 +129,12 @@ class Results:
       if after
       else self.runs
     )
+    if at_end:
+      self.views = [run.at_its_end() for run in self.views]
+
+  def at_their_ends(self) -> "Results":
+    """Returns the results by each run's last evaluation, not by its best."""
+    return Results(self.sheet, self.archive, self.beside, at_end=True)
 
   @property
   def some(self) -> bool:

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax.numpy as jnp
+
 from prompt_tuning.types import DType
 
 # The outputs of attentions, before their projection, and the branches of MLPs:
@@ -60,6 +62,13 @@ class T5Config:
   attention_kernel: str | None = None
 
   def __post_init__(self):
+    for dtype in (self.dtype, self.param_dtype):
+      try:
+        jnp.dtype(dtype)
+      except TypeError:
+        raise ValueError(
+          f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
+        ) from None
     if unknown := set(self.remat_keeps) - set(KEPT):
       raise ValueError(
         f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}."

@@ -37,6 +37,7 @@ class SaveBestPrompt(trainer.BaseAction):
     metric: str,
     vocabulary: seqio.Vocabulary,
     injections: Injections | None = None,
+    mode: str = "max",
   ):
     """Keeps its arguments.
 
@@ -44,17 +45,19 @@ class SaveBestPrompt(trainer.BaseAction):
       model_dir: Where to write.
       task: Name of the task or mixture, for the file's header.
       metric: Regular expression for `task/metric`; see
-        `prompt_tuning.data.metrics.score`. More is better.
+        `prompt_tuning.data.metrics.score`.
       vocabulary: The model's.
       injections: The methods of the run; None is a prompt alone. Where another
         method or parameter trains beside it no file is written: such a prompt
         is not one of the base model.
+      mode: "max" if more is better, or "min"; that of the checkpointer.
     """
     self._path = os.path.join(model_dir, "prompt.safetensors")
     self._task = task
     self._metric = metric
     self._vocabulary = vocabulary
     self._is_alone = injections is None or set(injections.used) == {"prompt"}
+    self._mode = mode
     self._best: float | None = None
 
   def resume(self, history) -> None:
@@ -92,6 +95,13 @@ class SaveBestPrompt(trainer.BaseAction):
     )
 
   def check_files(self, evals, checkpointer) -> None:
+    other = getattr(checkpointer, "metric_mode", self._mode)
+    if other != self._mode:
+      raise ValueError(
+        f"The best checkpoint is that of metric_mode={other!r}, the best "
+        f"prompt that of mode={self._mode!r}. Bind "
+        f"actions.SaveBestPrompt.mode={other!r}."
+      )
     if not self._is_alone or not evals:
       return
     # The first that has the best score, which `resume` found.
@@ -101,7 +111,8 @@ class SaveBestPrompt(trainer.BaseAction):
       if metrics_lib.score(e["metrics"], self._metric) == self._best
     )
     found = checkpointer.read_trained(step)
-    if found is not None and set(found[0]) != {PROMPT_PATH}:
+    some = found or checkpointer.read_trained(checkpointer.latest_step())
+    if some is not None and set(some[0]) != {PROMPT_PATH}:
       return  # None was written.
     if found is None:
       problem = self._problem(None, step)
@@ -181,7 +192,9 @@ class SaveBestPrompt(trainer.BaseAction):
         f"Expected finite metrics of BEST_METRIC={self._metric!r}, got "
         f"{_not_finite(metrics_by_task)}. Choose others, or find out why."
       )
-    if self._best is not None and score <= self._best:
+    if self._best is not None and (
+      score >= self._best if self._mode == "min" else score <= self._best
+    ):
       return False
     self._best = score
     return True

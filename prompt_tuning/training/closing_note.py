@@ -12,6 +12,7 @@ from t5x import gin_macros, gin_resolution, gin_text, gin_unused
 _EVALUATE_PROMPT = "gin/recipes/evaluate_prompt.gin"
 _FROM_FILE = "gin/prompts/from_file.gin"
 _RUNS, _PROMPTS = "gin/runs/", "gin/prompts/"
+_OPTIMIZERS = "gin/optimizers/"
 
 
 def closing_note(
@@ -122,7 +123,7 @@ def _evaluated(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
       replaced = True
     elif gin_file.startswith(_RUNS):
       yield "gin/runs/eval.gin"
-    else:
+    elif not gin_file.startswith(_OPTIMIZERS):
       yield gin_file
 
 

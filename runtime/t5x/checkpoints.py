@@ -342,7 +342,7 @@ class SaveBestCheckpointer(Checkpointer):
       train_state: A state, or its shapes.
       partitioner: Unused; T5X's place for it.
       checkpoints_dir: The run's folder.
-      keep: How many of the best to keep beside the latest; 1 if None.
+      keep: How many of the best to keep beside the latest; None keeps all.
       metric_name_to_monitor: Regular expression for `task/metric` of the
         inference evaluation; see `metrics.monitored`.
       metric_mode: 'max' or 'min'.
@@ -350,13 +350,8 @@ class SaveBestCheckpointer(Checkpointer):
     if metric_mode not in _SIGN:
       raise ValueError(f"Expected metric_mode max or min, got {metric_mode!r}.")
     self._pattern = metric_name_to_monitor
-    self._sign = _SIGN[metric_mode]
-    super().__init__(
-      train_state,
-      partitioner,
-      checkpoints_dir,
-      1 if keep is None else keep,
-    )
+    self.metric_mode = metric_mode
+    super().__init__(train_state, partitioner, checkpoints_dir, keep)
 
   def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
     """Returns what checkpoints are compared by.
@@ -374,6 +369,8 @@ class SaveBestCheckpointer(Checkpointer):
     return score
 
   def _kept(self, steps, evals) -> set[int]:
+    if self._keep is None:
+      return set(steps)
     ranked = [e["step"] for e in self._ranked(evals) if e["step"] in steps]
     kept = {*ranked[: self._keep], *steps[-1:]}
     return kept if len(kept) > 1 else set(steps[-2:])
@@ -386,7 +383,8 @@ class SaveBestCheckpointer(Checkpointer):
   ) -> list[Mapping[str, Any]]:
     """Puts the best first; of equals, the earlier: training brought nothing."""
     scored = [e for e in evals if e["score"] is not None]
-    return sorted(scored, key=lambda e: (-self._sign * e["score"], e["step"]))
+    sign = _SIGN[self.metric_mode]
+    return sorted(scored, key=lambda e: (-sign * e["score"], e["step"]))
 
 
 def _flat(train_state: TrainState) -> dict[str, Any]:

@@ -83,7 +83,16 @@ def check(folder: str, configuration: RunConfiguration | None) -> Continuation:
   if configuration is None or before is None:
     return Continuation(folder, configuration, [], [])
   earlier, changes = before
-  differences = run_configuration.check_same_run(earlier, configuration, folder)
+  try:
+    differences = run_configuration.check_same_run(
+      earlier, configuration, folder
+    )
+  except ValueError as error:
+    if _has_checkpoint(folder):
+      raise
+    raise ValueError(
+      f"{error} No step of it was saved: it may as well be deleted."
+    ) from None
   _check_last_step(folder, configuration)
   return Continuation(folder, configuration, differences, changes)
 

@@ -18,6 +18,7 @@ _KINDS = (
   "recipes",
   "methods",
   "prompts",
+  "optimizers",
   "tasks",
   "decoding",
   "runs",

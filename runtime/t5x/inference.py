@@ -248,7 +248,9 @@ class _Files:
         "split": predictor.cfg.split,
         "mode": self.mode,
         "model": checkpoints.fingerprint(predictor.state.params),
-        "cut": truncation.count_cuts(predictor.cfg),
+        "cut": truncation.count_cuts(
+          predictor.cfg, only="inputs" if self.mode == "predict" else None
+        ),
       },
       configuration=self.configuration and self.configuration.to_json(),
     )
@@ -268,6 +270,8 @@ class _Files:
     written = {}
     with record:
       for task in seqio.get_subtasks(predictor.cfg.task_or_mixture()):
+        if predictor.cfg.split not in (task.splits or ()):
+          continue  # Another of the mixture has it.
         path = os.path.join(
           self.folder,
           f"{task.name}-{self.mode}.jsonl"

@@ -205,12 +205,15 @@ class TrainStateInitializer:
             "network.T5Config.scan_layers = False."
           )
         continue
-      # What trains is float32: small updates would be lost in bfloat16.
-      dtype = (
-        trained[name].dtype
-        if name in trained
-        else cfg.dtype or base.shapes[sources[parts[0]]].dtype
-      )
+      source = sources[parts[0]]
+      # What trains, or has trained, is float32: small updates would be lost in
+      # bfloat16.
+      if name in trained:
+        dtype = trained[name].dtype
+      elif source in base.metadata.get("trained", ()):
+        dtype = base.shapes[source].dtype
+      else:
+        dtype = cfg.dtype or base.shapes[source].dtype
       targets[name] = jax.ShapeDtypeStruct(
         shape.shape, dtype, sharding=axes[name]
       )

@@ -123,7 +123,7 @@ def shapes(
     raise ValueError(f"Expected 1 shape at least, got {count}.")
   step = _RANGE ** (1 / max(count - 1, 1))
   lengths = {
-    min(-(-int(longest * step**i) // _MULTIPLE) * _MULTIPLE, longest)
+    min(-(-max(int(longest * step**i), 1) // _MULTIPLE) * _MULTIPLE, longest)
     for i in range(count)
   }
   sizes = [x for x in range(multiple, rows + 1, multiple) if rows % x == 0]

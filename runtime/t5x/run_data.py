@@ -80,6 +80,9 @@ def read(
   train_cfg = task_binding.for_model(train_cfg, model)
   utils.verify_matching_vocabs(train_cfg, model)
   layout = partitioner.get_data_layout(train_cfg.batch_size)
+  for cfg in (train_eval_cfg, infer_eval_cfg):
+    if cfg is not None:
+      partitioner.get_data_layout(cfg.batch_size)  # Or raises.
   shard = (layout.shard_id, layout.num_shards)
   batches = utils.get_dataset(train_cfg, *shard, model.feature_converter_cls)
   train_evals = {}

@@ -42,6 +42,10 @@ class _DiskLease(filelock.SoftFileLease):
     return True
 
 
+class LockLostError(OSError):
+  """The folder may be another run's by now."""
+
+
 class RunLock:
   """Keeps other runs out of a folder while this one is in it.
 
@@ -96,14 +100,24 @@ class RunLock:
       self._lease.release()
 
   def check(self) -> None:
-    """Raises RuntimeError if the lock was lost, before something is written.
+    """Checks that the lock is held, before something is written.
 
-    That happens to a process that was suspended for longer than the lease.
+    A process that was suspended for longer than the lease loses it, and one
+    that cannot write to the folder for so long.
+
+    Raises:
+      LockLostError: if it is not.
     """
     if self._is_first and self._loss is None and not self._lease.confirm():
       self._note_loss("its object was replaced")
+    if self._loss == "refresh-failed":
+      raise LockLostError(
+        f"{self._path} could not be written for {LEASE_SECONDS:.0f} s, so that "
+        f"another run may take {self._what}. This one stops here; the same "
+        "command goes on."
+      )
     if self._loss is not None:
-      raise RuntimeError(
+      raise LockLostError(
         f"{self._what} was taken by another run while this one was suspended "
         f"({self._loss}): {_name_holder(self._path)}. This one stops here."
       )

@@ -22,6 +22,7 @@ class Start:
     seconds: The time that the run took so far.
     acted: Mode -> step and metrics of each time that its actions ran, where
       those are not `evals`.
+    is_stopped: Whether an action ended the run there.
   """
 
   step: int
@@ -33,6 +34,7 @@ class Start:
   acted: dict[str, list[dict[str, Any]]] = dataclasses.field(
     default_factory=dict
   )
+  is_stopped: bool = False
 
   def __post_init__(self):
     # An evaluation of the loss alone is done again.
@@ -129,6 +131,7 @@ def restore(
     run_info["evals"],
     run_info["seconds"],
     run_info.get("acted", {}),  # Checkpoints of before have none.
+    run_info.get("is_stopped", False),
   )
 
 

@@ -149,6 +149,8 @@ class Training:
         self.summarize_config_fn(self.model_dir, log.summary_writer, loop.step)
       if run.is_done:
         status = "finished"
+      elif run.start.is_stopped and not known.differences:
+        status = "stopped"
       else:
         with _collecting_garbage_by_hand(self.gc_period):
           status = loop.run()

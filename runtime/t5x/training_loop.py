@@ -1,6 +1,7 @@
 """The loop of a run: trains between evaluations and checkpoints."""
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import gc
 import math
@@ -76,9 +77,13 @@ class Loop:
     """
     self.tell("start")
     while True:
-      stop = self._evaluate_if_due()
+      try:
+        stop = self._evaluate_if_due()
+      except Exception:
+        self._save_before_failing()
+        raise
       if self._is_due(self.save_period) or stop:
-        self._save()
+        self._save(stop)
       if stop:
         return "stopped"
       if self.step >= self.last_step:
@@ -86,12 +91,12 @@ class Loop:
       stop = self._train()
       # Asked again: the metrics of the steps may have taken a while.
       self._is_interrupted |= self.should_stop()
+      if stop:
+        self._save(stop)
+        return "stopped"
       if self._is_interrupted and self.step < self.last_step:
         self._save()
         return "interrupted"
-      if stop:
-        self._save()
-        return "stopped"
 
   def tell(self, kind: events.Kind, **facts: Any) -> None:
     """Tells the caller of the run what happened."""
@@ -105,7 +110,8 @@ class Loop:
 
   def _train(self) -> bool:
     """Trains to the next step at which something is due."""
-    done = self.step - self.first_step
+    before = self.step
+    done = before - self.first_step
     num_steps = min(
       self.last_step - self.step,
       *(
@@ -134,6 +140,8 @@ class Loop:
         f"trainable parameters are {'' if is_finite else 'not '}finite. The "
         f"last good checkpoint is that of step {saved}."
       )
+    if self.step - before < num_steps:
+      return False  # The rest of the steps is acted on after the interruption.
     return self._act("TRAIN", {"train": metrics})
 
   def _act(self, mode: str, metrics_by_task: metrics_lib.MetricsByTask) -> bool:
@@ -181,7 +189,17 @@ class Loop:
       stop |= self._act("INFER_EVAL", metrics)
     return stop
 
-  def _save(self) -> None:
+  def _save_before_failing(self) -> None:
+    """Saves what no evaluation followed: the run may be told another one.
+
+    Not of several processes, some of which may not have failed.
+    """
+    is_new = self.step not in (self.first_step, self.checkpointer.latest_step())
+    if is_new and jax.process_count() == 1:
+      with contextlib.suppress(OSError):
+        self._save()
+
+  def _save(self, is_stopped: bool = False) -> None:
     self.lock.check()
     self.tell("checkpoint")
     self.checkpointer.save_run(
@@ -193,6 +211,7 @@ class Loop:
         "base_fingerprint": self.base_fingerprint,
         "evals": self.evals,
         "acted": self.acted,
+        "is_stopped": is_stopped,
         "seconds": self.record.seconds,
       },
     )

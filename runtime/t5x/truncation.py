@@ -17,11 +17,12 @@ MAX_EXAMPLES = 200_000
 Cuts = dict[str, dict[str, dict[str, int]]]
 
 
-def count_cuts(cfg: DatasetConfig) -> Cuts:
+def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
   """Counts the examples of a split that are cut.
 
   Args:
     cfg: The split, and the lengths; without lengths nothing is cut.
+    only: The feature that is used; None means all.
 
   Returns:
     Task -> feature -> {"examples": how many are cut, of "of", "tokens": how
@@ -33,6 +34,8 @@ def count_cuts(cfg: DatasetConfig) -> Cuts:
   lengths = cfg.task_feature_lengths
   if lengths is None or jax.process_index():
     return cuts
+  if only is not None:
+    lengths = {only: lengths[only]}
   for task in seqio.get_subtasks(cfg.task_or_mixture()):
     if cfg.split not in (task.splits or ()) or _needs_lengths(task):
       continue

@@ -6,6 +6,7 @@ import re
 import secrets
 from typing import Any
 
+import jax.numpy as jnp
 import seqio
 import tensorflow as tf
 
@@ -110,7 +111,8 @@ class RestoreCheckpointConfig:
       another shape always is.
     fallback_to_scratch: Whether parameters may come from initialisers.
     dtype: Of restored parameters that do not train; None keeps the
-      checkpoint's. What trains has the model's.
+      checkpoint's. What trains has the model's, what a run has trained its
+      checkpoint's.
     checkpoint: What lies at `path`, where a program has opened it already.
   """
 
@@ -127,6 +129,12 @@ class RestoreCheckpointConfig:
       raise ValueError(
         f"Expected restore mode 'specific' or 'latest', got {self.mode!r}."
       )
+    try:
+      jnp.dtype(self.dtype)
+    except TypeError:
+      raise ValueError(
+        f"Expected a dtype such as float32 or bfloat16, got {self.dtype!r}."
+      ) from None
 
   def source(self, name: str) -> str | None:
     """Returns the name in the checkpoint of a parameter of the model."""

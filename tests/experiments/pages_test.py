@@ -44,6 +44,24 @@ def test_page_of_a_sheet(tmp_path):
   assert "Figure 1 (figure),x,Prompt tuning,XXL,89.9,," in lines
 
 
+def test_what_the_choice_of_the_best_evaluation_adds(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  best, last = (
+    {"step": step, "score": x, "metrics": {"cb": {"accuracy": x}}}
+    for step, x in ((1, 90.0), (2, 40.0))
+  )
+  results = made_up.results(
+    tmp_path, sheet, sheet.cells(), evals=[best, last], best=best
+  )
+  page = pages.of_results(results)["x.md"].decode()
+  ours, ends = page.split("## Ours, where runs end")
+  assert "| Prompt_tuning | 90.0 ± 0.0 (3) |" in ours
+  assert "| Prompt_tuning | 40.0 ± 0.0 (3) |" in ends
+  # Not said where there is nothing to choose.
+  results = made_up.results(tmp_path, sheet, evals=[best], best=best)
+  assert "where runs end" not in pages.of_results(results)["x.md"].decode()
+
+
 def test_hours_of_all_sheets_count_a_run_once(tmp_path):
   sheet = made_up.sheet(tmp_path)
   results = made_up.results(tmp_path, sheet, sheet.cells()[:6])

@@ -125,6 +125,9 @@ def test_runs_are_looked_at_after_some_of_their_steps(tmp_path):
       (50, "-"),
     )
   }
+  ends = _entries(results.at_their_ends())
+  assert ends["prompt", 10] == "40.0 ± 0.0 (3)"
+  assert ends["prompt", 30] == "50.0 ± 0.0 (3)"  # The best until then is 60.
   assert [point.x for point in results.line(("prompt",))] == [10, 30]
   assert len(results.runs) == 6  # Of the page's count of cells.
 

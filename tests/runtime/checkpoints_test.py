@@ -30,6 +30,7 @@ def _open(folder, **overrides):
       "train_state": _state(0),
       "partitioner": tiny.make_partitioner(),
       "checkpoints_dir": str(folder),
+      "keep": 1,
       "metric_name_to_monitor": ".*/f1",
       **overrides,
     }
@@ -88,6 +89,14 @@ def test_best_is_kept_when_the_run_was_stopped_meanwhile(tmp_path, mode, kept):
       _save(checkpointer, evals[: i + 1])
     checkpointer.close()
   assert _kept(tmp_path) == kept
+
+
+def test_all_are_kept_if_that_is_asked_for(tmp_path):
+  checkpointer = _open(tmp_path, keep=None)
+  for i in range(1, 4):
+    _save(checkpointer, [(10 * n, 50.0 - n) for n in range(1, i + 1)])
+  checkpointer.close()
+  assert _kept(tmp_path) == {10, 20, 30}
 
 
 def test_of_equals_the_earlier_is_best(tmp_path):

@@ -1,11 +1,12 @@
 """A run goes on in its folder with the settings that it began with."""
 
 import json
+import shutil
 
 import pytest
 import tiny
 
-from t5x import run_configuration, run_data
+from t5x import continuation, run_configuration, run_data
 
 STEPS = 3
 SETTINGS = {
@@ -79,6 +80,16 @@ def test_another_setting_is_refused(finished, base, status, name, value):
   path.write_text(json.dumps(record))
   assert f"{name}: {SETTINGS[name]!r} -> {value!r}" in str(error.value)
   assert run_configuration.read(str(finished)) == (told(), [])
+
+
+def test_run_that_saved_nothing_is_said_to_be_no_loss(finished, tmp_path):
+  for name in ("record.json", "configuration.json"):
+    shutil.copy(finished / name, tmp_path)
+  other = told(train__random_seed=1)
+  with pytest.raises(ValueError, match="may as well be deleted"):
+    continuation.check(str(tmp_path), other)
+  with pytest.raises(ValueError, match=r"or choose another folder\.$"):
+    continuation.check(str(finished), other)
 
 
 def test_record_of_a_killed_run_is_corrected_whatever_follows(

@@ -34,6 +34,10 @@ def test_shapes_are_few_and_have_about_as_many_tokens(
     assert most <= max(max(rows / 4, multiple) * (longest + fixed), 512)
 
 
+def test_a_shape_has_a_token_at_least():
+  assert min(shape.length for shape in lengths.shapes(8, 6, 6)) > 0
+
+
 def test_there_must_be_a_shape():
   with pytest.raises(ValueError, match="1 shape at least, got 0"):
     lengths.shapes(8, 16, 0)

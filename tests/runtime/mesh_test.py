@@ -191,3 +191,23 @@ def test_partitioner_refuses_what_does_not_fit():
     partitioning.PjitPartitioner(num_partitions=1).shardings_of(
       {"x": jax.sharding.PartitionSpec("prompt")}
     )
+
+
+@pytest.mark.parametrize("split", ["train_eval", "infer_eval"])
+def test_batches_that_the_mesh_cannot_divide_are_refused_at_the_start(
+  tmp_path, base, monkeypatch, split
+):
+  layout = partitioning.PjitPartitioner.get_data_layout
+
+  def of_four_devices(partitioner, batch_size):
+    if batch_size % 4:
+      raise ValueError(f"{batch_size} is not a multiple of 4")
+    return layout(partitioner, batch_size)
+
+  monkeypatch.setattr(
+    partitioning.PjitPartitioner, "get_data_layout", of_four_devices
+  )
+  cfg = tiny.dataset_config(split="validation", batch_size=6)
+  with pytest.raises(ValueError, match="6 is not a multiple of 4"):
+    tiny.train(tmp_path, base, **{f"{split}_dataset_cfg": cfg})
+  assert not list(tmp_path.glob("checkpoint_*"))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 
 import numpy as np
@@ -146,8 +147,28 @@ def test_prompt_beside_other_parameters_that_train_is_not_written(
 class _NoCheckpoint:
   """Of a run that saved none at its best evaluations."""
 
+  def __init__(self, latest=None):
+    self._latest = latest
+
+  def latest_step(self):
+    return 100
+
   def read_trained(self, step):
-    return None
+    return (
+      ({x: None for x in self._latest}, {})
+      if (self._latest and step == 100)
+      else None
+    )
+
+
+def test_no_prompt_is_missed_where_other_parameters_train(tmp_path):
+  action = tiny.save_best_prompt(tmp_path)
+  evals = [{"step": 50, "metrics": {tiny.TASK: {"accuracy": 80.0}}}]
+  action.resume([e["metrics"] for e in evals])
+  with pytest.raises(ValueError, match="is missing"):
+    action.check_files(evals, _NoCheckpoint(["encoder/prompt/prompt"]))
+  trained = ["encoder/prompt/prompt", "encoder/encoder_norm/scale"]
+  action.check_files(evals, _NoCheckpoint(trained))
 
 
 @pytest.mark.parametrize("step", [50, 150, 80])
@@ -169,6 +190,40 @@ def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
       action.check_files(evals, _NoCheckpoint())
   else:
     action.check_files(evals, _NoCheckpoint())
+
+
+@pytest.mark.slow
+def test_steps_before_an_evaluation_that_fails_are_kept(
+  tmp_path, base, monkeypatch
+):
+  def fail(*_):
+    raise ValueError("it is out of memory")
+
+  with monkeypatch.context() as patch:
+    patch.setattr("t5x.evaluation.InferenceEvaluator.evaluate", fail)
+    with pytest.raises(ValueError, match="out of memory"):
+      tiny.train(tmp_path, base)
+  assert (tmp_path / f"checkpoint_{tiny.BASE_STEP + 3}").is_dir()
+  assert tiny.train(tmp_path, base).status == "finished"
+  steps = [x["step"] - tiny.BASE_STEP for x in _record(tmp_path)["evals"]]
+  assert steps == [3, 6]
+
+
+@pytest.mark.slow
+def test_steps_that_an_interruption_cuts_in_two_are_acted_on_once(
+  tmp_path, base
+):
+  """A patience would run out twice as fast."""
+  for stops in (True, False):
+    memory = _Memory()
+    calls = itertools.count(1)
+    tiny.train(
+      tmp_path,
+      base,
+      actions={"TRAIN": [memory]},
+      should_stop=lambda stops=stops, calls=calls: stops and next(calls) == 2,
+    )
+  assert memory.calls == 2
 
 
 @pytest.mark.slow

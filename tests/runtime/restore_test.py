@@ -60,6 +60,22 @@ def test_weights_that_train_stay_float32(base):
   assert {str(x.dtype) for x in jax.tree.leaves(state.trainable)} == {"float32"}
 
 
+@pytest.mark.slow
+def test_weights_that_a_run_trained_stay_float32(base, tmp_path):
+  """Where nothing trains: evaluation reads them as training did."""
+  model = tiny.make_model(adafactor.Adafactor(), with_prompt=False)
+  tiny.train(tmp_path, base, model, relative_steps=3)
+  initializer = initialization.TrainStateInitializer(
+    None,
+    model.get_initial_variables,
+    tiny.input_shapes(),
+    tiny.make_partitioner(),
+  )
+  config = tiny.restore_config(tmp_path, dtype="bfloat16")
+  state, _ = initializer.from_base_model(config, None)
+  assert {str(x.dtype) for x in jax.tree.leaves(state.params)} == {"float32"}
+
+
 def test_other_weights_have_another_fingerprint(base, tmp_path):
   other = tiny.save_base(tmp_path, seed=1)
   assert (

@@ -106,7 +106,16 @@ def test_run_that_lost_its_lock_stops_before_it_writes(tmp_path):
     lock.check()
     (tmp_path / "run.lock").unlink()
     (tmp_path / "run.lock").write_text(_ELSEWHERE)
-    with pytest.raises(RuntimeError, match=r"another run while .* 5 on elsew"):
+    with pytest.raises(
+      run_lock.LockLostError, match=r"another run while .* 5 on elsew"
+    ):
       _check_until_lost(lock)
   # It is the other's now.
   assert (tmp_path / "run.lock").read_text() == _ELSEWHERE
+
+
+def test_run_that_cannot_write_its_lock_does_not_name_itself(tmp_path):
+  with run_lock.RunLock(str(tmp_path), "MODEL_DIR") as lock:
+    lock._note_loss("refresh-failed")
+    with pytest.raises(run_lock.LockLostError, match="could not be written"):
+      lock.check()

@@ -58,6 +58,13 @@ def test_each_task_of_a_mixture_is_reported():
   assert cuts == {"cut_a": {"targets": cut}, "cut_b": {"targets": cut}}
 
 
+def test_only_what_is_used_is_counted():
+  config = _config(inputs=6, targets=1)
+  assert set(truncation.count_cuts(config)["cut_a"]) == {"inputs", "targets"}
+  cuts = truncation.count_cuts(config, only="inputs")
+  assert set(cuts["cut_a"]) == {"inputs"}
+
+
 def test_task_that_makes_examples_of_the_lengths_is_left_out():
   def corrupt(dataset, sequence_length):
     return dataset.map(

@@ -180,6 +180,8 @@ def test_what_is_kept_changes_no_gradient():
 
 
 def test_unknown_names_are_refused():
+  with pytest.raises(ValueError, match=r"such as float32 .* got 'bf16'"):
+    conformance.config(dtype="bf16")
   with pytest.raises(ValueError, match="remat_keeps"):
     conformance.config(remat_keeps=("mpl",))
   with pytest.raises(ValueError, match="give remat=True"):

@@ -1,5 +1,7 @@
 """Which evaluation is the best; `runtime/train_test.py` trains with it."""
 
+import types
+
 import pytest
 import seqio
 
@@ -9,9 +11,13 @@ from prompt_tuning.methods import lora
 from prompt_tuning.training import actions
 
 
-def _action(tmp_path):
+def _action(tmp_path, **overrides):
   return actions.SaveBestPrompt(
-    str(tmp_path), "task", ".*/(?!invalid).*", seqio.ByteVocabulary()
+    str(tmp_path),
+    "task",
+    ".*/(?!invalid).*",
+    seqio.ByteVocabulary(),
+    **overrides,
   )
 
 
@@ -34,6 +40,18 @@ def test_a_prompt_beside_another_method_is_not_written(tmp_path):
   )
   # What is written needs a state.
   assert action.run(None, {"task": {"accuracy": 50.0}}) is False
+
+
+def test_the_least_may_be_the_best(tmp_path):
+  action = _action(tmp_path, mode="min")
+  action.resume([{"task": {"loss": 2.0}}])
+  # What is better is written, which needs a state.
+  assert action.run(None, {"task": {"loss": 2.0}}) is False
+  with pytest.raises(AttributeError):
+    action.run(None, {"task": {"loss": 1.0}})
+  checkpointer = types.SimpleNamespace(metric_mode="max")
+  with pytest.raises(ValueError, match=r"SaveBestPrompt\.mode='max'"):
+    action.check_files([], checkpointer)
 
 
 def test_metric_that_is_not_there_is_refused(tmp_path):

@@ -80,7 +80,7 @@ def test_of_another_method(tmp_path, is_kept):
   note = closing_note.closing_note(
     str(tmp_path),
     BEST,
-    [MODEL, "gin/recipes/lora.gin"],
+    [MODEL, "gin/recipes/lora.gin", "gin/optimizers/adamw.gin"],
     ["LORA_RANK = 2", "TASK = 'ladder_cb'", "EVAL_PERIOD = 5"],
   )
   assert _words(note)[4:] == [

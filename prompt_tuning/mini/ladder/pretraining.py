@@ -62,6 +62,7 @@ _KEPT = {
   "span_corruption": {"span_corruption": 1.0},
   "lm": {"lm_10": 0.1, "lm_50": 0.5, "lm_100": 1.0},
   "long_documents": {"long_documents": 1.0},
+  "longer_lm": {"longer_lm": 1.0},
 }
 
 
@@ -73,7 +74,7 @@ def export(
   Args:
     run: The finished run's folder.
     folder: Where they go, each as `<name>/checkpoint_<step>`.
-    stage: "span_corruption", "lm" or "long_documents".
+    stage: "span_corruption", "lm", "long_documents" or "longer_lm".
 
   Yields:
     The paths of the checkpoints.

@@ -87,7 +87,7 @@ def test_what_was_run_elsewhere_is_passed_over_if_it_was_exported(tmp_path):
   done = run()
   assert done.returncode == 1
   assert "Error: ladder_xs-span_corruption has a record, but" in done.stderr
-  for name in ("span_corruption", "lm_10", "long_documents"):
+  for name in ("span_corruption", "lm_10", "long_documents", "longer_lm"):
     (tmp_path / "checkpoints" / "ladder_xs" / name / "checkpoint_1").mkdir(
       parents=True
     )

@@ -1,0 +1,129 @@
+"""t5x.eval on a tiny model with a trained prompt."""
+
+import json
+import shutil
+
+import pytest
+import tiny
+
+from prompt_tuning import prompts
+from prompt_tuning.training import actions, base_model
+from t5x import (
+  adafactor,
+  checkpoints,
+  evaluation,
+  run_lock,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, base):
+  folder = tmp_path_factory.mktemp("run")
+  action = actions.SaveBestPrompt(
+    str(folder), tiny.TASK, ".*", tiny.make_model().input_vocabulary
+  )
+  tiny.train(folder, base, actions={"INFER_EVAL": [action]})
+  return folder
+
+
+def _model(prompt_file, checkpoint):
+  model = tiny.make_model()
+  return tiny.make_model(
+    prompt_init=prompts.from_array(
+      base_model.prompt_for_model(
+        str(prompt_file), str(checkpoint), model.input_vocabulary
+      )
+    )
+  )
+
+
+def _evaluate(model, base, folder, **overrides):
+  return evaluation.evaluate(
+    model=model,
+    dataset_cfg=tiny.dataset_config(
+      split="validation", shuffle=False, task_feature_lengths=None
+    ),
+    restore_checkpoint_cfg=tiny.restore_config(base, **overrides),
+    partitioner=tiny.make_partitioner(),
+    output_dir=str(folder),
+    fallback_init_rng=0,
+  )
+
+
+def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
+  trained = json.loads((run / "record.json").read_text())["best"]
+  metrics = _evaluate(_model(run / "prompt.safetensors", base), base, tmp_path)
+  assert metrics == trained["metrics"]
+  record = json.loads((tmp_path / "record.json").read_text())
+  assert record["kind"] == "eval"
+  assert record["evals"][0]["metrics"] == metrics
+
+
+def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(
+  run, base, tmp_path
+):
+  last = json.loads((run / "record.json").read_text())["evals"][-1]
+  metrics = _evaluate(tiny.make_model(), run, tmp_path, assignment_map=None)
+  assert metrics == last["metrics"]
+
+
+def test_run_that_is_being_trained_is_evaluated_with_a_word(
+  run, tmp_path, caplog
+):
+  """And so is no folder that another evaluation writes to."""
+  copy = shutil.copytree(run, tmp_path / "run")
+  # As filelock writes it, of a process on another machine.
+  (copy / "run.lock").write_text(
+    "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=60.0\n"
+    "start=33\n"
+  )
+  folder = tmp_path / "eval"
+  _evaluate(tiny.make_model(), copy, folder, assignment_map=None)
+  assert f"{copy} is being trained by process 5 on elsewhere" in caplog.text
+  with (
+    run_lock.RunLock(str(folder), "EVAL_OUTPUT_DIR"),
+    pytest.raises(ValueError, match=r"EVAL_OUTPUT_DIR=.* is in use by an"),
+  ):
+    _evaluate(tiny.make_model(), copy, folder, assignment_map=None)
+
+
+def test_model_tuning_run_is_evaluated_from_its_checkpoint(base, tmp_path):
+  model = tiny.make_model(adafactor.Adafactor(), with_prompt=False)
+  tiny.train(tmp_path / "run", base, model=model, relative_steps=3)
+  last = json.loads((tmp_path / "run" / "record.json").read_text())["evals"][-1]
+  metrics = _evaluate(model, tmp_path / "run", tmp_path / "eval")
+  assert metrics == last["metrics"]
+
+
+def test_prompt_of_another_model_is_refused(run, tmp_path):
+  other = tiny.save_base(tmp_path / "other", seed=1)
+  with pytest.raises(ValueError, match="belongs to another model"):
+    _evaluate(
+      _model(run / "prompt.safetensors", other), other, tmp_path / "eval"
+    )
+
+
+def test_moved_base_model_is_noticed(base, tmp_path):
+  moved = tmp_path / "base"
+  shutil.copytree(base, moved / "checkpoint_7")
+  tiny.train(tmp_path / "run", moved, relative_steps=3)
+  # A newer one beside it is not what the run began with.
+  other = tiny.save_base(tmp_path / "other", seed=1)
+  shutil.copytree(other, moved / "checkpoint_9")
+  checkpoint = checkpoints.open_checkpoint(str(tmp_path / "run"))
+  assert checkpoint.metadata["base_fingerprint"] == (
+    checkpoints.open_checkpoint(base).fingerprint
+  )
+  shutil.rmtree(moved / "checkpoint_7")
+  with pytest.raises(ValueError, match="needs its base model"):
+    checkpoints.open_checkpoint(str(tmp_path / "run"))
+  shutil.copytree(other, moved / "checkpoint_7")
+  with pytest.raises(ValueError, match="needs its base model"):
+    checkpoints.open_checkpoint(str(tmp_path / "run"))
