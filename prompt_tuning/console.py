@@ -7,8 +7,8 @@ import sys
 
 import prompt_tuning
 
-# It is about the files of a checkout.
-_OF_A_CHECKOUT = "quickstart"
+# They are about the files of a checkout.
+_OF_A_CHECKOUT = ("quickstart", "plan_table")
 
 
 def _programs() -> dict[str, pathlib.Path]:
@@ -17,7 +17,7 @@ def _programs() -> dict[str, pathlib.Path]:
   return {
     path.stem.replace("_", "-"): path
     for path in sorted(folder.glob("*.py"))
-    if path.stem != _OF_A_CHECKOUT
+    if path.stem not in _OF_A_CHECKOUT
   }
 
 

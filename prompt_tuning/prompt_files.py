@@ -174,7 +174,7 @@ def read_tensor(
   """Reads an array, and the header, of a safetensors file.
 
   Raises:
-    ValueError: if it is another kind of file, or has no such key.
+    ValueError: if it is another kind of file, has no such key, or others too.
   """
   try:
     with (
@@ -187,9 +187,9 @@ def read_tensor(
     raise ValueError(f"{path} is not a safetensors file: {error}.") from None
   except (AttributeError, TypeError) as error:  # Of a type that is not NumPy's.
     raise ValueError(f"{path}: NumPy does not know it: {error}.") from None
-  if array is None:
+  if array is None or len(keys) > 1:
     some = f"{sorted(keys)[:5]}{' and more' if len(keys) > 5 else ''}"
-    raise ValueError(f"{path}: expected the key {key!r}, got {some}.")
+    raise ValueError(f"{path}: expected the key {key!r} alone, got {some}.")
   return array, header
 
 

@@ -1,7 +1,10 @@
 """Registers every task with seqio: import it, then ask seqio by name."""
 
+import os
+
 import seqio
 
+import prompt_tuning
 from prompt_tuning.data import superglue  # noqa: F401
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import tasks as ladder_tasks
@@ -9,7 +12,7 @@ from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.mini.stories import tasks  # noqa: F401
 
 LADDER = ladder_tasks.PREFIX
-_T5 = "checkpoints/t5_small/spiece.model"
+_T5 = os.path.join("checkpoints", "t5_small", "spiece.model")
 
 
 def use_vocabulary(
@@ -27,7 +30,11 @@ def use_vocabulary(
   Raises:
     ValueError: if there is no such file.
   """
-  path = path or (LADDER if task.startswith(LADDER) else _T5)
+  path = path or (
+    LADDER
+    if task.startswith(LADDER)
+    else os.path.join(prompt_tuning.project_folder(), _T5)
+  )
   if path == LADDER:
     return vocabulary_lib.of_model(ladder_vocabulary.ladder())
   return vocabulary_lib.of_file(path, extra_ids)

@@ -69,6 +69,8 @@ def _main(argv: Sequence[str]) -> None:
     if values.search:
       _print_search(*arguments, values.tries, values.minutes)
       return
+    if not any("TASK_FEATURE_LENGTHS" in x for x in values.gin_bindings):
+      print(command.LENGTHS_NOTE, file=sys.stderr)
     for program, found in command.plan(
       *arguments, values.programs, values.thorough
     ):

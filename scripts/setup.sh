@@ -16,7 +16,9 @@ is_supported() {
 
 stamp="$(cd "$root" && cat pyproject.toml runtime/pyproject.toml \
   constraints.txt | cksum) $root $extras"
-if is_supported "$venv/bin/python"; then
+# One without pip was left by `python -m venv` where that could not finish.
+if is_supported "$venv/bin/python" &&
+  "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
   # One with more extras will do.
   if [[ "$(cat "$venv/stamp" 2>/dev/null)" == "$stamp"* ]]; then
     exit 0
@@ -38,6 +40,7 @@ else
   "$base" -m venv --clear "$venv"
 fi
 
+rm -f "$venv/stamp"
 echo "Installing into $venv: 4 GB${1:+ and, for $1, torch: 1 GB, or more with CUDA}. It takes minutes."
 "$venv/bin/python" -m pip install --disable-pip-version-check \
   --constraint "$root/constraints.txt" \

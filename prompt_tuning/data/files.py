@@ -14,6 +14,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import re
 import sys
@@ -23,7 +24,8 @@ from absl import logging
 import seqio
 import sklearn.model_selection
 
-from prompt_tuning.data import metrics, postprocessors, row_files, superglue
+from prompt_tuning.data import row_files, superglue
+from prompt_tuning.data import targets as targets_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.row_files import Row
 from prompt_tuning.data.sources import ExampleSource
@@ -31,8 +33,6 @@ from prompt_tuning.data.sources import ExampleSource
 # Names of a column that is the target, and of one that is neither.
 _TARGETS = ("target", "label", "completion", "answer", "output", "class")
 _NOT_INPUTS = ("idx", "id", "index")
-# More different targets than this are free text.
-_MOST_LABELS = 50
 _HELD_OUT_SEED = 0
 _SHOWN = 8
 
@@ -115,7 +115,8 @@ def read(
 
   Raises:
     ValueError: if a file or a column is missing, the target is an input too, a
-      row's is none of the labels, or the vocabulary cannot write a label.
+      row has no input or no target, or one that is none of the labels, or the
+      vocabulary cannot write a label.
   """
   files = {"train": train_file}
   files |= {"validation": validation_file} if validation_file else {}
@@ -143,24 +144,33 @@ def read(
   if test and not any(row.cells.get(target, "").strip() for row in test):
     splits["test"] = [_without(row, target) for row in test]
   if labels is None:
-    labels = find_labels(row.cells[target] for row in splits["train"])
+    labels = targets_lib.find_labels(
+      row.cells[target] for row in splits["train"]
+    )
   if labels:
     # Answers have no other spaces: "good " would be a label that none is.
-    labels = [*map(_spaced, labels)]
+    labels = [*map(targets_lib.spaced, labels)]
     written = vocabulary_lib.writer(vocabulary, labels)
     labels = tuple(dict.fromkeys(map(written, labels)))
-    splits = {
-      split: [_with_label(row, target, written) for row in rows]
-      for split, rows in splits.items()
-    }
+  else:
+    written = targets_lib.free_text_writer(
+      vocabulary, (row.cells[target] for row in splits["train"])
+    )
   for split, path in files.items():
-    _check_targets(path, splits[split], target, labels)
+    _check_filled(path, splits[split], inputs, target)
+    splits[split] = [
+      _as_written(row, target, written, bool(labels)) for row in splits[split]
+    ]
+    _check_labels(path, splits[split], target, labels)
   by_input = _by_input(splits["train"], inputs)
   if validation_file:
     seen = by_input.keys() & _by_input(splits["validation"], inputs).keys()
     _say_seen(len(seen), train_file, validation_file)
   else:
-    splits |= _hold_out([*by_input.values()], target, bool(labels), held_out)
+    try:
+      splits |= _hold_out([*by_input.values()], target, bool(labels), held_out)
+    except ValueError as error:
+      raise ValueError(f"{train_file}: {error}") from None
   name = _name(train_file, [inputs, target, list(labels)], splits)
   return FileData(name, inputs, target, tuple(labels), splits)
 
@@ -199,27 +209,14 @@ def _check_columns(
       )
 
 
-def _spaced(text: str) -> str:
-  """Returns a text with single spaces between its words."""
-  return " ".join(text.split())
-
-
-def _with_label(row: Row, target: str, written: Callable[[str], str]) -> Row:
+def _as_written(
+  row: Row, target: str, written: Callable[[str], str], is_label: bool
+) -> Row:
   if target not in row.cells:
     return row  # Of a test split.
-  label = written(_spaced(row.cells[target]))
-  return dataclasses.replace(row, cells={**row.cells, target: label})
-
-
-def find_labels(targets: Iterable[str]) -> tuple[str, ...]:
-  """Returns the targets that occur, or nothing if that is free text.
-
-  Labels are few, and come back: each, on average, four times. Those that differ
-  in spaces alone are one.
-  """
-  counts = collections.Counter(map(_spaced, targets))
-  is_free = len(counts) > min(_MOST_LABELS, counts.total() / 4)
-  return () if is_free else tuple(sorted(counts))
+  text = row.cells[target]
+  text = written(targets_lib.spaced(text) if is_label else text)
+  return dataclasses.replace(row, cells={**row.cells, target: text})
 
 
 def _without(row: Row, column: str) -> Row:
@@ -227,20 +224,31 @@ def _without(row: Row, column: str) -> Row:
   return dataclasses.replace(row, cells=cells)
 
 
-def _check_targets(
+def _check_filled(
+  path: str, rows: Sequence[Row], inputs: Sequence[str], target: str
+) -> None:
+  for row in rows:
+    where = f"{path}, line {row.line}"
+    if not any(row.cells[name].strip() for name in inputs):
+      raise ValueError(
+        f"{where}: expected a text in {' or '.join(inputs)}, got empty cells."
+      )
+    # A test split may have no target.
+    if not row.cells.get(target, "?").strip():
+      raise ValueError(
+        f"{where}, column {target}: expected a target, got an empty cell."
+      )
+
+
+def _check_labels(
   path: str, rows: Sequence[Row], target: str, labels: Sequence[str]
 ) -> None:
   for row in rows:
-    if target not in row.cells:
-      return  # Of a test split.
-    value = row.cells[target]
-    where = f"{path}, line {row.line}, column {target}"
-    if not value.strip():
-      raise ValueError(f"{where}: expected a target, got an empty cell.")
-    if labels and value not in labels:
+    if labels and row.cells.get(target, labels[0]) not in labels:
       raise ValueError(
-        f"{where}: expected one of the labels {', '.join(labels)}, got "
-        f"{value!r}. For free text, --gin.LABELS=[]."
+        f"{path}, line {row.line}, column {target}: expected one of the labels "
+        f"{', '.join(labels)}, got {row.cells[target]!r}. For free text, "
+        "--gin.LABELS=[]."
       )
 
 
@@ -268,14 +276,18 @@ def _hold_out(
 ) -> dict[str, Sequence[Row]]:
   """Parts train rows, those of the same input together, from validation's."""
   if not 0 < share < 1:
-    raise ValueError(f"Expected HELD_OUT between 0 and 1, got {share}.")
+    raise ValueError(f"expected HELD_OUT between 0 and 1, got {share}.")
+  # An input that comes back more often than that would be all of it.
+  most = max(round(share * sum(map(len, groups))), 1)
+  trained = [rows for rows in groups if len(rows) > most]
+  groups = [rows for rows in groups if len(rows) <= most]
   targets = [rows[0].cells[target] for rows in groups]
   counts = collections.Counter(targets)
   size = max(round(share * len(groups)), 1)
-  if size == len(groups):
+  if size >= len(groups):
     raise ValueError(
-      f"Expected rows to train on and to hold out, got {len(groups)} different "
-      "ones in all."
+      "expected rows to train on and others to hold out, got "
+      f"{len(trained) + len(groups)} different inputs in all."
     )
   # Each label needs a row on both sides.
   stratify = by_label and min(counts.values()) > 1
@@ -288,28 +300,9 @@ def _hold_out(
   )
   train, validation = (
     sorted(itertools.chain.from_iterable(part), key=lambda row: row.line)
-    for part in parts
+    for part in ([*parts[0], *trained], parts[1])
   )
   return {"train": train, "validation": validation}
-
-
-def scoring(
-  labels: Sequence[str],
-) -> tuple[Sequence[Callable[..., Any]], Callable[..., Any] | None]:
-  """Returns how answers are scored.
-
-  Args:
-    labels: The legal targets; empty where the target is free text.
-
-  Returns:
-    Metric functions and a postprocessor, for `seqio.Task`.
-  """
-  if not labels:
-    return (metrics.squad,), None
-  return (
-    (metrics.accuracy, metrics.macro_f1, metrics.invalid),
-    functools.partial(postprocessors.class_index, labels=labels),
-  )
 
 
 def file_task(
@@ -334,8 +327,17 @@ def file_task(
     target_column,
     _listed("LABELS", labels),
     held_out,
+    tuple(map(_version, (train_file, validation_file, test_file))),
     _Hashable(vocabulary),
   )
+
+
+def _version(path: str | None) -> tuple[float, int] | None:
+  """What changes when a file on disk does."""
+  if path is None or not os.path.exists(path):
+    return None
+  stat = os.stat(path)
+  return stat.st_mtime, stat.st_size
 
 
 def _listed(macro: str, given: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -360,12 +362,12 @@ class _Hashable:
 # gin calls `file_task` for each place that it is bound to.
 @functools.cache
 def _register(*arguments) -> str:
-  *of_files, words = arguments
+  *of_files, _, words = arguments
   data = read(*of_files, vocabulary=words.vocabulary)
   print(data, file=sys.stderr)
   if data.name in seqio.TaskRegistry.names():
     return data.name  # The same rows.
-  metric_fns, postprocess = scoring(data.labels)
+  metric_fns, postprocess = targets_lib.scoring(data.labels)
   superglue.add_task(
     data.name,
     superglue.SuperGlueTask(

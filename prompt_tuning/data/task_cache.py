@@ -4,13 +4,14 @@
 whose text was made and tokenized once. It holds the tokens of one vocabulary.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import json
 import pathlib
 import random
 import shutil
 from typing import Any
 
+import filelock
 import seqio
 import tensorflow as tf
 import tqdm
@@ -54,6 +55,15 @@ def write(
       f"Expected splits of {task.name}, {list(task.splits)}, got "
       f"{sorted(unknown)}."
     )
+  cache_dir.mkdir(parents=True, exist_ok=True)
+  # Another that writes it is waited for, and leaves nothing to do.
+  with filelock.FileLock(cache_dir / f".{task.name}.lock"):
+    return _write_missing(task, cache_dir, splits)
+
+
+def _write_missing(
+  task: seqio.Task, cache_dir: pathlib.Path, splits: Sequence[str]
+) -> dict[str, int]:
   folder = cache_dir / task.name
   complete = folder / "COMPLETED"
   if not complete.exists():

@@ -11,7 +11,7 @@ import json
 from absl import logging
 import seqio
 
-from prompt_tuning.data import files
+from prompt_tuning.data import targets as targets_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.sources import ExampleSource
 
@@ -63,15 +63,22 @@ def make(
   splits = {split: _checked(split, pairs) for split, pairs in splits.items()}
   if labels is None:
     first = next(iter(splits.values()))
-    labels = files.find_labels(target for _, target in first)
+    labels = targets_lib.find_labels(target for _, target in first)
     if not labels:
       _say_free_text({target for _, target in first}, len(first))
   if labels:
     labels, splits = _as_written(labels, splits, vocabulary)
+  else:
+    first = next(iter(splits.values()))
+    written = targets_lib.free_text_writer(vocabulary, (x for _, x in first))
+    splits = {
+      split: [(text, written(target)) for text, target in pairs]
+      for split, pairs in splits.items()
+    }
   labels = tuple(labels)
   content = json.dumps([labels, splits])
   digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-  metric_fns, postprocess = files.scoring(labels)
+  metric_fns, postprocess = targets_lib.scoring(labels)
   feature = seqio.Feature(vocabulary, add_eos=True)
   task = seqio.Task(
     f"{name}_{digest}",

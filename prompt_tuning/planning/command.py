@@ -22,6 +22,12 @@ def plan(
     yield program, measures.measure(program, target, is_thorough)
 
 
+LENGTHS_NOTE = (
+  "For inputs of {inputs} and targets of {targets}, as no TASK_FEATURE_LENGTHS "
+  "is given; a run's are those of its task."
+).format(**programs.LENGTHS)
+
+
 def describe(found: measures.Measures, steps: int | None) -> str:
   """Says what a program takes, in lines."""
   peak = "unknown" if found.peak is None else f"{found.peak / GIB:.2f} GiB"
@@ -54,6 +60,11 @@ def describe(found: measures.Measures, steps: int | None) -> str:
       )
   effort = ", with the least effort" if found.is_quick else ""
   lines.append(f"  compiled in      {found.compile_seconds:.0f} s{effort}")
+  if found.fits and (found.peak or 0) > found.taken * found.memory:
+    lines.append(
+      f"  note             JAX takes {found.taken:.0%} of the memory unless "
+      "told otherwise: XLA_CLIENT_MEM_FRACTION=0.95"
+    )
   if found.refused:
     lines.append(f"  refused          {found.refused}")
   return "\n".join(lines)

@@ -61,6 +61,8 @@ class Measures:
     compile_seconds: What the compiler took, on whatever machine that was.
     refused: What the compiler said instead of a program, or "".
     is_quick: Whether the compiler was to make the least effort.
+    taken: Share of `memory` that JAX takes unless XLA_CLIENT_MEM_FRACTION says
+      more: 0.75 of a GPU's.
   """
 
   program: str
@@ -81,6 +83,7 @@ class Measures:
   compile_seconds: float
   refused: str = ""
   is_quick: bool = False
+  taken: float = 1.0
 
   @property
   def fits(self) -> bool:
@@ -126,6 +129,7 @@ def measure(
     "flops": flops,
     "compile_seconds": round(seconds, 1),
     "is_quick": is_quick,
+    "taken": target.taken,
   }
   if compiled is None:
     return _refused(refused, known, target)
@@ -136,8 +140,10 @@ def measure(
     arguments += weights + max(
       map(bytes_of, jax.tree.leaves(program.state.params))
     )
+  # Between steps of training it lies there, though an evaluation reads none.
+  held = arguments + (optimizer if program.name == "evaluate" else 0)
   peak = (
-    arguments
+    held
     + memory.temp_size_in_bytes
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes
@@ -147,7 +153,7 @@ def measure(
   return Measures(
     **known,
     peak=peak,
-    batch=max(arguments - weights - optimizer, 0),
+    batch=max(held - weights - optimizer, 0),
     temporaries=memory.temp_size_in_bytes,
     code=memory.generated_code_size_in_bytes,
     argument_bytes=arguments,
@@ -288,10 +294,12 @@ def _result_bytes(line: str, end: int) -> int:
   result = line[line.index(" = ") + 3 : end]
   sizes = []
   for dtype, shape in _SHAPE.findall(result):
-    if bits := _BITS.fullmatch(dtype):
+    bits = _BITS.fullmatch(dtype)
+    if bits and (dtype, shape) != ("u32", ""):  # That is a context.
       count = math.prod(int(x) for x in shape.split(",") if x)
       sizes.append(count * int(bits[1] or 8) // 8)
-  # What starts one lists its operand beside its result.
-  return (
-    sum(sizes) // 2 if "-start" in line[end:] and len(sizes) > 1 else sum(sizes)
-  )
+  # What starts one lists its operands before its results, but for all-reduce.
+  begins = re.match(r" ?([a-z-]+)-start\(", line[end:])
+  if begins and begins[1] != "all-reduce":
+    sizes = sizes[len(sizes) // 2 :]
+  return sum(sizes)

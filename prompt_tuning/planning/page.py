@@ -212,9 +212,13 @@ def _table(title: str, records: Sequence[Record]) -> Iterator[str]:
 def _row(r: Record) -> dict[str, str]:
   """Column -> what it says of a record."""
   peak = "?" if r["peak"] is None else f"{r['peak'] / GIB:.2f}"
-  exchanged = "; ".join(
-    f"{times} {kind}, {size / 1e9:.2f} GB"
-    for kind, (times, size) in sorted(r["collectives"].items())
+  exchanged = (
+    "?"  # Of before a mend of the count.
+    if r["collectives"] is None
+    else "; ".join(
+      f"{times} {kind}, {size / 1e9:.2f} GB"
+      for kind, (times, size) in sorted(r["collectives"].items())
+    )
   )
   flags = dict(binding.split(" = ") for binding in r["flags"])
   flags = {name.rpartition(".")[2].lower(): x for name, x in flags.items()}
@@ -248,7 +252,8 @@ compiler. **Nothing here was run.** Memory is what the compiler says. A bound is
 the greater of two: matrix products over the peak of the device, and what it has
 to read over its memory's bandwidth, both of
 `prompt_tuning/planning/targets/chips.toml`. No step is faster; real ones are
-slower. What devices exchange is counted, not timed.
+slower. What devices exchange is counted, not timed; "?" is where the count was
+wrong, and the program was not compiled again.
 
 Batches are of {batch}, inputs of 512 and a prompt of 100, targets of 16.
 Settings follow a rule (`Cell.bindings`), not a search. As flags:

@@ -31,7 +31,7 @@ from t5x import (
   utils,
 )
 
-# Where neither the command nor a task that is there says it. [B, 512] and, of
+# Where the command does not say it: no task is read. [B, 512] and, of
 # most SuperGLUE tasks, at most 16 pieces.
 LENGTHS = {"inputs": 512, "targets": 16}
 _TRAIN, _EVALUATE, _INFER = "train", "evaluate", "infer"

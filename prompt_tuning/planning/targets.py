@@ -34,6 +34,14 @@ class Target:
   bandwidth: float | None
 
   @property
+  def taken(self) -> float:
+    """Share of the memory that JAX takes by default.
+
+    Source: docs.jax.dev, GPU memory allocation.
+    """
+    return 0.75 if self.name.startswith(("a100", "h100")) else 1.0
+
+  @property
   def is_tpu(self) -> bool:
     """Whether its compiler is TPUs'."""
     return _TPU.fullmatch(self.name) is not None

@@ -369,7 +369,8 @@ class Model:
     if isinstance(prompt, str | os.PathLike):
       prompt = TunedPrompt.load(prompt)
     if not isinstance(prompt, TunedPrompt):
-      prompt = TunedPrompt(np.asarray(prompt, np.float32), None)
+      array = prompt_files.checked(np.asarray(prompt, np.float32), "An array")
+      prompt = TunedPrompt(array, None)
     if prompt.metadata is not None:
       prompt_files.check_compatible(
         prompt.metadata,

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 import seqio
 
-from prompt_tuning.data import files, metrics, superglue, vocabulary
+from prompt_tuning.data import files, metrics, superglue, targets, vocabulary
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 
 BYTES = seqio.ByteVocabulary()
@@ -78,7 +78,7 @@ def test_spaces_around_labels_do_not_count(tmp_path):
     cells = {row.cells["label"] for row in data.splits["train"]}
     assert cells == {"bad", "good"}
   # As three labels they would be too many for ten rows.
-  assert files.find_labels(["good", "good ", "bad"] * 3) == ("bad", "good")
+  assert targets.find_labels(["good", "good ", "bad"] * 3) == ("bad", "good")
 
 
 class Composing(seqio.ByteVocabulary):
@@ -112,7 +112,45 @@ def test_label_that_no_answer_can_be_is_refused(tmp_path):
   ladder = ladder_vocabulary.ladder()
   with pytest.raises(ValueError, match=r"vocabulary knows, got '\{No\}'"):
     read(path, vocabulary=ladder)
-  assert read(path, labels=[], vocabulary=ladder).labels == ()
+  with pytest.raises(ValueError, match="8 of 8 targets have something"):
+    read(path, labels=[], vocabulary=ladder)
+
+
+def test_free_text_is_what_an_answer_that_is_right_looks_like(tmp_path, caplog):
+  rows = [f"q{i},wait\u2026 {'Ab'[i % 2]}{i}" for i in range(20)]
+  path = write(tmp_path / "r.csv", rows, "question,answer")
+  data = read(path, vocabulary=Composing())
+  answers = {row.cells["answer"][:7] for row in data.splits["train"]}
+  assert answers == {"wait..."}
+  assert "does not know" not in caplog.text
+  write(tmp_path / "r.csv", [*rows, "r,rice ."], "question,answer")
+  with caplog.at_level(logging.WARNING):
+    read(path, vocabulary=ladder_vocabulary.ladder())
+  assert "20 of 21 targets have something" in caplog.text
+
+
+def test_an_input_that_comes_back_often_is_not_held_out(tmp_path):
+  rows = [
+    f"{i if i % 3 else 'same'},{'good' if i % 4 else 'bad'}" for i in range(90)
+  ]
+  data = read(write(tmp_path / "r.csv", rows))
+  assert "same" not in {row.cells["text"] for row in data.splits["validation"]}
+  assert len(data.splits["validation"]) == 6
+
+
+def test_an_empty_input_is_refused(tmp_path):
+  path = write(tmp_path / "r.csv", ["x,good", " ,good"])
+  with pytest.raises(ValueError, match=r"line 3: expected a text in text"):
+    read(path)
+
+
+def test_a_file_that_changed_is_read_again(tmp_path, capsys):
+  vocabulary.of_model(BYTES)
+  names = [
+    files.file_task(reviews(tmp_path, count), vocabulary=BYTES)
+    for count in (40, 44)
+  ]
+  assert names[0] != names[1]
 
 
 def test_rows_of_the_same_input_are_held_out_together(tmp_path):
@@ -193,7 +231,9 @@ def test_the_held_out_share_is_a_share(tmp_path, held_out):
 
 
 def test_one_row_cannot_be_parted(tmp_path):
-  with pytest.raises(ValueError, match="to train on and to hold out, got 1"):
+  with pytest.raises(
+    ValueError, match=r"r\.csv: expected rows to train on and others .* got 1"
+  ):
     read(write(tmp_path / "r.csv", ["x,good"]))
 
 

@@ -1,5 +1,6 @@
 """The offline cache: seqio reads what was written, and guards its tokens."""
 
+from concurrent import futures
 import functools
 import json
 
@@ -95,6 +96,13 @@ def test_a_later_call_writes_the_splits_that_are_missing(
     task_cache.write(task, cache_dir, ["dev"])
 
 
+def test_two_that_write_one_cache_write_it_once(byte_model, cache_dir, task):
+  with futures.ThreadPoolExecutor() as pool:
+    written = [*pool.map(lambda _: task_cache.write(task, cache_dir), range(2))]
+  assert sorted(map(len, written)) == [0, len(task.splits)]
+  assert len(_read(task, "train", True)) == 100
+
+
 def test_failure_leaves_nothing(byte_model, cache_dir):
   def broken(split, shuffle_files=False, seed=None):
     return _dataset(split).map(
@@ -104,7 +112,7 @@ def test_failure_leaves_nothing(byte_model, cache_dir):
   task = _add_task("cached_broken", dataset=broken)
   with pytest.raises(ValueError, match="slice"):
     task_cache.write(task, cache_dir)
-  assert list(cache_dir.iterdir()) == []
+  assert [x.suffix for x in cache_dir.iterdir()] == [".lock"]
 
 
 def test_task_without_placeholder_is_refused(byte_model, cache_dir):

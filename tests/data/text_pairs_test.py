@@ -29,6 +29,17 @@ def test_right_answers_are_right_whatever_spaces_targets_have(labels):
     assert right == answer == made.labels.index(target.strip())
 
 
+def test_free_text_is_what_an_answer_that_is_right_looks_like():
+  pairs = [(f"q{i}", "rice  soup .") for i in range(9)]
+  ladder = ladder_vocabulary.ladder()
+  with pytest.raises(ValueError, match="9 of 9 targets have something"):
+    text_pairs.make({"train": [("q", "{}")] * 9}, ladder, labels=[])
+  made = text_pairs.make({"train": pairs}, ladder, labels=[])
+  for row in made.task.get_dataset(None, "train").as_numpy_iterator():
+    answer = ladder.decode(row["targets"][:-1].tolist())
+    assert row["targets_pretokenized"].decode() == answer
+
+
 def test_label_that_no_answer_can_be_is_refused():
   pairs = [("rice .", "True"), ("soup .", "{No}")] * 4
   vocabulary = ladder_vocabulary.ladder()

@@ -92,8 +92,15 @@ def test_refuses_what_is_no_adapter(tmp_path, prompt):
   with pytest.raises(ValueError, match=r"there is no adapter_config\.json"):
     peft_adapters.load_adapter(tmp_path)
   other_key = _write(tmp_path / "key", prompt, key="lora")
-  with pytest.raises(ValueError, match=r"'prompt_embeddings', got \['lora'\]"):
+  with pytest.raises(
+    ValueError, match=r"'prompt_embeddings' alone, got \['lora'\]"
+  ):
     peft_adapters.load_adapter(other_key)
+  more = _write(tmp_path / "more", prompt)
+  arrays = {"prompt_embeddings": prompt, "lm_head.weight": prompt}
+  safetensors.numpy.save_file(arrays, more / "adapter_model.safetensors")
+  with pytest.raises(ValueError, match=r"alone, got .*lm_head"):
+    peft_adapters.load_adapter(more)
   folder = _write(tmp_path / "a", prompt)
   (folder / "adapter_model.safetensors").write_text("no tensors")
   with pytest.raises(ValueError, match="not a safetensors file"):

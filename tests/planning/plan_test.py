@@ -94,7 +94,8 @@ PROGRAM = """
 
 ENTRY %main (p: bf16[2,4]) -> bf16[2,4] {
   %while.1 = (s32[], bf16[2,4]) while(%t), condition=%condition.1, body=%body.1
-  %all-gather-start.1 = (f32[4], f32[4]) all-gather-start(%y)
+  %all-reduce-start.1 = (f32[4], f32[8]) all-reduce-start(%y, %z)
+  %all-gather-start.1 = (f32[1], f32[4], u32[]) all-gather-start(%y)
   %all-gather-done.1 = f32[4] all-gather-done(%all-gather-start.1)
 }
 """
@@ -107,7 +108,7 @@ def test_exchanges_in_a_loop_count_every_time(known):
     trips = ', backend_config={"known_trip_count":{"n":"24"}}'
     text = text.replace("body=%body.1", "body=%body.1" + trips)
   assert measures.collectives_of(text) == {
-    "all-reduce": [24, 24 * 16],
+    "all-reduce": [25, 24 * 16 + 48],
     "all-gather": [1, 16],
   }
 

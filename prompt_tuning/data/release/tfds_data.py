@@ -17,6 +17,7 @@ import shutil
 from typing import Any
 import zipfile
 
+import filelock
 import requests
 import tensorflow_datasets as tfds
 import tqdm
@@ -138,6 +139,12 @@ def _convert_task(
   if _is_built(name, counts, data_dir):
     report.kept[name] = counts
     return
+  if lost := set(_splits(name, data_dir)) - set(files):
+    raise ValueError(
+      f"Expected the files of {sorted(lost)} of {task.folder} too, which are "
+      f"built already and would be lost. Put all of its files into one folder, "
+      f"or remove {_path(name, data_dir)}."
+    )
   _check_files(task, files)
   _build(task, files, staging)
   _publish(name, staging, data_dir)
@@ -225,27 +232,32 @@ def _staging(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
 
   It has a fixed name so that a run removes what a killed one left.
   """
+  data_dir.mkdir(parents=True, exist_ok=True)
   staging = data_dir / ".incomplete"
-  shutil.rmtree(staging, ignore_errors=True)
-  staging.mkdir(parents=True)
-  try:
-    yield staging
-  finally:
-    shutil.rmtree(staging)
+  with filelock.FileLock(data_dir / ".lock"):  # Another one is waited for.
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+      yield staging
+    finally:
+      shutil.rmtree(staging)
 
 
 def _is_built(
   name: str, counts: Mapping[str, int], data_dir: pathlib.Path
 ) -> bool:
   """Whether the splits in `counts` are there with as many examples."""
+  splits = _splits(name, data_dir)
+  return all(splits.get(split) == count for split, count in counts.items())
+
+
+def _splits(name: str, data_dir: pathlib.Path) -> dict[str, int]:
+  """Split -> its examples, of what is built."""
   path = _path(name, data_dir)
   if not (path / "dataset_info.json").exists():
-    return False
+    return {}
   splits = tfds.builder_from_directory(path).info.splits
-  return all(
-    split in splits and splits[split].num_examples == count
-    for split, count in counts.items()
-  )
+  return {split: info.num_examples for split, info in splits.items()}
 
 
 def _publish(name: str, staging: pathlib.Path, data_dir: pathlib.Path) -> None:

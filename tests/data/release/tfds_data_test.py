@@ -79,6 +79,16 @@ def test_only_new_splits_are_built_again(tmp_path):
   assert count_examples(data_dir) == CB_COUNTS
 
 
+def test_splits_that_are_built_are_not_lost_to_others(tmp_path):
+  release, data_dir = tmp_path / "release", tmp_path / "data"
+  write_cb(release, ["validation", "test"])
+  official_release.convert(release, data_dir)
+  write_cb(tmp_path / "other", ["train"])
+  report = official_release.convert(tmp_path / "other", data_dir)
+  assert "['test', 'validation'] of CB too" in report.failed[CB]
+  assert count_examples(data_dir) == {"validation": 56, "test": 250}
+
+
 def test_a_zip_file_is_as_good_as_a_folder(tmp_path):
   write_cb(tmp_path / "folder")
   (tmp_path / "release").mkdir()
@@ -87,7 +97,7 @@ def test_a_zip_file_is_as_good_as_a_folder(tmp_path):
       zipped.write(path, f"CB/{path.name}")
   official_release.convert(tmp_path / "release", tmp_path / "data")
   assert count_examples(tmp_path / "data") == CB_COUNTS
-  assert [path.name for path in (tmp_path / "data").iterdir()] == ["super_glue"]
+  assert [x.name for x in (tmp_path / "data").glob("[!.]*")] == ["super_glue"]
 
 
 @pytest.mark.parametrize("member", ["../train.jsonl", "/CB/train.jsonl"])
