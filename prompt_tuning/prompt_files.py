@@ -262,6 +262,7 @@ def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
   Raises:
     ValueError: if it cannot be a prompt.
   """
+  array = np.asarray(array)
   if array.dtype == np.dtype("V2"):
     # How NumPy's format stores bfloat16, whose name it does not know.
     array = array.view(ml_dtypes.bfloat16)

@@ -26,7 +26,6 @@ import sklearn.model_selection
 
 from prompt_tuning.data import row_files, superglue
 from prompt_tuning.data import targets as targets_lib
-from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.row_files import Row
 from prompt_tuning.data.sources import ExampleSource
 
@@ -143,24 +142,13 @@ def read(
   test = splits.get("test", [])
   if test and not any(row.cells.get(target, "").strip() for row in test):
     splits["test"] = [_without(row, target) for row in test]
+  found = [row.cells[target] for row in splits["train"]]
   if labels is None:
-    labels = targets_lib.find_labels(
-      row.cells[target] for row in splits["train"]
-    )
-  if labels:
-    # Answers have no other spaces: "good " would be a label that none is.
-    labels = [*map(targets_lib.spaced, labels)]
-    written = vocabulary_lib.writer(vocabulary, labels)
-    labels = tuple(dict.fromkeys(map(written, labels)))
-  else:
-    written = targets_lib.free_text_writer(
-      vocabulary, (row.cells[target] for row in splits["train"])
-    )
+    labels = targets_lib.find_labels(found)
+  labels, written = targets_lib.as_written(labels, found, vocabulary)
   for split, path in files.items():
     _check_filled(path, splits[split], inputs, target)
-    splits[split] = [
-      _as_written(row, target, written, bool(labels)) for row in splits[split]
-    ]
+    splits[split] = [_as_written(row, target, written) for row in splits[split]]
     _check_labels(path, splits[split], target, labels)
   by_input = _by_input(splits["train"], inputs)
   if validation_file:
@@ -209,13 +197,10 @@ def _check_columns(
       )
 
 
-def _as_written(
-  row: Row, target: str, written: Callable[[str], str], is_label: bool
-) -> Row:
+def _as_written(row: Row, target: str, written: Callable[[str], str]) -> Row:
   if target not in row.cells:
     return row  # Of a test split.
-  text = row.cells[target]
-  text = written(targets_lib.spaced(text) if is_label else text)
+  text = written(row.cells[target])
   return dataclasses.replace(row, cells={**row.cells, target: text})
 
 

@@ -31,22 +31,29 @@ def find_labels(targets: Iterable[str]) -> tuple[str, ...]:
   return () if is_free else tuple(sorted(counts))
 
 
-def free_text_writer(
-  vocabulary: seqio.Vocabulary, targets: Iterable[str]
-) -> Callable[[str], str]:
-  """Returns what makes of a free text what an answer that is right looks like.
+def as_written(
+  labels: Sequence[str], targets: Sequence[str], vocabulary: seqio.Vocabulary
+) -> tuple[tuple[str, ...], Callable[[str], str]]:
+  """Returns labels, and what makes targets look like answers that are right.
 
-  Where the vocabulary cannot write some of the targets, it says so.
+  Where the vocabulary cannot write some free text, it says so.
 
   Args:
-    vocabulary: The model's; see `vocabulary.writer`.
+    labels: The legal targets; empty where the target is free text.
     targets: Those of training.
+    vocabulary: The model's; see `vocabulary.writer`.
 
   Raises:
-    ValueError: if the vocabulary can write none of them.
+    ValueError: if the vocabulary cannot write a label, or no target at all.
   """
-  written = vocabulary_lib.writer(vocabulary, [])
-  targets = list(targets)
+  # Answers have no other spaces: "good " would be a label that none is.
+  labels = [*map(spaced, labels)]
+  written = vocabulary_lib.writer(vocabulary, labels)
+  if labels:
+    return (
+      tuple(dict.fromkeys(map(written, labels))),
+      lambda text: written(spaced(text)),
+    )
   unknown = getattr(vocabulary, "unk_id", None)
   lost = [x for x in targets if unknown in vocabulary.encode(x)]
   if lost:
@@ -58,7 +65,7 @@ def free_text_writer(
     if len(lost) == len(targets):
       raise ValueError(f"{text}: no answer can be right.")
     logging.warning("%s: the model cannot learn these.", text)
-  return written
+  return (), written
 
 
 def scoring(

@@ -3,7 +3,7 @@
 For files, see `files`, which has the same rules for labels and metrics.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
@@ -12,7 +12,6 @@ from absl import logging
 import seqio
 
 from prompt_tuning.data import targets as targets_lib
-from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.sources import ExampleSource
 
 # What is no longer than this may be a label.
@@ -61,21 +60,16 @@ def make(
       or a target that is no label, or if the vocabulary cannot write a label.
   """
   splits = {split: _checked(split, pairs) for split, pairs in splits.items()}
+  first = [target for _, target in next(iter(splits.values()))]
   if labels is None:
-    first = next(iter(splits.values()))
-    labels = targets_lib.find_labels(target for _, target in first)
+    labels = targets_lib.find_labels(first)
     if not labels:
-      _say_free_text({target for _, target in first}, len(first))
-  if labels:
-    labels, splits = _as_written(labels, splits, vocabulary)
-  else:
-    first = next(iter(splits.values()))
-    written = targets_lib.free_text_writer(vocabulary, (x for _, x in first))
-    splits = {
-      split: [(text, written(target)) for text, target in pairs]
-      for split, pairs in splits.items()
-    }
-  labels = tuple(labels)
+      _say_free_text({*first}, len(first))
+  labels, written = targets_lib.as_written(labels, first, vocabulary)
+  splits = {
+    split: _as_written(split, pairs, written, labels)
+    for split, pairs in splits.items()
+  }
   content = json.dumps([labels, splits])
   digest = hashlib.sha256(content.encode()).hexdigest()[:8]
   metric_fns, postprocess = targets_lib.scoring(labels)
@@ -112,24 +106,21 @@ def make(
 
 
 def _as_written(
+  split: str,
+  pairs: _PairList,
+  written: Callable[[str], str],
   labels: Sequence[str],
-  splits: Mapping[str, _PairList],
-  vocabulary: seqio.Vocabulary,
-) -> tuple[Sequence[str], Mapping[str, _PairList]]:
-  """Returns labels and pairs with the targets that a model can answer with."""
-  written = vocabulary_lib.writer(vocabulary, labels)
-  found = tuple(dict.fromkeys(map(written, labels)))
-  made: dict[str, _PairList] = {}
-  for split, pairs in splits.items():
-    made[split] = [(text, written(target)) for text, target in pairs]
-    for number, (_, target) in enumerate(made[split]):
-      if target not in found:
-        raise ValueError(
-          f"Expected the target of {split}[{number}] to be one of the labels "
-          f"{', '.join(found)}, got {pairs[number][1]!r}. For free text, give "
-          "labels=[]."
-        )
-  return found, made
+) -> _PairList:
+  """Returns pairs with the targets that a model can answer with."""
+  made = [(text, written(target)) for text, target in pairs]
+  for number, (_, target) in enumerate(made):
+    if labels and target not in labels:
+      raise ValueError(
+        f"Expected the target of {split}[{number}] to be one of the labels "
+        f"{', '.join(labels)}, got {pairs[number][1]!r}. For free text, give "
+        "labels=[]."
+      )
+  return made
 
 
 def _say_free_text(targets: Collection[str], count: int) -> None:

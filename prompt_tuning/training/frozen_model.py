@@ -369,8 +369,7 @@ class Model:
     if isinstance(prompt, str | os.PathLike):
       prompt = TunedPrompt.load(prompt)
     if not isinstance(prompt, TunedPrompt):
-      array = prompt_files.checked(np.asarray(prompt, np.float32), "An array")
-      prompt = TunedPrompt(array, None)
+      prompt = TunedPrompt(prompt_files.checked(prompt, "An array"), None)
     if prompt.metadata is not None:
       prompt_files.check_compatible(
         prompt.metadata,

@@ -47,6 +47,7 @@ def test_programs_of_a_train_command_are_compiled(planned):
   for program, found in planned.values():
     assert found.fits
     assert 0 < found.weights <= found.argument_bytes
+    assert found.batch > 0 or program.name == "restore"
     assert "fits" in command.describe(found, program.steps)
   assert planned["train"][0].steps == 30_000
   assert planned["evaluate"][0].decode_steps == 4

@@ -182,6 +182,9 @@ def test_prompt_of_another_model_is_refused(model, tiny_model, prompt):
     tiny_model.generate(["a"], prompt)
   with pytest.raises(ValueError, match=r"got \[2, 5\]: it is that of"):
     model.generate(["a"], np.zeros((2, 5)))
+  array = np.full((2, model.config.emb_dim), np.nan)
+  with pytest.raises(ValueError, match=r"An array: .* NaN .* in rows \[0, 1\]"):
+    model.generate(["a"], array)
 
 
 def test_without_validation_the_last_prompt_counts(tiny_model, tmp_path):
