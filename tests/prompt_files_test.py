@@ -176,7 +176,7 @@ def test_never_unpickles(tmp_path):
 def test_refuses_safetensors_without_a_prompt(tmp_path, prompt):
   path = tmp_path / "adapter.safetensors"
   safetensors.numpy.save_file({"lora": prompt}, path)
-  with pytest.raises(ValueError, match=r"key 'prompt', got \['lora'\]"):
+  with pytest.raises(ValueError, match=r"key 'prompt' alone, got \['lora'\]"):
     prompt_files.load_prompt(path)
 
 
