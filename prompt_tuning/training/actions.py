@@ -111,7 +111,9 @@ class SaveBestPrompt(trainer.BaseAction):
       if metrics_lib.score(e["metrics"], self._metric) == self._best
     )
     found = checkpointer.read_trained(step)
-    some = found or checkpointer.read_trained(checkpointer.latest_step())
+    some = found
+    if found is None and (latest := checkpointer.latest_step()) is not None:
+      some = checkpointer.read_trained(latest)
     if some is not None and set(some[0]) != {PROMPT_PATH}:
       return  # None was written.
     if found is None:
