@@ -323,7 +323,7 @@ class Checkpointer:
 class SaveBestCheckpointer(Checkpointer):
   """Keeps the latest checkpoint and the best ones by a metric.
 
-  One before the latest is kept in any case, to fall back on.
+  Where these are one, the one before it is kept too, to fall back on.
   """
 
   def __init__(

@@ -7,8 +7,8 @@ A SIZE is ladder_xxs, ladder_xs, ladder_s, ladder_m or ladder_l; all by default.
 Runs the cells of configs/ladder.toml that have no record yet, as launch.py
 does, and puts the checkpoints where the other sheets look for them:
 checkpoints/SIZE/{span_corruption,lm_10,lm_50,lm_100}, in bfloat16; of
-ladder_xs, long_documents and longer_lm too. Stop it when you like: the same
-command goes on.
+ladder_xs, long_documents too, and of all but ladder_l, longer_lm. Stop it when
+you like: the same command goes on.
 """
 
 import argparse
