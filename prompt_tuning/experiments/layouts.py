@@ -26,8 +26,8 @@ class Layout(Strict):
     columns: The axis of the columns.
     mean_over: The axis to average over, a mean of tasks, if any. A seed counts
       once it has all of them.
-    gaps: Pairs of rows, by how much the first is above the second. Theirs is
-      the only row axis.
+    gaps: Pairs of values of one row axis, by how much rows of the first are
+      above those of the second.
     after: Numbers of steps, after which every run is looked at: the values of
       an axis `steps` that no grid has.
     mean_column: Whether to add the mean over the columns, which are tasks.
@@ -87,6 +87,5 @@ def check(layout: Layout, grids: Sequence[Grid]) -> None:
   if layout.panels and (layout.figure != "lines" or not layout.mean_over):
     raise ValueError('panels: expected figure = "lines" and a mean_over')
   for gap in layout.gaps:
-    rows = [values[axis] for axis in layout.rows]
-    if len(rows) != 1 or not {*gap} <= rows[0]:
-      raise ValueError(f"gaps: expected two values of one row axis, got {gap}")
+    if not any({*gap} <= values[axis] for axis in layout.rows):
+      raise ValueError(f"gaps: expected two values of a row axis, got {gap}")

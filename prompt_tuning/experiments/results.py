@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import itertools
 import math
 
 from prompt_tuning.experiments import layouts, records
@@ -347,9 +348,18 @@ class Results:
     values = {k: x for k, x in known.items() if x is not None}
     return records.mean_of(values) if len(values) == len(known) else None
 
-  def gap(self, rows: tuple[str, str]) -> Mapping[AxisValue, records.Summary]:
+  @functools.cached_property
+  def pairs(self) -> Sequence[tuple[Row, Row]]:
+    """The rows that `gaps` compares, the upper and the lower."""
+    return [
+      (upper, lower)
+      for pair in self.sheet.layout.gaps
+      for upper, lower in itertools.permutations(self.rows, 2)
+      if [x for x in zip(upper, lower, strict=True) if x[0] != x[1]] == [pair]
+    ]
+
+  def gap(self, upper: Row, lower: Row) -> Mapping[AxisValue, records.Summary]:
     """Column -> by how much one row is above another, in points."""
-    upper, lower = ((name,) for name in rows)
     return {
       column: gap
       for column in self.columns
@@ -362,14 +372,14 @@ class Results:
     }
 
   def gap_by_task(
-    self, rows: tuple[str, str], column: AxisValue
+    self, upper: Row, lower: Row, column: AxisValue
   ) -> Mapping[str, records.Summary]:
     """Label of a task -> by how much one row is above another, in points."""
-    upper, lower = (self.by_task.get(((name,), column), {}) for name in rows)
+    above, below = (self.by_task.get((x, column), {}) for x in (upper, lower))
     return {
       task: gap
-      for task in upper
-      if (gap := _gap(upper.get(task), lower.get(task))) is not None
+      for task in above
+      if (gap := _gap(above.get(task), below.get(task))) is not None
     }
 
   def trainable(self, row: Row) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from prompt_tuning.experiments import records
 from prompt_tuning.experiments.papers import Paper
-from prompt_tuning.experiments.results import NONE, Results
+from prompt_tuning.experiments.results import NONE, Results, Row
 from prompt_tuning.experiments.sheets import Sheet
 from prompt_tuning.text_tables import Table
 
@@ -93,16 +93,15 @@ def _majority_rows(results: Results, before: list[str]) -> Iterator[list[str]]:
 
 def _gap_rows(results: Results, before: list[str]) -> Iterator[list[str]]:
   """By how much one row is above another, where the layout asks for it."""
-  layout = results.sheet.layout
-  for rows in layout.gaps:
-    if gap := results.gap(rows):
+  for rows in results.pairs:
+    if gap := results.gap(*rows):
       texts = [_gap_text(gap, x) for x in results.columns]
-      after = [""] * layout.mean_column
+      after = [""] * results.sheet.layout.mean_column
       yield [_gap_name(results, rows), *before, *texts, *after]
 
 
-def _gap_name(results: Results, rows: tuple[str, str]) -> str:
-  upper, lower = (results.row_label([x]) for x in rows)
+def _gap_name(results: Results, rows: tuple[Row, Row]) -> str:
+  upper, lower = (results.row_label(x) for x in rows)
   return f"Gap: {upper} - {lower}"
 
 
@@ -169,9 +168,9 @@ def by_task(results: Results) -> Table:
   if majorities := _majorities(results.sheet):
     texts = [f"{majorities[x]:.1f}" if x in majorities else "" for x in tasks]
     rows.insert(0, [_MAJORITY, *texts])
-  for pair in layout.gaps:
+  for pair in results.pairs:
     for column in results.columns:
-      if gap := results.gap_by_task(pair, column):
+      if gap := results.gap_by_task(*pair, column):
         name = f"{_gap_name(results, pair)}, {results.column_label(column)}"
         rows.append([name, *(_gap_text(gap, x) for x in tasks)])
   return Table([_name([*layout.rows, layout.columns]), *tasks], rows)
