@@ -124,6 +124,22 @@ def test_gap_stands_last_beside_mean_and_parameters(tmp_path):
   ]
 
 
+def test_gap_of_rows_over_two_axes_is_of_rows_alike_but_for_one(tmp_path):
+  text = made_up.SHEET.replace(
+    'rows = ["method"]\ncolumns = "size"\nmean_over = "task"',
+    'rows = ["method", "size"]\ncolumns = "task"\ngaps = [["model", "prompt"]]',
+  )
+  text = text.replace('figure = "lines"', "")
+  results = made_up.results(tmp_path, made_up.sheet(tmp_path, text))
+  assert tables.of_scores(results).rows[-2:] == [
+    ["Gap: model, s - Prompt_tuning, s", "+3.3 ± 5.8 (3)", "+3.3 ± 5.8 (3)"],
+    [
+      "Gap: model, l - Prompt_tuning, l",
+      *("-6.7 ± 11.5 (3)", "-10.0 ± 17.3 (3)"),
+    ],
+  ]
+
+
 def test_ensemble(tmp_path):
   text = made_up.SHEET.replace(
     'columns = "size"\nmean_over = "task"', ""
