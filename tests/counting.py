@@ -8,8 +8,8 @@ from prompt_tuning.experiments import running, sheets
 # that of a signal.
 PROGRAM = """
 import ast, json, os, pathlib, sys, time
-flags = dict(x.removeprefix("--gin.").split("=", 1) for x in sys.argv[1:])
-flags = {k: ast.literal_eval(v) for k, v in flags.items()}
+flags = [x[6:].split("=", 1) for x in sys.argv[1:] if x.startswith("--gin.")]
+flags = {k: ast.literal_eval(v) for k, v in flags}
 folder = pathlib.Path(flags["MODEL_DIR"])
 if flags["FAIL"] == "parse" and flags["SEED"] == 1:
   sys.exit("Error: SEED must not be 1.")

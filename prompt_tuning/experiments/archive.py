@@ -75,6 +75,12 @@ class Archive:
   def _of_today(self, cell: Cell) -> records.Filed | None:
     """The record that today's settings make."""
     today = self.configurations.of_cell(cell)
+    own = self._by_place.get(cell.full_name)  # Before another sheet's.
+    if own is not None and own.record.counts:
+      told = configurations.of_record(own.record)
+      command = records.settings(own.record.command)
+      if told.hash == today.hash if told else command == cell.settings:
+        return own
     if (filed := self._by_hash.get(today.hash)) is not None:
       return filed
     filed = self._by_command.get(cell.settings)
@@ -83,7 +89,7 @@ class Archive:
 
   def _in_its_place(self, cell: Cell) -> records.Filed | None:
     """The record in a cell's own place, if it is one of the same run."""
-    filed = self._by_place.get(f"{cell.sheet}/{cell.name}")
+    filed = self._by_place.get(cell.full_name)
     if filed is None or filed.record.configuration is None:
       return None
     return filed if filed.record.kind == cell.settings.kind else None
@@ -106,7 +112,7 @@ class Archive:
     differences = told.differences(self.configurations.of_cell(cell))
     return [
       *differences,
-      *self._bases.drift(filed.record),
+      *self._bases.drift(filed.record, self.configurations.whole(cell)),
       *self._made_again(filed.record),
     ]
 

@@ -104,6 +104,11 @@ class Cell:
   command: tuple[str, ...]
   keeps_prompt: bool = False
 
+  @property
+  def full_name(self) -> str:
+    """With its sheet: unique, and where its record lies in `results`."""
+    return f"{self.sheet}/{self.name}"
+
   @functools.cached_property
   def settings(self) -> records.Settings:
     """Says which records are of this cell."""

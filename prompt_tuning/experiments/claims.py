@@ -199,11 +199,10 @@ def _said(check: Check, findings: Sequence[Finding], sources: Sources) -> str:
     f" ({origin})" if origin else ""
   )
   if check.of == "trainable.prompt_tuning" and check.low is not None:
-    [finding] = findings
     # What a prompt has for each of its positions.
-    width = sources.counted[finding.size].prompts[1]
-    positions = f"{check.low / width:.0f} positions"
-    said += f"; {check.low:,.0f} would be a prompt of {positions}"
+    widths = [sources.counted[x.size].prompts[1] for x in findings]
+    lengths = " or ".join(f"{check.low / width:.0f}" for width in widths)
+    said += f"; {check.low:,.0f} would be a prompt of {lengths} positions"
   return said
 
 

@@ -12,8 +12,9 @@ _ABOUT = """# What was run, and what it took
 Of every sheet of `configs`: its cells, and the hours of those that have
 results; core hours are hours times the cores that a run might use. A run that
 stands in several sheets is in each of their rows, and once in the sums. What a
-sheet lacks, `python scripts/launch.py SHEET` runs, but `ladder`'s models
-`scripts/pretrain_ladder.py`. Those of `full` need TPUs or GPUs.
+sheet lacks, `python scripts/launch.py SHEET` runs, with `--retry-failed` what
+failed too, but `ladder`'s models `scripts/pretrain_ladder.py`. Those of `full`
+need TPUs or GPUs.
 """
 
 
@@ -41,12 +42,15 @@ def _row(results: Results) -> tuple[str, ...]:
   name = results.sheet.name
   done = [run.record for run in results.runs if run.record]
   link = f"[{name}]({name.replace('/', '_')}.md)" if results.some else name
-  missing = len(results.runs) - len(done)
+  failed = sum(run.failed for run in results.runs)
+  missing = str(len(results.runs) - len(done) - failed)
+  if failed:
+    missing += f", {failed} failed"
   return (
     link,
     str(len(results.runs)),
     str(len(done)),
-    str(missing),
+    missing,
     *_hours(done),
   )
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import pathlib
 
+from absl import logging
 import numpy as np
 import pydantic
 import seqio
@@ -97,8 +98,8 @@ def read(results: Results, root: pathlib.Path, count: int) -> list[Reading]:
     root: The folder that base models are named from.
     count: Nearest pieces to look at.
 
-  Raises:
-    ValueError: if a prompt is not one of the model that its record says.
+  Returns:
+    Of each, but of those whose base model is not there, or another one by now.
   """
   vocabulary = tasks.use_vocabulary(tasks.LADDER)
   embeddings = functools.cache(base_model.token_embedding)
@@ -109,12 +110,15 @@ def read(results: Results, root: pathlib.Path, count: int) -> list[Reading]:
       continue
     checkpoint = str(root / run.record.base.path)
     prompt, metadata = prompt_files.load_prompt(path)
-    if metadata is not None:
-      base_model.check_compatible(metadata, checkpoint, vocabulary)
+    try:
+      if metadata is not None:
+        base_model.check_compatible(metadata, checkpoint, vocabulary)
+      embedding = embeddings(checkpoint)
+    except ValueError as e:
+      logging.warning("%s is left out: %s", path.name, e)
+      continue
     labels = superglue.ROWS[str(run.cell.point["task"])].class_words
-    found.append(
-      _reading(run, prompt, embeddings(checkpoint), vocabulary, labels, count)
-    )
+    found.append(_reading(run, prompt, embedding, vocabulary, labels, count))
   return found
 
 

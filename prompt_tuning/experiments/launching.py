@@ -136,14 +136,14 @@ class _Launch:
       self._shares.put(share)
 
   def _run(self, cell: Cell, waits: bool) -> Outcome:
-    start = self._started[cell] = time.monotonic()
+    self._started[cell] = time.monotonic()
     share = self._shares.get()
     try:
       seen = self._archive.record(cell)
       return run_cell(cell, self._place, seen, self.processes, share, waits)
     except Exception as e:  # It must not keep the others from running.
       error = f"{type(e).__name__}: {e}"
-      return Outcome(cell, "failed", error, time.monotonic() - start)
+      return Outcome(cell, "failed", error)
     finally:
       self._shares.put(share)
       del self._started[cell]
@@ -152,7 +152,7 @@ class _Launch:
     self.outcomes.append(outcome)
     self._clock.add(outcome)
     if outcome.status == "failed":
-      bar.write(f"{outcome.cell.name}: {outcome.error}", file=sys.stderr)
+      bar.write(f"{outcome.cell.full_name}: {outcome.error}", file=sys.stderr)
     elif outcome.counts and self._on_outcome:
       bar.write(self._on_outcome(outcome), file=sys.stderr)
     bar.n += outcome.status != "interrupted"

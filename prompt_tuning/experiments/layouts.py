@@ -13,6 +13,7 @@ AxisValue = str | int | float
 Grid = Mapping[str, Sequence[AxisValue]]
 # The axis that `after` adds.
 STEPS = "steps"
+SEED = "seed"
 
 
 class Layout(Strict):
@@ -75,17 +76,35 @@ def check(layout: Layout, grids: Sequence[Grid]) -> None:
     for axis in layout.axes:
       if axis not in grid:
         raise ValueError(f"no axis {axis} in the grid over {list(grid)}")
-  values: dict[str, set[AxisValue]] = {}
-  for axis, some in itertools.chain(*(x.items() for x in grids)):
-    values.setdefault(axis, set()).update(some)
+  # A grid without an axis is of other runs than those with it.
+  values: dict[str, set[AxisValue | None]] = {
+    axis: {x for grid in grids for x in grid.get(axis, [None])}
+    for axis in itertools.chain(*grids)
+  }
   for axis, some in values.items():
-    if axis not in (*layout.axes, "seed") and len(some) > 1:
+    if axis in (*layout.axes, SEED) or len(some) == 1:
+      continue
+    if None in some:
       raise ValueError(
-        f"{axis} has {len(some)} values, but only those of a seed may be "
-        "averaged: name it in the layout's rows, columns or mean_over"
+        f"a grid has an axis {axis} and another has none, but their runs may "
+        "not be averaged: give every grid one, and name it in the layout"
       )
+    raise ValueError(
+      f"{axis} has {len(some)} values, but only those of a seed may be "
+      "averaged: name it in the layout's rows, columns or mean_over"
+    )
   if layout.panels and (layout.figure != "lines" or not layout.mean_over):
     raise ValueError('panels: expected figure = "lines" and a mean_over')
+  repeats = len(values.get(SEED, ())) > 1 and SEED not in layout.rows
+  if layout.kind == "tasks" and repeats:
+    raise ValueError(f'kind = "tasks": a row is a run, so name {SEED} in rows')
+  if layout.kind == "ensemble":
+    alone = {x for g in grids if SEED in g for x in g[layout.columns]}
+    if len(alone) > 1:
+      raise ValueError(
+        f'kind = "ensemble": expected the prompts of one {layout.columns}, got '
+        f"{', '.join(sorted(map(str, alone)))}"
+      )
   for gap in layout.gaps:
     if not any({*gap} <= values[axis] for axis in layout.rows):
       raise ValueError(f"gaps: expected two values of a row axis, got {gap}")

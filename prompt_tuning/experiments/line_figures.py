@@ -46,7 +46,7 @@ def by_task(results: Results) -> Figure:
     for task, panel in zip(tasks, drawn, strict=False):
       label = sheet.label(axis, task)
       for row in results.rows:
-        points = results.line_of_task(row, label)
+        points = results.line(row, label)
         _draw_line(panel, points, results.row_label(row), styles[key(row)])
       _finish(panel, results, sheet.value(axis, task).majority)
       panel.set_title(label, fontsize=9)

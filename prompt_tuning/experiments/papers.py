@@ -1,10 +1,13 @@
 """Numbers that a paper gives, to stand beside ours."""
 
+import re
 from typing import Literal
 
 import pydantic
 
 from prompt_tuning.experiments.toml_files import Strict
+
+_NUMBER = re.compile(r"|~?[-+]?\d+(\.\d*)?")
 
 
 class PaperRow(Strict):
@@ -25,6 +28,14 @@ class PaperRow(Strict):
   band: list[list[float]] | None = None
   how: Literal["printed", "figure", "elsewhere"]
   source: str
+
+  @pydantic.field_validator("values")
+  @classmethod
+  def _are_numbers(cls, values: list[float | str]) -> list[float | str]:
+    for value in values:
+      if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        raise ValueError(f'expected a number, "~" before one, or "": {value!r}')
+    return values
 
   def numbers(self) -> list[float | None]:
     """The values as numbers."""
@@ -51,6 +62,8 @@ class Paper(Strict):
 
   @pydantic.model_validator(mode="after")
   def _is_rectangular(self) -> "Paper":
+    if self.x and len(self.x) != len(self.columns):
+      raise ValueError(f"{len(self.x)} x for {len(self.columns)} columns")
     for row in self.rows:
       for values in (row.values, row.band):
         if values is not None and len(values) != len(self.columns):

@@ -76,6 +76,11 @@ class RunRecord(record_schema.Record):
       scores[task] = sum(values) / len(values)
     return scores
 
+  @property
+  def score(self) -> float:
+    """What counts of it: the mean over its tasks, in [0, 100]."""
+    return mean_of(self.scores)
+
   def at_its_end(self) -> "RunRecord":
     """Returns the record with what its last evaluation found as what counts."""
     return self.model_copy(update={"best": None})
@@ -92,7 +97,10 @@ class RunRecord(record_schema.Record):
       The record, or None if the run had not so many steps, or was not evaluated
       by then.
     """
-    if self.steps is None or self.steps.last - self.steps.first < steps:
+    if self.steps is None:
+      return None
+    last = self.steps.last if self.step is None else self.step
+    if last - self.steps.first < steps:
       return None
     evals = [x for x in self.evals if x.step - self.steps.first <= steps]
     scored = [(x.score, -x.step, x) for x in evals if x.score is not None]

@@ -15,6 +15,8 @@ from prompt_tuning.experiments.sheets import Sheet
 
 # A place with no score.
 NONE = "-"
+# Ends the names of tasks whose inputs say which they are, and of mixtures.
+_PREFIXED = "_prefixed"
 
 Row = tuple[AxisValue, ...]
 
@@ -87,6 +89,12 @@ class Point:
   summary: records.Summary
 
 
+def _entry(scores: Sequence[float | None]) -> Entry:
+  """What scores of runs say, where None is that of a failed one."""
+  done = [x for x in scores if x is not None]
+  return Entry(records.summarize(done), len(scores) - len(done))
+
+
 def _gap(over: Entry | None, under: Entry | None) -> records.Summary | None:
   """By how much one is above the other, in points, if both are there.
 
@@ -146,10 +154,6 @@ class Results:
   def paper(self) -> Paper | None:
     """The paper's numbers: those of the sheet of full size, if there is one."""
     return (self.beside or self).sheet.paper
-
-  def score(self, record: records.RunRecord) -> float:
-    """Returns what counts of a record: the mean over its tasks, in [0, 100]."""
-    return records.mean_of(record.scores)
 
   def row_of(self, cell: Cell) -> Row:
     """Returns the row that a cell belongs to."""
@@ -222,7 +226,7 @@ class Results:
         x for axis, x in point.items() if axis not in (*axes, *over)
       )
       groups.setdefault(place, {}).setdefault(repeat, {})[task] = (
-        self.score(record) if record else None
+        record.score if record else None
       )
       failed[place] = failed.get(place, 0) + run.failed
     entries = {}
@@ -244,24 +248,26 @@ class Results:
     them.
     """
     sheet = self.sheet
-    values: dict[tuple[Row, AxisValue], dict[str, list[float]]] = {
+    values: dict[tuple[Row, AxisValue], dict[str, list[float | None]]] = {
       (row, column): {}
       for row in self.rows
       for column in self.columns
       if (row, column) in self.entries
     }
     for run in self.views:
-      if not (record := run.record):
-        continue
       point = run.cell.point
       place = values[self.row_of(run.cell), point[sheet.layout.columns]]
-      for task, value in record.scores.items():
+      scores = run.record.scores if run.record else {}
+      # A failed run's is None; which tasks a mixture has, it does not say.
+      if run.failed and not str(point["task"]).endswith(_PREFIXED):
+        scores = {str(point["task"]): None}
+      for task, value in scores.items():
         # A run on one task may have chosen a form of it, such as ..._sentinel.
-        name = task if len(record.scores) > 1 else point["task"]
-        label = sheet.label("task", str(name).removesuffix("_prefixed"))
+        name = task if len(scores) > 1 else point["task"]
+        label = sheet.label("task", str(name).removesuffix(_PREFIXED))
         place.setdefault(label, []).append(value)
     return {
-      place: {k: Entry(records.summarize(x)) for k, x in tasks.items()}
+      place: {k: _entry(x) for k, x in tasks.items()}
       for place, tasks in values.items()
     }
 
@@ -277,7 +283,7 @@ class Results:
     together: dict[AxisValue, float | None] = {}
     for run in self.views:
       task = run.cell.point[self.sheet.layout.rows[0]]
-      value = self.score(run.record) if run.record else None
+      value = run.record.score if run.record else None
       if "seed" in run.cell.point:
         alone.setdefault(task, []).append(value)
       else:
@@ -319,25 +325,21 @@ class Results:
         return counts.get("frozen") or counts.get("trainable")
     return None
 
-  def line(self, row: Row) -> list[Point]:
-    """Returns the points of a row that have both an x and scores."""
-    return [
-      Point(self.xs[column], entry.summary)
-      for column in self.columns
-      if column in self.xs
-      and (entry := self.entries.get((row, column)))
-      and entry.summary
-    ]
+  def line(self, row: Row, task: str | None = None) -> list[Point]:
+    """Returns the points of a row that have both an x and scores, by x.
 
-  def line_of_task(self, row: Row, task: str) -> list[Point]:
-    """Returns the points of a row in the table by task, of a task's label."""
-    return [
-      Point(self.xs[column], entry.summary)
-      for column in self.columns
-      if column in self.xs
-      and (entry := self.by_task.get((row, column), {}).get(task))
-      and entry.summary
-    ]
+    Args:
+      row: The row.
+      task: The label of one, of the table by task.
+    """
+    found = []
+    for column, x in self.xs.items():
+      entry = self.entries.get((row, column))
+      if task is not None:
+        entry = self.by_task.get((row, column), {}).get(task)
+      if entry and entry.summary:
+        found.append(Point(x, entry.summary))
+    return sorted(found, key=lambda point: point.x)
 
   def majority(self, column: AxisValue) -> float | None:
     """Returns what the most frequent answer scores in a column, where known."""

@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -81,13 +82,13 @@ class Outcome:
       record and goes on when it is launched again; "busy", if another launcher
       runs it.
     error: Of a failed cell.
-    seconds: How long this attempt took.
+    seconds: What its record says that the run took, in all attempts.
   """
 
   cell: Cell
   status: str
-  error: str | None
-  seconds: float
+  error: str | None = None
+  seconds: float = 0.0
 
   @property
   def counts(self) -> bool:
@@ -121,24 +122,23 @@ def run_cell(
     OSError: if its folders cannot be written.
     ValueError: if a record in `results` is none.
   """
-  start = time.monotonic()
   processes = processes or Processes()
   with _locks(cell, place, processes, waits) as locks:
     record = None
     if not locks and not processes.stopping:
-      return Outcome(cell, "busy", None, 0.0)
+      return Outcome(cell, "busy")
     if locks:
       filed = place.archive().record(cell)
       if filed and filed != seen and filed.is_over:
         record = filed
       elif missing := _missing(cell, place):
-        error = f"it needs {missing}, which another cell is to leave there"
-        return Outcome(cell, "failed", error, time.monotonic() - start)
+        error = f"it needs {missing}, which other cells are to leave there"
+        return Outcome(cell, "failed", error)
       elif record := _run_to_its_end(cell, place, locks, processes, cores):
         _file(place.folder(cell) / "record.json", place, cell)
-  status = record.status if record else "interrupted"
-  error = record.error if record else None
-  return Outcome(cell, status, error, time.monotonic() - start)
+  if record is None:
+    return Outcome(cell, "interrupted")
+  return Outcome(cell, record.status, record.error, record.seconds)
 
 
 def _run_to_its_end(
@@ -185,10 +185,15 @@ def _run_to_its_end(
 
 
 def _missing(cell: Cell, place: Place) -> str | None:
-  """Returns a pattern of prompts that a cell reads and that are not there."""
+  """Says which prompts a cell reads and that are not all there."""
+  told = dict(cell.settings.bindings).get("NUM_PROMPTS", "1")
+  needed = int(told) if told.isdecimal() else 1
   for pattern in cell.prompts_read:
-    if "://" not in pattern and not glob.glob(pattern, root_dir=place.root):
-      return pattern
+    if "://" in pattern:
+      continue
+    found = len(glob.glob(pattern, root_dir=place.root))
+    if found < needed:
+      return f"{needed} of {pattern}, got {found}" if needed > 1 else pattern
   return None
 
 
@@ -355,7 +360,10 @@ def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
   Results that lie there, of other settings by then, are not given up for a
   failure.
   """
-  text = left.read_text(encoding="utf-8").replace(f"{place.root}{os.sep}", "")
+  folder = json.dumps(f"{place.root}{os.sep}")[1:-1]
+  text = re.sub(
+    rf"(?<![\w/.-]){re.escape(folder)}", "", left.read_text(encoding="utf-8")
+  )
   path = place.record(cell)
   counts = records.parse(text, str(left)).counts
   if not counts and (filed := _read(path)) and filed.counts:

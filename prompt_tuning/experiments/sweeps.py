@@ -127,7 +127,14 @@ def name_of(sheet: dict[str, Any]) -> str:
   shared: dict[str, Any] = {}
   for axis, values in sheet["grids"][0].items():
     meanings = sheet["values"].get(axis, {})
-    bound = {name for x in meanings.values() for name in x.get("bindings", ())}
+    bound = {
+      *(name for x in meanings.values() for name in x.get("bindings", ())),
+      *(
+        str(pathlib.PurePath(x["gin_files"][-1]).parent)
+        for x in meanings.values()
+        if "gin_files" in x
+      ),
+    }
     shared[axis] = sorted(bound) if len(values) > 1 else (values, meanings)
   text = repr((sheet["programs"], sorted(shared.items())))
   digest = hashlib.sha256(text.encode()).hexdigest()[:6]
@@ -204,11 +211,17 @@ def _binding_axes(command: TrainCommand, taken: set[str]) -> Iterator[Axis]:
 
 
 def _named(name: str, binding: str, texts: Sequence[str], title: str) -> Axis:
-  """Makes an axis of values that have no name of their own, such as lists."""
+  """Makes an axis of values that have no name of their own, such as lists.
+
+  What they are called does not depend on what stands beside them: a sweep with
+  more values goes on with the records of this one.
+  """
   meanings: dict[str, dict[str, Any]] = {}
   for text in texts:
     slug = re.sub(r"[^\w.+-]+", "_", text).strip("_")[:40] or "value"
-    meanings[_free(slug, set(meanings))] = {
+    if slug != text:
+      slug += f"-{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+    meanings[slug] = {
       "label": text,
       "bindings": {binding: {cells.RAW: text}},
     }

@@ -58,7 +58,11 @@ def _item(value: Any) -> Any:
   return value
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(
+  path: pathlib.Path, over: tuple[pathlib.Path, ...] = ()
+) -> dict[str, Any]:
+  if path.resolve() in over:
+    raise ValueError(f"{path} extends itself.")
   try:
     content = tomllib.loads(path.read_text(encoding="utf-8"))
   except OSError as e:
@@ -68,7 +72,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   shared = content.pop("extends", None)
   if shared is None:
     return content
-  return _merged(_read(path.parent / shared), content)
+  base = _read(path.parent / shared, (*over, path.resolve()))
+  return _merged(base, content)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -123,17 +123,19 @@ def _figure_1(records: Sequence[Record]) -> Iterator[str]:
     "Chip hours of all runs |",
     "| --- | --- | ---: | ---: | ---: | ---: |",
   )
-  total = 0.0
+  total, sizes = 0.0, 0
   for size, topology in PAPERS.items():
-    if record := by_cell.get((size, topology)):
+    record = by_cell.get((size, topology))
+    if record and record["fits"]:
       hours = _device_hours(record)
-      total += hours * RUNS_OF_A_SIZE
+      total, sizes = total + hours * RUNS_OF_A_SIZE, sizes + 1
       yield (
         f"| {size} | {topology} | {hours / record['devices']:.3g} | "
         f"{hours:.3g} | {hours * RUNS_OF_A_SIZE:,.0f} | "
         f"{hours * RUNS_OF_A_SIZE / 2:,.0f} |"
       )
-  yield f"| all |  |  |  | {total:,.0f} | {total / 2:,.0f} |"
+  if sizes == len(PAPERS):
+    yield f"| all |  |  |  | {total:,.0f} | {total / 2:,.0f} |"
   others = []
   for topology in _PLACES:
     found = [by_cell.get((size, topology)) for size in SIZES]

@@ -88,8 +88,8 @@ class Cell:
     # Activations of many examples on few devices: in parts.
     rows = BATCH_SIZE * share // devices
     heavy = self.size in ("xxl", "xl", "large")
-    parts = max(rows // 8, 1) if heavy and memory / share < 90 * 2**30 else 1
-    parts = parts if share == 1 else 1
+    is_tight = heavy and share == 1 and memory < 90 * 2**30
+    parts = max(rows // 8, 1) if is_tight else 1
     return [
       f"partitioning.PjitPartitioner.num_partitions = {share}",
       "PARAMETER_DTYPE = 'bfloat16'",

@@ -46,6 +46,14 @@ def test_range_is_checked_at_each_size():
   assert _holds(of=of) == [None, None]
 
 
+def test_length_of_a_prompt_of_so_many_parameters():
+  check = _check(of="trainable.prompt_tuning", low=76_800, high=80_000)
+  found = claims.find(check, SOURCES)
+  assert claims._said(check, found, SOURCES).endswith(
+    "76,800 would be a prompt of 100 or 75 positions"
+  )
+
+
 def test_numbers_of_the_paper():
   tuning, prompt = (f"paper.full/scale.{x}_tuning" for x in ("model", "prompt"))
   # 81.2 - 75.7, read off Figure 1.

@@ -30,7 +30,9 @@ train_script.train:
 train/utils.DatasetConfig:
   task = %TASK
   shuffle = True
-utils.schedule.rate = %RATE
+utils.schedule:
+  rate = %RATE
+  base = 'base'
 """
 SHEET = """
 title = "T"
@@ -165,11 +167,11 @@ def test_another_rate_lists_the_records(root, file, old, new, difference):
 def test_other_weights_of_the_base_list_the_records(root):
   as_of_today(root)
 
-  def train_base(value):
-    shutil.rmtree(root / "base", ignore_errors=True)
+  def train_base(value, step=7):
+    shutil.rmtree(root / "base" / f"checkpoint_{step}", ignore_errors=True)
     weights = {"kernel": np.full((2, 2), value, np.float32)}
     path = checkpoints.save_base_checkpoint(
-      str(root / "base"), 7, weights, {"name": "tiny"}
+      str(root / "base"), step, weights, {"name": "tiny"}
     )
     return checkpoints.open_checkpoint(path).fingerprint
 
@@ -177,17 +179,18 @@ def test_other_weights_of_the_base_list_the_records(root):
   for path in (root / "results" / "x").glob("*.json"):
     fields = json.loads(path.read_text())
     fields["base"] = {
-      "path": "base",
+      "path": "base/checkpoint_7",
       "step": 7,
       "fingerprint": first,
       "name": "tiny",
     }
     path.write_text(json.dumps(fields))
   assert drift.of_results(results(root)) == []
-  second = train_base(2.0)
-  assert [x.differences for x in drift.of_results(results(root))] == [
-    f"weights of tiny: {first[:8]} -> {second[:8]}"
-  ] * 2
+  for step in (7, 9):  # The newest of the folder is what a run takes.
+    second = train_base(step, step)
+    assert [x.differences for x in drift.of_results(results(root))] == [
+      f"weights of tiny: {first[:8]} -> {second[:8]}"
+    ] * 2
   shutil.rmtree(root / "base")  # Not all are in the repository.
   assert drift.of_results(results(root)) == []
 

@@ -89,6 +89,12 @@ def test_labels_are_counted_where_they_stand(tmp_path, embeddings):
   assert "`question` (2), `False`, `True`" in text
 
 
+def test_prompt_whose_model_is_not_there_is_left_out(tmp_path, embeddings):
+  name = "s-class_labels-ladder_boolq-seed0"
+  results = _results(tmp_path, {name: embeddings[:4]})
+  assert interpretability.page(PAGE, results, tmp_path) is None
+
+
 def test_no_page_without_prompts(tmp_path):
   assert interpretability.page(PAGE, _results(tmp_path, {}), ROOT) is None
 

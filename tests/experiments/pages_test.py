@@ -22,6 +22,8 @@ def test_failed_runs_are_named(tmp_path):
   page = pages.of_results(results)["x.md"].decode()
   assert "24 cells: 6 failed, 6 finished, 12 not run yet; 0.6 hours" in page
   assert "* s-model-cb-seed0: it broke" in page
+  assert "| model, s | failed | failed |" in page
+  assert "| [x](x.md) | 24 | 6 | 12, 6 failed |" in hours.page([results])
 
 
 def test_page_of_a_sheet(tmp_path):

@@ -1,7 +1,11 @@
 """Results, from records that are made up here."""
 
+import shutil
+
 import made_up
 import pytest
+
+from prompt_tuning.experiments.archive import Archive
 
 
 def _entries(results):
@@ -130,6 +134,36 @@ def test_runs_are_looked_at_after_some_of_their_steps(tmp_path):
   assert ends["prompt", 30] == "50.0 ± 0.0 (3)"  # The best until then is 60.
   assert [point.x for point in results.line(("prompt",))] == [10, 30]
   assert len(results.runs) == 6  # Of the page's count of cells.
+
+
+def test_run_that_was_stopped_has_no_scores_of_later_steps(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  results = made_up.results(
+    tmp_path,
+    sheet,
+    status="stopped",
+    evals=_evals(40.0, 60.0),
+    steps={"first": 1000, "last": 2000},
+    step=1020,
+  )
+  record = results.runs[0].record
+  assert record.after(20).score == 60.0
+  assert record.after(30) is None
+
+
+def test_points_of_a_line_are_in_order(tmp_path):
+  text = made_up.SHEET.replace('size = ["s", "l"]', "size = [20, 5, 100]")
+  results = made_up.results(tmp_path, made_up.sheet(tmp_path, text))
+  assert [point.x for point in results.line(("model",))] == [5, 20, 100]
+
+
+def test_own_record_counts_before_that_of_another_sheet(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  cell, *_ = sheet.cells()
+  made_up.file(tmp_path, [cell])
+  shutil.copytree(tmp_path / "results" / "x", tmp_path / "results" / "a")
+  found = Archive.load(tmp_path / "results").find(cell)
+  assert found.path.parent.name == "x"
 
 
 def test_steps_of_a_layout_are_no_axis_of_a_grid(tmp_path):

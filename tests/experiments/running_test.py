@@ -129,17 +129,39 @@ def test_cell_without_the_prompt_it_begins_with_has_no_record(tmp_path):
   sheet = place.root / "configs" / "x.toml"
   sheet.write_text(
     sheet.read_text().replace(
-      "SEED =", 'PROMPT_FILES = "results/*/cb-seed[0-4].safetensors", SEED ='
+      "SEED =",
+      'PROMPT_FILES = "results/*/cb-seed[0-4].safetensors", NUM_PROMPTS = 2, '
+      "SEED =",
     )
   )
   (cell, *_) = counting.cells(place)
   outcome = running.run_cell(cell, place)
   assert outcome.status == "failed"
-  assert "results/*/cb-seed[0-4].safetensors" in outcome.error
+  needed = "2 of results/*/cb-seed[0-4].safetensors"
+  assert f"it needs {needed}, got 0" in outcome.error
   assert not counting.filed(place)
   (place.results / "y").mkdir(parents=True)
   (place.results / "y" / "cb-seed3.safetensors").write_bytes(b"")
+  assert "got 1" in running.run_cell(cell, place).error
+  (place.results / "y" / "cb-seed4.safetensors").write_bytes(b"")
   assert running.run_cell(cell, place).status == "finished"
+
+
+def test_record_names_no_folder_of_this_machine(tmp_path):
+  place = counting.place(tmp_path)
+  sheet = place.root / "configs" / "x.toml"
+  other = f"/mnt{tmp_path}/words"
+  sheet.write_text(
+    sheet.read_text().replace(
+      "SEED =", f'OTHER = "{other}", OWN = "{tmp_path}/words", SEED ='
+    )
+  )
+  (cell, *_) = counting.cells(place)
+  assert running.run_cell(cell, place).status == "finished"
+  [filed] = place.archive().filed
+  command = filed.record.command
+  assert f'--gin.OTHER="{other}"' in command
+  assert '--gin.OWN="words"' in command
 
 
 def test_process_that_begins_while_others_are_stopped_is_stopped():

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import made_up
 import pytest
 
 from prompt_tuning.experiments import papers, sheets
@@ -93,8 +94,15 @@ def test_sheet_wins_over_what_it_extends(tmp_path):
     ("title", "titel", "titel: Extra inputs are not permitted"),
     ('["cb"]', '["cd"]', r"task=cd has no \[values.task.cd\]; there is"),
     ('columns = "task"', 'columns = "size"', "no axis size in the grid"),
-    ("seed = [0, 1]", "sead = [0]", "asks for an axis it does not have"),
-    ("seed = [0, 1]", "seed = [0]\ncut = [0, 1]", "cut has 2 values, but only"),
+    ("seed = [0, 1]", "", "asks for an axis it does not have"),
+    ('["cb"]', '["cb"]\ncut = [0, 1]', "cut has 2 values, but only"),
+    ("seed = [0, 1]", "seed = [0]\ncut = [0]", "axis cut and another has none"),
+    ("[layout]", '[layout]\nkind = "tasks"', "so name seed in rows"),
+    (
+      'columns = "task"',
+      'kind = "ensemble"\ncolumns = "method"',
+      "the prompts of one method, got model, prompt",
+    ),
     ("[layout]", '[layout]\nmean_over = "tusk"', "no axis tusk in the grid"),
     ("[layout]", '[layout]\ngaps = [["prompt", "lora"]]', "gaps: expected"),
     ("[layout]", "[layout]\npanels = true", "panels: expected figure"),
@@ -170,11 +178,23 @@ def test_missing_fact_is_refused(tmp_path):
 
 
 def test_two_cells_of_one_name_are_refused(tmp_path):
-  sheet = SHEET.replace("seed = [1, 2]", 'cut = ["seed1"]')
-  sheet += "[values.cut.seed1]\n"
-  shared = SHARED.replace('SEED = "$seed", ', "")
+  sheet = SHEET.replace("seed = [1, 2]", 'seed = ["seed1"]')
+  sheet += "[values.seed.seed1]\n"
   with pytest.raises(ValueError, match="prompt-cb-seed1 is the name of"):
-    _load(tmp_path, sheet, shared)
+    _load(tmp_path, sheet)
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "message"),
+  [
+    ("x = [77e6, 11e9]", "x = [77e6]", "1 x for 2 columns"),
+    ('"~89.9"', '"n/a"', "expected a number, .*'n/a'"),
+    ('title = "S', 'extends = "x.toml"\ntitle = "S', "x.toml extends itself"),
+  ],
+)
+def test_slip_in_a_sheet_is_named(tmp_path, old, new, message):
+  with pytest.raises(ValueError, match=message):
+    made_up.sheet(tmp_path, made_up.SHEET.replace(old, new))
 
 
 def test_numbers_of_a_paper():

@@ -123,7 +123,28 @@ def test_values_without_a_name_are_labelled_as_they_were_given():
   commands = [x.command for x in sheet.cells()]
   assert "--gin.LABELS=['a', 'b']" in commands[0]
   assert "--gin.LABELS=None" in commands[-1]
-  assert sheet.label("labels", "a_b") == "['a', 'b']"
+  labels = {sheet.label("labels", x) for x in sheet.values["labels"]}
+  assert labels == {"['a', 'b']", "['b']", "None"}
+
+
+def test_names_do_not_depend_on_the_values_beside():
+  where = "/data/models/pretrained/t5_1_1_lm100k_small/checkpoint_"
+  one, other = (
+    {
+      x.name: x.command
+      for x in _sheet(
+        *FIXED, f"--gin.CKPT='{where}{a}','{where}{b}'", name="x"
+      ).cells()
+    }
+    for a, b in ((100, 200), (50, 100))
+  )
+  (name,) = {*one} & {*other}
+  assert one[name] == other[name]
+  ours, theirs = (
+    sweeps.name_of(sweeps.fields(train_commands.parse(x), x))
+    for x in ([f"--gin_file={y}/a.gin,{y}/b.gin"] for y in ("gin/p", "my/p"))
+  )
+  assert ours != theirs
 
 
 @pytest.mark.parametrize(

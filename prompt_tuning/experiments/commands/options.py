@@ -166,12 +166,12 @@ def report(
     archive: The records, after the launch.
     outcomes: Of the launch.
   """
-  status = {x.cell.name: x.status for x in outcomes if not x.counts}
+  status = {x.cell.full_name: x.status for x in outcomes if not x.counts}
   for cell in cells:
     record = archive.record(cell)
     if record and record.status == "failed":
       failed = "failed before, --retry-failed runs it again"
-      status.setdefault(cell.name, failed)
+      status.setdefault(cell.full_name, failed)
   for name, what in status.items():
     print(f"{what}: {name}", file=sys.stderr)
   return 1 if status else 0

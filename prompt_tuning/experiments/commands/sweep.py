@@ -29,7 +29,6 @@ from prompt_tuning.experiments import (
   toml_files,
   train_commands,
 )
-from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.commands import options
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.experiments.running import Outcome, Place
@@ -106,11 +105,10 @@ def _run(args: argparse.Namespace, fields: dict) -> int:
   if args.submit:
     options.submit(todo, place, archive, args)
   else:
-    results = Results(sheet, Archive())
 
     def score(outcome: Outcome) -> str:
       record = place.archive().finished(outcome.cell)
-      text = f"{results.score(record):.1f}" if record else outcome.status
+      text = f"{record.score:.1f}" if record else outcome.status
       return f"{outcome.cell.name}: {text}"
 
     outcomes = launching.launch(

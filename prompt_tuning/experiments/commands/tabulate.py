@@ -102,6 +102,9 @@ def _results(root: pathlib.Path) -> dict[str, Results]:
   """Name of every sheet -> its results."""
   archive = Archive.load(root / "results")
   every = {x.name: x for x in sheets.load_all(root / "configs")}
+  for sheet in every.values():
+    if sheet.beside and sheet.beside not in every:
+      raise ValueError(f"{sheet.name}: beside: there is no {sheet.beside}.toml")
   return {
     name: Results(
       sheet,
@@ -126,7 +129,7 @@ def _without_runs(
     text = interpretability.page(page, every[page.sheet], configs.parent)
     if text is not None:
       files[f"{_TABLES}/interpretability.md"] = text.encode()
-  if wanted == {"interpretability"}:
+  if not wanted & {"parameters", "claims"}:
     return files
   sheet = toml_files.parse(
     configs / "parameters.toml", parameters.ParameterSheet

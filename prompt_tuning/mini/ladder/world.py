@@ -211,8 +211,8 @@ def split_of(*combination: Hashable) -> str:
 def draw_story(rng: random.Random, split: str, count: int) -> list[Fact]:
   """Draws facts of different people whose combination belongs to `split`."""
   while True:
-    # Half of the stories are about one relation, so that a value alone does
-    # not say whose it is.
+    # Half of the draws are of one relation, so that a value alone does not say
+    # whose it is.
     relations = [rng.choice(RELATIONS)] * count
     if rng.random() < 0.5:
       relations = [rng.choice(RELATIONS) for _ in range(count)]

@@ -54,9 +54,11 @@ def test_sweep_ends_with_a_table_and_a_figure(root, capsys):
   assert names == {f"table.{x}" for x in ("csv", "md", "png", "svg", "tex")}
 
 
-def test_gin_files_are_those_of_the_root(root):
+@pytest.mark.parametrize("flags", [["--dry-run"], []])
+def test_gin_files_are_those_of_the_root(root, monkeypatch, flags):
   (root / "mine.gin").write_text(MACROS)
-  _sweep("--gin_file=mine.gin", *FAST, "--dry-run")
+  monkeypatch.chdir("/")
+  _sweep(f"--root={root}", "--gin_file=mine.gin", *FAST, *flags)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,12 @@ def test_project_needs_no_pages_without_runs(tmp_path, capsys):
     tabulate.main([root, "--check"])
 
 
+def test_sheet_beside_which_there_is_none_is_named(tmp_path):
+  made_up.sheet(tmp_path, 'beside = "full/y"\n' + made_up.SHEET)
+  with pytest.raises(SystemExit, match=r"x: beside: there is no full/y\.toml"):
+    tabulate.main([f"--root={tmp_path}"])
+
+
 def test_sheets_without_results_and_pages_of_prose_are_named(tmp_path, capsys):
   made_up.sheet(tmp_path)
   (tmp_path / "README.md").write_text("")
