@@ -18,7 +18,7 @@ from prompt_tuning.serving.requests import Prompt
 from prompt_tuning.serving.service import Service
 
 # What needs no key: probes, and a page that asks for one.
-OPEN_PATHS = ("/", "/static/", "/healthz", "/readyz", "/metrics")
+OPEN_PATHS = ("/", "/static/", "/healthz", "/readyz")
 UPLOAD_PATHS = ("/v1/prompts/", "/v1/files")
 
 
@@ -111,7 +111,7 @@ def _models(service: Service) -> fastapi.APIRouter:
     prompts = service.store.all()
     return {"object": "list", "data": [of_base(), *map(of_prompt, prompts)]}
 
-  @routes.get("/v1/models/{name}")
+  @routes.get("/v1/models/{name:path}")  # A model's may have a slash.
   async def model(name: str):
     prompt = await service.prompt(name)
     return of_base() if prompt is None else of_prompt(prompt)

@@ -6,6 +6,7 @@
 
 import argparse
 from collections.abc import Sequence
+import math
 import signal
 import socket
 import sys
@@ -34,6 +35,8 @@ from prompt_tuning.serving.shapes import Shapes
 from prompt_tuning.serving.supervisor import Supervisor
 from t5x import compilation_cache
 
+_LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Serves until it is told to stop; the arguments are the process's."""
@@ -54,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     host=args.host,
     port=args.port,
     log_level="warning",
+    http="h11",  # Whose limit of a header is set below.
     # Answers that are being made are sent.
     timeout_graceful_shutdown=args.answer_seconds,
     h11_max_incomplete_event_size=2**16,
@@ -94,6 +98,7 @@ def make_service(args: argparse.Namespace) -> Service:
     body_bytes=args.body_bytes,
     upload_bytes=args.upload_bytes,
     answer_seconds=args.answer_seconds,
+    hosts=_LOCAL if _is_for_this_machine(args) else None,
   )
   settings = Settings(
     shapes=Shapes(
@@ -117,6 +122,12 @@ def make_service(args: argparse.Namespace) -> Service:
   return Service(base, engine, store, metrics, limits)
 
 
+def _is_for_this_machine(args: argparse.Namespace) -> bool:
+  """Whether only programs of this machine may ask, without a key or proxy."""
+  is_open = args.keys is None and not args.forwarded_allow_ips
+  return is_open and args.host in _LOCAL
+
+
 def _longest_prompt(args: argparse.Namespace) -> int:
   """Returns the positions of the longest prompt, which leaves room for a token.
 
@@ -125,10 +136,11 @@ def _longest_prompt(args: argparse.Namespace) -> int:
   """
   most = max(args.lengths) - 2  # A token, and the end of sequence.
   longest = args.longest_prompt or min(128, most)
-  if longest > most:
+  if not 1 <= longest <= most:
     raise ValueError(
-      f"--longest_prompt={longest} leaves no room for an input: expected at "
-      f"most {most}, as --lengths has {max(args.lengths)}."
+      f"--longest_prompt={longest} leaves no room for it or an input: expected "
+      f"1 to {most}, as --lengths has {max(args.lengths)}. The least is "
+      "--lengths=3."
     )
   return longest
 
@@ -203,7 +215,26 @@ def _up_to(number: int, factor: int, least: int) -> list[int]:
 
 
 def _numbers(text: str) -> list[int]:
-  return [int(part) for part in text.split(",")]
+  return [_positive(part) for part in text.split(",")]
+
+
+def _count(text: str) -> int:
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
+  return int(text)
+
+
+def _positive(text: str) -> int:
+  if not (number := _count(text)):
+    raise argparse.ArgumentTypeError("expected 1 or more, got 0")
+  return number
+
+
+def _seconds(text: str) -> float:
+  number = float(text)
+  if not 0 <= number < math.inf:
+    raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+  return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -237,36 +268,36 @@ def _parser() -> argparse.ArgumentParser:
   add("--keys", help="file of keys that are let in, one a line; none: anybody")
   limits = parser.add_argument_group("limits")
   add = limits.add_argument
-  add("--requests_per_minute", type=int, default=0, help="of a key; 0: any")
-  add("--body_bytes", type=int, default=2**20, help="of a request")
-  add("--upload_bytes", type=int, default=2**26, help="of a file")
-  add("--answer_seconds", type=int, default=120, help="for an answer")
+  add("--requests_per_minute", type=_count, default=0, help="of a key; 0: any")
+  add("--body_bytes", type=_positive, default=2**20, help="of a request")
+  add("--upload_bytes", type=_positive, default=2**26, help="of a file")
+  add("--answer_seconds", type=_positive, default=120, help="for an answer")
   add(
     "--forwarded_allow_ips",
     default="",
     metavar="ADDRESSES",
     help="of proxies, by commas, whose X-Forwarded-For says who asks",
   )
-  add("--queue", type=int, default=256, help="inputs that may wait")
+  add("--queue", type=_positive, default=256, help="inputs that may wait")
   batches = parser.add_argument_group(
     "batches", "each combination of these sizes is compiled at the start"
   )
   add = batches.add_argument
-  add("--rows", type=int, default=16, help="inputs of a batch, at most")
+  add("--rows", type=_positive, default=16, help="inputs of a batch, at most")
   add(
     "--lengths",
     type=_numbers,
     default="64,128,256,512",
     help="tokens of an input and its prompt",
   )
-  add("--max_tokens", type=int, default=128, help="of an answer, at most")
+  add("--max_tokens", type=_positive, default=128, help="of an answer, at most")
   add("--labels", type=_numbers, default="16,64", help="tokens of all labels")
-  add("--beams", type=int, default=0, help="of a beam search; 0: none")
-  add("--slots", type=int, default=64, help="prompts on the device")
+  add("--beams", type=_count, default=0, help="of a beam search; 0: none")
+  add("--slots", type=_positive, default=64, help="prompts on the device")
   add(
     "--longest_prompt",
-    type=int,
+    type=_positive,
     help="positions; by default 128, or what --lengths leave room for",
   )
-  add("--patience", type=float, default=0.003, help="seconds, for a batch")
+  add("--patience", type=_seconds, default=0.003, help="seconds, for a batch")
   return parser

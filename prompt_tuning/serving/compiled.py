@@ -38,12 +38,23 @@ class Compiled:
     self._shapes = shapes
     self._programs: dict[_Key, Callable[..., Any]] = {}
 
-  def compile(self, table: PromptTable) -> None:
-    """Compiles the programs of all shapes, some at a time."""
+  def compile(
+    self, table: PromptTable, should_stop: Callable[[], bool]
+  ) -> None:
+    """Compiles the programs of all shapes, some at a time.
+
+    Args:
+      table: Of prompts.
+      should_stop: Asked before each; True leaves the others out.
+    """
+
+    def compiled(program: _Program) -> Callable[..., Any] | None:
+      return None if should_stop() else self._compile(program)
+
     wanted = dict(self._wanted(table))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-      compiled = pool.map(self._compile, wanted.values())
-      self._programs.update(zip(wanted, compiled, strict=True))
+      made = zip(wanted, pool.map(compiled, wanted.values()), strict=True)
+      self._programs.update({key: x for key, x in made if x is not None})
     _give_back()
 
   def __len__(self) -> int:

@@ -13,6 +13,7 @@ from fastapi import responses
 import numpy as np
 
 from prompt_tuning.serving import errors
+from prompt_tuning.serving.engine import ClosedError
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.forms import Completion, Input, Rank
 from prompt_tuning.serving.requests import (
@@ -325,7 +326,12 @@ def _result(ticket: Ticket) -> Generated:
   Raises:
     ApiError: if the engine failed.
   """
-  if ticket.future.cancelled() or ticket.future.exception() is not None:
+  if ticket.future.cancelled():
+    raise ApiError(500, "The server failed.", "internal_error")
+  error = ticket.future.exception()
+  if isinstance(error, ClosedError):
+    raise errors.busy(str(error), status=503, seconds=5)
+  if error is not None:
     raise ApiError(500, "The server failed.", "internal_error")
   result = ticket.future.result()
   assert isinstance(result, Generated)

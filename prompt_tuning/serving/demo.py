@@ -10,7 +10,7 @@ from typing import Any
 import seqio
 
 import prompt_tuning as pt
-from prompt_tuning import safe_files, tasks
+from prompt_tuning import prompt_files, safe_files, tasks
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.serving.page import Example
 from prompt_tuning.training.frozen_model import Model
@@ -43,7 +43,8 @@ def defaults() -> dict[str, Any]:
   prompts = folder / "prompts"
   prompts.mkdir(parents=True, exist_ok=True)
   for path in (model / "prompts").glob("*.safetensors"):
-    if not (prompts / path.name).exists():
+    own = prompts / path.name
+    if not own.exists() or _is_of_another_model(own, path):
       shutil.copy(path, prompts)
   return {
     "checkpoint": str(model / "lm_100"),
@@ -55,6 +56,16 @@ def defaults() -> dict[str, Any]:
     "max_tokens": 16,
     "labels": [16],
   }
+
+
+def _is_of_another_model(prompt: pathlib.Path, other: pathlib.Path) -> bool:
+  """Whether two prompts say that they are of different models.
+
+  One that an older checkout has left is: its ladder_m was another.
+  """
+  (_, one), (_, two) = map(prompt_files.load_prompt, (prompt, other))
+  known = {x.base_fingerprint for x in (one, two) if x}
+  return len(known - {prompt_files.UNKNOWN}) > 1
 
 
 def examples(model: Model, prompts: str) -> list[Example]:

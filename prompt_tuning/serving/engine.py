@@ -113,10 +113,15 @@ class Engine:
     self._is_closed = False
     self._thread = threading.Thread(target=self._work, name="engine")
 
-  def start(self) -> None:
-    """Compiles everything, and begins to answer."""
-    self._compiled.compile(self.table)
-    self._thread.start()
+  def start(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+    """Compiles everything, and begins to answer.
+
+    Args:
+      should_stop: Asked before each program; True ends it, without a beginning.
+    """
+    self._compiled.compile(self.table, should_stop)
+    if not should_stop():
+      self._thread.start()
 
   def close(self) -> None:
     """Takes no more requests, finishes those that it has, and ends."""

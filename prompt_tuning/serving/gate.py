@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 import contextlib
 import dataclasses
 import hashlib
 import math
 import os
 import pathlib
+import re
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +19,8 @@ from prompt_tuning.serving.errors import ApiError
 
 # Clients whose rates are remembered.
 _CLIENTS = 10_000
+# Of a body that is sent at once, before it is seen whether the client reads.
+_PART_BYTES = 2**16
 # Uploads that are in memory at once; others wait, unread.
 _UPLOADS = 4
 
@@ -35,6 +38,8 @@ class Limits:
     read_seconds: For a request to arrive.
     answer_seconds: For an answer, or, of a stream, all of it.
     write_seconds: For a client to take what is sent.
+    hosts: Names that it may be called by; None: any. A web page that has its
+      own name point to this machine is another's.
   """
 
   keys: frozenset[str] | None = None
@@ -44,6 +49,7 @@ class Limits:
   read_seconds: float = 30.0
   answer_seconds: float = 120.0
   write_seconds: float = 30.0
+  hosts: frozenset[str] | None = None
 
 
 def read_keys(path: str | os.PathLike[str]) -> frozenset[str]:
@@ -97,6 +103,7 @@ class Gate:
       await self._app(scope, receive, send)
       return
     try:
+      self._check_page(scope)
       if not _is_in(scope["path"], self._open):
         self._check_rate(self._client(scope))
       is_upload = scope["method"] in ("POST", "PUT") and _is_in(
@@ -107,6 +114,30 @@ class Gate:
         await self._app(scope, _replay(body, receive), self._timed(send))
     except ApiError as error:
       await error.response()(scope, receive, self._timed(send))
+
+  def _check_page(self, scope: Scope) -> None:
+    """Refuses what a web page of somebody else's sends, where no key is asked.
+
+    A browser sends it for whoever looks at that page.
+    """
+    headers = dict(scope["headers"])
+    if self._limits.keys is None and (
+      scope["method"] not in ("GET", "HEAD", "OPTIONS")
+      and headers.get(b"sec-fetch-site") == b"cross-site"
+    ):
+      raise ApiError(
+        403, "Without keys, no other site's page is answered.", "cross_site"
+      )
+    host = headers.get(b"host", b"").decode("latin-1")
+    name = re.sub(r":[0-9]*$", "", host).lower()
+    if self._limits.hosts is not None and name not in self._limits.hosts:
+      raise ApiError(
+        403,
+        f"Expected the host {' or '.join(sorted(self._limits.hosts))}, got "
+        f"{name[:80]!r}. Other names need --keys, --host or "
+        "--forwarded_allow_ips.",
+        "wrong_host",
+      )
 
   def _client(self, scope: Scope) -> str:
     """Returns who sends, if that one is let in."""
@@ -199,10 +230,21 @@ class Gate:
     """Lets a client that takes nothing go."""
 
     async def timed(message: Message) -> None:
-      async with asyncio.timeout(self._limits.write_seconds):
-        await send(message)
+      for part in _parts(message):  # Of a whole, no one would wait.
+        async with asyncio.timeout(self._limits.write_seconds):
+          await send(part)
 
     return timed
+
+
+def _parts(message: Message) -> Iterator[Message]:
+  """Yields a message, but a long body in parts."""
+  body = message.get("body", b"")
+  last = max(len(body) - 1, 0) // _PART_BYTES
+  for i in range(last):
+    part = body[i * _PART_BYTES : (i + 1) * _PART_BYTES]
+    yield {**message, "body": part, "more_body": True}
+  yield {**message, "body": body[last * _PART_BYTES :]} if last else message
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -83,11 +83,14 @@ def router(
     if body.validation_file is not None:
       _known(store.file, body.validation_file, "file")
     longest = service.engine.settings.longest_prompt
-    job = store.add_job(
+    settings = _settings(body, file.pairs, longest)
+    # A file may be deleted since.
+    job = _known(
+      lambda id: store.add_job(
+        id, body.validation_file, body.suffix or "prompt", settings
+      ),
       body.training_file,
-      body.validation_file,
-      body.suffix or "prompt",
-      _settings(body, file.pairs, longest),
+      "file",
     )
     wake()
     return shown(job)

@@ -115,8 +115,15 @@ class JobStore:
       return _file(connection, id)
 
   def content(self, id: str) -> bytes:
-    """Returns what is in a file."""
-    return self._path(self.file(id).id).read_bytes()
+    """Returns what is in a file.
+
+    Raises:
+      UnknownError: if there is none.
+    """
+    try:
+      return self._path(self.file(id).id).read_bytes()
+    except FileNotFoundError:
+      raise UnknownError(id) from None
 
   def delete_file(self, id: str) -> None:
     """Removes a file.

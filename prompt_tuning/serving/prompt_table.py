@@ -82,9 +82,10 @@ class PromptTable:
       oldest, slot = next(iter(self._slots.items()))
     rows = np.zeros(self.array.shape[1:], np.float32)
     rows[: prompt.length] = prompt.array
-    copied = jnp.asarray(rows)  # May fail, for want of memory.
+    # Either may fail, for want of memory; then the oldest keeps its slot.
+    copied = jnp.asarray(rows)
+    self.array = _put(self.array, jnp.int32(slot), copied)
     if oldest is not None:
       del self._slots[oldest]
-    self.array = _put(self.array, jnp.int32(slot), copied)
     self._slots[prompt] = slot
     self.swaps += 1

@@ -188,9 +188,11 @@ class Service:
   def _start(self) -> None:
     begin = time.monotonic()
     try:
-      self.engine.start()
+      self.engine.start(lambda: self.is_stopping)
+      if self.is_stopping:
+        return
       logging.info("Ready: compiled in %.1f s.", time.monotonic() - begin)
-      if self.supervisor is not None and not self.is_stopping:
+      if self.supervisor is not None:
         self.supervisor.start()
     except Exception as error:  # /healthz tells.
       self.engine.failure = error

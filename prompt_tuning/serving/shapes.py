@@ -97,8 +97,8 @@ class Shapes:
       return Shape("generate", length, steps)
     if request.num_beams not in self.beams:
       raise ValueError(
-        f"Expected num_beams to be one of {list(self.beams)}, got "
-        f"{request.num_beams}."
+        f"Expected num_beams to be {' or '.join(map(str, (0, *self.beams)))}, "
+        f"got {request.num_beams}. It is the server's --beams."
       )
     if request.max_tokens != steps:
       raise ValueError(

@@ -64,11 +64,13 @@ class T5Config:
   def __post_init__(self):
     for dtype in (self.dtype, self.param_dtype):
       try:
-        jnp.dtype(dtype)
+        is_float = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
       except TypeError:
+        is_float = False
+      if not is_float:
         raise ValueError(
           f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
-        ) from None
+        )
     if unknown := set(self.remat_keeps) - set(KEPT):
       raise ValueError(
         f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}."

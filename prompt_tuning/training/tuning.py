@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 from typing import Any
 
@@ -178,7 +179,12 @@ class Settings:
       value = getattr(self, name)
       if value is not None and value <= 0:
         raise ValueError(f"Expected {name} to be positive, got {value}.")
-    if self.learning_rate < 0:
+    if isinstance(self.init, np.ndarray) and len(self.init) != self.length:
+      raise ValueError(
+        f"Expected the length of init, {len(self.init)}, got length="
+        f"{self.length}: leave it out, or begin with another prompt."
+      )
+    if not 0 <= self.learning_rate < math.inf:
       raise ValueError(
         f"Expected a learning_rate of 0 or more, got {self.learning_rate}."
       )

@@ -1,5 +1,6 @@
 """What `--demo` serves."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -43,6 +44,16 @@ def test_what_was_tuned_or_changed_stays(args):
   prompt_files.save_prompt(path, np.ones((3, 192), np.float32))
   demo.defaults()
   assert len(prompt_files.load_prompt(path)[0]) == 3
+
+
+def test_prompt_of_another_model_is_taken_anew(args):
+  path = pathlib.Path(args.prompts, "ladder_cb.safetensors")
+  good = path.read_bytes()
+  array, metadata = prompt_files.load_prompt(path)
+  older = dataclasses.replace(metadata, base_fingerprint="0" * 32)
+  prompt_files.save_prompt(path, array, older)
+  demo.defaults()
+  assert path.read_bytes() == good
 
 
 def test_files_of_the_task_that_can_be_tuned(args):

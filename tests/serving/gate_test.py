@@ -73,6 +73,7 @@ def test_keys_and_rates(engine, tmp_path):
     response = served.send(service, "GET", "/v1/models", headers=headers)
     served.check_error(response, 401, "Expected a key")
   assert served.send(service, "GET", "/readyz").status_code == 200
+  assert served.send(service, "GET", "/metrics").status_code == 401
 
   async def run():
     headers = {"Authorization": "Bearer secret"}
@@ -91,6 +92,58 @@ def test_keys_and_rates(engine, tmp_path):
   path.write_text("# none\n")
   with pytest.raises(ValueError, match="Expected keys"):
     gate.read_keys(path)
+
+
+@pytest.mark.parametrize(
+  ("headers", "status"),
+  [
+    ({}, 200),
+    ({"Host": "LocalHost:8000"}, 200),
+    ({"Host": "[::1]:8000"}, 200),
+    ({"Host": "evil.example"}, 403),
+    ({"Sec-Fetch-Site": "same-origin"}, 200),
+    ({"Sec-Fetch-Site": "cross-site"}, 403),
+  ],
+)
+def test_pages_of_others_are_refused(engine, tmp_path, headers, status):
+  hosts = frozenset({"localhost", "[::1]"})
+  service = served.make_service(engine, tmp_path / "prompts", hosts=hosts)
+  response = served.send(
+    service,
+    "POST",
+    served.COMPLETIONS,
+    json={"model": served.BASE, "prompt": "abc", "max_tokens": 5},
+    headers={"Host": "localhost", **headers},
+  )
+  assert response.status_code == status, response.text
+
+
+def test_reader_that_takes_nothing_is_let_go(monkeypatch):
+  monkeypatch.setattr(gate, "_PART_BYTES", 4)
+  sent = []
+
+  async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"0123456789"})
+
+  async def send(message):
+    if len(sent) == 3:
+      await asyncio.sleep(5)
+    sent.append(message)
+
+  async def receive():
+    return {"type": "http.request", "body": b""}
+
+  limits = gate.Limits(write_seconds=0.05)
+  scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+  with pytest.raises(TimeoutError):
+    asyncio.run(gate.Gate(app, limits, (), ())(scope, receive, send))
+  assert [x["body"] for x in sent[1:]] == [b"0123", b"4567"]
+  assert all(x["more_body"] for x in sent[1:])
+  sent.clear()
+  send_all = lambda message: asyncio.sleep(0, sent.append(message))  # noqa: E731
+  asyncio.run(gate.Gate(app, limits, (), ())(scope, receive, send_all))
+  assert sent[-1] == {"type": "http.response.body", "body": b"89"}
 
 
 def test_slow_sender_is_let_go(engine, tmp_path):

@@ -37,6 +37,21 @@ def test_job_of_another_model_says_so(job, ask):
   assert ask(f"/{job.id}").json()["model"] == "another"
 
 
+def test_file_that_is_deleted_meanwhile_is_not_found(
+  service, store, monkeypatch
+):
+  file = store.add_file("data.jsonl", LINE)
+  router = job_routes.router(service, store, lambda: None)
+  monkeypatch.setattr(store, "file", lambda id: file)
+  store.delete_file(file.id)
+  for method, path, body in (
+    ("POST", JOBS, {"model": served.BASE, "training_file": file.id}),
+    ("GET", f"/v1/files/{file.id}/content", None),
+  ):
+    response = served.send(service, method, path, router, json=body)
+    served.check_error(response, 404, "There is no file")
+
+
 def test_all_of_many_events_are_told(job, store, ask):
   with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
     connection.executemany(

@@ -368,7 +368,12 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     (["--checkpoint=none"], "none"),
     (["--checkpoint=checkpoints/ladder_xs/lm_100", "--keys=none"], "none"),
     (["--checkpoint=none", "--submit=slurm"], "--submit is for --jobs"),
-    (["--checkpoint=none", "--longest_prompt=511"], "at most 510"),
+    (["--checkpoint=none", "--longest_prompt=511"], "expected 1 to 510"),
+    (["--checkpoint=none", "--lengths=2"], "The least is --lengths=3"),
+    (["--checkpoint=none", "--slots=0"], "--slots: expected 1 or more, got 0"),
+    (["--checkpoint=none", "--beams=-1"], "expected 0 or more, got '-1'"),
+    (["--checkpoint=none", "--lengths=64,x"], "expected 0 or more, got 'x'"),
+    (["--checkpoint=none", "--patience=nan"], "expected 0 or more, got nan"),
   ):
     with pytest.raises(SystemExit):
       command.main([*arguments, f"--prompts={tmp_path}", "--jobs="])

@@ -99,6 +99,15 @@ def test_prompts_of_a_batch_fit_the_table():
   assert waiting.take(2.0)[0] == [tickets[2]]
 
 
+def test_those_who_left_take_no_row():
+  waiting = _waiting()
+  tickets = [_generation() for _ in range(4)]
+  waiting.put(tickets)
+  for ticket in tickets[:3]:
+    ticket.cancel()
+  assert waiting.take(2.0) == (tickets[3:], Shape("generate", 8, 4), 1)
+
+
 def test_those_who_left_take_no_room():
   waiting = _waiting(room=2)
   left = [_generation(), _generation()]

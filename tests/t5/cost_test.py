@@ -186,3 +186,9 @@ def test_unknown_names_are_refused():
     conformance.config(remat_keeps=("mpl",))
   with pytest.raises(ValueError, match="give remat=True"):
     conformance.config(remat_keeps=("mlp",))
+
+
+@pytest.mark.parametrize("dtype", ["float33", "int8", "complex64"])
+def test_dtype_that_no_model_has_is_refused(dtype):
+  with pytest.raises(ValueError, match=f"bfloat16, got '{dtype}'"):
+    conformance.config(dtype=dtype)

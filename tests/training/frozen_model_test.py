@@ -346,6 +346,14 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
       {"train": PAIRS, "learning_rate": -1.0},
       "Expected a learning_rate of 0 or more",
     ),
+    (
+      {"train": PAIRS, "learning_rate": float("nan")},
+      "Expected a learning_rate of 0 or more, got nan",
+    ),
+    (
+      {"train": PAIRS, "length": 5, "init": np.ones((3, 64))},
+      "Expected the length of init, 3, got length=5",
+    ),
     ({"train": "ladder_cp"}, "No seqio task or mixture 'ladder_cp'"),
     ({"train": "ladder_cb", "labels": ["yes"]}, "has a validation split and"),
   ],
