@@ -26,7 +26,8 @@ def replicas(options: dict[str, str]) -> serve.Application:
   words = [f"--{name}={value}" for name, value in options.items()]
 
   def application():
-    args = command.parse([*words, "--jobs="])
+    # Ray listens, under whatever name.
+    args = command.parse([*words, "--jobs=", "--host=0.0.0.0"])
     return command.make_application(args, command.make_service(args))
 
   deployment = serve.deployment(serve.ingress(application)())
