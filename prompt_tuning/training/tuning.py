@@ -169,21 +169,14 @@ class Settings:
   folder: str
 
   def __post_init__(self):
-    for name in (
-      "length",
-      "steps",
-      "batch_size",
-      "eval_period",
-      "stats_period",
-    ):
+    numbers = ("length", "steps", "batch_size", "eval_period", "stats_period")
+    for name in numbers:
       value = getattr(self, name)
       if value is not None and value <= 0:
         raise ValueError(f"Expected {name} to be positive, got {value}.")
     if isinstance(self.init, np.ndarray) and len(self.init) != self.length:
-      raise ValueError(
-        f"Expected the length of init, {len(self.init)}, got length="
-        f"{self.length}: leave it out, or begin with another prompt."
-      )
+      n, length = len(self.init), self.length
+      raise ValueError(f"Expected the length of init, {n}, got {length=}.")
     if not 0 <= self.learning_rate < math.inf:
       raise ValueError(
         f"Expected a learning_rate of 0 or more, got {self.learning_rate}."
