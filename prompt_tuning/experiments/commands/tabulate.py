@@ -129,7 +129,7 @@ def _without_runs(
     text = interpretability.page(page, every[page.sheet], configs.parent)
     if text is not None:
       files[f"{_TABLES}/interpretability.md"] = text.encode()
-  if not wanted & {"parameters", "claims"}:
+  if not {"parameters", "claims"} & set(wanted):
     return files
   sheet = toml_files.parse(
     configs / "parameters.toml", parameters.ParameterSheet
