@@ -74,7 +74,7 @@ def _disturbed(server: Server, content: bytes) -> Iterator[list[int]]:
   body = json.dumps(
     {"model": "prompt_0", "prompt": "a", "n": 8, "stream": True}
   )
-  head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+  head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
   kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}"
   thread = threading.Thread(target=change)
   with (

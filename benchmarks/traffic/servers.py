@@ -192,9 +192,10 @@ class _Connections:
     """
     reader, writer = await self._open()
     try:
-      head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
-      kind = "Content-Type: application/json"
-      writer.write(f"{head}\r\n{kind}\r\n\r\n".encode() + body)
+      head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+      kind = "Content-Type: application/json\r\n"
+      length = f"Content-Length: {len(body)}\r\n"
+      writer.write(f"{head}{kind}{length}\r\n".encode() + body)
       headers = (await reader.readuntil(b"\r\n\r\n")).lower()
       length = headers.partition(b"content-length:")[2].split()[0]
       await reader.readexactly(int(length))

@@ -65,8 +65,8 @@ def check(layout: Layout, grids: Sequence[Grid]) -> None:
   """Checks that a layout names the axes of the grids, and shows all of them.
 
   Raises:
-    ValueError: if it does not, or `gaps` names no two rows, or there is nothing
-      to make panels of.
+    ValueError: if it does not, or shows less than all runs, or `gaps` names no
+      two rows, or there is nothing to make panels of.
   """
   if layout.after:
     if any(STEPS in grid for grid in grids):

@@ -259,8 +259,9 @@ class Results:
       place = values[self.row_of(run.cell), point[sheet.layout.columns]]
       scores = run.record.scores if run.record else {}
       # A failed run's is None; which tasks a mixture has, it does not say.
-      if run.failed and not str(point["task"]).endswith(_PREFIXED):
-        scores = {str(point["task"]): None}
+      own = str(point["task"]).removesuffix(_PREFIXED)
+      if run.failed and own in sheet.values.get("task", {}):
+        scores = {own: None}
       for task, value in scores.items():
         # A run on one task may have chosen a form of it, such as ..._sentinel.
         name = task if len(scores) > 1 else point["task"]
@@ -362,16 +363,11 @@ class Results:
 
   def gap(self, upper: Row, lower: Row) -> Mapping[AxisValue, records.Summary]:
     """Column -> by how much one row is above another, in points."""
-    return {
-      column: gap
-      for column in self.columns
-      if (
-        gap := _gap(
-          self.entries.get((upper, column)), self.entries.get((lower, column))
-        )
-      )
-      is not None
+    gaps = {
+      x: _gap(self.entries.get((upper, x)), self.entries.get((lower, x)))
+      for x in self.columns
     }
+    return {column: gap for column, gap in gaps.items() if gap is not None}
 
   def gap_by_task(
     self, upper: Row, lower: Row, column: AxisValue

@@ -362,7 +362,9 @@ def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
   """
   folder = json.dumps(f"{place.root}{os.sep}")[1:-1]
   text = re.sub(
-    rf"(?<![\w/.-]){re.escape(folder)}", "", left.read_text(encoding="utf-8")
+    rf"(?:(?<![\w/.-])|(?<=\\n)){re.escape(folder)}",  # Begins a path or line.
+    "",
+    left.read_text(encoding="utf-8"),
   )
   path = place.record(cell)
   counts = records.parse(text, str(left)).counts

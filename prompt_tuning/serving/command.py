@@ -6,6 +6,7 @@
 
 import argparse
 from collections.abc import Sequence
+import contextlib
 import math
 import signal
 import socket
@@ -125,7 +126,7 @@ def make_service(args: argparse.Namespace) -> Service:
 def _is_for_this_machine(args: argparse.Namespace) -> bool:
   """Whether only programs of this machine may ask, without a key or proxy."""
   is_open = args.keys is None and not args.forwarded_allow_ips
-  return is_open and args.host in _LOCAL
+  return is_open and args.host in _LOCAL | {"::1"}
 
 
 def _longest_prompt(args: argparse.Namespace) -> int:
@@ -219,7 +220,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _count(text: str) -> int:
-  if not text.isdecimal():
+  if not (text := text.strip()).isdecimal():
     raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
   return int(text)
 
@@ -231,10 +232,10 @@ def _positive(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-  number = float(text)
-  if not 0 <= number < math.inf:
-    raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
-  return number
+  with contextlib.suppress(ValueError):
+    if 0 <= (number := float(text)) < math.inf:
+      return number
+  raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -61,9 +61,13 @@ def defaults() -> dict[str, Any]:
 def _is_of_another_model(prompt: pathlib.Path, other: pathlib.Path) -> bool:
   """Whether two prompts say that they are of different models.
 
-  One that an older checkout has left is: its ladder_m was another.
+  One that an older checkout has left is: its ladder_m was another. One that
+  cannot be read is none, and named when prompts are loaded.
   """
-  (_, one), (_, two) = map(prompt_files.load_prompt, (prompt, other))
+  try:
+    (_, one), (_, two) = map(prompt_files.load_prompt, (prompt, other))
+  except ValueError:
+    return False
   known = {x.base_fingerprint for x in (one, two) if x}
   return len(known - {prompt_files.UNKNOWN}) > 1
 

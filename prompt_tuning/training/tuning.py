@@ -154,7 +154,7 @@ class Settings:
       a run that was interrupted there goes on. None: a temporary one.
 
   Raises:
-    ValueError: if a number is too small.
+    ValueError: if a number is too small, or not the length of `init`.
   """
 
   length: int
@@ -179,7 +179,7 @@ class Settings:
       raise ValueError(f"Expected the length of init, {n}, got {length=}.")
     if not 0 <= self.learning_rate < math.inf:
       raise ValueError(
-        f"Expected a learning_rate of 0 or more, got {self.learning_rate}."
+        f"Expected a finite learning_rate, 0 or more, got {self.learning_rate}."
       )
 
   @property

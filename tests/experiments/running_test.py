@@ -153,7 +153,9 @@ def test_record_names_no_folder_of_this_machine(tmp_path):
   other = f"/mnt{tmp_path}/words"
   sheet.write_text(
     sheet.read_text().replace(
-      "SEED =", f'OTHER = "{other}", OWN = "{tmp_path}/words", SEED ='
+      "SEED =",
+      f'OTHER = "{other}", OWN = "{tmp_path}/words", '
+      f'LINES = "a\\n{tmp_path}/b", SEED =',
     )
   )
   (cell, *_) = counting.cells(place)
@@ -162,6 +164,7 @@ def test_record_names_no_folder_of_this_machine(tmp_path):
   command = filed.record.command
   assert f'--gin.OTHER="{other}"' in command
   assert '--gin.OWN="words"' in command
+  assert '--gin.LINES="a\\nb"' in command
 
 
 def test_process_that_begins_while_others_are_stopped_is_stopped():

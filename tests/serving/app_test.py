@@ -37,6 +37,13 @@ def test_completion_is_the_model_s_answer(service, prompts):
   )
 
 
+def test_name_of_the_model_may_have_a_slash(service, monkeypatch):
+  monkeypatch.setattr(service, "base", "a/b")
+  for path in ("a/b", "a%2Fb"):
+    response = served.send(service, "GET", f"/v1/models/{path}")
+    assert response.json()["id"] == "a/b"
+
+
 def test_samples_differ_and_a_seed_repeats_them(service):
   body = {"n": 4, "temperature": 1.5, "seed": 7}
   first = served.complete(service, **body).json()["choices"]

@@ -44,6 +44,9 @@ def test_what_was_tuned_or_changed_stays(args):
   prompt_files.save_prompt(path, np.ones((3, 192), np.float32))
   demo.defaults()
   assert len(prompt_files.load_prompt(path)[0]) == 3
+  path.write_bytes(b"half")
+  demo.defaults()
+  assert path.read_bytes() == b"half"
 
 
 def test_prompt_of_another_model_is_taken_anew(args):

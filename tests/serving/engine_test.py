@@ -318,10 +318,10 @@ def test_closed_engine_finishes_and_takes_no_more(model):
     longest_prompt=2,
     slots=1,
   )
-  stopped = engine_lib.Engine(model, settings)
-  stopped.start(should_stop=lambda: True)
+  stopped, asked = engine_lib.Engine(model, settings), []
+  stopped.start(should_stop=lambda: len(asked) > 1 or asked.append(1))
   assert not stopped.is_ready
-  assert not len(stopped._compiled)
+  assert len(stopped._compiled) == 2
   engine = engine_lib.Engine(model, settings)
   request = Generation(engine.tokens_of("abc"), None, 5)
   with pytest.raises(engine_lib.ClosedError):

@@ -142,7 +142,8 @@ def test_reader_that_takes_nothing_is_let_go(monkeypatch):
   assert all(x["more_body"] for x in sent[1:])
   sent.clear()
   send_all = lambda message: asyncio.sleep(0, sent.append(message))  # noqa: E731
-  asyncio.run(gate.Gate(app, limits, (), ())(scope, receive, send_all))
+  whole = gate.Gate(app, gate.Limits(), (), ())
+  asyncio.run(whole(scope, receive, send_all))
   assert sent[-1] == {"type": "http.response.body", "body": b"89"}
 
 

@@ -130,6 +130,8 @@ def test_only_a_trusted_proxy_says_who_asks(tmp_path, trusted, statuses):
   )
   try:
     server.wait_until_ready()
+    other = httpx.get(f"{server.url}/readyz", headers={"Host": "evil.example"})
+    assert other.status_code == (200 if trusted else 403)
     answers = [
       httpx.get(
         f"{server.url}/v1/models", headers={"X-Forwarded-For": f"10.0.0.{i}"}

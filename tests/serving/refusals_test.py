@@ -373,7 +373,7 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     (["--checkpoint=none", "--slots=0"], "--slots: expected 1 or more, got 0"),
     (["--checkpoint=none", "--beams=-1"], "expected 0 or more, got '-1'"),
     (["--checkpoint=none", "--lengths=64,x"], "expected 0 or more, got 'x'"),
-    (["--checkpoint=none", "--patience=nan"], "expected 0 or more, got nan"),
+    (["--checkpoint=none", "--patience=nan"], "expected 0 or more, got 'nan'"),
   ):
     with pytest.raises(SystemExit):
       command.main([*arguments, f"--prompts={tmp_path}", "--jobs="])

@@ -344,11 +344,11 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
     ({"train": PAIRS, "eval_period": 0}, "Expected eval_period to be positive"),
     (
       {"train": PAIRS, "learning_rate": -1.0},
-      "Expected a learning_rate of 0 or more",
+      "Expected a finite learning_rate, 0 or more",
     ),
     (
       {"train": PAIRS, "learning_rate": float("nan")},
-      "Expected a learning_rate of 0 or more, got nan",
+      "Expected a finite learning_rate, 0 or more, got nan",
     ),
     (
       {"train": PAIRS, "length": 5, "init": np.ones((3, 64))},
