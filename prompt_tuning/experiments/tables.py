@@ -101,8 +101,11 @@ def _gap_rows(results: Results, before: list[str]) -> Iterator[list[str]]:
 
 
 def _gap_name(results: Results, rows: tuple[Row, Row]) -> str:
-  upper, lower = (results.row_label(x) for x in rows)
-  return f"Gap: {upper} - {lower}"
+  places = [*zip(results.sheet.layout.rows, *rows, strict=True)]
+  label = results.sheet.label
+  [gap] = [f"{label(x, a)} - {label(x, b)}" for x, a, b in places if a != b]
+  shared = [label(axis, a) for axis, a, b in places if a == b]
+  return ", ".join([f"Gap: {gap}", *shared])
 
 
 def _gap_text(gap: Mapping[Any, records.Summary], key: Any) -> str:
