@@ -318,8 +318,8 @@ def test_closed_engine_finishes_and_takes_no_more(model):
     longest_prompt=2,
     slots=1,
   )
-  stopped, asked = engine_lib.Engine(model, settings), []
-  stopped.start(should_stop=lambda: len(asked) > 1 or asked.append(1))
+  stopped, answers = engine_lib.Engine(model, settings), iter([False, False])
+  stopped.start(should_stop=lambda: next(answers, True))
   assert not stopped.is_ready
   assert len(stopped._compiled) == 2
   engine = engine_lib.Engine(model, settings)

@@ -342,14 +342,8 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
     ({"train": PAIRS, "length": 1}, "Got 2 class labels for a prompt of 1"),
     ({"train": PAIRS, "length": 0}, "Expected length to be positive, got 0"),
     ({"train": PAIRS, "eval_period": 0}, "Expected eval_period to be positive"),
-    (
-      {"train": PAIRS, "learning_rate": -1.0},
-      "Expected a finite learning_rate, 0 or more",
-    ),
-    (
-      {"train": PAIRS, "learning_rate": float("nan")},
-      "Expected a finite learning_rate, 0 or more, got nan",
-    ),
+    ({"train": PAIRS, "learning_rate": -1.0}, "learning_rate, 0 or more"),
+    ({"train": PAIRS, "learning_rate": np.nan}, "0 or more, got nan"),
     (
       {"train": PAIRS, "length": 5, "init": np.ones((3, 64))},
       "Expected the length of init, 3, got length=5",
