@@ -55,6 +55,8 @@ flags.DEFINE_string(
 flags.DEFINE_bool("keep", True, "Whether to write records.")
 
 ROOT = pathlib.Path(__file__).parents[1]
+# What the side of `--baseline` is called.
+BASELINE = "baseline"
 # Of a loss and a gradient's norm, relative; of tokens, the share that may
 # differ; of log likelihoods, nats. bfloat16 rounds to three digits at best:
 # transformers' losses are themselves in it, and at 11 nats 1/16 apart.
@@ -79,13 +81,13 @@ class Side:
 
   def __init__(self, name: str, case: cases_lib.Case, weights: str):
     """Starts the process and waits until it is ready."""
-    root = pathlib.Path(FLAGS.baseline or ROOT) if "baseline" in name else ROOT
+    root = pathlib.Path(FLAGS.baseline or ROOT) if name == BASELINE else ROOT
     self.name = name
     self.turns: list[dict[str, Any]] = []
     self._process = subprocess.Popen(
       [
         *(sys.executable, "-m", "peers.worker"),
-        name.replace("baseline", "ours"),
+        name.replace(BASELINE, "ours"),
         json.dumps(dataclasses.asdict(case)),
         weights,
         FLAGS.ours,
@@ -159,25 +161,33 @@ def disagreement(name: str, a: Any, b: Any) -> float:
 
 
 def agreement(case: cases_lib.Case, sides: list[Side]) -> dict[str, float]:
-  """Compares what the first and the last side computed.
+  """Compares what the first side computed with the last, and a baseline.
+
+  Returns:
+    Name of what was computed -> how far the first and the last are apart.
 
   Raises:
     ValueError: if they disagree.
   """
-  ours, theirs = sides[0].start["outcome"], sides[-1].start["outcome"]
+  ours = sides[0].start["outcome"]
   found = {}
-  for name, value in ours.items():
-    if name not in theirs:
-      continue
-    found[name] = disagreement(name, value, theirs[name])
-    most = _TOLERANCES[case.dtype][name]
-    # Not "more than": a NaN is no agreement.
-    if not found[name] <= most:
-      raise ValueError(
-        f"{case.name}: {sides[0].name} and {sides[-1].name} disagree on "
-        f"{name} by {found[name]:.2g}, more than {most}: {value} and "
-        f"{theirs[name]}."
-      )
+  others = [x for x in sides[1:-1] if x.name == BASELINE]
+  for side in (*others, sides[-1]):
+    theirs = side.start["outcome"]
+    found = {
+      name: disagreement(name, value, theirs[name])
+      for name, value in ours.items()
+      if name in theirs
+    }
+    for name, difference in found.items():
+      most = _TOLERANCES[case.dtype][name]
+      # Not "more than": a NaN is no agreement.
+      if not difference <= most:
+        raise ValueError(
+          f"{case.name}: {sides[0].name} and {side.name} disagree on {name} by "
+          f"{difference:.2g}, more than {most}: {ours[name]} and "
+          f"{theirs[name]}."
+        )
   return found
 
 
@@ -192,7 +202,7 @@ def run(case: cases_lib.Case, weights: pathlib.Path) -> dict[str, Any]:
   )
   names = [*case.sides[:-1], FLAGS.peer]
   if FLAGS.baseline:
-    names.insert(1, "baseline")
+    names.insert(1, BASELINE)
   sides: list[Side] = []
   try:
     for name in names:

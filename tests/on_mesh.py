@@ -5,10 +5,12 @@
 Writes, for each number of partitions, the losses, the prompt, predictions and
 scores of some steps to OUT; or runs `t5x.train` in the folder OUT if the one
 number is "train", or goes on to a step if they are "go-on PARTITIONS STEPS".
-With an address it is one of several processes.
+With an address it is one of several processes. Behind "interleaved" the devices
+of the two take turns on the mesh, as those of hosts may on a TPU slice.
 """
 
 import functools
+import itertools
 import sys
 
 import jax
@@ -17,7 +19,14 @@ import tensorflow as tf
 import tiny
 
 from prompt_tuning.training import actions
-from t5x import by_length, initialization, schedules, trainer, utils
+from t5x import (
+  by_length,
+  initialization,
+  partitioning,
+  schedules,
+  trainer,
+  utils,
+)
 
 
 def batches(number):
@@ -86,9 +95,7 @@ def losses_of(loop, partitioner):
 
 
 def rows_of_process(partitioner):
-  layout = partitioner.get_data_layout(tiny.BATCH_SIZE)
-  size = tiny.BATCH_SIZE // layout.num_shards
-  return slice(layout.shard_id * size, (layout.shard_id + 1) * size)
+  return np.array(partitioner.get_data_layout(tiny.BATCH_SIZE).rows)
 
 
 def run(base, num_partitions):
@@ -158,11 +165,18 @@ def main(argv):
     return train(base, out)
   if partitions[0] == "go-on":
     return go_on(base, out, *map(int, partitions[1:]))
-  results = {
-    f"{number}/{name}": value
-    for number in partitions
-    for name, value in run(base, int(number)).items()
-  }
+  devices = jax.devices()
+  if partitions[0] == "interleaved":
+    half = len(devices) // 2
+    pairs = zip(devices[:half], devices[half:], strict=True)
+    devices = list(itertools.chain(*pairs))
+    partitions = partitions[1:]
+  with partitioning.using_devices(devices):
+    results = {
+      f"{number}/{name}": value
+      for number in partitions
+      for name, value in run(base, int(number)).items()
+    }
   if jax.process_index() == 0:
     np.savez(out, **results)
 

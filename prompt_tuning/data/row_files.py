@@ -97,7 +97,8 @@ def _tab_separated(path: str, text: str) -> Iterator[Row]:
 
 def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:
   csv.field_size_limit(_LONGEST_CELL)
-  reader = csv.reader(io.StringIO(text, newline=""), strict=True, **dialect)
+  lines = io.StringIO(text, newline="").readlines()
+  reader = csv.reader(lines, strict=True, **dialect)
   begin = 1
   columns: list[str] = []
   try:
@@ -106,7 +107,10 @@ def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:
       if not cells:  # An empty line.
         continue
       for number, cell in enumerate(cells):
-        if _SPACE_AND_QUOTES.fullmatch(cell):
+        # In a quoted cell they would be written twice.
+        if _SPACE_AND_QUOTES.fullmatch(cell) and (
+          cell in "".join(lines[line - 1 : reader.line_num])
+        ):
           column = columns[number] if number < len(columns) else number + 1
           raise ValueError(
             f"{path}, line {line}, column {column}: expected a cell, got a "

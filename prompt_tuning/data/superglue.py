@@ -237,7 +237,8 @@ class PreparedData(seqio.TfdsDataSource):
         f"Expected split {split!r} of {self.tfds_dataset.name} in "
         f"--tfds_data_dir ({self.tfds_dataset.data_dir}), got "
         f"{list(prepared) or 'nothing'}. Prepare it with: python "
-        "scripts/prepare_superglue.py --tfds_data_dir=DIR"
+        "scripts/prepare_superglue.py --tfds_data_dir=DIR. Python code says "
+        "where it is by seqio.set_tfds_data_dir_override(DIR)."
       )
 
 

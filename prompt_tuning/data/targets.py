@@ -44,16 +44,23 @@ def as_written(
     vocabulary: The model's; see `vocabulary.writer`.
 
   Raises:
-    ValueError: if the vocabulary cannot write a label, or no target at all.
+    ValueError: if a label is no text, or the vocabulary cannot write it or
+      tell it from another, or can write no target at all.
   """
+  if others := [x for x in labels if not isinstance(x, str)]:
+    raise ValueError(f"Expected labels to be texts, got {others[0]!r}.")
   # Answers have no other spaces: "good " would be a label that none is.
-  labels = [*map(spaced, labels)]
+  labels = [*dict.fromkeys(map(spaced, labels))]
   written = vocabulary_lib.writer(vocabulary, labels)
   if labels:
-    return (
-      tuple(dict.fromkeys(map(written, labels))),
-      lambda text: written(spaced(text)),
-    )
+    found: dict[str, str] = {}
+    for label in labels:
+      if (other := found.setdefault(written(label), label)) != label:
+        raise ValueError(
+          f"The vocabulary writes the labels {other!r} and {label!r} alike, as "
+          f"{written(label)!r}: choose other words for one of them."
+        )
+    return tuple(found), lambda text: written(spaced(text))
   unknown = getattr(vocabulary, "unk_id", None)
   lost = [x for x in targets if unknown in vocabulary.encode(x)]
   if lost:

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 from typing import Any
 
 from etils import epath
@@ -20,6 +19,7 @@ import safetensors
 
 from prompt_tuning import safe_files
 from prompt_tuning.interop import hugging_face_config, local_paths, t5_names
+from prompt_tuning.t5 import config as t5_config
 from prompt_tuning.t5.config import T5Config
 from t5x import base_checkpoints
 from t5x.formats import stored_arrays
@@ -266,35 +266,14 @@ def write_folder(
 def _config_of(arrays: Mapping[str, StoredArray]) -> T5Config:
   """Finds out the sizes of a model, and refuses one that is no T5 1.1."""
   shapes = {name: array.shape for name, array in arrays.items()}
-  query, gate = (
-    f"encoder/layers_0/{name}/kernel"
-    for name in ("attention/query", "mlp/wi_0")
-  )
-  needed = (_EMBEDDING, _BIAS, query, gate)
+  gate = "encoder/layers_0/mlp/wi_0/kernel"
+  needed = (_EMBEDDING, _BIAS, "encoder/layers_0/attention/query/kernel", gate)
   if missing := [name for name in needed if name not in shapes]:
     raise ValueError(
       f"Expected the parameters of a T5 1.1, got none of {', '.join(missing)}."
     )
-  layers = {
-    stack: len(
-      {
-        m[1]
-        for name in shapes
-        if (m := re.match(rf"{stack}/layers_(\d+)/", name))
-      }
-    )
-    for stack in ("encoder", "decoder")
-  }
-  num_heads, num_buckets = shapes[_BIAS]
-  config = T5Config(
-    vocab_size=shapes[_EMBEDDING][0],
-    emb_dim=shapes[_EMBEDDING][1],
-    num_heads=num_heads,
-    num_encoder_layers=layers["encoder"],
-    num_decoder_layers=layers["decoder"],
-    head_dim=shapes[query][1] // num_heads,
-    mlp_dim=shapes[gate][1],
-    relative_attention_num_buckets=num_buckets,
+  config = dataclasses.replace(
+    t5_config.config_of(arrays), logits_via_embedding=False
   )
   expected = t5_names.shapes(config)
   problems = [

@@ -1,6 +1,9 @@
 """The sizes of a T5 1.1."""
 
+from collections.abc import Mapping
 import dataclasses
+import re
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -71,6 +74,11 @@ class T5Config:
         raise ValueError(
           f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
         )
+    # Flax takes any number, and has zeros for what is not in the range.
+    if not 0 <= self.dropout_rate < 1:
+      raise ValueError(
+        f"Expected a dropout rate in [0, 1), got {self.dropout_rate}."
+      )
     if unknown := set(self.remat_keeps) - set(KEPT):
       raise ValueError(
         f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}."
@@ -80,3 +88,59 @@ class T5Config:
         f"remat_keeps={self.remat_keeps} says what rematerialised layers keep, "
         "and none is: give remat=True as well."
       )
+
+
+def config_of(
+  shapes: Mapping[str, Any],
+  dtype: DType = "float32",
+  dropout_rate: float = 0.1,
+) -> T5Config:
+  """Finds out the sizes of a T5.
+
+  The shapes do not say the activation function, nor the distance at which the
+  relative bias ends: they are taken to be those of T5 1.1 and FLAN-T5 (gated
+  gelu) or, where the MLP has one branch, of the first T5 (relu).
+
+  Args:
+    shapes: Name -> what has a shape, with T5X's names.
+    dtype: Of activations.
+    dropout_rate: In training.
+
+  Raises:
+    ValueError: if an array is missing that tells a size.
+  """
+
+  def shape(name: str) -> tuple[int, ...]:
+    if name not in shapes:
+      raise ValueError(
+        f"Expected the parameter {name} of a T5 with T5X's names, got "
+        f"{', '.join(list(shapes)[:5])}, ... Convert the model first: python "
+        "scripts/convert_checkpoint.py. Of another architecture, give its "
+        "config."
+      )
+    return tuple(shapes[name].shape)
+
+  vocab_size, emb_dim = shape("token_embedder/embedding")
+  num_heads, num_buckets = shape("encoder/relpos_bias/rel_embedding")
+  is_gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
+  mlp = f"encoder/layers_0/mlp/{'wi_0' if is_gated else 'wi'}/kernel"
+  return T5Config(
+    vocab_size=vocab_size,
+    emb_dim=emb_dim,
+    num_heads=num_heads,
+    num_encoder_layers=_num_layers(shapes, "encoder"),
+    num_decoder_layers=_num_layers(shapes, "decoder"),
+    head_dim=shape("encoder/layers_0/attention/query/kernel")[1] // num_heads,
+    mlp_dim=shape(mlp)[1],
+    dtype=dtype,
+    mlp_activations=("gelu", "linear") if is_gated else ("relu",),
+    dropout_rate=dropout_rate,
+    logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
+    relative_attention_num_buckets=num_buckets,
+  )
+
+
+def _num_layers(shapes: Mapping[str, Any], stack: str) -> int:
+  pattern = re.compile(rf"{stack}/layers_(\d+)/.*")
+  found = {int(m[1]) for name in shapes if (m := pattern.fullmatch(name))}
+  return max(found, default=-1) + 1

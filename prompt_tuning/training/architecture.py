@@ -1,7 +1,7 @@
 """What a checkpoint's arrays say of the model that they belong to."""
 
 from collections.abc import Mapping
-import re
+import os
 from typing import Any
 
 from etils import epath
@@ -11,7 +11,6 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.t5 import network, parameter_shapes
 from prompt_tuning.t5.config import T5Config
-from prompt_tuning.types import DType
 from t5x import checkpoints
 
 LADDER = "ladder_"
@@ -24,70 +23,15 @@ def is_of_ladder(base: "checkpoints.BaseCheckpoint") -> bool:
   return str(base.metadata.get("name") or "").startswith(LADDER)
 
 
-def config_of(
-  shapes: Mapping[str, Any],
-  dtype: DType = "float32",
-  dropout_rate: float = 0.1,
-) -> T5Config:
-  """Finds out the sizes of a T5.
-
-  The shapes do not say the activation function, nor the distance at which the
-  relative bias ends: they are taken to be those of T5 1.1 and FLAN-T5 (gated
-  gelu) or, where the MLP has one branch, of the first T5 (relu).
-
-  Args:
-    shapes: Name -> what has a shape, with T5X's names.
-    dtype: Of activations.
-    dropout_rate: In training.
-
-  Raises:
-    ValueError: if an array is missing that tells a size.
-  """
-
-  def shape(name: str) -> tuple[int, ...]:
-    if name not in shapes:
-      raise ValueError(
-        f"Expected the parameter {name} of a T5 with T5X's names, got "
-        f"{', '.join(list(shapes)[:5])}, ... Convert the model first: python "
-        "scripts/convert_checkpoint.py. Of another architecture, give its "
-        "config."
-      )
-    return tuple(shapes[name].shape)
-
-  vocab_size, emb_dim = shape("token_embedder/embedding")
-  num_heads, num_buckets = shape("encoder/relpos_bias/rel_embedding")
-  is_gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
-  mlp = f"encoder/layers_0/mlp/{'wi_0' if is_gated else 'wi'}/kernel"
-  return T5Config(
-    vocab_size=vocab_size,
-    emb_dim=emb_dim,
-    num_heads=num_heads,
-    num_encoder_layers=_num_layers(shapes, "encoder"),
-    num_decoder_layers=_num_layers(shapes, "decoder"),
-    head_dim=shape("encoder/layers_0/attention/query/kernel")[1] // num_heads,
-    mlp_dim=shape(mlp)[1],
-    dtype=dtype,
-    mlp_activations=("gelu", "linear") if is_gated else ("relu",),
-    dropout_rate=dropout_rate,
-    logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
-    relative_attention_num_buckets=num_buckets,
-  )
-
-
 def added_to(shapes: Mapping[str, Any], config: T5Config) -> list[str]:
   """Returns the parameters that are not the T5's own: those of methods."""
   own = parameter_shapes.parameter_shapes(network.Transformer(config))
   return sorted(set(shapes) - set(own))
 
 
-def _num_layers(shapes: Mapping[str, Any], stack: str) -> int:
-  pattern = re.compile(rf"{stack}/layers_(\d+)/.*")
-  found = {int(m[1]) for name in shapes if (m := pattern.fullmatch(name))}
-  return max(found, default=-1) + 1
-
-
 def vocabulary_of(
-  base: "checkpoints.BaseCheckpoint", given: str | seqio.Vocabulary | None
+  base: "checkpoints.BaseCheckpoint",
+  given: str | os.PathLike[str] | seqio.Vocabulary | None,
 ) -> seqio.Vocabulary:
   """Finds a model's vocabulary.
 

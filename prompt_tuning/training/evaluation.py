@@ -37,8 +37,8 @@ class Evaluator(seqio.Evaluator):
   ):
     """See `seqio.Evaluator.evaluate`.
 
-    A thread computes the metrics of a task while the device answers the next;
-    seqio alone begins with them when all tasks have been answered.
+    If metrics are computed concurrently, a thread does so for a task while the
+    device answers the next; seqio alone begins when all have been answered.
     """
     computed, outputs = {}, {}
     for task in self.eval_tasks:

@@ -26,7 +26,7 @@ import seqio
 from prompt_tuning import prompt_files
 from prompt_tuning.data import text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.t5.config import T5Config
+from prompt_tuning.t5.config import T5Config, config_of
 from prompt_tuning.training import architecture, tuning
 from prompt_tuning.training import examples as examples_lib
 from prompt_tuning.training.computed_once import computed_once
@@ -55,7 +55,8 @@ def load(
     dtype: Of activations.
     dropout_rate: In training; by default the recipes', 0.1 and, of the ladder's
       models, 0.
-    config: Sizes of the network, where the checkpoint's arrays do not tell.
+    config: Sizes of the network, where the checkpoint's arrays do not tell;
+      what is said above goes before its dtype and dropout.
 
   Raises:
     ValueError: if there is no checkpoint or no vocabulary, they do not fit, or
@@ -64,7 +65,9 @@ def load(
   base = checkpoints.open_checkpoint(str(checkpoint))
   if dropout_rate is None:
     dropout_rate = 0.0 if architecture.is_of_ladder(base) else 0.1
-  config = config or architecture.config_of(base.shapes, dtype, dropout_rate)
+  config = dataclasses.replace(
+    config or config_of(base.shapes), dtype=dtype, dropout_rate=dropout_rate
+  )
   if added := architecture.added_to(base.shapes, config):
     raise ValueError(
       f"{base.path} is no base model: it has {', '.join(added[:3])} besides. "
@@ -74,12 +77,7 @@ def load(
   return Model(
     base,
     config,
-    architecture.vocabulary_of(
-      base,
-      os.fspath(vocabulary)
-      if isinstance(vocabulary, os.PathLike)
-      else vocabulary,
-    ),
+    architecture.vocabulary_of(base, vocabulary),
   )
 
 

@@ -66,7 +66,7 @@ class Base:
   vocabulary: seqio.Vocabulary
 
   def initializer(
-    self, init: str | TunedPrompt | np.ndarray | None, labels: Sequence[str]
+    self, init: str | np.ndarray | None, labels: Sequence[str]
   ) -> Initializer:
     """Returns how a prompt begins.
 
@@ -78,8 +78,6 @@ class Base:
     Raises:
       ValueError: if the name is another one, or there are no labels.
     """
-    if isinstance(init, TunedPrompt):
-      return prompts.from_array(init.array)
     if isinstance(init, np.ndarray):
       return prompts.from_array(init)
     if init is None:
@@ -151,7 +149,7 @@ class Settings:
       evaluations.
     rank: Whether validation ranks the labels instead of generating text.
     folder: The run's folder, with its checkpoints, its record and its prompt;
-      a run that was interrupted there goes on. None: a temporary one.
+      a run that was interrupted there goes on.
 
   Raises:
     ValueError: if a number is too small, or not the length of `init`.

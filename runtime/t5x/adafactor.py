@@ -70,8 +70,8 @@ class Adafactor(optimizers.OptimizerDef):
       at least this large.
     epsilon1: Added to the squared gradient.
     epsilon2: Least RMS of a parameter that the learning rate is multiplied by.
-    logical_factor_rules: The part of each logical axis, for parameters of more
-      than two dimensions; vectors and matrices go by their size alone.
+    logical_factor_rules: Not used, taken for T5X's gin files: they are for
+      parameters of more than two dimensions, and there are none here.
   """
 
   factored: bool = True

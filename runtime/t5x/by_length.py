@@ -127,7 +127,7 @@ class Trainer(trainer.Trainer):
       longest,
       self._num_lengths,
       self._added,
-      layout.batch_size // layout.num_shards,
+      len(layout.rows),
     )
     plan = lengths.plan(
       lengths.of_inputs(batch), shapes, self._added, _longest_of_processes

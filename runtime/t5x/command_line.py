@@ -13,16 +13,16 @@ from t5x import events, records
 
 
 class StopSignals:
-  """Notes SIGTERM and SIGINT, so that the run can stop between two steps.
+  """Notes SIGTERM and SIGINT, so that a run can stop where it may go on.
 
   A second one of the same kind ends it at once. Of several processes, all stop
-  after the same step, which JAX's own handler of SIGTERM agrees on; Ctrl-C is
+  at the same place, which JAX's own handler of SIGTERM agrees on; Ctrl-C is
   left alone there.
   """
 
   def __init__(self):
     self.received: int | None = None
-    self._answer = (-1, False)
+    self._times_asked = 0
     self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> "StopSignals":
@@ -40,7 +40,7 @@ class StopSignals:
     # Not by print: the signal may have come in the middle of one.
     os.write(
       2,
-      b"\nStopping after this step, evaluation or chunk of examples; the same "
+      b"\nStopping after this step, batch or chunk of examples; the same "
       b"signal again stops at once.\n",
     )
 
@@ -48,13 +48,12 @@ class StopSignals:
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
-  def stop_at(self, step: int) -> bool:
-    """Whether to stop after this step; all processes agree on it."""
+  def should_stop(self) -> bool:
+    """Whether to stop now; all processes ask as often, and agree."""
     if jax.process_count() == 1:
       return self.received is not None
-    if self._answer[0] != step:
-      self._answer = (step, multihost_utils.reached_preemption_sync_point(step))
-    return self._answer[1]
+    self._times_asked += 1
+    return multihost_utils.reached_preemption_sync_point(self._times_asked)
 
   @property
   def exit_status(self) -> int:

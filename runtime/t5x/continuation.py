@@ -85,7 +85,10 @@ def check(folder: str, configuration: RunConfiguration | None) -> Continuation:
   earlier, changes = before
   try:
     differences = run_configuration.check_same_run(
-      earlier, configuration, folder
+      earlier,
+      configuration,
+      folder,
+      is_evaluated=bool((records.read(folder) or {}).get("evals")),
     )
   except ValueError as error:
     if _has_checkpoint(folder):

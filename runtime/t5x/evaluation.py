@@ -75,7 +75,12 @@ class InferenceEvaluator:
       task.name: sum(1 for _ in self._evaluator.cached_task_datasets[task.name])
       for task in self._evaluator.eval_tasks
     }
-    if not self.counts or not all(self.counts.values()):
+    if not self.counts:
+      raise ValueError(
+        f"No task of {cfg.name} has metric_fns and the split {cfg.split!r}: "
+        "give its task some, or train with infer_eval_dataset_cfg = None."
+      )
+    if not all(self.counts.values()):
       raise ValueError(
         f"The split {cfg.split!r} of {cfg.name} has no example "
         f"to evaluate: {self.counts}."

@@ -1,7 +1,6 @@
 """Writes predictions: `python -m t5x.infer --gin_file=... --gin.X=...`."""
 
 from collections.abc import Callable
-import itertools
 import sys
 
 from t5x import gin_help
@@ -23,8 +22,6 @@ def main(infer: Callable[..., InferenceOutcome]) -> None:
     SystemExit: with 128 + its number, after a signal; started again, it goes on
       after the last chunk.
   """
-  # Processes agree on the next step, and examples are not counted one by one.
-  chunks = itertools.count()
   with (
     command_line.StopSignals() as signals,
     command_line.ProgressBar("infer", "example") as progress,
@@ -32,7 +29,7 @@ def main(infer: Callable[..., InferenceOutcome]) -> None:
     outcome = infer(
       configuration=gin_utils.configuration("infer"),
       on_event=progress,
-      should_stop=lambda: signals.stop_at(next(chunks)),
+      should_stop=signals.should_stop,
     )
   for path, examples in outcome.examples.items():
     print(f"{examples} examples in {path}", file=sys.stderr)

@@ -93,9 +93,7 @@ class _Inference:
       batch_size: Examples of the global batch.
       partitioner: Says which of them are this process's.
     """
-    layout = partitioner.get_data_layout(batch_size)
-    size = batch_size // layout.num_shards
-    self._local = slice(layout.shard_id * size, (layout.shard_id + 1) * size)
+    self._local = np.array(partitioner.get_data_layout(batch_size).rows)
     self._step = step
     self._partitioner = partitioner
     self._planner = lengths.SplitPlanner(batch_size)

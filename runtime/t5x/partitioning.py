@@ -1,5 +1,6 @@
 """Where arrays lie on a ('data', 'model') mesh of devices."""
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import contextvars
@@ -9,6 +10,7 @@ from typing import Any, Protocol, cast
 
 from flax.linen import partitioning as flax_partitioning
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import (
   AxisType,
   Mesh,
@@ -61,13 +63,13 @@ class DataLayout:
 
   Attributes:
     batch_size: Examples of the global batch.
-    shard_id: The part that this process reads.
-    num_shards: The number of parts; processes that share a part read the same.
+    rows: Which of them this process reads, ascending: those of its devices,
+      which on a TPU slice need not follow one another. Processes that share a
+      copy of the model read the same.
   """
 
   batch_size: int
-  shard_id: int
-  num_shards: int
+  rows: tuple[int, ...]
 
 
 def standard_logical_axis_rules(
@@ -144,7 +146,7 @@ class PjitPartitioner:
       num_partitions: Devices that share one model; 1 is data parallelism. The
         rest of the devices divide the batch.
       model_parallel_submesh: The same as the shape of a TPU submesh, of which
-        only the number of devices counts: `jax.make_mesh` finds the placement.
+        only the number of devices counts: JAX finds the placement.
       params_on_devices: Only True is supported.
       backend: Platform name, or None for JAX's default.
       logical_axis_rules: Defaults to `standard_logical_axis_rules()`.
@@ -169,11 +171,14 @@ class PjitPartitioner:
         f"num_partitions={model} does not divide the {len(devices)} devices. "
         "Choose another; it is how many share one copy of the model."
       )
-    self.mesh: Mesh = jax.make_mesh(
-      (len(devices) // model, model),
+    # By the wires between TPUs; `jax.make_mesh` does not split an axis of them
+    # on every kind, which 2 of a slice of 4x4 needs.
+    self.mesh = Mesh(
+      mesh_utils.create_device_mesh(
+        (len(devices) // model, model), devices, allow_split_physical_axes=True
+      ),
       ("data", "model"),
       axis_types=(AxisType.Auto, AxisType.Auto),
-      devices=devices,
     )
     self.logical_axis_rules = tuple(
       logical_axis_rules or standard_logical_axis_rules()
@@ -228,7 +233,8 @@ class PjitPartitioner:
     """Returns which part of a global batch this process reads.
 
     Raises:
-      ValueError: if the data axis does not divide the batch.
+      ValueError: if the data axis does not divide the batch, or processes
+        share some of their devices' parts and not all of them.
     """
     data_size = self.mesh.shape["data"]
     if batch_size % data_size:
@@ -238,16 +244,18 @@ class PjitPartitioner:
       )
     # [data, model], each entry the process that owns the device.
     owner = np.vectorize(lambda d: d.process_index)(self.mesh.devices)
-    rows = np.flatnonzero((owner == jax.process_index()).any(axis=1))
-    num_shards = data_size // len(rows)
-    if not np.array_equal(rows, rows[0] + np.arange(len(rows))) or (
-      rows[0] % len(rows)
+    sizes = collections.Counter(frozenset(row) for row in owner.tolist())
+    if sum(map(len, sizes)) > len(np.unique(owner)) or (
+      len(set(sizes.values())) > 1
     ):
       raise ValueError(
-        f"Process {jax.process_index()} owns rows {rows.tolist()} of the data "
-        "axis, which are not an even block: choose another num_partitions."
+        f"The {data_size} parts of the data axis belong to the processes "
+        f"{[sorted(set(row)) for row in owner.tolist()]}, which do not divide "
+        "them evenly: choose another num_partitions."
       )
-    return DataLayout(batch_size, int(rows[0]) // len(rows), num_shards)
+    is_ours = (owner == jax.process_index()).any(axis=1)
+    rows = np.flatnonzero(np.repeat(is_ours, batch_size // data_size))
+    return DataLayout(batch_size, tuple(rows.tolist()))
 
   def shard_batch(self, batch: Any) -> Any:
     """Puts this process's part of a batch of numpy arrays on its devices."""

@@ -55,6 +55,19 @@ MAY_CHANGE = (
   "*Trainer.num_microbatches",
   "*_eval/*.batch_size",
 )
+# Where the base model lies: a run's checkpoint knows it by its fingerprint.
+_OF_THE_BASE = (
+  "*RestoreCheckpointConfig.path",
+  "*.checkpoint.path",
+  "*.token_embedding.path",
+)
+# What nothing was made of before the first evaluation, which may have failed
+# of it.
+_OF_EVALUATIONS = (
+  "infer_eval/*",
+  "*SaveBestCheckpointer.metric_*",
+  "*SaveBestPrompt.metric",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +187,11 @@ def _made(
 
 def may_change(difference: Difference) -> bool:
   """Whether a run may go on with the new value."""
-  return any(fnmatch.fnmatch(difference.name, x) for x in MAY_CHANGE)
+  return _is_one_of(difference.name, MAY_CHANGE)
+
+
+def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
+  return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def describe(differences: Iterable[Difference]) -> str:
@@ -232,7 +249,10 @@ def dump(
 
 
 def check_same_run(
-  before: RunConfiguration, now: RunConfiguration, folder: str
+  before: RunConfiguration,
+  now: RunConfiguration,
+  folder: str,
+  is_evaluated: bool = True,
 ) -> list[Difference]:
   """Checks that a run may go on with a configuration.
 
@@ -240,6 +260,7 @@ def check_same_run(
     before: What the run in the folder was told.
     now: What it is told now.
     folder: For messages.
+    is_evaluated: Whether the run was.
 
   Returns:
     The differences, all of which may be.
@@ -248,11 +269,17 @@ def check_same_run(
     ValueError: if one of them changes what the run trains.
   """
   differences = before.differences(now)
-  if refused := [x for x in differences if not may_change(x)]:
+  allowed = _OF_THE_BASE if is_evaluated else _OF_THE_BASE + _OF_EVALUATIONS
+  if refused := [
+    x
+    for x in differences
+    if not may_change(x) and not _is_one_of(x.name, allowed)
+  ]:
     raise ValueError(
       f"{folder} has a run of other settings, there -> now: "
       f"{describe(refused)}. A run goes on with the settings it began with; "
-      "only its number of steps, its periods and its partitions may change. "
+      "only its number of steps, its periods, its partitions and the place of "
+      "its base model may change. "
       "Give those settings, or choose another folder."
     )
   return differences

@@ -79,17 +79,18 @@ def read(
   """
   train_cfg = task_binding.for_model(train_cfg, model)
   utils.verify_matching_vocabs(train_cfg, model)
-  layout = partitioner.get_data_layout(train_cfg.batch_size)
-  for cfg in (train_eval_cfg, infer_eval_cfg):
-    if cfg is not None:
-      partitioner.get_data_layout(cfg.batch_size)  # Or raises.
-  shard = (layout.shard_id, layout.num_shards)
-  batches = utils.get_dataset(train_cfg, *shard, model.feature_converter_cls)
+  layouts = [
+    cfg and partitioner.get_data_layout(cfg.batch_size)
+    for cfg in (train_cfg, train_eval_cfg, infer_eval_cfg)
+  ]
+  batches = utils.get_dataset(
+    train_cfg, layouts[0].rows, model.feature_converter_cls
+  )
   train_evals = {}
   if train_eval_cfg is not None:
     train_eval_cfg = task_binding.for_model(train_eval_cfg, model)
     train_evals = utils.get_training_eval_datasets(
-      train_eval_cfg, *shard, eval_steps, model.feature_converter_cls
+      train_eval_cfg, layouts[1].rows, eval_steps, model.feature_converter_cls
     )
   # What the splits that are cut to the lengths lose.
   cuts, notices = {}, []

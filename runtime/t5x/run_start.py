@@ -112,11 +112,14 @@ def restore(
   frozen = state.frozen
   del state
   restored, run_info = checkpointer.restore_run(initializer.train_state_axes)
-  if run_info["base_fingerprint"] != identity:
+  before, now = run_info["base_fingerprint"], identity
+  if before is None and now is None and base and run_info["base"]:
+    # Nothing is frozen: it is what the run began with.
+    before, now = run_info["base"]["fingerprint"], base.fingerprint
+  if before != now:
     raise ValueError(
-      f"{model_dir} was trained on the base model "
-      f"{run_info['base_fingerprint']}, this one is {identity}. Give its "
-      "INITIAL_CHECKPOINT_PATH, or choose another MODEL_DIR."
+      f"{model_dir} was trained on the base model {before}, this one is {now}. "
+      "Give its INITIAL_CHECKPOINT_PATH, or choose another MODEL_DIR."
     )
   if run_info["task"] != task:
     raise ValueError(

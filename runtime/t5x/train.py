@@ -8,6 +8,7 @@ from t5x import gin_help
 if __name__ == "__main__":
   gin_help.show_if_asked("train")  # Before what takes seconds.
 
+from absl import logging
 import jax
 
 from t5x import command_line, gin_utils
@@ -31,7 +32,7 @@ def main(train: Callable[..., Outcome]) -> None:
     outcome = train(
       configuration=gin_utils.configuration("train"),
       on_event=progress,
-      should_stop=lambda: signals.stop_at(progress.step),
+      should_stop=signals.should_stop,
     )
   if outcome.was_over:
     print(
@@ -40,8 +41,12 @@ def main(train: Callable[..., Outcome]) -> None:
       file=sys.stderr,
     )
   if outcome.status != "interrupted" and jax.process_index() == 0:
-    for note in gin_utils.closing_notes(outcome.model_dir, outcome.best):
-      print(note, flush=True)
+    try:
+      for note in gin_utils.closing_notes(outcome.model_dir, outcome.best):
+        print(note, flush=True)
+    except (ValueError, OSError, SyntaxError) as e:
+      # The files of its command may have changed; the run is over all the same.
+      logging.warning("What to do with the result cannot be said: %s", e)
   if outcome.status == "interrupted":
     print(
       f"Stopped at step {outcome.step}; the same command goes on.",

@@ -39,7 +39,7 @@ class Loop:
     evals: The inference evaluations so far: step, metrics, score.
     acted: Of the other modes, what their actions ran on so far: step, metrics.
     on_event: Called with all that happens.
-    should_stop: Asked after every step.
+    should_stop: Asked after every step of training and batch of evaluation.
   """
 
   task: str
@@ -79,6 +79,10 @@ class Loop:
     while True:
       try:
         stop = self._evaluate_if_due()
+      except events.CancelledError:
+        if self.step > self.first_step:
+          self._save()
+        return "interrupted"
       except Exception:
         self._save_before_failing()
         raise
@@ -175,7 +179,7 @@ class Loop:
       stop = self._act("TRAIN_EVAL", metrics)
     if self.evaluator is not None:
       metrics = self.evaluator.evaluate(
-        self.trainer.train_state, self.train_state_axes
+        self.trainer.train_state, self.train_state_axes, self._check_whether_on
       )
       for task, values in metrics.items():
         self.log.write(self.step, f"inference_eval/{task}", values)
@@ -188,6 +192,12 @@ class Loop:
       self.evals.append(evaluated)
       stop |= self._act("INFER_EVAL", metrics)
     return stop
+
+  def _check_whether_on(self, examples: int) -> None:
+    """Ends an evaluation that there may be no time for: it is done again."""
+    del examples
+    if self.should_stop():
+      raise events.CancelledError(f"It was stopped at step {self.step}.")
 
   def _save_before_failing(self) -> None:
     """Saves what no evaluation followed: the run may be told another one.

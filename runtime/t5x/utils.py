@@ -224,8 +224,7 @@ def _verify_cached_tokens(task: seqio.Task, split: str) -> None:
 
 def get_dataset(
   cfg: DatasetConfig,
-  shard_id: int,
-  num_shards: int,
+  rows: Sequence[int] | None,
   feature_converter_cls: Callable[..., seqio.FeatureConverter],
   num_epochs: int | None = None,
 ) -> tf.data.Dataset:
@@ -236,14 +235,13 @@ def get_dataset(
 
   Args:
     cfg: Which examples; the lengths must be given.
-    shard_id: This process's part.
-    num_shards: The number of parts.
+    rows: This process's part of each batch; None is all of it.
     feature_converter_cls: From task features to model features.
     num_epochs: None repeats without end.
 
   Returns:
-    `cfg.batch_size / num_shards` rows of each batch, which has the examples,
-    and in the order, that `seqio.get_dataset` gives to one process.
+    These rows of each batch, which has the examples, and in the order, that
+    `seqio.get_dataset` gives to one process.
 
   Raises:
     ValueError: if the split is empty.
@@ -269,10 +267,10 @@ def get_dataset(
     batches = _batches_of_seqio(cfg, arguments, num_epochs)
   if batches is None:
     raise ValueError(f"The split {cfg.split!r} of {cfg.name} is empty.")
-  if num_shards > 1:
-    size = cfg.batch_size // num_shards
-    rows = slice(shard_id * size, (shard_id + 1) * size)
-    batches = batches.map(lambda batch: {k: x[rows] for k, x in batch.items()})
+  if rows is not None and len(rows) < cfg.batch_size:
+    batches = batches.map(
+      lambda batch: {k: tf.gather(x, rows) for k, x in batch.items()}
+    )
   # The end of a run waits for what tunes the pipeline, which sleeps for up to a
   # minute at a time.
   options = tf.data.Options()
@@ -299,8 +297,7 @@ def _batches_of_seqio(
 
 def get_training_eval_datasets(
   cfg: DatasetConfig,
-  shard_id: int,
-  num_shards: int,
+  rows: Sequence[int] | None,
   eval_steps: int,
   feature_converter_cls: Callable[..., seqio.FeatureConverter],
 ) -> Mapping[str, tf.data.Dataset]:
@@ -308,8 +305,7 @@ def get_training_eval_datasets(
 
   Args:
     cfg: The task or mixture.
-    shard_id: This process's part.
-    num_shards: The number of parts.
+    rows: This process's part of each batch; None is all of it.
     eval_steps: Batches of each.
     feature_converter_cls: From task features to model features.
 
@@ -319,8 +315,7 @@ def get_training_eval_datasets(
   return {
     task.name: get_dataset(
       dataclasses.replace(cfg, mixture_or_task_name=task),
-      shard_id,
-      num_shards,
+      rows,
       feature_converter_cls,
       num_epochs=None,
     ).take(eval_steps)

@@ -93,6 +93,12 @@ def test_errors_name_file_line_and_column(tmp_path, name, text, message):
   assert name in str(error.value)
 
 
+def test_quoted_cell_may_begin_with_a_space_and_quotes(tmp_path):
+  (tmp_path / "r.csv").write_text('a,b\n" ""Great"" he said, ""yes""",1\n')
+  (row,) = row_files.read(str(tmp_path / "r.csv"))
+  assert row.cells == {"a": ' "Great" he said, "yes"', "b": "1"}
+
+
 def test_a_missing_file_is_named_with_the_working_directory(tmp_path):
   with pytest.raises(ValueError, match=r"no\.csv cannot be read: No such file"):
     row_files.read(str(tmp_path / "no.csv"))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import seqio
 
 from prompt_tuning.data import text_pairs
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
@@ -46,6 +47,22 @@ def test_label_that_no_answer_can_be_is_refused():
   with pytest.raises(ValueError, match=r"vocabulary knows, got '\{No\}'"):
     text_pairs.make({"train": pairs}, vocabulary)
   assert text_pairs.make({"train": pairs}, vocabulary, []).labels == ()
+
+
+class _LowerCase(seqio.ByteVocabulary):
+  def _decode(self, ids):
+    return super()._decode(ids).lower()
+
+
+def test_labels_that_are_written_alike_are_refused():
+  pairs = [("rice .", "m2"), ("soup .", "M2")] * 4
+  with pytest.raises(ValueError, match="labels 'M2' and 'm2' alike, as 'm2'"):
+    text_pairs.make({"train": pairs}, _LowerCase())
+
+
+def test_label_that_is_no_text_is_refused():
+  with pytest.raises(ValueError, match="labels to be texts, got 0"):
+    text_pairs.make({"train": PAIRS}, ladder_vocabulary.ladder(), [0, 1])
 
 
 @pytest.mark.parametrize("labels", [None, []])

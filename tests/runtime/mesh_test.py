@@ -1,5 +1,6 @@
 """One device, eight devices and two processes train the same prompt."""
 
+import collections
 import json
 import os
 import pathlib
@@ -86,6 +87,14 @@ def test_two_processes_agree_with_one(base, one_device, tmp_path):
   out = tmp_path / "out.npz"
   _run_two_processes(base, out, 2)
   _assert_same(np.load(out), 2, one_device)
+
+
+def test_processes_whose_devices_take_turns_agree_with_one(
+  base, one_device, tmp_path
+):
+  out = tmp_path / "out.npz"
+  _run_two_processes(base, out, "interleaved", 1, devices=2)
+  _assert_same(np.load(out), 1, one_device)
 
 
 def test_run_of_two_processes_is_evaluated_saved_and_goes_on(base, tmp_path):
@@ -178,6 +187,48 @@ def test_rules_are_those_of_t5x():
   assert two[-1] == ("prompt", None)
   with pytest.raises(ValueError, match="of 1 or 2"):
     partitioning.standard_logical_axis_rules(3)
+
+
+class _Chip:
+  """What a mesh is made by, of a TPU in a slice of hosts of 2x2 chips."""
+
+  platform = "tpu"
+  core_on_chip = 0
+
+  def __init__(self, kind, coordinates, slice_shape):
+    self.device_kind = kind
+    self.coords = coordinates
+    self.id = int(np.ravel_multi_index(coordinates, slice_shape))
+    x, y, z = coordinates
+    self.process_index = 100 * (x // 2) + 10 * (y // 2) + z
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+  ("kind", "slice_shape"),
+  [
+    ("TPU v5 lite", (4, 4, 1)),
+    ("TPU v6 lite", (4, 4, 1)),
+    ("TPU v4", (2, 2, 4)),
+    ("TPU v4", (4, 4, 4)),
+  ],
+)
+def test_hosts_of_a_slice_divide_the_batch(
+  monkeypatch, kind, slice_shape, partitions
+):
+  chips = [_Chip(kind, xyz, slice_shape) for xyz in np.ndindex(slice_shape)]
+  with partitioning.using_devices(chips):
+    partitioner = partitioning.PjitPartitioner(partitions)
+  batch_size = 2 * partitioner.mesh.shape["data"]
+  readers = collections.Counter()
+  for host in {chip.process_index for chip in chips}:
+    monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+    rows = partitioner.get_data_layout(batch_size).rows
+    # A host reads for its four chips, of which `partitions` share two rows.
+    assert len(rows) == max(8 // partitions, 2)
+    readers.update(rows)
+  assert sorted(readers) == list(range(batch_size))
+  assert set(readers.values()) == {max(partitions // 4, 1)}
 
 
 def test_partitioner_refuses_what_does_not_fit():

@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import itertools
 import json
+import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from prompt_tuning import prompt_files
 from t5x import (
   adafactor,
   checkpoints,
+  evaluation,
   events,
   records,
   run_start,
@@ -144,6 +147,22 @@ def test_prompt_beside_other_parameters_that_train_is_not_written(
   assert not (tmp_path / "prompt.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_whole_model_goes_on_from_its_own_base_alone(tmp_path, base):
+  other = tiny.save_base(tmp_path / "other", seed=1)
+  moved = str(tmp_path / f"moved/checkpoint_{tiny.BASE_STEP}")
+  shutil.copytree(base, moved)
+
+  def train(path, steps):
+    model = tiny.make_model(WHOLE_MODEL)
+    return tiny.train(tmp_path / "run", path, model, relative_steps=steps)
+
+  assert train(base, 3).step == tiny.BASE_STEP + 3
+  assert train(moved, 4).step == tiny.BASE_STEP + 4
+  with pytest.raises(ValueError, match="was trained on the base model"):
+    train(other, 5)
+
+
 class _NoCheckpoint:
   """Of a run that saved none at its best evaluations."""
 
@@ -203,6 +222,29 @@ def test_steps_before_an_evaluation_that_fails_are_kept(
     patch.setattr("t5x.evaluation.InferenceEvaluator.evaluate", fail)
     with pytest.raises(ValueError, match="out of memory"):
       tiny.train(tmp_path, base)
+  assert (tmp_path / f"checkpoint_{tiny.BASE_STEP + 3}").is_dir()
+  assert tiny.train(tmp_path, base).status == "finished"
+  steps = [x["step"] - tiny.BASE_STEP for x in _record(tmp_path)["evals"]]
+  assert steps == [3, 6]
+
+
+@pytest.mark.slow
+def test_evaluation_that_is_interrupted_is_done_again(
+  tmp_path, base, monkeypatch
+):
+  is_evaluating = threading.Event()
+  evaluate = evaluation.InferenceEvaluator.evaluate
+
+  def noted(*args):
+    is_evaluating.set()
+    return evaluate(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluation.InferenceEvaluator, "evaluate", noted)
+    outcome = tiny.train(tmp_path, base, should_stop=is_evaluating.is_set)
+  assert (outcome.status, outcome.step) == ("interrupted", tiny.BASE_STEP + 3)
+  assert _record(tmp_path)["status"] == "interrupted"
+  assert _record(tmp_path)["evals"] == []
   assert (tmp_path / f"checkpoint_{tiny.BASE_STEP + 3}").is_dir()
   assert tiny.train(tmp_path, base).status == "finished"
   steps = [x["step"] - tiny.BASE_STEP for x in _record(tmp_path)["evals"]]

@@ -271,8 +271,7 @@ def test_empty_split_is_refused():
   with pytest.raises(ValueError, match="'train' of tiny_empty is empty"):
     utils.get_dataset(
       tiny.dataset_config(mixture_or_task_name=name),
-      0,
-      1,
+      None,
       functools.partial(model.feature_converter_cls),
     )
 
@@ -282,7 +281,7 @@ def test_order_of_the_data_depends_on_the_seed_alone():
 
   def tokens(seed):
     dataset = utils.get_dataset(
-      tiny.dataset_config(seed=seed), 0, 1, model.feature_converter_cls
+      tiny.dataset_config(seed=seed), None, model.feature_converter_cls
     )
     # More than an epoch.
     return [

@@ -52,6 +52,32 @@ def test_going_on_in_other_parts_is_not(name):
   assert run_configuration.check_same_run(configuration(), now, "folder")
 
 
+def test_a_base_model_elsewhere_may_be_the_same():
+  name = "prompt_tuning.checkpoint.path"
+  before, now = (
+    run_configuration.of_settings("train", {**SETTINGS, name: path})
+    for path in ("base", "/mnt/base")
+  )
+  assert run_configuration.check_same_run(before, now, "folder")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "t5x.SaveBestCheckpointer.metric_name_to_monitor",
+    "prompt_tuning.SaveBestPrompt.metric",
+    "infer_eval/t5x.DatasetConfig.task_feature_lengths",
+  ],
+)
+def test_what_an_evaluation_failed_of_may_be_mended(name):
+  now = run_configuration.of_settings("train", {**SETTINGS, name: 4})
+  assert run_configuration.check_same_run(
+    configuration(), now, "folder", is_evaluated=False
+  )
+  with pytest.raises(ValueError, match="has a run of other settings"):
+    run_configuration.check_same_run(configuration(), now, "folder")
+
+
 def test_what_the_code_decides_is_compared_but_not_hashed():
   now = configuration()
   before = run_configuration.RunConfiguration("train", now.settings, {})

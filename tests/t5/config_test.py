@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from prompt_tuning.injections import Injections
+from prompt_tuning.t5 import config as config_lib
 from prompt_tuning.t5 import network
-from prompt_tuning.training import architecture
 
 
 def _shapes(config):
@@ -43,9 +43,22 @@ def test_config_is_found_again(changes):
       **changes,
     }
   )
-  assert architecture.config_of(_shapes(config)) == config
+  assert config_lib.config_of(_shapes(config)) == config
 
 
 def test_parameter_that_tells_a_size_must_be_there():
   with pytest.raises(ValueError, match="Expected the parameter token_embedder"):
-    architecture.config_of({"shared.weight": jnp.ones(1)})
+    config_lib.config_of({"shared.weight": jnp.ones(1)})
+
+
+@pytest.mark.parametrize("rate", [10, 1.0, -0.1])
+def test_dropout_of_everything_is_refused(rate):
+  sizes = dict.fromkeys(
+    (
+      *("vocab_size", "emb_dim", "num_heads", "num_encoder_layers"),
+      *("num_decoder_layers", "head_dim", "mlp_dim"),
+    ),
+    1,
+  )
+  with pytest.raises(ValueError, match="Expected a dropout rate in"):
+    network.T5Config(**sizes, dropout_rate=rate)
