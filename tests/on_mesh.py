@@ -4,13 +4,16 @@
 
 Writes, for each number of partitions, the losses, the prompt, predictions and
 scores of some steps to OUT; or runs `t5x.train` in the folder OUT if the one
-number is "train", or goes on to a step if they are "go-on PARTITIONS STEPS".
+number is "train", or goes on to a step if they are "go-on PARTITIONS STEPS", or
+is stopped by a SIGTERM to the last process if it is "stopped".
 With an address it is one of several processes. Behind "interleaved" the devices
 of the two take turns on the mesh, as those of hosts may on a TPU slice.
 """
 
 import functools
 import itertools
+import os
+import signal
 import sys
 
 import jax
@@ -21,6 +24,7 @@ import tiny
 from prompt_tuning.training import actions
 from t5x import (
   by_length,
+  command_line,
   initialization,
   partitioning,
   schedules,
@@ -153,6 +157,30 @@ def go_on(base, model_dir, num_partitions, steps):
   )
 
 
+class _Signal(trainer.BaseAction):
+  """Sends the last process a SIGTERM, after four steps."""
+
+  def run(self, train_state, metrics_by_task):
+    is_last = jax.process_index() == jax.process_count() - 1
+    if is_last and int(train_state.step) == tiny.BASE_STEP + 4:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop(base, model_dir):
+  """A run of 1,000 steps, evaluated after every second; ends as it says."""
+  with command_line.StopSignals() as signals:
+    outcome = tiny.train(
+      model_dir,
+      base,
+      relative_steps=1000,
+      period=2,
+      partitioner=tiny.make_partitioner(jax.device_count()),
+      actions={"TRAIN": [_Signal()]},
+      should_stop=signals.should_stop,
+    )
+  print(outcome.status, outcome.step)
+
+
 def main(argv):
   base, out, *partitions = argv
   if "--" in partitions:
@@ -163,6 +191,8 @@ def main(argv):
     jax.distributed.initialize(address, int(count), int(index))
   if partitions == ["train"]:
     return train(base, out)
+  if partitions == ["stopped"]:
+    return stop(base, out)
   if partitions[0] == "go-on":
     return go_on(base, out, *map(int, partitions[1:]))
   devices = jax.devices()
