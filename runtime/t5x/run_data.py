@@ -79,18 +79,23 @@ def read(
   """
   train_cfg = task_binding.for_model(train_cfg, model)
   utils.verify_matching_vocabs(train_cfg, model)
-  layouts = [
-    cfg and partitioner.get_data_layout(cfg.batch_size)
-    for cfg in (train_cfg, train_eval_cfg, infer_eval_cfg)
-  ]
+
+  def rows(cfg: utils.DatasetConfig) -> Sequence[int]:
+    return partitioner.get_data_layout(cfg.batch_size).rows
+
+  if infer_eval_cfg is not None:
+    rows(infer_eval_cfg)  # Or raises, before anything is read.
   batches = utils.get_dataset(
-    train_cfg, layouts[0].rows, model.feature_converter_cls
+    train_cfg, rows(train_cfg), model.feature_converter_cls
   )
   train_evals = {}
   if train_eval_cfg is not None:
     train_eval_cfg = task_binding.for_model(train_eval_cfg, model)
     train_evals = utils.get_training_eval_datasets(
-      train_eval_cfg, layouts[1].rows, eval_steps, model.feature_converter_cls
+      train_eval_cfg,
+      rows(train_eval_cfg),
+      eval_steps,
+      model.feature_converter_cls,
     )
   # What the splits that are cut to the lengths lose.
   cuts, notices = {}, []
