@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import seqio
 import tiny
 
 from prompt_tuning import prompts
@@ -127,3 +128,21 @@ def test_moved_base_model_is_noticed(base, tmp_path):
   shutil.copytree(other, moved / "checkpoint_7")
   with pytest.raises(ValueError, match="needs its base model"):
     checkpoints.open_checkpoint(str(tmp_path / "run"))
+
+
+def test_task_without_metrics_is_told_from_one_without_examples():
+  name = "tiny_without_metrics"
+  task = seqio.TaskRegistry.get(tiny.TASK)
+  seqio.TaskRegistry.add(
+    name,
+    task.source,
+    preprocessors=task.preprocessors,
+    output_features=task.output_features,
+  )
+  with pytest.raises(ValueError, match=f"No task of {name} has metric_fns"):
+    evaluation.InferenceEvaluator(
+      tiny.dataset_config(mixture_or_task_name=name, split="validation"),
+      seqio.Evaluator,
+      tiny.make_model(),
+      tiny.make_partitioner(),
+    )
