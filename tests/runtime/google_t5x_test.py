@@ -28,13 +28,15 @@ import t5x
 from t5x import checkpoints, digests, metrics
 from t5x.formats import stored_arrays, t5x_v3
 
-# Optional, and given by the runtime alone: gin binds no parameters of methods.
+# Given by the runtime alone: gin binds no parameters of methods.
 OWN_PARAMETERS = {
   "eval.InferenceEvaluator.evaluate": {"after_batch"},
   # Of a program that calls them; the command line gives them.
   "train.train": {"on_event", "should_stop", "configuration"},
   "eval.evaluate": {"on_event", "should_stop", "configuration"},
   "utils.RestoreCheckpointConfig": {"checkpoint"},
+  # T5X's shards are blocks of rows; a host's rows need not be one.
+  "utils.get_dataset": {"rows"},
   "infer.infer": {"on_event", "should_stop", "configuration"},
 }
 SHIPPED = sorted(
