@@ -19,8 +19,7 @@ import safetensors
 
 from prompt_tuning import safe_files
 from prompt_tuning.interop import hugging_face_config, local_paths, t5_names
-from prompt_tuning.t5 import config as t5_config
-from prompt_tuning.t5.config import T5Config
+from prompt_tuning.t5.config import T5Config, config_of
 from t5x import base_checkpoints
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
@@ -272,9 +271,7 @@ def _config_of(arrays: Mapping[str, StoredArray]) -> T5Config:
     raise ValueError(
       f"Expected the parameters of a T5 1.1, got none of {', '.join(missing)}."
     )
-  config = dataclasses.replace(
-    t5_config.config_of(arrays), logits_via_embedding=False
-  )
+  config = dataclasses.replace(config_of(arrays), logits_via_embedding=False)
   expected = t5_names.shapes(config)
   problems = [
     f"{name}: expected {expected.get(name)}, got {shapes.get(name)}"

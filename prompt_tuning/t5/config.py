@@ -90,12 +90,8 @@ class T5Config:
       )
 
 
-def config_of(
-  shapes: Mapping[str, Any],
-  dtype: DType = "float32",
-  dropout_rate: float = 0.1,
-) -> T5Config:
-  """Finds out the sizes of a T5.
+def config_of(shapes: Mapping[str, Any]) -> T5Config:
+  """Finds out the sizes of a T5; its settings are the defaults.
 
   The shapes do not say the activation function, nor the distance at which the
   relative bias ends: they are taken to be those of T5 1.1 and FLAN-T5 (gated
@@ -103,8 +99,6 @@ def config_of(
 
   Args:
     shapes: Name -> what has a shape, with T5X's names.
-    dtype: Of activations.
-    dropout_rate: In training.
 
   Raises:
     ValueError: if an array is missing that tells a size.
@@ -132,9 +126,7 @@ def config_of(
     num_decoder_layers=_num_layers(shapes, "decoder"),
     head_dim=shape("encoder/layers_0/attention/query/kernel")[1] // num_heads,
     mlp_dim=shape(mlp)[1],
-    dtype=dtype,
     mlp_activations=("gelu", "linear") if is_gated else ("relu",),
-    dropout_rate=dropout_rate,
     logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
     relative_attention_num_buckets=num_buckets,
   )

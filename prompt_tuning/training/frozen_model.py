@@ -255,8 +255,9 @@ class Model:
       folder: For checkpoints, record and prompt; a run that was interrupted
         there goes on. By default nothing is kept.
       on_event: Called with all that happens, in this thread; see `t5x.events`.
-      should_stop: Asked after every step, such as `threading.Event().is_set`;
-        True ends the run, with the best prompt so far.
+      should_stop: Asked after every step and batch of evaluation, such as
+        `threading.Event().is_set`; True ends the run, with the best prompt so
+        far.
 
     Returns:
       The prompt with the best validation score; without validation, the last.

@@ -38,8 +38,8 @@ class Event:
 
 # Called in the thread of the run; what it raises ends the run.
 OnEvent = Callable[[Event], None]
-# Asked after every step, once the step's event was told. Of several processes,
-# all must give the same answer after the same step.
+# Asked after every step, once the step's event was told, and after every batch
+# of an evaluation. Of several processes, all must give the same answers.
 ShouldStop = Callable[[], bool]
 
 

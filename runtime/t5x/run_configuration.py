@@ -30,7 +30,7 @@ _NO_SETTINGS = _PLACES | {"refused_microbatches"}
 OF_THE_CODE = {"train": {"data_order": "seqio's"}, "eval": {}, "infer": {}}
 # What a run may go on with: how long it is, what is looked at meanwhile, and
 # where and in which parts it is computed, which draws other masks of dropout.
-# Everything else changes what is trained.
+# Everything else, but what the next two lists have, changes what is trained.
 MAY_CHANGE = (
   "train.total_steps",
   "train.relative_steps",

@@ -272,7 +272,8 @@ def train(
 
   Args:
     on_event: Called with all that happens.
-    should_stop: Asked after every step; True saves the state and ends the run.
+    should_stop: Asked after every step of training and batch of evaluation;
+      True saves the state and ends the run.
 
   Returns:
     How the run ended.

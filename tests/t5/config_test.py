@@ -39,7 +39,6 @@ def test_config_is_found_again(changes):
       "num_decoder_layers": 2,
       "head_dim": 4,
       "mlp_dim": 40,
-      "dtype": "float32",
       **changes,
     }
   )
