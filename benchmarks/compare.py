@@ -40,7 +40,7 @@ flags.DEFINE_bool("quick", False, "Tiny models, two rounds; keeps no record.")
 flags.DEFINE_bool("list", False, "Print the names of the cases.")
 flags.DEFINE_bool("tabulate", False, "Write the table from the records.")
 flags.DEFINE_integer("rounds", 5, "Turns of each side.")
-flags.DEFINE_float("seconds", 6.0, "Least length of a turn, seconds.")
+flags.DEFINE_float("seconds", 6.0, "About the length of a turn, seconds.")
 flags.DEFINE_string("weights_dir", None, "Where weights are kept, if they are.")
 flags.DEFINE_string(
   "baseline", None, "A checkout of this repository to compare with as well."
@@ -50,7 +50,10 @@ flags.DEFINE_multi_string(
   "sources", [], "Folders of Google's T5X and what it imports; repeatable."
 )
 flags.DEFINE_string(
-  "ours", "{}", 'Fields of T5Config other than usual, as JSON: {"remat": true}.'
+  "ours",
+  "{}",
+  'Fields of T5Config other than usual, as JSON: {"remat": true}. Keeps no '
+  "record.",
 )
 flags.DEFINE_bool("keep", True, "Whether to write records.")
 
@@ -262,7 +265,7 @@ def main(argv: list[str]) -> None:
       for case in _chosen():
         record = run(case, pathlib.Path(FLAGS.weights_dir or place))
         print(report.line(record), flush=True)
-        if FLAGS.keep and not FLAGS.quick:
+        if FLAGS.keep and not FLAGS.quick and not json.loads(FLAGS.ours):
           report.write(report.name_of(case, FLAGS.peer), record)
   if not FLAGS.quick:
     report.tabulate(cases_lib.all_cases())

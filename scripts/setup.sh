@@ -23,6 +23,10 @@ if is_supported "$venv/bin/python" &&
   if [[ "$(cat "$venv/stamp" 2>/dev/null)" == "$stamp"* ]]; then
     exit 0
   fi
+elif [[ -n "$(ls -A "$venv" 2>/dev/null)" && ! -e "$venv/pyvenv.cfg" ]]; then
+  echo "$venv is no virtual environment, and not empty: it would be deleted." \
+    "Choose another folder for PROMPT_TUNING_VENV." >&2
+  exit 1
 else
   base=""
   for candidate in python3.11 python3.12 python3.13 python3; do

@@ -65,14 +65,12 @@ def main() -> None:
   call = module.make(case, folder, variant, json.loads(options))
   loaded = time.monotonic()
   outcome = call(0)
-  first = time.monotonic()
   number = len(case.batches())
   for i in range(1, number):
     call(i)
   answer(
     outcome=outcome,
     load_seconds=loaded - start,
-    first_seconds=first - loaded,
     warm_seconds=time.monotonic() - loaded,
     batches=number,
   )

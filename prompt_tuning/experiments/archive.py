@@ -31,6 +31,7 @@ class Archive:
       folder: That records are named from.
     """
     self.filed = list(filed)
+    self._root = root
     self._folder = folder
     self.configurations = configurations.Configurations(root)
     self._bases = bases.Bases(root)
@@ -95,25 +96,31 @@ class Archive:
     return filed if filed.record.kind == cell.settings.kind else None
 
   def drift(self, cell: Cell) -> list[Difference]:
-    """Returns what today's files say otherwise than those that made the record.
+    """Returns the `differences` of the record that is shown for a cell."""
+    filed = self.find(cell)
+    return self.differences(filed.record, cell) if filed else []
+
+  def differences(
+    self, record: records.RunRecord, cell: Cell
+  ) -> list[Difference]:
+    """Returns what today's files say otherwise than those that made a record.
 
     Args:
-      cell: A cell.
+      record: Of a run of the cell.
+      cell: The cell.
 
     Returns:
       The settings, old and new, whether the base model has other weights by
       now, and prompts that it read and that were made again since. None if
-      there is no record, or if it does not say what its run was told.
+      it does not say what its run was told.
     """
-    filed = self.find(cell)
-    told = configurations.of_record(filed.record) if filed else None
-    if filed is None or told is None:
+    told = configurations.of_record(record)
+    if told is None:
       return []
-    differences = told.differences(self.configurations.of_cell(cell))
     return [
-      *differences,
-      *self._bases.drift(filed.record, self.configurations.whole(cell)),
-      *self._made_again(filed.record),
+      *told.differences(self.configurations.of_cell(cell)),
+      *self._bases.drift(record, self.configurations.whole(cell)),
+      *self._made_again(record),
     ]
 
   def _made_again(self, record: records.RunRecord) -> Iterator[Difference]:
@@ -123,13 +130,10 @@ class Archive:
       The prompts, with when the run began and when they were made.
     """
     for pattern in records.prompts_read(records.settings(record.command)):
-      for x in self.filed:
-        prompt = x.path.with_suffix(".safetensors")
-        if not prompt.match(pattern) or not prompt.exists():
-          continue
-        if (made := x.record.ended) > record.began:
-          name = f"prompt {self.name(x)}"
-          yield Difference(name, f"before {record.began}", f"made {made}")
+      for name, maker in records.made_prompts(pattern, self._root):
+        if maker and (made := maker.ended) > record.began:
+          old, new = f"before {record.began}", f"made {made}"
+          yield Difference(f"prompt {name}", old, new)
 
   def record(self, cell: Cell) -> records.RunRecord | None:
     """Returns the record of today's settings, whatever became of the run."""

@@ -241,7 +241,7 @@ def _text(value: Any, point: Point, values: Values, cell: str) -> str:
 def literal(value: Any) -> str:
   """Writes a Python literal with double quotes, which shells leave alone."""
   if isinstance(value, str):
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
   if isinstance(value, list):
     return f"[{', '.join(map(literal, value))}]"
   if isinstance(value, dict):

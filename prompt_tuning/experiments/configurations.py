@@ -35,6 +35,16 @@ class Configurations:
       self._known[cell.settings] = essentials.of(self.whole(cell))
     return self._known[cell.settings]
 
+  def identity(self, cell: Cell) -> str:
+    """Returns what cells share that are the same run, in whatever words.
+
+    Raises:
+      ValueError: if a gin file is missing or is no gin.
+    """
+    if cell.settings.gin_files:
+      return self.of_cell(cell).hash
+    return repr(cell.settings)  # Of a program that is not told by gin.
+
   def whole(self, cell: Cell) -> RunConfiguration:
     """Returns all that today's files say to a cell.
 

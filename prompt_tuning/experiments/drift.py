@@ -20,7 +20,7 @@ Each was made by other settings than its sheet and the gin files now give, by
 code that read its data in another order, or from other weights of the base
 model or another prompt than lie there now. They stand in the tables, as what
 they are: results of what is on the left. `python scripts/launch.py SHEET` makes
-those of other settings again; the others once their files are gone.
+those of other settings again, the others once their files here are deleted.
 """
 
 
@@ -50,7 +50,7 @@ def of_results(results: Results) -> list[Drifted]:
 
 
 def note(results: Results) -> str | None:
-  """Returns what a sheet's page says of its drifted records, if there are."""
+  """Returns what there is to say of a sheet's drifted records, if anything."""
   drifted = of_results(results)
   if not drifted:
     return None
@@ -60,7 +60,7 @@ def note(results: Results) -> str | None:
   )
   return (
     f"{len(drifted)} of {len(results.runs)} cells show records that today's "
-    f"files would not make again ([which]({PAGE})), old -> new:\n\n{lines}"
+    f"files would not make again, old -> new:\n\n{lines}"
   )
 
 

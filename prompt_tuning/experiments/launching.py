@@ -15,7 +15,6 @@ import time
 
 import tqdm
 
-from prompt_tuning.experiments import records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.processes import Processes
@@ -34,7 +33,7 @@ def open_cells(
     archive: The records.
     retry_failed: Whether a failed run counts as none.
   """
-  todo: dict[records.Settings, Cell] = {}
+  todo: dict[str, Cell] = {}
   for cell in cells:
     record = archive.record(cell)
     if (
@@ -42,7 +41,7 @@ def open_cells(
       or record.status == "interrupted"
       or (retry_failed and record.status == "failed")
     ):
-      todo.setdefault(cell.settings, cell)
+      todo.setdefault(archive.configurations.identity(cell), cell)
   return list(todo.values())
 
 
@@ -235,7 +234,7 @@ def launch(
   """
   archive = place.archive()
   todo = open_cells(cells, archive, retry_failed)
-  total = len({cell.settings for cell in cells})
+  total = len({archive.configurations.identity(cell) for cell in cells})
   clock = Clock(cells, archive)
   launched = _Launch(todo, archive, clock, place, jobs, on_outcome)
   with (

@@ -93,8 +93,8 @@ def check(layout: Layout, grids: Sequence[Grid]) -> None:
       f"{axis} has {len(some)} values, but only those of a seed may be "
       "averaged: name it in the layout's rows, columns or mean_over"
     )
-  if layout.panels and (layout.figure != "lines" or not layout.mean_over):
-    raise ValueError('panels: expected figure = "lines" and a mean_over')
+  if layout.panels and (layout.figure, layout.mean_over) != ("lines", "task"):
+    raise ValueError('panels: expected figure = "lines" and mean_over = "task"')
   repeats = len(values.get(SEED, ())) > 1 and SEED not in layout.rows
   if layout.kind == "tasks" and repeats:
     raise ValueError(f'kind = "tasks": a row is a run, so name {SEED} in rows')

@@ -7,9 +7,10 @@ arguments came.
 """
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import datetime
+import glob
 import math
 import pathlib
 from typing import Any
@@ -196,6 +197,33 @@ def prompts_read(settings: Settings) -> tuple[str, ...]:
     for name, value in settings.bindings
     if name in _PROMPTS and value.startswith(("'", '"'))
   )
+
+
+def made_prompts(
+  pattern: str, root: pathlib.Path
+) -> Iterator[tuple[str, RunRecord | None]]:
+  """Finds prompts, and the runs that made them.
+
+  Args:
+    pattern: Of paths, as `prompts_read` returns them.
+    root: The folder that they are named from.
+
+  Yields:
+    Each path that is there, with the record of its run: the one beside it, of
+    its name in `results`, `record.json` in a run's folder. None if there is
+    neither.
+
+  Raises:
+    ValueError: if such a file is no record.
+  """
+  for name in sorted(glob.glob(pattern, root_dir=root)):
+    path = root / name
+    beside = (path.with_suffix(".json"), path.with_name("record.json"))
+    found = next((x for x in beside if x.exists()), None)
+    yield (
+      name,
+      parse(found.read_text(encoding="utf-8"), str(found)) if found else None,
+    )
 
 
 def _canonical(value: str) -> str:

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
-import glob
 import hashlib
 import itertools
 import json
@@ -167,15 +166,19 @@ def _run_to_its_end(
     record = _read(left)
   except ValueError as e:
     error = str(e)
-  if record == before:  # This attempt has written none.
-    record = None
+  # One that ended before it wrote a record leaves the last one's, or what that
+  # says of a killed one.
+  is_new = record is not None and (
+    before is None
+    or record.model_copy(update={"status": before.status}) != before
+  )
   if (
     status in _STOPPED
     or (status == -signal.SIGKILL and processes.stopping)
-    or (record and record.status == "interrupted")
+    or (record and is_new and record.status == "interrupted")
   ):
     return None
-  if record and record.is_over:
+  if record and is_new and record.is_over:
     return record
   error = error or _last_error(log, begin, status)
   fields = json.loads(left.read_text("utf-8")) if record else _stub(cell)
@@ -185,13 +188,19 @@ def _run_to_its_end(
 
 
 def _missing(cell: Cell, place: Place) -> str | None:
-  """Says which prompts a cell reads and that are not all there."""
+  """Says which prompts a cell reads and that are not all there.
+
+  One that a run left which did not end well is not.
+  """
   told = dict(cell.settings.bindings).get("NUM_PROMPTS", "1")
   needed = int(told) if told.isdecimal() else 1
   for pattern in cell.prompts_read:
     if "://" in pattern:
       continue
-    found = len(glob.glob(pattern, root_dir=place.root))
+    found = sum(
+      maker is None or maker.counts
+      for _, maker in records.made_prompts(pattern, place.root)
+    )
     if found < needed:
       return f"{needed} of {pattern}, got {found}" if needed > 1 else pattern
   return None
@@ -208,7 +217,8 @@ def _locks(
     if `processes` are to stop meanwhile, or it does not wait.
   """
   folder = place.folder(cell)
-  settings = hashlib.sha256(repr(cell.settings).encode()).hexdigest()
+  known = configurations.Configurations(place.root).identity(cell)
+  settings = hashlib.sha256(known.encode()).hexdigest()
   with (
     _lock(folder.with_name(f"{folder.name}.lock"), processes, waits) as first,
     _lock(
@@ -259,7 +269,7 @@ def _is_of(record: records.RunRecord, cell: Cell, place: Place) -> bool:
   if record.counts or told != today.of_cell(cell):
     return told == today.of_cell(cell)
   # Wired in another way it has the same numbers, but does not go on.
-  before = configurations.whole_of_record(record) or told
+  before = configurations.whole_of_record(record)
   return all(
     run_configuration.may_change(x)
     for x in before.differences(today.whole(cell))
@@ -272,11 +282,14 @@ def _resumable(
   """Returns the record of a cell's run, if there is one to go on with.
 
   What else lies in the folder is set aside: a run of another version of the
-  sheet, or what cannot be read.
+  sheet, one with results that has drifted, or what cannot be read.
   """
   try:
     record = _read(left)
-    if record is None or _is_of(record, cell, place):
+    if record is None:
+      return None
+    drifted = record.counts and place.archive().differences(record, cell)
+    if _is_of(record, cell, place) and not drifted:
       return record
   except ValueError:
     pass
@@ -358,7 +371,7 @@ def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
   """Copies a record to `results`, without this machine's folders.
 
   Results that lie there, of other settings by then, are not given up for a
-  failure.
+  failure. A prompt lies beside results only.
   """
   folder = json.dumps(f"{place.root}{os.sep}")[1:-1]
   text = re.sub(
@@ -372,6 +385,8 @@ def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   prompt = left.with_name("prompt.safetensors")
-  if cell.keeps_prompt and prompt.exists():
+  if counts and cell.keeps_prompt and prompt.exists():
     safe_files.write(place.prompt(cell), prompt.read_bytes())
+  else:
+    place.prompt(cell).unlink(missing_ok=True)
   safe_files.write(path, text)

@@ -65,8 +65,8 @@ def fields(
     module: The program that runs.
 
   Raises:
-    ValueError: if there is no list in the command, it says where to write, or
-      the program has no score.
+    ValueError: if there is no list in the command, it says where to write or
+      to look for gin files, or the program has no score.
   """
   if module == "t5x.infer":
     raise ValueError(
@@ -78,6 +78,11 @@ def fields(
     raise ValueError(
       f"--gin.{folder} is what a sweep sets: each run has a folder of its own. "
       "Leave it out; --name=NAME calls the sweep's folder runs/sweeps/NAME."
+    )
+  if any("gin_search_paths" in x for x in command.flags):
+    raise ValueError(
+      "A sweep looks for gin files in its --root only. Leave "
+      "--gin_search_paths out, and give paths: --gin_file=/there/mine.gin."
     )
   axes, gin_files = _file_axes(command)
   axes += _binding_axes(command, {axis.name for axis in axes})

@@ -22,12 +22,16 @@ def parse(path: pathlib.Path, kind: type[_Model], **fields: Any) -> _Model:
     path: The file. `extends` in it names another, from its folder, whose
       content lies below its own.
     kind: A pydantic model.
-    **fields: What the file does not say itself.
+    **fields: What the file may not say itself.
 
   Raises:
     ValueError: if it is wrong; the message says where.
   """
   content = _read(path)
+  if known := content.keys() & fields.keys():
+    raise ValueError(
+      f"{path} is no sheet: {', '.join(sorted(known))} is not for it to say."
+    )
   try:
     return kind.model_validate({**fields, **content})
   except pydantic.ValidationError as e:
@@ -51,7 +55,7 @@ def _item(value: Any) -> Any:
       table.update(value)
       return table
     return {key: _item(x) for key, x in value.items()}
-  if isinstance(value, list) and any(isinstance(x, dict) for x in value):
+  if isinstance(value, list) and all(isinstance(x, dict) for x in value):
     return [{key: _item(y) for key, y in x.items()} for x in value]
   if isinstance(value, str) and "\n" in value:
     return tomlkit.string(value, multiline=True)

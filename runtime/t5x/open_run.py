@@ -116,6 +116,8 @@ class OpenRun:
   def record(self, known: continuation.Continuation) -> records.RunRecord:
     """Begins the run's record."""
     folder, state = self.plan.model_dir, self.state
+    # Of an earlier attempt, which this one goes on with.
+    earlier = records.read(folder) if self.start.seconds else None
     if jax.process_index() == 0:
       path = os.path.join(folder, "model-info.txt")
       write_model_info(path, state, self.axes)
@@ -123,6 +125,7 @@ class OpenRun:
       folder,
       "train",
       seconds_before=self.start.seconds,
+      started=(earlier or {}).get("started"),
       base=records.base_facts(self.start.base) if self.start.base else None,
       parameters=count_parameters(state),
       data=self.data.facts,

@@ -153,7 +153,7 @@ class Record(Part):
       can go on), "failed" (with an `error`), or "running": if it is not, it
       was killed, which the next run in its folder notes as "interrupted".
     error: What ended a failed run.
-    started: ISO 8601, in UTC.
+    started: When its first attempt began: ISO 8601, in UTC.
     command: As it was started; empty if a program called the trainer.
     configuration: What it was told.
     changes: Settings that were others until a step, in order.

@@ -216,7 +216,12 @@ class RunRecord:
   """
 
   def __init__(
-    self, folder: str, kind: str, seconds_before: float = 0.0, **facts: Any
+    self,
+    folder: str,
+    kind: str,
+    seconds_before: float = 0.0,
+    started: str | None = None,
+    **facts: Any,
   ):
     """Starts a record.
 
@@ -224,6 +229,7 @@ class RunRecord:
       folder: Where `record.json` lies.
       kind: "train", "eval" or "infer".
       seconds_before: The time that earlier attempts took.
+      started: When the first of them began; now if there were none.
       **facts: More fields; JSON.
     """
     self._path = os.path.join(folder, "record.json")
@@ -234,9 +240,8 @@ class RunRecord:
       "kind": kind,
       "status": "running",
       "error": None,
-      "started": datetime.datetime.now(datetime.UTC).isoformat(
-        timespec="seconds"
-      ),
+      "started": started
+      or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
       "command": command(),
       **environment(),
       "gin": gin.config_str(),

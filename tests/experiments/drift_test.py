@@ -218,31 +218,50 @@ def test_interrupted_run_that_was_wired_otherwise_is_set_aside(root):
   assert not left.exists()
 
 
-def test_prompt_that_was_made_again_lists_what_began_with_it(root):
-  prompt = root / "results" / "y" / "cb-seed0.safetensors"
+@pytest.mark.parametrize(
+  ("folder", "prompt", "made_by"),
+  [
+    ("results/y", "cb-seed${seed}.safetensors", "cb-seed0.json"),
+    ("runs/y/cb-seed${seed}", "prompt.safetensors", "record.json"),
+  ],
+)
+def test_prompt_that_was_made_again_lists_what_began_with_it(
+  root, folder, prompt, made_by
+):
   replace(
     root / "configs" / "x.toml",
     'SEED = "$seed"',
-    'SEED = "$seed", PROMPT_FILE = "results/y/cb-seed${seed}.safetensors"',
+    f'SEED = "$seed", PROMPT_FILE = "{folder}/{prompt}"',
   )
+  prompt = f"{folder}/{prompt}".replace("${seed}", "0")
   for cell in cells(root):
     filed = root / "results" / "x" / f"{cell.name}.json"
     fields = record(cell, root) | {"started": "2026-01-01T12:00:00+00:00"}
     filed.write_text(json.dumps(fields))
   as_of_today(root)
-  prompt.parent.mkdir()
-  prompt.write_bytes(b"")
+  (root / prompt).parent.mkdir(parents=True)
+  (root / prompt).write_bytes(b"")
 
   def make_prompt(started):
     made = fields | {"started": started, "seconds": 60.0}
-    prompt.with_suffix(".json").write_text(json.dumps(made))
+    (root / prompt).with_name(made_by).write_text(json.dumps(made))
 
   make_prompt("2026-01-01T11:59:00+00:00")
   assert drift.of_results(results(root)) == []
   make_prompt("2026-01-01T11:59:01+00:00")
   (drifted,) = drift.of_results(results(root))
   assert drifted.name == "x/cb-seed0"
-  assert "prompt y/cb-seed0: before 2026-01-01 12:00:00" in drifted.differences
+  assert f"prompt {prompt}: before 2026-01-01 12:00:00" in drifted.differences
+  # Launched again once its record is deleted, it does not come back.
+  place = running.Place(root, root / "results")
+  cell, other = cells(root)
+  for x in (cell, other):
+    place.folder(x).mkdir(parents=True)
+    place.record(x).rename(place.folder(x) / "record.json")
+  left = [place.folder(x) / "record.json" for x in (cell, other)]
+  assert not running._resumable(left[0], cell, place)
+  assert not left[0].exists()
+  assert running._resumable(left[1], other, place)
 
 
 def test_records_of_two_sheets_of_one_name_are_told_apart(root):

@@ -265,6 +265,35 @@ def test_sheet_is_named_by_name_or_path(tmp_path, monkeypatch, capsys, name):
   assert "3 of 3 cells to run." in capsys.readouterr().err
 
 
+def test_sheet_with_a_command_of_its_own_is_left_to_that(tmp_path):
+  place = counting.place(tmp_path)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(f'launch = "python other.py"\n{sheet.read_text()}')
+  with pytest.raises(SystemExit, match=r"x is run by python other\.py\."):
+    launch.main(["x", "--dry-run", f"--root={tmp_path}"])
+
+
+def test_one_run_in_other_words_is_run_once(tmp_path):
+  """It leaves no record that says what it was told, so both would run."""
+  place = counting.place(tmp_path)
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(
+    sheet.read_text().replace("gin_files = []", 'gin_files = ["a.gin"]')
+  )
+  (tmp_path / "a.gin").write_text(
+    "import __main__ as train_script\n"
+    "SEED = 0\nSLEEP = 0.0\nFAIL = ''\nRATE = 0.3\nMODEL_DIR = None\n"
+    "train_script.train.rate = %RATE\ntrain_script.train.seed = %SEED\n"
+  )
+  sheet.with_name("y.toml").write_text(
+    sheet.read_text().replace("SEED =", "RATE = 0.3, SEED =")
+  )
+  both = [*counting.cells(place, "x"), *counting.cells(place, "y")]
+  assert len({cell.settings for cell in both}) == 6
+  todo = launching.open_cells(both, place.archive())
+  assert [cell.full_name for cell in todo] == [f"x/cb-seed{i}" for i in "012"]
+
+
 def test_dry_run_sees_a_gin_file_that_is_not_there(tmp_path, capsys):
   place = counting.place(tmp_path)
   sheet = place.root / "configs" / "x.toml"

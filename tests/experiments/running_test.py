@@ -1,5 +1,6 @@
 """A cell's run: how it ends, and what is filed of that."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -77,6 +78,29 @@ def test_run_that_does_not_say_how_it_ended_has_failed(tmp_path, fail, error):
   assert (record["seconds"] == 1.0) == (fail != "nan")
 
 
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_attempt_that_wrote_no_record_fails_with_what_was_known(
+  tmp_path, status
+):
+  """What the attempt before knew, its seeds among it, is kept."""
+  place = counting.place(tmp_path)
+  cell = counting.cells(place)[1]
+  assert running.run_cell(cell, place).counts
+  left = place.folder(cell) / "record.json"
+  known = json.loads(left.read_text()) | {"status": status, "seconds": 7.0}
+  known["error"] = "no" if status == "failed" else None
+  known["command"] = [x.replace('""', '"parse"') for x in known["command"]]
+  left.write_text(json.dumps(known))
+  place.record(cell).unlink()
+  sheet = place.root / "configs" / "x.toml"
+  sheet.write_text(sheet.read_text().replace('FAIL = ""', 'FAIL = "parse"'))
+  outcome = running.run_cell(counting.cells(place)[1], place)
+  assert (outcome.status, outcome.error) == ("failed", "SEED must not be 1.")
+  record = counting.filed(place)[cell.name]
+  assert record["evals"] == known["evals"]
+  assert record["seconds"] == 7.0
+
+
 def test_run_that_was_asked_to_stop_has_no_record(tmp_path):
   place = counting.place(tmp_path, fail=str(int(signal.SIGTERM)))
   cell = counting.cells(place)[1]
@@ -122,6 +146,27 @@ def test_failure_does_not_take_the_place_of_results(tmp_path):
   sheet.write_text(sheet.read_text().replace('FAIL = ""', 'FAIL = "loss"'))
   assert running.run_cell(counting.cells(place)[1], place).status == "failed"
   assert counting.filed(place) == good
+
+
+def test_prompt_of_a_failed_run_is_neither_filed_nor_read(tmp_path):
+  place = counting.place(tmp_path, fail="loss")
+  sheet = place.root / "configs" / "x.toml"
+  text = sheet.read_text().replace("gin_files = []", "keeps_prompt = true")
+  sheet.write_text(text.replace("[[grids]]", "gin_files = []\n[[grids]]"))
+  cell = counting.cells(place)[1]
+  prompt = place.folder(cell) / "prompt.safetensors"
+  prompt.parent.mkdir(parents=True)
+  prompt.write_bytes(b"half learned")
+  place.prompt(cell).parent.mkdir(parents=True)
+  place.prompt(cell).write_bytes(b"of an older run")
+  assert running.run_cell(cell, place).status == "failed"
+  assert not place.prompt(cell).exists()
+  read = "runs/x/*/prompt.safetensors"
+  sheet.write_text(
+    sheet.read_text().replace("SEED =", f'PROMPT_FILE = "{read}", SEED =')
+  )
+  outcome = running.run_cell(counting.cells(place)[0], place)
+  assert f"it needs {read}" in outcome.error
 
 
 def test_cell_without_the_prompt_it_begins_with_has_no_record(tmp_path):

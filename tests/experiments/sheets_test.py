@@ -108,6 +108,11 @@ def test_sheet_wins_over_what_it_extends(tmp_path):
     ("[layout]", "[layout]\npanels = true", "panels: expected figure"),
     (
       "[layout]",
+      '[layout]\npanels = true\nfigure = "lines"\nmean_over = "method"',
+      "panels: expected figure",
+    ),
+    (
+      "[layout]",
       '[values.task.cb]\nprogram = "evil"\n[layout]',
       "prompt-cb-seed0: no program evil; there is",
     ),
@@ -190,6 +195,7 @@ def test_two_cells_of_one_name_are_refused(tmp_path):
     ("x = [77e6, 11e9]", "x = [77e6]", "1 x for 2 columns"),
     ('"~89.9"', '"n/a"', "expected a number, .*'n/a'"),
     ('title = "S', 'extends = "x.toml"\ntitle = "S', "x.toml extends itself"),
+    ('title = "S', 'name = "y"\ntitle = "S', "name is not for it to say"),
   ],
 )
 def test_slip_in_a_sheet_is_named(tmp_path, old, new, message):

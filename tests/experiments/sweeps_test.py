@@ -152,6 +152,7 @@ def test_names_do_not_depend_on_the_values_beside():
   [
     (["--gin.X=1"], "There is no list to sweep"),
     ([LENGTHS, "--gin.MODEL_DIR='runs/x'"], "--gin.MODEL_DIR is what a sweep"),
+    ([LENGTHS, "--gin_search_paths=mine"], "Leave --gin_search_paths out"),
     (
       ["--gin_file=a/p.gin,b/p.gin"],
       "Gin files of one name cannot be told apart: a/p.gin, b/p.gin",
@@ -211,6 +212,8 @@ def test_written_sheet_makes_the_same(tmp_path):
     "--gin.TASK='cb','rte'",
     "--gin.LENGTHS={'inputs': 8, 'targets': 2}",
     "--gin.LABELS=['a, b'],None",
+    "--gin.WORDS=['😀']",
+    "--gin.MIXED=[{'a': 1}, 2]",
     "--gin.network.T5Config.remat=True",
     "--gin.PATH='runs/${HOME}'",
     "--gin.RATE=1e-3,0.3",

@@ -67,8 +67,10 @@ def test_seeds_that_are_drawn_are_those_of_the_whole_run(tmp_path, base):
     should_stop=lambda: stop.is_reached,
   )
   assert outcome.status == "interrupted"
-  seeds = _record(tmp_path / "parts")
+  seeds = _record(tmp_path / "parts") | {"started": "2026-01-01T00:00:00+00:00"}
+  (tmp_path / "parts" / "record.json").write_text(json.dumps(seeds))
   parts = tiny.train(tmp_path / "parts", base, **drawn)
+  assert _record(tmp_path / "parts")["started"] == seeds["started"]
   whole = tiny.train(
     tmp_path / "whole",
     base,

@@ -71,13 +71,17 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
   """Returns the cells that the arguments name.
 
   Raises:
-    ValueError: if there is no such sheet or cell.
+    ValueError: if there is no such sheet or cell, or a sheet has a command of
+      its own.
   """
   configs = args.root.resolve() / "configs"
   cells = []
   for given in args.sheets:
     name = sheets.name_of(given, configs)
-    cells += sheets.load(configs / f"{name}.toml", configs).seed_by_seed()
+    sheet = sheets.load(configs / f"{name}.toml", configs)
+    if sheet.launch:  # What its cells need of each other, this does not do.
+      raise ValueError(f"{name} is run by {sheet.launch}.")
+    cells += sheet.seed_by_seed()
   if not args.cell:
     return cells
   chosen = [

@@ -22,6 +22,7 @@ import shutil
 import sys
 
 from prompt_tuning.experiments import (
+  drift,
   launching,
   pages,
   sweeps,
@@ -139,6 +140,9 @@ def _tabulate(results: Results, root: pathlib.Path) -> None:
   folder = root / "runs" / results.sheet.name
   pages.write(files, folder)
   print(tables.of_results(results).plain())
+  if drifted := drift.note(results):
+    again = f"Delete them in {_place(root).results} to make them again."
+    print(f"{drifted}{again}", file=sys.stderr)
   for suffix in ("md", "csv", "png"):
     print(folder / f"table.{suffix}")
 

@@ -126,6 +126,8 @@ def _without_runs(
     page = toml_files.parse(
       configs / "interpretability.toml", interpretability.Page
     )
+    if page.sheet not in every:
+      raise ValueError(f"interpretability.toml: there is no {page.sheet}.toml")
     text = interpretability.page(page, every[page.sheet], configs.parent)
     if text is not None:
       files[f"{_TABLES}/interpretability.md"] = text.encode()
