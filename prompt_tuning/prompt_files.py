@@ -12,6 +12,7 @@ import hashlib
 import io
 import math
 import os
+import shutil
 import tempfile
 import tokenize
 
@@ -28,7 +29,9 @@ FORMAT_VERSION = 1
 # Of a model or vocabulary that could not be identified.
 UNKNOWN = "unknown"
 _KEY = "prompt"
-_SUFFIXES = (".safetensors", ".npy")
+SUFFIXES = (".safetensors", ".npy")
+# Characters of a field of a header, which servers list.
+_LONGEST_FIELD = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +181,7 @@ def read_tensor(
   """
   try:
     with (
-      _on_disk(epath.Path(path)) as copy,
+      _copy(epath.Path(path)) as copy,
       safetensors.safe_open(copy, framework="numpy") as file,
     ):
       keys, header = list(file.keys()), file.metadata() or {}
@@ -194,13 +197,14 @@ def read_tensor(
 
 
 @contextlib.contextmanager
-def _on_disk(path: epath.Path) -> Iterator[str]:
-  """Yields the path of a file, or of a copy of one that is in a bucket."""
-  if "://" not in str(path):
-    yield str(path)
-    return
-  with tempfile.NamedTemporaryFile() as copy:
-    copy.write(path.read_bytes())
+def _copy(path: epath.Path) -> Iterator[str]:
+  """Yields the path of a copy of a file, which may be in a bucket.
+
+  safetensors maps files into memory: one that somebody shortens meanwhile would
+  end the process.
+  """
+  with path.open("rb") as file, tempfile.NamedTemporaryFile() as copy:
+    shutil.copyfileobj(file, copy)
     copy.flush()
     yield copy.name
 
@@ -286,9 +290,9 @@ def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _suffix(path: epath.Path) -> str:
-  if path.suffix not in _SUFFIXES:
+  if path.suffix not in SUFFIXES:
     raise ValueError(
-      f"{path}: expected a prompt file that ends in {' or '.join(_SUFFIXES)}."
+      f"{path}: expected a prompt file that ends in {' or '.join(SUFFIXES)}."
       f"{_others(path)}"
     )
   return path.suffix
@@ -299,7 +303,7 @@ def _others(path: epath.Path) -> str:
   folder = path if path.is_dir() else path.parent
   if not folder.is_dir():
     return f" There is no folder {folder}."
-  names = [file.name for file in folder.iterdir() if file.suffix in _SUFFIXES]
+  names = [file.name for file in folder.iterdir() if file.suffix in SUFFIXES]
   near = difflib.get_close_matches(path.name, names, n=3, cutoff=0)
   return f" Prompt files in {folder}: {', '.join(near) or 'none'}."
 
@@ -347,6 +351,11 @@ def from_header(
     raise ValueError(
       f"{path}: incomplete header, which says nothing of {', '.join(missing)}. "
       "The file is damaged: get another copy."
+    )
+  if too_long := [x for x in fields if len(header.get(x, "")) > _LONGEST_FIELD]:
+    raise ValueError(
+      f"{path}: expected a header with fields of at most {_LONGEST_FIELD} "
+      f"characters, got more in {', '.join(too_long)}."
     )
   convert = {"step": int, "score": float}
   try:

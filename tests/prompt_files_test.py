@@ -272,6 +272,23 @@ def test_refuses_an_array_file_that_is_not_what_its_header_says(
   tracemalloc.stop()
 
 
+def test_file_that_is_shortened_while_it_is_read_does_no_harm(
+  tmp_path, prompt, monkeypatch
+):
+  """A mapped one would end the process, with SIGBUS."""
+  path = tmp_path / "prompt.safetensors"
+  prompt_files.save_prompt(path, prompt)
+  open_file = safetensors.safe_open
+
+  def shorten(*args, **options):
+    file = open_file(*args, **options)
+    path.write_bytes(b"")
+    return file
+
+  monkeypatch.setattr(safetensors, "safe_open", shorten)
+  np.testing.assert_array_equal(prompt_files.load_prompt(path)[0], prompt)
+
+
 def test_reads_an_array_in_fortrans_order(tmp_path, prompt):
   path = tmp_path / "prompt.npy"
   np.save(path, np.asfortranarray(prompt))

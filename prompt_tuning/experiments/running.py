@@ -25,7 +25,7 @@ import time
 from typing import Any
 
 from prompt_tuning import safe_files
-from prompt_tuning.experiments import configurations, records
+from prompt_tuning.experiments import configurations, essentials, records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.processes import Processes
@@ -262,14 +262,14 @@ def _read(path: pathlib.Path) -> records.RunRecord | None:
 
 def _is_of(record: records.RunRecord, cell: Cell, place: Place) -> bool:
   """Whether a run was told what a cell is told, and can go on if it is to."""
-  told = configurations.of_record(record)
-  if told is None:
+  before = configurations.whole_of_record(record)
+  if before is None:
     return records.settings(record.command) == cell.settings
+  told = essentials.of(before)
   today = configurations.Configurations(place.root)
   if record.counts or told != today.of_cell(cell):
     return told == today.of_cell(cell)
   # Wired in another way it has the same numbers, but does not go on.
-  before = configurations.whole_of_record(record)
   return all(
     run_configuration.may_change(x)
     for x in before.differences(today.whole(cell))

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import fastapi
-from fastapi import responses
 import numpy as np
 
 from prompt_tuning.serving import errors
@@ -24,8 +23,11 @@ from prompt_tuning.serving.requests import (
   Ticket,
   Token,
 )
-from prompt_tuning.serving.service import Service
+from prompt_tuning.serving.service import Service, event_stream
 from prompt_tuning.serving.texts import Texts, TextStream
+
+# Of an answer, where a request does not say: OpenAI's.
+_MAX_TOKENS = 16
 
 
 def router(service: Service) -> fastapi.APIRouter:
@@ -46,12 +48,7 @@ def router(service: Service) -> fastapi.APIRouter:
       "model": body.model,
     }
     if body.stream:
-      stream = _Stream(service, body, texts, rows, head)
-      return responses.StreamingResponse(
-        stream.events(),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-      )
+      return event_stream(_Stream(service, body, texts, rows, head).events())
     tickets = service.submit(rows, "prompt")
     results = await service.results(tickets, request.is_disconnected)
     service.metrics.count_answers(body.model, "generate", len(rows))
@@ -97,6 +94,8 @@ def _rows(
 ) -> Iterator[Generation]:
   """Yields each sample of each input."""
   seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
+  most = max(service.engine.settings.shapes.steps)
+  max_tokens = body.max_tokens or min(_MAX_TOKENS, most)
   if body.num_beams and body.n > 1:
     raise errors.invalid("A beam search has one result: n must be 1.", "n")
   for i, tokens in enumerate(_inputs(service, body.prompt, body.n)):
@@ -104,7 +103,7 @@ def _rows(
       yield Generation(
         tokens,
         prompt,
-        body.max_tokens,
+        max_tokens,
         temperature=body.temperature,
         seed=seed,
         # Two inputs of the same text are not the same sample.

@@ -1,5 +1,6 @@
 """Errors in OpenAI's form."""
 
+import itertools
 from typing import Any
 
 from absl import logging
@@ -7,6 +8,8 @@ import fastapi
 from fastapi import responses
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+
+from prompt_tuning.serving import forms
 
 
 class ApiError(Exception):
@@ -68,6 +71,11 @@ def busy(message: str, status: int = 429, seconds: int = 1) -> ApiError:
   return ApiError(status, message, code, headers={"Retry-After": str(seconds)})
 
 
+def _is_field(name: str | int) -> bool:
+  """Whether a body has such a field."""
+  return any(name in form.model_fields for form in forms.Form.__subclasses__())
+
+
 def install(app: fastapi.FastAPI) -> None:
   """Gives every error of an app OpenAI's form."""
 
@@ -78,10 +86,12 @@ def install(app: fastapi.FastAPI) -> None:
   @app.exception_handler(RequestValidationError)
   async def _(_request: fastapi.Request, error: RequestValidationError):
     first = error.errors()[0]
-    place = [str(x) for x in first["loc"] if x not in ("body", "query")]
+    place = [x for x in first["loc"] if x not in ("body", "query")]
     if first["type"] == "json_invalid":
       return invalid("Expected a body of JSON.").response()
-    name = ".".join(place) or None
+    # Behind the fields come numbers of items and what kinds a field may have.
+    place = [*place[:1], *itertools.takewhile(_is_field, place[1:])]
+    name = ".".join(map(str, place)) or None
     return invalid(f"{name or 'body'}: {first['msg']}.", name).response()
 
   @app.exception_handler(HTTPException)

@@ -1,6 +1,6 @@
 """The bodies of requests, in OpenAI's form, as far as they are understood."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -27,6 +27,14 @@ class Form(pydantic.BaseModel):
 
   model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
+  @pydantic.model_validator(mode="before")
+  @classmethod
+  def _without_null(cls, body: Any) -> Any:
+    """OpenAI's clients send null for what is not given."""
+    if not isinstance(body, dict):
+      return body
+    return {name: value for name, value in body.items() if value is not None}
+
 
 class StreamOptions(Form):
   """What else a stream has."""
@@ -42,7 +50,7 @@ class Completion(Form):
 
   model: Text
   prompt: Input
-  max_tokens: int = pydantic.Field(16, ge=1)
+  max_tokens: int | None = pydantic.Field(None, ge=1)
   temperature: float = pydantic.Field(0.0, ge=0, le=2)
   n: int = pydantic.Field(1, ge=1, le=128)
   logprobs: int | None = pydantic.Field(None, ge=0, le=5)

@@ -88,10 +88,8 @@ class JobStore:
     Raises:
       ValueError: if it is none; it names the line.
     """
-    pairs = data_sets.parse_pairs(content)
-    file = File(
-      _new_id("file"), name, len(content), len(pairs), int(time.time())
-    )
+    pairs = sum(1 for _ in data_sets.parse_pairs(content))
+    file = File(_new_id("file"), name, len(content), pairs, int(time.time()))
     safe_files.write(self._path(file.id), content)
     with self._open() as connection:
       connection.execute(
@@ -282,7 +280,7 @@ class JobStore:
 
   def pairs(self, file: str) -> list[tuple[str, str]]:
     """Returns the examples of a file."""
-    return data_sets.parse_pairs(self.content(file))
+    return list(data_sets.parse_pairs(self.content(file)))
 
   def note(
     self, job: Job, kind: str, message: str, data: Mapping[str, Any]

@@ -26,9 +26,11 @@ from prompt_tuning.serving.requests import Prompt
 from t5x import storage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SUFFIXES = (".safetensors", ".npy")
-# Of one file of an adapter, unpacked.
-_MAX_UNPACKED = 64 * 2**20
+# Bytes of an adapter's files, unpacked.
+_MOST_BYTES = {
+  peft_adapters.CONFIG: 64 * 2**10,
+  peft_adapters.WEIGHTS: 64 * 2**20,
+}
 # Between looks at what others wrote into the folder: on a disk, in a bucket;
 # and, as a part of that, between looks for names that are not known.
 _REFRESH_SECONDS = 1.0, 10.0
@@ -88,7 +90,7 @@ class PromptStore:
     files, chosen, found = _files(self.folder), {}, {}
     for name in sorted(files):  # Of two of a name, the .safetensors is last.
       stem, suffix = os.path.splitext(name)
-      if suffix in _SUFFIXES and _NAME.fullmatch(stem):
+      if suffix in prompt_files.SUFFIXES and _NAME.fullmatch(stem):
         chosen[stem] = name
     for stem, name in chosen.items():
       known, stamp = self._entries.get(stem), (name, *files[name])
@@ -186,7 +188,7 @@ class PromptStore:
     """
     with self._lock:
       self.get(name)
-      for suffix in _SUFFIXES:
+      for suffix in prompt_files.SUFFIXES:
         (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
       self.refresh()
 
@@ -262,7 +264,8 @@ def _files(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
     for entry in os.scandir(folder):
       with contextlib.suppress(FileNotFoundError):  # It is gone already.
         stat = entry.stat()
-        found[entry.name] = (stat.st_mtime_ns, stat.st_ino)
+        # A clock may be slow: of a file half written it is the size that tells.
+        found[entry.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
     return found
   system = storage.file_system(folder)
   system.invalidate_cache()
@@ -296,13 +299,12 @@ def _parse(
 
 def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
   """Yields the files of an adapter in an archive, wherever they are in it."""
-  wanted = (peft_adapters.CONFIG, peft_adapters.WEIGHTS)
   seen = set()
   try:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       for info in archive.infolist():
         name = pathlib.PurePosixPath(info.filename).name
-        if name not in wanted:
+        if (most := _MOST_BYTES.get(name)) is None:
           continue
         # Many, each small when it is packed, would take for ever.
         if name in seen:
@@ -311,12 +313,12 @@ def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
         # Others are unpacked whole, whatever size the archive says.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
           raise ValueError(f"Expected {name} stored or deflated.")
-        if info.file_size > _MAX_UNPACKED:
+        if info.file_size > most:
           raise ValueError(
-            f"Expected a prompt, got {name} of {info.file_size} bytes."
+            f"Expected {name} of at most {most} bytes, got {info.file_size}."
           )
         with archive.open(info) as file:
-          yield name, file.read(_MAX_UNPACKED)
+          yield name, file.read(most)
   except zip_files.MALFORMED as error:
     raise ValueError(f"Expected a zip archive, got none: {error}.") from None
 

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent import futures
 import dataclasses
 import time
 from typing import Any
 
 from absl import logging
+from fastapi import responses
 
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.engine import (
@@ -26,6 +28,15 @@ from prompt_tuning.serving.supervisor import Supervisor
 _LOOK_SECONDS = 0.5
 # How long a request for a prompt that is known waits for a look at the folder.
 _PATIENCE = 1.0
+
+
+def event_stream(events: AsyncIterator[str]) -> responses.StreamingResponse:
+  """Returns server-sent events as a response, which no proxy is to keep."""
+  return responses.StreamingResponse(
+    events,
+    media_type="text/event-stream",
+    headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+  )
 
 
 @dataclasses.dataclass
@@ -54,6 +65,10 @@ class Service:
   _looking: asyncio.Lock = dataclasses.field(
     default_factory=asyncio.Lock, init=False
   )
+  # A thread of its own: those of asyncio may all be busy with uploads.
+  _look: futures.Executor = dataclasses.field(
+    default_factory=lambda: futures.ThreadPoolExecutor(1, "look"), init=False
+  )
 
   async def prompt(self, model: str) -> Prompt | None:
     """Returns the prompt that a request calls its model; None: none.
@@ -74,7 +89,9 @@ class Service:
     try:
       async with asyncio.timeout(patience), self._looking:
         await asyncio.sleep(self.store.pause(asked))
-        return await asyncio.to_thread(self.store.get, model, asked)
+        return await asyncio.get_running_loop().run_in_executor(
+          self._look, self.store.get, model, asked
+        )
     except TimeoutError:
       if known is None:
         raise self.late() from None
@@ -109,7 +126,7 @@ class Service:
 
     Args:
       requests: All of one request of HTTP.
-      param: The field to blame for one that is too long.
+      param: The field to blame for one whose input is too long.
 
     Raises:
       ApiError: if it does not take them.
@@ -119,7 +136,7 @@ class Service:
       return self.engine.submit(requests)
     except TooLongError as error:
       raise ApiError(
-        400, str(error), "context_length_exceeded", param
+        400, str(error), "context_length_exceeded", error.param or param
       ) from None
     except ValueError as error:
       raise errors.invalid(str(error)) from None
@@ -184,6 +201,7 @@ class Service:
       if self.supervisor is not None:
         await asyncio.to_thread(self.supervisor.close)
       await asyncio.to_thread(self.engine.close)
+      self._look.shutdown(wait=False, cancel_futures=True)
 
   def _start(self) -> None:
     begin = time.monotonic()

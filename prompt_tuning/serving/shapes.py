@@ -10,7 +10,16 @@ Kind = Literal["generate", "beam", "rank"]
 
 
 class TooLongError(ValueError):
-  """A request that fits into no shape."""
+  """A request that fits into no shape.
+
+  Attributes:
+    param: The field that is too long; None: what the input is from.
+  """
+
+  def __init__(self, message: str, param: str | None):
+    """Keeps its arguments."""
+    super().__init__(message)
+    self.param = param
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +95,13 @@ class Shapes:
     if isinstance(request, Ranking):
       tokens = sum(map(len, request.labels))
       what = f"labels of {tokens} tokens in all"
-      return Shape("rank", length, _smallest(self.labels, tokens, what))
+      steps = _smallest(self.labels, tokens, what, "labels")
+      return Shape("rank", length, steps)
     return self._of_generation(request, length)
 
   def _of_generation(self, request: Generation, length: int) -> Shape:
-    steps = _smallest(
-      self.steps, request.max_tokens, f"max_tokens {request.max_tokens}"
-    )
+    what = f"max_tokens {request.max_tokens}"
+    steps = _smallest(self.steps, request.max_tokens, what, "max_tokens")
     if not request.num_beams:
       return Shape("generate", length, steps)
     if request.num_beams not in self.beams:
@@ -128,8 +137,10 @@ class Shapes:
         yield Shape("rank", length, labels)
 
 
-def _smallest(sizes: Sequence[int], needed: int, what: str) -> int:
+def _smallest(
+  sizes: Sequence[int], needed: int, what: str, param: str | None = None
+) -> int:
   for size in sizes:
     if size >= needed:
       return size
-  raise TooLongError(f"Expected at most {sizes[-1]}, got {what}.")
+  raise TooLongError(f"Expected at most {sizes[-1]}, got {what}.", param)

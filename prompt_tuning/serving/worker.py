@@ -172,6 +172,23 @@ def _acquire(
   return False
 
 
+def _load(
+  checkpoint: str, vocabulary: str | None, dtype: str, fingerprint: str | None
+) -> pt.Model:
+  """Reads the base model, here or on a machine of a cluster.
+
+  Raises:
+    ValueError: if it is no longer the one that jobs were queued for.
+  """
+  model = pt.load(checkpoint, vocabulary, dtype=dtype)
+  if fingerprint not in (None, model.fingerprint):
+    raise ValueError(
+      f"{checkpoint} has the fingerprint {model.fingerprint}, the server's "
+      f"model {fingerprint}: start the server again."
+    )
+  return model
+
+
 def main() -> None:
   """Works; SIGTERM, or the end of the server, stops it."""
   parser = argparse.ArgumentParser(description=__doc__)
@@ -201,7 +218,7 @@ def main() -> None:
     return
   with lock:
     load = functools.partial(
-      pt.load, args.checkpoint, args.vocabulary, dtype=args.dtype
+      _load, args.checkpoint, args.vocabulary, args.dtype, args.fingerprint
     )
     work(
       store,

@@ -20,6 +20,15 @@ def test_archive_that_is_unpacked_whole_is_refused(kind):
     list(prompt_store._adapter_files(buffer.getvalue()))
 
 
+def test_configuration_is_of_kilobytes():
+  """Lists of JSON take thirty times their bytes."""
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("adapter_config.json", "[]" * 2**16)
+  with pytest.raises(ValueError, match="at most 65536 bytes, got 131072"):
+    list(prompt_store._adapter_files(buffer.getvalue()))
+
+
 def test_damaged_archive_is_no_archive():
   """Its index is whole, and so is the archive, but for three bytes."""
   buffer = io.BytesIO()

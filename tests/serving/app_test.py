@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import threading
 import time
 
@@ -42,6 +43,16 @@ def test_name_of_the_model_may_have_a_slash(service, monkeypatch):
   for path in ("a/b", "a%2Fb"):
     response = served.send(service, "GET", f"/v1/models/{path}")
     assert response.json()["id"] == "a/b"
+
+
+def test_null_is_what_is_not_given(service):
+  """OpenAI's clients send it."""
+  names = ("max_tokens", "temperature", "n", "stream", "logprobs", "suffix")
+  null = served.complete(service, **dict.fromkeys(names))
+  assert null.status_code == 200, null.text
+  # The longest answer here is shorter than OpenAI's default.
+  whole = served.complete(service, max_tokens=8)
+  assert null.json()["choices"] == whole.json()["choices"]
 
 
 def test_samples_differ_and_a_seed_repeats_them(service):
@@ -230,6 +241,18 @@ def test_of_two_files_of_a_name_one_is_read_and_once(
   assert not read
 
 
+def test_file_that_was_half_written_is_read_when_it_is_whole(service, prompts):
+  """On a file system whose times are of seconds."""
+  path = service.store.folder / "late.npy"
+  whole = served.npy(prompts[3].array)
+  for content, status in ((whole[:-8], 404), (whole, 200)):
+    with path.open("wb") as file:
+      file.write(content)
+    os.utime(path, (1, 1))
+    service.store.refresh()
+    assert served.complete(service, model="late").status_code == status
+
+
 def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
   service, prompts, monkeypatch
 ):
@@ -331,6 +354,27 @@ def test_folder_that_does_not_answer_holds_up_nobody(
       assert len(looks) == 1
       may_end.set()
       assert {x.status_code for x in await asyncio.gather(*lists)} == {200}
+
+  asyncio.run(run())
+
+
+def test_busy_threads_hold_up_nobody(service, monkeypatch):
+  """Those of asyncio parse uploads, among other things."""
+  monkeypatch.setattr(service_lib, "_PATIENCE", 60)
+  service.store._period = 0
+  may_end = threading.Event()
+
+  async def run():
+    async with served.client(service) as http:
+      busy = [asyncio.to_thread(may_end.wait, 50) for _ in range(100)]
+      waiting = asyncio.gather(*busy)
+      await asyncio.sleep(0.1)
+      body = {"model": "prompt_1", "prompt": "abc", "max_tokens": 2}
+      async with asyncio.timeout(30):
+        answer = await http.post(served.COMPLETIONS, json=body)
+      assert answer.status_code == 200
+      may_end.set()
+      await waiting
 
   asyncio.run(run())
 

@@ -62,7 +62,7 @@ def test_prompt_of_another_model_is_taken_anew(args):
 def test_files_of_the_task_that_can_be_tuned(args):
   model = pt.load(args.checkpoint)
   train, validation = demo.data_sets(model, args.jobs)
-  pairs = data_sets.parse_pairs(pathlib.Path(train).read_bytes())
+  pairs = list(data_sets.parse_pairs(pathlib.Path(train).read_bytes()))
   assert len(pairs) == 1000
   assert {answer for _, answer in pairs} == {"True", "False"}
   lines = pathlib.Path(validation).read_text().splitlines()

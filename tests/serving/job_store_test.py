@@ -200,6 +200,14 @@ def test_file_is_not_removed_while_a_job_of_it_is_added(store, monkeypatch):
   assert store.content(file) == LINE
 
 
+def test_long_line_is_refused_before_it_is_read(store):
+  line = json.dumps({"prompt": "a", "completion": "b"}).encode()
+  content = line + b"\n" + line.replace(b"a", b"a" * 2**20)
+  with pytest.raises(ValueError, match="Line 2: expected at most 1048576 byt"):
+    store.add_file("data.jsonl", content)
+  assert not store.files()
+
+
 def test_jobs_in_a_bucket_are_refused():
   with pytest.raises(ValueError, match="Expected a folder on a disk"):
     JobStore("gs://bucket/jobs")

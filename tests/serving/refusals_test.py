@@ -301,6 +301,27 @@ def test_too_many_inputs_are_refused_before_they_are_tokens(
   assert not encoded
 
 
+@pytest.mark.parametrize(
+  ("path", "changes", "param"),
+  [
+    ("/v1/completions", {"prompt": 3}, "prompt"),
+    ("/v1/completions", {"prompt": "a" * 99}, "prompt"),
+    ("/v1/completions", {"max_tokens": 99}, "max_tokens"),
+    (
+      "/v1/completions",
+      {"stream": True, "stream_options": {"include_usage": "x"}},
+      "stream_options.include_usage",
+    ),
+    ("/v1/rank", {"labels": ["a", 3]}, "labels"),
+    ("/v1/rank", {"labels": ["a" * 20, "b" * 999]}, "labels"),
+  ],
+)
+def test_refusal_names_the_field(service, path, changes, param):
+  response = served.send(service, "POST", path, json={**GOOD, **changes})
+  served.check_error(response, 400, ".")
+  assert response.json()["error"]["param"] == param
+
+
 def test_one_wrong_item_is_enough(service):
   """A megabyte of them would take seconds, in which nobody is answered."""
   start = time.process_time()
@@ -325,6 +346,14 @@ def test_prompt_of_another_base_is_refused_with_both_names(service, engine):
   assert engine.model.fingerprint in response.json()["error"]["message"]
   content = _safetensors(engine, _ONES)
   assert served.send(service, *PUT, content=content).status_code == 201
+
+
+def test_prompt_with_a_long_header_is_refused(service, engine):
+  """Each list of models would have it."""
+  content = _safetensors(engine, _ONES, task="x" * 1001)
+  with served.unchanged(service):
+    response = served.send(service, *PUT, content=content)
+  served.check_error(response, 400, "at most 1000 characters, got more in task")
 
 
 def test_full_queue_answers_429(service):

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import threading
+import types
 
 import filelock
 import numpy as np
@@ -64,6 +65,15 @@ def test_runs_take_the_periods_of_any_number_of_steps():
     training._check_periods(stats_period=stats, eval_period=evals)
     assert steps // stats < 200
     assert min(steps, 10) <= steps // evals < 20
+
+
+def test_jobs_of_a_model_are_not_done_by_another(monkeypatch):
+  model = types.SimpleNamespace(fingerprint="new")
+  monkeypatch.setattr(worker.pt, "load", lambda *_, **__: model)
+  for fingerprint in (None, "new"):
+    assert worker._load("base", None, "float32", fingerprint) is model
+  with pytest.raises(ValueError, match="base has the fingerprint new"):
+    worker._load("base", None, "float32", "old")
 
 
 def test_only_the_run_of_a_failed_job_is_kept(store):
