@@ -26,7 +26,7 @@ from t5x import records
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "ladder_s", "A file of gin/models.")
 flags.DEFINE_string("task", "ladder_boolq", "A task of the ladder.")
-flags.DEFINE_integer("seeds", 4, "How many.")
+flags.DEFINE_integer("seeds", 4, "How many.", lower_bound=2)
 flags.DEFINE_integer("steps", 200, "Of training.")
 flags.DEFINE_integer("period", 20, "Steps over which a loss is averaged.")
 
@@ -132,8 +132,8 @@ def main(argv: list[str]) -> None:
         train(dtype, seed, f"{place}/{dtype}{seed}")
         for seed in range(FLAGS.seeds)
       ]
-  report.write("bfloat16", record)
   print(tabulate(record))
+  report.write("bfloat16", record)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ class Side:
     self.turns: list[dict[str, Any]] = []
     self._process = subprocess.Popen(
       [
-        *(sys.executable, "-m", "peers.worker"),
+        # Without the working directory, which is no baseline.
+        *(sys.executable, "-P", "-m", "peers.worker"),
         name.replace(BASELINE, "ours"),
         json.dumps(dataclasses.asdict(case)),
         weights,

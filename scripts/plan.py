@@ -18,10 +18,9 @@ import json
 import sys
 
 from absl import app, flags
-import jax
 import tqdm
 
-from prompt_tuning.planning import command, search, targets
+from prompt_tuning.planning import command, programs, search, targets
 from t5x import gin_utils
 
 
@@ -58,7 +57,6 @@ def _main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
   values = flags.FLAGS
-  jax.config.update("jax_platforms", "cpu")
   arguments = (values.topology, values.gin_file, values.gin_bindings)
   if values.search and (values.programs or values.json or values.thorough):
     raise app.UsageError(
@@ -69,7 +67,8 @@ def _main(argv: Sequence[str]) -> None:
     if values.search:
       _print_search(*arguments, values.tries, values.minutes)
       return
-    if not any("TASK_FEATURE_LENGTHS" in x for x in values.gin_bindings):
+    left_open = programs.left_open(values.gin_file, values.gin_bindings)
+    if "TASK_FEATURE_LENGTHS" in left_open:
       print(command.LENGTHS_NOTE, file=sys.stderr)
     for program, found in command.plan(
       *arguments, values.programs, values.thorough

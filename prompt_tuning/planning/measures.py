@@ -35,6 +35,8 @@ _OPERATION = re.compile(r" ([a-z\-]+?)(?:-start)?\(")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _KERNELS = re.compile(r'custom_call_target="([^"]+)"')
 _NEEDS = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
+# Of a GPU's memory, the share that JAX can be told to take.
+_MOST_TAKEN = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Measures:
     argument_bytes: What it has to read once at the least.
     collectives: Kind -> [times a step, bytes a step].
     kernels: Hand-written kernels in it: attention's among them.
-    seconds_bound: No step is faster; None without a peak.
+    seconds_bound: No step is faster; of an evaluation, with answers as long as
+      they may be. None without a peak, and of restoring.
     compile_seconds: What the compiler took, on whatever machine that was.
     refused: What the compiler said instead of a program, or "".
     is_quick: Whether the compiler was to make the least effort.
@@ -87,8 +90,9 @@ class Measures:
 
   @property
   def fits(self) -> bool:
-    """Whether a device has the memory."""
-    return not self.refused and (self.peak or 0) <= self.memory
+    """Whether a device has the memory, and JAX can take it."""
+    most = 1.0 if self.taken == 1.0 else _MOST_TAKEN
+    return not self.refused and (self.peak or 0) <= most * self.memory
 
 
 def measure(
@@ -103,12 +107,12 @@ def measure(
       run, which takes twice as long. With the least, operations are scheduled
       and tiled worse; sharding, and what lies in memory, is the same but for
       the size of the code.
+
+  Raises:
+    ValueError: if the compiler refuses it for another reason than memory.
   """
   number = len(target.devices)
-  jaxpr = program.traced.jaxpr.jaxpr
-  # Without what nothing reads, such as gradients of what is frozen.
-  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  flops = matrix_flops(jaxpr, program.decode_steps) / number
+  flops = flops_of(program.traced, program.decode_steps) / number
   weights = bytes_of((program.state.trainable, program.state.frozen))
   optimizer = bytes_of(program.state.opt_state)
   start = time.monotonic()
@@ -118,6 +122,12 @@ def measure(
     compiled = program.traced.lower().compile(_QUICK if is_quick else None)
   except jax.errors.JaxRuntimeError as e:
     refused = str(e)
+    if "RESOURCE_EXHAUSTED" not in refused and not _NEEDS.search(refused):
+      said = refused.partition("\n")[0][:300]
+      raise ValueError(
+        f"The compiler of {target.name} refuses {program.name}: "
+        f"{said.rstrip('.')}."
+      ) from e
   seconds = time.monotonic() - start
   known = {
     "program": program.name,
@@ -135,15 +145,17 @@ def measure(
     return _refused(refused, known, target)
   memory = compiled.memory_analysis()
   arguments = memory.argument_size_in_bytes
+  beside = 0
   if program.name == "restore":
     # Weights lie there meanwhile, of scanned layers one stack twice.
-    arguments += weights + max(
-      map(bytes_of, jax.tree.leaves(program.state.params))
-    )
-  # Between steps of training it lies there, though an evaluation reads none.
-  held = arguments + (optimizer if program.name == "evaluate" else 0)
+    beside = weights + max(map(bytes_of, jax.tree.leaves(program.state.params)))
+  if program.name == "evaluate":
+    # Between steps of training it lies there, though an evaluation reads none.
+    beside = optimizer
+  read = weights + (0 if program.name == "evaluate" else optimizer)
   peak = (
-    held
+    arguments
+    + beside
     + memory.temp_size_in_bytes
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes
@@ -153,7 +165,7 @@ def measure(
   return Measures(
     **known,
     peak=peak,
-    batch=max(held - weights - optimizer, 0),
+    batch=max(arguments - read, 0),
     temporaries=memory.temp_size_in_bytes,
     code=memory.generated_code_size_in_bytes,
     argument_bytes=arguments,
@@ -161,7 +173,9 @@ def measure(
     kernels=sorted(
       {x for x in _KERNELS.findall(text) if "fmha" in x or "tpu_custom" in x}
     ),
-    seconds_bound=_bound(flops, arguments, target),
+    seconds_bound=None
+    if program.name == "restore"
+    else _bound(flops, arguments, target),
   )
 
 
@@ -199,6 +213,19 @@ def bytes_of(tree: Any) -> int:
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
   )
+
+
+def flops_of(traced: Any, decode_steps: int = 1) -> float:
+  """Counts the operations of a program's matrix products; see `matrix_flops`.
+
+  Args:
+    traced: What `jax.jit(...).trace` returns.
+    decode_steps: How often a loop runs that does not say so.
+  """
+  jaxpr = traced.jaxpr.jaxpr
+  # Without what nothing reads, such as gradients of what is frozen.
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return matrix_flops(jaxpr, decode_steps)
 
 
 def matrix_flops(jaxpr: Any, decode_steps: int = 1) -> float:

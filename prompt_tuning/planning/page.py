@@ -225,7 +225,7 @@ def _row(r: Record) -> dict[str, str]:
   flags = dict(binding.split(" = ") for binding in r["flags"])
   flags = {name.rpartition(".")[2].lower(): x for name, x in flags.items()}
   parts = flags["num_microbatches"]
-  bound = r["seconds_bound"]
+  bound = None if r["program"] == "restore" else r["seconds_bound"]
   return {
     "On": r["topology"],
     "Size": r["size"],
@@ -254,8 +254,9 @@ compiler. **Nothing here was run.** Memory is what the compiler says. A bound is
 the greater of two: matrix products over the peak of the device, and what it has
 to read over its memory's bandwidth, both of
 `prompt_tuning/planning/targets/chips.toml`. No step is faster; real ones are
-slower. What devices exchange is counted, not timed; "?" is where the count was
-wrong, and the program was not compiled again.
+slower. That of an evaluation is of answers of all 16 tokens. What devices
+exchange is counted, not timed; "?" is where the count was wrong, and the
+program was not compiled again.
 
 Batches are of {batch}, inputs of 512 and a prompt of 100, targets of 16.
 Settings follow a rule (`Cell.bindings`), not a search. As flags:
@@ -271,6 +272,7 @@ Versions: {versions}.
 # Columns that are left out where they say this of all.
 _UNSAID = {
   "Temporaries": "0.00",
+  "Bound, s": "",
   "TFLOP a device": "0",
   "Exchanged a step": "none",
   "Attention": "",

@@ -43,11 +43,13 @@ _OPEN = {
   "EVAL_OUTPUT_DIR": "'nowhere'",
   "INFER_OUTPUT_DIR": "'nowhere'",
   "TASK": "'none'",
-  "TASK_FEATURE_LENGTHS": str(LENGTHS),
-  "TRAIN_STEPS_RELATIVE": "30000",
   "TRAIN_FILE": "'nowhere'",
   "PROBES": "'none'",
+  # Where the gin files do not say either.
+  "TASK_FEATURE_LENGTHS": str(LENGTHS),
+  "TRAIN_STEPS_RELATIVE": "30000",
 }
+_OF_FILES = ("TASK_FEATURE_LENGTHS", "TRAIN_STEPS_RELATIVE")
 # What gin appends to a message.
 _GIN_CALLS = "\n  In call to configurable "
 _STAND_INS = pathlib.Path(__file__).with_name("stand_ins.gin")
@@ -150,17 +152,15 @@ def _read(
   if "PROMPT" in macros:  # It may be made of the checkpoint's embeddings.
     files.append("gin/prompts/random_uniform.gin")
     bindings = [b for b in bindings if not b.startswith("PROMPT =")]
-  given = {b.partition("=")[0].strip() for b in bindings}
-  if "TRAIN_STEPS" in given:
-    given.add("TRAIN_STEPS_RELATIVE")
+  given = _given(bindings)
   if "PROMPT_LENGTH" in given:
     given.add("PROMPT_FILE")  # It is read for its length alone.
   if "TASK_PREFIXES" in macros - given:
     given.add("TASK")  # A prompt has as many rows as the task has parts.
-  left_open = [
+  opened = [
     f"{name} = {value}"
-    for name, value in _OPEN.items()
-    if name in macros - given
+    for name, value in left_open(files, bindings).items()
+    if name not in given
   ]
   found = gin_resolution.Bindings(files, paths=paths)
   program = next(
@@ -177,10 +177,45 @@ def _read(
     partitioning.using_devices(devices),
     _as_main() as programs,
     gin_utils.bound_arguments(
-      programs[program], files, [*left_open, *bindings]
+      programs[program], files, [*opened, *bindings]
     ) as arguments,
   ):
     yield _command(program, arguments)
+
+
+def _given(bindings: Sequence[str]) -> set[str]:
+  """Returns the names that flags bind."""
+  given = {b.partition("=")[0].strip() for b in bindings}
+  if "TRAIN_STEPS" in given:
+    given.add("TRAIN_STEPS_RELATIVE")
+  return given
+
+
+def left_open(
+  gin_files: Sequence[str], gin_bindings: Sequence[str]
+) -> dict[str, str]:
+  """Returns macros that no flag binds, with what stands in for their values.
+
+  Of lengths and steps, only where the gin files leave them to the run's task or
+  flags.
+
+  Raises:
+    ValueError: if a gin file is missing or is no gin.
+  """
+  macros = gin_macros.macros_of(gin_files, gin_utils.search_paths())
+  given = _given(gin_bindings)
+  return {
+    name: value
+    for name, value in _OPEN.items()
+    if name in macros
+    and name not in given
+    and not (name in _OF_FILES and _is_literal(macros[name].value))
+  }
+
+
+def _is_literal(value: str) -> bool:
+  """Whether a macro has a value of its own: no reference, no None."""
+  return value != "None" and not value.startswith(("@", "%"))
 
 
 def _check_given(

@@ -72,8 +72,8 @@ def find(name: str) -> Target:
     )
   except (RuntimeError, ValueError) as e:
     raise ValueError(
-      f"No compiler for {name}: pip install 'prompt-tuning[plan]' brings those "
-      f"of TPUs and GPUs ({str(e)[:200]})."
+      f"No compiler for {name}: pip install -c constraints.txt -e '.[plan]' "
+      f"brings those of TPUs and GPUs ({str(e)[:200]})."
     ) from e
   return Target(
     name,
@@ -117,7 +117,7 @@ def _devices(
 
 def prepare() -> None:
   """Sets what the compilers read as they are loaded: before JAX's first use."""
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  jax.config.update("jax_platforms", "cpu")  # A TPU may be somebody's.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

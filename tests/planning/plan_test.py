@@ -46,8 +46,10 @@ def test_programs_of_a_train_command_are_compiled(planned):
   assert list(planned) == ["train", "evaluate", "restore"]
   for program, found in planned.values():
     assert found.fits
-    assert 0 < found.weights <= found.argument_bytes
-    assert found.batch > 0 or program.name == "restore"
+    restores = program.name == "restore"
+    assert found.weights > 0
+    assert restores == (found.argument_bytes < found.weights)
+    assert restores == (found.batch == 0)
     assert "fits" in command.describe(found, program.steps)
   assert planned["train"][0].steps == 30_000
   assert planned["evaluate"][0].decode_steps == 4
@@ -136,6 +138,46 @@ def test_what_does_not_fit_is_held_against_what_the_compiler_gives():
   assert found.refused.endswith("Exceeded it.")
 
 
+def test_what_the_compiler_cannot_do_is_no_lack_of_memory():
+  error = jax.errors.JaxRuntimeError("UNIMPLEMENTED: Such a kernel.\nMore.")
+
+  def refuse(*args, **kwargs):
+    raise error
+
+  (program, _), *_ = command.plan("cpux1", FILES, TINY, ["restore"])
+  traced = types.SimpleNamespace(jaxpr=program.traced.jaxpr, lower=refuse)
+  program = dataclasses.replace(program, traced=traced)
+  with pytest.raises(ValueError, match=r"refuses restore: .* Such a kernel\.$"):
+    measures.measure(program, targets.find("cpux1"))
+
+
+@pytest.mark.parametrize(("taken", "fits"), [(1.0, True), (0.75, False)])
+def test_what_jax_cannot_take_of_a_gpu_does_not_fit(taken, fits):
+  settings = search.candidates(1, FILES, TINY)[0]
+  assert _measured(settings, 96, taken=taken).found.fits == fits
+  assert _measured(settings, 95, taken=taken).found.fits
+
+
+@pytest.mark.parametrize(
+  ("text", "bindings", "opened"),
+  [
+    ("", [], {"TASK_FEATURE_LENGTHS", "TRAIN_STEPS_RELATIVE"}),
+    ("TRAIN_STEPS_RELATIVE = 500", [], {"TASK_FEATURE_LENGTHS"}),
+    (
+      "TASK_FEATURE_LENGTHS = {'inputs': 1024, 'targets': 62}",
+      ["TRAIN_STEPS = 1_100_100"],
+      set(),
+    ),
+  ],
+)
+def test_what_a_gin_file_says_is_left_to_it(tmp_path, text, bindings, opened):
+  mine = tmp_path / "mine.gin"
+  mine.write_text(text)
+  found = programs.left_open([*FILES, str(mine)], bindings)
+  assert {"TASK_FEATURE_LENGTHS", "TRAIN_STEPS_RELATIVE"} & set(found) == opened
+  assert "MODEL_DIR" in found
+
+
 @pytest.mark.parametrize("name", ["h100", "v9:4x4", "a10x1"])
 def test_unknown_topology_is_refused(name):
   with pytest.raises(ValueError, match="Expected a topology such as v3:4x4"):
@@ -212,7 +254,7 @@ def _measured(settings, peak, memory=100, **values):
   names = [x.name for x in dataclasses.fields(measures.Measures)]
   found = measures.Measures(
     **dict.fromkeys(names, 0)
-    | {"weights": 10, "peak": peak, "memory": memory}
+    | {"weights": 10, "peak": peak, "memory": memory, "taken": 1.0}
     | {"collectives": {}, "refused": "", **values}
   )
   return search.Trial(settings, found)
