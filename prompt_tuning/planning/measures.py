@@ -122,12 +122,7 @@ def measure(
     compiled = program.traced.lower().compile(_QUICK if is_quick else None)
   except jax.errors.JaxRuntimeError as e:
     refused = str(e)
-    if "RESOURCE_EXHAUSTED" not in refused and not _NEEDS.search(refused):
-      said = refused.partition("\n")[0][:300]
-      raise ValueError(
-        f"The compiler of {target.name} refuses {program.name}: "
-        f"{said.rstrip('.')}."
-      ) from e
+    _check_is_for_memory(refused, f"{program.name} on {target.name}")
   seconds = time.monotonic() - start
   known = {
     "program": program.name,
@@ -177,6 +172,14 @@ def measure(
     if program.name == "restore"
     else _bound(flops, arguments, target),
   )
+
+
+def _check_is_for_memory(said: str, what: str) -> None:
+  """Raises ValueError if a compiler refused a program for another reason."""
+  if "RESOURCE_EXHAUSTED" in said or _NEEDS.search(said):
+    return
+  line = said.partition("\n")[0][:300].rstrip(".")
+  raise ValueError(f"The compiler refuses {what}: {line}.")
 
 
 def _refused(said: str, known: dict[str, Any], target: Target) -> Measures:
