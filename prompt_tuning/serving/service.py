@@ -66,7 +66,7 @@ class Service:
     default_factory=asyncio.Lock, init=False
   )
   # A thread of its own: those of asyncio may all be busy with uploads.
-  _look: futures.Executor = dataclasses.field(
+  _look_thread: futures.Executor = dataclasses.field(
     default_factory=lambda: futures.ThreadPoolExecutor(1, "look"), init=False
   )
 
@@ -90,7 +90,7 @@ class Service:
       async with asyncio.timeout(patience), self._looking:
         await asyncio.sleep(self.store.pause(asked))
         return await asyncio.get_running_loop().run_in_executor(
-          self._look, self.store.get, model, asked
+          self._look_thread, self.store.get, model, asked
         )
     except TimeoutError:
       if known is None:
@@ -201,7 +201,7 @@ class Service:
       if self.supervisor is not None:
         await asyncio.to_thread(self.supervisor.close)
       await asyncio.to_thread(self.engine.close)
-      self._look.shutdown(wait=False, cancel_futures=True)
+      self._look_thread.shutdown(wait=False, cancel_futures=True)
 
   def _start(self) -> None:
     begin = time.monotonic()

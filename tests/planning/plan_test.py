@@ -415,7 +415,7 @@ def test_page_says_which_attention_is_in_a_program():
 )
 def test_compilers_of_tpus_and_gpus_are_asked(topology, package):
   if importlib.util.find_spec(package) is None:
-    pytest.skip(f"{package} is not installed: pip install prompt-tuning[plan]")
+    pytest.skip(f"{package} is not installed: pip install -e '.[plan]'")
   done = subprocess.run(
     [
       sys.executable,
