@@ -21,7 +21,10 @@ _TASKS = (
   *_of("mini", _SUPER_GLUE),
   *_of("ladder", _SUPER_GLUE),
 )
-_MIXTURES = ("super_glue", "super_glue_and_dpr", "mini_super_glue", "ladder")
+_MIXTURES = (
+  *("super_glue", "super_glue_smallest", "super_glue_and_dpr"),
+  *("mini_super_glue", "ladder"),
+)
 _PRETRAINING = ("ladder_lm", "ladder_lm_long", "ladder_span_corruption")
 
 

@@ -7,7 +7,8 @@ touching the data,
 * `super_glue_{axb,axg}`, the diagnostics, which only have a test split,
 * `super_glue_wsc_classification`, WSC with the answers True and False,
 * `dpr`, definite pronoun resolution,
-* the mixtures `super_glue` and `super_glue_and_dpr`,
+* the mixtures `super_glue` and `super_glue_and_dpr` at T5's rates, and
+  `super_glue_smallest`, CB, COPA, RTE and WSC in equal parts,
 
 each also as `..._prefixed`, with the task's name in front of the input. Each
 task is there as `..._sentinel` too, with a sentinel in front of the target.
@@ -368,4 +369,8 @@ add_tasks("super_glue", _prepared, (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION))
 add_task("dpr", DPR, _prepared(DPR))
 _RATES = {f"super_glue_{row.name}": row.mixture_rate for row in SUPER_GLUE}
 add_mixture("super_glue", _RATES)
+add_mixture(
+  "super_glue_smallest",
+  {f"super_glue_{name}": 1 for name in ("cb", "copa", "rte", "wsc")},
+)
 add_mixture("super_glue_and_dpr", {**_RATES, "dpr": DPR.mixture_rate})

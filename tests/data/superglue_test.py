@@ -96,6 +96,8 @@ def test_mixtures_have_t5s_rates():
   assert {t.name: mixture.get_rate(t) for t in mixture.tasks} == {
     f"{name}_prefixed": rate for name, rate in (rates | {"dpr": 1_322}).items()
   }
+  mixture = seqio.MixtureRegistry.get("super_glue_smallest")
+  assert len({mixture.get_rate(t) for t in mixture.tasks}) == 1
 
 
 def test_labels_are_what_the_targets_say():
