@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from prompt_tuning.experiments import figure_styles, line_figures
+from prompt_tuning.experiments.entries import Row
 from prompt_tuning.experiments.figure_styles import Style
 from prompt_tuning.experiments.papers import Paper
-from prompt_tuning.experiments.results import Results, Row
+from prompt_tuning.experiments.results import Results
 
 _DPI = 150
 _MODEL_SIZE = "Parameters of the T5 1.1 model"

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prompt_tuning.experiments import figure_styles, tables
+from prompt_tuning.experiments.entries import Row
 from prompt_tuning.experiments.figure_styles import Style
 from prompt_tuning.experiments.papers import Paper
-from prompt_tuning.experiments.results import Point, Results, Row
+from prompt_tuning.experiments.results import Point, Results
 
 MAJORITY_LABEL = "Most frequent answer"
 MAJORITY: Any = {"color": "#777777", "linestyle": "--", "linewidth": 1}

@@ -14,7 +14,8 @@ _NOTE = (
   "brackets how many there are."
 )
 _GAP_NOTE = (
-  "Of a gap, the deviation is that of the difference of two single runs."
+  "A gap is between the seeds that both have; its deviation is that of the "
+  "difference of two single runs."
 )
 _ENDS = "Ours, where runs end"
 _ENDS_NOTE = (

@@ -4,41 +4,17 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import itertools
-import math
 
-from prompt_tuning.experiments import layouts, records
+from prompt_tuning.experiments import entries, layouts, records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
+from prompt_tuning.experiments.entries import Entry, Row
 from prompt_tuning.experiments.layouts import AxisValue
 from prompt_tuning.experiments.papers import Paper
 from prompt_tuning.experiments.sheets import Sheet
 
-# A place with no score.
-NONE = "-"
 # Ends the names of tasks whose inputs say which they are, and of mixtures.
 _PREFIXED = "_prefixed"
-
-Row = tuple[AxisValue, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """What a place in a table has to say.
-
-  Attributes:
-    summary: Of the seeds that are there, or None.
-    failed: How many runs failed.
-  """
-
-  summary: records.Summary | None
-  failed: int = 0
-
-  def __str__(self) -> str:
-    if self.summary is None:
-      return "failed" if self.failed else NONE
-    mean, std = self.summary.mean, self.summary.std
-    text = f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
-    return f"{text} ({self.summary.n})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +65,9 @@ class Point:
   summary: records.Summary
 
 
-def _entry(scores: Sequence[float | None]) -> Entry:
-  """What scores of runs say, where None is that of a failed one."""
-  done = [x for x in scores if x is not None]
-  return Entry(records.summarize(done), len(scores) - len(done))
-
-
-def _gap(over: Entry | None, under: Entry | None) -> records.Summary | None:
-  """By how much one is above the other, in points, if both are there.
-
-  The deviation is that of the difference of two single runs, n the smaller one.
-  """
-  if over is None or under is None or not over.summary or not under.summary:
-    return None
-  a, b = over.summary, under.summary
-  std = None if a.std is None or b.std is None else math.hypot(a.std, b.std)
-  return records.Summary(a.mean - b.mean, std, min(a.n, b.n))
+def _others(point: Mapping[str, AxisValue], axes: Sequence[str]) -> Row:
+  """A cell's values of other axes: which repetition it is."""
+  return tuple(x for axis, x in point.items() if axis not in axes)
 
 
 class Results:
@@ -222,23 +185,23 @@ class Results:
       point, record = run.cell.point, run.record
       place = tuple(point[axis] for axis in axes)
       task = tuple(point[axis] for axis in over)
-      repeat = tuple(
-        x for axis, x in point.items() if axis not in (*axes, *over)
-      )
+      repeat = _others(point, [*axes, *over])
       groups.setdefault(place, {}).setdefault(repeat, {})[task] = (
         record.score if record else None
       )
       failed[place] = failed.get(place, 0) + run.failed
-    entries = {}
+    found = {}
     for place, repeats in groups.items():
       needed = num_tasks or len(set().union(*repeats.values()))
-      done = [
-        {k: x for k, x in tasks.items() if x is not None}
-        for tasks in repeats.values()
-      ]
-      means = [records.mean_of(x) for x in done if len(x) == needed]
-      entries[place] = Entry(records.summarize(means), failed[place])
-    return entries
+      done = {
+        repeat: {k: x for k, x in tasks.items() if x is not None}
+        for repeat, tasks in repeats.items()
+      }
+      means = {
+        k: records.mean_of(x) for k, x in done.items() if len(x) == needed
+      }
+      found[place] = Entry(means, failed[place])
+    return found
 
   @functools.cached_property
   def by_task(self) -> Mapping[tuple[Row, AxisValue], Mapping[str, Entry]]:
@@ -247,8 +210,8 @@ class Results:
     A run on a mixture of tasks, which are called *_prefixed, is split into
     them.
     """
-    sheet = self.sheet
-    values: dict[tuple[Row, AxisValue], dict[str, list[float | None]]] = {
+    sheet, layout = self.sheet, self.sheet.layout
+    values: dict[tuple[Row, AxisValue], dict[str, dict[Row, float | None]]] = {
       (row, column): {}
       for row in self.rows
       for column in self.columns
@@ -256,7 +219,7 @@ class Results:
     }
     for run in self.views:
       point = run.cell.point
-      place = values[self.row_of(run.cell), point[sheet.layout.columns]]
+      place = values[self.row_of(run.cell), point[layout.columns]]
       scores = run.record.scores if run.record else {}
       # A failed run's is None; which tasks a mixture has, it does not say.
       own = str(point["task"]).removesuffix(_PREFIXED)
@@ -266,9 +229,10 @@ class Results:
         # A run on one task may have chosen a form of it, such as ..._sentinel.
         name = task if len(scores) > 1 else point["task"]
         label = sheet.label("task", str(name).removesuffix(_PREFIXED))
-        place.setdefault(label, []).append(value)
+        repeat = _others(point, [*layout.rows, layout.columns, "task"])
+        place.setdefault(label, {})[repeat] = value
     return {
-      place: {k: _entry(x) for k, x in tasks.items()}
+      place: {k: entries.entry_of(x) for k, x in tasks.items()}
       for place, tasks in values.items()
     }
 
@@ -364,7 +328,7 @@ class Results:
   def gap(self, upper: Row, lower: Row) -> Mapping[AxisValue, records.Summary]:
     """Column -> by how much one row is above another, in points."""
     gaps = {
-      x: _gap(self.entries.get((upper, x)), self.entries.get((lower, x)))
+      x: entries.gap(self.entries.get((upper, x)), self.entries.get((lower, x)))
       for x in self.columns
     }
     return {column: gap for column, gap in gaps.items() if gap is not None}
@@ -377,7 +341,7 @@ class Results:
     return {
       task: gap
       for task in above
-      if (gap := _gap(above.get(task), below.get(task))) is not None
+      if (gap := entries.gap(above.get(task), below.get(task))) is not None
     }
 
   def trainable(self, row: Row) -> tuple[int, int] | None:

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prompt_tuning.experiments import records
+from prompt_tuning.experiments.entries import NONE, Row
 from prompt_tuning.experiments.papers import Paper
-from prompt_tuning.experiments.results import NONE, Results, Row
+from prompt_tuning.experiments.results import Results
 from prompt_tuning.experiments.sheets import Sheet
 from prompt_tuning.text_tables import Table
 

@@ -5,8 +5,9 @@
 A SIZE is ladder_xxs, ladder_xs, ladder_s, ladder_m or ladder_l; all by default.
 
 Runs the cells of configs/ladder.toml that have no record yet, as launch.py
-does, and puts the checkpoints where the other sheets look for them:
-checkpoints/SIZE/{span_corruption,lm_10,lm_50,lm_100}, in bfloat16; of
+does, or neither their run nor checkpoints of it: ladder_l's are too large to
+come with the repository. Puts the checkpoints where the other sheets look for
+them: checkpoints/SIZE/{span_corruption,lm_10,lm_50,lm_100}, in bfloat16; of
 ladder_xs, long_documents too, and of all but ladder_l, longer_lm. Stop it when
 you like: the same command goes on.
 """
@@ -47,24 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _pretrain(cell: Cell, root: pathlib.Path) -> None:
-  """Runs a cell if it has no record, and exports its checkpoints."""
+  """Runs a cell if nothing of it is here, and exports its checkpoints."""
   place = Place(root, root / "results")
+  stage = str(cell.point["stage"])
+  folder = root / "checkpoints" / str(cell.point["size"])
+  # Run elsewhere: the names of the checkpoints begin with that of the stage.
+  kept = any(folder.glob(f"{stage}*/checkpoint_*"))
+  if place.record(cell).exists() and not kept and not _is_here(cell, place):
+    print(f"{cell.name} has a record but no checkpoints: it is run again.")
+    place.record(cell).unlink()
   [outcome] = launching.launch([cell], place, retry_failed=True) or [None]
   if outcome is not None and not outcome.counts:
     raise ValueError(f"{cell.name}: {outcome.status}, {outcome.error}")
-  stage = str(cell.point["stage"])
-  folder = root / "checkpoints" / str(cell.point["size"])
-  if not _is_here(cell, place):
-    # Run elsewhere: the names of the checkpoints begin with that of the stage.
-    if not list(folder.glob(f"{stage}*/checkpoint_*")):
-      raise ValueError(
-        f"{cell.name} has a record, but neither is its run in {cell.folder}, "
-        f"nor are there checkpoints in {folder}. Move the record away to run "
-        "it again."
-      )
-    return
-  for path in pretraining.export(place.folder(cell), folder, stage):
-    print(path)
+  if _is_here(cell, place):
+    for path in pretraining.export(place.folder(cell), folder, stage):
+      print(path)
 
 
 def _is_here(cell: Cell, place: Place) -> bool:

@@ -1,5 +1,7 @@
 """The pretraining of a ladder, of a program that only leaves a record."""
 
+import shutil
+
 import counting
 import pytest
 
@@ -38,11 +40,24 @@ def test_run_that_is_not_the_record_s_is_not_exported(tmp_path, monkeypatch):
   assert exported == [("ladder_xxs-lm-seed1", "ladder_xxs", "lm")]
   left = tmp_path / "runs/ladder/ladder_xxs-lm-seed1/record.json"
   left.write_text(left.read_text().replace('"now"', '"then"'))
-  with pytest.raises(SystemExit, match="neither is its run in runs/ladder"):
-    pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
   (tmp_path / "checkpoints/ladder_xxs/lm_100/checkpoint_4").mkdir(parents=True)
   pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
   assert len(exported) == 1
+
+
+def test_record_without_checkpoints_is_made_again(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(pretrain_ladder.pretraining, "export", lambda *_: ["x"])
+  ladder(tmp_path)
+  pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+  shutil.rmtree(tmp_path / "runs")
+  capsys.readouterr()
+  pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+  assert "has a record but no checkpoints" in capsys.readouterr().out
+  assert (tmp_path / "results/ladder/ladder_xxs-lm-seed1.json").exists()
+  starts = tmp_path / "runs/ladder/ladder_xxs-lm-seed1/starts"
+  assert len(starts.read_text().split()) == 1
 
 
 def test_failed_run_is_tried_again(tmp_path):
