@@ -20,7 +20,7 @@ def test_gap_is_of_the_seeds_that_both_have():
   gap = entries.gap(THREE, entries.Entry({(1,): 60.0}))
   assert (gap.mean, gap.std, gap.n) == (10.0, None, 1)
   gap = entries.gap(THREE, entries.Entry({(1,): 60.0, (2,): 70.0}))
-  assert gap.mean == 15.0 and gap.n == 2
+  assert (gap.mean, gap.n) == (15.0, 2)
   assert gap.std == pytest.approx(math.hypot(math.sqrt(200), math.sqrt(50)))
 
 
