@@ -3,10 +3,13 @@
 Read as text: nothing that they name is imported.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import os
 import re
+from typing import Any
+
+from gin import config_parser
 
 from t5x import gin_text
 
@@ -24,8 +27,8 @@ _KINDS = (
   "runs",
 )
 _DEFINITION = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=\s*(.*)$")
-_USED = re.compile(r"%([A-Z][A-Z0-9_]*)\b")
-_INCLUDE = re.compile(r"""^include\s+['"](.+)['"]""", re.MULTILINE)
+# A line without the comment at its end.
+_CODE = re.compile(r"""(?:[^'"#]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")*""")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +58,17 @@ def definitions(text: str) -> dict[str, Macro]:
       comment.append(line.lstrip("# "))
       continue
     if match := _DEFINITION.match(line):
-      value = match[2]
+      value = _code(match[2])
       while _is_open(value) and (more := next(lines, None)) is not None:
-        value += f" {more.strip()}"
+        value += f" {_code(more)}"
       found[match[1]] = Macro(value, " ".join(comment))
     comment = []
   return found
+
+
+def _code(line: str) -> str:
+  found = _CODE.match(line)
+  return (found[0] if found else line).strip()
 
 
 def _is_open(value: str) -> bool:
@@ -128,7 +136,11 @@ def includes(gin_file: str, paths: Sequence[str]) -> list[str]:
   Raises:
     ValueError: if it lies in none of them.
   """
-  return _INCLUDE.findall(next(gin_text.texts([gin_file], paths)))
+  return [
+    x.filename
+    for x in gin_text.statements(next(gin_text.texts([gin_file], paths)))
+    if isinstance(x, config_parser.IncludeStatement)
+  ]
 
 
 def undefined(gin_files: Sequence[str], paths: Sequence[str]) -> set[str]:
@@ -141,12 +153,26 @@ def undefined(gin_files: Sequence[str], paths: Sequence[str]) -> set[str]:
   Raises:
     ValueError: if a file lies in none of them.
   """
-  used, defined = set(), set()
-  for content in gin_text.texts(gin_files, paths):
-    code = re.sub(r"(?m)^#.*", "", content)
-    used |= set(_USED.findall(code))
-    defined |= set(definitions(content))
-  return used - defined
+  used = {
+    name
+    for text in gin_text.texts(gin_files, paths)
+    for x in gin_text.statements(text)
+    if isinstance(x, config_parser.BindingStatement)
+    for name in _used(x.value)
+  }
+  return used - gin_text.macros_of(gin_files, paths)
+
+
+def _used(value: Any) -> Iterator[str]:
+  """The macros in a value; a name with a dot is a constant's."""
+  if isinstance(value, gin_text.Macro):
+    if value.name.isidentifier():
+      yield value.name
+  elif isinstance(value, Mapping):
+    yield from _used([*value, *value.values()])
+  elif isinstance(value, list | tuple):
+    for x in value:
+      yield from _used(x)
 
 
 def what_gives(

@@ -62,6 +62,17 @@ def test_undefined_macros():
   assert "EVAL_OUTPUT_DIR" not in undefined
 
 
+def test_comments_neither_use_macros_nor_are_values(tmp_path):
+  (tmp_path / "mine.gin").write_text(
+    "A = %gin.REQUIRED  # must be given, unlike %B\n"
+    "  # as %C was before\n"
+    'x.y = {"#": [%D]}\n'
+  )
+  definitions = gin_macros.macros_of(["mine.gin"], [str(tmp_path)])
+  assert definitions["A"].value == gin_macros.REQUIRED
+  assert gin_macros.undefined(["mine.gin"], [str(tmp_path)]) == {"D"}
+
+
 def test_help_shows_values_and_files():
   text = gin_help.text(
     "train",
