@@ -92,6 +92,13 @@ def checked(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
   try:
     vocabulary.vocab_size  # noqa: B018
   except (RuntimeError, message.DecodeError, tf.errors.OpError) as error:
+    if "is already defined" in str(error):
+      raise ValueError(
+        f"The SentencePiece model at {path} has sentinels of its own, and "
+        f"{vocabulary.extra_ids} are to be added. Say that there are none to "
+        "add: --extra_ids=0, or "
+        "--gin.seqio.SentencePieceVocabulary.extra_ids=0 in a run."
+      ) from error
     missing = isinstance(error, tf.errors.NotFoundError)
     got = "nothing" if missing else f"what is none ({error})"
     raise ValueError(

@@ -76,6 +76,17 @@ def test_file_that_is_no_model_is_one_clear_error(
   assert unbound.in_use is None
 
 
+def test_file_with_sentinels_of_its_own_is_told_of(
+  unbound, model_file, tmp_path
+):
+  with_sentinels = seqio.SentencePieceVocabulary(model_file, extra_ids=5)
+  path = tmp_path / "5extra.model"
+  path.write_bytes(with_sentinels.sp_model)
+  with pytest.raises(ValueError, match=r"5extra.* of its own.*extra_ids=0"):
+    vocabulary.of_file(str(path), 5)
+  assert vocabulary.of_file(str(path), 0).vocab_size == 24
+
+
 def test_a_later_model_takes_over(unbound):
   first = vocabulary.of_model(seqio.ByteVocabulary(extra_ids=0))
   vocabulary.of_model(seqio.ByteVocabulary(extra_ids=10))
