@@ -11,6 +11,7 @@ from t5x import (
   events,
   gin_utils,
   initialization,
+  metric_lines,
   models,
   multihost,
   partitioning,
@@ -224,6 +225,9 @@ def evaluate(
   with contextlib.ExitStack() as stack:
     stack.enter_context(run_lock.RunLock(output_dir, "EVAL_OUTPUT_DIR"))
     records.note_killed(output_dir)
+    if jax.process_index() == 0 and records.read(output_dir):
+      # Of an earlier evaluation; seqio would add to them.
+      metric_lines.keep_evaluations(output_dir, ())
     initialization.check_base(restore_checkpoint_cfg)
     evaluator = InferenceEvaluator(
       dataset_cfg, inference_evaluator_cls, model, partitioner, output_dir

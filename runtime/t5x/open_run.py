@@ -30,6 +30,7 @@ _OWN_FILES = frozenset(
     "metrics.jsonl",
     "prompt.safetensors",
     "record.json",
+    "config.gin",
     "configuration.json",
     "run.lock.json",
   }
@@ -147,11 +148,14 @@ class OpenRun:
       action.check_files(self.start.evals, self.checkpointer)
     if jax.process_index() == 0:
       folder = self.plan.model_dir
+      evaluations = os.path.join(folder, "inference_eval")
       metric_lines.keep_evaluations(
-        os.path.join(folder, "inference_eval"),
-        {e["step"] for e in self.start.evals},
+        evaluations, {e["step"] for e in self.start.evals}
       )
       safe_files.remove_leftovers(folder, _OWN_FILES.__contains__)
+      safe_files.remove_leftovers(
+        evaluations, lambda name: name.endswith("-metrics.jsonl")
+      )
 
   def loop(
     self,

@@ -91,18 +91,13 @@ def read(
   train_evals = {}
   if train_eval_cfg is not None:
     train_eval_cfg = task_binding.for_model(train_eval_cfg, model)
+    utils.verify_matching_vocabs(train_eval_cfg, model)
     train_evals = utils.get_training_eval_datasets(
       train_eval_cfg,
       rows(train_eval_cfg),
       eval_steps,
       model.feature_converter_cls,
     )
-  # What the splits that are cut to the lengths lose.
-  cuts, notices = {}, []
-  for cfg in (train_cfg, train_eval_cfg):
-    if cfg is not None:
-      cuts[cfg.split] = truncation.count_cuts(cfg)
-      notices += truncation.describe(cuts[cfg.split], cfg)
   evaluator = None
   if infer_eval_cfg is not None:
     evaluator = evaluation.InferenceEvaluator(
@@ -112,6 +107,20 @@ def read(
       partitioner,
       os.path.join(model_dir, "inference_eval"),
     )
+  # What is lost where it is cut to the lengths, by what it is for.
+  cuts, notices = {}, []
+  for purpose, cfg in (
+    ("training", train_cfg),
+    ("loss", train_eval_cfg),
+    ("scores", infer_eval_cfg),
+  ):
+    if cfg is not None:
+      cfg = task_binding.for_model(cfg, model)
+      cuts[purpose] = truncation.count_cuts(cfg)
+      notices += (
+        f"For the {purpose}: {notice}"
+        for notice in truncation.describe(cuts[purpose], cfg)
+      )
   facts = {
     "train": train_cfg.name,
     "train_split": train_cfg.split,

@@ -192,16 +192,23 @@ class Outbox:
     self.path = tempfile.mkdtemp() if self._is_apart else folder
 
   def send(self) -> None:
-    """Moves what was written to the folder; lines of metrics are added."""
+    """Moves what was written to the folder; lines of metrics are added.
+
+    Files of TensorBoard, which are still written to, are copied.
+    """
     if not self._is_apart:
       return
-    for file in sorted(pathlib.Path(self.path).iterdir()):
-      there = self._folder / file.name
+    here = pathlib.Path(self.path)
+    for file in sorted(x for x in here.rglob("*") if x.is_file()):
+      there = self._folder / file.relative_to(here).as_posix()
+      there.parent.mkdir(parents=True, exist_ok=True)
       if file.name.endswith("-metrics.jsonl"):
         append(there, file.read_text(encoding="utf-8"))
       else:
         there.write_bytes(file.read_bytes())
-      file.unlink()
+      # TensorBoard's writer goes on with its file.
+      if ".tfevents." not in file.name:
+        file.unlink()
 
   def close(self) -> None:
     """Removes it, if it is not the folder."""

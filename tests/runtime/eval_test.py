@@ -1,5 +1,6 @@
 """t5x.eval on a tiny model with a trained prompt."""
 
+import functools
 import json
 import shutil
 
@@ -54,6 +55,9 @@ def _evaluate(model, base, folder, **overrides):
     restore_checkpoint_cfg=tiny.restore_config(base, **overrides),
     partitioner=tiny.make_partitioner(),
     output_dir=str(folder),
+    inference_evaluator_cls=functools.partial(
+      seqio.Evaluator, logger_cls=[seqio.JSONLogger]
+    ),
     fallback_init_rng=0,
   )
 
@@ -65,6 +69,13 @@ def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
   record = json.loads((tmp_path / "record.json").read_text())
   assert record["kind"] == "eval"
   assert record["evals"][0]["metrics"] == metrics
+
+
+def test_evaluation_replaces_the_earlier_one_of_its_folder(run, base, tmp_path):
+  for _ in range(2):
+    _evaluate(_model(run / "prompt.safetensors", base), base, tmp_path)
+  [lines] = tmp_path.glob("*-metrics.jsonl")
+  assert len(lines.read_text().splitlines()) == 1
 
 
 def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(

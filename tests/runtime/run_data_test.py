@@ -1,0 +1,49 @@
+"""What a run reads: checked, and what is cut said for each use."""
+
+import pytest
+import seqio
+import tiny
+
+from t5x import run_data
+
+
+def read(tmp_path, train_eval):
+  held_out = {"split": "validation", "shuffle": False}
+  return run_data.read(
+    tiny.make_model(),
+    tiny.make_partitioner(),
+    train_cfg=tiny.dataset_config(),
+    train_eval_cfg=tiny.dataset_config(**held_out, **train_eval),
+    infer_eval_cfg=tiny.dataset_config(**held_out, task_feature_lengths=None),
+    eval_steps=1,
+    inference_evaluator_cls=seqio.Evaluator,
+    model_dir=str(tmp_path),
+  )
+
+
+def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path):
+  data = read(tmp_path, {"task_feature_lengths": {"inputs": 2, "targets": 2}})
+  data.evaluator.close()
+  assert set(data.facts["cut"]) == {"training", "loss", "scores"}
+  assert data.facts["cut"]["loss"][tiny.TASK]["inputs"]["examples"] > 0
+  assert not data.facts["cut"]["scores"]
+  assert any(
+    x.startswith(f"For the loss: {tiny.TASK}, validation split")
+    for x in data.notices
+  )
+
+
+def test_split_of_another_vocabulary_is_refused(tmp_path):
+  task = seqio.TaskRegistry.get(tiny.TASK)
+  vocabulary = seqio.ByteVocabulary(extra_ids=5)
+  seqio.TaskRegistry.add_provider(
+    "of_another_vocabulary",
+    task.replace(
+      name="of_another_vocabulary",
+      output_features={
+        name: seqio.Feature(vocabulary) for name in ("inputs", "targets")
+      },
+    ),
+  )
+  with pytest.raises(ValueError, match="vocabular"):
+    read(tmp_path, {"mixture_or_task_name": "of_another_vocabulary"})
