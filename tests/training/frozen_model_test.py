@@ -44,6 +44,17 @@ def tiny_model(tmp_path_factory):
   return pt.load(base, vocabulary=seqio.ByteVocabulary())
 
 
+def test_what_is_not_given_is_that_of_the_config(tmp_path):
+  base = tiny.save_base(tmp_path)
+  config = tiny.config(dtype="bfloat16", dropout_rate=0.25)
+  words = seqio.ByteVocabulary()
+  assert pt.load(base, words, config=config).config == config
+  given = pt.load(base, words, "float32", 0.0, config).config
+  assert given == tiny.config(dtype="float32", dropout_rate=0.0)
+  default = pt.load(base, words).config
+  assert (default.dtype, default.dropout_rate) == ("float32", 0.1)
+
+
 def test_package_is_light():
   program = "import sys, prompt_tuning; print(*sys.modules)"
   done = subprocess.run(
