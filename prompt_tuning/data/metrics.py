@@ -7,6 +7,7 @@ over the results of `postprocessors`.
 import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import re
+import statistics
 import string
 from typing import Any
 
@@ -148,7 +149,7 @@ def score(
     paper), or None if nothing matches.
   """
   means = [
-    np.mean(values)
+    statistics.fmean(values)
     for task, metrics in metrics_by_task.items()
     if (
       values := [
@@ -158,7 +159,7 @@ def score(
       ]
     )
   ]
-  return float(np.mean(means)) if means else None
+  return statistics.fmean(means) if means else None
 
 
 def is_super_glue(tasks: Iterable[str]) -> bool:
