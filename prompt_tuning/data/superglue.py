@@ -290,8 +290,8 @@ def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
     postprocessors.without_sentinel, postprocess=row.postprocess
   )
   ROWS[name] = ROWS[f"{name}_prefixed"] = row
-  # Behind a sentinel, labels are no whole targets.
-  ROWS[f"{name}_sentinel"] = dataclasses.replace(row, labels=())
+  behind = tuple(f"{preprocessors.SENTINEL} {label}" for label in row.labels)
+  ROWS[f"{name}_sentinel"] = dataclasses.replace(row, labels=behind)
   for suffix, change, postprocess in (
     ("", (), row.postprocess),
     ("_prefixed", (with_prefix,), row.postprocess),
