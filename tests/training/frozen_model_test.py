@@ -350,7 +350,14 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
       {"train": PAIRS, "init": "best"},
       "Expected init to be one of",
     ),
-    ({"train": PAIRS, "length": 1}, "Got 2 class labels for a prompt of 1"),
+    (
+      {"train": PAIRS, "length": 1},
+      "at least length=2, .* got length=1. .* init='sampled_vocab'",
+    ),
+    (
+      {"train": PAIRS, "length": 5000},
+      r"at most length=\d+, .* got length=5000. .* init='random_uniform'",
+    ),
     ({"train": PAIRS, "length": 0}, "Expected length to be positive, got 0"),
     ({"train": PAIRS, "eval_period": 0}, "Expected eval_period to be positive"),
     ({"train": PAIRS, "learning_rate": -1.0}, "learning_rate, 0 or more"),
