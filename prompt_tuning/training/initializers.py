@@ -7,6 +7,7 @@ import seqio
 
 from prompt_tuning import prompts
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.t5.config import TOKEN_EMBEDDING
 from prompt_tuning.training import base_model
 from prompt_tuning.types import Initializer
 from t5x import checkpoints
@@ -54,7 +55,7 @@ def initializer(
       f"Expected at most length={size}, a frequent token for each position, "
       f"got {length=}. Shorten it, or give init='random_uniform'."
     )
-  table = base_model.read_parameter(checkpoint, base_model.TOKEN_EMBEDDING)
+  table = base_model.read_parameter(checkpoint, TOKEN_EMBEDDING)
   sampled = prompts.sampled_vocab(table, size)
   if init == "sampled_vocab":
     return sampled

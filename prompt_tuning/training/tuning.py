@@ -302,15 +302,13 @@ def _save_last(
 ) -> None:
   """Writes the prompt of a run's last step."""
   state = outcome.train_state
+  params = traverse_util.flatten_dict(state.params, sep="/")
   prompt_files.save_prompt(
     path,
-    np.asarray(
-      traverse_util.flatten_dict(state.params, sep="/")[actions.PROMPT_PATH]
-    ),
+    np.asarray(params[prompt_files.PARAMETER_PATH]),
     prompt_files.PromptMetadata(
       base_fingerprint=base_model.fingerprint(state),
       vocabulary_sha256=vocabulary_lib.sha256(vocabulary),
-      parameter_path=actions.PROMPT_PATH,
       task=task,
       step=outcome.step,
     ),
