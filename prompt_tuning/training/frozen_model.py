@@ -174,7 +174,9 @@ class Model:
     prompt: Prompt | None = None,
     max_length: int = 32,
   ) -> list[str]:
-    """Answers texts, greedily.
+    """Answers texts, by beam search with one beam.
+
+    It may end an answer where greedy decoding would write on.
 
     Args:
       inputs: Texts.
