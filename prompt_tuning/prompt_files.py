@@ -28,6 +28,8 @@ from prompt_tuning.types import Array
 FORMAT_VERSION = 1
 # Of a model or vocabulary that could not be identified.
 UNKNOWN = "unknown"
+# Of a prompt among a model's parameters.
+PARAMETER_PATH = "encoder/prompt/prompt"
 _KEY = "prompt"
 SUFFIXES = (".safetensors", ".npy")
 # Characters of a field of a header, which servers list.
@@ -53,7 +55,7 @@ class PromptMetadata:
 
   base_fingerprint: str
   vocabulary_sha256: str
-  parameter_path: str = "encoder/prompt/prompt"
+  parameter_path: str = PARAMETER_PATH
   task: str | None = None
   step: int | None = None
   metric: str | None = None

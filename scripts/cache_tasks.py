@@ -22,7 +22,11 @@ from prompt_tuning.data import task_cache
 FLAGS = flags.FLAGS
 flags.DEFINE_list("tasks", None, "Tasks, or mixtures of them.", required=True)
 flags.DEFINE_string("output_cache_dir", None, "Where to.", required=True)
-flags.DEFINE_list("splits", None, "Which splits. Unset: all.")
+flags.DEFINE_list(
+  "splits",
+  None,
+  "Which splits, of a mixture where a task has them. Unset: all.",
+)
 flags.DEFINE_string("tfds_data_dir", None, "Where the TFDS data is.")
 flags.DEFINE_string(
   "vocabulary",
@@ -47,9 +51,8 @@ def main(argv: list[str]) -> None:
     for name in FLAGS.tasks:
       tasks.use_vocabulary(FLAGS.vocabulary, FLAGS.extra_ids, name)
       provider = t5x.task_lookup.find(name, None, FLAGS.module)
-      for task in seqio.get_subtasks(provider):
-        counts = task_cache.write(task, folder, FLAGS.splits)
-        print(f"{task.name}: {counts or 'is there already'}")
+      for task, counts in task_cache.write_all(provider, folder, FLAGS.splits):
+        print(f"{task}: {counts or 'is there already'}")
   except ValueError as error:
     sys.exit(f"Error: {error}")
 

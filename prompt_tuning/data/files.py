@@ -44,7 +44,8 @@ class FileData:
     name: Of the task: that of the train file and a digest of what is read.
     inputs: Columns of the input, in order.
     target: Column of the target.
-    labels: The legal targets, sorted; empty where the target is free text.
+    labels: The legal targets, in the order in which they were given, or
+      sorted; empty where the target is free text.
     splits: Split -> rows.
   """
 

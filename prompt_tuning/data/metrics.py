@@ -7,6 +7,7 @@ over the results of `postprocessors`.
 import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import re
+import statistics
 import string
 from typing import Any
 
@@ -36,6 +37,22 @@ def accuracy(
   return {
     "accuracy": 100 * sklearn.metrics.accuracy_score(targets, predictions)
   }
+
+
+def matthews_corrcoef(
+  targets: Sequence[int], predictions: Sequence[int]
+) -> dict[str, float]:
+  """AX-b's correlation of two classes, in [-100, 100].
+
+  It is 0 where all predictions are the same class.
+  """
+  import sklearn.metrics  # As in `_f1`.
+
+  _check_labelled(targets)
+  correlation = sklearn.metrics.matthews_corrcoef(
+    targets, _of_two_classes(targets, predictions)
+  )
+  return {"matthews_corrcoef": 100 * float(correlation)}
 
 
 def mean_3class_f1(
@@ -84,11 +101,7 @@ def multirc(
   """F1 over all answers, and how many questions have every answer right."""
   _check_labelled(targets)
   right = [_value(target) for target in targets]
-  # F1 knows two classes: an invalid prediction becomes the wrong one of them.
-  predicted = [
-    1 - target if _value(prediction) == INVALID else _value(prediction)
-    for target, prediction in zip(right, predictions, strict=True)
-  ]
+  predicted = _of_two_classes(right, [_value(x) for x in predictions])
   by_question = collections.defaultdict(list)
   for target, prediction in zip(targets, predicted, strict=True):
     by_question[target["group"]].append(target["value"] == prediction)
@@ -148,7 +161,7 @@ def score(
     paper), or None if nothing matches.
   """
   means = [
-    np.mean(values)
+    statistics.fmean(values)
     for task, metrics in metrics_by_task.items()
     if (
       values := [
@@ -158,7 +171,7 @@ def score(
       ]
     )
   ]
-  return float(np.mean(means)) if means else None
+  return statistics.fmean(means) if means else None
 
 
 def is_super_glue(tasks: Iterable[str]) -> bool:
@@ -230,6 +243,16 @@ def _squad(
 
 def _value(result: Any) -> Any:
   return result["value"] if isinstance(result, Mapping) else result
+
+
+def _of_two_classes(
+  targets: Sequence[int], predictions: Sequence[int]
+) -> list[int]:
+  """Predictions of 0 and 1: an invalid one becomes the wrong one of them."""
+  return [
+    1 - target if prediction == INVALID else prediction
+    for target, prediction in zip(targets, predictions, strict=True)
+  ]
 
 
 def _check_labelled(targets: Sequence[Any]) -> None:

@@ -161,12 +161,14 @@ WSC = SuperGlueTask(
 )
 SUPER_GLUE = (BOOLQ, CB, COPA, MULTIRC, RECORD, RTE, WIC, WSC)
 
-# The diagnostics are for a model trained on RTE.
+# The diagnostics are for a model trained on RTE. T5 does not score them:
+# their metrics are SuperGLUE's, but for AX-g's gender parity.
 AXB = _classification(
   "axb",
   {"hypothesis": "sentence2", "premise": "sentence1"},
   _ENTAILMENT,
   prefix=RTE.prefix,
+  metric_fns=(metrics.matthews_corrcoef,),
   splits=("test",),
 )
 AXG = _classification(
@@ -288,8 +290,8 @@ def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
     postprocessors.without_sentinel, postprocess=row.postprocess
   )
   ROWS[name] = ROWS[f"{name}_prefixed"] = row
-  # Behind a sentinel, labels are no whole targets.
-  ROWS[f"{name}_sentinel"] = dataclasses.replace(row, labels=())
+  behind = tuple(f"{preprocessors.SENTINEL} {label}" for label in row.labels)
+  ROWS[f"{name}_sentinel"] = dataclasses.replace(row, labels=behind)
   for suffix, change, postprocess in (
     ("", (), row.postprocess),
     ("_prefixed", (with_prefix,), row.postprocess),

@@ -4,7 +4,7 @@
 whose text was made and tokenized once. It holds the tokens of one vocabulary.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
 import pathlib
 import random
@@ -16,12 +16,39 @@ import seqio
 import tensorflow as tf
 import tqdm
 
+from prompt_tuning.data import task_lookup
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
 # As many files as seqio reads at once, so that they shuffle well.
 _TRAIN_SHARDS = 16
 # In seqio's information on a split: feature -> hash of its vocabulary.
 _VOCABULARIES = "vocabularies"
+
+
+def write_all(
+  provider: seqio.Task | seqio.Mixture,
+  cache_dir: pathlib.Path,
+  splits: Sequence[str] | None = None,
+) -> Iterator[tuple[str, dict[str, int]]]:
+  """Writes the caches of a task, or of a mixture's tasks; see `write`.
+
+  Args:
+    provider: The task or mixture.
+    cache_dir: Where seqio looks for `<task>/COMPLETED`.
+    splits: Which to write, of each task those that it has; all by default.
+
+  Yields:
+    The name of a task that has such a split, and what `write` returns.
+
+  Raises:
+    ValueError: if no task has one of the splits, or as `write`.
+  """
+  for split in splits or ():
+    task_lookup.check_split(provider, split)
+  for task in seqio.get_subtasks(provider):
+    found = [x for x in task.splits if not splits or x in splits]
+    if found:
+      yield task.name, write(task, cache_dir, found)
 
 
 def write(

@@ -8,11 +8,11 @@ import numpy as np
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
+from prompt_tuning.t5.config import TOKEN_EMBEDDING
 from t5x import base_checkpoints
 from t5x.formats import stored_arrays, t5x_v3
 
 FORMATS = ("hf", "t5x")
-_EMBEDDING = "token_embedder/embedding"
 _VOCABULARY = "spiece.model"
 
 
@@ -54,7 +54,7 @@ def add_prompt(
   for known in (name, *prompt_conversion.PARAMETER_PATHS):
     if known in model.arrays:
       raise ValueError(f"{model.path} has a prompt already, {known}.")
-  width = model.arrays[_EMBEDDING].shape[1]
+  width = model.arrays[TOKEN_EMBEDDING].shape[1]
   if prompt.shape[1] != width:
     raise ValueError(
       f"Expected a prompt of width {width}, that of {model.path}, got "

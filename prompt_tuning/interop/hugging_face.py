@@ -19,7 +19,7 @@ import safetensors
 
 from prompt_tuning import safe_files
 from prompt_tuning.interop import hugging_face_config, local_paths, t5_names
-from prompt_tuning.t5.config import T5Config, config_of
+from prompt_tuning.t5.config import TOKEN_EMBEDDING, T5Config, config_of
 from t5x import base_checkpoints
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
@@ -34,7 +34,6 @@ _DTYPES = {
   "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_EMBEDDING = "token_embedder/embedding"
 _BIAS = "encoder/relpos_bias/rel_embedding"
 _HEAD = "lm_head.weight"
 # Copies of `shared.weight`, one of which may stand for it.
@@ -115,7 +114,7 @@ def open_folder(
   found = _tensors(files)
   for name, shape in expected.items():
     key = t5_names.hugging_face_name(name)
-    if name == _EMBEDDING and key not in found:
+    if name == TOKEN_EMBEDDING and key not in found:
       key = next((copy for copy in _EMBEDDING_COPIES if copy in found), key)
     used.add(key)
     if key not in found:
@@ -266,7 +265,8 @@ def _config_of(arrays: Mapping[str, StoredArray]) -> T5Config:
   """Finds out the sizes of a model, and refuses one that is no T5 1.1."""
   shapes = {name: array.shape for name, array in arrays.items()}
   gate = "encoder/layers_0/mlp/wi_0/kernel"
-  needed = (_EMBEDDING, _BIAS, "encoder/layers_0/attention/query/kernel", gate)
+  query = "encoder/layers_0/attention/query/kernel"
+  needed = (TOKEN_EMBEDDING, _BIAS, query, gate)
   if missing := [name for name in needed if name not in shapes]:
     raise ValueError(
       f"Expected the parameters of a T5 1.1, got none of {', '.join(missing)}."

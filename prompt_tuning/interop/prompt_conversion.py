@@ -10,10 +10,11 @@ import numpy as np
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import local_paths, peft_adapters
+from prompt_tuning.prompt_files import PARAMETER_PATH
 from prompt_tuning.types import Array
 
 # Ours, and that of the code released with the paper.
-PARAMETER_PATHS = ("encoder/prompt/prompt", "encoder/prompt/prompt/prompt")
+PARAMETER_PATHS = (PARAMETER_PATH, f"{PARAMETER_PATH}/prompt")
 # A name, or organisation/name, on the Hugging Face hub.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 

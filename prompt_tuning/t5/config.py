@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from prompt_tuning.types import DType
 
+# The parameter of the embedding, [V, H].
+TOKEN_EMBEDDING = "token_embedder/embedding"
 # The outputs of attentions, before their projection, and the branches of MLPs:
 # per byte, the first take the longest to compute again, and then the second.
 KEPT = ("attention", "mlp")
@@ -114,7 +116,7 @@ def config_of(shapes: Mapping[str, Any]) -> T5Config:
       )
     return tuple(shapes[name].shape)
 
-  vocab_size, emb_dim = shape("token_embedder/embedding")
+  vocab_size, emb_dim = shape(TOKEN_EMBEDDING)
   num_heads, num_buckets = shape("encoder/relpos_bias/rel_embedding")
   is_gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
   mlp = f"encoder/layers_0/mlp/{'wi_0' if is_gated else 'wi'}/kernel"

@@ -16,12 +16,11 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
+from prompt_tuning.prompt_files import PARAMETER_PATH
 from prompt_tuning.training import base_model
 from t5x import trainer
 
 MetricsByTask = Mapping[str, Mapping[str, float]]
-
-PROMPT_PATH = "encoder/prompt/prompt"
 
 
 class SaveBestPrompt(trainer.BaseAction):
@@ -75,7 +74,7 @@ class SaveBestPrompt(trainer.BaseAction):
       params = traverse_util.flatten_dict(train_state.params, sep="/")
       prompt_files.save_prompt(
         self._path,
-        np.asarray(params[PROMPT_PATH]),
+        np.asarray(params[PARAMETER_PATH]),
         self._metadata(fingerprint, int(train_state.step)),
       )
     return False
@@ -87,7 +86,6 @@ class SaveBestPrompt(trainer.BaseAction):
     return prompt_files.PromptMetadata(
       base_fingerprint=base_fingerprint,
       vocabulary_sha256=vocabulary_lib.sha256(self._vocabulary),
-      parameter_path=PROMPT_PATH,
       task=self._task,
       step=step,
       metric=self._metric,
@@ -114,7 +112,7 @@ class SaveBestPrompt(trainer.BaseAction):
     some = found
     if found is None and (latest := checkpointer.latest_step()) is not None:
       some = checkpointer.read_trained(latest)
-    if some is not None and set(some[0]) != {PROMPT_PATH}:
+    if some is not None and set(some[0]) != {PARAMETER_PATH}:
       return  # None was written.
     if found is None:
       problem = self._problem(None, step)
@@ -131,7 +129,7 @@ class SaveBestPrompt(trainer.BaseAction):
     metadata = self._metadata(
       run_info["base_fingerprint"] or prompt_files.UNKNOWN, step
     )
-    expected = np.asarray(arrays[PROMPT_PATH], np.float32), metadata
+    expected = np.asarray(arrays[PARAMETER_PATH], np.float32), metadata
     problem = self._problem(expected, step)
     if problem and jax.process_index() == 0:
       logging.warning(
@@ -216,4 +214,4 @@ def _is_prompt_alone(train_state: Any) -> bool:
   if not hasattr(train_state, "trainable"):
     return True
   names = traverse_util.flatten_dict(train_state.trainable, sep="/")
-  return set(names) == {PROMPT_PATH}
+  return set(names) == {PARAMETER_PATH}

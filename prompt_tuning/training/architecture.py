@@ -10,7 +10,7 @@ import seqio
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.t5 import network, parameter_shapes
-from prompt_tuning.t5.config import T5Config
+from prompt_tuning.t5.config import TOKEN_EMBEDDING, T5Config
 from t5x import checkpoints
 
 LADDER = "ladder_"
@@ -53,7 +53,7 @@ def vocabulary_of(
     vocabulary = vocabulary_lib.checked(
       seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
     )
-  rows = base.shapes["token_embedder/embedding"].shape[0]
+  rows = base.shapes[TOKEN_EMBEDDING].shape[0]
   if vocabulary.vocab_size > rows:
     raise ValueError(
       f"Expected a vocabulary of at most {rows} pieces, as {base.path} has "

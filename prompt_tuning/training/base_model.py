@@ -18,10 +18,9 @@ import seqio
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.t5.config import TOKEN_EMBEDDING
 from prompt_tuning.training import paths
 from t5x import checkpoints, partitioning
-
-TOKEN_EMBEDDING = "token_embedder/embedding"
 
 
 def token_embedding(path: str) -> np.ndarray:

@@ -44,17 +44,25 @@ def closing_note(
     checkpoint = path if epath.Path(path).is_dir() else model_dir
   parts = list(_parts(gin_files, paths))
   files = list(dict.fromkeys(_evaluated(parts, has_prompt)))
+  macros = _macros(files, paths)
+  if has_prompt and not _macros([_FROM_FILE], paths).items() <= macros.items():
+    files.append(_FROM_FILE)  # Behind a file that says otherwise.
   own = _own_macros(gin_files, parts, paths)
   bindings = [*own, *gin_bindings]
   of_training = _of_training(bindings, gin_files, files, paths)
   kept = {
     name: value
-    for name, value in _kept(bindings, files, has_prompt, paths).items()
+    for name, value in _kept(bindings, macros, has_prompt, paths).items()
     if name not in of_training
   }
-  places = {"PROMPT_FILE": prompt} if has_prompt else {}
-  if not has_prompt:
+  places: dict[str, str | None] = {}
+  if has_prompt:
+    places["PROMPT_FILE"] = prompt
+  else:
     places["CHECKPOINT_PATH"] = checkpoint
+    if macros.get("EVAL_ASSIGNMENT_MAP", "None") != "None":
+      # A prompt that began as that of a file is in the checkpoint now.
+      places["EVAL_ASSIGNMENT_MAP"] = None
   places["EVAL_OUTPUT_DIR"] = f"{model_dir.rstrip('/')}-eval"
   words = [
     *(f"--gin_file={gin_file}" for gin_file in files),
@@ -127,14 +135,19 @@ def _evaluated(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
       yield gin_file
 
 
+def _macros(gin_files: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+  """Macro -> value, of files and what they include."""
+  found = gin_macros.macros_of(gin_files, paths)
+  return {name: macro.value for name, macro in found.items()}
+
+
 def _kept(
   gin_bindings: Sequence[str],
-  gin_files: Sequence[str],
+  macros: Mapping[str, str],
   has_prompt: bool,
   paths: Sequence[str],
 ) -> dict[str, str]:
   """Bindings of what the evaluation has as well: name -> value."""
-  macros = gin_macros.macros_of(gin_files, paths)
   # How it was trained says nothing any more.
   dropped = set(gin_macros.macros_of(["gin/optimizers/frozen.gin"], paths))
   if has_prompt:

@@ -18,7 +18,9 @@ class Examples:
 
   Attributes:
     task: The seqio task.
-    labels: Its legal targets; empty where the target is free text.
+    labels: Its legal targets; of a registered task that is not ranked, what a
+      prompt may start from: other words, where targets are free text. Empty if
+      there are none.
     train_lengths: Feature -> tokens, for training; empty where there is none.
     eval_lengths: The same, for evaluation; None: the longest of the split.
     has_validation: Whether there is a split "validation".

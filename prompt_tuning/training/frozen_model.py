@@ -41,7 +41,7 @@ Prompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
 def load(
   checkpoint: str | os.PathLike[str],
   vocabulary: str | os.PathLike[str] | seqio.Vocabulary | None = None,
-  dtype: DType = "float32",
+  dtype: DType | None = None,
   dropout_rate: float | None = None,
   config: T5Config | None = None,
 ) -> "Model":
@@ -52,33 +52,31 @@ def load(
       `scripts/convert_checkpoint.py` writes it.
     vocabulary: The model's, or its SentencePiece file. By default, the file
       beside the checkpoint; the ladder's models need none.
-    dtype: Of activations.
-    dropout_rate: In training; by default the recipes', 0.1 and, of the ladder's
-      models, 0.
-    config: Sizes of the network, where the checkpoint's arrays do not tell;
-      what is said above goes before its dtype and dropout.
+    dtype: Of activations; by default that of `config`, or float32.
+    dropout_rate: In training; by default that of `config`, or the recipes', 0.1
+      and, of the ladder's models, 0.
+    config: Sizes of the network, where the checkpoint's arrays do not tell.
 
   Raises:
     ValueError: if there is no checkpoint or no vocabulary, they do not fit, or
       something was added to the network that this would leave out.
   """
   base = checkpoints.open_checkpoint(str(checkpoint))
-  if dropout_rate is None:
-    dropout_rate = 0.0 if architecture.is_of_ladder(base) else 0.1
-  config = dataclasses.replace(
-    config or config_of(base.shapes), dtype=dtype, dropout_rate=dropout_rate
-  )
+  if config is None:
+    rate = 0.0 if architecture.is_of_ladder(base) else 0.1
+    config = dataclasses.replace(
+      config_of(base.shapes), dtype="float32", dropout_rate=rate
+    )
+  given = {"dtype": dtype, "dropout_rate": dropout_rate}
+  given = {name: x for name, x in given.items() if x is not None}
+  config = dataclasses.replace(config, **given)
   if added := architecture.added_to(base.shapes, config):
     raise ValueError(
       f"{base.path} is no base model: it has {', '.join(added[:3])} besides. "
       "Load what it was trained on, and give its prompt.safetensors with "
       "`prompt=`; of other methods python -m t5x.infer has the answers."
     )
-  return Model(
-    base,
-    config,
-    architecture.vocabulary_of(base, vocabulary),
-  )
+  return Model(base, config, architecture.vocabulary_of(base, vocabulary))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +174,9 @@ class Model:
     prompt: Prompt | None = None,
     max_length: int = 32,
   ) -> list[str]:
-    """Answers texts, greedily.
+    """Answers texts, by beam search with one beam.
+
+    It may end an answer where greedy decoding would write on.
 
     Args:
       inputs: Texts.

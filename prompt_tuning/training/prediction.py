@@ -38,7 +38,7 @@ def make_model(
     injections: What a method adds to it.
     optimizer_def: Says which parameters train, if any do.
     ranked: Labels, the likeliest of which it answers with; None: it generates
-      text, greedily.
+      text, by beam search with one beam.
   """
   arguments = {
     "module": Transformer(config, injections),
@@ -105,7 +105,7 @@ class Predictor:
     prompt: np.ndarray | None,
     max_length: int,
   ) -> list[str]:
-    """Decodes greedily.
+    """Decodes by beam search with one beam; see `decoding.beam_search`.
 
     Args:
       inputs: Texts.

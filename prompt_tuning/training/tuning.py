@@ -4,7 +4,7 @@ The settings are those of `gin/recipes/prompt_tuning.gin`: the same numbers come
 out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import functools
 import hashlib
@@ -26,7 +26,12 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
 from prompt_tuning.t5.config import T5Config
-from prompt_tuning.training import actions, base_model, prediction
+from prompt_tuning.training import (
+  actions,
+  base_model,
+  initializers,
+  prediction,
+)
 from prompt_tuning.training import evaluation as evaluation_lib
 from prompt_tuning.training.examples import Examples
 from prompt_tuning.training.tuned_prompt import TunedPrompt
@@ -45,9 +50,6 @@ from t5x import (
   utils,
 )
 
-INITIALIZERS = ("class_labels", "sampled_vocab", "random_uniform")
-# Frequent tokens that a prompt is sampled from, at most (section 3.2).
-_POPULATION = 5000
 _BEST_METRIC = ".*/(?!invalid).*"
 
 
@@ -64,44 +66,6 @@ class Base:
   checkpoint: checkpoints.BaseCheckpoint
   config: T5Config
   vocabulary: seqio.Vocabulary
-
-  def initializer(
-    self, init: str | np.ndarray | None, labels: Sequence[str]
-  ) -> Initializer:
-    """Returns how a prompt begins.
-
-    Args:
-      init: One of `INITIALIZERS`, or a prompt [P, H]. None: the labels' words
-        where there are labels, else those of frequent tokens.
-      labels: What the model should answer with.
-
-    Raises:
-      ValueError: if the name is another one, or there are no labels.
-    """
-    if isinstance(init, np.ndarray):
-      return prompts.from_array(init)
-    if init is None:
-      init = "class_labels" if labels else "sampled_vocab"
-    if init not in INITIALIZERS:
-      raise ValueError(
-        f"Expected init to be one of {', '.join(INITIALIZERS)}, or a prompt, "
-        f"got {init!r}."
-      )
-    if init == "random_uniform":
-      return prompts.random_uniform()
-    table = base_model.read_parameter(
-      self.checkpoint, base_model.TOKEN_EMBEDDING
-    )
-    size = vocabulary_lib.most_frequent(self.vocabulary, _POPULATION)
-    sampled = prompts.sampled_vocab(table, size)
-    if init == "sampled_vocab":
-      return sampled
-    if not labels:
-      raise ValueError(
-        "A prompt that starts from class labels needs labels, and the targets "
-        "are free text: give labels, or init='sampled_vocab'."
-      )
-    return prompts.class_labels(table, self.vocabulary, labels, sampled)
 
   def injections(self, length: int, init: Initializer) -> Injections:
     """Returns a prompt's place in the network."""
@@ -139,7 +103,7 @@ class Settings:
   Attributes:
     length: Positions of the prompt, P.
     steps: Of training.
-    init: See `Base.initializer`.
+    init: See `initializers.initializer`.
     learning_rate: Constant.
     batch_size: Examples of a step.
     seed: Of the initial prompt, of dropout and of the examples' order.
@@ -226,9 +190,14 @@ def tune(
     ValueError: for wrong settings or examples.
     FloatingPointError: if the loss is not a number.
   """
-  method = base.injections(
-    settings.length, base.initializer(settings.init, examples.labels)
+  init = initializers.initializer(
+    settings.init,
+    settings.length,
+    examples.labels,
+    base.checkpoint,
+    base.vocabulary,
   )
+  method = base.injections(settings.length, init)
   prompt_file = os.path.join(settings.folder, "prompt.safetensors")
   train_cfg = utils.DatasetConfig(
     mixture_or_task_name=examples.task,
@@ -333,15 +302,13 @@ def _save_last(
 ) -> None:
   """Writes the prompt of a run's last step."""
   state = outcome.train_state
+  params = traverse_util.flatten_dict(state.params, sep="/")
   prompt_files.save_prompt(
     path,
-    np.asarray(
-      traverse_util.flatten_dict(state.params, sep="/")[actions.PROMPT_PATH]
-    ),
+    np.asarray(params[prompt_files.PARAMETER_PATH]),
     prompt_files.PromptMetadata(
       base_fingerprint=base_model.fingerprint(state),
       vocabulary_sha256=vocabulary_lib.sha256(vocabulary),
-      parameter_path=actions.PROMPT_PATH,
       task=task,
       step=outcome.step,
     ),

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from prompt_tuning.data import metrics, superglue
+import t5x.metrics
 
 REFERENCE = json.loads(
   pathlib.Path(__file__)
@@ -86,6 +87,7 @@ def test_invalid_counts_labels_and_multirc_values():
   ("metric_fn", "targets"),
   [
     (metrics.accuracy, [-1, 1]),
+    (metrics.matthews_corrcoef, [-1, 1]),
     (metrics.mean_3class_f1, [-1, 1]),
     (metrics.macro_f1, [-1, 1]),
     (metrics.multirc, [{"value": x, "group": 0} for x in (-1, 1)]),
@@ -96,6 +98,12 @@ def test_invalid_counts_labels_and_multirc_values():
 def test_hidden_labels_are_no_targets(metric_fn, targets):
   with pytest.raises(ValueError, match=r"got 1 of 2 .*: python -m t5x\.infer"):
     metric_fn(targets, targets)
+
+
+def test_score_is_rounded_as_the_score_of_checkpoints():
+  evaluation = {"a": {"em": 0.1, "f1": 0.2, "accuracy": 0.3}}
+  score = metrics.score(evaluation, ".*")
+  assert score == t5x.metrics.monitored(evaluation, ".*")
 
 
 # The five-prompt average of table 3 in Lester et al.; its text says 90.5.
@@ -134,6 +142,25 @@ def test_super_glue_average_gives_the_papers_score():
 def test_super_glue_average_refuses_other_sets_of_tasks(wrong):
   with pytest.raises(ValueError, match="each of"):
     metrics.super_glue_average(wrong)
+
+
+@pytest.mark.parametrize(
+  ("predictions", "correlation"),
+  [
+    ([0, 0, 1, 1], 100.0),
+    ([1, 1, 0, 0], -100.0),
+    ([1, 1, 1, 1], 0.0),
+    # Of entailment, half are found; of the other class, all.
+    ([0, 1, 1, 1], 100 / 3**0.5),
+    # No legal answer is the wrong one.
+    ([0, -1, 1, 1], 100 / 3**0.5),
+    ([-1, -1, -1, -1], -100.0),
+  ],
+)
+def test_axb_is_scored_by_matthews_correlation(predictions, correlation):
+  scores = evaluate(superglue.AXB, [0, 0, 1, 1], predictions)
+  assert scores.pop("invalid") == 25 * predictions.count(-1)
+  assert scores == {"matthews_corrcoef": pytest.approx(correlation)}
 
 
 def test_macro_f1_is_the_mean_over_the_classes_that_are_asked_for():

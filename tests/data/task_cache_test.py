@@ -22,10 +22,12 @@ def _dataset(split, shuffle_files=False, seed=None, *, rows=ROWS):
   )
 
 
-def _add_task(name, *, placeholder=True, dataset=_dataset):
+def _add_task(
+  name, *, placeholder=True, dataset=_dataset, splits=("train", "validation")
+):
   seqio.TaskRegistry.add(
     name,
-    seqio.FunctionDataSource(dataset, splits=["train", "validation"]),
+    seqio.FunctionDataSource(dataset, splits=splits),
     preprocessors=[
       seqio.preprocessors.tokenize,
       *([seqio.CacheDatasetPlaceholder()] if placeholder else []),
@@ -94,6 +96,26 @@ def test_a_later_call_writes_the_splits_that_are_missing(
   assert _read(task, "validation", True) == _read(task, "validation", False)
   with pytest.raises(ValueError, match=r"splits of .*, got \['dev'\]"):
     task_cache.write(task, cache_dir, ["dev"])
+
+
+def test_of_a_mixtures_tasks_the_splits_that_they_have(byte_model, cache_dir):
+  splits = {"both": ["train", "validation"], "one": ["train"], "no": ["test"]}
+  names = {key: f"cached_mixed_{key}" for key in splits}
+  for key, name in names.items():
+    _add_task(name, splits=splits[key])
+  mixture = seqio.MixtureRegistry.add(
+    "cached_mixture", list(names.values()), default_rate=1
+  )
+  written = task_cache.write_all(mixture, cache_dir, ["train", "validation"])
+  assert dict(written) == {
+    names["both"]: {"train": 100, "validation": 10},
+    names["one"]: {"train": 100},
+  }
+  assert not (cache_dir / names["no"]).exists()
+  with pytest.raises(ValueError, match="cached_mixture has no split 'dev'"):
+    list(task_cache.write_all(mixture, cache_dir, ["train", "dev"]))
+  (of_one,) = task_cache.write_all(mixture, cache_dir, ["test"])
+  assert of_one == (names["no"], {"test": 10})
 
 
 def test_two_that_write_one_cache_write_it_once(byte_model, cache_dir, task):

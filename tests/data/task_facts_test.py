@@ -77,11 +77,24 @@ def test_labels():
   assert task_facts.labels("super_glue_rte_prefixed", MODULE) == labels
 
 
+def test_labels_behind_a_sentinel_are_whole_targets(byte_vocabulary):
+  labels = task_facts.labels("ladder_cb_sentinel", MODULE)
+  task = seqio.get_mixture_or_task("ladder_cb_sentinel")
+  examples = task.get_dataset(None, "validation", shuffle=False, num_epochs=1)
+  targets = {x["targets_pretokenized"].numpy().decode() for x in examples}
+  assert targets == set(labels)
+  # As ranking writes them.
+  ladder = ladder_vocabulary.ladder()
+  for i, label in enumerate(labels):
+    text = ladder.decode(ladder.encode(label))
+    assert task.postprocess_fn(text, example={}, is_target=False) == i
+
+
 @pytest.mark.parametrize(
   ("function", "task", "message"),
   [
     (task_facts.labels, "super_glue_record", "are free text"),
-    (task_facts.labels, "super_glue_rte_sentinel", "are free text"),
+    (task_facts.labels, "super_glue_record_sentinel", "are free text"),
     (task_facts.labels, "super_glue", "one task at a time"),
     (task_facts.labels, "ladder_lm", "No labels are known of 'ladder_lm'"),
     (task_facts.class_words, "ladder_lm", "gin.CLASS_LABELS="),
@@ -110,9 +123,10 @@ def test_a_task_and_a_module_are_needed():
     ("facts_cb_prefixed", {}, {"inputs": 34, "targets": 14}),
     ("facts_cb", {"splits": ("train", "test")}, {"inputs": 61, "targets": 14}),
     ("facts_cb", {"splits": ("test",)}, {"inputs": 61, "targets": 14}),
-    # Of free text, and of a sentinel before a label, the examples count.
+    # The same behind a sentinel.
+    ("facts_cb_sentinel", {"longest": None}, {"inputs": 31, "targets": 27}),
+    # Of free text, the examples count.
     ("facts_free", {}, {"inputs": 31, "targets": 9}),
-    ("facts_cb_sentinel", {"longest": None}, {"inputs": 31, "targets": 22}),
     ("facts", {}, {"inputs": 31, "targets": 14}),
   ],
 )

@@ -6,6 +6,7 @@ import pytest
 
 import prompt_tuning
 from prompt_tuning.training import closing_note
+from t5x import gin_resolution, gin_utils
 
 MODEL = "gin/models/ladder_s.gin"
 BEST = {"step": 2600, "score": 61.125}
@@ -14,6 +15,18 @@ BEST = {"step": 2600, "score": 61.125}
 def _words(note):
   command = note.partition("Evaluate it with:\n")[2]
   return shlex.split(command.replace("\\\n", ""))
+
+
+def _evaluation(note, paths=(".",)):
+  """What the command configures: name -> text."""
+  flags = gin_utils.rewrite_gin_args(_words(note)[3:])
+  values = {"--gin_file": [], "--gin_bindings": []}
+  for flag in flags:
+    name, _, value = flag.partition("=")
+    values[name].append(value)
+  bindings = gin_resolution.Bindings(*values.values(), paths)
+  settings = gin_resolution.resolve(bindings, "evaluate")
+  return {x.name: x.text for x in settings}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +82,52 @@ def test_of_a_prompt_and_an_initialiser_that_only_training_has(tmp_path):
   )
   assert "random_uniform" not in note
   assert "--gin.network.T5Config.remat=True" in _words(note)
+
+
+def test_of_a_prompt_and_an_initialiser_of_ones_own(tmp_path):
+  """A file of other macros than the prompt's file keeps the rest of them."""
+  (tmp_path / "prompt.safetensors").touch()
+  (tmp_path / "mine.gin").write_text(
+    "PROMPT = @mean.around_mean()\nPROMPT_LENGTH = 5\nSPLIT = 'train'\n"
+  )
+  paths = [str(tmp_path), prompt_tuning.gin_search_path()]
+  note = closing_note.closing_note(
+    str(tmp_path),
+    BEST,
+    [
+      MODEL,
+      "gin/methods/prompt_tuning.gin",
+      "mine.gin",
+      "gin/runs/train.gin",
+    ],
+    ["mean.around_mean.stddev = 0.5"],
+    paths=paths,
+  )
+  assert _words(note)[4:7] == [
+    "--gin_file=gin/recipes/evaluate_prompt.gin",
+    "--gin_file=mine.gin",
+    "--gin_file=gin/prompts/from_file.gin",
+  ]
+  assert "stddev" not in note
+  evaluation = _evaluation(note, paths)
+  factory = "prompt_tuning.prompt_factory"
+  assert "from_array" in evaluation[f"{factory}.prompt_init"]
+  assert "prompt_file_length" in evaluation[f"{factory}.length"]
+
+
+@pytest.mark.parametrize(
+  "recipe", ["prompt_and_lora.gin", "multitask_prompt.gin"]
+)
+def test_of_a_prompt_from_a_file_that_is_in_the_checkpoint(tmp_path, recipe):
+  note = closing_note.closing_note(
+    str(tmp_path),
+    BEST,
+    [MODEL, f"gin/recipes/{recipe}", "gin/prompts/from_file.gin"],
+    ["TASK = 'ladder_cb_prefixed'", "PROMPT_FILE = 'old.safetensors'"],
+  )
+  assert f"--gin.CHECKPOINT_PATH='{tmp_path}'" in _words(note)
+  restored = "t5x.RestoreCheckpointConfig.assignment_map"
+  assert _evaluation(note)[restored] == "None"
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

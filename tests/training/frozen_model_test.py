@@ -44,6 +44,17 @@ def tiny_model(tmp_path_factory):
   return pt.load(base, vocabulary=seqio.ByteVocabulary())
 
 
+def test_what_is_not_given_is_that_of_the_config(tmp_path):
+  base = tiny.save_base(tmp_path)
+  config = tiny.config(dtype="bfloat16", dropout_rate=0.25)
+  words = seqio.ByteVocabulary()
+  assert pt.load(base, words, config=config).config == config
+  given = pt.load(base, words, "float32", 0.0, config).config
+  assert given == tiny.config(dtype="float32", dropout_rate=0.0)
+  default = pt.load(base, words).config
+  assert (default.dtype, default.dropout_rate) == ("float32", 0.1)
+
+
 def test_package_is_light():
   program = "import sys, prompt_tuning; print(*sys.modules)"
   done = subprocess.run(
@@ -339,7 +350,14 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
       {"train": PAIRS, "init": "best"},
       "Expected init to be one of",
     ),
-    ({"train": PAIRS, "length": 1}, "Got 2 class labels for a prompt of 1"),
+    (
+      {"train": PAIRS, "length": 1},
+      "at least length=2, .* got length=1. .* init='sampled_vocab'",
+    ),
+    (
+      {"train": PAIRS, "length": 5000},
+      r"at most length=\d+, .* got length=5000. .* init='random_uniform'",
+    ),
     ({"train": PAIRS, "length": 0}, "Expected length to be positive, got 0"),
     ({"train": PAIRS, "eval_period": 0}, "Expected eval_period to be positive"),
     ({"train": PAIRS, "learning_rate": -1.0}, "learning_rate, 0 or more"),

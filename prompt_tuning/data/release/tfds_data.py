@@ -7,7 +7,7 @@ holds complete data. A task that cannot be built does not keep the others from
 it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import io
@@ -28,9 +28,10 @@ from prompt_tuning.data.release.rows import ReleaseTask
 
 _DPR = "definite_pronoun_resolution:1.1.0"
 _DPR_COUNTS = {"train": 1_322, "test": 564}
-# What TFDS downloads a task from. It tries a server that does not answer for
-# minutes, task by task; once and for seconds is enough.
+# What TFDS downloads the tasks from, and DPR. It tries a server that does not
+# answer for minutes, task by task; once and for seconds is enough.
 _SERVER = "https://dl.fbaipublicfiles.com"
+_SERVERS = {_DPR: "https://s3.amazonaws.com"}
 _SERVER_SECONDS = 10
 # Of a file in an archive: the largest of the release, ReCoRD's train.jsonl, has
 # 180 MB. What claims to be more would fill the disk.
@@ -158,7 +159,7 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
   examples, is reported.
 
   Raises:
-    ValueError: if the server does not answer.
+    ValueError: if none of the servers answers that are needed.
   """
   data_dir = pathlib.Path(data_dir)
   report = Report()
@@ -167,9 +168,13 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
   for name, counts in datasets.items():
     if _is_built(name, counts, data_dir):
       report.kept[name] = counts
-  if len(report.kept) < len(datasets):
-    _check_network()
-  for name in [name for name in datasets if name not in report.kept]:
+  missing = [name for name in datasets if name not in report.kept]
+  servers = {name: _SERVERS.get(name, _SERVER) for name in missing}
+  silent = _silent(servers.values())
+  for name, server in servers.items():
+    if server in silent:
+      report.failed[name] = f"{server}: {silent[server]}"
+      continue
     with _staging(data_dir) as staging:
       try:
         tfds.builder(name, data_dir=staging).download_and_prepare(
@@ -189,14 +194,26 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
   return report
 
 
-def _check_network() -> None:
-  try:
-    requests.head(_SERVER, timeout=_SERVER_SECONDS)
-  except OSError as error:
+def _silent(servers: Iterable[str]) -> dict[str, OSError]:
+  """Server -> why it does not answer, of those that do not.
+
+  Raises:
+    ValueError: if that is all of them.
+  """
+  asked = dict.fromkeys(servers)
+  silent = {}
+  for server in asked:
+    try:
+      requests.head(server, timeout=_SERVER_SECONDS)
+    except OSError as error:
+      silent[server] = error
+  if asked and len(silent) == len(asked):
+    server, error = next(iter(silent.items()))
     raise ValueError(
-      f"Expected to download from {_SERVER}, got: {error}. Without network, "
+      f"Expected to download from {server}, got: {error}. Without network, "
       "build the data from a folder of the official release (--from)."
     ) from error
+  return silent
 
 
 def _build(

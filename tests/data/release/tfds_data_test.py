@@ -338,6 +338,34 @@ def test_without_network_there_is_one_error_at_once(tmp_path, monkeypatch):
     official_release.download(tmp_path)
 
 
+def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
+  asked, dpr = [], "definite_pronoun_resolution:1.1.0"
+
+  def head(url, timeout):
+    asked.append(url)
+    if "amazonaws" in url:
+      raise OSError("no answer")
+
+  def refuse(name, **kwargs):
+    raise util.DownloadError("HTTP code: 403")
+
+  monkeypatch.setattr("requests.head", head)
+  monkeypatch.setattr(tfds, "builder", refuse)
+  report = official_release.download(tmp_path)
+  assert len(asked) == 2
+  # What the other server has is not kept from being built.
+  assert report.failed[CB] == "HTTP code: 403"
+  assert report.failed[dpr] == "https://s3.amazonaws.com: no answer"
+  # Everything else is there.
+  asked.clear()
+  monkeypatch.setattr(
+    official_release, "_is_built", lambda name, *_: name != dpr
+  )
+  with pytest.raises(ValueError, match=r"from https://s3.amazonaws.com, got:"):
+    official_release.download(tmp_path)
+  assert asked == ["https://s3.amazonaws.com"]
+
+
 def test_a_download_that_fails_is_reported(tmp_path, monkeypatch):
   def refuse(*args, **kwargs):
     raise util.DownloadError("HTTP code: 403")
