@@ -8,6 +8,8 @@ import json
 import shutil
 import threading
 
+import jax
+from jax.experimental import multihost_utils
 import numpy as np
 import pytest
 import tiny
@@ -16,6 +18,7 @@ from prompt_tuning import prompt_files
 from t5x import (
   adafactor,
   checkpoints,
+  command_line,
   evaluation,
   events,
   records,
@@ -307,6 +310,16 @@ def test_record_says_how_a_run_ended(tmp_path, error, status):
   ):
     raise error
   assert _record(tmp_path)["status"] == status
+
+
+def test_several_processes_that_agreed_to_stop_stay_agreed(monkeypatch):
+  """JAX says it for one call alone."""
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(
+    multihost_utils, "reached_preemption_sync_point", lambda n: n == 2
+  )
+  signals = command_line.StopSignals()
+  assert [signals.should_stop() for _ in range(4)] == [False, True, True, True]
 
 
 def test_base_model_stays_the_one_that_was_read(tmp_path):
