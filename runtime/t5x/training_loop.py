@@ -172,7 +172,8 @@ class Loop:
         {
           task: dataset.as_numpy_iterator()
           for task, dataset in self.train_evals.items()
-        }
+        },
+        self._check_whether_on,
       )
       for task, values in metrics.items():
         self.log.write(self.step, f"training_eval/{task}", values)

@@ -234,18 +234,23 @@ def test_steps_before_an_evaluation_that_fails_are_kept(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+  ("cls", "name"),
+  [(trainer.Trainer, "eval"), (evaluation.InferenceEvaluator, "evaluate")],
+)
 def test_evaluation_that_is_interrupted_is_done_again(
-  tmp_path, base, monkeypatch
+  tmp_path, base, monkeypatch, cls, name
 ):
   is_evaluating = threading.Event()
-  evaluate = evaluation.InferenceEvaluator.evaluate
+  evaluate = getattr(cls, name)
 
   def noted(*args):
     is_evaluating.set()
-    return evaluate(*args)
+    evaluate(*args)
+    raise AssertionError("it came to its end")
 
   with monkeypatch.context() as patch:
-    patch.setattr(evaluation.InferenceEvaluator, "evaluate", noted)
+    patch.setattr(cls, name, noted)
     outcome = tiny.train(tmp_path, base, should_stop=is_evaluating.is_set)
   assert (outcome.status, outcome.step) == ("interrupted", tiny.BASE_STEP + 3)
   assert _record(tmp_path)["status"] == "interrupted"
