@@ -5,19 +5,23 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import copy
 import dataclasses
-import errno
-import logging
 import math
-import os
 from typing import Any
 
-from absl import logging as absl_logging
+from absl import logging
 from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t5x import checkpoint_folder, digests, multihost, stacking, storage
+from t5x import (
+  checkpoint_folder,
+  checkpoint_writer,
+  digests,
+  multihost,
+  stacking,
+  storage,
+)
 from t5x import metrics as metrics_lib
 from t5x.base_checkpoints import (
   BaseCheckpoint,
@@ -43,43 +47,6 @@ __all__ = [
 ]
 
 _SIGN = {"max": 1, "min": -1}
-_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-  """Drops what Orbax's threads log of an error that is raised as well."""
-  return record.levelno < logging.ERROR or "orbax" not in record.pathname
-
-
-@contextlib.contextmanager
-def _names_checkpoint(path: epath.Path) -> Iterator[None]:
-  """Turns what goes wrong in writing a checkpoint into an OSError naming it."""
-  try:
-    yield
-  except (OSError, ValueError) as error:
-    number, text = getattr(error, "errno", None), str(error)
-    if number is None:
-      # TensorStore's errors have the system's in their text, before brackets.
-      known = (x for x in _OF_A_DISK if os.strerror(x) in text)
-      number = next(known, None)
-    if number is None:
-      reason = text.partition(" [")[0]
-      raise OSError(errno.EIO, reason, str(path)) from error
-    raise OSError(number, os.strerror(number), str(path)) from error
-
-
-class _WithDigests(ocp.CompositeCheckpointHandler):
-  """Adds the digests before a checkpoint gets its name."""
-
-  def finalize(self, directory) -> None:
-    super().finalize(directory)
-    # Orbax writes the time into its own file later. It is never read here.
-    digests.write(directory, leave_out={"_CHECKPOINT_METADATA"})
-
-
-@ocp.args.register_with_handler(_WithDigests, for_save=True, for_restore=True)
-class _RunItems(ocp.args.Composite):
-  """What that handler saves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +96,12 @@ class Checkpointer:
       storage.absolute(checkpoints_dir)
     )
     self._writer = ocp.AsyncCheckpointer(
-      _WithDigests(
+      checkpoint_writer.WithDigests(
         state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler()
       )
     )
     self._writing: _Writing | None = None
-    absl_logging.get_absl_logger().addFilter(_is_news)
+    logging.get_absl_logger().addFilter(checkpoint_writer.is_news)
     if jax.process_index() == 0:
       self._folder.clear_leftovers()
     multihost.wait_for_all("checkpoints opened")
@@ -197,7 +164,7 @@ class Checkpointer:
     with self._cleared_on_error(path):
       self._writer.save(
         path,
-        args=_RunItems(
+        args=checkpoint_writer.RunItems(
           state=ocp.args.PyTreeSave(stacking.take_apart(_flat(train_state))),
           run=ocp.args.JsonSave(run_info),
         ),
@@ -207,7 +174,7 @@ class Checkpointer:
   def _cleared_on_error(self, path: epath.Path) -> Iterator[None]:
     """Leaves nothing half written, which makes room for the run's record."""
     try:
-      with _names_checkpoint(path):
+      with checkpoint_writer.names_checkpoint(path):
         yield
     except OSError:
       self._writing = None
@@ -238,7 +205,7 @@ class Checkpointer:
       self.wait()
     finally:
       self._writer.close()
-      absl_logging.get_absl_logger().removeFilter(_is_news)
+      logging.get_absl_logger().removeFilter(checkpoint_writer.is_news)
 
   def restore_run(
     self, train_state_axes: TrainState
