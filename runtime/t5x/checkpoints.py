@@ -1,7 +1,7 @@
 """Run checkpoints, which hold only what a run changes; Orbax reads and writes
 them. What a run begins with is in `base_checkpoints`, and named here too."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import copy
 import dataclasses
@@ -101,6 +101,9 @@ class Checkpointer:
       )
     )
     self._writing: _Writing | None = None
+    # Called before anything is renamed or deleted; raises if another run may
+    # have the folder by now.
+    self.check_lock: Callable[[], None] = lambda: None
     logging.get_absl_logger().addFilter(checkpoint_writer.is_news)
     if jax.process_index() == 0:
       self._folder.clear_leftovers()
@@ -178,6 +181,7 @@ class Checkpointer:
         yield
     except OSError:
       self._writing = None
+      self.check_lock()
       if jax.process_index() == 0:
         self._folder.clear_leftovers()
       raise
@@ -186,13 +190,15 @@ class Checkpointer:
     """Waits until everything is on disk, and deletes what is not kept.
 
     Raises:
-      OSError: if the checkpoint could not be written; it names the folder.
+      OSError: if the checkpoint could not be written; it names the folder. Or
+        what `check_lock` raises.
     """
     if (writing := self._writing) is None:
       return
     with self._cleared_on_error(self._folder.checkpoint(writing.step)):
       self._writer.wait_until_finished()
     self._writing = None
+    self.check_lock()
     if jax.process_index() == 0:
       if writing.replaces:
         self._folder.replace(writing.step)

@@ -38,8 +38,9 @@ class _DiskLease(filelock.SoftFileLease):
     return str(status.st_ino), str(status.st_mtime_ns)
 
   def confirm(self) -> bool:
-    """Whether it is held; `on_compromise` says when it is not."""
-    return True
+    """Whether the file still names this holder."""
+    owner = self.owner
+    return owner is not None and owner.token == self.token
 
 
 class LockLostError(OSError):
@@ -109,7 +110,7 @@ class RunLock:
       LockLostError: if it is not.
     """
     if self._is_first and self._loss is None and not self._lease.confirm():
-      self._note_loss("its object was replaced")
+      self._note_loss("it was replaced")
     if self._loss == "refresh-failed":
       raise LockLostError(
         f"{self._path} could not be written for {LEASE_SECONDS:.0f} s, so that "

@@ -127,6 +127,7 @@ class Training:
       known = continuation.check(self.model_dir, self.configuration)
       initialization.check_base(self.checkpoint_cfg.restore)
       run = self._open(stack)
+      run.checkpointer.check_lock = lock.check
       run.resume()
       status = run_start.status_if_over(
         self.model_dir, run.is_done, not known.differences
@@ -134,7 +135,7 @@ class Training:
       if status is not None:
         known.check_over(status, run.start.step)
         return run.outcome(status, run.state, was_over=True)
-      record = stack.enter_context(run.record(known))
+      record = stack.enter_context(run.record(known, lock))
       log = records.MetricLog(
         self.model_dir,
         run.start.step,

@@ -133,6 +133,7 @@ class Loop:
       return self._is_interrupted
 
     metrics = self.trainer.train_steps(self.batches, num_steps, on_step)
+    self.lock.check()
     self.log.write(self.step, "train", metrics)
     self.tell("train", metrics={"train": metrics})
     # The loss is of the parameters before the last update.
@@ -175,6 +176,7 @@ class Loop:
         },
         self._check_whether_on,
       )
+      self.lock.check()
       for task, values in metrics.items():
         self.log.write(self.step, f"training_eval/{task}", values)
       stop = self._act("TRAIN_EVAL", metrics)
@@ -182,6 +184,7 @@ class Loop:
       metrics = self.evaluator.evaluate(
         self.trainer.train_state, self.train_state_axes, self._check_whether_on
       )
+      self.lock.check()
       for task, values in metrics.items():
         self.log.write(self.step, f"inference_eval/{task}", values)
       score = self.checkpointer.score(metrics)

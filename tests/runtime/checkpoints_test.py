@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
-from t5x import checkpoints, digests, optimizers, train_state
+from t5x import checkpoints, digests, optimizers, run_lock, train_state
 
 
 def _state(step):
@@ -45,6 +45,15 @@ def _save(checkpointer, evals):
     },
   )
   checkpointer.wait()
+
+
+def _raise(error):
+  """Makes a function that does no more."""
+
+  def function(*args, **kwargs):
+    raise error
+
+  return function
 
 
 def _kept(folder):
@@ -246,14 +255,33 @@ def test_failed_write_says_why_and_leaves_the_old_checkpoints(
 ):
   folder = tmp_path / "run"
   shutil.copytree(two, folder)
-
-  def fail(*args, **kwargs):
-    raise error
-
-  monkeypatch.setattr(digests, "write", fail)
+  monkeypatch.setattr(digests, "write", _raise(error))
   checkpointer = _open(folder)
   checkpointer.save_run(_state(30), {"evals": [{"step": 30, "score": 1.0}]})
   with pytest.raises(OSError, match=rf"{message}.*run/checkpoint_30'"):
     checkpointer.wait()
   checkpointer.close()
   assert _kept(folder) == {10, 20}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_run_that_lost_its_lock_deletes_nothing(
+  two, tmp_path, monkeypatch, fails
+):
+  folder = tmp_path / "run"
+  shutil.copytree(two, folder)
+  if fails:
+    monkeypatch.setattr(digests, "write", _raise(OSError("gone")))
+  checkpointer = _open(folder)
+  checkpointer.save_run(_state(30), {"evals": [{"step": 30, "score": 1.0}]})
+  checkpointer.check_lock = _raise(run_lock.LockLostError())
+  # What the other run is writing.
+  (folder / "checkpoint_40.orbax-checkpoint-tmp").mkdir()
+  with pytest.raises(run_lock.LockLostError):
+    checkpointer.wait()
+  checkpointer.close()
+  assert set(os.listdir(folder)) >= {
+    "checkpoint_10",
+    "checkpoint_20",
+    "checkpoint_40.orbax-checkpoint-tmp",
+  }

@@ -22,6 +22,7 @@ from t5x import (
   evaluation,
   events,
   records,
+  run_lock,
   run_start,
   trainer,
   utils,
@@ -315,6 +316,49 @@ def test_record_says_how_a_run_ended(tmp_path, error, status):
   ):
     raise error
   assert _record(tmp_path)["status"] == status
+
+
+def test_record_of_a_folder_that_another_run_took_is_left_alone(tmp_path):
+  """Whatever the run failed of."""
+  with (
+    run_lock.RunLock(str(tmp_path), "MODEL_DIR") as lock,
+    contextlib.suppress(ValueError),
+    records.RunRecord(str(tmp_path), "train", lock=lock),
+  ):
+    lock._note_loss("it was replaced")
+    (tmp_path / "record.json").write_text("theirs")
+    raise ValueError("it is gone")
+  assert (tmp_path / "record.json").read_text() == "theirs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("cls", "name"),
+  [
+    (trainer.Trainer, "train_steps"),
+    (trainer.Trainer, "eval"),
+    (evaluation.InferenceEvaluator, "evaluate"),
+  ],
+)
+def test_run_whose_folder_another_took_changes_nothing_there(
+  tmp_path, base, monkeypatch, cls, name
+):
+  theirs = {x: tmp_path / x for x in ("record.json", "metrics.jsonl")}
+  function = getattr(cls, name)
+
+  def taken(self, *args):
+    result = function(self, *args)
+    for path in (tmp_path / "run.lock", *theirs.values()):
+      path.write_text("theirs")
+    return result
+
+  monkeypatch.setattr(cls, name, taken)
+  with pytest.raises(run_lock.LockLostError, match="taken by another run"):
+    tiny.train(
+      tmp_path, base, actions={"INFER_EVAL": [tiny.save_best_prompt(tmp_path)]}
+    )
+  assert {path.read_text() for path in theirs.values()} == {"theirs"}
+  assert not (tmp_path / "prompt.safetensors").exists()
 
 
 def test_several_processes_that_agreed_to_stop_stay_agreed(monkeypatch):
