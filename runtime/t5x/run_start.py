@@ -1,11 +1,12 @@
 """Where a run begins: with a base model, or where it was stopped."""
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
 import jax
 
-from t5x import checkpoints, initialization, records, utils
+from t5x import checkpoints, initialization, utils
 from t5x.train_state import TrainState
 
 
@@ -138,20 +139,23 @@ def restore(
   )
 
 
-def status_if_over(model_dir: str, is_done: bool, is_same: bool) -> str | None:
+def status_if_over(
+  before: Mapping[str, Any], step: int, is_done: bool, is_same: bool
+) -> str | None:
   """Returns how a run ended, if there is nothing left to do.
 
   Args:
-    model_dir: The run's folder.
+    before: Its record.
+    step: That of its last good checkpoint.
     is_done: Whether its last step was done, and evaluated.
     is_same: Whether it is told what it was told then.
   """
-  before = records.read(model_dir) or {}
   status = before.get("status")
   # If it is over and the record does not say so, it was killed between the two.
   if is_done and status == "finished":
     return status
-  # By an action: with more steps or other actions it may go on.
-  if status == "stopped" and is_same:
+  # By an action: with more steps or other actions it may go on, and where the
+  # checkpoint of its end is lost it has to.
+  if status == "stopped" and is_same and before.get("step") == step:
     return status
   return None

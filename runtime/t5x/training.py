@@ -129,8 +129,12 @@ class Training:
       run = self._open(stack)
       run.checkpointer.check_lock = lock.check
       run.resume()
+      before = records.read(self.model_dir) or {}
+      # Of a run without a configuration, its length alone is known.
+      steps = before.get("steps") or {"last": run.last_step}
+      is_same = not known.differences and steps["last"] == run.last_step
       status = run_start.status_if_over(
-        self.model_dir, run.is_done, not known.differences
+        before, run.start.step, run.is_done, is_same
       )
       if status is not None:
         known.check_over(status, run.start.step)
@@ -150,7 +154,7 @@ class Training:
         self.summarize_config_fn(self.model_dir, log.summary_writer, loop.step)
       if run.is_done:
         status = "finished"
-      elif run.start.is_stopped and not known.differences:
+      elif run.start.is_stopped and is_same:
         status = "stopped"
       else:
         with _collecting_garbage_by_hand(self.gc_period):

@@ -371,6 +371,13 @@ def test_several_processes_that_agreed_to_stop_stay_agreed(monkeypatch):
   assert [signals.should_stop() for _ in range(4)] == [False, True, True, True]
 
 
+def test_run_that_stopped_goes_on_if_the_checkpoint_of_its_end_is_lost():
+  stopped = {"status": "stopped", "step": 300}
+  for step, status in ((300, "stopped"), (200, None)):
+    found = run_start.status_if_over(stopped, step, is_done=False, is_same=True)
+    assert found == status
+
+
 def test_base_model_stays_the_one_that_was_read(tmp_path):
   """Also if its folder has a newer checkpoint by the time that it is saved."""
   folder, params = str(tmp_path), {"x": np.ones(2, np.float32)}
