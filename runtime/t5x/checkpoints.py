@@ -56,12 +56,12 @@ class _Writing:
   Attributes:
     step: Its step.
     replaces: Whether there is one of that step.
-    evals: The evaluations so far.
+    info: What is kept with the state.
   """
 
   step: int
   replaces: bool
-  evals: Sequence[Mapping[str, Any]]
+  info: Mapping[str, Any]
 
 
 class Checkpointer:
@@ -101,6 +101,8 @@ class Checkpointer:
       )
     )
     self._writing: _Writing | None = None
+    # Of the checkpoint that was restored or written last.
+    self._saved: Any = None
     # Called before anything is renamed or deleted; raises if another run may
     # have the folder by now.
     self.check_lock: Callable[[], None] = lambda: None
@@ -153,12 +155,14 @@ class Checkpointer:
     step = int(train_state.step)
     # It is written while training goes on and may change it.
     run_info = copy.deepcopy(dict(run_info))
-    evals = run_info["evals"]
     exists = step in self.all_steps()
     # Written when a signal came, before the evaluation that was due?
-    if exists and step not in [e["step"] for e in evals[-1:]]:
+    is_evaluated = step in [e["step"] for e in run_info["evals"][-1:]]
+    if exists and (
+      not is_evaluated or self._saved == _what_counts(step, run_info)
+    ):
       return
-    self._writing = _Writing(step, exists, evals)
+    self._writing = _Writing(step, exists, run_info)
     path = (
       self._folder.replacement(step)
       if exists
@@ -202,7 +206,10 @@ class Checkpointer:
     if jax.process_index() == 0:
       if writing.replaces:
         self._folder.replace(writing.step)
-      self._folder.keep_only(self._kept(self.all_steps(), writing.evals))
+      self._folder.keep_only(
+        self._kept(self.all_steps(), writing.info["evals"])
+      )
+    self._saved = _what_counts(writing.step, writing.info)
     multihost.wait_for_all("checkpoint written")
 
   def close(self) -> None:
@@ -259,11 +266,13 @@ class Checkpointer:
       targets,
     )
     state = train_state_axes.replace(frozen={})
+    info = run.read_info(str(path))
+    self._saved = _what_counts(step, info)
     return (
       jax.tree.unflatten(
         jax.tree.structure(state), [restored[name] for name in _flat(state)]
       ),
-      run.read_info(str(path)),
+      info,
     )
 
   def _find_good(self) -> tuple[int | None, str | None]:
@@ -358,6 +367,11 @@ class SaveBestCheckpointer(Checkpointer):
     scored = [e for e in evals if e["score"] is not None]
     sign = _SIGN[self.metric_mode]
     return sorted(scored, key=lambda e: (-sign * e["score"], e["step"]))
+
+
+def _what_counts(step: int, run_info: Mapping[str, Any]) -> Any:
+  """Returns what a checkpoint is written again for, if it changed."""
+  return step, run_info["evals"][-1:], run_info.get("is_stopped", False)
 
 
 def _flat(train_state: TrainState) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which checkpoints of a run are kept, and what becomes of damaged ones."""
 
 import errno
+import itertools
 import os
 import shutil
 
@@ -60,14 +61,17 @@ def _kept(folder):
   return {int(name.removeprefix("checkpoint_")) for name in os.listdir(folder)}
 
 
+def _axes():
+  return jax.tree.map(
+    lambda _: SingleDeviceSharding(jax.devices()[0]), _state(0)
+  )
+
+
 def _restore(folder):
   """The step that is restored; its values must be those that were saved."""
   checkpointer = _open(folder)
-  axes = jax.tree.map(
-    lambda _: SingleDeviceSharding(jax.devices()[0]), _state(0)
-  )
   try:
-    state, info = checkpointer.restore_run(axes)
+    state, info = checkpointer.restore_run(_axes())
   finally:
     checkpointer.close()
   step = int(state.step)
@@ -209,6 +213,22 @@ def test_checkpoint_is_written_again_with_the_evaluation_that_was_due(tmp_path):
   checkpointer.close()
   assert _restore(tmp_path) == 20
   assert _kept(tmp_path) == {10, 20}
+
+
+def test_checkpoint_that_says_nothing_new_is_not_written_again(two, tmp_path):
+  """As where the run that is restored goes on, unless it had stopped there."""
+  folder = tmp_path / "run"
+  shutil.copytree(two, folder)
+  checkpointer = _open(folder)
+  _, info = checkpointer.restore_run(_axes())
+  written = [(folder / "checkpoint_20").stat().st_mtime_ns]
+  for is_stopped in (False, True, True, False):
+    checkpointer.save_run(_state(20), {**info, "is_stopped": is_stopped})
+    checkpointer.wait()
+    written.append((folder / "checkpoint_20").stat().st_mtime_ns)
+  checkpointer.close()
+  is_same = [old == new for old, new in itertools.pairwise(written)]
+  assert is_same == [True, False, True, False]
 
 
 @pytest.mark.parametrize(
