@@ -6,7 +6,17 @@ from typing import Any
 
 import jax
 
-from t5x import checkpoints, initialization, utils
+from t5x import (
+  checkpoint_folder,
+  checkpoints,
+  digests,
+  initialization,
+  multihost,
+  records,
+  storage,
+  utils,
+)
+from t5x.formats import run
 from t5x.train_state import TrainState
 
 
@@ -85,6 +95,33 @@ class Start:
         "from the restored step."
       )
     return last
+
+
+def seeds(model_dir: str) -> tuple[int | None, int | None]:
+  """Returns the seeds that a run has, drawn or given, where it was stopped.
+
+  Args:
+    model_dir: The run's folder.
+
+  Returns:
+    Of initialisers and dropout, and of the order of the data: its newest
+    checkpoint's, or, as those of before have none, its record's; None if it
+    has none.
+  """
+  folder = checkpoint_folder.CheckpointFolder(storage.absolute(model_dir))
+  paths = (str(folder.checkpoint(step)) for step in reversed(folder.steps()))
+  good = (
+    path
+    for path in paths
+    if run.is_checkpoint(path) and digests.damage(path, run.ITEM) is None
+  )
+  path = multihost.of_first_process(next(good, None))
+  info = {} if path is None else run.read_info(path)
+  record = records.read(model_dir) or {}
+  return (
+    info.get("seed", record.get("seed")),
+    info.get("shuffle_seed", record.get("data", {}).get("shuffle_seed")),
+  )
 
 
 def restore(

@@ -165,14 +165,11 @@ class Training:
 
   def _open(self, stack: contextlib.ExitStack) -> OpenRun:
     """Reads what the run needs; `stack` gets what is to be closed."""
-    before = records.read(self.model_dir) or {}
-    seed = _seed(self.random_seed, before.get("seed"))
+    seed_before, shuffle_seed_before = run_start.seeds(self.model_dir)
+    seed = _seed(self.random_seed, seed_before)
     train_cfg = dataclasses.replace(
       self.train_dataset_cfg,
-      seed=_seed(
-        self.train_dataset_cfg.seed,
-        before.get("data", {}).get("shuffle_seed"),
-      ),
+      seed=_seed(self.train_dataset_cfg.seed, shuffle_seed_before),
     )
     impl = "unsafe_rbg" if self.use_hardware_rng else None
     init_rng, train_rng = jax.random.split(jax.random.key(seed, impl=impl))

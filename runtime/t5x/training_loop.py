@@ -241,5 +241,7 @@ class Loop:
         "acted": self.acted,
         "is_stopped": is_stopped,
         "seconds": self.record.seconds,
+        "seed": self.record.fields["seed"],
+        "shuffle_seed": self.record.fields["data"]["shuffle_seed"],
       },
     )

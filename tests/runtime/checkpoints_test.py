@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 import tiny
 
-from t5x import checkpoints, digests, optimizers, run_lock, train_state
+from t5x import (
+  checkpoints,
+  digests,
+  optimizers,
+  run_lock,
+  run_start,
+  train_state,
+)
 
 
 def _state(step):
@@ -305,3 +312,21 @@ def test_run_that_lost_its_lock_deletes_nothing(
     "checkpoint_20",
     "checkpoint_40.orbax-checkpoint-tmp",
   }
+
+
+def test_seeds_are_those_of_the_newest_whole_checkpoint(tmp_path):
+  """Those of before have none: then the record's count."""
+  record = tmp_path / "record.json"
+  record.write_text('{"seed": 1, "data": {"shuffle_seed": 2}}')
+  checkpointer = _open(tmp_path)
+  seeds = []
+  for step, of_step in ((10, {}), (20, {"seed": 3, "shuffle_seed": 4})):
+    checkpointer.save_run(_state(step), {"evals": [], **of_step})
+    checkpointer.wait()
+    seeds.append(run_start.seeds(str(tmp_path)))
+  checkpointer.close()
+  record.write_text("garbled")
+  seeds.append(run_start.seeds(str(tmp_path)))
+  DAMAGES["a bit flipped"](tmp_path / "checkpoint_20" / "run" / "metadata")
+  seeds.append(run_start.seeds(str(tmp_path)))
+  assert seeds == [(1, 2), (3, 4), (3, 4), (None, None)]

@@ -56,7 +56,10 @@ class _Stop(trainer.BaseAction):
 
 
 @pytest.mark.slow
-def test_seeds_that_are_drawn_are_those_of_the_whole_run(tmp_path, base):
+@pytest.mark.parametrize("is_garbled", [False, True])
+def test_seeds_that_are_drawn_are_those_of_the_whole_run(
+  tmp_path, base, is_garbled
+):
   drawn = {
     "random_seed": None,
     "train_dataset_cfg": tiny.dataset_config(seed=None),
@@ -72,9 +75,12 @@ def test_seeds_that_are_drawn_are_those_of_the_whole_run(tmp_path, base):
   )
   assert outcome.status == "interrupted"
   seeds = _record(tmp_path / "parts") | {"started": "2026-01-01T00:00:00+00:00"}
-  (tmp_path / "parts" / "record.json").write_text(json.dumps(seeds))
+  (tmp_path / "parts" / "record.json").write_text(
+    "garbled" if is_garbled else json.dumps(seeds)
+  )
   parts = tiny.train(tmp_path / "parts", base, **drawn)
-  assert _record(tmp_path / "parts")["started"] == seeds["started"]
+  started = _record(tmp_path / "parts")["started"]
+  assert (started == seeds["started"]) != is_garbled
   whole = tiny.train(
     tmp_path / "whole",
     base,

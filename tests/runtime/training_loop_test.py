@@ -49,7 +49,9 @@ def _loop(steps):
       ),
       "evaluator": types.SimpleNamespace(evaluate=_out_of_memory),
       "checkpointer": _FullDisk(steps),
-      "record": types.SimpleNamespace(seconds=0.0),
+      "record": types.SimpleNamespace(
+        seconds=0.0, fields={"seed": 0, "data": {"shuffle_seed": 0}}
+      ),
       "log": types.SimpleNamespace(write=_nothing),
       "lock": types.SimpleNamespace(check=_nothing),
       "step": 3,
