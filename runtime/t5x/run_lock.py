@@ -193,13 +193,9 @@ def find_holder(folder: str, part: str = "run") -> str | None:
   # Of two containers, both may be process 1.
   if age > LEASE_SECONDS or owner is None or lease.is_lock_held_by_us:
     return None
-  if owner.hostname.partition("?")[0] == socket.gethostname():
-    try:
-      os.kill(owner.pid, 0)
-    except ProcessLookupError:
-      return None
-    except PermissionError:
-      pass  # It is there, and somebody else's.
+  is_here = owner.hostname.partition("?")[0] == socket.gethostname()
+  if is_here and not bucket_lease.is_running(owner.pid):
+    return None
   return _name_holder(path)
 
 
