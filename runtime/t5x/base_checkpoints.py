@@ -10,7 +10,6 @@ from concurrent import futures
 import dataclasses
 import functools
 import hashlib
-import re
 from typing import Any, TypeVar
 
 from etils import epath
@@ -20,13 +19,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 import ml_dtypes
 import numpy as np
 
-from t5x import digests, stacking, storage
+from t5x import checkpoint_folder, digests, stacking, storage
 from t5x.formats import orbax, run, scanned, stored_arrays, t5x_v3
 from t5x.formats.stored_arrays import StoredArray
 from t5x.train_state import Params
 
 _T = TypeVar("_T")
-_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # Values of each axis that a fingerprint looks at.
 _FINGERPRINT_BLOCK = 16
 # Parameters that are read at the same time.
@@ -60,13 +58,10 @@ def find_checkpoint(path: str, step: int | None = None) -> str:
       f"No checkpoint at {path}: expected a folder checkpoint_<step> or one "
       f"that holds such folders. In {parent}: {', '.join(there) or 'nothing'}."
     )
-  if step is None and _STEP_FOLDER.fullmatch(folder.name):
+  if step is None and checkpoint_folder.STEP_FOLDER.fullmatch(folder.name):
     return str(folder)
-  steps = {
-    int(match[1]): child
-    for child in folder.iterdir()
-    if (match := _STEP_FOLDER.fullmatch(child.name)) and storage.is_whole(child)
-  }
+  found = checkpoint_folder.CheckpointFolder(folder)
+  steps = found.steps()
   if not steps or (step is not None and step not in steps):
     way_out = (
       " It is a Hugging Face folder: convert it with "
@@ -75,12 +70,12 @@ def find_checkpoint(path: str, step: int | None = None) -> str:
       else ""
     )
     others = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    there = sorted(steps) or f"none; folders there: {', '.join(others)}"
+    there = steps or f"none; folders there: {', '.join(others)}"
     raise ValueError(
       f"No checkpoint_{'<step>' if step is None else step} in {path}; steps "
       f"there: {there}.{way_out}"
     )
-  return str(steps[max(steps) if step is None else step])
+  return str(found.checkpoint(steps[-1] if step is None else step))
 
 
 def fingerprint(params: Params) -> str:

@@ -29,7 +29,8 @@ def _machine() -> str:
   return f"{socket.gethostname()}/{machine}"
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+  """Whether there is such a process on this machine, whoever's it is."""
   try:
     os.kill(pid, 0)
   except ProcessLookupError:
@@ -56,7 +57,7 @@ def is_held(path: str, lease_duration: float) -> bool:
   holder = _parse(there[0])
   if holder.get("machine") == _machine():
     pid = holder.get("pid", -1)
-    return pid != os.getpid() and _is_running(pid)
+    return pid != os.getpid() and is_running(pid)
   return time.time() - written < lease_duration
 
 
@@ -147,7 +148,7 @@ class BucketLease:
       if replaces != self._seen[0]:
         self._seen = (replaces, time.monotonic())
       holder = _parse(content)
-      is_gone = holder.get("machine") == _machine() and not _is_running(
+      is_gone = holder.get("machine") == _machine() and not is_running(
         holder.get("pid", -1)
       )
       waited = time.monotonic() - self._seen[1]

@@ -13,7 +13,7 @@ from etils import epath
 
 from t5x import digests, safe_files, storage
 
-_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # What a checkpoint is called on its way in, and on its way out.
 _NEW, _DELETED = ".new", ".deleted"
 _LEFTOVER = re.compile(
@@ -46,7 +46,7 @@ class CheckpointFolder:
     return sorted(
       int(match[1])
       for path in self.path.iterdir()
-      if (match := _STEP_FOLDER.fullmatch(path.name)) and storage.is_whole(path)
+      if (match := STEP_FOLDER.fullmatch(path.name)) and storage.is_whole(path)
     )
 
   def clear_leftovers(self) -> None:
@@ -63,7 +63,7 @@ class CheckpointFolder:
         storage.rename(path, final)
     for path in self.path.glob("checkpoint_*"):
       if _LEFTOVER.fullmatch(path.name) or (
-        _STEP_FOLDER.fullmatch(path.name) and not storage.is_whole(path)
+        STEP_FOLDER.fullmatch(path.name) and not storage.is_whole(path)
       ):
         storage.remove(path)
 

@@ -1,23 +1,27 @@
 """Run checkpoints, which hold only what a run changes; Orbax reads and writes
 them. What a run begins with is in `base_checkpoints`, and named here too."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import copy
 import dataclasses
-import errno
-import logging
 import math
-import os
 from typing import Any
 
-from absl import logging as absl_logging
+from absl import logging
 from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t5x import checkpoint_folder, digests, multihost, stacking, storage
+from t5x import (
+  checkpoint_folder,
+  checkpoint_writer,
+  digests,
+  multihost,
+  stacking,
+  storage,
+)
 from t5x import metrics as metrics_lib
 from t5x.base_checkpoints import (
   BaseCheckpoint,
@@ -43,43 +47,6 @@ __all__ = [
 ]
 
 _SIGN = {"max": 1, "min": -1}
-_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-  """Drops what Orbax's threads log of an error that is raised as well."""
-  return record.levelno < logging.ERROR or "orbax" not in record.pathname
-
-
-@contextlib.contextmanager
-def _names_checkpoint(path: epath.Path) -> Iterator[None]:
-  """Turns what goes wrong in writing a checkpoint into an OSError naming it."""
-  try:
-    yield
-  except (OSError, ValueError) as error:
-    number, text = getattr(error, "errno", None), str(error)
-    if number is None:
-      # TensorStore's errors have the system's in their text, before brackets.
-      known = (x for x in _OF_A_DISK if os.strerror(x) in text)
-      number = next(known, None)
-    if number is None:
-      reason = text.partition(" [")[0]
-      raise OSError(errno.EIO, reason, str(path)) from error
-    raise OSError(number, os.strerror(number), str(path)) from error
-
-
-class _WithDigests(ocp.CompositeCheckpointHandler):
-  """Adds the digests before a checkpoint gets its name."""
-
-  def finalize(self, directory) -> None:
-    super().finalize(directory)
-    # Orbax writes the time into its own file later. It is never read here.
-    digests.write(directory, leave_out={"_CHECKPOINT_METADATA"})
-
-
-@ocp.args.register_with_handler(_WithDigests, for_save=True, for_restore=True)
-class _RunItems(ocp.args.Composite):
-  """What that handler saves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +56,12 @@ class _Writing:
   Attributes:
     step: Its step.
     replaces: Whether there is one of that step.
-    evals: The evaluations so far.
+    info: What is kept with the state.
   """
 
   step: int
   replaces: bool
-  evals: Sequence[Mapping[str, Any]]
+  info: Mapping[str, Any]
 
 
 class Checkpointer:
@@ -129,12 +96,17 @@ class Checkpointer:
       storage.absolute(checkpoints_dir)
     )
     self._writer = ocp.AsyncCheckpointer(
-      _WithDigests(
+      checkpoint_writer.WithDigests(
         state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler()
       )
     )
     self._writing: _Writing | None = None
-    absl_logging.get_absl_logger().addFilter(_is_news)
+    # Of the checkpoint that was restored or written last.
+    self._saved: Any = None
+    # Called before anything is renamed or deleted; raises if another run may
+    # have the folder by now.
+    self.check_lock: Callable[[], None] = lambda: None
+    logging.get_absl_logger().addFilter(checkpoint_writer.is_news)
     if jax.process_index() == 0:
       self._folder.clear_leftovers()
     multihost.wait_for_all("checkpoints opened")
@@ -183,12 +155,14 @@ class Checkpointer:
     step = int(train_state.step)
     # It is written while training goes on and may change it.
     run_info = copy.deepcopy(dict(run_info))
-    evals = run_info["evals"]
     exists = step in self.all_steps()
     # Written when a signal came, before the evaluation that was due?
-    if exists and step not in [e["step"] for e in evals[-1:]]:
+    is_evaluated = step in [e["step"] for e in run_info["evals"][-1:]]
+    if exists and (
+      not is_evaluated or self._saved == _what_counts(step, run_info)
+    ):
       return
-    self._writing = _Writing(step, exists, evals)
+    self._writing = _Writing(step, exists, run_info)
     path = (
       self._folder.replacement(step)
       if exists
@@ -197,7 +171,7 @@ class Checkpointer:
     with self._cleared_on_error(path):
       self._writer.save(
         path,
-        args=_RunItems(
+        args=checkpoint_writer.RunItems(
           state=ocp.args.PyTreeSave(stacking.take_apart(_flat(train_state))),
           run=ocp.args.JsonSave(run_info),
         ),
@@ -207,10 +181,11 @@ class Checkpointer:
   def _cleared_on_error(self, path: epath.Path) -> Iterator[None]:
     """Leaves nothing half written, which makes room for the run's record."""
     try:
-      with _names_checkpoint(path):
+      with checkpoint_writer.names_checkpoint(path):
         yield
     except OSError:
       self._writing = None
+      self.check_lock()
       if jax.process_index() == 0:
         self._folder.clear_leftovers()
       raise
@@ -219,17 +194,22 @@ class Checkpointer:
     """Waits until everything is on disk, and deletes what is not kept.
 
     Raises:
-      OSError: if the checkpoint could not be written; it names the folder.
+      OSError: if the checkpoint could not be written; it names the folder. Or
+        what `check_lock` raises.
     """
     if (writing := self._writing) is None:
       return
     with self._cleared_on_error(self._folder.checkpoint(writing.step)):
       self._writer.wait_until_finished()
     self._writing = None
+    self.check_lock()
     if jax.process_index() == 0:
       if writing.replaces:
         self._folder.replace(writing.step)
-      self._folder.keep_only(self._kept(self.all_steps(), writing.evals))
+      self._folder.keep_only(
+        self._kept(self.all_steps(), writing.info["evals"])
+      )
+    self._saved = _what_counts(writing.step, writing.info)
     multihost.wait_for_all("checkpoint written")
 
   def close(self) -> None:
@@ -238,7 +218,7 @@ class Checkpointer:
       self.wait()
     finally:
       self._writer.close()
-      absl_logging.get_absl_logger().removeFilter(_is_news)
+      logging.get_absl_logger().removeFilter(checkpoint_writer.is_news)
 
   def restore_run(
     self, train_state_axes: TrainState
@@ -286,11 +266,13 @@ class Checkpointer:
       targets,
     )
     state = train_state_axes.replace(frozen={})
+    info = run.read_info(str(path))
+    self._saved = _what_counts(step, info)
     return (
       jax.tree.unflatten(
         jax.tree.structure(state), [restored[name] for name in _flat(state)]
       ),
-      run.read_info(str(path)),
+      info,
     )
 
   def _find_good(self) -> tuple[int | None, str | None]:
@@ -385,6 +367,11 @@ class SaveBestCheckpointer(Checkpointer):
     scored = [e for e in evals if e["score"] is not None]
     sign = _SIGN[self.metric_mode]
     return sorted(scored, key=lambda e: (-sign * e["score"], e["step"]))
+
+
+def _what_counts(step: int, run_info: Mapping[str, Any]) -> Any:
+  """Returns what a checkpoint is written again for, if it changed."""
+  return step, run_info["evals"][-1:], run_info.get("is_stopped", False)
 
 
 def _flat(train_state: TrainState) -> dict[str, Any]:

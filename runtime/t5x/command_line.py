@@ -23,6 +23,7 @@ class StopSignals:
   def __init__(self):
     self.received: int | None = None
     self._times_asked = 0
+    self._is_agreed = False
     self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> "StopSignals":
@@ -52,8 +53,13 @@ class StopSignals:
     """Whether to stop now; all processes ask as often, and agree."""
     if jax.process_count() == 1:
       return self.received is not None
-    self._times_asked += 1
-    return multihost_utils.reached_preemption_sync_point(self._times_asked)
+    # It says so once only, and a run asks again on its way out.
+    if not self._is_agreed:
+      self._times_asked += 1
+      self._is_agreed = multihost_utils.reached_preemption_sync_point(
+        self._times_asked
+      )
+    return self._is_agreed
 
   @property
   def exit_status(self) -> int:

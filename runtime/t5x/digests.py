@@ -49,11 +49,12 @@ def text(folder: str | os.PathLike[str]) -> str:
   return (epath.Path(folder) / NAME).read_bytes().decode(errors="replace")
 
 
-def damage(folder: str | os.PathLike[str]) -> str | None:
+def damage(folder: str | os.PathLike[str], part: str = "") -> str | None:
   """Compares a folder with its digests.
 
   Args:
     folder: The folder. A file that has no digest is not looked at.
+    part: With what the names of the files begin that are looked at.
 
   Returns:
     What is wrong, in words, or None.
@@ -61,7 +62,11 @@ def damage(folder: str | os.PathLike[str]) -> str | None:
   folder = epath.Path(folder)
   try:
     content: Any = json.loads((folder / NAME).read_text())
-    expected = {str(name): str(value) for name, value in content[_KEY].items()}
+    expected = {
+      str(name): str(value)
+      for name, value in content[_KEY].items()
+      if str(name).startswith(part)
+    }
   except FileNotFoundError:
     return f"it has no {NAME}"
   except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -114,7 +114,9 @@ class OpenRun:
       train_state=train_state,
     )
 
-  def record(self, known: continuation.Continuation) -> records.RunRecord:
+  def record(
+    self, known: continuation.Continuation, lock: run_lock.RunLock
+  ) -> records.RunRecord:
     """Begins the run's record."""
     folder, state = self.plan.model_dir, self.state
     # Of an earlier attempt, which this one goes on with.
@@ -127,6 +129,7 @@ class OpenRun:
       "train",
       seconds_before=self.start.seconds,
       started=(earlier or {}).get("started"),
+      lock=lock,
       base=records.base_facts(self.start.base) if self.start.base else None,
       parameters=count_parameters(state),
       data=self.data.facts,

@@ -24,6 +24,7 @@ from t5x import (
   events,
   metric_lines,
   record_schema,
+  run_lock,
   safe_files,
   storage,
 )
@@ -221,6 +222,7 @@ class RunRecord:
     kind: str,
     seconds_before: float = 0.0,
     started: str | None = None,
+    lock: run_lock.RunLock | None = None,
     **facts: Any,
   ):
     """Starts a record.
@@ -230,9 +232,11 @@ class RunRecord:
       kind: "train", "eval" or "infer".
       seconds_before: The time that earlier attempts took.
       started: When the first of them began; now if there were none.
+      lock: The folder's: once it is lost, nothing is written.
       **facts: More fields; JSON.
     """
     self._path = os.path.join(folder, "record.json")
+    self._lock = lock
     self._start = time.monotonic()
     self._seconds_before = seconds_before
     self.fields: dict[str, Any] = {
@@ -258,14 +262,16 @@ class RunRecord:
     return self
 
   def __exit__(self, error_type, error, traceback) -> None:
-    if isinstance(error, (events.CancelledError, KeyboardInterrupt)):
-      self.write(status="interrupted")
-    elif error is not None:
-      try:
+    if error is None:
+      return
+    try:
+      if isinstance(error, (events.CancelledError, KeyboardInterrupt)):
+        self.write(status="interrupted")
+      else:
         self.write(status="failed", error=f"{error_type.__name__}: {error}")
-      except OSError as e:
-        # It must not hide what the run failed of, such as a full disk.
-        logging.warning("The record could not be written: %s", e)
+    except OSError as e:
+      # It must not hide what the run failed of, such as a full disk.
+      logging.warning("The record could not be written: %s", e)
 
   def write(self, **fields: Any) -> None:
     """Updates fields and the file.
@@ -273,7 +279,10 @@ class RunRecord:
     Raises:
       ValueError: if the schema refuses them, such as a score that is no number;
         the record stays as it was.
+      run_lock.LockLostError: if the folder may be another run's.
     """
+    if self._lock is not None:
+      self._lock.check()
     updated = {
       **self.fields,
       **fields,

@@ -38,8 +38,9 @@ class _DiskLease(filelock.SoftFileLease):
     return str(status.st_ino), str(status.st_mtime_ns)
 
   def confirm(self) -> bool:
-    """Whether it is held; `on_compromise` says when it is not."""
-    return True
+    """Whether the file still names this holder."""
+    owner = self.owner
+    return owner is not None and owner.token == self.token
 
 
 class LockLostError(OSError):
@@ -109,7 +110,7 @@ class RunLock:
       LockLostError: if it is not.
     """
     if self._is_first and self._loss is None and not self._lease.confirm():
-      self._note_loss("its object was replaced")
+      self._note_loss("it was replaced")
     if self._loss == "refresh-failed":
       raise LockLostError(
         f"{self._path} could not be written for {LEASE_SECONDS:.0f} s, so that "
@@ -192,13 +193,9 @@ def find_holder(folder: str, part: str = "run") -> str | None:
   # Of two containers, both may be process 1.
   if age > LEASE_SECONDS or owner is None or lease.is_lock_held_by_us:
     return None
-  if owner.hostname.partition("?")[0] == socket.gethostname():
-    try:
-      os.kill(owner.pid, 0)
-    except ProcessLookupError:
-      return None
-    except PermissionError:
-      pass  # It is there, and somebody else's.
+  is_here = owner.hostname.partition("?")[0] == socket.gethostname()
+  if is_here and not bucket_lease.is_running(owner.pid):
+    return None
   return _name_holder(path)
 
 

@@ -1,11 +1,22 @@
 """Where a run begins: with a base model, or where it was stopped."""
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
 import jax
 
-from t5x import checkpoints, initialization, records, utils
+from t5x import (
+  checkpoint_folder,
+  checkpoints,
+  digests,
+  initialization,
+  multihost,
+  records,
+  storage,
+  utils,
+)
+from t5x.formats import run
 from t5x.train_state import TrainState
 
 
@@ -86,6 +97,33 @@ class Start:
     return last
 
 
+def seeds(model_dir: str) -> tuple[int | None, int | None]:
+  """Returns the seeds that a run has, drawn or given, where it was stopped.
+
+  Args:
+    model_dir: The run's folder.
+
+  Returns:
+    Of initialisers and dropout, and of the order of the data: its newest
+    checkpoint's, or, as those of before have none, its record's; None if it
+    has none.
+  """
+  folder = checkpoint_folder.CheckpointFolder(storage.absolute(model_dir))
+  paths = (str(folder.checkpoint(step)) for step in reversed(folder.steps()))
+  good = (
+    path
+    for path in paths
+    if run.is_checkpoint(path) and digests.damage(path, run.ITEM) is None
+  )
+  path = multihost.of_first_process(next(good, None))
+  info = {} if path is None else run.read_info(path)
+  record = records.read(model_dir) or {}
+  return (
+    info.get("seed", record.get("seed")),
+    info.get("shuffle_seed", record.get("data", {}).get("shuffle_seed")),
+  )
+
+
 def restore(
   initializer: initialization.TrainStateInitializer,
   restore_cfg: utils.RestoreCheckpointConfig | None,
@@ -138,20 +176,23 @@ def restore(
   )
 
 
-def status_if_over(model_dir: str, is_done: bool, is_same: bool) -> str | None:
+def status_if_over(
+  before: Mapping[str, Any], step: int, is_done: bool, is_same: bool
+) -> str | None:
   """Returns how a run ended, if there is nothing left to do.
 
   Args:
-    model_dir: The run's folder.
+    before: Its record.
+    step: That of its last good checkpoint.
     is_done: Whether its last step was done, and evaluated.
     is_same: Whether it is told what it was told then.
   """
-  before = records.read(model_dir) or {}
   status = before.get("status")
   # If it is over and the record does not say so, it was killed between the two.
   if is_done and status == "finished":
     return status
-  # By an action: with more steps or other actions it may go on.
-  if status == "stopped" and is_same:
+  # By an action: with more steps or other actions it may go on, and where the
+  # checkpoint of its end is lost it has to.
+  if status == "stopped" and is_same and before.get("step") == step:
     return status
   return None

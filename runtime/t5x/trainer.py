@@ -17,8 +17,6 @@ from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
 
 LearningRateFn = Callable[[jax.Array], jax.Array]
-
-
 # Losses, which a divisor may apply to; all other sums are counts.
 _LOSSES = ("loss", "z_loss")
 
@@ -100,7 +98,6 @@ def value_and_grad(
     batch,
   )
   rngs = jax.random.split(dropout_rng, num_microbatches)
-
   divisor = model.loss_divisor(batch)
 
   def body(total, part_and_rng):
@@ -222,8 +219,7 @@ class Trainer:
       The metrics of the steps that were done.
     """
     start = time.monotonic()
-    sums = {}
-    done = 0
+    sums, done = {}, 0
     for _ in range(num_steps):
       # At most one step runs ahead of the host, so that stopping is prompt.
       new = self._step(next(batch_iter), sums)
@@ -241,25 +237,31 @@ class Trainer:
     }
 
   def eval(
-    self, batch_iters: Mapping[str, Iterable[Any]]
+    self,
+    batch_iters: Mapping[str, Iterable[Any]],
+    after_batch: Callable[[int], None] = lambda examples: None,
   ) -> dict[str, dict[str, float]]:
     """Computes the loss on batches of each task.
 
     Args:
       batch_iters: Task -> batches, this process's part.
+      after_batch: Called with the number of examples of each batch; what it
+        raises ends the evaluation.
 
     Returns:
       Task -> metrics.
     """
     results = {}
     for task, batches in batch_iters.items():
-      sums = None
-      steps = 0
+      sums, steps = {}, 0
       for batch in batches:
         new = self._eval_sums(batch)
-        sums = new if sums is None else _add(sums, new)
+        # As in training, at most one batch runs ahead of the host.
+        jax.block_until_ready(sums)
+        sums = _add(sums, new) if sums else new
         steps += 1
-      if sums is None:
+        after_batch(len(jax.tree.leaves(batch)[0]))
+      if not sums:
         raise ValueError(f"The evaluation split of {task} has no batch.")
       sums = {name: float(x) for name, x in jax.device_get(sums).items()}
       results[task] = metrics_lib.summarize(sums, steps)

@@ -127,14 +127,19 @@ class Training:
       known = continuation.check(self.model_dir, self.configuration)
       initialization.check_base(self.checkpoint_cfg.restore)
       run = self._open(stack)
+      run.checkpointer.check_lock = lock.check
       run.resume()
+      before = records.read(self.model_dir) or {}
+      # Of a run without a configuration, its length alone is known.
+      steps = before.get("steps") or {"last": run.last_step}
+      is_same = not known.differences and steps["last"] == run.last_step
       status = run_start.status_if_over(
-        self.model_dir, run.is_done, not known.differences
+        before, run.start.step, run.is_done, is_same
       )
       if status is not None:
         known.check_over(status, run.start.step)
         return run.outcome(status, run.state, was_over=True)
-      record = stack.enter_context(run.record(known))
+      record = stack.enter_context(run.record(known, lock))
       log = records.MetricLog(
         self.model_dir,
         run.start.step,
@@ -149,7 +154,7 @@ class Training:
         self.summarize_config_fn(self.model_dir, log.summary_writer, loop.step)
       if run.is_done:
         status = "finished"
-      elif run.start.is_stopped and not known.differences:
+      elif run.start.is_stopped and is_same:
         status = "stopped"
       else:
         with _collecting_garbage_by_hand(self.gc_period):
@@ -160,14 +165,11 @@ class Training:
 
   def _open(self, stack: contextlib.ExitStack) -> OpenRun:
     """Reads what the run needs; `stack` gets what is to be closed."""
-    before = records.read(self.model_dir) or {}
-    seed = _seed(self.random_seed, before.get("seed"))
+    seed_before, shuffle_seed_before = run_start.seeds(self.model_dir)
+    seed = _seed(self.random_seed, seed_before)
     train_cfg = dataclasses.replace(
       self.train_dataset_cfg,
-      seed=_seed(
-        self.train_dataset_cfg.seed,
-        before.get("data", {}).get("shuffle_seed"),
-      ),
+      seed=_seed(self.train_dataset_cfg.seed, shuffle_seed_before),
     )
     impl = "unsafe_rbg" if self.use_hardware_rng else None
     init_rng, train_rng = jax.random.split(jax.random.key(seed, impl=impl))

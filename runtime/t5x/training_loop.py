@@ -7,6 +7,7 @@ import gc
 import math
 from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import tensorflow as tf
@@ -133,16 +134,21 @@ class Loop:
       return self._is_interrupted
 
     metrics = self.trainer.train_steps(self.batches, num_steps, on_step)
+    self.lock.check()
     self.log.write(self.step, "train", metrics)
     self.tell("train", metrics={"train": metrics})
     # The loss is of the parameters before the last update.
     is_finite = _is_finite(self.trainer.train_state.trainable)
     if not (math.isfinite(metrics["loss"]) and is_finite):
-      saved = self.checkpointer.latest_step()
+      saved = self._latest_saved()
       raise FloatingPointError(
         f"After step {self.step}, the loss is {metrics['loss']}, and the "
-        f"trainable parameters are {'' if is_finite else 'not '}finite. The "
-        f"last good checkpoint is that of step {saved}."
+        f"trainable parameters are {'' if is_finite else 'not '}finite. "
+        + (
+          "No checkpoint was saved."
+          if saved is None
+          else f"The last good checkpoint is that of step {saved}."
+        )
       )
     if self.step - before < num_steps:
       return False  # The rest of the steps is acted on after the interruption.
@@ -172,8 +178,10 @@ class Loop:
         {
           task: dataset.as_numpy_iterator()
           for task, dataset in self.train_evals.items()
-        }
+        },
+        self._check_whether_on,
       )
+      self.lock.check()
       for task, values in metrics.items():
         self.log.write(self.step, f"training_eval/{task}", values)
       stop = self._act("TRAIN_EVAL", metrics)
@@ -181,6 +189,7 @@ class Loop:
       metrics = self.evaluator.evaluate(
         self.trainer.train_state, self.train_state_axes, self._check_whether_on
       )
+      self.lock.check()
       for task, values in metrics.items():
         self.log.write(self.step, f"inference_eval/{task}", values)
       score = self.checkpointer.score(metrics)
@@ -199,15 +208,24 @@ class Loop:
     if self.should_stop():
       raise events.CancelledError(f"It was stopped at step {self.step}.")
 
+  def _latest_saved(self) -> int | None:
+    """Returns the last checkpoint's step; asked by what has another error."""
+    try:
+      self.checkpointer.wait()
+    except OSError as error:
+      logging.warning("A checkpoint could not be written: %s", error)
+    return max(self.checkpointer.all_steps(), default=None)
+
   def _save_before_failing(self) -> None:
     """Saves what no evaluation followed: the run may be told another one.
 
     Not of several processes, some of which may not have failed.
     """
-    is_new = self.step not in (self.first_step, self.checkpointer.latest_step())
+    is_new = self.step not in (self.first_step, self._latest_saved())
     if is_new and jax.process_count() == 1:
       with contextlib.suppress(OSError):
         self._save()
+        self.checkpointer.wait()
 
   def _save(self, is_stopped: bool = False) -> None:
     self.lock.check()
@@ -223,5 +241,7 @@ class Loop:
         "acted": self.acted,
         "is_stopped": is_stopped,
         "seconds": self.record.seconds,
+        "seed": self.record.fields["seed"],
+        "shuffle_seed": self.record.fields["data"]["shuffle_seed"],
       },
     )

@@ -1,6 +1,7 @@
 """Which checkpoints of a run are kept, and what becomes of damaged ones."""
 
 import errno
+import itertools
 import os
 import shutil
 
@@ -12,7 +13,14 @@ import numpy as np
 import pytest
 import tiny
 
-from t5x import checkpoints, digests, optimizers, train_state
+from t5x import (
+  checkpoints,
+  digests,
+  optimizers,
+  run_lock,
+  run_start,
+  train_state,
+)
 
 
 def _state(step):
@@ -47,18 +55,30 @@ def _save(checkpointer, evals):
   checkpointer.wait()
 
 
+def _raise(error):
+  """Makes a function that does no more."""
+
+  def function(*args, **kwargs):
+    raise error
+
+  return function
+
+
 def _kept(folder):
   return {int(name.removeprefix("checkpoint_")) for name in os.listdir(folder)}
+
+
+def _axes():
+  return jax.tree.map(
+    lambda _: SingleDeviceSharding(jax.devices()[0]), _state(0)
+  )
 
 
 def _restore(folder):
   """The step that is restored; its values must be those that were saved."""
   checkpointer = _open(folder)
-  axes = jax.tree.map(
-    lambda _: SingleDeviceSharding(jax.devices()[0]), _state(0)
-  )
   try:
-    state, info = checkpointer.restore_run(axes)
+    state, info = checkpointer.restore_run(_axes())
   finally:
     checkpointer.close()
   step = int(state.step)
@@ -202,6 +222,22 @@ def test_checkpoint_is_written_again_with_the_evaluation_that_was_due(tmp_path):
   assert _kept(tmp_path) == {10, 20}
 
 
+def test_checkpoint_that_says_nothing_new_is_not_written_again(two, tmp_path):
+  """As where the run that is restored goes on, unless it had stopped there."""
+  folder = tmp_path / "run"
+  shutil.copytree(two, folder)
+  checkpointer = _open(folder)
+  _, info = checkpointer.restore_run(_axes())
+  written = [(folder / "checkpoint_20").stat().st_mtime_ns]
+  for is_stopped in (False, True, True, False):
+    checkpointer.save_run(_state(20), {**info, "is_stopped": is_stopped})
+    checkpointer.wait()
+    written.append((folder / "checkpoint_20").stat().st_mtime_ns)
+  checkpointer.close()
+  is_same = [old == new for old, new in itertools.pairwise(written)]
+  assert is_same == [True, False, True, False]
+
+
 @pytest.mark.parametrize(
   "names",
   [
@@ -246,14 +282,51 @@ def test_failed_write_says_why_and_leaves_the_old_checkpoints(
 ):
   folder = tmp_path / "run"
   shutil.copytree(two, folder)
-
-  def fail(*args, **kwargs):
-    raise error
-
-  monkeypatch.setattr(digests, "write", fail)
+  monkeypatch.setattr(digests, "write", _raise(error))
   checkpointer = _open(folder)
   checkpointer.save_run(_state(30), {"evals": [{"step": 30, "score": 1.0}]})
   with pytest.raises(OSError, match=rf"{message}.*run/checkpoint_30'"):
     checkpointer.wait()
   checkpointer.close()
   assert _kept(folder) == {10, 20}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_run_that_lost_its_lock_deletes_nothing(
+  two, tmp_path, monkeypatch, fails
+):
+  folder = tmp_path / "run"
+  shutil.copytree(two, folder)
+  if fails:
+    monkeypatch.setattr(digests, "write", _raise(OSError("gone")))
+  checkpointer = _open(folder)
+  checkpointer.save_run(_state(30), {"evals": [{"step": 30, "score": 1.0}]})
+  checkpointer.check_lock = _raise(run_lock.LockLostError())
+  # What the other run is writing.
+  (folder / "checkpoint_40.orbax-checkpoint-tmp").mkdir()
+  with pytest.raises(run_lock.LockLostError):
+    checkpointer.wait()
+  checkpointer.close()
+  assert set(os.listdir(folder)) >= {
+    "checkpoint_10",
+    "checkpoint_20",
+    "checkpoint_40.orbax-checkpoint-tmp",
+  }
+
+
+def test_seeds_are_those_of_the_newest_whole_checkpoint(tmp_path):
+  """Those of before have none: then the record's count."""
+  record = tmp_path / "record.json"
+  record.write_text('{"seed": 1, "data": {"shuffle_seed": 2}}')
+  checkpointer = _open(tmp_path)
+  seeds = []
+  for step, of_step in ((10, {}), (20, {"seed": 3, "shuffle_seed": 4})):
+    checkpointer.save_run(_state(step), {"evals": [], **of_step})
+    checkpointer.wait()
+    seeds.append(run_start.seeds(str(tmp_path)))
+  checkpointer.close()
+  record.write_text("garbled")
+  seeds.append(run_start.seeds(str(tmp_path)))
+  DAMAGES["a bit flipped"](tmp_path / "checkpoint_20" / "run" / "metadata")
+  seeds.append(run_start.seeds(str(tmp_path)))
+  assert seeds == [(1, 2), (3, 4), (3, 4), (None, None)]

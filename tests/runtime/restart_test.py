@@ -8,6 +8,8 @@ import json
 import shutil
 import threading
 
+import jax
+from jax.experimental import multihost_utils
 import numpy as np
 import pytest
 import tiny
@@ -16,9 +18,11 @@ from prompt_tuning import prompt_files
 from t5x import (
   adafactor,
   checkpoints,
+  command_line,
   evaluation,
   events,
   records,
+  run_lock,
   run_start,
   trainer,
   utils,
@@ -52,7 +56,10 @@ class _Stop(trainer.BaseAction):
 
 
 @pytest.mark.slow
-def test_seeds_that_are_drawn_are_those_of_the_whole_run(tmp_path, base):
+@pytest.mark.parametrize("is_garbled", [False, True])
+def test_seeds_that_are_drawn_are_those_of_the_whole_run(
+  tmp_path, base, is_garbled
+):
   drawn = {
     "random_seed": None,
     "train_dataset_cfg": tiny.dataset_config(seed=None),
@@ -68,9 +75,12 @@ def test_seeds_that_are_drawn_are_those_of_the_whole_run(tmp_path, base):
   )
   assert outcome.status == "interrupted"
   seeds = _record(tmp_path / "parts") | {"started": "2026-01-01T00:00:00+00:00"}
-  (tmp_path / "parts" / "record.json").write_text(json.dumps(seeds))
+  (tmp_path / "parts" / "record.json").write_text(
+    "garbled" if is_garbled else json.dumps(seeds)
+  )
   parts = tiny.train(tmp_path / "parts", base, **drawn)
-  assert _record(tmp_path / "parts")["started"] == seeds["started"]
+  started = _record(tmp_path / "parts")["started"]
+  assert (started == seeds["started"]) != is_garbled
   whole = tiny.train(
     tmp_path / "whole",
     base,
@@ -231,18 +241,23 @@ def test_steps_before_an_evaluation_that_fails_are_kept(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+  ("cls", "name"),
+  [(trainer.Trainer, "eval"), (evaluation.InferenceEvaluator, "evaluate")],
+)
 def test_evaluation_that_is_interrupted_is_done_again(
-  tmp_path, base, monkeypatch
+  tmp_path, base, monkeypatch, cls, name
 ):
   is_evaluating = threading.Event()
-  evaluate = evaluation.InferenceEvaluator.evaluate
+  evaluate = getattr(cls, name)
 
   def noted(*args):
     is_evaluating.set()
-    return evaluate(*args)
+    evaluate(*args)
+    raise AssertionError("it came to its end")
 
   with monkeypatch.context() as patch:
-    patch.setattr(evaluation.InferenceEvaluator, "evaluate", noted)
+    patch.setattr(cls, name, noted)
     outcome = tiny.train(tmp_path, base, should_stop=is_evaluating.is_set)
   assert (outcome.status, outcome.step) == ("interrupted", tiny.BASE_STEP + 3)
   assert _record(tmp_path)["status"] == "interrupted"
@@ -307,6 +322,66 @@ def test_record_says_how_a_run_ended(tmp_path, error, status):
   ):
     raise error
   assert _record(tmp_path)["status"] == status
+
+
+def test_record_of_a_folder_that_another_run_took_is_left_alone(tmp_path):
+  """Whatever the run failed of."""
+  with (
+    run_lock.RunLock(str(tmp_path), "MODEL_DIR") as lock,
+    contextlib.suppress(ValueError),
+    records.RunRecord(str(tmp_path), "train", lock=lock),
+  ):
+    lock._note_loss("it was replaced")
+    (tmp_path / "record.json").write_text("theirs")
+    raise ValueError("it is gone")
+  assert (tmp_path / "record.json").read_text() == "theirs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("cls", "name"),
+  [
+    (trainer.Trainer, "train_steps"),
+    (trainer.Trainer, "eval"),
+    (evaluation.InferenceEvaluator, "evaluate"),
+  ],
+)
+def test_run_whose_folder_another_took_changes_nothing_there(
+  tmp_path, base, monkeypatch, cls, name
+):
+  theirs = {x: tmp_path / x for x in ("record.json", "metrics.jsonl")}
+  function = getattr(cls, name)
+
+  def taken(self, *args):
+    result = function(self, *args)
+    for path in (tmp_path / "run.lock", *theirs.values()):
+      path.write_text("theirs")
+    return result
+
+  monkeypatch.setattr(cls, name, taken)
+  with pytest.raises(run_lock.LockLostError, match="taken by another run"):
+    tiny.train(
+      tmp_path, base, actions={"INFER_EVAL": [tiny.save_best_prompt(tmp_path)]}
+    )
+  assert {path.read_text() for path in theirs.values()} == {"theirs"}
+  assert not (tmp_path / "prompt.safetensors").exists()
+
+
+def test_several_processes_that_agreed_to_stop_stay_agreed(monkeypatch):
+  """JAX says it for one call alone."""
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(
+    multihost_utils, "reached_preemption_sync_point", lambda n: n == 2
+  )
+  signals = command_line.StopSignals()
+  assert [signals.should_stop() for _ in range(4)] == [False, True, True, True]
+
+
+def test_run_that_stopped_goes_on_if_the_checkpoint_of_its_end_is_lost():
+  stopped = {"status": "stopped", "step": 300}
+  for step, status in ((300, "stopped"), (200, None)):
+    found = run_start.status_if_over(stopped, step, is_done=False, is_same=True)
+    assert found == status
 
 
 def test_base_model_stays_the_one_that_was_read(tmp_path):

@@ -253,28 +253,32 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, base, bad_step):
 
 
 def test_early_stopping_stops_for_good(tmp_path, base):
-  def train(patience):
+  def train(steps=30):
     return _train(
       tmp_path,
       base,
-      relative_steps=30,
+      relative_steps=steps,
       period=1,
       actions={
         "INFER_EVAL": [
           trainer.EarlyStoppingAction(
-            (tiny.TASK, "accuracy"), mode="max", patience=patience, atol=100.0
+            (tiny.TASK, "accuracy"), mode="max", patience=1, atol=100.0
           )
         ]
       },
     )
 
   for _ in range(2):
-    assert train(patience=1) == "stopped"
+    assert train() == "stopped"
     record = json.loads((tmp_path / "record.json").read_text())
     assert (record["status"], record["step"]) == ("stopped", tiny.BASE_STEP + 2)
     # As it is if the run was killed before its record said so.
     record["status"] = "running"
     (tmp_path / "record.json").write_text(json.dumps(record))
+  # And goes on with more steps, until it is to stop again.
+  assert train(steps=31) == "stopped"
+  record = json.loads((tmp_path / "record.json").read_text())
+  assert (record["status"], record["step"]) == ("stopped", tiny.BASE_STEP + 3)
 
 
 def test_signal_ends_the_command_after_the_step(tmp_path, base, capfd):

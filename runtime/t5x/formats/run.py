@@ -16,12 +16,12 @@ from t5x.formats.stored_arrays import StoredArray
 
 # How a run names the parameters that it holds.
 _TRAINABLE = "trainable/"
-_RUN = "run"
+ITEM = "run"
 
 
 def is_checkpoint(folder: str) -> bool:
   """Whether a folder `checkpoint_<step>` is that of a run."""
-  return (epath.Path(folder) / _RUN).is_dir()
+  return (epath.Path(folder) / ITEM).is_dir()
 
 
 def open_checkpoint(
@@ -57,7 +57,7 @@ def open_checkpoint(
 def read_info(folder: str) -> dict[str, Any]:
   """Reads what `t5x.checkpoints` was given beside the state."""
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-    return cast(dict[str, Any], checkpointer.restore(epath.Path(folder) / _RUN))
+    return cast(dict[str, Any], checkpointer.restore(epath.Path(folder) / ITEM))
 
 
 def trained_arrays(folder: str) -> dict[str, StoredArray]:
