@@ -3,13 +3,10 @@
 Read as text: nothing that they name is imported.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 import dataclasses
 import os
 import re
-from typing import Any
-
-from gin import config_parser
 
 from t5x import gin_text
 
@@ -136,11 +133,7 @@ def includes(gin_file: str, paths: Sequence[str]) -> list[str]:
   Raises:
     ValueError: if it lies in none of them.
   """
-  return [
-    x.filename
-    for x in gin_text.statements(next(gin_text.texts([gin_file], paths)))
-    if isinstance(x, config_parser.IncludeStatement)
-  ]
+  return gin_text.includes(next(gin_text.texts([gin_file], paths)))
 
 
 def undefined(gin_files: Sequence[str], paths: Sequence[str]) -> set[str]:
@@ -153,26 +146,8 @@ def undefined(gin_files: Sequence[str], paths: Sequence[str]) -> set[str]:
   Raises:
     ValueError: if a file lies in none of them.
   """
-  used = {
-    name
-    for text in gin_text.texts(gin_files, paths)
-    for x in gin_text.statements(text)
-    if isinstance(x, config_parser.BindingStatement)
-    for name in _used(x.value)
-  }
+  used = gin_text.used_macros(gin_files, paths)
   return used - gin_text.macros_of(gin_files, paths)
-
-
-def _used(value: Any) -> Iterator[str]:
-  """The macros in a value; a name with a dot is a constant's."""
-  if isinstance(value, gin_text.Macro):
-    if value.name.isidentifier():
-      yield value.name
-  elif isinstance(value, Mapping):
-    yield from _used([*value, *value.values()])
-  elif isinstance(value, list | tuple):
-    for x in value:
-      yield from _used(x)
 
 
 def what_gives(

@@ -4,7 +4,7 @@ By gin's own parser; nothing that the files import is imported, and nothing is
 registered.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import functools
@@ -57,6 +57,15 @@ def statements(text: str) -> tuple[Any, ...]:
   return tuple(config_parser.ConfigParser(text, _Delegate()))
 
 
+def includes(text: str) -> list[str]:
+  """Returns the files that gin text includes, in order."""
+  return [
+    x.filename
+    for x in statements(text)
+    if isinstance(x, config_parser.IncludeStatement)
+  ]
+
+
 def find(gin_file: str, paths: Sequence[str]) -> str:
   """Returns where a gin file lies.
 
@@ -107,7 +116,7 @@ def texts(gin_files: Iterable[str], paths: Sequence[str]) -> Iterator[str]:
     path = find(gin_file, paths)
     text = _text(path, os.stat(path).st_mtime_ns)
     try:
-      parsed = statements(text)
+      statements(text)
     except SyntaxError as e:
       line = (e.text or "").strip()
       raise ValueError(
@@ -116,12 +125,7 @@ def texts(gin_files: Iterable[str], paths: Sequence[str]) -> Iterator[str]:
     except tokenize.TokenError as e:
       raise ValueError(f"{path} is no gin: {e.args[0]}.") from e
     yield text
-    includes = [
-      x.filename
-      for x in parsed
-      if isinstance(x, config_parser.IncludeStatement)
-    ]
-    yield from texts(includes, paths)
+    yield from texts(includes(text), paths)
 
 
 def macros_of(gin_files: Iterable[str], paths: Sequence[str]) -> set[str]:
@@ -140,3 +144,33 @@ def macros_of(gin_files: Iterable[str], paths: Sequence[str]) -> set[str]:
     for x in statements(text)
     if isinstance(x, config_parser.BindingStatement) and not x.arg_name
   }
+
+
+def used_macros(gin_files: Iterable[str], paths: Sequence[str]) -> set[str]:
+  """Returns the names of the macros that gin files and their includes use.
+
+  Args:
+    gin_files: In order.
+    paths: Folders to look in.
+
+  Raises:
+    ValueError: if a file lies in none of them, or is no gin.
+  """
+  return {
+    name
+    for text in texts(gin_files, paths)
+    for x in statements(text)
+    if isinstance(x, config_parser.BindingStatement)
+    for name in _macros_in(x.value)
+  }
+
+
+def _macros_in(value: Any) -> Iterator[str]:
+  if isinstance(value, Macro):
+    if value.name.isidentifier():  # With a dot, it is a constant.
+      yield value.name
+  elif isinstance(value, Mapping):
+    yield from _macros_in([*value, *value.values()])
+  elif isinstance(value, list | tuple):
+    for x in value:
+      yield from _macros_in(x)
