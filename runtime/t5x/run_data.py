@@ -107,20 +107,10 @@ def read(
       partitioner,
       os.path.join(model_dir, "inference_eval"),
     )
-  # What is lost where it is cut to the lengths, by what it is for.
-  cuts, notices = {}, []
-  for purpose, cfg in (
-    ("training", train_cfg),
-    ("loss", train_eval_cfg),
-    ("scores", infer_eval_cfg),
-  ):
-    if cfg is not None:
-      cfg = task_binding.for_model(cfg, model)
-      cuts[purpose] = truncation.count_cuts(cfg)
-      notices += (
-        f"For the {purpose}: {notice}"
-        for notice in truncation.describe(cuts[purpose], cfg)
-      )
+  cuts, notices = _cuts(
+    model,
+    {"training": train_cfg, "loss": train_eval_cfg, "scores": infer_eval_cfg},
+  )
   facts = {
     "train": train_cfg.name,
     "train_split": train_cfg.split,
@@ -135,3 +125,20 @@ def read(
   return RunData(
     train_cfg.name, batches, train_evals, evaluator, facts, notices
   )
+
+
+def _cuts(
+  model: models.EncoderDecoderModel,
+  by_purpose: Mapping[str, utils.DatasetConfig | None],
+) -> tuple[dict[str, truncation.Cuts], list[str]]:
+  """What is lost where it is cut to the lengths, for each use, and in words."""
+  cuts, notices = {}, []
+  for purpose, cfg in by_purpose.items():
+    if cfg is not None:
+      cfg = task_binding.for_model(cfg, model)
+      cuts[purpose] = truncation.count_cuts(cfg)
+      notices += (
+        f"For the {purpose}: {notice}"
+        for notice in truncation.describe(cuts[purpose], cfg)
+      )
+  return cuts, notices
