@@ -193,7 +193,7 @@ def test_jobs_are_cancelled_and_fail_by_themselves(store, model, tmp_path):
   _work(store, model, tmp_path / "prompts")
   statuses = [store.job(x.id).status for x in (running, wrong, never, last)]
   assert statuses == ["cancelled", "failed", "cancelled", "succeeded"]
-  assert "2 class labels for a prompt of 1" in store.job(wrong.id).error
+  assert "a position for each label, got length=1" in store.job(wrong.id).error
   (made,) = (tmp_path / "prompts").iterdir()
   assert made.stem == store.job(last.id).prompt
   assert not store.has_work()
