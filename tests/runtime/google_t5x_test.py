@@ -31,6 +31,7 @@ from t5x.formats import stored_arrays, t5x_v3
 # Given by the runtime alone: gin binds no parameters of methods.
 OWN_PARAMETERS = {
   "eval.InferenceEvaluator.evaluate": {"after_batch"},
+  "trainer.Trainer.eval": {"after_batch"},
   # Of a program that calls them; the command line gives them.
   "train.train": {"on_event", "should_stop", "configuration"},
   "eval.evaluate": {"on_event", "should_stop", "configuration"},
