@@ -138,12 +138,7 @@ def macros_of(gin_files: Iterable[str], paths: Sequence[str]) -> set[str]:
   Raises:
     ValueError: if a file lies in none of them, or is no gin.
   """
-  return {
-    x.selector
-    for text in texts(gin_files, paths)
-    for x in statements(text)
-    if isinstance(x, config_parser.BindingStatement) and not x.arg_name
-  }
+  return {x.selector for x in _bindings(gin_files, paths) if not x.arg_name}
 
 
 def used_macros(gin_files: Iterable[str], paths: Sequence[str]) -> set[str]:
@@ -157,12 +152,17 @@ def used_macros(gin_files: Iterable[str], paths: Sequence[str]) -> set[str]:
     ValueError: if a file lies in none of them, or is no gin.
   """
   return {
-    name
-    for text in texts(gin_files, paths)
-    for x in statements(text)
-    if isinstance(x, config_parser.BindingStatement)
-    for name in _macros_in(x.value)
+    name for x in _bindings(gin_files, paths) for name in _macros_in(x.value)
   }
+
+
+def _bindings(
+  gin_files: Iterable[str], paths: Sequence[str]
+) -> Iterator[config_parser.BindingStatement]:
+  for text in texts(gin_files, paths):
+    for x in statements(text):
+      if isinstance(x, config_parser.BindingStatement):
+        yield x
 
 
 def _macros_in(value: Any) -> Iterator[str]:
