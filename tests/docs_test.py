@@ -68,6 +68,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     (folder / "checkpoints" / path.name).symlink_to(path)
   rows = [f"Film {i}.,{'True' if i % 2 else 'False'}" for i in range(20)]
   (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+  (folder / "new.csv").write_text("text\nAnother film.\n")
   return folder
 
 

@@ -54,12 +54,15 @@ def make(service: Service, *routers: fastapi.APIRouter) -> ASGIApp:
 def _probes(service: Service) -> fastapi.APIRouter:
   routes = fastapi.APIRouter()
 
+  def check_engine():
+    if service.engine.failure is not None:
+      raise ApiError(500, "The engine failed.", "internal_error")
+
   # Async: threads may all wait for a folder that does not answer.
   @routes.get("/healthz")
   async def health():
     """Whether the process should live."""
-    if service.engine.failure is not None:
-      raise ApiError(500, "The engine failed.", "internal_error")
+    check_engine()
     supervisor = service.supervisor
     problem = None if supervisor is None else supervisor.problem
     # The process answers all the same: another one could tune no more.
@@ -68,6 +71,7 @@ def _probes(service: Service) -> fastapi.APIRouter:
   @routes.get("/readyz")
   async def ready():
     """Whether requests are answered."""
+    check_engine()
     if service.is_stopping or not service.engine.is_ready:
       raise errors.busy("The server is starting or stopping.", 503, 5)
     return {"status": "ready"}

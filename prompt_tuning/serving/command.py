@@ -8,8 +8,10 @@ import argparse
 from collections.abc import Sequence
 import contextlib
 import math
+import os
 import signal
 import socket
+import sqlite3
 import sys
 import types
 
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Reading a checkpoint says much that nobody needs to know here.
     logging.set_verbosity(logging.INFO)
     application = make_application(args, service)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, sqlite3.Error) as error:
     print(f"Error: {error}", file=sys.stderr)
     sys.exit(2)
   logging.info("Serving %s: http://%s:%d/", service.base, args.host, args.port)
@@ -155,7 +157,7 @@ def _job_routes(
   fingerprint = service.engine.model.fingerprint
   store = JobStore(args.jobs, service.base, fingerprint)
   command = [sys.executable, "-m", "prompt_tuning.serving.worker"]
-  command.append(f"--fingerprint={fingerprint}")
+  command += [f"--fingerprint={fingerprint}", f"--parent={os.getpid()}"]
   for name in ("checkpoint", "vocabulary", "dtype", "jobs", "prompts"):
     if (value := getattr(args, name)) is not None:
       command.append(f"--{name}={value}")

@@ -35,7 +35,7 @@ class Limits:
       keys, of an address too. 0: any.
     body_bytes: Of a request.
     upload_bytes: Of a file that is uploaded.
-    read_seconds: For a request to arrive.
+    read_seconds: For a request to arrive; for an upload, ten times as long.
     answer_seconds: For an answer, or, of a stream, all of it.
     write_seconds: For a client to take what is sent.
     hosts: Names that it may be called by; None: any. A web page that has its
@@ -205,9 +205,10 @@ class Gate:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     if not length.isdigit() or int(length) > most:
       raise too_large
+    seconds = limits.read_seconds * (10 if is_upload else 1)
     parts, size = [], 0
     try:
-      async with asyncio.timeout(limits.read_seconds):
+      async with asyncio.timeout(seconds):
         while True:
           message = await receive()
           if message["type"] == "http.disconnect":
@@ -221,7 +222,7 @@ class Gate:
     except TimeoutError:
       raise ApiError(
         408,
-        f"The request did not arrive within {limits.read_seconds:g} seconds.",
+        f"The request did not arrive within {seconds:g} seconds.",
         "request_timeout",
         headers={"Connection": "close"},
       ) from None

@@ -1,7 +1,7 @@
 """`/v1/files` and `/v1/fine_tuning/jobs`: tuning, in OpenAI's form."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 import json
 import re
 from typing import Any, Literal
@@ -80,7 +80,8 @@ def router(
       )
     file = _known(store.file, body.training_file, "file")
     if body.validation_file is not None:
-      _known(store.file, body.validation_file, "file")
+      pairs = _known(store.pairs, body.validation_file, "file")
+      _check_lengths(service, pairs)
     longest = service.engine.settings.longest_prompt
     settings = _settings(body, file.pairs, longest)
     # A file may be deleted since.
@@ -167,6 +168,25 @@ def _add_files(routes: fastapi.APIRouter, store: JobStore) -> None:
     except job_store.InUseError as error:
       raise ApiError(409, str(error), "file_in_use") from None
     return {"id": id, "object": "file", "deleted": True}
+
+
+def _check_lengths(service: Service, pairs: Sequence[tuple[str, str]]) -> None:
+  """Refuses to evaluate what would not be answered, nor have room in memory.
+
+  In training such texts are cut.
+  """
+  vocabulary = service.engine.model.vocabulary
+  most = max(service.engine.settings.shapes.lengths)
+  for number, pair in enumerate(pairs, 1):
+    for text in pair:
+      # But for odd characters, few texts have two tokens a character.
+      if 2 * len(text) < most or len(vocabulary.encode(text)) < most:
+        continue
+      raise errors.invalid(
+        f"Expected texts of less than {most} tokens in the validation file, as "
+        f"the server answers; one of example {number} has more.",
+        "validation_file",
+      )
 
 
 def _known(find: Callable[[str], Any], id: str, what: str) -> Any:

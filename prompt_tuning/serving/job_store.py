@@ -234,6 +234,8 @@ class JobStore:
         self.finish(job, CANCELLED)
         self.remove_run(job)
       elif job.tries >= MAX_TRIES:
+        if self._is_submitted(job):
+          self._cluster_folder(job).joinpath("stop").touch()
         self.finish(
           job,
           FAILED,
@@ -255,8 +257,11 @@ class JobStore:
 
   def _is_submitted(self, job: Job) -> bool:
     """Whether a cluster has it, as `on_cluster` notes: it is to hear of it."""
+    return self._cluster_folder(job).joinpath("job").exists()
+
+  def _cluster_folder(self, job: Job) -> pathlib.Path:
     folder = self.run_folder(job)
-    return folder.with_name(f"{folder.name}.cluster").joinpath("job").exists()
+    return folder.with_name(f"{folder.name}.cluster")
 
   def release(self, job: Job) -> None:
     """Leaves a job, whose run is saved, to another worker."""

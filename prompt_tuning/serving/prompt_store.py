@@ -31,6 +31,7 @@ _MOST_BYTES = {
   peft_adapters.CONFIG: 64 * 2**10,
   peft_adapters.WEIGHTS: 64 * 2**20,
 }
+_MOST_ENTRIES = 1000
 # Between looks at what others wrote into the folder: on a disk, in a bucket;
 # and, as a part of that, between looks for names that are not known.
 _REFRESH_SECONDS = 1.0, 10.0
@@ -172,12 +173,12 @@ class PromptStore:
     with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
       array, metadata = _parse(content, pathlib.Path(scratch))
     prompt = self._checked(name, array, metadata)
-    with self._lock:
-      prompt_files.save_prompt(
-        self.folder / f"{name}.safetensors", array, metadata
-      )
-      (self.folder / f"{name}.npy").unlink(missing_ok=True)
-      self.refresh()
+    # Without the lock, for which everybody would wait if the folder is slow.
+    prompt_files.save_prompt(
+      self.folder / f"{name}.safetensors", array, metadata
+    )
+    (self.folder / f"{name}.npy").unlink(missing_ok=True)
+    self.refresh()
     return prompt
 
   def delete(self, name: str) -> None:
@@ -186,11 +187,10 @@ class PromptStore:
     Raises:
       UnknownPromptError: if there is none of that name.
     """
-    with self._lock:
-      self.get(name)
-      for suffix in prompt_files.SUFFIXES:
-        (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
-      self.refresh()
+    self.get(name)
+    for suffix in prompt_files.SUFFIXES:
+      (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+    self.refresh()
 
   def check_name(self, name: str) -> None:
     """Raises ValueError for what cannot be the name of a prompt."""
@@ -262,10 +262,15 @@ def _files(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
   found = {}
   if not storage.is_bucket(folder):
     for entry in os.scandir(folder):
-      with contextlib.suppress(FileNotFoundError):  # It is gone already.
+      try:
         stat = entry.stat()
-        # A clock may be slow: of a file half written it is the size that tells.
-        found[entry.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+      except FileNotFoundError:  # It is gone already.
+        continue
+      except OSError:  # Such as of a link to itself: `_read` says so.
+        found[entry.name] = _UNREAD
+        continue
+      # A clock may be slow: of a file half written it is the size that tells.
+      found[entry.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
     return found
   system = storage.file_system(folder)
   system.invalidate_cache()
@@ -300,6 +305,9 @@ def _parse(
 def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
   """Yields the files of an adapter in an archive, wherever they are in it."""
   seen = set()
+  # Python makes an object of each entry when it opens an archive.
+  if content.count(zipfile.stringCentralDir) > _MOST_ENTRIES:
+    raise ValueError(f"Expected at most {_MOST_ENTRIES} files in the archive.")
   try:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       for info in archive.infolist():

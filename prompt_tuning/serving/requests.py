@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import concurrent.futures
 import dataclasses
-import threading
 
 import numpy as np
 
@@ -128,17 +127,15 @@ class Ticket:
     self.future: concurrent.futures.Future[Generated | Ranked] = (
       concurrent.futures.Future()
     )
-    self._cancelled = threading.Event()
 
   def cancel(self) -> None:
     """Says that nobody waits for it any more; its work stops soon."""
-    self._cancelled.set()
     self.future.cancel()
 
   @property
   def is_over(self) -> bool:
     """Whether there is no more to do for it."""
-    return self._cancelled.is_set() or self.future.done()
+    return self.future.done()
 
   def finish(self, result: Generated | Ranked | BaseException) -> None:
     """Gives the answer, or why there is none, to who waits, if anybody does."""

@@ -184,7 +184,7 @@ class Service:
   def late(self) -> ApiError:
     """Returns the error of an answer that takes too long."""
     return ApiError(
-      503,
+      504,  # Not 503, which has a proxy ask the next replica for it.
       f"No answer within {self.limits.answer_seconds:g} seconds.",
       "timeout",
       headers={"Retry-After": "5"},

@@ -108,6 +108,8 @@ class Supervisor:
     if self._store.has_work():
       self._claims = self._store.claims()
       self._process = subprocess.Popen(self._command)
+    else:  # Those that no worker came to were cancelled.
+      self._failures = 0
 
   def _note_end(self, code: int, came_to_a_job: bool) -> None:
     """Says when the next worker may start.

@@ -32,6 +32,7 @@ from prompt_tuning import cluster_options
 from prompt_tuning.serving import jobs, on_cluster
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.jobs import Job
+from prompt_tuning.training.tuned_prompt import TunedPrompt
 from t5x import compilation_cache, events
 
 # Of the server, which answers meanwhile.
@@ -121,7 +122,7 @@ def _tune(
     store.release(job)
     return False
   # The prompt first: a job that has succeeded has one.
-  prompt.save(prompts / f"{job.prompt}.safetensors")
+  _save(prompt, prompts / f"{job.prompt}.safetensors")
   store.finish(
     job,
     jobs.SUCCEEDED,
@@ -130,6 +131,20 @@ def _tune(
   )
   store.remove_run(job)
   return True
+
+
+def _save(prompt: TunedPrompt, path: pathlib.Path | epath.Path) -> None:
+  """Saves a prompt.
+
+  Raises:
+    OSError: for whatever may pass: the errors of a bucket are of many kinds.
+  """
+  try:
+    prompt.save(path)
+  except (ValueError, OSError):
+    raise
+  except Exception as error:
+    raise OSError(f"{path} could not be written: {error!r}") from error
 
 
 def _periods(steps: int) -> tuple[int, int]:
@@ -195,6 +210,8 @@ def main() -> None:
   for name in ("checkpoint", "jobs", "prompts"):
     parser.add_argument(f"--{name}", required=True)
   parser.add_argument("--fingerprint")
+  # The server's process, which may have ended while this one was starting.
+  parser.add_argument("--parent", type=int, default=os.getppid())
   parser.add_argument("--vocabulary")
   parser.add_argument("--dtype", default="float32")
   parser.add_argument("--submit")
@@ -203,13 +220,13 @@ def main() -> None:
   logging.set_verbosity(logging.WARNING)
   os.nice(_NICENESS)
   compilation_cache.enable()
-  stop, parent = threading.Event(), os.getppid()
+  stop = threading.Event()
   signal.signal(signal.SIGTERM, lambda *_: stop.set())
   # A terminal's Ctrl-C reaches this too: the server says when to stop.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 
   def should_stop() -> bool:
-    return stop.is_set() or os.getppid() != parent
+    return stop.is_set() or os.getppid() != args.parent
 
   store = JobStore(args.jobs, fingerprint=args.fingerprint)
   # One that a killed server left ends after its step.

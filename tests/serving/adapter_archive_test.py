@@ -29,6 +29,16 @@ def test_configuration_is_of_kilobytes():
     list(prompt_store._adapter_files(buffer.getvalue()))
 
 
+def test_archive_of_many_files_is_refused():
+  """Each takes kilobytes of memory, and a hundred bytes of the archive."""
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w") as archive:
+    for number in range(1001):
+      archive.writestr(str(number), "")
+  with pytest.raises(ValueError, match="at most 1000 files"):
+    list(prompt_store._adapter_files(buffer.getvalue()))
+
+
 def test_damaged_archive_is_no_archive():
   """Its index is whole, and so is the archive, but for three bytes."""
   buffer = io.BytesIO()

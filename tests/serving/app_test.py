@@ -279,6 +279,38 @@ def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
   assert service.store.get("prompt_1").length == 6
 
 
+def test_link_to_itself_keeps_nobody_from_the_others(service, prompts):
+  folder = service.store.folder
+  os.symlink("loop", folder / "loop")
+  os.symlink("loop.npy", folder / "loop.npy")
+  prompt_files.save_prompt(folder / "late.safetensors", prompts[4].array)
+  service.store.refresh()
+  assert service.store.get("late").length == 6
+  with pytest.raises(prompt_store.UnknownPromptError):
+    service.store.get("loop")
+
+
+def test_put_that_does_not_end_holds_up_nobody(service, prompts, monkeypatch):
+  may_end, save = threading.Event(), prompt_files.save_prompt
+
+  def slow(*arguments):
+    assert may_end.wait(60)
+    save(*arguments)
+
+  content = (service.store.folder / "prompt_1.safetensors").read_bytes()
+  monkeypatch.setattr(prompt_files, "save_prompt", slow)
+  service.store._period = 0.0
+  put = threading.Thread(target=service.store.put, args=("new", content))
+  put.start()
+  try:
+    assert "prompt_1" in service.store.names()
+    assert service.store.get("prompt_1").length == 1
+  finally:
+    may_end.set()
+    put.join()
+  assert service.store.get("new").length == 1
+
+
 def test_what_is_known_is_served_when_the_folder_cannot_be_listed(
   service, prompts, monkeypatch
 ):

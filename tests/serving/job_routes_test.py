@@ -52,6 +52,21 @@ def test_file_that_is_deleted_meanwhile_is_not_found(
     served.check_error(response, 404, "There is no file")
 
 
+def test_validation_that_has_no_room_in_memory_is_refused(service, store):
+  long = json.dumps({"prompt": "a " * 600, "completion": "b"}).encode()
+  files = [store.add_file(f"{i}.jsonl", x) for i, x in enumerate((LINE, long))]
+  router = job_routes.router(service, store, lambda: None)
+  for short, status in ((True, 200), (False, 400)):
+    body = {
+      "model": served.BASE,
+      "training_file": files[1].id,
+      "validation_file": files[not short].id,
+    }
+    response = served.send(service, "POST", JOBS, router, json=body)
+    assert response.status_code == status, response.text
+  served.check_error(response, 400, "one of example 1 has more")
+
+
 def test_all_of_many_events_are_told(job, store, ask):
   with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
     connection.executemany(

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -226,6 +225,19 @@ def test_job_that_kills_its_workers_is_given_up(store):
   assert "ended its worker 5 times" in store.job(job.id).error
 
 
+def test_job_that_is_given_up_is_stopped_on_its_cluster(store):
+  job = _queue(store)
+  folder = store.run_folder(job)
+  place = folder.with_name(f"{folder.name}.cluster")
+  place.mkdir(parents=True)
+  (place / "job").write_text("17")
+  for _ in range(job_store.MAX_TRIES):
+    store.claim()
+    assert not (place / "stop").exists()
+  assert store.claim() is None
+  assert (place / "stop").exists()
+
+
 @pytest.mark.parametrize(
   ("content", "message"),
   [
@@ -371,6 +383,21 @@ def test_worker_that_cannot_begin_is_started_less_and_less_often(
     supervisor.close()
 
 
+def test_problem_is_over_when_no_job_waits(store, monkeypatch):
+  monkeypatch.setattr(supervisor_lib, "_LOOK_SECONDS", 0.05)
+  job = _queue(store)
+  supervisor = Supervisor(
+    store, [sys.executable, "-c", "import sys; sys.exit(3)"]
+  )
+  supervisor.start()
+  try:
+    _await(lambda: supervisor.problem is not None)
+    store.cancel(job.id)
+    _await(lambda: supervisor.problem is None, 30)
+  finally:
+    supervisor.close()
+
+
 def test_supervisor_ends_its_worker(store):
   _queue(store)
   supervisor = Supervisor(
@@ -381,4 +408,3 @@ def test_supervisor_ends_its_worker(store):
   process = supervisor._process
   supervisor.close()
   assert process.returncode == -signal.SIGTERM
-  assert isinstance(process, subprocess.Popen)

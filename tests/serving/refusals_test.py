@@ -269,7 +269,6 @@ BAD = {
 
 
 def test_bad_requests_are_refused(service):
-  assert len(BAD) >= 30
   with served.unchanged(service):
     for name, (place, options, status, message) in BAD.items():
       method, path = place if isinstance(place, tuple) else ("POST", place)
@@ -384,7 +383,7 @@ def test_answer_that_takes_too_long_is_given_up(engine, tmp_path):
   )
   body = {"model": served.BASE, "prompt": "a", "max_tokens": 8}
   response = served.send(service, "POST", COMPLETIONS, json=body)
-  served.check_error(response, 503, "No answer within")
+  served.check_error(response, 504, "No answer within")
   stream = served.send(
     service, "POST", COMPLETIONS, json={**body, "stream": True}
   )

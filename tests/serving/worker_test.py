@@ -107,6 +107,38 @@ def test_job_is_tried_again_after_an_error_that_may_pass(store, error):
   assert store.job(job.id).status == "failed"
 
 
+def test_finished_prompt_waits_for_a_bucket_that_fails(store, monkeypatch):
+  """Whose errors are none of Python's: all of them may pass."""
+
+  def fail(self, path):
+    raise RuntimeError("503")
+
+  job = _queue(store)
+  with monkeypatch.context() as patch:
+    patch.setattr(TunedPrompt, "save", fail)
+    with pytest.raises(OSError, match=r"could not be written.*503"):
+      _work(store, Model())
+  assert store.job(job.id).status == "running"
+  _work(store, Model())
+  assert store.job(job.id).status == "succeeded"
+
+
+def test_worker_whose_server_ended_before_it_began_does_nothing(
+  store, monkeypatch
+):
+  job = _queue(store)
+  monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
+  monkeypatch.setattr(worker.os, "nice", lambda _: None)
+  monkeypatch.setattr(compilation_cache, "enable", lambda: None)
+  places = (f"--jobs={store.folder}", f"--prompts={store.folder}")
+  monkeypatch.setattr(
+    "sys.argv", ["worker", "--checkpoint=none", *places, "--parent=1"]
+  )
+  monkeypatch.setattr(worker.os, "getppid", lambda: 2)
+  worker.main()
+  assert store.job(job.id).status == "queued"
+
+
 def test_worker_that_waits_for_another_ends_when_it_is_told_to(
   store, monkeypatch
 ):

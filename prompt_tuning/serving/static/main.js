@@ -17,7 +17,10 @@ async function showModels() {
 
 /** Waits until the server answers: it compiles at its start. */
 async function ready() {
-  while (!(await fetch("/readyz")).ok) {
+  for (;;) {
+    const response = await fetch("/readyz");
+    if (response.ok) return;
+    if (response.status !== 503) throw new Error("The server failed.");
     tell(byId("server"), "The server is starting …");
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
