@@ -62,6 +62,8 @@ def main(argv: list[str]) -> None:
     for row in superglue.SUPER_GLUE
     if (found := count(f"super_glue_{row.name}"))
   }
+  if not counts:
+    raise app.UsageError(f"Expected SuperGLUE in {FLAGS.tfds_data_dir}.")
   lines = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in counts.items())
   FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
   for name, found in counts.items():

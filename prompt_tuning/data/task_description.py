@@ -52,7 +52,7 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
       labels[int(example["label"])] += 1
     if len(shown) < num_examples:
       shown.append(example)
-  if not shown and num_examples:
+  if not targets:
     raise ValueError(f"The split {split!r} of {task.name} is empty.")
   lines = [f"{task.name}, {split} split", ""]
   lines += _counts(task, split, len(lengths["inputs"]))

@@ -175,7 +175,10 @@ def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
 
 
 def sha256(vocabulary: seqio.Vocabulary) -> str:
-  """Returns a hash of what every id means, in hexadecimal digits."""
+  """Returns a hash, in hexadecimal digits, of what each id is written as alone.
+
+  So a piece that begins a word is not told from one that does not.
+  """
   digest = hashlib.sha256()
   for token in range(vocabulary.vocab_size):
     digest.update(vocabulary.decode([token]).encode() + b"\0")

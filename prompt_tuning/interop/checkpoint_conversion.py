@@ -6,14 +6,13 @@ import os
 from etils import epath
 import numpy as np
 
-from prompt_tuning import prompt_files
+from prompt_tuning import prompt_files, safe_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
 from prompt_tuning.t5.config import TOKEN_EMBEDDING
 from t5x import base_checkpoints
 from t5x.formats import stored_arrays, t5x_v3
 
 FORMATS = ("hf", "t5x")
-_VOCABULARY = "spiece.model"
 
 
 def open_model(
@@ -54,6 +53,10 @@ def add_prompt(
   for known in (name, *prompt_conversion.PARAMETER_PATHS):
     if known in model.arrays:
       raise ValueError(f"{model.path} has a prompt already, {known}.")
+  if TOKEN_EMBEDDING not in model.arrays:
+    raise ValueError(
+      f"Expected T5's {TOKEN_EMBEDDING} in {model.path}, got none."
+    )
   width = model.arrays[TOKEN_EMBEDDING].shape[1]
   if prompt.shape[1] != width:
     raise ValueError(
@@ -90,21 +93,36 @@ def convert(
     What was written, in words.
 
   Raises:
-    ValueError: if the format cannot hold the model, or something is there.
+    ValueError: if the format cannot hold the model, or the step, or something
+      else is there.
   """
+  vocabulary = _vocabulary(model)
+  copy = epath.Path(target) / "spiece.model"
+  if vocabulary and copy.exists() and copy.read_bytes() != vocabulary:
+    raise ValueError(f"{copy} is another model's: name another folder.")
   if target_format == "hf":
+    if step is not None:
+      raise ValueError(f"Expected no step, which hf does not keep, got {step}.")
     hugging_face.write_folder(target, model.arrays)
     written = target
   else:
     step = model.step if step is None else step
     written = t5x_v3.write_checkpoint(target, step, model.arrays)
-  source, copy = epath.Path(model.path), epath.Path(target) / _VOCABULARY
-  for vocabulary in (source / _VOCABULARY, source.parent / _VOCABULARY):
-    if vocabulary.is_file() and not copy.exists():
-      copy.write_bytes(vocabulary.read_bytes())
+  if vocabulary:
+    safe_files.write(copy, vocabulary)
   dtypes = sorted({str(array.dtype) for array in model.arrays.values()})
   count = sum(int(np.prod(array.shape)) for array in model.arrays.values())
   return (
     f"{written}: {len(model.arrays)} arrays, {count:,} parameters, "
-    f"{' and '.join(dtypes)}, fingerprint {model.fingerprint}."
+    f"{' and '.join(dtypes)}, fingerprint {model.fingerprint}; "
+    f"{copy.name if vocabulary else 'no vocabulary beside it'}."
   )
+
+
+def _vocabulary(model: base_checkpoints.BaseCheckpoint) -> bytes | None:
+  """Reads the SentencePiece file in or beside a checkpoint, if there is one."""
+  folder = epath.Path(model.found)
+  for place in (folder, folder.parent):
+    for path in sorted(place.glob("*.model")):
+      return path.read_bytes()
+  return None

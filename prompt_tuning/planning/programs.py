@@ -151,7 +151,7 @@ def _read(
   macros = gin_text.macros_of(files, paths)
   if "PROMPT" in macros:  # It may be made of the checkpoint's embeddings.
     files.append("gin/prompts/random_uniform.gin")
-    bindings = [b for b in bindings if not b.startswith("PROMPT =")]
+    bindings = [b for b in bindings if b.partition("=")[0].strip() != "PROMPT"]
   given = _given(bindings)
   if "PROMPT_LENGTH" in given:
     given.add("PROMPT_FILE")  # It is read for its length alone.

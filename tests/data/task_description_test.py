@@ -105,6 +105,27 @@ def test_fewer_examples_than_none_are_refused():
     _describe("mini_boolq", num_examples=-1)
 
 
+def test_empty_split_is_refused():
+  seqio.TaskRegistry.add(
+    "described_empty",
+    seqio.FunctionDataSource(
+      lambda split, shuffle_files, seed=None: (
+        tf.data.Dataset.from_tensor_slices({"inputs": [1], "targets": [1]})
+        .batch(1)
+        .take(0)
+      ),
+      splits=["validation"],
+    ),
+    preprocessors=[],
+    output_features={
+      name: seqio.Feature(seqio.ByteVocabulary())
+      for name in ("inputs", "targets")
+    },
+  )
+  with pytest.raises(ValueError, match="described_empty is empty"):
+    _describe("described_empty", num_examples=0)
+
+
 def test_unknown_split_is_refused():
   with pytest.raises(ValueError, match="got 'dev'"):
     _describe("mini_boolq", "dev")

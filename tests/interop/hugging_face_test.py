@@ -127,6 +127,20 @@ def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, dtype, shards):
     assert (tmp_path / name / "spiece.model").read_bytes() == b"vocabulary"
 
 
+def test_vocabulary_of_any_name_is_copied_and_none_is_replaced(tmp_path):
+  _write(tmp_path / "hf", _tensors())
+  (tmp_path / "hf" / "sentencepiece.model").write_bytes(b"vocabulary")
+  _convert("hf", tmp_path / "hf", "t5x", tmp_path / "t5x")
+  copy = tmp_path / "t5x" / "spiece.model"
+  assert copy.read_bytes() == b"vocabulary"
+  copy.write_bytes(b"another")
+  with pytest.raises(ValueError, match="another model's"):
+    _convert("hf", tmp_path / "hf", "t5x", tmp_path / "t5x", step=1)
+  assert not (tmp_path / "t5x" / "checkpoint_1").exists()
+  with pytest.raises(ValueError, match="which hf does not keep"):
+    _convert("t5x", tmp_path / "t5x", "hf", tmp_path / "again", step=1)
+
+
 def test_copies_and_unused_tensors_are_left_out(tmp_path):
   tensors = _tensors()
   extra = {
@@ -321,7 +335,7 @@ def test_command_line(tmp_path):
   fingerprint = checkpoints.open_checkpoint(str(tmp_path / "out")).fingerprint
   assert done.stdout == (
     "out/checkpoint_5: 38 arrays, 3,688 parameters, float32, fingerprint "
-    f"{fingerprint}.\n"
+    f"{fingerprint}; no vocabulary beside it.\n"
   ), done.stderr
   refused = convert("--from", "hf", "out", "--to", "t5x", "other")
   assert refused.returncode == 1

@@ -218,7 +218,7 @@ def test_command_that_lacks_what_shapes_it_says_what(files, given, message):
 
 def test_length_of_a_prompt_may_stand_for_its_file():
   with programs.reading(
-    EVALUATE, [*TINY[1:], "PROMPT_LENGTH = 7"], jax.devices()[:1]
+    EVALUATE, [*TINY[1:], "PROMPT=None", "PROMPT_LENGTH = 7"], jax.devices()[:1]
   ) as command:
     prompt = command.state.params["encoder"]["prompt"]["prompt"]
   assert prompt.shape == (7, 64)
