@@ -163,9 +163,10 @@ def save_best_prompt(folder) -> actions.SaveBestPrompt:
 
 def save_base(folder, seed=0, **config_overrides) -> str:
   """Writes a randomly initialised base model, without a prompt."""
-  variables = make_model(
-    with_prompt=False, **config_overrides
-  ).get_initial_variables(jax.random.key(seed), input_shapes())
+  model = make_model(with_prompt=False, **config_overrides)
+  variables = jax.jit(  # As a few programs, not as one for each operation.
+    lambda rng: model.get_initial_variables(rng, input_shapes())
+  )(jax.random.key(seed))
   return checkpoints.save_base_checkpoint(
     str(folder),
     BASE_STEP,

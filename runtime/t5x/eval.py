@@ -7,6 +7,8 @@ from t5x import gin_help
 if __name__ == "__main__":
   gin_help.show_if_asked("eval")  # Before what takes seconds.
 
+import jax
+
 from t5x import command_line, gin_utils, records
 from t5x.evaluation import InferenceEvaluator, evaluate
 from t5x.metrics import MetricsByTask
@@ -25,8 +27,9 @@ def main(evaluate: Callable[..., MetricsByTask]) -> None:
     metrics = evaluate(
       configuration=gin_utils.configuration("eval"), on_event=progress
     )
-  for task, values in metrics.items():
-    print(records.format_metrics(task, values), flush=True)
+  if jax.process_index() == 0:
+    for task, values in metrics.items():
+      print(records.format_metrics(task, values), flush=True)
 
 
 if __name__ == "__main__":

@@ -152,8 +152,8 @@ def parse_gin_flags(
     ValueError: if a file is missing or no gin, if it or a binding names
       nothing, or if a required macro has no value (all of them are listed).
   """
-  for path in gin_search_paths:
-    gin.add_config_file_search_path(path)
+  # gin's own list begins with the working directory, and only grows.
+  gin.config._LOCATION_PREFIXES[:] = list(gin_search_paths) or [""]
   macros = gin_text.macros_of(gin_files, gin_search_paths)
   if not skip_unknown:
     gin_unused.refuse_unknown_macros(gin_bindings, macros)

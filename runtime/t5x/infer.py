@@ -8,6 +8,8 @@ from t5x import gin_help
 if __name__ == "__main__":
   gin_help.show_if_asked("infer")  # Before what takes seconds.
 
+import jax
+
 from t5x import command_line, gin_utils
 from t5x.inference import InferenceOutcome, infer
 
@@ -31,13 +33,16 @@ def main(infer: Callable[..., InferenceOutcome]) -> None:
       on_event=progress,
       should_stop=signals.should_stop,
     )
-  for path, examples in outcome.examples.items():
-    print(f"{examples} examples in {path}", file=sys.stderr)
+  is_first = jax.process_index() == 0
+  if is_first:
+    for path, examples in outcome.examples.items():
+      print(f"{examples} examples in {path}", file=sys.stderr)
   if outcome.status == "interrupted":
-    print(
-      f"Stopped at example {progress.step}; the same command goes on.",
-      file=sys.stderr,
-    )
+    if is_first:
+      print(
+        f"Stopped at example {progress.step}; the same command goes on.",
+        file=sys.stderr,
+      )
     sys.exit(signals.exit_status)
 
 

@@ -34,13 +34,14 @@ def main(train: Callable[..., Outcome]) -> None:
       on_event=progress,
       should_stop=signals.should_stop,
     )
-  if outcome.was_over:
+  is_first = jax.process_index() == 0
+  if outcome.was_over and is_first:
     print(
       f"{outcome.model_dir} is over already, {outcome.status} at step "
       f"{outcome.step}.",
       file=sys.stderr,
     )
-  if outcome.status != "interrupted" and jax.process_index() == 0:
+  if outcome.status != "interrupted" and is_first:
     try:
       for note in gin_utils.closing_notes(outcome.model_dir, outcome.best):
         print(note, flush=True)
@@ -48,10 +49,11 @@ def main(train: Callable[..., Outcome]) -> None:
       # The files of its command may have changed; the run is over all the same.
       logging.warning("What to do with the result cannot be said: %s", e)
   if outcome.status == "interrupted":
-    print(
-      f"Stopped at step {outcome.step}; the same command goes on.",
-      file=sys.stderr,
-    )
+    if is_first:
+      print(
+        f"Stopped at step {outcome.step}; the same command goes on.",
+        file=sys.stderr,
+      )
     sys.exit(signals.exit_status)
 
 

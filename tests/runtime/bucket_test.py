@@ -11,8 +11,6 @@ import subprocess
 import sys
 import time
 
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 from orbax.checkpoint._src.serialization import tensorstore_utils
 import pytest
@@ -26,7 +24,7 @@ from prompt_tuning.interop import (
   checkpoint_inspection,
   prompt_conversion,
 )
-from prompt_tuning.training import actions, base_model, ensemble
+from prompt_tuning.training import base_model, ensemble
 from t5x import base_checkpoints, evaluation, inference, run_lock, storage
 from t5x.formats import stored_arrays
 
@@ -60,22 +58,6 @@ def line():
   google_retry.DEFAULT_RETRY._timeout = 1.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory):
-  """All runs here run the same programs."""
-  settings = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for values in (settings, before):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    if values is settings:
-      yield
-
-
 @pytest.fixture(autouse=True)
 def _collected():
   """What dead runs leave is thrown away here, and not in another test."""
@@ -89,16 +71,13 @@ def base(line):
 
 
 def train(folder, base, steps=STEPS):
-  action = actions.SaveBestPrompt(
-    folder, tiny.TASK, ".*", tiny.make_model().input_vocabulary
-  )
   return tiny.train(
     folder,
     base,
     relative_steps=steps,
     period=2,
     train_eval_dataset_cfg=None,
-    actions={"INFER_EVAL": [action]},
+    actions={"INFER_EVAL": [tiny.save_best_prompt(folder)]},
     inference_evaluator_cls=functools.partial(
       seqio.Evaluator, logger_cls=[seqio.JSONLogger]
     ),

@@ -25,11 +25,6 @@ def told(**changed):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def finished(base, tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs") / "run"
   train(folder, base, told())
@@ -135,8 +130,10 @@ def test_microbatches_that_do_not_divide_are_told_before_anything_is_written(
   assert list(tmp_path.iterdir()) == []
 
 
-def test_more_steps_go_on_and_the_record_says_from_where(base, tmp_path):
-  train(tmp_path, base, told())
+def test_more_steps_go_on_and_the_record_says_from_where(
+  base, finished, tmp_path
+):
+  shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
   longer = told(train__relative_steps=2 * STEPS)
   outcome = train(tmp_path, base, longer, 2 * STEPS)
   assert outcome.step == outcome.first_step + 2 * STEPS

@@ -10,7 +10,6 @@ import pytest
 import tiny
 
 from prompt_tuning import prompt_files
-from prompt_tuning.training import actions
 from t5x import checkpoints, run_lock
 
 pytestmark = pytest.mark.slow
@@ -18,29 +17,10 @@ pytestmark = pytest.mark.slow
 LAST_STEP = tiny.BASE_STEP + 6
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
 def _train(folder, base):
-  action = actions.SaveBestPrompt(
-    str(folder), tiny.TASK, ".*", tiny.make_model().input_vocabulary
+  return tiny.train(
+    folder, base, actions={"INFER_EVAL": [tiny.save_best_prompt(folder)]}
   )
-  return tiny.train(folder, base, actions={"INFER_EVAL": [action]})
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, base):
-  """A run that is over."""
-  folder = tmp_path_factory.mktemp("run") / "run"
-  _train(folder, base)
-  return folder
-
-
-@pytest.fixture
-def copy(run, tmp_path):
-  return shutil.copytree(run, tmp_path / "copy")
 
 
 def _assert_same(copy, run):

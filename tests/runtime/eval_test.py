@@ -9,7 +9,7 @@ import seqio
 import tiny
 
 from prompt_tuning import prompts
-from prompt_tuning.training import actions, base_model
+from prompt_tuning.training import base_model
 from t5x import (
   adafactor,
   checkpoints,
@@ -18,21 +18,6 @@ from t5x import (
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, base):
-  folder = tmp_path_factory.mktemp("run")
-  action = actions.SaveBestPrompt(
-    str(folder), tiny.TASK, ".*", tiny.make_model().input_vocabulary
-  )
-  tiny.train(folder, base, actions={"INFER_EVAL": [action]})
-  return folder
 
 
 def _model(prompt_file, checkpoint):

@@ -23,11 +23,6 @@ from t5x import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
 def _infer_arguments(model, base, folder, mode):
   return {
     "mode": mode,

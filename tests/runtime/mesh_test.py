@@ -25,11 +25,6 @@ TESTS = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def one_device(base):
   return on_mesh.run(base, 1)
 

@@ -31,11 +31,6 @@ from t5x import (
 WHOLE_MODEL = adafactor.Adafactor()
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
 def _record(folder):
   return json.loads((folder / "record.json").read_text())
 

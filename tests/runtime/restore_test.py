@@ -22,11 +22,6 @@ from t5x import (
 )
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
 def _restore(base, model=None, **overrides):
   model = model or tiny.make_model()
   initializer = initialization.TrainStateInitializer(

@@ -28,11 +28,6 @@ pytestmark = pytest.mark.slow
 LAST_STEP = tiny.BASE_STEP + 6
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
 def _train(model_dir, base, **overrides):
   overrides.setdefault(
     "actions", {"INFER_EVAL": [tiny.save_best_prompt(model_dir)]}
@@ -73,9 +68,8 @@ class _At(trainer.BaseAction):
     return False
 
 
-def test_run_leaves_what_the_readme_says(tmp_path, base):
-  assert _train(tmp_path, base) == "finished"
-  names = set(os.listdir(tmp_path))
+def test_run_leaves_what_the_readme_says(run):
+  names = set(os.listdir(run))
   assert {
     "prompt.safetensors",
     "record.json",
@@ -87,7 +81,7 @@ def test_run_leaves_what_the_readme_says(tmp_path, base):
   } <= names
   assert any(name.startswith("events.out.tfevents") for name in names)
 
-  record = json.loads((tmp_path / "record.json").read_text())
+  record = json.loads((run / "record.json").read_text())
   assert record["status"] == "finished"
   assert record["steps"] == {"first": tiny.BASE_STEP, "last": LAST_STEP}
   assert [e["step"] for e in record["evals"]] == [10, 13]
@@ -98,7 +92,7 @@ def test_run_leaves_what_the_readme_says(tmp_path, base):
   best = max(record["evals"], key=lambda e: e["score"])
   assert record["best"]["score"] == best["score"]
 
-  prompt, metadata = prompt_files.load_prompt(tmp_path / "prompt.safetensors")
+  prompt, metadata = prompt_files.load_prompt(run / "prompt.safetensors")
   assert prompt.shape == (tiny.PROMPT_LENGTH, tiny.WIDTH)
   assert metadata.step == record["best"]["step"]
   assert metadata.score == record["best"]["score"]
@@ -106,7 +100,7 @@ def test_run_leaves_what_the_readme_says(tmp_path, base):
 
   lines = [
     json.loads(line)
-    for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    for line in (run / "metrics.jsonl").read_text().splitlines()
   ]
   assert {10, 13} == {line["step"] for line in lines}
   assert any("train/loss" in line for line in lines)
@@ -114,24 +108,22 @@ def test_run_leaves_what_the_readme_says(tmp_path, base):
   assert any(f"training_eval/{tiny.TASK}/loss" in line for line in lines)
 
 
-def test_checkpoint_of_a_prompt_run_holds_no_base_weights(tmp_path, base):
-  _train(tmp_path, base)
-  state, _ = _checkpoint(tmp_path)
+def test_checkpoint_of_a_prompt_run_holds_no_base_weights(run):
+  state, _ = _checkpoint(run)
   assert list(traverse_util.flatten_dict(state.trainable, sep="/")) == [
     "encoder/prompt/prompt"
   ]
   sizes = [
     os.path.getsize(os.path.join(folder, name))
-    for folder, _, names in os.walk(tmp_path / f"checkpoint_{LAST_STEP}")
+    for folder, _, names in os.walk(run / f"checkpoint_{LAST_STEP}")
     for name in names
   ]
   assert sum(sizes) < 50_000
 
 
 @pytest.mark.parametrize("where", [8, 10])
-def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, where):
+def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, run, where):
   """Between two evaluations, and where one is due."""
-  _train(tmp_path / "whole", base)
   stats = {"stats_period": 1}
   event = threading.Event()
   status = _train(
@@ -150,63 +142,59 @@ def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, where):
   assert record["step"] == where
   assert _train(tmp_path / "parts", base, **stats) == "finished"
 
-  whole, _ = _checkpoint(tmp_path / "whole")
+  whole, _ = _checkpoint(run)
   parts, _ = _checkpoint(tmp_path / "parts")
   for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
     np.testing.assert_array_equal(a, b)
   records = [
-    json.loads((tmp_path / name / "record.json").read_text())
-    for name in ("whole", "parts")
+    json.loads((folder / "record.json").read_text())
+    for folder in (run, tmp_path / "parts")
   ]
   assert records[0]["evals"] == records[1]["evals"]
   prompts = [
-    prompt_files.load_prompt(tmp_path / name / "prompt.safetensors")
-    for name in ("whole", "parts")
+    prompt_files.load_prompt(folder / "prompt.safetensors")
+    for folder in (run, tmp_path / "parts")
   ]
   np.testing.assert_array_equal(prompts[0][0], prompts[1][0])
   assert prompts[0][1] == prompts[1][1]
 
 
-def test_finished_run_is_left_alone(tmp_path, base):
+def test_finished_run_is_left_alone(base, copy):
   def contents():
     return {
-      path.relative_to(tmp_path): path.read_bytes()
-      for path in tmp_path.rglob("*")
+      path.relative_to(copy): path.read_bytes()
+      for path in copy.rglob("*")
       if path.is_file()
     }
 
-  _train(tmp_path, base)
   before = contents()
-  assert _train(tmp_path, base) == "finished"
+  assert _train(copy, base) == "finished"
   assert contents() == before
 
 
-def test_run_that_was_killed_before_its_record_was_written(tmp_path, base):
+def test_run_that_was_killed_before_its_record_was_written(base, copy):
   """After the last checkpoint, that is."""
-  _train(tmp_path, base)
-  path = tmp_path / "record.json"
+  path = copy / "record.json"
   whole = json.loads(path.read_text())
   path.write_text(json.dumps(whole | {"status": "running", "evals": []}))
-  assert _train(tmp_path, base) == "finished"
+  assert _train(copy, base) == "finished"
   record = json.loads(path.read_text())
   for name in ("status", "step", "steps", "evals", "best", "parameters"):
     assert record[name] == whole[name]
 
 
-def test_run_of_another_base_model_is_refused(tmp_path, base):
-  _train(tmp_path / "run", base)
-  record = (tmp_path / "run" / "record.json").read_bytes()
+def test_run_of_another_base_model_is_refused(tmp_path, copy):
+  record = (copy / "record.json").read_bytes()
   other = tiny.save_base(tmp_path / "other", seed=1)
   with pytest.raises(ValueError, match="was trained on the base model"):
-    _train(tmp_path / "run", other)
-  assert (tmp_path / "run" / "record.json").read_bytes() == record
+    _train(copy, other)
+  assert (copy / "record.json").read_bytes() == record
 
 
-def test_run_of_another_length_is_refused(tmp_path, base, monkeypatch):
-  _train(tmp_path, base)
+def test_run_of_another_length_is_refused(base, copy, monkeypatch):
   monkeypatch.setattr(tiny, "PROMPT_LENGTH", 5)
   with pytest.raises(ValueError, match=r"prompt: expected \(5, 16\), got \(4"):
-    _train(tmp_path, base)
+    _train(copy, base)
 
 
 def test_microbatches_give_the_same_run(tmp_path, base):
@@ -310,11 +298,10 @@ def test_second_signal_stops_at_once():
     signal.signal(signal.SIGINT, before)
 
 
-def test_run_of_another_task_is_refused(tmp_path, base):
-  _train(tmp_path, base)
+def test_run_of_another_task_is_refused(base, copy):
   other = tiny.dataset_config(mixture_or_task_name=tiny.OTHER_TASK)
   with pytest.raises(ValueError, match=f"trained on {tiny.TASK}, this run is"):
-    _train(tmp_path, base, train_dataset_cfg=other)
+    _train(copy, base, train_dataset_cfg=other)
 
 
 def test_offset_beyond_the_base_step_is_refused(tmp_path, base):

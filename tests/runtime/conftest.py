@@ -1,0 +1,26 @@
+"""A base model, and a run of it that is over, for all tests of the room."""
+
+import shutil
+
+import pytest
+import tiny
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+  return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, base):
+  """Not to be changed: `copy` is."""
+  folder = tmp_path_factory.mktemp("run") / "run"
+  tiny.train(
+    folder, base, actions={"INFER_EVAL": [tiny.save_best_prompt(folder)]}
+  )
+  return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+  return shutil.copytree(run, tmp_path / "copy")
