@@ -138,7 +138,7 @@ def test_initialiser(folder, monkeypatch):
 
 
 def test_sheet(folder):
-  sheet = sheets.load(folder / "configs/reviews.toml", folder / "configs")
+  sheet = sheets.load("reviews", folder / "configs")
   cells = sheet.cells()
   assert len(cells) == 9
   for cell in cells[::3]:

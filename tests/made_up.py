@@ -54,7 +54,7 @@ def sheet(tmp_path, text=SHEET):
   path = tmp_path / "configs" / "x.toml"
   path.parent.mkdir(exist_ok=True)
   path.write_text(text)
-  return sheets.load(path, path.parent)
+  return sheets.load("x", path.parent)
 
 
 def record(cell, **overrides):

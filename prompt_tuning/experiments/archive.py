@@ -111,8 +111,8 @@ class Archive:
 
     Returns:
       The settings, old and new, whether the base model has other weights by
-      now, and prompts that it read and that were made again since. None if
-      it does not say what its run was told.
+      now, and prompts that it read and that were made again since. Nothing
+      if it does not say what its run was told.
     """
     told = configurations.of_record(record)
     if told is None:
@@ -129,7 +129,7 @@ class Archive:
     Yields:
       The prompts, with when the run began and when they were made.
     """
-    for pattern in records.prompts_read(records.settings(record.command)):
+    for pattern in records.settings(record.command).prompts_read:
       for name, maker in records.made_prompts(pattern, self._root):
         if maker and (made := maker.ended) > record.began:
           old, new = f"before {record.began}", f"made {made}"

@@ -114,11 +114,6 @@ class Cell:
     """Says which records are of this cell."""
     return records.settings(self.command)
 
-  @functools.cached_property
-  def prompts_read(self) -> tuple[str, ...]:
-    """Paths, or patterns of paths, of the prompts that it begins with."""
-    return records.prompts_read(self.settings)
-
   @property
   def method(self) -> str:
     """What is trained: the value of `method`, or what the gin files are of."""

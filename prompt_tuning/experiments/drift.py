@@ -97,16 +97,15 @@ def hidden(every: Iterable[Results], shown: str) -> list[str]:
   Returns:
     A line for each record that is not listed under its differences.
   """
-  listed = set()
-  heading = ""
-  for line in shown.splitlines():
+  return [f"{x}: {y}" for x, y in sorted(_listed(page(every)) - _listed(shown))]
+
+
+def _listed(text: str) -> set[tuple[str, str]]:
+  """The records on a page, each with its differences."""
+  listed, heading = set(), ""
+  for line in text.splitlines():
     if line.startswith("## "):
       heading = line.removeprefix("## ")
     elif line.startswith("* `"):
       listed.add((line.removeprefix("* `").rstrip("`"), heading))
-  drifted = {x.name: x for results in every for x in of_results(results)}
-  return [
-    f"{x.name}: {x.differences}"
-    for x in drifted.values()
-    if (x.name, x.differences) not in listed
-  ]
+  return listed

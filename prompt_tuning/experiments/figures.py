@@ -85,9 +85,7 @@ def of_results(results: Results) -> Figure | None:
 
 def _finish(panel: Axes, results: Results, is_ordered: bool) -> None:
   """Adds the grid and the legend."""
-  panel.grid(axis="both" if is_ordered else "y", color="#DDDDDD", linewidth=0.6)
-  panel.set_axisbelow(True)
-  panel.spines[["top", "right"]].set_visible(False)
+  line_figures.add_grid(panel, "both" if is_ordered else "y")
   if panel.get_legend_handles_labels()[1]:
     rows = results.sheet.layout.rows
     panel.legend(
@@ -257,9 +255,7 @@ def of_shares(
     panel.yaxis.set_major_formatter(lambda y, position: f"{y:g}%")
     panel.set_ylabel("Share that trains")
     panel.set_title(title, fontsize=9)
-    panel.grid(color="#DDDDDD", linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
+    line_figures.add_grid(panel)
     line_figures.size_axis(panel, _MODEL_SIZE, names)
     figure.legend(
       loc="outside lower center", fontsize=7.5, frameon=False, ncols=2

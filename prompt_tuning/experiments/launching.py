@@ -119,7 +119,7 @@ class _Launch:
     clock: Clock,
     place: Place,
     jobs: int,
-    on_outcome: Callable[[Outcome], str] | None = None,
+    on_outcome: Callable[[Outcome], str] | None,
   ):
     self.processes = Processes()
     self.outcomes: list[Outcome] = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import math
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib import ticker
@@ -30,9 +30,7 @@ def by_task(results: Results) -> Figure:
   sheet, layout = results.sheet, results.sheet.layout
   axis = layout.mean_over or ""
   styles = styles_of(results, None)
-  tasks = list(
-    dict.fromkeys(x for run in results.views for x in [run.cell.point[axis]])
-  )
+  tasks = list(dict.fromkeys(run.cell.point[axis] for run in results.views))
   columns = min(3, len(tasks) + 1)
   rows = -(-(len(tasks) + 1) // columns)
   width, height = PANEL_INCHES
@@ -55,9 +53,7 @@ def by_task(results: Results) -> Figure:
     drawn[-1].set_title("Mean", fontsize=9)
     set_window(drawn[0])
     for panel in drawn:
-      panel.grid(color="#DDDDDD", linewidth=0.6)
-      panel.set_axisbelow(True)
-      panel.spines[["top", "right"]].set_visible(False)
+      add_grid(panel)
       panel.label_outer()
     for panel in left:
       panel.set_visible(False)
@@ -78,6 +74,13 @@ def by_task(results: Results) -> Figure:
       ncols=3,
     )
   return figure
+
+
+def add_grid(panel: Axes, axis: Literal["both", "y"] = "both") -> None:
+  """Adds a grid behind what is drawn, in the place of a frame."""
+  panel.grid(axis=axis, color="#DDDDDD", linewidth=0.6)
+  panel.set_axisbelow(True)
+  panel.spines[["top", "right"]].set_visible(False)
 
 
 def key(row: Row) -> str:

@@ -144,7 +144,7 @@ def _runs(results: Results) -> Iterator[str]:
 def _state(record: records.RunRecord) -> str:
   text = record.status
   if record.scores:
-    text += f", best {records.mean_of(record.scores):.1f}"
+    text += f", best {record.score:.1f}"
   return f"{text}: {record.error}" if record.error else text
 
 

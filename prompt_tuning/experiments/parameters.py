@@ -158,11 +158,6 @@ def _prompt_size(length: int, width: int) -> int:
   return variables["params"]["prompt"].size
 
 
-def count_all(sheet: ParameterSheet) -> dict[str, Counts]:
-  """Counts for every size."""
-  return {size: count(sheet, size) for size in sheet.sizes}
-
-
 def line(counts: Counts, length: int) -> Printed:
   """Returns the line of the paper's Table 4 for a prompt."""
   trainable = counts.prompts[length]

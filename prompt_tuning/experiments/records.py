@@ -7,13 +7,13 @@ arguments came.
 """
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import datetime
 import glob
 import math
 import pathlib
-from typing import Any
+import statistics
 
 from absl import logging
 
@@ -80,7 +80,7 @@ class RunRecord(record_schema.Record):
   @property
   def score(self) -> float:
     """What counts of it: the mean over its tasks, in [0, 100]."""
-    return mean_of(self.scores)
+    return statistics.fmean(self.scores.values())
 
   def at_its_end(self) -> "RunRecord":
     """Returns the record with what its last evaluation found as what counts."""
@@ -120,6 +120,11 @@ def parse(text: str, where: str) -> RunRecord:
   return record_schema.parse(text, where, RunRecord)
 
 
+def read(path: pathlib.Path) -> RunRecord:
+  """Reads the record in a file; raises ValueError if it is none."""
+  return parse(path.read_text(encoding="utf-8"), str(path))
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
   """What a command sets, to be compared with another's.
@@ -141,6 +146,15 @@ class Settings:
   def kind(self) -> str:
     """Of the program: "train", "eval" or "infer"."""
     return self.program.rpartition(".")[2]
+
+  @property
+  def prompts_read(self) -> tuple[str, ...]:
+    """Paths, or patterns of paths, of the prompts that the run begins with."""
+    return tuple(
+      ast.literal_eval(value)
+      for name, value in self.bindings
+      if name in _PROMPTS and value.startswith(("'", '"'))
+    )
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
@@ -190,22 +204,13 @@ def settings(command: Sequence[str]) -> Settings:
   )
 
 
-def prompts_read(settings: Settings) -> tuple[str, ...]:
-  """Returns paths, or patterns of paths, of the prompts that a run reads."""
-  return tuple(
-    ast.literal_eval(value)
-    for name, value in settings.bindings
-    if name in _PROMPTS and value.startswith(("'", '"'))
-  )
-
-
 def made_prompts(
   pattern: str, root: pathlib.Path
 ) -> Iterator[tuple[str, RunRecord | None]]:
   """Finds prompts, and the runs that made them.
 
   Args:
-    pattern: Of paths, as `prompts_read` returns them.
+    pattern: Of paths, as `Settings.prompts_read` has them.
     root: The folder that they are named from.
 
   Yields:
@@ -220,10 +225,7 @@ def made_prompts(
     path = root / name
     beside = (path.with_suffix(".json"), path.with_name("record.json"))
     found = next((x for x in beside if x.exists()), None)
-    yield (
-      name,
-      parse(found.read_text(encoding="utf-8"), str(found)) if found else None,
-    )
+    yield name, read(found) if found else None
 
 
 def _canonical(value: str) -> str:
@@ -267,7 +269,7 @@ def load(results: pathlib.Path) -> list[Filed]:
   """
   filed = []
   for path in paths(results):
-    record = parse(path.read_text(encoding="utf-8"), str(path))
+    record = read(path)
     if record.status == "running":
       logging.warning(
         "%s says that its run is running, but nobody runs it here: it was "
@@ -299,14 +301,7 @@ def summarize(values: Iterable[float]) -> Summary | None:
   values = list(values)
   if not values:
     return None
-  n = len(values)
-  mean = math.fsum(values) / n
-  std = None
+  n, mean, std = len(values), statistics.fmean(values), None
   if n > 1:
     std = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1))
   return Summary(mean, std, n)
-
-
-def mean_of(scores: Mapping[Any, float]) -> float:
-  """Returns the mean over tasks."""
-  return math.fsum(scores.values()) / len(scores)

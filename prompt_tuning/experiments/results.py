@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import itertools
+import statistics
 
 from prompt_tuning.experiments import entries, layouts, records
 from prompt_tuning.experiments.archive import Archive
@@ -198,7 +199,9 @@ class Results:
         for repeat, tasks in repeats.items()
       }
       means = {
-        k: records.mean_of(x) for k, x in done.items() if len(x) == needed
+        k: statistics.fmean(x.values())
+        for k, x in done.items()
+        if len(x) == needed
       }
       found[place] = Entry(means, failed[place])
     return found
@@ -311,9 +314,9 @@ class Results:
     sheet, axis = self.sheet, self.sheet.layout.mean_over
     if axis is None:
       return sheet.value(sheet.layout.columns, column).majority
-    known = {x: sheet.value(axis, x).majority for x in sheet.grids[0][axis]}
-    values = {k: x for k, x in known.items() if x is not None}
-    return records.mean_of(values) if len(values) == len(known) else None
+    known = [sheet.value(axis, x).majority for x in sheet.grids[0][axis]]
+    values = [x for x in known if x is not None]
+    return statistics.fmean(values) if len(values) == len(known) else None
 
   @functools.cached_property
   def pairs(self) -> Sequence[tuple[Row, Row]]:

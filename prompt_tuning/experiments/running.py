@@ -194,7 +194,7 @@ def _missing(cell: Cell, place: Place) -> str | None:
   """
   told = dict(cell.settings.bindings).get("NUM_PROMPTS", "1")
   needed = int(told) if told.isdecimal() else 1
-  for pattern in cell.prompts_read:
+  for pattern in cell.settings.prompts_read:
     if "://" in pattern:
       continue
     found = sum(
@@ -255,9 +255,7 @@ def _lock(
 
 def _read(path: pathlib.Path) -> records.RunRecord | None:
   """Reads the record in a run's folder, if it is there."""
-  if not path.exists():
-    return None
-  return records.parse(path.read_text(encoding="utf-8"), str(path))
+  return records.read(path) if path.exists() else None
 
 
 def _is_of(record: records.RunRecord, cell: Cell, place: Place) -> bool:
@@ -359,7 +357,7 @@ def _stub(cell: Cell) -> dict[str, Any]:
   now = datetime.datetime.now(datetime.UTC)
   return {
     "schema": record_schema.VERSION,
-    "kind": cell.command[2].rpartition(".")[2],
+    "kind": cell.settings.kind,
     "started": now.isoformat(timespec="seconds"),
     "command": cell.command,
     "commit": None,

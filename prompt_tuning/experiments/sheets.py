@@ -112,23 +112,17 @@ class Sheet(toml_files.Strict):
     return self.launch or f"python scripts/launch.py {self.name}"
 
 
-def load(path: pathlib.Path, configs: pathlib.Path) -> Sheet:
+def load(name: str, configs: pathlib.Path) -> Sheet:
   """Reads a sheet.
 
   Args:
-    path: The TOML file.
-    configs: The folder that names of sheets count from.
+    name: Such as scale or full/scale.
+    configs: The folder of sheets.
 
   Raises:
     ValueError: if it is wrong; the message says where.
   """
-  inside = path.resolve()
-  if not inside.is_relative_to(configs.resolve()):
-    raise ValueError(
-      f"{path} is not in {configs}, where names of sheets and of their "
-      "records count from. Put it there."
-    )
-  name = inside.relative_to(configs.resolve()).with_suffix("").as_posix()
+  path = configs / f"{name}.toml"
   sheet = toml_files.parse(path, Sheet, name=name)
   try:
     sheet.cells()
@@ -150,7 +144,7 @@ def names(configs: pathlib.Path) -> list[str]:
 def load_all(configs: pathlib.Path) -> Iterator[Sheet]:
   """Reads every sheet of runs, in `configs` and its folders of sheets."""
   for name in names(configs):
-    yield load(configs / f"{name}.toml", configs)
+    yield load(name, configs)
 
 
 def name_of(

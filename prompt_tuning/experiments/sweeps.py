@@ -17,8 +17,6 @@ from prompt_tuning.experiments.train_commands import (
   folder_of,
 )
 
-# What programs write to; a sweep gives each of its cells a folder of its own.
-_FOLDERS = {"t5x.train": "MODEL_DIR", "t5x.eval": "EVAL_OUTPUT_DIR"}
 # Names that sheets have for these macros.
 _AXES = {
   "TASK": "task",
@@ -73,7 +71,7 @@ def fields(
       "t5x.infer writes predictions and no score, of which a sweep makes a "
       "table. Sweep t5x.eval."
     )
-  folder = _FOLDERS.get(module, "MODEL_DIR")
+  folder = "EVAL_OUTPUT_DIR" if module == "t5x.eval" else "MODEL_DIR"
   if folder in command.bindings:
     raise ValueError(
       f"--gin.{folder} is what a sweep sets: each run has a folder of its own. "

@@ -1,6 +1,7 @@
 """Tables: from results to rows of texts, and to lines of CSV."""
 
 from collections.abc import Iterator, Mapping
+import statistics
 from typing import Any
 
 from prompt_tuning.experiments import records
@@ -83,12 +84,11 @@ def _heading(results: Results, column) -> str:
 
 def _majority_rows(results: Results, before: list[str]) -> Iterator[list[str]]:
   """What the most frequent answers score, if that is known of all columns."""
-  columns = {x: results.majority(x) for x in results.columns}
-  known = {k: x for k, x in columns.items() if x is not None}
-  if len(known) == len(columns):
-    values = list(known.values())
+  known = [results.majority(x) for x in results.columns]
+  values = [x for x in known if x is not None]
+  if len(values) == len(known):
     if results.sheet.layout.mean_column:
-      values.append(records.mean_of(known))
+      values.append(statistics.fmean(values))
     yield [_MAJORITY, *before, *(f"{x:.1f}" for x in values)]
 
 

@@ -81,8 +81,9 @@ def parse(arguments: Sequence[str]) -> TrainCommand:
     *((f"--gin.{name}", values) for name, values in bindings.items()),
   ):
     if len(set(values)) != len(values):
-      listed = ", ".join(values)
-      raise ValueError(f"{name}: a value is there twice in {listed}.")
+      raise ValueError(
+        f"{name}: a value is there twice in {', '.join(values)}."
+      )
   return TrainCommand(places, bindings, flags)
 
 

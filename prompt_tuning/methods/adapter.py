@@ -3,13 +3,10 @@
 from typing import ClassVar
 
 import flax.linen as nn
-from flax.linen import partitioning
-import jax.numpy as jnp
 
 from prompt_tuning.einsum import einsum
+from prompt_tuning.methods.parameters import KERNEL_INIT, parameter
 from prompt_tuning.types import Array
-
-_DOWN_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class Bottleneck(nn.Module):
@@ -33,17 +30,15 @@ class Bottleneck(nn.Module):
     dtype = inputs.dtype
     width, zeros = inputs.shape[-1], nn.initializers.zeros
 
-    def parameter(name, init, *named_sizes):
+    def own(name, init, *named_sizes):
       axes, shape = zip(*named_sizes, strict=True)
-      return partitioning.param_with_axes(
-        name, init, shape, jnp.float32, axes=axes
-      ).astype(dtype)
+      return parameter(name, init, shape, axes).astype(dtype)
 
     outer, inner = ("embed", width), ("adapter", self.bottleneck)
-    down = parameter("down", _DOWN_INIT, outer, inner)
-    down_bias = parameter("down_bias", zeros, inner)
-    up = parameter("up", zeros, inner, outer)
-    up_bias = parameter("up_bias", zeros, outer)
+    down = own("down", KERNEL_INIT, outer, inner)
+    down_bias = own("down_bias", zeros, inner)
+    up = own("up", zeros, inner, outer)
+    up_bias = own("up_bias", zeros, outer)
     hidden = einsum("bth,ha->bta", inputs, down, dtype)
     hidden = nn.gelu(hidden + down_bias[None, None, :])
     outputs = einsum("bta,ah->bth", hidden, up, dtype)

@@ -1,9 +1,8 @@
 """IA3 (Liu et al., 2022): learned factors of keys, values and MLP features."""
 
 import flax.linen as nn
-from flax.linen import partitioning
-import jax.numpy as jnp
 
+from prompt_tuning.methods.parameters import parameter
 from prompt_tuning.types import Array
 
 
@@ -25,11 +24,5 @@ class Rescale(nn.Module):
     Returns:
       [B, T, features] in the dtype of `inputs`.
     """
-    scale = partitioning.param_with_axes(
-      "scale",
-      nn.initializers.ones,
-      inputs.shape[-1:],
-      jnp.float32,
-      axes=axes,
-    )
+    scale = parameter("scale", nn.initializers.ones, inputs.shape[-1:], axes)
     return inputs * scale.astype(inputs.dtype)[None, None, :]

@@ -3,13 +3,10 @@
 from typing import ClassVar
 
 import flax.linen as nn
-from flax.linen import partitioning
-import jax.numpy as jnp
 
 from prompt_tuning.einsum import einsum
+from prompt_tuning.methods.parameters import KERNEL_INIT, parameter
 from prompt_tuning.types import Array
-
-_DOWN_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class LowRankDelta(nn.Module):
@@ -44,20 +41,10 @@ class LowRankDelta(nn.Module):
       [B, T, features] in the dtype of `inputs`.
     """
     dtype = inputs.dtype
-    down = partitioning.param_with_axes(
-      "down",
-      _DOWN_INIT,
-      (inputs.shape[-1], self.rank),
-      jnp.float32,
-      axes=(axes[0], "lora_rank"),
-    )
-    up = partitioning.param_with_axes(
-      "up",
-      nn.initializers.zeros,
-      (self.rank, features),
-      jnp.float32,
-      axes=("lora_rank", axes[1]),
-    )
+    shape, zeros = (inputs.shape[-1], self.rank), nn.initializers.zeros
+    down = parameter("down", KERNEL_INIT, shape, (axes[0], "lora_rank"))
+    shape = (self.rank, features)
+    up = parameter("up", zeros, shape, ("lora_rank", axes[1]))
     hidden = einsum("bti,ir->btr", inputs, down.astype(dtype), dtype)
     hidden *= self.alpha / self.rank
     return einsum("btr,ro->bto", hidden, up.astype(dtype), dtype)

@@ -18,9 +18,9 @@ import re
 from typing import ClassVar
 
 import flax.linen as nn
-from flax.linen import partitioning
 import jax.numpy as jnp
 
+from prompt_tuning.methods.parameters import parameter
 from prompt_tuning.prompts import Prompt, Vocabulary, random_uniform
 from prompt_tuning.types import Array, Initializer
 
@@ -74,14 +74,10 @@ class MultitaskPrompt(nn.Module):
     shared = Prompt(self.length, self.prompt_init, name="shared")
     prompt = shared(tokens, embedded)[None]  # [1, P, H]
     is_padding = (tokens == 0).all(axis=1, keepdims=True)  # [B, 1]
-    row = jnp.where(is_padding, 0.0, jnp.nan)
+    row, zeros = jnp.where(is_padding, 0.0, jnp.nan), nn.initializers.zeros
     for name, ids in pieces.items():
-      own = partitioning.param_with_axes(
-        f"task_{name}",
-        nn.initializers.zeros,
-        (embedded.shape[-1],),
-        jnp.float32,
-        axes=("prompt_embed",),
+      own = parameter(
+        f"task_{name}", zeros, embedded.shape[-1:], ("prompt_embed",)
       )
       row = jnp.where(_begins_with(tokens, ids), own[None], row)  # [B, H]
     return prompt + row[:, None].astype(embedded.dtype)

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
-from flax.linen import partitioning
 import jax.numpy as jnp
 
+from prompt_tuning.methods.parameters import KERNEL_INIT, parameter
 from prompt_tuning.types import Array, Initializer
-
-_KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class Prefix(nn.Module):
@@ -68,13 +66,8 @@ class Prefix(nn.Module):
     return [(make(f"key_{i}"), make(f"value_{i}")) for i in range(num_layers)]
 
   def _parameter(self, name: str, features: int, axis: str) -> Array:
-    return partitioning.param_with_axes(
-      name,
-      self.prefix_init,
-      (self.length, features),
-      jnp.float32,
-      axes=("prefix", axis),
-    )
+    shape = (self.length, features)
+    return parameter(name, self.prefix_init, shape, ("prefix", axis))
 
 
 class _Dense(nn.Module):
@@ -86,18 +79,7 @@ class _Dense(nn.Module):
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
     """[X, in] -> [X, features]"""
-    kernel = partitioning.param_with_axes(
-      "kernel",
-      _KERNEL_INIT,
-      (inputs.shape[-1], self.features),
-      jnp.float32,
-      axes=self.axes,
-    )
-    bias = partitioning.param_with_axes(
-      "bias",
-      nn.initializers.zeros,
-      (self.features,),
-      jnp.float32,
-      axes=self.axes[1:],
-    )
+    shape, zeros = (inputs.shape[-1], self.features), nn.initializers.zeros
+    kernel = parameter("kernel", KERNEL_INIT, shape, self.axes)
+    bias = parameter("bias", zeros, shape[1:], self.axes[1:])
     return inputs @ kernel + bias[None]

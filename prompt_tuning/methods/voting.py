@@ -10,9 +10,9 @@ import functools
 from typing import ClassVar
 
 import flax.linen as nn
-from flax.linen import partitioning
 import jax.numpy as jnp
 
+from prompt_tuning.methods.parameters import parameter
 from prompt_tuning.types import Array, Initializer
 
 
@@ -48,13 +48,8 @@ class Prompts(nn.Module):
     """
     del tokens
     B, _, H = embedded.shape
-    prompts = partitioning.param_with_axes(
-      "prompt",
-      self.prompt_init,
-      (self.num_prompts, self.length, H),
-      jnp.float32,
-      axes=("prompts", "prompt", "prompt_embed"),
-    )
+    shape = (self.num_prompts, self.length, H)
+    prompts = parameter("prompt", self.prompt_init, shape, self.replicated_axes)
     return jnp.resize(prompts.astype(embedded.dtype), (B, self.length, H))
 
 

@@ -66,8 +66,12 @@ class SaveBestPrompt(trainer.BaseAction):
   def run(self, train_state, metrics_by_task) -> bool:
     if not self._is_best(metrics_by_task) or not self._is_alone:
       return False
-    if not _is_prompt_alone(train_state):
-      return False
+    if _is_prompt_alone(train_state):
+      self.save(train_state)
+    return False
+
+  def save(self, train_state) -> None:
+    """Writes the prompt of a state, as the best so far if one was evaluated."""
     # All processes take part in this, one writes.
     fingerprint = base_model.fingerprint(train_state)
     if jax.process_index() == 0:
@@ -77,7 +81,6 @@ class SaveBestPrompt(trainer.BaseAction):
         np.asarray(params[PARAMETER_PATH]),
         self._metadata(fingerprint, int(train_state.step)),
       )
-    return False
 
   def _metadata(
     self, base_fingerprint: str, step: int
@@ -88,7 +91,7 @@ class SaveBestPrompt(trainer.BaseAction):
       vocabulary_sha256=vocabulary_lib.sha256(self._vocabulary),
       task=self._task,
       step=step,
-      metric=self._metric,
+      metric=None if self._best is None else self._metric,
       score=self._best,
     )
 

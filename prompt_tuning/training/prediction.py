@@ -21,6 +21,8 @@ from prompt_tuning.training import ranking
 from t5x import models
 
 _SHORTEST = 16
+# Inputs that are worked on together, at most.
+_BATCH_SIZE = 32
 
 
 def make_model(
@@ -60,7 +62,6 @@ class Predictor:
     config: T5Config,
     vocabulary: seqio.Vocabulary,
     params: Mapping[str, Any],
-    batch_size: int = 32,
   ):
     """Compiles nothing yet.
 
@@ -68,12 +69,10 @@ class Predictor:
       config: Sizes of the network.
       vocabulary: The model's.
       params: All its parameters; a prompt comes with each call.
-      batch_size: Inputs that are worked on together, at most.
     """
     self._config = config
     self._vocabulary = vocabulary
     self._params = params
-    self._batch_size = batch_size
     # Labels are constants of a program: others make another one.
     self._compiled = functools.lru_cache(maxsize=32)(self._compile)
 
@@ -183,9 +182,9 @@ class Predictor:
       raise ValueError(f"Expected a list of texts, got one: {inputs[:80]!r}.")
     eos = self._vocabulary.eos_id
     encoded = [[*self._vocabulary.encode(text), eos] for text in inputs]
-    for start in range(0, len(encoded), self._batch_size):
-      rows = encoded[start : start + self._batch_size]
-      size = min(_round_up(len(rows), 1), self._batch_size)
+    for start in range(0, len(encoded), _BATCH_SIZE):
+      rows = encoded[start : start + _BATCH_SIZE]
+      size = min(_round_up(len(rows), 1), _BATCH_SIZE)
       tokens = np.zeros(
         (size, _round_up(max(map(len, rows)), _SHORTEST)), np.int32
       )

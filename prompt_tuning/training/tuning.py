@@ -18,17 +18,14 @@ import seqio
 
 from prompt_tuning import injections as injections_lib
 from prompt_tuning import (
-  prompt_files,
   prompts,
   tasks,  # noqa: F401  # Registers them.
 )
-from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
 from prompt_tuning.t5.config import T5Config
 from prompt_tuning.training import (
   actions,
-  base_model,
   initializers,
   prediction,
 )
@@ -245,8 +242,8 @@ def tune(
     on_event=on_event,
     should_stop=should_stop,
   )
-  if outcome.best is None:  # Nothing was evaluated.
-    _save_last(prompt_file, outcome, train_cfg.name, base.vocabulary)
+  if outcome.best is None:  # Nothing was evaluated: the last one counts.
+    save_best.save(outcome.train_state)
   return dataclasses.replace(
     TunedPrompt.load(prompt_file), status=outcome.status, evals=outcome.evals
   )
@@ -291,27 +288,6 @@ def _evaluated(examples: Examples, batch_size: int) -> utils.DatasetConfig:
     batch_size=batch_size,
     shuffle=False,
     seed=42,
-  )
-
-
-def _save_last(
-  path: str,
-  outcome: training.Outcome,
-  task: str,
-  vocabulary: seqio.Vocabulary,
-) -> None:
-  """Writes the prompt of a run's last step."""
-  state = outcome.train_state
-  params = traverse_util.flatten_dict(state.params, sep="/")
-  prompt_files.save_prompt(
-    path,
-    np.asarray(params[prompt_files.PARAMETER_PATH]),
-    prompt_files.PromptMetadata(
-      base_fingerprint=base_model.fingerprint(state),
-      vocabulary_sha256=vocabulary_lib.sha256(vocabulary),
-      task=task,
-      step=outcome.step,
-    ),
   )
 
 

@@ -90,7 +90,7 @@ def root(tmp_path):
 
 
 def sheet(root):
-  return sheets.load(root / "configs" / "x.toml", root / "configs")
+  return sheets.load("x", root / "configs")
 
 
 def cells(root):
@@ -271,7 +271,7 @@ def test_records_of_two_sheets_of_one_name_are_told_apart(root):
   shutil.copy(root / "configs" / "x.toml", root / "configs" / "full")
   shutil.move(root / "results" / "x", root / "results" / "full" / "x")
   replace(root / "gin" / "train.gin", "0.3", "0.1")
-  full = sheets.load(root / "configs" / "full" / "x.toml", root / "configs")
+  full = sheets.load("full/x", root / "configs")
   archive = Archive.load(root / "results")
   drifted = drift.of_results(Results(full, archive))
   assert [x.name for x in drifted] == ["full/x/cb-seed0", "full/x/cb-seed1"]

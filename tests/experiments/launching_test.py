@@ -276,15 +276,13 @@ def test_sheet_with_a_command_of_its_own_is_left_to_that(tmp_path):
 def test_one_run_in_other_words_is_run_once(tmp_path):
   """It leaves no record that says what it was told, so both would run."""
   place = counting.place(tmp_path)
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(
-    sheet.read_text().replace("gin_files = []", 'gin_files = ["a.gin"]')
-  )
+  counting.edit(place, "gin_files = []", 'gin_files = ["a.gin"]')
   (tmp_path / "a.gin").write_text(
     "import __main__ as train_script\n"
     "SEED = 0\nSLEEP = 0.0\nFAIL = ''\nRATE = 0.3\nMODEL_DIR = None\n"
     "train_script.train.rate = %RATE\ntrain_script.train.seed = %SEED\n"
   )
+  sheet = place.root / "configs" / "x.toml"
   sheet.with_name("y.toml").write_text(
     sheet.read_text().replace("SEED =", "RATE = 0.3, SEED =")
   )
@@ -296,9 +294,7 @@ def test_one_run_in_other_words_is_run_once(tmp_path):
 
 def test_dry_run_sees_a_gin_file_that_is_not_there(tmp_path, capsys):
   place = counting.place(tmp_path)
-  sheet = place.root / "configs" / "x.toml"
-  text = sheet.read_text().replace("gin_files = []", 'gin_files = ["no.gin"]')
-  sheet.write_text(text)
+  counting.edit(place, "gin_files = []", 'gin_files = ["no.gin"]')
   with pytest.raises(
     SystemExit, match=r"no gin file no\.gin, which cb-seed0 and 2 more cells"
   ):

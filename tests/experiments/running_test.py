@@ -17,8 +17,7 @@ def test_run_of_other_settings_is_set_aside(tmp_path):
   place = counting.place(tmp_path)
   (cell, *_) = counting.cells(place)
   running.run_cell(cell, place)
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(sheet.read_text().replace("SLEEP = 0.0", "SLEEP = 0"))
+  counting.edit(place, "SLEEP = 0.0", "SLEEP = 0")
   assert counting.cells(place)[0].settings != cell.settings
   running.run_cell(counting.cells(place)[0], place)
   assert (place.folder(cell) / "starts").read_text() == "0 "
@@ -30,12 +29,8 @@ def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(
   tmp_path, keeps
 ):
   place = counting.place(tmp_path)
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(
-    sheet.read_text().replace(
-      "gin_files = []", f"gin_files = []\nkeeps_prompt = {str(keeps).lower()}"
-    )
-  )
+  keeps_prompt = f"keeps_prompt = {str(keeps).lower()}\ngin_files"
+  counting.edit(place, "gin_files", keeps_prompt)
   first, second, _ = counting.cells(place)
   place.folder(first).mkdir(parents=True)
   (place.folder(first) / "prompt.safetensors").write_bytes(b"learned")
@@ -92,8 +87,7 @@ def test_attempt_that_wrote_no_record_fails_with_what_was_known(
   known["command"] = [x.replace('""', '"parse"') for x in known["command"]]
   left.write_text(json.dumps(known))
   place.record(cell).unlink()
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(sheet.read_text().replace('FAIL = ""', 'FAIL = "parse"'))
+  counting.edit(place, 'FAIL = ""', 'FAIL = "parse"')
   outcome = running.run_cell(counting.cells(place)[1], place)
   assert (outcome.status, outcome.error) == ("failed", "SEED must not be 1.")
   record = counting.filed(place)[cell.name]
@@ -142,17 +136,14 @@ def test_failure_does_not_take_the_place_of_results(tmp_path):
   place = counting.place(tmp_path)
   running.run_cell(counting.cells(place)[1], place)
   good = counting.filed(place)
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(sheet.read_text().replace('FAIL = ""', 'FAIL = "loss"'))
+  counting.edit(place, 'FAIL = ""', 'FAIL = "loss"')
   assert running.run_cell(counting.cells(place)[1], place).status == "failed"
   assert counting.filed(place) == good
 
 
 def test_prompt_of_a_failed_run_is_neither_filed_nor_read(tmp_path):
   place = counting.place(tmp_path, fail="loss")
-  sheet = place.root / "configs" / "x.toml"
-  text = sheet.read_text().replace("gin_files = []", "keeps_prompt = true")
-  sheet.write_text(text.replace("[[grids]]", "gin_files = []\n[[grids]]"))
+  counting.edit(place, "gin_files", "keeps_prompt = true\ngin_files")
   cell = counting.cells(place)[1]
   prompt = place.folder(cell) / "prompt.safetensors"
   prompt.parent.mkdir(parents=True)
@@ -162,23 +153,15 @@ def test_prompt_of_a_failed_run_is_neither_filed_nor_read(tmp_path):
   assert running.run_cell(cell, place).status == "failed"
   assert not place.prompt(cell).exists()
   read = "runs/x/*/prompt.safetensors"
-  sheet.write_text(
-    sheet.read_text().replace("SEED =", f'PROMPT_FILE = "{read}", SEED =')
-  )
+  counting.edit(place, "SEED =", f'PROMPT_FILE = "{read}", SEED =')
   outcome = running.run_cell(counting.cells(place)[0], place)
   assert f"it needs {read}" in outcome.error
 
 
 def test_cell_without_the_prompt_it_begins_with_has_no_record(tmp_path):
   place = counting.place(tmp_path)
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(
-    sheet.read_text().replace(
-      "SEED =",
-      'PROMPT_FILES = "results/*/cb-seed[0-4].safetensors", NUM_PROMPTS = 2, '
-      "SEED =",
-    )
-  )
+  files = 'PROMPT_FILES = "results/*/cb-seed[0-4].safetensors", NUM_PROMPTS = 2'
+  counting.edit(place, "SEED =", f"{files}, SEED =")
   (cell, *_) = counting.cells(place)
   outcome = running.run_cell(cell, place)
   assert outcome.status == "failed"
@@ -194,14 +177,12 @@ def test_cell_without_the_prompt_it_begins_with_has_no_record(tmp_path):
 
 def test_record_names_no_folder_of_this_machine(tmp_path):
   place = counting.place(tmp_path)
-  sheet = place.root / "configs" / "x.toml"
   other = f"/mnt{tmp_path}/words"
-  sheet.write_text(
-    sheet.read_text().replace(
-      "SEED =",
-      f'OTHER = "{other}", OWN = "{tmp_path}/words", '
-      f'LINES = "a\\n{tmp_path}/b", SEED =',
-    )
+  counting.edit(
+    place,
+    "SEED =",
+    f'OTHER = "{other}", OWN = "{tmp_path}/words", '
+    f'LINES = "a\\n{tmp_path}/b", SEED =',
   )
   (cell, *_) = counting.cells(place)
   assert running.run_cell(cell, place).status == "finished"

@@ -46,7 +46,7 @@ def _load(tmp_path, sheet=SHEET, shared=SHARED):
   (tmp_path / "parts").mkdir(exist_ok=True)
   (tmp_path / "parts" / "shared.toml").write_text(shared)
   (tmp_path / "x.toml").write_text(sheet)
-  return sheets.load(tmp_path / "x.toml", tmp_path)
+  return sheets.load("x", tmp_path)
 
 
 def test_cells_are_the_union_of_the_grids(tmp_path):

@@ -174,7 +174,7 @@ def test_ensemble(tmp_path):
 
 def test_a_run_is_a_row_where_tasks_are_columns():
   """The probes of the ladder's pretraining, by the committed records."""
-  sheet = sheets.load(ROOT / "configs" / "ladder.toml", ROOT / "configs")
+  sheet = sheets.load("ladder", ROOT / "configs")
   results = Results(sheet, Archive.load(ROOT / "results"))
   text = tables.of_tasks(results)
   assert text.header[0] == "Size and stage"

@@ -78,7 +78,7 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
   cells = []
   for given in args.sheets:
     name = sheets.name_of(given, configs)
-    sheet = sheets.load(configs / f"{name}.toml", configs)
+    sheet = sheets.load(name, configs)
     if sheet.launch:  # What its cells need of each other, this does not do.
       raise ValueError(f"{name} is run by {sheet.launch}.")
     cells += sheet.seed_by_seed()

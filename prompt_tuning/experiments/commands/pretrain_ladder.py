@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.error(f"no size {sorted(unknown)}; there is {', '.join(SIZES)}")
   root = args.root.resolve()
   try:
-    sheet = sheets.load(root / "configs/ladder.toml", root / "configs")
+    sheet = sheets.load("ladder", root / "configs")
     for size in args.sizes:
       for cell in sheet.cells():
         if cell.point["size"] == size:
@@ -70,6 +70,5 @@ def _is_here(cell: Cell, place: Place) -> bool:
   left = place.folder(cell) / "record.json"
   if not left.exists():
     return False
-  here = records.parse(left.read_text(encoding="utf-8"), str(left))
   filed = place.archive().record(cell)
-  return filed is not None and filed.started == here.started
+  return filed is not None and filed.started == records.read(left).started

@@ -136,7 +136,7 @@ def _without_runs(
   sheet = toml_files.parse(
     configs / "parameters.toml", parameters.ParameterSheet
   )
-  counted = parameters.count_all(sheet)
+  counted = {size: parameters.count(sheet, size) for size in sheet.sizes}
   known = {name: results.sheet for name, results in every.items()}
   if "parameters" in wanted:
     for name, content in parameters.page(sheet, counted).items():

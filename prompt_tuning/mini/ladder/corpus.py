@@ -59,13 +59,6 @@ def long_documents(split: str) -> tuple[str, ...]:
   )
 
 
-def _in_order(documents: tuple[str, ...], seed: int | None) -> Sequence[str]:
-  """Shuffles by a seed, or not at all."""
-  if seed is None:
-    return documents
-  return random.Random(seed).sample(documents, len(documents))
-
-
 class ProseSource(GeneratedSource):
   """Documents: a "text" with a mark before a word that answers.
 
@@ -81,11 +74,10 @@ class ProseSource(GeneratedSource):
 
   def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
     """A split's documents, shuffled by the seed alone."""
-    return {
-      "text": tf.constant(
-        _in_order(self.documents(split), seed if shuffle else None)
-      )
-    }
+    documents: Sequence[str] = self.documents(split)
+    if shuffle and seed is not None:
+      documents = random.Random(seed).sample(documents, len(documents))
+    return {"text": tf.constant(documents)}
 
 
 def tokenize_once(

@@ -18,10 +18,6 @@ Features = dict[str, Any]
 EXAMPLES_PER_SPLIT = {"train": 4_000, "validation": 400, "test": 400}
 
 
-def _tell(story: list[world.Fact]) -> str:
-  return " ".join(f"{fact.statement} ." for fact in story)
-
-
 def boolq(rng: random.Random, split: str, label: int) -> Features:
   """Is it so? Half of the labels are True.
 
@@ -30,7 +26,7 @@ def boolq(rng: random.Random, split: str, label: int) -> Features:
   story = world.draw_story(rng, split, 2)
   claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
   return {
-    "passage": _tell(story),
+    "passage": world.tell(story),
     "question": claim.say(claim.relation.asks_whether),
     "label": label,
   }
@@ -41,7 +37,7 @@ def cb(rng: random.Random, split: str, label: int) -> Features:
   story = world.draw_story(rng, split, 2)
   claim = world.draw_claim(rng, story, world.STATUSES[label])
   return {
-    "premise": _tell(story),
+    "premise": world.tell(story),
     "hypothesis": f"{claim.statement} .",
     "label": label,
   }
@@ -53,7 +49,7 @@ def rte(rng: random.Random, split: str, label: int) -> Features:
   status = ("entailment", rng.choice(world.STATUSES[1:]))[label]
   claim = world.draw_claim(rng, story, status)
   return {
-    "premise": _tell(story),
+    "premise": world.tell(story),
     "hypothesis": f"{claim.statement} .",
     "label": label,
   }
@@ -80,7 +76,7 @@ def multirc(rng: random.Random, split: str, label: int) -> Features:
   story = world.draw_story(rng, split, 2)
   claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
   return {
-    "paragraph": _tell(story),
+    "paragraph": world.tell(story),
     "question": f"{claim.say(claim.relation.asks_what)} ?",
     "answer": claim.value,
     "label": label,
@@ -92,7 +88,7 @@ def record(rng: random.Random, split: str, label: int) -> Features:
   story = world.draw_story(rng, split, 2)
   fact = story[label]
   return {
-    "passage": _tell(story),
+    "passage": world.tell(story),
     "query": fact.relation.statement.format(
       who="@placeholder", value=fact.value
     ),

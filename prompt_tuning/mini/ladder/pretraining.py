@@ -85,6 +85,7 @@ def export(
   steps = sorted(
     int(path.name.removeprefix("checkpoint_"))
     for path in run.glob("checkpoint_*")
+    if not path.suffix  # One that is cut off or damaged has one.
   )
   for name, share in _KEPT[stage].items():
     position = share * len(steps) - 1

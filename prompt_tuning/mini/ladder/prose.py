@@ -31,10 +31,6 @@ _REMARKS = (
 )
 
 
-def _tell(story: list[world.Fact]) -> str:
-  return " ".join(f"{fact.statement} ." for fact in story)
-
-
 def _story(rng: random.Random, split: str) -> list[world.Fact]:
   return world.draw_story(rng, split, 1 if rng.random() < 0.3 else 2)
 
@@ -44,7 +40,7 @@ def answer(rng: random.Random, split: str) -> str:
   story = _story(rng, split)
   fact = rng.choice(story)
   relation = fact.relation
-  return _tell(story) + rng.choice(
+  return world.tell(story) + rng.choice(
     (
       f" {fact.say(relation.asks_who)} ? |{fact.who} .",
       f" someone {fact.say(relation.statement[6:])} : |{fact.who} .",
@@ -57,7 +53,7 @@ def value(rng: random.Random, split: str) -> str:
   story = _story(rng, split)
   fact = rng.choice(story)
   relation = fact.relation
-  return _tell(story) + rng.choice(
+  return world.tell(story) + rng.choice(
     (
       f" {fact.say(relation.asks_what)} ? "
       f"{relation.answers_what} |{fact.value} .",
@@ -75,7 +71,7 @@ def truth(rng: random.Random, split: str) -> str:
   )
   ask = claim.say(claim.relation.asks_whether)
   what = claim.say(claim.relation.asks_what)
-  return _tell(story) + rng.choice(
+  return world.tell(story) + rng.choice(
     (
       f" {ask} ? |{'yes' if is_so else 'no'} .",
       f" {ask} ? that is |{is_so} .",
@@ -89,7 +85,7 @@ def entailment(rng: random.Random, split: str) -> str:
   story = _story(rng, split)
   status = rng.choice(world.STATUSES)
   claim = world.draw_claim(rng, story, status)
-  return f"{_tell(story)} so {claim.statement} . this is |{status} ."
+  return f"{world.tell(story)} so {claim.statement} . this is |{status} ."
 
 
 def told(rng: random.Random, split: str) -> str:

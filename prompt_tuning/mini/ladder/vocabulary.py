@@ -14,6 +14,7 @@ from prompt_tuning.mini.ladder import prose
 
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 _EOS, _UNK = 1, 2
+_EXTRA_IDS = 100
 # A sentinel, a word, or a mark: the same for Python's and TensorFlow's regular
 # expressions.
 _TOKEN = r"<extra_id_[0-9]+>|[A-Za-z0-9_]+|[^A-Za-z0-9_\s]"
@@ -26,12 +27,8 @@ class WordVocabulary(seqio.Vocabulary):
   from the end: `<extra_id_0>` is the last id.
   """
 
-  def __init__(self, words: Sequence[str], extra_ids: int = 100):
-    """Numbers the words.
-
-    Args:
-      words: Each once.
-      extra_ids: How many sentinels.
+  def __init__(self, words: Sequence[str]):
+    """Numbers the words, each of which is there once.
 
     Raises:
       ValueError: if a word is there twice, or is not one token.
@@ -42,7 +39,7 @@ class WordVocabulary(seqio.Vocabulary):
       raise ValueError(f"Expected words or marks, got {odd}: split them.")
     super().__init__()
     self._num_words = len(words)
-    sentinels = (f"<extra_id_{i}>" for i in reversed(range(extra_ids)))
+    sentinels = (f"<extra_id_{i}>" for i in reversed(range(_EXTRA_IDS)))
     self._tokens = (*_SPECIAL, *words, *sentinels)
     self._ids = {token: i for i, token in enumerate(self._tokens)}
     # TensorFlow tables belong to the graph that they are made in.

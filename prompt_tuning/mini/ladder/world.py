@@ -6,7 +6,7 @@ relations of six values, twelve laws of cause and effect, six words of two
 senses. Everything is one short English clause.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 import dataclasses
 import random
 import zlib
@@ -14,10 +14,6 @@ import zlib
 WOMEN = ("Anna", "Mary", "Lucy", "Emma", "Sarah", "Kate")
 MEN = ("Tom", "John", "Peter", "David", "Paul", "Adam")
 PEOPLE = (*WOMEN, *MEN)
-
-
-def pronoun_of(person: str) -> str:
-  return "she" if person in WOMEN else "he"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +81,10 @@ class Fact:
   @property
   def statement(self) -> str:
     return self.say(self.relation.statement)
+
+
+def tell(story: Iterable[Fact]) -> str:
+  return " ".join(f"{fact.statement} ." for fact in story)
 
 
 # A cause and its effect, in words of their own.
@@ -270,7 +270,7 @@ def draw_meeting(rng: random.Random, split: str) -> Meeting:
     if split_of(who, other, verb, mood) == split:
       break
   first, second = rng.sample((who, other), 2)
-  pronoun = pronoun_of(who)
+  pronoun = "she" if who in WOMEN else "he"
   return Meeting(
     f"{first} {verb} {second} because {pronoun} was {mood}",
     who=who,

@@ -230,10 +230,6 @@ def draw_laws(
   return first, second
 
 
-def fill(template: str, thing: str, person: world.Person) -> str:
-  return template.format(thing=thing, person=person.name, his=person.possessive)
-
-
 @dataclasses.dataclass(frozen=True)
 class Motive:
   """Something one person does to another, with a reason that fits only one.

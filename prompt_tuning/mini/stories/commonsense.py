@@ -23,7 +23,9 @@ def copa(rng: random.Random, split: str, level: str) -> list[world.Features]:
   question = rng.choice(("cause", "effect"))
 
   def say(law: causes.Law, part: str, thing: str) -> str:
-    return causes.fill(getattr(law, part), thing, person)
+    return getattr(law, part).format(
+      thing=thing, person=person.name, his=person.possessive
+    )
 
   if level == "direction":
     choices = [say(law, "before", thing), say(law, "after", thing)]

@@ -357,4 +357,4 @@ def pairs(word: str, level: str, split: str) -> list[tuple[str, str]]:
     ],
     "different": list(itertools.product(first, second)),
   }[level]
-  return world.in_split(pairs, split)
+  return [x for i, x in enumerate(pairs) if world.split_of(i) == split]

@@ -3,7 +3,6 @@
 The words are everyday English ones that T5's vocabulary has as one piece.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import random
 from typing import Any
@@ -139,11 +138,6 @@ def split_of(number: int) -> str:
   return ("validation", "test", "train", "train", "train", "train")[
     number % _PARTS
   ]
-
-
-def in_split(combinations: Sequence, split: str) -> list:
-  """Those of the combinations that belong to `split`, by their position."""
-  return [c for i, c in enumerate(combinations) if split_of(i) == split]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -148,7 +148,7 @@ def test_written_sheet_is_launched_by_its_name(root, capsys):
   _sweep("--gin.SEED=0,1", *FAST[1:])
   _sweep(*FAST, "--write_sheet=configs/mine.toml")
   assert "3 cells, 2 of them with a record" in capsys.readouterr().out
-  sheet = sheets.load(root / "configs/mine.toml", root / "configs")
+  sheet = sheets.load("mine", root / "configs")
   archive = Archive.load(root / "results")
   done = [cell.name for cell in sheet.cells() if archive.finished(cell)]
   assert done == ["seed0", "seed1"]

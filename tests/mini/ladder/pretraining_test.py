@@ -46,6 +46,7 @@ def test_keeps_the_checkpoints_at_10_50_and_100_percent(tmp_path):
     checkpoints.save_base_checkpoint(
       str(run), step, {"kernel": np.full((2, 3), step / 7, np.float32)}, {}
     )
+  (run / "checkpoint_25.damaged").mkdir()  # It was set aside.
   written = list(pretraining.export(run, folder, "lm"))
   assert [path.relative_to(folder).as_posix() for path in written] == [
     "lm_10/checkpoint_20",
