@@ -287,3 +287,16 @@ def test_flags_become_bindings():
   ) == ["train", "--gin_bindings=A.B = 'x=y'", "--gin_file=f"]
   with pytest.raises(ValueError, match="Expected --gin"):
     gin_utils.rewrite_gin_args(["--gin.A"])
+
+
+def test_search_paths_come_before_the_working_directory(tmp_path, monkeypatch):
+  for name, value in (("here", 1), ("there", 2)):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.gin").write_text(f"X = {value}\n")
+  monkeypatch.chdir(tmp_path / "here")
+  for name, value in (("there", 2), (".", 1)):
+    gin.clear_config()
+    gin_utils.parse_gin_flags(
+      [name if name == "." else str(tmp_path / name)], ["a.gin"], []
+    )
+    assert gin.query_parameter("%X") == value

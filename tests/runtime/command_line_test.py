@@ -87,8 +87,9 @@ def test_dry_run_prints_the_configuration(tmp_path, module):
   assert not list(tmp_path.iterdir())
 
 
-def test_mistyped_scope_is_refused(tmp_path):
-  binding = "trian/utils.DatasetConfig.batch_size"
+@pytest.mark.parametrize("scope", ["trian", "train_evl"])
+def test_mistyped_scope_is_refused(tmp_path, scope):
+  binding = f"{scope}/utils.DatasetConfig.batch_size"
   arguments = [*MODEL, "--gin.MODEL_DIR='out'", f"--gin.{binding}=4"]
   result = _run("train", [*arguments, "--dry_run"], tmp_path)
   assert result.returncode == 1

@@ -15,9 +15,10 @@ def base(tmp_path_factory):
 def run(tmp_path_factory, base):
   """Not to be changed: `copy` is."""
   folder = tmp_path_factory.mktemp("run") / "run"
-  tiny.train(
+  outcome = tiny.train(
     folder, base, actions={"INFER_EVAL": [tiny.save_best_prompt(folder)]}
   )
+  assert outcome.status == "finished"
   return folder
 
 

@@ -150,6 +150,17 @@ def test_reader_that_takes_nothing_is_let_go(monkeypatch):
   assert sent[-1] == {"type": "http.response.body", "body": b"89"}
 
 
+def test_upload_may_take_longer(engine, tmp_path):
+  service = served.make_service(engine, tmp_path / "prompts", read_seconds=0.2)
+
+  async def slowly():
+    yield b"no prompt"
+    await asyncio.sleep(0.4)
+
+  response = served.send(service, "PUT", "/v1/prompts/a", content=slowly())
+  assert response.status_code == 400
+
+
 def test_slow_sender_is_let_go(engine, tmp_path):
   service = served.make_service(engine, tmp_path / "prompts", read_seconds=0.05)
 

@@ -406,3 +406,24 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     with pytest.raises(SystemExit):
       command.main([*arguments, f"--prompts={tmp_path}", "--jobs="])
     assert message in capsys.readouterr().err
+
+
+def test_jobs_that_cannot_be_opened_are_told(tmp_path, capsys):
+  (tmp_path / "jobs.sqlite").mkdir()
+  with pytest.raises(SystemExit) as stop:
+    command.main(
+      [
+        "--checkpoint=checkpoints/ladder_xs/lm_100",
+        f"--prompts={tmp_path / 'prompts'}",
+        f"--jobs={tmp_path}",
+      ]
+    )
+  assert stop.value.code == 2
+  assert "Error: unable to open database file" in capsys.readouterr().err
+
+
+def test_engine_that_failed_is_not_about_to_start(service, monkeypatch):
+  monkeypatch.setattr(service.engine, "failure", RuntimeError())
+  for path in ("/readyz", "/healthz"):
+    response = served.send(service, "GET", path)
+    served.check_error(response, 500, "The engine failed")
