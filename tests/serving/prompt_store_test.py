@@ -1,0 +1,214 @@
+"""The folder of prompts: what others write into it, and how it may fail."""
+
+import asyncio
+import os
+import threading
+import time
+
+import pytest
+import served
+
+from prompt_tuning import prompt_files
+from prompt_tuning.serving import prompt_store
+from prompt_tuning.serving import service as service_lib
+
+
+def test_files_that_others_write_are_served(service, prompts):
+  folder = service.store.folder
+  prompt_files.save_prompt(folder / "late.npy", prompts[3].array)
+  (folder / "broken.npy").write_bytes(b"no")
+  assert served.complete(service, model="late").status_code == 200
+  assert served.complete(service, model="broken").status_code == 404
+  (folder / "late.npy").unlink()
+  service.store.refresh()
+  assert served.complete(service, model="late").status_code == 404
+
+
+def test_of_two_files_of_a_name_one_is_read_and_once(
+  service, prompts, monkeypatch
+):
+  read = []
+  monkeypatch.setattr(service.store, "_read", lambda *file: read.append(file))
+  prompt_files.save_prompt(
+    service.store.folder / "prompt_1.npy", prompts[3].array
+  )
+  service.store.refresh()
+  assert not read
+
+
+def test_file_that_was_half_written_is_read_when_it_is_whole(service, prompts):
+  """On a file system whose times are of seconds."""
+  path = service.store.folder / "late.npy"
+  whole = served.npy(prompts[3].array)
+  for content, status in ((whole[:-8], 404), (whole, 200)):
+    with path.open("wb") as file:
+      file.write(content)
+    os.utime(path, (1, 1))
+    service.store.refresh()
+    assert served.complete(service, model="late").status_code == status
+
+
+def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
+  service, prompts, monkeypatch
+):
+  folder, load = service.store.folder, prompt_files.load_prompt
+  for i in (1, 4):
+    path = folder / f"prompt_{i}.safetensors"
+    prompt_files.save_prompt(path, prompts[4].array)
+
+  def fail(path):
+    if path.stem == "prompt_1":
+      raise OSError(24, "Too many open files")
+    if path.stem == "prompt_2":
+      raise AssertionError("It is known.")
+    return load(path)
+
+  monkeypatch.setattr(prompt_files, "load_prompt", fail)
+  for _ in range(2):
+    service.store.refresh()
+    # The one before stays until then.
+    assert service.store.get("prompt_1").length == 1
+    assert service.store.get("prompt_4").length == 6
+  monkeypatch.undo()
+  service.store.refresh()
+  assert service.store.get("prompt_1").length == 6
+
+
+def test_link_to_itself_keeps_nobody_from_the_others(service, prompts):
+  folder = service.store.folder
+  os.symlink("loop", folder / "loop")
+  os.symlink("loop.npy", folder / "loop.npy")
+  prompt_files.save_prompt(folder / "late.safetensors", prompts[4].array)
+  service.store.refresh()
+  assert service.store.get("late").length == 6
+  with pytest.raises(prompt_store.UnknownPromptError):
+    service.store.get("loop")
+
+
+def test_put_that_does_not_end_holds_up_nobody(service, prompts, monkeypatch):
+  may_end, save = threading.Event(), prompt_files.save_prompt
+
+  def slow(*arguments):
+    assert may_end.wait(60)
+    save(*arguments)
+
+  content = (service.store.folder / "prompt_1.safetensors").read_bytes()
+  monkeypatch.setattr(prompt_files, "save_prompt", slow)
+  service.store._period = 0.0
+  put = threading.Thread(target=service.store.put, args=("new", content))
+  put.start()
+  try:
+    assert "prompt_1" in service.store.names()
+    assert service.store.get("prompt_1").length == 1
+  finally:
+    may_end.set()
+    put.join()
+  assert service.store.get("new").length == 1
+
+
+def test_what_is_known_is_served_when_the_folder_cannot_be_listed(
+  service, prompts, monkeypatch
+):
+  def fail(folder):
+    raise OSError(116, "Stale file handle")
+
+  monkeypatch.setattr(prompt_store, "_files", fail)
+  service.store._period = -1  # It looks each time.
+  assert served.complete(service).status_code == 200
+  assert served.complete(service, model="none").status_code == 404
+  models = served.send(service, "GET", "/v1/models").json()["data"]
+  assert len(models) == 3
+  with pytest.raises(OSError, match="Stale"):
+    service.store.put("new", served.npy(prompts[0].array))
+
+
+@pytest.fixture
+def slow_folder(service, monkeypatch):
+  """The threads that look at the folder of prompts, and what lets them end."""
+  looks, may_end, found = [], threading.Event(), prompt_store._files
+
+  def slow(folder):
+    looks.append(threading.current_thread())
+    assert may_end.wait(60)
+    return found(folder)
+
+  monkeypatch.setattr(prompt_store, "_files", slow)
+  return looks, may_end
+
+
+def test_wrong_names_hold_up_nobody(service, slow_folder, monkeypatch):
+  """One thread looks, and those who ask share its look."""
+  looks, may_end = slow_folder
+  monkeypatch.setattr(prompt_store, "_PAUSE", 0)
+  service.store._period = 1000
+
+  async def run():
+    async with served.client(service) as http:
+
+      def ask(model):
+        body = {"model": model, "prompt": "abc", "max_tokens": 2}
+        return asyncio.create_task(http.post(served.COMPLETIONS, json=body))
+
+      wrong = [ask(f"none_{i}") for i in range(20)]
+      while not looks:
+        await asyncio.sleep(0.01)
+      assert (await ask("prompt_1")).status_code == 200
+      may_end.set()
+      assert {x.status_code for x in await asyncio.gather(*wrong)} == {404}
+
+  asyncio.run(run())
+  assert len(looks) <= 2
+  assert threading.main_thread() not in looks
+
+
+def test_folder_that_does_not_answer_holds_up_nobody(
+  service, slow_folder, monkeypatch
+):
+  looks, may_end = slow_folder
+  monkeypatch.setattr(service_lib, "_PATIENCE", 0.05)
+  service.store._period = 0
+
+  async def run():
+    async with served.client(service) as http:
+      lists = [asyncio.create_task(http.get("/v1/models")) for _ in range(50)]
+      while not looks:
+        await asyncio.sleep(0.01)
+      assert (await http.get("/healthz")).status_code == 200
+      for _ in range(10):
+        body = {"model": "prompt_1", "prompt": "abc", "max_tokens": 2}
+        answer = await http.post(served.COMPLETIONS, json=body)
+        assert answer.status_code == 200
+      assert len(looks) == 1
+      may_end.set()
+      assert {x.status_code for x in await asyncio.gather(*lists)} == {200}
+
+  asyncio.run(run())
+
+
+def test_busy_threads_hold_up_nobody(service, monkeypatch):
+  """Those of asyncio parse uploads, among other things."""
+  monkeypatch.setattr(service_lib, "_PATIENCE", 60)
+  service.store._period = 0
+  may_end = threading.Event()
+
+  async def run():
+    async with served.client(service) as http:
+      busy = [asyncio.to_thread(may_end.wait, 50) for _ in range(100)]
+      waiting = asyncio.gather(*busy)
+      await asyncio.sleep(0.1)
+      body = {"model": "prompt_1", "prompt": "abc", "max_tokens": 2}
+      async with asyncio.timeout(30):
+        answer = await http.post(served.COMPLETIONS, json=body)
+      assert answer.status_code == 200
+      may_end.set()
+      await waiting
+
+  asyncio.run(run())
+
+
+def test_looks_for_wrong_names_have_pauses_between_them(service):
+  service.store._period = 1000
+  asked = time.monotonic()
+  service.store.refresh()
+  assert service.store.pause(asked) == 0  # That look was after it.
+  assert 0 < service.store.pause(time.monotonic()) <= 100
