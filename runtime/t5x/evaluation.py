@@ -221,6 +221,7 @@ def evaluate(
       to the folder.
     events.CancelledError: if `should_stop` said so.
   """
+  run_configuration.check_same_everywhere(configuration, output_dir)
   records.make_folder(output_dir, "EVAL_OUTPUT_DIR", "eval")
   with contextlib.ExitStack() as stack:
     stack.enter_context(run_lock.RunLock(output_dir, "EVAL_OUTPUT_DIR"))

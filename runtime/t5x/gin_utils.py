@@ -257,7 +257,7 @@ def summarize_gin_config(
 
   Args:
     model_dir: An existing folder.
-    summary_writer: A tensorboardX writer, which gets the text too, or None.
+    summary_writer: An `event_file.EventFile`, which gets the text too, or None.
     step: The step it is logged at.
   """
   import jax  # It takes a second: not for --help.

@@ -121,6 +121,7 @@ def infer(
     raise ValueError(
       f"Expected 0 <= shard_id < num_shards={num_shards}, got {shard_id}."
     )
+  run_configuration.check_same_everywhere(configuration, output_dir)
   records.make_folder(output_dir, "INFER_OUTPUT_DIR", "infer")
   rng = None if fallback_init_rng is None else jax.random.key(fallback_init_rng)
   chunk_size = checkpoint_period * dataset_cfg.batch_size

@@ -23,3 +23,10 @@ def wait_for_all(what: str) -> None:
   """Waits until every process is here; `what` names the place."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(what)
+
+
+def is_true_anywhere(value: bool) -> bool:
+  """Whether it is in any process; each of them calls it."""
+  if jax.process_count() == 1:
+    return value
+  return bool(multihost_utils.process_allgather(np.bool_(value)).any())

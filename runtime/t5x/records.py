@@ -18,7 +18,6 @@ from etils import epath
 import gin
 import jax
 
-import t5x
 from t5x import (
   checkpoints,
   events,
@@ -298,7 +297,11 @@ class RunRecord:
 
 
 class MetricLog:
-  """Writes scalars to `metrics.jsonl` and to TensorBoard."""
+  """Writes scalars to `metrics.jsonl` and to TensorBoard.
+
+  Attributes:
+    summary_writer: Of TensorBoard's file; None but in the first process.
+  """
 
   def __init__(
     self,
@@ -318,8 +321,8 @@ class MetricLog:
         evaluation that was cut off are dropped.
     """
     self._path = os.path.join(folder, "metrics.jsonl")
-    self._first_process = jax.process_index() == 0
-    if self._first_process:
+    self.summary_writer = None
+    if jax.process_index() == 0:
       evaluated = [
         {"step": e["step"], **_scalars(f"inference_eval/{task}", values)}
         for e in evals
@@ -336,32 +339,24 @@ class MetricLog:
         ),
         lambda kept: [line for line in evaluated if line not in kept],
       )
-    # Only those who train wait for it. Of torch, where that is, it takes the
-    # name of a class, which takes two seconds.
-    with t5x.without("torch"):
-      import tensorboardX
+      # Only those who train wait for it.
+      from t5x import event_file
 
-    # It writes from a thread of its own.
-    self.summary_writer = tensorboardX.SummaryWriter(
-      folder, purge_step=first_step + 1, write_to_disk=self._first_process
-    )
+      self.summary_writer = event_file.EventFile(folder, first_step)
 
   def write(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
     """Logs `values` under `prefix/name`."""
+    if self.summary_writer is None:
+      return
     scalars = _scalars(prefix, values)
+    storage.append(self._path, json.dumps({"step": step, **scalars}) + "\n")
     for name, value in scalars.items():
       self.summary_writer.add_scalar(name, value, step)
-    if self._first_process:
-      storage.append(self._path, json.dumps({"step": step, **scalars}) + "\n")
+    self.summary_writer.flush()
 
   def close(self) -> None:
-    try:
+    if self.summary_writer is not None:
       self.summary_writer.close()
-    except Exception as error:
-      # In a bucket, a write whose answer was lost is sent again, and refused:
-      # the object is newer than it was, by that very write. Nobody else writes.
-      if getattr(error, "code", None) != 412:
-        raise
 
 
 def _is_of_evaluation(line: metric_lines.Line) -> bool:

@@ -283,3 +283,37 @@ def check_same_run(
       "Give those settings, or choose another folder."
     )
   return differences
+
+
+def check_same_everywhere(
+  configuration: RunConfiguration | None, folder: str
+) -> None:
+  """Checks that all processes were told the same.
+
+  Each of them calls it. Where the base model lies may differ.
+
+  Args:
+    configuration: What this process was told.
+    folder: Where it is to write.
+
+  Raises:
+    ValueError: in all of them, if one was told something else.
+  """
+  # It takes a second: not for --help.
+  from t5x import multihost
+
+  told = configuration or RunConfiguration("train", {})
+  settings = {**told.settings, "folder": folder}
+  here = dataclasses.replace(told, settings=settings)
+  first = dataclasses.replace(
+    told, settings=multihost.of_first_process(settings)
+  )
+  differences = [
+    x for x in first.differences(here) if not _is_one_of(x.name, _OF_THE_BASE)
+  ]
+  if multihost.is_true_anywhere(bool(differences)):
+    raise ValueError(
+      "Not all processes were told the same, the first's -> this one's: "
+      f"{describe(differences) or 'no difference here'}. Start each of them "
+      "with the same command and files."
+    )

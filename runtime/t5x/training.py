@@ -119,6 +119,7 @@ class Training:
     self, on_event: events.OnEvent, should_stop: events.ShouldStop
   ) -> Outcome:
     """Runs to the end; see `train`."""
+    run_configuration.check_same_everywhere(self.configuration, self.model_dir)
     records.make_folder(self.model_dir, "MODEL_DIR", "train")
     with contextlib.ExitStack() as stack:
       lock = run_lock.RunLock(self.model_dir, "MODEL_DIR")

@@ -1,6 +1,9 @@
 """Which settings make a run, and with which it may go on."""
 
 import json
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -119,3 +122,58 @@ def test_one_macro_is_one_difference():
     run_configuration.describe(old.differences(new))
     == "BATCH (t5x.f.batch): 16 -> 32"
   )
+
+
+_TOLD_IN_TWO_PROCESSES = """
+import json, sys
+import jax
+address, index = sys.argv[1:]
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(address, 2, int(index))
+from t5x import run_configuration
+told = [
+  ({"train.random_seed": 0}, "runs/a"),
+  ({"train.random_seed": index}, "runs/a"),
+  ({"train.random_seed": 0, "RestoreCheckpointConfig.path": index}, "runs/a"),
+  ({"train.random_seed": 0}, f"runs/{index}"),
+]
+said = []
+for settings, folder in told:
+  try:
+    run_configuration.check_same_everywhere(
+      run_configuration.of_settings("train", settings), folder
+    )
+    said.append(None)
+  except ValueError as error:
+    said.append(str(error))
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_refuse_what_one_was_told_otherwise():
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", _TOLD_IN_TWO_PROCESSES, address, str(index)],
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  first, other = (
+    json.loads(process.communicate(timeout=300)[0].splitlines()[-1])
+    for process in processes
+  )
+  assert [x is None for x in first] == [True, False, True, False]
+  assert [x is None for x in other] == [True, False, True, False]
+  assert "no difference here" in first[1]
+  assert "this one's: train.random_seed: '0' -> '1'." in other[1]
+  assert "folder: runs/0 -> runs/1." in other[3]
+
+
+def test_one_process_is_told_what_it_is_told():
+  run_configuration.check_same_everywhere(configuration(), "here")
+  run_configuration.check_same_everywhere(None, "here")
