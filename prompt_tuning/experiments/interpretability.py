@@ -112,7 +112,7 @@ def read(results: Results, root: pathlib.Path, count: int) -> list[Reading]:
     prompt, metadata = prompt_files.load_prompt(path)
     try:
       if metadata is not None:
-        base_model.check_compatible(metadata, checkpoint, vocabulary)
+        base_model.check_compatible([metadata], checkpoint, vocabulary)
       embedding = embeddings(checkpoint)
     except ValueError as e:
       logging.warning("%s is left out: %s", path.name, e)

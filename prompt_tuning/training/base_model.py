@@ -8,6 +8,9 @@ without a model reads its format 3 alone, Orbax reads the rest, and there are no
 fingerprints: prompts are written and read without that check.
 """
 
+from collections.abc import Sequence
+import dataclasses
+import re
 from typing import Any
 
 from etils import epath
@@ -16,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import seqio
 
-from prompt_tuning import prompt_files
+from prompt_tuning import injections, prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.t5.config import TOKEN_EMBEDDING
 from prompt_tuning.training import paths
@@ -98,26 +101,55 @@ def prompt_for_model(
   Raises:
     ValueError: if the prompt was trained on another model or vocabulary.
   """
-  prompt, metadata = prompt_files.load_prompt(prompt_file)
-  if metadata is not None:
-    check_compatible(metadata, checkpoint_path, vocabulary)
+  (prompt,) = prompts_for_model([prompt_file], checkpoint_path, vocabulary)
   return prompt
 
 
+def prompts_for_model(
+  paths_of_prompts: Sequence[str],
+  checkpoint_path: str,
+  vocabulary: seqio.Vocabulary,
+) -> list[np.ndarray]:
+  """Reads prompts as `prompt_for_model` does, and the model's identity once."""
+  loaded = [prompt_files.load_prompt(path) for path in paths_of_prompts]
+  check_compatible(
+    [metadata for _, metadata in loaded if metadata is not None],
+    checkpoint_path,
+    vocabulary,
+  )
+  return [prompt for prompt, _ in loaded]
+
+
 def check_compatible(
-  metadata: prompt_files.PromptMetadata,
+  found: Sequence[prompt_files.PromptMetadata],
   checkpoint_path: str,
   vocabulary: seqio.Vocabulary,
 ) -> None:
   """Raises ValueError for a prompt of another model; see `prompt_files`."""
-  identity = prompt_files.UNKNOWN
+  if not found:
+    return
+  frozen = prompt_files.UNKNOWN
   if hasattr(checkpoints, "open_checkpoint"):
-    base = checkpoints.open_checkpoint(checkpoint_path)
-    # A run's checkpoint has what it trained besides what is frozen.
-    identity = base.metadata.get("base_fingerprint") or base.fingerprint
-  prompt_files.check_compatible(
-    metadata, identity, vocabulary_lib.sha256(vocabulary)
-  )
+    frozen = identity(checkpoints.open_checkpoint(checkpoint_path))
+  for metadata in found:
+    prompt_files.check_compatible(
+      metadata, frozen, vocabulary_lib.sha256(vocabulary)
+    )
+
+
+def identity(base: "checkpoints.BaseCheckpoint") -> str:
+  """Returns the fingerprint of a checkpoint without what methods add to it."""
+  if known := base.metadata.get("base_fingerprint"):
+    return known  # A run's checkpoint says it.
+  of_methods = re.compile(rf"({'|'.join(injections.PLACES.values())})/.*")
+  arrays = {
+    name: array
+    for name, array in base.arrays.items()
+    if not of_methods.fullmatch(name)
+  }
+  if len(arrays) < len(base.arrays):
+    base = dataclasses.replace(base, arrays=arrays, metadata={})
+  return base.fingerprint
 
 
 def fingerprint(train_state: Any) -> str:

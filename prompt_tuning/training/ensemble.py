@@ -70,10 +70,7 @@ def from_files(
     ValueError: if a prompt was trained on another model or vocabulary.
   """
   found = np.stack(
-    [
-      base_model.prompt_for_model(path, checkpoint_path, vocabulary)
-      for path in find(pattern)
-    ]
+    base_model.prompts_for_model(find(pattern), checkpoint_path, vocabulary)
   )
 
   def init(rng: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:

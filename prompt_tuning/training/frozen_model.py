@@ -27,7 +27,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.t5.config import T5Config, config_of
-from prompt_tuning.training import architecture, tuning
+from prompt_tuning.training import architecture, base_model, tuning
 from prompt_tuning.training import examples as examples_lib
 from prompt_tuning.training.computed_once import computed_once
 from prompt_tuning.training.prediction import Predictor
@@ -138,10 +138,10 @@ class Model:
       or os.path.basename(os.path.abspath(self._base.path))
     )
 
-  @property
+  @computed_once
   def fingerprint(self) -> str:
     """Identifies the model's values."""
-    return self._base.fingerprint
+    return base_model.identity(self._base)
 
   @computed_once
   def _loaded(self) -> "_Loaded":

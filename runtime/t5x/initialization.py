@@ -169,6 +169,8 @@ class TrainStateInitializer:
       logging.warning(message)
       sources = {k: v for k, v in sources.items() if v in base.shapes}
     params = self._read(base, cfg, sources)
+    if sources == {name: name for name in base.shapes}:
+      base = base.identified_by(params)
     if missing := [name for name in self.param_shapes if name not in params]:
       if not cfg.fallback_to_scratch or init_rng is None:
         raise ValueError(

@@ -17,6 +17,7 @@ import pytest
 import t5x_folders
 import tiny
 
+from prompt_tuning.training import base_model
 from t5x import base_checkpoints, checkpoints, digests, initialization
 from t5x.formats import t5x_v3
 
@@ -67,7 +68,20 @@ def test_prompt_tuning_begins_with_a_checkpoint_of_t5x(tmp_path, flat, kind):
   assert list(state.trainable) == ["encoder"]
   # The identity of a model does not depend on how it was stored.
   own = checkpoints.fingerprint(traverse_util.unflatten_dict(flat, sep="/"))
-  assert base.fingerprint == checkpoints.fingerprint(state.frozen) == own
+  there = checkpoints.open_checkpoint(moved)
+  assert there.fingerprint == checkpoints.fingerprint(state.frozen) == own
+  # Nor is it read again, as what was read tells it.
+  assert base.metadata["fingerprint"] == own
+
+
+def test_model_with_a_prompt_in_it_is_the_model_to_its_prompts(tmp_path, flat):
+  prompt = {"encoder/prompt/prompt": np.zeros((4, tiny.WIDTH), np.float32)}
+  merged = _write("gfile", tmp_path / "merged", {**flat, **prompt})
+  alone = checkpoints.open_checkpoint(_write("gfile", tmp_path / "alone", flat))
+  # Another prompt is trained on it: what is frozen is the model alone.
+  state, base = _restore(merged)
+  assert base_model.identity(base) == checkpoints.fingerprint(state.frozen)
+  assert base_model.identity(base) == alone.fingerprint != base.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["gfile", "orbax"])
