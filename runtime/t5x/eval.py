@@ -1,6 +1,7 @@
 """Evaluates a model: `python -m t5x.eval --gin_file=... --gin.X=...`."""
 
 from collections.abc import Callable
+import sys
 
 from t5x import gin_help
 
@@ -9,7 +10,7 @@ if __name__ == "__main__":
 
 import jax
 
-from t5x import command_line, gin_utils, records
+from t5x import command_line, events, gin_utils, records
 from t5x.evaluation import InferenceEvaluator, evaluate
 from t5x.metrics import MetricsByTask
 
@@ -22,11 +23,23 @@ def main(evaluate: Callable[..., MetricsByTask]) -> None:
 
   Args:
     evaluate: `evaluation.evaluate`, its arguments bound.
+
+  Raises:
+    SystemExit: with 128 + its number, after a signal; started again, it begins
+      anew.
   """
-  with command_line.ProgressBar("evaluate", "example") as progress:
-    metrics = evaluate(
-      configuration=gin_utils.configuration("eval"), on_event=progress
-    )
+  with (
+    command_line.StopSignals() as signals,
+    command_line.ProgressBar("evaluate", "example") as progress,
+  ):
+    try:
+      metrics = evaluate(
+        configuration=gin_utils.configuration("eval"),
+        on_event=progress,
+        should_stop=signals.should_stop,
+      )
+    except events.CancelledError:
+      sys.exit(signals.exit_status)
   if jax.process_index() == 0:
     for task, values in metrics.items():
       print(records.format_metrics(task, values), flush=True)

@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import signal
 
 import pytest
 import seqio
@@ -16,6 +17,7 @@ from t5x import (
   evaluation,
   run_lock,
 )
+from t5x import eval as eval_program
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +34,11 @@ def _model(prompt_file, checkpoint):
 
 
 def _evaluate(model, base, folder, **overrides):
-  return evaluation.evaluate(
+  return evaluation.evaluate(**_arguments(model, base, folder, **overrides))
+
+
+def _arguments(model, base, folder, **overrides):
+  return dict(
     model=model,
     dataset_cfg=tiny.dataset_config(
       split="validation", shuffle=False, task_feature_lengths=None
@@ -97,6 +103,27 @@ def test_model_tuning_run_is_evaluated_from_its_checkpoint(base, tmp_path):
   last = json.loads((tmp_path / "run" / "record.json").read_text())["evals"][-1]
   metrics = _evaluate(model, tmp_path / "run", tmp_path / "eval")
   assert metrics == last["metrics"]
+
+
+def test_signal_ends_it_after_a_batch(base, tmp_path):
+  times = []
+
+  def evaluate(on_event, **given):
+    def signalled(event):
+      on_event(event)
+      if not times:
+        signal.raise_signal(signal.SIGTERM)
+      times.append(event)
+
+    arguments = _arguments(tiny.make_model(), base, tmp_path)
+    return evaluation.evaluate(**arguments, on_event=signalled, **given)
+
+  with pytest.raises(SystemExit) as stop:
+    eval_program.main(evaluate)
+  assert stop.value.code == 128 + signal.SIGTERM
+  record = json.loads((tmp_path / "record.json").read_text())
+  assert record["status"] == "interrupted"
+  assert run_lock.find_holder(str(tmp_path)) is None
 
 
 def test_prompt_of_another_model_is_refused(run, tmp_path):
