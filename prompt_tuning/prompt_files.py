@@ -379,7 +379,7 @@ def from_header(
       f"{path}: expected a prompt of {list(sizes)}, as its header says, got "
       f"{list(array.shape)}. The file is damaged: get another copy."
     )
-  # Earlier releases wrote none.
+  # Who writes such a file with other tools may leave it out.
   if header.get("prompt_sha256", digest := _sha256(array)) != digest:
     raise ValueError(
       f"{path}: the values are not those whose digest its header has. The file "

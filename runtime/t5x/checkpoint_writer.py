@@ -32,7 +32,7 @@ def names_checkpoint(path: epath.Path) -> Iterator[None]:
       number = next(known, None)
     if number is None:
       reason = text.partition(" [")[0]
-      raise OSError(errno.EIO, reason, str(path)) from error
+      raise OSError(f"{reason}: '{path}'") from error
     raise OSError(number, os.strerror(number), str(path)) from error
 
 

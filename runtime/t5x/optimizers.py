@@ -34,7 +34,12 @@ class OptimizerDef:
 
   A definition holds no arrays. Subclasses give the optax transformation; the
   arithmetic and the state are float32 whatever the parameters' dtype.
+
+  Attributes:
+    has_own_rate: Whether it does without the learning rate that it is told.
   """
+
+  has_own_rate = False
 
   def transformation(
     self, learning_rate: jax.Array | float, step: jax.Array | int
@@ -117,6 +122,8 @@ class OptimizerDef:
 class OptaxWrapper(OptimizerDef):
   """Any optax optimizer; the learning rate and its schedule are inside."""
 
+  has_own_rate = True
+
   def __init__(self, optax_optimizer: optax.GradientTransformation):
     self._optax_optimizer = optax_optimizer
 
@@ -149,6 +156,7 @@ class MultiOptimizer(OptimizerDef):
     self._traversals, self._optimizers = zip(
       *traversals_and_optimizers, strict=True
     )
+    self.has_own_rate = all(x.has_own_rate for x in self._optimizers)
 
   def transformation(self, learning_rate, step):
     return optax.partition(

@@ -278,8 +278,8 @@ def check_same_run(
     raise ValueError(
       f"{folder} has a run of other settings, there -> now: "
       f"{describe(refused)}. A run goes on with the settings it began with; "
-      "only its number of steps, its periods, its partitions and the place of "
-      "its base model may change. "
+      "what may change is how long it is, how often it is looked at, in which "
+      "parts it is computed, and where its base model lies. "
       "Give those settings, or choose another folder."
     )
   return differences

@@ -1,6 +1,6 @@
 """The state of a run: what trains, what is frozen, the optimizer's part."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -105,6 +105,15 @@ class TrainState(struct.PyTreeNode):
       {"learning_rate": learning_rate}, self.trainable, self.opt_state, grads
     )
     return self.replace(trainable=trainable, opt_state=opt_state)
+
+  def last_rate(
+    self, learning_rate_fn: Callable[[jax.Array], jax.Array]
+  ) -> dict[str, float]:
+    """Returns the learning rate of the last step, if the optimizer had it."""
+    assert self.optimizer_def is not None, "a state for inference"
+    if self.optimizer_def.has_own_rate:
+      return {}
+    return {"learning_rate": float(learning_rate_fn(self.step - 1))}
 
   def shardings(self, of_param: Params, replicated: Any) -> "TrainState":
     """Returns where each leaf lies.

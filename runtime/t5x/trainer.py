@@ -233,7 +233,7 @@ class Trainer:
       **metrics_lib.summarize(sums, done),
       **metrics_lib.timing(sums, done, seconds, jax.device_count()),
       **{k: v / done for k, v in sums.items() if k.startswith("weights/")},
-      "learning_rate": float(self._learning_rate_fn(self.train_state.step - 1)),
+      **self.train_state.last_rate(self._learning_rate_fn),
     }
 
   def eval(

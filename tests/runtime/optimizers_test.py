@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from t5x import adafactor, optimizers
+from t5x import adafactor, optimizers, train_state
 
 # Flax warns that traversals will go, but T5X's interface is made of them.
 pytestmark = pytest.mark.filterwarnings(
@@ -169,6 +169,21 @@ def test_bfloat16_parameters_have_float32_state(params):
   assert dtypes == {jnp.dtype("int32"), jnp.dtype("float32")}
   dtypes = {x.dtype for x in jax.tree.leaves(new_params)}
   assert dtypes == {jnp.dtype("bfloat16")}
+
+
+def test_rate_is_logged_where_the_optimizer_has_it(params):
+  prompt, rest = "/encoder/prompt/.*", "/(encoder/wi|decoder)/.*"
+  for optimizer_def, logged in (
+    (adafactor.Adafactor(), {"learning_rate": 0.5}),
+    (sgd(0.1), {}),
+    (multi_optimizer((prompt, sgd(0.1))), {}),
+    (
+      multi_optimizer((prompt, sgd(0.1)), (rest, adafactor.Adafactor())),
+      {"learning_rate": 0.5},
+    ),
+  ):
+    state = train_state.TrainState.create(optimizer_def, params)
+    assert state.last_rate(lambda step: 0.5) == logged
 
 
 def test_map_state_tells_which_leaves_mirror_a_parameter(params):
