@@ -290,3 +290,12 @@ def test_of_two_records_the_finished_one_counts(root):
   found = Archive.load(root / "results").find(cells(root)[0])
   assert found is not None
   assert found.path == pathlib.Path(folder / "cb-seed0.json")
+
+
+def test_record_of_a_program_that_called_the_trainer_is_found(root):
+  as_of_today(root)
+  path = root / "results" / "x" / "cb-seed0.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"command": []}))
+  now = results(root)
+  assert all(run.record for run in now.runs)
+  assert drift.of_results(now) == []
