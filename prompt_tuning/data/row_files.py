@@ -15,6 +15,8 @@ import pathlib
 import re
 from typing import Any
 
+from etils import epath
+
 # No cell of a text file is longer; the default of csv is 128 KiB.
 _LONGEST_CELL = 1 << 24
 # What the csv module makes of a quoted cell behind a delimiter and a space.
@@ -40,7 +42,8 @@ def read(path: str) -> list[Row]:
   Args:
     path: A .csv file, quoted as spreadsheets write it, with commas or, where
       the header has none, semicolons; a .tsv file; or a .jsonl file of objects.
-      In UTF-8. The first line of the first two names the columns.
+      In UTF-8, on a disk or at gs://. The first line of the first two names the
+      columns.
 
   Returns:
     At least one row; each has the same columns, in the file's order.
@@ -62,18 +65,22 @@ def read(path: str) -> list[Row]:
 def _text(path: str) -> str:
   try:
     # Spreadsheets put a byte order mark in front.
-    return pathlib.Path(path).read_bytes().decode("utf-8-sig")
+    return epath.Path(path).read_bytes().decode("utf-8-sig")
   except UnicodeDecodeError as e:
     line = e.object[: e.start].count(b"\n") + 1
     raise ValueError(
       f"{path}, line {line}: expected text in UTF-8, got the byte "
       f"0x{e.object[e.start]:02x}. Save the file as UTF-8."
     ) from e
-  except OSError as e:
-    raise ValueError(
-      f"{path} cannot be read: {e.strerror}. The working directory is "
-      f"{os.getcwd()}."
-    ) from e
+  # Whatever the libraries of a bucket make of no network and no account.
+  except Exception as e:
+    why = getattr(e, "strerror", None) or str(e) or type(e).__name__
+    if isinstance(e, FileNotFoundError):  # Of a bucket, it says less.
+      why = "No such file or directory"
+    text = f"{path} cannot be read: {' '.join(why.split())[:200]}."
+    if "://" not in path:
+      text += f" The working directory is {os.getcwd()}."
+    raise ValueError(text) from e
 
 
 def _comma_separated(path: str, text: str) -> Iterator[Row]:

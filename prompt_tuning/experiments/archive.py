@@ -37,12 +37,16 @@ class Archive:
     self._bases = bases.Bases(root)
     self._by_hash: dict[str, records.Filed] = {}
     self._by_command: dict[records.Settings, records.Filed] = {}
+    # Of programs that do not say what they were told: the command is all.
+    self._untold: dict[records.Settings, records.Filed] = {}
     self._by_place: dict[str, records.Filed] = {}
     for x in sorted(self.filed, key=lambda x: not x.record.counts):
       told = configurations.of_record(x.record)
+      command = records.settings(x.record.command)
       if told is not None:
         self._by_hash.setdefault(told.hash, x)
-      command = records.settings(x.record.command)
+      else:
+        self._untold.setdefault(command, x)
       self._by_command.setdefault(command, x)
       self._by_place.setdefault(self.name(x), x)
 
@@ -67,14 +71,18 @@ class Archive:
 
   def find(self, cell: Cell) -> records.Filed | None:
     """Returns the record to show for a cell, whichever sheet it was run for."""
-    return (
-      self._of_today(cell)
-      or self._by_command.get(cell.settings)
-      or self._in_its_place(cell)
+    found = (
+      self.of_today(cell),
+      self._by_command.get(cell.settings),
+      self._in_its_place(cell),
+    )
+    # Results of other settings are not given up for a failure.
+    return min(
+      filter(None, found), key=lambda x: not x.record.counts, default=None
     )
 
-  def _of_today(self, cell: Cell) -> records.Filed | None:
-    """The record that today's settings make."""
+  def of_today(self, cell: Cell) -> records.Filed | None:
+    """Returns the record of today's settings, whatever became of the run."""
     today = self.configurations.of_cell(cell)
     own = self._by_place.get(cell.full_name)  # Before another sheet's.
     if own is not None and own.record.counts:
@@ -82,11 +90,7 @@ class Archive:
       command = records.settings(own.record.command)
       if told.hash == today.hash if told else command == cell.settings:
         return own
-    if (filed := self._by_hash.get(today.hash)) is not None:
-      return filed
-    filed = self._by_command.get(cell.settings)
-    # Of a program that does not say what it was told, the command is all.
-    return filed if filed and filed.record.configuration is None else None
+    return self._by_hash.get(today.hash) or self._untold.get(cell.settings)
 
   def _in_its_place(self, cell: Cell) -> records.Filed | None:
     """The record in a cell's own place, if it is one of the same run."""
@@ -137,7 +141,7 @@ class Archive:
 
   def record(self, cell: Cell) -> records.RunRecord | None:
     """Returns the record of today's settings, whatever became of the run."""
-    filed = self._of_today(cell)
+    filed = self.of_today(cell)
     return filed.record if filed else None
 
   def finished(self, cell: Cell) -> records.RunRecord | None:

@@ -7,6 +7,7 @@ moment, is started again.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent import futures
 import contextlib
+import functools
 import os
 import queue
 import signal
@@ -277,6 +278,8 @@ def submit(
 ) -> list[str]:
   """Hands cells to a cluster, a job each.
 
+  A job whose cell another one runs, or has run, ends at once.
+
   Args:
     cells: What to run. Those that need others' results are left for later,
       while there are others.
@@ -308,7 +311,9 @@ def submit(
       folder=place.root / "runs" / "submitit" / "%j", cluster=cluster
     )
     executor.update_parameters(name="prompt_tuning", **options)
-    jobs = executor.map_array(run_cell, ready, [place] * len(ready), seen)
+    # A second job of a cell must not hold a machine to wait for the first.
+    run = functools.partial(run_cell, waits=False)
+    jobs = executor.map_array(run, ready, [place] * len(ready), seen)
   except (RuntimeError, NameError, TypeError, ValueError) as e:
     what = " ".join(str(e).split())
     raise ValueError(f"submitit, cluster {cluster!r}: {what}") from e

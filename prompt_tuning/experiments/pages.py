@@ -122,13 +122,16 @@ def _runs(results: Results) -> Iterator[str]:
   yield f"Commits: {_counted(map(_commit, done))}.\n"
   if drifted := drift.note(results):
     yield drifted
-  for x in filed:
-    if x.record.status == "failed":
-      yield f"* {x.path.stem}: {x.record.error}\n"
+  today = [results.archive.of_today(run.cell) for run in results.runs]
+  failed = {
+    x.path: x for x in (*filed, *today) if x and x.record.status == "failed"
+  }
+  for x in failed.values():
+    yield f"* {x.path.stem}: {x.record.error}\n"
   others = [
     x
     for x in results.archive.beside(sheet.name)
-    if all(x is not y for y in filed)
+    if all(x is not y for y in (*filed, *failed.values()))
   ]
   if others:
     yield "Records beside the table, of other settings:\n"

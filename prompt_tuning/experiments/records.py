@@ -177,9 +177,13 @@ def joined(arguments: Sequence[str]) -> list[str]:
 def settings(command: Sequence[str]) -> Settings:
   """Reads the settings of `python -m PROGRAM --gin_file=... --gin.X=...`.
 
+  Those of no command, where a program called the trainer, are no cell's.
+
   Raises:
     ValueError: if it is another kind of command.
   """
+  if not command:
+    return Settings("", (), (), ())
   if list(command[:2]) != ["python", "-m"] or len(command) < 3:
     raise ValueError(
       f"Expected a command python -m PROGRAM ..., got {' '.join(command)}."

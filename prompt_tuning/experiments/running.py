@@ -67,6 +67,10 @@ class Place:
   def record(self, cell: Cell) -> pathlib.Path:
     return self.results / cell.sheet / f"{cell.name}.json"
 
+  def failure(self, cell: Cell) -> pathlib.Path:
+    """For the record of a failed run, while another one has results."""
+    return self.record(cell).with_suffix(".failed.json")
+
   def prompt(self, cell: Cell) -> pathlib.Path:
     return self.record(cell).with_suffix(".safetensors")
 
@@ -369,7 +373,7 @@ def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
   """Copies a record to `results`, without this machine's folders.
 
   Results that lie there, of other settings by then, are not given up for a
-  failure. A prompt lies beside results only.
+  failure, which is filed beside them. A prompt lies beside results only.
   """
   folder = json.dumps(f"{place.root}{os.sep}")[1:-1]
   text = re.sub(
@@ -377,14 +381,16 @@ def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
     "",
     left.read_text(encoding="utf-8"),
   )
-  path = place.record(cell)
+  path, failure = place.record(cell), place.failure(cell)
+  path.parent.mkdir(parents=True, exist_ok=True)
   counts = records.parse(text, str(left)).counts
   if not counts and (filed := _read(path)) and filed.counts:
+    safe_files.write(failure, text)
     return
-  path.parent.mkdir(parents=True, exist_ok=True)
   prompt = left.with_name("prompt.safetensors")
   if counts and cell.keeps_prompt and prompt.exists():
     safe_files.write(place.prompt(cell), prompt.read_bytes())
   else:
     place.prompt(cell).unlink(missing_ok=True)
   safe_files.write(path, text)
+  failure.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from prompt_tuning.experiments import drift, running, sheets
+from prompt_tuning.experiments import drift, launching, pages, running, sheets
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
 from t5x import checkpoints, record_schema, run_configuration
@@ -290,3 +290,34 @@ def test_of_two_records_the_finished_one_counts(root):
   found = Archive.load(root / "results").find(cells(root)[0])
   assert found is not None
   assert found.path == pathlib.Path(folder / "cb-seed0.json")
+
+
+def test_record_of_a_program_that_called_the_trainer_is_found(root):
+  as_of_today(root)
+  path = root / "results" / "x" / "cb-seed0.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"command": []}))
+  now = results(root)
+  assert all(run.record for run in now.runs)
+  assert drift.of_results(now) == []
+
+
+@pytest.mark.parametrize("says_what_it_was_told", [True, False])
+def test_failure_of_today_is_listed_beside_the_results_that_have_drifted(
+  root, says_what_it_was_told
+):
+  replace(root / "gin" / "train.gin", "0.3", "0.1")
+  cell, other = cells(root)
+  failed = record(cell, root) | {"status": "failed", "error": "it broke"}
+  if not says_what_it_was_told:  # It ended before it wrote a record.
+    del failed["configuration"]
+  path = running.Place(root, root / "results").failure(cell)
+  path.write_text(json.dumps(failed))
+  if says_what_it_was_told:
+    as_of_today(root)
+  now = results(root)
+  assert launching.open_cells([cell, other], now.archive) == [other]
+  assert len(drift.of_results(now)) == 2
+  assert all(run.record for run in now.runs)
+  page = "".join(pages._runs(now))
+  assert page.count("* cb-seed0.failed: it broke") == 1
+  assert "Records beside the table" not in page

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -346,6 +347,23 @@ def test_cluster_jobs_leave_records(tmp_path):
     assert time.monotonic() < deadline
     time.sleep(0.1)
   assert list(counting.filed(place)) == ["cb-seed0"]
+
+
+# Nobody keeps the process of the job.
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
+def test_second_cluster_job_of_a_cell_does_not_wait_for_the_first(tmp_path):
+  pytest.importorskip("submitit")
+  place = counting.place(tmp_path)
+  (cell, *_) = counting.cells(place)
+  options = {"timeout_min": 1}
+  with running._locks(cell, place, processes.Processes(), waits=True):
+    launching.submit([cell], place, "local", options, place.archive())
+    deadline = time.monotonic() + 45
+    while not (ends := list(tmp_path.glob("runs/submitit/*/*_result.pkl"))):
+      assert time.monotonic() < deadline
+      time.sleep(0.1)
+  _, outcome = pickle.loads(ends[0].read_bytes())
+  assert outcome.status == "busy"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import threading
 import counting
 import pytest
 
-from prompt_tuning.experiments import processes, running
+from prompt_tuning.experiments import launching, processes, running
 from prompt_tuning.experiments.archive import Archive
 
 
@@ -137,8 +137,18 @@ def test_failure_does_not_take_the_place_of_results(tmp_path):
   running.run_cell(counting.cells(place)[1], place)
   good = counting.filed(place)
   counting.edit(place, 'FAIL = ""', 'FAIL = "loss"')
-  assert running.run_cell(counting.cells(place)[1], place).status == "failed"
-  assert counting.filed(place) == good
+  cell = counting.cells(place)[1]
+  assert running.run_cell(cell, place).status == "failed"
+  filed = counting.filed(place)
+  assert "the loss is nan" in filed.pop("cb-seed1.failed")["error"]
+  assert filed == good
+  # It is tried again when it is asked for, and goes once there are results.
+  archive = place.archive()
+  assert launching.open_cells([cell], archive) == []
+  assert launching.open_cells([cell], archive, retry_failed=True) == [cell]
+  counting.edit(place, 'FAIL = "loss"', 'FAIL = "none"')
+  assert running.run_cell(counting.cells(place)[1], place).counts
+  assert list(counting.filed(place)) == ["cb-seed1"]
 
 
 def test_prompt_of_a_failed_run_is_neither_filed_nor_read(tmp_path):

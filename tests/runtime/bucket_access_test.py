@@ -7,7 +7,7 @@ import sentencepiece
 import seqio
 import tiny
 
-from prompt_tuning.data import vocabulary
+from prompt_tuning.data import row_files, vocabulary
 from t5x import base_checkpoints, storage
 
 pytest.importorskip("gcsfs")
@@ -88,6 +88,18 @@ def test_vocabulary_that_cannot_be_read_is_one_error_of_a_line(line, path, why):
     vocabulary.of_model(seqio.SentencePieceVocabulary(path, 5))
   assert "--gin.VOCABULARY_FILE" in str(error.value)
   assert "\n" not in str(error.value)
+
+
+def test_rows_of_a_file_in_a_bucket_are_read(line):
+  storage.absolute(f"{ROOT}/rows/r.csv").write_bytes(b"text,label\na,b\n")
+  (row,) = row_files.read(f"{ROOT}/rows/r.csv")
+  assert row.cells == {"text": "a", "label": "b"}
+  for path, why in (
+    (f"{ROOT}/no.csv", "No such file or directory"),
+    ("gs://forbidden/no.csv", "Forbidden: .*no permission"),
+  ):
+    with pytest.raises(ValueError, match=f"^{path} cannot be read: {why}.$"):
+      row_files.read(path)
 
 
 def test_without_the_extra_the_error_says_which(monkeypatch):

@@ -109,7 +109,9 @@ def _run(args: argparse.Namespace, fields: dict) -> int:
 
     def score(outcome: Outcome) -> str:
       record = place.archive().finished(outcome.cell)
-      text = f"{record.score:.1f}" if record else outcome.status
+      text = outcome.status
+      if record and record.scores:
+        text = f"{record.score:.1f}"
       return f"{outcome.cell.name}: {text}"
 
     outcomes = launching.launch(

@@ -54,6 +54,17 @@ def test_sweep_ends_with_a_table_and_a_figure(root, capsys):
   assert names == {f"table.{x}" for x in ("csv", "md", "png", "svg", "tex")}
 
 
+def test_runs_without_an_evaluation_have_no_score(root, capsys):
+  program = root / "program" / "train.py"
+  text = program.read_text()
+  program.write_text(text.replace(", evals=[best], best=best", ""))
+  assert program.read_text() != text
+  _sweep(*FAST)
+  out, errors = capsys.readouterr()
+  assert "seed1: finished" in errors
+  assert not out
+
+
 @pytest.mark.parametrize("flags", [["--dry-run"], []])
 def test_gin_files_are_those_of_the_root(root, monkeypatch, flags):
   (root / "mine.gin").write_text(MACROS)
