@@ -14,7 +14,7 @@ from prompt_tuning.serving import jobs as jobs_lib
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.jobs import File, Job, JobEvent
-from prompt_tuning.serving.service import Service, event_stream
+from prompt_tuning.serving.service import EventStream, Service
 
 _LOOK_SECONDS = 0.5
 _RATE, _HIGHEST_RATE = 0.3, 100.0
@@ -123,7 +123,7 @@ def router(
       return _page([_event(x) for x in reversed(all_events)], limit, after)
     last = request.headers.get("last-event-id", "")
     is_number = re.fullmatch("[0-9]{1,18}", last)
-    return event_stream(
+    return EventStream(
       _stream(service, store, id, int(last) if is_number else 0)
     )
 

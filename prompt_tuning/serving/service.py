@@ -30,13 +30,31 @@ _LOOK_SECONDS = 0.5
 _PATIENCE = 1.0
 
 
-def event_stream(events: AsyncIterator[str]) -> responses.StreamingResponse:
-  """Returns server-sent events as a response, which no proxy is to keep."""
-  return responses.StreamingResponse(
-    events,
-    media_type="text/event-stream",
-    headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-  )
+class EventStream(responses.StreamingResponse):
+  """Server-sent events as a response, which no proxy is to keep."""
+
+  def __init__(
+    self, events: AsyncIterator[str], at_end: Callable[[], None] = lambda: None
+  ):
+    """Sends nothing yet.
+
+    Args:
+      events: What is sent.
+      at_end: Called in any case, also if the client leaves before the first.
+    """
+    super().__init__(
+      events,
+      media_type="text/event-stream",
+      headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+    self._at_end = at_end
+
+  async def __call__(self, *connection: Any) -> None:
+    """Sends the events."""
+    try:
+      await super().__call__(*connection)
+    finally:
+      self._at_end()
 
 
 @dataclasses.dataclass
