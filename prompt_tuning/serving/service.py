@@ -19,7 +19,11 @@ from prompt_tuning.serving.engine import (
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.gate import Limits
 from prompt_tuning.serving.metrics import Metrics
-from prompt_tuning.serving.prompt_store import PromptStore, UnknownPromptError
+from prompt_tuning.serving.prompt_store import (
+  PromptStore,
+  UnknownPromptError,
+  UnreadError,
+)
 from prompt_tuning.serving.requests import Prompt, Request, Ticket
 from prompt_tuning.serving.shapes import TooLongError
 from prompt_tuning.serving.supervisor import Supervisor
@@ -120,6 +124,12 @@ class Service:
         f"There is no model {model[:80]!r}: see GET /v1/models.",
         "model_not_found",
         "model",
+      ) from None
+    except UnreadError:
+      raise errors.busy(
+        f"The prompt {model[:80]!r} could not be looked for, or not be read.",
+        503,
+        5,
       ) from None
 
   def check_number(self, inputs: int, param: str) -> None:
