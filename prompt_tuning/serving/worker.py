@@ -39,6 +39,8 @@ from t5x import compilation_cache, events
 _NICENESS = 10
 # Of a job's curves, about.
 _LOSSES, _SCORES = 100, 10
+# Errors whose texts are for who queued a job.
+_TOLD = (ValueError, FloatingPointError, on_cluster.ClusterError)
 # Between looks at whether to stop, while another worker is there.
 _LOOK_SECONDS = 0.5
 
@@ -67,7 +69,7 @@ def work(
         return
     except (OSError, sqlite3.OperationalError):
       raise
-    except (ValueError, FloatingPointError) as error:
+    except _TOLD as error:
       store.finish(job, jobs.FAILED, error=str(error))
     except Exception:
       logging.exception("The job %s failed.", job.id)
