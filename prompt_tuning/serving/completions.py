@@ -23,7 +23,7 @@ from prompt_tuning.serving.requests import (
   Ticket,
   Token,
 )
-from prompt_tuning.serving.service import Service, event_stream
+from prompt_tuning.serving.service import EventStream, Service
 from prompt_tuning.serving.texts import Texts, TextStream
 
 # Of an answer, where a request does not say: OpenAI's.
@@ -48,7 +48,8 @@ def router(service: Service) -> fastapi.APIRouter:
       "model": body.model,
     }
     if body.stream:
-      return event_stream(_Stream(service, body, texts, rows, head).events())
+      stream = _Stream(service, body, texts, rows, head)
+      return EventStream(stream.events(), stream.cancel)
     tickets = service.submit(rows, "prompt")
     results = await service.results(tickets, request.is_disconnected)
     service.metrics.count_answers(body.model, "generate", len(rows))
@@ -257,10 +258,12 @@ class _Stream:
       yield _event(self._service.late().body)
     except ApiError as error:
       yield _event(error.body)
-    finally:
-      for ticket in self._tickets:
-        ticket.cancel()
     yield "data: [DONE]\n\n"
+
+  def cancel(self) -> None:
+    """Says that nobody waits for the rows any more."""
+    for ticket in self._tickets:
+      ticket.cancel()
 
   async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
     streams = [self._texts.stream() for _ in self._rows]

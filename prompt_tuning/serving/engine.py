@@ -177,7 +177,11 @@ class Engine:
     tickets = [Ticket(request, now) for request in requests]
     with self._changed:
       if not self.is_ready:
-        raise ClosedError("The server is starting or stopping.")
+        raise ClosedError(
+          "The engine failed."
+          if self.failure
+          else "The server is starting or stopping."
+        )
       self._waiting.put(tickets)
       self._changed.notify_all()
     return tickets
@@ -224,7 +228,11 @@ class Engine:
       for batch, *_ in self._running:
         left += batch.tickets
       for ticket in left:
-        ticket.finish(ClosedError("The server stopped."))
+        ticket.finish(
+          ClosedError(
+            "The engine failed." if self.failure else "The server stopped."
+          )
+        )
 
   def _turn(self) -> bool:
     """Begins a batch, if there is one, and goes on; False at the end."""

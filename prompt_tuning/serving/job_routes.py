@@ -14,7 +14,7 @@ from prompt_tuning.serving import jobs as jobs_lib
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.jobs import File, Job, JobEvent
-from prompt_tuning.serving.service import Service, event_stream
+from prompt_tuning.serving.service import EventStream, Service
 
 _LOOK_SECONDS = 0.5
 _RATE, _HIGHEST_RATE = 0.3, 100.0
@@ -114,16 +114,18 @@ def router(
     request: fastapi.Request,
     id: str,
     stream: bool = False,
-    limit: int = 1000,
+    limit: int | None = None,
     after: str | None = None,
   ):
     job_of(id)
     if not stream:  # The newest first, as OpenAI's.
       all_events = store.events(id, limit=-1)
-      return _page([_event(x) for x in reversed(all_events)], limit, after)
+      items = [_event(x) for x in reversed(all_events)]
+      return _page(items, 1000 if limit is None else limit, after)
+    _check_not_given(limit=limit, after=after)
     last = request.headers.get("last-event-id", "")
     is_number = re.fullmatch("[0-9]{1,18}", last)
-    return event_stream(
+    return EventStream(
       _stream(service, store, id, int(last) if is_number else 0)
     )
 
@@ -148,8 +150,17 @@ def _add_files(routes: fastapi.APIRouter, store: JobStore) -> None:
       raise errors.invalid(str(error), "file") from None
 
   @routes.get("/v1/files")
-  def files(limit: int = 100, after: str | None = None):
-    return _page([_file(file) for file in store.files()], limit, after)
+  def files(
+    limit: int = 100,
+    after: str | None = None,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: str | None = None,
+  ):
+    found = [_file(file) for file in store.files()]
+    if order == "asc":
+      found.reverse()
+    items = [x for x in found if purpose in (None, x["purpose"])]
+    return _page(items, limit, after)
 
   @routes.get("/v1/files/{id}")
   def file(id: str):
@@ -192,9 +203,10 @@ def _check_lengths(service: Service, pairs: Sequence[tuple[str, str]]) -> None:
 def _known(find: Callable[[str], Any], id: str, what: str) -> Any:
   try:
     return find(id)
-  except job_store.UnknownError:
+  except job_store.UnknownError as error:
+    unknown = error.args[0]  # Of several, as a job has two files.
     raise ApiError(
-      404, f"There is no {what} {id[:80]!r}.", f"{what}_not_found"
+      404, f"There is no {what} {unknown[:80]!r}.", f"{what}_not_found"
     ) from None
 
 
@@ -309,6 +321,17 @@ def _event(event: JobEvent) -> dict[str, Any]:
     "kind": event.kind,
     "data": event.data,
   }
+
+
+def _check_not_given(**parameters: int | str | None) -> None:
+  """Refuses what a stream of events makes nothing of."""
+  for name, value in parameters.items():
+    if value is not None:
+      raise errors.invalid(
+        f"Expected no {name} of a stream: the header Last-Event-ID says where "
+        "it begins.",
+        name,
+      )
 
 
 def _page(

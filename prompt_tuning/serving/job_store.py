@@ -35,6 +35,8 @@ MAX_TRIES = 5
 _IS_OPEN = "status in ('queued', 'running')"
 # Of a store's own base model, as far as is known: older jobs name none.
 _IS_OWN = "(fingerprint is null or fingerprint = ?)"
+# A cancelled job of another model, which may never be served again, ends, too.
+_IS_WORK = f"{_IS_OPEN} and ({_IS_OWN} or is_cancelled)"
 
 
 class UnknownError(KeyError):
@@ -182,7 +184,9 @@ class JobStore:
           self._fingerprint,
         ],
       )
-      _note(connection, id, "status", "The job is queued.", {"status": QUEUED})
+      job_tables.note(
+        connection, id, "status", "The job is queued.", {"status": QUEUED}
+      )
     return self.job(id)
 
   def jobs(self) -> list[Job]:
@@ -200,10 +204,8 @@ class JobStore:
     return found[0]
 
   def has_work(self) -> bool:
-    """Whether there is a job of the base model that is not over."""
-    return bool(
-      self._jobs(f"{_IS_OPEN} and {_IS_OWN} limit 1", self._fingerprint)
-    )
+    """Whether there is a job to tune or to end."""
+    return bool(self._jobs(f"{_IS_WORK} limit 1", self._fingerprint))
 
   def claims(self) -> int:
     """Returns how often a job of the base model was begun, or begun again."""
@@ -218,28 +220,31 @@ class JobStore:
     self.job(id)
     with self._open() as connection:
       connection.execute("update jobs set is_cancelled = 1 where id = ?", [id])
-      _end(connection, id, CANCELLED, "status = 'queued'")
+      job_tables.end(connection, id, CANCELLED, "status = 'queued'")
     return self.job(id)
 
   def claim(self) -> Job | None:
     """Returns the job to work on, for the one worker that there is.
 
-    That is the one that a worker left, or the oldest, of the base model.
+    That is the one that a worker left, or the oldest, of the base model. Those
+    that are only to end, of any model, end.
     """
     for job in self._jobs(
-      f"{_IS_OPEN} and {_IS_OWN} order by status = 'running' desc, number",
-      self._fingerprint,
+      f"{_IS_WORK} order by status = 'running' desc, number", self._fingerprint
     ):
+      is_own = job.fingerprint in (None, self._fingerprint)
       if job.is_cancelled and not self._is_submitted(job):
         self.finish(job, CANCELLED)
         self.remove_run(job)
-      elif job.tries >= MAX_TRIES:
+      elif job.tries >= MAX_TRIES or not is_own:
         if self._is_submitted(job):
           self._cluster_folder(job).joinpath("stop").touch()
         self.finish(
           job,
-          FAILED,
-          error=f"It ended its worker {job.tries} times and came no further.",
+          CANCELLED if job.is_cancelled else FAILED,
+          error=None
+          if job.is_cancelled
+          else f"It ended its worker {job.tries} times and came no further.",
         )
       else:
         with self._open() as connection:
@@ -251,7 +256,9 @@ class JobStore:
           if not claimed:  # It was cancelled just now.
             continue
           message = "The job goes on." if job.attempts else "The job begins."
-          _note(connection, job.id, "status", message, {"status": RUNNING})
+          job_tables.note(
+            connection, job.id, "status", message, {"status": RUNNING}
+          )
         return self.job(job.id)
     return None
 
@@ -292,7 +299,7 @@ class JobStore:
   ) -> None:
     """Adds an event."""
     with self._open() as connection:
-      _note(connection, job.id, kind, message, data)
+      job_tables.note(connection, job.id, kind, message, data)
 
   def finish(
     self,
@@ -304,7 +311,7 @@ class JobStore:
   ) -> None:
     """Ends a job, if it has not ended before."""
     with self._open() as connection:
-      _end(connection, job.id, status, _IS_OPEN, error, score, step)
+      job_tables.end(connection, job.id, status, _IS_OPEN, error, score, step)
 
   def events(
     self, id: str, after: int = 0, limit: int = 1000
@@ -365,36 +372,3 @@ def _file(connection: sqlite3.Connection, id: str) -> File:
 
 def _new_id(kind: str) -> str:
   return f"{kind}-{secrets.token_hex(12)}"
-
-
-def _note(
-  connection: sqlite3.Connection,
-  job: str,
-  kind: str,
-  message: str,
-  data: Mapping[str, Any],
-) -> None:
-  connection.execute(
-    "insert into events (job, created, kind, message, data) "
-    "values (?, ?, ?, ?, ?)",
-    [job, time.time(), kind, message, json.dumps(data)],
-  )
-
-
-def _end(
-  connection: sqlite3.Connection,
-  id: str,
-  status: str,
-  condition: str,
-  error: str | None = None,
-  score: float | None = None,
-  step: int | None = None,
-) -> None:
-  changed = connection.execute(
-    "update jobs set status = ?, error = ?, score = ?, step = ?, finished = ? "
-    f"where id = ? and {condition}",
-    [status, error, score, step, int(time.time()), id],
-  ).rowcount
-  if changed:
-    message = f"The job has {status}." if status != CANCELLED else "Cancelled."
-    _note(connection, id, "status", error or message, {"status": status})

@@ -1,6 +1,12 @@
 """The tables of a store of jobs, also of one that is older."""
 
+from collections.abc import Mapping
+import json
 import sqlite3
+import time
+from typing import Any
+
+from prompt_tuning.serving.jobs import CANCELLED
 
 _SCHEMA = """
 create table if not exists files (
@@ -35,3 +41,38 @@ def make(connection: sqlite3.Connection) -> None:
   for name, kind in _ADDED.items():
     if name not in there:
       connection.execute(f"alter table jobs add column {name} {kind}")
+
+
+def note(
+  connection: sqlite3.Connection,
+  job: str,
+  kind: str,
+  message: str,
+  data: Mapping[str, Any],
+) -> None:
+  """Adds an event."""
+  connection.execute(
+    "insert into events (job, created, kind, message, data) "
+    "values (?, ?, ?, ?, ?)",
+    [job, time.time(), kind, message, json.dumps(data)],
+  )
+
+
+def end(
+  connection: sqlite3.Connection,
+  id: str,
+  status: str,
+  condition: str,
+  error: str | None = None,
+  score: float | None = None,
+  step: int | None = None,
+) -> None:
+  """Ends a job, and tells of it, where the condition holds."""
+  changed = connection.execute(
+    "update jobs set status = ?, error = ?, score = ?, step = ?, finished = ? "
+    f"where id = ? and {condition}",
+    [status, error, score, step, int(time.time()), id],
+  ).rowcount
+  if changed:
+    message = f"The job has {status}." if status != CANCELLED else "Cancelled."
+    note(connection, id, "status", error or message, {"status": status})

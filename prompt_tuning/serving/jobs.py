@@ -66,6 +66,7 @@ class Job:
     tries: The same, since it last came further or was stopped in good order.
     is_cancelled: Whether it is to end without a prompt.
     model: The name of the base model; earlier releases did not keep it.
+    fingerprint: What that is known by; the same.
   """
 
   number: int
@@ -84,6 +85,7 @@ class Job:
   tries: int
   is_cancelled: bool
   model: str | None
+  fingerprint: str | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """Tuning on a cluster, which a worker hands its jobs to and waits for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
+import threading
 import time
 from typing import Any
 
@@ -20,10 +23,15 @@ from t5x import events
 _LOOK_SECONDS = 1.0
 _QUEUE_SECONDS = 15.0
 # A job that ends without a result, such as one that was preempted or had no
-# time left, goes on. So often in a row may it come no further.
+# time left, goes on. So often in a row may it come no further, or not be taken;
+# the pause after that doubles.
 _TRIES = 5
 
 Pairs = Sequence[tuple[str, str]]
+
+
+class ClusterError(RuntimeError):
+  """The cluster did not take a job, or ended it, again and again."""
 
 
 class Tuner:
@@ -63,17 +71,25 @@ class Tuner:
 
     Raises:
       ValueError: for wrong examples or settings, or options of the cluster.
-      RuntimeError: if the cluster ends the job, again and again.
+      ClusterError: if the cluster does not take the job, or ends it, again and
+        again.
       CancelledError: if it was to stop; what the job saved stays in `folder`.
     """
     place = folder.with_name(f"{folder.name}.cluster")
     place.mkdir(parents=True, exist_ok=True)
     work = _Work(self._load, train, validation, str(folder), place, settings)
-    tries, furthest = 0, -1
+    tries, furthest, refusal = 0, -1, ""
     while tries < _TRIES:
+      if refusal:
+        _wait(_QUEUE_SECONDS * 2 ** (tries - 1), should_stop)
       work.stop.unlink(missing_ok=True)
-      job = _Submitted(self._found(place) or self._submit(work))
-      tries += 1
+      tries, refusal = tries + 1, ""
+      try:
+        job = _Submitted(self._found(place) or self._submit(work))
+      except RuntimeError as error:  # Such as while Slurm starts again.
+        refusal = _line(error) or repr(error)
+        logging.warning("%s was not submitted: %s", place, refusal)
+        continue
       while True:
         is_over = job.is_over()  # Before the last look at what it has told.
         if (saved := _tell(place, on_event)) > furthest:
@@ -89,9 +105,9 @@ class Tuner:
         return _read(work.result, folder)
       if should_stop():
         raise events.CancelledError
-    raise RuntimeError(
-      f"The cluster ended the job {_TRIES} times before it came any further: "
-      f"see {place}."
+    raise ClusterError(
+      f"The cluster did not take the job, or ended it, {_TRIES} times before "
+      f"it came any further: see runs/{place.name}. {refusal}".rstrip()
     )
 
   def _found(self, place: pathlib.Path) -> Any:
@@ -109,12 +125,30 @@ class Tuner:
     try:
       executor = submitit.AutoExecutor(work.place, cluster=self._cluster)
       executor.update_parameters(name="prompt_tuning", **self._options)
-      job = executor.submit(work)
     except (RuntimeError, NameError, TypeError, ValueError) as error:
-      what = " ".join(str(error).split())
-      raise ValueError(f"submitit, {self._cluster!r}: {what}") from error
+      raise ValueError(
+        f"submitit, {self._cluster!r}: {_line(error)}"
+      ) from error
+    job = executor.submit(work)
     safe_files.write(work.place / "job", job.job_id.encode())
     return job
+
+
+def _line(error: Exception) -> str:
+  return " ".join(str(error).split())
+
+
+def _wait(seconds: float, should_stop: events.ShouldStop) -> None:
+  """Waits.
+
+  Raises:
+    CancelledError: if it should stop.
+  """
+  end = time.monotonic() + seconds
+  while time.monotonic() < end:
+    if should_stop():
+      raise events.CancelledError
+    time.sleep(_LOOK_SECONDS)
 
 
 class _Submitted:
@@ -184,14 +218,14 @@ class _Work:
 
   @property
   def result(self) -> pathlib.Path:
-    """Where it says how it ended."""
+    """Where it says how it ended, if it did."""
     return self.place / "result.json"
 
   def __call__(self) -> None:
-    """Tunes a prompt."""
+    """Tunes a prompt; one that is to stop saves its run, and has no result."""
     path = self.place / "events.jsonl"
     _end_last_line(path)
-    with path.open("a") as told:
+    with path.open("a") as told, _ended_by_cluster() as is_ended:
 
       def on_event(event: events.Event) -> None:
         if event.kind != "step":
@@ -207,13 +241,41 @@ class _Work:
           self.validation,
           folder=self.folder,
           on_event=on_event,
-          should_stop=self.stop.exists,
+          should_stop=lambda: is_ended() or self.stop.exists(),
           **self.settings,
         )
+        if prompt.status == "interrupted":
+          return
         outcome = {"status": prompt.status}
       except (ValueError, FloatingPointError) as error:
+        if isinstance(error.__cause__, OSError):  # It may pass.
+          raise
         outcome = {"error": str(error)}
     safe_files.write(self.result, json.dumps(outcome).encode())
+
+
+@contextlib.contextmanager
+def _ended_by_cluster() -> Iterator[Callable[[], bool]]:
+  """Yields whether a signal came that a cluster sends before it ends a job.
+
+  submitit makes nothing of SIGTERM, and ends a job at its own signal, which
+  comes before the limit of time.
+  """
+  import submitit
+
+  ended = threading.Event()
+  before = {
+    number: signal.signal(number, lambda *_: ended.set())
+    for number in (
+      signal.SIGTERM,
+      signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"],
+    )
+  }
+  try:
+    yield ended.is_set
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def _end_last_line(path: pathlib.Path) -> None:
@@ -257,7 +319,5 @@ def _read(result: pathlib.Path, folder: pathlib.Path) -> TunedPrompt:
   outcome = json.loads(result.read_text())
   if "error" in outcome:
     raise ValueError(outcome["error"])
-  if outcome["status"] == "interrupted":
-    raise events.CancelledError
   prompt = TunedPrompt.load(folder / "prompt.safetensors")
   return dataclasses.replace(prompt, status=outcome["status"])

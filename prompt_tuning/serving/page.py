@@ -55,6 +55,8 @@ def router(
   """
   routes = fastapi.APIRouter()
   files = _files()
+  # One at a time: each has a copy of the embeddings, in float32.
+  analysing = asyncio.Lock()
 
   def file(name: str) -> fastapi.Response:
     kind = mimetypes.guess_type(name)[0]
@@ -88,7 +90,8 @@ def router(
     prompt = await service.prompt(name)
     if prompt is None:
       raise errors.invalid("The model alone has no prompt.", "model")
-    return await asyncio.to_thread(_words, service, prompt, count)
+    async with analysing:
+      return await asyncio.to_thread(_words, service, prompt, count)
 
   return routes
 

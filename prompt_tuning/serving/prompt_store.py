@@ -44,6 +44,10 @@ class UnknownPromptError(KeyError):
   """There is no prompt of that name."""
 
 
+class UnreadError(Exception):
+  """There may be a prompt of that name: its folder or file was not read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Entry:
   prompt: Prompt | None  # None: the file is none of ours, and was told of.
@@ -74,16 +78,17 @@ class PromptStore:
     self._lock = threading.RLock()
     self._entries: dict[str, _Entry] = {}
     self._refreshed = -float("inf")
-    self._is_looking = False
+    self._is_looking = self._has_failed = False
     self.refresh()
 
   def refresh(self) -> None:
     """Reads what is new in the folder, and forgets what is gone."""
     with self._lock:
       self._refreshed = time.monotonic()
-      self._is_looking = True
+      self._is_looking = self._has_failed = True
       try:
         self._entries = self._look()
+        self._has_failed = False
       finally:
         self._is_looking = False
 
@@ -146,6 +151,7 @@ class PromptStore:
 
     Raises:
       UnknownPromptError: if there is none of that name.
+      UnreadError: if that is not known.
     """
     asked = time.monotonic() if asked is None else asked
     with self._lock:
@@ -153,10 +159,12 @@ class PromptStore:
       # A job may have ended just now.
       if name not in self._entries and self._refreshed <= asked:
         self._try_to_refresh()
-      entry = self._entries.get(name)
-    if entry is None or entry.prompt is None:
-      raise UnknownPromptError(name)
-    return entry.prompt
+      entry, has_failed = self._entries.get(name), self._has_failed
+    if entry is not None and entry.prompt is not None:
+      return entry.prompt
+    if has_failed if entry is None else entry.stamp == _UNREAD:
+      raise UnreadError(name)
+    raise UnknownPromptError(name)
 
   def put(self, name: str, content: bytes) -> Prompt:
     """Keeps a prompt, in the place of one that had its name.
@@ -186,6 +194,7 @@ class PromptStore:
 
     Raises:
       UnknownPromptError: if there is none of that name.
+      UnreadError: if that is not known.
     """
     self.get(name)
     for suffix in prompt_files.SUFFIXES:

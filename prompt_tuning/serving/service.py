@@ -19,7 +19,11 @@ from prompt_tuning.serving.engine import (
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.gate import Limits
 from prompt_tuning.serving.metrics import Metrics
-from prompt_tuning.serving.prompt_store import PromptStore, UnknownPromptError
+from prompt_tuning.serving.prompt_store import (
+  PromptStore,
+  UnknownPromptError,
+  UnreadError,
+)
 from prompt_tuning.serving.requests import Prompt, Request, Ticket
 from prompt_tuning.serving.shapes import TooLongError
 from prompt_tuning.serving.supervisor import Supervisor
@@ -30,13 +34,31 @@ _LOOK_SECONDS = 0.5
 _PATIENCE = 1.0
 
 
-def event_stream(events: AsyncIterator[str]) -> responses.StreamingResponse:
-  """Returns server-sent events as a response, which no proxy is to keep."""
-  return responses.StreamingResponse(
-    events,
-    media_type="text/event-stream",
-    headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-  )
+class EventStream(responses.StreamingResponse):
+  """Server-sent events as a response, which no proxy is to keep."""
+
+  def __init__(
+    self, events: AsyncIterator[str], at_end: Callable[[], None] = lambda: None
+  ):
+    """Sends nothing yet.
+
+    Args:
+      events: What is sent.
+      at_end: Called in any case, also if the client leaves before the first.
+    """
+    super().__init__(
+      events,
+      media_type="text/event-stream",
+      headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+    self._at_end = at_end
+
+  async def __call__(self, *connection: Any) -> None:
+    """Sends the events."""
+    try:
+      await super().__call__(*connection)
+    finally:
+      self._at_end()
 
 
 @dataclasses.dataclass
@@ -102,6 +124,12 @@ class Service:
         f"There is no model {model[:80]!r}: see GET /v1/models.",
         "model_not_found",
         "model",
+      ) from None
+    except UnreadError:
+      raise errors.busy(
+        f"The prompt {model[:80]!r} could not be looked for, or not be read.",
+        503,
+        5,
       ) from None
 
   def check_number(self, inputs: int, param: str) -> None:

@@ -10,8 +10,8 @@ from absl import logging
 from prompt_tuning.serving.job_store import JobStore
 
 # Between looks at the jobs, and before a worker is started again. The pause
-# doubles with every worker that ended before it came to a job: it costs as much
-# as loading a model.
+# doubles with every worker that fails soon: it costs as much as loading a
+# model, and what failed, such as a disk, takes its time.
 _LOOK_SECONDS = 1.0
 _LONGEST_PAUSE = 300.0
 # For a worker to save its run.
@@ -109,7 +109,7 @@ class Supervisor:
       self._claims = self._store.claims()
       self._process = subprocess.Popen(self._command)
     else:  # Those that no worker came to were cancelled.
-      self._failures = 0
+      self._failures, self._pause = 0, 0.0
 
   def _note_end(self, code: int, came_to_a_job: bool) -> None:
     """Says when the next worker may start.
@@ -120,17 +120,14 @@ class Supervisor:
         its workers.
     """
     if not code:
-      self._failures = 0
+      self._failures, self._pause = 0, 0.0
       return
-    self._code = code
-    if came_to_a_job:
-      self._pause = _LOOK_SECONDS
-    else:
+    self._code, now = code, time.monotonic()
+    if not came_to_a_job:
       self._failures += 1
-      self._pause = min(
-        _LOOK_SECONDS if self._failures == 1 else 2 * self._pause,
-        _LONGEST_PAUSE,
-      )
-    self._next_start = time.monotonic() + self._pause
+    elif now - self._next_start > _LONGEST_PAUSE:  # It worked for long.
+      self._pause = 0.0
+    self._pause = min(max(_LOOK_SECONDS, 2 * self._pause), _LONGEST_PAUSE)
+    self._next_start = now + self._pause
     told = self.problem or f"The worker ended with {code}."
     logging.error("%s The next may start in %g s.", told, self._pause)

@@ -39,6 +39,8 @@ from t5x import compilation_cache, events
 _NICENESS = 10
 # Of a job's curves, about.
 _LOSSES, _SCORES = 100, 10
+# Errors whose texts are for who queued a job.
+_TOLD = (ValueError, FloatingPointError, on_cluster.ClusterError)
 # Between looks at whether to stop, while another worker is there.
 _LOOK_SECONDS = 0.5
 
@@ -59,21 +61,30 @@ def work(
 
   Raises:
     OSError: if a job can only be left to another worker, such as for want of
-      room on a disk; or sqlite3.OperationalError. The store counts tries.
+      room on a disk; or sqlite3.OperationalError, or what an OSError is the
+      cause of. The store counts tries.
   """
   while not should_stop() and (job := store.claim()) is not None:
     try:
       if not _tune(store, model, prompts, job, should_stop):
         return
-    except (OSError, sqlite3.OperationalError):
-      raise
-    except (ValueError, FloatingPointError) as error:
-      store.finish(job, jobs.FAILED, error=str(error))
-    except Exception:
-      logging.exception("The job %s failed.", job.id)
-      store.finish(
-        job, jobs.FAILED, error="The worker failed: its log says why."
-      )
+    except Exception as error:
+      if _may_pass(error):
+        with contextlib.suppress(sqlite3.Error, OSError):
+          store.note(job, "notice", str(error), {})
+        raise
+      if isinstance(error, _TOLD):
+        why = str(error)
+      else:
+        logging.exception("The job %s failed.", job.id)
+        why = "The worker failed: its log says why."
+      store.finish(job, jobs.FAILED, error=why)
+
+
+def _may_pass(error: Exception) -> bool:
+  """Whether a job may come further later: a disk may have room again."""
+  passing = (OSError, sqlite3.OperationalError)
+  return isinstance(error, passing) or isinstance(error.__cause__, OSError)
 
 
 def _tune(

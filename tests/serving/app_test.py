@@ -143,6 +143,46 @@ def test_stream_waits_for_a_slow_reader(engine, tmp_path):
   assert text.endswith("data: [DONE]\n\n")
 
 
+def test_stream_that_nobody_waits_for_is_cancelled(service, monkeypatch):
+  """Its client left before the first event."""
+  tickets, submit = [], service.engine.submit
+
+  def noted(requests):
+    tickets.extend(submit(requests))
+    return tickets
+
+  monkeypatch.setattr(service.engine, "submit", noted)
+  body = {"model": served.BASE, "prompt": "hello", "stream": True}
+  server = app.make(service)
+
+  async def run():
+    parts = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
+
+    async def receive():
+      return next(parts, {"type": "http.disconnect"})
+
+    async def send(message):
+      await asyncio.sleep(60)  # Nobody reads what is there already.
+
+    length = str(len(json.dumps(body))).encode()
+    scope = {
+      "type": "http",
+      "method": "POST",
+      "path": served.COMPLETIONS,
+      "query_string": b"",
+      "headers": [
+        (b"content-length", length),
+        (b"content-type", b"application/json"),
+      ],
+    }
+    await server(scope, receive, send)
+
+  # The engine takes no batch before it is over.
+  with service.engine._changed:
+    asyncio.run(run())
+    assert [ticket.future.cancelled() for ticket in tickets] == [True]
+
+
 def test_upload_leaves_other_requests_alone(service, prompts, monkeypatch):
   """It may be an archive of megabytes, or the folder a bucket."""
   threads = []

@@ -50,6 +50,16 @@ def test_file_that_is_deleted_meanwhile_is_not_found(
   ):
     response = served.send(service, method, path, router, json=body)
     served.check_error(response, 404, "There is no file")
+  training = store.add_file("data.jsonl", LINE)
+  monkeypatch.undo()
+  monkeypatch.setattr(store, "pairs", lambda id: [])
+  body = {
+    "model": served.BASE,
+    "training_file": training.id,
+    "validation_file": file.id,
+  }
+  response = served.send(service, "POST", JOBS, router, json=body)
+  served.check_error(response, 404, f"There is no file '{file.id}'")
 
 
 def test_validation_that_has_no_room_in_memory_is_refused(service, store):
@@ -87,3 +97,22 @@ def test_all_of_many_events_are_told(job, store, ask):
     told = ask(path, params={"stream": True}, headers=headers).text
     assert told.count("id: ") == 2502
     assert told.endswith("data: [DONE]\n\n")
+  for name, value in (("after", page["last_id"]), ("limit", 1)):
+    refused = ask(path, params={"stream": True, name: value})
+    served.check_error(refused, 400, f"no {name} of a stream: .*Last-Event-ID")
+
+
+def test_files_have_an_order_and_a_purpose(service, store):
+  added = [store.add_file(f"{i}.jsonl", LINE).id for i in range(3)]
+  router = job_routes.router(service, store, lambda: None)
+
+  def listed(**query):
+    answer = served.send(service, "GET", "/v1/files", router, params=query)
+    return [file["id"] for file in answer.json()["data"]]
+
+  newest_first = listed()
+  assert sorted(newest_first) == sorted(added)
+  assert listed(order="asc") == newest_first[::-1]
+  assert listed(order="asc", after=newest_first[1]) == newest_first[:1]
+  assert listed(order="desc", purpose="fine-tune") == newest_first
+  assert listed(purpose="batch") == []

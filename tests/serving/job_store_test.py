@@ -181,6 +181,32 @@ def test_each_model_has_its_own_jobs(tmp_path):
   assert [store.has_work() for store in stores] == [True, False]
 
 
+@pytest.mark.parametrize("is_submitted", [False, True])
+def test_cancelled_job_of_another_model_is_ended_not_tuned(
+  tmp_path, is_submitted
+):
+  """Its own worker never comes again if its model was replaced."""
+  old, new = (JobStore(tmp_path, f"model_{x}", x) for x in "ab")
+  job = _queue(old)
+  old.claim()
+  folder = old.run_folder(job)
+  place = folder.with_name(f"{folder.name}.cluster")
+  place.mkdir()
+  if is_submitted:
+    (place / "job").write_text("17")
+  assert new.claim() is None
+  assert not new.has_work()
+  new.cancel(job.id)
+  assert new.has_work()
+  assert new.claim() is None
+  assert not new.has_work()
+  ended = new.job(job.id)
+  assert (ended.status, ended.error) == (jobs.CANCELLED, None)
+  assert ended.attempts == 1
+  # The cluster's job is to read it.
+  assert (place / "stop").exists() == is_submitted
+
+
 def test_file_is_not_removed_while_a_job_of_it_is_added(store, monkeypatch):
   file = store.add_file("data.jsonl", LINE).id
   look, removing = job_store._file, []

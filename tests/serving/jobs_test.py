@@ -383,6 +383,21 @@ def test_worker_that_cannot_begin_is_started_less_and_less_often(
     supervisor.close()
 
 
+def test_pause_doubles_after_workers_that_fail_at_a_job(store):
+  """A disk that is full has no room a second later."""
+  supervisor = Supervisor(store, [])
+
+  def pause(code=1):
+    supervisor._note_end(code, came_to_a_job=True)
+    return supervisor._pause
+
+  assert [pause() for _ in range(4)] == [1, 2, 4, 8]
+  assert pause(code=0) == 0
+  assert [pause() for _ in range(10)][-1] == 300
+  supervisor._next_start -= 1000
+  assert pause() == 1
+
+
 def test_problem_is_over_when_no_job_waits(store, monkeypatch):
   monkeypatch.setattr(supervisor_lib, "_LOOK_SECONDS", 0.05)
   job = _queue(store)

@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import stat
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -18,12 +20,17 @@ from t5x import events
 
 pytest.importorskip("submitit")
 
+SIGNALS = signal.SIGTERM, signal.SIGUSR2
 LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
 # Slurm's commands. Jobs run at once, or are lost.
 SBATCH = f"""#!{sys.executable}
 import os, pathlib, subprocess, sys
 here, script = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[-1])
 number = 1 + len(list(here.glob("ran_*")))
+refusals = here / "refusals"
+if refusals.exists() and (left := int(refusals.read_text())):
+  refusals.write_text(str(left - 1))
+  sys.exit("Unable to contact slurm controller")
 (here / f"ran_{{number}}").write_text(script.read_text())
 slurm = dict(NTASKS=1, JOB_NUM_NODES=1, NODEID=0, PROCID=0, LOCALID=0,
   JOB_NODELIST="here")
@@ -75,6 +82,19 @@ class Model:
     return TunedPrompt(
       prompt.array, None, "interrupted" if should_stop() else "finished"
     )
+
+
+class Preempted(Model):
+  """Gets a signal when it begins, another one each time."""
+
+  def tune(self, *data, folder, **settings):
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    for number in SIGNALS:
+      if not (mark := pathlib.Path(folder, number.name)).exists():
+        mark.touch()
+        signal.raise_signal(number)
+        break
+    return super().tune(*data, folder=folder, **settings)
 
 
 class Mortal(Model):
@@ -149,7 +169,63 @@ def test_job_that_the_cluster_loses_is_submitted_again(cluster, tmp_path):
   job = _queue(store)
   _work(store, tmp_path)
   assert len(list(cluster.glob("ran_*"))) == 5
-  assert store.job(job.id).status == jobs.FAILED
+  job = store.job(job.id)
+  assert job.status == jobs.FAILED
+  told = "ended it, 5 times before it came any further: see runs/"
+  assert f"{told}{job.id}.cluster" in job.error
+
+
+@pytest.mark.parametrize("refusals", [1, 5])
+def test_job_that_the_cluster_does_not_take_is_submitted_again(
+  cluster, tmp_path, refusals
+):
+  """Such as while Slurm's controller starts again."""
+  (cluster / "refusals").write_text(str(refusals))
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store)
+  _work(store, tmp_path)
+  job = store.job(job.id)
+  if refusals == 1:
+    assert job.status == jobs.SUCCEEDED, job.error
+  else:
+    assert job.status == jobs.FAILED
+    assert job.error.endswith("Unable to contact slurm controller")
+
+
+def test_job_that_the_cluster_does_not_take_can_be_left(
+  cluster, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(on_cluster, "_QUEUE_SECONDS", 600)
+  refusals = cluster / "refusals"
+  refusals.write_text("1")
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store)
+  _work(store, tmp_path, should_stop=lambda: refusals.read_text() == "0")
+  job = store.job(job.id)
+  assert (job.status, job.tries) == (jobs.RUNNING, 0)
+
+
+def test_job_that_the_cluster_signals_saves_itself_and_goes_on(
+  tmp_path, monkeypatch
+):
+  submitted = []
+
+  def submit(tuner, work):
+    """Runs it here, as submitit does there: it makes nothing of SIGTERM."""
+    submitted.append(work)
+    before = [signal.signal(x, signal.SIG_IGN) for x in SIGNALS]
+    work()
+    after = [signal.signal(*x) for x in zip(SIGNALS, before, strict=True)]
+    assert after == [signal.SIG_IGN] * 2
+    return types.SimpleNamespace(done=lambda: True)
+
+  monkeypatch.setattr(on_cluster.Tuner, "_submit", submit)
+  store = JobStore(tmp_path / "jobs")
+  job = _queue(store)
+  _work(store, tmp_path, Preempted)
+  assert len(submitted) == 3
+  assert store.job(job.id).status == jobs.SUCCEEDED
+  assert store.job(job.id).attempts == 1
 
 
 def test_job_that_waits_for_a_machine_leaves_the_queue_when_told_to(

@@ -1,5 +1,6 @@
 """The page in a real browser, and what it is made of."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import hashlib
@@ -8,8 +9,11 @@ import pathlib
 import re
 import threading
 import time
+import types
 
 import browsers
+import fastapi
+import httpx
 import numpy as np
 import pytest
 import requests
@@ -174,6 +178,37 @@ def test_the_words_of_a_prompt(service, address, model):
     for path in ("base/words", "nobody/words", "words/words?count=0")
   ]
   assert refused == [400, 404, 400]
+
+
+def test_words_of_one_prompt_at_a_time(monkeypatch):
+  """Each has a copy of the embeddings, in float32."""
+  inside, most = [], []
+
+  def words(service, prompt, count):
+    inside.append(prompt)
+    time.sleep(0.05)
+    most.append(len(inside))
+    inside.pop()
+    return {}
+
+  async def prompt(name):
+    return name
+
+  monkeypatch.setattr(page, "_words", words)
+  server = fastapi.FastAPI()
+  server.include_router(page.router(types.SimpleNamespace(prompt=prompt)))
+
+  async def run():
+    transport = httpx.ASGITransport(server)
+    async with httpx.AsyncClient(
+      transport=transport, base_url="http://served"
+    ) as http:
+      return await asyncio.gather(
+        *(http.get(f"/v1/prompts/{x}/words") for x in "abc")
+      )
+
+  assert [x.status_code for x in asyncio.run(run())] == [200] * 3
+  assert most == [1, 1, 1]
 
 
 def _ask(browser, names, text, labels=""):

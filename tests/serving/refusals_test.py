@@ -427,3 +427,6 @@ def test_engine_that_failed_is_not_about_to_start(service, monkeypatch):
   for path in ("/readyz", "/healthz"):
     response = served.send(service, "GET", path)
     served.check_error(response, 500, "The engine failed")
+  monkeypatch.setattr(service.engine, "_is_closed", True)
+  # Another replica may answer it.
+  served.check_error(served.complete(service), 503, "The engine failed")

@@ -89,9 +89,18 @@ def test_only_the_run_of_a_failed_job_is_kept(store):
   assert kept == {failed.id, f"{failed.id}.cluster"}
 
 
+def _caused(error, cause):
+  error.__cause__ = cause
+  return error
+
+
 @pytest.mark.parametrize(
   "error",
-  [OSError(28, "No space left"), sqlite3.OperationalError("It is locked.")],
+  [
+    OSError(28, "No space left"),
+    sqlite3.OperationalError("It is locked."),
+    _caused(ValueError("It cannot be written."), OSError(28, "No space left")),
+  ],
 )
 def test_job_is_tried_again_after_an_error_that_may_pass(store, error):
   def fail():
@@ -103,6 +112,8 @@ def test_job_is_tried_again_after_an_error_that_may_pass(store, error):
       _work(store, Model(fail))
     job = store.job(job.id)
     assert (job.status, job.tries) == ("running", attempt + 1)
+    # The job's own error is that it came no further.
+    assert store.events(job.id)[-1].message == str(error)
   _work(store, Model(fail))
   assert store.job(job.id).status == "failed"
 
