@@ -63,7 +63,7 @@ def _inspect(args: argparse.Namespace) -> None:
     vocabulary = "ladder" if is_ladder else architecture.beside(base.path)
   vocabulary = tasks.use_vocabulary(vocabulary, args.extra_ids)
   if metadata is not None:
-    base_model.check_compatible(metadata, args.checkpoint, vocabulary)
+    base_model.check_compatible([metadata], args.checkpoint, vocabulary)
   task = superglue.ROWS.get((metadata and metadata.task) or "")
   labels = args.labels.split(",") if args.labels else task and task.class_words
   result = analysis.analyse(
