@@ -6,7 +6,7 @@
 FROM python:3.11-slim
 
 WORKDIR /app
-# Dependencies first: their layer stays when the code changes.
+# Dependencies first: their layer stays when prompt_tuning/ changes.
 COPY constraints.txt pyproject.toml README.md ./
 COPY prompt_tuning/__init__.py prompt_tuning/
 COPY runtime runtime

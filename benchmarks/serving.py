@@ -22,10 +22,10 @@ import tempfile
 from typing import Any
 
 from absl import app, flags, logging
-from traffic import kills, load, mixed, report, starts
 
 import prompt_tuning as pt
 from t5x import compilation_cache, records
+from traffic import kills, load, mixed, report, starts
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum("part", [], report.PARTS, "What to do; unset: all.")

@@ -1,8 +1,8 @@
 """The ladder's tasks: SuperGLUE's form, the world of the pretraining prose.
 
 The form is new to the pretrained models. The stories are too: no combination of
-facts, laws or clauses is in two splits, or in the prose that a model of the
-ladder was pretrained on and in validation or test.
+facts, laws (in their order) or clauses is in two splits, or in the prose that a
+model of the ladder was pretrained on and in validation or test.
 """
 
 from collections.abc import Callable
@@ -59,6 +59,7 @@ def copa(rng: random.Random, split: str, label: int) -> Features:
   """Which choice is the premise's cause, or effect? Half are choice1.
 
   The premise and the right choice are one of twelve laws that the prose told.
+  So many laws make 264 questions, and rows repeat: see the tests.
   """
   law, other, part = world.draw_laws(rng, split)
   choices = [f"{law[part]} .", f"{other[part]} ."]

@@ -4,8 +4,8 @@ The examples have TFDS's features, but their content is a small closed world's,
 and scores on them say nothing about the real tasks. Each task mixes what a
 small frozen T5 can be prompted to do (notice what is mentioned) with what is
 harder for it (notice what belongs to what), in shares that the functions'
-docstrings state. Examples come in groups that share their words but not their
-label, so that no word, and no sum over words, gives the label away.
+docstrings state. Examples come in groups that share words but not their label,
+so that words by themselves give little of it away, which `control` measures.
 """
 
 from collections.abc import Callable, Mapping

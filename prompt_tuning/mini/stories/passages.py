@@ -1,7 +1,7 @@
 """Tasks about a passage: what it says, what follows from it, who is in it.
 
 Each function makes a group of examples of its task, without "idx". The group's
-examples share their words but not their label.
+examples share words, or what is asked, but not their label.
 """
 
 import dataclasses

@@ -146,7 +146,8 @@ class Cast:
 
   A team of people meets a shelf: a thing of each kind, and some places and
   towns. Which team and which shelf tells the split, so what a person has, or
-  where a person is, in one split is never so in another.
+  where a person is, in one split is never so in another. Kinships are of the
+  team alone, and may be.
   """
 
   people: tuple[Person, ...]

@@ -24,12 +24,33 @@ DIGESTS = {
   "wic": "9d7f064daba3",
   "wsc": "9e5b21e64626",
 }
+# Different rows of 400 in validation.
+DISTINCT = {
+  "boolq": 398,
+  "cb": 400,
+  "copa": 70,
+  "multirc": 396,
+  "record": 392,
+  "rte": 399,
+  "wic": 385,
+  "wsc": 342,
+}
 
 
 @pytest.fixture(autouse=True)
 def _vocabulary(monkeypatch):
   ladder = ladder_vocabulary.ladder()
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", ladder)
+
+
+@pytest.mark.parametrize("task", examples.TASKS)
+def test_rows_repeat_as_often_as_is_known(task):
+  names = {"label", "idx", "answers"}
+  rows = {
+    str({k: v for k, v in row.items() if k not in names})
+    for row in examples.examples(task, "validation")
+  }
+  assert len(rows) == DISTINCT[task]
 
 
 @pytest.mark.parametrize("task", examples.TASKS)
