@@ -51,7 +51,7 @@ def until_first(self, batches, steps, on_step=lambda: False):
     "before_the_step": begun - start,
     "compiling": compiling(start),
     "compiling_the_step": compiling(begun),
-    "peak_gb": int(status[status.index("VmHWM:") + 1]) / 1e6,
+    "peak_gb": int(status[status.index("VmHWM:") + 1]) * 1024 / 1e9,
   }
   os.write(int(os.environ["FIRST_STEP_FD"]), json.dumps(facts).encode())
   os._exit(0)

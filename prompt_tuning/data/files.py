@@ -152,10 +152,10 @@ def read(
     splits[split] = [_as_written(row, target, written) for row in splits[split]]
     _check_labels(path, splits[split], target, labels)
   by_input = _by_input(splits["train"], inputs)
-  if validation_file:
-    seen = by_input.keys() & _by_input(splits["validation"], inputs).keys()
-    _say_seen(len(seen), train_file, validation_file)
-  else:
+  for split, path in [*files.items()][1:]:
+    seen = by_input.keys() & _by_input(splits[split], inputs).keys()
+    _say_seen(len(seen), train_file, path)
+  if not validation_file:
     try:
       splits |= _hold_out([*by_input.values()], target, bool(labels), held_out)
     except ValueError as error:
@@ -247,12 +247,12 @@ def _by_input(
   return found
 
 
-def _say_seen(count: int, train_file: str, validation_file: str) -> None:
+def _say_seen(count: int, train_file: str, other_file: str) -> None:
   if count:
     logging.warning(
       "%d inputs of %s are in %s too: what was trained on is measured.",
       count,
-      validation_file,
+      other_file,
       train_file,
     )
 

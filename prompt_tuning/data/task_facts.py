@@ -14,7 +14,8 @@ import tensorflow as tf
 from prompt_tuning.data import superglue, task_lookup
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
-# Where lengths have a limit, only the first examples of a task are read.
+# Where lengths have a limit, only the first examples of a split are read: a
+# longer one behind them is cut.
 MAX_EXAMPLES = 20_000
 
 
@@ -89,7 +90,7 @@ def lengths(
 ) -> dict[str, int]:
   """Returns the length that each feature of a task needs.
 
-  It is that of the longest example of the splits, the same on every host.
+  It is that of the longest example that is read, the same on every host.
   Targets that are one of a set of labels need not be read.
 
   Args:
@@ -98,7 +99,7 @@ def lengths(
     module: What registers it, or None.
     splits: Those that count, where a task has them.
     longest: What to return at most; of each task and split, the first
-      `MAX_EXAMPLES` count. None: no limit, and all examples count.
+      `MAX_EXAMPLES` are read. None: no limit, and all examples are read.
 
   Returns:
     Feature -> tokens, with the end of sequence.

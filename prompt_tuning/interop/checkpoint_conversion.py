@@ -9,7 +9,7 @@ import numpy as np
 from prompt_tuning import prompt_files, safe_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
 from prompt_tuning.t5.config import TOKEN_EMBEDDING
-from t5x import base_checkpoints
+from t5x import base_checkpoints, checkpoint_folder
 from t5x.formats import stored_arrays, t5x_v3
 
 FORMATS = ("hf", "t5x")
@@ -93,8 +93,8 @@ def convert(
     What was written, in words.
 
   Raises:
-    ValueError: if the format cannot hold the model, or the step, or something
-      else is there.
+    ValueError: if the format cannot hold the model, or the step, something
+      else is there, or it is not clear which vocabulary is the model's.
   """
   vocabulary = _vocabulary(model)
   copy = epath.Path(target) / "spiece.model"
@@ -122,7 +122,15 @@ def convert(
 def _vocabulary(model: base_checkpoints.BaseCheckpoint) -> bytes | None:
   """Reads the SentencePiece file in or beside a checkpoint, if there is one."""
   folder = epath.Path(model.found)
-  for place in (folder, folder.parent):
-    for path in sorted(place.glob("*.model")):
-      return path.read_bytes()
+  # What is beside other folders may be anybody's.
+  is_step = checkpoint_folder.STEP_FOLDER.fullmatch(folder.name)
+  for place in (folder, folder.parent) if is_step else (folder,):
+    found = sorted(place.glob("*.model"))
+    if len(found) > 1:
+      raise ValueError(
+        f"Expected one vocabulary in {place}, got "
+        f"{', '.join(path.name for path in found)}: leave the model's there."
+      )
+    if found:
+      return found[0].read_bytes()
   return None

@@ -44,14 +44,14 @@ def read(folder: pathlib.Path) -> T5Config:
       f"{activation}.{reason} Take a T5 1.1, an LM-adapted T5 or a FLAN-T5."
     )
   # transformers 5 writes "tied" for every model, and what it computes here.
-  scales = config.get(
-    "scale_decoder_outputs", config.get("tie_word_embeddings", True)
-  )
-  if scales:
+  tied, scaled = "tie_word_embeddings", "scale_decoder_outputs"
+  key = scaled if scaled in config else tied
+  if config.get(key, True):
+    head = "the embedding is the head, and " * (key == tied)
     raise ValueError(
-      f"{file}: expected tie_word_embeddings false, got "
-      f"{str(config.get('tie_word_embeddings', 'nothing')).lower()}: the "
-      "embedding is the head, and the decoder's output is scaled, as in T5 1.0."
+      f"{file}: expected {key} false, got "
+      f"{str(config.get(key, 'nothing')).lower()}: {head}the decoder's output "
+      "is scaled, as in T5 1.0."
     )
   for name, default in (
     ("layer_norm_epsilon", 1e-6),

@@ -26,6 +26,10 @@ LENGTHS_NOTE = (
   "For inputs of {inputs} and targets of {targets}, as no TASK_FEATURE_LENGTHS "
   "is given; a run's are those of its task."
 ).format(**programs.LENGTHS)
+_EVALUATION_NOTE = (
+  "a run's batches have the longest inputs of their split, which nothing cuts; "
+  "to give them: docs/accelerators.md"
+)
 
 
 def describe(found: measures.Measures, steps: int | None) -> str:
@@ -67,6 +71,8 @@ def describe(found: measures.Measures, steps: int | None) -> str:
     )
   if found.refused:
     lines.append(f"  refused          {found.refused}")
+  if found.program == "evaluate":
+    lines.append(f"  note             {_EVALUATION_NOTE}")
   return "\n".join(lines)
 
 

@@ -26,9 +26,11 @@ _COLLECTIVES = (
 _BITS = re.compile(r"(?:f|bf|s|u|c)(\d+)|pred")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_CALLED = re.compile(
-  r"(?:body|condition|calls|to_apply|branch_computations)=\{?%?([\w.\-]+)"
+_CALLED = re.compile(r"(?:body|condition|calls|to_apply)=\{?%?([\w.\-]+)")
+_BRANCHES = re.compile(
+  r"(?:branch|true|false)_computations?=(\{[^}]*\}|%?[\w.\-]+)"
 )
+_NAME = re.compile(r"[\w.\-]+")
 _LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _OPERATION = re.compile(r" ([a-z\-]+?)(?:-start)?\(")
@@ -59,8 +61,8 @@ class Measures:
     argument_bytes: What it has to read once at the least.
     collectives: Kind -> [times a step, bytes a step].
     kernels: Hand-written kernels in it: attention's among them.
-    seconds_bound: No step is faster; of an evaluation, with answers as long as
-      they may be. None without a peak, and of restoring.
+    seconds_bound: No step of this program is faster; of an evaluation, with
+      answers as long as they may be. None without a peak, and of restoring.
     compile_seconds: What the compiler took, on whatever machine that was.
     refused: What the compiler said instead of a program, or "".
     is_quick: Whether the compiler was to make the least effort.
@@ -168,9 +170,7 @@ def measure(
     kernels=sorted(
       {x for x in _KERNELS.findall(text) if "fmha" in x or "tpu_custom" in x}
     ),
-    seconds_bound=None
-    if program.name == "restore"
-    else _bound(flops, arguments, target),
+    seconds_bound=_bound(program.name, flops, arguments, target),
   )
 
 
@@ -198,14 +198,16 @@ def _refused(said: str, known: dict[str, Any], target: Target) -> Measures:
     argument_bytes=state,
     collectives={},
     kernels=[],
-    seconds_bound=_bound(known["flops"], state, target),
+    seconds_bound=_bound(known["program"], known["flops"], state, target),
     refused=said.partition("\n")[0][:300],
   )
 
 
-def _bound(flops: float, read: float, target: Target) -> float | None:
+def _bound(
+  program: str, flops: float, read: float, target: Target
+) -> float | None:
   """Returns the greater of operations over peak and bytes over bandwidth."""
-  if target.peak is None or target.bandwidth is None:
+  if program == "restore" or target.peak is None or target.bandwidth is None:
     return None
   return max(flops / target.peak, read / target.bandwidth)
 
@@ -282,11 +284,12 @@ def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
     decode_steps: How often a loop runs that does not say so.
 
   Returns:
-    Kind -> [times, bytes], of a device's results.
+    Kind -> [times, bytes], of a device's results; of branches, those of the one
+    that exchanges most.
   """
   entry, current = "", ""
   own: dict[str, list[tuple[str, int]]] = {}
-  calls: dict[str, list[tuple[str, int, str | None]]] = {}
+  calls: dict[str, list[tuple[list[str], int, str | None]]] = {}
   limits: dict[str, list[int]] = {}
   for line in text.splitlines():
     if started := _COMPUTATION.match(line.strip()):
@@ -299,24 +302,31 @@ def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
         own[current].append((match[1], _result_bytes(line, match.start())))
       limits[current] += [int(x) for x in _LIMIT.findall(line)]
       trips, condition = _TRIPS.search(line), _CONDITION.search(line)
+      one_of = _NAME.findall(" ".join(_BRANCHES.findall(line)))
       calls[current] += [
         (called, int(trips[1]) if trips else 0, condition and condition[1])
-        for called in _CALLED.findall(line)
+        for called in (*([x] for x in _CALLED.findall(line)), one_of)
+        if called
       ]
-  found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
 
-  def visit(name: str, times: int) -> None:
+  def visit(name: str) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     for kind, size in own.get(name, ()):
-      found[kind][0] += times
-      found[kind][1] += times * size
+      found[kind][0] += 1
+      found[kind][1] += size
     for called, trips, condition in calls.get(name, ()):
       if condition is not None and not trips:
         # TPU's compiler leaves the number in what the loop compares with.
         trips = max(limits.get(condition, []), default=max(decode_steps, 1))
-      visit(called, times * max(trips, 1))
+      most = max(
+        map(visit, called), key=lambda x: sum(y[1] for y in x.values())
+      )
+      for kind, (times, size) in most.items():
+        found[kind][0] += max(trips, 1) * times
+        found[kind][1] += max(trips, 1) * size
+    return found
 
-  visit(entry, 1)
-  return dict(found)
+  return dict(visit(entry))
 
 
 def _result_bytes(line: str, end: int) -> int:

@@ -82,7 +82,7 @@ def _by_cell(
 
 
 def _device_hours(record: Record) -> float:
-  """Of a run, at the least."""
+  """Of a run of such steps, at the least."""
   return record["seconds_bound"] * STEPS / 3600 * record["devices"]
 
 
@@ -90,8 +90,8 @@ def _hours(records: Sequence[Record]) -> Iterator[str]:
   """Yields a table of topologies and sizes: what a run takes at the least."""
   by_cell = _by_cell(records)
   yield from (
-    f"Device hours of {STEPS:,} steps, at the least (no: does not fit; empty: "
-    "not compiled):",
+    f"Device hours of {STEPS:,} such steps, at the least (no: does not fit; "
+    "empty: not compiled):",
     "",
     f"| On | Devices | {' | '.join(_SMALL)} |",
     f"| --- | ---: |{' ---: |' * len(_SMALL)}",
@@ -113,11 +113,12 @@ def _figure_1(records: Sequence[Record]) -> Iterator[str]:
   """Yields the lines on what the prompts of the paper's Figure 1 take."""
   by_cell = _by_cell([r for r in records if r["method"] == "prompt_tuning"])
   yield from (
-    "## The paper's Figure 1, at the least",
+    "## The paper's Figure 1, by these programs",
     "",
     f"Its prompts: eight tasks, three seeds, so {RUNS_OF_A_SIZE} runs of "
-    f"{STEPS:,} steps a size. Evaluation is not in it. On the paper's own "
-    "devices, of which a chip has two:",
+    f"{STEPS:,} steps a size, of 512 inputs, with activations computed twice: "
+    "what is asked for can take less. Evaluation is not in it. On the paper's "
+    "own devices, of which a chip has two:",
     "",
     "| Size | On | Hours of a run | Device hours of a run | of all runs | "
     "Chip hours of all runs |",
@@ -225,6 +226,7 @@ def _row(r: Record) -> dict[str, str]:
   flags = dict(binding.split(" = ") for binding in r["flags"])
   flags = {name.rpartition(".")[2].lower(): x for name, x in flags.items()}
   parts = flags["num_microbatches"]
+  # Records of before a mend have one of restoring.
   bound = None if r["program"] == "restore" else r["seconds_bound"]
   return {
     "On": r["topology"],
@@ -253,10 +255,17 @@ programs, compiled for devices that were not there, each by its own platform's
 compiler. **Nothing here was run.** Memory is what the compiler says. A bound is
 the greater of two: matrix products over the peak of the device, and what it has
 to read over its memory's bandwidth, both of
-`prompt_tuning/planning/targets/chips.toml`. No step is faster; real ones are
-slower. That of an evaluation is of answers of all 16 tokens. What devices
-exchange is counted, not timed; "?" is where the count was wrong, and the
-program was not compiled again.
+`prompt_tuning/planning/targets/chips.toml`. No step of the program is faster;
+real ones are slower. That of an evaluation is of answers of all 16 tokens. What
+devices exchange is counted, not timed; "?" is where the count was wrong, and
+the program was not compiled again.
+
+**A bound is its program's, not its task's.** All of these have inputs of 512,
+and steps of training compute activations twice (`remat`). Shorter inputs, or no
+rematerialisation where that fits, take less: XL's step of prompts on an H100 at
+least 0.119 s without it, 0.167 with it (docs/accelerators.md). Evaluations take
+more where a split has longer inputs, which nothing cuts: of BoolQ's validation
+split 1,138 tokens.
 
 Batches are of {batch}, inputs of 512 and a prompt of 100, targets of 16.
 Settings follow a rule (`Cell.bindings`), not a search. As flags:

@@ -172,11 +172,14 @@ def test_the_rows_held_out_stay_the_same_ones(tmp_path):
   assert data.name == "my_reviews_5731c26b"
 
 
-def test_inputs_of_validation_that_are_trained_on_are_counted(tmp_path, caplog):
-  dev = write(tmp_path / "dev.csv", ["film 1,good", "film 2,bad", "x,bad"])
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_inputs_of_files_that_are_trained_on_are_counted(
+  tmp_path, caplog, split
+):
+  path = write(tmp_path / "new.csv", ["film 1,good", "film 2,bad", "x,bad"])
   with caplog.at_level(logging.WARNING):
-    read(reviews(tmp_path), dev)
-  assert "2 inputs of" in caplog.text
+    read(reviews(tmp_path), **{f"{split}_file": path})
+  assert f"2 inputs of {path} are in " in caplog.text
 
 
 @pytest.mark.parametrize("name", ["input_columns", "labels"])

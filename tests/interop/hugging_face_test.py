@@ -141,6 +141,18 @@ def test_vocabulary_of_any_name_is_copied_and_none_is_replaced(tmp_path):
     _convert("t5x", tmp_path / "t5x", "hf", tmp_path / "again", step=1)
 
 
+def test_vocabulary_of_something_else_is_not_copied(tmp_path):
+  _write(tmp_path / "hf", _tensors())
+  (tmp_path / "another.model").write_bytes(b"of whatever is beside it")
+  _convert("hf", tmp_path / "hf", "t5x", tmp_path / "t5x")
+  assert not (tmp_path / "t5x" / "spiece.model").exists()
+  for name in ("a.model", "b.model"):
+    (tmp_path / "t5x" / name).write_bytes(name.encode())
+  with pytest.raises(ValueError, match=r"one vocabulary .* a\.model, b\.model"):
+    _convert("t5x", tmp_path / "t5x", "hf", tmp_path / "again")
+  assert not (tmp_path / "again").exists()
+
+
 def test_copies_and_unused_tensors_are_left_out(tmp_path):
   tensors = _tensors()
   extra = {
@@ -188,7 +200,10 @@ def test_configuration_that_transformers_5_saves(tmp_path):
       "got true: the embedding is the head",
     ),
     ({"tie_word_embeddings": None}, "false, got nothing: the embedding is the"),
-    ({"scale_decoder_outputs": True}, "the decoder's output is scaled"),
+    (
+      {"scale_decoder_outputs": True},
+      "scale_decoder_outputs false, got true: the decoder's output is scaled",
+    ),
     ({"model_type": "umt5"}, "expected model_type t5, got umt5"),
     ({"layer_norm_epsilon": 1e-5}, "expected layer_norm_epsilon 1e-06.*1e-05"),
     ({"relative_attention_max_distance": 64}, "max_distance 128.*got 64"),

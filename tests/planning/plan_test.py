@@ -50,7 +50,9 @@ def test_programs_of_a_train_command_are_compiled(planned):
     assert found.weights > 0
     assert restores == (found.argument_bytes < found.weights)
     assert restores == (found.batch == 0)
-    assert "fits" in command.describe(found, program.steps)
+    said = command.describe(found, program.steps)
+    assert "fits" in said
+    assert ("longest inputs" in said) == (program.name == "evaluate")
   assert planned["train"][0].steps == 30_000
   assert planned["evaluate"][0].decode_steps == 4
 
@@ -116,7 +118,22 @@ def test_exchanges_in_a_loop_count_every_time(known):
   }
 
 
-def test_what_does_not_fit_is_held_against_what_the_compiler_gives():
+@pytest.mark.parametrize(
+  "branches",
+  [
+    "branch_computations={%none, %body.1}",
+    "true_computation=%none, false_computation=%body.1",
+  ],
+)
+def test_exchanges_of_the_branch_with_most_of_them_count(branches):
+  text = PROGRAM.replace("while(%t), condition=%condition.1, body=%body.1", "")
+  called = f"  %branch = bf16[2,4] conditional(%i, %a, %b), {branches}\n"
+  text = text.replace("  %all-reduce-start.1", called + "  %all-reduce-start.1")
+  assert measures.collectives_of(text)["all-reduce"] == [2, 16 + 48]
+
+
+@pytest.mark.parametrize(("name", "bound"), [("train", 4.0), ("restore", None)])
+def test_what_does_not_fit_is_held_against_what_the_compiler_gives(name, bound):
   """Of a TPU v2's 8 GiB, as libtpu says when it refuses."""
 
   def refuse():
@@ -129,9 +146,12 @@ def test_what_does_not_fit_is_held_against_what_the_compiler_gives():
     jaxpr=types.SimpleNamespace(jaxpr=jaxpr.jaxpr), lower=refuse
   )
   state = types.SimpleNamespace(trainable={}, frozen={}, opt_state={})
+  target = targets.find("cpux1")
   found = measures.measure(
-    programs.Program("train", traced, state, None, 0), targets.find("cpux1")
+    programs.Program(name, traced, state, None, 0),
+    dataclasses.replace(target, peak=4.0, bandwidth=1.0),
   )
+  assert found.seconds_bound == bound
   assert not found.fits
   assert found.peak == 7.61 * 2**30
   assert found.memory == 7.48 * 2**30
@@ -214,6 +234,19 @@ def test_command_that_lacks_what_shapes_it_says_what(files, given, message):
     programs.reading(files, given, jax.devices()[:1]),
   ):
     pass
+
+
+@pytest.mark.parametrize(
+  ("files", "given"),
+  [
+    (FILES, "TASK_FEATURE_LENGTHS"),
+    (EVALUATE, "utils.DatasetConfig.task_feature_lengths"),
+  ],
+)
+def test_lengths_of_an_evaluation_can_be_given(files, given):
+  bindings = ["PROMPT_LENGTH = 7", given + " = {'inputs': 1138, 'targets': 4}"]
+  with programs.reading(files, bindings, jax.devices()[:1]) as read:
+    assert read.batch["encoder_input_tokens"].shape == (32, 1138)
 
 
 def test_length_of_a_prompt_may_stand_for_its_file():
