@@ -109,18 +109,7 @@ def infer(
     ValueError: for a wrong configuration, or a folder with predictions of
       another model or of other settings.
   """
-  if mode not in MODES:
-    raise ValueError(f"Expected MODE to be one of {MODES}, got {mode!r}.")
-  if dataset_cfg.task_feature_lengths is None:
-    raise ValueError("Inference needs TASK_FEATURE_LENGTHS.")
-  if checkpoint_period < 1:
-    raise ValueError(
-      f"Expected checkpoint_period of at least 1, got {checkpoint_period}."
-    )
-  if not 0 <= shard_id < num_shards:
-    raise ValueError(
-      f"Expected 0 <= shard_id < num_shards={num_shards}, got {shard_id}."
-    )
+  _check(mode, dataset_cfg, checkpoint_period, shard_id, num_shards)
   run_configuration.check_same_everywhere(configuration, output_dir)
   records.make_folder(output_dir, "INFER_OUTPUT_DIR", "infer")
   rng = None if fallback_init_rng is None else jax.random.key(fallback_init_rng)
@@ -140,6 +129,28 @@ def infer(
     if summarize_config_fn is not None:
       summarize_config_fn(output_dir, None, int(predictor.state.step))
     return files.write(predictor, record, on_event, should_stop)
+
+
+def _check(
+  mode: str,
+  dataset_cfg: utils.DatasetConfig,
+  checkpoint_period: int,
+  shard_id: int,
+  num_shards: int,
+) -> None:
+  """Raises ValueError for arguments of `infer` that make no sense."""
+  if mode not in MODES:
+    raise ValueError(f"Expected MODE to be one of {MODES}, got {mode!r}.")
+  if dataset_cfg.task_feature_lengths is None:
+    raise ValueError("Inference needs TASK_FEATURE_LENGTHS.")
+  if checkpoint_period < 1:
+    raise ValueError(
+      f"Expected checkpoint_period of at least 1, got {checkpoint_period}."
+    )
+  if not 0 <= shard_id < num_shards:
+    raise ValueError(
+      f"Expected 0 <= shard_id < num_shards={num_shards}, got {shard_id}."
+    )
 
 
 class _Predictor:
