@@ -329,7 +329,7 @@ class JobStore:
         "where job = ? and number > ? order by number limit ?",
         [id, after, limit],
       )
-      # Earlier releases wrote NaN, which is no JSON.
+      # NaN, which is no JSON, may be in rows of before.
       read = functools.partial(json.loads, parse_constant=lambda _: None)
       return [JobEvent(*row[:4], read(row[4])) for row in rows]
 

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import seqio
 
@@ -51,6 +52,26 @@ def test_rows_repeat_as_often_as_is_known(task):
     for row in examples.examples(task, "validation")
   }
   assert len(rows) == DISTINCT[task]
+
+
+def test_chance_is_higher_where_rows_repeat():
+  """Of 20 evaluations by a guesser, who says the same of the same text."""
+  rows = examples.examples("copa", "validation")
+  texts = [str({**row, "label": 0, "idx": 0}) for row in rows]
+  _, text = np.unique(texts, return_inverse=True)
+  label = np.array([row["label"] for row in rows])
+  rng = np.random.default_rng(0)
+
+  def best(count, of_row):
+    guesses = rng.integers(0, 2, (1_000, 20, count))[..., of_row]
+    return 100 * (guesses == label).mean(axis=-1).max(axis=-1)
+
+  assert best(len(rows), np.arange(len(rows))).mean() == pytest.approx(
+    55, abs=1
+  )
+  of_copa = best(max(text) + 1, text)
+  assert of_copa.mean() == pytest.approx(62, abs=1)
+  assert np.percentile(of_copa, 95) == pytest.approx(67.5, abs=1)
 
 
 @pytest.mark.parametrize("task", examples.TASKS)
