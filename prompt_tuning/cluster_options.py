@@ -1,6 +1,7 @@
 """Options of a cluster, as command lines give them to submitit."""
 
 from collections.abc import Sequence
+import importlib.util
 
 
 def read(given: Sequence[str]) -> dict[str, str | int | bool]:
@@ -23,3 +24,15 @@ def read(given: Sequence[str]) -> dict[str, str | int | bool]:
     elif value.isdecimal() and str(int(value)) == value:
       options[name] = int(value)
   return options
+
+
+def check_submitit() -> None:
+  """Checks that there is a submitit to submit with.
+
+  Raises:
+    ValueError: if it is not installed.
+  """
+  if importlib.util.find_spec("submitit") is None:
+    raise ValueError(
+      "--submit needs submitit: pip install 'prompt-tuning[cluster]'."
+    )

@@ -1,6 +1,12 @@
 """Options of a cluster, as they are typed."""
 
+import sys
+
+import pytest
+
 from prompt_tuning import cluster_options
+from prompt_tuning.experiments import launching
+from prompt_tuning.serving import command
 
 
 def test_values_are_numbers_truths_or_names():
@@ -11,3 +17,18 @@ def test_values_are_numbers_truths_or_names():
     "use_srun": False,
     "a": "b=c",
   }
+
+
+@pytest.mark.parametrize(
+  "submit",
+  [
+    lambda: command.parse(
+      ["--checkpoint=model", "--jobs=jobs", "--submit=slurm"]
+    ),
+    lambda: launching.submit([], None, "slurm", {}, None),
+  ],
+)
+def test_submitting_without_submitit_is_refused_at_once(monkeypatch, submit):
+  monkeypatch.setitem(sys.modules, "submitit", None)
+  with pytest.raises(ValueError, match="--submit needs submitit: pip install"):
+    submit()

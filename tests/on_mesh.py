@@ -1,17 +1,14 @@
 """Trains the tiny model on a mesh, in a process of its own.
 
-  python on_mesh.py BASE OUT NUM_PARTITIONS... [-- ADDRESS COUNT INDEX]
+  python on_mesh.py BASE JOBS [ADDRESS COUNT INDEX]
 
-Writes, for each number of partitions, the losses, the prompt, predictions and
-scores of some steps to OUT; or runs `t5x.train` in the folder OUT if the one
-number is "train", or goes on to a step if they are "go-on PARTITIONS STEPS", or
-is stopped by a SIGTERM to the last process if it is "stopped".
-With an address it is one of several processes. Behind "interleaved" the devices
-of the two take turns on the mesh, as those of hosts may on a TPU slice.
+JOBS is JSON: `[[NAME, OUT, NUMBER...], ...]`, where NAME is that of a function
+below. With an address it is one of several processes, which do them together.
 """
 
 import functools
 import itertools
+import json
 import os
 import signal
 import sys
@@ -181,34 +178,40 @@ def stop(base, model_dir):
   print(outcome.status, outcome.step)
 
 
-def main(argv):
-  base, out, *partitions = argv
-  if "--" in partitions:
-    at = partitions.index("--")
-    address, count, index = partitions[at + 1 :]
-    partitions = partitions[:at]
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(address, int(count), int(index))
-  if partitions == ["train"]:
-    return train(base, out)
-  if partitions == ["stopped"]:
-    return stop(base, out)
-  if partitions[0] == "go-on":
-    return go_on(base, out, *map(int, partitions[1:]))
-  devices = jax.devices()
-  if partitions[0] == "interleaved":
-    half = len(devices) // 2
-    pairs = zip(devices[:half], devices[half:], strict=True)
-    devices = list(itertools.chain(*pairs))
-    partitions = partitions[1:]
-  with partitioning.using_devices(devices):
-    results = {
-      f"{number}/{name}": value
-      for number in partitions
-      for name, value in run(base, int(number)).items()
-    }
+def compare(base, out, *partitions):
+  """Writes, for each number of partitions, what `run` returns."""
+  results = {
+    f"{number}/{name}": value
+    for number in partitions
+    for name, value in run(base, number).items()
+  }
   if jax.process_index() == 0:
     np.savez(out, **results)
+
+
+def take_turns(base, out, *partitions):
+  """The same, where the devices of two processes take turns on the mesh.
+
+  As those of hosts may on a TPU slice.
+  """
+  devices = jax.devices()
+  half = len(devices) // 2
+  pairs = zip(devices[:half], devices[half:], strict=True)
+  with partitioning.using_devices(list(itertools.chain(*pairs))):
+    compare(base, out, *partitions)
+
+
+JOBS = {fn.__name__: fn for fn in (compare, take_turns, train, go_on, stop)}
+
+
+def main(argv):
+  base, jobs, *of_several = argv
+  if of_several:
+    address, count, index = of_several
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, int(count), int(index))
+  for name, out, *numbers in json.loads(jobs):
+    JOBS[name](base, out, *numbers)
 
 
 if __name__ == "__main__":

@@ -149,17 +149,20 @@ def _draw_dots(
     else:
       shown += [m - s for m, s in zip(means, stds, strict=True)]
       shown += [m + s for m, s in zip(means, stds, strict=True)]
-  for column, name in enumerate(columns):
-    majority = results.majority(name)
-    if majority is not None:
-      shown.append(majority)
-      panel.hlines(
-        majority,
-        column - 0.4,
-        column + 0.4,
-        label="" if column else line_figures.MAJORITY_LABEL,
-        **line_figures.MAJORITY,
-      )
+  majorities = {
+    column: score
+    for column, name in enumerate(columns)
+    if (score := results.majority(name)) is not None
+  }
+  if majorities:
+    shown += majorities.values()
+    panel.hlines(
+      list(majorities.values()),
+      [column - 0.4 for column in majorities],
+      [column + 0.4 for column in majorities],
+      label=line_figures.MAJORITY_LABEL,
+      **line_figures.MAJORITY,
+    )
   line_figures.set_window(panel, shown)
   for x, score, style in frozen:
     _mark_below(panel, x, score, style)

@@ -16,6 +16,7 @@ import time
 
 import tqdm
 
+from prompt_tuning import cluster_options
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.processes import Processes
@@ -295,12 +296,9 @@ def submit(
   Raises:
     ValueError: if submitit is not installed, or refuses the options.
   """
-  try:
-    import submitit
-  except ImportError as e:
-    raise ValueError(
-      "--submit needs submitit: pip install 'prompt-tuning[cluster]'."
-    ) from e
+  cluster_options.check_submitit()
+  import submitit
+
   first, then = rounds(cells)
   ready = first or then
   if not ready:

@@ -195,6 +195,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
   if args.submit and not args.jobs:
     parser.error("--submit is for --jobs, and there are none")
   cluster_options.read(args.option)
+  if args.submit:
+    cluster_options.check_submitit()
   return args
 
 

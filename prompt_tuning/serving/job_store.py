@@ -102,7 +102,7 @@ class JobStore:
   def files(self) -> list[File]:
     """Returns all files, the newest first."""
     with self._open() as connection:
-      rows = connection.execute("select * from files order by created desc")
+      rows = connection.execute("select * from files order by rowid desc")
       return [File(*row) for row in rows]
 
   def file(self, id: str) -> File:

@@ -69,17 +69,17 @@ def beside(path: str) -> str:
     path: As for `t5x.checkpoints.find_checkpoint`.
 
   Raises:
-    ValueError: if there is none.
+    ValueError: if there is none, or are several.
   """
   folder = epath.Path(checkpoints.find_checkpoint(path))
-  found = [
-    *sorted(folder.glob("*.model")),
-    *sorted(folder.parent.glob("*.model")),
-  ]
-  if not found:
+  found = sorted(folder.glob("*.model")) or sorted(
+    folder.parent.glob("*.model")
+  )
+  if len(found) != 1:
+    names = ", ".join(file.name for file in found) or "none"
     raise ValueError(
       f"Expected the model's SentencePiece file, such as spiece.model, in "
-      f"{folder} or {folder.parent}, got none. Put it there, or give it: "
+      f"{folder} or {folder.parent}, got {names}. Leave one there, or give it: "
       "load(..., vocabulary='spiece.model')."
     )
   return str(found[0])

@@ -4,7 +4,12 @@ import made_up
 import numpy as np
 import pytest
 
-from prompt_tuning.experiments import figure_styles, figures, tables
+from prompt_tuning.experiments import (
+  figure_styles,
+  figures,
+  line_figures,
+  tables,
+)
 from prompt_tuning.experiments.results import Results
 
 LENGTHS = (
@@ -59,15 +64,29 @@ def test_model_has_its_size_in_heading_and_figure(tmp_path):
   assert results.xs == {"s": 990, "l": 990}
 
 
-def test_frozen_model_does_not_stretch_the_axis(tmp_path):
-  """It is marked where it lies below what trains."""
+def _dots():
+  """A sheet of dots by task, at one size."""
   text = made_up.SHEET.split("[paper]")[0].replace(
     'columns = "size"\nmean_over = "task"', ""
   )
   text = text.replace("[layout]", '[layout]\ncolumns = "task"')
   text = text.replace('size = ["s", "l"]', 'size = ["s"]')
-  text = text.replace('figure = "lines"', 'figure = "dots"')
-  sheet = made_up.sheet(tmp_path, text)
+  return text.replace('figure = "lines"', 'figure = "dots"')
+
+
+def test_legend_of_dots_names_what_is_known_of_a_later_task_alone(tmp_path):
+  text = _dots().replace(
+    "[values.task.wic]", "[values.task.wic]\nmajority = 33.0"
+  )
+  results = made_up.results(tmp_path, made_up.sheet(tmp_path, text))
+  (panel,) = figures.of_results(results).axes
+  _, labels = panel.get_legend_handles_labels()
+  assert labels.count(line_figures.MAJORITY_LABEL) == 1
+
+
+def test_frozen_model_does_not_stretch_the_axis(tmp_path):
+  """It is marked where it lies below what trains."""
+  sheet = made_up.sheet(tmp_path, _dots())
   cells = {x.name: x for x in sheet.cells()}
   made_up.file(tmp_path, [x for n, x in cells.items() if "prompt" in n])
   nothing = {"step": 0, "metrics": {"cb": {"accuracy": 2.0}}}

@@ -29,7 +29,8 @@ def one_device(base):
   return on_mesh.run(base, 1)
 
 
-def _start(arguments, devices):
+def _start(base, jobs, devices, *of_several):
+  arguments = [base, json.dumps(jobs), *of_several]
   return subprocess.Popen(
     [sys.executable, str(TESTS / "on_mesh.py"), *map(str, arguments)],
     env={
@@ -45,6 +46,44 @@ def _start(arguments, devices):
   )
 
 
+def _await(processes):
+  """Returns the last line that each says; Gloo says something, too."""
+  said = []
+  for process in processes:
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    said.append(output.splitlines()[-1:])
+  return said
+
+
+@pytest.fixture(scope="module")
+def done(base, tmp_path_factory):
+  """What eight devices, then two processes of 2, then 2 devices leave and say.
+
+  A process takes longer to start than what it is asked, so each does it all.
+  """
+  folder = tmp_path_factory.mktemp("meshes")
+
+  def job(name, out, *numbers):
+    return [name, str(folder / out), *numbers]
+
+  eight = [job("compare", "eight.npz", 1, 2, 4), job("go_on", "run", 2, 2)]
+  _await([_start(base, eight, 8)])
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  both = [
+    job("compare", "two.npz", 2),
+    job("take_turns", "turns.npz", 1),
+    job("train", "two"),
+    job("go_on", "run", 1, 4),
+    job("stop", "stopped"),
+  ]
+  said = _await([_start(base, both, 2, address, 2, i) for i in range(2)])
+  _await([_start(base, [job("go_on", "run", 2, 6)], 2)])
+  return folder, said
+
+
 def _assert_same(results, number, expected):
   for name in ("losses", "losses_by_length", "prompt", "scores"):
     np.testing.assert_allclose(
@@ -55,108 +94,67 @@ def _assert_same(results, number, expected):
   )
 
 
-def test_meshes_of_eight_devices_agree_with_one(base, one_device, tmp_path):
-  out = tmp_path / "out.npz"
-  process = _start([base, out, 1, 2, 4], devices=8)
-  _, errors = process.communicate(timeout=600)
-  assert process.returncode == 0, errors
-  results = np.load(out)
-  for number in (1, 2, 4):
-    _assert_same(results, number, one_device)
-    # The frozen embedding is divided among the devices that share a model.
-    assert results[f"{number}/embedding_shards"] == number
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_meshes_of_eight_devices_agree_with_one(done, one_device, number):
+  results = np.load(done[0] / "eight.npz")
+  _assert_same(results, number, one_device)
+  # The frozen embedding is divided among the devices that share a model.
+  assert results[f"{number}/embedding_shards"] == number
 
 
-def _run_two_processes(*arguments, devices=4):
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  processes = [
-    _start([*arguments, "--", address, 2, index], devices) for index in range(2)
-  ]
-  said = []
-  for process in processes:
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    said.append(output.splitlines()[-1:])  # Gloo says something, too.
-  return said
+@pytest.mark.parametrize(("out", "number"), [("two", 2), ("turns", 1)])
+def test_two_processes_agree_with_one(done, one_device, out, number):
+  _assert_same(np.load(done[0] / f"{out}.npz"), number, one_device)
 
 
-def test_two_processes_agree_with_one(base, one_device, tmp_path):
-  out = tmp_path / "out.npz"
-  _run_two_processes(base, out, 2)
-  _assert_same(np.load(out), 2, one_device)
-
-
-def test_processes_whose_devices_take_turns_agree_with_one(
-  base, one_device, tmp_path
+def test_run_of_two_processes_is_evaluated_saved_and_goes_on(
+  base, done, tmp_path
 ):
-  out = tmp_path / "out.npz"
-  _run_two_processes(base, out, "interleaved", 1, devices=2)
-  _assert_same(np.load(out), 1, one_device)
-
-
-def test_run_of_two_processes_is_evaluated_saved_and_goes_on(base, tmp_path):
-  _run_two_processes(base, tmp_path / "two", "train", devices=2)
-  on_mesh.train(base, str(tmp_path / "one"))
-  one, two = (
-    json.loads((tmp_path / name / "record.json").read_text())
-    for name in ("one", "two")
-  )
+  on_mesh.train(base, str(tmp_path))
+  folders = (tmp_path, done[0] / "two")
+  one, two = (json.loads((x / "record.json").read_text()) for x in folders)
   assert two["device"]["processes"] == 2
   assert two["status"] == "finished"
   for name in ("steps", "parameters", "evals", "best", "base"):
     assert two[name] == one[name], name
   prompts = [
-    prompt_files.load_prompt(tmp_path / name / "prompt.safetensors")[0]
-    for name in ("one", "two")
+    prompt_files.load_prompt(x / "prompt.safetensors")[0] for x in folders
   ]
   np.testing.assert_allclose(*prompts, rtol=1e-4, atol=1e-4)
 
 
-def test_signal_to_one_process_ends_both_at_the_same_place(base, tmp_path):
-  one, other = _run_two_processes(base, tmp_path, "stopped", devices=1)
+def test_signal_to_one_process_ends_both_at_the_same_place(done):
+  folder, (one, other) = done[0] / "stopped", done[1]
   assert one == other
   status, step = one[0].split()
-  record = json.loads((tmp_path / "record.json").read_text())
+  record = json.loads((folder / "record.json").read_text())
   assert (record["status"], record["step"]) == (status, int(step))
   assert status == "interrupted"
   assert tiny.BASE_STEP + 4 <= int(step) < tiny.BASE_STEP + 1000
-  assert checkpoints.open_checkpoint(str(tmp_path)).step == int(step)
+  assert checkpoints.open_checkpoint(str(folder)).step == int(step)
 
 
-def test_run_goes_on_on_other_meshes_and_numbers_of_processes(base, tmp_path):
-  """8 devices, then two processes of 2, then 2 devices, against one device."""
-
-  def run(devices, partitions, steps):
-    process = _start(
-      [base, tmp_path / "run", "go-on", partitions, steps], devices
-    )
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-
+def test_run_goes_on_on_other_meshes_and_numbers_of_processes(
+  base, done, tmp_path
+):
   def losses(folder):
-    lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
       x["train/loss"] for x in map(json.loads, lines) if "train/loss" in x
     ]
 
-  run(8, 2, 2)
-  _run_two_processes(base, tmp_path / "run", "go-on", 1, 4, devices=2)
-  run(2, 2, 6)
+  run = done[0] / "run"
   for steps in (2, 4, 6):
-    expected = on_mesh.go_on(base, str(tmp_path / "one"), 1, steps)
+    expected = on_mesh.go_on(base, str(tmp_path), 1, steps)
   prompts = [
-    checkpoints.open_checkpoint(str(tmp_path / name)).arrays[
-      "encoder/prompt/prompt"
-    ]
-    for name in ("run", "one")
+    checkpoints.open_checkpoint(str(folder)).arrays["encoder/prompt/prompt"]
+    for folder in (run, tmp_path)
   ]
   (got, wanted) = (stored_arrays.read(x) for x in prompts)
   assert expected.step == tiny.BASE_STEP + 6
   np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
-  np.testing.assert_allclose(losses("run"), losses("one"), rtol=1e-4)
-  record = json.loads((tmp_path / "run" / "record.json").read_text())
+  np.testing.assert_allclose(losses(run), losses(tmp_path), rtol=1e-4)
+  record = json.loads((run / "record.json").read_text())
   assert (record["device"]["count"], record["device"]["processes"]) == (2, 1)
 
 

@@ -234,6 +234,11 @@ def test_long_line_is_refused_before_it_is_read(store):
   assert not store.files()
 
 
+def test_newest_file_is_first(store):
+  ids = [store.add_file(f"{i}.jsonl", LINE).id for i in range(3)]
+  assert [file.id for file in store.files()] == ids[::-1]
+
+
 def test_jobs_in_a_bucket_are_refused():
   with pytest.raises(ValueError, match="Expected a folder on a disk"):
     JobStore("gs://bucket/jobs")

@@ -413,3 +413,7 @@ def test_vocabulary_is_looked_for_beside_the_checkpoint(tmp_path):
     pt.load(base, vocabulary="other.model")
   with pytest.raises(ValueError, match="vocabulary of at most 384 pieces"):
     pt.load(base, vocabulary=seqio.ByteVocabulary(1000))
+  for name in ("one.model", "two.model"):
+    (tmp_path / name).touch()
+  with pytest.raises(ValueError, match=r"got one\.model, two\.model\."):
+    pt.load(base)
