@@ -77,6 +77,7 @@ def first_step(
         **os.environ,
         "PYTHONPATH": f"{checkout}:{checkout / 'runtime'}",
         "XDG_CACHE_HOME": cache,
+        "JAX_COMPILATION_CACHE_DIR": cache,
         "FIRST_STEP_FD": str(write),
         "FIRST_STEP_START": str(time.time()),
       },

@@ -96,6 +96,8 @@ def convert(
     ValueError: if the format cannot hold the model, or the step, something
       else is there, or it is not clear which vocabulary is the model's.
   """
+  if step is not None and step < 0:
+    raise ValueError(f"Expected a step of 0 or more, got {step}.")
   vocabulary = _vocabulary(model)
   copy = epath.Path(target) / "spiece.model"
   if vocabulary and copy.exists() and copy.read_bytes() != vocabulary:

@@ -141,6 +141,13 @@ def test_vocabulary_of_any_name_is_copied_and_none_is_replaced(tmp_path):
     _convert("t5x", tmp_path / "t5x", "hf", tmp_path / "again", step=1)
 
 
+def test_negative_step_is_refused(tmp_path):
+  _write(tmp_path / "hf", _tensors())
+  with pytest.raises(ValueError, match="Expected a step of 0 or more, got -1"):
+    _convert("hf", tmp_path / "hf", "t5x", tmp_path / "t5x", step=-1)
+  assert not (tmp_path / "t5x").exists()
+
+
 def test_vocabulary_of_something_else_is_not_copied(tmp_path):
   _write(tmp_path / "hf", _tensors())
   (tmp_path / "another.model").write_bytes(b"of whatever is beside it")
