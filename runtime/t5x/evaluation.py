@@ -220,11 +220,12 @@ def evaluate(
     ValueError: for a wrong configuration, or if another evaluation is writing
       to the folder.
     events.CancelledError: if `should_stop` said so.
+    run_lock.LockLostError: if the folder may be another evaluation's by now.
   """
   run_configuration.check_same_everywhere(configuration, output_dir)
   records.make_folder(output_dir, "EVAL_OUTPUT_DIR", "eval")
   with contextlib.ExitStack() as stack:
-    stack.enter_context(run_lock.RunLock(output_dir, "EVAL_OUTPUT_DIR"))
+    lock = stack.enter_context(run_lock.RunLock(output_dir, "EVAL_OUTPUT_DIR"))
     records.note_killed(output_dir)
     if jax.process_index() == 0 and records.read(output_dir):
       # Of an earlier evaluation; seqio would add to them.
@@ -248,16 +249,23 @@ def evaluate(
       sum(evaluator.counts.values()), on_event, should_stop
     )
     facts = _describe_data(evaluator.counts, dataset_cfg, model, progress)
+
+    def after_batch(count: int) -> None:
+      lock.check()  # After the last one predictions are written.
+      progress.advance(count)
+
     with records.RunRecord(
       output_dir,
       "eval",
+      lock=lock,
       base=records.base_facts(base),
       data=facts,
       configuration=configuration and configuration.to_json(),
     ) as record:
       metrics = evaluator.evaluate(
-        state, initializer.train_state_axes, progress.advance
+        state, initializer.train_state_axes, after_batch
       )
+      lock.check()
       step = int(state.step)
       if summarize_config_fn is not None:
         summarize_config_fn(output_dir, None, step)

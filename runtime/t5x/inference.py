@@ -108,6 +108,7 @@ def infer(
   Raises:
     ValueError: for a wrong configuration, or a folder with predictions of
       another model or of other settings.
+    run_lock.LockLostError: if the folder may be another inference's by now.
   """
   _check(mode, dataset_cfg, checkpoint_period, shard_id, num_shards)
   run_configuration.check_same_everywhere(configuration, output_dir)
@@ -119,16 +120,16 @@ def infer(
   )
   # Parts of a split may be worked on side by side.
   part = f"{mode}-{shard_id:05}-of-{num_shards:05}"
-  with run_lock.RunLock(output_dir, "INFER_OUTPUT_DIR", part):
+  with run_lock.RunLock(output_dir, "INFER_OUTPUT_DIR", part) as lock:
     if num_shards == 1:  # Else, another part may run.
       records.note_killed(output_dir)
     predictor = _Predictor(
       mode, model, dataset_cfg, restore_checkpoint_cfg, partitioner, rng
     )
-    record = files.open(predictor)
+    record = files.open(predictor, lock)
     if summarize_config_fn is not None:
       summarize_config_fn(output_dir, None, int(predictor.state.step))
-    return files.write(predictor, record, on_event, should_stop)
+    return files.write(predictor, record, lock.check, on_event, should_stop)
 
 
 def _check(
@@ -250,11 +251,14 @@ class _Files:
   chunk_size: int
   configuration: run_configuration.RunConfiguration | None
 
-  def open(self, predictor: _Predictor) -> records.RunRecord:
+  def open(
+    self, predictor: _Predictor, lock: run_lock.RunLock
+  ) -> records.RunRecord:
     """Makes the record, unless the folder has predictions of something else."""
     record = records.RunRecord(
       self.folder,
       "infer",
+      lock=lock,
       base=records.base_facts(predictor.base),
       data={
         "split": predictor.cfg.split,
@@ -273,6 +277,7 @@ class _Files:
     self,
     predictor: _Predictor,
     record: records.RunRecord,
+    check_lock: Callable[[], None],
     on_event: events.OnEvent,
     should_stop: events.ShouldStop,
   ) -> InferenceOutcome:
@@ -280,6 +285,12 @@ class _Files:
     cuts = record.fields["data"]["cut"]
     shard = seqio.ShardInfo(index=self.shard_id, num_shards=self.num_shards)
     written = {}
+
+    def lines(dataset: tf.data.Dataset, first: int) -> list[str]:
+      made = list(predictor.lines(dataset, first))
+      check_lock()
+      return made
+
     with record:
       for task in seqio.get_subtasks(predictor.cfg.task_or_mixture()):
         if predictor.cfg.split not in (task.splits or ()):
@@ -298,9 +309,7 @@ class _Files:
           return progress
 
         try:
-          _write_in_chunks(
-            path, dataset, total, self.chunk_size, predictor.lines, begin
-          )
+          _write_in_chunks(path, dataset, total, self.chunk_size, lines, begin)
         except events.CancelledError:
           record.write(status="interrupted")
           return InferenceOutcome("interrupted", written)
@@ -339,7 +348,7 @@ def _write_in_chunks(
   dataset: tf.data.Dataset,
   total: int,
   chunk_size: int,
-  lines: Callable[[tf.data.Dataset, int], Iterator[str]],
+  lines: Callable[[tf.data.Dataset, int], list[str]],
   begin: Callable[[int], events.Progress],
 ) -> None:
   """Writes a file line by line, and goes on with one that was cut off."""
@@ -354,7 +363,7 @@ def _write_in_chunks(
     first = multihost.of_first_process(file and file.num_lines)
     progress = begin(first)
     for start in range(first, total, chunk_size):
-      chunk = list(lines(dataset.skip(start).take(chunk_size), start))
+      chunk = lines(dataset.skip(start).take(chunk_size), start)
       if file is not None:
         file.write(chunk)
       progress.advance(len(chunk))

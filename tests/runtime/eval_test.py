@@ -126,6 +126,19 @@ def test_signal_ends_it_after_a_batch(base, tmp_path):
   assert run_lock.find_holder(str(tmp_path)) is None
 
 
+def test_evaluation_whose_folder_another_took_writes_no_more(base, tmp_path):
+  def taken(event):
+    for name in ("run.lock", "record.json"):
+      (tmp_path / name).write_text("theirs")
+
+  with pytest.raises(run_lock.LockLostError, match="taken by another run"):
+    evaluation.evaluate(
+      **_arguments(tiny.make_model(), base, tmp_path), on_event=taken
+    )
+  assert (tmp_path / "record.json").read_text() == "theirs"
+  assert not list(tmp_path.glob("*.jsonl"))
+
+
 def test_prompt_of_another_model_is_refused(run, tmp_path):
   other = tiny.save_base(tmp_path / "other", seed=1)
   with pytest.raises(ValueError, match="belongs to another model"):

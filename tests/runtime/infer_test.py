@@ -17,6 +17,7 @@ from t5x import (
   infer,
   inference,
   initialization,
+  run_lock,
   utils,
 )
 
@@ -123,6 +124,21 @@ def test_signal_ends_the_command_after_the_chunk(base, tmp_path, monkeypatch):
   assert record["status"] == "interrupted"
   (partial,) = tmp_path.glob("*.partial")
   assert len(partial.read_text().splitlines()) == tiny.BATCH_SIZE
+
+
+def test_inference_whose_folder_another_took_writes_no_more(base, tmp_path):
+  sizes = {}
+
+  def taken(event):
+    (tmp_path / "predict-00000-of-00001.lock").write_text("theirs")
+    (tmp_path / "record.json").write_text("theirs")
+    sizes.update((x, x.stat().st_size) for x in tmp_path.glob("*jsonl*"))
+
+  with pytest.raises(run_lock.LockLostError, match="taken by another run"):
+    _infer(tiny.make_model(), base, tmp_path, "predict", on_event=taken)
+  assert (tmp_path / "record.json").read_text() == "theirs"
+  assert sizes
+  assert sizes == {x: x.stat().st_size for x in tmp_path.glob("*jsonl*")}
 
 
 def test_line_that_was_cut_off_is_written_again(base, tmp_path):
