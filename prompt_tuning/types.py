@@ -4,7 +4,7 @@ B batch, T input length, S target length, P prompt length, H model width,
 V vocabulary, N heads, D head width, F MLP width, L layers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +12,5 @@ import jax
 Array = jax.Array
 PRNGKey = jax.Array
 DType = Any
-# Nested dictionaries of arrays, as flax.linen makes them.
-Params = Mapping[str, Any]
 # `init(rng, shape, dtype) -> array`, as in flax.linen.initializers.
 Initializer = Callable[..., Array]

@@ -73,7 +73,7 @@ def _probes(service: Service) -> fastapi.APIRouter:
     """Whether requests are answered."""
     check_engine()
     if service.is_stopping or not service.engine.is_ready:
-      raise errors.busy("The server is starting or stopping.", 503, 5)
+      raise errors.not_ready("The server is starting or stopping.")
     return {"status": "ready"}
 
   @routes.get("/metrics")

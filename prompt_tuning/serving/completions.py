@@ -332,7 +332,7 @@ def _result(ticket: Ticket) -> Generated:
     raise ApiError(500, "The server failed.", "internal_error")
   error = ticket.future.exception()
   if isinstance(error, ClosedError):
-    raise errors.busy(str(error), status=503, seconds=5)
+    raise errors.not_ready(str(error))
   if error is not None:
     raise ApiError(500, "The server failed.", "internal_error")
   result = ticket.future.result()

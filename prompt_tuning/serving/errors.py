@@ -65,10 +65,14 @@ def invalid(message: str, param: str | None = None) -> ApiError:
   return ApiError(400, message, "invalid_value", param)
 
 
-def busy(message: str, status: int = 429, seconds: int = 1) -> ApiError:
-  """Returns the error of a request that may be sent again."""
-  code = "queue_full" if status == 429 else "not_ready"
-  return ApiError(status, message, code, headers={"Retry-After": str(seconds)})
+def busy(message: str) -> ApiError:
+  """Returns the error of a request that may be sent again in a second."""
+  return ApiError(429, message, "queue_full", headers={"Retry-After": "1"})
+
+
+def not_ready(message: str) -> ApiError:
+  """Returns the error of a server that starts, stops or is short of room."""
+  return ApiError(503, message, "not_ready", headers={"Retry-After": "5"})
 
 
 def _is_field(name: str | int) -> bool:

@@ -187,7 +187,7 @@ class Gate:
       async with asyncio.timeout(self._limits.read_seconds):
         await self._uploads.acquire()
     except TimeoutError:
-      raise errors.busy("Too many uploads at once.", 503, 5) from None
+      raise errors.not_ready("Too many uploads at once.") from None
     try:
       yield
     finally:

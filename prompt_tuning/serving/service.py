@@ -126,10 +126,8 @@ class Service:
         "model",
       ) from None
     except UnreadError:
-      raise errors.busy(
-        f"The prompt {model[:80]!r} could not be looked for, or not be read.",
-        503,
-        5,
+      raise errors.not_ready(
+        f"The prompt {model[:80]!r} could not be looked for, or not be read."
       ) from None
 
   def check_number(self, inputs: int, param: str) -> None:
@@ -171,7 +169,7 @@ class Service:
     except QueueFullError as error:
       raise errors.busy(str(error)) from None
     except ClosedError as error:
-      raise errors.busy(str(error), status=503, seconds=5) from None
+      raise errors.not_ready(str(error)) from None
 
   async def results(
     self,
@@ -203,7 +201,7 @@ class Service:
           raise ApiError(400, "The client left.", "client_left")
       return list(waiting.result())
     except ClosedError as error:
-      raise errors.busy(str(error), status=503, seconds=5) from None
+      raise errors.not_ready(str(error)) from None
     finally:
       waiting.cancel()
       for ticket in tickets:
