@@ -66,12 +66,12 @@ def invalid(message: str, param: str | None = None) -> ApiError:
 
 
 def busy(message: str) -> ApiError:
-  """Returns the error of a request that may be sent again in a second."""
+  """Returns the error of a queue that is full just now."""
   return ApiError(429, message, "queue_full", headers={"Retry-After": "1"})
 
 
 def not_ready(message: str) -> ApiError:
-  """Returns the error of a server that starts, stops or is short of room."""
+  """Returns the error of what a server cannot do now, but may soon."""
   return ApiError(503, message, "not_ready", headers={"Retry-After": "5"})
 
 
