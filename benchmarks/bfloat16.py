@@ -21,7 +21,7 @@ from absl import app, flags
 
 from peers import report
 from prompt_tuning.text_tables import Table
-from t5x import records
+from t5x.runs import records
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "ladder_s", "A file of gin/models.")

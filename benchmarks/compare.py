@@ -30,7 +30,7 @@ import numpy as np
 
 from peers import cases as cases_lib
 from peers import report
-from t5x import records
+from t5x.runs import records
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(

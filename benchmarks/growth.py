@@ -25,8 +25,9 @@ from matplotlib import figure
 import matplotlib.axes
 
 from peers import cases, ours, prompted, report, worker
-from prompt_tuning.planning import measures
-from t5x import partitioning, records, train_state, trainer
+from t5x import partitioning, train_state, trainer
+from t5x.planning import measures
+from t5x.runs import records
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("steps", 3, "Timed steps of each point.")

@@ -8,7 +8,7 @@ after it, which seqio keeps in memory. Beside it, what training of a prompt for
 T5 small takes on this machine, through the same command line.
 """
 
-import t5x.task_lookup
+import t5x.input.task_lookup
 import t5x.utils  # Before what imports TensorFlow, to keep that quiet.
 
 # isort: split
@@ -107,7 +107,9 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.ERROR)
   seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
   vocabulary_lib.of_file(f"{FLAGS.checkpoint}/spiece.model")
-  provider = t5x.task_lookup.find(FLAGS.task, "train", "prompt_tuning.tasks")
+  provider = t5x.input.task_lookup.find(
+    FLAGS.task, "train", "prompt_tuning.tasks"
+  )
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     for task in seqio.get_subtasks(provider):

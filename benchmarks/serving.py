@@ -24,7 +24,7 @@ from typing import Any
 from absl import app, flags, logging
 
 import prompt_tuning as pt
-from t5x import compilation_cache, records
+from t5x.runs import compilation_cache, records
 from traffic import kills, load, mixed, report, starts
 
 FLAGS = flags.FLAGS

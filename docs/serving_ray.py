@@ -12,7 +12,7 @@ import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
 
 from ray import serve
 
-from prompt_tuning.serving import command
+from prompt_tuning.commands import serve as command
 
 
 def replicas(options: dict[str, str]) -> serve.Application:

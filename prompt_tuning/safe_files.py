@@ -1,6 +1,6 @@
 """Files that are whole or not there.
 
-As `t5x.safe_files`, which is not there where T5X is Google's: content goes into
+As `t5x.files.safe_files`, which Google's T5X does not have: content goes into
 a new file of an unpredictable name beside the old one, where nobody can have
 laid a link, and takes its name when it is on disk.
 """

@@ -6,7 +6,7 @@
 and then `--seqio_additional_cache_dirs=C --gin.USE_CACHED_TASKS=True`.
 """
 
-import t5x.task_lookup  # Before what imports TensorFlow, to keep that quiet.
+import t5x.input.task_lookup  # First: it keeps TensorFlow quiet.
 
 # isort: split
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
   try:
     for name in FLAGS.tasks:
       tasks.use_vocabulary(FLAGS.vocabulary, FLAGS.extra_ids, name)
-      provider = t5x.task_lookup.find(name, None, FLAGS.module)
+      provider = t5x.input.task_lookup.find(name, None, FLAGS.module)
       for task, counts in task_cache.write_all(provider, folder, FLAGS.splits):
         print(f"{task}: {counts or 'is there already'}")
   except ValueError as error:

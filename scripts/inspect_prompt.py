@@ -14,8 +14,9 @@ import argparse
 import pathlib
 import sys
 
-from prompt_tuning import analysis, tasks
+from prompt_tuning import tasks
 from prompt_tuning.data import superglue
+from prompt_tuning.inference import neighbours as analysis
 from prompt_tuning.interop import prompt_conversion
 from prompt_tuning.training import architecture, base_model
 from t5x import checkpoints

@@ -1,6 +1,6 @@
 """Runs the cells of sheets; see `--help`."""
 
-from prompt_tuning.experiments.commands import launch
+from prompt_tuning.commands import launch
 
 if __name__ == "__main__":
   launch.main()

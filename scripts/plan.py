@@ -20,8 +20,9 @@ import sys
 from absl import app, flags
 import tqdm
 
-from prompt_tuning.planning import command, programs, search, targets
+from prompt_tuning.commands import plan as command
 from t5x import gin_utils
+from t5x.planning import programs, search, targets
 
 
 def define_flags() -> None:

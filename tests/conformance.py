@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning import prompts
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 
 _TESTDATA = pathlib.Path(__file__).parent / "testdata"
 _SPEC = json.loads((_TESTDATA / "toy_t5_1_1.json").read_text())

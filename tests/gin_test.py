@@ -13,7 +13,7 @@ import seqio
 import tiny
 
 import prompt_tuning
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 from t5x import adafactor, gin_utils, models, utils
 from t5x import eval as eval_lib
 from t5x import infer as infer_lib

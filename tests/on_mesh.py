@@ -19,15 +19,8 @@ import tensorflow as tf
 import tiny
 
 from prompt_tuning.training import actions
-from t5x import (
-  by_length,
-  command_line,
-  initialization,
-  partitioning,
-  schedules,
-  trainer,
-  utils,
-)
+from t5x import by_length, partitioning, schedules, trainer, utils
+from t5x.runs import command_line, initialization
 
 
 def batches(number):

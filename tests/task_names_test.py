@@ -1,6 +1,6 @@
 import seqio
 
-from prompt_tuning import task_names, tasks  # noqa: F401
+from prompt_tuning.data import task_names
 
 PREFIXES = ("super_glue", "mini", "ladder", "dpr")
 

@@ -12,7 +12,7 @@ from prompt_tuning import prompts
 from prompt_tuning.data import metrics
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.methods import trainable
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 from prompt_tuning.training import actions
 from t5x import (
   adafactor,
@@ -24,9 +24,9 @@ from t5x import (
   partitioning,
   schedules,
   trainer,
-  training,
   utils,
 )
+from t5x.runs import training
 
 TASK = "tiny_has_x"
 OTHER_TASK = "tiny_other"

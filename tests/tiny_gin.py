@@ -9,17 +9,10 @@ import jax
 import tiny
 
 import prompt_tuning
-from t5x import (
-  checkpoints,
-  gin_utils,
-  initialization,
-  models,
-  partitioning,
-  trainer,
-  utils,
-)
+from t5x import checkpoints, gin_utils, models, partitioning, trainer, utils
 from t5x import eval as eval_lib
 from t5x import train as train_lib
+from t5x.runs import initialization
 
 _TESTS = pathlib.Path(__file__).parent
 _PROMPT = ["gin/prompts/random_uniform.gin"]

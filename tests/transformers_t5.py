@@ -3,7 +3,7 @@
 import torch
 import transformers
 
-from prompt_tuning.t5.config import T5Config
+from prompt_tuning.models.t5.config import T5Config
 
 SIZES = {"vocab_size": 64, "num_heads": 3}
 # The same for our network.

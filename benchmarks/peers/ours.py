@@ -10,9 +10,8 @@ import numpy as np
 
 from peers import cases, prompted
 from peers.worker import Call, Outcome
-from prompt_tuning.training import ranking
+from prompt_tuning.inference import ranking
 from t5x import (
-  base_checkpoints,
   by_length,
   decoding,
   models,
@@ -21,6 +20,7 @@ from t5x import (
   train_state,
   trainer,
 )
+from t5x.formats import base_checkpoints
 
 _PROMPT = "encoder/prompt/prompt"
 

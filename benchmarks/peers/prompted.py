@@ -16,7 +16,7 @@ from peers import cases
 from prompt_tuning import prompts
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 from t5x import adafactor, optimizers
 
 # Of a trainer that both have.

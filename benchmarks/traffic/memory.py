@@ -19,11 +19,11 @@ from absl import logging
 import jax
 
 import prompt_tuning as pt
-from prompt_tuning.serving import command
-from prompt_tuning.serving.engine import Engine
-from prompt_tuning.serving.requests import Generation, Ranking, Request
-from prompt_tuning.serving.shapes import Shape
-from t5x import compilation_cache
+from prompt_tuning.commands import serve as command
+from prompt_tuning.inference.engine import Engine
+from prompt_tuning.inference.requests import Generation, Ranking, Request
+from prompt_tuning.inference.shapes import Shape
+from t5x.runs import compilation_cache
 
 # Read first, for what reading any model takes.
 _SMALLEST = "checkpoints/ladder_xs/lm_100"

@@ -15,12 +15,14 @@ import prompt_tuning as pt
 from prompt_tuning import injections, prompts
 from prompt_tuning.data import text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.inference import prediction
+from prompt_tuning.inference.engine import Engine, Settings
+from prompt_tuning.inference.requests import Generation, Prompt
+from prompt_tuning.inference.shapes import Shapes
 from prompt_tuning.interop import checkpoint_conversion, peft_adapters
-from prompt_tuning.serving.engine import Engine, Settings
-from prompt_tuning.serving.requests import Generation, Prompt
-from prompt_tuning.serving.shapes import Shapes
-from prompt_tuning.training import base_model, prediction
-from t5x import decoding, inference, models, partitioning, utils
+from prompt_tuning.training import base_model
+from t5x import decoding, models, partitioning, utils
+from t5x.runs import inference
 
 TOKENS = 8
 _EOS = 1

@@ -1,7 +1,7 @@
 """Finds seqio's tasks and mixtures by name, and says what is near a wrong one.
 
-`t5x.task_lookup` and `prompt_tuning.data.task_lookup` are the same: neither
-may import the other's package.
+`t5x.input.task_lookup` and `prompt_tuning.data.task_lookup` are the same:
+neither may import the other's package.
 """
 
 import difflib

@@ -5,7 +5,7 @@ import pathlib
 
 from prompt_tuning.experiments import bases, configurations, records
 from prompt_tuning.experiments.cells import Cell
-from t5x.run_configuration import Difference
+from t5x.configuration.run_configuration import Difference
 
 
 class Archive:

@@ -5,7 +5,7 @@ import pathlib
 
 from prompt_tuning.experiments import records
 from t5x import checkpoints
-from t5x.run_configuration import Difference, RunConfiguration
+from t5x.configuration.run_configuration import Difference, RunConfiguration
 
 
 class Bases:

@@ -5,8 +5,8 @@ import pathlib
 import prompt_tuning
 from prompt_tuning.experiments import essentials, records
 from prompt_tuning.experiments.cells import Cell
-from t5x import gin_resolution, run_configuration
-from t5x.run_configuration import RunConfiguration
+from t5x.configuration import gin_resolution, run_configuration
+from t5x.configuration.run_configuration import RunConfiguration
 
 
 class Configurations:

@@ -2,7 +2,7 @@
 
 What a run was told is in its record. What it would be told today, the gin files
 and its sheet say; what the code has changed since, it says itself
-(`t5x.run_configuration.OF_THE_CODE`); the base model has a fingerprint; a
+(`run_configuration.OF_THE_CODE`); the base model has a fingerprint; a
 prompt that it begins with has a record of its own. Where they differ, the
 record is listed, until it is made again.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 
 from prompt_tuning.experiments.results import Results
-from t5x import run_configuration
+from t5x.configuration import run_configuration
 
 PAGE = "drift.md"
 _ABOUT = """# Records that today's files would not make again

@@ -10,7 +10,7 @@ records, and they are to be run again.
 import fnmatch
 import re
 
-from t5x.run_configuration import RunConfiguration
+from t5x.configuration.run_configuration import RunConfiguration
 
 # Of no consequence to a score, or following from what the method injects.
 _LEFT_OUT = (

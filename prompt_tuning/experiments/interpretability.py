@@ -15,11 +15,12 @@ import numpy as np
 import pydantic
 import seqio
 
-from prompt_tuning import analysis, prompt_files, tasks
+from prompt_tuning import prompt_files, tasks
 from prompt_tuning.data import superglue
 from prompt_tuning.experiments.layouts import AxisValue
 from prompt_tuning.experiments.results import Results, Run
 from prompt_tuning.experiments.toml_files import Strict
+from prompt_tuning.inference import neighbours as analysis
 from prompt_tuning.text_tables import Table
 from prompt_tuning.training import base_model
 

@@ -16,11 +16,11 @@ import time
 
 import tqdm
 
-from prompt_tuning import cluster_options
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.processes import Processes
 from prompt_tuning.experiments.running import Outcome, Place, run_cell
+from prompt_tuning.training import cluster_options
 
 
 def open_cells(

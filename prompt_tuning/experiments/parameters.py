@@ -14,7 +14,7 @@ import pydantic
 from prompt_tuning import prompts
 from prompt_tuning.experiments import figures
 from prompt_tuning.experiments.toml_files import Strict
-from prompt_tuning.t5 import network, parameter_shapes
+from prompt_tuning.models.t5 import network, parameter_shapes
 from prompt_tuning.text_tables import Table, csv_text
 from t5x import gin_utils
 

@@ -17,7 +17,7 @@ import statistics
 
 from absl import logging
 
-from t5x import record_schema
+from t5x.runs import record_schema
 
 # Where a run writes and where its data lies: no settings.
 _PLACES = {"MODEL_DIR", "EVAL_OUTPUT_DIR", "INFER_OUTPUT_DIR"}

@@ -29,7 +29,8 @@ from prompt_tuning.experiments import configurations, essentials, records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.processes import Processes
-from t5x import record_schema, run_configuration
+from t5x.configuration import run_configuration
+from t5x.runs import record_schema
 
 # A process that was asked to stop is run again. A trainer that had time to save
 # itself exits with 128 + the number.

@@ -8,9 +8,13 @@ import numpy as np
 
 from prompt_tuning import prompt_files, safe_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
-from prompt_tuning.t5.config import TOKEN_EMBEDDING
-from t5x import base_checkpoints, checkpoint_folder
-from t5x.formats import stored_arrays, t5x_v3
+from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
+from t5x.formats import (
+  base_checkpoints,
+  checkpoint_folder,
+  stored_arrays,
+  t5x_v3,
+)
 
 FORMATS = ("hf", "t5x")
 

@@ -6,9 +6,8 @@ import numpy as np
 
 from prompt_tuning import text_tables
 from prompt_tuning.interop import hugging_face
-from t5x import base_checkpoints
-from t5x.base_checkpoints import BaseCheckpoint
-from t5x.formats import stored_arrays
+from t5x.formats import base_checkpoints, stored_arrays
+from t5x.formats.base_checkpoints import BaseCheckpoint
 from t5x.formats.stored_arrays import StoredArray
 
 # Bytes of an array that are compared at once.

@@ -19,9 +19,8 @@ import safetensors
 
 from prompt_tuning import safe_files
 from prompt_tuning.interop import hugging_face_config, local_paths, t5_names
-from prompt_tuning.t5.config import TOKEN_EMBEDDING, T5Config, config_of
-from t5x import base_checkpoints
-from t5x.formats import stored_arrays
+from prompt_tuning.models.t5.config import TOKEN_EMBEDDING, T5Config, config_of
+from t5x.formats import base_checkpoints, stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
 CONFIG = hugging_face_config.FILE

@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import Any
 
-from prompt_tuning.t5.config import T5Config
+from prompt_tuning.models.t5.config import T5Config
 
 FILE = "config.json"
 # Layers of a stack, and rows or columns of a matrix, that a configuration may

@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from prompt_tuning.interop import t5_names
-from prompt_tuning.t5.config import T5Config
+from prompt_tuning.models.t5.config import T5Config
 
 _QUANTIZED = "_quantized"
 

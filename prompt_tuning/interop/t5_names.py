@@ -2,9 +2,9 @@
 
 import re
 
-from prompt_tuning.t5 import parameter_shapes
-from prompt_tuning.t5.config import T5Config
-from prompt_tuning.t5.network import Transformer
+from prompt_tuning.models.t5 import parameter_shapes
+from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.models.t5.network import Transformer
 
 _SUBLAYERS = {
   ("encoder", "layer.0/layer_norm"): "pre_attention_layer_norm/scale",

@@ -12,7 +12,7 @@ import tqdm
 
 from prompt_tuning import safe_files
 from prompt_tuning.interop import sentencepiece_model
-from prompt_tuning.t5.config import T5Config
+from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 
 PACKAGE = "traceforge-title-model"

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from prompt_tuning.einsum import einsum
+from prompt_tuning.methods.einsum import einsum
 from prompt_tuning.methods.parameters import KERNEL_INIT, parameter
 from prompt_tuning.types import Array
 

@@ -11,10 +11,10 @@ import prometheus_client
 from starlette.types import ASGIApp
 
 from prompt_tuning import prompt_files
+from prompt_tuning.inference.requests import Prompt
 from prompt_tuning.serving import completions, errors, prompt_store
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.gate import Gate
-from prompt_tuning.serving.requests import Prompt
 from prompt_tuning.serving.service import Service
 
 # What needs no key: probes, and a page that asks for one.

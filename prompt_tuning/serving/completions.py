@@ -11,11 +11,8 @@ from typing import Any
 import fastapi
 import numpy as np
 
-from prompt_tuning.serving import errors
-from prompt_tuning.serving.engine import ClosedError
-from prompt_tuning.serving.errors import ApiError
-from prompt_tuning.serving.forms import Completion, Input, Rank
-from prompt_tuning.serving.requests import (
+from prompt_tuning.inference.engine import ClosedError
+from prompt_tuning.inference.requests import (
   Generated,
   Generation,
   Prompt,
@@ -23,8 +20,11 @@ from prompt_tuning.serving.requests import (
   Ticket,
   Token,
 )
+from prompt_tuning.inference.texts import Texts, TextStream
+from prompt_tuning.serving import errors
+from prompt_tuning.serving.errors import ApiError
+from prompt_tuning.serving.forms import Completion, Input, Rank
 from prompt_tuning.serving.service import EventStream, Service
-from prompt_tuning.serving.texts import Texts, TextStream
 
 # Of an answer, where a request does not say: OpenAI's.
 _MAX_TOKENS = 16

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import fastapi
 import pydantic
 
-from prompt_tuning.serving import errors, forms, job_store
-from prompt_tuning.serving import jobs as jobs_lib
+from prompt_tuning.serving import errors, forms
 from prompt_tuning.serving.errors import ApiError
-from prompt_tuning.serving.job_store import JobStore
-from prompt_tuning.serving.jobs import File, Job, JobEvent
 from prompt_tuning.serving.service import EventStream, Service
+from prompt_tuning.tuning_jobs import job_store
+from prompt_tuning.tuning_jobs import jobs as jobs_lib
+from prompt_tuning.tuning_jobs.job_store import JobStore
+from prompt_tuning.tuning_jobs.jobs import File, Job, JobEvent
 
 _LOOK_SECONDS = 0.5
 _RATE, _HIGHEST_RATE = 0.3, 100.0

@@ -7,7 +7,7 @@ import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prompt_tuning.serving.engine import BatchDone, Engine
+from prompt_tuning.inference.engine import BatchDone, Engine
 from prompt_tuning.serving.prompt_store import PromptStore
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)

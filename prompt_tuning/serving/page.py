@@ -10,10 +10,10 @@ from typing import Any
 import fastapi
 import numpy as np
 
-from prompt_tuning import analysis
+from prompt_tuning.inference import neighbours as analysis
+from prompt_tuning.inference.requests import Prompt
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
-from prompt_tuning.serving.requests import Prompt
 from prompt_tuning.serving.service import Service
 
 # The page loads nothing but its own files, runs no script but those, and is

@@ -20,10 +20,10 @@ import numpy as np
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.release import zip_files
+from prompt_tuning.inference.engine import Engine
+from prompt_tuning.inference.requests import Prompt
 from prompt_tuning.interop import peft_adapters
-from prompt_tuning.serving.engine import Engine
-from prompt_tuning.serving.requests import Prompt
-from t5x import storage
+from t5x.files import storage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Bytes of an adapter's files, unpacked.

@@ -10,12 +10,14 @@ from typing import Any
 from absl import logging
 from fastapi import responses
 
-from prompt_tuning.serving import errors
-from prompt_tuning.serving.engine import (
+from prompt_tuning.inference.engine import (
   ClosedError,
   Engine,
   QueueFullError,
 )
+from prompt_tuning.inference.requests import Prompt, Request, Ticket
+from prompt_tuning.inference.shapes import TooLongError
+from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.gate import Limits
 from prompt_tuning.serving.metrics import Metrics
@@ -24,9 +26,7 @@ from prompt_tuning.serving.prompt_store import (
   UnknownPromptError,
   UnreadError,
 )
-from prompt_tuning.serving.requests import Prompt, Request, Ticket
-from prompt_tuning.serving.shapes import TooLongError
-from prompt_tuning.serving.supervisor import Supervisor
+from prompt_tuning.tuning_jobs.supervisor import Supervisor
 
 # Between looks at whether a client is still there.
 _LOOK_SECONDS = 0.5

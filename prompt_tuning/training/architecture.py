@@ -9,8 +9,8 @@ import seqio
 
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from prompt_tuning.t5 import network, parameter_shapes
-from prompt_tuning.t5.config import TOKEN_EMBEDDING, T5Config
+from prompt_tuning.models.t5 import network, parameter_shapes
+from prompt_tuning.models.t5.config import TOKEN_EMBEDDING, T5Config
 from t5x import checkpoints
 
 LADDER = "ladder_"

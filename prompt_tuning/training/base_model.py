@@ -21,7 +21,7 @@ import seqio
 
 from prompt_tuning import injections, prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.t5.config import TOKEN_EMBEDDING
+from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
 from prompt_tuning.training import paths
 from t5x import checkpoints, partitioning
 

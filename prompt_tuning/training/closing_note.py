@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from t5x import gin_macros, gin_resolution, gin_text, gin_unused
+from t5x.configuration import gin_macros, gin_resolution, gin_text, gin_unused
 
 _EVALUATE_PROMPT = "gin/recipes/evaluate_prompt.gin"
 _FROM_FILE = "gin/prompts/from_file.gin"

@@ -26,14 +26,15 @@ import seqio
 from prompt_tuning import prompt_files
 from prompt_tuning.data import text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.t5.config import T5Config, config_of
+from prompt_tuning.inference.prediction import Predictor
+from prompt_tuning.models.t5.config import T5Config, config_of
 from prompt_tuning.training import architecture, base_model, tuning
 from prompt_tuning.training import examples as examples_lib
 from prompt_tuning.training.computed_once import computed_once
-from prompt_tuning.training.prediction import Predictor
 from prompt_tuning.training.tuned_prompt import TunedPrompt
 from prompt_tuning.types import DType
-from t5x import checkpoints, events
+from t5x import checkpoints
+from t5x.runs import events
 
 Prompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
 
@@ -254,7 +255,8 @@ class Model:
       rank: Whether validation ranks the labels instead of generating text.
       folder: For checkpoints, record and prompt; a run that was interrupted
         there goes on. By default nothing is kept.
-      on_event: Called with all that happens, in this thread; see `t5x.events`.
+      on_event: Called with all that happens, in this thread; see
+        `t5x.runs.events`.
       should_stop: Asked after every step and batch of evaluation, such as
         `threading.Event().is_set`; True ends the run, with the best prompt so
         far.

@@ -7,7 +7,7 @@ import seqio
 
 from prompt_tuning import prompts
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.t5.config import TOKEN_EMBEDDING
+from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
 from prompt_tuning.training import base_model
 from prompt_tuning.types import Initializer
 from t5x import checkpoints

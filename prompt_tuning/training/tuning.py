@@ -21,14 +21,11 @@ from prompt_tuning import (
   prompts,
   tasks,  # noqa: F401  # Registers them.
 )
+from prompt_tuning.inference import prediction
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
-from prompt_tuning.t5.config import T5Config
-from prompt_tuning.training import (
-  actions,
-  initializers,
-  prediction,
-)
+from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.training import actions, initializers
 from prompt_tuning.training import evaluation as evaluation_lib
 from prompt_tuning.training.examples import Examples
 from prompt_tuning.training.tuned_prompt import TunedPrompt
@@ -36,16 +33,14 @@ from prompt_tuning.types import Initializer
 from t5x import (
   adafactor,
   checkpoints,
-  evaluation,
-  events,
   optimizers,
   partitioning,
-  run_configuration,
   schedules,
   trainer,
-  training,
   utils,
 )
+from t5x.configuration import run_configuration
+from t5x.runs import evaluation, events, training
 
 _BEST_METRIC = ".*/(?!invalid).*"
 

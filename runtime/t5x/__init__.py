@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 # For TensorFlow; here, because JAX sets the first to "1".
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-# Paths at gs:// are for gcsfs, by `t5x.storage`; without it, for TensorFlow.
+# gcsfs reads gs:// paths, by `t5x.files.storage`; without it, TensorFlow does.
 if importlib.util.find_spec("gcsfs") is not None:
   os.environ.setdefault("EPATH_USE_TF", "0")
 

@@ -2,8 +2,8 @@
 
 A step takes the same examples as that of `trainer.Trainer`, sorts them by the
 length of their inputs, and works them off in microbatches of a few shapes
-(`t5x.lengths`). Loss and gradient are those of the padded batch but for how
-sums are rounded; dropout, where there is some, draws other masks.
+(`t5x.input.lengths`). Loss and gradient are those of the padded batch but for
+how sums are rounded; dropout, where there is some, draws other masks.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from t5x import lengths, models, trainer
+from t5x import models, trainer
+from t5x.input import lengths
 
 
 class Trainer(trainer.Trainer):

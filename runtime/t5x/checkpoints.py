@@ -14,16 +14,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t5x import (
-  checkpoint_folder,
-  checkpoint_writer,
-  digests,
-  multihost,
-  stacking,
-  storage,
-)
 from t5x import metrics as metrics_lib
-from t5x.base_checkpoints import (
+from t5x import multihost, stacking
+from t5x.files import digests, storage
+from t5x.formats import checkpoint_folder, checkpoint_writer, orbax, run
+from t5x.formats.base_checkpoints import (
   BaseCheckpoint,
   absolute,
   find_checkpoint,
@@ -31,7 +26,6 @@ from t5x.base_checkpoints import (
   open_checkpoint,
   save_base_checkpoint,
 )
-from t5x.formats import orbax, run
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import TrainState
 

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 import sys
 
-from t5x import gin_help
+from t5x.configuration import gin_help
 
 if __name__ == "__main__":
   gin_help.show_if_asked("eval")  # Before what takes seconds.
 
 import jax
 
-from t5x import command_line, events, gin_utils, records
-from t5x.evaluation import InferenceEvaluator, evaluate
+from t5x import gin_utils
 from t5x.metrics import MetricsByTask
+from t5x.runs import command_line, events, records
+from t5x.runs.evaluation import InferenceEvaluator, evaluate
 
 # T5X has the evaluator here, too.
 __all__ = ["InferenceEvaluator", "evaluate", "main"]

@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 from absl import app, flags, logging
 import gin
 
-from t5x import (
-  clusters,
+from t5x import clusters
+from t5x.configuration import (
   gin_macros,
   gin_resolution,
   gin_text,
   gin_unused,
   gin_values,
   run_configuration,
-  safe_files,
 )
+from t5x.files import safe_files
 
 _T = TypeVar("_T")
 _ONE_CONFIGURATION = threading.RLock()
@@ -277,7 +277,7 @@ def _start(
   import jax
   import seqio
 
-  from t5x import compilation_cache
+  from t5x.runs import compilation_cache
 
   values = flags.FLAGS
   given = (

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 import sys
 
-from t5x import gin_help
+from t5x.configuration import gin_help
 
 if __name__ == "__main__":
   gin_help.show_if_asked("infer")  # Before what takes seconds.
 
 import jax
 
-from t5x import command_line, gin_utils
-from t5x.inference import InferenceOutcome, infer
+from t5x import gin_utils
+from t5x.runs import command_line
+from t5x.runs.inference import InferenceOutcome, infer
 
 
 def main(infer: Callable[..., InferenceOutcome]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x import lengths, models
+from t5x import models
+from t5x.input import lengths
 from t5x.partitioning import Partitioned, PjitPartitioner
 from t5x.train_state import TrainState
 

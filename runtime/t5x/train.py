@@ -3,7 +3,7 @@
 from collections.abc import Callable
 import sys
 
-from t5x import gin_help
+from t5x.configuration import gin_help
 
 if __name__ == "__main__":
   gin_help.show_if_asked("train")  # Before what takes seconds.
@@ -11,8 +11,9 @@ if __name__ == "__main__":
 from absl import logging
 import jax
 
-from t5x import command_line, gin_utils
-from t5x.training import Outcome, train
+from t5x import gin_utils
+from t5x.runs import command_line
+from t5x.runs.training import Outcome, train
 
 
 def main(train: Callable[..., Outcome]) -> None:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import seqio
 import tensorflow as tf
 
-from t5x import checkpoints, in_memory, models, multihost, task_lookup
+from t5x import checkpoints, models, multihost
 from t5x.infer_fn import get_infer_fn  # noqa: F401
+from t5x.input import in_memory, task_lookup
 from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
 
 

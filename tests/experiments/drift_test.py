@@ -10,7 +10,9 @@ import pytest
 from prompt_tuning.experiments import drift, launching, pages, running, sheets
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
-from t5x import checkpoints, record_schema, run_configuration
+from t5x import checkpoints
+from t5x.configuration import run_configuration
+from t5x.runs import record_schema
 
 GIN = """
 from __gin__ import dynamic_registration

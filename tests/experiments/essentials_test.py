@@ -1,7 +1,7 @@
 """Configurations of other wirings, and of other numbers."""
 
 from prompt_tuning.experiments import essentials
-from t5x.run_configuration import RunConfiguration
+from t5x.configuration.run_configuration import RunConfiguration
 
 BEFORE = {
   "prompt_tuning.prompt_factory.length": "20",

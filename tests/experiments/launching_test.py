@@ -13,10 +13,10 @@ import counting
 import pytest
 import slurm
 
+from prompt_tuning.commands import launch
 from prompt_tuning.experiments import launching, processes, running
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
-from prompt_tuning.experiments.commands import launch
 
 ROOT = pathlib.Path(__file__).parents[2]
 

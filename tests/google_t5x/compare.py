@@ -25,7 +25,7 @@ from typing import Any
 import commands
 import outcome as outcome_lib
 
-from t5x import records
+from t5x.runs import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTCOME = ROOT / "tests" / "google_t5x" / "outcome.json"

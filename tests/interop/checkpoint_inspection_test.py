@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.interop import checkpoint_inspection
-from t5x import base_checkpoints
-from t5x.formats import stored_arrays, t5x_v3
+from t5x.formats import base_checkpoints, stored_arrays, t5x_v3
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ from prompt_tuning.interop import (
   hugging_face,
   t5_names,
 )
-from prompt_tuning.t5.layers import T5Config
+from prompt_tuning.models.t5.layers import T5Config
 from t5x import checkpoints
 from t5x.formats import stored_arrays
 
@@ -371,7 +371,7 @@ def test_command_line(tmp_path):
 _MEASURE = """
 import resource, sys
 from prompt_tuning.interop import checkpoint_conversion as c, t5_names
-from prompt_tuning.t5.config import T5Config
+from prompt_tuning.models.t5.config import T5Config
 def peak():
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 # Tracing the network is not what grows with the model.

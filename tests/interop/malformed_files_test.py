@@ -14,7 +14,7 @@ from prompt_tuning.interop import (
   sentencepiece_model,
   t5_names,
 )
-from prompt_tuning.t5.config import T5Config
+from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 from t5x.formats import stored_arrays, t5x_v3
 

@@ -11,8 +11,8 @@ import sentencepiece
 onnx = pytest.importorskip("onnx")
 
 from prompt_tuning.interop import onnx_t5, sentencepiece_model  # noqa: E402
-from prompt_tuning.t5.layers import T5Config  # noqa: E402
-from prompt_tuning.t5.network import Transformer  # noqa: E402
+from prompt_tuning.models.t5.layers import T5Config  # noqa: E402
+from prompt_tuning.models.t5.network import Transformer  # noqa: E402
 
 CONFIG = T5Config(
   vocab_size=11,

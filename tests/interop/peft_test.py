@@ -10,7 +10,7 @@ import pytest
 
 from prompt_tuning import prompts
 from prompt_tuning.interop import peft_adapters, t5_names
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 from t5x import losses
 
 peft = pytest.importorskip("peft")

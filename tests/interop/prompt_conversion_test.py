@@ -10,7 +10,7 @@ import pytest
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import hugging_face, prompt_conversion, t5_names
-from prompt_tuning.t5 import config
+from prompt_tuning.models.t5 import config
 from t5x import checkpoints
 from t5x.formats import stored_arrays
 

@@ -3,7 +3,7 @@
 import pytest
 
 from prompt_tuning.interop import t5_names
-from prompt_tuning.t5.layers import T5Config
+from prompt_tuning.models.t5.layers import T5Config
 
 CONFIG = T5Config(
   vocab_size=32,

@@ -10,7 +10,7 @@ import seqio
 import tiny
 
 from prompt_tuning.interop import checkpoint_conversion
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 from t5x import checkpoints, decoding, models
 
 torch = pytest.importorskip("torch")

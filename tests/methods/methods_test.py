@@ -12,7 +12,7 @@ import pytest
 import tiny
 import tiny_gin
 
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 from t5x import checkpoints
 
 ATTENTIONS = [

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from prompt_tuning.planning import table, targets
+from prompt_tuning.experiments import plan_table as table
+from t5x.planning import targets
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -14,15 +14,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from prompt_tuning.planning import (
-  command,
-  measures,
-  page,
-  programs,
-  search,
-  table,
-  targets,
-)
+from prompt_tuning.commands import plan as command
+from prompt_tuning.experiments import plan_page as page
+from prompt_tuning.experiments import plan_table as table
+from t5x.planning import measures, programs, search, targets
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [

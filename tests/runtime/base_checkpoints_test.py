@@ -18,8 +18,10 @@ import t5x_folders
 import tiny
 
 from prompt_tuning.training import base_model
-from t5x import base_checkpoints, checkpoints, digests, initialization
-from t5x.formats import t5x_v3
+from t5x import checkpoints
+from t5x.files import digests
+from t5x.formats import base_checkpoints, t5x_v3
+from t5x.runs import initialization
 
 STEP = 1_100_000
 EMBEDDING = "token_embedder/embedding"

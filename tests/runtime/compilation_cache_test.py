@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from t5x import compilation_cache
+from t5x.runs import compilation_cache
 
 pytestmark = pytest.mark.slow
 

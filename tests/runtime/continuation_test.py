@@ -6,7 +6,8 @@ import shutil
 import pytest
 import tiny
 
-from t5x import continuation, run_configuration, run_data
+from t5x.configuration import run_configuration
+from t5x.runs import continuation, run_data
 
 STEPS = 3
 SETTINGS = {

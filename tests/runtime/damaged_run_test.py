@@ -10,7 +10,8 @@ import pytest
 import tiny
 
 from prompt_tuning import prompt_files
-from t5x import checkpoints, run_lock
+from t5x import checkpoints
+from t5x.files import run_lock
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,8 @@ from prompt_tuning.data import task_cache
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import tasks  # noqa: F401
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from t5x import in_memory, multihost, schedules, trainer, utils
+from t5x import multihost, schedules, trainer, utils
+from t5x.input import in_memory
 
 CACHED_TASK = "data_order_cached"
 FEWER_TASK = "data_order_fewer"

@@ -11,13 +11,10 @@ import tiny
 
 from prompt_tuning import prompts
 from prompt_tuning.training import base_model
-from t5x import (
-  adafactor,
-  checkpoints,
-  evaluation,
-  run_lock,
-)
+from t5x import adafactor, checkpoints
 from t5x import eval as eval_program
+from t5x.files import run_lock
+from t5x.runs import evaluation
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 import tensorflow as tf
 
-from t5x import records, storage
+from t5x.files import storage
+from t5x.runs import records
 
 
 def _events(folder):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import prompt_tuning
-from t5x import gin_help, gin_macros
+from t5x.configuration import gin_help, gin_macros
 
 PATHS = [prompt_tuning.gin_search_path()]
 MODEL = "gin/models/ladder_s.gin"

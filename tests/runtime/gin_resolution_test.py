@@ -2,7 +2,7 @@
 
 import pytest
 
-from t5x import gin_resolution, gin_text
+from t5x.configuration import gin_resolution, gin_text
 
 FILE = """
 from __gin__ import dynamic_registration

@@ -3,7 +3,7 @@
 from absl import logging
 import pytest
 
-from t5x import gin_resolution, gin_unused
+from t5x.configuration import gin_resolution, gin_unused
 
 FILE = """
 from __gin__ import dynamic_registration

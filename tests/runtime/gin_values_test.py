@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import pytest
 
-from t5x import gin_resolution, gin_values
+from t5x.configuration import gin_resolution, gin_values
 
 
 class Model:

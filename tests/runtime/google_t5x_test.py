@@ -25,7 +25,8 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.training import base_model, paths
 import t5x
-from t5x import checkpoints, digests, metrics
+from t5x import checkpoints, metrics
+from t5x.files import digests
 from t5x.formats import stored_arrays, t5x_v3
 
 # Given by the runtime alone: gin binds no parameters of methods.

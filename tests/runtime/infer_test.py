@@ -12,14 +12,9 @@ import seqio
 import tensorflow as tf
 import tiny
 
-from t5x import (
-  decoding,
-  infer,
-  inference,
-  initialization,
-  run_lock,
-  utils,
-)
+from t5x import decoding, infer, utils
+from t5x.files import run_lock
+from t5x.runs import inference, initialization
 
 pytestmark = pytest.mark.slow
 

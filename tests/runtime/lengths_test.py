@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from t5x import lengths
+from t5x.input import lengths
 
 rng = np.random.default_rng(0)
 

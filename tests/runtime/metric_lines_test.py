@@ -2,7 +2,7 @@
 
 import json
 
-from t5x import metric_lines
+from t5x.runs import metric_lines
 
 
 def _lines(path):

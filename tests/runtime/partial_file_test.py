@@ -5,7 +5,7 @@ import os
 from damages import DAMAGES
 import pytest
 
-from t5x import partial_file
+from t5x.files import partial_file
 
 CHUNKS = [[f"line {i} of {n}\n" for i in range(4)] for n in range(3)]
 WHOLE = "".join("".join(chunk) for chunk in CHUNKS)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t5x import record_schema, records
+from t5x.runs import record_schema, records
 
 
 def _record(**fields):

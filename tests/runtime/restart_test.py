@@ -15,18 +15,9 @@ import pytest
 import tiny
 
 from prompt_tuning import prompt_files
-from t5x import (
-  adafactor,
-  checkpoints,
-  command_line,
-  evaluation,
-  events,
-  records,
-  run_lock,
-  run_start,
-  trainer,
-  utils,
-)
+from t5x import adafactor, checkpoints, trainer, utils
+from t5x.files import run_lock
+from t5x.runs import command_line, evaluation, events, records, run_start
 
 WHOLE_MODEL = adafactor.Adafactor()
 
@@ -226,7 +217,7 @@ def test_steps_before_an_evaluation_that_fails_are_kept(
     raise ValueError("it is out of memory")
 
   with monkeypatch.context() as patch:
-    patch.setattr("t5x.evaluation.InferenceEvaluator.evaluate", fail)
+    patch.setattr("t5x.runs.evaluation.InferenceEvaluator.evaluate", fail)
     with pytest.raises(ValueError, match="out of memory"):
       tiny.train(tmp_path, base)
   assert (tmp_path / f"checkpoint_{tiny.BASE_STEP + 3}").is_dir()
@@ -285,7 +276,7 @@ def test_evaluation_that_no_record_takes_fails_the_run(
   tmp_path, base, monkeypatch
 ):
   monkeypatch.setattr(
-    "t5x.evaluation.InferenceEvaluator.evaluate",
+    "t5x.runs.evaluation.InferenceEvaluator.evaluate",
     lambda *_: {tiny.TASK: {"accuracy": float("nan")}},
   )
   plain = utils.CheckpointConfig(

@@ -12,14 +12,9 @@ import tiny
 from prompt_tuning import prompts
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.methods import trainable
-from t5x import (
-  adafactor,
-  checkpoints,
-  initialization,
-  optimizers,
-  task_binding,
-  utils,
-)
+from t5x import adafactor, checkpoints, optimizers, utils
+from t5x.input import task_binding
+from t5x.runs import initialization
 
 
 def _restore(base, model=None, **overrides):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from t5x import run_configuration
+from t5x.configuration import run_configuration
 
 SETTINGS = {
   "train.model_dir": "here",

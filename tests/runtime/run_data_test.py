@@ -4,7 +4,7 @@ import pytest
 import seqio
 import tiny
 
-from t5x import run_data
+from t5x.runs import run_data
 
 
 def read(tmp_path, train_eval):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from t5x import run_lock
+from t5x.files import run_lock
 
 # Holds a lock until it is killed.
 _HOLD = """

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from t5x import safe_files
+from t5x.files import safe_files
 
 
 def test_file_is_replaced_and_has_the_usual_mode(tmp_path):

@@ -14,12 +14,12 @@ from prompt_tuning.methods import lora, trainable
 from t5x import (
   adafactor,
   checkpoints,
-  initialization,
   optimizers,
   partitioning,
   stacking,
   trainer,
 )
+from t5x.runs import initialization
 
 SIZES = {
   "num_encoder_layers": 2,

@@ -1,10 +1,10 @@
-"""Tests for t5x.storage; those with a bucket's server: `bucket*_test`."""
+"""Tests for t5x.files.storage; those with a bucket's server: `bucket*_test`."""
 
 import pathlib
 
 import pytest
 
-from t5x import storage
+from t5x.files import storage
 
 OLD, NEW = "gs://bucket/checkpoint_1.new", "gs://bucket/checkpoint_1"
 

@@ -7,7 +7,7 @@ import seqio
 import tiny
 
 from prompt_tuning.data import vocabulary
-from t5x import task_binding
+from t5x.input import task_binding
 
 seqio.MixtureRegistry.add(
   "tiny_mixture", [(tiny.TASK, 1), (tiny.OTHER_TASK, 2)]

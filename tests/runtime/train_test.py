@@ -13,15 +13,8 @@ import pytest
 import tiny
 
 from prompt_tuning import prompt_files
-from t5x import (
-  adafactor,
-  checkpoints,
-  command_line,
-  initialization,
-  train,
-  trainer,
-  training,
-)
+from t5x import adafactor, checkpoints, train, trainer
+from t5x.runs import command_line, initialization, training
 
 pytestmark = pytest.mark.slow
 

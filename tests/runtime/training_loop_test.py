@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from t5x import events, training_loop
+from t5x.runs import events, training_loop
 
 
 class _FullDisk:

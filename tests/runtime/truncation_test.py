@@ -5,7 +5,7 @@ import seqio
 import tensorflow as tf
 import tiny
 
-from t5x import truncation
+from t5x.input import truncation
 
 # With the end of sequence, the inputs have 4, 9, 7 and 2 bytes, the targets 2.
 INPUTS = ["abc", "abcdefgh", "abcdef", "a"]

@@ -11,10 +11,10 @@ import pytest
 import served
 import tiny
 
+from prompt_tuning.inference.requests import Token
+from prompt_tuning.inference.texts import Texts
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import app
-from prompt_tuning.serving.requests import Token
-from prompt_tuning.serving.texts import Texts
 
 
 def test_completion_is_the_model_s_answer(service, prompts):

@@ -7,9 +7,9 @@ import served
 import tiny
 
 import prompt_tuning as pt
-from prompt_tuning.serving.engine import Engine, Settings
-from prompt_tuning.serving.requests import Prompt
-from prompt_tuning.serving.shapes import Shapes
+from prompt_tuning.inference.engine import Engine, Settings
+from prompt_tuning.inference.requests import Prompt
+from prompt_tuning.inference.shapes import Shapes
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,10 @@ import pytest
 
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
+from prompt_tuning.commands import demo
+from prompt_tuning.commands import serve as command
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.serving import command, data_sets, demo
+from prompt_tuning.tuning_jobs import data_sets
 
 
 @pytest.fixture

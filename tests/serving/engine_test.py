@@ -11,11 +11,12 @@ import pytest
 import tiny
 
 from prompt_tuning import prompts as prompts_lib
-from prompt_tuning.serving import engine as engine_lib
-from prompt_tuning.serving import prompt_table
-from prompt_tuning.serving.requests import Generation, Prompt, Ranking
-from prompt_tuning.serving.shapes import TooLongError
-from t5x import decoding, inference
+from prompt_tuning.inference import engine as engine_lib
+from prompt_tuning.inference import prompt_table
+from prompt_tuning.inference.requests import Generation, Prompt, Ranking
+from prompt_tuning.inference.shapes import TooLongError
+from t5x import decoding
+from t5x.runs import inference
 
 LABELS = ("yes", "no", "nothing")
 

@@ -6,8 +6,9 @@ import sqlite3
 import pytest
 import served
 
-from prompt_tuning.serving import job_routes, jobs
-from prompt_tuning.serving.job_store import JobStore
+from prompt_tuning.serving import job_routes
+from prompt_tuning.tuning_jobs import jobs
+from prompt_tuning.tuning_jobs.job_store import JobStore
 
 LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
 JOBS = "/v1/fine_tuning/jobs"

@@ -11,10 +11,11 @@ import fastapi
 import httpx
 import pytest
 
-from prompt_tuning.serving import job_routes, job_store, jobs, worker
-from prompt_tuning.serving.job_store import JobStore
+from prompt_tuning.serving import job_routes
 from prompt_tuning.training.tuned_prompt import TunedPrompt
-from t5x import events
+from prompt_tuning.tuning_jobs import job_store, jobs, worker
+from prompt_tuning.tuning_jobs.job_store import JobStore
+from t5x.runs import events
 
 LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
 

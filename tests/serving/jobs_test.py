@@ -14,11 +14,12 @@ import pytest
 import served
 
 from prompt_tuning import prompt_files
-from prompt_tuning.serving import job_routes, job_store, jobs, worker
-from prompt_tuning.serving import supervisor as supervisor_lib
-from prompt_tuning.serving.job_store import JobStore
-from prompt_tuning.serving.jobs import Settings
-from prompt_tuning.serving.supervisor import Supervisor
+from prompt_tuning.serving import job_routes
+from prompt_tuning.tuning_jobs import job_store, jobs, worker
+from prompt_tuning.tuning_jobs import supervisor as supervisor_lib
+from prompt_tuning.tuning_jobs.job_store import JobStore
+from prompt_tuning.tuning_jobs.jobs import Settings
+from prompt_tuning.tuning_jobs.supervisor import Supervisor
 
 PAIRS = [("abc", "no"), ("abxc", "yes"), ("x", "yes"), ("h", "no")] * 2
 LINES = b"\n".join(
@@ -318,7 +319,7 @@ def test_killed_worker_is_started_again(store, tmp_path):
   supervisor = Supervisor(
     store,
     [
-      *(sys.executable, "-m", "prompt_tuning.serving.worker"),
+      *(sys.executable, "-m", "prompt_tuning.tuning_jobs.worker"),
       f"--checkpoint={LADDER}",
       f"--jobs={store.folder}",
       f"--prompts={tmp_path / 'prompts'}",
@@ -353,7 +354,7 @@ def test_worker_that_cannot_begin_is_started_less_and_less_often(
     f"with open({str(tmp_path / 'started')!r}, 'a') as file:\n"
     "  print(time.monotonic(), file=file)\n"
     f"if not os.path.exists({str(begin)!r}): sys.exit(3)\n"
-    "from prompt_tuning.serving.job_store import JobStore\n"
+    "from prompt_tuning.tuning_jobs.job_store import JobStore\n"
     f"JobStore({str(store.folder)!r}).claim()\n"
     "time.sleep(60)"
   )

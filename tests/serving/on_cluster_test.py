@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import slurm
 
-from prompt_tuning import cluster_options
-from prompt_tuning.serving import jobs, on_cluster, worker
-from prompt_tuning.serving.job_store import JobStore
+from prompt_tuning.training import cluster_options
 from prompt_tuning.training.tuned_prompt import TunedPrompt
-from t5x import events
+from prompt_tuning.tuning_jobs import jobs, on_cluster, worker
+from prompt_tuning.tuning_jobs.job_store import JobStore
+from t5x.runs import events
 
 pytest.importorskip("submitit")
 

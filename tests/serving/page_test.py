@@ -20,12 +20,13 @@ import requests
 import uvicorn
 
 from prompt_tuning import prompt_files
-from prompt_tuning.serving import app, job_routes, page, worker
+from prompt_tuning.serving import app, job_routes, page
 from prompt_tuning.serving.gate import Limits
-from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
+from prompt_tuning.tuning_jobs import worker
+from prompt_tuning.tuning_jobs.job_store import JobStore
 
 KEY = "a key of this test"
 EXAMPLE = "an example"

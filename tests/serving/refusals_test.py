@@ -10,8 +10,8 @@ import served
 import tiny
 
 from prompt_tuning import prompt_files
+from prompt_tuning.commands import serve as command
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.serving import command
 
 COMPLETIONS = served.COMPLETIONS
 

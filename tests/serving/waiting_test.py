@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from prompt_tuning.serving.requests import (
+from prompt_tuning.inference.requests import (
   Generation,
   Prompt,
   Ranking,
   Ticket,
 )
-from prompt_tuning.serving.shapes import Shape, Shapes
-from prompt_tuning.serving.waiting import QueueFullError, Waiting
+from prompt_tuning.inference.shapes import Shape, Shapes
+from prompt_tuning.inference.waiting import QueueFullError, Waiting
 
 SHAPES = Shapes(
   rows=(1, 2, 4),

@@ -9,10 +9,10 @@ import filelock
 import numpy as np
 import pytest
 
-from prompt_tuning.serving import job_store, jobs, worker
-from prompt_tuning.serving.job_store import JobStore
 from prompt_tuning.training.tuned_prompt import TunedPrompt
-from t5x import compilation_cache, training
+from prompt_tuning.tuning_jobs import job_store, jobs, worker
+from prompt_tuning.tuning_jobs.job_store import JobStore
+from t5x.runs import compilation_cache, training
 
 LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
 

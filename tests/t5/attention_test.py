@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning.injections import Injections
-from prompt_tuning.t5 import attention as attention_lib
-from prompt_tuning.t5 import blocked_attention
+from prompt_tuning.models.t5 import attention as attention_lib
+from prompt_tuning.models.t5 import blocked_attention
 
 BATCH, HEADS, HEAD_DIM = 4, 6, 8
 

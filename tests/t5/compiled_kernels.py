@@ -21,7 +21,7 @@ import numpy as np
 
 from prompt_tuning import prompts
 from prompt_tuning.injections import Injections
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 from t5x import partitioning
 
 BATCH, INPUTS, TARGETS, PROMPT = 8, 512, 16, 100

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from prompt_tuning.injections import Injections
-from prompt_tuning.t5 import config as config_lib
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import config as config_lib
+from prompt_tuning.models.t5 import network
 
 
 def _shapes(config):

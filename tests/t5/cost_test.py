@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_tuning.t5 import blocked_attention, network, stack
+from prompt_tuning.models.t5 import blocked_attention, network, stack
 from t5x import partitioning
 
 BATCH, INPUTS, TARGETS = 8, 120, 4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.injections import Injections
-from prompt_tuning.t5 import attention, layers
+from prompt_tuning.models.t5 import attention, layers
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

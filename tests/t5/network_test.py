@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import prompts
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 
 
 def config(**overrides: Any) -> network.T5Config:

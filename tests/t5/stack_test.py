@@ -12,7 +12,7 @@ import pytest
 from prompt_tuning import prompts
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import adapter, ia3, lora, prefix_tuning
-from prompt_tuning.t5 import network, stack
+from prompt_tuning.models.t5 import network, stack
 from t5x import stacking
 
 EVERYTHING = Injections(

@@ -6,7 +6,8 @@ import pytest
 
 import prompt_tuning
 from prompt_tuning.training import closing_note
-from t5x import gin_resolution, gin_utils
+from t5x import gin_utils
+from t5x.configuration import gin_resolution
 
 MODEL = "gin/models/ladder_s.gin"
 BEST = {"step": 2600, "score": 61.125}

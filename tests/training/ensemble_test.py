@@ -14,7 +14,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import voting
-from prompt_tuning.t5 import network
+from prompt_tuning.models.t5 import network
 from prompt_tuning.training import ensemble
 from t5x import checkpoints, partitioning
 from t5x import eval as eval_lib

@@ -16,7 +16,8 @@ import tiny
 
 import prompt_tuning as pt
 from prompt_tuning.data import text_pairs, vocabulary
-from t5x import checkpoints, gin_utils, records, training
+from t5x import checkpoints, gin_utils
+from t5x.runs import records, training
 
 LADDER = "checkpoints/ladder_xs/lm_100"
 LABELS = ["entailment", "neutral", "contradiction"]

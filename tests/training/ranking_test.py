@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
+from prompt_tuning.inference import ranking
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from prompt_tuning.training import ranking
 
 LABELS = ("yes", "no", "not")
 EOS = 1

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from t5x import digests, partitioning, storage
+from t5x import partitioning
+from t5x.files import digests, storage
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 

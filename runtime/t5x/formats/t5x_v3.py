@@ -18,7 +18,7 @@ import msgpack
 import numpy as np
 import tensorstore as ts
 
-from t5x import storage
+from t5x.files import storage
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 

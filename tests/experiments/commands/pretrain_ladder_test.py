@@ -5,7 +5,7 @@ import shutil
 import counting
 import pytest
 
-from prompt_tuning.experiments.commands import pretrain_ladder
+from prompt_tuning.commands import pretrain_ladder
 
 LADDER = """
 [[grids]]

@@ -12,9 +12,9 @@ import counting
 import documented
 import pytest
 
+from prompt_tuning.commands import sweep
 from prompt_tuning.experiments import sheets
 from prompt_tuning.experiments.archive import Archive
-from prompt_tuning.experiments.commands import sweep
 
 ARGUMENTS = ("--gin.SEED=0,1,2", "--gin.FAIL=''", "--module=program.train")
 FAST = (*ARGUMENTS, "--gin.SLEEP=0.0", "--name=x")

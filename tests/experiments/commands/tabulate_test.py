@@ -3,7 +3,7 @@
 import made_up
 import pytest
 
-from prompt_tuning.experiments.commands import tabulate
+from prompt_tuning.commands import tabulate
 
 TABLES = {f"x.{x}" for x in ("csv", "md", "png", "svg", "tex")}
 

@@ -8,8 +8,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from t5x import base_checkpoints, digests
-from t5x.formats import orbax, stored_arrays
+from t5x.files import digests
+from t5x.formats import base_checkpoints, orbax, stored_arrays
 
 _FLAT = {
   "token_embedder/embedding": np.arange(12, dtype=np.float32).reshape(4, 3),

@@ -1,1 +1,0 @@
-"""The command lines of experiments: `scripts/` and the console start them."""

@@ -1,0 +1,185 @@
+"""The cells of the table: T5 1.1's sizes, methods, and what they run on.
+
+Records are kept in a JSON file as they come, so that a stopped run goes on;
+`planning.page` is made of them alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+from typing import Any
+
+from prompt_tuning import safe_files
+from t5x.planning import measures, programs, targets
+
+# Parameters of the base models.
+SIZES = {
+  "xxl": 11_135_332_352,
+  "xl": 2_849_757_184,
+  "large": 783_150_080,
+  "base": 247_577_856,
+  "small": 76_961_152,
+}
+METHODS = ("prompt_tuning", "lora", "model_tuning")
+PROGRAMS = ("train", "evaluate", "restore")
+# What people call them -> how compilers do. The paper has 4 chips of TPU
+# v2 up to Base, 16 of v3 above.
+TOPOLOGIES = {
+  "v3-32": "v3:4x4",
+  "v5e-16": "v5e:4x4",
+  "8 H100": "h100x8",
+  "1 H100": "h100x1",
+  "v3-8": "v3:2x2",
+  "8 A100-80": "a100x8",
+  "1 A100-80": "a100x1",
+  "v4-8": "v4:2x2x1",
+  "v5p-8": "v5p:2x2x1",
+  "v6e-8": "v6e:2x4",
+  "v5e-64": "v5e:8x8",
+  "v2-8": "v2:2x2",
+}
+# Where a kernel of attention is compiled too.
+KERNELS = {"v5e-16": "flash", "1 H100": "cudnn"}
+# As in the paper's experiments (appendix A).
+BATCH_SIZE = 32
+STEPS = 30_000
+# The part of a device's memory that what is frozen, or trains, may take.
+_SHARE = 0.25
+_PACKAGES = ("jax", "jaxlib", "flax", "libtpu", "jax-cuda12-pjrt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A command of the table.
+
+  Attributes:
+    size: Of T5 1.1.
+    method: A recipe.
+    topology: What people call it.
+    attention: A kernel of attention, or "".
+  """
+
+  size: str
+  method: str
+  topology: str
+  attention: str = ""
+
+  @property
+  def gin_files(self) -> list[str]:
+    return [
+      f"gin/models/t5_1_1_{self.size}.gin",
+      f"gin/recipes/{self.method}.gin",
+    ]
+
+  def bindings(self, devices: int, memory: float) -> list[str]:
+    """Returns settings by a rule: as few devices share a model as hold it.
+
+    Args:
+      devices: Of the topology.
+      memory: Of a device, bytes.
+    """
+    # Weights in bfloat16; or in float32, with their gradients.
+    size = SIZES[self.size] * (8 if self.method == "model_tuning" else 2)
+    splits = [2**i for i in range(devices.bit_length()) if 2**i <= devices]
+    even = [x for x in splits if BATCH_SIZE % (devices // x) == 0]
+    share = next((x for x in even if size / x <= _SHARE * memory), even[-1])
+    # Activations of many examples on few devices: in parts.
+    rows = BATCH_SIZE * share // devices
+    heavy = self.size in ("xxl", "xl", "large")
+    is_tight = heavy and share == 1 and memory < 90 * 2**30
+    parts = max(rows // 8, 1) if is_tight else 1
+    return [
+      f"partitioning.PjitPartitioner.num_partitions = {share}",
+      "PARAMETER_DTYPE = 'bfloat16'",
+      "network.T5Config.scan_layers = True",
+      "network.T5Config.remat = True",
+      f"NUM_MICROBATCHES = {parts if parts > 1 else None}",
+      f"BATCH_SIZE = {BATCH_SIZE}",
+      *(
+        [f"network.T5Config.attention_kernel = '{self.attention}'"]
+        if self.attention
+        else []
+      ),
+    ]
+
+
+def cells() -> Iterator[Cell]:
+  """Yields all commands, the largest models on what matters most first."""
+  for method in METHODS:
+    for size in SIZES:
+      for topology in TOPOLOGIES:
+        yield Cell(size, method, topology)
+  for topology, kernel in KERNELS.items():
+    for size in SIZES:
+      yield Cell(size, "prompt_tuning", topology, kernel)
+
+
+def compile_cells(
+  path: str, chosen: Sequence[Cell], wanted: Sequence[str] = PROGRAMS
+) -> None:
+  """Compiles what a file of records lacks, and adds it to the file.
+
+  Args:
+    path: The JSON file.
+    chosen: Which commands.
+    wanted: Which of their programs.
+  """
+  key = ("size", "method", "topology", "attention", "program")
+  done = {tuple(r.get(x, "") for x in key) for r in read([path])}
+  for cell in chosen:
+    missing = [x for x in wanted if (*dataclasses.astuple(cell), x) not in done]
+    if not missing:
+      continue
+    target = targets.find(TOPOLOGIES[cell.topology])
+    bindings = cell.bindings(len(target.devices), target.memory)
+    for program in programs.programs_of(
+      cell.gin_files, bindings, target.devices, missing
+    ):
+      found = measures.measure(program, target)
+      record = {
+        **dataclasses.asdict(cell),
+        "flags": bindings,
+        **_short(dataclasses.asdict(found)),
+        "target": found.topology,
+        "topology": cell.topology,
+        "fits": found.fits,
+        "versions": _versions(),
+      }
+      # Read again: another program may have added some meanwhile.
+      safe_files.write(path, _text([*read([path]), record]))
+      print(cell, found.program, found.fits, found.compile_seconds, flush=True)
+
+
+def read(paths: Sequence[str]) -> list[dict[str, Any]]:
+  """Reads records; those of a file that is not there are none."""
+  return [
+    record
+    for path in paths
+    if pathlib.Path(path).exists()
+    for record in json.loads(pathlib.Path(path).read_text())
+  ]
+
+
+def _text(records: Sequence[Mapping[str, Any]]) -> str:
+  lines = ",\n".join(json.dumps(record, sort_keys=True) for record in records)
+  return f"[\n{lines}\n]\n"
+
+
+def _short(measured: dict[str, Any]) -> dict[str, Any]:
+  """Rounds what no reader compares to the last digit."""
+  return {
+    name: float(f"{x:.5g}") if isinstance(x, float) else x
+    for name, x in measured.items()
+  }
+
+
+def _versions() -> dict[str, str]:
+  found = {}
+  for package in _PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found

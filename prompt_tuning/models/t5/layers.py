@@ -1,0 +1,255 @@
+"""The layers of T5 1.1.
+
+Parameters have the names and shapes of T5X's minimal T5: kernels are
+[in, out], with the heads joined.
+"""
+
+import functools
+import operator
+
+import flax.linen as nn
+from flax.linen import partitioning
+import jax
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_tuning.injections import Injections
+from prompt_tuning.methods.einsum import einsum
+from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.types import Array, DType, Initializer, PRNGKey
+
+constrain = partitioning.with_sharding_constraint
+
+KERNEL_INIT = nn.initializers.variance_scaling(
+  1.0, "fan_in", "truncated_normal"
+)
+
+
+def make_dropout(config: T5Config, enable_dropout: bool) -> nn.Dropout:
+  """Dropout with one mask for all positions of an example, as in T5."""
+  return nn.Dropout(
+    config.dropout_rate, broadcast_dims=(-2,), deterministic=not enable_dropout
+  )
+
+
+class Dense(nn.Module):
+  """A linear map without a bias.
+
+  Attributes:
+    config: Of the model.
+    injections: Of the model.
+    features: Output width.
+    axes: Logical names of the kernel's axes.
+    kernel_init: Initialiser.
+    is_wide: Whether the product's operands have the wider dtype of the
+      activations' and the kernel's as it is stored, not the activations'.
+    output_dtype: Of the product.
+  """
+
+  config: T5Config
+  injections: Injections
+  features: int
+  axes: tuple[str, str]
+  kernel_init: Initializer = KERNEL_INIT
+  is_wide: bool = False
+  output_dtype: DType = None
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    """[B, T, in] -> [B, T, features]"""
+    dtype = jnp.dtype(self.config.dtype)
+    kernel = partitioning.param_with_axes(
+      "kernel",
+      self.kernel_init,
+      (inputs.shape[-1], self.features),
+      jnp.dtype(self.config.param_dtype),
+      axes=self.axes,
+    )
+    if self.is_wide:
+      dtype = jnp.promote_types(dtype, kernel.dtype)
+    outputs = einsum(
+      "bti,io->bto",
+      inputs.astype(dtype),
+      kernel.astype(dtype),
+      self.output_dtype or dtype,
+    )
+    if delta := self.injections.build(self.injections.delta, self, "delta"):
+      outputs += delta(inputs, self.features, self.axes)
+    return outputs
+
+
+class Embed(nn.Module):
+  """Token embeddings, not scaled."""
+
+  config: T5Config
+
+  def setup(self):
+    self.embedding = partitioning.param_with_axes(
+      "embedding",
+      nn.initializers.normal(1.0),
+      (self.config.vocab_size, self.config.emb_dim),
+      jnp.dtype(self.config.param_dtype),
+      axes=("vocab", "embed"),
+      module=self,
+    )
+
+  def __call__(self, tokens: Array) -> Array:
+    """[B, T] -> [B, T, H]. A token outside the vocabulary becomes NaN."""
+    # Google's T5X initialises with floats, where it is not told otherwise.
+    tokens = tokens.astype(jnp.int32)
+    return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+
+  def attend(self, hidden: Array) -> Array:
+    """[B, S, H] -> [B, S, V] The embedding as the output head, rescaled."""
+    hidden = hidden.astype(jnp.float32) / self.config.emb_dim**0.5
+    table = self.embedding.astype(jnp.float32)
+    return einsum("bth,vh->btv", hidden, table, jnp.float32)
+
+
+class RMSNorm(nn.Module):
+  """Divides by the root of the mean square, in float32."""
+
+  config: T5Config
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, inputs: Array) -> Array:
+    """[B, T, H] -> [B, T, H]"""
+    scale = partitioning.param_with_axes(
+      "scale",
+      nn.initializers.ones,
+      (inputs.shape[-1],),
+      jnp.dtype(self.config.param_dtype),
+      axes=("embed",),
+    )
+    return _rms_norm(inputs, scale, self.epsilon, self.config.dtype)
+
+
+# Its steps are cheap to compute again, and large to keep, in float32.
+@functools.partial(jax.checkpoint, static_argnums=(2, 3))
+def _rms_norm(
+  inputs: Array, scale: Array, epsilon: float, dtype: DType
+) -> Array:
+  """[B, T, H], [H] -> [B, T, H]"""
+  inputs = inputs.astype(jnp.float32)
+  mean_square = jnp.mean(lax.square(inputs), axis=-1, keepdims=True)
+  normed = inputs * lax.rsqrt(mean_square + epsilon)
+  return (normed * scale.astype(jnp.float32)[None, None, :]).astype(dtype)
+
+
+class RelativeBias(nn.Module):
+  """Adds to an attention score by how far the key is from the query."""
+
+  config: T5Config
+  bidirectional: bool
+
+  @nn.compact
+  def __call__(self, query_positions: Array, key_positions: Array) -> Array:
+    """[Q], [K] -> [1, N, Q, K] in float32."""
+    table = partitioning.param_with_axes(
+      "rel_embedding",
+      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+      (self.config.num_heads, self.config.relative_attention_num_buckets),
+      jnp.dtype(self.config.param_dtype),
+      axes=("heads", "relpos_buckets"),
+    )
+    buckets = relative_buckets(
+      key_positions[None, :] - query_positions[:, None],
+      self.bidirectional,
+      self.config.relative_attention_num_buckets,
+      self.config.relative_attention_max_distance,
+    )
+    return table.astype(jnp.float32)[None, :, buckets]
+
+
+def relative_buckets(
+  offsets: Array, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Array:
+  """Sorts offsets into buckets that grow with the distance.
+
+  Half of the buckets hold one distance each, the others grow by a constant
+  factor up to `max_distance`; the last takes everything beyond.
+
+  Args:
+    offsets: Position of the key minus that of the query, any shape.
+    bidirectional: Whether the second half of the buckets is for keys after
+      the query. If not, these keys count as distance 0.
+    num_buckets: Buckets in all.
+    max_distance: Positions.
+
+  Returns:
+    Bucket numbers, in the shape of `offsets`.
+  """
+  if bidirectional:
+    num_buckets //= 2
+  # A table of whole numbers: logarithms at the edge of a bucket would differ
+  # between devices. The small term keeps an edge in the upper bucket.
+  single = num_buckets // 2
+  distances = np.arange(max_distance + 1)
+  growth = np.log(np.maximum(distances, single) / single) + 1e-6
+  grown = single + growth / np.log(max_distance / single) * (
+    num_buckets - single
+  )
+  bucket_of = np.where(distances < single, distances, grown).astype(np.int32)
+  bucket_of = np.minimum(bucket_of, num_buckets - 1)
+
+  distance = jnp.abs(offsets) if bidirectional else jnp.maximum(-offsets, 0)
+  buckets = jnp.asarray(bucket_of)[jnp.minimum(distance, max_distance)]
+  if bidirectional:
+    buckets += jnp.where(offsets > 0, num_buckets, 0)
+  return buckets
+
+
+class Mlp(nn.Module):
+  """A gated MLP: branches from the input are multiplied with each other."""
+
+  config: T5Config
+  injections: Injections
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: Array,
+    enable_dropout: bool = False,
+    dropout_key: PRNGKey | None = None,
+  ) -> Array:
+    """[B, T, H] -> [B, T, H]"""
+    config, injections = self.config, self.injections
+    gated = len(config.mlp_activations) > 1
+    branches = []
+    for i in range(len(config.mlp_activations)):
+      branch = Dense(
+        config,
+        injections,
+        config.mlp_dim,
+        ("embed", "mlp"),
+        name=f"wi_{i}" if gated else "wi",
+      )(inputs)
+      branches.append(checkpoint_name(branch, "mlp"))
+    hidden = _gated(tuple(config.mlp_activations), *branches)
+    if rescale := injections.build(injections.rescale, self, "rescale"):
+      hidden = rescale(hidden, ("mlp",))
+    hidden = make_dropout(config, enable_dropout)(hidden, rng=dropout_key)
+    hidden = constrain(hidden, ("batch", "length", "mlp"))
+    outputs = Dense(
+      config, injections, config.emb_dim, ("mlp", "embed"), name="wo"
+    )(hidden)
+    if adapter := injections.build(injections.adapter, self, "adapter"):
+      outputs = adapter(outputs)
+    return outputs
+
+
+# An activation has many steps, each as large as a branch: the branches are
+# enough to keep.
+@functools.partial(jax.checkpoint, static_argnums=(0,))
+def _gated(activations: tuple[str, ...], *branches: Array) -> Array:
+  """Applies the activations and multiplies, [B, T, F] each."""
+  return functools.reduce(
+    operator.mul,
+    (
+      branch if name == "linear" else getattr(nn, name)(branch)
+      for name, branch in zip(activations, branches, strict=True)
+    ),
+  )

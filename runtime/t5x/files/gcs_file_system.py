@@ -1,0 +1,139 @@
+"""gcsfs, patient, and for folders that others write to as well.
+
+`t5x.files.storage` makes it what `fsspec`, and so etils' `epath`, takes for `gs://`.
+"""
+
+import asyncio
+from collections.abc import Iterator
+import contextlib
+import inspect
+import json
+import random
+import time
+from typing import Any
+
+import aiohttp
+from gcsfs import core, retry
+
+# A server that is overloaded is asked again for so long, and one that never
+# answered yet, which may be out of reach, for so long.
+PATIENCE_SECONDS = 300.0
+DOOR_SECONDS = 10.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 16.0
+# Asks once; gcsfs's own gives up after six times.
+_ask_once: Any = inspect.unwrap(core.GCSFileSystem._request)
+
+
+def waits() -> Iterator[float]:
+  """Seconds to wait before each new try, until patience is at its end."""
+  end = time.monotonic() + PATIENCE_SECONDS
+  wait = _FIRST_WAIT
+  while time.monotonic() < end:
+    yield random.uniform(wait / 2, wait)
+    wait = min(2 * wait, _LONGEST_WAIT)
+
+
+class FileSystem(core.GCSFileSystem):
+  """Cloud Storage without a memory of what lay in it a moment ago."""
+
+  # Its type is lost on the way to gcsfs.
+  call: Any
+  # Whether the server ever answered, and whether it was given up before.
+  _was_reached = _was_given_up = False
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    """See `gcsfs.GCSFileSystem`."""
+    # TensorStore and other hosts write there too.
+    super().__init__(*args, **{**kwargs, "use_listings_cache": False})
+
+  async def _request(self, *args: Any, **kwargs: Any) -> Any:
+    start = time.monotonic()
+    for wait in waits():
+      try:
+        answer = await _ask_once(self, *args, **kwargs)
+        self._was_reached = True
+        return answer
+      except aiohttp.ClientConnectionError as error:
+        waited = time.monotonic() - start
+        if not self._was_reached and (
+          self._was_given_up or waited > DOOR_SECONDS
+        ):
+          self._was_given_up = True
+          raise ConnectionError(
+            f"the server of Cloud Storage cannot be reached ({error})"
+          ) from error
+      except Exception as error:
+        self._was_reached = True
+        if not retry.is_retriable(error):
+          raise
+      await asyncio.sleep(wait)
+    return await _ask_once(self, *args, **kwargs)
+
+  # There are no folders, and nobody wants a bucket made.
+  def mkdir(self, path: str, *args: Any, **kwargs: Any) -> None:
+    del path, args, kwargs
+
+  def makedirs(self, path: str, exist_ok: bool = False) -> None:
+    del path, exist_ok
+
+  async def _rm_file(self, path: str, **kwargs: Any) -> None:
+    # The answer to the first try may have been lost.
+    with contextlib.suppress(FileNotFoundError):
+      await super()._rm_file(path, **kwargs)
+
+  def read_version(self, path: str) -> tuple[bytes, str] | None:
+    """Returns what an object holds, and its generation, or None."""
+    bucket, name, _ = self.split_path(path)
+    try:
+      headers, content = self.call(
+        "GET", "b/{}/o/{}", bucket, name, alt="media"
+      )
+    except FileNotFoundError:
+      return None
+    return content, headers["X-Goog-Generation"]
+
+  def write_version(self, path: str, content: bytes, replaces: str) -> str:
+    """Writes an object if it is of a generation.
+
+    Args:
+      path: Of the object.
+      content: What to write.
+      replaces: The generation; "0" is none: there must be no object.
+
+    Returns:
+      Its new generation.
+
+    Raises:
+      FileExistsError: if it is of another one.
+    """
+    bucket, name, _ = self.split_path(path)
+    # A part that names the object, and one that is it.
+    parts = (json.dumps({"name": name}).encode(), content)
+    body = b"".join(
+      b"--part\r\nContent-Type: application/json\r\n\r\n%s\r\n" % part
+      for part in parts
+    )
+    try:
+      answer = self.call(
+        "POST",
+        f"{self._location}/upload/storage/v1/b/{bucket}/o",
+        uploadType="multipart",
+        data=body + b"--part--",
+        headers={"Content-Type": "multipart/related; boundary=part"},
+        ifGenerationMatch=replaces,
+        json_out=True,
+      )
+    except FileExistsError:
+      # Or did the first try succeed, and its answer was lost?
+      if (there := self.read_version(path)) and there[0] == content:
+        return there[1]
+      raise
+    return answer["generation"]
+
+  def remove_version(self, path: str, generation: str) -> None:
+    """Deletes an object, if it is still of this generation."""
+    bucket, name, _ = self.split_path(path)
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
+      self.call(
+        "DELETE", "b/{}/o/{}", bucket, name, ifGenerationMatch=generation
+      )

@@ -1,0 +1,117 @@
+"""A folder of checkpoints, in which each name belongs to a whole one.
+
+A checkpoint appears, is replaced and goes by a change of its name, or in a
+bucket of its mark: whatever kills a run, `checkpoint_<step>` is whole, or does
+not count. One process of a run changes names.
+"""
+
+from collections.abc import Collection
+import dataclasses
+import re
+
+from etils import epath
+
+from t5x.files import digests, safe_files, storage
+
+STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+# What a checkpoint is called on its way in, and on its way out.
+_NEW, _DELETED = ".new", ".deleted"
+_LEFTOVER = re.compile(
+  rf"checkpoint_\d+(\{_NEW}|\{_DELETED}|(\{_NEW})?\.orbax-checkpoint-tmp.*)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointFolder:
+  """The folder.
+
+  Attributes:
+    path: Its absolute path. It need not exist yet.
+  """
+
+  path: epath.Path
+
+  def checkpoint(self, step: int) -> epath.Path:
+    """Returns the path of a step's checkpoint."""
+    return self.path / f"checkpoint_{step}"
+
+  def replacement(self, step: int) -> epath.Path:
+    """Returns where to write a checkpoint that there is one of already."""
+    return self.path / f"checkpoint_{step}{_NEW}"
+
+  def steps(self) -> list[int]:
+    """Returns the steps of the checkpoints, in order."""
+    if not self.path.is_dir():
+      return []
+    return sorted(
+      int(match[1])
+      for path in self.path.iterdir()
+      if (match := STEP_FOLDER.fullmatch(path.name)) and storage.is_whole(path)
+    )
+
+  def clear_leftovers(self) -> None:
+    """Finishes, or undoes, what was cut off."""
+    for path in sorted(self.path.glob(f"checkpoint_*{_NEW}")):
+      final = path.with_suffix("")
+      # The old one was out of the way already.
+      if (
+        _LEFTOVER.fullmatch(path.name)
+        and storage.is_whole(path)
+        and not storage.is_whole(final)
+      ):
+        storage.remove(final)
+        storage.rename(path, final)
+    for path in self.path.glob("checkpoint_*"):
+      if _LEFTOVER.fullmatch(path.name) or (
+        STEP_FOLDER.fullmatch(path.name) and not storage.is_whole(path)
+      ):
+        storage.remove(path)
+
+  def replace(self, step: int) -> None:
+    """Puts `replacement(step)` in the place of the checkpoint."""
+    self._take_away(step)
+    storage.rename(self.replacement(step), self.checkpoint(step))
+
+  def keep_only(self, steps: Collection[int]) -> None:
+    """Deletes the checkpoints of other steps."""
+    for step in set(self.steps()) - set(steps):
+      self._take_away(step)
+    for path in self.path.glob(f"checkpoint_*{_DELETED}"):
+      storage.remove(path)
+
+  def _take_away(self, step: int) -> None:
+    path = self.checkpoint(step)
+    if storage.is_bucket(path):
+      storage.remove(path)
+    else:
+      path.rename(path.with_name(path.name + _DELETED))
+
+  def find_good(self) -> int:
+    """Finds the last checkpoint that is what was written.
+
+    Newer ones are set aside as `checkpoint_<step>.damaged`.
+
+    Returns:
+      Its step.
+
+    Raises:
+      ValueError: if there is none. Damaged ones then keep their names: without
+        them, a run would begin anew unasked.
+    """
+    damaged: dict[int, str] = {}
+    for step in reversed(self.steps()):
+      damage = digests.damage(self.checkpoint(step))
+      if damage is None:
+        for bad, why in damaged.items():
+          safe_files.set_aside(
+            self.checkpoint(bad), why, f"The run goes on from step {step}."
+          )
+        return step
+      damaged[step] = damage
+    listed = "; ".join(
+      f"checkpoint_{step}: {damage}" for step, damage in damaged.items()
+    )
+    raise ValueError(
+      f"Every checkpoint in {self.path} is damaged: {listed}. Restore one from "
+      "a backup, or begin anew in another MODEL_DIR."
+    )

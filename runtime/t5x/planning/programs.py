@@ -1,0 +1,358 @@
+"""The programs of a command, traced for devices, weights and data not there."""
+
+from collections.abc import (
+  Callable,
+  Collection,
+  Generator,
+  Iterator,
+  Mapping,
+  Sequence,
+)
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x import gin_utils, infer_fn, partitioning, utils
+from t5x.configuration import gin_macros, gin_resolution, gin_text
+from t5x.runs import evaluation, inference, initialization, training
+
+# Where the command does not say it: no task is read. [B, 512] and, of
+# most SuperGLUE tasks, at most 16 pieces.
+LENGTHS = {"inputs": 512, "targets": 16}
+_TRAIN, _EVALUATE, _INFER = "train", "evaluate", "infer"
+# What a command may leave open, as nothing is run; it is added where the files
+# have the macro.
+_OPEN = {
+  "INITIAL_CHECKPOINT_PATH": "'nowhere'",
+  "MODEL_DIR": "'nowhere'",
+  "EVAL_OUTPUT_DIR": "'nowhere'",
+  "INFER_OUTPUT_DIR": "'nowhere'",
+  "TASK": "'none'",
+  "TRAIN_FILE": "'nowhere'",
+  "PROBES": "'none'",
+  # Where the gin files do not say either.
+  "TASK_FEATURE_LENGTHS": str(LENGTHS),
+  "TRAIN_STEPS_RELATIVE": "30000",
+}
+_OF_FILES = ("TASK_FEATURE_LENGTHS", "TRAIN_STEPS_RELATIVE")
+# What gin appends to a message.
+_GIN_CALLS = "\n  In call to configurable "
+_STAND_INS = pathlib.Path(__file__).with_name("stand_ins.gin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """One compiled thing of a command.
+
+  Attributes:
+    name: "train", "evaluate", "infer" or "restore".
+    traced: What `jax.jit(...).trace` returns.
+    state: The shapes of the state that it is given.
+    steps: How often the command runs it, if it says so.
+    decode_steps: Positions that it decodes at most, 0 if none.
+  """
+
+  name: str
+  traced: Any
+  state: Any
+  steps: int | None
+  decode_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """A command that was read, for devices.
+
+  Attributes:
+    program: "train", "evaluate" or "infer".
+    arguments: Of its function.
+    lengths: Feature -> length.
+    batch: Feature -> shape.
+    initializer: Of its state.
+    state: The shapes of its state, and where they lie.
+    batch_size: Examples of a step.
+    data_ways: Parts of the mesh that divide them.
+  """
+
+  program: str
+  arguments: Mapping[str, Any]
+  lengths: Mapping[str, int]
+  batch: Mapping[str, jax.ShapeDtypeStruct]
+  initializer: initialization.TrainStateInitializer
+  state: Any
+  batch_size: int
+  data_ways: int
+
+
+def programs_of(
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  devices: Sequence[Any],
+  names: Sequence[str] = (),
+) -> Generator[Program]:
+  """Traces what a train, eval or infer command runs on devices.
+
+  Args:
+    gin_files: Of the command.
+    gin_bindings: Of the command.
+    devices: JAX's descriptions of them.
+    names: Which programs; all by default.
+
+  Yields:
+    Its programs. Weights and batches are shapes alone.
+
+  Raises:
+    ValueError: if the files configure no run, the devices do not fit, or the
+      command has no such program.
+  """
+  with reading(gin_files, gin_bindings, devices) as command:
+    yield from _traced(command, names)
+
+
+@contextlib.contextmanager
+def reading(
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  devices: Sequence[Any],
+) -> Iterator[Command]:
+  """Reads a command for devices, and traces nothing; see `programs_of`."""
+  try:
+    with _read(gin_files, gin_bindings, devices) as command:
+      yield command
+  except ValueError as e:
+    raise ValueError(str(e).partition(_GIN_CALLS)[0]) from e
+
+
+@contextlib.contextmanager
+def _read(
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  devices: Sequence[Any],
+) -> Iterator[Command]:
+  paths = gin_utils.search_paths()
+  if not gin_files:
+    raise ValueError("Expected the --gin_file flags of a command, got none.")
+  files, bindings = list(gin_files), list(gin_bindings)
+  macros = gin_text.macros_of(files, paths)
+  if "PROMPT" in macros:  # It may be made of the checkpoint's embeddings.
+    files.append("gin/prompts/random_uniform.gin")
+    bindings = [b for b in bindings if b.partition("=")[0].strip() != "PROMPT"]
+  given = _given(bindings)
+  if "PROMPT_LENGTH" in given:
+    given.add("PROMPT_FILE")  # It is read for its length alone.
+  if "TASK_PREFIXES" in macros - given:
+    given.add("TASK")  # A prompt has as many rows as the task has parts.
+  opened = [
+    f"{name} = {value}"
+    for name, value in left_open(files, bindings).items()
+    if name not in given
+  ]
+  found = gin_resolution.Bindings(files, paths=paths)
+  program = next(
+    (x for x in (_TRAIN, _EVALUATE, _INFER) if found.root(x) is not None), None
+  )
+  if program is None:
+    raise ValueError(
+      "None of the gin files configures a run: give the flags of a train, eval "
+      "or infer command, with its --gin_file=gin/recipes/NAME.gin."
+    )
+  _check_given(files, given | set(_OPEN), paths)
+  files.append(str(_STAND_INS))
+  with (
+    partitioning.using_devices(devices),
+    _as_main() as programs,
+    gin_utils.bound_arguments(
+      programs[program], files, [*opened, *bindings]
+    ) as arguments,
+  ):
+    yield _command(program, arguments)
+
+
+def _given(bindings: Sequence[str]) -> set[str]:
+  """Returns the names that flags bind."""
+  given = {b.partition("=")[0].strip() for b in bindings}
+  if "TRAIN_STEPS" in given:
+    given.add("TRAIN_STEPS_RELATIVE")
+  return given
+
+
+def left_open(
+  gin_files: Sequence[str], gin_bindings: Sequence[str]
+) -> dict[str, str]:
+  """Returns macros that no flag binds, with what stands in for their values.
+
+  Of lengths and steps, only where the gin files leave them to the run's task or
+  flags.
+
+  Raises:
+    ValueError: if a gin file is missing or is no gin.
+  """
+  macros = gin_macros.macros_of(gin_files, gin_utils.search_paths())
+  given = _given(gin_bindings)
+  return {
+    name: value
+    for name, value in _OPEN.items()
+    if name in macros
+    and name not in given
+    and not (name in _OF_FILES and _is_literal(macros[name].value))
+  }
+
+
+def _is_literal(value: str) -> bool:
+  """Whether a macro has a value of its own: no reference, no None."""
+  return value != "None" and not value.startswith(("@", "%"))
+
+
+def _check_given(
+  files: Sequence[str], given: Collection[str], paths: Sequence[str]
+) -> None:
+  """Raises ValueError if macros without a value are not among those given."""
+  required = {
+    name
+    for name, macro in gin_macros.macros_of(files, paths).items()
+    if macro.value == gin_macros.REQUIRED
+  }
+  missing = (gin_macros.undefined(files, paths) | required) - set(given)
+  if missing:
+    raise ValueError(gin_macros.what_gives(missing, files, paths))
+
+
+@contextlib.contextmanager
+def _as_main() -> Iterator[dict[str, Callable[..., Any]]]:
+  """Lets `__main__` have the functions whose arguments gin files bind there."""
+
+  main: Any = sys.modules["__main__"]
+  programs = {
+    _TRAIN: training.train,
+    _EVALUATE: evaluation.evaluate,
+    _INFER: inference.infer,
+  }
+  before = {name: vars(main).get(name) for name in programs}
+  for name, function in programs.items():
+    setattr(main, name, function)
+  try:
+    yield programs
+  finally:
+    for name, function in before.items():
+      if function is None:
+        delattr(main, name)
+      else:
+        setattr(main, name, function)
+
+
+def _command(program: str, arguments: Mapping[str, Any]) -> Command:
+  is_training = program == _TRAIN
+  data = arguments["train_dataset_cfg" if is_training else "dataset_cfg"]
+  lengths = {**LENGTHS, **(data.task_feature_lengths or {})}
+  model, partitioner = arguments["model"], arguments["partitioner"]
+  batch = _batch(data, lengths, partitioner)
+  initializer = initialization.TrainStateInitializer(
+    model.optimizer_def if is_training else None,
+    model.get_initial_variables,
+    {name: x.shape for name, x in batch.items()},
+    partitioner,
+  )
+  restore = (
+    arguments["checkpoint_cfg"].restore
+    if is_training
+    else arguments["restore_checkpoint_cfg"]
+  )
+  return Command(
+    program=program,
+    arguments=arguments,
+    lengths=lengths,
+    batch=batch,
+    initializer=initializer,
+    state=_state(initializer, restore and restore.dtype),
+    batch_size=data.batch_size,
+    data_ways=partitioner.mesh.shape["data"],
+  )
+
+
+def _traced(command: Command, names: Sequence[str]) -> Iterator[Program]:
+  arguments, state, batch = command.arguments, command.state, command.batch
+  model, partitioner = arguments["model"], arguments["partitioner"]
+  axes = command.initializer.train_state_axes
+  inference = "infer" if command.program == _INFER else "evaluate"
+  there = ["train"] if command.program == _TRAIN else []
+  there += [inference, "restore"]
+  if unknown := set(names) - set(there):
+    raise ValueError(
+      f"Expected some of the command's programs {', '.join(there)}, got "
+      f"{', '.join(sorted(unknown))}."
+    )
+  if command.program == _TRAIN and "train" in (names or ["train"]):
+    trainer = arguments["trainer_cls"](
+      model=model,
+      train_state=state,
+      partitioner=partitioner,
+      train_state_axes=axes,
+      rng=jax.random.key(0),
+    )
+    traced = trainer.trace_train_step(state, batch)
+    yield Program("train", traced, state, arguments.get("relative_steps"), 0)
+  if inference in (names or [inference]):
+    is_score = arguments.get("mode") == "score"
+    step = infer_fn.partition_infer_step(
+      model.score_batch if is_score else model.predict_batch, axes, partitioner
+    )
+    first = jax.ShapeDtypeStruct((), jnp.int32)
+    traced = step.trace(state, batch, first)
+    positions = 0 if is_score else command.lengths["targets"]
+    yield Program(inference, traced, state, None, positions)
+  if "restore" in (names or ["restore"]):
+    traced = command.initializer.create_opt_state.trace(state.params)
+    yield Program("restore", traced, state, 1, 0)
+
+
+def _batch(
+  data: utils.DatasetConfig,
+  lengths: Mapping[str, int],
+  partitioner: partitioning.PjitPartitioner,
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the features of a batch, as the feature converter makes them."""
+  rows = partitioner.mesh.shape["data"]
+  if data.batch_size % rows:
+    raise ValueError(
+      f"BATCH_SIZE={data.batch_size} is no multiple of the {rows} parts of the "
+      "mesh that divide the batch: raise "
+      "partitioning.PjitPartitioner.num_partitions."
+    )
+  features = {
+    "encoder_input_tokens": "inputs",
+    "decoder_input_tokens": "targets",
+    "decoder_target_tokens": "targets",
+    "decoder_loss_weights": "targets",
+  }
+  if data.pack:
+    for side, feature in (("encoder", "inputs"), ("decoder", "targets")):
+      features |= {f"{side}_segment_ids": feature}
+      features |= {f"{side}_positions": feature}
+  return {
+    name: jax.ShapeDtypeStruct((data.batch_size, lengths[feature]), jnp.int32)
+    for name, feature in features.items()
+  }
+
+
+def _state(
+  initializer: initialization.TrainStateInitializer, dtype: str | None
+) -> Any:
+  """Returns the shapes of a restored state, what is frozen in its dtype."""
+  shapes = initializer.train_state_shapes
+
+  def stored(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)
+
+  shapes = shapes.replace(frozen=jax.tree.map(stored, shapes.frozen))
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    shapes,
+    initializer.train_state_axes,
+  )

@@ -1,0 +1,129 @@
+"""What a terminal adds to a run: a progress bar, signals, messages."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import tqdm
+
+from t5x.runs import events, records
+
+
+class StopSignals:
+  """Notes SIGTERM and SIGINT, so that a run can stop where it may go on.
+
+  A second one of the same kind ends it at once. Of several processes, all stop
+  at the same place, which JAX's own handler of SIGTERM agrees on; Ctrl-C is
+  left alone there.
+  """
+
+  def __init__(self):
+    self.received: int | None = None
+    self._times_asked = 0
+    self._is_agreed = False
+    self._previous: dict[int, Any] = {}
+
+  def __enter__(self) -> "StopSignals":
+    if jax.process_count() == 1:
+      self._previous = {
+        number: signal.signal(number, self._note)
+        for number in (signal.SIGTERM, signal.SIGINT)
+      }
+    return self
+
+  def _note(self, number, frame) -> None:
+    del frame
+    self.received = number
+    signal.signal(number, self._previous[number])
+    # Not by print: the signal may have come in the middle of one.
+    os.write(
+      2,
+      b"\nStopping after this step, batch or chunk of examples; the same "
+      b"signal again stops at once.\n",
+    )
+
+  def __exit__(self, *error) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def should_stop(self) -> bool:
+    """Whether to stop now; all processes ask as often, and agree."""
+    if jax.process_count() == 1:
+      return self.received is not None
+    # It says so once only, and a run asks again on its way out.
+    if not self._is_agreed:
+      self._times_asked += 1
+      self._is_agreed = multihost_utils.reached_preemption_sync_point(
+        self._times_asked
+      )
+    return self._is_agreed
+
+  @property
+  def exit_status(self) -> int:
+    """What the shell expects of a program that a signal ended."""
+    return 128 + (self.received or signal.SIGTERM)
+
+
+class ProgressBar:
+  """Shows a run on stderr; the first process does.
+
+  Attributes:
+    step: That of the last event.
+  """
+
+  def __init__(self, description: str, unit: str):
+    """Shows nothing before the first event.
+
+    Args:
+      description: In front of the bar.
+      unit: What a step is.
+    """
+    self.step = 0
+    self._arguments = {
+      "desc": description,
+      "unit": unit,
+      "disable": jax.process_index() > 0,
+      "dynamic_ncols": True,
+      "mininterval": 0.5 if sys.stderr.isatty() else 30,
+    }
+    self._bar: tqdm.tqdm | None = None
+
+  def __enter__(self) -> "ProgressBar":
+    return self
+
+  def __exit__(self, *error) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def __call__(self, event: events.Event) -> None:
+    """Shows an event; an `events.OnEvent`."""
+    self.step = event.step
+    done = event.step - event.first_step
+    if event.kind == "start":
+      if self._bar is not None:
+        self._bar.close()
+      self._bar = tqdm.tqdm(
+        total=event.last_step - event.first_step,
+        initial=done,
+        **self._arguments,
+      )
+    elif event.kind == "notice":
+      self._write(event.text)
+    elif event.kind == "step" and self._bar is not None:
+      self._bar.update(done - self._bar.n)
+    elif event.kind == "train" and self._bar is not None:
+      metrics = event.metrics["train"]
+      self._bar.set_postfix(
+        loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.3f}"
+      )
+    elif event.kind == "eval":
+      for task, values in event.metrics.items():
+        text = records.format_metrics(task, values)
+        self._write(f"step {event.step}: {text}")
+
+  def _write(self, text: str) -> None:
+    if jax.process_index() == 0:
+      tqdm.tqdm.write(text, file=sys.stderr)

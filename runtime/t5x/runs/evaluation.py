@@ -1,0 +1,264 @@
+"""Evaluation as a function: `python -m t5x.eval` is a command line for it."""
+
+from collections.abc import Callable, Mapping
+import contextlib
+from typing import Any
+
+import jax
+import seqio
+
+from t5x import gin_utils, models, multihost, partitioning, utils
+from t5x.configuration import run_configuration
+from t5x.files import run_lock, storage
+from t5x.input import task_binding, truncation
+from t5x.runs import events, initialization, metric_lines, records
+from t5x.train_state import TrainState
+
+
+class InferenceEvaluator:
+  """Decodes a split and computes the metrics of its tasks."""
+
+  def __init__(
+    self,
+    infer_eval_dataset_cfg: utils.DatasetConfig,
+    inference_evaluator_cls: Callable[..., seqio.Evaluator],
+    model: models.EncoderDecoderModel,
+    partitioner: partitioning.PjitPartitioner,
+    log_dir: str | None = None,
+    verify_matching_vocabs_fn: Callable[..., None]
+    | None = utils.verify_matching_vocabs,
+  ):
+    """Reads and caches the split.
+
+    Args:
+      infer_eval_dataset_cfg: Which examples.
+      inference_evaluator_cls: `seqio.Evaluator`, its loggers bound by gin.
+      model: The model.
+      partitioner: Where to run it.
+      log_dir: For predictions.
+      verify_matching_vocabs_fn: Refuses a task of another vocabulary.
+
+    Raises:
+      ValueError: if the split is empty or of another vocabulary.
+    """
+    cfg = task_binding.for_model(infer_eval_dataset_cfg, model)
+    if verify_matching_vocabs_fn is not None:
+      verify_matching_vocabs_fn(cfg, model)
+    self._model = model
+    self._partitioner = partitioner
+    self._batch_size = cfg.batch_size
+    self._outbox = storage.Outbox(log_dir) if log_dir else None
+    with task_binding.registered(cfg.task_or_mixture()) as name:
+      self._evaluator = inference_evaluator_cls(
+        mixture_or_task_name=name,
+        feature_converter=model.feature_converter_cls(
+          pack=False, apply_length_check=False
+        ),
+        eval_split=cfg.split,
+        use_cached=cfg.use_cached,
+        seed=cfg.seed,
+        sequence_length=cfg.task_feature_lengths,
+        log_dir=self._outbox and self._outbox.path,
+        use_memory_cache=cfg.use_memory_cache,
+      )
+    self.counts: dict[str, int] = {
+      task.name: sum(1 for _ in self._evaluator.cached_task_datasets[task.name])
+      for task in self._evaluator.eval_tasks
+    }
+    if not self.counts:
+      raise ValueError(
+        f"No task of {cfg.name} has metric_fns and the split {cfg.split!r}: "
+        "give its task some, or train with infer_eval_dataset_cfg = None."
+      )
+    if not all(self.counts.values()):
+      raise ValueError(
+        f"The split {cfg.split!r} of {cfg.name} has no example "
+        f"to evaluate: {self.counts}."
+      )
+
+  @property
+  def model_feature_shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of a batch."""
+    return {
+      name: (self._batch_size, *shape)
+      for name, shape in self._evaluator.model_feature_shapes.items()
+    }
+
+  def close(self) -> None:
+    """Ends the evaluator's threads."""
+    if self._evaluator._metrics_executor:
+      self._evaluator._metrics_executor.shutdown()
+    if self._outbox is not None:
+      self._outbox.close()
+
+  def evaluate(
+    self,
+    train_state: TrainState,
+    train_state_axes: TrainState,
+    after_batch: Callable[[int], None] | None = None,
+  ) -> dict[str, dict[str, float]]:
+    """Evaluates a state.
+
+    Args:
+      train_state: The state.
+      train_state_axes: Its shardings.
+      after_batch: Called with the number of examples of each batch; what it
+        raises ends the evaluation.
+
+    Returns:
+      Task -> metric -> value.
+    """
+    infer = self._infer_fns(train_state_axes)
+
+    def predict(dataset, model_feature_shapes=None):
+      del model_feature_shapes
+      outputs = infer["predict"](dataset, train_state, after_batch)
+      return [(index, tokens.tolist()) for index, tokens in outputs]
+
+    def score(dataset, model_feature_shapes=None):
+      del model_feature_shapes
+      outputs = infer["score"](dataset, train_state, after_batch)
+      return [(index, float(score)) for index, score in outputs]
+
+    metrics, _ = self._evaluator.evaluate(
+      compute_metrics=jax.process_index() == 0,
+      step=int(train_state.step),
+      predict_fn=predict,
+      score_fn=score,
+    )
+    computed = metrics.result() or {}
+    if self._outbox is not None and jax.process_index() == 0:
+      self._outbox.send()
+    return multihost.of_first_process(
+      {task: _scalars(values) for task, values in computed.items()}
+    )
+
+  def _infer_fns(self, train_state_axes: TrainState) -> dict[str, Any]:
+    if not hasattr(self, "_compiled"):
+      self._compiled = {
+        name: utils.get_infer_fn(
+          fn, self._batch_size, train_state_axes, self._partitioner
+        )
+        for name, fn in (
+          ("predict", self._model.predict_batch),
+          ("score", self._model.score_batch),
+        )
+      }
+    return self._compiled
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
+  """Keeps the numbers; texts and histograms are for seqio's loggers."""
+  numbers = {
+    name: x.value if isinstance(x, seqio.metrics.Scalar) else x
+    for name, x in values.items()
+    if not isinstance(x, seqio.metrics.MetricValue)
+    or isinstance(x, seqio.metrics.Scalar)
+  }
+  return {name: float(x) for name, x in numbers.items()}
+
+
+def _describe_data(
+  counts: Mapping[str, int],
+  cfg: utils.DatasetConfig,
+  model: models.EncoderDecoderModel,
+  progress: events.Progress,
+) -> dict[str, Any]:
+  """Returns what the record says of the data; says aloud what is cut off."""
+  bound_cfg = task_binding.for_model(cfg, model)
+  cuts = truncation.count_cuts(bound_cfg)
+  progress.notice(truncation.describe(cuts, bound_cfg))
+  return {"split": cfg.split, "examples": dict(counts), "cut": cuts}
+
+
+def evaluate(
+  *,
+  model: models.EncoderDecoderModel,
+  dataset_cfg: utils.DatasetConfig,
+  restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
+  partitioner: partitioning.PjitPartitioner,
+  output_dir: str,
+  inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
+  summarize_config_fn: Callable[..., None]
+  | None = gin_utils.summarize_gin_config,
+  fallback_init_rng: int | None = None,
+  configuration: run_configuration.RunConfiguration | None = None,
+  on_event: events.OnEvent = events.ignore,
+  should_stop: events.ShouldStop = events.never,
+) -> dict[str, dict[str, float]]:
+  """Evaluates a checkpoint, and a prompt with it, on a split.
+
+  Args:
+    model: The model.
+    dataset_cfg: Which examples.
+    restore_checkpoint_cfg: The weights.
+    partitioner: Where to run.
+    output_dir: For `record.json`, predictions and `config.gin`.
+    inference_evaluator_cls: `seqio.Evaluator`.
+    summarize_config_fn: Writes the configuration, if there is one to write.
+    fallback_init_rng: Seed of parameters that come from initialisers, such as
+      a prompt that is read from a file.
+    configuration: What all of this is, for the record.
+    on_event: Called after every batch; a step is an example.
+    should_stop: Asked after every batch.
+
+  Returns:
+    Task -> metric -> value.
+
+  Raises:
+    ValueError: for a wrong configuration, or if another evaluation is writing
+      to the folder.
+    events.CancelledError: if `should_stop` said so.
+    run_lock.LockLostError: if the folder may be another evaluation's by now.
+  """
+  run_configuration.check_same_everywhere(configuration, output_dir)
+  records.make_folder(output_dir, "EVAL_OUTPUT_DIR", "eval")
+  with contextlib.ExitStack() as stack:
+    lock = stack.enter_context(run_lock.RunLock(output_dir, "EVAL_OUTPUT_DIR"))
+    records.note_killed(output_dir)
+    if jax.process_index() == 0 and records.read(output_dir):
+      # Of an earlier evaluation; seqio would add to them.
+      metric_lines.keep_evaluations(output_dir, ())
+    initialization.check_base(restore_checkpoint_cfg)
+    evaluator = InferenceEvaluator(
+      dataset_cfg, inference_evaluator_cls, model, partitioner, output_dir
+    )
+    stack.callback(evaluator.close)
+    initializer = initialization.TrainStateInitializer(
+      None,
+      model.get_initial_variables,
+      evaluator.model_feature_shapes,
+      partitioner,
+    )
+    state, base = initializer.from_base_model(
+      restore_checkpoint_cfg,
+      None if fallback_init_rng is None else jax.random.key(fallback_init_rng),
+    )
+    progress = events.Progress(
+      sum(evaluator.counts.values()), on_event, should_stop
+    )
+    facts = _describe_data(evaluator.counts, dataset_cfg, model, progress)
+
+    def after_batch(count: int) -> None:
+      lock.check()  # After the last one predictions are written.
+      progress.advance(count)
+
+    with records.RunRecord(
+      output_dir,
+      "eval",
+      lock=lock,
+      base=records.base_facts(base),
+      data=facts,
+      configuration=configuration and configuration.to_json(),
+    ) as record:
+      metrics = evaluator.evaluate(
+        state, initializer.train_state_axes, after_batch
+      )
+      lock.check()
+      step = int(state.step)
+      if summarize_config_fn is not None:
+        summarize_config_fn(output_dir, None, step)
+      record.write(
+        evals=[{"step": step, "metrics": metrics}], status="finished"
+      )
+  return metrics

@@ -1,0 +1,284 @@
+"""How a run's state begins: from initialisers, a base checkpoint, or both."""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import functools
+from typing import Any
+
+from absl import logging
+from etils import epath
+from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
+import jax
+import numpy as np
+
+from t5x import checkpoints, stacking
+from t5x import train_state as train_state_lib
+from t5x.files import run_lock
+from t5x.partitioning import Partitioned, PjitPartitioner
+from t5x.train_state import Params, TrainState
+from t5x.utils import RestoreCheckpointConfig
+
+
+class TrainStateInitializer:
+  """Makes a state from scratch, from a base checkpoint, or from both."""
+
+  def __init__(
+    self,
+    optimizer_def: Any,
+    init_fn: Callable[..., Params],
+    input_shapes: Mapping[str, tuple[int, ...]],
+    partitioner: PjitPartitioner,
+    input_types: Mapping[str, Any] | None = None,
+  ):
+    """Computes shapes and shardings; no array is made yet.
+
+    Args:
+      optimizer_def: Says which parameters train.
+      init_fn: `EncoderDecoderModel.get_initial_variables`.
+      input_shapes: Shapes of a batch.
+      partitioner: Where to put what.
+      input_types: Dtypes of a batch.
+
+    Raises:
+      ValueError: if a logical axis has no rule, or the optimizer's patterns do
+        not fit.
+    """
+    self._optimizer_def = optimizer_def
+    self._partitioner = partitioner
+    self._init = jax.jit(lambda rng: init_fn(rng, input_shapes, input_types))
+    # As `_initial` calls it, so that Python traces it once for both.
+    traced = partitioner.partition(self._init).trace(jax.random.key(0))
+    variables = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info
+    )
+    self.param_shapes: dict[str, Any] = traverse_util.flatten_dict(
+      variables["params"], sep="/"
+    )
+    self._param_axes = partitioner.shardings_of(
+      flax_partitioning.get_axis_names(variables["params_axes"])
+    )
+    self._check_divided()
+    self.train_state_shapes: TrainState = jax.eval_shape(
+      lambda params: TrainState.create(optimizer_def, params),
+      variables["params"],
+    )
+    self.train_state_axes = self.train_state_shapes.shardings(
+      self._param_axes, partitioner.sharding()
+    )
+
+  def _check_divided(self) -> None:
+    """Raises ValueError for a parameter that the mesh cannot divide."""
+    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
+    for name, shape in self.param_shapes.items():
+      for size, axis in zip(shape.shape, axes[name].spec, strict=False):
+        parts = self._partitioner.mesh.shape.get(axis, 1)
+        if size % parts:
+          raise ValueError(
+            f"{name} of shape {shape.shape} cannot be divided into {parts} "
+            f"along its axis of {size}: choose a NUM_PARTITIONS "
+            "(partitioning.PjitPartitioner.num_partitions) that divides it."
+          )
+
+  def _initial(self, rng: jax.Array, names: Sequence[str]) -> dict[str, Any]:
+    """Runs the initialisers of some parameters."""
+    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
+
+    def init(rng):
+      params = traverse_util.flatten_dict(self._init(rng)["params"], sep="/")
+      return {name: params[name] for name in names}
+
+    return self._partitioner.partition(
+      init, out_axis_resources={name: axes[name] for name in names}
+    )(rng)
+
+  @functools.cached_property
+  def create_opt_state(self) -> Partitioned:
+    """Makes the optimizer's state of step 0, of all parameters."""
+    return self._partitioner.partition(
+      lambda params: TrainState.create(self._optimizer_def, params).opt_state,
+      out_axis_resources=self.train_state_axes.opt_state,
+    )
+
+  def _state(self, params: Mapping[str, Any], step: int) -> TrainState:
+    """Makes a state of parameters that are where they belong."""
+    nested = traverse_util.unflatten_dict(params, sep="/")
+    opt_state = self.create_opt_state(nested)
+    trainable, frozen = {}, nested
+    if self._optimizer_def is not None:
+      trains = self._optimizer_def.trainable(nested)
+      trainable, frozen = train_state_lib.split(nested, trains)
+    opt_state = opt_state.replace(
+      step=jax.device_put(np.int32(step), self.train_state_axes.opt_state.step)
+    )
+    return TrainState(trainable, frozen, opt_state, self._optimizer_def)
+
+  def from_scratch(self, init_rng: jax.Array) -> TrainState:
+    """Initialises everything."""
+    return self._state(self._initial(init_rng, list(self.param_shapes)), 0)
+
+  def from_base_model(
+    self, cfg: RestoreCheckpointConfig, init_rng: jax.Array | None = None
+  ) -> tuple[TrainState, checkpoints.BaseCheckpoint]:
+    """Reads a base checkpoint and initialises what it lacks by intent.
+
+    Args:
+      cfg: The checkpoint, and what is not to be read from it.
+      init_rng: PRNG key for the latter.
+
+    Returns:
+      The state, whose step is the checkpoint's, and the checkpoint.
+
+    Raises:
+      ValueError: if the checkpoint and the model do not have the same
+        parameters. It names them.
+    """
+    if cfg.path is None:
+      raise ValueError("Give INITIAL_CHECKPOINT_PATH: the base checkpoint.")
+    base = cfg.checkpoint or checkpoints.open_checkpoint(cfg.path)
+    _note_trainer(base)
+    sources = {
+      name: source
+      for name in self._shapes_on_disk
+      if (source := cfg.source(name)) is not None
+    }
+    if anew := [
+      name
+      for name in base.shapes
+      if name in self._shapes_on_disk and name not in sources
+    ]:
+      logging.warning(
+        "%s has %s, which are not read: the assignment_map lets them start "
+        "anew.",
+        base.path,
+        ", ".join(anew[:5]),
+      )
+    absent = self._absent(base, sources)
+    wrong = self._wrong_shapes(base, sources)
+    if problems := absent + wrong:
+      message = (
+        f"{base.path} does not fit the model: {len(problems)} differences. "
+        f"{'; '.join(problems[:10])}."
+      )
+      if cfg.assignment_map is None and len(absent) == len(problems):
+        message += (
+          " What a method adds is in the checkpoint of the run that trained "
+          "it: CHECKPOINT_PATH may be its folder."
+        )
+      if wrong or cfg.strict:
+        raise ValueError(message)
+      logging.warning(message)
+      sources = {k: v for k, v in sources.items() if v in base.shapes}
+    params = self._read(base, cfg, sources)
+    if sources == {name: name for name in base.shapes}:
+      base = base.identified_by(params)
+    if missing := [name for name in self.param_shapes if name not in params]:
+      if not cfg.fallback_to_scratch or init_rng is None:
+        raise ValueError(
+          f"{', '.join(missing[:10])} would come from initialisers, but "
+          "fallback_to_scratch is off or there is no seed for them."
+        )
+      logging.info("From initialisers: %s.", ", ".join(missing))
+      params |= self._initial(init_rng, missing)
+    return self._state(params, base.step), base
+
+  @functools.cached_property
+  def _shapes_on_disk(self) -> dict[str, jax.ShapeDtypeStruct]:
+    return stacking.shapes_apart(self.param_shapes)
+
+  def _read(
+    self,
+    base: checkpoints.BaseCheckpoint,
+    cfg: RestoreCheckpointConfig,
+    sources: Mapping[str, str],
+  ) -> dict[str, jax.Array]:
+    """Reads those parameters whose every layer has a source."""
+    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
+    trained = traverse_util.flatten_dict(
+      self.train_state_shapes.trainable, sep="/"
+    )
+    targets, names = {}, []
+    for name, shape in self.param_shapes.items():
+      parts = list(stacking.shapes_apart({name: shape}))
+      if missing := [part for part in parts if part not in sources]:
+        if len(missing) < len(parts):
+          raise ValueError(
+            f"Expected a source for every layer of {name}, or for none, as "
+            f"its layers are scanned; {', '.join(missing[:3])} has none. Bind "
+            "network.T5Config.scan_layers = False."
+          )
+        continue
+      source = sources[parts[0]]
+      # What trains, or has trained, is float32: small updates would be lost in
+      # bfloat16.
+      if name in trained:
+        dtype = trained[name].dtype
+      elif source in base.metadata.get("trained", ()):
+        dtype = base.shapes[source].dtype
+      else:
+        dtype = cfg.dtype or base.shapes[source].dtype
+      targets[name] = jax.ShapeDtypeStruct(
+        shape.shape, dtype, sharding=axes[name]
+      )
+      names += parts
+    apart = stacking.shapes_apart(targets)
+    arrays: dict[str, jax.Array] = {}
+    while left := [name for name in names if name not in arrays]:
+      # Of parameters with one source, each gets an array of its own.
+      once = {sources[name]: name for name in left}
+      read = base.read({source: apart[x] for source, x in once.items()})
+      arrays |= {once[source]: read.pop(source) for source in once}
+    return stacking.put_together(arrays, targets)
+
+  def _absent(
+    self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
+  ) -> list[str]:
+    """Says what one side lacks; `sources`: of the model -> name in `base`."""
+    return [
+      f"{name} is not in the checkpoint"
+      + ("" if source == name else f" as {source}")
+      for name, source in sources.items()
+      if source not in base.shapes
+    ] + [
+      f"{name} of the checkpoint is not in the model"
+      for name in base.shapes
+      if name not in self._shapes_on_disk and name not in sources.values()
+    ]
+
+  def _wrong_shapes(
+    self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
+  ) -> list[str]:
+    expected = self._shapes_on_disk
+    return [
+      f"{name} has shape {base.shapes[source].shape}, expected {shape}"
+      for name, source in sources.items()
+      if source in base.shapes
+      and base.shapes[source].shape != (shape := expected[name].shape)
+    ]
+
+
+def check_base(cfg: RestoreCheckpointConfig | None) -> None:
+  """Looks whether a base checkpoint is there, before what takes long is read.
+
+  Raises:
+    ValueError: if it is not; the message says what is there instead.
+  """
+  if cfg is not None and cfg.path is not None:
+    checkpoints.find_checkpoint(cfg.path)
+
+
+def _note_trainer(base: checkpoints.BaseCheckpoint) -> None:
+  """Says so if the checkpoint is of a run that another process trains now."""
+  folder = epath.Path(base.found).parent
+  holder = None
+  # Such as a bucket that may be read, but not listed.
+  with contextlib.suppress(OSError, RuntimeError):
+    holder = run_lock.find_holder(str(folder))
+  if holder:
+    logging.warning(
+      "%s is being trained by %s. Its checkpoint of step %d is read; it will "
+      "have others, and may delete this one meanwhile.",
+      folder,
+      holder,
+      base.step,
+    )

@@ -1,0 +1,80 @@
+"""Files of metrics, a JSON object with its `step` a line, after a restart."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from t5x.files import safe_files
+
+Line = Mapping[str, Any]
+
+
+def _parse(text: bytes) -> Line | None:
+  try:
+    line = json.loads(text)
+  except (ValueError, RecursionError):
+    return None
+  has_step = isinstance(line, dict) and isinstance(line.get("step"), int)
+  return line if has_step else None
+
+
+def keep(
+  path: str | os.PathLike[str],
+  is_kept: Callable[[Line], bool],
+  missing: Callable[[Sequence[Line]], Iterable[Line]] = lambda kept: (),
+) -> None:
+  """Drops lines of a file, also what a killed process left of its last one.
+
+  A file with other lines that cannot be read is set aside, and what can be is
+  kept.
+
+  Args:
+    path: The file; it need not exist.
+    is_kept: Whether a line stays.
+    missing: Lines to add to those that stay, which it is given.
+  """
+  path = epath.Path(path)
+  content = path.read_bytes() if path.exists() else b""
+  texts = content.split(b"\n")
+  # The last one, unless it is empty, lacks its end.
+  lines = [_parse(text) for text in texts[:-1]]
+  kept = [line for line in lines if line is not None and is_kept(line)]
+  added = list(missing(kept))
+  if None in lines:
+    safe_files.set_aside(
+      path,
+      f"line {lines.index(None) + 1} is no metrics of a step",
+      "The lines that can be read are kept, and evaluations are added.",
+    )
+  elif not added and len(kept) == len(lines) and not texts[-1]:
+    return
+  safe_files.write(
+    path,
+    "".join(
+      json.dumps(line) + "\n"
+      for line in sorted([*kept, *added], key=lambda line: line["step"])
+    ),
+  )
+
+
+def keep_evaluations(
+  folder: str | os.PathLike[str], steps: Collection[int]
+) -> None:
+  """Drops seqio's lines of evaluations that are done again, and doubled ones.
+
+  Args:
+    folder: With its `<task>-metrics.jsonl`.
+    steps: Of the evaluations that the run goes on from.
+  """
+  for path in epath.Path(folder).glob("*-metrics.jsonl"):
+    seen: set[int] = set()
+
+    def is_kept(line: Line, seen=seen) -> bool:
+      is_new = line["step"] in steps and line["step"] not in seen
+      seen.add(line["step"])
+      return is_new
+
+    keep(path, is_kept)
