@@ -12,8 +12,8 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from prompt_tuning.training.frozen_model import Model, load
-  from prompt_tuning.training.tuned_prompt import TunedPrompt
+  from prompt_tuning.inference.tuned_prompt import TunedPrompt
+  from prompt_tuning.training.model import Model, load
 
 __version__ = "0.1.0"
 __all__ = ["Model", "TunedPrompt", "gin_search_path", "load", "project_folder"]
@@ -21,9 +21,9 @@ __all__ = ["Model", "TunedPrompt", "gin_search_path", "load", "project_folder"]
 # Imported when they are asked for: they need JAX and TensorFlow, which take
 # seconds, and the trainer.
 _LAZY = {
-  "Model": "prompt_tuning.training.frozen_model",
-  "TunedPrompt": "prompt_tuning.training.tuned_prompt",
-  "load": "prompt_tuning.training.frozen_model",
+  "Model": "prompt_tuning.training.model",
+  "TunedPrompt": "prompt_tuning.inference.tuned_prompt",
+  "load": "prompt_tuning.training.model",
 }
 
 

@@ -16,9 +16,10 @@ import sys
 
 from prompt_tuning import tasks
 from prompt_tuning.data import superglue
+from prompt_tuning.inference import frozen_model
 from prompt_tuning.inference import neighbours as analysis
 from prompt_tuning.interop import prompt_conversion
-from prompt_tuning.training import architecture, base_model
+from prompt_tuning.training import base_model
 from t5x import checkpoints
 
 
@@ -60,8 +61,10 @@ def _inspect(args: argparse.Namespace) -> None:
   base = checkpoints.open_checkpoint(args.checkpoint)
   vocabulary = args.vocabulary
   if vocabulary is None:
-    is_ladder = architecture.is_of_ladder(base)
-    vocabulary = "ladder" if is_ladder else architecture.beside(base.path)
+    is_ladder = frozen_model.is_of_ladder(base)
+    vocabulary = (
+      "ladder" if is_ladder else frozen_model.vocabulary_file(base.path)
+    )
   vocabulary = tasks.use_vocabulary(vocabulary, args.extra_ids)
   if metadata is not None:
     base_model.check_compatible([metadata], args.checkpoint, vocabulary)

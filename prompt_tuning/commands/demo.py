@@ -12,8 +12,8 @@ import seqio
 import prompt_tuning as pt
 from prompt_tuning import prompt_files, safe_files, tasks
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.serving.page import Example
-from prompt_tuning.training.frozen_model import Model
 
 __all__ = ["data_sets", "defaults", "examples", "tasks"]
 
@@ -72,7 +72,7 @@ def _is_of_another_model(prompt: pathlib.Path, other: pathlib.Path) -> bool:
   return len(known - {prompt_files.UNKNOWN}) > 1
 
 
-def examples(model: Model, prompts: str) -> list[Example]:
+def examples(model: FrozenModel, prompts: str) -> list[Example]:
   """Returns inputs of the prompts' tasks that no training has seen.
 
   Args:
@@ -88,7 +88,7 @@ def examples(model: Model, prompts: str) -> list[Example]:
   ]
 
 
-def data_sets(model: Model, folder: str) -> list[str]:
+def data_sets(model: FrozenModel, folder: str) -> list[str]:
   """Writes files for `POST /v1/files`, of a task that has no prompt yet.
 
   Returns:
@@ -113,7 +113,7 @@ def data_sets(model: Model, folder: str) -> list[str]:
 
 
 def _rows(
-  model: Model, name: str, split: str, count: int
+  model: FrozenModel, name: str, split: str, count: int
 ) -> Iterator[dict[str, Any]]:
   """Yields the first examples of a task."""
   task = vocabulary_lib.with_vocabulary(

@@ -9,6 +9,7 @@ from absl import logging
 
 from prompt_tuning.inference import batches
 from prompt_tuning.inference.compiled import Compiled
+from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.programs import TOP, Network
 from prompt_tuning.inference.prompt_table import PromptTable
 from prompt_tuning.inference.requests import (
@@ -20,7 +21,6 @@ from prompt_tuning.inference.requests import (
 )
 from prompt_tuning.inference.shapes import Shape, Shapes
 from prompt_tuning.inference.waiting import QueueFullError, Waiting
-from prompt_tuning.training.frozen_model import Model
 
 
 class ClosedError(Exception):
@@ -83,7 +83,7 @@ class Engine:
 
   def __init__(
     self,
-    model: Model,
+    model: FrozenModel,
     settings: Settings | None = None,
     on_batch: Callable[[BatchDone], None] = lambda done: None,
   ):

@@ -9,8 +9,6 @@ fingerprints: prompts are written and read without that check.
 """
 
 from collections.abc import Sequence
-import dataclasses
-import re
 from typing import Any
 
 from etils import epath
@@ -19,8 +17,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import seqio
 
-from prompt_tuning import injections, prompt_files
+from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.inference.frozen_model import base_fingerprint
 from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
 from prompt_tuning.training import paths
 from t5x import checkpoints, partitioning
@@ -130,26 +129,11 @@ def check_compatible(
     return
   frozen = prompt_files.UNKNOWN
   if hasattr(checkpoints, "open_checkpoint"):
-    frozen = identity(checkpoints.open_checkpoint(checkpoint_path))
+    frozen = base_fingerprint(checkpoints.open_checkpoint(checkpoint_path))
   for metadata in found:
     prompt_files.check_compatible(
       metadata, frozen, vocabulary_lib.sha256(vocabulary)
     )
-
-
-def identity(base: "checkpoints.BaseCheckpoint") -> str:
-  """Returns the fingerprint of a checkpoint without what methods add to it."""
-  if known := base.metadata.get("base_fingerprint"):
-    return known  # A run's checkpoint says it.
-  of_methods = re.compile(rf"({'|'.join(injections.PLACES.values())})/.*")
-  arrays = {
-    name: array
-    for name, array in base.arrays.items()
-    if not of_methods.fullmatch(name)
-  }
-  if len(arrays) < len(base.arrays):
-    base = dataclasses.replace(base, arrays=arrays, metadata={})
-  return base.fingerprint
 
 
 def fingerprint(train_state: Any) -> str:

@@ -22,13 +22,13 @@ from prompt_tuning import (
   tasks,  # noqa: F401  # Registers them.
 )
 from prompt_tuning.inference import prediction
+from prompt_tuning.inference.tuned_prompt import TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.training import actions, initializers
 from prompt_tuning.training import evaluation as evaluation_lib
 from prompt_tuning.training.examples import Examples
-from prompt_tuning.training.tuned_prompt import TunedPrompt
 from prompt_tuning.types import Initializer
 from t5x import (
   adafactor,

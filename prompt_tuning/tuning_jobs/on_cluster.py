@@ -16,7 +16,7 @@ from absl import logging
 
 import prompt_tuning as pt
 from prompt_tuning import safe_files
-from prompt_tuning.training.tuned_prompt import TunedPrompt
+from prompt_tuning.inference.tuned_prompt import TunedPrompt
 from t5x.runs import events
 
 # Between looks at a job, and at the queue of the cluster.

@@ -17,7 +17,7 @@ import pytest
 import t5x_folders
 import tiny
 
-from prompt_tuning.training import base_model
+from prompt_tuning.inference import frozen_model
 from t5x import checkpoints
 from t5x.files import digests
 from t5x.formats import base_checkpoints, t5x_v3
@@ -82,8 +82,12 @@ def test_model_with_a_prompt_in_it_is_the_model_to_its_prompts(tmp_path, flat):
   alone = checkpoints.open_checkpoint(_write("gfile", tmp_path / "alone", flat))
   # Another prompt is trained on it: what is frozen is the model alone.
   state, base = _restore(merged)
-  assert base_model.identity(base) == checkpoints.fingerprint(state.frozen)
-  assert base_model.identity(base) == alone.fingerprint != base.fingerprint
+  assert frozen_model.base_fingerprint(base) == checkpoints.fingerprint(
+    state.frozen
+  )
+  assert (
+    frozen_model.base_fingerprint(base) == alone.fingerprint != base.fingerprint
+  )
 
 
 @pytest.mark.parametrize("kind", ["gfile", "orbax"])

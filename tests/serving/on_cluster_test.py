@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import slurm
 
+from prompt_tuning.inference.tuned_prompt import TunedPrompt
 from prompt_tuning.training import cluster_options
-from prompt_tuning.training.tuned_prompt import TunedPrompt
 from prompt_tuning.tuning_jobs import jobs, on_cluster, worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from t5x.runs import events

@@ -174,8 +174,8 @@ def test_threads_read_a_model_once_and_two_models_at_the_same_time(
     return of_checkpoint(self, targets)
 
   monkeypatch.setattr(checkpoints.BaseCheckpoint, "read", meet)
-  predictors = _in_threads(*[lambda x=x: x.predictor for x in models * 3])
-  assert len(read) == len(set(map(id, predictors))) == 2
+  found = _in_threads(*[lambda x=x: x.in_memory for x in models * 3])
+  assert len(read) == len(set(map(id, found))) == 2
   assert models[0].params is models[0].params
 
 
@@ -192,7 +192,7 @@ def test_file_is_the_prompt(model, prompt, tmp_path):
 def test_prompt_of_another_model_is_refused(model, tiny_model, prompt):
   with pytest.raises(ValueError, match="belongs to another model"):
     tiny_model.generate(["a"], prompt)
-  with pytest.raises(ValueError, match=r"got \[2, 5\]: it is that of"):
+  with pytest.raises(ValueError, match=r"got \[2, 5\]: it belongs to"):
     model.generate(["a"], np.zeros((2, 5)))
   array = np.full((2, model.config.emb_dim), np.nan)
   with pytest.raises(ValueError, match=r"An array: .* NaN .* in rows \[0, 1\]"):
@@ -383,7 +383,7 @@ def test_model_with_a_prompt_in_it_is_no_base_model(tmp_path, tiny_model):
     "prompt": {"prompt": np.ones((2, 8))},
   }
   path = checkpoints.save_base_checkpoint(str(tmp_path), 0, params, {})
-  with pytest.raises(ValueError, match="has encoder/prompt/prompt besides"):
+  with pytest.raises(ValueError, match="it also has encoder/prompt/prompt"):
     pt.load(path, tiny_model.vocabulary)
 
 
@@ -408,7 +408,7 @@ def test_few_pairs_of_short_targets_are_said_to_be_free_text(model, caplog):
 
 def test_vocabulary_is_looked_for_beside_the_checkpoint(tmp_path):
   base = tiny.save_base(tmp_path)
-  with pytest.raises(ValueError, match="Expected the model's Sentence"):
+  with pytest.raises(ValueError, match="Expected one Sentence"):
     pt.load(base)
   with pytest.raises(ValueError, match="SentencePiece model at other"):
     pt.load(base, vocabulary="other.model")

@@ -1,0 +1,327 @@
+"""A frozen T5 in memory, which answers with any prompt."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import os
+import re
+import threading
+from typing import Any, Self
+
+from etils import epath
+from flax import traverse_util
+import jax
+import numpy as np
+import seqio
+
+from prompt_tuning import injections, prompt_files
+from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.inference.prediction import Predictor
+from prompt_tuning.inference.tuned_prompt import TunedPrompt
+from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+from prompt_tuning.models.t5 import network, parameter_shapes
+from prompt_tuning.models.t5.config import (
+  TOKEN_EMBEDDING,
+  T5Config,
+  config_of,
+)
+from prompt_tuning.types import DType
+from t5x import checkpoints
+
+Prompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
+
+_LADDER = "ladder_"
+# T5's vocabularies have sentinels after the pieces of their file.
+_EXTRA_IDS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class _CheckpointInMemory(checkpoints.BaseCheckpoint):
+  """A checkpoint whose parameters have been read.
+
+  Attributes:
+    params: Path of the parameter -> array, on one device.
+  """
+
+  params: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+  def read(
+    self, targets: Mapping[str, jax.ShapeDtypeStruct]
+  ) -> dict[str, jax.Array]:
+    """Returns parameters, without a copy where dtype and place fit already."""
+    return {
+      name: jax.device_put(
+        self.params[name].astype(target.dtype), target.sharding
+      )
+      for name, target in targets.items()
+    }
+
+
+class FrozenModel:
+  """A frozen T5.
+
+  Any number of models can be in use, each by any number of threads.
+
+  Attributes:
+    config: Sizes of the network.
+    vocabulary: Of inputs and targets.
+  """
+
+  def __init__(
+    self,
+    base: checkpoints.BaseCheckpoint,
+    config: T5Config,
+    vocabulary: seqio.Vocabulary,
+  ):
+    """Stores its arguments; see `load`."""
+    self._base = base
+    self.config = config
+    self.vocabulary = vocabulary
+    self._lock = threading.Lock()
+    self._in_memory: _CheckpointInMemory | None = None
+
+  @classmethod
+  def load(
+    cls,
+    checkpoint: str | os.PathLike[str],
+    vocabulary: str | os.PathLike[str] | seqio.Vocabulary | None = None,
+    dtype: DType | None = None,
+    dropout_rate: float | None = None,
+    config: T5Config | None = None,
+  ) -> Self:
+    """Opens a base model; its weights are read when they are first needed.
+
+    Args:
+      checkpoint: A folder `checkpoint_<step>`, or one that holds such folders,
+        as `prompt-tuning convert` writes it.
+      vocabulary: The model's vocabulary, or its SentencePiece file. By default,
+        the file beside the checkpoint; the ladder's models need none.
+      dtype: Of activations; by default that of `config`, or float32.
+      dropout_rate: In training; by default that of `config`, or the recipes':
+        0.1, and 0 for the ladder's models.
+      config: Sizes of the network, if the checkpoint's arrays do not determine
+        them.
+
+    Raises:
+      ValueError: if there is no checkpoint or no vocabulary, they do not fit,
+        or the checkpoint has parameters of another method, which the model
+        would ignore.
+    """
+    base = checkpoints.open_checkpoint(str(checkpoint))
+    if config is None:
+      rate = 0.0 if is_of_ladder(base) else 0.1
+      config = dataclasses.replace(
+        config_of(base.shapes), dtype="float32", dropout_rate=rate
+      )
+    given = {"dtype": dtype, "dropout_rate": dropout_rate}
+    given = {name: x for name, x in given.items() if x is not None}
+    config = dataclasses.replace(config, **given)
+    own = parameter_shapes.parameter_shapes(network.Transformer(config))
+    if added := sorted(set(base.shapes) - set(own)):
+      raise ValueError(
+        f"{base.path} is not a base model: it also has {', '.join(added[:3])}. "
+        "Load the model that it was trained on, and pass its "
+        "prompt.safetensors as `prompt=`; for other methods, run "
+        "python -m t5x.infer."
+      )
+    return cls(base, config, vocabulary_for(base, vocabulary))
+
+  @property
+  def checkpoint(self) -> str:
+    """The folder of the checkpoint."""
+    return self._base.path
+
+  @property
+  def name(self) -> str:
+    """The name in the checkpoint's metadata, or that of its folder."""
+    return str(
+      self._base.metadata.get("name")
+      or os.path.basename(os.path.abspath(self._base.path))
+    )
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """The hash that identifies the model's values."""
+    return base_fingerprint(self._base)
+
+  @property
+  def in_memory(self) -> checkpoints.BaseCheckpoint:
+    """The checkpoint, read into float32 arrays on the first device, once."""
+    # Models do not wait for each other; `functools.cached_property` of Python
+    # 3.11 would make them.
+    with self._lock:
+      if self._in_memory is None:
+        base = self._base
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        params = base.read(
+          {
+            name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=device)
+            for name, x in base.shapes.items()
+          }
+        )
+        self._in_memory = _CheckpointInMemory(
+          base.path, base.found, base.step, base.arrays, base.metadata, params
+        )
+      return self._in_memory
+
+  @functools.cached_property
+  def params(self) -> Mapping[str, Any]:
+    """The parameters as a tree of float32 arrays on the first device."""
+    return traverse_util.unflatten_dict(self.in_memory.params, sep="/")
+
+  @functools.cached_property
+  def predictor(self) -> Predictor:
+    """The programs that answer, with the model in memory."""
+    return Predictor(self.config, self.vocabulary, self.params)
+
+  def generate(
+    self,
+    inputs: Sequence[str],
+    prompt: Prompt | None = None,
+    max_length: int = 32,
+  ) -> list[str]:
+    """Generates an answer to each text, by beam search with one beam.
+
+    It may end an answer where greedy decoding would continue.
+
+    Args:
+      inputs: Texts.
+      prompt: A tuned prompt, its file, or an array [P, H]; None: the model
+        alone.
+      max_length: Limit on the tokens of an answer.
+
+    Returns:
+      An answer for each.
+
+    Raises:
+      ValueError: if the prompt belongs to another model, or `inputs` is a
+        single text.
+    """
+    return self.predictor.generate(
+      inputs, self.prompt_array(prompt), max_length
+    )
+
+  def rank(
+    self,
+    inputs: Sequence[str],
+    labels: Sequence[str],
+    prompt: Prompt | None = None,
+  ) -> list[dict[str, float]]:
+    """Scores labels as answers.
+
+    Args:
+      inputs: Texts.
+      labels: The labels to choose from.
+      prompt: As for `generate`.
+
+    Returns:
+      For each input, label -> log likelihood in nats, the likeliest first.
+
+    Raises:
+      ValueError: if the prompt belongs to another model, `inputs` is a single
+        text, a label is unknown to the vocabulary, or two are the same to it.
+    """
+    return self.predictor.rank(inputs, labels, self.prompt_array(prompt))
+
+  def prompt_array(self, prompt: Prompt | None) -> np.ndarray | None:
+    """Returns the array [P, H] of a prompt that fits the model.
+
+    Raises:
+      ValueError: if the prompt belongs to another model.
+    """
+    if prompt is None:
+      return None
+    if isinstance(prompt, str | os.PathLike):
+      prompt = TunedPrompt.load(prompt)
+    if not isinstance(prompt, TunedPrompt):
+      prompt = TunedPrompt(prompt_files.checked(prompt, "An array"), None)
+    if prompt.metadata is not None:
+      prompt_files.check_compatible(
+        prompt.metadata,
+        self.fingerprint,
+        vocabulary_lib.sha256(self.vocabulary),
+      )
+    width = self.config.emb_dim
+    if prompt.array.ndim != 2 or prompt.array.shape[1] != width:
+      raise ValueError(
+        f"Expected a prompt of shape [length, {width}], got "
+        f"{list(prompt.array.shape)}: it belongs to another model."
+      )
+    return prompt.array
+
+
+def is_of_ladder(base: checkpoints.BaseCheckpoint) -> bool:
+  """Returns whether a checkpoint is one of the miniatures."""
+  return str(base.metadata.get("name") or "").startswith(_LADDER)
+
+
+def base_fingerprint(base: checkpoints.BaseCheckpoint) -> str:
+  """Returns the fingerprint of a checkpoint without its methods' parameters."""
+  if known := base.metadata.get("base_fingerprint"):
+    return known  # The checkpoint of a run stores it.
+  of_methods = re.compile(rf"({'|'.join(injections.PLACES.values())})/.*")
+  arrays = {
+    name: array
+    for name, array in base.arrays.items()
+    if not of_methods.fullmatch(name)
+  }
+  if len(arrays) < len(base.arrays):
+    base = dataclasses.replace(base, arrays=arrays, metadata={})
+  return base.fingerprint
+
+
+def vocabulary_for(
+  base: checkpoints.BaseCheckpoint,
+  given: str | os.PathLike[str] | seqio.Vocabulary | None,
+) -> seqio.Vocabulary:
+  """Finds a model's vocabulary.
+
+  Args:
+    base: The model.
+    given: Its vocabulary, or its SentencePiece file. None: the file `*.model`
+      beside the checkpoint; for the ladder's models, their words.
+
+  Raises:
+    ValueError: if there is none, or it has more pieces than the model has
+      embeddings.
+  """
+  if given is None and is_of_ladder(base):
+    vocabulary = ladder_vocabulary.ladder()
+  elif isinstance(given, seqio.Vocabulary):
+    vocabulary = given
+  else:
+    path = str(given) if given is not None else vocabulary_file(base.path)
+    vocabulary = vocabulary_lib.checked(
+      seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
+    )
+  rows = base.shapes[TOKEN_EMBEDDING].shape[0]
+  if vocabulary.vocab_size > rows:
+    raise ValueError(
+      f"Expected a vocabulary of at most {rows} pieces, the number of "
+      f"embeddings in {base.path}, got {vocabulary.vocab_size}: it belongs to "
+      "another model."
+    )
+  return vocabulary
+
+
+def vocabulary_file(path: str) -> str:
+  """Finds the SentencePiece file `*.model` beside a checkpoint.
+
+  Args:
+    path: As for `t5x.checkpoints.find_checkpoint`.
+
+  Raises:
+    ValueError: if there is none, or there are several.
+  """
+  folder = epath.Path(checkpoints.find_checkpoint(path))
+  found = sorted(folder.glob("*.model")) or sorted(
+    folder.parent.glob("*.model")
+  )
+  if len(found) != 1:
+    names = ", ".join(file.name for file in found) or "none"
+    raise ValueError(
+      f"Expected one SentencePiece file of the model, such as spiece.model, in "
+      f"{folder} or {folder.parent}, got {names}. Leave one there, or name it: "
+      "load(..., vocabulary='spiece.model')."
+    )
+  return str(found[0])
