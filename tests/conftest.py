@@ -9,3 +9,11 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 _CACHE = tempfile.TemporaryDirectory(prefix="jax_cache_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+from t5x.configuration.client import clients  # noqa: E402
+
+if not clients():
+  raise RuntimeError(
+    "prompt_tuning is not registered with the trainer: run "
+    "`python -m pip install --no-deps -e . -e runtime` again."
+  )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import importlib.metadata
 import os
 import re
 import sys
@@ -22,13 +21,11 @@ from t5x.configuration import (
   gin_values,
   run_configuration,
 )
+from t5x.configuration.client import clients
 from t5x.files import safe_files
 
 _T = TypeVar("_T")
 _ONE_CONFIGURATION = threading.RLock()
-ENTRY_POINT_GROUP = "t5x.gin_search_paths"
-# Of these, entry points say what `closing_notes` yields.
-CLOSING_NOTES_GROUP = "t5x.closing_notes"
 
 # What gin appends to messages: the call stack, or the whole configuration.
 _GIN_NOTES = re.compile(
@@ -121,10 +118,7 @@ def rewrite_gin_args(args: Sequence[str]) -> list[str]:
 
 def search_paths(given: Sequence[str] = (".",)) -> list[str]:
   """Returns the folders for gin files: those given, then the packages'."""
-  paths = list(given)
-  for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-    paths.append(entry.load()())
-  return list(dict.fromkeys(paths))
+  return list(dict.fromkeys([*given, *(x.gin_path for x in clients())]))
 
 
 def is_required(macro: str) -> bool:
@@ -331,15 +325,16 @@ def closing_notes(
   others += [f"--seqio_additional_cache_dirs={caches}"] if caches else []
   paths = values.gin_search_paths
   others += [f"--gin_search_paths={','.join(paths)}"] if paths != ["."] else []
-  for entry in importlib.metadata.entry_points(group=CLOSING_NOTES_GROUP):
-    yield entry.load()(
-      model_dir,
-      best,
-      values.gin_file,
-      values.gin_bindings,
-      others,
-      search_paths(paths),
-    )
+  for client in clients():
+    if client.next_steps is not None:
+      yield client.next_steps(
+        model_dir,
+        best,
+        values.gin_file,
+        values.gin_bindings,
+        others,
+        search_paths(paths),
+      )
 
 
 def run_entry_point(

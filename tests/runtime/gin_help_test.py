@@ -95,7 +95,7 @@ def test_help_shows_values_and_files():
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_imports_neither_jax_nor_tensorflow(arguments):
   program = (
-    "import sys; from t5x import gin_help\n"
+    "import sys; from t5x.configuration import gin_help\n"
     f"sys.argv = ['train', *{arguments}]\n"
     "try: gin_help.show_if_asked('train')\n"
     "except SystemExit as e: assert not e.code\n"

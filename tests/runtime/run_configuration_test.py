@@ -130,7 +130,7 @@ import jax
 address, index = sys.argv[1:]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, 2, int(index))
-from t5x import run_configuration
+from t5x.configuration import run_configuration
 told = [
   ({"train.random_seed": 0}, "runs/a"),
   ({"train.random_seed": index}, "runs/a"),

@@ -1,7 +1,6 @@
 """What `--help` prints. It imports neither JAX nor what gin files name."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import importlib.metadata
 import shutil
 import signal
 import sys
@@ -11,36 +10,9 @@ from absl import flags
 
 from t5x import gin_utils
 from t5x.configuration import gin_macros
+from t5x.configuration.client import clients
 
-# Entry points of this group return heading -> names of tasks.
-TASKS_GROUP = "t5x.task_names"
 _WIDTH = 79
-_EXAMPLES = {
-  "train": (
-    "--gin_file=gin/models/t5_small_local.gin",
-    "--gin_file=gin/recipes/prompt_tuning.gin",
-    "--gin.TASK=\"'mini_cb'\"",
-    "--gin.TRAIN_STEPS_RELATIVE=300",
-    "--gin.MODEL_DIR=\"'runs/cb'\"",
-  ),
-  "eval": (
-    "--gin_file=gin/models/t5_small_local.gin",
-    "--gin_file=gin/recipes/evaluate_prompt.gin",
-    "--gin.TASK=\"'mini_cb'\"",
-    "--gin.PROMPT_FILE=\"'runs/cb/prompt.safetensors'\"",
-    "--gin.EVAL_OUTPUT_DIR=\"'runs/cb-eval'\"",
-  ),
-  "infer": (
-    "--gin_file=gin/models/t5_small_local.gin",
-    "--gin_file=gin/methods/prompt_tuning.gin",
-    "--gin_file=gin/prompts/from_file.gin",
-    "--gin_file=gin/runs/infer.gin",
-    "--gin.TASK=\"'mini_cb'\"",
-    "--gin.PROMPT_FILE=\"'runs/cb/prompt.safetensors'\"",
-    "--gin.SPLIT=\"'validation'\"",
-    "--gin.INFER_OUTPUT_DIR=\"'runs/cb-infer'\"",
-  ),
-}
 
 
 def show_if_asked(program: str) -> None:
@@ -77,14 +49,18 @@ def text(program: str, arguments: Sequence[str] = ()) -> str:
   paths = gin_utils.search_paths(
     (_values(arguments, "gin_search_paths") or ["."])[-1].split(",")
   )
-  example = (f"python -m t5x.{program}", *_EXAMPLES[program])
   lines = [
     f"python -m t5x.{program} --gin_file=... --gin.NAME=VALUE",
     "",
     "A command names a model, a recipe, a task and a folder:",
-    "",
-    *textwrap.indent(" \\\n  ".join(example), "  ").splitlines(),
   ]
+  for client in clients():
+    if arguments_ := client.examples.get(program):
+      example = (f"python -m t5x.{program}", *arguments_)
+      lines += [
+        "",
+        *textwrap.indent(" \\\n  ".join(example), "  ").splitlines(),
+      ]
   if gin_files := _values(arguments, "gin_file"):
     lines += ["", "Macros of these files, --gin.NAME=VALUE (strings quoted):"]
     lines += _macro_lines(gin_files, arguments, paths)
@@ -92,8 +68,8 @@ def text(program: str, arguments: Sequence[str] = ()) -> str:
     lines += ["", "--help after some gin files shows their macros."]
   for kind, files in gin_macros.files_by_kind(paths).items():
     lines += ["", f"gin/{kind}/*.gin:", *_columns(files)]
-  for entry in importlib.metadata.entry_points(group=TASKS_GROUP):
-    for heading, names in entry.load()().items():
+  for client in clients():
+    for heading, names in client.task_names().items():
       lines += ["", f"{heading}:", *_filled(", ".join(names))]
   lines += ["", "Flags:", *_columns(_flags())]
   return "\n".join(lines)

@@ -9,20 +9,10 @@ import os
 import re
 
 from t5x.configuration import gin_text
+from t5x.configuration.client import clients
 
 REQUIRED = "%gin.REQUIRED"
 
-# Folders of gin files, in the order in which a command names them.
-_KINDS = (
-  "models",
-  "recipes",
-  "methods",
-  "prompts",
-  "optimizers",
-  "tasks",
-  "decoding",
-  "runs",
-)
 _DEFINITION = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=\s*(.*)$")
 # A line without the comment at its end.
 _CODE = re.compile(r"""(?:[^'"#]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")*""")
@@ -102,7 +92,7 @@ def files_by_kind(paths: Sequence[str]) -> dict[str, dict[str, str]]:
     paths: Folders to look in; a kind is a folder of `gin/` there.
   """
   found: dict[str, dict[str, str]] = {}
-  for kind in _KINDS:
+  for kind in dict.fromkeys(x for c in clients() for x in c.gin_kinds):
     for path in reversed(paths):
       folder = os.path.join(path, "gin", kind)
       if os.path.isdir(folder):

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from t5x.configuration import gin_resolution
+from t5x.configuration import client, gin_resolution
 
 # The program that leaves a record -> its function, which gin binds.
 FUNCTIONS = {"train": "train", "eval": "evaluate", "infer": "infer"}
@@ -48,25 +48,16 @@ MAY_CHANGE = (
   "*JSONLogger.*",
   "*TensorBoardLogger.*",
   "*PjitPartitioner.*",
-  "*T5Config.remat",
-  "*T5Config.remat_keeps",
-  "*T5Config.scan_layers",
-  "*T5Config.attention_kernel",
   "*Trainer.num_microbatches",
   "*_eval/*.batch_size",
 )
 # Where the base model lies: a run's checkpoint knows it by its fingerprint.
-_OF_THE_BASE = (
-  "*RestoreCheckpointConfig.path",
-  "*.checkpoint.path",
-  "*.token_embedding.path",
-)
+_OF_THE_BASE = ("*RestoreCheckpointConfig.path",)
 # What nothing was made of before the first evaluation, which may have failed
 # of it.
 _OF_EVALUATIONS = (
   "infer_eval/*",
   "*SaveBestCheckpointer.metric_*",
-  "*SaveBestPrompt.metric",
 )
 
 
@@ -187,11 +178,22 @@ def _made(
 
 def may_change(difference: Difference) -> bool:
   """Whether a run may go on with the new value."""
-  return _is_one_of(difference.name, MAY_CHANGE)
+  registered = (x.resumable_settings for x in client.clients())
+  return _is_one_of(difference.name, MAY_CHANGE, *registered)
 
 
-def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
-  return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+def _is_base_path(difference: Difference) -> bool:
+  registered = (x.base_model_paths for x in client.clients())
+  return _is_one_of(difference.name, _OF_THE_BASE, *registered)
+
+
+def _is_of_evaluations(difference: Difference) -> bool:
+  registered = (x.evaluation_settings for x in client.clients())
+  return _is_one_of(difference.name, _OF_EVALUATIONS, *registered)
+
+
+def _is_one_of(name: str, *patterns: Iterable[str]) -> bool:
+  return any(fnmatch.fnmatch(name, x) for some in patterns for x in some)
 
 
 def describe(differences: Iterable[Difference]) -> str:
@@ -269,11 +271,12 @@ def check_same_run(
     ValueError: if one of them changes what the run trains.
   """
   differences = before.differences(now)
-  allowed = _OF_THE_BASE if is_evaluated else _OF_THE_BASE + _OF_EVALUATIONS
   if refused := [
     x
     for x in differences
-    if not may_change(x) and not _is_one_of(x.name, allowed)
+    if not may_change(x)
+    and not _is_base_path(x)
+    and (is_evaluated or not _is_of_evaluations(x))
   ]:
     raise ValueError(
       f"{folder} has a run of other settings, there -> now: "
@@ -308,9 +311,7 @@ def check_same_everywhere(
   first = dataclasses.replace(
     told, settings=multihost.of_first_process(settings)
   )
-  differences = [
-    x for x in first.differences(here) if not _is_one_of(x.name, _OF_THE_BASE)
-  ]
+  differences = [x for x in first.differences(here) if not _is_base_path(x)]
   if multihost.is_true_anywhere(bool(differences)):
     raise ValueError(
       "Not all processes were told the same, the first's -> this one's: "

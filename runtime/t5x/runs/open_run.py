@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from t5x import checkpoints
+from t5x.configuration import client
 from t5x.files import run_lock, safe_files
 from t5x.runs import (
   continuation,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _OWN_FILES = frozenset(
   {
     "metrics.jsonl",
-    "prompt.safetensors",
     "record.json",
     "config.gin",
     "configuration.json",
@@ -154,7 +154,9 @@ class OpenRun:
       metric_lines.keep_evaluations(
         evaluations, {e["step"] for e in self.start.evals}
       )
-      safe_files.remove_leftovers(folder, _OWN_FILES.__contains__)
+      registered = (x.run_files for x in client.clients())
+      whole = _OWN_FILES.union(*registered)
+      safe_files.remove_leftovers(folder, whole.__contains__)
       safe_files.remove_leftovers(
         evaluations, lambda name: name.endswith("-metrics.jsonl")
       )

@@ -10,19 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
+from t5x.configuration.client import clients
+
 VERSION = 2
-# Of metrics that are percentages, whatever else a task is measured by.
-PERCENT = frozenset(
-  {
-    "accuracy",
-    "em",
-    "exact_match",
-    "f1",
-    "invalid",
-    "mean_3class_f1",
-    "super_glue_average",
-  }
-)
 
 Finite = Annotated[float, pydantic.AllowInfNan(False)]
 Kind = Literal["train", "eval", "infer"]
@@ -35,12 +25,13 @@ def _check(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
   Raises:
     ValueError: if a metric is no number, or a percentage outside [0, 100].
   """
+  percentages = {name for x in clients() for name in x.percentages}
   for task, values in metrics.items():
     for name, value in values.items():
       if not math.isfinite(value):
         raise ValueError(f"{task}/{name} is {value}, which is no number")
       # Means of percentages may end on 100.00000000000001.
-      if name in PERCENT and not -1e-6 <= value <= 100 + 1e-6:
+      if name in percentages and not -1e-6 <= value <= 100 + 1e-6:
         raise ValueError(f"{task}/{name} is {value}, outside [0, 100]")
   return metrics
 

@@ -1,0 +1,79 @@
+"""Facts about this package that the trainer asks for."""
+
+from typing import Any
+
+import prompt_tuning
+from prompt_tuning.data import task_names
+from t5x.configuration.client import Client
+
+_MODEL = "--gin_file=gin/models/t5_small_local.gin"
+_TASK = "--gin.TASK=\"'mini_cb'\""
+_PROMPT_FILE = "--gin.PROMPT_FILE=\"'runs/cb/prompt.safetensors'\""
+
+
+def _next_steps(*args: Any) -> str:
+  # It takes a while to import, and --help does not need it.
+  from prompt_tuning.training import closing_note
+
+  return closing_note.closing_note(*args)
+
+
+CLIENT = Client(
+  gin_path=prompt_tuning.gin_search_path(),
+  gin_kinds=(
+    "models",
+    "recipes",
+    "methods",
+    "prompts",
+    "optimizers",
+    "tasks",
+    "decoding",
+    "runs",
+  ),
+  examples={
+    "train": (
+      _MODEL,
+      "--gin_file=gin/recipes/prompt_tuning.gin",
+      _TASK,
+      "--gin.TRAIN_STEPS_RELATIVE=300",
+      "--gin.MODEL_DIR=\"'runs/cb'\"",
+    ),
+    "eval": (
+      _MODEL,
+      "--gin_file=gin/recipes/evaluate_prompt.gin",
+      _TASK,
+      _PROMPT_FILE,
+      "--gin.EVAL_OUTPUT_DIR=\"'runs/cb-eval'\"",
+    ),
+    "infer": (
+      _MODEL,
+      "--gin_file=gin/methods/prompt_tuning.gin",
+      "--gin_file=gin/prompts/from_file.gin",
+      "--gin_file=gin/runs/infer.gin",
+      _TASK,
+      _PROMPT_FILE,
+      "--gin.SPLIT=\"'validation'\"",
+      "--gin.INFER_OUTPUT_DIR=\"'runs/cb-infer'\"",
+    ),
+  },
+  task_names=task_names.by_heading,
+  next_steps=_next_steps,
+  resumable_settings=(
+    "*T5Config.remat",
+    "*T5Config.remat_keeps",
+    "*T5Config.scan_layers",
+    "*T5Config.attention_kernel",
+  ),
+  base_model_paths=("*.checkpoint.path", "*.token_embedding.path"),
+  evaluation_settings=("*SaveBestPrompt.metric",),
+  run_files=("prompt.safetensors",),
+  percentages=(
+    "accuracy",
+    "em",
+    "exact_match",
+    "f1",
+    "invalid",
+    "mean_3class_f1",
+    "super_glue_average",
+  ),
+)

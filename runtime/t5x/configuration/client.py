@@ -1,0 +1,63 @@
+"""Facts that an installed package registers with the trainer.
+
+The trainer imports none of its users. A package that brings gin files, tasks
+and methods describes them in one `Client`, which its distribution names in the
+entry-point group `t5x.clients`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import importlib.metadata
+
+GROUP = "t5x.clients"
+
+
+@dataclasses.dataclass(frozen=True)
+class Client:
+  """A package that uses the trainer.
+
+  Patterns of settings are `fnmatch` patterns of resolved names, such as
+  "*T5Config.remat".
+
+  Attributes:
+    gin_path: The folder below which its `gin/` lies.
+    gin_kinds: The folders of `gin/`, in the order in which a command names
+      their files.
+    examples: Program, such as "train", -> arguments of an example command.
+    task_names: Returns heading -> names of tasks, for --help. It imports
+      nothing that takes long.
+    next_steps: Returns the lines to print after training, given the run's
+      folder, its best evaluation or None, the command's gin files, its
+      bindings, the other flags that an evaluation needs, and the folders of
+      gin files.
+    resumable_settings: Patterns of settings that a resumed run may change,
+      because they do not change what is trained.
+    base_model_paths: Patterns of settings that say where the base model lies;
+      a run knows the model by its fingerprint.
+    evaluation_settings: Patterns of settings that have no effect before the
+      first evaluation.
+    run_files: Names of files that a run writes whole into its folder, by way
+      of a temporary file that a killed run may leave behind.
+    percentages: Names of metrics that lie in [0, 100].
+  """
+
+  gin_path: str
+  gin_kinds: Sequence[str] = ()
+  examples: Mapping[str, Sequence[str]] = dataclasses.field(
+    default_factory=dict
+  )
+  task_names: Callable[[], Mapping[str, Sequence[str]]] = dict
+  next_steps: Callable[..., str] | None = None
+  resumable_settings: Sequence[str] = ()
+  base_model_paths: Sequence[str] = ()
+  evaluation_settings: Sequence[str] = ()
+  run_files: Sequence[str] = ()
+  percentages: Sequence[str] = ()
+
+
+@functools.cache
+def clients() -> tuple[Client, ...]:
+  """Returns the clients of the installed packages."""
+  entries = importlib.metadata.entry_points(group=GROUP)
+  return tuple(entry.load() for entry in entries)
