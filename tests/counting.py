@@ -3,11 +3,13 @@
 import json
 
 from prompt_tuning.experiments import running, sheets
+from t5x.configuration import run_configuration
+from t5x.runs import record_schema
 
 # With a "checkpoint" after every step. FAIL says how seed 1 ends: a number is
 # that of a signal.
 PROGRAM = """
-import ast, json, os, pathlib, sys, time
+import ast, hashlib, json, os, pathlib, sys, time
 flags = [x[6:].split("=", 1) for x in sys.argv[1:] if x.startswith("--gin.")]
 flags = {k: ast.literal_eval(v) for k, v in flags}
 folder = pathlib.Path(flags["MODEL_DIR"])
@@ -16,8 +18,13 @@ if flags["FAIL"] == "parse" and flags["SEED"] == 1:
   if left.exists():  # The trainer says first that the last attempt was killed.
     left.write_text(left.read_text().replace('"running"', '"interrupted"'))
   sys.exit("Error: SEED must not be 1.")
+settings = {k: repr(x) for k, x in flags.items() if k != "MODEL_DIR"}
+settings |= CODE
+text = json.dumps(["train", sorted(settings.items())])
+digest = hashlib.sha256(text.encode()).hexdigest()[:32]
 record = dict(
-  schema=1, kind="train", status="running", error=None, started="now",
+  schema=SCHEMA, kind="train", status="running", error=None, started="now",
+  configuration=dict(hash=digest, settings=settings),
   command=["python", "-m", "program.train", *sys.argv[1:]], commit=None,
   versions={"jax": "0"}, device={"platform": "cpu"}, gin="A = 1", seconds=1.0,
 )
@@ -71,7 +78,11 @@ columns = "seed"
 def place(folder, sleep=0.0, fail="") -> running.Place:
   """Makes a repository with the program and the sheet `x`."""
   (folder / "program").mkdir(parents=True)
-  (folder / "program" / "train.py").write_text(PROGRAM)
+  (folder / "program" / "train.py").write_text(
+    PROGRAM.replace("SCHEMA", str(record_schema.VERSION)).replace(
+      "CODE", repr(run_configuration.CODE_SETTINGS["train"])
+    )
+  )
   (folder / "configs").mkdir()
   (folder / "configs" / "x.toml").write_text(
     SHEET.format(sleep=sleep, fail=fail)

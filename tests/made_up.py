@@ -5,6 +5,7 @@ import json
 from prompt_tuning.experiments import sheets
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
+from t5x.runs import record_schema
 
 SHEET = """
 title = "Scores"
@@ -66,11 +67,12 @@ def record(cell, **overrides):
   metrics = {"accuracy": score + 5, "f1": score - 5, "invalid": 30.0}
   evaluation = {"step": 1, "metrics": {cell.point["task"]: metrics}}
   return {
-    "schema": 1,
+    "schema": record_schema.VERSION,
     "kind": "train",
     "status": "finished",
     "started": "now",
     "command": cell.command,
+    "configuration": Archive().configuration(cell).to_json(),
     "commit": "0123456789",
     "versions": {"jax": "0"},
     "device": {"platform": "cpu", "cpus": 2},

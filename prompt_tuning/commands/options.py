@@ -89,12 +89,12 @@ def check_commands(cells: Sequence[Cell], root: pathlib.Path) -> None:
   paths = (str(root), prompt_tuning.gin_search_path())
   macros: dict[Sequence[str], Collection[str]] = {}
   for cell in cells:
-    files, bindings = cell.settings.gin_files, cell.settings.bindings
+    files = cell.gin_files
     if not files:
       continue
     if files not in macros:
       macros[files] = gin_text.macros_of(files, paths)
-    texts = [f"{name} = {value}" for name, value in bindings]
+    texts = [f"{name} = {value}" for name, value in cell.bindings.items()]
     gin_unused.refuse_unknown_macros(texts, macros[files])
     for text in texts:
       try:
@@ -110,9 +110,8 @@ def _check_gin_files(cells: Sequence[Cell], root: pathlib.Path) -> None:
   places = (root, pathlib.Path(prompt_tuning.gin_search_path()))
   missing: dict[str, list[str]] = {}
   for cell in cells:
-    for flag in cell.command:
-      name = flag.removeprefix("--gin_file=")
-      if name != flag and not any((x / name).exists() for x in places):
+    for name in cell.gin_files:
+      if not any((x / name).exists() for x in places):
         missing.setdefault(name, []).append(cell.name)
   if missing:
     raise ValueError(

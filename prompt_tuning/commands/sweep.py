@@ -172,11 +172,11 @@ def _write_sheet(args: argparse.Namespace, fields: dict) -> int:
   found = [(cell, archive.find(cell)) for cell in sheet.cells()]
   path.write_text(toml_files.dumps(kept), encoding="utf-8")
   count = 0
-  for cell, filed in found:
+  for cell, stored in found:
     target = place.record(cell)
-    if filed and filed.record.counts and not target.exists():
+    if stored and stored.record.counts and not target.exists():
       target.parent.mkdir(parents=True, exist_ok=True)
-      shutil.copyfile(filed.path, target)
+      shutil.copyfile(stored.path, target)
       count += 1
   print(
     f"{path}: {len(found)} cells, {count} of them with a record. "

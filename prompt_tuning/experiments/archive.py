@@ -1,54 +1,48 @@
-"""The archive: every record of a folder, found by what its run is of."""
+"""The archive: all stored records, found by the hash of their configuration."""
 
 from collections.abc import Iterable, Iterator
+import os
 import pathlib
 
-from prompt_tuning.experiments import bases, configurations, records
+import prompt_tuning
+from prompt_tuning.experiments import records
 from prompt_tuning.experiments.cells import Cell
-from t5x.configuration.run_configuration import Difference
+from prompt_tuning.experiments.records import RunRecord, StoredRecord
+from t5x import checkpoints
+from t5x.configuration import gin_resolution, run_configuration
+from t5x.configuration.run_configuration import Difference, RunConfiguration
 
 
 class Archive:
-  """Records of runs.
+  """Records of runs, and the configurations that today's files give to cells.
 
-  The record of a cell is that of a run with its configuration, whatever gin
-  files and macros were called then. One whose settings are no longer those of
-  today's files is found by its command, or else by its place, and has drifted.
+  A cell's record is one of a run with its configuration, whatever the gin files
+  and macros were called then. If there is none, it is the record in the cell's
+  own place, which has drifted: today's files give its run other settings.
   """
 
   def __init__(
     self,
-    filed: Iterable[records.Filed] = (),
+    stored: Iterable[StoredRecord] = (),
     root: pathlib.Path = pathlib.Path(),
-    folder: pathlib.Path = pathlib.Path(),
   ):
     """Sorts records.
 
     Args:
-      filed: In the order in which they count, but that records with results
-        count first.
-      root: The folder that gin files and checkpoints are named from.
-      folder: That records are named from.
+      stored: The records. Of two of one configuration, the first one with
+        results counts.
+      root: The folder that paths of gin files and checkpoints start from.
     """
-    self.filed = list(filed)
+    self.stored = list(stored)
     self._root = root
-    self._folder = folder
-    self.configurations = configurations.Configurations(root)
-    self._bases = bases.Bases(root)
-    self._by_hash: dict[str, records.Filed] = {}
-    self._by_command: dict[records.Settings, records.Filed] = {}
-    # Of programs that do not say what they were told: the command is all.
-    self._untold: dict[records.Settings, records.Filed] = {}
-    self._by_place: dict[str, records.Filed] = {}
-    for x in sorted(self.filed, key=lambda x: not x.record.counts):
-      told = configurations.of_record(x.record)
-      command = records.settings(x.record.command)
-      if told is not None:
-        self._by_hash.setdefault(told.hash, x)
-      else:
-        self._untold.setdefault(command, x)
-      self._by_command.setdefault(command, x)
-      self._by_place.setdefault(self.name(x), x)
+    self._gin_files: dict[tuple[str, ...], gin_resolution.Bindings] = {}
+    self._configurations: dict[Cell, RunConfiguration] = {}
+    self._fingerprints: dict[str, str | None] = {}
+    self._by_hash: dict[str, StoredRecord] = {}
+    self._by_name = {x.name: x for x in self.stored}
+    for x in sorted(self.stored, key=lambda x: not x.record.counts):
+      if x.record.configuration is not None:
+        self._by_hash.setdefault(x.record.configuration.hash, x)
 
   @classmethod
   def load(
@@ -58,97 +52,130 @@ class Archive:
 
     Args:
       results: The folder.
-      root: That gin files are named from; by default, the one it lies in.
+      root: The folder that paths start from; by default, its parent.
 
     Raises:
-      ValueError: if a file is no record.
+      ValueError: if a file is not a record.
     """
-    return cls(records.load(results), root or results.parent, results)
+    return cls(records.load(results), root or results.parent)
 
-  def name(self, filed: records.Filed) -> str:
-    """Returns a record's path below the archive's folder, without suffix."""
-    return filed.path.relative_to(self._folder).with_suffix("").as_posix()
+  def configuration(self, cell: Cell) -> RunConfiguration:
+    """Returns the configuration that today's files give to a cell.
 
-  def find(self, cell: Cell) -> records.Filed | None:
+    Gin files are read as text, so that thousands of cells take seconds.
+
+    Raises:
+      ValueError: if a gin file is missing or cannot be parsed.
+    """
+    if (known := self._configurations.get(cell)) is not None:
+      return known
+    try:
+      if cell.gin_files not in self._gin_files:
+        paths = [str(self._root), prompt_tuning.gin_search_path()]
+        self._gin_files[cell.gin_files] = gin_resolution.Bindings(
+          cell.gin_files, paths=paths
+        )
+      bindings = self._gin_files[cell.gin_files].with_bindings(
+        f"{name} = {value}" for name, value in cell.bindings.items()
+      )
+    except SyntaxError as e:
+      raise ValueError(f"{cell.full_name}: {e}.") from e
+    found = run_configuration.of_bindings(cell.kind, bindings)
+    self._configurations[cell] = found
+    return found
+
+  def current(self, cell: Cell) -> StoredRecord | None:
+    """Returns the record with a cell's configuration, whatever its status."""
+    today = self.configuration(cell).hash
+    own = self._by_name.get(cell.full_name)  # Before another sheet's.
+    if own is not None and own.record.counts and _hash(own) == today:
+      return own
+    return self._by_hash.get(today)
+
+  def find(self, cell: Cell) -> StoredRecord | None:
     """Returns the record to show for a cell, whichever sheet it was run for."""
-    found = (
-      self.of_today(cell),
-      self._by_command.get(cell.settings),
-      self._in_its_place(cell),
-    )
+    own = self._by_name.get(cell.full_name)
+    if own and not (own.record.configuration and own.record.kind == cell.kind):
+      own = None
+    found = filter(None, (self.current(cell), own))
     # Results of other settings are not given up for a failure.
-    return min(
-      filter(None, found), key=lambda x: not x.record.counts, default=None
-    )
+    return min(found, key=lambda x: not x.record.counts, default=None)
 
-  def of_today(self, cell: Cell) -> records.Filed | None:
-    """Returns the record of today's settings, whatever became of the run."""
-    today = self.configurations.of_cell(cell)
-    own = self._by_place.get(cell.full_name)  # Before another sheet's.
-    if own is not None and own.record.counts:
-      told = configurations.of_record(own.record)
-      command = records.settings(own.record.command)
-      if told.hash == today.hash if told else command == cell.settings:
-        return own
-    return self._by_hash.get(today.hash) or self._untold.get(cell.settings)
+  def record(self, cell: Cell) -> RunRecord | None:
+    """Returns the content of `current`."""
+    stored = self.current(cell)
+    return stored.record if stored else None
 
-  def _in_its_place(self, cell: Cell) -> records.Filed | None:
-    """The record in a cell's own place, if it is one of the same run."""
-    filed = self._by_place.get(cell.full_name)
-    if filed is None or filed.record.configuration is None:
-      return None
-    return filed if filed.record.kind == cell.settings.kind else None
-
-  def drift(self, cell: Cell) -> list[Difference]:
-    """Returns the `differences` of the record that is shown for a cell."""
-    filed = self.find(cell)
-    return self.differences(filed.record, cell) if filed else []
-
-  def differences(
-    self, record: records.RunRecord, cell: Cell
-  ) -> list[Difference]:
-    """Returns what today's files say otherwise than those that made a record.
-
-    Args:
-      record: Of a run of the cell.
-      cell: The cell.
-
-    Returns:
-      The settings, old and new, whether the base model has other weights by
-      now, and prompts that it read and that were made again since. Nothing
-      if it does not say what its run was told.
-    """
-    told = configurations.of_record(record)
-    if told is None:
-      return []
-    return [
-      *told.differences(self.configurations.of_cell(cell)),
-      *self._bases.drift(record, self.configurations.whole(cell)),
-      *self._made_again(record),
-    ]
-
-  def _made_again(self, record: records.RunRecord) -> Iterator[Difference]:
-    """Prompts that a run read, and that are of runs that ended after it began.
-
-    Yields:
-      The prompts, with when the run began and when they were made.
-    """
-    for pattern in records.settings(record.command).prompts_read:
-      for name, maker in records.made_prompts(pattern, self._root):
-        if maker and (made := maker.ended) > record.began:
-          old, new = f"before {record.began}", f"made {made}"
-          yield Difference(f"prompt {name}", old, new)
-
-  def record(self, cell: Cell) -> records.RunRecord | None:
-    """Returns the record of today's settings, whatever became of the run."""
-    filed = self.of_today(cell)
-    return filed.record if filed else None
-
-  def finished(self, cell: Cell) -> records.RunRecord | None:
-    """Returns the record of today's settings, if it has results."""
+  def finished(self, cell: Cell) -> RunRecord | None:
+    """Returns the content of `current`, if it has results."""
     record = self.record(cell)
     return record if record and record.counts else None
 
-  def beside(self, sheet: str) -> list[records.Filed]:
-    """Returns the records that lie in a sheet's folder."""
-    return [x for x in self.filed if self.name(x).rpartition("/")[0] == sheet]
+  def of_sheet(self, sheet: str) -> list[StoredRecord]:
+    """Returns the records in a sheet's folder."""
+    return [x for x in self.stored if x.name.rpartition("/")[0] == sheet]
+
+  def drift(self, cell: Cell) -> list[Difference]:
+    """Returns the `differences` of the record that is shown for a cell."""
+    stored = self.find(cell)
+    return self.differences(stored.record, cell) if stored else []
+
+  def differences(self, record: RunRecord, cell: Cell) -> list[Difference]:
+    """Returns how a cell's run would differ from its record today.
+
+    Args:
+      record: The record of a run of the cell.
+      cell: The cell.
+
+    Returns:
+      Settings that change numbers, other weights of the base model, and prompts
+      that it started from and that have been trained again since.
+    """
+    before, today = record.run_configuration, self.configuration(cell)
+    settings = before.differences(today) if before else []
+    return [
+      *(x for x in settings if run_configuration.is_measured(x.name)),
+      *self._base_differences(record, today),
+      *self._prompt_differences(record, cell),
+    ]
+
+  def _base_differences(
+    self, record: RunRecord, today: RunConfiguration
+  ) -> Iterator[Difference]:
+    """Yields the fingerprints of a base model that has other weights by now.
+
+    Nothing if the model is not there: not all are in the repository.
+    """
+    if (base := record.base) is None:
+      return
+    folder = os.path.dirname(base.path)
+    # Given a folder, a run takes the newest checkpoint in it.
+    is_newest = folder and repr(folder) in today.settings.values()
+    found = self._fingerprint(folder if is_newest else base.path)
+    if found not in (None, base.fingerprint):
+      name = f"weights of {base.name or base.path}"
+      yield Difference(name, base.fingerprint[:8], found[:8])
+
+  def _fingerprint(self, path: str) -> str | None:
+    if path not in self._fingerprints:
+      try:
+        found = checkpoints.open_checkpoint(str(self._root / path)).fingerprint
+      except (OSError, ValueError):
+        found = None
+      self._fingerprints[path] = found
+    return self._fingerprints[path]
+
+  def _prompt_differences(
+    self, record: RunRecord, cell: Cell
+  ) -> Iterator[Difference]:
+    """Yields the prompts that a run read and that were made after it began."""
+    for pattern in cell.prompt_patterns:
+      for name, maker in records.find_prompts(pattern, self._root):
+        if maker and maker.ended > record.began:
+          old, new = f"before {record.began}", f"made {maker.ended}"
+          yield Difference(f"prompt {name}", old, new)
+
+
+def _hash(stored: StoredRecord) -> str | None:
+  configuration = stored.record.configuration
+  return configuration.hash if configuration else None

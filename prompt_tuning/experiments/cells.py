@@ -8,9 +8,9 @@ then the program's, unless the program says with "$AXIS" where those of an axis
 go; of bindings, later axes win over earlier ones and over the program's.
 """
 
+import ast
 from collections.abc import Mapping
 import dataclasses
-import functools
 import itertools
 import json
 import re
@@ -20,13 +20,14 @@ from typing import Any
 
 import pydantic
 
-from prompt_tuning.experiments import records
 from prompt_tuning.experiments.layouts import AxisValue
 from prompt_tuning.experiments.toml_files import Strict
 
 Point = Mapping[str, AxisValue]
 # TOML has no None, and no gin reference: {gin = "None"} is written as it is.
 RAW = "gin"
+# Macros that name prompts to read.
+_PROMPT_MACROS = ("PROMPT_FILE", "PROMPT_FILES")
 _METHOD_FILE = re.compile(r"(?:methods|recipes)/(\w+)\.gin$")
 
 
@@ -92,8 +93,12 @@ class Cell:
     point: Axis -> value.
     folder: Where it runs, from the repository's root.
     last: Whether it needs what the sheet's others leave behind.
-    command: To run there.
-    keeps_prompt: Whether the prompt that it leaves is filed.
+    module: The program, for `python -m`.
+    gin_files: In order, as later files win.
+    bindings: Name -> value as gin reads it, without the folder.
+    folder_macro: Name of the binding that says where it writes.
+    flags: Further flags of the command.
+    keeps_prompt: Whether the prompt that it leaves is stored.
   """
 
   sheet: str
@@ -101,26 +106,47 @@ class Cell:
   point: Point = dataclasses.field(hash=False)
   folder: str
   last: bool
-  command: tuple[str, ...]
+  module: str
+  gin_files: tuple[str, ...]
+  bindings: Mapping[str, str] = dataclasses.field(hash=False)
+  folder_macro: str
+  flags: tuple[str, ...] = ()
   keeps_prompt: bool = False
 
   @property
   def full_name(self) -> str:
-    """With its sheet: unique, and where its record lies in `results`."""
+    """The name with its sheet: unique, and the place of its record."""
     return f"{self.sheet}/{self.name}"
 
-  @functools.cached_property
-  def settings(self) -> records.Settings:
-    """Says which records are of this cell."""
-    return records.settings(self.command)
+  @property
+  def kind(self) -> str:
+    """The kind of program: "train", "eval" or "infer"."""
+    return self.module.rpartition(".")[2]
+
+  @property
+  def prompt_patterns(self) -> tuple[str, ...]:
+    """Paths, or patterns of paths, of the prompts that the run starts from."""
+    values = [self.bindings.get(name, "") for name in _PROMPT_MACROS]
+    return tuple(ast.literal_eval(x) for x in values if x[:1] in ("'", '"'))
 
   @property
   def method(self) -> str:
-    """What is trained: the value of `method`, or what the gin files are of."""
+    """The value of `method`, or the method that the gin files are of."""
     if isinstance(method := self.point.get("method"), str):
       return method
-    files = filter(None, map(_METHOD_FILE.search, self.command))
+    files = filter(None, map(_METHOD_FILE.search, self.gin_files))
     return "+".join(match[1] for match in files) or "prompt_tuning"
+
+  @property
+  def command(self) -> tuple[str, ...]:
+    """The command to run at the repository's root."""
+    return (
+      *("python", "-m", self.module),
+      *(f"--gin_file={x}" for x in self.gin_files),
+      *(f"--gin.{name}={value}" for name, value in self.bindings.items()),
+      f"--gin.{self.folder_macro}={literal(self.folder)}",
+      *self.flags,
+    )
 
   @property
   def shell_command(self) -> str:
@@ -166,23 +192,20 @@ def make(
   bindings = dict(program.bindings)
   for meaning in meanings.values():
     bindings |= meaning.bindings
-  folder = f"runs/{sheet}/{name}"
   return Cell(
     sheet=sheet,
     name=name,
     point=point,
-    folder=folder,
+    folder=f"runs/{sheet}/{name}",
     last=any(x.last for x in meanings.values()),
-    command=(
-      *("python", "-m", program.module),
-      *(f"--gin_file={x}" for x in _gin_files(name, program, meanings)),
-      *(
-        f"--gin.{binding}={_text(value, point, values, name)}"
-        for binding, value in bindings.items()
-      ),
-      f"--gin.{program.folder}={literal(folder)}",
-      *program.flags,
-    ),
+    module=program.module,
+    gin_files=tuple(_gin_files(name, program, meanings)),
+    bindings={
+      binding: _text(value, point, values, name)
+      for binding, value in bindings.items()
+    },
+    folder_macro=program.folder,
+    flags=tuple(program.flags),
     keeps_prompt=program.keeps_prompt,
   )
 

@@ -1,14 +1,12 @@
 """Drift: records that today's files would not make again.
 
-What a run was told is in its record. What it would be told today, the gin files
-and its sheet say; what the code has changed since, it says itself
-(`run_configuration.OF_THE_CODE`); the base model has a fingerprint; a
-prompt that it begins with has a record of its own. Where they differ, the
-record is listed, until it is made again.
+A record has the settings of its run, and today's files and code give settings
+to each cell; the base model has a fingerprint; a prompt that a run starts from
+has a record of its own. Where they differ, the record is listed until it is
+made again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 
 from prompt_tuning.experiments.results import Results
 from t5x.configuration import run_configuration
@@ -24,88 +22,74 @@ those of other settings again, the others once their files here are deleted.
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Drifted:
-  """A record and what today's files say otherwise.
+def drifted(results: Results) -> dict[str, str]:
+  """Returns the records of a sheet that have drifted.
 
-  Attributes:
-    name: Of its file below `results`, without the suffix.
-    differences: In one line, old -> new.
+  Returns:
+    Name of the record -> its differences in one line, old -> new.
   """
-
-  name: str
-  differences: str
-
-
-def of_results(results: Results) -> list[Drifted]:
-  """Returns the records of a sheet that have drifted."""
-  return [
-    Drifted(
-      results.archive.name(run.filed),
-      run_configuration.describe(differences),
-    )
+  return {
+    run.stored.name: run_configuration.describe(differences)
     for run in results.runs
-    if run.filed and (differences := results.archive.drift(run.cell))
-  ]
+    if run.stored and (differences := results.archive.drift(run.cell))
+  }
 
 
 def note(results: Results) -> str | None:
-  """Returns what there is to say of a sheet's drifted records, if anything."""
-  drifted = of_results(results)
-  if not drifted:
+  """Returns a note about a sheet's drifted records, if it has any."""
+  found = drifted(results)
+  if not found:
     return None
   lines = "".join(
     f"* {text} ({len(names)} records)\n"
-    for text, names in _grouped(drifted).items()
+    for text, names in _grouped(found).items()
   )
   return (
-    f"{len(drifted)} of {len(results.runs)} cells show records that today's "
+    f"{len(found)} of {len(results.runs)} cells show records that today's "
     f"files would not make again, old -> new:\n\n{lines}"
   )
 
 
 def page(every: Iterable[Results]) -> str:
   """Returns the page that lists all drifted records."""
-  drifted = {x.name: x for results in every for x in of_results(results)}
-  return "\n".join(_page(list(drifted.values())))
+  return "\n".join(_page(_all(every)))
 
 
-def _page(drifted: Sequence[Drifted]) -> Iterator[str]:
+def _all(every: Iterable[Results]) -> dict[str, str]:
+  found: dict[str, str] = {}
+  for results in every:
+    found |= drifted(results)
+  return found
+
+
+def _page(found: Mapping[str, str]) -> Iterator[str]:
   yield _ABOUT
-  if not drifted:
+  if not found:
     yield "None.\n"
-  for text, names in _grouped(drifted).items():
+  for text, names in _grouped(found).items():
     yield f"## {text}\n"
     yield "".join(f"* `{name}`\n" for name in sorted(names))
 
 
-def _grouped(drifted: Iterable[Drifted]) -> Mapping[str, list[str]]:
-  """Differences -> the names of the records that have them."""
+def _grouped(found: Mapping[str, str]) -> dict[str, list[str]]:
+  """Returns differences -> the names of the records that have them."""
   groups: dict[str, list[str]] = {}
-  for x in drifted:
-    groups.setdefault(x.differences, []).append(x.name)
+  for name, text in found.items():
+    groups.setdefault(text, []).append(name)
   return groups
 
 
 def hidden(every: Iterable[Results], shown: str) -> list[str]:
-  """Returns what a committed page does not say of drifted records.
+  """Returns a line for each drifted record that a committed page leaves out.
 
   Args:
     every: Results of all sheets.
     shown: The text of the page.
-
-  Returns:
-    A line for each record that is not listed under its differences.
   """
-  return [f"{x}: {y}" for x, y in sorted(_listed(page(every)) - _listed(shown))]
-
-
-def _listed(text: str) -> set[tuple[str, str]]:
-  """The records on a page, each with its differences."""
   listed, heading = set(), ""
-  for line in text.splitlines():
+  for line in shown.splitlines():
     if line.startswith("## "):
       heading = line.removeprefix("## ")
     elif line.startswith("* `"):
       listed.add((line.removeprefix("* `").rstrip("`"), heading))
-  return listed
+  return [f"{x}: {y}" for x, y in sorted(_all(every).items() - listed)]

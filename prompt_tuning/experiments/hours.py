@@ -27,10 +27,10 @@ def page(every: Iterable[Results]) -> str:
   every = list(every)
   rows = [_row(results) for results in every]
   unique = {
-    str(run.filed.path): run.filed.record
+    run.stored.name: run.stored.record
     for results in every
     for run in results.runs
-    if run.filed and run.record
+    if run.stored and run.record
   }
   wall, cores = _hours(unique.values())
   rows.append(("All, each run once", "", str(len(unique)), "", wall, cores))

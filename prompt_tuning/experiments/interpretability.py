@@ -124,7 +124,7 @@ def read(results: Results, root: pathlib.Path, count: int) -> list[Reading]:
 
 
 def _prompt_of(run: Run) -> pathlib.Path | None:
-  path = run.filed.path.with_suffix(".safetensors") if run.filed else None
+  path = run.stored.path.with_suffix(".safetensors") if run.stored else None
   return path if path and path.exists() else None
 
 

@@ -43,7 +43,7 @@ def open_cells(
       or record.status == "interrupted"
       or (retry_failed and record.status == "failed")
     ):
-      todo.setdefault(archive.configurations.identity(cell), cell)
+      todo.setdefault(archive.configuration(cell).hash, cell)
   return list(todo.values())
 
 
@@ -236,7 +236,7 @@ def launch(
   """
   archive = place.archive()
   todo = open_cells(cells, archive, retry_failed)
-  total = len({archive.configurations.identity(cell) for cell in cells})
+  total = len({archive.configuration(cell).hash for cell in cells})
   clock = Clock(cells, archive)
   launched = _Launch(todo, archive, clock, place, jobs, on_outcome)
   with (

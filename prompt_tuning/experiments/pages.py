@@ -106,9 +106,9 @@ def _markdown(
 def _runs(results: Results) -> Iterator[str]:
   """How many cells have run, on what, and what else lies with them."""
   sheet = results.sheet
-  filed = [run.filed for run in results.runs if run.filed]
-  states = collections.Counter(x.record.status for x in filed)
-  missing = len(results.runs) - len(filed)
+  stored = [run.stored for run in results.runs if run.stored]
+  states = collections.Counter(x.record.status for x in stored)
+  missing = len(results.runs) - len(stored)
   counts = [f"{n} {state}" for state, n in sorted(states.items())]
   if missing:
     counts.append(f"{missing} not run yet")
@@ -122,22 +122,22 @@ def _runs(results: Results) -> Iterator[str]:
   yield f"Commits: {_counted(map(_commit, done))}.\n"
   if drifted := drift.note(results):
     yield drifted
-  today = [results.archive.of_today(run.cell) for run in results.runs]
+  today = [results.archive.current(run.cell) for run in results.runs]
   failed = {
-    x.path: x for x in (*filed, *today) if x and x.record.status == "failed"
+    x.path: x for x in (*stored, *today) if x and x.record.status == "failed"
   }
   for x in failed.values():
     yield f"* {x.path.stem}: {x.record.error}\n"
   others = [
     x
-    for x in results.archive.beside(sheet.name)
-    if all(x is not y for y in (*filed, *failed.values()))
+    for x in results.archive.of_sheet(sheet.name)
+    if all(x is not y for y in (*stored, *failed.values()))
   ]
   if others:
     yield "Records beside the table, of other settings:\n"
     yield "".join(f"* `{x.path.stem}`: {_state(x.record)}\n" for x in others)
   cells = [run.cell for run in results.runs]
-  cell = next((x for x in cells if x.command[2].endswith(".train")), cells[0])
+  cell = next((x for x in cells if x.kind == "train"), cells[0])
   yield (
     f"The command of one cell:\n\n```sh\n{_folded(cell.shell_command)}\n```\n\n"
     f"`{sheet.launch_command}` runs what is missing.\n"

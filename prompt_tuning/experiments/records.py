@@ -1,13 +1,10 @@
-"""Records of runs in `results/`: validated, and found by their settings.
+"""Stored records of runs: the files in `results/`, and the scores in them.
 
-`t5x.train` and `t5x.eval` leave a `record.json`. A table is made from copies of
-those. Which run a record is of, its command says: two commands with the same
-settings are the same run, wherever it was started and in whatever order its
-arguments came.
+`t5x.train` and `t5x.eval` leave a `record.json`. `results/` holds copies, from
+which the tables are made.
 """
 
-import ast
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 import dataclasses
 import datetime
 import glob
@@ -17,19 +14,9 @@ import statistics
 
 from absl import logging
 
+from t5x.configuration.run_configuration import RunConfiguration
 from t5x.runs import record_schema
 
-# Where a run writes and where its data lies: no settings.
-_PLACES = {"MODEL_DIR", "EVAL_OUTPUT_DIR", "INFER_OUTPUT_DIR"}
-# The same of flags, and on how many machines it runs.
-_PLACE_FLAGS = {
-  *("gin_search_paths", "tfds_data_dir", "seqio_additional_cache_dirs"),
-  *("multiprocess_gpu", "nomultiprocess_gpu", "initialization_timeout"),
-  *("coordinator_address", "process_count", "process_index"),
-  *("traceback", "notraceback"),
-}
-# Macros that name prompts to read.
-_PROMPTS = ("PROMPT_FILE", "PROMPT_FILES")
 # Not a score: the share of answers that are no label.
 INVALID = "invalid"
 # A mixture's own metric, beside those of its tasks: their mean.
@@ -39,7 +26,14 @@ COUNTING = ("finished", "stopped")
 
 
 class RunRecord(record_schema.Record):
-  """A record, and what tables make of it."""
+  """A record, and the scores that tables take from it."""
+
+  @property
+  def run_configuration(self) -> RunConfiguration | None:
+    """The resolved configuration, unless a program without one made it."""
+    if self.configuration is None:
+      return None
+    return RunConfiguration(self.kind, self.configuration.settings)
 
   @property
   def counts(self) -> bool:
@@ -115,7 +109,7 @@ def parse(text: str, where: str) -> RunRecord:
   """Reads a record.
 
   Raises:
-    ValueError: if it is none.
+    ValueError: if it is not one.
   """
   return record_schema.parse(text, where, RunRecord)
 
@@ -125,105 +119,21 @@ def read(path: pathlib.Path) -> RunRecord:
   return parse(path.read_text(encoding="utf-8"), str(path))
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What a command sets, to be compared with another's.
-
-  Attributes:
-    program: Such as "t5x.train".
-    gin_files: In order, as later files win.
-    bindings: Name -> value, sorted, without places; values as Python writes
-      them.
-    flags: The others, sorted.
-  """
-
-  program: str
-  gin_files: tuple[str, ...]
-  bindings: tuple[tuple[str, str], ...]
-  flags: tuple[str, ...]
-
-  @property
-  def kind(self) -> str:
-    """Of the program: "train", "eval" or "infer"."""
-    return self.program.rpartition(".")[2]
-
-  @property
-  def prompts_read(self) -> tuple[str, ...]:
-    """Paths, or patterns of paths, of the prompts that the run begins with."""
-    return tuple(
-      ast.literal_eval(value)
-      for name, value in self.bindings
-      if name in _PROMPTS and value.startswith(("'", '"'))
-    )
-
-
-def joined(arguments: Sequence[str]) -> list[str]:
-  """Joins flags and the values that follow them after a space.
-
-  Raises:
-    ValueError: if a value follows no flag.
-  """
-  found: list[str] = []
-  for argument in arguments:
-    if argument.startswith("-"):
-      found.append(argument)
-    elif found and "=" not in found[-1]:
-      found[-1] += f"={argument}"
-    else:
-      raise ValueError(f"Expected --FLAG=VALUE, got {argument}.")
-  return found
-
-
-def settings(command: Sequence[str]) -> Settings:
-  """Reads the settings of `python -m PROGRAM --gin_file=... --gin.X=...`.
-
-  Those of no command, where a program called the trainer, are no cell's.
-
-  Raises:
-    ValueError: if it is another kind of command.
-  """
-  if not command:
-    return Settings("", (), (), ())
-  if list(command[:2]) != ["python", "-m"] or len(command) < 3:
-    raise ValueError(
-      f"Expected a command python -m PROGRAM ..., got {' '.join(command)}."
-    )
-  gin_files, bindings, flags = [], {}, []
-  for argument in joined(command[3:]):
-    name, _, value = argument.lstrip("-").partition("=")
-    if name == "gin_file":
-      gin_files.append(value)
-    elif name == "gin_bindings":
-      binding, _, value = value.partition("=")
-      bindings[binding.strip()] = _canonical(value)
-    elif name.startswith("gin."):
-      bindings[name.removeprefix("gin.")] = _canonical(value)
-    elif name not in _PLACE_FLAGS:
-      flags.append(argument)
-  return Settings(
-    command[2],
-    tuple(gin_files),
-    tuple(sorted((k, v) for k, v in bindings.items() if k not in _PLACES)),
-    tuple(sorted(flags)),
-  )
-
-
-def made_prompts(
+def find_prompts(
   pattern: str, root: pathlib.Path
 ) -> Iterator[tuple[str, RunRecord | None]]:
-  """Finds prompts, and the runs that made them.
+  """Finds prompts, and the records of the runs that trained them.
 
   Args:
-    pattern: Of paths, as `Settings.prompts_read` has them.
-    root: The folder that they are named from.
+    pattern: A pattern of paths, such as `cells.Cell.prompt_patterns` gives.
+    root: The folder that the paths start from.
 
   Yields:
-    Each path that is there, with the record of its run: the one beside it, of
-    its name in `results`, `record.json` in a run's folder. None if there is
-    neither.
+    The path of each prompt, and the record beside it: a file of its name in
+    `results`, `record.json` in a run's folder. None if there is neither.
 
   Raises:
-    ValueError: if such a file is no record.
+    ValueError: if such a file is not a record.
   """
   for name in sorted(glob.glob(pattern, root_dir=root)):
     path = root / name
@@ -232,57 +142,51 @@ def made_prompts(
     yield name, read(found) if found else None
 
 
-def _canonical(value: str) -> str:
-  try:
-    return repr(ast.literal_eval(value.strip()))
-  except (ValueError, SyntaxError):
-    return value.strip()
-
-
 @dataclasses.dataclass(frozen=True)
-class Filed:
-  """A record in its place in `results/`."""
+class StoredRecord:
+  """A record in `results/`.
 
+  Attributes:
+    name: Its path below `results`, without the suffix; `cells.Cell.full_name`
+      of the cell that it was stored for.
+    path: The file.
+    record: Its content.
+  """
+
+  name: str
   path: pathlib.Path
   record: RunRecord
 
 
-def paths(results: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the files of records below a folder, by name.
-
-  They lie in a folder for each sheet. Benchmarks and plans are of no run.
-  """
-  return [
-    path
-    for path in sorted(results.glob("*/**/*.json"))
-    if path.relative_to(results).parts[0] != "benchmarks"
-  ]
-
-
-def load(results: pathlib.Path) -> list[Filed]:
+def load(results: pathlib.Path) -> list[StoredRecord]:
   """Reads all records below a folder, by name.
 
-  One that says "running" is of a run that was killed, as records are filed when
-  runs are over: it is taken as interrupted, with a warning.
+  Records are stored once their runs have ended, so one that says "running" is
+  of a run that was killed: it is read as interrupted, with a warning.
 
   Args:
-    results: Holds a folder of records for each sheet.
+    results: Holds a folder of records for each sheet. Files in it and in its
+      `benchmarks` are not records of runs.
 
   Raises:
-    ValueError: if a file is no record.
+    ValueError: if a file is not a record.
   """
-  filed = []
-  for path in paths(results):
+  stored = []
+  for path in sorted(results.glob("*/**/*.json")):
+    relative = path.relative_to(results)
+    if relative.parts[0] == "benchmarks":
+      continue
     record = read(path)
     if record.status == "running":
       logging.warning(
-        "%s says that its run is running, but nobody runs it here: it was "
+        "%s says that its run is running, but no run writes here: it was "
         "killed, and counts as interrupted.",
         path,
       )
       record = record.model_copy(update={"status": "interrupted"})
-    filed.append(Filed(path, record))
-  return filed
+    name = relative.with_suffix("").as_posix()
+    stored.append(StoredRecord(name, path, record))
+  return stored
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,38 +24,37 @@ class Run:
 
   Attributes:
     cell: The cell.
-    filed: Its record, if there is one.
+    stored: Its record, if there is one.
   """
 
   cell: Cell
-  filed: records.Filed | None
+  stored: records.StoredRecord | None
 
   @property
   def record(self) -> records.RunRecord | None:
     """The record, if it has results."""
-    filed = self.filed
-    has_results = filed and filed.record.counts and filed.record.scores
-    return filed.record if filed and has_results else None
+    record = self.stored.record if self.stored else None
+    return record if record and record.counts and record.scores else None
 
   @property
   def failed(self) -> bool:
-    return self.filed is not None and self.filed.record.status == "failed"
+    return self.stored is not None and self.stored.record.status == "failed"
 
   def after(self, steps: int) -> "Run":
     """Returns the run as it was after some of its steps, a point of its own."""
     point = {**self.cell.point, layouts.STEPS: steps}
-    filed = self.filed
-    if filed and filed.record.counts:
-      record = filed.record.after(steps)
-      filed = dataclasses.replace(filed, record=record) if record else None
-    return Run(dataclasses.replace(self.cell, point=point), filed)
+    stored = self.stored
+    if stored and stored.record.counts:
+      record = stored.record.after(steps)
+      stored = dataclasses.replace(stored, record=record) if record else None
+    return Run(dataclasses.replace(self.cell, point=point), stored)
 
   def at_its_end(self) -> "Run":
     """Returns the run with the scores of its last evaluation, not the best."""
-    if self.filed is None:
+    if self.stored is None:
       return self
-    record = self.filed.record.at_its_end()
-    return Run(self.cell, dataclasses.replace(self.filed, record=record))
+    record = self.stored.record.at_its_end()
+    return Run(self.cell, dataclasses.replace(self.stored, record=record))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
-import hashlib
 import itertools
 import json
 import os
@@ -25,7 +24,7 @@ import time
 from typing import Any
 
 from prompt_tuning import safe_files
-from prompt_tuning.experiments import configurations, essentials, records
+from prompt_tuning.experiments import records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.processes import Processes
@@ -186,7 +185,7 @@ def _run_to_its_end(
   if record and is_new and record.is_over:
     return record
   error = error or _last_error(log, begin, status)
-  fields = json.loads(left.read_text("utf-8")) if record else _stub(cell)
+  fields = json.loads(left.read_text("utf-8")) if record else _stub(cell, place)
   fields |= {"status": "failed", "error": error}
   safe_files.write(left, json.dumps(fields, indent=2, sort_keys=True) + "\n")
   return _read(left)
@@ -197,14 +196,14 @@ def _missing(cell: Cell, place: Place) -> str | None:
 
   One that a run left which did not end well is not.
   """
-  told = dict(cell.settings.bindings).get("NUM_PROMPTS", "1")
-  needed = int(told) if told.isdecimal() else 1
-  for pattern in cell.settings.prompts_read:
+  count = cell.bindings.get("NUM_PROMPTS", "1")
+  needed = int(count) if count.isdecimal() else 1
+  for pattern in cell.prompt_patterns:
     if "://" in pattern:
       continue
     found = sum(
       maker is None or maker.counts
-      for _, maker in records.made_prompts(pattern, place.root)
+      for _, maker in records.find_prompts(pattern, place.root)
     )
     if found < needed:
       return f"{needed} of {pattern}, got {found}" if needed > 1 else pattern
@@ -222,12 +221,11 @@ def _locks(
     if `processes` are to stop meanwhile, or it does not wait.
   """
   folder = place.folder(cell)
-  known = configurations.Configurations(place.root).identity(cell)
-  settings = hashlib.sha256(known.encode()).hexdigest()
+  identity = Archive(root=place.root).configuration(cell).hash
   with (
     _lock(folder.with_name(f"{folder.name}.lock"), processes, waits) as first,
     _lock(
-      place.root / "runs" / ".locks" / settings, processes, waits
+      place.root / "runs" / ".locks" / identity, processes, waits
     ) as second,
   ):
     yield () if first is None or second is None else (first, second)
@@ -263,19 +261,14 @@ def _read(path: pathlib.Path) -> records.RunRecord | None:
   return records.read(path) if path.exists() else None
 
 
-def _is_of(record: records.RunRecord, cell: Cell, place: Place) -> bool:
-  """Whether a run was told what a cell is told, and can go on if it is to."""
-  before = configurations.whole_of_record(record)
-  if before is None:
-    return records.settings(record.command) == cell.settings
-  told = essentials.of(before)
-  today = configurations.Configurations(place.root)
-  if record.counts or told != today.of_cell(cell):
-    return told == today.of_cell(cell)
-  # Wired in another way it has the same numbers, but does not go on.
-  return all(
-    run_configuration.may_change(x)
-    for x in before.differences(today.whole(cell))
+def _is_of(record: records.RunRecord, cell: Cell, archive: Archive) -> bool:
+  """Whether a record is of a cell's run, and that can resume if it has to."""
+  before, today = record.run_configuration, archive.configuration(cell)
+  if before is None or before.hash != today.hash:
+    return False
+  # Another wiring gives the same numbers, but the trainer does not resume it.
+  return record.counts or all(
+    run_configuration.may_change(x) for x in before.differences(today)
   )
 
 
@@ -291,8 +284,9 @@ def _resumable(
     record = _read(left)
     if record is None:
       return None
-    drifted = record.counts and place.archive().differences(record, cell)
-    if _is_of(record, cell, place) and not drifted:
+    archive = Archive(root=place.root)
+    drifted = record.counts and archive.differences(record, cell)
+    if _is_of(record, cell, archive) and not drifted:
       return record
   except ValueError:
     pass
@@ -357,14 +351,15 @@ def _last_error(log: pathlib.Path, begin: int, status: int) -> str:
   return ": ".join([how, *(errors or lines)[-1:]])
 
 
-def _stub(cell: Cell) -> dict[str, Any]:
+def _stub(cell: Cell, place: Place) -> dict[str, Any]:
   """The fields of a run that did not get to writing a record."""
   now = datetime.datetime.now(datetime.UTC)
   return {
     "schema": record_schema.VERSION,
-    "kind": cell.settings.kind,
+    "kind": cell.kind,
     "started": now.isoformat(timespec="seconds"),
     "command": cell.command,
+    "configuration": Archive(root=place.root).configuration(cell).to_json(),
     "commit": None,
     "seconds": 0.0,
   }

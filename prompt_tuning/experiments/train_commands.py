@@ -14,8 +14,6 @@ import itertools
 import pathlib
 import re
 
-from prompt_tuning.experiments import records
-
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 # What one value of --gin_file is: files to be read in this order.
@@ -52,7 +50,7 @@ def parse(arguments: Sequence[str]) -> TrainCommand:
   single, listed = set(), set()
   flags = []
   in_a_row = False
-  for argument in records.joined(arguments):
+  for argument in _joined(arguments):
     name, _, value = argument.lstrip("-").partition("=")
     if name == "gin_file":
       files = [tuple(x.split("+")) for x in _file_list(value)]
@@ -85,6 +83,23 @@ def parse(arguments: Sequence[str]) -> TrainCommand:
         f"{name}: a value is there twice in {', '.join(values)}."
       )
   return TrainCommand(places, bindings, flags)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+  """Joins flags and the values that follow them after a space.
+
+  Raises:
+    ValueError: if a value follows no flag.
+  """
+  found: list[str] = []
+  for argument in arguments:
+    if argument.startswith("-"):
+      found.append(argument)
+    elif found and "=" not in found[-1]:
+      found[-1] += f"={argument}"
+    else:
+      raise ValueError(f"Expected --FLAG=VALUE, got {argument}.")
+  return found
 
 
 def folder_of(files: Sequence[GinFiles]) -> str | None:

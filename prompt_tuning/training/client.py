@@ -66,6 +66,13 @@ CLIENT = Client(
   ),
   base_model_paths=("*.checkpoint.path", "*.token_embedding.path"),
   evaluation_settings=("*SaveBestPrompt.metric",),
+  unmeasured_settings=(
+    "*.assignment_map",
+    "*.fallback_to_scratch",
+    "*.additional_rules",
+    "*.injections",
+    "*has_initialised.*",
+  ),
   run_files=("prompt.safetensors",),
   percentages=(
     "accuracy",

@@ -1,7 +1,6 @@
 """Records are found by what their runs were told; drifted ones are listed."""
 
 import json
-import pathlib
 import shutil
 
 import numpy as np
@@ -55,15 +54,15 @@ columns = "seed"
 """
 
 
-def record(cell, root):
-  """A record as its run would have made it, with other code."""
-  macros = "".join(f"{k} = {v}\n" for k, v in cell.settings.bindings)
-  gin = (root / "gin" / "train.gin").read_text() + macros
-  told = run_configuration.of_gin("train", gin).to_json()
+def record(cell, root, **settings):
+  """Returns the record of a cell's run, with some settings of its own."""
+  configuration = Archive(root=root).configuration(cell)
   best = {"step": 1, "metrics": {"cb": {"accuracy": 50.0}}}
   return {
     "schema": record_schema.VERSION,
-    "configuration": told | {"code": {"data_order": "another"}},
+    "configuration": run_configuration.RunConfiguration(
+      "train", {**configuration.settings, **settings}
+    ).to_json(),
     "kind": "train",
     "status": "finished",
     "started": "now",
@@ -71,7 +70,6 @@ def record(cell, root):
     "commit": "0123456789",
     "versions": {"jax": "0"},
     "device": {"platform": "cpu", "cpus": 2},
-    "gin": gin,
     "seconds": 1.0,
     "evals": [best],
     "best": best,
@@ -109,32 +107,28 @@ def replace(path, old, new):
   path.write_text(text.replace(old, new))
 
 
-def as_of_today(root):
-  """Says that the records' code is today's."""
-  for path in (root / "results").glob("**/*.json"):
-    fields = json.loads(path.read_text())
-    fields["configuration"]["code"] = run_configuration.OF_THE_CODE["train"]
-    path.write_text(json.dumps(fields))
-
-
 def test_records_of_other_code_are_listed(root):
-  (first, second) = drift.of_results(results(root))
-  assert (first.name, second.name) == ("x/cb-seed0", "x/cb-seed1")
-  assert first.differences == "data_order: another -> seqio's"
+  code = {"code.data_order": "'another'"}
+  for cell in cells(root):
+    path = root / "results" / "x" / f"{cell.name}.json"
+    path.write_text(json.dumps(record(cell, root, **code)))
+  difference = """code.data_order: 'another' -> "seqio's\""""
+  assert drift.drifted(results(root)) == {
+    f"x/cb-seed{seed}": difference for seed in (0, 1)
+  }
   page = drift.page([results(root)])
-  assert f"## {first.differences}" in page
+  assert f"## {difference}" in page
   assert "* `x/cb-seed1`" in page
   assert drift.hidden([results(root)], page) == []
 
 
 def test_other_names_of_files_and_macros_change_nothing(root):
-  as_of_today(root)
   shutil.move(root / "gin" / "train.gin", root / "gin" / "learn.gin")
   replace(root / "configs" / "x.toml", "gin/train.gin", "gin/learn.gin")
   replace(root / "configs" / "x.toml", "SEED =", "LUCK =")
   replace(root / "gin" / "learn.gin", "SEED", "LUCK")
   replace(root / "gin" / "learn.gin", "RATE", "LEARNING_RATE")
-  assert drift.of_results(results(root)) == []
+  assert drift.drifted(results(root)) == {}
   assert all(run.record for run in results(root).runs)
   assert "None." in drift.page([results(root)])
 
@@ -152,11 +146,10 @@ def test_other_names_of_files_and_macros_change_nothing(root):
   ],
 )
 def test_another_rate_lists_the_records(root, file, old, new, difference):
-  as_of_today(root)
   shown = drift.page([results(root)])
   replace(root / file, old, new)
   now = results(root)
-  assert [x.differences for x in drift.of_results(now)] == [difference] * 2
+  assert [*drift.drifted(now).values()] == [difference] * 2
   assert drift.hidden([now], shown) == [
     f"x/cb-seed{seed}: {difference}" for seed in (0, 1)
   ]
@@ -167,7 +160,6 @@ def test_another_rate_lists_the_records(root, file, old, new, difference):
 
 
 def test_other_weights_of_the_base_list_the_records(root):
-  as_of_today(root)
 
   def train_base(value, step=7):
     shutil.rmtree(root / "base" / f"checkpoint_{step}", ignore_errors=True)
@@ -187,14 +179,14 @@ def test_other_weights_of_the_base_list_the_records(root):
       "name": "tiny",
     }
     path.write_text(json.dumps(fields))
-  assert drift.of_results(results(root)) == []
+  assert drift.drifted(results(root)) == {}
   for step in (7, 9):  # The newest of the folder is what a run takes.
     second = train_base(step, step)
-    assert [x.differences for x in drift.of_results(results(root))] == [
+    assert [*drift.drifted(results(root)).values()] == [
       f"weights of tiny: {first[:8]} -> {second[:8]}"
     ] * 2
   shutil.rmtree(root / "base")  # Not all are in the repository.
-  assert drift.of_results(results(root)) == []
+  assert drift.drifted(results(root)) == {}
 
 
 def test_interrupted_run_that_was_wired_otherwise_is_set_aside(root):
@@ -205,18 +197,10 @@ def test_interrupted_run_that_was_wired_otherwise_is_set_aside(root):
   left = place.folder(cell) / "record.json"
   left.parent.mkdir(parents=True)
 
-  def leave(gin):
-    told = run_configuration.of_gin("train", gin).to_json()
-    fields = record(cell, root) | {"status": "interrupted"}
-    left.write_text(json.dumps(fields | {"configuration": told}))
-
-  gin = (root / "gin" / "train.gin").read_text() + "".join(
-    f"{k} = {v}\n" for k, v in cell.settings.bindings
-  )
-  leave(gin)
-  assert running._resumable(left, cell, place)
-  leave(gin + "utils.schedule.logger_cls = None\n")
-  assert not running._resumable(left, cell, place)
+  for settings, resumes in (({}, True), ({"t5x.schedule.logger_cls": "1"}, 0)):
+    fields = record(cell, root, **settings) | {"status": "interrupted"}
+    left.write_text(json.dumps(fields))
+    assert bool(running._resumable(left, cell, place)) == resumes
   assert not left.exists()
 
 
@@ -240,7 +224,6 @@ def test_prompt_that_was_made_again_lists_what_began_with_it(
     filed = root / "results" / "x" / f"{cell.name}.json"
     fields = record(cell, root) | {"started": "2026-01-01T12:00:00+00:00"}
     filed.write_text(json.dumps(fields))
-  as_of_today(root)
   (root / prompt).parent.mkdir(parents=True)
   (root / prompt).write_bytes(b"")
 
@@ -249,11 +232,11 @@ def test_prompt_that_was_made_again_lists_what_began_with_it(
     (root / prompt).with_name(made_by).write_text(json.dumps(made))
 
   make_prompt("2026-01-01T11:59:00+00:00")
-  assert drift.of_results(results(root)) == []
+  assert drift.drifted(results(root)) == {}
   make_prompt("2026-01-01T11:59:01+00:00")
-  (drifted,) = drift.of_results(results(root))
-  assert drifted.name == "x/cb-seed0"
-  assert f"prompt {prompt}: before 2026-01-01 12:00:00" in drifted.differences
+  [(name, text)] = drift.drifted(results(root)).items()
+  assert name == "x/cb-seed0"
+  assert f"prompt {prompt}: before 2026-01-01 12:00:00" in text
   # Launched again once its record is deleted, it does not come back.
   place = running.Place(root, root / "results")
   cell, other = cells(root)
@@ -275,13 +258,10 @@ def test_records_of_two_sheets_of_one_name_are_told_apart(root):
   replace(root / "gin" / "train.gin", "0.3", "0.1")
   full = sheets.load("full/x", root / "configs")
   archive = Archive.load(root / "results")
-  drifted = drift.of_results(Results(full, archive))
-  assert [x.name for x in drifted] == ["full/x/cb-seed0", "full/x/cb-seed1"]
-  assert [x.path.stem for x in archive.beside("full/x")] == [
-    "cb-seed0",
-    "cb-seed1",
-  ]
-  assert archive.beside("x") == []
+  names = ["full/x/cb-seed0", "full/x/cb-seed1"]
+  assert [*drift.drifted(Results(full, archive))] == names
+  assert [x.name for x in archive.of_sheet("full/x")] == names
+  assert archive.of_sheet("x") == []
 
 
 def test_of_two_records_the_finished_one_counts(root):
@@ -291,34 +271,26 @@ def test_of_two_records_the_finished_one_counts(root):
   (folder / "a.json").write_text(json.dumps(failed))
   found = Archive.load(root / "results").find(cells(root)[0])
   assert found is not None
-  assert found.path == pathlib.Path(folder / "cb-seed0.json")
+  assert found.name == "x/cb-seed0"
 
 
 def test_record_of_a_program_that_called_the_trainer_is_found(root):
-  as_of_today(root)
   path = root / "results" / "x" / "cb-seed0.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {"command": []}))
   now = results(root)
   assert all(run.record for run in now.runs)
-  assert drift.of_results(now) == []
+  assert drift.drifted(now) == {}
 
 
-@pytest.mark.parametrize("says_what_it_was_told", [True, False])
-def test_failure_of_today_is_listed_beside_the_results_that_have_drifted(
-  root, says_what_it_was_told
-):
+def test_failure_of_today_is_listed_beside_the_results_that_have_drifted(root):
   replace(root / "gin" / "train.gin", "0.3", "0.1")
   cell, other = cells(root)
   failed = record(cell, root) | {"status": "failed", "error": "it broke"}
-  if not says_what_it_was_told:  # It ended before it wrote a record.
-    del failed["configuration"]
   path = running.Place(root, root / "results").failure(cell)
   path.write_text(json.dumps(failed))
-  if says_what_it_was_told:
-    as_of_today(root)
   now = results(root)
   assert launching.open_cells([cell, other], now.archive) == [other]
-  assert len(drift.of_results(now)) == 2
+  assert len(drift.drifted(now)) == 2
   assert all(run.record for run in now.runs)
   page = "".join(pages._runs(now))
   assert page.count("* cb-seed0.failed: it broke") == 1

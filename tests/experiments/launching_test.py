@@ -288,7 +288,7 @@ def test_one_run_in_other_words_is_run_once(tmp_path):
     sheet.read_text().replace("SEED =", "RATE = 0.3, SEED =")
   )
   both = [*counting.cells(place, "x"), *counting.cells(place, "y")]
-  assert len({cell.settings for cell in both}) == 6
+  assert len({tuple(cell.bindings.items()) for cell in both}) == 6
   todo = launching.open_cells(both, place.archive())
   assert [cell.full_name for cell in todo] == [f"x/cb-seed{i}" for i in "012"]
 

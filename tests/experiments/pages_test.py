@@ -148,9 +148,10 @@ def test_runs_are_told_apart(tmp_path):
   [first, second, third, *_] = sheet.cells()
   made_up.file(tmp_path, [first], status="stopped")
   made_up.file(tmp_path, [second], uncommitted_changes=True)
-  command = [*third.command, "--gin.X=1"]
   failed = {"status": "failed", "error": "it broke", "evals": [], "best": None}
-  results = made_up.results(tmp_path, sheet, [third], command=command, **failed)
+  results = made_up.results(
+    tmp_path, sheet, [third], configuration=None, **failed
+  )
   page = pages.of_results(results)["x.md"].decode()
   assert "Commits: 0123456 (1 runs), 0123456 + changes (1 runs)." in page
   assert f"* `{third.name}`: failed: it broke" in page

@@ -1,4 +1,4 @@
-"""Records: what is one, and which run it is of."""
+"""Records: their checks and scores."""
 
 import json
 import pathlib
@@ -6,19 +6,9 @@ import pathlib
 import pytest
 
 from prompt_tuning.experiments import records
+from t5x.runs import record_schema
 
 ROOT = pathlib.Path(__file__).parents[2]
-COMMAND = [
-  "python",
-  "-m",
-  "t5x.train",
-  "--gin_file=a.gin",
-  "--gin.SEED=1",
-  "--gin.LABELS=['no', \"yes\"]",
-  "--gin.MODEL_DIR='runs/here'",
-  "--tfds_data_dir=here",
-  "--gin_file=b.gin",
-]
 
 
 def fields(**overrides):
@@ -28,12 +18,12 @@ def fields(**overrides):
     "score": 70.0,
   }
   return {
-    "schema": 1,
+    "schema": record_schema.VERSION,
     "kind": "train",
     "status": "finished",
     "error": None,
     "started": "2026-01-01T00:00:00+00:00",
-    "command": COMMAND,
+    "command": ["python", "-m", "t5x.train"],
     "commit": None,
     "versions": {"jax": "0"},
     "device": {"platform": "cpu"},
@@ -45,53 +35,6 @@ def fields(**overrides):
   }
 
 
-def test_settings_ignore_order_quotes_and_places():
-  other = [
-    *("python", "-m", "t5x.train", "--gin_file=a.gin", "--gin_file=b.gin"),
-    *("--gin_bindings=LABELS = [\"no\", 'yes']", "--gin.SEED=1"),
-    "--gin.MODEL_DIR='elsewhere'",
-    *("--gin_search_paths=there", "--traceback", "--multiprocess_gpu"),
-    *("--coordinator_address=host:1", "--process_count=2", "--process_index=1"),
-  ]
-  assert records.settings(other) == records.settings(COMMAND)
-
-
-@pytest.mark.parametrize(
-  "change",
-  [
-    {"--gin.SEED=1": "--gin.SEED=2"},
-    {"t5x.train": "t5x.eval"},
-    {
-      "--gin_file=a.gin": "--gin_file=b.gin",
-      "--gin_file=b.gin": "--gin_file=a.gin",
-    },
-    {"--tfds_data_dir=here": "--dry_run"},
-  ],
-)
-def test_settings_notice(change):
-  other = [change.get(argument, argument) for argument in COMMAND]
-  assert records.settings(other) != records.settings(COMMAND)
-
-
-def test_settings_of_flags_with_a_space():
-  spaced = [*COMMAND[:3], "--gin_file", "a.gin", *COMMAND[4:]]
-  assert records.settings(spaced) == records.settings(COMMAND)
-  with pytest.raises(ValueError, match=r"Expected --FLAG=VALUE, got b.gin"):
-    records.settings([*COMMAND, "b.gin"])
-
-
-def test_later_binding_wins():
-  assert records.settings([*COMMAND, "--gin.SEED=2"]).bindings[-1] == (
-    "SEED",
-    "2",
-  )
-
-
-def test_settings_of_another_command_are_refused():
-  with pytest.raises(ValueError, match="Expected a command python -m"):
-    records.settings(["bash", "run.sh"])
-
-
 def test_score_is_the_mean_of_metrics_but_not_of_invalid_answers():
   record = records.parse(json.dumps(fields()), "here")
   assert record.scores == {"cb": 70.0}
@@ -100,7 +43,7 @@ def test_score_is_the_mean_of_metrics_but_not_of_invalid_answers():
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    ({"schema": 3}, "here is no record of a run: schema"),
+    ({"schema": 1}, "here is no record of a run: schema"),
     ({"status": "failed"}, "a failed run has an error"),
     ({"versions": {}}, "a finished run has versions"),
     ({"scores": 1}, "scores: Extra inputs"),
@@ -137,13 +80,14 @@ def test_which_runs_count(status, counts, is_over):
   assert (record.counts, record.is_over) == (counts, is_over)
 
 
-def test_filed_record_that_says_running_is_of_a_killed_run(tmp_path, caplog):
+def test_stored_record_that_says_running_is_of_a_killed_run(tmp_path, caplog):
   (tmp_path / "sheet").mkdir()
   path = tmp_path / "sheet" / "a.json"
   path.write_text(json.dumps(fields(status="running")))
-  (filed,) = records.load(tmp_path)
-  assert filed.record.status == "interrupted"
-  assert f"{path} says that its run is running, but nobody" in caplog.text
+  (stored,) = records.load(tmp_path)
+  assert stored.name == "sheet/a"
+  assert stored.record.status == "interrupted"
+  assert f"{path} says that its run is running, but no run" in caplog.text
 
 
 def test_average_of_a_mixture_is_no_task():

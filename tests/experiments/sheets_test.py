@@ -229,6 +229,6 @@ def test_sheet_of_the_repository(name):
   """It expands, each cell to settings of its own."""
   sheet = ALL[name]
   cells = sheet.cells()
-  assert len({cell.settings for cell in cells}) == len(cells)
+  assert len({cell.command for cell in cells}) == len(cells)
   if sheet.beside:
     assert ALL[sheet.beside].paper

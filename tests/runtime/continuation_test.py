@@ -148,15 +148,3 @@ def test_more_steps_go_on_and_the_record_says_from_where(
   assert record["changes"] == [change]
   assert record["configuration"]["hash"] == longer.hash
   assert run_configuration.read(str(tmp_path)) == (longer, [change])
-
-
-def test_run_of_before_is_known_by_its_gin(base, tmp_path):
-  train(tmp_path, base, None)
-  path = tmp_path / "record.json"
-  record = json.loads(path.read_text())
-  text = "import __main__ as train_script\ntrain_script.train.random_seed = 5\n"
-  path.write_text(json.dumps(record | {"gin": text, "schema": 1}))
-  now = run_configuration.of_settings("train", {"train.random_seed": 5})
-  # Its batches were of another order.
-  with pytest.raises(ValueError, match="data_order: none -> seqio's"):
-    train(tmp_path, base, now)

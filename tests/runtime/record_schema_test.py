@@ -9,7 +9,7 @@ from t5x.runs import record_schema, records
 
 def _record(**fields):
   return {
-    "schema": 2,
+    "schema": record_schema.VERSION,
     "kind": "train",
     "status": "running",
     "started": "now",
@@ -24,19 +24,14 @@ def _record(**fields):
     ("", "here is no record of a run: Expecting value"),
     ("[" * 100_000, "here is no record of a run: maximum recursion"),
     ("[]", "here is no record of a run: expected an object"),
-    ('{"schema": 2}', "kind: Field required"),
+    ("{}", "kind: Field required"),
+    (json.dumps(_record(schema=2)), "schema: Input should be 3"),
     (json.dumps(_record(step="a")), "step: Input should be a valid integer"),
   ],
 )
 def test_what_is_no_record_is_refused(text, message):
   with pytest.raises(ValueError, match=message):
     record_schema.parse(text, "here")
-
-
-def test_record_of_the_first_schema_is_read():
-  record = record_schema.parse(json.dumps(_record(schema=1)), "here")
-  assert record.configuration is None
-  assert json.loads(record_schema.dump(record))["schema"] == 2
 
 
 def test_metric_of_another_range_is_no_percentage():

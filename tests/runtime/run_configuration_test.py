@@ -81,12 +81,33 @@ def test_what_an_evaluation_failed_of_may_be_mended(name):
     run_configuration.check_same_run(configuration(), now, "folder")
 
 
-def test_what_the_code_decides_is_compared_but_not_hashed():
+def test_settings_of_the_code_are_compared():
   now = configuration()
-  before = run_configuration.RunConfiguration("train", now.settings, {})
-  assert before.hash == now.hash
-  with pytest.raises(ValueError, match="data_order: none -> seqio's"):
+  settings = {x: y for x, y in now.settings.items() if x != "code.data_order"}
+  before = run_configuration.RunConfiguration("train", settings)
+  assert before.hash != now.hash
+  with pytest.raises(ValueError, match=r"code\.data_order: none -> .seqio's"):
     run_configuration.check_same_run(before, now, "folder")
+
+
+@pytest.mark.parametrize(
+  ("name", "is_measured"),
+  [
+    ("prompt_tuning.assignment_map.injections", False),
+    ("prompt_tuning.has_initialised.assignment_map", False),
+    ("t5x.RestoreCheckpointConfig.assignment_map", False),
+    ("t5x.RestoreCheckpointConfig.fallback_to_scratch", False),
+    ("prompt_tuning.Evaluator.logger_cls", False),
+    ("prompt_tuning.prompt_factory.length", True),
+    ("SEED", True),  # A macro of a program that gin does not bind.
+  ],
+)
+def test_wiring_that_changes_no_number_is_not_hashed(name, is_measured):
+  now = run_configuration.of_settings("train", {**SETTINGS, name: 4})
+  assert (now.hash != configuration().hash) == is_measured
+  # It is recorded all the same, and a run does not go on with another.
+  with pytest.raises(ValueError, match=name):
+    run_configuration.check_same_run(configuration(), now, "folder")
 
 
 def test_file_is_read_again(tmp_path):

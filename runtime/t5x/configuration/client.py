@@ -37,6 +37,8 @@ class Client:
       a run knows the model by its fingerprint.
     evaluation_settings: Patterns of settings that have no effect before the
       first evaluation.
+    unmeasured_settings: Patterns of settings that change no number, because
+      they follow from others: they identify no run.
     run_files: Names of files that a run writes whole into its folder, by way
       of a temporary file that a killed run may leave behind.
     percentages: Names of metrics that lie in [0, 100].
@@ -52,6 +54,7 @@ class Client:
   resumable_settings: Sequence[str] = ()
   base_model_paths: Sequence[str] = ()
   evaluation_settings: Sequence[str] = ()
+  unmeasured_settings: Sequence[str] = ()
   run_files: Sequence[str] = ()
   percentages: Sequence[str] = ()
 

@@ -24,10 +24,19 @@ FILE = "configuration.json"
 _PLACES = frozenset({"model_dir", "output_dir", "shard_id"})
 # And those that no run has a value of.
 _NO_SETTINGS = _PLACES | {"refused_microbatches"}
-# What the code decides and no file says, of each program. Whoever changes what
-# the same settings compute says so here: a run of before is then not gone on
-# with, and tables say which records are of before.
-OF_THE_CODE = {"train": {"data_order": "seqio's"}, "eval": {}, "infer": {}}
+# Settings that the code decides and no file says, of each program. A change of
+# the code that changes what the same files compute is noted here: runs of the
+# older code are then not resumed, and their records have drifted.
+CODE_SETTINGS = {"train": {"code.data_order": repr("seqio's")}}
+# Settings that change no number: they are recorded, but identify no run.
+_UNMEASURED = (
+  "*.logger_cls",
+  "*JSONLogger.*",
+  "*.concurrent_metrics",
+  "*.summarize_config_fn",
+  "*.inference_evaluator_cls",
+  "*RestoreCheckpointConfig.mode",
+)
 # What a run may go on with: how long it is, what is looked at meanwhile, and
 # where and in which parts it is computed, which draws other masks of dropout.
 # Everything else, but what the next two lists have, changes what is trained.
@@ -89,46 +98,42 @@ class RunConfiguration:
   Attributes:
     program: "train", "eval" or "infer".
     settings: Name -> value, as Python writes it, without places.
-    code: What the code decides and no setting says; not part of the hash.
     macros: Name -> the macro that gives it its value, for messages.
   """
 
   program: str
   settings: Mapping[str, str]
-  code: Mapping[str, str] = dataclasses.field(default_factory=dict)
   macros: Mapping[str, str] = dataclasses.field(
     default_factory=dict, compare=False, repr=False
   )
 
   @property
   def hash(self) -> str:
-    """Of the program and its settings: 32 hexadecimal digits."""
-    text = json.dumps([self.program, sorted(self.settings.items())])
+    """The run's identity: 32 hexadecimal digits.
+
+    It covers the program, and the settings that can change a number.
+    """
+    measured = [x for x in sorted(self.settings.items()) if is_measured(x[0])]
+    text = json.dumps([self.program, measured])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
   def differences(self, other: "RunConfiguration") -> list[Difference]:
     """Returns what another configuration says otherwise, by name."""
-    found = []
-    for old, new in (self.settings, other.settings), (self.code, other.code):
-      found += [
-        Difference(
-          name,
-          old.get(name),
-          new.get(name),
-          other.macros.get(name) or self.macros.get(name),
-        )
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-      ]
-    return found
+    old, new = self.settings, other.settings
+    return [
+      Difference(
+        name,
+        old.get(name),
+        new.get(name),
+        other.macros.get(name) or self.macros.get(name),
+      )
+      for name in sorted({*old, *new})
+      if old.get(name) != new.get(name)
+    ]
 
   def to_json(self) -> dict[str, Any]:
     """Returns the field `configuration` of a record."""
-    return {
-      "hash": self.hash,
-      "settings": dict(self.settings),
-      "code": dict(self.code),
-    }
+    return {"hash": self.hash, "settings": dict(self.settings)}
 
 
 def of_settings(program: str, settings: Mapping[str, Any]) -> RunConfiguration:
@@ -173,7 +178,14 @@ def _made(
     for name, value in settings.items()
     if name.rpartition(".")[2] not in _PLACES
   }
-  return RunConfiguration(program, kept, OF_THE_CODE.get(program, {}), macros)
+  kept |= CODE_SETTINGS.get(program, {})
+  return RunConfiguration(program, kept, macros)
+
+
+def is_measured(name: str) -> bool:
+  """Whether a setting of this name can change a number."""
+  registered = (x.unmeasured_settings for x in client.clients())
+  return not _is_one_of(name, _UNMEASURED, *registered)
 
 
 def may_change(difference: Difference) -> bool:
@@ -218,9 +230,7 @@ def read(folder: str) -> tuple[RunConfiguration, list[dict[str, Any]]] | None:
   path = os.path.join(folder, FILE)
   try:
     fields = json.loads(epath.Path(path).read_text())
-    configuration = RunConfiguration(
-      fields["program"], fields["settings"], fields["code"]
-    )
+    configuration = RunConfiguration(fields["program"], fields["settings"])
     if configuration.hash != fields["hash"]:
       raise ValueError(f"its hash is not {fields['hash']}")
     return configuration, fields["changes"]

@@ -81,7 +81,7 @@ def check(folder: str, configuration: RunConfiguration | None) -> Continuation:
     ValueError: if the folder has a run of other settings, with their names, old
       and new values, or is damaged.
   """
-  before = _begun(folder) if configuration is not None else None
+  before = run_configuration.read(folder) if configuration else None
   if configuration is None or before is None:
     return Continuation(folder, configuration, [], [])
   earlier, changes = before
@@ -100,18 +100,6 @@ def check(folder: str, configuration: RunConfiguration | None) -> Continuation:
     ) from None
   _check_last_step(folder, configuration)
   return Continuation(folder, configuration, differences, changes)
-
-
-def _begun(folder: str) -> tuple[RunConfiguration, list[dict[str, Any]]] | None:
-  """What the run in a folder was told; None if there is none that says so."""
-  if (known := run_configuration.read(folder)) is not None:
-    return known
-  # A run of before there was such a file has its gin text in its record.
-  record = records.read(folder) or {}
-  if not record.get("gin") or not _has_checkpoint(folder):
-    return None
-  told = run_configuration.of_gin("train", record["gin"])
-  return dataclasses.replace(told, code={}), []
 
 
 def _has_checkpoint(folder: str) -> bool:

@@ -12,7 +12,7 @@ import pydantic
 
 from t5x.configuration.client import clients
 
-VERSION = 2
+VERSION = 3
 
 Finite = Annotated[float, pydantic.AllowInfNan(False)]
 Kind = Literal["train", "eval", "infer"]
@@ -110,12 +110,10 @@ class Configuration(Part):
   Attributes:
     hash: Of the settings.
     settings: Name -> value, as Python writes it.
-    code: What the code decides and no setting says.
   """
 
   hash: str
   settings: dict[str, str]
-  code: dict[str, str] = {}
 
 
 class Change(Part):
@@ -138,7 +136,7 @@ class Record(Part):
   """The record of a run.
 
   Attributes:
-    schema_version: 2.
+    schema_version: 3.
     kind: The program that ran.
     status: "finished", "stopped" (by an action), "interrupted" (by a signal; it
       can go on), "failed" (with an `error`), or "running": if it is not, it
@@ -165,7 +163,7 @@ class Record(Part):
     best: The evaluation that counts, of a training run.
   """
 
-  schema_version: Literal[2] = pydantic.Field(alias="schema")
+  schema_version: Literal[3] = pydantic.Field(alias="schema")
   kind: Kind
   status: Status
   error: str | None = None
@@ -204,21 +202,13 @@ class Record(Part):
 _Record = TypeVar("_Record", bound=Record)
 
 
-def upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the fields of a record of an older schema as those of today's."""
-  if fields.get("schema") != 1:
-    return dict(fields)
-  # 2 adds the configuration and the CPU's model, which 1 does not know.
-  return {**fields, "schema": VERSION}
-
-
 def validate(
   fields: Mapping[str, Any], where: str, kind: type[_Record] = Record
 ) -> _Record:
   """Reads the fields of a record.
 
   Args:
-    fields: JSON, of this or an older schema.
+    fields: JSON.
     where: For messages.
     kind: The class to make, which may bring properties of its own.
 
@@ -226,7 +216,7 @@ def validate(
     ValueError: if they are none, or a score is no score.
   """
   try:
-    return kind.model_validate(upgraded(fields))
+    return kind.model_validate(dict(fields))
   except pydantic.ValidationError as e:
     problems = "; ".join(
       f"{'.'.join(map(str, x['loc'])) or 'record'}: "
