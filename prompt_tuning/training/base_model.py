@@ -1,27 +1,22 @@
-"""What a prompt takes from the frozen model's checkpoint, on disk.
+"""Facts about the frozen model that a prompt needs from its checkpoint.
 
-All of it is read eagerly, while gin builds the model: of several processes,
-each reads, at the same time.
-
-The checkpoint is `t5x.checkpoints`'s to read. Where that is Google's, which
-without a model reads its format 3 alone, Orbax reads the rest, and there are no
-fingerprints: prompts are written and read without that check.
+They are read eagerly, while gin builds the model: of several processes, each
+reads, at the same time. Google's T5X has no fingerprints, so prompts are
+written and read there without that check.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import seqio
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.frozen_model import base_fingerprint
 from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
-from prompt_tuning.training import paths
+from prompt_tuning.training import google_t5x
 from t5x import checkpoints, partitioning
 
 
@@ -34,29 +29,9 @@ def token_embedding(path: str) -> np.ndarray:
   Returns:
     [V, H] float32.
   """
-  if hasattr(checkpoints, "open_checkpoint"):
-    return read_parameter(checkpoints.open_checkpoint(path), TOKEN_EMBEDDING)
-  folder = epath.Path(paths.find_checkpoint(path))
-  if (folder / "checkpoint").is_file():
-    lazy = checkpoints.load_t5x_checkpoint(str(folder), lazy_parameters=True)
-    return np.asarray(
-      lazy["target"]["token_embedder"]["embedding"].get(), np.float32
-    )
-  item = {"target": {"token_embedder": {"embedding": 0}}}
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    restored = checkpointer.restore(
-      folder / "state",
-      args=ocp.args.PyTreeRestore(
-        item=item,
-        restore_args=jax.tree.map(
-          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
-        ),
-        partial_restore=True,
-      ),
-    )
-  return np.asarray(
-    restored["target"]["token_embedder"]["embedding"], np.float32
-  )
+  if google_t5x.is_installed():
+    return google_t5x.token_embedding(path)
+  return read_parameter(checkpoints.open_checkpoint(path), TOKEN_EMBEDDING)
 
 
 def read_parameter(
@@ -128,7 +103,7 @@ def check_compatible(
   if not found:
     return
   frozen = prompt_files.UNKNOWN
-  if hasattr(checkpoints, "open_checkpoint"):
+  if not google_t5x.is_installed():
     frozen = base_fingerprint(checkpoints.open_checkpoint(checkpoint_path))
   for metadata in found:
     prompt_files.check_compatible(
@@ -145,6 +120,6 @@ def fingerprint(train_state: Any) -> str:
   Returns:
     The fingerprint, or `prompt_files.UNKNOWN` with Google's T5X.
   """
-  if not hasattr(checkpoints, "fingerprint"):
+  if google_t5x.is_installed():
     return prompt_files.UNKNOWN
   return checkpoints.fingerprint(train_state.frozen)

@@ -1,51 +1,50 @@
-"""Paths of gin files, as Google's T5X takes them.
+"""Adapter for Google's T5X, which may be installed in place of `runtime/`.
 
-It wants them absolute, and the folder `checkpoint_<step>` itself. The `t5x` of
-`runtime/` finds what is meant; there paths stay as the user wrote them, and
-records repeat that.
+Google's T5X wants absolute paths and the folder `checkpoint_<step>` itself. It
+has no fingerprints, keeps the frozen parameters with the trainable ones, and
+reads only its format 3 without a model, so Orbax reads the other checkpoints.
+With the `t5x` of `runtime/` paths stay as the user wrote them, and records
+repeat them.
 """
 
 import os
 import re
+from typing import Any
 
 from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 
 from t5x import checkpoints
 
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 
 
+def is_installed() -> bool:
+  """Returns whether `t5x` is Google's."""
+  return not hasattr(checkpoints, "open_checkpoint")
+
+
 def folder(path: str) -> str:
-  """Returns a folder that a run writes to, in the words of the runtime."""
-  if hasattr(checkpoints, "open_checkpoint") or "://" in path:
+  """Returns a folder that a run writes to, in the form that `t5x` takes."""
+  if not is_installed() or "://" in path:
     return path
   return os.path.abspath(path)
 
 
 def checkpoint(path: str | None) -> str | None:
-  """Returns a checkpoint to restore, in the words of the runtime.
-
-  Args:
-    path: As for `find_checkpoint`; None is none: training from scratch.
-
-  Raises:
-    ValueError: if there is none.
-  """
-  if path is None or hasattr(checkpoints, "open_checkpoint"):
-    return path
-  return find_checkpoint(path)
-
-
-def find_checkpoint(path: str) -> str:
-  """Returns the checkpoint that a path means, for Google's T5X.
+  """Returns a checkpoint to restore, in the form that `t5x` takes.
 
   Args:
     path: A folder `checkpoint_<step>`, or one that holds such folders, whose
-      newest is meant.
+      newest is meant; None trains from scratch.
 
   Raises:
-    ValueError: if there is none.
+    ValueError: if Google's T5X is installed and there is no checkpoint.
   """
+  if path is None or not is_installed():
+    return path
   given = epath.Path(folder(path))
   if _STEP_FOLDER.fullmatch(given.name):
     return str(given)
@@ -60,3 +59,38 @@ def find_checkpoint(path: str) -> str:
       "that holds such folders."
     )
   return str(given / f"checkpoint_{max(steps)}")
+
+
+def token_embedding(path: str) -> np.ndarray:
+  """Reads the embedding of a base checkpoint without `runtime/`.
+
+  Args:
+    path: As for `checkpoint`.
+
+  Returns:
+    [V, H] float32.
+  """
+  place = epath.Path(checkpoint(path) or "")
+  if (place / "checkpoint").is_file():
+    lazy = checkpoints.load_t5x_checkpoint(str(place), lazy_parameters=True)
+    embedding = lazy["target"]["token_embedder"]["embedding"].get()
+    return np.asarray(embedding, np.float32)
+  item = {"target": {"token_embedder": {"embedding": 0}}}
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    restored = checkpointer.restore(
+      place / "state",
+      args=ocp.args.PyTreeRestore(
+        item=item,
+        restore_args=jax.tree.map(
+          lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
+        ),
+        partial_restore=True,
+      ),
+    )
+  embedding = restored["target"]["token_embedder"]["embedding"]
+  return np.asarray(embedding, np.float32)
+
+
+def trainable(train_state: Any) -> Any:
+  """Returns the trainable parameters, or None where they are not kept apart."""
+  return None if is_installed() else train_state.trainable

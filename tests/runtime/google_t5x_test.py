@@ -23,7 +23,8 @@ import tiny
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import metrics as metrics_lib
-from prompt_tuning.training import base_model, paths
+from prompt_tuning.training import base_model
+from prompt_tuning.training import google_t5x as adapter
 import t5x
 from t5x import checkpoints, metrics
 from t5x.files import digests
@@ -139,18 +140,20 @@ def test_paths_are_absolute_and_name_a_checkpoint(tmp_path, googles):
   googles.chdir(tmp_path)
   for name in ("checkpoint_9", "checkpoint_10", "checkpoint_11.damaged"):
     (tmp_path / "run" / name).mkdir(parents=True)
-  assert paths.folder("run") == str(tmp_path / "run")
-  assert paths.checkpoint("run") == str(tmp_path / "run" / "checkpoint_10")
-  assert paths.checkpoint("a/checkpoint_9") == str(tmp_path / "a/checkpoint_9")
+  assert adapter.folder("run") == str(tmp_path / "run")
+  assert adapter.checkpoint("run") == str(tmp_path / "run" / "checkpoint_10")
+  assert adapter.checkpoint("a/checkpoint_9") == str(
+    tmp_path / "a/checkpoint_9"
+  )
   bucket = "gs://bucket/checkpoint_1100000"
-  assert paths.checkpoint(bucket) == paths.folder(bucket) == bucket
-  assert paths.checkpoint(None) is None
+  assert adapter.checkpoint(bucket) == adapter.folder(bucket) == bucket
+  assert adapter.checkpoint(None) is None
   with pytest.raises(ValueError, match="No checkpoint at nowhere: expected a"):
-    paths.checkpoint("nowhere")
+    adapter.checkpoint("nowhere")
 
 
 def test_paths_stay_as_they_are_with_the_runtime_of_this_repository():
-  assert paths.folder("run") == paths.checkpoint("run") == "run"
+  assert adapter.folder("run") == adapter.checkpoint("run") == "run"
 
 
 def test_initialising_takes_tokens_that_are_floats():

@@ -8,6 +8,7 @@ told the same in other words is the same run.
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import json
 import os
@@ -107,7 +108,7 @@ class RunConfiguration:
     default_factory=dict, compare=False, repr=False
   )
 
-  @property
+  @functools.cached_property
   def hash(self) -> str:
     """The run's identity: 32 hexadecimal digits.
 
@@ -182,6 +183,7 @@ def _made(
   return RunConfiguration(program, kept, macros)
 
 
+@functools.cache
 def is_measured(name: str) -> bool:
   """Whether a setting of this name can change a number."""
   registered = (x.unmeasured_settings for x in client.clients())
