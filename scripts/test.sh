@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, then runs the checks of scripts/check.sh and the tests. Arguments go
-# to pytest: bash scripts/test.sh -m "not slow" tests/t5
+# to pytest: bash scripts/test.sh -m "not slow" tests/models
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -14,7 +14,7 @@ import pydantic
 from prompt_tuning import prompts
 from prompt_tuning.experiments import figures
 from prompt_tuning.experiments.toml_files import Strict
-from prompt_tuning.models.t5 import network, parameter_shapes
+from prompt_tuning.models.t5 import network
 from prompt_tuning.text_tables import Table, csv_text
 from t5x import gin_utils
 
@@ -124,7 +124,7 @@ def count(sheet: ParameterSheet, size: str) -> Counts:
       net.bindings,
     ) as module:
       width = module.config.emb_dim
-      shapes = parameter_shapes.parameter_shapes(module)
+      shapes = network.parameter_shapes(module)
     found = {path: math.prod(shape) for path, shape in shapes.items()}
     for name, method in net.methods.items():
       sizes = [n for k, n in found.items() if re.fullmatch(method.trains, k)]

@@ -19,7 +19,7 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.prediction import Predictor
 from prompt_tuning.inference.tuned_prompt import TunedPrompt
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from prompt_tuning.models.t5 import network, parameter_shapes
+from prompt_tuning.models.t5 import network
 from prompt_tuning.models.t5.config import (
   TOKEN_EMBEDDING,
   T5Config,
@@ -116,7 +116,7 @@ class FrozenModel:
     given = {"dtype": dtype, "dropout_rate": dropout_rate}
     given = {name: x for name, x in given.items() if x is not None}
     config = dataclasses.replace(config, **given)
-    own = parameter_shapes.parameter_shapes(network.Transformer(config))
+    own = network.parameter_shapes(network.Transformer(config))
     if added := sorted(set(base.shapes) - set(own)):
       raise ValueError(
         f"{base.path} is not a base model: it also has {', '.join(added[:3])}. "

@@ -2,9 +2,8 @@
 
 import re
 
-from prompt_tuning.models.t5 import parameter_shapes
 from prompt_tuning.models.t5.config import T5Config
-from prompt_tuning.models.t5.network import Transformer
+from prompt_tuning.models.t5.network import Transformer, parameter_shapes
 
 _SUBLAYERS = {
   ("encoder", "layer.0/layer_norm"): "pre_attention_layer_norm/scale",
@@ -99,4 +98,4 @@ def is_transposed(name: str) -> bool:
 
 def shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
   """Returns T5X name -> shape for every parameter of the network."""
-  return parameter_shapes.parameter_shapes(Transformer(config))
+  return parameter_shapes(Transformer(config))

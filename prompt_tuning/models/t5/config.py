@@ -43,8 +43,8 @@ class T5Config:
     scan_layers: Whether the layers of a stack are one program that runs L
       times, with their parameters stacked; see `t5.stack`. It takes the time
       of one layer to compile.
-    attention_kernel: Of `t5.attention_kernels`: "cudnn" on a GPU, "flash" on a
-      TPU. None is what every platform has.
+    attention_kernel: A key of `attention_kernels.KERNELS`: "cudnn" on a GPU,
+      "flash" on a TPU. None uses the attention that runs on every platform.
   """
 
   vocab_size: int

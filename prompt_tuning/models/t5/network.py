@@ -1,6 +1,8 @@
 """T5 1.1: encoder, decoder, and the module that T5X's models drive."""
 
+from flax import traverse_util
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from prompt_tuning import masks, prompts
@@ -305,3 +307,24 @@ class Transformer(nn.Module):
       decode,
       max_decode_length,
     )
+
+
+def parameter_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+  """Returns path -> shape of every parameter that a network makes.
+
+  Args:
+    network: A `Transformer`, with whatever a method adds to it.
+
+  Returns:
+    Such as {"encoder/layers_0/attention/query/kernel": (512, 384)}.
+  """
+  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  variables = jax.eval_shape(
+    lambda rng, tokens: network.init(
+      rng, tokens, tokens, tokens, enable_dropout=False
+    ),
+    jax.random.key(0),
+    tokens,
+  )
+  flat = traverse_util.flatten_dict(variables["params"], sep="/")
+  return {path: leaf.shape for path, leaf in flat.items()}

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from prompt_tuning.injections import Injections
-from prompt_tuning.models.t5 import attention as attention_lib
-from prompt_tuning.models.t5 import blocked_attention
+from prompt_tuning.models import attention as attention_lib
+from prompt_tuning.models import blocked_attention
+from prompt_tuning.models.t5.attention import Attention
 
 BATCH, HEADS, HEAD_DIM = 4, 6, 8
 
@@ -207,7 +208,7 @@ def test_dropout_of_values_is_dropout_of_weights():
     np.random.default_rng(0).normal(size=(2, 5, config.emb_dim)), jnp.float32
   )
   mask = jnp.ones((1, 1, 1, 5), bool)
-  module = attention_lib.Attention(config, Injections())
+  module = Attention(config, Injections())
   variables = module.init(jax.random.key(0), inputs, inputs, mask)
   rngs = {"dropout": jax.random.key(1)}
   apply = functools.partial(module.apply, variables, inputs, inputs, mask)

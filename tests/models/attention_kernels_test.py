@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_tuning.models.t5 import attention as attention_lib
-from prompt_tuning.models.t5 import attention_kernels
+from prompt_tuning.models import attention as attention_lib
+from prompt_tuning.models import attention_kernels
 
 # Not a whole number of tiles.
 POSITIONS, HEAD_DIM = 130, 16

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_tuning.models.t5 import blocked_attention, network, stack
+from prompt_tuning.models import blocked_attention
+from prompt_tuning.models.t5 import network, stack
 from t5x import partitioning
 
 BATCH, INPUTS, TARGETS = 8, 120, 4

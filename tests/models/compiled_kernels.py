@@ -1,7 +1,7 @@
 """Compiles a prompt's gradient for devices that are not there.
 
-  python tests/t5/compiled_kernels.py flash v5e:2x2
-  python tests/t5/compiled_kernels.py cudnn TARGET_CONFIG_FILE
+  python tests/models/compiled_kernels.py flash v5e:2x2
+  python tests/models/compiled_kernels.py cudnn TARGET_CONFIG_FILE
 
 Prints, as JSON, how often its program calls which kernel, the devices' kind,
 and the bytes of its temporaries with the kernel and without.
