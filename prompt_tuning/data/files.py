@@ -1,14 +1,14 @@
-"""A task of files of one's own: CSV, TSV or JSONL, see `row_files`.
+"""A task of the user's own files: CSV, TSV or JSONL, see `row_files`.
 
   TASK = @files.file_task()
   files.file_task.train_file = "reviews.csv"
 
-Which column is the target, which are the inputs, what the labels are and how
-answers are scored is found in the files, shown, and can be said.
+The columns of the target and the inputs, the labels and the metrics are found
+in the files and printed. Arguments override them.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -26,10 +26,11 @@ import sklearn.model_selection
 
 from prompt_tuning.data import row_files, superglue
 from prompt_tuning.data import targets as targets_lib
+from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.row_files import Row
 from prompt_tuning.data.sources import ExampleSource
 
-# Names of a column that is the target, and of one that is neither.
+# Names of target columns, and of columns that are neither input nor target.
 _TARGETS = ("target", "label", "completion", "answer", "output", "class")
 _NOT_INPUTS = ("idx", "id", "index")
 _HELD_OUT_SEED = 0
@@ -41,18 +42,18 @@ class FileData:
   """The examples of a task of files.
 
   Attributes:
-    name: Of the task: that of the train file and a digest of what is read.
+    name: Name of the task: that of the train file, and a digest of the rows.
     inputs: Columns of the input, in order.
     target: Column of the target.
-    labels: The legal targets, in the order in which they were given, or
-      sorted; empty where the target is free text.
+    targets: The legal targets, in the order in which they were given, or
+      sorted; no labels where the target is free text.
     splits: Split -> rows.
   """
 
   name: str
   inputs: tuple[str, ...]
   target: str
-  labels: tuple[str, ...]
+  targets: targets_lib.Targets
   splits: Mapping[str, Sequence[Row]]
 
   def text(self, row: Row) -> str:
@@ -62,18 +63,17 @@ class FileData:
     return " ".join(f"{name}: {row.cells[name]}" for name in self.inputs)
 
   def __str__(self) -> str:
-    """A line or two for people."""
+    """Summarises the data in two lines."""
     counts = ", ".join(f"{k} {len(rows):,}" for k, rows in self.splits.items())
     lines = [
       f"{self.name}: {counts} rows; input {', '.join(self.inputs)}; target "
       f"{self.target}"
     ]
-    if self.labels:
+    if labels := self.targets.labels:
       rows = self.splits["train"]
       found = collections.Counter(row.cells[self.target] for row in rows)
       shares = [
-        f"{label} {100 * found[label] / len(rows):.0f}%"
-        for label in self.labels
+        f"{label} {100 * found[label] / len(rows):.0f}%" for label in labels
       ]
       more = ["..."] if len(shares) > _SHOWN else []
       lines.append(
@@ -103,20 +103,20 @@ def read(
     validation_file: The same; without one, `held_out` of the train file.
     test_file: The same; its target column may be missing or empty.
     input_columns: By default all but the target, "idx", "id" and "index".
-    target_column: By default the one that is called "target", "label",
+    target_column: By default the column called "target", "label",
       "completion", "answer", "output" or "class".
-    labels: The legal targets; an empty list for free text. By default those
-      that occur, unless they are many. They, and targets that are one of them,
-      become what the vocabulary makes of them, as answers do.
-    held_out: Share of the train rows, in (0, 1), with each label's share kept
-      where that can be. The same rows for the same file; rows of the same input
-      stay together.
+    labels: The legal targets; an empty list for free text. By default the
+      distinct targets, unless they are many. Labels and targets are normalised
+      to the texts that the vocabulary writes, as answers are.
+    held_out: Share of the train rows to hold out, in (0, 1), stratified by
+      label if possible. A file always gives the same rows; rows of the same
+      input stay together.
     vocabulary: The model's.
 
   Raises:
     ValueError: if a file or a column is missing, the target is an input too, a
-      row has no input or no target, or one that is none of the labels, or the
-      vocabulary cannot write a label.
+      row lacks an input or a target or has an unknown label, or the vocabulary
+      cannot write a label.
   """
   files = {"train": train_file}
   files |= {"validation": validation_file} if validation_file else {}
@@ -146,22 +146,24 @@ def read(
   found = [row.cells[target] for row in splits["train"]]
   if labels is None:
     labels = targets_lib.find_labels(found)
-  labels, written = targets_lib.as_written(labels, found, vocabulary)
+  targets = targets_lib.make(labels, found, vocabulary)
   for split, path in files.items():
-    _check_filled(path, splits[split], inputs, target)
-    splits[split] = [_as_written(row, target, written) for row in splits[split]]
-    _check_labels(path, splits[split], target, labels)
+    splits[split] = [
+      _normalized(row, path, inputs, target, targets) for row in splits[split]
+    ]
   by_input = _by_input(splits["train"], inputs)
   for split, path in [*files.items()][1:]:
     seen = by_input.keys() & _by_input(splits[split], inputs).keys()
-    _say_seen(len(seen), train_file, path)
+    _warn_of_seen(len(seen), train_file, path)
   if not validation_file:
     try:
-      splits |= _hold_out([*by_input.values()], target, bool(labels), held_out)
+      splits |= _hold_out(
+        [*by_input.values()], target, bool(targets.labels), held_out
+      )
     except ValueError as error:
       raise ValueError(f"{train_file}: {error}") from None
-  name = _name(train_file, [inputs, target, list(labels)], splits)
-  return FileData(name, inputs, target, tuple(labels), splits)
+  name = _name(train_file, [inputs, target, list(targets.labels)], splits)
+  return FileData(name, inputs, target, targets, splits)
 
 
 def _name(
@@ -181,7 +183,7 @@ def _target_column(given: str | None, columns: Sequence[str], path: str) -> str:
   if len(found) != 1:
     raise ValueError(
       f"{path}: expected one column called {', '.join(_TARGETS)}, got "
-      f"{found or 'none'} among {', '.join(columns)}. Say which it is: "
+      f"{found or 'none'} among {', '.join(columns)}. Name it: "
       "--gin.TARGET_COLUMN=\"'...'\""
     )
   return found[0]
@@ -198,44 +200,36 @@ def _check_columns(
       )
 
 
-def _as_written(row: Row, target: str, written: Callable[[str], str]) -> Row:
-  if target not in row.cells:
-    return row  # Of a test split.
-  text = written(row.cells[target])
-  return dataclasses.replace(row, cells={**row.cells, target: text})
-
-
 def _without(row: Row, column: str) -> Row:
   cells = {name: x for name, x in row.cells.items() if name != column}
   return dataclasses.replace(row, cells=cells)
 
 
-def _check_filled(
-  path: str, rows: Sequence[Row], inputs: Sequence[str], target: str
-) -> None:
-  for row in rows:
-    where = f"{path}, line {row.line}"
-    if not any(row.cells[name].strip() for name in inputs):
-      raise ValueError(
-        f"{where}: expected a text in {' or '.join(inputs)}, got empty cells."
-      )
-    # A test split may have no target.
-    if not row.cells.get(target, "?").strip():
-      raise ValueError(
-        f"{where}, column {target}: expected a target, got an empty cell."
-      )
+def _normalized(
+  row: Row,
+  path: str,
+  inputs: Sequence[str],
+  target: str,
+  targets: targets_lib.Targets,
+) -> Row:
+  """Checks a row, and writes its target as a correct model would.
 
-
-def _check_labels(
-  path: str, rows: Sequence[Row], target: str, labels: Sequence[str]
-) -> None:
-  for row in rows:
-    if labels and row.cells.get(target, labels[0]) not in labels:
-      raise ValueError(
-        f"{path}, line {row.line}, column {target}: expected one of the labels "
-        f"{', '.join(labels)}, got {row.cells[target]!r}. For free text, "
-        "--gin.LABELS=[]."
-      )
+  Raises:
+    ValueError: if it has no input or no target, or an unknown label.
+  """
+  where = f"{path}, line {row.line}"
+  if not any(row.cells[name].strip() for name in inputs):
+    raise ValueError(
+      f"{where}: expected text in {' or '.join(inputs)}, got empty cells."
+    )
+  if target not in row.cells:
+    return row  # A row of a test split.
+  where += f", column {target}"
+  text = row.cells[target]
+  if not text.strip():
+    raise ValueError(f"{where}: expected a target, got an empty cell.")
+  text = targets.normalize(text, where, "--gin.LABELS=[]")
+  return dataclasses.replace(row, cells={**row.cells, target: text})
 
 
 def _by_input(
@@ -247,10 +241,10 @@ def _by_input(
   return found
 
 
-def _say_seen(count: int, train_file: str, other_file: str) -> None:
+def _warn_of_seen(count: int, train_file: str, other_file: str) -> None:
   if count:
     logging.warning(
-      "%d inputs of %s are in %s too: what was trained on is measured.",
+      "%d inputs of %s are in %s too: they are trained on and evaluated.",
       count,
       other_file,
       train_file,
@@ -260,10 +254,10 @@ def _say_seen(count: int, train_file: str, other_file: str) -> None:
 def _hold_out(
   groups: Sequence[Sequence[Row]], target: str, by_label: bool, share: float
 ) -> dict[str, Sequence[Row]]:
-  """Parts train rows, those of the same input together, from validation's."""
+  """Splits rows for training and validation, keeping each group together."""
   if not 0 < share < 1:
     raise ValueError(f"expected HELD_OUT between 0 and 1, got {share}.")
-  # An input that comes back more often than that would be all of it.
+  # An input that is repeated more often would fill the validation split.
   most = max(round(share * sum(map(len, groups))), 1)
   trained = [rows for rows in groups if len(rows) > most]
   groups = [rows for rows in groups if len(rows) <= most]
@@ -304,7 +298,7 @@ def file_task(
 ) -> str:
   """Registers a task of files with seqio, and returns its name.
 
-  It is registered as `_prefixed` and `_sentinel` too. What was found is
+  It is registered as `_prefixed` and `_sentinel` too. A summary of the data is
   written to stderr. The arguments are those of `read`.
   """
   return _register(
@@ -314,12 +308,12 @@ def file_task(
     _listed("LABELS", labels),
     held_out,
     tuple(map(_version, (train_file, validation_file, test_file))),
-    _Hashable(vocabulary),
+    vocabulary_lib.Hashable(vocabulary),
   )
 
 
 def _version(path: str | None) -> tuple[float, int] | None:
-  """What changes when a file on disk does."""
+  """Returns a value that changes when the file on disk does."""
   if path is None or not os.path.exists(path):
     return None
   stat = os.stat(path)
@@ -335,25 +329,14 @@ def _listed(macro: str, given: Sequence[str] | None) -> tuple[str, ...] | None:
   return None if given is None else tuple(given)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Hashable:
-  """A vocabulary, which can be compared but not hashed."""
-
-  vocabulary: seqio.Vocabulary
-
-  def __hash__(self) -> int:
-    return hash(type(self.vocabulary))
-
-
-# gin calls `file_task` for each place that it is bound to.
+# gin calls `file_task` once for each parameter that it is bound to.
 @functools.cache
 def _register(*arguments) -> str:
-  *of_files, _, words = arguments
-  data = read(*of_files, vocabulary=words.vocabulary)
+  *of_files, _, hashable = arguments
+  data = read(*of_files, vocabulary=hashable.vocabulary)
   print(data, file=sys.stderr)
   if data.name in seqio.TaskRegistry.names():
     return data.name  # The same rows.
-  metric_fns, postprocess = targets_lib.scoring(data.labels)
   superglue.add_task(
     data.name,
     superglue.SuperGlueTask(
@@ -361,10 +344,10 @@ def _register(*arguments) -> str:
       tfds_name="",
       prefix=f"{pathlib.PurePath(arguments[0]).stem} ",
       preprocess=lambda dataset: dataset,
-      postprocess=postprocess,
-      metric_fns=metric_fns,
-      labels=data.labels,
-      class_words=data.labels,
+      postprocess=data.targets.postprocess,
+      metric_fns=data.targets.metric_fns,
+      labels=data.targets.labels,
+      class_words=data.targets.labels,
       splits=tuple(data.splits),
     ),
     ExampleSource(

@@ -42,9 +42,9 @@ def accuracy(
 def matthews_corrcoef(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> dict[str, float]:
-  """AX-b's correlation of two classes, in [-100, 100].
+  """Computes AX-b's correlation of two classes, in [-100, 100].
 
-  It is 0 where all predictions are the same class.
+  It is 0 if all predictions are the same class.
   """
   import sklearn.metrics  # As in `_f1`.
 
@@ -58,7 +58,7 @@ def matthews_corrcoef(
 def mean_3class_f1(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> dict[str, float]:
-  """CommitmentBank's F1: the mean over its three classes."""
+  """Computes CommitmentBank's F1: the mean over its three classes."""
   f1 = _f1(targets, predictions, labels=range(3), average="macro")
   return {"mean_3class_f1": f1}
 
@@ -66,7 +66,7 @@ def mean_3class_f1(
 def macro_f1(
   targets: Sequence[int], predictions: Sequence[int]
 ) -> dict[str, float]:
-  """The mean of the F1 of each class that is a target."""
+  """Computes the mean F1 of the classes that occur as targets."""
   labels = sorted(set(targets))
   return {"macro_f1": _f1(targets, predictions, labels=labels, average="macro")}
 
@@ -74,7 +74,7 @@ def macro_f1(
 def _f1(
   targets: Sequence[int], predictions: Sequence[int], **options: Any
 ) -> float:
-  # It takes a second to import, which a run's first step does not wait for.
+  # Importing it takes a second, which would delay a run's first step.
   import sklearn.metrics
 
   _check_labelled(targets)
@@ -89,7 +89,10 @@ def _f1(
 def invalid(
   targets: Sequence[Any], predictions: Sequence[Any]
 ) -> dict[str, float]:
-  """How many predictions are no legal answer. They count as wrong besides."""
+  """Measures the share of predictions that are not a legal answer.
+
+  They count as wrong in the other metrics too.
+  """
   del targets
   wrong = [_value(prediction) == INVALID for prediction in predictions]
   return {"invalid": 100 * float(np.mean(wrong))}
@@ -98,7 +101,7 @@ def invalid(
 def multirc(
   targets: Sequence[Mapping[str, int]], predictions: Sequence[Mapping[str, int]]
 ) -> dict[str, float]:
-  """F1 over all answers, and how many questions have every answer right."""
+  """Computes F1 over all answers, and the share of fully right questions."""
   _check_labelled(targets)
   right = [_value(target) for target in targets]
   predicted = _of_two_classes(right, [_value(x) for x in predictions])
@@ -113,9 +116,9 @@ def multirc(
 def record(
   targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-  """SQuAD's exact match and F1, each the best over a query's answers.
+  """Computes SQuAD's exact match and F1, each the best over a query's answers.
 
-  A query with several answers is several examples; its first one counts.
+  A query with several answers has several examples; the first one counts.
   """
   _check_labelled(targets)
   by_query = {}
@@ -132,9 +135,9 @@ def record(
 def squad(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """SQuAD's exact match and F1 of texts, each with one right answer.
+  """Computes SQuAD's exact match and F1 of texts with one right answer each.
 
-  Unlike there, answers of nothing but articles and punctuation count: "A".
+  Unlike in SQuAD, an answer may consist of articles and punctuation: "A".
   """
   _check_labelled(targets)
   scores = [
@@ -175,7 +178,7 @@ def score(
 
 
 def is_super_glue(tasks: Iterable[str]) -> bool:
-  """Whether each of the eight tasks is there once, whatever else is."""
+  """Returns whether each of the eight tasks occurs once."""
   names = [name for task in tasks if (name := _super_glue_name(task))]
   return sorted(names) == sorted(SUPER_GLUE)
 
@@ -183,12 +186,12 @@ def is_super_glue(tasks: Iterable[str]) -> bool:
 def super_glue_average(
   metrics_by_task: Mapping[str, Mapping[str, float]],
 ) -> float:
-  """The SuperGLUE score: the mean within each task, then over the eight.
+  """Computes the SuperGLUE score: the mean over the tasks of their means.
 
   Args:
     metrics_by_task: Task name, such as "super_glue_cb" or "mini_wic_prefixed",
-      -> metric name -> percent. Other tasks than the eight do not count, nor
-      does "invalid".
+      -> metric name -> percent. Other tasks, and the metric "invalid", are
+      ignored.
 
   Raises:
     ValueError: unless each of the eight is there once.

@@ -9,8 +9,8 @@ from typing import Any
 
 from prompt_tuning.data.preprocessors import SENTINEL
 
-# Stands for a prediction that is no legal answer: always wrong. The metrics
-# refuse it as a target.
+# The result of a prediction that is not a legal answer, which is always wrong.
+# The metrics refuse it as a target.
 INVALID = -1
 
 _DETERMINERS = frozenset(
@@ -26,7 +26,7 @@ def without_sentinel(
   *,
   postprocess: Callable[..., Any] | None,
 ) -> Any:
-  """What `postprocess` makes of the text behind a first sentinel, if any."""
+  """Applies `postprocess` to the text behind a leading sentinel, if any."""
   text = _behind_sentinel(text)
   if postprocess is None:
     return text

@@ -1,6 +1,5 @@
-"""Examples that are not on disk in TFDS's form, as sources of seqio tasks."""
+"""Sources of seqio tasks whose examples are not on disk in TFDS's form."""
 
-import abc
 from collections.abc import Callable, Mapping, Sequence
 import random
 from typing import Any
@@ -9,21 +8,26 @@ import seqio
 import tensorflow as tf
 
 
-class GeneratedSource(seqio.DataSource, abc.ABC):
+class ExampleSource(seqio.DataSource):
   """A source of one shard, whose examples are made when they are first read."""
 
-  @abc.abstractmethod
-  def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
-    """Makes a split.
+  def __init__(
+    self,
+    generate: Callable[[str], Sequence[Any]],
+    examples_per_split: Mapping[str, int],
+  ):
+    """Stores the generator.
 
     Args:
-      split: Which.
-      shuffle: Whether its order is drawn.
-      seed: Of the order.
-
-    Returns:
-      A nest of tensors, an example for each index of their first axis.
+      generate: Maps a split to its examples, always the same ones:
+        dictionaries with TFDS's features, unless `columns` is overridden.
+      examples_per_split: Their number.
     """
+    self.generate = generate
+    super().__init__(
+      splits=list(examples_per_split),
+      num_input_examples=dict(examples_per_split),
+    )
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -31,6 +35,22 @@ class GeneratedSource(seqio.DataSource, abc.ABC):
 
   def list_shards(self, split: str) -> list[str]:
     return [split]
+
+  def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
+    """Makes a split.
+
+    Args:
+      split: The split.
+      shuffle: Whether to draw the order of its examples.
+      seed: The seed of the order.
+
+    Returns:
+      A nest of tensors, with an example for each index of their first axis.
+    """
+    rows = list(self.generate(split))
+    if shuffle:
+      random.Random(seed).shuffle(rows)
+    return _columns(rows)
 
   def get_dataset(
     self,
@@ -47,34 +67,6 @@ class GeneratedSource(seqio.DataSource, abc.ABC):
     )
     # Mapping turns rows of ragged columns into plain tensors, as TFDS's are.
     return dataset.map(lambda example: example)
-
-
-class ExampleSource(GeneratedSource):
-  """Examples as dictionaries, with TFDS's features."""
-
-  def __init__(
-    self,
-    generate: Callable[[str], Sequence[Mapping[str, Any]]],
-    examples_per_split: Mapping[str, int],
-  ):
-    """Takes the generator.
-
-    Args:
-      generate: split -> its examples, always the same.
-      examples_per_split: How many that will be.
-    """
-    self._generate = generate
-    super().__init__(
-      splits=list(examples_per_split),
-      num_input_examples=dict(examples_per_split),
-    )
-
-  def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
-    """A split's examples, with TFDS's features."""
-    rows = list(self._generate(split))
-    if shuffle:
-      random.Random(seed).shuffle(rows)
-    return _columns(rows)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> Any:

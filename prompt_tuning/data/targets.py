@@ -1,7 +1,8 @@
-"""Targets of data of one's own: labels or free text, and their metrics."""
+"""The targets of a user's own data: labels or free text, and their metrics."""
 
 import collections
 from collections.abc import Callable, Iterable, Sequence
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,80 +16,105 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 _MOST_LABELS = 50
 
 
-def spaced(text: str) -> str:
-  """Returns a text with single spaces between its words."""
+def _join_words(text: str) -> str:
   return " ".join(text.split())
 
 
 def find_labels(targets: Iterable[str]) -> tuple[str, ...]:
-  """Returns the targets that occur, or nothing if that is free text.
+  """Returns the distinct targets, or nothing if they are free text.
 
-  Labels are few, and come back: each, on average, four times. Those that differ
-  in spaces alone are one.
+  Labels are few, and each occurs four times on average. Targets that differ in
+  spaces alone are one label.
   """
-  counts = collections.Counter(map(spaced, targets))
+  counts = collections.Counter(map(_join_words, targets))
   is_free = len(counts) > min(_MOST_LABELS, counts.total() / 4)
   return () if is_free else tuple(sorted(counts))
 
 
-def as_written(
-  labels: Sequence[str], targets: Sequence[str], vocabulary: seqio.Vocabulary
-) -> tuple[tuple[str, ...], Callable[[str], str]]:
-  """Returns labels, and what makes targets look like answers that are right.
+@dataclasses.dataclass(frozen=True)
+class Targets:
+  """The targets of a task, as the model's vocabulary writes them.
 
-  Where the vocabulary cannot write some free text, it says so.
+  Attributes:
+    labels: The legal targets; empty where the target is free text.
+    write: Maps a target to the text that a correct model would produce.
+  """
+
+  labels: tuple[str, ...]
+  write: Callable[[str], str]
+
+  def normalize(self, target: str, where: str, free_text: str) -> str:
+    """Returns a target as a correct model would write it.
+
+    Args:
+      target: The target.
+      where: Its place in the data, for the error message.
+      free_text: How the user declares targets to be free text.
+
+    Raises:
+      ValueError: if it is not one of the labels.
+    """
+    written = self.write(target)
+    if self.labels and written not in self.labels:
+      raise ValueError(
+        f"{where}: expected one of the labels {', '.join(self.labels)}, got "
+        f"{target!r}. For free text, {free_text}."
+      )
+    return written
+
+  @property
+  def metric_fns(self) -> list[Callable[..., Any]]:
+    """The metrics of `seqio.Task`."""
+    if not self.labels:
+      return [metrics.squad]
+    return [metrics.accuracy, metrics.macro_f1, metrics.invalid]
+
+  @property
+  def postprocess(self) -> Callable[..., Any] | None:
+    """The postprocessor of `seqio.Task`."""
+    if not self.labels:
+      return None
+    return functools.partial(postprocessors.class_index, labels=self.labels)
+
+
+def make(
+  labels: Sequence[str], targets: Sequence[str], vocabulary: seqio.Vocabulary
+) -> Targets:
+  """Makes the targets of a task; warns if the vocabulary lacks some free text.
 
   Args:
     labels: The legal targets; empty where the target is free text.
-    targets: Those of training.
-    vocabulary: The model's; see `vocabulary.writer`.
+    targets: The targets of training.
+    vocabulary: The model's.
 
   Raises:
-    ValueError: if a label is no text, or the vocabulary cannot write it or
-      tell it from another, or can write no target at all.
+    ValueError: if a label is not a text, the vocabulary cannot write a label or
+      writes two alike, or it can write no target at all.
   """
   if others := [x for x in labels if not isinstance(x, str)]:
     raise ValueError(f"Expected labels to be texts, got {others[0]!r}.")
-  # Answers have no other spaces: "good " would be a label that none is.
-  labels = [*dict.fromkeys(map(spaced, labels))]
-  written = vocabulary_lib.writer(vocabulary, labels)
+  # Answers have single spaces: no answer would equal the label "good ".
+  labels = [*dict.fromkeys(map(_join_words, labels))]
+  write = vocabulary_lib.writer(vocabulary, labels)
   if labels:
-    found: dict[str, str] = {}
+    label_by_text: dict[str, str] = {}
     for label in labels:
-      if (other := found.setdefault(written(label), label)) != label:
+      other = label_by_text.setdefault(write(label), label)
+      if other != label:
         raise ValueError(
           f"The vocabulary writes the labels {other!r} and {label!r} alike, as "
-          f"{written(label)!r}: choose other words for one of them."
+          f"{write(label)!r}: choose other words for one of them."
         )
-    return tuple(found), lambda text: written(spaced(text))
+    return Targets(tuple(label_by_text), lambda text: write(_join_words(text)))
   unknown = getattr(vocabulary, "unk_id", None)
   lost = [x for x in targets if unknown in vocabulary.encode(x)]
   if lost:
     text = (
-      f"{len(lost):,} of {len(targets):,} targets have something that the "
+      f"{len(lost):,} of {len(targets):,} targets have characters that the "
       f"vocabulary does not know, such as {lost[0]!r}, which it writes as "
-      f"{written(lost[0])!r}"
+      f"{write(lost[0])!r}"
     )
     if len(lost) == len(targets):
       raise ValueError(f"{text}: no answer can be right.")
     logging.warning("%s: the model cannot learn these.", text)
-  return (), written
-
-
-def scoring(
-  labels: Sequence[str],
-) -> tuple[Sequence[Callable[..., Any]], Callable[..., Any] | None]:
-  """Returns how answers are scored.
-
-  Args:
-    labels: The legal targets; empty where the target is free text.
-
-  Returns:
-    Metric functions and a postprocessor, for `seqio.Task`.
-  """
-  if not labels:
-    return (metrics.squad,), None
-  return (
-    (metrics.accuracy, metrics.macro_f1, metrics.invalid),
-    functools.partial(postprocessors.class_index, labels=labels),
-  )
+  return Targets((), write)

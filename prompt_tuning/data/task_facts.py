@@ -1,11 +1,10 @@
-"""What a task knows, so that nobody has to type it: words, labels, lengths.
+"""Facts that a run takes from its task: words, labels, lengths.
 
-A task or mixture is named as with seqio. Its `module`, which registers it, is
-imported first: gin asks before the trainer reads any data.
+A task or mixture has its name in seqio. The `module` that registers it is
+imported first, because gin needs the facts before the trainer reads any data.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-import dataclasses
 import functools
 
 import seqio
@@ -14,8 +13,8 @@ import tensorflow as tf
 from prompt_tuning.data import superglue, task_lookup
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
-# Where lengths have a limit, only the first examples of a split are read: a
-# longer one behind them is cut.
+# If lengths have a limit, only the first examples of a split are read. A longer
+# example after them is truncated.
 MAX_EXAMPLES = 20_000
 
 
@@ -23,7 +22,7 @@ def task_name(task: str | None) -> str:
   """Returns the name of the task in use.
 
   Raises:
-    ValueError: if there is none.
+    ValueError: if it is None.
   """
   if task is None:
     raise ValueError(
@@ -36,16 +35,16 @@ def task_name(task: str | None) -> str:
 def class_words(task: str, module: str | None = None) -> tuple[str, ...]:
   """Returns the words that a prompt from class labels starts with.
 
-  They are the task's labels; where its answers are free text, those that the
-  paper chose (section 3.2), or none. Those of a mixture are those of its tasks,
+  They are the task's labels. For tasks with free text they are the words that
+  the paper chose (section 3.2), or none. A mixture has the words of its tasks,
   each once.
 
   Args:
     task: The name.
-    module: What registers it, or None.
+    module: The module that registers it, or None.
 
   Raises:
-    ValueError: if nothing is known of a task.
+    ValueError: if a task has no known labels.
   """
   words = (
     word
@@ -60,10 +59,10 @@ def labels(task: str, module: str | None = None) -> tuple[str, ...]:
 
   Args:
     task: The name. Of a mixture, all tasks must have the same labels.
-    module: What registers it, or None.
+    module: The module that registers it, or None.
 
   Raises:
-    ValueError: if it has no fixed set of labels, or nothing is known of it.
+    ValueError: if it has no fixed set of labels, or they are unknown.
   """
   names = list(_names(task, module))
   found = {_row(name, "RANKED_LABELS").labels for name in names}
@@ -90,53 +89,49 @@ def lengths(
 ) -> dict[str, int]:
   """Returns the length that each feature of a task needs.
 
-  It is that of the longest example that is read, the same on every host.
-  Targets that are one of a set of labels need not be read.
+  It is the length of the longest example read, the same on every host. Targets
+  that are labels need not be read.
 
   Args:
     task: The name; of a mixture, all tasks count.
     vocabulary: The model's, which the tasks use.
-    module: What registers it, or None.
-    splits: Those that count, where a task has them.
-    longest: What to return at most; of each task and split, the first
-      `MAX_EXAMPLES` are read. None: no limit, and all examples are read.
+    module: The module that registers it, or None.
+    splits: The splits to read, if a task has them.
+    longest: The largest length to return. With it, the first `MAX_EXAMPLES` of
+      each task and split are read; with None, all examples are.
 
   Returns:
     Feature -> tokens, with the end of sequence.
 
   Raises:
-    ValueError: if the task has no example in these splits.
+    ValueError: if the task has no examples in these splits.
   """
   found: dict[str, int] = {}
-  words = _Words(vocabulary_lib.sha256(vocabulary), vocabulary)
   for name in _names(task, module):
-    of_task = _longest(name, tuple(splits), longest, words)
+    of_task = _longest(
+      name, tuple(splits), longest, vocabulary_lib.Hashable(vocabulary)
+    )
     for feature, length in of_task.items():
       found[feature] = max(found.get(feature, 0), length)
   if not found or not all(found.values()):
     raise ValueError(
-      f"Expected examples of {task} in one of {list(splits)}, got none to take "
-      "the lengths from. Give them: "
+      f"Expected examples of {task} in one of {list(splits)}, got none to "
+      "measure lengths of. Give the lengths: "
       '--gin.TASK_FEATURE_LENGTHS=\'{"inputs": 256, "targets": 8}\''
     )
   return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Words:
-  """A vocabulary that is compared by what its ids mean."""
-
-  sha256: str
-  vocabulary: seqio.Vocabulary = dataclasses.field(compare=False)
-
-
-@functools.cache  # Each data set of a run asks.
+@functools.cache  # Every data set of a run calls this.
 def _longest(
-  name: str, splits: tuple[str, ...], longest: int | None, words: _Words
+  name: str,
+  splits: tuple[str, ...],
+  longest: int | None,
+  hashable: vocabulary_lib.Hashable,
 ) -> dict[str, int]:
   """Returns feature -> tokens of a task; 0 if there is no example."""
   task = vocabulary_lib.with_vocabulary(
-    seqio.TaskRegistry.get(name), words.vocabulary
+    seqio.TaskRegistry.get(name), hashable.vocabulary
   )
   limit = longest or 2**31
   found = dict.fromkeys(task.output_features, 0)
@@ -180,7 +175,7 @@ def _names(task: str, module: str | None) -> Iterator[str]:
 def _row(name: str, macro: str) -> superglue.SuperGlueTask:
   if name not in superglue.ROWS:
     raise ValueError(
-      f"No labels are known of {name!r}. Register it with "
+      f"The labels of {name!r} are unknown. Register it with "
       "prompt_tuning.data.superglue.add_task, or give them: "
       f'--gin.{macro}=\'["yes", "no"]\''
     )

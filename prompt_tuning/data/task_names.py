@@ -1,6 +1,7 @@
-"""The tasks that `prompt_tuning.tasks` registers, for who asks for help.
+"""The names of the tasks that `prompt_tuning.tasks` registers, for help texts.
 
-To register them takes TensorFlow, and seconds; a test compares.
+Registering the tasks imports TensorFlow, which takes seconds. A test compares
+the names.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,9 +1,9 @@
-"""A task of pairs (input, target) of a program's own, which is not registered.
+"""A task of a program's own pairs (input, target), which is not registered.
 
-For files, see `files`, which has the same rules for labels and metrics.
+Labels and metrics follow the rules of `files`, the task of files.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
@@ -14,11 +14,10 @@ import seqio
 from prompt_tuning.data import targets as targets_lib
 from prompt_tuning.data.sources import ExampleSource
 
-# What is no longer than this may be a label.
+# A target of at most this many words may be a label.
 _SHORT_WORDS = 3
 # (input, target), both as text.
 Pairs = Iterable[tuple[str, str]]
-_PairList = Sequence[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,31 +47,38 @@ def make(
   Args:
     splits: Split -> its pairs; "train" first.
     vocabulary: The model's.
-    labels: The legal targets; an empty list for free text. By default those
-      that occur in the first split, unless they are many: more than fifty, or
-      fewer than four pairs each. They, and targets that are one of them, become
-      what the vocabulary makes of them, as answers do: " yes" is "yes".
-    name: What the task's begins with; a digest of the pairs follows, so that
-      a run does not go on with others.
+    labels: The legal targets; an empty list for free text. By default the
+      distinct targets of the first split, unless they are many: more than
+      fifty, or fewer than four pairs each. Labels and targets are normalised
+      to the texts that the vocabulary writes: " yes" is "yes".
+    name: First part of the task's name. A digest of the pairs follows, so that
+      a run cannot be resumed with other pairs.
 
   Raises:
-    ValueError: if a split is empty, or has something that is no pair of texts,
-      or a target that is no label, or if the vocabulary cannot write a label.
+    ValueError: if a split is empty, or has an item other than a pair of texts,
+      or an unknown label, or if the vocabulary cannot write a label.
   """
   splits = {split: _checked(split, pairs) for split, pairs in splits.items()}
   first = [target for _, target in next(iter(splits.values()))]
   if labels is None:
     labels = targets_lib.find_labels(first)
     if not labels:
-      _say_free_text({*first}, len(first))
-  labels, written = targets_lib.as_written(labels, first, vocabulary)
+      _warn_of_free_text({*first}, len(first))
+  targets = targets_lib.make(labels, first, vocabulary)
   splits = {
-    split: _as_written(split, pairs, written, labels)
+    split: [
+      (
+        text,
+        targets.normalize(
+          target, f"The target of {split}[{number}]", "give labels=[]"
+        ),
+      )
+      for number, (text, target) in enumerate(pairs)
+    ]
     for split, pairs in splits.items()
   }
-  content = json.dumps([labels, splits])
+  content = json.dumps([targets.labels, splits])
   digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-  metric_fns, postprocess = targets_lib.scoring(labels)
   feature = seqio.Feature(vocabulary, add_eos=True)
   task = seqio.Task(
     f"{name}_{digest}",
@@ -88,8 +94,8 @@ def make(
       seqio.preprocessors.append_eos_after_trim,
     ],
     output_features={"inputs": feature, "targets": feature},
-    postprocess_fn=postprocess,
-    metric_fns=list(metric_fns),
+    postprocess_fn=targets.postprocess,
+    metric_fns=targets.metric_fns,
   )
 
   def longest(texts) -> int:
@@ -98,44 +104,26 @@ def make(
   lengths = {
     split: {
       "inputs": longest(text for text, _ in pairs),
-      "targets": longest([*(target for _, target in pairs), *labels]),
+      "targets": longest([*(target for _, target in pairs), *targets.labels]),
     }
     for split, pairs in splits.items()
   }
-  return PairTask(task, labels, lengths)
+  return PairTask(task, targets.labels, lengths)
 
 
-def _as_written(
-  split: str,
-  pairs: _PairList,
-  written: Callable[[str], str],
-  labels: Sequence[str],
-) -> _PairList:
-  """Returns pairs with the targets that a model can answer with."""
-  made = [(text, written(target)) for text, target in pairs]
-  for number, (_, target) in enumerate(made):
-    if labels and target not in labels:
-      raise ValueError(
-        f"Expected the target of {split}[{number}] to be one of the labels "
-        f"{', '.join(labels)}, got {pairs[number][1]!r}. For free text, give "
-        "labels=[]."
-      )
-  return made
-
-
-def _say_free_text(targets: Collection[str], count: int) -> None:
-  """Says so where targets look like labels that were found too seldom."""
+def _warn_of_free_text(targets: Collection[str], count: int) -> None:
+  """Warns if free text looks like labels, which occur too seldom."""
   if all(len(target.split()) <= _SHORT_WORDS for target in targets):
     logging.warning(
-      "%d pairs have %d different targets, too many for labels, which are "
-      "fifty at most, with four pairs each: they are taken for free text. If "
-      "they are labels, give them: labels=[...]; if not, labels=[].",
+      "%d pairs have %d different targets. Labels are at most fifty, with four "
+      "pairs each, so these are taken for free text. If they are labels, give "
+      "them: labels=[...]; if not, labels=[].",
       count,
       len(targets),
     )
 
 
-def _checked(split: str, pairs: Pairs) -> _PairList:
+def _checked(split: str, pairs: Pairs) -> Sequence[tuple[str, str]]:
   if isinstance(pairs, Mapping):
     raise ValueError(
       f"Expected {split} to be pairs (input, target), got a mapping. Give "

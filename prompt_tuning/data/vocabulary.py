@@ -174,6 +174,16 @@ def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
   return of_model(seqio.SentencePieceVocabulary(path, extra_ids))
 
 
+@dataclasses.dataclass(frozen=True)
+class Hashable:
+  """A vocabulary as a key of `functools.cache`: seqio's have no hash."""
+
+  vocabulary: seqio.Vocabulary
+
+  def __hash__(self) -> int:
+    return hash(type(self.vocabulary))
+
+
 def sha256(vocabulary: seqio.Vocabulary) -> str:
   """Returns a hash, in hexadecimal digits, of what each id is written as alone.
 

@@ -1,4 +1,4 @@
-"""Models from T5X's checkpoints to Hugging Face's folders and back."""
+"""Conversion of models between T5X's checkpoints and Hugging Face's folders."""
 
 import dataclasses
 import os
@@ -22,15 +22,15 @@ FORMATS = ("hf", "t5x")
 def open_model(
   source_format: str, source: str
 ) -> base_checkpoints.BaseCheckpoint:
-  """Opens a model; no parameter is read yet.
+  """Opens a model, without reading a parameter yet.
 
   Args:
-    source_format: "hf", the folder of a Hugging Face model, or "t5x", what
-      `INITIAL_CHECKPOINT_PATH` takes.
-    source: Where it is.
+    source_format: "hf" for the folder of a Hugging Face model, "t5x" for a path
+      that `INITIAL_CHECKPOINT_PATH` takes.
+    source: Path of the model.
 
   Raises:
-    ValueError: if it is not there, or of another format.
+    ValueError: if it is missing, or has another format.
   """
   if source_format == "hf":
     return hugging_face.open_folder(source)
@@ -47,11 +47,11 @@ def add_prompt(
   Args:
     model: The base model.
     prompt_file: As for `prompt_conversion.read_prompt`.
-    name: Of the parameter, such as "encoder/prompt/prompt".
+    name: The parameter's name, such as "encoder/prompt/prompt".
 
   Raises:
-    ValueError: if the prompt is of another model or width, or there is one
-      already, under whatever name.
+    ValueError: if the prompt belongs to another model or has another width, or
+      the model has a prompt already, under any name.
   """
   prompt, metadata = prompt_conversion.read_prompt(prompt_file)
   for known in (name, *prompt_conversion.PARAMETER_PATHS):
@@ -74,7 +74,7 @@ def add_prompt(
   return dataclasses.replace(
     model,
     arrays={**model.arrays, name: stored_arrays.ArrayInMemory(prompt)},
-    metadata={},  # What identified the base does not identify this.
+    metadata={},  # The fingerprint of the base is not that of the merged model.
   )
 
 
@@ -84,21 +84,21 @@ def convert(
   target: str,
   step: int | None = None,
 ) -> str:
-  """Writes a model, tensor by tensor, bit by bit.
+  """Writes a model tensor by tensor, without changing a bit.
 
   Args:
-    model: What to write.
+    model: The model to write.
     target_format: "hf", or "t5x", its format 3.
-    target: For "hf" a new folder, for "t5x" the folder to put
-      `checkpoint_<step>` into.
-    step: Pretraining steps, if the model does not know them.
+    target: For "hf" a new folder, for "t5x" the parent folder of
+      `checkpoint_<step>`.
+    step: Pretraining steps, if the model does not record them.
 
   Returns:
-    What was written, in words.
+    A summary for the user.
 
   Raises:
-    ValueError: if the format cannot hold the model, or the step, something
-      else is there, or it is not clear which vocabulary is the model's.
+    ValueError: if the format cannot hold the model or the step, the target
+      exists, or several vocabularies might be the model's.
   """
   if step is not None and step < 0:
     raise ValueError(f"Expected a step of 0 or more, got {step}.")
@@ -126,9 +126,9 @@ def convert(
 
 
 def _vocabulary(model: base_checkpoints.BaseCheckpoint) -> bytes | None:
-  """Reads the SentencePiece file in or beside a checkpoint, if there is one."""
+  """Reads the SentencePiece file in or beside a checkpoint, if any."""
   folder = epath.Path(model.found)
-  # What is beside other folders may be anybody's.
+  # A vocabulary beside any other folder may belong to another model.
   is_step = checkpoint_folder.STEP_FOLDER.fullmatch(folder.name)
   for place in (folder, folder.parent) if is_step else (folder,):
     found = sorted(place.glob("*.model"))

@@ -1,10 +1,11 @@
-"""What a checkpoint holds, and where two of them differ."""
+"""The contents of a checkpoint, and the differences between two of them."""
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
+import pandas as pd
 
-from prompt_tuning import text_tables
 from prompt_tuning.interop import hugging_face
 from t5x.formats import base_checkpoints, stored_arrays
 from t5x.formats.base_checkpoints import BaseCheckpoint
@@ -15,7 +16,7 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 def open_model(path: str) -> BaseCheckpoint:
-  """Opens a model in whatever format; no parameter is read yet.
+  """Opens a model of any format, without reading a parameter yet.
 
   Args:
     path: A checkpoint that `INITIAL_CHECKPOINT_PATH` takes, or the folder of a
@@ -42,19 +43,18 @@ def describe(model: BaseCheckpoint) -> str:
     f"parameters, {size / 1e6:,.1f} MB, fingerprint {model.fingerprint}"
   )
   header = ("parameter", "shape", "dtype", "bytes")
-  table = text_tables.Table(header, rows, left=2).plain()
-  return f"{table}\n\n{total}"
+  return f"{_table(rows, header)}\n\n{total}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """How far two versions of a parameter are from each other.
+  """The distance between two versions of a parameter.
 
   Attributes:
-    largest: The largest absolute difference; NaN if one has a NaN, and the
-      other another value there.
-    relative: Norm of the difference over the first one's norm.
-    share: Of the values, those that differ.
+    largest: The largest absolute difference; NaN if one version has a NaN where
+      the other has another value.
+    relative: Norm of the difference over the norm of the first version.
+    share: Share of the values that differ, in [0, 1].
   """
 
   largest: float
@@ -63,7 +63,7 @@ class Difference:
 
 
 def compare(first: BaseCheckpoint, second: BaseCheckpoint) -> str:
-  """Says where two models differ: steps, names, shapes, dtypes, values."""
+  """Lists where two models differ: steps, names, shapes, dtypes, values."""
   lines = []
   if first.step != second.step:
     lines.append(f"step {first.step:,}, then {second.step:,}")
@@ -96,7 +96,7 @@ def compare(first: BaseCheckpoint, second: BaseCheckpoint) -> str:
     )
   if rows:
     header = ("parameter", "shape, dtype", "largest", "relative", "values")
-    lines.append(text_tables.Table(header, rows, left=2).plain())
+    lines.append(_table(rows, header))
   lines.append(f"{same} arrays are the same, {len(rows)} differ.")
   return "\n\n".join(lines)
 
@@ -122,6 +122,10 @@ def difference(first: StoredArray, second: StoredArray) -> Difference:
     float(np.sqrt(squares / norm)) if norm else (np.inf if squares else 0.0),
     differing / max(_size(first), 1),
   )
+
+
+def _table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+  return pd.DataFrame(rows, columns=list(header)).to_string(index=False)
 
 
 def _size(array: StoredArray) -> int:

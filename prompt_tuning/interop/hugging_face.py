@@ -1,7 +1,7 @@
 """T5 1.1 models in Hugging Face's folders: `config.json` and safetensors.
 
-What is there has the same content as a T5X checkpoint, under other names, and
-every matrix but the embedding transposed. Tensors are read and written part by
+A folder has the same arrays as a T5X checkpoint, under other names, and every
+matrix but the embedding is transposed. Tensors are read and written part by
 part: no model is held in memory.
 """
 
@@ -33,14 +33,13 @@ _DTYPES = {
   "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_BIAS = "encoder/relpos_bias/rel_embedding"
 _HEAD = "lm_head.weight"
-# Copies of `shared.weight`, one of which may stand for it.
+# Copies of `shared.weight`. A file may have one of them in its place.
 _EMBEDDING_COPIES = (
   "encoder.embed_tokens.weight",
   "decoder.embed_tokens.weight",
 )
-# Some old checkpoints have it, and nothing reads it.
+# Some old checkpoints have this tensor, and no model reads it.
 _UNUSED = (
   "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 )
@@ -49,7 +48,7 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-  """Whether there is a Hugging Face model, of whatever kind."""
+  """Returns whether the folder holds a Hugging Face model of any kind."""
   return (epath.Path(path) / CONFIG).is_file()
 
 
@@ -92,13 +91,13 @@ def open_folder(
     path: A folder with `config.json` and `model.safetensors`, or its shards.
 
   Returns:
-    The model under T5X's names. Its step is not known: 0.
+    The model under T5X's names. Its step is unknown: 0.
 
   Raises:
-    ValueError: if it is another model, or its weights are not there, not
-      complete or pickled.
+    ValueError: if it is another model, or its weights are missing, incomplete
+      or pickled.
   """
-  folder = local_paths.of(path)
+  folder = local_paths.local_path(path)
   config = hugging_face_config.read(folder)
   files = _files(folder)
   if _HEAD not in files:
@@ -135,14 +134,14 @@ def open_folder(
   problems += [f"{key} is not of a T5 1.1" for key in found if key not in used]
   if problems:
     raise ValueError(
-      f"{folder} is no T5 1.1 of the sizes in {CONFIG}: {len(problems)} "
+      f"{folder} is not a T5 1.1 of the sizes in {CONFIG}: {len(problems)} "
       f"differences. {'; '.join(problems[:10])}."
     )
   return base_checkpoints.BaseCheckpoint(str(path), str(path), 0, arrays)
 
 
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Returns which file has which tensor."""
+  """Returns tensor -> the file that holds it."""
   if (folder / INDEX).is_file():
     try:
       weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
@@ -162,7 +161,7 @@ def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
       {str(f) for f in files.values() if f.parent != folder or f.name == ".."}
     ):
       raise ValueError(
-        f"{folder / INDEX}: expected files of its own folder, got {outside[0]}."
+        f"{folder / INDEX}: expected files beside it, got {outside[0]}."
       )
     if missing := sorted({f.name for f in files.values() if not f.is_file()}):
       raise ValueError(
@@ -218,9 +217,9 @@ def write_folder(
     arrays: T5X name -> array.
 
   Raises:
-    ValueError: if it is no T5 1.1, or something is in the folder.
+    ValueError: if it is another model, or the folder is not empty.
   """
-  folder = local_paths.of(path)
+  folder = local_paths.local_path(path)
   if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
     raise ValueError(
       f"Expected a new folder for the model, got {folder}, which has content."
@@ -254,23 +253,20 @@ def write_folder(
     "pad_token_id": 0,
     "eos_token_id": 1,
     "use_cache": True,
-    # What is in float32 besides fits into it.
+    # The widest of the arrays' dtypes.
     "dtype": max(dtypes, key=lambda dtype: dtype.itemsize).name,
   }
   (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _config_of(arrays: Mapping[str, StoredArray]) -> T5Config:
-  """Finds out the sizes of a model, and refuses one that is no T5 1.1."""
+  """Returns the sizes of a T5 1.1; refuses another model."""
   shapes = {name: array.shape for name, array in arrays.items()}
-  gate = "encoder/layers_0/mlp/wi_0/kernel"
-  query = "encoder/layers_0/attention/query/kernel"
-  needed = (TOKEN_EMBEDDING, _BIAS, query, gate)
-  if missing := [name for name in needed if name not in shapes]:
-    raise ValueError(
-      f"Expected the parameters of a T5 1.1, got none of {', '.join(missing)}."
-    )
-  config = dataclasses.replace(config_of(arrays), logits_via_embedding=False)
+  config = dataclasses.replace(
+    config_of(arrays),
+    logits_via_embedding=False,
+    mlp_activations=("gelu", "linear"),
+  )
   expected = t5_names.shapes(config)
   problems = [
     f"{name}: expected {expected.get(name)}, got {shapes.get(name)}"
@@ -299,10 +295,12 @@ def _config_of(arrays: Mapping[str, StoredArray]) -> T5Config:
 def _write_tensors(
   file: pathlib.Path, tensors: Mapping[str, tuple[str, StoredArray]]
 ) -> None:
-  """Writes a safetensors file, block by block; its own library needs it all.
+  """Writes a safetensors file, block by block.
+
+  The library of safetensors would need all tensors in memory.
 
   Args:
-    file: It appears when it is complete.
+    file: Appears once it is complete.
     tensors: Hugging Face's name -> T5X's name, array.
   """
   header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

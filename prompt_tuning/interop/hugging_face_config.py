@@ -9,29 +9,31 @@ from typing import Any
 from prompt_tuning.models.t5.config import T5Config
 
 FILE = "config.json"
-# Layers of a stack, and rows or columns of a matrix, that a configuration may
-# ask for: far more than any T5 has, and little enough to count.
+# Limits of the layers of a stack, and of the rows or columns of a matrix: far
+# above those of any T5, and small enough to count with.
 _MAX_LAYERS = 1_000
 _MAX_SIZE = 10**7
 
 
 def read(folder: pathlib.Path) -> T5Config:
-  """Reads the sizes, and refuses what our network does not compute.
+  """Reads the sizes; refuses models that our network does not compute.
 
   Args:
-    folder: With a model in it.
+    folder: Folder of a model.
 
   Raises:
-    ValueError: if there is no configuration, or it is that of another model.
+    ValueError: if the configuration is missing, or another model's.
   """
   file = folder / FILE
   if not file.is_file():
-    raise ValueError(f"{folder} is no Hugging Face folder: no {FILE} in it.")
+    raise ValueError(f"{folder} is not a Hugging Face folder: no {FILE} in it.")
   try:
     config = json.loads(file.read_text())
     model_type = config["model_type"]
   except (ValueError, KeyError, TypeError, RecursionError) as error:
-    raise ValueError(f"{file} is no model configuration: {error!r}.") from None
+    raise ValueError(
+      f"{file} is not a model configuration: {error!r}."
+    ) from None
   if model_type != "t5":
     raise ValueError(f"{file}: expected model_type t5, got {model_type}.")
   activation = config.get("feed_forward_proj", "relu")
@@ -43,7 +45,7 @@ def read(folder: pathlib.Path) -> T5Config:
       f"{file}: expected feed_forward_proj gated-gelu, that of T5 1.1, got "
       f"{activation}.{reason} Take a T5 1.1, an LM-adapted T5 or a FLAN-T5."
     )
-  # transformers 5 writes "tied" for every model, and what it computes here.
+  # transformers 5 writes "tied" for every model, and "scaled" where it matters.
   tied, scaled = "tie_word_embeddings", "scale_decoder_outputs"
   key = scaled if scaled in config else tied
   if config.get(key, True):
@@ -59,7 +61,7 @@ def read(folder: pathlib.Path) -> T5Config:
   ):
     if (value := config.get(name, default)) != default:
       raise ValueError(
-        f"{file}: expected {name} {default}, which a checkpoint does not say, "
+        f"{file}: expected {name} {default}, which checkpoints do not record, "
         f"got {value}."
       )
 

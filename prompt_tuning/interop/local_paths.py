@@ -1,17 +1,14 @@
-"""Paths of formats that lie on a disk."""
+"""Paths of formats that are read and written on a disk only."""
 
 import os
 import pathlib
 
 
-def of(path: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns a path of this machine's disks.
-
-  Args:
-    path: As it was given.
+def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the path, if it is on one of this machine's disks.
 
   Raises:
-    ValueError: if it is one of a bucket.
+    ValueError: if it is in a bucket.
   """
   if "://" in os.fspath(path):
     raise ValueError(

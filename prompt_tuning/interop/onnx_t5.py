@@ -1,8 +1,8 @@
 """T5 1.1 weights out of an int8 ONNX export of a Hugging Face model.
 
 The exporter names every weight matrix after a counter (`onnx::MatMul_1022`), so
-the graph says what a tensor is, not the tensor's name: the node that reads it
-is called after its module, as in
+a tensor's own name does not say which parameter it is. The node that reads the
+tensor does: it is named after its module, as in
 `/enc/block.0/layer.0/SelfAttention/q/MatMul_quant`.
 """
 
@@ -28,29 +28,37 @@ def read_onnx_t5(
   """Reads and dequantises a T5 1.1 from its encoder's and decoder's graphs.
 
   Args:
-    encoder_path: the ONNX file of the encoder.
-    decoder_path: the ONNX file of the decoder and the output head.
-    config: the sizes of the model.
+    encoder_path: The ONNX file of the encoder.
+    decoder_path: The ONNX file of the decoder and the output head.
+    config: The sizes of the model.
 
   Returns:
-    T5X parameter name -> float32 array, one for every parameter of the network.
+    T5X's name -> float32 array, for every parameter of the network.
 
   Raises:
-    ValueError: if a file is no ONNX file or refers to others, a tensor of the
-      graphs is not a parameter, two tensors claim one parameter and differ, or
-      names or shapes are not the expected ones.
+    ValueError: if a file is not an ONNX file or refers to others, a tensor of
+      the graphs is not a parameter, two tensors claim one parameter and differ,
+      or names or shapes are not the expected ones.
   """
+  expected = t5_names.shapes(config)
+  names = {
+    t5_names.hugging_face_name(name).removesuffix(".weight"): name
+    for name in expected
+  }
   params: dict[str, np.ndarray] = {}
   for stack, path in (("encoder", encoder_path), ("decoder", decoder_path)):
     for module, array in _weights(path):
-      name = t5_names.t5x_name(stack, module)
+      name = names.get(_module_name(stack, module))
+      if name is None:
+        raise ValueError(
+          f"{path}: expected a module of a T5 1.1 {stack}, got {module!r}."
+        )
       if name.endswith("rel_embedding"):
         array = array.T  # Hugging Face: [buckets, heads].
       # Both graphs carry the token embedding.
       if name in params and not np.array_equal(params[name], array):
         raise ValueError(f"{path}: a second, different tensor for {name}.")
       params[name] = np.ascontiguousarray(array)
-  expected = t5_names.shapes(config)
   got = {name: array.shape for name, array in params.items()}
   if got != expected:
     details = "; ".join(
@@ -62,16 +70,33 @@ def read_onnx_t5(
   return params
 
 
+def _module_name(stack: str, module: str) -> str:
+  """Returns Hugging Face's name of a module.
+
+  Args:
+    stack: The graph's stack, "encoder" or "decoder".
+    module: Its path there, under any prefix:
+      "enc/block.0/layer.0/SelfAttention/q".
+  """
+  before, block, path = module.rpartition("block.")
+  leaf = module.rpartition("/")[2]
+  if block and (not before or before.endswith("/")):
+    return f"{stack}.{block}{path}".replace("/", ".")
+  if leaf in ("embed_tokens", "shared"):
+    return "shared"
+  return leaf if leaf == "lm_head" else f"{stack}.{leaf}"
+
+
 def _weights(
   path: str | os.PathLike[str],
 ) -> list[tuple[str, np.ndarray]]:
-  """Reads what `_weights_by_module` yields, and names the file in errors."""
+  """Returns what `_weights_by_module` yields, and names the file in errors."""
   try:
-    # Tensors in other files would be read from wherever this one says.
+    # Tensors in other files would be read from any path that this file names.
     graph = onnx.load(path, load_external_data=False).graph
     for tensor in graph.initializer:
       if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise ValueError(f"Tensor {tensor.name} lies in another file.")
+        raise ValueError(f"Tensor {tensor.name} is in another file.")
     return list(_weights_by_module(graph))
   except (message.DecodeError, ValueError, TypeError, KeyError) as error:
     raise ValueError(f"{path}: {error}") from error
@@ -83,8 +108,8 @@ def _weights_by_module(
   """Yields (module path, float32 weight) for every weight of a graph.
 
   Raises:
-    ValueError: if a tensor is read by no node or by several, or is quantised
-      other than with one scale and one zero point.
+    ValueError: if a tensor is read by no node or by several, or its
+      quantisation has other parts than one scale and one zero point.
   """
   tensors = {tensor.name: tensor for tensor in graph.initializer}
   unread = set(tensors)
@@ -118,12 +143,12 @@ def dequantize(
 
   Args:
     quantized: 8-bit integers of any shape.
-    scale: [] one float32 for the whole tensor.
-    zero_point: [] the integer that stands for 0.
+    scale: [] One float32 for the whole tensor.
+    zero_point: [] The integer that encodes 0.
 
   Raises:
-    ValueError: if scale or zero point is an array: scales per channel are
-      another format.
+    ValueError: if the scale or the zero point is an array. Scales per channel
+      are not supported.
   """
   if scale.ndim or zero_point.ndim:
     raise ValueError(

@@ -1,8 +1,8 @@
 """Prompts as adapter folders of Hugging Face's PEFT, in both directions.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`. The latter
-has one array, `prompt_embeddings`; in front of the embedded input PEFT puts its
-first `num_virtual_tokens` rows, unscaled, as we do.
+has one array, `prompt_embeddings`. PEFT puts the first `num_virtual_tokens` of
+its rows in front of the embedded input, unscaled, as we do.
 """
 
 import json
@@ -25,7 +25,7 @@ _TASK_TYPE = "SEQ_2_SEQ_LM"
 
 
 def is_adapter(path: str | os.PathLike[str]) -> bool:
-  """Whether there is an adapter folder of PEFT's, of whatever type."""
+  """Returns whether the folder holds a PEFT adapter of any type."""
   return (pathlib.Path(path) / CONFIG).is_file()
 
 
@@ -40,12 +40,12 @@ def save_adapter(
   Args:
     folder: A new folder, or an empty one.
     prompt: [P, H] The prompt. It is written as float32.
-    metadata: What our own files say of it; PEFT does not read it.
-    base_model: Name or path of the Hugging Face model that it belongs to, which
-      `AutoPeftModelForSeq2SeqLM` loads.
+    metadata: Written as in our own files; PEFT does not read it.
+    base_model: Name or path of the Hugging Face model that the prompt belongs
+      to, which `AutoPeftModelForSeq2SeqLM` loads.
 
   Raises:
-    ValueError: if `prompt` is no prompt, or something is in the folder.
+    ValueError: if `prompt` is not a prompt, or the folder is not empty.
   """
   folder = pathlib.Path(folder)
   array = prompt_files.checked(np.asarray(prompt), folder)
@@ -59,7 +59,7 @@ def save_adapter(
     "peft_type": _PEFT_TYPE,
     "task_type": _TASK_TYPE,
     "num_virtual_tokens": length,
-    # PEFT's default for T5 is 2, and the second half of the rows then unused.
+    # With PEFT's default for T5, 2, the second half of the rows is unused.
     "num_transformer_submodules": 1,
     "token_dim": width,
     "base_model_name_or_path": base_model,
@@ -68,7 +68,7 @@ def save_adapter(
   folder.mkdir(parents=True, exist_ok=True)
   weights = safetensors.numpy.save({_KEY: array}, {"format": "pt", **header})
   safe_files.write(folder / WEIGHTS, weights)
-  # Last: with it, the folder is an adapter.
+  # Written last, because it makes the folder an adapter.
   safe_files.write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
@@ -78,13 +78,13 @@ def load_adapter(
   """Reads the prompt of an adapter.
 
   Args:
-    folder: With a PROMPT_TUNING adapter for an encoder-decoder model.
+    folder: Holds a PROMPT_TUNING adapter for an encoder-decoder model.
 
   Returns:
     The prompt, [P, H] float32, and its metadata if we wrote the adapter.
 
   Raises:
-    ValueError: if it is another adapter, or not a whole one.
+    ValueError: if it is another kind of adapter, or incomplete.
   """
   folder = pathlib.Path(folder)
   config = _read_config(folder / CONFIG)
@@ -110,20 +110,22 @@ def load_adapter(
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a configuration and refuses what is no prompt for a T5."""
+  """Reads a configuration; refuses adapters other than prompts for a T5."""
   if not path.is_file():
-    raise ValueError(f"{path.parent} is no PEFT adapter: there is no {CONFIG}.")
+    raise ValueError(
+      f"{path.parent} is not a PEFT adapter: it has no {CONFIG}."
+    )
   try:
     config = json.loads(path.read_text())
     peft_type = config["peft_type"]
   except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise ValueError(
-      f"{path} is no configuration of PEFT's: {error!r}."
+      f"{path} is not a configuration of PEFT's: {error!r}."
     ) from None
   if peft_type != _PEFT_TYPE:
     raise ValueError(
-      f"{path}: expected an adapter of type {_PEFT_TYPE}, got {peft_type}, "
-      "which is something else, or more, than a prompt."
+      f"{path}: expected an adapter of type {_PEFT_TYPE}, a single prompt, got "
+      f"{peft_type}."
     )
   if (task_type := config.get("task_type")) != _TASK_TYPE:
     raise ValueError(

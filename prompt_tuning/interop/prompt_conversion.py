@@ -1,4 +1,4 @@
-"""Prompts from wherever they are, to wherever they should go."""
+"""Prompts in any format, read and written by their path."""
 
 import json
 import os
@@ -25,15 +25,15 @@ def read_prompt(
   """Reads a prompt in any format.
 
   Args:
-    path: A `prompt.safetensors`, a `.npy`, the folder of a PEFT adapter, or a
-      checkpoint of T5X's or ours with a prompt in it, or the folder of a run:
-      its best prompt, if that is filed there, else that of the last checkpoint.
+    path: A `prompt.safetensors`, a `.npy`, the folder of a PEFT adapter, a
+      checkpoint of T5X's or ours that has a prompt, or the folder of a run. A
+      run gives its best prompt, or without one that of its last checkpoint.
 
   Returns:
-    The prompt, [P, H] float32, and what is known of it.
+    The prompt, [P, H] float32, and its metadata.
 
   Raises:
-    ValueError: if there is no prompt, or it did not train alone.
+    ValueError: if no prompt is found, or other parameters trained beside it.
   """
   if peft_adapters.is_adapter(path):
     return peft_adapters.load_adapter(path)
@@ -50,7 +50,7 @@ def read_prompt(
 def _read_from_checkpoint(
   path: str,
 ) -> tuple[np.ndarray, prompt_files.PromptMetadata]:
-  # They bring TensorFlow, which takes seconds, and files do without.
+  # These import TensorFlow, which takes seconds and which files do not need.
   from prompt_tuning.training import base_model
   from t5x import checkpoints
 
@@ -65,12 +65,12 @@ def _read_from_checkpoint(
   others = [x for x in checkpoint.metadata.get("trained", ()) if x != found[0]]
   if others:
     raise ValueError(
-      f"The prompt in {path} is not one of its base model: it trained beside "
+      f"The prompt in {path} cannot be used alone: it trained beside "
       f"{', '.join(others[:3])}."
     )
   prompt = base_model.read_parameter(checkpoint, found[0])
   metadata = prompt_files.PromptMetadata(
-    # A run's checkpoint names what was frozen.
+    # A run's checkpoint records the frozen model.
     base_fingerprint=checkpoint.metadata.get("base_fingerprint")
     or prompt_files.UNKNOWN,
     vocabulary_sha256=prompt_files.UNKNOWN,
@@ -86,35 +86,35 @@ def write_prompt(
   metadata: prompt_files.PromptMetadata | None = None,
   base_model: str | None = None,
 ) -> str:
-  """Writes a prompt, in the format that the name asks for.
+  """Writes a prompt in the format that the path implies.
 
   Args:
     path: Ends in `.safetensors`, or in `.npy`, which has no room for
       metadata, or has no suffix: the folder of a PEFT adapter.
     prompt: [P, H] The prompt.
-    metadata: What is known of it.
+    metadata: Its metadata, if known.
     base_model: As for `peft_adapters.save_adapter`; see `check_base_model`.
 
   Returns:
-    What was written, in words.
+    A summary for the user.
 
   Raises:
-    ValueError: if `prompt` is no prompt of the base model, or the suffix is
-      another one.
+    ValueError: if `prompt` does not belong to the base model, or the suffix is
+      unknown.
   """
-  path = local_paths.of(path)
+  path = local_paths.local_path(path)
   if path.suffix and not path.is_dir():
     if base_model is not None:
       raise ValueError(
-        f"Only a PEFT adapter names its base model, and {path} is none: leave "
-        "it out, or give a folder, whose name has no suffix."
+        f"Only a PEFT adapter names its base model, and {path} is a file: "
+        "leave the base model out, or give a folder, whose name has no suffix."
       )
     prompt_files.save_prompt(path, prompt, metadata)
     if path.suffix == ".npy" and metadata is not None:
       return "a bare array: its metadata does not fit into .npy"
     return f"{path.suffix} file"
   if base_model is None:
-    note = "it names no base model, and was compared with none"
+    note = "it names no base model and was not compared with one"
   else:
     note = check_base_model(base_model, np.asarray(prompt), metadata)
   peft_adapters.save_adapter(path, prompt, metadata, base_model)
@@ -126,57 +126,57 @@ def check_base_model(
   prompt: np.ndarray,
   metadata: prompt_files.PromptMetadata | None,
 ) -> str:
-  """Compares a prompt with the Hugging Face model that it is to be used with.
+  """Compares a prompt with the Hugging Face model that will use it.
 
   Args:
-    base_model: A folder, or a name on the hub, which is not asked.
+    base_model: A folder, or a name on the hub, which is not contacted.
     prompt: [P, H] The prompt.
-    metadata: What is known of it.
+    metadata: Its metadata, if known.
 
   Returns:
-    What was compared, in words.
+    A summary of the comparison for the user.
 
   Raises:
-    ValueError: if there is no such folder, or it has another model.
+    ValueError: if the folder is missing, or has another model.
   """
-  # It brings TensorFlow, which takes seconds.
+  # This imports TensorFlow, which takes seconds.
   from prompt_tuning.interop import hugging_face
 
   folder = pathlib.Path(base_model)
   if not folder.is_dir():
     is_name = _HUB_NAME.fullmatch(base_model) is not None
-    # As in checkpoints/misspelt.
+    # The second case is a misspelt folder, such as checkpoints/misspelt.
     if not is_name or (len(folder.parts) > 1 and folder.parent.is_dir()):
       raise ValueError(
-        f"There is no folder {base_model}: give the folder of a Hugging Face "
-        "T5, or its name on the hub, such as google/t5-base-lm-adapt."
+        f"The folder {base_model} does not exist: give the folder of a Hugging "
+        "Face T5, or its name on the hub, such as google/t5-base-lm-adapt."
       )
     return f"{base_model} is a name on the hub: it was not compared"
   if not hugging_face.is_folder(folder):
     raise ValueError(
-      f"{folder} is no Hugging Face model: there is no {hugging_face.CONFIG}."
+      f"{folder} is not a Hugging Face model: it has no {hugging_face.CONFIG}."
     )
   width = _width(folder / hugging_face.CONFIG)
   if width != prompt.shape[-1]:
     raise ValueError(
-      f"{folder} is a model of width {width}, and the prompt's is "
-      f"{prompt.shape[-1]}: it belongs to another one."
+      f"{folder} has width {width}, and the prompt has {prompt.shape[-1]}: it "
+      "belongs to another model."
     )
   expected = prompt_files.UNKNOWN
   if metadata is not None:
     expected = metadata.base_fingerprint
   if expected == prompt_files.UNKNOWN:
-    return f"{folder} has its width; the file does not say its weights"
+    return f"{folder} has its width; the file does not identify its weights"
   try:
     found = hugging_face.open_folder(folder).fingerprint
   except ValueError as error:
     return f"{folder} has its width; its weights were not compared: {error}"
   if found != expected:
     raise ValueError(
-      f"{folder} has the fingerprint {found}, and the prompt was trained with "
+      f"{folder} has the fingerprint {found}, and the prompt was trained on "
       f"{expected}: it belongs to another model."
     )
-  return f"{folder} is the model that it was trained with"
+  return f"{folder} is the model that it was trained on"
 
 
 def _width(config: pathlib.Path) -> int:
@@ -185,7 +185,7 @@ def _width(config: pathlib.Path) -> int:
     width = json.loads(config.read_text(encoding="utf-8"))["d_model"]
   except (ValueError, LookupError, TypeError, RecursionError) as error:
     raise ValueError(
-      f"{config} is no configuration of a T5: {error!r}."
+      f"{config} is not a configuration of a T5: {error!r}."
     ) from None
   if not isinstance(width, int):
     raise ValueError(f"{config}: expected a number as d_model, got {width!r}.")

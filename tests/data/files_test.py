@@ -28,7 +28,7 @@ def test_finds_columns_labels_and_a_held_out_share(tmp_path):
   data = read(reviews(tmp_path))
   assert data.name.startswith("my_reviews_")
   assert (data.inputs, data.target) == (("text",), "label")
-  assert data.labels == ("bad", "good")
+  assert data.targets.labels == ("bad", "good")
   assert {k: len(rows) for k, rows in data.splits.items()} == {
     "train": 36,
     "validation": 4,
@@ -54,7 +54,7 @@ def test_other_rows_are_another_task(tmp_path):
 def test_a_rare_label_does_not_stop_holding_out(tmp_path):
   rows = [f"film {i},good" for i in range(30)] + ["x,bad"]
   data = read(write(tmp_path / "r.csv", rows))
-  assert data.labels == ("bad", "good")
+  assert data.targets.labels == ("bad", "good")
   assert len(data.splits["validation"]) == 3
 
 
@@ -74,7 +74,7 @@ def test_spaces_around_labels_do_not_count(tmp_path):
   path = write(tmp_path / "r.csv", rows)
   for labels in (None, ["good ", "bad"]):
     data = read(path, labels=labels)
-    assert sorted(data.labels) == ["bad", "good"]
+    assert sorted(data.targets.labels) == ["bad", "good"]
     cells = {row.cells["label"] for row in data.splits["train"]}
     assert cells == {"bad", "good"}
   # As three labels they would be too many for ten rows.
@@ -112,7 +112,7 @@ def test_label_that_no_answer_can_be_is_refused(tmp_path):
   ladder = ladder_vocabulary.ladder()
   with pytest.raises(ValueError, match=r"vocabulary knows, got '\{No\}'"):
     read(path, vocabulary=ladder)
-  with pytest.raises(ValueError, match="8 of 8 targets have something"):
+  with pytest.raises(ValueError, match="8 of 8 targets have characters"):
     read(path, labels=[], vocabulary=ladder)
 
 
@@ -126,7 +126,7 @@ def test_free_text_is_what_an_answer_that_is_right_looks_like(tmp_path, caplog):
   write(tmp_path / "r.csv", [*rows, "r,rice ."], "question,answer")
   with caplog.at_level(logging.WARNING):
     read(path, vocabulary=ladder_vocabulary.ladder())
-  assert "20 of 21 targets have something" in caplog.text
+  assert "20 of 21 targets have characters" in caplog.text
 
 
 def test_an_input_that_comes_back_often_is_not_held_out(tmp_path):
@@ -140,7 +140,7 @@ def test_an_input_that_comes_back_often_is_not_held_out(tmp_path):
 
 def test_an_empty_input_is_refused(tmp_path):
   path = write(tmp_path / "r.csv", ["x,good", " ,good"])
-  with pytest.raises(ValueError, match=r"line 3: expected a text in text"):
+  with pytest.raises(ValueError, match=r"line 3: expected text in text"):
     read(path)
 
 
@@ -193,7 +193,7 @@ def test_one_text_is_no_list(tmp_path, name):
 def test_many_targets_are_free_text(tmp_path):
   rows = [f"q{i},answer {i}" for i in range(20)]
   data = read(write(tmp_path / "r.csv", rows, "question,answer"))
-  assert data.labels == ()
+  assert data.targets.labels == ()
   assert "exact match" in str(data)
 
 

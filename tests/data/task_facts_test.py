@@ -96,7 +96,7 @@ def test_labels_behind_a_sentinel_are_whole_targets(byte_vocabulary):
     (task_facts.labels, "super_glue_record", "are free text"),
     (task_facts.labels, "super_glue_record_sentinel", "are free text"),
     (task_facts.labels, "super_glue", "one task at a time"),
-    (task_facts.labels, "ladder_lm", "No labels are known of 'ladder_lm'"),
+    (task_facts.labels, "ladder_lm", "The labels of 'ladder_lm' are unknown"),
     (task_facts.class_words, "ladder_lm", "gin.CLASS_LABELS="),
     (task_facts.class_words, "mini_boolk", "near: mini_boolq"),
   ],

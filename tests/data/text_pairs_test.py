@@ -33,7 +33,7 @@ def test_right_answers_are_right_whatever_spaces_targets_have(labels):
 def test_free_text_is_what_an_answer_that_is_right_looks_like():
   pairs = [(f"q{i}", "rice  soup .") for i in range(9)]
   ladder = ladder_vocabulary.ladder()
-  with pytest.raises(ValueError, match="9 of 9 targets have something"):
+  with pytest.raises(ValueError, match="9 of 9 targets have characters"):
     text_pairs.make({"train": [("q", "{}")] * 9}, ladder, labels=[])
   made = text_pairs.make({"train": pairs}, ladder, labels=[])
   for row in made.task.get_dataset(None, "train").as_numpy_iterator():

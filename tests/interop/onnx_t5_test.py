@@ -11,7 +11,7 @@ import sentencepiece
 onnx = pytest.importorskip("onnx")
 
 from prompt_tuning.interop import onnx_t5, sentencepiece_model  # noqa: E402
-from prompt_tuning.models.t5.layers import T5Config  # noqa: E402
+from prompt_tuning.models.t5.config import T5Config  # noqa: E402
 from prompt_tuning.models.t5.network import Transformer  # noqa: E402
 
 CONFIG = T5Config(
@@ -182,72 +182,75 @@ def _tensor(graph, ending):
   return found
 
 
-def test_every_matrix_comes_from_its_module(graphs, tmp_path):
+def test_every_parameter_comes_from_its_module(graphs, tmp_path):
   params = _read(graphs, tmp_path)
-  for name, module in MATRICES.items():
+  bias = "layer.0/SelfAttention/relative_attention_bias"
+  biases = {
+    "encoder/relpos_bias/rel_embedding": f"{ENCODER}/{bias}",
+    "decoder/relpos_bias/rel_embedding": f"{DECODER}/{bias}",
+  }
+  assert params.keys() == MATRICES.keys() | NORMS.keys() | biases.keys()
+  for name, module in (MATRICES | biases).items():
     dtype = _dtype(module)
-    integers = _integers(module, params[name].shape, dtype).astype(np.float32)
+    is_transposed = name in biases
+    shape = params[name].shape[:: -1 if is_transposed else 1]
+    integers = _integers(module, shape, dtype).astype(np.float32)
     expected = (integers - ZERO_POINTS[dtype]) * SCALE
-    np.testing.assert_array_equal(params[name], expected, err_msg=name)
+    np.testing.assert_array_equal(
+      params[name], expected.T if is_transposed else expected, err_msg=name
+    )
     assert params[name].dtype == np.float32
-
-
-def test_norms_are_taken_as_they_are(graphs, tmp_path):
-  params = _read(graphs, tmp_path)
   for name, module in NORMS.items():
     expected = _integers(module, (4,), np.int8)
     np.testing.assert_array_equal(params[name], expected, err_msg=name)
 
 
-def test_nothing_else_is_read(graphs, tmp_path):
-  biases = {f"{s}/relpos_bias/rel_embedding" for s in ("encoder", "decoder")}
-  params = _read(graphs, tmp_path)
-  assert params.keys() == MATRICES.keys() | NORMS.keys() | biases
-
-
-def test_the_relative_bias_is_transposed(graphs, tmp_path):
-  params = _read(graphs, tmp_path)
-  module = "enc/block.0/layer.0/SelfAttention/relative_attention_bias"
-  integers = _integers(module, (32, 2), np.uint8).astype(np.float32)
-  np.testing.assert_array_equal(
-    params["encoder/relpos_bias/rel_embedding"], (integers.T - 100) * SCALE
-  )
-
-
-def test_refuses_other_shapes(graphs, tmp_path):
-  with pytest.raises(
-    ValueError, match=r"wi_0/kernel: expected \(4, 6\), got \(4, 5\)"
-  ):
-    _read(graphs, tmp_path, dataclasses.replace(CONFIG, mlp_dim=6))
-
-
-def test_refuses_a_missing_layer(graphs, tmp_path):
-  with pytest.raises(ValueError, match=r"layers_1/\S+: expected .*, got None"):
-    _read(graphs, tmp_path, dataclasses.replace(CONFIG, num_decoder_layers=2))
-
-
-def test_refuses_a_tensor_that_no_node_reads(graphs, tmp_path):
+def _add_a_tensor(graphs):
   extra = onnx.numpy_helper.from_array(np.ones(3, np.float32), "stray")
   graphs["encoder"].initializer.append(extra)
-  with pytest.raises(ValueError, match="No node reads as a weight: stray"):
-    _read(graphs, tmp_path)
 
 
-def test_refuses_a_tensor_that_two_nodes_read(graphs, tmp_path):
+def _read_twice(graphs):
   nodes = graphs["decoder"].node
   nodes.append(nodes[0])
-  with pytest.raises(ValueError, match="read by more than one node"):
-    _read(graphs, tmp_path)
 
 
-def test_refuses_two_different_embeddings(graphs, tmp_path):
-  modules = list(_modules("decoder"))
-  count = modules.index("m/decoder/shared")
+def _change_an_embedding(graphs):
+  count = list(_modules("decoder")).index("m/decoder/shared")
   scale = _tensor(graphs["decoder"], f"_{count}_scale")
-  changed = onnx.numpy_helper.from_array(np.float32(0.25), scale.name)
-  scale.CopyFrom(changed)
-  with pytest.raises(ValueError, match=r"second, different .*token_embedder"):
-    _read(graphs, tmp_path)
+  scale.CopyFrom(onnx.numpy_helper.from_array(np.float32(0.25), scale.name))
+
+
+@pytest.mark.parametrize(
+  ("change", "sizes", "message"),
+  [
+    (None, {"mlp_dim": 6}, r"wi_0/kernel: expected \(4, 6\), got \(4, 5\)"),
+    (None, {"num_decoder_layers": 2}, r"layers_1/\S+: expected .*, got None"),
+    (_add_a_tensor, {}, "No node reads as a weight: stray"),
+    (_read_twice, {}, "read by more than one node"),
+    (_change_an_embedding, {}, r"second, different .*token_embedder"),
+  ],
+)
+def test_refuses_another_graph(graphs, tmp_path, change, sizes, message):
+  if change:
+    change(graphs)
+  with pytest.raises(ValueError, match=message):
+    _read(graphs, tmp_path, dataclasses.replace(CONFIG, **sizes))
+
+
+@pytest.mark.parametrize(
+  "module",
+  [
+    "enc/block.0/layer.2/DenseReluDense/wo",
+    "enc/block.0/layer.0/SelfAttention/r",
+    "enc/block.0/layer.0",
+    "enc/pooler",
+  ],
+)
+def test_refuses_an_unknown_module(monkeypatch, module):
+  monkeypatch.setattr(onnx_t5, "_weights", lambda path: [(module, np.ones(1))])
+  with pytest.raises(ValueError, match=r"module of a T5 1\.1 encoder"):
+    onnx_t5.read_onnx_t5("encoder.onnx", "decoder.onnx", CONFIG)
 
 
 def test_refuses_scales_per_channel():

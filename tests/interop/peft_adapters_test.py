@@ -71,10 +71,10 @@ def test_reads_bfloat16(tmp_path, prompt):
 @pytest.mark.parametrize(
   ("config", "message"),
   [
-    ({"peft_type": "LORA"}, "type PROMPT_TUNING, got LORA"),
+    ({"peft_type": "LORA"}, "type PROMPT_TUNING, a single prompt, got LORA"),
     (
       {"peft_type": "MULTITASK_PROMPT_TUNING"},
-      "PROMPT_TUNING, got MULTITASK_PROMPT_TUNING",
+      "a single prompt, got MULTITASK_PROMPT_TUNING",
     ),
     ({"task_type": "CAUSAL_LM"}, "SEQ_2_SEQ_LM, that of a T5, got CAUSAL_LM"),
     ({"task_type": None}, "SEQ_2_SEQ_LM, that of a T5, got None"),
@@ -89,7 +89,7 @@ def test_refuses_what_is_no_prompt_for_a_t5(tmp_path, prompt, config, message):
 
 
 def test_refuses_what_is_no_adapter(tmp_path, prompt):
-  with pytest.raises(ValueError, match=r"there is no adapter_config\.json"):
+  with pytest.raises(ValueError, match=r"it has no adapter_config\.json"):
     peft_adapters.load_adapter(tmp_path)
   other_key = _write(tmp_path / "key", prompt, key="lora")
   with pytest.raises(
@@ -107,7 +107,7 @@ def test_refuses_what_is_no_adapter(tmp_path, prompt):
     peft_adapters.load_adapter(folder)
   for text in ("no json", "[]", "{}"):
     (folder / "adapter_config.json").write_text(text)
-    with pytest.raises(ValueError, match="no configuration of PEFT's"):
+    with pytest.raises(ValueError, match="not a configuration of PEFT's"):
       peft_adapters.load_adapter(folder)
 
 

@@ -1,7 +1,5 @@
 """PEFT runs our prompts: its logits and its prompt's gradient are ours."""
 
-import re
-
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -60,15 +58,13 @@ def adapter(hugging_face, prompt, tmp_path_factory):
 
 def _parameters(model):
   """The weights of a Hugging Face T5 under our names."""
+  weights = model.state_dict()
   params = {}
-  for name, weight in model.state_dict().items():
-    if "embed_tokens" in name:
-      continue
-    module = re.sub(r"\.(?!\d)", "/", name.removesuffix(".weight"))
-    ours = t5_names.t5x_name(name.partition(".")[0], module)
-    array = weight.numpy()
-    is_table = ours == "token_embedder/embedding"
-    params[ours] = jnp.asarray(array if is_table else array.T)
+  for name in t5_names.shapes(transformers_t5.CONFIG):
+    array = weights[t5_names.hugging_face_name(name)].numpy()
+    params[name] = jnp.asarray(
+      array.T if t5_names.is_transposed(name) else array
+    )
   return params
 
 

@@ -89,17 +89,13 @@ def test_reads_a_prompt_from_inside_a_checkpoint(tmp_path, prompt, nested):
     prompt_files.check_compatible(metadata, "any", "any")
 
 
-def test_a_checkpoint_that_names_its_base_model_passes_it_on(tmp_path, prompt):
+def test_a_runs_best_prompt_is_read_rather_than_its_last(tmp_path, prompt):
   path = _checkpoint(
     tmp_path, {"base_fingerprint": "52cb"}, prompt={"prompt": prompt}
   )
   _, metadata = prompt_conversion.read_prompt(path)
   assert metadata is not None
   assert metadata.base_fingerprint == "52cb"
-
-
-def test_run_s_best_prompt_goes_before_its_last(tmp_path, prompt):
-  _checkpoint(tmp_path, prompt={"prompt": prompt})
   prompt_files.save_prompt(
     tmp_path / "prompt.safetensors", prompt + 1, METADATA
   )
@@ -108,15 +104,12 @@ def test_run_s_best_prompt_goes_before_its_last(tmp_path, prompt):
   assert metadata == METADATA
 
 
-def test_prompt_that_did_not_train_alone_is_refused(tmp_path, prompt):
+def test_refuses_a_checkpoint_without_a_single_prompt(tmp_path, prompt):
   trained = ["encoder/prompt/prompt", "encoder/layers_0/mlp/wo/kernel"]
   path = _checkpoint(tmp_path, {"trained": trained}, prompt={"prompt": prompt})
   with pytest.raises(ValueError, match="trained beside encoder/layers_0/mlp"):
     prompt_conversion.read_prompt(path)
-
-
-def test_refuses_a_checkpoint_without_a_prompt(tmp_path):
-  path = _checkpoint(tmp_path)
+  path = _checkpoint(tmp_path / "none")
   with pytest.raises(ValueError, match="got none among 2 parameters"):
     prompt_conversion.read_prompt(path)
 
@@ -179,14 +172,14 @@ def test_adapter_is_compared_with_the_base_model_that_it_names(
   of_it = dataclasses.replace(METADATA, base_fingerprint=fingerprint)
   base = str(tmp_path / "base")
   for metadata, expected in (
-    (of_it, "is the model that it was trained with"),
-    (None, "has its width; the file does not say its weights"),
+    (of_it, "is the model that it was trained on"),
+    (None, "has its width; the file does not identify its weights"),
   ):
     written = prompt_conversion.check_base_model(base, prompt, metadata)
     assert expected in written
-  with pytest.raises(ValueError, match="trained with 52cb: it belongs to an"):
+  with pytest.raises(ValueError, match="trained on 52cb: it belongs to an"):
     prompt_conversion.write_prompt(tmp_path / "out", prompt, METADATA, base)
-  with pytest.raises(ValueError, match="of width 4, and the prompt's is 3"):
+  with pytest.raises(ValueError, match="has width 4, and the prompt has 3"):
     prompt_conversion.write_prompt(tmp_path / "out", prompt.T, None, base)
   assert not (tmp_path / "out").exists()
 
@@ -195,12 +188,12 @@ def test_base_model_that_is_not_there_is_refused(tmp_path, prompt, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "models").mkdir()
   for name in ("/nowhere/t5", "models/t5", "./t5", "a/b/c"):
-    with pytest.raises(ValueError, match=f"There is no folder {name}"):
+    with pytest.raises(ValueError, match=f"The folder {name} does not exist"):
       prompt_conversion.write_prompt(tmp_path / "out", prompt, None, name)
-  with pytest.raises(ValueError, match=r"models is no Hugging Face model"):
+  with pytest.raises(ValueError, match=r"models is not a Hugging Face model"):
     prompt_conversion.write_prompt(tmp_path / "out", prompt, None, "models")
   (tmp_path / "models" / "config.json").write_text("[" * 100_000)
-  with pytest.raises(ValueError, match="is no configuration of a T5"):
+  with pytest.raises(ValueError, match="is not a configuration of a T5"):
     prompt_conversion.write_prompt(tmp_path / "out", prompt, None, "models")
   assert not (tmp_path / "out").exists()
   written = prompt_conversion.write_prompt(
@@ -222,8 +215,8 @@ def test_command_line(tmp_path, prompt):
 
   done = convert("in.npy", "peft")
   assert done.stdout == (
-    "peft: PEFT adapter (it names no base model, and was compared with none), "
-    "prompt of 3 x 4.\n"
+    "peft: PEFT adapter (it names no base model and was not compared with "
+    "one), prompt of 3 x 4.\n"
   ), done.stderr
   refused = convert("nothing.npy", "out.npy")
   assert refused.returncode == 1

@@ -1,4 +1,4 @@
-"""What the rows of the official SuperGLUE release hold, and their check.
+"""The rows of the official SuperGLUE release, and their check.
 
 A row may spell a value in every way that TFDS reads as that value: AX-b's ids,
 for example, are strings.
@@ -23,12 +23,12 @@ _FILES = {
 # TFDS keeps numbers as int32, and reads them from strings too.
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,10}")
 _MAX_NUMBER = 2**31 - 1
-# Two noun phrases of WSC's test split, which other words interrupt.
+# Two noun phrases of WSC's test split, with other words in between.
 _INTERRUPTED = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 
 
 class WholeNumber:
-  """Stands in `ReleaseTask.row` for a number that a string may spell."""
+  """A number that a string may spell, in `ReleaseTask.row`."""
 
 
 def _own_idx(row: Row) -> Iterator[Any]:
@@ -76,7 +76,7 @@ def _wsc_spans(row: Row) -> Iterator[Problem]:
     if not 0 <= index < length:
       yield f"target.span{n}_index", f"a word's index in [0, {length})", index
     span = row["target"][f"span{n}_text"]
-    # What TFDS repairs: case, a full stop too many, a line break.
+    # TFDS repairs case, an extra full stop, and line breaks.
     words = span.rstrip(".").replace("\n", " ").lower()
     if words not in row["text"].lower() and span not in _INTERRUPTED:
       yield f"target.span{n}_text", "words of the text", repr(span)
@@ -87,25 +87,38 @@ class ReleaseTask:
   """One task of the release.
 
   Attributes:
-    config: TFDS's name of it.
-    folder: The release's name of it.
+    config: Its name in TFDS.
+    folder: Its name in the release.
     counts: Split -> its official number of examples.
-    row: What a row must hold: a type, `WholeNumber`, the legal values (a
-      tuple), an object (a dict of these) or a list of one of these. The test
-      split may lack a field whose name ends in "?".
+    row: The schema of a row: a type, `WholeNumber`, the legal values (a tuple),
+      an object (a dict of these) or a list of one of these. The test split may
+      lack a field whose name ends in "?".
+    answers: The leaderboard's names of the classes, in class order; empty where
+      the answer is free text.
     idx: A row -> the ids of its examples, which are unique in a file.
-    wrong_spans: A row -> the spans that lie outside their text.
+    wrong_spans: A row -> the spans that are outside their text.
   """
 
   config: str
   folder: str
   counts: Mapping[str, int]
   row: Row
+  answers: tuple[str | int, ...] = ()
   idx: Callable[[Row], Iterator[Any]] = _own_idx
   wrong_spans: Callable[[Row], Iterator[Problem]] = _no_spans
 
+  @property
+  def name(self) -> str:
+    """The name in `superglue.SuperGlueTask`."""
+    return self.config.removesuffix(".fixed")
+
+  @property
+  def submitted_file(self) -> str:
+    """The name of its file in a submission."""
+    return f"{self.folder}.jsonl"
+
   def file_name(self, split: str) -> str:
-    # The diagnostics have one file, called as the folder.
+    # The diagnostics have one file, named after the folder.
     return _FILES[split] if len(self.counts) > 1 else f"{self.folder}.jsonl"
 
 
@@ -114,8 +127,10 @@ def _counts(train: int, validation: int, test: int) -> dict[str, int]:
 
 
 _BOOLEAN = (False, True, "False", "True")
+_LOWER_BOOLEAN = ("false", "true")
 _ENTAILMENT = ("entailment", "not_entailment")
-# TFDS asks whether they are true, which "0" would be.
+_COMMITMENT = ("entailment", "contradiction", "neutral")
+# TFDS tests the truth of the value, and "0" would be true.
 _CHOICE = (0, 1, False, True)
 _SPAN = {"start": int, "end": int}
 TASKS = (
@@ -124,6 +139,7 @@ TASKS = (
     "BoolQ",
     _counts(9_427, 3_270, 3_245),
     {"question": str, "passage": str, "idx": WholeNumber, "label?": _BOOLEAN},
+    _LOWER_BOOLEAN,
   ),
   ReleaseTask(
     "cb",
@@ -133,8 +149,9 @@ TASKS = (
       "premise": str,
       "hypothesis": str,
       "idx": WholeNumber,
-      "label?": ("entailment", "contradiction", "neutral"),
+      "label?": _COMMITMENT,
     },
+    _COMMITMENT,
   ),
   ReleaseTask(
     "copa",
@@ -148,6 +165,7 @@ TASKS = (
       "idx": WholeNumber,
       "label?": _CHOICE,
     },
+    (0, 1),
   ),
   ReleaseTask(
     "multirc",
@@ -166,6 +184,7 @@ TASKS = (
         ],
       },
     },
+    (0, 1),
     idx=_multirc_idx,
   ),
   ReleaseTask(
@@ -190,6 +209,7 @@ TASKS = (
       "idx": WholeNumber,
       "label?": _ENTAILMENT,
     },
+    _ENTAILMENT,
   ),
   ReleaseTask(
     "wic",
@@ -206,6 +226,7 @@ TASKS = (
       "idx": WholeNumber,
       "label?": _BOOLEAN,
     },
+    _LOWER_BOOLEAN,
     wrong_spans=_wic_spans,
   ),
   ReleaseTask(
@@ -223,6 +244,7 @@ TASKS = (
       "idx": WholeNumber,
       "label?": _BOOLEAN,
     },
+    ("False", "True"),
     wrong_spans=_wsc_spans,
   ),
   ReleaseTask(
@@ -235,6 +257,7 @@ TASKS = (
       "idx": WholeNumber,
       "label?": _ENTAILMENT,
     },
+    _ENTAILMENT,
   ),
   ReleaseTask(
     "axg",
@@ -246,6 +269,7 @@ TASKS = (
       "idx": WholeNumber,
       "label?": _ENTAILMENT,
     },
+    _ENTAILMENT,
   ),
 )
 
@@ -256,10 +280,10 @@ def check_file(
   path: pathlib.Path,
   advance: Callable[[int], Any],
 ) -> None:
-  """Checks every row of a file, and how many examples they are.
+  """Checks every row of a file, and the number of examples.
 
   Args:
-    task: Whose file it is.
+    task: The task of the file.
     split: "train", "validation" or "test".
     path: The jsonl file.
     advance: Called with the size of every row, in bytes.

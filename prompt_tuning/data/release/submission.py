@@ -16,18 +16,18 @@ import zipfile
 from prompt_tuning.data import postprocessors, superglue
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import zip_files
+from prompt_tuning.data.release.rows import ReleaseTask
 
-_OFFICIAL = {task.config: task for task in release_rows.TASKS}
+_TASKS = {task.name: task for task in release_rows.TASKS}
 # Of a file in a submission; ReCoRD's 10,000 answers are about 1 MB.
 _MAX_BYTES = 2**26
-_LOWER_BOOL = ("false", "true")
 # As `t5x.infer` names them.
 _PREDICTIONS = re.compile(
   r"(?P<task>super_glue_\w+)-predict\.jsonl-(?P<shard>\d+)-of-(?P<shards>\d+)"
 )
 
 
-# What says which example it is, where it is not "idx".
+# Features that identify an example, where it is not "idx".
 _IDX = {
   "multirc": ["idx/paragraph", "idx/question", "idx/answer"],
   "record": ["idx/query"],
@@ -35,52 +35,11 @@ _IDX = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SubmittedTask:
-  """One file of the submission.
-
-  Attributes:
-    name: As in `superglue.SuperGlueTask`.
-    config: TFDS's name.
-    labels: What the leaderboard calls the classes, in class order; none where
-      the answer is free text.
-  """
-
-  name: str
-  config: str
-  labels: tuple[str | int, ...] = ()
-
-  @property
-  def file_name(self) -> str:
-    return f"{_OFFICIAL[self.config].folder}.jsonl"
-
-  @property
-  def num_examples(self) -> int:
-    return _OFFICIAL[self.config].counts["test"]
-
-
-TASKS = {
-  task.name: task
-  for task in (
-    SubmittedTask("boolq", "boolq", _LOWER_BOOL),
-    SubmittedTask("cb", "cb", superglue.CB.labels),
-    SubmittedTask("copa", "copa", (0, 1)),
-    SubmittedTask("multirc", "multirc", (0, 1)),
-    SubmittedTask("record", "record"),
-    SubmittedTask("rte", "rte", superglue.RTE.labels),
-    SubmittedTask("wic", "wic", _LOWER_BOOL),
-    SubmittedTask("wsc", "wsc.fixed", ("False", "True")),
-    SubmittedTask("axb", "axb", superglue.AXB.labels),
-    SubmittedTask("axg", "axg", superglue.AXG.labels),
-  )
-}
-
-
-@dataclasses.dataclass(frozen=True)
 class Predictions:
-  """What `t5x.infer` wrote for the test split of a task.
+  """The predictions that `t5x.infer` wrote for the test split of a task.
 
   Attributes:
-    row: How the task's text is read.
+    row: The task, which parses its texts.
     paths: The files, in the order of the split.
   """
 
@@ -88,8 +47,8 @@ class Predictions:
   paths: Sequence[pathlib.Path]
 
   @property
-  def task(self) -> SubmittedTask:
-    return TASKS[self.row.name.removesuffix("_classification")]
+  def task(self) -> ReleaseTask:
+    return _TASKS[self.row.name.removesuffix("_classification")]
 
 
 def find_predictions(folders: Iterable[pathlib.Path]) -> list[Predictions]:
@@ -99,15 +58,15 @@ def find_predictions(folders: Iterable[pathlib.Path]) -> list[Predictions]:
     folders: The INFER_OUTPUT_DIRs.
 
   Raises:
-    ValueError: if a folder has no predictions, or not all shards of a task, or
-      if a task is there twice.
+    ValueError: if a folder has no predictions or lacks shards of a task, or two
+      folders have the same task.
   """
   found: dict[str, Predictions] = {}
   for folder in folders:
     shards = collections.defaultdict(list)
     for path in sorted(folder.glob("*")):
       match = _PREDICTIONS.fullmatch(path.name)
-      # What begins with a sentinel has to be read in another way.
+      # Texts with a sentinel would have to be parsed in another way.
       if (
         match
         and match["task"] in superglue.ROWS
@@ -117,8 +76,8 @@ def find_predictions(folders: Iterable[pathlib.Path]) -> list[Predictions]:
     if not shards:
       others = [path.name for path in sorted(folder.glob("*.jsonl-*"))]
       raise ValueError(
-        f"Expected super_glue_*-predict.jsonl-* in {folder}, of tasks as they "
-        "are or *_prefixed, got "
+        f"Expected super_glue_*-predict.jsonl-* in {folder}, of plain or "
+        "*_prefixed tasks, got "
         f"{', '.join(others[:5]) or 'none'}. Run t5x.infer on test splits, in "
         "MODE 'predict'."
       )
@@ -144,12 +103,13 @@ def rows(
   """Turns predictions into the rows of a file.
 
   Args:
-    predictions: Of a task.
-    replace_invalid: Whether to put the task's most frequent prediction in
-      place of a text that is no label, which the leaderboard refuses.
+    predictions: The predictions of a task.
+    replace_invalid: Whether to replace a text that is not a label, which the
+      leaderboard refuses, by the task's most frequent prediction.
 
   Raises:
-    ValueError: if a line is no prediction on the test split, or no label.
+    ValueError: if a line is not a prediction on the test split, or its text is
+      not a label.
   """
   task = predictions.task
   answers: dict[Any, Any] = {}
@@ -158,19 +118,21 @@ def rows(
     idx = _idx(task, example, where)
     answers[idx] = _value(predictions.row, text, example)
     if answers[idx] == postprocessors.INVALID:
-      invalid.append((idx, f"{where}: {text!r} is no answer of {task.name}"))
+      invalid.append(
+        (idx, f"{where}: {text!r} is not an answer of {task.name}")
+      )
   if invalid and not replace_invalid:
     raise ValueError(
-      f"{invalid[0][1]}, and so are {len(invalid) - 1} more of "
-      f"{len(answers)}. Rank the labels (gin/decoding/rank.gin), or put the "
-      "most frequent prediction in their place (--replace_invalid)."
+      f"{invalid[0][1]}, like {len(invalid) - 1} more of {len(answers)}. Rank "
+      "the labels (gin/decoding/rank.gin), or replace such texts by the most "
+      "frequent prediction (--replace_invalid)."
     )
   if invalid:
     valid = [x for x in answers.values() if x != postprocessors.INVALID]
     usual = collections.Counter(valid or [0]).most_common(1)[0][0]
     answers |= {idx: usual for idx, _ in invalid}
-  if task.labels:
-    answers = {idx: task.labels[answer] for idx, answer in answers.items()}
+  if task.answers:
+    answers = {idx: task.answers[answer] for idx, answer in answers.items()}
   if task.name == "multirc":
     return _nested(answers)
   return [{"idx": idx, "label": x} for idx, x in sorted(answers.items())]
@@ -183,43 +145,47 @@ def write(
   with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
     for name, task_rows in rows_by_task.items():
       text = "".join(f"{json.dumps(row)}\n" for row in task_rows)
-      archive.writestr(TASKS[name].file_name, text)
+      archive.writestr(_TASKS[name].submitted_file, text)
 
 
 def check(path: pathlib.Path) -> list[str]:
-  """Says what the leaderboard would refuse in a submission.
+  """Lists the reasons for which the leaderboard would refuse a submission.
 
   Args:
     path: The zip file.
 
   Returns:
-    What is wrong, a line each; nothing if it is complete and right.
+    A line for each problem; nothing if the file is complete and right.
   """
   problems = []
   try:
     with zipfile.ZipFile(path) as archive:
       names = set(archive.namelist())
-      for task in TASKS.values():
-        if task.file_name not in names:
-          problems.append(f"{task.file_name} is missing.")
+      for task in _TASKS.values():
+        if task.submitted_file not in names:
+          problems.append(f"{task.submitted_file} is missing.")
           continue
-        names.remove(task.file_name)
-        if archive.getinfo(task.file_name).file_size > _MAX_BYTES:
+        names.remove(task.submitted_file)
+        if archive.getinfo(task.submitted_file).file_size > _MAX_BYTES:
           problems.append(
-            f"{task.file_name} is larger than {_MAX_BYTES} bytes."
+            f"{task.submitted_file} is larger than {_MAX_BYTES} bytes."
           )
           continue
-        text = archive.read(task.file_name)
-        problems += [f"{task.file_name}: {x}" for x in _problems(task, text)]
+        text = archive.read(task.submitted_file)
+        problems += [
+          f"{task.submitted_file}: {x}" for x in _problems(task, text)
+        ]
   except zip_files.MALFORMED as error:
-    return [f"{path} is no zip file ({error})."]
-  return problems + [f"{name} does not belong here." for name in sorted(names)]
+    return [f"{path} is not a zip file ({error})."]
+  return problems + [
+    f"{name} is not part of a submission." for name in sorted(names)
+  ]
 
 
 def _read(
   paths: Sequence[pathlib.Path],
 ) -> Iterator[tuple[dict[str, Any], str, str]]:
-  """Yields examples, predictions, and where they are."""
+  """Yields examples, predictions, and their places in the files."""
   for path in paths:
     with path.open(encoding="utf-8") as file:
       for number, line in enumerate(file, 1):
@@ -244,7 +210,7 @@ def _value(
   return result["value"] if isinstance(result, Mapping) else result
 
 
-def _idx(task: SubmittedTask, example: Mapping[str, Any], where: str) -> Any:
+def _idx(task: ReleaseTask, example: Mapping[str, Any], where: str) -> Any:
   fields = _IDX.get(task.name, ["idx"])
   if missing := [field for field in fields if field not in example]:
     raise ValueError(
@@ -276,7 +242,7 @@ def _nested(answers: Mapping[Any, Any]) -> list[dict[str, Any]]:
 
 
 def _flat(
-  task: SubmittedTask, row: Mapping[str, Any]
+  task: ReleaseTask, row: Mapping[str, Any]
 ) -> Iterator[tuple[Hashable, Any]]:
   """Yields the ids and labels of a row."""
   if task.name != "multirc":
@@ -287,30 +253,32 @@ def _flat(
       yield (row["idx"], question["idx"], answer["idx"]), answer["label"]
 
 
-def _problems(task: SubmittedTask, text: bytes) -> Iterator[str]:
+def _problems(task: ReleaseTask, text: bytes) -> Iterator[str]:
   seen: set[Hashable] = set()
   for number, line in enumerate(text.splitlines(), 1):
     try:
       pairs = list(_flat(task, json.loads(line)))
       hash(tuple(idx for idx, _ in pairs))  # JSON may have a list there.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-      yield f"line {number} has not the right form ({error!r})."
+      yield f"line {number} has the wrong form ({error!r})."
       return
     for idx, label in pairs:
       if idx in seen:
         yield f"line {number} has the idx {idx} a second time."
         return
       seen.add(idx)
-      if task.labels:
+      if task.answers:
         # By type as well: to Python, True is 1.
-        right = any(label == x and type(label) is type(x) for x in task.labels)
+        is_legal = any(
+          label == x and type(label) is type(x) for x in task.answers
+        )
       else:
-        right = isinstance(label, str)
-      if not right:
+        is_legal = isinstance(label, str)
+      if not is_legal:
         yield (
           f"line {number} has the label {label!r}, expected "
-          f"{f'one of {task.labels}' if task.labels else 'text'}."
+          f"{f'one of {task.answers}' if task.answers else 'text'}."
         )
         return
-  if len(seen) != task.num_examples:
-    yield f"it has {len(seen)} predictions, expected {task.num_examples}."
+  if len(seen) != task.counts["test"]:
+    yield f"it has {len(seen)} predictions, expected {task.counts['test']}."

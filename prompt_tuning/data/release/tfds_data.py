@@ -2,9 +2,8 @@
 
 The release has a folder, or a zip file, of jsonl files per task:
 `CB/train.jsonl` or `CB.zip`. TFDS's own builder writes the data. This module
-has every row checked before that, and sees to it that a data folder only ever
-holds complete data. A task that cannot be built does not keep the others from
-it.
+checks every row first, and puts only complete data into a data folder. If one
+task cannot be built, the others still are.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,26 +27,26 @@ from prompt_tuning.data.release.rows import ReleaseTask
 
 _DPR = "definite_pronoun_resolution:1.1.0"
 _DPR_COUNTS = {"train": 1_322, "test": 564}
-# What TFDS downloads the tasks from, and DPR. It tries a server that does not
-# answer for minutes, task by task; once and for seconds is enough.
+# TFDS downloads the tasks, and DPR, from these. It retries a silent server for
+# minutes, task by task; asking once, for seconds, is enough.
 _SERVER = "https://dl.fbaipublicfiles.com"
 _SERVERS = {_DPR: "https://s3.amazonaws.com"}
 _SERVER_SECONDS = 10
-# Of a file in an archive: the largest of the release, ReCoRD's train.jsonl, has
-# 180 MB. What claims to be more would fill the disk.
+# Limit of a file in an archive. The largest of the release, ReCoRD's
+# train.jsonl, has 180 MB; a file that claims more could fill the disk.
 _MAX_MEMBER_BYTES = 2**30
 Counts = Mapping[str, int]
 
 
 @dataclasses.dataclass
 class Report:
-  """What happened.
+  """The outcome for each dataset.
 
   Attributes:
     built: TFDS name -> split -> its number of examples.
-    kept: The same of what was there already.
-    missing: The release's files, or folders, that are not there.
-    failed: TFDS name -> why it could not be built.
+    kept: The same, of data that existed already.
+    missing: Files or folders that the release lacks.
+    failed: TFDS name -> the reason.
   """
 
   built: dict[str, Counts] = dataclasses.field(default_factory=dict)
@@ -89,13 +88,13 @@ def convert(
 ) -> Report:
   """Builds TFDS data from a folder of the official release, offline.
 
-  Splits that the folder lacks are left out and reported. Data that is already
-  there is kept, unless the folder has splits that it lacks. A task is built
-  when every row of it has been checked, and reported if one is wrong.
+  Splits that the folder lacks are left out and reported. Existing data is kept,
+  unless the folder has splits that it lacks. A task is built once every row of
+  it has been checked, and reported if a row is wrong.
 
   Args:
-    release_dir: Has `CB/train.jsonl` ..., or `CB.zip` ....
-    data_dir: TFDS's data folder, made if needed.
+    release_dir: Holds `CB/train.jsonl` ..., or `CB.zip` ....
+    data_dir: TFDS's data folder, created if needed.
 
   Raises:
     ValueError: if the folder has none of the files.
@@ -125,7 +124,7 @@ def _convert_task(
   staging: pathlib.Path,
   report: Report,
 ) -> None:
-  """Builds one task, if the release has it and the data has not."""
+  """Builds one task, if the release has it and the data lacks it."""
   files = _find_files(task, release_dir, staging)
   if not files:
     report.missing.append(task.folder)
@@ -142,9 +141,9 @@ def _convert_task(
     return
   if lost := set(_splits(name, data_dir)) - set(files):
     raise ValueError(
-      f"Expected the files of {sorted(lost)} of {task.folder} too, which are "
-      f"built already and would be lost. Put all of its files into one folder, "
-      f"or remove {_path(name, data_dir)}."
+      f"Expected the files of {sorted(lost)} of {task.folder} too, because "
+      "these splits are built already and would be lost. Put all files of the "
+      f"task into one folder, or remove {_path(name, data_dir)}."
     )
   _check_files(task, files)
   _build(task, files, staging)
@@ -153,13 +152,13 @@ def _convert_task(
 
 
 def download(data_dir: str | os.PathLike[str]) -> Report:
-  """Downloads and builds, with TFDS, everything that is not there yet.
+  """Downloads and builds, with TFDS, every dataset that is missing.
 
-  A dataset that cannot be downloaded, or has not the official number of
-  examples, is reported.
+  A dataset that cannot be downloaded, or lacks the official number of examples,
+  is reported.
 
   Raises:
-    ValueError: if none of the servers answers that are needed.
+    ValueError: if no server that is needed answers.
   """
   data_dir = pathlib.Path(data_dir)
   report = Report()
@@ -186,7 +185,7 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
             f"Expected {dict(datasets[name])} examples, got something else "
             "from its server. Use a folder of the official release (--from)."
           )
-      except Exception as error:  # Those of TFDS have no class in common.
+      except Exception as error:  # TFDS raises exceptions of many classes.
         report.failed[name] = str(error) or type(error).__name__
         continue
       _publish(name, staging, data_dir)
@@ -195,10 +194,10 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
 
 
 def _silent(servers: Iterable[str]) -> dict[str, OSError]:
-  """Server -> why it does not answer, of those that do not.
+  """Returns server -> error, for each server that does not answer.
 
   Raises:
-    ValueError: if that is all of them.
+    ValueError: if no server answers.
   """
   asked = dict.fromkeys(servers)
   silent = {}
@@ -210,7 +209,7 @@ def _silent(servers: Iterable[str]) -> dict[str, OSError]:
   if asked and len(silent) == len(asked):
     server, error = next(iter(silent.items()))
     raise ValueError(
-      f"Expected to download from {server}, got: {error}. Without network, "
+      f"Expected to download from {server}, got: {error}. Without a network, "
       "build the data from a folder of the official release (--from)."
     ) from error
   return silent
@@ -228,7 +227,7 @@ def _build(
       config=task.config,
       data_dir=staging,
     )
-    # TFDS prints what it does, in its own words.
+    # TFDS prints its own progress.
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -245,13 +244,13 @@ def _path(name: str, data_dir: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _staging(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder beside the data that is gone afterwards.
+  """Yields a folder beside the data, and removes it afterwards.
 
-  It has a fixed name so that a run removes what a killed one left.
+  Its name is fixed, so that a run removes the folder of a killed run.
   """
   data_dir.mkdir(parents=True, exist_ok=True)
   staging = data_dir / ".incomplete"
-  with filelock.FileLock(data_dir / ".lock"):  # Another one is waited for.
+  with filelock.FileLock(data_dir / ".lock"):  # Waits for another process.
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
@@ -263,13 +262,13 @@ def _staging(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
 def _is_built(
   name: str, counts: Mapping[str, int], data_dir: pathlib.Path
 ) -> bool:
-  """Whether the splits in `counts` are there with as many examples."""
+  """Returns whether the splits exist with as many examples as in `counts`."""
   splits = _splits(name, data_dir)
   return all(splits.get(split) == count for split, count in counts.items())
 
 
 def _splits(name: str, data_dir: pathlib.Path) -> dict[str, int]:
-  """Split -> its examples, of what is built."""
+  """Returns split -> number of examples, for the splits already built."""
   path = _path(name, data_dir)
   if not (path / "dataset_info.json").exists():
     return {}
@@ -287,7 +286,7 @@ def _publish(name: str, staging: pathlib.Path, data_dir: pathlib.Path) -> None:
 def _find_files(
   task: ReleaseTask, release_dir: pathlib.Path, staging: pathlib.Path
 ) -> dict[str, pathlib.Path]:
-  """Split -> file, of the splits that the release has."""
+  """Returns split -> file, for the splits that the release has."""
   folder = release_dir / task.folder
   archive = release_dir / f"{task.folder}.zip"
   if not folder.is_dir() and archive.exists():
@@ -301,7 +300,7 @@ def _find_files(
 def _extract(
   archive: pathlib.Path, names: set[str], folder: pathlib.Path
 ) -> None:
-  """Extracts the files called `names`, wherever in the archive they are."""
+  """Extracts the files called `names` from any folder of the archive."""
   folder.mkdir()
   try:
     with zipfile.ZipFile(archive) as zipped:

@@ -1,4 +1,4 @@
-"""What `zipfile` raises for a file that is no zip file, or not a whole one."""
+"""The exceptions of `zipfile` for other and for incomplete files."""
 
 import zipfile
 import zlib

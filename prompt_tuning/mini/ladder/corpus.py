@@ -20,7 +20,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data.sources import GeneratedSource
+from prompt_tuning.data.sources import ExampleSource
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 from prompt_tuning.mini.ladder import prose
 
@@ -59,22 +59,12 @@ def long_documents(split: str) -> tuple[str, ...]:
   )
 
 
-class ProseSource(GeneratedSource):
-  """Documents: a "text" with a mark before a word that answers.
-
-  Attributes:
-    documents: Makes those of a split.
-  """
-
-  def __init__(self, documents: Callable[[str], tuple[str, ...]]):
-    self.documents = documents
-    super().__init__(
-      splits=list(DOCUMENTS_PER_SPLIT), num_input_examples=DOCUMENTS_PER_SPLIT
-    )
+class ProseSource(ExampleSource):
+  """Documents: a "text" with a mark before a word that answers something."""
 
   def columns(self, split: str, shuffle: bool, seed: int | None) -> Any:
-    """A split's documents, shuffled by the seed alone."""
-    documents: Sequence[str] = self.documents(split)
+    """Returns a split's documents, in an order that only the seed decides."""
+    documents: Sequence[str] = self.generate(split)
     if shuffle and seed is not None:
       documents = random.Random(seed).sample(documents, len(documents))
     return {"text": tf.constant(documents)}
@@ -214,7 +204,9 @@ def _add_task(
   text = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
   seqio.TaskRegistry.add(
     name,
-    source=ProseSource(documents),  # pyright: ignore[reportArgumentType]
+    source=ProseSource(  # pyright: ignore[reportArgumentType]
+      documents, DOCUMENTS_PER_SPLIT
+    ),
     preprocessors=[
       tokenize_once,
       # seqio repeats what comes before this, and changes it anew each time.

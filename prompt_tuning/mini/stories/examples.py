@@ -5,7 +5,8 @@ and scores on them say nothing about the real tasks. Each task mixes what a
 small frozen T5 can be prompted to do (notice what is mentioned) with what is
 harder for it (notice what belongs to what), in shares that the functions'
 docstrings state. Examples come in groups that share words but not their label,
-so that words by themselves give little of it away, which `control` measures.
+so that single words give little of the label away: a test compares a
+bag-of-words classifier with the majority.
 """
 
 from collections.abc import Callable, Mapping

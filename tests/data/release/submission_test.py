@@ -200,12 +200,12 @@ def test_wrong_lines_are_refused(tmp_path):
   ("changes", "problem"),
   [
     ({"CB": None}, "CB.jsonl is missing."),
-    ({"extra": ""}, "extra.jsonl does not belong here."),
-    ({"CB": '{"idx": 0}\n'}, "CB.jsonl: line 1 has not the right form"),
-    ({"CB": "no\n"}, "CB.jsonl: line 1 has not the right form"),
+    ({"extra": ""}, "extra.jsonl is not part of a submission."),
+    ({"CB": '{"idx": 0}\n'}, "CB.jsonl: line 1 has the wrong form"),
+    ({"CB": "no\n"}, "CB.jsonl: line 1 has the wrong form"),
     (
       {"CB": '{"idx": [0], "label": "neutral"}\n'},
-      "CB.jsonl: line 1 has not the right form",
+      "CB.jsonl: line 1 has the wrong form",
     ),
     (
       {"COPA": '{"idx": 0, "label": true}\n'},
@@ -225,7 +225,7 @@ def test_wrong_lines_are_refused(tmp_path):
     ),
     (
       {"MultiRC": '{"idx": 0, "label": 1}\n'},
-      "MultiRC.jsonl: line 1 has not the right form",
+      "MultiRC.jsonl: line 1 has the wrong form",
     ),
   ],
 )
@@ -240,7 +240,7 @@ def test_file_that_is_no_zip(tmp_path):
   path = tmp_path / "submission.zip"
   path.write_text("no")
   (found,) = submission.check(path)
-  assert "is no zip file" in found
+  assert "is not a zip file" in found
 
 
 @pytest.mark.parametrize("change", ["data", "password", "size"])
