@@ -1,8 +1,8 @@
-"""The places of a T5 where a method adds parameters, and what follows.
+"""The places of a network where methods add modules.
 
-`Injections` is all that is said of a method: which module stands at which
-place. Which parameters train, which of them no base checkpoint has, and how
-they lie on a mesh follow from it, for one method or several at once.
+`Injections` says which module goes to which place, for one method or several at
+once. It determines which parameters train, which of them a base checkpoint
+lacks, and how they are laid out on a mesh.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,15 +30,15 @@ PLACES = {
 class Injections:
   """Modules that parameter-efficient methods add to a T5.
 
-  A field is a module class (from gin, `@module.Class`) or what else makes a
-  module, such as `prompts.prompt_factory` returns, or None. It is called
-  once for every place where it belongs, with `name` alone, inside the module
-  that it extends, and so its parameters get a path below that module's. The
-  names of logical axes that some are told, `axes`, are those of the base
-  model's parameter there, so that theirs can lie on the mesh as it does. Axes
-  of its own a class names in `replicated_axes`. What a module computes inside a
-  layer may depend on its parameters, not on its path: layers with parameters of
-  the same names and shapes are traced as one.
+  A field is a module class (from gin, `@module.Class`), another function that
+  makes a module, such as the result of `prompts.prompt_factory`, or None. It is
+  called once for every place, with `name` alone, inside the module that it
+  extends, so the paths of its parameters start with that module's. Some modules
+  receive `axes`, the logical axes of the base model's parameter there, so that
+  they can be laid out on the mesh in the same way. A class lists its other axes
+  in `replicated_axes`. Inside a layer, a module may compute with its parameters
+  but not with its path: layers whose parameters have the same names and shapes
+  are traced as one.
 
   Attributes:
     prompt: `(tokens [B, T], embedded [B, T, H]) -> [P, H] or [B, P, H]`, put
@@ -51,13 +51,13 @@ class Injections:
       a kernel's product. Paths:
       `*/{query,key,value,out,wi_0,wi_1,wo}/delta`,
       `decoder/logits_dense/delta`.
-    adapter: `[B, T, H] -> [B, T, H]`, follows the last kernel of an attention
-      or MLP block. Paths: `*attention/adapter`, `*/mlp/adapter`.
+    adapter: `[B, T, H] -> [B, T, H]`, applied after the last kernel of an
+      attention or MLP block. Paths: `*attention/adapter`, `*/mlp/adapter`.
     rescale: `([B, T, features], axes) -> [B, T, features]`, of keys and values
       before they are split into heads, and of the first branch of an MLP.
       Paths: `*attention/{key,value}_rescale`, `*/mlp/rescale`.
     prefix_targets: A regular expression that must match the whole path of a
-      prefix, for example "encoder/.*". Elsewhere none is added.
+      prefix, for example "encoder/.*". Other places get none.
     delta_targets: The same of a delta, for example ".*/(query|value)/delta".
     adapter_targets: The same of an adapter.
     rescale_targets: The same of a rescaling.
@@ -82,12 +82,12 @@ class Injections:
   def build(
     self, factory: Factory | None, owner: nn.Module, name: str
   ) -> nn.Module | None:
-    """Makes a module in the compact method of `owner`, if one belongs there.
+    """Makes a module in the compact method of `owner`, if its targets match.
 
     Args:
       factory: One of the fields.
       owner: The module that it extends.
-      name: Its name there.
+      name: Its name in `owner`.
 
     Returns:
       The module, or None.
@@ -103,7 +103,7 @@ class Injections:
 
 
 def parameter_patterns(injections: Injections) -> list[str]:
-  """Returns regular expressions for the paths of all that methods add.
+  """Returns regular expressions for the paths of all parameters of methods.
 
   Args:
     injections: The methods.
@@ -123,7 +123,7 @@ def assignment_map(injections: Injections) -> list[tuple[str, None]]:
   """Returns T5X's `assignment_map` for a base checkpoint without methods.
 
   Args:
-    injections: The methods. What they add comes from initialisers.
+    injections: The methods. Their parameters come from initialisers.
   """
   return [(f"^{PLACES[place]}/.*$", None) for place in injections.used]
 
@@ -136,7 +136,7 @@ def has_initialised(
 
 
 def axis_rules(injections: Injections) -> list[tuple[str, None]]:
-  """Returns rules for logical axes that methods name: all are replicated.
+  """Returns rules that replicate the logical axes that methods name.
 
   Args:
     injections: The methods.

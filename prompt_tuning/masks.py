@@ -1,8 +1,7 @@
 """Attention masks that count prompt positions. True means visible.
 
-A prompt of P positions stands in front of every example and is never padding.
-Token 0 is padding. Query rows of padding see nothing; what attention makes of
-them is discarded.
+A prompt of P positions precedes every example and is never padding. Token 0 is
+padding. Query rows of padding see nothing, and their outputs are discarded.
 """
 
 import jax.numpy as jnp
@@ -20,8 +19,8 @@ def encoder_mask(
   Args:
     encoder_input_tokens: [B, T] Token ids, without the prompt.
     prompt_length: Positions, P.
-    encoder_segment_ids: [B, T] Which of several packed examples a token is
-      part of; None if there is one example a row.
+    encoder_segment_ids: [B, T] The number of the packed example of each token;
+      None if each row is one example.
 
   Returns:
     [B, 1, P + T, P + T]
@@ -36,10 +35,10 @@ def encoder_mask(
 
 
 def key_mask(encoder_input_tokens: Array, prompt_length: int = 0) -> Array:
-  """Lets everything see the prompt and the tokens that are not padding.
+  """Lets every query see the prompt and the tokens that are not padding.
 
-  Enough where there is one example a row: what queries of padding see makes no
-  difference to others.
+  This suffices if each row is one example: the outputs of padding queries do
+  not affect other positions.
 
   Args:
     encoder_input_tokens: [B, T] Token ids, without the prompt.
@@ -59,7 +58,7 @@ def decoder_mask(
 
   Args:
     decoder_target_tokens: [B, S] Token ids. Not the decoder's inputs, whose
-      first token is 0 as well.
+      first token is 0 too.
     decoder_segment_ids: [B, S] As in `encoder_mask`.
 
   Returns:
@@ -127,6 +126,6 @@ def _refuse_packed_prompt(
 ) -> None:
   if prompt_length and encoder_segment_ids is not None:
     raise ValueError(
-      "A prompt needs one example a row, but got packed examples "
+      "A prompt needs one example per row, but got packed examples "
       "(encoder_segment_ids). Set utils.DatasetConfig.pack = False."
     )

@@ -1,7 +1,7 @@
 """Prompts as files: `prompt.safetensors`, and the bare `.npy` of the paper.
 
-A `.safetensors` file holds the array under `prompt` and, in its header, what
-the prompt was trained on. A `.npy` file holds the array alone.
+A `.safetensors` file holds the array under the key `prompt` and its metadata in
+the header. A `.npy` file holds the array alone.
 """
 
 from collections.abc import Iterator
@@ -26,19 +26,19 @@ from prompt_tuning import safe_files
 from prompt_tuning.types import Array
 
 FORMAT_VERSION = 1
-# Of a model or vocabulary that could not be identified.
+# The fingerprint of an unidentified model or vocabulary.
 UNKNOWN = "unknown"
-# Of a prompt among a model's parameters.
+# The name of a prompt among a model's parameters.
 PARAMETER_PATH = "encoder/prompt/prompt"
 _KEY = "prompt"
 SUFFIXES = (".safetensors", ".npy")
-# Characters of a field of a header, which servers list.
+# Limit in characters of a header's fields, which servers list.
 _LONGEST_FIELD = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptMetadata:
-  """What a prompt was trained on and how good it is.
+  """The origin and the quality of a prompt.
 
   Attributes:
     base_fingerprint: identifies the frozen model's weights, or `UNKNOWN`.
@@ -47,10 +47,10 @@ class PromptMetadata:
     task: the seqio task or mixture.
     step: steps, counted from pretraining step 0.
     metric: the name of the dev metric that chose this prompt.
-    score: the value of that metric, which is finite.
+    score: the value of that metric.
 
   Raises:
-    ValueError: if it is not.
+    ValueError: if the score is not finite.
   """
 
   base_fingerprint: str
@@ -71,7 +71,7 @@ def save_prompt(
   prompt: np.ndarray | Array,
   metadata: PromptMetadata | None = None,
 ) -> None:
-  """Writes a prompt; a file that was there is replaced whole or not at all.
+  """Writes a prompt, replacing an existing file whole or not at all.
 
   Args:
     path: ends in `.safetensors`, or in `.npy`, which cannot hold metadata.
@@ -79,7 +79,7 @@ def save_prompt(
     metadata: what to write into the header.
 
   Raises:
-    ValueError: if `prompt` is no prompt, or the suffix is another one.
+    ValueError: if `prompt` is not a prompt, or the suffix is unknown.
   """
   path = epath.Path(path)
   array = checked(np.asarray(prompt), path)
@@ -89,7 +89,7 @@ def save_prompt(
 def content(
   array: np.ndarray, metadata: PromptMetadata | None, suffix: str
 ) -> bytes:
-  """Returns what is in the file of a prompt.
+  """Returns the bytes of a prompt file.
 
   Args:
     array: [P, H] float32.
@@ -114,10 +114,10 @@ def load_prompt(
       upstream writes during training under names without a suffix.
 
   Returns:
-    The prompt, [P, H] float32, and its metadata where the file has some.
+    The prompt, [P, H] float32, and its metadata if the file has any.
 
   Raises:
-    ValueError: if there is no such file, or it holds no prompt.
+    ValueError: if the file is missing or has no prompt.
   """
   path = epath.Path(path)
   suffix = ".npy" if is_numpy(path) else _suffix(path)
@@ -131,11 +131,11 @@ def load_prompt(
 
 
 def _read_numpy(path: epath.Path) -> np.ndarray:
-  """Reads an array file, allocating no more than the file has.
+  """Reads an array file without allocating more than its size.
 
   Raises:
-    ValueError: if it is none, or has objects, or more or fewer values than its
-      header says.
+    ValueError: if it is another kind of file, has objects, or has another size
+      than its header says.
   """
   content = path.read_bytes()
   stream = io.BytesIO(content)
@@ -146,20 +146,18 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
       (2, 0): np.lib.format.read_array_header_2_0,
     }[version]
     shape, fortran_order, dtype = read_header(stream)
-    size, there = (
-      math.prod(shape) * dtype.itemsize,
-      len(content) - stream.tell(),
-    )
+    size = math.prod(shape) * dtype.itemsize
+    left = len(content) - stream.tell()
     if dtype.hasobject:
-      raise ValueError("it holds Python objects, which are not read")
-    if size != there or any(length < 0 for length in shape):
+      raise ValueError("it holds Python objects, which are unsafe to load")
+    if size != left or any(length < 0 for length in shape):
       raise ValueError(
         f"its header claims {list(shape)} of {dtype}, {size} bytes, and it has "
-        f"{there}"
+        f"{left}"
       )
     array = np.frombuffer(content, dtype, offset=stream.tell())
     return array.reshape(shape, order="F" if fortran_order else "C")
-  # NumPy parses the header as a literal of Python's.
+  # NumPy parses the header as a Python literal.
   except (
     ValueError,
     TypeError,
@@ -176,10 +174,10 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
 def read_tensor(
   path: str | os.PathLike[str], key: str
 ) -> tuple[np.ndarray, dict[str, str]]:
-  """Reads an array, and the header, of a safetensors file.
+  """Reads the array and the header of a safetensors file.
 
   Raises:
-    ValueError: if it is another kind of file, has no such key, or others too.
+    ValueError: if it is another kind of file, or has any other keys.
   """
   try:
     with (
@@ -190,8 +188,8 @@ def read_tensor(
       array = file.get_tensor(key) if key in keys else None
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path} is not a safetensors file: {error}.") from None
-  except (AttributeError, TypeError) as error:  # Of a type that is not NumPy's.
-    raise ValueError(f"{path}: NumPy does not know it: {error}.") from None
+  except (AttributeError, TypeError) as error:  # NumPy lacks the dtype.
+    raise ValueError(f"{path}: NumPy lacks its dtype: {error}.") from None
   if array is None or len(keys) > 1:
     some = f"{sorted(keys)[:5]}{' and more' if len(keys) > 5 else ''}"
     raise ValueError(f"{path}: expected the key {key!r} alone, got {some}.")
@@ -202,8 +200,8 @@ def read_tensor(
 def _copy(path: epath.Path) -> Iterator[str]:
   """Yields the path of a copy of a file, which may be in a bucket.
 
-  safetensors maps files into memory: one that somebody shortens meanwhile would
-  end the process.
+  safetensors maps files into memory. If another process truncated the file
+  meanwhile, ours would be killed.
   """
   with path.open("rb") as file, tempfile.NamedTemporaryFile() as copy:
     shutil.copyfileobj(file, copy)
@@ -212,7 +210,7 @@ def _copy(path: epath.Path) -> Iterator[str]:
 
 
 def is_numpy(path: epath.Path) -> bool:
-  """Whether a file is NumPy's by its first bytes, whatever its name."""
+  """Returns whether a file starts as NumPy's files do."""
   if not path.is_file():
     return False
   with path.open("rb") as file:
@@ -229,16 +227,16 @@ def prompt_file_length(path: str | os.PathLike[str]) -> int:
 def check_compatible(
   metadata: PromptMetadata, base_fingerprint: str, vocabulary_sha256: str
 ) -> None:
-  """Checks that a prompt meets the model and vocabulary it was trained on.
+  """Checks that a prompt was trained on this model and vocabulary.
 
   Args:
     metadata: of the prompt.
     base_fingerprint: of the model in use.
-    vocabulary_sha256: of the vocabulary in use. What is `UNKNOWN` on either
+    vocabulary_sha256: of the vocabulary in use. A value of `UNKNOWN` on either
       side is not compared.
 
   Raises:
-    ValueError: if either is another one.
+    ValueError: if either differs.
   """
   problems = [
     f"the {what} has {name} {got}, and the prompt was trained with {expected}"
@@ -260,7 +258,7 @@ def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
 
   Args:
     array: [P, H] Floats of any width.
-    path: Where it is from or goes to, for the message.
+    path: Its file, for messages.
 
   Returns:
     [P, H] float32, contiguous.
@@ -270,7 +268,7 @@ def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
   """
   array = np.asarray(array)
   if array.dtype == np.dtype("V2"):
-    # How NumPy's format stores bfloat16, whose name it does not know.
+    # NumPy's format has no name for bfloat16, and stores it as V2.
     array = array.view(ml_dtypes.bfloat16)
   if array.ndim != 2 or not array.size:
     raise ValueError(
@@ -301,17 +299,17 @@ def _suffix(path: epath.Path) -> str:
 
 
 def _others(path: epath.Path) -> str:
-  """Returns a sentence on the prompt files near a path that is none."""
+  """Returns a sentence that lists the prompt files near a path."""
   folder = path if path.is_dir() else path.parent
   if not folder.is_dir():
-    return f" There is no folder {folder}."
+    return f" The folder {folder} does not exist."
   names = [file.name for file in folder.iterdir() if file.suffix in SUFFIXES]
   near = difflib.get_close_matches(path.name, names, n=3, cutoff=0)
   return f" Prompt files in {folder}: {', '.join(near) or 'none'}."
 
 
 def to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
-  """Returns what the header of a safetensors file says of a prompt [P, H]."""
+  """Returns the header of the safetensors file of a prompt [P, H]."""
   length, width = array.shape
   fields = {
     "format_version": FORMAT_VERSION,
@@ -331,13 +329,13 @@ def from_header(
   """Returns the metadata in a header, or None if other software wrote it.
 
   Args:
-    header: Of the safetensors file.
-    array: [P, H] The prompt beside it.
+    header: The header of the safetensors file.
+    array: [P, H] The prompt in the file.
     path: The file, for messages.
 
   Raises:
-    ValueError: if a newer version of this wrote it, if it is incomplete or
-      malformed, or if it is the header of another prompt.
+    ValueError: if the header is from a newer format, incomplete, malformed, or
+      does not match the prompt.
   """
   fields = [field.name for field in dataclasses.fields(PromptMetadata)]
   required = ["format_version", "prompt_length", "prompt_width", *fields[:3]]
@@ -351,8 +349,8 @@ def from_header(
     )
   if missing := [name for name in required if name not in header]:
     raise ValueError(
-      f"{path}: incomplete header, which says nothing of {', '.join(missing)}. "
-      "The file is damaged: get another copy."
+      f"{path}: incomplete header, which lacks {', '.join(missing)}. The file "
+      "is damaged: get another copy."
     )
   if too_long := [x for x in fields if len(header.get(x, "")) > _LONGEST_FIELD]:
     raise ValueError(
@@ -379,11 +377,11 @@ def from_header(
       f"{path}: expected a prompt of {list(sizes)}, as its header says, got "
       f"{list(array.shape)}. The file is damaged: get another copy."
     )
-  # Who writes such a file with other tools may leave it out.
+  # Other tools may leave the digest out.
   if header.get("prompt_sha256", digest := _sha256(array)) != digest:
     raise ValueError(
-      f"{path}: the values are not those whose digest its header has. The file "
-      "is damaged: get another copy."
+      f"{path}: the values do not match the digest in the header. The file is "
+      "damaged: get another copy."
     )
   return metadata
 

@@ -1,9 +1,9 @@
-"""The soft prompt `[P, H]`: initialisers, its module, how it joins the input.
+"""The soft prompt `[P, H]`: its initialisers, module and place in the input.
 
 An initialiser is `init(rng, [P, H], dtype) -> [P, H]`, as in
-`flax.linen.initializers`. The functions below make one. What it takes from a
-checkpoint or a file is read before it is made: it runs inside traces, once on
-each of several processes, where nothing can be read.
+`flax.linen.initializers`. The functions below make one. They take arrays that
+were read from a checkpoint or a file before: an initialiser runs inside traces,
+once on each of several processes, and cannot read there.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 class Vocabulary(Protocol):
   """The part of seqio.Vocabulary that is needed here.
 
-  With an attribute `unk_id`, that is what it writes for what it does not know.
+  It may have an attribute `unk_id`, the id of unknown pieces.
   """
 
   def encode(self, s: str) -> Sequence[int]: ...
@@ -52,14 +52,15 @@ def sampled_vocab(
 
   Args:
     embeddings: [V, H] The token embeddings of the frozen model.
-    population_size: Tokens to choose from, the first of the vocabulary.
+    population_size: Number of tokens to choose from, the first of the
+      vocabulary.
 
   Returns:
     An initialiser, which raises ValueError if the prompt has more positions
-    than there are tokens to choose from, or if the widths differ.
+    than `population_size`, or if the widths differ.
 
   Raises:
-    ValueError: if there are fewer tokens than asked for.
+    ValueError: if there are fewer tokens than `population_size`.
   """
   table = _check_table(embeddings)
   if population_size > len(table):
@@ -67,9 +68,9 @@ def sampled_vocab(
       f"Expected at least population_size={population_size} token embeddings "
       f"to sample from, got {len(table)}. Lower it: "
       f"--gin.prompts.sampled_vocab.population_size={len(table)}, or less "
-      "where the last rows are no tokens."
+      "if the last rows are not tokens."
     )
-  # A copy: the initialiser lives as long as the model, the table need not.
+  # A copy, because the initialiser outlives the table.
   population = np.array(table[:population_size])
 
   def init(
@@ -78,7 +79,7 @@ def sampled_vocab(
     _check_width(population, shape)
     if shape[0] > population_size:
       raise ValueError(
-        f"A prompt of {shape[0]} positions takes as many different tokens, "
+        f"A prompt of {shape[0]} positions needs as many different tokens, "
         f"but population_size is {population_size}. Raise it, or shorten the "
         "prompt (--gin.prompts.sampled_vocab.population_size, PROMPT_LENGTH)."
       )
@@ -96,14 +97,14 @@ def class_labels(
 ) -> Initializer:
   """Starts from the words that the model should answer with.
 
-  Section 3.2 of the paper: one position a label, the mean of the embeddings
-  of its pieces. What is left of the prompt comes from `rest`.
+  As in section 3.2 of the paper, each label gives one position, the mean of the
+  embeddings of its pieces. The other positions come from `rest`.
 
   Args:
     embeddings: [V, H] The token embeddings of the frozen model.
     vocabulary: Splits a label into pieces.
-    labels: For the first positions of the prompt.
-    rest: Initialiser of the prompt's other positions, for example
+    labels: The words for the first positions of the prompt.
+    rest: Initialiser of the other positions, for example
       `sampled_vocab(embeddings)`.
 
   Returns:
@@ -111,7 +112,7 @@ def class_labels(
     positions, or the widths differ.
 
   Raises:
-    ValueError: if a label has no pieces, or an unknown one.
+    ValueError: if a label has no pieces, or an unknown piece.
   """
   means = _label_means(_check_table(embeddings), vocabulary, labels)
 
@@ -122,7 +123,7 @@ def class_labels(
       raise ValueError(
         f"Got {len(labels)} class labels for a prompt of {shape[0]} "
         f"positions. Lengthen it, --gin.PROMPT_LENGTH={len(labels)} or more, "
-        "or say which labels it starts from, --gin.CLASS_LABELS='[...]'."
+        "or choose the labels, --gin.CLASS_LABELS='[...]'."
       )
     _check_width(means, shape)
     return rest(rng, shape, dtype).at[: len(labels)].set(means.astype(dtype))
@@ -131,13 +132,13 @@ def class_labels(
 
 
 def from_array(prompt: Array | np.ndarray) -> Initializer:
-  """Takes a prompt that was trained before.
+  """Starts from a trained prompt.
 
   Args:
-    prompt: [P, H]
+    prompt: [P, H] The trained prompt.
 
   Returns:
-    An initialiser, which raises ValueError if another shape is asked for.
+    An initialiser, which raises ValueError for any other shape.
   """
   array = np.asarray(prompt, np.float32)
 
@@ -157,7 +158,7 @@ def from_array(prompt: Array | np.ndarray) -> Initializer:
 
 
 class Prompt(nn.Module):
-  """Owns the parameter `prompt`, [P, H], in float32.
+  """The parameter `prompt`, [P, H], in float32.
 
   Attributes:
     length: Positions, P.
@@ -194,17 +195,17 @@ class Prompt(nn.Module):
 def prompt_factory(
   length: int, prompt_init: Initializer
 ) -> Callable[..., Prompt]:
-  """Says, in gin files, which `Prompt` a model makes.
+  """Configures in gin files the `Prompt` of a model.
 
-  gin makes the initialiser where it calls this function, before the model is
-  there; for `Prompt` it would do so within every trace of the model.
+  gin makes the initialiser when it calls this function, before the model
+  exists. If gin bound `Prompt` itself, it would do so in every trace.
 
   Args:
     length: Positions, P.
     prompt_init: Initialiser.
 
   Returns:
-    For `Injections.prompt`: what makes the module, given its name.
+    A function from a name to the module, for `Injections.prompt`.
   """
   return functools.partial(Prompt, length=length, prompt_init=prompt_init)
 
@@ -247,8 +248,8 @@ def _check_width(rows: np.ndarray, shape: tuple[int, int]) -> None:
   if rows.shape[1] != shape[1]:
     raise ValueError(
       f"Expected token embeddings of shape [V, {shape[1]}], the width of the "
-      f"prompt, got {rows.shape[1]} wide ones. Take them from the frozen "
-      "model; if they are, its checkpoint is of another size than its gin file."
+      f"prompt, got width {rows.shape[1]}. Take them from the frozen model; if "
+      "they are, its checkpoint has another size than its gin file."
     )
 
 
@@ -264,7 +265,7 @@ def _label_means(
       raise ValueError(
         f"Expected class label {label!r} to have known pieces with ids below "
         f"{len(table)}, got {pieces}"
-        + (f", where {unknown} is unknown" if unknown in pieces else "")
+        + (f", of which {unknown} is unknown" if unknown in pieces else "")
         + ". Check CLASS_LABELS, and that the vocabulary is the model's."
       )
     row[:] = table[pieces].mean(axis=0)

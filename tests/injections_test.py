@@ -1,4 +1,4 @@
-"""What follows from the places where methods stand."""
+"""The modules of methods, and the settings that follow from them."""
 
 import functools
 

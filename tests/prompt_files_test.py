@@ -31,14 +31,15 @@ def prompt():
   return rng.normal(size=(5, 8)).astype(np.float32)
 
 
-def test_safetensors_keeps_values_and_metadata(tmp_path, prompt):
+@pytest.mark.parametrize(
+  "metadata", [METADATA, prompt_files.PromptMetadata("52cb", "eed7"), None]
+)
+def test_safetensors_keeps_values_and_metadata(tmp_path, prompt, metadata):
   path = tmp_path / "prompt.safetensors"
-  prompt_files.save_prompt(path, prompt, METADATA)
-
-  array, metadata = prompt_files.load_prompt(path)
-
+  prompt_files.save_prompt(path, prompt, metadata)
+  array, found = prompt_files.load_prompt(path)
   np.testing.assert_array_equal(array, prompt)
-  assert metadata == METADATA
+  assert found == metadata
 
 
 def test_the_file_is_what_is_documented(tmp_path, prompt):
@@ -66,22 +67,16 @@ def test_a_score_that_no_reader_would_take_is_not_written():
     dataclasses.replace(METADATA, score=float("nan"))
 
 
-def test_what_is_not_known_stays_unknown(tmp_path, prompt):
-  path = tmp_path / "prompt.safetensors"
-  expected = prompt_files.PromptMetadata("52cb", "eed7")
-  prompt_files.save_prompt(path, prompt, expected)
-  assert prompt_files.load_prompt(path)[1] == expected
-
-
 def test_npy_keeps_values(tmp_path, prompt):
   path = tmp_path / "prompt.npy"
   prompt_files.save_prompt(path, prompt, METADATA)
-
   array, metadata = prompt_files.load_prompt(path)
-
   np.testing.assert_array_equal(array, prompt)
   np.testing.assert_array_equal(np.load(path), prompt)
   assert metadata is None
+  assert prompt_files.prompt_file_length(path) == 5
+  np.save(path, np.asfortranarray(prompt))
+  np.testing.assert_array_equal(prompt_files.load_prompt(path)[0], prompt)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
@@ -106,12 +101,6 @@ def test_saves_a_jax_array_of_bfloat16_as_float32(tmp_path):
   found = np.load(path)
   assert found.dtype == np.float32
   np.testing.assert_array_equal(found, np.full((2, 3), 1.5))
-
-
-def test_the_length_of_a_file(tmp_path, prompt):
-  path = tmp_path / "prompt.npy"
-  prompt_files.save_prompt(path, prompt)
-  assert prompt_files.prompt_file_length(path) == 5
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, prompt, monkeypatch):
@@ -154,7 +143,7 @@ def test_a_missing_file_names_its_neighbours(tmp_path, prompt):
     prompt_files.load_prompt(tmp_path / "promt.npy")
   with pytest.raises(ValueError, match=r"Prompt files in .*: prompt\.npy"):
     prompt_files.load_prompt(tmp_path)
-  with pytest.raises(ValueError, match="no folder"):
+  with pytest.raises(ValueError, match="nowhere does not exist"):
     prompt_files.load_prompt(tmp_path / "nowhere" / "prompt.npy")
 
 
@@ -166,14 +155,11 @@ def test_refuses_a_file_of_another_format(tmp_path, suffix):
     prompt_files.load_prompt(path)
 
 
-def test_never_unpickles(tmp_path):
+def test_never_unpickles_and_reads_no_other_tensor(tmp_path, prompt):
   path = tmp_path / "prompt.npy"
   np.save(path, np.array([["a", 1]], object), allow_pickle=True)
-  with pytest.raises(ValueError, match="Python objects, which are not read"):
+  with pytest.raises(ValueError, match="Python objects, which are unsafe"):
     prompt_files.load_prompt(path)
-
-
-def test_refuses_safetensors_without_a_prompt(tmp_path, prompt):
   path = tmp_path / "adapter.safetensors"
   safetensors.numpy.save_file({"lora": prompt}, path)
   with pytest.raises(ValueError, match=r"key 'prompt' alone, got \['lora'\]"):
@@ -205,9 +191,9 @@ _HEADER = {
     ({"prompt_length": "five"}, "numbers for the sizes.*'five'"),
     ({"prompt_length": "50"}, r"prompt of \[50, 8\], as .*, got \[5, 8\]"),
     ({"prompt_width": "7"}, r"prompt of \[5, 7\]"),
-    ({"prompt_sha256": "0" * 64}, "not those whose digest"),
+    ({"prompt_sha256": "0" * 64}, "do not match the digest"),
     *(
-      ({name: None}, f"incomplete header, which says nothing of {name}")
+      ({name: None}, f"incomplete header, which lacks {name}")
       for name in _HEADER
     ),
   ],
@@ -220,7 +206,7 @@ def test_refuses_a_header_it_cannot_read(tmp_path, prompt, changes, message):
     prompt_files.load_prompt(path)
 
 
-def test_reads_what_an_earlier_release_wrote(tmp_path, prompt):
+def test_reads_a_header_without_a_digest(tmp_path, prompt):
   path = tmp_path / "prompt.safetensors"
   safetensors.numpy.save_file({"prompt": prompt}, path, _HEADER)
   assert prompt_files.load_prompt(path)[1] == prompt_files.PromptMetadata(
@@ -228,20 +214,10 @@ def test_reads_what_an_earlier_release_wrote(tmp_path, prompt):
   )
 
 
-def test_a_flipped_bit_of_the_values_is_noticed(tmp_path, prompt):
-  path = tmp_path / "prompt.safetensors"
-  prompt_files.save_prompt(path, prompt, METADATA)
-  content = bytearray(path.read_bytes())
-  content[-3] ^= 1
-  path.write_bytes(content)
-  with pytest.raises(ValueError, match="not those whose digest"):
-    prompt_files.load_prompt(path)
-
-
 @pytest.mark.parametrize(
   "header",
   [
-    # What its shape claims is not there; it would be 4 TB.
+    # The shape claims 4 TB that the file does not have.
     "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000)}",
     "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -8)}",
     "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}",
@@ -289,17 +265,8 @@ def test_file_that_is_shortened_while_it_is_read_does_no_harm(
   np.testing.assert_array_equal(prompt_files.load_prompt(path)[0], prompt)
 
 
-def test_reads_an_array_in_fortrans_order(tmp_path, prompt):
-  path = tmp_path / "prompt.npy"
-  np.save(path, np.asfortranarray(prompt))
-  np.testing.assert_array_equal(prompt_files.load_prompt(path)[0], prompt)
-
-
-def test_compatible_with_the_model_it_was_trained_on():
-  prompt_files.check_compatible(METADATA, "52cb", "eed7")
-
-
 def test_names_the_other_model_and_the_other_vocabulary():
+  prompt_files.check_compatible(METADATA, "52cb", "eed7")
   with pytest.raises(ValueError, match=r"fingerprint aaaa, .* with 52cb") as e:
     prompt_files.check_compatible(METADATA, "aaaa", "eed7")
   assert "vocabulary has" not in str(e.value)

@@ -86,7 +86,7 @@ def test_class_labels_are_means_of_their_pieces(embeddings):
   [
     # The released code drops the labels that do not fit.
     (LABELS, (3, 32), "5 class labels for a prompt of 3"),
-    (["yes", "unheard of"], (3, 32), "'unheard of' .* where 2 is unknown"),
+    (["yes", "unheard of"], (3, 32), "'unheard of' .* of which 2 is unknown"),
     (["yes", ""], (3, 32), r"'' to have known pieces .* got \[\]"),
     (["yes"], (3, 16), r"shape \[V, 16\]"),
   ],

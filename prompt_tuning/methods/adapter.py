@@ -10,11 +10,11 @@ from prompt_tuning.types import Array
 
 
 class Bottleneck(nn.Module):
-  """Adds a small MLP of what it reads, zero to begin with.
+  """A small MLP whose output is added to its input; initially zero.
 
-  It stands before the residual sum, as in the paper, and T5 normalises before
-  a block, not after it, so that there is no norm of its own to train. Owns
-  `down`, [H, bottleneck], `up`, [bottleneck, H], and their biases, in float32.
+  It is placed before the residual sum, as in the paper. T5 normalises before a
+  block, not after it, so no norm is added to train. The parameters are `down`,
+  [H, bottleneck], `up`, [bottleneck, H], and their biases, in float32.
 
   Attributes:
     bottleneck: Width of the MLP.

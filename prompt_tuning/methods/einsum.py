@@ -11,17 +11,18 @@ from prompt_tuning.types import Array, DType
 
 
 def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
-  """A product of two arrays of one dtype that accumulates in float32.
+  """Multiplies two arrays of one dtype, accumulating in float32.
 
-  So does its gradient, which plain `jnp.einsum` computes from a bfloat16 and
-  a float32 operand: a float32 product, slow where bfloat16 is fast.
+  So does its gradient. Plain `jnp.einsum` would compute the gradient from a
+  bfloat16 and a float32 operand: a float32 product, slow where bfloat16 is
+  fast.
 
   Args:
     equation: "a,b->c" with explicit axes, each of which is in two of the
       three.
     a: First operand.
     b: Second operand.
-    dtype: Of the result.
+    dtype: Dtype of the result.
 
   Returns:
     The product.
@@ -32,9 +33,9 @@ def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
 
   if dtype == jnp.float32:
     return product(a, b, jnp.float32)
-  # Other matrix units accumulate in float32 whatever they give out. Asked for
-  # float32, devices that share a product exchange their parts in it: twice the
-  # bytes, and product by product, as there is a cast before their sum.
+  # Other matrix units accumulate in float32 for any dtype of the result. With
+  # float32 results, devices that share a product would exchange twice the
+  # bytes, and product by product, because a cast would precede their sum.
   return lax.platform_dependent(
     a,
     b,

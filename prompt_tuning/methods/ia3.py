@@ -7,10 +7,10 @@ from prompt_tuning.types import Array
 
 
 class Rescale(nn.Module):
-  """Multiplies features by `scale`, [features] in float32, one to begin with.
+  """A factor `scale` for each feature, [features] in float32; initially one.
 
-  In a gated MLP it does so on the branch with the activation function, which is
-  the same as on the product of the branches.
+  In a gated MLP it multiplies the branch with the activation function, which
+  equals multiplying the product of the branches.
   """
 
   @nn.compact

@@ -10,15 +10,15 @@ from prompt_tuning.types import Array
 
 
 class LowRankDelta(nn.Module):
-  """Adds `alpha / rank * inputs @ down @ up`, zero to begin with.
+  """The product `alpha / rank * inputs @ down @ up`; initially zero.
 
-  Owns `down`, [in, rank], and `up`, [rank, features], in float32, which lie on
-  the mesh as the kernel does.
+  The parameters are `down`, [in, rank], and `up`, [rank, features], in float32.
+  They are laid out on the mesh as the kernel is.
 
   Attributes:
     rank: Columns of `down`.
-    alpha: Divided by the rank, the factor of the product, so that another rank
-      does not call for another learning rate.
+    alpha: Divided by the rank, the factor of the product, so that the learning
+      rate does not depend on the rank.
   """
 
   rank: int
@@ -30,10 +30,10 @@ class LowRankDelta(nn.Module):
   def __call__(
     self, inputs: Array, features: int, axes: tuple[str, str]
   ) -> Array:
-    """Returns what is to be added to a kernel's product.
+    """Returns the term to add to a kernel's product.
 
     Args:
-      inputs: [B, T, in] What the kernel is applied to.
+      inputs: [B, T, in] The inputs of the kernel.
       features: Its output width.
       axes: The names of its two logical axes.
 

@@ -1,14 +1,14 @@
-"""A prompt for several tasks: positions that they share, and a row of each.
+"""A prompt for several tasks: shared positions, and a row for each task.
 
 The prompt of an example is the shared prompt, [P, H], plus the row, [H], of its
-task at every position. A task costs H parameters instead of P * H, and what the
-tasks have in common is learned once; Multitask Prompt Tuning (Wang et al.,
-2023) does it with a product of rank one instead of a sum.
+task at every position. A task costs H parameters instead of P * H, and common
+knowledge is learned once. Multitask Prompt Tuning (Wang et al., 2023) uses a
+product of rank one instead of the sum.
 
-The task of an example is read off its input, which has to begin with the task's
-name, as T5's multi-task inputs do ("boolq passage: ..."): the seqio tasks
-`*_prefixed`. So a batch may mix tasks, and training, evaluation and generation
-need no feature of their own. The frozen model reads the name as well.
+The input of an example must start with the task's name, as T5's multi-task
+inputs do ("boolq passage: ..."): the seqio tasks `*_prefixed`. So a batch may
+mix tasks, and training, evaluation and generation need no additional feature.
+The frozen model reads the name as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,15 +26,15 @@ from prompt_tuning.types import Array, Initializer
 
 
 class MultitaskPrompt(nn.Module):
-  """Owns `shared/prompt`, [P, H], and `task_<name>`, [H], in float32.
+  """The parameters `shared/prompt`, [P, H], and `task_<name>`, [H], in float32.
 
-  The rows are parameters with names of their own, not a matrix, so that a
-  checkpoint says which row is whose: other tasks, or the same in another order,
-  cannot be given to it by mistake. They begin as zeros.
+  The rows are separate parameters, not a matrix, so that a checkpoint names the
+  task of each row: it cannot be restored for other tasks, or in another order,
+  by mistake. They are initially zero.
 
   Attributes:
     length: Positions, P.
-    prefixes: What the inputs of each task begin with, such as "boolq ".
+    prefixes: The first word of the inputs of each task, such as "boolq ".
     vocabulary: The model's.
     prompt_init: Initialiser of the shared prompt.
   """
@@ -55,16 +55,15 @@ class MultitaskPrompt(nn.Module):
       embedded: [B, T, H] The embedded tokens.
 
     Returns:
-      [B, P, H] in the dtype of `embedded`; NaN where an input begins with none
-      of the prefixes and is not padding alone. That makes a training loss NaN
-      and ends the run; what is generated of NaN is no error, but an arbitrary
-      answer, which evaluation and inference take for the model's.
-      `superglue.prefixes_of` refuses tasks without prefixes; who gives
-      TASK_PREFIXES sees to it.
+      [B, P, H] in the dtype of `embedded`; NaN for an input that starts with
+      none of the prefixes, unless it is all padding. NaN ends a training run by
+      its loss, but generation turns it into an arbitrary answer without an
+      error. `superglue.prefixes_of` refuses tasks without prefixes; a user
+      of TASK_PREFIXES has to ensure that all inputs have one.
 
     Raises:
-      ValueError: if two tasks have the same name, or one prefix begins with
-        another, so that an input could be of both.
+      ValueError: if two tasks have the same name, or one prefix is the start of
+        another, so that an input could match both.
     """
     pieces = {
       _name(prefix): list(self.vocabulary.encode(prefix))
@@ -79,7 +78,7 @@ class MultitaskPrompt(nn.Module):
       own = parameter(
         f"task_{name}", zeros, embedded.shape[-1:], ("prompt_embed",)
       )
-      row = jnp.where(_begins_with(tokens, ids), own[None], row)  # [B, H]
+      row = jnp.where(_starts_with(tokens, ids), own[None], row)  # [B, H]
     return prompt + row[:, None].astype(embedded.dtype)
 
 
@@ -89,7 +88,7 @@ def prompt_factory(
   vocabulary: Vocabulary,
   prompt_init: Initializer,
 ) -> Callable[..., MultitaskPrompt]:
-  """Does for `MultitaskPrompt` what `prompts.prompt_factory` does."""
+  """Configures `MultitaskPrompt` in gin files; see `prompts.prompt_factory`."""
   return functools.partial(
     MultitaskPrompt,
     length=length,
@@ -108,19 +107,19 @@ def _check_distinct(
 ) -> None:
   if len(pieces) < len(prefixes) or not pieces or not all(pieces.values()):
     raise ValueError(
-      f"Expected prefixes that name a task each, got {list(prefixes)}. Give "
-      "every task once."
+      f"Expected one prefix for each task, got {list(prefixes)}. Give every "
+      "task once."
     )
   for (name, ids), (other, longer) in itertools.permutations(pieces.items(), 2):
     if longer[: len(ids)] == ids:
       raise ValueError(
-        f"Expected prefixes that tell the tasks apart, but that of {other!r} "
-        f"begins with that of {name!r}. Leave one of them out."
+        "Expected prefixes that tell the tasks apart, but the prefix of "
+        f"{other!r} starts with that of {name!r}. Leave one of them out."
       )
 
 
-def _begins_with(tokens: Array, ids: Sequence[int]) -> Array:
-  """[B, T] -> [B, 1]: whether a row begins with `ids`."""
+def _starts_with(tokens: Array, ids: Sequence[int]) -> Array:
+  """[B, T] -> [B, 1]: True for rows that start with `ids`."""
   # Shapes may be traced with fewer positions than the prefix has.
   start = jnp.pad(tokens, ((0, 0), (0, len(ids))))[:, : len(ids)]
   return jnp.all(start == jnp.asarray(ids)[None], axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 """Prefix tuning (Li and Liang, 2021): keys and values before those of a layer.
 
-Where prompt tuning trains what stands before the embedded input, this trains
-what the attention of every layer finds there.
+Prompt tuning trains vectors before the embedded input; prefix tuning trains the
+keys and values that the attention of every layer sees at these positions.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from prompt_tuning.types import Array, Initializer
 
 
 class Prefix(nn.Module):
-  """Owns the prefixes of one attention of every layer of a stack, in float32.
+  """The prefixes of one attention of every layer of a stack, in float32.
 
-  Either they are parameters, `{key,value}_<layer>`, [X, N * D] each, or an
-  MLP computes them from a table of the model's width (Li and Liang, section
-  4.3): `table` and the layer `hidden` serve all layers, `{key,value}_<layer>`
-  have a kernel and a bias each. A run keeps the MLP and evaluates through it;
-  the prefixes that it computes are all that the model needs of it.
+  They are either parameters, `{key,value}_<layer>`, [X, N * D] each, or the
+  outputs of an MLP over a table of the model's width (Li and Liang, section
+  4.3). Then all layers share `table` and the layer `hidden`, and
+  `{key,value}_<layer>` have a kernel and a bias each. A run keeps the MLP and
+  evaluates through it, although the model needs only its outputs.
 
   Attributes:
     length: Positions of the prefix, X.
-    hidden_dim: Width of the MLP's hidden layer; None is no MLP.
+    hidden_dim: Width of the MLP's hidden layer; None for no MLP.
     prefix_init: Initialiser of the prefixes, or of the table.
   """
 

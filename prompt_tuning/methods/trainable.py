@@ -1,4 +1,4 @@
-"""Which parameters train."""
+"""The choice of the parameters that train."""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class MatchesAny:
-  """Whether one of some regular expressions matches a parameter's whole path.
+  """A filter for parameters whose whole path matches a regular expression.
 
   Attributes:
-    patterns: The regular expressions.
+    patterns: The regular expressions, of which one must match.
   """
 
   patterns: tuple[str, ...]
@@ -21,7 +21,7 @@ class MatchesAny:
     return any(_matches(pattern, path) for pattern in self.patterns)
 
   def unmatched(self, paths: Iterable[str]) -> list[str]:
-    """Returns those of the patterns that match none of the paths."""
+    """Returns the patterns that match none of the paths."""
     paths = list(paths)
     return [
       pattern

@@ -1,8 +1,8 @@
 """Several prompts in one batch, and their vote (section 6 of the paper).
 
-An ensemble of tuned models is as many models. Prompts of one model run in one
-batch: every example is in it once for each prompt, and the answer that most of
-them give counts.
+An ensemble of tuned models needs all of the models. An ensemble of prompts runs
+one model on one batch, which has every example once for each prompt, and takes
+the most frequent answer.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from prompt_tuning.types import Array, Initializer
 
 
 class Prompts(nn.Module):
-  """Owns the parameter `prompt`, [K, P, H], in float32.
+  """The parameter `prompt`, [K, P, H], in float32.
 
   Attributes:
-    num_prompts: How many there are, K.
-    length: Positions of each, P.
+    num_prompts: Number of prompts, K.
+    length: Positions of each prompt, P.
     prompt_init: Initialiser.
   """
 
@@ -56,21 +56,21 @@ class Prompts(nn.Module):
 def prompts_factory(
   num_prompts: int, length: int, prompt_init: Initializer
 ) -> Callable[..., Prompts]:
-  """Does for `Prompts` what `prompts.prompt_factory` does for a prompt."""
+  """Configures `Prompts` in gin files; see `prompts.prompt_factory`."""
   return functools.partial(
     Prompts, num_prompts=num_prompts, length=length, prompt_init=prompt_init
   )
 
 
 def majority(answers: Array) -> tuple[Array, Array]:
-  """Takes the answer that is given most often.
+  """Finds the most frequent answer.
 
   Args:
     answers: [B, K, S] Token ids.
 
   Returns:
-    [B, S] The answer, of equally frequent ones the one that is given first, and
-    [B] the share of the prompts that give it.
+    [B, S] The answer, the first one of a tie, and [B] the share of the prompts
+    that give it.
   """
   same = (answers[:, :, None] == answers[:, None]).all(axis=-1)  # [B, K, K]
   votes = same.mean(axis=-1)

@@ -22,24 +22,24 @@ def attention(
   mask: Array | None = None,
   kernel: str | None = None,
 ) -> Array:
-  """Averages values by how well their keys answer the queries.
+  """Averages values by how well their keys match the queries.
 
-  Scores and their softmax are float32; what is multiplied with them is in the
-  dtype of the operands, and accumulates in float32. Neither pass keeps the
-  weights: the backward pass computes them again. Dropout of weights with one
-  mask for all queries, as in T5, is dropout of whole values.
+  Scores and their softmax are float32. Products have operands in their own
+  dtype and accumulate in float32. Neither pass keeps the weights: the backward
+  pass computes them again. T5 drops weights with one mask for all queries,
+  which equals dropping whole values.
 
   Args:
     query: [B, N, Q, D] Scores are not divided by sqrt(D).
     key: [B, N, K, D]
     value: [B, N, K, D]
     bias: [1, N, Q, K] Added to the scores, float32. Its gradient is computed
-      only where it depends on what trains.
+      only if it depends on trainable parameters.
     mask: [B or 1, 1, Q or 1, K] True where a query sees a key. A query that
       sees nothing attends to everything equally.
-    kernel: Of `attention_kernels`, to be used where it takes the operands. By
-      default, and where it does not or the bias trains, a CPU goes through
-      blocks and other devices compute all scores at once.
+    kernel: A key of `attention_kernels.KERNELS`. By default, if the kernel does
+      not support the operands or if the bias trains, a CPU computes blocks and
+      other devices compute all scores at once.
 
   Returns:
     [B, N, Q, D] in the dtype of the operands.
@@ -52,12 +52,12 @@ def _forward(
   kernel: str | None,
   differentiated: bool = False,
 ) -> tuple[Array, ...]:
-  """Returns outputs, and what the backward pass needs of the weights."""
+  """Returns the outputs, and statistics for the backward pass."""
   *differentiable, bias, mask = operands
   if run := attention_kernels.choose(kernel, *differentiable[:2], mask):
     if not differentiated:
       return (run(*operands),)
-    # What the backward pass asks for again, to the letter: XLA runs it once.
+    # The backward pass has exactly the same call: XLA runs it once.
     return (jax.vjp(lambda *x: run(*x, bias, mask), *differentiable)[0],)
   return lax.platform_dependent(
     operands, cpu=blocked_attention.forward, default=plain_forward
@@ -67,7 +67,7 @@ def _forward(
 def _attention_forward(*arguments: Any):
   operands, kernel = arguments[:-1], arguments[-1]
   bias = operands[3]
-  # Only arrays and their absence can be handed to the backward pass.
+  # The residuals of a backward pass are arrays and None only.
   bias_trains = () if bias is not None and bias.perturbed else None
   values = jax.tree.map(
     lambda operand: operand.value,
@@ -78,7 +78,7 @@ def _attention_forward(*arguments: Any):
     results = _forward(values, kernel, differentiated=True)
   else:
     results = _forward(values, None)
-  # The backward pass needs no more of the forward pass.
+  # The backward pass needs nothing else of the forward pass.
   results = checkpoint_name(results, "attention")
   return results[0], (values, results, bias_trains)
 
@@ -110,7 +110,7 @@ attention.defvjp(_attention_forward, _attention_backward, symbolic_zeros=True)
 def plain_forward(
   operands: blocked_attention.Operands,
 ) -> tuple[Array, Array, Array]:
-  """Computes attention as it is written down."""
+  """Computes attention by its definition."""
   query, key, value, bias, mask = operands
   scores = einsum("bnqd,bnkd->bnqk", query, key, jnp.float32)
   if bias is not None:
@@ -131,7 +131,7 @@ def plain_backward(
   gradient: Array,
   bias_trains: bool,
 ) -> blocked_attention.Gradients:
-  """Differentiates the plain form."""
+  """Differentiates `plain_forward`."""
   del results
   *differentiated, bias, mask = operands
 

@@ -1,9 +1,9 @@
-"""Attention by the fused kernels of accelerators, where they take it.
+"""Attention by the fused kernels of accelerators.
 
-No array of all scores leaves the chip, in either pass. They have been compiled
-for accelerators and compared with the plain form as far as a CPU can (the TPU
-kernel, interpreted); on a device they were not run. So a configuration asks for
-them: `network.T5Config.attention_kernel`.
+No array of all scores leaves the chip, in either pass. The kernels have been
+compiled for accelerators and compared with the plain form as far as a CPU can
+(the TPU kernel, interpreted), but have not run on a device. So they are opt-in:
+`network.T5Config.attention_kernel`.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from prompt_tuning.types import Array
 
 Kernel = Callable[[Array, Array, Array, Array | None, Array | None], Array]
 
-# The TPU kernel works on tiles of so many queries and keys. Fewer of either are
-# not worth a kernel: the scores of a decoder are small.
+# Queries and keys in a tile of the TPU kernel. Fewer are not worth a kernel, such
+# as the small scores of a decoder.
 _TILE = 128
 _AXES = ("batch", "heads", "length", "kv")
 
@@ -30,13 +30,13 @@ def choose(
   key: Array,
   mask: Array | None,
 ) -> Kernel | None:
-  """Returns the kernel of a name if it takes such operands, or None.
+  """Returns the named kernel if it supports the operands, or None.
 
   Args:
     name: A key of `KERNELS`, or None.
     query: [B, N, Q, D]
     key: [B, N, K, D]
-    mask: As in `attention.attention`; kernels know the keys' padding only.
+    mask: As in `attention.attention`; kernels support padding of keys only.
 
   Raises:
     ValueError: if the name is unknown.
@@ -65,11 +65,11 @@ def cudnn(
   bias: Array | None,
   mask: Array | None,
 ) -> Array:
-  """NVIDIA's, on Ampere and later; arguments as `attention.attention`'s.
+  """Runs NVIDIA's kernel, on Ampere and later, as `attention.attention`.
 
-  The bias has the operands' dtype there. Where there is a mask too, the two
-  are one array for every example, which all layers share: the kernel's own
-  argument for padding is a length, which says less than a mask.
+  The kernel takes the bias in the operands' dtype. A mask is merged with the
+  bias into one array for every example, which all layers share: the kernel's
+  own argument for padding, a length, is less general than a mask.
   """
 
   def positions_first(x: Array) -> Array:  # [B, T, N, D]
@@ -92,10 +92,10 @@ def flash(
   bias: Array | None,
   mask: Array | None,
 ) -> Array:
-  """Pallas', on TPU v4 and later; arguments as `attention.attention`'s.
+  """Runs the kernel of Pallas, on TPU v4 and later, as `attention.attention`.
 
-  Keys that are not seen belong to another segment than all queries. Every
-  device works on its own examples and heads.
+  Masked keys get another segment than the queries. Every device computes its
+  own examples and heads.
   """
   batch, heads, queries, _ = query.shape
   keys = key.shape[2]
@@ -126,7 +126,7 @@ def flash(
         PartitionSpec(examples),
       ),
       out_specs=spec,
-      # Kernels do not say over which axes their outputs are alike.
+      # Kernels do not declare the axes over which their outputs are equal.
       check_vma=False,
     )
   return run(*operands)[:, :, :queries]
@@ -140,7 +140,7 @@ def _of_examples(
     q=jnp.ones((len(query), query.shape[2]), jnp.int32),
     kv=visible.astype(jnp.int32),
   )
-  # The kernel wants a bias for every example. All layers share the copies.
+  # The kernel needs a bias for every example. All layers share the copies.
   bias = jnp.broadcast_to(bias, (len(query), *bias.shape[1:]))
   return flash_attention.flash_attention(query, key, value, bias, segments)
 

@@ -3,8 +3,8 @@
 No array of all scores is made, and the backward pass computes the weights again
 from the scores, their maximum and their total (Dao et al., 2022,
 https://arxiv.org/abs/2205.14135). On T5 base with 612 positions and bfloat16
-this takes a third of the time of the plain form, whose cost is memory traffic
-and reductions, not arithmetic.
+this takes a third of the time of the plain form, which spends its time on
+memory traffic and reductions rather than arithmetic.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from prompt_tuning.types import Array, DType
 
 # Query, key, value, bias and mask of `attention.attention`.
 Operands = tuple[Array, Array, Array, Array | None, Array | None]
-# Of query, key, value and bias.
+# Gradients of query, key, value and bias.
 Gradients = tuple[Array, Array, Array, Array | None]
 
-# The score of what must not be seen.
+# The score of masked keys.
 MASKED = -1e10
-# Of the float32 scores of a block: those of one example of T5 base with 612
-# positions. In smaller blocks calls cost more than caches save.
+# Size of the float32 scores of a block, that of one example of T5 base with 612
+# positions. With smaller blocks, calls cost more than caches save.
 _BLOCK_BYTES = 20_000_000
 # The row maximum of scores first compares this many parts of a row.
 _PARTS = 8
@@ -39,8 +39,8 @@ def forward(operands: Operands) -> tuple[Array, Array, Array]:
     operands: As in `attention.attention`.
 
   Returns:
-    The outputs, [B, N, Q, D], and what `backward` needs: the maximum of the
-    scores and the total of exp(scores - maximum), [B, N, Q] each.
+    The outputs, [B, N, Q, D], and for `backward` the maximum of the scores and
+    the total of exp(scores - maximum), [B, N, Q] each.
   """
   *rows, bias, mask = operands
 
@@ -80,12 +80,12 @@ def backward(
 
   Args:
     operands: As in `attention.attention`.
-    results: Of `forward`.
-    gradient: [B, N, Q, D] Of the outputs.
+    results: The results of `forward`.
+    gradient: [B, N, Q, D] The gradient of the outputs.
     bias_trains: Whether to compute the gradient of the bias.
 
   Returns:
-    Gradients of query, key, value and bias, the last None if it is not wanted.
+    Gradients of query, key, value and, with `bias_trains`, of the bias.
   """
   query, key, value, bias, mask = operands
   outputs, maximum, total = results
@@ -152,9 +152,9 @@ def _product(equation: str, a: Array, b: Array) -> Array:
 def _row_maximum(scores: Array) -> Array:
   """[..., K] -> [...]
 
-  XLA's maximum over the last axis is not vectorised on a CPU, but that of
-  several arrays is: most of it is left to that. The last part may overlap the
-  one before it.
+  On a CPU, XLA vectorises the maximum of several arrays, but not that over the
+  last axis. So the parts of a row are compared first. The last part may overlap
+  the one before it.
   """
   size = scores.shape[-1]
   width = -(-size // _PARTS)
@@ -165,10 +165,10 @@ def _row_maximum(scores: Array) -> Array:
 
 
 def round_to(values: Array, dtype: DType) -> Array:
-  """Casts float32, to the nearest and then even, as `astype` does.
+  """Casts float32 with rounding to nearest even, as `astype` does.
 
-  To bfloat16 in whole numbers: XLA's own cast takes longer than the exponential
-  before it on a CPU. NaN stays NaN, as jnp.nan and the processor write it.
+  The cast to bfloat16 uses integer arithmetic: on a CPU, XLA's own cast takes
+  longer than the exponential before it. The usual NaNs stay NaN.
   """
   if dtype != jnp.bfloat16:
     return values.astype(dtype)
@@ -184,12 +184,12 @@ def _by_blocks(
   mask: Array | None,
   biases: tuple[Array | None, ...],
 ) -> tuple[Any, tuple[Array, ...]]:
-  """Goes through examples, and through heads where an example is too large.
+  """Loops over examples, and over heads if an example is too large.
 
   Args:
     step: (sum, rows and mask of a block, its biases) -> (sum, outputs), where
       rows and outputs are [b, n, ...].
-    accumulate: Whether there is a sum, [1, n, Q, K]; if not, it is None.
+    accumulate: Whether to keep a sum, [1, n, Q, K], instead of None.
     rows: [B, N, ...] each; query and key come first.
     mask: As in `attention.attention`.
     biases: [1, N, ...] each, or None.

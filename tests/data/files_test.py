@@ -38,19 +38,6 @@ def test_finds_columns_labels_and_a_held_out_share(tmp_path):
   assert "2 labels: bad 25%, good 75%" in str(data)
 
 
-def test_the_same_rows_are_held_out_again(tmp_path):
-  path = reviews(tmp_path)
-  first, again = read(path), read(path)
-  assert first == again
-  lines = {row.line for rows in first.splits.values() for row in rows}
-  assert lines == set(range(2, 42))
-
-
-def test_other_rows_are_another_task(tmp_path):
-  name = read(reviews(tmp_path)).name
-  assert read(reviews(tmp_path, 44)).name != name
-
-
 def test_a_rare_label_does_not_stop_holding_out(tmp_path):
   rows = [f"film {i},good" for i in range(30)] + ["x,bad"]
   data = read(write(tmp_path / "r.csv", rows))
@@ -138,12 +125,6 @@ def test_an_input_that_comes_back_often_is_not_held_out(tmp_path):
   assert len(data.splits["validation"]) == 6
 
 
-def test_an_empty_input_is_refused(tmp_path):
-  path = write(tmp_path / "r.csv", ["x,good", " ,good"])
-  with pytest.raises(ValueError, match=r"line 3: expected text in text"):
-    read(path)
-
-
 def test_a_file_that_changed_is_read_again(tmp_path, capsys):
   vocabulary.of_model(BYTES)
   names = [
@@ -165,11 +146,13 @@ def test_rows_of_the_same_input_are_held_out_together(tmp_path):
   assert len(data.splits["validation"]) == 6
 
 
-def test_the_rows_held_out_stay_the_same_ones(tmp_path):
-  """As they were before rows of the same input were kept together."""
+def test_a_file_always_gives_the_same_rows_and_name(tmp_path):
   data = read(reviews(tmp_path))
   assert [row.line for row in data.splits["validation"]] == [8, 11, 22, 33]
+  lines = {row.line for rows in data.splits.values() for row in rows}
+  assert lines == set(range(2, 42))
   assert data.name == "my_reviews_5731c26b"
+  assert read(reviews(tmp_path, 44)).name != data.name
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -233,23 +216,18 @@ def test_the_held_out_share_is_a_share(tmp_path, held_out):
     read(reviews(tmp_path), held_out=held_out)
 
 
-def test_one_row_cannot_be_parted(tmp_path):
-  with pytest.raises(
-    ValueError, match=r"r\.csv: expected rows to train on and others .* got 1"
-  ):
-    read(write(tmp_path / "r.csv", ["x,good"]))
-
-
-def test_an_empty_target_is_refused(tmp_path):
-  path = write(tmp_path / "r.csv", ["x,good", "y, "])
-  with pytest.raises(ValueError, match=r"line 3, column label: .*empty cell"):
-    read(path)
-
-
-def test_no_target_column(tmp_path):
-  path = write(tmp_path / "r.csv", ["x,good"], "text,sentiment")
-  with pytest.raises(ValueError, match=r"none among text, sentiment.*TARGET"):
-    read(path)
+@pytest.mark.parametrize(
+  ("rows", "header", "message"),
+  [
+    (["x,good", " ,good"], "text,label", "line 3: expected text in text"),
+    (["x,good", "y, "], "text,label", "line 3, column label: .*empty cell"),
+    (["x,good"], "text,sentiment", "none among text, sentiment.*TARGET"),
+    (["x,good"], "text,label", r"csv: expected rows to train on .* got 1"),
+  ],
+)
+def test_rows_that_cannot_be_used_are_refused(tmp_path, rows, header, message):
+  with pytest.raises(ValueError, match=message):
+    read(write(tmp_path / "r.csv", rows, header))
 
 
 def test_the_task_has_text_labels_and_metrics(tmp_path, capsys):

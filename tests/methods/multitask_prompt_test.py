@@ -88,7 +88,7 @@ def test_a_row_learns_from_the_examples_of_its_task_alone():
   [
     (["cb ", "cb: "], "Give every task once"),
     ([], "Give every task once"),
-    (["ws", "wsc: "], "that of 'wsc' begins with that of 'ws'"),
+    (["ws", "wsc: "], "prefix of 'wsc' starts with that of 'ws'"),
   ],
 )
 def test_tasks_that_cannot_be_told_apart_are_refused(prefixes, message):

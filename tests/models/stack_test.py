@@ -132,7 +132,7 @@ def test_a_method_of_single_layers_is_refused():
     )
   )
   inputs = conformance.network_inputs(conformance.batch())
-  with pytest.raises(ValueError, match="delta_targets that mean all layers"):
+  with pytest.raises(ValueError, match="delta_targets that treat all layers"):
     single.init(jax.random.key(0), *inputs, enable_dropout=False)
 
 

@@ -19,11 +19,11 @@ class Attention(nn.Module):
   """Multi-head attention whose scores are not divided by sqrt(D).
 
   Attributes:
-    config: Of the model.
-    injections: Of the model.
-    keeps: Whether what is attended to stays the same while decoding. Then its
-      keys and values are put into the collection "attended" where that can be
-      written, and read from it where they are there.
+    config: The model's configuration.
+    injections: The model's injections.
+    keeps: Whether the attended sequence stays the same while decoding. If so,
+      its keys and values are written to the collection "attended" if that is
+      mutable, and read from it if they exist.
   """
 
   config: T5Config
@@ -45,16 +45,16 @@ class Attention(nn.Module):
     """Lets every input attend to what its mask makes visible.
 
     Args:
-      inputs: [B, Q, H] Where queries come from. With kept keys and values there
-        may be several rows for each of theirs, beside each other.
-      attended: [B, K, H] Where keys and values come from.
+      inputs: [B, Q, H] The source of queries. With kept keys and values it may
+        have several adjacent rows for each of their rows.
+      attended: [B, K, H] The source of keys and values.
       mask: [B or 1, 1, Q or 1, K] True where a query sees a key.
       bias: [1, N, Q, K] Added to the scores.
-      prefix: Keys and values, [X, N * D] each, that every query sees too.
+      prefix: Additional keys and values, [X, N * D] each, for every query.
       cache_index: Position of the first input while decoding with a cache,
-        whose length is then the K of `mask` and `bias`; or None.
+        whose length is the K of `mask` and `bias`; None without a cache.
       enable_dropout: Whether to drop attention weights.
-      dropout_key: For that, or flax's own.
+      dropout_key: The key for dropout, or None to let flax make it.
 
     Returns:
       [B, Q, H]
@@ -102,7 +102,7 @@ class Attention(nn.Module):
   def _keys_and_values(
     self, attended: Array, project: Callable[..., Dense]
   ) -> tuple[Array, Array]:
-    """[B, K, H] -> [B, N, K, D] each, or those that are kept."""
+    """[B, K, H] -> [B, N, K, D] each, computed or from "attended"."""
     if self.has_variable("attended", "key"):
       return tuple(self.get_variable("attended", x) for x in ("key", "value"))
     heads = {}
@@ -124,8 +124,8 @@ class Attention(nn.Module):
   def _split_heads(self, joined: Array) -> Array:
     """[B, T, N * D] -> [B, N, T, D]
 
-    With positions before heads, XLA fails to run some of the bfloat16 products
-    of the backward pass on a CPU.
+    With positions before heads, XLA fails on a CPU to run some of the bfloat16
+    products of the backward pass.
     """
     heads = (self.config.num_heads, self.config.head_dim)
     split = joined.reshape(*joined.shape[:2], *heads)
@@ -136,9 +136,9 @@ class Attention(nn.Module):
   def _extend_cache(
     self, key: Array, value: Array, cache_index: Array
   ) -> tuple[Array, Array]:
-    """Puts [B, N, Q, D] at `cache_index`; returns all of it, [B, N, K, D].
+    """Writes [B, N, Q, D] at `cache_index`; returns the cache, [B, N, K, D].
 
-    The first call only makes a cache as long as its input.
+    The first call only creates a cache as long as its input.
     """
     exists = self.has_variable("cache", "cached_key")
     cached = []
@@ -163,7 +163,7 @@ def _beside_each_other(query: Array, rows: int) -> Array:
 
 
 def _query_init(config: T5Config) -> Initializer:
-  """Takes the place of the division by sqrt(D), which T5 does not do."""
+  """Initialises queries divided by sqrt(D), as T5 does not divide scores."""
 
   def init(rng: PRNGKey, shape: tuple[int, ...], dtype: DType) -> Array:
     return KERNEL_INIT(rng, shape, dtype) / config.head_dim**0.5
@@ -179,7 +179,7 @@ def _prepend_prefix(
   mask: Array,
   bias: Array | None,
 ) -> tuple[Array, Array, Array, Array | None]:
-  """Puts X keys and values, visible to all and without a bias, in front."""
+  """Prepends X keys and values, which all queries see without a bias."""
 
   def prepend(prefix: Array, sequence: Array) -> Array:
     batch, heads, _, head_dim = sequence.shape

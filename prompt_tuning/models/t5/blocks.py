@@ -15,7 +15,7 @@ ACTIVATION_AXES = ("batch", "length", "embed")
 
 
 class EncoderLayer(nn.Module):
-  """Self-attention and an MLP, each added to what it reads."""
+  """Self-attention and an MLP, each with a residual sum."""
 
   config: T5Config
   injections: Injections
@@ -41,13 +41,13 @@ class EncoderLayer(nn.Module):
 
     Args:
       inputs: [B, T, H]
-      prefixes: As in `Attention`, of the one.
+      prefixes: The prefix of its attention; see `Attention`.
       mask: [B, 1, T or 1, T]
       bias: [1, N, T, T]
-      keys: Of `draws`, or flax's own.
+      keys: A key for each of `draws`, or None to let flax make them.
 
     Returns:
-      [B, T, H], and nothing to collect from each layer.
+      [B, T, H], and None, as `scan` expects a pair.
     """
     config, enable_dropout = self.config, self.enable_dropout
     (prefix,) = prefixes
@@ -99,16 +99,16 @@ class DecoderLayer(nn.Module):
 
     Args:
       inputs: [B, S, H]
-      prefixes: As in `Attention`, of the self-attention and of the other.
+      prefixes: The prefixes of the self-attention and of the other attention.
       encoded: [B, T, H] The encoder's output.
       mask: [B, 1, S, K], where K is S or the length of the cache.
       encoder_decoder_mask: [B, 1, S or 1, T]
       bias: [1, N, S, K]
       cache_index: As in `Attention`.
-      keys: Of `draws`, or flax's own.
+      keys: A key for each of `draws`, or None to let flax make them.
 
     Returns:
-      [B, S, H], and nothing to collect from each layer.
+      [B, S, H], and None, as `scan` expects a pair.
     """
     config, injections = self.config, self.injections
     enable_dropout = self.enable_dropout

@@ -1,4 +1,4 @@
-"""The sizes of a T5 1.1."""
+"""The sizes and settings of a T5 1.1."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from prompt_tuning.types import DType
 
-# The parameter of the embedding, [V, H].
+# The name of the embedding, [V, H].
 TOKEN_EMBEDDING = "token_embedder/embedding"
-# The outputs of attentions, before their projection, and the branches of MLPs:
-# per byte, the first take the longest to compute again, and then the second.
+# The outputs of attentions, before their projection, and the branches of MLPs,
+# in the order of the time to compute a byte of them again.
 KEPT = ("attention", "mlp")
 
 
@@ -28,21 +28,22 @@ class T5Config:
     num_decoder_layers: L of the decoder.
     head_dim: D. N * D need not be H.
     mlp_dim: F.
-    dtype: Of activations and matrix products (which accumulate in float32).
-    param_dtype: Of the parameters. A prompt is float32 whatever this says.
-    mlp_activations: Functions of flax.linen, or "linear"; the branches are
-      multiplied with each other.
+    dtype: Dtype of activations and matrix products (which accumulate in
+      float32).
+    param_dtype: Dtype of the parameters. A prompt is float32 in any case.
+    mlp_activations: Functions of flax.linen, or "linear", one for each branch;
+      the branches are multiplied.
     dropout_rate: In [0, 1). One mask for all positions of an example.
     logits_via_embedding: Whether the embedding is the output head as well.
-    relative_attention_num_buckets: Distances that a head tells apart.
+    relative_attention_num_buckets: Distances that a head distinguishes.
     relative_attention_max_distance: In positions; the last bucket takes
       everything beyond.
     remat: Whether the backward pass computes each layer's activations again
       instead of keeping them.
-    remat_keeps: What `remat` keeps all the same: some of `KEPT`.
+    remat_keeps: Activations that `remat` keeps, some of `KEPT`.
     scan_layers: Whether the layers of a stack are one program that runs L
-      times, with their parameters stacked; see `t5.stack`. It takes the time
-      of one layer to compile.
+      times, with stacked parameters; see `stack`. It compiles in the time of
+      one layer.
     attention_kernel: A key of `attention_kernels.KERNELS`: "cudnn" on a GPU,
       "flash" on a TPU. None uses the attention that runs on every platform.
   """
@@ -76,7 +77,7 @@ class T5Config:
         raise ValueError(
           f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
         )
-    # Flax takes any number, and has zeros for what is not in the range.
+    # Flax accepts any number, and gives zeros if it is out of range.
     if not 0 <= self.dropout_rate < 1:
       raise ValueError(
         f"Expected a dropout rate in [0, 1), got {self.dropout_rate}."
@@ -87,23 +88,23 @@ class T5Config:
       )
     if self.remat_keeps and not self.remat:
       raise ValueError(
-        f"remat_keeps={self.remat_keeps} says what rematerialised layers keep, "
-        "and none is: give remat=True as well."
+        f"remat_keeps={self.remat_keeps} needs layers that are rematerialised: "
+        "give remat=True as well."
       )
 
 
 def config_of(shapes: Mapping[str, Any]) -> T5Config:
-  """Finds out the sizes of a T5; its settings are the defaults.
+  """Infers the sizes of a T5; its settings are the defaults.
 
-  The shapes do not say the activation function, nor the distance at which the
-  relative bias ends: they are taken to be those of T5 1.1 and FLAN-T5 (gated
-  gelu) or, where the MLP has one branch, of the first T5 (relu).
+  The shapes do not determine the activation function and the last distance of
+  the relative bias. These are assumed to be those of T5 1.1 and FLAN-T5 (gated
+  gelu) or, if the MLP has one branch, of the first T5 (relu).
 
   Args:
-    shapes: Name -> what has a shape, with T5X's names.
+    shapes: T5X's name -> an array, or another object with a shape.
 
   Raises:
-    ValueError: if an array is missing that tells a size.
+    ValueError: if an array that determines a size is missing.
   """
 
   def shape(name: str) -> tuple[int, ...]:
@@ -111,7 +112,7 @@ def config_of(shapes: Mapping[str, Any]) -> T5Config:
       raise ValueError(
         f"Expected the parameter {name} of a T5 with T5X's names, got "
         f"{', '.join(list(shapes)[:5])}, ... Convert the model first: python "
-        "scripts/convert_checkpoint.py. Of another architecture, give its "
+        "scripts/convert_checkpoint.py. For another architecture, give its "
         "config."
       )
     return tuple(shapes[name].shape)

@@ -38,14 +38,14 @@ class Dense(nn.Module):
   """A linear map without a bias.
 
   Attributes:
-    config: Of the model.
-    injections: Of the model.
+    config: The model's configuration.
+    injections: The model's injections.
     features: Output width.
     axes: Logical names of the kernel's axes.
     kernel_init: Initialiser.
-    is_wide: Whether the product's operands have the wider dtype of the
-      activations' and the kernel's as it is stored, not the activations'.
-    output_dtype: Of the product.
+    is_wide: Whether the operands have the wider of the activations' dtype and
+      the stored kernel's dtype, instead of the activations' dtype.
+    output_dtype: Dtype of the product.
   """
 
   config: T5Config
@@ -97,7 +97,7 @@ class Embed(nn.Module):
 
   def __call__(self, tokens: Array) -> Array:
     """[B, T] -> [B, T, H]. A token outside the vocabulary becomes NaN."""
-    # Google's T5X initialises with floats, where it is not told otherwise.
+    # Google's T5X initialises with floats by default.
     tokens = tokens.astype(jnp.int32)
     return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
 
@@ -109,7 +109,7 @@ class Embed(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """Divides by the root of the mean square, in float32."""
+  """A division by the root of the mean square, in float32."""
 
   config: T5Config
   epsilon: float = 1e-6
@@ -127,7 +127,7 @@ class RMSNorm(nn.Module):
     return _rms_norm(inputs, scale, self.epsilon, self.config.dtype)
 
 
-# Its steps are cheap to compute again, and large to keep, in float32.
+# The float32 steps are cheap to compute again and large to keep.
 @functools.partial(jax.checkpoint, static_argnums=(2, 3))
 def _rms_norm(
   inputs: Array, scale: Array, epsilon: float, dtype: DType
@@ -140,7 +140,7 @@ def _rms_norm(
 
 
 class RelativeBias(nn.Module):
-  """Adds to an attention score by how far the key is from the query."""
+  """A term of attention scores that depends on the distance of the key."""
 
   config: T5Config
   bidirectional: bool
@@ -167,24 +167,24 @@ class RelativeBias(nn.Module):
 def relative_buckets(
   offsets: Array, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> Array:
-  """Sorts offsets into buckets that grow with the distance.
+  """Maps offsets to buckets that grow with the distance.
 
-  Half of the buckets hold one distance each, the others grow by a constant
-  factor up to `max_distance`; the last takes everything beyond.
+  Half of the buckets hold one distance each. The others grow by a constant
+  factor up to `max_distance`; the last one takes all larger distances.
 
   Args:
     offsets: Position of the key minus that of the query, any shape.
     bidirectional: Whether the second half of the buckets is for keys after
-      the query. If not, these keys count as distance 0.
-    num_buckets: Buckets in all.
-    max_distance: Positions.
+      the query. If not, these keys have distance 0.
+    num_buckets: Total number of buckets.
+    max_distance: In positions.
 
   Returns:
     Bucket numbers, in the shape of `offsets`.
   """
   if bidirectional:
     num_buckets //= 2
-  # A table of whole numbers: logarithms at the edge of a bucket would differ
+  # A table of integers, because logarithms at the edge of a bucket differ
   # between devices. The small term keeps an edge in the upper bucket.
   single = num_buckets // 2
   distances = np.arange(max_distance + 1)
@@ -203,7 +203,7 @@ def relative_buckets(
 
 
 class Mlp(nn.Module):
-  """A gated MLP: branches from the input are multiplied with each other."""
+  """A gated MLP: the branches from the input are multiplied."""
 
   config: T5Config
   injections: Injections
@@ -241,8 +241,8 @@ class Mlp(nn.Module):
     return outputs
 
 
-# An activation has many steps, each as large as a branch: the branches are
-# enough to keep.
+# An activation has many steps, each as large as a branch. Keeping the branches
+# is enough.
 @functools.partial(jax.checkpoint, static_argnums=(0,))
 def _gated(activations: tuple[str, ...], *branches: Array) -> Array:
   """Applies the activations and multiplies, [B, T, F] each."""

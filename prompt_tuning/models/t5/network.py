@@ -26,7 +26,7 @@ from prompt_tuning.types import Array
 
 
 class Encoder(nn.Module):
-  """The encoder stack, behind a prompt if one is injected."""
+  """The encoder stack, with a prompt before its input if one is injected."""
 
   config: T5Config
   injections: Injections
@@ -107,9 +107,9 @@ class Decoder(nn.Module):
       mask: [B, 1, S, S] Not used if `decode`.
       encoder_decoder_mask: [B, 1, S or 1, T]
       enable_dropout: Whether to drop activations.
-      decode: Whether to read and extend the cache of what was decoded so far;
-        where there is none, to make one of length S.
-      max_decode_length: Length of the cache; needed once there is one.
+      decode: Whether to read and extend the cache of decoded tokens, or to
+        create one of length S.
+      max_decode_length: Length of the cache, once it exists.
 
     Returns:
       [B, S, V] in float32.
@@ -125,8 +125,8 @@ class Decoder(nn.Module):
       if exists:
         if max_decode_length is None:
           raise ValueError(
-            "Expected max_decode_length, the length that the cache was made "
-            "with, got None. Pass it to every step of decoding."
+            "Expected max_decode_length, the length of the cache, got None. "
+            "Pass it to every step of decoding."
           )
         query_positions += cache_index
         key_positions = jnp.arange(max_decode_length)
@@ -160,7 +160,7 @@ class Decoder(nn.Module):
         config.vocab_size,
         ("embed", "vocab"),
         # A frozen kernel may be stored in bfloat16. Its products with bfloat16
-        # are the same in either dtype, and accumulate in float32.
+        # are equal in either dtype, and accumulate in float32.
         is_wide=True,
         output_dtype=jnp.float32,
         name="logits_dense",
@@ -169,10 +169,10 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-  """T5 1.1, with what `injections` adds to it.
+  """A T5 1.1 with the modules of `injections`.
 
-  Tokens are ids, 0 is padding. Position arguments are accepted because T5X
-  passes them; T5 knows only relative positions.
+  Tokens are ids, and 0 is padding. Position arguments are accepted because T5X
+  passes them, but T5 uses relative positions only.
 
   Attributes:
     config: Sizes and settings.
@@ -204,7 +204,7 @@ class Transformer(nn.Module):
 
     Args:
       encoder_input_tokens: [B, T]
-      decoder_input_tokens: [B, S] The targets, moved one to the right.
+      decoder_input_tokens: [B, S] The targets, shifted right by one.
       decoder_target_tokens: [B, S]
       encoder_segment_ids: [B, T] Which of several packed examples a token is
         part of; None if there is one example a row.
@@ -212,7 +212,7 @@ class Transformer(nn.Module):
       encoder_positions: Unused.
       decoder_positions: Unused.
       enable_dropout: Whether to drop activations.
-      decode: Whether to make a cache for S tokens, in the collection "cache".
+      decode: Whether to create a cache for S tokens, in the collection "cache".
 
     Returns:
       [B, S, V] in float32.
@@ -266,9 +266,9 @@ class Transformer(nn.Module):
     """Computes logits from the encoder's output.
 
     Args:
-      encoded: [B, P + T, H]. With the collection "attended", which `decode`
-        fills if it is mutable, not read; the other arguments may have several
-        rows for each of its rows.
+      encoded: [B, P + T, H]. Not read if the collection "attended" exists,
+        which `decode` fills if it is mutable. The other arguments may have
+        several rows for each row of "attended".
       encoder_input_tokens: [B, T] For the padding mask.
       decoder_input_tokens: [B, S] With `decode` and a cache, the tokens after
         those that the cache holds.
@@ -279,7 +279,7 @@ class Transformer(nn.Module):
       enable_dropout: Whether to drop activations.
       decode: Whether to use the collection "cache": its arrays have the batch
         as axis 0, its scalar counts the decoded tokens.
-      max_decode_length: Length of the cache, the S that it was made with.
+      max_decode_length: Length of the cache, the S of its creation.
 
     Returns:
       [B, S, V] in float32.
@@ -310,10 +310,10 @@ class Transformer(nn.Module):
 
 
 def parameter_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-  """Returns path -> shape of every parameter that a network makes.
+  """Returns path -> shape of every parameter of a network, without making it.
 
   Args:
-    network: A `Transformer`, with whatever a method adds to it.
+    network: A `Transformer`, with its injections.
 
   Returns:
     Such as {"encoder/layers_0/attention/query/kernel": (512, 384)}.

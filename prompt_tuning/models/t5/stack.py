@@ -1,10 +1,9 @@
-"""Layers one after the other: unrolled, or one program for all of them.
+"""A stack of layers: unrolled, or one program for all of them.
 
-Where layers are scanned, the parameters of all are stacked, [L, ...], under the
-one name `layers`; checkpoints hold them apart, as `layers_0` and on. XLA then
-compiles one layer, whatever L is. Where they are not, Python traces one layer,
-which is a function of the program, and XLA compiles its calls as if they were
-written out.
+If layers are scanned, their parameters are stacked, [L, ...], under the single
+name `layers`, while checkpoints hold them apart, as `layers_0` and so on. XLA
+compiles one layer for any L. If they are unrolled, Python traces one layer as a
+function of the program, and XLA compiles each call of it as if it were inlined.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,16 +20,16 @@ from prompt_tuning.injections import Injections
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.types import Array, PRNGKey
 
-# A module below a layer that drops, and which of its calls: what flax makes a
-# key from, after the path of the layer.
+# The path below a layer of a module with dropout, and the number of its call.
+# Flax derives a key from these and the path of the layer.
 Draw = tuple[str | int, ...]
-# Of all draws of a layer; flax makes its own of what is None.
+# A key for each draw of a layer, or None to let flax make it.
 Keys = Sequence[PRNGKey | None]
-# Keys and values, [X, N * D] each, of one attention of one layer.
+# Prefix keys and values, [X, N * D] each, of one attention of one layer.
 Prefix = tuple[Array, Array] | None
 
 SCANNED = "layers"
-# Decoding wants the batch as the first axis of what is cached.
+# Decoding needs the batch as the first axis of cached arrays.
 _VARIABLE_AXES: Any = {"params": 0, "cache": 1, "attended": 1}
 
 
@@ -48,12 +47,12 @@ def apply_layers(
   Args:
     make_layer: A module class with the fields `config`, `injections` and
       `enable_dropout`, whose `(hidden, prefixes, *shared, keys)` returns
-      `(hidden, None)`. The keys are of its `draws`; without, flax makes them.
-    owner: The encoder or decoder, which has the first two.
+      `(hidden, None)`. The keys are for its `draws`; flax makes them if None.
+    owner: The encoder or decoder, with the fields `config` and `injections`.
     num_layers: L.
-    prefix_names: Of the prefixes of the attentions of a layer.
+    prefix_names: Names of the prefixes, one for each attention of a layer.
     hidden: [B, T, H]
-    *shared: What every layer is given.
+    *shared: Further arguments of every layer.
     enable_dropout: Whether to drop activations.
 
   Returns:
@@ -100,30 +99,30 @@ def apply_layers(
 def rematerialised(
   make_layer: Callable[..., Any], config: T5Config
 ) -> Callable[..., Any]:
-  """Makes layers whose backward pass computes again what is not to be kept."""
+  """Makes layers whose backward pass computes most activations again."""
   if not config.remat:
     return make_layer
   return nn.remat(
     make_layer,
-    # Within a scan nothing can be shared with the forward pass by mistake.
+    # Within a scan, XLA cannot merge it with the forward pass anyway.
     prevent_cse=not config.scan_layers,
     policy=jax.checkpoint_policies.save_only_these_names(*config.remat_keeps),
   )
 
 
 def traced_once(make_layer: Callable[..., Any]) -> Callable[..., Any]:
-  """Makes layers that Python traces once for all that are equal.
+  """Makes layers of which Python traces all equal ones once.
 
-  JAX keeps what it traced, differentiated and lowered by the shapes of all
-  arguments, variables among them: a layer whose variables have others, as where
-  a method extends some layers alone, is traced apart.
+  JAX caches traces by the shapes of all arguments, including variables. A layer
+  whose variables have other shapes, because a method extends some layers only,
+  is traced separately.
 
   Args:
-    make_layer: A module class. What a layer computes may depend on its path by
-      its variables alone.
+    make_layer: A module class. Its computation may depend on its path through
+      its variables only.
 
   Returns:
-    Another, for one stack of layers that exist already.
+    Another class, for one stack of layers that are already initialised.
   """
   body = None
 
@@ -159,7 +158,10 @@ def traced_once(make_layer: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_staged(x: Array) -> bool:
-  """Whether `jax.jit` or alike traces; what runs at once would be compiled."""
+  """Returns whether a transformation such as `jax.jit` traces `x`.
+
+  In eager execution, `traced_once` would compile the layer.
+  """
   return isinstance(x, jax.core.Tracer) and x.to_concrete_value() is None
 
 
@@ -168,7 +170,7 @@ def _dropout_keys(
 ) -> Keys | None:
   """Makes the keys of a layer of `owner`, as flax does; None without dropout.
 
-  A layer that is traced for others does not know its own path.
+  A layer that is traced for all layers does not know its own path.
   """
   assert owner.scope is not None
   if not draws or not owner.has_rng("dropout"):
@@ -184,7 +186,7 @@ def _prefixes(
   injections: Injections,
   num_layers: int,
 ) -> Sequence[Prefix]:
-  """Makes the keys and values in front of one attention of every layer."""
+  """Makes the prefixes of one attention of every layer."""
   if prefix := injections.build(injections.prefix, owner, name):
     return prefix(
       num_layers, config.emb_dim, config.num_heads * config.head_dim
@@ -193,15 +195,16 @@ def _prefixes(
 
 
 def _refuse_single_layers(injections: Injections) -> None:
-  """Refuses targets that tell layers apart.
+  """Refuses targets that distinguish layers.
 
   Raises:
-    ValueError: if there are some.
+    ValueError: if a target names single layers.
   """
   for place in injections.used:
     targets = getattr(injections, f"{place}_targets", "")
     if f"{SCANNED}_" in targets:
       raise ValueError(
-        f"Expected {place}_targets that mean all layers alike, as they are "
-        f"scanned, got {targets!r}. Bind network.T5Config.scan_layers = False."
+        f"Expected {place}_targets that treat all layers alike, because they "
+        f"are scanned, got {targets!r}. Bind "
+        "network.T5Config.scan_layers = False."
       )
