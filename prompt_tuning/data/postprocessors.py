@@ -1,7 +1,7 @@
-"""Decoded text -> what the metrics compare.
+"""Functions from decoded text to the values that the metrics compare.
 
-Functions in seqio's form: `text` is a prediction, or, with `is_target`, the
-target of `example`, whose features they may read instead.
+They have seqio's form: `text` is a prediction or, with `is_target`, the target
+of `example`, whose features they may read instead.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ def class_index(
   *,
   labels: Sequence[str],
 ) -> int:
-  """The index of the label that `text` equals exactly, or INVALID."""
+  """Returns the index of the label that `text` equals exactly, or INVALID."""
   del example, is_target
   return labels.index(text) if text in labels else INVALID
 
@@ -52,7 +52,7 @@ def multirc(
   *,
   labels: Sequence[str],
 ) -> dict[str, Any]:
-  """{"value": class index}; a target also has its question as "group"."""
+  """Returns {"value": class index}; a target has its question as "group"."""
   result = {"value": class_index(text, example, labels=labels)}
   if is_target:
     result["group"] = int(example["idx/question"])
@@ -64,7 +64,7 @@ def record(
   example: Mapping[str, Any],
   is_target: bool = False,
 ) -> dict[str, Any]:
-  """{"value": text}; a target has all answers, and its query as "group"."""
+  """Returns {"value": text}; a target has all answers and a "group"."""
   if not is_target:
     return {"value": text}
   return {
@@ -78,19 +78,20 @@ def wsc(
   example: Mapping[str, Any],
   is_target: bool = False,
 ) -> int:
-  """Does the predicted referent match the noun phrase in question?
+  """Compares the predicted referent with the noun phrase in question.
 
-  They match when the words of one are all among the words of the other,
-  leaving out determiners and case, and when both or neither have an
-  apostrophe: "Bob" is not "Bob's hat".
+  They match if all words of one are among the words of the other, ignoring
+  determiners and case, and both or neither have an apostrophe: "Bob" is not
+  "Bob's hat".
 
   Returns:
-    1 or 0, or INVALID for a prediction without words; for a target, its label.
+    1 for a match, 0, or INVALID for a prediction without words; for a target,
+    its label.
   """
   if is_target:
     return int(example["label"])
   predicted = _referent(text)
-  # What the task asks for, which may be behind a sentinel too.
+  # The expected referent, which may follow a sentinel too.
   referent = _referent(
     _behind_sentinel(_as_text(example["targets_pretokenized"]))
   )

@@ -2,10 +2,10 @@
 
 Each function takes a `tf.data.Dataset` of examples with the TFDS features of
 `super_glue` 1.0.2 (or of `definite_pronoun_resolution`) and returns one with
-scalar strings "inputs" and "targets" and whatever evaluation needs. The text
-is T5's (Raffel et al., 2020, appendix D) to the character, without the leading
-task name: single-task prompts leave it out (Lester et al., 2021, section 3);
-`add_prefix` puts it back.
+scalar strings "inputs" and "targets" and the features that evaluation needs.
+The text is T5's (Raffel et al., 2020, appendix D) to the character, without the
+leading task name: single-task prompts leave it out (Lester et al., 2021,
+section 3); `add_prefix` puts it back.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,13 @@ import seqio
 import tensorflow as tf
 
 Example = Mapping[str, Any]
-# What it makes takes and returns a dataset, which seqio's types do not say.
+# The decorated function maps a dataset to a dataset. seqio's types do not show
+# it.
 _each_example: Callable[
   [Callable[..., Example]], Callable[..., tf.data.Dataset]
 ] = seqio.map_over_dataset  # pyright: ignore[reportAssignmentType]
 
-# T5's target where the label is hidden, as on the test splits.
+# T5's target for hidden labels, as in the test splits.
 UNLABELLED = "<unk>"
 SENTINEL = "<extra_id_0>"
 
@@ -35,7 +36,7 @@ def add_prefix(example: Example, prefix: str) -> Example:
 def add_sentinel(example: Example) -> Example:
   """Puts T5's first sentinel in front of the targets.
 
-  That is how every target of span corruption begins (section 2.2 of the paper).
+  Every target of span corruption starts like this (section 2.2 of the paper).
   """
   return {**example, "targets": f"{SENTINEL} " + example["targets"]}
 
@@ -44,10 +45,10 @@ def add_sentinel(example: Example) -> Example:
 def classification(
   example: Example, *, fields: Mapping[str, str], labels: Sequence[str]
 ) -> Example:
-  """Named fields, "premise: It rained. hypothesis: ...", -> the label.
+  """Maps named fields, "premise: It rained. hypothesis: ...", to the label.
 
   Args:
-    example: One with an integer "label", negative where it is hidden.
+    example: An example with an integer "label", negative if hidden.
     fields: The name written in the text -> the feature that follows it.
     labels: The string of each class.
   """
@@ -60,7 +61,7 @@ def classification(
 
 @_each_example
 def multirc(example: Example, *, labels: Sequence[str]) -> Example:
-  """Is this answer to this question about the paragraph right?"""
+  """Asks whether an answer to a question about the paragraph is right."""
   texts = {
     field: _remove_html(example[field])
     for field in ("question", "answer", "paragraph")
@@ -75,9 +76,9 @@ def multirc(example: Example, *, labels: Sequence[str]) -> Example:
 
 
 def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Which entity is the placeholder? One example per right answer.
+  """Asks for the entity at the placeholder, once for each right answer.
 
-  An example without answers gives one, with an unlabelled target.
+  An example without answers gives one example with an unlabelled target.
   """
 
   def one_per_answer(example: Example) -> tf.data.Dataset:
@@ -109,7 +110,7 @@ def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 @_each_example
 def wsc(example: Example) -> Example:
-  """The sentence with its *pronoun* marked -> the noun phrase in question.
+  """Maps the sentence with its *pronoun* marked to the noun phrase in question.
 
   T5 writes the referent instead of True or False (Raffel et al., section 2.4),
   so "label" (whether the noun phrase is the referent) stays for evaluation.
@@ -126,10 +127,10 @@ def wsc(example: Example) -> Example:
 
 @_each_example
 def wsc_classification(example: Example, *, labels: Sequence[str]) -> Example:
-  """The sentence with * noun phrase * and # pronoun # marked -> True, False."""
+  """Marks a * noun phrase * and a # pronoun #, and asks for True or False."""
   first, second = example["span1_index"], example["span2_index"]
   text = _mark_span(example["text"], example["span1_text"], first, "*")
-  # The two marks around the first span are words now.
+  # The two marks around the first span count as words now.
   second += 2 * tf.cast(first < second, second.dtype)
   text = _mark_span(text, example["span2_text"], second, "#")
   return {
@@ -141,10 +142,10 @@ def wsc_classification(example: Example, *, labels: Sequence[str]) -> Example:
 
 @_each_example
 def dpr(example: Example) -> Example:
-  """Definite pronoun resolution, in the form of `wsc`.
+  """Writes definite pronoun resolution in the form of `wsc`.
 
-  The pronoun to resolve is the first one in the sentence. As in T5, it is only
-  marked where a space, full stop or comma follows.
+  The pronoun to resolve is the first one in the sentence. As in T5, it is
+  marked only if a space, full stop or comma follows.
   """
   marked = tf.strings.regex_replace(
     example["sentence"],
@@ -177,7 +178,7 @@ def _remove_html(text: tf.Tensor) -> tf.Tensor:
 
 
 def _join_highlights(passage: tf.Tensor) -> tf.Tensor:
-  """Makes sentences of the bullet points at the end of a news article."""
+  """Turns the bullet points at the end of a news article into sentences."""
   passage = tf.strings.regex_replace(
     passage, r"""([.?!"'])\n@highlight\n""", r"\1 "
   )
@@ -189,9 +190,9 @@ def _mark_pronoun(
 ) -> tf.Tensor:
   """Puts stars around the pronoun, which is word `index` of the text.
 
-  Of the 804 sentences four need care, which T5 takes by quoting them: in three
-  the word is 'him,"', so that the punctuation has to be split off, and in one
-  the pronoun is the word after.
+  Of the 804 sentences four are special cases, which T5 lists literally: in
+  three the word is 'him,"', and the punctuation has to be split off, and in one
+  the pronoun is the next word.
   """
   words = tf.strings.split(text, sep=" ")
   length = tf.strings.length(pronoun)
@@ -219,7 +220,7 @@ def _mark_pronoun(
 def _mark_span(
   text: tf.Tensor, span: tf.Tensor, index: tf.Tensor, mark: str
 ) -> tf.Tensor:
-  """Puts marks around the span, if it does start at word `index`."""
+  """Puts marks around the span, if it starts at word `index`."""
   words = tf.strings.split(text, sep=" ")
   starts = tf.strings.length(
     tf.strings.reduce_join(words[:index] + " ", separator="")

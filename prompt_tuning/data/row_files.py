@@ -1,7 +1,7 @@
 """Rows of CSV, TSV and JSONL files with named columns.
 
-Whatever is wrong with a file is a ValueError that names the file, the line and
-the column.
+Every problem with a file is a ValueError that names the file, the line and the
+column.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +17,9 @@ from typing import Any
 
 from etils import epath
 
-# No cell of a text file is longer; the default of csv is 128 KiB.
+# Limit of a cell in characters; the default of csv is 128 KiB.
 _LONGEST_CELL = 1 << 24
-# What the csv module makes of a quoted cell behind a delimiter and a space.
+# The csv module reads a quoted cell after a delimiter and a space like this.
 _SPACE_AND_QUOTES = re.compile(r' +".*" *', re.DOTALL)
 
 
@@ -28,7 +28,7 @@ class Row:
   """One row.
 
   Attributes:
-    line: Where it begins in the file, counted from 1.
+    line: The line where it starts, counted from 1.
     cells: Column -> text.
   """
 
@@ -40,16 +40,16 @@ def read(path: str) -> list[Row]:
   """Reads all rows of a file.
 
   Args:
-    path: A .csv file, quoted as spreadsheets write it, with commas or, where
-      the header has none, semicolons; a .tsv file; or a .jsonl file of objects.
-      In UTF-8, on a disk or at gs://. The first line of the first two names the
-      columns.
+    path: A .csv file as spreadsheets write it, with commas or, if its header
+      has none, semicolons; a .tsv file; or a .jsonl file of objects. It is in
+      UTF-8, on a disk or at gs://. The first line of .csv and .tsv files names
+      the columns.
 
   Returns:
     At least one row; each has the same columns, in the file's order.
 
   Raises:
-    ValueError: if there is no such file, or something is wrong in it.
+    ValueError: if the file is missing or malformed.
   """
   ending = pathlib.PurePath(path).suffix.lower()
   if ending not in _READERS:
@@ -72,10 +72,10 @@ def _text(path: str) -> str:
       f"{path}, line {line}: expected text in UTF-8, got the byte "
       f"0x{e.object[e.start]:02x}. Save the file as UTF-8."
     ) from e
-  # Whatever the libraries of a bucket make of no network and no account.
+  # Libraries of buckets raise many classes without a network or an account.
   except Exception as e:
     why = getattr(e, "strerror", None) or str(e) or type(e).__name__
-    if isinstance(e, FileNotFoundError):  # Of a bucket, it says less.
+    if isinstance(e, FileNotFoundError):  # A bucket's message says less.
       why = "No such file or directory"
     text = f"{path} cannot be read: {' '.join(why.split())[:200]}."
     if "://" not in path:
@@ -92,12 +92,12 @@ def _comma_separated(path: str, text: str) -> Iterator[Row]:
 def _tab_separated(path: str, text: str) -> Iterator[Row]:
   for row in _delimited(path, text, delimiter="\t"):
     for column, cell in row.cells.items():
-      # A quote that opens a text would swallow what follows, up to the next.
+      # A quote that opens a text takes in the cells up to the next quote.
       if "\t" in cell:
         raise ValueError(
-          f"{path}, line {row.line}, column {column}: a cell that begins with "
-          "a quote ends at the next one, and has a tab in it. A quote that is "
-          "text is written twice, in quotes; tabs go into a .csv or .jsonl."
+          f"{path}, line {row.line}, column {column}: a cell that starts with "
+          "a quote ends at the next one, and has a tab in it. Write a literal "
+          "quote twice, inside quotes; use .csv or .jsonl for tabs."
         )
     yield row
 
@@ -114,7 +114,7 @@ def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:
       if not cells:  # An empty line.
         continue
       for number, cell in enumerate(cells):
-        # In a quoted cell they would be written twice.
+        # Inside a quoted cell, quotes would be doubled.
         if _SPACE_AND_QUOTES.fullmatch(cell) and (
           cell in "".join(lines[line - 1 : reader.line_num])
         ):
@@ -130,13 +130,13 @@ def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:
       if len(cells) != len(columns):
         raise ValueError(
           f"{path}, line {line}: expected {len(columns)} cells, "
-          f"{', '.join(columns)}, got {len(cells)}. A cell with the delimiter "
-          'in it is put between quotes: "...".'
+          f"{', '.join(columns)}, got {len(cells)}. Put quotes around a cell "
+          'that has the delimiter in it: "...".'
         )
       yield Row(line, dict(zip(columns, cells, strict=True)))
   except csv.Error as e:
     raise ValueError(
-      f"{path}, line {begin}: {e}. A quote in a quoted cell is written twice."
+      f"{path}, line {begin}: {e}. Write a quote in a quoted cell twice."
     ) from e
 
 
@@ -153,7 +153,7 @@ def _check_columns(path: str, line: int, columns: Sequence[str]) -> None:
 
 def _json_lines(path: str, text: str) -> Iterator[Row]:
   columns: list[str] | None = None
-  # Not splitlines(), which splits inside of strings too.
+  # Not splitlines(), which also splits inside strings.
   for line, content in enumerate(text.split("\n"), 1):
     if not content.strip():
       continue

@@ -11,7 +11,7 @@ touching the data,
   `super_glue_smallest`, CB, COPA, RTE and WSC in equal parts,
 
 each also as `..._prefixed`, with the task's name in front of the input. Each
-task is there as `..._sentinel` too, with a sentinel in front of the target.
+task is also registered as `..._sentinel`, with a sentinel before the target.
 `scripts/prepare_superglue.py` prepares the data.
 """
 
@@ -39,22 +39,23 @@ _ENTAILMENT = ("entailment", "not_entailment")
 
 @dataclasses.dataclass(frozen=True)
 class SuperGlueTask:
-  """One row: what makes a task, apart from where its examples come from.
+  """A task, except for the source of its examples.
 
   Attributes:
     name: As in `super_glue_<name>`.
     tfds_name: Dataset, configuration and version.
-    prefix: What T5 writes in front of the input, with the space after it.
-    preprocess: A dataset of raw examples -> one with "inputs", without the
+    prefix: T5's text before the input, with a trailing space.
+    preprocess: Maps a dataset of raw examples to one with "inputs", without the
       prefix, and "targets".
-    postprocess: Text -> what `metric_fns` compare. None leaves the text.
-    metric_fns: In percent.
-    labels: The legal targets, in class order; empty where the target is free.
-    class_words: What class-label initialisation starts the prompt from: the
-      labels, or the paper's words where there are none (section 3.2).
+    postprocess: Maps a text to the value that `metric_fns` compare; None leaves
+      the text.
+    metric_fns: Metrics, in percent.
+    labels: The legal targets, in class order; empty for free text.
+    class_words: Words for class-label initialisation: the labels, or for free
+      text the paper's words (section 3.2).
     mixture_rate: Training examples in T5's mixtures; 0 leaves the task out.
-    splits: That the dataset has.
-    correct_referents_only: Leave the wrong referents out of the train split.
+    splits: The splits of the dataset.
+    correct_referents_only: Whether the train split omits wrong referents.
   """
 
   name: str
@@ -81,7 +82,7 @@ def _classification(
   ),
   **columns: Any,
 ) -> SuperGlueTask:
-  """A row whose text is "field: value ..." and whose target is a label."""
+  """Makes a task with the text "field: value ..." and a label as its target."""
   if not isinstance(fields, Mapping):
     fields = {field: field for field in fields}
   return SuperGlueTask(
@@ -161,8 +162,8 @@ WSC = SuperGlueTask(
 )
 SUPER_GLUE = (BOOLQ, CB, COPA, MULTIRC, RECORD, RTE, WIC, WSC)
 
-# The diagnostics are for a model trained on RTE. T5 does not score them:
-# their metrics are SuperGLUE's, but for AX-g's gender parity.
+# The diagnostics are for a model trained on RTE. T5 does not score them. Their
+# metrics are SuperGLUE's, without AX-g's gender parity.
 AXB = _classification(
   "axb",
   {"hypothesis": "sentence2", "premise": "sentence1"},
@@ -203,15 +204,15 @@ DPR = SuperGlueTask(
 )
 TASKS = (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION, DPR)
 
-# What is registered: the name of a seqio task -> its row.
+# The registered tasks: name of the seqio task -> its row.
 ROWS: dict[str, SuperGlueTask] = {}
 
 
 class PreparedData(seqio.TfdsDataSource):
   """TFDS data that is on disk already.
 
-  seqio's own source starts a download in the middle of a run, and a mixture
-  goes on without the tasks whose data is not there.
+  seqio's own source would start a download in the middle of a run, and a
+  mixture would silently skip the tasks without data.
   """
 
   def __init__(self, tfds_name: str, splits: Sequence[str]):
@@ -240,16 +241,16 @@ class PreparedData(seqio.TfdsDataSource):
         f"Expected split {split!r} of {self.tfds_dataset.name} in "
         f"--tfds_data_dir ({self.tfds_dataset.data_dir}), got "
         f"{list(prepared) or 'nothing'}. Prepare it with: python "
-        "scripts/prepare_superglue.py --tfds_data_dir=DIR. Python code says "
-        "where it is by seqio.set_tfds_data_dir_override(DIR)."
+        "scripts/prepare_superglue.py --tfds_data_dir=DIR. In Python, set the "
+        "folder with seqio.set_tfds_data_dir_override(DIR)."
       )
 
 
 class CorrectReferents(seqio.DataSource):
   """A source without the train examples whose label is false.
 
-  T5 learns to write the referent, and a wrong noun phrase is none. The other
-  splits keep them: there, T5 has to tell them apart.
+  T5 learns to write the referent, so wrong noun phrases cannot be targets. The
+  other splits keep them, because T5 has to distinguish them in evaluation.
   """
 
   def __init__(self, source: seqio.DataSource):
@@ -268,7 +269,7 @@ class CorrectReferents(seqio.DataSource):
     return self._source.list_shards(split)
 
   def num_input_examples(self, split: str) -> int | None:
-    """Before the wrong referents are left out."""
+    """Returns the number of examples, wrong referents included."""
     return self._source.num_input_examples(split)
 
   def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -281,7 +282,7 @@ class CorrectReferents(seqio.DataSource):
 
 
 def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
-  """Registers `row` over `source`, and with a prefix or a sentinel."""
+  """Registers `row` over `source`: as it is, prefixed and with a sentinel."""
   if row.correct_referents_only:
     source = CorrectReferents(source)
   feature = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
@@ -318,7 +319,7 @@ def add_tasks(
   source_for: Callable[[SuperGlueTask], seqio.DataSource],
   rows: Iterable[SuperGlueTask] = SUPER_GLUE,
 ) -> None:
-  """Registers `rows` as `<prefix>_<row.name>` over the sources it is given."""
+  """Registers `rows` as `<prefix>_<row.name>`, each over its source."""
   for row in rows:
     add_task(f"{prefix}_{row.name}", row, source_for(row))
 
@@ -335,30 +336,31 @@ def add_mixture(name: str, rate_by_task: Mapping[str, int]) -> None:
 def prefixes_of(
   mixture: str, used: str, module: str | None = None
 ) -> tuple[str, ...]:
-  """Returns what the inputs of a mixture's tasks begin with, each once.
+  """Returns the prefixes of the inputs of a mixture's tasks, each once.
 
   Args:
     mixture: A task or mixture `*_prefixed`.
-    used: The one that is trained on or evaluated: its tasks are among them.
-    module: What registers them, or None.
+    used: The task or mixture in use, whose tasks must be among the mixture's.
+    module: The module that registers them, or None.
 
   Raises:
-    ValueError: if one is unknown, or inputs do not begin with the name of a
-      task of the mixture.
+    ValueError: if a name is unknown, a task has no prefix, or the mixture lacks
+      a task of `used`.
   """
   prefixes: dict[str, list[str]] = {mixture: [], used: []}
   for name, found in prefixes.items():
     for task in seqio.get_subtasks(task_lookup.find(name, module=module)):
       if task.name not in ROWS or not task.name.endswith("_prefixed"):
         raise ValueError(
-          f"Expected tasks whose inputs begin with their name, got {task.name}."
+          f"Expected tasks whose inputs start with their name, got {task.name}."
           f" Use {name}_prefixed, or give TASK_PREFIXES."
         )
       found.append(ROWS[task.name].prefix)
   if unknown := set(prefixes[used]) - set(prefixes[mixture]):
     raise ValueError(
-      f"Expected {used} to be part of {mixture}, but {sorted(unknown)} is not. "
-      "Set PROMPT_MIXTURE to the mixture that the prompt was trained on."
+      f"Expected {used} to be part of {mixture}, which lacks "
+      f"{sorted(unknown)}. Set PROMPT_MIXTURE to the mixture that the prompt "
+      "was trained on."
     )
   return tuple(dict.fromkeys(prefixes[mixture]))
 

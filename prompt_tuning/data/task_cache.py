@@ -1,7 +1,7 @@
 """seqio's offline cache of a task, written without Apache Beam.
 
-`USE_CACHED_TASKS=True` with `--seqio_additional_cache_dirs` reads it: examples
-whose text was made and tokenized once. It holds the tokens of one vocabulary.
+It holds examples whose text has been made and tokenized, by one vocabulary.
+Runs with `USE_CACHED_TASKS=True` and `--seqio_additional_cache_dirs` read it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,9 +19,9 @@ import tqdm
 from prompt_tuning.data import task_lookup
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
-# As many files as seqio reads at once, so that they shuffle well.
+# The number of files that seqio reads at once, so that examples shuffle well.
 _TRAIN_SHARDS = 16
-# In seqio's information on a split: feature -> hash of its vocabulary.
+# Key in seqio's information on a split: feature -> hash of its vocabulary.
 _VOCABULARIES = "vocabularies"
 
 
@@ -34,14 +34,14 @@ def write_all(
 
   Args:
     provider: The task or mixture.
-    cache_dir: Where seqio looks for `<task>/COMPLETED`.
-    splits: Which to write, of each task those that it has; all by default.
+    cache_dir: The folder where seqio expects `<task>/COMPLETED`.
+    splits: The splits to write, if a task has them; all by default.
 
   Yields:
-    The name of a task that has such a split, and what `write` returns.
+    The name of a task that has such a split, and the result of `write`.
 
   Raises:
-    ValueError: if no task has one of the splits, or as `write`.
+    ValueError: if no task has one of the splits, or as in `write`.
   """
   for split in splits or ():
     task_lookup.check_split(provider, split)
@@ -54,22 +54,22 @@ def write_all(
 def write(
   task: seqio.Task, cache_dir: pathlib.Path, splits: Iterable[str] | None = None
 ) -> dict[str, int]:
-  """Writes a task's cache; splits that are there already are left alone.
+  """Writes a task's cache, except for splits that exist already.
 
-  The examples of the train split are dealt to the files at random, the others
+  The examples of the train split are dealt to the files at random; other splits
   keep their order.
 
   Args:
-    task: One with a `seqio.CacheDatasetPlaceholder`.
-    cache_dir: Where seqio looks for `<task>/COMPLETED`.
-    splits: Which to write; all of the task by default.
+    task: A task with a `seqio.CacheDatasetPlaceholder`.
+    cache_dir: The folder where seqio expects `<task>/COMPLETED`.
+    splits: The splits to write; all of the task by default.
 
   Returns:
-    Split -> how many examples were written; nothing if all were there.
+    Split -> number of written examples; empty if all splits existed.
 
   Raises:
-    ValueError: if the task cannot be cached, has no such split, or its data is
-      missing, or if what is there already is of another vocabulary.
+    ValueError: if the task cannot be cached, lacks a split or its data, or if
+      the existing cache has tokens of another vocabulary.
   """
   if not task.supports_caching:
     raise ValueError(
@@ -83,7 +83,8 @@ def write(
       f"{sorted(unknown)}."
     )
   cache_dir.mkdir(parents=True, exist_ok=True)
-  # Another that writes it is waited for, and leaves nothing to do.
+  # If another process writes the cache, wait for it; nothing is left to do
+  # then.
   with filelock.FileLock(cache_dir / f".{task.name}.lock"):
     return _write_missing(task, cache_dir, splits)
 
@@ -100,12 +101,12 @@ def _write_missing(
     for name, feature in task.output_features.items()
   }
   for path in folder.glob("info.*.json"):
-    # Of caches that do not say so, runs compare the first tokens.
+    # Caches of other tools have no hash. Runs compare their first tokens.
     there = json.loads(path.read_text()).get(_VOCABULARIES, vocabularies)
     if there != vocabularies:
       raise ValueError(
-        f"Expected {path} to be of the vocabulary in use, got tokens of "
-        f"another. Remove {folder}, or give another --output_cache_dir."
+        f"Expected {path} to have tokens of the vocabulary in use, got those "
+        f"of another. Remove {folder}, or give another --output_cache_dir."
       )
   missing = [
     split
@@ -123,7 +124,7 @@ def _write_missing(
       for split in missing
     }
     folder.mkdir(exist_ok=True)
-    # What says that a split is there comes last.
+    # The information file comes last, because it marks the split as complete.
     for path in sorted(
       partial.iterdir(), key=lambda path: path.name.startswith("info.")
     ):
@@ -177,5 +178,5 @@ def _write_split(
 
 def _feature(spec: tf.TensorSpec) -> dict[str, Any]:
   shape = spec.shape.as_list()
-  # Features of one example are parsed with any length.
+  # seqio parses the first axis with any length.
   return {"shape": shape and [None, *shape[1:]], "dtype": spec.dtype.name}

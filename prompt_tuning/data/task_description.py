@@ -17,16 +17,15 @@ _WIDTH = 79
 
 
 def describe(task: seqio.Task, split: str, num_examples: int) -> str:
-  """Describes a split: one pass over its examples.
+  """Describes a split in one pass over its examples.
 
   Args:
     task: The task.
     split: One of its splits.
-    num_examples: How many of the first examples to show whole.
+    num_examples: Number of examples to show whole, from the first on.
 
   Raises:
-    ValueError: if it has no such split, or fewer examples than none are asked
-      for.
+    ValueError: if the split is missing or empty, or `num_examples` is negative.
   """
   if num_examples < 0:
     raise ValueError(
@@ -70,7 +69,7 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
 def _target(task: seqio.Task, example: dict[str, Any]) -> str:
   if "targets_pretokenized" in example:
     return _text(example["targets_pretokenized"])
-  # Of a task that is made of tokens.
+  # The task has tokens only.
   vocabulary = task.output_features["targets"].vocabulary
   return vocabulary.decode(example["targets"].tolist())
 
@@ -85,9 +84,9 @@ def _counts(task: seqio.Task, split: str, made: int) -> Iterator[str]:
 def _shares(
   name: str, counts: collections.Counter[Any], legal: Sequence[str] = ()
 ) -> Iterator[str]:
-  """The most frequent values, of which the first is the majority class."""
+  """Yields the most frequent values, starting with the majority class."""
   total = counts.total()
-  for label in legal:  # One that does not occur is worth knowing.
+  for label in legal:  # Shows labels that do not occur.
     counts[label] += 0
   for i, (value, count) in enumerate(counts.most_common(_MAX_TARGETS)):
     text = textwrap.shorten(str(value), 40, placeholder="...")
@@ -108,7 +107,7 @@ def _lengths(lengths: dict[str, list[int]]) -> Iterator[str]:
 
 
 def _example(task: seqio.Task, example: dict[str, Any]) -> Iterator[str]:
-  """Tokens with their ids, and the features beside them."""
+  """Yields tokens with their ids, and the other features."""
   for name, feature in task.output_features.items():
     tokens = example[name].tolist()
     yield f"  {name}, {len(tokens)} tokens"
@@ -122,7 +121,7 @@ def _example(task: seqio.Task, example: dict[str, Any]) -> Iterator[str]:
 
 
 def _grid(cells: Sequence[tuple[str, str]]) -> Iterator[str]:
-  """Rows of pieces, each over its id."""
+  """Yields rows of pieces, each above its id."""
   row: list[str] = []
   below: list[str] = []
   for piece, token in cells:

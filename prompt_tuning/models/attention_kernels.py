@@ -18,8 +18,8 @@ from prompt_tuning.types import Array
 
 Kernel = Callable[[Array, Array, Array, Array | None, Array | None], Array]
 
-# Queries and keys in a tile of the TPU kernel. Fewer, such as the small scores of
-# a decoder, are not worth a kernel.
+# Queries and keys in a tile of the TPU kernel. Fewer, such as the small scores
+# of a decoder, are not worth a kernel.
 _TILE = 128
 _AXES = ("batch", "heads", "length", "kv")
 

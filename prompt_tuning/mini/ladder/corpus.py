@@ -5,11 +5,11 @@ Importing this module registers with seqio
 * `ladder_span_corruption`: T5's objective. 15% of the tokens, in spans of two
   on average (documents are short), are replaced by sentinels;
 * `ladder_lm`: LM adaptation. A document is cut in two, and the second part is
-  the target. 85% of the cuts lie just before a word that answers something,
+  the target. 85% of the cuts are just before a word that answers something,
   the others anywhere among the last six tokens;
 * `ladder_lm_long`: the same, after up to four other documents in one input.
 
-All read the same documents, and change them anew in every epoch.
+All read the same documents, and process them anew in every epoch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +25,9 @@ from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 from prompt_tuning.mini.ladder import prose
 
 DOCUMENTS_PER_SPLIT = {"train": 50_000, "validation": 2_000}
-# Of every document, end of sequence included.
+# The longest document, with the end of sequence.
 LENGTHS = {"inputs": 26, "targets": 8}
-# Of `long_documents`: so many others at most stand before a document.
+# The largest number of other documents before one of `long_documents`.
 MOST_BEFORE = 4
 LONG_LENGTHS = {"inputs": 26 + MOST_BEFORE * 25, "targets": 8}
 SHARE_BEFORE_ANSWERS = 0.85
@@ -47,7 +47,7 @@ def documents(split: str) -> tuple[str, ...]:
 
 @functools.cache
 def long_documents(split: str) -> tuple[str, ...]:
-  """Returns those of a split, each after none to `MOST_BEFORE` others.
+  """Returns the documents of a split, each after up to `MOST_BEFORE` others.
 
   The others are drawn at random, and have no mark.
   """
@@ -76,12 +76,12 @@ def tokenize_once(
 ) -> tf.data.Dataset:
   """Tokenizes all documents at once, before training.
 
-  In TensorFlow, example by example, it would take as long as a step of the
+  Tokenizing each example in TensorFlow would take as long as a step of the
   smallest model.
 
   Args:
     dataset: "text", the documents of a split.
-    output_features: Their vocabulary is the model's.
+    output_features: Features with the model's vocabulary.
 
   Returns:
     "tokens" [T], and "cut", the position of the mark.
@@ -107,11 +107,11 @@ def tokenize_once(
 
 @seqio.map_over_dataset(num_seeds=1)
 def cut_before_answer(example: dict[str, tf.Tensor], seed: tf.Tensor):
-  """Makes inputs of what comes before a cut, and targets of the rest.
+  """Makes inputs of the tokens before a cut, and targets of the others.
 
   Args:
-    example: "tokens" [T], and "cut", where the word that answers is.
-    seed: Of the choice of another cut.
+    example: "tokens" [T], and "cut", the position of the word that answers.
+    seed: Seed of the choice of another cut.
   """
   tokens = example["tokens"]
   length = tf.size(tokens)
@@ -134,15 +134,15 @@ def corrupt_spans(
   seed: tf.Tensor,
   output_features: Mapping[str, seqio.dataset_providers.Feature],
 ):
-  """Replaces random spans by sentinels; the targets say what was there.
+  """Replaces random spans by sentinels; the targets restore them.
 
-  As the tokens are cut into pieces, every other one noise, each piece has at
-  least one token, and a document begins with what stays.
+  The tokens are cut into pieces of at least one token. Every other piece is
+  noise, and the first piece of a document is kept.
 
   Args:
     example: "tokens" [T].
-    seed: Of the spans.
-    output_features: Their vocabulary is the model's.
+    seed: Seed of the spans.
+    output_features: Features with the model's vocabulary.
   """
   tokens = example["tokens"]
   length = tf.size(tokens)
@@ -185,10 +185,10 @@ def _pieces(total: tf.Tensor, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def _with_sentinels(
   tokens: tf.Tensor, piece: tf.Tensor, hidden: tf.Tensor, first: int
 ) -> tf.Tensor:
-  """Puts a sentinel where a hidden piece begins, and leaves out the rest.
+  """Replaces each hidden piece by a sentinel.
 
   Pieces 0 and 1 share the first sentinel, whose id is `first`, pieces 2 and 3
-  the second: what is hidden in the inputs is what the same sentinel precedes
+  the second. So a piece that is hidden in the inputs follows the same sentinel
   in the targets.
   """
   starts = tf.concat([[True], piece[1:] != piece[:-1]], 0)
@@ -209,7 +209,7 @@ def _add_task(
     ),
     preprocessors=[
       tokenize_once,
-      # seqio repeats what comes before this, and changes it anew each time.
+      # seqio repeats the dataset here, and applies the rest anew each time.
       seqio.CacheDatasetPlaceholder(),
       change,
       seqio.preprocessors.append_eos_after_trim,

@@ -1,8 +1,9 @@
 """The ladder's tasks: SuperGLUE's form, the world of the pretraining prose.
 
-The form is new to the pretrained models. The stories are too: no combination of
-facts, laws (in their order) or clauses is in two splits, or in the prose that a
-model of the ladder was pretrained on and in validation or test.
+The form is new to the pretrained models, and so are the stories: no combination
+of facts, laws (in their order) or clauses is in two splits, or both in
+validation or test and in the prose that a model of the ladder was pretrained
+on.
 """
 
 from collections.abc import Callable
@@ -19,9 +20,9 @@ EXAMPLES_PER_SPLIT = {"train": 4_000, "validation": 400, "test": 400}
 
 
 def boolq(rng: random.Random, split: str, label: int) -> Features:
-  """Is it so? Half of the labels are True.
+  """Asks whether a claim is true. Half of the labels are True.
 
-  What is not so names something that the passage does not.
+  A false claim names something that the passage does not.
   """
   story = world.draw_story(rng, split, 2)
   claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
@@ -33,7 +34,10 @@ def boolq(rng: random.Random, split: str, label: int) -> Features:
 
 
 def cb(rng: random.Random, split: str, label: int) -> Features:
-  """Does the premise entail it, contradict it, or not say? A third each."""
+  """Asks whether the premise entails or contradicts a claim, or neither.
+
+  A third of the labels each.
+  """
   story = world.draw_story(rng, split, 2)
   claim = world.draw_claim(rng, story, world.STATUSES[label])
   return {
@@ -44,7 +48,7 @@ def cb(rng: random.Random, split: str, label: int) -> Features:
 
 
 def rte(rng: random.Random, split: str, label: int) -> Features:
-  """Does the premise entail it? Half of the labels are entailment."""
+  """Asks whether the premise entails a claim. Half of the labels say so."""
   story = world.draw_story(rng, split, 2)
   status = ("entailment", rng.choice(world.STATUSES[1:]))[label]
   claim = world.draw_claim(rng, story, status)
@@ -56,10 +60,10 @@ def rte(rng: random.Random, split: str, label: int) -> Features:
 
 
 def copa(rng: random.Random, split: str, label: int) -> Features:
-  """Which choice is the premise's cause, or effect? Half are choice1.
+  """Asks which choice is the premise's cause, or effect. Half are choice1.
 
-  The premise and the right choice are one of twelve laws that the prose told.
-  So many laws make 264 questions, and rows repeat: see the tests.
+  The premise and the right choice form one of the twelve laws of the prose.
+  Twelve laws make 264 questions, so rows repeat: see the tests.
   """
   law, other, part = world.draw_laws(rng, split)
   choices = [f"{law[part]} .", f"{other[part]} ."]
@@ -73,7 +77,7 @@ def copa(rng: random.Random, split: str, label: int) -> Features:
 
 
 def multirc(rng: random.Random, split: str, label: int) -> Features:
-  """Is the answer to the question right? Half of the labels are True."""
+  """Asks whether an answer to a question is right. Half are True."""
   story = world.draw_story(rng, split, 2)
   claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
   return {
@@ -85,7 +89,7 @@ def multirc(rng: random.Random, split: str, label: int) -> Features:
 
 
 def record(rng: random.Random, split: str, label: int) -> Features:
-  """Who of the two people of the passage is the placeholder?"""
+  """Asks which of the two people of the passage is the placeholder."""
   story = world.draw_story(rng, split, 2)
   fact = story[label]
   return {
@@ -99,9 +103,9 @@ def record(rng: random.Random, split: str, label: int) -> Features:
 
 
 def wic(rng: random.Random, split: str, label: int) -> Features:
-  """Has the word the same sense in both sentences? Half of them True.
+  """Asks whether a word has the same sense in two sentences. Half are True.
 
-  Six words of two senses, each in four clauses that the prose has too.
+  There are six words of two senses, each in four clauses of the prose.
   """
   word, clauses = world.draw_clauses(rng, split, same=bool(label))
   example: Features = {"word": word, "label": label}
@@ -118,7 +122,7 @@ def wic(rng: random.Random, split: str, label: int) -> Features:
 
 
 def wsc(rng: random.Random, split: str, label: int) -> Features:
-  """Who of a woman and a man is the pronoun? Half of the labels are True."""
+  """Asks whether a pronoun means the woman or the man. Half are True."""
   meeting = world.draw_meeting(rng, split)
   text = meeting.statement
   named = meeting.who if label else meeting.other

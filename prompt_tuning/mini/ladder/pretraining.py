@@ -1,4 +1,4 @@
-"""How the ladder's models are pretrained, and what is kept of that."""
+"""The optimizer of the ladder's pretraining, and the checkpoints to keep."""
 
 from collections.abc import Iterator
 import pathlib
@@ -10,9 +10,9 @@ import optax
 
 from t5x import checkpoints
 
-# Relative position biases begin near 0 and have to grow to some units before
-# they tell one token from the next. Adam moves a parameter by about the
-# learning rate, whatever its gradient.
+# Relative position biases start near 0 and have to grow to some units before
+# they distinguish one token from the next. Adam moves a parameter by about the
+# learning rate, for any gradient.
 _FASTER_BIASES = 10.0
 _BIASES = "rel_embedding"
 
@@ -20,15 +20,15 @@ _BIASES = "rel_embedding"
 def adam(
   learning_rate: float, steps: int | None, warmup_steps: int = 200
 ) -> optax.GradientTransformation:
-  """Adam that warms up linearly and decays to a tenth along a cosine.
+  """Returns Adam with a linear warm-up and a cosine decay to a tenth.
 
   Args:
-    learning_rate: At the end of the warm-up.
-    steps: Of the whole run.
-    warmup_steps: Of these.
+    learning_rate: The rate at the end of the warm-up.
+    steps: Steps of the whole run.
+    warmup_steps: The number of these for the warm-up.
 
   Raises:
-    ValueError: if it is not said how long the run is.
+    ValueError: if `steps` is None.
   """
   if steps is None:
     raise ValueError("Pretraining needs TRAIN_STEPS_RELATIVE, got none.")
@@ -57,7 +57,7 @@ def adam(
   )
 
 
-# Stage -> the name of a checkpoint that is kept -> how far that is.
+# Stage -> the name of a checkpoint to keep -> its share of the run.
 _KEPT = {
   "span_corruption": {"span_corruption": 1.0},
   "lm": {"lm_10": 0.1, "lm_50": 0.5, "lm_100": 1.0},
@@ -69,23 +69,23 @@ _KEPT = {
 def export(
   run: pathlib.Path, folder: pathlib.Path, stage: str
 ) -> Iterator[pathlib.Path]:
-  """Writes the checkpoints of a run that are kept, in bfloat16.
+  """Writes the checkpoints to keep of a run, in bfloat16.
 
   Args:
     run: The finished run's folder.
-    folder: Where they go, each as `<name>/checkpoint_<step>`.
+    folder: Receives each of them as `<name>/checkpoint_<step>`.
     stage: "span_corruption", "lm", "long_documents" or "longer_lm".
 
   Yields:
     The paths of the checkpoints.
 
   Raises:
-    ValueError: if the run has no checkpoint that far.
+    ValueError: if the run lacks such a checkpoint.
   """
   steps = sorted(
     int(path.name.removeprefix("checkpoint_"))
     for path in run.glob("checkpoint_*")
-    if not path.suffix  # One that is cut off or damaged has one.
+    if not path.suffix  # Incomplete and damaged ones have a suffix.
   )
   for name, share in _KEPT[stage].items():
     position = share * len(steps) - 1

@@ -1,9 +1,9 @@
-"""Does a pretrained model have an ability? Asked in prose, of held-out worlds.
+"""Probes of a pretrained model's abilities, in prose about held-out worlds.
 
 Importing this module registers `ladder_probe_{answer,truth,entailment,choice,
-sense,pronoun}` and their mixtures `ladder_probes`, for LM-adapted models, and
-`ladder_probes_spans`, where a sentinel stands for what is asked, for those that
-only know span corruption. An answer counts if it is right to the last word.
+sense,pronoun}` and two mixtures: `ladder_probes` for LM-adapted models, and
+`ladder_probes_spans`, with a sentinel in place of the answer, for models that
+know span corruption only. An answer counts if every word of it is right.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from prompt_tuning.mini.ladder import prose
 EXAMPLES = 200
 SPLITS = ("validation", "test")
 
-# What makes the sentences that are probed.
+# Functions that make the sentences.
 MAKERS: tuple[Callable[[random.Random, str], str], ...] = (
   prose.answer,
   prose.truth,
@@ -35,7 +35,7 @@ MAKERS: tuple[Callable[[random.Random, str], str], ...] = (
 def examples(
   make: Callable[[random.Random, str], str], split: str
 ) -> list[Sequence[str]]:
-  """Returns pairs of what is read and what should follow."""
+  """Returns pairs of an input and its continuation."""
   rng = random.Random(f"probe {make.__name__} {split}")
   return [make(rng, split).split(prose.CUT) for _ in range(EXAMPLES)]
 
@@ -65,7 +65,7 @@ def _add(make: Callable[[random.Random, str], str], spans: bool) -> str:
       seqio.preprocessors.append_eos_after_trim,
     ],
     output_features={"inputs": text, "targets": text},
-    # Targets are spaced as they were written, predictions by the vocabulary.
+    # Targets have their original spaces, predictions those of the vocabulary.
     postprocess_fn=_words,
     metric_fns=[metrics.accuracy],
   )

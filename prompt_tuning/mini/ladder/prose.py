@@ -1,11 +1,12 @@
-"""What the ladder's models read in pretraining: prose about their world.
+"""The pretraining text of the ladder's models: prose about their world.
 
-Stories with questions, answers and statements of truth; talk about causes,
-senses of words and pronouns. Nothing is in the form of a task ("premise: ...").
-The words of those forms do occur, in sentences that say nothing else, because a
-frozen model can do nothing with a word that it has never seen.
+It has stories with questions, answers and statements of truth, and talk about
+causes, senses of words and pronouns. Nothing has the form of a task
+("premise: ..."). The words of those forms do occur, in sentences of their own,
+because a frozen model cannot use a word that it has never seen.
 
-A bar in a document is just before a word that answers something.
+A bar in a document marks the position just before a word that answers
+something.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import random
 from prompt_tuning.mini.ladder import world
 
 CUT = "|"
-# Of the forms of the tasks, and what the paper initialises prompts with.
+# Words of the tasks' forms, and the paper's words for initialising prompts.
 WORDS_OF_FORMS = (
   *("passage", "question", "premise", "hypothesis", "paragraph", "answer"),
   *("sentence1", "sentence2", "word", "choice1", "choice2", "cause", "effect"),
@@ -23,7 +24,7 @@ WORDS_OF_FORMS = (
   *("commonsense", "reasoning", "reading", "comprehension"),
   *("pronoun", "resolution", "not_entailment"),
 )
-# Words of a document that a remark may come before.
+# A document with fewer words may follow a remark.
 _SHORT = 18
 _REMARKS = (
   "the {word} .",
@@ -36,7 +37,7 @@ def _story(rng: random.Random, split: str) -> list[world.Fact]:
 
 
 def answer(rng: random.Random, split: str) -> str:
-  """A story, and a question whose answer is a person in it."""
+  """Writes a story, and a question whose answer is a person in it."""
   story = _story(rng, split)
   fact = rng.choice(story)
   relation = fact.relation
@@ -49,7 +50,7 @@ def answer(rng: random.Random, split: str) -> str:
 
 
 def value(rng: random.Random, split: str) -> str:
-  """A story, and a question about something in it, or the story again."""
+  """Writes a story, and a question about a value in it, or the fact again."""
   story = _story(rng, split)
   fact = rng.choice(story)
   relation = fact.relation
@@ -63,7 +64,7 @@ def value(rng: random.Random, split: str) -> str:
 
 
 def truth(rng: random.Random, split: str) -> str:
-  """A story, and whether something is so."""
+  """Writes a story, and whether a claim about it is true."""
   story = _story(rng, split)
   is_so = rng.random() < 0.5
   claim = world.draw_claim(
@@ -81,7 +82,7 @@ def truth(rng: random.Random, split: str) -> str:
 
 
 def entailment(rng: random.Random, split: str) -> str:
-  """A story, and what it has to do with a claim."""
+  """Writes a story, a claim, and how the two are related."""
   story = _story(rng, split)
   status = rng.choice(world.STATUSES)
   claim = world.draw_claim(rng, story, status)
@@ -89,7 +90,7 @@ def entailment(rng: random.Random, split: str) -> str:
 
 
 def told(rng: random.Random, split: str) -> str:
-  """What happened because of what."""
+  """Writes a cause and its effect."""
   law, _, _ = world.draw_laws(rng, split)
   return rng.choice(
     (f"{law[0]} , so |{law[1]} .", f"{law[1]} because |{law[0]} .")
@@ -97,7 +98,7 @@ def told(rng: random.Random, split: str) -> str:
 
 
 def choice(rng: random.Random, split: str) -> str:
-  """Which of two ideas is the cause, or the effect."""
+  """Asks which of two ideas is the cause, or the effect."""
   law, other, part = world.draw_laws(rng, split)
   ideas = rng.sample((law[part], other[part]), 2)
   right = ideas.index(law[part])
@@ -111,7 +112,7 @@ def choice(rng: random.Random, split: str) -> str:
 
 
 def meaning(rng: random.Random, split: str) -> str:
-  """What kind of thing a word means in a sentence."""
+  """Names the kind of thing that a word means in a sentence."""
   word, (clause, _) = world.draw_clauses(rng, split, same=True)
   kind = next(k for k, fit in world.SENSES[word].items() if clause in fit)
   who = rng.choice(world.PEOPLE)
@@ -119,7 +120,7 @@ def meaning(rng: random.Random, split: str) -> str:
 
 
 def sense(rng: random.Random, split: str) -> str:
-  """Whether a word means the same in two sentences."""
+  """Asks whether a word has the same sense in two sentences."""
   same = rng.random() < 0.5
   word, clauses = world.draw_clauses(rng, split, same)
   first, second = (
@@ -132,7 +133,7 @@ def sense(rng: random.Random, split: str) -> str:
 
 
 def pronoun(rng: random.Random, split: str) -> str:
-  """Two people meet, and she, or he, was in a mood."""
+  """Writes that two people meet, and asks who was in a mood."""
   meeting = world.draw_meeting(rng, split)
   return f"{meeting.statement} . " + rng.choice(
     (
@@ -142,7 +143,7 @@ def pronoun(rng: random.Random, split: str) -> str:
   )
 
 
-# What documents are about -> their share, in twentieths.
+# The function that makes a document -> its share, in twentieths.
 MAKERS: dict[Callable[[random.Random, str], str], int] = {
   answer: 2,
   value: 2,
@@ -157,7 +158,7 @@ MAKERS: dict[Callable[[random.Random, str], str], int] = {
 
 
 def document(rng: random.Random, split: str) -> str:
-  """A document about a world of a split."""
+  """Writes a document about a world of a split."""
   [make] = rng.choices(list(MAKERS), list(MAKERS.values()))
   text = make(rng, split)
   if len(text.split()) < _SHORT and rng.random() < 0.2:

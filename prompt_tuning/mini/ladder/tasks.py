@@ -12,10 +12,10 @@ from prompt_tuning.mini.ladder import corpus, examples, probes
 __all__ = ["corpus", "probes"]
 
 PREFIX = "ladder"
-# Their ability shows in a probe of ladder_m (results/tables/ladder.md). That of
-# ReCoRD (who it is of two people) and WiC (two senses of a word) did not. WSC's
-# (who a pronoun is) is right in all cases from size xs on, and tells few models
-# apart.
+# The tasks whose ability shows in a probe of ladder_m
+# (results/tables/ladder.md). Those of ReCoRD (which of two people) and WiC (two
+# senses of a word) do not. That of WSC (a pronoun's person) is always right
+# from size xs on, and so distinguishes few models.
 IN_LADDER = (
   superglue.BOOLQ,
   superglue.CB,

@@ -15,7 +15,7 @@ from prompt_tuning.mini.ladder import prose
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 _EOS, _UNK = 1, 2
 _EXTRA_IDS = 100
-# A sentinel, a word, or a mark: the same for Python's and TensorFlow's regular
+# A sentinel, a word, or a mark, in both Python's and TensorFlow's regular
 # expressions.
 _TOKEN = r"<extra_id_[0-9]+>|[A-Za-z0-9_]+|[^A-Za-z0-9_\s]"
 
@@ -28,10 +28,10 @@ class WordVocabulary(seqio.Vocabulary):
   """
 
   def __init__(self, words: Sequence[str]):
-    """Numbers the words, each of which is there once.
+    """Numbers the words.
 
     Raises:
-      ValueError: if a word is there twice, or is not one token.
+      ValueError: if a word is repeated, or is not one token.
     """
     if len(set(words)) != len(words):
       raise ValueError("Expected each word once: drop the repeated ones.")
@@ -66,7 +66,7 @@ class WordVocabulary(seqio.Vocabulary):
 
   @property
   def _base_vocab_size(self) -> int:
-    # Sentinels included: seqio would decode what lies behind as unknown.
+    # With sentinels, because seqio decodes larger ids as unknown.
     return len(self._tokens)
 
   def _encode(self, s: str) -> Sequence[int]:

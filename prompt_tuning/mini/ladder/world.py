@@ -1,6 +1,6 @@
-"""The ladder's world: who there is, what can be so, and what follows.
+"""The ladder's world: its people, relations, laws and words.
 
-Much smaller than that of `mini.stories`, because models of some hundred
+It is much smaller than that of `mini.stories`, because models of some hundred
 thousand parameters have to learn all of it within minutes: twelve people, three
 relations of six values, twelve laws of cause and effect, six words of two
 senses. Everything is one short English clause.
@@ -18,17 +18,17 @@ PEOPLE = (*WOMEN, *MEN)
 
 @dataclasses.dataclass(frozen=True)
 class Relation:
-  """What can be so of a person.
+  """A relation of a person to a value.
 
   In the sentences {who} is a person and {value} one of `values`.
 
   Attributes:
-    values: What the person may be related to.
-    statement: That it is so.
+    values: The possible values.
+    statement: A statement of the relation.
     asks_whether: The same as a question.
-    asks_who: The question that the person answers.
-    asks_what: The question that the value answers.
-    answers_what: Its answer up to the value, as in "in the".
+    asks_who: A question whose answer is the person.
+    asks_what: A question whose answer is the value.
+    answers_what: The words before the value in that answer, as in "in the".
   """
 
   values: tuple[str, ...]
@@ -69,7 +69,7 @@ RELATIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-  """Something that is so of a person."""
+  """A relation that holds for a person."""
 
   who: str
   relation: Relation
@@ -87,7 +87,7 @@ def tell(story: Iterable[Fact]) -> str:
   return " ".join(f"{fact.statement} ." for fact in story)
 
 
-# A cause and its effect, in words of their own.
+# Causes and their effects.
 LAWS = (
   ("the rain fell", "the street was wet"),
   ("the sun came out", "the snow melted"),
@@ -103,7 +103,7 @@ LAWS = (
   ("the river froze", "children skated on ice"),
 )
 
-# Word -> for each of its two senses, what kind it is and clauses that fit it.
+# Word -> for each of its two senses, its kind and clauses that fit it.
 SENSES = {
   "bat": {
     "animal": (
@@ -191,7 +191,7 @@ SENSES = {
   },
 }
 
-# What happens between two people, and how one of them was.
+# Verbs of a meeting of two people, and the mood of one of them.
 MEETINGS = ("met", "called", "visited", "helped")
 MOODS = ("tired", "hungry", "sick", "sad", "angry", "late")
 
@@ -199,10 +199,10 @@ _PARTS = 6
 
 
 def split_of(*combination: Hashable) -> str:
-  """Returns the split that a combination of facts, laws or clauses is for.
+  """Returns the split of a combination of facts, laws or clauses.
 
-  Four of six combinations are for pretraining and training; what is in none of
-  their stories is for validation or test.
+  Four of six combinations are for pretraining and training. Combinations for
+  validation or test are in none of their stories.
   """
   number = zlib.crc32(repr(combination).encode()) % _PARTS
   return {0: "validation", 1: "test"}.get(number, "train")
@@ -211,8 +211,8 @@ def split_of(*combination: Hashable) -> str:
 def draw_story(rng: random.Random, split: str, count: int) -> list[Fact]:
   """Draws facts of different people whose combination belongs to `split`."""
   while True:
-    # Half of the draws are of one relation, so that a value alone does not say
-    # whose it is.
+    # Half of the stories have one relation, so that a value alone does not
+    # identify its person.
     relations = [rng.choice(RELATIONS)] * count
     if rng.random() < 0.5:
       relations = [rng.choice(RELATIONS) for _ in range(count)]
@@ -229,7 +229,7 @@ def draw_story(rng: random.Random, split: str, count: int) -> list[Fact]:
 def draw_laws(
   rng: random.Random, split: str
 ) -> tuple[tuple[str, str], tuple[str, str], int]:
-  """Draws a law, another law, and whether to ask for the effect, 1, or not."""
+  """Draws two laws, and 1 to ask for the first's effect or 0 for its cause."""
   while True:
     law, other = rng.sample(LAWS, 2)
     part = rng.randrange(2)
@@ -284,12 +284,12 @@ STATUSES = ("entailment", "contradiction", "neutral")
 
 
 def draw_claim(rng: random.Random, story: list[Fact], status: str) -> Fact:
-  """Draws a claim that a story entails, contradicts, or says nothing about.
+  """Draws a claim that a story entails, contradicts, or leaves open.
 
-  A contradiction gives a person of the story a value that is not in it; a
-  neutral claim is about a person who is not. So what is mentioned tells one
-  status from another. (That the value is another person's in the same story
-  was tried: no model of this size learned to notice within a million tokens.)
+  A contradiction gives a person of the story a value that is not in it, and a
+  neutral claim is about a person who is not in it. So the names and values that
+  occur determine the status. (Contradictions with another person's value were
+  tried: no model of this size learned them within a million tokens.)
   """
   fact = rng.choice(story)
   if status == "contradiction":
