@@ -14,18 +14,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning.data.postprocessors import INVALID
-
-# The tasks whose mean is the SuperGLUE score.
-SUPER_GLUE = (
-  "boolq",
-  "cb",
-  "copa",
-  "multirc",
-  "record",
-  "rte",
-  "wic",
-  "wsc",
-)
+from prompt_tuning.data.task_names import SUPER_GLUE
 
 
 def accuracy(

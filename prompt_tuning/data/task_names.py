@@ -7,7 +7,8 @@ the names.
 from collections.abc import Iterator, Mapping, Sequence
 import itertools
 
-_SUPER_GLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
+# The tasks whose mean is the SuperGLUE score.
+SUPER_GLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
 _MORE = ("axb", "axg", "wsc_classification")
 _PROBES = ("answer", "choice", "entailment", "pronoun", "sense", "truth")
 
@@ -17,10 +18,10 @@ def _of(prefix: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 _TASKS = (
-  *_of("super_glue", (*_SUPER_GLUE, *_MORE)),
+  *_of("super_glue", (*SUPER_GLUE, *_MORE)),
   "dpr",
-  *_of("mini", _SUPER_GLUE),
-  *_of("ladder", _SUPER_GLUE),
+  *_of("mini", SUPER_GLUE),
+  *_of("ladder", SUPER_GLUE),
 )
 _MIXTURES = (
   *("super_glue", "super_glue_smallest", "super_glue_and_dpr"),

@@ -134,7 +134,7 @@ def test_what_registers_a_mixture_is_imported_first(tmp_path, monkeypatch):
   [
     ("mini_super_glue", "mini_super_glue", "got mini_boolq. Use mini_super_"),
     ("mini_super_glue_prefixed", "mini_cb", "got mini_cb. Use mini_cb_pref"),
-    ("mini_rte_prefixed", "mini_cb_prefixed", r"\['cb '\] is not"),
+    ("mini_rte_prefixed", "mini_cb_prefixed", r"which lacks \['cb '\]"),
   ],
 )
 def test_a_task_without_a_row_is_refused(mixture, used, message):

@@ -89,7 +89,7 @@ def entailment(rng: random.Random, split: str) -> str:
   return f"{world.tell(story)} so {claim.statement} . this is |{status} ."
 
 
-def told(rng: random.Random, split: str) -> str:
+def cause_and_effect(rng: random.Random, split: str) -> str:
   """Writes a cause and its effect."""
   law, _, _ = world.draw_laws(rng, split)
   return rng.choice(
@@ -149,7 +149,7 @@ MAKERS: dict[Callable[[random.Random, str], str], int] = {
   value: 2,
   truth: 5,
   entailment: 3,
-  told: 1,
+  cause_and_effect: 1,
   choice: 2,
   meaning: 1,
   sense: 3,

@@ -1,4 +1,4 @@
-"""What leads to what in the closed world, and why people do what they do."""
+"""The causes and effects of the closed world, and the motives of its people."""
 
 import dataclasses
 import random
@@ -8,7 +8,7 @@ from prompt_tuning.mini.stories import world
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-  """A chain of three events: what came before, the event, what came after.
+  """A chain of three events: a cause, the event, and its effect.
 
   In the sentences {thing} is one of `things`, {person} and {his} the person.
 
@@ -218,7 +218,7 @@ LAWS = (
 def draw_laws(
   rng: random.Random, split: str
 ) -> tuple[tuple[Law, str], tuple[Law, str]]:
-  """Two laws of different topics, each with one thing it holds for."""
+  """Draws two laws of different topics, each with one thing it holds for."""
   cases = [
     (law, thing)
     for number, law in enumerate(LAWS)
@@ -232,12 +232,12 @@ def draw_laws(
 
 @dataclasses.dataclass(frozen=True)
 class Motive:
-  """Something one person does to another, with a reason that fits only one.
+  """A deed of one person to another, with a reason that fits only one of them.
 
   Attributes:
-    deed: What {a} does to {b}.
-    of_a: A reason that lies in {a}, such as "needed help".
-    of_b: A reason that lies in {b}.
+    deed: The deed of {a} to {b}.
+    of_a: A reason of {a}, such as "needed help".
+    of_b: A reason of {b}.
   """
 
   deed: str

@@ -10,7 +10,7 @@ from prompt_tuning.mini.stories import causes, senses, world
 
 
 def copa(rng: random.Random, split: str, level: str) -> list[world.Features]:
-  """Which of two choices is the cause, or the effect, of the premise?
+  """Asks which of two choices is the cause, or the effect, of the premise.
 
   In 50% of the examples ("mention") the right choice names the premise's thing
   and the wrong one another. In 30% ("world") neither does: only what usually
@@ -52,7 +52,7 @@ def copa(rng: random.Random, split: str, level: str) -> list[world.Features]:
 
 
 def wic(rng: random.Random, split: str, level: str) -> list[world.Features]:
-  """Does the word have the same sense in both sentences?
+  """Asks whether a word has the same sense in both sentences.
 
   Twenty words with two clearly different senses each. In 70% of the examples
   ("overlap") two sentences of the same sense also share another word, which
@@ -110,12 +110,12 @@ _REASONS_OF_THINGS = (
 
 
 def wsc(rng: random.Random, split: str, level: str) -> list[world.Features]:
-  """Who or what is the marked pronoun?
+  """Asks for the referent of the marked pronoun.
 
   In 40% of the examples ("gender") a sentence about a woman and a man has both
   "she" and "he", one of them marked. In 30% ("kind") it has "it" and a person's
   pronoun. In 30% ("motive") two women or two men occur and only the reason
-  tells which one is meant: Anna paid Mary because she had cleaned the house.
+  identifies the referent: Anna paid Mary because she had cleaned the house.
   Half of the labels are True; the task's train split leaves the others out.
   The sentences come in pairs of different referents, one with the right noun
   phrase and one with the other's.
@@ -174,7 +174,7 @@ def wsc(rng: random.Random, split: str, level: str) -> list[world.Features]:
 def _wsc_example(
   marked_text: str, noun_phrase: str, label: int
 ) -> world.Features:
-  """An example from a text with stars around its pronoun."""
+  """Makes an example from a text with stars around its pronoun."""
   before, pronoun, after = marked_text.split("*")
   text = before + pronoun + after
   return {

@@ -1,12 +1,12 @@
 """The miniature of SuperGLUE: eight tasks in the form of the real ones.
 
-The examples have TFDS's features, but their content is a small closed world's,
-and scores on them say nothing about the real tasks. Each task mixes what a
-small frozen T5 can be prompted to do (notice what is mentioned) with what is
-harder for it (notice what belongs to what), in shares that the functions'
-docstrings state. Examples come in groups that share words but not their label,
-so that single words give little of the label away: a test compares a
-bag-of-words classifier with the majority.
+The examples have TFDS's features, but they describe a small closed world, and
+scores on them say nothing about the real tasks. Each task mixes examples that a
+small frozen T5 can be prompted to solve (noticing which words occur) with
+harder ones (noticing which words belong together), in shares that the
+functions' docstrings state. Examples come in groups that share words but not
+their label, so that single words give little of the label away: a test compares
+a bag-of-words classifier with the majority.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,8 +26,8 @@ class MiniTask:
 
   Attributes:
     make_group: `(rng, split, level) -> examples` that belong together.
-    tenths_by_level: What makes its examples hard -> the share of such groups,
-      in tenths, which sum to ten.
+    tenths_by_level: Kind of difficulty -> the share of such groups, in tenths,
+      which sum to ten.
   """
 
   make_group: Callable[[random.Random, str, str], list[world.Features]]
@@ -50,7 +50,7 @@ TASKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """An example and its level, which the features do not tell."""
+  """An example and its level, which is not among the features."""
 
   level: str
   features: world.Features
@@ -58,7 +58,7 @@ class Example:
 
 @functools.cache
 def examples(task: str, split: str) -> tuple[Example, ...]:
-  """All examples of a split, the same ones every time and everywhere.
+  """Returns all examples of a split, always the same ones.
 
   Args:
     task: One of TASKS, without "mini_".

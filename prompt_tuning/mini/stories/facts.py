@@ -1,4 +1,4 @@
-"""Facts of the world, and the English that tells, claims and questions them."""
+"""Facts of the world, and sentences that state, claim and question them."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -10,7 +10,7 @@ from prompt_tuning.mini.stories import world
 
 @dataclasses.dataclass(frozen=True)
 class Deed:
-  """Somebody does something with a thing, somewhere, on some day."""
+  """An action of a person with a thing, at a place on a day."""
 
   person: world.Person
   action: world.Action
@@ -19,7 +19,7 @@ class Deed:
   day: str
 
   def words(self) -> dict[str, str]:
-    """What fills the blanks of a sentence about this deed."""
+    """Returns the words for the blanks of a sentence about this deed."""
     a_thing = world.with_article(self.thing)
     return {
       "person": self.person.name,
@@ -41,14 +41,14 @@ class Deed:
 
 @dataclasses.dataclass(frozen=True)
 class Kinship:
-  """Somebody is something to another person, such as a sister."""
+  """A relation of a person to another, such as a sister."""
 
   person: world.Person
   relation: str
   other: world.Person
 
   def words(self) -> dict[str, str]:
-    """What fills the blanks of a sentence about this relation."""
+    """Returns the words for the blanks of a sentence about this relation."""
     return {
       "person": self.person.name,
       "relation": self.relation,
@@ -73,7 +73,7 @@ _KINSHIP_SENTENCES = (
 )
 
 # Level -> claims, as statements and as questions. A claim about a deed names at
-# least two parts of it, which binding needs.
+# least two parts of it, as binding requires.
 _DEED_STATEMENTS = (
   "{person} {past} {a_thing} at the {place}.",
   "{person} {past} {a_thing} on {day}.",
@@ -103,7 +103,7 @@ QUESTIONS = {
 
 
 def draw_deeds(rng: random.Random, cast: world.Cast, count: int) -> list[Deed]:
-  """Deeds that have nothing in common, of people, things, ... of the cast."""
+  """Draws deeds of the cast that have no person, thing, ... in common."""
   return [
     Deed(*values)
     for values in zip(
@@ -123,7 +123,7 @@ def draw_kinship(rng: random.Random, cast: world.Cast) -> Kinship:
 
 
 def tell(rng: random.Random, facts: Sequence[Fact]) -> str:
-  """A story: a sentence for each fact, in any order."""
+  """Writes a story: a sentence for each fact, in random order."""
   sentences = [
     rng.choice(
       _DEED_SENTENCES if isinstance(fact, Deed) else _KINSHIP_SENTENCES
@@ -136,7 +136,7 @@ def tell(rng: random.Random, facts: Sequence[Fact]) -> str:
 def another(
   rng: random.Random, cast: world.Cast, facts: Sequence[Fact], field: str
 ) -> Any:
-  """A value for the field of the first fact that is in none of the facts."""
+  """Draws a value for a field of the first fact that no fact has."""
   values = {
     "person": cast.people,
     "action": world.ACTIONS,
@@ -151,7 +151,7 @@ def another(
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-  """A claim, a story where it is true, and a twin story where it is not."""
+  """A claim, a story where it is true, and a twin story where it is false."""
 
   claim: str
   true_story: str
@@ -164,10 +164,10 @@ def draw_contrast(
   level: str,
   claims: Mapping[str, Sequence[str]],
 ) -> Contrast:
-  """One claim with a story for and a story against it.
+  """Draws a claim with a story where it is true and one where it is false.
 
   Args:
-    split: The split whose corner of the world the stories are about.
+    split: The split of the stories.
     level: "mention", where the false story lacks a thing, place, person, day or
       relation of the claim; "kind" and "outcome", where the claim calls a thing
       by its kind or states what follows from an action; or "binding", where the

@@ -1,7 +1,7 @@
-"""Tasks about a passage: what it says, what follows from it, who is in it.
+"""Tasks about a passage: its content, its consequences, its people.
 
-Each function makes a group of examples of its task, without "idx". The group's
-examples share words, or what is asked, but not their label.
+Each function makes a group of examples of its task, without "idx". The examples
+of a group share words, or the question, but not their label.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ ANSWERS_PER_QUESTION = 5
 
 
 def boolq(rng: random.Random, split: str, level: str) -> list[world.Features]:
-  """Did what the question asks happen in the two-sentence passage?
+  """Asks whether an event happened in the two-sentence passage.
 
   In 70% of the examples ("mention") a false question asks for a thing, place,
   person, day or relation that is not in the passage. In 10% ("kind") it asks
@@ -31,12 +31,12 @@ def boolq(rng: random.Random, split: str, level: str) -> list[world.Features]:
 
 
 def rte(rng: random.Random, split: str, level: str) -> list[world.Features]:
-  """Does the hypothesis follow from the two sentences of the premise?
+  """Asks whether a hypothesis follows from the two sentences of the premise.
 
   In 70% of the examples ("mention") a false hypothesis names a thing, place,
   person, day or relation that is not in the premise. In 10% ("outcome") it
-  states what follows from another action than the premise's: who buys a thing
-  paid for it. In 20% ("binding") everything is in the premise, but with another
+  states the outcome of another action than the premise's: a buyer paid for the
+  thing. In 20% ("binding") everything is in the premise, but with another
   person. Half of the labels are entailment; each hypothesis has one premise
   that it follows from and one that it does not.
   """
@@ -48,7 +48,7 @@ def rte(rng: random.Random, split: str, level: str) -> list[world.Features]:
 
 
 def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
-  """Does the premise commit its speaker to the hypothesis, or to its opposite?
+  """Asks whether a premise commits its speaker to a claim, or its opposite.
 
   In 50% of the examples ("state") the premise calls the hypothesis's place
   that, calls it the opposite (contradiction), or is about other places
@@ -86,8 +86,8 @@ _SPEECH = (
   "In a letter, {person} wrote that {said}",
   "According to {person}, {said}",
 )
-# In the order of CB's labels: the speaker is committed to what follows, to its
-# opposite, to neither.
+# In the order of CB's labels: the speaker is committed to the clause that
+# follows, to its opposite, or to neither.
 _ATTITUDES = (
   ("knew that", "was glad that", "remembered that"),
   ("was wrong to think that", "lied that", "dreamed that"),
@@ -161,7 +161,7 @@ def _cb_attitude(
 
 
 def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
-  """Is this answer right for the question about the paragraph?
+  """Asks whether an answer to a question about the paragraph is right.
 
   Each paragraph has two questions, each question five answers, of which two or
   three are right. In 80% of the examples ("mention") the wrong answers are not
@@ -178,7 +178,7 @@ def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
       ("What did {person} {base}?", first, lists[0], lists[1]),
       ("What did {person} {base}?", second, lists[1], lists[0]),
     ]
-    told = [
+    sentences = [
       (f"{{person}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
       (f"{{person}} {{past}} {_enumerate(lists[1])} on {{day}}.", second),
     ]
@@ -190,13 +190,13 @@ def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
       ("What did {person} {base}?", first, lists[0], lists[1]),
       ("Who went to the {place}?", second, visitors, others),
     ]
-    told = [
+    sentences = [
       (f"{{person}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
       (f"{_enumerate(visitors)} went to the {{place}}.", second),
     ]
   paragraph = " ".join(
     world.capitalized(text.format(**deed.words()))
-    for text, deed in rng.sample(told, 2)
+    for text, deed in rng.sample(sentences, 2)
   )
   return [
     {
@@ -235,12 +235,12 @@ _QUERIES = {
 
 
 def record(rng: random.Random, split: str, level: str) -> list[world.Features]:
-  """Which of the three names in the passage is the query's @placeholder?
+  """Asks which of three names in the passage is the query's @placeholder.
 
   In 50% of the examples ("kind") the query has two of the names and lacks the
   third, a person or a town. In 20% ("gender") "she" and "he" in the query
-  decide between a woman and a man. In 30% ("binding") it tells what one of two
-  people did. The answers are spread evenly over the names of the world; each
+  decide between a woman and a man. In 30% ("binding") it states the deed of one
+  of two people. The answers are spread evenly over the names of the world; each
   query comes twice, with different names left out.
   """
   cast = world.draw_cast(rng, split)

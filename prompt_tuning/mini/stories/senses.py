@@ -1,8 +1,8 @@
-"""Words with two senses, and what people do in sentences with each of them.
+"""Words with two senses, and predicates that use each sense.
 
-In four of the five sentences of a sense a second word comes back (in the
-comment). Where two sentences share it, comparing words shows that the sense is
-the same; the fifth sentence has to be understood.
+Four of the five sentences of a sense share a second word (in the comment). If
+two sentences share it, comparing words shows that the sense is the same. The
+fifth sentence has to be understood.
 """
 
 import itertools
@@ -336,12 +336,13 @@ SENSES: dict[str, tuple[Sense, Sense]] = {
 
 
 # The pairs of the first four sentences. The first is for validation and the
-# second for testing, so that no sentence is rarer in what is left to train on.
+# second for testing, so that every sentence is equally frequent in the train
+# split.
 _OVERLAPPING = ((0, 1), (2, 3), (0, 2), (0, 3), (1, 2), (1, 3))
 
 
 def pairs(word: str, level: str, split: str) -> list[tuple[str, str]]:
-  """Pairs of sentences with `word` that belong to `split`.
+  """Returns the pairs of sentences with `word` that belong to `split`.
 
   Args:
     level: "overlap" for the same sense and a second word in both, "topic" for

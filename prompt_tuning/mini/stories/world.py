@@ -1,6 +1,6 @@
-"""The closed world: who there is, what they own, where they go, what they do.
+"""The closed world: its people, things, places and actions.
 
-The words are everyday English ones that T5's vocabulary has as one piece.
+All words are common English words that T5's vocabulary has as one piece.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ class Person:
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-  """What one does with a thing.
+  """An action with a thing.
 
   Attributes:
     base: "buy", as in "did she buy it".
     past: "bought".
     participle: "bought", as in "it was bought".
-    outcome: What is only so after this action, with {person} and {thing}.
+    outcome: A fact that only this action implies, with {person} and {thing}.
   """
 
   base: str
@@ -64,7 +64,7 @@ THINGS = {
 }
 KIND_OF = {thing: kind for kind, things in THINGS.items() for thing in things}
 
-# A line each for the six teams of people, and for what is on the six shelves.
+# A line for each of the six teams of people and the six shelves of things.
 WOMEN = (
   ("Anna", "Mary", "Lucy"),
   ("Emma", "Sarah", "Julia"),
@@ -107,13 +107,13 @@ DAYS = (
   "Sunday",
 )
 
-# Pronoun of a person -> what that person can be to someone.
+# Pronoun of a person -> the possible relations to another person.
 RELATIONS = {
   "she": ("sister", "mother", "daughter", "aunt", "friend", "neighbor"),
   "he": ("brother", "father", "son", "uncle", "friend", "neighbor"),
 }
 
-# What a place can be said to be, and the opposite.
+# Qualities of a place, and their opposites.
 OPPOSITES = (
   ("quiet", "noisy"),
   ("clean", "dirty"),
@@ -129,11 +129,11 @@ _PARTS = 6
 
 
 def split_of(number: int) -> str:
-  """The split that the combination with this number belongs to.
+  """Returns the split of the combination with this number.
 
-  Four of six are for training. What an example combines (people with things
-  and places, laws with things, a sentence with another) is numbered, so that
-  no two splits share a combination.
+  Four of six are for training. The combinations in examples (people with things
+  and places, laws with things, a sentence with another) are numbered, so that
+  no two splits share one.
   """
   return ("validation", "test", "train", "train", "train", "train")[
     number % _PARTS
@@ -142,12 +142,12 @@ def split_of(number: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Cast:
-  """The corner of the world that one story is about.
+  """The people, things and places of one story.
 
   A team of people meets a shelf: a thing of each kind, and some places and
-  towns. Which team and which shelf tells the split, so what a person has, or
-  where a person is, in one split is never so in another. Kinships are of the
-  team alone, and may be.
+  towns. Team and shelf determine the split, so a fact about the things or the
+  place of a person is never in two splits. Kinships depend on the team alone,
+  and may be.
   """
 
   people: tuple[Person, ...]
@@ -157,7 +157,7 @@ class Cast:
 
 
 def draw_cast(rng: random.Random, split: str) -> Cast:
-  """A random corner of the world that belongs to `split`."""
+  """Draws a random cast that belongs to `split`."""
   team, shelf = rng.choice(
     [
       (team, shelf)
@@ -177,7 +177,7 @@ def draw_cast(rng: random.Random, split: str) -> Cast:
 
 
 def with_article(noun: str) -> str:
-  """ "an apple", "a pear"."""
+  """Returns "an apple", "a pear"."""
   return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
