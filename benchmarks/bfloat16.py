@@ -1,10 +1,10 @@
-"""Does training in bfloat16 stay within float32's spread over seeds?
+"""Compares training in bfloat16 with float32's spread over seeds.
 
   python benchmarks/bfloat16.py
 
-tunes a prompt on a task of the ladder from several seeds (of the prompt and of
-the order of examples), each in float32 and in bfloat16, activations and frozen
-weights alike. Compares the losses of the same seed with the spread over seeds.
+tunes a prompt on a ladder task from several seeds (of prompt and order of
+examples), each in float32 and in bfloat16, for activations and frozen weights.
+It compares the losses of the same seed with the spread over seeds.
 Writes `results/benchmarks/bfloat16.json` and prints a table of it.
 """
 
@@ -35,7 +35,7 @@ _DTYPES = ("float32", "bfloat16")
 
 
 def train(dtype: str, seed: int, folder: str) -> dict[str, Any]:
-  """Trains; returns the mean losses of every period, and the last score."""
+  """Trains; returns the mean loss of each period, and the last score."""
   done = subprocess.run(
     [
       *(sys.executable, "-m", "t5x.train"),
@@ -74,7 +74,7 @@ def train(dtype: str, seed: int, folder: str) -> dict[str, Any]:
 
 
 def tabulate(record: dict[str, Any]) -> str:
-  """A row for each period: losses are in nats, summed over a batch."""
+  """Returns a table with a row for each period; losses are nats of a batch."""
   rows = []
   losses = {
     dtype: list(zip(*(run["losses"] for run in record[dtype]), strict=True))

@@ -4,14 +4,13 @@
   python benchmarks/compare.py --case=step-small-bfloat16-b8-i128 \\
     --peer=t5x --sources=T5X --sources=AIRIO --sources=JESTIMATOR
 
-Each side of a case is a process of its own; all have the same random weights,
-of a real T5 1.1's sizes. They work in turns, A B A B, so that whatever else
-slows the machine down slows both. What they compute is compared first: no time
-is taken of sides that disagree. `--peer=t5x` takes Google's trainer in PEFT's
-place, around our network, for training steps alone. `--case` takes patterns
-(`step-small-*`), `--quick` tries tiny models. Writes a record for each case to
-`results/benchmarks/`, and `results/benchmarks.md` from all records;
-`--tabulate` does only that.
+Each side of a case is a separate process with the same random weights, of the
+sizes of a real T5 1.1. The sides take turns, A B A B, so that other load slows
+both. Their outcomes are compared first, and sides that disagree are not timed.
+`--peer=t5x` replaces PEFT by Google's trainer around our network, for training
+steps only. `--case` takes patterns (`step-small-*`); `--quick` uses tiny
+models. Writes a record of each case to `results/benchmarks/`, and
+`results/benchmarks.md` from all records; `--tabulate` only writes the page.
 """
 
 import dataclasses
@@ -58,11 +57,11 @@ flags.DEFINE_string(
 flags.DEFINE_bool("keep", True, "Whether to write records.")
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What the side of `--baseline` is called.
+# Name of the side of `--baseline`.
 BASELINE = "baseline"
-# Of a loss and a gradient's norm, relative; of tokens, the share that may
-# differ; of log likelihoods, nats. bfloat16 rounds to three digits at best:
-# transformers' losses are themselves in it, and at 11 nats 1/16 apart.
+# Losses and gradient norms: relative; tokens: share that may differ; log
+# likelihoods: nats. transformers computes bfloat16 losses in bfloat16, whose
+# neighbours at 11 nats are 1/16 apart.
 _TOLERANCES = {
   "float32": {
     "loss": 1e-4,
@@ -80,7 +79,7 @@ _TOLERANCES = {
 
 
 class Side:
-  """A process that works when it is told to."""
+  """A process that computes one side of a case on demand."""
 
   def __init__(self, name: str, case: cases_lib.Case, weights: str):
     """Starts the process and waits until it is ready."""
@@ -126,7 +125,7 @@ class Side:
     return json.loads(line)
 
   def fields(self) -> dict[str, Any]:
-    """What a record says of it; seconds are of one call."""
+    """Returns the fields of a record; seconds are of one call."""
     turns = self.turns
     return {
       "seconds": [float(np.mean(turn["seconds"])) for turn in turns],
@@ -136,7 +135,7 @@ class Side:
       ),
       "peak_bytes": turns[-1]["peak_bytes"],
       "load_seconds": self.start["load_seconds"],
-      # Compilation, of all shapes, and the first calls.
+      # Compilation of all shapes, and the first calls.
       "warm_up_seconds": self.start["warm_seconds"],
     }
 
@@ -148,7 +147,7 @@ def _environment(root: pathlib.Path, side: str = "ours") -> dict[str, str]:
     **os.environ,
     "PYTHONPATH": os.pathsep.join(map(str, path)),
     "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
-    # No side may look at a network.
+    # No side may use a network.
     "HF_HUB_OFFLINE": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYTHONWARNINGS": "ignore",
@@ -156,7 +155,7 @@ def _environment(root: pathlib.Path, side: str = "ours") -> dict[str, str]:
 
 
 def disagreement(name: str, a: Any, b: Any) -> float:
-  """How far two outcomes of a kind are apart, as `_TOLERANCES` counts."""
+  """Returns the difference of two outcomes in the unit of `_TOLERANCES`."""
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   if name == "tokens":
     return float(np.mean(a != b))
@@ -165,10 +164,10 @@ def disagreement(name: str, a: Any, b: Any) -> float:
 
 
 def agreement(case: cases_lib.Case, sides: list[Side]) -> dict[str, float]:
-  """Compares what the first side computed with the last, and a baseline.
+  """Compares the first side's outcome with the last's and the baseline's.
 
   Returns:
-    Name of what was computed -> how far the first and the last are apart.
+    Name of an outcome -> difference between the first and the last side.
 
   Raises:
     ValueError: if they disagree.
@@ -185,7 +184,7 @@ def agreement(case: cases_lib.Case, sides: list[Side]) -> dict[str, float]:
     }
     for name, difference in found.items():
       most = _TOLERANCES[case.dtype][name]
-      # Not "more than": a NaN is no agreement.
+      # Not "more than": a NaN must not pass.
       if not difference <= most:
         raise ValueError(
           f"{case.name}: {sides[0].name} and {side.name} disagree on {name} by "
@@ -229,7 +228,7 @@ def run(case: cases_lib.Case, weights: pathlib.Path) -> dict[str, Any]:
     "options": json.loads(FLAGS.ours),
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     **records.environment(("torch", "transformers", "peft")),
-    # More than the sides' own threads: something else ran.
+    # Above the sides' own threads if something else ran.
     "load_average": os.getloadavg()[0],
     "disagreement": agreed,
     "sides": {side.name: side.fields() for side in sides},

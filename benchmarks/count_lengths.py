@@ -1,10 +1,10 @@
-"""Counts how long the examples of SuperGLUE are, for `compare.py`.
+"""Counts the lengths of SuperGLUE's examples, for `compare.py`.
 
   python benchmarks/count_lengths.py --tfds_data_dir=D --vocabulary=FILE
 
-Writes `benchmarks/lengths.json`: task -> the split that was counted, and for
-inputs and targets how many examples have how many tokens, the end token
-included. No text.
+Writes `benchmarks/lengths.json`: task -> the split, and for inputs and targets
+the number of examples of each length in tokens, with the end token. It holds
+no text.
 """
 
 import t5x.utils  # noqa: F401  Before what imports TensorFlow.
@@ -32,7 +32,7 @@ FILE = pathlib.Path(__file__).parent / "lengths.json"
 
 
 def count(task: str) -> dict[str, object] | None:
-  """Counts one task: its training split, or the one that is there."""
+  """Counts the training split of a task, or its validation split."""
   for split in ("train", "validation"):
     try:
       dataset = seqio.get_mixture_or_task(task).get_dataset(

@@ -1,12 +1,12 @@
-"""How long a command waits for its first step: start-up, apart from training.
+"""Measures the start-up of a command: the time until its first step.
 
   python benchmarks/first_step.py -- --gin_file=gin/models/ladder_xs.gin ...
 
-runs `python -m t5x.train` with what follows `--`, up to the end of its first
-step, first with an empty cache of compiled programs, then with a full one. For
-each it prints seconds from the start of the process, those of them that JAX
-spent on tracing, lowering and compiling, and the most memory. `--checkout=DIR`
-takes another checkout of this repository. A MODEL_DIR is added.
+runs `python -m t5x.train` with the arguments after `--` to the end of its first
+step, first with an empty cache of compiled programs, then with a full one. It
+prints the seconds from the start of the process, the part that JAX spent on
+tracing, lowering and compiling, and the peak memory. `--checkout=DIR` runs
+another checkout of this repository. A MODEL_DIR is added.
 """
 
 import json
@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("checkout", None, "Whose code to run; this one by default.")
 flags.DEFINE_integer("warm", 3, "Runs with a full cache.")
 
-# Runs in the process that is measured.
+# Runs in the measured process.
 _PROGRAM = """
 import json, os, runpy, sys, time
 import jax
@@ -33,7 +33,7 @@ def listen(event, seconds, **_):
     spans.append((time.time() - seconds, time.time()))
 def compiling(since):
   total, end = 0.0, since
-  for start, stop in sorted(spans):  # One may lie within another.
+  for start, stop in sorted(spans):  # Spans may be nested.
     total += max(0.0, stop - max(start, end))
     end = max(end, stop)
   return total
@@ -64,7 +64,7 @@ runpy.run_module("t5x.train", run_name="__main__", alter_sys=True)
 def first_step(
   checkout: pathlib.Path, cache: str, arguments: list[str]
 ) -> dict[str, float]:
-  """Runs a command up to its first step; seconds, and GB of memory."""
+  """Runs a command to its first step; returns seconds, and GB of memory."""
   read, write = os.pipe()
   with tempfile.TemporaryDirectory() as folder:
     done = subprocess.run(

@@ -1,14 +1,12 @@
-"""How the cost of a step grows: with prompt, inputs, batch and model.
+"""Measures the growth of a step's cost with prompt, inputs, batch and model.
 
   python benchmarks/growth.py
 
 One of the four grows at a time, from T5 small with 8 examples of 128 inputs and
-a prompt of 100, in bfloat16. For each point the FLOPs of the program's matrix
-products and the bytes of its arguments and temporaries are counted, a step is
-timed (CPU seconds, as other work disturbs them less, and wall seconds; the
-least of a few), and the memory that the process takes for it is looked up.
-Writes `results/benchmarks/growth.json` and `results/growth.png`; `--draw` does
-only the latter.
+a prompt of 100, in bfloat16. Each point has the FLOPs of the program's matrix
+products, the bytes of its arguments and temporaries, the least CPU and wall
+seconds of a few steps, and the memory that the process adds for them. Writes
+`results/benchmarks/growth.json` and `results/growth.png`; `--draw` only draws.
 """
 
 import ctypes
@@ -74,7 +72,7 @@ def measure(case: cases.Case) -> dict[str, Any]:
   program = traced.lower().compile()
   compiled = time.monotonic() - start
   memory = program.memory_analysis()
-  _forget_peak()  # Compiling takes some, too.
+  _forget_peak()  # Leaves out the memory of compiling.
   seconds, cpu_seconds = [], []
   for _ in range(FLAGS.steps + 1):
     start, cpu = time.monotonic(), worker.cpu_seconds()
@@ -86,17 +84,17 @@ def measure(case: cases.Case) -> dict[str, Any]:
     "flops": measures.flops_of(traced),
     "argument_bytes": memory.argument_size_in_bytes,
     "temporary_bytes": memory.temp_size_in_bytes,
-    # Over what the process had with the weights alone.
+    # Beyond the process with the weights alone.
     "added_bytes": worker.peak_bytes() - before,
     "compile_seconds": compiled,
-    # The first is of a cold cache.
+    # The first ran with a cold cache.
     "seconds": min(seconds[1:]),
     "cpu_seconds": min(cpu_seconds[1:]),
   }
 
 
 def _forget_peak() -> int:
-  """Has Linux count the most memory anew; returns what there is, in bytes."""
+  """Resets Linux's count of peak memory; returns the current bytes."""
   gc.collect()
   ctypes.CDLL(None).malloc_trim(0)
   with open("/proc/self/clear_refs", "w", encoding="ascii") as f:
@@ -106,7 +104,7 @@ def _forget_peak() -> int:
 
 def run() -> dict[str, Any]:
   """Measures all points, each case once."""
-  # What a process takes once is no point's.
+  # Keeps what a process takes once out of the first point.
   measure(dataclasses.replace(_START, size="tiny"))
   measured: dict[cases.Case, dict[str, Any]] = {}
   axes: dict[str, list[dict[str, Any]]] = {}
@@ -126,7 +124,7 @@ def run() -> dict[str, Any]:
 
 
 def draw(record: dict[str, Any]) -> figure.Figure:
-  """A column for each axis: time above memory, beside what was counted."""
+  """Draws a column for each axis: time above memory, measured and counted."""
   page = figure.Figure(figsize=(13, 6), layout="constrained")
   panels = page.subplots(2, len(record["axes"]), squeeze=False)
   for column, (axis, points) in zip(

@@ -1,11 +1,11 @@
-"""Does the input pipeline keep up with training?
+"""Measures whether the input pipeline keeps up with training.
 
   python benchmarks/input_pipeline.py --task=super_glue_rte --tfds_data_dir=D
 
-Examples per second of batches as `t5x.train` reads them, tokenizing on the fly
-and from seqio's offline cache, in the first pass over the data and in those
-after it, which seqio keeps in memory. Beside it, what training of a prompt for
-T5 small takes on this machine, through the same command line.
+Prints examples per second of batches as `t5x.train` reads them, tokenized on
+the fly and from seqio's offline cache, in the first pass over the data and in
+later ones, which seqio keeps in memory. Next to them it prints the rate of
+training a prompt for T5 small, through the same command line.
 """
 
 import t5x.input.task_lookup
@@ -39,7 +39,7 @@ _SECONDS = 5.0
 
 
 def pipeline_rates(use_cached: bool) -> tuple[float, float]:
-  """Examples per second of the first pass, and after it."""
+  """Returns examples per second of the first pass, and of later ones."""
   cfg = t5x.utils.DatasetConfig(
     mixture_or_task_name=FLAGS.task,
     task_feature_lengths={"inputs": FLAGS.inputs, "targets": FLAGS.targets},
@@ -51,7 +51,7 @@ def pipeline_rates(use_cached: bool) -> tuple[float, float]:
     module="prompt_tuning.tasks",
   )
   count = cfg.num_input_examples()
-  assert count, "the tasks here know their size"
+  assert count, "these tasks know their size"
   passes = -(-count // FLAGS.batch_size)
   begin = time.monotonic()  # Small tasks are tokenized before the first batch.
   batches = t5x.utils.get_dataset(
@@ -70,7 +70,7 @@ def pipeline_rates(use_cached: bool) -> tuple[float, float]:
 
 
 def training_rate(folder: pathlib.Path) -> float:
-  """Examples per second of training, compilation left out."""
+  """Returns examples per second of training, without compilation."""
   bindings = {
     "MODEL_DIR": str(folder),
     "INITIAL_CHECKPOINT_PATH": FLAGS.checkpoint,

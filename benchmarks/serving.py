@@ -1,14 +1,14 @@
-"""How well many prompts are served: speed, equality, load and kills.
+"""Measures serving many prompts: speed, equality, load and kills.
 
   python benchmarks/serving.py --part=mixed --part=equality
 
 Parts: `mixed` (fifty prompts against one, and against PEFT with `set_adapter`
 for each request), `equality` (answers under load against `t5x.infer`'s), `load`
-(a server at the highest rate that holds, then at twice that), `kills` (SIGKILL
-of worker and server), `starts` (what a server and the demo take to answer).
-`--quick` makes everything small and keeps no record.
+(a server at the highest sustainable rate, then at twice that), `kills` (SIGKILL
+of worker and server), `starts` (time and memory until a server answers).
+`--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
-`results/serving.md` from all records; `--tabulate` does only that.
+`results/serving.md` from all records; `--tabulate` only writes the page.
 """
 
 import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
@@ -44,7 +44,7 @@ _TABLE = _RESULTS / "serving.md"
 
 
 def run(part: str, scratch: pathlib.Path) -> dict[str, Any]:
-  """Does one part and returns its record."""
+  """Runs one part and returns its record."""
   quick = FLAGS.quick
   if part == "mixed":
     found = mixed.throughput(

@@ -1,4 +1,4 @@
-"""What is compared: a model's size, a batch, and what is done with it."""
+"""Cases of the comparison: a size of model, a batch, and the work on it."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 LENGTHS = pathlib.Path(__file__).parents[1] / "lengths.json"
 # T5 1.1's, as in gin/models/t5_1_1_*.gin.
 SIZES = {
-  # Only to try the benchmark out.
+  # For trying the benchmark.
   "tiny": {
     "emb_dim": 32,
     "num_heads": 4,
@@ -40,9 +40,9 @@ TARGETS = 16
 PROMPTS = 8
 # Token ids of three answers to rank.
 LABELS = ((1176,), (10747,), (59, 834, 35, 5756, 297))
-# Inputs are cut here, as gin/runs/train.gin's lengths do at most.
+# Inputs are cut to this length, the most that gin/runs/train.gin allows.
 MOST_INPUTS = 512
-# Batches of a task: few enough to be short, enough to see its lengths.
+# Batches of a task: enough to sample its lengths.
 _TASK_BATCHES = 4
 # Not padding, the end, or a sentinel.
 _IDS = (3, 32000)
@@ -54,12 +54,12 @@ class Case:
 
   Attributes:
     work: "step" of training, "greedy" decoding, "rank" of labels, or "prompts":
-      greedy decoding where every row may have another prompt.
+      greedy decoding with a prompt for each row.
     size: A key of `SIZES`.
     dtype: Of activations and, where a side can, of frozen weights.
     batch: Examples.
-    inputs: Tokens of every input; of a task, the most that there are.
-    task: A key of lengths.json, whose lengths inputs and targets have.
+    inputs: Tokens of each input; with a task, the maximum.
+    task: A key of lengths.json, for the lengths of inputs and targets.
     targets: Tokens of a full target, or to decode.
     prompt: Positions of the prompt.
   """
@@ -80,20 +80,20 @@ class Case:
 
   @property
   def sides(self) -> tuple[str, ...]:
-    """What is compared; the last is what speeds are given over."""
+    """The sides to compare; speeds are relative to the last."""
     if self.work == "prompts":
       return ("ours", "ours, one prompt", "peft")
     return ("ours", "peft")
 
   def longest(self, feature: str) -> int:
-    """Tokens that a batch needs room for, without looking at it."""
+    """Returns the most tokens that an example of a batch can have."""
     most = self.inputs if feature == "inputs" else self.targets
     if self.task is None:
       return most
     return min(max(map(int, _lengths()[self.task][feature])), most)
 
   def batches(self) -> list[dict[str, list[np.ndarray]]]:
-    """Makes the batches, the same ones in every process.
+    """Makes the batches, which are the same in every process.
 
     Returns:
       Batches of "inputs" and "targets", for each example an array of token ids

@@ -1,7 +1,7 @@
 """Google's T5X: its trainer, model and partitioner around our network.
 
-T5X has no prompts of its own. Here `t5x` is Google's, from the sources that
-`benchmarks/compare.py` is given.
+T5X has no prompts. Here `t5x` is Google's, from the `--sources` of
+`benchmarks/compare.py`.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def make(
   """Reads the weights; arguments as `peers.ours.make`.
 
   Raises:
-    ValueError: if the case is no step of training.
+    ValueError: if the case is not a training step.
   """
   del variant
   if case.work != "step":

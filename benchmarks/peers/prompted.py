@@ -1,6 +1,6 @@
-"""What our side and T5X's share: the network with a prompt, and its batches.
+"""The network with a prompt and its batches, for our side and Google's T5X.
 
-Imports of `t5x` only what Google's has, too.
+It imports only those parts of `t5x` that Google's has too.
 """
 
 import functools
@@ -19,12 +19,12 @@ from prompt_tuning.methods import trainable
 from prompt_tuning.models.t5 import network
 from t5x import adafactor, optimizers
 
-# Of a trainer that both have.
+# Of both trainers.
 LEARNING_RATE = 0.3
 
 
 class PromptOfEach(nn.Module):
-  """A prompt for every example: [M, P, H], taken by example number modulo M."""
+  """A prompt for each example: [M, P, H], chosen by example number modulo M."""
 
   length: int
 
@@ -37,9 +37,9 @@ class PromptOfEach(nn.Module):
 
 
 class Ids:
-  """A vocabulary whose ids stand for themselves.
+  """A vocabulary that encodes ids as themselves.
 
-  seqio has one; but seqio brings TensorFlow, which no step needs.
+  seqio has one, but imports TensorFlow, which no step needs.
   """
 
   eos_id = 1
@@ -49,7 +49,7 @@ class Ids:
 
 
 def config(case: cases.Case, options: dict[str, Any]) -> network.T5Config:
-  """The case's network; `options` are fields that are not the defaults."""
+  """Returns the case's network; `options` override default fields."""
   sizes = dict(cases.SIZES[case.size])
   layers = sizes.pop("num_layers")
   return network.T5Config(
@@ -70,7 +70,7 @@ def config(case: cases.Case, options: dict[str, Any]) -> network.T5Config:
 def arguments(
   case: cases.Case, several: bool, options: dict[str, Any]
 ) -> dict[str, Any]:
-  """Of an `EncoderDecoderModel`, without how it decodes."""
+  """Returns arguments of an `EncoderDecoderModel`, without decoding's."""
   prompt = PromptOfEach if several else prompts.Prompt
   vocabulary = Ids()
   return {
@@ -94,7 +94,7 @@ def arguments(
 
 
 def features(case: cases.Case, rows: Any) -> dict[str, np.ndarray]:
-  """A batch as the feature converter makes it."""
+  """Returns a batch in the form of the feature converter."""
   targets = cases.padded(rows["targets"], case.longest("targets"))
   return {
     "encoder_input_tokens": cases.padded(

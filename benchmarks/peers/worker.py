@@ -1,7 +1,7 @@
 """A process that does one side's work in turns with the other sides.
 
-It says a line of JSON when it is ready, then one for every line "N" that it
-reads: N calls, and what they took. Whoever starts it decides whose turn it is.
+It prints a line of JSON when it is ready. For each line "N" that it reads, it
+makes N calls and prints their cost. The parent process decides the turns.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ import numpy as np
 
 from peers.cases import Case
 
-# What a side computed, to be compared with the others: name -> values.
+# Values to be compared with the other sides, by name.
 Outcome = dict[str, Any]
-# Does the work on batch number i.
+# Processes batch number i.
 Call = Callable[[int], Outcome]
 _MODULES = {
   "ours": "peers.ours",
@@ -30,9 +30,9 @@ _MODULES = {
 
 
 def peak_bytes() -> int:
-  """The most memory that this process had, without that of its parent.
+  """Returns the peak memory of this process, without its parent's.
 
-  `getrusage` counts what the parent had when it forked.
+  `getrusage` includes the memory of the parent at the fork.
   """
   try:
     with open("/proc/self/status", encoding="utf-8") as f:
@@ -48,10 +48,10 @@ def cpu_seconds() -> float:
 
 
 def main() -> None:
-  """Arguments: the side, the case as JSON, the folder of weights, options."""
+  """Runs one side. Arguments: side, case as JSON, folder, options."""
   side, case_text, folder, options = sys.argv[1:]
   case = Case(**json.loads(case_text))
-  # What libraries print goes to stderr.
+  # Output of libraries goes to stderr.
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
 

@@ -1,4 +1,4 @@
-"""A server and its worker, killed."""
+"""Kills of a server and its worker."""
 
 import os
 import pathlib
@@ -17,10 +17,12 @@ from traffic.servers import Server
 _STEPS = 60
 
 
-def _tell(server: Server, content: bytes, accepted: list[str]) -> None:
-  """Puts prompts, one after another, until the server is gone."""
+def _put_until_gone(
+  server: Server, content: bytes, accepted: list[str]
+) -> None:
+  """Puts prompts one after another until the server is gone."""
   while True:
-    name = f"told_{len(accepted)}"
+    name = f"put_{len(accepted)}"
     try:
       answer = httpx.put(f"{server.url}/v1/prompts/{name}", content=content)
     except httpx.HTTPError:
@@ -32,8 +34,8 @@ def _tell(server: Server, content: bytes, accepted: list[str]) -> None:
 def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
   """Kills the worker in a job, and then the server under load.
 
-  The same job runs undisturbed before. While the server is loaded, prompts are
-  put; a file and a job are accepted shortly before it is killed.
+  The same job runs undisturbed first. While the server is under load, prompts
+  are put; a file and a job are accepted shortly before it is killed.
   """
   texts = mixed.texts(pt.load(checkpoint), task, 100)
   server = Server(checkpoint, folder)
@@ -56,7 +58,9 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
     accepted: list[str] = []
     threads = [
       threading.Thread(target=servers.send, args=(server, texts, 20.0, 5.0)),
-      threading.Thread(target=_tell, args=(server, contents[0], accepted)),
+      threading.Thread(
+        target=_put_until_gone, args=(server, contents[0], accepted)
+      ),
     ]
     for thread in threads:
       thread.start()
@@ -71,7 +75,7 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
     names = {model["id"] for model in models}
     files = httpx.get(f"{server.url}/v1/files").json()["data"]
     same = prompt_of(killed) == undisturbed
-    prompt_of(late_job)  # It ends well, too.
+    prompt_of(late_job)  # It succeeds as well.
     return {
       "same_prompt": same,
       "attempts": server.attempts(killed),

@@ -16,22 +16,22 @@ import prompt_tuning as pt
 from traffic import mixed, servers
 from traffic.servers import Server
 
-# Of a request that is answered in time, at the highest rate that holds.
+# Seconds within which a sustainable rate answers 99% of requests.
 _SLOWEST = 2.0
 _SAMPLE_SECONDS = 5.0
-# From a rate to the next that is tried.
+# Factor from one rate to the next.
 _STEP = 1.15
 
 
 def _highest_rate(
   server: Server, texts: list[str], seconds: float
 ) -> tuple[float, list[dict[str, Any]]]:
-  """Finds a rate at which nothing is refused and nothing waits for long.
+  """Finds the highest rate at which nothing is refused or slow.
 
-  It begins near what 32 clients get that wait for their answers.
+  It starts near the rate of 32 clients that wait for their answers.
 
   Returns:
-    The rate, and all that were tried.
+    The rate, and all rates that were tried.
   """
   closed = servers.Traffic(server, texts)
   rate = 0.9 * asyncio.run(closed.as_fast_as_answered(32, seconds))
@@ -43,7 +43,7 @@ def _highest_rate(
     return (
       set(found["statuses"]) == {"200"}
       and found["p99_seconds"] <= _SLOWEST
-      and found["sent_per_second"] > 0.9 * rate  # Chance makes some of it.
+      and found["sent_per_second"] > 0.9 * rate  # Arrivals are random.
     )
 
   if holds(rate):
@@ -57,10 +57,10 @@ def _highest_rate(
 
 @contextlib.contextmanager
 def _disturbed(server: Server, content: bytes) -> Iterator[list[int]]:
-  """Adds and removes a prompt meanwhile, beside clients that hang.
+  """Adds and removes a prompt repeatedly, beside clients that hang.
 
   Yields:
-    The statuses of what was done with the prompt.
+    The statuses of the requests for that prompt.
   """
   stop, statuses = threading.Event(), []
 
@@ -81,8 +81,8 @@ def _disturbed(server: Server, content: bytes) -> Iterator[list[int]]:
     socket.create_connection(server.address) as half,
     socket.create_connection(server.address) as deaf,
   ):
-    half.sendall(head.encode())  # Never the rest of it,
-    deaf.sendall(f"{head}{kind}\r\n\r\n{body}".encode())  # never an answer.
+    half.sendall(head.encode())  # The rest is never sent.
+    deaf.sendall(f"{head}{kind}\r\n\r\n{body}".encode())  # Never read.
     thread.start()
     try:
       yield statuses
@@ -93,7 +93,7 @@ def _disturbed(server: Server, content: bytes) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _watched(server: Server) -> Iterator[list[int]]:
-  """Yields the server's memory, sample after sample."""
+  """Yields samples of the server's memory, in bytes."""
   stop, samples = threading.Event(), []
 
   def look() -> None:
@@ -112,9 +112,9 @@ def _watched(server: Server) -> Iterator[list[int]]:
 def under_load(
   checkpoint: str, task: str, seconds: float, folder: pathlib.Path
 ) -> dict[str, Any]:
-  """Loads a server at the highest rate that holds, then at twice that.
+  """Loads a server at the highest sustainable rate, then at twice that.
 
-  A job runs beside it all the time.
+  A tuning job runs beside it all the time.
   """
   texts = mixed.texts(pt.load(checkpoint), task, 500)
   server = Server(checkpoint, folder)

@@ -1,9 +1,9 @@
-"""What a server's process has in memory, step after step, as JSON.
+"""Prints the memory of a server's process after each step, as JSON.
 
   python benchmarks/traffic/memory.py CHECKPOINT FOLDER
 
-Compiled programs and what compiling leaves behind are no copies of the model,
-so they are looked at apart from what reading it takes.
+Compiled programs and leftovers of compiling are not copies of the model, so
+they are counted apart from the memory for reading it.
 """
 
 import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
@@ -25,22 +25,22 @@ from prompt_tuning.inference.requests import Generation, Ranking, Request
 from prompt_tuning.inference.shapes import Shape
 from t5x.runs import compilation_cache
 
-# Read first, for what reading any model takes.
+# Read first, to leave out what reading any model takes once.
 _SMALLEST = "checkpoints/ladder_xs/lm_100"
-# Any that is none of the special ones.
+# Any token but the special ones.
 _TOKEN = 5
 
 
 def steps(checkpoint: str, folder: str) -> dict[str, Any]:
-  """Does what a server does from its start to its answers.
+  """Runs a server's steps from its start to its answers.
 
   Args:
     checkpoint: The frozen model.
-    folder: For the server's prompts: there are none.
+    folder: An empty folder for the server's prompts.
 
   Returns:
-    For each step, bytes that are this process's own ("anonymous"), and of the
-    arrays among them.
+    For each step, the process's own ("anonymous") bytes, and those of its
+    arrays.
   """
   smallest = pt.load(_SMALLEST).params
   jax.block_until_ready(smallest)
@@ -66,10 +66,10 @@ def steps(checkpoint: str, folder: str) -> dict[str, Any]:
 
 
 def _answer(engine: Engine, shape: Shape) -> None:
-  """Fills a batch of a shape."""
+  """Answers a full batch of a shape."""
   requests: list[Request] = []
   for row in range(engine.settings.shapes.rows_of(shape)[-1]):
-    tokens = (_TOKEN + row,) * shape.length  # Rows of one input share it.
+    tokens = (_TOKEN + row,) * shape.length  # Rows of equal inputs share one.
     if shape.kind == "rank":
       label = (_TOKEN,) * shape.steps
       requests.append(Ranking(tokens, None, (label,)))

@@ -29,7 +29,7 @@ _EOS = 1
 
 
 def make_prompts(model: pt.Model, lengths: Sequence[int]) -> list[Prompt]:
-  """Makes prompts of embeddings of tokens, which answers depend on."""
+  """Makes prompts of token embeddings, which change the answers."""
   table = base_model.token_embedding(model.checkpoint)
   rng = np.random.default_rng(0)
   return [
@@ -39,7 +39,7 @@ def make_prompts(model: pt.Model, lengths: Sequence[int]) -> list[Prompt]:
 
 
 def texts(model: pt.Model, task: str, number: int) -> list[str]:
-  """Returns inputs of a task, as it has them before they are tokens."""
+  """Returns a task's inputs as text."""
   vocabulary_lib.of_model(model.vocabulary)
   rows = seqio.get_mixture_or_task(task).get_dataset(
     {"inputs": 512, "targets": 512}, "train", shuffle=False
@@ -72,7 +72,7 @@ def make_engine(model: pt.Model, longest: int, apart: int) -> Engine:
 def answer(
   engine: Engine, pairs: Sequence[tuple[str, Prompt | None]]
 ) -> list[list[int]]:
-  """Returns the tokens of each answer, asked for all at once."""
+  """Submits all requests at once; returns the tokens of each answer."""
   tickets = engine.submit(
     [
       Generation(engine.tokens_of(text), prompt, TOKENS)
@@ -100,7 +100,7 @@ class Peft:
       "hf",
       str(folder / "model"),
     )
-    # Else it computes in the dtype of the file, which may be bfloat16.
+    # By default it computes in the dtype of the file, maybe bfloat16.
     base = transformers.T5ForConditionalGeneration.from_pretrained(
       folder / "model", dtype=torch.float32
     )
@@ -129,7 +129,7 @@ class Peft:
         do_sample=False,
         num_beams=1,
       ).tolist()
-    return _until_end(found[1:])  # Behind the decoder's start.
+    return _until_end(found[1:])  # After the decoder's start token.
 
 
 def throughput(
@@ -139,7 +139,7 @@ def throughput(
 
   Args:
     model: The frozen model.
-    task: Whose inputs are asked.
+    task: The task of the inputs.
     number: Requests of a turn.
     rounds: Turns of each side.
     folder: For PEFT's files.
@@ -150,7 +150,7 @@ def throughput(
   """
   lengths = [round(x) for x in np.linspace(1, 100, 50)]
   found = make_prompts(model, lengths)
-  # Of their mean length: the work is the same.
+  # Of their mean length, so that the work is the same.
   (single,) = make_prompts(model, [round(float(np.mean(lengths)))])
   inputs = texts(model, task, number)
   order = np.random.default_rng(1).integers(0, len(found), number)
@@ -159,7 +159,7 @@ def throughput(
   peft = Peft(model, found, folder)
   longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
   sides: dict[str, list[float]] = {"fifty": [], "one": [], "peft": []}
-  # Of so many lengths that it is nobody's luck how much of a batch is padding.
+  # Many lengths keep the share of padding alike.
   with make_engine(model, longest, apart=16) as engine:
     asked = {
       "fifty": lambda: answer(engine, mixed),
@@ -194,7 +194,7 @@ def equality(
 
   Args:
     model: The frozen model.
-    task: Whose inputs are asked.
+    task: The task of the inputs.
     number: Inputs in all, each with one of ten prompts.
     folder: For the predictions.
 
@@ -247,7 +247,7 @@ def _infer(
 
   def with_tokens(params: Any, batch: models.Batch) -> tuple[Any, Any]:
     tokens, aux = decode(params, batch)
-    return tokens, {**aux, "tokens": tokens}  # Before they become text.
+    return tokens, {**aux, "tokens": tokens}  # Before decoding to text.
 
   runner.predict_batch_with_aux = with_tokens
   inference.infer(

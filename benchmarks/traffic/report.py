@@ -1,4 +1,4 @@
-"""What the records of serving show, as a table."""
+"""Tables of the records of serving."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

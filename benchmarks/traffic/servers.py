@@ -1,4 +1,4 @@
-"""A server of its own process, and what is sent to it."""
+"""A server in a separate process, and its traffic."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Any
 
+import aiohttp
 import httpx
 import numpy as np
 
@@ -26,7 +27,7 @@ _ANSWER_SECONDS = 120.0
 
 
 class Server:
-  """`python -m prompt_tuning.serve`, which may be killed and started again."""
+  """`prompt-tuning serve`, which may be killed and started again."""
 
   def __init__(
     self,
@@ -40,8 +41,8 @@ class Server:
     Args:
       checkpoint: The frozen model.
       folder: For prompts and jobs.
-      *flags: Instead of those of traffic: short inputs, and a short queue.
-      is_first: Whether nothing was compiled before, and there is no demo yet.
+      *flags: In place of the default flags: short inputs and a short queue.
+      is_first: Whether to start with an empty cache of compiled programs.
     """
     self._environment = dict(os.environ)
     if is_first:
@@ -63,7 +64,7 @@ class Server:
     self._process: subprocess.Popen | None = None
 
   def start(self) -> float:
-    """Starts, and waits until it answers; returns the seconds of it."""
+    """Starts the server and waits until it answers; returns the seconds."""
     begin = time.monotonic()
     process = self._process = subprocess.Popen(
       [
@@ -83,21 +84,21 @@ class Server:
     return time.monotonic() - begin
 
   def stop(self, sig: int = signal.SIGTERM) -> None:
-    """Ends it."""
+    """Ends the server."""
     if self._process is not None:
       self._process.send_signal(sig)
       self._process.wait()
 
   @property
   def resident_bytes(self) -> int:
-    """Its memory, without that of its worker."""
+    """Returns the bytes in memory, without those of its worker."""
     assert self._process is not None
     statm = pathlib.Path(f"/proc/{self._process.pid}/statm").read_text()
     return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
   @property
   def worker(self) -> int:
-    """The process of its worker: there must be one."""
+    """Returns the process id of its only worker."""
     assert self._process is not None
     threads = pathlib.Path(f"/proc/{self._process.pid}/task")
     (worker,) = {
@@ -159,66 +160,15 @@ class Server:
     return httpx.get(f"{self.url}/v1/fine_tuning/jobs/{id}", timeout=60).json()
 
   def events(self, id: str, kind: str) -> list[dict[str, Any]]:
-    """Returns what a job told of one kind, the newest first."""
+    """Returns a job's events of one kind, the newest first."""
     url = f"{self.url}/v1/fine_tuning/jobs/{id}/events"
     events = httpx.get(url, timeout=60).json()["data"]
     return [event["data"] for event in events if event["kind"] == kind]
 
   def attempts(self, id: str) -> int:
-    """Returns how often a job was begun, or begun again."""
-    told = self.events(id, "status")
-    return sum(data["status"] == "running" for data in told)
-
-
-class _Connections:
-  """Connections that are used again: a client that costs next to nothing."""
-
-  # A server closes those that it hears nothing of for five seconds.
-  _IDLE_SECONDS = 3.0
-
-  def __init__(self, address: tuple[str, int]):
-    """Opens none yet."""
-    self._address = address
-    # (when it was used, reader, writer), the last used last.
-    self._free: list[
-      tuple[float, asyncio.StreamReader, asyncio.StreamWriter]
-    ] = []
-
-  async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-    """Returns the status and the headers of an answer.
-
-    Raises:
-      OSError, EOFError: if there is none.
-    """
-    reader, writer = await self._open()
-    try:
-      head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
-      kind = "Content-Type: application/json\r\n"
-      length = f"Content-Length: {len(body)}\r\n"
-      writer.write(f"{head}{kind}{length}\r\n".encode() + body)
-      headers = (await reader.readuntil(b"\r\n\r\n")).lower()
-      length = headers.partition(b"content-length:")[2].split()[0]
-      await reader.readexactly(int(length))
-    except BaseException:
-      writer.close()
-      raise
-    self._free.append((time.monotonic(), reader, writer))
-    return int(headers.split()[1]), headers
-
-  async def _open(
-    self,
-  ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    late = time.monotonic() - self._IDLE_SECONDS
-    while self._free and self._free[0][0] < late:
-      self._free.pop(0)[2].close()
-    if self._free:
-      return self._free.pop()[1:]
-    return await asyncio.open_connection(*self._address)
-
-  def close(self) -> None:
-    """Closes all."""
-    for *_, writer in self._free:
-      writer.close()
+    """Returns how often a job was started."""
+    statuses = self.events(id, "status")
+    return sum(data["status"] == "running" for data in statuses)
 
 
 class Traffic:
@@ -226,54 +176,57 @@ class Traffic:
 
   def __init__(self, server: Server, texts: Sequence[str]):
     """Keeps its arguments."""
-    self._texts = texts
+    self._url, self._texts = server.url, texts
     self._rng = np.random.default_rng(0)
-    self._connections = _Connections(server.address)
-    # (seconds that it took, status; 0: no answer)
+    # (seconds until the answer, status; 0: no answer)
     self._done: list[tuple[float, int]] = []
     self._impolite = 0
     self._seconds = float("nan")
 
+  def _client(self) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+      self._url,
+      # The server closes connections that were idle for five seconds.
+      connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
+      timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS),
+    )
+
   async def at_rate(self, rate: float, seconds: float) -> None:
-    """Sends requests, `rate` a second, and waits for all answers."""
-    start, at, tasks = time.monotonic(), 0.0, set()
-    while at < seconds and time.monotonic() < start + seconds:
-      await asyncio.sleep(max(0.0, start + at - time.monotonic()))
-      task = asyncio.create_task(self._send())
-      tasks.add(task)
-      task.add_done_callback(tasks.discard)
-      at += float(self._rng.exponential(1 / rate))
-    self._seconds = time.monotonic() - start
-    await asyncio.gather(*tasks)
-    self._connections.close()
+    """Sends `rate` requests a second, and waits for all answers."""
+    start, at = time.monotonic(), 0.0
+    async with self._client() as client, asyncio.TaskGroup() as tasks:
+      while at < seconds and time.monotonic() < start + seconds:
+        await asyncio.sleep(max(0.0, start + at - time.monotonic()))
+        tasks.create_task(self._send(client))
+        at += float(self._rng.exponential(1 / rate))
+      self._seconds = time.monotonic() - start
 
   async def as_fast_as_answered(self, clients: int, seconds: float) -> float:
-    """Lets clients each send as they are answered; returns answers a second."""
+    """Lets each client send once it is answered; returns answers a second."""
     end = time.monotonic() + seconds
+    async with self._client() as client:
 
-    async def one() -> None:
-      while time.monotonic() < end:
-        await self._send()
+      async def one() -> None:
+        while time.monotonic() < end:
+          await self._send(client)
 
-    await asyncio.gather(*(one() for _ in range(clients)))
-    self._connections.close()
+      await asyncio.gather(*(one() for _ in range(clients)))
     return len(self._done) / seconds
 
-  async def _send(self) -> None:
+  async def _send(self, client: aiohttp.ClientSession) -> None:
     text = self._texts[int(self._rng.integers(len(self._texts)))]
     name = f"prompt_{int(self._rng.integers(len(LENGTHS)))}"
     body = {"model": name, "prompt": text, "max_tokens": mixed.TOKENS}
     begin, status = time.monotonic(), 0
-    with contextlib.suppress(OSError, EOFError, TimeoutError):
-      async with asyncio.timeout(_ANSWER_SECONDS):
-        status, headers = await self._connections.post(
-          "/v1/completions", json.dumps(body).encode()
-        )
-      self._impolite += status == 429 and b"retry-after:" not in headers
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+      async with client.post("/v1/completions", json=body) as answer:
+        await answer.read()
+        status = answer.status
+        self._impolite += status == 429 and "Retry-After" not in answer.headers
     self._done.append((time.monotonic() - begin, status))
 
   def summary(self) -> dict[str, Any]:
-    """What came of it; `sent_per_second` is less if this cannot follow."""
+    """Returns counts and latencies; a slow client lowers `sent_per_second`."""
     statuses = [status for _, status in self._done]
     taken = [x for x, status in self._done if status == 200] or [np.nan]
     return {
@@ -289,14 +242,14 @@ class Traffic:
 def send(
   server: Server, texts: Sequence[str], rate: float, seconds: float
 ) -> dict[str, Any]:
-  """Sends requests at a rate; returns what came of it."""
+  """Sends requests at a rate; returns the summary."""
   traffic = Traffic(server, texts)
   asyncio.run(traffic.at_rate(rate, seconds))
   return traffic.summary()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 400.0) -> None:
-  """Waits for a condition, which must come."""
+  """Waits for a condition, which must become true."""
   deadline = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < deadline

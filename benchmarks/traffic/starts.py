@@ -1,4 +1,4 @@
-"""What a server takes until it answers: time and memory."""
+"""Time and memory of a server until it answers."""
 
 import json
 import os
@@ -15,8 +15,7 @@ _METRICS = ("model_bytes", "array_bytes", "prompt_table_bytes")
 def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
   """Starts the demo twice, and a server of a model.
 
-  What it has in memory, it does not tell apart; a process that does the same,
-  step after step, does.
+  The memory of its steps is measured in another process that repeats them.
   """
   demo = Server("", folder / "demo", "--demo", is_first=True)
   seconds = []
@@ -28,7 +27,7 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
   place = folder / "model"
   memory = _memory(checkpoint, place)
   flags = (f"--checkpoint={checkpoint}", f"--prompts={folder}", "--jobs=")
-  # It finds what the other has compiled.
+  # It finds the programs that the other compiled.
   server = Server(checkpoint, place, *flags, is_first=True)
   try:
     started = server.start()
@@ -41,7 +40,7 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _memory(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
-  """See `memory.steps`, of a process that has compiled nothing before."""
+  """Runs `memory.steps` in a process with an empty cache."""
   ended = subprocess.run(
     [
       *(sys.executable, pathlib.Path(__file__).with_name("memory.py")),
