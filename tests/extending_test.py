@@ -21,6 +21,7 @@ from prompt_tuning.methods import trainable
 from t5x import eval as eval_lib
 from t5x import gin_utils, models
 from t5x import train as train_lib
+from t5x.configuration import reading
 
 PAGE = documented.ROOT / "docs" / "extending.md"
 # Before a block, the name of a file that it is the content of.
@@ -65,7 +66,7 @@ def _parse(words):
   ]
   gin.clear_config()
   gin_utils.parse_gin_flags(
-    gin_utils.search_paths(),
+    reading.search_paths(),
     [value for name, value in flags if name == "--gin_file"],
     [value for name, value in flags if name == "--gin_bindings"],
   )

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable, Sequence
 import os
 import pathlib
 import sys
-import tokenize
 
 import prompt_tuning
 from prompt_tuning.experiments import launching
@@ -13,7 +12,7 @@ from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.running import Outcome, Place
 from prompt_tuning.training import cluster_options
-from t5x.configuration import gin_text, gin_unused
+from t5x.configuration import checks, reading
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
@@ -93,16 +92,9 @@ def check_commands(cells: Sequence[Cell], root: pathlib.Path) -> None:
     if not files:
       continue
     if files not in macros:
-      macros[files] = gin_text.macros_of(files, paths)
+      macros[files] = reading.macros(files, paths)
     texts = [f"{name} = {value}" for name, value in cell.bindings.items()]
-    gin_unused.refuse_unknown_macros(texts, macros[files])
-    for text in texts:
-      try:
-        gin_text.statements(text)
-      except (SyntaxError, ValueError, tokenize.TokenError) as e:
-        raise ValueError(
-          f"{text} is no gin literal. Strings are quoted: --gin.X=\"'text'\"."
-        ) from e
+    checks.check_macros(texts, macros[files])
 
 
 def _check_gin_files(cells: Sequence[Cell], root: pathlib.Path) -> None:

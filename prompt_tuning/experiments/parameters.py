@@ -118,11 +118,12 @@ def count(sheet: ParameterSheet, size: str) -> Counts:
   """
   frozen, methods, width = set(), {}, 0
   for net in sheet.networks:
-    with gin_utils.built(
+    with gin_utils.bound_arguments(
       network.Transformer,
       [sheet.sizes[size].gin_file, *net.gin_files],
       net.bindings,
-    ) as module:
+    ) as arguments:
+      module = network.Transformer(**arguments)
       width = module.config.emb_dim
       shapes = network.parameter_shapes(module)
     found = {path: math.prod(shape) for path, shape in shapes.items()}

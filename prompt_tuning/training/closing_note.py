@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from t5x.configuration import gin_macros, gin_resolution, gin_text, gin_unused
+from t5x.configuration import checks, reading, resolution
 
 _EVALUATE_PROMPT = "gin/recipes/evaluate_prompt.gin"
 _FROM_FILE = "gin/prompts/from_file.gin"
@@ -88,13 +88,13 @@ def _parts(gin_files: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
   for gin_file in gin_files:
     name = _name(gin_file, paths)
     if not name.startswith(_RUNS) and _has_run(name, paths):
-      yield from _parts(gin_macros.includes(name, paths), paths)
+      yield from _parts(reading.includes(name, paths), paths)
     else:
       yield name
 
 
 def _name(gin_file: str, paths: Sequence[str]) -> str:
-  where = os.path.abspath(gin_text.find(gin_file, paths))
+  where = os.path.abspath(reading.find(gin_file, paths))
   for path in map(os.path.abspath, paths):
     if where.startswith(path.rstrip(os.sep) + os.sep):
       return os.path.relpath(where, path)
@@ -102,7 +102,7 @@ def _name(gin_file: str, paths: Sequence[str]) -> str:
 
 
 def _has_run(gin_file: str, paths: Sequence[str]) -> bool:
-  included = gin_macros.includes(gin_file, paths)
+  included = reading.includes(gin_file, paths)
   return any(
     _name(x, paths).startswith(_RUNS) or _has_run(x, paths) for x in included
   )
@@ -112,10 +112,10 @@ def _own_macros(
   gin_files: Sequence[str], parts: Sequence[str], paths: Sequence[str]
 ) -> Iterator[str]:
   """Bindings of the macros that recipes set beside their includes."""
-  of_parts = gin_macros.macros_of(parts, paths)
-  for name, macro in gin_macros.macros_of(gin_files, paths).items():
-    if name not in of_parts or of_parts[name].value != macro.value:
-      yield f"{name} = {macro.value}"
+  of_parts = reading.macros(parts, paths)
+  for name, macro in reading.macros(gin_files, paths).items():
+    if name not in of_parts or of_parts[name].text != macro.text:
+      yield f"{name} = {macro.text}"
 
 
 def _evaluated(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
@@ -137,8 +137,8 @@ def _evaluated(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
 
 def _macros(gin_files: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
   """Macro -> value, of files and what they include."""
-  found = gin_macros.macros_of(gin_files, paths)
-  return {name: macro.value for name, macro in found.items()}
+  found = reading.macros(gin_files, paths)
+  return {name: macro.text for name, macro in found.items()}
 
 
 def _kept(
@@ -149,9 +149,9 @@ def _kept(
 ) -> dict[str, str]:
   """Bindings of what the evaluation has as well: name -> value."""
   # How it was trained says nothing any more.
-  dropped = set(gin_macros.macros_of(["gin/optimizers/frozen.gin"], paths))
+  dropped = set(reading.macros(["gin/optimizers/frozen.gin"], paths))
   if has_prompt:
-    dropped |= set(gin_macros.macros_of([_FROM_FILE], paths))
+    dropped |= set(reading.macros([_FROM_FILE], paths))
   kept = {}
   for binding in gin_bindings:
     name, _, value = (part.strip() for part in binding.partition("="))
@@ -170,8 +170,8 @@ def _of_training(
   """The names in bindings that gin uses in training alone, by their files."""
   unused = {}
   for program, files in ("train", trained), ("evaluate", evaluated):
-    bindings = gin_resolution.Bindings(files, gin_bindings, paths)
-    unused[program] = set(gin_unused.names(bindings, program, gin_bindings))
+    bindings = resolution.Bindings(files, gin_bindings, paths)
+    unused[program] = set(checks.unused(bindings, program, gin_bindings))
   return unused["evaluate"] - unused["train"]
 
 

@@ -6,124 +6,22 @@ import os
 import re
 import sys
 import threading
-import tokenize
-from typing import Any, TypeVar
+from typing import Any
 
 from absl import app, flags, logging
 import gin
 
 from t5x import clusters
-from t5x.configuration import (
-  gin_macros,
-  gin_resolution,
-  gin_text,
-  gin_unused,
-  gin_values,
-  run_configuration,
-)
+from t5x.configuration import checks, reading, resolution, run_configuration
 from t5x.configuration.client import clients
+from t5x.configuration.command_flags import define_flags, rewrite_gin_args
 from t5x.files import safe_files
 
-_T = TypeVar("_T")
 _ONE_CONFIGURATION = threading.RLock()
-
 # What gin appends to messages: the call stack, or the whole configuration.
 _GIN_NOTES = re.compile(
   r"\n\s*In call to configurable .*| in config string:.*", re.DOTALL
 )
-
-
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the flags that the three entry points share, in `values`."""
-
-  def define(kind: str, name: str, default: Any, about: str) -> None:
-    getattr(flags, f"DEFINE_{kind}")(name, default, about, flag_values=values)
-
-  define("multi_string", "gin_file", [], "A gin file; later ones win.")
-  define(
-    "multi_string",
-    "gin_bindings",
-    [],
-    "A gin binding, 'A.B = V'. --gin.A.B=V says the same. Strings are quoted: "
-    "--gin.X=\"'text'\".",
-  )
-  define(
-    "list",
-    "gin_search_paths",
-    ["."],
-    "Folders in which gin files are looked for, in order. The folders of the "
-    "installed packages follow.",
-  )
-  define(
-    "string",
-    "tfds_data_dir",
-    None,
-    "Where TFDS data lies; overrides every task's own.",
-  )
-  define(
-    "list",
-    "seqio_additional_cache_dirs",
-    [],
-    "Folders with cached seqio tasks.",
-  )
-  define(
-    "bool",
-    "multiprocess_gpu",
-    None,
-    "Start jax.distributed, with the flags below where processes do not find "
-    "each other. By default: on TPU VMs, under srun, and if a flag is given.",
-  )
-  define("string", "coordinator_address", None, "host:port of process 0.")
-  define("integer", "process_count", None, "Number of processes.")
-  define("integer", "process_index", None, "Index of this process.")
-  define(
-    "integer",
-    "initialization_timeout",
-    None,
-    "Seconds to wait for all processes.",
-  )
-  define("bool", "dry_run", False, "Parse the configuration, then stop.")
-  define(
-    "bool",
-    "traceback",
-    False,
-    "Show where an error was raised, not its message only.",
-  )
-
-
-def rewrite_gin_args(args: Sequence[str]) -> list[str]:
-  """Rewrites `--gin.A.B=V` to `--gin_bindings=A.B = V`.
-
-  Args:
-    args: The command line.
-
-  Returns:
-    The command line that absl can parse.
-
-  Raises:
-    ValueError: if such an argument has no `=`.
-  """
-
-  def rewrite(arg: str) -> str:
-    match = re.match(r"--?gin\.(.*)", arg, re.DOTALL)
-    if not match:
-      return arg
-    name, equals, value = match[1].partition("=")
-    if not equals:
-      raise ValueError(f"Expected --gin.NAME=VALUE, got {arg}.")
-    return f"--gin_bindings={name} = {value}"
-
-  return [rewrite(arg) for arg in args]
-
-
-def search_paths(given: Sequence[str] = (".",)) -> list[str]:
-  """Returns the folders for gin files: those given, then the packages'."""
-  return list(dict.fromkeys([*given, *(x.gin_path for x in clients())]))
-
-
-def is_required(macro: str) -> bool:
-  """Whether the configuration leaves a macro's value to the user."""
-  return repr(gin.query_parameter(f"%{macro}")) == "%gin.REQUIRED"
 
 
 def parse_gin_flags(
@@ -143,15 +41,17 @@ def parse_gin_flags(
     finalize_config: Whether to check for missing values and lock.
 
   Raises:
-    ValueError: if a file is missing or no gin, if it or a binding names
-      nothing, or if a required macro has no value (all of them are listed).
+    ValueError: if a file is missing or not valid gin syntax, if it or a binding
+      names something that does not exist, or if required macros have no value
+      (all of them are listed).
   """
   # gin's own list begins with the working directory, and only grows.
   gin.config._LOCATION_PREFIXES[:] = list(gin_search_paths) or [""]
-  macros = gin_text.macros_of(gin_files, gin_search_paths)
+  macros = reading.macros(gin_files, gin_search_paths)
+  given = {x.label for text in gin_bindings for x in reading.from_text(text)}
   if not skip_unknown:
-    gin_unused.refuse_unknown_macros(gin_bindings, macros)
-  # gin logs an error for every folder that it looks into in vain.
+    checks.check_macros(gin_bindings, macros)
+  # gin logs an error for every folder that lacks a file.
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.FATAL)
   try:
@@ -161,23 +61,12 @@ def parse_gin_flags(
       skip_unknown=skip_unknown,
       finalize_config=False,
     )
-  except (SyntaxError, tokenize.TokenError) as e:  # The files were parsed.
-    given = (getattr(e, "text", None) or " ".join(gin_bindings)).strip()
-    raise ValueError(
-      f"{given} is no gin literal. Strings are quoted: --gin.X=\"'text'\"."
-    ) from e
-  except (AttributeError, NameError) as e:  # What is named is not there.
+  except (AttributeError, NameError) as e:  # A name that does not exist.
     raise ValueError(" ".join(str(e).split())) from e
   finally:
     logging.set_verbosity(verbosity)
   if finalize_config:
-    given = {binding.partition("=")[0].strip() for binding in gin_bindings}
-    missing = gin_macros.undefined(gin_files, gin_search_paths) - given
-    missing |= {name for name in macros if is_required(name)}
-    if missing:
-      raise ValueError(
-        gin_macros.what_gives(missing, gin_files, gin_search_paths)
-      )
+    checks.check_complete(gin_files, given, gin_search_paths)
     gin.finalize()
 
 
@@ -187,56 +76,37 @@ def configuration(program: str) -> run_configuration.RunConfiguration:
 
 
 @contextlib.contextmanager
-def built(
-  target: Callable[..., _T],
-  gin_files: Sequence[str],
-  gin_bindings: Sequence[str],
-) -> Iterator[_T]:
-  """Calls `target` as a configuration says, and forgets the configuration.
-
-  gin has one configuration in a program. This one holds inside of the context,
-  for modules that are made when the result is called; other threads wait for
-  its end. Then, the one from before holds again.
-
-  Args:
-    target: A function or class, whose parameters may be bound.
-    gin_files: Files, in order; later ones win. Macros that `target` does not
-      use may lack a value.
-    gin_bindings: Overrides, which win over the files.
-
-  Yields:
-    What `target` returns.
-
-  Raises:
-    ValueError: as `parse_gin_flags` does.
-  """
-  with _configured(gin_files, gin_bindings):
-    yield gin.get_configurable(target)()
-
-
-@contextlib.contextmanager
 def bound_arguments(
   fn: Callable[..., Any],
   gin_files: Sequence[str],
   gin_bindings: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
-  """Yields what a configuration calls `fn` with, as `built` would."""
-  with _configured(gin_files, gin_bindings):
-    yield gin.get_bindings(fn)
+  """Reads a configuration, and forgets it at the end of the context.
 
+  gin has one configuration in a program. This one holds inside the context, for
+  modules that are made when the function is called; other threads wait for its
+  end. Then the previous one holds again.
 
-@contextlib.contextmanager
-def _configured(
-  gin_files: Sequence[str], gin_bindings: Sequence[str]
-) -> Iterator[None]:
+  Args:
+    fn: A function or class, whose parameters may be bound.
+    gin_files: The files, in order; later ones win. Macros that `fn` does not
+      use may lack a value.
+    gin_bindings: Overrides, which win over the files.
+
+  Yields:
+    The arguments that gin calls `fn` with.
+
+  Raises:
+    ValueError: as `parse_gin_flags` does.
+  """
   with _ONE_CONFIGURATION:
     before, was_locked = gin.config_str(), gin.config_is_locked()
     gin.clear_config()
     try:
       parse_gin_flags(
-        search_paths(), gin_files, gin_bindings, finalize_config=False
+        reading.search_paths(), gin_files, gin_bindings, finalize_config=False
       )
-      yield
+      yield gin.get_bindings(fn)
     finally:
       gin.clear_config()
       gin.parse_config(before)
@@ -291,17 +161,19 @@ def _start(
   seqio.add_global_cache_dirs(values.seqio_additional_cache_dirs)
   configured = gin.configurable(fn)
   parse_gin_flags(
-    search_paths(values.gin_search_paths), values.gin_file, values.gin_bindings
+    reading.search_paths(values.gin_search_paths),
+    values.gin_file,
+    values.gin_bindings,
   )
-  bindings = gin_resolution.Bindings(bindings=[gin.config_str()])
+  bindings = resolution.Bindings(texts=[gin.config_str()])
   if bindings.root(fn.__name__) is None:
     raise ValueError(
       "None of the gin files configures a run. Name a recipe, "
       "--gin_file=gin/recipes/NAME.gin, or a run, "
       "--gin_file=gin/runs/NAME.gin; --help lists them."
     )
-  gin_unused.check(bindings, fn.__name__, values.gin_bindings)
-  gin_values.check(gin_resolution.resolve(bindings, fn.__name__), fn)
+  checks.check_used(bindings, fn.__name__, values.gin_bindings)
+  checks.check_types(resolution.resolve(bindings, fn.__name__), fn)
   if values.dry_run:
     print(gin.config_str())
     return
@@ -309,10 +181,8 @@ def _start(
   run(configured)
 
 
-def closing_notes(
-  model_dir: str, best: Mapping[str, Any] | None
-) -> Iterator[str]:
-  """Yields what installed packages say of a run that has ended.
+def next_steps(model_dir: str, best: Mapping[str, Any] | None) -> Iterator[str]:
+  """Yields what installed packages suggest to do with a finished run.
 
   Args:
     model_dir: The run's folder.
@@ -333,7 +203,7 @@ def closing_notes(
         values.gin_file,
         values.gin_bindings,
         others,
-        search_paths(paths),
+        reading.search_paths(paths),
       )
 
 

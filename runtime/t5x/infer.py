@@ -3,10 +3,10 @@
 from collections.abc import Callable
 import sys
 
-from t5x.configuration import gin_help
+from t5x.configuration import help_page
 
 if __name__ == "__main__":
-  gin_help.show_if_asked("infer")  # Before what takes seconds.
+  help_page.show_if_asked("infer")  # Before what takes seconds.
 
 import jax
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 import sys
 
-from t5x.configuration import gin_help
+from t5x.configuration import help_page
 
 if __name__ == "__main__":
-  gin_help.show_if_asked("train")  # Before what takes seconds.
+  help_page.show_if_asked("train")  # Before what takes seconds.
 
 from absl import logging
 import jax
@@ -44,9 +44,9 @@ def main(train: Callable[..., Outcome]) -> None:
     )
   if outcome.status != "interrupted" and is_first:
     try:
-      for note in gin_utils.closing_notes(outcome.model_dir, outcome.best):
+      for note in gin_utils.next_steps(outcome.model_dir, outcome.best):
         print(note, flush=True)
-    except (ValueError, OSError, SyntaxError) as e:
+    except (ValueError, OSError) as e:
       # The files of its command may have changed; the run is over all the same.
       logging.warning("What to do with the result cannot be said: %s", e)
   if outcome.status == "interrupted":

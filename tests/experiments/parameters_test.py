@@ -87,11 +87,12 @@ def test_counts_of_a_model():
 def test_method_alone_trains_what_is_counted_for_it():
   counts = parameters.count(TINY, "tiny")
   for name, method in SHEET.methods().items():
-    with gin_utils.built(
+    with gin_utils.bound_arguments(
       models.EncoderDecoderModel,
       [TINY.sizes["tiny"].gin_file, *method.gin_files],
       method.bindings,
-    ) as model:
+    ) as arguments:
+      model = models.EncoderDecoderModel(**arguments)
       shapes = jax.eval_shape(
         lambda rng, model=model: model.get_initial_variables(
           rng, tiny.input_shapes()

@@ -226,7 +226,7 @@ EVALUATE, MULTITASK, ENSEMBLE = (
 def test_command_that_lacks_what_shapes_it_says_what(files, given, message):
   with (
     pytest.raises(ValueError, match=message),
-    programs.reading(files, given, jax.devices()[:1]),
+    programs.read_command(files, given, jax.devices()[:1]),
   ):
     pass
 
@@ -240,12 +240,12 @@ def test_command_that_lacks_what_shapes_it_says_what(files, given, message):
 )
 def test_lengths_of_an_evaluation_can_be_given(files, given):
   bindings = ["PROMPT_LENGTH = 7", given + " = {'inputs': 1138, 'targets': 4}"]
-  with programs.reading(files, bindings, jax.devices()[:1]) as read:
+  with programs.read_command(files, bindings, jax.devices()[:1]) as read:
     assert read.batch["encoder_input_tokens"].shape == (32, 1138)
 
 
 def test_length_of_a_prompt_may_stand_for_its_file():
-  with programs.reading(
+  with programs.read_command(
     EVALUATE, [*TINY[1:], "PROMPT=None", "PROMPT_LENGTH = 7"], jax.devices()[:1]
   ) as command:
     prompt = command.state.params["encoder"]["prompt"]["prompt"]

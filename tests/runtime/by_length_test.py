@@ -10,8 +10,8 @@ import pytest
 import tiny
 
 from prompt_tuning.methods import trainable
-from t5x import by_length, gin_utils, models, optimizers, trainer
-from t5x.configuration import gin_resolution, run_configuration
+from t5x import by_length, models, optimizers, trainer
+from t5x.configuration import reading, resolution, run_configuration
 from t5x.runs import initialization
 
 LONGEST, TARGETS = 160, 5
@@ -161,12 +161,12 @@ def test_a_step_depends_on_its_number_whenever_a_run_is_stopped():
 
 @pytest.mark.parametrize("number", ["None", "4"])
 def test_number_of_microbatches_reaches_the_trainer_and_no_record(number):
-  read = gin_resolution.Bindings(
+  read = resolution.Bindings(
     ["gin/runs/train.gin", "gin/runs/by_length.gin"],
     [f"NUM_MICROBATCHES = {number}"],
-    gin_utils.search_paths(),
+    reading.search_paths(),
   )
-  told = {x.name: x.text for x in gin_resolution.resolve(read, "train")}
+  told = {x.name: x.text for x in resolution.resolve(read, "train")}
   assert told["t5x.Trainer.refused_microbatches"] == number
   recorded = run_configuration.of_bindings("train", read).settings
   assert "t5x.Trainer.num_lengths" in recorded

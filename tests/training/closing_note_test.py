@@ -7,7 +7,7 @@ import pytest
 import prompt_tuning
 from prompt_tuning.training import closing_note
 from t5x import gin_utils
-from t5x.configuration import gin_resolution
+from t5x.configuration import resolution
 
 MODEL = "gin/models/ladder_s.gin"
 BEST = {"step": 2600, "score": 61.125}
@@ -25,8 +25,8 @@ def _evaluation(note, paths=(".",)):
   for flag in flags:
     name, _, value = flag.partition("=")
     values[name].append(value)
-  bindings = gin_resolution.Bindings(*values.values(), paths)
-  settings = gin_resolution.resolve(bindings, "evaluate")
+  bindings = resolution.Bindings(*values.values(), paths)
+  settings = resolution.resolve(bindings, "evaluate")
   return {x.name: x.text for x in settings}
 
 

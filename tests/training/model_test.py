@@ -17,6 +17,7 @@ import tiny
 import prompt_tuning as pt
 from prompt_tuning.data import text_pairs, vocabulary
 from t5x import checkpoints, gin_utils
+from t5x.configuration import reading
 from t5x.runs import records, training
 
 LADDER = "checkpoints/ladder_xs/lm_100"
@@ -309,7 +310,7 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
   }
   gin.clear_config()
   gin_utils.parse_gin_flags(
-    gin_utils.search_paths(),
+    reading.search_paths(),
     ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"],
     [f"{name} = {value!r}" for name, value in macros.items()],
   )

@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from t5x.configuration import client, gin_resolution
+from t5x.configuration import client, resolution
 
 # The program that leaves a record -> its function, which gin binds.
 FUNCTIONS = {"train": "train", "eval": "evaluate", "infer": "infer"}
@@ -150,11 +150,11 @@ def of_settings(program: str, settings: Mapping[str, Any]) -> RunConfiguration:
 
 def of_gin(program: str, gin_text: str) -> RunConfiguration:
   """Makes the configuration that `gin.config_str()` describes."""
-  return of_bindings(program, gin_resolution.Bindings(bindings=[gin_text]))
+  return of_bindings(program, resolution.Bindings(texts=[gin_text]))
 
 
 def of_bindings(
-  program: str, bindings: gin_resolution.Bindings
+  program: str, bindings: resolution.Bindings
 ) -> RunConfiguration:
   """Makes the configuration of gin files and bindings.
 
@@ -163,7 +163,7 @@ def of_bindings(
     bindings: The files' and the command's.
   """
   function = FUNCTIONS.get(program, program)
-  settings = gin_resolution.resolve(bindings, function, _NO_SETTINGS)
+  settings = resolution.resolve(bindings, function, _NO_SETTINGS)
   return _made(
     program,
     {x.name: x.text for x in settings},

@@ -2,7 +2,6 @@
 
 from collections.abc import (
   Callable,
-  Collection,
   Generator,
   Iterator,
   Mapping,
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x import gin_utils, infer_fn, partitioning, utils
-from t5x.configuration import gin_macros, gin_resolution, gin_text
+from t5x.configuration import checks, reading, resolution
 from t5x.runs import evaluation, inference, initialization, training
 
 # Where the command does not say it: no task is read. [B, 512] and, of
@@ -110,12 +109,12 @@ def programs_of(
     ValueError: if the files configure no run, the devices do not fit, or the
       command has no such program.
   """
-  with reading(gin_files, gin_bindings, devices) as command:
+  with read_command(gin_files, gin_bindings, devices) as command:
     yield from _traced(command, names)
 
 
 @contextlib.contextmanager
-def reading(
+def read_command(
   gin_files: Sequence[str],
   gin_bindings: Sequence[str],
   devices: Sequence[Any],
@@ -134,25 +133,25 @@ def _read(
   gin_bindings: Sequence[str],
   devices: Sequence[Any],
 ) -> Iterator[Command]:
-  paths = gin_utils.search_paths()
+  paths = reading.search_paths()
   if not gin_files:
     raise ValueError("Expected the --gin_file flags of a command, got none.")
   files, bindings = list(gin_files), list(gin_bindings)
-  macros = gin_text.macros_of(files, paths)
+  macros = reading.macros(files, paths)
   if "PROMPT" in macros:  # It may be made of the checkpoint's embeddings.
     files.append("gin/prompts/random_uniform.gin")
     bindings = [b for b in bindings if b.partition("=")[0].strip() != "PROMPT"]
   given = _given(bindings)
   if "PROMPT_LENGTH" in given:
     given.add("PROMPT_FILE")  # It is read for its length alone.
-  if "TASK_PREFIXES" in macros - given:
+  if "TASK_PREFIXES" in set(macros) - given:
     given.add("TASK")  # A prompt has as many rows as the task has parts.
   opened = [
     f"{name} = {value}"
     for name, value in left_open(files, bindings).items()
     if name not in given
   ]
-  found = gin_resolution.Bindings(files, paths=paths)
+  found = resolution.Bindings(files, paths=paths)
   program = next(
     (x for x in (_TRAIN, _EVALUATE, _INFER) if found.root(x) is not None), None
   )
@@ -161,7 +160,7 @@ def _read(
       "None of the gin files configures a run: give the flags of a train, eval "
       "or infer command, with its --gin_file=gin/recipes/NAME.gin."
     )
-  _check_given(files, given | set(_OPEN), paths)
+  checks.check_complete(files, given | set(_OPEN), paths)
   files.append(str(_STAND_INS))
   with (
     partitioning.using_devices(devices),
@@ -192,34 +191,20 @@ def left_open(
   Raises:
     ValueError: if a gin file is missing or is no gin.
   """
-  macros = gin_macros.macros_of(gin_files, gin_utils.search_paths())
+  macros = reading.macros(gin_files, reading.search_paths())
   given = _given(gin_bindings)
   return {
     name: value
     for name, value in _OPEN.items()
     if name in macros
     and name not in given
-    and not (name in _OF_FILES and _is_literal(macros[name].value))
+    and not (name in _OF_FILES and _is_literal(macros[name].text))
   }
 
 
 def _is_literal(value: str) -> bool:
   """Whether a macro has a value of its own: no reference, no None."""
   return value != "None" and not value.startswith(("@", "%"))
-
-
-def _check_given(
-  files: Sequence[str], given: Collection[str], paths: Sequence[str]
-) -> None:
-  """Raises ValueError if macros without a value are not among those given."""
-  required = {
-    name
-    for name, macro in gin_macros.macros_of(files, paths).items()
-    if macro.value == gin_macros.REQUIRED
-  }
-  missing = (gin_macros.undefined(files, paths) | required) - set(given)
-  if missing:
-    raise ValueError(gin_macros.what_gives(missing, files, paths))
 
 
 @contextlib.contextmanager

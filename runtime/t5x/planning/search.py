@@ -7,8 +7,7 @@ import itertools
 import time
 from typing import Any, NamedTuple
 
-from t5x import gin_utils
-from t5x.configuration import gin_text
+from t5x.configuration import reading
 from t5x.planning import measures, programs, targets
 
 _PARTITIONS = "partitioning.PjitPartitioner.num_partitions"
@@ -97,7 +96,7 @@ def candidates(
     gin_files: Of the command; what they do not know is left alone.
     gin_bindings: Of the command; what they set is left alone.
   """
-  macros = gin_text.macros_of(gin_files, gin_utils.search_paths())
+  macros = reading.macros(gin_files, reading.search_paths())
   given = {b.partition("=")[0].strip() for b in gin_bindings}
   splits = [2**i for i in range(devices.bit_length()) if devices >= 2**i]
   values: Sequence[Sequence[Any]] = (
@@ -188,7 +187,7 @@ def _hold(
 ) -> Held:
   """Reads a command for devices."""
   try:
-    with programs.reading(gin_files, bindings, target.devices) as command:
+    with programs.read_command(gin_files, bindings, target.devices) as command:
       examples = command.batch_size // command.data_ways
       return Held(measures.bytes_of(command.state), examples)
   except ValueError as e:

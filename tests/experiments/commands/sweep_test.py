@@ -76,7 +76,10 @@ def test_gin_files_are_those_of_the_root(root, monkeypatch, flags):
   ("wrong", "message"),
   [
     ("--gin.SLEEEP=1.0", "No gin file defines SLEEEP, .*Did you mean SLEEP"),
-    ("--gin.FAIL=words", "FAIL = words is no gin literal. Strings are quoted"),
+    (
+      "--gin.FAIL=words",
+      "FAIL = words is not valid gin syntax. Strings are quoted",
+    ),
   ],
 )
 def test_wrong_binding_is_refused_before_anything_runs(root, wrong, message):

@@ -1,4 +1,4 @@
-"""What `--help` prints. It imports neither JAX nor what gin files name."""
+"""The text of `--help`, made without importing JAX or what gin files name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import shutil
@@ -8,15 +8,14 @@ import textwrap
 
 from absl import flags
 
-from t5x import gin_utils
-from t5x.configuration import gin_macros
+from t5x.configuration import command_flags, reading
 from t5x.configuration.client import clients
 
 _WIDTH = 79
 
 
 def show_if_asked(program: str) -> None:
-  """Prints help and ends the program if its arguments ask for that, or lack.
+  """Prints help and exits if the arguments ask for it or there are none.
 
   Args:
     program: "train", "eval" or "infer".
@@ -26,10 +25,10 @@ def show_if_asked(program: str) -> None:
     return
   try:
     shown = text(program, arguments)
-  except (ValueError, SyntaxError) as e:
+  except ValueError as e:
     sys.exit(f"Error: {e}")
-  # Whoever reads may have seen enough, such as `head`: that ends it quietly, as
-  # it ends other commands. It is the last thing that the process does.
+  # A reader such as `head` may stop early: end quietly, as other commands do.
+  # Nothing else happens in this process.
   signal.signal(signal.SIGPIPE, signal.SIG_DFL)
   print(shown, flush=True)
   sys.exit(0)
@@ -40,43 +39,42 @@ def text(program: str, arguments: Sequence[str] = ()) -> str:
 
   Args:
     program: "train", "eval" or "infer".
-    arguments: Of the command: the macros of the gin files that it names are
-      shown with their values.
+    arguments: The arguments of the command. If they name gin files, the help
+      shows the files' macros with their values.
 
   Raises:
     ValueError: if a named gin file is missing.
   """
-  paths = gin_utils.search_paths(
-    (_values(arguments, "gin_search_paths") or ["."])[-1].split(",")
-  )
+  given = _values(arguments, "gin_search_paths")
+  paths = reading.search_paths(given[-1].split(",") if given else ["."])
   lines = [
     f"python -m t5x.{program} --gin_file=... --gin.NAME=VALUE",
     "",
     "A command names a model, a recipe, a task and a folder:",
   ]
   for client in clients():
-    if arguments_ := client.examples.get(program):
-      example = (f"python -m t5x.{program}", *arguments_)
-      lines += [
-        "",
-        *textwrap.indent(" \\\n  ".join(example), "  ").splitlines(),
-      ]
+    if example := client.examples.get(program):
+      command = " \\\n  ".join([f"python -m t5x.{program}", *example])
+      lines += ["", *textwrap.indent(command, "  ").splitlines()]
   if gin_files := _values(arguments, "gin_file"):
     lines += ["", "Macros of these files, --gin.NAME=VALUE (strings quoted):"]
     lines += _macro_lines(gin_files, arguments, paths)
   else:
     lines += ["", "--help after some gin files shows their macros."]
-  for kind, files in gin_macros.files_by_kind(paths).items():
+  for kind, files in reading.files_by_kind(paths).items():
     lines += ["", f"gin/{kind}/*.gin:", *_columns(files)]
   for client in clients():
     for heading, names in client.task_names().items():
       lines += ["", f"{heading}:", *_filled(", ".join(names))]
-  lines += ["", "Flags:", *_columns(_flags())]
-  return "\n".join(lines)
+  values = flags.FlagValues()
+  command_flags.define_flags(values)
+  # absl adds that some may be repeated.
+  about = {f"--{x}": str(values[x].help).split(";\n")[0] for x in values}
+  return "\n".join([*lines, "", "Flags:", *_columns(about)])
 
 
 def _values(arguments: Sequence[str], flag: str) -> list[str]:
-  """The values that a flag is given, as --flag=value or --flag value."""
+  """Returns the values of a flag, given as --flag=value or --flag value."""
   found = []
   for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
     name, equals, value = argument.lstrip("-").partition("=")
@@ -88,23 +86,16 @@ def _values(arguments: Sequence[str], flag: str) -> list[str]:
 def _macro_lines(
   gin_files: Sequence[str], arguments: Sequence[str], paths: Sequence[str]
 ) -> Iterator[str]:
-  found = gin_macros.macros_of(gin_files, paths)
-  for argument in gin_utils.rewrite_gin_args(arguments):
+  macros = reading.macros(gin_files, paths)
+  given = {}
+  for argument in command_flags.rewrite_gin_args(arguments):
     name, _, value = argument.partition("=")[2].partition(" = ")
-    if name in found:
-      found[name] = gin_macros.Macro(value, found[name].comment)
-  for name, macro in sorted(found.items()):
-    value = "required" if macro.value == gin_macros.REQUIRED else macro.value
+    given[name] = value
+  for name, macro in sorted(macros.items()):
+    value = given.get(name, macro.text)
+    value = "required" if value == reading.REQUIRED else value
     yield from _filled(f"{name} = {value}", "  ")
     yield from _filled(macro.comment, "      ") if macro.comment else ()
-
-
-def _flags() -> dict[str, str]:
-  """The flags of the programs, which are defined as they start."""
-  values = flags.FlagValues()
-  gin_utils.define_flags(values)
-  # absl adds that some may be repeated.
-  return {f"--{x}": str(values[x].help).split(";\n")[0] for x in values}
 
 
 def _columns(rows: Mapping[str, str]) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""What a gin configuration says, whatever words it says it in."""
+"""Resolved settings of a gin configuration, whatever words express them."""
 
 import pytest
 
-from t5x.configuration import gin_resolution, gin_text
+from t5x.configuration import resolution
 
 FILE = """
 from __gin__ import dynamic_registration
@@ -38,8 +38,8 @@ SETTINGS = {
 
 
 def settings(text, *bindings):
-  read = gin_resolution.Bindings(bindings=[text, *bindings])
-  return {x.name: x.text for x in gin_resolution.resolve(read, "train")}
+  read = resolution.Bindings(texts=[text, *bindings])
+  return {x.name: x.text for x in resolution.resolve(read, "train")}
 
 
 def test_resolves_macros_imports_scopes_and_methods():
@@ -87,47 +87,47 @@ def test_other_values_are_seen(old, new, name, value):
   assert settings(FILE.replace(old, new))[name] == value
 
 
-def test_bindings_win_and_need_no_imports():
-  resolved = settings(FILE, "RATE = 7", "network.Model.predict.beams = 1")
-  assert resolved["t5x.schedule.rate"] == "7"
-  assert resolved["mine.Model.predict.beams"] == "1"
-
-
-def test_binding_of_what_files_only_refer_to_is_seen():
-  text = FILE.replace("utils.schedule.rate = %RATE\n", "")
-  assert settings(text, "utils.schedule.rate = 2")["t5x.schedule.rate"] == "2"
+@pytest.mark.parametrize(
+  ("text", "binding", "name", "value"),
+  [
+    (FILE, "RATE = 7", "t5x.schedule.rate", "7"),
+    (
+      FILE,
+      "network.Model.predict.beams = 1",
+      "mine.Model.predict.beams",
+      "1",
+    ),
+    # Files only refer to it.
+    (
+      FILE.replace("utils.schedule.rate = %RATE\n", ""),
+      "utils.schedule.rate = 2",
+      "t5x.schedule.rate",
+      "2",
+    ),
+    # Defined by itself.
+    (FILE, "RATE = %RATE", "t5x.schedule.rate", "%RATE"),
+    # Nothing configures the program.
+    ("SEED = 1", "SEED = 2", "SEED", "2"),
+  ],
+)
+def test_bindings_win_and_need_no_imports(text, binding, name, value):
+  assert settings(text, binding)[name] == value
 
 
 def test_setting_knows_its_macro():
-  read = gin_resolution.Bindings(bindings=[FILE])
-  macros = {x.name: x.macro for x in gin_resolution.resolve(read, "train")}
+  read = resolution.Bindings(texts=[FILE])
+  macros = {x.name: x.macro for x in resolution.resolve(read, "train")}
   assert macros["t5x.schedule.rate"] == "RATE"
   assert macros["mine.Model.predict.beams"] is None
-
-
-def test_macro_that_is_defined_by_itself_ends():
-  assert settings(FILE, "RATE = %RATE")["t5x.schedule.rate"] == "%RATE"
-
-
-def test_program_that_gin_does_not_bind_has_its_macros():
-  assert settings("SEED = 1") == {"SEED": "1"}
 
 
 def test_files_are_read_where_they_are_included(tmp_path):
   (tmp_path / "inner.gin").write_text(FILE)
   outer = "include 'inner.gin'\nRATE = 0.1\n"
   (tmp_path / "outer.gin").write_text(outer)
-  read = gin_resolution.Bindings(["outer.gin"], paths=[str(tmp_path)])
-  found = {x.name: x.text for x in gin_resolution.resolve(read, "train")}
+  read = resolution.Bindings(["outer.gin"], paths=[str(tmp_path)])
+  found = {x.name: x.text for x in resolution.resolve(read, "train")}
   assert found == SETTINGS | {"t5x.schedule.rate": "0.1"}
-  macros = gin_text.macros_of(["outer.gin"], [str(tmp_path)])
-  assert macros == {"RATE", "LENGTHS", "MODEL"}
-
-
-def test_missing_file_is_named_with_its_like(tmp_path):
-  (tmp_path / "lora.gin").write_text("")
-  with pytest.raises(ValueError, match=r"No gin file lara\.gin .*lora\.gin"):
-    gin_text.find("lara.gin", [str(tmp_path)])
 
 
 def test_two_of_one_name_are_told_apart():
