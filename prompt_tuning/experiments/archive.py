@@ -9,7 +9,7 @@ from prompt_tuning.experiments import records
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.records import RunRecord, StoredRecord
 from t5x import checkpoints
-from t5x.configuration import gin_resolution, run_configuration
+from t5x.configuration import resolution, run_configuration
 from t5x.configuration.run_configuration import Difference, RunConfiguration
 
 
@@ -35,7 +35,7 @@ class Archive:
     """
     self.stored = list(stored)
     self._root = root
-    self._gin_files: dict[tuple[str, ...], gin_resolution.Bindings] = {}
+    self._gin_files: dict[tuple[str, ...], resolution.Bindings] = {}
     self._configurations: dict[Cell, RunConfiguration] = {}
     self._fingerprints: dict[str, str | None] = {}
     self._by_hash: dict[str, StoredRecord] = {}
@@ -72,14 +72,14 @@ class Archive:
     try:
       if cell.gin_files not in self._gin_files:
         paths = [str(self._root), prompt_tuning.gin_search_path()]
-        self._gin_files[cell.gin_files] = gin_resolution.Bindings(
+        self._gin_files[cell.gin_files] = resolution.Bindings(
           cell.gin_files, paths=paths
         )
       bindings = self._gin_files[cell.gin_files].with_bindings(
         f"{name} = {value}" for name, value in cell.bindings.items()
       )
-    except SyntaxError as e:
-      raise ValueError(f"{cell.full_name}: {e}.") from e
+    except ValueError as e:
+      raise ValueError(f"{cell.full_name}: {e}") from e
     found = run_configuration.of_bindings(cell.kind, bindings)
     self._configurations[cell] = found
     return found
