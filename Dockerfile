@@ -11,7 +11,6 @@ COPY constraints.txt pyproject.toml README.md ./
 COPY prompt_tuning/__init__.py prompt_tuning/
 COPY runtime runtime
 COPY gin gin
-COPY scripts scripts
 RUN pip install --no-cache-dir --constraint=constraints.txt \
   ".[serving]" ./runtime
 COPY prompt_tuning prompt_tuning
@@ -26,7 +25,7 @@ VOLUME ["/prompts", "/jobs"]
 EXPOSE 8000
 HEALTHCHECK --start-period=5m CMD python -c \
   "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz')"
-# A process that gets SIGTERM itself, and finishes what it has.
-ENTRYPOINT ["python", "-m", "prompt_tuning.serve", "--host=0.0.0.0", \
+# The server gets SIGTERM itself, and finishes the requests it has.
+ENTRYPOINT ["prompt-tuning", "serve", "--host=0.0.0.0", \
   "--prompts=/prompts", "--jobs=/jobs"]
 CMD ["--checkpoint=/model"]

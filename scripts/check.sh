@@ -8,4 +8,4 @@ python="${PROMPT_TUNING_VENV:-.venv}/bin/python"
 "$python" -m ruff check
 "$python" -m ruff format --check
 "$python" -m basedpyright --pythonpath "$python" --level error
-"$python" scripts/tabulate.py --check
+"$python" -m prompt_tuning tabulate --check

@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
-# Sets up, then runs the checks of scripts/check.sh and the tests. Arguments go
-# to pytest: bash scripts/test.sh -m "not slow" tests/models
+# Installs the project, then runs scripts/check.sh and the tests that are not
+# slow; with --all, all tests. Other arguments go to pytest:
+#
+#   bash scripts/test.sh --all tests/models
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+arguments=(-m "not slow" "$@")
+if [[ "${1:-}" == --all ]]; then
+  arguments=("${@:2}")
+fi
 bash "$root/scripts/setup.sh" interop
 bash "$root/scripts/check.sh"
 cd "$root"
 if ! command -v chromedriver >/dev/null; then
-  echo "No browser: the tests of the server's page are skipped." \
+  echo "There is no browser, so the tests of the server's page are skipped." \
     "Debian: apt-get install chromium chromium-driver"
 fi
-# A file is one worker's: its tests share what they made.
+# One worker runs all tests of a file, which share fixtures.
 "${PROMPT_TUNING_VENV:-$root/.venv}/bin/python" -m pytest \
   --numprocesses="${PYTEST_WORKERS:-2}" --dist=loadfile \
-  --no-loadscope-reorder "$@"
+  --no-loadscope-reorder "${arguments[@]}"

@@ -160,7 +160,7 @@ def test_command_line(tmp_path):
 
 def _inspect(folder, *args):
   return subprocess.run(
-    [sys.executable, ROOT / "scripts" / "inspect_prompt.py", *args],
+    [sys.executable, "-m", "prompt_tuning", "inspect", *args],
     capture_output=True,
     text=True,
     cwd=folder,

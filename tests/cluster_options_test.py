@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from prompt_tuning.commands import serve as command
+from prompt_tuning.commands import console, serve
 from prompt_tuning.experiments import launching
 from prompt_tuning.training import cluster_options
 
@@ -22,8 +22,8 @@ def test_values_are_numbers_truths_or_names():
 @pytest.mark.parametrize(
   "submit",
   [
-    lambda: command.parse(
-      ["--checkpoint=model", "--jobs=jobs", "--submit=slurm"]
+    lambda: serve.complete(
+      console.parse(["serve", "--checkpoint=model", "--submit=slurm"])
     ),
     lambda: launching.submit([], None, "slurm", {}, None),
   ],

@@ -1,7 +1,7 @@
 """The commands of README.md and docs/, run: on a miniature, for a few steps.
 
 Pages that need what is not here (accelerators, SuperGLUE's data) are checked by
-`gin_test` and `scripts_test` only; docs/extending.md has a test of its own.
+`gin_test` and `console_test` only; docs/extending.md has a test of its own.
 """
 
 import os
@@ -46,11 +46,12 @@ def _shortened(words: list[str]) -> list[str]:
   ]
   if "t5x.train" in words and "--gin.EVAL_PERIOD=2" not in words:
     words += SHORT[: 2 if any("lora" in word for word in words) else 3]
-  if "scripts/inspect_prompt.py" in words:
+  if "inspect" in words:
     words = [*words, "--vocabulary=ladder"]
-  if "scripts/import_t5_small.py" in words:
+  if "import" in words:
     words = [*words, "t5_small"]  # Not in the repository, where others test.
-  return [sys.executable, *words[1:]]
+  module = ["-m", "prompt_tuning"] if words[0] == "prompt-tuning" else []
+  return [sys.executable, *module, *words[1:]]
 
 
 def _few(match: re.Match) -> str:
@@ -62,8 +63,7 @@ def _few(match: re.Match) -> str:
 def folder(tmp_path_factory) -> pathlib.Path:
   """A working directory as the pages mean it, with a file of one's own."""
   folder = tmp_path_factory.mktemp("docs")
-  for name in ("gin", "scripts"):
-    (folder / name).symlink_to(ROOT / name)
+  (folder / "gin").symlink_to(ROOT / "gin")
   (folder / "checkpoints").mkdir()
   for path in (ROOT / "checkpoints").glob("ladder_*"):
     (folder / "checkpoints" / path.name).symlink_to(path)
@@ -91,7 +91,8 @@ def _run(words: list[str], folder: pathlib.Path, **environment: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_run(folder, page):
   path = ROOT / ("README.md" if page == "README" else f"docs/{page}.md")
-  commands = [x for x in documented.commands(path) if x[0] == "python"]
+  programs = ("python", "prompt-tuning")
+  commands = [x for x in documented.commands(path) if x[0] in programs]
   assert commands
   for words in commands:
     if words not in _RAN:  # Some commands are on two pages.

@@ -19,10 +19,11 @@ from absl import logging
 import jax
 
 import prompt_tuning as pt
-from prompt_tuning.commands import serve as command
+from prompt_tuning.commands import console, serve
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import Generation, Ranking, Request
 from prompt_tuning.inference.shapes import Shape
+from prompt_tuning.serving import server
 from t5x.runs import compilation_cache
 
 # Read first, to leave out what reading any model takes once.
@@ -46,7 +47,8 @@ def steps(checkpoint: str, folder: str) -> dict[str, Any]:
   jax.block_until_ready(smallest)
   found = {"libraries": _now()}
   words = (f"--checkpoint={checkpoint}", f"--prompts={folder}", "--jobs=")
-  engine = command.make_service(command.parse(words)).engine
+  options = serve.complete(console.parse(["serve", *words]))
+  engine = server.make_service(options).engine
   jax.block_until_ready(engine.model.params)
   found["loaded"] = _now()
   with engine:

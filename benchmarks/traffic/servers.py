@@ -68,7 +68,7 @@ class Server:
     begin = time.monotonic()
     process = self._process = subprocess.Popen(
       [
-        *(sys.executable, "-m", "prompt_tuning.serve"),
+        *(sys.executable, "-m", "prompt_tuning", "serve"),
         *(f"--port={self.address[1]}", *self._flags),
       ],
       env=self._environment,

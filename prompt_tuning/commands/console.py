@@ -1,50 +1,148 @@
-"""`prompt-tuning COMMAND ...`: the programs of scripts/, wherever installed."""
+"""The command line of the project: `prompt-tuning COMMAND ...`."""
 
+import argparse
+from collections.abc import Iterable, Sequence
 import difflib
-import pathlib
-import runpy
+import importlib
+import re
 import sys
 
 import prompt_tuning
 
-# They are about the files of a checkout.
-_OF_A_CHECKOUT = ("quickstart", "plan_table")
+# In the order of a first reading. The words name the module: `import t5_small`
+# is prompt_tuning/commands/import_t5_small.py.
+COMMANDS = (
+  "quickstart",
+  "import t5_small",
+  "prepare superglue",
+  "show",
+  "cache",
+  "submission",
+  "convert checkpoint",
+  "convert prompt",
+  "inspect",
+  "serve",
+  "sweep",
+  "launch",
+  "tabulate",
+  "pretrain",
+  "plan",
+  "plan-table",
+)
+_GROUPS = {
+  "import": "Import a pretrained model.",
+  "prepare": "Prepare data.",
+  "convert": "Convert files of other projects, and back.",
+}
 
 
-def _programs() -> dict[str, pathlib.Path]:
-  """Command -> its program."""
-  folder = pathlib.Path(prompt_tuning.gin_search_path()) / "scripts"
-  return {
-    path.stem.replace("_", "-"): path
-    for path in sorted(folder.glob("*.py"))
-    if path.stem not in _OF_A_CHECKOUT
-  }
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs a command. An error is one line on stderr.
 
+  Args:
+    arguments: The words after `prompt-tuning`; by default the process's.
 
-def main() -> None:
-  """Runs the program that the first argument names, with the others.
+  Returns:
+    The exit status.
 
   Raises:
-    SystemExit: with what the program ends with, or 2 for an unknown command.
+    SystemExit: as `parse` does.
   """
-  programs = _programs()
-  command = sys.argv[1].replace("_", "-") if len(sys.argv) > 1 else "--help"
-  if command in ("--help", "-h", "-help"):
-    print("prompt-tuning COMMAND ...\n\nCommands, each with a --help:\n")
-    for name, path in programs.items():
-      about = path.read_text(encoding="utf-8").partition("\n")[0].strip('"')
-      print(f"  {name:20} {about}")
-    return
-  if command not in programs:
-    near = difflib.get_close_matches(command, programs, n=3)
-    print(
-      f"Error: expected one of {', '.join(programs)}, got {command!r}."
-      + (f" Did you mean {' or '.join(near)}?" if near else ""),
-      file=sys.stderr,
-    )
+  args = parse(sys.argv[1:] if arguments is None else arguments)
+  # It keeps TensorFlow quiet, so it goes before all other imports.
+  importlib.import_module("t5x")
+  try:
+    return args.run(args) or 0
+  except (ValueError, OSError) as error:
+    print(f"Error: {error}", file=sys.stderr)
+    return 1
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+  """Parses a command line; flags may be spelled with "-" or "_".
+
+  Args:
+    arguments: The words after `prompt-tuning`.
+
+  Returns:
+    The values of the command's flags; `run`, the function to call with them;
+    `rest`, flags of `t5x` for a command that passes them on; and `words`, the
+    words after the command.
+
+  Raises:
+    SystemExit: for `--help` and `--version`, and for wrong arguments.
+  """
+  parser = _parser()
+  words = [_with_underscores(word) for word in arguments]
+  if not words:
+    parser.print_help()
     sys.exit(2)
-  path = programs[command]
-  sys.argv[:2] = [str(path)]
-  # What scripts import from beside them, as `python scripts/X.py` finds it.
-  sys.path.insert(0, str(path.parent))
-  runpy.run_path(str(path), run_name="__main__")
+  names = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+  if not words[0].startswith("-") and words[0] not in names:
+    parser.error(f"there is no command {words[0]!r}" + _near(words[0], names))
+  args, rest = parser.parse_known_args(words)
+  args.rest, args.words = rest, words[1:]
+  if rest and not args.passes_flags_on:
+    parser.error(f"unknown arguments: {' '.join(rest)}")
+  return args
+
+
+def _with_underscores(word: str) -> str:
+  """Returns `--dry_run` for `--dry-run`, and other words as they are."""
+  flag, equals, value = word.partition("=")
+  if not re.fullmatch(r"--\w[\w-]*", flag):
+    return word
+  return f"--{flag[2:].replace('-', '_')}{equals}{value}"
+
+
+def _near(word: str, names: Iterable[str]) -> str:
+  near = difflib.get_close_matches(word, list(names), n=3)
+  return f"; did you mean {' or '.join(near)}?" if near else "; see --help"
+
+
+class _Formatter(
+  argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
+):
+  """Help with its line breaks, and with the defaults that say something."""
+
+  def _get_help_string(self, action: argparse.Action) -> str | None:
+    if action.default in (None, False, "", [], argparse.SUPPRESS):
+      return action.help
+    return super()._get_help_string(action)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="prompt-tuning",
+    description="Prompt tuning of frozen T5 models.",
+    epilog="Each command has a --help. Training, evaluation and inference are "
+    "python -m t5x.train, t5x.eval and t5x.infer.",
+    formatter_class=_Formatter,
+  )
+  parser.add_argument(
+    "--version",
+    action="version",
+    version=f"prompt-tuning {prompt_tuning.__version__}",
+  )
+  commands = parser.add_subparsers(metavar="COMMAND", required=True)
+  groups = {
+    name: commands.add_parser(
+      name, help=about, description=about
+    ).add_subparsers(metavar="WHAT", required=True)
+    for name, about in _GROUPS.items()
+  }
+  for command in COMMANDS:
+    name = re.sub(r"\W", "_", command)
+    module = importlib.import_module(f"prompt_tuning.commands.{name}")
+    group, _, name = command.rpartition(" ")
+    about = (module.__doc__ or "").strip()
+    own = (groups[group] if group else commands).add_parser(
+      name,
+      help=about.partition("\n")[0],
+      description=about,
+      formatter_class=_Formatter,
+      allow_abbrev=False,
+    )
+    own.set_defaults(run=module.run, passes_flags_on=False)
+    module.add_arguments(own)
+  return parser

@@ -1,62 +1,47 @@
-"""Options that command lines of experiments share."""
+"""Flags that several commands share, and types of their values."""
 
 import argparse
-from collections.abc import Collection, Iterable, Sequence
-import os
+import math
 import pathlib
-import sys
 
 import prompt_tuning
-from prompt_tuning.experiments import launching
-from prompt_tuning.experiments.archive import Archive
-from prompt_tuning.experiments.cells import Cell
-from prompt_tuning.experiments.running import Outcome, Place
-from prompt_tuning.training import cluster_options
-from t5x.configuration import checks, reading
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
-  """Adds the repository's folder: `configs/` and `results/` lie in it."""
+  """Adds `--root`, the folder with `configs/` and `results/`."""
+  here = pathlib.Path.cwd()
+  has_sheets = (here / "configs").is_dir()
   parser.add_argument(
     "--root",
-    type=pathlib.Path,
-    default=_root(),
+    type=lambda text: pathlib.Path(text).resolve(),
+    default=here if has_sheets else prompt_tuning.project_folder(),
     metavar="FOLDER",
-    help="with configs/ and results/; by default the working directory if "
-    "configs/ lies there or nothing else is known, else the repository",
+    help="folder with configs/ and results/",
   )
-
-
-def _root() -> pathlib.Path:
-  here = pathlib.Path.cwd()
-  return here if (here / "configs").is_dir() else prompt_tuning.project_folder()
 
 
 def add_launching(parser: argparse.ArgumentParser) -> None:
-  """Adds the options of running cells."""
+  """Adds the flags that say how cells are run."""
   parser.add_argument(
     "--jobs",
-    type=int,
+    type=positive,
     default=1,
-    help="run so many at once, each with its share of the cores",
+    help="cells to run at the same time, each on its share of the cores",
   )
   parser.add_argument(
-    "--retry-failed",
-    "--retry_failed",
-    action="store_true",
-    help="run failed cells again",
+    "--retry_failed", action="store_true", help="run failed cells again"
   )
   parser.add_argument(
-    "--dry-run",
     "--dry_run",
     action="store_true",
-    help="print the commands instead",
+    help="print the commands instead of running them",
   )
-  parser.add_argument(
-    "--submit",
-    metavar="CLUSTER",
-    help="hand the cells to submitit: slurm, or local",
-  )
+  add_cluster(parser, "submit the cells to a cluster: slurm, or local")
+
+
+def add_cluster(parser: argparse.ArgumentParser, about: str) -> None:
+  """Adds the flags that submit work to a cluster."""
+  parser.add_argument("--submit", metavar="CLUSTER", help=about)
   parser.add_argument(
     "--option",
     action="append",
@@ -66,103 +51,81 @@ def add_launching(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def check_launching(
-  parser: argparse.ArgumentParser, args: argparse.Namespace
-) -> None:
-  """Ends the program if options have no effect or contradict each other."""
-  if args.jobs < 1:
-    parser.error(f"--jobs must be at least 1, not {args.jobs}")
-  if args.submit and args.jobs > 1:
-    parser.error("--jobs is for this machine; --submit makes a job of a cell")
-  if args.option and not args.submit:
-    parser.error("--option is for --submit")
-
-
-def check_commands(cells: Sequence[Cell], root: pathlib.Path) -> None:
-  """Looks for the gin files and macros of cells, before any of them runs.
+def check_launching(args: argparse.Namespace) -> None:
+  """Checks that flags for a cluster and for this machine are not mixed.
 
   Raises:
-    ValueError: if one is not there, or a value is no gin.
+    ValueError: if a flag has no effect beside the others.
   """
-  _check_gin_files(cells, root)
-  paths = (str(root), prompt_tuning.gin_search_path())
-  macros: dict[Sequence[str], Collection[str]] = {}
-  for cell in cells:
-    files = cell.gin_files
-    if not files:
-      continue
-    if files not in macros:
-      macros[files] = reading.macros(files, paths)
-    texts = [f"{name} = {value}" for name, value in cell.bindings.items()]
-    checks.check_macros(texts, macros[files])
-
-
-def _check_gin_files(cells: Sequence[Cell], root: pathlib.Path) -> None:
-  """Raises ValueError for a file that is not there, with the cells' names."""
-  places = (root, pathlib.Path(prompt_tuning.gin_search_path()))
-  missing: dict[str, list[str]] = {}
-  for cell in cells:
-    for name in cell.gin_files:
-      if not any((x / name).exists() for x in places):
-        missing.setdefault(name, []).append(cell.name)
-  if missing:
+  if args.submit and args.jobs > 1:
     raise ValueError(
-      "; ".join(
-        f"there is no gin file {name}, which {_some(names)}"
-        for name, names in missing.items()
-      )
-      + f". They are looked for in {root}."
+      "--jobs is for this machine; --submit makes a job of each cell."
     )
+  if args.option and not args.submit:
+    raise ValueError("--option is for --submit.")
 
 
-def _some(names: Sequence[str]) -> str:
-  if len(names) == 1:
-    return f"{names[0]} needs"
-  return f"{names[0]} and {len(names) - 1} more cells need"
+def add_task_data(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that say where a task, its data and vocabulary are."""
+  parser.add_argument(
+    "--tfds_data_dir", metavar="FOLDER", help="folder with the TFDS data"
+  )
+  parser.add_argument(
+    "--module",
+    default="prompt_tuning.tasks",
+    help="Python module that registers the tasks",
+  )
+  add_vocabulary(
+    parser,
+    "the ladder's for its tasks, that of checkpoints/t5_small for the others",
+  )
 
 
-def show(cells: Iterable[Cell]) -> None:
-  """Prints the commands of cells, as far as somebody reads them."""
+def add_vocabulary(parser: argparse.ArgumentParser, default: str) -> None:
+  """Adds the flags of a vocabulary; `default` says which one is the default."""
+  parser.add_argument(
+    "--vocabulary",
+    metavar="FILE",
+    help=f"SentencePiece model, or 'ladder'; by default {default}",
+  )
+  parser.add_argument(
+    "--extra_ids",
+    type=count,
+    default=100,
+    help="sentinels after the vocabulary's pieces",
+  )
+
+
+def words(text: str) -> list[str]:
+  """Splits a flag's value at its commas."""
+  return text.split(",")
+
+
+def count(text: str) -> int:
+  """Reads a number that is 0 or more."""
+  if not (text := text.strip()).isdecimal():
+    raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
+  return int(text)
+
+
+def positive(text: str) -> int:
+  """Reads a number that is 1 or more."""
+  if not (number := count(text)):
+    raise argparse.ArgumentTypeError("expected 1 or more, got 0")
+  return number
+
+
+def positives(text: str) -> list[int]:
+  """Reads numbers between commas."""
+  return [positive(part) for part in words(text)]
+
+
+def seconds(text: str) -> float:
+  """Reads a time in seconds."""
   try:
-    for cell in cells:
-      print(cell.shell_command)
-    sys.stdout.flush()
-  except BrokenPipeError:  # Of `| head`. Python flushes once more at its end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def submit(
-  cells: Sequence[Cell],
-  place: Place,
-  archive: Archive,
-  args: argparse.Namespace,
-) -> None:
-  """Hands cells to a cluster, and prints the ids of the jobs."""
-  chosen = cluster_options.read(args.option)
-  for job in launching.submit(cells, place, args.submit, chosen, archive):
-    print(job)
-  first, then = launching.rounds(cells)
-  if first and then:
-    wait = "1 cell waits" if len(then) == 1 else f"{len(then)} cells wait"
-    print(f"{wait} for these: submit again then.", file=sys.stderr)
-
-
-def report(
-  cells: Sequence[Cell], archive: Archive, outcomes: Sequence[Outcome] = ()
-) -> int:
-  """Names the cells that have no results; returns the exit status.
-
-  Args:
-    cells: Those that were to be run.
-    archive: The records, after the launch.
-    outcomes: Of the launch.
-  """
-  status = {x.cell.full_name: x.status for x in outcomes if not x.counts}
-  for cell in cells:
-    record = archive.record(cell)
-    if record and record.status == "failed":
-      failed = "failed before, --retry-failed runs it again"
-      status.setdefault(cell.full_name, failed)
-  for name, what in status.items():
-    print(f"{what}: {name}", file=sys.stderr)
-  return 1 if status else 0
+    number = float(text)
+  except ValueError:
+    number = math.nan
+  if not 0 <= number < math.inf:
+    raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
+  return number

@@ -1,100 +1,98 @@
-"""Plans a command: compiles what it would run for devices not there."""
+"""Compile a command for TPUs and GPUs that are not here; say whether it fits.
 
-from collections.abc import Iterator, Sequence
+  prompt-tuning plan --topology=v3:4x4 FLAGS...
 
-from t5x.planning import measures, programs, search, targets
+FLAGS are those of any t5x.train, t5x.eval or t5x.infer command; its
+checkpoints and data need not exist. Prints the memory that the programs take on
+each device, and a lower bound on their time: real runs are slower.
+"""
 
-GIB = 2**30
+import argparse
+import dataclasses
+import json
+import sys
 
-
-def plan(
-  topology: str,
-  gin_files: Sequence[str],
-  gin_bindings: Sequence[str],
-  names: Sequence[str] = (),
-  is_thorough: bool = False,
-) -> Iterator[tuple[programs.Program, measures.Measures]]:
-  """Compiles programs; see `programs.programs_of` and `measures.measure`."""
-  target = targets.find(topology)
-  for program in programs.programs_of(
-    gin_files, gin_bindings, target.devices, names
-  ):
-    yield program, measures.measure(program, target, is_thorough)
+from prompt_tuning.commands import options
 
 
-LENGTHS_NOTE = (
-  "For inputs of {inputs} and targets of {targets}, as no TASK_FEATURE_LENGTHS "
-  "is given; a run's are those of its task."
-).format(**programs.LENGTHS)
-_EVALUATION_NOTE = (
-  "a run's batches have the longest inputs of their split, which nothing cuts; "
-  "to give them: docs/accelerators.md"
-)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.set_defaults(passes_flags_on=True)
+  parser.add_argument(
+    "--topology",
+    required=True,
+    metavar="NAME",
+    help="devices: v3:4x4, v5e:4x4, h100x8, a100x1, ...",
+  )
+  parser.add_argument(
+    "--programs",
+    type=options.words,
+    default=[],
+    metavar="PROGRAM,...",
+    help="some of train, evaluate, infer and restore; by default all",
+  )
+  parser.add_argument(
+    "--thorough",
+    action="store_true",
+    help="let the TPU compiler optimise as for a run: twice the time, the same "
+    "memory",
+  )
+  parser.add_argument(
+    "--json", action="store_true", help="print the plans as lines of JSON"
+  )
+  search = parser.add_argument_group("search")
+  search.add_argument(
+    "--search",
+    action="store_true",
+    help="try settings, and print the best that fit",
+  )
+  search.add_argument(
+    "--tries",
+    type=options.positive,
+    default=12,
+    help="programs to compile at most",
+  )
+  search.add_argument(
+    "--minutes",
+    type=options.count,
+    default=15,
+    help="time after which no other program is compiled",
+  )
 
 
-def describe(found: measures.Measures, steps: int | None) -> str:
-  """Says what a program takes, in lines."""
-  peak = "unknown" if found.peak is None else f"{found.peak / GIB:.2f} GiB"
-  lines = [
-    f"{found.program} on {found.topology}, {found.devices} devices: "
-    f"{'fits' if found.fits else 'does not fit'}",
-    f"  memory a device  {peak} of {found.memory / GIB:.2f} GiB",
-    f"    weights        {found.weights / GIB:.3f} GiB",
-    f"    optimizer      {found.optimizer / GIB:.3f} GiB",
-    f"    batch          {found.batch / GIB:.3f} GiB",
-    f"    temporaries    {found.temporaries / GIB:.3f} GiB (activations too)",
-    f"    code           {found.code / GIB:.3f} GiB",
-    f"  products         {found.flops / 1e12:.3f} TFLOP a device",
-    f"  reads at least   {found.argument_bytes / GIB:.3f} GiB a device",
-  ]
-  lines += [
-    f"  {kind:17}{times} a step, {size / 1e9:.3f} GB a device"
-    for kind, (times, size) in found.collectives.items()
-  ] or ["  exchanges        nothing"]
-  if found.flops:
-    lines.append(f"  attention        {_attention(found)}")
-  if found.seconds_bound is not None:
-    bound = found.seconds_bound
-    lines.append(f"  bound            {bound:.4g} seconds a step at the least")
-    if steps:
-      hours = bound * steps / 3600
-      lines.append(
-        f"  bound of {steps} steps: {hours:.3g} hours, "
-        f"{hours * found.devices:.3g} device hours at the least"
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  from t5x.planning import targets
+
+  targets.prepare()  # Before JAX starts.
+
+  from absl import flags
+
+  from t5x import gin_utils
+  from t5x.planning import programs, report
+
+  given = flags.FlagValues()
+  gin_utils.define_flags(given)
+  try:
+    others = given(["plan", *gin_utils.rewrite_gin_args(args.rest)])[1:]
+  except flags.Error as error:
+    raise ValueError(error) from error
+  if others:
+    raise ValueError(f"Unexpected arguments: {' '.join(others)}")
+  command = (args.topology, given.gin_file, given.gin_bindings)
+  if args.search:
+    if args.programs or args.json or args.thorough:
+      raise ValueError(
+        "--search chooses what it compiles: leave --programs, --json and "
+        "--thorough out."
       )
-  effort = ", with the least effort" if found.is_quick else ""
-  lines.append(f"  compiled in      {found.compile_seconds:.0f} s{effort}")
-  if found.fits and (found.peak or 0) > found.taken * found.memory:
-    lines.append(
-      f"  note             JAX takes {found.taken:.0%} of the memory unless "
-      "told otherwise: XLA_CLIENT_MEM_FRACTION=0.95"
-    )
-  if found.refused:
-    lines.append(f"  refused          {found.refused}")
-  if found.program == "evaluate":
-    lines.append(f"  note             {_EVALUATION_NOTE}")
-  return "\n".join(lines)
-
-
-def _attention(found: measures.Measures) -> str:
-  """Says which attention is in a program, and what else could be."""
-  if found.kernels:
-    return f"by kernels: {', '.join(found.kernels)}"
-  kernel = targets.attention_kernel(found.topology)
-  if kernel is None:
-    return "plain"
-  return (
-    f"plain; --gin.network.T5Config.attention_kernel=\"'{kernel}'\" is a "
-    "kernel's (docs/speed.md)"
-  )
-
-
-def tell(trial: search.Trial) -> str:
-  """Says what a trial took, in a line."""
-  found = trial.found
-  assert found is not None, "it was compiled"
-  peak = "?" if found.peak is None else f"{found.peak / GIB:.2f}"
-  return (
-    f"{trial.settings}: {'fits' if found.fits else 'does not fit'}, {peak} of "
-    f"{found.memory / GIB:.2f} GiB, compiled in {found.compile_seconds:.0f} s"
-  )
+    report.search_settings(*command, args.tries, args.minutes)
+    return
+  left_open = programs.left_open(given.gin_file, given.gin_bindings)
+  if "TASK_FEATURE_LENGTHS" in left_open:
+    print(report.LENGTHS_NOTE, file=sys.stderr)
+  for program, found in report.plan(*command, args.programs, args.thorough):
+    if args.json:
+      print(json.dumps(dataclasses.asdict(found)), flush=True)
+    else:
+      print(report.describe(found, program.steps), flush=True)

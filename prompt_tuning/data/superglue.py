@@ -12,7 +12,7 @@ touching the data,
 
 each also as `..._prefixed`, with the task's name in front of the input. Each
 task is also registered as `..._sentinel`, with a sentinel before the target.
-`scripts/prepare_superglue.py` prepares the data.
+`prompt-tuning prepare superglue` prepares the data.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -241,7 +241,7 @@ class PreparedData(seqio.TfdsDataSource):
         f"Expected split {split!r} of {self.tfds_dataset.name} in "
         f"--tfds_data_dir ({self.tfds_dataset.data_dir}), got "
         f"{list(prepared) or 'nothing'}. Prepare it with: python "
-        "scripts/prepare_superglue.py --tfds_data_dir=DIR. In Python, set the "
+        "prompt-tuning prepare superglue --tfds_data_dir=DIR. In Python, set the "
         "folder with seqio.set_tfds_data_dir_override(DIR)."
       )
 

@@ -103,7 +103,7 @@ def checked(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
     got = "nothing" if missing else f"what is none ({error})"
     raise ValueError(
       f"Expected a SentencePiece model at {path}, got {got}. Give the one that "
-      "belongs to the model; T5's: python scripts/import_t5_small.py"
+      "belongs to the model; T5's: prompt-tuning import t5_small"
     ) from error
   return vocabulary
 
@@ -169,7 +169,7 @@ def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
     raise ValueError(
       f"Expected a SentencePiece model at {path}, got nothing. Give "
       "--vocabulary ('ladder' for the miniatures'), or import T5's: python "
-      "scripts/import_t5_small.py"
+      "prompt-tuning import t5_small"
     )
   return of_model(seqio.SentencePieceVocabulary(path, extra_ids))
 

@@ -17,7 +17,7 @@ _ABOUT = """# Records that today's files would not make again
 Each was made by other settings than its sheet and the gin files now give, by
 code that read its data in another order, or from other weights of the base
 model or another prompt than lie there now. They stand in the tables, as what
-they are: results of what is on the left. `python scripts/launch.py SHEET` makes
+they are: results of what is on the left. `prompt-tuning launch SHEET` makes
 those of other settings again, the others once their files here are deleted.
 """
 

@@ -1,10 +1,10 @@
 """The cells of the table: T5 1.1's sizes, methods, and what they run on.
 
 Records are kept in a JSON file as they come, so that a stopped run goes on;
-`planning.page` is made of them alone.
+`plan_page` is made of them alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import importlib.metadata
 import json
@@ -114,6 +114,46 @@ def cells() -> Iterator[Cell]:
   for topology, kernel in KERNELS.items():
     for size in SIZES:
       yield Cell(size, "prompt_tuning", topology, kernel)
+
+
+def select(
+  kind: str, attention: str = "", **names: Sequence[str] | None
+) -> list[Cell]:
+  """Returns the cells of the table with the given values.
+
+  Args:
+    kind: Of the devices, "tpu" or "gpu".
+    attention: A kernel of attention, or "".
+    **names: "methods", "sizes" and "topologies", each a list, or None for all.
+
+  Raises:
+    ValueError: if the table has no such value, or no such cell.
+  """
+  known = {"methods": METHODS, "sizes": SIZES, "topologies": TOPOLOGIES}
+  for axis, values in known.items():
+    check_names(axis, names.get(axis), values)
+  found = [
+    cell
+    for cell in cells()
+    if ("100" in cell.topology) == (kind == "gpu")
+    and cell.method in (names.get("methods") or METHODS)
+    and cell.size in (names.get("sizes") or SIZES)
+    and cell.topology in (names.get("topologies") or TOPOLOGIES)
+    and cell.attention == attention
+  ]
+  if not found:
+    raise ValueError("The table has no such cell; see the values of the flags.")
+  return found
+
+
+def check_names(
+  flag: str, given: Sequence[str] | None, known: Collection[str]
+) -> None:
+  """Raises ValueError if the list of a flag has an unknown name."""
+  if unknown := [x for x in given or () if x not in known]:
+    raise ValueError(
+      f"--{flag}: expected some of {', '.join(known)}, got {', '.join(unknown)}"
+    )
 
 
 def compile_cells(

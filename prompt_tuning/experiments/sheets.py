@@ -109,7 +109,7 @@ class Sheet(toml_files.Strict):
   @property
   def launch_command(self) -> str:
     """Runs the cells that have no record."""
-    return self.launch or f"python scripts/launch.py {self.name}"
+    return self.launch or f"prompt-tuning launch {self.name}"
 
 
 def load(name: str, configs: pathlib.Path) -> Sheet:
@@ -175,7 +175,7 @@ def name_of(
     return name
   if name in NO_RUNS:
     raise ValueError(
-      f"{given} has no runs: scripts/tabulate.py makes its page."
+      f"{given} has no runs: prompt-tuning tabulate makes its page."
     )
   close = difflib.get_close_matches(name, known, n=3)
   hint = f"Did you mean {' or '.join(close)}? " if close else ""

@@ -101,7 +101,7 @@ def fields(
   if module == "t5x.train" and "RANDOM_SEED" in own:
     # A seed is one of all that is drawn, as in the sheets.
     bindings.setdefault("SHUFFLE_SEED", f"${own['RANDOM_SEED'].name}")
-  words = ["python", "scripts/sweep.py", *arguments]
+  words = ["prompt-tuning", "sweep", *arguments]
   line = " ".join(map(_shell_word, words))
   program = {
     "module": module,

@@ -281,7 +281,7 @@ def _config_of(arrays: Mapping[str, StoredArray]) -> T5Config:
   ]
   if problems:
     way_out = (
-      " Convert a prompt by itself: scripts/convert_prompt.py."
+      " Convert a prompt by itself: prompt-tuning convert prompt."
       if any("prompt" in name for name in shapes.keys() - expected.keys())
       else ""
     )

@@ -206,7 +206,7 @@ def _verify_cached_tokens(task: seqio.Task, split: str) -> None:
     raise ValueError(
       f"USE_CACHED_TASKS is set, but {task.name} is in none of "
       "--seqio_additional_cache_dirs. Write it with: python "
-      "scripts/cache_tasks.py"
+      "prompt-tuning cache"
     )
   dataset = task.get_dataset(None, split, use_cached=True, shuffle=False)
   for example in dataset.take(1).as_numpy_iterator():
@@ -219,7 +219,7 @@ def _verify_cached_tokens(task: seqio.Task, split: str) -> None:
         raise ValueError(
           f"The cache {task.cache_dir} has tokens of another vocabulary than "
           f"the model's, {feature.vocabulary}. Write one for this model into "
-          "another folder: python scripts/cache_tasks.py --vocabulary=..."
+          "another folder: prompt-tuning cache --vocabulary=..."
         )
 
 

@@ -166,7 +166,7 @@ def test_names_of_command_lines(given, expected):
   [
     ("scales", "no sheet scales in .*. Did you mean scale"),
     ("quux", "There is no sheet quux in .*configs. There is ensemble, "),
-    ("claims", "claims has no runs: scripts/tabulate.py makes its page"),
+    ("claims", "claims has no runs: prompt-tuning tabulate makes its page"),
     ("parts/ladder", "There is no sheet parts/ladder"),
     (str(ROOT / "configs.toml"), "There is no sheet .*configs.toml in"),
   ],

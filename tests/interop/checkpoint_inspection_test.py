@@ -108,7 +108,7 @@ def test_command_line(tmp_path):
 
   def inspect(*args):
     return subprocess.run(
-      [sys.executable, ROOT / "scripts" / "inspect_checkpoint.py", *args],
+      [sys.executable, "-m", "prompt_tuning", "inspect", *args],
       capture_output=True,
       text=True,
       cwd=tmp_path,

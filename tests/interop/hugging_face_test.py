@@ -283,7 +283,7 @@ def test_refuses_to_write_what_is_no_t5(tmp_path):
   arrays = dict(model.arrays)
   prompt = stored_arrays.ArrayInMemory(np.ones((3, 8), np.float32))
   with pytest.raises(
-    ValueError, match=r"encoder/prompt/prompt.*scripts/convert_prompt\.py"
+    ValueError, match=r"encoder/prompt/prompt.*prompt-tuning convert prompt"
   ):
     hugging_face.write_folder(
       tmp_path / "out", {**arrays, "encoder/prompt/prompt": prompt}
@@ -342,7 +342,7 @@ def test_command_line(tmp_path):
 
   def convert(*args):
     return subprocess.run(
-      [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", *args],
+      [sys.executable, "-m", "prompt_tuning", "convert", "checkpoint", *args],
       capture_output=True,
       text=True,
       cwd=tmp_path,

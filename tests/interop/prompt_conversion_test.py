@@ -207,7 +207,7 @@ def test_command_line(tmp_path, prompt):
 
   def convert(*args):
     return subprocess.run(
-      [sys.executable, ROOT / "scripts" / "convert_prompt.py", *args],
+      [sys.executable, "-m", "prompt_tuning", "convert", "prompt", *args],
       capture_output=True,
       text=True,
       cwd=tmp_path,

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from prompt_tuning.commands import plan as command
 from prompt_tuning.experiments import plan_page as page
 from prompt_tuning.experiments import plan_table as table
-from t5x.planning import measures, programs, search, targets
+from t5x.planning import measures, programs, report, search, targets
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -33,7 +32,7 @@ def planned():
   """Program -> what it takes, of a command without checkpoint and data."""
   return {
     program.name: (program, found)
-    for program, found in command.plan("cpux1", FILES, TINY)
+    for program, found in report.plan("cpux1", FILES, TINY)
   }
 
 
@@ -45,7 +44,7 @@ def test_programs_of_a_train_command_are_compiled(planned):
     assert found.weights > 0
     assert restores == (found.argument_bytes < found.weights)
     assert restores == (found.batch == 0)
-    said = command.describe(found, program.steps)
+    said = report.describe(found, program.steps)
     assert "fits" in said
     assert ("longest inputs" in said) == (program.name == "evaluate")
   assert planned["train"][0].steps == 30_000
@@ -159,7 +158,7 @@ def test_what_the_compiler_cannot_do_is_no_lack_of_memory():
   def refuse(*args, **kwargs):
     raise error
 
-  (program, _), *_ = command.plan("cpux1", FILES, TINY, ["restore"])
+  (program, _), *_ = report.plan("cpux1", FILES, TINY, ["restore"])
   traced = types.SimpleNamespace(jaxpr=program.traced.jaxpr, lower=refuse)
   program = dataclasses.replace(program, traced=traced)
   with pytest.raises(
@@ -353,7 +352,7 @@ def test_plan_says_which_attention_is_in_a_program(topology, kernels, said):
     50,
     **{"topology": topology, "kernels": kernels, "flops": 1.0},
   )
-  assert re.search(said, command.describe(trial.found, None))
+  assert re.search(said, report.describe(trial.found, None))
 
 
 def test_best_has_the_lowest_bound_then_the_least_traffic():
@@ -375,7 +374,7 @@ def test_search_tries_as_many_as_it_may_and_says_of_all_others_why():
   assert compiled.found is not None
   assert compiled.found.fits
   assert compiled == trials[0]
-  assert "fits, 0.0" in command.tell(compiled)
+  assert "fits, 0.0" in report.describe_trial(compiled)
   assert {x.why for x in trials[1:]} == {
     "others that fit cost less",
     "1 others were compiled",
@@ -446,8 +445,7 @@ def test_compilers_of_tpus_and_gpus_are_asked(topology, package):
     pytest.skip(f"{package} is not installed: pip install -e '.[plan]'")
   done = subprocess.run(
     [
-      sys.executable,
-      "scripts/plan.py",
+      *(sys.executable, "-m", "prompt_tuning", "plan"),
       "--json",
       f"--topology={topology}",
       "--programs=train",

@@ -220,7 +220,7 @@ def test_other_formats_are_refused(tmp_path, content, message):
 
 def test_hugging_face_folder_is_told_the_way_out(tmp_path):
   (tmp_path / "config.json").write_text("{}")
-  with pytest.raises(ValueError, match=r"scripts/convert_checkpoint\.py"):
+  with pytest.raises(ValueError, match=r"prompt-tuning convert checkpoint"):
     checkpoints.open_checkpoint(str(tmp_path))
 
 

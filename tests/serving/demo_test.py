@@ -9,16 +9,16 @@ import pytest
 
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
-from prompt_tuning.commands import demo
-from prompt_tuning.commands import serve as command
+from prompt_tuning.commands import console, serve
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.serving import demo
 from prompt_tuning.tuning_jobs import data_sets
 
 
 @pytest.fixture
 def args(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  return command.parse(["--demo", "--rows=2"])
+  return serve.complete(console.parse(["serve", "--demo", "--rows=2"]))
 
 
 def test_the_demo_has_prompts_of_its_model(args, tmp_path):
@@ -74,4 +74,4 @@ def test_files_of_the_task_that_can_be_tuned(args):
 def test_without_the_repository_it_says_so(tmp_path, monkeypatch):
   monkeypatch.setattr(pt, "gin_search_path", lambda: str(tmp_path))
   with pytest.raises(ValueError, match="start the demo in a checkout"):
-    command.parse(["--demo"])
+    serve.complete(console.parse(["serve", "--demo"]))

@@ -33,7 +33,7 @@ class Server:
       self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
     self.process = subprocess.Popen(
       [
-        *(sys.executable, "-m", "prompt_tuning.serve", "--jobs="),
+        *(sys.executable, "-m", "prompt_tuning", "serve", "--jobs="),
         *(f"--checkpoint={CHECKPOINT}", f"--prompts={folder}", "--name=base"),
         *(f"--port={self.url.rpartition(':')[2]}", "--rows=1"),
         *("--lengths=32", "--max_tokens=64", "--labels=16", "--queue=999"),

@@ -25,7 +25,7 @@ def _server(folder):
   with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
   command = [
-    *(sys.executable, "-m", "prompt_tuning.serve", f"--port={port}"),
+    *(sys.executable, "-m", "prompt_tuning", "serve", f"--port={port}"),
     *(f"--checkpoint={CHECKPOINT}", f"--prompts={folder}/prompts"),
     *(f"--jobs={folder}/jobs", "--name=base", "--rows=1", "--lengths=32"),
     *("--max_tokens=4", "--labels=16"),

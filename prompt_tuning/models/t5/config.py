@@ -112,7 +112,7 @@ def config_of(shapes: Mapping[str, Any]) -> T5Config:
       raise ValueError(
         f"Expected the parameter {name} of a T5 with T5X's names, got "
         f"{', '.join(list(shapes)[:5])}, ... Convert the model first: python "
-        "scripts/convert_checkpoint.py. For another architecture, give its "
+        "prompt-tuning convert checkpoint. For another architecture, give its "
         "config."
       )
     return tuple(shapes[name].shape)

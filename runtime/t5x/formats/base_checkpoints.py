@@ -73,7 +73,7 @@ def find_checkpoint(path: str, step: int | None = None) -> str:
   if not steps or (step is not None and step not in steps):
     way_out = (
       " It is a Hugging Face folder: convert it with "
-      "scripts/convert_checkpoint.py."
+      "prompt-tuning convert checkpoint."
       if (folder / "config.json").exists()
       else ""
     )

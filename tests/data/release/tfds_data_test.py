@@ -3,14 +3,13 @@
 import json
 import pathlib
 import re
-import subprocess
-import sys
 import zipfile
 
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import util
 
+from prompt_tuning.commands import console
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import tfds_data as official_release
 
@@ -279,27 +278,19 @@ def test_a_bad_row_is_named_and_its_task_is_not_built(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [0, 1])
-def test_exit_status_says_whether_a_task_failed(tmp_path, status):
+def test_exit_status_says_whether_a_task_failed(tmp_path, capsys, status):
   """The other task is built all the same."""
   write_cb(tmp_path / "release")
   if status:
     row = {**WIC_ROW, "idx": "no number"}
     write_jsonl(tmp_path / "release" / "WiC" / "train.jsonl", [row])
-  process = subprocess.run(
-    [
-      sys.executable,
-      ROOT / "scripts" / "prepare_superglue.py",
-      f"--tfds_data_dir={tmp_path / 'data'}",
-      f"--from={tmp_path / 'release'}",
-    ],
-    capture_output=True,
-    text=True,
-  )
-  assert process.returncode == status, process.stderr
+  folders = [f"--tfds_data_dir={tmp_path}/data", f"--from={tmp_path}/release"]
+  assert console.main(["prepare", "superglue", *folders]) == status
+  output, errors = capsys.readouterr()
   for part in (f"built: {CB} (", "train 250", "validation 56", "test 250"):
-    assert part in process.stdout
+    assert part in output
   named = f"Error: super_glue/wic:1.0.2 is not built. {tmp_path}"
-  assert (named in process.stderr) == bool(status)
+  assert (named in errors) == bool(status)
 
 
 @pytest.mark.parametrize("label", ["not_entailment", None])

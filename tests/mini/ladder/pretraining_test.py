@@ -2,14 +2,14 @@
 
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
+from prompt_tuning.commands import console
+from prompt_tuning.experiments import launching
 from prompt_tuning.mini.ladder import pretraining
 from t5x import checkpoints
 
@@ -70,7 +70,9 @@ def test_refuses_a_run_without_a_checkpoint_at_each_tenth(tmp_path):
     list(pretraining.export(tmp_path, tmp_path / "kept", "lm"))
 
 
-def test_what_was_run_elsewhere_is_passed_over_if_it_was_exported(tmp_path):
+def test_what_was_run_elsewhere_is_passed_over_if_it_was_exported(
+  tmp_path, monkeypatch, capsys
+):
   """As in a fresh clone: records and checkpoints, and no runs."""
   for name in ("configs", "results/ladder"):
     shutil.copytree(ROOT / name, tmp_path / name)
@@ -78,11 +80,10 @@ def test_what_was_run_elsewhere_is_passed_over_if_it_was_exported(tmp_path):
     (tmp_path / "checkpoints" / "ladder_xs" / name / "checkpoint_1").mkdir(
       parents=True
     )
-  script = ROOT / "scripts" / "pretrain_ladder.py"
-  done = subprocess.run(
-    [sys.executable, script, "ladder_xs", f"--root={tmp_path}"],
-    capture_output=True,
-    text=True,
-    timeout=300,  # Where it would pretrain, it shall fail.
-  )
-  assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+  def launch(*arguments):
+    pytest.fail("It would pretrain.")
+
+  monkeypatch.setattr(launching, "run_cell", launch)
+  assert console.main(["pretrain", "ladder_xs", f"--root={tmp_path}"]) == 0
+  assert not capsys.readouterr().out

@@ -12,7 +12,7 @@ import counting
 import documented
 import pytest
 
-from prompt_tuning.commands import sweep
+from prompt_tuning.commands import console
 from prompt_tuning.experiments import sheets
 from prompt_tuning.experiments.archive import Archive
 
@@ -36,9 +36,7 @@ def _starts(root):
 
 
 def _sweep(*arguments, status=0):
-  with pytest.raises(SystemExit) as error:
-    sweep.main(arguments)
-  assert error.value.code == status
+  assert console.main(["sweep", *arguments]) == status
 
 
 def test_sweep_ends_with_a_table_and_a_figure(root, capsys):
@@ -82,11 +80,13 @@ def test_gin_files_are_those_of_the_root(root, monkeypatch, flags):
     ),
   ],
 )
-def test_wrong_binding_is_refused_before_anything_runs(root, wrong, message):
+def test_wrong_binding_is_refused_before_anything_runs(
+  root, wrong, message, capsys
+):
   (root / "mine.gin").write_text(MACROS)
-  with pytest.raises(SystemExit) as error:
-    sweep.main(["--gin_file=mine.gin", "--gin.SEED=0,1", wrong, *FAST[2:]])
-  assert re.search(message, str(error.value.code))
+  words = ("--gin_file=mine.gin", "--gin.SEED=0,1", wrong, *FAST[2:])
+  _sweep(*words, status=1)
+  assert re.search(message, capsys.readouterr().err)
   assert not _starts(root)
 
 
@@ -118,7 +118,7 @@ def test_failed_run_is_in_the_table_and_in_the_exit_status(root, capsys):
 
 def test_killed_sweep_goes_on(root):
   command = [
-    *(sys.executable, documented.ROOT / "scripts" / "sweep.py", *ARGUMENTS),
+    *(sys.executable, "-m", "prompt_tuning", "sweep", *ARGUMENTS),
     *("--gin.SLEEP=0.1", "--jobs=2", "--name=x"),
   ]
   environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -179,16 +179,16 @@ def test_written_sheet_is_launched_by_its_name(root, capsys):
     (["--gin.SEED=1"], "There is no list to sweep"),
   ],
 )
-def test_what_cannot_be_done_is_one_line(root, arguments, message):
-  with pytest.raises(SystemExit, match=f"^Error: .*{message}"):
-    sweep.main(arguments)
+def test_what_cannot_be_done_is_one_line(root, arguments, message, capsys):
+  _sweep(*arguments, status=1)
+  assert re.match(f"Error: .*{message}", capsys.readouterr().err)
   assert not (root / "runs").exists()
 
 
 DOCUMENTED = [
   words[2:]
   for words in documented.commands(*documented.PAGES)
-  if words[:2] == ["python", "scripts/sweep.py"]
+  if words[:2] == ["prompt-tuning", "sweep"]
 ]
 
 

@@ -3,9 +3,9 @@
 import shutil
 
 import counting
-import pytest
 
-from prompt_tuning.commands import pretrain_ladder
+from prompt_tuning.commands import console
+from prompt_tuning.mini.ladder import pretraining
 
 LADDER = """
 [[grids]]
@@ -27,6 +27,10 @@ def ladder(tmp_path, fail=""):
   sheet.with_name("ladder.toml").write_text(head + LADDER)
 
 
+def pretrain(root):
+  return console.main(["pretrain", f"--root={root}", "ladder_xxs"])
+
+
 def test_run_that_is_not_the_record_s_is_not_exported(tmp_path, monkeypatch):
   exported = []
 
@@ -34,36 +38,36 @@ def test_run_that_is_not_the_record_s_is_not_exported(tmp_path, monkeypatch):
     exported.append((run.name, folder.name, stage))
     return []
 
-  monkeypatch.setattr(pretrain_ladder.pretraining, "export", export)
+  monkeypatch.setattr(pretraining, "export", export)
   ladder(tmp_path)
-  pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+  assert pretrain(tmp_path) == 0
   assert exported == [("ladder_xxs-lm-seed1", "ladder_xxs", "lm")]
   left = tmp_path / "runs/ladder/ladder_xxs-lm-seed1/record.json"
   left.write_text(left.read_text().replace('"now"', '"then"'))
   (tmp_path / "checkpoints/ladder_xxs/lm_100/checkpoint_4").mkdir(parents=True)
-  pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+  assert pretrain(tmp_path) == 0
   assert len(exported) == 1
 
 
 def test_record_without_checkpoints_is_made_again(
   tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(pretrain_ladder.pretraining, "export", lambda *_: ["x"])
+  monkeypatch.setattr(pretraining, "export", lambda *_: ["x"])
   ladder(tmp_path)
-  pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+  assert pretrain(tmp_path) == 0
   shutil.rmtree(tmp_path / "runs")
   capsys.readouterr()
-  pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+  assert pretrain(tmp_path) == 0
   assert "has a record but no checkpoints" in capsys.readouterr().out
   assert (tmp_path / "results/ladder/ladder_xxs-lm-seed1.json").exists()
   starts = tmp_path / "runs/ladder/ladder_xxs-lm-seed1/starts"
   assert len(starts.read_text().split()) == 1
 
 
-def test_failed_run_is_tried_again(tmp_path):
+def test_failed_run_is_tried_again(tmp_path, capsys):
   ladder(tmp_path, fail="loss")
   for attempts in (1, 2):
-    with pytest.raises(SystemExit, match="ladder_xxs-lm-seed1: failed"):
-      pretrain_ladder.main([f"--root={tmp_path}", "ladder_xxs"])
+    assert pretrain(tmp_path) == 1
+    assert "ladder_xxs-lm-seed1: failed" in capsys.readouterr().err
     starts = tmp_path / "runs/ladder/ladder_xxs-lm-seed1/starts"
     assert len(starts.read_text().split()) == attempts

@@ -1,0 +1,60 @@
+"""Write seqio's offline cache of tasks, so that text is tokenized only once.
+
+  prompt-tuning cache --tasks=super_glue_cb,super_glue_rte \\
+    --output_cache_dir=cache --tfds_data_dir=tfds
+
+Runs read the cache with `--seqio_additional_cache_dirs=cache` and
+`--gin.USE_CACHED_TASKS=True`.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from prompt_tuning.commands import options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument(
+    "--tasks",
+    type=options.words,
+    required=True,
+    metavar="TASK,...",
+    help="tasks or mixtures",
+  )
+  parser.add_argument(
+    "--output_cache_dir",
+    type=pathlib.Path,
+    required=True,
+    metavar="FOLDER",
+    help="folder to write",
+  )
+  parser.add_argument(
+    "--splits",
+    type=options.words,
+    metavar="SPLIT,...",
+    help="splits to write; by default all. A mixture's tasks may lack some.",
+  )
+  options.add_task_data(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  from absl import logging
+  import seqio
+
+  from prompt_tuning import tasks
+  from prompt_tuning.data import task_cache
+  from t5x.input import task_lookup
+
+  logging.set_verbosity(logging.ERROR)
+  sys.path.append("")  # `python -m` would find --module here too.
+  seqio.set_tfds_data_dir_override(args.tfds_data_dir)
+  for name in args.tasks:
+    tasks.use_vocabulary(args.vocabulary, args.extra_ids, name)
+    provider = task_lookup.find(name, None, args.module)
+    for task, counts in task_cache.write_all(
+      provider, args.output_cache_dir, args.splits
+    ):
+      print(f"{task}: {counts or 'is there already'}")

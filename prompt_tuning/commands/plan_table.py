@@ -1,0 +1,60 @@
+"""Write the table of models that fit on TPUs and GPUs, results/plan.md.
+
+  prompt-tuning plan-table                # writes the table
+  prompt-tuning plan-table --compile=tpu  # first compiles what is missing
+
+You can stop the command at any time; the same command resumes it.
+"""
+
+import argparse
+
+from prompt_tuning.commands import options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument(
+    "--compile",
+    choices=["tpu", "gpu"],
+    help="compile the cells that have no record, for these devices",
+  )
+  for name in ("methods", "sizes", "topologies", "programs"):
+    parser.add_argument(
+      f"--{name}",
+      type=options.words,
+      metavar="NAME,...",
+      help=f"only these {name}",
+    )
+  parser.add_argument(
+    "--attention",
+    default="",
+    metavar="KERNEL",
+    help="attention kernel to compile with: flash or cudnn",
+  )
+  options.add_root(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  from prompt_tuning.experiments import plan_page, plan_table
+  from t5x.planning import targets
+
+  results = args.root / "results"
+  records = {
+    kind: str(results / f"plan_{kind}.json") for kind in ("tpu", "gpu")
+  }
+  plan_table.check_names("programs", args.programs, plan_table.PROGRAMS)
+  if args.compile:
+    targets.prepare()
+    cells = plan_table.select(
+      args.compile,
+      args.attention,
+      methods=args.methods,
+      sizes=args.sizes,
+      topologies=args.topologies,
+    )
+    plan_table.compile_cells(
+      records[args.compile], cells, args.programs or plan_table.PROGRAMS
+    )
+  table = plan_table.read(list(records.values()))
+  (results / "plan.md").write_text(plan_page.page(table))

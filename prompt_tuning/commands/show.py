@@ -1,0 +1,39 @@
+"""Show a task as the model sees it: counts, labels, lengths and examples.
+
+prompt-tuning show super_glue_cb --tfds_data_dir=tfds -n 3
+"""
+
+import argparse
+import sys
+
+from prompt_tuning.commands import options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument("task", metavar="TASK", help="a task or a mixture")
+  parser.add_argument("--split", default="validation", help="split to show")
+  parser.add_argument(
+    "-n", "--num_examples", type=options.count, default=3, help="examples"
+  )
+  options.add_task_data(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  from absl import logging
+  import seqio
+
+  from prompt_tuning import tasks
+  from prompt_tuning.data import task_description
+  from t5x.input import task_lookup
+
+  logging.set_verbosity(logging.ERROR)
+  sys.path.append("")  # `python -m` would find --module here too.
+  seqio.set_tfds_data_dir_override(args.tfds_data_dir)
+  tasks.use_vocabulary(args.vocabulary, args.extra_ids, args.task)
+  provider = task_lookup.find(args.task, args.split, args.module)
+  for task in seqio.get_subtasks(provider):
+    if args.split in task.splits:
+      text = task_description.describe(task, args.split, args.num_examples)
+      print(text, end="\n\n")

@@ -1,0 +1,58 @@
+"""Make a SuperGLUE submission from predictions, and check it.
+
+  prompt-tuning submission --predictions=DIR,DIR --output=submission.zip
+  prompt-tuning submission --check=submission.zip
+
+The predictions are those of `python -m t5x.infer` on the test split of each
+task.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from prompt_tuning.commands import options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument(
+    "--predictions",
+    type=options.words,
+    metavar="FOLDER,...",
+    help="the INFER_OUTPUT_DIRs of t5x.infer",
+  )
+  parser.add_argument(
+    "--output", type=pathlib.Path, metavar="FILE", help="zip file to write"
+  )
+  parser.add_argument(
+    "--check",
+    type=pathlib.Path,
+    metavar="FILE",
+    help="zip file to check; nothing is written",
+  )
+  parser.add_argument(
+    "--replace_invalid",
+    action="store_true",
+    help="replace predictions that are no label by the task's most frequent "
+    "prediction",
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  from prompt_tuning.data.release import submission
+
+  if bool(args.check) == bool(args.predictions and args.output):
+    raise ValueError("Give --predictions and --output, or --check.")
+  if not args.check:
+    folders = [pathlib.Path(folder) for folder in args.predictions]
+    rows_by_task = {
+      found.task.name: submission.rows(found, args.replace_invalid)
+      for found in submission.find_predictions(folders)
+    }
+    submission.write(rows_by_task, args.output)
+  path = args.check or args.output
+  if problems := submission.check(path):
+    sys.exit("The leaderboard would refuse it:\n  " + "\n  ".join(problems))
+  print(f"{path} is complete.")

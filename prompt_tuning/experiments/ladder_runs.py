@@ -1,0 +1,53 @@
+"""The pretraining of the ladder's miniature T5s."""
+
+from collections.abc import Sequence
+import pathlib
+
+from prompt_tuning.experiments import launching, records, sheets
+from prompt_tuning.experiments.cells import Cell
+from prompt_tuning.experiments.running import Place
+from prompt_tuning.mini.ladder import pretraining
+
+
+def pretrain(sizes: Sequence[str], root: pathlib.Path) -> None:
+  """Runs the cells of configs/ladder.toml, and exports their checkpoints.
+
+  Args:
+    sizes: Names such as "ladder_xs".
+    root: Folder with configs/, results/, runs/ and checkpoints/.
+
+  Raises:
+    ValueError: if a run fails.
+  """
+  sheet = sheets.load("ladder", root / "configs")
+  for size in sizes:
+    for cell in sheet.cells():
+      if cell.point["size"] == size:
+        _pretrain(cell, root)
+
+
+def _pretrain(cell: Cell, root: pathlib.Path) -> None:
+  """Runs a cell that is neither here nor recorded; exports its checkpoints."""
+  place = Place(root, root / "results")
+  stage = str(cell.point["stage"])
+  folder = root / "checkpoints" / str(cell.point["size"])
+  # A checkpoint's name begins with that of its stage.
+  kept = any(folder.glob(f"{stage}*/checkpoint_*"))
+  if place.record(cell).exists() and not kept and not _is_here(cell, place):
+    print(f"{cell.name} has a record but no checkpoints: it is run again.")
+    place.record(cell).unlink()
+  [outcome] = launching.launch([cell], place, retry_failed=True) or [None]
+  if outcome is not None and not outcome.counts:
+    raise ValueError(f"{cell.name}: {outcome.status}, {outcome.error}")
+  if _is_here(cell, place):
+    for path in pretraining.export(place.folder(cell), folder, stage):
+      print(path)
+
+
+def _is_here(cell: Cell, place: Place) -> bool:
+  """Whether the run in a cell's folder is the one of its record."""
+  left = place.folder(cell) / "record.json"
+  if not left.exists():
+    return False
+  filed = place.archive().record(cell)
+  return filed is not None and filed.started == records.read(left).started

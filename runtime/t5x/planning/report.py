@@ -1,0 +1,154 @@
+"""Plans of a command: its programs compiled, and described in words."""
+
+import collections
+from collections.abc import Iterator, Sequence
+import sys
+
+import tqdm
+
+from t5x.planning import measures, programs, search, targets
+
+GIB = 2**30
+
+
+def plan(
+  topology: str,
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  names: Sequence[str] = (),
+  is_thorough: bool = False,
+) -> Iterator[tuple[programs.Program, measures.Measures]]:
+  """Compiles programs; see `programs.programs_of` and `measures.measure`."""
+  target = targets.find(topology)
+  for program in programs.programs_of(
+    gin_files, gin_bindings, target.devices, names
+  ):
+    yield program, measures.measure(program, target, is_thorough)
+
+
+LENGTHS_NOTE = (
+  "For inputs of {inputs} and targets of {targets}, as no TASK_FEATURE_LENGTHS "
+  "is given; a run's are those of its task."
+).format(**programs.LENGTHS)
+_EVALUATION_NOTE = (
+  "a run's batches have the longest inputs of their split, which nothing cuts; "
+  "to give them: docs/accelerators.md"
+)
+
+
+def describe(found: measures.Measures, steps: int | None) -> str:
+  """Returns lines on the memory and time that a program takes."""
+  peak = "unknown" if found.peak is None else f"{found.peak / GIB:.2f} GiB"
+  lines = [
+    f"{found.program} on {found.topology}, {found.devices} devices: "
+    f"{'fits' if found.fits else 'does not fit'}",
+    f"  memory a device  {peak} of {found.memory / GIB:.2f} GiB",
+    f"    weights        {found.weights / GIB:.3f} GiB",
+    f"    optimizer      {found.optimizer / GIB:.3f} GiB",
+    f"    batch          {found.batch / GIB:.3f} GiB",
+    f"    temporaries    {found.temporaries / GIB:.3f} GiB (activations too)",
+    f"    code           {found.code / GIB:.3f} GiB",
+    f"  products         {found.flops / 1e12:.3f} TFLOP a device",
+    f"  reads at least   {found.argument_bytes / GIB:.3f} GiB a device",
+  ]
+  lines += [
+    f"  {kind:17}{times} a step, {size / 1e9:.3f} GB a device"
+    for kind, (times, size) in found.collectives.items()
+  ] or ["  exchanges        nothing"]
+  if found.flops:
+    lines.append(f"  attention        {_attention(found)}")
+  if found.seconds_bound is not None:
+    bound = found.seconds_bound
+    lines.append(f"  bound            {bound:.4g} seconds a step at the least")
+    if steps:
+      hours = bound * steps / 3600
+      lines.append(
+        f"  bound of {steps} steps: {hours:.3g} hours, "
+        f"{hours * found.devices:.3g} device hours at the least"
+      )
+  effort = ", with the least effort" if found.is_quick else ""
+  lines.append(f"  compiled in      {found.compile_seconds:.0f} s{effort}")
+  if found.fits and (found.peak or 0) > found.taken * found.memory:
+    lines.append(
+      f"  note             JAX takes {found.taken:.0%} of the memory unless "
+      "told otherwise: XLA_CLIENT_MEM_FRACTION=0.95"
+    )
+  if found.refused:
+    lines.append(f"  refused          {found.refused}")
+  if found.program == "evaluate":
+    lines.append(f"  note             {_EVALUATION_NOTE}")
+  return "\n".join(lines)
+
+
+def _attention(found: measures.Measures) -> str:
+  """Returns the attention in a program, and the kernel it could have."""
+  if found.kernels:
+    return f"by kernels: {', '.join(found.kernels)}"
+  kernel = targets.attention_kernel(found.topology)
+  if kernel is None:
+    return "plain"
+  return (
+    f"plain; --gin.network.T5Config.attention_kernel=\"'{kernel}'\" is a "
+    "kernel's (docs/speed.md)"
+  )
+
+
+def describe_trial(trial: search.Trial) -> str:
+  """Returns a line on the memory and time that a trial took."""
+  found = trial.found
+  assert found is not None, "it was compiled"
+  peak = "?" if found.peak is None else f"{found.peak / GIB:.2f}"
+  return (
+    f"{trial.settings}: {'fits' if found.fits else 'does not fit'}, {peak} of "
+    f"{found.memory / GIB:.2f} GiB, compiled in {found.compile_seconds:.0f} s"
+  )
+
+
+def search_settings(
+  topology: str,
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  tries: int,
+  minutes: int,
+) -> None:
+  """Compiles settings of a training run; prints the best three that fit.
+
+  Args:
+    topology: Such as "v3:4x4".
+    gin_files: As of `plan`.
+    gin_bindings: As of `plan`.
+    tries: Programs to compile at most.
+    minutes: After which no other program is compiled.
+
+  Raises:
+    ValueError: if no compiled program fits.
+  """
+  target = targets.find(topology)
+  number = len(search.candidates(len(target.devices), gin_files, gin_bindings))
+  trials = []
+  with tqdm.tqdm(total=number, unit="setting") as bar:
+    for trial in search.search(
+      topology, gin_files, gin_bindings, tries, 60 * minutes
+    ):
+      trials.append(trial)
+      if trial.found:
+        bar.write(describe_trial(trial), file=sys.stderr)
+      bar.update()
+  reasons = collections.Counter(x.why for x in trials if x.why)
+  for reason, times in reasons.items():
+    print(f"Not compiled: {times} of {number} settings, as {reason}")
+  chosen = search.best(trials)
+  if not chosen:
+    raise ValueError(
+      f"Nothing that was compiled fits {topology}: take more devices."
+    )
+  for i, trial in enumerate(chosen[:3], 1):
+    assert trial.found is not None, "only compiled programs fit"
+    print(f"\n{i}. {' '.join(map(_as_flag, trial.settings.bindings))}")
+    print(describe(trial.found, None))
+
+
+def _as_flag(binding: str) -> str:
+  """Returns a binding as a flag for the shell."""
+  name, value = binding.split(" = ")
+  return f"--gin.{name}=" + (f'"{value}"' if "'" in value else value)
