@@ -1,5 +1,6 @@
 """The command line: its help, its errors, and the commands in the pages."""
 
+import itertools
 import subprocess
 import sys
 
@@ -74,7 +75,7 @@ def test_flags_have_dashes_or_underscores(flag):
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_in_the_pages_are_right(words):
-  console.parse(words)
+  console.parse(list(itertools.takewhile(lambda word: word != "|", words)))
 
 
 @pytest.mark.parametrize("command", console.COMMANDS)

@@ -360,7 +360,7 @@ def test_command_line(tmp_path):
     "Error: out is not a Hugging Face folder: no config.json in it.\n"
   )
   wrong = convert("--from", "pt", "hf", "--to", "t5x", "other")
-  assert "expected a format hf or t5x, got pt" in wrong.stderr
+  assert "Expected a format hf or t5x, got pt" in wrong.stderr
 
 
 _MEASURE = """
