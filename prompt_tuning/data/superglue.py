@@ -240,9 +240,9 @@ class PreparedData(seqio.TfdsDataSource):
       raise ValueError(
         f"Expected split {split!r} of {self.tfds_dataset.name} in "
         f"--tfds_data_dir ({self.tfds_dataset.data_dir}), got "
-        f"{list(prepared) or 'nothing'}. Prepare it with: python "
-        "prompt-tuning prepare superglue --tfds_data_dir=DIR. In Python, set the "
-        "folder with seqio.set_tfds_data_dir_override(DIR)."
+        f"{list(prepared) or 'nothing'}. Prepare it with: "
+        "prompt-tuning prepare superglue --tfds_data_dir=DIR. In Python, set "
+        "the folder with seqio.set_tfds_data_dir_override(DIR)."
       )
 
 
