@@ -205,7 +205,7 @@ def _verify_cached_tokens(task: seqio.Task, split: str) -> None:
   if task.cache_dir is None:
     raise ValueError(
       f"USE_CACHED_TASKS is set, but {task.name} is in none of "
-      "--seqio_additional_cache_dirs. Write it with: python "
+      "--seqio_additional_cache_dirs. Write it with: "
       "prompt-tuning cache"
     )
   dataset = task.get_dataset(None, split, use_cached=True, shuffle=False)
