@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import io
 import re
+import threading
+import time
 import zipfile
 
 import httpx
 import numpy as np
+import uvicorn
 
 from prompt_tuning.serving import app
-from prompt_tuning.serving.gate import Limits
 from prompt_tuning.serving.metrics import Metrics
+from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
 
@@ -26,22 +29,47 @@ def make_service(engine, folder, **limits) -> Service:
   return Service(BASE, engine, store, metrics, Limits(**limits))
 
 
+@contextlib.contextmanager
+def running(server: uvicorn.Server):
+  """Runs a server in a thread; yields its address."""
+  thread = threading.Thread(target=server.run)
+  thread.start()
+  try:
+    while not server.started:
+      assert thread.is_alive()
+      time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+  finally:
+    server.should_exit = True
+    thread.join()
+
+
 def client(service, *routers, **options) -> httpx.AsyncClient:
-  return httpx.AsyncClient(
-    transport=httpx.ASGITransport(app.make(service, *routers)),
-    base_url="http://served",
-    **options,
+  transport = httpx.ASGITransport(
+    app.make(service, *routers), raise_app_exceptions=False
   )
+  return httpx.AsyncClient(
+    transport=transport, base_url="http://served", **options
+  )
+
+
+def send_all(service, requests, *routers) -> list[httpx.Response]:
+  """Sends (method, path, options) each, one after another, to one server."""
+
+  async def run():
+    async with client(service, *routers) as http:
+      return [
+        await http.request(method, path, **options)
+        for method, path, options in requests
+      ]
+
+  return asyncio.run(run())
 
 
 def send(service, method, path, *routers, **options) -> httpx.Response:
   """Sends one request."""
-
-  async def run():
-    async with client(service, *routers) as requests:
-      return await requests.request(method, path, **options)
-
-  return asyncio.run(run())
+  return send_all(service, [(method, path, options)], *routers)[0]
 
 
 def complete(service, **body):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 import dataclasses
+import functools
 import json
 import secrets
 import time
@@ -11,22 +12,19 @@ from typing import Any
 import fastapi
 import numpy as np
 
-from prompt_tuning.inference.engine import ClosedError
 from prompt_tuning.inference.requests import (
   Generated,
   Generation,
   Prompt,
   Ranking,
-  Ticket,
   Token,
 )
-from prompt_tuning.inference.texts import Texts, TextStream
+from prompt_tuning.inference.texts import Texts
 from prompt_tuning.serving import errors
-from prompt_tuning.serving.errors import ApiError
-from prompt_tuning.serving.forms import Completion, Input, Rank
+from prompt_tuning.serving.schemas import Completion, Input, Rank
 from prompt_tuning.serving.service import EventStream, Service
 
-# Of an answer, where a request does not say: OpenAI's.
+# OpenAI's default for `max_tokens`.
 _MAX_TOKENS = 16
 
 
@@ -50,14 +48,20 @@ def router(service: Service) -> fastapi.APIRouter:
     if body.stream:
       stream = _Stream(service, body, texts, rows, head)
       return EventStream(stream.events(), stream.cancel)
-    tickets = service.submit(rows, "prompt")
+    with errors.refusing():
+      tickets = service.engine.submit(rows)
     results = await service.results(tickets, request.is_disconnected)
     service.metrics.count_answers(body.model, "generate", len(rows))
-    choices = [
-      _choice(texts, i, generated, body.logprobs)
-      for i, generated in enumerate(results)
-    ]
-    made = sum(len(texts.up_to_stop(answer.tokens)) for answer in results)
+    choices, made = [], 0
+    for i, generated in enumerate(results):
+      tokens = texts.up_to_stop(generated.tokens)
+      made += len(tokens)
+      text, was_cut = texts.whole(tokens)
+      log_probs = None
+      if body.logprobs is not None:
+        log_probs = texts.log_probs(tokens, body.logprobs)
+      reason = "stop" if was_cut else generated.finish_reason
+      choices.append(_choice(i, text, log_probs, reason))
     return {**head, "choices": choices, "usage": _usage(rows, body.n, made)}
 
   @routes.post("/v1/rank")
@@ -70,20 +74,18 @@ def router(service: Service) -> fastapi.APIRouter:
       Ranking(tokens, prompt, labels)
       for tokens in _inputs(service, body.prompt)
     ]
-    tickets = service.submit(rows, "prompt")
+    with errors.refusing():
+      tickets = service.engine.submit(rows)
     results = await service.results(tickets, request.is_disconnected)
     service.metrics.count_answers(body.model, "rank", len(rows))
+    data = [
+      {"object": "ranking", "index": i, "labels": _ranked(body.labels, scores)}
+      for i, scores in enumerate(results)
+    ]
     return {
       "object": "list",
       "model": body.model,
-      "data": [
-        {
-          "object": "ranking",
-          "index": i,
-          "labels": _ranked(body.labels, scores),
-        }
-        for i, scores in enumerate(results)
-      ],
+      "data": data,
       "usage": {"prompt_tokens": sum(len(row.tokens) for row in rows)},
     }
 
@@ -96,7 +98,6 @@ def _rows(
   """Yields each sample of each input."""
   seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
   most = max(service.engine.settings.shapes.steps)
-  max_tokens = body.max_tokens or min(_MAX_TOKENS, most)
   if body.num_beams and body.n > 1:
     raise errors.invalid("A beam search has one result: n must be 1.", "n")
   for i, tokens in enumerate(_inputs(service, body.prompt, body.n)):
@@ -104,10 +105,10 @@ def _rows(
       yield Generation(
         tokens,
         prompt,
-        max_tokens,
+        body.max_tokens or min(_MAX_TOKENS, most),
         temperature=body.temperature,
         seed=seed,
-        # Two inputs of the same text are not the same sample.
+        # Samples of equal inputs differ, too.
         choice=i * body.n + j,
         num_beams=body.num_beams,
         top_log_probs=body.logprobs or 0,
@@ -117,15 +118,15 @@ def _rows(
 def _inputs(
   service: Service, given: Input, samples: int = 1
 ) -> list[tuple[int, ...]]:
-  """Returns the tokens of each input, which end with the end of sequence.
+  """Returns the tokens of each input, up to the end of sequence.
 
   Args:
-    service: Knows the vocabulary, and how many there may be.
+    service: The service, whose engine has room for so many.
     given: The inputs.
-    samples: Of each.
+    samples: The number of samples of each.
 
   Raises:
-    ApiError: if they are none, too many, or no tokens.
+    ApiError: if the list is empty or too long, or a token is unknown.
   """
   vocabulary = service.engine.model.vocabulary
   if isinstance(given, str):
@@ -134,8 +135,12 @@ def _inputs(
     raise errors.invalid("Expected an input, got none.", "prompt")
   if isinstance(given[0], int):
     given = [given]  # pyright: ignore[reportAssignmentType]
-  service.check_number(len(given) * samples, "prompt")
-  inputs = []
+  room, inputs = service.engine.settings.room, []
+  if (number := len(given) * samples) > room:  # Before any work on them.
+    raise errors.invalid(
+      f"Expected at most {room} inputs, samples included, got {number}.",
+      "prompt",
+    )
   for one in given:
     if isinstance(one, str):
       inputs.append(service.engine.tokens_of(one))
@@ -165,27 +170,23 @@ def _label(service: Service, label: str) -> tuple[int, ...]:
 def _ranked(
   labels: Sequence[str], scores: Sequence[float]
 ) -> list[dict[str, Any]]:
-  """Returns labels, the likeliest first, with their share of probability."""
+  """Returns the labels with their probabilities, the likeliest first."""
   shares = np.exp(np.array(scores) - max(scores))
   shares /= shares.sum()
-  order = sorted(range(len(labels)), key=lambda i: -scores[i])
-  return [
-    {
-      "label": labels[i],
-      "probability": float(shares[i]),
-      "log_likelihood": scores[i],
-    }
-    for i in order
-  ]
+  ranked = sorted(
+    zip(labels, shares.tolist(), scores, strict=True), key=lambda x: -x[2]
+  )
+  names = ("label", "probability", "log_likelihood")
+  return [dict(zip(names, values, strict=True)) for values in ranked]
 
 
 def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:
-  """Counts tokens; those of a prompt are no tokens.
+  """Counts the tokens of inputs and answers, but not of soft prompts.
 
   Args:
     rows: The samples.
-    n: Of each input.
-    made: Tokens of all answers.
+    n: The number of samples of each input.
+    made: The tokens of all answers.
   """
   given = sum(len(row.tokens) for row in rows[::n])
   return {
@@ -196,22 +197,18 @@ def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:
 
 
 def _choice(
-  texts: Texts, index: int, generated: Generated, log_probs: int | None
+  index: int, text: str, log_probs: dict[str, Any] | None, reason: str | None
 ) -> dict[str, Any]:
-  tokens = texts.up_to_stop(generated.tokens)
-  text, was_cut = texts.whole(tokens)
   return {
     "index": index,
     "text": text,
-    "finish_reason": "stop" if was_cut else generated.finish_reason,
-    "logprobs": None
-    if log_probs is None
-    else texts.log_probs(tokens, log_probs),
+    "logprobs": log_probs,
+    "finish_reason": reason,
   }
 
 
 class _Stream:
-  """An answer of HTTP in pieces: server-sent events, as tokens come."""
+  """Answers in pieces: server-sent events, as the tokens come."""
 
   def __init__(
     self,
@@ -224,120 +221,90 @@ class _Stream:
     """Hands the rows to the engine.
 
     Raises:
-      ApiError: if it does not take them.
+      ApiError: if the engine refuses them.
+      QueueFullError: if it has no room for them.
+      ClosedError: if it takes no more.
     """
     self._service, self._body, self._head = service, body, head
     self._rows, self._texts = rows, texts
-    # Tokens of each row whose log probabilities were sent.
-    self._num_told = [0] * len(rows)
+    self._streams = [texts.stream() for _ in rows]
+    # The number of tokens of each row whose log probabilities were sent.
+    self._num_sent = [0] * len(rows)
     self._loop = asyncio.get_running_loop()
-    # (row, token), or (row, None) at its end. What a client does not take is
-    # bounded by max_tokens.
+    # (row, token), or (row, None) at its end. `max_tokens` bounds it if the
+    # client is slow.
     self._queue: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
-    self._tickets = service.submit(
-      [self._told(i, row) for i, row in enumerate(rows)], "prompt"
-    )
+    with errors.refusing():
+      self._tickets = service.engine.submit(
+        [
+          dataclasses.replace(row, on_token=functools.partial(self._put, i))
+          for i, row in enumerate(rows)
+        ]
+      )
     for i, ticket in enumerate(self._tickets):
       ticket.future.add_done_callback(lambda _, i=i: self._put(i, None))
-
-  def _told(self, index: int, row: Generation) -> Generation:
-    return dataclasses.replace(
-      row, on_token=lambda token: self._put(index, token)
-    )
 
   def _put(self, index: int, token: Token | None) -> None:
     """Adds to the queue, from the engine's thread."""
     self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, token))
 
   async def events(self) -> AsyncIterator[str]:
-    """Yields what is sent."""
+    """Yields the events."""
     try:
       async for chunk in self._chunks():
         yield _event({**self._head, **chunk})
     except TimeoutError:
-      yield _event(self._service.late().body)
-    except ApiError as error:
-      yield _event(error.body)
+      yield _event(self._service.timeout().body)
+    except Exception as error:
+      yield _event(errors.api_error(error).body)
     yield "data: [DONE]\n\n"
 
   def cancel(self) -> None:
-    """Says that nobody waits for the rows any more."""
+    """Cancels the rows that the engine has not finished."""
     for ticket in self._tickets:
       ticket.cancel()
 
   async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
-    streams = [self._texts.stream() for _ in self._rows]
     left = len(self._rows)
     deadline = self._loop.time() + self._service.limits.answer_seconds
     while left:
-      # Not around what is yielded: a client may take its time.
+      # Without the `yield`: a slow client does not exceed the time.
       async with asyncio.timeout_at(deadline):
         index, token = await self._queue.get()
-      stream = streams[index]
+      stream = self._streams[index]
       if stream.was_cut:
-        continue  # Its end was told.
+        continue  # Its end was sent.
       if token is None:
         left -= 1
-        reason = _result(self._tickets[index]).finish_reason
-        yield self._chunk(index, stream, stream.rest(), reason)
+        generated = self._tickets[index].future.result()
+        assert isinstance(generated, Generated)
+        yield self._chunk(index, stream.rest(), generated.finish_reason)
         continue
       text = stream.add(token)
       if stream.was_cut:
         left -= 1
         self._tickets[index].cancel()  # More tokens are of no use.
-        yield self._chunk(index, stream, text, "stop")
+        yield self._chunk(index, text, "stop")
       elif text:
-        yield self._chunk(index, stream, text)
+        yield self._chunk(index, text)
     self._service.metrics.count_answers(
       self._body.model, "generate", len(self._rows)
     )
     options = self._body.stream_options
     if options is not None and options.include_usage:
-      made = sum(len(stream.tokens) for stream in streams)
-      yield {
-        "choices": [],
-        "usage": _usage(self._rows, self._body.n, made),
-      }
+      made = sum(len(stream.tokens) for stream in self._streams)
+      usage = _usage(self._rows, self._body.n, made)
+      yield {"choices": [], "usage": usage}
 
   def _chunk(
-    self,
-    index: int,
-    stream: TextStream,
-    text: str,
-    reason: str | None = None,
+    self, index: int, text: str, reason: str | None = None
   ) -> dict[str, Any]:
-    """Returns new text of a row, and tells of the tokens that are new."""
-    log_probs = None
-    told, self._num_told[index] = self._num_told[index], len(stream.tokens)
-    if self._body.logprobs is not None and told < len(stream.tokens):
-      log_probs = self._texts.log_probs(
-        stream.tokens, self._body.logprobs, told
-      )
-    choice = {
-      "index": index,
-      "text": text,
-      "logprobs": log_probs,
-      "finish_reason": reason,
-    }
-    return {"choices": [choice]}
-
-
-def _result(ticket: Ticket) -> Generated:
-  """Returns an answer that is there.
-
-  Raises:
-    ApiError: if the engine failed.
-  """
-  if ticket.future.cancelled():
-    raise ApiError(500, "The server failed.", "internal_error")
-  error = ticket.future.exception()
-  if isinstance(error, ClosedError):
-    raise errors.not_ready(str(error))
-  if error is not None:
-    raise ApiError(500, "The server failed.", "internal_error")
-  result = ticket.future.result()
-  assert isinstance(result, Generated)
-  return result
+    """Returns new text of a row, with the log probabilities of new tokens."""
+    log_probs, tokens = None, self._streams[index].tokens
+    sent, self._num_sent[index] = self._num_sent[index], len(tokens)
+    if self._body.logprobs is not None and sent < len(tokens):
+      log_probs = self._texts.log_probs(tokens, self._body.logprobs, sent)
+    return {"choices": [_choice(index, text, log_probs, reason)]}
 
 
 def _event(content: dict[str, Any]) -> str:

@@ -1,5 +1,7 @@
-"""Errors in OpenAI's form."""
+"""Errors in OpenAI's form, and the exceptions that become them."""
 
+from collections.abc import Iterator, Mapping
+import contextlib
 import itertools
 from typing import Any
 
@@ -9,18 +11,31 @@ from fastapi import responses
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from prompt_tuning.serving import forms
+from prompt_tuning.inference.engine import ClosedError, QueueFullError
+from prompt_tuning.inference.shapes import TooLongError
+from prompt_tuning.serving import schemas
+from prompt_tuning.serving.prompt_store import UnknownPromptError, UnreadError
+from prompt_tuning.tuning_jobs import jobs
+
+# The exceptions of other modules that have their own error.
+_KNOWN = (
+  *(TooLongError, QueueFullError, ClosedError),
+  *(UnknownPromptError, UnreadError),
+  *(jobs.UnknownError, jobs.InUseError),
+)
+_TYPES = {
+  401: "authentication_error",
+  404: "not_found_error",
+  429: "rate_limit_error",
+}
 
 
-class ApiError(Exception):
-  """What a client is told instead of an answer.
+class ApiError(HTTPException):
+  """An error that is sent to the client.
 
   Attributes:
-    status: Of HTTP.
-    message: For people.
-    code: For programs.
-    param: The field that is wrong, if it is one.
-    headers: Of the response.
+    code: A name for programs.
+    param: The field that is wrong, if there is one.
   """
 
   def __init__(
@@ -29,86 +44,116 @@ class ApiError(Exception):
     message: str,
     code: str,
     param: str | None = None,
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
   ):
-    """Keeps its arguments."""
-    super().__init__(message)
-    self.status, self.message, self.code = status, message, code
-    self.param, self.headers = param, headers
+    """Keeps its arguments; the message is for people."""
+    super().__init__(status, message, headers)
+    self.code, self.param = code, param
 
   @property
   def body(self) -> dict[str, Any]:
-    """What is sent."""
-    kind = {
-      401: "authentication_error",
-      404: "not_found_error",
-      429: "rate_limit_error",
-    }.get(self.status)
-    if kind is None:
-      kind = "invalid_request_error" if self.status < 500 else "server_error"
+    """The JSON of the response."""
+    status = self.status_code
+    default = "invalid_request_error" if status < 500 else "server_error"
     return {
       "error": {
-        "message": self.message,
-        "type": kind,
+        "message": self.detail,
+        "type": _TYPES.get(status, default),
         "param": self.param,
         "code": self.code,
       }
     }
 
   def response(self) -> responses.JSONResponse:
-    """Returns it as a response."""
-    return responses.JSONResponse(self.body, self.status, headers=self.headers)
+    """Returns the response."""
+    return responses.JSONResponse(
+      self.body, self.status_code, headers=self.headers
+    )
 
 
 def invalid(message: str, param: str | None = None) -> ApiError:
-  """Returns the error of a request that will never be right."""
+  """Returns the error for a request that can never succeed."""
   return ApiError(400, message, "invalid_value", param)
 
 
-def busy(message: str) -> ApiError:
-  """Returns the error of a queue that is full just now."""
-  return ApiError(429, message, "queue_full", headers={"Retry-After": "1"})
-
-
 def not_ready(message: str) -> ApiError:
-  """Returns the error of what a server cannot do now, but may soon."""
+  """Returns the error for a request that may succeed soon."""
   return ApiError(503, message, "not_ready", headers={"Retry-After": "5"})
 
 
+@contextlib.contextmanager
+def refusing(param: str | None = None) -> Iterator[None]:
+  """Turns a ValueError into an ApiError that may blame a field."""
+  try:
+    yield
+  except TooLongError:
+    raise
+  except ValueError as error:
+    raise invalid(str(error), param) from None
+
+
+def api_error(error: BaseException) -> ApiError:
+  """Returns the error that a client gets for an exception."""
+  match error:
+    case ApiError():
+      return error
+    case TooLongError(param=param):
+      code = "context_length_exceeded"
+      return ApiError(400, str(error), code, param or "prompt")
+    case QueueFullError():
+      return ApiError(
+        429, str(error), "queue_full", headers={"Retry-After": "1"}
+      )
+    case ClosedError():
+      return not_ready(str(error))
+    case UnknownPromptError():
+      name = error.args[0][:80]
+      message = f"There is no model {name!r}: see GET /v1/models."
+      return ApiError(404, message, "model_not_found", "model")
+    case UnreadError():
+      name = error.args[0][:80]
+      return not_ready(f"The prompt {name!r} could not be looked up or read.")
+    case jobs.UnknownError():
+      message = f"There is no {error.kind} {error.id[:80]!r}."
+      return ApiError(404, message, f"{error.kind}_not_found")
+    case jobs.InUseError():
+      return ApiError(409, str(error), "file_in_use")
+    case RequestValidationError():
+      return _validation_error(error)
+    case HTTPException(status_code=status):
+      code = "not_found" if status == 404 else "invalid_request"
+      return ApiError(status, f"{error.detail}.", code, headers=error.headers)
+  logging.error("A request failed.", exc_info=error)
+  return ApiError(500, "The server failed.", "internal_error")
+
+
+def _validation_error(error: RequestValidationError) -> ApiError:
+  first = error.errors()[0]
+  if first["type"] == "json_invalid":
+    return invalid("Expected a JSON body.")
+  place = [x for x in first["loc"] if x not in ("body", "query")]
+  # After the fields, pydantic adds indices of items and kinds of unions.
+  place = [*place[:1], *itertools.takewhile(_is_field, place[1:])]
+  name = ".".join(map(str, place)) or None
+  return invalid(f"{name or 'body'}: {first['msg']}.", name)
+
+
 def _is_field(name: str | int) -> bool:
-  """Whether a body has such a field."""
-  return any(name in form.model_fields for form in forms.Form.__subclasses__())
+  """Returns whether a body has such a field."""
+  known = schemas.Schema.__subclasses__()
+  return any(name in schema.model_fields for schema in known)
 
 
 def install(app: fastapi.FastAPI) -> None:
   """Gives every error of an app OpenAI's form."""
 
-  @app.exception_handler(ApiError)
-  async def _(_request: fastapi.Request, error: ApiError):
-    return error.response()
+  async def respond(request: fastapi.Request, error: Exception):
+    found = api_error(error)
+    if isinstance(error, HTTPException) and found is not error:
+      found.detail = (
+        f"{request.method} {request.url.path[:200]}: {found.detail}"
+      )
+    return found.response()
 
-  @app.exception_handler(RequestValidationError)
-  async def _(_request: fastapi.Request, error: RequestValidationError):
-    first = error.errors()[0]
-    place = [x for x in first["loc"] if x not in ("body", "query")]
-    if first["type"] == "json_invalid":
-      return invalid("Expected a body of JSON.").response()
-    # Behind the fields come numbers of items and what kinds a field may have.
-    place = [*place[:1], *itertools.takewhile(_is_field, place[1:])]
-    name = ".".join(map(str, place)) or None
-    return invalid(f"{name or 'body'}: {first['msg']}.", name).response()
-
-  @app.exception_handler(HTTPException)
-  async def _(request: fastapi.Request, error: HTTPException):
-    message = f"{request.method} {request.url.path[:200]}: {error.detail}."
-    return ApiError(
-      error.status_code,
-      message,
-      "not_found" if error.status_code == 404 else "invalid_request",
-      headers=dict(error.headers) if error.headers else None,
-    ).response()
-
-  @app.exception_handler(Exception)
-  async def _(_request: fastapi.Request, error: Exception):
-    logging.error("A request failed.", exc_info=error)
-    return ApiError(500, "The server failed.", "internal_error").response()
+  for kind in (Exception, HTTPException, RequestValidationError, *_KNOWN):
+    app.add_exception_handler(kind, respond)

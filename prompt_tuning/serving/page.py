@@ -1,4 +1,4 @@
-"""The page at `/`: its files, and what it asks beyond OpenAI's interface."""
+"""The page at `/`: its files, and the requests that only it makes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,24 +10,21 @@ from typing import Any
 import fastapi
 import numpy as np
 
-from prompt_tuning.inference import neighbours as analysis
+from prompt_tuning.inference import neighbours
 from prompt_tuning.inference.requests import Prompt
-from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.service import Service
 
-# The page loads nothing but its own files, runs no script but those, and is
-# shown in no other page.
+# The page loads and runs only its own files, and no other page can embed it.
 HEADERS = {
   "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
   "style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
   "form-action 'none'; frame-ancestors 'none'",
   "X-Content-Type-Options": "nosniff",
   "Referrer-Policy": "no-referrer",
-  # After an update, a browser takes no old script with a new page.
+  # After an update, a browser must not run an old script in a new page.
   "Cache-Control": "no-cache",
 }
-_INDEX = "index.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Example:
   """An input that the page offers.
 
   Attributes:
-    model: The prompt that it is for.
+    model: The name of the prompt to answer it with.
     input: A text.
   """
 
@@ -49,32 +46,30 @@ def router(
   """Returns the routes.
 
   Args:
-    service: What is shown.
-    examples: What the page offers as inputs.
-    tunes: Whether the server has jobs.
+    service: The model and the prompts.
+    examples: Inputs that the page offers.
+    tunes: Whether the server tunes prompts.
   """
   routes = fastapi.APIRouter()
-  files = _files()
-  # One at a time: each has a copy of the embeddings, in float32.
+  folder = resources.files("prompt_tuning.serving") / "static"
+  files = {path.name: path.read_bytes() for path in folder.iterdir()}
+  # One analysis at a time: each copies the embeddings, in float32.
   analysing = asyncio.Lock()
-
-  def file(name: str) -> fastapi.Response:
-    kind = mimetypes.guess_type(name)[0]
-    return fastapi.Response(files[name], media_type=kind, headers=HEADERS)
 
   @routes.get("/")
   def index():
-    return file(_INDEX)
+    return static("index.html")
 
   @routes.get("/static/{name}")
   def static(name: str):
     if name not in files:
       raise ApiError(404, "The page has no such file.", "not_found")
-    return file(name)
+    kind = mimetypes.guess_type(name)[0]
+    return fastapi.Response(files[name], media_type=kind, headers=HEADERS)
 
   @routes.get("/v1/page")
-  def offered():
-    """What the page offers."""
+  def offer():
+    """Returns the settings of the page."""
     settings = service.engine.settings
     return {
       "object": "page",
@@ -86,40 +81,23 @@ def router(
 
   @routes.get("/v1/prompts/{name}/words")
   async def words(name: str, count: int = fastapi.Query(5, ge=1, le=50)):
-    """The words of the vocabulary that are nearest to a prompt."""
-    prompt = await service.prompt(name)
-    if prompt is None:
-      raise errors.invalid("The model alone has no prompt.", "model")
+    """Returns the words of the vocabulary that are nearest to a prompt."""
+    prompt = await service.prompt_alone(name)
     async with analysing:
       return await asyncio.to_thread(_words, service, prompt, count)
 
   return routes
 
 
-def _files() -> dict[str, bytes]:
-  """Reads the page's files; they are small."""
-  folder = resources.files("prompt_tuning.serving") / "static"
-  return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def _embeddings(service: Service) -> np.ndarray:
-  """Returns the embeddings of the vocabulary, [V, H] float32."""
-  params = service.engine.model.params
-  return np.asarray(params["token_embedder"]["embedding"], np.float32)
-
-
 def _words(service: Service, prompt: Prompt, count: int) -> dict[str, Any]:
-  return _described(
-    analysis.analyse(
-      prompt.array,
-      _embeddings(service),
-      service.engine.model.vocabulary,
-      num_neighbours=count,
-    )
+  model = service.engine.model
+  embeddings = model.params["token_embedder"]["embedding"]
+  result = neighbours.analyse(
+    prompt.array,
+    np.asarray(embeddings, np.float32),
+    model.vocabulary,
+    num_neighbours=count,
   )
-
-
-def _described(result: analysis.Analysis) -> dict[str, Any]:
   return {
     "object": "prompt.words",
     "embedding_norm": result.embedding_norm,

@@ -1,6 +1,8 @@
-"""The prompts that are served: the files of a folder, by their names."""
+"""The served prompts: the files of a folder, by name."""
 
+import asyncio
 from collections.abc import Iterator
+from concurrent import futures
 import contextlib
 import dataclasses
 import io
@@ -26,48 +28,50 @@ from prompt_tuning.interop import peft_adapters
 from t5x.files import storage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Bytes of an adapter's files, unpacked.
-_MOST_BYTES = {
+# The maximum sizes of an adapter's files, unpacked, in bytes.
+_MAX_BYTES = {
   peft_adapters.CONFIG: 64 * 2**10,
   peft_adapters.WEIGHTS: 64 * 2**20,
 }
-_MOST_ENTRIES = 1000
-# Between looks at what others wrote into the folder: on a disk, in a bucket;
-# and, as a part of that, between looks for names that are not known.
+_MAX_ENTRIES = 1000
+# The seconds between looks at the folder, on a disk and in a bucket; and, as a
+# part of that, between looks for unknown names.
 _REFRESH_SECONDS = 1.0, 10.0
 _PAUSE = 0.1
-# The stamp of a file that could not be read, and may be later.
+# How long a request for a known prompt waits for a look at the folder.
+_PATIENCE = 1.0
+# The stamp of a file that could not be read, but may be readable later.
 _UNREAD = ()
 
 
 class UnknownPromptError(KeyError):
-  """There is no prompt of that name."""
+  """A name that no prompt has."""
 
 
 class UnreadError(Exception):
-  """There may be a prompt of that name: its folder or file was not read."""
+  """A name that a prompt may have: the folder or the file was not read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-  prompt: Prompt | None  # None: the file is none of ours, and was told of.
+  prompt: Prompt | None  # None: not a prompt for this model, as the log says.
   stamp: tuple[Any, ...]
 
 
 class PromptStore:
-  """The prompts of a folder, also in a bucket, which others may write to.
+  """The prompts of a folder or bucket that others may write to, too.
 
-  What a file holds is in memory; a file that changes is read again. Any thread
-  may call.
+  Prompts are kept in memory; a file that changes is read again. Any thread may
+  call.
   """
 
   def __init__(self, folder: str | os.PathLike[str], engine: Engine, base: str):
-    """Reads the folder, which is made if it is not there.
+    """Reads the folder, or makes it.
 
     Args:
-      folder: Its files NAME.safetensors and NAME.npy are the prompts.
-      engine: What answers with them.
-      base: The name of the model alone, which no prompt may have.
+      folder: The folder; its files NAME.safetensors and NAME.npy are prompts.
+      engine: The engine that answers with them.
+      base: The name of the base model, which no prompt may have.
     """
     self.folder = epath.Path(folder)
     self.folder.mkdir(parents=True, exist_ok=True)
@@ -79,10 +83,17 @@ class PromptStore:
     self._entries: dict[str, _Entry] = {}
     self._refreshed = -float("inf")
     self._is_looking = self._has_failed = False
+    # For `find`. Uploads may keep all of asyncio's own threads busy.
+    self._turn = asyncio.Lock()
+    self._thread = futures.ThreadPoolExecutor(1, "prompts")
     self.refresh()
 
+  def close(self) -> None:
+    """Ends the thread of `find`."""
+    self._thread.shutdown(wait=False, cancel_futures=True)
+
   def refresh(self) -> None:
-    """Reads what is new in the folder, and forgets what is gone."""
+    """Reads new files of the folder, and forgets removed ones."""
     with self._lock:
       self._refreshed = time.monotonic()
       self._is_looking = self._has_failed = True
@@ -94,7 +105,7 @@ class PromptStore:
 
   def _look(self) -> dict[str, _Entry]:
     files, chosen, found = _files(self.folder), {}, {}
-    for name in sorted(files):  # Of two of a name, the .safetensors is last.
+    for name in sorted(files):  # NAME.safetensors comes after NAME.npy.
       stem, suffix = os.path.splitext(name)
       if suffix in prompt_files.SUFFIXES and _NAME.fullmatch(stem):
         chosen[stem] = name
@@ -109,34 +120,54 @@ class PromptStore:
     """Returns the prompts, by name."""
     if self._is_late():
       with self._lock:
-        self._refresh_if_late()
+        if self._is_late():
+          self._try_to_refresh()
     known = self._entries.values()
     return [x.prompt for x in known if x.prompt is not None]
 
   def names(self) -> set[str]:
-    """Returns what a model may be called: prompts, and the base alone."""
+    """Returns the names of all models: the prompts and the base."""
     return {self._base, *(prompt.name for prompt in self.all())}
 
-  def in_memory(self, name: str, is_late: bool = False) -> Prompt | None:
-    """Returns a prompt at once, or None if `get` has to look for it.
+  async def find(self, name: str, seconds: float) -> Prompt:
+    """Returns a prompt without blocking the event loop.
+
+    One thread looks at the folder, one look at a time, however many ask:
+    neither a slow folder nor wrong names hold up other requests.
 
     Args:
-      name: Its name.
-      is_late: Whether to return what was there at the last look, though it is
-        time for another.
+      name: The prompt's name.
+      seconds: The time to wait for the folder if the name is unknown.
+
+    Raises:
+      UnknownPromptError: if no prompt has this name.
+      UnreadError: if that cannot be known now.
+      TimeoutError: if the folder does not answer in time.
     """
     entry = self._entries.get(name)
-    if entry is None or (self._is_late() and not is_late):
-      return None
-    return entry.prompt
+    known = entry.prompt if entry else None
+    if known is not None and not self._is_late():
+      return known
+    asked = time.monotonic()
+    patience = seconds if known is None else _PATIENCE
+    try:
+      async with asyncio.timeout(patience), self._turn:
+        await asyncio.sleep(self._pause(asked))
+        return await asyncio.get_running_loop().run_in_executor(
+          self._thread, self.get, name, asked
+        )
+    except TimeoutError:
+      if known is None:
+        raise
+      return known
 
-  def pause(self, asked: float) -> float:
-    """Returns for how long not to look for a name, in seconds.
+  def _pause(self, asked: float) -> float:
+    """Returns the seconds until the next look for an unknown name may start.
 
     Args:
-      asked: When it was asked for, as of `time.monotonic`.
+      asked: The time of the request, as of `time.monotonic`.
     """
-    if self._refreshed > asked:  # There will be no look.
+    if self._refreshed > asked:  # No look is needed.
       return 0.0
     due = self._refreshed + _PAUSE * self._period
     return max(0.0, due - time.monotonic())
@@ -145,19 +176,19 @@ class PromptStore:
     """Returns a prompt.
 
     Args:
-      name: Its name.
-      asked: When it was asked for, as of `time.monotonic`; None is now. Those
-        who wait for a look at the folder share the next.
+      name: The prompt's name.
+      asked: The time of the request, as of `time.monotonic`; None for now. A
+        look at the folder after it is enough.
 
     Raises:
-      UnknownPromptError: if there is none of that name.
-      UnreadError: if that is not known.
+      UnknownPromptError: if no prompt has this name.
+      UnreadError: if that cannot be known now.
     """
     asked = time.monotonic() if asked is None else asked
     with self._lock:
-      self._refresh_if_late()
-      # A job may have ended just now.
-      if name not in self._entries and self._refreshed <= asked:
+      # A job may have made the prompt just now.
+      is_new = name not in self._entries and self._refreshed <= asked
+      if is_new or self._is_late():
         self._try_to_refresh()
       entry, has_failed = self._entries.get(name), self._has_failed
     if entry is not None and entry.prompt is not None:
@@ -167,21 +198,22 @@ class PromptStore:
     raise UnknownPromptError(name)
 
   def put(self, name: str, content: bytes) -> Prompt:
-    """Keeps a prompt, in the place of one that had its name.
+    """Saves a prompt, in the place of an older one with its name.
 
     Args:
-      name: Its name.
+      name: The prompt's name.
       content: A `.safetensors` or `.npy` file, or a zip archive of a PEFT
         adapter.
 
     Raises:
-      ValueError: for what is no prompt of the model, or no name.
+      ValueError: if the content is not a prompt for the model, or the name is
+        not allowed.
     """
     self.check_name(name)
     with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
       array, metadata = _parse(content, pathlib.Path(scratch))
     prompt = self._checked(name, array, metadata)
-    # Without the lock, for which everybody would wait if the folder is slow.
+    # Without the lock: a slow folder would block every other request.
     prompt_files.save_prompt(
       self.folder / f"{name}.safetensors", array, metadata
     )
@@ -193,8 +225,8 @@ class PromptStore:
     """Removes a prompt and its file.
 
     Raises:
-      UnknownPromptError: if there is none of that name.
-      UnreadError: if that is not known.
+      UnknownPromptError: if no prompt has this name.
+      UnreadError: if that cannot be known now.
     """
     self.get(name)
     for suffix in prompt_files.SUFFIXES:
@@ -202,42 +234,38 @@ class PromptStore:
     self.refresh()
 
   def check_name(self, name: str) -> None:
-    """Raises ValueError for what cannot be the name of a prompt."""
+    """Raises ValueError for a name that a prompt may not have."""
     if not _NAME.fullmatch(name):
       raise ValueError(
-        "Expected a name of at most 64 letters, digits, '.', '_' and '-', "
-        f"which begins with a letter or a digit, got {name[:80]!r}."
+        "Expected a name of at most 64 letters, digits, '.', '_' and '-' that "
+        f"starts with a letter or a digit, got {name[:80]!r}."
       )
     if name == self._base:
-      raise ValueError(f"{name} is the name of the model alone.")
+      raise ValueError(f"{name} is the name of the base model.")
 
   def _is_late(self) -> bool:
-    """Whether it is time for a look, and nobody is at it: it may take long."""
+    """Returns whether a look is due, and no thread is at it."""
     now = time.monotonic()
     return now - self._refreshed > self._period and not self._is_looking
 
-  def _refresh_if_late(self) -> None:
-    if self._is_late():
-      self._try_to_refresh()
-
   def _try_to_refresh(self) -> None:
-    """Refreshes; if the folder cannot be listed, what is known stays."""
+    """Refreshes, or keeps the known prompts if the folder cannot be listed."""
     try:
       self.refresh()
-    except Exception as error:  # Those of a bucket are of many kinds.
+    except Exception as error:  # Buckets raise errors of many kinds.
       logging.error("%s cannot be listed: %r", self.folder, error)
 
   def _read(
     self, path: epath.Path, known: _Entry | None, stamp: tuple[Any, ...]
   ) -> _Entry:
-    """Reads a file; one that cannot be read keeps nobody from the others."""
+    """Reads a file; an unreadable one does not affect the others."""
     try:
       self.check_name(path.stem)
       prompt = self._checked(path.stem, *prompt_files.load_prompt(path))
     except ValueError as error:
       logging.warning("%s is not served: %s", path, error)
       return _Entry(None, stamp)
-    except Exception as error:  # Of a disk or a bucket: it may pass.
+    except Exception as error:  # Errors of disks and buckets may pass.
       if known is None or known.stamp != _UNREAD:
         logging.warning("%s cannot be read: %r", path, error)
       return _Entry(known.prompt if known else None, _UNREAD)
@@ -249,7 +277,7 @@ class PromptStore:
     array: np.ndarray,
     metadata: prompt_files.PromptMetadata | None,
   ) -> Prompt:
-    """Returns a prompt that the model can be given."""
+    """Returns a prompt that the model can use."""
     model = self._engine.model
     width = model.config.emb_dim
     if metadata is not None:
@@ -258,8 +286,8 @@ class PromptStore:
       )
     if array.shape[1] != width:
       raise ValueError(
-        f"Expected a prompt of width {width}, that of {self._base}, got "
-        f"{list(array.shape)}: it is that of another model."
+        f"Expected a prompt of width {width}, for {self._base}, got "
+        f"{list(array.shape)}: it belongs to another model."
       )
     prompt = Prompt(name, array, metadata)
     self._engine.check_prompt(prompt)
@@ -267,23 +295,23 @@ class PromptStore:
 
 
 def _files(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
-  """Returns a folder's files, with what is another if a file is another."""
+  """Returns a folder's files, with a stamp that changes when a file does."""
   found = {}
   if not storage.is_bucket(folder):
     for entry in os.scandir(folder):
       try:
         stat = entry.stat()
-      except FileNotFoundError:  # It is gone already.
+      except FileNotFoundError:  # It was removed just now.
         continue
-      except OSError:  # Such as of a link to itself: `_read` says so.
+      except OSError:  # A link to itself, for instance: `_read` reports it.
         found[entry.name] = _UNREAD
         continue
-      # A clock may be slow: of a file half written it is the size that tells.
+      # The size shows that a file was half written, if the clock is coarse.
       found[entry.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
     return found
   system = storage.file_system(folder)
   system.invalidate_cache()
-  with contextlib.suppress(FileNotFoundError):  # There is no file.
+  with contextlib.suppress(FileNotFoundError):  # The folder is empty.
     for entry in system.ls(os.fspath(folder), detail=True):  # One request.
       found[entry["name"].rpartition("/")[2]] = (entry.get("generation"),)
   return found
@@ -292,10 +320,10 @@ def _files(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
 def _parse(
   content: bytes, scratch: pathlib.Path
 ) -> tuple[np.ndarray, prompt_files.PromptMetadata | None]:
-  """Reads an upload, by what it begins with.
+  """Reads an upload; its first bytes tell the format.
 
   Raises:
-    ValueError: if it is none; the message does not name the scratch folder.
+    ValueError: if it is not a prompt; the message omits the scratch folder.
   """
   try:
     if content.startswith(b"PK"):
@@ -312,22 +340,22 @@ def _parse(
 
 
 def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
-  """Yields the files of an adapter in an archive, wherever they are in it."""
+  """Yields the files of an adapter in a zip archive, in whatever folder."""
   seen = set()
-  # Python makes an object of each entry when it opens an archive.
-  if content.count(zipfile.stringCentralDir) > _MOST_ENTRIES:
-    raise ValueError(f"Expected at most {_MOST_ENTRIES} files in the archive.")
+  # `zipfile` makes an object of each entry when it opens an archive.
+  if content.count(zipfile.stringCentralDir) > _MAX_ENTRIES:
+    raise ValueError(f"Expected at most {_MAX_ENTRIES} files in the archive.")
   try:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       for info in archive.infolist():
         name = pathlib.PurePosixPath(info.filename).name
-        if (most := _MOST_BYTES.get(name)) is None:
+        if (most := _MAX_BYTES.get(name)) is None:
           continue
-        # Many, each small when it is packed, would take for ever.
+        # Many files, each small when packed, would take for ever.
         if name in seen:
           raise ValueError(f"Expected one adapter, got {name} twice.")
         seen.add(name)
-        # Others are unpacked whole, whatever size the archive says.
+        # Other methods unpack a file whole, whatever size the archive states.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
           raise ValueError(f"Expected {name} stored or deflated.")
         if info.file_size > most:
@@ -337,7 +365,7 @@ def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
         with archive.open(info) as file:
           yield name, file.read(most)
   except zip_files.MALFORMED as error:
-    raise ValueError(f"Expected a zip archive, got none: {error}.") from None
+    raise ValueError(f"Expected a zip archive: {error}.") from None
 
 
 def adapter_archive(prompt: Prompt) -> bytes:

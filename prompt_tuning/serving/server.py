@@ -1,4 +1,4 @@
-"""The server as a process: built from the flags of `prompt-tuning serve`."""
+"""The server as a process, made from the flags of `prompt-tuning serve`."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ import uvicorn
 import prompt_tuning as pt
 from prompt_tuning.inference.engine import Engine, Settings
 from prompt_tuning.inference.shapes import Shapes
-from prompt_tuning.serving import app, demo, gate, job_routes, page
+from prompt_tuning.serving import app, demo, job_routes, middleware, page
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
@@ -49,8 +49,13 @@ def serve(options: argparse.Namespace) -> None:
   logging.info(
     "Serving %s: http://%s:%d/", service.base, options.host, options.port
   )
-  config = uvicorn.Config(
-    application,
+  _Server(make_config(options, application), service).run()
+
+
+def make_config(options: argparse.Namespace, app: ASGIApp) -> uvicorn.Config:
+  """Returns the configuration of the web server."""
+  return uvicorn.Config(
+    app,
     host=options.host,
     port=options.port,
     log_level="warning",
@@ -63,11 +68,10 @@ def serve(options: argparse.Namespace) -> None:
     proxy_headers=bool(options.forwarded_allow_ips),
     forwarded_allow_ips=options.forwarded_allow_ips,
   )
-  _Server(config, service).run()
 
 
 class _Server(uvicorn.Server):
-  """Tells streams without an end that it stops."""
+  """A server that tells endless streams when it stops."""
 
   def __init__(self, config: uvicorn.Config, service: Service):
     super().__init__(config)
@@ -79,24 +83,17 @@ class _Server(uvicorn.Server):
 
   async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
     if (supervisor := self._service.supervisor) is not None:
-      supervisor.stop()  # Its worker saves itself while answers are finished.
+      supervisor.stop()  # The worker saves its run meanwhile.
     await super().shutdown(sockets)
 
 
 def make_service(options: argparse.Namespace) -> Service:
-  """Makes what is served.
+  """Returns the service: the model, its engine and its prompts.
 
   Raises:
-    ValueError: for wrong arguments, or a wrong checkpoint.
+    ValueError: if an option or the checkpoint is wrong.
   """
-  limits = gate.Limits(
-    keys=None if options.keys is None else gate.read_keys(options.keys),
-    requests_per_minute=options.requests_per_minute,
-    body_bytes=options.body_bytes,
-    upload_bytes=options.upload_bytes,
-    answer_seconds=options.answer_seconds,
-    hosts=_LOCAL if _is_for_this_machine(options) else None,
-  )
+  limits = make_limits(options)  # First: a wrong file is found at once.
   settings = Settings(
     shapes=Shapes(
       rows=_up_to(options.rows, 4, 1),
@@ -119,17 +116,31 @@ def make_service(options: argparse.Namespace) -> Service:
   return Service(base, engine, store, metrics, limits)
 
 
-def _is_for_this_machine(options: argparse.Namespace) -> bool:
-  """Whether only programs of this machine may ask, without a key or proxy."""
-  is_open = options.keys is None and not options.forwarded_allow_ips
-  return is_open and options.host in _LOCAL | {"::1"}
+def make_limits(options: argparse.Namespace) -> middleware.Limits:
+  """Returns the limits that clients have.
+
+  Raises:
+    ValueError: if the file of keys has no key.
+  """
+  keys, hosts = options.keys, None
+  # Without a key or a proxy, a local server answers to its own names alone.
+  if keys is None and not options.forwarded_allow_ips:
+    hosts = _LOCAL if options.host in _LOCAL | {"::1"} else None
+  return middleware.Limits(
+    keys=None if keys is None else middleware.read_keys(keys),
+    requests_per_minute=options.requests_per_minute,
+    body_bytes=options.body_bytes,
+    upload_bytes=options.upload_bytes,
+    answer_seconds=options.answer_seconds,
+    hosts=hosts,
+  )
 
 
 def _longest_prompt(options: argparse.Namespace) -> int:
-  """Returns the positions of the longest prompt, which leaves room for a token.
+  """Returns the positions of the longest prompt, with room for an input.
 
   Raises:
-    ValueError: if one was asked for that does not.
+    ValueError: if --longest_prompt leaves no room.
   """
   most = max(options.lengths) - 2  # A token, and the end of sequence.
   longest = options.longest_prompt or min(128, most)
@@ -145,7 +156,7 @@ def _longest_prompt(options: argparse.Namespace) -> int:
 def _job_routes(
   options: argparse.Namespace, service: Service
 ) -> list[fastapi.APIRouter]:
-  """Returns the routes of jobs, whose worker the service then has."""
+  """Returns the routes of jobs, and adds their supervisor to the service."""
   if not options.jobs:
     return []
   fingerprint = service.engine.model.fingerprint
@@ -163,7 +174,7 @@ def _job_routes(
 
 
 def make_application(options: argparse.Namespace, service: Service) -> ASGIApp:
-  """Makes the application, page and jobs included."""
+  """Returns the application, with the page and the jobs."""
   tuning = _job_routes(options, service)  # First: it checks the folder.
   examples = _demo_examples(options, service) if options.demo else []
   return app.make(
@@ -174,7 +185,7 @@ def make_application(options: argparse.Namespace, service: Service) -> ASGIApp:
 def _demo_examples(
   options: argparse.Namespace, service: Service
 ) -> list[page.Example]:
-  """Returns what the page offers, and says what can be tuned."""
+  """Returns the page's examples; logs the files that can be tuned on."""
   model = service.engine.model
   files = demo.data_sets(model, options.jobs) if options.jobs else []
   if files:
@@ -183,7 +194,7 @@ def _demo_examples(
 
 
 def _up_to(number: int, factor: int, least: int) -> list[int]:
-  """Returns a number, and smaller ones by a factor, from the least on."""
+  """Returns the least number, and powers of a factor below a number."""
   sizes = [number]
   while sizes[-1] // factor > least:
     sizes.append(sizes[-1] // factor)

@@ -1,8 +1,8 @@
-"""What the routes of a server share."""
+"""The state that the routes of a server share."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent import futures
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -10,32 +10,21 @@ from typing import Any
 from absl import logging
 from fastapi import responses
 
-from prompt_tuning.inference.engine import (
-  ClosedError,
-  Engine,
-  QueueFullError,
-)
-from prompt_tuning.inference.requests import Prompt, Request, Ticket
-from prompt_tuning.inference.shapes import TooLongError
+from prompt_tuning.inference.engine import Engine
+from prompt_tuning.inference.requests import Prompt, Ticket
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
-from prompt_tuning.serving.gate import Limits
 from prompt_tuning.serving.metrics import Metrics
-from prompt_tuning.serving.prompt_store import (
-  PromptStore,
-  UnknownPromptError,
-  UnreadError,
-)
+from prompt_tuning.serving.middleware import Limits
+from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.tuning_jobs.supervisor import Supervisor
 
-# Between looks at whether a client is still there.
+# The pause between looks at whether a client is still there.
 _LOOK_SECONDS = 0.5
-# How long a request for a prompt that is known waits for a look at the folder.
-_PATIENCE = 1.0
 
 
 class EventStream(responses.StreamingResponse):
-  """Server-sent events as a response, which no proxy is to keep."""
+  """Server-sent events as a response that no proxy buffers."""
 
   def __init__(
     self, events: AsyncIterator[str], at_end: Callable[[], None] = lambda: None
@@ -43,8 +32,9 @@ class EventStream(responses.StreamingResponse):
     """Sends nothing yet.
 
     Args:
-      events: What is sent.
-      at_end: Called in any case, also if the client leaves before the first.
+      events: The events.
+      at_end: Called in any case, even if the client leaves before the first
+        event.
     """
     super().__init__(
       events,
@@ -63,17 +53,17 @@ class EventStream(responses.StreamingResponse):
 
 @dataclasses.dataclass
 class Service:
-  """A model, its prompts, and how they are offered.
+  """A model with its prompts, as a server offers it.
 
   Attributes:
-    base: The name of the model alone.
-    engine: What answers.
+    base: The name of the model without a prompt.
+    engine: The engine that answers.
     store: The prompts.
-    metrics: What is counted.
-    limits: What clients may do.
-    supervisor: Of the worker that tunes, if prompts are tuned here.
-    started: When, in seconds since 1970.
-    is_stopping: Whether it is about to end: streams without an end, end.
+    metrics: The metrics.
+    limits: The limits that clients have.
+    supervisor: The supervisor of the worker, if the server tunes prompts.
+    started: The start, in seconds since 1970.
+    is_stopping: Whether the server is about to end: endless streams then end.
   """
 
   base: str
@@ -84,140 +74,72 @@ class Service:
   supervisor: Supervisor | None = None
   started: int = dataclasses.field(default_factory=lambda: int(time.time()))
   is_stopping: bool = False
-  _looking: asyncio.Lock = dataclasses.field(
-    default_factory=asyncio.Lock, init=False
-  )
-  # A thread of its own: those of asyncio may all be busy with uploads.
-  _look_thread: futures.Executor = dataclasses.field(
-    default_factory=lambda: futures.ThreadPoolExecutor(1, "look"), init=False
-  )
 
   async def prompt(self, model: str) -> Prompt | None:
-    """Returns the prompt that a request calls its model; None: none.
-
-    What is not in memory is looked for in a thread, one at a time, however many
-    ask: neither a slow folder nor wrong names hold up others.
+    """Returns the prompt that a request calls its model; None for the base.
 
     Raises:
-      ApiError: if there is none of that name, or no answer of the folder.
+      UnknownPromptError: if no prompt has this name.
+      UnreadError: if that cannot be known now.
+      ApiError: if the folder does not answer in time.
     """
     if model == self.base:
       return None
-    if (prompt := self.store.in_memory(model)) is not None:
-      return prompt
-    asked = time.monotonic()
-    known = self.store.in_memory(model, is_late=True)
-    patience = self.limits.answer_seconds if known is None else _PATIENCE
     try:
-      async with asyncio.timeout(patience), self._looking:
-        await asyncio.sleep(self.store.pause(asked))
-        return await asyncio.get_running_loop().run_in_executor(
-          self._look_thread, self.store.get, model, asked
-        )
+      return await self.store.find(model, self.limits.answer_seconds)
     except TimeoutError:
-      if known is None:
-        raise self.late() from None
-      return known
-    except UnknownPromptError:
-      raise ApiError(
-        404,
-        f"There is no model {model[:80]!r}: see GET /v1/models.",
-        "model_not_found",
-        "model",
-      ) from None
-    except UnreadError:
-      raise errors.not_ready(
-        f"The prompt {model[:80]!r} could not be looked for, or not be read."
-      ) from None
+      raise self.timeout() from None
 
-  def check_number(self, inputs: int, param: str) -> None:
-    """Refuses more inputs than the engine has room for, before work on them.
-
-    Args:
-      inputs: How many, samples included.
-      param: The field to blame.
-
-    Raises:
-      ApiError: if they are too many.
-    """
-    room = self.engine.settings.room
-    if inputs > room:
-      raise errors.invalid(
-        f"Expected at most {room} inputs, samples included, got {inputs}.",
-        param,
-      )
-
-  def submit(self, requests: Sequence[Request], param: str) -> list[Ticket]:
-    """Hands requests to the engine.
-
-    Args:
-      requests: All of one request of HTTP.
-      param: The field to blame for one whose input is too long.
-
-    Raises:
-      ApiError: if it does not take them.
-    """
-    self.check_number(len(requests), param)
-    try:
-      return self.engine.submit(requests)
-    except TooLongError as error:
-      raise ApiError(
-        400, str(error), "context_length_exceeded", error.param or param
-      ) from None
-    except ValueError as error:
-      raise errors.invalid(str(error)) from None
-    except QueueFullError as error:
-      raise errors.busy(str(error)) from None
-    except ClosedError as error:
-      raise errors.not_ready(str(error)) from None
+  async def prompt_alone(self, model: str) -> Prompt:
+    """Returns a prompt as `prompt` does, but refuses the base model."""
+    if (prompt := await self.prompt(model)) is None:
+      raise errors.invalid("The base model has no prompt.", "model")
+    return prompt
 
   async def results(
     self,
     tickets: Sequence[Ticket],
     has_left: Callable[[], Awaitable[bool]],
   ) -> list[Any]:
-    """Waits for answers.
+    """Waits for answers; cancels them if it has to give up.
 
     Args:
-      tickets: Of `submit`. If they are not waited for, they are cancelled.
-      has_left: Whether nobody waits any more.
+      tickets: The engine's tickets.
+      has_left: Returns whether the client has left.
 
     Raises:
-      ApiError: if there is no answer in time, or the engine failed.
+      ApiError: if the answer takes too long, or the client has left.
+      ClosedError: if the engine ends before it has answered.
     """
-    waiting = asyncio.gather(
+    answers = asyncio.gather(
       *(asyncio.wrap_future(ticket.future) for ticket in tickets)
     )
-    deadline = time.monotonic() + self.limits.answer_seconds
     try:
-      while not waiting.done():
-        left = deadline - time.monotonic()
-        if left <= 0:
-          raise self.late()
-        await asyncio.wait([waiting], timeout=min(left, _LOOK_SECONDS))
-        if waiting.done():
-          break
-        if await has_left():
-          raise ApiError(400, "The client left.", "client_left")
-      return list(waiting.result())
-    except ClosedError as error:
-      raise errors.not_ready(str(error)) from None
+      async with asyncio.timeout(self.limits.answer_seconds):
+        while not answers.done():
+          await asyncio.wait([answers], timeout=_LOOK_SECONDS)
+          if not answers.done() and await has_left():
+            raise ApiError(400, "The client left.", "client_left")
+      return list(answers.result())
+    except TimeoutError:
+      raise self.timeout() from None
     finally:
-      waiting.cancel()
+      answers.cancel()
       for ticket in tickets:
         ticket.cancel()
 
-  def late(self) -> ApiError:
-    """Returns the error of an answer that takes too long."""
+  def timeout(self) -> ApiError:
+    """Returns the error for an answer that takes too long."""
     return ApiError(
-      504,  # Not 503, which has a proxy ask the next replica for it.
+      504,  # Not 503, at which a proxy asks the next replica.
       f"No answer within {self.limits.answer_seconds:g} seconds.",
       "timeout",
       headers={"Retry-After": "5"},
     )
 
-  async def started_engine(self) -> AsyncIterator[None]:
-    """Runs the engine while an application does; for its lifespan."""
+  @contextlib.asynccontextmanager
+  async def lifespan(self, _app: Any) -> AsyncIterator[None]:
+    """Runs the engine and the supervisor while an application runs."""
     starting = asyncio.create_task(asyncio.to_thread(self._start))
     try:
       yield
@@ -227,17 +149,17 @@ class Service:
       if self.supervisor is not None:
         await asyncio.to_thread(self.supervisor.close)
       await asyncio.to_thread(self.engine.close)
-      self._look_thread.shutdown(wait=False, cancel_futures=True)
+      self.store.close()
 
   def _start(self) -> None:
-    begin = time.monotonic()
+    start = time.monotonic()
     try:
       self.engine.start(lambda: self.is_stopping)
       if self.is_stopping:
         return
-      logging.info("Ready: compiled in %.1f s.", time.monotonic() - begin)
+      logging.info("Ready: compiled in %.1f s.", time.monotonic() - start)
       if self.supervisor is not None:
         self.supervisor.start()
-    except Exception as error:  # /healthz tells.
+    except Exception as error:  # /healthz reports it.
       self.engine.failure = error
       logging.exception("The engine did not start.")

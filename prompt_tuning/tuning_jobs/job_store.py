@@ -1,13 +1,12 @@
-"""Data sets and tuning jobs, on disk: rows of SQLite, and files beside it.
+"""Data sets and tuning jobs on disk: rows of SQLite, and files beside it.
 
-What is written is on disk when a method returns, and a process may be killed at
-any time. Several processes may open a store.
+A method returns when its change is on disk. The process may be killed at any
+time, and several processes may open a store.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -18,33 +17,43 @@ import time
 from typing import Any
 
 from prompt_tuning import safe_files
-from prompt_tuning.tuning_jobs import data_sets, job_tables
 from prompt_tuning.tuning_jobs.jobs import (
   CANCELLED,
   FAILED,
   QUEUED,
   RUNNING,
   File,
+  InUseError,
   Job,
   JobEvent,
   Settings,
+  UnknownError,
+  cluster_folder,
+  parse_examples,
 )
 
-# A job that ends as many workers, and comes no further, is not begun again.
+# A job fails after it has ended this many workers without progress.
 MAX_TRIES = 5
+_SCHEMA = """
+create table if not exists files (
+  id text primary key, name text, bytes integer, pairs integer,
+  created integer);
+create table if not exists jobs (
+  number integer primary key autoincrement, id text unique, created integer,
+  status text, prompt text, settings text, training_file text,
+  validation_file text, model text, fingerprint text, error text,
+  finished integer, score real, step integer, attempts integer default 0,
+  tries integer default 0, saved integer default -1,
+  is_cancelled integer default 0);
+create table if not exists events (
+  number integer primary key autoincrement, job text, created real, kind text,
+  message text, data text);
+create index if not exists events_of_jobs on events (job, number);
+"""
 _IS_OPEN = "status in ('queued', 'running')"
-# Of a store's own base model, as far as is known: older jobs name none.
-_IS_OWN = "(fingerprint is null or fingerprint = ?)"
-# A cancelled job of another model, which may never be served again, ends, too.
+_IS_OWN = "fingerprint is ?"
+# Any worker ends a cancelled job: its own model may never be served again.
 _IS_WORK = f"{_IS_OPEN} and ({_IS_OWN} or is_cancelled)"
-
-
-class UnknownError(KeyError):
-  """There is no such file or job."""
-
-
-class InUseError(Exception):
-  """A file that a job still needs."""
 
 
 class JobStore:
@@ -59,12 +68,13 @@ class JobStore:
     """Opens the folder, or makes one.
 
     Args:
-      folder: On a disk; stores of several models may share it.
+      folder: A folder on a disk; stores of several models may share it.
       model: The name of the base model, for new jobs.
-      fingerprint: What the base model is known by: work is on its jobs alone.
+      fingerprint: The base model's fingerprint. The store hands out the jobs of
+        this model alone.
 
     Raises:
-      ValueError: if the folder is one of a bucket.
+      ValueError: if the folder is in a bucket.
     """
     if "://" in os.fspath(folder):
       raise ValueError(f"Expected a folder on a disk for jobs, got {folder}.")
@@ -73,14 +83,15 @@ class JobStore:
     for name in ("files", "runs"):
       (self.folder / name).mkdir(parents=True, exist_ok=True)
     with self._open() as connection:
-      job_tables.make(connection)
+      connection.execute("pragma journal_mode = wal")
+      connection.executescript(_SCHEMA)
 
   def run_folder(self, job: Job) -> pathlib.Path:
-    """Where a job trains."""
+    """Returns the folder that a job trains in."""
     return self.folder / "runs" / job.id
 
   def remove_run(self, job: Job) -> None:
-    """Removes where a job trained, with what a cluster left beside it."""
+    """Removes the folder of a job's run, and its cluster's folder beside it."""
     for folder in (self.folder / "runs").glob(f"{job.id}*"):
       shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,60 +99,57 @@ class JobStore:
     """Keeps a data set.
 
     Raises:
-      ValueError: if it is none; it names the line.
+      ValueError: if a line is wrong; the message names it.
     """
-    pairs = sum(1 for _ in data_sets.parse_pairs(content))
+    pairs = sum(1 for _ in parse_examples(content))
     file = File(_new_id("file"), name, len(content), pairs, int(time.time()))
     safe_files.write(self._path(file.id), content)
     with self._open() as connection:
-      connection.execute(
-        "insert into files values (?, ?, ?, ?, ?)", dataclasses.astuple(file)
-      )
+      _insert(connection, "files", dataclasses.asdict(file))
     return file
 
   def files(self) -> list[File]:
     """Returns all files, the newest first."""
-    with self._open() as connection:
-      rows = connection.execute("select * from files order by rowid desc")
-      return [File(*row) for row in rows]
+    rows = self._rows("select * from files order by rowid desc")
+    return [File(**row) for row in rows]
 
   def file(self, id: str) -> File:
     """Returns a file.
 
     Raises:
-      UnknownError: if there is none.
+      UnknownError: if the id is unknown.
     """
     with self._open() as connection:
       return _file(connection, id)
 
   def content(self, id: str) -> bytes:
-    """Returns what is in a file.
+    """Returns the content of a file.
 
     Raises:
-      UnknownError: if there is none.
+      UnknownError: if the id is unknown.
     """
     try:
       return self._path(self.file(id).id).read_bytes()
     except FileNotFoundError:
-      raise UnknownError(id) from None
+      raise UnknownError("file", id) from None
 
   def delete_file(self, id: str) -> None:
     """Removes a file.
 
     Raises:
-      UnknownError: if there is none.
-      InUseError: if a job needs it that is not over.
+      UnknownError: if the id is unknown.
+      InUseError: if a queued or running job needs it.
     """
     with self._open() as connection:
       connection.execute("begin immediate")  # No job is added meanwhile.
       _file(connection, id)
-      needed = connection.execute(
+      job = connection.execute(
         "select id from jobs where ? in (training_file, validation_file) "
         f"and {_IS_OPEN}",
         [id],
       ).fetchone()
-      if needed:
-        raise InUseError(f"The job {needed[0]} needs {id}.")
+      if job:
+        raise InUseError(f"The job {job['id']} needs {id}.")
       connection.execute("delete from files where id = ?", [id])
     self._path(id).unlink(missing_ok=True)
 
@@ -155,38 +163,32 @@ class JobStore:
     """Queues a job.
 
     Args:
-      training_file: Id of a file.
-      validation_file: The same, or None.
-      name: What the name of the prompt begins with.
-      settings: How to tune.
+      training_file: The id of a file.
+      validation_file: The id of a file, or None.
+      name: The start of the prompt's name.
+      settings: The settings to tune with.
 
     Raises:
-      UnknownError: if there is no such file.
+      UnknownError: if a file does not exist.
     """
     id = _new_id("ftjob")
+    job = {
+      "id": id,
+      "created": int(time.time()),
+      "status": QUEUED,
+      "prompt": f"{name}-{id[-12:]}",
+      "settings": json.dumps(dataclasses.asdict(settings)),
+      "training_file": training_file,
+      "validation_file": validation_file,
+      "model": self._model,
+      "fingerprint": self._fingerprint,
+    }
     with self._open() as connection:
       connection.execute("begin immediate")  # No file is removed meanwhile.
       for file in filter(None, (training_file, validation_file)):
         _file(connection, file)
-      connection.execute(
-        "insert into jobs (id, created, status, prompt, settings, "
-        "training_file, validation_file, model, fingerprint) "
-        "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-          id,
-          int(time.time()),
-          QUEUED,
-          f"{name}-{id[-12:]}",
-          json.dumps(dataclasses.asdict(settings)),
-          training_file,
-          validation_file,
-          self._model,
-          self._fingerprint,
-        ],
-      )
-      job_tables.note(
-        connection, id, "status", "The job is queued.", {"status": QUEUED}
-      )
+      _insert(connection, "jobs", job)
+      _add_status(connection, id, QUEUED, "The job is queued.")
     return self.job(id)
 
   def jobs(self) -> list[Job]:
@@ -197,78 +199,69 @@ class JobStore:
     """Returns a job.
 
     Raises:
-      UnknownError: if there is none.
+      UnknownError: if the id is unknown.
     """
     if not (found := self._jobs("id = ?", id)):
-      raise UnknownError(id)
+      raise UnknownError("job", id)
     return found[0]
 
   def has_work(self) -> bool:
-    """Whether there is a job to tune or to end."""
+    """Returns whether a job waits to be tuned or ended."""
     return bool(self._jobs(f"{_IS_WORK} limit 1", self._fingerprint))
 
   def claims(self) -> int:
-    """Returns how often a job of the base model was begun, or begun again."""
-    with self._open() as connection:
-      row = connection.execute(
-        f"select sum(attempts) from jobs where {_IS_OWN}", [self._fingerprint]
-      ).fetchone()
-    return row[0] or 0
+    """Returns how often workers have claimed a job of the base model."""
+    jobs = self._jobs(_IS_OWN, self._fingerprint)
+    return sum(job.attempts for job in jobs)
 
   def cancel(self, id: str) -> Job:
-    """Ends a job; one that runs ends after its step."""
-    self.job(id)
+    """Cancels a job; a running one ends after its current step."""
+    job = self.job(id)
     with self._open() as connection:
       connection.execute("update jobs set is_cancelled = 1 where id = ?", [id])
-      job_tables.end(connection, id, CANCELLED, "status = 'queued'")
+    self.finish(job, CANCELLED, unless=RUNNING)
     return self.job(id)
 
   def claim(self) -> Job | None:
-    """Returns the job to work on, for the one worker that there is.
+    """Returns the next job of the base model for the one worker, if any.
 
-    That is the one that a worker left, or the oldest, of the base model. Those
-    that are only to end, of any model, end.
+    A job that another worker has left comes first, then the oldest one. On the
+    way, this ends cancelled jobs of any model and jobs that made no progress.
     """
     for job in self._jobs(
       f"{_IS_WORK} order by status = 'running' desc, number", self._fingerprint
     ):
-      is_own = job.fingerprint in (None, self._fingerprint)
-      if job.is_cancelled and not self._is_submitted(job):
+      cluster = cluster_folder(self.run_folder(job))
+      # Submitted by `on_cluster`, whose worker then ends it in good order.
+      is_submitted = (cluster / "job").exists()
+      if job.is_cancelled and not is_submitted:
         self.finish(job, CANCELLED)
         self.remove_run(job)
-      elif job.tries >= MAX_TRIES or not is_own:
-        if self._is_submitted(job):
-          self._cluster_folder(job).joinpath("stop").touch()
-        self.finish(
-          job,
-          CANCELLED if job.is_cancelled else FAILED,
-          error=None
-          if job.is_cancelled
-          else f"It ended its worker {job.tries} times and came no further.",
-        )
+      elif job.tries < MAX_TRIES and job.fingerprint == self._fingerprint:
+        if self._begin(job):  # It may have been cancelled just now.
+          return self.job(job.id)
       else:
-        with self._open() as connection:
-          claimed = connection.execute(
-            "update jobs set status = ?, attempts = attempts + 1, "
-            f"tries = tries + 1 where id = ? and {_IS_OPEN}",
-            [RUNNING, job.id],
-          ).rowcount
-          if not claimed:  # It was cancelled just now.
-            continue
-          message = "The job goes on." if job.attempts else "The job begins."
-          job_tables.note(
-            connection, job.id, "status", message, {"status": RUNNING}
-          )
-        return self.job(job.id)
+        if is_submitted:
+          (cluster / "stop").touch()
+        if job.is_cancelled:
+          self.finish(job, CANCELLED)
+        else:
+          error = f"It ended its worker {job.tries} times without progress."
+          self.finish(job, FAILED, error=error)
     return None
 
-  def _is_submitted(self, job: Job) -> bool:
-    """Whether a cluster has it, as `on_cluster` notes: it is to hear of it."""
-    return self._cluster_folder(job).joinpath("job").exists()
-
-  def _cluster_folder(self, job: Job) -> pathlib.Path:
-    folder = self.run_folder(job)
-    return folder.with_name(f"{folder.name}.cluster")
+  def _begin(self, job: Job) -> bool:
+    """Marks a job as running; returns whether it was still open."""
+    with self._open() as connection:
+      is_open = connection.execute(
+        "update jobs set status = ?, attempts = attempts + 1, "
+        f"tries = tries + 1 where id = ? and {_IS_OPEN}",
+        [RUNNING, job.id],
+      ).rowcount
+      if is_open:
+        message = "The job resumes." if job.attempts else "The job starts."
+        _add_status(connection, job.id, RUNNING, message)
+    return bool(is_open)
 
   def release(self, job: Job) -> None:
     """Leaves a job, whose run is saved, to another worker."""
@@ -276,13 +269,14 @@ class JobStore:
       connection.execute("update jobs set tries = 0 where id = ?", [job.id])
 
   def advance(self, job: Job, step: int) -> None:
-    """Begins to count tries anew if a job comes to a checkpoint that is new.
+    """Resets the number of tries when a job reaches a new checkpoint.
 
-    It is to be written: a job whose worker dies of that comes to it each time.
+    Call this before the checkpoint is written. A job that kills its worker by
+    writing reaches the same checkpoint again, which does not count as progress.
 
     Args:
       job: The job.
-      step: Of the checkpoint.
+      step: The step of the checkpoint.
     """
     with self._open() as connection:
       connection.execute(
@@ -290,16 +284,12 @@ class JobStore:
         [step, job.id, step],
       )
 
-  def pairs(self, file: str) -> list[tuple[str, str]]:
-    """Returns the examples of a file."""
-    return list(data_sets.parse_pairs(self.content(file)))
-
-  def note(
+  def add_event(
     self, job: Job, kind: str, message: str, data: Mapping[str, Any]
   ) -> None:
     """Adds an event."""
     with self._open() as connection:
-      job_tables.note(connection, job.id, kind, message, data)
+      _add_event(connection, job.id, kind, message, data)
 
   def finish(
     self,
@@ -308,53 +298,57 @@ class JobStore:
     error: str | None = None,
     score: float | None = None,
     step: int | None = None,
+    unless: str | None = None,
   ) -> None:
-    """Ends a job, if it has not ended before."""
+    """Ends a job, unless it has ended before or has the status `unless`."""
     with self._open() as connection:
-      job_tables.end(connection, job.id, status, _IS_OPEN, error, score, step)
+      was_open = connection.execute(
+        "update jobs set status = ?, error = ?, score = ?, step = ?, "
+        f"finished = ? where id = ? and {_IS_OPEN} and status is not ?",
+        [status, error, score, step, int(time.time()), job.id, unless],
+      ).rowcount
+      if was_open:
+        is_cancelled = status == CANCELLED
+        message = "Cancelled." if is_cancelled else f"The job has {status}."
+        _add_status(connection, job.id, status, error or message)
 
   def events(
     self, id: str, after: int = 0, limit: int = 1000
   ) -> list[JobEvent]:
-    """Returns events of a job, the oldest first.
+    """Returns the events of a job, the oldest first.
 
     Args:
-      id: Of the job.
-      after: The number of the last that is known.
-      limit: How many, at most; -1: all.
+      id: The job.
+      after: The number of the last known event.
+      limit: The maximum number of events; -1 for all.
     """
-    with self._open() as connection:
-      rows = connection.execute(
-        "select number, created, kind, message, data from events "
-        "where job = ? and number > ? order by number limit ?",
-        [id, after, limit],
-      )
-      # NaN, which is no JSON, may be in rows of before.
-      read = functools.partial(json.loads, parse_constant=lambda _: None)
-      return [JobEvent(*row[:4], read(row[4])) for row in rows]
+    rows = self._rows(
+      "select * from events where job = ? and number > ? "
+      "order by number limit ?",
+      *(id, after, limit),
+    )
+    return [JobEvent(**row | {"data": json.loads(row["data"])}) for row in rows]
 
   def _path(self, file: str) -> pathlib.Path:
     return self.folder / "files" / f"{file}.jsonl"
 
   def _jobs(self, where: str, *values: Any) -> list[Job]:
-    names = [field.name for field in dataclasses.fields(Job)]
-    with self._open() as connection:
-      rows = connection.execute(
-        f"select {', '.join(names)} from jobs where {where}", values
-      ).fetchall()
-    jobs = []
+    rows = self._rows(f"select * from jobs where {where}", *values)
     for row in rows:
-      fields = dict(zip(names, row, strict=True))
-      fields["settings"] = Settings(**json.loads(fields["settings"]))
-      fields["is_cancelled"] = bool(fields["is_cancelled"])
-      jobs.append(Job(**fields))
-    return jobs
+      row["settings"] = Settings(**json.loads(row["settings"]))
+      row["is_cancelled"] = bool(row["is_cancelled"])
+    return [Job(**row) for row in rows]
+
+  def _rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+    with self._open() as connection:
+      return [dict(row) for row in connection.execute(query, values)]
 
   @contextlib.contextmanager
   def _open(self) -> Iterator[sqlite3.Connection]:
     """Yields a connection for one transaction."""
     path = self.folder / "jobs.sqlite"
     connection = sqlite3.connect(path, timeout=30)
+    connection.row_factory = sqlite3.Row
     try:
       connection.execute("pragma synchronous = full")
       with connection:
@@ -366,8 +360,34 @@ class JobStore:
 def _file(connection: sqlite3.Connection, id: str) -> File:
   row = connection.execute("select * from files where id = ?", [id]).fetchone()
   if row is None:
-    raise UnknownError(id)
-  return File(*row)
+    raise UnknownError("file", id)
+  return File(**row)
+
+
+def _insert(
+  connection: sqlite3.Connection, table: str, row: Mapping[str, Any]
+) -> None:
+  names, values = ", ".join(row), ", ".join("?" * len(row))
+  connection.execute(
+    f"insert into {table} ({names}) values ({values})", list(row.values())
+  )
+
+
+def _add_event(
+  connection: sqlite3.Connection,
+  job: str,
+  kind: str,
+  message: str,
+  data: Mapping[str, Any],
+) -> None:
+  row = {"job": job, "created": time.time(), "kind": kind, "message": message}
+  _insert(connection, "events", {**row, "data": json.dumps(data)})
+
+
+def _add_status(
+  connection: sqlite3.Connection, job: str, status: str, message: str
+) -> None:
+  _add_event(connection, job, "status", message, {"status": status})
 
 
 def _new_id(kind: str) -> str:

@@ -1,23 +1,29 @@
-"""Data sets and tuning jobs, as rows of a store."""
+"""Data sets, tuning jobs and their events, as the store keeps them."""
 
-from collections.abc import Mapping
+import codecs
+from collections.abc import Iterator, Mapping
 import dataclasses
-from typing import Any
+import io
+import json
+import pathlib
+from typing import Any, Literal
 
 QUEUED, RUNNING = "queued", "running"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
-OVER = (SUCCEEDED, FAILED, CANCELLED)
+FINAL = (SUCCEEDED, FAILED, CANCELLED)
+# Reading a line takes several times its size in memory.
+_MAX_LINE_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """A data set.
+  """An uploaded data set.
 
   Attributes:
-    id: Its name for programs.
-    name: Its name for people.
-    bytes: Its size.
-    pairs: Examples in it.
+    id: The identifier that requests use.
+    name: The file name that the user gave.
+    bytes: The size.
+    pairs: The number of examples.
     created: Seconds since 1970.
   """
 
@@ -30,9 +36,9 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How a prompt is tuned; see `prompt_tuning.Model.tune`.
+  """The settings of a job; see `prompt_tuning.Model.tune`.
 
-  `n_epochs` is what was asked for, if the steps are made of it.
+  `n_epochs` is set if the user gave epochs, from which `steps` was computed.
   """
 
   length: int = 20
@@ -47,26 +53,27 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A tuning job.
+  """A tuning job: a row of the store.
 
   Attributes:
-    number: The order of jobs.
-    id: Its name.
+    number: The position in the queue.
+    id: The identifier that requests use.
     created: Seconds since 1970.
     status: "queued", "running", "succeeded", "failed" or "cancelled".
-    prompt: The name that its prompt has, or will have.
-    settings: How it is tuned.
-    training_file: What on: the id of a file.
-    validation_file: What the best prompt is chosen by, or None.
-    error: Why it failed.
-    finished: When it ended.
-    score: Of the prompt, if there was a validation file.
-    step: Of the prompt, counted from pretraining step 0.
-    attempts: How often it was begun, or begun again.
-    tries: The same, since it last came further or was stopped in good order.
-    is_cancelled: Whether it is to end without a prompt.
-    model: The name of the base model; earlier releases did not keep it.
-    fingerprint: What that is known by; the same.
+    prompt: The name of the prompt that the job makes.
+    settings: The settings to tune with.
+    training_file: The id of the file to train on.
+    validation_file: The id of the file to choose the best prompt by, or None.
+    model: The name of the base model, or None.
+    fingerprint: The base model's fingerprint, or None.
+    error: The reason for a failure.
+    finished: The end, in seconds since 1970.
+    score: The prompt's score, if there is a validation file.
+    step: The prompt's step, counted from pretraining step 0.
+    attempts: The number of times that a worker has taken the job.
+    tries: The attempts since the last progress or orderly stop.
+    saved: The step of the last checkpoint; -1 before the first.
+    is_cancelled: Whether the user has cancelled it.
   """
 
   number: int
@@ -77,31 +84,102 @@ class Job:
   settings: Settings
   training_file: str
   validation_file: str | None
+  model: str | None
+  fingerprint: str | None
   error: str | None
   finished: int | None
   score: float | None
   step: int | None
   attempts: int
   tries: int
+  saved: int
   is_cancelled: bool
-  model: str | None
-  fingerprint: str | None
 
 
 @dataclasses.dataclass(frozen=True)
 class JobEvent:
-  """Something that happened in a job.
+  """An event in the life of a job.
 
   Attributes:
-    number: The order of events.
+    number: The position among all events.
+    job: The id of the job.
     created: Seconds since 1970.
-    kind: As of `t5x.runs.events`, or "status".
-    message: For people.
-    data: Such as the step, the loss and the score.
+    kind: A kind of `t5x.runs.events`, or "status".
+    message: A text for people.
+    data: Values such as the step, the loss and the score.
   """
 
   number: int
+  job: str
   created: float
   kind: str
   message: str
   data: Mapping[str, Any]
+
+
+class UnknownError(KeyError):
+  """A file or job that does not exist.
+
+  Attributes:
+    kind: "file" or "job".
+    id: The identifier that was asked for.
+  """
+
+  def __init__(self, kind: Literal["file", "job"], id: str):
+    """Keeps its arguments."""
+    super().__init__(id)
+    self.kind, self.id = kind, id
+
+
+class InUseError(Exception):
+  """A file that cannot be deleted because a job needs it."""
+
+
+def cluster_folder(run: pathlib.Path) -> pathlib.Path:
+  """Returns the folder of a run that a cluster and its worker share."""
+  return run.with_name(f"{run.name}.cluster")
+
+
+def parse_examples(content: bytes) -> Iterator[tuple[str, str]]:
+  """Reads lines of JSON, each an object with a prompt and a completion.
+
+  Yields:
+    (prompt, completion) of each line that is not blank.
+
+  Raises:
+    ValueError: if a line is not such an object (the message names the line), or
+      if all lines are blank.
+  """
+  is_empty = True
+  lines = io.BytesIO(content.removeprefix(codecs.BOM_UTF8))
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    if len(line) > _MAX_LINE_BYTES:
+      raise ValueError(
+        f"Line {number}: expected at most {_MAX_LINE_BYTES} bytes, got "
+        f"{len(line)}."
+      )
+    try:
+      example = _parse_line(line.decode())
+    except UnicodeDecodeError as error:
+      raise ValueError(f"Line {number}: expected UTF-8, got {error}.") from None
+    except (ValueError, LookupError, TypeError, RecursionError):
+      raise ValueError(
+        f"Line {number}: expected a JSON object with the texts 'prompt' and "
+        f"'completion', got {line.decode()[:80]!r}."
+      ) from None
+    yield example
+    is_empty = False
+  if is_empty:
+    raise ValueError("Expected lines of JSON, got an empty file.")
+
+
+def _parse_line(line: str) -> tuple[str, str]:
+  row = json.loads(line)
+  prompt, completion = row["prompt"], row["completion"]
+  # JSON may contain lone surrogates, which no tokenizer accepts.
+  "".join((prompt, completion)).encode()
+  if not (prompt.strip() and completion.strip()):
+    raise ValueError(line)
+  return prompt, completion

@@ -1,4 +1,4 @@
-"""Tuning on a cluster, which a worker hands its jobs to and waits for."""
+"""Tuning on a cluster: a worker submits its jobs there and waits for them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -17,28 +17,31 @@ from absl import logging
 import prompt_tuning as pt
 from prompt_tuning import safe_files
 from prompt_tuning.inference.tuned_prompt import TunedPrompt
+from prompt_tuning.tuning_jobs.jobs import cluster_folder
 from t5x.runs import events
 
-# Between looks at a job, and at the queue of the cluster.
+# The pauses between looks at a job, and at the cluster's queue.
 _LOOK_SECONDS = 1.0
 _QUEUE_SECONDS = 15.0
-# A job that ends without a result, such as one that was preempted or had no
-# time left, goes on. So often in a row may it come no further, or not be taken;
-# the pause after that doubles.
+# A job that ends without a result (preempted, out of time) is submitted again.
+# This many submissions in a row may be refused or make no progress; the pause
+# after a refusal doubles.
 _TRIES = 5
+# The outcome, which an interrupted task does not write.
+_RESULT = "result.json"
 
 Pairs = Sequence[tuple[str, str]]
 
 
 class ClusterError(RuntimeError):
-  """The cluster did not take a job, or ended it, again and again."""
+  """A cluster that refused or ended a job again and again."""
 
 
 class Tuner:
-  """Stands for a model, where prompts are tuned: each is a job of a cluster.
+  """A substitute for `Model` whose `tune` submits a job to a cluster.
 
-  The folder of the runs is one that the cluster's machines share. They write
-  files there, and only the worker tells the store: SQLite is for one machine.
+  The cluster's machines share the folder of the runs. They write files there;
+  only the worker writes to the store, as SQLite is for one machine.
   """
 
   def __init__(
@@ -50,9 +53,10 @@ class Tuner:
     """Submits nothing yet.
 
     Args:
-      load: Returns the model, on a machine of the cluster.
-      cluster: As submitit names it: "slurm", or "local" for processes here.
-      options: Of `submitit.AutoExecutor.update_parameters`, such as
+      load: Loads the model, on a machine of the cluster.
+      cluster: submitit's name for it, such as "slurm"; "local" starts processes
+        on this machine.
+      options: Parameters of `submitit.AutoExecutor.update_parameters`, such as
         {"timeout_min": 600, "slurm_partition": "gpu"}.
     """
     self._load, self._cluster, self._options = load, cluster, dict(options)
@@ -67,70 +71,62 @@ class Tuner:
     should_stop: events.ShouldStop,
     **settings: Any,
   ) -> TunedPrompt:
-    """See `Model.tune`; a job that is there already is waited for.
+    """Tunes as `Model.tune` does; waits for a job that was submitted before.
 
     Raises:
-      ValueError: for wrong examples or settings, or options of the cluster.
-      ClusterError: if the cluster does not take the job, or ends it, again and
-        again.
-      CancelledError: if it was to stop; what the job saved stays in `folder`.
+      ValueError: if examples, settings or the cluster's options are wrong.
+      ClusterError: if the cluster refuses or ends the job again and again.
+      CancelledError: if `should_stop` says so; the run stays in `folder`.
     """
-    place = folder.with_name(f"{folder.name}.cluster")
-    place.mkdir(parents=True, exist_ok=True)
-    work = _Work(self._load, train, validation, str(folder), place, settings)
+    shared = cluster_folder(folder)
+    shared.mkdir(parents=True, exist_ok=True)
+    task = _Task(self._load, train, validation, str(folder), shared, settings)
     tries, furthest, refusal = 0, -1, ""
     while tries < _TRIES:
       if refusal:
         _wait(_QUEUE_SECONDS * 2 ** (tries - 1), should_stop)
-      work.stop.unlink(missing_ok=True)
+      (shared / "stop").unlink(missing_ok=True)
       tries, refusal = tries + 1, ""
       try:
-        job = _Submitted(self._found(place) or self._submit(work))
-      except RuntimeError as error:  # Such as while Slurm starts again.
+        job = self._submitted(shared) or self._submit(task)
+      except RuntimeError as error:  # Slurm's controller may be restarting.
         refusal = _line(error) or repr(error)
-        logging.warning("%s was not submitted: %s", place, refusal)
+        logging.warning("%s was not submitted: %s", shared, refusal)
         continue
-      while True:
-        is_over = job.is_over()  # Before the last look at what it has told.
-        if (saved := _tell(place, on_event)) > furthest:
+      for saved in _follow(job, shared, on_event, should_stop):
+        if saved > furthest:
           tries, furthest = 1, saved
-        if is_over:
-          break
-        if should_stop():
-          work.stop.touch()
-          job.leave_queue()
-        time.sleep(_LOOK_SECONDS)
-      (place / "job").unlink(missing_ok=True)
-      if work.result.exists():
-        return _read(work.result, folder)
+      (shared / "job").unlink(missing_ok=True)
+      if (shared / _RESULT).exists():
+        return _read_result(shared, folder)
       if should_stop():
         raise events.CancelledError
     raise ClusterError(
-      f"The cluster did not take the job, or ended it, {_TRIES} times before "
-      f"it came any further: see runs/{place.name}. {refusal}".rstrip()
+      f"The cluster refused or ended the job {_TRIES} times without progress: "
+      f"see runs/{shared.name}. {refusal}".rstrip()
     )
 
-  def _found(self, place: pathlib.Path) -> Any:
-    """Returns the job that a worker submitted before it was killed."""
+  def _submitted(self, shared: pathlib.Path) -> Any:
+    """Returns the job that an earlier worker submitted, or None."""
     import submitit
 
-    if self._cluster != "slurm" or not (place / "job").exists():
+    if self._cluster != "slurm" or not (shared / "job").exists():
       return None
-    return submitit.SlurmJob(place, (place / "job").read_text())
+    return submitit.SlurmJob(shared, (shared / "job").read_text())
 
-  def _submit(self, work: "_Work") -> Any:
+  def _submit(self, task: "_Task") -> Any:
     import submitit
 
-    work.result.unlink(missing_ok=True)
+    (task.shared / _RESULT).unlink(missing_ok=True)
     try:
-      executor = submitit.AutoExecutor(work.place, cluster=self._cluster)
+      executor = submitit.AutoExecutor(task.shared, cluster=self._cluster)
       executor.update_parameters(name="prompt_tuning", **self._options)
     except (RuntimeError, NameError, TypeError, ValueError) as error:
       raise ValueError(
         f"submitit, {self._cluster!r}: {_line(error)}"
       ) from error
-    job = executor.submit(work)
-    safe_files.write(work.place / "job", job.job_id.encode())
+    job = executor.submit(task)
+    safe_files.write(task.shared / "job", job.job_id.encode())
     return job
 
 
@@ -151,48 +147,42 @@ def _wait(seconds: float, should_stop: events.ShouldStop) -> None:
     time.sleep(_LOOK_SECONDS)
 
 
-class _Submitted:
-  """A job of submitit's, and whether it is over.
+def _follow(
+  job: Any,
+  shared: pathlib.Path,
+  on_event: events.OnEvent,
+  should_stop: events.ShouldStop,
+) -> Iterator[int]:
+  """Forwards a job's events until it is over.
 
-  Of Slurm, submitit asks `sacct`, which many small clusters are without, and
-  after a while every ten minutes only. `squeue` is everywhere.
+  Yields:
+    The step of the newest checkpoint after each look; -1 without a new one.
   """
+  import submitit
 
-  def __init__(self, job: Any):
-    """Asks for nothing yet."""
-    self._job = job
-    self._asked, self._next_leave = time.monotonic(), 0.0
-
-  def is_over(self) -> bool:
-    """Whether it has ended, or is no longer there."""
-    import submitit
-
-    if not isinstance(self._job, submitit.SlurmJob):
-      return self._job.done()
-    if self._job.paths.result_pickle.exists():
-      return True
-    if time.monotonic() < self._asked + _QUEUE_SECONDS:
-      return False
-    self._asked = time.monotonic()
-    return not _state(self._job.job_id)
-
-  def leave_queue(self) -> None:
-    """Cancels it if it waits for a machine: one that runs saves itself.
-
-    To be called until it is over: the cluster may not say, or not yet.
-    """
-    import submitit
-
-    is_slurms = isinstance(self._job, submitit.SlurmJob)
-    if not is_slurms or time.monotonic() < self._next_leave:
-      return
-    self._next_leave = time.monotonic() + _QUEUE_SECONDS
-    if _state(self._job.job_id) == "PENDING":
-      self._job.cancel(check=False)
+  # Of Slurm, submitit asks `sacct`, which many small clusters lack.
+  is_slurm = isinstance(job, submitit.SlurmJob)
+  submitted = next_look = time.monotonic()
+  is_over = False
+  while not is_over:
+    if is_stopping := should_stop():
+      (shared / "stop").touch()
+    is_over = job.paths.result_pickle.exists() if is_slurm else job.done()
+    if is_slurm and (now := time.monotonic()) >= next_look:
+      next_look = now + (_LOOK_SECONDS if is_stopping else _QUEUE_SECONDS)
+      state = _state(job.job_id)
+      if is_stopping and state == "PENDING":  # A running one saves itself.
+        job.cancel(check=False)
+      # The queue may not list a new job yet.
+      is_over |= not state and now >= submitted + _QUEUE_SECONDS
+    # After the look at the job, so that no event of it is missed.
+    yield _forward_events(shared, on_event)
+    if not is_over:
+      time.sleep(_LOOK_SECONDS)
 
 
 def _state(id: str) -> str:
-  """Returns the state of a job of Slurm's, "" if there is no such job."""
+  """Returns the state of a Slurm job; "" if Slurm knows no such job."""
   command = ("squeue", "--noheader", f"--jobs={id}", "--format=%T")
   asked = subprocess.run(command, capture_output=True, text=True, check=False)
   if asked.returncode:
@@ -201,39 +191,28 @@ def _state(id: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Work:
-  """What a machine of the cluster does."""
+class _Task:
+  """The function that a machine of the cluster calls, with its arguments."""
 
   load: Callable[[], pt.Model]
   train: Pairs
   validation: Pairs | None
   folder: str
-  place: pathlib.Path
+  shared: pathlib.Path
   settings: Mapping[str, Any]
 
-  @property
-  def stop(self) -> pathlib.Path:
-    """Where it is told to stop."""
-    return self.place / "stop"
-
-  @property
-  def result(self) -> pathlib.Path:
-    """Where it says how it ended, if it did."""
-    return self.place / "result.json"
-
   def __call__(self) -> None:
-    """Tunes a prompt; one that is to stop saves its run, and has no result."""
-    path = self.place / "events.jsonl"
-    _end_last_line(path)
-    with path.open("a") as told, _ended_by_cluster() as is_ended:
+    """Tunes a prompt; saves the run if it has to stop before the end."""
+    path, stop = self.shared / "events.jsonl", self.shared / "stop"
+    with path.open("a") as log, _termination_signal() as is_terminated:
+      log.write("\n")  # The machine may have died within a line.
 
       def on_event(event: events.Event) -> None:
         if event.kind != "step":
-          told.write(
-            f"{json.dumps(dataclasses.asdict(event), default=float)}\n"
-          )
-          told.flush()
-          os.fsync(told.fileno())
+          line = json.dumps(dataclasses.asdict(event), default=float)
+          log.write(f"{line}\n")
+          log.flush()
+          os.fsync(log.fileno())
 
       try:
         prompt = self.load().tune(
@@ -241,25 +220,25 @@ class _Work:
           self.validation,
           folder=self.folder,
           on_event=on_event,
-          should_stop=lambda: is_ended() or self.stop.exists(),
+          should_stop=lambda: is_terminated() or stop.exists(),
           **self.settings,
         )
         if prompt.status == "interrupted":
           return
         outcome = {"status": prompt.status}
       except (ValueError, FloatingPointError) as error:
-        if isinstance(error.__cause__, OSError):  # It may pass.
+        if isinstance(error.__cause__, OSError):  # It may succeed later.
           raise
         outcome = {"error": str(error)}
-    safe_files.write(self.result, json.dumps(outcome).encode())
+    safe_files.write(self.shared / _RESULT, json.dumps(outcome).encode())
 
 
 @contextlib.contextmanager
-def _ended_by_cluster() -> Iterator[Callable[[], bool]]:
-  """Yields whether a signal came that a cluster sends before it ends a job.
+def _termination_signal() -> Iterator[Callable[[], bool]]:
+  """Yields a function that says whether the cluster is about to end the job.
 
-  submitit makes nothing of SIGTERM, and ends a job at its own signal, which
-  comes before the limit of time.
+  submitit ignores SIGTERM, and ends a job at its own signal, which comes before
+  the time limit. This catches both.
   """
   import submitit
 
@@ -278,45 +257,37 @@ def _ended_by_cluster() -> Iterator[Callable[[], bool]]:
       signal.signal(number, handler)
 
 
-def _end_last_line(path: pathlib.Path) -> None:
-  """Ends the line of a file that a machine died in, if there is one."""
-  with path.open("ab+") as file:
-    if file.tell():
-      file.seek(-1, os.SEEK_END)
-      if file.read() != b"\n":
-        file.write(b"\n")
-
-
-def _tell(place: pathlib.Path, on_event: events.OnEvent) -> int:
-  """Tells what is new; how much was told outlives the worker.
+def _forward_events(shared: pathlib.Path, on_event: events.OnEvent) -> int:
+  """Passes on the new events of a task; the position outlives the worker.
 
   Returns:
-    The last step of which there is a new checkpoint, or -1.
+    The step of the last new checkpoint, or -1.
   """
-  path, told, saved = place / "events.jsonl", place / "told", -1
+  path, position, saved = shared / "events.jsonl", shared / "forwarded", -1
   if not path.exists():
     return saved
-  start = int(told.read_text()) if told.exists() else 0
+  start = int(position.read_text()) if position.exists() else 0
   with path.open("rb") as file:
     file.seek(start)
     for line in file:
       if not line.endswith(b"\n"):  # The rest of it comes later.
         break
       try:
-        event = events.Event(**json.loads(line))
+        event = events.Event(**json.loads(line)) if line.strip() else None
       except ValueError:
+        event = None
         logging.warning("%s has half a line: %r", path, line[:80])
-      else:
+      if event is not None:
         on_event(event)
         if event.kind == "checkpoint":
           saved = max(saved, event.step)
       start += len(line)
-      safe_files.write(told, str(start).encode())
+      safe_files.write(position, str(start).encode())
   return saved
 
 
-def _read(result: pathlib.Path, folder: pathlib.Path) -> TunedPrompt:
-  outcome = json.loads(result.read_text())
+def _read_result(shared: pathlib.Path, folder: pathlib.Path) -> TunedPrompt:
+  outcome = json.loads((shared / _RESULT).read_text())
   if "error" in outcome:
     raise ValueError(outcome["error"])
   prompt = TunedPrompt.load(folder / "prompt.safetensors")

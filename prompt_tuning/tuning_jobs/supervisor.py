@@ -1,4 +1,4 @@
-"""Starts a worker while there are jobs, and again if it ends before them."""
+"""Supervision of the worker: it runs while there are jobs."""
 
 from collections.abc import Sequence
 import subprocess
@@ -9,86 +9,76 @@ from absl import logging
 
 from prompt_tuning.tuning_jobs.job_store import JobStore
 
-# Between looks at the jobs, and before a worker is started again. The pause
-# doubles with every worker that fails soon: it costs as much as loading a
-# model, and what failed, such as a disk, takes its time.
+# The pauses between looks at the jobs, and before the next worker. The latter
+# doubles with each worker that fails soon: a start costs as much as loading a
+# model, and a full disk takes time to clear.
 _LOOK_SECONDS = 1.0
 _LONGEST_PAUSE = 300.0
-# For a worker to save its run.
+# The time that a worker has to save its run.
 _STOP_SECONDS = 60.0
 
 
 class Supervisor:
-  """One worker process, as long as there is work: it holds a model."""
+  """One worker process, which holds a model only while there is work."""
 
   def __init__(self, store: JobStore, command: Sequence[str]):
     """Starts nothing yet.
 
     Args:
       store: The jobs.
-      command: Of the worker.
+      command: The command line of the worker.
     """
     self._store, self._command = store, list(command)
     self._process: subprocess.Popen | None = None
-    # Workers in a row that came to no job, and how the last one ended.
+    # The workers in a row that claimed no job, and the last one's exit code.
     self._failures, self._code = 0, 0
     self._pause, self._next_start = 0.0, 0.0
-    # Of the store, when the worker was started.
+    # The store's claims when the worker started.
     self._claims = 0
     self._stop, self._wake = threading.Event(), threading.Event()
     self._thread = threading.Thread(target=self._watch, name="supervisor")
 
   def start(self) -> None:
-    """Begins to look for jobs."""
+    """Starts to look for jobs."""
     self._thread.start()
 
   def wake(self) -> None:
-    """Says that there may be a job."""
+    """Has the supervisor look for jobs now."""
     self._wake.set()
 
   @property
-  def pid(self) -> int | None:
-    """The worker's process, if there is one."""
-    process = self._process
-    if process is None or process.poll() is not None:
-      return None
-    return process.pid
-
-  @property
   def problem(self) -> str | None:
-    """Why jobs wait although nobody works, if workers end before they begin."""
+    """The reason why no job runs, if workers end before they claim one."""
     if not self._failures:
       return None
     return (
-      f"No job is worked on: {self._failures} worker(s) in a row ended before "
-      f"they came to one, the last with {self._code}: the log says why."
+      f"No job is running: the last {self._failures} worker(s) ended before "
+      f"they claimed one, the last with exit code {self._code}. See the log."
     )
 
   def stop(self) -> None:
-    """Begins to stop; see `close`."""
+    """Asks the worker to stop; `close` waits for it."""
     self._stop.set()
     self._wake.set()
 
   def close(self) -> None:
-    """Stops the worker, which saves its run, and waits for that."""
+    """Stops the worker and waits until it has saved its run."""
     self.stop()
     if self._thread.is_alive():
       self._thread.join()
-    process = self._process
-    if process is None or process.poll() is not None:
-      return
-    try:
-      process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.wait()
+    if (process := self._process) is not None:
+      try:
+        process.wait(_STOP_SECONDS)
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
   def _watch(self) -> None:
     while not self._stop.is_set():
       try:
         self._look()
-      except Exception:  # Such as a full disk: it may have room later.
-        logging.exception("Jobs could not be looked at.")
+      except Exception:  # A full disk may have room later.
+        logging.exception("The supervisor could not look at the jobs.")
       self._wake.wait(_LOOK_SECONDS)
       self._wake.clear()
     if self._process is not None:
@@ -96,38 +86,37 @@ class Supervisor:
 
   def _look(self) -> None:
     if (process := self._process) is not None:
-      code = process.poll()
-      if came_to_a_job := self._store.claims() > self._claims:
+      if has_claimed := self._store.claims() > self._claims:
         self._failures = 0
-      if code is not None:
-        self._process = None
-        self._note_end(code, came_to_a_job)
-    is_wanted = self._process is None and not self._stop.is_set()
-    if not is_wanted or time.monotonic() < self._next_start:
+      if (code := process.poll()) is None:
+        return
+      self._process = None
+      self._plan_restart(code, has_claimed)
+    if self._stop.is_set() or time.monotonic() < self._next_start:
       return
     if self._store.has_work():
       self._claims = self._store.claims()
       self._process = subprocess.Popen(self._command)
-    else:  # Those that no worker came to were cancelled.
+    else:  # The jobs that no worker claimed were cancelled.
       self._failures, self._pause = 0, 0.0
 
-  def _note_end(self, code: int, came_to_a_job: bool) -> None:
-    """Says when the next worker may start.
+  def _plan_restart(self, code: int, has_claimed: bool) -> None:
+    """Sets the earliest time for the next worker.
 
     Args:
-      code: What the last one ended with.
-      came_to_a_job: Whether it began one: the store gives up a job that ends
-        its workers.
+      code: The exit code of the last one.
+      has_claimed: Whether that one claimed a job. The store gives up a job that
+        ends its workers.
     """
     if not code:
       self._failures, self._pause = 0, 0.0
       return
     self._code, now = code, time.monotonic()
-    if not came_to_a_job:
+    if not has_claimed:
       self._failures += 1
     elif now - self._next_start > _LONGEST_PAUSE:  # It worked for long.
       self._pause = 0.0
     self._pause = min(max(_LOOK_SECONDS, 2 * self._pause), _LONGEST_PAUSE)
     self._next_start = now + self._pause
-    told = self.problem or f"The worker ended with {code}."
-    logging.error("%s The next may start in %g s.", told, self._pause)
+    problem = self.problem or f"The worker ended with exit code {code}."
+    logging.error("%s The next one starts in %g s.", problem, self._pause)

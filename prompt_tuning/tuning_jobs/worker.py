@@ -1,19 +1,19 @@
-"""The process that tunes prompts, one job after another, and ends with them.
+"""The process that tunes prompts, one job after another, until none is left.
 
   python -m prompt_tuning.tuning_jobs.worker --checkpoint=... --jobs=DIR \\
     --prompts=DIR --fingerprint=...
 
-A job's run goes on where it was stopped or killed, and ends with the same
-prompt.
+A job that was stopped or killed resumes, and ends with the same prompt.
 """
 
-import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
+import t5x  # noqa: F401  # Quiets TensorFlow, so before its first import.
 
 # isort: split
 
 import argparse
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -35,13 +35,13 @@ from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.jobs import Job
 from t5x.runs import compilation_cache, events
 
-# Of the server, which answers meanwhile.
+# Below the server's priority, which answers meanwhile.
 _NICENESS = 10
-# Of a job's curves, about.
+# About this many losses and scores make a job's curves.
 _LOSSES, _SCORES = 100, 10
-# Errors whose texts are for who queued a job.
-_TOLD = (ValueError, FloatingPointError, on_cluster.ClusterError)
-# Between looks at whether to stop, while another worker is there.
+# The message of these errors is for the user who queued the job.
+_USER_ERRORS = (ValueError, FloatingPointError, on_cluster.ClusterError)
+# The pause between looks at whether to stop, while another worker runs.
 _LOOK_SECONDS = 0.5
 
 
@@ -51,40 +51,40 @@ def work(
   prompts: pathlib.Path | epath.Path,
   should_stop: Callable[[], bool],
 ) -> None:
-  """Works on jobs until there is none, or it should stop.
+  """Works on jobs until all are over, or it should stop.
 
   Args:
     store: The jobs.
-    model: The base model, or what stands for it.
-    prompts: Folder for the prompts.
+    model: The base model, or a cluster that has it.
+    prompts: The folder for the prompts.
     should_stop: Whether to leave the rest to another worker.
 
   Raises:
-    OSError: if a job can only be left to another worker, such as for want of
-      room on a disk; or sqlite3.OperationalError, or what an OSError is the
-      cause of. The store counts tries.
+    OSError: if only a later worker can finish a job, because a disk is full for
+      instance. So do sqlite3.OperationalError and errors that an OSError has
+      caused. The store counts the tries.
   """
   while not should_stop() and (job := store.claim()) is not None:
     try:
       if not _tune(store, model, prompts, job, should_stop):
         return
     except Exception as error:
-      if _may_pass(error):
+      if _is_transient(error):
         with contextlib.suppress(sqlite3.Error, OSError):
-          store.note(job, "notice", str(error), {})
+          store.add_event(job, "notice", str(error), {})
         raise
-      if isinstance(error, _TOLD):
-        why = str(error)
+      if isinstance(error, _USER_ERRORS):
+        reason = str(error)
       else:
         logging.exception("The job %s failed.", job.id)
-        why = "The worker failed: its log says why."
-      store.finish(job, jobs.FAILED, error=why)
+        reason = "The worker failed: see its log."
+      store.finish(job, jobs.FAILED, error=reason)
 
 
-def _may_pass(error: Exception) -> bool:
-  """Whether a job may come further later: a disk may have room again."""
-  passing = (OSError, sqlite3.OperationalError)
-  return isinstance(error, passing) or isinstance(error.__cause__, OSError)
+def _is_transient(error: Exception) -> bool:
+  """Returns whether a later try may succeed: a disk may have room again."""
+  transient = (OSError, sqlite3.OperationalError)
+  return isinstance(error, transient) or isinstance(error.__cause__, OSError)
 
 
 def _tune(
@@ -94,52 +94,41 @@ def _tune(
   job: Job,
   should_stop: Callable[[], bool],
 ) -> bool:
-  """Runs a job; returns False if it is to go on later."""
+  """Runs a job; returns False if another worker has to resume it."""
 
   def should_end() -> bool:
     return should_stop() or store.job(job.id).is_cancelled
 
-  def on_event(event: events.Event) -> None:
-    if event.kind != "step":
-      _note(store, job, event)
+  settings, validation = dataclasses.asdict(job.settings), job.validation_file
+  del settings["n_epochs"]  # `steps` says the same.
+  stats_period, eval_period = _periods(job.settings.steps)
 
-  settings = job.settings
-  validation = job.validation_file
-  stats_period, eval_period = _periods(settings.steps)
+  def examples(file: str) -> list[tuple[str, str]]:
+    return [*jobs.parse_examples(store.content(file))]
+
   try:
     prompt = model.tune(
-      store.pairs(job.training_file),
-      store.pairs(validation) if validation else None,
-      length=settings.length,
-      steps=settings.steps,
-      init=settings.init,
-      learning_rate=settings.learning_rate,
-      batch_size=settings.batch_size,
-      seed=settings.seed,
-      rank=settings.rank,
+      examples(job.training_file),
+      examples(validation) if validation else None,
+      **settings,
       stats_period=stats_period,
       eval_period=eval_period,
       folder=store.run_folder(job),
-      on_event=on_event,
+      on_event=functools.partial(_add_event, store, job),
       should_stop=should_end,
     )
   except events.CancelledError:
     prompt = None
   if store.job(job.id).is_cancelled:
     store.finish(job, jobs.CANCELLED)
-    store.remove_run(job)
-    return True
-  if prompt is None or prompt.status == "interrupted":
+  elif prompt is None or prompt.status == "interrupted":
     store.release(job)
     return False
-  # The prompt first: a job that has succeeded has one.
-  _save(prompt, prompts / f"{job.prompt}.safetensors")
-  store.finish(
-    job,
-    jobs.SUCCEEDED,
-    score=prompt.score,
-    step=None if prompt.metadata is None else prompt.metadata.step,
-  )
+  else:
+    # The prompt first: a job that has succeeded has one.
+    _save(prompt, prompts / f"{job.prompt}.safetensors")
+    step = None if prompt.metadata is None else prompt.metadata.step
+    store.finish(job, jobs.SUCCEEDED, score=prompt.score, step=step)
   store.remove_run(job)
   return True
 
@@ -148,7 +137,7 @@ def _save(prompt: TunedPrompt, path: pathlib.Path | epath.Path) -> None:
   """Saves a prompt.
 
   Raises:
-    OSError: for whatever may pass: the errors of a bucket are of many kinds.
+    OSError: if a later try may succeed; buckets raise errors of many kinds.
   """
   try:
     prompt.save(path)
@@ -165,7 +154,9 @@ def _periods(steps: int) -> tuple[int, int]:
   return stats, evals - evals % stats
 
 
-def _note(store: JobStore, job: Job, event: events.Event) -> None:
+def _add_event(store: JobStore, job: Job, event: events.Event) -> None:
+  if event.kind == "step":
+    return
   step = event.step - event.first_step
   steps = event.last_step - event.first_step
   data: dict[str, Any] = {"step": step, "steps": steps}
@@ -177,25 +168,14 @@ def _note(store: JobStore, job: Job, event: events.Event) -> None:
       for task, metrics in event.metrics.items()
     }
   text = event.text or f"{event.kind}, step {step} of {steps}"
-  store.note(job, event.kind, text, data)
+  store.add_event(job, event.kind, text, data)
   if event.kind == "checkpoint":
     store.advance(job, event.step)
 
 
 def _finite(value: float) -> float | None:
-  """Returns a number that JSON has; of a loss that diverges, None."""
+  """Returns a finite number, or None: JSON has no NaN and no infinity."""
   return value if math.isfinite(value) else None
-
-
-def _acquire(
-  lock: filelock.BaseFileLock, should_stop: Callable[[], bool]
-) -> bool:
-  """Waits for a lock; returns False if it should stop first."""
-  while not should_stop():
-    with contextlib.suppress(filelock.Timeout):
-      lock.acquire(timeout=_LOOK_SECONDS)
-      return True
-  return False
 
 
 def _load(
@@ -204,28 +184,27 @@ def _load(
   """Reads the base model, here or on a machine of a cluster.
 
   Raises:
-    ValueError: if it is no longer the one that jobs were queued for.
+    ValueError: if it is not the model that the jobs were queued for.
   """
   model = pt.load(checkpoint, vocabulary, dtype=dtype)
   if fingerprint not in (None, model.fingerprint):
     raise ValueError(
-      f"{checkpoint} has the fingerprint {model.fingerprint}, the server's "
-      f"model {fingerprint}: start the server again."
+      f"{checkpoint} has the fingerprint {model.fingerprint}, but the server "
+      f"loaded a model with {fingerprint}: restart the server."
     )
   return model
 
 
 def main() -> None:
-  """Works; SIGTERM, or the end of the server, stops it."""
+  """Runs the worker until SIGTERM, or until its server ends."""
   parser = argparse.ArgumentParser(description=__doc__)
   for name in ("checkpoint", "jobs", "prompts"):
     parser.add_argument(f"--{name}", required=True)
-  parser.add_argument("--fingerprint")
-  # The server's process, which may have ended while this one was starting.
+  # The server's process, which may end while this one starts.
   parser.add_argument("--parent", type=int, default=os.getppid())
-  parser.add_argument("--vocabulary")
+  for name in ("fingerprint", "vocabulary", "submit"):
+    parser.add_argument(f"--{name}")
   parser.add_argument("--dtype", default="float32")
-  parser.add_argument("--submit")
   parser.add_argument("--option", action="append", default=[])
   args = parser.parse_args()
   logging.set_verbosity(logging.WARNING)
@@ -233,29 +212,31 @@ def main() -> None:
   compilation_cache.enable()
   stop = threading.Event()
   signal.signal(signal.SIGTERM, lambda *_: stop.set())
-  # A terminal's Ctrl-C reaches this too: the server says when to stop.
+  # Ctrl-C reaches this process too, but the server decides when it stops.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 
   def should_stop() -> bool:
     return stop.is_set() or os.getppid() != args.parent
 
   store = JobStore(args.jobs, fingerprint=args.fingerprint)
-  # One that a killed server left ends after its step.
+  # The worker of a killed server still finishes its step.
   lock = filelock.FileLock(store.folder / "worker.lock")
-  if not _acquire(lock, should_stop):
+  try:
+    held = lock.acquire(poll_interval=_LOOK_SECONDS, cancel_check=should_stop)
+  except filelock.Timeout:
     return
-  with lock:
+  with held:
+    if should_stop():
+      return
     load = functools.partial(
       _load, args.checkpoint, args.vocabulary, args.dtype, args.fingerprint
     )
-    work(
-      store,
+    model = (
       on_cluster.Tuner(load, args.submit, cluster_options.read(args.option))
       if args.submit
-      else load(),
-      epath.Path(args.prompts),
-      should_stop,
+      else load()
     )
+    work(store, model, epath.Path(args.prompts), should_stop)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 
-import httpx
 import numpy as np
 import openai
 import pytest
@@ -115,74 +114,6 @@ def test_stream_tells_of_every_token(service):
   assert counts[1] < counts[0]
 
 
-def test_stream_waits_for_a_slow_reader(engine, tmp_path):
-  """The deadline is the engine's."""
-  service = served.make_service(engine, tmp_path / "prompts", answer_seconds=2)
-  server, pauses = app.make(service), [2.5]
-
-  async def slowly(scope, receive, send):
-    async def late(message):
-      if message.get("body") and pauses:
-        await asyncio.sleep(pauses.pop())
-      await send(message)
-
-    await server(scope, receive, late)
-
-  async def run():
-    transport = httpx.ASGITransport(slowly)
-    body = {"model": served.BASE, "prompt": "hello", "stream": True, "n": 4}
-    async with httpx.AsyncClient(
-      transport=transport, base_url="http://served"
-    ) as http:
-      return await http.post(
-        served.COMPLETIONS, json={**body, "max_tokens": 8, "temperature": 1}
-      )
-
-  text = asyncio.run(run()).text
-  assert text.count('"finish_reason": "') == 4
-  assert text.endswith("data: [DONE]\n\n")
-
-
-def test_stream_that_nobody_waits_for_is_cancelled(service, monkeypatch):
-  """Its client left before the first event."""
-  tickets, submit = [], service.engine.submit
-
-  def noted(requests):
-    tickets.extend(submit(requests))
-    return tickets
-
-  monkeypatch.setattr(service.engine, "submit", noted)
-  body = {"model": served.BASE, "prompt": "hello", "stream": True}
-  server = app.make(service)
-
-  async def run():
-    parts = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
-
-    async def receive():
-      return next(parts, {"type": "http.disconnect"})
-
-    async def send(message):
-      await asyncio.sleep(60)  # Nobody reads what is there already.
-
-    length = str(len(json.dumps(body))).encode()
-    scope = {
-      "type": "http",
-      "method": "POST",
-      "path": served.COMPLETIONS,
-      "query_string": b"",
-      "headers": [
-        (b"content-length", length),
-        (b"content-type", b"application/json"),
-      ],
-    }
-    await server(scope, receive, send)
-
-  # The engine takes no batch before it is over.
-  with service.engine._changed:
-    asyncio.run(run())
-    assert [ticket.future.cancelled() for ticket in tickets] == [True]
-
-
 def test_upload_leaves_other_requests_alone(service, prompts, monkeypatch):
   """It may be an archive of megabytes, or the folder a bucket."""
   threads = []
@@ -237,15 +168,81 @@ def test_answer_ends_before_a_stop(engine):
   assert "".join(sent) + stream.rest() == "one t"
 
 
-def test_prompt_in_every_format(service, prompts):
+def _post(service, body, send, leaves=False):
+  """Posts a completion to the ASGI application; the client leaves or waits."""
+  content = json.dumps(body).encode()
+  parts = iter([{"type": "http.request", "body": content}])
+
+  async def receive():
+    if (part := next(parts, None)) is None and not leaves:
+      await asyncio.sleep(60)
+    return part or {"type": "http.disconnect"}
+
+  scope = {
+    "type": "http",
+    "method": "POST",
+    "path": served.COMPLETIONS,
+    "query_string": b"",
+    "headers": [(b"content-type", b"application/json")],
+  }
+  asyncio.run(app.make(service)(scope, receive, send))
+
+
+def test_stream_waits_for_a_slow_reader(engine, tmp_path):
+  """The deadline is the engine's."""
+  service = served.make_service(engine, tmp_path / "prompts", answer_seconds=2)
+  body = {"model": served.BASE, "prompt": "hello", "stream": True, "n": 4}
+  pauses, sent = [2.5], []
+
+  async def send(message):
+    if message.get("body") and pauses:
+      await asyncio.sleep(pauses.pop())
+    sent.append(message.get("body", b""))
+
+  body |= {"max_tokens": 8, "temperature": 1}
+  _post(service, body, send)
+  text = b"".join(sent).decode()
+  assert text.count('"finish_reason": "') == 4
+  assert text.endswith("data: [DONE]\n\n")
+
+
+def test_stream_that_nobody_waits_for_is_cancelled(service, monkeypatch):
+  """Its client left before the first event."""
+  tickets, submit = [], service.engine.submit
+
+  def noted(requests):
+    tickets.extend(submit(requests))
+    return tickets
+
+  async def send(message):
+    await asyncio.sleep(60)  # The client reads nothing.
+
+  monkeypatch.setattr(service.engine, "submit", noted)
+  body = {"model": served.BASE, "prompt": "hello", "stream": True}
+  # The engine takes no batch before it is over.
+  with service.engine._changed:
+    _post(service, body, send, leaves=True)
+    assert [ticket.future.cancelled() for ticket in tickets] == [True]
+
+
+def test_prompt_in_every_format(service, prompts, tmp_path):
   array = prompts[2].array
   path = "/v1/prompts/new"
   put = served.send(service, "PUT", path, content=served.npy(array))
-  assert put.status_code == 201
   assert put.json()["prompt"] == {"length": len(array), "width": tiny.WIDTH}
   before = served.complete(service, model="new").json()["choices"]
-  for form in ("safetensors", "npy", "peft"):
-    content = served.send(service, "GET", f"{path}?format={form}").content
+  peft_adapters.save_adapter(tmp_path / "adapter", array)
+  in_a_folder = served.zipped(
+    **{
+      f"folder/{file.name}".replace(".", "__"): file.read_bytes()
+      for file in (tmp_path / "adapter").iterdir()
+    }
+  )
+  contents = [
+    served.send(service, "GET", f"{path}?format={form}").content
+    for form in ("safetensors", "npy", "peft")
+  ]
+  for content in (*contents, in_a_folder):
     assert served.send(service, "DELETE", path).json()["deleted"]
     assert served.complete(service, model="new").status_code == 404
     put = served.send(service, "PUT", path, content=content)
@@ -254,53 +251,30 @@ def test_prompt_in_every_format(service, prompts):
     np.testing.assert_array_equal(service.store.get("new").array, array)
 
 
-def test_metrics_say_what_happened(service, batches_done):
-  service.engine._on_batch = lambda done: (
-    batches_done.append(done),
-    service.metrics.count_batch(done),
-  )
+def test_metrics_say_what_happened(service, monkeypatch):
+  monkeypatch.setattr(service.engine, "_on_batch", service.metrics.count_batch)
+
+  def read():
+    text = served.send(service, "GET", "/metrics").text
+    lines = [x.rsplit(" ", 1) for x in text.splitlines() if x[0] != "#"]
+    return {
+      name.removeprefix("prompt_tuning_"): float(value) for name, value in lines
+    }
+
   served.complete(service)
   served.complete(service, model="none")
-  service.engine._on_batch = batches_done.append
-  text = served.send(service, "GET", "/metrics").text
-  values = dict(
-    line.rsplit(" ", 1)
-    for line in text.splitlines()
-    if not line.startswith("#")
-  )
-
-  def value(name):
-    return float(values[f"prompt_tuning_{name}"])
-
+  values = read()
   route = f'route="{served.COMPLETIONS}"'
-  assert value(f'requests_total{{{route},status="200"}}') == 1
-  assert value(f'requests_total{{{route},status="404"}}') == 1
-  assert value('answers_total{kind="generate",prompt="prompt_1"}') == 1
-  assert value('tokens_total{direction="in"}') == 1 + 4
-  assert value("prompts") == 2
-  # Whoever removes it.
+  assert values[f'requests_total{{{route},status="200"}}'] == 1
+  assert values[f'requests_total{{{route},status="404"}}'] == 1
+  answers = 'answers_total{kind="generate",prompt="prompt_1"}'
+  assert values[answers] == 1
+  assert values['tokens_total{direction="in"}'] == 1 + 4
+  assert values["prompts"] == 2
+  assert values["prompt_table_bytes"] == 3 * 6 * tiny.WIDTH * 4
+  kept = values["model_bytes"] + values["prompt_table_bytes"]
+  assert values["array_bytes"] >= kept > values["prompt_table_bytes"]
+  # Another server may remove a prompt.
   (service.store.folder / "prompt_1.safetensors").unlink()
   service.store.refresh()
-  text = served.send(service, "GET", "/metrics").text
-  assert 'prompt="prompt_1"' not in text
-  assert value("prompt_table_bytes") == 3 * 6 * tiny.WIDTH * 4
-  assert value("model_bytes") > 0
-  kept = value("model_bytes") + value("prompt_table_bytes")
-  assert value("array_bytes") >= kept
-
-
-def test_adapter_of_peft_s_is_read(service, prompts, tmp_path):
-  peft_adapters.save_adapter(tmp_path / "adapter", prompts[1].array)
-  files = {
-    f"folder/{path.name}".replace(".", "__"): path.read_bytes()
-    for path in (tmp_path / "adapter").iterdir()
-  }
-  assert (
-    served.send(
-      service, "PUT", "/v1/prompts/bad", content=served.zipped(**files)
-    ).status_code
-    == 201
-  )
-  np.testing.assert_array_equal(
-    service.store.get("bad").array, prompts[1].array
-  )
+  assert answers not in read()

@@ -12,7 +12,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.commands import console, serve
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.serving import demo
-from prompt_tuning.tuning_jobs import data_sets
+from prompt_tuning.tuning_jobs import jobs
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_prompt_of_another_model_is_taken_anew(args):
 def test_files_of_the_task_that_can_be_tuned(args):
   model = pt.load(args.checkpoint)
   train, validation = demo.data_sets(model, args.jobs)
-  pairs = list(data_sets.parse_pairs(pathlib.Path(train).read_bytes()))
+  pairs = list(jobs.parse_examples(pathlib.Path(train).read_bytes()))
   assert len(pairs) == 1000
   assert {answer for _, answer in pairs} == {"True", "False"}
   lines = pathlib.Path(validation).read_text().splitlines()

@@ -3,28 +3,23 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
 import re
-import threading
 import time
-import types
 
 import browsers
-import fastapi
-import httpx
 import numpy as np
 import pytest
 import requests
+import served
 import uvicorn
 
 from prompt_tuning import prompt_files
 from prompt_tuning.serving import app, job_routes, page
-from prompt_tuning.serving.gate import Limits
-from prompt_tuning.serving.metrics import Metrics
-from prompt_tuning.serving.prompt_store import PromptStore
-from prompt_tuning.serving.service import Service
+from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.tuning_jobs import worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
 
@@ -35,7 +30,7 @@ ENTER, CONTROL, TAB = "\ue007", "\ue009", "\ue004"  # WebDriver's names.
 
 
 @contextlib.contextmanager
-def _served(service, *routers):
+def _running(service, *routers):
   """Runs a server; yields its address. The engine is the caller's."""
   config = uvicorn.Config(
     app.make(service, *routers),
@@ -44,38 +39,26 @@ def _served(service, *routers):
     log_level="warning",
     timeout_graceful_shutdown=5,
   )
-  server = uvicorn.Server(config)
-  thread = threading.Thread(target=server.run)
-  thread.start()
-  try:
-    while not server.started:
-      assert thread.is_alive()
-      time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-  finally:
+  with served.running(uvicorn.Server(config)) as address:
+    yield address
     service.is_stopping = True
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture(scope="module")
 def service(engine, prompts, model, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("prompts")
+  service = served.make_service(engine, tmp_path_factory.mktemp("prompts"))
+  metadata = prompt_files.PromptMetadata(
+    model.fingerprint,
+    prompt_files.UNKNOWN,
+    task="a_task",
+    step=300,
+    metric="accuracy",
+    score=87.5,
+  )
   for prompt in prompts[:3]:
-    prompt_files.save_prompt(
-      folder / f"{prompt.name}.safetensors",
-      prompt.array,
-      prompt_files.PromptMetadata(
-        model.fingerprint,
-        prompt_files.UNKNOWN,
-        task="a_task",
-        step=300,
-        metric="accuracy",
-        score=87.5,
-      ),
-    )
-  return Service("base", engine, PromptStore(folder, engine, "base"), Metrics())
+    content = prompt_files.content(prompt.array, metadata, ".safetensors")
+    service.store.put(prompt.name, content)
+  return service
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +76,7 @@ def address(service, jobs):
       workers.submit(worker.work, jobs, model, folder, lambda: False)
 
     example = page.Example("prompt_4", EXAMPLE)
-    with _served(
+    with _running(
       service,
       page.router(service, [example], tunes=True),
       job_routes.router(service, jobs, wake),
@@ -130,7 +113,7 @@ def _text_of(browser, selector, part, seconds=20):
 
 def _open(browser, address):
   browser.get(address)
-  _text_of(browser, "#server", "base, with")
+  _text_of(browser, "#server", "tiny, with")
 
 
 def _messages(browser):
@@ -176,13 +159,13 @@ def test_the_words_of_a_prompt(service, address, model):
   assert [x["cosine"] for x in nearest] == pytest.approx([1, 1, 1], abs=1e-5)
   refused = [
     requests.get(f"{address}/v1/prompts/{path}").status_code
-    for path in ("base/words", "nobody/words", "words/words?count=0")
+    for path in ("tiny/words", "nobody/words", "words/words?count=0")
   ]
   assert refused == [400, 404, 400]
 
 
-def test_words_of_one_prompt_at_a_time(monkeypatch):
-  """Each has a copy of the embeddings, in float32."""
+def test_words_of_one_prompt_at_a_time(service, monkeypatch):
+  """Each analysis copies the embeddings, in float32."""
   inside, most = [], []
 
   def words(service, prompt, count):
@@ -192,20 +175,12 @@ def test_words_of_one_prompt_at_a_time(monkeypatch):
     inside.pop()
     return {}
 
-  async def prompt(name):
-    return name
-
   monkeypatch.setattr(page, "_words", words)
-  server = fastapi.FastAPI()
-  server.include_router(page.router(types.SimpleNamespace(prompt=prompt)))
 
   async def run():
-    transport = httpx.ASGITransport(server)
-    async with httpx.AsyncClient(
-      transport=transport, base_url="http://served"
-    ) as http:
+    async with served.client(service, page.router(service)) as http:
       return await asyncio.gather(
-        *(http.get(f"/v1/prompts/{x}/words") for x in "abc")
+        *(http.get(f"/v1/prompts/prompt_{x}/words") for x in (1, 2, 4))
       )
 
   assert [x.status_code for x in asyncio.run(run())] == [200] * 3
@@ -237,7 +212,7 @@ def test_an_input_is_answered_side_by_side(browser, address):
   _open(browser, address)
   # The server's example.
   assert _css(browser, "#input")[0].get_property("value") == EXAMPLE
-  names = ["base", "prompt_1", "prompt_4"]
+  names = ["tiny", "prompt_1", "prompt_4"]
   shown = _ask(browser, names, "ab x")
   assert shown == {
     name: requests.post(
@@ -252,7 +227,7 @@ def test_an_input_is_answered_side_by_side(browser, address):
 
 def test_labels_are_ranked_side_by_side(browser, address):
   _open(browser, address)
-  shown = _ask(browser, ["base", "prompt_2"], "ab x", labels="yes, no")
+  shown = _ask(browser, ["tiny", "prompt_2"], "ab x", labels="yes, no")
   for name, text in shown.items():
     body = {"model": name, "prompt": "ab x", "labels": ["yes", "no"]}
     answer = requests.post(f"{address}/v1/rank", json=body).json()
@@ -274,7 +249,7 @@ def test_a_refusal_is_shown(browser, address):
 def test_words_and_files_of_a_prompt(browser, address, service, downloads):
   _open(browser, address)
   row = _css(browser, "#prompt-rows tr")[0]
-  assert row.text.startswith("prompt_1 a_task base 300 87.5 1")
+  assert row.text.startswith("prompt_1 a_task tiny 300 87.5 1")
   words, get = row.find_elements("css selector", "button")
   words.click()
   _wait(browser, lambda x: x.switch_to.active_element.tag_name == "h3")
@@ -362,8 +337,7 @@ def test_everything_is_reached_by_keyboard(browser, address):
   assert [x for x in expected if x not in seen] == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 320])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1200)])
 def test_what_axe_finds(browser, address, scheme, width):
   """Names, roles, contrast: what a program can tell of accessibility."""
   axe = pytest.importorskip("axe_core_python.base").AXE_FILE_PATH
@@ -376,7 +350,7 @@ def test_what_axe_finds(browser, address, scheme, width):
     "Emulation.setDeviceMetricsOverride", {**size, "mobile": False}
   )
   _open(browser, address)
-  _ask(browser, ["base", "prompt_1"], "ab x", labels="yes, no")
+  _ask(browser, ["tiny", "prompt_1"], "ab x", labels="yes, no")
   _css(browser, "#prompt-rows button")[0].click()
   _wait(browser, lambda x: _css(x, "#words tbody tr"))
   background = _css(browser, "body")[0].value_of_css_property(
@@ -399,19 +373,20 @@ def test_what_axe_finds(browser, address, scheme, width):
 
 def test_a_key_is_asked_for(browser, service):
   limits = Limits(keys=frozenset([hashlib.sha256(KEY.encode()).hexdigest()]))
-  closed = Service(
-    "base", service.engine, service.store, service.metrics, limits
-  )
-  with _served(closed, page.router(closed)) as address:
+  closed = dataclasses.replace(service, limits=limits, is_stopping=False)
+  with _running(closed, page.router(closed)) as address:
     browser.get(address)
-    for key, reason in (("wrong", "asks for a key"), (KEY, "is not let in")):
+    for key, reason in (
+      ("wrong", "asks for a key"),
+      (KEY, "does not accept this key"),
+    ):
       _wait(browser, lambda x: _css(x, "dialog[open]"))
       _text_of(browser, "#key-reason", reason)
       assert browser.switch_to.active_element.get_attribute("id") == "key"
       browser.switch_to.active_element.send_keys(key, ENTER)
-    _text_of(browser, "#server", "base, with")
+    _text_of(browser, "#server", "tiny, with")
     browser.refresh()
-    _text_of(browser, "#server", "base, with")
+    _text_of(browser, "#server", "tiny, with")
     kept = browser.execute_script(
       "return [localStorage.length, document.cookie]"
     )

@@ -1,5 +1,7 @@
-"""A server as a process: what it says, and how it ends."""
+"""Servers as processes: how they end, and how they share a folder."""
 
+import argparse
+import contextlib
 import json
 import pathlib
 import signal
@@ -9,136 +11,170 @@ import sys
 import threading
 import time
 
-import httpx
 import pytest
+import requests
+import served
+import uvicorn
+
+from prompt_tuning.commands import serve as command
+from prompt_tuning.serving import server as server_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "ladder_xs" / "lm_100"
-_QUEUE = "prompt_tuning_queue "
-# At random, so that an answer is long.
-BODY = {
-  "model": "base",
-  "prompt": "Kate has a drum .",
-  "max_tokens": 64,
-  "temperature": 2,
-  "seed": 1,
-}
+JOBS = "v1/fine_tuning/jobs"
+TEXT = "Kate has a drum ."
 
 
-class Server:
-  """A server, and the lines that it wrote."""
-
-  def __init__(self, folder: pathlib.Path, *options: str):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-      self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    self.process = subprocess.Popen(
-      [
-        *(sys.executable, "-m", "prompt_tuning", "serve", "--jobs="),
-        *(f"--checkpoint={CHECKPOINT}", f"--prompts={folder}", "--name=base"),
-        *(f"--port={self.url.rpartition(':')[2]}", "--rows=1"),
-        *("--lengths=32", "--max_tokens=64", "--labels=16", "--queue=999"),
-        *options,
-      ],
-      cwd=ROOT,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    self.lines: list[str] = []
-    self._reader = threading.Thread(target=self._read)
-    self._reader.start()
-
-  def _read(self) -> None:
-    with self.process.stderr as lines:
-      self.lines.extend(lines)
-
-  def wait_until_ready(self) -> None:
-    deadline = time.monotonic() + 180
-    while not any("Ready" in line for line in self.lines):
-      assert self.process.poll() is None
-      assert time.monotonic() < deadline
-      time.sleep(0.1)
-
-  def waiting(self) -> float:
-    """Returns how many inputs wait, as `/metrics` says."""
-    text = httpx.get(f"{self.url}/metrics").text
-    [line] = [x for x in text.splitlines() if x.startswith(_QUEUE)]
-    return float(line.split()[1])
-
-  def end(self) -> int:
-    code = self.process.wait(60)
-    self._reader.join()
-    return code
+def _until(look, seconds=180):
+  """Returns the result of a function once it is true."""
+  deadline = time.monotonic() + seconds
+  while time.monotonic() < deadline:
+    with contextlib.suppress(requests.ConnectionError):
+      if found := look():
+        return found
+    time.sleep(0.1)
+  pytest.fail("It took too long.")
 
 
-@pytest.fixture
-def server(tmp_path):
-  server = Server(tmp_path)
-  yield server
-  server.process.kill()
-  server.end()
+@contextlib.contextmanager
+def _server(folder, *options):
+  """Runs a server; yields its address and process, which SIGTERM must end."""
+  with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+  process = subprocess.Popen(
+    [
+      *(sys.executable, "-m", "prompt_tuning", "serve", f"--port={port}"),
+      *(f"--checkpoint={CHECKPOINT}", f"--prompts={folder}/prompts"),
+      *("--name=base", "--rows=1", "--lengths=32", "--labels=16", *options),
+    ],
+    cwd=ROOT,
+  )
+  address = f"http://127.0.0.1:{port}"
+  try:
+    _until(lambda: process.poll() or requests.get(f"{address}/readyz").ok)
+    yield address, process
+    process.send_signal(signal.SIGTERM)
+    # Uvicorn ends, when all is done, by the signal that it got.
+    assert process.wait(60) in (0, -signal.SIGTERM)
+  finally:
+    process.kill()
+    process.wait()
 
 
-def test_sigterm_lets_what_runs_finish(server):
-  """A stream, and requests that wait for it: all get all of their answer."""
-  server.wait_until_ready()
-  assert any(f"Serving base: {server.url}/" in line for line in server.lines)
+def _queue(address):
+  """Returns how many inputs wait, as `/metrics` says."""
+  name = "prompt_tuning_queue "
+  text = requests.get(f"{address}/metrics").text
+  [line] = [x for x in text.splitlines() if x.startswith(name)]
+  return float(line.removeprefix(name))
+
+
+def test_sigterm_lets_running_requests_finish(tmp_path):
+  """A stream, and requests that wait for it, get their whole answers."""
+  # At random, so that an answer is long; one row after another.
+  body = {"model": "base", "prompt": TEXT, "max_tokens": 64, "n": 60}
+  body |= {"temperature": 2, "seed": 1}
   answers = []
+  options = "--jobs=", "--max_tokens=64", "--queue=999"
+  with _server(tmp_path, *options) as (server, process):
+    url = f"{server}/v1/completions"
 
-  def ask():
-    body = {**BODY, "n": 60}
-    answers.append(
-      httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
-    )
+    def ask():
+      answers.append(requests.post(url, json=body, timeout=60))
 
-  threads = [threading.Thread(target=ask) for _ in range(6)]
-  with httpx.stream(
-    "POST",
-    f"{server.url}/v1/completions",
-    # One after another: there are no batches.
-    json={**BODY, "n": 60, "stream": True},
-    timeout=60,
-  ) as stream:
-    events = stream.iter_lines()
-    first = next(events)
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    stream = requests.post(url, json={**body, "stream": True}, stream=True)
+    events = filter(None, stream.iter_lines())
+    lines = [next(events)]
     for thread in threads:
       thread.start()
-    while server.waiting() < 6 * 60:  # Inputs: all arrived.
-      time.sleep(0.05)
+    _until(lambda: _queue(server) >= 6 * 60)
     assert not answers
-    server.process.send_signal(signal.SIGTERM)
-    lines = [first, *filter(None, events)]
+    process.send_signal(signal.SIGTERM)
+    lines.extend(events)
   for thread in threads:
     thread.join()
-  assert lines[-1] == "data: [DONE]"
-  chunks = [json.loads(x.removeprefix("data: ")) for x in lines[:-1]]
-  ends = [x["choices"][0] for x in chunks if x["choices"][0]["finish_reason"]]
-  assert sorted(end["index"] for end in ends) == list(range(60))
+  assert lines.pop() == b"data: [DONE]"
+  choices = [json.loads(x[6:])["choices"][0] for x in lines]
+  ends = [x["index"] for x in choices if x["finish_reason"]]
+  assert sorted(ends) == list(range(60))
   assert [x.status_code for x in answers] == [200] * 6
   assert [len(x.json()["choices"]) for x in answers] == [60] * 6
-  # Uvicorn ends, when all is done, by the signal that it got.
-  assert server.end() in (0, -signal.SIGTERM)
-  with pytest.raises(httpx.ConnectError):
-    httpx.get(f"{server.url}/healthz")
+  with pytest.raises(requests.ConnectionError):
+    requests.get(f"{server}/healthz")
 
 
-@pytest.mark.parametrize(
-  ("trusted", "statuses"), [("", [200, 429]), ("127.0.0.1", [200, 200])]
-)
-def test_only_a_trusted_proxy_says_who_asks(tmp_path, trusted, statuses):
-  server = Server(
-    tmp_path, "--requests_per_minute=1", f"--forwarded_allow_ips={trusted}"
+@pytest.mark.slow
+def test_two_servers_of_one_folder(tmp_path):
+  """A prompt, and a job, of either is known to both; one worker tunes."""
+  options = tmp_path, f"--jobs={tmp_path}/jobs", "--max_tokens=4"
+
+  def models(server):
+    listed = requests.get(f"{server}/v1/models").json()["data"]
+    return {model["id"] for model in listed}
+
+  def choices(server, model):
+    body = {"model": model, "prompt": TEXT, "max_tokens": 4}
+    answer = requests.post(f"{server}/v1/completions", json=body)
+    return answer.json()["choices"]
+
+  with _server(*options) as (first, _), _server(*options) as (second, _):
+    rows = [{"prompt": f"Kate is {x} .", "completion": x} for x in ("in", "on")]
+    file = requests.post(
+      f"{first}/v1/files",
+      data={"purpose": "fine-tune"},
+      files={"file": ("data.jsonl", "\n".join(map(json.dumps, rows * 4)))},
+    ).json()
+    job = requests.post(
+      f"{second}/{JOBS}",
+      json={
+        "model": "base",
+        "training_file": file["id"],
+        "suffix": "mine",
+        "hyperparameters": {"length": 2, "steps": 2, "init": "sampled_vocab"},
+      },
+    ).json()
+
+    def over():
+      shown = requests.get(f"{first}/{JOBS}/{job['id']}").json()
+      return shown if shown["status"] in ("succeeded", "failed") else None
+
+    ended = _until(over)
+    assert ended["status"] == "succeeded", ended["error"]
+    name = ended["fine_tuned_model"]
+    assert name in models(first) & models(second)
+    assert choices(first, name) == choices(second, name)
+
+    prompt = requests.get(f"{first}/v1/prompts/{name}?format=npy").content
+    assert requests.put(f"{first}/v1/prompts/copy", data=prompt).ok
+    assert choices(second, "copy") == choices(first, name)
+    requests.delete(f"{second}/v1/prompts/copy")
+    _until(lambda: "copy" not in models(first), seconds=10)
+    events = requests.get(f"{second}/{JOBS}/{job['id']}/events").json()["data"]
+    begun = [x for x in events if x["data"].get("status") == "running"]
+    assert len(begun) == 1
+
+
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
+def test_only_a_trusted_proxy_names_the_client(trusted):
+  """Its name counts for rates; behind a proxy, any host is allowed."""
+  parser = argparse.ArgumentParser()
+  command.add_arguments(parser)
+  options = command.complete(
+    parser.parse_args(
+      ["--checkpoint=none", f"--forwarded_allow_ips={trusted}", "--port=0"]
+    )
   )
-  try:
-    server.wait_until_ready()
-    other = httpx.get(f"{server.url}/readyz", headers={"Host": "evil.example"})
-    assert other.status_code == (200 if trusted else 403)
-    answers = [
-      httpx.get(
-        f"{server.url}/v1/models", headers={"X-Forwarded-For": f"10.0.0.{i}"}
-      )
-      for i in range(2)
-    ]
-  finally:
-    server.process.terminate()
-    server.end()
-  assert [x.status_code for x in answers] == statuses
+  clients = []
+
+  async def app(scope, receive, send):
+    clients.append(scope["client"][0])
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body"})
+
+  server = uvicorn.Server(server_lib.make_config(options, app))
+  with served.running(server) as address:
+    requests.get(address, headers={"X-Forwarded-For": "10.0.0.1"})
+  assert clients == ["10.0.0.1" if trusted else "127.0.0.1"]
+  hosts = server_lib.make_limits(options).hosts
+  assert hosts is None if trusted else "localhost" in hosts

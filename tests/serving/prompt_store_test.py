@@ -1,16 +1,20 @@
-"""The folder of prompts: what others write into it, and how it may fail."""
+"""The folder of prompts, which others write to and which may fail."""
 
 import asyncio
+import io
 import os
 import threading
 import time
+import zipfile
 
+import bucket
+import numpy as np
 import pytest
 import served
 
 from prompt_tuning import prompt_files
 from prompt_tuning.serving import prompt_store
-from prompt_tuning.serving import service as service_lib
+from prompt_tuning.serving.prompt_store import PromptStore
 
 
 def test_files_that_others_write_are_served(service, prompts):
@@ -70,7 +74,7 @@ def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
     assert service.store.get("prompt_1").length == 1
     assert service.store.get("prompt_4").length == 6
     response = served.complete(service, model="prompt_6")
-    served.check_error(response, 503, "could not be looked for, or not be read")
+    served.check_error(response, 503, "could not be looked up or read")
     assert response.headers["retry-after"] == "5"
   monkeypatch.undo()
   service.store.refresh()
@@ -170,7 +174,7 @@ def test_folder_that_does_not_answer_holds_up_nobody(
   service, slow_folder, monkeypatch
 ):
   looks, may_end = slow_folder
-  monkeypatch.setattr(service_lib, "_PATIENCE", 0.05)
+  monkeypatch.setattr(prompt_store, "_PATIENCE", 0.05)
   service.store._period = 0
 
   async def run():
@@ -192,7 +196,7 @@ def test_folder_that_does_not_answer_holds_up_nobody(
 
 def test_busy_threads_hold_up_nobody(service, monkeypatch):
   """Those of asyncio parse uploads, among other things."""
-  monkeypatch.setattr(service_lib, "_PATIENCE", 60)
+  monkeypatch.setattr(prompt_store, "_PATIENCE", 60)
   service.store._period = 0
   may_end = threading.Event()
 
@@ -215,5 +219,54 @@ def test_looks_for_wrong_names_have_pauses_between_them(service):
   service.store._period = 1000
   asked = time.monotonic()
   service.store.refresh()
-  assert service.store.pause(asked) == 0  # That look was after it.
-  assert 0 < service.store.pause(time.monotonic()) <= 100
+  assert service.store._pause(asked) == 0  # That look was after it.
+  assert 0 < service.store._pause(time.monotonic()) <= 100
+
+
+def _archive(files, kind=zipfile.ZIP_DEFLATED):
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w", kind) as archive:
+    for name, content in files.items():
+      archive.writestr(name, content)
+  return bytearray(buffer.getvalue())
+
+
+CONFIG = "adapter_config.json"
+DAMAGED = _archive({f"a/{CONFIG}": "{}" * 500})
+for _i in (55, 56, 57):  # Within the file's content: the index is whole.
+  DAMAGED[_i] ^= 255
+
+
+@pytest.mark.parametrize(
+  ("archive", "message"),
+  [
+    # A few hundred bytes of these may hold enough to fill the memory.
+    (_archive({CONFIG: "{}" * 500}, zipfile.ZIP_BZIP2), "stored or deflated"),
+    (_archive({CONFIG: "{}" * 500}, zipfile.ZIP_LZMA), "stored or deflated"),
+    # Lists of JSON take thirty times their bytes.
+    (_archive({CONFIG: "[]" * 2**16}), "at most 65536 bytes, got 131072"),
+    # Each takes kilobytes of memory, and a hundred bytes of the archive.
+    (_archive({str(i): "" for i in range(1001)}), "at most 1000 files"),
+    (DAMAGED, "Expected a zip archive"),
+  ],
+)
+def test_archives_are_refused(archive, message):
+  with pytest.raises(ValueError, match=message):
+    list(prompt_store._adapter_files(bytes(archive)))
+
+
+def test_two_servers_share_a_bucket(engine, prompts, monkeypatch):
+  monkeypatch.setattr(prompt_store, "_REFRESH_SECONDS", (0.0, 0.0))
+  array = prompts[1].array
+  with bucket.running() as line:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", line.url)
+    folder = f"gs://{bucket.BUCKET}/prompts"
+    first, second = (PromptStore(folder, engine, "base") for _ in range(2))
+    assert first.all() == []
+    for sign in (1, -1):  # The sizes are equal: only the bucket can tell.
+      first.put("mine", served.npy(sign * array))
+      known = second.get("mine")
+      np.testing.assert_array_equal(known.array, sign * array)
+      assert second.get("mine") is known  # It is not read again.
+    second.delete("mine")
+    assert first.all() == []

@@ -5,9 +5,9 @@ import { byId } from "./elements.js";
 const KEY = "prompt_tuning_key";
 
 /**
- * Sends a request, with the key if there is one; asks for one where the server
- * does.
- * @throws {Error} With the server's message, unless the answer is a good one.
+ * Sends a request with the key, if there is one; asks the user for a key if the
+ * server needs one.
+ * @throws {Error} With the server's message, if the request fails.
  * @return {Promise<Response>}
  */
 export async function request(path, options = {}) {
@@ -22,13 +22,13 @@ export async function request(path, options = {}) {
   }
 }
 
-/** Sends a body of JSON, if there is one, and returns that of the answer. */
+/** Sends a JSON body, if there is one, and returns the JSON of the answer. */
 export async function json(path, body, options = {}) {
   return (await request(path, withBody(body, options))).json();
 }
 
 /**
- * Yields the data of server-sent events, as JSON, as they come. `EventSource`
+ * Yields the data of server-sent events, parsed, as they arrive. `EventSource`
  * can neither post nor send a key.
  */
 export async function* events(path, body, options = {}) {
@@ -73,7 +73,7 @@ async function reason(response) {
 
 let asked = null;
 
-/** Asks for another key than the one that was refused; once for all. */
+/** Asks once for a key to replace the refused one. */
 function newKey(refused) {
   if (sessionStorage.getItem(KEY) !== refused) return undefined;
   asked ??= ask(refused).finally(() => (asked = null));
@@ -82,13 +82,13 @@ function newKey(refused) {
 
 async function ask(refused) {
   const dialog = byId("key-dialog");
-  if (refused) byId("key-reason").textContent = "This key is not let in.";
+  if (refused) byId("key-reason").textContent = "The server does not accept this key.";
   const field = byId("key");
   field.value = "";
   dialog.showModal();
   await new Promise((resolve) =>
     dialog.addEventListener("close", resolve, { once: true }),
   );
-  if (!field.value) throw new Error("Without a key there is nothing to see.");
+  if (!field.value) throw new Error("The server needs a key.");
   sessionStorage.setItem(KEY, field.value);
 }

@@ -3,7 +3,7 @@
 import { events, json } from "./api.js";
 import { byId, make, rounded, tell } from "./elements.js";
 
-let running = null; // What stops the answers that are being made.
+let running = null; // Aborts the running requests.
 let examples = [];
 
 /** Connects the form. */
@@ -23,7 +23,7 @@ export function start() {
   byId("example").addEventListener("change", useExample);
 }
 
-/** Shows what can answer, the model alone first; what was chosen stays. */
+/** Lists the models, the base first; keeps the selection. */
 export function showModels(models) {
   const before = byId("choices").querySelectorAll("input");
   const chosen = new Map([...before].map((x) => [x.value, x.checked]));
@@ -43,7 +43,7 @@ export function showModels(models) {
   );
 }
 
-/** Offers inputs that prompts were made for, if the server has some. */
+/** Offers example inputs for prompts, if the server has some. */
 export function showExamples(offered) {
   examples = offered;
   if (!examples.length) return;
@@ -72,7 +72,7 @@ async function answer() {
   const boxes = byId("choices").querySelectorAll("input:checked");
   const status = byId("try-status");
   if (!boxes.length) {
-    tell(status, new Error("Choose what should answer."));
+    tell(status, new Error("Choose at least one model."));
     return;
   }
   running?.abort();
@@ -87,11 +87,11 @@ async function answer() {
     .map((label) => label.trim())
     .filter(Boolean);
   const work = labels.length ? rank : generate;
-  // All at once: the server makes one batch of them.
+  // All at once: the server batches them.
   const done = await Promise.all(
     cards.map((x) => guarded(x, () => work(x, labels, current.signal))),
   );
-  if (running !== current) return; // Another one has begun.
+  if (running !== current) return; // A newer request is running.
   byId("stop").disabled = true;
   const good = done.filter(Boolean).length;
   tell(status, `${good} of ${cards.length} answers are complete.`);
@@ -104,12 +104,12 @@ function card(name, isBase) {
   const kind = isBase ? "answer base" : "answer";
   const element = make("article", { className: kind }, title, output, note);
   element.setAttribute("aria-label", `Answer of ${name}`);
-  // A reader is told once it is whole, not token by token.
+  // Screen readers announce the whole answer, not each token.
   output.setAttribute("aria-live", "off");
   return { name, element, output, note };
 }
 
-/** Runs the work for a card; returns whether it went well. */
+/** Runs the work for a card; returns whether it succeeded. */
 async function guarded({ note }, work) {
   try {
     await work();
@@ -169,5 +169,5 @@ async function rank({ name, output, note }, labels, signal) {
     );
   }
   output.replaceChildren(list);
-  tell(note, "Shares of the labels' probability.");
+  tell(note, "The labels' shares of probability.");
 }

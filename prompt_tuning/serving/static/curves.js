@@ -8,11 +8,11 @@ const RIGHT = 12;
 const TOP = 12;
 const BOTTOM = 28;
 
-/** A curve that grows: a figure with a caption, a drawing and its numbers. */
+/** A growing curve: a figure with a caption, a drawing and a table. */
 export class Curve {
   /**
-   * @param {string} title What is drawn.
-   * @param {boolean} hasBest Whether the largest value is marked.
+   * @param {string} title The name of the values.
+   * @param {boolean} hasBest Whether to mark the largest value.
    */
   constructor(title, hasBest = false) {
     this.title = title;
@@ -49,7 +49,7 @@ export class Curve {
     new ResizeObserver(() => this.draw()).observe(this.drawing);
   }
 
-  /** Adds a point; of two at one step, the first counts. */
+  /** Adds a point; ignores a second one at the same step. */
   add(step, value) {
     if (!Number.isFinite(value)) return;
     if (this.points.some(([x]) => x === step)) return;
@@ -68,14 +68,14 @@ export class Curve {
     this.draw();
   }
 
-  /** The point with the largest value; of several, the first. */
+  /** The first point with the largest value. */
   get best() {
     return this.points.reduce((a, b) => (b[1] > a[1] ? b : a));
   }
 
   draw() {
     const width = this.drawing.clientWidth;
-    if (!width) return; // It is not shown.
+    if (!width) return; // The curve is hidden.
     const svg = node("svg", {
       viewBox: `0 0 ${width} ${HEIGHT}`,
       role: "img",
@@ -85,7 +85,7 @@ export class Curve {
     this.drawing.replaceChildren(svg);
   }
 
-  /** Says what a reader sees at once. */
+  /** Describes the curve for screen readers. */
   summary() {
     if (!this.points.length) return `${this.title}: nothing yet`;
     const [step, value] = this.points.at(-1);
@@ -144,7 +144,7 @@ function text(content, x, y, anchor) {
 
 const circle = (name, cx, cy, r) => ({ class: name, cx, cy, r });
 
-/** Maps values to places between two ends, at round ticks. */
+/** Maps values to positions between two ends, with round ticks. */
 function scale(values, from, to) {
   const low = Math.min(...values);
   const high = Math.max(...values);
@@ -158,7 +158,7 @@ function scale(values, from, to) {
   };
 }
 
-/** Returns 1, 2 or 5 times a power of ten, not below a size. */
+/** Returns 1, 2 or 5 times a power of ten, at least as large as a size. */
 function roundStep(size) {
   const power = 10 ** Math.floor(Math.log10(size));
   return power * [1, 2, 5, 10].find((factor) => factor * power >= size);

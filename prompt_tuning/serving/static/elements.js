@@ -1,13 +1,13 @@
-/** Makes elements: no HTML is put together as text. */
+/** Functions that make elements, never from HTML text. */
 
-/** Returns the element of an id of index.html. */
+/** Returns the element of index.html with an id. */
 export const byId = (id) => document.getElementById(id);
 
 /**
  * Makes an element.
- * @param {string} name Of its tag.
- * @param {Object} properties Of the object, such as `textContent`; those with
- *     a hyphen, such as "aria-label", are attributes.
+ * @param {string} name The tag.
+ * @param {Object} properties Properties such as `textContent`; names with a
+ *     hyphen, such as "aria-label", are attributes.
  * @param {...(Node|string)} children
  */
 export function make(name, properties = {}, ...children) {
@@ -20,13 +20,13 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
-/** Shows a message where a status is told; an error is marked as one. */
+/** Shows a message in a status element; marks errors. */
 export function tell(element, message) {
   const isError = message instanceof Error;
   element.classList.toggle("error", isError);
   element.textContent = isError ? message.message : message;
 }
 
-/** Writes a number with at most so many digits behind the point. */
+/** Formats a number with at most this many decimals. */
 export const rounded = (number, digits = 2) =>
   number.toLocaleString("en", { maximumFractionDigits: digits });

@@ -1,4 +1,4 @@
-/** The page: what the server has, and its three sections. */
+/** The page: the state of the server, and three sections. */
 
 import { json } from "./api.js";
 import * as compare from "./compare.js";
@@ -15,7 +15,7 @@ async function showModels() {
   return base;
 }
 
-/** Waits until the server answers: it compiles at its start. */
+/** Waits until the server is ready: it compiles at the start. */
 async function ready() {
   for (;;) {
     const response = await fetch("/readyz");

@@ -1,4 +1,4 @@
-/** Prompts: where each comes from, what it says, its file. */
+/** Prompts: the origin, the nearest words and the file of each. */
 
 import { json, request } from "./api.js";
 import { byId, make, rounded, tell } from "./elements.js";
@@ -128,7 +128,7 @@ async function download(name, format) {
   const status = byId("prompts-status");
   try {
     const path = `/v1/prompts/${encodeURIComponent(name)}?format=${format}`;
-    // Not a link to it: that would send no key.
+    // Not a link, which would send no key.
     const file = await (await request(path)).blob();
     const href = URL.createObjectURL(file);
     const suffix = format === "peft" ? "zip" : format;

@@ -11,11 +11,11 @@ const LOSS = "loss_per_nonpadding_target_token";
 
 let base = "";
 let onPrompt = () => {};
-let shown = null; // The job whose events are read, and what stops that.
+let shown = null; // The job whose events are read, and its abort controller.
 
 /**
  * Connects the form and lists the jobs.
- * @param {string} model What prompts are tuned for.
+ * @param {string} model The base model.
  * @param {function()} onNewPrompt Called when a job has made a prompt.
  */
 export async function start(model, onNewPrompt) {
@@ -61,7 +61,7 @@ async function submit() {
   }
 }
 
-/** Returns the id of a file that was sent; null if there is none. */
+/** Uploads a file; returns its id, or null without a file. */
 async function upload(file) {
   if (!file) return null;
   const body = new FormData();
@@ -112,7 +112,7 @@ async function show(id) {
   }
 }
 
-/** Reads a job's events to its end; if the server restarts, from there on. */
+/** Reads a job's events to the end; continues after a server restart. */
 async function follow(view, { id, reading }) {
   const path = `${JOBS}/${id}`;
   const { signal } = reading;
@@ -139,7 +139,7 @@ async function follow(view, { id, reading }) {
   }
 }
 
-/** A job: how far it is, and its curves. */
+/** A job's progress and curves. */
 class JobView {
   constructor(id) {
     this.id = id;
@@ -148,10 +148,10 @@ class JobView {
     this.status = make("p");
     this.status.setAttribute("role", "status");
     this.progress = make("progress", { max: 1, value: 0 });
-    this.progress.setAttribute("aria-label", "Steps that are done");
+    this.progress.setAttribute("aria-label", "Finished steps");
     this.cancel = make("button", { type: "button", textContent: "Cancel" });
     this.cancel.addEventListener("click", () => this.stop());
-    this.loss = new Curve("Loss of a token");
+    this.loss = new Curve("Loss per token");
     this.score = new Curve("Score", true);
     this.element = make(
       "div",
@@ -186,7 +186,7 @@ class JobView {
     if (steps) this.progress.value = step / steps;
     if (kind === "train") this.loss.add(step, metrics.train[LOSS]);
     if (score != null) this.score.add(step, score);
-    // Not every loss: a reader of screens is told of each.
+    // Not every loss: screen readers announce each message.
     if (kind !== "train" && !this.isOver) tell(this.status, message);
   }
 

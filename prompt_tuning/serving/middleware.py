@@ -1,0 +1,255 @@
+"""Middleware that checks a request's key, rate, size and time."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+import contextlib
+import dataclasses
+import hashlib
+import math
+import os
+import pathlib
+import re
+import time
+
+from starlette import requests
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prompt_tuning.serving import errors
+from prompt_tuning.serving.errors import ApiError
+
+# The number of clients whose rates are remembered.
+_CLIENTS = 10_000
+# A body is sent in parts of this size, so that a client that reads is noticed.
+_PART_BYTES = 2**16
+# The number of uploads in memory at once; others wait, unread.
+_UPLOADS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """The limits that clients have.
+
+  Attributes:
+    keys: SHA-256 of the keys that are accepted; None: no key is needed.
+    requests_per_minute: For each key, or, without keys, for each address; the
+      same for wrong keys from an address. 0: unlimited.
+    body_bytes: The maximum size of a request.
+    upload_bytes: The maximum size of an uploaded file.
+    read_seconds: The time for a request to arrive; ten times as long for an
+      upload.
+    answer_seconds: The time for an answer, or for the whole of a stream.
+    write_seconds: The time for a client to take a part of the response.
+    hosts: The names that the server answers to; None: any. Another website can
+      point its own name to this machine.
+  """
+
+  keys: frozenset[str] | None = None
+  requests_per_minute: int = 0
+  body_bytes: int = 2**20
+  upload_bytes: int = 2**26
+  read_seconds: float = 30.0
+  answer_seconds: float = 120.0
+  write_seconds: float = 30.0
+  hosts: frozenset[str] | None = None
+
+
+def read_keys(path: str | os.PathLike[str]) -> frozenset[str]:
+  """Reads a file of keys, one per line; "#" starts a comment.
+
+  Raises:
+    ValueError: if it has no key.
+  """
+  lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  keys = [line.partition("#")[0].strip() for line in lines]
+  digests = frozenset(_digest(key) for key in keys if key)
+  if not digests:
+    raise ValueError(f"Expected keys in {path}, one per line, got none.")
+  return digests
+
+
+def _digest(key: str) -> str:
+  # Comparing digests takes a time that reveals nothing about the key.
+  return hashlib.sha256(key.encode()).hexdigest()
+
+
+class LimitsMiddleware:
+  """An ASGI application that passes on the requests within the limits."""
+
+  def __init__(
+    self,
+    app: ASGIApp,
+    limits: Limits,
+    open_paths: re.Pattern[str],
+    upload_paths: re.Pattern[str],
+  ):
+    """Keeps its arguments.
+
+    Args:
+      app: The application behind it.
+      limits: The limits.
+      open_paths: The paths that need no key and have no rate.
+      upload_paths: The paths whose bodies may be large.
+    """
+    self._app, self._limits = app, limits
+    self._open, self._upload = open_paths, upload_paths
+    self._uploads = asyncio.Semaphore(_UPLOADS)
+    # Client -> (requests that it may send, at this time).
+    self._allowed: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    """Passes a request on, or refuses it."""
+    if scope["type"] != "http":
+      await self._app(scope, receive, send)
+      return
+    request = requests.Request(scope)
+    send = self._with_timeout(send)
+    try:
+      self._check_origin(request)
+      if not self._open.fullmatch(scope["path"]):
+        self._check_rate(self._client(request))
+      is_upload = request.method in ("POST", "PUT") and bool(
+        self._upload.fullmatch(scope["path"])
+      )
+      async with self._upload_slot() if is_upload else contextlib.nullcontext():
+        receive = self._limited(request, receive, is_upload)
+        await self._app(scope, receive, send)
+    except ApiError as error:
+      await error.response()(scope, receive, send)
+
+  def _check_origin(self, request: requests.Request) -> None:
+    """Refuses requests that other websites have a visitor's browser send.
+
+    Where a key is needed, they cannot send it.
+    """
+    if self._limits.keys is None and (
+      request.method not in ("GET", "HEAD", "OPTIONS")
+      and request.headers.get("sec-fetch-site") == "cross-site"
+    ):
+      raise ApiError(
+        403,
+        "Without keys, the server refuses requests from other websites.",
+        "cross_site",
+      )
+    name = re.sub(r":[0-9]*$", "", request.headers.get("host", "")).lower()
+    if self._limits.hosts is not None and name not in self._limits.hosts:
+      raise ApiError(
+        403,
+        f"Expected the host {' or '.join(sorted(self._limits.hosts))}, got "
+        f"{name[:80]!r}. Other names need --keys, --host or "
+        "--forwarded_allow_ips.",
+        "wrong_host",
+      )
+
+  def _client(self, request: requests.Request) -> str:
+    """Returns the client's name for its rate, if the client has access."""
+    keys = self._limits.keys
+    address = request.client.host if request.client else ""
+    if keys is None:
+      return address
+    kind, _, key = request.headers.get("authorization", "").partition(" ")
+    digest = _digest(key.strip())
+    if kind.lower() != "bearer" or digest not in keys:
+      self._check_rate(address)
+      raise ApiError(
+        401,
+        "Expected a key of this server, in the header 'Authorization: Bearer "
+        "KEY'.",
+        "invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+      )
+    return digest
+
+  def _check_rate(self, client: str) -> None:
+    """Counts a request by a bucket that fills with time."""
+    if not (most := self._limits.requests_per_minute):
+      return
+    now = time.monotonic()
+    left, then = self._allowed.pop(client, (float(most), now))
+    left = min(float(most), left + (now - then) * most / 60)
+    is_allowed = left >= 1
+    self._allowed[client] = (left - is_allowed, now)
+    if len(self._allowed) > _CLIENTS:
+      self._allowed.popitem(last=False)
+    if not is_allowed:
+      raise ApiError(
+        429,
+        f"Expected at most {most} requests per minute.",
+        "rate_limit_exceeded",
+        headers={"Retry-After": str(math.ceil((1 - left) * 60 / most))},
+      )
+
+  @contextlib.asynccontextmanager
+  async def _upload_slot(self) -> AsyncIterator[None]:
+    """Waits until there is room for an upload."""
+    try:
+      async with asyncio.timeout(self._limits.read_seconds):
+        await self._uploads.acquire()
+    except TimeoutError:
+      raise errors.not_ready("Too many uploads at once.") from None
+    try:
+      yield
+    finally:
+      self._uploads.release()
+
+  def _limited(
+    self, request: requests.Request, receive: Receive, is_upload: bool
+  ) -> Receive:
+    """Returns a `receive` that refuses a body that is large or slow.
+
+    Raises:
+      ApiError: if the request says that its body is too large.
+    """
+    limits = self._limits
+    most = limits.upload_bytes if is_upload else limits.body_bytes
+    seconds = limits.read_seconds * (10 if is_upload else 1)
+    deadline = asyncio.get_running_loop().time() + seconds
+    size, is_complete = 0, False
+    too_large = ApiError(
+      413, f"Expected at most {most} bytes.", "request_too_large"
+    )
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > most:
+      raise too_large
+
+    async def limited() -> Message:
+      nonlocal size, is_complete
+      if is_complete:  # Only the client's end may follow, at any time.
+        return await receive()
+      try:
+        async with asyncio.timeout_at(deadline):
+          message = await receive()
+      except TimeoutError:
+        raise ApiError(
+          408,
+          f"The request did not arrive within {seconds:g} seconds.",
+          "request_timeout",
+          headers={"Connection": "close"},
+        ) from None
+      size += len(message.get("body", b""))
+      if size > most:
+        raise too_large
+      is_complete = not message.get("more_body")
+      return message
+
+    return limited
+
+  def _with_timeout(self, send: Send) -> Send:
+    """Returns a `send` that gives up on a client that takes nothing."""
+
+    async def send_parts(message: Message) -> None:
+      for part in _parts(message):  # `send` never waits for a whole body.
+        async with asyncio.timeout(self._limits.write_seconds):
+          await send(part)
+
+    return send_parts
+
+
+def _parts(message: Message) -> Iterator[Message]:
+  """Yields a message, but a long body in parts."""
+  body = message.get("body", b"")
+  last = max(len(body) - 1, 0) // _PART_BYTES
+  for i in range(last):
+    part = body[i * _PART_BYTES : (i + 1) * _PART_BYTES]
+    yield {**message, "body": part, "more_body": True}
+  yield {**message, "body": body[last * _PART_BYTES :]} if last else message

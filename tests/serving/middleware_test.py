@@ -1,0 +1,172 @@
+"""Access, rates, and the limits of size and time."""
+
+import asyncio
+import re
+import time
+
+import pytest
+import served
+
+from prompt_tuning.serving import middleware
+
+NONE = re.compile("(?!)")
+
+
+@pytest.fixture
+def limited(engine, tmp_path):
+  """Returns a function that makes a service with limits."""
+  return lambda **limits: served.make_service(
+    engine, tmp_path / "prompts", **limits
+  )
+
+
+def _put_all(service, names):
+  """Puts prompts at once; returns the responses."""
+
+  async def run():
+    async with served.client(service) as http:
+      return await asyncio.gather(
+        *(http.put(f"/v1/prompts/{x}", content=b"none") for x in names)
+      )
+
+  return asyncio.run(run())
+
+
+def test_uploads_wait_for_each_other(service, monkeypatch):
+  monkeypatch.setattr(middleware, "_UPLOADS", 2)
+  inside, most = [], []
+
+  def put(name, content):
+    inside.append(name)
+    time.sleep(0.1)
+    most.append(len(inside))
+    inside.remove(name)
+    raise ValueError("Not a prompt.")
+
+  monkeypatch.setattr(service.store, "put", put)
+  assert {x.status_code for x in _put_all(service, "abcdef")} == {400}
+  assert max(most) == 2
+
+
+def test_upload_that_waits_long_for_others_is_refused(limited, monkeypatch):
+  monkeypatch.setattr(middleware, "_UPLOADS", 1)
+  service = limited(read_seconds=0.1)
+  monkeypatch.setattr(service.store, "put", lambda *_: time.sleep(0.5))
+  response = _put_all(service, "ab")[1]
+  served.check_error(response, 503, "Too many uploads")
+  assert response.headers["retry-after"] == "5"
+
+
+async def _slowly(seconds, part=b"{"):
+  yield part
+  await asyncio.sleep(seconds)
+
+
+async def _in_parts():
+  for _ in range(3):
+    yield b" " * 2**19
+
+
+@pytest.mark.parametrize(
+  ("method", "path", "content", "status", "message"),
+  [
+    # Uploads may be large and slow.
+    ("PUT", "/v1/prompts/a", _slowly(0.4, b"none"), 400, "safetensors"),
+    ("PUT", "/v1/prompts/a", _in_parts(), 400, "safetensors"),
+    ("GET", "/v1/prompts/a", b" " * (2**20 + 1), 413, "at most 1048576 bytes"),
+    ("DELETE", "/v1/prompts/a", b" " * (2**20 + 1), 413, "at most"),
+    ("POST", served.COMPLETIONS, _in_parts(), 413, "at most 1048576 bytes"),
+    ("POST", served.COMPLETIONS, _slowly(5), 408, "did not arrive"),
+  ],
+)
+def test_bodies_have_a_size_and_a_time(
+  limited, method, path, content, status, message
+):
+  service = limited(read_seconds=0.2)
+  response = served.send(service, method, path, content=content)
+  served.check_error(response, status, message)
+
+
+def test_keys_and_rates(limited, tmp_path):
+  path = tmp_path / "keys"
+  path.write_text("# none\n")
+  with pytest.raises(ValueError, match="Expected keys"):
+    middleware.read_keys(path)
+  path.write_text("# ours\nsecret  # Ann's\n")
+  service = limited(keys=middleware.read_keys(path), requests_per_minute=2)
+  for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "x"}):
+    response = served.send(service, "GET", "/v1/models", headers=headers)
+    served.check_error(response, 401, "Expected a key")
+  for open_path, status in (("/readyz", 200), ("/metrics", 401)):
+    assert served.send(service, "GET", open_path).status_code == status
+
+  async def run():
+    headers = {"Authorization": "Bearer secret"}
+    async with served.client(service, headers=headers) as http:
+      answers = [await http.get("/v1/models") for _ in range(3)]
+      assert [x.status_code for x in answers] == [200, 200, 429]
+      served.check_error(answers[2], 429, "2 requests per minute")
+      assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+
+    async with served.client(service) as http:
+      answers = [await http.get("/v1/models") for _ in range(3)]
+      assert [x.status_code for x in answers] == [401, 401, 429]
+      assert (await http.get("/v1/models", headers=headers)).status_code == 200
+
+  asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+  ("headers", "status"),
+  [
+    ({}, 200),
+    ({"Host": "LocalHost:8000"}, 200),
+    ({"Host": "[::1]:8000"}, 200),
+    ({"Host": "evil.example"}, 403),
+    ({"Sec-Fetch-Site": "same-origin"}, 200),
+    ({"Sec-Fetch-Site": "cross-site"}, 403),
+  ],
+)
+def test_other_websites_are_refused(limited, headers, status):
+  service = limited(hosts=frozenset({"localhost", "[::1]"}))
+  body = {"model": served.BASE, "prompt": "abc", "max_tokens": 5}
+  headers = {"Host": "localhost", **headers}
+  response = served.send(
+    service, "POST", served.COMPLETIONS, json=body, headers=headers
+  )
+  assert response.status_code == status, response.text
+
+
+def test_reader_that_takes_nothing_is_let_go(monkeypatch):
+  monkeypatch.setattr(middleware, "_PART_BYTES", 4)
+
+  async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"0123456789"})
+
+  def messages(limits, most):
+    """Returns the messages that a client of so many takes."""
+    sent = []
+
+    async def send(message):
+      if len(sent) == most:
+        await asyncio.sleep(5)
+      sent.append(message)
+
+    async def run():
+      scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+      limited = middleware.LimitsMiddleware(app, limits, NONE, NONE)
+      await limited(scope, None, send)
+
+    if most is None:
+      asyncio.run(run())
+    else:
+      with pytest.raises(TimeoutError):
+        asyncio.run(run())
+    return sent[1:]
+
+  sent = messages(middleware.Limits(write_seconds=0.05), 3)
+  assert [x["body"] for x in sent] == [b"0123", b"4567"]
+  assert all(x["more_body"] for x in sent)
+  sent = messages(middleware.Limits(), None)
+  assert sent[-1] == {"type": "http.response.body", "body": b"89"}

@@ -1,0 +1,183 @@
+"""The files and jobs that a store keeps, and the jobs that it gives up."""
+
+import concurrent.futures
+import dataclasses
+import json
+
+import pytest
+
+from prompt_tuning.tuning_jobs import job_store, jobs
+from prompt_tuning.tuning_jobs.job_store import MAX_TRIES, JobStore
+
+LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
+LONG = LINE.replace(b"a", b"a" * 2**20)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"", "got an empty file"),
+    (b"\n \n", "got an empty file"),
+    (b"\xff", "Line 1: expected UTF-8"),
+    (LINE + b"\n\n[]", "Line 3"),
+    (b'{"prompt": "a"}', "Line 1"),
+    (b'{"prompt": "a", "completion": ""}', "Line 1"),
+    (b'{"prompt": 1, "completion": "b"}', "Line 1"),
+    (b'{"prompt": "\\ud800", "completion": "b"}', "Line 1"),
+    (b"[" * 100_000, "Line 1"),
+    (LINE + b"\n" + LONG, "Line 2: expected at most 1048576 byt"),
+  ],
+)
+def test_wrong_files_are_refused(store, content, message):
+  with pytest.raises(ValueError, match=message):
+    store.add_file("data.jsonl", content)
+  assert not store.files()
+
+
+def test_files_are_kept_as_they_came(store):
+  contents = [b"\xef\xbb\xbf" + LINE, LINE + b"\n\n" + LINE + b"\n"]
+  files = [store.add_file(f"{len(x)}.jsonl", x) for x in contents]
+  assert store.files() == files[::-1]
+  assert [file.pairs for file in files] == [1, 2]
+  for file, content in zip(files, contents, strict=True):
+    assert JobStore(store.folder).content(file.id) == content
+    assert [*jobs.parse_examples(content)] == [("a", "b")] * file.pairs
+
+
+def test_file_is_not_removed_while_a_job_of_it_is_added(store, monkeypatch):
+  file = store.add_file("data.jsonl", LINE).id
+  look, removing = job_store._file, []
+  with concurrent.futures.ThreadPoolExecutor() as threads:
+
+    def look_and_remove(*arguments):
+      monkeypatch.setattr(job_store, "_file", look)
+      found = look(*arguments)
+      removing.append(threads.submit(store.delete_file, file))
+      concurrent.futures.wait(removing, timeout=0.5)
+      return found
+
+    monkeypatch.setattr(job_store, "_file", look_and_remove)
+    store.add_job(file, None, "mine", jobs.Settings())
+  with pytest.raises(jobs.InUseError):
+    removing[0].result()
+  assert store.content(file) == LINE
+
+
+def test_jobs_in_a_bucket_are_refused():
+  with pytest.raises(ValueError, match="Expected a folder on a disk"):
+    JobStore("gs://bucket/jobs")
+
+
+def test_run_of_a_job_that_is_cancelled_while_no_worker_is_there_goes(
+  store, queue
+):
+  job = queue()
+  store.claim()
+  store.run_folder(job).mkdir()
+  store.cancel(job.id)
+  assert store.claim() is None
+  assert store.job(job.id).status == jobs.CANCELLED
+  assert not store.run_folder(job).exists()
+
+
+def test_job_that_is_cancelled_as_it_is_claimed_stays_so(store, queue):
+  """Between the look at the queue and the claim."""
+  cancelled, other = queue(), queue()
+  look = store._jobs
+
+  def look_and_cancel(where, *values):
+    found = look(where, *values)
+    if where.startswith("status in"):
+      store._jobs = look
+      store.cancel(cancelled.id)
+    return found
+
+  store._jobs = look_and_cancel
+  assert store.claim().id == other.id
+  job = store.job(cancelled.id)
+  assert (job.status, job.attempts) == ("cancelled", 0)
+  assert store.events(job.id)[-1].message == "Cancelled."
+
+
+def test_server_may_be_stopped_any_number_of_times(store, queue):
+  job = queue()
+  for attempt in range(2 * MAX_TRIES):
+    store.release(store.claim())
+    job = store.job(job.id)
+    assert (job.status, job.tries) == (jobs.RUNNING, 0)
+    # The supervisor counts these.
+    assert store.claims() == job.attempts == attempt + 1
+
+
+@pytest.mark.parametrize("is_submitted", [False, True])
+def test_job_is_given_up_after_tries_without_progress(
+  store, queue, is_submitted
+):
+  job = queue()
+  cluster = jobs.cluster_folder(store.run_folder(job))
+  cluster.mkdir()
+  if is_submitted:
+    (cluster / "job").write_text("17")
+  for step in range(2 * MAX_TRIES):
+    store.claim()
+    store.advance(job, step)
+    assert store.job(job.id).tries == 1
+  # A worker that dies before a checkpoint, or at one that it reached before.
+  for tries, steps in enumerate([(), (step,), (step - 1, step), ()], 2):
+    store.claim()
+    for reached in steps:
+      store.advance(job, reached)
+    assert store.job(job.id).tries == tries == store.job(job.id).attempts - step
+    assert not (cluster / "stop").exists()
+  assert store.claim() is None
+  job = store.job(job.id)
+  assert job.status == jobs.FAILED
+  assert job.error == "It ended its worker 5 times without progress."
+  assert job.attempts == 2 * MAX_TRIES + 4
+  # The cluster's job reads it.
+  assert (cluster / "stop").exists() == is_submitted
+
+
+def test_job_that_has_ended_keeps_its_score(store, queue):
+  job = queue()
+  store.finish(job, jobs.SUCCEEDED, score=87.5, step=300)
+  ended = store.job(job.id)
+  assert (ended.status, ended.score, ended.step) == (jobs.SUCCEEDED, 87.5, 300)
+  store.finish(job, jobs.FAILED, error="Too late.", score=1.0, step=1)
+  store.cancel(job.id)
+  assert store.job(job.id) == dataclasses.replace(ended, is_cancelled=True)
+
+
+def test_each_model_has_its_own_jobs(tmp_path, queue):
+  stores = [JobStore(tmp_path, f"model_{x}", x) for x in "ab"]
+  queued = [queue(store) for store in stores]
+  assert [job.model for job in queued] == ["model_a", "model_b"]
+  for _ in range(2):  # The older one is the first's.
+    assert stores[1].claim().id == queued[1].id
+  assert (stores[0].claims(), stores[1].claims()) == (0, 2)
+  stores[1].finish(queued[1], jobs.SUCCEEDED)
+  assert stores[1].claim() is None
+  assert [store.has_work() for store in stores] == [True, False]
+
+
+@pytest.mark.parametrize("is_submitted", [False, True])
+def test_cancelled_job_of_another_model_is_ended_not_tuned(
+  tmp_path, queue, is_submitted
+):
+  """Its own worker never comes again if its model was replaced."""
+  old, new = (JobStore(tmp_path, f"model_{x}", x) for x in "ab")
+  job = queue(old)
+  old.claim()
+  cluster = jobs.cluster_folder(old.run_folder(job))
+  cluster.mkdir()
+  if is_submitted:
+    (cluster / "job").write_text("17")
+  for is_work in (False, True, False):
+    assert new.has_work() == is_work
+    assert new.claim() is None
+    if not is_work:
+      new.cancel(job.id)
+  ended = new.job(job.id)
+  assert (ended.status, ended.error) == (jobs.CANCELLED, None)
+  assert ended.attempts == 1
+  assert (cluster / "stop").exists() == is_submitted

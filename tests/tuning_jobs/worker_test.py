@@ -1,0 +1,220 @@
+"""The worker: its events, the files that it leaves, and its second tries."""
+
+import json
+import sqlite3
+import sys
+import threading
+import types
+
+import filelock
+import numpy as np
+import pytest
+
+from prompt_tuning.inference.tuned_prompt import TunedPrompt
+from prompt_tuning.tuning_jobs import job_store, jobs, worker
+from prompt_tuning.tuning_jobs.job_store import JobStore
+from t5x.runs import compilation_cache, events, training
+
+
+class Model:
+  """Makes files as a cluster's run does, then a prompt, or an error."""
+
+  def __init__(self, end=lambda: None):
+    self.periods, self.folders, self._end = [], [], end
+
+  def tune(
+    self, *pairs, folder, on_event, stats_period, eval_period, **settings
+  ):
+    self.periods.append((settings["steps"], stats_period, eval_period))
+    self.folders.append(folder)
+    folder.mkdir(exist_ok=True)
+    jobs.cluster_folder(folder).mkdir(exist_ok=True)
+    for event in self._end() or []:
+      on_event(event)
+    is_stopped = settings["should_stop"]()
+    return TunedPrompt(
+      np.ones((2, 4), np.float32), None, "interrupted" if is_stopped else None
+    )
+
+
+def _work(store, model, should_stop=lambda: False):
+  worker.work(store, model, store.folder.parent / "prompts", should_stop)
+
+
+def _raise(error):
+  raise error
+
+
+def test_the_curve_of_a_job_has_about_a_hundred_losses(store, queue):
+  """However many steps there are between evaluations."""
+  model = Model()
+  for steps in (4, 250, 300, 20_000):
+    queue(steps=steps)
+  _work(store, model)
+  assert model.periods == [
+    (4, 1, 1),
+    (250, 2, 24),
+    (300, 3, 30),
+    (20_000, 200, 2000),
+  ]
+
+
+def test_runs_take_the_periods_of_any_number_of_steps():
+  for steps in [*range(1, 3000), 10_090, 999_983, 1_000_000]:
+    stats, evals = worker._periods(steps)
+    training._check_periods(stats_period=stats, eval_period=evals)
+    assert steps // stats < 200
+    assert min(steps, 10) <= steps // evals < 20
+
+
+def test_jobs_of_a_model_are_not_done_by_another(monkeypatch):
+  model = types.SimpleNamespace(fingerprint="new")
+  monkeypatch.setattr(worker.pt, "load", lambda *_, **__: model)
+  for fingerprint in (None, "new"):
+    assert worker._load("base", None, "float32", fingerprint) is model
+  with pytest.raises(ValueError, match="base has the fingerprint new"):
+    worker._load("base", None, "float32", "old")
+
+
+def test_only_the_run_of_a_failed_job_is_kept(store, queue):
+  made, never, cancelled, failed, last = (queue() for _ in range(5))
+  assert store.cancel(never.id).status == jobs.CANCELLED
+  ends = iter(
+    [
+      lambda: None,
+      lambda: store.cancel(cancelled.id) and None,
+      lambda: _raise(ValueError("It is not right.")),
+      lambda: None,
+    ]
+  )
+  _work(store, Model(lambda: next(ends)()))
+  all_jobs = made, never, cancelled, failed, last
+  statuses = [store.job(job.id).status for job in all_jobs]
+  assert statuses == [
+    *("succeeded", "cancelled", "cancelled", "failed", "succeeded")
+  ]
+  assert store.job(failed.id).error == "It is not right."
+  kept = {path.name for path in (store.folder / "runs").iterdir()}
+  assert kept == {failed.id, f"{failed.id}.cluster"}
+  prompts = {path.stem for path in (store.folder.parent / "prompts").iterdir()}
+  assert prompts == {made.prompt, last.prompt}
+  assert not store.has_work()
+
+
+def test_stopped_job_is_left_to_another_worker(store, queue):
+  job = queue()
+  checkpoint = events.Event("checkpoint", 7, 0, 9)
+  asked = []
+
+  def should_stop():  # Once before the job, then within it.
+    asked.append(1)
+    return len(asked) > 1
+
+  _work(store, Model(lambda: [checkpoint]), should_stop)
+  left = store.job(job.id)
+  assert (left.status, left.tries, left.saved) == (jobs.RUNNING, 0, 7)
+  assert store.run_folder(job).exists()  # The next worker resumes it.
+  other = Model()
+  _work(JobStore(store.folder), other)
+  assert other.folders == [store.run_folder(job)]
+  ended = store.job(job.id)
+  assert (ended.status, ended.attempts) == (jobs.SUCCEEDED, 2)
+
+
+def _caused(error, cause):
+  error.__cause__ = cause
+  return error
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(28, "No space left"),
+    sqlite3.OperationalError("It is locked."),
+    _caused(ValueError("It cannot be written."), OSError(28, "No space left")),
+  ],
+)
+def test_job_is_tried_again_after_an_error_that_may_pass(store, queue, error):
+  model = Model(lambda: _raise(error))
+  job = queue()
+  for attempt in range(job_store.MAX_TRIES):
+    with pytest.raises(type(error)):
+      _work(store, model)
+    job = store.job(job.id)
+    assert (job.status, job.tries) == ("running", attempt + 1)
+    # The job's own error is that it made no progress.
+    assert store.events(job.id)[-1].message == str(error)
+  _work(store, model)
+  assert store.job(job.id).status == "failed"
+
+
+def test_finished_prompt_waits_for_a_bucket_that_fails(
+  store, queue, monkeypatch
+):
+  """Its errors are not Python's own: all of them may pass."""
+  job = queue()
+  with monkeypatch.context() as patch:
+    patch.setattr(TunedPrompt, "save", lambda *_: _raise(RuntimeError("503")))
+    with pytest.raises(OSError, match=r"could not be written.*503"):
+      _work(store, Model())
+  assert store.job(job.id).status == "running"
+  _work(store, Model())
+  assert store.job(job.id).status == "succeeded"
+
+
+def test_events_of_a_job_that_diverges_are_json(store, queue):
+  """JSON has no NaN."""
+  metrics = {"train": {"loss": float("nan"), "accuracy": 50.0}}
+
+  def diverge():
+    yield events.Event("step", 1, 0, 9)  # Not kept.
+    yield events.Event("train", 1, 0, 9, metrics)
+    yield events.Event("eval", 1, 0, 9, score=-float("inf"))
+    raise FloatingPointError("The loss is nan.")
+
+  job = queue()
+  _work(store, Model(diverge))
+  assert store.job(job.id).error == "The loss is nan."
+  with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
+    texts = [row[0] for row in connection.execute("select data from events")]
+  connection.close()
+  data = [json.loads(text, parse_constant=pytest.fail) for text in texts]
+  place = {"step": 1, "steps": 9}
+  assert [x for x in data if "steps" in x] == [
+    {**place, "metrics": {"train": {"loss": None, "accuracy": 50.0}}},
+    {**place, "score": None},
+  ]
+
+
+@pytest.fixture
+def main(store, monkeypatch):
+  """Returns the worker's `main`, and the signal handlers that it sets."""
+  handlers = {}
+  monkeypatch.setattr(worker.signal, "signal", handlers.__setitem__)
+  monkeypatch.setattr(worker.os, "nice", lambda _: None)
+  monkeypatch.setattr(compilation_cache, "enable", lambda: None)
+  places = (f"--jobs={store.folder}", f"--prompts={store.folder}")
+  monkeypatch.setattr("sys.argv", ["worker", "--checkpoint=none", *places])
+  return worker.main, handlers
+
+
+def test_worker_whose_server_ended_before_it_began_does_nothing(
+  store, queue, main, monkeypatch
+):
+  job = queue()
+  monkeypatch.setattr("sys.argv", [*sys.argv, "--parent=1"])
+  monkeypatch.setattr(worker.os, "getppid", lambda: 2)
+  main[0]()
+  assert store.job(job.id).status == "queued"
+
+
+def test_worker_that_waits_for_another_ends_when_it_is_told_to(store, main):
+  run, handlers = main
+  with filelock.FileLock(store.folder / "worker.lock"):
+    waiting = threading.Thread(target=run, daemon=True)
+    waiting.start()
+    waiting.join(1)
+    assert waiting.is_alive()
+    handlers[worker.signal.SIGTERM]()
+    waiting.join(10)
+    assert not waiting.is_alive()
