@@ -66,8 +66,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
   Returns:
     The values of the command's flags; `run`, the function to call with them;
-    `rest`, flags of `t5x` for a command that passes them on; and `words`, the
-    words after the command.
+    `parser`, the command's; `words`, the words after its name; and `rest`,
+    flags of `t5x` for a command that passes them on.
 
   Raises:
     SystemExit: for `--help` and `--version`, and for wrong arguments.
@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
   args, rest = parser.parse_known_args(words)
   args.rest, args.words = rest, words[1:]
   if rest and not args.passes_flags_on:
-    parser.error(f"unknown arguments: {' '.join(rest)}")
+    args.parser.error(f"unknown arguments: {' '.join(rest)}")
   return args
 
 
@@ -143,6 +143,6 @@ def _parser() -> argparse.ArgumentParser:
       formatter_class=_Formatter,
       allow_abbrev=False,
     )
-    own.set_defaults(run=module.run, passes_flags_on=False)
+    own.set_defaults(run=module.run, parser=own, passes_flags_on=False)
     module.add_arguments(own)
   return parser

@@ -1,4 +1,4 @@
-"""What `--demo` serves: a miniature of this repository, with its prompts."""
+"""The demo: a miniature of this repository, with its prompts."""
 
 from collections.abc import Iterator
 import json
@@ -10,27 +10,28 @@ from typing import Any
 import seqio
 
 import prompt_tuning as pt
-from prompt_tuning import prompt_files, safe_files, tasks
+from prompt_tuning import safe_files, tasks
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.serving.page import Example
+from t5x import checkpoints
 
 __all__ = ["data_sets", "defaults", "examples", "tasks"]
 
-_EXAMPLES = 3  # Of each prompt's task.
-# A task that has no prompt yet, and how many examples its files have.
+_EXAMPLES = 3  # For each prompt.
+# A task that has no prompt yet, and the sizes of its files.
 NEW_TASK = "ladder_multirc"
 _SPLITS = {"train": 1000, "validation": 100}
 
 
 def defaults() -> dict[str, Any]:
-  """Returns what the server's options are, unless the user says otherwise.
+  """Returns the demo's defaults for the flags of the server.
 
-  The prompts that the repository holds are copied to the user's cache folder,
-  beside those that are tuned later.
+  The prompts of the repository are copied to the user's cache folder, where new
+  prompts go too. Each model has a folder there.
 
   Raises:
-    ValueError: where the repository's checkpoints are not.
+    ValueError: if the repository's checkpoints are not here.
   """
   model = pathlib.Path(pt.gin_search_path(), "checkpoints", "ladder_m")
   if not model.is_dir():
@@ -38,19 +39,20 @@ def defaults() -> dict[str, Any]:
       f"Expected {model}, which the repository has and an installed package "
       "has not: start the demo in a checkout."
     )
+  checkpoint = str(model / "lm_100")
+  fingerprint = checkpoints.open_checkpoint(checkpoint).fingerprint
   cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  folder = pathlib.Path(cache, "prompt_tuning", "demo")
+  folder = pathlib.Path(cache, "prompt_tuning", "demo", fingerprint)
   prompts = folder / "prompts"
   prompts.mkdir(parents=True, exist_ok=True)
   for path in (model / "prompts").glob("*.safetensors"):
-    own = prompts / path.name
-    if not own.exists() or _is_of_another_model(own, path):
+    if not (prompts / path.name).exists():
       shutil.copy(path, prompts)
   return {
-    "checkpoint": str(model / "lm_100"),
+    "checkpoint": checkpoint,
     "prompts": str(prompts),
     "jobs": str(folder / "jobs"),
-    # Few shapes, which are compiled within seconds.
+    # Few shapes, which compile in seconds.
     "rows": 4,
     "lengths": [96],
     "max_tokens": 16,
@@ -58,26 +60,12 @@ def defaults() -> dict[str, Any]:
   }
 
 
-def _is_of_another_model(prompt: pathlib.Path, other: pathlib.Path) -> bool:
-  """Whether two prompts say that they are of different models.
-
-  One that an older checkout has left is: its ladder_m was another. One that
-  cannot be read is none, and named when prompts are loaded.
-  """
-  try:
-    (_, one), (_, two) = map(prompt_files.load_prompt, (prompt, other))
-  except ValueError:
-    return False
-  known = {x.base_fingerprint for x in (one, two) if x}
-  return len(known - {prompt_files.UNKNOWN}) > 1
-
-
 def examples(model: FrozenModel, prompts: str) -> list[Example]:
-  """Returns inputs of the prompts' tasks that no training has seen.
+  """Returns inputs from the test splits of the prompts' tasks.
 
   Args:
-    model: Its vocabulary is the tasks'.
-    prompts: The folder of prompts, whose names are those of tasks.
+    model: The model, whose vocabulary the tasks use.
+    prompts: The folder of prompts, which have the names of tasks.
   """
   names = sorted(path.stem for path in pathlib.Path(prompts).iterdir())
   return [
@@ -89,10 +77,10 @@ def examples(model: FrozenModel, prompts: str) -> list[Example]:
 
 
 def data_sets(model: FrozenModel, folder: str) -> list[str]:
-  """Writes files for `POST /v1/files`, of a task that has no prompt yet.
+  """Writes files for `POST /v1/files`, for a task that has no prompt yet.
 
   Returns:
-    Where they are: one to train on, and one to score on.
+    The paths of two files: one to train on, and one to evaluate on.
   """
   pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
   paths = []

@@ -96,7 +96,7 @@ def make_service(options: argparse.Namespace) -> Service:
   limits = make_limits(options)  # First: a wrong file is found at once.
   settings = Settings(
     shapes=Shapes(
-      rows=_up_to(options.rows, 4, 1),
+      rows=sorted({max(1, options.rows // 4**i) for i in range(8)}),
       lengths=options.lengths,
       steps=sorted({min(16, options.max_tokens), options.max_tokens}),
       labels=options.labels,
@@ -191,11 +191,3 @@ def _demo_examples(
   if files:
     logging.info("To tune %s, upload %s", demo.NEW_TASK, " and ".join(files))
   return demo.examples(model, options.prompts)
-
-
-def _up_to(number: int, factor: int, least: int) -> list[int]:
-  """Returns the least number, and powers of a factor below a number."""
-  sizes = [number]
-  while sizes[-1] // factor > least:
-    sizes.append(sizes[-1] // factor)
-  return sorted({least, *sizes})

@@ -1,6 +1,5 @@
-"""What `--demo` serves."""
+"""The demo of the server."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -49,16 +48,6 @@ def test_what_was_tuned_or_changed_stays(args):
   path.write_bytes(b"half")
   demo.defaults()
   assert path.read_bytes() == b"half"
-
-
-def test_prompt_of_another_model_is_taken_anew(args):
-  path = pathlib.Path(args.prompts, "ladder_cb.safetensors")
-  good = path.read_bytes()
-  array, metadata = prompt_files.load_prompt(path)
-  older = dataclasses.replace(metadata, base_fingerprint="0" * 32)
-  prompt_files.save_prompt(path, array, older)
-  demo.defaults()
-  assert path.read_bytes() == good
 
 
 def test_files_of_the_task_that_can_be_tuned(args):
