@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the linter, the type checker, and the check that the tables are what the
-# records make. The environment is that of scripts/setup.sh interop.
+# Runs the linter and the type checker, and compares the tables with those that
+# the records make. Needs the environment of `scripts/setup.sh interop`.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv in the repository with both distributions and what the tests and
-# the T5 small need, at the versions of constraints.txt. The argument "interop"
-# adds torch, transformers and peft, which the tests compare with. Does nothing
-# when it is up to date. PROMPT_TUNING_VENV puts the environment elsewhere.
+# Makes .venv in the repository, with both distributions and the packages for the
+# tests and the T5 small, at the versions of constraints.txt. The argument
+# "interop" adds torch, transformers and peft, which the tests compare with. Does
+# nothing if .venv is up to date. PROMPT_TUNING_VENV names another folder.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -16,15 +16,15 @@ is_supported() {
 
 stamp="$(cd "$root" && cat pyproject.toml runtime/pyproject.toml \
   constraints.txt | cksum) $root $extras"
-# One without pip was left by `python -m venv` where that could not finish.
+# An environment without pip is one that `python -m venv` could not finish.
 if is_supported "$venv/bin/python" &&
   "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-  # One with more extras will do.
+  # An environment with more extras will do.
   if [[ "$(cat "$venv/stamp" 2>/dev/null)" == "$stamp"* ]]; then
     exit 0
   fi
 elif [[ -n "$(ls -A "$venv" 2>/dev/null)" && ! -e "$venv/pyvenv.cfg" ]]; then
-  echo "$venv is no virtual environment, and not empty: it would be deleted." \
+  echo "$venv is not a virtual environment, and not empty: it would be deleted." \
     "Choose another folder for PROMPT_TUNING_VENV." >&2
   exit 1
 else

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
   if args.search:
     if args.programs or args.json or args.thorough:
       raise ValueError(
-        "--search chooses what it compiles: leave --programs, --json and "
+        "--search chooses its programs: leave --programs, --json and "
         "--thorough out."
       )
     report.search_settings(*command, args.tries, args.minutes)

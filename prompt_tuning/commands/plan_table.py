@@ -1,7 +1,7 @@
 """Write the table of models that fit on TPUs and GPUs, results/plan.md.
 
   prompt-tuning plan-table                # writes the table
-  prompt-tuning plan-table --compile=tpu  # first compiles what is missing
+  prompt-tuning plan-table --compile=tpu  # first compiles missing cells
 
 You can stop the command at any time; the same command resumes it.
 """

@@ -17,7 +17,7 @@ def write(root: pathlib.Path, given: Sequence[str]) -> str:
 
   Args:
     root: Folder with configs/ and results/.
-    given: Names or paths of sheets; all of them if there are none.
+    given: Names or paths of sheets; empty for all of them.
 
   Returns:
     A note that names the files, and the sheets without results.

@@ -31,7 +31,7 @@ def _pretrain(cell: Cell, root: pathlib.Path) -> None:
   place = Place(root, root / "results")
   stage = str(cell.point["stage"])
   folder = root / "checkpoints" / str(cell.point["size"])
-  # A checkpoint's name begins with that of its stage.
+  # The names of a stage's checkpoints start with its own.
   kept = any(folder.glob(f"{stage}*/checkpoint_*"))
   if place.record(cell).exists() and not kept and not _is_here(cell, place):
     print(f"{cell.name} has a record but no checkpoints: it is run again.")
@@ -45,7 +45,7 @@ def _pretrain(cell: Cell, root: pathlib.Path) -> None:
 
 
 def _is_here(cell: Cell, place: Place) -> bool:
-  """Whether the run in a cell's folder is the one of its record."""
+  """Returns whether the run in a cell's folder is the one of its record."""
   left = place.folder(cell) / "record.json"
   if not left.exists():
     return False

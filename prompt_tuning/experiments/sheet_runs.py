@@ -87,7 +87,7 @@ def _check_gin_files(cells: Sequence[Cell], root: pathlib.Path) -> None:
         f"there is no gin file {name}, which {_need(names)}"
         for name, names in missing.items()
       )
-      + f". They are looked for in {root}."
+      + f". Gin files are relative to {root}."
     )
 
 

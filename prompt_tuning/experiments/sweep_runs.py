@@ -34,7 +34,7 @@ class Sweep:
 
     Args:
       fields: Fields of its sheet, from `sweeps.fields`.
-      name: Name of its folder; by default one made of what is swept.
+      name: Name of its folder; by default one made of the lists.
       root: Folder that has runs/.
 
     Raises:
@@ -69,7 +69,7 @@ class Sweep:
     cluster: str | None,
     options: Sequence[str],
   ) -> int:
-    """Runs what has no record, and writes the table; see `sheet_runs.run`."""
+    """Runs the open cells, and writes the table; see `sheet_runs.run`."""
     status = sheet_runs.run(
       self.cells, self.place, jobs, retry_failed, cluster, options, self._score
     )
