@@ -28,7 +28,7 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def serve(options: argparse.Namespace) -> None:
-  """Serves until the process is told to stop.
+  """Serves until the process gets a signal.
 
   Args:
     options: Values of the flags of `prompt-tuning serve`.
