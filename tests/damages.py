@@ -1,7 +1,8 @@
-"""Seven ways in which a file is damaged."""
+"""Seven ways to damage a file, and five to break a zip file."""
 
 from collections.abc import Callable
 import pathlib
+import zipfile
 
 
 def _flip(path: pathlib.Path) -> None:
@@ -32,3 +33,22 @@ DAMAGES: dict[str, Callable[[pathlib.Path], object]] = {
   "appended to": lambda path: path.write_bytes(path.read_bytes() + b"}\n"),
   "replaced": _replace,
 }
+
+
+def write_broken_zip(path: pathlib.Path, member: str, kind: str) -> None:
+  """Writes a zip file whose member cannot be extracted."""
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr(member, "{}" * 99)
+  content = bytearray(path.read_bytes())
+  entry = content.index(b"PK\1\2")  # The start of the table of contents.
+  data = 30 + len(member)
+  if kind == "data":
+    content[data : data + 4] = b"\xff" * 4
+  elif kind == "compression":
+    content[8] = content[entry + 10] = 99
+  elif kind == "password":
+    content[6] |= 1
+    content[entry + 8] |= 1
+  elif kind == "size":
+    content[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
+  path.write_bytes(b"no zip" if kind == "no zip" else content)

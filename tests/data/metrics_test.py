@@ -1,21 +1,12 @@
 """The reference's metric values of `superglue_text.json`, and the average."""
 
 import json
-import pathlib
 
 import pytest
+from superglue_reference import REFERENCE, ROWS
 
 from prompt_tuning.data import metrics, superglue
 import t5x.metrics
-
-REFERENCE = json.loads(
-  pathlib.Path(__file__)
-  .parents[1]
-  .joinpath("testdata", "superglue_text.json")
-  .read_text()
-)
-ROWS = {row.name: row for row in superglue.TASKS}
-ROWS["wsc_simple_eval"] = superglue.WSC
 
 
 def hashable_groups(results):

@@ -176,7 +176,9 @@ def test_cache_is_not_continued_with_another_vocabulary(
   task_cache.write(task, cache_dir, ["train"])
   vocabulary.of_model(seqio.ByteVocabulary(extra_ids=7))
   for splits in (["train"], ["validation"]):
-    with pytest.raises(ValueError, match=r"info\.train\.json to be of the voc"):
+    with pytest.raises(
+      ValueError, match=r"info\.train\.json to have tokens of"
+    ):
       task_cache.write(task, cache_dir, splits)
 
 

@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import damages
 import pytest
 
 from prompt_tuning.data.release import submission
@@ -141,14 +142,11 @@ def test_answers_are_submitted_in_the_leaderboards_words(task, tmp_path):
   assert type(row["label"]) is type(expected)
 
 
-def test_referent_that_does_not_match_is_false(tmp_path):
-  (row,) = _rows(_infer(tmp_path, "wsc", ["a cat"]))
+def test_wsc_in_both_forms(tmp_path):
+  (row,) = _rows(_infer(tmp_path / "text", "wsc", ["a cat"]))
   assert row["label"] == "False"
-
-
-def test_wsc_as_classification_and_with_prefix(tmp_path):
   name = "super_glue_wsc_classification_prefixed"
-  rows = _rows(_infer(tmp_path, "wsc", ["True", "False"], name))
+  rows = _rows(_infer(tmp_path / "label", "wsc", ["True", "False"], name))
   assert [row["label"] for row in rows] == ["True", "False"]
 
 
@@ -236,29 +234,10 @@ def test_what_the_leaderboard_would_refuse(
   assert found.startswith(problem)
 
 
-def test_file_that_is_no_zip(tmp_path):
+@pytest.mark.parametrize("kind", ["no zip", "data", "password", "size"])
+def test_a_broken_zip_file_is_no_submission(tmp_path, kind):
   path = tmp_path / "submission.zip"
-  path.write_text("no")
-  (found,) = submission.check(path)
-  assert "is not a zip file" in found
-
-
-@pytest.mark.parametrize("change", ["data", "password", "size"])
-def test_a_broken_zip_file_is_no_submission(tmp_path, change):
-  path = tmp_path / "submission.zip"
-  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-    archive.writestr("BoolQ.jsonl", "{}" * 99)
-  content = bytearray(path.read_bytes())
-  entry = content.index(b"PK\1\2")  # Of the table of contents.
-  if change == "data":
-    content[42:46] = b"\xff" * 4
-  elif change == "password":
-    content[6] |= 1
-    content[entry + 8] |= 1
-  else:
-    content[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
-  path.write_bytes(content)
+  damages.write_broken_zip(path, "BoolQ.jsonl", kind)
   problem = submission.check(path)[0]
-  assert (
-    "is larger than" in problem if change == "size" else "no zip" in problem
-  )
+  expected = "is larger than" if kind == "size" else "is not a zip file"
+  assert expected in problem

@@ -2,9 +2,9 @@
 
 import json
 import pathlib
-import re
 import zipfile
 
+import damages
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import util
@@ -109,29 +109,11 @@ def test_a_zip_file_that_leaves_its_folder_is_refused(tmp_path, member):
   assert f"{release / 'CB.zip'}: expected paths inside" in reason
 
 
-def broken_zip(path, kind):
-  """Writes a zip file that claims what it does not hold."""
-  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
-    zipped.writestr("CB/train.jsonl", "{}" * 99)
-  content = bytearray(path.read_bytes())
-  entry = content.index(b"PK\1\2")  # Of the table of contents.
-  if kind == "data":
-    content[44:48] = b"\xff" * 4
-  elif kind == "compression":
-    content[8] = content[entry + 10] = 99
-  elif kind == "password":
-    content[6] |= 1
-    content[entry + 8] |= 1
-  elif kind == "size":
-    content[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
-  path.write_bytes(b"no zip" if kind == "no zip" else content)
-
-
 @pytest.mark.parametrize(
   "kind", ["no zip", "data", "compression", "password", "size"]
 )
 def test_a_broken_zip_file_is_refused(tmp_path, kind):
-  broken_zip(tmp_path / "CB.zip", kind)
+  damages.write_broken_zip(tmp_path / "CB.zip", "CB/train.jsonl", kind)
   report = official_release.convert(tmp_path, tmp_path / "data")
   expected = "would have 2147483648" if kind == "size" else "expected a zip"
   assert report.failed.keys() == {CB}
@@ -139,9 +121,12 @@ def test_a_broken_zip_file_is_refused(tmp_path, kind):
   assert expected in report.failed[CB]
 
 
-def test_a_folder_without_the_release_is_refused(tmp_path):
+def test_other_folders_and_counts_are_refused(tmp_path):
   with pytest.raises(ValueError, match="got none of its files"):
     official_release.convert(tmp_path, tmp_path / "data")
+  write_jsonl(tmp_path / "CB" / "val.jsonl", cb_rows(55))
+  report = official_release.convert(tmp_path, tmp_path / "data")
+  assert "expected 56 examples, got 55" in report.failed[CB]
 
 
 def changed(row, **fields):
@@ -208,6 +193,11 @@ BAD_LINES = {
     changed(CB_ROW),
     "idx: expected one that no other example has, got 0, also on line 1",
   ),
+  "a number and the string that spells it": (
+    "CB",
+    changed(CB_ROW, idx="0"),
+    "idx: expected one that no other example has, got 0, also on line 1",
+  ),
   "lone surrogate": (
     "CB",
     changed(CB_ROW, premise="\ud800"),
@@ -258,25 +248,15 @@ GOOD_ROWS = {
 @pytest.mark.parametrize(
   ("folder", "line", "message"), BAD_LINES.values(), ids=BAD_LINES
 )
-def test_a_bad_row_is_named_and_its_task_is_not_built(
-  tmp_path, folder, line, message
-):
-  path = tmp_path / "release" / folder / "train.jsonl"
-  write_cb(tmp_path / "release", ["validation"])
-  path.parent.mkdir(exist_ok=True)
+def test_a_bad_row_is_named(tmp_path, folder, line, message):
+  path = tmp_path / "train.jsonl"
   path.write_bytes(json.dumps(GOOD_ROWS[folder]).encode() + b"\n" + line)
-  report = official_release.convert(tmp_path / "release", tmp_path / "data")
-  ((name, reason),) = report.failed.items()
-  assert reason.startswith(f"{path}, line 2, field ")
-  assert re.search(message, reason)
-  others = {CB} - {name}
-  assert report.built.keys() == others
-  assert {path.name for path in (tmp_path / "data").glob("*/*")} == {
-    "cb" for _ in others
-  }
+  (task,) = (x for x in release_rows.TASKS if x.folder == folder)
+  with pytest.raises(ValueError, match=message) as error:
+    release_rows.check_file(task, "train", path, lambda size: None)
+  assert str(error.value).startswith(f"{path}, line 2, field ")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("status", [0, 1])
 def test_exit_status_says_whether_a_task_failed(tmp_path, capsys, status):
   """The other task is built all the same."""
@@ -312,13 +292,6 @@ def test_ids_may_be_strings_as_those_of_axb_are(tmp_path, label):
   assert {int(x["label"]) for x in examples} == {1 if label else -1}
 
 
-def test_a_number_and_the_string_that_spells_it_are_one_id(tmp_path):
-  path = tmp_path / "CB" / "val.jsonl"
-  write_jsonl(path, [{**CB_ROW, "idx": 0}, {**CB_ROW, "idx": "0"}])
-  report = official_release.convert(tmp_path, tmp_path / "data")
-  assert "line 2, field idx: expected one that no other" in report.failed[CB]
-
-
 def test_without_network_there_is_one_error_at_once(tmp_path, monkeypatch):
   def head(url, timeout):
     assert timeout <= 10
@@ -347,6 +320,8 @@ def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
   # What the other server has is not kept from being built.
   assert report.failed[CB] == "HTTP code: 403"
   assert report.failed[dpr] == "https://s3.amazonaws.com: no answer"
+  assert len(report.failed) == len(release_rows.TASKS) + 1
+  assert not report.built
   # Everything else is there.
   asked.clear()
   monkeypatch.setattr(
@@ -355,25 +330,6 @@ def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=r"from https://s3.amazonaws.com, got:"):
     official_release.download(tmp_path)
   assert asked == ["https://s3.amazonaws.com"]
-
-
-def test_a_download_that_fails_is_reported(tmp_path, monkeypatch):
-  def refuse(*args, **kwargs):
-    raise util.DownloadError("HTTP code: 403")
-
-  monkeypatch.setattr("requests.head", lambda url, timeout: None)
-  monkeypatch.setattr(tfds, "builder", refuse)
-  report = official_release.download(tmp_path)
-  assert report.failed[CB] == "HTTP code: 403"
-  assert len(report.failed) == len(release_rows.TASKS) + 1
-  assert not report.built
-
-
-def test_a_wrong_number_of_examples_is_refused(tmp_path):
-  path = tmp_path / "CB" / "val.jsonl"
-  write_jsonl(path, cb_rows(55))
-  report = official_release.convert(tmp_path, tmp_path / "data")
-  assert "expected 56 examples, got 55" in report.failed[CB]
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):

@@ -52,13 +52,9 @@ def test_examples_stay_the_same(task):
 
 
 @pytest.mark.parametrize(("task", "split"), CELLS)
-def test_counts_and_unique_idx(task, split):
+def test_ids_are_unique_and_labels_are_balanced(task, split):
   idx = [json.dumps(row["idx"]) for row in rows(task, split)]
   assert len(idx) == len(set(idx)) == examples.EXAMPLES_PER_SPLIT[split]
-
-
-@pytest.mark.parametrize(("task", "split"), CELLS)
-def test_labels_are_balanced(task, split):
   if task == "record":
     answers = collections.Counter(
       row["answers"][0] for row in rows(task, split)
@@ -84,11 +80,6 @@ def test_levels_have_their_shares(task, split):
 
 def describe(task):
   return " ".join(inspect.getdoc(examples.TASKS[task].make_group).split())
-
-
-@pytest.mark.parametrize("task", examples.TASKS)
-def test_the_description_says_what_the_task_is(task):
-  assert task == "record" or re.search("Half of|A third of", describe(task))
 
 
 def combinations(task, row):
@@ -124,22 +115,6 @@ def test_splits_share_no_combination(task):
   assert all(seen)
   for one, other in itertools.combinations(seen, 2):
     assert not one & other
-
-
-# In COPA each thing belongs to one law, so validation has its own things.
-@pytest.mark.parametrize("task", sorted(set(examples.TASKS) - {"copa"}))
-def test_validation_has_no_new_words(task):
-  vocabularies = [
-    {
-      word
-      for row in rows(task, split)
-      for value in row.values()
-      if isinstance(value, str)
-      for word in words(value)
-    }
-    for split in ("train", "validation")
-  ]
-  assert vocabularies[1] <= vocabularies[0]
 
 
 @pytest.mark.parametrize(
@@ -195,51 +170,30 @@ def test_multirc_has_two_questions_of_five_answers():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_record_answers_are_entities_of_the_passage(split):
+def test_answers_and_spans_are_in_the_text(split):
   for row in rows("record", split):
     assert set(row["answers"]) <= set(row["entities"])
     assert row["entities"] == sorted(set(row["entities"]))
     assert set(row["entities"]) <= set(words(row["passage"]))
     assert row["query"].count("@placeholder") == 1
     assert row["answers"][0] not in words(row["query"])
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_wsc_spans_are_where_they_should_be(split):
+  pronouns = dict.fromkeys(itertools.chain(*world.WOMEN), "she")
+  pronouns |= dict.fromkeys(itertools.chain(*world.MEN), "he")
   for row in rows("wsc", split):
     tokens = row["text"].split(" ")
     length = len(row["span1_text"].split(" "))
     start = row["span1_index"]
     assert " ".join(tokens[start : start + length]) == row["span1_text"]
     assert tokens[row["span2_index"]] == row["span2_text"]
-    assert 0 < row["span2_index"] < len(tokens) - 1
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_wsc_pronouns_agree_with_true_referents(split):
-  pronouns = dict.fromkeys(itertools.chain(*world.WOMEN), "she")
-  pronouns |= dict.fromkeys(itertools.chain(*world.MEN), "he")
-  for row in rows("wsc", split):
     if row["label"]:
       assert row["span2_text"] == pronouns.get(row["span1_text"], "it")
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_wic_spans_are_where_they_should_be(split):
   for row in rows("wic", split):
     for n in ("1", "2"):
       span = slice(row[f"start{n}"], row[f"end{n}"])
       assert row[f"sentence{n}"][span] == row["word"]
 
 
-def test_copa_choices_come_with_both_labels():
-  counts = collections.defaultdict(set)
-  for row in rows("copa", "validation"):
-    counts[row["choice1"], row["choice2"]].add(row["label"])
-  assert all(labels == {0, 1} for labels in counts.values())
-
-
 def test_every_word_is_a_word_of_the_world_once():
-  """A thing that were also a place would be mentioned by accident."""
+  """Otherwise a story could mention a thing by accident, as a place."""
   closed = [*NAMES, *PLACES, *TOWNS, *world.KIND_OF, *world.DAYS]
   assert len(closed) == len(set(closed))

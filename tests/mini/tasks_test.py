@@ -1,4 +1,4 @@
-"""The mini tasks through seqio, against TFDS's own declaration of SuperGLUE."""
+"""Both miniatures through seqio, with the real tasks' metrics and features."""
 
 import pytest
 import seqio
@@ -6,55 +6,62 @@ import tensorflow as tf
 from tensorflow_datasets.text import super_glue
 
 from prompt_tuning.data import superglue, vocabulary
+from prompt_tuning.mini.ladder import tasks as ladder_tasks
+from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.mini.stories import examples, tasks
 
 LENGTHS = {"inputs": 512, "targets": 32}
+ROWS = pytest.mark.parametrize(
+  "row", superglue.SUPER_GLUE, ids=lambda row: row.name
+)
+
+
+@pytest.fixture(scope="module")
+def ladder():
+  return ladder_vocabulary.ladder()
 
 
 @pytest.fixture(autouse=True)
-def byte_vocabulary(monkeypatch):
-  monkeypatch.setattr(
-    vocabulary.MODEL_VOCABULARY, "in_use", seqio.ByteVocabulary()
-  )
+def _vocabulary(monkeypatch, ladder):
+  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", ladder)
 
 
-def builder(row, tmp_path):
+@ROWS
+def test_features_and_labels_are_those_of_tfds(row, tmp_path):
   config = row.tfds_name.removeprefix("super_glue/").removesuffix(":1.0.2")
-  return super_glue.SuperGlue(config=config, data_dir=tmp_path)
-
-
-@pytest.mark.parametrize("row", superglue.SUPER_GLUE, ids=lambda row: row.name)
-def test_features_are_those_of_tfds(row, tmp_path):
-  expected = builder(row, tmp_path).info.features
-  source = tasks.source_of(row.name)
-  dataset = source.get_dataset("test", shuffle=False)
+  builder = super_glue.SuperGlue(config=config, data_dir=tmp_path)
+  expected = builder.info.features
+  dataset = tasks.source_of(row.name).get_dataset("test", shuffle=False)
   assert dataset.element_spec == expected.get_tensor_spec()
   for example in dataset.take(20):
     if "label" in example:
       assert example["label"] < expected["label"].num_classes
-
-
-@pytest.mark.parametrize("row", superglue.SUPER_GLUE, ids=lambda row: row.name)
-def test_labels_mean_what_they_mean_in_tfds(row, tmp_path):
   if row.labels:
-    names = builder(row, tmp_path).info.features["label"].names
-    assert tuple(names) == row.labels
+    assert tuple(expected["label"].names) == row.labels
 
 
-@pytest.mark.parametrize("row", superglue.SUPER_GLUE, ids=lambda row: row.name)
-def test_right_answers_score_100(row):
+@ROWS
+@pytest.mark.parametrize("prefix", [tasks.PREFIX, ladder_tasks.PREFIX])
+def test_right_answers_score_100(row, prefix, ladder, monkeypatch):
   """Through the postprocessors and metrics of the real task."""
-  task = seqio.get_mixture_or_task(f"mini_{row.name}")
+  if prefix == tasks.PREFIX:
+    monkeypatch.setattr(
+      vocabulary.MODEL_VOCABULARY, "in_use", seqio.ByteVocabulary()
+    )
+  task = seqio.get_mixture_or_task(f"{prefix}_{row.name}")
   dataset = task.get_dataset(LENGTHS, "validation", shuffle=False)
   batch = list(dataset.as_numpy_iterator())
-  assert len(batch) == examples.EXAMPLES_PER_SPLIT["validation"]
   targets, predictions = [], []
   for example in batch:
     text = example["targets_pretokenized"].decode()
+    if prefix == ladder_tasks.PREFIX:
+      assert len(example["inputs"]) < 64
+      text = ladder.decode(example["targets"].tolist())
     targets.append(task.postprocess_fn(text, example=example, is_target=True))
     if row is superglue.WSC and not example["label"]:
       text = "nobody"
     predictions.append(task.postprocess_fn(text, example=example))
+  assert len(batch) == task.num_input_examples("validation")
   for metric_fn in task.metric_fns:
     for name, value in metric_fn(targets, predictions).items():
       assert value == (0 if name == "invalid" else 100)
@@ -80,10 +87,15 @@ def test_order_depends_on_the_seed_alone():
 
 
 @pytest.mark.parametrize(
-  "name", ["mini_super_glue", "mini_super_glue_prefixed"]
+  ("name", "count"),
+  [
+    ("mini_super_glue", len(examples.TASKS)),
+    ("mini_super_glue_prefixed", len(examples.TASKS)),
+    ("ladder_prefixed", 5),
+  ],
 )
-def test_the_mixture_has_all_tasks(name):
+def test_mixtures_have_their_tasks(name, count):
   mixture = seqio.get_mixture_or_task(name)
-  assert len(mixture.tasks) == len(examples.TASKS)
+  assert len(mixture.tasks) == count
   dataset = mixture.get_dataset(LENGTHS, "train", shuffle=False)
   assert dataset.element_spec["inputs"].dtype == tf.int32
