@@ -91,6 +91,11 @@ def parameters(
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def with_prompt(params: dict[str, Any], prompt: Any) -> dict[str, Any]:
+  """Returns the parameters with others for the module of the prompt."""
+  return {**params, "encoder": {**params["encoder"], "prompt": prompt}}
+
+
 def _parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
   seed = zlib.crc32(name.encode()) + _SPEC["seed"]
   normal = np.random.default_rng(seed).standard_normal(shape)

@@ -2,13 +2,11 @@
 
 import functools
 import logging
-import unicodedata
 
 import pytest
 import seqio
 
-from prompt_tuning.data import files, metrics, superglue, targets, vocabulary
-from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+from prompt_tuning.data import files, vocabulary
 
 BYTES = seqio.ByteVocabulary()
 read = functools.partial(files.read, vocabulary=BYTES)
@@ -64,56 +62,6 @@ def test_spaces_around_labels_do_not_count(tmp_path):
     assert sorted(data.targets.labels) == ["bad", "good"]
     cells = {row.cells["label"] for row in data.splits["train"]}
     assert cells == {"bad", "good"}
-  # As three labels they would be too many for ten rows.
-  assert targets.find_labels(["good", "good ", "bad"] * 3) == ("bad", "good")
-
-
-class Composing(seqio.ByteVocabulary):
-  """Writes one character for e and its accent, as T5's vocabulary does."""
-
-  def _encode(self, s):
-    return super()._encode(unicodedata.normalize("NFKC", s))
-
-
-def test_labels_are_what_the_vocabulary_writes(tmp_path, capsys):
-  words = [unicodedata.normalize("NFD", "caf\u00e9"), "and so on\u2026"]
-  path = write(tmp_path / "r.csv", [f"{i},{words[i % 2]}" for i in range(40)])
-  composing = vocabulary.of_model(Composing())
-  name = files.file_task(path, vocabulary=composing)
-  task = seqio.TaskRegistry.get(name)
-  rows = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
-  for row in rows:
-    right, answer = (
-      task.postprocess_fn(text, example=row, is_target=is_target)
-      for text, is_target in (
-        (row["targets_pretokenized"].decode(), True),
-        (composing.decode(row["targets"].tolist()), False),
-      )
-    )
-    assert right == answer >= 0
-  assert "caf\u00e9" in superglue.ROWS[name].labels
-
-
-def test_label_that_no_answer_can_be_is_refused(tmp_path):
-  path = write(tmp_path / "r.csv", [f"{i},{'{No}'}" for i in range(8)])
-  ladder = ladder_vocabulary.ladder()
-  with pytest.raises(ValueError, match=r"vocabulary knows, got '\{No\}'"):
-    read(path, vocabulary=ladder)
-  with pytest.raises(ValueError, match="8 of 8 targets have characters"):
-    read(path, labels=[], vocabulary=ladder)
-
-
-def test_free_text_is_what_an_answer_that_is_right_looks_like(tmp_path, caplog):
-  rows = [f"q{i},wait\u2026 {'Ab'[i % 2]}{i}" for i in range(20)]
-  path = write(tmp_path / "r.csv", rows, "question,answer")
-  data = read(path, vocabulary=Composing())
-  answers = {row.cells["answer"][:7] for row in data.splits["train"]}
-  assert answers == {"wait..."}
-  assert "does not know" not in caplog.text
-  write(tmp_path / "r.csv", [*rows, "r,rice ."], "question,answer")
-  with caplog.at_level(logging.WARNING):
-    read(path, vocabulary=ladder_vocabulary.ladder())
-  assert "20 of 21 targets have characters" in caplog.text
 
 
 def test_an_input_that_comes_back_often_is_not_held_out(tmp_path):
@@ -246,9 +194,4 @@ def test_the_task_has_text_labels_and_metrics(tmp_path, capsys):
   assert task.num_input_examples("train") == 36
   assert task.postprocess_fn("bad", example={}) == 0
   assert task.postprocess_fn("dreadful", example={}) == -1
-  assert task.metric_fns == [
-    metrics.accuracy,
-    metrics.macro_f1,
-    metrics.invalid,
-  ]
   assert f"{name}_prefixed" in seqio.TaskRegistry.names()

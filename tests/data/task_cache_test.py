@@ -131,16 +131,13 @@ def test_failure_leaves_nothing(byte_model, cache_dir):
       lambda x: {**x, "inputs": tf.strings.as_string(x["idx"][0])}
     )
 
+  task = _add_task("cached_without_placeholder", placeholder=False)
+  with pytest.raises(ValueError, match=r"to have a seqio.CacheDatasetPlaceh"):
+    task_cache.write(task, cache_dir)
   task = _add_task("cached_broken", dataset=broken)
   with pytest.raises(ValueError, match="slice"):
     task_cache.write(task, cache_dir)
   assert [x.suffix for x in cache_dir.iterdir()] == [".lock"]
-
-
-def test_task_without_placeholder_is_refused(byte_model, cache_dir):
-  task = _add_task("cached_without_placeholder", placeholder=False)
-  with pytest.raises(ValueError, match=r"to have a seqio.CacheDatasetPlaceh"):
-    task_cache.write(task, cache_dir)
 
 
 def test_cache_of_another_vocabulary_is_refused(byte_model, cache_dir, task):

@@ -72,12 +72,9 @@ def test_class_words(task, words):
   assert task_facts.class_words(task, MODULE) == words
 
 
-def test_labels():
-  labels = ("entailment", "not_entailment")
-  assert task_facts.labels("super_glue_rte_prefixed", MODULE) == labels
-
-
 def test_labels_behind_a_sentinel_are_whole_targets(byte_vocabulary):
+  plain = ("entailment", "not_entailment")
+  assert task_facts.labels("super_glue_rte_prefixed", MODULE) == plain
   labels = task_facts.labels("ladder_cb_sentinel", MODULE)
   task = seqio.get_mixture_or_task("ladder_cb_sentinel")
   examples = task.get_dataset(None, "validation", shuffle=False, num_epochs=1)
@@ -134,14 +131,11 @@ def test_lengths(byte_vocabulary, task, options, lengths):
   assert task_facts.lengths(task, byte_vocabulary, **options) == lengths
 
 
-def test_lengths_of_a_task_without_the_split(byte_vocabulary):
-  with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS="):
-    task_facts.lengths("facts_test", byte_vocabulary)
-
-
 def test_lengths_up_to_a_limit_are_of_the_first_examples(
   byte_vocabulary, monkeypatch
 ):
+  with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS="):
+    task_facts.lengths("facts_test", byte_vocabulary)
   monkeypatch.setattr(task_facts, "MAX_EXAMPLES", 1)
   lengths = task_facts.lengths("facts_free_prefixed", byte_vocabulary)
   assert lengths == {"inputs": 4 + len("record "), "targets": 4}

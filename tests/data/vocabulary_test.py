@@ -87,15 +87,12 @@ def test_file_with_sentinels_of_its_own_is_told_of(
   assert vocabulary.of_file(str(path), 0).vocab_size == 24
 
 
-def test_a_later_model_takes_over(unbound):
-  first = vocabulary.of_model(seqio.ByteVocabulary(extra_ids=0))
-  vocabulary.of_model(seqio.ByteVocabulary(extra_ids=10))
-  assert unbound.extra_ids == 10
-  assert unbound != first
-
-
-def test_says_how_to_choose_a_model(unbound):
+def test_a_later_model_takes_over_from_none(unbound):
   with pytest.raises(ValueError, match=r"@vocabulary\.of_model\(\)"):
     unbound.encode("the boat")
   # Mixtures compare their tasks' vocabularies before any model is chosen.
   assert unbound == vocabulary.MODEL_VOCABULARY
+  first = vocabulary.of_model(seqio.ByteVocabulary(extra_ids=0))
+  vocabulary.of_model(seqio.ByteVocabulary(extra_ids=10))
+  assert unbound.extra_ids == 10
+  assert unbound != first

@@ -1,24 +1,21 @@
-"""Sizes of a network, from the shapes of its parameters."""
+"""Configurations: which are refused, and their sizes from a network's shapes."""
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import pytest
 
-from prompt_tuning.injections import Injections
 from prompt_tuning.models.t5 import config as config_lib
 from prompt_tuning.models.t5 import network
 
-
-def _shapes(config):
-  tokens = jnp.ones((1, 1), jnp.int32)
-  variables = jax.eval_shape(
-    lambda rng: network.Transformer(config, Injections()).init(
-      rng, tokens, tokens, tokens, enable_dropout=False
-    ),
-    jax.random.key(0),
-  )
-  return traverse_util.flatten_dict(variables["params"], sep="/")
+SIZES = {
+  "vocab_size": 384,
+  "emb_dim": 24,
+  "num_heads": 3,
+  "num_encoder_layers": 1,
+  "num_decoder_layers": 2,
+  "head_dim": 4,
+  "mlp_dim": 40,
+}
 
 
 @pytest.mark.parametrize(
@@ -30,34 +27,36 @@ def _shapes(config):
   ],
 )
 def test_config_is_found_again(changes):
-  config = network.T5Config(
-    **{
-      "vocab_size": 384,
-      "emb_dim": 24,
-      "num_heads": 3,
-      "num_encoder_layers": 1,
-      "num_decoder_layers": 2,
-      "head_dim": 4,
-      "mlp_dim": 40,
-      **changes,
-    }
-  )
-  assert config_lib.config_of(_shapes(config)) == config
+  config = network.T5Config(**{**SIZES, **changes})
+  shapes = {
+    name: jax.ShapeDtypeStruct(shape, jnp.float32)
+    for name, shape in network.parameter_shapes(
+      network.Transformer(config)
+    ).items()
+  }
+  assert config_lib.config_of(shapes) == config
 
 
-def test_parameter_that_tells_a_size_must_be_there():
+def test_parameter_that_determines_a_size_must_exist():
   with pytest.raises(ValueError, match="Expected the parameter token_embedder"):
     config_lib.config_of({"shared.weight": jnp.ones(1)})
 
 
-@pytest.mark.parametrize("rate", [10, 1.0, -0.1])
-def test_dropout_of_everything_is_refused(rate):
-  sizes = dict.fromkeys(
-    (
-      *("vocab_size", "emb_dim", "num_heads", "num_encoder_layers"),
-      *("num_decoder_layers", "head_dim", "mlp_dim"),
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    *(
+      ({"dropout_rate": rate}, "Expected a dropout rate in")
+      for rate in (10, 1.0, -0.1)
     ),
-    1,
-  )
-  with pytest.raises(ValueError, match="Expected a dropout rate in"):
-    network.T5Config(**sizes, dropout_rate=rate)
+    *(
+      ({"dtype": dtype}, rf"such as float32 or bfloat16, got '{dtype}'")
+      for dtype in ("bf16", "float33", "int8", "complex64")
+    ),
+    ({"remat_keeps": ("mpl",)}, "remat_keeps"),
+    ({"remat_keeps": ("mlp",)}, "give remat=True"),
+  ],
+)
+def test_settings_that_no_model_has_are_refused(settings, message):
+  with pytest.raises(ValueError, match=message):
+    network.T5Config(**SIZES, **settings)

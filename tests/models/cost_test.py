@@ -8,7 +8,6 @@ import conformance
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from prompt_tuning.models import blocked_attention
 from prompt_tuning.models.t5 import network, stack
@@ -137,11 +136,9 @@ def test_what_is_computed_again_is_not_kept_until_then():
   prompt = frozen["encoder"].pop("prompt")
 
   def objective(prompt, frozen, *arguments):
-    encoder = {**frozen["encoder"], "prompt": prompt}
+    params = conformance.with_prompt(frozen, prompt)
     return model.apply(
-      {"params": {**frozen, "encoder": encoder}},
-      *arguments,
-      enable_dropout=False,
+      {"params": params}, *arguments, enable_dropout=False
     ).sum()
 
   def temporaries(traced):
@@ -166,30 +163,11 @@ def test_what_is_kept_changes_no_gradient():
     @jax.jit
     def gradient(prompt, model=model, params=params, inputs=inputs):
       def objective(prompt):
-        encoder = {**params["encoder"], "prompt": prompt}
-        return model.apply(
-          {"params": {**params, "encoder": encoder}},
-          *inputs,
-          enable_dropout=False,
-        ).sum()
+        variables = {"params": conformance.with_prompt(params, prompt)}
+        return model.apply(variables, *inputs, enable_dropout=False).sum()
 
       return jax.grad(objective)(prompt)
 
     gradients.append(gradient(params["encoder"]["prompt"])["prompt"])
   for other in gradients[1:]:
     np.testing.assert_allclose(gradients[0], other, rtol=1e-5, atol=1e-5)
-
-
-def test_unknown_names_are_refused():
-  with pytest.raises(ValueError, match=r"such as float32 .* got 'bf16'"):
-    conformance.config(dtype="bf16")
-  with pytest.raises(ValueError, match="remat_keeps"):
-    conformance.config(remat_keeps=("mpl",))
-  with pytest.raises(ValueError, match="give remat=True"):
-    conformance.config(remat_keeps=("mlp",))
-
-
-@pytest.mark.parametrize("dtype", ["float33", "int8", "complex64"])
-def test_dtype_that_no_model_has_is_refused(dtype):
-  with pytest.raises(ValueError, match=f"bfloat16, got '{dtype}'"):
-    conformance.config(dtype=dtype)

@@ -42,7 +42,7 @@ def real_logits(model: network.Transformer, params: Any, features: Any):
   return np.asarray(forward(model, params, features))[real]
 
 
-def test_padding_does_not_change_logits():
+def test_padding_and_order_of_a_batch_do_not_change_logits():
   model = transformer()
   params = conformance.parameters()
   features = conformance.batch()
@@ -54,12 +54,6 @@ def test_padding_does_not_change_logits():
     real_logits(model, params, features),
     atol=1e-5,
   )
-
-
-def test_permuting_a_batch_permutes_the_logits():
-  model = transformer()
-  params = conformance.parameters()
-  features = conformance.batch()
   order = np.array([2, 0, 3, 1])
   permuted = {name: tokens[order] for name, tokens in features.items()}
   np.testing.assert_allclose(
@@ -80,10 +74,7 @@ def test_a_prompt_of_embeddings_equals_feeding_the_tokens():
   )
   params = conformance.parameters(prompt_length=0)
   embeddings = params["token_embedder"]["embedding"]
-  prompted = {
-    **params,
-    "encoder": {**params["encoder"], "prompt": {"prompt": embeddings[words]}},
-  }
+  prompted = conformance.with_prompt(params, {"prompt": embeddings[words]})
   np.testing.assert_allclose(
     real_logits(transformer(len(words)), prompted, features),
     real_logits(transformer(0), params, fed),
@@ -109,9 +100,7 @@ def test_a_prompt_for_each_example_equals_separate_prompts():
   params = conformance.parameters()
   prompt = params["encoder"]["prompt"]["prompt"]
 
-  def with_prompt(value):
-    return {**params, "encoder": {**params["encoder"], "prompt": value}}
-
+  with_prompt = functools.partial(conformance.with_prompt, params)
   plain = transformer()
   mixed = network.Transformer(
     config(), network.Injections(prompt=PromptByFirstToken)

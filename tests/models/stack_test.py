@@ -160,9 +160,8 @@ def lowered_step(num_layers, on_trace, **overrides):
   on_trace()
 
   def loss(prompt, frozen, rng):
-    encoder = {**frozen["encoder"], "prompt": prompt}
     logits = model.apply(
-      {"params": {**frozen, "encoder": encoder}},
+      {"params": conformance.with_prompt(frozen, prompt)},
       *INPUTS,
       enable_dropout=True,
       rngs={"dropout": rng},
