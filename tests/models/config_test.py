@@ -1,4 +1,4 @@
-"""Configurations: which are refused, and their sizes from a network's shapes."""
+"""Configurations: refused settings, and sizes from a network's shapes."""
 
 import jax
 import jax.numpy as jnp
