@@ -7,7 +7,7 @@ from prompt_tuning.models.t5.config import T5Config
 
 
 def test_every_parameter_has_its_own_name():
-  """`peft_test` and `transformers_test` compare the names with the models'."""
+  """`transformers_test` compares the names with the models'."""
   config = T5Config(32, 8, 2, 3, 2, head_dim=4, mlp_dim=16)
   names = [t5_names.hugging_face_name(x) for x in t5_names.shapes(config)]
   assert len(set(names)) == len(names) == 9 * 3 + 14 * 2 + 6

@@ -1,4 +1,4 @@
-"""A T5 1.1 of transformers', converted and loaded, computes the same."""
+"""transformers and PEFT compute the same from our models and prompts."""
 
 import functools
 
@@ -9,15 +9,23 @@ import pytest
 import seqio
 import tiny
 
-from prompt_tuning.interop import checkpoint_conversion
+from prompt_tuning import prompts
+from prompt_tuning.interop import checkpoint_conversion, peft_adapters
 from prompt_tuning.models.t5 import network
-from t5x import checkpoints, decoding, models
+from t5x import checkpoints, decoding, losses, models
 
+peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 transformers_t5 = pytest.importorskip("transformers_t5")
 
-pytestmark = pytest.mark.interop
+pytestmark = [
+  pytest.mark.interop,
+  # PEFT asks transformers for an attribute by its old name.
+  pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"
+  ),
+]
 
 STEPS = 12
 
@@ -40,7 +48,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def folders(hugging_face, tmp_path_factory):
-  """The model as transformers saves it, in shards, and what we make of it."""
+  """The model as transformers saves it, in shards, and our conversions."""
   folder = tmp_path_factory.mktemp("models")
   hugging_face.save_pretrained(folder / "hf", max_shard_size="10KB")
   for arguments in (("hf", "hf", "t5x", "t5x"), ("t5x", "t5x", "hf", "again")):
@@ -55,41 +63,15 @@ def folders(hugging_face, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ours(folders):
-  """Our model, and the converted parameters as a run restores them."""
-  vocabulary = seqio.PassThroughVocabulary(64, eos_id=1)
-  model = models.EncoderDecoderModel(
-    network.Transformer(
-      transformers_t5.CONFIG,
-      network.Injections(),
-    ),
-    vocabulary,
-    vocabulary,
-    tiny.prompt_optimizer(),
-    # gin/decoding/greedy.gin
-    decode_fn=functools.partial(decoding.temperature_sample, topk=1),
-  )
+def params(folders):
+  """The converted parameters as a run restores them: name -> array."""
   checkpoint = checkpoints.open_checkpoint(str(folders / "t5x"))
   host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  params = checkpoint.read(
+  return checkpoint.read(
     {
       name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
       for name, x in checkpoint.shapes.items()
     }
-  )
-  return model, traverse_util.unflatten_dict(params, sep="/")
-
-
-def _logits(model, batch):
-  inputs, targets = batch
-  return (
-    model(
-      input_ids=torch.tensor(inputs, dtype=torch.long),
-      attention_mask=torch.tensor(inputs > 0),
-      decoder_input_ids=torch.tensor(_shifted(targets), dtype=torch.long),
-    )
-    .logits.detach()
-    .numpy()
   )
 
 
@@ -97,24 +79,48 @@ def _shifted(targets):
   return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
 
-def test_logits_are_equal(hugging_face, ours, batch):
-  model, params = ours
+def _their_logits(model, batch):
   inputs, targets = batch
-  logits = model.module.apply(
-    {"params": params}, inputs, _shifted(targets), targets, enable_dropout=False
-  )
-  theirs = _logits(hugging_face, batch)
-  counted = targets > 0
+  return model(
+    input_ids=torch.tensor(inputs, dtype=torch.long),
+    attention_mask=torch.tensor(inputs > 0),
+    decoder_input_ids=torch.tensor(_shifted(targets), dtype=torch.long),
+  ).logits
+
+
+def _assert_close(ours, theirs, targets):
+  """Compares logits of the targets that are not padding."""
+  theirs = theirs.detach().numpy()
+  difference = np.abs(np.asarray(ours) - theirs)[targets > 0].max()
   assert np.abs(theirs).max() > 1
-  difference = np.abs(np.asarray(logits) - theirs)[counted].max()
   assert difference < 1e-4, difference
 
 
-def test_greedy_tokens_are_equal(hugging_face, ours, batch):
-  model, params = ours
+def test_logits_are_equal(hugging_face, params, batch):
+  inputs, targets = batch
+  logits = network.Transformer(transformers_t5.CONFIG).apply(
+    {"params": traverse_util.unflatten_dict(params, sep="/")},
+    inputs,
+    _shifted(targets),
+    targets,
+    enable_dropout=False,
+  )
+  _assert_close(logits, _their_logits(hugging_face, batch), targets)
+
+
+def test_greedy_tokens_are_equal(hugging_face, params, batch):
+  vocabulary = seqio.PassThroughVocabulary(64, eos_id=1)
+  model = models.EncoderDecoderModel(
+    network.Transformer(transformers_t5.CONFIG),
+    vocabulary,
+    vocabulary,
+    tiny.prompt_optimizer(),
+    # gin/decoding/greedy.gin
+    decode_fn=functools.partial(decoding.temperature_sample, topk=1),
+  )
   inputs, _ = batch
   tokens = model.predict_batch(
-    params,
+    traverse_util.unflatten_dict(params, sep="/"),
     {
       "encoder_input_tokens": inputs,
       "decoder_input_tokens": np.zeros((3, STEPS), np.int32),
@@ -132,7 +138,7 @@ def test_greedy_tokens_are_equal(hugging_face, ours, batch):
 
 
 def test_transformers_load_what_we_write(hugging_face, folders, batch):
-  """Bit for bit, and the head stays its own."""
+  """Bit for bit, with a head of its own."""
   again = transformers.T5ForConditionalGeneration.from_pretrained(
     folders / "again"
   )
@@ -142,6 +148,72 @@ def test_transformers_load_what_we_write(hugging_face, folders, batch):
   for name, weight in expected.items():
     assert torch.equal(found[name], weight), name
   assert not torch.equal(found["lm_head.weight"], found["shared.weight"])
-  np.testing.assert_array_equal(
-    _logits(again.eval(), batch), _logits(hugging_face, batch)
+  logits = _their_logits(again.eval(), batch)
+  assert torch.equal(logits, _their_logits(hugging_face, batch))
+
+
+def test_peft_computes_our_logits_and_gradient_of_a_prompt(
+  params, folders, batch, tmp_path
+):
+  inputs, targets = batch
+  prompt = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
+  module = network.Transformer(
+    transformers_t5.CONFIG,
+    network.Injections(prompt=lambda name: prompts.Prompt(5, name=name)),
   )
+
+  @jax.jit
+  def run(prompt):
+    def loss_fn(prompt):
+      flat = {**params, "encoder/prompt/prompt": prompt}
+      logits = module.apply(
+        {"params": traverse_util.unflatten_dict(flat, sep="/")},
+        inputs,
+        _shifted(targets),
+        targets,
+        enable_dropout=False,
+      )
+      loss, _, _ = losses.compute_weighted_cross_entropy(
+        logits, targets, (targets > 0).astype(np.float32)
+      )
+      return loss, logits
+
+    return jax.grad(loss_fn, has_aux=True)(prompt)
+
+  gradient, logits = run(prompt)
+
+  peft_adapters.save_adapter(tmp_path / "adapter", prompt)
+  base = transformers.T5ForConditionalGeneration.from_pretrained(
+    folders / "again"
+  )
+  adapter = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+  weight = adapter.prompt_encoder["default"].embedding.weight
+  weight.requires_grad_(True)
+  theirs = _their_logits(adapter, batch)
+  torch.nn.functional.cross_entropy(
+    theirs.flatten(0, 1),
+    torch.tensor(targets, dtype=torch.long).flatten(),
+    ignore_index=0,
+    reduction="sum",
+  ).backward()
+  _assert_close(logits, theirs, targets)
+  expected = weight.grad.numpy()
+  norm = np.linalg.norm(expected)
+  assert norm > 0.1
+  assert gradient.shape == expected.shape
+  assert np.linalg.norm(gradient - expected) / norm < 1e-4
+
+
+def test_reads_what_peft_saves(hugging_face, tmp_path):
+  """PEFT's default keeps twice the rows; the first half is the prompt."""
+  with torch.random.fork_rng():
+    model = peft.get_peft_model(
+      transformers.T5ForConditionalGeneration(hugging_face.config),
+      peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=5),
+    )
+  model.save_pretrained(tmp_path, save_embedding_layers=False)
+  array, metadata = peft_adapters.load_adapter(tmp_path)
+  table = model.prompt_encoder["default"].embedding.weight.detach().numpy()
+  assert table.shape == (10, 16)
+  np.testing.assert_array_equal(array, table[:5])
+  assert metadata is None
