@@ -1,4 +1,4 @@
-"""Adapter folders of PEFT's; tests/interop/transformers_test.py asks PEFT itself."""
+"""Adapter folders of PEFT; `transformers_test` runs PEFT itself."""
 
 import json
 

@@ -8,7 +8,9 @@ senses. Everything is one short English clause.
 
 from collections.abc import Hashable, Iterable
 import dataclasses
+import pathlib
 import random
+import tomllib
 import zlib
 
 WOMEN = ("Anna", "Mary", "Lucy", "Emma", "Sarah", "Kate")
@@ -39,32 +41,17 @@ class Relation:
   answers_what: str
 
 
-RELATIONS = (
-  Relation(
-    values=("park", "school", "kitchen", "garden", "market", "library"),
-    statement="{who} is in the {value}",
-    asks_whether="is {who} in the {value}",
-    asks_who="who is in the {value}",
-    asks_what="where is {who}",
-    answers_what="in the",
-  ),
-  Relation(
-    values=("dog", "horse", "ball", "drum", "kite", "boat"),
-    statement="{who} has a {value}",
-    asks_whether="has {who} got a {value}",
-    asks_who="who has a {value}",
-    asks_what="what has {who} got",
-    answers_what="a",
-  ),
-  Relation(
-    values=("tea", "milk", "soup", "cake", "fish", "rice"),
-    statement="{who} likes {value}",
-    asks_whether="does {who} like {value}",
-    asks_who="who likes {value}",
-    asks_what="what does {who} like",
-    answers_what="some",
-  ),
+_TABLES = tomllib.loads(
+  pathlib.Path(__file__).with_name("world.toml").read_text()
 )
+RELATIONS = tuple(
+  Relation(**{**relation, "values": tuple(relation["values"])})
+  for relation in _TABLES["relations"]
+)
+# Causes and their effects.
+LAWS = tuple((law["cause"], law["effect"]) for law in _TABLES["laws"])
+# Word -> the kind of each of its two senses -> clauses that fit it.
+SENSES: dict[str, dict[str, list[str]]] = _TABLES["senses"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,110 +73,6 @@ class Fact:
 def tell(story: Iterable[Fact]) -> str:
   return " ".join(f"{fact.statement} ." for fact in story)
 
-
-# Causes and their effects.
-LAWS = (
-  ("the rain fell", "the street was wet"),
-  ("the sun came out", "the snow melted"),
-  ("the wind blew", "the leaves flew away"),
-  ("the oven was hot", "the bread burned"),
-  ("the lamp was off", "the room was dark"),
-  ("the door was open", "the cat ran away"),
-  ("night came", "the birds slept"),
-  ("a stone hit the window", "the glass broke"),
-  ("the clock stopped", "the train was missed"),
-  ("the joke was good", "people laughed"),
-  ("the shop was closed", "nobody bought food"),
-  ("the river froze", "children skated on ice"),
-)
-
-# Word -> for each of its two senses, its kind and clauses that fit it.
-SENSES = {
-  "bat": {
-    "animal": (
-      "saw a bat in the cave",
-      "heard a bat at night",
-      "fed the bat some insects",
-      "woke the sleeping bat",
-    ),
-    "tool": (
-      "hit hard with the bat",
-      "swung the wooden bat",
-      "bought a bat for sport",
-      "broke a bat in the game",
-    ),
-  },
-  "bank": {
-    "office": (
-      "put gold in the bank",
-      "borrowed money from the bank",
-      "works at the bank",
-      "robbed a rich bank",
-    ),
-    "land": (
-      "sat on the green bank",
-      "swam to the bank",
-      "found frogs on the bank",
-      "fell from the muddy bank",
-    ),
-  },
-  "ring": {
-    "jewel": (
-      "wore a ring of silver",
-      "gave the bride a ring",
-      "polished the ring",
-      "lost a precious ring",
-    ),
-    "sound": (
-      "answered after one ring",
-      "heard the ring of a phone",
-      "waited for a loud ring",
-      "ran at the ring of bells",
-    ),
-  },
-  "seal": {
-    "animal": (
-      "watched the seal swim",
-      "threw herring to a seal",
-      "touched the wet seal",
-      "saw a seal on the beach",
-    ),
-    "stamp": (
-      "pressed a seal of wax",
-      "broke the seal of the letter",
-      "signed it under the seal",
-      "put a seal on the paper",
-    ),
-  },
-  "nail": {
-    "body": (
-      "cut a nail too short",
-      "painted a nail red",
-      "bit a nail nervously",
-      "has dirt under a nail",
-    ),
-    "metal": (
-      "hammered a nail in",
-      "pulled the nail from wood",
-      "hung the picture on a nail",
-      "stepped on a rusty nail",
-    ),
-  },
-  "match": {
-    "fire": (
-      "lit a match",
-      "burned a finger with the match",
-      "struck the match on a box",
-      "made smoke with a match",
-    ),
-    "sport": (
-      "won the match",
-      "played a long match",
-      "cheered at the match",
-      "scored in the match",
-    ),
-  },
-}
 
 # Verbs of a meeting of two people, and the mood of one of them.
 MEETINGS = ("met", "called", "visited", "helped")
