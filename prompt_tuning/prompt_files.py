@@ -137,26 +137,18 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
     ValueError: if it is another kind of file, has objects, or has another size
       than its header says.
   """
-  content = path.read_bytes()
-  stream = io.BytesIO(content)
   try:
-    version = np.lib.format.read_magic(stream)
-    read_header = {
-      (1, 0): np.lib.format.read_array_header_1_0,
-      (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, fortran_order, dtype = read_header(stream)
-    size = math.prod(shape) * dtype.itemsize
-    left = len(content) - stream.tell()
-    if dtype.hasobject:
-      raise ValueError("it holds Python objects, which are unsafe to load")
-    if size != left or any(length < 0 for length in shape):
-      raise ValueError(
-        f"its header claims {list(shape)} of {dtype}, {size} bytes, and it has "
-        f"{left}"
-      )
-    array = np.frombuffer(content, dtype, offset=stream.tell())
-    return array.reshape(shape, order="F" if fortran_order else "C")
+    if not is_numpy(path):
+      raise ValueError("it starts with other bytes than one")
+    with _copy(path) as copy:
+      # A mapped array allocates nothing for a shape that exceeds the file.
+      array = np.load(copy, mmap_mode="r", allow_pickle=False)
+      claimed, size = array.offset + array.nbytes, os.path.getsize(copy)
+      if claimed != size:
+        raise ValueError(
+          f"its header claims {claimed} bytes, and it has {size}"
+        )
+      return np.array(array)
   # NumPy parses the header as a Python literal.
   except (
     ValueError,

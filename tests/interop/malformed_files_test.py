@@ -18,15 +18,7 @@ from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 from t5x.formats import stored_arrays, t5x_v3
 
-CONFIG = T5Config(
-  vocab_size=8,
-  emb_dim=4,
-  num_heads=2,
-  head_dim=2,
-  mlp_dim=4,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
+CONFIG = T5Config(8, 4, 2, 1, 1, head_dim=2, mlp_dim=4)
 EMBEDDING = "target.token_embedder.embedding"
 DEEP = b"[" * 100_000
 # Depth that Python's parser of JSON takes.
@@ -234,16 +226,11 @@ TOKENIZERS = {
 }
 
 
-def test_the_tokenizer_that_is_malformed_below_is_right_by_itself(tmp_path):
-  (tmp_path / "tokenizer.json").write_bytes(_with())
-  assert sentencepiece_model.sentencepiece_from_tokenizer_json(
-    tmp_path / "tokenizer.json"
-  )
-
-
 @pytest.mark.parametrize("content", TOKENIZERS.values(), ids=TOKENIZERS)
 def test_a_malformed_tokenizer_is_named(tmp_path, content):
   path = tmp_path / "tokenizer.json"
+  path.write_bytes(_with())  # The tokenizer before the change is right.
+  assert sentencepiece_model.sentencepiece_from_tokenizer_json(path)
   path.write_bytes(content)
   with pytest.raises(ValueError, match=f"^{path}: expected"):
     sentencepiece_model.sentencepiece_from_tokenizer_json(path)

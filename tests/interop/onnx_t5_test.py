@@ -14,25 +14,8 @@ from prompt_tuning.interop import onnx_t5, sentencepiece_model  # noqa: E402
 from prompt_tuning.models.t5.config import T5Config  # noqa: E402
 from prompt_tuning.models.t5.network import Transformer  # noqa: E402
 
-CONFIG = T5Config(
-  vocab_size=11,
-  emb_dim=4,
-  num_heads=2,
-  head_dim=3,
-  mlp_dim=5,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
-T5_SMALL = T5Config(
-  vocab_size=32128,
-  emb_dim=512,
-  num_heads=6,
-  head_dim=64,
-  mlp_dim=1024,
-  num_encoder_layers=8,
-  num_decoder_layers=8,
-  dtype="float32",
-)
+CONFIG = T5Config(11, 4, 2, 1, 1, head_dim=3, mlp_dim=5)
+T5_SMALL = T5Config(32128, 512, 6, 8, 8, 64, mlp_dim=1024, dtype="float32")
 ATTENTION = {"q": (4, 6), "k": (4, 6), "v": (4, 6), "o": (6, 4)}
 MLP = {"wi_0": (4, 5), "wi_1": (4, 5), "wo": (5, 4)}
 SCALE = 0.5

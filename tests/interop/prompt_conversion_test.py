@@ -142,24 +142,14 @@ def test_refuses_names_it_cannot_write(tmp_path, prompt):
 def _base_model(folder, width=4):
   """Writes a Hugging Face model, and returns its fingerprint."""
   rng = np.random.default_rng(0)
-  shapes = t5_names.shapes(
-    config.T5Config(
-      vocab_size=32,
-      emb_dim=width,
-      num_heads=2,
-      head_dim=6,
-      mlp_dim=20,
-      num_encoder_layers=1,
-      num_decoder_layers=1,
-    )
-  )
+  sizes = config.T5Config(32, width, 2, 1, 1, head_dim=6, mlp_dim=20)
   hugging_face.write_folder(
     folder,
     {
       name: stored_arrays.ArrayInMemory(
         rng.normal(size=shape).astype(np.float32)
       )
-      for name, shape in shapes.items()
+      for name, shape in t5_names.shapes(sizes).items()
     },
   )
   return hugging_face.open_folder(folder).fingerprint
