@@ -139,7 +139,7 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
   """
   try:
     if not is_numpy(path):
-      raise ValueError("it starts with other bytes than one")
+      raise ValueError("its first bytes are not those of one")
     with _copy(path) as copy:
       # A mapped array allocates nothing for a shape that exceeds the file.
       array = np.load(copy, mmap_mode="r", allow_pickle=False)
@@ -192,8 +192,8 @@ def read_tensor(
 def _copy(path: epath.Path) -> Iterator[str]:
   """Yields the path of a copy of a file, which may be in a bucket.
 
-  safetensors maps files into memory. If another process truncated the file
-  meanwhile, ours would be killed.
+  A mapped file must not change: if another process truncated it meanwhile, ours
+  would be killed.
   """
   with path.open("rb") as file, tempfile.NamedTemporaryFile() as copy:
     shutil.copyfileobj(file, copy)
