@@ -1,17 +1,12 @@
 """What is in a checkpoint, and where two of them differ."""
 
-import pathlib
-import subprocess
-import sys
-
 import ml_dtypes
 import numpy as np
 import pytest
 
+from prompt_tuning.commands import console
 from prompt_tuning.interop import checkpoint_inspection
 from t5x.formats import base_checkpoints, stored_arrays, t5x_v3
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _model(path="a", step=7, **changes):
@@ -102,26 +97,22 @@ def test_difference_counts_values_that_are_no_numbers(monkeypatch, block_bytes):
   assert found.share == 1 / 20
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, monkeypatch, capsys):
   for name, model in (("a", _model()), ("b", _model(step=9))):
     t5x_v3.write_checkpoint(str(tmp_path / name), model.step, model.arrays)
+  monkeypatch.chdir(tmp_path)
 
-  def inspect(*args):
-    return subprocess.run(
-      [sys.executable, "-m", "prompt_tuning", "inspect", *args],
-      capture_output=True,
-      text=True,
-      cwd=tmp_path,
-    )
+  def inspect(*words):
+    status = console.main(["inspect", *words])
+    return status, *capsys.readouterr()
 
-  one = inspect("a")
-  assert "a: step 7, 2 arrays, 15 parameters" in one.stdout, one.stderr
-  assert one.stderr == ""
-  two = inspect("a", "b")
-  assert _lines(two.stdout) == [
+  status, output, error = inspect("a")
+  assert "a: step 7, 2 arrays, 15 parameters" in output
+  assert (status, error) == (0, "")
+  assert _lines(inspect("a", "b")[1]) == [
     "step 7, then 9",
     "2 arrays are the same, 0 differ.",
   ]
-  refused = inspect("nothing")
-  assert refused.returncode == 1
-  assert refused.stderr.startswith("Error: No checkpoint at nothing")
+  status, _, error = inspect("nothing")
+  assert status == 1
+  assert error.startswith("Error: No checkpoint at nothing")

@@ -1,7 +1,6 @@
 """T5 1.1 in Hugging Face's folders: round trips, and what is refused."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ import t5x_folders
 import tiny
 
 from prompt_tuning import prompt_files
+from prompt_tuning.commands import console
 from prompt_tuning.interop import (
   checkpoint_conversion,
   hugging_face,
@@ -22,7 +22,6 @@ from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 from t5x.formats import stored_arrays
 
-ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = T5Config(32, 8, 2, 2, 1, head_dim=6, mlp_dim=20)
 
 
@@ -329,30 +328,28 @@ def test_prompt_is_merged_with_its_base_model(tmp_path):
     checkpoint_conversion.add_prompt(other, file, name)
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, monkeypatch, capsys):
   _write(tmp_path / "hf", _tensors())
+  monkeypatch.chdir(tmp_path)
 
-  def convert(*args):
-    return subprocess.run(
-      [sys.executable, "-m", "prompt_tuning", "convert", "checkpoint", *args],
-      capture_output=True,
-      text=True,
-      cwd=tmp_path,
-    )
+  def convert(*words):
+    status = console.main(["convert", "checkpoint", *words])
+    return status, *capsys.readouterr()
 
   done = convert("--from", "hf", "hf", "--to", "t5x", "out", "--step=5")
   fingerprint = checkpoints.open_checkpoint(str(tmp_path / "out")).fingerprint
-  assert done.stdout == (
+  assert done[:2] == (
+    0,
     "out/checkpoint_5: 38 arrays, 3,688 parameters, float32, fingerprint "
-    f"{fingerprint}; no vocabulary beside it.\n"
-  ), done.stderr
-  refused = convert("--from", "hf", "out", "--to", "t5x", "other")
-  assert refused.returncode == 1
-  assert refused.stderr == (
+    f"{fingerprint}; no vocabulary beside it.\n",
+  )
+  status, _, error = convert("--from", "hf", "out", "--to", "t5x", "other")
+  assert status == 1
+  assert error == (
     "Error: out is not a Hugging Face folder: no config.json in it.\n"
   )
-  wrong = convert("--from", "pt", "hf", "--to", "t5x", "other")
-  assert "Expected a format hf or t5x, got pt" in wrong.stderr
+  error = convert("--from", "pt", "hf", "--to", "t5x", "other")[2]
+  assert "Expected a format hf or t5x, got pt" in error
 
 
 _MEASURE = """

@@ -1,20 +1,17 @@
 """Prompts from any format to any other."""
 
 import dataclasses
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from prompt_tuning import prompt_files
+from prompt_tuning.commands import console
 from prompt_tuning.interop import hugging_face, prompt_conversion, t5_names
 from prompt_tuning.models.t5 import config
 from t5x import checkpoints
 from t5x.formats import stored_arrays
 
-ROOT = pathlib.Path(__file__).parents[2]
 METADATA = prompt_files.PromptMetadata("52cb", "eed7", task="cb", step=7)
 
 
@@ -192,24 +189,15 @@ def test_base_model_that_is_not_there_is_refused(tmp_path, prompt, monkeypatch):
   assert "is a name on the hub: it was not compared" in written
 
 
-def test_command_line(tmp_path, prompt):
+def test_command_line(tmp_path, prompt, monkeypatch, capsys):
   np.save(tmp_path / "in.npy", prompt)
-
-  def convert(*args):
-    return subprocess.run(
-      [sys.executable, "-m", "prompt_tuning", "convert", "prompt", *args],
-      capture_output=True,
-      text=True,
-      cwd=tmp_path,
-    )
-
-  done = convert("in.npy", "peft")
-  assert done.stdout == (
+  monkeypatch.chdir(tmp_path)
+  assert console.main(["convert", "prompt", "in.npy", "peft"]) == 0
+  assert capsys.readouterr().out == (
     "peft: PEFT adapter (it names no base model and was not compared with "
     "one), prompt of 3 x 4.\n"
-  ), done.stderr
-  refused = convert("nothing.npy", "out.npy")
-  assert refused.returncode == 1
-  assert refused.stderr == (
+  )
+  assert console.main(["convert", "prompt", "nothing.npy", "out.npy"]) == 1
+  assert capsys.readouterr().err == (
     "Error: nothing.npy is not a file. Prompt files in .: in.npy.\n"
   )
