@@ -46,8 +46,20 @@ band = [[57.0, 60.0], [89.0, 91.0]]
 how = "figure"
 source = "Figure 1"
 """
+# Edits: a sheet of one size, one of tasks as columns, one without the figure.
+ONE_SIZE = ('size = ["s", "l"]', 'size = ["s"]')
+BY_TASK = ('columns = "size"\nmean_over = "task"', 'columns = "task"')
+NO_FIGURE = ('figure = "lines"', "")
 # Size, method, seed -> the two tasks' scores; 50 and 60 elsewhere.
 SCORES = {("s", "prompt", 0): (40.0, 50.0), ("l", "prompt", 1): (70.0, 90.0)}
+
+
+def edited(*pairs, text=SHEET):
+  """Returns the sheet's text with (old, new) replaced, each of them there."""
+  for old, new in pairs:
+    assert old in text, old
+    text = text.replace(old, new)
+  return text
 
 
 def sheet(tmp_path, text=SHEET):

@@ -200,7 +200,7 @@ def _said(check: Check, findings: Sequence[Finding], sources: Sources) -> str:
   )
   if check.of == "trainable.prompt_tuning" and check.low is not None:
     # What a prompt has for each of its positions.
-    widths = {sources.counted[x.size].prompts[1]: None for x in findings}
+    widths = {sources.counted[x.size].width: None for x in findings}
     lengths = " or ".join(f"{check.low / width:.0f}" for width in widths)
     said += f"; {check.low:,.0f} would be a prompt of {lengths} positions"
   return said

@@ -62,7 +62,7 @@ class Style:
     return {**self.dot, "linestyle": self.linestyle}
 
 
-def of_rows(methods: Mapping[str, str]) -> dict[str, Style]:
+def styles(methods: Mapping[str, str]) -> dict[str, Style]:
   """Chooses the styles of a figure.
 
   Args:
@@ -77,13 +77,13 @@ def of_rows(methods: Mapping[str, str]) -> dict[str, Style]:
     families.setdefault(_family(method), []).append(name)
   unknown = [family for family in families if family not in _METHODS]
   spare = {x: _SPARE[i % len(_SPARE)] for i, x in enumerate(unknown)}
-  styles: dict[str, Style] = {}
+  found: dict[str, Style] = {}
   for family, names in families.items():
     color, marker, line = (_METHODS | spare)[family]
     own = Style(color, marker, line)
     variants = [name for name in names if name != family]
     if len(names) == 1:
-      styles[names[0]] = own
+      found[names[0]] = own
       continue
     has_own = len(variants) < len(names)
     lightest = _DARKEST / 2 if has_own else _LIGHTEST
@@ -92,14 +92,14 @@ def of_rows(methods: Mapping[str, str]) -> dict[str, Style]:
     if len(families) > 1:
       others = marker
     if has_own:
-      styles[family] = own
+      found[family] = own
     for i, (name, mix) in enumerate(zip(variants, mixes, strict=True)):
-      styles[name] = Style(
+      found[name] = Style(
         _shade(color, float(mix)),
         others[i % len(others)],
         _LINES[(i + has_own) % len(_LINES)],
       )
-  return {name: styles[name] for name in methods}
+  return {name: found[name] for name in methods}
 
 
 def _family(method: str) -> str:

@@ -3,23 +3,38 @@
 The same records make the same bytes of SVG.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import io
+import math
+from typing import Any, Literal
 
 import matplotlib
-from matplotlib import image
+from matplotlib import image, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
+import pandas as pd
 
-from prompt_tuning.experiments import figure_styles, line_figures
-from prompt_tuning.experiments.entries import Row
+from prompt_tuning.experiments import figure_styles, tables
 from prompt_tuning.experiments.figure_styles import Style
 from prompt_tuning.experiments.papers import Paper
-from prompt_tuning.experiments.results import Results
+from prompt_tuning.experiments.results import Results, Row
 
 _DPI = 150
+_SETTINGS: Any = {"svg.hashsalt": "prompt_tuning", "font.size": 9}
+_WIDTH, _HEIGHT = 4.2, 3.4  # Of a panel, in inches.
 _MODEL_SIZE = "Parameters of the T5 1.1 model"
+_MAJORITY: Any = {
+  "color": "#777777",
+  "linestyle": "--",
+  "linewidth": 1,
+  "label": "Most frequent answer",
+}
+_LEGEND: Any = {"fontsize": 7.5, "frameon": False}
+# Numbers that span more than this are drawn on a logarithmic axis.
+_LOG_SPAN = 10
+
+_Styles = Mapping[str, Style]
 
 
 def render(figure: Figure) -> dict[str, bytes]:
@@ -30,7 +45,7 @@ def render(figure: Figure) -> dict[str, bytes]:
     ("png", {"Software": None}),
   ):
     out = io.BytesIO()
-    with matplotlib.rc_context(line_figures.SETTINGS):
+    with matplotlib.rc_context(_SETTINGS):
       figure.savefig(
         out, format=suffix, metadata=metadata, dpi=_DPI, bbox_inches="tight"
       )
@@ -38,7 +53,7 @@ def render(figure: Figure) -> dict[str, bytes]:
   return files
 
 
-def of_results(results: Results) -> Figure | None:
+def draw(results: Results) -> Figure | None:
   """Draws results as their layout says.
 
   Args:
@@ -51,128 +66,250 @@ def of_results(results: Results) -> Figure | None:
   layout = results.sheet.layout
   if layout.figure is None:
     return None
-  if layout.panels:
-    return line_figures.by_task(results)
-  draw: Callable[[Axes, Results, line_figures.Styles], None] = {
-    "lines": line_figures.draw,
-    "dots": _draw_dots,
-    "parameters": _draw_parameters,
-  }[layout.figure]
+  with matplotlib.rc_context(_SETTINGS):
+    return _by_task(results) if layout.panels else _beside_paper(results)
+
+
+def _beside_paper(results: Results) -> Figure:
+  """Draws a panel of ours, and one of the paper's numbers if there are any."""
+  layout = results.sheet.layout
   paper = results.paper if results.paper and results.paper.x else None
-  styles = line_figures.styles_of(results, paper)
-  width, height = line_figures.PANEL_INCHES
+  styles = _row_styles(results, paper)
   count = 1 + (paper is not None)
-  with matplotlib.rc_context(line_figures.SETTINGS):
-    figure = Figure(
-      (width * (1.4 if count == 1 else count), height), layout="constrained"
-    )
-    panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
-    draw(panels[0], results, styles)
-    panels[0].set_ylabel(layout.y_label)
-    panels[0].set_title(f"Ours: {results.sheet.title}", fontsize=9)
-    if paper is not None:
-      beside = results.beside
-      if beside and beside.some:
-        line_figures.draw(panels[1], beside, styles, "Ours: ")
-      _draw_paper(panels[1], paper, styles)
-      panels[1].set_title(f"The paper: {paper.source}", fontsize=9)
-    if layout.figure == "lines":
-      line_figures.set_window(panels[0])
-    for panel in panels:
-      _finish(panel, results, is_ordered=layout.figure != "dots")
+  figure = Figure(
+    (_WIDTH * (1.4 if count == 1 else count), _HEIGHT), layout="constrained"
+  )
+  panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
+  draw_ours = {"dots": _draw_dots, "parameters": _draw_parameters}
+  kind = layout.figure or "lines"
+  draw_ours.get(kind, _draw_lines)(panels[0], results, styles)
+  panels[0].set_ylabel(layout.y_label)
+  panels[0].set_title(f"Ours: {results.sheet.title}", fontsize=9)
+  if paper is not None:
+    if results.beside and results.beside.exist:
+      _draw_lines(panels[1], results.beside, styles, "Ours: ")
+    _draw_paper(panels[1], paper, styles)
+    panels[1].set_title(f"The paper: {paper.source}", fontsize=9)
+  if layout.figure == "lines":
+    _set_window(panels[0])
+  is_ordered = layout.figure != "dots"
+  for panel in panels:
+    _add_grid(panel, "both" if is_ordered else "y")
+    if panel.get_legend_handles_labels()[1]:
+      panel.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.28 if is_ordered else -0.1),
+        title=tables.heading(layout.rows),
+        title_fontsize=7.5,
+        ncols=2,
+        **_LEGEND,
+      )
   return figure
 
 
-def _finish(panel: Axes, results: Results, is_ordered: bool) -> None:
-  """Adds the grid and the legend."""
-  line_figures.add_grid(panel, "both" if is_ordered else "y")
-  if panel.get_legend_handles_labels()[1]:
-    rows = results.sheet.layout.rows
-    panel.legend(
-      fontsize=7.5,
-      frameon=False,
-      loc="upper center",
-      bbox_to_anchor=(0.5, -0.28 if is_ordered else -0.1),
-      title=" and ".join(rows).capitalize().replace("_", " "),
-      title_fontsize=7.5,
-      ncols=2,
-    )
+def _by_task(results: Results) -> Figure:
+  """Draws a panel of lines for each task, and the last one for their mean."""
+  sheet, layout = results.sheet, results.sheet.layout
+  axis = layout.mean_over or ""
+  styles = _row_styles(results, None)
+  tasks = results.view.frame.index.get_level_values(axis).unique()
+  count = len(tasks) + 1
+  columns = min(3, count)
+  rows = -(-count // columns)
+  figure = Figure(
+    (_WIDTH * 0.8 * columns, _HEIGHT * 0.75 * rows), layout="constrained"
+  )
+  panels = figure.subplots(
+    rows, columns, squeeze=False, sharex=True, sharey=True
+  )
+  drawn = panels.flat[:count]
+  for task, panel in zip(tasks, drawn, strict=False):
+    label = sheet.label(axis, task)
+    for row in results.view.rows:
+      name = results.label(layout.rows, row)
+      _draw_line(panel, results.line(row, label), name, styles[_key(row)])
+    _finish_lines(panel, results, sheet.value(axis, task).majority)
+    panel.set_title(label, fontsize=9)
+  _draw_lines(drawn[-1], results, styles)
+  drawn[-1].set_title("Mean", fontsize=9)
+  _set_window(drawn[0])
+  for panel in drawn:
+    _add_grid(panel)
+    panel.label_outer()
+  for panel in panels.flat[count:]:
+    panel.set_visible(False)
+  for row in panels:
+    row[0].set_ylabel(layout.y_label)
+  figure.suptitle(f"Ours: {sheet.title}", fontsize=9)
+  named = {
+    label: handle
+    for panel in drawn
+    for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+  }
+  _add_legend(figure, list(named.values()), list(named), ncols=3)
+  return figure
 
 
-def _draw_paper(panel: Axes, paper: Paper, styles: line_figures.Styles) -> None:
+def draw_shares(shares: pd.DataFrame, title: str) -> Figure:
+  """Draws which share of a model trains, as the paper's Figure 4 does.
+
+  Args:
+    shares: A row for each model, indexed by its label and its number of
+      parameters; a column for each method, named by the method and its label;
+      in percent.
+    title: Of the figure.
+  """
+  styles = figure_styles.styles({x: x for x, _ in shares.columns})
+  sizes = shares.index.get_level_values(1)
+  with matplotlib.rc_context(_SETTINGS):
+    figure = Figure((_WIDTH * 1.4, _HEIGHT * 1.2), layout="constrained")
+    panel = figure.subplots()
+    for (method, label), values in shares.items():
+      panel.plot(sizes, values, label=label, **styles[method].line)
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter(lambda y, position: f"{y:g}%")
+    panel.set_ylabel("Share that trains")
+    panel.set_title(title, fontsize=9)
+    _add_grid(panel)
+    names = {size: label for label, size in shares.index}
+    _size_axis(panel, _MODEL_SIZE, names)
+    _add_legend(figure, *panel.get_legend_handles_labels(), ncols=2)
+  return figure
+
+
+def same_pixels(png: bytes, other: bytes) -> bool:
+  """Whether two PNG files show the same picture."""
+  a, b = (image.imread(io.BytesIO(x), format="png") for x in (png, other))
+  return np.array_equal(a, b)
+
+
+def _key(row: Row) -> str:
+  """Returns a row's name among the styles."""
+  return "/".join(map(str, row))
+
+
+def _row_styles(results: Results, paper: Paper | None) -> dict[str, Style]:
+  """Returns the style of each row, ours or the paper's."""
+  methods: dict[str, str] = {}
+  for some in filter(None, (results, results.beside)):
+    for row, method in zip(
+      some.view.run_rows, some.view.frame["style"], strict=True
+    ):
+      methods.setdefault(_key(row), method)
+  for row in paper.rows if paper else ():
+    if row.how != "elsewhere":
+      name = row.row or row.label
+      # Where the rows are no methods, they are variants of ours.
+      is_method = "method" in results.sheet.layout.rows
+      one = results.runs[0].cell.method
+      methods.setdefault(name, name if is_method else one)
+  return figure_styles.styles(methods)
+
+
+def _draw_lines(
+  panel: Axes, results: Results, styles: _Styles, prefix: str = ""
+) -> None:
+  """Draws means, and a band of one standard deviation, over the columns' x."""
+  for row in results.view.rows:
+    label = prefix + results.label(results.view.axes, row)
+    _draw_line(panel, results.line(row), label, styles[_key(row)])
+  columns = results.view.columns
+  majority = results.majority(columns[0]) if results.xs else None
+  _finish_lines(panel, results, majority)
+
+
+def _draw_line(
+  panel: Axes, points: pd.DataFrame, label: str, style: Style
+) -> None:
+  if points.empty:
+    return
+  xs, means, stds = (points[x].tolist() for x in ("x", "mean", "std"))
+  panel.plot(xs, means, label=label, **style.line)
+  low, high = np.subtract(means, stds), np.add(means, stds)
+  _draw_band(panel, xs, low, high, style)
+
+
+def _draw_band(panel: Axes, xs: Any, low: Any, high: Any, style: Style) -> None:
+  """Draws the area between two lines."""
+  panel.fill_between(xs, low, high, color=style.color, alpha=0.15, linewidth=0)
+
+
+def _finish_lines(
+  panel: Axes, results: Results, majority: float | None
+) -> None:
+  """Adds the line of the most frequent answer, and the x axis."""
+  names = {x: results.column_label(k) for k, x in results.xs.items()}
+  if not names:
+    return
+  if majority is not None:
+    panel.axhline(majority, **_MAJORITY)
+  layout = results.sheet.layout
+  if not results.columns_are_numbers:
+    _size_axis(panel, layout.x_label, names)
+    return
+  if min(names) > 0 and max(names) >= _LOG_SPAN * min(names):
+    panel.set_xscale("log")
+  panel.set_xlabel(layout.x_label or layout.columns.capitalize())
+  panel.set_xticks(list(names), list(names.values()))
+  panel.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _draw_paper(panel: Axes, paper: Paper, styles: _Styles) -> None:
   for row in paper.rows:
     if row.how == "elsewhere":  # In the table.
       continue
     style = styles[row.row or row.label]
-    points = [
-      (x, y)
-      for x, y in zip(paper.x, row.numbers(), strict=True)
-      if y is not None
-    ]
-    panel.plot(*zip(*points, strict=True), label=row.label, **style.line)
+    numbers = pd.Series(row.numbers(), index=paper.x, dtype=float).dropna()
+    panel.plot(numbers.index, numbers, label=row.label, **style.line)
     if row.band:
       low, high = zip(*row.band, strict=True)
-      line_figures.band(panel, paper.x, low, high, style)
-  line_figures.size_axis(
-    panel, _MODEL_SIZE, dict(zip(paper.x, paper.columns, strict=True))
-  )
+      _draw_band(panel, paper.x, low, high, style)
+  names = dict(zip(paper.x, paper.columns, strict=True))
+  _size_axis(panel, _MODEL_SIZE, names)
 
 
-def _draw_dots(
-  panel: Axes, results: Results, styles: line_figures.Styles
-) -> None:
-  """A dot and a bar of one standard deviation for each row, by column."""
-  count, columns = len(results.rows), results.columns
+def _draw_dots(panel: Axes, results: Results, styles: _Styles) -> None:
+  """Draws a dot and a bar of one standard deviation, by column and row."""
+  view = results.view
+  count, columns = len(view.rows), view.columns
   shown, frozen = [], []
-  for i, row in enumerate(results.rows):
-    points = [
-      (column + (i - (count - 1) / 2) * 0.6 / count, entry.summary)
-      for column, name in enumerate(columns)
-      if (entry := results.entries.get((row, name))) and entry.summary
-    ]
-    if not points:
+  for i, row in enumerate(view.rows):
+    points = view.points(view.axes, row)
+    if points.empty:
       continue
-    style = styles[line_figures.key(row)]
-    means = [summary.mean for _, summary in points]
-    stds = [summary.std or 0.0 for _, summary in points]
-    panel.errorbar(
-      [x for x, _ in points],
-      means,
-      yerr=stds,
-      label=results.row_label(row),
-      linestyle="none",
-      capsize=2,
-      **style.dot,
-    )
-    if _trains_nothing(results, row):
-      frozen += [(x, summary.mean, style) for x, summary in points]
+    shift = (i - (count - 1) / 2) * 0.6 / count
+    xs = [columns.index(column) + shift for column in points.index]
+    style = styles[_key(row)]
+    label = results.label(view.axes, row)
+    _draw_dot(panel, xs, points["mean"], points["std"], label, style)
+    counts = view.trainable(row)
+    if counts is not None and counts[0] == 0:
+      frozen += [(x, y, style) for x, y in zip(xs, points["mean"], strict=True)]
     else:
-      shown += [m - s for m, s in zip(means, stds, strict=True)]
-      shown += [m + s for m, s in zip(means, stds, strict=True)]
-  majorities = {
-    column: score
-    for column, name in enumerate(columns)
-    if (score := results.majority(name)) is not None
-  }
+      shown += [*points["mean"] - points["std"]]
+      shown += [*points["mean"] + points["std"]]
+  known = ((i, results.majority(x)) for i, x in enumerate(columns))
+  majorities = {i: score for i, score in known if score is not None}
   if majorities:
     shown += majorities.values()
     panel.hlines(
       list(majorities.values()),
       [column - 0.4 for column in majorities],
       [column + 0.4 for column in majorities],
-      label=line_figures.MAJORITY_LABEL,
-      **line_figures.MAJORITY,
+      **_MAJORITY,
     )
-  line_figures.set_window(panel, shown)
+  _set_window(panel, shown)
   for x, score, style in frozen:
     _mark_below(panel, x, score, style)
   panel.set_xticks(range(len(columns)), [*map(results.column_label, columns)])
   panel.set_xlim(-0.5, len(columns) - 0.5)
 
 
-def _trains_nothing(results: Results, row: Row) -> bool:
-  counts = results.trainable(row)
-  return counts is not None and counts[0] == 0
+def _draw_dot(
+  panel: Axes, xs: Any, means: Any, stds: Any, label: str, style: Style
+) -> None:
+  dot = {"linestyle": "none", "capsize": 2, **style.dot}
+  panel.errorbar(xs, list(means), yerr=list(stds), label=label, **dot)
 
 
 def _mark_below(panel: Axes, x: float, score: float, style: Style) -> None:
@@ -196,77 +333,75 @@ def _mark_below(panel: Axes, x: float, score: float, style: Style) -> None:
   )
 
 
-def _draw_parameters(
-  panel: Axes, results: Results, styles: line_figures.Styles
-) -> None:
-  """The mean over tasks by how many parameters train; a line if none does."""
-  shown = []
-  for row, entry in results.means.items():
-    counts, summary = results.trainable(row), entry.summary
-    if counts is None or summary is None:
+def _draw_parameters(panel: Axes, results: Results, styles: _Styles) -> None:
+  """Draws means over tasks by how many parameters train; a line for none."""
+  view, shown = results.view, []
+  for row in view.rows:
+    counts, summary = view.trainable(row), view.means[row]
+    mean, std = summary["mean"], summary["std"]
+    if counts is None or math.isnan(mean):
       continue
-    style, label = styles[line_figures.key(row)], results.row_label(row)
+    style, label = styles[_key(row)], results.label(view.axes, row)
     if counts[0] == 0:
-      label = f"{label}, {summary.mean:.1f}"
-      panel.axhline(summary.mean, color=style.color, linestyle=":", label=label)
+      label = f"{label}, {mean:.1f}"
+      panel.axhline(mean, color=style.color, linestyle=":", label=label)
       continue
-    std = summary.std or 0.0
-    shown += [summary.mean - std, summary.mean + std]
-    panel.errorbar(
-      [counts[0]],
-      [summary.mean],
-      yerr=[std],
-      label=label,
-      linestyle="none",
-      capsize=2,
-      **style.dot,
-    )
-  majorities = [results.majority(x) for x in results.columns]
+    std = 0.0 if math.isnan(std) else std
+    shown += [mean - std, mean + std]
+    _draw_dot(panel, [counts[0]], [mean], [std], label, style)
+  majorities = [results.majority(x) for x in view.columns]
   known = [x for x in majorities if x is not None]
   if len(known) == len(majorities):
     shown.append(sum(known) / len(known))
-    panel.axhline(
-      shown[-1], label=line_figures.MAJORITY_LABEL, **line_figures.MAJORITY
-    )
-  line_figures.set_window(panel, shown)
-  line_figures.size_axis(panel, results.sheet.layout.x_label)
+    panel.axhline(shown[-1], **_MAJORITY)
+  _set_window(panel, shown)
+  _size_axis(panel, results.sheet.layout.x_label)
 
 
-def of_shares(
-  title: str,
-  names: Mapping[float, str],
-  shares: Mapping[str, Sequence[float]],
-  labels: Mapping[str, str],
-) -> Figure:
-  """Draws which share of a model trains, as the paper's Figure 4 does.
+def _add_legend(
+  figure: Figure, handles: list, labels: list[str], ncols: int
+) -> None:
+  place = {"loc": "outside lower center", "ncols": ncols}
+  figure.legend(handles, labels, **place, **_LEGEND)
+
+
+def _add_grid(panel: Axes, axis: Literal["both", "y"] = "both") -> None:
+  """Adds a grid behind what is drawn, in the place of a frame."""
+  panel.grid(axis=axis, color="#DDDDDD", linewidth=0.6)
+  panel.set_axisbelow(True)
+  panel.spines[["top", "right"]].set_visible(False)
+
+
+def _set_window(panel: Axes, values: Sequence[float] = ()) -> None:
+  """Ends a score axis at tens.
+
+  It begins at 0 unless all that it has to show is well above: half of it would
+  be empty then.
 
   Args:
-    title: Of the figure.
-    names: Parameters of a model -> its name.
-    shares: Method -> a percentage for each model.
-    labels: Method -> what it is called.
+    panel: With the drawn scores.
+    values: The scores to show, in the place of all that was drawn.
   """
-  styles = figure_styles.of_rows({method: method for method in shares})
-  with matplotlib.rc_context(line_figures.SETTINGS):
-    width, height = line_figures.PANEL_INCHES
-    figure = Figure((width * 1.4, height * 1.2), layout="constrained")
-    panel = figure.subplots()
-    for method, values in shares.items():
-      label = labels[method]
-      panel.plot(list(names), values, label=label, **styles[method].line)
-    panel.set_yscale("log")
-    panel.yaxis.set_major_formatter(lambda y, position: f"{y:g}%")
-    panel.set_ylabel("Share that trains")
-    panel.set_title(title, fontsize=9)
-    line_figures.add_grid(panel)
-    line_figures.size_axis(panel, _MODEL_SIZE, names)
-    figure.legend(
-      loc="outside lower center", fontsize=7.5, frameon=False, ncols=2
-    )
-  return figure
+  low, high = panel.get_ylim()
+  if values:
+    margin = 0.04 * (max(values) - min(values)) + 1
+    low, high = min(values) - margin, max(values) + margin
+  bottom = 10 * math.floor(low / 10)
+  # A marker at 100 is drawn whole.
+  top = min(101, 10 * math.ceil(high / 10))
+  panel.set_ylim(0 if bottom <= 10 else bottom, top)
 
 
-def same_pixels(png: bytes, other: bytes) -> bool:
-  """Whether two PNG files show the same picture."""
-  a, b = (image.imread(io.BytesIO(x), format="png") for x in (png, other))
-  return np.array_equal(a, b)
+def _size_axis(
+  panel: Axes, label: str, names: Mapping[float, str] | None = None
+) -> None:
+  """Makes a logarithmic axis of numbers of parameters, marked where named."""
+  panel.set_xscale("log")
+  panel.set_xlabel(label)
+  if names:
+    marks = [f"{name}\n{tables.short_count(x)}" for x, name in names.items()]
+    panel.set_xticks(list(names), marks)
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+  else:
+    panel.xaxis.set_major_formatter(lambda x, position: tables.short_count(x))
+    panel.xaxis.set_minor_formatter(ticker.NullFormatter())

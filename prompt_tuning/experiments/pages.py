@@ -1,14 +1,24 @@
 """Pages: a sheet's table, figure and runs, as the files in `results/tables`."""
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import pathlib
 import re
 
 from prompt_tuning.experiments import drift, figures, records, tables
 from prompt_tuning.experiments.results import Results
-from prompt_tuning.text_tables import Table, csv_text
+from prompt_tuning.text_tables import Table
 
+HOURS_PAGE = "hours.md"
+_ABOUT_HOURS = """# What was run, and what it took
+
+Of every sheet of `configs`: its cells, and the hours of those that have
+results; core hours are hours times the cores that a run might use. A run that
+stands in several sheets is in each of their rows, and once in the sums. What a
+sheet lacks, `python scripts/launch.py SHEET` runs, with `--retry-failed` what
+failed too, but `ladder`'s models `scripts/pretrain_ladder.py`. Those of `full`
+need TPUs or GPUs.
+"""
 _NOTE = (
   "Mean ± sample standard deviation over runs with different seeds, and in "
   "brackets how many there are."
@@ -32,7 +42,7 @@ _BLOCK = re.compile(
 )
 
 
-def of_results(results: Results, stem: str | None = None) -> dict[str, bytes]:
+def sheet_files(results: Results, stem: str | None = None) -> dict[str, bytes]:
   """Makes the files of a sheet.
 
   Args:
@@ -42,43 +52,41 @@ def of_results(results: Results, stem: str | None = None) -> dict[str, bytes]:
   Returns:
     Name of the file -> content. Nothing if there are no results yet.
   """
-  if not results.some:
+  if not results.exist:
     return {}
   stem = stem or results.sheet.name.replace("/", "_")
-  figure = figures.of_results(results)
+  figure = figures.draw(results)
   files = {
     f"{stem}.{suffix}": content
     for suffix, content in (figures.render(figure) if figure else {}).items()
   }
   texts = dict(_texts(results))
-  files[f"{stem}.md"] = "\n".join(
-    _markdown(results, texts, stem if figure else None)
-  ).encode()
-  files[f"{stem}.tex"] = "\n".join(
-    f"% {title}\n{text.latex()}" for title, text in texts.items()
-  ).encode()
-  lines = [*tables.csv_rows(results)]
-  if results.beside:
-    lines += tables.csv_rows(results.beside)
-  files[f"{stem}.csv"] = csv_text(tables.CSV_HEADER, lines).encode()
+  page = _markdown(results, texts, stem if figure else None)
+  beside = [results.beside] if results.beside else []
+  for suffix, text in {
+    "md": "\n".join(page),
+    "tex": "\n".join(f"% {k}\n{text.latex()}" for k, text in texts.items()),
+    "csv": tables.csv_text([results, *beside]),
+  }.items():
+    files[f"{stem}.{suffix}"] = text.encode()
   return files
 
 
 def _texts(results: Results) -> Iterator[tuple[str, Table]]:
-  """The tables of a page: heading -> table."""
-  layout, ours = results.sheet.layout, tables.of_results(results)
+  """Yields the tables of a page, each with its heading."""
+  layout, ours = results.sheet.layout, tables.table(results)
   yield "Ours", ours
   if layout.mean_over == "task":
-    yield "Ours, by task", tables.by_task(results)
+    yield "Ours, by task", tables.table_by_task(results)
   if layout.kind == "scores":
-    ends = tables.of_results(results.at_their_ends())
+    ends = tables.table(results, at_end=True)
     if ends != ours:
       yield _ENDS, ends
-  if results.beside and results.beside.some:
+  if results.beside and results.beside.exist:
     beside = results.beside
-    yield f"Ours: {beside.sheet.title}", tables.of_results(beside)
+    yield f"Ours: {beside.sheet.title}", tables.table(beside)
   if paper := results.paper:
-    yield f"The paper's: {paper.source}", tables.of_paper(paper)
+    yield f"The paper's: {paper.source}", tables.paper_table(paper)
 
 
 def _markdown(
@@ -176,6 +184,41 @@ def _folded(command: str) -> str:
   return command.replace(" --", " \\\n  --").replace(" '--", " \\\n  '--")
 
 
+def hours_page(every: Iterable[Results]) -> str:
+  """Returns the page of the time that all records took, in Markdown."""
+  rows: list[Sequence[str]] = []
+  unique: dict[str, records.RunRecord] = {}
+  for results in every:
+    name = results.sheet.name
+    done = [run.record for run in results.runs if run.record]
+    unique |= {
+      x.stored.name: x.record for x in results.runs if x.stored and x.record
+    }
+    failed = sum(run.failed for run in results.runs)
+    missing = f"{len(results.runs) - len(done) - failed}"
+    rows.append(
+      (
+        f"[{name}]({name.replace('/', '_')}.md)" if results.exist else name,
+        str(len(results.runs)),
+        str(len(done)),
+        f"{missing}, {failed} failed" if failed else missing,
+        *_hours(done),
+      )
+    )
+  sums = _hours(unique.values())
+  rows.append(("All, each run once", "", str(len(unique)), "", *sums))
+  header = ("Sheet", "Cells", "Run", "Not run", "Hours", "Core hours")
+  return f"{_ABOUT_HOURS}\n{Table(header, rows).markdown()}"
+
+
+def _hours(done: Collection[records.RunRecord]) -> tuple[str, str]:
+  """Writes the hours of wall time, and those of cores."""
+  cores = [(x.device.cpus if x.device else None) or 1 for x in done]
+  wall = [x.seconds / 3600 for x in done]
+  core_hours = sum(hours * n for hours, n in zip(wall, cores, strict=True))
+  return f"{sum(wall):.1f}", f"{core_hours:.1f}"
+
+
 def fill(page: str, every: Mapping[str, Results]) -> str:
   """Writes tables into a page of prose.
 
@@ -197,9 +240,9 @@ def fill(page: str, every: Mapping[str, Results]) -> str:
       raise ValueError(f"{start.strip()} names no sheet of {sorted(every)}.")
     results = every[name]
     if whose == "ours":
-      text = tables.of_results(results)
+      text = tables.table(results)
     elif results.sheet.paper:
-      text = tables.of_paper(results.sheet.paper)
+      text = tables.paper_table(results.sheet.paper)
     else:
       raise ValueError(
         f"{start.strip()}: the sheet has no numbers of the paper."

@@ -1,25 +1,23 @@
 """How many parameters each method trains, from the shapes of the models."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import dataclasses
 import math
 import re
 import shlex
 
-import jax
-import jax.numpy as jnp
-from matplotlib.figure import Figure
+import pandas as pd
 import pydantic
 
-from prompt_tuning import prompts
 from prompt_tuning.experiments import figures
 from prompt_tuning.experiments.toml_files import Strict
 from prompt_tuning.models.t5 import network
-from prompt_tuning.text_tables import Table, csv_text
+from prompt_tuning.text_tables import Table
 from t5x import gin_utils
 
 # What a printed line says: what trains, the total, and the percentage.
 Printed = tuple[int, int, str]
+_MODEL_TUNING = "model_tuning"
 _CUT = ", cut and not rounded"
 
 
@@ -99,13 +97,13 @@ class Counts:
   """Numbers of parameters, for one size of model.
 
   Attributes:
-    frozen: The model's.
-    prompts: Length -> of a prompt.
-    methods: Name -> what the method trains.
+    frozen: Parameters of the model.
+    width: Of the model: parameters of each position of a prompt.
+    methods: Name -> parameters that the method trains.
   """
 
   frozen: int
-  prompts: Mapping[int, int]
+  width: int
   methods: Mapping[str, int]
 
 
@@ -142,32 +140,32 @@ def count(sheet: ParameterSheet, size: str) -> Counts:
       f"The networks of {size} have {sorted(frozen)} parameters that no method "
       "trains; expected the same of all. Look at what `trains` leaves out."
     )
-  return Counts(
-    frozen=frozen.pop(),
-    prompts={n: _prompt_size(n, width) for n in sheet.prompt_lengths},
-    methods=methods,
-  )
+  return Counts(frozen.pop(), width, methods)
 
 
-def _prompt_size(length: int, width: int) -> int:
-  variables = jax.eval_shape(
-    prompts.Prompt(length).init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, 1), jnp.int32),
-    jax.ShapeDtypeStruct((1, 1, width), jnp.float32),
-  )
-  return variables["params"]["prompt"].size
+def prompt_lines(
+  sheet: ParameterSheet, counted: Mapping[str, Counts]
+) -> pd.DataFrame:
+  """Returns the paper's Table 4 as it should be, and where it differs.
 
-
-def line(counts: Counts, length: int) -> Printed:
-  """Returns the line of the paper's Table 4 for a prompt."""
-  trainable = counts.prompts[length]
-  total = counts.frozen + trainable
-  return trainable, total, f"{100 * trainable / total:.5f}"
+  Returns:
+    Size, length, trainable, total, share (in percent, a text) and differences,
+    a list of texts, of each prompt.
+  """
+  rows = []
+  for size, counts in counted.items():
+    for length in sheet.prompt_lengths:
+      trainable = length * counts.width
+      total = counts.frozen + trainable
+      line = (trainable, total, f"{100 * trainable / total:.5f}")
+      wrong = differences(line, sheet.paper.printed[size][length])
+      rows.append((size, length, *line, wrong))
+  names = ["size", "length", "trainable", "total", "share", "differences"]
+  return pd.DataFrame(rows, columns=names)
 
 
 def differences(ours: Printed, printed: Printed) -> list[str]:
-  """Says where a printed line is not what was counted."""
+  """Returns the printed numbers that are not as counted."""
   found = [
     f"{p:,}" for x, p in zip(ours[:2], printed[:2], strict=True) if x != p
   ]
@@ -179,124 +177,79 @@ def differences(ours: Printed, printed: Printed) -> list[str]:
   return [*found, f"{printed[2]}%"]
 
 
-def length_text(sheet: ParameterSheet, counted: Mapping[str, Counts]) -> Table:
-  """Writes the paper's Table 4, and where it prints something else."""
-  rows = []
-  for size, counts in counted.items():
-    for length in counts.prompts:
-      ours = line(counts, length)
-      printed = sheet.paper.printed[size][length]
-      rows.append(
-        [
-          *(sheet.sizes[size].label, str(length)),
-          *(f"{ours[0]:,}", f"{ours[1]:,}", f"{ours[2]}%"),
-          "; ".join(differences(ours, printed)) or "the same",
-        ]
-      )
-  header = ["Size", "Length", "Trainable", "Total", "Share"]
-  return Table([*header, "The paper prints"], rows)
-
-
-def method_text(sheet: ParameterSheet, counted: Mapping[str, Counts]) -> Table:
-  """Writes what each method trains, the fewest first."""
-
-  def cells(values: Sequence[int]) -> list[str]:
-    return [
-      f"{n:,} ({percent(100 * n / counts.frozen)})"
-      for n, counts in zip(values, counted.values(), strict=True)
-    ]
-
-  rows = {
-    method.label: [counts.methods[name] for counts in counted.values()]
-    for name, method in sheet.methods().items()
-  }
-  rows["Model tuning"] = [counts.frozen for counts in counted.values()]
-  return Table(
-    ["Method", *(sheet.sizes[size].label for size in counted)],
-    [
-      [label, *cells(values)]
-      for label, values in sorted(rows.items(), key=lambda x: sum(x[1]))
-    ],
-  )
-
-
 def percent(value: float) -> str:
   """Writes a percentage with three significant digits."""
   return f"{value:#.3g}".rstrip(".") + "%"
 
 
-def page(
+def files(
   sheet: ParameterSheet, counted: Mapping[str, Counts]
 ) -> dict[str, bytes]:
   """Makes the files of the page: name -> content."""
+  labels = {size: sheet.sizes[size].label for size in counted}
+  frozen = pd.Series({size: x.frozen for size, x in counted.items()})
+  trained = pd.DataFrame({size: x.methods for size, x in counted.items()})
+  trained.loc[_MODEL_TUNING] = frozen
+  names = {name: x.label for name, x in sheet.methods().items()}
+  names[_MODEL_TUNING] = "Model tuning"
+  shares = 100 * trained / frozen
+  lines = prompt_lines(sheet, counted)
   texts = {
-    f"Prompts by length: the paper's {sheet.paper.source}": length_text(
-      sheet, counted
+    f"Prompts by length: the paper's {sheet.paper.source}": Table(
+      ["Size", "Length", "Trainable", "Total", "Share", "The paper prints"],
+      [
+        [
+          *(labels[x.size], str(x.length)),
+          *(f"{x.trainable:,}", f"{x.total:,}", f"{x.share}%"),
+          "; ".join(x.differences) or "the same",
+        ]
+        for x in lines.itertuples()
+      ],
     ),
-    "Methods": method_text(sheet, counted),
-  }
-  files = {
-    "parameters.md": "\n".join(_markdown(sheet, counted, texts)),
-    "parameters.tex": "\n".join(
-      f"% {title}\n{text.latex()}" for title, text in texts.items()
+    "Methods": Table(
+      ["Method", *labels.values()],
+      [
+        [
+          names[name],
+          *(f"{n:,} ({percent(shares.loc[name, k])})" for k, n in row.items()),
+        ]
+        for name, row in trained.sort_values(
+          by=list(labels), key=lambda x: trained.sum(axis=1), kind="stable"
+        ).iterrows()
+      ],
     ),
-    "parameters.csv": csv_text(
-      ["method", "size", "prompt_length", "trainable", "frozen"],
-      _csv_rows(counted),
-    ),
   }
-  drawn = figures.render(_figure(sheet, counted))
-  return {
-    **{name: text.encode() for name, text in files.items()},
-    **{f"parameters.{suffix}": content for suffix, content in drawn.items()},
-  }
-
-
-def _figure(sheet: ParameterSheet, counted: Mapping[str, Counts]) -> Figure:
-  methods = sheet.methods()
-  shares = {"model_tuning": [100.0] * len(counted)}
-  labels = {"model_tuning": "Model tuning"}
-  for name in sheet.drawn:
-    labels[name] = methods[name].label
-    shares[name] = [
-      100 * counts.methods[name] / counts.frozen for counts in counted.values()
-    ]
-  names: dict[float, str] = {
-    counts.frozen: sheet.sizes[size].label for size, counts in counted.items()
-  }
-  return figures.of_shares(sheet.title, names, shares, labels)
-
-
-def _difference_note(
-  sheet: ParameterSheet, counted: Mapping[str, Counts]
-) -> str:
-  found = [
-    difference
-    for size, counts in counted.items()
-    for length in counts.prompts
-    for difference in differences(
-      line(counts, length), sheet.paper.printed[size][length]
-    )
+  drawn = shares.loc[[_MODEL_TUNING, *sheet.drawn]].T
+  drawn.columns = [(name, names[name]) for name in drawn.columns]
+  drawn.index = pd.MultiIndex.from_arrays([labels.values(), frozen])
+  figure = figures.draw_shares(drawn, sheet.title)
+  notes = [
+    "The share is of all parameters, the prompt's included. "
+    f"{_misprints(lines)}",
+    "In brackets, the share of the frozen model's parameters.",
   ]
-  cut = sum(x.endswith(_CUT) for x in found)
+  latex = (f"% {title}\n{text.latex()}" for title, text in texts.items())
+  return {
+    "parameters.md": "\n".join(_markdown(sheet, texts, notes)).encode(),
+    "parameters.tex": "\n".join(latex).encode(),
+    "parameters.csv": _csv_text(lines, trained, frozen).encode(),
+    **{f"parameters.{k}": x for k, x in figures.render(figure).items()},
+  }
+
+
+def _misprints(lines: pd.DataFrame) -> str:
+  found = lines["differences"].explode().dropna()
+  cut = found.str.endswith(_CUT).sum()
   return (
-    f"Of the paper's {3 * sum(len(x.prompts) for x in counted.values())} "
-    f"numbers, {len(found) - cut} are misprints and {cut} are cut off where "
-    "they should be rounded."
+    f"Of the paper's {3 * len(lines)} numbers, {len(found) - cut} are "
+    f"misprints and {cut} are cut off where they should be rounded."
   )
 
 
 def _markdown(
-  sheet: ParameterSheet,
-  counted: Mapping[str, Counts],
-  texts: Mapping[str, Table],
+  sheet: ParameterSheet, texts: Mapping[str, Table], notes: list[str]
 ) -> Iterator[str]:
   yield f"# {sheet.title}\n\n{sheet.about.strip()}\n"
-  notes = [
-    "The share is of all parameters, the prompt's included. "
-    f"{_difference_note(sheet, counted)}",
-    "In brackets, the share of the frozen model's parameters.",
-  ]
   for (title, text), note in zip(texts.items(), notes, strict=True):
     yield f"## {title}\n\n{note}\n\n{text.markdown()}"
   yield f"![{sheet.title}](parameters.svg)\n"
@@ -314,10 +267,28 @@ def _flag(binding: str) -> str:
   return f"--gin.{name}={value}"
 
 
-def _csv_rows(counted: Mapping[str, Counts]) -> Iterator[list[object]]:
-  for size, counts in counted.items():
-    for length, n in counts.prompts.items():
-      yield ["prompt_tuning", size, length, n, counts.frozen]
-    for method, n in counts.methods.items():
-      if method != "prompt_tuning":
-        yield [method, size, "", n, counts.frozen]
+def _csv_text(
+  lines: pd.DataFrame, trained: pd.DataFrame, frozen: pd.Series
+) -> str:
+  """Writes the prompts by length, then the other methods, of each size."""
+  prompts = lines.assign(method="prompt_tuning")
+  others = (
+    trained.drop(index=["prompt_tuning", _MODEL_TUNING])
+    .rename_axis("method")
+    .reset_index()
+    .melt("method", var_name="size", value_name="trainable")
+  )
+  found = pd.concat([prompts, others])
+  found = found.sort_values(
+    "size", key=lambda x: x.map(list(frozen.index).index), kind="stable"
+  )
+  table = pd.DataFrame(
+    {
+      "method": found["method"],
+      "size": found["size"],
+      "prompt_length": found["length"].astype("Int64"),
+      "trainable": found["trainable"],
+      "frozen": found["size"].map(frozen),
+    }
+  )
+  return table.to_csv(index=False, lineterminator="\n")

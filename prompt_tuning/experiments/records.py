@@ -4,11 +4,10 @@
 which the tables are made.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import datetime
 import glob
-import math
 import pathlib
 import statistics
 
@@ -187,29 +186,3 @@ def load(results: pathlib.Path) -> list[StoredRecord]:
     name = relative.with_suffix("").as_posix()
     stored.append(StoredRecord(name, path, record))
   return stored
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-  """Scores of several seeds.
-
-  Attributes:
-    mean: In [0, 100].
-    std: The sample's standard deviation; None of a single run.
-    n: How many there are.
-  """
-
-  mean: float
-  std: float | None
-  n: int
-
-
-def summarize(values: Iterable[float]) -> Summary | None:
-  """Returns mean, standard deviation and n; None of no values."""
-  values = list(values)
-  if not values:
-    return None
-  n, mean, std = len(values), statistics.fmean(values), None
-  if n > 1:
-    std = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1))
-  return Summary(mean, std, n)

@@ -1,21 +1,34 @@
-"""Results: a sheet with its records, and what the two say together."""
+"""The data frame of a sheet's runs, and the table that it is grouped into.
 
-from collections.abc import Mapping, Sequence
+Every number in a table or figure comes from one frame: a row for each run, the
+sheet's axes as its index, what the record says as its columns.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
+import math
 import statistics
+from typing import Any
 
-from prompt_tuning.experiments import entries, layouts, records
+import pandas as pd
+
+from prompt_tuning.experiments import layouts, records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
-from prompt_tuning.experiments.entries import Entry, Row
-from prompt_tuning.experiments.layouts import AxisValue
+from prompt_tuning.experiments.layouts import SEED, AxisValue
 from prompt_tuning.experiments.papers import Paper
 from prompt_tuning.experiments.sheets import Sheet
 
-# Ends the names of tasks whose inputs say which they are, and of mixtures.
+# Values of the axes that make up a row of a table.
+Row = tuple[AxisValue, ...]
+# The column axis of tables by task: the task's label.
+TASK_LABEL = "task label"
+# Ends the names of tasks whose inputs name the task, and of mixtures.
 _PREFIXED = "_prefixed"
+# Stands for an axis that a grid lacks, such as the seed of a frozen model.
+_NO_VALUE = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,34 +53,191 @@ class Run:
   def failed(self) -> bool:
     return self.stored is not None and self.stored.record.status == "failed"
 
-  def after(self, steps: int) -> "Run":
-    """Returns the run as it was after some of its steps, a point of its own."""
-    point = {**self.cell.point, layouts.STEPS: steps}
-    stored = self.stored
-    if stored and stored.record.counts:
-      record = stored.record.after(steps)
-      stored = dataclasses.replace(stored, record=record) if record else None
-    return Run(dataclasses.replace(self.cell, point=point), stored)
 
-  def at_its_end(self) -> "Run":
-    """Returns the run with the scores of its last evaluation, not the best."""
-    if self.stored is None:
-      return self
-    record = self.stored.record.at_its_end()
-    return Run(self.cell, dataclasses.replace(self.stored, record=record))
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-  """A point of a line: where it lies on the x axis, and its scores."""
-
-  x: float
-  summary: records.Summary
+def _frame(
+  rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> pd.DataFrame:
+  """Makes a frame of (axis -> value, column -> value), one for each row."""
+  points, values = zip(*rows, strict=True)
+  axes = dict.fromkeys([*itertools.chain(*points), SEED])
+  index = pd.MultiIndex.from_arrays(
+    # As objects, so that 1 beside 0.5 stays an integer.
+    [
+      pd.Index([x.get(a, _NO_VALUE) for x in points], dtype=object)
+      for a in axes
+    ],
+    names=list(axes),
+  )
+  return pd.DataFrame(list(values), index=index)
 
 
-def _others(point: Mapping[str, AxisValue], axes: Sequence[str]) -> Row:
-  """A cell's values of other axes: which repetition it is."""
-  return tuple(x for axis, x in point.items() if axis not in axes)
+def _summary(scores: pd.Series, places: Sequence[str]) -> pd.DataFrame:
+  """Returns mean, sample standard deviation and n of each place's seeds.
+
+  Args:
+    scores: In [0, 100], indexed by `places` and the seed; NaN where missing.
+    places: Names of index levels.
+  """
+  groups = scores.groupby(level=list(places), sort=False)
+  return pd.DataFrame(
+    {"mean": groups.agg(_mean), "std": groups.agg(_std), "n": groups.count()}
+  )
+
+
+def _mean(scores: pd.Series) -> float:
+  """Returns the mean, correctly rounded; NaN for no score."""
+  values = scores.dropna()
+  return math.fsum(values) / len(values) if len(values) else math.nan
+
+
+def _std(scores: pd.Series) -> float:
+  """Returns the sample standard deviation; NaN for a single score."""
+  values = scores.dropna()
+  if len(values) < 2:
+    return math.nan
+  mean = _mean(values)
+  squares = math.fsum((x - mean) ** 2 for x in values)
+  return math.sqrt(squares / (len(values) - 1))
+
+
+def _keys(index: pd.MultiIndex, axes: Sequence[str]) -> list[Row]:
+  """Returns the values of some axes at each place of an index."""
+  return list(zip(*(index.get_level_values(x) for x in axes), strict=True))
+
+
+class View:
+  """A frame of runs, grouped into the rows and columns of a table.
+
+  Attributes:
+    frame: The runs. A failed or missing run has no score.
+    axes: Names of the axes whose combinations are rows.
+    columns_axis: Name of the axis of the columns.
+    run_rows: The row of each run.
+    rows: The rows' values, in order.
+    columns: The columns' values, in order.
+    seeds: Score of each row, column and seed: the mean over tasks; NaN until
+      the seed has all of them.
+    summary: Mean, std and n over seeds, and the number of failed runs, for each
+      row and column that some cell belongs to.
+  """
+
+  def __init__(
+    self,
+    frame: pd.DataFrame,
+    axes: Sequence[str],
+    columns: str,
+    mean_over: str | None = None,
+  ):
+    self.frame, self.axes, self.columns_axis = frame, list(axes), columns
+    places = [*axes, columns]
+    self.run_rows = _keys(frame.index, axes)
+    self.rows: list[Row] = list(dict.fromkeys(self.run_rows))
+    self.columns: list[AxisValue] = list(
+      frame.index.get_level_values(columns).unique()
+    )
+    self.seeds = self._over_tasks(places, mean_over)
+    failed = frame["failed"].groupby(level=places, sort=False).sum()
+    self.summary = _summary(self.seeds, places).assign(failed=failed)
+
+  def _over_tasks(
+    self, places: Sequence[str], tasks: str | None, needed: int | None = None
+  ) -> pd.Series:
+    """Averages over tasks: a score for each place and seed.
+
+    Args:
+      places: Axes of the places.
+      tasks: The axis to average over, if any.
+      needed: How many tasks a seed must have; by default, as many as its place.
+    """
+    by = list(dict.fromkeys([*places, SEED]))
+    groups = self.frame["score"].groupby(level=by, sort=False)
+    means, done = groups.agg(_mean), groups.count()
+    if tasks is None:
+      return means
+    if needed is not None:
+      return means.where(done == needed)
+    every = self.frame.index.to_frame(index=False).groupby(list(places))[tasks]
+    expected = means.index.droplevel([x for x in by if x not in places]).map(
+      every.nunique()
+    )
+    return means.where(done.to_numpy() == expected.to_numpy())
+
+  @functools.cached_property
+  def means(self) -> dict[Row, dict[str, float]]:
+    """Each row's summary of the mean over all columns, which are tasks."""
+    scores = self._over_tasks(self.axes, self.columns_axis, len(self.columns))
+    failed = self.frame["failed"].groupby(level=self.axes, sort=False).sum()
+    found = _summary(scores, self.axes).assign(failed=failed)
+    return dict(zip(self.rows, found.to_dict("index").values(), strict=True))
+
+  def gap(self, upper: Row, lower: Row) -> pd.DataFrame:
+    """Returns by how much one row is above another, in points.
+
+    A gap is between the seeds that both have, or between all seeds if they
+    share none. Its deviation is that of the difference of two single runs, its
+    n the smaller of the two.
+
+    Returns:
+      Mean, std and n for each column in which both rows have scores.
+    """
+    found = {}
+    for column in self.columns:
+      scores = [self._scores(row, column) for row in (upper, lower)]
+      both = pd.concat(scores, axis=1, sort=False)
+      shared = both.dropna()
+      above, below = (x for _, x in (both if shared.empty else shared).items())
+      if n := min(above.count(), below.count()):
+        std = math.hypot(_std(above), _std(below))
+        found[column] = (_mean(above) - _mean(below), std, n)
+    return pd.DataFrame.from_dict(
+      found, orient="index", columns=["mean", "std", "n"]
+    )
+
+  def _scores(self, row: Row, column: AxisValue) -> pd.Series:
+    """Returns the scores of a place, by seed."""
+    axes = [*self.axes, self.columns_axis]
+    keys = _keys(self.seeds.index, axes)
+    scores = self.seeds[[key == (*row, column) for key in keys]].dropna()
+    return scores.set_axis(scores.index.get_level_values(SEED))
+
+  def place(self, row: Row, column: AxisValue) -> pd.Series | None:
+    """Returns the summary of a place; None if no cell belongs to it."""
+    place = (*row, column)
+    return self.summary.loc[place] if place in self.summary.index else None
+
+  def points(self, axes: Sequence[str], key: Row) -> pd.DataFrame:
+    """Returns the places with scores that have some values, to be drawn.
+
+    Args:
+      axes: All axes of rows and columns but one.
+      key: Their values.
+
+    Returns:
+      Mean and std, 0 for a single score, by the value of the other axis.
+    """
+    own = self.summary[[x == key for x in _keys(self.summary.index, axes)]]
+    scores = own[["mean", "std"]].dropna(subset="mean").fillna(0.0)
+    return scores.droplevel(list(axes))
+
+  def pairs(self, gaps: Iterable[tuple[str, str]]) -> list[tuple[Row, Row]]:
+    """Returns the pairs of rows that differ in just the values of a gap."""
+    return [
+      (upper, lower)
+      for pair in gaps
+      for upper, lower in itertools.permutations(self.rows, 2)
+      if [x for x in zip(upper, lower, strict=True) if x[0] != x[1]] == [pair]
+    ]
+
+  def trainable(self, row: Row) -> tuple[int, int] | None:
+    """Returns how many parameters train in a row, and how many there are.
+
+    None if no run has finished, or if the runs differ.
+    """
+    own = self.frame[[x == row for x in self.run_rows]]
+    counts = own[["trainable", "total"]].dropna().drop_duplicates()
+    if len(counts) != 1:
+      return None
+    return int(counts["trainable"].iloc[0]), int(counts["total"].iloc[0])
 
 
 class Results:
@@ -79,38 +249,19 @@ class Results:
     beside: The results of the sheet of full size, if this one is a miniature
       of it.
     runs: The sheet's cells, in order, with their records.
-    views: What tables and figures show: the runs, or, where the layout asks for
-      it, each run after several numbers of steps, by their best evaluations,
-      or, `at_end`, by their last.
   """
 
   def __init__(
-    self,
-    sheet: Sheet,
-    archive: Archive,
-    beside: "Results | None" = None,
-    at_end: bool = False,
+    self, sheet: Sheet, archive: Archive, beside: "Results | None" = None
   ):
     self.sheet = sheet
     self.archive = archive
     self.beside = beside
     self.runs = [Run(cell, archive.find(cell)) for cell in sheet.cells()]
-    after = sheet.layout.after
-    self.views = (
-      [run.after(steps) for run in self.runs for steps in after]
-      if after
-      else self.runs
-    )
-    if at_end:
-      self.views = [run.at_its_end() for run in self.views]
-
-  def at_their_ends(self) -> "Results":
-    """Returns the results by each run's last evaluation, not by its best."""
-    return Results(self.sheet, self.archive, self.beside, at_end=True)
 
   @property
-  def some(self) -> bool:
-    """Whether there are any."""
+  def exist(self) -> bool:
+    """Whether any run has results."""
     return any(run.record for run in self.runs)
 
   @property
@@ -118,245 +269,133 @@ class Results:
     """The paper's numbers: those of the sheet of full size, if there is one."""
     return (self.beside or self).sheet.paper
 
-  def row_of(self, cell: Cell) -> Row:
-    """Returns the row that a cell belongs to."""
-    return tuple(cell.point[axis] for axis in self.sheet.layout.rows)
+  def _looks(
+    self, at_end: bool = False
+  ) -> Iterator[tuple[Mapping[str, AxisValue], Run, records.RunRecord | None]]:
+    """Yields each run as the layout looks at it, with its point and record.
 
-  def row_label(self, row: Sequence[AxisValue]) -> str:
-    """Returns what a row is called."""
-    return ", ".join(
-      self.sheet.label(axis, value)
-      for axis, value in zip(self.sheet.layout.rows, row, strict=True)
-    )
-
-  def column_label(self, column: AxisValue) -> str:
-    """Returns what a column is called."""
-    return self.sheet.label(self.sheet.layout.columns, column)
-
-  @functools.cached_property
-  def rows(self) -> list[Row]:
-    """Values of the row axes, in order."""
-    return list(dict.fromkeys(self.row_of(run.cell) for run in self.views))
-
-  @functools.cached_property
-  def columns(self) -> list[AxisValue]:
-    """Values of the column axis, in order."""
-    axis = self.sheet.layout.columns
-    return list(dict.fromkeys(run.cell.point[axis] for run in self.views))
-
-  @functools.cached_property
-  def entries(self) -> Mapping[tuple[Row, AxisValue], Entry]:
-    """(row, column) -> entry; places that no cell belongs to are missing.
-
-    With `mean_over`, a seed counts once all of its tasks are there.
-    """
-    layout = self.sheet.layout
-    over = [layout.mean_over] if layout.mean_over else []
-    found = self._grouped([*layout.rows, layout.columns], over)
-    return {(place[:-1], place[-1]): entry for place, entry in found.items()}
-
-  @functools.cached_property
-  def means(self) -> Mapping[Row, Entry]:
-    """Row -> the mean over all columns, which are tasks, of each seed."""
-    layout = self.sheet.layout
-    return self._grouped(layout.rows, [layout.columns], len(self.columns))
-
-  def _grouped(
-    self,
-    axes: Sequence[str],
-    over: Sequence[str],
-    num_tasks: int | None = None,
-  ) -> dict[Row, Entry]:
-    """Groups the cells.
+    Where the layout asks for it, that is after several numbers of steps.
 
     Args:
-      axes: A combination of their values is a place.
-      over: Axes to average over, of tasks. What differs in others, such as a
-        seed, is a repetition, and counts once all tasks are there.
-      num_tasks: How many that are; by default, those of the place.
-
-    Returns:
-      Place -> entry.
+      at_end: Whether a run's last evaluation counts, not its best.
     """
-    # Place -> repetition -> tasks -> score.
-    groups: dict[Row, dict[Row, dict[Row, float | None]]] = {}
-    failed: dict[Row, int] = {}
-    for run in self.views:
-      point, record = run.cell.point, run.record
-      place = tuple(point[axis] for axis in axes)
-      task = tuple(point[axis] for axis in over)
-      repeat = _others(point, [*axes, *over])
-      groups.setdefault(place, {}).setdefault(repeat, {})[task] = (
-        record.score if record else None
-      )
-      failed[place] = failed.get(place, 0) + run.failed
-    found = {}
-    for place, repeats in groups.items():
-      needed = num_tasks or len(set().union(*repeats.values()))
-      done = {
-        repeat: {k: x for k, x in tasks.items() if x is not None}
-        for repeat, tasks in repeats.items()
+    for run in self.runs:
+      for steps in self.sheet.layout.after or [None]:
+        point, record = run.cell.point, run.record
+        if steps is not None:
+          point = {**point, layouts.STEPS: steps}
+          record = run.record.after(steps) if run.record else None
+        if record and at_end:
+          record = record.at_its_end()
+        yield point, run, record if record and record.scores else None
+
+  def _view(self, at_end: bool) -> View:
+    layout = self.sheet.layout
+    rows = []
+    for point, run, record in self._looks(at_end):
+      counts = record.parameters if record else {}
+      values = {
+        "score": record.score if record else math.nan,
+        "failed": run.failed,
+        "trainable": counts.get("trainable", 0) if record else math.nan,
+        "total": sum(counts.values()) if record else math.nan,
+        "size": counts.get("frozen") or counts.get("trainable") or math.nan,
+        "style": run.cell.method,
       }
-      means = {
-        k: statistics.fmean(x.values())
-        for k, x in done.items()
-        if len(x) == needed
-      }
-      found[place] = Entry(means, failed[place])
-    return found
+      rows.append((point, values))
+    return View(_frame(rows), layout.rows, layout.columns, layout.mean_over)
 
   @functools.cached_property
-  def by_task(self) -> Mapping[tuple[Row, AxisValue], Mapping[str, Entry]]:
-    """(row, column) -> label of a task -> entry, where `mean_over` is "task".
+  def view(self) -> View:
+    """The table of the layout, by each run's best evaluation."""
+    return self._view(at_end=False)
 
-    A run on a mixture of tasks, which are called *_prefixed, is split into
-    them.
+  @functools.cached_property
+  def view_at_end(self) -> View:
+    """The table of the layout, by each run's last evaluation."""
+    return self._view(at_end=True)
+
+  @functools.cached_property
+  def by_task(self) -> View:
+    """The table of a layout with `mean_over`, with a column for each task.
+
+    A run on a mixture of tasks, which is called *_prefixed, is split into them.
     """
     sheet, layout = self.sheet, self.sheet.layout
-    values: dict[tuple[Row, AxisValue], dict[str, dict[Row, float | None]]] = {
-      (row, column): {}
-      for row in self.rows
-      for column in self.columns
-      if (row, column) in self.entries
-    }
-    for run in self.views:
-      point = run.cell.point
-      place = values[self.row_of(run.cell), point[layout.columns]]
-      scores = run.record.scores if run.record else {}
-      # A failed run's is None; which tasks a mixture has, it does not say.
+    axes = [*layout.rows, layout.columns]
+    rows = []
+    for point, run, record in self._looks():
+      scores: dict[str, float] = record.scores if record else {}
+      # A failed run has no score. Its record does not say a mixture's tasks.
       own = str(point["task"]).removesuffix(_PREFIXED)
       if run.failed and own in sheet.values.get("task", {}):
-        scores = {own: None}
-      for task, value in scores.items():
+        scores = {own: math.nan}
+      for task, score in scores.items():
         # A run on one task may have chosen a form of it, such as ..._sentinel.
         name = task if len(scores) > 1 else point["task"]
         label = sheet.label("task", str(name).removesuffix(_PREFIXED))
-        repeat = _others(point, [*layout.rows, layout.columns, "task"])
-        place.setdefault(label, {})[repeat] = value
-    return {
-      place: {k: entries.entry_of(x) for k, x in tasks.items()}
-      for place, tasks in values.items()
-    }
+        place = {k: x for k, x in point.items() if k in (*axes, SEED)}
+        place[TASK_LABEL] = label
+        rows.append((place, {"score": score, "failed": run.failed}))
+    columns, order = self.view.columns, self.view.rows
+    rows.sort(
+      key=lambda row: (
+        order.index(tuple(row[0][axis] for axis in layout.rows)),
+        columns.index(row[0][layout.columns]),
+      )
+    )
+    return View(_frame(rows), axes, TASK_LABEL)
 
-  @functools.cached_property
-  def ensembles(
-    self,
-  ) -> Mapping[AxisValue, tuple[float | None, float | None, float | None]]:
-    """Task -> average, best and ensemble of its prompts.
+  def label(self, axes: Sequence[str], values: Sequence[AxisValue]) -> str:
+    """Returns the label of a combination of values, such as "LoRA, xs"."""
+    return ", ".join(map(self.sheet.label, axes, values))
 
-    None where the prompts, or the ensemble, are not all there.
-    """
-    alone: dict[AxisValue, list[float | None]] = {}
-    together: dict[AxisValue, float | None] = {}
-    for run in self.views:
-      task = run.cell.point[self.sheet.layout.rows[0]]
-      value = run.record.score if run.record else None
-      if "seed" in run.cell.point:
-        alone.setdefault(task, []).append(value)
-      else:
-        together[task] = value
-    found = {}
-    for task in dict.fromkeys([*alone, *together]):
-      prompts = [x for x in alone.get(task, []) if x is not None]
-      mean, best = None, None
-      if prompts and len(prompts) == len(alone[task]):
-        mean, best = sum(prompts) / len(prompts), max(prompts)
-      found[task] = (mean, best, together.get(task))
-    return found
+  def column_label(self, column: AxisValue) -> str:
+    """Returns the label of a column."""
+    return self.sheet.label(self.sheet.layout.columns, column)
 
-  @functools.cached_property
+  @property
   def columns_are_numbers(self) -> bool:
     """Whether the column axis is one of numbers, such as lengths."""
-    return all(not isinstance(x, str) for x in self.columns)
+    return all(not isinstance(x, str) for x in self.view.columns)
 
   @functools.cached_property
   def xs(self) -> Mapping[AxisValue, float]:
-    """Column -> where it lies on the x axis, as `cells.Value.x` says.
+    """Column -> its position on the x axis, as `cells.Value.x` says.
 
     A model without a record, whose size is not known, is missing.
     """
-    return {
-      column: x for column in self.columns if (x := self._x(column)) is not None
-    }
-
-  def _x(self, column: AxisValue) -> float | None:
     axis = self.sheet.layout.columns
-    given = self.sheet.value(axis, column).x
-    if given is not None:
-      return given
-    if self.columns_are_numbers:
-      return float(column)
-    for run in self.views:
-      if run.record and run.cell.point[axis] == column:
-        counts = run.record.parameters
-        return counts.get("frozen") or counts.get("trainable")
-    return None
+    sizes = self.view.frame["size"].groupby(level=axis, sort=False).first()
+    found = {}
+    for column in self.view.columns:
+      x = self.sheet.value(axis, column).x
+      if x is None:
+        x = float(column) if self.columns_are_numbers else sizes[column]
+      if not math.isnan(x):
+        found[column] = x
+    return found
 
-  def line(self, row: Row, task: str | None = None) -> list[Point]:
-    """Returns the points of a row that have both an x and scores, by x.
+  def line(self, row: Row, task: str | None = None) -> pd.DataFrame:
+    """Returns x, mean and std of a row's points that have both, by x.
 
     Args:
       row: The row.
-      task: The label of one, of the table by task.
+      task: The label of a task of `by_task`; by default, the mean over tasks.
     """
-    found = []
-    for column, x in self.xs.items():
-      entry = self.entries.get((row, column))
-      if task is not None:
-        entry = self.by_task.get((row, column), {}).get(task)
-      if entry and entry.summary:
-        found.append(Point(x, entry.summary))
-    return sorted(found, key=lambda point: point.x)
+    if task is None:
+      points = self.view.points(self.view.axes, row)
+    else:
+      axes = [*self.view.axes, TASK_LABEL]
+      points = self.by_task.points(axes, (*row, task))
+    xs = [self.xs.get(column, math.nan) for column in points.index]
+    return points.assign(x=xs).dropna().sort_values("x")
 
   def majority(self, column: AxisValue) -> float | None:
-    """Returns what the most frequent answer scores in a column, where known."""
+    """Returns the score of the most frequent answer in a column, if known."""
     sheet, axis = self.sheet, self.sheet.layout.mean_over
     if axis is None:
       return sheet.value(sheet.layout.columns, column).majority
     known = [sheet.value(axis, x).majority for x in sheet.grids[0][axis]]
     values = [x for x in known if x is not None]
     return statistics.fmean(values) if len(values) == len(known) else None
-
-  @functools.cached_property
-  def pairs(self) -> Sequence[tuple[Row, Row]]:
-    """The rows that `gaps` compares, the upper and the lower."""
-    return [
-      (upper, lower)
-      for pair in self.sheet.layout.gaps
-      for upper, lower in itertools.permutations(self.rows, 2)
-      if [x for x in zip(upper, lower, strict=True) if x[0] != x[1]] == [pair]
-    ]
-
-  def gap(self, upper: Row, lower: Row) -> Mapping[AxisValue, records.Summary]:
-    """Column -> by how much one row is above another, in points."""
-    gaps = {
-      x: entries.gap(self.entries.get((upper, x)), self.entries.get((lower, x)))
-      for x in self.columns
-    }
-    return {column: gap for column, gap in gaps.items() if gap is not None}
-
-  def gap_by_task(
-    self, upper: Row, lower: Row, column: AxisValue
-  ) -> Mapping[str, records.Summary]:
-    """Label of a task -> by how much one row is above another, in points."""
-    above, below = (self.by_task.get((x, column), {}) for x in (upper, lower))
-    return {
-      task: gap
-      for task in above
-      if (gap := entries.gap(above.get(task), below.get(task))) is not None
-    }
-
-  def trainable(self, row: Row) -> tuple[int, int] | None:
-    """Returns how many parameters train in a row, and how many there are.
-
-    None if no run has finished, or if they differ.
-    """
-    counts = {
-      (
-        run.record.parameters.get("trainable", 0),
-        sum(run.record.parameters.values()),
-      )
-      for run in self.views
-      if run.record and self.row_of(run.cell) == row
-    }
-    return counts.pop() if len(counts) == 1 else None

@@ -1,13 +1,15 @@
-"""Tables: from results to rows of texts, and to lines of CSV."""
+"""Tables of texts, and lines of CSV, from the frames of results."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+import itertools
+import math
 import statistics
-from typing import Any
 
-from prompt_tuning.experiments import records
-from prompt_tuning.experiments.entries import NONE, Row
+import pandas as pd
+
+from prompt_tuning.experiments.layouts import SEED
 from prompt_tuning.experiments.papers import Paper
-from prompt_tuning.experiments.results import Results
+from prompt_tuning.experiments.results import Results, Row, View
 from prompt_tuning.experiments.sheets import Sheet
 from prompt_tuning.text_tables import Table
 
@@ -18,13 +20,24 @@ HOW = {
   "elsewhere": "printed there",
 }
 CSV_HEADER = ("source", "sheet", "row", "column", "mean", "std", "n")
+# A place with no score.
+NONE = "-"
 _MAJORITY = "Most frequent answer"
 
 
-def of_results(results: Results) -> Table:
-  """Writes results as their layout says."""
-  kinds = {"ensemble": of_ensemble, "tasks": of_tasks, "scores": of_scores}
-  return kinds[results.sheet.layout.kind](results)
+def table(results: Results, at_end: bool = False) -> Table:
+  """Writes results as their layout says.
+
+  Args:
+    results: Of a sheet.
+    at_end: Whether a run's last evaluation counts, not its best. For scores.
+  """
+  kind = results.sheet.layout.kind
+  if kind == "ensemble":
+    return _ensemble_table(results)
+  if kind == "tasks":
+    return _probe_table(results)
+  return _score_table(results, results.view_at_end if at_end else results.view)
 
 
 def short_count(count: float) -> str:
@@ -36,45 +49,77 @@ def short_count(count: float) -> str:
   return f"{count:g}"
 
 
-def of_scores(results: Results) -> Table:
+def _score_table(results: Results, view: View) -> Table:
   """Writes the scores of a sheet: mean ± standard deviation (n)."""
   layout = results.sheet.layout
+  rows = _score_rows(results, view)
   header = [
-    _name(layout.rows),
-    *(_heading(results, x) for x in results.columns),
+    heading(view.axes),
+    *(_column_heading(results, x) for x in view.columns),
   ]
-  rows = [
-    [
-      results.row_label(row),
-      *(str(results.entries.get((row, x), NONE)) for x in results.columns),
-    ]
-    for row in results.rows
-  ]
+  known = [results.majority(x) for x in view.columns]
+  majorities = [x for x in known if x is not None]
   if layout.mean_column:
     header.append("Mean")
-    for text, entry in zip(rows, results.means.values(), strict=True):
-      text.append(str(entry))
+    means = [_score_text(view.means[row]) for row in view.rows]
+    for texts, mean in itertools.zip_longest(rows, means, fillvalue=""):
+      texts.append(mean)
+    majorities += [statistics.fmean(majorities)] if majorities else []
+  if len(majorities) == len(header) - 1:
+    rows.insert(0, [_MAJORITY, *(f"{x:.1f}" for x in majorities)])
   if layout.parameters:
     header[1:1] = ["Trainable", "Share"]
-    for text, row in zip(rows, results.rows, strict=True):
-      count, total = results.trainable(row) or (None, 0)
-      if count is None:
-        text[1:1] = [NONE, NONE]
-      else:
-        text[1:1] = [f"{count:,}", f"{100 * count / max(total, 1):.3g}%"]
-  before = [""] * 2 if layout.parameters else []
-  rows[:0] = _majority_rows(results, before)
-  rows += _gap_rows(results, before)
+    counts = {results.label(view.axes, x): view.trainable(x) for x in view.rows}
+    for texts in rows:
+      is_own = texts[0] in counts
+      texts[1:1] = _share_texts(counts[texts[0]]) if is_own else [""] * 2
   return Table(header, rows)
 
 
-def _name(axes: list[str]) -> str:
+def _score_rows(results: Results, view: View) -> list[list[str]]:
+  """Writes the rows of a table, then the gaps that the layout asks for."""
+  label = results.label
+  rows = [
+    [
+      label(view.axes, row),
+      *(_score_text(view.place(row, x)) for x in view.columns),
+    ]
+    for row in view.rows
+  ]
+  for upper, lower in view.pairs(results.sheet.layout.gaps):
+    gap = view.gap(upper, lower)
+    if len(gap):
+      texts = [
+        _score_text(gap.loc[x], sign="+") if x in gap.index else NONE
+        for x in view.columns
+      ]
+      rows.append([_gap_name(results, view, upper, lower), *texts])
+  return rows
+
+
+def _score_text(score: Mapping[str, float] | None, sign: str = "") -> str:
+  """Writes mean ± standard deviation (n) of a place."""
+  if score is None or math.isnan(score["mean"]):
+    return "failed" if score is not None and score["failed"] else NONE
+  std = "" if math.isnan(score["std"]) else f" ± {score['std']:.1f}"
+  return f"{score['mean']:{sign}.1f}{std} ({score['n']:.0f})"
+
+
+def _share_texts(counts: tuple[int, int] | None) -> list[str]:
+  """Writes how many parameters train, and their share."""
+  if counts is None:
+    return [NONE, NONE]
+  count, total = counts
+  return [f"{count:,}", f"{100 * count / max(total, 1):.3g}%"]
+
+
+def heading(axes: list[str]) -> str:
   """Returns the heading of the rows over some axes."""
   return " and ".join(axes).capitalize().replace("_", " ")
 
 
-def _heading(results: Results, column) -> str:
-  """What a column is called; with the model's parameters if those are x."""
+def _column_heading(results: Results, column) -> str:
+  """Returns a column's label, with the model's parameters if those are x."""
   label = results.column_label(column)
   if results.sheet.layout.figure != "lines" or results.columns_are_numbers:
     return label
@@ -82,74 +127,65 @@ def _heading(results: Results, column) -> str:
   return label if size is None else f"{label}, {short_count(size)}"
 
 
-def _majority_rows(results: Results, before: list[str]) -> Iterator[list[str]]:
-  """What the most frequent answers score, if that is known of all columns."""
-  known = [results.majority(x) for x in results.columns]
-  values = [x for x in known if x is not None]
-  if len(values) == len(known):
-    if results.sheet.layout.mean_column:
-      values.append(statistics.fmean(values))
-    yield [_MAJORITY, *before, *(f"{x:.1f}" for x in values)]
-
-
-def _gap_rows(results: Results, before: list[str]) -> Iterator[list[str]]:
-  """By how much one row is above another, where the layout asks for it."""
-  for rows in results.pairs:
-    if gap := results.gap(*rows):
-      texts = [_gap_text(gap, x) for x in results.columns]
-      after = [""] * results.sheet.layout.mean_column
-      yield [_gap_name(results, rows), *before, *texts, *after]
-
-
-def _gap_name(results: Results, rows: tuple[Row, Row]) -> str:
-  places = [*zip(results.sheet.layout.rows, *rows, strict=True)]
+def _gap_name(results: Results, view: View, upper: Row, lower: Row) -> str:
+  places = [*zip(view.axes, upper, lower, strict=True)]
   label = results.sheet.label
   [gap] = [f"{label(x, a)} - {label(x, b)}" for x, a, b in places if a != b]
   shared = [label(axis, a) for axis, a, b in places if a == b]
   return ", ".join([f"Gap: {gap}", *shared])
 
 
-def _gap_text(gap: Mapping[Any, records.Summary], key: Any) -> str:
-  if key not in gap:
-    return NONE
-  mean, std, n = gap[key].mean, gap[key].std, gap[key].n
-  spread = "" if std is None else f" ± {std:.1f}"
-  return f"{mean:+.1f}{spread} ({n})"
+def _ensembles(results: Results) -> pd.DataFrame:
+  """Returns average, best and ensemble of each task's prompts.
+
+  NaN where the prompts, or the ensemble, are not all there.
+  """
+  [axis] = results.view.axes
+  scores = results.view.frame["score"]
+  is_ensemble = scores.index.get_level_values(SEED) == ""
+  prompts = scores[~is_ensemble].groupby(level=axis, sort=False)
+  complete = prompts.count() == prompts.size()
+  found = pd.DataFrame(
+    {
+      "average": prompts.mean().where(complete),
+      "best": prompts.max().where(complete),
+      "ensemble": scores[is_ensemble].groupby(level=axis, sort=False).first(),
+    }
+  )
+  return found.reindex([task for (task,) in results.view.rows])
 
 
-def of_ensemble(results: Results) -> Table:
+def _ensemble_table(results: Results) -> Table:
   """Writes average, best and ensemble as the paper's Table 3 does."""
-  found = results.ensembles
+  found = _ensembles(results)
+  if len(found) and not found.isna().any(axis=None):
+    found.loc["Mean"] = found.mean()
   rows = [
     [
-      results.row_label([task]),
-      *(NONE if x is None else f"{x:.1f}" for x in values),
+      results.label(results.view.axes, [task]),
+      *(NONE if math.isnan(x) else f"{x:.1f}" for x in row),
     ]
-    for task, values in found.items()
+    for task, row in found.iterrows()
   ]
-  if found and all(None not in values for values in found.values()):
-    columns = zip(*found.values(), strict=True)
-    means = [sum(x for x in column if x) / len(found) for column in columns]
-    rows.append(["Mean", *(f"{x:.1f}" for x in means)])
   return Table(["Task", "Average", "Best", "Ensemble"], rows)
 
 
-def of_tasks(results: Results) -> Table:
+def _probe_table(results: Results) -> Table:
   """Writes a row for each run, a column for each task it was evaluated on."""
-  sheet = results.sheet
+  sheet, axes = results.sheet, results.sheet.layout.rows
   found = {
-    results.row_label(results.row_of(run.cell)): {
+    results.label(axes, [run.cell.point[axis] for axis in axes]): {
       sheet.label("task", task): score
       for task, score in run.record.scores.items()
     }
-    for run in results.views
+    for run in results.runs
     if run.record
   }
   tasks = list(dict.fromkeys(task for row in found.values() for task in row))
   majorities = _majorities(sheet)
   rows = {"Guessing": majorities, **found} if majorities else found
   return Table(
-    [_name(sheet.layout.rows), *tasks],
+    [heading(axes), *tasks],
     [
       [name, *(f"{row[x]:.1f}" if x in row else NONE for x in tasks)]
       for name, row in rows.items()
@@ -157,31 +193,20 @@ def of_tasks(results: Results) -> Table:
   )
 
 
-def by_task(results: Results) -> Table:
+def table_by_task(results: Results) -> Table:
   """Writes a table of means over tasks anew, with a column for each task."""
-  layout, found = results.sheet.layout, results.by_task
-  tasks = list(dict.fromkeys(task for row in found.values() for task in row))
-  rows = [
-    [
-      f"{results.row_label(row)}, {results.column_label(column)}",
-      *(str(entries.get(x, NONE)) for x in tasks),
-    ]
-    for (row, column), entries in found.items()
-    if entries
-  ]
+  view = results.by_task
+  rows = _score_rows(results, view)
   if majorities := _majorities(results.sheet):
-    texts = [f"{majorities[x]:.1f}" if x in majorities else "" for x in tasks]
+    texts = [
+      f"{majorities[x]:.1f}" if x in majorities else "" for x in view.columns
+    ]
     rows.insert(0, [_MAJORITY, *texts])
-  for pair in results.pairs:
-    for column in results.columns:
-      if gap := results.gap_by_task(*pair, column):
-        name = f"{_gap_name(results, pair)}, {results.column_label(column)}"
-        rows.append([name, *(_gap_text(gap, x) for x in tasks)])
-  return Table([_name([*layout.rows, layout.columns]), *tasks], rows)
+  return Table([heading(view.axes), *map(str, view.columns)], rows)
 
 
 def _majorities(sheet: Sheet) -> dict[str, float]:
-  """Label of a task -> the score of its most frequent answer, where known."""
+  """Returns label of a task -> score of its most frequent answer, if known."""
   return {
     sheet.label("task", task): value.majority
     for task, value in sheet.values.get("task", {}).items()
@@ -189,8 +214,8 @@ def _majorities(sheet: Sheet) -> dict[str, float]:
   }
 
 
-def of_paper(paper: Paper) -> Table:
-  """Writes the paper's numbers, each row with where it is from."""
+def paper_table(paper: Paper) -> Table:
+  """Writes the paper's numbers, each row with its source."""
   return Table(
     ["", *paper.columns, "Source"],
     [
@@ -207,12 +232,20 @@ def of_paper(paper: Paper) -> Table:
   )
 
 
-def csv_rows(results: Results) -> Iterator[list[object]]:
-  """Yields the scores, and the paper's of the sheet, a line each."""
-  name = results.sheet.name
-  for row, column, mean, std, n in _own_numbers(results):
-    yield ["ours", name, row, column, mean, "" if std is None else std, n]
-  paper = results.sheet.paper
+def csv_text(every: Iterable[Results]) -> str:
+  """Writes the scores of sheets, and the paper's beside them, as CSV."""
+  lines: list[list[object]] = []
+  for results in every:
+    name = results.sheet.name
+    lines += [["ours", name, *numbers] for numbers in _own_numbers(results)]
+    lines += _paper_numbers(name, results.sheet.paper)
+  # As objects: integers and empty cells stay what they are.
+  frame = pd.DataFrame(lines, columns=CSV_HEADER, dtype=object)
+  return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _paper_numbers(name: str, paper: Paper | None) -> Iterator[list[object]]:
+  """Yields the lines of a paper's numbers."""
   for row in paper.rows if paper else ():
     columns = paper.columns if paper else ()
     for column, value in zip(columns, row.numbers(), strict=True):
@@ -223,20 +256,18 @@ def csv_rows(results: Results) -> Iterator[list[object]]:
 
 def _own_numbers(results: Results) -> Iterator[tuple]:
   """Yields row, column, mean, standard deviation and number of seeds."""
-  kind = results.sheet.layout.kind
+  kind, axes = results.sheet.layout.kind, results.sheet.layout.rows
   if kind == "ensemble":
-    for task, values in results.ensembles.items():
-      names = ("average", "best", "ensemble")
-      for name, value in zip(names, values, strict=True):
-        if value is not None:
-          yield task, name, value, None, ""
+    for task, row in _ensembles(results).iterrows():
+      for name, value in row.dropna().items():
+        yield task, name, value, "", ""
   elif kind == "tasks":
-    for run in results.views:
+    for run in results.runs:
+      row = "/".join(str(run.cell.point[axis]) for axis in axes)
       for task, value in (run.record.scores if run.record else {}).items():
-        row = "/".join(map(str, results.row_of(run.cell)))
-        yield row, task, value, None, 1
+        yield row, task, value, "", 1
   else:
-    for (row, column), entry in results.entries.items():
-      if summary := entry.summary:
-        name = "/".join(map(str, row))
-        yield name, column, summary.mean, summary.std, summary.n
+    summary = results.view.summary.dropna(subset="mean")
+    for (*row, column), (mean, std, n, _) in summary.iterrows():
+      spread = "" if math.isnan(std) else std
+      yield "/".join(map(str, row)), column, mean, spread, int(n)

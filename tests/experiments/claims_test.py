@@ -19,7 +19,7 @@ SHEET = toml_files.parse(
 SOURCES = claims.Sources(
   SHEET,
   {
-    size: parameters.Counts(frozen, {1: width}, {"prompt_tuning": 100 * width})
+    size: parameters.Counts(frozen, width, {"prompt_tuning": 100 * width})
     for size, frozen, width in (
       ("base", 247_577_856, 768),
       ("large", 783_150_080, 1024),

@@ -4,12 +4,7 @@ import made_up
 import numpy as np
 import pytest
 
-from prompt_tuning.experiments import (
-  figure_styles,
-  figures,
-  line_figures,
-  tables,
-)
+from prompt_tuning.experiments import figure_styles, figures, tables
 from prompt_tuning.experiments.results import Results
 
 LENGTHS = (
@@ -26,8 +21,8 @@ LENGTHS = (
 def test_x_of_a_column_of_numbers_is_the_number(tmp_path, meaning):
   sheet = made_up.sheet(tmp_path, LENGTHS + meaning)
   results = made_up.results(tmp_path, sheet)
-  assert tables.of_scores(results).header == ["Method", "5", "20"]
-  (panel,) = figures.of_results(results).axes
+  assert tables.table(results).header == ["Method", "5", "20"]
+  (panel,) = figures.draw(results).axes
   assert [list(line.get_xdata()) for line in panel.lines] == [[5, 20]] * 2
   labels = [tick.get_text() for tick in panel.get_xticklabels()]
   assert labels == ["5", "20"]
@@ -37,7 +32,7 @@ def test_x_of_a_column_of_numbers_is_the_number(tmp_path, meaning):
 
 def test_numbers_far_apart_lie_on_a_logarithmic_axis(tmp_path):
   sheet = made_up.sheet(tmp_path, LENGTHS.replace("[5, 20]", "[1, 100]"))
-  (panel,) = figures.of_results(made_up.results(tmp_path, sheet)).axes
+  (panel,) = figures.draw(made_up.results(tmp_path, sheet)).axes
   assert panel.get_xscale() == "log"
 
 
@@ -48,7 +43,7 @@ def test_each_task_has_a_panel_and_the_last_is_their_mean(tmp_path):
   text = text.replace("[values.task.cb]", "[values.task.cb]\nmajority = 33.0")
   sheet = made_up.sheet(tmp_path, text)
   results = made_up.results(tmp_path, sheet)
-  panels = [x for x in figures.of_results(results).axes if x.get_visible()]
+  panels = [x for x in figures.draw(results).axes if x.get_visible()]
   assert [x.get_title() for x in panels] == ["cb", "wic", "Mean"]
   # Of the prompt at s: 40, 50, 50 on cb, and 50, 60, 60 on wic.
   first = [x.lines[0].get_ydata()[0] for x in panels]
@@ -60,7 +55,7 @@ def test_each_task_has_a_panel_and_the_last_is_their_mean(tmp_path):
 def test_model_has_its_size_in_heading_and_figure(tmp_path):
   sheet = made_up.sheet(tmp_path)
   results = made_up.results(tmp_path, sheet)
-  assert tables.of_scores(results).header == ["Method", "s, 990", "l, 990"]
+  assert tables.table(results).header == ["Method", "s, 990", "l, 990"]
   assert results.xs == {"s": 990, "l": 990}
 
 
@@ -79,9 +74,9 @@ def test_legend_of_dots_names_what_is_known_of_a_later_task_alone(tmp_path):
     "[values.task.wic]", "[values.task.wic]\nmajority = 33.0"
   )
   results = made_up.results(tmp_path, made_up.sheet(tmp_path, text))
-  (panel,) = figures.of_results(results).axes
+  (panel,) = figures.draw(results).axes
   _, labels = panel.get_legend_handles_labels()
-  assert labels.count(line_figures.MAJORITY_LABEL) == 1
+  assert labels.count("Most frequent answer") == 1
 
 
 def test_frozen_model_does_not_stretch_the_axis(tmp_path):
@@ -96,45 +91,45 @@ def test_frozen_model_does_not_stretch_the_axis(tmp_path):
     best=nothing,
     parameters={"trainable": 0, "frozen": 990},
   )
-  (panel,) = figures.of_results(Results(sheet, archive)).axes
+  (panel,) = figures.draw(Results(sheet, archive)).axes
   assert panel.get_ylim()[0] == 30  # The lowest that trains is at 40.9.
   assert [text.get_text() for text in panel.texts] == ["2"]
 
 
 def test_axis_of_lines_begins_at_zero_where_scores_are_low(tmp_path):
   sheet = made_up.sheet(tmp_path)
-  figure = figures.of_results(made_up.results(tmp_path, sheet))
+  figure = figures.draw(made_up.results(tmp_path, sheet))
   assert figure.axes[0].get_ylim()[0] == 40
   low = {"step": 1, "metrics": {"cb": {"f1": 8.0}}}
   some = [x for x in sheet.cells() if x.point["method"] == "model"]
   results = made_up.results(tmp_path, sheet, some, best=low)
-  assert figures.of_results(results).axes[0].get_ylim()[0] == 0
+  assert figures.draw(results).axes[0].get_ylim()[0] == 0
 
 
 def test_method_has_one_style_whatever_stands_beside_it():
   names = ["lora", "model_tuning", "prompt_tuning"]
-  alone = figure_styles.of_rows({"prompt_tuning": "prompt_tuning"})
-  among = figure_styles.of_rows({x: x for x in names})
+  alone = figure_styles.styles({"prompt_tuning": "prompt_tuning"})
+  among = figure_styles.styles({x: x for x in names})
   assert among["prompt_tuning"] == alone["prompt_tuning"]
   assert len({x.color for x in among.values()}) == 3
   assert len({x.marker for x in among.values()}) == 3
 
 
 def test_variants_of_a_method_are_shades_of_its_colour():
-  styles = figure_styles.of_rows(
+  styles = figure_styles.styles(
     {x: "prompt_tuning" for x in ("1", "20", "100")}
   )
   assert len({x.color for x in styles.values()}) == 3
   assert len({x.marker for x in styles.values()}) == 3
   brightness = [int(x.color[-2:], 16) for x in styles.values()]
   np.testing.assert_array_equal(brightness, sorted(brightness)[::-1])
-  both = figure_styles.of_rows(
+  both = figure_styles.styles(
     {x: x for x in ("prompt_tuning", "prompt_tuning_100")}
   )
-  alone = figure_styles.of_rows({"prompt_tuning": "prompt_tuning"})
+  alone = figure_styles.styles({"prompt_tuning": "prompt_tuning"})
   assert both["prompt_tuning"] == alone["prompt_tuning"]
 
 
 def test_unknown_methods_are_told_apart():
-  styles = figure_styles.of_rows({x: x for x in ("mine", "yours", "lora")})
+  styles = figure_styles.styles({x: x for x in ("mine", "yours", "lora")})
   assert len({x.color for x in styles.values()}) == 3

@@ -7,7 +7,7 @@ from matplotlib import image
 import numpy as np
 import pytest
 
-from prompt_tuning.experiments import figures, hours, pages, tables
+from prompt_tuning.experiments import figures, pages, tables
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
 
@@ -18,18 +18,18 @@ def test_failed_runs_are_named(tmp_path):
   made_up.file(tmp_path, cells[:6])
   failed = {"status": "failed", "error": "it broke", "best": None}
   results = made_up.results(tmp_path, sheet, cells[6:12], **failed)
-  assert "| model | failed | - |" in tables.of_scores(results).markdown()
-  page = pages.of_results(results)["x.md"].decode()
+  assert "| model | failed | - |" in tables.table(results).markdown()
+  page = pages.sheet_files(results)["x.md"].decode()
   assert "24 cells: 6 failed, 6 finished, 12 not run yet; 0.6 hours" in page
   assert "* s-model-cb-seed0: it broke" in page
   assert "| model, s | failed | failed |" in page
-  assert "| [x](x.md) | 24 | 6 | 12, 6 failed |" in hours.page([results])
+  assert "| [x](x.md) | 24 | 6 | 12, 6 failed |" in pages.hours_page([results])
 
 
 def test_page_of_a_sheet(tmp_path):
   sheet = made_up.sheet(tmp_path)
-  assert pages.of_results(Results(sheet, Archive())) == {}
-  files = pages.of_results(made_up.results(tmp_path, sheet))
+  assert pages.sheet_files(Results(sheet, Archive())) == {}
+  files = pages.sheet_files(made_up.results(tmp_path, sheet))
   assert set(files) == {
     f"x.{end}" for end in ("md", "csv", "tex", "svg", "png")
   }
@@ -55,20 +55,20 @@ def test_what_the_choice_of_the_best_evaluation_adds(tmp_path):
   results = made_up.results(
     tmp_path, sheet, sheet.cells(), evals=[best, last], best=best
   )
-  page = pages.of_results(results)["x.md"].decode()
+  page = pages.sheet_files(results)["x.md"].decode()
   ours, ends = page.split("## Ours, where runs end")
   assert "| Prompt_tuning | 90.0 ± 0.0 (3) |" in ours
   assert "| Prompt_tuning | 40.0 ± 0.0 (3) |" in ends
   # Not said where there is nothing to choose.
   results = made_up.results(tmp_path, sheet, evals=[best], best=best)
-  assert "where runs end" not in pages.of_results(results)["x.md"].decode()
+  assert "where runs end" not in pages.sheet_files(results)["x.md"].decode()
 
 
 def test_hours_of_all_sheets_count_a_run_once(tmp_path):
   sheet = made_up.sheet(tmp_path)
   results = made_up.results(tmp_path, sheet, sheet.cells()[:6])
   [run, *_] = [run.record for run in results.runs if run.record]
-  page = hours.page([results, results])
+  page = pages.hours_page([results, results])
   wall = 6 * run.seconds / 3600
   numbers = f"| {wall:.1f} | {2 * wall:.1f} |"
   assert page.count(f"| [x](x.md) | 24 | 6 | 18 {numbers}") == 2
@@ -96,7 +96,7 @@ def test_tables_are_written_into_a_page_of_prose(tmp_path):
 
 def test_lines_are_the_scores(tmp_path):
   sheet = made_up.sheet(tmp_path)
-  figure = figures.of_results(made_up.results(tmp_path, sheet))
+  figure = figures.draw(made_up.results(tmp_path, sheet))
   ours, paper = figure.axes
   np.testing.assert_allclose(ours.lines[0].get_ydata(), [51.667, 63.333], 1e-3)
   assert ours.lines[0].get_color() == paper.lines[0].get_color()
@@ -109,15 +109,15 @@ def test_lines_are_the_scores(tmp_path):
 def test_same_records_make_the_same_files(tmp_path):
   sheet = made_up.sheet(tmp_path)
   results = made_up.results(tmp_path, sheet)
-  files = pages.of_results(results)
-  assert files == pages.of_results(results)
+  files = pages.sheet_files(results)
+  assert files == pages.sheet_files(results)
   pages.write(files, tmp_path)
   assert pages.differences(files, tmp_path) == []
 
 
 def test_differences_are_found(tmp_path):
   sheet = made_up.sheet(tmp_path)
-  files = pages.of_results(made_up.results(tmp_path, sheet))
+  files = pages.sheet_files(made_up.results(tmp_path, sheet))
   pages.write(files, tmp_path)
   (tmp_path / "x.md").unlink()
   (tmp_path / "x.csv").write_text("other")
@@ -152,7 +152,7 @@ def test_runs_are_told_apart(tmp_path):
   results = made_up.results(
     tmp_path, sheet, [third], configuration=None, **failed
   )
-  page = pages.of_results(results)["x.md"].decode()
+  page = pages.sheet_files(results)["x.md"].decode()
   assert "Commits: 0123456 (1 runs), 0123456 + changes (1 runs)." in page
   assert f"* `{third.name}`: failed: it broke" in page
   assert "`python do.py` runs what is missing" in page

@@ -5,6 +5,7 @@ import pathlib
 
 import gin
 import jax
+import pandas as pd
 import pytest
 import tiny
 
@@ -77,7 +78,8 @@ def test_committed_counts_are_the_papers_and_the_formulas():
 def test_counts_of_a_model():
   counts = parameters.count(SHEET, "small")
   assert counts.frozen == FROZEN["small"]
-  assert counts.prompts == {n: 512 * n for n in SHEET.prompt_lengths}
+  assert counts.width == 512
+  assert counts.methods["prompt_tuning"] == 512 * 100
   # Small is where the heads' width, 384, is not the model's, 512.
   assert counts.methods["lora"] == 3 * 8 * 2 * 8 * (512 + 384)
   assert counts.methods["prefix_encoder"] == 100 * 2 * 384 * 8
@@ -131,23 +133,20 @@ def test_pattern_that_leaves_some_out_is_refused():
   ],
 )
 def test_differences_from_what_is_printed(printed, expected):
-  # 0.0036782...%
-  counts = parameters.Counts(FROZEN["xxl"], {100: 409_600}, {})
-  assert parameters.differences(parameters.line(counts, 100), printed) == (
-    expected
-  )
+  ours = (409_600, 11_135_741_952, "0.00368")  # 0.0036782...%
+  assert parameters.differences(ours, printed) == expected
 
 
-def test_page():
+def test_page_and_figure():
   counted = {
     size: parameters.Counts(
       FROZEN[size],
-      {n: n * WIDTHS[size] for n in SHEET.prompt_lengths},
+      WIDTHS[size],
       {name: 1000 + i for i, name in enumerate(SHEET.methods())},
     )
     for size in SHEET.sizes
   }
-  files = parameters.page(SHEET, counted)
+  files = parameters.files(SHEET, counted)
   assert set(files) == {
     f"parameters.{end}" for end in ("md", "tex", "csv", "svg", "png")
   }
@@ -166,12 +165,13 @@ def test_page():
 
 
 def test_figure_shows_the_shares():
-  figure = figures.of_shares(
-    "T",
-    {77_000_000: "S", 11_000_000_000: "XXL"},
-    {"ia3": [0.1, 0.02]},
-    {"ia3": "IA3"},
+  shares = pd.DataFrame(
+    {("ia3", "IA3"): [0.1, 0.02]},
+    index=pd.MultiIndex.from_arrays(
+      [["S", "XXL"], [77_000_000, 11_000_000_000]]
+    ),
   )
+  figure = figures.draw_shares(shares, "T")
   (line,) = figure.axes[0].lines
   assert list(line.get_xdata()) == [77e6, 11e9]
   assert list(line.get_ydata()) == [0.1, 0.02]

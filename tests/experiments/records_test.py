@@ -99,10 +99,3 @@ def test_average_of_a_mixture_is_no_task():
 
 def test_committed_records_are_records():
   assert len(records.load(ROOT / "results")) >= 18
-
-
-def test_summary():
-  assert records.summarize([]) is None
-  assert records.summarize([7.0]) == records.Summary(7.0, None, 1)
-  summary = records.summarize([1.0, 2.0, 3.0])
-  assert summary == records.Summary(2.0, 1.0, 3)

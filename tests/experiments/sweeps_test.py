@@ -92,7 +92,7 @@ def test_seeds_alone_are_averaged(tmp_path):
   )
   results = made_up.results(tmp_path, sheet)
   assert tables.of_scores(results).rows == [["prompt", "45.0 ± 7.1 (2)"]]
-  assert "x.png" in pages.of_results(results)
+  assert "x.png" in pages.sheet_files(results)
 
 
 def test_last_file_names_the_place_of_seeds_where_no_kind_of_file_does():
