@@ -39,7 +39,7 @@ _LIGHTEST, _DARKEST = 0.55, -0.55
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """How something is drawn.
+  """The look of a row in a figure.
 
   Attributes:
     color: Such as "#0072B2".
@@ -60,6 +60,11 @@ class Style:
   def line(self) -> dict[str, Any]:
     """Arguments of `Axes.plot`."""
     return {**self.dot, "linestyle": self.linestyle}
+
+  @property
+  def band(self) -> dict[str, Any]:
+    """Arguments of `Axes.fill_between`."""
+    return {"color": self.color, "alpha": 0.15, "linewidth": 0}
 
 
 def styles(methods: Mapping[str, str]) -> dict[str, Style]:

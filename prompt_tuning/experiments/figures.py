@@ -40,15 +40,13 @@ _Styles = Mapping[str, Style]
 def render(figure: Figure) -> dict[str, bytes]:
   """Returns the files of a figure: suffix -> content."""
   files = {}
-  for suffix, metadata in (
-    ("svg", {"Date": None, "Creator": None}),
-    ("png", {"Software": None}),
-  ):
+  # They would differ from day to day, or between versions.
+  left_out = {"svg": ["Date", "Creator"], "png": ["Software"]}
+  for suffix, names in left_out.items():
     out = io.BytesIO()
+    saving = {"metadata": dict.fromkeys(names), "bbox_inches": "tight"}
     with matplotlib.rc_context(_SETTINGS):
-      figure.savefig(
-        out, format=suffix, metadata=metadata, dpi=_DPI, bbox_inches="tight"
-      )
+      figure.savefig(out, format=suffix, dpi=_DPI, **saving)
     files[suffix] = out.getvalue()
   return files
 
@@ -76,9 +74,8 @@ def _beside_paper(results: Results) -> Figure:
   paper = results.paper if results.paper and results.paper.x else None
   styles = _row_styles(results, paper)
   count = 1 + (paper is not None)
-  figure = Figure(
-    (_WIDTH * (1.4 if count == 1 else count), _HEIGHT), layout="constrained"
-  )
+  width = _WIDTH * (1.4 if count == 1 else count)
+  figure = Figure((width, _HEIGHT), layout="constrained")
   panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
   draw_ours = {"dots": _draw_dots, "parameters": _draw_parameters}
   kind = layout.figure or "lines"
@@ -116,9 +113,8 @@ def _by_task(results: Results) -> Figure:
   count = len(tasks) + 1
   columns = min(3, count)
   rows = -(-count // columns)
-  figure = Figure(
-    (_WIDTH * 0.8 * columns, _HEIGHT * 0.75 * rows), layout="constrained"
-  )
+  size = (_WIDTH * 0.8 * columns, _HEIGHT * 0.75 * rows)
+  figure = Figure(size, layout="constrained")
   panels = figure.subplots(
     rows, columns, squeeze=False, sharex=True, sharey=True
   )
@@ -164,7 +160,8 @@ def draw_shares(shares: pd.DataFrame, title: str) -> Figure:
   with matplotlib.rc_context(_SETTINGS):
     figure = Figure((_WIDTH * 1.4, _HEIGHT * 1.2), layout="constrained")
     panel = figure.subplots()
-    for (method, label), values in shares.items():
+    for method, label in shares.columns:
+      values = shares[method, label]
       panel.plot(sizes, values, label=label, **styles[method].line)
     panel.set_yscale("log")
     panel.yaxis.set_major_formatter(lambda y, position: f"{y:g}%")
@@ -225,13 +222,8 @@ def _draw_line(
     return
   xs, means, stds = (points[x].tolist() for x in ("x", "mean", "std"))
   panel.plot(xs, means, label=label, **style.line)
-  low, high = np.subtract(means, stds), np.add(means, stds)
-  _draw_band(panel, xs, low, high, style)
-
-
-def _draw_band(panel: Axes, xs: Any, low: Any, high: Any, style: Style) -> None:
-  """Draws the area between two lines."""
-  panel.fill_between(xs, low, high, color=style.color, alpha=0.15, linewidth=0)
+  band = np.subtract(means, stds), np.add(means, stds)
+  panel.fill_between(xs, *band, **style.band)
 
 
 def _finish_lines(
@@ -263,9 +255,8 @@ def _draw_paper(panel: Axes, paper: Paper, styles: _Styles) -> None:
     panel.plot(numbers.index, numbers, label=row.label, **style.line)
     if row.band:
       low, high = zip(*row.band, strict=True)
-      _draw_band(panel, paper.x, low, high, style)
-  names = dict(zip(paper.x, paper.columns, strict=True))
-  _size_axis(panel, _MODEL_SIZE, names)
+      panel.fill_between(paper.x, low, high, **style.band)
+  _size_axis(panel, _MODEL_SIZE, dict(zip(paper.x, paper.columns, strict=True)))
 
 
 def _draw_dots(panel: Axes, results: Results, styles: _Styles) -> None:

@@ -210,7 +210,7 @@ def files(
       ["Method", *labels.values()],
       [
         [
-          names[name],
+          names[str(name)],
           *(f"{n:,} ({percent(shares.loc[name, k])})" for k, n in row.items()),
         ]
         for name, row in trained.sort_values(
@@ -288,7 +288,7 @@ def _csv_text(
       "size": found["size"],
       "prompt_length": found["length"].astype("Int64"),
       "trainable": found["trainable"],
-      "frozen": found["size"].map(frozen),
+      "frozen": frozen.loc[found["size"]].to_numpy(),
     }
   )
   return table.to_csv(index=False, lineterminator="\n")

@@ -100,7 +100,7 @@ def _std(scores: pd.Series) -> float:
   return math.sqrt(squares / (len(values) - 1))
 
 
-def _keys(index: pd.MultiIndex, axes: Sequence[str]) -> list[Row]:
+def _keys(index: pd.Index, axes: Sequence[str]) -> list[Row]:
   """Returns the values of some axes at each place of an index."""
   return list(zip(*(index.get_level_values(x) for x in axes), strict=True))
 
@@ -150,16 +150,16 @@ class View:
       needed: How many tasks a seed must have; by default, as many as its place.
     """
     by = list(dict.fromkeys([*places, SEED]))
-    groups = self.frame["score"].groupby(level=by, sort=False)
+    groups: Any = self.frame["score"].groupby(level=by, sort=False)
     means, done = groups.agg(_mean), groups.count()
     if tasks is None:
       return means
     if needed is not None:
       return means.where(done == needed)
-    every = self.frame.index.to_frame(index=False).groupby(list(places))[tasks]
-    expected = means.index.droplevel([x for x in by if x not in places]).map(
-      every.nunique()
-    )
+    points: Any = self.frame.index.to_frame(index=False)
+    every = points.groupby(list(places))[tasks].nunique()
+    own_places = means.index.droplevel([x for x in by if x not in places])
+    expected = own_places.map(every)
     return means.where(done.to_numpy() == expected.to_numpy())
 
   @functools.cached_property
@@ -173,9 +173,8 @@ class View:
   def gap(self, upper: Row, lower: Row) -> pd.DataFrame:
     """Returns by how much one row is above another, in points.
 
-    A gap is between the seeds that both have, or between all seeds if they
-    share none. Its deviation is that of the difference of two single runs, its
-    n the smaller of the two.
+    A gap is between the seeds that both have, or between all if they share
+    none. Its deviation is that of the difference of two single runs.
 
     Returns:
       Mean, std and n for each column in which both rows have scores.
@@ -200,10 +199,12 @@ class View:
     scores = self.seeds[[key == (*row, column) for key in keys]].dropna()
     return scores.set_axis(scores.index.get_level_values(SEED))
 
-  def place(self, row: Row, column: AxisValue) -> pd.Series | None:
+  def place(self, row: Row, column: AxisValue) -> Mapping[str, float] | None:
     """Returns the summary of a place; None if no cell belongs to it."""
     place = (*row, column)
-    return self.summary.loc[place] if place in self.summary.index else None
+    if place not in self.summary.index:
+      return None
+    return self.summary.loc[place].to_dict()
 
   def points(self, axes: Sequence[str], key: Row) -> pd.DataFrame:
     """Returns the places with scores that have some values, to be drawn.
@@ -338,12 +339,8 @@ class Results:
         place[TASK_LABEL] = label
         rows.append((place, {"score": score, "failed": run.failed}))
     columns, order = self.view.columns, self.view.rows
-    rows.sort(
-      key=lambda row: (
-        order.index(tuple(row[0][axis] for axis in layout.rows)),
-        columns.index(row[0][layout.columns]),
-      )
-    )
+    rows.sort(key=lambda x: columns.index(x[0][layout.columns]))
+    rows.sort(key=lambda x: order.index(tuple(x[0][a] for a in layout.rows)))
     return View(_frame(rows), axes, TASK_LABEL)
 
   def label(self, axes: Sequence[str], values: Sequence[AxisValue]) -> str:
@@ -366,7 +363,7 @@ class Results:
     A model without a record, whose size is not known, is missing.
     """
     axis = self.sheet.layout.columns
-    sizes = self.view.frame["size"].groupby(level=axis, sort=False).first()
+    sizes: Any = self.view.frame["size"].groupby(level=axis).first()
     found = {}
     for column in self.view.columns:
       x = self.sheet.value(axis, column).x

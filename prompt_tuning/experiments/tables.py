@@ -90,7 +90,7 @@ def _score_rows(results: Results, view: View) -> list[list[str]]:
     gap = view.gap(upper, lower)
     if len(gap):
       texts = [
-        _score_text(gap.loc[x], sign="+") if x in gap.index else NONE
+        _score_text(gap.loc[x].to_dict(), sign="+") if x in gap.index else NONE
         for x in view.columns
       ]
       rows.append([_gap_name(results, view, upper, lower), *texts])
@@ -165,7 +165,7 @@ def _ensemble_table(results: Results) -> Table:
       results.label(results.view.axes, [task]),
       *(NONE if math.isnan(x) else f"{x:.1f}" for x in row),
     ]
-    for task, row in found.iterrows()
+    for (task, *row) in found.itertuples()
   ]
   return Table(["Task", "Average", "Best", "Ensemble"], rows)
 
@@ -268,6 +268,6 @@ def _own_numbers(results: Results) -> Iterator[tuple]:
         yield row, task, value, "", 1
   else:
     summary = results.view.summary.dropna(subset="mean")
-    for (*row, column), (mean, std, n, _) in summary.iterrows():
+    for (*row, column), mean, std, n, _ in summary.itertuples():
       spread = "" if math.isnan(std) else std
       yield "/".join(map(str, row)), column, mean, spread, int(n)
