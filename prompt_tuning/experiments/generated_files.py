@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 import pathlib
 
-from prompt_tuning.experiments import drift, hours, pages, sheets, toml_files
+from prompt_tuning.experiments import drift, pages, sheets, toml_files
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
 
@@ -70,7 +70,7 @@ def _files(
     own = {x for x in sheets.NO_RUNS if (configs / f"{x}.toml").exists()}
     wanted = {*every, *own}
   made = {
-    sheet: pages.of_results(results)
+    sheet: pages.sheet_files(results)
     for sheet, results in every.items()
     if sheet in wanted
   }
@@ -80,7 +80,9 @@ def _files(
     for name, content in own.items()
   }
   files[f"{_TABLES}/{drift.PAGE}"] = drift.page(every.values()).encode()
-  files[f"{_TABLES}/{hours.PAGE}"] = hours.page(every.values()).encode()
+  files[f"{_TABLES}/{pages.HOURS_PAGE}"] = pages.hours_page(
+    every.values()
+  ).encode()
   for name in _PAGES:
     page = root / name
     if page.exists():
@@ -136,7 +138,7 @@ def _without_runs(
   counted = {size: parameters.count(sheet, size) for size in sheet.sizes}
   known = {name: results.sheet for name, results in every.items()}
   if "parameters" in wanted:
-    for name, content in parameters.page(sheet, counted).items():
+    for name, content in parameters.files(sheet, counted).items():
       files[f"{_TABLES}/{name}"] = content
   if "claims" in wanted:
     files["results/claims.md"] = claims.page(

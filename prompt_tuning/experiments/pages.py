@@ -15,8 +15,8 @@ _ABOUT_HOURS = """# What was run, and what it took
 Of every sheet of `configs`: its cells, and the hours of those that have
 results; core hours are hours times the cores that a run might use. A run that
 stands in several sheets is in each of their rows, and once in the sums. What a
-sheet lacks, `python scripts/launch.py SHEET` runs, with `--retry-failed` what
-failed too, but `ladder`'s models `scripts/pretrain_ladder.py`. Those of `full`
+sheet lacks, `prompt-tuning launch SHEET` runs, with `--retry-failed` what
+failed too, but `ladder`'s models `prompt-tuning pretrain`. Those of `full`
 need TPUs or GPUs.
 """
 _NOTE = (

@@ -86,12 +86,12 @@ class Sweep:
   def _tabulate(self) -> None:
     """Prints the table, and writes the page with its figure."""
     results = Results(self.sheet, self.place.archive())
-    files = pages.of_results(results, stem="table")
+    files = pages.sheet_files(results, stem="table")
     if not files:
       return
     folder = self._root / "runs" / self.sheet.name
     pages.write(files, folder)
-    print(tables.of_results(results).plain())
+    print(tables.table(results).plain())
     if drifted := drift.note(results):
       again = f"Delete them in {self.place.results} to make them again."
       print(f"{drifted}{again}", file=sys.stderr)

@@ -91,7 +91,7 @@ def test_seeds_alone_are_averaged(tmp_path):
     "--gin.RANDOM_SEED=0,1",
   )
   results = made_up.results(tmp_path, sheet)
-  assert tables.of_scores(results).rows == [["prompt", "45.0 ± 7.1 (2)"]]
+  assert tables.table(results).rows == [["prompt", "45.0 ± 7.1 (2)"]]
   assert "x.png" in pages.sheet_files(results)
 
 
