@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # In order: a room imports only from those above it.
 ROOMS = (
-  ("types", "safe_files", "text_tables"),
+  ("types", "text_tables"),
   ("prompts", "masks", "injections", "prompt_files"),
   ("methods",),
   ("models",),
@@ -152,7 +152,6 @@ def _functions(name):
   ("theirs", "ours"),
   [
     ("runtime/t5x/input/task_lookup.py", "prompt_tuning/data/task_lookup.py"),
-    ("runtime/t5x/files/safe_files.py", "prompt_tuning/safe_files.py"),
   ],
 )
 def test_what_both_packages_need_is_the_same_code(theirs, ours):

@@ -11,7 +11,7 @@ import json
 import pathlib
 from typing import Any
 
-from prompt_tuning import safe_files
+from t5x.files import safe_files
 from t5x.planning import measures, programs, targets
 
 # Parameters of the base models.

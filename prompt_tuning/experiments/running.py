@@ -23,12 +23,12 @@ import sys
 import time
 from typing import Any
 
-from prompt_tuning import safe_files
 from prompt_tuning.experiments import records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.processes import Processes
 from t5x.configuration import run_configuration
+from t5x.files import safe_files
 from t5x.runs import record_schema
 
 # A process that was asked to stop is run again. A trainer that had time to save

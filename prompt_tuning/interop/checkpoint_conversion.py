@@ -6,9 +6,10 @@ import os
 from etils import epath
 import numpy as np
 
-from prompt_tuning import prompt_files, safe_files
+from prompt_tuning import prompt_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
 from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
+from t5x.files import safe_files
 from t5x.formats import (
   base_checkpoints,
   checkpoint_folder,

@@ -17,9 +17,9 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from prompt_tuning import safe_files
 from prompt_tuning.interop import hugging_face_config, local_paths, t5_names
 from prompt_tuning.models.t5.config import TOKEN_EMBEDDING, T5Config, config_of
+from t5x.files import safe_files
 from t5x.formats import base_checkpoints, stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from prompt_tuning import prompt_files, safe_files
+from prompt_tuning import prompt_files
 from prompt_tuning.types import Array
 
 CONFIG = "adapter_config.json"
@@ -67,9 +67,11 @@ def save_adapter(
   }
   folder.mkdir(parents=True, exist_ok=True)
   weights = safetensors.numpy.save({_KEY: array}, {"format": "pt", **header})
-  safe_files.write(folder / WEIGHTS, weights)
+  prompt_files.write_whole(folder / WEIGHTS, weights)
   # Written last, because it makes the folder an adapter.
-  safe_files.write(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+  text = json.dumps(config, indent=2) + "
+"
+  prompt_files.write_whole(folder / CONFIG, text.encode())
 
 
 def load_adapter(

@@ -10,10 +10,10 @@ import pathlib
 from flax import traverse_util
 import tqdm
 
-from prompt_tuning import safe_files
 from prompt_tuning.interop import sentencepiece_model
 from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
+from t5x.files import safe_files
 
 PACKAGE = "traceforge-title-model"
 VERSION = "0.2.0"

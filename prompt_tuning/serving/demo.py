@@ -10,11 +10,12 @@ from typing import Any
 import seqio
 
 import prompt_tuning as pt
-from prompt_tuning import safe_files, tasks
+from prompt_tuning import tasks
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.serving.page import Example
 from t5x import checkpoints
+from t5x.files import safe_files
 
 __all__ = ["data_sets", "defaults", "examples", "tasks"]
 

@@ -16,7 +16,6 @@ import sqlite3
 import time
 from typing import Any
 
-from prompt_tuning import safe_files
 from prompt_tuning.tuning_jobs.jobs import (
   CANCELLED,
   FAILED,
@@ -31,6 +30,7 @@ from prompt_tuning.tuning_jobs.jobs import (
   cluster_folder,
   parse_examples,
 )
+from t5x.files import safe_files
 
 # A job fails after it has ended this many workers without progress.
 MAX_TRIES = 5

@@ -15,9 +15,9 @@ from typing import Any
 from absl import logging
 
 import prompt_tuning as pt
-from prompt_tuning import safe_files
 from prompt_tuning.inference.tuned_prompt import TunedPrompt
 from prompt_tuning.tuning_jobs.jobs import cluster_folder
+from t5x.files import safe_files
 from t5x.runs import events
 
 # The pauses between looks at a job, and at the cluster's queue.

@@ -7,32 +7,32 @@ import stat
 
 import pytest
 
+from prompt_tuning import prompt_files
 from t5x.files import safe_files
 
-
-def test_file_is_replaced_and_has_the_usual_mode(tmp_path):
-  path = tmp_path / "record.json"
-  safe_files.write(path, "old")
-  safe_files.write(path, "new")
-  assert path.read_text() == "new"
-  (tmp_path / "other").write_text("")
-  assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(
-    (tmp_path / "other").stat().st_mode
-  )
-  assert sorted(os.listdir(tmp_path)) == ["other", "record.json"]
+# The runtime's writer, and that of prompts, which needs no runtime.
+WRITERS = pytest.mark.parametrize(
+  "write", [safe_files.write, prompt_files.write_whole]
+)
 
 
-def test_links_are_replaced_and_not_followed(tmp_path):
+@WRITERS
+def test_links_are_replaced_and_not_followed(tmp_path, write):
   victim = tmp_path / "victim"
   victim.write_text("kept")
-  for name in ("record.json", "record.json.tmp", ".record.json.tmp"):
+  names = ["record.json", "record.json.tmp", ".record.json.tmp"]
+  for name in names:
     (tmp_path / name).symlink_to(victim)
-  safe_files.write(tmp_path / "record.json", b"new")
+  write(tmp_path / "record.json", b"new")
   assert victim.read_text() == "kept"
   assert not (tmp_path / "record.json").is_symlink()
+  assert sorted(os.listdir(tmp_path)) == sorted([*names, "victim"])
 
 
-def test_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+@WRITERS
+def test_full_disk_names_the_file_and_leaves_the_old_one(
+  tmp_path, monkeypatch, write
+):
   path = tmp_path / "record.json"
   path.write_text("old")
 
@@ -43,9 +43,21 @@ def test_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
   with pytest.raises(
     OSError, match=r"No space left on device: '.*record\.json"
   ):
-    safe_files.write(path, "new")
+    write(path, b"new")
   assert path.read_text() == "old"
   assert os.listdir(tmp_path) == ["record.json"]
+
+
+def _give_up(path):
+  with safe_files.replacing(path) as file:
+    file.write(b"half")
+    raise KeyboardInterrupt
+
+
+def test_nothing_new_stays_when_writing_is_given_up(tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    _give_up(tmp_path / "model.safetensors")
+  assert os.listdir(tmp_path) == []
 
 
 def test_damaged_file_keeps_its_content_under_another_name(tmp_path, caplog):
@@ -77,15 +89,16 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
   ]
 
 
+@WRITERS
 def test_mode_is_that_of_any_new_file_and_no_thread_changes_it(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, write
 ):
   """Setting a umask, to read it, sets that of all threads."""
   before = os.umask(0o027)
   try:
     with monkeypatch.context() as patch:
       patch.setattr(os, "umask", lambda mask: pytest.fail("It was set."))
-      safe_files.write(tmp_path / "new", b"")
+      write(tmp_path / "new", b"")
   finally:
     os.umask(before)
   assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640

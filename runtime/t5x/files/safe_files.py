@@ -43,10 +43,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
   path = pathlib.Path(path)
   try:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
-    # Not tempfile's, which nobody else may read; and no link is followed.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-      with os.fdopen(descriptor, "wb") as file:
+      with open(temporary, "xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
