@@ -140,27 +140,6 @@ def test_files_and_functions_are_short(name):
   assert not longer
 
 
-def _functions(name):
-  return {
-    node.name: ast.dump(node)
-    for node in ast.parse((ROOT / name).read_text()).body
-    if isinstance(node, ast.FunctionDef)
-  }
-
-
-@pytest.mark.parametrize(
-  ("theirs", "ours"),
-  [
-    ("runtime/t5x/input/task_lookup.py", "prompt_tuning/data/task_lookup.py"),
-  ],
-)
-def test_what_both_packages_need_is_the_same_code(theirs, ours):
-  """Neither may import the other's; `prompt_tuning` has the smaller part."""
-  functions = _functions(ours)
-  assert functions
-  assert functions.items() <= _functions(theirs).items()
-
-
 def test_modules_and_rooms_were_found():
   assert len(MODULES) > 30
   assert {

@@ -18,6 +18,13 @@ def _next_steps(*args: Any) -> str:
   return closing_note.closing_note(*args)
 
 
+def _find_task(*args: Any) -> Any:
+  # It imports TensorFlow.
+  from prompt_tuning.data import task_lookup
+
+  return task_lookup.find(*args)
+
+
 CLIENT = Client(
   gin_path=prompt_tuning.gin_search_path(),
   gin_kinds=(
@@ -57,6 +64,7 @@ CLIENT = Client(
     ),
   },
   task_names=task_names.by_heading,
+  find_task=_find_task,
   next_steps=_next_steps,
   resumable_settings=(
     "*T5Config.remat",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import importlib.metadata
+from typing import Any
 
 GROUP = "t5x.clients"
 
@@ -27,6 +28,8 @@ class Client:
     examples: Program, such as "train", -> arguments of an example command.
     task_names: Returns heading -> names of tasks, for --help. It imports
       nothing that takes long.
+    find_task: Returns the seqio task or mixture, given its name, a split that
+      it must have or None, and the module that registers it or None.
     next_steps: Returns the lines to print after training, given the run's
       folder, its best evaluation or None, the command's gin files, its
       bindings, the other flags that an evaluation needs, and the folders of
@@ -50,6 +53,7 @@ class Client:
     default_factory=dict
   )
   task_names: Callable[[], Mapping[str, Sequence[str]]] = dict
+  find_task: Callable[..., Any] | None = None
   next_steps: Callable[..., str] | None = None
   resumable_settings: Sequence[str] = ()
   base_model_paths: Sequence[str] = ()

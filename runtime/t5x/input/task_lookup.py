@@ -1,59 +1,37 @@
-"""Finds seqio's tasks and mixtures by name, and says what is near a wrong one.
+"""Seqio's tasks and mixtures by name."""
 
-`t5x.input.task_lookup` and `prompt_tuning.data.task_lookup` are the same:
-neither may import the other's package.
-"""
-
-import difflib
 import importlib
 
 import seqio
 
+from t5x.configuration.client import clients
+
 
 def find(
-  name: str, split: str | None = None, module: str | None = None
+  name: str | seqio.Task | seqio.Mixture,
+  split: str | None = None,
+  module: str | None = None,
 ) -> seqio.Task | seqio.Mixture:
-  """Returns what a name names.
+  """Returns the task or mixture of a name.
+
+  A client that brings tasks may find them itself, to say more of a wrong name.
 
   Args:
-    name: Registered with seqio.
-    split: One that it must have.
-    module: Imported first, to register it.
+    name: A name registered with seqio, or the task or mixture itself.
+    split: A split that it must have.
+    module: A module that registers it, imported first.
 
   Raises:
-    ValueError: if the module, the name or the split is unknown.
+    ValueError: if the name, or to a client the module or split, is unknown.
   """
+  for client in clients():
+    if client.find_task is not None:
+      return client.find_task(name, split, module)
   if module:
-    try:
-      importlib.import_module(module)
-    except ModuleNotFoundError as e:
-      raise ValueError(
-        f"MIXTURE_OR_TASK_MODULE={module!r} cannot be imported: {e}."
-      ) from e
-  known = seqio.MixtureRegistry.names() | seqio.TaskRegistry.names()
-  if name not in known:
-    near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.5)
-    raise ValueError(
-      f"No seqio task or mixture {name!r}"
-      + (f"; near: {', '.join(near)}." if near else ".")
-      + f" Registered by MIXTURE_OR_TASK_MODULE={module!r}: {len(known)} names."
-    )
-  provider = seqio.get_mixture_or_task(name)
-  if split:
-    check_split(provider, split)
-  return provider
+    importlib.import_module(module)
+  return seqio.maybe_get_mixture_or_task(name)
 
 
 def check_split(provider: seqio.Task | seqio.Mixture, split: str) -> None:
-  """Refuses a split that no task of `provider` has.
-
-  Raises:
-    ValueError: if there are splits, but not this one.
-  """
-  splits = {
-    split for task in seqio.get_subtasks(provider) for split in task.splits
-  }
-  if splits and split not in splits:
-    raise ValueError(
-      f"{provider.name} has no split {split!r}; it has {sorted(splits)}."
-    )
+  """Checks that a task or mixture has a split, as `find` does."""
+  find(provider, split)
