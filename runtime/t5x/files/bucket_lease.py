@@ -1,7 +1,7 @@
-"""A lock in a bucket: an object that its holder writes anew all the time.
+"""A lock in a bucket: an object that its holder rewrites regularly.
 
-Each write is on the condition that the object is of the generation that the
-writer wrote last (of none, to take a free one): of two, one gets an error.
+Each write succeeds only if the object still has the generation that the writer
+wrote last (or, to take a free lock, does not exist): of two writers, one fails.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from t5x.files import storage
 
 
 def _machine() -> str:
-  """Names what process numbers are unique in: a machine, or a container."""
+  """Returns a name of this machine or container: pids are unique in it."""
   try:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
       machine = file.read().strip()
@@ -30,7 +30,7 @@ def _machine() -> str:
 
 
 def is_running(pid: int) -> bool:
-  """Whether there is such a process on this machine, whoever's it is."""
+  """Returns whether a process of any user runs on this machine."""
   try:
     os.kill(pid, 0)
   except ProcessLookupError:
@@ -41,11 +41,11 @@ def is_running(pid: int) -> bool:
 
 
 def is_held(path: str, lease_duration: float) -> bool:
-  """Whether another process that is alive holds a lock.
+  """Returns whether another living process holds a lock.
 
   Args:
-    path: Of its object.
-    lease_duration: Seconds without a write until it is free.
+    path: The path of its object.
+    lease_duration: Seconds without a write after which it is free.
   """
   files: Any = storage.file_system(path)
   try:
@@ -70,7 +70,7 @@ def _parse(content: bytes) -> dict[str, Any]:
 
 
 class BucketLease:
-  """Holds an object, as `filelock.SoftFileLease` does a file."""
+  """A lease on an object, as `filelock.SoftFileLease` is one on a file."""
 
   def __init__(
     self,
@@ -79,13 +79,13 @@ class BucketLease:
     heartbeat_interval: float,
     on_loss: Callable[[str], None],
   ):
-    """Notes its arguments.
+    """Makes a lease, which is not acquired yet.
 
     Args:
-      path: Of the object.
-      lease_duration: Seconds without a write until another may take it.
+      path: The path of the object.
+      lease_duration: Seconds without a write after which another may take it.
       heartbeat_interval: Seconds between writes.
-      on_loss: Called, in another thread, if another took it, with the reason.
+      on_loss: Called in another thread with the reason, if another took it.
     """
     self._path = path
     self._files: Any = storage.file_system(path)
@@ -108,10 +108,10 @@ class BucketLease:
     return _parse(there[0]).get("token", ""), there[1]
 
   def acquire(self, timeout: float, poll_interval: float) -> None:
-    """Takes the object, if it is free or its holder is gone.
+    """Takes the object once it is free or its holder is gone.
 
     Raises:
-      filelock.Timeout: if neither is so until `timeout` seconds have passed.
+      filelock.Timeout: if a living process holds it for `timeout` seconds.
     """
     end = time.monotonic() + timeout
     while not self._try():
@@ -122,7 +122,7 @@ class BucketLease:
     self._thread.start()
 
   def confirm(self) -> bool:
-    """Writes the object, and returns whether it still was this holder's."""
+    """Rewrites the object; returns whether this lease still held it."""
     with self._writing:
       if self._released.is_set():
         return False
@@ -177,7 +177,7 @@ class BucketLease:
       try:
         is_held = self.confirm()
       except Exception:
-        # Out of reach for long. `RunLock.check` asks again.
+        # The bucket was out of reach. `RunLock.check` tries again.
         continue
       if not is_held and not self._released.is_set():
         self._on_loss("its object was replaced")

@@ -1,7 +1,8 @@
-"""SHA-256 of a folder's files, kept in the folder as `digests.json`."""
+"""SHA-256 digests of a folder's files, kept in it as `digests.json`."""
 
 from collections.abc import Collection
 from concurrent import futures
+import hashlib
 import json
 import os
 from typing import Any
@@ -12,7 +13,7 @@ from t5x.files import safe_files, storage
 
 NAME = "digests.json"
 _KEY = "sha256"
-# Files that are read at the same time; hashing lets other threads run.
+# Files to read at the same time; hashing releases the GIL.
 _READERS = 8
 
 
@@ -33,31 +34,39 @@ def write(
     if name.partition("/")[0] not in left_out
   ]
   with futures.ThreadPoolExecutor(_READERS) as pool:
-    values = pool.map(lambda name: safe_files.digest(folder / name), names)
+    values = pool.map(lambda name: _sha256(folder / name), names)
     found = dict(zip(names, values, strict=True))
   safe_files.write(folder / NAME, json.dumps({_KEY: found}, indent=1) + "\n")
 
 
 def are_in(folder: str | os.PathLike[str]) -> bool:
-  """Whether a folder has digests."""
+  """Returns whether a folder has digests."""
   file = epath.Path(folder) / NAME
   return os.path.islink(file) or file.exists()
 
 
 def text(folder: str | os.PathLike[str]) -> str:
-  """Returns the file of digests, whatever is in it."""
+  """Returns the content of the file of digests, damaged or not."""
   return (epath.Path(folder) / NAME).read_bytes().decode(errors="replace")
+
+
+def _sha256(path: epath.Path) -> str:
+  digest = hashlib.sha256()
+  with path.open("rb") as file:
+    while block := file.read(2**20):
+      digest.update(block)
+  return digest.hexdigest()
 
 
 def damage(folder: str | os.PathLike[str], part: str = "") -> str | None:
   """Compares a folder with its digests.
 
   Args:
-    folder: The folder. A file that has no digest is not looked at.
-    part: With what the names of the files begin that are looked at.
+    folder: The folder. Files without a digest are not checked.
+    part: A prefix; only files whose names start with it are checked.
 
   Returns:
-    What is wrong, in words, or None.
+    A description of the damage, or None.
   """
   folder = epath.Path(folder)
   try:
@@ -74,9 +83,9 @@ def damage(folder: str | os.PathLike[str], part: str = "") -> str | None:
 
   def problem(name: str) -> str | None:
     try:
-      if safe_files.digest(folder / name) == expected[name]:
+      if _sha256(folder / name) == expected[name]:
         return None
-      return f"the content of {name} is not what was written"
+      return f"the content of {name} has changed since it was written"
     except FileNotFoundError:
       return f"{name} is missing"
     except OSError as error:

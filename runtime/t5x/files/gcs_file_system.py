@@ -1,6 +1,7 @@
-"""gcsfs, patient, and for folders that others write to as well.
+"""A more patient gcsfs, for folders that other programs write to as well.
 
-`t5x.files.storage` makes it what `fsspec`, and so etils' `epath`, takes for `gs://`.
+`t5x.files.storage` registers it with `fsspec` for `gs://`, so that
+etils' `epath` uses it.
 """
 
 import asyncio
@@ -15,17 +16,17 @@ from typing import Any
 import aiohttp
 from gcsfs import core, retry
 
-# A server that is overloaded is asked again for so long, and one that never
-# answered yet, which may be out of reach, for so long.
+# Seconds of retries to an overloaded server, and to one that has not answered
+# yet and may be out of reach.
 PATIENCE_SECONDS = 300.0
 DOOR_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 16.0
-# Asks once; gcsfs's own gives up after six times.
+# A single try; gcsfs itself gives up after six.
 _ask_once: Any = inspect.unwrap(core.GCSFileSystem._request)
 
 
 def waits() -> Iterator[float]:
-  """Seconds to wait before each new try, until patience is at its end."""
+  """Yields seconds to wait before each new try, until patience runs out."""
   end = time.monotonic() + PATIENCE_SECONDS
   wait = _FIRST_WAIT
   while time.monotonic() < end:
@@ -34,16 +35,16 @@ def waits() -> Iterator[float]:
 
 
 class FileSystem(core.GCSFileSystem):
-  """Cloud Storage without a memory of what lay in it a moment ago."""
+  """A file system of Cloud Storage that caches no listings."""
 
-  # Its type is lost on the way to gcsfs.
+  # gcsfs gives it no type.
   call: Any
   # Whether the server ever answered, and whether it was given up before.
   _was_reached = _was_given_up = False
 
   def __init__(self, *args: Any, **kwargs: Any):
-    """See `gcsfs.GCSFileSystem`."""
-    # TensorStore and other hosts write there too.
+    """Takes the arguments of `gcsfs.GCSFileSystem`."""
+    # TensorStore and other hosts write to the bucket too.
     super().__init__(*args, **{**kwargs, "use_listings_cache": False})
 
   async def _request(self, *args: Any, **kwargs: Any) -> Any:
@@ -69,7 +70,7 @@ class FileSystem(core.GCSFileSystem):
       await asyncio.sleep(wait)
     return await _ask_once(self, *args, **kwargs)
 
-  # There are no folders, and nobody wants a bucket made.
+  # There are no folders, and no caller wants to create a bucket.
   def mkdir(self, path: str, *args: Any, **kwargs: Any) -> None:
     del path, args, kwargs
 
@@ -82,7 +83,7 @@ class FileSystem(core.GCSFileSystem):
       await super()._rm_file(path, **kwargs)
 
   def read_version(self, path: str) -> tuple[bytes, str] | None:
-    """Returns what an object holds, and its generation, or None."""
+    """Returns the content and the generation of an object, or None."""
     bucket, name, _ = self.split_path(path)
     try:
       headers, content = self.call(
@@ -93,21 +94,21 @@ class FileSystem(core.GCSFileSystem):
     return content, headers["X-Goog-Generation"]
 
   def write_version(self, path: str, content: bytes, replaces: str) -> str:
-    """Writes an object if it is of a generation.
+    """Writes an object if it has a given generation.
 
     Args:
-      path: Of the object.
-      content: What to write.
-      replaces: The generation; "0" is none: there must be no object.
+      path: The path of the object.
+      content: The new content.
+      replaces: The generation; "0" if the object must not exist.
 
     Returns:
-      Its new generation.
+      The new generation.
 
     Raises:
-      FileExistsError: if it is of another one.
+      FileExistsError: if the object has another generation.
     """
     bucket, name, _ = self.split_path(path)
-    # A part that names the object, and one that is it.
+    # The first part names the object, the second is its content.
     parts = (json.dumps({"name": name}).encode(), content)
     body = b"".join(
       b"--part\r\nContent-Type: application/json\r\n\r\n%s\r\n" % part
@@ -124,14 +125,14 @@ class FileSystem(core.GCSFileSystem):
         json_out=True,
       )
     except FileExistsError:
-      # Or did the first try succeed, and its answer was lost?
+      # The first try may have succeeded, and its answer been lost.
       if (there := self.read_version(path)) and there[0] == content:
         return there[1]
       raise
     return answer["generation"]
 
   def remove_version(self, path: str, generation: str) -> None:
-    """Deletes an object, if it is still of this generation."""
+    """Deletes an object if it still has this generation."""
     bucket, name, _ = self.split_path(path)
     with contextlib.suppress(FileExistsError, FileNotFoundError):
       self.call(

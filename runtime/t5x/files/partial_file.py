@@ -1,8 +1,8 @@
-"""A file that is written in chunks, and goes on where it was cut off.
+"""A file that is written in chunks and resumes where it was cut off.
 
 `<path>.partial` has the chunks; beside it, `<path>.partial.digests` has a line
-for each: its end in bytes, the lines up to there, and the SHA-256 of all that.
-What is not what was written, in whatever way, is written again.
+for each: its end in bytes, the number of lines up to there, and the SHA-256 of
+everything up to there. Any damaged part is written again.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,29 @@ from t5x.files import storage
 
 
 class PartialFile:
-  """The file, open for more."""
+  """A partial file that takes more chunks.
+
+  Attributes:
+    num_lines: Whole lines so far.
+  """
 
   def __init__(self, path: str):
-    """Opens the file, and cuts off what is damaged.
+    """Opens the file, and cuts off any damaged part.
 
     Args:
-      path: Of the whole file.
+      path: The path of the whole file.
     """
     self._path = path
     self._partial = f"{path}.partial"
     self._digests = f"{path}.partial.digests"
     self._hash = hashlib.sha256()
-    # Lines that are there already.
     self.num_lines = 0
     size, entries = self._good_part()
     self._data = storage.GrowingFile(self._partial, size)
     self._log = storage.GrowingFile(self._digests, entries)
 
   def _good_part(self) -> tuple[int, int]:
-    """Returns the sizes, in bytes, of what is good in the two files."""
+    """Returns the sizes in bytes of the undamaged parts of both files."""
     try:
       log = epath.Path(self._digests).read_bytes()
       entries = log.splitlines(keepends=True)
@@ -57,7 +60,7 @@ class PartialFile:
       size, used = end, used + len(entry)
     if size < len(content):
       logging.warning(
-        "Of %s, %d lines are whole; what follows is written again.",
+        "%s has %d whole lines; the rest is written again.",
         self._partial,
         self.num_lines,
       )
@@ -73,7 +76,7 @@ class PartialFile:
     self._log.write(json.dumps(entry).encode() + b"\n")
 
   def close(self, is_whole: bool) -> None:
-    """Closes the file, and gives it its name if it is whole."""
+    """Closes the file, and renames it to its final name if it is whole."""
     self._log.close()
     self._data.close(is_whole)
     if is_whole:

@@ -1,14 +1,13 @@
-"""Files that are whole or not there, and what to do with one that is neither.
+"""Files that are replaced whole, and the treatment of damaged ones.
 
 Content goes into a new file of an unpredictable name beside the old one, is
-forced to disk, and takes its name: a reader sees the old or the new content,
-also after a crash, and nobody can lay a link where it is written. In a bucket,
-an object is written whole as it is.
+forced to disk, and is renamed: a reader sees the old or the new content, even
+after a crash, and no link can lie in wait at that name. In a bucket, objects
+are written whole anyway.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
-import hashlib
 import io
 import os
 import pathlib
@@ -23,19 +22,19 @@ from t5x.files import storage
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-  """Replaces a file whole, or, where that is left by an error, not at all.
+  """Replaces a file whole; an error inside the `with` leaves it as it was.
 
   Args:
     path: The file. A link is replaced, not followed.
 
   Yields:
-    What to write the new content to.
+    The file to write the new content to.
 
   Raises:
-    OSError: if it cannot be written; it names the file, and nothing new stays.
+    OSError: if it cannot be written; it names the file, and leaves nothing new.
   """
   if "://" in os.fspath(path):
-    # An object of a bucket appears whole or not at all.
+    # An object in a bucket appears whole or not at all.
     buffer = io.BytesIO()
     yield buffer
     epath.Path(path).write_bytes(buffer.getvalue())
@@ -56,12 +55,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
   except OSError as error:
     if error.errno is None:
       raise
-    # That of a full disk names no file.
+    # The error of a full disk names no file.
     raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:
-  """Replaces a file whole, or not at all, as `replacing` does.
+  """Replaces a file whole or leaves it as it was; see `replacing`.
 
   Args:
     path: The file.
@@ -76,11 +75,11 @@ def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
 
   Args:
     path: The file or folder.
-    why: What is wrong with it.
-    instead: What is done without it; a sentence.
+    why: The damage, in words.
+    instead: A sentence that says how the caller goes on without it.
 
   Returns:
-    Its new path: `<path>.damaged`, or `<path>.damaged_2` and so on.
+    The new path: `<path>.damaged`, or `<path>.damaged_2` and so on.
   """
   path = os.fspath(path)
   new, number = f"{path}.damaged", 1
@@ -94,24 +93,15 @@ def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
   return new
 
 
-def digest(path: str | os.PathLike[str]) -> str:
-  """Returns the SHA-256 of a file's content, in hexadecimal digits."""
-  digest = hashlib.sha256()
-  with epath.Path(path).open("rb") as file:
-    while block := file.read(2**20):
-      digest.update(block)
-  return digest.hexdigest()
-
-
 def remove_leftovers(
   folder: str | os.PathLike[str], is_ours: Callable[[str], bool]
 ) -> None:
-  """Removes what `write` left in a folder when its process was killed.
+  """Removes the temporary files that a killed process left in a folder.
 
   Args:
-    folder: The folder; nobody else may be writing to it.
-    is_ours: Whether a file of that name, without the additions, is written by
-      the caller.
+    folder: The folder; no other process may be writing to it.
+    is_ours: Takes the name of a file that a temporary one was to replace, and
+      returns whether the caller writes it.
   """
   if storage.is_bucket(folder):
     return
