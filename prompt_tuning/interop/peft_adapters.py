@@ -69,8 +69,7 @@ def save_adapter(
   weights = safetensors.numpy.save({_KEY: array}, {"format": "pt", **header})
   prompt_files.write_whole(folder / WEIGHTS, weights)
   # Written last, because it makes the folder an adapter.
-  text = json.dumps(config, indent=2) + "
-"
+  text = json.dumps(config, indent=2) + "\n"
   prompt_files.write_whole(folder / CONFIG, text.encode())
 
 

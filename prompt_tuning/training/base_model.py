@@ -14,7 +14,6 @@ import seqio
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.inference.frozen_model import base_fingerprint
 from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
 from prompt_tuning.training import google_t5x
 from t5x import checkpoints, partitioning
@@ -104,6 +103,9 @@ def check_compatible(
     return
   frozen = prompt_files.UNKNOWN
   if not google_t5x.is_installed():
+    # It needs the runtime's checkpoints.
+    from prompt_tuning.inference.frozen_model import base_fingerprint
+
     frozen = base_fingerprint(checkpoints.open_checkpoint(checkpoint_path))
   for metadata in found:
     prompt_files.check_compatible(
