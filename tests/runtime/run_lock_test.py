@@ -12,7 +12,7 @@ from t5x.files import run_lock
 # Holds a lock until it is killed.
 _HOLD = """
 import sys, time
-from t5x import run_lock
+from t5x.files import run_lock
 with run_lock.RunLock(sys.argv[1], "MODEL_DIR"):
   print("held", flush=True)
   time.sleep(600)
