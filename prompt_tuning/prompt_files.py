@@ -12,7 +12,6 @@ import hashlib
 import io
 import math
 import os
-import secrets
 import shutil
 import tempfile
 import tokenize
@@ -23,6 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from prompt_tuning import whole_files
 from prompt_tuning.types import Array
 
 FORMAT_VERSION = 1
@@ -83,7 +83,7 @@ def save_prompt(
   """
   path = epath.Path(path)
   array = checked(np.asarray(prompt), path)
-  write_whole(path, content(array, metadata, _suffix(path)))
+  whole_files.write(path, content(array, metadata, _suffix(path)))
 
 
 def content(
@@ -102,36 +102,6 @@ def content(
     return buffer.getvalue()
   header = None if metadata is None else to_header(metadata, array)
   return safetensors.numpy.save({_KEY: array}, header)
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-  """Replaces a file whole, or leaves it as it was.
-
-  Args:
-    path: The file. A link is replaced, not followed. An object of a bucket
-      appears whole as it is.
-    content: The new content.
-
-  Raises:
-    OSError: if it cannot be written; it names the file, and nothing new stays.
-  """
-  target = epath.Path(path)
-  if "://" in os.fspath(path):
-    target.write_bytes(content)
-    return
-  # Nobody can have laid a link at an unpredictable name.
-  temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-  try:
-    with open(temporary, "xb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError as error:
-    # That of a full disk names no file.
-    raise OSError(error.errno, error.strerror, str(path)) from error
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def load_prompt(

@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # In order: a room imports only from those above it.
 ROOMS = (
-  ("types", "text_tables"),
+  ("types", "whole_files", "text_tables"),
   ("prompts", "masks", "injections", "prompt_files"),
   ("methods",),
   ("models",),

@@ -24,7 +24,7 @@ from google.protobuf import message
 import seqio
 import tensorflow as tf
 
-from prompt_tuning import prompt_files
+from prompt_tuning import whole_files
 
 
 class ModelVocabulary:
@@ -127,7 +127,7 @@ def _on_disk(path: str) -> str:
   name = f"{hashlib.sha256(content).hexdigest()}.model"
   copied = pathlib.Path(cache, "prompt_tuning", "vocabularies", name)
   copied.parent.mkdir(parents=True, exist_ok=True)
-  prompt_files.write_whole(copied, content)
+  whole_files.write(copied, content)
   return str(copied)
 
 

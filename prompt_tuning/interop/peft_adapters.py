@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from prompt_tuning import prompt_files
+from prompt_tuning import prompt_files, whole_files
 from prompt_tuning.types import Array
 
 CONFIG = "adapter_config.json"
@@ -67,10 +67,10 @@ def save_adapter(
   }
   folder.mkdir(parents=True, exist_ok=True)
   weights = safetensors.numpy.save({_KEY: array}, {"format": "pt", **header})
-  prompt_files.write_whole(folder / WEIGHTS, weights)
+  whole_files.write(folder / WEIGHTS, weights)
   # Written last, because it makes the folder an adapter.
   text = json.dumps(config, indent=2) + "\n"
-  prompt_files.write_whole(folder / CONFIG, text.encode())
+  whole_files.write(folder / CONFIG, text.encode())
 
 
 def load_adapter(

@@ -7,12 +7,12 @@ import stat
 
 import pytest
 
-from prompt_tuning import prompt_files
+from prompt_tuning import whole_files
 from t5x.files import safe_files
 
 # The runtime's writer, and that of prompts, which needs no runtime.
 WRITERS = pytest.mark.parametrize(
-  "write", [safe_files.write, prompt_files.write_whole]
+  "write", [safe_files.write, whole_files.write]
 )
 
 
