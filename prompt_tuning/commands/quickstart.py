@@ -14,7 +14,6 @@ split. The same command resumes an interrupted run.
 
 import argparse
 import collections
-from collections.abc import Iterator
 import json
 import pathlib
 import subprocess
@@ -58,48 +57,15 @@ def run(args: argparse.Namespace) -> None:
       "The quick start needs the checkpoints of the repository: run it in a "
       "checkout."
     )
-  model, default_task, default_steps = MODELS[args.model]
-  task = args.task or default_task
-  if task.partition("_")[0] != default_task.partition("_")[0]:
-    raise ValueError(
-      f"{args.model} knows tasks like {default_task}, not {task}."
-    )
-  folder = root / "runs" / "quickstart" / task
-  if args.model != "t5_small":
-    folder = folder.with_name(f"{args.model}-{task}")
+  model, own_task, steps = MODELS[args.model]
+  task, steps = args.task or own_task, args.steps or steps
+  if task.partition("_")[0] != own_task.partition("_")[0]:
+    raise ValueError(f"{args.model} knows tasks like {own_task}, not {task}.")
+  folder = root / "runs" / "quickstart" / f"{args.model}-{task}"
   began = time.monotonic()
-
-  def start(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", *words], cwd=root)
-
   if args.model == "t5_small":
-    print("\n== Importing T5 small", flush=True)
-    _wait(start("prompt_tuning", "import", "t5_small"))
-  print(f"\n== Training a prompt on {task}", flush=True)
-  _wait(start(*_train(model, task, args.steps or default_steps, folder)))
-  print("\n== Evaluating the frozen model, and the prompt with it", flush=True)
-  # Both at the same time, as each of them mostly reads data.
-  _wait(*(start(*words) for words in _evaluations(model, task, folder)))
-  print()
-  seconds = time.monotonic() - began
-  for name, value in {
-    **_table(task, folder),
-    "seconds": f"{seconds:.0f}",
-  }.items():
-    print(f"{name:<16} {value}")
-
-
-def _wait(*processes: subprocess.Popen[bytes]) -> None:
-  """Waits for programs; if one has failed, exits with its status."""
-  for status in [process.wait() for process in processes]:
-    if status:
-      sys.exit(status)
-
-
-def _train(
-  model: str, task: str, steps: int, folder: pathlib.Path
-) -> list[str]:
-  return _t5x(
+    _run(root, "Importing T5 small", ["prompt_tuning", "import", "t5_small"])
+  train = _t5x(
     "train",
     [model, "recipes/prompt_tuning"],
     MODEL_DIR=str(folder),
@@ -111,26 +77,53 @@ def _train(
     PROMPT_LENGTH=20,
     DROPOUT_RATE=0.0,
   )
+  _run(root, f"Training a prompt on {task}", train)
+  frozen, prompted = folder / "frozen", folder / "prompted"
+  prompt_file = folder / "prompt.safetensors"
+  _run(
+    root,
+    "Evaluating the frozen model, and the prompt with it",
+    _t5x(
+      "eval",
+      [model, "runs/eval"],
+      TASK=task,
+      SPLIT="test",
+      EVAL_OUTPUT_DIR=str(frozen),
+      OPTIMIZER=None,  # No recipe binds one, and evaluation needs none.
+    ),
+    _t5x(
+      "eval",
+      [model, "recipes/evaluate_prompt"],
+      TASK=task,
+      SPLIT="test",
+      EVAL_OUTPUT_DIR=str(prompted),
+      PROMPT_FILE=str(prompt_file),
+    ),
+  )
+  parameters = _record(folder)["parameters"]
+  share = parameters["trainable"] / sum(parameters.values())
+  print(f"""
+task             {task} (a generated miniature), test split
+majority class   {_majority(frozen, task):.1f}%
+frozen model     {_score(frozen, task)}
+with the prompt  {_score(prompted, task)}
+trainable        {parameters["trainable"]:,} parameters ({share:.4%})
+prompt file      {prompt_file} ({prompt_file.stat().st_size:,} bytes)
+record           {folder / "record.json"}
+TensorBoard      pip install tensorboard; tensorboard --logdir {folder}
+seconds          {time.monotonic() - began:.0f}""")
 
 
-def _evaluations(
-  model: str, task: str, folder: pathlib.Path
-) -> Iterator[list[str]]:
-  test = {"TASK": task, "SPLIT": "test"}
-  yield _t5x(
-    "eval",
-    [model, "runs/eval"],
-    EVAL_OUTPUT_DIR=str(folder / "frozen"),
-    OPTIMIZER=None,  # No recipe binds one, and evaluation needs none.
-    **test,
-  )
-  yield _t5x(
-    "eval",
-    [model, "recipes/evaluate_prompt"],
-    EVAL_OUTPUT_DIR=str(folder / "prompted"),
-    PROMPT_FILE=str(folder / "prompt.safetensors"),
-    **test,
-  )
+def _run(root: pathlib.Path, title: str, *commands: list[str]) -> None:
+  """Runs modules at the same time; exits with the status of a failed one."""
+  print(f"\n== {title}", flush=True)
+  processes = [
+    subprocess.Popen([sys.executable, "-m", *words], cwd=root)
+    for words in commands
+  ]
+  for status in [process.wait() for process in processes]:
+    if status:
+      sys.exit(status)
 
 
 def _t5x(program: str, gin_files: list[str], **macros: Any) -> list[str]:
@@ -140,23 +133,6 @@ def _t5x(program: str, gin_files: list[str], **macros: Any) -> list[str]:
     + [f"--gin_file=gin/{name}.gin" for name in gin_files]
     + [f"--gin.{name}={value!r}" for name, value in macros.items()]
   )
-
-
-def _table(task: str, folder: pathlib.Path) -> dict[str, str]:
-  """Returns name -> value for the summary of the finished runs."""
-  parameters = _record(folder)["parameters"]
-  share = parameters["trainable"] / sum(parameters.values())
-  prompt_file = folder / "prompt.safetensors"
-  return {
-    "task": f"{task} (a generated miniature), test split",
-    "majority class": f"{_majority(folder / 'frozen', task):.1f}%",
-    "frozen model": _score(folder / "frozen", task),
-    "with the prompt": _score(folder / "prompted", task),
-    "trainable": f"{parameters['trainable']:,} parameters ({share:.4%})",
-    "prompt file": f"{prompt_file} ({prompt_file.stat().st_size:,} bytes)",
-    "record": str(folder / "record.json"),
-    "TensorBoard": f"pip install tensorboard; tensorboard --logdir {folder}",
-  }
 
 
 def _record(folder: pathlib.Path) -> dict[str, Any]:
