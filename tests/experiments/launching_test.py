@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import pickle
 import signal
 import subprocess
@@ -18,15 +17,12 @@ from prompt_tuning.experiments import launching, processes, running
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 def _start(place, *arguments, stdout=subprocess.PIPE):
   return subprocess.Popen(
     [
-      *(sys.executable, "-m", "prompt_tuning", "launch"),
-      *(place.root / "configs" / "x.toml", f"--root={place.root}"),
-      *arguments,
+      *(sys.executable, "-m", "prompt_tuning", "launch", "x"),
+      *(f"--root={place.root}", *arguments),
     ],
     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     stderr=subprocess.PIPE,
@@ -34,6 +30,17 @@ def _start(place, *arguments, stdout=subprocess.PIPE):
     text=True,
     start_new_session=True,
   )
+
+
+def _launch(place, *arguments):
+  return console.main(["launch", "x", f"--root={place.root}", *arguments])
+
+
+def _wait(is_true, seconds=60):
+  deadline = time.monotonic() + seconds
+  while not is_true():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
 
 
 def test_launch_runs_what_has_no_record(tmp_path):
@@ -116,40 +123,32 @@ def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
   # Without the folder of this machine.
   assert counting.filed(place)["cb-seed1"]["error"] == error
   assert launching.launch(cells, place) == []
-  assert console.main(["launch", "x", f"--root={place.root}"]) == 1
+  assert _launch(place) == 1
   (again,) = launching.launch(cells, place, retry_failed=True)
   assert again.status == "failed"
 
 
-@pytest.mark.parametrize("kill_the_run_too", [True, False])
-def test_killed_at_three_moments_it_ends_with_the_same_records(
-  tmp_path, kill_the_run_too
-):
+def test_killed_at_three_moments_it_ends_with_the_same_records(tmp_path):
   whole = counting.place(tmp_path / "whole")
   launching.launch(counting.cells(whole), whole)
 
   place = counting.place(tmp_path / "parts", sleep=0.15)
   folders = [place.folder(cell) for cell in counting.cells(place)]
-  moments = [
-    folders[0] / "record.json",  # The first run has begun.
-    folders[1] / "steps",  # The second has saved something.
-    place.record(counting.cells(place)[1]),  # It is over, the third begins.
+  moments = [  # And whether the run is killed too.
+    (folders[0] / "record.json", False),  # The first run has begun.
+    (folders[1] / "steps", True),  # The second has saved something.
+    # It is over, the third begins.
+    (place.record(counting.cells(place)[1]), False),
   ]
-  for moment in moments:
+  for moment, kill_the_run_too in moments:
     launcher = _start(place)
-    deadline = time.monotonic() + 60
-    while not moment.exists():
-      assert launcher.poll() is None, launcher.stderr.read()
-      assert time.monotonic() < deadline
-      time.sleep(0.01)
+    _wait(lambda moment=moment: moment.exists())
     if kill_the_run_too:
       os.killpg(launcher.pid, signal.SIGKILL)
     else:
       launcher.kill()
     launcher.communicate()
-  launcher = _start(place)
-  _, errors = launcher.communicate(timeout=60)
-  assert launcher.returncode == 0, errors
+  assert _launch(place) == 0
 
   def same(records):
     return {
@@ -158,12 +157,13 @@ def test_killed_at_three_moments_it_ends_with_the_same_records(
     }
 
   assert same(counting.filed(place)) == same(counting.filed(whole))
-  # No run was in two processes, and none began anew.
-  for folder in folders:
-    starts = [int(x) for x in (folder / "starts").read_text().split()]
-    assert starts == sorted(starts)
-    if not kill_the_run_too:
-      assert starts == [0]
+  # No run was in two processes, and none that was not killed began anew.
+  starts = [
+    [int(x) for x in (folder / "starts").read_text().split()]
+    for folder in folders
+  ]
+  assert starts[1] == sorted(starts[1])
+  assert starts[::2] == [[0], [0]]
 
 
 def test_what_goes_wrong_with_one_cell_does_not_stop_the_others(
@@ -206,18 +206,14 @@ def test_early_stopped_run_is_no_failure(tmp_path):
   program.write_text(
     program.read_text().replace('status="finished"', 'status="stopped"')
   )
-  launcher = _start(place)
-  _, errors = launcher.communicate(timeout=60)
-  assert launcher.returncode == 0, errors
+  assert _launch(place) == 0
   assert launching.launch(counting.cells(place), place) == []
 
 
 def test_stopped_launcher_stops_its_runs(tmp_path):
   place = counting.place(tmp_path, sleep=30)
   launcher = _start(place)
-  while not list(tmp_path.glob("runs/x/*/record.json")):
-    assert launcher.poll() is None, launcher.stderr.read()
-    time.sleep(0.01)
+  _wait(lambda: list(tmp_path.glob("runs/x/*/record.json")))
   launcher.send_signal(signal.SIGTERM)
   _, errors = launcher.communicate(timeout=30)
   assert launcher.returncode == 128 + signal.SIGTERM
@@ -225,11 +221,11 @@ def test_stopped_launcher_stops_its_runs(tmp_path):
   assert not counting.filed(place)
 
 
-def test_dry_run_prints_plain_commands(tmp_path):
+def test_dry_run_prints_plain_commands(tmp_path, capsys):
   place = counting.place(tmp_path)
   running.run_cell(counting.cells(place)[0], place)
-  launcher = _start(place, "--dry-run", "--cell=cb-seed[01]")
-  commands, summary = launcher.communicate()
+  assert _launch(place, "--dry-run", "--cell=cb-seed[01]") == 0
+  commands, summary = capsys.readouterr()
   assert commands.splitlines()[1] == (
     "python -m program.train --gin.SEED=1 --gin.SLEEP=0.0 '--gin.FAIL=\"\"' "
     "'--gin.MODEL_DIR=\"runs/x/cb-seed1\"'"
@@ -264,12 +260,25 @@ def test_sheet_is_named_by_name_or_path(tmp_path, monkeypatch, capsys, name):
   assert "3 of 3 cells to run." in capsys.readouterr().err
 
 
-def test_sheet_with_a_command_of_its_own_is_left_to_that(tmp_path, capsys):
+@pytest.mark.parametrize(
+  ("arguments", "old", "new", "message"),
+  [
+    ((), "title", 'launch = "a.py"\ntitle', "x is run by a.py."),
+    ((), "files = []", 'files = ["no.gin"]', "no.gin, which cb-seed0 and 2 "),
+    (["--cell=no"], "", "", "No cell is called no; there is cb-seed0, cb-"),
+    (["--submit=local", "--jobs=2"], "", "", "--jobs is for this machine"),
+    (["--option=timeout_min=1"], "", "", "--option is for --submit"),
+  ],
+)
+def test_errors_are_one_line(tmp_path, capsys, arguments, old, new, message):
   place = counting.place(tmp_path)
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(f'launch = "python other.py"\n{sheet.read_text()}')
-  assert console.main(["launch", "x", "--dry-run", f"--root={tmp_path}"]) == 1
-  assert "x is run by python other.py." in capsys.readouterr().err
+  counting.edit(place, old, new)
+  assert _launch(place, "--dry-run", *arguments) == 1
+  output, error = capsys.readouterr()
+  assert not output
+  assert error.startswith("Error: ")
+  assert message in error
+  assert len(error.splitlines()) == 1
 
 
 def test_one_run_in_other_words_is_run_once(tmp_path):
@@ -291,26 +300,9 @@ def test_one_run_in_other_words_is_run_once(tmp_path):
   assert [cell.full_name for cell in todo] == [f"x/cb-seed{i}" for i in "012"]
 
 
-def test_dry_run_sees_a_gin_file_that_is_not_there(tmp_path, capsys):
-  place = counting.place(tmp_path)
-  counting.edit(place, "gin_files = []", 'gin_files = ["no.gin"]')
-  assert console.main(["launch", "x", "--dry-run", f"--root={tmp_path}"]) == 1
-  output, error = capsys.readouterr()
-  assert not output
-  assert "no gin file no.gin, which cb-seed0 and 2 more cells" in error
-
-
-def test_unknown_cell_is_one_line(tmp_path):
-  launcher = _start(counting.place(tmp_path), "--cell=nothing")
-  _, errors = launcher.communicate()
-  assert launcher.returncode == 1
-  assert errors.startswith("Error: No cell is called nothing; there is cb-seed")
-  assert len(errors.splitlines()) == 1
-
-
 def test_clock_goes_by_the_most_similar_cells():
   def cell(**point):
-    return Cell("x", str(point), point, "", False, ())
+    return Cell("x", str(point), point, "", False, "", (), {}, "")
 
   def outcome(seconds, **point):
     return running.Outcome(cell(**point), "finished", None, seconds)
@@ -330,19 +322,12 @@ def test_clock_goes_by_the_most_similar_cells():
 def test_cluster_jobs_leave_records(tmp_path):
   pytest.importorskip("submitit")
   place = counting.place(tmp_path)
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(sheet.read_text() + "[values.seed.2]\nlast = true\n")
-  launcher = _start(
-    place, "--cell=*[02]", "--submit=local", "--option=timeout_min=1"
-  )
-  job, errors = launcher.communicate(timeout=60)
-  assert launcher.returncode == 0, errors
-  assert job.strip()
+  counting.edit(place, "[layout]", "[values.seed.2]\nlast = true\n[layout]")
+  words = ("--cell=*[02]", "--submit=local", "--option=timeout_min=1")
+  job, errors = _start(place, *words).communicate(timeout=60)
+  assert job.strip(), errors
   assert "1 cell waits for these" in errors
-  deadline = time.monotonic() + 60
-  while not counting.filed(place):
-    assert time.monotonic() < deadline
-    time.sleep(0.1)
+  _wait(lambda: counting.filed(place))
   assert list(counting.filed(place)) == ["cb-seed0"]
 
 
@@ -355,11 +340,9 @@ def test_second_cluster_job_of_a_cell_does_not_wait_for_the_first(tmp_path):
   options = {"timeout_min": 1}
   with running._locks(cell, place, processes.Processes(), waits=True):
     launching.submit([cell], place, "local", options, place.archive())
-    deadline = time.monotonic() + 45
-    while not (ends := list(tmp_path.glob("runs/submitit/*/*_result.pkl"))):
-      assert time.monotonic() < deadline
-      time.sleep(0.1)
-  _, outcome = pickle.loads(ends[0].read_bytes())
+    _wait(lambda: list(tmp_path.glob("runs/submitit/*/*_result.pkl")))
+  (end,) = tmp_path.glob("runs/submitit/*/*_result.pkl")
+  _, outcome = pickle.loads(end.read_bytes())
   assert outcome.status == "busy"
 
 
@@ -370,31 +353,14 @@ def test_jobs_of_a_real_slurm_leave_records(tmp_path):
   with slurm.cluster():
     launcher = _start(place, "--submit=slurm", "--option=timeout_min=1")
     ids, errors = launcher.communicate(timeout=60)
-    assert launcher.returncode == 0, errors
-    assert len(ids.split()) == 3
-    deadline = time.monotonic() + 120
-    while len(counting.filed(place)) < 3:
-      assert time.monotonic() < deadline
-      time.sleep(0.1)
+    assert len(ids.split()) == 3, errors
+    _wait(lambda: len(counting.filed(place)) == 3, 120)
   found = counting.filed(place).values()
   assert [record["status"] for record in found] == ["finished"] * 3
 
 
-@pytest.mark.parametrize(
-  "arguments", [("--submit=local", "--jobs=2"), ("--option=timeout_min=1",)]
-)
-def test_options_without_effect_are_refused(tmp_path, capsys, arguments):
-  counting.place(tmp_path)
-  words = ["launch", "x", f"--root={tmp_path}", *arguments]
-  assert console.main(words) == 1
-  assert " is for " in capsys.readouterr().err
-
-
 def test_option_that_the_cluster_does_not_know_is_one_line(tmp_path):
   pytest.importorskip("submitit")
-  launcher = _start(
-    counting.place(tmp_path), "--submit=slurm", "--option=wall_time=3"
-  )
-  _, errors = launcher.communicate(timeout=60)
-  assert launcher.returncode == 1
+  words = ("--submit=slurm", "--option=wall_time=3")
+  _, errors = _start(counting.place(tmp_path), *words).communicate(timeout=60)
   assert errors.splitlines()[-1].startswith("Error: submitit, cluster 'slurm'")
