@@ -72,7 +72,7 @@ def make_model(
   }
   if case.work == "rank":
     del arguments["decode_fn"]
-    return ranking.RankingModel(**arguments, labels=cases.LABELS)
+    return ranking.make_ranking_model(cases.LABELS, **arguments)
   return models.EncoderDecoderModel(**arguments)
 
 

@@ -20,9 +20,9 @@ import jax
 
 import prompt_tuning as pt
 from prompt_tuning.commands import console, serve
+from prompt_tuning.inference.batch_queue import Shape
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import Generation, Ranking, Request
-from prompt_tuning.inference.shapes import Shape
 from prompt_tuning.serving import server
 from t5x.runs import compilation_cache
 
@@ -61,7 +61,7 @@ def steps(checkpoint: str, folder: str) -> dict[str, Any]:
     "steps": found,
     "peak_bytes": _kilobytes("status", "VmHWM"),
     "compiled_resident_bytes": found["compiled"]["resident"],
-    "programs": len(engine._compiled),
+    "programs": len(engine._programs),
     "table_bytes": engine.table.array.nbytes,
     "model_bytes": sum(x.nbytes for x in jax.tree.leaves(engine.model.params)),
   }

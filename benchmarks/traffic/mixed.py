@@ -15,12 +15,11 @@ import prompt_tuning as pt
 from prompt_tuning import injections, prompts
 from prompt_tuning.data import text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.inference import prediction
+from prompt_tuning.inference.batch_queue import Shapes
 from prompt_tuning.inference.engine import Engine, Settings
 from prompt_tuning.inference.requests import Generation, Prompt
-from prompt_tuning.inference.shapes import Shapes
 from prompt_tuning.interop import checkpoint_conversion, peft_adapters
-from prompt_tuning.training import base_model
+from prompt_tuning.training import base_model, tuning
 from t5x import decoding, models, partitioning, utils
 from t5x.runs import inference
 
@@ -75,7 +74,7 @@ def answer(
   """Submits all requests at once; returns the tokens of each answer."""
   tickets = engine.submit(
     [
-      Generation(engine.tokens_of(text), prompt, TOKENS)
+      Generation(engine.model.encode(text), prompt, TOKENS)
       for text, prompt in pairs
     ]
   )
@@ -164,7 +163,7 @@ def throughput(
     asked = {
       "fifty": lambda: answer(engine, mixed),
       "one": lambda: answer(engine, [(x, single) for x in inputs]),
-      "peft": lambda: [peft.answer(engine.tokens_of(x), p) for x, p in few],
+      "peft": lambda: [peft.answer(model.encode(x), p) for x, p in few],
     }
     answers = {name: ask() for name, ask in asked.items()}  # And warms up.
     for _ in range(rounds):
@@ -240,7 +239,7 @@ def _infer(
       prompt.length, prompts.from_array(prompt.array)
     )
   )
-  runner = prediction.make_model(model.config, model.vocabulary, method)
+  runner = tuning.make_model(model.config, model.vocabulary, method)
   assert isinstance(runner, models.EncoderDecoderModel)
   runner._decode_fn = functools.partial(decoding.temperature_sample, topk=1)
   decode = runner.predict_batch_with_aux

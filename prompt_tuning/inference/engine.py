@@ -1,6 +1,6 @@
-"""One frozen model that answers with many prompts at once."""
+"""The engine: one frozen model that answers with many prompts at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import threading
 import time
@@ -8,37 +8,39 @@ import time
 from absl import logging
 
 from prompt_tuning.inference import batches
-from prompt_tuning.inference.compiled import Compiled
+from prompt_tuning.inference.batch_queue import (
+  BatchQueue,
+  Shape,
+  Shapes,
+)
+from prompt_tuning.inference.compiled import CompiledPrograms
 from prompt_tuning.inference.frozen_model import FrozenModel
-from prompt_tuning.inference.programs import TOP, Network
+from prompt_tuning.inference.programs import TOP
 from prompt_tuning.inference.prompt_table import PromptTable
 from prompt_tuning.inference.requests import (
-  Generation,
   Prompt,
   Ranking,
   Request,
   Ticket,
 )
-from prompt_tuning.inference.shapes import Shape, Shapes
-from prompt_tuning.inference.waiting import QueueFullError, Waiting
 
 
 class ClosedError(Exception):
-  """The engine takes no more requests."""
+  """An error for requests to an engine that takes no more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """How the engine works.
+  """Settings of an engine.
 
   Attributes:
-    shapes: Of batches.
+    shapes: The shapes of batches.
     slots: Prompts on the device; more are kept on the host, and swapped.
     longest_prompt: Positions of the longest prompt.
-    room: Requests that may wait.
+    room: Limit on waiting requests.
     patience: Seconds that a request waits for others to share a batch with.
-    chunk: Steps of decoding, after which other batches have their turn.
-    running: Batches that are decoded in turn, at most.
+    chunk: Steps of decoding before other batches get their turn.
+    running: Limit on batches that are decoded in turn.
   """
 
   shapes: Shapes = dataclasses.field(default_factory=Shapes)
@@ -52,14 +54,14 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class BatchDone:
-  """A batch that is over, for who counts.
+  """Statistics of a finished batch.
 
   Attributes:
-    shape: Of the batch.
-    requests: In it.
-    rows: Of it, those left over included.
-    input_tokens: Of prompts and inputs.
-    output_tokens: Of answers.
+    shape: Its shape.
+    requests: Number of requests.
+    rows: Number of rows, unused ones included.
+    input_tokens: Positions of prompts and tokens of inputs.
+    output_tokens: Tokens of answers.
     seconds: From its first step to its last.
   """
 
@@ -72,13 +74,13 @@ class BatchDone:
 
 
 class Engine:
-  """Answers requests, in batches, in a thread of its own.
+  """A thread that answers requests in batches.
 
   Attributes:
     model: The frozen model.
-    settings: How it works.
+    settings: Its settings.
     table: The prompts on the device.
-    failure: What ended the engine's thread, if anything did.
+    failure: The error that ended the thread, if one did.
   """
 
   def __init__(
@@ -87,39 +89,38 @@ class Engine:
     settings: Settings | None = None,
     on_batch: Callable[[BatchDone], None] = lambda done: None,
   ):
-    """Compiles nothing yet, and reads the model.
+    """Reads the model; compiles nothing yet.
 
     Args:
       model: The frozen model.
-      settings: How to work.
+      settings: Its settings.
       on_batch: Called in the engine's thread after every batch.
     """
     self.model = model
     self.settings = settings = settings or Settings()
     self.failure: BaseException | None = None
-    self._eos_id: int = model.vocabulary.eos_id
     self.table = PromptTable(
       settings.slots, settings.longest_prompt, model.config.emb_dim
     )
-    self._compiled = Compiled(
-      Network(model.config, self._eos_id), model.params, settings.shapes
+    self._programs = CompiledPrograms(
+      model.network, model.params, self.table, settings.shapes
     )
-    self._waiting = Waiting(
+    self._queue = BatchQueue(
       settings.shapes, settings.room, settings.patience, settings.slots
     )
     self._on_batch = on_batch
     self._changed = threading.Condition()
-    self._running: list[tuple[batches.Batch, Shape, int, float]] = []
+    self._running: list[_Running] = []
     self._is_closed = False
     self._thread = threading.Thread(target=self._work, name="engine")
 
   def start(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-    """Compiles everything, and begins to answer.
+    """Compiles everything, then begins to answer.
 
     Args:
-      should_stop: Asked before each program; True ends it, without a beginning.
+      should_stop: Called before each program; True ends the start.
     """
-    self._compiled.compile(self.table, should_stop)
+    self._programs.compile(should_stop)
     if not should_stop():
       self._thread.start()
 
@@ -140,31 +141,27 @@ class Engine:
 
   @property
   def is_ready(self) -> bool:
-    """Whether it answers."""
+    """True while it takes requests."""
     return self._thread.is_alive() and not self._is_closed
 
   @property
-  def waiting(self) -> int:
-    """Requests that wait for a batch."""
-    return len(self._waiting)
+  def queued(self) -> int:
+    """Number of requests that wait for a batch."""
+    return len(self._queue)
 
   @property
   def running(self) -> int:
-    """Requests that are worked on."""
-    return sum(len(batch.tickets) for batch, *_ in self._running)
-
-  def tokens_of(self, text: str) -> tuple[int, ...]:
-    """Encodes an input, with the end of sequence."""
-    return (*self.model.vocabulary.encode(text), self._eos_id)
+    """Number of requests in batches."""
+    return sum(len(batch.tickets) for batch in self._running)
 
   def submit(self, requests: Sequence[Request]) -> list[Ticket]:
-    """Takes requests, all or none.
+    """Takes all of the requests, or none.
 
     Args:
-      requests: Any kinds.
+      requests: Of any kinds.
 
     Returns:
-      What to wait for.
+      A ticket for each, to wait for.
 
     Raises:
       ValueError: if one cannot be answered; a `TooLongError` if it is too long.
@@ -182,12 +179,12 @@ class Engine:
           if self.failure
           else "The server is starting or stopping."
         )
-      self._waiting.put(tickets)
+      self._queue.put(tickets)
       self._changed.notify_all()
     return tickets
 
   def check_prompt(self, prompt: Prompt) -> None:
-    """Raises ValueError for a prompt that the table has no room for."""
+    """Raises ValueError for a prompt that is longer than the table's slots."""
     longest = self.settings.longest_prompt
     if prompt.length > longest:
       raise ValueError(
@@ -212,7 +209,13 @@ class Engine:
         f"Expected log probabilities of at most {TOP} tokens, got "
         f"{request.top_log_probs}."
       )
-    _check_search(request)
+    if request.num_beams and (
+      request.temperature or request.top_log_probs or request.on_token
+    ):
+      raise ValueError(
+        "Beam search does not support temperature, log probabilities of "
+        "tokens, or streaming."
+      )
 
   def _work(self) -> None:
     try:
@@ -220,12 +223,12 @@ class Engine:
         pass
     except BaseException as error:
       self.failure = error
-      logging.exception("The engine stops.")
+      logging.exception("The engine stopped.")
     finally:
       with self._changed:
         self._is_closed = True
-        left = self._waiting.clear()
-      for batch, *_ in self._running:
+        left = self._queue.clear()
+      for batch in self._running:
         left += batch.tickets
       for ticket in left:
         ticket.finish(
@@ -235,87 +238,75 @@ class Engine:
         )
 
   def _turn(self) -> bool:
-    """Begins a batch, if there is one, and goes on; False at the end."""
+    """Starts a batch, if there is one, and continues all; False at the end."""
     with self._changed:
       taken = None
       if len(self._running) < self.settings.running:
-        taken = self._waiting.take(time.monotonic())
+        taken = self._queue.take(time.monotonic())
       if taken is None and not self._running:
-        if self._waiting:
-          self._changed.wait(max(0, self._waiting.due() - time.monotonic()))
+        if self._queue:
+          self._changed.wait(max(0, self._queue.due() - time.monotonic()))
         elif self._is_closed:
           return False
         else:
           self._changed.wait()
         return True
     if taken is not None:
-      self._begin(*taken)
-    for entry in list(self._running):
-      self._advance(entry)
+      self._running.append(
+        _Running(
+          *taken,
+          batches.run(self._programs, *taken, self.settings.chunk),
+          time.monotonic(),
+        )
+      )
+    for batch in list(self._running):
+      self._advance(batch)
     return True
 
-  def _begin(self, tickets: list[Ticket], shape: Shape, rows: int) -> None:
-    started = time.monotonic()
+  def _advance(self, batch: "_Running") -> None:
     try:
-      batch = batches.make(
-        self._compiled,
-        self.table,
-        tickets,
-        shape,
-        rows,
-        self.settings.shapes.rows_of(shape),
-        self.settings.chunk,
-        self._eos_id,
-      )
-    except Exception as error:
-      self._fail(tickets, error)
-      if self.table.is_lost:
-        raise  # No batch would be answered any more.
-      return
-    self._running.append((batch, shape, rows, started))
-
-  def _advance(self, entry: tuple[batches.Batch, Shape, int, float]) -> None:
-    batch, shape, rows, started = entry
-    try:
-      if batch.advance():
+      made = next(batch.work, None)
+      if made is not None:
+        batch.output_tokens += made
         return
     except Exception as error:
-      self._fail(batch.tickets, error)
-    self._running.remove(entry)
+      logging.error("A batch failed.", exc_info=error)
+      for ticket in batch.tickets:
+        ticket.finish(error)
+      if self.table.is_lost:
+        raise  # No other batch could be answered.
+    self._running.remove(batch)
     requests = [ticket.request for ticket in batch.tickets]
     self._on_batch(
       BatchDone(
-        shape,
-        len(requests),
-        rows,
-        sum(
+        shape=batch.shape,
+        requests=len(requests),
+        rows=batch.rows,
+        input_tokens=sum(
           len(x.tokens) + (x.prompt.length if x.prompt else 0) for x in requests
         ),
-        batch.output_tokens,
-        time.monotonic() - started,
+        output_tokens=batch.output_tokens,
+        seconds=time.monotonic() - batch.started,
       )
     )
 
-  def _fail(self, tickets: Sequence[Ticket], error: Exception) -> None:
-    logging.error("A batch failed.", exc_info=error)
-    for ticket in tickets:
-      ticket.finish(error)
 
+@dataclasses.dataclass(eq=False)
+class _Running:
+  """A batch in progress.
 
-def _check_search(request: Generation) -> None:
-  if not request.num_beams:
-    return
-  if request.temperature or request.top_log_probs or request.on_token:
-    raise ValueError(
-      "Beam search goes without temperature, log probabilities of tokens and "
-      "streaming."
-    )
+  Attributes:
+    tickets: Its requests.
+    shape: Its shape.
+    rows: Its rows.
+    work: From `batches.run`.
+    started: Time of its start, on `time.monotonic`.
+    output_tokens: Tokens generated so far.
+  """
 
-
-__all__ = [
-  "BatchDone",
-  "ClosedError",
-  "Engine",
-  "QueueFullError",
-  "Settings",
-]
+  tickets: list[Ticket]
+  shape: Shape
+  rows: int
+  work: Iterator[int]
+  started: float
+  output_tokens: int = 0

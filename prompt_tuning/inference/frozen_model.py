@@ -1,22 +1,24 @@
 """A frozen T5 in memory, which answers with any prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import os
 import re
 import threading
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from etils import epath
 from flax import traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import seqio
 
 from prompt_tuning import injections, prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.inference.prediction import Predictor
+from prompt_tuning.inference import batches, ranking
+from prompt_tuning.inference.programs import Network
 from prompt_tuning.inference.tuned_prompt import TunedPrompt
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.models.t5 import network
@@ -33,6 +35,10 @@ Prompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
 _LADDER = "ladder_"
 # T5's vocabularies have sentinels after the pieces of their file.
 _EXTRA_IDS = 100
+# Lengths are rounded up to powers of two, at least this, to compile little.
+_SHORTEST = 16
+# Limits on the rows of a batch, and on its rows times tokens of labels.
+_ROWS, _LOGITS = 32, 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +71,7 @@ class FrozenModel:
   Attributes:
     config: Sizes of the network.
     vocabulary: Of inputs and targets.
+    network: Its functions, to be compiled.
   """
 
   def __init__(
@@ -77,6 +84,11 @@ class FrozenModel:
     self._base = base
     self.config = config
     self.vocabulary = vocabulary
+    self.network = Network(config, cast(int, vocabulary.eos_id))
+    self._generate = jax.jit(
+      self.network.generate, static_argnames=("steps", "beams")
+    )
+    self._rank = jax.jit(self.network.rank)
     self._lock = threading.Lock()
     self._in_memory: _CheckpointInMemory | None = None
 
@@ -169,10 +181,9 @@ class FrozenModel:
     """The parameters as a tree of float32 arrays on the first device."""
     return traverse_util.unflatten_dict(self.in_memory.params, sep="/")
 
-  @functools.cached_property
-  def predictor(self) -> Predictor:
-    """The programs that answer, with the model in memory."""
-    return Predictor(self.config, self.vocabulary, self.params)
+  def encode(self, text: str) -> tuple[int, ...]:
+    """Returns the tokens of an input, with the end of sequence."""
+    return (*self.vocabulary.encode(text), self.network.eos_id)
 
   def generate(
     self,
@@ -221,7 +232,49 @@ class FrozenModel:
       ValueError: if the prompt belongs to another model, `inputs` is a single
         text, a label is unknown to the vocabulary, or two are the same to it.
     """
-    return self.predictor.rank(inputs, labels, self.prompt_array(prompt))
+    if not labels or isinstance(labels, str):
+      raise ValueError(f"Ranking needs a list of labels, got {labels!r}.")
+    encoded = ranking.encode_labels(
+      labels, self.vocabulary, self.network.eos_id
+    )
+    if len(set(encoded)) < len(labels):
+      raise ValueError(
+        f"Expected labels that differ in their tokens, got {list(labels)}."
+      )
+    length = _round_up(sum(map(len, encoded)), _SHORTEST)
+    most = max(1, min(_ROWS, _LOGITS // length))
+    ranked = []
+    for count, rows in self._batches(inputs, prompt, most):
+      size = len(rows[1])
+      packed = ranking.pack_labels([encoded] * size, size, length)
+      log_probs = self._rank(self.params, rows, packed)
+      for scores in ranking.label_scores(packed, log_probs)[:count]:
+        order = np.argsort(scores, kind="stable")[::-1]
+        ranked.append({labels[i]: float(scores[i]) for i in order})
+    return ranked
+
+  def _batches(
+    self, inputs: Sequence[str], prompt: Prompt | None, most: int
+  ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yields the number of inputs in a batch, and arguments of `encode`."""
+    if isinstance(inputs, str):
+      raise ValueError(f"Expected a list of texts, got one: {inputs[:80]!r}.")
+    array = self.prompt_array(prompt)
+    positions = 0 if array is None else len(array)
+    if array is None:
+      array = np.zeros((1, self.config.emb_dim))
+    table = jnp.asarray(array, jnp.float32)[None]
+    encoded = [self.encode(text) for text in inputs]
+    for start in range(0, len(encoded), most):
+      chosen = encoded[start : start + most]
+      size = min(_round_up(len(chosen), 1), most)
+      length = positions + _round_up(max(map(len, chosen)), _SHORTEST)
+      # Repeats of the first input fill the batch: they never decode longest.
+      filled = [*chosen, *chosen[:1] * (size - len(chosen))]
+      tokens, lengths = batches.pack_rows(
+        filled, [positions] * size, size, length
+      )
+      yield len(chosen), (table, tokens, np.zeros(size, np.int32), lengths)
 
   def prompt_array(self, prompt: Prompt | None) -> np.ndarray | None:
     """Returns the array [P, H] of a prompt that fits the model.
@@ -248,6 +301,11 @@ class FrozenModel:
         f"{list(prompt.array.shape)}: it belongs to another model."
       )
     return prompt.array
+
+
+def _round_up(number: int, least: int) -> int:
+  """Returns the smallest power of two that is at least both."""
+  return max(least, 1 << (number - 1).bit_length())
 
 
 def is_of_ladder(base: checkpoints.BaseCheckpoint) -> bool:
@@ -282,8 +340,8 @@ def vocabulary_for(
       beside the checkpoint; for the ladder's models, their words.
 
   Raises:
-    ValueError: if there is none, or it has more pieces than the model has
-      embeddings.
+    ValueError: if there is no vocabulary, or it has more pieces than the model
+      has embeddings.
   """
   if given is None and is_of_ladder(base):
     vocabulary = ladder_vocabulary.ladder()
@@ -311,7 +369,7 @@ def vocabulary_file(path: str) -> str:
     path: As for `t5x.checkpoints.find_checkpoint`.
 
   Raises:
-    ValueError: if there is none, or there are several.
+    ValueError: unless there is exactly one.
   """
   folder = epath.Path(checkpoints.find_checkpoint(path))
   found = sorted(folder.glob("*.model")) or sorted(

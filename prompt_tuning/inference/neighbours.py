@@ -1,7 +1,7 @@
-"""What a trained prompt says: its norms and its neighbours in the vocabulary.
+"""Norms of a trained prompt, and its nearest neighbours in the vocabulary.
 
-The paper (section 7) looks at the nearest vocabulary pieces of each position by
-cosine, and finds the class labels among those of prompts that began with them.
+Section 7 of the paper looks at the pieces that are nearest to each position by
+cosine. For prompts that start from class labels, the labels are among them.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ import seqio
 
 from prompt_tuning import text_tables
 
-# How SentencePiece writes a space.
+# SentencePiece's sign for a space.
 _SPACE = "\u2581"
-# With more, their names do not fit under a plot.
+# The names of more positions do not fit under a plot.
 _NAMED_POSITIONS = 50
-# Of Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
@@ -26,9 +26,9 @@ class Position:
   """One position of a prompt.
 
   Attributes:
-    norm: Euclidean, of the prompt's vector.
-    neighbours: The pieces with the largest cosine, the largest first.
-    cosines: Of them, in [-1, 1].
+    norm: Euclidean norm of the prompt's vector.
+    neighbours: The pieces with the largest cosines, the largest first.
+    cosines: Their cosines, in [-1, 1].
     labels: The class labels among the neighbours.
   """
 
@@ -40,12 +40,12 @@ class Position:
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-  """A prompt beside the embeddings of its model.
+  """A comparison of a prompt with the embeddings of its model.
 
   Attributes:
-    positions: Of the prompt, in order.
+    positions: The prompt's positions, in order.
     embedding_norm: Mean Euclidean norm of the vocabulary's embeddings.
-    labels: The class labels that were looked for.
+    labels: The class labels to look for.
   """
 
   positions: tuple[Position, ...]
@@ -54,7 +54,7 @@ class Analysis:
 
   @property
   def found(self) -> tuple[str, ...]:
-    """The labels that are among the neighbours of some position."""
+    """The labels among the neighbours of any position."""
     seen = {label for position in self.positions for label in position.labels}
     return tuple(label for label in self.labels if label in seen)
 
@@ -72,10 +72,10 @@ def pieces_of(vocabulary: seqio.Vocabulary) -> list[str]:
 def recognised_by(
   label: str, encode: Callable[[str], Sequence[int]], pieces: Sequence[str]
 ) -> set[int]:
-  """Returns the ids that stand for a class label.
+  """Returns the ids that represent a class label.
 
-  They are the pieces that spell it, whatever the case and the space before, and
-  the longest of the pieces that it is made of: of "entailment", "tail".
+  They are the pieces that spell it, regardless of case and a leading space, and
+  the longest of the pieces that it consists of: "tail" for "entailment".
 
   Args:
     label: A word.
@@ -83,7 +83,7 @@ def recognised_by(
     pieces: The text of every id.
 
   Raises:
-    ValueError: if it is made of no pieces.
+    ValueError: if the label has no pieces.
   """
   ids = encode(label)
   if not len(ids):
@@ -110,25 +110,25 @@ def analyse(
 
   Args:
     prompt: [P, H] The prompt.
-    embeddings: [V, H] The model's. Rows after the vocabulary's stand for
-      nothing and are left out.
-    vocabulary: The model's.
+    embeddings: [V, H] The model's embeddings. Rows past the end of the
+      vocabulary are ignored.
+    vocabulary: The model's vocabulary.
     labels: Class labels to look for.
-    num_neighbours: Pieces for each position.
+    num_neighbours: Number of pieces for each position.
 
   Raises:
-    ValueError: if the prompt, the model and the vocabulary are not of a kind.
+    ValueError: if prompt, model and vocabulary do not belong together.
   """
   pieces = pieces_of(vocabulary)
   if prompt.shape[1:] != embeddings.shape[1:]:
     raise ValueError(
       f"The prompt has width {prompt.shape[1]}, the model "
-      f"{embeddings.shape[1]}. Give the checkpoint that it was trained on."
+      f"{embeddings.shape[1]}. Pass the checkpoint that it was trained on."
     )
   if len(pieces) > len(embeddings):
     raise ValueError(
       f"The vocabulary has {len(pieces)} pieces, the model {len(embeddings)} "
-      "embeddings. Give the vocabulary of the checkpoint."
+      "embeddings. Pass the vocabulary of the checkpoint."
     )
   if not 1 <= num_neighbours <= len(pieces):
     raise ValueError(
@@ -137,7 +137,7 @@ def analyse(
   embeddings = embeddings[: len(pieces)]
   norms = np.linalg.norm(prompt, axis=1)
   embedding_norms = np.linalg.norm(embeddings, axis=1)
-  # A vector of zeros is near to nothing.
+  # A vector of zeros has cosine 0 with everything.
   tiny = np.finfo(np.float32).tiny
   cosines = (prompt / np.maximum(norms, tiny)[:, None]) @ (
     embeddings / np.maximum(embedding_norms, tiny)[:, None]
@@ -166,7 +166,7 @@ def analyse(
 
 
 def summarize(analysis: Analysis) -> str:
-  """Says in a few lines what the table shows."""
+  """Returns a few lines that summarize the table."""
   norms = [position.norm for position in analysis.positions]
   cosines = [position.cosines[0] for position in analysis.positions]
   lines = [
@@ -187,7 +187,7 @@ def summarize(analysis: Analysis) -> str:
 
 
 def tabulate(analysis: Analysis) -> str:
-  """Returns a table in Markdown, a row for each position."""
+  """Returns a Markdown table with a row for each position."""
   header = ["Position", "Norm", "Nearest pieces, cosine", "Class labels"]
   rows = []
   for number, position in enumerate(analysis.positions):
@@ -203,7 +203,7 @@ def tabulate(analysis: Analysis) -> str:
 
 
 def plot(analysis: Analysis, title: str) -> Figure:
-  """Draws norms and cosines by position, and where class labels are near."""
+  """Plots norms and cosines by position, and marks nearby class labels."""
   positions = analysis.positions
   numbers = np.arange(len(positions))
   figure = Figure(

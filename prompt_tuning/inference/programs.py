@@ -1,8 +1,8 @@
-"""What is compiled: encoding, decoding and scoring of batches with prompts.
+"""Encoding, decoding and scoring of batches with prompts, to be compiled.
 
-A row has its own prompt, in front of its own tokens: what is padded is the end
-of the row. So positions in the row, and with them relative positions, are what
-they are where the row is alone, and prompts of different lengths share a batch.
+Each row has its own prompt, directly in front of its tokens; padding comes at
+the end of the row. Positions are therefore the same as if the row were
+alone, and prompts of different lengths can share a batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,23 +17,23 @@ from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.models.t5.network import Transformer
 from t5x import decoding
 
-# Stands where a position of the prompt is: any token that is no padding.
+# Marks a position of the prompt: any token but padding would do.
 PROMPT_TOKEN = 1
-# Of the likeliest tokens, as many are told where a request asks for some.
+# How many of the likeliest tokens are returned if a request wants any.
 TOP = 5
 # Keys and values of the input, in every layer of the decoder.
 Attended = Any
 
 
 class Sampling(NamedTuple):
-  """How each row is decoded.
+  """The decoding options of each row.
 
   Attributes:
-    limits: [B] int32, tokens, at most; 0 of a row that is none.
+    limits: [B] int32, the most tokens of an answer; 0 for an unused row.
     temperatures: [B] float32.
     seeds: [B] uint32.
-    choices: [B] uint32, which with the seed say what is sampled.
-    wants_top: bool scalar, whether a row asks for the likeliest tokens.
+    choices: [B] uint32; seed and choice together determine a sample.
+    wants_top: bool scalar, whether a row wants the likeliest tokens.
   """
 
   limits: Any
@@ -49,11 +49,11 @@ class State(NamedTuple):
   Attributes:
     decoded: int32 scalar, tokens so far.
     token: [B, 1] The last of them.
-    cache: The decoder's.
-    tokens: [B, S] 0 behind the end.
-    log_probs: [B, S] In nats, of the model's distribution.
-    top: [B, S, TOP] The likeliest tokens, and
-    top_log_probs: [B, S, TOP] their log probabilities, if they are wanted.
+    cache: The decoder's cache.
+    tokens: [B, S] 0 after the end.
+    log_probs: [B, S] In nats, under the model's own distribution.
+    top: [B, S, TOP] The likeliest tokens, if a row wants them.
+    top_log_probs: [B, S, TOP] Their log probabilities.
     ended: [B] Whether a row has its answer.
   """
 
@@ -72,13 +72,30 @@ class Network:
 
   Attributes:
     config: Sizes of the network.
+    eos_id: The end of sequence.
   """
 
   def __init__(self, config: T5Config, eos_id: int):
-    """Notes the sizes, and the end of sequence."""
+    """Stores its arguments."""
     self.config = config
+    self.eos_id = eos_id
     self._module = Transformer(config)
-    self._eos_id = eos_id
+
+  def generate(
+    self, params: Mapping[str, Any], *rows: Any, steps: int, beams: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """Encodes and searches; `rows` are the arguments of `encode`."""
+    encoded = self.encode(params, *rows)
+    return self.search(params, encoded, rows[1], steps=steps, beams=beams)
+
+  def rank(
+    self,
+    params: Mapping[str, Any],
+    rows: tuple[Any, ...],
+    labels: tuple[Any, ...],
+  ) -> jax.Array:
+    """Encodes and scores: `rows` for `encode`, `labels` for `score`."""
+    return self.score(params, self.encode(params, *rows), rows[1], *labels)
 
   def encode(
     self,
@@ -91,12 +108,11 @@ class Network:
     """Encodes a batch.
 
     Args:
-      params: Of the model.
+      params: The model's parameters.
       table: [slots, longest, H] The prompts.
-      tokens: [B, T] `PROMPT_TOKEN` at the positions of the prompt, then the
-        input, then 0.
-      slots: [B] Where each row's prompt is.
-      prompt_lengths: [B] Its positions; 0: none.
+      tokens: [B, T] From `batches.pack_rows`.
+      slots: [B] The slot of each row's prompt.
+      prompt_lengths: [B] The length of each row's prompt; 0: no prompt.
 
     Returns:
       [B, T, H]
@@ -125,14 +141,14 @@ class Network:
     limits: jax.Array,
     steps: int,
   ) -> tuple[State, Attended]:
-    """Returns the state of a batch of which nothing is decoded yet.
+    """Returns the state of a batch before its first token.
 
     Args:
-      params: Of the model.
-      encoded: [E, T, H] Of `encode`; with E = B, each row has an input of its
-        own, and `inputs` is not read.
+      params: The model's parameters.
+      encoded: [E, T, H] From `encode`. If E = B, each row has its own input,
+        and `inputs` is not read.
       tokens: [E, T] As for `encode`.
-      inputs: [B] Which of them each row continues.
+      inputs: [B] The input of each row, an index into `encoded`.
       limits: [B] As in `Sampling`.
       steps: Tokens of the longest answer, S.
 
@@ -142,7 +158,7 @@ class Network:
     B = len(limits)
     cache, attended = self._attend(params, encoded, tokens, steps)
     if len(tokens) < B:
-      # What all rows share has no axis of rows.
+      # Scalars are shared by all rows.
       cache, attended = jax.tree.map(
         lambda x: x[inputs] if x.ndim else x, (cache, attended)
       )
@@ -167,18 +183,18 @@ class Network:
     state: State,
     until: jax.Array,
   ) -> State:
-    """Decodes until there are as many tokens, or all rows have ended.
+    """Decodes until there are `until` tokens, or all rows have ended.
 
     Args:
-      params: Of the model.
-      attended: Of `begin`.
+      params: The model's parameters.
+      attended: From `begin`.
       tokens: [B, T] As for `encode`.
-      sampling: Of each row.
-      state: Of `begin` or of this.
+      sampling: Options of each row.
+      state: From `begin` or an earlier `advance`.
       until: int32 scalar, at most S.
 
     Returns:
-      The state then.
+      The new state.
     """
     next_logits = self._decoder(params, attended, tokens, state.tokens.shape[1])
 
@@ -210,7 +226,7 @@ class Network:
         top=put(state.top, top[:, None]),
         top_log_probs=put(state.top_log_probs, top_log_probs[:, None]),
         ended=state.ended
-        | (token[:, 0] == self._eos_id)
+        | (token[:, 0] == self.eos_id)
         | (decoded >= sampling.limits),
       )
 
@@ -229,10 +245,10 @@ class Network:
     """Searches for the likeliest answers.
 
     Args:
-      params: Of the model.
-      encoded: [B, T, H] Of `encode`.
+      params: The model's parameters.
+      encoded: [B, T, H] From `encode`.
       tokens: [B, T] As for `encode`.
-      steps: Tokens of an answer, at most: S.
+      steps: The most tokens of an answer, S.
       beams: K.
 
     Returns:
@@ -244,7 +260,7 @@ class Network:
       inputs=jnp.zeros((len(tokens), steps), jnp.int32),
       cache=cache,
       tokens_to_logits=lambda state: next_logits(state.cur_token, state.cache),
-      eos_id=self._eos_id,
+      eos_id=self.eos_id,
       num_decodes=beams,
     )
 
@@ -257,19 +273,19 @@ class Network:
     label_inputs: jax.Array,
     numbers: jax.Array,
   ) -> jax.Array:
-    """Scores the labels of each row, which lie behind one another.
+    """Scores the labels of each row, which are packed one after another.
 
-    They share the keys and values of the input, and do not see each other. Only
-    distances between tokens of one label count, so it does not matter where in
-    the row a label is.
+    Labels share the keys and values of the input and do not attend to each
+    other. Only distances within a label matter, so its place in the row does
+    not.
 
     Args:
-      params: Of the model.
-      encoded: [B, T, H] Of `encode`.
+      params: The model's parameters.
+      encoded: [B, T, H] From `encode`.
       tokens: [B, T] As for `encode`.
-      labels: [B, U] The tokens of the labels; 0 behind the last.
-      label_inputs: [B, U] The same, each label moved one to the right.
-      numbers: [B, U] Which label a token is of, from 1 on.
+      labels: [B, U] From `ranking.pack_labels`, as are the next two.
+      label_inputs: [B, U] The decoder's inputs.
+      numbers: [B, U] The number of the label that a token belongs to.
 
     Returns:
       [B, U] The log probability of each token, in nats.
@@ -294,7 +310,7 @@ class Network:
     tokens: jax.Array,
     steps: int,
   ) -> tuple[Any, Attended]:
-    """Returns an empty cache of S tokens, and keys and values of the input."""
+    """Returns an empty cache for S tokens, and the input's keys and values."""
     targets = jnp.zeros((len(tokens), steps), jnp.int32)
     kept = self._module.apply(
       {"params": params},
@@ -317,7 +333,7 @@ class Network:
     steps: int,
   ) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
     """Returns (token [R, 1], cache) -> (logits [R, V], cache)."""
-    # Not read: what the decoder needs of it is in `attended`.
+    # Not read: the decoder takes it from `attended`.
     encoded = jnp.zeros((*tokens.shape, self.config.emb_dim))
 
     def next_logits(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
@@ -341,19 +357,19 @@ class Network:
 def _choose(
   logits: jax.Array, sampling: Sampling, index: jax.Array
 ) -> jax.Array:
-  """Returns the next token of each row, [B], of its logits [B, V]."""
+  """Returns the next token of each row, [B], from its logits [B, V]."""
   likeliest = jnp.argmax(logits, axis=-1)
 
   def sample() -> jax.Array:
-    def of_row(row, temperature, seed, choice):
+    def sample_row(row, temperature, seed, choice):
       key = jax.random.key(0)
       for number in (seed, choice, index):
         key = jax.random.fold_in(key, number)
-      # Where it is 0 the result is not used.
+      # At temperature 0 the sample is not used.
       warm = jnp.where(temperature > 0, temperature, 1.0)
       return jax.random.categorical(key, row / warm)
 
-    sampled = jax.vmap(of_row)(
+    sampled = jax.vmap(sample_row)(
       logits, sampling.temperatures, sampling.seeds, sampling.choices
     )
     return jnp.where(sampling.temperatures > 0, sampled, likeliest)

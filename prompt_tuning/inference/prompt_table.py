@@ -1,4 +1,4 @@
-"""Prompts on the device: one array, whose places prompts take in turn."""
+"""A table of prompts on the device, whose slots are reused."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,20 +19,19 @@ def _put(table: jax.Array, slot: jax.Array, rows: jax.Array) -> jax.Array:
 class PromptTable:
   """A table of prompts, [slots, longest, H] float32, for one thread.
 
-  A prompt is copied to the device when a batch first needs it, in the place of
-  the one that was not used for longest. Nothing is compiled for that after the
-  first time.
+  A prompt is copied to the device when a batch first needs it, into the slot
+  that was used least recently. Only the first copy compiles a program.
 
   Attributes:
-    array: The table. Rows behind the end of a prompt are zero.
-    swaps: Prompts that were copied in, so far.
+    array: The table. Rows after the end of a prompt are zero.
+    swaps: Number of prompts that were copied in.
   """
 
   def __init__(self, slots: int, longest: int, width: int):
     """Makes a table of zeros.
 
     Args:
-      slots: Prompts that it holds.
+      slots: Number of prompts that it holds.
       longest: Positions of the longest prompt.
       width: H.
     """
@@ -46,24 +45,24 @@ class PromptTable:
 
   @property
   def size(self) -> int:
-    """How many prompts it can hold."""
+    """Number of prompts that it can hold."""
     return len(self.array)
 
   @property
   def is_lost(self) -> bool:
-    """Whether a copy failed that took the table with it."""
+    """True after a failed copy destroyed the table."""
     return self.array.is_deleted()
 
   @property
-  def held(self) -> int:
-    """How many prompts it holds."""
+  def occupied(self) -> int:
+    """Number of prompts that it holds."""
     return len(self._slots)
 
   def slots_of(self, prompts: Sequence[Prompt | None]) -> np.ndarray:
-    """Returns where the prompts of a batch are, [B] int32; 0 for none.
+    """Returns the slots of a batch's prompts, [B] int32; 0 for no prompt.
 
     Args:
-      prompts: Of each row; no more different ones than there are slots.
+      prompts: The prompt of each row; at most as many different ones as slots.
     """
     needed = {prompt for prompt in prompts if prompt is not None}
     assert len(needed) <= self.size
@@ -77,12 +76,12 @@ class PromptTable:
     )
 
   def _load(self, prompt: Prompt) -> None:
-    oldest, slot = None, self.held
-    if slot == self.size:  # Those that the batch needs are the last.
+    oldest, slot = None, self.occupied
+    if slot == self.size:  # Prompts that the batch needs are not the oldest.
       oldest, slot = next(iter(self._slots.items()))
     rows = np.zeros(self.array.shape[1:], np.float32)
     rows[: prompt.length] = prompt.array
-    # Either may fail, for want of memory; then the oldest keeps its slot.
+    # Both can run out of memory; the oldest prompt then keeps its slot.
     copied = jnp.asarray(rows)
     self.array = _put(self.array, jnp.int32(slot), copied)
     if oldest is not None:

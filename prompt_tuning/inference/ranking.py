@@ -1,17 +1,18 @@
 """Rank classification: the answer is the label that the model finds likeliest.
 
-T5 answers by generating text, which may be no legal label. Ranking scores every
-label of the task and takes the best, so that an answer is always legal. It
-stands in for a decoding function of the model, and so serves every command that
-decodes: the encoder runs once per example, the decoder on all its labels at
-once.
+T5 answers by generating text, which need not be a legal label. Ranking scores
+every label and takes the best, so the answer is always legal. The encoder runs
+once per example.
+
+`rank_labels` takes the place of a decoding function of T5X, and so works with
+every method and every command that decodes. The server and the Python door
+score all labels in one pass of the decoder; see `programs.Network.score`.
 """
 
 from collections.abc import Callable, Sequence
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ else:  # seqio brings TensorFlow, which ranking does without.
 
 
 class _State(NamedTuple):
-  """What the decoder reads of a T5X `DecodingState`."""
+  """The part of a T5X `DecodingState` that the decoder reads."""
 
   cur_index: jax.Array
   cur_token: jax.Array  # [B * L, 1]
@@ -34,7 +35,7 @@ class _State(NamedTuple):
 
 
 def num_labels(labels: Sequence[str]) -> int:
-  """Returns how many labels there are, which T5X calls `num_decodes`."""
+  """Returns the number of labels, which T5X calls `num_decodes`."""
   return len(labels)
 
 
@@ -52,26 +53,26 @@ def rank_labels(
   """Scores the labels of a task; a decoding function for `t5x.models`.
 
   Args:
-    inputs: [B, S] Only the shape counts.
-    cache: The decoder's empty cache, for B rows.
+    inputs: [B, S] Only the shape is used.
+    cache: The decoder's empty cache for B rows.
     tokens_to_logits: Decodes one token of B * L rows: an object with
       `cur_index`, `cur_token` [B * L, 1] and `cache` -> logits [B * L, V] and
       the cache.
-    eos_id: The end token, which is scored too.
+    eos_id: The vocabulary's end of sequence, which is scored too.
     num_decodes: L, the number of labels.
-    labels: What to choose from.
-    vocabulary: The model's.
+    labels: The labels to choose from.
+    vocabulary: The model's vocabulary.
     normalize: Whether to divide a score by its number of tokens, so that long
       labels are not at a disadvantage.
-    **unused: What other decoding functions take.
+    **unused: Arguments of other decoding functions.
 
   Returns:
-    [B, L, S] The labels, and [B, L] their log likelihoods in nats; the best
-    comes last.
+    [B, L, S] The labels and [B, L] their log likelihoods in nats, the best
+    last.
 
   Raises:
-    ValueError: if `num_decodes` is not L, or a label does not fit into S or is
-      not known to the vocabulary.
+    ValueError: if `num_decodes` is not L, a label is longer than S, or the
+      vocabulary does not know it.
   """
   del unused
   B, S = inputs.shape
@@ -81,9 +82,21 @@ def rank_labels(
       f"Expected num_decodes to be the number of labels, {L}, got "
       f"{num_decodes}."
     )
-  padded = _label_tokens(labels, vocabulary, eos_id, S)
-  lengths = (padded > 0).sum(axis=1)
+  encoded = encode_labels(labels, vocabulary, eos_id)
+  lengths = np.array([len(tokens) for tokens in encoded])
   steps = int(lengths.max())
+  if steps > S:
+    label = labels[int(lengths.argmax())]
+    raise ValueError(
+      f"The label {label!r} has {steps} tokens, the targets {S}. Set longer "
+      "targets: for t5x.train with "
+      "--gin.infer_eval/utils.DatasetConfig.task_feature_lengths, for t5x.eval "
+      "with --gin.utils.DatasetConfig.task_feature_lengths, for t5x.infer with "
+      "--gin.TASK_FEATURE_LENGTHS."
+    )
+  padded = np.zeros((L, S), np.int32)
+  for row, tokens in zip(padded, encoded, strict=True):
+    row[: len(tokens)] = tokens
 
   def score_token(state, column):
     token, counts = column  # [L]
@@ -119,70 +132,97 @@ def rank_labels(
   )
 
 
-def _label_tokens(
-  labels: Sequence[str], vocabulary: Vocabulary, eos_id: int, length: int
-) -> np.ndarray:
-  """Returns [L, length] tokens, the end among them, and 0 after it.
+def encode_labels(
+  labels: Sequence[str], vocabulary: Vocabulary, eos_id: int
+) -> list[tuple[int, ...]]:
+  """Returns the tokens of each label, with the end of sequence.
 
   Raises:
-    ValueError: as `rank_labels`.
+    ValueError: if the vocabulary does not know a label.
   """
-  padded = np.zeros((len(labels), length), np.int32)
-  for row, label in zip(padded, labels, strict=True):
-    ids = [*vocabulary.encode(label), eos_id]
-    if len(ids) > length:
+  encoded = [(*vocabulary.encode(label), eos_id) for label in labels]
+  unknown = getattr(vocabulary, "unk_id", None)
+  for label, tokens in zip(labels, encoded, strict=True):
+    if len(tokens) < 2 or unknown in tokens:
       raise ValueError(
-        f"The label {label!r} has {len(ids)} tokens, the targets {length}. "
-        "Give longer targets: t5x.train takes them from "
-        "--gin.infer_eval/utils.DatasetConfig.task_feature_lengths, t5x.eval "
-        "from --gin.utils.DatasetConfig.task_feature_lengths, t5x.infer from "
-        "--gin.TASK_FEATURE_LENGTHS."
+        f"Expected labels that the vocabulary knows, got {label[:80]!r}, which "
+        f"has the tokens {list(tokens[:-1])}, where {unknown} means unknown. "
+        "Check the labels (in gin, RANKED_LABELS)."
       )
-    if getattr(vocabulary, "unk_id", None) in ids:
-      raise ValueError(
-        f"Expected labels that the vocabulary knows, got {label!r}: {ids}, "
-        f"where {vocabulary.unk_id} is unknown. Check RANKED_LABELS."
-      )
-    row[: len(ids)] = ids
-  return padded
+  return encoded
 
 
-class RankingModel(models.EncoderDecoderModel):
-  """A model that answers with the likeliest label."""
+class PackedLabels(NamedTuple):
+  """The labels of every row of a batch, one after another.
 
-  def __init__(
-    self,
-    module: nn.Module,
-    input_vocabulary: Vocabulary,
-    output_vocabulary: Vocabulary,
-    optimizer_def: Any,
-    labels: Sequence[str],
-    **kwargs: Any,
-  ):
-    """See `t5x.models.EncoderDecoderModel`.
+  Attributes:
+    tokens: [B, U] int32; 0 after the last label.
+    inputs: [B, U] The same, each label shifted one to the right.
+    numbers: [B, U] The number of the label that a token belongs to, from 1.
+  """
 
-    Args:
-      module: The network.
-      input_vocabulary: Of the encoder's tokens.
-      output_vocabulary: Of the decoder's tokens, and of the labels.
-      optimizer_def: Says which parameters train.
-      labels: What to choose from.
-      **kwargs: More of its arguments.
-    """
-    super().__init__(
-      module,
-      input_vocabulary,
-      output_vocabulary,
-      optimizer_def,
-      decode_fn=functools.partial(
-        rank_labels, labels=labels, vocabulary=output_vocabulary
-      ),
-      **kwargs,
+  tokens: np.ndarray
+  inputs: np.ndarray
+  numbers: np.ndarray
+
+
+def pack_labels(
+  labels: Sequence[Sequence[Sequence[int]]], rows: int, length: int
+) -> PackedLabels:
+  """Packs the labels of each row for scoring in one pass of the decoder.
+
+  Args:
+    labels: For each row, the tokens of its labels.
+    rows: B, at least as many.
+    length: U, at least the number of tokens of each row's labels.
+  """
+  shape = (3, rows, length)
+  packed = PackedLabels(*np.zeros(shape, np.int32))
+  for row, own in enumerate(labels):
+    start = 0
+    for number, label in enumerate(own, 1):
+      place = slice(start, start + len(label))
+      packed.tokens[row, place] = label
+      packed.inputs[row, place] = [0, *label[:-1]]
+      packed.numbers[row, place] = number
+      start += len(label)
+  return packed
+
+
+def label_scores(labels: PackedLabels, log_probs: Any) -> np.ndarray:
+  """Sums the log probabilities of tokens [B, U] by label.
+
+  Returns:
+    [B, L] Log likelihoods in nats, L the most labels of a row.
+  """
+  count = int(labels.numbers.max()) + 1
+  sums = [
+    np.bincount(numbers, values, minlength=count)
+    for numbers, values in zip(
+      labels.numbers, np.asarray(log_probs), strict=True
     )
-    self._num_labels = len(labels)
+  ]
+  return np.stack(sums)[:, 1:]
 
-  def predict_batch_with_aux(self, *args: Any, **kwargs: Any) -> Any:
-    """Decodes a batch; the number of decodes is that of the labels."""
-    return super().predict_batch_with_aux(
-      *args, **{**kwargs, "num_decodes": self._num_labels}
-    )
+
+def make_ranking_model(
+  labels: Sequence[str], output_vocabulary: Vocabulary, **arguments: Any
+) -> models.EncoderDecoderModel:
+  """Makes a model for T5X that answers with the likeliest label.
+
+  Args:
+    labels: The labels to choose from.
+    output_vocabulary: Of the decoder's tokens, and of the labels.
+    **arguments: More arguments of `t5x.models.EncoderDecoderModel`.
+  """
+  model = models.EncoderDecoderModel(
+    output_vocabulary=output_vocabulary,
+    decode_fn=functools.partial(
+      rank_labels, labels=labels, vocabulary=output_vocabulary
+    ),
+    **arguments,
+  )
+  model.predict_batch_with_aux = functools.partial(
+    model.predict_batch_with_aux, num_decodes=len(labels)
+  )
+  return model

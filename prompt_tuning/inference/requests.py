@@ -1,4 +1,4 @@
-"""What the engine is asked, and what it answers."""
+"""Requests to the engine, and their answers."""
 
 from collections.abc import Callable
 import concurrent.futures
@@ -11,12 +11,12 @@ from prompt_tuning import prompt_files
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prompt:
-  """A prompt that is served; two are the same if they are one object.
+  """A prompt that is served, equal only to itself.
 
   Attributes:
-    name: As requests call it.
+    name: The name in requests.
     array: [P, H] float32.
-    metadata: What its file says, if it says anything.
+    metadata: The header of its file, if it has one.
   """
 
   name: str
@@ -25,25 +25,26 @@ class Prompt:
 
   @property
   def length(self) -> int:
-    """Positions, P."""
+    """Number of positions, P."""
     return len(self.array)
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-  """A text to continue: one row of a batch.
+  """An input to answer: one row of a batch.
 
   Attributes:
     tokens: The input, with the end of sequence.
     prompt: None: the model alone.
-    max_tokens: Of the answer, at most.
+    max_tokens: Limit on the tokens of the answer.
     temperature: 0 takes the likeliest token each time.
-    seed: With `choice`, says what is sampled, whatever else is in the batch.
-    choice: Tells samples of one input apart.
-    num_beams: Of a beam search; 0: there is none.
-    top_log_probs: How many of the likeliest tokens are told at each step.
-    on_token: Called in the engine's thread with every token as it comes; None
-      where the answer is wanted as a whole.
+    seed: Determines the sample, together with `choice` and regardless of the
+      rest of the batch.
+    choice: Distinguishes samples of one input.
+    num_beams: Beams of a search; 0: no beam search.
+    top_log_probs: Number of likeliest tokens to return at each step.
+    on_token: Called in the engine's thread with every new token; None if only
+      the whole answer is wanted.
   """
 
   tokens: tuple[int, ...]
@@ -59,12 +60,12 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-  """An input whose labels are to be scored: one row of a batch.
+  """An input with labels to score: one row of a batch.
 
   Attributes:
     tokens: The input, with the end of sequence.
     prompt: None: the model alone.
-    labels: The tokens of each, with the end of sequence.
+    labels: The tokens of each label, with the end of sequence.
   """
 
   tokens: tuple[int, ...]
@@ -77,12 +78,12 @@ Request = Generation | Ranking
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-  """A token that was generated.
+  """A generated token.
 
   Attributes:
-    id: Its number.
-    log_prob: In nats, of the model's own distribution.
-    top: The likeliest tokens there and their log probabilities.
+    id: Its number in the vocabulary.
+    log_prob: In nats, under the model's own distribution.
+    top: The likeliest tokens at its place, with their log probabilities.
   """
 
   id: int
@@ -95,11 +96,11 @@ class Generated:
   """An answer.
 
   Attributes:
-    tokens: Without the end of sequence. Those of a beam search have no log
-      probabilities of their own: NaN.
+    tokens: Without the end of sequence. After a beam search, their log
+      probabilities are NaN.
     finish_reason: "stop" if the model ended it, "length" if max_tokens did.
-    score: The log probability of the whole, in nats; that of a beam search is
-      divided by its brevity penalty.
+    score: The log probability of the answer, in nats; after a beam search,
+      divided by the brevity penalty.
   """
 
   tokens: tuple[Token, ...]
@@ -116,12 +117,12 @@ class Ticket:
 
   Attributes:
     request: The request.
-    arrived: When, on `time.monotonic`.
+    arrived: Time of arrival, on `time.monotonic`.
     future: Its result: `Generated` or `Ranked`.
   """
 
   def __init__(self, request: Request, arrived: float):
-    """Notes its arguments."""
+    """Stores its arguments."""
     self.request = request
     self.arrived = arrived
     self.future: concurrent.futures.Future[Generated | Ranked] = (
@@ -129,17 +130,17 @@ class Ticket:
     )
 
   def cancel(self) -> None:
-    """Says that nobody waits for it any more; its work stops soon."""
+    """Gives the request up; work on it stops soon."""
     self.future.cancel()
 
   @property
   def is_over(self) -> bool:
-    """Whether there is no more to do for it."""
+    """True once it is answered or cancelled."""
     return self.future.done()
 
   def finish(self, result: Generated | Ranked | BaseException) -> None:
-    """Gives the answer, or why there is none, to who waits, if anybody does."""
-    # Once it runs, `cancel` has no effect on it, and nothing can come between.
+    """Gives the answer or an error to the waiting caller, if there is one."""
+    # Once the future is running, `cancel` can no longer interfere.
     if self.future.done() or not self.future.set_running_or_notify_cancel():
       return
     if isinstance(result, BaseException):

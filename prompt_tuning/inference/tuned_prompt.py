@@ -1,4 +1,4 @@
-"""A trained prompt, for programs."""
+"""A trained prompt in Python."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -12,13 +12,13 @@ from prompt_tuning import prompt_files
 
 @dataclasses.dataclass(frozen=True)
 class TunedPrompt:
-  """A prompt with what it was trained on.
+  """A prompt with its metadata.
 
   Attributes:
     array: [P, H] float32.
-    metadata: What its file says; None if the file says nothing.
-    status: How its training ended: "finished", "stopped" or "interrupted"; None
-      if it comes from a file.
+    metadata: The header of its file; None if the file has none.
+    status: The end of its training: "finished", "stopped" or "interrupted";
+      None if the prompt comes from a file.
     evals: The evaluations of its training: {"step", "metrics", "score"}.
   """
 
@@ -32,7 +32,7 @@ class TunedPrompt:
     """Reads a `.safetensors` or `.npy` file.
 
     Raises:
-      ValueError: if there is no such file, or it holds no prompt.
+      ValueError: if there is no such file, or it does not hold a prompt.
     """
     return cls(*prompt_files.load_prompt(path))
 
@@ -46,10 +46,10 @@ class TunedPrompt:
 
   @property
   def length(self) -> int:
-    """Positions, P."""
+    """Number of positions, P."""
     return len(self.array)
 
   @property
   def score(self) -> float | None:
-    """The validation score that chose it, if one did."""
+    """The validation score it was chosen by, if there was one."""
     return None if self.metadata is None else self.metadata.score

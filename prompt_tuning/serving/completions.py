@@ -12,6 +12,7 @@ from typing import Any
 import fastapi
 import numpy as np
 
+from prompt_tuning.inference.detokenizer import Detokenizer
 from prompt_tuning.inference.requests import (
   Generated,
   Generation,
@@ -19,7 +20,6 @@ from prompt_tuning.inference.requests import (
   Ranking,
   Token,
 )
-from prompt_tuning.inference.texts import Texts
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.schemas import Completion, Input, Rank
 from prompt_tuning.serving.service import EventStream, Service
@@ -37,7 +37,7 @@ def router(service: Service) -> fastapi.APIRouter:
   async def complete(request: fastapi.Request, body: Completion):
     prompt = await service.prompt(body.model)
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    texts = Texts(vocabulary, [stop for stop in stops if stop])
+    texts = Detokenizer(vocabulary, [stop for stop in stops if stop])
     rows = list(_rows(service, body, prompt))
     head = {
       "id": f"cmpl-{secrets.token_hex(12)}",
@@ -143,7 +143,7 @@ def _inputs(
     )
   for one in given:
     if isinstance(one, str):
-      inputs.append(service.engine.tokens_of(one))
+      inputs.append(service.engine.model.encode(one))
       continue
     assert isinstance(one, list)
     if not one or min(one) < 1 or max(one) >= vocabulary.vocab_size:
@@ -157,7 +157,7 @@ def _inputs(
 
 def _label(service: Service, label: str) -> tuple[int, ...]:
   """Returns the tokens of a label, as `ranking.rank_labels` has them."""
-  tokens = service.engine.tokens_of(label)
+  tokens = service.engine.model.encode(label)
   unknown = getattr(service.engine.model.vocabulary, "unk_id", None)
   if len(tokens) < 2 or unknown in tokens:
     raise errors.invalid(
@@ -214,7 +214,7 @@ class _Stream:
     self,
     service: Service,
     body: Completion,
-    texts: Texts,
+    texts: Detokenizer,
     rows: Sequence[Generation],
     head: dict[str, Any],
   ):

@@ -61,7 +61,7 @@ class Metrics:
     """Adds gauges whose values are computed when they are read."""
     self._store, table = store, engine.table
     for name, text, value in (
-      ("queue", "Inputs that wait.", lambda: engine.waiting),
+      ("queue", "Inputs that wait.", lambda: engine.queued),
       ("running", "Inputs in a running batch.", lambda: engine.running),
       ("ready", "1 if requests are answered.", lambda: engine.is_ready),
       ("prompts", "Prompts that are served.", lambda: len(store.all())),
@@ -70,7 +70,7 @@ class Metrics:
         "Memory of all prompts on the host.",
         lambda: sum(prompt.array.nbytes for prompt in store.all()),
       ),
-      ("prompts_on_device", "Prompts on the device.", lambda: table.held),
+      ("prompts_on_device", "Prompts on the device.", lambda: table.occupied),
       (
         "prompt_table_bytes",
         "Memory of the table of prompts on the device.",

@@ -1,8 +1,7 @@
 """Facts about the frozen model that a prompt needs from its checkpoint.
 
-They are read eagerly, while gin builds the model: of several processes, each
-reads, at the same time. Google's T5X has no fingerprints, so prompts are
-written and read there without that check.
+Every process reads them while gin builds the model. Google's T5X has no
+fingerprints, so there prompts are written and read without that check.
 """
 
 from collections.abc import Sequence
@@ -39,11 +38,11 @@ def read_parameter(
   """Reads one parameter, as float32.
 
   Args:
-    checkpoint: Where it lies.
-    name: Such as "token_embedder/embedding".
+    checkpoint: The checkpoint.
+    name: A path such as "token_embedder/embedding".
 
   Raises:
-    ValueError: if it is not there.
+    ValueError: if there is no such parameter.
   """
   if name not in checkpoint.shapes:
     raise ValueError(
@@ -64,7 +63,7 @@ def prompt_for_model(
   """Reads a prompt and refuses one of another model.
 
   Args:
-    prompt_file: A `prompt.safetensors`, or a `.npy`, which cannot be checked.
+    prompt_file: A `prompt.safetensors`, or a `.npy`, which is not checked.
     checkpoint_path: The base model in use.
     vocabulary: The vocabulary in use.
 
@@ -83,7 +82,7 @@ def prompts_for_model(
   checkpoint_path: str,
   vocabulary: seqio.Vocabulary,
 ) -> list[np.ndarray]:
-  """Reads prompts as `prompt_for_model` does, and the model's identity once."""
+  """Reads prompts as `prompt_for_model` does, but the fingerprint only once."""
   loaded = [prompt_files.load_prompt(path) for path in paths_of_prompts]
   check_compatible(
     [metadata for _, metadata in loaded if metadata is not None],
@@ -103,7 +102,7 @@ def check_compatible(
     return
   frozen = prompt_files.UNKNOWN
   if not google_t5x.is_installed():
-    # It needs the runtime's checkpoints.
+    # Not with Google's T5X: it has no `BaseCheckpoint`.
     from prompt_tuning.inference.frozen_model import base_fingerprint
 
     frozen = base_fingerprint(checkpoints.open_checkpoint(checkpoint_path))
@@ -114,13 +113,13 @@ def check_compatible(
 
 
 def fingerprint(train_state: Any) -> str:
-  """Identifies the frozen weights of a run, on all hosts together.
+  """Returns the fingerprint of a run's frozen weights; all hosts take part.
 
   Args:
-    train_state: `t5x.train_state.TrainState`.
+    train_state: A `t5x.train_state.TrainState`.
 
   Returns:
-    The fingerprint, or `prompt_files.UNKNOWN` with Google's T5X.
+    The fingerprint; with Google's T5X, `prompt_files.UNKNOWN`.
   """
   if google_t5x.is_installed():
     return prompt_files.UNKNOWN

@@ -13,9 +13,9 @@ _PROMPT_FILE = "--gin.PROMPT_FILE=\"'runs/cb/prompt.safetensors'\""
 
 def _next_steps(*args: Any) -> str:
   # It takes a while to import, and --help does not need it.
-  from prompt_tuning.training import closing_note
+  from prompt_tuning.training import next_steps
 
-  return closing_note.closing_note(*args)
+  return next_steps.describe(*args)
 
 
 def _find_task(*args: Any) -> Any:

@@ -1,14 +1,15 @@
-"""Options of a cluster, as command lines give them to submitit."""
+"""Options for submitit from the command line."""
 
 from collections.abc import Sequence
 import importlib.util
 
 
 def read(given: Sequence[str]) -> dict[str, str | int | bool]:
-  """Reads options, NAME=VALUE each; numbers do not begin with 0.
+  """Parses options of the form NAME=VALUE.
 
   Args:
-    given: Such as "timeout_min=60", "slurm_account=0123" or "use_srun=False".
+    given: Options such as "timeout_min=60" or "use_srun=False". A number with a
+      leading 0, as in "slurm_account=0123", stays a string.
 
   Raises:
     ValueError: if one has no "=".
@@ -27,11 +28,7 @@ def read(given: Sequence[str]) -> dict[str, str | int | bool]:
 
 
 def check_submitit() -> None:
-  """Checks that there is a submitit to submit with.
-
-  Raises:
-    ValueError: if it is not installed.
-  """
+  """Raises ValueError if submitit is not installed."""
   if importlib.util.find_spec("submitit") is None:
     raise ValueError(
       "--submit needs submitit: pip install 'prompt-tuning[cluster]'."

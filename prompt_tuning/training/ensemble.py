@@ -1,7 +1,7 @@
 """Several prompts of one frozen model that vote (section 6 of the paper).
 
-The prompts are read from the files of runs; `prompt_tuning.methods.voting` says
-how they share a batch and how they vote.
+The prompts are read from the files of runs; `prompt_tuning.methods.voting`
+defines how they share a batch and how they vote.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ def find(pattern: str) -> Sequence[str]:
   """Returns the prompt files that match a glob pattern, sorted.
 
   Args:
-    pattern: Of paths on a disk or in a bucket.
+    pattern: Pattern of paths on a disk or in a bucket.
 
   Raises:
     ValueError: if there are fewer than two, or their lengths differ.
@@ -38,8 +38,8 @@ def find(pattern: str) -> Sequence[str]:
   paths = sorted(map(os.fspath, root.glob(last)))
   if len(paths) < 2:
     raise ValueError(
-      f"Expected two prompt files or more that match {pattern}, got "
-      f"{paths or 'none'}. Train them first, in one folder each."
+      f"Expected at least two prompt files that match {pattern}, got "
+      f"{paths or 'none'}. Train them first, each in its own folder."
     )
   lengths = {path: prompt_files.prompt_file_length(path) for path in paths}
   if len(set(lengths.values())) > 1:
@@ -48,14 +48,14 @@ def find(pattern: str) -> Sequence[str]:
 
 
 def length(pattern: str) -> int:
-  """Returns P, for gin."""
+  """Returns the length of the prompts, P."""
   return prompt_files.prompt_file_length(find(pattern)[0])
 
 
 def from_files(
   pattern: str, checkpoint_path: str, vocabulary: seqio.Vocabulary
 ) -> Initializer:
-  """Takes trained prompts.
+  """Reads trained prompts.
 
   Args:
     pattern: As for `find`.
@@ -63,8 +63,8 @@ def from_files(
     vocabulary: The vocabulary in use.
 
   Returns:
-    An initialiser of shape [K, P, H], which raises ValueError if another one
-    is asked for.
+    An initialiser of shape [K, P, H], which raises ValueError for any other
+    shape.
 
   Raises:
     ValueError: if a prompt was trained on another model or vocabulary.
@@ -78,8 +78,8 @@ def from_files(
     if found.shape != tuple(shape):
       raise ValueError(
         f"Expected prompts of shape {tuple(shape)}, got {found.shape}. Set "
-        "NUM_PROMPTS to how many there are, and use them with a model of the "
-        "size they were trained for."
+        "NUM_PROMPTS to the number of files, and use a model of the size that "
+        "they were trained for."
       )
     return jnp.asarray(found, dtype)
 
@@ -89,21 +89,21 @@ def from_files(
 class Ensemble:
   """A model whose prompts vote when it decodes.
 
-  In everything else it is the model that it is given.
+  In all other respects it is the given model.
   """
 
   def __init__(self, model: models.EncoderDecoderModel, num_prompts: int):
-    """Keeps its arguments.
+    """Stores its arguments.
 
     Args:
-      model: Its module has `voting.Prompts`.
+      model: A model with `voting.Prompts`.
       num_prompts: K.
     """
     self._model = model
     self._num_prompts = num_prompts
 
   def __getattr__(self, name: str) -> Any:
-    if name == "_model":  # A copy that has nothing yet.
+    if name == "_model":  # During a copy, before attributes are set.
       raise AttributeError(name)
     return getattr(self._model, name)
 
@@ -123,17 +123,17 @@ class Ensemble:
     rng: jax.Array | None = None,
     **kwargs: Any,
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    """Decodes a batch with every prompt, and counts.
+    """Decodes a batch with every prompt, and counts the votes.
 
     Args:
       params: All parameters.
       batch: Features `[B, ...]`.
       rng: PRNG key for sampling.
-      **kwargs: Of `EncoderDecoderModel.predict_batch_with_aux`, but for
-        `return_all_decodes`: there is one answer.
+      **kwargs: Arguments of `EncoderDecoderModel.predict_batch_with_aux`,
+        except `return_all_decodes`: there is only one answer.
 
     Returns:
-      Tokens [B, S], and {"scores": [B]}, the share of the prompts that agree.
+      Tokens [B, S], and {"scores": [B]}, the share of prompts that agree.
     """
     K = self._num_prompts
     repeated = {name: jnp.repeat(x, K, axis=0) for name, x in batch.items()}
@@ -143,8 +143,8 @@ class Ensemble:
     return answer, {"scores": share}
 
   def score_batch(self, params: Any, batch: Mapping[str, jax.Array]) -> Any:
-    """Refuses: votes are no likelihoods."""
+    """Raises ValueError: votes are not likelihoods."""
     raise ValueError(
-      "An ensemble of prompts votes on answers and has no likelihood of its "
-      "own: use MODE='predict', or score with one prompt."
+      "An ensemble of prompts votes on answers and has no likelihood: use "
+      "MODE='predict', or score with one prompt."
     )

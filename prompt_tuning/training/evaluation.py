@@ -1,4 +1,4 @@
-"""seqio's evaluator, with the score that the paper plots."""
+"""The evaluator of seqio, with the average score that the paper plots."""
 
 from concurrent import futures
 import copy
@@ -13,9 +13,9 @@ AVERAGE = "super_glue_average"
 
 
 class Evaluator(seqio.Evaluator):
-  """Adds `super_glue_average` where all eight tasks are evaluated.
+  """An evaluator that adds `super_glue_average` if all eight tasks are there.
 
-  It is reported as the metric of the mixture, beside those of its tasks.
+  It is reported as a metric of the mixture, beside those of its tasks.
   """
 
   def __init__(
@@ -27,7 +27,7 @@ class Evaluator(seqio.Evaluator):
   ):
     """See `seqio.Evaluator`."""
     if log_dir:
-      # seqio's JSONLogger expects it, TensorBoard's would have made it.
+      # seqio's JSONLogger expects the folder; TensorBoard's would make it.
       epath.Path(log_dir).mkdir(parents=True, exist_ok=True)
     super().__init__(mixture_or_task_name, *args, log_dir=log_dir, **kwargs)
     self._name = seqio.get_mixture_or_task(mixture_or_task_name).name
@@ -37,8 +37,8 @@ class Evaluator(seqio.Evaluator):
   ):
     """See `seqio.Evaluator.evaluate`.
 
-    If metrics are computed concurrently, a thread does so for a task while the
-    device answers the next; seqio alone begins when all have been answered.
+    Concurrent metrics of one task are computed while the device decodes the
+    next; seqio alone waits until all tasks are decoded.
     """
     computed, outputs = {}, {}
     for task in self.eval_tasks:
@@ -49,11 +49,11 @@ class Evaluator(seqio.Evaluator):
           one, compute_metrics=compute_metrics, step=step, **kwargs
         )
       finally:
-        one._metrics_executor = None  # Or the end of `one` would be its end.
+        one._metrics_executor = None  # Deleting `one` would shut it down.
       outputs |= output
 
     def collect() -> Any:
-      if not compute_metrics:  # Another process does.
+      if not compute_metrics:  # Another process computes them.
         return None
       metrics_by_task = {}
       for future in computed.values():
@@ -64,7 +64,7 @@ class Evaluator(seqio.Evaluator):
       self._metrics_future = futures.Future()
       self._metrics_future.set_result(collect())
     else:
-      # There is one thread: what is waited for in it is there already.
+      # The executor has one thread, so the earlier futures are done by then.
       self._metrics_future = self._metrics_executor.submit(collect)
     return self._metrics_future, outputs
 

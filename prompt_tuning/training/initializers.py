@@ -1,4 +1,4 @@
-"""How the prompt of a program begins: by name, without gin."""
+"""Initial prompts by name, for tuning from Python without gin."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from prompt_tuning.types import Initializer
 from t5x import checkpoints
 
 NAMES = ("class_labels", "sampled_vocab", "random_uniform")
-# Frequent tokens that a prompt is sampled from, at most (section 3.2).
+# Most tokens that a prompt is sampled from, the frequent ones (section 3.2).
 _POPULATION = 5000
 
 
@@ -24,19 +24,19 @@ def initializer(
   checkpoint: checkpoints.BaseCheckpoint,
   vocabulary: seqio.Vocabulary,
 ) -> Initializer:
-  """Returns how a prompt begins.
+  """Returns the initialiser of a prompt.
 
   Args:
-    init: One of `NAMES`, or a prompt [P, H]. None: the labels' words where
-      there are labels, else those of frequent tokens.
+    init: One of `NAMES`, or a prompt [P, H]. None: the labels if there are any,
+      otherwise frequent tokens.
     length: Positions of the prompt, P.
-    labels: What the model should answer with.
+    labels: The answers that the model should give.
     checkpoint: The base model.
-    vocabulary: The model's.
+    vocabulary: The model's vocabulary.
 
   Raises:
-    ValueError: if the name is another one, there are no labels, or more of
-      them than positions, or fewer frequent tokens than positions.
+    ValueError: if the name is unknown, labels are missing, or there are more
+      labels than positions or fewer frequent tokens than positions.
   """
   if isinstance(init, np.ndarray):
     return prompts.from_array(init)
@@ -53,7 +53,7 @@ def initializer(
   if length > size:
     raise ValueError(
       f"Expected at most length={size}, a frequent token for each position, "
-      f"got {length=}. Shorten it, or give init='random_uniform'."
+      f"got {length=}. Shorten it, or pass init='random_uniform'."
     )
   table = base_model.read_parameter(checkpoint, TOKEN_EMBEDDING)
   sampled = prompts.sampled_vocab(table, size)
@@ -62,11 +62,11 @@ def initializer(
   if not labels:
     raise ValueError(
       "A prompt that starts from class labels needs labels, and the targets "
-      "are free text: give labels, or init='sampled_vocab'."
+      "are free text: pass labels, or init='sampled_vocab'."
     )
   if len(labels) > length:
     raise ValueError(
       f"Expected at least length={len(labels)}, a position for each label, "
-      f"got {length=}. Lengthen it, or give init='sampled_vocab'."
+      f"got {length=}. Lengthen it, or pass init='sampled_vocab'."
     )
   return prompts.class_labels(table, vocabulary, labels, sampled)

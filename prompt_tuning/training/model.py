@@ -1,4 +1,4 @@
-"""A frozen T5 for programs: tune prompts of it, and answer with them.
+"""A frozen T5 in Python: tunes prompts, and answers with them.
 
   import prompt_tuning as pt
 
@@ -6,11 +6,11 @@
   prompt = model.tune([("a fine film", "good"), ("a dull film", "bad"), ...])
   model.generate(["a dull film"], prompt=prompt)
 
-Tuning and evaluation are those of `python -m t5x.train` and `t5x.eval`, without
+Tuning and evaluation work like `python -m t5x.train` and `t5x.eval`, without
 gin.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import os
 import tempfile
@@ -26,7 +26,7 @@ from t5x.runs import events
 
 
 class Model(FrozenModel):
-  """A frozen T5 that prompts are tuned for."""
+  """A frozen T5 to tune prompts for."""
 
   def tune(
     self,
@@ -47,31 +47,30 @@ class Model(FrozenModel):
     on_event: events.OnEvent = events.ignore,
     should_stop: events.ShouldStop = events.never,
   ) -> TunedPrompt:
-    """Trains a prompt; the model stays as it is.
+    """Trains a prompt; the model does not change.
 
     Args:
       train: Pairs (input, target) of texts, or the name of a seqio task, such
         as "super_glue_cb", with its own validation split.
       validation: More pairs, to choose the best prompt by.
       length: Positions of the prompt; by default 100, or those of `init`.
-      steps: Of training.
-      labels: The legal targets of pairs; an empty list for free text. By
-        default those that occur, unless they are many: more than fifty, or
-        fewer than four pairs each.
+      steps: Training steps.
+      labels: The legal targets of pairs; an empty list means free text. By
+        default, the targets that occur, unless there are more than fifty or
+        fewer than four pairs for each.
       init: "class_labels", "sampled_vocab", "random_uniform", or a prompt to
-        begin with. By default the labels, where there are some.
+        start from. By default the labels, if there are any.
       learning_rate: Constant.
-      batch_size: Examples of a step.
-      seed: The same seed gives the same prompt.
+      batch_size: Examples in a step.
+      seed: Determines the initial prompt, dropout and the order of examples.
       eval_period: Steps between evaluations; by default there are ten.
-      stats_period: Steps between losses that `on_event` is told of; by default
-        those between evaluations.
+      stats_period: Steps between reports of the training loss to `on_event`; by
+        default those between evaluations.
       rank: Whether validation ranks the labels instead of generating text.
-      folder: For checkpoints, record and prompt; a run that was interrupted
-        there goes on. By default nothing is kept.
-      on_event: Called with all that happens, in this thread; see
-        `t5x.runs.events`.
-      should_stop: Asked after every step and batch of evaluation, such as
+      folder: Receives checkpoints, record and prompt; an interrupted run there
+        is resumed. By default nothing is kept.
+      on_event: Called with every event, in this thread; see `t5x.runs.events`.
+      should_stop: Called after every step and batch of evaluation, such as
         `threading.Event().is_set`; True ends the run, with the best prompt so
         far.
 
@@ -99,11 +98,10 @@ class Model(FrozenModel):
         rank=rank,
         folder=model_dir,
       )
-      found = self._to_train_on(train, validation, labels, rank)
-      _check_ranked(found, rank)
-      return tuning.tune(
-        self._tuning_base, found, settings, on_event, should_stop
+      found = examples_lib.find(
+        train, validation, self.vocabulary, labels, rank
       )
+      return tuning.tune(self, found, settings, on_event, should_stop)
 
   def evaluate(
     self,
@@ -116,81 +114,41 @@ class Model(FrozenModel):
     folder: str | os.PathLike[str] | None = None,
     on_event: events.OnEvent = events.ignore,
   ) -> Mapping[str, float]:
-    """Measures how good answers are.
+    """Evaluates answers.
 
     Args:
-      examples: Pairs (input, target), or the name of a seqio task, whose split
-        "validation" is taken.
+      examples: Pairs (input, target), or the name of a seqio task with a split
+        "validation".
       prompt: As for `generate`.
       labels: As for `tune`.
-      rank: Whether labels are ranked instead of generating text.
-      batch_size: Examples of a batch.
-      folder: For a record and the predictions; by default nothing is kept.
+      rank: Whether to rank labels instead of generating text.
+      batch_size: Examples in a batch.
+      folder: Receives a record and the predictions; by default nothing is kept.
       on_event: Called after every batch.
 
     Returns:
-      Metric -> value: of labels, accuracy, macro F1 and the share of answers
-      that are none; of free text, exact match and F1 of words; in percent.
+      Metric -> value in percent. For labels: accuracy, macro F1 and the share
+      of answers that are not labels; for free text: exact match and F1 of
+      words.
 
     Raises:
       ValueError: for wrong examples, or a prompt of another model.
     """
-    if not isinstance(examples, str):
-      found = examples_lib.of_pairs(None, examples, self.vocabulary, labels)
-    elif labels is not None:
-      raise ValueError(
-        f"The task {examples} has labels of its own: give none, or give pairs."
-      )
-    else:
-      found = examples_lib.of_task(
-        examples, self.vocabulary, rank, trains=False
-      )
-    _check_ranked(found, rank)
+    found = examples_lib.find(None, examples, self.vocabulary, labels, rank)
+    array = self.prompt_array(prompt)
     with _folder(folder) as output_dir:
       return tuning.evaluate(
-        self._tuning_base,
-        found,
-        self.prompt_array(prompt),
-        output_dir,
-        batch_size,
-        rank,
-        on_event,
+        self, found, array, output_dir, batch_size, rank, on_event
       )
 
-  @property
-  def _tuning_base(self) -> tuning.Base:
-    return tuning.Base(self.in_memory, self.config, self.vocabulary)
 
-  def _to_train_on(
-    self,
-    train: text_pairs.Pairs | str,
-    validation: text_pairs.Pairs | None,
-    labels: Sequence[str] | None,
-    rank: bool,
-  ) -> examples_lib.Examples:
-    if not isinstance(train, str):
-      return examples_lib.of_pairs(train, validation, self.vocabulary, labels)
-    if validation is not None or labels is not None:
-      raise ValueError(
-        f"The task {train} has a validation split and labels of its own: give "
-        "neither, or give pairs."
-      )
-    return examples_lib.of_task(train, self.vocabulary, rank, trains=True)
-
-
-def _check_ranked(examples: examples_lib.Examples, rank: bool) -> None:
-  if rank and not examples.labels:
-    raise ValueError("Ranking needs labels, and the targets are free text.")
-
-
-@contextlib.contextmanager
-def _folder(given: str | os.PathLike[str] | None) -> Iterator[str]:
-  """Yields a folder: that which is given, or a temporary one."""
+def _folder(
+  given: str | os.PathLike[str] | None,
+) -> contextlib.AbstractContextManager[str]:
+  """Returns a context with the given folder, or with a temporary one."""
   if given is not None:
-    yield os.fspath(given)
-    return
-  with tempfile.TemporaryDirectory(prefix="prompt_tuning_") as folder:
-    yield folder
+    return contextlib.nullcontext(os.fspath(given))
+  return tempfile.TemporaryDirectory(prefix="prompt_tuning_")
 
 
 load = Model.load

@@ -1,10 +1,10 @@
 """Tuning and evaluation of prompts by the trainer, without gin.
 
-The settings are those of `gin/recipes/prompt_tuning.gin`: the same numbers come
-out.
+The settings equal those of `gin/recipes/prompt_tuning.gin`, and so do the
+results.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -21,11 +21,13 @@ from prompt_tuning import (
   prompts,
   tasks,  # noqa: F401  # Registers them.
 )
-from prompt_tuning.inference import prediction
+from prompt_tuning.inference import ranking
+from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.tuned_prompt import TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
 from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.models.t5.network import Transformer
 from prompt_tuning.training import actions, initializers
 from prompt_tuning.training import evaluation as evaluation_lib
 from prompt_tuning.training.examples import Examples
@@ -33,6 +35,7 @@ from prompt_tuning.types import Initializer
 from t5x import (
   adafactor,
   checkpoints,
+  models,
   optimizers,
   partitioning,
   schedules,
@@ -46,69 +49,11 @@ _BEST_METRIC = ".*/(?!invalid).*"
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
-  """A base model.
-
-  Attributes:
-    checkpoint: Its parameters.
-    config: Sizes of the network.
-    vocabulary: Of inputs and targets.
-  """
-
-  checkpoint: checkpoints.BaseCheckpoint
-  config: T5Config
-  vocabulary: seqio.Vocabulary
-
-  def injections(self, length: int, init: Initializer) -> Injections:
-    """Returns a prompt's place in the network."""
-    return Injections(
-      prompt=functools.partial(prompts.Prompt, length=length, prompt_init=init)
-    )
-
-  def partitioner(self, injections: Injections) -> Any:
-    """Returns where everything lies: a copy of the model on every device."""
-    return partitioning.PjitPartitioner(
-      num_partitions=1,
-      logical_axis_rules=partitioning.standard_logical_axis_rules(
-        additional_rules=injections_lib.axis_rules(injections)
-      ),
-    )
-
-  def restore_cfg(
-    self, injections: Injections
-  ) -> utils.RestoreCheckpointConfig:
-    """Says what is read from the checkpoint: all but the prompt."""
-    return utils.RestoreCheckpointConfig(
-      path=self.checkpoint.path,
-      checkpoint=self.checkpoint,
-      mode="specific",
-      assignment_map=injections_lib.assignment_map(injections),
-      fallback_to_scratch=True,
-      dtype="float32",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class Settings:
-  """How a prompt is trained.
-
-  Attributes:
-    length: Positions of the prompt, P.
-    steps: Of training.
-    init: See `initializers.initializer`.
-    learning_rate: Constant.
-    batch_size: Examples of a step.
-    seed: Of the initial prompt, of dropout and of the examples' order.
-    eval_period: Steps between evaluations, of which the best counts; None: ten
-      of them.
-    stats_period: Steps between training losses; None: those between
-      evaluations.
-    rank: Whether validation ranks the labels instead of generating text.
-    folder: The run's folder, with its checkpoints, its record and its prompt;
-      a run that was interrupted there goes on.
+  """Settings of a run; `Model.tune` describes them.
 
   Raises:
-    ValueError: if a number is too small, or not the length of `init`.
+    ValueError: if a number is too small, or `length` is not that of `init`.
   """
 
   length: int
@@ -138,13 +83,13 @@ class Settings:
 
   @property
   def period(self) -> int:
-    """Steps between evaluations, and between checkpoints."""
+    """Steps between evaluations, and between checkpoints; by default, ten."""
     return self.eval_period or max(1, self.steps // 10)
 
   def configuration(
-    self, base: Base, examples: Examples
+    self, model: FrozenModel, examples: Examples
   ) -> run_configuration.RunConfiguration:
-    """Returns what the run's folder remembers: it goes on with no other."""
+    """Returns the identity of the run, which alone may resume in its folder."""
     init = self.init
     if init is not None and not isinstance(init, str):
       init = hashlib.sha256(np.asarray(init, np.float32).tobytes()).hexdigest()
@@ -161,13 +106,42 @@ class Settings:
         "task.lengths": dict(examples.train_lengths),
         "prompt.length": self.length,
         "prompt.init": init,
-        "model.config": base.config,
+        "model.config": model.config,
       },
     )
 
 
+def make_model(
+  config: T5Config,
+  vocabulary: seqio.Vocabulary,
+  method: Injections,
+  optimizer_def: optimizers.OptimizerDef | None = None,
+  ranked: Sequence[str] | None = None,
+) -> models.EncoderDecoderModel:
+  """Makes the model of `gin/models/t5_1_1.gin`: a network and its loss.
+
+  Args:
+    config: Sizes of the network.
+    vocabulary: Of inputs and targets.
+    method: The prompt's place in the network.
+    optimizer_def: Selects the parameters that train, if any do.
+    ranked: Labels, of which it answers with the likeliest; None: it generates
+      text, by beam search with one beam.
+  """
+  make = models.EncoderDecoderModel
+  if ranked is not None:
+    make = functools.partial(ranking.make_ranking_model, tuple(ranked))
+  return make(
+    module=Transformer(config, method),
+    input_vocabulary=vocabulary,
+    output_vocabulary=vocabulary,
+    optimizer_def=optimizer_def,
+    z_loss=1e-4,
+  )
+
+
 def tune(
-  base: Base,
+  model: FrozenModel,
   examples: Examples,
   settings: Settings,
   on_event: events.OnEvent,
@@ -186,10 +160,10 @@ def tune(
     settings.init,
     settings.length,
     examples.labels,
-    base.checkpoint,
-    base.vocabulary,
+    model.in_memory,
+    model.vocabulary,
   )
-  method = base.injections(settings.length, init)
+  method = _prompt_method(settings.length, init)
   prompt_file = os.path.join(settings.folder, "prompt.safetensors")
   train_cfg = utils.DatasetConfig(
     mixture_or_task_name=examples.task,
@@ -200,23 +174,23 @@ def tune(
     seed=settings.seed,
   )
   save_best = actions.SaveBestPrompt(
-    settings.folder, train_cfg.name, _BEST_METRIC, base.vocabulary, method
+    settings.folder, train_cfg.name, _BEST_METRIC, model.vocabulary, method
   )
   outcome = training.train(
-    model=prediction.make_model(
-      base.config,
-      base.vocabulary,
+    model=make_model(
+      model.config,
+      model.vocabulary,
       method,
       optimizer_def=_optimizer(method),
       ranked=examples.labels if settings.rank else None,
     ),
     train_dataset_cfg=train_cfg,
     train_eval_dataset_cfg=None,
-    infer_eval_dataset_cfg=_evaluated(examples, settings.batch_size)
+    infer_eval_dataset_cfg=_validation(examples, settings.batch_size)
     if examples.has_validation
     else None,
-    checkpoint_cfg=_checkpoint_cfg(base, method, settings.period),
-    partitioner=base.partitioner(method),
+    checkpoint_cfg=_checkpoint_cfg(model, method, settings.period),
+    partitioner=_partitioner(method),
     trainer_cls=functools.partial(
       trainer.Trainer,
       learning_rate_fn=schedules.create_learning_rate_scheduler(
@@ -233,19 +207,49 @@ def tune(
     inference_evaluator_cls=evaluation_lib.Evaluator,
     actions={"INFER_EVAL": [save_best]},
     concurrent_metrics=False,
-    configuration=settings.configuration(base, examples),
+    configuration=settings.configuration(model, examples),
     on_event=on_event,
     should_stop=should_stop,
   )
-  if outcome.best is None:  # Nothing was evaluated: the last one counts.
+  if outcome.best is None:  # Without evaluations, the last prompt counts.
     save_best.save(outcome.train_state)
   return dataclasses.replace(
     TunedPrompt.load(prompt_file), status=outcome.status, evals=outcome.evals
   )
 
 
+def _prompt_method(length: int, init: Initializer) -> Injections:
+  return Injections(
+    prompt=functools.partial(prompts.Prompt, length=length, prompt_init=init)
+  )
+
+
+def _partitioner(method: Injections) -> partitioning.PjitPartitioner:
+  """Makes a partitioner that copies the model to every device."""
+  return partitioning.PjitPartitioner(
+    num_partitions=1,
+    logical_axis_rules=partitioning.standard_logical_axis_rules(
+      additional_rules=injections_lib.axis_rules(method)
+    ),
+  )
+
+
+def _restore_cfg(
+  model: FrozenModel, method: Injections
+) -> utils.RestoreCheckpointConfig:
+  """Takes all parameters but the prompt from the model in memory."""
+  return utils.RestoreCheckpointConfig(
+    path=model.checkpoint,
+    checkpoint=model.in_memory,
+    mode="specific",
+    assignment_map=injections_lib.assignment_map(method),
+    fallback_to_scratch=True,
+    dtype="float32",
+  )
+
+
 def _optimizer(method: Injections) -> optimizers.MultiOptimizer:
-  """Makes the recipe's: Adafactor, for the prompt alone."""
+  """Makes the recipe's optimizer: Adafactor, for the prompt alone."""
   matches = trainable.matches_any(injections_lib.parameter_patterns(method))
   adafactor_def = adafactor.Adafactor(
     decay_rate=0.8,
@@ -259,7 +263,7 @@ def _optimizer(method: Injections) -> optimizers.MultiOptimizer:
 
 
 def _checkpoint_cfg(
-  base: Base, method: Injections, period: int
+  model: FrozenModel, method: Injections, period: int
 ) -> utils.CheckpointConfig:
   return utils.CheckpointConfig(
     save=utils.SaveCheckpointConfig(
@@ -271,11 +275,11 @@ def _checkpoint_cfg(
         metric_mode="max",
       ),
     ),
-    restore=base.restore_cfg(method),
+    restore=_restore_cfg(model, method),
   )
 
 
-def _evaluated(examples: Examples, batch_size: int) -> utils.DatasetConfig:
+def _validation(examples: Examples, batch_size: int) -> utils.DatasetConfig:
   return utils.DatasetConfig(
     mixture_or_task_name=examples.task,
     task_feature_lengths=examples.eval_lengths,
@@ -287,7 +291,7 @@ def _evaluated(examples: Examples, batch_size: int) -> utils.DatasetConfig:
 
 
 def evaluate(
-  base: Base,
+  model: FrozenModel,
   examples: Examples,
   prompt: np.ndarray | None,
   folder: str,
@@ -295,33 +299,33 @@ def evaluate(
   rank: bool,
   on_event: events.OnEvent,
 ) -> Mapping[str, float]:
-  """Evaluates on the split "validation", as `python -m t5x.eval` does.
+  """Evaluates the split "validation", as `python -m t5x.eval` does.
 
   Args:
-    base: The base model.
-    examples: With that split.
+    model: The frozen model.
+    examples: Examples with that split.
     prompt: [P, H], or None for the model alone.
-    folder: For the record and the predictions.
-    batch_size: Examples of a batch.
-    rank: Whether the labels are ranked instead of generating text.
+    folder: Receives the record and the predictions.
+    batch_size: Examples in a batch.
+    rank: Whether to rank the labels instead of generating text.
     on_event: Called after every batch.
 
   Returns:
-    Metric -> value, those of a mixture's tasks as "task/metric".
+    Metric -> value; for the tasks of a mixture, "task/metric" -> value.
   """
   method = Injections()
   if prompt is not None:
-    method = base.injections(len(prompt), prompts.from_array(prompt))
+    method = _prompt_method(len(prompt), prompts.from_array(prompt))
   metrics = evaluation.evaluate(
-    model=prediction.make_model(
-      base.config,
-      base.vocabulary,
+    model=make_model(
+      model.config,
+      model.vocabulary,
       method,
       ranked=examples.labels if rank else None,
     ),
-    dataset_cfg=_evaluated(examples, batch_size),
-    restore_checkpoint_cfg=base.restore_cfg(method),
-    partitioner=base.partitioner(method),
+    dataset_cfg=_validation(examples, batch_size),
+    restore_checkpoint_cfg=_restore_cfg(model, method),
+    partitioner=_partitioner(method),
     output_dir=folder,
     inference_evaluator_cls=evaluation_lib.Evaluator,
     summarize_config_fn=None,
@@ -331,5 +335,7 @@ def evaluate(
   if len(metrics) == 1:
     return next(iter(metrics.values()))
   return {
-    f"{t}/{name}": x for t, xs in metrics.items() for name, x in xs.items()
+    f"{task}/{name}": value
+    for task, values in metrics.items()
+    for name, value in values.items()
   }

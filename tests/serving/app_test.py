@@ -10,8 +10,8 @@ import pytest
 import served
 import tiny
 
+from prompt_tuning.inference.detokenizer import Detokenizer
 from prompt_tuning.inference.requests import Token
-from prompt_tuning.inference.texts import Texts
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import app
 
@@ -23,7 +23,7 @@ def test_completion_is_the_model_s_answer(service, prompts):
   assert [choice["text"] for choice in answer["choices"]] == expected
   assert answer["object"] == "text_completion"
   assert answer["usage"]["prompt_tokens"] == 4 + 5
-  tokens = [list(service.engine.tokens_of(text)) for text in texts]
+  tokens = [list(service.engine.model.encode(text)) for text in texts]
   same = served.complete(service, prompt=tokens).json()
   assert same["choices"] == answer["choices"]
   base = served.complete(service, model=served.BASE, prompt="abc").json()
@@ -151,13 +151,13 @@ def test_answer_ends_before_a_stop(engine):
       return "".join(map(chr, ids))
 
   tokens = [Token(ord(x), 0.0) for x in "one two three"]
-  texts = Texts(Letters(), ["tw", "three"])
+  texts = Detokenizer(Letters(), ["tw", "three"])
   assert texts.whole(tokens) == ("one ", True)
   assert texts.whole(tokens[:5]) == ("one t", False)
   assert texts.up_to_stop(tokens) == tokens[:6]
   assert texts.up_to_stop(tokens[:5]) == tokens[:5]
   # A stream ends with the stop that is there first, where another had begun.
-  both = Texts(Letters(), ["ne two", "e"])
+  both = Detokenizer(Letters(), ["ne two", "e"])
   assert both.whole(both.up_to_stop(tokens)) == ("on", True)
   stream = texts.stream()
   assert "".join(stream.add(token) for token in tokens) == "one "

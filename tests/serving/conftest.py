@@ -1,60 +1,8 @@
-"""One engine for all tests of the room: compiling it takes most of the time."""
+"""The fixtures of the room."""
 
-import numpy as np
+from engines import *  # noqa: F403  # Fixtures.
 import pytest
-import seqio
 import served
-import tiny
-
-import prompt_tuning as pt
-from prompt_tuning.inference.engine import Engine, Settings
-from prompt_tuning.inference.requests import Prompt
-from prompt_tuning.inference.shapes import Shapes
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory):
-  return tiny.save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="session")
-def model(base):
-  return pt.load(base, vocabulary=seqio.ByteVocabulary())
-
-
-@pytest.fixture(scope="session")
-def batches_done():
-  return []
-
-
-@pytest.fixture(scope="session")
-def engine(model, batches_done):
-  """Three places for prompts, so that they are swapped."""
-  settings = Settings(
-    shapes=Shapes(
-      rows=(1, 4), lengths=(24,), steps=(8,), labels=(16,), beams=(2,)
-    ),
-    slots=3,
-    longest_prompt=6,
-    room=64,
-    patience=0.02,
-    chunk=3,
-  )
-  with Engine(model, settings, batches_done.append) as engine:
-    yield engine
-
-
-@pytest.fixture(scope="session")
-def prompts():
-  """Five, of other lengths."""
-  rng = np.random.default_rng(0)
-  return [
-    Prompt(
-      f"prompt_{length}",
-      rng.normal(size=(length, tiny.WIDTH)).astype(np.float32),
-    )
-    for length in (1, 2, 4, 5, 6)
-  ]
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_it_is_evaluated_like_a_model(base, pattern, tmp_path):
 
 
 def test_prompts_that_do_not_fit_are_refused(base, pattern, tmp_path):
-  with pytest.raises(ValueError, match="two prompt files or more"):
+  with pytest.raises(ValueError, match="at least two prompt files"):
     ensemble.find(str(tmp_path / "*"))
   _save(tmp_path / "a", _prompts()[:1])
   _save(tmp_path / "b", _prompts()[:1, :2])

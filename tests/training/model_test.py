@@ -1,6 +1,7 @@
 """Tuning and answering from Python: `prompt_tuning.load` and what it gives."""
 
 from concurrent import futures
+import functools
 import json
 import subprocess
 import sys
@@ -100,15 +101,6 @@ def test_evaluation_is_that_of_the_answers(model, prompt, tmp_path):
   assert records.read(str(tmp_path))["kind"] == "eval"
 
 
-def test_free_text_is_not_ranked(model):
-  with pytest.raises(ValueError, match="Ranking needs labels"):
-    model.tune(PAIRS, length=3, steps=1, labels=(), rank=True)
-  with pytest.raises(ValueError, match="Ranking needs labels"):
-    model.evaluate(PAIRS, labels=(), rank=True)
-  with pytest.raises(ValueError, match="Ranking needs labels"):
-    model.rank(["a"], [])
-
-
 def test_task_without_a_train_split_is_evaluated(model):
   made = text_pairs.make(
     {"validation": PAIRS[:4]}, model.vocabulary, LABELS
@@ -154,12 +146,6 @@ def test_model_is_read_once_and_is_there_once(monkeypatch):
   assert model.generate(["a"], prompt, max_length=2)
 
 
-def _in_threads(*calls):
-  """Calls functions at the same time, and returns what they return."""
-  with futures.ThreadPoolExecutor(len(calls)) as pool:
-    return [x.result(60) for x in [pool.submit(call) for call in calls]]
-
-
 def test_threads_read_a_model_once_and_two_models_at_the_same_time(
   tmp_path, monkeypatch
 ):
@@ -175,7 +161,8 @@ def test_threads_read_a_model_once_and_two_models_at_the_same_time(
     return of_checkpoint(self, targets)
 
   monkeypatch.setattr(checkpoints.BaseCheckpoint, "read", meet)
-  found = _in_threads(*[lambda x=x: x.in_memory for x in models * 3])
+  with futures.ThreadPoolExecutor(6) as pool:
+    found = list(pool.map(lambda model: model.in_memory, models * 3))
   assert len(read) == len(set(map(id, found))) == 2
   assert models[0].params is models[0].params
 
@@ -186,8 +173,7 @@ def test_file_is_the_prompt(model, prompt, tmp_path):
   loaded = pt.TunedPrompt.load(path)
   np.testing.assert_array_equal(loaded.array, prompt.array)
   assert loaded.metadata == prompt.metadata
-  texts = [text for text, _ in PAIRS[:2]]
-  assert model.rank(texts, LABELS, path) == model.rank(texts, LABELS, prompt)
+  np.testing.assert_array_equal(model.prompt_array(path), prompt.array)
 
 
 def test_prompt_of_another_model_is_refused(model, tiny_model, prompt):
@@ -228,62 +214,44 @@ def test_prompt_goes_on_at_its_own_length(model, prompt):
 def test_two_models_in_two_threads(model, tiny_model, monkeypatch):
   """Of different vocabularies, on tasks that leave theirs open."""
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
-  runs = {
-    "ladder": (model, "ladder_cb", {}),
-    "tiny": (tiny_model, tiny.TASK, {"init": "random_uniform"}),
-  }
-  alone = {
-    name: _tune(model, task, **arguments)
-    for name, (model, task, arguments) in runs.items()
-  }
-  together, begin = {}, threading.Barrier(2)
+  runs = [
+    (model, "ladder_cb", {}),
+    (tiny_model, tiny.TASK, {"init": "random_uniform"}),
+  ]
+  alone = [_tune(model, task, **arguments) for model, task, arguments in runs]
+  begin = threading.Barrier(2)
 
-  def tune(name):
-    model, task, arguments = runs[name]
-    begin.wait()
-    together[name] = _tune(model, task, **arguments)
+  def tune(run):
+    model, task, arguments = run
+    begin.wait(60)
+    return _tune(model, task, **arguments)
 
-  threads = [threading.Thread(target=tune, args=[name]) for name in runs]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
-  for name, prompt in alone.items():
-    np.testing.assert_array_equal(together[name].array, prompt.array)
-    assert together[name].evals == prompt.evals
+  with futures.ThreadPoolExecutor(2) as pool:
+    together = list(pool.map(tune, runs))
+  for mine, other in zip(together, alone, strict=True):
+    np.testing.assert_array_equal(mine.array, other.array)
+    assert mine.evals == other.evals
 
 
 def test_run_in_a_thread_is_stopped_and_goes_on(tiny_model, tmp_path):
-  whole = _tune(tiny_model, tiny.TASK, init="random_uniform")
-  stop, stopped = threading.Event(), {}
-
-  def run():
-    stopped["prompt"] = _tune(
-      tiny_model,
-      tiny.TASK,
-      init="random_uniform",
+  tune = functools.partial(_tune, tiny_model, tiny.TASK, init="random_uniform")
+  whole = tune()
+  stop = threading.Event()
+  with futures.ThreadPoolExecutor(1) as pool:
+    stopped = pool.submit(
+      tune,
       folder=tmp_path,
       on_event=lambda e: stop.set() if e.step == tiny.BASE_STEP + 2 else None,
       should_stop=stop.is_set,
-    )
-
-  thread = threading.Thread(target=run)
-  thread.start()
-  thread.join()
-  assert stopped["prompt"].status == "interrupted"
+    ).result()
+  assert stopped.status == "interrupted"
   assert records.read(str(tmp_path))["status"] == "interrupted"
-  rest = _tune(tiny_model, tiny.TASK, init="random_uniform", folder=tmp_path)
+  rest = tune(folder=tmp_path)
   assert rest.status == "finished"
   np.testing.assert_array_equal(rest.array, whole.array)
   assert rest.evals == whole.evals
   with pytest.raises(ValueError, match=r"train\.learning_rate: 0\.3 -> 0\.1"):
-    _tune(
-      tiny_model,
-      tiny.TASK,
-      init="random_uniform",
-      folder=tmp_path,
-      learning_rate=0.1,
-    )
+    tune(folder=tmp_path, learning_rate=0.1)
 
 
 def test_error_of_a_callback_ends_the_run(tiny_model):
@@ -368,8 +336,12 @@ def test_it_is_the_trainer_of_the_command_line(model, tmp_path, monkeypatch):
       {"train": PAIRS, "length": 5, "init": np.ones((3, 64))},
       "Expected the length of init, 3, got length=5",
     ),
+    ({"train": PAIRS, "labels": (), "rank": True}, "Ranking needs labels"),
     ({"train": "ladder_cp"}, "No seqio task or mixture 'ladder_cp'"),
-    ({"train": "ladder_cb", "labels": ["yes"]}, "has a validation split and"),
+    (
+      {"train": "ladder_cb", "labels": ["yes"]},
+      "brings its own validation",
+    ),
   ],
 )
 def test_wrong_arguments_are_refused(model, arguments, message):
@@ -396,6 +368,8 @@ def test_wrong_inputs_and_labels_are_refused(model):
   for labels in ("yes", [], ["yes", " yes"], ["yes", ""]):
     with pytest.raises(ValueError, match="labels"):
       model.rank(["a text"], labels)
+  with pytest.raises(ValueError, match="Ranking needs labels"):
+    model.evaluate(PAIRS, labels=(), rank=True)
 
 
 def test_few_pairs_of_short_targets_are_said_to_be_free_text(model, caplog):

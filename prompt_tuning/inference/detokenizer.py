@@ -1,4 +1,4 @@
-"""Generated tokens as text: whole, in pieces, and up to a word to stop at."""
+"""Generated tokens as text: whole, in a stream, and up to a stop sequence."""
 
 import bisect
 from collections.abc import Sequence
@@ -9,32 +9,36 @@ import seqio
 
 from prompt_tuning.inference.requests import Token
 
-# What a decoder writes for a character of which bytes are missing.
+# Decoders write it for a character with missing bytes.
 _INCOMPLETE = "\ufffd"
 
 
-class Texts:
-  """Makes text of tokens."""
+class Detokenizer:
+  """A decoder of answers, which end before the first stop sequence.
+
+  Attributes:
+    held: Characters at the end of a text that may begin a stop sequence.
+  """
 
   def __init__(self, vocabulary: seqio.Vocabulary, stops: Sequence[str]):
-    """Keeps its arguments.
+    """Stores its arguments.
 
     Args:
-      vocabulary: Of the tokens.
-      stops: Texts before which an answer ends.
+      vocabulary: The vocabulary of the tokens.
+      stops: Stop sequences.
     """
     self._vocabulary = vocabulary
     self._stops = stops
     self.held = max(map(len, stops), default=1) - 1
 
   def whole(self, tokens: Sequence[Token]) -> tuple[str, bool]:
-    """Returns the text, and whether it was cut before a stop."""
+    """Returns the text, and whether a stop sequence cut it."""
     text = self._vocabulary.decode([token.id for token in tokens])
     ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
     return (text[: min(ends)], True) if ends else (text, False)
 
   def up_to_stop(self, tokens: Sequence[Token]) -> Sequence[Token]:
-    """Returns the tokens up to the end of the first stop: those of a stream."""
+    """Returns the tokens up to the first stop, as a stream does."""
     if not self._stops:
       return tokens
     length = bisect.bisect_left(
@@ -43,18 +47,18 @@ class Texts:
     return tokens[:length]
 
   def stream(self) -> "TextStream":
-    """Returns what makes the text in pieces."""
+    """Returns a new stream."""
     return TextStream(self)
 
   def log_probs(
     self, tokens: Sequence[Token], top: int, first: int = 0
   ) -> dict[str, Any]:
-    """Returns log probabilities in the form of OpenAI's completions.
+    """Returns log probabilities in the format of OpenAI's completions.
 
     Args:
-      tokens: Of an answer.
-      top: How many of the likeliest there are.
-      first: The first token to tell of.
+      tokens: The tokens of an answer.
+      top: Number of likeliest tokens at each place.
+      first: Index of the first token to include.
     """
     offsets = [
       len(self._vocabulary.decode([token.id for token in tokens[:i]]))
@@ -77,7 +81,7 @@ class Texts:
     }
 
   def _piece(self, token: int) -> str:
-    """Returns a token as a text of its own."""
+    """Returns the text of a single token."""
     tokenizer = getattr(self._vocabulary, "tokenizer", None)
     if tokenizer is not None and token < tokenizer.vocab_size():
       return tokenizer.id_to_piece(token).replace("\u2581", " ")
@@ -85,33 +89,33 @@ class Texts:
 
 
 class TextStream:
-  """The text of tokens that come one by one.
+  """The text of tokens that arrive one by one.
 
   Attributes:
-    tokens: Those that came.
-    was_cut: Whether a stop came: there is no more text.
+    tokens: The tokens so far.
+    was_cut: Whether a stop sequence ended the text.
   """
 
-  def __init__(self, texts: Texts):
-    """Begins with no token."""
+  def __init__(self, detokenizer: Detokenizer):
+    """Starts without tokens."""
     self.tokens: list[Token] = []
     self.was_cut = False
-    self._texts = texts
+    self._detokenizer = detokenizer
     self._sent = 0
 
   def add(self, token: Token) -> str:
-    """Adds a token; returns the text that is certain now, and was not."""
+    """Adds a token; returns the text that has become final."""
     self.tokens.append(token)
-    text, self.was_cut = self._texts.whole(self.tokens)
+    text, self.was_cut = self._detokenizer.whole(self.tokens)
     if not self.was_cut:
       text = text.rstrip(_INCOMPLETE)
-      # It may be the beginning of a stop.
-      text = text[: max(self._sent, len(text) - self._texts.held)]
+      # The end may be the beginning of a stop sequence.
+      text = text[: max(self._sent, len(text) - self._detokenizer.held)]
     return self._new(text)
 
   def rest(self) -> str:
-    """Returns what was held back, once there is no more token."""
-    return self._new(self._texts.whole(self.tokens)[0])
+    """Returns the text held back so far, after the last token."""
+    return self._new(self._detokenizer.whole(self.tokens)[0])
 
   def _new(self, text: str) -> str:
     new, self._sent = text[self._sent :], max(self._sent, len(text))

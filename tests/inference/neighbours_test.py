@@ -13,7 +13,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.inference import neighbours as analysis
 from t5x import checkpoints
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 PIECES = ["<pad>", "▁yes", "Yes", "▁no", "▁", "tail", "ment", "▁cat", "|"]
 

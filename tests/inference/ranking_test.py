@@ -85,6 +85,40 @@ def test_labels_are_ordered_by_the_score_of_each_by_itself(normalize):
   assert decoded == [[LABELS[i] for i in row] for row in order]
 
 
+def test_one_pass_scores_as_the_decoding_function_does(model, prompts):
+  """The server and the Python door score in one pass."""
+  prompt = prompts[2].array
+  texts = ["abc", "abxcdefgh"]
+  tokens = np.zeros((2, 12), np.int32)
+  for row, text in zip(tokens, texts, strict=True):
+    row[: len(text) + 1] = model.encode(text)
+  encoder = {**model.params["encoder"], "prompt": {"prompt": prompt}}
+  ranking_model = ranking.make_ranking_model(
+    LABELS,
+    module=tiny.make_model().module,
+    input_vocabulary=model.vocabulary,
+    output_vocabulary=model.vocabulary,
+    optimizer_def=None,
+  )
+  labels, aux = ranking_model.predict_batch_with_aux(
+    {**model.params, "encoder": encoder},
+    {
+      "encoder_input_tokens": jnp.asarray(tokens),
+      "decoder_input_tokens": jnp.zeros((2, 5), jnp.int32),
+    },
+    return_all_decodes=True,
+  )
+  decode = model.vocabulary.decode
+  for found, rows, scores in zip(
+    model.rank(texts, LABELS, prompt), labels, aux["scores"], strict=True
+  ):
+    names = [decode(row) for row in np.asarray(rows[::-1]).tolist()]
+    assert list(found) == names
+    assert list(found.values()) == pytest.approx(
+      scores[::-1].tolist(), rel=1e-5
+    )
+
+
 def test_normalising_changes_the_order():
   model, params = _model_and_params()
   plain, _ = _rank(model, params)
@@ -116,7 +150,9 @@ def test_label_that_does_not_fit_is_refused():
 def test_label_that_the_vocabulary_does_not_know_is_refused():
   model, params = _model_and_params()
   words = ladder_vocabulary.WordVocabulary(["yes"])
-  with pytest.raises(ValueError, match=r"got 'no': \[2, 1\], where 2 is unk"):
+  with pytest.raises(
+    ValueError, match=r"got 'no', which has the tokens \[2\], where 2 means"
+  ):
     _rank(model, params, labels=("yes", "no"), vocabulary=words)
 
 

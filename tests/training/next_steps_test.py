@@ -5,12 +5,18 @@ import shlex
 import pytest
 
 import prompt_tuning
-from prompt_tuning.training import closing_note
+from prompt_tuning.training import next_steps
 from t5x import gin_utils
 from t5x.configuration import resolution
 
 MODEL = "gin/models/ladder_s.gin"
 BEST = {"step": 2600, "score": 61.125}
+
+
+def _describe(folder, gin_files, bindings=(), *arguments, **options):
+  return next_steps.describe(
+    str(folder), BEST, gin_files, bindings, *arguments, **options
+  )
 
 
 def _words(note):
@@ -44,9 +50,8 @@ def _evaluation(note, paths=(".",)):
 )
 def test_of_a_prompt(tmp_path, gin_files):
   (tmp_path / "prompt.safetensors").touch()
-  note = closing_note.closing_note(
-    str(tmp_path),
-    BEST,
+  note = _describe(
+    tmp_path,
     [*gin_files, "gin/decoding/rank.gin"],
     [
       "TASK = 'ladder_cb'",
@@ -75,9 +80,8 @@ def test_of_a_prompt(tmp_path, gin_files):
 
 def test_of_a_prompt_and_an_initialiser_that_only_training_has(tmp_path):
   (tmp_path / "prompt.safetensors").touch()
-  note = closing_note.closing_note(
-    str(tmp_path),
-    None,
+  note = _describe(
+    tmp_path,
     [MODEL, "gin/recipes/prompt_tuning.gin", "gin/prompts/random_uniform.gin"],
     ["prompts.random_uniform.minval = 0.0", "network.T5Config.remat = True"],
   )
@@ -92,9 +96,8 @@ def test_of_a_prompt_and_an_initialiser_of_ones_own(tmp_path):
     "PROMPT = @mean.around_mean()\nPROMPT_LENGTH = 5\nSPLIT = 'train'\n"
   )
   paths = [str(tmp_path), prompt_tuning.gin_search_path()]
-  note = closing_note.closing_note(
-    str(tmp_path),
-    BEST,
+  note = _describe(
+    tmp_path,
     [
       MODEL,
       "gin/methods/prompt_tuning.gin",
@@ -120,9 +123,8 @@ def test_of_a_prompt_and_an_initialiser_of_ones_own(tmp_path):
   "recipe", ["prompt_and_lora.gin", "multitask_prompt.gin"]
 )
 def test_of_a_prompt_from_a_file_that_is_in_the_checkpoint(tmp_path, recipe):
-  note = closing_note.closing_note(
-    str(tmp_path),
-    BEST,
+  note = _describe(
+    tmp_path,
     [MODEL, f"gin/recipes/{recipe}", "gin/prompts/from_file.gin"],
     ["TASK = 'ladder_cb_prefixed'", "PROMPT_FILE = 'old.safetensors'"],
   )
@@ -137,9 +139,8 @@ def test_of_another_method(tmp_path, is_kept):
   if is_kept:
     checkpoint = tmp_path / "checkpoint_2600"
     checkpoint.mkdir()
-  note = closing_note.closing_note(
-    str(tmp_path),
-    BEST,
+  note = _describe(
+    tmp_path,
     [MODEL, "gin/recipes/lora.gin", "gin/optimizers/adamw.gin"],
     ["LORA_RANK = 2", "TASK = 'ladder_cb'", "EVAL_PERIOD = 5"],
   )
@@ -160,11 +161,9 @@ def test_of_a_recipe_of_ones_own(tmp_path):
     "include './gin/recipes/prompt_tuning.gin'\n"
     "TASK = 'ladder_cb'\nPROMPT_LENGTH = 5\nLEARNING_RATE = 0.1\n"
   )
-  note = closing_note.closing_note(
-    str(tmp_path),
-    BEST,
+  note = _describe(
+    tmp_path,
     [f"./{MODEL}", "mine.gin", "gin/runs/by_length.gin"],
-    [],
     paths=[str(tmp_path), prompt_tuning.gin_search_path()],
   )
   assert _words(note)[3:] == [
@@ -174,18 +173,3 @@ def test_of_a_recipe_of_ones_own(tmp_path):
     f"--gin.PROMPT_FILE='{tmp_path}/prompt.safetensors'",
     f"--gin.EVAL_OUTPUT_DIR='{tmp_path}-eval'",
   ]
-
-
-def test_names_no_file_twice(tmp_path):
-  note = closing_note.closing_note(
-    str(tmp_path),
-    BEST,
-    [MODEL, "gin/recipes/lora.gin", "gin/runs/by_length.gin"],
-    [],
-  )
-  assert _words(note)[3:6] == [
-    f"--gin_file={MODEL}",
-    "--gin_file=gin/methods/lora.gin",
-    "--gin_file=gin/runs/eval.gin",
-  ]
-  assert _words(note).count("--gin_file=gin/runs/eval.gin") == 1

@@ -13,8 +13,13 @@ import tiny
 from prompt_tuning import prompts as prompts_lib
 from prompt_tuning.inference import engine as engine_lib
 from prompt_tuning.inference import prompt_table
+from prompt_tuning.inference.batch_queue import (
+  QueueFullError,
+  Shapes,
+  TooLongError,
+)
+from prompt_tuning.inference.compiled import CompiledPrograms
 from prompt_tuning.inference.requests import Generation, Prompt, Ranking
-from prompt_tuning.inference.shapes import TooLongError
 from t5x import decoding
 from t5x.runs import inference
 
@@ -25,8 +30,12 @@ def _results(engine, requests):
   return [ticket.future.result(60) for ticket in engine.submit(list(requests))]
 
 
-def _text(engine, generated):
-  return engine.model.vocabulary.decode([x.id for x in generated.tokens])
+def _request(engine, text="abc", prompt=None, max_tokens=8, **options):
+  return Generation(engine.model.encode(text), prompt, max_tokens, **options)
+
+
+def _ids(generated):
+  return [token.id for token in generated.tokens]
 
 
 def _with_prompt(model, prompt):
@@ -42,7 +51,7 @@ def _with_prompt(model, prompt):
 
 
 def _infer(base, folder, prompt):
-  """What `t5x.infer` answers to the split "test"."""
+  """Returns the answers of `t5x.infer` to the split "test"."""
   model = tiny.make_model(
     with_prompt=False, decode_fn=decoding.temperature_sample
   )
@@ -71,19 +80,17 @@ def test_mixed_batches_answer_as_infer_does(base, engine, prompts, tmp_path):
   ]
   pairs = [(i, j) for i in range(len(chosen)) for j in range(len(lines[0]))]
   np.random.default_rng(0).shuffle(pairs)
+  texts = [line["inputs"]["inputs_pretokenized"] for line in lines[0]]
   answers = _results(
     engine,
     (
-      Generation(
-        engine.tokens_of(lines[i][j]["inputs"]["inputs_pretokenized"]),
-        chosen[i],
-        tiny.LENGTHS["targets"],
-      )
+      _request(engine, texts[j], chosen[i], tiny.LENGTHS["targets"])
       for i, j in pairs
     ),
   )
+  decode = engine.model.vocabulary.decode
   for (i, j), answer in zip(pairs, answers, strict=True):
-    assert _text(engine, answer) == lines[i][j]["prediction"]
+    assert decode(_ids(answer)) == lines[i][j]["prediction"]
   assert len({x["prediction"] for x in lines[0] + lines[1]}) > 2
 
 
@@ -92,130 +99,98 @@ def test_more_prompts_than_slots(engine, prompts, batches_done):
   texts = ["abc", "abcdefgh", "x", "hgf", "hello"]
   before = engine.table.swaps
   requests = [
-    Generation(engine.tokens_of(text), prompt, 8)
+    _request(engine, text, prompt)
     for text, prompt in zip(texts * 2, prompts * 2, strict=True)
   ]
   together = _results(engine, requests)
   assert engine.table.swaps > before
-  assert engine.table.held == 3
-  for request, answer in zip(requests, together, strict=True):
-    assert (
-      _text(engine, answer)
-      == (
-        engine.model.generate(
-          [engine.model.vocabulary.decode(request.tokens[:-1])],
-          request.prompt.array,
-          8,
-        )[0]
-      )
-    )
+  assert engine.table.occupied == 3
+  alone = [_results(engine, [request])[0] for request in requests[:5]]
+  assert list(map(_ids, together)) == list(map(_ids, alone * 2))
   assert {done.rows for done in batches_done} <= {1, 4}
   assert max(done.requests for done in batches_done) > 1
 
 
 def test_ranking_is_that_of_the_model(engine, prompts):
-  labels = tuple(engine.tokens_of(label) for label in LABELS)
+  labels = tuple(map(engine.model.encode, LABELS))
   cases = [("abc", prompts[4]), ("abxcdefgh", None), ("b", prompts[4])]
   ranked = _results(
-    engine, (Ranking(engine.tokens_of(x), p, labels) for x, p in cases)
+    engine, (Ranking(engine.model.encode(x), p, labels) for x, p in cases)
   )
   for (text, prompt), scores in zip(cases, ranked, strict=True):
-    (alone,) = engine.model.rank(
-      [text], LABELS, None if prompt is None else prompt.array
-    )
-    assert dict(zip(LABELS, scores, strict=True)) == pytest.approx(
-      alone, abs=1e-4
-    )
+    array = None if prompt is None else prompt.array
+    (alone,) = engine.model.rank([text], LABELS, array)
+    found = dict(zip(LABELS, scores, strict=True))
+    assert found == pytest.approx(alone, abs=1e-4)
 
 
-def test_beams_are_those_of_the_model(engine, prompts):
-  prompt, tokens = prompts[4], engine.tokens_of("abcd")
-  (found,) = _results(engine, [Generation(tokens, prompt, 8, num_beams=2)])
+def test_beams_are_those_of_the_trainer(engine, prompts):
+  prompt = prompts[4]
+  request = _request(engine, "abcd", prompt, num_beams=2)
+  (found,) = _results(engine, [request])
   model = _with_prompt(tiny.make_model(with_prompt=False), prompt)
-  encoder = {
-    **engine.model.params["encoder"],
-    "prompt": {"prompt": prompt.array},
-  }
+  params = engine.model.params
+  encoder = {**params["encoder"], "prompt": {"prompt": prompt.array}}
   expected, aux = model.predict_batch_with_aux(
-    {**engine.model.params, "encoder": encoder},
+    {**params, "encoder": encoder},
     {
-      "encoder_input_tokens": np.array([tokens]),
+      "encoder_input_tokens": np.array([request.tokens]),
       "decoder_input_tokens": np.zeros((1, 8), np.int32),
     },
     num_decodes=2,
   )
-  ids = [x for x in np.asarray(expected[0]).tolist() if x > 1]
-  assert [token.id for token in found.tokens] == ids
+  assert _ids(found) == [x for x in np.asarray(expected[0]).tolist() if x > 1]
   assert found.score == pytest.approx(float(aux["scores"][0]), abs=1e-4)
 
 
 def test_samples_depend_on_their_seed_alone(engine, prompts):
   def sample(seed, choice, others=()):
-    request = Generation(
-      engine.tokens_of("abc"),
-      prompts[1],
-      8,
-      temperature=1.0,
-      seed=seed,
-      choice=choice,
-    )
-    return tuple(
-      token.id for token in _results(engine, [request, *others])[0].tokens
-    )
+    options = {"temperature": 1.0, "seed": seed, "choice": choice}
+    request = _request(engine, "abc", prompts[1], **options)
+    return tuple(_ids(_results(engine, [request, *others])[0]))
 
-  others = [Generation(engine.tokens_of("hgfedcba"), prompts[4], 5)] * 2
+  others = [_request(engine, "hgfedcba", prompts[4], 5)] * 2
   assert sample(3, 0) == sample(3, 0, others)
   assert len({sample(seed, choice) for seed in (1, 2) for choice in (0, 1)}) > 2
 
 
 def test_samples_of_one_input_are_encoded_once(engine, prompts, monkeypatch):
-  """And are what each is alone; another input of the batch is one more."""
-  encoded, encode = [], engine._compiled.encode
+  """Each is what it is alone; another prompt makes another input."""
+  encoded, call = [], CompiledPrograms.__call__
 
-  def counted(table, tokens, *rows):
-    encoded.append(len(tokens))
-    return encode(table, tokens, *rows)
+  def counted(programs, name, *arguments, **keywords):
+    if name == "encode":
+      encoded.append(len(arguments[1]))
+    return call(programs, name, *arguments, **keywords)
 
-  def request(text, prompt, choice):
-    return Generation(
-      engine.tokens_of(text),
-      prompt,
-      8,
-      temperature=1.0,
-      seed=5,
-      choice=choice,
-    )
-
-  samples = [request("abc", prompts[1], choice) for choice in range(4)]
-  alone = [_results(engine, [sample])[0] for sample in samples]
-  monkeypatch.setattr(engine._compiled, "encode", counted)
-  together = _results(engine, samples)
-  assert [_text(engine, x) for x in together] == [
-    _text(engine, x) for x in alone
+  samples = [
+    _request(engine, "abc", prompts[1], temperature=1.0, seed=5, choice=choice)
+    for choice in range(4)
   ]
+  alone = [_ids(_results(engine, [sample])[0]) for sample in samples]
+  monkeypatch.setattr(CompiledPrograms, "__call__", counted)
+  assert list(map(_ids, _results(engine, samples))) == alone
   assert encoded == [1]
-  # The same text behind another prompt is another input.
-  _results(engine, [*samples[:3], request("abc", prompts[2], 0)])
+  _results(engine, [*samples[:3], _request(engine, "abc", prompts[2])])
   assert encoded == [1, 4]
 
 
 def test_tokens_are_streamed_with_the_likeliest(engine, prompts):
   came = []
-  request = Generation(
-    engine.tokens_of("abc"),
-    prompts[0],
-    8,
-    top_log_probs=3,
-    on_token=came.append,
+  streamed, alone = _results(
+    engine,
+    [
+      _request(
+        engine, "abc", prompts[0], top_log_probs=3, on_token=came.append
+      ),
+      _request(engine, "abc", prompts[0]),
+    ],
   )
-  plain = Generation(request.tokens, request.prompt, 8)
-  streamed, alone = _results(engine, [request, plain])
   assert came == list(streamed.tokens)
-  assert [x.id for x in came] == [x.id for x in alone.tokens]
+  assert _ids(streamed) == _ids(alone)
   for token in came:
-    assert [x for _, x in token.top] == sorted(
-      (x for _, x in token.top), reverse=True
-    )
+    values = [x for _, x in token.top]
+    assert values == sorted(values, reverse=True)
     # Greedy: the first of them was taken.
     assert token.top[0] == (token.id, pytest.approx(token.log_prob, abs=1e-5))
     assert len(token.top) == 3
@@ -223,9 +198,9 @@ def test_tokens_are_streamed_with_the_likeliest(engine, prompts):
 
 
 def test_nothing_is_compiled_for_a_new_prompt(engine, prompts):
-  number = len(engine._compiled)
-  # Once, so that what JAX compiles for moving arrays is there.
-  _results(engine, [Generation(engine.tokens_of("abc"), prompts[0], 5)])
+  number = len(engine._programs)
+  # Once, so that JAX has compiled its programs for moving arrays.
+  _results(engine, [_request(engine, "abc", prompts[0], 5)])
   compiled = []
   jax.monitoring.register_event_duration_secs_listener(
     lambda name, seconds, **_: (
@@ -233,14 +208,14 @@ def test_nothing_is_compiled_for_a_new_prompt(engine, prompts):
     )
   )
   new = Prompt("new", np.ones((3, tiny.WIDTH), np.float32))
-  _results(engine, [Generation(engine.tokens_of("abcd"), new, 5)])
+  _results(engine, [_request(engine, "abcd", new, 5)])
   assert not compiled
-  assert number == len(engine._compiled)
+  assert number == len(engine._programs)
 
 
 def test_full_queue_refuses_and_recovers(engine):
-  request = Generation(engine.tokens_of("abc"), None, 8)
-  with pytest.raises(engine_lib.QueueFullError, match="room for 64"):
+  request = _request(engine)
+  with pytest.raises(QueueFullError, match="room for 64"):
     engine.submit([request] * 65)
   tickets, submit = [], engine.submit
   threads = [
@@ -251,9 +226,8 @@ def test_full_queue_refuses_and_recovers(engine):
     thread.start()
   for thread in threads:
     thread.join()
-  first, *rest = [ticket.future.result(60).tokens for ticket in tickets]
-  assert len(rest) == 39
-  assert all(x[0].id == first[0].id for x in rest)
+  first, *rest = [_ids(ticket.future.result(60)) for ticket in tickets]
+  assert rest == [first] * 39
 
 
 @pytest.mark.parametrize(
@@ -266,11 +240,11 @@ def test_full_queue_refuses_and_recovers(engine):
     ({"temperature": float("nan")}, ValueError, "temperature >= 0"),
     ({"top_log_probs": 6}, ValueError, "at most 5 tokens, got 6"),
     ({"num_beams": 3}, ValueError, "num_beams to be 0 or 2, got"),
-    ({"num_beams": 2, "max_tokens": 5}, ValueError, "max_tokens of a beam"),
+    ({"num_beams": 2, "max_tokens": 5}, ValueError, "beam search depends on"),
     (
       {"num_beams": 2, "max_tokens": 8, "temperature": 1.0},
       ValueError,
-      "Beam search goes",
+      "Beam search does not",
     ),
     (
       {"prompt": Prompt("long", np.zeros((7, tiny.WIDTH), np.float32))},
@@ -312,19 +286,14 @@ def test_prompts_keep_their_places_when_a_copy_fails(
 
 
 def test_closed_engine_finishes_and_takes_no_more(model):
-  settings = engine_lib.Settings(
-    shapes=engine_lib.Shapes(
-      rows=(1,), lengths=(12,), steps=(5,), labels=(8,), beams=()
-    ),
-    longest_prompt=2,
-    slots=1,
-  )
+  shapes = Shapes(rows=(1,), lengths=(12,), steps=(5,), labels=(8,), beams=())
+  settings = engine_lib.Settings(shapes=shapes, longest_prompt=2, slots=1)
   stopped, answers = engine_lib.Engine(model, settings), iter([False, False])
   stopped.start(should_stop=lambda: next(answers, True))
   assert not stopped.is_ready
-  assert len(stopped._compiled) == 2
+  assert len(stopped._programs) == 2
   engine = engine_lib.Engine(model, settings)
-  request = Generation(engine.tokens_of("abc"), None, 5)
+  request = _request(engine, max_tokens=5)
   with pytest.raises(engine_lib.ClosedError):
     engine.submit([request])
   engine.start()

@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 
+from prompt_tuning.inference.batch_queue import (
+  BatchQueue,
+  QueueFullError,
+  Shape,
+  Shapes,
+)
 from prompt_tuning.inference.requests import (
   Generation,
   Prompt,
   Ranking,
   Ticket,
 )
-from prompt_tuning.inference.shapes import Shape, Shapes
-from prompt_tuning.inference.waiting import QueueFullError, Waiting
 
 SHAPES = Shapes(
   rows=(1, 2, 4),
@@ -22,8 +26,8 @@ SHAPES = Shapes(
 )
 
 
-def _waiting(room=10, max_prompts=2):
-  return Waiting(SHAPES, room, patience=1.0, max_prompts=max_prompts)
+def _queue(room=10, max_prompts=2):
+  return BatchQueue(SHAPES, room, patience=1.0, max_prompts=max_prompts)
 
 
 def _generation(length=5, prompt=None, steps=4, arrived=0.0, **options):
@@ -35,10 +39,10 @@ def _prompt(length=2):
 
 
 def test_shape_counts_the_prompt():
-  assert SHAPES.of(_generation(8).request) == Shape("generate", 8, 4)
+  assert SHAPES.smallest_for(_generation(8).request) == Shape("generate", 8, 4)
   longer = _generation(8, _prompt(1)).request
-  assert SHAPES.of(longer) == Shape("generate", 16, 4)
-  assert SHAPES.of(Ranking((3,), None, ((4, 1), (5, 6, 1)))) == Shape(
+  assert SHAPES.smallest_for(longer) == Shape("generate", 16, 4)
+  assert SHAPES.smallest_for(Ranking((3,), None, ((4, 1), (5, 6, 1)))) == Shape(
     "rank", 8, 8
   )
 
@@ -46,8 +50,10 @@ def test_shape_counts_the_prompt():
 def test_every_shape_of_a_request_is_compiled():
   compiled = set(SHAPES)
   for steps in (1, 4, 5, 8):
-    assert SHAPES.of(_generation(9, steps=steps).request) in compiled
-  assert SHAPES.of(_generation(steps=8, num_beams=2).request) in compiled
+    assert SHAPES.smallest_for(_generation(9, steps=steps).request) in compiled
+  assert (
+    SHAPES.smallest_for(_generation(steps=8, num_beams=2).request) in compiled
+  )
 
 
 def test_rows_are_bounded_by_positions():
@@ -57,73 +63,73 @@ def test_rows_are_bounded_by_positions():
 
 
 def test_a_batch_waits_until_it_is_full_or_late():
-  waiting = _waiting()
+  queue = _queue()
   first = _generation(arrived=5.0)
-  waiting.put([first])
-  assert waiting.take(5.5) is None
-  assert waiting.due() == 6.0
-  assert waiting.take(6.0) == ([first], Shape("generate", 8, 4), 1)
-  assert not waiting
+  queue.put([first])
+  assert queue.take(5.5) is None
+  assert queue.due() == 6.0
+  assert queue.take(6.0) == ([first], Shape("generate", 8, 4), 1)
+  assert not queue
   four = [_generation(arrived=7.0) for _ in range(4)]
-  waiting.put(four)
-  assert waiting.take(7.0) == (four, Shape("generate", 8, 4), 4)
+  queue.put(four)
+  assert queue.take(7.0) == (four, Shape("generate", 8, 4), 4)
 
 
 def test_what_is_left_over_goes_to_shorter_ones():
-  waiting = _waiting()
+  queue = _queue()
   ranking = Ticket(Ranking((3,), None, ((4, 1),)), 0.0)
   long, short, slow = (
     _generation(12),
     _generation(3),
     _generation(3, steps=8),
   )
-  waiting.put([ranking])
-  waiting.put([short, slow, long])
-  assert waiting.take(2.0)[0] == [ranking]
+  queue.put([ranking])
+  queue.put([short, slow, long])
+  assert queue.take(2.0)[0] == [ranking]
   # Its one row has no place for others; the next takes two and leaves none.
-  assert waiting.take(2.0) == ([short], Shape("generate", 8, 4), 1)
-  assert waiting.take(2.0) == ([slow], Shape("generate", 8, 8), 1)
+  assert queue.take(2.0) == ([short], Shape("generate", 8, 4), 1)
+  assert queue.take(2.0) == ([slow], Shape("generate", 8, 8), 1)
   three = [_generation(6, steps=8) for _ in range(3)]
-  waiting.put([*three, short])
-  tickets, shape, rows = waiting.take(2.0)
+  queue.put([*three, short])
+  tickets, shape, rows = queue.take(2.0)
   assert (tickets, shape, rows) == ([long], Shape("generate", 16, 4), 1)
-  tickets, shape, rows = waiting.take(2.0)
+  tickets, shape, rows = queue.take(2.0)
   assert (tickets, shape, rows) == ([*three, short], Shape("generate", 8, 8), 4)
 
 
 def test_prompts_of_a_batch_fit_the_table():
-  waiting, prompts = _waiting(), [_prompt() for _ in range(3)]
+  queue, prompts = _queue(), [_prompt() for _ in range(3)]
   tickets = [_generation(prompt=prompt) for prompt in [*prompts, prompts[0]]]
-  waiting.put(tickets)
-  assert waiting.take(2.0)[0] == [tickets[0], tickets[1], tickets[3]]
-  assert waiting.take(2.0)[0] == [tickets[2]]
+  queue.put(tickets)
+  assert queue.take(2.0)[0] == [tickets[0], tickets[1], tickets[3]]
+  assert queue.take(2.0)[0] == [tickets[2]]
 
 
 def test_those_who_left_take_no_row():
-  waiting = _waiting()
+  queue = _queue()
   tickets = [_generation() for _ in range(4)]
-  waiting.put(tickets)
+  queue.put(tickets)
   for ticket in tickets[:3]:
     ticket.cancel()
-  assert waiting.take(2.0) == (tickets[3:], Shape("generate", 8, 4), 1)
+  assert queue.take(2.0) == (tickets[3:], Shape("generate", 8, 4), 1)
 
 
 def test_those_who_left_take_no_room():
-  waiting = _waiting(room=2)
+  queue = _queue(room=2)
   left = [_generation(), _generation()]
-  waiting.put(left)
+  queue.put(left)
   left[0].cancel()
-  waiting.put([_generation()])
+  queue.put([_generation()])
   with pytest.raises(QueueFullError):
-    waiting.put([_generation()])
+    queue.put([_generation()])
 
 
 def test_room_is_for_all_or_none():
-  waiting = _waiting(room=2)
-  waiting.put([_generation()])
+  queue = _queue(room=2)
+  queue.put([_generation()])
   with pytest.raises(QueueFullError, match="1 requests are waiting"):
-    waiting.put([_generation(), _generation()])
-  assert len(waiting) == 1
+    queue.put([_generation(), _generation()])
+  assert len(queue) == 1
 
 
 @pytest.mark.parametrize("rows", [(), (2, 4), (4, 1), (0, 1)])

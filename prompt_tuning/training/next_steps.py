@@ -1,4 +1,4 @@
-"""What a training command says last: what it left, and how to evaluate it."""
+"""The last output of a training command: results, and how to evaluate them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import os
@@ -11,11 +11,11 @@ from t5x.configuration import checks, reading, resolution
 
 _EVALUATE_PROMPT = "gin/recipes/evaluate_prompt.gin"
 _FROM_FILE = "gin/prompts/from_file.gin"
-_RUNS, _PROMPTS = "gin/runs/", "gin/prompts/"
-_OPTIMIZERS = "gin/optimizers/"
+_FROZEN = "gin/optimizers/frozen.gin"
+_RUNS = "gin/runs/"
 
 
-def closing_note(
+def describe(
   model_dir: str,
   best: Mapping[str, Any] | None,
   gin_files: Sequence[str],
@@ -23,14 +23,14 @@ def closing_note(
   flags: Sequence[str] = (),
   paths: Sequence[str] = (".",),
 ) -> str:
-  """Returns where a run's prompt or checkpoint is, and a command.
+  """Names a run's prompt or checkpoint, and a command that evaluates it.
 
   Args:
     model_dir: The run's folder.
-    best: Its best evaluation, {"step", "score"}, if they are compared.
-    gin_files: Of the command.
-    gin_bindings: Of the command.
-    flags: Others of the command that an evaluation needs too.
+    best: Its best evaluation, {"step", "score"}, if there was one.
+    gin_files: The gin files of the training command.
+    gin_bindings: The bindings of the training command.
+    flags: Its other flags that an evaluation needs too.
     paths: Folders to look in for gin files, the package's among them.
 
   Returns:
@@ -43,17 +43,17 @@ def closing_note(
     path = os.path.join(model_dir, f"checkpoint_{best['step']}")
     checkpoint = path if epath.Path(path).is_dir() else model_dir
   parts = list(_parts(gin_files, paths))
-  files = list(dict.fromkeys(_evaluated(parts, has_prompt)))
+  files = list(dict.fromkeys(_evaluation_files(parts, has_prompt)))
   macros = _macros(files, paths)
-  if has_prompt and not _macros([_FROM_FILE], paths).items() <= macros.items():
-    files.append(_FROM_FILE)  # Behind a file that says otherwise.
-  own = _own_macros(gin_files, parts, paths)
-  bindings = [*own, *gin_bindings]
-  of_training = _of_training(bindings, gin_files, files, paths)
+  from_file = _macros([_FROM_FILE], paths)
+  if has_prompt and not from_file.items() <= macros.items():
+    files.append(_FROM_FILE)  # After a file that replaced some of it.
+  dropped = {*_macros([_FROZEN], paths), *(from_file if has_prompt else ())}
+  bindings = [*_recipe_macros(gin_files, parts, paths), *gin_bindings]
   kept = {
     name: value
-    for name, value in _kept(bindings, macros, has_prompt, paths).items()
-    if name not in of_training
+    for name, value in _useful(bindings, gin_files, files, paths).items()
+    if "." in name or (name in macros and name not in dropped)
   }
   places: dict[str, str | None] = {}
   if has_prompt:
@@ -61,7 +61,7 @@ def closing_note(
   else:
     places["CHECKPOINT_PATH"] = checkpoint
     if macros.get("EVAL_ASSIGNMENT_MAP", "None") != "None":
-      # A prompt that began as that of a file is in the checkpoint now.
+      # The checkpoint holds the prompt, even if it started from a file.
       places["EVAL_ASSIGNMENT_MAP"] = None
   places["EVAL_OUTPUT_DIR"] = f"{model_dir.rstrip('/')}-eval"
   words = [
@@ -84,7 +84,7 @@ def closing_note(
 
 
 def _parts(gin_files: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
-  """Files under their shortest names; of a recipe, those that it includes."""
+  """Yields the shortest names of files; for a recipe, those of its includes."""
   for gin_file in gin_files:
     name = _name(gin_file, paths)
     if not name.startswith(_RUNS) and _has_run(name, paths):
@@ -102,81 +102,64 @@ def _name(gin_file: str, paths: Sequence[str]) -> str:
 
 
 def _has_run(gin_file: str, paths: Sequence[str]) -> bool:
-  included = reading.includes(gin_file, paths)
   return any(
-    _name(x, paths).startswith(_RUNS) or _has_run(x, paths) for x in included
+    _name(x, paths).startswith(_RUNS) or _has_run(x, paths)
+    for x in reading.includes(gin_file, paths)
   )
 
 
-def _own_macros(
-  gin_files: Sequence[str], parts: Sequence[str], paths: Sequence[str]
-) -> Iterator[str]:
-  """Bindings of the macros that recipes set beside their includes."""
-  of_parts = reading.macros(parts, paths)
-  for name, macro in reading.macros(gin_files, paths).items():
-    if name not in of_parts or of_parts[name].text != macro.text:
-      yield f"{name} = {macro.text}"
-
-
-def _evaluated(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
-  """The files of the evaluation: another run, and the prompt from its file."""
-  replaced = False
+def _evaluation_files(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
+  """Yields the evaluation's files, with another run and the trained prompt."""
   for gin_file in parts:
-    is_prompt = gin_file.startswith(_PROMPTS) or gin_file.endswith(
+    is_prompt = gin_file.startswith("gin/prompts/") or gin_file.endswith(
       "methods/prompt_tuning.gin"
     )
     if has_prompt and (is_prompt or gin_file.startswith(_RUNS)):
-      if not replaced:
-        yield _EVALUATE_PROMPT
-      replaced = True
+      yield _EVALUATE_PROMPT
     elif gin_file.startswith(_RUNS):
       yield "gin/runs/eval.gin"
-    elif not gin_file.startswith(_OPTIMIZERS):
+    elif not gin_file.startswith("gin/optimizers/"):
       yield gin_file
 
 
 def _macros(gin_files: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
-  """Macro -> value, of files and what they include."""
   found = reading.macros(gin_files, paths)
   return {name: macro.text for name, macro in found.items()}
 
 
-def _kept(
-  gin_bindings: Sequence[str],
-  macros: Mapping[str, str],
-  has_prompt: bool,
-  paths: Sequence[str],
-) -> dict[str, str]:
-  """Bindings of what the evaluation has as well: name -> value."""
-  # How it was trained says nothing any more.
-  dropped = set(reading.macros(["gin/optimizers/frozen.gin"], paths))
-  if has_prompt:
-    dropped |= set(reading.macros([_FROM_FILE], paths))
-  kept = {}
-  for binding in gin_bindings:
-    name, _, value = (part.strip() for part in binding.partition("="))
-    is_macro = "." not in name
-    if not is_macro or (name in macros and name not in dropped):
-      kept[name] = value
-  return kept
+def _recipe_macros(
+  gin_files: Sequence[str], parts: Sequence[str], paths: Sequence[str]
+) -> list[str]:
+  """Returns bindings of the macros that recipes set next to their includes."""
+  of_parts = _macros(parts, paths).items()
+  return [
+    f"{name} = {text}"
+    for name, text in _macros(gin_files, paths).items()
+    if (name, text) not in of_parts
+  ]
 
 
-def _of_training(
+def _useful(
   gin_bindings: Sequence[str],
   trained: Sequence[str],
   evaluated: Sequence[str],
   paths: Sequence[str],
-) -> set[str]:
-  """The names in bindings that gin uses in training alone, by their files."""
+) -> dict[str, str]:
+  """Returns the bindings, name -> value, that are not for training alone."""
   unused = {}
   for program, files in ("train", trained), ("evaluate", evaluated):
     bindings = resolution.Bindings(files, gin_bindings, paths)
     unused[program] = set(checks.unused(bindings, program, gin_bindings))
-  return unused["evaluate"] - unused["train"]
+  given = (x.partition("=") for x in gin_bindings)
+  return {
+    name.strip(): value.strip()
+    for name, _, value in given
+    if name.strip() not in unused["evaluate"] - unused["train"]
+  }
 
 
 def _quoted(word: str) -> str:
-  """Quotes a word for a shell, by double quotes where that reads better."""
+  """Quotes a word for a shell, with double quotes where they read better."""
   if "'" in word and not set(word) & set('"$`\\!'):
     name, equals, value = word.partition("=")
     return f'{name}{equals}"{value}"'

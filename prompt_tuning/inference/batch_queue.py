@@ -1,0 +1,262 @@
+"""The queue of requests, from which batches of a few shapes are taken.
+
+There are few shapes, so that all can be compiled at the start.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from typing import Literal
+
+from prompt_tuning.inference.requests import (
+  Generation,
+  Prompt,
+  Ranking,
+  Request,
+  Ticket,
+)
+
+Kind = Literal["generate", "beam", "rank"]
+
+
+class TooLongError(ValueError):
+  """An error for a request that fits into no shape.
+
+  Attributes:
+    param: The field that is too long; None: the input.
+  """
+
+  def __init__(self, message: str, param: str | None):
+    """Stores its arguments."""
+    super().__init__(message)
+    self.param = param
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """The kind and size of a batch.
+
+  Attributes:
+    kind: The kind of its requests.
+    length: Positions of the prompt and the input, T.
+    steps: Tokens of the answer, S; for ranking, those of all labels, U.
+    beams: K of a beam search, else 0.
+  """
+
+  kind: Kind
+  length: int
+  steps: int
+  beams: int = 0
+
+  def fits_into(self, other: "Shape") -> bool:
+    """Returns whether a request of this shape can join a batch of another."""
+    if (self.kind, self.beams) != (other.kind, other.beams):
+      return False
+    # The result of a beam search depends on the longest answer allowed.
+    if self.beams and self.steps != other.steps:
+      return False
+    return self.length <= other.length and self.steps <= other.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+  """The shapes that are compiled.
+
+  Attributes:
+    rows: Rows of a batch, B.
+    lengths: Positions of a row: the prompt's and the input's.
+    steps: Tokens of an answer.
+    labels: Tokens of all labels of an input.
+    beams: Beams of a search; empty: no beam search.
+    positions: Limit on rows times length, which bounds activations.
+    logits: Limit on rows times tokens of labels, each of which has V logits.
+  """
+
+  rows: Sequence[int] = (1, 4, 16)
+  lengths: Sequence[int] = (64, 128, 256, 512)
+  steps: Sequence[int] = (16, 128)
+  labels: Sequence[int] = (16, 64, 256)
+  beams: Sequence[int] = (4,)
+  positions: int = 4096
+  logits: int = 1024
+
+  def __post_init__(self):
+    for name in ("rows", "lengths", "steps", "labels"):
+      sizes = list(getattr(self, name))
+      if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
+        raise ValueError(
+          f"Expected {name} to be increasing positive numbers, got {sizes}."
+        )
+    if self.rows[0] != 1:
+      raise ValueError(f"Expected rows to start with 1, got {self.rows}.")
+
+  def smallest_for(self, request: Request) -> Shape:
+    """Returns the smallest shape that a request fits into.
+
+    Raises:
+      TooLongError: if it fits into no shape.
+    """
+    prompt = request.prompt.length if request.prompt else 0
+    length = _smallest(
+      self.lengths,
+      prompt + len(request.tokens),
+      f"an input of {len(request.tokens)} tokens behind a prompt of {prompt}",
+    )
+    if isinstance(request, Ranking):
+      tokens = sum(map(len, request.labels))
+      what = f"labels of {tokens} tokens in all"
+      steps = _smallest(self.labels, tokens, what, "labels")
+      return Shape("rank", length, steps)
+    return self._for_generation(request, length)
+
+  def _for_generation(self, request: Generation, length: int) -> Shape:
+    what = f"max_tokens {request.max_tokens}"
+    steps = _smallest(self.steps, request.max_tokens, what, "max_tokens")
+    if not request.num_beams:
+      return Shape("generate", length, steps)
+    if request.num_beams not in self.beams:
+      raise ValueError(
+        f"Expected num_beams to be {' or '.join(map(str, (0, *self.beams)))}, "
+        f"got {request.num_beams}. The server's --beams sets it."
+      )
+    if request.max_tokens != steps:
+      raise ValueError(
+        "The result of a beam search depends on max_tokens: expected one of "
+        f"{list(self.steps)}, got {request.max_tokens}."
+      )
+    return Shape("beam", length, steps, request.num_beams)
+
+  def rows_of(self, shape: Shape) -> list[int]:
+    """Returns the numbers of rows that batches of a shape can have."""
+    limits = [self.positions // shape.length]
+    if shape.kind == "rank":
+      limits.append(self.logits // shape.steps)
+    if shape.kind == "beam":
+      limits.append(self.rows[-1] // shape.beams)
+    # A single row is always allowed.
+    return [1, *(rows for rows in self.rows[1:] if rows <= min(limits))]
+
+  def __iter__(self) -> Iterator[Shape]:
+    """Yields every shape."""
+    for length in self.lengths:
+      for steps in self.steps:
+        yield Shape("generate", length, steps)
+        for beams in self.beams:
+          yield Shape("beam", length, steps, beams)
+      for labels in self.labels:
+        yield Shape("rank", length, labels)
+
+
+def _smallest(
+  sizes: Sequence[int], needed: int, what: str, param: str | None = None
+) -> int:
+  for size in sizes:
+    if size >= needed:
+      return size
+  raise TooLongError(f"Expected at most {sizes[-1]}, got {what}.", param)
+
+
+class QueueFullError(Exception):
+  """An error for a request that finds no room; the client may retry later."""
+
+
+class BatchQueue:
+  """A queue from which batches of one shape are taken, the oldest first."""
+
+  def __init__(
+    self, shapes: Shapes, room: int, patience: float, max_prompts: int
+  ):
+    """Makes an empty queue.
+
+    Args:
+      shapes: The shapes of batches.
+      room: Limit on waiting requests.
+      patience: Seconds that a request waits for others to share a batch with.
+      max_prompts: Limit on different prompts in a batch.
+    """
+    self._shapes = shapes
+    self._room = room
+    self._patience = patience
+    self._max_prompts = max_prompts
+    self._tickets: deque[tuple[Ticket, Shape]] = deque()
+
+  def __len__(self) -> int:
+    return len(self._tickets)
+
+  def put(self, tickets: list[Ticket]) -> None:
+    """Adds all of the requests, or none.
+
+    Raises:
+      QueueFullError: if there is no room for them.
+      ValueError: if one fits into no shape.
+    """
+    shapes = [self._shapes.smallest_for(ticket.request) for ticket in tickets]
+    self._drop_finished()
+    if len(self) + len(tickets) > self._room:
+      raise QueueFullError(
+        f"{len(self)} requests are waiting, and there is room for {self._room}."
+      )
+    self._tickets.extend(zip(tickets, shapes, strict=True))
+
+  def clear(self) -> list[Ticket]:
+    """Removes and returns all requests."""
+    tickets = [ticket for ticket, _ in self._tickets]
+    self._tickets.clear()
+    return tickets
+
+  def take(self, now: float) -> tuple[list[Ticket], Shape, int] | None:
+    """Takes a batch.
+
+    Args:
+      now: `time.monotonic()`.
+
+    Returns:
+      Its requests, their shape, and the batch's rows, of which some may stay
+      empty; None if it is better to wait until `due`.
+    """
+    self._drop_finished()
+    if not self._tickets:
+      return None
+    shape = self._tickets[0][1]
+    rows = self._shapes.rows_of(shape)
+    prompts: set[Prompt] = set()
+    chosen = list(self._choose(rows[-1], prompts, lambda own: own == shape))
+    if len(chosen) < rows[-1] and now < self.due():
+      return None
+    size = next(number for number in rows if number >= len(chosen))
+    # Shorter requests use rows that would otherwise be padding.
+    chosen += self._choose(
+      size - len(chosen),
+      prompts,
+      lambda own: own != shape and own.fits_into(shape),
+    )
+    taken = {id(ticket) for ticket in chosen}
+    self._tickets = deque(x for x in self._tickets if id(x[0]) not in taken)
+    return chosen, shape, size
+
+  def _drop_finished(self) -> None:
+    """Removes requests that nobody waits for any more."""
+    self._tickets = deque(x for x in self._tickets if not x[0].is_over)
+
+  def due(self) -> float:
+    """Returns the time at which the oldest request has waited long enough."""
+    return self._tickets[0][0].arrived + self._patience
+
+  def _choose(
+    self, rows: int, prompts: set[Prompt], fits: Callable[[Shape], bool]
+  ) -> Iterator[Ticket]:
+    """Yields the oldest requests of shapes that fit, and adds their prompts."""
+    if not rows:
+      return
+    for ticket, own in self._tickets:
+      if not fits(own):
+        continue
+      prompt = ticket.request.prompt
+      if prompt is not None and prompt not in prompts:
+        if len(prompts) == self._max_prompts:
+          continue
+        prompts.add(prompt)
+      yield ticket
+      rows -= 1
+      if not rows:
+        return

@@ -1,0 +1,3 @@
+"""The fixtures of the room."""
+
+from engines import *  # noqa: F403  # Fixtures.
