@@ -31,7 +31,7 @@ class PairTask:
       of sequence; for targets, of the longest label too.
   """
 
-  task: seqio.Task
+  task: seqio.Task | seqio.Mixture
   labels: tuple[str, ...]
   lengths: Mapping[str, Mapping[str, int]]
 

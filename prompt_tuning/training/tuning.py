@@ -17,10 +17,8 @@ import numpy as np
 import seqio
 
 from prompt_tuning import injections as injections_lib
-from prompt_tuning import (
-  prompts,
-  tasks,  # noqa: F401  # Registers them.
-)
+from prompt_tuning import prompts
+from prompt_tuning.data.text_pairs import PairTask
 from prompt_tuning.inference import ranking
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.tuned_prompt import TunedPrompt
@@ -30,7 +28,7 @@ from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.models.t5.network import Transformer
 from prompt_tuning.training import actions, initializers
 from prompt_tuning.training import evaluation as evaluation_lib
-from prompt_tuning.training.examples import Examples
+from prompt_tuning.training import examples as examples_lib
 from prompt_tuning.types import Initializer
 from t5x import (
   adafactor,
@@ -87,7 +85,7 @@ class Settings:
     return self.eval_period or max(1, self.steps // 10)
 
   def configuration(
-    self, model: FrozenModel, examples: Examples
+    self, model: FrozenModel, examples: PairTask
   ) -> run_configuration.RunConfiguration:
     """Returns the identity of the run, which alone may resume in its folder."""
     init = self.init
@@ -103,7 +101,7 @@ class Settings:
         "train.learning_rate": self.learning_rate,
         "train.rank": self.rank,
         "task.name": examples.task.name,
-        "task.lengths": dict(examples.train_lengths),
+        "task.lengths": examples_lib.train_lengths(examples),
         "prompt.length": self.length,
         "prompt.init": init,
         "model.config": model.config,
@@ -142,7 +140,7 @@ def make_model(
 
 def tune(
   model: FrozenModel,
-  examples: Examples,
+  examples: PairTask,
   settings: Settings,
   on_event: events.OnEvent,
   should_stop: events.ShouldStop,
@@ -167,7 +165,7 @@ def tune(
   prompt_file = os.path.join(settings.folder, "prompt.safetensors")
   train_cfg = utils.DatasetConfig(
     mixture_or_task_name=examples.task,
-    task_feature_lengths=examples.train_lengths,
+    task_feature_lengths=examples_lib.train_lengths(examples),
     split="train",
     batch_size=settings.batch_size,
     shuffle=True,
@@ -187,7 +185,7 @@ def tune(
     train_dataset_cfg=train_cfg,
     train_eval_dataset_cfg=None,
     infer_eval_dataset_cfg=_validation(examples, settings.batch_size)
-    if examples.has_validation
+    if _has_validation(examples.task)
     else None,
     checkpoint_cfg=_checkpoint_cfg(model, method, settings.period),
     partitioner=_partitioner(method),
@@ -279,10 +277,14 @@ def _checkpoint_cfg(
   )
 
 
-def _validation(examples: Examples, batch_size: int) -> utils.DatasetConfig:
+def _has_validation(task: seqio.Task | seqio.Mixture) -> bool:
+  return any("validation" in x.splits for x in seqio.get_subtasks(task))
+
+
+def _validation(examples: PairTask, batch_size: int) -> utils.DatasetConfig:
   return utils.DatasetConfig(
     mixture_or_task_name=examples.task,
-    task_feature_lengths=examples.eval_lengths,
+    task_feature_lengths=examples.lengths.get("validation"),
     split="validation",
     batch_size=batch_size,
     shuffle=False,
@@ -292,7 +294,7 @@ def _validation(examples: Examples, batch_size: int) -> utils.DatasetConfig:
 
 def evaluate(
   model: FrozenModel,
-  examples: Examples,
+  examples: PairTask,
   prompt: np.ndarray | None,
   folder: str,
   batch_size: int,
