@@ -11,8 +11,8 @@ from fastapi import responses
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from prompt_tuning.inference.batch_queue import TooLongError
-from prompt_tuning.inference.engine import ClosedError, QueueFullError
+from prompt_tuning.inference.batch_queue import QueueFullError, TooLongError
+from prompt_tuning.inference.engine import ClosedError
 from prompt_tuning.serving import schemas
 from prompt_tuning.serving.prompt_store import UnknownPromptError, UnreadError
 from prompt_tuning.tuning_jobs import jobs
