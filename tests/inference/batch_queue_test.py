@@ -38,22 +38,19 @@ def _prompt(length=2):
   return Prompt("a", np.zeros((length, 4), np.float32))
 
 
-def test_shape_counts_the_prompt():
-  assert SHAPES.smallest_for(_generation(8).request) == Shape("generate", 8, 4)
-  longer = _generation(8, _prompt(1)).request
-  assert SHAPES.smallest_for(longer) == Shape("generate", 16, 4)
-  assert SHAPES.smallest_for(Ranking((3,), None, ((4, 1), (5, 6, 1)))) == Shape(
-    "rank", 8, 8
-  )
-
-
-def test_every_shape_of_a_request_is_compiled():
-  compiled = set(SHAPES)
-  for steps in (1, 4, 5, 8):
-    assert SHAPES.smallest_for(_generation(9, steps=steps).request) in compiled
-  assert (
-    SHAPES.smallest_for(_generation(steps=8, num_beams=2).request) in compiled
-  )
+@pytest.mark.parametrize(
+  ("request_", "shape"),
+  [
+    (_generation(8).request, Shape("generate", 8, 4)),
+    (_generation(8, _prompt(1)).request, Shape("generate", 16, 4)),
+    (_generation(9, steps=5).request, Shape("generate", 16, 8)),
+    (_generation(steps=8, num_beams=2).request, Shape("beam", 8, 8, 2)),
+    (Ranking((3,), None, ((4, 1), (5, 6, 1))), Shape("rank", 8, 8)),
+  ],
+)
+def test_smallest_shape_counts_the_prompt_and_is_compiled(request_, shape):
+  assert SHAPES.smallest_for(request_) == shape
+  assert shape in set(SHAPES)
 
 
 def test_rows_are_bounded_by_positions():
@@ -105,31 +102,21 @@ def test_prompts_of_a_batch_fit_the_table():
   assert queue.take(2.0)[0] == [tickets[2]]
 
 
-def test_those_who_left_take_no_row():
-  queue = _queue()
+def test_cancelled_requests_take_neither_a_row_nor_room():
+  queue = _queue(room=4)
   tickets = [_generation() for _ in range(4)]
   queue.put(tickets)
   for ticket in tickets[:3]:
     ticket.cancel()
   assert queue.take(2.0) == (tickets[3:], Shape("generate", 8, 4), 1)
-
-
-def test_those_who_left_take_no_room():
-  queue = _queue(room=2)
-  left = [_generation(), _generation()]
-  queue.put(left)
-  left[0].cancel()
-  queue.put([_generation()])
-  with pytest.raises(QueueFullError):
-    queue.put([_generation()])
-
-
-def test_room_is_for_all_or_none():
-  queue = _queue(room=2)
-  queue.put([_generation()])
-  with pytest.raises(QueueFullError, match="1 requests are waiting"):
+  queue.put(tickets)
+  queue.put([_generation() for _ in range(3)])
+  # Room is for all or none.
+  queue.take(2.0)
+  queue.put([_generation() for _ in range(3)])
+  with pytest.raises(QueueFullError, match="3 requests are waiting"):
     queue.put([_generation(), _generation()])
-  assert len(queue) == 1
+  assert len(queue) == 3
 
 
 @pytest.mark.parametrize("rows", [(), (2, 4), (4, 1), (0, 1)])

@@ -1,8 +1,5 @@
 """Norms, neighbours and class labels of a prompt."""
 
-import pathlib
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -10,10 +7,9 @@ import pytest
 import sentencepiece
 
 from prompt_tuning import prompt_files
-from prompt_tuning.inference import neighbours as analysis
+from prompt_tuning.commands import console
+from prompt_tuning.inference import neighbours
 from t5x import checkpoints
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 PIECES = ["<pad>", "▁yes", "Yes", "▁no", "▁", "tail", "ment", "▁cat", "|"]
 
@@ -37,7 +33,7 @@ def embeddings():
 
 
 def _analyse(prompt, embeddings, labels=(), **kwargs):
-  return analysis.analyse(
+  return neighbours.analyse(
     np.asarray(prompt, np.float32), embeddings, Vocabulary(), labels, **kwargs
   )
 
@@ -55,11 +51,6 @@ def test_neighbours_are_by_cosine_not_by_length(embeddings):
   assert result.embedding_norm == pytest.approx(5.0)
 
 
-def test_refuses_a_label_without_pieces():
-  with pytest.raises(ValueError, match="pieces in the vocabulary, got ''"):
-    analysis.recognised_by("", lambda text: [], PIECES)
-
-
 def test_finds_class_labels(embeddings):
   prompt = embeddings[[2, 5, 7, 6]]
   result = _analyse(
@@ -73,7 +64,7 @@ def test_finds_class_labels(embeddings):
     ("entailment",),
   ]
   assert result.found == ("yes", "entailment")
-  assert "2 of 3 (yes, entailment)" in analysis.summarize(result)
+  assert "2 of 3 (yes, entailment)" in neighbours.summarize(result)
 
 
 def test_a_position_of_zeros_is_near_to_nothing(embeddings):
@@ -84,18 +75,18 @@ def test_a_position_of_zeros_is_near_to_nothing(embeddings):
 
 def test_table_has_a_row_for_each_position(embeddings):
   result = _analyse(embeddings[[8, 1]], embeddings, ["yes"], num_neighbours=1)
-  assert analysis.tabulate(result).splitlines()[2:] == [
+  assert neighbours.tabulate(result).splitlines()[2:] == [
     "| 0 | 9.0 | `\\|` 1.00 |  |",
     "| 1 | 2.0 | `▁yes` 1.00 | yes |",
   ]
-  assert "norm: mean 5.5, 2.0 to 9.0" in analysis.summarize(result)
+  assert "norm: mean 5.5, 2.0 to 9.0" in neighbours.summarize(result)
 
 
 @pytest.mark.parametrize("length", [1, 60])
 def test_plot_shows_every_position(embeddings, length, tmp_path):
   prompt = np.tile(embeddings[1], (length, 1))
   result = _analyse(prompt, embeddings, ["yes"], num_neighbours=3)
-  figure = analysis.plot(result, "a $title")
+  figure = neighbours.plot(result, "a $title")
   above, below = figure.axes
   assert len(above.patches) == length
   nearest, third, labels = below.lines
@@ -107,21 +98,21 @@ def test_plot_shows_every_position(embeddings, length, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("width", "rows", "neighbours", "message"),
+  ("width", "rows", "count", "message"),
   [
     (4, 10, 5, "prompt has width 4, the model 10"),
     (10, 8, 5, "vocabulary has 9 pieces, the model 8"),
     (10, 10, 0, "Expected 1 to 9 neighbours, got 0"),
   ],
 )
-def test_refuses_what_is_not_of_a_kind(
-  embeddings, width, rows, neighbours, message
-):
+def test_refuses_what_is_not_of_a_kind(embeddings, width, rows, count, message):
   with pytest.raises(ValueError, match=message):
-    _analyse(np.ones((2, width)), embeddings[:rows], num_neighbours=neighbours)
+    _analyse(np.ones((2, width)), embeddings[:rows], num_neighbours=count)
+  with pytest.raises(ValueError, match="pieces in the vocabulary, got ''"):
+    neighbours.recognised_by("", lambda text: [], PIECES)
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, monkeypatch, capsys):
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
     model_prefix=str(tmp_path / "spiece"),
@@ -132,36 +123,18 @@ def test_command_line(tmp_path):
     model_file=str(tmp_path / "spiece.model")
   )
   table = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
-  checkpoint = checkpoints.save_base_checkpoint(
+  checkpoints.save_base_checkpoint(
     str(tmp_path), 7, {"token_embedder": {"embedding": table}}, {}
   )
   np.save(tmp_path / "prompt.npy", table[[5, 9]] * 3)
-  done = _inspect(
-    tmp_path, "prompt.npy", f"--checkpoint={tmp_path}", "--extra_ids=0", "-n=1"
-  )
-  assert f"`{pieces.id_to_piece(5)}` 1.00" in done.stdout, done.stderr
-  assert "plot: prompt.png" in done.stdout
+  other = prompt_files.PromptMetadata("another", prompt_files.UNKNOWN)
+  prompt_files.save_prompt(tmp_path / "other.safetensors", table[:2], other)
+  monkeypatch.chdir(tmp_path)
+  words = ["--checkpoint=.", "--extra_ids=0", "-n=1"]
+  assert console.main(["inspect", "prompt.npy", *words]) == 0
+  printed = capsys.readouterr().out
+  assert f"`{pieces.id_to_piece(5)}` 1.00" in printed
+  assert "plot: prompt.png" in printed
   assert (tmp_path / "prompt.png").exists()
-  prompt_files.save_prompt(
-    tmp_path / "prompt.safetensors",
-    table[:2],
-    prompt_files.PromptMetadata("another", prompt_files.UNKNOWN),
-  )
-  refused = _inspect(
-    tmp_path,
-    "prompt.safetensors",
-    f"--checkpoint={checkpoint}",
-    f"--vocabulary={tmp_path / 'spiece.model'}",
-  )
-  assert refused.returncode == 1
-  assert "The prompt belongs to another model" in refused.stderr
-  assert "Traceback" not in refused.stderr
-
-
-def _inspect(folder, *args):
-  return subprocess.run(
-    [sys.executable, "-m", "prompt_tuning", "inspect", *args],
-    capture_output=True,
-    text=True,
-    cwd=folder,
-  )
+  assert console.main(["inspect", "other.safetensors", *words]) == 1
+  assert "The prompt belongs to another model" in capsys.readouterr().err

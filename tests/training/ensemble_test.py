@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -152,13 +151,8 @@ def test_prompts_that_do_not_fit_are_refused(base, pattern, tmp_path):
     init(jax.random.key(0), (K, tiny.PROMPT_LENGTH, 8))
 
 
-def test_it_can_be_copied():
-  model = types.SimpleNamespace(module="module")
-  assert copy.copy(ensemble.Ensemble(model, 2)).module == "module"
-
-
-def test_scores_are_refused(base, pattern):
-  model = _ensemble(pattern, base)
+def test_scores_are_refused_and_it_can_be_copied(base, pattern):
+  model = copy.copy(_ensemble(pattern, base))
   assert isinstance(model.module, network.Transformer)
   assert model.predict_batch.__self__ is model
   with pytest.raises(ValueError, match="votes on answers"):
