@@ -254,7 +254,7 @@ def _rank(
   requests = [cast(Ranking, ticket.request) for ticket in tickets]
   encoded, tokens = _encode(programs, requests, shape, rows)
   labels = ranking.pack_labels([x.labels for x in requests], rows, shape.steps)
-  log_probs = programs("score", encoded, tokens, *labels)
+  log_probs = programs("score", encoded, tokens, labels)
   scores = ranking.label_scores(labels, log_probs)
   for ticket, request, row in zip(tickets, requests, scores, strict=False):
     ticket.finish(tuple(row[: len(request.labels)].tolist()))

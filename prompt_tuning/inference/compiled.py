@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from prompt_tuning.inference.batch_queue import Shape, Shapes
 from prompt_tuning.inference.programs import Network, Sampling
 from prompt_tuning.inference.prompt_table import PromptTable
+from prompt_tuning.inference.ranking import PackedLabels
 
 # A method of `Network`, its arguments after the parameters, and its keywords.
 _Call = tuple[str, tuple[Any, ...], dict[str, int]]
@@ -94,8 +95,8 @@ class CompiledPrograms:
     dtype = jnp.dtype(config.dtype)
     encoded = _array(B, shape.length, config.emb_dim, dtype=dtype)
     if shape.kind == "rank":
-      labels = _array(B, shape.steps)
-      yield "score", (encoded, tokens, labels, labels, labels), {}
+      labels = PackedLabels(*[_array(B, shape.steps)] * 3)
+      yield "score", (encoded, tokens, labels), {}
       return
     keywords = {"steps": shape.steps}
     if shape.kind == "beam":

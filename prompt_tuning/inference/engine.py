@@ -52,25 +52,35 @@ class Settings:
   running: int = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchDone:
-  """Statistics of a finished batch.
+@dataclasses.dataclass(eq=False)
+class Batch:
+  """A batch in progress, or a finished one.
 
   Attributes:
+    tickets: Its requests.
     shape: Its shape.
-    requests: Number of requests.
     rows: Number of rows, unused ones included.
-    input_tokens: Positions of prompts and tokens of inputs.
-    output_tokens: Tokens of answers.
-    seconds: From its first step to its last.
+    work: From `batches.run`.
+    started: Time of its start, on `time.monotonic`.
+    output_tokens: Tokens generated so far.
+    seconds: From its start to its end.
   """
 
+  tickets: list[Ticket]
   shape: Shape
-  requests: int
   rows: int
-  input_tokens: int
-  output_tokens: int
-  seconds: float
+  work: Iterator[int]
+  started: float
+  output_tokens: int = 0
+  seconds: float = 0.0
+
+  @property
+  def input_tokens(self) -> int:
+    """Positions of prompts and tokens of inputs."""
+    requests = [ticket.request for ticket in self.tickets]
+    return sum(
+      len(x.tokens) + (x.prompt.length if x.prompt else 0) for x in requests
+    )
 
 
 class Engine:
@@ -87,7 +97,7 @@ class Engine:
     self,
     model: FrozenModel,
     settings: Settings | None = None,
-    on_batch: Callable[[BatchDone], None] = lambda done: None,
+    on_batch: Callable[[Batch], None] = lambda batch: None,
   ):
     """Reads the model; compiles nothing yet.
 
@@ -110,7 +120,7 @@ class Engine:
     )
     self._on_batch = on_batch
     self._changed = threading.Condition()
-    self._running: list[_Running] = []
+    self._running: list[Batch] = []
     self._is_closed = False
     self._thread = threading.Thread(target=self._work, name="engine")
 
@@ -253,7 +263,7 @@ class Engine:
         return True
     if taken is not None:
       self._running.append(
-        _Running(
+        Batch(
           *taken,
           batches.run(self._programs, *taken, self.settings.chunk),
           time.monotonic(),
@@ -263,7 +273,7 @@ class Engine:
       self._advance(batch)
     return True
 
-  def _advance(self, batch: "_Running") -> None:
+  def _advance(self, batch: Batch) -> None:
     try:
       made = next(batch.work, None)
       if made is not None:
@@ -276,37 +286,5 @@ class Engine:
       if self.table.is_lost:
         raise  # No other batch could be answered.
     self._running.remove(batch)
-    requests = [ticket.request for ticket in batch.tickets]
-    self._on_batch(
-      BatchDone(
-        shape=batch.shape,
-        requests=len(requests),
-        rows=batch.rows,
-        input_tokens=sum(
-          len(x.tokens) + (x.prompt.length if x.prompt else 0) for x in requests
-        ),
-        output_tokens=batch.output_tokens,
-        seconds=time.monotonic() - batch.started,
-      )
-    )
-
-
-@dataclasses.dataclass(eq=False)
-class _Running:
-  """A batch in progress.
-
-  Attributes:
-    tickets: Its requests.
-    shape: Its shape.
-    rows: Its rows.
-    work: From `batches.run`.
-    started: Time of its start, on `time.monotonic`.
-    output_tokens: Tokens generated so far.
-  """
-
-  tickets: list[Ticket]
-  shape: Shape
-  rows: int
-  work: Iterator[int]
-  started: float
-  output_tokens: int = 0
+    batch.seconds = time.monotonic() - batch.started
+    self._on_batch(batch)

@@ -13,6 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from prompt_tuning.inference.ranking import PackedLabels
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.models.t5.network import Transformer
 from t5x import decoding
@@ -92,10 +93,10 @@ class Network:
     self,
     params: Mapping[str, Any],
     rows: tuple[Any, ...],
-    labels: tuple[Any, ...],
+    labels: PackedLabels,
   ) -> jax.Array:
-    """Encodes and scores: `rows` for `encode`, `labels` for `score`."""
-    return self.score(params, self.encode(params, *rows), rows[1], *labels)
+    """Encodes and scores; `rows` are the arguments of `encode`."""
+    return self.score(params, self.encode(params, *rows), rows[1], labels)
 
   def encode(
     self,
@@ -269,9 +270,7 @@ class Network:
     params: Mapping[str, Any],
     encoded: jax.Array,
     tokens: jax.Array,
-    labels: jax.Array,
-    label_inputs: jax.Array,
-    numbers: jax.Array,
+    labels: PackedLabels,
   ) -> jax.Array:
     """Scores the labels of each row, which are packed one after another.
 
@@ -283,9 +282,7 @@ class Network:
       params: The model's parameters.
       encoded: [B, T, H] From `encode`.
       tokens: [B, T] As for `encode`.
-      labels: [B, U] From `ranking.pack_labels`, as are the next two.
-      label_inputs: [B, U] The decoder's inputs.
-      numbers: [B, U] The number of the label that a token belongs to.
+      labels: [B, U] each.
 
     Returns:
       [B, U] The log probability of each token, in nats.
@@ -294,14 +291,15 @@ class Network:
       {"params": params},
       encoded,
       tokens,
-      label_inputs,
-      labels,
-      decoder_segment_ids=numbers,
+      labels.inputs,
+      labels.tokens,
+      decoder_segment_ids=labels.numbers,
       enable_dropout=False,
       method=self._module.decode,
     )
     log_probs = jax.nn.log_softmax(cast(jax.Array, logits))
-    return jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+    tokens = jnp.asarray(labels.tokens)[..., None]
+    return jnp.take_along_axis(log_probs, tokens, axis=-1)[..., 0]
 
   def _attend(
     self,

@@ -171,9 +171,9 @@ class PackedLabels(NamedTuple):
     numbers: [B, U] The number of the label that a token belongs to, from 1.
   """
 
-  tokens: np.ndarray
-  inputs: np.ndarray
-  numbers: np.ndarray
+  tokens: Any
+  inputs: Any
+  numbers: Any
 
 
 def pack_labels(

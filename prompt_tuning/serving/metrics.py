@@ -7,7 +7,7 @@ import jax
 import prometheus_client
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prompt_tuning.inference.engine import BatchDone, Engine
+from prompt_tuning.inference.engine import Batch, Engine
 from prompt_tuning.serving.prompt_store import PromptStore
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -97,10 +97,10 @@ class Metrics:
       )
       gauge.set_function(value)
 
-  def count_batch(self, done: BatchDone) -> None:
+  def count_batch(self, done: Batch) -> None:
     """Counts a batch; called by the engine."""
     kind = done.shape.kind
-    self._batch_rows.labels(kind).observe(done.requests)
+    self._batch_rows.labels(kind).observe(len(done.tickets))
     self._batch_seconds.labels(kind).observe(done.seconds)
     self._tokens.labels("in").inc(done.input_tokens)
     self._tokens.labels("out").inc(done.output_tokens)
