@@ -67,9 +67,7 @@ def _scores(model, params):
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_labels_are_ordered_by_the_score_of_each_by_itself(
-  tiny_model, normalize
-):
+def test_labels_are_ordered_by_their_own_scores(tiny_model, normalize):
   model, params = tiny_model
   expected = _scores(model, params)
   if normalize:
