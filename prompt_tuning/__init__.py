@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Model", "TunedPrompt", "gin_search_path", "load", "project_folder"]
 
-# Imported when they are asked for: they need JAX and TensorFlow, which take
-# seconds, and the trainer.
+# Imported on first use: they need the trainer, JAX and TensorFlow, which take
+# seconds to import.
 _LAZY = {
   "Model": "prompt_tuning.training.model",
   "TunedPrompt": "prompt_tuning.inference.tuned_prompt",
@@ -30,15 +30,15 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
   if name not in _LAZY:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  # First, as it sees to TensorFlow's notes, and keeps it off accelerators.
+  # First, because it silences TensorFlow and keeps it off accelerators.
   importlib.import_module("t5x")
   return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def project_folder() -> pathlib.Path:
-  """Returns where checkpoints, sheets and runs are, unless told otherwise.
+  """Returns the default folder of checkpoints, sheets and runs.
 
-  That is the repository, or the working directory of an installed package.
+  It is the repository, or for an installed package, the working directory.
   """
   package = pathlib.Path(__file__).parent
   return (
@@ -47,7 +47,7 @@ def project_folder() -> pathlib.Path:
 
 
 def gin_search_path() -> str:
-  """Returns the folder below which `gin/` lies, installed or in a checkout."""
+  """Returns the folder that contains `gin/`, installed or in a checkout."""
   package = pathlib.Path(__file__).parent
   installed = package / "_installed"
   return str(installed if installed.is_dir() else package.parent)
