@@ -13,9 +13,9 @@ MODEL = "gin/models/ladder_s.gin"
 BEST = {"step": 2600, "score": 61.125}
 
 
-def _describe(folder, gin_files, bindings=(), *arguments, **options):
+def _describe(folder, gin_files, bindings=(), flags=(), best=BEST, **options):
   return next_steps.describe(
-    str(folder), BEST, gin_files, bindings, *arguments, **options
+    str(folder), best, gin_files, bindings, flags, **options
   )
 
 
@@ -39,7 +39,11 @@ def _evaluation(note, paths=(".",)):
 @pytest.mark.parametrize(
   "gin_files",
   [
-    [MODEL, "gin/recipes/prompt_tuning.gin"],
+    [
+      MODEL,
+      "gin/recipes/prompt_tuning.gin",
+      "gin/prompts/random_uniform.gin",
+    ],
     [
       MODEL,
       "gin/methods/prompt_tuning.gin",
@@ -61,6 +65,7 @@ def test_of_a_prompt(tmp_path, gin_files):
       f"MODEL_DIR = '{tmp_path}'",
       "train/utils.DatasetConfig.seed = 3",
       "utils.SaveCheckpointConfig.keep = 3",
+      "prompts.random_uniform.minval = 0.0",
       "network.T5Config.remat = True",
     ],
     ["--tfds_data_dir=my data"],
@@ -76,17 +81,6 @@ def test_of_a_prompt(tmp_path, gin_files):
     f"--gin.EVAL_OUTPUT_DIR='{tmp_path}-eval'",
     "--tfds_data_dir=my data",
   ]
-
-
-def test_of_a_prompt_and_an_initialiser_that_only_training_has(tmp_path):
-  (tmp_path / "prompt.safetensors").touch()
-  note = _describe(
-    tmp_path,
-    [MODEL, "gin/recipes/prompt_tuning.gin", "gin/prompts/random_uniform.gin"],
-    ["prompts.random_uniform.minval = 0.0", "network.T5Config.remat = True"],
-  )
-  assert "random_uniform" not in note
-  assert "--gin.network.T5Config.remat=True" in _words(note)
 
 
 def test_of_a_prompt_and_an_initialiser_of_ones_own(tmp_path):
@@ -105,8 +99,10 @@ def test_of_a_prompt_and_an_initialiser_of_ones_own(tmp_path):
       "gin/runs/train.gin",
     ],
     ["mean.around_mean.stddev = 0.5"],
+    best=None,
     paths=paths,
   )
+  assert note.startswith("Prompt: ")
   assert _words(note)[4:7] == [
     "--gin_file=gin/recipes/evaluate_prompt.gin",
     "--gin_file=mine.gin",
