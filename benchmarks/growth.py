@@ -24,7 +24,7 @@ import matplotlib.axes
 
 from peers import cases, ours, prompted, report, worker
 from t5x import partitioning, train_state, trainer
-from t5x.planning import measures
+from t5x.planning import costs
 from t5x.runs import records
 
 FLAGS = flags.FLAGS
@@ -81,7 +81,7 @@ def measure(case: cases.Case) -> dict[str, Any]:
     cpu_seconds.append(worker.cpu_seconds() - cpu)
   return {
     # XLA counts a loop once, as that of attention in blocks.
-    "flops": measures.flops_of(traced),
+    "flops": costs.flops_of(traced),
     "argument_bytes": memory.argument_size_in_bytes,
     "temporary_bytes": memory.temp_size_in_bytes,
     # Beyond the process with the weights alone.

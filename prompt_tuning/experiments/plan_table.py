@@ -12,7 +12,7 @@ import pathlib
 from typing import Any
 
 from t5x.files import safe_files
-from t5x.planning import measures, programs, targets
+from t5x.planning import costs, programs, targets
 
 # Parameters of the base models.
 SIZES = {
@@ -177,7 +177,7 @@ def compile_cells(
     for program in programs.programs_of(
       cell.gin_files, bindings, target.devices, missing
     ):
-      found = measures.measure(program, target)
+      found = costs.estimate(program, target)
       record = {
         **dataclasses.asdict(cell),
         "flags": bindings,

@@ -107,6 +107,8 @@ def bound_arguments(
         reading.search_paths(), gin_files, gin_bindings, finalize_config=False
       )
       yield gin.get_bindings(fn)
+    except ValueError as e:
+      raise ValueError(_GIN_NOTES.sub("", str(e))) from e
     finally:
       gin.clear_config()
       gin.parse_config(before)

@@ -16,7 +16,7 @@ import pytest
 
 from prompt_tuning.experiments import plan_page as page
 from prompt_tuning.experiments import plan_table as table
-from t5x.planning import measures, programs, report, search, targets
+from t5x.planning import costs, programs, report, search, targets
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -63,8 +63,8 @@ def test_frozen_weights_have_the_dtype_that_they_are_read_in():
     jax.devices()[:1],
     ["restore"],
   )
-  assert measures.bytes_of(program.state) >= 2 * 271_232 + 4 * 6_400
-  assert measures.bytes_of(program.state) < 3 * 271_232
+  assert costs.bytes_of(program.state) >= 2 * 271_232 + 4 * 6_400
+  assert costs.bytes_of(program.state) < 3 * 271_232
 
 
 def test_operations_in_a_loop_count_every_time():
@@ -77,9 +77,9 @@ def test_operations_in_a_loop_count_every_time():
     return jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ x, x)
 
   once = 2 * 8**3
-  assert measures.matrix_flops(jax.make_jaxpr(loop)(matrix)) == 5 * once
+  assert costs.matrix_flops(jax.make_jaxpr(loop)(matrix)) == 5 * once
   jaxpr = jax.make_jaxpr(decode)(matrix)
-  assert measures.matrix_flops(jaxpr, decode_steps=7) == 7 * once
+  assert costs.matrix_flops(jaxpr, decode_steps=7) == 7 * once
 
 
 PROGRAM = """
@@ -106,7 +106,7 @@ def test_exchanges_in_a_loop_count_every_time(known):
   if known:  # As GPUs' compiler says it.
     trips = ', backend_config={"known_trip_count":{"n":"24"}}'
     text = text.replace("body=%body.1", "body=%body.1" + trips)
-  assert measures.collectives_of(text) == {
+  assert costs.collectives_of(text) == {
     "all-reduce": [25, 24 * 16 + 48],
     "all-gather": [1, 16],
   }
@@ -123,7 +123,7 @@ def test_exchanges_of_the_branch_with_most_of_them_count(branches):
   text = PROGRAM.replace("while(%t), condition=%condition.1, body=%body.1", "")
   called = f"  %branch = bf16[2,4] conditional(%i, %a, %b), {branches}\n"
   text = text.replace("  %all-reduce-start.1", called + "  %all-reduce-start.1")
-  assert measures.collectives_of(text)["all-reduce"] == [2, 16 + 48]
+  assert costs.collectives_of(text)["all-reduce"] == [2, 16 + 48]
 
 
 @pytest.mark.parametrize(("name", "bound"), [("train", 4.0), ("restore", None)])
@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_held_against_what_the_compiler_gives(name, bound):
   )
   state = types.SimpleNamespace(trainable={}, frozen={}, opt_state={})
   target = targets.find("cpux1")
-  found = measures.measure(
+  found = costs.estimate(
     programs.Program(name, traced, state, None, 0),
     dataclasses.replace(target, peak=4.0, bandwidth=1.0),
   )
@@ -164,7 +164,7 @@ def test_what_the_compiler_cannot_do_is_no_lack_of_memory():
   with pytest.raises(
     ValueError, match=r"refuses restore on cpux1: .* Such a kernel\.$"
   ):
-    measures.measure(program, targets.find("cpux1"))
+    costs.estimate(program, targets.find("cpux1"))
 
 
 @pytest.mark.parametrize(("taken", "fits"), [(1.0, True), (0.75, False)])
@@ -200,34 +200,34 @@ def test_unknown_topology_is_refused(name):
     targets.find(name)
 
 
-def test_command_without_a_run_is_refused():
-  with pytest.raises(ValueError, match="configures a run"):
-    list(programs.programs_of(FILES[:1], [], jax.devices()[:1]))
-
-
 EVALUATE, MULTITASK, ENSEMBLE = (
   [FILES[0], "gin/recipes/evaluate_prompt.gin"],
   [FILES[0], "gin/recipes/multitask_prompt.gin"],
   [FILES[0], "gin/methods/ensemble.gin", "gin/runs/eval.gin"],
 )
+THREE = "partitioning.PjitPartitioner.num_partitions = 3"
 
 
 @pytest.mark.parametrize(
   ("files", "given", "message"),
   [
+    (FILES[:1], [], "configures a run"),
+    (FILES[1:], [], "gives MODEL, .*--gin_file=gin/models/NAME.gin"),
     (EVALUATE, [], "require PROMPT_FILE. Give"),
     (EVALUATE, ["PROMPT_FILE = 'no.npy'"], "^no.npy is not a file. .*none.$"),
     (MULTITASK, [], "^Expected a seqio task .*--gin.TASK=\"'super_glue_cb'\"$"),
     (ENSEMBLE, [], "require NUM_PROMPTS, PROMPT_FILES. Give"),
-    (FILES[1:], [], "gives MODEL, .*--gin_file=gin/models/NAME.gin"),
+    (FILES, [*TINY, THREE], "does not divide the 1 devices"),
+    (
+      [*FILES, "gin/runs/by_length.gin"],
+      TINY,
+      r"leave gin/runs/by_length\.gin out",
+    ),
   ],
 )
-def test_command_that_lacks_what_shapes_it_says_what(files, given, message):
-  with (
-    pytest.raises(ValueError, match=message),
-    programs.read_command(files, given, jax.devices()[:1]),
-  ):
-    pass
+def test_commands_that_cannot_be_planned_are_refused(files, given, message):
+  with pytest.raises(ValueError, match=message):
+    next(programs.programs_of(files, given, jax.devices()[:1]))
 
 
 @pytest.mark.parametrize(
@@ -251,26 +251,6 @@ def test_length_of_a_prompt_may_stand_for_its_file():
   assert prompt.shape == (7, 64)
 
 
-def test_mesh_that_does_not_divide_the_batch_is_refused():
-  with pytest.raises(ValueError, match="does not divide the 1 devices"):
-    list(
-      programs.programs_of(
-        FILES,
-        [*TINY, "partitioning.PjitPartitioner.num_partitions = 3"],
-        jax.devices()[:1],
-      )
-    )
-
-
-def test_steps_by_length_are_no_one_program():
-  with pytest.raises(ValueError, match=r"leave gin/runs/by_length\.gin out"):
-    list(
-      programs.programs_of(
-        [*FILES, "gin/runs/by_length.gin"], TINY, jax.devices()[:1]
-      )
-    )
-
-
 def test_search_leaves_alone_what_the_command_sets():
   given = ["PARAMETER_DTYPE = 'float32'", "NUM_PARTITIONS = 1"]
   settings = search.candidates(2, FILES, given)
@@ -279,9 +259,9 @@ def test_search_leaves_alone_what_the_command_sets():
 
 
 def _measured(settings, peak, memory=100, **values):
-  """A trial of settings: bytes."""
-  names = [x.name for x in dataclasses.fields(measures.Measures)]
-  found = measures.Measures(
+  """Returns a trial of settings, in bytes."""
+  names = [x.name for x in dataclasses.fields(costs.CostReport)]
+  found = costs.CostReport(
     **dict.fromkeys(names, 0)
     | {"weights": 10, "peak": peak, "memory": memory, "taken": 1.0}
     | {"collectives": {}, "refused": "", **values}
@@ -289,52 +269,45 @@ def _measured(settings, peak, memory=100, **values):
   return search.Trial(settings, found)
 
 
+TOO_MUCH = "others of theirs took too much"
+DEARER = "others that fit cost less"
+
+
 @pytest.mark.parametrize(
-  ("changed", "why"),
+  ("peak", "changed", "reason"),
   [
-    ({"remat": True}, None),
-    ({"partitions": 4}, "others of theirs took too much"),
-    ({"microbatches": 2}, "others of theirs took too much"),
+    (260, {"remat": True}, ""),
+    (260, {"partitions": 4}, TOO_MUCH),
+    (260, {"microbatches": 2}, TOO_MUCH),
     # 10 and (260 - 20) / 4 may be less than 100.
-    ({"microbatches": 4}, None),
-    ({"microbatches": 4, "dtype": "float32"}, None),
-    ({"microbatches": 32}, "they divide no batch"),
-    ({"dtype": "float32", "partitions": 1}, "their weights alone are too much"),
+    (260, {"microbatches": 4}, ""),
+    (260, {"microbatches": 4, "dtype": "float32"}, ""),
+    (260, {"microbatches": 32}, "they divide no batch"),
+    (
+      260,
+      {"dtype": "float32", "partitions": 1},
+      "their weights alone are too much",
+    ),
+    (90, {"remat": True}, DEARER),
+    (90, {"partitions": 4}, DEARER),
+    (90, {"microbatches": 4}, DEARER),
+    # Fewer devices exchange less, and weights of more bits may be wanted.
+    (90, {"partitions": 1}, ""),
+    (90, {"dtype": "float32"}, ""),
   ],
 )
-def test_search_knows_by_what_was_compiled_what_cannot_fit(changed, why):
+def test_search_skips_what_other_trials_rule_out(peak, changed, reason):
   first = search.Settings(False, 1, 2, "bfloat16")
-  held = {
-    (partitions, dtype): search.Held(size, 16)
+  shares = {
+    (partitions, dtype): search.Share(size, 16)
     for partitions, dtype, size in (
-      *((2, "bfloat16", 10), (4, "bfloat16", 5)),
+      *((1, "bfloat16", 20), (2, "bfloat16", 10), (4, "bfloat16", 5)),
       *((1, "float32", 101), (2, "float32", 20)),
     )
   }
   settings = dataclasses.replace(first, **changed)
-  done = [_measured(first, 260)]
-  assert search.needless(settings, held, done, 100) == (why or "")
-
-
-def test_search_leaves_out_what_costs_more_than_what_fits():
-  first = search.Settings(False, 1, 2, "bfloat16")
-  done = [_measured(first, 90)]
-  held = {
-    (partitions, dtype): search.Held(10, 16)
-    for partitions in (1, 2, 4)
-    for dtype in ("bfloat16", "float32")
-  }
-  held[2, "float32"] = search.Held(20, 16)
-
-  def why(**changed):
-    return search.needless(
-      dataclasses.replace(first, **changed), held, done, 100
-    )
-
-  for dearer in ({"remat": True}, {"partitions": 4}, {"microbatches": 4}):
-    assert why(**dearer) == "others that fit cost less"
-  # Fewer devices exchange less, and weights of more bits may be wanted.
-  assert why(partitions=1) == why(dtype="float32") == ""
+  done = [_measured(first, peak)]
+  assert search.skip_reason(settings, shares, done, 100) == reason
 
 
 @pytest.mark.parametrize(
@@ -375,12 +348,12 @@ def test_search_tries_as_many_as_it_may_and_says_of_all_others_why():
   assert compiled.found.fits
   assert compiled == trials[0]
   assert "fits, 0.0" in report.describe_trial(compiled)
-  assert {x.why for x in trials[1:]} == {
-    "others that fit cost less",
+  assert {x.skip_reason for x in trials[1:]} == {
+    DEARER,
     "1 others were compiled",
   }
   trials = list(search.search("cpux1", FILES, TINY, tries=1, seconds=0))
-  assert {x.why for x in trials} == {"0 minutes were over"}
+  assert {x.skip_reason for x in trials} == {"0 minutes were over"}
 
 
 @pytest.mark.parametrize("memory", [8 * 2**30, 16 * 2**30, 80 * 2**30])

@@ -1,4 +1,4 @@
-"""The programs of a command, traced for devices, weights and data not there."""
+"""The programs of a command, traced without its devices, weights or data."""
 
 from collections.abc import (
   Callable,
@@ -20,12 +20,12 @@ from t5x import gin_utils, infer_fn, partitioning, utils
 from t5x.configuration import checks, reading, resolution
 from t5x.runs import evaluation, inference, initialization, training
 
-# Where the command does not say it: no task is read. [B, 512] and, of
-# most SuperGLUE tasks, at most 16 pieces.
+# Lengths for commands without them, as no task is read: [B, 512], and for most
+# SuperGLUE tasks at most 16 pieces.
 LENGTHS = {"inputs": 512, "targets": 16}
 _TRAIN, _EVALUATE, _INFER = "train", "evaluate", "infer"
-# What a command may leave open, as nothing is run; it is added where the files
-# have the macro.
+# Stand-ins for values that a command may leave open, as nothing runs. They are
+# added where the files have the macro.
 _OPEN = {
   "INITIAL_CHECKPOINT_PATH": "'nowhere'",
   "MODEL_DIR": "'nowhere'",
@@ -34,26 +34,24 @@ _OPEN = {
   "TASK": "'none'",
   "TRAIN_FILE": "'nowhere'",
   "PROBES": "'none'",
-  # Where the gin files do not say either.
+  # The gin files may have values of these.
   "TASK_FEATURE_LENGTHS": str(LENGTHS),
   "TRAIN_STEPS_RELATIVE": "30000",
 }
 _OF_FILES = ("TASK_FEATURE_LENGTHS", "TRAIN_STEPS_RELATIVE")
-# What gin appends to a message.
-_GIN_CALLS = "\n  In call to configurable "
 _STAND_INS = pathlib.Path(__file__).with_name("stand_ins.gin")
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """One compiled thing of a command.
+  """One compiled program of a command.
 
   Attributes:
     name: "train", "evaluate", "infer" or "restore".
-    traced: What `jax.jit(...).trace` returns.
-    state: The shapes of the state that it is given.
+    traced: The result of `jax.jit(...).trace`.
+    state: The shapes of the state among its arguments.
     steps: How often the command runs it, if it says so.
-    decode_steps: Positions that it decodes at most, 0 if none.
+    decode_steps: The greatest number of positions to decode; 0 if none.
   """
 
   name: str
@@ -65,17 +63,17 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """A command that was read, for devices.
+  """A command, configured for devices.
 
   Attributes:
     program: "train", "evaluate" or "infer".
-    arguments: Of its function.
+    arguments: The arguments of its function.
     lengths: Feature -> length.
     batch: Feature -> shape.
-    initializer: Of its state.
-    state: The shapes of its state, and where they lie.
+    initializer: The initializer of its state.
+    state: The shapes and shardings of its state.
     batch_size: Examples of a step.
-    data_ways: Parts of the mesh that divide them.
+    data_ways: The parts of the mesh that divide them.
   """
 
   program: str
@@ -94,16 +92,16 @@ def programs_of(
   devices: Sequence[Any],
   names: Sequence[str] = (),
 ) -> Generator[Program]:
-  """Traces what a train, eval or infer command runs on devices.
+  """Traces the programs of a train, eval or infer command.
 
   Args:
-    gin_files: Of the command.
-    gin_bindings: Of the command.
-    devices: JAX's descriptions of them.
-    names: Which programs; all by default.
+    gin_files: The files of the command.
+    gin_bindings: The bindings of the command.
+    devices: JAX's descriptions of the devices.
+    names: The programs to trace; all by default.
 
   Yields:
-    Its programs. Weights and batches are shapes alone.
+    The programs. Weights and batches are only shapes.
 
   Raises:
     ValueError: if the files configure no run, the devices do not fit, or the
@@ -119,20 +117,7 @@ def read_command(
   gin_bindings: Sequence[str],
   devices: Sequence[Any],
 ) -> Iterator[Command]:
-  """Reads a command for devices, and traces nothing; see `programs_of`."""
-  try:
-    with _read(gin_files, gin_bindings, devices) as command:
-      yield command
-  except ValueError as e:
-    raise ValueError(str(e).partition(_GIN_CALLS)[0]) from e
-
-
-@contextlib.contextmanager
-def _read(
-  gin_files: Sequence[str],
-  gin_bindings: Sequence[str],
-  devices: Sequence[Any],
-) -> Iterator[Command]:
+  """Reads a command for devices and traces nothing; see `programs_of`."""
   paths = reading.search_paths()
   if not gin_files:
     raise ValueError("Expected the --gin_file flags of a command, got none.")
@@ -143,7 +128,7 @@ def _read(
     bindings = [b for b in bindings if b.partition("=")[0].strip() != "PROMPT"]
   given = _given(bindings)
   if "PROMPT_LENGTH" in given:
-    given.add("PROMPT_FILE")  # It is read for its length alone.
+    given.add("PROMPT_FILE")  # Only its length would be read.
   if "TASK_PREFIXES" in set(macros) - given:
     given.add("TASK")  # A prompt has as many rows as the task has parts.
   opened = [
@@ -183,13 +168,13 @@ def _given(bindings: Sequence[str]) -> set[str]:
 def left_open(
   gin_files: Sequence[str], gin_bindings: Sequence[str]
 ) -> dict[str, str]:
-  """Returns macros that no flag binds, with what stands in for their values.
+  """Returns macros that no flag binds, with stand-ins for their values.
 
-  Of lengths and steps, only where the gin files leave them to the run's task or
-  flags.
+  Lengths and steps are among them only if the gin files leave them to the run's
+  task or flags.
 
   Raises:
-    ValueError: if a gin file is missing or is no gin.
+    ValueError: if a gin file is missing or not valid gin syntax.
   """
   macros = reading.macros(gin_files, reading.search_paths())
   given = _given(gin_bindings)
@@ -203,14 +188,13 @@ def left_open(
 
 
 def _is_literal(value: str) -> bool:
-  """Whether a macro has a value of its own: no reference, no None."""
+  """Returns whether a macro's value is neither a reference nor None."""
   return value != "None" and not value.startswith(("@", "%"))
 
 
 @contextlib.contextmanager
 def _as_main() -> Iterator[dict[str, Callable[..., Any]]]:
-  """Lets `__main__` have the functions whose arguments gin files bind there."""
-
+  """Puts the functions that gin files bind on `__main__`."""
   main: Any = sys.modules["__main__"]
   programs = {
     _TRAIN: training.train,
@@ -300,12 +284,12 @@ def _batch(
   lengths: Mapping[str, int],
   partitioner: partitioning.PjitPartitioner,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the features of a batch, as the feature converter makes them."""
+  """Returns the shapes that the feature converter gives to a batch."""
   rows = partitioner.mesh.shape["data"]
   if data.batch_size % rows:
     raise ValueError(
-      f"BATCH_SIZE={data.batch_size} is no multiple of the {rows} parts of the "
-      "mesh that divide the batch: raise "
+      f"BATCH_SIZE={data.batch_size} is not a multiple of the {rows} parts of "
+      "the mesh that divide the batch: raise "
       "partitioning.PjitPartitioner.num_partitions."
     )
   features = {
@@ -327,7 +311,7 @@ def _batch(
 def _state(
   initializer: initialization.TrainStateInitializer, dtype: str | None
 ) -> Any:
-  """Returns the shapes of a restored state, what is frozen in its dtype."""
+  """Returns the shapes of a restored state; the frozen part has `dtype`."""
   shapes = initializer.train_state_shapes
 
   def stored(x: Any) -> Any:

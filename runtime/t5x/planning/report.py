@@ -6,7 +6,7 @@ import sys
 
 import tqdm
 
-from t5x.planning import measures, programs, search, targets
+from t5x.planning import costs, programs, search, targets
 
 GIB = 2**30
 
@@ -17,13 +17,13 @@ def plan(
   gin_bindings: Sequence[str],
   names: Sequence[str] = (),
   is_thorough: bool = False,
-) -> Iterator[tuple[programs.Program, measures.Measures]]:
-  """Compiles programs; see `programs.programs_of` and `measures.measure`."""
+) -> Iterator[tuple[programs.Program, costs.CostReport]]:
+  """Compiles programs; see `programs.programs_of` and `costs.estimate`."""
   target = targets.find(topology)
   for program in programs.programs_of(
     gin_files, gin_bindings, target.devices, names
   ):
-    yield program, measures.measure(program, target, is_thorough)
+    yield program, costs.estimate(program, target, is_thorough)
 
 
 LENGTHS_NOTE = (
@@ -36,7 +36,7 @@ _EVALUATION_NOTE = (
 )
 
 
-def describe(found: measures.Measures, steps: int | None) -> str:
+def describe(found: costs.CostReport, steps: int | None) -> str:
   """Returns lines on the memory and time that a program takes."""
   peak = "unknown" if found.peak is None else f"{found.peak / GIB:.2f} GiB"
   lines = [
@@ -80,7 +80,7 @@ def describe(found: measures.Measures, steps: int | None) -> str:
   return "\n".join(lines)
 
 
-def _attention(found: measures.Measures) -> str:
+def _attention(found: costs.CostReport) -> str:
   """Returns the attention in a program, and the kernel it could have."""
   if found.kernels:
     return f"by kernels: {', '.join(found.kernels)}"
@@ -134,7 +134,7 @@ def search_settings(
       if trial.found:
         bar.write(describe_trial(trial), file=sys.stderr)
       bar.update()
-  reasons = collections.Counter(x.why for x in trials if x.why)
+  reasons = collections.Counter(x.skip_reason for x in trials if x.skip_reason)
   for reason, times in reasons.items():
     print(f"Not compiled: {times} of {number} settings, as {reason}")
   chosen = search.best(trials)

@@ -1,4 +1,4 @@
-"""Tries settings of a command, those that cost least first."""
+"""A search for settings with which a command fits, the cheapest first."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
@@ -8,7 +8,7 @@ import time
 from typing import Any, NamedTuple
 
 from t5x.configuration import reading
-from t5x.planning import measures, programs, targets
+from t5x.planning import costs, programs, targets
 
 _PARTITIONS = "partitioning.PjitPartitioner.num_partitions"
 # Macro -> other names of it. What a command sets is left alone.
@@ -22,11 +22,11 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Settings:
-  """What is tried; in this order, what costs least comes first.
+  """Settings to try, ordered by cost.
 
-  Computing again costs a third of a step, and parts of a batch little, but
-  not nothing; the more devices share a model, the more they exchange. None is
-  what the command says.
+  Rematerialisation costs a third of a step; microbatches cost little, but not
+  nothing; the more devices share a model, the more they exchange. None leaves
+  a setting to the command.
   """
 
   remat: bool | None
@@ -36,7 +36,7 @@ class Settings:
 
   @property
   def bindings(self) -> list[str]:
-    """As gin's."""
+    """The settings as gin bindings."""
     parts = self.microbatches
     values = (
       self.remat,
@@ -56,45 +56,45 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """What became of settings.
+  """The outcome for some settings.
 
   Attributes:
-    settings: Which.
-    found: What their program takes; None if it was not compiled.
-    why: It was not.
+    settings: The settings.
+    found: The cost of their program; None if it was not compiled.
+    skip_reason: Why it was not compiled, or "".
   """
 
   settings: Settings
-  found: measures.Measures | None
-  why: str = ""
+  found: costs.CostReport | None
+  skip_reason: str = ""
 
 
-class Held(NamedTuple):
-  """What settings leave a device with, before anything is traced.
+class Share(NamedTuple):
+  """One device's share of a command, known before anything is traced.
 
   Attributes:
-    state: Bytes of weights and optimizer.
-    examples: Of a batch.
-    why: There can be no such thing, or "".
+    state: Bytes of weights and optimizer state.
+    examples: Examples of a batch.
+    problem: Why the command cannot run with these settings, or "".
   """
 
   state: int
   examples: int
-  why: str = ""
+  problem: str = ""
 
 
-_Held = Mapping[tuple[int | None, str | None], Held]
+_Shares = Mapping[tuple[int | None, str | None], Share]
 
 
 def candidates(
   devices: int, gin_files: Sequence[str], gin_bindings: Sequence[str]
 ) -> list[Settings]:
-  """Returns settings to try, those that cost least first.
+  """Returns settings to try, the cheapest first.
 
   Args:
-    devices: How many there are.
-    gin_files: Of the command; what they do not know is left alone.
-    gin_bindings: Of the command; what they set is left alone.
+    devices: The number of devices.
+    gin_files: The files of the command; settings that they lack are left alone.
+    gin_bindings: The bindings of the command, which are left alone.
   """
   macros = reading.macros(gin_files, reading.search_paths())
   given = {b.partition("=")[0].strip() for b in gin_bindings}
@@ -129,39 +129,39 @@ def search(
 
   Args:
     topology: A target's name.
-    gin_files: Of the command.
-    gin_bindings: Of the command.
-    tries: Programs that are compiled at most.
-    seconds: After so many no other is begun.
+    gin_files: The files of the command.
+    gin_bindings: The bindings of the command.
+    tries: The greatest number of programs to compile.
+    seconds: The time after which no other compilation begins.
 
   Yields:
-    What became of all settings, in their order. Those that cannot fit, by
-    their weights alone or by what others took, are not compiled, and neither
-    are those that cost more than others that fit.
+    The outcome for each of the settings, in order. Settings are not compiled
+    if they cannot fit, judging by their weights or by others that were
+    compiled, or if they cost more than others that fit.
   """
   target = targets.find(topology)
   number = len(target.devices)
   end = time.monotonic() + seconds
   done: list[Trial] = []
-  held: dict[tuple[int | None, str | None], Held] = {}
+  shares: dict[tuple[int | None, str | None], Share] = {}
   for settings in candidates(number, gin_files, gin_bindings):
     bindings = [*gin_bindings, *settings.bindings]
     key = (settings.partitions, settings.dtype)
-    if key not in held:
-      held[key] = _hold(gin_files, bindings, target)
-    why = needless(settings, held, done, target.memory)
-    if not why and len(done) == tries:
-      why = f"{tries} others were compiled"
-    if not why and time.monotonic() > end:
-      why = f"{seconds / 60:.0f} minutes were over"
-    if why:
-      yield Trial(settings, None, why)
+    if key not in shares:
+      shares[key] = _share(gin_files, bindings, target)
+    reason = skip_reason(settings, shares, done, target.memory)
+    if not reason and len(done) == tries:
+      reason = f"{tries} others were compiled"
+    if not reason and time.monotonic() > end:
+      reason = f"{seconds / 60:.0f} minutes were over"
+    if reason:
+      yield Trial(settings, None, reason)
       continue
     try:
       with contextlib.closing(
         programs.programs_of(gin_files, bindings, target.devices)
       ) as found:
-        done.append(Trial(settings, measures.measure(next(found), target)))
+        done.append(Trial(settings, costs.estimate(next(found), target)))
     except ValueError as e:
       yield Trial(settings, None, str(e))
     else:
@@ -169,9 +169,9 @@ def search(
 
 
 def best(trials: Iterable[Trial]) -> list[Trial]:
-  """Returns those that fit, the lowest bound and then the least traffic first.
+  """Returns the trials that fit: lowest bound first, then least traffic.
 
-  Of two that differ in nothing else, that with parts of a batch comes last.
+  Of two that differ in nothing else, the one with microbatches comes last.
   """
 
   def cost(trial: Trial) -> tuple[float, int, Settings]:
@@ -182,33 +182,33 @@ def best(trials: Iterable[Trial]) -> list[Trial]:
   return sorted((x for x in trials if x.found and x.found.fits), key=cost)
 
 
-def _hold(
+def _share(
   gin_files: Sequence[str], bindings: Sequence[str], target: targets.Target
-) -> Held:
-  """Reads a command for devices."""
+) -> Share:
+  """Reads a command for a target."""
   try:
     with programs.read_command(gin_files, bindings, target.devices) as command:
       examples = command.batch_size // command.data_ways
-      return Held(measures.bytes_of(command.state), examples)
+      return Share(costs.bytes_of(command.state), examples)
   except ValueError as e:
-    return Held(0, 0, str(e))
+    return Share(0, 0, str(e))
 
 
-def needless(
-  settings: Settings, held: _Held, done: Sequence[Trial], memory: float
+def skip_reason(
+  settings: Settings, shares: _Shares, done: Sequence[Trial], memory: float
 ) -> str:
   """Returns why settings need not be compiled, or "".
 
   Args:
-    settings: Which.
-    held: What partitions and dtypes leave a device with.
-    done: What was compiled.
-    memory: Of a device, bytes.
+    settings: The settings.
+    shares: A device's share of the command, by partitions and dtype.
+    done: The compiled trials.
+    memory: The memory of a device, in bytes.
   """
-  own = held[settings.partitions, settings.dtype]
+  own = shares[settings.partitions, settings.dtype]
   parts = settings.microbatches or 1
-  if own.why:
-    return own.why
+  if own.problem:
+    return own.problem
   if own.examples % parts:
     return "they divide no batch"
   if own.state > memory:
@@ -221,12 +221,12 @@ def needless(
     if found.fits and (
       other.dtype == settings.dtype
       # Nothing is frozen.
-      or own == held.get((settings.partitions, other.dtype))
+      or own == shares.get((settings.partitions, other.dtype))
     ):
       return "others that fit cost less"
-    # At the best, activations are divided like the batch. Devices that share a
-    # model have more examples each: more of them do not make these less. Copies
-    # of weights and their gradients may be in what is subtracted.
+    # At best, microbatches divide the activations. Sharing a model among more
+    # devices does not: each then has more examples. The peak may include copies
+    # of the weights and gradients, hence twice the weights.
     if not found.fits and found.peak and other.remat == settings.remat:
       activations = found.peak - 2 * found.weights - found.optimizer
       least = own.state + activations * (other.microbatches or 1) / parts
@@ -236,7 +236,7 @@ def needless(
 
 
 def _is_no_dearer(one: Settings, other: Settings) -> bool:
-  """Whether settings cost no more, in each of their parts but the dtype."""
+  """Returns whether settings cost no more in every part but the dtype."""
   return (
     (one.remat or False) <= (other.remat or False)
     and (one.microbatches or 1) <= (other.microbatches or 1)

@@ -1,4 +1,4 @@
-"""What a compiled program takes: memory, operations, what devices exchange."""
+"""The cost of a compiled program: memory, operations, exchanged bytes."""
 
 import collections
 from collections.abc import Iterable, Mapping
@@ -37,55 +37,57 @@ _OPERATION = re.compile(r" ([a-z\-]+?)(?:-start)?\(")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _KERNELS = re.compile(r'custom_call_target="([^"]+)"')
 _NEEDS = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
-# Of a GPU's memory, the share that JAX can be told to take.
+# The share of a GPU's memory that JAX can be told to take.
 _MOST_TAKEN = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
-class Measures:
-  """Of one device; bytes, operations and seconds.
+class CostReport:
+  """The cost of a compiled program on one device: bytes, operations, seconds.
 
   Attributes:
-    program: Its name.
+    program: The program's name.
     topology: The target's name.
-    devices: How many there are.
-    peak: What it needs at once; None if the compiler refused and did not say.
-    memory: What the device has; where the compiler refused for lack of it,
-      what that leaves to programs, such as 7.48 of 8 GiB of a TPU v2's core.
-    weights: Of the arguments.
-    optimizer: Of the arguments.
-    batch: Of the arguments.
-    temporaries: What it makes beside: activations, and what is between them.
-    code: Of the program, where the compiler says.
-    flops: Of matrix products.
-    argument_bytes: What it has to read once at the least.
+    devices: The number of devices.
+    memory: The device's memory. If the compiler refused for lack of memory,
+      the part of it that programs can use, such as 7.48 of 8 GiB on a TPU v2
+      core.
+    weights: Weights among the arguments.
+    optimizer: Optimizer state among the arguments.
+    flops: Operations of matrix products.
+    argument_bytes: All arguments, which the program reads at least once.
+    compile_seconds: Time to compile, on the machine that compiled.
+    seconds_bound: A lower bound of a step; for evaluation, with answers of the
+      greatest length. None for restoring, or if the target's speed is unknown.
+    peak: The memory needed at once; None if the compiler refused without
+      saying.
+    batch: The batch among the arguments.
+    temporaries: Everything else in memory, activations among it.
+    code: The program itself, if the compiler says.
     collectives: Kind -> [times a step, bytes a step].
-    kernels: Hand-written kernels in it: attention's among them.
-    seconds_bound: No step of this program is faster; of an evaluation, with
-      answers as long as they may be. None without a peak, and of restoring.
-    compile_seconds: What the compiler took, on whatever machine that was.
-    refused: What the compiler said instead of a program, or "".
-    is_quick: Whether the compiler was to make the least effort.
-    taken: Share of `memory` that JAX takes unless XLA_CLIENT_MEM_FRACTION says
-      more: 0.75 of a GPU's.
+    kernels: Hand-written kernels in the program, such as attention's.
+    refused: The compiler's message if it made no program, or "".
+    is_quick: Whether the compiler was told to make the least effort.
+    taken: The share of `memory` that JAX takes unless
+      XLA_CLIENT_MEM_FRACTION says otherwise: 0.75 on a GPU.
   """
 
   program: str
   topology: str
   devices: int
-  peak: float | None
   memory: float
   weights: int
   optimizer: int
-  batch: int
-  temporaries: int
-  code: int
   flops: float
   argument_bytes: int
-  collectives: Mapping[str, list[int]]
-  kernels: list[str]
-  seconds_bound: float | None
   compile_seconds: float
+  seconds_bound: float | None
+  peak: float | None = None
+  batch: int = 0
+  temporaries: int = 0
+  code: int = 0
+  collectives: Mapping[str, list[int]] = dataclasses.field(default_factory=dict)
+  kernels: list[str] = dataclasses.field(default_factory=list)
   refused: str = ""
   is_quick: bool = False
   taken: float = 1.0
@@ -97,123 +99,109 @@ class Measures:
     return not self.refused and (self.peak or 0) <= most * self.memory
 
 
-def measure(
+def estimate(
   program: Program, target: Target, is_thorough: bool = False
-) -> Measures:
+) -> CostReport:
   """Compiles a program with its platform's own compiler.
 
   Args:
-    program: Which.
-    target: For what.
-    is_thorough: Whether TPUs' compiler makes the effort that it makes for a
-      run, which takes twice as long. With the least, operations are scheduled
-      and tiled worse; sharding, and what lies in memory, is the same but for
-      the size of the code.
+    program: The traced program.
+    target: The devices to compile for.
+    is_thorough: Whether the compiler for TPUs makes as much effort as for a
+      run, which takes twice as long. With the least effort, operations are
+      scheduled and tiled worse; sharding and the contents of memory are the
+      same, but for the size of the code.
 
   Raises:
     ValueError: if the compiler refuses it for another reason than memory.
   """
-  number = len(target.devices)
-  flops = flops_of(program.traced, program.decode_steps) / number
   weights = bytes_of((program.state.trainable, program.state.frozen))
   optimizer = bytes_of(program.state.opt_state)
-  start = time.monotonic()
-  refused, compiled = "", None
+  flops = flops_of(program.traced, program.decode_steps) / len(target.devices)
   is_quick = target.is_tpu and not is_thorough
+  compiled, message = None, ""
+  start = time.monotonic()
   try:
     compiled = program.traced.lower().compile(_QUICK if is_quick else None)
   except jax.errors.JaxRuntimeError as e:
-    refused = str(e)
-    _check_is_for_memory(refused, f"{program.name} on {target.name}")
+    message = str(e)
   seconds = time.monotonic() - start
-  known = {
-    "program": program.name,
-    "topology": target.name,
-    "devices": number,
-    "memory": target.memory,
-    "weights": weights,
-    "optimizer": optimizer,
-    "flops": flops,
-    "compile_seconds": round(seconds, 1),
-    "is_quick": is_quick,
-    "taken": target.taken,
-  }
   if compiled is None:
-    return _refused(refused, known, target)
+    read = weights + optimizer
+    details = _refusal(message, f"{program.name} on {target.name}")
+  else:
+    read = compiled.memory_analysis().argument_size_in_bytes
+    details = _contents(program, compiled, weights, optimizer)
+  bound = None
+  if program.name != "restore" and target.peak and target.bandwidth:
+    bound = max(flops / target.peak, read / target.bandwidth)
+  return CostReport(
+    program=program.name,
+    topology=target.name,
+    devices=len(target.devices),
+    weights=weights,
+    optimizer=optimizer,
+    flops=flops,
+    argument_bytes=read,
+    compile_seconds=round(seconds, 1),
+    seconds_bound=bound,
+    is_quick=is_quick,
+    taken=target.taken,
+    **{"memory": target.memory, **details},
+  )
+
+
+def _refusal(message: str, name: str) -> dict[str, Any]:
+  """Returns the fields of a report on a program that does not fit.
+
+  Raises:
+    ValueError: if the compiler refused it for another reason than memory.
+  """
+  line = message.partition("\n")[0][:300]
+  needs = _NEEDS.search(message)
+  if needs:
+    scale = {"G": 2**30, "M": 2**20}
+    peak, memory = (float(needs[i]) * scale[needs[i + 1]] for i in (1, 3))
+    return {"refused": line, "peak": peak, "memory": memory}
+  if "RESOURCE_EXHAUSTED" in message:
+    return {"refused": line}
+  raise ValueError(f"The compiler refuses {name}: {line.rstrip('.')}.")
+
+
+def _contents(
+  program: Program, compiled: Any, weights: int, optimizer: int
+) -> dict[str, Any]:
+  """Returns the fields of a report on a compiled program."""
   memory = compiled.memory_analysis()
-  arguments = memory.argument_size_in_bytes
-  beside = 0
+  is_evaluation = program.name == "evaluate"
+  unread = 0
   if program.name == "restore":
-    # Weights lie there meanwhile, of scanned layers one stack twice.
-    beside = weights + max(map(bytes_of, jax.tree.leaves(program.state.params)))
-  if program.name == "evaluate":
-    # Between steps of training it lies there, though an evaluation reads none.
-    beside = optimizer
-  read = weights + (0 if program.name == "evaluate" else optimizer)
-  peak = (
-    arguments
-    + beside
+    # The weights are in memory meanwhile, one stack of scanned layers twice.
+    unread = weights + max(map(bytes_of, jax.tree.leaves(program.state.params)))
+  if is_evaluation:
+    # It stays in memory between training steps; no evaluation reads it.
+    unread = optimizer
+  read = weights + (0 if is_evaluation else optimizer)
+  text = compiled.as_text() or ""
+  return {
+    "peak": memory.argument_size_in_bytes
+    + unread
     + memory.temp_size_in_bytes
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes
-    + memory.generated_code_size_in_bytes
-  )
-  text = compiled.as_text() or ""
-  return Measures(
-    **known,
-    peak=peak,
-    batch=max(arguments - read, 0),
-    temporaries=memory.temp_size_in_bytes,
-    code=memory.generated_code_size_in_bytes,
-    argument_bytes=arguments,
-    collectives=collectives_of(text, program.decode_steps),
-    kernels=sorted(
+    + memory.generated_code_size_in_bytes,
+    "batch": max(memory.argument_size_in_bytes - read, 0),
+    "temporaries": memory.temp_size_in_bytes,
+    "code": memory.generated_code_size_in_bytes,
+    "collectives": collectives_of(text, program.decode_steps),
+    "kernels": sorted(
       {x for x in _KERNELS.findall(text) if "fmha" in x or "tpu_custom" in x}
     ),
-    seconds_bound=_bound(program.name, flops, arguments, target),
-  )
-
-
-def _check_is_for_memory(said: str, what: str) -> None:
-  """Raises ValueError if a compiler refused a program for another reason."""
-  if "RESOURCE_EXHAUSTED" in said or _NEEDS.search(said):
-    return
-  line = said.partition("\n")[0][:300].rstrip(".")
-  raise ValueError(f"The compiler refuses {what}: {line}.")
-
-
-def _refused(said: str, known: dict[str, Any], target: Target) -> Measures:
-  """Returns what is known of a program that the compiler refused."""
-  needs = _NEEDS.search(said)
-  scale = {"G": 2**30, "M": 2**20}
-  state = known["weights"] + known["optimizer"]
-  if needs:
-    known = {**known, "memory": float(needs[3]) * scale[needs[4]]}
-  return Measures(
-    **known,
-    peak=float(needs[1]) * scale[needs[2]] if needs else None,
-    batch=0,
-    temporaries=0,
-    code=0,
-    argument_bytes=state,
-    collectives={},
-    kernels=[],
-    seconds_bound=_bound(known["program"], known["flops"], state, target),
-    refused=said.partition("\n")[0][:300],
-  )
-
-
-def _bound(
-  program: str, flops: float, read: float, target: Target
-) -> float | None:
-  """Returns the greater of operations over peak and bytes over bandwidth."""
-  if program == "restore" or target.peak is None or target.bandwidth is None:
-    return None
-  return max(flops / target.peak, read / target.bandwidth)
+  }
 
 
 def bytes_of(tree: Any) -> int:
-  """Returns the bytes of one device's part of shapes that have shardings."""
+  """Returns the bytes that one device holds of sharded shapes."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
@@ -224,23 +212,23 @@ def flops_of(traced: Any, decode_steps: int = 1) -> float:
   """Counts the operations of a program's matrix products; see `matrix_flops`.
 
   Args:
-    traced: What `jax.jit(...).trace` returns.
-    decode_steps: How often a loop runs that does not say so.
+    traced: The result of `jax.jit(...).trace`.
+    decode_steps: Iterations of a loop whose number is not in the program.
   """
   jaxpr = traced.jaxpr.jaxpr
-  # Without what nothing reads, such as gradients of what is frozen.
+  # Without unused results, such as gradients of frozen weights.
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return matrix_flops(jaxpr, decode_steps)
 
 
 def matrix_flops(jaxpr: Any, decode_steps: int = 1) -> float:
-  """Counts the operations of matrix products, loops included.
+  """Counts the operations of matrix products, every iteration of loops.
 
-  The compilers count what is in a loop once.
+  The compilers count the body of a loop once.
 
   Args:
-    jaxpr: Of the whole program, all devices together.
-    decode_steps: How often a loop runs that does not say so.
+    jaxpr: The whole program, of all devices together.
+    decode_steps: Iterations of a loop whose number is not in the program.
   """
   jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
   total = 0.0
@@ -257,11 +245,9 @@ def matrix_flops(jaxpr: Any, decode_steps: int = 1) -> float:
     elif name == "while":
       total += max(decode_steps, 1) * sum(inside)
     elif name == "cond":
-      # Such as one for each platform: no more than all of them do.
+      # One branch for each platform, say: a bound counts the cheapest.
       total += min(inside)
-    elif name == "pallas_call":
-      total += 0.0  # A bound stays one.
-    else:
+    elif name != "pallas_call":  # A kernel counts nothing: a bound stays one.
       total += sum(inside)
   return total
 
@@ -270,22 +256,22 @@ def _inside(params: Mapping[str, Any]) -> Iterable[Any]:
   kinds = (jex_core.Jaxpr, jex_core.ClosedJaxpr)
   for name, value in params.items():
     values = value if isinstance(value, tuple | list) else [value]
-    # The functions for differentiation are beside what is computed.
+    # These functions differentiate and are not part of the computation.
     if name in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"):
       continue
     yield from (x for x in values if isinstance(x, kinds))
 
 
 def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
-  """Counts what devices exchange.
+  """Counts the exchanges between devices.
 
   Args:
     text: The compiled program.
-    decode_steps: How often a loop runs that does not say so.
+    decode_steps: Iterations of a loop whose number is not in the program.
 
   Returns:
-    Kind -> [times, bytes], of a device's results; of branches, those of the one
-    that exchanges most.
+    Kind -> [times, bytes], for the results on one device. Of branches, the one
+    that exchanges most counts.
   """
   entry, current = "", ""
   own: dict[str, list[tuple[str, int]]] = {}
@@ -316,7 +302,7 @@ def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
       found[kind][1] += size
     for called, trips, condition in calls.get(name, ()):
       if condition is not None and not trips:
-        # TPU's compiler leaves the number in what the loop compares with.
+        # The compiler for TPUs leaves the number in the loop's comparison.
         trips = max(limits.get(condition, []), default=max(decode_steps, 1))
       most = max(
         map(visit, called), key=lambda x: sum(y[1] for y in x.values())
@@ -330,15 +316,15 @@ def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
 
 
 def _result_bytes(line: str, end: int) -> int:
-  """Returns the bytes of what an instruction results in."""
+  """Returns the bytes of an instruction's result."""
   result = line[line.index(" = ") + 3 : end]
   sizes = []
   for dtype, shape in _SHAPE.findall(result):
     bits = _BITS.fullmatch(dtype)
-    if bits and (dtype, shape) != ("u32", ""):  # That is a context.
+    if bits and (dtype, shape) != ("u32", ""):  # A context.
       count = math.prod(int(x) for x in shape.split(",") if x)
       sizes.append(count * int(bits[1] or 8) // 8)
-  # What starts one lists its operands before its results, but for all-reduce.
+  # A start lists its operands before its results, except for all-reduce.
   begins = re.match(r" ?([a-z-]+)-start\(", line[end:])
   if begins and begins[1] != "all-reduce":
     sizes = sizes[len(sizes) // 2 :]
