@@ -45,7 +45,7 @@ def parse_gin_flags(
       names something that does not exist, or if required macros have no value
       (all of them are listed).
   """
-  # gin's own list begins with the working directory, and only grows.
+  # gin only appends to its list, and looks in the working directory first.
   gin.config._LOCATION_PREFIXES[:] = list(gin_search_paths) or [""]
   macros = reading.macros(gin_files, gin_search_paths)
   given = {x.label for text in gin_bindings for x in reading.from_text(text)}
@@ -71,7 +71,7 @@ def parse_gin_flags(
 
 
 def configuration(program: str) -> run_configuration.RunConfiguration:
-  """Returns what gin was told for "train", "eval" or "infer"."""
+  """Returns gin's configuration of "train", "eval" or "infer"."""
   return run_configuration.of_gin(program, gin.config_str())
 
 
@@ -124,7 +124,7 @@ def summarize_gin_config(
   Args:
     model_dir: An existing folder.
     summary_writer: An `event_file.EventFile`, which gets the text too, or None.
-    step: The step it is logged at.
+    step: The step to log it at.
   """
   import jax  # It takes a second: not for --help.
 
@@ -191,12 +191,8 @@ def next_steps(model_dir: str, best: Mapping[str, Any] | None) -> Iterator[str]:
     best: Its best evaluation, {"step", "score"}, or None.
   """
   values = flags.FLAGS
-  data = values.tfds_data_dir
-  caches = ",".join(values.seqio_additional_cache_dirs)
-  others = [f"--tfds_data_dir={data}"] if data else []
-  others += [f"--seqio_additional_cache_dirs={caches}"] if caches else []
-  paths = values.gin_search_paths
-  others += [f"--gin_search_paths={','.join(paths)}"] if paths != ["."] else []
+  kept = ("tfds_data_dir", "seqio_additional_cache_dirs", "gin_search_paths")
+  others = [values[x].serialize() for x in kept if values[x].present]
   for client in clients():
     if client.next_steps is not None:
       yield client.next_steps(
@@ -205,7 +201,7 @@ def next_steps(model_dir: str, best: Mapping[str, Any] | None) -> Iterator[str]:
         values.gin_file,
         values.gin_bindings,
         others,
-        reading.search_paths(paths),
+        reading.search_paths(values.gin_search_paths),
       )
 
 
@@ -214,12 +210,12 @@ def run_entry_point(
 ) -> None:
   """Runs a function as a program; gin binds the function's parameters.
 
-  A wrong configuration, or a loss that is no number, ends it with status 1 and
-  one line, which says what was expected; --traceback shows the rest.
+  A wrong configuration or a NaN loss ends it with status 1 and one line, which
+  says how to fix it; --traceback shows the rest.
 
   Args:
     fn: The function, registered with gin under its own name.
-    run: The rest of the program: it is given the bound function, to call it.
+    run: The rest of the program, which gets the bound function and calls it.
   """
   define_flags()
 

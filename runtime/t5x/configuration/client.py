@@ -35,7 +35,7 @@ class Client:
       bindings, the other flags that an evaluation needs, and the folders of
       gin files.
     resumable_settings: Patterns of settings that a resumed run may change,
-      because they do not change what is trained.
+      because they do not change the result of training.
     base_model_paths: Patterns of settings that say where the base model lies;
       a run knows the model by its fingerprint.
     evaluation_settings: Patterns of settings that have no effect before the
@@ -44,7 +44,7 @@ class Client:
       they follow from others: they identify no run.
     run_files: Names of files that a run writes whole into its folder, by way
       of a temporary file that a killed run may leave behind.
-    percentages: Names of metrics that lie in [0, 100].
+    percentages: Names of metrics between 0 and 100.
   """
 
   gin_path: str

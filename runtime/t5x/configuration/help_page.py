@@ -15,7 +15,7 @@ _WIDTH = 79
 
 
 def show_if_asked(program: str) -> None:
-  """Prints help and exits if the arguments ask for it or there are none.
+  """Prints help and exits if the command asks for it or has no arguments.
 
   Args:
     program: "train", "eval" or "infer".
@@ -25,7 +25,7 @@ def show_if_asked(program: str) -> None:
     return
   try:
     shown = text(program, arguments)
-  except ValueError as e:
+  except (ValueError, flags.Error) as e:
     sys.exit(f"Error: {e}")
   # A reader such as `head` may stop early: end quietly, as other commands do.
   # Nothing else happens in this process.
@@ -45,8 +45,11 @@ def text(program: str, arguments: Sequence[str] = ()) -> str:
   Raises:
     ValueError: if a named gin file is missing.
   """
-  given = _values(arguments, "gin_search_paths")
-  paths = reading.search_paths(given[-1].split(",") if given else ["."])
+  values = flags.FlagValues()
+  command_flags.define_flags(values)
+  arguments = command_flags.rewrite_gin_args(arguments)
+  values([program, *arguments], known_only=True)
+  paths = reading.search_paths(values.gin_search_paths)
   lines = [
     f"python -m t5x.{program} --gin_file=... --gin.NAME=VALUE",
     "",
@@ -56,9 +59,9 @@ def text(program: str, arguments: Sequence[str] = ()) -> str:
     if example := client.examples.get(program):
       command = " \\\n  ".join([f"python -m t5x.{program}", *example])
       lines += ["", *textwrap.indent(command, "  ").splitlines()]
-  if gin_files := _values(arguments, "gin_file"):
+  if values.gin_file:
     lines += ["", "Macros of these files, --gin.NAME=VALUE (strings quoted):"]
-    lines += _macro_lines(gin_files, arguments, paths)
+    lines += _macro_lines(values.gin_file, values.gin_bindings, paths)
   else:
     lines += ["", "--help after some gin files shows their macros."]
   for kind, files in reading.files_by_kind(paths).items():
@@ -66,33 +69,17 @@ def text(program: str, arguments: Sequence[str] = ()) -> str:
   for client in clients():
     for heading, names in client.task_names().items():
       lines += ["", f"{heading}:", *_filled(", ".join(names))]
-  values = flags.FlagValues()
-  command_flags.define_flags(values)
   # absl adds that some may be repeated.
   about = {f"--{x}": str(values[x].help).split(";\n")[0] for x in values}
   return "\n".join([*lines, "", "Flags:", *_columns(about)])
 
 
-def _values(arguments: Sequence[str], flag: str) -> list[str]:
-  """Returns the values of a flag, given as --flag=value or --flag value."""
-  found = []
-  for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
-    name, equals, value = argument.lstrip("-").partition("=")
-    if argument.startswith("-") and name == flag:
-      found.append(value if equals else following)
-  return found
-
-
 def _macro_lines(
-  gin_files: Sequence[str], arguments: Sequence[str], paths: Sequence[str]
+  gin_files: Sequence[str], gin_bindings: Sequence[str], paths: Sequence[str]
 ) -> Iterator[str]:
-  macros = reading.macros(gin_files, paths)
-  given = {}
-  for argument in command_flags.rewrite_gin_args(arguments):
-    name, _, value = argument.partition("=")[2].partition(" = ")
-    given[name] = value
-  for name, macro in sorted(macros.items()):
-    value = given.get(name, macro.text)
+  given = {x.label: x for t in gin_bindings for x in reading.from_text(t)}
+  for name, macro in sorted(reading.macros(gin_files, paths).items()):
+    value = given.get(name, macro).text
     value = "required" if value == reading.REQUIRED else value
     yield from _filled(f"{name} = {value}", "  ")
     yield from _filled(macro.comment, "      ") if macro.comment else ()

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import functools
+import itertools
 import os
+import pathlib
 import re
 import tokenize
 from typing import Any
@@ -308,23 +310,16 @@ def files_by_kind(paths: Sequence[str]) -> dict[str, dict[str, str]]:
   found: dict[str, dict[str, str]] = {}
   for kind in dict.fromkeys(x for c in clients() for x in c.gin_kinds):
     for path in reversed(paths):
-      folder = os.path.join(path, "gin", kind)
-      if os.path.isdir(folder):
-        for name in sorted(os.listdir(folder)):
-          if name.endswith(".gin"):
-            with open(os.path.join(folder, name), encoding="utf-8") as f:
-              first = _first_sentence(f.read())
-            found.setdefault(kind, {})[name.removesuffix(".gin")] = first
+      for file in sorted(pathlib.Path(path, "gin", kind).glob("*.gin")):
+        found.setdefault(kind, {})[file.stem] = _first_sentence(file)
   return found
 
 
-def _first_sentence(text: str) -> str:
-  header = []
-  for line in text.splitlines():
-    if not line.startswith("# "):
-      break
-    header.append(line[2:])
-  return re.split(r"(?<=\.) ", " ".join(header))[0]
+def _first_sentence(file: pathlib.Path) -> str:
+  lines = file.read_text(encoding="utf-8").splitlines()
+  header = itertools.takewhile(lambda line: line.startswith("# "), lines)
+  text = " ".join(line[2:] for line in header)
+  return re.split(r"(?<=\.) ", text)[0]
 
 
 def leaves(value: Any) -> Iterator[Any]:

@@ -37,7 +37,7 @@ _OPERATION = re.compile(r" ([a-z\-]+?)(?:-start)?\(")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _KERNELS = re.compile(r'custom_call_target="([^"]+)"')
 _NEEDS = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
-# The share of a GPU's memory that JAX can be told to take.
+# The greatest share of a GPU's memory that JAX can take.
 _MOST_TAKEN = 0.95
 
 
@@ -49,9 +49,8 @@ class CostReport:
     program: The program's name.
     topology: The target's name.
     devices: The number of devices.
-    memory: The device's memory. If the compiler refused for lack of memory,
-      the part of it that programs can use, such as 7.48 of 8 GiB on a TPU v2
-      core.
+    memory: The device's memory. If the program does not fit, the part that
+      programs can use, such as 7.48 of 8 GiB on a TPU v2 core.
     weights: Weights among the arguments.
     optimizer: Optimizer state among the arguments.
     flops: Operations of matrix products.
@@ -67,7 +66,7 @@ class CostReport:
     collectives: Kind -> [times a step, bytes a step].
     kernels: Hand-written kernels in the program, such as attention's.
     refused: The compiler's message if it made no program, or "".
-    is_quick: Whether the compiler was told to make the least effort.
+    is_quick: Whether the compiler made the least effort.
     taken: The share of `memory` that JAX takes unless
       XLA_CLIENT_MEM_FRACTION says otherwise: 0.75 on a GPU.
   """
@@ -94,7 +93,7 @@ class CostReport:
 
   @property
   def fits(self) -> bool:
-    """Whether a device has the memory, and JAX can take it."""
+    """True if a device has the memory and JAX can take it."""
     most = 1.0 if self.taken == 1.0 else _MOST_TAKEN
     return not self.refused and (self.peak or 0) <= most * self.memory
 

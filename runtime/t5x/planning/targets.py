@@ -1,4 +1,4 @@
-"""Machines that are not there: what to compile for, and what they can do."""
+"""Devices to compile for without having them, with their memory and speed."""
 
 import dataclasses
 import os
@@ -20,11 +20,11 @@ class Target:
   """Devices of one kind.
 
   Attributes:
-    name: Such as "v3:4x4" or "h100x8".
-    devices: JAX's descriptions of them.
-    memory: Of a device, bytes.
+    name: Its name, such as "v3:4x4" or "h100x8".
+    devices: JAX's descriptions of the devices.
+    memory: The memory of a device, in bytes.
     peak: bfloat16 operations a second of a device, or None.
-    bandwidth: Of a device's memory, bytes a second, or None.
+    bandwidth: Bytes a second of a device's memory, or None.
   """
 
   name: str
@@ -43,15 +43,15 @@ class Target:
 
   @property
   def is_tpu(self) -> bool:
-    """Whether its compiler is TPUs'."""
+    """True for TPUs."""
     return _TPU.fullmatch(self.name) is not None
 
 
 def find(name: str) -> Target:
-  """Returns a target by its name; its compiler has to be installed.
+  """Returns a target by its name; its compiler must be installed.
 
   Args:
-    name: A TPU's name of libtpu's, such as "v5e:4x4", or "h100x8", "a100x1";
+    name: A topology of libtpu's, such as "v5e:4x4", or "h100x8", "a100x1";
       "cpux1" is this machine.
 
   Raises:
@@ -85,7 +85,7 @@ def find(name: str) -> Target:
 
 
 def attention_kernel(name: str) -> str | None:
-  """Returns the kernel of attention for a target of a name, if there is one."""
+  """Returns the attention kernel for a target's name, if there is one."""
   facts = tomllib.loads((_FOLDER / "chips.toml").read_text())
   match = _GPU.fullmatch(name) or _TPU.fullmatch(name)
   return facts[match[1]].get("attention_kernel") if match else None
@@ -116,8 +116,8 @@ def _devices(
 
 
 def prepare() -> None:
-  """Sets what the compilers read as they are loaded: before JAX's first use."""
-  jax.config.update("jax_platforms", "cpu")  # A TPU may be somebody's.
+  """Sets what the compilers read when loaded; call it before JAX's first use."""
+  jax.config.update("jax_platforms", "cpu")  # Another process may use the TPU.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
