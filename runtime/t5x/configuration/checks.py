@@ -100,7 +100,7 @@ def check_macros(gin_bindings: Sequence[str], macros: Collection[str]) -> None:
       defined by a file nor used by another binding. The message names macros
       that are spelled alike.
   """
-  # Text of several lines may define macros and use them in other files.
+  # Text of several lines may define and use macros by itself.
   texts = [x for x in gin_bindings if "\n" not in x.strip()]
   bindings = [x for text in texts for x in reading.from_text(text)]
   values = [leaf for x in bindings for leaf in reading.leaves(x.value)]

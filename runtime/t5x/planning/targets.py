@@ -116,7 +116,7 @@ def _devices(
 
 
 def prepare() -> None:
-  """Sets what the compilers read when loaded; call it before JAX's first use."""
+  """Sets the compilers' options; call it before JAX's first use."""
   jax.config.update("jax_platforms", "cpu")  # Another process may use the TPU.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
