@@ -1,11 +1,11 @@
-"""What a run was told: its resolved settings, with one hash.
+"""The identity of a run: its resolved settings and their hash.
 
-The hash names a run in its folder, in its record and in its table. Where a run
-writes is no setting, nor is what files and macros are called: a run that is
-told the same in other words is the same run.
+The hash names a run in its folder, in its record and in its table. It does not
+depend on the run's folders, nor on the names of files and macros: the same
+settings in other words are the same run.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import fnmatch
 import functools
@@ -18,68 +18,66 @@ from etils import epath
 
 from t5x.configuration import client, resolution
 
-# The program that leaves a record -> its function, which gin binds.
+# Program that writes a record -> its function, which gin binds.
 FUNCTIONS = {"train": "train", "eval": "evaluate", "infer": "infer"}
 FILE = "configuration.json"
-# Parameters that say where a run writes, or which part of its data it takes.
+# Parameters for where a run writes, or which part of its data it reads.
 _PLACES = frozenset({"model_dir", "output_dir", "shard_id"})
 # And those that no run has a value of.
 _NO_SETTINGS = _PLACES | {"refused_microbatches"}
 # Settings that the code decides and no file says, of each program. A change of
-# the code that changes what the same files compute is noted here: runs of the
+# the code that changes the results of the same files is noted here: runs of the
 # older code are then not resumed, and their records have drifted.
 CODE_SETTINGS = {"train": {"code.data_order": repr("seqio's")}}
-# Settings that change no number: they are recorded, but identify no run.
-_UNMEASURED = (
-  "*.logger_cls",
-  "*JSONLogger.*",
-  "*.concurrent_metrics",
-  "*.summarize_config_fn",
-  "*.inference_evaluator_cls",
-  "*RestoreCheckpointConfig.mode",
-)
-# What a run may go on with: how long it is, what is looked at meanwhile, and
-# where and in which parts it is computed, which draws other masks of dropout.
-# Everything else, but what the next two lists have, changes what is trained.
-MAY_CHANGE = (
-  "train.total_steps",
-  "train.relative_steps",
-  "train.eval_period",
-  "train.eval_steps",
-  "train.stats_period",
-  "train.gc_period",
-  "train.run_eval_before_training",
-  "train.concurrent_metrics",
-  "train.summarize_config_fn",
-  "train.actions",
-  "*EarlyStoppingAction.*",
-  "*SaveCheckpointConfig.period",
-  "*SaveCheckpointConfig.keep",
-  "*JSONLogger.*",
-  "*TensorBoardLogger.*",
-  "*PjitPartitioner.*",
-  "*Trainer.num_microbatches",
-  "*_eval/*.batch_size",
-)
-# Where the base model lies: a run's checkpoint knows it by its fingerprint.
-_OF_THE_BASE = ("*RestoreCheckpointConfig.path",)
-# What nothing was made of before the first evaluation, which may have failed
-# of it.
-_OF_EVALUATIONS = (
-  "infer_eval/*",
-  "*SaveBestCheckpointer.metric_*",
+# The trainer's own settings by kind; clients register theirs.
+_OWN = client.Client(
+  gin_path="",
+  # They change no number: they are recorded, but identify no run.
+  unmeasured_settings=(
+    "*.logger_cls",
+    "*JSONLogger.*",
+    "*.concurrent_metrics",
+    "*.summarize_config_fn",
+    "*.inference_evaluator_cls",
+    "*RestoreCheckpointConfig.mode",
+  ),
+  # A resumed run may change its length, its evaluations, and where and in which
+  # parts it is computed, although that draws other dropout masks.
+  resumable_settings=(
+    "train.total_steps",
+    "train.relative_steps",
+    "train.eval_period",
+    "train.eval_steps",
+    "train.stats_period",
+    "train.gc_period",
+    "train.run_eval_before_training",
+    "train.concurrent_metrics",
+    "train.summarize_config_fn",
+    "train.actions",
+    "*EarlyStoppingAction.*",
+    "*SaveCheckpointConfig.period",
+    "*SaveCheckpointConfig.keep",
+    "*JSONLogger.*",
+    "*TensorBoardLogger.*",
+    "*PjitPartitioner.*",
+    "*Trainer.num_microbatches",
+    "*_eval/*.batch_size",
+  ),
+  base_model_paths=("*RestoreCheckpointConfig.path",),
+  # The first evaluation may have failed because of them.
+  evaluation_settings=("infer_eval/*", "*SaveBestCheckpointer.metric_*"),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """A setting that two configurations do not share.
+  """A setting in which two configurations differ.
 
   Attributes:
-    name: Of the setting.
-    old: Its value in the first; None if it is not there.
-    new: Its value in the second; None if it is not there.
-    macro: What gives it its value, if a macro does.
+    name: The setting's name.
+    old: Its value in the first, or None.
+    new: Its value in the second, or None.
+    macro: The macro that gives the value, if one does.
   """
 
   name: str
@@ -99,7 +97,7 @@ class RunConfiguration:
   Attributes:
     program: "train", "eval" or "infer".
     settings: Name -> value, as Python writes it, without places.
-    macros: Name -> the macro that gives it its value, for messages.
+    macros: Name -> the macro that gives the value, for messages.
   """
 
   program: str
@@ -112,14 +110,14 @@ class RunConfiguration:
   def hash(self) -> str:
     """The run's identity: 32 hexadecimal digits.
 
-    It covers the program, and the settings that can change a number.
+    It covers the program and the settings that can change a number.
     """
     measured = [x for x in sorted(self.settings.items()) if is_measured(x[0])]
     text = json.dumps([self.program, measured])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
   def differences(self, other: "RunConfiguration") -> list[Difference]:
-    """Returns what another configuration says otherwise, by name."""
+    """Returns the differences from another configuration, by name."""
     old, new = self.settings, other.settings
     return [
       Difference(
@@ -142,7 +140,7 @@ def of_settings(program: str, settings: Mapping[str, Any]) -> RunConfiguration:
 
   Args:
     program: "train", "eval" or "infer".
-    settings: Name -> value, whose `repr` says all of it.
+    settings: Name -> value, whose `repr` is complete.
   """
   values = {name: repr(value) for name, value in settings.items()}
   return _made(program, values, {})
@@ -159,8 +157,8 @@ def of_bindings(
   """Makes the configuration of gin files and bindings.
 
   Args:
-    program: "train", "eval" or "infer", or any other that gin does not bind.
-    bindings: The files' and the command's.
+    program: "train", "eval" or "infer", or another that gin does not bind.
+    bindings: Those of the files and of the command.
   """
   function = FUNCTIONS.get(program, program)
   settings = resolution.resolve(bindings, function, _NO_SETTINGS)
@@ -185,33 +183,35 @@ def _made(
 
 @functools.cache
 def is_measured(name: str) -> bool:
-  """Whether a setting of this name can change a number."""
-  registered = (x.unmeasured_settings for x in client.clients())
-  return not _is_one_of(name, _UNMEASURED, *registered)
+  """Returns whether the setting of this name can change a number."""
+  return not _matches(name, lambda x: x.unmeasured_settings)
 
 
 def may_change(difference: Difference) -> bool:
-  """Whether a run may go on with the new value."""
-  registered = (x.resumable_settings for x in client.clients())
-  return _is_one_of(difference.name, MAY_CHANGE, *registered)
+  """Returns whether a run may resume with the new value."""
+  return _matches(difference.name, lambda x: x.resumable_settings)
 
 
 def _is_base_path(difference: Difference) -> bool:
-  registered = (x.base_model_paths for x in client.clients())
-  return _is_one_of(difference.name, _OF_THE_BASE, *registered)
+  return _matches(difference.name, lambda x: x.base_model_paths)
 
 
 def _is_of_evaluations(difference: Difference) -> bool:
-  registered = (x.evaluation_settings for x in client.clients())
-  return _is_one_of(difference.name, _OF_EVALUATIONS, *registered)
+  return _matches(difference.name, lambda x: x.evaluation_settings)
 
 
-def _is_one_of(name: str, *patterns: Iterable[str]) -> bool:
-  return any(fnmatch.fnmatch(name, x) for some in patterns for x in some)
+def _matches(
+  name: str, patterns: Callable[[client.Client], Iterable[str]]
+) -> bool:
+  return any(
+    fnmatch.fnmatch(name, pattern)
+    for x in (_OWN, *client.clients())
+    for pattern in patterns(x)
+  )
 
 
 def describe(differences: Iterable[Difference]) -> str:
-  """Returns differences in one line; those that a macro makes, once."""
+  """Returns differences in one line; those of one macro appear once."""
   lines: dict[tuple[str | None, ...], str] = {}
   for x in differences:
     key = (x.macro, x.old, x.new) if x.macro else (x.name,)
@@ -223,11 +223,11 @@ def read(folder: str) -> tuple[RunConfiguration, list[dict[str, Any]]] | None:
   """Reads the configuration of the run in a folder.
 
   Returns:
-    It, and the changes that it went on with, as in a record; None if the folder
-    has none.
+    The configuration and its changes since the run began, as in a record; None
+    if the folder has none.
 
   Raises:
-    ValueError: if it cannot be read; the message names the file.
+    ValueError: if the file is damaged.
   """
   path = os.path.join(folder, FILE)
   try:
@@ -240,7 +240,7 @@ def read(folder: str) -> tuple[RunConfiguration, list[dict[str, Any]]] | None:
     return None
   except (ValueError, KeyError, TypeError, RecursionError) as e:
     raise ValueError(
-      f"{path} is damaged ({e}): it says what the run in this folder was told. "
+      f"{path} is damaged ({e}): it has the settings of this folder's run. "
       "Choose another folder, or remove the file if the settings are the same."
     ) from e
 
@@ -251,8 +251,8 @@ def dump(
   """Returns the text of `configuration.json`.
 
   Args:
-    configuration: Of the run.
-    changes: What it went on with, as in a record.
+    configuration: The run's configuration.
+    changes: Its changes since the run began, as in a record.
   """
   fields = {
     "program": configuration.program,
@@ -268,19 +268,19 @@ def check_same_run(
   folder: str,
   is_evaluated: bool = True,
 ) -> list[Difference]:
-  """Checks that a run may go on with a configuration.
+  """Checks that a run may resume with a configuration.
 
   Args:
-    before: What the run in the folder was told.
-    now: What it is told now.
-    folder: For messages.
-    is_evaluated: Whether the run was.
+    before: The configuration of the run in the folder.
+    now: The new configuration.
+    folder: The run's folder, for messages.
+    is_evaluated: Whether the run has been evaluated.
 
   Returns:
-    The differences, all of which may be.
+    The differences, all of which are allowed.
 
   Raises:
-    ValueError: if one of them changes what the run trains.
+    ValueError: if a difference changes the result of training.
   """
   differences = before.differences(now)
   if refused := [
@@ -292,10 +292,10 @@ def check_same_run(
   ]:
     raise ValueError(
       f"{folder} has a run of other settings, there -> now: "
-      f"{describe(refused)}. A run goes on with the settings it began with; "
-      "what may change is how long it is, how often it is looked at, in which "
-      "parts it is computed, and where its base model lies. "
-      "Give those settings, or choose another folder."
+      f"{describe(refused)}. A resumed run keeps its settings, except for its "
+      "length, the periods of its evaluations and checkpoints, the parts it is "
+      "computed in, and the path of its base model. Give the old settings, or "
+      "choose another folder."
     )
   return differences
 
@@ -303,30 +303,30 @@ def check_same_run(
 def check_same_everywhere(
   configuration: RunConfiguration | None, folder: str
 ) -> None:
-  """Checks that all processes were told the same.
+  """Checks that all processes have the same configuration.
 
-  Each of them calls it. Where the base model lies may differ.
+  Every process calls this. The path of the base model may differ.
 
   Args:
-    configuration: What this process was told.
-    folder: Where it is to write.
+    configuration: The configuration of this process, if the caller has one.
+    folder: The folder that this process writes to.
 
   Raises:
-    ValueError: in all of them, if one was told something else.
+    ValueError: in all processes, if one of them differs.
   """
-  # It takes a second: not for --help.
+  # This import takes a second, and --help does not need it.
   from t5x import multihost
 
-  told = configuration or RunConfiguration("train", {})
-  settings = {**told.settings, "folder": folder}
-  here = dataclasses.replace(told, settings=settings)
+  own = configuration or RunConfiguration("train", {})
+  settings = {**own.settings, "folder": folder}
+  here = dataclasses.replace(own, settings=settings)
   first = dataclasses.replace(
-    told, settings=multihost.of_first_process(settings)
+    own, settings=multihost.of_first_process(settings)
   )
   differences = [x for x in first.differences(here) if not _is_base_path(x)]
   if multihost.is_true_anywhere(bool(differences)):
     raise ValueError(
-      "Not all processes were told the same, the first's -> this one's: "
+      "The processes have different settings, the first's -> this one's: "
       f"{describe(differences) or 'no difference here'}. Start each of them "
       "with the same command and files."
     )
