@@ -49,10 +49,7 @@ def test_programs_of_a_train_command_are_compiled(planned):
     assert ("longest inputs" in said) == (program.name == "evaluate")
   assert planned["train"][0].steps == 30_000
   assert planned["evaluate"][0].decode_steps == 4
-
-
-def test_weights_are_those_of_the_model(planned):
-  """271,232 parameters and a prompt of 100 x 64, in float32."""
+  # 271,232 parameters and a prompt of 100 x 64, in float32.
   assert planned["train"][1].weights == 4 * (271_232 + 6_400)
 
 
@@ -100,40 +97,51 @@ ENTRY %main (p: bf16[2,4]) -> bf16[2,4] {
 """
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_exchanges_in_a_loop_count_every_time(known):
-  text = PROGRAM
-  if known:  # As GPUs' compiler says it.
-    trips = ', backend_config={"known_trip_count":{"n":"24"}}'
-    text = text.replace("body=%body.1", "body=%body.1" + trips)
-  assert costs.collectives_of(text) == {
-    "all-reduce": [25, 24 * 16 + 48],
-    "all-gather": [1, 16],
-  }
+LOOP = "while(%t), condition=%condition.1, body=%body.1"
+START = "  %all-reduce-start.1"
+BRANCH = "  %branch = bf16[2,4] conditional(%i, %a, %b), "
 
 
 @pytest.mark.parametrize(
-  "branches",
+  ("replaced", "all_reduces"),
   [
-    "branch_computations={%none, %body.1}",
-    "true_computation=%none, false_computation=%body.1",
+    ({}, [25, 24 * 16 + 48]),
+    # As the compiler for GPUs writes it.
+    (
+      {LOOP: LOOP + ', backend_config={"known_trip_count":{"n":"24"}}'},
+      [25, 24 * 16 + 48],
+    ),
+    # The branch with most exchanges counts.
+    (
+      {
+        LOOP: "",
+        START: f"{BRANCH}branch_computations={{%none, %body.1}}\n{START}",
+      },
+      [2, 16 + 48],
+    ),
+    (
+      {
+        LOOP: "",
+        START: f"{BRANCH}true_computation=%none, "
+        f"false_computation=%body.1\n{START}",
+      },
+      [2, 16 + 48],
+    ),
   ],
 )
-def test_exchanges_of_the_branch_with_most_of_them_count(branches):
-  text = PROGRAM.replace("while(%t), condition=%condition.1, body=%body.1", "")
-  called = f"  %branch = bf16[2,4] conditional(%i, %a, %b), {branches}\n"
-  text = text.replace("  %all-reduce-start.1", called + "  %all-reduce-start.1")
-  assert costs.collectives_of(text)["all-reduce"] == [2, 16 + 48]
+def test_exchanges_count_in_every_iteration(replaced, all_reduces):
+  text = PROGRAM
+  for old, new in replaced.items():
+    text = text.replace(old, new)
+  exchanged = {"all-reduce": all_reduces, "all-gather": [1, 16]}
+  assert costs.collectives_of(text) == exchanged
 
 
-@pytest.mark.parametrize(("name", "bound"), [("train", 4.0), ("restore", None)])
-def test_what_does_not_fit_is_held_against_what_the_compiler_gives(name, bound):
-  """Of a TPU v2's 8 GiB, as libtpu says when it refuses."""
+def _refused(name, message):
+  """Returns the report on a program that the compiler refuses."""
 
-  def refuse():
-    raise jax.errors.JaxRuntimeError(
-      "RESOURCE_EXHAUSTED: Used 7.61G of 7.48G hbm. Exceeded it.\nMore."
-    )
+  def refuse(*unused):
+    raise jax.errors.JaxRuntimeError(message)
 
   jaxpr = jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2)))
   traced = types.SimpleNamespace(
@@ -141,30 +149,31 @@ def test_what_does_not_fit_is_held_against_what_the_compiler_gives(name, bound):
   )
   state = types.SimpleNamespace(trainable={}, frozen={}, opt_state={})
   target = targets.find("cpux1")
-  found = costs.estimate(
+  return costs.estimate(
     programs.Program(name, traced, state, None, 0),
     dataclasses.replace(target, peak=4.0, bandwidth=1.0),
   )
+
+
+@pytest.mark.parametrize(("name", "bound"), [("train", 4.0), ("restore", None)])
+def test_program_that_does_not_fit_is_compared_with_the_usable_memory(
+  name, bound
+):
+  """Of a TPU v2's 8 GiB, as libtpu says when it refuses."""
+  found = _refused(
+    name,
+    "RESOURCE_EXHAUSTED: Used 7.61G of 7.48G hbm. Exceeded it.\nMore.",
+  )
   assert found.seconds_bound == bound
   assert not found.fits
-  assert found.peak == 7.61 * 2**30
-  assert found.memory == 7.48 * 2**30
+  assert (found.peak, found.memory) == (7.61 * 2**30, 7.48 * 2**30)
   assert found.refused.endswith("Exceeded it.")
 
 
-def test_what_the_compiler_cannot_do_is_no_lack_of_memory():
-  error = jax.errors.JaxRuntimeError("UNIMPLEMENTED: Such a kernel.\nMore.")
-
-  def refuse(*args, **kwargs):
-    raise error
-
-  (program, _), *_ = report.plan("cpux1", FILES, TINY, ["restore"])
-  traced = types.SimpleNamespace(jaxpr=program.traced.jaxpr, lower=refuse)
-  program = dataclasses.replace(program, traced=traced)
-  with pytest.raises(
-    ValueError, match=r"refuses restore on cpux1: .* Such a kernel\.$"
-  ):
-    costs.estimate(program, targets.find("cpux1"))
+def test_other_refusals_of_the_compiler_are_errors():
+  message = r"refuses restore on cpux1: .* Such a kernel\.$"
+  with pytest.raises(ValueError, match=message):
+    _refused("restore", "UNIMPLEMENTED: Such a kernel.\nMore.")
 
 
 @pytest.mark.parametrize(("taken", "fits"), [(1.0, True), (0.75, False)])
@@ -237,18 +246,15 @@ def test_commands_that_cannot_be_planned_are_refused(files, given, message):
     (EVALUATE, "utils.DatasetConfig.task_feature_lengths"),
   ],
 )
-def test_lengths_of_an_evaluation_can_be_given(files, given):
-  bindings = ["PROMPT_LENGTH = 7", given + " = {'inputs': 1138, 'targets': 4}"]
-  with programs.read_command(files, bindings, jax.devices()[:1]) as read:
-    assert read.batch["encoder_input_tokens"].shape == (32, 1138)
-
-
-def test_length_of_a_prompt_may_stand_for_its_file():
-  with programs.read_command(
-    EVALUATE, [*TINY[1:], "PROMPT=None", "PROMPT_LENGTH = 7"], jax.devices()[:1]
-  ) as command:
-    prompt = command.state.params["encoder"]["prompt"]["prompt"]
-  assert prompt.shape == (7, 64)
+def test_lengths_may_be_given_and_a_prompts_stands_for_its_file(files, given):
+  bindings = [
+    "PROMPT=None",
+    "PROMPT_LENGTH = 7",
+    f"{given} = {{'inputs': 1138, 'targets': 4}}",
+  ]
+  with programs.read_command(files, bindings, jax.devices()[:1]) as command:
+    assert command.batch["encoder_input_tokens"].shape == (32, 1138)
+    assert command.state.params["encoder"]["prompt"]["prompt"].shape == (7, 64)
 
 
 def test_search_leaves_alone_what_the_command_sets():
@@ -258,15 +264,14 @@ def test_search_leaves_alone_what_the_command_sets():
   assert not any("P" in x for each in settings for x in each.bindings[1:])
 
 
-def _measured(settings, peak, memory=100, **values):
+def _measured(settings, peak, topology="cpux1", **values):
   """Returns a trial of settings, in bytes."""
-  names = [x.name for x in dataclasses.fields(costs.CostReport)]
-  found = costs.CostReport(
-    **dict.fromkeys(names, 0)
-    | {"weights": 10, "peak": peak, "memory": memory, "taken": 1.0}
-    | {"collectives": {}, "refused": "", **values}
+  sizes = {"memory": 100, "weights": 10, "optimizer": 0, "argument_bytes": 10}
+  others = {"flops": 0, "compile_seconds": 0, "seconds_bound": 0, **values}
+  return search.Trial(
+    settings,
+    costs.CostReport("train", topology, 1, **sizes, peak=peak, **others),
   )
-  return search.Trial(settings, found)
 
 
 TOO_MUCH = "others of theirs took too much"
@@ -323,7 +328,9 @@ def test_plan_says_which_attention_is_in_a_program(topology, kernels, said):
   trial = _measured(
     search.Settings(None, None, None, None),
     50,
-    **{"topology": topology, "kernels": kernels, "flops": 1.0},
+    topology,
+    kernels=kernels,
+    flops=1.0,
   )
   assert re.search(said, report.describe(trial.found, None))
 
