@@ -13,6 +13,7 @@ import functools
 import importlib
 import inspect
 import os
+import re
 import types
 import typing
 from typing import Any
@@ -196,7 +197,7 @@ def check_types(settings: Sequence[Setting], function: Any) -> None:
     hint = _annotation(x, function)
     if hint is not None and not _fits(x.value, hint):
       where = f" ({x.name})" if x.macro else ""
-      text = f"{x.macro or x.name}={x.text}{where}: expected {_described(hint)}"
+      text = f"{x.macro or x.name}={x.text}{where}: expected {_written(hint)}"
       wrong.setdefault(x.macro or x.name, text)
   if wrong:
     is_quoted = any(
@@ -286,24 +287,6 @@ def _all_fit(values: Any, arguments: tuple[Any, ...]) -> bool:
   return len(values) == len(arguments) and all(map(_fits, values, arguments))
 
 
-def _described(hint: Any) -> str:
-  """Returns an annotation in words, such as "int or None"."""
-  kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-  if kind is typing.Annotated:
-    return _described(arguments[0])
-  if kind in (typing.Union, types.UnionType):
-    return " or ".join(map(_described, arguments))
-  if kind in (None, types.NoneType):
-    return "None"
-  if kind is typing.Literal:
-    return " or ".join(map(repr, arguments))
-  if kind is Callable:
-    return "an @reference to a function"
-  if not isinstance(kind, type):
-    return str(hint)
-  if arguments:
-    inner = ("..." if x is Ellipsis else _described(x) for x in arguments)
-    return f"{kind.__name__}[{', '.join(inner)}]"
-  if kind.__module__ == "builtins":
-    return kind.__name__
-  return f"an @reference to {kind.__name__}"
+def _written(hint: Any) -> str:
+  """Returns an annotation without modules, such as "Sequence[str] | None"."""
+  return re.sub(r"[A-Za-z_]\w*\.", "", inspect.formatannotation(hint))

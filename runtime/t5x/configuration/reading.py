@@ -95,11 +95,6 @@ class Binding:
     return written(self.value)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Include:
-  gin_file: str
-
-
 class _Parser(config_parser.ParserDelegate):
   """Parses one text and resolves names by the text's own imports."""
 
@@ -107,7 +102,8 @@ class _Parser(config_parser.ParserDelegate):
     self._imports: dict[str, str] = {}  # Name in the text -> module.
     self._modules: set[str] = set()
 
-  def parse(self, text: str) -> Iterator[Binding | _Include]:
+  def parse(self, text: str) -> Iterator[Binding | str]:
+    """Yields bindings, and the names of included files."""
     lines = text.splitlines()
     for x in config_parser.ConfigParser(text, self):
       if isinstance(x, config_parser.ImportStatement):
@@ -117,7 +113,7 @@ class _Parser(config_parser.ParserDelegate):
         self._imports[x.bound_name()] = module
         self._modules |= {module, x.module}
       elif isinstance(x, config_parser.IncludeStatement):
-        yield _Include(x.filename)
+        yield x.filename
       elif isinstance(x, config_parser.BindingStatement):
         comment = _comment_above(lines, x.location.line_num)
         name = self._name(x.selector)
@@ -154,7 +150,7 @@ def _comment_above(lines: Sequence[str], number: int) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(text: str) -> tuple[Binding | _Include, ...]:
+def _parsed(text: str) -> tuple[Binding | str, ...]:
   return tuple(_Parser().parse(text))
 
 
@@ -190,7 +186,7 @@ def from_files(
       if isinstance(x, Binding):
         yield x
       else:
-        yield from from_files([x.gin_file], paths)
+        yield from from_files([x], paths)
 
 
 def includes(gin_file: str, paths: Sequence[str]) -> list[str]:
@@ -199,13 +195,10 @@ def includes(gin_file: str, paths: Sequence[str]) -> list[str]:
   Raises:
     ValueError: as `from_files` does.
   """
-  found = _file(gin_file, paths)
-  return [x.gin_file for x in found if isinstance(x, _Include)]
+  return [x for x in _file(gin_file, paths) if isinstance(x, str)]
 
 
-def _file(
-  gin_file: str, paths: Sequence[str]
-) -> tuple[Binding | _Include, ...]:
+def _file(gin_file: str, paths: Sequence[str]) -> tuple[Binding | str, ...]:
   path = find(gin_file, paths)
   with open(path, encoding="utf-8") as f:
     text = f.read()
@@ -236,16 +229,14 @@ def find(gin_file: str, paths: Sequence[str]) -> str:
   Raises:
     ValueError: if it is in none of them.
   """
-  candidates = [os.path.join(path, gin_file) for path in paths]
-  for candidate in candidates:
-    if os.path.isfile(candidate):
-      return candidate
+  for path in paths:
+    if os.path.isfile(found := os.path.join(path, gin_file)):
+      return found
+  folder = os.path.dirname(gin_file)
   siblings = {
-    os.path.join(os.path.dirname(gin_file), name)
-    for candidate in candidates
-    if os.path.isdir(os.path.dirname(candidate))
-    for name in os.listdir(os.path.dirname(candidate))
-    if name.endswith(".gin")
+    os.path.join(folder, x.name)
+    for path in paths
+    for x in pathlib.Path(path, folder).glob("*.gin")
   }
   near = difflib.get_close_matches(gin_file, sorted(siblings), cutoff=0.4)
   raise ValueError(

@@ -5,7 +5,7 @@ depend on the run's folders, nor on the names of files and macros: the same
 settings in other words are the same run.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import fnmatch
 import functools
@@ -184,29 +184,21 @@ def _made(
 @functools.cache
 def is_measured(name: str) -> bool:
   """Returns whether the setting of this name can change a number."""
-  return not _matches(name, lambda x: x.unmeasured_settings)
+  return not _matches(name, "unmeasured_settings")
 
 
 def may_change(difference: Difference) -> bool:
   """Returns whether a run may resume with the new value."""
-  return _matches(difference.name, lambda x: x.resumable_settings)
+  return _matches(difference.name, "resumable_settings")
 
 
-def _is_base_path(difference: Difference) -> bool:
-  return _matches(difference.name, lambda x: x.base_model_paths)
-
-
-def _is_of_evaluations(difference: Difference) -> bool:
-  return _matches(difference.name, lambda x: x.evaluation_settings)
-
-
-def _matches(
-  name: str, patterns: Callable[[client.Client], Iterable[str]]
-) -> bool:
+def _matches(name: str, *kinds: str) -> bool:
+  """Returns whether a setting is of a kind, which is a field of `Client`."""
   return any(
     fnmatch.fnmatch(name, pattern)
     for x in (_OWN, *client.clients())
-    for pattern in patterns(x)
+    for kind in kinds
+    for pattern in getattr(x, kind)
   )
 
 
@@ -283,13 +275,9 @@ def check_same_run(
     ValueError: if a difference changes the result of training.
   """
   differences = before.differences(now)
-  if refused := [
-    x
-    for x in differences
-    if not may_change(x)
-    and not _is_base_path(x)
-    and (is_evaluated or not _is_of_evaluations(x))
-  ]:
+  allowed = ["resumable_settings", "base_model_paths"]
+  allowed += [] if is_evaluated else ["evaluation_settings"]
+  if refused := [x for x in differences if not _matches(x.name, *allowed)]:
     raise ValueError(
       f"{folder} has a run of other settings, there -> now: "
       f"{describe(refused)}. A resumed run keeps its settings, except for its "
@@ -323,7 +311,11 @@ def check_same_everywhere(
   first = dataclasses.replace(
     own, settings=multihost.of_first_process(settings)
   )
-  differences = [x for x in first.differences(here) if not _is_base_path(x)]
+  differences = [
+    x
+    for x in first.differences(here)
+    if not _matches(x.name, "base_model_paths")
+  ]
   if multihost.is_true_anywhere(bool(differences)):
     raise ValueError(
       "The processes have different settings, the first's -> this one's: "
