@@ -255,7 +255,7 @@ programs, compiled for devices that were not there, each by its own platform's
 compiler. **Nothing here was run.** Memory is what the compiler says. A bound is
 the greater of two: matrix products over the peak of the device, and what it has
 to read over its memory's bandwidth, both of
-`prompt_tuning/planning/targets/chips.toml`. No step of the program is faster;
+`runtime/t5x/planning/targets/chips.toml`. No step of the program is faster;
 real ones are slower. That of an evaluation is of answers of all 16 tokens. What
 devices exchange is counted, not timed; "?" is where the count was wrong, and
 the program was not compiled again.
