@@ -31,7 +31,7 @@ def test_hash_is_of_the_settings_without_places():
 
 def test_going_on_with_another_setting_is_refused():
   with pytest.raises(
-    ValueError, match=r"folder has .* train\.random_seed: 0 -> 1\. A run goes"
+    ValueError, match=r"folder has .* train\.random_seed: 0 -> 1\. A resumed"
   ):
     run_configuration.check_same_run(
       configuration(),
