@@ -75,7 +75,7 @@ columns = "seed"
 """
 
 
-def place(folder, sleep=0.0, fail="") -> running.Place:
+def place(folder, sleep=0.0, fail="") -> running.Workspace:
   """Makes a repository with the program and the sheet `x`."""
   (folder / "program").mkdir(parents=True)
   (folder / "program" / "train.py").write_text(
@@ -87,7 +87,7 @@ def place(folder, sleep=0.0, fail="") -> running.Place:
   (folder / "configs" / "x.toml").write_text(
     SHEET.format(sleep=sleep, fail=fail)
   )
-  return running.Place(folder, folder / "results")
+  return running.Workspace(folder, folder / "results")
 
 
 def edit(place, old, new):

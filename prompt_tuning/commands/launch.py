@@ -32,17 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Runs the command."""
   from prompt_tuning.experiments import launching, sheet_runs
-  from prompt_tuning.experiments.running import Place
+  from prompt_tuning.experiments.running import Workspace
 
   options.check_launching(args)
-  place = Place(args.root, args.root / "results")
+  workspace = Workspace(args.root, args.root / "results")
   cells = sheet_runs.select(args.sheets, args.cell, args.root / "configs")
   sheet_runs.check_commands(cells, args.root)
   if not args.dry_run:
     return sheet_runs.run(
-      cells, place, args.jobs, args.retry_failed, args.submit, args.option
+      cells, workspace, args.jobs, args.retry_failed, args.submit, args.option
     )
-  todo = launching.open_cells(cells, place.archive(), args.retry_failed)
+  todo = launching.open_cells(cells, workspace.archive(), args.retry_failed)
   sheet_runs.print_commands(cells if args.cell else todo)
   print(f"{len(todo)} of {len(cells)} cells to run.", file=sys.stderr)
   return 0

@@ -1,11 +1,11 @@
-"""Cells: a point of a sheet's axes, and the command that it stands for.
+"""Cells: points of a sheet's axes, and their commands.
 
-What a value of an axis means for the command is said once, under
-`[values.AXIS.VALUE]`: gin files, bindings, and facts that other bindings ask
-for with "$AXIS.FACT"; "$AXIS" is the value itself, and "${AXIS}" its text
-within a longer one. A command takes the gin files in the order of the axes,
-then the program's, unless the program says with "$AXIS" where those of an axis
-go; of bindings, later axes win over earlier ones and over the program's.
+A table `[values.AXIS.VALUE]` gives the meaning of a value for the command: gin
+files, bindings, and facts that other bindings refer to as "$AXIS.FACT". "$AXIS"
+is the value itself, and "${AXIS}" its text within a longer one. A command has
+the gin files of the axes in their order, then the program's, unless the program
+puts those of an axis elsewhere with "$AXIS". Bindings of later axes win over
+those of earlier ones and of the program.
 """
 
 import ast
@@ -24,7 +24,7 @@ from prompt_tuning.experiments.layouts import AxisValue
 from prompt_tuning.experiments.toml_files import Strict
 
 Point = Mapping[str, AxisValue]
-# TOML has no None, and no gin reference: {gin = "None"} is written as it is.
+# TOML has neither None nor gin references: {gin = "None"} is copied verbatim.
 RAW = "gin"
 # Macros that name prompts to read.
 _PROMPT_MACROS = ("PROMPT_FILE", "PROMPT_FILES")
@@ -32,20 +32,19 @@ _METHOD_FILE = re.compile(r"(?:methods|recipes)/(\w+)\.gin$")
 
 
 class Value(Strict):
-  """What a value of an axis brings to a command.
+  """The meaning of a value of an axis.
 
   Attributes:
-    label: For tables and figures; the value by default.
-    x: Where it lies on a figure's x axis. By default a number lies at itself
-      and a name, which is that of a model, at the number of parameters that the
-      records say; so does what is given here for a name count parameters.
-    program: Of `Sheet.programs`; "train" unless a value of the cell says
-      otherwise.
-    gin_files: In order.
+    label: Label in tables and figures; by default the value.
+    x: Position on a figure's x axis. By default a number is its own position;
+      that of a model's name is its number of parameters in the records, so an x
+      given for a name counts parameters too.
+    program: Key of `Sheet.programs`; by default "train".
+    gin_files: Gin files, in order.
     bindings: Name -> value.
-    facts: Name -> what "$axis.name" stands for.
-    majority: Of a task, the score of giving its most frequent answer.
-    last: Whether its cells need what the sheet's others leave behind.
+    facts: Name -> value of "$axis.name".
+    majority: Of a task, the score of its most frequent answer.
+    last: Whether its cells need files that the sheet's other cells write.
   """
 
   label: str | None = None
@@ -62,14 +61,13 @@ class Program(Strict):
   """A program that runs cells.
 
   Attributes:
-    module: For `python -m`.
-    folder: The binding that says where it writes.
-    gin_files: Behind those of the cell, but for axes that are named here as
-      "$AXIS": theirs go there.
+    module: Module for `python -m`.
+    folder: The binding of its output folder.
+    gin_files: Gin files, after those of the cell. "$AXIS" in this list is
+      replaced by the files of that axis.
     bindings: Name -> value.
-    flags: As they are.
-    keeps_prompt: Whether the prompt that a run leaves is filed beside its
-      record.
+    flags: Further flags.
+    keeps_prompt: Whether a run's prompt is stored next to its record.
   """
 
   module: str
@@ -91,14 +89,14 @@ class Cell:
     sheet: Name of the sheet.
     name: Unique in the sheet.
     point: Axis -> value.
-    folder: Where it runs, from the repository's root.
-    last: Whether it needs what the sheet's others leave behind.
-    module: The program, for `python -m`.
+    folder: Folder of the run, relative to the repository.
+    last: Whether it needs files that the sheet's other cells write.
+    module: Module for `python -m`.
     gin_files: In order, as later files win.
     bindings: Name -> value as gin reads it, without the folder.
-    folder_macro: Name of the binding that says where it writes.
+    folder_macro: The binding of its output folder.
     flags: Further flags of the command.
-    keeps_prompt: Whether the prompt that it leaves is stored.
+    keeps_prompt: Whether its prompt is stored.
   """
 
   sheet: str
@@ -155,7 +153,7 @@ class Cell:
 
 
 def value_of(values: Values, axis: str, value: AxisValue) -> Value:
-  """Returns what a value of an axis means; nothing, of most numbers."""
+  """Returns the meaning of a value of an axis; empty for most numbers."""
   return values.get(axis, {}).get(str(value), Value())
 
 
@@ -174,7 +172,7 @@ def make(
     programs: Name -> program.
 
   Raises:
-    ValueError: if it asks for what is not there.
+    ValueError: if it refers to a missing program, axis or fact.
   """
   name = "-".join(
     value if isinstance(value, str) else f"{axis}{value}"

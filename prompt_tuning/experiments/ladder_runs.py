@@ -5,7 +5,7 @@ import pathlib
 
 from prompt_tuning.experiments import launching, records, sheets
 from prompt_tuning.experiments.cells import Cell
-from prompt_tuning.experiments.running import Place
+from prompt_tuning.experiments.running import Workspace
 from prompt_tuning.mini.ladder import pretraining
 
 
@@ -28,26 +28,30 @@ def pretrain(sizes: Sequence[str], root: pathlib.Path) -> None:
 
 def _pretrain(cell: Cell, root: pathlib.Path) -> None:
   """Runs a cell that is neither here nor recorded; exports its checkpoints."""
-  place = Place(root, root / "results")
+  workspace = Workspace(root, root / "results")
   stage = str(cell.point["stage"])
   folder = root / "checkpoints" / str(cell.point["size"])
   # The names of a stage's checkpoints start with its own.
   kept = any(folder.glob(f"{stage}*/checkpoint_*"))
-  if place.record(cell).exists() and not kept and not _is_here(cell, place):
+  if (
+    workspace.record(cell).exists()
+    and not kept
+    and not _is_here(cell, workspace)
+  ):
     print(f"{cell.name} has a record but no checkpoints: it is run again.")
-    place.record(cell).unlink()
-  [outcome] = launching.launch([cell], place, retry_failed=True) or [None]
+    workspace.record(cell).unlink()
+  [outcome] = launching.launch([cell], workspace, retry_failed=True) or [None]
   if outcome is not None and not outcome.counts:
     raise ValueError(f"{cell.name}: {outcome.status}, {outcome.error}")
-  if _is_here(cell, place):
-    for path in pretraining.export(place.folder(cell), folder, stage):
+  if _is_here(cell, workspace):
+    for path in pretraining.export(workspace.folder(cell), folder, stage):
       print(path)
 
 
-def _is_here(cell: Cell, place: Place) -> bool:
+def _is_here(cell: Cell, workspace: Workspace) -> bool:
   """Returns whether the run in a cell's folder is the one of its record."""
-  left = place.folder(cell) / "record.json"
+  left = workspace.folder(cell) / "record.json"
   if not left.exists():
     return False
-  filed = place.archive().record(cell)
+  filed = workspace.archive().record(cell)
   return filed is not None and filed.started == records.read(left).started

@@ -1,7 +1,7 @@
-"""Runs the cells of sheets that have no record yet.
+"""Runs of the cells that have no record yet, here or on a cluster.
 
-Records are all that says what is done: a launcher that was killed, at whatever
-moment, is started again.
+Only records tell which cells are done, so a launcher can be killed at any
+moment and started again.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ import tqdm
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.processes import Processes
-from prompt_tuning.experiments.running import Outcome, Place, run_cell
+from prompt_tuning.experiments.running import Outcome, Workspace, run_cell
 from prompt_tuning.training import cluster_options
 
 
@@ -31,9 +31,9 @@ def open_cells(
   """Returns the cells without a record, each kind of run once.
 
   Args:
-    cells: Of one sheet or several.
+    cells: Cells of one sheet or several.
     archive: The records.
-    retry_failed: Whether a failed run counts as none.
+    retry_failed: Whether cells that have failed are returned too.
   """
   todo: dict[str, Cell] = {}
   for cell in cells:
@@ -48,7 +48,7 @@ def open_cells(
 
 
 class Clock:
-  """Estimates what cells take, from those that were run."""
+  """Estimates of the time that cells take, from those that have run."""
 
   def __init__(self, cells: Sequence[Cell], archive: Archive):
     self._timed = [
@@ -62,7 +62,7 @@ class Clock:
       self._timed.append((outcome.cell.point, outcome.seconds))
 
   def seconds(self, cell: Cell) -> float | None:
-    """The mean time of the cells that share the most of its values."""
+    """Returns the mean time of the cells that share most of its values."""
     by_likeness: dict[int, list[float]] = {}
     for point, seconds in self._timed:
       shared = {axis for axis, _ in cell.point.items() & point.items()}
@@ -76,7 +76,7 @@ class Clock:
   def left(
     self, waiting: Sequence[Cell], running: Mapping[Cell, float], jobs: int
   ) -> str:
-    """Says how long it will take, as "1 h 20 min left"."""
+    """Returns an estimate such as "1 h 20 min left"."""
     estimates = [(self.seconds(cell), 0.0) for cell in waiting]
     estimates += [(self.seconds(cell), ran) for cell, ran in running.items()]
     if any(seconds is None for seconds, _ in estimates):
@@ -87,7 +87,7 @@ class Clock:
 
 
 def rounds(todo: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
-  """Splits cells into those that need no other's results, and the others."""
+  """Splits cells into those that need no other's results, and the rest."""
   return [x for x in todo if not x.last], [x for x in todo if x.last]
 
 
@@ -97,11 +97,11 @@ def shares_of_cores(jobs: int) -> list[Collection[int]]:
   Processes that each start a thread for every core would wait for each other.
 
   Args:
-    jobs: How many.
+    jobs: Number of jobs.
 
   Returns:
-    The numbers of the cores of each; nothing, which is all of them, for one
-    job, or for more jobs than cores.
+    The numbers of each job's cores; empty, which means all cores, for a single
+    job or for more jobs than cores.
   """
   affinity = getattr(os, "sched_getaffinity", None)  # Linux has it.
   cores = sorted(affinity(0)) if affinity else []
@@ -112,14 +112,14 @@ def shares_of_cores(jobs: int) -> list[Collection[int]]:
 
 
 class _Launch:
-  """Cells that are being run, and what is known about them."""
+  """A launch: its cells, their processes and outcomes."""
 
   def __init__(
     self,
     todo: Sequence[Cell],
     archive: Archive,
     clock: Clock,
-    place: Place,
+    workspace: Workspace,
     jobs: int,
     on_outcome: Callable[[Outcome], str] | None,
   ):
@@ -129,7 +129,7 @@ class _Launch:
     self._archive = archive
     self._on_outcome = on_outcome
     self._clock = clock
-    self._place = place
+    self._place = workspace
     self._jobs = jobs
     self._started: dict[Cell, float] = {}
     self._shares: queue.SimpleQueue[Collection[int]] = queue.SimpleQueue()
@@ -159,7 +159,7 @@ class _Launch:
     bar.n += outcome.status != "interrupted"
 
   def _line(self) -> str:
-    """Says what runs, what failed, and how long it will take."""
+    """Returns the line of progress: running, failed, and the time left."""
     now = time.monotonic()
     started = tuple(self._started.items())
     running = {cell: now - since for cell, since in started}
@@ -173,8 +173,8 @@ class _Launch:
   def run(self, pool: futures.Executor, bar: tqdm.tqdm) -> None:
     for cells in rounds(self._todo):
       if any(x.status == "interrupted" for x in self.outcomes):
-        return  # What the others need is not there.
-      # What another launcher runs comes last: it may be done by then.
+        return  # The others lack the results that they need.
+      # Cells of another launcher come last, as they may be done by then.
       busy = self._run_all(pool, cells, bar, waits=False)
       self._run_all(pool, busy, bar, waits=True)
 
@@ -185,7 +185,7 @@ class _Launch:
     bar: tqdm.tqdm,
     waits: bool,
   ) -> list[Cell]:
-    """Runs cells, and returns those that another launcher runs."""
+    """Runs cells; returns those that another launcher runs."""
     busy = []
     pending = {pool.submit(self._run, cell, waits) for cell in cells}
     try:
@@ -204,7 +204,7 @@ class _Launch:
         bar.set_description_str(self._line(), refresh=False)
         if done or sys.stderr.isatty():
           bar.refresh()
-    finally:  # Of an error here, such as a closed stderr: begin no more.
+    finally:  # After an error here, such as a closed stderr, start no more.
       for future in pending:
         future.cancel()
     return busy
@@ -212,33 +212,34 @@ class _Launch:
 
 def launch(
   cells: Sequence[Cell],
-  place: Place,
+  workspace: Workspace,
   jobs: int = 1,
   retry_failed: bool = False,
   on_outcome: Callable[[Outcome], str] | None = None,
 ) -> list[Outcome]:
-  """Runs what has no record yet, with one line of progress on stderr.
+  """Runs the cells without a record, with a line of progress on stderr.
 
   Args:
-    cells: Of one sheet or several.
-    place: Where.
-    jobs: How many run at once.
-    retry_failed: Whether to run failed ones again.
-    on_outcome: Called with each that has results; what it returns is printed.
+    cells: Cells of one sheet or several.
+    workspace: The folders.
+    jobs: Number of cells to run at the same time.
+    retry_failed: Whether to run failed cells again.
+    on_outcome: Called with each outcome that has results; returns a line to
+      print.
 
   Returns:
     The outcomes of this launch.
 
   Raises:
     SystemExit: with 128 + its number, after SIGINT or SIGTERM. The running
-      cells have saved themselves by then.
-    ValueError: if a record in `results` is none.
+      cells have saved their state by then.
+    ValueError: if a file in `results` is not a record.
   """
-  archive = place.archive()
+  archive = workspace.archive()
   todo = open_cells(cells, archive, retry_failed)
   total = len({archive.configuration(cell).hash for cell in cells})
   clock = Clock(cells, archive)
-  launched = _Launch(todo, archive, clock, place, jobs, on_outcome)
+  launched = _Launch(todo, archive, clock, workspace, jobs, on_outcome)
   with (
     _signals(launched.processes.stop),
     futures.ThreadPoolExecutor(jobs) as pool,
@@ -251,7 +252,7 @@ def launch(
   ):
     launched.run(pool, bar)
   if launched.processes.stopping:
-    print("Stopped; the same command goes on.", file=sys.stderr)
+    print("Stopped; the same command resumes.", file=sys.stderr)
     sys.exit(128 + launched.processes.stopping)
   return launched.outcomes
 
@@ -272,23 +273,23 @@ def _signals(stop: Callable[[int], None]) -> Iterator[None]:
 
 def submit(
   cells: Sequence[Cell],
-  place: Place,
+  workspace: Workspace,
   cluster: str,
   options: Mapping[str, str | int],
   archive: Archive,
 ) -> list[str]:
-  """Hands cells to a cluster, a job each.
+  """Submits cells to a cluster, a job each.
 
-  A job whose cell another one runs, or has run, ends at once.
+  A job ends at once if another job runs its cell, or has run it.
 
   Args:
-    cells: What to run. Those that need others' results are left for later,
-      while there are others.
-    place: A folder that the cluster's machines share.
-    cluster: As submitit names it: "slurm", or "local" for processes here.
-    options: Of `submitit.AutoExecutor.update_parameters`, such as
+    cells: The cells. Those that need others' results are left for a later call,
+      if there are others.
+    workspace: Folders that the cluster's machines share.
+    cluster: Its name in submitit: "slurm", or "local" for processes here.
+    options: Arguments of `submitit.AutoExecutor.update_parameters`, such as
       {"timeout_min": 600, "slurm_partition": "gpu"}.
-    archive: The records, in spite of which the cells are run.
+    archive: The records, which the jobs replace.
 
   Returns:
     The ids of the jobs.
@@ -306,12 +307,12 @@ def submit(
   seen = [archive.record(cell) for cell in ready]
   try:
     executor = submitit.AutoExecutor(
-      folder=place.root / "runs" / "submitit" / "%j", cluster=cluster
+      folder=workspace.root / "runs" / "submitit" / "%j", cluster=cluster
     )
     executor.update_parameters(name="prompt_tuning", **options)
-    # A second job of a cell must not hold a machine to wait for the first.
+    # A second job of a cell must not occupy a machine to wait for the first.
     run = functools.partial(run_cell, waits=False)
-    jobs = executor.map_array(run, ready, [place] * len(ready), seen)
+    jobs = executor.map_array(run, ready, [workspace] * len(ready), seen)
   except (RuntimeError, NameError, TypeError, ValueError) as e:
     what = " ".join(str(e).split())
     raise ValueError(f"submitit, cluster {cluster!r}: {what}") from e

@@ -1,7 +1,7 @@
-"""The cells of the table: T5 1.1's sizes, methods, and what they run on.
+"""The cells of the table of plans: T5 1.1's sizes, methods and devices.
 
-Records are kept in a JSON file as they come, so that a stopped run goes on;
-`plan_page` is made of them alone.
+Each record is written to a JSON file at once, so that a stopped command can
+resume; `plan_page` needs only these files.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,8 +24,8 @@ SIZES = {
 }
 METHODS = ("prompt_tuning", "lora", "model_tuning")
 PROGRAMS = ("train", "evaluate", "restore")
-# What people call them -> how compilers do. The paper has 4 chips of TPU
-# v2 up to Base, 16 of v3 above.
+# Common name -> the compilers' name. The paper used 4 chips of TPU v2 up to
+# Base, and 16 of v3 above.
 TOPOLOGIES = {
   "v3-32": "v3:4x4",
   "v5e-16": "v5e:4x4",
@@ -40,12 +40,12 @@ TOPOLOGIES = {
   "v5e-64": "v5e:8x8",
   "v2-8": "v2:2x2",
 }
-# Where a kernel of attention is compiled too.
+# Topologies that are also compiled with an attention kernel.
 KERNELS = {"v5e-16": "flash", "1 H100": "cudnn"}
 # As in the paper's experiments (appendix A).
 BATCH_SIZE = 32
 STEPS = 30_000
-# The part of a device's memory that what is frozen, or trains, may take.
+# The share of a device's memory for the weights.
 _SHARE = 0.25
 _PACKAGES = ("jax", "jaxlib", "flax", "libtpu", "jax-cuda12-pjrt")
 
@@ -55,10 +55,10 @@ class Cell:
   """A command of the table.
 
   Attributes:
-    size: Of T5 1.1.
-    method: A recipe.
-    topology: What people call it.
-    attention: A kernel of attention, or "".
+    size: Size of T5 1.1.
+    method: Name of a recipe.
+    topology: Key of `TOPOLOGIES`.
+    attention: An attention kernel, or "".
   """
 
   size: str
@@ -74,18 +74,18 @@ class Cell:
     ]
 
   def bindings(self, devices: int, memory: float) -> list[str]:
-    """Returns settings by a rule: as few devices share a model as hold it.
+    """Returns settings by a rule: as few devices as possible share a model.
 
     Args:
-      devices: Of the topology.
-      memory: Of a device, bytes.
+      devices: Number of devices.
+      memory: Memory of a device, bytes.
     """
     # Weights in bfloat16; or in float32, with their gradients.
     size = SIZES[self.size] * (8 if self.method == "model_tuning" else 2)
     splits = [2**i for i in range(devices.bit_length()) if 2**i <= devices]
     even = [x for x in splits if BATCH_SIZE % (devices // x) == 0]
     share = next((x for x in even if size / x <= _SHARE * memory), even[-1])
-    # Activations of many examples on few devices: in parts.
+    # Many examples on few devices are processed in parts.
     rows = BATCH_SIZE * share // devices
     heavy = self.size in ("xxl", "xl", "large")
     is_tight = heavy and share == 1 and memory < 90 * 2**30
@@ -106,7 +106,7 @@ class Cell:
 
 
 def cells() -> Iterator[Cell]:
-  """Yields all commands, the largest models on what matters most first."""
+  """Yields all commands, starting with the largest models."""
   for method in METHODS:
     for size in SIZES:
       for topology in TOPOLOGIES:
@@ -159,12 +159,12 @@ def check_names(
 def compile_cells(
   path: str, chosen: Sequence[Cell], wanted: Sequence[str] = PROGRAMS
 ) -> None:
-  """Compiles what a file of records lacks, and adds it to the file.
+  """Compiles the programs that a file of records lacks, and adds them to it.
 
   Args:
     path: The JSON file.
-    chosen: Which commands.
-    wanted: Which of their programs.
+    chosen: The cells.
+    wanted: The programs of each cell.
   """
   key = ("size", "method", "topology", "attention", "program")
   done = {tuple(r.get(x, "") for x in key) for r in read([path])}
@@ -187,13 +187,13 @@ def compile_cells(
         "fits": found.fits,
         "versions": _versions(),
       }
-      # Read again: another program may have added some meanwhile.
+      # Read again, as another process may have added records meanwhile.
       safe_files.write(path, _text([*read([path]), record]))
       print(cell, found.program, found.fits, found.compile_seconds, flush=True)
 
 
 def read(paths: Sequence[str]) -> list[dict[str, Any]]:
-  """Reads records; those of a file that is not there are none."""
+  """Reads records; a missing file has no records."""
   return [
     record
     for path in paths
@@ -208,7 +208,7 @@ def _text(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _short(measured: dict[str, Any]) -> dict[str, Any]:
-  """Rounds what no reader compares to the last digit."""
+  """Rounds numbers whose last digits do not matter."""
   return {
     name: float(f"{x:.5g}") if isinstance(x, float) else x
     for name, x in measured.items()

@@ -1,4 +1,4 @@
-"""The processes of cells that run, to be stopped together."""
+"""Processes that are stopped together."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -7,10 +7,10 @@ import subprocess
 
 
 class Processes:
-  """The running processes, to be stopped together.
+  """The processes that run now.
 
-  `stop` is for signal handlers, which must not wait: there is no lock. A
-  process that begins while it is called sees `stopping` afterwards.
+  `stop` is for signal handlers, which must not wait, so there is no lock. A
+  process that starts during a call of `stop` checks `stopping` afterwards.
   """
 
   def __init__(self):
@@ -37,7 +37,7 @@ class Processes:
       self._running.discard(process)
 
   def stop(self, number: int) -> None:
-    """Asks all to stop, and lets no more start."""
+    """Terminates all processes, and lets no more start."""
     self.stopping = number
     for process in tuple(self._running):
       process.terminate()

@@ -1,10 +1,10 @@
-"""Runs a cell, or goes on with it, and files its record.
+"""Runs of single cells, and the storage of their records.
 
-A cell runs in its folder below `runs/`, as a process of its own, and leaves
-its record in `results/<sheet>/<cell>.json`, and its prompt beside it where the
-sheet asks for that. Locks, which the running process inherits, keep two
-launchers apart, in a folder and on a kind of run; a new one waits for what a
-killed one has left running.
+A cell runs in its folder below `runs/`, as a separate process. Its record is
+stored in `results/<sheet>/<cell>.json`, and its prompt next to it if the sheet
+asks for that. The running process inherits locks on its folder and on its kind
+of run: they keep two launchers apart, and make a new launcher wait for a run
+whose launcher was killed.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -31,8 +31,8 @@ from t5x.configuration import run_configuration
 from t5x.files import safe_files
 from t5x.runs import record_schema
 
-# A process that was asked to stop is run again. A trainer that had time to save
-# itself exits with 128 + the number.
+# Exit statuses of a process that got a signal to stop, and is run again. A
+# trainer that had time to save itself exits with 128 + the number.
 _STOPPED = {
   sign * (base + n)
   for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -42,12 +42,12 @@ _LOG_TAIL_BYTES = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-  """Where cells run.
+class Workspace:
+  """The folders in which cells run.
 
   Attributes:
-    root: The repository: commands run here, gin files lie here.
-    results: The folder for records.
+    root: The repository: commands run here, and gin files are relative to it.
+    results: The folder of records.
   """
 
   root: pathlib.Path
@@ -57,7 +57,7 @@ class Place:
     """Reads the records.
 
     Raises:
-      ValueError: if a file in `results` is none.
+      ValueError: if a file in `results` is not a record.
     """
     return Archive.load(self.results, self.root)
 
@@ -68,7 +68,7 @@ class Place:
     return self.results / cell.sheet / f"{cell.name}.json"
 
   def failure(self, cell: Cell) -> pathlib.Path:
-    """For the record of a failed run, while another one has results."""
+    """Path for the record of a failed run, if an older run has results."""
     return self.record(cell).with_suffix(".failed.json")
 
   def prompt(self, cell: Cell) -> pathlib.Path:
@@ -77,15 +77,14 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a cell ended.
+  """The end of a cell's run.
 
   Attributes:
     cell: The cell.
-    status: "finished", "stopped", "failed", or "interrupted", which has no
-      record and goes on when it is launched again; "busy", if another launcher
-      runs it.
-    error: Of a failed cell.
-    seconds: What its record says that the run took, in all attempts.
+    status: "finished", "stopped" or "failed"; "interrupted", which has no
+      record and resumes at the next launch; "busy" if another launcher runs it.
+    error: The error of a failed cell.
+    seconds: Seconds of the run in all attempts, from its record.
   """
 
   cell: Cell
@@ -95,50 +94,51 @@ class Outcome:
 
   @property
   def counts(self) -> bool:
-    """Whether its record has results."""
+    """True if its record has results."""
     return self.status in records.COUNTING
 
 
 def run_cell(
   cell: Cell,
-  place: Place,
+  workspace: Workspace,
   seen: records.RunRecord | None = None,
   processes: Processes | None = None,
   cores: Collection[int] = (),
   waits: bool = True,
 ) -> Outcome:
-  """Runs a cell, or goes on with it, and files its record.
+  """Runs or resumes a cell, and stores its record.
 
   Args:
     cell: The cell.
-    place: Where.
-    seen: The filed record that it is run in spite of, such as a failed one.
-      Another one by its turn is a second launcher's, and is left as it is.
+    workspace: The folders.
+    seen: The stored record to replace, such as that of a failed run. If there
+      is another record when the cell's turn comes, a second launcher has
+      stored it, and the cell does not run.
     processes: Keeps the process while it runs.
     cores: Numbers of the processor's cores that it may use; all by default.
-    waits: Whether to wait for another launcher that runs it.
+    waits: Whether to wait for another launcher that runs the cell.
 
   Returns:
-    How it ended.
+    The outcome.
 
   Raises:
     OSError: if its folders cannot be written.
-    ValueError: if a record in `results` is none.
+    ValueError: if a file in `results` is not a record.
   """
   processes = processes or Processes()
-  with _locks(cell, place, processes, waits) as locks:
+  with _locks(cell, workspace, processes, waits) as locks:
     record = None
     if not locks and not processes.stopping:
       return Outcome(cell, "busy")
     if locks:
-      filed = place.archive().record(cell)
-      if filed and filed != seen and filed.is_over:
-        record = filed
-      elif missing := _missing(cell, place):
-        error = f"it needs {missing}, which other cells are to leave there"
+      stored = workspace.archive().record(cell)
+      if stored and stored != seen and stored.is_over:
+        record = stored
+      elif missing := _missing(cell, workspace):
+        error = f"it needs {missing}, which other cells have to write first"
         return Outcome(cell, "failed", error)
-      elif record := _run_to_its_end(cell, place, locks, processes, cores):
-        _file(place.folder(cell) / "record.json", place, cell)
+      elif record := _run_to_its_end(cell, workspace, locks, processes, cores):
+        _store(workspace.folder(cell) / "record.json", workspace, cell)
   if record is None:
     return Outcome(cell, "interrupted")
   return Outcome(cell, record.status, record.error, record.seconds)
@@ -146,32 +146,32 @@ def run_cell(
 
 def _run_to_its_end(
   cell: Cell,
-  place: Place,
+  workspace: Workspace,
   locks: Sequence[int],
   processes: Processes,
   cores: Collection[int],
 ) -> records.RunRecord | None:
-  """Runs a cell in its folder, unless an attempt that is over lies there.
+  """Runs a cell in its folder, unless a finished attempt is there.
 
   Returns:
-    Its record, which lies in the folder; None if it was asked to stop.
+    The record in the folder; None if the run was asked to stop.
   """
-  folder = place.folder(cell)
+  folder = workspace.folder(cell)
   left = folder / "record.json"
-  before = _resumable(left, cell, place)
+  before = _resumable(left, cell, workspace)
   if before and before.counts:
     return before  # The launcher of this attempt was killed.
   folder.mkdir(exist_ok=True)
   log = folder / "log.txt"
   begin = log.stat().st_size if log.exists() else 0
-  status = _run(cell, place, locks, processes, cores)
+  status = _run(cell, workspace, locks, processes, cores)
   record, error = None, None
   try:
     record = _read(left)
   except ValueError as e:
     error = str(e)
-  # One that ended before it wrote a record leaves the last one's, or what that
-  # says of a killed one.
+  # A run that ended before it wrote a record leaves the record of the last
+  # attempt, whose status it may have changed.
   is_new = record is not None and (
     before is None
     or record.model_copy(update={"status": before.status}) != before
@@ -185,16 +185,18 @@ def _run_to_its_end(
   if record and is_new and record.is_over:
     return record
   error = error or _last_error(log, begin, status)
-  fields = json.loads(left.read_text("utf-8")) if record else _stub(cell, place)
+  fields = (
+    json.loads(left.read_text("utf-8")) if record else _stub(cell, workspace)
+  )
   fields |= {"status": "failed", "error": error}
   safe_files.write(left, json.dumps(fields, indent=2, sort_keys=True) + "\n")
   return _read(left)
 
 
-def _missing(cell: Cell, place: Place) -> str | None:
-  """Says which prompts a cell reads and that are not all there.
+def _missing(cell: Cell, workspace: Workspace) -> str | None:
+  """Describes the prompts that a cell needs and that are missing.
 
-  One that a run left which did not end well is not.
+  The prompt of a failed run counts as missing.
   """
   count = cell.bindings.get("NUM_PROMPTS", "1")
   needed = int(count) if count.isdecimal() else 1
@@ -203,7 +205,7 @@ def _missing(cell: Cell, place: Place) -> str | None:
       continue
     found = sum(
       maker is None or maker.counts
-      for _, maker in records.find_prompts(pattern, place.root)
+      for _, maker in records.find_prompts(pattern, workspace.root)
     )
     if found < needed:
       return f"{needed} of {pattern}, got {found}" if needed > 1 else pattern
@@ -212,20 +214,21 @@ def _missing(cell: Cell, place: Place) -> str | None:
 
 @contextlib.contextmanager
 def _locks(
-  cell: Cell, place: Place, processes: Processes, waits: bool
+  cell: Cell, workspace: Workspace, processes: Processes, waits: bool
 ) -> Iterator[Sequence[int]]:
-  """Waits until nobody else uses the folder of a cell or runs its settings.
+  """Locks the folder of a cell, and its settings.
 
   Yields:
-    File descriptors. Processes that inherit them hold the locks too. Nothing
-    if `processes` are to stop meanwhile, or it does not wait.
+    File descriptors. Processes that inherit them hold the locks too. Empty if
+    `processes` has to stop meanwhile, or if another launcher has the cell and
+    `waits` is false.
   """
-  folder = place.folder(cell)
-  identity = Archive(root=place.root).configuration(cell).hash
+  folder = workspace.folder(cell)
+  identity = Archive(root=workspace.root).configuration(cell).hash
   with (
     _lock(folder.with_name(f"{folder.name}.lock"), processes, waits) as first,
     _lock(
-      place.root / "runs" / ".locks" / identity, processes, waits
+      workspace.root / "runs" / ".locks" / identity, processes, waits
     ) as second,
   ):
     yield () if first is None or second is None else (first, second)
@@ -235,12 +238,7 @@ def _locks(
 def _lock(
   path: pathlib.Path, processes: Processes, waits: bool
 ) -> Iterator[int | None]:
-  """Waits for a lock.
-
-  Yields:
-    Its file descriptor. Processes that inherit it hold the lock too. None if
-    `processes` are to stop meanwhile, or it does not wait.
-  """
+  """Takes a lock; yields its file descriptor, or None as `_locks` does."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("w") as f:
     while not processes.stopping:
@@ -257,34 +255,34 @@ def _lock(
 
 
 def _read(path: pathlib.Path) -> records.RunRecord | None:
-  """Reads the record in a run's folder, if it is there."""
+  """Reads the record in a run's folder, if there is one."""
   return records.read(path) if path.exists() else None
 
 
 def _is_of(record: records.RunRecord, cell: Cell, archive: Archive) -> bool:
-  """Whether a record is of a cell's run, and that can resume if it has to."""
+  """Returns whether a record is of a cell's run, which could resume."""
   before, today = record.run_configuration, archive.configuration(cell)
   if before is None or before.hash != today.hash:
     return False
-  # Another wiring gives the same numbers, but the trainer does not resume it.
+  # Other wiring gives the same numbers, but the trainer refuses to resume it.
   return record.counts or all(
     run_configuration.may_change(x) for x in before.differences(today)
   )
 
 
 def _resumable(
-  left: pathlib.Path, cell: Cell, place: Place
+  left: pathlib.Path, cell: Cell, workspace: Workspace
 ) -> records.RunRecord | None:
-  """Returns the record of a cell's run, if there is one to go on with.
+  """Returns the record of a cell's run, if there is one to resume.
 
-  What else lies in the folder is set aside: a run of another version of the
-  sheet, one with results that has drifted, or what cannot be read.
+  Other contents of the folder are moved aside: a run of another version of the
+  sheet, a drifted run with results, or an unreadable record.
   """
   try:
     record = _read(left)
     if record is None:
       return None
-    archive = Archive(root=place.root)
+    archive = Archive(root=workspace.root)
     drifted = record.counts and archive.differences(record, cell)
     if _is_of(record, cell, archive) and not drifted:
       return record
@@ -298,23 +296,23 @@ def _resumable(
 
 def _run(
   cell: Cell,
-  place: Place,
+  workspace: Workspace,
   locks: Sequence[int],
   processes: Processes,
   cores: Collection[int],
 ) -> int:
-  """Runs the command of a cell; its output goes to `log.txt`."""
+  """Runs the command of a cell, with its output in `log.txt`."""
   # Cells of one shape compile the same programs.
   environment = {
-    "JAX_COMPILATION_CACHE_DIR": str(place.root / "runs" / ".jax_cache"),
+    "JAX_COMPILATION_CACHE_DIR": str(workspace.root / "runs" / ".jax_cache"),
     **os.environ,
   }
-  with (place.folder(cell) / "log.txt").open("ab") as log:
+  with (workspace.folder(cell) / "log.txt").open("ab") as log:
 
     def start() -> subprocess.Popen:
       process = subprocess.Popen(
         [sys.executable, *cell.command[1:]],
-        cwd=place.root,
+        cwd=workspace.root,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -331,11 +329,11 @@ def _run(
 
 
 def _last_error(log: pathlib.Path, begin: int, status: int) -> str:
-  """Returns how a process ended that did not say so in a record.
+  """Returns the error of a process that wrote none into its record.
 
   Args:
-    log: With its output, and that of earlier ones.
-    begin: Bytes of the earlier ones.
+    log: The file with its output, after that of earlier processes.
+    begin: Bytes of the earlier output.
     status: Its exit status, negative after a signal.
   """
   text = log.read_bytes()[begin:][-_LOG_TAIL_BYTES:].decode(errors="replace")
@@ -351,42 +349,42 @@ def _last_error(log: pathlib.Path, begin: int, status: int) -> str:
   return ": ".join([how, *(errors or lines)[-1:]])
 
 
-def _stub(cell: Cell, place: Place) -> dict[str, Any]:
-  """The fields of a run that did not get to writing a record."""
+def _stub(cell: Cell, workspace: Workspace) -> dict[str, Any]:
+  """Returns the fields of a record for a run that wrote none."""
   now = datetime.datetime.now(datetime.UTC)
   return {
     "schema": record_schema.VERSION,
     "kind": cell.kind,
     "started": now.isoformat(timespec="seconds"),
     "command": cell.command,
-    "configuration": Archive(root=place.root).configuration(cell).to_json(),
+    "configuration": Archive(root=workspace.root).configuration(cell).to_json(),
     "commit": None,
     "seconds": 0.0,
   }
 
 
-def _file(left: pathlib.Path, place: Place, cell: Cell) -> None:
+def _store(left: pathlib.Path, workspace: Workspace, cell: Cell) -> None:
   """Copies a record to `results`, without this machine's folders.
 
-  Results that lie there, of other settings by then, are not given up for a
-  failure, which is filed beside them. A prompt lies beside results only.
+  A failure does not replace older results, even of other settings: it is stored
+  next to them. A prompt is stored only with results.
   """
-  folder = json.dumps(f"{place.root}{os.sep}")[1:-1]
+  folder = json.dumps(f"{workspace.root}{os.sep}")[1:-1]
   text = re.sub(
-    rf"(?:(?<![\w/.-])|(?<=\\n)){re.escape(folder)}",  # Begins a path or line.
+    rf"(?:(?<![\w/.-])|(?<=\\n)){re.escape(folder)}",  # Starts a path or line.
     "",
     left.read_text(encoding="utf-8"),
   )
-  path, failure = place.record(cell), place.failure(cell)
+  path, failure = workspace.record(cell), workspace.failure(cell)
   path.parent.mkdir(parents=True, exist_ok=True)
   counts = records.parse(text, str(left)).counts
-  if not counts and (filed := _read(path)) and filed.counts:
+  if not counts and (stored := _read(path)) and stored.counts:
     safe_files.write(failure, text)
     return
   prompt = left.with_name("prompt.safetensors")
   if counts and cell.keeps_prompt and prompt.exists():
-    safe_files.write(place.prompt(cell), prompt.read_bytes())
+    safe_files.write(workspace.prompt(cell), prompt.read_bytes())
   else:
-    place.prompt(cell).unlink(missing_ok=True)
+    workspace.prompt(cell).unlink(missing_ok=True)
   safe_files.write(path, text)
   failure.unlink(missing_ok=True)

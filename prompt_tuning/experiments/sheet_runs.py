@@ -9,7 +9,7 @@ import sys
 import prompt_tuning
 from prompt_tuning.experiments import launching, sheets
 from prompt_tuning.experiments.cells import Cell
-from prompt_tuning.experiments.running import Outcome, Place
+from prompt_tuning.experiments.running import Outcome, Workspace
 from prompt_tuning.training import cluster_options
 from t5x.configuration import checks, reading
 
@@ -109,7 +109,7 @@ def print_commands(cells: Iterable[Cell]) -> None:
 
 def run(
   cells: Sequence[Cell],
-  place: Place,
+  workspace: Workspace,
   jobs: int,
   retry_failed: bool,
   cluster: str | None = None,
@@ -120,7 +120,7 @@ def run(
 
   Args:
     cells: Cells of one sheet or several.
-    place: Where they run, and where their records go.
+    workspace: Where they run, and where their records go.
     jobs: Number of cells to run at the same time.
     retry_failed: Whether to run failed cells again.
     cluster: Cluster that the cells are submitted to, as submitit names it.
@@ -133,26 +133,28 @@ def run(
     The exit status: 1 if a cell has failed, now or before.
   """
   if not cluster:
-    outcomes = launching.launch(cells, place, jobs, retry_failed, on_outcome)
-    return _report(cells, place, outcomes)
-  archive = place.archive()
+    outcomes = launching.launch(
+      cells, workspace, jobs, retry_failed, on_outcome
+    )
+    return _report(cells, workspace, outcomes)
+  archive = workspace.archive()
   todo = launching.open_cells(cells, archive, retry_failed)
   chosen = cluster_options.read(options)
-  for job in launching.submit(todo, place, cluster, chosen, archive):
+  for job in launching.submit(todo, workspace, cluster, chosen, archive):
     print(job)
   first, then = launching.rounds(todo)
   if first and then:
     wait = "1 cell waits" if len(then) == 1 else f"{len(then)} cells wait"
     print(f"{wait} for these: submit again then.", file=sys.stderr)
   # With `retry_failed`, cells that failed before are running again.
-  return 0 if retry_failed else _report(cells, place, ())
+  return 0 if retry_failed else _report(cells, workspace, ())
 
 
 def _report(
-  cells: Sequence[Cell], place: Place, outcomes: Sequence[Outcome]
+  cells: Sequence[Cell], workspace: Workspace, outcomes: Sequence[Outcome]
 ) -> int:
   """Names the cells that have no results; returns the exit status."""
-  archive = place.archive()
+  archive = workspace.archive()
   status = {x.cell.full_name: x.status for x in outcomes if not x.counts}
   for cell in cells:
     record = archive.record(cell)

@@ -1,8 +1,8 @@
-"""Sheets: which runs make one table or figure, as TOML.
+"""Sheets: TOML files with the runs of one table or figure.
 
 A sheet in `configs/` spans grids over axes such as size, method, task and seed.
-A point of a grid is a cell; `cells` says what command it stands for. `extends`
-names a file, from the sheet's folder, with what several sheets share.
+A point of a grid is a cell, and `cells` makes its command. `extends` names a
+file, relative to the sheet, that several sheets share.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from prompt_tuning.experiments.cells import Cell, Program, Value
 from prompt_tuning.experiments.layouts import AxisValue, Layout
 from prompt_tuning.experiments.papers import Paper
 
-# What lies beside the sheets of runs: nothing to launch.
+# Sheets without runs.
 NO_RUNS = ("claims", "interpretability", "parameters")
 # The folders below `configs` that hold sheets.
 _FOLDERS = ("", "full/")
@@ -29,18 +29,17 @@ class Sheet(toml_files.Strict):
 
   Attributes:
     name: Its path below `configs`, without the suffix.
-    title: Of the table.
-    about: What is asked, and what to know about the answer. Markdown.
-    budget: What it costs, and on what device.
-    launch: Runs what is missing; by default `launch.py` with the sheet.
-    beside: Name of the sheet of full size that this one is a miniature of: the
-      paper's numbers are there.
-    grids: Axis -> values, at least one grid. The order of axes is that of the
-      names of cells.
-    values: Axis -> value -> meaning. An axis may have values that are numbers
-      without a meaning of their own.
+    title: Title of the table.
+    about: The question, and notes on the answer. Markdown.
+    budget: The cost of the runs, and the device.
+    launch: Command that runs missing cells; by default `prompt-tuning launch`.
+    beside: Name of the sheet of full size, with the paper's numbers, of which
+      this one is a miniature.
+    grids: Axis -> values, at least one grid. Names of cells follow the order of
+      the axes.
+    values: Axis -> value -> meaning. Numbers need no meaning.
     programs: Name -> program.
-    layout: Of the table.
+    layout: Layout of the table.
     paper: Numbers of the paper.
   """
 
@@ -70,24 +69,24 @@ class Sheet(toml_files.Strict):
     return self
 
   def value(self, axis: str, value: AxisValue) -> Value:
-    """Returns what a value of an axis means."""
+    """Returns the meaning of a value of an axis."""
     return cells.value_of(self.values, axis, value)
 
   def label(self, axis: str, value: AxisValue) -> str:
-    """Returns what a table calls it."""
+    """Returns the label of a value in tables."""
     return self.value(axis, value).label or str(value)
 
   def cells(self) -> list[Cell]:
     """Expands the grids, in order, each cell once.
 
     Raises:
-      ValueError: if a binding asks for what is not there, or two cells would
-        have one name.
+      ValueError: if a binding refers to a missing axis or fact, or two cells
+        would have the same name.
     """
     return list(self._cells)
 
   def seed_by_seed(self) -> list[Cell]:
-    """Returns the cells: without a seed first, then those of the first seed."""
+    """Returns the cells without a seed, then those of each seed in turn."""
     seeds = list(dict.fromkeys(x.point.get("seed") for x in self._cells))
     order = [None, *(x for x in seeds if x is not None)]
     return sorted(self._cells, key=lambda x: order.index(x.point.get("seed")))
@@ -108,7 +107,7 @@ class Sheet(toml_files.Strict):
 
   @property
   def launch_command(self) -> str:
-    """Runs the cells that have no record."""
+    """The command that runs the cells without a record."""
     return self.launch or f"prompt-tuning launch {self.name}"
 
 
@@ -120,7 +119,7 @@ def load(name: str, configs: pathlib.Path) -> Sheet:
     configs: The folder of sheets.
 
   Raises:
-    ValueError: if it is wrong; the message says where.
+    ValueError: if the file is wrong, with the place of the error.
   """
   path = configs / f"{name}.toml"
   sheet = toml_files.parse(path, Sheet, name=name)
@@ -150,19 +149,19 @@ def load_all(configs: pathlib.Path) -> Iterator[Sheet]:
 def name_of(
   given: str, configs: pathlib.Path, without_runs: bool = False
 ) -> str:
-  """Finds the sheet that a command line names.
+  """Returns the name of the sheet that a command line names.
 
   Args:
     given: A name such as scale or full/scale, or a path such as
       configs/full/scale.toml, from the working directory.
     configs: The folder of sheets.
-    without_runs: Whether pages that have no runs, such as claims, may be named.
+    without_runs: Whether sheets without runs, such as claims, are allowed.
 
   Returns:
     The name.
 
   Raises:
-    ValueError: if there is none; the message says which names come close.
+    ValueError: if there is no such sheet; the message lists similar names.
   """
   known = names(configs) + (list(NO_RUNS) if without_runs else [])
   name = given.removesuffix(".toml")

@@ -17,7 +17,7 @@ from prompt_tuning.experiments import (
 )
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.results import Results
-from prompt_tuning.experiments.running import Outcome, Place
+from prompt_tuning.experiments.running import Outcome, Workspace
 from prompt_tuning.experiments.sheets import Sheet
 
 
@@ -45,7 +45,7 @@ class Sweep:
     self.cells = self.sheet.cells()
     self._root = root
     # One folder for all sweeps: a run that two of them share runs once.
-    self.place = Place(root, root / "runs" / "records")
+    self.workspace = Workspace(root, root / "runs" / "records")
     sheet_runs.check_commands(self.cells, root)
 
   def __str__(self) -> str:
@@ -60,7 +60,9 @@ class Sweep:
 
   def open_cells(self, retry_failed: bool) -> list[Cell]:
     """Returns the cells that have no record."""
-    return launching.open_cells(self.cells, self.place.archive(), retry_failed)
+    return launching.open_cells(
+      self.cells, self.workspace.archive(), retry_failed
+    )
 
   def run(
     self,
@@ -71,13 +73,19 @@ class Sweep:
   ) -> int:
     """Runs the open cells, and writes the table; see `sheet_runs.run`."""
     status = sheet_runs.run(
-      self.cells, self.place, jobs, retry_failed, cluster, options, self._score
+      self.cells,
+      self.workspace,
+      jobs,
+      retry_failed,
+      cluster,
+      options,
+      self._score,
     )
     self._tabulate()
     return status
 
   def _score(self, outcome: Outcome) -> str:
-    record = self.place.archive().finished(outcome.cell)
+    record = self.workspace.archive().finished(outcome.cell)
     text = outcome.status
     if record and record.scores:
       text = f"{record.score:.1f}"
@@ -85,7 +93,7 @@ class Sweep:
 
   def _tabulate(self) -> None:
     """Prints the table, and writes the page with its figure."""
-    results = Results(self.sheet, self.place.archive())
+    results = Results(self.sheet, self.workspace.archive())
     files = pages.sheet_files(results, stem="table")
     if not files:
       return
@@ -93,7 +101,7 @@ class Sweep:
     pages.write(files, folder)
     print(tables.table(results).plain())
     if drifted := drift.note(results):
-      again = f"Delete them in {self.place.results} to make them again."
+      again = f"Delete them in {self.workspace.results} to make them again."
       print(f"{drifted}{again}", file=sys.stderr)
     for suffix in ("md", "csv", "png"):
       print(folder / f"table.{suffix}")
@@ -124,16 +132,16 @@ def write_sheet(
     )
   if path.exists():
     raise ValueError(f"{path} is there already. Choose another name.")
-  archive = Sweep(fields, name, root).place.archive()
+  archive = Sweep(fields, name, root).workspace.archive()
   # A sheet is launched by its name.
   kept = {key: x for key, x in fields.items() if key != "launch"}
   sheet = Sheet.model_validate({"name": path.stem, **kept})
-  place = Place(root, root / "results")
+  workspace = Workspace(root, root / "results")
   found = [(cell, archive.find(cell)) for cell in sheet.cells()]
   path.write_text(toml_files.dumps(kept), encoding="utf-8")
   count = 0
   for cell, stored in found:
-    target = place.record(cell)
+    target = workspace.record(cell)
     if stored and stored.record.counts and not target.exists():
       target.parent.mkdir(parents=True, exist_ok=True)
       shutil.copyfile(stored.path, target)

@@ -1,4 +1,4 @@
-"""Sweeps: a train command with lists in the place of values, as a sheet."""
+"""Sweeps: train commands with lists as values, turned into sheets."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -17,28 +17,28 @@ from prompt_tuning.experiments.train_commands import (
   folder_of,
 )
 
-# Names that sheets have for these macros.
+# The axes of sheets for these macros.
 _AXES = {
   "TASK": "task",
   "MIXTURE_OR_TASK_NAME": "task",
   "RANDOM_SEED": "seed",
 }
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.+-]*")
-# Kinds of gin files that say what a row is, if nothing else does: the first of
-# them that is there, or that of the last file.
+# Kinds of gin files that name a row, if nothing else does: the first existing
+# one of these, or the kind of the last file.
 _ROW_KINDS = ("recipe", "method", "prompt", "model")
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-  """What a list of a command spans.
+  """The axis of a list in a command.
 
   Attributes:
-    name: Of the axis.
-    values: In order: numbers, or names.
-    binding: Name of the binding that takes the value as it is, if there is one.
+    name: Name of the axis.
+    values: Numbers or names, in order.
+    binding: The binding that gets the value itself, if any.
     meanings: Name -> fields of `cells.Value`.
-    title: What a figure calls it.
+    title: Title in figures.
   """
 
   name: str
@@ -55,26 +55,26 @@ class Axis:
 def fields(
   command: TrainCommand, arguments: Sequence[str], module: str = "t5x.train"
 ) -> dict[str, Any]:
-  """Makes the fields of a sheet, but for its name.
+  """Returns the fields of a sheet, without its name.
 
   Args:
-    command: What is swept.
+    command: The command with lists.
     arguments: The command line of the sweep, for the page.
     module: The program that runs.
 
   Raises:
-    ValueError: if there is no list in the command, it says where to write or
-      to look for gin files, or the program has no score.
+    ValueError: if the command has no list, sets its output folder or the search
+      paths of gin files, or if the program has no score.
   """
   if module == "t5x.infer":
     raise ValueError(
-      "t5x.infer writes predictions and no score, of which a sweep makes a "
-      "table. Sweep t5x.eval."
+      "t5x.infer writes predictions but no score, so a sweep has nothing to "
+      "tabulate. Sweep t5x.eval."
     )
   folder = "EVAL_OUTPUT_DIR" if module == "t5x.eval" else "MODEL_DIR"
   if folder in command.bindings:
     raise ValueError(
-      f"--gin.{folder} is what a sweep sets: each run has a folder of its own. "
+      f"--gin.{folder} is what a sweep sets: each run has its own folder. "
       "Leave it out; --name=NAME calls the sweep's folder runs/sweeps/NAME."
     )
   if any("gin_search_paths" in x for x in command.flags):
@@ -99,7 +99,7 @@ def fields(
     elif name not in swept:
       bindings[name] = _toml_value(values[0])
   if module == "t5x.train" and "RANDOM_SEED" in own:
-    # A seed is one of all that is drawn, as in the sheets.
+    # A seed sets all randomness, as in the sheets.
     bindings.setdefault("SHUFFLE_SEED", f"${own['RANDOM_SEED'].name}")
   words = ["prompt-tuning", "sweep", *arguments]
   line = " ".join(map(_shell_word, words))
@@ -123,9 +123,9 @@ def fields(
 
 
 def name_of(sheet: dict[str, Any]) -> str:
-  """Returns a name for a sweep: of its axes and of what all its runs share.
+  """Returns a name made of a sweep's axes and its runs' common settings.
 
-  A sweep with more values goes on in the same folder.
+  A sweep with more values has the same name, and so resumes.
   """
   shared: dict[str, Any] = {}
   for axis, values in sheet["grids"][0].items():
@@ -148,8 +148,8 @@ def name_of(sheet: dict[str, Any]) -> str:
 def _file_axes(command: TrainCommand) -> tuple[list[Axis], list[str]]:
   """Returns the axes of gin files, and the program's list of gin files.
 
-  The kind of file that says most of what the runs are is an axis even with a
-  single value, which names a table's only row.
+  The most telling kind of file is an axis even with a single value, which names
+  the only row of a table.
   """
   axes: list[Axis] = []
   gin_files: list[str] = []
@@ -171,7 +171,7 @@ def _file_axes(command: TrainCommand) -> tuple[list[Axis], list[str]]:
 
 
 def _kind(files: Sequence[GinFiles]) -> str:
-  """Returns what files are, by their folder: "prompt" of gin/prompts/."""
+  """Returns the kind of files in a folder: "prompt" for gin/prompts/."""
   folder = folder_of(files)
   name = pathlib.PurePath(folder).name if folder else ""
   return name.removesuffix("s") or "gin_file"
@@ -186,7 +186,7 @@ def _listed(files: Sequence[GinFiles]) -> str:
 
 
 def _free(name: str, taken: set[str]) -> str:
-  """Returns a name that is not taken: itself, or with a number behind it."""
+  """Returns a free name: the given one, or with a number after it."""
   number = 2
   free = name
   while free in taken:
@@ -214,10 +214,10 @@ def _binding_axes(command: TrainCommand, taken: set[str]) -> Iterator[Axis]:
 
 
 def _named(name: str, binding: str, texts: Sequence[str], title: str) -> Axis:
-  """Makes an axis of values that have no name of their own, such as lists.
+  """Makes an axis of values without names, such as lists.
 
-  What they are called does not depend on what stands beside them: a sweep with
-  more values goes on with the records of this one.
+  The name of a value does not depend on the other values, so a sweep with more
+  values uses the records of this one.
   """
   meanings: dict[str, dict[str, Any]] = {}
   for text in texts:
@@ -242,7 +242,7 @@ def _literal(text: str) -> Any:
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
-    return None  # A reference, a macro, or None itself: as it is.
+    return None  # A reference, a macro, or None itself.
 
 
 def _is_number(value: Any) -> bool:
@@ -254,7 +254,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _toml_value(text: str) -> Any:
-  """Returns the value of a binding as a sheet says it."""
+  """Returns the value of a binding in the notation of sheets."""
   value = _literal(text)
   if _is_toml(value) and cells.literal(value) == text.replace("'", '"'):
     return value
@@ -262,7 +262,7 @@ def _toml_value(text: str) -> Any:
 
 
 def _is_toml(value: Any) -> bool:
-  """Whether TOML has such a value, and `cells` reads it as it is."""
+  """Returns whether TOML has such a value, which `cells` copies."""
   if isinstance(value, str):
     return "$" not in value
   if isinstance(value, list):
@@ -276,10 +276,10 @@ def _is_toml(value: Any) -> bool:
 def _layout(axes: Sequence[Axis]) -> dict[str, Any]:
   """Chooses rows, columns and a figure.
 
-  Numbers are columns, drawn as lines over their values; without them models,
-  over their size; else tasks or the last list, as dots. Seeds are averaged, and
-  tasks are if they are not the columns. Where seeds alone vary, what all runs
-  share is the table's only place.
+  Numbers are columns, drawn as lines over their values; without numbers, models
+  are, over their size; else tasks or the last list, drawn as dots. Scores are
+  averaged over seeds, and over tasks that are not the columns. If only seeds
+  vary, the common setting of all runs names the only cell of the table.
   """
   shown = [x for x in axes if x.name != "seed"]
   varied = [x for x in shown if len(x.values) > 1] or shown or list(axes)
@@ -296,7 +296,7 @@ def _layout(axes: Sequence[Axis]) -> dict[str, Any]:
     over = None
   if over:
     rows.remove(over)
-  if not rows:  # What all runs share names the only row.
+  if not rows:  # The common setting of all runs names the only row.
     rows = [x for x in shown if x not in (columns, over)][:1]
   if not rows:
     rows, over = [x for x in (over,) if x], None

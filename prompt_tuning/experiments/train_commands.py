@@ -1,11 +1,11 @@
-"""Train commands with lists in the place of values, as words of a shell.
+"""Train commands with lists as values, as words of a shell.
 
-`--gin.PROMPT_LENGTH=1,5,20` has three values: a value ends at a comma that
-stands in no quotes and no brackets, so that a list, a dictionary, a call or a
-text with commas is one. `--gin_file=gin/prompts/{a,b}.gin` names two files, of
-which a run takes one. A shell writes it as two flags: gin files of one folder
-in a row, and a binding that is repeated, are alternatives too. Files that
-belong together are joined by "+".
+`--gin.PROMPT_LENGTH=1,5,20` has three values: a value ends at a comma outside
+of quotes and brackets, so a list, a dictionary, a call or a string with commas
+is one value. `--gin_file=gin/prompts/{a,b}.gin` names two files; a run takes
+one of them. As a shell expands it to two flags, consecutive gin files of a
+folder, and repeated bindings, are alternatives too. "+" joins files that one
+run takes together.
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ import re
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-# What one value of --gin_file is: files to be read in this order.
+# One value of --gin_file: files to read in this order.
 GinFiles = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainCommand:
-  """What a command says.
+  """A parsed command.
 
   Attributes:
-    gin_files: In order, alternatives for each place.
-    bindings: Name -> alternatives, as gin reads them.
-    flags: The others, as they are.
+    gin_files: The alternatives for each position, in order.
+    bindings: Name -> alternatives, in gin's syntax.
+    flags: The other flags, unchanged.
   """
 
   gin_files: Sequence[Sequence[GinFiles]]
@@ -42,8 +42,8 @@ def parse(arguments: Sequence[str]) -> TrainCommand:
     arguments: Such as `--gin_file=...`, `--gin.X=...`, `--tfds_data_dir=...`.
 
   Raises:
-    ValueError: if one is no flag, a value is not closed or empty, or
-      `--gin_bindings` sets what a flag of its own does.
+    ValueError: if an argument is not a flag, a value is empty or lacks a
+      closing bracket, or both `--gin_bindings` and `--gin.X` set X.
   """
   places: list[list[GinFiles]] = []
   bindings: dict[str, list[str]] = {}
@@ -103,7 +103,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def folder_of(files: Sequence[GinFiles]) -> str | None:
-  """Returns the folder of alternatives, if it is one."""
+  """Returns the folder of alternatives, if they have the same one."""
   folders = {str(pathlib.PurePath(x[-1]).parent) for x in files}
   return folders.pop() if len(folders) == 1 else None
 
@@ -113,10 +113,10 @@ def split(text: str, where: str) -> list[str]:
 
   Args:
     text: Such as "1,5" or "[1, 2],[3]".
-    where: For the message of an error.
+    where: The argument, for error messages.
 
   Raises:
-    ValueError: if a quote or a bracket is not closed, or a value is empty.
+    ValueError: if a closing quote or bracket is missing, or a value is empty.
   """
   parts, start = [], 0
   open_until: list[str] = []
@@ -151,7 +151,7 @@ def split(text: str, where: str) -> list[str]:
 def _file_list(text: str) -> list[str]:
   """Expands braces and commas in the value of --gin_file."""
   pieces = _BRACES.split(text)
-  # At odd places, what stood in braces.
+  # The pieces at odd indices were in braces.
   choices = [x.split(",") if i % 2 else [x] for i, x in enumerate(pieces)]
   expanded = ["".join(x) for x in itertools.product(*choices)]
   files = [x.strip() for some in expanded for x in some.split(",")]

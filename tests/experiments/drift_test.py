@@ -192,7 +192,7 @@ def test_other_weights_of_the_base_list_the_records(root):
 def test_interrupted_run_that_was_wired_otherwise_is_set_aside(root):
   """It would have the same numbers, but `t5x.train` does not go on with it."""
   (cell, _) = cells(root)
-  place = running.Place(root, root / "results")
+  place = running.Workspace(root, root / "results")
   shutil.rmtree(place.results / "x")
   left = place.folder(cell) / "record.json"
   left.parent.mkdir(parents=True)
@@ -238,7 +238,7 @@ def test_prompt_that_was_made_again_lists_what_began_with_it(
   assert name == "x/cb-seed0"
   assert f"prompt {prompt}: before 2026-01-01 12:00:00" in text
   # Launched again once its record is deleted, it does not come back.
-  place = running.Place(root, root / "results")
+  place = running.Workspace(root, root / "results")
   cell, other = cells(root)
   for x in (cell, other):
     place.folder(x).mkdir(parents=True)
@@ -286,7 +286,7 @@ def test_failure_of_today_is_listed_beside_the_results_that_have_drifted(root):
   replace(root / "gin" / "train.gin", "0.3", "0.1")
   cell, other = cells(root)
   failed = record(cell, root) | {"status": "failed", "error": "it broke"}
-  path = running.Place(root, root / "results").failure(cell)
+  path = running.Workspace(root, root / "results").failure(cell)
   path.write_text(json.dumps(failed))
   now = results(root)
   assert launching.open_cells([cell, other], now.archive) == [other]

@@ -217,7 +217,7 @@ def test_stopped_launcher_stops_its_runs(tmp_path):
   launcher.send_signal(signal.SIGTERM)
   _, errors = launcher.communicate(timeout=30)
   assert launcher.returncode == 128 + signal.SIGTERM
-  assert "the same command goes on" in errors
+  assert "the same command resumes" in errors
   assert not counting.filed(place)
 
 

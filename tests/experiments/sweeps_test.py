@@ -82,7 +82,8 @@ def test_layout(arguments, expected):
   assert _layout(*arguments) == expected
 
 
-def test_seeds_alone_are_averaged(tmp_path):
+def test_seeds_alone_are_averaged(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   (tmp_path / "gin/methods").mkdir(parents=True)
   (tmp_path / "gin/methods/prompt.gin").touch()
   sheet = _sheet(
