@@ -17,8 +17,8 @@ class Archive:
   """Records of runs, and the configurations that today's files give to cells.
 
   A cell's record is one of a run with its configuration, whatever the gin files
-  and macros were called then. If there is none, it is the record in the cell's
-  own place, which has drifted: today's files give its run other settings.
+  and macros were called then. If none exists, it is the one in the cell's own
+  place, which has drifted: today's files give its run other settings.
   """
 
   def __init__(

@@ -2,7 +2,7 @@
 
 A record has the settings of its run, and today's files and code give settings
 to each cell; the base model has a fingerprint; a prompt that a run starts from
-has a record of its own. Where they differ, the record is listed until it is
+has its own record. Where they differ, the record is listed until it is
 made again.
 """
 

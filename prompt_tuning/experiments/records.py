@@ -36,27 +36,27 @@ class RunRecord(record_schema.Record):
 
   @property
   def counts(self) -> bool:
-    """Whether it has results."""
+    """True if the run has results."""
     return self.status in COUNTING
 
   @property
   def is_over(self) -> bool:
-    """Whether it does not go on, unless it is tried again."""
+    """True if the run will not resume unless it is retried."""
     return self.counts or self.status == "failed"
 
   @property
   def began(self) -> datetime.datetime:
-    """When its first attempt began."""
+    """The time at which its first attempt began."""
     return datetime.datetime.fromisoformat(self.started)
 
   @property
   def ended(self) -> datetime.datetime:
-    """When it was over, had it run in one go: not later than it was."""
+    """The time of its end if it ran without a break; at most the real one."""
     return self.began + datetime.timedelta(seconds=int(self.seconds))
 
   @property
   def metrics(self) -> record_schema.Metrics:
-    """Task -> what counts: the best checkpoint's on dev, as in the paper."""
+    """Task -> metrics of the best checkpoint on dev, as in the paper."""
     last = self.evals[-1].metrics if self.evals else {}
     metrics = self.best.metrics if self.best else last
     return {task: x for task, x in metrics.items() if AVERAGE not in x}
@@ -72,11 +72,11 @@ class RunRecord(record_schema.Record):
 
   @property
   def score(self) -> float:
-    """What counts of it: the mean over its tasks, in [0, 100]."""
+    """The mean score over its tasks, in [0, 100]."""
     return statistics.fmean(self.scores.values())
 
   def at_its_end(self) -> "RunRecord":
-    """Returns the record with what its last evaluation found as what counts."""
+    """Returns the record with the metrics of its last evaluation."""
     return self.model_copy(update={"best": None})
 
   def after(self, steps: int) -> "RunRecord | None":
@@ -114,7 +114,7 @@ def parse(text: str, where: str) -> RunRecord:
 
 
 def read(path: pathlib.Path) -> RunRecord:
-  """Reads the record in a file; raises ValueError if it is none."""
+  """Reads the record in a file; raises ValueError if it is not one."""
   return parse(path.read_text(encoding="utf-8"), str(path))
 
 

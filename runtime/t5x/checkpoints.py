@@ -20,7 +20,6 @@ from t5x.files import digests, storage
 from t5x.formats import checkpoint_folder, checkpoint_writer, orbax, run
 from t5x.formats.base_checkpoints import (
   BaseCheckpoint,
-  absolute,
   find_checkpoint,
   fingerprint,
   open_checkpoint,
@@ -33,7 +32,6 @@ __all__ = [
   "BaseCheckpoint",
   "Checkpointer",
   "SaveBestCheckpointer",
-  "absolute",
   "find_checkpoint",
   "fingerprint",
   "open_checkpoint",

@@ -43,7 +43,7 @@ def test_score_is_the_mean_of_metrics_but_not_of_invalid_answers():
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    ({"schema": 1}, "here is no record of a run: schema"),
+    ({"schema": 1}, "here is not the record of a run: schema"),
     ({"status": "failed"}, "a failed run has an error"),
     ({"versions": {}}, "a finished run has versions"),
     ({"scores": 1}, "scores: Extra inputs"),
@@ -52,7 +52,7 @@ def test_score_is_the_mean_of_metrics_but_not_of_invalid_answers():
     ({"best": {"step": 1, "metrics": {"cb": {"f1": "high"}}}}, "best.metrics"),
     (
       {"best": {"step": 1, "metrics": {"cb": {"bleu": float("nan")}}}},
-      "cb/bleu is nan, which is no number",
+      "cb/bleu is nan, which is not a number",
     ),
     (
       {"best": {"step": 1, "metrics": {"cb": {"f1": 100.5}}}},

@@ -19,7 +19,7 @@ import tiny
 
 from prompt_tuning.inference import frozen_model
 from t5x import checkpoints
-from t5x.files import digests
+from t5x.files import digests, storage
 from t5x.formats import base_checkpoints, t5x_v3
 from t5x.runs import initialization
 
@@ -232,8 +232,8 @@ def test_buckets_are_read_where_they_are():
     "path": "a/checkpoint_1/target.b",
   }
   path = "gs://bucket/a/checkpoint_1"
-  assert base_checkpoints.absolute(path) == path
-  assert base_checkpoints.absolute("a") == os.path.abspath("a")
+  assert str(storage.absolute(path)) == path
+  assert str(storage.absolute("a")) == os.path.abspath("a")
 
 
 _READ_ON_TWO_HOSTS = """

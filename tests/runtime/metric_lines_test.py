@@ -36,5 +36,5 @@ def test_damaged_file_is_kept_and_what_is_missing_is_added(tmp_path, caplog):
     path, lambda line: True, lambda kept: [{"step": 2, "after": len(kept)}]
   )
   assert _lines(path) == [{"step": 1}, {"step": 2, "after": 2}, {"step": 3}]
-  assert "line 2 is no metrics of a step" in caplog.text
+  assert "line 2 has no metrics of a step" in caplog.text
   assert (tmp_path / "metrics.jsonl.damaged").exists()

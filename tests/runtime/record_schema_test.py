@@ -21,9 +21,9 @@ def _record(**fields):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("", "here is no record of a run: Expecting value"),
-    ("[" * 100_000, "here is no record of a run: maximum recursion"),
-    ("[]", "here is no record of a run: expected an object"),
+    ("", "here is not the record of a run: Expecting value"),
+    ("[" * 100_000, "here is not the record of a run: maximum recursion"),
+    ("[]", "here is not the record of a run: expected an object"),
     ("{}", "kind: Field required"),
     (json.dumps(_record(schema=2)), "schema: Input should be 3"),
     (json.dumps(_record(step="a")), "step: Input should be a valid integer"),

@@ -285,7 +285,7 @@ def test_evaluation_that_no_record_takes_fails_the_run(
     ),
     restore=tiny.restore_config(base),
   )
-  with pytest.raises(ValueError, match="is no record of a run"):
+  with pytest.raises(ValueError, match="is not the record of a run"):
     tiny.train(tmp_path, base, checkpoint_cfg=plain)
   record = _record(tmp_path)
   assert record["status"] == "failed"

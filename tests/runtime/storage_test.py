@@ -37,21 +37,21 @@ def test_checkpoint_gets_its_marks_when_all_else_is_there(marks, monkeypatch):
   assert copied[-2:] == [marks[0], OLD]
 
 
-def test_outbox_sends_folders_and_goes_on_with_files_of_tensorboard(
+def test_upload_sends_folders_and_goes_on_with_files_of_tensorboard(
   tmp_path, monkeypatch
 ):
   there = tmp_path / "there"
   monkeypatch.setattr(storage, "is_bucket", lambda path: True)
-  outbox = storage.Outbox(str(there))
-  here = pathlib.Path(outbox.path)
+  upload = storage.UploadFolder(str(there))
+  here = pathlib.Path(upload.path)
   events = here / "task" / "events.out.tfevents.1"
   events.parent.mkdir()
   for content in (b"a", b"ab"):
     events.write_bytes(content)
     (here / "predictions.jsonl").write_bytes(content)
-    outbox.send()
+    upload.send()
     assert (there / "task" / events.name).read_bytes() == content
     assert (there / "predictions.jsonl").read_bytes() == content
     assert [x.name for x in here.iterdir()] == ["task"]
-  outbox.close()
+  upload.close()
   assert not here.exists()

@@ -1,9 +1,9 @@
 """One run per folder: a lock that names its holder.
 
-It is a file or an object, as an operating system's locks do not reach other
-machines. Its holder is gone if that process is, on the same machine, or if the
-file was not touched for a while, on another one, whose processes cannot be
-looked at.
+The lock is a file or an object, because an operating system's locks do not
+reach other machines. A holder on this machine is gone if its process is. A
+holder on another machine, whose processes cannot be seen, is gone if it has not
+touched the file for a while.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ import jax
 from t5x import multihost
 from t5x.files import bucket_lease, safe_files, storage
 
-# Seconds between touches, and without one until the lock may be taken.
+# Seconds between touches, and seconds without one until the lock is free.
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
 
 
 class _DiskLease(filelock.SoftFileLease):
-  """A lock file."""
+  """A lease on a lock file."""
 
   def touches(self) -> tuple[str, str] | None:
-    """Returns what names the file, and its last touch, or None."""
+    """Returns the file's identity and its last touch, or None."""
     try:
       status = os.stat(self.lock_file)
     except FileNotFoundError:
@@ -39,28 +39,28 @@ class _DiskLease(filelock.SoftFileLease):
     return str(status.st_ino), str(status.st_mtime_ns)
 
   def confirm(self) -> bool:
-    """Whether the file still names this holder."""
+    """Returns whether the file still names this holder."""
     owner = self.owner
     return owner is not None and owner.token == self.token
 
 
 class LockLostError(OSError):
-  """The folder may be another run's by now."""
+  """An error: another run may have taken the folder."""
 
 
 class RunLock:
-  """Keeps other runs out of a folder while this one is in it.
+  """A lock that keeps other runs out of a folder.
 
   Of several processes of a run, the first takes it for all.
   """
 
   def __init__(self, folder: str, name: str, part: str = "run"):
-    """Notes the folder.
+    """Makes a lock, which is not taken yet.
 
     Args:
       folder: An existing folder, the same for all processes.
       name: The macro that names it, for messages.
-      part: Of the folder, where that may be divided between runs.
+      part: A part of the folder, if several runs may divide it.
     """
     self._what = f"{name}={folder!r}"
     self._path = os.path.join(folder, f"{part}.lock")
@@ -79,12 +79,12 @@ class RunLock:
       lease_duration=LEASE_SECONDS,
       heartbeat_interval=HEARTBEAT_SECONDS,
       on_compromise=lambda loss: self._note_loss(loss.reason),
-      # It may be given back by another thread than took it.
+      # Another thread than took it may release it.
       thread_local=False,
     )
 
   def __enter__(self) -> "RunLock":
-    """Takes the lock, and waits for one whose holder may be gone.
+    """Takes the lock, after waiting while its holder may be gone.
 
     Raises:
       ValueError: if another run holds it.
@@ -102,13 +102,13 @@ class RunLock:
       self._lease.release()
 
   def check(self) -> None:
-    """Checks that the lock is held, before something is written.
+    """Checks that the lock is still held; call it before writing.
 
-    A process that was suspended for longer than the lease loses it, and one
-    that cannot write to the folder for so long.
+    A process loses the lock if it is suspended for longer than the lease, or
+    cannot write to the folder for that long.
 
     Raises:
-      LockLostError: if it is not.
+      LockLostError: if it is not held any more.
     """
     if self._is_first and self._loss is None and not self._lease.confirm():
       self._note_loss("it was replaced")
@@ -116,7 +116,7 @@ class RunLock:
       raise LockLostError(
         f"{self._path} could not be written for {LEASE_SECONDS:.0f} s, so that "
         f"another run may take {self._what}. This one stops here; the same "
-        "command goes on."
+        "command resumes it."
       )
     if self._loss is not None:
       raise LockLostError(
@@ -125,7 +125,7 @@ class RunLock:
       )
 
   def _take(self) -> str | None:
-    """Takes the lock, or returns why that cannot be."""
+    """Takes the lock, or returns the reason that it cannot."""
     deadline = time.monotonic() + LEASE_SECONDS + 2 * HEARTBEAT_SECONDS
     seen: set[tuple[str, str]] = set()
     waits = False
@@ -138,7 +138,7 @@ class RunLock:
         break
       if (touch := self._lease.touches()) is not None:
         seen.add(touch)
-      # A second touch of one file: its holder is alive.
+      # A second touch of the same file means that its holder is alive.
       if len(seen) > len({file for file, _ in seen}) or (
         time.monotonic() > deadline
       ):
@@ -170,14 +170,14 @@ class RunLock:
 
 
 def find_holder(folder: str, part: str = "run") -> str | None:
-  """Names another process that holds a folder's lock and is alive.
+  """Returns the name of another living process that holds a folder's lock.
 
   Args:
     folder: The folder.
-    part: Of it, as in `RunLock`.
+    part: A part of it, as in `RunLock`.
 
   Returns:
-    Which process, on which machine; None if there is none.
+    The process and its machine, or None.
   """
   path = os.path.join(folder, f"{part}.lock")
   if storage.is_bucket(folder):
@@ -191,7 +191,7 @@ def find_holder(folder: str, part: str = "run") -> str | None:
     return None
   lease = _lease(path)
   owner = lease.owner
-  # Of two containers, both may be process 1.
+  # In two containers, both may be process 1.
   if age > LEASE_SECONDS or owner is None or lease.is_lock_held_by_us:
     return None
   is_here = owner.hostname.partition("?")[0] == socket.gethostname()
@@ -201,24 +201,24 @@ def find_holder(folder: str, part: str = "run") -> str | None:
 
 
 def _owner(path: str) -> Any:
-  """What filelock wrote of a lock's holder, if that can be read."""
+  """Returns filelock's facts about a lock's holder, if they can be read."""
   if storage.is_bucket(path):
     return None
   return _lease(path).owner
 
 
 def _lease(path: str) -> filelock.SoftFileLease:
-  """What reads a lock file."""
+  """Returns a lease that reads a lock file."""
   return filelock.SoftFileLease(path, lease_duration=LEASE_SECONDS)
 
 
 def _details(path: str) -> str:
-  """Where a lock's holder is named: filelock's own file says no time."""
+  """Returns the path of the file that also says when the lock was taken."""
   return f"{path}.json"
 
 
 def _name_holder(path: str) -> str:
-  """Names who holds a lock, as far as that can be read."""
+  """Returns the name of a lock's holder, as far as it can be read."""
   owner = _owner(path)
   name = (
     "an unknown process"

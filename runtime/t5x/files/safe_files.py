@@ -2,7 +2,7 @@
 
 Content goes into a new file of an unpredictable name beside the old one, is
 forced to disk, and is renamed: a reader sees the old or the new content, even
-after a crash, and no link can lie in wait at that name. In a bucket, objects
+after a crash, and nobody can plant a link at that name. In a bucket, objects
 are written whole anyway.
 """
 
@@ -76,7 +76,7 @@ def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
   Args:
     path: The file or folder.
     why: The damage, in words.
-    instead: A sentence that says how the caller goes on without it.
+    instead: A sentence that says how the caller continues without it.
 
   Returns:
     The new path: `<path>.damaged`, or `<path>.damaged_2` and so on.

@@ -1,10 +1,10 @@
-"""Where a run lives, a disk or a bucket (`gs://`), and what differs there.
+"""Storage of runs, on a disk or in a bucket (`gs://`).
 
-On a disk a folder gets another name at once, and a file grows. A bucket has
-objects only, each of which appears whole or not at all, but cannot grow; a
-folder is no more than the objects whose names begin with its own. So a
-checkpoint there is whole if it has `MARK`, as Orbax says, which is written
-last and deleted first, and a new name is a copy.
+On a disk a folder is renamed at once, and a file grows. A bucket has only
+objects, which appear whole or not at all but cannot grow; a folder is just the
+common prefix of the names of some objects. So a checkpoint in a bucket is whole
+if it has Orbax's `MARK`, which is written last and deleted first, and renaming
+means copying.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from typing import BinaryIO
 from etils import epath
 import fsspec
 
-# Orbax's, of a checkpoint in a bucket.
+# Orbax's mark of a whole checkpoint in a bucket.
 MARK = "commit_success.txt"
-# What other checkpoints have: ours from a disk, and T5X's format 3.
+# The marks of others: ours copied from a disk, and T5X's format 3.
 _OTHER_MARKS = ("digests.json", "checkpoint")
 Path = str | os.PathLike[str]
 
-# Without the extra `gcs`, epath can still read: by TensorFlow.
+# Without the extra `gcs`, epath can still read, through TensorFlow.
 HAS_GCS = importlib.util.find_spec("gcsfs") is not None
 if HAS_GCS:
   for _protocol in ("gs", "gcs"):
@@ -35,21 +35,21 @@ if HAS_GCS:
 
 
 def is_bucket(path: Path) -> bool:
-  """Whether a path is one of a bucket."""
+  """Returns whether a path is in a bucket."""
   return "://" in os.fspath(path)
 
 
 def absolute(path: Path) -> epath.Path:
-  """Returns a path that means the same from any working directory."""
+  """Returns a path that does not depend on the working directory."""
   path = os.fspath(path)
   return epath.Path(path if is_bucket(path) else os.path.abspath(path))
 
 
 def file_system(path: Path) -> fsspec.AbstractFileSystem:
-  """Returns what a bucket can do beyond `epath`.
+  """Returns the file system of a bucket, which can do more than `epath`.
 
   Raises:
-    ValueError: if this needs the extra `gcs`, and that is not installed.
+    ValueError: if it is not Cloud Storage, or the extra `gcs` is missing.
   """
   protocol = os.fspath(path).partition("://")[0]
   if protocol != "gs":
@@ -64,7 +64,7 @@ def file_system(path: Path) -> fsspec.AbstractFileSystem:
 
 
 def is_whole(checkpoint: Path) -> bool:
-  """Whether a folder `checkpoint_<step>` is not one that is half written."""
+  """Returns whether a folder `checkpoint_<step>` was written to its end."""
   folder = epath.Path(checkpoint)
   if not is_bucket(checkpoint):
     return folder.is_dir()
@@ -72,7 +72,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def remove(checkpoint: Path) -> None:
-  """Removes a checkpoint or what is left of one; its marks go first."""
+  """Removes a whole or partial checkpoint; its marks go first."""
   folder = epath.Path(checkpoint)
   if is_bucket(checkpoint):
     for name in (MARK, *_OTHER_MARKS):
@@ -101,10 +101,10 @@ def files(folder: Path) -> list[str]:
 
 
 def rename(path: Path, new: Path) -> None:
-  """Gives a file or a checkpoint another name, which must be free.
+  """Renames a file or a checkpoint; the new name must be free.
 
-  In a bucket it is copied, its marks last, and then removed: cut off, the new
-  one does not count, or the old one is there too.
+  In a bucket it is copied, its marks last, and then removed. If that is
+  interrupted, the new one does not count yet, or both exist.
   """
   old, new = epath.Path(path), epath.Path(new)
   if not is_bucket(old):
@@ -116,14 +116,14 @@ def rename(path: Path, new: Path) -> None:
     system.cp_file(str(old), str(new))
     old.unlink()
     return
-  # False comes before True.
+  # False sorts before True.
   for name in sorted(names, key=lambda x: (x == MARK, x in _OTHER_MARKS)):
     system.cp_file(str(old / name), str(new / name))
   remove(old)
 
 
 def append(path: Path, text: str) -> None:
-  """Adds text to the end of a file, which need not be there."""
+  """Appends text to a file, which need not exist."""
   if not is_bucket(path):
     with open(path, "a", encoding="utf-8") as file:
       file.write(text)
@@ -133,13 +133,13 @@ def append(path: Path, text: str) -> None:
 
 
 class GrowingFile:
-  """A file that grows chunk by chunk; each is there when `write` returns.
+  """A file that grows chunk by chunk; each is stored when `write` returns.
 
-  An object is written anew each time.
+  In a bucket, the whole object is written again each time.
   """
 
   def __init__(self, path: Path, size: int):
-    """Opens a file behind its first `size` bytes; what followed is gone."""
+    """Opens a file after its first `size` bytes, and drops the rest."""
     self._path = path
     self._file: BinaryIO | None = None
     if is_bucket(path):
@@ -147,7 +147,7 @@ class GrowingFile:
       self.size = size
       return
     if size == 0 and os.path.lexists(path):
-      # It may be anything, such as a link.
+      # It may be a link.
       os.unlink(path)
     self._file = open(path, "r+b" if size else "xb")  # noqa: SIM115
     self._file.truncate(size)
@@ -165,7 +165,7 @@ class GrowingFile:
     self._file.flush()
 
   def close(self, is_whole: bool = False) -> None:
-    """Closes the file, and has it on disk if it is whole."""
+    """Closes the file, and forces it to disk if it is whole."""
     if self._file is None:
       if is_whole and not self.size:
         epath.Path(self._path).write_bytes(b"")
@@ -175,26 +175,26 @@ class GrowingFile:
     self._file.close()
 
 
-class Outbox:
-  """Where seqio writes, which knows this machine and TensorFlow's buckets.
+class UploadFolder:
+  """A folder on this machine for writers that cannot write to a bucket.
 
-  On a disk that is the folder itself.
+  For a folder on a disk it is that folder itself.
 
   Attributes:
     path: The folder to write to.
   """
 
   def __init__(self, folder: str):
-    """Makes it, and the folder."""
+    """Creates both folders."""
     self._folder = epath.Path(folder)
     self._folder.mkdir(parents=True, exist_ok=True)
     self._is_apart = is_bucket(folder)
     self.path = tempfile.mkdtemp() if self._is_apart else folder
 
   def send(self) -> None:
-    """Moves what was written to the folder; lines of metrics are added.
+    """Moves the files to the bucket; lines of metrics are appended there.
 
-    Files of TensorBoard, which are still written to, are copied.
+    TensorBoard's files are only copied, because their writer keeps them open.
     """
     if not self._is_apart:
       return
@@ -206,23 +206,22 @@ class Outbox:
         append(there, file.read_text(encoding="utf-8"))
       else:
         there.write_bytes(file.read_bytes())
-      # TensorBoard's writer goes on with its file.
       if ".tfevents." not in file.name:
         file.unlink()
 
   def close(self) -> None:
-    """Removes it, if it is not the folder."""
+    """Removes the folder, if it is a temporary one."""
     if self._is_apart:
       shutil.rmtree(self.path, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def explained(path: Path, name: str, verb: str) -> Iterator[None]:
-  """Turns what goes wrong at a bucket's door into one clear error.
+  """Turns the errors of opening a bucket into one clear error.
 
   Args:
-    path: What was asked for.
-    name: What to call it: a macro, or the path itself.
+    path: The path in use.
+    name: Its name in the message: a macro, or the path itself.
     verb: "read", or "write to".
 
   Raises:
@@ -248,13 +247,13 @@ def explained(path: Path, name: str, verb: str) -> Iterator[None]:
 
 
 def check_readable(path: Path) -> None:
-  """Checks that a folder that seems not to be there is not merely forbidden.
+  """Checks that a folder that cannot be found is not merely forbidden.
 
   Raises:
-    ValueError: if it is.
+    ValueError: if reading it is forbidden.
   """
   if is_bucket(path) and HAS_GCS:
-    # `is_dir` says no to whatever it was refused.
+    # `is_dir` is false of a forbidden folder.
     with (
       explained(path, os.fspath(path), "read"),
       contextlib.suppress(FileNotFoundError),
@@ -263,7 +262,7 @@ def check_readable(path: Path) -> None:
 
 
 def check_writable(path: Path, name: str) -> None:
-  """Checks that a folder of a bucket can be written.
+  """Checks that a folder in a bucket can be written.
 
   Args:
     path: The folder.

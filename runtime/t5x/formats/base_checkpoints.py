@@ -1,4 +1,4 @@
-"""Base checkpoints: a model on disk, in any format that a run may begin with.
+"""Base checkpoints: models on disk, in every format that a run may start from.
 
 T5X's format 3         `formats.t5x_v3`
 T5X's Orbax, and ours  `formats.orbax`
@@ -33,29 +33,24 @@ from t5x.formats.stored_arrays import StoredArray
 from t5x.train_state import Params
 
 _T = TypeVar("_T")
-# Values of each axis that a fingerprint looks at.
+# The number of values along each axis that a fingerprint covers.
 _FINGERPRINT_BLOCK = 16
-# Parameters that are read at the same time.
+# Parameters to read at the same time.
 _READERS = 8
-
-
-def absolute(path: str) -> str:
-  """Returns a path that means the same from any working directory."""
-  return str(storage.absolute(path))
 
 
 def find_checkpoint(path: str, step: int | None = None) -> str:
   """Finds a checkpoint folder.
 
   Args:
-    path: A folder `checkpoint_<step>`, or the folder that holds some.
-    step: Which of them; the newest by default.
+    path: A folder `checkpoint_<step>`, or one that holds such folders.
+    step: The step; that of the newest by default.
 
   Returns:
     The path of the folder `checkpoint_<step>`.
 
   Raises:
-    ValueError: if there is none.
+    ValueError: if there is no such folder.
   """
   folder = epath.Path(path)
   if not folder.is_dir():
@@ -87,10 +82,11 @@ def find_checkpoint(path: str, step: int | None = None) -> str:
 
 
 def fingerprint(params: Params) -> str:
-  """Identifies a model by values of every parameter, rounded to bfloat16.
+  """Returns the identity of a model, from some values of every parameter.
 
   Args:
-    params: Nested dictionary of arrays, of whatever dtype and sharding.
+    params: Nested dictionary of arrays, of any dtype and sharding. Values are
+      rounded to bfloat16.
 
   Returns:
     32 hexadecimal digits.
@@ -124,19 +120,19 @@ def fingerprint(params: Params) -> str:
 
 
 def _corner_in_memory(name: str, shape: tuple[int, ...]) -> stored_arrays.Index:
-  """Returns the index of the corner, of every layer where they are stacked."""
+  """Returns the index of a parameter's corner, in every layer of a stack."""
   if stacking.is_stacked(name):
     return (slice(None), *_corner(shape[1:]))
   return _corner(shape)
 
 
 def _corner_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the shape of the corner that a fingerprint looks at."""
+  """Returns the shape of the corner that a fingerprint covers."""
   return tuple(min(size, _FINGERPRINT_BLOCK) for size in shape)
 
 
 def _corner(shape: tuple[int, ...]) -> stored_arrays.Index:
-  """Returns its index."""
+  """Returns the index of that corner."""
   return tuple(slice(0, size) for size in _corner_shape(shape))
 
 
@@ -159,7 +155,7 @@ def save_base_checkpoint(
     directory: The folder to put `checkpoint_<step>` into.
     step: Pretraining steps.
     params: Nested dictionary of arrays.
-    metadata: What else to keep; JSON.
+    metadata: More to keep, as JSON.
 
   Returns:
     The path of the checkpoint.
@@ -179,13 +175,13 @@ class BaseCheckpoint:
 
   Attributes:
     path: As the user gave it.
-    found: The checkpoint's own folder, absolute: the newest one of `path`, if
-      that has several.
+    found: The checkpoint's own absolute path: the newest one in `path`, if that
+      has several.
     step: Steps, counted from pretraining step 0.
-    arrays: What it holds: path of the parameter -> array.
-    metadata: What `save_base_checkpoint` was given, and the fingerprint; of a
-      run's checkpoint, `base_fingerprint`, that of what is frozen, or None,
-      and the names that `trained`.
+    arrays: Path of the parameter -> array.
+    metadata: The metadata given to `save_base_checkpoint`, and the fingerprint;
+      of a run's checkpoint, the `base_fingerprint` of its frozen parameters, or
+      None, and the names that `trained`.
   """
 
   path: str
@@ -216,12 +212,12 @@ class BaseCheckpoint:
     )
 
   def identified_by(self, params: Params) -> "BaseCheckpoint":
-    """Returns it with its fingerprint, which then need not be read.
+    """Returns the checkpoint with its fingerprint, to save reading it again.
 
-    A corner of an array of T5X's format 3 is a whole chunk to read.
+    In T5X's format 3, reading a corner means reading a whole chunk.
 
     Args:
-      params: What was read of it: all.
+      params: All of its parameters.
     """
     if "fingerprint" in self.metadata:
       return self
@@ -231,7 +227,7 @@ class BaseCheckpoint:
   def read(
     self, targets: Mapping[str, jax.ShapeDtypeStruct]
   ) -> dict[str, jax.Array]:
-    """Reads some parameters to where they belong.
+    """Reads some parameters to their devices.
 
     Args:
       targets: Path of the parameter -> dtype and sharding to give it.
@@ -254,7 +250,7 @@ def _map_readers(
   arrays: Mapping[str, StoredArray],
   fn: Callable[[str, stored_arrays.Reader], _T],
 ) -> dict[str, _T]:
-  """Applies a function to what reads each array, save what Orbax reads."""
+  """Applies a function to the reader of each array that Orbax does not read."""
   alone, stacks = [], {}
   for name, array in arrays.items():
     if isinstance(array, scanned.Layer):
@@ -303,17 +299,17 @@ def _read_shards(
 
 
 def open_checkpoint(path: str) -> BaseCheckpoint:
-  """Opens a model, in whatever format; no parameter is read yet.
+  """Opens a model in any format, without reading its parameters.
 
   Args:
-    path: As for `find_checkpoint`. The checkpoint of a run is its base model,
-      with what the run changed.
+    path: As for `find_checkpoint`. The checkpoint of a run stands for its base
+      model with the run's changes.
 
   Raises:
-    ValueError: if there is none, or it is of another format, or not what was
-      written, if it has digests.
+    ValueError: if there is no checkpoint, its format is unknown, or it differs
+      from its digests.
   """
-  found = absolute(find_checkpoint(path))
+  found = str(storage.absolute(find_checkpoint(path)))
   if digests.are_in(found):
     _refuse_damage(found, digests.text(found))
   if run.is_checkpoint(found):
@@ -333,11 +329,11 @@ def _refuse_damage(folder: str, written: str) -> None:
 
   Args:
     folder: `checkpoint_<step>`.
-    written: Its digests; others are of another checkpoint.
+    written: Its digests, which tell checkpoints in the same place apart.
   """
   del written
   if damage := digests.damage(folder):
     raise ValueError(
       f"{folder} is damaged: {damage}. Get another copy. If it is a run's, the "
-      "run itself goes on from the one before."
+      "run itself resumes from the one before."
     )

@@ -1,8 +1,8 @@
-"""A folder of checkpoints, in which each name belongs to a whole one.
+"""A folder of checkpoints, each of which is whole.
 
-A checkpoint appears, is replaced and goes by a change of its name, or in a
-bucket of its mark: whatever kills a run, `checkpoint_<step>` is whole, or does
-not count. One process of a run changes names.
+A checkpoint appears, is replaced and disappears by a renaming, or in a bucket
+by a change of its mark: whenever a run is killed, `checkpoint_<step>` is whole
+or does not count. One process of a run renames checkpoints.
 """
 
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from etils import epath
 from t5x.files import digests, safe_files, storage
 
 STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
-# What a checkpoint is called on its way in, and on its way out.
+# Suffixes of a checkpoint that is being written, and of one being deleted.
 _NEW, _DELETED = ".new", ".deleted"
 _LEFTOVER = re.compile(
   rf"checkpoint_\d+(\{_NEW}|\{_DELETED}|(\{_NEW})?\.orbax-checkpoint-tmp.*)"
@@ -23,7 +23,7 @@ _LEFTOVER = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFolder:
-  """The folder.
+  """A folder of checkpoints.
 
   Attributes:
     path: Its absolute path. It need not exist yet.
@@ -36,7 +36,7 @@ class CheckpointFolder:
     return self.path / f"checkpoint_{step}"
 
   def replacement(self, step: int) -> epath.Path:
-    """Returns where to write a checkpoint that there is one of already."""
+    """Returns the path at which to write a checkpoint that replaces another."""
     return self.path / f"checkpoint_{step}{_NEW}"
 
   def steps(self) -> list[int]:
@@ -50,10 +50,10 @@ class CheckpointFolder:
     )
 
   def clear_leftovers(self) -> None:
-    """Finishes, or undoes, what was cut off."""
+    """Finishes or undoes interrupted changes."""
     for path in sorted(self.path.glob(f"checkpoint_*{_NEW}")):
       final = path.with_suffix("")
-      # The old one was out of the way already.
+      # The old one had been moved out of the way already.
       if (
         _LEFTOVER.fullmatch(path.name)
         and storage.is_whole(path)
@@ -87,16 +87,16 @@ class CheckpointFolder:
       path.rename(path.with_name(path.name + _DELETED))
 
   def find_good(self) -> int:
-    """Finds the last checkpoint that is what was written.
+    """Finds the last undamaged checkpoint.
 
     Newer ones are set aside as `checkpoint_<step>.damaged`.
 
     Returns:
-      Its step.
+      The step.
 
     Raises:
-      ValueError: if there is none. Damaged ones then keep their names: without
-        them, a run would begin anew unasked.
+      ValueError: if all are damaged. They then keep their names: without them,
+        a run would silently start from the beginning.
     """
     damaged: dict[int, str] = {}
     for step in reversed(self.steps()):
@@ -104,7 +104,7 @@ class CheckpointFolder:
       if damage is None:
         for bad, why in damaged.items():
           safe_files.set_aside(
-            self.checkpoint(bad), why, f"The run goes on from step {step}."
+            self.checkpoint(bad), why, f"The run resumes from step {step}."
           )
         return step
       damaged[step] = damage

@@ -1,4 +1,4 @@
-"""How Orbax writes a run's checkpoint: with digests, and with clear errors."""
+"""Orbax's writer of a run's checkpoints, with digests and clear errors."""
 
 from collections.abc import Iterator
 import contextlib
@@ -15,13 +15,13 @@ _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 def is_news(record: logging.LogRecord) -> bool:
-  """Drops what Orbax's threads log of an error that is raised as well."""
+  """Returns whether to log a record: not if Orbax raises its error as well."""
   return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 @contextlib.contextmanager
 def names_checkpoint(path: epath.Path) -> Iterator[None]:
-  """Turns what goes wrong in writing a checkpoint into an OSError naming it."""
+  """Turns errors of writing a checkpoint into an OSError that names it."""
   try:
     yield
   except (OSError, ValueError) as error:
@@ -37,7 +37,7 @@ def names_checkpoint(path: epath.Path) -> Iterator[None]:
 
 
 class WithDigests(ocp.CompositeCheckpointHandler):
-  """Adds the digests before a checkpoint gets its name."""
+  """A handler that adds digests before a checkpoint gets its name."""
 
   def finalize(self, directory) -> None:
     super().finalize(directory)
@@ -47,4 +47,4 @@ class WithDigests(ocp.CompositeCheckpointHandler):
 
 @ocp.args.register_with_handler(WithDigests, for_save=True, for_restore=True)
 class RunItems(ocp.args.Composite):
-  """What that handler saves."""
+  """The arguments of `WithDigests`."""

@@ -1,8 +1,8 @@
-"""Models in Orbax's folders: T5X's own, and those that are written here.
+"""Models in Orbax's folders: T5X's, and those that this module writes.
 
 `checkpoint_<step>/state/` has the tree `{target, state: {step, ...}}`, as T5X's
-checkpoint manager leaves it. Earlier ones have the tree in `checkpoint_<step>/`
-itself; they are read too.
+checkpoint manager writes it. T5X's earlier checkpoints have the tree in
+`checkpoint_<step>/` itself; they are read too.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,8 +30,8 @@ class OrbaxArray:
   """A parameter in an Orbax folder.
 
   Attributes:
-    folder: Where it lies.
-    keys: Where it is in the folder's tree.
+    folder: The Orbax folder.
+    keys: Its place in the folder's tree.
     shape: Its shape.
     dtype: Its dtype.
   """
@@ -42,7 +42,7 @@ class OrbaxArray:
   dtype: np.dtype
 
   def open(self) -> stored_arrays.Reader:
-    """Reads all of it."""
+    """Reads the whole array, and returns a reader of it."""
     return read_corners({"": self}, tuple)[""].__getitem__
 
 
@@ -50,13 +50,13 @@ def restore(folder: str, item: Any, restore_args: Any = None) -> Any:
   """Reads the part of an Orbax folder that `item` names.
 
   Args:
-    folder: Where the tree lies.
+    folder: The folder of the tree.
     item: A part of the tree, a `jax.ShapeDtypeStruct` or number at each leaf.
-    restore_args: Orbax's words for how to read each leaf; by default, as `item`
-      says.
+    restore_args: Orbax's arguments for reading each leaf; by default, those
+      that `item` implies.
 
   Returns:
-    `item` with what was read at its leaves.
+    `item` with the values of its leaves.
   """
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
     return checkpointer.restore(
@@ -78,7 +78,7 @@ def read_shapes(folder: str) -> Any:
 def _by_folder(
   arrays: Mapping[str, StoredArray],
 ) -> dict[str, dict[str, OrbaxArray]]:
-  """Finds those in Orbax folders: folder -> name -> array."""
+  """Groups the arrays in Orbax folders: folder -> name -> array."""
   folders: dict[str, dict[str, OrbaxArray]] = {}
   for name, array in arrays.items():
     if isinstance(array, OrbaxArray):
@@ -90,10 +90,10 @@ def read_corners(
   arrays: Mapping[str, StoredArray],
   part: Callable[[tuple[int, ...]], tuple[int, ...]],
 ) -> dict[str, np.ndarray]:
-  """Reads the first corner of what lies in Orbax folders to memory.
+  """Reads the first corner of each array in Orbax folders into memory.
 
-  A folder at a time, and not in threads: where there are several processes,
-  each call of Orbax waits for all of them.
+  Folders are read one at a time, and not in threads, because with several
+  processes each call of Orbax waits for all of them.
 
   Args:
     arrays: Name -> array; those of other formats are left out.
@@ -136,11 +136,11 @@ def read_sharded(
   arrays: Mapping[str, StoredArray],
   targets: Mapping[str, jax.ShapeDtypeStruct],
 ) -> dict[str, jax.Array]:
-  """Reads what lies in Orbax folders to where it belongs.
+  """Reads the arrays in Orbax folders to their devices.
 
   Args:
     arrays: Name -> array; those of other formats are left out.
-    targets: Name -> dtype and sharding to give it.
+    targets: Name -> dtype and sharding.
 
   Returns:
     Name -> array. Each host reads its shards only.
@@ -162,17 +162,17 @@ def read_sharded(
 def open_checkpoint(
   folder: str,
 ) -> tuple[int, dict[str, StoredArray], dict[str, Any]]:
-  """Reads what a checkpoint holds, but no parameter.
+  """Opens a checkpoint without reading its parameters.
 
   Args:
     folder: `checkpoint_<step>`, local or gs://.
 
   Returns:
-    The step, path of the parameter -> array, and the metadata that
-    `write_checkpoint` was given; T5X writes none.
+    The step, path of the parameter -> array, and the metadata given to
+    `write_checkpoint`; T5X writes none.
 
   Raises:
-    ValueError: if it is of another format.
+    ValueError: if it has another format.
   """
   nested = epath.Path(folder) / ITEM
   inside = str(nested) if nested.is_dir() else folder
@@ -181,9 +181,9 @@ def open_checkpoint(
     step = restore(inside, {"state": {"step": 0}})["state"]["step"]
   except (OSError, KeyError, AttributeError, TypeError) as e:
     raise ValueError(
-      f"{folder} is no base checkpoint: expected a T5X checkpoint, or an Orbax "
-      f"folder with target and state/step, as save_base_checkpoint writes it "
-      f"({e})."
+      f"{folder} is not a base checkpoint: expected a T5X checkpoint, or an "
+      "Orbax folder with target and state/step, as save_base_checkpoint "
+      f"writes it ({e})."
     ) from e
   arrays: dict[str, StoredArray] = {
     "/".join(key): OrbaxArray(inside, ("target", *key), x.shape, x.dtype)
@@ -193,7 +193,7 @@ def open_checkpoint(
 
 
 def _metadata(folder: str) -> dict[str, Any]:
-  """Returns the metadata beside a tree, or of the item it is in, or none."""
+  """Returns the metadata of a tree or of the item that it is in, if any."""
   if not (epath.Path(folder) / _METADATA_FILE).exists():
     return {}
   handler: Any = ocp.PyTreeCheckpointHandler()
@@ -219,7 +219,7 @@ def write_checkpoint(
     The path of the checkpoint. It appears when it is complete.
   """
   path = storage.absolute(directory) / f"checkpoint_{step}"
-  # Not `CheckpointManager`, which would tidy up what else lies in `directory`.
+  # `CheckpointManager` would delete other files in `directory`.
   handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
   tree = {"target": params, "state": {"step": np.int32(step)}}
   with ocp.Checkpointer(handler) as checkpointer:
@@ -230,7 +230,7 @@ def write_checkpoint(
       force=True,
     )
   if not storage.is_bucket(directory):
-    # For object stores alone, and they have the path on this machine.
+    # They serve object stores only, and contain a path of this machine.
     for mark in (path, path / ITEM):
       (mark / storage.MARK).unlink(missing_ok=True)
     if jax.process_index() == 0:

@@ -1,7 +1,7 @@
-"""A run's checkpoint, read as a model: its base, with what the run changed.
+"""A run's checkpoint, read as a model: its base with the run's changes.
 
-`checkpoint_<step>/state/` has what trained, under flat names, beside its
-optimizer state; `checkpoint_<step>/run/` says which base model it belongs to.
+`checkpoint_<step>/state/` has the trained parameters, under flat names, and
+their optimizer state; `checkpoint_<step>/run/` names the base model.
 `t5x.checkpoints` writes them.
 """
 
@@ -14,32 +14,33 @@ import orbax.checkpoint as ocp
 from t5x.formats import orbax
 from t5x.formats.stored_arrays import StoredArray
 
-# How a run names the parameters that it holds.
+# The prefix of the names of trained parameters.
 _TRAINABLE = "trainable/"
 ITEM = "run"
 
 
 def is_checkpoint(folder: str) -> bool:
-  """Whether a folder `checkpoint_<step>` is that of a run."""
+  """Returns whether a folder `checkpoint_<step>` is a run's."""
   return (epath.Path(folder) / ITEM).is_dir()
 
 
 def open_checkpoint(
   folder: str, open_base: Callable[[str], Any]
 ) -> tuple[int, dict[str, StoredArray], dict[str, Any]]:
-  """Reads what a run and its base model hold, but no parameter.
+  """Opens a run's checkpoint and its base model without reading parameters.
 
   Args:
     folder: `checkpoint_<step>`.
-    open_base: Opens the base model by its path; what it returns has `arrays`
+    open_base: Opens the base model by its path; returns an object with `arrays`
       and `fingerprint`.
 
   Returns:
-    The step, path of the parameter -> array, and metadata: `base_fingerprint`,
-    that of what is frozen, or None, and the names that `trained`.
+    The step, path of the parameter -> array, and metadata: the
+    `base_fingerprint` of the frozen parameters, or None, and the names that
+    `trained`.
 
   Raises:
-    ValueError: if the base model is not there, or another is by now.
+    ValueError: if the base model is missing, or another one has replaced it.
   """
   info = read_info(folder)
   trained = trained_arrays(folder)
@@ -55,13 +56,13 @@ def open_checkpoint(
 
 
 def read_info(folder: str) -> dict[str, Any]:
-  """Reads what `t5x.checkpoints` was given beside the state."""
+  """Reads the facts that `t5x.checkpoints` saved beside the state."""
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
     return cast(dict[str, Any], checkpointer.restore(epath.Path(folder) / ITEM))
 
 
 def trained_arrays(folder: str) -> dict[str, StoredArray]:
-  """Finds the parameters that a run changed: path -> array."""
+  """Returns the parameters that a run trained: path -> array."""
   state = str(epath.Path(folder) / orbax.ITEM)
   return {
     name.removeprefix(_TRAINABLE): orbax.OrbaxArray(
@@ -75,7 +76,7 @@ def trained_arrays(folder: str) -> dict[str, StoredArray]:
 def _base_arrays(
   folder: str, open_base: Callable[[str], Any], path: str, fingerprint: str
 ) -> Mapping[str, StoredArray]:
-  """Opens what a run began with, and refuses what lies there by now."""
+  """Opens the base model of a run, and refuses another one in its place."""
   try:
     base = open_base(path)
   except ValueError as e:

@@ -1,7 +1,7 @@
-"""Models whose layers T5X scanned, read as if they had not been.
+"""Models whose layers T5X scanned, read layer by layer.
 
-Its scalable T5 stacks the layers' parameters along axis 1 under `layers`, may
-keep heads on an axis of their own, and has a relative bias in every layer.
+T5X's scalable T5 stacks the layers' parameters along axis 1 under `layers`, may
+keep heads on a separate axis, and has a relative bias in every layer.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ import numpy as np
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
-# T5X's axis of the layers.
+# The axis of the layers in T5X.
 _AXIS = 1
 _BIAS = "relative_posemb/rel_embedding"
 
@@ -24,8 +24,8 @@ class Stack:
 
   Attributes:
     array: [a, L, ...] on disk.
-    joined: Which of the axes of one layer is on disk as two, heads and their
-      width; None is none.
+    joined: The axis of one layer that is stored as two, heads and their width,
+      or None.
   """
 
   array: StoredArray
@@ -37,14 +37,16 @@ class Stack:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Of one layer."""
+    """The shape of one layer."""
     shape = (*self.array.shape[:_AXIS], *self.array.shape[_AXIS + 1 :])
     if (axis := self.joined) is None:
       return shape
     return (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
   def open(self) -> Callable[[int], stored_arrays.Reader]:
-    """Returns the reader of a layer; all read a block of every layer once."""
+    """Returns a function from a layer to its reader.
+
+    A block is read once for all layers."""
     read = self.array.open()
 
     @functools.cache
@@ -91,8 +93,8 @@ class Layer:
   """One layer's parameter.
 
   Attributes:
-    stack: Where it lies.
-    index: Of the layer.
+    stack: The stack that it is in.
+    index: The number of the layer.
   """
 
   stack: Stack
@@ -111,17 +113,17 @@ class Layer:
 
 
 def take_apart(arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
-  """Finds the layers in what a checkpoint holds.
+  """Splits the stacks in a checkpoint into layers.
 
   Args:
     arrays: Path of the parameter -> array.
 
   Returns:
-    The same, with `layers_<i>` for `layers`; of a model that was not scanned,
-    just the same.
+    The same, with `layers_<i>` for `layers`. A model that was not scanned stays
+    as it is.
 
   Raises:
-    ValueError: if layers have biases of their own, which a T5 has not.
+    ValueError: if layers have different biases, which a T5 never has.
   """
   apart: dict[str, StoredArray] = {}
   for name, array in arrays.items():
@@ -140,14 +142,14 @@ def take_apart(arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
 
 
 def _joined_axis(name: str, ndim: int) -> int | None:
-  """Finds the heads of a kernel, of so many axes in one layer."""
+  """Returns the axis of heads in one layer's kernel, if it has one."""
   if ndim < 3:
     return None
   return 0 if name.endswith("/out/kernel") else 1
 
 
 def _shared(name: str, array: StoredArray) -> StoredArray:
-  """Returns the bias that all layers have."""
+  """Returns the bias that all layers share."""
   by_layer = np.moveaxis(stored_arrays.read(array), _AXIS, 0)
   if not np.array_equal(by_layer, np.broadcast_to(by_layer[0], by_layer.shape)):
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Arrays on disk, of whatever format, that are read part by part."""
+"""Arrays on disk, in any format, that are read part by part."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -12,7 +12,7 @@ Reader = Callable[[Index], np.ndarray]
 
 
 class StoredArray(Protocol):
-  """An array that was not read yet.
+  """An array that has not been read yet.
 
   Attributes:
     shape: Its shape.
@@ -26,13 +26,13 @@ class StoredArray(Protocol):
   def dtype(self) -> np.dtype: ...
 
   def open(self) -> Reader:
-    """Returns what reads parts; it holds what that needs until it is gone."""
+    """Returns a reader of parts, which keeps files open while it exists."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayInMemory:
-  """One that was read already."""
+  """An array that has been read already."""
 
   array: np.ndarray
 
@@ -57,8 +57,8 @@ def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> Iterator[Index]:
   """Cuts an array into blocks.
 
   Args:
-    shape: Of the array.
-    block: Shape of a block; those at the upper end may be smaller.
+    shape: The shape of the array.
+    block: The shape of a block; those at the upper end may be smaller.
 
   Yields:
     The index of each, the last axis fastest.

@@ -2,8 +2,8 @@
 
 The folder `checkpoint_<step>` has a file `checkpoint`, the tree
 `{version, optimizer: {target, state: {step, param_states}}}`. A leaf is an
-array, or the TensorStore spec of a folder beside the file, written by a machine
-that may have seen it in another place, by another driver.
+array, or the TensorStore spec of a folder beside the file. The machine that
+wrote the spec may have used another path and another driver.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ from t5x.formats.stored_arrays import StoredArray
 
 VERSION = 3
 _FILE = "checkpoint"
-# T5X's own: several hosts can read their shards, without too many files.
+# As in T5X: hosts read only their shards, and there are not too many files.
 _CHUNK_BYTES = 64 * 2**20
-# What broken content makes its parsers raise.
+# The errors that parsers raise for broken content.
 _MALFORMED = (
   ValueError,
   KeyError,
@@ -45,7 +45,7 @@ class ZarrArray:
   """A parameter in a zarr folder.
 
   Attributes:
-    folder: Where it lies now.
+    folder: Its present path.
     shape: Its shape.
     dtype: Its dtype.
   """
@@ -55,11 +55,11 @@ class ZarrArray:
   dtype: np.dtype
 
   def open(self) -> stored_arrays.Reader:
-    """Returns what reads parts.
+    """Returns a reader of parts.
 
     Raises:
-      ValueError: if the folder is not there, is of another shape, or lacks a
-        chunk, which zarr would take for zeros.
+      ValueError: if the folder is missing, has another shape, or lacks a chunk,
+        which zarr would take for zeros.
     """
     self._check_metadata()
     try:
@@ -89,7 +89,7 @@ class ZarrArray:
     return read
 
   def _check_metadata(self) -> None:
-    """Refuses what ends the process in TensorStore, instead of an error."""
+    """Refuses metadata that would make TensorStore end the process."""
     file = epath.Path(self.folder) / ".zarray"
     try:
       metadata = json.loads(file.read_text())
@@ -118,7 +118,7 @@ def _first_sentence(error: ValueError) -> str:
 
 
 def _kvstore(folder: str) -> dict[str, Any]:
-  """Returns TensorStore's words for a local or a gs:// folder."""
+  """Returns TensorStore's spec of a local or a gs:// folder."""
   if folder.startswith("gs://"):
     bucket, _, path = folder.removeprefix("gs://").partition("/")
     return {"driver": "gcs", "bucket": bucket, "path": path}
@@ -126,13 +126,13 @@ def _kvstore(folder: str) -> dict[str, Any]:
 
 
 def is_checkpoint(folder: str) -> bool:
-  """Whether a folder may be of this format; Orbax has a file `_METADATA`."""
+  """Returns whether a folder may have this format; Orbax has `_METADATA`."""
   path = epath.Path(folder)
   return (path / _FILE).is_file() and not (path / "_METADATA").exists()
 
 
 def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
-  """Reads what a checkpoint holds, but no matrix.
+  """Opens a checkpoint without reading its matrices.
 
   Args:
     folder: `checkpoint_<step>`, local or gs://.
@@ -141,7 +141,7 @@ def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
     The step, and path of the parameter -> array.
 
   Raises:
-    ValueError: if it is of another format or version.
+    ValueError: if it has another format or version.
   """
   file = epath.Path(folder) / _FILE
   content = file.read_bytes()
@@ -192,7 +192,7 @@ def _stored(folder: str, name: str, leaf: Any) -> StoredArray:
     return stored_arrays.ArrayInMemory(np.asarray(leaf))
   # TensorStore before 0.1.14 had the path outside.
   path = leaf["kvstore"].get("path", "") + leaf.get("path", "")
-  # Some name the place where they lay then.
+  # Some specs have the path of that time.
   relative = posixpath.basename(path.rstrip("/"))
   if leaf["driver"] != "zarr" or relative in ("", ".."):
     raise ValueError(
@@ -220,8 +220,8 @@ def write_checkpoint(
 ) -> str:
   """Writes a model so that Google's T5X restores it, block by block.
 
-  It has no optimizer state. T5X restores it with `fallback_to_scratch = True`,
-  or for inference.
+  It has no optimizer state, so T5X restores it with
+  `fallback_to_scratch = True`, or for inference.
 
   Args:
     directory: The folder to put `checkpoint_<step>` into.
@@ -263,7 +263,7 @@ def write_checkpoint(
 def _write_zarr(
   folder: epath.Path, name: str, array: StoredArray
 ) -> dict[str, Any]:
-  """Writes a matrix and returns what the msgpack says of it."""
+  """Writes a matrix, and returns its spec for the msgpack file."""
   relative = "target." + name.replace("/", ".")
   chunks = stored_arrays.block_shape(array.shape, array.dtype, _CHUNK_BYTES)
   dtype = array.dtype.str if array.dtype.isbuiltin == 1 else array.dtype.name

@@ -47,7 +47,7 @@ class InferenceEvaluator:
     self._model = model
     self._partitioner = partitioner
     self._batch_size = cfg.batch_size
-    self._outbox = storage.Outbox(log_dir) if log_dir else None
+    self._upload = storage.UploadFolder(log_dir) if log_dir else None
     with task_binding.registered(cfg.task_or_mixture()) as name:
       self._evaluator = inference_evaluator_cls(
         mixture_or_task_name=name,
@@ -58,7 +58,7 @@ class InferenceEvaluator:
         use_cached=cfg.use_cached,
         seed=cfg.seed,
         sequence_length=cfg.task_feature_lengths,
-        log_dir=self._outbox and self._outbox.path,
+        log_dir=self._upload and self._upload.path,
         use_memory_cache=cfg.use_memory_cache,
       )
     self.counts: dict[str, int] = {
@@ -88,8 +88,8 @@ class InferenceEvaluator:
     """Ends the evaluator's threads."""
     if self._evaluator._metrics_executor:
       self._evaluator._metrics_executor.shutdown()
-    if self._outbox is not None:
-      self._outbox.close()
+    if self._upload is not None:
+      self._upload.close()
 
   def evaluate(
     self,
@@ -127,8 +127,8 @@ class InferenceEvaluator:
       score_fn=score,
     )
     computed = metrics.result() or {}
-    if self._outbox is not None and jax.process_index() == 0:
-      self._outbox.send()
+    if self._upload is not None and jax.process_index() == 0:
+      self._upload.send()
     return multihost.of_first_process(
       {task: _scalars(values) for task, values in computed.items()}
     )

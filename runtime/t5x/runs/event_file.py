@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run."""
+"""TensorBoard's file of events."""
 
 import os
 import time
@@ -6,29 +6,29 @@ import time
 import t5x
 from t5x.files import storage
 
-# Of torch, where that is, it takes the name of a class: that takes seconds.
+# tensorboardX imports torch if it can, only for a class name; it takes seconds.
 with t5x.without("torch"):
   from tensorboardX import event_file_writer, summary
   from tensorboardX.proto import event_pb2
 
 
 class EventFile:
-  """Writes an event file in the caller's thread, who so hears of failures.
+  """An event file that is written in the caller's thread, which sees errors.
 
-  tensorboardX's `SummaryWriter` has a thread, which the first write that fails
-  ends: its queue fills, and who adds to it then waits for ever.
+  tensorboardX's `SummaryWriter` writes in another thread, which ends at the
+  first error: its queue fills, and the next caller waits for ever.
   """
 
   def __init__(self, folder: str, first_step: int):
     """Opens a new file.
 
     Args:
-      folder: An existing one, on a disk or in a bucket.
-      first_step: TensorBoard hides what earlier files have of later steps.
+      folder: An existing folder, on a disk or in a bucket.
+      first_step: TensorBoard hides later steps of earlier files.
     """
-    self._outbox = storage.Outbox(folder)
+    self._upload = storage.UploadFolder(folder)
     self._writer = event_file_writer.EventsWriter(
-      os.path.join(self._outbox.path, "events")
+      os.path.join(self._upload.path, "events")
     )
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(first_step + 1, session_log=start)
@@ -42,25 +42,25 @@ class EventFile:
     self._add(step, summary=summary.text(name, text))
 
   def flush(self) -> None:
-    """Has what was added in the folder.
+    """Writes everything that was added to the folder.
 
     Raises:
       OSError: if it cannot be written.
     """
     self._writer.flush()
-    self._outbox.send()
+    self._upload.send()
 
   def close(self) -> None:
-    """Flushes it, and adds no more.
+    """Flushes and closes the file.
 
     Raises:
       OSError: if it cannot be written.
     """
     try:
       self._writer.close()
-      self._outbox.send()
+      self._upload.send()
     finally:
-      self._outbox.close()
+      self._upload.close()
 
   def _add(self, step: int, **content) -> None:
     self._writer.write_event(

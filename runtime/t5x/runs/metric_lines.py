@@ -1,4 +1,4 @@
-"""Files of metrics, a JSON object with its `step` a line, after a restart."""
+"""Files of metrics after a restart: lines of JSON with a `step`."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import json
@@ -26,27 +26,27 @@ def keep(
   is_kept: Callable[[Line], bool],
   missing: Callable[[Sequence[Line]], Iterable[Line]] = lambda kept: (),
 ) -> None:
-  """Drops lines of a file, also what a killed process left of its last one.
+  """Drops lines of a file, and a partial last line of a killed process.
 
-  A file with other lines that cannot be read is set aside, and what can be is
+  A file with other unreadable lines is set aside, and its readable lines are
   kept.
 
   Args:
     path: The file; it need not exist.
-    is_kept: Whether a line stays.
-    missing: Lines to add to those that stay, which it is given.
+    is_kept: Returns whether a line stays.
+    missing: Returns the lines to add, given those that stay.
   """
   path = epath.Path(path)
   content = path.read_bytes() if path.exists() else b""
   texts = content.split(b"\n")
-  # The last one, unless it is empty, lacks its end.
+  # The last one is partial, unless it is empty.
   lines = [_parse(text) for text in texts[:-1]]
   kept = [line for line in lines if line is not None and is_kept(line)]
   added = list(missing(kept))
   if None in lines:
     safe_files.set_aside(
       path,
-      f"line {lines.index(None) + 1} is no metrics of a step",
+      f"line {lines.index(None) + 1} has no metrics of a step",
       "The lines that can be read are kept, and evaluations are added.",
     )
   elif not added and len(kept) == len(lines) and not texts[-1]:
@@ -63,11 +63,11 @@ def keep(
 def keep_evaluations(
   folder: str | os.PathLike[str], steps: Collection[int]
 ) -> None:
-  """Drops seqio's lines of evaluations that are done again, and doubled ones.
+  """Drops seqio's lines of evaluations that will be repeated, and duplicates.
 
   Args:
-    folder: With its `<task>-metrics.jsonl`.
-    steps: Of the evaluations that the run goes on from.
+    folder: The folder of seqio's `<task>-metrics.jsonl`.
+    steps: The steps of the evaluations that stay.
   """
   for path in epath.Path(folder).glob("*-metrics.jsonl"):
     seen: set[int] = set()

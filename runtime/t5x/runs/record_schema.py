@@ -1,6 +1,6 @@
-"""What `record.json` holds: the one schema of the record of a run.
+"""The schema of a run's record, `record.json`.
 
-`t5x.runs.records` writes it; whoever makes tables reads it with `parse`.
+`t5x.runs.records` writes records; programs that make tables `parse` them.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
 
 
 def _check(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-  """Refuses what is no score.
+  """Returns metrics, all of which are valid scores.
 
   Raises:
-    ValueError: if a metric is no number, or a percentage outside [0, 100].
+    ValueError: if a metric is not finite, or a percentage outside [0, 100].
   """
   percentages = {name for x in clients() for name in x.percentages}
   for task, values in metrics.items():
     for name, value in values.items():
       if not math.isfinite(value):
-        raise ValueError(f"{task}/{name} is {value}, which is no number")
+        raise ValueError(f"{task}/{name} is {value}, which is not a number")
       # Means of percentages may end on 100.00000000000001.
       if name in percentages and not -1e-6 <= value <= 100 + 1e-6:
         raise ValueError(f"{task}/{name} is {value}, outside [0, 100]")
@@ -43,7 +43,7 @@ Metrics = Annotated[
 
 
 class Part(pydantic.BaseModel, extra="forbid"):
-  """Refuses fields that it does not know."""
+  """A part of a record, which allows no unknown fields."""
 
 
 class Evaluation(Part):
@@ -51,8 +51,8 @@ class Evaluation(Part):
 
   Attributes:
     step: Counted from pretraining step 0.
-    metrics: Percentages of known names lie in [0, 100].
-    score: What evaluations of a run are compared by, if they are.
+    metrics: Task -> metric -> value; percentages are in [0, 100].
+    score: The value by which a run's evaluations are compared, if they are.
   """
 
   step: int
@@ -61,16 +61,16 @@ class Evaluation(Part):
 
 
 class Device(Part):
-  """What a run computed on.
+  """The devices that a run used.
 
   Attributes:
     platform: JAX's: "cpu", "gpu" or "tpu".
     kind: JAX's, such as "TPU v4" or "cpu".
-    count: Devices of all processes.
-    processes: How many there were.
-    cpus: Cores that the first process might use.
-    cpu: Their model. Scores repeat bit for bit only on the same model and
-      number of cores.
+    count: The number of devices of all processes.
+    processes: The number of processes.
+    cpus: The number of cores that the first process could use.
+    cpu: The model of the CPU. Scores repeat bit for bit only on the same model
+      and number of cores.
   """
 
   platform: str
@@ -85,10 +85,10 @@ class Base(Part):
   """The base model.
 
   Attributes:
-    path: As it was given.
-    step: Of the checkpoint.
-    fingerprint: Of its values.
-    name: If the checkpoint says one.
+    path: The path that the run was given.
+    step: The step of the checkpoint.
+    fingerprint: The identity of its values.
+    name: The name in the checkpoint, if it has one.
   """
 
   path: str
@@ -98,17 +98,17 @@ class Base(Part):
 
 
 class Steps(Part):
-  """Where a training run begins and ends, counted from pretraining step 0."""
+  """The first and last step of a run, counted from pretraining step 0."""
 
   first: int
   last: int
 
 
 class Configuration(Part):
-  """What a run was told, resolved; see `t5x.configuration.run_configuration`.
+  """A resolved configuration; see `t5x.configuration.run_configuration`.
 
   Attributes:
-    hash: Of the settings.
+    hash: The run's identity.
     settings: Name -> value, as Python writes it.
   """
 
@@ -117,13 +117,13 @@ class Configuration(Part):
 
 
 class Change(Part):
-  """A setting that was another one until a step of the run.
+  """A setting that changed when a run was resumed.
 
   Attributes:
-    step: The step from which on `new` holds.
-    name: Of the setting.
-    old: Its value before; None if there was none.
-    new: Its value after; None if there is none.
+    step: The first step with the new value.
+    name: The name of the setting.
+    old: The value before, or None if it was not set.
+    new: The value after, or None if it is not set.
   """
 
   step: int
@@ -139,28 +139,28 @@ class Record(Part):
     schema_version: 3.
     kind: The program that ran.
     status: "finished", "stopped" (by an action), "interrupted" (by a signal; it
-      can go on), "failed" (with an `error`), or "running": if it is not, it
-      was killed, which the next run in its folder notes as "interrupted".
-    error: What ended a failed run.
+      can resume), "failed" (with an `error`), or "running". A killed run says
+      "running" until the next run in its folder corrects it to "interrupted".
+    error: The error that ended a failed run.
     started: When its first attempt began: ISO 8601, in UTC.
-    command: As it was started; empty if a program called the trainer.
-    configuration: What it was told.
-    changes: Settings that were others until a step, in order.
-    commit: Of the code.
-    uncommitted_changes: Whether the code was not quite that.
+    command: The command line; empty if a program called the trainer.
+    configuration: The resolved configuration, if the run has one.
+    changes: Settings that changed during the run, in order.
+    commit: The commit of the code.
+    uncommitted_changes: Whether the code differed from that commit.
     versions: Package -> version.
-    device: What it ran on.
+    device: The devices that it used.
     gin: The whole configuration as gin writes it; None without gin.
     seed: The random seed.
     seconds: Wall time, earlier attempts included.
-    peak_memory_bytes: Of the process.
-    base: The base model, if there was one.
-    parameters: How many are "trainable" and "frozen".
+    peak_memory_bytes: The most memory that the process used.
+    base: The base model, if the run has one.
+    parameters: The numbers of "trainable" and "frozen" parameters.
     data: Tasks, splits, numbers of examples, lengths.
-    steps: Where a training run begins and ends.
-    step: Where it ended.
-    evals: In the order of their steps.
-    best: The evaluation that counts, of a training run.
+    steps: The first and last step of a training run.
+    step: The step at which it ended.
+    evals: Evaluations in the order of their steps.
+    best: The best evaluation of a training run.
   """
 
   schema_version: Literal[3] = pydantic.Field(alias="schema")
@@ -205,15 +205,15 @@ _Record = TypeVar("_Record", bound=Record)
 def validate(
   fields: Mapping[str, Any], where: str, kind: type[_Record] = Record
 ) -> _Record:
-  """Reads the fields of a record.
+  """Returns the record with the given fields.
 
   Args:
-    fields: JSON.
-    where: For messages.
-    kind: The class to make, which may bring properties of its own.
+    fields: The fields, from JSON.
+    where: The place of the record, for messages.
+    kind: The class to make, which may add properties.
 
   Raises:
-    ValueError: if they are none, or a score is no score.
+    ValueError: if they do not match the schema, or a score is invalid.
   """
   try:
     return kind.model_validate(dict(fields))
@@ -223,30 +223,30 @@ def validate(
       f"{x['msg'].removeprefix('Value error, ')}"
       for x in e.errors()
     )
-    raise ValueError(f"{where} is no record of a run: {problems}.") from e
+    raise ValueError(f"{where} is not the record of a run: {problems}.") from e
 
 
 def parse(text: str, where: str, kind: type[_Record] = Record) -> _Record:
   """Reads a `record.json`.
 
   Args:
-    text: Its content.
-    where: For messages.
-    kind: The class to make, which may bring properties of its own.
+    text: The content of the file.
+    where: The place of the record, for messages.
+    kind: The class to make, which may add properties.
 
   Raises:
-    ValueError: as `validate` does, and if it is no JSON object.
+    ValueError: if it is not a JSON object, or as in `validate`.
   """
   try:
     fields = json.loads(text)
   except (ValueError, RecursionError) as e:
-    raise ValueError(f"{where} is no record of a run: {e}.") from e
+    raise ValueError(f"{where} is not the record of a run: {e}.") from e
   if not isinstance(fields, dict):
-    raise ValueError(f"{where} is no record of a run: expected an object.")
+    raise ValueError(f"{where} is not the record of a run: expected an object.")
   return validate(fields, where, kind)
 
 
 def dump(record: Record) -> str:
-  """Returns the text of a `record.json`."""
+  """Returns the content of a `record.json`."""
   fields = record.model_dump(mode="json", by_alias=True)
   return json.dumps(fields, indent=2, sort_keys=True) + "\n"

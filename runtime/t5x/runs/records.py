@@ -1,4 +1,4 @@
-"""What a run leaves behind: `record.json`, `metrics.jsonl`, TensorBoard."""
+"""Files that a run leaves: `record.json`, `metrics.jsonl`, TensorBoard's."""
 
 from collections.abc import Mapping, Sequence
 import datetime
@@ -40,14 +40,14 @@ _SOURCES = ("--", ":/", ":(top,exclude)results")
 
 
 def _usable_cpus() -> int | None:
-  """How many cores this process may run on, where the system says."""
+  """Returns the number of cores that this process may use, if it is known."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count()
 
 
 def cpu_model() -> str | None:
-  """The CPU's name, where the system says."""
+  """Returns the name of the CPU model, if it is known."""
   try:
     with open("/proc/cpuinfo", encoding="utf-8") as f:
       names = (x.partition(":")[2] for x in f if x.startswith("model name"))
@@ -57,7 +57,7 @@ def cpu_model() -> str | None:
 
 
 def _git(*args: str) -> str | None:
-  """Asks git about this file's repository; None if it has no answer."""
+  """Returns git's answer about this file's repository, or None."""
   try:
     return subprocess.run(
       ["git", "-C", os.path.dirname(__file__), *args],
@@ -80,12 +80,12 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def environment(packages: Sequence[str] = ()) -> dict[str, Any]:
-  """Returns `record_schema`'s fields of the code and of what it runs on.
+  """Returns the fields of a record about the code and the devices.
 
   Args:
-    packages: Whose versions count too.
+    packages: More packages whose versions are recorded.
   """
-  # An installed copy may lie in a repository of something else.
+  # An installed copy may be inside another project's repository.
   is_tracked = _git("ls-files", "--error-unmatch", __file__) is not None
   commit = _git("rev-parse", "HEAD") if is_tracked else None
   changes = _git("status", "--porcelain", *_SOURCES) if commit else None
@@ -105,7 +105,7 @@ def environment(packages: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def command() -> list[str]:
-  """Returns how this program was started; nothing if it is not one of t5x."""
+  """Returns the command line, or nothing if this is not a program of t5x."""
   folder, name = os.path.split(sys.argv[0])
   module = os.path.splitext(name)[0]
   if os.path.basename(folder) != "t5x":
@@ -119,7 +119,7 @@ def make_folder(path: str, name: str, kind: str) -> None:
   Args:
     path: The folder.
     name: The macro that names it.
-    kind: Of the record that it is for.
+    kind: The kind of its record.
 
   Raises:
     ValueError: if it cannot be made or written, or has a record of another
@@ -144,7 +144,7 @@ def make_folder(path: str, name: str, kind: str) -> None:
 
 
 def read(folder: str) -> dict[str, Any] | None:
-  """Returns a run's record, if there is one; a garbled one is set aside."""
+  """Returns a run's record, if it has one; a garbled one is set aside."""
   path = os.path.join(folder, "record.json")
   try:
     content = epath.Path(path).read_bytes()
@@ -154,22 +154,22 @@ def read(folder: str) -> dict[str, Any] | None:
     record = json.loads(content)
     if isinstance(record, dict):
       return record
-    problem = "it is no JSON object"
+    problem = "it is not a JSON object"
   except (ValueError, RecursionError) as e:
-    problem = f"it is no JSON: {e}" if content else "it is empty"
+    problem = f"it is not JSON: {e}" if content else "it is empty"
   if jax.process_index() == 0:
-    safe_files.set_aside(path, problem, "It is made anew.")
+    safe_files.set_aside(path, problem, "It is written anew.")
   return None
 
 
 def note_killed(folder: str) -> None:
-  """Corrects the record of a run whose process was killed, if there is one.
+  """Corrects the record of a killed run from "running" to "interrupted".
 
-  That process could not, and "running" would be wrong for ever if this one did
-  not get to writing a record either.
+  The killed process could not do it, and this one may fail before it writes a
+  record.
 
   Args:
-    folder: The run's. The caller holds its lock: nobody else runs there.
+    folder: The run's folder. The caller holds its lock, so no run is active.
   """
   if jax.process_index() > 0:
     return
@@ -198,16 +198,13 @@ def base_facts(base: checkpoints.BaseCheckpoint) -> dict[str, Any]:
 
 
 def format_metrics(task: str, metrics: Mapping[str, float]) -> str:
-  """Returns a line for people."""
+  """Returns a task's metrics as a line to read."""
   values = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
   return f"{task}: {values}"
 
 
 class RunRecord:
-  """The record of a run, on disk from its first second on.
-
-  The one writer of what `record_schema` describes.
-  """
+  """The record of an active run, which is on disk from its first second."""
 
   def __init__(
     self,
@@ -221,12 +218,12 @@ class RunRecord:
     """Starts a record.
 
     Args:
-      folder: Where `record.json` lies.
+      folder: The folder of `record.json`.
       kind: "train", "eval" or "infer".
-      seconds_before: The time that earlier attempts took.
-      started: When the first of them began; now if there were none.
-      lock: The folder's: once it is lost, nothing is written.
-      **facts: More fields; JSON.
+      seconds_before: Seconds that earlier attempts took.
+      started: The time at which the first of them began; now by default.
+      lock: The folder's lock: once it is lost, nothing is written.
+      **facts: More fields, as JSON.
     """
     self._path = os.path.join(folder, "record.json")
     self._lock = lock
@@ -247,7 +244,7 @@ class RunRecord:
 
   @property
   def seconds(self) -> float:
-    """Wall time in seconds, earlier attempts included."""
+    """Wall time in seconds, including earlier attempts."""
     return self._seconds_before + time.monotonic() - self._start
 
   def __enter__(self) -> "RunRecord":
@@ -263,16 +260,16 @@ class RunRecord:
       else:
         self.write(status="failed", error=f"{error_type.__name__}: {error}")
     except OSError as e:
-      # It must not hide what the run failed of, such as a full disk.
+      # It must not hide the run's own error, such as a full disk.
       logging.warning("The record could not be written: %s", e)
 
   def write(self, **fields: Any) -> None:
     """Updates fields and the file.
 
     Raises:
-      ValueError: if the schema refuses them, such as a score that is no number;
-        the record stays as it was.
-      run_lock.LockLostError: if the folder may be another run's.
+      ValueError: if they do not match the schema, for example if a score is not
+        a number; the record stays as it was.
+      run_lock.LockLostError: if another run may have taken the folder.
     """
     if self._lock is not None:
       self._lock.check()
@@ -291,10 +288,10 @@ class RunRecord:
 
 
 class MetricLog:
-  """Writes scalars to `metrics.jsonl` and to TensorBoard.
+  """A log of scalars, in `metrics.jsonl` and for TensorBoard.
 
   Attributes:
-    summary_writer: Of TensorBoard's file; None but in the first process.
+    summary_writer: TensorBoard's writer in the first process; None in others.
   """
 
   def __init__(
@@ -308,11 +305,10 @@ class MetricLog:
 
     Args:
       folder: The run's folder.
-      first_step: Lines of later steps, left by an attempt that was cut off,
-        are dropped.
+      first_step: The step to resume from. Lines of later steps are dropped.
       evals: The inference evaluations so far; missing lines are added.
-      is_evaluated: Whether `first_step` is; if it is to be, lines of an
-        evaluation that was cut off are dropped.
+      is_evaluated: Whether `first_step` has been evaluated; if not, the lines
+        of its interrupted evaluation are dropped.
     """
     self._path = os.path.join(folder, "metrics.jsonl")
     self.summary_writer = None
@@ -333,7 +329,7 @@ class MetricLog:
         ),
         lambda kept: [line for line in evaluated if line not in kept],
       )
-      # Only those who train wait for it.
+      # It takes a while to import, and only training needs it.
       from t5x.runs import event_file
 
       self.summary_writer = event_file.EventFile(folder, first_step)
@@ -358,5 +354,5 @@ def _is_of_evaluation(line: metric_lines.Line) -> bool:
 
 
 def _scalars(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-  """Names values as `metrics.jsonl` does."""
+  """Returns values under their names in `metrics.jsonl`."""
   return {f"{prefix}/{name}": float(x) for name, x in values.items()}

@@ -77,5 +77,5 @@ def test_every_layout_is_read_with_its_metadata(tmp_path, layout):
 
 def test_another_folder_is_refused(tmp_path):
   (tmp_path / "checkpoint_3").mkdir()
-  with pytest.raises(ValueError, match="no base checkpoint: expected a T5X"):
+  with pytest.raises(ValueError, match="not a base checkpoint: expected a T5X"):
     base_checkpoints.open_checkpoint(str(tmp_path))
