@@ -64,7 +64,7 @@ class RunLock:
     """
     self._what = f"{name}={folder!r}"
     self._path = os.path.join(folder, f"{part}.lock")
-    self._holder_path = _details(self._path)
+    self._holder_path = f"{self._path}.json"
     self._is_first = jax.process_index() == 0
     self._loss: str | None = None
     self._lease = self._make_lease()
@@ -200,33 +200,21 @@ def find_holder(folder: str, part: str = "run") -> str | None:
   return _name_holder(path)
 
 
-def _owner(path: str) -> Any:
-  """Returns filelock's facts about a lock's holder, if they can be read."""
-  if storage.is_bucket(path):
-    return None
-  return _lease(path).owner
-
-
 def _lease(path: str) -> filelock.SoftFileLease:
   """Returns a lease that reads a lock file."""
   return filelock.SoftFileLease(path, lease_duration=LEASE_SECONDS)
 
 
-def _details(path: str) -> str:
-  """Returns the path of the file that also says when the lock was taken."""
-  return f"{path}.json"
-
-
 def _name_holder(path: str) -> str:
   """Returns the name of a lock's holder, as far as it can be read."""
-  owner = _owner(path)
+  owner: Any = None if storage.is_bucket(path) else _lease(path).owner
   name = (
     "an unknown process"
     if owner is None
     else f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
   )
   try:
-    holder = json.loads(epath.Path(_details(path)).read_text())
+    holder = json.loads(epath.Path(f"{path}.json").read_text())
     if owner is None or holder["pid"] == owner.pid:
       return (
         f"process {holder['pid']} on {holder['host']} since {holder['since']}"

@@ -75,15 +75,41 @@ def read_shapes(folder: str) -> Any:
   return ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
 
 
-def _by_folder(
+def _read_arrays(
   arrays: Mapping[str, StoredArray],
-) -> dict[str, dict[str, OrbaxArray]]:
-  """Groups the arrays in Orbax folders: folder -> name -> array."""
+  target: Callable[[str, OrbaxArray], jax.ShapeDtypeStruct],
+  restore_args: Callable[[OrbaxArray], ocp.ArrayRestoreArgs] | None = None,
+) -> dict[str, jax.Array]:
+  """Reads the arrays in Orbax folders, one folder at a time.
+
+  It uses no threads, because with several processes each call of Orbax waits
+  for all of them.
+
+  Args:
+    arrays: Name -> array; those of other formats are left out.
+    target: Returns the shape, dtype and sharding to read an array with.
+    restore_args: Returns Orbax's arguments for it.
+
+  Returns:
+    Name -> array.
+  """
   folders: dict[str, dict[str, OrbaxArray]] = {}
   for name, array in arrays.items():
     if isinstance(array, OrbaxArray):
       folders.setdefault(array.folder, {})[name] = array
-  return folders
+  read = {}
+  for folder, inside in folders.items():
+    item = {x.keys: target(name, x) for name, x in inside.items()}
+    args = restore_args and {x.keys: restore_args(x) for x in inside.values()}
+    restored = traverse_util.flatten_dict(
+      restore(
+        folder,
+        traverse_util.unflatten_dict(item),
+        args and traverse_util.unflatten_dict(args),
+      )
+    )
+    read |= {name: restored[x.keys] for name, x in inside.items()}
+  return read
 
 
 def read_corners(
@@ -92,44 +118,22 @@ def read_corners(
 ) -> dict[str, np.ndarray]:
   """Reads the first corner of each array in Orbax folders into memory.
 
-  Folders are read one at a time, and not in threads, because with several
-  processes each call of Orbax waits for all of them.
-
   Args:
     arrays: Name -> array; those of other formats are left out.
-    part: Shape of an array -> that of the corner.
+    part: Returns the shape of the corner of an array of some shape.
 
   Returns:
     Name -> values.
   """
   host = partitioning.host_sharding()
-  values = {}
-  for folder, inside in _by_folder(arrays).items():
-    shapes = {name: part(array.shape) for name, array in inside.items()}
-    restored = traverse_util.flatten_dict(
-      restore(
-        folder,
-        traverse_util.unflatten_dict(
-          {
-            x.keys: jax.ShapeDtypeStruct(shapes[name], x.dtype, sharding=host)
-            for name, x in inside.items()
-          }
-        ),
-        traverse_util.unflatten_dict(
-          {
-            x.keys: ocp.ArrayRestoreArgs(
-              sharding=host,
-              global_shape=shapes[name],
-              dtype=x.dtype,
-              strict=False,
-            )
-            for name, x in inside.items()
-          }
-        ),
-      )
-    )
-    values |= {name: np.asarray(restored[x.keys]) for name, x in inside.items()}
-  return values
+  read = _read_arrays(
+    arrays,
+    lambda _, x: jax.ShapeDtypeStruct(part(x.shape), x.dtype, sharding=host),
+    lambda x: ocp.ArrayRestoreArgs(
+      sharding=host, global_shape=part(x.shape), dtype=x.dtype, strict=False
+    ),
+  )
+  return {name: np.asarray(values) for name, values in read.items()}
 
 
 def read_sharded(
@@ -143,20 +147,9 @@ def read_sharded(
     targets: Name -> dtype and sharding.
 
   Returns:
-    Name -> array. Each host reads its shards only.
+    Name -> array. Each host reads only its shards.
   """
-  read = {}
-  for folder, inside in _by_folder(arrays).items():
-    restored = traverse_util.flatten_dict(
-      restore(
-        folder,
-        traverse_util.unflatten_dict(
-          {x.keys: targets[name] for name, x in inside.items()}
-        ),
-      )
-    )
-    read |= {name: restored[x.keys] for name, x in inside.items()}
-  return read
+  return _read_arrays(arrays, lambda name, _: targets[name])
 
 
 def open_checkpoint(

@@ -38,22 +38,18 @@ def _assert_same(read, expected):
 
 
 @pytest.mark.parametrize("chunk_bytes", [2**26, 64])
-def test_t5x_reads_what_we_write(tmp_path, monkeypatch, chunk_bytes):
+def test_t5x_and_we_read_what_we_write(tmp_path, monkeypatch, chunk_bytes):
   monkeypatch.setattr(t5x_v3, "_CHUNK_BYTES", chunk_bytes)
   path = pathlib.Path(_write(tmp_path, FLAT))
   assert path.name == "checkpoint_1100000"
   step, read = t5x_folders.read_v3(path)
   assert step == 1_100_000
   _assert_same(read, FLAT)
+  own = checkpoints.open_checkpoint(str(path))
+  _assert_same({k: stored_arrays.read(v) for k, v in own.arrays.items()}, FLAT)
+  assert own.step == step
   chunks = len(list((path / "target.token_embedder.embedding").glob("*.*")))
   assert chunks - 1 == (1 if chunk_bytes == 2**26 else 16)  # And .zarray.
-
-
-def test_we_read_what_we_write(tmp_path):
-  checkpoint = checkpoints.open_checkpoint(_write(tmp_path, FLAT))
-  read = {k: stored_arrays.read(v) for k, v in checkpoint.arrays.items()}
-  _assert_same(read, FLAT)
-  assert checkpoint.step == 1_100_000
 
 
 def test_checkpoint_appears_when_it_is_whole(tmp_path):
