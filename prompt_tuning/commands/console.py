@@ -1,7 +1,7 @@
 """The command line of the project: `prompt-tuning COMMAND ...`."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 import difflib
 import importlib
 import re
@@ -79,7 +79,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     sys.exit(2)
   names = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
   if not words[0].startswith("-") and words[0] not in names:
-    parser.error(f"there is no command {words[0]!r}" + _near(words[0], names))
+    near = " or ".join(difflib.get_close_matches(words[0], names, n=3))
+    hint = f"did you mean {near}?" if near else "see --help"
+    parser.error(f"there is no command {words[0]!r}; {hint}")
   args, rest = parser.parse_known_args(words)
   args.rest, args.words = rest, words[1:]
   if rest and not args.passes_flags_on:
@@ -93,11 +95,6 @@ def _with_underscores(word: str) -> str:
   if not re.fullmatch(r"--\w[\w-]*", flag):
     return word
   return f"--{flag[2:].replace('-', '_')}{equals}{value}"
-
-
-def _near(word: str, names: Iterable[str]) -> str:
-  near = difflib.get_close_matches(word, list(names), n=3)
-  return f"; did you mean {' or '.join(near)}?" if near else "; see --help"
 
 
 class _Formatter(

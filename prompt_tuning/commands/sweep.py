@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Runs the command."""
   from prompt_tuning.experiments import (
+    launching,
     sheet_runs,
     sweep_runs,
     sweeps,
@@ -61,6 +62,19 @@ def run(args: argparse.Namespace) -> int:
   sweep = sweep_runs.Sweep(fields, args.name, args.root)
   print(sweep, file=sys.stderr)
   if args.dry_run:
-    sheet_runs.print_commands(sweep.open_cells(args.retry_failed))
+    archive = sweep.workspace.archive()
+    sheet_runs.print_commands(
+      launching.open_cells(sweep.cells, archive, args.retry_failed)
+    )
     return 0
-  return sweep.run(args.jobs, args.retry_failed, args.submit, args.option)
+  status = sheet_runs.run(
+    sweep.cells,
+    sweep.workspace,
+    args.jobs,
+    args.retry_failed,
+    args.submit,
+    args.option,
+    sweep.score,
+  )
+  sweep.tabulate()
+  return status

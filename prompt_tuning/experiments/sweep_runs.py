@@ -1,6 +1,5 @@
 """Sweeps: run, tabulated, and written as sheets."""
 
-from collections.abc import Sequence
 import pathlib
 import shutil
 import sys
@@ -8,14 +7,12 @@ from typing import Any
 
 from prompt_tuning.experiments import (
   drift,
-  launching,
   pages,
   sheet_runs,
   sweeps,
   tables,
   toml_files,
 )
-from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.experiments.running import Outcome, Workspace
 from prompt_tuning.experiments.sheets import Sheet
@@ -58,40 +55,15 @@ class Sweep:
     )
     return f"{len(self.cells)} runs: {axes}."
 
-  def open_cells(self, retry_failed: bool) -> list[Cell]:
-    """Returns the cells that have no record."""
-    return launching.open_cells(
-      self.cells, self.workspace.archive(), retry_failed
-    )
-
-  def run(
-    self,
-    jobs: int,
-    retry_failed: bool,
-    cluster: str | None,
-    options: Sequence[str],
-  ) -> int:
-    """Runs the open cells, and writes the table; see `sheet_runs.run`."""
-    status = sheet_runs.run(
-      self.cells,
-      self.workspace,
-      jobs,
-      retry_failed,
-      cluster,
-      options,
-      self._score,
-    )
-    self._tabulate()
-    return status
-
-  def _score(self, outcome: Outcome) -> str:
+  def score(self, outcome: Outcome) -> str:
+    """Returns a line on an outcome, with its score."""
     record = self.workspace.archive().finished(outcome.cell)
     text = outcome.status
     if record and record.scores:
       text = f"{record.score:.1f}"
     return f"{outcome.cell.name}: {text}"
 
-  def _tabulate(self) -> None:
+  def tabulate(self) -> None:
     """Prints the table, and writes the page with its figure."""
     results = Results(self.sheet, self.workspace.archive())
     files = pages.sheet_files(results, stem="table")
