@@ -1,6 +1,7 @@
 """The importer of int8 ONNX graphs, on a T5 of one layer and on T5 small."""
 
 import dataclasses
+import re
 
 from flax import traverse_util
 import jax.numpy as jnp
@@ -10,86 +11,44 @@ import sentencepiece
 
 onnx = pytest.importorskip("onnx")
 
-from prompt_tuning.interop import onnx_t5, sentencepiece_model  # noqa: E402
+from prompt_tuning.interop import (  # noqa: E402
+  onnx_t5,
+  sentencepiece_model,
+  t5_names,
+)
 from prompt_tuning.models.t5.config import T5Config  # noqa: E402
 from prompt_tuning.models.t5.network import Transformer  # noqa: E402
 
 CONFIG = T5Config(11, 4, 2, 1, 1, head_dim=3, mlp_dim=5)
 T5_SMALL = T5Config(32128, 512, 6, 8, 8, 64, mlp_dim=1024, dtype="float32")
-ATTENTION = {"q": (4, 6), "k": (4, 6), "v": (4, 6), "o": (6, 4)}
-MLP = {"wi_0": (4, 5), "wi_1": (4, 5), "wo": (5, 4)}
 SCALE = 0.5
 ZERO_POINTS = {np.int8: 3, np.uint8: 100}
-ENCODER, DECODER = "enc/block.0", "m/decoder/block.0"
-# T5X's name -> the module that Hugging Face's T5 has for it.
-MATRICES = (
-  {
-    "token_embedder/embedding": "enc/embed_tokens",
-    "decoder/logits_dense/kernel": "m/lm_head",
-  }
-  | {
-    f"{stack}/layers_0/{sublayer}/{name}/kernel": f"{module}/{leaf}"
-    for stack, sublayer, module in [
-      ("encoder", "attention", f"{ENCODER}/layer.0/SelfAttention"),
-      ("decoder", "self_attention", f"{DECODER}/layer.0/SelfAttention"),
-      (
-        "decoder",
-        "encoder_decoder_attention",
-        f"{DECODER}/layer.1/EncDecAttention",
-      ),
-    ]
-    for name, leaf in [
-      ("query", "q"),
-      ("key", "k"),
-      ("value", "v"),
-      ("out", "o"),
-    ]
-  }
-  | {
-    f"{stack}/layers_0/mlp/{leaf}/kernel": f"{module}/DenseReluDense/{leaf}"
-    for stack, module in [
-      ("encoder", f"{ENCODER}/layer.1"),
-      ("decoder", f"{DECODER}/layer.2"),
-    ]
-    for leaf in ("wi_0", "wi_1", "wo")
-  }
-)
-NORMS = {
-  "encoder/layers_0/pre_attention_layer_norm/scale": (
-    f"{ENCODER}/layer.0/layer_norm"
-  ),
-  "encoder/layers_0/pre_mlp_layer_norm/scale": f"{ENCODER}/layer.1/layer_norm",
-  "encoder/encoder_norm/scale": "enc/final_layer_norm",
-  "decoder/layers_0/pre_self_attention_layer_norm/scale": (
-    f"{DECODER}/layer.0/layer_norm"
-  ),
-  "decoder/layers_0/pre_cross_attention_layer_norm/scale": (
-    f"{DECODER}/layer.1/layer_norm"
-  ),
-  "decoder/layers_0/pre_mlp_layer_norm/scale": f"{DECODER}/layer.2/layer_norm",
-  "decoder/decoder_norm/scale": "m/decoder/final_layer_norm",
+PREFIXES = {"encoder": "enc", "decoder": "m/decoder"}
+
+
+def _module(name):
+  """Returns the module that the exporter names for a parameter of T5X."""
+  key = t5_names.hugging_face_name(name).removesuffix(".weight")
+  if key in ("shared", "lm_head"):
+    return {"shared": "enc/embed_tokens", "lm_head": "m/lm_head"}[key]
+  stack, _, path = key.partition(".")
+  return f"{PREFIXES[stack]}/{re.sub(r'[.](?![0-9])', '/', path)}"
+
+
+# T5X's name -> module, and its shape there.
+MODULES = {name: _module(name) for name in t5_names.shapes(CONFIG)}
+SHAPES = {
+  MODULES[name]: shape[:: -1 if name.endswith("rel_embedding") else 1]
+  for name, shape in t5_names.shapes(CONFIG).items()
 }
 
 
 def _modules(stack):
-  """Returns module path -> shape as the exporter sees them."""
-  encoder = stack == "encoder"
-  block = ENCODER if encoder else DECODER
-  sublayers = [("SelfAttention", ATTENTION), ("DenseReluDense", MLP)]
-  if not encoder:
-    sublayers.insert(1, ("EncDecAttention", ATTENTION))
-  modules = {}
-  for i, (name, kernels) in enumerate(sublayers):
-    modules[f"{block}/layer.{i}/layer_norm"] = (4,)
-    for kernel, shape in kernels.items():
-      modules[f"{block}/layer.{i}/{name}/{kernel}"] = shape
-  bias = f"{block}/layer.0/SelfAttention/relative_attention_bias"
-  modules[bias] = (32, 2)
-  modules["enc/embed_tokens" if encoder else "m/decoder/shared"] = (11, 4)
-  modules[f"{block.rpartition('/')[0]}/final_layer_norm"] = (4,)
-  if not encoder:
-    modules["m/lm_head"] = (4, 11)
-  return modules
+  """Returns module path -> shape, for the modules of a graph."""
+  if stack == "encoder":
+    return {x: shape for x, shape in SHAPES.items() if x.startswith("enc/")}
+  decoder = {x: shape for x, shape in SHAPES.items() if x.startswith("m/")}
+  return {**decoder, "m/decoder/shared": SHAPES["enc/embed_tokens"]}
 
 
 def _dtype(module):
@@ -167,25 +126,16 @@ def _tensor(graph, ending):
 
 def test_every_parameter_comes_from_its_module(graphs, tmp_path):
   params = _read(graphs, tmp_path)
-  bias = "layer.0/SelfAttention/relative_attention_bias"
-  biases = {
-    "encoder/relpos_bias/rel_embedding": f"{ENCODER}/{bias}",
-    "decoder/relpos_bias/rel_embedding": f"{DECODER}/{bias}",
-  }
-  assert params.keys() == MATRICES.keys() | NORMS.keys() | biases.keys()
-  for name, module in (MATRICES | biases).items():
+  assert params.keys() == MODULES.keys()
+  for name, module in MODULES.items():
     dtype = _dtype(module)
-    is_transposed = name in biases
-    shape = params[name].shape[:: -1 if is_transposed else 1]
-    integers = _integers(module, shape, dtype).astype(np.float32)
-    expected = (integers - ZERO_POINTS[dtype]) * SCALE
-    np.testing.assert_array_equal(
-      params[name], expected.T if is_transposed else expected, err_msg=name
-    )
-    assert params[name].dtype == np.float32
-  for name, module in NORMS.items():
-    expected = _integers(module, (4,), np.int8)
+    expected = _integers(module, SHAPES[module], dtype).astype(np.float32)
+    if not name.endswith("/scale"):
+      expected = (expected - ZERO_POINTS[dtype]) * SCALE
+    if name.endswith("rel_embedding"):
+      expected = expected.T
     np.testing.assert_array_equal(params[name], expected, err_msg=name)
+    assert params[name].dtype == np.float32
 
 
 def _add_a_tensor(graphs):
