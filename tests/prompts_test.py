@@ -94,9 +94,6 @@ def test_class_labels_are_means_of_their_pieces(embeddings):
 def test_class_labels_refuse(embeddings, labels, shape, message):
   with pytest.raises(ValueError, match=message):
     prompts.class_labels(embeddings, FakeVocabulary(), labels, REST)(RNG, shape)
-
-
-def test_class_labels_refuse_a_vocabulary_of_another_model(embeddings):
   with pytest.raises(ValueError, match="ids below 40"):
     prompts.class_labels(embeddings[:40], FakeVocabulary(), LABELS, REST)
 

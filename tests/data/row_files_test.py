@@ -41,13 +41,12 @@ def test_formats_hold_the_same_rows(tmp_path, name, text):
   assert cells(tmp_path / name) == ROWS
 
 
-def test_lines_are_those_of_the_file(tmp_path):
+def test_lines_and_values(tmp_path):
   path = tmp_path / "r.csv"
   path.write_text('a,b\n"1\n2",3\n\n4,5\n')
   assert [row.line for row in row_files.read(str(path))] == [2, 5]
-
-
-def test_json_values_become_text(tmp_path):
+  path.write_text('a,b\n" ""Great"" he said, ""yes""",1\n')
+  assert cells(path) == [{"a": ' "Great" he said, "yes"', "b": "1"}]
   path = tmp_path / "r.jsonl"
   path.write_text(f'{{"a": true, "b": 1{"0" * 400}, "c": 0.5}}\n')
   assert cells(path) == [{"a": "True", "b": f"1{'0' * 400}", "c": "0.5"}]
@@ -91,12 +90,6 @@ def test_errors_name_file_line_and_column(tmp_path, name, text, message):
   with pytest.raises(ValueError, match=message) as error:
     row_files.read(str(tmp_path / name))
   assert name in str(error.value)
-
-
-def test_quoted_cell_may_begin_with_a_space_and_quotes(tmp_path):
-  (tmp_path / "r.csv").write_text('a,b\n" ""Great"" he said, ""yes""",1\n')
-  (row,) = row_files.read(str(tmp_path / "r.csv"))
-  assert row.cells == {"a": ' "Great" he said, "yes"', "b": "1"}
 
 
 def test_a_missing_file_is_named_with_the_working_directory(tmp_path):

@@ -10,9 +10,7 @@ def test_a_pattern_must_match_the_whole_path():
   assert matches("decoder/relpos_bias/rel_embedding", None)
   assert not matches("encoder/encoder_norm/scale", None)
   assert not matches("decoder/encoder/prompt/prompt", None)
-
-
-def test_patterns_may_start_with_the_slash_of_flax():
+  # Patterns may start with the slash of flax.
   assert trainable.matches_any(["/token_embedder/.*"])(
     "token_embedder/embedding", None
   )
@@ -23,8 +21,5 @@ def test_patterns_may_start_with_the_slash_of_flax():
 def test_says_which_patterns_match_nothing():
   matches = trainable.matches_any([".*/prompt/.*", ".*/typo/.*"])
   assert matches.unmatched(["encoder/prompt/prompt"]) == [".*/typo/.*"]
-
-
-def test_refuses_a_string_for_a_sequence():
   with pytest.raises(ValueError, match="sequence of patterns"):
     trainable.matches_any("encoder/prompt/.*")

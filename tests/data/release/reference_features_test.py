@@ -1,21 +1,14 @@
-"""What is built of the official release has the features of a reference."""
+"""Data built from the official release has the features of a reference."""
 
 import dataclasses
 import json
-import pathlib
 
 import pytest
+from superglue_reference import REFERENCE
 import tensorflow_datasets as tfds
 
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import tfds_data as official_release
-
-FROM_JSONL = json.loads(
-  pathlib.Path(__file__)
-  .parents[2]
-  .joinpath("testdata", "superglue_text.json")
-  .read_text()
-)["from_jsonl"]
 
 
 def as_json(example):
@@ -31,7 +24,9 @@ def as_json(example):
   return convert(example)
 
 
-@pytest.mark.parametrize("case", FROM_JSONL, ids=lambda case: case["config"])
+@pytest.mark.parametrize(
+  "case", REFERENCE["from_jsonl"], ids=lambda case: case["config"]
+)
 def test_features_equal_the_reference(tmp_path, monkeypatch, case):
   """What TFDS makes of rows in the official form, through our builder."""
   config, count = case["config"], len(case["features"])
