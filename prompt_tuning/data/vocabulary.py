@@ -1,10 +1,10 @@
 """The vocabulary of the model that uses a task.
 
-Tasks are registered once, when their module is imported, and know no model:
-their features have `MODEL_VOCABULARY`, which stands for the vocabulary of
-whatever model uses them. Who uses a task gives it that vocabulary: our `t5x`
-does in every run, `with_vocabulary` does by hand. Google's T5X cannot, and has
-one model in a program; it takes what the model's gin file binds:
+Tasks are registered once, when their module is imported, before a model is
+chosen. Their features have `MODEL_VOCABULARY`, a placeholder for the vocabulary
+of the model that uses them. Our `t5x` replaces it in every run, and
+`with_vocabulary` does so by hand. Google's T5X cannot replace it and has one
+model per program, so there the model's gin file binds the vocabulary:
 
   VOCABULARY = @vocabulary.of_model()
   vocabulary.of_model.vocabulary = @seqio.SentencePieceVocabulary()
@@ -28,12 +28,12 @@ from prompt_tuning import whole_files
 
 
 class ModelVocabulary:
-  """Stands for the vocabulary of the model that uses a task.
+  """A placeholder for the vocabulary of the model that uses a task.
 
-  A task that was given none takes that of the last model whose gin file was
-  read, and then behaves as that one. Everything is forwarded, equality and
-  `isinstance` included, so comparing a task's vocabulary with a model's
-  compares the two real ones, whichever side of `==` they are on.
+  A task that still has it uses the vocabulary of the last model whose gin file
+  was read. Everything is forwarded to that vocabulary, including equality and
+  `isinstance`, so `==` of a task's and a model's vocabulary compares the two
+  real ones in either order.
   """
 
   # Tells `t5x` to use the task through a copy with the model's vocabulary.
@@ -73,15 +73,15 @@ MODEL_VOCABULARY = cast(seqio.Vocabulary, ModelVocabulary())
 
 
 def checked(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
-  """Reads a SentencePiece vocabulary's file, which seqio does when it is used.
+  """Reads the file of a SentencePiece vocabulary, as seqio would on first use.
 
   Returns:
-    The vocabulary; of a file in a bucket, which seqio reads in a way of its
-    own, one of a copy in the user's cache folder.
+    The vocabulary. A file in a bucket is first copied to the user's cache
+    folder, because seqio reads buckets in another way.
 
   Raises:
-    ValueError: if there is no file, it cannot be read, or it is no
-      SentencePiece model.
+    ValueError: if the file is missing, unreadable, or not a SentencePiece
+      model.
   """
   if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
     return vocabulary
@@ -94,13 +94,12 @@ def checked(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
   except (RuntimeError, message.DecodeError, tf.errors.OpError) as error:
     if "is already defined" in str(error):
       raise ValueError(
-        f"The SentencePiece model at {path} has sentinels of its own, and "
-        f"{vocabulary.extra_ids} are to be added. Say that there are none to "
-        "add: --extra_ids=0, or "
+        f"The SentencePiece model at {path} already has sentinels, and "
+        f"{vocabulary.extra_ids} would be added. Add none: --extra_ids=0, or "
         "--gin.seqio.SentencePieceVocabulary.extra_ids=0 in a run."
       ) from error
     missing = isinstance(error, tf.errors.NotFoundError)
-    got = "nothing" if missing else f"what is none ({error})"
+    got = "nothing" if missing else f"another file ({error})"
     raise ValueError(
       f"Expected a SentencePiece model at {path}, got {got}. Give the one that "
       "belongs to the model; T5's: prompt-tuning import t5_small"
@@ -110,14 +109,14 @@ def checked(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
 
 @functools.cache
 def _on_disk(path: str) -> str:
-  """Copies a file of a bucket; returns where it is now."""
+  """Copies a file of a bucket, and returns the path of the copy."""
   try:
     content = epath.Path(path).read_bytes()
-  # Whatever the libraries of a bucket make of no network and no account.
+  # Libraries of buckets raise many classes without a network or an account.
   except Exception as error:
     why = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, FileNotFoundError | tf.errors.NotFoundError):
-      why = "there is none"
+      why = "it does not exist"
     raise ValueError(
       f"Expected a SentencePiece model at {path}, but {why}. Log in (gcloud "
       "auth application-default login), or copy the file to this machine and "
@@ -132,7 +131,7 @@ def _on_disk(path: str) -> str:
 
 
 def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
-  """Returns a vocabulary, and lets tasks that are given none take it.
+  """Makes a vocabulary the one that `MODEL_VOCABULARY` forwards to.
 
   Raises:
     ValueError: if it is a SentencePiece file that cannot be read.
@@ -145,7 +144,7 @@ def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
 def with_vocabulary(
   task: seqio.Task, vocabulary: seqio.Vocabulary
 ) -> seqio.Task:
-  """Returns a copy of a task, with a vocabulary where it leaves it open."""
+  """Returns a copy of a task with a vocabulary in place of the placeholder."""
   features = {
     name: dataclasses.replace(feature, vocabulary=vocabulary)
     if feature.vocabulary is MODEL_VOCABULARY
@@ -163,7 +162,7 @@ def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
     extra_ids: Sentinels after its pieces.
 
   Raises:
-    ValueError: if there is no such file, or it is none.
+    ValueError: if the file is missing or not a SentencePiece model.
   """
   if "://" not in path and not os.path.exists(path):
     raise ValueError(
@@ -185,9 +184,9 @@ class Hashable:
 
 
 def sha256(vocabulary: seqio.Vocabulary) -> str:
-  """Returns a hash, in hexadecimal digits, of what each id is written as alone.
+  """Returns a hash, in hexadecimal digits, of the text of each single id.
 
-  So a piece that begins a word is not told from one that does not.
+  It does not distinguish a piece that starts a word from one that does not.
   """
   digest = hashlib.sha256()
   for token in range(vocabulary.vocab_size):
@@ -198,15 +197,15 @@ def sha256(vocabulary: seqio.Vocabulary) -> str:
 def writer(
   vocabulary: seqio.Vocabulary, labels: Sequence[str]
 ) -> Callable[[str], str]:
-  """Returns what makes of a target what an answer that is right looks like.
+  """Returns a function from a target to the text a correct model would produce.
 
   Args:
-    vocabulary: The model's, which writes some texts as others: "..." for the
-      one character of that.
+    vocabulary: The model's. It writes some texts in another way: "..." for the
+      single character of an ellipsis.
     labels: The legal targets.
 
   Raises:
-    ValueError: if it cannot write a label.
+    ValueError: if the vocabulary cannot write a label.
   """
 
   @functools.cache
@@ -224,11 +223,11 @@ def writer(
 
 
 def most_frequent(vocabulary: seqio.Vocabulary, at_most: int) -> int:
-  """Returns how many of the first ids are its most frequent pieces.
+  """Returns the number of first ids to take as the most frequent pieces.
 
   Args:
-    vocabulary: Its ids are ordered by frequency; sentinels come last.
-    at_most: The number, where there are as many pieces that are no sentinels.
+    vocabulary: A vocabulary ordered by frequency, with sentinels last.
+    at_most: The number, unless fewer pieces precede the sentinels.
   """
   size = vocabulary.vocab_size
   while vocabulary.decode([size - 1]).startswith("<extra_id_"):

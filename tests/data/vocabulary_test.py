@@ -82,7 +82,7 @@ def test_file_with_sentinels_of_its_own_is_told_of(
   with_sentinels = seqio.SentencePieceVocabulary(model_file, extra_ids=5)
   path = tmp_path / "5extra.model"
   path.write_bytes(with_sentinels.sp_model)
-  with pytest.raises(ValueError, match=r"5extra.* of its own.*extra_ids=0"):
+  with pytest.raises(ValueError, match=r"5extra.* already has.*extra_ids=0"):
     vocabulary.of_file(str(path), 5)
   assert vocabulary.of_file(str(path), 0).vocab_size == 24
 

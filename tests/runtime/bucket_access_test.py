@@ -79,8 +79,8 @@ def test_vocabulary_in_a_bucket_is_read(line, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("path", "why"),
   [
-    (f"{ROOT}/no.model", "but there is none"),
-    ("gs://nobodys/no.model", "but there is none"),
+    (f"{ROOT}/no.model", "but it does not exist"),
+    ("gs://nobodys/no.model", "but it does not exist"),
     ("gs://forbidden/no.model", "but Forbidden"),
   ],
 )
