@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
   logging.set_verbosity(logging.ERROR)
   seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
-  vocabulary_lib.of_file(f"{FLAGS.checkpoint}/spiece.model")
+  vocabulary_lib.use_file(f"{FLAGS.checkpoint}/spiece.model")
   provider = t5x.input.task_lookup.find(
     FLAGS.task, "train", "prompt_tuning.tasks"
   )

@@ -37,4 +37,4 @@ def use_vocabulary(
   )
   if path == LADDER:
     return vocabulary_lib.of_model(ladder_vocabulary.ladder())
-  return vocabulary_lib.of_file(path, extra_ids)
+  return vocabulary_lib.use_file(path, extra_ids)

@@ -154,7 +154,7 @@ def with_vocabulary(
   return task.replace(output_features=features)
 
 
-def of_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
+def use_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
   """Makes a SentencePiece model's vocabulary the one that every task uses.
 
   Args:

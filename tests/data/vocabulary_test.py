@@ -72,7 +72,7 @@ def test_file_that_is_no_model_is_one_clear_error(
   with pytest.raises(ValueError, match=r"Expected a Sent.*bad\.model, got"):
     vocabulary.of_model(given)
   with pytest.raises(ValueError, match=r"Expected a Sent.*bad\.model, got"):
-    vocabulary.of_file(str(path))
+    vocabulary.use_file(str(path))
   assert unbound.in_use is None
 
 
@@ -83,8 +83,8 @@ def test_file_with_sentinels_of_its_own_is_told_of(
   path = tmp_path / "5extra.model"
   path.write_bytes(with_sentinels.sp_model)
   with pytest.raises(ValueError, match=r"5extra.* already has.*extra_ids=0"):
-    vocabulary.of_file(str(path), 5)
-  assert vocabulary.of_file(str(path), 0).vocab_size == 24
+    vocabulary.use_file(str(path), 5)
+  assert vocabulary.use_file(str(path), 0).vocab_size == 24
 
 
 def test_a_later_model_takes_over_from_none(unbound):
