@@ -95,7 +95,10 @@ def test_order_depends_on_the_seed_alone():
   ],
 )
 def test_mixtures_have_their_tasks(name, count):
-  mixture = seqio.get_mixture_or_task(name)
-  assert len(mixture.tasks) == count
-  dataset = mixture.get_dataset(LENGTHS, "train", shuffle=False)
+  assert len(seqio.get_mixture_or_task(name).tasks) == count
+
+
+def test_a_mixture_makes_a_dataset():
+  mixture = seqio.get_mixture_or_task("mini_super_glue_prefixed")
+  dataset = mixture.get_dataset(LENGTHS, "validation", shuffle=False)
   assert dataset.element_spec["inputs"].dtype == tf.int32
