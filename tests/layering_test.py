@@ -119,6 +119,16 @@ def test_a_room_imports_from_those_above(name):
     assert not {"t5x", "gin"} & _roots(imports)
 
 
+def test_one_module_asks_which_t5x_is_installed():
+  asks = [
+    name
+    for name in MODULES
+    if name.startswith("prompt_tuning/")
+    and "hasattr(checkpoints" in (ROOT / name).read_text()
+  ]
+  assert asks == ["prompt_tuning/training/google_t5x.py"]
+
+
 def test_the_folder_of_gin_files_is_no_package():
   """It would shadow the library of that name."""
   assert not (ROOT / "gin" / "__init__.py").exists()

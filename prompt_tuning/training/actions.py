@@ -17,7 +17,7 @@ from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
 from prompt_tuning.prompt_files import PARAMETER_PATH
-from prompt_tuning.training import base_model
+from prompt_tuning.training import base_model, google_t5x
 from t5x import trainer
 
 MetricsByTask = Mapping[str, Mapping[str, float]]
@@ -213,8 +213,8 @@ def _not_finite(metrics_by_task: MetricsByTask) -> str:
 
 
 def _is_prompt_alone(train_state: Any) -> bool:
-  """Whether nothing else trains; Google's T5X does not keep that apart."""
-  if not hasattr(train_state, "trainable"):
+  """Returns whether nothing else trains, as far as that is known."""
+  if (trainable := google_t5x.trainable(train_state)) is None:
     return True
-  names = traverse_util.flatten_dict(train_state.trainable, sep="/")
+  names = traverse_util.flatten_dict(trainable, sep="/")
   return set(names) == {PARAMETER_PATH}
