@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+import dataclasses
 import json
 import re
 from typing import Any, Literal
@@ -211,22 +212,15 @@ def _settings(body: NewJob, pairs: int, longest: int) -> jobs_lib.Settings:
 
 
 def _file(file: File) -> dict[str, Any]:
-  return {
-    "id": file.id,
-    "object": "file",
-    "bytes": file.bytes,
-    "created_at": file.created,
-    "filename": file.name,
-    "purpose": "fine-tune",
-    "status": "processed",
-    "pairs": file.pairs,
-  }
+  constant = {"object": "file", "purpose": "fine-tune", "status": "processed"}
+  return dataclasses.asdict(file) | constant
 
 
 def _job(service: Service, job: Job) -> dict[str, Any]:
-  settings = job.settings
+  settings = dataclasses.asdict(job.settings)
+  seed, epochs = settings.pop("seed"), settings.pop("n_epochs")
+  rate = settings["learning_rate"] / jobs_lib.Settings.learning_rate
   is_done = job.status == jobs_lib.SUCCEEDED
-  default = jobs_lib.Settings()
   return {
     "id": job.id,
     "object": "fine_tuning.job",
@@ -240,17 +234,11 @@ def _job(service: Service, job: Job) -> dict[str, Any]:
     "validation_file": job.validation_file,
     "result_files": [],
     "trained_tokens": None,
-    "seed": settings.seed,
+    "seed": seed,
     "hyperparameters": {
-      "n_epochs": settings.n_epochs or "auto",
-      "batch_size": settings.batch_size,
-      "learning_rate_multiplier": settings.learning_rate
-      / default.learning_rate,
-      "length": settings.length,
-      "steps": settings.steps,
-      "init": settings.init,
-      "learning_rate": settings.learning_rate,
-      "rank": settings.rank,
+      **settings,
+      "n_epochs": epochs or "auto",
+      "learning_rate_multiplier": rate,
     },
     "error": None
     if job.error is None

@@ -34,20 +34,15 @@ from t5x.files import safe_files
 
 # A job fails after it has ended this many workers without progress.
 MAX_TRIES = 5
-_SCHEMA = """
-create table if not exists files (
-  id text primary key, name text, bytes integer, pairs integer,
-  created integer);
-create table if not exists jobs (
-  number integer primary key autoincrement, id text unique, created integer,
-  status text, prompt text, settings text, training_file text,
-  validation_file text, model text, fingerprint text, error text,
-  finished integer, score real, step integer, attempts integer default 0,
-  tries integer default 0, saved integer default -1,
-  is_cancelled integer default 0);
+_FILES, _JOBS, _EVENTS = (
+  ", ".join(field.name for field in dataclasses.fields(kind))
+  for kind in (File, Job, JobEvent)
+)
+_SCHEMA = f"""
+create table if not exists files ({_FILES}, primary key (id));
+create table if not exists jobs ({_JOBS}, primary key (id));
 create table if not exists events (
-  number integer primary key autoincrement, job text, created real, kind text,
-  message text, data text);
+  {_EVENTS.replace("number", "number integer primary key autoincrement")});
 create index if not exists events_of_jobs on events (job, number);
 """
 _IS_OPEN = "status in ('queued', 'running')"
@@ -172,28 +167,31 @@ class JobStore:
       UnknownError: if a file does not exist.
     """
     id = _new_id("ftjob")
-    job = {
-      "id": id,
-      "created": int(time.time()),
-      "status": QUEUED,
-      "prompt": f"{name}-{id[-12:]}",
-      "settings": json.dumps(dataclasses.asdict(settings)),
-      "training_file": training_file,
-      "validation_file": validation_file,
-      "model": self._model,
-      "fingerprint": self._fingerprint,
-    }
+    job = Job(
+      id,
+      int(time.time()),
+      QUEUED,
+      f"{name}-{id[-12:]}",
+      settings,
+      training_file,
+      validation_file,
+      self._model,
+      self._fingerprint,
+    )
+    row = dataclasses.asdict(job)
     with self._open() as connection:
       connection.execute("begin immediate")  # No file is removed meanwhile.
       for file in filter(None, (training_file, validation_file)):
         _file(connection, file)
-      _insert(connection, "jobs", job)
+      _insert(
+        connection, "jobs", row | {"settings": json.dumps(row["settings"])}
+      )
       _add_status(connection, id, QUEUED, "The job is queued.")
-    return self.job(id)
+    return job
 
   def jobs(self) -> list[Job]:
     """Returns all jobs, the newest first."""
-    return self._jobs("1 order by number desc")
+    return self._jobs("1 order by rowid desc")
 
   def job(self, id: str) -> Job:
     """Returns a job.
@@ -229,7 +227,7 @@ class JobStore:
     way, this ends cancelled jobs of any model and jobs that made no progress.
     """
     for job in self._jobs(
-      f"{_IS_WORK} order by status = 'running' desc, number", self._fingerprint
+      f"{_IS_WORK} order by status = 'running' desc, rowid", self._fingerprint
     ):
       cluster = cluster_folder(self.run_folder(job))
       # Submitted by `on_cluster`, whose worker then ends it in good order.

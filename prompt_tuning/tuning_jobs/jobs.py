@@ -17,21 +17,21 @@ _MAX_LINE_BYTES = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """An uploaded data set.
+  """An uploaded data set; the names of its fields are OpenAI's.
 
   Attributes:
     id: The identifier that requests use.
-    name: The file name that the user gave.
+    filename: The name that the user gave.
     bytes: The size.
     pairs: The number of examples.
-    created: Seconds since 1970.
+    created_at: Seconds since 1970.
   """
 
   id: str
-  name: str
+  filename: str
   bytes: int
   pairs: int
-  created: int
+  created_at: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Job:
   """A tuning job: a row of the store.
 
   Attributes:
-    number: The position in the queue.
     id: The identifier that requests use.
     created: Seconds since 1970.
     status: "queued", "running", "succeeded", "failed" or "cancelled".
@@ -76,7 +75,6 @@ class Job:
     is_cancelled: Whether the user has cancelled it.
   """
 
-  number: int
   id: str
   created: int
   status: str
@@ -86,14 +84,14 @@ class Job:
   validation_file: str | None
   model: str | None
   fingerprint: str | None
-  error: str | None
-  finished: int | None
-  score: float | None
-  step: int | None
-  attempts: int
-  tries: int
-  saved: int
-  is_cancelled: bool
+  error: str | None = None
+  finished: int | None = None
+  score: float | None = None
+  step: int | None = None
+  attempts: int = 0
+  tries: int = 0
+  saved: int = -1
+  is_cancelled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
