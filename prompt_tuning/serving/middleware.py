@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 import contextlib
 import dataclasses
 import hashlib
@@ -238,18 +238,17 @@ class LimitsMiddleware:
     """Returns a `send` that gives up on a client that takes nothing."""
 
     async def send_parts(message: Message) -> None:
-      for part in _parts(message):  # `send` never waits for a whole body.
-        async with asyncio.timeout(self._limits.write_seconds):
-          await send(part)
+      body = message.get("body", b"")
+      rest = range(_PART_BYTES, len(body), _PART_BYTES)
+      for end in rest:  # `send` never waits for a whole body.
+        part = body[end - _PART_BYTES : end]
+        await send_in_time({**message, "body": part, "more_body": True})
+      if rest:
+        message = {**message, "body": body[rest[-1] :]}
+      await send_in_time(message)
+
+    async def send_in_time(message: Message) -> None:
+      async with asyncio.timeout(self._limits.write_seconds):
+        await send(message)
 
     return send_parts
-
-
-def _parts(message: Message) -> Iterator[Message]:
-  """Yields a message, but a long body in parts."""
-  body = message.get("body", b"")
-  last = max(len(body) - 1, 0) // _PART_BYTES
-  for i in range(last):
-    part = body[i * _PART_BYTES : (i + 1) * _PART_BYTES]
-    yield {**message, "body": part, "more_body": True}
-  yield {**message, "body": body[last * _PART_BYTES :]} if last else message

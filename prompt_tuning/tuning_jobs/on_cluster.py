@@ -81,17 +81,21 @@ class Tuner:
     shared = cluster_folder(folder)
     shared.mkdir(parents=True, exist_ok=True)
     task = _Task(self._load, train, validation, str(folder), shared, settings)
-    tries, furthest, refusal = 0, -1, ""
+    tries, furthest, refusal, pause = 0, -1, "", 0.0
     while tries < _TRIES:
-      if refusal:
-        _wait(_QUEUE_SECONDS * 2 ** (tries - 1), should_stop)
+      next_try = time.monotonic() + pause
+      while time.monotonic() < next_try:
+        if should_stop():
+          raise events.CancelledError
+        time.sleep(_LOOK_SECONDS)
       (shared / "stop").unlink(missing_ok=True)
-      tries, refusal = tries + 1, ""
+      tries, refusal, pause = tries + 1, "", 0.0
       try:
         job = self._submitted(shared) or self._submit(task)
       except RuntimeError as error:  # Slurm's controller may be restarting.
         refusal = _line(error) or repr(error)
         logging.warning("%s was not submitted: %s", shared, refusal)
+        pause = _QUEUE_SECONDS * 2 ** (tries - 1)
         continue
       for saved in _follow(job, shared, on_event, should_stop):
         if saved > furthest:
@@ -132,19 +136,6 @@ class Tuner:
 
 def _line(error: Exception) -> str:
   return " ".join(str(error).split())
-
-
-def _wait(seconds: float, should_stop: events.ShouldStop) -> None:
-  """Waits.
-
-  Raises:
-    CancelledError: if it should stop.
-  """
-  end = time.monotonic() + seconds
-  while time.monotonic() < end:
-    if should_stop():
-      raise events.CancelledError
-    time.sleep(_LOOK_SECONDS)
 
 
 def _follow(

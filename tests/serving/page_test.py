@@ -1,4 +1,4 @@
-"""The page in a real browser, and what it is made of."""
+"""The page in a real browser, and its files."""
 
 import asyncio
 import concurrent.futures
@@ -32,12 +32,9 @@ ENTER, CONTROL, TAB = "\ue007", "\ue009", "\ue004"  # WebDriver's names.
 @contextlib.contextmanager
 def _running(service, *routers):
   """Runs a server; yields its address. The engine is the caller's."""
+  application = app.make(service, *routers)
   config = uvicorn.Config(
-    app.make(service, *routers),
-    port=0,
-    lifespan="off",
-    log_level="warning",
-    timeout_graceful_shutdown=5,
+    application, port=0, lifespan="off", timeout_graceful_shutdown=5
   )
   with served.running(uvicorn.Server(config)) as address:
     yield address
@@ -48,12 +45,8 @@ def _running(service, *routers):
 def service(engine, prompts, model, tmp_path_factory):
   service = served.make_service(engine, tmp_path_factory.mktemp("prompts"))
   metadata = prompt_files.PromptMetadata(
-    model.fingerprint,
-    prompt_files.UNKNOWN,
-    task="a_task",
-    step=300,
-    metric="accuracy",
-    score=87.5,
+    *(model.fingerprint, prompt_files.UNKNOWN),
+    **{"task": "a_task", "step": 300, "metric": "accuracy", "score": 87.5},
   )
   for prompt in prompts[:3]:
     content = prompt_files.content(prompt.array, metadata, ".safetensors")
@@ -69,18 +62,16 @@ def jobs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(service, jobs):
   """A server whose jobs are worked on here, in a thread."""
-  model, folder = service.engine.model, service.store.folder
+  work = service.engine.model, service.store.folder, lambda: False
+  example = page.Example("prompt_4", EXAMPLE)
   with concurrent.futures.ThreadPoolExecutor(1) as workers:
-
-    def wake():
-      workers.submit(worker.work, jobs, model, folder, lambda: False)
-
-    example = page.Example("prompt_4", EXAMPLE)
-    with _running(
-      service,
+    routers = (
       page.router(service, [example], tunes=True),
-      job_routes.router(service, jobs, wake),
-    ) as address:
+      job_routes.router(
+        service, jobs, lambda: workers.submit(worker.work, jobs, *work)
+      ),
+    )
+    with _running(service, *routers) as address:
       yield address
 
 
@@ -89,52 +80,84 @@ def downloads(tmp_path_factory):
   return tmp_path_factory.mktemp("downloads")
 
 
+class Page:
+  """The page, as its user sees it."""
+
+  def __init__(self, browser):
+    self.browser = browser
+
+  def all(self, selector):
+    return self.browser.find_elements("css selector", selector)
+
+  def one(self, selector):
+    return self.all(selector)[0]
+
+  def wait(self, find, seconds=20):
+    """Returns what a function finds, once it finds it."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    wait = WebDriverWait(self.browser, seconds, poll_frequency=0.05)
+    return wait.until(lambda _: find())
+
+  def wait_for_text(self, selector, part, seconds=20):
+    self.wait(lambda: part in self.one(selector).text, seconds)
+
+  def open(self, address):
+    self.browser.get(address)
+    self.wait_for_text("#server", "tiny, with")
+
+  def focused(self):
+    return self.browser.switch_to.active_element
+
+  def errors(self):
+    """Returns the messages of the browser's console."""
+    return [entry["message"] for entry in self.browser.get_log("browser")]
+
+  def fill(self, **values):
+    for name, value in values.items():
+      field = self.one(f"#{name.replace('_', '-')}")
+      field.clear()
+      field.send_keys(value)
+
+  def ask(self, names, text, labels=""):
+    """Fills the form in, sends it by keyboard, and returns the answers."""
+    for box in self.all("#choices input"):
+      if box.is_selected() != (box.get_attribute("value") in names):
+        box.click()
+    self.fill(max_tokens="8", labels=labels, input=text + CONTROL + ENTER)
+    done = f"{len(names)} of {len(names)} answers"
+    self.wait_for_text("#try-status", done)
+    return {
+      card.find_element("css selector", "h3").text: card.find_element(
+        "css selector", "output"
+      ).get_property("textContent")
+      for card in self.all(".answer")
+    }
+
+  def show_words(self):
+    self.one("#prompt-rows button").click()
+    self.wait(lambda: self.all("#words tbody tr"))
+
+
 @pytest.fixture(scope="module")
-def browser(downloads):
+def shown(downloads):
   with browsers.chromium(str(downloads)) as browser:
-    yield browser
-
-
-def _wait(browser, find, seconds=20):
-  """Returns what a function of the browser finds, once it finds it."""
-  from selenium.webdriver.support.wait import WebDriverWait
-
-  return WebDriverWait(browser, seconds, poll_frequency=0.05).until(find)
-
-
-def _css(browser, selector):
-  return browser.find_elements("css selector", selector)
-
-
-def _text_of(browser, selector, part, seconds=20):
-  """Waits until an element has a text."""
-  _wait(browser, lambda x: part in _css(x, selector)[0].text, seconds)
-
-
-def _open(browser, address):
-  browser.get(address)
-  _text_of(browser, "#server", "tiny, with")
-
-
-def _messages(browser):
-  """Returns what the browser's console says was wrong."""
-  return [entry["message"] for entry in browser.get_log("browser")]
+    yield Page(browser)
 
 
 def test_the_page_is_whole_and_of_this_server_alone(address):
   static = pathlib.Path(page.__file__).parent / "static"
   texts = {path.name: path.read_text() for path in static.iterdir()}
   for name, text in texts.items():
-    # The namespace of SVG is a name: nothing is asked for there.
+    # The namespace of SVG is a name: nothing is loaded from there.
     text = text.replace("http://www.w3.org/2000/svg", "")
     assert not re.findall(r"https?:|\burl\(|@import|\bimport\(", text), name
     named = re.findall(r'"/static/([^"]+)"|from "\./([^"]+)"', text)
     assert {one or other for one, other in named} <= texts.keys()
     answer = requests.get(f"{address}/static/{name}")
     assert answer.content.decode() == texts[name]
-    assert answer.headers["Content-Security-Policy"].startswith(
-      "default-src 'none'"
-    )
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
   assert requests.get(address).text == texts["index.html"]
   assert requests.get(f"{address}/static/..%2Fpage.py").status_code == 404
   scripts = "".join(text for name, text in texts.items() if name[-3:] == ".js")
@@ -143,15 +166,12 @@ def test_the_page_is_whole_and_of_this_server_alone(address):
 
 
 def test_the_words_of_a_prompt(service, address, model):
-  """Those that it is made of are the nearest."""
+  """The words that it is made of are the nearest."""
   table = np.asarray(model.params["token_embedder"]["embedding"], np.float32)
   tokens = [70, 80, 90]
-  path = service.store.folder / "words.safetensors"
-  prompt_files.save_prompt(path, 2 * table[tokens])
-  service.store.refresh()
+  service.store.put("words", served.npy(2 * table[tokens]))
   answer = requests.get(f"{address}/v1/prompts/words/words?count=2").json()
-  path.unlink()
-  service.store.refresh()
+  service.store.delete("words")
   nearest = [position["words"][0] for position in answer["positions"]]
   assert [x["word"] for x in nearest] == [
     model.vocabulary.decode([token]) for token in tokens
@@ -159,7 +179,7 @@ def test_the_words_of_a_prompt(service, address, model):
   assert [x["cosine"] for x in nearest] == pytest.approx([1, 1, 1], abs=1e-5)
   refused = [
     requests.get(f"{address}/v1/prompts/{path}").status_code
-    for path in ("tiny/words", "nobody/words", "words/words?count=0")
+    for path in ("tiny/words", "nobody/words", "prompt_1/words?count=0")
   ]
   assert refused == [400, 404, 400]
 
@@ -187,147 +207,106 @@ def test_words_of_one_prompt_at_a_time(service, monkeypatch):
   assert most == [1, 1, 1]
 
 
-def _ask(browser, names, text, labels=""):
-  """Fills the form in and sends it by keyboard."""
-  for box in _css(browser, "#choices input"):
-    if box.is_selected() != (box.get_attribute("value") in names):
-      box.click()
-  for selector, value in (("#max-tokens", "8"), ("#labels", labels)):
-    field = _css(browser, selector)[0]
-    field.clear()
-    field.send_keys(value)
-  field = _css(browser, "#input")[0]
-  field.clear()
-  field.send_keys(text, CONTROL + ENTER)
-  _text_of(browser, "#try-status", f"{len(names)} of {len(names)} answers")
-  return {
-    card.find_element("css selector", "h3").text: card.find_element(
-      "css selector", "output"
-    ).get_property("textContent")
-    for card in _css(browser, ".answer")
-  }
+def test_answers_are_shown_side_by_side(shown, address):
+  """Texts, ranked labels, and a refusal."""
+  shown.open(address)
+  assert shown.one("#input").get_property("value") == EXAMPLE
 
+  def post(path, name, **fields):
+    body = {"model": name, "prompt": "ab x", **fields}
+    return requests.post(f"{address}{path}", json=body).json()
 
-def test_an_input_is_answered_side_by_side(browser, address):
-  _open(browser, address)
-  # The server's example.
-  assert _css(browser, "#input")[0].get_property("value") == EXAMPLE
   names = ["tiny", "prompt_1", "prompt_4"]
-  shown = _ask(browser, names, "ab x")
-  assert shown == {
-    name: requests.post(
-      f"{address}/v1/completions",
-      json={"model": name, "prompt": "ab x", "max_tokens": 8},
-    ).json()["choices"][0]["text"]
-    for name in names
-  }
-  assert any(shown.values())
-  assert _messages(browser) == []
-
-
-def test_labels_are_ranked_side_by_side(browser, address):
-  _open(browser, address)
-  shown = _ask(browser, ["tiny", "prompt_2"], "ab x", labels="yes, no")
-  for name, text in shown.items():
-    body = {"model": name, "prompt": "ab x", "labels": ["yes", "no"]}
-    answer = requests.post(f"{address}/v1/rank", json=body).json()
+  texts = shown.ask(names, "ab x")
+  assert any(texts.values())
+  for name, text in texts.items():
+    answer = post("/v1/completions", name, max_tokens=8)
+    assert text == answer["choices"][0]["text"]
+  ranked = shown.ask(names[:2], "ab x", labels="yes, no")
+  for name, text in ranked.items():
+    [row] = post("/v1/rank", name, labels=["yes", "no"])["data"]
     assert text == "".join(
       f"{x['label']}{100 * x['probability']:.1f}".removesuffix(".0") + " %"
-      for x in answer["data"][0]["labels"]
+      for x in row["labels"]
     )
-  assert _messages(browser) == []
+  assert (len(texts), len(ranked)) == (3, 2)
+  assert shown.errors() == []
+  shown.fill(input="a" * 100 + CONTROL + ENTER)
+  shown.wait_for_text("#try-status", "0 of")
+  assert "tokens" in shown.one(".answer .error").text
+  assert len(shown.errors()) == len(shown.all(".answer"))
 
 
-def test_a_refusal_is_shown(browser, address):
-  _open(browser, address)
-  _css(browser, "#input")[0].send_keys("a" * 100, CONTROL + ENTER)
-  _text_of(browser, "#try-status", "0 of")
-  assert "tokens" in _css(browser, ".answer .error")[0].text
-  assert len(_messages(browser)) == len(_css(browser, ".answer"))
-
-
-def test_words_and_files_of_a_prompt(browser, address, service, downloads):
-  _open(browser, address)
-  row = _css(browser, "#prompt-rows tr")[0]
+def test_words_and_files_of_a_prompt(shown, address, service, downloads):
+  shown.open(address)
+  row = shown.one("#prompt-rows tr")
   assert row.text.startswith("prompt_1 a_task tiny 300 87.5 1")
   words, get = row.find_elements("css selector", "button")
   words.click()
-  _wait(browser, lambda x: x.switch_to.active_element.tag_name == "h3")
+  shown.wait(lambda: shown.focused().tag_name == "h3")
   prompt = service.store.get("prompt_1")
-  assert len(_css(browser, "#words tbody tr")) == prompt.length
-  _css(browser, "#words button")[0].send_keys(ENTER)
-  assert browser.switch_to.active_element == words  # It is closed.
+  assert len(shown.all("#words tbody tr")) == prompt.length
+  shown.one("#words button").send_keys(ENTER)
+  assert shown.focused() == words  # The words are closed.
   get.click()
   file = downloads / "prompt_1.safetensors"
-  _wait(browser, lambda _: file.exists())
+  shown.wait(file.exists)
   array, metadata = prompt_files.load_prompt(file)
   np.testing.assert_array_equal(array, prompt.array)
   assert metadata == prompt.metadata
-  assert _messages(browser) == []
+  assert shown.errors() == []
 
 
 @pytest.mark.slow
-def test_a_data_set_becomes_a_prompt(browser, address, jobs, tmp_path):
+def test_a_data_set_becomes_a_prompt(shown, address, jobs, tmp_path):
   """Uploaded, tuned, watched, and answered with: all on the page."""
   file = tmp_path / "data.jsonl"
   rows = [{"prompt": f"ab{x}c", "completion": y} for x, y in ("xy", "dn")] * 8
   file.write_text("\n".join(map(json.dumps, rows)))
-  _open(browser, address)
+  shown.open(address)
   for field in ("train-file", "validation-file"):
-    _css(browser, f"#{field}")[0].send_keys(str(file))
-  for field, value in (("name", "mine"), ("length", "2"), ("steps", "10")):
-    element = _css(browser, f"#{field}")[0]
-    element.clear()
-    element.send_keys(value)
-  _css(browser, "#tune-form button")[0].click()
-  _wait(browser, lambda x: _css(x, "#job [role=status]"), seconds=60)
-  _text_of(browser, "#job [role=status]", "succeeded", seconds=60)
+    shown.one(f"#{field}").send_keys(str(file))
+  shown.fill(name="mine", length="2", steps="10")
+  shown.one("#tune-form button").click()
+  shown.wait(lambda: shown.all("#job [role=status]"), seconds=60)
+  shown.wait_for_text("#job [role=status]", "succeeded", seconds=60)
   (job,) = jobs.jobs()
-  told = jobs.events(job.id)
-  losses = [
-    (x.data["step"], x.data["metrics"]["train"][LOSS])
-    for x in told
-    if x.kind == "train"
-  ]
-  scores = [(x.data["step"], x.data["score"]) for x in told if x.kind == "eval"]
+  data = {kind: [] for kind in ("train", "eval")}
+  for event in jobs.events(job.id):
+    data.get(event.kind, []).append(event.data)
+  losses = [(x["step"], x["metrics"]["train"][LOSS]) for x in data["train"]]
+  scores = [(x["step"], x["score"]) for x in data["eval"]]
   assert len(losses) == len(scores) == 10
   for figure, points in zip(
-    _css(browser, "#job figure"), (losses, scores), strict=True
+    shown.all("#job figure"), (losses, scores), strict=True
   ):
     (curve,) = figure.find_elements("css selector", "svg polyline")
     assert len(curve.get_attribute("points").split()) == len(points)
     assert figure.find_element("css selector", "svg").accessible_name
     figure.find_element("css selector", "summary").click()
-    shown = [
-      tuple(float(cell.text.replace(",", "")) for cell in row)
-      for row in (
-        tr.find_elements("css selector", "td")
-        for tr in figure.find_elements("css selector", "tbody tr")
-      )
-    ]
-    assert shown == [(x, pytest.approx(y, abs=1e-4)) for x, y in points]
-  _wait(
-    browser,
-    lambda x: any(job.prompt in row.text for row in _css(x, "#prompt-rows tr")),
-  )
-  assert any(_ask(browser, [job.prompt], "abxc").values())
-  assert _messages(browser) == []
+    cells = figure.find_elements("css selector", "tbody td")
+    numbers = [float(cell.text.replace(",", "")) for cell in cells]
+    assert numbers == pytest.approx([x for xy in points for x in xy], abs=1e-4)
+  prompts = "#prompt-rows tr"
+  shown.wait(lambda: any(job.prompt in row.text for row in shown.all(prompts)))
+  assert any(shown.ask([job.prompt], "abxc").values())
+  assert shown.errors() == []
 
 
-def test_everything_is_reached_by_keyboard(browser, address):
+def test_everything_is_reached_by_keyboard(shown, address):
   from selenium.webdriver.common.action_chains import ActionChains
 
-  _open(browser, address)
+  shown.open(address)
   expected = [
     element
-    for element in _css(browser, "a, button, input, select, textarea, summary")
+    for element in shown.all("a, button, input, select, textarea, summary")
     if element.is_enabled()
     and (element.is_displayed() or element.get_attribute("class") == "skip")
   ]
   seen = []
   while len(seen) < 100:
-    ActionChains(browser).send_keys(TAB).perform()
-    element = browser.switch_to.active_element
+    ActionChains(shown.browser).send_keys(TAB).perform()
+    element = shown.focused()
     if element in seen or element.tag_name == "body":
       break
     seen.append(element)
@@ -338,25 +317,22 @@ def test_everything_is_reached_by_keyboard(browser, address):
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1200)])
-def test_what_axe_finds(browser, address, scheme, width):
-  """Names, roles, contrast: what a program can tell of accessibility."""
+def test_axe_finds_nothing(shown, address, scheme, width):
+  """Names, roles, contrast: accessibility, as far as a program can tell."""
   axe = pytest.importorskip("axe_core_python.base").AXE_FILE_PATH
-  browser.execute_cdp_cmd(
-    "Emulation.setEmulatedMedia",
-    {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
-  )
+  browser = shown.browser
+  features = [{"name": "prefers-color-scheme", "value": scheme}]
   size = {"width": width, "height": 900, "deviceScaleFactor": 1}
-  browser.execute_cdp_cmd(
-    "Emulation.setDeviceMetricsOverride", {**size, "mobile": False}
-  )
-  _open(browser, address)
-  _ask(browser, ["tiny", "prompt_1"], "ab x", labels="yes, no")
-  _css(browser, "#prompt-rows button")[0].click()
-  _wait(browser, lambda x: _css(x, "#words tbody tr"))
-  background = _css(browser, "body")[0].value_of_css_property(
-    "background-color"
-  )
-  is_dark = max(map(int, re.findall(r"\d+", background)[:3])) < 100
+  for command, settings in (
+    ("setEmulatedMedia", {"features": features}),
+    ("setDeviceMetricsOverride", {**size, "mobile": False}),
+  ):
+    browser.execute_cdp_cmd(f"Emulation.{command}", settings)
+  shown.open(address)
+  shown.ask(["tiny", "prompt_1"], "ab x", labels="yes, no")
+  shown.show_words()
+  color = shown.one("body").value_of_css_property("background-color")
+  is_dark = max(map(int, re.findall(r"\d+", color)[:3])) < 100
   assert is_dark == (scheme == "dark")
   browser.execute_script(pathlib.Path(axe).read_text(encoding="utf-8"))
   found = browser.execute_async_script(
@@ -367,29 +343,26 @@ def test_what_axe_finds(browser, address, scheme, width):
     (rule["id"], [node["html"] for node in rule["nodes"]])
     for rule in found["violations"]
   ] == []
-  document = _css(browser, "html")[0]
-  assert document.get_property("scrollWidth") <= width
+  assert shown.one("html").get_property("scrollWidth") <= width
 
 
-def test_a_key_is_asked_for(browser, service):
+def test_a_key_is_asked_for(shown, service):
   limits = Limits(keys=frozenset([hashlib.sha256(KEY.encode()).hexdigest()]))
   closed = dataclasses.replace(service, limits=limits, is_stopping=False)
   with _running(closed, page.router(closed)) as address:
-    browser.get(address)
+    shown.browser.get(address)
     for key, reason in (
       ("wrong", "asks for a key"),
       (KEY, "does not accept this key"),
     ):
-      _wait(browser, lambda x: _css(x, "dialog[open]"))
-      _text_of(browser, "#key-reason", reason)
-      assert browser.switch_to.active_element.get_attribute("id") == "key"
-      browser.switch_to.active_element.send_keys(key, ENTER)
-    _text_of(browser, "#server", "tiny, with")
-    browser.refresh()
-    _text_of(browser, "#server", "tiny, with")
-    kept = browser.execute_script(
-      "return [localStorage.length, document.cookie]"
-    )
-    assert kept == [0, ""]
-    _css(browser, "#prompt-rows button")[0].click()
-    _wait(browser, lambda x: _css(x, "#words tbody tr"))
+      shown.wait(lambda: shown.all("dialog[open]"))
+      shown.wait_for_text("#key-reason", reason)
+      assert shown.focused().get_attribute("id") == "key"
+      shown.focused().send_keys(key, ENTER)
+    for _ in range(2):
+      shown.wait_for_text("#server", "tiny, with")
+      shown.browser.refresh()
+    kept = "return [localStorage.length, document.cookie]"
+    assert shown.browser.execute_script(kept) == [0, ""]
+    shown.wait_for_text("#server", "tiny, with")
+    shown.show_words()
