@@ -12,23 +12,26 @@ import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
 
 from ray import serve
 
+from prompt_tuning.commands import console
 from prompt_tuning.commands import serve as command
+from prompt_tuning.serving import server
 
 
 def replicas(options: dict[str, str]) -> serve.Application:
-  """Returns what `serve run` runs.
+  """Returns the application of `serve run`.
 
   Args:
-    options: "replicas", how many; the others are those of the server. What
-      tunes is a server of its own: the replicas have no jobs.
+    options: "replicas", their number; the others are the server's flags. The
+      replicas have no jobs: another server tunes.
   """
   number = int(options.pop("replicas", "1"))
-  words = [f"--{name}={value}" for name, value in options.items()]
+  # Ray listens, under whatever name.
+  words = ["serve", "--jobs=", "--host=0.0.0.0"]
+  words += [f"--{name}={value}" for name, value in options.items()]
 
   def application():
-    # Ray listens, under whatever name.
-    args = command.parse([*words, "--jobs=", "--host=0.0.0.0"])
-    return command.make_application(args, command.make_service(args))
+    flags = command.complete(console.parse(words))
+    return server.make_application(flags, server.make_service(flags))
 
   deployment = serve.deployment(serve.ingress(application)())
   return deployment.options(

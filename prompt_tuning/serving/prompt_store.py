@@ -84,7 +84,6 @@ class PromptStore:
     self._refreshed = -float("inf")
     self._is_looking = self._has_failed = False
     # For `find`. Uploads may keep all of asyncio's own threads busy.
-    self._turn = asyncio.Lock()
     self._thread = futures.ThreadPoolExecutor(1, "prompts")
     self.refresh()
 
@@ -151,8 +150,10 @@ class PromptStore:
     asked = time.monotonic()
     patience = seconds if known is None else _PATIENCE
     try:
-      async with asyncio.timeout(patience), self._turn:
-        await asyncio.sleep(self._pause(asked))
+      async with asyncio.timeout(patience):
+        # Unknown names share a look, after a pause since the last one.
+        due = self._refreshed + _PAUSE * self._period
+        await asyncio.sleep(max(0.0, due - asked))
         return await asyncio.get_running_loop().run_in_executor(
           self._thread, self.get, name, asked
         )
@@ -160,17 +161,6 @@ class PromptStore:
       if known is None:
         raise
       return known
-
-  def _pause(self, asked: float) -> float:
-    """Returns the seconds until the next look for an unknown name may start.
-
-    Args:
-      asked: The time of the request, as of `time.monotonic`.
-    """
-    if self._refreshed > asked:  # No look is needed.
-      return 0.0
-    due = self._refreshed + _PAUSE * self._period
-    return max(0.0, due - time.monotonic())
 
   def get(self, name: str, asked: float | None = None) -> Prompt:
     """Returns a prompt.
