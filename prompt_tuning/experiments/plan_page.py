@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import json
 from typing import Any
 
+import pandas as pd
+
 from prompt_tuning.experiments.plan_table import (
   BATCH_SIZE,
   METHODS,
@@ -12,6 +14,7 @@ from prompt_tuning.experiments.plan_table import (
   STEPS,
   TOPOLOGIES,
 )
+from prompt_tuning.text_tables import Table
 
 Record = Mapping[str, Any]
 GIB = 2**30
@@ -43,173 +46,139 @@ def page(records: Sequence[Record]) -> str:
   """Returns the page of the records, in Markdown.
 
   Args:
-    records: As `table.compile_cells` writes them.
+    records: As `plan_table.compile_cells` writes them.
   """
-  records = sorted(
-    records,
-    key=lambda r: (_PLACES.index(r["topology"]), _SMALL.index(r["size"])),
+  frame: Any = pd.DataFrame(list(records)).assign(
+    attention=[r.get("attention", "") for r in records],
+    row=list(map(_row, records)),
   )
-  plain = [r for r in records if not r.get("attention")]
-  versions = sorted({json.dumps(r["versions"]) for r in records})
-  lines = [
-    _ABOUT.format(
-      number=len(records),
-      versions="; ".join(versions),
-      batch=BATCH_SIZE,
-      quick=sum(r.get("is_quick", False) for r in records),
-    ),
-    *_figure_1(plain),
-  ]
+  for axis, values in (("size", _SMALL), ("topology", _PLACES)):
+    frame = frame.sort_values(
+      axis, key=lambda x, values=values: x.map(values.index), kind="stable"
+    )
+  # Of a run of such steps, at the least.
+  frame["hours"] = frame["seconds_bound"] * STEPS / 3600 * frame["devices"]
+  plain = frame[frame["attention"] == ""]
+  trained = plain[plain["program"] == "train"]
+  about = _ABOUT.format(
+    number=len(frame),
+    versions="; ".join(sorted(set(frame["versions"].map(json.dumps)))),
+    batch=BATCH_SIZE,
+    quick=sum(r.get("is_quick", False) for r in records),
+  )
+  parts = [about, *_figure_1(trained[trained["method"] == "prompt_tuning"])]
   for method in METHODS:
-    some = [r for r in plain if r["method"] == method]
-    if not some:
+    own = plain[plain["method"] == method]
+    if own.empty:
       continue
-    lines += [f"## {_METHODS[method]}", "", *_hours(some)]
+    hours = _hours(trained[trained["method"] == method])
+    parts += [f"## {_METHODS[method]}\n", hours]
     for program in PROGRAMS:
-      title = f"### {_METHODS[method]}: {_PROGRAMS[program]}"
-      lines += _table(title, [r for r in some if r["program"] == program])
-  lines += _kernels(records)
-  return "\n".join(lines).rstrip("\n") + "\n"
+      rows = own["row"][own["program"] == program]
+      if len(rows):
+        title = f"### {_METHODS[method]}: {_PROGRAMS[program]}"
+        parts.append(f"{title}\n\n{_program_table(list(rows))}")
+  parts += _kernels(frame, plain)
+  return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def _by_cell(
-  records: Sequence[Record], program: str = "train"
-) -> dict[tuple[str, str], Record]:
-  """(size, topology) -> record of a program."""
-  return {
-    (r["size"], r["topology"]): r for r in records if r["program"] == program
-  }
-
-
-def _device_hours(record: Record) -> float:
-  """Of a run of such steps, at the least."""
-  return record["seconds_bound"] * STEPS / 3600 * record["devices"]
-
-
-def _hours(records: Sequence[Record]) -> Iterator[str]:
-  """Yields a table of topologies and sizes: what a run takes at the least."""
-  by_cell = _by_cell(records)
-  yield from (
-    f"Device hours of {STEPS:,} such steps, at the least (no: does not fit; "
-    "empty: not compiled):",
-    "",
-    f"| On | Devices | {' | '.join(_SMALL)} |",
-    f"| --- | ---: |{' ---: |' * len(_SMALL)}",
+def _hours(trained: pd.DataFrame) -> str:
+  """Returns a table of the least hours of a run, by topology and size."""
+  texts = trained["hours"].map("{:.3g}".format).where(trained["fits"], "no")
+  places = trained.assign(text=texts, devices=trained["devices"].map(str))
+  cells = places.pivot(
+    index=["topology", "devices"], columns="size", values="text"
   )
-  for topology in _PLACES:
-    found = [by_cell.get((size, topology)) for size in _SMALL]
-    known = next((r for r in found if r), None)
-    if known is None:
-      continue
-    cells = [
-      "" if r is None else f"{_device_hours(r):.3g}" if r["fits"] else "no"
-      for r in found
-    ]
-    yield f"| {topology} | {known['devices']} | {' | '.join(cells)} |"
-  yield ""
+  cells = cells.reindex(columns=_SMALL).fillna("").reset_index()
+  order = cells["topology"].map(_PLACES.index)
+  rows = cells.loc[order.sort_values().index].to_numpy().tolist()
+  return (
+    f"Device hours of {STEPS:,} such steps, at the least (no: does not fit; "
+    "empty: not compiled):\n\n"
+    f"{Table(['On', 'Devices', *_SMALL], rows).markdown()}"
+  )
 
 
-def _figure_1(records: Sequence[Record]) -> Iterator[str]:
-  """Yields the lines on what the prompts of the paper's Figure 1 take."""
-  by_cell = _by_cell([r for r in records if r["method"] == "prompt_tuning"])
-  yield from (
-    "## The paper's Figure 1, by these programs",
-    "",
+def _figure_1(trained: pd.DataFrame) -> Iterator[str]:
+  """Yields the lines on the hours of the prompts of the paper's Figure 1."""
+  yield (
+    "## The paper's Figure 1, by these programs\n\n"
     f"Its prompts: eight tasks, three seeds, so {RUNS_OF_A_SIZE} runs of "
     f"{STEPS:,} steps a size, of 512 inputs, with activations computed twice: "
     "what is asked for can take less. Evaluation is not in it. On the paper's "
-    "own devices, of which a chip has two:",
-    "",
-    "| Size | On | Hours of a run | Device hours of a run | of all runs | "
-    "Chip hours of all runs |",
-    "| --- | --- | ---: | ---: | ---: | ---: |",
+    "own devices, of which a chip has two:\n"
   )
-  total, sizes = 0.0, 0
-  for size, topology in PAPERS.items():
-    record = by_cell.get((size, topology))
-    if record and record["fits"]:
-      hours = _device_hours(record)
-      total, sizes = total + hours * RUNS_OF_A_SIZE, sizes + 1
-      yield (
-        f"| {size} | {topology} | {hours / record['devices']:.3g} | "
-        f"{hours:.3g} | {hours * RUNS_OF_A_SIZE:,.0f} | "
-        f"{hours * RUNS_OF_A_SIZE / 2:,.0f} |"
-      )
-  if sizes == len(PAPERS):
-    yield f"| all |  |  |  | {total:,.0f} | {total / 2:,.0f} |"
+  fitting = trained[trained["fits"]]
+  own = fitting[fitting["size"].map(PAPERS.get) == fitting["topology"]]
+  own = own.set_index("size").reindex(
+    [x for x in PAPERS if x in set(own["size"])]
+  )
+  rows = [
+    [
+      *(size, r["topology"], f"{r['hours'] / r['devices']:.3g}"),
+      f"{r['hours']:.3g}",
+      *(f"{r['hours'] * RUNS_OF_A_SIZE / n:,.0f}" for n in (1, 2)),
+    ]
+    for size, r in own.iterrows()
+  ]
+  if len(own) == len(PAPERS):
+    total = own["hours"].sum() * RUNS_OF_A_SIZE
+    rows.append(["all", "", "", "", f"{total:,.0f}", f"{total / 2:,.0f}"])
+  header = ["Size", "On", "Hours of a run", "Device hours of a run"]
+  header += ["of all runs", "Chip hours of all runs"]
+  yield Table(header, rows, left=2).markdown()
   others = []
   for topology in _PLACES:
-    found = [by_cell.get((size, topology)) for size in SIZES]
-    if all(r and r["fits"] for r in found):
-      hours = sum(_device_hours(r) for r in found if r)
-      devices = found[0]["devices"] if found[0] else 0
-      hours *= RUNS_OF_A_SIZE
-      others.append(
-        f"| {topology} | {devices} | {hours:,.0f} | {hours / devices:,.0f} |"
-      )
+    found = fitting[fitting["topology"] == topology]
+    if set(found["size"]) == set(SIZES):
+      hours = found["hours"].sum() * RUNS_OF_A_SIZE
+      devices = found["devices"].iloc[0]
+      numbers = (f"{hours:,.0f}", f"{hours / devices:,.0f}")
+      others.append([topology, str(devices), *numbers])
   if others:
-    yield from (
-      "",
-      "All five sizes on one kind of device:",
-      "",
-      "| On | Devices | Device hours | Hours, one run after the other |",
-      "| --- | ---: | ---: | ---: |",
-      *others,
-    )
-  yield ""
+    yield "All five sizes on one kind of device:\n"
+    header = ["On", "Devices", "Device hours", "Hours, one run after the other"]
+    yield Table(header, others).markdown()
 
 
-def _kernels(records: Sequence[Record]) -> Iterator[str]:
-  """Yields what kernels of attention take beside the plain form."""
-  plain = {
-    (r["size"], r["method"], r["topology"], r["program"]): r
-    for r in records
-    if not r.get("attention")
-  }
-  rows = []
-  for r in records:
-    key = (r["size"], r["method"], r["topology"], r["program"])
-    if r.get("attention") and key in plain:
-      before = plain[key]
-      rows.append(
-        f"| {r['size']} | {r['method']} | {r['topology']} | "
-        f"`{r['attention']}` | {', '.join(f'`{x}`' for x in r['kernels'])} | "
-        f"{r['temporaries'] / GIB:.2f} | {before['temporaries'] / GIB:.2f} |"
-      )
+def _kernels(frame: pd.DataFrame, plain: pd.DataFrame) -> Iterator[str]:
+  """Yields the memory of kernels of attention beside that of the plain form."""
+  key = ["size", "method", "topology", "program"]
+  pairs = frame[frame["attention"] != ""].merge(
+    plain[[*key, "temporaries"]], on=key, suffixes=("", "_before")
+  )
+  rows = [
+    [
+      *(r.size_name, r.method, r.topology, f"`{r.attention}`"),
+      ", ".join(f"`{x}`" for x in r.kernels),
+      f"{r.temporaries / GIB:.2f}",
+      f"{r.temporaries_before / GIB:.2f}",
+    ]
+    for r in pairs.rename(columns={"size": "size_name"}).itertuples()
+  ]
   if rows:
-    yield from (
-      "## Kernels of attention",
-      "",
+    yield (
+      "## Kernels of attention\n\n"
       "The same steps with `--gin.network.T5Config.attention_kernel`, which no "
       "gin file sets ([why](../docs/speed.md#fused-kernels-of-accelerators)). "
-      "The calls are in the compiled program.",
-      "",
-      "| Size | Method | On | Kernel | Calls | Temporaries, GiB | Without it |",
-      "| --- | --- | --- | --- | --- | ---: | ---: |",
-      *rows,
+      "The calls are in the compiled program.\n"
     )
+    header = ["Size", "Method", "On", "Kernel", "Calls", "Temporaries, GiB"]
+    yield Table([*header, "Without it"], rows, left=5).markdown()
 
 
-def _table(title: str, records: Sequence[Record]) -> Iterator[str]:
-  """Yields a table of one program's records, with what tells them apart."""
-  rows = [_row(r) for r in records]
-  if not rows:
-    return
+def _program_table(rows: Sequence[Mapping[str, str]]) -> str:
+  """Returns a table of a program's records, without idle columns."""
   names = [
     name
     for name in rows[0]
     if name not in _UNSAID or any(r[name] != _UNSAID[name] for r in rows)
   ]
   texts = ("On", "Size", "Fits", "Exchanged a step", "Attention")
-  yield from (
-    title,
-    "",
-    f"| {' | '.join(names)} |",
-    f"|{'|'.join(' --- ' if x in texts else ' ---: ' for x in names)}|",
-  )
-  for row in rows:
-    yield f"| {' | '.join(row[name] for name in names)} |"
-  yield ""
+  rule = "|".join(" --- " if x in texts else " ---: " for x in names)
+  table = Table(names, [[row[name] for name in names] for row in rows])
+  head, _, *body = table.markdown().splitlines(keepends=True)
+  return "".join([head, f"|{rule}|\n", *body])
 
 
 def _row(r: Record) -> dict[str, str]:
