@@ -102,7 +102,8 @@ def _std(scores: pd.Series) -> float:
 
 def _keys(index: pd.Index, axes: Sequence[str]) -> list[Row]:
   """Returns the values of some axes at each place of an index."""
-  return list(zip(*(index.get_level_values(x) for x in axes), strict=True))
+  levels = [index.get_level_values(axis) for axis in axes]
+  return list(zip(*levels, strict=True)) if levels else [()] * len(index)
 
 
 class View:
@@ -119,6 +120,7 @@ class View:
       the seed has all of them.
     summary: Mean, std and n over seeds, and the number of failed runs, for each
       row and column that some cell belongs to.
+    places: The same, (*row, column) -> summary.
   """
 
   def __init__(
@@ -138,6 +140,9 @@ class View:
     self.seeds = self._over_tasks(places, mean_over)
     failed = frame["failed"].groupby(level=places, sort=False).sum()
     self.summary = _summary(self.seeds, places).assign(failed=failed)
+    keys = _keys(self.summary.index, places)
+    found = self.summary.to_dict("records")
+    self.places = dict(zip(keys, found, strict=True))
 
   def _over_tasks(
     self, places: Sequence[str], tasks: str | None, needed: int | None = None
@@ -198,13 +203,6 @@ class View:
     keys = _keys(self.seeds.index, axes)
     scores = self.seeds[[key == (*row, column) for key in keys]].dropna()
     return scores.set_axis(scores.index.get_level_values(SEED))
-
-  def place(self, row: Row, column: AxisValue) -> Mapping[str, float] | None:
-    """Returns the summary of a place; None if no cell belongs to it."""
-    place = (*row, column)
-    if place not in self.summary.index:
-      return None
-    return self.summary.loc[place].to_dict()
 
   def points(self, axes: Sequence[str], key: Row) -> pd.DataFrame:
     """Returns the places with scores that have some values, to be drawn.

@@ -82,7 +82,7 @@ def _score_rows(results: Results, view: View) -> list[list[str]]:
   rows = [
     [
       label(view.axes, row),
-      *(_score_text(view.place(row, x)) for x in view.columns),
+      *(_score_text(view.places.get((*row, x))) for x in view.columns),
     ]
     for row in view.rows
   ]
@@ -267,7 +267,7 @@ def _own_numbers(results: Results) -> Iterator[tuple]:
       for task, value in (run.record.scores if run.record else {}).items():
         yield row, task, value, "", 1
   else:
-    summary = results.view.summary.dropna(subset="mean")
-    for (*row, column), mean, std, n, _ in summary.itertuples():
-      spread = "" if math.isnan(std) else std
-      yield "/".join(map(str, row)), column, mean, spread, int(n)
+    for (*row, column), x in results.view.places.items():
+      if not math.isnan(x["mean"]):
+        spread = "" if math.isnan(x["std"]) else x["std"]
+        yield "/".join(map(str, row)), column, x["mean"], spread, int(x["n"])

@@ -54,6 +54,21 @@ def test_scores_are_means_over_tasks_then_seeds(tmp_path, status):
   ]
 
 
+def test_table_may_have_a_single_row(tmp_path):
+  """As that of a sweep of seeds alone, which has no axis for rows."""
+  text = made_up.edited(
+    ONE_SIZE,
+    ('rows = ["method"]\ncolumns = "size"', 'rows = []\ncolumns = "method"'),
+  )
+  sheet = made_up.sheet(tmp_path, text)
+  results = made_up.results(tmp_path, sheet)
+  assert tables.table(results).rows == [
+    ["", "51.7 ± 5.8 (3)", "55.0 ± 0.0 (3)"]
+  ]
+  assert "ours,x,,prompt,51.6" in tables.csv_text([results])
+  assert figures.draw(results).axes[0].lines
+
+
 def test_seed_counts_once_all_its_tasks_are_there(tmp_path):
   def is_there(point):
     return (

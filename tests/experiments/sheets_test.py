@@ -41,6 +41,13 @@ rows = ["method"]
 columns = "task"
 """
 
+_RAGGED = """
+[paper]
+source = "Figure 1"
+columns = ["a", "b"]
+rows = [{label = "r", values = [1.0], how = "printed", source = "Table 1"}]
+"""
+
 
 def _load(tmp_path, sheet=SHEET, shared=SHARED):
   (tmp_path / "parts").mkdir(exist_ok=True)
@@ -118,11 +125,13 @@ def test_sheet_wins_over_what_it_extends(tmp_path):
     ),
     ("title =", "title", "is no TOML"),
     ("shared", "shered", "shered.toml cannot be read"),
+    ('words = ["yes", "no"]', "", r"cb.facts\] has no words"),
+    ("[layout]", f"{_RAGGED}[layout]", "r: 1 values for 2 columns"),
   ],
 )
 def test_wrong_sheet_is_refused(tmp_path, old, new, message):
   with pytest.raises(ValueError, match=message):
-    _load(tmp_path, SHEET.replace(old, new))
+    _load(tmp_path, SHEET.replace(old, new), SHARED.replace(old, new))
 
 
 def test_program_says_where_the_gin_files_of_an_axis_go(tmp_path):
@@ -176,12 +185,6 @@ def test_wrong_names_of_command_lines(given, message):
     sheets.name_of(given, ROOT / "configs")
 
 
-def test_missing_fact_is_refused(tmp_path):
-  shared = SHARED.replace('words = ["yes", "no"]', "")
-  with pytest.raises(ValueError, match=r"cb.facts\] has no words"):
-    _load(tmp_path, shared=shared)
-
-
 def test_two_cells_of_one_name_are_refused(tmp_path):
   sheet = SHEET.replace("seed = [1, 2]", 'seed = ["seed1"]')
   sheet += "[values.seed.seed1]\n"
@@ -208,17 +211,6 @@ def test_numbers_of_a_paper():
     label="r", values=[0.0, "~62.8", ""], how="printed", source="Table 1"
   )
   assert row.numbers() == [0.0, 62.8, None]
-
-
-def test_ragged_numbers_of_the_paper_are_refused(tmp_path):
-  paper = """
-[paper]
-source = "Figure 1"
-columns = ["a", "b"]
-rows = [{label = "r", values = [1.0], how = "printed", source = "Table 1"}]
-"""
-  with pytest.raises(ValueError, match="r: 1 values for 2 columns"):
-    _load(tmp_path, SHEET + paper)
 
 
 ALL = {sheet.name: sheet for sheet in sheets.load_all(ROOT / "configs")}

@@ -21,6 +21,12 @@ def _sheet(*arguments, name="x"):
   return Sheet.model_validate({"name": name, **fields})
 
 
+def _name(*arguments):
+  """Returns the name of the folder of a sweep."""
+  command = train_commands.parse(arguments)
+  return sweeps.name_of(sweeps.fields(command, arguments))
+
+
 def _layout(*arguments):
   layout = _sheet(*FIXED, *arguments).layout
   return (layout.rows, layout.columns, layout.mean_over, layout.figure)
@@ -142,8 +148,7 @@ def test_names_do_not_depend_on_the_values_beside():
   (name,) = {*one} & {*other}
   assert one[name] == other[name]
   ours, theirs = (
-    sweeps.name_of(sweeps.fields(train_commands.parse(x), x))
-    for x in ([f"--gin_file={y}/a.gin,{y}/b.gin"] for y in ("gin/p", "my/p"))
+    _name(f"--gin_file={x}/a.gin,{x}/b.gin") for x in ("gin/p", "my/p")
   )
   assert ours != theirs
 
@@ -166,30 +171,23 @@ def test_what_cannot_be_swept_is_refused(arguments, message):
 
 
 def test_more_values_go_on_in_the_same_folder():
-  def name(*arguments):
-    command = train_commands.parse([*FIXED, *arguments])
-    return sweeps.name_of(sweeps.fields(command, arguments))
-
-  assert name(LENGTHS) == name(f"{LENGTHS},20")
-  assert name(LENGTHS) != name(LENGTHS, "--gin.BATCH_SIZE=4")
-  assert name(LENGTHS).startswith("prompt_length-")
-  assert name("--gin.a.X=[1],[2]") == name("--gin.a.X=[1],[2],None")
+  assert _name(*FIXED, LENGTHS) == _name(*FIXED, f"{LENGTHS},20")
+  assert _name(*FIXED, LENGTHS) != _name(*FIXED, LENGTHS, "--gin.BATCH_SIZE=4")
+  assert _name(*FIXED, LENGTHS).startswith("prompt_length-")
+  assert _name(*FIXED, "--gin.a.X=[1],[2]") == _name(
+    *FIXED, "--gin.a.X=[1],[2],None"
+  )
 
 
 def test_other_tasks_recipes_and_bindings_have_a_folder_of_their_own():
   recipes = ("--gin_file=gin/recipes/r.gin", "--gin_file=gin/recipes/s.gin")
   commands = [
-    *(
-      [recipe, f"--gin.TASK={task}", LENGTHS]
-      for recipe in recipes
-      for task in ("'cb'", "'rte'")
-    ),
-    *([recipes[0], f"--gin.{x}.X=[1],[2]"] for x in "ab"),
+    [recipe, f"--gin.TASK={task}", LENGTHS]
+    for recipe in recipes
+    for task in ("'cb'", "'rte'")
   ]
-  names = {
-    sweeps.name_of(sweeps.fields(train_commands.parse(x), x)) for x in commands
-  }
-  assert len(names) == len(commands)
+  commands += [[recipes[0], f"--gin.{x}.X=[1],[2]"] for x in "ab"]
+  assert len({_name(*x) for x in commands}) == len(commands)
 
 
 def test_a_seed_is_one_of_the_data_too():
