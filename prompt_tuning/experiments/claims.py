@@ -6,22 +6,24 @@ import dataclasses
 import pydantic
 
 from prompt_tuning.experiments import parameters, tables
+from prompt_tuning.experiments.papers import PaperRow
 from prompt_tuning.experiments.sheets import Sheet
 from prompt_tuning.experiments.toml_files import Strict
 from prompt_tuning.text_tables import Table
 
 
 class Check(Strict):
-  """A number, and what is claimed about it.
+  """A number, and the claim about it.
 
   Attributes:
     what: The number's name.
     of: "share.METHOD" in percent, "trainable.METHOD", or "paper.SHEET.ROW".
-    minus: Another one, to take off.
+    minus: Another one, to subtract.
     at: Sizes; all if empty.
-    low: The least that is claimed; with None, nothing is.
+    low: The least that is claimed; None if the number only stands there for
+      comparison.
     high: The most.
-    within: How far off it may be: what was rounded, or how well it is known.
+    within: The tolerance: the claim's rounding, or the error of the number.
   """
 
   what: str
@@ -43,9 +45,9 @@ class Claim(Strict):
   """A claim.
 
   Attributes:
-    claim: What is said.
-    checks: What it comes down to.
-    note: What else there is to say.
+    claim: The claim, as articles state it.
+    checks: The numbers that it comes down to.
+    note: Further remarks.
     verdict: In place of the computed one, if it rests on a search for sources.
   """
 
@@ -65,7 +67,7 @@ class Claims(Strict):
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-  """What claims are compared with.
+  """The numbers that claims are compared with.
 
   Attributes:
     sheet: Of the counts.
@@ -81,7 +83,7 @@ class Sources:
     """Looks a number up.
 
     Raises:
-      ValueError: if there is none of that name or size.
+      ValueError: if there is no number of that name or size.
     """
     kind, _, rest = of.partition(".")
     if size not in self.counted:
@@ -92,29 +94,28 @@ class Sources:
     if kind in ("share", "trainable") and rest in counts.methods:
       n = counts.methods[rest]
       return n if kind == "trainable" else 100 * n / counts.frozen
-    paper, row = self._row(of)
+    columns, row = self._row(of)
     label = self.sheet.sizes[size].label
-    numbers = dict(zip(paper.columns, row.numbers(), strict=True))
-    number = numbers.get(label)
+    number = dict(zip(columns, row.numbers(), strict=True)).get(label)
     if number is None:
       raise ValueError(f"{of} has no number for {label}.")
     return number
 
-  def origin(self, of: str) -> str | None:
-    """Says where a number of a paper is from; None of a count."""
+  def origin(self, of: str) -> str:
+    """Returns the source of a paper's number in brackets; "" for a count."""
     if not of.startswith("paper."):
-      return None
+      return ""
     _, row = self._row(of)
-    return f"{row.source}, {tables.HOW[row.how]}"
+    return f" ({row.source}, {tables.HOW[row.how]})"
 
-  def _row(self, of: str):
+  def _row(self, of: str) -> tuple[list[str], PaperRow]:
+    """Returns the columns of a paper's numbers, and one row of them."""
     kind, _, rest = of.partition(".")
     name, _, row_name = rest.rpartition(".")
-    sheet = self.sheets.get(name)
-    if kind == "paper" and sheet and sheet.paper:
-      for row in sheet.paper.rows:
-        if row.row == row_name:
-          return sheet.paper, row
+    paper = self.sheets[name].paper if name in self.sheets else None
+    for row in paper.rows if kind == "paper" and paper else ():
+      if paper and row.row == row_name:
+        return paper.columns, row
     raise ValueError(
       f"There is no {of}. Expected share.METHOD or trainable.METHOD of "
       "configs/parameters.toml, or paper.SHEET.ROW with a row of its [paper]."
@@ -123,7 +124,7 @@ class Sources:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """A number at one size, and whether it is as claimed; None if nothing is."""
+  """A number at one size, and whether it is as claimed; None if it need not."""
 
   size: str
   value: float
@@ -131,7 +132,7 @@ class Finding:
 
 
 def find(check: Check, sources: Sources) -> list[Finding]:
-  """Compares a number with what is claimed, size by size.
+  """Compares a number with the claim, size by size.
 
   Raises:
     ValueError: if there is no such number.
@@ -151,7 +152,7 @@ def find(check: Check, sources: Sources) -> list[Finding]:
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-  """Says how much of what is claimed holds.
+  """Returns how much of a claim holds.
 
   Raises:
     ValueError: if nothing is claimed.
@@ -194,12 +195,8 @@ def _said(check: Check, findings: Sequence[Finding], sources: Sources) -> str:
     if finding.holds is False:
       text = f"**{text}**"
     texts.append(f"{sources.sheet.sizes[finding.size].label} {text}")
-  origin = sources.origin(check.of)
-  said = f"{check.what}: {', '.join(texts)}" + (
-    f" ({origin})" if origin else ""
-  )
+  said = f"{check.what}: {', '.join(texts)}{sources.origin(check.of)}"
   if check.of == "trainable.prompt_tuning" and check.low is not None:
-    # What a prompt has for each of its positions.
     widths = {sources.counted[x.size].width: None for x in findings}
     lengths = " or ".join(f"{check.low / width:.0f}" for width in widths)
     said += f"; {check.low:,.0f} would be a prompt of {lengths} positions"

@@ -71,11 +71,11 @@ def styles(methods: Mapping[str, str]) -> dict[str, Style]:
   """Chooses the styles of a figure.
 
   Args:
-    methods: What is drawn -> the name of its method.
+    methods: Name of a row -> the name of its method.
 
   Returns:
-    What is drawn -> style. A method itself has its own colour; what else
-    belongs to it, or several things that are not called as it is, have shades.
+    Name of a row -> style. A method itself has its own colour; its variants
+    have shades of it.
   """
   families: dict[str, list[str]] = {}
   for name, method in methods.items():
@@ -108,7 +108,7 @@ def styles(methods: Mapping[str, str]) -> dict[str, Style]:
 
 
 def _family(method: str) -> str:
-  """Returns the known method that a name begins with, or the name."""
+  """Returns the known method that a name starts with, or the name."""
   known = [x for x in _METHODS if method.startswith(x)]
   return max(known, key=len, default=method)
 

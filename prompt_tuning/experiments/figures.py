@@ -175,7 +175,7 @@ def draw_shares(shares: pd.DataFrame, title: str) -> Figure:
 
 
 def same_pixels(png: bytes, other: bytes) -> bool:
-  """Whether two PNG files show the same picture."""
+  """Returns whether two PNG files show the same picture."""
   a, b = (image.imread(io.BytesIO(x), format="png") for x in (png, other))
   return np.array_equal(a, b)
 
@@ -306,7 +306,7 @@ def _draw_dot(
 def _mark_below(panel: Axes, x: float, score: float, style: Style) -> None:
   """Points down at a score that lies below the axis, and writes it there.
 
-  A frozen model that answers with no label at all would push what is compared
+  A frozen model that answers with no label at all would push the other scores
   into the upper part of the axis.
   """
   bottom = panel.get_ylim()[0]
@@ -357,7 +357,7 @@ def _add_legend(
 
 
 def _add_grid(panel: Axes, axis: Literal["both", "y"] = "both") -> None:
-  """Adds a grid behind what is drawn, in the place of a frame."""
+  """Adds a grid behind the data, in the place of a frame."""
   panel.grid(axis=axis, color="#DDDDDD", linewidth=0.6)
   panel.set_axisbelow(True)
   panel.spines[["top", "right"]].set_visible(False)
@@ -366,12 +366,12 @@ def _add_grid(panel: Axes, axis: Literal["both", "y"] = "both") -> None:
 def _set_window(panel: Axes, values: Sequence[float] = ()) -> None:
   """Ends a score axis at tens.
 
-  It begins at 0 unless all that it has to show is well above: half of it would
-  be empty then.
+  It starts at 0, unless all scores are so high that half of the axis would be
+  empty.
 
   Args:
     panel: With the drawn scores.
-    values: The scores to show, in the place of all that was drawn.
+    values: The scores to show; by default, all that the panel has.
   """
   low, high = panel.get_ylim()
   if values:

@@ -1,7 +1,7 @@
-"""What trained prompts say, by what they started from (section 7 of the paper).
+"""The meaning of trained prompts, by initialisation (the paper's section 7).
 
-Made of the prompts that lie beside the records of a sheet, and of the
-embeddings of their base models.
+The page compares the prompts beside the records of a sheet with the embeddings
+of their base models.
 """
 
 import collections
@@ -26,11 +26,11 @@ from prompt_tuning.training import base_model
 
 
 class Statement(Strict):
-  """Something that the paper says.
+  """A statement of the paper.
 
   Attributes:
-    says: In our words.
-    see: The heading of a column that it is about.
+    says: The statement, in our words.
+    see: The heading of the column to look at.
   """
 
   says: str
@@ -38,12 +38,12 @@ class Statement(Strict):
 
 
 class Page(Strict):
-  """What the page is of.
+  """The settings of the page.
 
   Attributes:
     title: Its title.
     about: Markdown.
-    sheet: Whose prompts.
+    sheet: The sheet of the prompts.
     neighbours: Nearest pieces to look at, for each position.
     size: The model whose prompts are shown piece by piece.
     seed: Of those prompts.
@@ -60,7 +60,7 @@ class Page(Strict):
 
 
 def read(results: Results, root: pathlib.Path, count: int) -> pd.DataFrame:
-  """Reads the prompts that are there of a sheet's runs.
+  """Reads the prompts of a sheet's runs, as far as they exist.
 
   Args:
     results: Of the sheet.

@@ -1,4 +1,4 @@
-"""Layouts: how the cells of a sheet become a table and a figure."""
+"""Layouts: the arrangement of a sheet's cells in a table and a figure."""
 
 from collections.abc import Mapping, Sequence
 import itertools
@@ -8,7 +8,7 @@ import pydantic
 
 from prompt_tuning.experiments.toml_files import Strict
 
-# A value of an axis: a number is what it says, a name has a meaning.
+# A value of an axis: a number, or a name that [values] explains.
 AxisValue = str | int | float
 Grid = Mapping[str, Sequence[AxisValue]]
 # The axis that `after` adds.
@@ -17,7 +17,7 @@ SEED = "seed"
 
 
 class Layout(Strict):
-  """How the cells become a table.
+  """The arrangement of cells in a table and a figure.
 
   Attributes:
     kind: "scores"; "ensemble": average, best and ensemble of the prompts; or
@@ -56,7 +56,7 @@ class Layout(Strict):
 
   @property
   def axes(self) -> list[str]:
-    """All that it names."""
+    """The axes that it names."""
     over = [self.mean_over] if self.mean_over else []
     return [*self.rows, self.columns, *over]
 

@@ -92,7 +92,7 @@ def _texts(results: Results) -> Iterator[tuple[str, Table]]:
 def _markdown(
   results: Results, texts: Mapping[str, Table], image: str | None
 ) -> Iterator[str]:
-  """The parts of the page."""
+  """Yields the parts of the page."""
   sheet = results.sheet
   yield f"# {sheet.title}\n\n{sheet.about.strip()}\n"
   for title, text in texts.items():
@@ -112,7 +112,7 @@ def _markdown(
 
 
 def _runs(results: Results) -> Iterator[str]:
-  """How many cells have run, on what, and what else lies with them."""
+  """Yields the lines on the sheet's runs, their devices and other records."""
   sheet = results.sheet
   stored = [run.stored for run in results.runs if run.stored]
   states = collections.Counter(x.record.status for x in stored)
@@ -224,7 +224,7 @@ def fill(page: str, every: Mapping[str, Results]) -> str:
 
   Args:
     page: Markdown. "<!-- ours: SHEET -->" or "<!-- paper: SHEET -->" and
-      "<!-- end -->", on lines of their own, stand around the place of a table.
+      "<!-- end -->", on separate lines, enclose the place of a table.
     every: Name of a sheet -> its results.
 
   Returns:

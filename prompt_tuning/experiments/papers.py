@@ -38,7 +38,7 @@ class PaperRow(Strict):
     return values
 
   def numbers(self) -> list[float | None]:
-    """The values as numbers."""
+    """Returns the values as numbers."""
     texts = [str(x).lstrip("~") for x in self.values]
     return [float(x) if x else None for x in texts]
 
@@ -48,8 +48,8 @@ class Paper(Strict):
 
   Attributes:
     source: Figure or table.
-    columns: What the values of a row belong to.
-    x: Where the columns lie on a figure's x axis.
+    columns: The columns that the values of a row belong to.
+    x: The columns' positions on a figure's x axis.
     note: How sure the numbers are, and why they may not be comparable.
     rows: The numbers.
   """

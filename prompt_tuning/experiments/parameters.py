@@ -1,4 +1,4 @@
-"""How many parameters each method trains, from the shapes of the models."""
+"""Counts of the parameters that each method trains, from the models' shapes."""
 
 from collections.abc import Iterator, Mapping
 import dataclasses
@@ -15,7 +15,7 @@ from prompt_tuning.models.t5 import network
 from prompt_tuning.text_tables import Table
 from t5x import gin_utils
 
-# What a printed line says: what trains, the total, and the percentage.
+# A printed line: trainable parameters, all parameters, and the percentage.
 Printed = tuple[int, int, str]
 _MODEL_TUNING = "model_tuning"
 _CUT = ", cut and not rounded"
@@ -34,8 +34,8 @@ class Method(Strict):
   Attributes:
     label: For tables.
     gin_files: Of the method alone, behind the model's.
-    bindings: What it is told.
-    trains: A regular expression for the paths of what it trains.
+    bindings: Its gin bindings.
+    trains: A regular expression for the paths of the parameters it trains.
   """
 
   label: str
@@ -45,11 +45,11 @@ class Method(Strict):
 
 
 class Network(Strict):
-  """Methods that stand side by side in one network, to be counted at once.
+  """Methods side by side in one network, to be counted at once.
 
   Attributes:
     gin_files: Behind the model's.
-    bindings: What they are told.
+    bindings: Their gin bindings.
     methods: Name -> method.
   """
 
@@ -66,16 +66,16 @@ class Paper(Strict):
 
 
 class ParameterSheet(Strict):
-  """What to count.
+  """The models and methods to count.
 
   Attributes:
     title: Of the page.
-    about: How it is counted. Markdown.
+    about: The way of counting. Markdown.
     prompt_lengths: Positions.
     drawn: The methods of the figure.
     sizes: Name -> size, in order.
     networks: All methods.
-    paper: What the paper prints.
+    paper: The paper's numbers.
   """
 
   title: str

@@ -1,4 +1,4 @@
-"""The page of what was compiled: a table for each method and program."""
+"""The page of compiled programs: a table for each method and program."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import json
@@ -56,7 +56,7 @@ def page(records: Sequence[Record]) -> str:
     frame = frame.sort_values(
       axis, key=lambda x, values=values: x.map(values.index), kind="stable"
     )
-  # Of a run of such steps, at the least.
+  # A lower bound: device hours of a run of such steps.
   frame["hours"] = frame["seconds_bound"] * STEPS / 3600 * frame["devices"]
   plain = frame[frame["attention"] == ""]
   trained = plain[plain["program"] == "train"]
@@ -89,7 +89,7 @@ def _hours(trained: pd.DataFrame) -> str:
   cells = places.pivot(
     index=["topology", "devices"], columns="size", values="text"
   )
-  cells = cells.reindex(columns=_SMALL).fillna("").reset_index()
+  cells = cells.reindex(columns=_SMALL).astype(object).fillna("").reset_index()
   order = cells["topology"].map(_PLACES.index)
   rows = cells.loc[order.sort_values().index].to_numpy().tolist()
   return (
@@ -182,10 +182,10 @@ def _program_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _row(r: Record) -> dict[str, str]:
-  """Column -> what it says of a record."""
+  """Returns column -> text for a record."""
   peak = "?" if r["peak"] is None else f"{r['peak'] / GIB:.2f}"
   exchanged = (
-    "?"  # Of before a mend of the count.
+    "?"  # Recorded before the count was corrected.
     if r["collectives"] is None
     else "; ".join(
       f"{times} {kind}, {size / 1e9:.2f} GB"
@@ -195,7 +195,7 @@ def _row(r: Record) -> dict[str, str]:
   flags = dict(binding.split(" = ") for binding in r["flags"])
   flags = {name.rpartition(".")[2].lower(): x for name, x in flags.items()}
   parts = flags["num_microbatches"]
-  # Records of before a mend have one of restoring.
+  # Older records have a bound for restoring too.
   bound = None if r["program"] == "restore" else r["seconds_bound"]
   return {
     "On": r["topology"],

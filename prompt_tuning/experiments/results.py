@@ -27,7 +27,7 @@ Row = tuple[AxisValue, ...]
 TASK_LABEL = "task label"
 # Ends the names of tasks whose inputs name the task, and of mixtures.
 _PREFIXED = "_prefixed"
-# Stands for an axis that a grid lacks, such as the seed of a frozen model.
+# The value of an axis that a grid lacks, such as the seed of a frozen model.
 _NO_VALUE = ""
 
 
@@ -260,7 +260,7 @@ class Results:
 
   @property
   def exist(self) -> bool:
-    """Whether any run has results."""
+    """True if any run has results."""
     return any(run.record for run in self.runs)
 
   @property
@@ -351,7 +351,7 @@ class Results:
 
   @property
   def columns_are_numbers(self) -> bool:
-    """Whether the column axis is one of numbers, such as lengths."""
+    """True if the column axis is one of numbers, such as lengths."""
     return all(not isinstance(x, str) for x in self.view.columns)
 
   @functools.cached_property

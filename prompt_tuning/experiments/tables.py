@@ -239,7 +239,7 @@ def csv_text(every: Iterable[Results]) -> str:
     name = results.sheet.name
     lines += [["ours", name, *numbers] for numbers in _own_numbers(results)]
     lines += _paper_numbers(name, results.sheet.paper)
-  # As objects: integers and empty cells stay what they are.
+  # As objects, so that integers and empty cells are kept.
   frame = pd.DataFrame(lines, columns=CSV_HEADER, dtype=object)
   return frame.to_csv(index=False, lineterminator="\n")
 

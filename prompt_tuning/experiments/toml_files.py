@@ -1,4 +1,4 @@
-"""TOML files that a pydantic model describes, and what they share."""
+"""TOML files that a pydantic model describes, and the files they extend."""
 
 from collections.abc import Mapping
 import pathlib
@@ -12,7 +12,7 @@ _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 
 class Strict(pydantic.BaseModel, extra="forbid"):
-  """Refuses names that it does not know."""
+  """A model that refuses unknown names."""
 
 
 def parse(path: pathlib.Path, kind: type[_Model], **fields: Any) -> _Model:
@@ -22,7 +22,7 @@ def parse(path: pathlib.Path, kind: type[_Model], **fields: Any) -> _Model:
     path: The file. `extends` in it names another, from its folder, whose
       content lies below its own.
     kind: A pydantic model.
-    **fields: What the file may not say itself.
+    **fields: Fields that the file must not set itself.
 
   Raises:
     ValueError: if it is wrong; the message says where.
