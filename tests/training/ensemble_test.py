@@ -97,10 +97,10 @@ def test_answer_is_the_majority_of_what_each_prompt_answers(base, pattern):
   np.testing.assert_array_equal(
     params["encoder"]["prompt"]["prompt"], _prompts()
   )
-  shapes = tiny.input_shapes()
+  rng = np.random.default_rng(1)
   batch = {
-    name: jnp.asarray(np.random.default_rng(1).integers(3, 250, size=shape))
-    for name, shape in shapes.items()
+    name: jnp.asarray(rng.integers(3, 250, size=shape))
+    for name, shape in tiny.input_shapes().items()
   }
   predict = jax.jit(tiny.make_model().predict_batch)
   answers = []

@@ -66,8 +66,8 @@ def tiny_model(tmp_path_factory):
   return pt.load(base, vocabulary=seqio.ByteVocabulary())
 
 
-def test_what_is_not_given_is_that_of_the_config(tmp_path):
-  base = tiny.save_base(tmp_path)
+def test_what_is_not_given_is_that_of_the_config(tiny_model):
+  base = tiny_model.checkpoint
   config = tiny.config(dtype="bfloat16", dropout_rate=0.25)
   words = seqio.ByteVocabulary()
   assert pt.load(base, words, config=config).config == config
@@ -121,15 +121,13 @@ def test_evaluation_is_that_of_the_answers(model, prompt, tmp_path):
 
 
 def test_task_without_a_train_split_is_evaluated(model):
-  made = text_pairs.make(
-    {"validation": PAIRS[:4]}, model.vocabulary, LABELS
-  ).task
-  assert "train" not in made.splits
-  seqio.TaskRegistry.add_provider(made.name, made)
+  pairs = {"validation": PAIRS[:4]}
+  task = text_pairs.make(pairs, model.vocabulary, LABELS).task
+  seqio.TaskRegistry.add_provider(task.name, task)
   try:
-    assert "accuracy" in model.evaluate(made.name, rank=False)
+    assert "accuracy" in model.evaluate(task.name, rank=False)
   finally:
-    seqio.TaskRegistry.remove(made.name)
+    seqio.TaskRegistry.remove(task.name)
 
 
 def test_model_is_read_once_and_is_there_once(monkeypatch):
@@ -166,10 +164,11 @@ def test_model_is_read_once_and_is_there_once(monkeypatch):
 
 
 def test_threads_read_a_model_once_and_two_models_at_the_same_time(
-  tmp_path, monkeypatch
+  tiny_model, monkeypatch
 ):
-  base = tiny.save_base(tmp_path)
-  models = [pt.load(base, seqio.ByteVocabulary()) for _ in range(2)]
+  models = [
+    pt.load(tiny_model.checkpoint, seqio.ByteVocabulary()) for _ in range(2)
+  ]
   read, both = [], threading.Barrier(2)
   of_checkpoint = checkpoints.BaseCheckpoint.read
 
@@ -317,14 +316,8 @@ def test_it_is_the_trainer_of_the_command_line(
   ("arguments", "message"),
   [
     ({"train": [("a", " ")]}, r"Expected a target of train\[0\]"),
-    (
-      {"train": PAIRS, "labels": ["yes"]},
-      r"train\[0\] to be one of the",
-    ),
-    (
-      {"train": PAIRS, "init": "best"},
-      "Expected init to be one of",
-    ),
+    ({"train": PAIRS, "labels": ["yes"]}, r"train\[0\] to be one of the"),
+    ({"train": PAIRS, "init": "best"}, "Expected init to be one of"),
     (
       {"train": PAIRS, "length": 1},
       "at least length=2, .* got length=1. .* init='sampled_vocab'",
@@ -343,10 +336,7 @@ def test_it_is_the_trainer_of_the_command_line(
     ),
     ({"train": PAIRS, "labels": (), "rank": True}, "Ranking needs labels"),
     ({"train": "ladder_cp"}, "No seqio task or mixture 'ladder_cp'"),
-    (
-      {"train": "ladder_cb", "labels": ["yes"]},
-      "brings its own validation",
-    ),
+    ({"train": "ladder_cb", "labels": ["yes"]}, "brings its own validation"),
   ],
 )
 def test_wrong_arguments_are_refused(model, arguments, message):
@@ -355,12 +345,11 @@ def test_wrong_arguments_are_refused(model, arguments, message):
 
 
 def test_model_with_a_prompt_in_it_is_no_base_model(tmp_path, tiny_model):
-  params = dict(tiny_model.params)
-  params["encoder"] = {
-    **params["encoder"],
-    "prompt": {"prompt": np.ones((2, 8))},
-  }
-  path = checkpoints.save_base_checkpoint(str(tmp_path), 0, params, {})
+  params = tiny_model.params
+  encoder = {**params["encoder"], "prompt": {"prompt": np.ones((2, 8))}}
+  path = checkpoints.save_base_checkpoint(
+    str(tmp_path), 0, {**params, "encoder": encoder}, {}
+  )
   with pytest.raises(ValueError, match="it also has encoder/prompt/prompt"):
     pt.load(path, tiny_model.vocabulary)
 
