@@ -208,9 +208,18 @@ class FrozenModel:
       ValueError: if the prompt belongs to another model, or `inputs` is a
         single text.
     """
-    return self.predictor.generate(
-      inputs, self.prompt_array(prompt), max_length
-    )
+    if max_length < 1:
+      raise ValueError(
+        f"Expected a max_length of at least 1, got {max_length}."
+      )
+    answers = []
+    for count, rows in self._batches(inputs, prompt, _ROWS):
+      tokens, _ = self._generate(self.params, *rows, steps=max_length, beams=1)
+      answers += [
+        self.vocabulary.decode(row[-1].tolist())
+        for row in np.asarray(tokens)[:count]
+      ]
+    return answers
 
   def rank(
     self,
