@@ -348,13 +348,13 @@ def test_best_has_the_lowest_bound_then_the_least_traffic():
   assert search.best(trials) == [trials[2], trials[1], trials[0]]
 
 
-def test_search_tries_as_many_as_it_may_and_says_of_all_others_why():
+def test_search_compiles_at_most_some_and_names_reasons_for_others(monkeypatch):
+  found = _measured(None, 50).found
+  monkeypatch.setattr(costs, "estimate", lambda program, target: found)
   trials = list(search.search("cpux1", FILES, TINY, tries=1, seconds=60))
-  (compiled,) = (x for x in trials if x.found)
-  assert compiled.found is not None
-  assert compiled.found.fits
-  assert compiled == trials[0]
-  assert "fits, 0.0" in report.describe_trial(compiled)
+  assert trials[0].found == found
+  first = report.describe_trial(trials[0])
+  assert first.startswith("remat = False, NUM_MICROBATCHES = None")
   assert {x.skip_reason for x in trials[1:]} == {
     DEARER,
     "1 others were compiled",

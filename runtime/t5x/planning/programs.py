@@ -68,22 +68,22 @@ class Command:
   Attributes:
     program: "train", "evaluate" or "infer".
     arguments: The arguments of its function.
-    lengths: Feature -> length.
     batch: Feature -> shape.
     initializer: The initializer of its state.
     state: The shapes and shardings of its state.
-    batch_size: Examples of a step.
-    data_ways: The parts of the mesh that divide them.
   """
 
   program: str
   arguments: Mapping[str, Any]
-  lengths: Mapping[str, int]
   batch: Mapping[str, jax.ShapeDtypeStruct]
   initializer: initialization.TrainStateInitializer
   state: Any
-  batch_size: int
-  data_ways: int
+
+  @property
+  def examples(self) -> int:
+    """The examples of a batch on one device."""
+    ways = self.arguments["partitioner"].mesh.shape["data"]
+    return self.batch["encoder_input_tokens"].shape[0] // ways
 
 
 def programs_of(
@@ -217,9 +217,8 @@ def _as_main() -> Iterator[dict[str, Callable[..., Any]]]:
 def _command(program: str, arguments: Mapping[str, Any]) -> Command:
   is_training = program == _TRAIN
   data = arguments["train_dataset_cfg" if is_training else "dataset_cfg"]
-  lengths = {**LENGTHS, **(data.task_feature_lengths or {})}
   model, partitioner = arguments["model"], arguments["partitioner"]
-  batch = _batch(data, lengths, partitioner)
+  batch = _batch(data, partitioner)
   initializer = initialization.TrainStateInitializer(
     model.optimizer_def if is_training else None,
     model.get_initial_variables,
@@ -231,16 +230,8 @@ def _command(program: str, arguments: Mapping[str, Any]) -> Command:
     if is_training
     else arguments["restore_checkpoint_cfg"]
   )
-  return Command(
-    program=program,
-    arguments=arguments,
-    lengths=lengths,
-    batch=batch,
-    initializer=initializer,
-    state=_state(initializer, restore and restore.dtype),
-    batch_size=data.batch_size,
-    data_ways=partitioner.mesh.shape["data"],
-  )
+  state = _state(initializer, restore and restore.dtype)
+  return Command(program, arguments, batch, initializer, state)
 
 
 def _traced(command: Command, names: Sequence[str]) -> Iterator[Program]:
@@ -272,7 +263,7 @@ def _traced(command: Command, names: Sequence[str]) -> Iterator[Program]:
     )
     first = jax.ShapeDtypeStruct((), jnp.int32)
     traced = step.trace(state, batch, first)
-    positions = 0 if is_score else command.lengths["targets"]
+    positions = 0 if is_score else batch["decoder_target_tokens"].shape[1]
     yield Program(inference, traced, state, None, positions)
   if "restore" in (names or ["restore"]):
     traced = command.initializer.create_opt_state.trace(state.params)
@@ -280,11 +271,10 @@ def _traced(command: Command, names: Sequence[str]) -> Iterator[Program]:
 
 
 def _batch(
-  data: utils.DatasetConfig,
-  lengths: Mapping[str, int],
-  partitioner: partitioning.PjitPartitioner,
+  data: utils.DatasetConfig, partitioner: partitioning.PjitPartitioner
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes that the feature converter gives to a batch."""
+  lengths = {**LENGTHS, **(data.task_feature_lengths or {})}
   rows = partitioner.mesh.shape["data"]
   if data.batch_size % rows:
     raise ValueError(

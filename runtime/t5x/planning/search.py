@@ -188,8 +188,7 @@ def _share(
   """Reads a command for a target."""
   try:
     with programs.read_command(gin_files, bindings, target.devices) as command:
-      examples = command.batch_size // command.data_ways
-      return Share(costs.bytes_of(command.state), examples)
+      return Share(costs.bytes_of(command.state), command.examples)
   except ValueError as e:
     return Share(0, 0, str(e))
 

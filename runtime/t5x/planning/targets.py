@@ -57,19 +57,9 @@ def find(name: str) -> Target:
   Raises:
     ValueError: if there is no such target, or no compiler for it.
   """
-  gpu, tpu = _GPU.fullmatch(name), _TPU.fullmatch(name)
-  match = gpu or tpu
-  facts = tomllib.loads((_FOLDER / "chips.toml").read_text())
-  if match is None or match[1] not in facts:
-    raise ValueError(
-      f"Expected a topology such as v3:4x4, v5e:4x4, h100x8 or a100x1, got "
-      f"{name!r}. Known are {', '.join(facts)}."
-    )
-  chip = facts[match[1]]
+  kind, chip = _chip(name)
   try:
-    devices = _devices(
-      match[1], int(match[2]) if gpu else None, name, chip.get("cores")
-    )
+    devices = _devices(kind, name, chip.get("cores"))
   except (RuntimeError, ValueError) as e:
     raise ValueError(
       f"No compiler for {name}: pip install -c constraints.txt -e '.[plan]' "
@@ -86,30 +76,39 @@ def find(name: str) -> Target:
 
 def attention_kernel(name: str) -> str | None:
   """Returns the attention kernel for a target's name, if there is one."""
-  facts = tomllib.loads((_FOLDER / "chips.toml").read_text())
+  return _chip(name)[1].get("attention_kernel")
+
+
+def _chip(name: str) -> tuple[str, dict[str, Any]]:
+  """Returns the kind and the facts of a target's devices."""
   match = _GPU.fullmatch(name) or _TPU.fullmatch(name)
-  return facts[match[1]].get("attention_kernel") if match else None
+  facts = tomllib.loads((_FOLDER / "chips.toml").read_text())
+  if match is None or match[1] not in facts:
+    raise ValueError(
+      f"Expected a topology such as v3:4x4, v5e:4x4, h100x8 or a100x1, got "
+      f"{name!r}. Known are {', '.join(facts)}."
+    )
+  return match[1], facts[match[1]]
 
 
-def _devices(
-  chip: str, count: int | None, name: str, cores: str | None
-) -> list[Any]:
-  if chip == "cpu":
-    devices = jax.devices("cpu")
-    if len(devices) < (count or 1):
-      raise ValueError(f"this machine shows {len(devices)} devices")
-    return devices[:count]
-  if count is None:
+def _devices(kind: str, name: str, cores: str | None) -> list[Any]:
+  if _TPU.fullmatch(name):
     options = {"chip_config_name": cores} if cores else {}
     return list(
       topologies.get_topology_desc(
         platform="tpu", topology_name=name, **options
       ).devices
     )
+  count = int(name.removeprefix(f"{kind}x"))
+  if kind == "cpu":
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+      raise ValueError(f"this machine shows {len(devices)} devices")
+    return devices[:count]
   return list(
     topologies.get_topology_desc(
       platform="cuda",
-      target_config=(_FOLDER / f"{chip}.txt").read_text(),
+      target_config=(_FOLDER / f"{kind}.txt").read_text(),
       topology=f"1x1x{count}",
     ).devices
   )

@@ -49,14 +49,13 @@ def test_help_imports_neither_jax_nor_tensorflow(arguments):
   assert done.stdout.endswith("set()\n")
 
 
-@pytest.mark.parametrize("program", ["train", "eval", "infer"])
-def test_help_ends_quietly_if_nobody_reads_on(program):
+def test_help_ends_quietly_if_nobody_reads_on():
   """As behind `| head`."""
   reader, writer = os.pipe()
   os.close(reader)
   with os.fdopen(writer) as closed:
     done = subprocess.run(
-      [sys.executable, "-m", f"t5x.{program}", "--help"],
+      [sys.executable, "-m", "t5x.train", "--help"],
       stdout=closed,
       stderr=subprocess.PIPE,
       text=True,
