@@ -23,7 +23,7 @@ from matplotlib import figure
 import matplotlib.axes
 
 from peers import cases, ours, prompted, report, worker
-from t5x import partitioning, train_state, trainer
+from t5x import models, partitioning, train_state
 from t5x.planning import costs
 from t5x.runs import records
 
@@ -63,7 +63,7 @@ def measure(case: cases.Case) -> dict[str, Any]:
 
   def step(trainable, frozen, batch):
     rng = jax.random.key(0)
-    return trainer.value_and_grad(model, trainable, frozen, batch, rng)
+    return models.value_and_grad(model, trainable, frozen, batch, rng)
 
   before = _forget_peak()
   start = time.monotonic()

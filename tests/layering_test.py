@@ -37,10 +37,8 @@ TENSORFLOW = (
     f"runtime/t5x/{module}.py"
     for module in (
       "__init__",
-      "utils",
       "runs/inference",
       "runs/run_data",
-      "runs/training_loop",
     )
   ),
 )

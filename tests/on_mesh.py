@@ -19,8 +19,8 @@ import tensorflow as tf
 import tiny
 
 from prompt_tuning.training import actions
-from t5x import by_length, partitioning, schedules, trainer, utils
-from t5x.runs import command_line, initialization
+from t5x import by_length, partitioning, trainer, utils
+from t5x.runs import command_line
 
 
 def batches(number):
@@ -47,31 +47,13 @@ def start(base, num_partitions, trainer_cls=IN_TWO, dropout_rate=0.1):
   """A trainer of the tiny model's prompt, at the base model's step."""
   partitioner = tiny.make_partitioner(num_partitions)
   model = tiny.make_model(dropout_rate=dropout_rate)
-  initializer = initialization.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    tiny.input_shapes(),
-    partitioner,
-  )
-  state, checkpoint = initializer.from_base_model(
-    tiny.restore_config(base), jax.random.key(0)
-  )
-  loop = trainer_cls(
-    model=model,
-    train_state=state,
-    partitioner=partitioner,
-    train_state_axes=initializer.train_state_axes,
-    rng=jax.random.key(1),
-    learning_rate_fn=schedules.create_learning_rate_scheduler(
-      factors="constant", base_learning_rate=0.3
-    ),
-  )
-  return loop, model, partitioner, initializer.train_state_axes, checkpoint
+  loop = tiny.make_trainer(trainer_cls, model, partitioner, base)
+  return loop, model, partitioner
 
 
 def losses_by_length(base, num_partitions):
   """Without dropout, whose masks depend on the order of the rows."""
-  loop, _, partitioner, *_ = start(
+  loop, _, partitioner = start(
     base, num_partitions, by_length.Trainer, dropout_rate=0.0
   )
   return losses_of(loop, partitioner)
@@ -93,11 +75,11 @@ def rows_of_process(partitioner):
 
 
 def run(base, num_partitions):
-  loop, model, partitioner, axes, _ = start(base, num_partitions)
+  loop, model, partitioner = start(base, num_partitions)
   losses = losses_of(loop, partitioner)
   dataset = tf.data.Dataset.from_tensor_slices(next(batches(1))).enumerate()
   outputs = {
-    name: utils.get_infer_fn(fn, tiny.BATCH_SIZE, axes, partitioner)(
+    name: utils.get_infer_fn(fn, tiny.BATCH_SIZE, loop._axes, partitioner)(
       dataset, loop.train_state
     )
     for name, fn in (

@@ -4,7 +4,9 @@ import functools
 
 from flax import traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 import seqio
 import tensorflow as tf
 
@@ -22,11 +24,10 @@ from t5x import (
   models,
   optimizers,
   partitioning,
-  schedules,
   trainer,
   utils,
 )
-from t5x.runs import training
+from t5x.runs import initialization, plan, training
 
 TASK = "tiny_has_x"
 OTHER_TASK = "tiny_other"
@@ -154,6 +155,47 @@ def input_shapes(batch_size=BATCH_SIZE):
   }
 
 
+def make_initializer(
+  model=None, partitioner=None, batch_size=BATCH_SIZE, trains=True
+) -> initialization.TrainStateInitializer:
+  """Makes states of a model; none of it trains in inference."""
+  model = model or make_model()
+  return initialization.TrainStateInitializer(
+    model.optimizer_def if trains else None,
+    model.get_initial_variables,
+    input_shapes(batch_size),
+    partitioner or make_partitioner(),
+  )
+
+
+def restore(base, model=None, **overrides):
+  """Begins with a checkpoint: the state, and the checkpoint."""
+  return make_initializer(model).from_base_model(
+    restore_config(base, **overrides), jax.random.key(0)
+  )
+
+
+def make_trainer(
+  trainer_cls, model=None, partitioner=None, base=None, rate=0.3
+) -> trainer.Trainer:
+  """A trainer of a model from scratch, or of a base model."""
+  model = model or make_model()
+  partitioner = partitioner or make_partitioner()
+  initializer = make_initializer(model, partitioner)
+  rng = jax.random.key(0)
+  state = initializer.from_scratch(rng) if base is None else None
+  if base is not None:
+    state, _ = initializer.from_base_model(restore_config(base), rng)
+  return trainer_cls(
+    model=model,
+    train_state=state,
+    partitioner=partitioner,
+    train_state_axes=initializer.train_state_axes,
+    rng=jax.random.key(1),
+    learning_rate_fn=lambda step: jnp.float32(rate),
+  )
+
+
 def save_best_prompt(folder) -> actions.SaveBestPrompt:
   """Makes the action that keeps the best prompt of the tiny task's run."""
   return actions.SaveBestPrompt(
@@ -225,7 +267,7 @@ def train_arguments(model_dir, base, model=None, **overrides):
     "partitioner": make_partitioner(),
     "trainer_cls": functools.partial(
       trainer.Trainer,
-      learning_rate_fn=schedules.create_learning_rate_scheduler(
+      learning_rate_fn=optimizers.create_learning_rate_scheduler(
         factors="constant", base_learning_rate=0.3
       ),
     ),
@@ -240,6 +282,15 @@ def train_arguments(model_dir, base, model=None, **overrides):
   }
 
 
-def train(model_dir, base, model=None, **overrides) -> training.Outcome:
+def make_plan(model_dir, base, model=None, **overrides) -> plan.Plan:
+  """The plan of `train`, which is not run."""
+  plans = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(training, "_run", plans.append)
+    train(model_dir, base, model, **overrides)
+  return plans[0]
+
+
+def train(model_dir, base, model=None, **overrides) -> plan.Outcome:
   """Runs `t5x.train` on `train_arguments`."""
   return training.train(**train_arguments(model_dir, base, model, **overrides))

@@ -12,7 +12,6 @@ import prompt_tuning
 from t5x import checkpoints, gin_utils, models, partitioning, trainer, utils
 from t5x import eval as eval_lib
 from t5x import train as train_lib
-from t5x.runs import initialization
 
 _TESTS = pathlib.Path(__file__).parent
 _PROMPT = ["gin/prompts/random_uniform.gin"]
@@ -136,12 +135,7 @@ def start(
   partitioner = configured(partitioning.PjitPartitioner)(
     num_partitions=num_partitions
   )
-  initializer = initialization.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    tiny.input_shapes(),
-    partitioner,
-  )
+  initializer = tiny.make_initializer(model, partitioner)
   state, _ = initializer.from_base_model(
     configured(utils.RestoreCheckpointConfig)(),
     # As t5x.train does.

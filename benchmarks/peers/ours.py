@@ -15,8 +15,8 @@ from t5x import (
   by_length,
   decoding,
   models,
+  optimizers,
   partitioning,
-  schedules,
   train_state,
   trainer,
 )
@@ -90,7 +90,7 @@ def _step(
     partitioner=partitioner,
     train_state_axes=replicated,
     rng=jax.random.key(0),
-    learning_rate_fn=schedules.create_learning_rate_scheduler(
+    learning_rate_fn=optimizers.create_learning_rate_scheduler(
       factors="constant", base_learning_rate=prompted.LEARNING_RATE
     ),
     weight_metrics_computer=trainer.WeightMetricsComputer(),

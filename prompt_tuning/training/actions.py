@@ -43,8 +43,8 @@ class SaveBestPrompt(trainer.BaseAction):
     Args:
       model_dir: Where to write.
       task: Name of the task or mixture, for the file's header.
-      metric: Regular expression for `task/metric`; see
-        `prompt_tuning.data.metrics.score`.
+      metric: Regular expression for `task/metric`, that of the checkpointer;
+        see `prompt_tuning.data.metrics.score`.
       vocabulary: The model's.
       injections: The methods of the run; None is a prompt alone. Where another
         method or parameter trains beside it no file is written: such a prompt
@@ -57,21 +57,24 @@ class SaveBestPrompt(trainer.BaseAction):
     self._vocabulary = vocabulary
     self._is_alone = injections is None or set(injections.used) == {"prompt"}
     self._mode = mode
-    self._best: float | None = None
-
-  def resume(self, history) -> None:
-    for metrics_by_task in history:
-      self._is_best(metrics_by_task)
+    self._evals: Any = []
+    self._checkpointer: Any = None  # Google's T5X attaches none.
 
   def run(self, train_state, metrics_by_task) -> bool:
-    if not self._is_best(metrics_by_task) or not self._is_alone:
-      return False
-    if _is_prompt_alone(train_state):
+    if self._checkpointer is None:
+      self._evals.append(self._evaluation(train_state, metrics_by_task))
+    best = self._best()
+    if (
+      self._is_alone
+      and best is not None
+      and best["step"] == int(train_state.step)
+      and _is_prompt_alone(train_state)
+    ):
       self.save(train_state)
     return False
 
   def save(self, train_state) -> None:
-    """Writes the prompt of a state, as the best so far if one was evaluated."""
+    """Writes the prompt of a state, with its score if one was evaluated."""
     # All processes take part in this, one writes.
     fingerprint = base_model.fingerprint(train_state)
     if jax.process_index() == 0:
@@ -82,35 +85,58 @@ class SaveBestPrompt(trainer.BaseAction):
         self._metadata(fingerprint, int(train_state.step)),
       )
 
+  def _best(self) -> Mapping[str, Any] | None:
+    """Returns the best evaluation so far: the checkpointer decides."""
+    if self._checkpointer is not None:
+      return self._checkpointer.best(self._evals)
+    sign = -1 if self._mode == "min" else 1
+    return max(self._evals, key=lambda e: sign * e["score"], default=None)
+
+  def _evaluation(
+    self, train_state: Any, metrics_by_task: MetricsByTask
+  ) -> dict[str, Any]:
+    """Scores an evaluation, as `t5x.checkpoints` does.
+
+    Raises:
+      ValueError: if no metric matches, or the score is not finite: nothing
+        would be better than NaN.
+    """
+    score = metrics_lib.score(metrics_by_task, self._metric)
+    if score is None or not math.isfinite(score):
+      raise ValueError(
+        f"The metrics that match BEST_METRIC={self._metric!r} make the score "
+        f"{score}. The metrics are {dict(metrics_by_task)}."
+      )
+    return {"step": int(train_state.step), "score": score}
+
   def _metadata(
     self, base_fingerprint: str, step: int
   ) -> prompt_files.PromptMetadata:
     """Returns the header for the best prompt so far."""
+    best = self._best()
     return prompt_files.PromptMetadata(
       base_fingerprint=base_fingerprint,
       vocabulary_sha256=vocabulary_lib.sha256(self._vocabulary),
       task=self._task,
       step=step,
-      metric=None if self._best is None else self._metric,
-      score=self._best,
+      metric=self._metric if best else None,
+      score=best["score"] if best else None,
     )
 
-  def check_files(self, evals, checkpointer) -> None:
-    other = getattr(checkpointer, "metric_mode", self._mode)
-    if other != self._mode:
+  def attach(self, evals, checkpointer) -> None:
+    theirs = checkpointer.metric, checkpointer.metric_mode
+    if theirs != (self._metric, self._mode):
       raise ValueError(
-        f"The best checkpoint is that of metric_mode={other!r}, the best "
-        f"prompt that of mode={self._mode!r}. Bind "
-        f"actions.SaveBestPrompt.mode={other!r}."
+        "The best checkpoint is chosen by (metric, mode) = "
+        f"{theirs}, the best prompt by {(self._metric, self._mode)}. Bind "
+        "checkpoints.SaveBestCheckpointer and actions.SaveBestPrompt to the "
+        "same metric and mode."
       )
-    if not self._is_alone or not evals:
+    self._evals, self._checkpointer = evals, checkpointer
+    best = self._best()
+    if not self._is_alone or best is None:
       return
-    # The first that has the best score, which `resume` found.
-    step = next(
-      e["step"]
-      for e in evals
-      if metrics_lib.score(e["metrics"], self._metric) == self._best
-    )
+    step = best["step"]
     found = checkpointer.read_trained(step)
     some = found
     if found is None and (latest := checkpointer.latest_step()) is not None:
@@ -119,8 +145,8 @@ class SaveBestPrompt(trainer.BaseAction):
       return  # None was written.
     if found is None:
       problem = self._problem(None, step)
-      # Killed after a better evaluation that no checkpoint had yet, and that is
-      # done again, a run left the prompt of that.
+      # A run that was killed after a better evaluation, before its checkpoint,
+      # left the prompt of that evaluation, which is done again.
       if problem and not self._is_of_later(evals[-1]["step"]):
         raise ValueError(
           f"{self._path} {problem}, and checkpoint_{step}, which had its "
@@ -176,40 +202,6 @@ class SaveBestPrompt(trainer.BaseAction):
     ):
       return "is not what was trained"
     return None
-
-  def _is_best(self, metrics_by_task: MetricsByTask) -> bool:
-    """Whether it is better than all before, for which it then stands.
-
-    Raises:
-      ValueError: if no metric is meant, or the score is not finite: nothing
-        would be better than NaN.
-    """
-    score = metrics_lib.score(metrics_by_task, self._metric)
-    if score is None:
-      raise ValueError(
-        f"BEST_METRIC={self._metric!r} matches none of "
-        f"{[f'{t}/{m}' for t, ms in metrics_by_task.items() for m in ms]}."
-      )
-    if not math.isfinite(score):
-      raise ValueError(
-        f"Expected finite metrics of BEST_METRIC={self._metric!r}, got "
-        f"{_not_finite(metrics_by_task)}. Choose others, or find out why."
-      )
-    if self._best is not None and (
-      score >= self._best if self._mode == "min" else score <= self._best
-    ):
-      return False
-    self._best = score
-    return True
-
-
-def _not_finite(metrics_by_task: MetricsByTask) -> str:
-  return ", ".join(
-    f"{task}/{name} = {value}"
-    for task, metrics in metrics_by_task.items()
-    for name, value in metrics.items()
-    if not math.isfinite(value)
-  )
 
 
 def _is_prompt_alone(train_state: Any) -> bool:

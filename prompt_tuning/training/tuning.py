@@ -36,7 +36,6 @@ from t5x import (
   models,
   optimizers,
   partitioning,
-  schedules,
   trainer,
   utils,
 )
@@ -191,7 +190,7 @@ def tune(
     partitioner=_partitioner(method),
     trainer_cls=functools.partial(
       trainer.Trainer,
-      learning_rate_fn=schedules.create_learning_rate_scheduler(
+      learning_rate_fn=optimizers.create_learning_rate_scheduler(
         factors="constant", base_learning_rate=settings.learning_rate
       ),
     ),

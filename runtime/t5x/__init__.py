@@ -22,10 +22,10 @@ if importlib.util.find_spec("gcsfs") is not None:
 
 @contextlib.contextmanager
 def without(name: str) -> Iterator[None]:
-  """What is imported within it does without a module that it can do without.
+  """Hides an optional module from imports in this context.
 
   Args:
-    name: Of the module. If it is loaded already, nothing is gained.
+    name: The module. If it is loaded already, this does nothing.
   """
   if name in sys.modules:
     yield
@@ -39,10 +39,10 @@ def without(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Discards what is written to descriptor 2, where Python does not hear it.
+  """Discards writes to file descriptor 2, which Python cannot intercept.
 
-  The descriptor is the whole program's: where there are other threads, what
-  they write would be lost, so nothing is discarded.
+  The whole program shares the descriptor, so nothing is discarded while there
+  are other threads: their output would be lost.
   """
   if threading.active_count() > 1:
     yield
@@ -63,10 +63,10 @@ _KERAS_LAYERS = "tensorflow_text.python.keras"
 
 
 class _OnDemandLoader(importlib.machinery.SourceFileLoader):
-  """Runs a module when something is looked up in it.
+  """Runs a module at the first access to one of its attributes.
 
-  Python's own `LazyLoader` takes a look at `__file__` for that, which who goes
-  through all modules does.
+  Python's own `LazyLoader` also runs it at an access to `__file__`, as any code
+  does that lists all modules.
   """
 
   def exec_module(self, module: types.ModuleType) -> None:
@@ -83,15 +83,15 @@ class _OnDemandLoader(importlib.machinery.SourceFileLoader):
 
 
 class _TensorFlowLoader(importlib.machinery.SourceFileLoader):
-  """Imports TensorFlow without the notes that no setting of it turns off.
+  """Imports TensorFlow without the messages that no setting turns off.
 
-  It reads the data and nothing else here, so what it says about accelerators
-  is not news.
+  TensorFlow only reads data here, so its messages about accelerators do not
+  matter.
   """
 
   def exec_module(self, module: types.ModuleType) -> None:
     with _quiet():
-      # Keras takes as long as half of TensorFlow. It is there for who asks.
+      # Keras takes half of the import time. An explicit import still finds it.
       with without("keras.src.optimizers"):
         super().exec_module(module)
       import tensorflow_text  # noqa: F401
@@ -105,7 +105,7 @@ _LOADERS = {"tensorflow": _TensorFlowLoader, _KERAS_LAYERS: _OnDemandLoader}
 
 
 class _TensorFlowFinder(importlib.abc.MetaPathFinder):
-  """Sees to it, whoever imports TensorFlow; who reads no data does without."""
+  """Installs the quiet loader for any import of TensorFlow."""
 
   def find_spec(
     self,

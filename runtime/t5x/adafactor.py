@@ -58,20 +58,20 @@ class Adafactor(optimizers.OptimizerDef):
     factored: Whether large matrices keep row and column means alone.
     multiply_by_parameter_scale: Whether the learning rate is relative to the
       RMS of the parameter.
-    beta1: Decay of the momentum; None is none.
+    beta1: Decay of the momentum; None keeps no momentum.
     decay_rate: Exponent of the second moment's decay.
-    step_offset: Steps that the decay does not count; no more than the run
-      begins with, as before them it is no number.
+    step_offset: Steps that the decay does not count. The decay is undefined
+      before that step, so a run may not start earlier.
     clipping_threshold: Greatest RMS of an update before the learning rate; None
       does not clip.
-    weight_decay_rate: What a parameter loses of itself in a step. It is not
-      multiplied by the learning rate.
+    weight_decay_rate: The fraction of itself that a parameter loses in a step.
+      It is not multiplied by the learning rate.
     min_dim_size_to_factor: A parameter is factored when its two dimensions are
       at least this large.
     epsilon1: Added to the squared gradient.
     epsilon2: Least RMS of a parameter that the learning rate is multiplied by.
-    logical_factor_rules: Not used, taken for T5X's gin files: they are for
-      parameters of more than two dimensions, and there are none here.
+    logical_factor_rules: Accepted for T5X's gin files, and not used: the rules
+      are for parameters of more than two dimensions.
   """
 
   factored: bool = True
@@ -90,7 +90,7 @@ class Adafactor(optimizers.OptimizerDef):
     if step < self.step_offset:
       raise ValueError(
         f"Expected Adafactor's step_offset to be at most {step}, the step that "
-        f"the run begins with, got {self.step_offset}: the decay of the second "
+        f"the run starts at, got {self.step_offset}: the decay of the second "
         "moment counts from it. Give the base checkpoint's step, or 0."
       )
 

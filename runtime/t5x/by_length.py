@@ -1,9 +1,9 @@
 """Training on batches by length: the same steps, with less padding.
 
-A step takes the same examples as that of `trainer.Trainer`, sorts them by the
-length of their inputs, and works them off in microbatches of a few shapes
-(`t5x.input.lengths`). Loss and gradient are those of the padded batch but for
-how sums are rounded; dropout, where there is some, draws other masks.
+A step takes the same examples as `trainer.Trainer`, sorts them by the length of
+their inputs, and computes them in microbatches of a few shapes
+(`t5x.input.lengths`). Loss and gradient equal those of the padded batch, up to
+rounding; dropout draws other masks.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x import models, trainer
+from t5x import train_state as train_state_lib
 from t5x.input import lengths
+from t5x.partitioning import PjitPartitioner
+from t5x.train_state import TrainState
 
 
 class Trainer(trainer.Trainer):
@@ -23,36 +26,50 @@ class Trainer(trainer.Trainer):
 
   def __init__(
     self,
-    *,
+    model: models.EncoderDecoderModel,
+    train_state: TrainState,
+    partitioner: PjitPartitioner,
+    train_state_axes: TrainState,
+    rng: jax.Array,
+    learning_rate_fn: trainer.LearningRateFn,
+    weight_metrics_computer: trainer.WeightMetricsComputer | None = None,
     num_lengths: int = 6,
-    refused_microbatches: int | None = None,
-    **kwargs: Any,
   ):
     """Compiles nothing yet.
 
     Args:
-      num_lengths: Shapes of microbatches there may be, each of which is
-        compiled once, when an example needs it.
-      refused_microbatches: What would be another trainer's `num_microbatches`:
-        a name of its own, which `run_configuration` knows to be no setting.
-      **kwargs: Of `trainer.Trainer`.
+      model: See `trainer.Trainer`, as for the next six.
+      train_state: The state to begin with.
+      partitioner: Places parameters and batches on the devices.
+      train_state_axes: Shardings.
+      rng: PRNG key.
+      learning_rate_fn: Step -> rate.
+      weight_metrics_computer: Adds metrics of parameters and gradients.
+      num_lengths: The most shapes of microbatches; each is compiled once, when
+        an example needs it.
 
     Raises:
-      ValueError: if there would be no shape, or microbatches are asked for.
+      ValueError: if there would be no shape.
     """
-    asked = {refused_microbatches, kwargs.get("num_microbatches")}
-    if not asked <= {None, 1}:
-      raise ValueError(
-        "Batches by length have microbatches of their own: leave "
-        "NUM_MICROBATCHES out, or train without gin/runs/by_length.gin."
-      )
-    super().__init__(**kwargs)
+    super().__init__(
+      model,
+      train_state,
+      partitioner,
+      train_state_axes,
+      rng,
+      learning_rate_fn,
+      weight_metrics_computer=weight_metrics_computer,
+    )
     if num_lengths < 1:
       raise ValueError(
         f"Expected num_lengths of at least 1, got {num_lengths}."
       )
     self._num_lengths = num_lengths
     self._added = self._added_positions()
+    self._partition_steps()
+
+  def _partition_steps(self) -> None:
+    """Compiles nothing yet: each shape is compiled when it is needed."""
     model, partitioner = self._model, self._partitioner
     replicated = partitioner.sharding()
     batches = partitioner.sharding(partitioner.data_partition_spec)
@@ -60,16 +77,15 @@ class Trainer(trainer.Trainer):
 
     def add_gradients(state, total, batch, divisor, number):
       rng = jax.random.fold_in(self._rng, state.step)
-      grads, sums = trainer.value_and_grad(
+      part = models.part_gradients(
         model,
         state.trainable,
         state.frozen,
         batch,
         jax.random.fold_in(rng, number),
+        divisor,
       )
-      weight, sums = trainer.weighted(model, sums, batch, divisor)
-      grads = jax.tree.map(lambda x: x * weight.astype(x.dtype), grads)
-      return jax.tree.map(jnp.add, total, (grads, sums))
+      return jax.tree.map(jnp.add, total, part)
 
     self._add_gradients = partitioner.partition(
       add_gradients,
@@ -77,12 +93,11 @@ class Trainer(trainer.Trainer):
       out_axis_resources=parts,
       donate_argnums=1,
     )
-    own_axes = self._axes.replace(frozen={})
-    self._apply = partitioner.partition(
+    self._apply = train_state_lib.partition_update(
+      partitioner,
       lambda state, total: self._update(state, *total),
-      in_axis_resources=(own_axes, parts),
-      out_axis_resources=(own_axes, replicated),
-      donate_argnums=0,
+      self._axes,
+      parts,
     )
     self._divisor = partitioner.partition(
       model.loss_divisor,
@@ -90,7 +105,7 @@ class Trainer(trainer.Trainer):
       out_axis_resources=replicated,
     )
     self._eval_part = partitioner.partition(
-      lambda state, batch, divisor: trainer.weighted(
+      lambda state, batch, divisor: models.weigh(
         model, model.eval_fn(state.params, batch)[1], batch, divisor
       )[1],
       in_axis_resources=(self._axes, batches, replicated),
@@ -98,7 +113,7 @@ class Trainer(trainer.Trainer):
     )
 
   def _added_positions(self) -> int:
-    """Returns how many positions the encoder adds, such as a prompt's."""
+    """Counts the positions that the encoder adds, such as a prompt's."""
     module, length = self._model.module, 8
     encoded = jax.eval_shape(
       lambda params, tokens: module.apply(
@@ -110,11 +125,11 @@ class Trainer(trainer.Trainer):
     return encoded.shape[1] - length
 
   def trace_train_step(self, train_state: Any, batch: Any) -> Any:
-    """Refuses: there is no one program of a step."""
+    """Raises ValueError: a step has several programs."""
     raise ValueError(
-      "A step on batches by length is made of programs of several shapes, "
-      "which are known when the examples are: leave gin/runs/by_length.gin "
-      "out. The padded batch needs more memory."
+      "A step on batches by length runs programs of several shapes, which "
+      "depend on the examples. Leave gin/runs/by_length.gin out: the padded "
+      "batch needs more memory, so its estimate is an upper bound."
     )
 
   def _microbatches(self, batch: lengths.Features) -> Iterator[Any]:
@@ -131,20 +146,20 @@ class Trainer(trainer.Trainer):
       len(layout.rows),
     )
     plan = lengths.plan(
-      lengths.of_inputs(batch), shapes, self._added, _longest_of_processes
+      lengths.count_tokens(batch), shapes, self._added, _longest_of_processes
     )
     for microbatch in plan:
       yield self._partitioner.shard_batch(lengths.take(batch, microbatch))
 
   def _divisor_of(self, batch: lengths.Features) -> jax.Array:
-    """Computes what the loss of the whole batch is divided by."""
+    """Computes the divisor of the whole batch's loss."""
     targets = {k: x for k, x in batch.items() if k.startswith("decoder_")}
     return self._divisor(self._partitioner.shard_batch(targets))
 
   def _zeros(self, batch: Any) -> Any:
-    """Makes gradients and sums to add to."""
+    """Makes zeros, to which gradients and sums are added."""
     shapes = jax.eval_shape(
-      lambda state, batch: trainer.value_and_grad(
+      lambda state, batch: models.value_and_grad(
         self._model, state.trainable, state.frozen, batch, self._rng
       ),
       self.train_state,
@@ -166,10 +181,7 @@ class Trainer(trainer.Trainer):
       total = self._add_gradients(
         self.train_state, total, part, divisor, np.int32(number)
       )
-    # What is frozen stays where it is: others may use the same arrays.
-    frozen = self.train_state.frozen
-    own, sums = self._apply(self.train_state.replace(frozen={}), total)
-    self.train_state = own.replace(frozen=frozen)
+    self.train_state, sums = self._apply(self.train_state, total)
     return sums
 
   def _eval_sums(self, batch: Any) -> models.MetricSums:
@@ -182,7 +194,7 @@ class Trainer(trainer.Trainer):
 
 
 def _longest_of_processes(ordered: np.ndarray) -> np.ndarray:
-  """Makes lengths with which every process plans the same microbatches."""
+  """Returns lengths from which every process plans the same microbatches."""
   if jax.process_count() == 1:
     return ordered
   return np.asarray(multihost_utils.process_allgather(ordered)).max(axis=0)

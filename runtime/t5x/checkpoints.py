@@ -1,5 +1,8 @@
-"""Run checkpoints, which hold only what a run changes; Orbax reads and writes
-them. What a run begins with is in `base_checkpoints`, and named here too."""
+"""Checkpoints of runs, which hold only the parameters that a run changes.
+
+Orbax reads and writes them. Base models are read by `base_checkpoints`, whose
+names are T5X's and found here too.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -15,9 +18,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from t5x import metrics as metrics_lib
-from t5x import multihost, stacking
+from t5x import multihost
 from t5x.files import digests, storage
-from t5x.formats import checkpoint_folder, checkpoint_writer, orbax, run
+from t5x.formats import (
+  checkpoint_folder,
+  checkpoint_writer,
+  orbax,
+  run,
+  stacking,
+)
 from t5x.formats.base_checkpoints import (
   BaseCheckpoint,
   find_checkpoint,
@@ -38,8 +47,6 @@ __all__ = [
   "save_base_checkpoint",
 ]
 
-_SIGN = {"max": 1, "min": -1}
-
 
 @dataclasses.dataclass(frozen=True)
 class _Writing:
@@ -48,7 +55,7 @@ class _Writing:
   Attributes:
     step: Its step.
     replaces: Whether there is one of that step.
-    info: What is kept with the state.
+    info: JSON that is kept with the state.
   """
 
   step: int
@@ -57,7 +64,16 @@ class _Writing:
 
 
 class Checkpointer:
-  """Saves and restores what a run changes, and keeps the newest."""
+  """Saves and restores what a run changes, and keeps the newest.
+
+  Attributes:
+    metric: Regular expression for `task/metric`, by which evaluations are
+      compared; None compares none.
+    metric_mode: "max" if more is better, or "min"; None without a metric.
+  """
+
+  metric: str | None = None
+  metric_mode: str | None = None
 
   def __init__(
     self,
@@ -72,10 +88,10 @@ class Checkpointer:
       train_state: A state, or its shapes.
       partitioner: Unused; T5X's place for it.
       checkpoints_dir: The run's folder; `checkpoint_<step>` folders go into it.
-      keep: How many to keep; None keeps all. With 1, there is none to fall back
-        on if the newest is damaged.
+      keep: How many to keep; None keeps all. With 1, a damaged checkpoint has
+        no older one to fall back on.
     """
-    del partitioner  # `restore_run` is told where everything goes.
+    del partitioner  # `restore_run` gets the shardings.
     if keep is not None and keep < 1:
       raise ValueError(f"Expected to keep at least 1 checkpoint, got {keep}.")
     self._keep = keep
@@ -113,7 +129,7 @@ class Checkpointer:
     return max(self.all_steps(), default=None)
 
   def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
-    """Returns what checkpoints are compared by, or None."""
+    """Returns the score by which checkpoints are compared, or None."""
     del metrics_by_task
     return None
 
@@ -134,7 +150,7 @@ class Checkpointer:
     train_state: TrainState,
     run_info: Mapping[str, Any],
   ) -> None:
-    """Starts to write a checkpoint; training may go on meanwhile.
+    """Starts to write a checkpoint while training continues.
 
     Args:
       train_state: The state.
@@ -145,13 +161,13 @@ class Checkpointer:
     """
     self.wait()
     step = int(train_state.step)
-    # It is written while training goes on and may change it.
+    # It is written while training may change it.
     run_info = copy.deepcopy(dict(run_info))
     exists = step in self.all_steps()
     # Written when a signal came, before the evaluation that was due?
     is_evaluated = step in [e["step"] for e in run_info["evals"][-1:]]
     if exists and (
-      not is_evaluated or self._saved == _what_counts(step, run_info)
+      not is_evaluated or self._saved == _identity(step, run_info)
     ):
       return
     self._writing = _Writing(step, exists, run_info)
@@ -171,7 +187,7 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _cleared_on_error(self, path: epath.Path) -> Iterator[None]:
-    """Leaves nothing half written, which makes room for the run's record."""
+    """Deletes a checkpoint that could not be written, to free the disk."""
     try:
       with checkpoint_writer.names_checkpoint(path):
         yield
@@ -183,7 +199,7 @@ class Checkpointer:
       raise
 
   def wait(self) -> None:
-    """Waits until everything is on disk, and deletes what is not kept.
+    """Waits until everything is on disk, and deletes the other checkpoints.
 
     Raises:
       OSError: if the checkpoint could not be written; it names the folder. Or
@@ -201,7 +217,7 @@ class Checkpointer:
       self._folder.keep_only(
         self._kept(self.all_steps(), writing.info["evals"])
       )
-    self._saved = _what_counts(writing.step, writing.info)
+    self._saved = _identity(writing.step, writing.info)
     multihost.wait_for_all("checkpoint written")
 
   def close(self) -> None:
@@ -215,7 +231,7 @@ class Checkpointer:
   def restore_run(
     self, train_state_axes: TrainState
   ) -> tuple[TrainState, Mapping[str, Any]]:
-    """Reads the latest checkpoint that is what was written.
+    """Reads the latest checkpoint that is whole.
 
     Newer ones, which are damaged, are set aside.
 
@@ -231,7 +247,7 @@ class Checkpointer:
     """
     # One process looks, and all take its answer.
     answer = self._find_good() if jax.process_index() == 0 else None
-    step, problem = multihost.of_first_process(answer)
+    step, problem = multihost.from_first_process(answer)
     if problem is not None:
       raise ValueError(problem)
     path = self._folder.checkpoint(step)
@@ -259,7 +275,7 @@ class Checkpointer:
     )
     state = train_state_axes.replace(frozen={})
     info = run.read_info(str(path))
-    self._saved = _what_counts(step, info)
+    self._saved = _identity(step, info)
     return (
       jax.tree.unflatten(
         jax.tree.structure(state), [restored[name] for name in _flat(state)]
@@ -277,7 +293,7 @@ class Checkpointer:
   def read_trained(
     self, step: int
   ) -> tuple[dict[str, np.ndarray], Mapping[str, Any]] | None:
-    """Reads what trained, to memory; all processes must call it.
+    """Reads the trained parameters to memory; all processes must call it.
 
     Args:
       step: Of the checkpoint.
@@ -288,7 +304,7 @@ class Checkpointer:
     """
     path = self._folder.checkpoint(step)
     good = path.is_dir() and digests.damage(path) is None
-    if not multihost.of_first_process(good):
+    if not multihost.from_first_process(good):
       return None
     arrays = run.trained_arrays(str(path))
     return orbax.read_corners(arrays, tuple), run.read_info(str(path))
@@ -321,22 +337,23 @@ class SaveBestCheckpointer(Checkpointer):
         inference evaluation; see `metrics.monitored`.
       metric_mode: 'max' or 'min'.
     """
-    if metric_mode not in _SIGN:
+    if metric_mode not in ("max", "min"):
       raise ValueError(f"Expected metric_mode max or min, got {metric_mode!r}.")
-    self._pattern = metric_name_to_monitor
+    self.metric = metric_name_to_monitor
     self.metric_mode = metric_mode
     super().__init__(train_state, partitioner, checkpoints_dir, keep)
 
   def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
-    """Returns what checkpoints are compared by.
+    """Returns the score by which checkpoints are compared.
 
     Raises:
       ValueError: if no metric matches, or if the score is not a number.
     """
-    score = metrics_lib.monitored(metrics_by_task, self._pattern)
+    assert self.metric is not None, "given at the start"
+    score = metrics_lib.monitored(metrics_by_task, self.metric)
     if score is None or not math.isfinite(score):
       raise ValueError(
-        f"The metrics that match {self._pattern!r} (BEST_METRIC) make the "
+        f"The metrics that match {self.metric!r} (BEST_METRIC) make the "
         f"score {score}, which chooses no checkpoint. The metrics are "
         f"{metrics_lib.names(metrics_by_task)}."
       )
@@ -355,14 +372,14 @@ class SaveBestCheckpointer(Checkpointer):
   def _ranked(
     self, evals: Sequence[Mapping[str, Any]]
   ) -> list[Mapping[str, Any]]:
-    """Puts the best first; of equals, the earlier: training brought nothing."""
+    """Puts the best first; of equals, the earlier one."""
     scored = [e for e in evals if e["score"] is not None]
-    sign = _SIGN[self.metric_mode]
+    sign = -1 if self.metric_mode == "min" else 1
     return sorted(scored, key=lambda e: (-sign * e["score"], e["step"]))
 
 
-def _what_counts(step: int, run_info: Mapping[str, Any]) -> Any:
-  """Returns what a checkpoint is written again for, if it changed."""
+def _identity(step: int, run_info: Mapping[str, Any]) -> Any:
+  """Returns the facts that make a checkpoint be written again."""
   return step, run_info["evals"][-1:], run_info.get("is_stopped", False)
 
 

@@ -19,7 +19,7 @@ NEG_INF = -1.0e7
 
 
 class DecodingState(NamedTuple):
-  """What the decoder is given at each step.
+  """The decoder's input at each step.
 
   Attributes:
     cur_index: int32 scalar, the number of tokens decoded so far.
@@ -83,7 +83,7 @@ def temperature_sample(
   B, S = inputs.shape
   R = B * num_decodes
 
-  def go_on(carry):
+  def unfinished(carry):
     state, _, _, ended = carry
     return (state.cur_index < S) & ~jnp.all(ended)
 
@@ -103,7 +103,7 @@ def temperature_sample(
     return state, sequences, log_probs, ended
 
   _, sequences, log_probs, _ = lax.while_loop(
-    go_on,
+    unfinished,
     step,
     (
       _initial_state(cache, B, num_decodes),
@@ -123,7 +123,8 @@ def _sample(
   """Samples from [R, V] logits, restricted as in `temperature_sample`.
 
   Returns:
-    [R, 1] Tokens, and [R, 1] their log probabilities among what was left.
+    [R, 1] Tokens, and [R, 1] their log probabilities in the restricted
+    distribution.
   """
   ranked, ids = lax.top_k(logits, topk or logits.shape[-1])
   if topp:
@@ -171,7 +172,7 @@ def beam_search(
   B, S = inputs.shape
   K = num_decodes
 
-  def go_on(carry):
+  def unfinished(carry):
     state, _, live_scores, _, finished_scores = carry
     # Log probabilities only fall, so this is the best that can still come.
     attainable = live_scores[:, 0] / _brevity_penalty(S, alpha)
@@ -208,7 +209,7 @@ def beam_search(
   # All beams start alike, so one of them is enough.
   start = (_initial_state(cache, B, K), empty, none.at[:, 0].set(0))
   _, live, live_scores, finished, finished_scores = lax.while_loop(
-    go_on, step, (*start, empty, none)
+    unfinished, step, (*start, empty, none)
   )
   any_finished = finished_scores[:, :1] > -jnp.inf  # [B, 1]
   scores = jnp.where(any_finished, finished_scores, live_scores)

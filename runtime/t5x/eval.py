@@ -6,7 +6,7 @@ import sys
 from t5x.configuration import help_page
 
 if __name__ == "__main__":
-  help_page.show_if_asked("eval")  # Before what takes seconds.
+  help_page.show_if_asked("eval")  # Before slow imports.
 
 import jax
 
@@ -26,8 +26,8 @@ def main(evaluate: Callable[..., MetricsByTask]) -> None:
     evaluate: `evaluation.evaluate`, its arguments bound.
 
   Raises:
-    SystemExit: with 128 + its number, after a signal; started again, it begins
-      anew.
+    SystemExit: with 128 + its number, after a signal; the same command
+      starts again from the beginning.
   """
   with (
     command_line.StopSignals() as signals,

@@ -11,7 +11,6 @@ from typing import Any
 from absl import app, flags, logging
 import gin
 
-from t5x import clusters
 from t5x.configuration import checks, reading, resolution, run_configuration
 from t5x.configuration.client import clients
 from t5x.configuration.command_flags import define_flags, rewrite_gin_args
@@ -143,6 +142,7 @@ def _start(
   import jax
   import seqio
 
+  from t5x import multihost
   from t5x.runs import compilation_cache
 
   values = flags.FLAGS
@@ -153,7 +153,9 @@ def _start(
   )
   is_one_of_several = values.multiprocess_gpu
   if is_one_of_several is None:
-    is_one_of_several = given != (None, None, None) or clusters.is_in_one()
+    is_one_of_several = (
+      given != (None, None, None) or multihost.is_one_of_several()
+    )
   if is_one_of_several:
     jax.distributed.initialize(
       *given, initialization_timeout=values.initialization_timeout or 300

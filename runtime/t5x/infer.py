@@ -6,7 +6,7 @@ import sys
 from t5x.configuration import help_page
 
 if __name__ == "__main__":
-  help_page.show_if_asked("infer")  # Before what takes seconds.
+  help_page.show_if_asked("infer")  # Before slow imports.
 
 import jax
 
@@ -16,13 +16,13 @@ from t5x.runs.inference import InferenceOutcome, infer
 
 
 def main(infer: Callable[..., InferenceOutcome]) -> None:
-  """Writes the files, and says where they are.
+  """Writes the files, and prints their paths.
 
   Args:
     infer: `inference.infer`, its arguments bound.
 
   Raises:
-    SystemExit: with 128 + its number, after a signal; started again, it goes on
+    SystemExit: with 128 + its number, after a signal; the same command resumes
       after the last chunk.
   """
   with (
@@ -41,7 +41,7 @@ def main(infer: Callable[..., InferenceOutcome]) -> None:
   if outcome.status == "interrupted":
     if is_first:
       print(
-        f"Stopped at example {progress.step}; the same command goes on.",
+        f"Stopped at example {progress.step}; the same command resumes it.",
         file=sys.stderr,
       )
     sys.exit(signals.exit_status)

@@ -1,4 +1,4 @@
-"""Cross entropy with z-loss, and what it is divided by."""
+"""Cross entropy with z-loss, and the divisors of the loss."""
 
 from collections.abc import Mapping
 import enum
@@ -56,7 +56,7 @@ def compute_weighted_cross_entropy(
     weights: [B, S] Weight of each token; None is 1 everywhere.
     label_smoothing: s, in [0, 1).
     z_loss: Weight of (log Z)^2.
-    loss_normalizing_factor: What both losses are divided by; None is 1.
+    loss_normalizing_factor: The divisor of both losses; None is 1.
 
   Returns:
     Three float32 scalars: the loss in nats with the z-loss, the z-loss, and
@@ -108,7 +108,7 @@ def get_loss_normalizing_factor_and_weights(
       `decoder_segment_ids` [B, S] when several sequences share a row.
 
   Returns:
-    What to divide the loss by, and the [B, S] weights of the tokens. For
+    The divisor of the loss, and the [B, S] weights of the tokens. For
     AVERAGE_PER_SEQUENCE the weights of each sequence sum to 1.
 
   Raises:

@@ -35,7 +35,7 @@ def summarize(sums: Mapping[str, float], steps: int) -> dict[str, float]:
 def timing(
   sums: Mapping[str, float], steps: int, seconds: float, num_devices: int
 ) -> dict[str, float]:
-  """Computes rates: what was done in `seconds` of training."""
+  """Computes the speed of `seconds` of training."""
   slots = sums["target_slots"] + sums["input_slots"]
   return {
     "timing/seconds": seconds,
@@ -73,7 +73,7 @@ def monitored(metrics_by_task: MetricsByTask, pattern: str) -> float | None:
 
 
 def names(metrics_by_task: MetricsByTask) -> str:
-  """Lists metrics as `task/metric`, for people."""
+  """Lists metrics as `task/metric`, for messages."""
   return ", ".join(
     f"{task}/{name}"
     for task, metrics in metrics_by_task.items()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x import decoding, losses, optimizers
-from t5x.train_state import Params
+from t5x.train_state import Params, merge
 
 if TYPE_CHECKING:
   from seqio import FeatureConverter, Vocabulary
@@ -19,6 +19,8 @@ else:  # seqio brings TensorFlow, 0.7 GB that a step does without.
 Batch = Mapping[str, jax.Array]
 # Sums over examples, to be added up over microbatches and steps.
 MetricSums = Mapping[str, jax.Array]
+# The sums that `loss_divisor` divides; all others are counts.
+_LOSSES = ("loss", "z_loss")
 
 
 class EncoderDecoderModel:
@@ -284,3 +286,100 @@ class EncoderDecoderModel:
     if return_all_decodes:
       return decodes, {"scores": scores}
     return decodes[:, -1], {"scores": scores[:, -1]}
+
+
+@jax.jit
+def add(a: Any, b: Any) -> Any:
+  """Adds two trees of arrays of the same structure."""
+  return jax.tree.map(jnp.add, a, b)
+
+
+def weigh(
+  model: EncoderDecoderModel,
+  sums: MetricSums,
+  part: Batch,
+  divisor: jax.Array,
+) -> tuple[jax.Array, MetricSums]:
+  """Weighs a part of a batch, whose loss was divided by its own divisor.
+
+  Args:
+    model: The model.
+    sums: The sums that `model.loss_fn` returned for the part.
+    part: Features `[B, ...]`.
+    divisor: `model.loss_divisor` of the whole batch.
+
+  Returns:
+    The weight, `[]`, with which the gradients of parts add up to the batch's;
+    and the weighted sums.
+  """
+  weight = model.loss_divisor(part) / divisor
+  return weight, {
+    name: x * weight if name in _LOSSES else x for name, x in sums.items()
+  }
+
+
+def part_gradients(
+  model: EncoderDecoderModel,
+  trainable: Params,
+  frozen: Params,
+  part: Batch,
+  dropout_rng: jax.Array,
+  divisor: jax.Array,
+) -> tuple[Params, MetricSums]:
+  """Differentiates the loss of a part of a batch; see the next and `weigh`."""
+  grads, sums = value_and_grad(model, trainable, frozen, part, dropout_rng)
+  weight, sums = weigh(model, sums, part, divisor)
+  return jax.tree.map(lambda x: x * weight.astype(x.dtype), grads), sums
+
+
+def value_and_grad(
+  model: EncoderDecoderModel,
+  trainable: Params,
+  frozen: Params,
+  batch: Batch,
+  dropout_rng: jax.Array,
+  num_microbatches: int | None = None,
+) -> tuple[Params, MetricSums]:
+  """Differentiates the loss with respect to the trainable parameters alone.
+
+  Args:
+    model: The model.
+    trainable: The parameters to differentiate.
+    frozen: The other parameters.
+    batch: Features `[B, ...]`.
+    dropout_rng: PRNG key.
+    num_microbatches: The number of parts that the batch is computed in, which
+      must divide it; their gradients add up. None or 1 takes it whole.
+
+  Returns:
+    Gradients like `trainable`, and the sums behind the metrics.
+  """
+  if num_microbatches in (None, 1):
+
+    def loss_fn(trainable):
+      params = merge(trainable, frozen)
+      return model.loss_fn(params, batch, dropout_rng)
+
+    return jax.grad(loss_fn, has_aux=True)(trainable)
+
+  # Every microbatch takes rows from every shard of the batch: [B / M, M, ...].
+  parts = jax.tree.map(
+    lambda x: jnp.swapaxes(x.reshape(-1, num_microbatches, *x.shape[1:]), 0, 1),
+    batch,
+  )
+  rngs = jax.random.split(dropout_rng, num_microbatches)
+  divisor = model.loss_divisor(batch)
+
+  def gradients(part, rng):
+    return part_gradients(model, trainable, frozen, part, rng, divisor)
+
+  part_shapes = jax.tree.map(lambda x: x[0], (parts, rngs))
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(gradients, *part_shapes),
+  )
+  return jax.lax.scan(
+    lambda total, part: (add(total, gradients(*part)), None),
+    zeros,
+    (parts, rngs),
+  )[0]

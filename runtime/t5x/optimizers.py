@@ -1,4 +1,4 @@
-"""Optimizer definitions: optax, counted by the trainer's own step."""
+"""Optimizer definitions, counted by the trainer's own step, and schedules."""
 
 from collections.abc import Callable, Mapping, Sequence
 import difflib
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x import stacking
+from t5x.formats import stacking
 
 Params = Mapping[str, Any]
 # The label of parameters that no traversal matches.
@@ -17,7 +17,7 @@ _FROZEN = "frozen"
 
 
 class OptimizerState(struct.PyTreeNode):
-  """What an optimizer carries from one step to the next.
+  """The state that an optimizer carries from one step to the next.
 
   Attributes:
     step: int32 scalar, counted from pretraining step 0: it is restored with the
@@ -30,13 +30,13 @@ class OptimizerState(struct.PyTreeNode):
 
 
 class OptimizerDef:
-  """Says which parameters train, and how.
+  """The parameters that train, and their optimizer.
 
   A definition holds no arrays. Subclasses give the optax transformation; the
   arithmetic and the state are float32 whatever the parameters' dtype.
 
   Attributes:
-    has_own_rate: Whether it does without the learning rate that it is told.
+    has_own_rate: Whether it ignores the trainer's learning rate.
   """
 
   has_own_rate = False
@@ -44,7 +44,7 @@ class OptimizerDef:
   def transformation(
     self, learning_rate: jax.Array | float, step: jax.Array | int
   ) -> optax.GradientTransformation:
-    """Returns how gradients become the change of the parameters.
+    """Returns the transformation of gradients to updates.
 
     Args:
       learning_rate: Scalar, perhaps traced.
@@ -56,7 +56,7 @@ class OptimizerDef:
     raise NotImplementedError
 
   def trainable(self, params: Params) -> Params:
-    """Returns which parameters train.
+    """Returns a bool for each parameter: whether it trains.
 
     Args:
       params: All parameters of the model, or their shapes.
@@ -70,7 +70,7 @@ class OptimizerDef:
     return jax.tree.map(lambda _: True, params)
 
   def check_start(self, step: int) -> None:
-    """Checks that a run can begin, or go on, at a step.
+    """Checks that a run can start or resume at a step.
 
     Args:
       step: Counted from pretraining step 0.
@@ -253,11 +253,11 @@ def _parameter_of(
 def by_layer(
   inner: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """Treats every layer of stacked parameters as a parameter of its own.
+  """Treats every layer of stacked parameters as a separate parameter.
 
   Args:
-    inner: What looks at all of a parameter, such as its root mean square, but
-      at no two together.
+    inner: A transformation that depends on whole parameters, such as on their
+      root mean square, but treats each one separately.
 
   Returns:
     A transformation whose state has stacked leaves for stacked parameters, and
@@ -308,3 +308,75 @@ def by_layer(
 
 def _to_float32(tree: Params) -> Params:
   return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+
+def create_learning_rate_scheduler(
+  factors: str = "constant * linear_warmup * rsqrt_decay",
+  base_learning_rate: float = 0.5,
+  warmup_steps: int = 1000,
+  decay_factor: float = 0.5,
+  step_offset: int = 0,
+  min_learning_rate: float = 1e-8,
+) -> Callable[[jax.Array | int], jax.Array]:
+  """Creates a schedule from the product of its factors.
+
+  They are those of T5X's public configurations.
+
+  * `constant`: base_learning_rate.
+  * `linear_warmup`: from 0 to 1 over warmup_steps.
+  * `linear_decay`: base_learning_rate times the warm-up, after which it falls
+    by decay_factor per step. It stands in for the two factors above.
+  * `rsqrt_decay`: 1 / sqrt(max(step, warmup_steps)).
+
+  Args:
+    factors: Names joined by `*`.
+    base_learning_rate: The constant.
+    warmup_steps: Steps.
+    decay_factor: Per step; see `linear_decay`.
+    step_offset: The step at which the schedule begins; steps are counted from
+      pretraining step 0.
+    min_learning_rate: The least learning rate that is returned.
+
+  Returns:
+    A function from a step to the learning rate, a float32 scalar.
+
+  Raises:
+    ValueError: if a factor is unknown, or needs a positive warmup_steps.
+  """
+
+  factor_fns = {
+    "constant": lambda step: base_learning_rate,
+    "linear_warmup": lambda step: jnp.minimum(1.0, step / warmup_steps),
+    "linear_decay": lambda step: (
+      base_learning_rate
+      * jnp.minimum(
+        step / warmup_steps, 1.0 + decay_factor * (warmup_steps - step)
+      )
+    ),
+    "rsqrt_decay": lambda step: jnp.maximum(step, warmup_steps) ** -0.5,
+  }
+  if base_learning_rate < 0:
+    raise ValueError(
+      f"Expected a learning rate of at least 0, got {base_learning_rate}."
+    )
+  names = [name.strip() for name in factors.split("*")]
+  if unknown := [name for name in names if name not in factor_fns]:
+    raise ValueError(
+      f"Unknown learning-rate factors {unknown}; expected a product of "
+      f"{list(factor_fns)}."
+    )
+  needs_warmup = [n for n in names if n.startswith(("linear_", "rsqrt_"))]
+  if needs_warmup and warmup_steps < 1:
+    raise ValueError(
+      f"The factors {needs_warmup} need warmup_steps of at least 1, got "
+      f"{warmup_steps}; leave them out for no warm-up."
+    )
+
+  def learning_rate_fn(step):
+    step = jnp.maximum(0.0, step - step_offset)
+    learning_rate = jnp.float32(1.0)
+    for name in names:
+      learning_rate *= factor_fns[name](step)
+    return jnp.maximum(learning_rate, min_learning_rate)
+
+  return learning_rate_fn

@@ -1,4 +1,4 @@
-"""Where arrays lie on a ('data', 'model') mesh of devices."""
+"""Placement of arrays on a ('data', 'model') mesh of devices."""
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +25,15 @@ _DEVICES: contextvars.ContextVar[Sequence[Any] | None] = contextvars.ContextVar(
   "devices", default=None
 )
 
-# XLA's compiler for CPUs orders a program so that most of it can run at once:
-# what the backward pass would compute again is computed before it begins, and
-# kept. In the order that takes the least memory nothing of that is there.
+# XLA's compiler for CPUs orders a program for parallelism: first, it computes
+# and keeps the values that the backward pass is meant to compute again. This
+# order takes the least memory instead.
 _CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 @contextlib.contextmanager
 def using_devices(devices: Sequence[Any]) -> Iterator[None]:
-  """Within it, partitioners are made for these devices, which need not exist.
+  """Makes partitioners in this context for devices that need not exist.
 
   Args:
     devices: JAX's devices, or descriptions of them to compile for.
@@ -46,9 +46,9 @@ def using_devices(devices: Sequence[Any]) -> Iterator[None]:
 
 
 def host_sharding() -> SingleDeviceSharding:
-  """Returns where to put what the host alone needs: on its CPU.
+  """Returns the sharding of arrays that only the host needs: its CPU.
 
-  Where JAX_PLATFORMS leaves the CPU out, it is this process's first device.
+  If JAX_PLATFORMS leaves the CPU out, it is this process's first device.
   """
   try:
     devices = jax.local_devices(backend="cpu")
@@ -59,13 +59,13 @@ def host_sharding() -> SingleDeviceSharding:
 
 @dataclasses.dataclass(frozen=True)
 class DataLayout:
-  """How a global batch is divided among processes.
+  """The division of a global batch among processes.
 
   Attributes:
     batch_size: Examples of the global batch.
-    rows: Which of them this process reads, ascending: those of its devices,
-      which on a TPU slice need not follow one another. Processes that share a
-      copy of the model read the same.
+    rows: The examples that this process reads, ascending. They are those of its
+      devices, which need not be adjacent on a TPU slice. Processes that share a
+      copy of the model read the same rows.
   """
 
   batch_size: int

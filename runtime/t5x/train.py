@@ -6,7 +6,7 @@ import sys
 from t5x.configuration import help_page
 
 if __name__ == "__main__":
-  help_page.show_if_asked("train")  # Before what takes seconds.
+  help_page.show_if_asked("train")  # Before slow imports.
 
 from absl import logging
 import jax
@@ -17,14 +17,14 @@ from t5x.runs.training import Outcome, train
 
 
 def main(train: Callable[..., Outcome]) -> None:
-  """Trains, and says how it goes and went.
+  """Trains, and shows the progress and the outcome.
 
   Args:
     train: `training.train`, its arguments bound.
 
   Raises:
-    SystemExit: with 128 + its number, after a signal; started again, the run
-      goes on as if nothing had happened.
+    SystemExit: with 128 + its number, after a signal; the same command resumes
+      the run.
   """
   with (
     command_line.StopSignals() as signals,
@@ -38,7 +38,7 @@ def main(train: Callable[..., Outcome]) -> None:
   is_first = jax.process_index() == 0
   if outcome.was_over and is_first:
     print(
-      f"{outcome.model_dir} is over already, {outcome.status} at step "
+      f"{outcome.model_dir} has already ended, {outcome.status} at step "
       f"{outcome.step}.",
       file=sys.stderr,
     )
@@ -52,7 +52,7 @@ def main(train: Callable[..., Outcome]) -> None:
   if outcome.status == "interrupted":
     if is_first:
       print(
-        f"Stopped at step {outcome.step}; the same command goes on.",
+        f"Stopped at step {outcome.step}; the same command resumes it.",
         file=sys.stderr,
       )
     sys.exit(signals.exit_status)

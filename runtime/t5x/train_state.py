@@ -1,7 +1,7 @@
-"""The state of a run: what trains, what is frozen, the optimizer's part."""
+"""The state of a run: trainable and frozen parameters, optimizer state."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 from flax import struct, traverse_util
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x import optimizers
+from t5x.partitioning import Partitioned, PjitPartitioner
 
 Params = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ def merge(trainable: Params, frozen: Params) -> Params:
 
 
 class TrainState(struct.PyTreeNode):
-  """What a training step reads and writes.
+  """The state that a training step reads and writes.
 
   Attributes:
     trainable: The parameters that are differentiated.
@@ -116,11 +117,11 @@ class TrainState(struct.PyTreeNode):
     return {"learning_rate": float(learning_rate_fn(self.step - 1))}
 
   def shardings(self, of_param: Params, replicated: Any) -> "TrainState":
-    """Returns where each leaf lies.
+    """Returns the sharding of each leaf.
 
     Args:
       of_param: Sharding of every parameter.
-      replicated: The sharding of what is not shaped like a parameter.
+      replicated: The sharding of leaves that are not shaped like a parameter.
 
     Returns:
       A state with the same structure, of shardings.
@@ -138,6 +139,48 @@ class TrainState(struct.PyTreeNode):
         self.opt_state, self.trainable, like(self.trainable), replicated
       ),
     )
+
+
+def partition_update(
+  partitioner: PjitPartitioner,
+  update: Callable[..., tuple[TrainState, Any]],
+  axes: TrainState,
+  *in_axes: Any,
+) -> Partitioned:
+  """Compiles a function whose new state takes the place of the old one.
+
+  The frozen parameters are read where they lie, not donated: others may use the
+  same arrays.
+
+  Args:
+    partitioner: Compiles for its mesh.
+    update: (state, ...) -> (state, replicated results).
+    axes: Shardings of the state.
+    *in_axes: Shardings of the other arguments.
+  """
+  own_axes = axes.replace(frozen={})
+
+  def update_own(own, frozen, *args):
+    state, results = update(own.replace(frozen=frozen), *args)
+    return state.replace(frozen={}), results
+
+  compiled = partitioner.partition(
+    update_own,
+    in_axis_resources=(own_axes, axes.frozen, *in_axes),
+    out_axis_resources=(own_axes, partitioner.sharding()),
+    donate_argnums=0,
+  )
+
+  def call(state, *args):
+    own, results = compiled(state.replace(frozen={}), state.frozen, *args)
+    return own.replace(frozen=state.frozen), results
+
+  def trace(state, *args):
+    return compiled.trace(state.replace(frozen={}), state.frozen, *args)
+
+  partitioned = cast(Partitioned, call)
+  partitioned.trace = trace
+  return partitioned
 
 
 def count_parameters(state: TrainState) -> dict[str, int]:

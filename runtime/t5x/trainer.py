@@ -1,4 +1,4 @@
-"""The training step, the loop around it, and what may stop the loop."""
+"""The training and evaluation steps, and the actions that may follow them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import enum
@@ -10,109 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x import checkpoints, models, partitioned_step
+from t5x import checkpoints, models
 from t5x import metrics as metrics_lib
 from t5x import train_state as train_state_lib
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
 
 LearningRateFn = Callable[[jax.Array], jax.Array]
-# Losses, which a divisor may apply to; all other sums are counts.
-_LOSSES = ("loss", "z_loss")
-
-
-@jax.jit
-def _add(a: Any, b: Any) -> Any:
-  return jax.tree.map(jnp.add, a, b)
-
-
-def weighted(
-  model: models.EncoderDecoderModel,
-  sums: models.MetricSums,
-  part: models.Batch,
-  divisor: jax.Array,
-) -> tuple[jax.Array, models.MetricSums]:
-  """Weighs a part of a batch, whose loss was divided by its own divisor.
-
-  Args:
-    model: The model.
-    sums: What `model.loss_fn` gave for the part.
-    part: Features `[B, ...]`.
-    divisor: `model.loss_divisor` of the whole batch.
-
-  Returns:
-    The weight, `[]`, with which the gradients of parts add up to the batch's;
-    and the sums, so weighed.
-  """
-  weight = model.loss_divisor(part) / divisor
-  return weight, {
-    name: x * weight if name in _LOSSES else x for name, x in sums.items()
-  }
-
-
-def value_and_grad(
-  model: models.EncoderDecoderModel,
-  trainable: Params,
-  frozen: Params,
-  batch: models.Batch,
-  dropout_rng: jax.Array,
-  num_microbatches: int | None = None,
-) -> tuple[Params, models.MetricSums]:
-  """Differentiates the loss with respect to what trains, and nothing else.
-
-  Args:
-    model: The model.
-    trainable: The parameters to differentiate.
-    frozen: The other parameters.
-    batch: Features `[B, ...]`.
-    dropout_rng: PRNG key.
-    num_microbatches: The batch is worked off in so many parts, whose gradients
-      add up; None or 1 takes it whole.
-
-  Returns:
-    Gradients like `trainable`, and the sums behind the metrics.
-
-  Raises:
-    ValueError: if the number does not divide the batch.
-  """
-
-  def loss_fn(trainable, batch, rng):
-    params = train_state_lib.merge(trainable, frozen)
-    return model.loss_fn(params, batch, rng)
-
-  grad_fn = jax.grad(loss_fn, has_aux=True)
-  if num_microbatches in (None, 1):
-    return grad_fn(trainable, batch, dropout_rng)
-
-  size = len(jax.tree.leaves(batch)[0])
-  if size % num_microbatches:
-    raise ValueError(
-      f"num_microbatches={num_microbatches} does not divide the batch size "
-      f"{size}."
-    )
-  # Every microbatch takes rows from every shard of the batch: [B / M, M, ...].
-  parts = jax.tree.map(
-    lambda x: jnp.swapaxes(
-      x.reshape(size // num_microbatches, num_microbatches, *x.shape[1:]), 0, 1
-    ),
-    batch,
-  )
-  rngs = jax.random.split(dropout_rng, num_microbatches)
-  divisor = model.loss_divisor(batch)
-
-  def body(total, part_and_rng):
-    part, rng = part_and_rng
-    grads, sums = grad_fn(trainable, part, rng)
-    weight, sums = weighted(model, sums, part, divisor)
-    grads = jax.tree.map(lambda x: x * weight.astype(x.dtype), grads)
-    return _add(total, (grads, sums)), None
-
-  part_shapes = jax.tree.map(lambda x: x[0], (parts, rngs))
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype),
-    jax.eval_shape(grad_fn, trainable, *part_shapes),
-  )
-  return jax.lax.scan(body, zeros, (parts, rngs))[0]
 
 
 class Trainer:
@@ -134,11 +38,11 @@ class Trainer:
     Args:
       model: The model.
       train_state: The state to begin with.
-      partitioner: Where everything lies.
+      partitioner: Places parameters and batches on the devices.
       train_state_axes: Shardings, a state with one at each leaf.
-      rng: PRNG key; dropout at a step depends on it and the step alone.
+      rng: PRNG key; dropout depends on it and the number of the step alone.
       learning_rate_fn: Step -> rate.
-      num_microbatches: See `value_and_grad`.
+      num_microbatches: See `models.value_and_grad`.
       weight_metrics_computer: Adds metrics of parameters and gradients.
     """
     self.train_state = train_state
@@ -152,7 +56,7 @@ class Trainer:
     batch_sharding = partitioner.sharding(partitioner.data_partition_spec)
 
     def train_step(state, batch):
-      grads, sums = value_and_grad(
+      grads, sums = models.value_and_grad(
         model,
         state.trainable,
         state.frozen,
@@ -162,8 +66,9 @@ class Trainer:
       )
       return self._update(state, grads, sums)
 
-    self._train_step = partitioned_step.partition_step(
-      partitioner, train_step, train_state_axes
+    self._num_microbatches = num_microbatches
+    self._train_step = train_state_lib.partition_update(
+      partitioner, train_step, train_state_axes, batch_sharding
     )
     self._eval_step = partitioner.partition(
       lambda state, batch: model.eval_fn(state.params, batch)[1],
@@ -174,7 +79,7 @@ class Trainer:
   def _update(
     self, state: TrainState, grads: Params, sums: models.MetricSums
   ) -> tuple[TrainState, models.MetricSums]:
-    """Applies the gradients of a batch, and measures that."""
+    """Applies the gradients of a batch, and adds metrics of the update."""
     new_state = state.apply_gradient(grads, self._learning_rate_fn(state.step))
     if self._weight_metrics_computer is not None:
       sums = {
@@ -186,7 +91,7 @@ class Trainer:
     return new_state, sums
 
   def _step(self, batch: Any, before: Any) -> models.MetricSums:
-    """Trains on this process's part of a batch, once `before` is computed."""
+    """Trains on this process's part of a batch, after `before` is computed."""
     batch = self._partitioner.shard_batch(batch)
     jax.block_until_ready(before)
     self.train_state, sums = self._train_step(self.train_state, batch)
@@ -198,8 +103,21 @@ class Trainer:
       self.train_state, self._partitioner.shard_batch(batch)
     )
 
+  def check_batch_size(self, batch_size: int) -> None:
+    """Checks that the microbatches divide a batch.
+
+    Raises:
+      ValueError: if they do not.
+    """
+    number = self._num_microbatches
+    if number is not None and (number < 1 or batch_size % number):
+      raise ValueError(
+        "Expected NUM_MICROBATCHES that divides BATCH_SIZE="
+        f"{batch_size}, got {number}."
+      )
+
   def trace_train_step(self, train_state: TrainState, batch: Any) -> Any:
-    """Traces a step for shapes: what `jax.jit(...).trace` returns."""
+    """Traces a step for shapes, as `jax.jit(...).trace` does."""
     return self._train_step.trace(train_state, batch)
 
   def train_steps(
@@ -211,8 +129,8 @@ class Trainer:
     """Trains for some steps.
 
     Args:
-      batch_iter: Gives this process's part of a batch.
-      num_steps: How many.
+      batch_iter: Yields this process's part of each batch.
+      num_steps: The number of steps.
       on_step: Called after each step; True stops.
 
     Returns:
@@ -223,7 +141,7 @@ class Trainer:
     for _ in range(num_steps):
       # At most one step runs ahead of the host, so that stopping is prompt.
       new = self._step(next(batch_iter), sums)
-      sums = _add(sums, new) if sums else new
+      sums = models.add(sums, new) if sums else new
       done += 1
       if on_step():
         break
@@ -245,8 +163,8 @@ class Trainer:
 
     Args:
       batch_iters: Task -> batches, this process's part.
-      after_batch: Called with the number of examples of each batch; what it
-        raises ends the evaluation.
+      after_batch: Called with the number of examples of each batch; an
+        exception ends the evaluation.
 
     Returns:
       Task -> metrics.
@@ -258,7 +176,7 @@ class Trainer:
         new = self._eval_sums(batch)
         # As in training, at most one batch runs ahead of the host.
         jax.block_until_ready(sums)
-        sums = _add(sums, new) if sums else new
+        sums = models.add(sums, new) if sums else new
         steps += 1
         after_batch(len(jax.tree.leaves(batch)[0]))
       if not sums:
@@ -269,7 +187,7 @@ class Trainer:
 
 
 class WeightMetricsComputer:
-  """Norms of what trains, of its gradient and of its update."""
+  """Norms of the trainable parameters, their gradient and their update."""
 
   def compute(
     self, grads: Params, before: Params, after: Params
@@ -285,7 +203,7 @@ class WeightMetricsComputer:
 
 
 class ActionMode(enum.Enum):
-  """After what an action runs; gin files name it as a string."""
+  """The moment at which an action runs; gin files name it as a string."""
 
   TRAIN = 1
   TRAIN_EVAL = 2
@@ -293,14 +211,14 @@ class ActionMode(enum.Enum):
 
 
 class BaseAction:
-  """Something to do with the metrics during training."""
+  """An action on the metrics of a run."""
 
   def run(
     self,
     train_state: TrainState,
     metrics_by_task: metrics_lib.MetricsByTask,
   ) -> bool:
-    """Acts.
+    """Runs the action.
 
     Args:
       train_state: The state that was evaluated.
@@ -313,25 +231,29 @@ class BaseAction:
     raise NotImplementedError
 
   def resume(self, history: Sequence[metrics_lib.MetricsByTask]) -> None:
-    """Takes note of the evaluations before a restart.
+    """Learns the metrics from before a restart.
 
     Args:
       history: The metrics that `run` was called with, in order.
     """
 
-  def check_files(
+  def attach(
     self,
     evals: Sequence[Mapping[str, Any]],
     checkpointer: checkpoints.Checkpointer,
   ) -> None:
-    """Compares the files that it wrote before a restart with the checkpoints.
+    """Takes the run's evaluations and their ranking, in mode INFER_EVAL.
+
+    It is called once, after `resume`. An action that writes files compares
+    those with the checkpoints.
 
     Args:
-      evals: The evaluations so far: {"step", "metrics", "score"}.
-      checkpointer: Reads what was trained; see its `read_trained`.
+      evals: {"step", "metrics", "score"} of each; the run adds one before the
+        action runs on it.
+      checkpointer: Ranks them, and reads the trained parameters.
 
     Raises:
-      ValueError: if one is lost, and no checkpoint has what was in it.
+      ValueError: if a file is lost, and no checkpoint has its content.
     """
 
 
@@ -349,13 +271,13 @@ class EarlyStoppingAction(BaseAction):
     atol: float = 0.0,
     rtol: float = 0.0,
   ):
-    """Starts to count.
+    """Counts no evaluation yet.
 
     Args:
       metric: (task, metric), regular expressions; see `metrics.monitored`.
       mode: 'min' or 'max'.
       patience: Evaluations without improvement after which to stop.
-      atol: Absolute tolerance: a smaller change is none.
+      atol: Absolute tolerance: a smaller change is no improvement.
       rtol: Relative tolerance.
     """
     if mode not in ("min", "max"):

@@ -1,88 +1,48 @@
-"""What gin files configure: data sets and checkpoints; seqio's tasks."""
+"""Configurations that gin files bind, and inference on a whole data set."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import inspect
 import re
-import secrets
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import seqio
-import tensorflow as tf
 
-from t5x import checkpoints, models, multihost
-from t5x.infer_fn import get_infer_fn  # noqa: F401
-from t5x.input import in_memory, task_lookup
-from t5x.schedules import create_learning_rate_scheduler  # noqa: F401
+from t5x import checkpoints, models
+from t5x.input import lengths
+from t5x.input.datasets import (
+  DatasetConfig,
+  get_dataset,
+  get_training_eval_datasets,
+  verify_matching_vocabs,
+)
+from t5x.optimizers import create_learning_rate_scheduler
+from t5x.partitioning import Partitioned, PjitPartitioner
+from t5x.train_state import TrainState
 
-
-@dataclasses.dataclass
-class DatasetConfig:
-  """Which examples, in which form.
-
-  Attributes:
-    mixture_or_task_name: Registered with seqio; or a task or mixture.
-    task_feature_lengths: Feature -> length in tokens; None takes the longest of
-      the split (evaluation only).
-    split: Such as "train".
-    batch_size: Examples of the global batch.
-    shuffle: Whether to shuffle, by `seed`.
-    seed: Of the order; None draws one.
-    use_cached: Whether to read seqio's cache.
-    pack: Whether to put several examples into a row.
-    module: Imported first, to register the task.
-    use_memory_cache: Whether evaluation keeps its examples in memory.
-    trim_output_features: Whether features are cut to their length.
-  """
-
-  mixture_or_task_name: str | seqio.Task | seqio.Mixture
-  task_feature_lengths: Mapping[str, int] | None
-  split: str
-  batch_size: int
-  shuffle: bool
-  seed: int | None
-  use_cached: bool = False
-  pack: bool = False
-  module: str | None = None
-  use_memory_cache: bool = True
-  trim_output_features: bool = True
-
-  def __post_init__(self):
-    if self.batch_size < 1:
-      raise ValueError(
-        f"Expected BATCH_SIZE of at least 1, got {self.batch_size}."
-      )
-
-  @property
-  def name(self) -> str:
-    """The name of the task or mixture."""
-    provider = self.mixture_or_task_name
-    return provider if isinstance(provider, str) else provider.name
-
-  def task_or_mixture(self) -> seqio.Task | seqio.Mixture:
-    """Returns what the name names; see `task_lookup.find`."""
-    if isinstance(self.mixture_or_task_name, str):
-      return task_lookup.find(
-        self.mixture_or_task_name, self.split, self.module
-      )
-    task_lookup.check_split(self.mixture_or_task_name, self.split)
-    return self.mixture_or_task_name
-
-  def num_input_examples(self) -> int | None:
-    """Returns how many examples the split has, if seqio knows."""
-    counts = [
-      task.num_input_examples(self.split)
-      for task in seqio.get_subtasks(self.task_or_mixture())
-      # A mixture takes what its tasks have.
-      if not task.splits or self.split in task.splits
-    ]
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+__all__ = [
+  "CheckpointConfig",
+  "DatasetConfig",
+  "RestoreCheckpointConfig",
+  "SaveCheckpointConfig",
+  "create_learning_rate_scheduler",
+  "get_dataset",
+  "get_infer_fn",
+  "get_training_eval_datasets",
+  "partition_infer_step",
+  "round_vocab_size_to_multiple",
+  "verify_matching_vocabs",
+]
+# Of each example, its index and the results.
+Results = list[tuple[int, Any]]
 
 
 @dataclasses.dataclass
 class SaveCheckpointConfig:
-  """When to save, and what to keep.
+  """The period of checkpoints, and the number to keep.
 
   Attributes:
     period: Steps between checkpoints; None saves at the end only.
@@ -99,10 +59,10 @@ class SaveCheckpointConfig:
 
 @dataclasses.dataclass
 class RestoreCheckpointConfig:
-  """Which base checkpoint to begin with.
+  """The base checkpoint that a run starts from.
 
   Attributes:
-    path: A checkpoint, or a folder of checkpoints; None begins from scratch.
+    path: A checkpoint, or a folder of checkpoints; None starts from scratch.
     mode: "specific" or "latest", for Google's T5X. Here the path says which: a
       checkpoint, or a folder whose newest is taken.
     assignment_map: Pairs (regular expression, replacement): a parameter whose
@@ -114,7 +74,7 @@ class RestoreCheckpointConfig:
     dtype: Of restored parameters that do not train; None keeps the
       checkpoint's. What trains has the model's, what a run has trained its
       checkpoint's.
-    checkpoint: What lies at `path`, where a program has opened it already.
+    checkpoint: The checkpoint at `path`, if a program has opened it already.
   """
 
   path: str | None
@@ -150,7 +110,7 @@ class RestoreCheckpointConfig:
 
 @dataclasses.dataclass
 class CheckpointConfig:
-  """How a training run restores and saves."""
+  """The checkpoints that a training run restores and saves."""
 
   save: SaveCheckpointConfig | None = None
   restore: RestoreCheckpointConfig | None = None
@@ -163,163 +123,135 @@ def round_vocab_size_to_multiple(
   return -(-vocabulary.vocab_size // divisor) * divisor
 
 
-def verify_matching_vocabs(
-  cfg: DatasetConfig, model: models.EncoderDecoderModel
-) -> None:
-  """Refuses a task and a model that do not share their vocabularies.
-
-  Raises:
-    ValueError: if they differ, or the model has fewer rows than pieces, or a
-      cached task was tokenized with another vocabulary.
-  """
-  provider = cfg.task_or_mixture()
-  features = provider.output_features
-  for name, vocabulary in (
-    ("inputs", model.input_vocabulary),
-    ("targets", model.output_vocabulary),
-  ):
-    ours = features[name].vocabulary
-    if not ours == vocabulary:
-      raise ValueError(
-        f"The {name} of {cfg.name} are of vocabulary {ours}, "
-        f"the model's of {vocabulary}: tokens would mean other words. Use the "
-        "model's gin file that binds the task's VOCABULARY."
-      )
-  rows = getattr(getattr(model.module, "config", None), "vocab_size", None)
-  vocabularies = (model.input_vocabulary, model.output_vocabulary)
-  size = max(vocabulary.vocab_size for vocabulary in vocabularies)
-  if rows is not None and rows < size:
-    raise ValueError(
-      f"The model has {rows} embedding rows for {size} pieces: bind "
-      f"network.T5Config.vocab_size to at least {size}."
-    )
-  if cfg.use_cached:
-    for task in seqio.get_subtasks(provider):
-      _verify_cached_tokens(task, cfg.split)
-
-
-def _verify_cached_tokens(task: seqio.Task, split: str) -> None:
-  """Compares the first cached tokens with those of the text beside them."""
-  if not task.supports_caching or split not in task.splits:
-    return
-  if task.cache_dir is None:
-    raise ValueError(
-      f"USE_CACHED_TASKS is set, but {task.name} is in none of "
-      "--seqio_additional_cache_dirs. Write it with: "
-      "prompt-tuning cache"
-    )
-  dataset = task.get_dataset(None, split, use_cached=True, shuffle=False)
-  for example in dataset.take(1).as_numpy_iterator():
-    for name, feature in task.output_features.items():
-      text = example.get(f"{name}_pretokenized")
-      if text is None:
-        continue
-      tokens = feature.vocabulary.encode(text.decode())
-      if example[name].tolist()[: len(tokens)] != tokens:
-        raise ValueError(
-          f"The cache {task.cache_dir} has tokens of another vocabulary than "
-          f"the model's, {feature.vocabulary}. Write one for this model into "
-          "another folder: prompt-tuning cache --vocabulary=..."
-        )
-
-
-def get_dataset(
-  cfg: DatasetConfig,
-  rows: Sequence[int] | None,
-  feature_converter_cls: Callable[..., seqio.FeatureConverter],
-  num_epochs: int | None = None,
-) -> tf.data.Dataset:
-  """Makes one process's part of the batches of a data set.
-
-  A batch has the same examples however many processes share it, so that a run
-  may go on with another number of them. Each reads all of the data for that.
+def partition_infer_step(
+  infer_step: Callable[..., Any],
+  train_state_axes: TrainState,
+  partitioner: PjitPartitioner,
+) -> Partitioned:
+  """Makes the program that `get_infer_fn` runs on every batch.
 
   Args:
-    cfg: Which examples; the lengths must be given.
-    rows: This process's part of each batch; None is all of it.
-    feature_converter_cls: From task features to model features.
-    num_epochs: None repeats without end.
+    infer_step: As there.
+    train_state_axes: As there.
+    partitioner: As there.
 
   Returns:
-    These rows of each batch, which has the examples, and in the order, that
-    `seqio.get_dataset` gives to one process.
-
-  Raises:
-    ValueError: if the split is empty.
+    A function of a state, a batch and the index of its first example.
   """
-  if cfg.task_feature_lengths is None:
-    raise ValueError("Training needs TASK_FEATURE_LENGTHS.")
-  seed = cfg.seed
-  if seed is None:  # One for all processes, as they part the same batches.
-    seed = multihost.of_first_process(secrets.randbits(31))
-  arguments = {
-    "mixture_or_task_name": cfg.task_or_mixture(),
-    "task_feature_lengths": cfg.task_feature_lengths,
-    "dataset_split": cfg.split,
-    "feature_converter": feature_converter_cls(pack=cfg.pack),
-    "use_cached": cfg.use_cached,
-    "seed": seed,
-    "trim_output_features": cfg.trim_output_features,
-  }
-  repeats = cfg.shuffle and num_epochs is None and not cfg.pack
-  if repeats and in_memory.is_possible(cfg.task_or_mixture(), cfg.split):
-    batches = in_memory.shuffled_batches(batch_size=cfg.batch_size, **arguments)
-  else:
-    batches = _batches_of_seqio(cfg, arguments, num_epochs)
-  if batches is None:
-    raise ValueError(f"The split {cfg.split!r} of {cfg.name} is empty.")
-  if rows is not None and len(rows) < cfg.batch_size:
-    batches = batches.map(
-      lambda batch: {k: tf.gather(x, rows) for k, x in batch.items()}
-    )
-  # The end of a run waits for what tunes the pipeline, which sleeps for up to a
-  # minute at a time.
-  options = tf.data.Options()
-  options.autotune.enabled = False
-  return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+  samples = "rng" in inspect.signature(infer_step).parameters
 
+  def apply(state: TrainState, batch: models.Batch, first: int) -> Any:
+    if not samples:
+      return infer_step(state.params, batch)
+    rng = jax.random.fold_in(jax.random.PRNGKey(0), first)
+    return infer_step(state.params, batch, rng=rng)
 
-def _batches_of_seqio(
-  cfg: DatasetConfig, arguments: Mapping[str, Any], num_epochs: int | None
-) -> tf.data.Dataset | None:
-  """Makes the batches of all processes; None if there is no example."""
-  dataset = seqio.get_dataset(
-    **arguments, verbose=False, shuffle=cfg.shuffle, num_epochs=num_epochs
+  return partitioner.partition(
+    apply,
+    in_axis_resources=(
+      train_state_axes,
+      partitioner.sharding(partitioner.data_partition_spec),
+      partitioner.sharding(),
+    ),
+    out_axis_resources=partitioner.sharding(),
   )
-  # A pipeline of its own: each iteration of a shuffled one has another order,
-  # and training is to have that of the first.
-  first = seqio.get_dataset(
-    **arguments, verbose=False, shuffle=False, num_epochs=1
-  ).take(1)
-  if next(iter(first), None) is None:
-    return None
-  return dataset.batch(cfg.batch_size, drop_remainder=num_epochs is None)
 
 
-def get_training_eval_datasets(
-  cfg: DatasetConfig,
-  rows: Sequence[int] | None,
-  eval_steps: int,
-  feature_converter_cls: Callable[..., seqio.FeatureConverter],
-) -> Mapping[str, tf.data.Dataset]:
-  """Makes the first batches of each task's evaluation split.
+def get_infer_fn(
+  infer_step: Callable[..., Any],
+  batch_size: int,
+  train_state_axes: TrainState,
+  partitioner: PjitPartitioner,
+) -> Callable[..., Results]:
+  """Makes a function that applies a step to every example of a data set.
+
+  Batches are of examples whose inputs are about as long, so that little is
+  padding; see `lengths.SplitPlanner`.
 
   Args:
-    cfg: The task or mixture.
-    rows: This process's part of each batch; None is all of it.
-    eval_steps: Batches of each.
-    feature_converter_cls: From task features to model features.
+    infer_step: (all parameters, batch) -> tree of arrays `[B, ...]`. One that
+      samples has a parameter `rng`; a batch's key depends on its first index.
+    batch_size: Examples of the global batch.
+    train_state_axes: Shardings of the state.
+    partitioner: Where to run.
 
   Returns:
-    Task -> at most `eval_steps` batches, repeated over the split.
+    A function of an enumerated data set, every process the whole of it, a
+    state and, if wanted, a function that is called after each batch with its
+    number of examples. It gives (index, tree of numpy arrays) in the order of
+    the data.
   """
-  return {
-    task.name: get_dataset(
-      dataclasses.replace(cfg, mixture_or_task_name=task),
-      rows,
-      feature_converter_cls,
-      num_epochs=None,
-    ).take(eval_steps)
-    for task in seqio.get_subtasks(cfg.task_or_mixture())
-    if cfg.split in (task.splits or ())
-  }
+  step = partition_infer_step(infer_step, train_state_axes, partitioner)
+  return _Inference(step, batch_size, partitioner)
+
+
+class _Inference:
+  """The function that `get_infer_fn` returns."""
+
+  def __init__(
+    self,
+    step: Callable[..., Any],
+    batch_size: int,
+    partitioner: PjitPartitioner,
+  ):
+    """Plans nothing yet.
+
+    Args:
+      step: (state, global batch, index of its first example) -> results.
+      batch_size: Examples of the global batch.
+      partitioner: Knows this process's part of them.
+    """
+    self._local = np.array(partitioner.get_data_layout(batch_size).rows)
+    self._step = step
+    self._partitioner = partitioner
+    self._planner = lengths.SplitPlanner(batch_size)
+
+  def __call__(
+    self,
+    dataset: Any,
+    state: TrainState,
+    after_batch: Callable[[int], None] | None = None,
+  ) -> Results:
+    examples = list(dataset.as_numpy_iterator())
+    if not examples:
+      return []
+    sizes = np.array([lengths.count_tokens_of_example(x) for _, x in examples])
+    padded = len(examples[0][1].get(lengths.INPUTS, ()))
+    results: dict[int, Any] = {}
+
+    def finish(part: lengths.Microbatch, outputs: Any) -> None:
+      outputs = jax.device_get(outputs)
+      for i, row in enumerate(part.rows.tolist()):
+        results[row] = jax.tree.map(lambda x, i=i: x[i], outputs)
+      if after_batch is not None:
+        after_batch(len(part.rows))
+
+    # The device works on a batch while the host takes in the one before.
+    under_way = []
+    for part in self._planner.plan(sizes, padded):
+      under_way.append((part, self._start(state, examples, part)))
+      if len(under_way) > 1:
+        finish(*under_way.pop(0))
+    finish(*under_way.pop())
+    return [
+      (int(index), results[row]) for row, (index, _) in enumerate(examples)
+    ]
+
+  def _start(
+    self,
+    state: TrainState,
+    examples: Sequence[tuple[int, lengths.Features]],
+    part: lengths.Microbatch,
+  ) -> Any:
+    """Begins to work on a batch; the last is filled up with its first row."""
+    rows = np.full(part.shape.rows, part.rows[0])
+    rows[: len(part.rows)] = part.rows
+    batch = {
+      name: np.stack([examples[row][1][name] for row in rows[self._local]])
+      for name in examples[0][1]
+    }
+    return self._step(
+      state,
+      self._partitioner.shard_batch(lengths.cut(batch, part.shape.length)),
+      np.int32(examples[part.rows[0]][0]),
+    )

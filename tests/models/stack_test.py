@@ -14,7 +14,7 @@ from prompt_tuning import prompts
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import adapter, ia3, lora, prefix_tuning
 from prompt_tuning.models.t5 import layers, network, stack
-from t5x import stacking
+from t5x.formats import stacking
 
 EVERYTHING = Injections(
   prompt=functools.partial(prompts.Prompt, length=3),

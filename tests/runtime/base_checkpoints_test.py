@@ -21,7 +21,6 @@ from prompt_tuning.inference import frozen_model
 from t5x import checkpoints
 from t5x.files import digests, storage
 from t5x.formats import base_checkpoints, t5x_v3
-from t5x.runs import initialization
 
 STEP = 1_100_000
 EMBEDDING = "token_embedder/embedding"
@@ -44,24 +43,11 @@ def _write(kind, folder, flat):
   return t5x_folders.write_v3(folder, STEP, flat, kind)
 
 
-def _restore(path, **overrides):
-  model = tiny.make_model()
-  initializer = initialization.TrainStateInitializer(
-    model.optimizer_def,
-    model.get_initial_variables,
-    tiny.input_shapes(),
-    tiny.make_partitioner(),
-  )
-  return initializer.from_base_model(
-    tiny.restore_config(path, **overrides), jax.random.key(0)
-  )
-
-
 @pytest.mark.parametrize("kind", ["gfile", "gcs", "file", "old", "orbax"])
 def test_prompt_tuning_begins_with_a_checkpoint_of_t5x(tmp_path, flat, kind):
   _write(kind, tmp_path / "written", flat)
   moved = shutil.move(tmp_path / "written", tmp_path / "elsewhere")
-  state, base = _restore(moved)
+  state, base = tiny.restore(moved)
   assert int(state.step) == base.step == STEP
   frozen = traverse_util.flatten_dict(state.frozen, sep="/")
   assert frozen.keys() == flat.keys()
@@ -81,7 +67,7 @@ def test_model_with_a_prompt_in_it_is_the_model_to_its_prompts(tmp_path, flat):
   merged = _write("gfile", tmp_path / "merged", {**flat, **prompt})
   alone = checkpoints.open_checkpoint(_write("gfile", tmp_path / "alone", flat))
   # Another prompt is trained on it: what is frozen is the model alone.
-  state, base = _restore(merged)
+  state, base = tiny.restore(merged)
   assert frozen_model.base_fingerprint(base) == checkpoints.fingerprint(
     state.frozen
   )
@@ -112,7 +98,7 @@ def test_bfloat16_stays_or_becomes_what_is_asked_for(tmp_path, flat, kind):
   half = {k: v.astype(ml_dtypes.bfloat16) for k, v in flat.items()}
   path = _write(kind, tmp_path, half)
   for dtype, expected in ((None, "bfloat16"), ("float32", "float32")):
-    state, _ = _restore(path, dtype=dtype)
+    state, _ = tiny.restore(path, dtype=dtype)
     array = state.frozen["token_embedder"]["embedding"]
     assert str(array.dtype) == expected
     np.testing.assert_array_equal(array, half[EMBEDDING].astype(expected))
@@ -128,8 +114,8 @@ def test_missing_and_extra_parameters_are_listed(tmp_path, flat, kind):
     match=r"2 differences\. encoder/encoder_norm/scale is not in the checkpoint"
     "; encoder/extra/kernel of the checkpoint is not in the model",
   ):
-    _restore(path)
-  state, _ = _restore(
+    tiny.restore(path)
+  state, _ = tiny.restore(
     path,
     assignment_map=(
       (r"^.*prompt.*$", None),
@@ -147,7 +133,7 @@ def test_prompt_of_upstream_is_mapped(tmp_path, flat):
   path = _write(
     "gfile", tmp_path, {**flat, "encoder/prompt/prompt/prompt": prompt}
   )
-  state, _ = _restore(
+  state, _ = tiny.restore(
     path,
     assignment_map=((r"(target/encoder/prompt/prompt)", r"\1/prompt"),),
   )
@@ -184,10 +170,10 @@ def test_part_that_is_missing_is_not_taken_for_zeros(tmp_path, flat):
     ValueError,
     match=r"target\.token_embedder\.embedding: cannot be read; copy the.*1\.0",
   ):
-    _restore(path)
+    tiny.restore(path)
   shutil.rmtree(path / "target.token_embedder.embedding")
   with pytest.raises(ValueError, match="cannot be opened; copy the checkpoint"):
-    _restore(path)
+    tiny.restore(path)
 
 
 def test_arrays_of_another_shape_than_announced(tmp_path, flat):
@@ -198,7 +184,7 @@ def test_arrays_of_another_shape_than_announced(tmp_path, flat):
   with pytest.raises(
     ValueError, match=r"expected shape \(384, 16\).*got \(16, 384\)"
   ):
-    _restore(path)
+    tiny.restore(path)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import tiny
 from prompt_tuning.methods import trainable
 from t5x import by_length, models, optimizers, trainer
 from t5x.configuration import reading, resolution, run_configuration
-from t5x.runs import initialization
 
 LONGEST, TARGETS = 160, 5
 ROWS = 16
@@ -66,19 +65,8 @@ def _start(trainer_cls, factor=None, **kwargs):
     z_loss=1e-4,
     loss_normalizing_factor=factor,
   )
-  partitioner = tiny.make_partitioner()
-  initializer = initialization.TrainStateInitializer(
-    sgd, model.get_initial_variables, tiny.input_shapes(), partitioner
-  )
-  return trainer_cls(
-    model=model,
-    train_state=initializer.from_scratch(jax.random.key(0)),
-    partitioner=partitioner,
-    train_state_axes=initializer.train_state_axes,
-    rng=jax.random.key(1),
-    learning_rate_fn=lambda step: 1.0,
-    **kwargs,
-  )
+  cls = functools.partial(trainer_cls, **kwargs)
+  return tiny.make_trainer(cls, model, rate=1.0)
 
 
 def test_step_is_compiled_once():
@@ -145,39 +133,30 @@ def test_as_many_programs_are_compiled_as_there_are_shapes(monkeypatch):
   assert _Counting.traces == len(shapes) + 1
 
 
-def test_a_step_depends_on_its_number_whenever_a_run_is_stopped():
-  """Dropout too."""
-  loop = _start(IN_THREE, dropout_rate=0.1)
+@pytest.mark.parametrize("trainer_cls", [trainer.Trainer, IN_THREE])
+def test_dropout_depends_on_the_step_and_on_nothing_else(trainer_cls):
+  loop = _start(trainer_cls, dropout_rate=0.1)
   state = jax.device_get(loop.train_state)
-  prompts = []
-  for parts in ([3], [1, 2]):
-    loop.train_state = jax.device_put(state, loop._axes)
-    batches = _batches(3)
-    for steps in parts:
-      loop.train_steps(batches, steps)
-    prompts.append(_prompt(loop))
-  np.testing.assert_array_equal(*prompts)
+  (batch,) = _batches(1)
+
+  def loss(step):
+    opt_state = state.opt_state.replace(step=np.int32(step))
+    loop.train_state = jax.device_put(
+      state.replace(opt_state=opt_state), loop._axes
+    )
+    return loop.train_steps(iter([batch]), 1)["loss"]
+
+  assert loss(5) == loss(5)
+  assert loss(5) != loss(6)
 
 
-@pytest.mark.parametrize("number", ["None", "4"])
-def test_number_of_microbatches_reaches_the_trainer_and_no_record(number):
+def test_number_of_lengths_is_a_setting_of_the_run():
   read = resolution.Bindings(
     ["gin/runs/train.gin", "gin/runs/by_length.gin"],
-    [f"NUM_MICROBATCHES = {number}"],
-    reading.search_paths(),
+    paths=reading.search_paths(),
   )
-  told = {x.name: x.text for x in resolution.resolve(read, "train")}
-  assert told["t5x.Trainer.refused_microbatches"] == number
   recorded = run_configuration.of_bindings("train", read).settings
   assert "t5x.Trainer.num_lengths" in recorded
   assert not [name for name in recorded if "microbatches" in name]
-
-
-def test_microbatches_of_another_kind_are_refused():
-  for settings, message in (
-    ({"num_microbatches": 2}, "NUM_MICROBATCHES"),
-    ({"refused_microbatches": 2}, "NUM_MICROBATCHES"),
-    ({"num_lengths": 0}, "num_lengths of at least 1"),
-  ):
-    with pytest.raises(ValueError, match=message):
-      _start(functools.partial(by_length.Trainer, **settings))
+  with pytest.raises(ValueError, match="num_lengths of at least 1"):
+    _start(by_length.Trainer, num_lengths=0)

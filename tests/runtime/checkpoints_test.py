@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import shutil
+import types
 
 from damages import DAMAGES
 import jax
@@ -15,7 +16,7 @@ import tiny
 
 from t5x import checkpoints, optimizers, train_state
 from t5x.files import digests, run_lock
-from t5x.runs import run_start
+from t5x.runs import resume
 
 
 def _state(step):
@@ -94,41 +95,26 @@ def two(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  ("mode", "kept"), [("max", {20, 50}), ("min", {40, 50})]
+  ("scores", "overrides", "kept"),
+  [
+    ([50, 90, 60, 40, 70], {}, {20, 50}),
+    ([50, 90, 60, 40, 70], {"metric_mode": "min"}, {40, 50}),
+    ([50, 49, 48], {"keep": None}, {10, 20, 30}),
+    # Of equals, the earlier is the best.
+    ([50, 50, 40], {}, {10, 30}),
+    # There is one before the newest, even if that is the best.
+    ([51, 52, 53], {}, {20, 30}),
+  ],
 )
-def test_best_is_kept_when_the_run_was_stopped_meanwhile(tmp_path, mode, kept):
-  evals = [(10, 50.0), (20, 90.0), (30, 60.0), (40, 40.0), (50, 70.0)]
-  for begin, end in ((0, 3), (3, 5)):
-    checkpointer = _open(tmp_path, metric_mode=mode)
-    for i in range(begin, end):
-      _save(checkpointer, evals[: i + 1])
+def test_best_and_newest_are_kept(tmp_path, scores, overrides, kept):
+  """Also of a run that was stopped meanwhile."""
+  evals = [(10 * i, float(x)) for i, x in enumerate(scores, 1)]
+  for steps in (range(1, 3), range(3, len(evals) + 1)):
+    checkpointer = _open(tmp_path, **overrides)
+    for i in steps:
+      _save(checkpointer, evals[:i])
     checkpointer.close()
   assert _kept(tmp_path) == kept
-
-
-def test_all_are_kept_if_that_is_asked_for(tmp_path):
-  checkpointer = _open(tmp_path, keep=None)
-  for i in range(1, 4):
-    _save(checkpointer, [(10 * n, 50.0 - n) for n in range(1, i + 1)])
-  checkpointer.close()
-  assert _kept(tmp_path) == {10, 20, 30}
-
-
-def test_of_equals_the_earlier_is_best(tmp_path):
-  checkpointer = _open(tmp_path)
-  _save(checkpointer, [(10, 50.0)])
-  _save(checkpointer, [(10, 50.0), (20, 50.0)])
-  _save(checkpointer, [(10, 50.0), (20, 50.0), (30, 40.0)])
-  checkpointer.close()
-  assert _kept(tmp_path) == {10, 30}
-
-
-def test_there_is_one_before_the_newest_even_if_that_is_the_best(tmp_path):
-  checkpointer = _open(tmp_path)
-  for number in range(1, 4):
-    _save(checkpointer, [(10 * i, 50.0 + i) for i in range(1, number + 1)])
-  checkpointer.close()
-  assert _kept(tmp_path) == {20, 30}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
@@ -309,19 +295,28 @@ def test_run_that_lost_its_lock_deletes_nothing(
   }
 
 
-def test_seeds_are_those_of_the_newest_whole_checkpoint(tmp_path):
-  """Those of before have none: then the record's count."""
-  record = tmp_path / "record.json"
-  record.write_text('{"seed": 1, "data": {"shuffle_seed": 2}}')
+def test_seeds_are_given_or_of_the_newest_whole_checkpoint_or_drawn(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(resume.secrets, "randbits", lambda bits: 9)
+
+  def seeds(given=None, of_order=None):
+    return resume.seeds(
+      types.SimpleNamespace(
+        model_dir=str(tmp_path),
+        random_seed=given,
+        train_dataset_cfg=types.SimpleNamespace(seed=of_order),
+      )
+    )
+
+  assert seeds() == (9, 9)
   checkpointer = _open(tmp_path)
-  seeds = []
-  for step, of_step in ((10, {}), (20, {"seed": 3, "shuffle_seed": 4})):
-    checkpointer.save_run(_state(step), {"evals": [], **of_step})
+  for step in (10, 20):
+    info = {"evals": [], "seed": step, "shuffle_seed": step + 1}
+    checkpointer.save_run(_state(step), info)
     checkpointer.wait()
-    seeds.append(run_start.seeds(str(tmp_path)))
+    assert seeds() == (step, step + 1)
   checkpointer.close()
-  record.write_text("garbled")
-  seeds.append(run_start.seeds(str(tmp_path)))
+  assert seeds(0, 1) == (0, 1)
   DAMAGES["a bit flipped"](tmp_path / "checkpoint_20" / "run" / "metadata")
-  seeds.append(run_start.seeds(str(tmp_path)))
-  assert seeds == [(1, 2), (3, 4), (3, 4), (None, None)]
+  assert seeds(of_order=1) == (10, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import seqio
 
-from t5x import adafactor, models, optimizers, trainer
+from t5x import adafactor, models, optimizers
 from t5x import train_state as train_state_lib
 
 # Flax warns that traversals will go, but T5X's interface is made of them.
@@ -58,7 +58,7 @@ def compiled_train_step(optimizer_def, learning_rate, prompt_length, size):
 
   @jax.jit
   def train_step(state, batch):
-    grads, sums = trainer.value_and_grad(
+    grads, sums = models.value_and_grad(
       model, state.trainable, state.frozen, batch, jax.random.PRNGKey(0)
     )
     return state.apply_gradient(grads, learning_rate), sums["loss"]

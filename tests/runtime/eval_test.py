@@ -11,7 +11,7 @@ import tiny
 
 from prompt_tuning import prompts
 from prompt_tuning.training import base_model
-from t5x import adafactor, checkpoints
+from t5x import checkpoints
 from t5x import eval as eval_program
 from t5x.files import run_lock
 from t5x.runs import evaluation
@@ -51,33 +51,24 @@ def _arguments(model, base, folder, **overrides):
 
 
 def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
+  """Also the second time, in place of the first."""
   trained = json.loads((run / "record.json").read_text())["best"]
-  metrics = _evaluate(_model(run / "prompt.safetensors", base), base, tmp_path)
-  assert metrics == trained["metrics"]
-  record = json.loads((tmp_path / "record.json").read_text())
-  assert record["kind"] == "eval"
-  assert record["evals"][0]["metrics"] == metrics
-
-
-def test_evaluation_replaces_the_earlier_one_of_its_folder(run, base, tmp_path):
+  model = _model(run / "prompt.safetensors", base)
   for _ in range(2):
-    _evaluate(_model(run / "prompt.safetensors", base), base, tmp_path)
-  [lines] = tmp_path.glob("*-metrics.jsonl")
-  assert len(lines.read_text().splitlines()) == 1
+    metrics = _evaluate(model, base, tmp_path)
+    assert metrics == trained["metrics"]
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["kind"] == "eval"
+    assert record["evals"][0]["metrics"] == metrics
+    [lines] = tmp_path.glob("*-metrics.jsonl")
+    assert len(lines.read_text().splitlines()) == 1
 
 
 def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(
-  run, base, tmp_path
-):
-  last = json.loads((run / "record.json").read_text())["evals"][-1]
-  metrics = _evaluate(tiny.make_model(), run, tmp_path, assignment_map=None)
-  assert metrics == last["metrics"]
-
-
-def test_run_that_is_being_trained_is_evaluated_with_a_word(
   run, tmp_path, caplog
 ):
-  """And so is no folder that another evaluation writes to."""
+  """Also while it is trained, with a warning; no folder has two evaluations."""
+  last = json.loads((run / "record.json").read_text())["evals"][-1]
   copy = shutil.copytree(run, tmp_path / "run")
   # As filelock writes it, of a process on another machine.
   (copy / "run.lock").write_text(
@@ -85,21 +76,14 @@ def test_run_that_is_being_trained_is_evaluated_with_a_word(
     "start=33\n"
   )
   folder = tmp_path / "eval"
-  _evaluate(tiny.make_model(), copy, folder, assignment_map=None)
+  metrics = _evaluate(tiny.make_model(), copy, folder, assignment_map=None)
+  assert metrics == last["metrics"]
   assert f"{copy} is being trained by process 5 on elsewhere" in caplog.text
   with (
     run_lock.RunLock(str(folder), "EVAL_OUTPUT_DIR"),
     pytest.raises(ValueError, match=r"EVAL_OUTPUT_DIR=.* is in use by an"),
   ):
     _evaluate(tiny.make_model(), copy, folder, assignment_map=None)
-
-
-def test_model_tuning_run_is_evaluated_from_its_checkpoint(base, tmp_path):
-  model = tiny.make_model(adafactor.Adafactor(), with_prompt=False)
-  tiny.train(tmp_path / "run", base, model=model, relative_steps=3)
-  last = json.loads((tmp_path / "run" / "record.json").read_text())["evals"][-1]
-  metrics = _evaluate(model, tmp_path / "run", tmp_path / "eval")
-  assert metrics == last["metrics"]
 
 
 def test_signal_ends_it_after_a_batch(base, tmp_path):

@@ -14,7 +14,7 @@ import tiny
 
 from t5x import decoding, infer, utils
 from t5x.files import run_lock
-from t5x.runs import inference, initialization
+from t5x.runs import inference
 
 pytestmark = pytest.mark.slow
 
@@ -136,17 +136,6 @@ def test_inference_whose_folder_another_took_writes_no_more(base, tmp_path):
   assert sizes == {x: x.stat().st_size for x in tmp_path.glob("*jsonl*")}
 
 
-def test_line_that_was_cut_off_is_written_again(base, tmp_path):
-  path = _infer(tiny.make_model(), base, tmp_path, "predict")
-  whole = path.read_text()
-  lines = whole.splitlines(keepends=True)[: tiny.BATCH_SIZE]
-  lines[-1] = lines[-1][:-5]
-  path.with_name(f"{path.name}.partial").write_text("".join(lines))
-  path.unlink()
-  assert _infer(tiny.make_model(), base, tmp_path, "predict") == path
-  assert path.read_text() == whole
-
-
 def test_predictions_of_another_model_are_not_taken_for_this_ones(
   base, tmp_path
 ):
@@ -169,11 +158,8 @@ def _never(*_):
 
 
 def _infer_fn(model, base, method, batch_size):
-  initializer = initialization.TrainStateInitializer(
-    None,
-    model.get_initial_variables,
-    tiny.input_shapes(batch_size),
-    tiny.make_partitioner(),
+  initializer = tiny.make_initializer(
+    model, batch_size=batch_size, trains=False
   )
   state, _ = initializer.from_base_model(
     tiny.restore_config(base), jax.random.key(0)

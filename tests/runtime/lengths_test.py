@@ -39,7 +39,7 @@ def test_a_shape_has_a_token_at_least():
 
 
 def test_there_must_be_a_shape():
-  with pytest.raises(ValueError, match="1 shape at least, got 0"):
+  with pytest.raises(ValueError, match="at least 1 shape, got 0"):
     lengths.shapes(8, 16, 0)
 
 
@@ -96,7 +96,7 @@ def test_what_is_missing_in_a_shape_is_padding():
     "encoder_input_tokens": np.array([[5, 6, 0, 0], [7, 0, 0, 0]]),
     "decoder_target_tokens": np.array([[1, 2], [3, 4]]),
   }
-  np.testing.assert_array_equal(lengths.of_inputs(features), [2, 1])
+  np.testing.assert_array_equal(lengths.count_tokens(features), [2, 1])
   taken = lengths.take(
     features, lengths.Microbatch(np.array([1]), lengths.Shape(2, 3))
   )

@@ -2,17 +2,13 @@
 
 import collections
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 from flax import traverse_util
 import jax
 import numpy as np
 import on_mesh
 import pytest
+import started
 import tiny
 
 from prompt_tuning import prompt_files
@@ -20,8 +16,6 @@ from t5x import checkpoints, partitioning
 from t5x.formats import stored_arrays
 
 pytestmark = pytest.mark.slow
-
-TESTS = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -31,29 +25,7 @@ def one_device(base):
 
 def _start(base, jobs, devices, *of_several):
   arguments = [base, json.dumps(jobs), *of_several]
-  return subprocess.Popen(
-    [sys.executable, str(TESTS / "on_mesh.py"), *map(str, arguments)],
-    env={
-      **os.environ,
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-      "PYTHONPATH": os.pathsep.join(
-        [str(TESTS), os.environ.get("PYTHONPATH", "")]
-      ),
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def _await(processes):
-  """Returns the last line that each says; Gloo says something, too."""
-  said = []
-  for process in processes:
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    said.append(output.splitlines()[-1:])
-  return said
+  return started.start("on_mesh.py", arguments, devices)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +40,8 @@ def done(base, tmp_path_factory):
     return [name, str(folder / out), *numbers]
 
   eight = [job("compare", "eight.npz", 1, 2, 4), job("go_on", "run", 2, 2)]
-  _await([_start(base, eight, 8)])
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
+  started.last_lines([_start(base, eight, 8)])
+  address = started.free_address()
   both = [
     job("compare", "two.npz", 2),
     job("take_turns", "turns.npz", 1),
@@ -79,8 +49,10 @@ def done(base, tmp_path_factory):
     job("go_on", "run", 1, 4),
     job("stop", "stopped"),
   ]
-  said = _await([_start(base, both, 2, address, 2, i) for i in range(2)])
-  _await([_start(base, [job("go_on", "run", 2, 6)], 2)])
+  said = started.last_lines(
+    [_start(base, both, 2, address, 2, i) for i in range(2)]
+  )
+  started.last_lines([_start(base, [job("go_on", "run", 2, 6)], 2)])
   return folder, said
 
 
@@ -160,13 +132,14 @@ def test_run_goes_on_on_other_meshes_and_numbers_of_processes(
 
 def test_frozen_weights_stay_those_of_the_checkpoint(base):
   """Bit for bit, under jit, with the state's buffers donated."""
-  loop, *_, checkpoint = on_mesh.start(base, 1)
+  loop, *_ = on_mesh.start(base, 1)
   assert int(loop.train_state.step) == tiny.BASE_STEP
   prompt = np.asarray(loop.train_state.trainable["encoder"]["prompt"]["prompt"])
   loop.train_steps(on_mesh.batches(3), num_steps=3)
   frozen = traverse_util.flatten_dict(loop.train_state.frozen, sep="/")
   host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  stored = checkpoints.open_checkpoint(base).read(
+  checkpoint = checkpoints.open_checkpoint(base)
+  stored = checkpoint.read(
     {
       name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
       for name, x in checkpoint.shapes.items()

@@ -1,15 +1,11 @@
 """Two processes do with each prompt, on each format, what one does."""
 
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import on_processes
 import pytest
+import started
 import tiny
 
 from prompt_tuning import prompt_files
@@ -17,23 +13,6 @@ from t5x import checkpoints
 from t5x.formats import t5x_v3
 
 pytestmark = pytest.mark.slow
-
-TESTS = pathlib.Path(__file__).parents[1]
-
-
-def _start(arguments, devices):
-  return subprocess.Popen(
-    [sys.executable, str(TESTS / "on_processes.py"), *map(str, arguments)],
-    env={
-      **os.environ,
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-      "PYTHONPATH": os.pathsep.join(
-        [str(TESTS), os.environ.get("PYTHONPATH", "")]
-      ),
-    },
-    stderr=subprocess.PIPE,
-    text=True,
-  )
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +28,16 @@ def folders(tmp_path_factory):
     checkpoints.open_checkpoint(orbax).arrays,
   )
   one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  processes = [
-    _start([one, orbax, v3], devices=2),
-    *(
-      _start([two, orbax, v3, "--", address, 2, index], devices=1)
-      for index in range(2)
-    ),
-  ]
-  for process in processes:
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
+  two_of_two = [two, orbax, v3, "--", started.free_address(), 2]
+  started.last_lines(
+    [
+      started.start("on_processes.py", [one, orbax, v3], devices=2),
+      *(
+        started.start("on_processes.py", [*two_of_two, index], devices=1)
+        for index in range(2)
+      ),
+    ]
+  )
   return one, two
 
 
@@ -85,8 +61,7 @@ def _evaluated(folder):
 
 
 def _inferred(folder):
-  path = folder / f"{tiny.TASK}-score.jsonl-00000-of-00001"
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines = _lines(folder / f"{tiny.TASK}-score.jsonl-00000-of-00001")
   assert len(lines) == 13
   scores = [line.pop("score") for line in lines]
   return lines, scores

@@ -3,10 +3,10 @@
 import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import shutil
 import threading
+import types
 
 import jax
 from jax.experimental import multihost_utils
@@ -17,7 +17,7 @@ import tiny
 from prompt_tuning import prompt_files
 from t5x import adafactor, checkpoints, trainer, utils
 from t5x.files import run_lock
-from t5x.runs import command_line, evaluation, events, records, run_start
+from t5x.runs import command_line, evaluation, events, records, resume
 
 WHOLE_MODEL = adafactor.Adafactor()
 
@@ -42,60 +42,23 @@ class _Stop(trainer.BaseAction):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_garbled", [False, True])
-def test_seeds_that_are_drawn_are_those_of_the_whole_run(
-  tmp_path, base, is_garbled
-):
+def test_resumed_run_keeps_its_seeds_and_its_beginning(tmp_path, base):
   drawn = {
     "random_seed": None,
     "train_dataset_cfg": tiny.dataset_config(seed=None),
+    "infer_eval_dataset_cfg": None,
     "stats_period": 1,
   }
-  stop = _Stop(9)
-  outcome = tiny.train(
-    tmp_path / "parts",
-    base,
-    **drawn,
-    actions={"TRAIN": [stop]},
-    should_stop=lambda: stop.is_reached,
-  )
-  assert outcome.status == "interrupted"
-  seeds = _record(tmp_path / "parts") | {"started": "2026-01-01T00:00:00+00:00"}
-  (tmp_path / "parts" / "record.json").write_text(
-    "garbled" if is_garbled else json.dumps(seeds)
-  )
-  parts = tiny.train(tmp_path / "parts", base, **drawn)
-  started = _record(tmp_path / "parts")["started"]
-  assert (started == seeds["started"]) != is_garbled
-  whole = tiny.train(
-    tmp_path / "whole",
-    base,
-    random_seed=seeds["seed"],
-    train_dataset_cfg=tiny.dataset_config(seed=seeds["data"]["shuffle_seed"]),
-  )
-  prompts = [
-    np.asarray(outcome.train_state.trainable["encoder"]["prompt"]["prompt"])
-    for outcome in (parts, whole)
-  ]
-  np.testing.assert_array_equal(*prompts)
-
-
-@pytest.mark.slow
-def test_evaluation_that_is_done_again_is_logged_once(tmp_path, base):
-  """The loss on held-out examples, where nothing is decoded."""
-  settings = {"infer_eval_dataset_cfg": None, "stats_period": 1}
-  with pytest.raises(KeyboardInterrupt):
-    tiny.train(
-      tmp_path,
-      base,
-      **settings,
-      actions={"TRAIN": [_Stop(12, KeyboardInterrupt())]},
-    )
-  assert _record(tmp_path)["status"] == "interrupted"
-  tiny.train(tmp_path, base, **settings)
-  lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-  name = f"training_eval/{tiny.TASK}/loss"
-  assert [line["step"] for line in lines if name in line] == [10, 13]
+  found = []
+  for stops in (True, False):
+    tiny.train(tmp_path, base, **drawn, should_stop=lambda x=stops: x)
+    record = _record(tmp_path)
+    found.append((record["seed"], record["data"]["shuffle_seed"]))
+    if stops:
+      record["started"] = "2026-01-01T00:00:00+00:00"
+      (tmp_path / "record.json").write_text(json.dumps(record))
+  assert found[0] == found[1]
+  assert record["started"] == "2026-01-01T00:00:00+00:00"
 
 
 class _Memory(trainer.BaseAction):
@@ -114,7 +77,7 @@ class _Memory(trainer.BaseAction):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decodes", [True, False])
-def test_actions_are_told_what_they_saw_before(tmp_path, base, decodes):
+def test_actions_know_what_they_saw_before_a_kill(tmp_path, base, decodes):
   """Also of an evaluation of the loss alone, which is done again."""
   settings = {"stats_period": 1}
   if not decodes:
@@ -124,25 +87,13 @@ def test_actions_are_told_what_they_saw_before(tmp_path, base, decodes):
     actions = {"TRAIN": [train, last], "TRAIN_EVAL": [evaluation]}
     with contextlib.suppress(KeyboardInterrupt):
       tiny.train(tmp_path, base, **settings, actions=actions)
+      break
+    assert _record(tmp_path)["status"] == "interrupted"
   assert (train.calls, evaluation.calls) == (6, 2)
-
-
-@pytest.mark.slow
-def test_prompt_beside_other_parameters_that_train_is_not_written(
-  tmp_path, base
-):
-  """A file would claim to be a prompt of the base model."""
-  for steps in (3, 6):
-    tiny.train(
-      tmp_path,
-      base,
-      tiny.make_model(WHOLE_MODEL),
-      relative_steps=steps,
-      actions={"INFER_EVAL": [tiny.save_best_prompt(tmp_path)]},
-    )
-  arrays = checkpoints.open_checkpoint(str(tmp_path)).arrays
-  assert "encoder/prompt/prompt" in arrays
-  assert not (tmp_path / "prompt.safetensors").exists()
+  # The evaluation that is done again is logged once.
+  lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+  name = f"training_eval/{tiny.TASK}/loss"
+  assert [line["step"] for line in lines if name in line] == [10, 13]
 
 
 @pytest.mark.slow
@@ -162,10 +113,15 @@ def test_whole_model_goes_on_from_its_own_base_alone(tmp_path, base):
 
 
 class _NoCheckpoint:
-  """Of a run that saved none at its best evaluations."""
+  """A checkpointer that saved nothing at the best evaluations."""
+
+  metric, metric_mode = ".*", "max"
 
   def __init__(self, latest=None):
     self._latest = latest
+
+  def best(self, evals):
+    return max(evals, key=lambda e: e["score"])
 
   def latest_step(self):
     return 100
@@ -180,23 +136,18 @@ class _NoCheckpoint:
 
 def test_no_prompt_is_missed_where_other_parameters_train(tmp_path):
   action = tiny.save_best_prompt(tmp_path)
-  evals = [{"step": 50, "metrics": {tiny.TASK: {"accuracy": 80.0}}}]
-  action.resume([e["metrics"] for e in evals])
+  evals = [{"step": 50, "score": 80.0}]
   with pytest.raises(ValueError, match="is missing"):
-    action.check_files(evals, _NoCheckpoint(["encoder/prompt/prompt"]))
+    action.attach(evals, _NoCheckpoint(["encoder/prompt/prompt"]))
   trained = ["encoder/prompt/prompt", "encoder/encoder_norm/scale"]
-  action.check_files(evals, _NoCheckpoint(trained))
+  action.attach(evals, _NoCheckpoint(trained))
 
 
 @pytest.mark.parametrize("step", [50, 150, 80])
 def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
   """It was better than those up to the last checkpoint, of step 100."""
   action = tiny.save_best_prompt(tmp_path)
-  evals = [
-    {"step": step, "metrics": {tiny.TASK: {"accuracy": accuracy}}}
-    for step, accuracy in ((50, 80.0), (100, 70.0))
-  ]
-  action.resume([e["metrics"] for e in evals])
+  evals = [{"step": 50, "score": 80.0}, {"step": 100, "score": 70.0}]
   metadata = dataclasses.replace(
     action._metadata(prompt_files.UNKNOWN, step),
     score=90.0 if step == 150 else 80.0,
@@ -204,26 +155,9 @@ def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
   prompt_files.save_prompt(action._path, np.ones((2, 4), np.float32), metadata)
   if step == 80:
     with pytest.raises(ValueError, match="is not the best prompt"):
-      action.check_files(evals, _NoCheckpoint())
+      action.attach(evals, _NoCheckpoint())
   else:
-    action.check_files(evals, _NoCheckpoint())
-
-
-@pytest.mark.slow
-def test_steps_before_an_evaluation_that_fails_are_kept(
-  tmp_path, base, monkeypatch
-):
-  def fail(*_):
-    raise ValueError("it is out of memory")
-
-  with monkeypatch.context() as patch:
-    patch.setattr("t5x.runs.evaluation.InferenceEvaluator.evaluate", fail)
-    with pytest.raises(ValueError, match="out of memory"):
-      tiny.train(tmp_path, base)
-  assert (tmp_path / f"checkpoint_{tiny.BASE_STEP + 3}").is_dir()
-  assert tiny.train(tmp_path, base).status == "finished"
-  steps = [x["step"] - tiny.BASE_STEP for x in _record(tmp_path)["evals"]]
-  assert steps == [3, 6]
+    action.attach(evals, _NoCheckpoint())
 
 
 @pytest.mark.slow
@@ -252,23 +186,6 @@ def test_evaluation_that_is_interrupted_is_done_again(
   assert tiny.train(tmp_path, base).status == "finished"
   steps = [x["step"] - tiny.BASE_STEP for x in _record(tmp_path)["evals"]]
   assert steps == [3, 6]
-
-
-@pytest.mark.slow
-def test_steps_that_an_interruption_cuts_in_two_are_acted_on_once(
-  tmp_path, base
-):
-  """A patience would run out twice as fast."""
-  for stops in (True, False):
-    memory = _Memory()
-    calls = itertools.count(1)
-    tiny.train(
-      tmp_path,
-      base,
-      actions={"TRAIN": [memory]},
-      should_stop=lambda stops=stops, calls=calls: stops and next(calls) == 2,
-    )
-  assert memory.calls == 2
 
 
 @pytest.mark.slow
@@ -324,27 +241,19 @@ def test_record_of_a_folder_that_another_run_took_is_left_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("cls", "name"),
-  [
-    (trainer.Trainer, "train_steps"),
-    (trainer.Trainer, "eval"),
-    (evaluation.InferenceEvaluator, "evaluate"),
-  ],
-)
 def test_run_whose_folder_another_took_changes_nothing_there(
-  tmp_path, base, monkeypatch, cls, name
+  tmp_path, base, monkeypatch
 ):
   theirs = {x: tmp_path / x for x in ("record.json", "metrics.jsonl")}
-  function = getattr(cls, name)
+  evaluate = evaluation.InferenceEvaluator.evaluate
 
   def taken(self, *args):
-    result = function(self, *args)
+    result = evaluate(self, *args)
     for path in (tmp_path / "run.lock", *theirs.values()):
       path.write_text("theirs")
     return result
 
-  monkeypatch.setattr(cls, name, taken)
+  monkeypatch.setattr(evaluation.InferenceEvaluator, "evaluate", taken)
   with pytest.raises(run_lock.LockLostError, match="taken by another run"):
     tiny.train(
       tmp_path, base, actions={"INFER_EVAL": [tiny.save_best_prompt(tmp_path)]}
@@ -363,10 +272,14 @@ def test_several_processes_that_agreed_to_stop_stay_agreed(monkeypatch):
   assert [signals.should_stop() for _ in range(4)] == [False, True, True, True]
 
 
-def test_run_that_stopped_goes_on_if_the_checkpoint_of_its_end_is_lost():
-  stopped = {"status": "stopped", "step": 300}
+def test_run_that_stopped_goes_on_if_the_checkpoint_of_its_end_is_lost(
+  tmp_path,
+):
+  (tmp_path / "record.json").write_text('{"status": "stopped", "step": 300}')
+  plan = types.SimpleNamespace(model_dir=str(tmp_path))
   for step, status in ((300, "stopped"), (200, None)):
-    found = run_start.status_if_over(stopped, step, is_done=False, is_same=True)
+    start = resume.Start(step, 0, None, None)
+    found = resume.Settings(plan, [], []).status_if_over(start, 400, False)
     assert found == status
 
 
@@ -375,7 +288,7 @@ def test_base_model_stays_the_one_that_was_read(tmp_path):
   folder, params = str(tmp_path), {"x": np.ones(2, np.float32)}
   checkpoints.save_base_checkpoint(folder, 7, params, {})
   opened = checkpoints.open_checkpoint(folder)
-  start = run_start.Start(7, 7, opened, None, [], 0.0)
+  start = resume.Start(7, 7, opened, None)
   checkpoints.save_base_checkpoint(folder, 8, params, {})
   assert start.base_identity["path"] == str(tmp_path / "checkpoint_7")
 

@@ -7,22 +7,21 @@ import tiny
 from t5x.runs import run_data
 
 
-def read(tmp_path, train_eval):
+def read(tmp_path, base, train_eval):
   held_out = {"split": "validation", "shuffle": False}
-  return run_data.read(
-    tiny.make_model(),
-    tiny.make_partitioner(),
-    train_cfg=tiny.dataset_config(),
-    train_eval_cfg=tiny.dataset_config(**held_out, **train_eval),
-    infer_eval_cfg=tiny.dataset_config(**held_out, task_feature_lengths=None),
+  settings = tiny.make_plan(
+    tmp_path,
+    base,
+    train_eval_dataset_cfg=tiny.dataset_config(**held_out, **train_eval),
     eval_steps=1,
-    inference_evaluator_cls=seqio.Evaluator,
-    model_dir=str(tmp_path),
   )
+  return run_data.read(settings, run_data.bind(settings, shuffle_seed=0))
 
 
-def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path):
-  data = read(tmp_path, {"task_feature_lengths": {"inputs": 2, "targets": 2}})
+def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path, base):
+  data = read(
+    tmp_path, base, {"task_feature_lengths": {"inputs": 2, "targets": 2}}
+  )
   data.evaluator.close()
   assert set(data.facts["cut"]) == {"training", "loss", "scores"}
   assert data.facts["cut"]["loss"][tiny.TASK]["inputs"]["examples"] > 0
@@ -33,7 +32,7 @@ def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path):
   )
 
 
-def test_split_of_another_vocabulary_is_refused(tmp_path):
+def test_split_of_another_vocabulary_is_refused(tmp_path, base):
   task = seqio.TaskRegistry.get(tiny.TASK)
   vocabulary = seqio.ByteVocabulary(extra_ids=5)
   seqio.TaskRegistry.add_provider(
@@ -46,4 +45,4 @@ def test_split_of_another_vocabulary_is_refused(tmp_path):
     ),
   )
   with pytest.raises(ValueError, match="vocabular"):
-    read(tmp_path, {"mixture_or_task_name": "of_another_vocabulary"})
+    read(tmp_path, base, {"mixture_or_task_name": "of_another_vocabulary"})

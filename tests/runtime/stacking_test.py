@@ -16,10 +16,9 @@ from t5x import (
   checkpoints,
   optimizers,
   partitioning,
-  stacking,
   trainer,
 )
-from t5x.runs import initialization
+from t5x.formats import stacking
 
 SIZES = {
   "num_encoder_layers": 2,
@@ -66,12 +65,7 @@ class _Run:
         ]
       )
     )
-    self.initializer = initialization.TrainStateInitializer(
-      self.model.optimizer_def,
-      self.model.get_initial_variables,
-      tiny.input_shapes(),
-      self.partitioner,
-    )
+    self.initializer = tiny.make_initializer(self.model, self.partitioner)
     self.axes = self.initializer.train_state_axes
     self.checkpointer = checkpoints.Checkpointer(
       self.initializer.train_state_shapes, self.partitioner, str(folder)

@@ -18,6 +18,7 @@ seqio.MixtureRegistry.add(
 class _Model:
   input_vocabulary: seqio.Vocabulary
   output_vocabulary: seqio.Vocabulary
+  module: None = None
 
 
 def _inputs(cfg):
@@ -64,7 +65,7 @@ def test_task_with_a_vocabulary_of_its_own_keeps_it():
     }
   )
   cfg = tiny.dataset_config(mixture_or_task_name=task)
-  model = _Model(seqio.ByteVocabulary(0), seqio.ByteVocabulary(0))
+  model = _Model(seqio.ByteVocabulary(7), seqio.ByteVocabulary(7))
   assert task_binding.for_model(cfg, model).task_or_mixture() is task
 
 

@@ -66,11 +66,12 @@ def test_what_takes_seconds_to_import_is_imported_by_who_needs_it(tmp_path):
   program = """
 import sys
 from t5x import by_length, trainer
-from prompt_tuning.t5 import network
-from prompt_tuning.training import ranking
+from prompt_tuning.inference import ranking
+from prompt_tuning.models.t5 import network
 print(*sys.modules)
-from t5x import records, train
 from prompt_tuning import tasks
+from t5x import train
+from t5x.runs import records
 records.MetricLog(sys.argv[1], 0, []).close()
 print(*sys.modules)
 import tensorflow_text

@@ -1,4 +1,4 @@
-"""Which evaluation is the best; `runtime/train_test.py` trains with it."""
+"""Which prompts are written; `runtime/train_test.py` trains with the action."""
 
 import types
 
@@ -21,39 +21,88 @@ def _action(tmp_path, **overrides):
   )
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("inf")])
-def test_score_that_is_not_finite_is_refused(tmp_path, score):
+class _Checkpointer:
+  """Ranks evaluations as the one of a run does."""
+
+  metric, metric_mode = ".*/(?!invalid).*", "max"
+
+  def best(self, evals):
+    return max(evals, key=lambda e: e["score"], default=None)
+
+
+def _written(monkeypatch, action, scores):
+  """The steps whose prompts are written, with Google's T5X."""
+  written = []
+  monkeypatch.setattr(action, "save", lambda state: written.append(state.step))
+  for step, score in enumerate(scores):
+    state = types.SimpleNamespace(step=step)
+    assert action.run(state, {"task": {"f1": score, "invalid": 9.0}}) is False
+  return written
+
+
+@pytest.mark.parametrize(
+  ("mode", "written"), [("max", [0, 2]), ("min", [0, 1, 4])]
+)
+def test_each_better_prompt_is_written(tmp_path, monkeypatch, mode, written):
+  """A prompt that is as good as another is not better."""
+  scores = [2.0, 1.0, 3.0, 3.0, 0.0]
+  action = _action(tmp_path, mode=mode)
+  assert _written(monkeypatch, action, scores) == written
+
+
+def test_the_checkpointer_of_a_run_says_which_prompt_is_the_best(
+  tmp_path, monkeypatch
+):
+  action, evals = _action(tmp_path), []
+  action.attach(evals, _Checkpointer())
+  written = []
+  monkeypatch.setattr(action, "save", lambda state: written.append(state.step))
+  for step, score in enumerate([2.0, 1.0, 3.0]):
+    evals.append({"step": step, "metrics": {}, "score": score})
+    action.run(types.SimpleNamespace(step=step), {})
+  assert written == [0, 2]
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_another_metric_than_the_checkpointers_is_refused(tmp_path, mode):
+  action = _action(tmp_path, mode=mode)
+  checkpointer = _Checkpointer()
+  checkpointer.metric = ".*" if mode == "max" else checkpointer.metric
+  with pytest.raises(ValueError, match="to the same metric and mode"):
+    action.attach([], checkpointer)
+
+
+@pytest.mark.parametrize(
+  ("metrics", "score"),
+  [
+    ({"f1": float("nan")}, "nan"),
+    ({"f1": float("inf"), "accuracy": 50.0}, "inf"),
+    ({"invalid": 0.0}, "None"),
+  ],
+)
+def test_score_that_ranks_nothing_is_refused(tmp_path, metrics, score):
   """It would stay the best, or let a worse one in."""
-  action = _action(tmp_path)
-  action.resume([{"task": {"f1": 50.0, "accuracy": 50.0}}])
-  with pytest.raises(ValueError, match=f"got task/f1 = {score}"):
-    action.run(None, {"task": {"f1": score, "accuracy": 50.0}})
-  # What is worse than the first is not written, which needs a state.
-  assert action.run(None, {"task": {"f1": 40.0, "accuracy": 40.0}}) is False
+  state = types.SimpleNamespace(step=1)
+  with pytest.raises(ValueError, match=f"make the score {score}"):
+    _action(tmp_path).run(state, {"task": metrics})
 
 
-def test_a_prompt_beside_another_method_is_not_written(tmp_path):
+@pytest.mark.parametrize(
+  ("trained", "written"), [(["prompt"], [1]), (["prompt", "norm"], [])]
+)
+def test_a_prompt_that_trains_alone_is_written(
+  tmp_path, monkeypatch, trained, written
+):
+  action, saved = _action(tmp_path), []
+  monkeypatch.setattr(action, "save", lambda state: saved.append(state.step))
+  encoder = {name: {name: 0.0} for name in trained}
+  state = types.SimpleNamespace(step=1, trainable={"encoder": encoder})
+  action.run(state, {"task": {"f1": 1.0}})
+  assert saved == written
+
+
+def test_a_prompt_beside_another_method_is_not_written(tmp_path, monkeypatch):
   """A file would claim to be a prompt of the base model."""
   both = Injections(prompt=prompts.Prompt, delta=lora.LowRankDelta)
-  action = actions.SaveBestPrompt(
-    str(tmp_path), "task", ".*", seqio.ByteVocabulary(), both
-  )
-  # What is written needs a state.
-  assert action.run(None, {"task": {"accuracy": 50.0}}) is False
-
-
-def test_the_least_may_be_the_best(tmp_path):
-  action = _action(tmp_path, mode="min")
-  action.resume([{"task": {"loss": 2.0}}])
-  # What is better is written, which needs a state.
-  assert action.run(None, {"task": {"loss": 2.0}}) is False
-  with pytest.raises(AttributeError):
-    action.run(None, {"task": {"loss": 1.0}})
-  checkpointer = types.SimpleNamespace(metric_mode="max")
-  with pytest.raises(ValueError, match=r"SaveBestPrompt\.mode='max'"):
-    action.check_files([], checkpointer)
-
-
-def test_metric_that_is_not_there_is_refused(tmp_path):
-  with pytest.raises(ValueError, match=r"matches none of .*task/invalid"):
-    _action(tmp_path).run(None, {"task": {"invalid": 0.0}})
+  action = _action(tmp_path, injections=both)
+  assert _written(monkeypatch, action, [50.0]) == []

@@ -13,7 +13,7 @@ import pytest
 from prompt_tuning.inference.tuned_prompt import TunedPrompt
 from prompt_tuning.tuning_jobs import job_store, jobs, worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
-from t5x.runs import compilation_cache, events, training
+from t5x.runs import compilation_cache, events, plan
 
 
 class Model:
@@ -62,7 +62,7 @@ def test_the_curve_of_a_job_has_about_a_hundred_losses(store, queue):
 def test_runs_take_the_periods_of_any_number_of_steps():
   for steps in [*range(1, 3000), 10_090, 999_983, 1_000_000]:
     stats, evals = worker._periods(steps)
-    training._check_periods(stats_period=stats, eval_period=evals)
+    plan.check_periods(stats_period=stats, eval_period=evals)
     assert steps // stats < 200
     assert min(steps, 10) <= steps // evals < 20
 

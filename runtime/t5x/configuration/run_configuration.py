@@ -23,8 +23,6 @@ FUNCTIONS = {"train": "train", "eval": "evaluate", "infer": "infer"}
 FILE = "configuration.json"
 # Parameters for where a run writes, or which part of its data it reads.
 _PLACES = frozenset({"model_dir", "output_dir", "shard_id"})
-# And those that no run has a value of.
-_NO_SETTINGS = _PLACES | {"refused_microbatches"}
 # Settings that the code decides and no file says, of each program. A change of
 # the code that changes the results of the same files is noted here: runs of the
 # older code are then not resumed, and their records have drifted.
@@ -161,7 +159,7 @@ def of_bindings(
     bindings: Those of the files and of the command.
   """
   function = FUNCTIONS.get(program, program)
-  settings = resolution.resolve(bindings, function, _NO_SETTINGS)
+  settings = resolution.resolve(bindings, function, _PLACES)
   return _made(
     program,
     {x.name: x.text for x in settings},
@@ -309,7 +307,7 @@ def check_same_everywhere(
   settings = {**own.settings, "folder": folder}
   here = dataclasses.replace(own, settings=settings)
   first = dataclasses.replace(
-    own, settings=multihost.of_first_process(settings)
+    own, settings=multihost.from_first_process(settings)
   )
   differences = [
     x

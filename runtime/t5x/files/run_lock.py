@@ -91,7 +91,7 @@ class RunLock:
       OSError: if the folder cannot be written.
     """
     problem = self._take() if self._is_first else None
-    if problem := multihost.of_first_process(problem):
+    if problem := multihost.from_first_process(problem):
       raise ValueError(problem)
     return self
 

@@ -19,13 +19,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 import ml_dtypes
 import numpy as np
 
-from t5x import stacking
 from t5x.files import digests, storage
 from t5x.formats import (
   checkpoint_folder,
   orbax,
   run,
   scanned,
+  stacking,
   stored_arrays,
   t5x_v3,
 )

@@ -24,7 +24,7 @@ _WITHOUT_CHANCE = (
 
 
 def is_possible(provider: seqio.Task | seqio.Mixture, split: str) -> bool:
-  """Whether the examples of a split are few, and prepared without chance.
+  """Returns whether a split is small and its preprocessing deterministic.
 
   What seqio may write to a cache on disk has none in it. Of a mixture, all
   tasks must be so.

@@ -1,7 +1,7 @@
-"""How examples of different lengths become few arrays with little padding.
+"""Batches of examples of different lengths, with few shapes and little padding.
 
-What is compiled is compiled for a shape, so there are to be few shapes; what is
-padding is computed for nothing, so examples of a shape should be about as long.
+Every shape is compiled once, so there should be few shapes. Padding is wasted
+work, so examples of one shape should have similar lengths.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,26 +14,26 @@ Features = Mapping[str, np.ndarray]
 INPUTS = "encoder_input_tokens"
 # Features of this prefix are as long as the inputs.
 _OF_INPUTS = "encoder_"
-# Lengths are multiples of it, so that sizes fit what a processor does at once.
+# Lengths are multiples of this, as processors work on blocks of values.
 _MULTIPLE = 8
-# The smallest length is this part of the longest, at least.
+# The smallest length is at least this fraction of the longest.
 _RANGE = 1 / 8
-# A microbatch of the longest examples has this part of the rows.
+# A microbatch of the longest examples has this fraction of the rows.
 _PART = 1 / 4
-# Or as many as have this many tokens: with fewer, a processor is not filled.
+# Or so many rows that it has this many tokens, to keep a processor busy.
 _TOKENS = 512
-# Tokens that a microbatch costs beside its own: the weights are read anew.
+# Extra cost of a microbatch, in tokens: the weights are read again.
 _OVERHEAD = 128
-# Batches of a split for each more shape that it may have.
+# Batches of a split for each additional shape.
 _BATCHES_PER_SHAPE = 16
 _MOST_OF_SPLIT = 4
-# A length is as good as another that is this much longer.
+# A length may stand in for one that is shorter by this factor.
 _NEAR = 1.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """Of the inputs of a microbatch.
+  """The shape of a microbatch's inputs.
 
   Attributes:
     rows: Examples.
@@ -57,13 +57,13 @@ class Microbatch:
   shape: Shape
 
 
-def of_inputs(features: Features) -> np.ndarray:
+def count_tokens(features: Features) -> np.ndarray:
   """Returns [n], the tokens of each row of `encoder_input_tokens` [n, T]."""
   inputs = features[INPUTS]
   return ((inputs != 0) * np.arange(1, inputs.shape[1] + 1)).max(axis=1)
 
 
-def of_example(features: Features) -> int:
+def count_tokens_of_example(features: Features) -> int:
   """Returns the tokens of `encoder_input_tokens` [T], or 0 without them."""
   found = np.flatnonzero(features.get(INPUTS, ()))
   return int(found[-1]) + 1 if len(found) else 0
@@ -82,7 +82,7 @@ def take(features: Features, microbatch: Microbatch) -> dict[str, np.ndarray]:
 
   Args:
     features: [n, ...] each; those of the inputs are [n, T, ...].
-    microbatch: Which of them.
+    microbatch: The rows to take, and their shape.
 
   Returns:
     [shape.rows, ...] each, [shape.rows, shape.length, ...] those of the inputs.
@@ -109,18 +109,18 @@ def shapes(
   Args:
     rows: Examples of a batch.
     longest: Tokens of the longest inputs.
-    count: How many shapes there may be.
+    count: The largest number of shapes.
     fixed: Tokens that the encoder adds to each row, such as a prompt.
-    multiple: What the rows of a microbatch must be a multiple of.
+    multiple: A divisor of the rows of every microbatch.
 
   Returns:
     At most `count` shapes, from short to long.
 
   Raises:
-    ValueError: if there may be none.
+    ValueError: if `count` is less than 1.
   """
   if count < 1:
-    raise ValueError(f"Expected 1 shape at least, got {count}.")
+    raise ValueError(f"Expected at least 1 shape, got {count}.")
   step = _RANGE ** (1 / max(count - 1, 1))
   lengths = {
     min(-(-max(int(longest * step**i), 1) // _MULTIPLE) * _MULTIPLE, longest)
@@ -141,21 +141,22 @@ def plan(
   fixed: int = 0,
   agreed: Callable[[np.ndarray], np.ndarray] = lambda x: x,
 ) -> list[Microbatch]:
-  """Cuts a batch into microbatches, such that the tokens are fewest.
+  """Cuts a batch into microbatches with the fewest tokens.
 
   Args:
     lengths: [n] Tokens of each example.
-    shapes: What there is; one of them fits the longest example.
+    shapes: The available shapes; one of them fits the longest example.
     fixed: Tokens that the encoder adds to each row.
-    agreed: Of several processes, each with its part of the batch: makes of the
-      sorted lengths of each those that all plan with, which are no smaller.
+    agreed: Maps the sorted lengths of this process's part of the batch to
+      lengths, no smaller, with which all processes plan.
 
   Returns:
     Microbatches, from short to long, of every example once.
   """
   order = np.argsort(lengths, kind="stable")
   ordered = agreed(lengths[order])
-  # Of the first i examples, the fewest tokens, and the last microbatch.
+  # costs[i]: the fewest tokens of the first i examples; last[i]: the shape of
+  # their last microbatch.
   costs: list[float] = [0.0]
   last: list[Shape | None] = [None]
   for i in range(1, len(order) + 1):
@@ -182,18 +183,18 @@ def plan(
 
 
 class SplitPlanner:
-  """Cuts whole splits into batches of examples about as long.
+  """Cuts whole splits into batches of examples of similar lengths.
 
-  It knows the lengths that it chose, so that the splits of a mixture, and the
-  parts of one that is too large, share what is compiled.
+  It remembers the lengths that it chose, so that the splits of a mixture, and
+  the parts of a large split, share compiled programs.
   """
 
   def __init__(self, batch_size: int, most: int = 8):
-    """Knows no length yet.
+    """Starts without any length.
 
     Args:
       batch_size: Rows of every batch.
-      most: Lengths there may be, beside that of the features.
+      most: The largest number of lengths, beside that of the features.
     """
     self._batch_size = batch_size
     self._most = most
@@ -204,8 +205,8 @@ class SplitPlanner:
 
     Args:
       lengths: [n] Tokens of each example.
-      padded: Length of the features. Few batches all have it: another
-        compilation would take longer than what it saves.
+      padded: Length of the features. A split of few batches uses it for all:
+        another compilation would take longer than it saves.
 
     Returns:
       Batches, from short to long, of every example once.
@@ -224,7 +225,7 @@ class SplitPlanner:
     ]
 
   def _find(self, length: int, padded: int) -> int:
-    """Returns a known length that will do, or makes one known."""
+    """Returns a known length that is close enough, or remembers a new one."""
     known = sorted(x for x in self._known | {padded} if x >= length)
     if known[0] > _NEAR * length and len(self._known) < self._most:
       self._known.add(length)
@@ -233,14 +234,14 @@ class SplitPlanner:
 
 
 def _limits(longest: Sequence[int], count: int) -> list[int]:
-  """Chooses lengths for batches, such that the padding is least."""
+  """Chooses the lengths of batches that need the least padding."""
   top = max(longest, default=0)
   rounded = [min(-(-x // _MULTIPLE) * _MULTIPLE, top) for x in longest]
   values = sorted(set(rounded))
   if len(values) <= count:
     return values
   numbers = [rounded.count(x) for x in values]
-  # Of the first i values, limits of each number, and what they cost.
+  # best[i]: the cost of the first i values, and their limits.
   best: list[tuple[int, list[int]]] = [(0, [])] + [
     (values[i] * sum(numbers[: i + 1]), [values[i]]) for i in range(len(values))
   ]

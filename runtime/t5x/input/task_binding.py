@@ -1,9 +1,9 @@
-"""Gives tasks that leave their vocabulary open that of the model.
+"""Binds tasks that leave their vocabulary open to a model.
 
-seqio's tasks are registered once for a whole program, models come and go. A
-task whose features have a vocabulary that only stands for the model's, of a
-class with `stands_for_model = True`, is used through a copy with the real one.
-The copy is registered nowhere, so two models can use one task at a time.
+seqio registers tasks once for a whole program, but models come and go. The
+vocabulary of a task may be a placeholder for the model's, of a class with
+`stands_for_model = True`. Such a task is used through a copy with the model's
+vocabulary. The copy is not registered, so two models can use one task at once.
 """
 
 from collections.abc import Iterator
@@ -14,27 +14,30 @@ import uuid
 
 import seqio
 
-from t5x import models, utils
+from t5x.input import datasets
 
 
 def for_model(
-  cfg: utils.DatasetConfig, model: models.EncoderDecoderModel
-) -> utils.DatasetConfig:
+  cfg: datasets.DatasetConfig, model: datasets.HasVocabularies
+) -> datasets.DatasetConfig:
   """Returns the configuration of the same examples, in a model's tokens.
 
   Args:
-    cfg: Which examples.
-    model: Its vocabularies are those of what the tasks leave open.
+    cfg: The examples.
+    model: The model, whose vocabularies replace placeholders.
 
   Raises:
-    ValueError: if the module, the name or the split is unknown.
+    ValueError: if the module, the name or the split is unknown, or the task has
+      another vocabulary than the model.
   """
   provider = _bound(cfg.task_or_mixture(), model)
-  return dataclasses.replace(cfg, mixture_or_task_name=provider)
+  cfg = dataclasses.replace(cfg, mixture_or_task_name=provider)
+  datasets.verify_matching_vocabs(cfg, model)
+  return cfg
 
 
 def _bound(
-  provider: seqio.Task | seqio.Mixture, model: models.EncoderDecoderModel
+  provider: seqio.Task | seqio.Mixture, model: datasets.HasVocabularies
 ) -> seqio.Task | seqio.Mixture:
   if isinstance(provider, seqio.Mixture):
     parts = {k: _bound(x, model) for k, x in provider._task_map.items()}

@@ -1,4 +1,4 @@
-"""What a data set loses where its features are cut to their lengths."""
+"""Counts of the examples that are cut to their feature lengths."""
 
 import collections
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ import jax
 import seqio
 import tensorflow as tf
 
-from t5x.utils import DatasetConfig
+from t5x.input.datasets import DatasetConfig
 
 # Counting takes a pass over the split: of more examples, the first ones.
 MAX_EXAMPLES = 200_000
@@ -26,9 +26,10 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
 
   Returns:
     Task -> feature -> {"examples": how many are cut, of "of", "tokens": how
-    many they lose in all, "longest": tokens, end of sequence included}. Only
-    of what is cut, and only on the first process. A task that makes examples
-    of the lengths, as span corruption does, has nothing to cut.
+    many they lose in all, "longest": tokens, end of sequence included}. It has
+    only the features that are cut, and is empty but on the first process. A
+    task that makes examples of the lengths, as span corruption does, has
+    nothing to cut.
   """
   cuts: Cuts = {}
   lengths = cfg.task_feature_lengths
@@ -47,12 +48,12 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
 def describe(
   cuts: Cuts, cfg: DatasetConfig, only: str | None = None
 ) -> Iterator[str]:
-  """Says what `count_cuts` counted, a sentence for each feature of a task.
+  """Describes cuts, in a sentence for each feature of a task.
 
   Args:
-    cuts: What it returned.
-    cfg: What it was given.
-    only: Name of the task that is meant; None means all.
+    cuts: The result of `count_cuts`.
+    cfg: The configuration that it counted.
+    only: The name of one task; None means all.
   """
   lengths = cfg.task_feature_lengths or {}
   for task, features in cuts.items():
@@ -67,7 +68,7 @@ def describe(
 
 
 def _needs_lengths(task: seqio.Task) -> bool:
-  """Whether a preprocessor must be told the lengths."""
+  """Returns whether a preprocessor requires the lengths."""
   parameters = (inspect.signature(x).parameters for x in task.preprocessors)
   return any(
     "sequence_length" in x

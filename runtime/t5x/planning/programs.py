@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5x import gin_utils, infer_fn, partitioning, utils
+from t5x import gin_utils, partitioning, utils
 from t5x.configuration import checks, reading, resolution
 from t5x.runs import evaluation, inference, initialization, training
 
@@ -258,7 +258,7 @@ def _traced(command: Command, names: Sequence[str]) -> Iterator[Program]:
     yield Program("train", traced, state, arguments.get("relative_steps"), 0)
   if inference in (names or [inference]):
     is_score = arguments.get("mode") == "score"
-    step = infer_fn.partition_infer_step(
+    step = utils.partition_infer_step(
       model.score_batch if is_score else model.predict_batch, axes, partitioner
     )
     first = jax.ShapeDtypeStruct((), jnp.int32)

@@ -1,4 +1,4 @@
-"""What a terminal adds to a run: a progress bar, signals, messages."""
+"""Progress bars, signals and messages of a run in a terminal."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ from t5x.runs import events, records
 
 
 class StopSignals:
-  """Notes SIGTERM and SIGINT, so that a run can stop where it may go on.
+  """SIGTERM and SIGINT, after which a run stops where it can be resumed.
 
-  A second one of the same kind ends it at once. Of several processes, all stop
-  at the same place, which JAX's own handler of SIGTERM agrees on; Ctrl-C is
-  left alone there.
+  A second signal of the same kind ends it at once. Several processes all stop
+  at the same place, on which JAX's own SIGTERM handler agrees; they leave
+  Ctrl-C alone.
   """
 
   def __init__(self):
@@ -50,10 +50,10 @@ class StopSignals:
       signal.signal(number, handler)
 
   def should_stop(self) -> bool:
-    """Whether to stop now; all processes ask as often, and agree."""
+    """Returns whether to stop now; all processes ask equally often."""
     if jax.process_count() == 1:
       return self.received is not None
-    # It says so once only, and a run asks again on its way out.
+    # JAX says so only once, and a run asks again on its way out.
     if not self._is_agreed:
       self._times_asked += 1
       self._is_agreed = multihost_utils.reached_preemption_sync_point(
@@ -63,12 +63,12 @@ class StopSignals:
 
   @property
   def exit_status(self) -> int:
-    """What the shell expects of a program that a signal ended."""
+    """The status that a shell expects of a program that a signal ended."""
     return 128 + (self.received or signal.SIGTERM)
 
 
 class ProgressBar:
-  """Shows a run on stderr; the first process does.
+  """A progress bar on stderr, in the first process.
 
   Attributes:
     step: That of the last event.
@@ -78,8 +78,8 @@ class ProgressBar:
     """Shows nothing before the first event.
 
     Args:
-      description: In front of the bar.
-      unit: What a step is.
+      description: Text in front of the bar.
+      unit: The name of a step.
     """
     self.step = 0
     self._arguments = {

@@ -9,9 +9,15 @@ import seqio
 
 from t5x import gin_utils, models, multihost, partitioning, utils
 from t5x.configuration import run_configuration
-from t5x.files import run_lock, storage
+from t5x.files import storage
 from t5x.input import task_binding, truncation
-from t5x.runs import events, initialization, metric_lines, records
+from t5x.runs import (
+  events,
+  initialization,
+  metric_lines,
+  records,
+  resume,
+)
 from t5x.train_state import TrainState
 
 
@@ -25,25 +31,21 @@ class InferenceEvaluator:
     model: models.EncoderDecoderModel,
     partitioner: partitioning.PjitPartitioner,
     log_dir: str | None = None,
-    verify_matching_vocabs_fn: Callable[..., None]
-    | None = utils.verify_matching_vocabs,
   ):
     """Reads and caches the split.
 
     Args:
-      infer_eval_dataset_cfg: Which examples.
+      infer_eval_dataset_cfg: The examples, in the model's tokens; see
+        `task_binding.for_model`.
       inference_evaluator_cls: `seqio.Evaluator`, its loggers bound by gin.
       model: The model.
-      partitioner: Where to run it.
-      log_dir: For predictions.
-      verify_matching_vocabs_fn: Refuses a task of another vocabulary.
+      partitioner: Places batches on the devices.
+      log_dir: A folder for predictions.
 
     Raises:
-      ValueError: if the split is empty or of another vocabulary.
+      ValueError: if the split is empty.
     """
-    cfg = task_binding.for_model(infer_eval_dataset_cfg, model)
-    if verify_matching_vocabs_fn is not None:
-      verify_matching_vocabs_fn(cfg, model)
+    cfg = infer_eval_dataset_cfg
     self._model = model
     self._partitioner = partitioner
     self._batch_size = cfg.batch_size
@@ -102,8 +104,8 @@ class InferenceEvaluator:
     Args:
       train_state: The state.
       train_state_axes: Its shardings.
-      after_batch: Called with the number of examples of each batch; what it
-        raises ends the evaluation.
+      after_batch: Called with the number of examples of each batch; an
+        exception ends the evaluation.
 
     Returns:
       Task -> metric -> value.
@@ -129,7 +131,7 @@ class InferenceEvaluator:
     computed = metrics.result() or {}
     if self._upload is not None and jax.process_index() == 0:
       self._upload.send()
-    return multihost.of_first_process(
+    return multihost.from_first_process(
       {task: _scalars(values) for task, values in computed.items()}
     )
 
@@ -158,19 +160,6 @@ def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
   return {name: float(x) for name, x in numbers.items()}
 
 
-def _describe_data(
-  counts: Mapping[str, int],
-  cfg: utils.DatasetConfig,
-  model: models.EncoderDecoderModel,
-  progress: events.Progress,
-) -> dict[str, Any]:
-  """Returns what the record says of the data; says aloud what is cut off."""
-  bound_cfg = task_binding.for_model(cfg, model)
-  cuts = truncation.count_cuts(bound_cfg)
-  progress.notice(truncation.describe(cuts, bound_cfg))
-  return {"split": cfg.split, "examples": dict(counts), "cut": cuts}
-
-
 def evaluate(
   *,
   model: models.EncoderDecoderModel,
@@ -192,13 +181,13 @@ def evaluate(
     model: The model.
     dataset_cfg: Which examples.
     restore_checkpoint_cfg: The weights.
-    partitioner: Where to run.
+    partitioner: Places parameters and batches on the devices.
     output_dir: For `record.json`, predictions and `config.gin`.
     inference_evaluator_cls: `seqio.Evaluator`.
     summarize_config_fn: Writes the configuration, if there is one to write.
     fallback_init_rng: Seed of parameters that come from initialisers, such as
       a prompt that is read from a file.
-    configuration: What all of this is, for the record.
+    configuration: The settings, for the record.
     on_event: Called after every batch; a step is an example.
     should_stop: Asked after every batch.
 
@@ -211,33 +200,32 @@ def evaluate(
     events.CancelledError: if `should_stop` said so.
     run_lock.LockLostError: if the folder may be another evaluation's by now.
   """
-  run_configuration.check_same_everywhere(configuration, output_dir)
-  records.make_folder(output_dir, "EVAL_OUTPUT_DIR", "eval")
   with contextlib.ExitStack() as stack:
-    lock = stack.enter_context(run_lock.RunLock(output_dir, "EVAL_OUTPUT_DIR"))
+    lock = stack.enter_context(
+      resume.locked_folder(output_dir, "EVAL_OUTPUT_DIR", "eval", configuration)
+    )
     records.note_killed(output_dir)
     if jax.process_index() == 0 and records.read(output_dir):
-      # Of an earlier evaluation; seqio would add to them.
+      # seqio would add to the lines of an earlier evaluation.
       metric_lines.keep_evaluations(output_dir, ())
     initialization.check_base(restore_checkpoint_cfg)
+    cfg = task_binding.for_model(dataset_cfg, model)
     evaluator = InferenceEvaluator(
-      dataset_cfg, inference_evaluator_cls, model, partitioner, output_dir
+      cfg, inference_evaluator_cls, model, partitioner, output_dir
     )
     stack.callback(evaluator.close)
-    initializer = initialization.TrainStateInitializer(
-      None,
-      model.get_initial_variables,
+    restored = initialization.restore_for_inference(
+      model,
       evaluator.model_feature_shapes,
-      partitioner,
-    )
-    state, base = initializer.from_base_model(
       restore_checkpoint_cfg,
-      None if fallback_init_rng is None else jax.random.key(fallback_init_rng),
+      partitioner,
+      fallback_init_rng,
     )
     progress = events.Progress(
       sum(evaluator.counts.values()), on_event, should_stop
     )
-    facts = _describe_data(evaluator.counts, dataset_cfg, model, progress)
+    cuts = truncation.count_cuts(cfg)
+    progress.begin(truncation.describe(cuts, cfg))
 
     def after_batch(count: int) -> None:
       lock.check()  # After the last one predictions are written.
@@ -247,15 +235,13 @@ def evaluate(
       output_dir,
       "eval",
       lock=lock,
-      base=records.base_facts(base),
-      data=facts,
+      base=records.base_facts(restored.base),
+      data={"split": cfg.split, "examples": evaluator.counts, "cut": cuts},
       configuration=configuration and configuration.to_json(),
     ) as record:
-      metrics = evaluator.evaluate(
-        state, initializer.train_state_axes, after_batch
-      )
+      metrics = evaluator.evaluate(restored.state, restored.axes, after_batch)
       lock.check()
-      step = int(state.step)
+      step = int(restored.state.step)
       if summarize_config_fn is not None:
         summarize_config_fn(output_dir, None, step)
       record.write(

@@ -1,4 +1,4 @@
-"""What a run tells the program that called it."""
+"""Events that a run reports to its caller, and ways to stop it."""
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
@@ -9,7 +9,7 @@ Kind = Literal["start", "notice", "step", "train", "eval", "checkpoint"]
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """Something that happened in a run.
+  """An event of a run.
 
   Attributes:
     kind: "start", before the first step; "notice", with a text for the user;
@@ -21,8 +21,8 @@ class Event:
     first_step: The step that the run began with.
     last_step: The step that it ends with.
     metrics: Task -> metric -> value; for "train" the one task is "train".
-    score: What the checkpoints of evaluations are compared by, if anything is.
-    text: For people.
+    score: The score by which checkpoints are compared, if they are.
+    text: A sentence for the user.
   """
 
   kind: Kind
@@ -36,10 +36,10 @@ class Event:
   text: str = ""
 
 
-# Called in the thread of the run; what it raises ends the run.
+# Called in the thread of the run; an exception ends the run.
 OnEvent = Callable[[Event], None]
-# Asked after every step, once the step's event was told, and after every batch
-# of an evaluation. Of several processes, all must give the same answers.
+# Asked after every step, after its event, and after every batch of an
+# evaluation. Several processes must all give the same answers.
 ShouldStop = Callable[[], bool]
 
 
@@ -49,38 +49,38 @@ def ignore(event: Event) -> None:
 
 
 def never() -> bool:
-  """Lets a run go on to its end."""
+  """Never stops a run."""
   return False
 
 
 class CancelledError(Exception):
-  """Raised where the caller wanted to stop and there is nothing to return."""
+  """Raised when the caller stops a run that has nothing to return."""
 
 
 class Progress:
-  """Counts the examples of an evaluation or inference, and tells of them.
+  """Counts the examples of an evaluation or inference, and reports them.
 
   Attributes:
+    total: How many there are.
     done: How many were worked on.
   """
 
-  def __init__(
-    self, total: int, on_event: OnEvent, should_stop: ShouldStop, done: int = 0
-  ):
-    """Begins at `done` of `total`."""
-    self.done = done
-    self._total = total
+  def __init__(self, total: int, on_event: OnEvent, should_stop: ShouldStop):
+    """Reports nothing before `begin`."""
+    self.total = total
+    self.done = 0
     self._on_event = on_event
     self._should_stop = should_stop
-    self._tell("start")
 
-  def _tell(self, kind: Kind, text: str = "") -> None:
-    self._on_event(Event(kind, self.done, 0, self._total, text=text))
+  def begin(self, notices: Iterable[str], done: int = 0) -> None:
+    """Reports the start at `done` examples, and notices for the user."""
+    self.done = done
+    self._report("start")
+    for text in notices:
+      self._report("notice", text)
 
-  def notice(self, texts: Iterable[str]) -> None:
-    """Tells the caller what a user should know."""
-    for text in texts:
-      self._tell("notice", text)
+  def _report(self, kind: Kind, text: str = "") -> None:
+    self._on_event(Event(kind, self.done, 0, self.total, text=text))
 
   def advance(self, examples: int) -> None:
     """Counts more examples.
@@ -89,8 +89,8 @@ class Progress:
       CancelledError: if the caller wants to stop.
     """
     self.done += examples
-    self._tell("step")
+    self._report("step")
     if self._should_stop():
       raise CancelledError(
-        f"Stopped after {self.done} of {self._total} examples."
+        f"Stopped after {self.done} of {self.total} examples."
       )

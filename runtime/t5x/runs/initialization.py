@@ -1,7 +1,8 @@
-"""How a run's state begins: from initialisers, a base checkpoint, or both."""
+"""The first state of a run: from initialisers, a base checkpoint, or both."""
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,9 +13,10 @@ from flax.linen import partitioning as flax_partitioning
 import jax
 import numpy as np
 
-from t5x import checkpoints, stacking
+from t5x import checkpoints, models
 from t5x import train_state as train_state_lib
 from t5x.files import run_lock
+from t5x.formats import stacking
 from t5x.partitioning import Partitioned, PjitPartitioner
 from t5x.train_state import Params, TrainState
 from t5x.utils import RestoreCheckpointConfig
@@ -34,10 +36,10 @@ class TrainStateInitializer:
     """Computes shapes and shardings; no array is made yet.
 
     Args:
-      optimizer_def: Says which parameters train.
+      optimizer_def: Its parameters train.
       init_fn: `EncoderDecoderModel.get_initial_variables`.
       input_shapes: Shapes of a batch.
-      partitioner: Where to put what.
+      partitioner: Places parameters on the devices.
       input_types: Dtypes of a batch.
 
     Raises:
@@ -120,11 +122,11 @@ class TrainStateInitializer:
   def from_base_model(
     self, cfg: RestoreCheckpointConfig, init_rng: jax.Array | None = None
   ) -> tuple[TrainState, checkpoints.BaseCheckpoint]:
-    """Reads a base checkpoint and initialises what it lacks by intent.
+    """Reads a base checkpoint, and initialises parameters that it lacks.
 
     Args:
-      cfg: The checkpoint, and what is not to be read from it.
-      init_rng: PRNG key for the latter.
+      cfg: The checkpoint, and the parameters not to read from it.
+      init_rng: PRNG key of those.
 
     Returns:
       The state, whose step is the checkpoint's, and the checkpoint.
@@ -224,7 +226,7 @@ class TrainStateInitializer:
     apart = stacking.shapes_apart(targets)
     arrays: dict[str, jax.Array] = {}
     while left := [name for name in names if name not in arrays]:
-      # Of parameters with one source, each gets an array of its own.
+      # Parameters that share a source get separate arrays.
       once = {sources[name]: name for name in left}
       read = base.read({source: apart[x] for source, x in once.items()})
       arrays |= {once[source]: read.pop(source) for source in once}
@@ -257,18 +259,61 @@ class TrainStateInitializer:
     ]
 
 
-def check_base(cfg: RestoreCheckpointConfig | None) -> None:
-  """Looks whether a base checkpoint is there, before what takes long is read.
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A model's parameters, for evaluation and inference.
+
+  Attributes:
+    state: The state; nothing of it trains.
+    axes: Its shardings.
+    base: The checkpoint that it was read from.
+  """
+
+  state: TrainState
+  axes: TrainState
+  base: checkpoints.BaseCheckpoint
+
+
+def restore_for_inference(
+  model: models.EncoderDecoderModel,
+  input_shapes: Mapping[str, tuple[int, ...]],
+  cfg: RestoreCheckpointConfig,
+  partitioner: PjitPartitioner,
+  seed: int | None,
+) -> Restored:
+  """Reads the parameters of a model that does not train.
+
+  Args:
+    model: The model.
+    input_shapes: Shapes of a batch.
+    cfg: The checkpoint.
+    partitioner: Places the parameters on the devices.
+    seed: Seed of parameters that come from initialisers, if there are some.
 
   Raises:
-    ValueError: if it is not; the message says what is there instead.
+    ValueError: if the checkpoint does not fit the model.
+  """
+  initializer = TrainStateInitializer(
+    None, model.get_initial_variables, input_shapes, partitioner
+  )
+  state, base = initializer.from_base_model(
+    cfg, None if seed is None else jax.random.key(seed)
+  )
+  return Restored(state, initializer.train_state_axes, base)
+
+
+def check_base(cfg: RestoreCheckpointConfig | None) -> None:
+  """Checks that a base checkpoint exists, before anything large is read.
+
+  Raises:
+    ValueError: if it does not; the message lists the checkpoints nearby.
   """
   if cfg is not None and cfg.path is not None:
     checkpoints.find_checkpoint(cfg.path)
 
 
 def _note_trainer(base: checkpoints.BaseCheckpoint) -> None:
-  """Says so if the checkpoint is of a run that another process trains now."""
+  """Warns if another process is training the checkpoint's run."""
   folder = epath.Path(base.found).parent
   holder = None
   # Such as a bucket that may be read, but not listed.

@@ -2,240 +2,39 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import dataclasses
-import functools
 import gc
-import secrets
+import os
 
 import jax
 import seqio
 
-from t5x import models, multihost, partitioning, utils
+from t5x import checkpoints, models, partitioning, utils
 from t5x import trainer as trainer_lib
-from t5x.configuration import run_configuration
-from t5x.files import run_lock
+from t5x.configuration import client, run_configuration
+from t5x.files import run_lock, safe_files
+from t5x.input import datasets
 from t5x.runs import (
-  continuation,
   events,
   initialization,
+  metric_lines,
   records,
+  resume,
   run_data,
-  run_start,
 )
-from t5x.runs.open_run import OpenRun, Outcome
+from t5x.runs.loop import Loop
+from t5x.runs.plan import Outcome, Plan
+from t5x.train_state import count_parameters, write_model_info
 
-
-@dataclasses.dataclass(kw_only=True)
-class Training:
-  """A run, planned and checked; `train` makes one and runs it.
-
-  Attributes:
-    model: The model.
-    train_dataset_cfg: What to train on.
-    train_eval_dataset_cfg: Where to compute the loss without dropout, or None.
-    infer_eval_dataset_cfg: Where to decode and compute metrics, or None.
-    checkpoint_cfg: The base model, and when to save.
-    partitioner: Where everything lies.
-    trainer_cls: `trainer.Trainer`, its learning rate bound.
-    model_dir: The run's folder.
-    total_steps: The last step, counted from pretraining step 0, or None.
-    eval_steps: Batches of each training evaluation.
-    eval_period: Steps between evaluations.
-    relative_steps: Steps of this run, instead of `total_steps`.
-    stats_period: Steps between training metrics; None is `eval_period`.
-    random_seed: Of initialisers and dropout; None draws one.
-    use_hardware_rng: Whether to use the device's own generator.
-    summarize_config_fn: Writes the configuration, if there is one to write.
-    inference_evaluator_cls: `seqio.Evaluator`.
-    actions: Name of a `trainer.ActionMode` -> actions to run after it.
-    run_eval_before_training: Whether to evaluate the initial state too.
-    concurrent_metrics: Whether metrics are computed in a thread of their own;
-      training waits for them, as its actions need them.
-    gc_period: Steps between Python's garbage collections, which are off
-      meanwhile, in the whole program; 0 leaves it alone.
-    configuration: What all of this is: a run goes on in its folder with the
-      settings that it began with. None lets any go on.
-  """
-
-  model: models.EncoderDecoderModel
-  train_dataset_cfg: utils.DatasetConfig
-  train_eval_dataset_cfg: utils.DatasetConfig | None
-  infer_eval_dataset_cfg: utils.DatasetConfig | None
-  checkpoint_cfg: utils.CheckpointConfig
-  partitioner: partitioning.PjitPartitioner
-  trainer_cls: Callable[..., trainer_lib.Trainer]
-  model_dir: str
-  total_steps: int | None
-  eval_steps: int
-  eval_period: int
-  relative_steps: int | None
-  stats_period: int | None
-  random_seed: int | None
-  use_hardware_rng: bool
-  summarize_config_fn: Callable[..., None] | None
-  inference_evaluator_cls: Callable[..., seqio.Evaluator]
-  actions: trainer_lib.ActionMap
-  run_eval_before_training: bool
-  concurrent_metrics: bool
-  gc_period: int
-  configuration: run_configuration.RunConfiguration | None = None
-
-  def __post_init__(self):
-    _check_periods(
-      eval_period=self.eval_period,
-      checkpoint_period=self.save_cfg.period,
-      stats_period=self.stats_period,
-    )
-    _check_microbatches(self.train_dataset_cfg.batch_size, self.configuration)
-    if self.train_eval_dataset_cfg is not None and self.eval_steps < 1:
-      raise ValueError(
-        f"EVAL_STEPS={self.eval_steps}: expected at least one batch."
-      )
-    if self.relative_steps is not None and self.relative_steps < 0:
-      raise ValueError(
-        f"TRAIN_STEPS_RELATIVE={self.relative_steps}: expected 0 or more."
-      )
-    unknown = set(self.actions) - set(trainer_lib.ActionMode.__members__)
-    if unknown:
-      raise ValueError(
-        f"Unknown action modes {sorted(unknown)}; expected some of "
-        f"{list(trainer_lib.ActionMode.__members__)}."
-      )
-    if (self.total_steps is None) == (self.relative_steps is None):
-      raise ValueError(
-        "Give one of TRAIN_STEPS, counted from pretraining step 0, and "
-        "TRAIN_STEPS_RELATIVE, counted from the restored step."
-      )
-
-  @property
-  def save_cfg(self) -> utils.SaveCheckpointConfig:
-    """When to save, and what to keep."""
-    return self.checkpoint_cfg.save or utils.SaveCheckpointConfig()
-
-  def run(
-    self, on_event: events.OnEvent, should_stop: events.ShouldStop
-  ) -> Outcome:
-    """Runs to the end; see `train`."""
-    run_configuration.check_same_everywhere(self.configuration, self.model_dir)
-    records.make_folder(self.model_dir, "MODEL_DIR", "train")
-    with contextlib.ExitStack() as stack:
-      lock = run_lock.RunLock(self.model_dir, "MODEL_DIR")
-      stack.enter_context(lock)
-      records.note_killed(self.model_dir)
-      known = continuation.check(self.model_dir, self.configuration)
-      initialization.check_base(self.checkpoint_cfg.restore)
-      run = self._open(stack)
-      run.checkpointer.check_lock = lock.check
-      run.resume()
-      before = records.read(self.model_dir) or {}
-      # Of a run without a configuration, its length alone is known.
-      steps = before.get("steps") or {"last": run.last_step}
-      is_same = not known.differences and steps["last"] == run.last_step
-      status = run_start.status_if_over(
-        before, run.start.step, run.is_done, is_same
-      )
-      if status is not None:
-        known.check_over(status, run.start.step)
-        return run.outcome(status, run.state, was_over=True)
-      record = stack.enter_context(run.record(known, lock))
-      log = records.MetricLog(
-        self.model_dir,
-        run.start.step,
-        run.start.evals,
-        is_evaluated=run.is_done or run.start.is_evaluated,
-      )
-      stack.callback(log.close)
-      loop = run.loop(record, log, lock, on_event, should_stop)
-      for text in run.data.notices:
-        loop.tell("notice", text=text)
-      if self.summarize_config_fn is not None:
-        self.summarize_config_fn(self.model_dir, log.summary_writer, loop.step)
-      if run.is_done:
-        status = "finished"
-      elif run.start.is_stopped and is_same:
-        status = "stopped"
-      else:
-        with _collecting_garbage_by_hand(self.gc_period):
-          status = loop.run()
-      run.checkpointer.wait()
-      record.write(status=status, step=loop.step)
-      return run.outcome(status, loop.trainer.train_state, was_over=False)
-
-  def _open(self, stack: contextlib.ExitStack) -> OpenRun:
-    """Reads what the run needs; `stack` gets what is to be closed."""
-    seed_before, shuffle_seed_before = run_start.seeds(self.model_dir)
-    seed = _seed(self.random_seed, seed_before)
-    train_cfg = dataclasses.replace(
-      self.train_dataset_cfg,
-      seed=_seed(self.train_dataset_cfg.seed, shuffle_seed_before),
-    )
-    impl = "unsafe_rbg" if self.use_hardware_rng else None
-    init_rng, train_rng = jax.random.split(jax.random.key(seed, impl=impl))
-    data = run_data.read(
-      self.model,
-      self.partitioner,
-      train_cfg,
-      self.train_eval_dataset_cfg,
-      self.infer_eval_dataset_cfg,
-      self.eval_steps,
-      functools.partial(
-        self.inference_evaluator_cls,
-        async_compute_metrics=self.concurrent_metrics,
-      ),
-      self.model_dir,
-    )
-    stack.callback(data.close)
-    initializer = initialization.TrainStateInitializer(
-      self.model.optimizer_def,
-      self.model.get_initial_variables,
-      data.batch_shapes,
-      self.partitioner,
-    )
-    checkpointer = self.save_cfg.checkpointer_cls(
-      train_state=initializer.train_state_shapes,
-      partitioner=self.partitioner,
-      checkpoints_dir=self.model_dir,
-      keep=self.save_cfg.keep,
-    )
-    # Whatever ends the run, what it began to write is finished.
-    stack.callback(checkpointer.close)
-    state, start = run_start.restore(
-      initializer,
-      self.checkpoint_cfg.restore,
-      checkpointer,
-      init_rng,
-      self.model_dir,
-      data.task,
-    )
-    if self.model.optimizer_def is not None:
-      self.model.optimizer_def.check_start(start.step)
-    return OpenRun(
-      plan=self,
-      data=data,
-      checkpointer=checkpointer,
-      state=state,
-      axes=initializer.train_state_axes,
-      start=start,
-      last_step=start.last_step(self.total_steps, self.relative_steps),
-      seed=seed,
-      train_rng=train_rng,
-    )
-
-
-def _seed(given: int | None, before: int | None) -> int:
-  """Returns a seed, the same one in all processes.
-
-  Args:
-    given: What the run was told.
-    before: What it had before it was stopped.
-
-  Returns:
-    The first of the two that is one, else one that is drawn.
-  """
-  if given is not None:
-    return given
-  drawn = secrets.randbits(31) if before is None else before
-  return int(multihost.of_first_process(drawn))
+# Files that a run writes whole, of which a killed one may leave a part.
+_OWN_FILES = frozenset(
+  {
+    "metrics.jsonl",
+    "record.json",
+    "config.gin",
+    "configuration.json",
+    "run.lock.json",
+  }
+)
 
 
 def train(
@@ -265,76 +64,162 @@ def train(
   on_event: events.OnEvent = events.ignore,
   should_stop: events.ShouldStop = events.never,
 ) -> Outcome:
-  """Trains, evaluates and saves, and goes on where it was stopped.
+  """Trains, evaluates and saves, and resumes a run that was stopped.
 
   It neither prints, nor exits, nor touches signals, and runs in any thread.
-  The arguments are `Training`'s, and two more.
-
-  Args:
-    on_event: Called with all that happens.
-    should_stop: Asked after every step of training and batch of evaluation;
-      True saves the state and ends the run.
+  `Plan` documents the arguments.
 
   Returns:
-    How the run ended.
+    The end of the run.
 
   Raises:
     ValueError: for a wrong configuration.
     FloatingPointError: if the loss is not a number.
   """
-  plan = Training(
-    model=model,
-    train_dataset_cfg=train_dataset_cfg,
-    train_eval_dataset_cfg=train_eval_dataset_cfg,
-    infer_eval_dataset_cfg=infer_eval_dataset_cfg,
-    checkpoint_cfg=checkpoint_cfg,
-    partitioner=partitioner,
-    trainer_cls=trainer_cls,
-    model_dir=model_dir,
-    total_steps=total_steps,
-    eval_steps=eval_steps,
-    eval_period=eval_period,
-    relative_steps=relative_steps,
-    stats_period=stats_period,
-    random_seed=random_seed,
-    use_hardware_rng=use_hardware_rng,
-    summarize_config_fn=summarize_config_fn,
-    inference_evaluator_cls=inference_evaluator_cls,
-    actions=actions or {},
-    run_eval_before_training=run_eval_before_training,
-    concurrent_metrics=concurrent_metrics,
-    gc_period=gc_period,
-    configuration=configuration,
+  return _run(Plan(**locals()))
+
+
+def _run(plan: Plan) -> Outcome:
+  """Runs a plan to its end; see `train`."""
+  with contextlib.ExitStack() as stack:
+    lock = stack.enter_context(
+      resume.locked_folder(
+        plan.model_dir, "MODEL_DIR", "train", plan.configuration
+      )
+    )
+    records.note_killed(plan.model_dir)
+    settings = resume.Settings.check(plan)
+    initialization.check_base(plan.checkpoint_cfg.restore)
+    loop = _open(plan, lock, stack)
+    start, last_step = loop.start, loop.last_step
+    _resume_actions(plan, start, loop.checkpointer)
+    if status := settings.status_if_over(start, last_step, loop.is_done):
+      return loop.outcome(status, was_over=True)
+    is_stopped = start.is_stopped and settings.are_same(last_step)
+    loop.record = stack.enter_context(_open_record(loop, settings))
+    loop.log = records.MetricLog(
+      plan.model_dir,
+      start.step,
+      start.evals,
+      is_evaluated=loop.is_done or start.is_evaluated,
+    )
+    stack.callback(loop.log.close)
+    for text in loop.data.notices:
+      loop.report("notice", text=text)
+    if plan.summarize_config_fn is not None:
+      plan.summarize_config_fn(
+        plan.model_dir, loop.log.summary_writer, start.step
+      )
+    if loop.is_done:
+      status = "finished"
+    elif is_stopped:
+      status = "stopped"
+    else:
+      with _collecting_garbage_by_hand(plan.gc_period):
+        status = loop.run()
+    loop.checkpointer.wait()
+    loop.record.write(status=status, step=loop.step)
+    return loop.outcome(status)
+
+
+def _open(
+  plan: Plan, lock: run_lock.RunLock, stack: contextlib.ExitStack
+) -> Loop:
+  """Reads data and parameters; `stack` closes them."""
+  seed, shuffle_seed = resume.seeds(plan)
+  impl = "unsafe_rbg" if plan.use_hardware_rng else None
+  init_rng, train_rng = jax.random.split(jax.random.key(seed, impl=impl))
+  cfgs = run_data.bind(plan, shuffle_seed)
+  initializer = initialization.TrainStateInitializer(
+    plan.model.optimizer_def,
+    plan.model.get_initial_variables,
+    datasets.batch_shapes(cfgs["training"], plan.model.feature_converter_cls),
+    plan.partitioner,
   )
-  return plan.run(on_event, should_stop)
+  trainer = plan.trainer_cls(
+    model=plan.model,
+    train_state=initializer.train_state_shapes,
+    partitioner=plan.partitioner,
+    train_state_axes=initializer.train_state_axes,
+    rng=train_rng,
+  )
+  # Before anything large is read.
+  trainer.check_batch_size(plan.train_dataset_cfg.batch_size)
+  data = run_data.read(plan, cfgs)
+  stack.callback(data.close)
+  checkpointer = plan.save_cfg.checkpointer_cls(
+    train_state=initializer.train_state_shapes,
+    partitioner=plan.partitioner,
+    checkpoints_dir=plan.model_dir,
+    keep=plan.save_cfg.keep,
+  )
+  # However the run ends, a checkpoint that was begun is finished.
+  stack.callback(checkpointer.close)
+  checkpointer.check_lock = lock.check
+  trainer.train_state, start = resume.restore(
+    plan, initializer, checkpointer, init_rng
+  )
+  if plan.model.optimizer_def is not None:
+    plan.model.optimizer_def.check_start(start.step)
+  return Loop(
+    plan=plan,
+    data=data,
+    trainer=trainer,
+    train_state_axes=initializer.train_state_axes,
+    checkpointer=checkpointer,
+    start=start,
+    last_step=plan.last_step(start.first_step, start.step),
+    seed=seed,
+    lock=lock,
+  )
 
 
-def _check_periods(**periods: int | None) -> None:
-  """Refuses periods of which none divides the other."""
-  for name, period in periods.items():
-    if period is not None and period < 1:
-      raise ValueError(f"Expected {name} of at least 1, got {period}.")
-  values = [period for period in periods.values() if period]
-  if values and any(max(values) % period for period in values):
-    raise ValueError(
-      f"Each of these periods must divide the largest: {periods}."
-    )
-
-
-def _check_microbatches(
-  batch_size: int, configuration: run_configuration.RunConfiguration | None
+def _resume_actions(
+  plan: Plan, start: resume.Start, checkpointer: checkpoints.Checkpointer
 ) -> None:
-  """Refuses a number of microbatches that does not divide the batch.
-
-  The trainer does too, but is made when data and model were read.
-  """
-  settings = configuration.settings if configuration else {}
-  number = settings.get("t5x.Trainer.num_microbatches", "None")
-  if number.isdigit() and (number == "0" or batch_size % int(number)):
-    raise ValueError(
-      f"Expected NUM_MICROBATCHES that divides BATCH_SIZE={batch_size}, got "
-      f"{number}."
+  """Gives actions their history, and brings files to the restored step."""
+  for mode in plan.actions or ():
+    acted = start.acted.get(mode, [])
+    history = start.evals if mode == "INFER_EVAL" else acted
+    for action in plan.actions_after(mode):
+      action.resume([x["metrics"] for x in history])
+  for action in plan.actions_after("INFER_EVAL"):
+    action.attach(start.evals, checkpointer)
+  if jax.process_index() == 0:
+    folder = plan.model_dir
+    evaluations = os.path.join(folder, "inference_eval")
+    metric_lines.keep_evaluations(evaluations, {e["step"] for e in start.evals})
+    own_files = _OWN_FILES.union(*(x.run_files for x in client.clients()))
+    safe_files.remove_leftovers(folder, own_files.__contains__)
+    safe_files.remove_leftovers(
+      evaluations, lambda name: name.endswith("-metrics.jsonl")
     )
+
+
+def _open_record(loop: Loop, settings: resume.Settings) -> records.RunRecord:
+  """Begins the run's record, and lists its parameters."""
+  folder, start = loop.plan.model_dir, loop.start
+  # The record of an earlier attempt, which this one resumes.
+  earlier = records.read(folder) if start.seconds else None
+  state = loop.trainer.train_state
+  if jax.process_index() == 0:
+    path = os.path.join(folder, "model-info.txt")
+    write_model_info(path, state, loop.train_state_axes)
+  return records.RunRecord(
+    folder,
+    "train",
+    seconds_before=start.seconds,
+    started=(earlier or {}).get("started"),
+    lock=loop.lock,
+    base=records.base_facts(start.base) if start.base else None,
+    parameters=count_parameters(state),
+    data=loop.data.facts,
+    seed=loop.seed,
+    steps={"first": start.first_step, "last": loop.last_step},
+    evals=start.evals,
+    best=loop.checkpointer.best(start.evals),
+    **settings.write(start.step),
+  )
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """A run goes on in its folder with the settings that it began with."""
 
+import functools
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 import tiny
 
 from t5x.configuration import run_configuration
-from t5x.runs import continuation, run_data
+from t5x.runs import resume, run_data
 
 STEPS = 3
 SETTINGS = {
@@ -78,14 +79,17 @@ def test_another_setting_is_refused(finished, base, status, name, value):
   assert run_configuration.read(str(finished)) == (told(), [])
 
 
-def test_run_that_saved_nothing_is_said_to_be_no_loss(finished, tmp_path):
+def test_run_that_saved_nothing_is_said_to_be_no_loss(finished, base, tmp_path):
   for name in ("record.json", "configuration.json"):
     shutil.copy(finished / name, tmp_path)
   other = told(train__random_seed=1)
-  with pytest.raises(ValueError, match="may as well be deleted"):
-    continuation.check(str(tmp_path), other)
-  with pytest.raises(ValueError, match=r"or choose another folder\.$"):
-    continuation.check(str(finished), other)
+  for folder, message in (
+    (tmp_path, "you can delete the folder"),
+    (finished, r"or choose another folder\.$"),
+  ):
+    plan = tiny.make_plan(folder, base, configuration=other)
+    with pytest.raises(ValueError, match=message):
+      resume.Settings.check(plan)
 
 
 def test_record_of_a_killed_run_is_corrected_whatever_follows(
@@ -122,12 +126,16 @@ def test_missing_base_is_told_before_data_are_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_microbatches_that_do_not_divide_are_told_before_anything_is_written(
-  base, tmp_path, number
+def test_microbatches_that_do_not_divide_are_told_before_data_are_read(
+  base, tmp_path, monkeypatch, number
 ):
-  settings = SETTINGS | {"t5x.Trainer.num_microbatches": number}
+  monkeypatch.setattr(run_data, "read", _never)
+  arguments = tiny.train_arguments(tmp_path, base)
+  trainer_cls = functools.partial(
+    arguments["trainer_cls"], num_microbatches=number
+  )
   with pytest.raises(ValueError, match=rf"BATCH_SIZE=\d+, got {number}\."):
-    train(tmp_path, base, run_configuration.of_settings("train", settings))
+    train(tmp_path, base, told(), trainer_cls=trainer_cls)
   assert list(tmp_path.iterdir()) == []
 
 

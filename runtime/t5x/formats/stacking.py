@@ -16,7 +16,7 @@ SCANNED = "layers"
 
 
 def is_stacked(name: str) -> bool:
-  """Whether a name is that of something stacked."""
+  """Returns whether a name is that of a stacked parameter."""
   return SCANNED in name.split("/")
 
 

@@ -12,7 +12,7 @@ import pytest
 import slurm
 import tiny
 
-from t5x import clusters
+from t5x import multihost
 
 TESTS = pathlib.Path(__file__).parents[1]
 COMMAND = [
@@ -48,18 +48,18 @@ def _no_cluster(monkeypatch):
 
 
 def test_a_step_of_several_tasks_is_a_cluster(monkeypatch):
-  assert not clusters.is_in_one()
+  assert not multihost.is_one_of_several()
   for name, value in _srun(1, 1, 0).items():
     monkeypatch.setenv(name, value)
-  assert not clusters.is_in_one()
+  assert not multihost.is_one_of_several()
   # A shell that salloc opened.
   monkeypatch.setenv("SLURM_NTASKS", "2")
-  assert not clusters.is_in_one()
+  assert not multihost.is_one_of_several()
   monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-  assert clusters.is_in_one()
+  assert multihost.is_one_of_several()
   # The script of sbatch itself.
   monkeypatch.delenv("SLURM_STEP_NODELIST")
-  assert not clusters.is_in_one()
+  assert not multihost.is_one_of_several()
 
 
 def _free_job():

@@ -1,0 +1,267 @@
+"""Data sets of a run: seqio's tasks, as batches of model features."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import secrets
+from typing import Any, Protocol
+
+import seqio
+import tensorflow as tf
+
+from t5x import multihost
+from t5x.input import in_memory, task_lookup
+
+
+class HasVocabularies(Protocol):
+  """The part of a model that its data depend on.
+
+  Attributes:
+    input_vocabulary: The vocabulary of the encoder's tokens.
+    output_vocabulary: The vocabulary of the decoder's tokens.
+    module: The network, whose `config.vocab_size`, if it has one, is its
+      number of embedding rows.
+  """
+
+  input_vocabulary: seqio.Vocabulary
+  output_vocabulary: seqio.Vocabulary
+  module: Any
+
+
+@dataclasses.dataclass
+class DatasetConfig:
+  """The examples of a run, and their form.
+
+  Attributes:
+    mixture_or_task_name: Registered with seqio; or a task or mixture.
+    task_feature_lengths: Feature -> length in tokens; None takes the longest of
+      the split (evaluation only).
+    split: Such as "train".
+    batch_size: Examples of the global batch.
+    shuffle: Whether to shuffle, by `seed`.
+    seed: Of the order; None draws one.
+    use_cached: Whether to read seqio's cache.
+    pack: Whether to put several examples into a row.
+    module: Imported first, to register the task.
+    use_memory_cache: Whether evaluation keeps its examples in memory.
+    trim_output_features: Whether features are cut to their length.
+  """
+
+  mixture_or_task_name: str | seqio.Task | seqio.Mixture
+  task_feature_lengths: Mapping[str, int] | None
+  split: str
+  batch_size: int
+  shuffle: bool
+  seed: int | None
+  use_cached: bool = False
+  pack: bool = False
+  module: str | None = None
+  use_memory_cache: bool = True
+  trim_output_features: bool = True
+
+  def __post_init__(self):
+    if self.batch_size < 1:
+      raise ValueError(
+        f"Expected BATCH_SIZE of at least 1, got {self.batch_size}."
+      )
+
+  @property
+  def name(self) -> str:
+    """The name of the task or mixture."""
+    provider = self.mixture_or_task_name
+    return provider if isinstance(provider, str) else provider.name
+
+  def task_or_mixture(self) -> seqio.Task | seqio.Mixture:
+    """Returns the task or mixture of that name; see `task_lookup.find`."""
+    if isinstance(self.mixture_or_task_name, str):
+      return task_lookup.find(
+        self.mixture_or_task_name, self.split, self.module
+      )
+    task_lookup.check_split(self.mixture_or_task_name, self.split)
+    return self.mixture_or_task_name
+
+  def num_input_examples(self) -> int | None:
+    """Returns how many examples the split has, if seqio knows."""
+    counts = [
+      task.num_input_examples(self.split)
+      for task in seqio.get_subtasks(self.task_or_mixture())
+      # A mixture takes what its tasks have.
+      if not task.splits or self.split in task.splits
+    ]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def verify_matching_vocabs(cfg: DatasetConfig, model: HasVocabularies) -> None:
+  """Refuses a task and a model that do not share their vocabularies.
+
+  Raises:
+    ValueError: if they differ, or the model has fewer rows than pieces, or a
+      cached task was tokenized with another vocabulary.
+  """
+  provider = cfg.task_or_mixture()
+  features = provider.output_features
+  for name, vocabulary in (
+    ("inputs", model.input_vocabulary),
+    ("targets", model.output_vocabulary),
+  ):
+    ours = features[name].vocabulary
+    if not ours == vocabulary:
+      raise ValueError(
+        f"The {name} of {cfg.name} are of vocabulary {ours}, "
+        f"the model's of {vocabulary}: tokens would mean other words. Use the "
+        "model's gin file that binds the task's VOCABULARY."
+      )
+  rows = getattr(getattr(model.module, "config", None), "vocab_size", None)
+  vocabularies = (model.input_vocabulary, model.output_vocabulary)
+  size = max(vocabulary.vocab_size for vocabulary in vocabularies)
+  if rows is not None and rows < size:
+    raise ValueError(
+      f"The model has {rows} embedding rows for {size} pieces: bind "
+      f"network.T5Config.vocab_size to at least {size}."
+    )
+  if cfg.use_cached:
+    for task in seqio.get_subtasks(provider):
+      _verify_cached_tokens(task, cfg.split)
+
+
+def _verify_cached_tokens(task: seqio.Task, split: str) -> None:
+  """Compares the first cached tokens with those of the text beside them."""
+  if not task.supports_caching or split not in task.splits:
+    return
+  if task.cache_dir is None:
+    raise ValueError(
+      f"USE_CACHED_TASKS is set, but {task.name} is in none of "
+      "--seqio_additional_cache_dirs. Write it with: "
+      "prompt-tuning cache"
+    )
+  dataset = task.get_dataset(None, split, use_cached=True, shuffle=False)
+  for example in dataset.take(1).as_numpy_iterator():
+    for name, feature in task.output_features.items():
+      text = example.get(f"{name}_pretokenized")
+      if text is None:
+        continue
+      tokens = feature.vocabulary.encode(text.decode())
+      if example[name].tolist()[: len(tokens)] != tokens:
+        raise ValueError(
+          f"The cache {task.cache_dir} has tokens of another vocabulary than "
+          f"the model's, {feature.vocabulary}. Write one for this model into "
+          "another folder: prompt-tuning cache --vocabulary=..."
+        )
+
+
+def batch_shapes(
+  cfg: DatasetConfig,
+  feature_converter_cls: Callable[..., seqio.FeatureConverter],
+) -> dict[str, tuple[int, int]]:
+  """Returns the shape of each model feature in a global batch.
+
+  Raises:
+    ValueError: if the configuration gives no lengths.
+  """
+  if cfg.task_feature_lengths is None:
+    raise ValueError(f"The split {cfg.split!r} needs TASK_FEATURE_LENGTHS.")
+  converter = feature_converter_cls(pack=cfg.pack)
+  lengths = converter.get_model_feature_lengths(cfg.task_feature_lengths)
+  return {name: (cfg.batch_size, length) for name, length in lengths.items()}
+
+
+def get_dataset(
+  cfg: DatasetConfig,
+  rows: Sequence[int] | None,
+  feature_converter_cls: Callable[..., seqio.FeatureConverter],
+  num_epochs: int | None = None,
+) -> tf.data.Dataset:
+  """Makes one process's part of the batches of a data set.
+
+  A batch has the same examples however many processes share it, so that a run
+  can resume with another number of processes. Each process reads all the data.
+
+  Args:
+    cfg: Which examples; the lengths must be given.
+    rows: This process's part of each batch; None is all of it.
+    feature_converter_cls: From task features to model features.
+    num_epochs: None repeats without end.
+
+  Returns:
+    These rows of each batch, which has the examples, and in the order, that
+    `seqio.get_dataset` gives to one process.
+
+  Raises:
+    ValueError: if the split is empty.
+  """
+  if cfg.task_feature_lengths is None:
+    raise ValueError("Training needs TASK_FEATURE_LENGTHS.")
+  seed = cfg.seed
+  if seed is None:  # One for all processes, as they part the same batches.
+    seed = multihost.from_first_process(secrets.randbits(31))
+  arguments = {
+    "mixture_or_task_name": cfg.task_or_mixture(),
+    "task_feature_lengths": cfg.task_feature_lengths,
+    "dataset_split": cfg.split,
+    "feature_converter": feature_converter_cls(pack=cfg.pack),
+    "use_cached": cfg.use_cached,
+    "seed": seed,
+    "trim_output_features": cfg.trim_output_features,
+  }
+  repeats = cfg.shuffle and num_epochs is None and not cfg.pack
+  if repeats and in_memory.is_possible(cfg.task_or_mixture(), cfg.split):
+    batches = in_memory.shuffled_batches(batch_size=cfg.batch_size, **arguments)
+  else:
+    batches = _batches_of_seqio(cfg, arguments, num_epochs)
+  if batches is None:
+    raise ValueError(f"The split {cfg.split!r} of {cfg.name} is empty.")
+  if rows is not None and len(rows) < cfg.batch_size:
+    batches = batches.map(
+      lambda batch: {k: tf.gather(x, rows) for k, x in batch.items()}
+    )
+  # The end of a run waits for what tunes the pipeline, which sleeps for up to a
+  # minute at a time.
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _batches_of_seqio(
+  cfg: DatasetConfig, arguments: Mapping[str, Any], num_epochs: int | None
+) -> tf.data.Dataset | None:
+  """Makes the batches of all processes; None if there is no example."""
+  dataset = seqio.get_dataset(
+    **arguments, verbose=False, shuffle=cfg.shuffle, num_epochs=num_epochs
+  )
+  # A separate pipeline: each iteration of a shuffled one has another order, and
+  # training must have that of the first.
+  first = seqio.get_dataset(
+    **arguments, verbose=False, shuffle=False, num_epochs=1
+  ).take(1)
+  if next(iter(first), None) is None:
+    return None
+  return dataset.batch(cfg.batch_size, drop_remainder=num_epochs is None)
+
+
+def get_training_eval_datasets(
+  cfg: DatasetConfig,
+  rows: Sequence[int] | None,
+  eval_steps: int,
+  feature_converter_cls: Callable[..., seqio.FeatureConverter],
+) -> Mapping[str, tf.data.Dataset]:
+  """Makes the first batches of each task's evaluation split.
+
+  Args:
+    cfg: The task or mixture.
+    rows: This process's part of each batch; None is all of it.
+    eval_steps: Batches of each.
+    feature_converter_cls: From task features to model features.
+
+  Returns:
+    Task -> at most `eval_steps` batches, repeated over the split.
+  """
+  return {
+    task.name: get_dataset(
+      dataclasses.replace(cfg, mixture_or_task_name=task),
+      rows,
+      feature_converter_cls,
+      num_epochs=None,
+    ).take(eval_steps)
+    for task in seqio.get_subtasks(cfg.task_or_mixture())
+    if cfg.split in (task.splits or ())
+  }

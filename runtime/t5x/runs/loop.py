@@ -1,0 +1,273 @@
+"""The loop of a run, which trains between evaluations and checkpoints."""
+
+import contextlib
+import dataclasses
+import gc
+import math
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+
+from t5x import checkpoints
+from t5x import metrics as metrics_lib
+from t5x import trainer as trainer_lib
+from t5x.files import run_lock
+from t5x.runs import events, records, resume, run_data
+from t5x.runs.plan import Outcome, Plan
+from t5x.train_state import TrainState
+
+
+@jax.jit
+def _is_finite(tree: Any) -> jax.Array:
+  """Returns whether every number of a tree is finite."""
+  return jnp.all(
+    jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)])
+  )
+
+
+@dataclasses.dataclass
+class Loop:
+  """A run that trains between evaluations and checkpoints until its end.
+
+  Attributes:
+    plan: The plan of the run.
+    data: Its examples.
+    trainer: Runs the steps, and has the state.
+    train_state_axes: Shardings of the state.
+    checkpointer: Saves the state, and ranks evaluations.
+    start: The point at which it begins; periods count from its first step.
+      The loop adds its evaluations to those of `start`.
+    last_step: The step to end with.
+    seed: The seed of initialisers and dropout.
+    lock: The lock of the folder, checked before anything is written.
+    record: The record of the run, set before it runs.
+    log: Its metrics, set before it runs.
+    step: The step of the state, counted from pretraining step 0.
+  """
+
+  plan: Plan
+  data: run_data.RunData
+  trainer: trainer_lib.Trainer
+  train_state_axes: TrainState
+  checkpointer: checkpoints.Checkpointer
+  start: resume.Start
+  last_step: int
+  seed: int
+  lock: run_lock.RunLock
+  record: records.RunRecord = dataclasses.field(init=False)
+  log: records.MetricLog = dataclasses.field(init=False)
+  step: int = dataclasses.field(init=False)
+  _is_interrupted: bool = dataclasses.field(default=False, init=False)
+
+  def __post_init__(self):
+    self.step = self.start.step
+    plan = self.plan
+    self._save_period = plan.save_cfg.period or self.last_step
+    self._periods = (
+      plan.eval_period,
+      plan.stats_period or plan.eval_period,
+      self._save_period,
+    )
+    done = self.step - self.start.first_step
+    self._batches = self.data.batches.skip(done).as_numpy_iterator()
+
+  @property
+  def is_done(self) -> bool:
+    """True if the last step was done and evaluated before the loop starts."""
+    return self.start.step == self.last_step and (
+      self.data.evaluator is None or self.start.is_evaluated
+    )
+
+  def outcome(self, status: str, was_over: bool = False) -> Outcome:
+    """Returns the end of the run."""
+    return Outcome(
+      model_dir=self.plan.model_dir,
+      status=status,
+      step=int(self.trainer.train_state.step),
+      first_step=self.start.first_step,
+      last_step=self.last_step,
+      evals=self.start.evals,
+      best=self.checkpointer.best(self.start.evals),
+      was_over=was_over,
+      train_state=self.trainer.train_state,
+    )
+
+  def run(self) -> str:
+    """Runs to the end.
+
+    Returns:
+      "finished", "stopped" (by an action) or "interrupted" (by the caller).
+    """
+    self.report("start")
+    while True:
+      try:
+        stop = self._evaluate_if_due()
+      except events.CancelledError:
+        if self.step > self.start.first_step:
+          self._save()
+        return "interrupted"
+      except Exception:
+        self._save_before_failing()
+        raise
+      if self._is_due(self._save_period) or stop:
+        self._save(stop)
+      if stop:
+        return "stopped"
+      if self.step >= self.last_step:
+        return "finished"
+      stop = self._train()
+      # Asked again: the metrics of the steps may have taken a while.
+      self._is_interrupted |= self.plan.should_stop()
+      if stop:
+        self._save(stop)
+        return "stopped"
+      if self._is_interrupted and self.step < self.last_step:
+        self._save()
+        return "interrupted"
+
+  def report(self, kind: events.Kind, **facts: Any) -> None:
+    """Tells the caller of the run about an event."""
+    self.plan.on_event(
+      events.Event(
+        kind, self.step, self.start.first_step, self.last_step, **facts
+      )
+    )
+
+  def _is_due(self, period: int) -> bool:
+    done = self.step - self.start.first_step
+    return done > 0 and (done % period == 0 or self.step == self.last_step)
+
+  def _train(self) -> bool:
+    """Trains to the next step at which something is due."""
+    before = self.step
+    done = before - self.start.first_step
+    num_steps = min(
+      self.last_step - self.step,
+      *(period - done % period for period in self._periods),
+    )
+
+    def on_step() -> bool:
+      self.step += 1
+      self.report("step")
+      if self.plan.gc_period and self.step % self.plan.gc_period == 0:
+        gc.collect()
+      self._is_interrupted = self.plan.should_stop()
+      return self._is_interrupted
+
+    metrics = self.trainer.train_steps(self._batches, num_steps, on_step)
+    self.lock.check()
+    self.log.write(self.step, "train", metrics)
+    self.report("train", metrics={"train": metrics})
+    # The loss is of the parameters before the last update.
+    is_finite = _is_finite(self.trainer.train_state.trainable)
+    if not (math.isfinite(metrics["loss"]) and is_finite):
+      saved = self._latest_saved()
+      raise FloatingPointError(
+        f"After step {self.step}, the loss is {metrics['loss']}, and the "
+        f"trainable parameters are {'' if is_finite else 'not '}finite. "
+        + (
+          "No checkpoint was saved."
+          if saved is None
+          else f"The last good checkpoint is that of step {saved}."
+        )
+      )
+    if self.step - before < num_steps:
+      return False  # Actions run when a resumed run has done the rest.
+    return self._act("TRAIN", {"train": metrics})
+
+  def _act(self, mode: str, metrics_by_task: metrics_lib.MetricsByTask) -> bool:
+    actions = self.plan.actions_after(mode)
+    if actions and mode != "INFER_EVAL":
+      acted = {"step": self.step, "metrics": metrics_by_task}
+      self.start.acted.setdefault(mode, []).append(acted)
+    results = [
+      action.run(self.trainer.train_state, metrics_by_task)
+      for action in actions
+    ]
+    return any(results)
+
+  def _evaluate_if_due(self) -> bool:
+    """Evaluates, unless that was done before an interruption."""
+    at_start = (
+      self.plan.run_eval_before_training and self.step == self.start.first_step
+    )
+    if not (self._is_due(self.plan.eval_period) or at_start):
+      return False
+    if self.start.evals and self.start.evals[-1]["step"] == self.step:
+      return False
+    stop = False
+    if self.data.train_evals:
+      metrics = self.trainer.eval(
+        {
+          task: dataset.as_numpy_iterator()
+          for task, dataset in self.data.train_evals.items()
+        },
+        self._check_stop,
+      )
+      self.lock.check()
+      for task, values in metrics.items():
+        self.log.write(self.step, f"training_eval/{task}", values)
+      stop = self._act("TRAIN_EVAL", metrics)
+    if self.data.evaluator is not None:
+      metrics = self.data.evaluator.evaluate(
+        self.trainer.train_state, self.train_state_axes, self._check_stop
+      )
+      self.lock.check()
+      for task, values in metrics.items():
+        self.log.write(self.step, f"inference_eval/{task}", values)
+      score = self.checkpointer.score(metrics)
+      self.report("eval", metrics=metrics, score=score)
+      evaluated = {"step": self.step, "metrics": metrics, "score": score}
+      # If the record refuses it, the record of the failed run lacks it.
+      evals = [*self.start.evals, evaluated]
+      self.record.write(evals=evals, best=self.checkpointer.best(evals))
+      self.start.evals.append(evaluated)
+      stop |= self._act("INFER_EVAL", metrics)
+    return stop
+
+  def _check_stop(self, examples: int) -> None:
+    """Ends an evaluation if the caller stops the run; it is done again."""
+    del examples
+    if self.plan.should_stop():
+      raise events.CancelledError(f"Stopped at step {self.step}.")
+
+  def _latest_saved(self) -> int | None:
+    """Returns the last checkpoint's step, whether or not a write fails."""
+    try:
+      self.checkpointer.wait()
+    except OSError as error:
+      logging.warning("A checkpoint could not be written: %s", error)
+    return max(self.checkpointer.all_steps(), default=None)
+
+  def _save_before_failing(self) -> None:
+    """Saves the steps before an evaluation that failed.
+
+    The run may resume with another evaluation. Of several processes some may
+    not have failed, so they save nothing.
+    """
+    is_new = self.step not in (self.start.first_step, self._latest_saved())
+    if is_new and jax.process_count() == 1:
+      with contextlib.suppress(OSError):
+        self._save()
+        self.checkpointer.wait()
+
+  def _save(self, is_stopped: bool = False) -> None:
+    self.lock.check()
+    self.report("checkpoint")
+    self.checkpointer.save_run(
+      self.trainer.train_state,
+      {
+        "task": self.plan.train_dataset_cfg.name,
+        "first_step": self.start.first_step,
+        "base": self.start.base_identity,
+        "base_fingerprint": self.start.base_fingerprint,
+        "evals": self.start.evals,
+        "acted": self.start.acted,
+        "is_stopped": is_stopped,
+        "seconds": self.record.seconds,
+        "seed": self.seed,
+        "shuffle_seed": self.data.facts["shuffle_seed"],
+      },
+    )

@@ -1,0 +1,46 @@
+"""Scripts of `tests/`, each in a process of its own, with JAX's CPU devices."""
+
+from collections.abc import Iterable, Sequence
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from typing import Any
+
+TESTS = pathlib.Path(__file__).parent
+
+
+def start(
+  script: str, arguments: Sequence[Any], devices: int
+) -> subprocess.Popen:
+  """Starts a script of this folder."""
+  path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+  return subprocess.Popen(
+    [sys.executable, str(TESTS / script), *map(str, arguments)],
+    env={
+      **os.environ,
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "PYTHONPATH": path,
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def last_lines(processes: Iterable[subprocess.Popen]) -> list[list[str]]:
+  """Waits, and returns each one's last line; Gloo prints some, too."""
+  lines = []
+  for process in processes:
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    lines.append(output.splitlines()[-1:])
+  return lines
+
+
+def free_address() -> str:
+  """Returns an address for the first of several processes."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return f"localhost:{free.getsockname()[1]}"
