@@ -1,9 +1,7 @@
-"""Tables of texts, and how they are written: Markdown, LaTeX, plain, CSV."""
+"""Tables of texts, written as Markdown, LaTeX or plain text."""
 
-from collections.abc import Iterable, Sequence
-import csv
+from collections.abc import Sequence
 import dataclasses
-import io
 
 # A sign -> how LaTeX prints it.
 _LATEX = str.maketrans(
@@ -22,7 +20,7 @@ class Table:
   Attributes:
     header: A text for each column.
     rows: As long as the header.
-    left: How many columns are aligned to the left, the others to the right.
+    left: Number of columns aligned to the left; the others go to the right.
   """
 
   header: Sequence[str]
@@ -30,7 +28,7 @@ class Table:
   left: int = 1
 
   def markdown(self) -> str:
-    """A table of GitHub's Markdown, with a line end."""
+    """Writes a table in GitHub's Markdown, with a line end."""
     rule = ["---"] * self.left + ["---:"] * (len(self.header) - self.left)
     lines = [
       [text.replace("|", "\\|") for text in line]
@@ -41,7 +39,7 @@ class Table:
     )
 
   def latex(self) -> str:
-    """A tabular in the style of booktabs."""
+    """Writes a tabular in the style of booktabs."""
     right = len(self.header) - self.left
     lines = [
       f"\\begin{{tabular}}{{{'l' * self.left}{'r' * right}}}",
@@ -55,7 +53,7 @@ class Table:
     return "\n".join(lines) + "\n"
 
   def plain(self) -> str:
-    """Columns aligned with spaces, for a terminal; no line end."""
+    """Aligns columns with spaces, for a terminal, without a line end."""
     lines = (self.header, *self.rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -65,15 +63,6 @@ class Table:
       ).rstrip()
       for line in lines
     )
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-  """Writes comma-separated values with Unix line ends."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator="\n")
-  writer.writerow(header)
-  writer.writerows(rows)
-  return out.getvalue()
 
 
 def _latex_row(row: Sequence[str]) -> str:

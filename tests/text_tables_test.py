@@ -31,7 +31,3 @@ def test_latex_quotes_its_signs():
   assert signs.latex().splitlines()[-3] == (
     r"a\textbackslash{}b & \{x\} & 2\textasciicircum{}3 & \$5 & $\sim$7 \\"
   )
-
-
-def test_csv():
-  assert text_tables.csv_text(["a"], [["x,y"], [1.5]]) == 'a\n"x,y"\n1.5\n'

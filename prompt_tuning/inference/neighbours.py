@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 import numpy as np
 import seqio
 
-from prompt_tuning import text_tables
-
 # SentencePiece's sign for a space.
 _SPACE = "\u2581"
 # The names of more positions do not fit under a plot.
@@ -189,7 +187,7 @@ def summarize(analysis: Analysis) -> str:
 def tabulate(analysis: Analysis) -> str:
   """Returns a Markdown table with a row for each position."""
   header = ["Position", "Norm", "Nearest pieces, cosine", "Class labels"]
-  rows = []
+  rows = [header, ["---"] * len(header)]
   for number, position in enumerate(analysis.positions):
     nearest = ", ".join(
       f"`{piece}` {cosine:.2f}"
@@ -199,7 +197,8 @@ def tabulate(analysis: Analysis) -> str:
     )
     labels = ", ".join(position.labels)
     rows.append([str(number), f"{position.norm:.1f}", nearest, labels])
-  return text_tables.Table(header, rows, left=len(header)).markdown().rstrip()
+  escaped = ([text.replace("|", "\\|") for text in row] for row in rows)
+  return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
 
 
 def plot(analysis: Analysis, title: str) -> Figure:
