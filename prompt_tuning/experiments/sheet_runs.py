@@ -25,8 +25,8 @@ def select(
     configs: The folder of sheets.
 
   Raises:
-    ValueError: if there is no such sheet or cell, or if a sheet has a command
-      of its own.
+    ValueError: if there is no such sheet or cell, or if another command
+      runs a sheet.
   """
   cells = []
   for text in given:
