@@ -1,4 +1,4 @@
-"""What prompt tuning does after an evaluation during training."""
+"""Actions after each evaluation during training."""
 
 from collections.abc import Mapping
 import math
@@ -38,17 +38,17 @@ class SaveBestPrompt(trainer.BaseAction):
     injections: Injections | None = None,
     mode: str = "max",
   ):
-    """Keeps its arguments.
+    """Stores its arguments.
 
     Args:
-      model_dir: Where to write.
+      model_dir: The folder to write to.
       task: Name of the task or mixture, for the file's header.
       metric: Regular expression for `task/metric`, that of the checkpointer;
         see `prompt_tuning.data.metrics.score`.
-      vocabulary: The model's.
-      injections: The methods of the run; None is a prompt alone. Where another
-        method or parameter trains beside it no file is written: such a prompt
-        is not one of the base model.
+      vocabulary: The model's vocabulary.
+      injections: The methods of the run; None means a prompt alone. If another
+        method or parameter trains too, no file is written, because such a
+        prompt does not work with the base model.
       mode: "max" if more is better, or "min"; that of the checkpointer.
     """
     self._path = os.path.join(model_dir, "prompt.safetensors")
@@ -142,12 +142,12 @@ class SaveBestPrompt(trainer.BaseAction):
     if found is None and (latest := checkpointer.latest_step()) is not None:
       some = checkpointer.read_trained(latest)
     if some is not None and set(some[0]) != {PARAMETER_PATH}:
-      return  # None was written.
+      return  # More than the prompt trains: no file was written.
     if found is None:
       problem = self._problem(None, step)
       # A run that was killed after a better evaluation, before its checkpoint,
       # left the prompt of that evaluation, which is done again.
-      if problem and not self._is_of_later(evals[-1]["step"]):
+      if problem and not self._is_later(evals[-1]["step"]):
         raise ValueError(
           f"{self._path} {problem}, and checkpoint_{step}, which had its "
           "prompt, is not there or damaged. Restore one of the two from a "
@@ -169,8 +169,8 @@ class SaveBestPrompt(trainer.BaseAction):
       )
       prompt_files.save_prompt(self._path, *expected)
 
-  def _is_of_later(self, step: int) -> bool:
-    """Whether the file is whole, and of a step after this one."""
+  def _is_later(self, step: int) -> bool:
+    """Returns whether the file is readable and from a later step."""
     try:
       _, metadata = prompt_files.load_prompt(self._path)
     except (OSError, ValueError):
@@ -183,7 +183,7 @@ class SaveBestPrompt(trainer.BaseAction):
     expected: tuple[np.ndarray, prompt_files.PromptMetadata] | None,
     step: int,
   ) -> str | None:
-    """Says what is wrong with the file.
+    """Describes the problem with the file, if there is one.
 
     Args:
       expected: The prompt and its header, if they are known.
