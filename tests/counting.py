@@ -3,7 +3,7 @@
 import json
 
 from prompt_tuning.experiments import running, sheets
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 from t5x.runs import record_schema
 
 # With a "checkpoint" after every step. FAIL says how seed 1 ends: a number is
@@ -80,7 +80,7 @@ def place(folder, sleep=0.0, fail="") -> running.Workspace:
   (folder / "program").mkdir(parents=True)
   (folder / "program" / "train.py").write_text(
     PROGRAM.replace("SCHEMA", str(record_schema.VERSION)).replace(
-      "CODE", repr(run_configuration.CODE_SETTINGS["train"])
+      "CODE", repr(identity.CODE_SETTINGS["train"])
     )
   )
   (folder / "configs").mkdir()

@@ -9,8 +9,8 @@ from prompt_tuning.experiments import records
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.records import RunRecord, StoredRecord
 from t5x import checkpoints
-from t5x.configuration import resolution, run_configuration
-from t5x.configuration.run_configuration import Difference, RunConfiguration
+from t5x.configuration import identity, resolution
+from t5x.configuration.identity import Difference, RunConfiguration
 
 
 class Archive:
@@ -80,7 +80,7 @@ class Archive:
       )
     except ValueError as e:
       raise ValueError(f"{cell.full_name}: {e}") from e
-    found = run_configuration.of_bindings(cell.kind, bindings)
+    found = identity.RunConfiguration.from_bindings(cell.kind, bindings)
     self._configurations[cell] = found
     return found
 
@@ -134,7 +134,7 @@ class Archive:
     before, today = record.run_configuration, self.configuration(cell)
     settings = before.differences(today) if before else []
     return [
-      *(x for x in settings if run_configuration.is_measured(x.name)),
+      *(x for x in settings if identity.is_measured(x.name)),
       *self._base_differences(record, today),
       *self._prompt_differences(record, cell),
     ]

@@ -9,7 +9,7 @@ made again.
 from collections.abc import Iterable, Iterator, Mapping
 
 from prompt_tuning.experiments.results import Results
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 
 PAGE = "drift.md"
 _ABOUT = """# Records that today's files would not make again
@@ -29,7 +29,7 @@ def drifted(results: Results) -> dict[str, str]:
     Name of the record -> its differences in one line, old -> new.
   """
   return {
-    run.stored.name: run_configuration.describe(differences)
+    run.stored.name: identity.describe(differences)
     for run in results.runs
     if run.stored and (differences := results.archive.drift(run.cell))
   }

@@ -13,7 +13,7 @@ import statistics
 
 from absl import logging
 
-from t5x.configuration.run_configuration import RunConfiguration
+from t5x.configuration.identity import RunConfiguration
 from t5x.runs import record_schema
 
 # Not a score: the share of answers that are no label.

@@ -27,7 +27,7 @@ from prompt_tuning.experiments import records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.processes import Processes
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 from t5x.files import safe_files
 from t5x.runs import record_schema
 
@@ -266,7 +266,7 @@ def _is_of(record: records.RunRecord, cell: Cell, archive: Archive) -> bool:
     return False
   # Other wiring gives the same numbers, but the trainer refuses to resume it.
   return record.counts or all(
-    run_configuration.may_change(x) for x in before.differences(today)
+    identity.may_change(x) for x in before.differences(today)
   )
 
 

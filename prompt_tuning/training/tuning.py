@@ -39,7 +39,7 @@ from t5x import (
   trainer,
   utils,
 )
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 from t5x.runs import evaluation, events, training
 
 _BEST_METRIC = ".*/(?!invalid).*"
@@ -85,12 +85,12 @@ class Settings:
 
   def configuration(
     self, model: FrozenModel, examples: PairTask
-  ) -> run_configuration.RunConfiguration:
+  ) -> identity.RunConfiguration:
     """Returns the identity of the run, which alone may resume in its folder."""
     init = self.init
     if init is not None and not isinstance(init, str):
       init = hashlib.sha256(np.asarray(init, np.float32).tobytes()).hexdigest()
-    return run_configuration.of_settings(
+    return identity.RunConfiguration.from_settings(
       "train",
       {
         "train.relative_steps": self.steps,

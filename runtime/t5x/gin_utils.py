@@ -11,7 +11,7 @@ from typing import Any
 from absl import app, flags, logging
 import gin
 
-from t5x.configuration import checks, reading, resolution, run_configuration
+from t5x.configuration import checks, identity, reading, resolution
 from t5x.configuration.client import clients
 from t5x.configuration.command_flags import define_flags, rewrite_gin_args
 from t5x.files import safe_files
@@ -69,9 +69,10 @@ def parse_gin_flags(
     gin.finalize()
 
 
-def configuration(program: str) -> run_configuration.RunConfiguration:
+def configuration(program: str) -> identity.RunConfiguration:
   """Returns gin's configuration of "train", "eval" or "infer"."""
-  return run_configuration.of_gin(program, gin.config_str())
+  bindings = resolution.Bindings(texts=[gin.config_str()])
+  return identity.RunConfiguration.from_bindings(program, bindings)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from prompt_tuning.experiments import drift, launching, pages, running, sheets
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
 from t5x import checkpoints
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 from t5x.runs import record_schema
 
 GIN = """
@@ -60,7 +60,7 @@ def record(cell, root, **settings):
   best = {"step": 1, "metrics": {"cb": {"accuracy": 50.0}}}
   return {
     "schema": record_schema.VERSION,
-    "configuration": run_configuration.RunConfiguration(
+    "configuration": identity.RunConfiguration(
       "train", {**configuration.settings, **settings}
     ).to_json(),
     "kind": "train",

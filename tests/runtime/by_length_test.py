@@ -11,7 +11,7 @@ import tiny
 
 from prompt_tuning.methods import trainable
 from t5x import by_length, models, optimizers, trainer
-from t5x.configuration import reading, resolution, run_configuration
+from t5x.configuration import identity, reading, resolution
 
 LONGEST, TARGETS = 160, 5
 ROWS = 16
@@ -155,7 +155,7 @@ def test_number_of_lengths_is_a_setting_of_the_run():
     ["gin/runs/train.gin", "gin/runs/by_length.gin"],
     paths=reading.search_paths(),
   )
-  recorded = run_configuration.of_bindings("train", read).settings
+  recorded = identity.RunConfiguration.from_bindings("train", read).settings
   assert "t5x.Trainer.num_lengths" in recorded
   assert not [name for name in recorded if "microbatches" in name]
   with pytest.raises(ValueError, match="num_lengths of at least 1"):

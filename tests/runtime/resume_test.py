@@ -7,7 +7,7 @@ import shutil
 import pytest
 import tiny
 
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 from t5x.runs import resume, run_data
 
 STEPS = 3
@@ -23,7 +23,7 @@ SETTINGS = {
 
 def told(**changed):
   settings = SETTINGS | {k.replace("__", "."): v for k, v in changed.items()}
-  return run_configuration.of_settings("train", settings)
+  return identity.RunConfiguration.from_settings("train", settings)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def train(folder, base, configuration, steps=STEPS, **overrides):
 def test_record_and_folder_name_the_configuration(finished):
   record = json.loads((finished / "record.json").read_text())
   assert record["configuration"]["hash"] == told().hash
-  assert run_configuration.read(str(finished)) == (told(), [])
+  assert identity.read(str(finished)) == (told(), [])
 
 
 def test_same_settings_are_over_already(finished, base):
@@ -76,7 +76,7 @@ def test_another_setting_is_refused(finished, base, status, name, value):
     train(finished, base, told(**{name: value}))
   path.write_text(json.dumps(record))
   assert f"{name}: {SETTINGS[name]!r} -> {value!r}" in str(error.value)
-  assert run_configuration.read(str(finished)) == (told(), [])
+  assert identity.read(str(finished)) == (told(), [])
 
 
 def test_run_that_saved_nothing_is_said_to_be_no_loss(finished, base, tmp_path):
@@ -155,4 +155,4 @@ def test_more_steps_go_on_and_the_record_says_from_where(
   }
   assert record["changes"] == [change]
   assert record["configuration"]["hash"] == longer.hash
-  assert run_configuration.read(str(tmp_path)) == (longer, [change])
+  assert identity.read(str(tmp_path)) == (longer, [change])

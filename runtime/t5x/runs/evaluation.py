@@ -8,7 +8,7 @@ import jax
 import seqio
 
 from t5x import gin_utils, models, multihost, partitioning, utils
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 from t5x.files import storage
 from t5x.input import task_binding, truncation
 from t5x.runs import (
@@ -171,7 +171,7 @@ def evaluate(
   summarize_config_fn: Callable[..., None]
   | None = gin_utils.summarize_gin_config,
   fallback_init_rng: int | None = None,
-  configuration: run_configuration.RunConfiguration | None = None,
+  configuration: identity.RunConfiguration | None = None,
   on_event: events.OnEvent = events.ignore,
   should_stop: events.ShouldStop = events.never,
 ) -> dict[str, dict[str, float]]:

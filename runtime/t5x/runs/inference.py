@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 
 from t5x import checkpoints, gin_utils, models, multihost, partitioning, utils
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 from t5x.files import partial_file, run_lock
 from t5x.input import datasets, task_binding, truncation
 from t5x.runs import events, initialization, records, resume
@@ -62,7 +62,7 @@ def infer(
   fallback_init_rng: int | None = None,
   summarize_config_fn: Callable[..., None]
   | None = gin_utils.summarize_gin_config,
-  configuration: run_configuration.RunConfiguration | None = None,
+  configuration: identity.RunConfiguration | None = None,
   on_event: events.OnEvent = events.ignore,
   should_stop: events.ShouldStop = events.never,
 ) -> InferenceOutcome:
@@ -238,7 +238,7 @@ class _Files:
   def open_record(
     self,
     lock: run_lock.RunLock,
-    configuration: run_configuration.RunConfiguration | None,
+    configuration: identity.RunConfiguration | None,
   ) -> records.RunRecord:
     """Makes the record, unless the folder has predictions of something else."""
     mode, restored = self.predictor.mode, self.predictor.restored

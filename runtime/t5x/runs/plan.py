@@ -8,7 +8,7 @@ import seqio
 
 from t5x import models, partitioning, utils
 from t5x import trainer as trainer_lib
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 from t5x.runs import events
 from t5x.train_state import TrainState
 
@@ -97,7 +97,7 @@ class Plan:
   run_eval_before_training: bool
   concurrent_metrics: bool
   gc_period: int
-  configuration: run_configuration.RunConfiguration | None
+  configuration: identity.RunConfiguration | None
   on_event: events.OnEvent
   should_stop: events.ShouldStop
 

@@ -105,7 +105,7 @@ class Steps(Part):
 
 
 class Configuration(Part):
-  """A resolved configuration; see `t5x.configuration.run_configuration`.
+  """A resolved configuration; see `t5x.configuration.identity`.
 
   Attributes:
     hash: The run's identity.

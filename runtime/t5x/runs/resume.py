@@ -11,7 +11,7 @@ from etils import epath
 import jax
 
 from t5x import checkpoints, multihost
-from t5x.configuration import run_configuration
+from t5x.configuration import identity
 from t5x.files import digests, run_lock, safe_files, storage
 from t5x.formats import checkpoint_folder, run
 from t5x.runs import initialization, records
@@ -71,7 +71,7 @@ def locked_folder(
   folder: str,
   macro: str,
   program: str,
-  configuration: run_configuration.RunConfiguration | None,
+  configuration: identity.RunConfiguration | None,
   part: str = "run",
 ) -> Iterator[run_lock.RunLock]:
   """Makes a run's folder, and holds its lock.
@@ -87,7 +87,7 @@ def locked_folder(
     ValueError: if the folder cannot be written, another run holds the lock, or
       the folder has the record of another program.
   """
-  run_configuration.check_same_everywhere(configuration, folder)
+  identity.check_same_everywhere(configuration, folder)
   records.make_folder(folder, macro, program)
   with run_lock.RunLock(folder, macro, part) as lock:
     yield lock
@@ -104,7 +104,7 @@ class Settings:
   """
 
   plan: Plan
-  differences: list[run_configuration.Difference]
+  differences: list[identity.Difference]
   earlier_changes: list[dict[str, Any]]
 
   @classmethod
@@ -118,10 +118,10 @@ class Settings:
     folder, configuration = plan.model_dir, plan.configuration
     record: Mapping[str, Any] = records.read(folder) or {}
     differences, changes = [], []
-    if configuration is not None and (before := run_configuration.read(folder)):
+    if configuration is not None and (before := identity.read(folder)):
       earlier, changes = before
       try:
-        differences = run_configuration.check_same_run(
+        differences = identity.check_same_run(
           earlier,
           configuration,
           folder,
@@ -155,8 +155,8 @@ class Settings:
     ]
     if jax.process_index() == 0:
       safe_files.write(
-        os.path.join(self.plan.model_dir, run_configuration.FILE),
-        run_configuration.dump(configuration, changes),
+        os.path.join(self.plan.model_dir, identity.FILE),
+        identity.dump(configuration, changes),
       )
     return {"configuration": configuration.to_json(), "changes": changes}
 
@@ -195,7 +195,7 @@ class Settings:
       raise ValueError(
         f"{self.plan.model_dir} is over, {status} at step {start.step}, with "
         "other settings, there -> now: "
-        f"{run_configuration.describe(self.differences)}. Give more steps "
+        f"{identity.describe(self.differences)}. Give more steps "
         "(TRAIN_STEPS or TRAIN_STEPS_RELATIVE), or choose another MODEL_DIR."
       )
     return status

@@ -10,7 +10,7 @@ import seqio
 
 from t5x import checkpoints, models, partitioning, utils
 from t5x import trainer as trainer_lib
-from t5x.configuration import client, run_configuration
+from t5x.configuration import client, identity
 from t5x.files import run_lock, safe_files
 from t5x.input import datasets
 from t5x.runs import (
@@ -60,7 +60,7 @@ def train(
   run_eval_before_training: bool = False,
   concurrent_metrics: bool = True,
   gc_period: int = 0,
-  configuration: run_configuration.RunConfiguration | None = None,
+  configuration: identity.RunConfiguration | None = None,
   on_event: events.OnEvent = events.ignore,
   should_stop: events.ShouldStop = events.never,
 ) -> Outcome:

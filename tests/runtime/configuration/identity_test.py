@@ -5,9 +5,9 @@ import json
 import pytest
 
 from t5x import multihost
-from t5x.configuration import run_configuration as identity
+from t5x.configuration import identity
+from t5x.configuration.identity import RunConfiguration
 from t5x.configuration.resolution import Bindings
-from t5x.configuration.run_configuration import RunConfiguration
 
 SETTINGS = {
   "train.model_dir": "here",
@@ -15,17 +15,17 @@ SETTINGS = {
   "train.eval_period": 50,
   "train/t5x.DatasetConfig.batch_size": 32,
 }
-BEGUN = identity.of_settings("train", SETTINGS)
+BEGUN = RunConfiguration.from_settings("train", SETTINGS)
 
 
 def changed(name, value=4):
-  return identity.of_settings("train", {**SETTINGS, name: value})
+  return RunConfiguration.from_settings("train", {**SETTINGS, name: value})
 
 
 def test_hash_covers_program_and_settings_but_no_places():
   assert changed("train.model_dir", "there").hash == BEGUN.hash
   assert changed("train.random_seed", 1).hash != BEGUN.hash
-  other = identity.of_settings("eval", SETTINGS)
+  other = RunConfiguration.from_settings("eval", SETTINGS)
   assert other.hash != BEGUN.hash
 
 
@@ -115,7 +115,7 @@ def test_one_macro_is_one_difference():
     "train_script.train.batch = %BATCH\nutils.f.batch = %BATCH\n"
   )
   old, new = (
-    identity.of_bindings("train", Bindings(texts=[text.format(x)]))
+    RunConfiguration.from_bindings("train", Bindings(texts=[text.format(x)]))
     for x in (16, 32)
   )
   differences = old.differences(new)
@@ -138,7 +138,7 @@ def test_processes_with_different_settings_are_refused(
   monkeypatch, name, folder, message
 ):
   first = {**changed(name).settings, "folder": folder}
-  monkeypatch.setattr(multihost, "of_first_process", lambda _: first)
+  monkeypatch.setattr(multihost, "from_first_process", lambda _: first)
   if message is None:
     identity.check_same_everywhere(BEGUN, "here")
   else:

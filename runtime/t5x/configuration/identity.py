@@ -104,6 +104,41 @@ class RunConfiguration:
     default_factory=dict, compare=False, repr=False
   )
 
+  @classmethod
+  def from_settings(
+    cls, program: str, settings: Mapping[str, Any]
+  ) -> "RunConfiguration":
+    """Returns the configuration of a program that runs without gin.
+
+    Args:
+      program: "train", "eval" or "infer".
+      settings: Name -> value, whose `repr` is complete.
+    """
+    kept = {
+      name: repr(value)
+      for name, value in settings.items()
+      if name.rpartition(".")[2] not in _PLACES
+    }
+    return cls(program, kept | CODE_SETTINGS.get(program, {}))
+
+  @classmethod
+  def from_bindings(
+    cls, program: str, bindings: resolution.Bindings
+  ) -> "RunConfiguration":
+    """Returns the configuration of gin files and bindings.
+
+    Args:
+      program: "train", "eval" or "infer", or another that gin does not bind.
+      bindings: Those of the files and of the command.
+    """
+    function = FUNCTIONS.get(program, program)
+    found = resolution.resolve(bindings, function, _PLACES)
+    return cls(
+      program,
+      {x.name: x.text for x in found} | CODE_SETTINGS.get(program, {}),
+      {x.name: x.macro for x in found if x.macro},
+    )
+
   @functools.cached_property
   def hash(self) -> str:
     """The run's identity: 32 hexadecimal digits.
@@ -131,52 +166,6 @@ class RunConfiguration:
   def to_json(self) -> dict[str, Any]:
     """Returns the field `configuration` of a record."""
     return {"hash": self.hash, "settings": dict(self.settings)}
-
-
-def of_settings(program: str, settings: Mapping[str, Any]) -> RunConfiguration:
-  """Makes the configuration of a program that runs without gin.
-
-  Args:
-    program: "train", "eval" or "infer".
-    settings: Name -> value, whose `repr` is complete.
-  """
-  values = {name: repr(value) for name, value in settings.items()}
-  return _made(program, values, {})
-
-
-def of_gin(program: str, gin_text: str) -> RunConfiguration:
-  """Makes the configuration that `gin.config_str()` describes."""
-  return of_bindings(program, resolution.Bindings(texts=[gin_text]))
-
-
-def of_bindings(
-  program: str, bindings: resolution.Bindings
-) -> RunConfiguration:
-  """Makes the configuration of gin files and bindings.
-
-  Args:
-    program: "train", "eval" or "infer", or another that gin does not bind.
-    bindings: Those of the files and of the command.
-  """
-  function = FUNCTIONS.get(program, program)
-  settings = resolution.resolve(bindings, function, _PLACES)
-  return _made(
-    program,
-    {x.name: x.text for x in settings},
-    {x.name: x.macro for x in settings if x.macro},
-  )
-
-
-def _made(
-  program: str, settings: Mapping[str, str], macros: Mapping[str, str]
-) -> RunConfiguration:
-  kept = {
-    name: value
-    for name, value in settings.items()
-    if name.rpartition(".")[2] not in _PLACES
-  }
-  kept |= CODE_SETTINGS.get(program, {})
-  return RunConfiguration(program, kept, macros)
 
 
 @functools.cache
