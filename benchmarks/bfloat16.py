@@ -20,7 +20,7 @@ from typing import Any
 from absl import app, flags
 
 from peers import report
-from prompt_tuning.text_tables import Table
+from prompt_tuning.experiments.text_tables import Table
 from t5x.runs import records
 
 FLAGS = flags.FLAGS

@@ -24,7 +24,8 @@ from typing import Any
 from absl import app, flags, logging
 
 import prompt_tuning as pt
-from t5x.runs import compilation_cache, records
+from t5x.files import compilation_cache
+from t5x.runs import records
 from traffic import kills, load, mixed, report, starts
 
 FLAGS = flags.FLAGS

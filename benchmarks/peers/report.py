@@ -9,7 +9,7 @@ import statistics
 from typing import Any
 
 from peers.cases import Case
-from prompt_tuning.text_tables import Table
+from prompt_tuning.experiments.text_tables import Table
 
 _RESULTS = pathlib.Path(__file__).parents[2] / "results"
 RECORDS = _RESULTS / "benchmarks"

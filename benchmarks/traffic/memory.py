@@ -24,7 +24,7 @@ from prompt_tuning.inference.batch_queue import Shape
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import Generation, Ranking, Request
 from prompt_tuning.serving import server
-from t5x.runs import compilation_cache
+from t5x.files import compilation_cache
 
 # Read first, to leave out what reading any model takes once.
 _SMALLEST = "checkpoints/ladder_xs/lm_100"

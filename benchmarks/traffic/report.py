@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.text_tables import Table
+from prompt_tuning.experiments.text_tables import Table
 from traffic import kills, load, starts
 
 PARTS = ("mixed", "equality", "load", "kills", "starts")

@@ -8,8 +8,8 @@ import pydantic
 from prompt_tuning.experiments import parameters, tables
 from prompt_tuning.experiments.papers import PaperRow
 from prompt_tuning.experiments.sheets import Sheet
+from prompt_tuning.experiments.text_tables import Table
 from prompt_tuning.experiments.toml_files import Strict
-from prompt_tuning.text_tables import Table
 
 
 class Check(Strict):

@@ -7,7 +7,7 @@ import re
 
 from prompt_tuning.experiments import drift, figures, records, tables
 from prompt_tuning.experiments.results import Results
-from prompt_tuning.text_tables import Table
+from prompt_tuning.experiments.text_tables import Table
 
 HOURS_PAGE = "hours.md"
 _ABOUT_HOURS = """# What was run, and what it took

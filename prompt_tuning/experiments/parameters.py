@@ -10,9 +10,9 @@ import pandas as pd
 import pydantic
 
 from prompt_tuning.experiments import figures
+from prompt_tuning.experiments.text_tables import Table
 from prompt_tuning.experiments.toml_files import Strict
 from prompt_tuning.models.t5 import network
-from prompt_tuning.text_tables import Table
 from t5x import gin_utils
 
 # A printed line: trainable parameters, all parameters, and the percentage.

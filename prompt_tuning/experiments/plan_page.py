@@ -14,7 +14,7 @@ from prompt_tuning.experiments.plan_table import (
   STEPS,
   TOPOLOGIES,
 )
-from prompt_tuning.text_tables import Table
+from prompt_tuning.experiments.text_tables import Table
 
 Record = Mapping[str, Any]
 GIB = 2**30

@@ -22,7 +22,7 @@ from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.supervisor import Supervisor
-from t5x.runs import compilation_cache
+from t5x.files import compilation_cache
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 

@@ -33,7 +33,8 @@ from prompt_tuning.training import cluster_options
 from prompt_tuning.tuning_jobs import jobs, on_cluster
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.jobs import Job
-from t5x.runs import compilation_cache, events
+from t5x.files import compilation_cache
+from t5x.runs import events
 
 # Below the server's priority, which answers meanwhile.
 _NICENESS = 10

@@ -69,9 +69,14 @@ def parse_gin_flags(
     gin.finalize()
 
 
+def config_text() -> str:
+  """Returns gin's whole configuration, as parsed so far."""
+  return gin.config_str()
+
+
 def configuration(program: str) -> identity.RunConfiguration:
   """Returns gin's configuration of "train", "eval" or "infer"."""
-  bindings = resolution.Bindings(texts=[gin.config_str()])
+  bindings = resolution.Bindings(texts=[config_text()])
   return identity.RunConfiguration.from_bindings(program, bindings)
 
 
@@ -144,7 +149,7 @@ def _start(
   import seqio
 
   from t5x import multihost
-  from t5x.runs import compilation_cache
+  from t5x.files import compilation_cache
 
   values = flags.FLAGS
   given = (

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from t5x.runs import compilation_cache
+from t5x.files import compilation_cache
 
 # Attention and its gradient, and what JAX counted meanwhile.
 PROGRAM = """

@@ -13,7 +13,8 @@ import pytest
 from prompt_tuning.inference.tuned_prompt import TunedPrompt
 from prompt_tuning.tuning_jobs import job_store, jobs, worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
-from t5x.runs import compilation_cache, events, plan
+from t5x.files import compilation_cache
+from t5x.runs import events, plan
 
 
 class Model:

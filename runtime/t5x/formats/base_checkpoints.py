@@ -30,7 +30,6 @@ from t5x.formats import (
   t5x_v3,
 )
 from t5x.formats.stored_arrays import StoredArray
-from t5x.train_state import Params
 
 _T = TypeVar("_T")
 # The number of values along each axis that a fingerprint covers.
@@ -81,7 +80,7 @@ def find_checkpoint(path: str, step: int | None = None) -> str:
   return str(found.checkpoint(steps[-1] if step is None else step))
 
 
-def fingerprint(params: Params) -> str:
+def fingerprint(params: Mapping[str, Any]) -> str:
   """Returns the identity of a model, from some values of every parameter.
 
   Args:
@@ -147,7 +146,10 @@ def _digest(
 
 
 def save_base_checkpoint(
-  directory: str, step: int, params: Params, metadata: Mapping[str, Any]
+  directory: str,
+  step: int,
+  params: Mapping[str, Any],
+  metadata: Mapping[str, Any],
 ) -> str:
   """Writes a model, with its fingerprint.
 
@@ -211,7 +213,7 @@ class BaseCheckpoint:
       corners | orbax.read_corners(self.arrays, _corner_shape),
     )
 
-  def identified_by(self, params: Params) -> "BaseCheckpoint":
+  def identified_by(self, params: Mapping[str, Any]) -> "BaseCheckpoint":
     """Returns the checkpoint with its fingerprint, to save reading it again.
 
     In T5X's format 3, reading a corner means reading a whole chunk.

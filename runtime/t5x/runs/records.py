@@ -15,10 +15,9 @@ from typing import Any
 
 from absl import logging
 from etils import epath
-import gin
 import jax
 
-from t5x import checkpoints
+from t5x import checkpoints, gin_utils
 from t5x.files import run_lock, safe_files, storage
 from t5x.runs import events, metric_lines, record_schema
 
@@ -238,7 +237,7 @@ class RunRecord:
       or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
       "command": command(),
       **environment(),
-      "gin": gin.config_str(),
+      "gin": gin_utils.config_text(),
       **facts,
     }
 

@@ -1,6 +1,6 @@
 """Tables of texts."""
 
-from prompt_tuning import text_tables
+from prompt_tuning.experiments import text_tables
 
 TABLE = text_tables.Table(["a_b", "n"], [["x|y", "1"], ["longer", "20 ± 1"]])
 
