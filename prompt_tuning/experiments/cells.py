@@ -20,9 +20,10 @@ from typing import Any
 
 import pydantic
 
-from prompt_tuning.experiments.layouts import AxisValue
 from prompt_tuning.experiments.toml_files import Strict
 
+# A value of an axis: a number, or a name that [values] explains.
+AxisValue = str | int | float
 Point = Mapping[str, AxisValue]
 # TOML has neither None nor gin references: {gin = "None"} is copied verbatim.
 RAW = "gin"

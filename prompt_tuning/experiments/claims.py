@@ -6,8 +6,7 @@ import dataclasses
 import pydantic
 
 from prompt_tuning.experiments import parameters, tables
-from prompt_tuning.experiments.papers import PaperRow
-from prompt_tuning.experiments.sheets import Sheet
+from prompt_tuning.experiments.sheets import PaperRow, Sheet
 from prompt_tuning.experiments.text_tables import Table
 from prompt_tuning.experiments.toml_files import Strict
 

@@ -17,8 +17,8 @@ import pandas as pd
 
 from prompt_tuning.experiments import figure_styles, tables
 from prompt_tuning.experiments.figure_styles import Style
-from prompt_tuning.experiments.papers import Paper
 from prompt_tuning.experiments.results import Results, Row
+from prompt_tuning.experiments.sheets import Paper
 
 _DPI = 150
 _SETTINGS: Any = {"svg.hashsalt": "prompt_tuning", "font.size": 9}

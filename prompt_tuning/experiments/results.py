@@ -14,12 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from prompt_tuning.experiments import layouts, records
+from prompt_tuning.experiments import records
 from prompt_tuning.experiments.archive import Archive
-from prompt_tuning.experiments.cells import Cell
-from prompt_tuning.experiments.layouts import SEED, AxisValue
-from prompt_tuning.experiments.papers import Paper
-from prompt_tuning.experiments.sheets import Sheet
+from prompt_tuning.experiments.cells import AxisValue, Cell
+from prompt_tuning.experiments.sheets import SEED, STEPS, Paper, Sheet
 
 # Values of the axes that make up a row of a table.
 Row = tuple[AxisValue, ...]
@@ -282,7 +280,7 @@ class Results:
       for steps in self.sheet.layout.after or [None]:
         point, record = run.cell.point, run.record
         if steps is not None:
-          point = {**point, layouts.STEPS: steps}
+          point = {**point, STEPS: steps}
           record = run.record.after(steps) if run.record else None
         if record and at_end:
           record = record.at_its_end()

@@ -5,26 +5,190 @@ A point of a grid is a cell, and `cells` makes its command. `extends` names a
 file, relative to the sheet, that several sheets share.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 import difflib
 import functools
 import itertools
 import pathlib
+import re
+from typing import Literal
 
 import pydantic
 
-from prompt_tuning.experiments import cells, layouts, toml_files
-from prompt_tuning.experiments.cells import Cell, Program, Value
-from prompt_tuning.experiments.layouts import AxisValue, Layout
-from prompt_tuning.experiments.papers import Paper
+from prompt_tuning.experiments import cells, toml_files
+from prompt_tuning.experiments.cells import AxisValue, Cell, Program, Value
+from prompt_tuning.experiments.toml_files import Strict
 
 # Sheets without runs.
 NO_RUNS = ("claims", "interpretability", "parameters")
 # The folders below `configs` that hold sheets.
 _FOLDERS = ("", "full/")
+# The axis that `Layout.after` adds, and the axis of repetitions.
+STEPS = "steps"
+SEED = "seed"
+_NUMBER = re.compile(r"|~?[-+]?\d+(\.\d*)?")
 
 
-class Sheet(toml_files.Strict):
+class Layout(Strict):
+  """The arrangement of cells in a table and a figure.
+
+  Attributes:
+    kind: "scores"; "ensemble": average, best and ensemble of the prompts; or
+      "tasks": a run is a row, each of the tasks that it was evaluated on a
+      column, called as the values of the axis `task` are.
+    rows: Axes whose combinations are rows.
+    columns: The axis of the columns.
+    mean_over: The axis to average over, a mean of tasks, if any. A seed counts
+      once it has all of them.
+    gaps: Pairs of values of one row axis, by how much rows of the first are
+      above those of the second.
+    after: Numbers of steps, after which every run is looked at: the values of
+      an axis `steps` that no grid has.
+    mean_column: Whether to add the mean over the columns, which are tasks.
+    parameters: Whether to show how many parameters train.
+    figure: "lines" over the columns' x; "dots" for columns without an order;
+      "parameters", the mean over the columns by how many train; or none.
+    panels: Whether each task of `mean_over` has a panel of the figure of lines,
+      before that of the mean.
+    x_label: Of the figure.
+    y_label: Of the figure.
+  """
+
+  kind: Literal["scores", "ensemble", "tasks"] = "scores"
+  rows: list[str]
+  columns: str
+  mean_over: str | None = None
+  gaps: list[tuple[str, str]] = pydantic.Field(default_factory=list)
+  after: list[int] = pydantic.Field(default_factory=list)
+  mean_column: bool = False
+  parameters: bool = False
+  figure: Literal["lines", "dots", "parameters"] | None = None
+  panels: bool = False
+  x_label: str = ""
+  y_label: str = ""
+
+  @property
+  def axes(self) -> list[str]:
+    """The axes that it names."""
+    over = [self.mean_over] if self.mean_over else []
+    return [*self.rows, self.columns, *over]
+
+
+def _check_layout(
+  layout: Layout, grids: Sequence[Mapping[str, Sequence[AxisValue]]]
+) -> None:
+  """Checks that a layout names the axes of the grids, and shows all of them.
+
+  Raises:
+    ValueError: if it does not, or shows less than all runs, or `gaps` names no
+      two rows, or there is nothing to make panels of.
+  """
+  if layout.after:
+    if any(STEPS in grid for grid in grids):
+      raise ValueError(f"after: a grid has an axis {STEPS} of its own")
+    grids = [{**grid, STEPS: layout.after} for grid in grids]
+  for grid in grids:
+    for axis in layout.axes:
+      if axis not in grid:
+        raise ValueError(f"no axis {axis} in the grid over {list(grid)}")
+  # A grid without an axis is of other runs than those with it.
+  values: dict[str, set[AxisValue | None]] = {
+    axis: {x for grid in grids for x in grid.get(axis, [None])}
+    for axis in itertools.chain(*grids)
+  }
+  for axis, some in values.items():
+    if axis in (*layout.axes, SEED) or len(some) == 1:
+      continue
+    if None in some:
+      raise ValueError(
+        f"a grid has an axis {axis} and another has none, but their runs may "
+        "not be averaged: give every grid one, and name it in the layout"
+      )
+    raise ValueError(
+      f"{axis} has {len(some)} values, but only those of a seed may be "
+      "averaged: name it in the layout's rows, columns or mean_over"
+    )
+  if layout.panels and (layout.figure, layout.mean_over) != ("lines", "task"):
+    raise ValueError('panels: expected figure = "lines" and mean_over = "task"')
+  repeats = len(values.get(SEED, ())) > 1 and SEED not in layout.rows
+  if layout.kind == "tasks" and repeats:
+    raise ValueError(f'kind = "tasks": a row is a run, so name {SEED} in rows')
+  if layout.kind == "ensemble":
+    alone = {x for g in grids if SEED in g for x in g[layout.columns]}
+    if len(alone) > 1:
+      raise ValueError(
+        f'kind = "ensemble": expected the prompts of one {layout.columns}, got '
+        f"{', '.join(sorted(map(str, alone)))}"
+      )
+  for gap in layout.gaps:
+    if not any({*gap} <= values[axis] for axis in layout.rows):
+      raise ValueError(f"gaps: expected two values of a row axis, got {gap}")
+
+
+class PaperRow(Strict):
+  """A row of the paper's numbers.
+
+  Attributes:
+    label: Of the row.
+    row: The value of our row axis that it is to be compared with.
+    values: A number or a text such as "~62.8" for each column; "" for none.
+    band: The lowest and highest of each column, where the figure shows them.
+    how: Whether it is printed in the paper, read off its figure, or printed in
+      another paper, which `source` names.
+  """
+
+  label: str
+  row: str | None = None
+  values: list[float | str]
+  band: list[list[float]] | None = None
+  how: Literal["printed", "figure", "elsewhere"]
+  source: str
+
+  @pydantic.field_validator("values")
+  @classmethod
+  def _are_numbers(cls, values: list[float | str]) -> list[float | str]:
+    for value in values:
+      if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        raise ValueError(f'expected a number, "~" before one, or "": {value!r}')
+    return values
+
+  def numbers(self) -> list[float | None]:
+    """Returns the values as numbers."""
+    texts = [str(x).lstrip("~") for x in self.values]
+    return [float(x) if x else None for x in texts]
+
+
+class Paper(Strict):
+  """The paper's numbers, to stand beside ours.
+
+  Attributes:
+    source: Figure or table.
+    columns: The columns that the values of a row belong to.
+    x: The columns' positions on a figure's x axis.
+    note: How sure the numbers are, and why they may not be comparable.
+    rows: The numbers.
+  """
+
+  source: str
+  columns: list[str]
+  x: list[float] = pydantic.Field(default_factory=list)
+  note: str = ""
+  rows: list[PaperRow]
+
+  @pydantic.model_validator(mode="after")
+  def _is_rectangular(self) -> "Paper":
+    if self.x and len(self.x) != len(self.columns):
+      raise ValueError(f"{len(self.x)} x for {len(self.columns)} columns")
+    for row in self.rows:
+      for values in (row.values, row.band):
+        if values is not None and len(values) != len(self.columns):
+          raise ValueError(
+            f"{row.label}: {len(values)} values for {len(self.columns)} columns"
+          )
+    return self
+
+
+class Sheet(Strict):
   """A sheet.
 
   Attributes:
@@ -57,7 +221,7 @@ class Sheet(toml_files.Strict):
 
   @pydantic.model_validator(mode="after")
   def _is_consistent(self) -> "Sheet":
-    layouts.check(self.layout, self.grids)
+    _check_layout(self.layout, self.grids)
     for grid in self.grids:
       for axis, some in grid.items():
         for value in some:

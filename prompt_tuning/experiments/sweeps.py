@@ -10,7 +10,7 @@ import shlex
 from typing import Any
 
 from prompt_tuning.experiments import cells
-from prompt_tuning.experiments.layouts import AxisValue
+from prompt_tuning.experiments.cells import AxisValue
 from prompt_tuning.experiments.train_commands import (
   GinFiles,
   TrainCommand,

@@ -7,10 +7,8 @@ import statistics
 
 import pandas as pd
 
-from prompt_tuning.experiments.layouts import SEED
-from prompt_tuning.experiments.papers import Paper
 from prompt_tuning.experiments.results import Results, Row, View
-from prompt_tuning.experiments.sheets import Sheet
+from prompt_tuning.experiments.sheets import SEED, Paper, Sheet
 from prompt_tuning.experiments.text_tables import Table
 
 # How a number of a paper is known.

@@ -6,7 +6,6 @@ import pytest
 
 from prompt_tuning.experiments import (
   claims,
-  papers,
   parameters,
   sheets,
   toml_files,
@@ -85,10 +84,10 @@ def test_unknown_size_is_refused():
 
 def test_size_that_the_paper_has_no_number_of_is_refused():
   of = "paper.full/ensemble.prompt_tuning"
-  row = papers.PaperRow(
+  row = sheets.PaperRow(
     label="", row="prompt_tuning", values=[1.0], how="printed", source=""
   )
-  paper = papers.Paper(source="", columns=["Small"], rows=[row])
+  paper = sheets.Paper(source="", columns=["Small"], rows=[row])
   sheet = SOURCES.sheets["full/ensemble"].model_copy(update={"paper": paper})
   sources = claims.Sources(SHEET, SOURCES.counted, {sheet.name: sheet})
   with pytest.raises(ValueError, match=f"{of} has no number for Base"):

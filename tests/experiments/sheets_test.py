@@ -5,7 +5,7 @@ import pathlib
 import made_up
 import pytest
 
-from prompt_tuning.experiments import papers, sheets
+from prompt_tuning.experiments import sheets
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHARED = """
@@ -207,7 +207,7 @@ def test_slip_in_a_sheet_is_named(tmp_path, old, new, message):
 
 
 def test_numbers_of_a_paper():
-  row = papers.PaperRow(
+  row = sheets.PaperRow(
     label="r", values=[0.0, "~62.8", ""], how="printed", source="Table 1"
   )
   assert row.numbers() == [0.0, 62.8, None]
