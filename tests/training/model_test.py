@@ -316,7 +316,10 @@ def test_it_is_the_trainer_of_the_command_line(
   ("arguments", "message"),
   [
     ({"train": [("a", " ")]}, r"Expected a target of train\[0\]"),
-    ({"train": PAIRS, "labels": ["yes"]}, r"train\[0\] to be one of the"),
+    (
+      {"train": PAIRS, "labels": ["yes"]},
+      r"train\[0\]: expected one of the labels",
+    ),
     ({"train": PAIRS, "init": "best"}, "Expected init to be one of"),
     (
       {"train": PAIRS, "length": 1},
