@@ -8,8 +8,9 @@ model.generate(["a dull film"], prompt=prompt)
 """
 
 import importlib
-import pathlib
 from typing import TYPE_CHECKING, Any
+
+from prompt_tuning.project_files import gin_search_path, project_folder
 
 if TYPE_CHECKING:
   from prompt_tuning.inference.tuned_prompt import TunedPrompt
@@ -33,21 +34,3 @@ def __getattr__(name: str) -> Any:
   # First, because it silences TensorFlow and keeps it off accelerators.
   importlib.import_module("t5x")
   return getattr(importlib.import_module(_LAZY[name]), name)
-
-
-def project_folder() -> pathlib.Path:
-  """Returns the default folder of checkpoints, sheets and runs.
-
-  It is the repository, or for an installed package, the working directory.
-  """
-  package = pathlib.Path(__file__).parent
-  return (
-    pathlib.Path.cwd() if (package / "_installed").is_dir() else package.parent
-  )
-
-
-def gin_search_path() -> str:
-  """Returns the folder that contains `gin/`, installed or in a checkout."""
-  package = pathlib.Path(__file__).parent
-  installed = package / "_installed"
-  return str(installed if installed.is_dir() else package.parent)

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from prompt_tuning import whole_files
+from prompt_tuning import project_files as whole_files
 from prompt_tuning.types import Array
 
 FORMAT_VERSION = 1

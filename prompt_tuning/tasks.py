@@ -4,7 +4,7 @@ import os
 
 import seqio
 
-import prompt_tuning
+from prompt_tuning import project_files
 from prompt_tuning.data import superglue  # noqa: F401
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import tasks as ladder_tasks
@@ -33,7 +33,7 @@ def use_vocabulary(
   path = path or (
     LADDER
     if task.startswith(LADDER)
-    else os.path.join(prompt_tuning.project_folder(), _T5)
+    else os.path.join(project_files.project_folder(), _T5)
   )
   if path == LADDER:
     return vocabulary_lib.of_model(ladder_vocabulary.ladder())

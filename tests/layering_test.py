@@ -11,7 +11,7 @@ import prompt_tuning
 ROOT = pathlib.Path(__file__).parents[1]
 # A room imports only from its own row and the rows above it.
 LIBRARY = (
-  ("types", "whole_files"),
+  ("types", "project_files"),
   ("prompts", "masks", "injections", "prompt_files"),
   ("methods",),
   ("models",),

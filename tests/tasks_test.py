@@ -2,8 +2,7 @@
 
 import pytest
 
-import prompt_tuning
-from prompt_tuning import tasks
+from prompt_tuning import project_files, tasks
 from prompt_tuning.data import vocabulary
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 
@@ -19,6 +18,6 @@ def test_vocabulary_of_the_ladder(monkeypatch, path, task):
 
 
 def test_vocabulary_of_other_tasks_is_t5s(monkeypatch, tmp_path):
-  monkeypatch.setattr(prompt_tuning, "project_folder", lambda: tmp_path)
+  monkeypatch.setattr(project_files, "project_folder", lambda: tmp_path)
   with pytest.raises(ValueError, match=r"t5_small/spiece\.model, .*'ladder'"):
     tasks.use_vocabulary(None, task="mini_boolq")

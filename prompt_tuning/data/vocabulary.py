@@ -24,7 +24,7 @@ from google.protobuf import message
 import seqio
 import tensorflow as tf
 
-from prompt_tuning import whole_files
+from prompt_tuning import project_files as whole_files
 
 
 class ModelVocabulary:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from prompt_tuning import prompt_files, whole_files
+from prompt_tuning import project_files as whole_files
+from prompt_tuning import prompt_files
 from prompt_tuning.types import Array
 
 CONFIG = "adapter_config.json"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import prompt_tuning
+from prompt_tuning import project_files
 from prompt_tuning.data import task_names
 from t5x.configuration.client import Client
 
@@ -26,7 +26,7 @@ def _find_task(*args: Any) -> Any:
 
 
 CLIENT = Client(
-  gin_path=prompt_tuning.gin_search_path(),
+  gin_path=project_files.gin_search_path(),
   gin_kinds=(
     "models",
     "recipes",

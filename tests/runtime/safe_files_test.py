@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from prompt_tuning import whole_files
+from prompt_tuning import project_files as whole_files
 from t5x.files import safe_files
 
 # The runtime's writer, and that of prompts, which needs no runtime.

@@ -1,9 +1,29 @@
-"""The writer of prompts and vocabularies, which need no trainer."""
+"""The package's folders, and the writer of prompts and vocabularies.
+
+It imports nothing that takes long.
+"""
 
 import os
+import pathlib
 import secrets
 
-from etils import epath
+
+def project_folder() -> pathlib.Path:
+  """Returns the default folder of checkpoints, sheets and runs.
+
+  It is the repository, or for an installed package, the working directory.
+  """
+  package = pathlib.Path(__file__).parent
+  return (
+    pathlib.Path.cwd() if (package / "_installed").is_dir() else package.parent
+  )
+
+
+def gin_search_path() -> str:
+  """Returns the folder that contains `gin/`, installed or in a checkout."""
+  package = pathlib.Path(__file__).parent
+  installed = package / "_installed"
+  return str(installed if installed.is_dir() else package.parent)
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
@@ -17,10 +37,12 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
   Raises:
     OSError: if it cannot be written; it names the file, and nothing new stays.
   """
-  target = epath.Path(path)
   if "://" in os.fspath(path):
-    target.write_bytes(content)
+    from etils import epath
+
+    epath.Path(path).write_bytes(content)
     return
+  target = pathlib.Path(path)
   # Nobody can have laid a link at an unpredictable name.
   temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
   try:
