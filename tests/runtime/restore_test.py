@@ -143,7 +143,7 @@ def test_checkpoint_that_is_not_there(base, tmp_path):
   with pytest.raises(ValueError, match=r"No checkpoint_8 .*there: \[7\]"):
     checkpoints.find_checkpoint(str(base.rpartition("/")[0]), step=8)
   (tmp_path / "checkpoint_3").mkdir()
-  with pytest.raises(ValueError, match="is no base checkpoint"):
+  with pytest.raises(ValueError, match="is not a base checkpoint"):
     tiny.restore(tmp_path)
 
 
