@@ -30,13 +30,18 @@ class _Checkpointer:
     return max(evals, key=lambda e: e["score"], default=None)
 
 
+def _state(step, *trained):
+  encoder = {name: {name: 0.0} for name in trained or ("prompt",)}
+  return types.SimpleNamespace(step=step, trainable={"encoder": encoder})
+
+
 def _written(monkeypatch, action, scores):
-  """The steps whose prompts are written, with Google's T5X."""
+  """The steps whose prompts are written."""
   written = []
   monkeypatch.setattr(action, "save", lambda state: written.append(state.step))
   for step, score in enumerate(scores):
-    state = types.SimpleNamespace(step=step)
-    assert action.run(state, {"task": {"f1": score, "invalid": 9.0}}) is False
+    metrics = {"task": {"f1": score, "invalid": 9.0}}
+    assert action.run(_state(step), metrics) is False
   return written
 
 
@@ -59,7 +64,7 @@ def test_the_checkpointer_of_a_run_says_which_prompt_is_the_best(
   monkeypatch.setattr(action, "save", lambda state: written.append(state.step))
   for step, score in enumerate([2.0, 1.0, 3.0]):
     evals.append({"step": step, "metrics": {}, "score": score})
-    action.run(types.SimpleNamespace(step=step), {})
+    action.run(_state(step), {})
   assert written == [0, 2]
 
 
@@ -82,9 +87,8 @@ def test_another_metric_than_the_checkpointers_is_refused(tmp_path, mode):
 )
 def test_score_that_ranks_nothing_is_refused(tmp_path, metrics, score):
   """It would stay the best, or let a worse one in."""
-  state = types.SimpleNamespace(step=1)
   with pytest.raises(ValueError, match=f"make the score {score}"):
-    _action(tmp_path).run(state, {"task": metrics})
+    _action(tmp_path).run(_state(1), {"task": metrics})
 
 
 @pytest.mark.parametrize(
@@ -95,9 +99,7 @@ def test_a_prompt_that_trains_alone_is_written(
 ):
   action, saved = _action(tmp_path), []
   monkeypatch.setattr(action, "save", lambda state: saved.append(state.step))
-  encoder = {name: {name: 0.0} for name in trained}
-  state = types.SimpleNamespace(step=1, trainable={"encoder": encoder})
-  action.run(state, {"task": {"f1": 1.0}})
+  action.run(_state(1, *trained), {"task": {"f1": 1.0}})
   assert saved == written
 
 
