@@ -147,7 +147,7 @@ def test_damaged_newest_is_set_aside_for_the_one_before(
     assert "checkpoint_20 is damaged (" in caplog.text
     # Of the digests, a name of another file may be hit.
     assert file.name in caplog.text or file.name == digests.NAME
-    assert "goes on from step 10" in caplog.text
+    assert "resumes from step 10" in caplog.text
     assert sorted(os.listdir(folder)) == [
       "checkpoint_10",
       "checkpoint_20.damaged",
