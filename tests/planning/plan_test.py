@@ -230,7 +230,7 @@ THREE = "partitioning.PjitPartitioner.num_partitions = 3"
     (
       [*FILES, "gin/runs/by_length.gin"],
       TINY,
-      r"leave gin/runs/by_length\.gin out",
+      r"Leave gin/runs/by_length\.gin out",
     ),
   ],
 )

@@ -126,7 +126,7 @@ def _installed(site, folder, program, *arguments, status=0):
 
 
 def _console(site, folder, *arguments, status=0):
-  program = "from prompt_tuning import console; console.main()"
+  program = "from prompt_tuning.commands import console; exit(console.main())"
   return _installed(site, folder, program, *arguments, status=status)
 
 
@@ -135,12 +135,12 @@ def test_wheel_brings_gin_files_and_commands(site, tmp_path):
   path = _installed(site, tmp_path, program).stdout.strip()
   assert path.startswith(str(site))
   assert (pathlib.Path(path) / "gin" / "models" / "t5_1_1.gin").is_file()
-  listed = _console(site, tmp_path).stdout
-  for command in ("convert-checkpoint", "inspect-prompt", "sweep", "launch"):
-    assert f"\n  {command} " in listed
+  listed = _console(site, tmp_path, "--help").stdout
+  for command in ("convert", "inspect", "sweep", "launch"):
+    assert f"\n    {command} " in listed
   mistaken = _console(site, tmp_path, "lunch", status=2)
-  assert "Did you mean launch" in mistaken.stderr
-  inspect = _console(site, tmp_path, "inspect-prompt", "--help")
+  assert "did you mean launch" in mistaken.stderr
+  inspect = _console(site, tmp_path, "inspect", "--help")
   assert "--checkpoint" in inspect.stdout
 
 
@@ -149,9 +149,9 @@ def test_wheel_works_in_a_folder_of_its_own(site, tmp_path):
   before = sorted(site.rglob("*"))
   source = ROOT / "checkpoints" / "ladder_xs" / "lm_100"
   convert = ("--from", "t5x", str(source), "--to", "t5x", "mine")
-  _console(site, tmp_path, "convert-checkpoint", *convert)
+  _console(site, tmp_path, "convert", "checkpoint", *convert)
   compare = ("mine", str(source))
-  same = _console(site, tmp_path, "inspect-checkpoint", *compare)
+  same = _console(site, tmp_path, "inspect", *compare)
   assert "0 differ" in same.stdout
   (tmp_path / "configs").mkdir()
   sweep = (

@@ -13,7 +13,7 @@ from t5x.files import compilation_cache
 # Attention and its gradient, and what JAX counted meanwhile.
 PROGRAM = """
 import json, sys
-from t5x.runs import compilation_cache
+from t5x.files import compilation_cache
 import jax, jax.numpy as jnp
 folder = compilation_cache.enable()
 counts = {"cache_hits": 0, "cache_misses": 0}
