@@ -46,7 +46,7 @@ def supervise(store, monkeypatch):
 def test_killed_worker_is_started_again(store, supervise, tmp_path):
   """SIGKILL in the middle of a run; the prompt is that of one left alone."""
   settings = jobs.Settings(2, 12, "random_uniform", batch_size=4)
-  lines = b'{"prompt": "a b", "completion": "c"}\n' * 8
+  lines = b'{"prompt": "Sarah is in the garden .", "completion": "True"}\n' * 8
   file = store.add_file("data.jsonl", lines).id
   killed, alone = (
     store.add_job(file, file, "mine", settings).id for _ in range(2)
