@@ -251,7 +251,7 @@ def fill(page: str, every: Mapping[str, Results]) -> str:
 
   filled, count = _BLOCK.subn(table, page)
   if count != len(re.findall(_START, page)):
-    raise ValueError("A table's place has no <!-- end --> of its own.")
+    raise ValueError("A table's place has no <!-- end --> after it.")
   return filled
 
 

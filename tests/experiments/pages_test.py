@@ -90,7 +90,7 @@ def test_tables_are_written_into_a_page_of_prose(tmp_path):
   assert pages.fill(filled, every) == filled
   with pytest.raises(ValueError, match="<!-- ours: y --> names no sheet"):
     pages.fill(page.replace("ours: x", "ours: y"), every)
-  with pytest.raises(ValueError, match="no <!-- end --> of its own"):
+  with pytest.raises(ValueError, match="no <!-- end --> after it"):
     pages.fill(page.replace("<!-- end -->\n", "", 1), every)
 
 
