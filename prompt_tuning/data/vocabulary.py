@@ -167,7 +167,7 @@ def use_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
   if "://" not in path and not os.path.exists(path):
     raise ValueError(
       f"Expected a SentencePiece model at {path}, got nothing. Give "
-      "--vocabulary ('ladder' for the miniatures'), or import T5's: python "
+      "--vocabulary ('ladder' for the miniatures'), or import T5's: "
       "prompt-tuning import t5_small"
     )
   return of_model(seqio.SentencePieceVocabulary(path, extra_ids))

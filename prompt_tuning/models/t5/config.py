@@ -111,7 +111,7 @@ def config_of(shapes: Mapping[str, Any]) -> T5Config:
     if name not in shapes:
       raise ValueError(
         f"Expected the parameter {name} of a T5 with T5X's names, got "
-        f"{', '.join(list(shapes)[:5])}, ... Convert the model first: python "
+        f"{', '.join(list(shapes)[:5])}, ... Convert the model first: "
         "prompt-tuning convert checkpoint. For another architecture, give its "
         "config."
       )
