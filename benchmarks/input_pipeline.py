@@ -23,8 +23,8 @@ import time
 from absl import app, flags, logging
 import seqio
 
+from prompt_tuning import tasks
 from prompt_tuning.data import task_cache
-from prompt_tuning.data import vocabulary as vocabulary_lib
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("task", "super_glue_rte", "The task.")
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
   logging.set_verbosity(logging.ERROR)
   seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
-  vocabulary_lib.use_file(f"{FLAGS.checkpoint}/spiece.model")
+  tasks.use_vocabulary(f"{FLAGS.checkpoint}/spiece.model")
   provider = t5x.input.task_lookup.find(
     FLAGS.task, "train", "prompt_tuning.tasks"
   )

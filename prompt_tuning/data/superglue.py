@@ -71,31 +71,47 @@ class SuperGlueTask:
   correct_referents_only: bool = False
 
 
+def _task(
+  name: str,
+  preprocess: Callable[..., tf.data.Dataset],
+  postprocess: Callable[..., Any] | None,
+  *metric_fns: MetricFn,
+  **columns: Any,
+) -> SuperGlueTask:
+  """Makes a row, with SuperGLUE's usual columns by default."""
+  usual = {
+    "tfds_name": f"super_glue/{name}:1.0.2",
+    "prefix": f"{name} ",
+    "class_words": columns.get("labels", ()),
+  }
+  return SuperGlueTask(
+    name=name,
+    preprocess=preprocess,
+    postprocess=postprocess,
+    metric_fns=metric_fns,
+    **{**usual, **columns},
+  )
+
+
 def _classification(
   name: str,
   fields: Mapping[str, str] | Iterable[str],
   labels: tuple[str, ...],
-  *,
-  prefix: str | None = None,
-  metric_fns: Sequence[Callable[..., Mapping[str, float]]] = (
-    metrics.accuracy,
-  ),
+  *metric_fns: MetricFn,
   **columns: Any,
 ) -> SuperGlueTask:
   """Makes a task with the text "field: value ..." and a label as its target."""
   if not isinstance(fields, Mapping):
     fields = {field: field for field in fields}
-  return SuperGlueTask(
-    name=name,
-    tfds_name=f"super_glue/{name}:1.0.2",
-    prefix=prefix or f"{name} ",
-    preprocess=functools.partial(
+  return _task(
+    name,
+    functools.partial(
       preprocessors.classification, fields=fields, labels=labels
     ),
-    postprocess=functools.partial(postprocessors.class_index, labels=labels),
-    metric_fns=(*metric_fns, metrics.invalid),
+    functools.partial(postprocessors.class_index, labels=labels),
+    *(metric_fns or (metrics.accuracy,)),
+    metrics.invalid,
     labels=labels,
-    class_words=labels,
     **columns,
   )
 
@@ -107,7 +123,8 @@ CB = _classification(
   "cb",
   ("hypothesis", "premise"),
   ("entailment", "contradiction", "neutral"),
-  metric_fns=(metrics.mean_3class_f1, metrics.accuracy),
+  metrics.mean_3class_f1,
+  metrics.accuracy,
   mixture_rate=250,
 )
 COPA = _classification(
@@ -116,24 +133,20 @@ COPA = _classification(
   ("choice1", "choice2"),
   mixture_rate=400,
 )
-MULTIRC = SuperGlueTask(
-  name="multirc",
-  tfds_name="super_glue/multirc:1.0.2",
-  prefix="multirc ",
-  preprocess=functools.partial(preprocessors.multirc, labels=_TRUE_FALSE),
-  postprocess=functools.partial(postprocessors.multirc, labels=_TRUE_FALSE),
-  metric_fns=(metrics.multirc, metrics.invalid),
+MULTIRC = _task(
+  "multirc",
+  functools.partial(preprocessors.multirc, labels=_TRUE_FALSE),
+  functools.partial(postprocessors.multirc, labels=_TRUE_FALSE),
+  metrics.multirc,
+  metrics.invalid,
   labels=_TRUE_FALSE,
-  class_words=_TRUE_FALSE,
   mixture_rate=27_243,
 )
-RECORD = SuperGlueTask(
-  name="record",
-  tfds_name="super_glue/record:1.0.2",
-  prefix="record ",
-  preprocess=preprocessors.record,
-  postprocess=postprocessors.record,
-  metric_fns=(metrics.record,),
+RECORD = _task(
+  "record",
+  preprocessors.record,
+  postprocessors.record,
+  metrics.record,
   class_words=("commonsense", "reasoning", "reading", "comprehension"),
   mixture_rate=138_854,  # 100,730 queries, once per answer.
 )
@@ -149,13 +162,13 @@ WIC = _classification(
   _TRUE_FALSE,
   mixture_rate=5_428,
 )
-WSC = SuperGlueTask(
-  name="wsc",
+WSC = _task(
+  "wsc",
+  preprocessors.wsc,
+  postprocessors.wsc,
+  metrics.accuracy,
   tfds_name="super_glue/wsc.fixed:1.0.2",
   prefix="wsc: ",
-  preprocess=preprocessors.wsc,
-  postprocess=postprocessors.wsc,
-  metric_fns=(metrics.accuracy,),
   class_words=("commonsense", "pronoun", "resolution"),
   mixture_rate=259,  # Of 554: those with the correct referent.
   correct_referents_only=True,
@@ -168,8 +181,8 @@ AXB = _classification(
   "axb",
   {"hypothesis": "sentence2", "premise": "sentence1"},
   _ENTAILMENT,
+  metrics.matthews_corrcoef,
   prefix=RTE.prefix,
-  metric_fns=(metrics.matthews_corrcoef,),
   splits=("test",),
 )
 AXG = _classification(
@@ -179,25 +192,23 @@ AXG = _classification(
   prefix=RTE.prefix,
   splits=("test",),
 )
-WSC_CLASSIFICATION = SuperGlueTask(
-  name="wsc_classification",
+WSC_CLASSIFICATION = _task(
+  "wsc_classification",
+  functools.partial(preprocessors.wsc_classification, labels=_TRUE_FALSE),
+  functools.partial(postprocessors.class_index, labels=_TRUE_FALSE),
+  metrics.accuracy,
+  metrics.invalid,
   tfds_name=WSC.tfds_name,
   prefix="wsc ",
-  preprocess=functools.partial(
-    preprocessors.wsc_classification, labels=_TRUE_FALSE
-  ),
-  postprocess=functools.partial(postprocessors.class_index, labels=_TRUE_FALSE),
-  metric_fns=(metrics.accuracy, metrics.invalid),
   labels=_TRUE_FALSE,
-  class_words=_TRUE_FALSE,
 )
-DPR = SuperGlueTask(
-  name="dpr",
+DPR = _task(
+  "dpr",
+  preprocessors.dpr,
+  None,
+  metrics.accuracy,
   tfds_name="definite_pronoun_resolution:1.1.0",
   prefix=WSC.prefix,
-  preprocess=preprocessors.dpr,
-  postprocess=None,
-  metric_fns=(metrics.accuracy,),
   class_words=WSC.class_words,
   mixture_rate=1_322,
   splits=("train", "test"),
@@ -218,23 +229,10 @@ class PreparedData(seqio.TfdsDataSource):
   def __init__(self, tfds_name: str, splits: Sequence[str]):
     super().__init__(tfds_name, splits=splits, read_only=True)
 
-  def list_shards(  # pyright: ignore[reportIncompatibleVariableOverride]
-    self, split: str
-  ) -> Sequence[str]:
-    self._require(split)
-    return super().list_shards(split)
+    # Each way to read a split asks for its name in TFDS first.
+    self.tfds_dataset._map_split = self._prepared
 
-  def num_input_examples(self, split: str) -> int | None:
-    self._require(split)
-    return super().num_input_examples(split)
-
-  def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
-    self, split: str = "train", **kwargs: Any
-  ) -> tf.data.Dataset:
-    self._require(split)
-    return super().get_dataset(split, **kwargs)
-
-  def _require(self, split: str) -> None:
+  def _prepared(self, split: str) -> str:
     prepared = self.tfds_dataset.info.splits
     if split not in prepared:
       raise ValueError(
@@ -244,47 +242,32 @@ class PreparedData(seqio.TfdsDataSource):
         "prompt-tuning prepare superglue --tfds_data_dir=DIR. In Python, set "
         "the folder with seqio.set_tfds_data_dir_override(DIR)."
       )
+    return split
 
 
-class CorrectReferents(seqio.DataSource):
-  """A source without the train examples whose label is false.
+def _correct_referents(source: seqio.DataSource) -> seqio.DataSource:
+  """Leaves out the train examples of a source whose label is false.
 
   T5 learns to write the referent, so wrong noun phrases cannot be targets. The
-  other splits keep them, because T5 has to distinguish them in evaluation.
+  other splits keep them, because T5 has to distinguish them in evaluation. The
+  number of examples that the source states includes them.
   """
+  get_all = source.get_dataset
 
-  def __init__(self, source: seqio.DataSource):
-    self._source = source
-    super().__init__(splits=(), caching_permitted=source.caching_permitted)
-
-  @property
-  def splits(self) -> Sequence[str]:
-    return self._source.splits
-
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    return self._source.supports_arbitrary_sharding
-
-  def list_shards(self, split: str) -> Sequence[str]:
-    return self._source.list_shards(split)
-
-  def num_input_examples(self, split: str) -> int | None:
-    """Returns the number of examples, wrong referents included."""
-    return self._source.num_input_examples(split)
-
-  def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
-    self, split: str = "train", **kwargs: Any
-  ) -> tf.data.Dataset:
-    dataset = self._source.get_dataset(split, **kwargs)
+  def get_dataset(split: str = "train", **kwargs: Any) -> tf.data.Dataset:
+    dataset = get_all(split=split, **kwargs)
     if split != "train":
       return dataset
     return dataset.filter(lambda example: example["label"] != 0)
+
+  source.get_dataset = get_dataset
+  return source
 
 
 def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
   """Registers `row` over `source`: as it is, prefixed and with a sentinel."""
   if row.correct_referents_only:
-    source = CorrectReferents(source)
+    source = _correct_referents(source)
   feature = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
   with_prefix = functools.partial(preprocessors.add_prefix, prefix=row.prefix)
   without_sentinel = functools.partial(
@@ -365,12 +348,12 @@ def prefixes_of(
   return tuple(dict.fromkeys(prefixes[mixture]))
 
 
-def _prepared(row: SuperGlueTask) -> seqio.DataSource:
-  return PreparedData(row.tfds_name, row.splits)
-
-
-add_tasks("super_glue", _prepared, (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION))
-add_task("dpr", DPR, _prepared(DPR))
+add_tasks(
+  "super_glue",
+  lambda row: PreparedData(row.tfds_name, row.splits),
+  (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION),
+)
+add_task("dpr", DPR, PreparedData(DPR.tfds_name, DPR.splits))
 _RATES = {f"super_glue_{row.name}": row.mixture_rate for row in SUPER_GLUE}
 add_mixture("super_glue", _RATES)
 add_mixture(

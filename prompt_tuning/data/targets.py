@@ -10,7 +10,6 @@ from absl import logging
 import seqio
 
 from prompt_tuning.data import metrics, postprocessors
-from prompt_tuning.data import vocabulary as vocabulary_lib
 
 # More different targets than this are free text.
 _MOST_LABELS = 50
@@ -85,7 +84,8 @@ def make(
   Args:
     labels: The legal targets; empty where the target is free text.
     targets: The targets of training.
-    vocabulary: The model's.
+    vocabulary: The model's. It writes some texts in another way: "..." for the
+      single character of an ellipsis.
 
   Raises:
     ValueError: if a label is not a text, the vocabulary cannot write a label or
@@ -93,20 +93,28 @@ def make(
   """
   if others := [x for x in labels if not isinstance(x, str)]:
     raise ValueError(f"Expected labels to be texts, got {others[0]!r}.")
-  # Answers have single spaces: no answer would equal the label "good ".
-  labels = [*dict.fromkeys(map(_join_words, labels))]
-  write = vocabulary_lib.writer(vocabulary, labels)
-  if labels:
-    label_by_text: dict[str, str] = {}
-    for label in labels:
-      other = label_by_text.setdefault(write(label), label)
-      if other != label:
-        raise ValueError(
-          f"The vocabulary writes the labels {other!r} and {label!r} alike, as "
-          f"{write(label)!r}: choose other words for one of them."
-        )
-    return Targets(tuple(label_by_text), lambda text: write(_join_words(text)))
+
+  @functools.cache
+  def write(text: str) -> str:
+    return vocabulary.decode(list(vocabulary.encode(text)))
+
   unknown = getattr(vocabulary, "unk_id", None)
+  label_by_text: dict[str, str] = {}
+  # Answers have single spaces: no answer would equal the label "good ".
+  for label in map(_join_words, labels):
+    if unknown in vocabulary.encode(label):
+      raise ValueError(
+        f"Expected labels that the vocabulary knows, got {label!r}, which it "
+        f"writes as {write(label)!r}. For free text, give [] for the labels."
+      )
+    other = label_by_text.setdefault(write(label), label)
+    if other != label:
+      raise ValueError(
+        f"The vocabulary writes the labels {other!r} and {label!r} alike, as "
+        f"{write(label)!r}: choose other words for one of them."
+      )
+  if labels:
+    return Targets(tuple(label_by_text), lambda text: write(_join_words(text)))
   lost = [x for x in targets if unknown in vocabulary.encode(x)]
   if lost:
     text = (

@@ -9,7 +9,6 @@ import json
 import pathlib
 import random
 import shutil
-from typing import Any
 
 import filelock
 import seqio
@@ -77,11 +76,8 @@ def write(
       "preprocessors, got none."
     )
   splits = list(splits or task.splits)
-  if unknown := set(splits) - set(task.splits):
-    raise ValueError(
-      f"Expected splits of {task.name}, {list(task.splits)}, got "
-      f"{sorted(unknown)}."
-    )
+  for split in splits:
+    task_lookup.check_split(task, split)
   cache_dir.mkdir(parents=True, exist_ok=True)
   # If another process writes the cache, wait for it; nothing is left to do
   # then.
@@ -162,8 +158,13 @@ def _write_split(
     writer.close()
   info = {
     "num_shards": num_shards,
+    # seqio parses the first axis with any length.
     "features": {
-      name: _feature(spec) for name, spec in dataset.element_spec.items()
+      name: {
+        "shape": [None, *spec.shape[1:]] if spec.shape.rank else [],
+        "dtype": spec.dtype.name,
+      }
+      for name, spec in dataset.element_spec.items()
     },
     "seqio_version": seqio.__version__,
     _VOCABULARIES: vocabularies,
@@ -174,9 +175,3 @@ def _write_split(
   ):
     pathlib.Path(path).write_text(json.dumps(content))
   return count
-
-
-def _feature(spec: tf.TensorSpec) -> dict[str, Any]:
-  shape = spec.shape.as_list()
-  # seqio parses the first axis with any length.
-  return {"shape": shape and [None, *shape[1:]], "dtype": spec.dtype.name}

@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tqdm
 
-from prompt_tuning.data import superglue
+from prompt_tuning.data import superglue, task_lookup
 
 _QUANTILES = {"median": 0.5, "90%": 0.9, "99%": 0.99, "longest": 1.0}
 _MAX_TARGETS = 8
@@ -31,11 +31,7 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
     raise ValueError(
       f"Expected a number of examples to show, 0 or more, got {num_examples}."
     )
-  if split not in task.splits:
-    raise ValueError(
-      f"Expected one of the splits of {task.name}, {list(task.splits)}, got "
-      f"{split!r}."
-    )
+  task_lookup.check_split(task, split)
   lengths = {name: [] for name in task.output_features}
   targets = collections.Counter()
   labels = collections.Counter()
@@ -46,7 +42,11 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
   ):
     for name, values in lengths.items():
       values.append(len(example[name]))
-    targets[_target(task, example)] += 1
+    if "targets_pretokenized" in example:
+      targets[_text(example["targets_pretokenized"])] += 1
+    else:  # The task has tokens only.
+      vocabulary = task.output_features["targets"].vocabulary
+      targets[vocabulary.decode(example["targets"].tolist())] += 1
     if "label" in example:
       labels[int(example["label"])] += 1
     if len(shown) < num_examples:
@@ -54,7 +54,9 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
   if not targets:
     raise ValueError(f"The split {split!r} of {task.name} is empty.")
   lines = [f"{task.name}, {split} split", ""]
-  lines += _counts(task, split, len(lengths["inputs"]))
+  made, read = targets.total(), task.num_input_examples(split)
+  of_rows = f", made of {read:,} rows" if read not in (None, made) else ""
+  lines.append(f"examples   {made:,}{of_rows}")
   row = superglue.ROWS.get(task.name)
   lines += _shares("targets", targets, row.labels if row else ())
   if labels:
@@ -64,21 +66,6 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
     lines += ["", f"Example {number}"]
     lines += _example(task, example)
   return "\n".join(lines)
-
-
-def _target(task: seqio.Task, example: dict[str, Any]) -> str:
-  if "targets_pretokenized" in example:
-    return _text(example["targets_pretokenized"])
-  # The task has tokens only.
-  vocabulary = task.output_features["targets"].vocabulary
-  return vocabulary.decode(example["targets"].tolist())
-
-
-def _counts(task: seqio.Task, split: str, made: int) -> Iterator[str]:
-  read = task.num_input_examples(split)
-  yield f"examples   {made:,}" + (
-    f", made of {read:,} rows" if read is not None and read != made else ""
-  )
 
 
 def _shares(

@@ -10,7 +10,6 @@ model per program, so there the model's gin file binds the vocabulary:
   vocabulary.of_model.vocabulary = @seqio.SentencePieceVocabulary()
 """
 
-from collections.abc import Callable, Sequence
 import copy
 import dataclasses
 import functools
@@ -154,25 +153,6 @@ def with_vocabulary(
   return task.replace(output_features=features)
 
 
-def use_file(path: str, extra_ids: int = 100) -> seqio.Vocabulary:
-  """Makes a SentencePiece model's vocabulary the one that every task uses.
-
-  Args:
-    path: The SentencePiece model.
-    extra_ids: Sentinels after its pieces.
-
-  Raises:
-    ValueError: if the file is missing or not a SentencePiece model.
-  """
-  if "://" not in path and not os.path.exists(path):
-    raise ValueError(
-      f"Expected a SentencePiece model at {path}, got nothing. Give "
-      "--vocabulary ('ladder' for the miniatures'), or import T5's: "
-      "prompt-tuning import t5_small"
-    )
-  return of_model(seqio.SentencePieceVocabulary(path, extra_ids))
-
-
 @dataclasses.dataclass(frozen=True)
 class Hashable:
   """A vocabulary as a key of `functools.cache`: seqio's have no hash."""
@@ -192,34 +172,6 @@ def sha256(vocabulary: seqio.Vocabulary) -> str:
   for token in range(vocabulary.vocab_size):
     digest.update(vocabulary.decode([token]).encode() + b"\0")
   return digest.hexdigest()
-
-
-def writer(
-  vocabulary: seqio.Vocabulary, labels: Sequence[str]
-) -> Callable[[str], str]:
-  """Returns a function from a target to the text a correct model would produce.
-
-  Args:
-    vocabulary: The model's. It writes some texts in another way: "..." for the
-      single character of an ellipsis.
-    labels: The legal targets.
-
-  Raises:
-    ValueError: if the vocabulary cannot write a label.
-  """
-
-  @functools.cache
-  def written(text: str) -> str:
-    return vocabulary.decode(list(vocabulary.encode(text)))
-
-  unknown = getattr(vocabulary, "unk_id", None)
-  for label in labels:
-    if unknown in vocabulary.encode(label):
-      raise ValueError(
-        f"Expected labels that the vocabulary knows, got {label!r}, which it "
-        f"writes as {written(label)!r}. For free text, give [] for the labels."
-      )
-  return written
 
 
 def most_frequent(vocabulary: seqio.Vocabulary, at_most: int) -> int:

@@ -94,7 +94,7 @@ def test_a_later_call_writes_the_splits_that_are_missing(
   assert info.stat().st_mtime_ns == written
   assert len(_read(task, "train", True)) == 100
   assert _read(task, "validation", True) == _read(task, "validation", False)
-  with pytest.raises(ValueError, match=r"splits of .*, got \['dev'\]"):
+  with pytest.raises(ValueError, match="has no split 'dev'"):
     task_cache.write(task, cache_dir, ["dev"])
 
 

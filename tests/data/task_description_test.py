@@ -5,8 +5,8 @@ import seqio
 import tensorflow as tf
 import tiny
 
+from prompt_tuning import tasks  # noqa: F401
 from prompt_tuning.data import superglue, task_description
-from prompt_tuning.mini.stories import tasks  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_targets_without_text_are_decoded():
 def test_other_splits_and_counts_are_refused():
   with pytest.raises(ValueError, match="to show, 0 or more, got -1"):
     _describe("mini_boolq", num_examples=-1)
-  with pytest.raises(ValueError, match="got 'dev'"):
+  with pytest.raises(ValueError, match="has no split 'dev'"):
     _describe("mini_boolq", "dev")
   empty = tf.zeros([0, 1], tf.int32)
   _add("described_empty", {"inputs": empty, "targets": empty})

@@ -71,8 +71,6 @@ def test_file_that_is_no_model_is_one_clear_error(
   given = seqio.SentencePieceVocabulary(str(path), extra_ids=5)
   with pytest.raises(ValueError, match=r"Expected a Sent.*bad\.model, got"):
     vocabulary.of_model(given)
-  with pytest.raises(ValueError, match=r"Expected a Sent.*bad\.model, got"):
-    vocabulary.use_file(str(path))
   assert unbound.in_use is None
 
 
@@ -82,9 +80,11 @@ def test_file_with_sentinels_of_its_own_is_told_of(
   with_sentinels = seqio.SentencePieceVocabulary(model_file, extra_ids=5)
   path = tmp_path / "5extra.model"
   path.write_bytes(with_sentinels.sp_model)
+  again = seqio.SentencePieceVocabulary(str(path), extra_ids=5)
   with pytest.raises(ValueError, match=r"5extra.* already has.*extra_ids=0"):
-    vocabulary.use_file(str(path), 5)
-  assert vocabulary.use_file(str(path), 0).vocab_size == 24
+    vocabulary.of_model(again)
+  plain = seqio.SentencePieceVocabulary(str(path), extra_ids=0)
+  assert vocabulary.of_model(plain).vocab_size == 24
 
 
 def test_a_later_model_takes_over_from_none(unbound):

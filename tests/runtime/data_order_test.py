@@ -7,9 +7,9 @@ import pytest
 import seqio
 import tiny
 
+from prompt_tuning import tasks  # noqa: F401
 from prompt_tuning.data import task_cache
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.mini.ladder import tasks  # noqa: F401
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from t5x import multihost, utils
 from t5x.input import in_memory

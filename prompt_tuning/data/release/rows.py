@@ -4,12 +4,14 @@ A row may spell a value in every way that TFDS reads as that value: AX-b's ids,
 for example, are strings.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import json
 import pathlib
 import re
 from typing import Any
+
+import tqdm
 
 Row = Mapping[str, Any]
 # Field, expected, got.
@@ -31,24 +33,10 @@ class WholeNumber:
   """A number that a string may spell, in `ReleaseTask.row`."""
 
 
-def _own_idx(row: Row) -> Iterator[Any]:
-  yield int(row["idx"])
-
-
 def _multirc_idx(row: Row) -> Iterator[Any]:
   for question in row["passage"]["questions"]:
     for answer in question["answers"]:
       yield int(row["idx"]), int(question["idx"]), int(answer["idx"])
-
-
-def _record_idx(row: Row) -> Iterator[Any]:
-  for query in row["qas"]:
-    yield int(query["idx"])
-
-
-def _no_spans(row: Row) -> Iterator[Problem]:
-  del row
-  yield from ()
 
 
 def _record_spans(row: Row) -> Iterator[Problem]:
@@ -104,8 +92,8 @@ class ReleaseTask:
   counts: Mapping[str, int]
   row: Row
   answers: tuple[str | int, ...] = ()
-  idx: Callable[[Row], Iterator[Any]] = _own_idx
-  wrong_spans: Callable[[Row], Iterator[Problem]] = _no_spans
+  idx: Callable[[Row], Iterable[Any]] = lambda row: [int(row["idx"])]
+  wrong_spans: Callable[[Row], Iterable[Problem]] = lambda row: ()
 
   @property
   def name(self) -> str:
@@ -132,25 +120,26 @@ _ENTAILMENT = ("entailment", "not_entailment")
 _COMMITMENT = ("entailment", "contradiction", "neutral")
 # TFDS tests the truth of the value, and "0" would be true.
 _CHOICE = (0, 1, False, True)
-_SPAN = {"start": int, "end": int}
+
+
+def _texts(label: tuple[str | int, ...], *names: str) -> dict[str, Any]:
+  """Returns the schema of a row with these texts, an id and a label."""
+  return {**dict.fromkeys(names, str), "idx": WholeNumber, "label?": label}
+
+
 TASKS = (
   ReleaseTask(
     "boolq",
     "BoolQ",
     _counts(9_427, 3_270, 3_245),
-    {"question": str, "passage": str, "idx": WholeNumber, "label?": _BOOLEAN},
+    _texts(_BOOLEAN, "question", "passage"),
     _LOWER_BOOLEAN,
   ),
   ReleaseTask(
     "cb",
     "CB",
     _counts(250, 56, 250),
-    {
-      "premise": str,
-      "hypothesis": str,
-      "idx": WholeNumber,
-      "label?": _COMMITMENT,
-    },
+    _texts(_COMMITMENT, "premise", "hypothesis"),
     _COMMITMENT,
   ),
   ReleaseTask(
@@ -158,12 +147,8 @@ TASKS = (
     "COPA",
     _counts(400, 100, 500),
     {
-      "premise": str,
-      "choice1": str,
-      "choice2": str,
+      **_texts(_CHOICE, "premise", "choice1", "choice2"),
       "question": ("cause", "effect"),
-      "idx": WholeNumber,
-      "label?": _CHOICE,
     },
     (0, 1),
   ),
@@ -179,7 +164,7 @@ TASKS = (
           {
             "question": str,
             "idx": WholeNumber,
-            "answers": [{"text": str, "idx": WholeNumber, "label?": _CHOICE}],
+            "answers": [_texts(_CHOICE, "text")],
           }
         ],
       },
@@ -193,22 +178,17 @@ TASKS = (
     _counts(100_730, 10_000, 10_000),
     {
       "idx": WholeNumber,
-      "passage": {"text": str, "entities": [_SPAN]},
+      "passage": {"text": str, "entities": [{"start": int, "end": int}]},
       "qas": [{"query": str, "idx": WholeNumber, "answers?": [{"text": str}]}],
     },
-    idx=_record_idx,
+    idx=lambda row: [int(query["idx"]) for query in row["qas"]],
     wrong_spans=_record_spans,
   ),
   ReleaseTask(
     "rte",
     "RTE",
     _counts(2_490, 277, 3_000),
-    {
-      "premise": str,
-      "hypothesis": str,
-      "idx": WholeNumber,
-      "label?": _ENTAILMENT,
-    },
+    _texts(_ENTAILMENT, "premise", "hypothesis"),
     _ENTAILMENT,
   ),
   ReleaseTask(
@@ -216,15 +196,8 @@ TASKS = (
     "WiC",
     _counts(5_428, 638, 1_400),
     {
-      "word": str,
-      "sentence1": str,
-      "sentence2": str,
-      "start1": WholeNumber,
-      "start2": WholeNumber,
-      "end1": WholeNumber,
-      "end2": WholeNumber,
-      "idx": WholeNumber,
-      "label?": _BOOLEAN,
+      **_texts(_BOOLEAN, "word", "sentence1", "sentence2"),
+      **dict.fromkeys(("start1", "start2", "end1", "end2"), WholeNumber),
     },
     _LOWER_BOOLEAN,
     wrong_spans=_wic_spans,
@@ -234,15 +207,13 @@ TASKS = (
     "WSC",
     _counts(554, 104, 146),
     {
-      "text": str,
+      **_texts(_BOOLEAN, "text"),
       "target": {
         "span1_text": str,
         "span2_text": str,
         "span1_index": int,
         "span2_index": int,
       },
-      "idx": WholeNumber,
-      "label?": _BOOLEAN,
     },
     ("False", "True"),
     wrong_spans=_wsc_spans,
@@ -251,51 +222,44 @@ TASKS = (
     "axb",
     "AX-b",
     {"test": 1_104},
-    {
-      "sentence1": str,
-      "sentence2": str,
-      "idx": WholeNumber,
-      "label?": _ENTAILMENT,
-    },
+    _texts(_ENTAILMENT, "sentence1", "sentence2"),
     _ENTAILMENT,
   ),
   ReleaseTask(
     "axg",
     "AX-g",
     {"test": 356},
-    {
-      "premise": str,
-      "hypothesis": str,
-      "idx": WholeNumber,
-      "label?": _ENTAILMENT,
-    },
+    _texts(_ENTAILMENT, "premise", "hypothesis"),
     _ENTAILMENT,
   ),
 )
 
 
-def check_file(
-  task: ReleaseTask,
-  split: str,
-  path: pathlib.Path,
-  advance: Callable[[int], Any],
-) -> None:
+def check_file(task: ReleaseTask, split: str, path: pathlib.Path) -> None:
   """Checks every row of a file, and the number of examples.
 
   Args:
     task: The task of the file.
     split: "train", "validation" or "test".
     path: The jsonl file.
-    advance: Called with the size of every row, in bytes.
 
   Raises:
     ValueError: at the first wrong row, with file, line, field, expected, got.
   """
   lines_by_idx: dict[Any, int] = {}
   with path.open("rb") as file:
-    for number, line in enumerate(file, 1):
+    lines = tqdm.tqdm(
+      file, f"Checking {task.folder}/{path.name}", unit=" lines"
+    )
+    for number, line in enumerate(lines, 1):
       where = f"{path}, line {number}"
-      row = _parse(line, where)
+      try:
+        row = json.loads(line.decode("utf-8"))
+      except UnicodeDecodeError as error:
+        byte = f"byte {line[error.start]:#x} at position {error.start}"
+        raise _error(where, "", "UTF-8", byte) from error
+      except (json.JSONDecodeError, RecursionError) as error:
+        raise _error(where, "", "JSON", error) from error
       _check_value(row, task.row, where, split)
       for field, expected, got in task.wrong_spans(row):
         raise _error(where, field, expected, got)
@@ -304,7 +268,6 @@ def check_file(
           seen = f"{idx!r}, also on line {lines_by_idx[idx]}"
           raise _error(where, "idx", "one that no other example has", seen)
         lines_by_idx[idx] = number
-      advance(len(line))
   if len(lines_by_idx) != task.counts[split]:
     raise ValueError(
       f"{path}: expected {task.counts[split]} examples, got "
@@ -312,22 +275,33 @@ def check_file(
     )
 
 
-def _parse(line: bytes, where: str) -> Any:
-  try:
-    return json.loads(line.decode("utf-8"))
-  except UnicodeDecodeError as error:
-    byte = f"byte {line[error.start]:#x} at position {error.start}"
-    raise _error(where, "(the line)", "UTF-8", byte) from error
-  except (json.JSONDecodeError, RecursionError) as error:
-    raise _error(where, "(the line)", "JSON", error) from error
-
-
 def _check_value(
   value: Any, expected: Any, where: str, split: str, field: str = ""
 ) -> None:
   """Checks a value of a row against `ReleaseTask.row`, recursively."""
-  if isinstance(expected, dict):
-    _check_type(value, dict, where, field)
+  if expected is WholeNumber:
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+      value = int(value)
+    if type(value) is not int or abs(value) > _MAX_NUMBER:
+      raise _error(where, field, "a whole number", _shown(value))
+  elif isinstance(expected, tuple):
+    # By type as well: to Python, True is 1.
+    if not any(value == v and type(value) is type(v) for v in expected):
+      raise _error(where, field, f"one of {expected}", repr(value))
+  else:
+    # A schema is an instance of its own type.
+    kind = expected if isinstance(expected, type) else type(expected)
+    if type(value) is not kind:
+      raise _error(where, field, kind.__name__, _shown(value))
+  if expected is str:
+    try:
+      value.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell half a character.
+      raise _error(where, field, "text", _shown(value)) from error
+  elif isinstance(expected, list):
+    for i, item in enumerate(value):
+      _check_value(item, expected[0], where, split, f"{field}[{i}]")
+  elif isinstance(expected, dict):
     for name, inner in expected.items():
       hidden = name.endswith("?") and split == "test"
       name = name.rstrip("?")
@@ -336,43 +310,14 @@ def _check_value(
         _check_value(value[name], inner, where, split, inner_field)
       elif not hidden:
         raise _error(where, inner_field, "a value", "none")
-  elif isinstance(expected, list):
-    _check_type(value, list, where, field)
-    for i, item in enumerate(value):
-      _check_value(item, expected[0], where, split, f"{field}[{i}]")
-  elif isinstance(expected, tuple):
-    # By type as well: to Python, True is 1.
-    if not any(value == v and type(value) is type(v) for v in expected):
-      raise _error(where, field, f"one of {expected}", repr(value))
-  elif expected is WholeNumber:
-    if not _is_whole_number(value):
-      raise _error(where, field, "a whole number", _shown(value))
-  else:
-    _check_type(value, expected, where, field)
-
-
-def _is_whole_number(value: Any) -> bool:
-  if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
-    value = int(value)
-  return type(value) is int and abs(value) <= _MAX_NUMBER
 
 
 def _shown(value: Any) -> str:
   return f"{value!r:.60} ({type(value).__name__})"
 
 
-def _check_type(value: Any, expected: type, where: str, field: str) -> None:
-  if type(value) is not expected:
-    raise _error(where, field or "(the line)", expected.__name__, _shown(value))
-  if expected is str:
-    try:
-      value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can spell half a character.
-      raise _error(where, field, "text", f"{value!r:.60}") from error
-
-
 def _error(where: str, field: str, expected: Any, got: Any) -> ValueError:
   return ValueError(
-    f"{where}, field {field}: expected {expected}, got {got}. Use the file of "
-    "the official release."
+    f"{where}, field {field or '(the line)'}: expected {expected}, got {got}. "
+    "Use the file of the official release."
   )

@@ -111,12 +111,13 @@ def rows(
     ValueError: if a line is not a prediction on the test split, or its text is
       not a label.
   """
-  task = predictions.task
+  task, postprocess = predictions.task, predictions.row.postprocess
+  assert postprocess, "every task of the benchmark has one"
   answers: dict[Any, Any] = {}
   invalid = []
-  for example, text, where in _read(predictions.paths):
-    idx = _idx(task, example, where)
-    answers[idx] = _value(predictions.row, text, example)
+  for idx, example, text, where in _read(task, predictions.paths):
+    result = postprocess(text, example)
+    answers[idx] = result["value"] if isinstance(result, Mapping) else result
     if answers[idx] == postprocessors.INVALID:
       invalid.append(
         (idx, f"{where}: {text!r} is not an answer of {task.name}")
@@ -183,9 +184,10 @@ def check(path: pathlib.Path) -> list[str]:
 
 
 def _read(
-  paths: Sequence[pathlib.Path],
-) -> Iterator[tuple[dict[str, Any], str, str]]:
-  """Yields examples, predictions, and their places in the files."""
+  task: ReleaseTask, paths: Sequence[pathlib.Path]
+) -> Iterator[tuple[Any, dict[str, Any], str, str]]:
+  """Yields ids, examples, predictions, and their places in the files."""
+  fields = _IDX.get(task.name, ["idx"])
   for path in paths:
     with path.open(encoding="utf-8") as file:
       for number, line in enumerate(file, 1):
@@ -193,32 +195,13 @@ def _read(
         try:
           row = json.loads(line)
           example, text = row["inputs"], row["prediction"]
+          idx = tuple(int(example[field]) for field in fields)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
           raise ValueError(
-            f"{where}: expected inputs and a prediction, as t5x.infer writes "
-            f"them, got {line[:60]!r}."
+            f"{where}: expected a prediction and inputs with {fields}, as "
+            f"t5x.infer writes them for {task.name}, got {line[:60]!r}."
           ) from error
-        yield example, text, where
-
-
-def _value(
-  row: superglue.SuperGlueTask, text: str, example: Mapping[str, Any]
-) -> Any:
-  """A prediction's class, or its text where the answer is free."""
-  assert row.postprocess, "every task of the benchmark has one"
-  result = row.postprocess(text, example)
-  return result["value"] if isinstance(result, Mapping) else result
-
-
-def _idx(task: ReleaseTask, example: Mapping[str, Any], where: str) -> Any:
-  fields = _IDX.get(task.name, ["idx"])
-  if missing := [field for field in fields if field not in example]:
-    raise ValueError(
-      f"{where}: expected an example of {task.name} with {missing}, got "
-      f"{sorted(example)}."
-    )
-  first, *more = (int(example[field]) for field in fields)
-  return (first, *more) if more else first
+        yield idx if len(idx) > 1 else idx[0], example, text, where
 
 
 def _nested(answers: Mapping[Any, Any]) -> list[dict[str, Any]]:

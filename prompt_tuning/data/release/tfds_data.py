@@ -6,7 +6,7 @@ checks every row first, and puts only complete data into a data folder. If one
 task cannot be built, the others still are.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import io
@@ -35,6 +35,7 @@ _SERVER_SECONDS = 10
 # Limit of a file in an archive. The largest of the release, ReCoRD's
 # train.jsonl, has 180 MB; a file that claims more could fill the disk.
 _MAX_MEMBER_BYTES = 2**30
+_DOWNLOAD_CONFIG = tfds.download.DownloadConfig(try_download_gcs=False)
 Counts = Mapping[str, int]
 
 
@@ -60,27 +61,21 @@ class _ReleaseBuilder(tfds.text.SuperGlue, skip_registration=True):
 
   name = "super_glue"
 
-  def __init__(
-    self,
-    *,
-    files: Mapping[str, pathlib.Path],
-    advance: Callable[[], Any],
-    **kwargs: Any,
-  ):
+  def __init__(self, *, files: Mapping[str, pathlib.Path], **kwargs: Any):
     self._files = files
-    self._advance = advance
     super().__init__(**kwargs)
 
   def _split_generators(self, dl_manager: Any) -> Any:
     del dl_manager
     return {
-      split: self._examples(path, split) for split, path in self._files.items()
+      split: self._generate_examples(path, split)
+      for split, path in self._files.items()
     }
 
-  def _examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:
-    for example in self._generate_examples(path, split):
-      self._advance()
-      yield example
+  def _generate_examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:
+    name = f"Building {path.parent.name}/{path.name}"
+    examples = super()._generate_examples(path, split)
+    yield from tqdm.tqdm(examples, name, unit=" examples")
 
 
 def convert(
@@ -102,12 +97,42 @@ def convert(
   release_dir, data_dir = pathlib.Path(release_dir), pathlib.Path(data_dir)
   report = Report()
   for task in release_rows.TASKS:
+    name = _tfds_name(task)
     with _staging(data_dir) as staging:
       try:
-        _convert_task(task, release_dir, data_dir, staging, report)
+        files = _find_files(task, release_dir, staging)
+        if not files:
+          report.missing.append(task.folder)
+          continue
+        report.missing.extend(
+          f"{task.folder}/{task.file_name(split)}"
+          for split in task.counts
+          if split not in files
+        )
+        counts = {split: task.counts[split] for split in files}
+        if _is_built(name, counts, data_dir):
+          report.kept[name] = counts
+          continue
+        if lost := set(_splits(name, data_dir)) - set(files):
+          raise ValueError(
+            f"Expected the files of {sorted(lost)} of {task.folder} too, "
+            "because these splits are built already and would be lost. Put all "
+            "files of the task into one folder, or remove "
+            f"{_path(name, data_dir)}."
+          )
+        for split, path in files.items():
+          release_rows.check_file(task, split, path)
+        builder = _ReleaseBuilder(
+          files=files, config=task.config, data_dir=staging
+        )
+        # TFDS prints its own progress.
+        with contextlib.redirect_stdout(io.StringIO()):
+          builder.download_and_prepare(download_config=_DOWNLOAD_CONFIG)
+        _publish(name, staging, data_dir)
+        report.built[name] = counts
       except (ValueError, OSError, AssertionError) as error:
         # TFDS asserts that WSC's spans are in its text.
-        report.failed[_tfds_name(task)] = str(error)
+        report.failed[name] = str(error)
   if not (report.built or report.kept or report.failed):
     raise ValueError(
       f"Expected the SuperGLUE release in {release_dir}, such as "
@@ -115,40 +140,6 @@ def convert(
       "holds the tasks' folders."
     )
   return report
-
-
-def _convert_task(
-  task: ReleaseTask,
-  release_dir: pathlib.Path,
-  data_dir: pathlib.Path,
-  staging: pathlib.Path,
-  report: Report,
-) -> None:
-  """Builds one task, if the release has it and the data lacks it."""
-  files = _find_files(task, release_dir, staging)
-  if not files:
-    report.missing.append(task.folder)
-    return
-  report.missing.extend(
-    f"{task.folder}/{task.file_name(split)}"
-    for split in task.counts
-    if split not in files
-  )
-  name = _tfds_name(task)
-  counts = {split: task.counts[split] for split in files}
-  if _is_built(name, counts, data_dir):
-    report.kept[name] = counts
-    return
-  if lost := set(_splits(name, data_dir)) - set(files):
-    raise ValueError(
-      f"Expected the files of {sorted(lost)} of {task.folder} too, because "
-      "these splits are built already and would be lost. Put all files of the "
-      f"task into one folder, or remove {_path(name, data_dir)}."
-    )
-  _check_files(task, files)
-  _build(task, files, staging)
-  _publish(name, staging, data_dir)
-  report.built[name] = counts
 
 
 def download(data_dir: str | os.PathLike[str]) -> Report:
@@ -169,8 +160,19 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
       report.kept[name] = counts
   missing = [name for name in datasets if name not in report.kept]
   servers = {name: _SERVERS.get(name, _SERVER) for name in missing}
-  silent = _silent(servers.values())
+  silent: dict[str, OSError] = {}
+  for server in dict.fromkeys(servers.values()):
+    try:
+      requests.head(server, timeout=_SERVER_SECONDS)
+    except OSError as error:
+      silent[server] = error
   for name, server in servers.items():
+    if len(silent) == len({*servers.values()}):
+      raise ValueError(
+        f"Expected to download from {server}, got: {silent[server]}. Without "
+        "a network, build the data from a folder of the official release "
+        "(--from)."
+      ) from silent[server]
     if server in silent:
       report.failed[name] = f"{server}: {silent[server]}"
       continue
@@ -178,7 +180,7 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
       try:
         tfds.builder(name, data_dir=staging).download_and_prepare(
           download_dir=data_dir / "downloads",
-          download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+          download_config=_DOWNLOAD_CONFIG,
         )
         if not _is_built(name, datasets[name], staging):
           raise ValueError(
@@ -191,47 +193,6 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
       _publish(name, staging, data_dir)
     report.built[name] = datasets[name]
   return report
-
-
-def _silent(servers: Iterable[str]) -> dict[str, OSError]:
-  """Returns server -> error, for each server that does not answer.
-
-  Raises:
-    ValueError: if no server answers.
-  """
-  asked = dict.fromkeys(servers)
-  silent = {}
-  for server in asked:
-    try:
-      requests.head(server, timeout=_SERVER_SECONDS)
-    except OSError as error:
-      silent[server] = error
-  if asked and len(silent) == len(asked):
-    server, error = next(iter(silent.items()))
-    raise ValueError(
-      f"Expected to download from {server}, got: {error}. Without a network, "
-      "build the data from a folder of the official release (--from)."
-    ) from error
-  return silent
-
-
-def _build(
-  task: ReleaseTask, files: Mapping[str, pathlib.Path], staging: pathlib.Path
-) -> None:
-  total = sum(task.counts[split] for split in files)
-  with tqdm.tqdm(total=total, unit=" examples") as progress:
-    progress.set_description(f"Building {task.folder}")
-    builder = _ReleaseBuilder(
-      files=files,
-      advance=progress.update,
-      config=task.config,
-      data_dir=staging,
-    )
-    # TFDS prints its own progress.
-    with contextlib.redirect_stdout(io.StringIO()):
-      builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-      )
 
 
 def _tfds_name(task: ReleaseTask) -> str:
@@ -328,11 +289,3 @@ def _extract(
       f"{archive}: expected a zip file, got something else ({error}). Fetch it "
       "again."
     ) from error
-
-
-def _check_files(task: ReleaseTask, files: Mapping[str, pathlib.Path]) -> None:
-  total = sum(path.stat().st_size for path in files.values())
-  with tqdm.tqdm(total=total, unit="B", unit_scale=True) as progress:
-    for split, path in files.items():
-      progress.set_description(f"Checking {task.folder}/{path.name}")
-      release_rows.check_file(task, split, path, progress.update)

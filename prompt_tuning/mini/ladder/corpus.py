@@ -12,7 +12,7 @@ Importing this module registers with seqio
 All read the same documents, and process them anew in every epoch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import random
 from typing import Any
@@ -196,28 +196,24 @@ def _with_sentinels(
   return tf.boolean_mask(marked, tf.logical_or(starts, tf.logical_not(hidden)))
 
 
-def _add_task(
-  name: str,
-  change: Any,
-  documents: Callable[[str], tuple[str, ...]] = documents,
-) -> None:
-  text = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
+for _name, _change, _documents in (
+  ("ladder_span_corruption", corrupt_spans, documents),
+  ("ladder_lm", cut_before_answer, documents),
+  ("ladder_lm_long", cut_before_answer, long_documents),
+):
   seqio.TaskRegistry.add(
-    name,
+    _name,
     source=ProseSource(  # pyright: ignore[reportArgumentType]
-      documents, DOCUMENTS_PER_SPLIT
+      _documents, DOCUMENTS_PER_SPLIT
     ),
     preprocessors=[
       tokenize_once,
       # seqio repeats the dataset here, and applies the rest anew each time.
       seqio.CacheDatasetPlaceholder(),
-      change,
+      _change,
       seqio.preprocessors.append_eos_after_trim,
     ],
-    output_features={"inputs": text, "targets": text},
+    output_features=dict.fromkeys(
+      ("inputs", "targets"), seqio.Feature(MODEL_VOCABULARY, add_eos=True)
+    ),
   )
-
-
-_add_task("ladder_span_corruption", corrupt_spans)
-_add_task("ladder_lm", cut_before_answer)
-_add_task("ladder_lm_long", cut_before_answer, long_documents)

@@ -7,14 +7,14 @@ on.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 import random
-from typing import Any
 
 from prompt_tuning.mini.ladder import world
-
-# An example: TFDS's features of its task.
-Features = dict[str, Any]
+from prompt_tuning.mini.stories import commonsense
+from prompt_tuning.mini.stories.examples import number
+from prompt_tuning.mini.stories.world import Features
 
 EXAMPLES_PER_SPLIT = {"train": 4_000, "validation": 400, "test": 400}
 
@@ -28,7 +28,7 @@ def boolq(rng: random.Random, split: str, label: int) -> Features:
   claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
   return {
     "passage": world.tell(story),
-    "question": claim.say(claim.relation.asks_whether),
+    "question": claim.say("asks_whether"),
     "label": label,
   }
 
@@ -82,7 +82,7 @@ def multirc(rng: random.Random, split: str, label: int) -> Features:
   claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
   return {
     "paragraph": world.tell(story),
-    "question": f"{claim.say(claim.relation.asks_what)} ?",
+    "question": f"{claim.say('asks_what')} ?",
     "answer": claim.value,
     "label": label,
   }
@@ -94,9 +94,7 @@ def record(rng: random.Random, split: str, label: int) -> Features:
   fact = story[label]
   return {
     "passage": world.tell(story),
-    "query": fact.relation.statement.format(
-      who="@placeholder", value=fact.value
-    ),
+    "query": dataclasses.replace(fact, who="@placeholder").statement,
     "entities": sorted(f.who for f in story),
     "answers": [fact.who],
   }
@@ -108,17 +106,11 @@ def wic(rng: random.Random, split: str, label: int) -> Features:
   There are six words of two senses, each in four clauses of the prose.
   """
   word, clauses = world.draw_clauses(rng, split, same=bool(label))
-  example: Features = {"word": word, "label": label}
   people = rng.sample(world.PEOPLE, 2)
-  for n, (who, clause) in enumerate(zip(people, clauses, strict=True), start=1):
-    sentence = f"{who} {clause} ."
-    start = sentence.index(f" {word}") + 1
-    example |= {
-      f"sentence{n}": sentence,
-      f"start{n}": start,
-      f"end{n}": start + len(word),
-    }
-  return example
+  sentences = [
+    f"{who} {clause} ." for who, clause in zip(people, clauses, strict=True)
+  ]
+  return commonsense.wic_example(word, sentences, label)
 
 
 def wsc(rng: random.Random, split: str, label: int) -> Features:
@@ -136,20 +128,15 @@ def wsc(rng: random.Random, split: str, label: int) -> Features:
   }
 
 
+# Task -> the function that makes an example, and the number of its labels.
 TASKS: dict[str, tuple[Callable[[random.Random, str, int], Features], int]] = {
-  "boolq": (boolq, 2),
-  "cb": (cb, 3),
-  "copa": (copa, 2),
-  "multirc": (multirc, 2),
-  "record": (record, 2),
-  "rte": (rte, 2),
-  "wic": (wic, 2),
-  "wsc": (wsc, 2),
+  make.__name__: (make, 3 if make is cb else 2)
+  for make in (boolq, cb, copa, multirc, record, rte, wic, wsc)
 }
 
 
 @functools.cache
-def examples(task: str, split: str) -> tuple[Features, ...]:
+def features(task: str, split: str) -> tuple[Features, ...]:
   """Returns all examples of a split, the same ones every time.
 
   Args:
@@ -161,9 +148,5 @@ def examples(task: str, split: str) -> tuple[Features, ...]:
   count = EXAMPLES_PER_SPLIT[split]
   made = [make(rng, split, i % labels) for i in range(count)]
   rng.shuffle(made)
-  for number, example in enumerate(made):
-    example["idx"] = {
-      "multirc": {"paragraph": number, "question": number, "answer": 0},
-      "record": {"passage": number, "query": number},
-    }.get(task, number)
+  number(task, made)
   return tuple(made)

@@ -40,9 +40,8 @@ def adam(
     )
 
   def labels(params):
-    flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict(
-      {path: _BIASES if _BIASES in path else "other" for path in flat}
+    return traverse_util.path_aware_map(
+      lambda path, _: _BIASES if _BIASES in path else "other", params
     )
 
   return optax.chain(

@@ -10,6 +10,7 @@ something.
 """
 
 from collections.abc import Callable
+import dataclasses
 import random
 
 from prompt_tuning.mini.ladder import world
@@ -40,11 +41,10 @@ def answer(rng: random.Random, split: str) -> str:
   """Writes a story, and a question whose answer is a person in it."""
   story = _story(rng, split)
   fact = rng.choice(story)
-  relation = fact.relation
   return world.tell(story) + rng.choice(
     (
-      f" {fact.say(relation.asks_who)} ? |{fact.who} .",
-      f" someone {fact.say(relation.statement[6:])} : |{fact.who} .",
+      f" {fact.say('asks_who')} ? |{fact.who} .",
+      f" someone {fact.statement.removeprefix(fact.who + ' ')} : |{fact.who} .",
     )
   )
 
@@ -53,12 +53,12 @@ def value(rng: random.Random, split: str) -> str:
   """Writes a story, and a question about a value in it, or the fact again."""
   story = _story(rng, split)
   fact = rng.choice(story)
-  relation = fact.relation
+  marked = dataclasses.replace(fact, value=f"|{fact.value}")
   return world.tell(story) + rng.choice(
     (
-      f" {fact.say(relation.asks_what)} ? "
-      f"{relation.answers_what} |{fact.value} .",
-      f" {relation.statement.format(who=fact.who, value=f'|{fact.value}')} .",
+      f" {fact.say('asks_what')} ? {marked.say('answers_what')} "
+      f"{marked.value} .",
+      f" {marked.statement} .",
     )
   )
 
@@ -70,8 +70,8 @@ def truth(rng: random.Random, split: str) -> str:
   claim = world.draw_claim(
     rng, story, "entailment" if is_so else "contradiction"
   )
-  ask = claim.say(claim.relation.asks_whether)
-  what = claim.say(claim.relation.asks_what)
+  ask = claim.say("asks_whether")
+  what = claim.say("asks_what")
   return world.tell(story) + rng.choice(
     (
       f" {ask} ? |{'yes' if is_so else 'no'} .",

@@ -24,19 +24,10 @@ class WordVocabulary(seqio.Vocabulary):
   """A token for each word and each mark, separated by spaces or not.
 
   Ids: padding, end of sequence, unknown, the words, and, as in T5, sentinels
-  from the end: `<extra_id_0>` is the last id.
+  from the end: `<extra_id_0>` is the last id. Each word must be one token.
   """
 
   def __init__(self, words: Sequence[str]):
-    """Numbers the words.
-
-    Raises:
-      ValueError: if a word is repeated, or is not one token.
-    """
-    if len(set(words)) != len(words):
-      raise ValueError("Expected each word once: drop the repeated ones.")
-    if odd := [w for w in words if re.findall(_TOKEN, w) != [w]]:
-      raise ValueError(f"Expected words or marks, got {odd}: split them.")
     super().__init__()
     self._num_words = len(words)
     sentinels = (f"<extra_id_{i}>" for i in reversed(range(_EXTRA_IDS)))

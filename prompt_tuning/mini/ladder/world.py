@@ -11,43 +11,18 @@ import dataclasses
 import pathlib
 import random
 import tomllib
+from typing import Any
 import zlib
 
 WOMEN = ("Anna", "Mary", "Lucy", "Emma", "Sarah", "Kate")
 MEN = ("Tom", "John", "Peter", "David", "Paul", "Adam")
 PEOPLE = (*WOMEN, *MEN)
-
-
-@dataclasses.dataclass(frozen=True)
-class Relation:
-  """A relation of a person to a value.
-
-  In the sentences {who} is a person and {value} one of `values`.
-
-  Attributes:
-    values: The possible values.
-    statement: A statement of the relation.
-    asks_whether: The same as a question.
-    asks_who: A question whose answer is the person.
-    asks_what: A question whose answer is the value.
-    answers_what: The words before the value in that answer, as in "in the".
-  """
-
-  values: tuple[str, ...]
-  statement: str
-  asks_whether: str
-  asks_who: str
-  asks_what: str
-  answers_what: str
-
-
 _TABLES = tomllib.loads(
   pathlib.Path(__file__).with_name("world.toml").read_text()
 )
-RELATIONS = tuple(
-  Relation(**{**relation, "values": tuple(relation["values"])})
-  for relation in _TABLES["relations"]
-)
+# Relations of a person to a value; world.toml describes them.
+Relation = dict[str, Any]
+RELATIONS: list[Relation] = _TABLES["relations"]
 # Causes and their effects.
 LAWS = tuple((law["cause"], law["effect"]) for law in _TABLES["laws"])
 # Word -> the kind of each of its two senses -> clauses that fit it.
@@ -62,12 +37,13 @@ class Fact:
   relation: Relation
   value: str
 
-  def say(self, template: str) -> str:
-    return template.format(who=self.who, value=self.value)
+  def say(self, sentence: str) -> str:
+    """Returns a sentence of the relation, filled in."""
+    return self.relation[sentence].format(who=self.who, value=self.value)
 
   @property
   def statement(self) -> str:
-    return self.say(self.relation.statement)
+    return self.say("statement")
 
 
 def tell(story: Iterable[Fact]) -> str:
@@ -103,7 +79,7 @@ def draw_story(rng: random.Random, split: str, count: int) -> list[Fact]:
     facts: list[Fact] = []
     for who, relation in zip(people, relations, strict=True):
       taken = [fact.value for fact in facts]
-      free = [value for value in relation.values if value not in taken]
+      free = [value for value in relation["values"] if value not in taken]
       facts.append(Fact(who, relation, rng.choice(free)))
     if split_of(*sorted(fact.statement for fact in facts)) == split:
       return facts
@@ -177,7 +153,7 @@ def draw_claim(rng: random.Random, story: list[Fact], status: str) -> Fact:
   fact = rng.choice(story)
   if status == "contradiction":
     mentioned = {f.value for f in story}
-    values = [v for v in fact.relation.values if v not in mentioned]
+    values = [v for v in fact.relation["values"] if v not in mentioned]
     return dataclasses.replace(fact, value=rng.choice(values))
   if status == "neutral":
     present = {f.who for f in story}

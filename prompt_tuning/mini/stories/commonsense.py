@@ -4,9 +4,28 @@ Each function makes a group of examples of its task, without "idx". The group's
 examples share their words but not their label.
 """
 
+from collections.abc import Sequence
+import itertools
+import pathlib
 import random
+import tomllib
+from typing import Any
 
-from prompt_tuning.mini.stories import causes, senses, world
+from prompt_tuning.mini.stories import world
+
+_FOLDER = pathlib.Path(__file__).parent
+_CAUSES = tomllib.loads((_FOLDER / "causes.toml").read_text())
+# Word -> for each of its two senses, five sentences.
+SENSES: dict[str, list[list[str]]] = {
+  word: [sense["sentences"] for sense in senses]
+  for word, senses in tomllib.loads(
+    (_FOLDER / "senses.toml").read_text()
+  ).items()
+}
+# The pairs of the first four sentences. The first is for validation and the
+# second for testing, so that every sentence is equally frequent in the train
+# split.
+_OVERLAPPING = ((0, 1), (2, 3), (0, 2), (0, 3), (1, 2), (1, 3))
 
 
 def copa(rng: random.Random, split: str, level: str) -> list[world.Features]:
@@ -18,12 +37,22 @@ def copa(rng: random.Random, split: str, level: str) -> list[world.Features]:
   the effect. Half of the labels are choice1; the same choices come with two
   premises or, for "direction", with both questions.
   """
-  (law, thing), (other_law, other_thing) = causes.draw_laws(rng, split)
+  # Laws of different topics, each with one thing it holds for.
+  laws = [
+    (law, thing)
+    for number, law in enumerate(_CAUSES["laws"])
+    for position, thing in enumerate(law["things"])
+    if world.split_of(number + position) == split
+  ]
+  law, thing = rng.choice(laws)
+  other_law, other_thing = rng.choice(
+    [x for x in laws if x[0]["topic"] != law["topic"]]
+  )
   person = rng.choice(world.draw_cast(rng, split).people)
   question = rng.choice(("cause", "effect"))
 
-  def say(law: causes.Law, part: str, thing: str) -> str:
-    return getattr(law, part).format(
+  def say(law: dict[str, Any], part: str, thing: str) -> str:
+    return law[part].format(
       thing=thing, person=person.name, his=person.possessive
     )
 
@@ -60,25 +89,48 @@ def wic(rng: random.Random, split: str, level: str) -> list[world.Features]:
   of the labels are True; each word is asked for with both labels.
   """
   people = world.draw_cast(rng, split).people
-  word = rng.choice(list(senses.SENSES))
+  word = rng.choice(list(SENSES))
   examples = []
   for label, kind in enumerate(("different", level)):
-    example = {"word": word, "label": label}
-    clauses = rng.choice(senses.pairs(word, kind, split))
+    clauses = rng.choice(_pairs(word, kind, split))
     names = [person.name for person in rng.sample(people, 2)]
-    for n, (clause, name) in enumerate(
-      zip(rng.sample(clauses, 2), names, strict=True), start=1
-    ):
+    sentences = []
+    for clause, name in zip(rng.sample(clauses, 2), names, strict=True):
       opening = rng.choice(("", f"On {rng.choice(world.DAYS)}, "))
-      sentence = f"{opening}{name} {clause}."
-      start = sentence.index(f" {word}") + 1
-      example |= {
-        f"sentence{n}": sentence,
-        f"start{n}": start,
-        f"end{n}": start + len(word),
-      }
-    examples.append(example)
+      sentences.append(f"{opening}{name} {clause}.")
+    examples.append(wic_example(word, sentences, label))
   return examples
+
+
+def _pairs(word: str, level: str, split: str) -> list[tuple[str, str]]:
+  """Returns the pairs of sentences with `word` that belong to `split`.
+
+  Args:
+    level: "overlap" for the same sense and a second word in both, "topic" for
+      the same sense without one, "different" for two senses.
+  """
+  senses = SENSES[word]
+  pairs = {
+    "overlap": [(s[i], s[j]) for s in senses for i, j in _OVERLAPPING],
+    "topic": [(clear, sense[4]) for sense in senses for clear in sense[:4]],
+    "different": list(itertools.product(*senses)),
+  }[level]
+  return [x for i, x in enumerate(pairs) if world.split_of(i) == split]
+
+
+def wic_example(
+  word: str, sentences: Sequence[str], label: int
+) -> world.Features:
+  """Makes an example of two sentences with a word."""
+  example: world.Features = {"word": word, "label": label}
+  for n, sentence in enumerate(sentences, start=1):
+    start = sentence.index(f" {word}") + 1
+    example |= {
+      f"sentence{n}": sentence,
+      f"start{n}": start,
+      f"end{n}": start + len(word),
+    }
+  return example
 
 
 _OPENINGS = {
@@ -141,9 +193,9 @@ def wsc(rng: random.Random, split: str, level: str) -> list[world.Features]:
     referents = [first.name, second.name]
 
   if level == "motive":
-    motive = rng.choice(causes.MOTIVES)
-    opening = f"At the {{place}}, {motive.deed} because"
-    reasons = [motive.of_a, motive.of_b]
+    motive = rng.choice(_CAUSES["motives"])
+    opening = f"At the {{place}}, {motive['deed']} because"
+    reasons = [motive["of_a"], motive["of_b"]]
   else:
     opening = rng.choice(_OPENINGS[level])
     reasons = rng.sample(_REASONS_OF_PEOPLE, 2)

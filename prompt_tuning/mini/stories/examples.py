@@ -9,8 +9,7 @@ their label, so that single words give little of the label away: a test compares
 a bag-of-words classifier with the majority.
 """
 
-from collections.abc import Callable, Mapping
-import dataclasses
+from collections.abc import Callable, Sequence
 import functools
 import itertools
 import random
@@ -18,81 +17,78 @@ import random
 from prompt_tuning.mini.stories import commonsense, passages, world
 
 EXAMPLES_PER_SPLIT = {"train": 2_000, "validation": 500, "test": 500}
-
-
-@dataclasses.dataclass(frozen=True)
-class MiniTask:
-  """A task of the miniature.
-
-  Attributes:
-    make_group: `(rng, split, level) -> examples` that belong together.
-    tenths_by_level: Kind of difficulty -> the share of such groups, in tenths,
-      which sum to ten.
-  """
-
-  make_group: Callable[[random.Random, str, str], list[world.Features]]
-  tenths_by_level: Mapping[str, int]
-
-
-TASKS = {
-  "boolq": MiniTask(passages.boolq, {"mention": 7, "kind": 1, "binding": 2}),
-  "cb": MiniTask(passages.cb, {"state": 5, "denial": 3, "attitude": 2}),
-  "copa": MiniTask(
-    commonsense.copa, {"mention": 5, "world": 3, "direction": 2}
-  ),
-  "multirc": MiniTask(passages.multirc, {"mention": 8, "binding": 2}),
-  "record": MiniTask(passages.record, {"kind": 5, "gender": 2, "binding": 3}),
-  "rte": MiniTask(passages.rte, {"mention": 7, "outcome": 1, "binding": 2}),
-  "wic": MiniTask(commonsense.wic, {"overlap": 7, "topic": 3}),
-  "wsc": MiniTask(commonsense.wsc, {"gender": 4, "kind": 3, "motive": 3}),
+MakeGroup = Callable[[random.Random, str, str], list[world.Features]]
+# Task -> the function of a random state, a split and a level that makes
+# examples that belong together, and the share of such groups of each level, in
+# tenths.
+TASKS: dict[str, tuple[MakeGroup, dict[str, int]]] = {
+  "boolq": (passages.boolq, {"mention": 7, "kind": 1, "binding": 2}),
+  "cb": (passages.cb, {"state": 5, "denial": 3, "attitude": 2}),
+  "copa": (commonsense.copa, {"mention": 5, "world": 3, "direction": 2}),
+  "multirc": (passages.multirc, {"mention": 8, "binding": 2}),
+  "record": (passages.record, {"kind": 5, "gender": 2, "binding": 3}),
+  "rte": (passages.rte, {"mention": 7, "outcome": 1, "binding": 2}),
+  "wic": (commonsense.wic, {"overlap": 7, "topic": 3}),
+  "wsc": (commonsense.wsc, {"gender": 4, "kind": 3, "motive": 3}),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-  """An example and its level, which is not among the features."""
-
-  level: str
-  features: world.Features
-
-
 @functools.cache
-def examples(task: str, split: str) -> tuple[Example, ...]:
-  """Returns all examples of a split, always the same ones.
+def examples(task: str, split: str) -> tuple[tuple[str, world.Features], ...]:
+  """Returns the levels and features of a split, always the same ones.
 
   Args:
     task: One of TASKS, without "mini_".
     split: One of EXAMPLES_PER_SPLIT.
   """
   rng = random.Random(f"{task} {split}")
-  row = TASKS[task]
-  levels = [
-    level
-    for level, tenths in row.tenths_by_level.items()
-    for _ in range(tenths)
-  ]
+  make_group, tenths = TASKS[task]
+  levels = itertools.chain.from_iterable(
+    itertools.repeat(level, count) for level, count in tenths.items()
+  )
   count = EXAMPLES_PER_SPLIT[split]
-  made: list[Example] = []
+  made: list[tuple[str, world.Features]] = []
   for level in itertools.cycle(levels):
     if len(made) >= count:
       break
-    made += [Example(level, f) for f in row.make_group(rng, split, level)]
+    made += [(level, x) for x in make_group(rng, split, level)]
   made = made[:count]
   if task != "multirc":  # Its paragraphs and questions stay together.
     rng.shuffle(made)
-  for number, example in enumerate(made):
-    example.features["idx"] = _idx(task, number)
+  number(
+    task,
+    [example for _, example in made],
+    passages.QUESTIONS_PER_PARAGRAPH,
+    passages.ANSWERS_PER_QUESTION,
+  )
   return tuple(made)
 
 
-def _idx(task: str, number: int) -> int | dict[str, int]:
-  if task == "multirc":
-    answers = passages.ANSWERS_PER_QUESTION
-    return {
-      "paragraph": number // (passages.QUESTIONS_PER_PARAGRAPH * answers),
-      "question": number // answers,
-      "answer": number % answers,
-    }
-  if task == "record":
-    return {"passage": number, "query": number}
-  return number
+def features(task: str, split: str) -> list[world.Features]:
+  """Returns the features of `examples`."""
+  return [example for _, example in examples(task, split)]
+
+
+def number(
+  task: str,
+  made: Sequence[world.Features],
+  questions: int = 1,
+  answers: int = 1,
+) -> None:
+  """Gives examples the "idx" of their task.
+
+  Args:
+    task: Its name in SuperGLUE.
+    made: The examples.
+    questions: Successive questions of one paragraph, in MultiRC.
+    answers: Successive answers to one question, in MultiRC.
+  """
+  for i, example in enumerate(made):
+    example["idx"] = {
+      "multirc": {
+        "paragraph": i // (questions * answers),
+        "question": i // answers,
+        "answer": i % answers,
+      },
+      "record": {"passage": i, "query": i},
+    }.get(task, i)

@@ -102,24 +102,21 @@ QUESTIONS = {
 }
 
 
+def _values(cast: world.Cast) -> dict[str, Sequence[Any]]:
+  """Returns the possible values of each field of a deed."""
+  return {
+    "person": cast.people,
+    "action": world.ACTIONS,
+    "thing": cast.things,
+    "place": cast.places,
+    "day": world.DAYS,
+  }
+
+
 def draw_deeds(rng: random.Random, cast: world.Cast, count: int) -> list[Deed]:
   """Draws deeds of the cast that have no person, thing, ... in common."""
-  return [
-    Deed(*values)
-    for values in zip(
-      rng.sample(cast.people, count),
-      rng.sample(world.ACTIONS, count),
-      rng.sample(cast.things, count),
-      rng.sample(cast.places, count),
-      rng.sample(world.DAYS, count),
-      strict=True,
-    )
-  ]
-
-
-def draw_kinship(rng: random.Random, cast: world.Cast) -> Kinship:
-  person, other = rng.sample(cast.people, 2)
-  return Kinship(person, rng.choice(world.RELATIONS[person.pronoun]), other)
+  values = (rng.sample(x, count) for x in _values(cast).values())
+  return [Deed(*deed) for deed in zip(*values, strict=True)]
 
 
 def tell(rng: random.Random, facts: Sequence[Fact]) -> str:
@@ -137,25 +134,10 @@ def another(
   rng: random.Random, cast: world.Cast, facts: Sequence[Fact], field: str
 ) -> Any:
   """Draws a value for a field of the first fact that no fact has."""
-  values = {
-    "person": cast.people,
-    "action": world.ACTIONS,
-    "thing": cast.things,
-    "place": cast.places,
-    "day": world.DAYS,
-    "relation": world.RELATIONS[facts[0].person.pronoun],
-  }[field]
+  relations = world.RELATIONS[facts[0].person.pronoun]
+  values = {**_values(cast), "relation": relations}[field]
   taken = [getattr(fact, field, None) for fact in facts]
   return rng.choice([value for value in values if value not in taken])
-
-
-@dataclasses.dataclass(frozen=True)
-class Contrast:
-  """A claim, a story where it is true, and a twin story where it is false."""
-
-  claim: str
-  true_story: str
-  false_story: str
 
 
 def draw_contrast(
@@ -163,7 +145,7 @@ def draw_contrast(
   split: str,
   level: str,
   claims: Mapping[str, Sequence[str]],
-) -> Contrast:
+) -> tuple[str, str, str]:
   """Draws a claim with a story where it is true and one where it is false.
 
   Args:
@@ -173,12 +155,17 @@ def draw_contrast(
       by its kind or states what follows from an action; or "binding", where the
       false story mentions all that the claim does, but not together.
     claims: STATEMENTS or QUESTIONS.
+
+  Returns:
+    The claim, the story where it is true, and the one where it is false.
   """
   cast = world.draw_cast(rng, split)
   claim = rng.choice(claims[level])
   first, second = draw_deeds(rng, cast, 2)
   if "{relation}" in claim:
-    first = draw_kinship(rng, cast)
+    person, other = rng.sample(cast.people, 2)
+    relation = rng.choice(world.RELATIONS[person.pronoun])
+    first = Kinship(person, relation, other)
     field = "relation"
   elif level in ("kind", "outcome"):
     field = {"kind": "thing", "outcome": "action"}[level]
@@ -193,8 +180,8 @@ def draw_contrast(
     other = another(rng, cast, (first, second), field)
     false_second = second
   false_first = dataclasses.replace(first, **{field: other})
-  return Contrast(
-    claim=claim.format(**first.words()),
-    true_story=tell(rng, (first, second)),
-    false_story=tell(rng, (false_first, false_second)),
+  return (
+    claim.format(**first.words()),
+    tell(rng, (first, second)),
+    tell(rng, (false_first, false_second)),
   )

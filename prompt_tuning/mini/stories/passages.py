@@ -7,8 +7,7 @@ of a group share words, or the question, but not their label.
 import dataclasses
 import random
 
-from prompt_tuning.mini.stories import facts as stories
-from prompt_tuning.mini.stories import world
+from prompt_tuning.mini.stories import facts, world
 
 QUESTIONS_PER_PARAGRAPH = 2
 ANSWERS_PER_QUESTION = 5
@@ -23,10 +22,10 @@ def boolq(rng: random.Random, split: str, level: str) -> list[world.Features]:
   the passage, but with another person. Half of the answers are True; each
   question is asked of one passage where it is true and of one where it is not.
   """
-  contrast = stories.draw_contrast(rng, split, level, stories.QUESTIONS)
+  claim, true, false = facts.draw_contrast(rng, split, level, facts.QUESTIONS)
   return [
-    {"passage": story, "question": contrast.claim, "label": label}
-    for label, story in enumerate((contrast.false_story, contrast.true_story))
+    {"passage": story, "question": claim, "label": label}
+    for label, story in enumerate((false, true))
   ]
 
 
@@ -40,10 +39,10 @@ def rte(rng: random.Random, split: str, level: str) -> list[world.Features]:
   person. Half of the labels are entailment; each hypothesis has one premise
   that it follows from and one that it does not.
   """
-  contrast = stories.draw_contrast(rng, split, level, stories.STATEMENTS)
+  claim, *stories = facts.draw_contrast(rng, split, level, facts.STATEMENTS)
   return [
-    {"premise": story, "hypothesis": contrast.claim, "label": label}
-    for label, story in enumerate((contrast.true_story, contrast.false_story))
+    {"premise": story, "hypothesis": claim, "label": label}
+    for label, story in enumerate(stories)
   ]
 
 
@@ -58,8 +57,8 @@ def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
   hypothesis has one premise of every label.
   """
   cast = world.draw_cast(rng, split)
-  first, second = stories.draw_deeds(rng, cast, 2)
-  speaker = stories.another(rng, cast, (first, second), "person")
+  first, second = facts.draw_deeds(rng, cast, 2)
+  speaker = facts.another(rng, cast, (first, second), "person")
   if level == "state":
     hypothesis, premises = _cb_state(rng, cast)
     frame = rng.choice(_SPEECH)
@@ -115,15 +114,15 @@ def _cb_state(rng: random.Random, cast: world.Cast) -> tuple[str, list[str]]:
 def _cb_denial(
   rng: random.Random,
   cast: world.Cast,
-  first: stories.Deed,
-  second: stories.Deed,
+  first: facts.Deed,
+  second: facts.Deed,
 ) -> tuple[str, list[str]]:
   stated = "{person} {past} {a_thing}"
   denied = rng.choice(
     ("{person} did not {base} {a_thing}", "{person} never {past} {a_thing}")
   )
   other = dataclasses.replace(
-    first, thing=stories.another(rng, cast, (first, second), "thing")
+    first, thing=facts.another(rng, cast, (first, second), "thing")
   )
   neutral_forms = rng.sample((stated, denied), 2)
   premises = [
@@ -142,8 +141,8 @@ def _cb_denial(
 def _cb_attitude(
   rng: random.Random,
   speaker: world.Person,
-  first: stories.Deed,
-  second: stories.Deed,
+  first: facts.Deed,
+  second: facts.Deed,
 ) -> tuple[str, list[str]]:
   clause, second_clause = (
     "{person} {past} {a_thing}".format(**deed.words())
@@ -169,7 +168,7 @@ def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
   question. Half of the labels are True.
   """
   cast = world.draw_cast(rng, split)
-  first, second = stories.draw_deeds(rng, cast, 2)
+  first, second = facts.draw_deeds(rng, cast, 2)
   right_counts = rng.sample((2, 3), 2)
   things = [world.with_article(thing) for thing in rng.sample(cast.things, 5)]
   lists = things[: right_counts[0]], things[right_counts[0] :]
@@ -244,13 +243,13 @@ def record(rng: random.Random, split: str, level: str) -> list[world.Features]:
   query comes twice, with different names left out.
   """
   cast = world.draw_cast(rng, split)
-  first, second = stories.draw_deeds(rng, cast, 2)
+  first, second = facts.draw_deeds(rng, cast, 2)
   town = rng.choice(cast.towns)
   if level == "gender":
     others = [p for p in cast.people if p.pronoun != first.person.pronoun]
     second = dataclasses.replace(second, person=rng.choice(others))
   passage = (
-    f"{stories.tell(rng, (first, second))} They both live in {town}."
+    f"{facts.tell(rng, (first, second))} They both live in {town}."
     f"\n@highlight\nIt was a busy week in {town}"
   )
   if level == "kind":

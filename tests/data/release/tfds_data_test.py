@@ -253,7 +253,7 @@ def test_a_bad_row_is_named(tmp_path, folder, line, message):
   path.write_bytes(json.dumps(GOOD_ROWS[folder]).encode() + b"\n" + line)
   (task,) = (x for x in release_rows.TASKS if x.folder == folder)
   with pytest.raises(ValueError, match=message) as error:
-    release_rows.check_file(task, "train", path, lambda size: None)
+    release_rows.check_file(task, "train", path)
   assert str(error.value).startswith(f"{path}, line 2, field ")
 
 

@@ -37,8 +37,8 @@ DISTINCT = {
 
 @pytest.mark.parametrize("task", examples.TASKS)
 def test_examples(task):
-  examples.examples.cache_clear()
-  made = [examples.examples(task, x) for x in examples.EXAMPLES_PER_SPLIT]
+  examples.features.cache_clear()
+  made = [examples.features(task, x) for x in examples.EXAMPLES_PER_SPLIT]
   digest = hashlib.sha256(json.dumps(made).encode()).hexdigest()[:12]
   assert digest == DIGESTS[task]
 
@@ -63,7 +63,7 @@ def test_examples(task):
 
 def test_chance_is_higher_where_rows_repeat():
   """The best of 20 evaluations of a guesser with one answer to each text."""
-  rows = examples.examples("copa", "validation")
+  rows = examples.features("copa", "validation")
   texts = [str({**row, "label": 0, "idx": 0}) for row in rows]
   _, text = np.unique(texts, return_inverse=True)
   label = np.array([row["label"] for row in rows])

@@ -46,8 +46,8 @@ def test_claims_have_the_status_that_was_asked_for(status):
   for _ in range(300):
     story = world.draw_story(rng, "train", 2)
     claim = world.draw_claim(rng, story, status)
-    known = {(f.who, f.relation): f.value for f in story}
-    value = known.get((claim.who, claim.relation))
+    known = {(f.who, f.relation["statement"]): f.value for f in story}
+    value = known.get((claim.who, claim.relation["statement"]))
     expected = {
       None: "neutral",
       claim.value: "entailment",

@@ -14,8 +14,8 @@ import sklearn.feature_extraction.text
 import sklearn.linear_model
 import sklearn.pipeline
 
+from prompt_tuning import tasks
 from prompt_tuning.data import postprocessors, superglue
-from prompt_tuning.mini.stories import tasks
 
 # The answers of ReCoRD are names in the passage: guessing among these is right
 # one time in three.
@@ -47,7 +47,7 @@ def is_right(row, example, prediction):
 
 
 def read(row, split):
-  source = seqio.TaskRegistry.get(f"{tasks.PREFIX}_{row.name}").source
+  source = seqio.TaskRegistry.get(f"{tasks.MINI}_{row.name}").source
   dataset = row.preprocess(source.get_dataset(split, shuffle=False))
   return [
     {k: v.decode() if isinstance(v, bytes) else v for k, v in example.items()}

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from prompt_tuning.mini.stories import examples, senses, world
+from prompt_tuning.mini.stories import commonsense, examples, world
 
 SPLITS = tuple(examples.EXAMPLES_PER_SPLIT)
 CELLS = list(itertools.product(examples.TASKS, SPLITS))
@@ -31,8 +31,7 @@ DIGESTS = {
 }
 
 
-def rows(task, split):
-  return [example.features for example in examples.examples(task, split)]
+rows = examples.features
 
 
 def words(text):
@@ -69,8 +68,8 @@ def test_ids_are_unique_and_labels_are_balanced(task, split):
 @pytest.mark.parametrize(("task", "split"), CELLS)
 def test_levels_have_their_shares(task, split):
   made = examples.examples(task, split)
-  counts = collections.Counter(example.level for example in made)
-  shares = examples.TASKS[task].tenths_by_level
+  counts = collections.Counter(level for level, _ in made)
+  shares = examples.TASKS[task][1]
   assert sum(shares.values()) == 10
   for level, tenths in shares.items():
     assert counts[level] == pytest.approx(len(made) * tenths / 10, abs=6)
@@ -79,7 +78,7 @@ def test_levels_have_their_shares(task, split):
 
 
 def describe(task):
-  return " ".join(inspect.getdoc(examples.TASKS[task].make_group).split())
+  return " ".join(inspect.getdoc(examples.TASKS[task][0]).split())
 
 
 def combinations(task, row):
@@ -90,7 +89,7 @@ def combinations(task, row):
     clauses = [
       next(
         clause
-        for sense in senses.SENSES[row["word"]]
+        for sense in commonsense.SENSES[row["word"]]
         for clause in sense
         if clause in row[sentence]
       )
@@ -144,13 +143,12 @@ def test_a_mentioned_thing_tells_true_from_false(task):
   }[task]
   closed = NAMES | PLACES | set(world.KIND_OF) | set(world.DAYS)
   closed |= set(itertools.chain(*world.RELATIONS.values()))
-  for example in examples.examples(task, "validation"):
-    row = example.features
+  for level, row in examples.examples(task, "validation"):
     named = set(words(row[claim])) & closed
     missing = named - set(words(row[story]))
-    if example.level == "mention":
+    if level == "mention":
       assert bool(missing) == (row["label"] != true)
-    if example.level == "binding":
+    if level == "binding":
       assert named
       assert not missing
 

@@ -8,13 +8,12 @@ import statistics
 import pytest
 import seqio
 
+from prompt_tuning import tasks
 from prompt_tuning.data import vocabulary
 from prompt_tuning.experiments import records, sheets
-from prompt_tuning.mini.ladder import tasks as ladder_tasks
-from prompt_tuning.mini.stories import tasks as mini_tasks
 
 CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
-PREFIXES = (f"{mini_tasks.PREFIX}_", f"{ladder_tasks.PREFIX}_")
+PREFIXES = (f"{tasks.MINI}_", f"{tasks.LADDER}_")
 LENGTHS = {"inputs": 512, "targets": 32}
 
 
