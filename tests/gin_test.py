@@ -18,7 +18,7 @@ from t5x import adafactor, gin_utils, models, utils
 from t5x import eval as eval_lib
 from t5x import infer as infer_lib
 from t5x import train as train_lib
-from t5x.configuration import command_flags, reading
+from t5x.configuration import command_flags, resolution
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("gin/**/*.gin"))
@@ -79,13 +79,12 @@ def _parse(files, *bindings, finalize=True):
 @pytest.mark.parametrize("gin_file", FILES)
 def test_file_parses_and_its_header_is_true(gin_file):
   _parse([gin_file], finalize=False)
-  macros = reading.macros([gin_file], PATHS)
-  required = {n for n, x in macros.items() if x.text == reading.REQUIRED}
+  read = resolution.Bindings([gin_file], paths=PATHS)
+  required = set(read.macros) - read.defined
   assert _header(gin_file, "Requires") == required
-  lacking = reading.lacking_values([gin_file], PATHS)
-  assert _header(gin_file, "Uses") == lacking - required
+  assert _header(gin_file, "Uses") == read.lacking - required
   provided = _header(gin_file, "Provides")
-  assert provided <= set(macros) - required
+  assert provided <= read.defined
   if gin_file.startswith(PARTS):
     # What it includes has a header of its own.
     own = re.findall(_DEFINITION, (ROOT / gin_file).read_text(), re.MULTILINE)

@@ -68,31 +68,40 @@ def run(args: argparse.Namespace) -> None:
 
   from absl import flags
 
-  from t5x import gin_utils
-  from t5x.planning import programs, report
+  from t5x.configuration import command_flags
+  from t5x.planning import costs, programs, report, search
 
   given = flags.FlagValues()
-  gin_utils.define_flags(given)
+  command_flags.define_flags(given)
   try:
-    others = given(["plan", *gin_utils.rewrite_gin_args(args.rest)])[1:]
+    others = given(["plan", *command_flags.rewrite_gin_args(args.rest)])[1:]
   except flags.Error as error:
     raise ValueError(error) from error
   if others:
     raise ValueError(f"Unexpected arguments: {' '.join(others)}")
-  command = (args.topology, given.gin_file, given.gin_bindings)
   if args.search:
     if args.programs or args.json or args.thorough:
       raise ValueError(
         "--search chooses its programs: leave --programs, --json and "
         "--thorough out."
       )
-    report.search_settings(*command, args.tries, args.minutes)
+    search.print_best(
+      args.topology,
+      given.gin_file,
+      given.gin_bindings,
+      args.tries,
+      args.minutes,
+    )
     return
-  left_open = programs.left_open(given.gin_file, given.gin_bindings)
-  if "TASK_FEATURE_LENGTHS" in left_open:
-    print(report.LENGTHS_NOTE, file=sys.stderr)
-  for program, found in report.plan(*command, args.programs, args.thorough):
-    if args.json:
-      print(json.dumps(dataclasses.asdict(found)), flush=True)
-    else:
-      print(report.describe(found, program.steps), flush=True)
+  target = targets.find(args.topology)
+  with programs.read_command(
+    given.gin_file, given.gin_bindings, target.devices
+  ) as command:
+    if "TASK_FEATURE_LENGTHS" in command.opened:
+      print(report.LENGTHS_NOTE, file=sys.stderr)
+    for program in command.programs(args.programs):
+      found = costs.estimate(program, target, args.thorough)
+      if args.json:
+        print(json.dumps(dataclasses.asdict(found)), flush=True)
+      else:
+        print(report.describe(found, program.steps), flush=True)

@@ -75,8 +75,9 @@ class Archive:
         self._gin_files[cell.gin_files] = resolution.Bindings(
           cell.gin_files, paths=paths
         )
-      bindings = self._gin_files[cell.gin_files].with_bindings(
-        f"{name} = {value}" for name, value in cell.bindings.items()
+      bindings = resolution.Bindings(
+        texts=[f"{name} = {value}" for name, value in cell.bindings.items()],
+        start=self._gin_files[cell.gin_files],
       )
     except ValueError as e:
       raise ValueError(f"{cell.full_name}: {e}") from e

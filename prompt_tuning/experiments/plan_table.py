@@ -174,22 +174,25 @@ def compile_cells(
       continue
     target = targets.find(TOPOLOGIES[cell.topology])
     bindings = cell.bindings(len(target.devices), target.memory)
-    for program in programs.programs_of(
-      cell.gin_files, bindings, target.devices, missing
-    ):
-      found = costs.estimate(program, target)
-      record = {
-        **dataclasses.asdict(cell),
-        "flags": bindings,
-        **_short(dataclasses.asdict(found)),
-        "target": found.topology,
-        "topology": cell.topology,
-        "fits": found.fits,
-        "versions": _versions(),
-      }
-      # Read again, as another process may have added records meanwhile.
-      safe_files.write(path, _text([*read([path]), record]))
-      print(cell, found.program, found.fits, found.compile_seconds, flush=True)
+    with programs.read_command(
+      cell.gin_files, bindings, target.devices
+    ) as command:
+      for program in command.programs(missing):
+        found = costs.estimate(program, target)
+        record = {
+          **dataclasses.asdict(cell),
+          "flags": bindings,
+          **_short(dataclasses.asdict(found)),
+          "target": found.topology,
+          "topology": cell.topology,
+          "fits": found.fits,
+          "versions": _versions(),
+        }
+        # Read again, as another process may have added records meanwhile.
+        safe_files.write(path, _text([*read([path]), record]))
+        print(
+          cell, found.program, found.fits, found.compile_seconds, flush=True
+        )
 
 
 def read(paths: Sequence[str]) -> list[dict[str, Any]]:

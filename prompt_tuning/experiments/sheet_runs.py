@@ -11,7 +11,7 @@ from prompt_tuning.experiments import launching, sheets
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.running import Outcome, Workspace
 from prompt_tuning.training import cluster_options
-from t5x.configuration import checks, reading
+from t5x.configuration import checks, resolution
 
 
 def select(
@@ -68,7 +68,7 @@ def check_commands(cells: Sequence[Cell], root: pathlib.Path) -> None:
     if not files:
       continue
     if files not in macros:
-      macros[files] = reading.macros(files, paths)
+      macros[files] = resolution.Bindings(files, paths=paths).macros
     texts = [f"{name} = {value}" for name, value in cell.bindings.items()]
     checks.check_macros(texts, macros[files])
 

@@ -88,9 +88,13 @@ def _parts(gin_files: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
   for gin_file in gin_files:
     name = _name(gin_file, paths)
     if not name.startswith(_RUNS) and _has_run(name, paths):
-      yield from _parts(reading.includes(name, paths), paths)
+      yield from _parts(_includes(name, paths), paths)
     else:
       yield name
+
+
+def _includes(gin_file: str, paths: Sequence[str]) -> list[str]:
+  return [x for x in reading.from_file(gin_file, paths) if isinstance(x, str)]
 
 
 def _name(gin_file: str, paths: Sequence[str]) -> str:
@@ -104,7 +108,7 @@ def _name(gin_file: str, paths: Sequence[str]) -> str:
 def _has_run(gin_file: str, paths: Sequence[str]) -> bool:
   return any(
     _name(x, paths).startswith(_RUNS) or _has_run(x, paths)
-    for x in reading.includes(gin_file, paths)
+    for x in _includes(gin_file, paths)
   )
 
 
@@ -123,8 +127,8 @@ def _evaluation_files(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
 
 
 def _macros(gin_files: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
-  found = reading.macros(gin_files, paths)
-  return {name: macro.text for name, macro in found.items()}
+  found = resolution.Bindings(gin_files, paths=paths)
+  return {name: macro.text for name, macro in found.macros.items()}
 
 
 def _recipe_macros(

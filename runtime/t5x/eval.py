@@ -3,10 +3,10 @@
 from collections.abc import Callable
 import sys
 
-from t5x.configuration import help_page
+from t5x.configuration import command_flags
 
 if __name__ == "__main__":
-  help_page.show_if_asked("eval")  # Before slow imports.
+  command_flags.show_help_if_asked("eval")  # Before slow imports.
 
 import jax
 

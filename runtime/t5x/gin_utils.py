@@ -27,7 +27,6 @@ def parse_gin_flags(
   gin_search_paths: Sequence[str],
   gin_files: Sequence[str],
   gin_bindings: Sequence[str],
-  skip_unknown: bool = False,
   finalize_config: bool = True,
 ) -> None:
   """Parses the configuration and locks it.
@@ -36,7 +35,6 @@ def parse_gin_flags(
     gin_search_paths: Folders for gin files and their includes.
     gin_files: Files, in order; later ones win.
     gin_bindings: Overrides, which win over the files.
-    skip_unknown: Whether bindings of unknown names are ignored.
     finalize_config: Whether to check for missing values and lock.
 
   Raises:
@@ -46,26 +44,22 @@ def parse_gin_flags(
   """
   # gin only appends to its list, and looks in the working directory first.
   gin.config._LOCATION_PREFIXES[:] = list(gin_search_paths) or [""]
-  macros = reading.macros(gin_files, gin_search_paths)
-  given = {x.label for text in gin_bindings for x in reading.from_text(text)}
-  if not skip_unknown:
-    checks.check_macros(gin_bindings, macros)
+  read = resolution.Bindings(gin_files, paths=gin_search_paths)
+  checks.check_macros(gin_bindings, read.macros)
   # gin logs an error for every folder that lacks a file.
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.FATAL)
   try:
     gin.parse_config_files_and_bindings(
-      list(gin_files),
-      list(gin_bindings),
-      skip_unknown=skip_unknown,
-      finalize_config=False,
+      list(gin_files), list(gin_bindings), finalize_config=False
     )
   except (AttributeError, NameError) as e:  # A name that does not exist.
     raise ValueError(" ".join(str(e).split())) from e
   finally:
     logging.set_verbosity(verbosity)
   if finalize_config:
-    checks.check_complete(gin_files, given, gin_search_paths)
+    read = resolution.Bindings(texts=gin_bindings, start=read)
+    checks.check_complete(read, gin_search_paths)
     gin.finalize()
 
 
@@ -175,7 +169,7 @@ def _start(
     values.gin_file,
     values.gin_bindings,
   )
-  bindings = resolution.Bindings(texts=[gin.config_str()])
+  bindings = resolution.Bindings(texts=[config_text()])
   if bindings.root(fn.__name__) is None:
     raise ValueError(
       "None of the gin files configures a run. Name a recipe, "

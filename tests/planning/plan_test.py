@@ -16,6 +16,7 @@ import pytest
 
 from prompt_tuning.experiments import plan_page as page
 from prompt_tuning.experiments import plan_table as table
+from t5x.configuration import reading, resolution
 from t5x.planning import costs, programs, report, search, targets
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -30,10 +31,12 @@ FILES = ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"]
 @pytest.fixture(scope="module")
 def planned():
   """Program -> what it takes, of a command without checkpoint and data."""
-  return {
-    program.name: (program, found)
-    for program, found in report.plan("cpux1", FILES, TINY)
-  }
+  target = targets.find("cpux1")
+  with programs.read_command(FILES, TINY, target.devices) as command:
+    return {
+      program.name: (program, costs.estimate(program, target))
+      for program in command.programs()
+    }
 
 
 def test_programs_of_a_train_command_are_compiled(planned):
@@ -54,14 +57,10 @@ def test_programs_of_a_train_command_are_compiled(planned):
 
 
 def test_frozen_weights_have_the_dtype_that_they_are_read_in():
-  (program,) = programs.programs_of(
-    FILES,
-    [*TINY, "PARAMETER_DTYPE = 'bfloat16'"],
-    jax.devices()[:1],
-    ["restore"],
-  )
-  assert costs.bytes_of(program.state) >= 2 * 271_232 + 4 * 6_400
-  assert costs.bytes_of(program.state) < 3 * 271_232
+  bindings = [*TINY, "PARAMETER_DTYPE = 'bfloat16'"]
+  with programs.read_command(FILES, bindings, jax.devices()[:1]) as command:
+    assert costs.bytes_of(command.state) >= 2 * 271_232 + 4 * 6_400
+    assert costs.bytes_of(command.state) < 3 * 271_232
 
 
 def test_operations_in_a_loop_count_every_time():
@@ -198,7 +197,9 @@ def test_what_jax_cannot_take_of_a_gpu_does_not_fit(taken, fits):
 def test_what_a_gin_file_says_is_left_to_it(tmp_path, text, bindings, opened):
   mine = tmp_path / "mine.gin"
   mine.write_text(text)
-  found = programs.left_open([*FILES, str(mine)], bindings)
+  read = resolution.Bindings([*FILES, str(mine)], paths=reading.search_paths())
+  given = [x.partition(" =")[0] for x in bindings]
+  found = programs.left_open(read, given)
   assert {"TASK_FEATURE_LENGTHS", "TRAIN_STEPS_RELATIVE"} & set(found) == opened
   assert "MODEL_DIR" in found
 
@@ -235,8 +236,11 @@ THREE = "partitioning.PjitPartitioner.num_partitions = 3"
   ],
 )
 def test_commands_that_cannot_be_planned_are_refused(files, given, message):
-  with pytest.raises(ValueError, match=message):
-    next(programs.programs_of(files, given, jax.devices()[:1]))
+  with (
+    pytest.raises(ValueError, match=message),
+    programs.read_command(files, given, jax.devices()[:1]) as command,
+  ):
+    next(command.programs())
 
 
 @pytest.mark.parametrize(
@@ -345,7 +349,8 @@ def test_best_has_the_lowest_bound_then_the_least_traffic():
     _measured(settings[0], 50, seconds_bound=1.0),
     _measured(settings[0], 101, seconds_bound=0.5),
   ]
-  assert search.best(trials) == [trials[2], trials[1], trials[0]]
+  order = [(trials[i].settings, trials[i].found) for i in (2, 1, 0)]
+  assert search.best(trials) == order
 
 
 def test_search_compiles_at_most_some_and_names_reasons_for_others(monkeypatch):
@@ -353,7 +358,7 @@ def test_search_compiles_at_most_some_and_names_reasons_for_others(monkeypatch):
   monkeypatch.setattr(costs, "estimate", lambda program, target: found)
   trials = list(search.search("cpux1", FILES, TINY, tries=1, seconds=60))
   assert trials[0].found == found
-  first = report.describe_trial(trials[0])
+  first = search.describe_trial(trials[0].settings, found)
   assert first.startswith("remat = False, NUM_MICROBATCHES = None")
   assert {x.skip_reason for x in trials[1:]} == {
     DEARER,

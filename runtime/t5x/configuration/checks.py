@@ -1,18 +1,11 @@
 """Checks of a configuration, before anything is read or compiled."""
 
-from collections.abc import (
-  Callable,
-  Collection,
-  Iterable,
-  Iterator,
-  Mapping,
-  Sequence,
-)
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import difflib
 import functools
-import importlib
 import inspect
 import os
+import pkgutil
 import re
 import types
 import typing
@@ -20,73 +13,53 @@ from typing import Any
 
 from absl import logging
 
-from t5x.configuration import reading, resolution
-from t5x.configuration.reading import Macro, Reference
-from t5x.configuration.resolution import Bindings, Setting
+from t5x.configuration import reading
+from t5x.configuration.reading import Macro, Reference, suggestion
+from t5x.configuration.resolution import Bindings, Setting, resolve
 
 # Annotations from these packages take more values than `isinstance` knows.
-_LENIENT = {
-  "jax",
-  "jaxlib",
-  "jaxtyping",
-  "numpy",
-  "typing",
-  "typing_extensions",
-}
+_LENIENT = ("jax", "numpy", "typing")
 
 
 def check_complete(
-  gin_files: Sequence[str], given: Collection[str], paths: Sequence[str]
+  bindings: Bindings, paths: Sequence[str], given: Collection[str] = ()
 ) -> None:
   """Checks that every macro of a command has a value.
 
   Args:
-    gin_files: The files of the command.
-    given: Names that the command binds.
-    paths: Folders to look in.
+    bindings: The configuration.
+    paths: Folders of gin files.
+    given: Macros that get a value elsewhere.
 
   Raises:
     ValueError: if a macro has none. The message names a kind of gin file to
       add where no such file is given, and flags otherwise.
   """
-  if missing := reading.lacking_values(gin_files, paths) - set(given):
-    raise ValueError(" ".join(_remedies(missing, gin_files, paths)))
-
-
-def _remedies(
-  missing: set[str], gin_files: Sequence[str], paths: Sequence[str]
-) -> Iterator[str]:
-  given = {
-    os.path.basename(os.path.dirname(x)) for x in _tree(gin_files, paths)
-  }
+  missing = bindings.lacking - set(given)
+  kinds = {os.path.basename(os.path.dirname(x)) for x in bindings.files}
+  remedies = []
   for kind, files in reading.files_by_kind(paths).items():
     # Recipes and runs give nothing that another kind does not.
-    if kind in {*given, "recipes", "runs"}:
+    if not missing or kind in {*kinds, "recipes", "runs"}:
       continue
-    values = {}
-    for file in files:
-      macros = reading.macros([f"gin/{kind}/{file}.gin"], paths)
-      defined = missing & set(macros)
-      values[file] = {x for x in defined if macros[x].text != reading.REQUIRED}
-    if found := set().union(*values.values()):
+    names = [f"gin/{kind}/{file}.gin" for file in files]
+    values = [missing & Bindings([x], paths=paths).defined for x in names]
+    if found := set().union(*values):
       missing = missing - found
-      choices = ", ".join(file for file in files if values[file])
-      yield (
+      choices = (file for file, x in zip(files, values, strict=True) if x)
+      remedies.append(
         f"A file of gin/{kind} gives {', '.join(sorted(found))}: add "
-        f"--gin_file=gin/{kind}/NAME.gin, where NAME is one of {choices}."
+        f"--gin_file=gin/{kind}/NAME.gin, where NAME is one of "
+        f"{', '.join(choices)}."
       )
   if missing:
     flags = " ".join(f"--gin.{name}=..." for name in sorted(missing))
-    yield (
+    remedies.append(
       f"The gin files require {', '.join(sorted(missing))}. Give each a value: "
       f"{flags}"
     )
-
-
-def _tree(gin_files: Iterable[str], paths: Sequence[str]) -> Iterator[str]:
-  for gin_file in gin_files:
-    yield gin_file
-    yield from _tree(reading.includes(gin_file, paths), paths)
+  if remedies:
+    raise ValueError(" ".join(remedies))
 
 
 def check_macros(gin_bindings: Sequence[str], macros: Collection[str]) -> None:
@@ -105,20 +78,15 @@ def check_macros(gin_bindings: Sequence[str], macros: Collection[str]) -> None:
   texts = [x for x in gin_bindings if "\n" not in x.strip()]
   bindings = [x for text in texts for x in reading.from_text(text)]
   values = [leaf for x in bindings for leaf in reading.leaves(x.value)]
-  used = {x.name for x in values if isinstance(x, Macro)}
+  known = {x.name for x in values if isinstance(x, Macro)}.union(macros)
   for x in bindings:
-    if x.parameter or x.scope or x.label in {*used, *macros}:
-      continue
-    # The files' macros are in capitals; a user may forget that.
-    near = difflib.get_close_matches(x.label.upper(), sorted(macros), n=3)
-    raise ValueError(
-      f"No gin file defines {x.label}, so '{x.label} = {x.text}' would change "
-      "nothing." + _suggestion(near)
-    )
-
-
-def _suggestion(near: Collection[str]) -> str:
-  return f" Did you mean {' or '.join(near)}?" if near else ""
+    if not (x.parameter or x.scope or x.label in known):
+      # The files' macros are in capitals; a user may forget that.
+      near = difflib.get_close_matches(x.label.upper(), sorted(macros))
+      raise ValueError(
+        f"No gin file defines {x.label}, so '{x.label} = {x.text}' would "
+        f"change nothing.{suggestion(near)}"
+      )
 
 
 def unused(
@@ -134,16 +102,11 @@ def unused(
   Yields:
     Left sides, such as "train/utils.DatasetConfig.seed".
   """
-
-  def settings(of: Bindings) -> list[tuple[str, str]]:
-    return [(x.name, x.text) for x in resolution.resolve(of, function)]
-
-  before = settings(bindings)
-  for text in texts:
-    for x in reading.from_text(text):
-      other = bindings.with_bindings([f"{x.label} = 'another value'"])
-      if settings(other) == before:
-        yield x.label
+  before = resolve(bindings, function)
+  for x in (x for text in texts for x in reading.from_text(text)):
+    other = Bindings(texts=[f"{x.label} = 'another value'"], start=bindings)
+    if resolve(other, function) == before:
+      yield x.label
 
 
 def check_used(bindings: Bindings, function: str, texts: Iterable[str]) -> None:
@@ -161,7 +124,7 @@ def check_used(bindings: Bindings, function: str, texts: Iterable[str]) -> None:
     ValueError: if a binding is in a scope that nothing uses; the message names
       the scopes that exist.
   """
-  settings = resolution.resolve(bindings, function)
+  settings = resolve(bindings, function)
   for label in unused(bindings, function, texts):
     scope, slash, rest = label.rpartition("/")
     selector, dot, _ = rest.rpartition(".")
@@ -174,7 +137,7 @@ def check_used(bindings: Bindings, function: str, texts: Iterable[str]) -> None:
       near = difflib.get_close_matches(scope, scopes) or scopes
       raise ValueError(
         f"Nothing uses {selector} in the scope {scope!r}, so {label!r} would "
-        "change nothing." + _suggestion(near)
+        f"change nothing.{suggestion(near)}"
       )
     logging.warning("Nothing uses %s here: binding it has no effect.", label)
 
@@ -197,7 +160,9 @@ def check_types(settings: Sequence[Setting], function: Any) -> None:
     hint = _annotation(x, function)
     if hint is not None and not _fits(x.value, hint):
       where = f" ({x.name})" if x.macro else ""
-      text = f"{x.macro or x.name}={x.text}{where}: expected {_written(hint)}"
+      # Without modules, such as "Sequence[str] | None".
+      expected = re.sub(r"[A-Za-z_]\w*\.", "", inspect.formatannotation(hint))
+      text = f"{x.macro or x.name}={x.text}{where}: expected {expected}"
       wrong.setdefault(x.macro or x.name, text)
   if wrong:
     is_quoted = any(
@@ -211,17 +176,15 @@ def check_types(settings: Sequence[Setting], function: Any) -> None:
 
 def _annotation(setting: Setting, function: Any) -> Any:
   """Returns the annotation of a setting's parameter, or None."""
-  if setting.function is None or not setting.function.module:
+  name = setting.function
+  if name is None or not name.module:
     return None
-  target = function
-  if setting.function.module != "__main__":
-    try:
-      target = importlib.import_module(setting.function.module)
-      for part in setting.function.path.split("."):
-        target = getattr(target, part)
-    except (ImportError, AttributeError):
-      return None  # gin says so itself.
-  return _annotations(target).get(setting.parameter)
+  try:
+    if name.module != "__main__":
+      function = pkgutil.resolve_name(f"{name.module}:{name.path}")
+    return _annotations(function).get(setting.parameter)
+  except (ImportError, AttributeError):
+    return None  # gin says so itself.
 
 
 @functools.lru_cache(maxsize=512)
@@ -245,48 +208,34 @@ def _fits(value: Any, hint: Any) -> bool:
 
   References fit, and so do values for annotations that are unknown here.
   """
+  kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
   if isinstance(value, Reference | Macro):
     return True
-  kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-  if kind is typing.Annotated:
-    return _fits(value, arguments[0])
   if kind in (typing.Union, types.UnionType):
     return any(_fits(value, x) for x in arguments)
   if kind is typing.Literal:
     return value in arguments
-  if kind in (None, types.NoneType):
-    return value is None
-  if kind is Callable:
-    return False
   if not isinstance(kind, type):
     return True
   if kind in (int, float):
-    numbers = (int,) if kind is int else (int, float)
-    return isinstance(value, numbers) and not isinstance(value, bool)
-  is_sequence = issubclass(kind, Collection) and not issubclass(
-    kind, str | Mapping
-  )
-  if isinstance(value, list | tuple | set | frozenset) and is_sequence:
-    return _all_fit(value, arguments)
+    return isinstance(value, (int, kind)) and not isinstance(value, bool)
   if isinstance(value, dict) and issubclass(kind, Mapping):
-    hints = arguments or (Any, Any)
-    return all(_all_fit(pair, hints) for pair in value.items())
-  if kind.__module__.partition(".")[0] in _LENIENT or kind is object:
+    return all(_all_fit(pair, arguments) for pair in value.items())
+  is_sequence = issubclass(kind, Collection) and kind is not str
+  # gin takes a list for a tuple, and a tuple for a list.
+  if isinstance(value, list | tuple) and is_sequence:
+    return not issubclass(kind, Mapping) and _all_fit(value, arguments)
+  if kind.__module__.startswith(_LENIENT):
     return True
-  if isinstance(value, str) and is_sequence:
-    return False  # A string is a sequence, but never meant as one.
-  return isinstance(value, kind)
+  # A string is a sequence, but never meant as one.
+  return isinstance(value, kind) and not (
+    is_sequence and isinstance(value, str)
+  )
 
 
-def _all_fit(values: Any, arguments: tuple[Any, ...]) -> bool:
-  """Returns whether the items of a list or tuple fit; gin takes either."""
-  if not arguments:
-    return True
-  if len(arguments) == 1 or arguments[-1] is Ellipsis:
-    return all(_fits(x, arguments[0]) for x in values)
-  return len(values) == len(arguments) and all(map(_fits, values, arguments))
-
-
-def _written(hint: Any) -> str:
-  """Returns an annotation without modules, such as "Sequence[str] | None"."""
-  return re.sub(r"[A-Za-z_]\w*\.", "", inspect.formatannotation(hint))
+def _all_fit(values: Sequence[Any], hints: tuple[Any, ...]) -> bool:
+  if len(hints) == 1 or hints[-1:] == (Ellipsis,):
+    hints = hints[:1] * len(values)
+  return not hints or (
+    len(hints) == len(values) and all(map(_fits, values, hints))
+  )

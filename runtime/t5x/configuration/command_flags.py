@@ -1,9 +1,20 @@
-"""Flags of `train`, `eval` and `infer`."""
+"""Flags and help of `train`, `eval` and `infer`.
 
-from collections.abc import Sequence
+Nothing here imports JAX or what gin files name, so that help is there at once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 import re
+import shutil
+import signal
+import sys
+import textwrap
 
 from absl import flags
+
+from t5x.configuration import reading
+from t5x.configuration.client import clients
+from t5x.configuration.resolution import Bindings
 
 _FLAGS = (
   ("multi_string", "gin_file", [], "A gin file; later ones win."),
@@ -89,3 +100,83 @@ def rewrite_gin_args(args: Sequence[str]) -> list[str]:
     return f"--gin_bindings={name} = {value}"
 
   return [rewrite(arg) for arg in args]
+
+
+def show_help_if_asked(program: str) -> None:
+  """Prints help and exits if the command asks for it or has no arguments.
+
+  Args:
+    program: "train", "eval" or "infer".
+  """
+  arguments = sys.argv[1:]
+  if arguments and not {"--help", "-help", "-h"} & set(arguments):
+    return
+  try:
+    shown = help_text(program, arguments)
+  except (ValueError, flags.Error) as e:
+    sys.exit(f"Error: {e}")
+  # A reader such as `head` may stop early: end quietly, as other commands do.
+  # Nothing else happens in this process.
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+  print(shown, flush=True)
+  sys.exit(0)
+
+
+def help_text(program: str, arguments: Sequence[str] = ()) -> str:
+  """Returns the help of a program.
+
+  Args:
+    program: "train", "eval" or "infer".
+    arguments: The arguments of the command. If they name gin files, the help
+      shows the files' macros with their values.
+
+  Raises:
+    ValueError: if a named gin file is missing.
+  """
+  values = flags.FlagValues()
+  define_flags(values)
+  values([program, *rewrite_gin_args(arguments)], known_only=True)
+  paths = reading.search_paths(values.gin_search_paths)
+  lines = [
+    f"python -m t5x.{program} --gin_file=... --gin.NAME=VALUE",
+    "",
+    "A command names a model, a recipe, a task and a folder:",
+  ]
+  for client in clients():
+    if example := client.examples.get(program):
+      command = " \\\n  ".join([f"python -m t5x.{program}", *example])
+      lines += ["", *textwrap.indent(command, "  ").splitlines()]
+  if values.gin_file:
+    lines += ["", "Macros of these files, --gin.NAME=VALUE (strings quoted):"]
+    read = Bindings(values.gin_file, values.gin_bindings, paths)
+    for name, macro in sorted(read.macros.items()):
+      value = "required" if macro.text == reading.REQUIRED else macro.text
+      lines += _filled(f"{name} = {value}")
+      lines += _filled(macro.comment, 6)
+  else:
+    lines += ["", "--help after some gin files shows their macros."]
+  for kind, files in reading.files_by_kind(paths).items():
+    lines += ["", f"gin/{kind}/*.gin:", *_columns(files)]
+  for client in clients():
+    for heading, names in client.task_names().items():
+      lines += ["", f"{heading}:", *_filled(", ".join(names))]
+  # absl adds that some may be repeated.
+  about = {f"--{x}": str(values[x].help).split(";\n")[0] for x in values}
+  return "\n".join([*lines, "", "Flags:", *_columns(about)])
+
+
+def _columns(rows: Mapping[str, str]) -> Iterator[str]:
+  width = max(map(len, rows), default=0) + 2
+  for name, description in rows.items():
+    yield from _filled(f"{name:{width}}{description}", hanging=width)
+
+
+def _filled(content: str, indent: int = 2, hanging: int = 2) -> list[str]:
+  return textwrap.wrap(
+    content,
+    min(shutil.get_terminal_size((79, 24)).columns, 120),
+    initial_indent=" " * indent,
+    subsequent_indent=" " * (indent + hanging),
+    break_long_words=False,
+    break_on_hyphens=False,
+  )

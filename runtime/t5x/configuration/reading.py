@@ -4,7 +4,7 @@ Nothing that the files import is imported, and nothing is registered with gin,
 so reading takes milliseconds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import difflib
 import functools
@@ -43,7 +43,7 @@ class Name:
     return f"{package}.{self.path}" if package else self.path
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Reference:
   """A function or class as a value: `@scope/name` or, called, `@scope/name()`.
 
@@ -57,12 +57,19 @@ class Reference:
   name: Name
   is_called: bool
 
+  def __repr__(self) -> str:
+    scope = f"{self.scope}/" if self.scope else ""
+    return f"@{scope}{self.name.spelled}{'()' if self.is_called else ''}"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Macro:
   """A macro as a value: `%name`."""
 
   name: str
+
+  def __repr__(self) -> str:
+    return f"%{self.name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +99,31 @@ class Binding:
   @property
   def text(self) -> str:
     """Its right side."""
-    return written(self.value)
+    return repr(self.value)
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+  """Maps the values inside nested lists, tuples and dictionaries.
+
+  Returns:
+    The same nest, but the order of a dictionary's items, which means nothing,
+    is that of their texts.
+  """
+  if isinstance(value, dict):
+    items = (
+      (mapped(function, k), mapped(function, v)) for k, v in value.items()
+    )
+    return dict(sorted(items, key=lambda item: tuple(map(repr, item))))
+  if isinstance(value, list | tuple):
+    return type(value)(mapped(function, x) for x in value)
+  return function(value)
+
+
+def leaves(value: Any) -> list[Any]:
+  """Returns the values inside nested lists, tuples and dictionaries."""
+  found: list[Any] = []
+  mapped(found.append, value)
+  return found
 
 
 class _Parser(config_parser.ParserDelegate):
@@ -115,9 +146,15 @@ class _Parser(config_parser.ParserDelegate):
       elif isinstance(x, config_parser.IncludeStatement):
         yield x.filename
       elif isinstance(x, config_parser.BindingStatement):
-        comment = _comment_above(lines, x.location.line_num)
-        name = self._name(x.selector)
-        yield Binding(x.scope, name, x.arg_name, x.value, comment)
+        above = reversed(lines[: x.location.line_num - 1])
+        comment = itertools.takewhile(lambda line: line.startswith("#"), above)
+        yield Binding(
+          x.scope,
+          self._name(x.selector),
+          x.arg_name,
+          mapped(lambda leaf: leaf, x.value),
+          " ".join(line.lstrip("# ") for line in reversed([*comment])),
+        )
 
   def configurable_reference(  # pyright: ignore[reportIncompatibleMethodOverride]
     self, scoped_configurable_name: str, evaluate: bool
@@ -141,14 +178,6 @@ class _Parser(config_parser.ParserDelegate):
     return Name(module, full.removeprefix(f"{module}."), selector)
 
 
-def _comment_above(lines: Sequence[str], number: int) -> str:
-  """Returns the comment above a line, which is counted from 1."""
-  start = number - 1
-  while start and lines[start - 1].startswith("#"):
-    start -= 1
-  return " ".join(x.lstrip("# ") for x in lines[start : number - 1])
-
-
 @functools.lru_cache(maxsize=256)
 def _parsed(text: str) -> tuple[Binding | str, ...]:
   return tuple(_Parser().parse(text))
@@ -169,41 +198,19 @@ def from_text(text: str) -> list[Binding]:
     ) from e
 
 
-def from_files(
-  gin_files: Iterable[str], paths: Sequence[str]
-) -> Iterator[Binding]:
-  """Yields the bindings of gin files, with those of the files they include.
+def from_file(gin_file: str, paths: Sequence[str]) -> tuple[Binding | str, ...]:
+  """Returns the bindings of a gin file, and the names of included files.
 
   Args:
-    gin_files: The files, in order.
+    gin_file: The file, as a flag or an include names it.
     paths: Folders to look in.
 
   Raises:
-    ValueError: if a file is in none of them, or is not valid gin syntax.
+    ValueError: if it is in none of them, or is not valid gin syntax.
   """
-  for gin_file in gin_files:
-    for x in _file(gin_file, paths):
-      if isinstance(x, Binding):
-        yield x
-      else:
-        yield from from_files([x], paths)
-
-
-def includes(gin_file: str, paths: Sequence[str]) -> list[str]:
-  """Returns the files that a gin file itself includes, in order.
-
-  Raises:
-    ValueError: as `from_files` does.
-  """
-  return [x for x in _file(gin_file, paths) if isinstance(x, str)]
-
-
-def _file(gin_file: str, paths: Sequence[str]) -> tuple[Binding | str, ...]:
   path = find(gin_file, paths)
-  with open(path, encoding="utf-8") as f:
-    text = f.read()
   try:
-    return _parsed(text)
+    return _parsed(pathlib.Path(path).read_text(encoding="utf-8"))
   except SyntaxError as e:
     line = (e.text or "").strip()
     raise ValueError(
@@ -220,15 +227,7 @@ def search_paths(given: Sequence[str] = (".",)) -> list[str]:
 
 
 def find(gin_file: str, paths: Sequence[str]) -> str:
-  """Returns the path of a gin file.
-
-  Args:
-    gin_file: The file, as a flag or an include names it.
-    paths: Folders to look in, in order.
-
-  Raises:
-    ValueError: if it is in none of them.
-  """
+  """Returns the path of a gin file; raises ValueError as `from_file` does."""
   for path in paths:
     if os.path.isfile(found := os.path.join(path, gin_file)):
       return found
@@ -240,56 +239,14 @@ def find(gin_file: str, paths: Sequence[str]) -> str:
   }
   near = difflib.get_close_matches(gin_file, sorted(siblings), cutoff=0.4)
   raise ValueError(
-    f"No gin file {gin_file} in {', '.join(paths)}."
-    + (f" Did you mean {' or '.join(near)}?" if near else "")
-    + " --gin_search_paths adds folders."
+    f"No gin file {gin_file} in {', '.join(paths)}.{suggestion(near)} "
+    "--gin_search_paths adds folders."
   )
 
 
-def macros(
-  gin_files: Iterable[str], paths: Sequence[str]
-) -> dict[str, Binding]:
-  """Returns the macros that gin files and their includes define.
-
-  Args:
-    gin_files: The files, in order; later ones win, but an earlier comment
-      stays where a later file has none.
-    paths: Folders to look in.
-
-  Returns:
-    Name -> definition.
-
-  Raises:
-    ValueError: as `from_files` does.
-  """
-  found: dict[str, Binding] = {}
-  for x in from_files(gin_files, paths):
-    if not x.parameter:
-      if not x.comment and x.label in found:
-        x = dataclasses.replace(x, comment=found[x.label].comment)
-      found[x.label] = x
-  return found
-
-
-def lacking_values(gin_files: Sequence[str], paths: Sequence[str]) -> set[str]:
-  """Returns the macros that gin files use or require but give no value.
-
-  Args:
-    gin_files: The files, in order.
-    paths: Folders to look in.
-
-  Raises:
-    ValueError: as `from_files` does.
-  """
-  defined = macros(gin_files, paths)
-  used = {
-    leaf.name
-    for x in from_files(gin_files, paths)
-    for leaf in leaves(x.value)
-    if isinstance(leaf, Macro) and leaf.name.isidentifier()  # No constant.
-  }
-  required = {name for name, x in defined.items() if x.text == REQUIRED}
-  return (used - set(defined)) | required
+def suggestion(near: Iterable[str]) -> str:
+  """Returns the end of a message on a wrong name."""
+  return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def files_by_kind(paths: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -302,52 +259,9 @@ def files_by_kind(paths: Sequence[str]) -> dict[str, dict[str, str]]:
   for kind in dict.fromkeys(x for c in clients() for x in c.gin_kinds):
     for path in reversed(paths):
       for file in sorted(pathlib.Path(path, "gin", kind).glob("*.gin")):
-        found.setdefault(kind, {})[file.stem] = _first_sentence(file)
+        lines = file.read_text(encoding="utf-8").splitlines()
+        header = itertools.takewhile(lambda line: line.startswith("# "), lines)
+        text = " ".join(line[2:] for line in header)
+        sentence = re.split(r"(?<=\.) ", text)[0]
+        found.setdefault(kind, {})[file.stem] = sentence
   return found
-
-
-def _first_sentence(file: pathlib.Path) -> str:
-  lines = file.read_text(encoding="utf-8").splitlines()
-  header = itertools.takewhile(lambda line: line.startswith("# "), lines)
-  text = " ".join(line[2:] for line in header)
-  return re.split(r"(?<=\.) ", text)[0]
-
-
-def leaves(value: Any) -> Iterator[Any]:
-  """Yields the values inside nested lists, tuples and dictionaries."""
-  if isinstance(value, dict):
-    yield from leaves([*value.items()])
-  elif isinstance(value, list | tuple):
-    for x in value:
-      yield from leaves(x)
-  else:
-    yield value
-
-
-def written(value: Any, names: Mapping[Name, str] | None = None) -> str:
-  """Returns a value as text; the order of a dictionary's items is ignored.
-
-  Args:
-    value: Of a binding.
-    names: The names to write for functions and classes; by default, those in
-      the gin file.
-  """
-
-  def text(x: Any) -> str:
-    return written(x, names)
-
-  if isinstance(value, Macro):
-    return f"%{value.name}"
-  if isinstance(value, Reference):
-    scope = f"{value.scope}/" if value.scope else ""
-    name = value.name.spelled if names is None else names[value.name]
-    return f"@{scope}{name}{'()' if value.is_called else ''}"
-  if isinstance(value, dict):
-    items = sorted((text(k), text(v)) for k, v in value.items())
-    return f"{{{', '.join(f'{k}: {v}' for k, v in items)}}}"
-  if isinstance(value, list):
-    return f"[{', '.join(map(text, value))}]"
-  if isinstance(value, tuple):
-    comma = "," if len(value) == 1 else ""
-    return f"({', '.join(map(text, value))}{comma})"
-  return repr(value)

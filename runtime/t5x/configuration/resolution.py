@@ -19,7 +19,8 @@ class Bindings:
   """The last values that gin files and flags bind.
 
   Attributes:
-    macros: Name -> definition.
+    files: All gin files, with those that they include.
+    macros: Name -> definition, with the last comment that the macro has.
     parameters: (scope, function) -> parameter -> binding.
   """
 
@@ -28,6 +29,7 @@ class Bindings:
     gin_files: Iterable[str] = (),
     texts: Iterable[str] = (),
     paths: Sequence[str] = (".",),
+    start: "Bindings | None" = None,
   ):
     """Reads files, then texts, which win.
 
@@ -35,37 +37,56 @@ class Bindings:
       gin_files: The files, in order.
       texts: Gin text without includes, such as the bindings of a command.
       paths: Folders for the files and for those that they include.
+      start: Bindings to go before them.
 
     Raises:
       ValueError: if a file is missing, or something is not valid gin syntax.
     """
+    self.files = [*start.files] if start else []
     self.macros: dict[str, Binding] = {}
     self.parameters: dict[tuple[str, Name], dict[str, Binding]] = {}
     self._known: dict[str, Name] = {}
-    self._add(reading.from_files(gin_files, paths))
+    self._all = [*start._all] if start else []
+    for gin_file in gin_files:
+      self._all += self._with_includes(gin_file, paths)
     for text in texts:
-      self._add(reading.from_text(text))
-
-  def with_bindings(self, texts: Iterable[str]) -> "Bindings":
-    """Returns a copy to which other bindings are added, which win."""
-    new = Bindings()
-    new.macros = dict(self.macros)
-    new.parameters = {key: dict(x) for key, x in self.parameters.items()}
-    new._known = dict(self._known)
-    for text in texts:
-      new._add(reading.from_text(text))
-    return new
-
-  def _add(self, bindings: Iterable[Binding]) -> None:
-    for x in bindings:
-      for leaf in reading.leaves(x.value):
-        if isinstance(leaf, Reference):
-          self.known(leaf.name)
+      self._all += reading.from_text(text)
+    for x in self._all:
+      for ref in _references(x.value):
+        self.known(ref.name)
       if x.parameter:
         key = x.scope, self.known(x.target)
         self.parameters.setdefault(key, {})[x.parameter] = x
       else:
+        if not x.comment and x.label in self.macros:
+          x = dataclasses.replace(x, comment=self.macros[x.label].comment)
         self.macros[x.label] = x
+
+  def _with_includes(
+    self, gin_file: str, paths: Sequence[str]
+  ) -> Iterator[Binding]:
+    self.files.append(gin_file)
+    for x in reading.from_file(gin_file, paths):
+      if isinstance(x, Binding):
+        yield x
+      else:
+        yield from self._with_includes(x, paths)
+
+  @property
+  def defined(self) -> set[str]:
+    """The macros that have a value."""
+    return {k for k, x in self.macros.items() if x.text != reading.REQUIRED}
+
+  @property
+  def lacking(self) -> set[str]:
+    """The macros that are used or required and have no value."""
+    used = {
+      leaf.name
+      for x in self._all
+      for leaf in reading.leaves(x.value)
+      if isinstance(leaf, Macro) and leaf.name.isidentifier()  # No constant.
+    }
+    return (used | set(self.macros)) - self.defined
 
   def known(self, name: Name) -> Name:
     """Completes a name of a binding without imports, if a file imports it."""
@@ -79,28 +100,6 @@ class Bindings:
     found = {x for full, x in self._known.items() if full.endswith(ending)}
     return found.pop() if len(found) == 1 else name
 
-  def configured(self, scope: str, function: Name) -> dict[str, Binding]:
-    """Returns a function's parameters where a scope is active."""
-    parts = scope.split("/") if scope else []
-    found: dict[str, Binding] = {}
-    for i in range(len(parts) + 1):
-      found |= self.parameters.get(("/".join(parts[:i]), function), {})
-    return found
-
-  def innermost(self, scope: str, function: Name) -> str:
-    """Returns the part of a scope that decides a function's parameters."""
-    while scope and (scope, function) not in self.parameters:
-      scope = scope.rpartition("/")[0]
-    return scope
-
-  def methods(self, cls: Name) -> set[Name]:
-    """Returns the configured methods of a class."""
-    return {
-      x
-      for _, x in self.parameters
-      if x.module == cls.module and x.path.startswith(f"{cls.path}.")
-    }
-
   def root(self, function: str) -> Name | None:
     """Returns the name of a program's function, whatever its module."""
     for _, name in self.parameters:
@@ -108,25 +107,18 @@ class Bindings:
         return name
     return None
 
-  def value(self, binding: Binding) -> Any:
+  def value(self, value: Any, seen: tuple[str, ...] = ()) -> Any:
     """Returns a binding's value without macros and with complete names."""
-    return self._resolved(binding.value, ())
 
-  def _resolved(self, x: Any, seen: tuple[str, ...]) -> Any:
-    if isinstance(x, Macro):
-      # gin.REQUIRED, say, or one that is defined by itself.
-      if x.name in seen or x.name not in self.macros:
-        return x
-      return self._resolved(self.macros[x.name].value, (*seen, x.name))
-    if isinstance(x, Reference):
-      return dataclasses.replace(x, name=self.known(x.name))
-    if isinstance(x, dict):
-      return {
-        self._resolved(k, seen): self._resolved(v, seen) for k, v in x.items()
-      }
-    if isinstance(x, list | tuple):
-      return type(x)(self._resolved(item, seen) for item in x)
-    return x
+    def leaf(x: Any) -> Any:
+      # Not gin.REQUIRED, say, nor a macro that is defined by itself.
+      if isinstance(x, Macro) and x.name in self.macros and x.name not in seen:
+        return self.value(self.macros[x.name].value, (*seen, x.name))
+      if isinstance(x, Reference):
+        return dataclasses.replace(x, name=self.known(x.name))
+      return x
+
+    return reading.mapped(leaf, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +131,6 @@ class Setting:
     function: The function or class; None for a macro.
     parameter: The parameter's name.
     value: The value, macros replaced; a `Reference` if gin makes the value.
-    text: The value as Python writes it.
     macro: The macro that gives the value, if one does.
   """
 
@@ -147,8 +138,12 @@ class Setting:
   function: Name | None
   parameter: str
   value: Any
-  text: str
   macro: str | None
+
+  @property
+  def text(self) -> str:
+    """The value as Python writes it."""
+    return repr(self.value)
 
 
 def resolve(
@@ -167,31 +162,44 @@ def resolve(
     The settings, by name.
   """
   root = bindings.root(function)
-  if root is None:
-    found = [
-      ("", None, name, bindings.value(x), name)
-      for name, x in bindings.macros.items()
-      if name.lower() not in without
-    ]
+  found: list[tuple[str, Name | None, Binding, Any]] = []
+  if root is not None:
+    found += _reached(bindings, root, without)
   else:
-    found = list(_reached(bindings, root, without))
-  functions = {x[1] for x in found if x[1] is not None}
-  functions |= {ref.name for x in found for ref in _references(x[3])}
-  names = _unique_names(functions)
+    for x in bindings.macros.values():
+      if x.label.lower() not in without:
+        found.append(("", None, x, bindings.value(x.value)))
+  functions = {owner for _, owner, _, _ in found if owner is not None}
+  functions |= {ref.name for *_, value in found for ref in _references(value)}
+  counts = collections.Counter(map(str, functions))
+  # By package, and by module where that is ambiguous.
+  names = {
+    x: str(x) if counts[str(x)] == 1 else f"{x.module}.{x.path}"
+    for x in functions
+  }
   if root is not None:
     names[root] = root.path
-  settings = []
-  for scope, owner, parameter, value, macro in found:
-    name = f"{names[owner]}.{parameter}" if owner else parameter
-    name = f"{scope}/{name}" if scope else name
-    text = reading.written(value, names)
-    settings.append(Setting(name, owner, parameter, value, text, macro))
-  return sorted(settings, key=lambda x: x.name)
+
+  def renamed(x: Any) -> Any:
+    if not isinstance(x, Reference):
+      return x
+    name = dataclasses.replace(x.name, spelled=names[x.name])
+    return dataclasses.replace(x, name=name)
+
+  def setting(scope: str, owner: Name | None, x: Binding, value: Any):
+    macro = x.value.name if isinstance(x.value, Macro) else None
+    value = reading.mapped(renamed, value)
+    if owner is None:
+      return Setting(x.label, None, x.label, value, x.label)
+    name = f"{scope}/{names[owner]}.{x.parameter}".removeprefix("/")
+    return Setting(name, owner, x.parameter, value, macro)
+
+  return sorted((setting(*x) for x in found), key=lambda x: x.name)
 
 
 def _reached(
   bindings: Bindings, root: Name, without: Collection[str]
-) -> Iterator[tuple[str, Name, str, Any, str | None]]:
+) -> Iterator[tuple[str, Name, Binding, Any]]:
   """Follows references from the program's function.
 
   Args:
@@ -200,34 +208,34 @@ def _reached(
     without: Parameters to leave out.
 
   Yields:
-    (scope, function, parameter, value, macro).
+    (scope, function, binding, resolved value).
   """
+  parameters = bindings.parameters
   reached: set[tuple[str, Name]] = set()
   open_ = [("", root)]
   while open_:
     scope, function = open_.pop()
-    scope = bindings.innermost(scope, function)
+    # The part of the scope that decides the parameters.
+    while scope and (scope, function) not in parameters:
+      scope = scope.rpartition("/")[0]
     if (scope, function) in reached:
       continue
     reached.add((scope, function))
-    open_.extend((scope, method) for method in bindings.methods(function))
-    for parameter, x in bindings.configured(scope, function).items():
+    open_ += [
+      (scope, x)
+      for _, x in parameters
+      if x.module == function.module and x.path.startswith(f"{function.path}.")
+    ]
+    parts = scope.split("/") if scope else []
+    configured: dict[str, Binding] = {}
+    for i in range(len(parts) + 1):
+      configured |= parameters.get(("/".join(parts[:i]), function), {})
+    for parameter, x in configured.items():
       if parameter not in without:
-        value = bindings.value(x)
-        macro = x.value.name if isinstance(x.value, Macro) else None
-        yield scope, function, parameter, value, macro
-        open_.extend((y.scope or scope, y.name) for y in _references(value))
+        value = bindings.value(x.value)
+        yield scope, function, x, value
+        open_ += [(y.scope or scope, y.name) for y in _references(value)]
 
 
-def _references(value: Any) -> Iterator[Reference]:
-  return (x for x in reading.leaves(value) if isinstance(x, Reference))
-
-
-def _unique_names(names: Iterable[Name]) -> dict[Name, str]:
-  """Names functions by package, and by module where that is ambiguous."""
-  names = list(names)
-  counts = collections.Counter(map(str, names))
-  return {
-    name: str(name) if counts[str(name)] == 1 else f"{name.module}.{name.path}"
-    for name in names
-  }
+def _references(value: Any) -> list[Reference]:
+  return [x for x in reading.leaves(value) if isinstance(x, Reference)]

@@ -1,7 +1,7 @@
 """The cost of a compiled program: memory, operations, exchanged bytes."""
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import math
 import re
@@ -114,23 +114,20 @@ def estimate(
   Raises:
     ValueError: if the compiler refuses it for another reason than memory.
   """
-  weights = bytes_of((program.state.trainable, program.state.frozen))
-  optimizer = bytes_of(program.state.opt_state)
+  state = program.state
+  weights = bytes_of((state.trainable, state.frozen))
+  optimizer = bytes_of(state.opt_state)
   flops = flops_of(program.traced, program.decode_steps) / len(target.devices)
   is_quick = target.is_tpu and not is_thorough
-  compiled, message = None, ""
   start = time.monotonic()
   try:
     compiled = program.traced.lower().compile(_QUICK if is_quick else None)
   except jax.errors.JaxRuntimeError as e:
-    message = str(e)
-  seconds = time.monotonic() - start
-  if compiled is None:
+    details = _refusal(str(e), f"{program.name} on {target.name}")
     read = weights + optimizer
-    details = _refusal(message, f"{program.name} on {target.name}")
   else:
-    read = compiled.memory_analysis().argument_size_in_bytes
     details = _contents(program, compiled, weights, optimizer)
+    read = compiled.memory_analysis().argument_size_in_bytes
   bound = None
   if program.name != "restore" and target.peak and target.bandwidth:
     bound = max(flops / target.peak, read / target.bandwidth)
@@ -142,7 +139,7 @@ def estimate(
     optimizer=optimizer,
     flops=flops,
     argument_bytes=read,
-    compile_seconds=round(seconds, 1),
+    compile_seconds=round(time.monotonic() - start, 1),
     seconds_bound=bound,
     is_quick=is_quick,
     taken=target.taken,
@@ -157,8 +154,7 @@ def _refusal(message: str, name: str) -> dict[str, Any]:
     ValueError: if the compiler refused it for another reason than memory.
   """
   line = message.partition("\n")[0][:300]
-  needs = _NEEDS.search(message)
-  if needs:
+  if needs := _NEEDS.search(message):
     scale = {"G": 2**30, "M": 2**20}
     peak, memory = (float(needs[i]) * scale[needs[i + 1]] for i in (1, 3))
     return {"refused": line, "peak": peak, "memory": memory}
@@ -172,15 +168,13 @@ def _contents(
 ) -> dict[str, Any]:
   """Returns the fields of a report on a compiled program."""
   memory = compiled.memory_analysis()
-  is_evaluation = program.name == "evaluate"
-  unread = 0
+  unread, read = 0, weights + optimizer
   if program.name == "restore":
     # The weights are in memory meanwhile, one stack of scanned layers twice.
     unread = weights + max(map(bytes_of, jax.tree.leaves(program.state.params)))
-  if is_evaluation:
-    # It stays in memory between training steps; no evaluation reads it.
-    unread = optimizer
-  read = weights + (0 if is_evaluation else optimizer)
+  if program.name == "evaluate":
+    # The optimizer's stays in memory between training steps, unread.
+    unread, read = optimizer, weights
   text = compiled.as_text() or ""
   return {
     "peak": memory.argument_size_in_bytes
@@ -229,18 +223,27 @@ def matrix_flops(jaxpr: Any, decode_steps: int = 1) -> float:
     jaxpr: The whole program, of all devices together.
     decode_steps: Iterations of a loop whose number is not in the program.
   """
-  jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
   total = 0.0
-  for equation in jaxpr.eqns:
-    inside = [matrix_flops(x, decode_steps) for x in _inside(equation.params)]
+  for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    # Functions that differentiate are not part of the computation.
+    params = {
+      name: value
+      for name, value in equation.params.items()
+      if name not in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")
+    }
+    inside = [
+      matrix_flops(x, decode_steps)
+      for x in jax.tree.leaves([*params.values()], is_leaf=_is_program)
+      if _is_program(x)
+    ]
     name = equation.primitive.name
     if name == "dot_general":
-      (contracted, _), _ = equation.params["dimension_numbers"]
+      (contracted, _), _ = params["dimension_numbers"]
       shape = equation.invars[0].aval.shape
       width = math.prod(shape[axis] for axis in contracted)
       total += 2.0 * width * math.prod(equation.outvars[0].aval.shape)
     elif name == "scan":
-      total += equation.params["length"] * sum(inside)
+      total += params["length"] * sum(inside)
     elif name == "while":
       total += max(decode_steps, 1) * sum(inside)
     elif name == "cond":
@@ -251,14 +254,8 @@ def matrix_flops(jaxpr: Any, decode_steps: int = 1) -> float:
   return total
 
 
-def _inside(params: Mapping[str, Any]) -> Iterable[Any]:
-  kinds = (jex_core.Jaxpr, jex_core.ClosedJaxpr)
-  for name, value in params.items():
-    values = value if isinstance(value, tuple | list) else [value]
-    # These functions differentiate and are not part of the computation.
-    if name in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"):
-      continue
-    yield from (x for x in values if isinstance(x, kinds))
+def _is_program(x: Any) -> bool:
+  return isinstance(x, jex_core.Jaxpr | jex_core.ClosedJaxpr)
 
 
 def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:

@@ -1,31 +1,8 @@
-"""Plans of a command: its programs compiled, and described in words."""
+"""The cost of a compiled program, in words."""
 
-import collections
-from collections.abc import Iterator, Sequence
-import sys
-
-import tqdm
-
-from t5x.planning import costs, programs, search, targets
+from t5x.planning import costs, programs, targets
 
 GIB = 2**30
-
-
-def plan(
-  topology: str,
-  gin_files: Sequence[str],
-  gin_bindings: Sequence[str],
-  names: Sequence[str] = (),
-  is_thorough: bool = False,
-) -> Iterator[tuple[programs.Program, costs.CostReport]]:
-  """Compiles programs; see `programs.programs_of` and `costs.estimate`."""
-  target = targets.find(topology)
-  for program in programs.programs_of(
-    gin_files, gin_bindings, target.devices, names
-  ):
-    yield program, costs.estimate(program, target, is_thorough)
-
-
 LENGTHS_NOTE = (
   "For inputs of {inputs} and targets of {targets}, as no TASK_FEATURE_LENGTHS "
   "is given; a run's are those of its task."
@@ -91,64 +68,3 @@ def _attention(found: costs.CostReport) -> str:
     f"plain; --gin.network.T5Config.attention_kernel=\"'{kernel}'\" is a "
     "kernel's (docs/speed.md)"
   )
-
-
-def describe_trial(trial: search.Trial) -> str:
-  """Returns a line on the memory and time that a trial took."""
-  found = trial.found
-  assert found is not None, "it was compiled"
-  peak = "?" if found.peak is None else f"{found.peak / GIB:.2f}"
-  return (
-    f"{trial.settings}: {'fits' if found.fits else 'does not fit'}, {peak} of "
-    f"{found.memory / GIB:.2f} GiB, compiled in {found.compile_seconds:.0f} s"
-  )
-
-
-def search_settings(
-  topology: str,
-  gin_files: Sequence[str],
-  gin_bindings: Sequence[str],
-  tries: int,
-  minutes: int,
-) -> None:
-  """Compiles settings of a training run; prints the best three that fit.
-
-  Args:
-    topology: Such as "v3:4x4".
-    gin_files: As of `plan`.
-    gin_bindings: As of `plan`.
-    tries: Programs to compile at most.
-    minutes: After which no other program is compiled.
-
-  Raises:
-    ValueError: if no compiled program fits.
-  """
-  target = targets.find(topology)
-  number = len(search.candidates(len(target.devices), gin_files, gin_bindings))
-  trials = []
-  with tqdm.tqdm(total=number, unit="setting") as bar:
-    for trial in search.search(
-      topology, gin_files, gin_bindings, tries, 60 * minutes
-    ):
-      trials.append(trial)
-      if trial.found:
-        bar.write(describe_trial(trial), file=sys.stderr)
-      bar.update()
-  reasons = collections.Counter(x.skip_reason for x in trials if x.skip_reason)
-  for reason, times in reasons.items():
-    print(f"Not compiled: {times} of {number} settings, as {reason}")
-  chosen = search.best(trials)
-  if not chosen:
-    raise ValueError(
-      f"Nothing that was compiled fits {topology}: take more devices."
-    )
-  for i, trial in enumerate(chosen[:3], 1):
-    assert trial.found is not None, "only compiled programs fit"
-    print(f"\n{i}. {' '.join(map(_as_flag, trial.settings.bindings))}")
-    print(describe(trial.found, None))
-
-
-def _as_flag(binding: str) -> str:
-  """Returns a binding as a flag for the shell."""
-  name, value = binding.split(" = ")
-  return f"--gin.{name}=" + (f'"{value}"' if "'" in value else value)

@@ -1,23 +1,27 @@
 """A search for settings with which a command fits, the cheapest first."""
 
+import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-import contextlib
 import dataclasses
 import itertools
+import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from t5x.configuration import reading
-from t5x.planning import costs, programs, targets
+import tqdm
 
+from t5x.configuration import reading, resolution
+from t5x.planning import costs, programs, report, targets
+
+# Settings to try, and another name for the number of partitions. What a command
+# sets is left alone.
+_NAMES = (
+  "network.T5Config.remat",
+  "NUM_MICROBATCHES",
+  "NUM_PARTITIONS",
+  "PARAMETER_DTYPE",
+)
 _PARTITIONS = "partitioning.PjitPartitioner.num_partitions"
-# Macro -> other names of it. What a command sets is left alone.
-_NAMES = {
-  "network.T5Config.remat": (),
-  "NUM_MICROBATCHES": (),
-  "NUM_PARTITIONS": (_PARTITIONS,),
-  "PARAMETER_DTYPE": (),
-}
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -37,21 +41,16 @@ class Settings:
   @property
   def bindings(self) -> list[str]:
     """The settings as gin bindings."""
-    parts = self.microbatches
-    values = (
-      self.remat,
-      None if parts is None else str(parts if parts > 1 else None),
-      self.partitions,
-      self.dtype and f"'{self.dtype}'",
-    )
     return [
-      f"{name} = {value}"
-      for name, value in zip(_NAMES, values, strict=True)
+      f"{name} = {None if value == 1 and name == _NAMES[1] else value!r}"
+      for name, value in zip(_NAMES, dataclasses.astuple(self), strict=True)
       if value is not None
     ]
 
-  def __str__(self) -> str:
-    return ", ".join(x.removeprefix("network.T5Config.") for x in self.bindings)
+  @property
+  def costs(self) -> tuple[int, int, int]:
+    """The parts that cost time."""
+    return self.remat or 0, self.microbatches or 1, self.partitions or 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +74,10 @@ class Share(NamedTuple):
   Attributes:
     state: Bytes of weights and optimizer state.
     examples: Examples of a batch.
-    problem: Why the command cannot run with these settings, or "".
   """
 
   state: int
   examples: int
-  problem: str = ""
 
 
 _Shares = Mapping[tuple[int | None, str | None], Share]
@@ -96,23 +93,23 @@ def candidates(
     gin_files: The files of the command; settings that they lack are left alone.
     gin_bindings: The bindings of the command, which are left alone.
   """
-  macros = reading.macros(gin_files, reading.search_paths())
-  given = {b.partition("=")[0].strip() for b in gin_bindings}
-  splits = [2**i for i in range(devices.bit_length()) if devices >= 2**i]
-  values: Sequence[Sequence[Any]] = (
+  read = resolution.Bindings(gin_files, paths=reading.search_paths())
+  given = {x.label for text in gin_bindings for x in reading.from_text(text)}
+  if _PARTITIONS in given:
+    given.add("NUM_PARTITIONS")
+  tried = {_NAMES[0], *read.macros} - given
+  values = (
     [False, True],
     [1, 4],
-    splits,
+    [2**i for i in range(devices.bit_length())],
     ["bfloat16", "float32"],
   )
   return sorted(
     Settings(*choice)
     for choice in itertools.product(
       *(
-        some
-        if not given & {name, *others} and ("." in name or name in macros)
-        else [None]
-        for (name, others), some in zip(_NAMES.items(), values, strict=True)
+        some if name in tried else [None]
+        for name, some in zip(_NAMES, values, strict=True)
       )
     )
   )
@@ -140,57 +137,34 @@ def search(
     compiled, or if they cost more than others that fit.
   """
   target = targets.find(topology)
-  number = len(target.devices)
   end = time.monotonic() + seconds
   done: list[Trial] = []
   shares: dict[tuple[int | None, str | None], Share] = {}
-  for settings in candidates(number, gin_files, gin_bindings):
+  for settings in candidates(len(target.devices), gin_files, gin_bindings):
     bindings = [*gin_bindings, *settings.bindings]
     key = (settings.partitions, settings.dtype)
-    if key not in shares:
-      shares[key] = _share(gin_files, bindings, target)
-    reason = skip_reason(settings, shares, done, target.memory)
-    if not reason and len(done) == tries:
-      reason = f"{tries} others were compiled"
-    if not reason and time.monotonic() > end:
-      reason = f"{seconds / 60:.0f} minutes were over"
-    if reason:
-      yield Trial(settings, None, reason)
-      continue
+    found = None
     try:
-      with contextlib.closing(
-        programs.programs_of(gin_files, bindings, target.devices)
-      ) as found:
-        done.append(Trial(settings, costs.estimate(next(found), target)))
+      if key not in shares:
+        with programs.read_command(
+          gin_files, bindings, target.devices
+        ) as command:
+          state = costs.bytes_of(command.state)
+          shares[key] = Share(state, command.examples)
+      reason = skip_reason(settings, shares, done, target.memory)
+      if not reason and len(done) == tries:
+        reason = f"{tries} others were compiled"
+      if not reason and time.monotonic() > end:
+        reason = f"{seconds / 60:.0f} minutes were over"
+      if not reason:
+        with programs.read_command(
+          gin_files, bindings, target.devices
+        ) as command:
+          found = costs.estimate(next(command.programs()), target)
+        done.append(Trial(settings, found))
     except ValueError as e:
-      yield Trial(settings, None, str(e))
-    else:
-      yield done[-1]
-
-
-def best(trials: Iterable[Trial]) -> list[Trial]:
-  """Returns the trials that fit: lowest bound first, then least traffic.
-
-  Of two that differ in nothing else, the one with microbatches comes last.
-  """
-
-  def cost(trial: Trial) -> tuple[float, int, Settings]:
-    assert trial.found is not None, "only compiled programs fit"
-    exchanged = sum(size for _, size in trial.found.collectives.values())
-    return trial.found.seconds_bound or 0.0, exchanged, trial.settings
-
-  return sorted((x for x in trials if x.found and x.found.fits), key=cost)
-
-
-def _share(
-  gin_files: Sequence[str], bindings: Sequence[str], target: targets.Target
-) -> Share:
-  """Reads a command for a target."""
-  try:
-    with programs.read_command(gin_files, bindings, target.devices) as command:
-      return Share(costs.bytes_of(command.state), command.examples)
-  except ValueError as e:
-    return Share(0, 0, str(e))
+      reason = str(e)
+    yield Trial(settings, found, reason)
 
 
 def skip_reason(
@@ -206,8 +180,6 @@ def skip_reason(
   """
   own = shares[settings.partitions, settings.dtype]
   parts = settings.microbatches or 1
-  if own.problem:
-    return own.problem
   if own.examples % parts:
     return "they divide no batch"
   if own.state > memory:
@@ -215,7 +187,7 @@ def skip_reason(
   for trial in done:
     other, found = trial.settings, trial.found
     assert found is not None, "it was compiled"
-    if not _is_no_dearer(other, settings):
+    if any(a > b for a, b in zip(other.costs, settings.costs, strict=True)):
       continue
     if found.fits and (
       other.dtype == settings.dtype
@@ -234,10 +206,67 @@ def skip_reason(
   return ""
 
 
-def _is_no_dearer(one: Settings, other: Settings) -> bool:
-  """Returns whether settings cost no more in every part but the dtype."""
+def best(trials: Iterable[Trial]) -> list[tuple[Settings, costs.CostReport]]:
+  """Returns the settings that fit: lowest bound first, then least traffic.
+
+  Of two that differ in nothing else, the one with microbatches comes last.
+  """
+
+  def cost(fitting: tuple[Settings, costs.CostReport]) -> tuple:
+    settings, found = fitting
+    exchanged = sum(size for _, size in found.collectives.values())
+    return found.seconds_bound or 0.0, exchanged, settings
+
+  fitting = ((x.settings, x.found) for x in trials if x.found and x.found.fits)
+  return sorted(fitting, key=cost)
+
+
+def describe_trial(settings: Settings, found: costs.CostReport) -> str:
+  """Returns a line on the memory and time that settings took."""
+  texts = [x.removeprefix("network.T5Config.") for x in settings.bindings]
+  peak = "?" if found.peak is None else f"{found.peak / report.GIB:.2f}"
   return (
-    (one.remat or False) <= (other.remat or False)
-    and (one.microbatches or 1) <= (other.microbatches or 1)
-    and (one.partitions or 1) <= (other.partitions or 1)
+    f"{', '.join(texts)}: {'fits' if found.fits else 'does not fit'}, {peak} "
+    f"of {found.memory / report.GIB:.2f} GiB, compiled in "
+    f"{found.compile_seconds:.0f} s"
   )
+
+
+def print_best(
+  topology: str,
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  tries: int,
+  minutes: int,
+) -> None:
+  """Searches, and prints the best three settings that fit; see `search`.
+
+  Raises:
+    ValueError: if no compiled program fits.
+  """
+  devices = len(targets.find(topology).devices)
+  number = len(candidates(devices, gin_files, gin_bindings))
+  trials = []
+  with tqdm.tqdm(total=number, unit="setting") as bar:
+    for trial in search(topology, gin_files, gin_bindings, tries, 60 * minutes):
+      trials.append(trial)
+      if trial.found:
+        line = describe_trial(trial.settings, trial.found)
+        bar.write(line, file=sys.stderr)
+      bar.update()
+  reasons = collections.Counter(x.skip_reason for x in trials if x.skip_reason)
+  for reason, times in reasons.items():
+    print(f"Not compiled: {times} of {number} settings, as {reason}")
+  chosen = best(trials)
+  if not chosen:
+    raise ValueError(
+      f"Nothing that was compiled fits {topology}: take more devices."
+    )
+  for i, (settings, found) in enumerate(chosen[:3], 1):
+    given = (x.split(" = ") for x in settings.bindings)
+    flags = (
+      f"--gin.{name}=" + (f'"{value}"' if "'" in value else value)
+      for name, value in given
+    )
+    print(f"\n{i}. {' '.join(flags)}")
+    print(report.describe(found, None))

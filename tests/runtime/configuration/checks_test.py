@@ -31,8 +31,9 @@ MODEL = "gin/models/ladder_s.gin"
   ],
 )
 def test_missing_values_are_named_with_a_remedy(gin_files, message):
+  read = resolution.Bindings(gin_files, paths=PATHS)
   with pytest.raises(ValueError, match=message):
-    checks.check_complete(gin_files, ["TASK"], PATHS)
+    checks.check_complete(read, PATHS, ["TASK"])
 
 
 CONFIGURATION = """

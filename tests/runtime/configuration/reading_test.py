@@ -3,7 +3,7 @@
 import pytest
 
 import prompt_tuning
-from t5x.configuration import reading
+from t5x.configuration import reading, resolution
 
 PATHS = [prompt_tuning.gin_search_path()]
 
@@ -21,20 +21,20 @@ def test_macros_have_values_and_comments(tmp_path):
     'x.y = {"#": [%E]}\n'
   )
   paths = [str(tmp_path)]
-  macros = reading.macros(["mine.gin"], paths)
-  assert {name: (x.text, x.comment) for name, x in macros.items()} == {
+  read = resolution.Bindings(["mine.gin"], paths=paths)
+  assert {name: (x.text, x.comment) for name, x in read.macros.items()} == {
     "LENGTH": ("100", "How long."),
     "D": ("2", ""),
     "SPLITS": ("['train', 'test']", ""),
     "A": (reading.REQUIRED, "Must be given, always."),
   }
-  assert reading.lacking_values(["mine.gin"], paths) == {"A", "E"}
-  assert reading.includes("mine.gin", paths) == ["inner.gin"]
+  assert read.lacking == {"A", "E"}
+  assert read.files == ["mine.gin", "inner.gin"]
 
 
 def test_later_files_win():
   files = ["gin/models/ladder_s.gin", "gin/recipes/prompt_tuning.gin"]
-  macros = reading.macros(files, PATHS)
+  macros = resolution.Bindings(files, paths=PATHS).macros
   assert macros["PROMPT"].text == "@prompts.class_labels()"
   assert macros["EVAL_PERIOD"].text == "100"
   assert macros["DROPOUT_RATE"].text == "0.0"

@@ -8,14 +8,14 @@ import sys
 import pytest
 
 import prompt_tuning
-from t5x.configuration import help_page
+from t5x.configuration import command_flags
 
 PATHS = [prompt_tuning.gin_search_path()]
 MODEL = "gin/models/ladder_s.gin"
 
 
 def test_help_shows_values_and_files():
-  text = help_page.text(
+  text = command_flags.help_text(
     "train",
     [
       f"--gin_file={os.path.join(PATHS[0], MODEL)}",
@@ -36,9 +36,9 @@ def test_help_shows_values_and_files():
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_imports_neither_jax_nor_tensorflow(arguments):
   program = (
-    "import sys; from t5x.configuration import help_page\n"
+    "import sys; from t5x.configuration import command_flags\n"
     f"sys.argv = ['train', *{arguments}]\n"
-    "try: help_page.show_if_asked('train')\n"
+    "try: command_flags.show_help_if_asked('train')\n"
     "except SystemExit as e: assert not e.code\n"
     "print({'jax', 'tensorflow'} & set(sys.modules))"
   )
