@@ -8,133 +8,91 @@ It compares the losses of the same seed with the spread over seeds.
 Writes `results/benchmarks/bfloat16.json` and prints a table of it.
 """
 
+import argparse
 import json
-import os
 import pathlib
-import statistics
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
-from absl import app, flags
+import pandas as pd
 
-from peers import report
-from prompt_tuning.experiments.text_tables import Table
-from t5x.runs import records
+import harness
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("model", "ladder_s", "A file of gin/models.")
-flags.DEFINE_string("task", "ladder_boolq", "A task of the ladder.")
-flags.DEFINE_integer("seeds", 4, "How many.", lower_bound=2)
-flags.DEFINE_integer("steps", 200, "Of training.")
-flags.DEFINE_integer("period", 20, "Steps over which a loss is averaged.")
-
-_ROOT = pathlib.Path(__file__).parents[1]
 _DTYPES = ("float32", "bfloat16")
 
 
-def train(dtype: str, seed: int, folder: str) -> dict[str, Any]:
+def train(
+  args: argparse.Namespace, dtype: str, seed: int, folder: pathlib.Path
+) -> dict[str, Any]:
   """Trains; returns the mean loss of each period, and the last score."""
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "t5x.train"),
-      f"--gin_file=gin/models/{FLAGS.model}.gin",
-      "--gin_file=gin/recipes/prompt_tuning.gin",
-      f"--gin.MIXTURE_OR_TASK_NAME='{FLAGS.task}'",
-      f"--gin.ACTIVATION_DTYPE='{dtype}'",
-      f"--gin.PARAMETER_DTYPE='{dtype}'",
-      f"--gin.RANDOM_SEED={seed}",
-      f"--gin.SHUFFLE_SEED={seed}",
-      "--gin.BATCH_SIZE=32",
-      "--gin.PROMPT_LENGTH=20",
-      f"--gin.TRAIN_STEPS_RELATIVE={FLAGS.steps}",
-      f"--gin.EVAL_PERIOD={FLAGS.steps}",
-      f"--gin.STATS_PERIOD={FLAGS.period}",
-      f"--gin.MODEL_DIR='{folder}'",
-    ],
-    cwd=_ROOT,
-    env={**os.environ, "PYTHONPATH": f"{_ROOT}:{_ROOT / 'runtime'}"},
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-    check=False,
+  lines = harness.train(
+    folder,
+    (f"models/{args.model}", "recipes/prompt_tuning"),
+    {
+      "MIXTURE_OR_TASK_NAME": args.task,
+      "ACTIVATION_DTYPE": dtype,
+      "PARAMETER_DTYPE": dtype,
+      "RANDOM_SEED": seed,
+      "SHUFFLE_SEED": seed,
+      "BATCH_SIZE": 32,
+      "PROMPT_LENGTH": 20,
+      "TRAIN_STEPS_RELATIVE": args.steps,
+      "EVAL_PERIOD": args.steps,
+      "STATS_PERIOD": args.period,
+    },
   )
-  if done.returncode:
-    raise ValueError(f"A run of {dtype} failed:\n{done.stderr[-2000:]}")
-  lines = (pathlib.Path(folder) / "metrics.jsonl").read_text().splitlines()
-  losses = [
-    x["train/loss"] for x in map(json.loads, lines) if "train/loss" in x
-  ]
-  record = json.loads((pathlib.Path(folder) / "record.json").read_text())
+  record = json.loads((folder / "record.json").read_text())
   return {
-    "losses": losses,
+    "losses": [x["train/loss"] for x in lines if "train/loss" in x],
     "score": record["evals"][-1]["score"],
   }
 
 
 def tabulate(record: dict[str, Any]) -> str:
   """Returns a table with a row for each period; losses are nats of a batch."""
-  rows = []
-  losses = {
-    dtype: list(zip(*(run["losses"] for run in record[dtype]), strict=True))
+  exact, rounded = (
+    pd.DataFrame([run["losses"] for run in record[dtype]]).T
     for dtype in _DTYPES
-  }
-  for i, (exact, rounded) in enumerate(
-    zip(*(losses[dtype] for dtype in _DTYPES), strict=True)
-  ):
-    apart = [abs(a - b) for a, b in zip(exact, rounded, strict=True)]
-    rows.append(
-      (
-        str((i + 1) * record["period"]),
-        f"{statistics.mean(exact):.4f}",
-        f"{statistics.mean(rounded):.4f}",
-        f"{statistics.stdev(exact):.4f}",
-        f"{max(exact) - min(exact):.4f}",
-        f"{statistics.mean(apart):.4f}",
-        f"{max(apart):.4f}",
-      )
-    )
-  scores = {
-    dtype: ", ".join(f"{run['score']:.1f}" for run in record[dtype])
-    for dtype in _DTYPES
-  }
-  return (
-    Table(
-      (
-        "Steps to",
-        "float32",
-        "bfloat16",
-        "std over seeds",
-        "range over seeds",
-        "apart, mean",
-        "most",
-      ),
-      rows,
-    ).markdown()
-    + f"\nScores by seed: float32 {scores['float32']}; "
-    f"bfloat16 {scores['bfloat16']}."
   )
+  apart = (exact - rounded).abs()
+  table = pd.DataFrame(
+    {
+      "float32": exact.mean(axis=1),
+      "bfloat16": rounded.mean(axis=1),
+      "std over seeds": exact.std(axis=1),
+      "range over seeds": exact.max(axis=1) - exact.min(axis=1),
+      "apart, mean": apart.mean(axis=1),
+      "most": apart.max(axis=1),
+    }
+  )
+  table.insert(0, "Steps to", (table.index + 1) * record["period"])
+  scores = (
+    f"{dtype} {', '.join('{score:.1f}'.format(**x) for x in record[dtype])}"
+    for dtype in _DTYPES
+  )
+  text = table.to_string(index=False, float_format="{:.4f}".format)
+  return f"{text}\nScores by seed: {'; '.join(scores)}."
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
-  record = {
-    "model": FLAGS.model,
-    "task": FLAGS.task,
-    "period": FLAGS.period,
-    **records.environment(),
-  }
+def main() -> None:
+  parser = harness.parser(__doc__)
+  add = parser.add_argument
+  add("--model", default="ladder_s", help="a file of gin/models")
+  add("--task", default="ladder_boolq", help="a task of the ladder")
+  add("--seeds", type=int, default=4, help="how many, two or more")
+  add("--steps", type=int, default=200, help="of training")
+  add("--period", type=int, default=20, help="steps that a loss is a mean of")
+  args = parser.parse_args()
+  record = {"model": args.model, "task": args.task, "period": args.period}
   with tempfile.TemporaryDirectory() as place:
     for dtype in _DTYPES:
       record[dtype] = [
-        train(dtype, seed, f"{place}/{dtype}{seed}")
-        for seed in range(FLAGS.seeds)
+        train(args, dtype, seed, pathlib.Path(place, f"{dtype}{seed}"))
+        for seed in range(args.seeds)
       ]
   print(tabulate(record))
-  report.write("bfloat16", record)
+  harness.write("bfloat16", record)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

@@ -13,8 +13,8 @@ models. Writes a record of each case to `results/benchmarks/`, and
 `results/benchmarks.md` from all records; `--tabulate` only writes the page.
 """
 
+import argparse
 import dataclasses
-import datetime
 import fnmatch
 import json
 import os
@@ -24,39 +24,12 @@ import sys
 import tempfile
 from typing import Any
 
-from absl import app, flags
 import numpy as np
 
+import harness
 from peers import cases as cases_lib
 from peers import report
-from t5x.runs import records
 
-FLAGS = flags.FLAGS
-flags.DEFINE_multi_string(
-  "case", [], "Names or patterns of cases; unset: all but the tiny ones."
-)
-flags.DEFINE_bool("quick", False, "Tiny models, two rounds; keeps no record.")
-flags.DEFINE_bool("list", False, "Print the names of the cases.")
-flags.DEFINE_bool("tabulate", False, "Write the table from the records.")
-flags.DEFINE_integer("rounds", 5, "Turns of each side.")
-flags.DEFINE_float("seconds", 6.0, "About the length of a turn, seconds.")
-flags.DEFINE_string("weights_dir", None, "Where weights are kept, if they are.")
-flags.DEFINE_string(
-  "baseline", None, "A checkout of this repository to compare with as well."
-)
-flags.DEFINE_enum("peer", "peft", list(report.PEERS), "The other side.")
-flags.DEFINE_multi_string(
-  "sources", [], "Folders of Google's T5X and what it imports; repeatable."
-)
-flags.DEFINE_string(
-  "ours",
-  "{}",
-  'Fields of T5Config other than usual, as JSON: {"remat": true}. Keeps no '
-  "record.",
-)
-flags.DEFINE_bool("keep", True, "Whether to write records.")
-
-ROOT = pathlib.Path(__file__).parents[1]
 # Name of the side of `--baseline`.
 BASELINE = "baseline"
 # Losses and gradient norms: relative; tokens: share that may differ; log
@@ -81,9 +54,14 @@ _TOLERANCES = {
 class Side:
   """A process that computes one side of a case on demand."""
 
-  def __init__(self, name: str, case: cases_lib.Case, weights: str):
+  def __init__(
+    self,
+    name: str,
+    case: cases_lib.Case,
+    weights: pathlib.Path,
+    path: dict[str, list[Any]],
+  ):
     """Starts the process and waits until it is ready."""
-    root = pathlib.Path(FLAGS.baseline or ROOT) if name == BASELINE else ROOT
     self.name = name
     self.turns: list[dict[str, Any]] = []
     self._process = subprocess.Popen(
@@ -92,28 +70,24 @@ class Side:
         *(sys.executable, "-P", "-m", "peers.worker"),
         name.replace(BASELINE, "ours"),
         json.dumps(dataclasses.asdict(case)),
-        weights,
-        FLAGS.ours,
+        str(weights),
       ],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=_environment(root, name),
+      env=_environment(path.get(name, path["ours"])),
     )
     self.start = self._answer()
 
   def work(self, calls: int) -> None:
     """Takes a turn."""
     assert self._process.stdin
-    self._process.stdin.write(f"{calls}\n")
-    self._process.stdin.flush()
+    print(calls, file=self._process.stdin, flush=True)
     self.turns.append(self._answer())
 
   def close(self) -> None:
     """Ends the process."""
-    assert self._process.stdin
-    self._process.stdin.close()
-    self._process.wait()
+    self._process.communicate()
 
   def _answer(self) -> dict[str, Any]:
     assert self._process.stdout
@@ -140,12 +114,12 @@ class Side:
     }
 
 
-def _environment(root: pathlib.Path, side: str = "ours") -> dict[str, str]:
-  runtime = FLAGS.sources if side == "t5x" else [root / "runtime"]
-  path = [pathlib.Path(__file__).parent, root, *runtime]
+def _environment(path: list[Any]) -> dict[str, str]:
   return {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join(map(str, path)),
+    "PYTHONPATH": os.pathsep.join(
+      map(str, [pathlib.Path(__file__).parent, *path])
+    ),
     "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
     # No side may use a network.
     "HF_HUB_OFFLINE": "1",
@@ -163,23 +137,23 @@ def disagreement(name: str, a: Any, b: Any) -> float:
   return difference if name == "scores" else difference / float(np.abs(b))
 
 
-def agreement(case: cases_lib.Case, sides: list[Side]) -> dict[str, float]:
-  """Compares the first side's outcome with the last's and the baseline's.
+def agreement(
+  case: cases_lib.Case, ours: Side, others: list[Side]
+) -> dict[str, float]:
+  """Compares our outcome with those of other sides.
 
   Returns:
-    Name of an outcome -> difference between the first and the last side.
+    Name of an outcome -> difference from the last side.
 
   Raises:
     ValueError: if they disagree.
   """
-  ours = sides[0].start["outcome"]
   found = {}
-  others = [x for x in sides[1:-1] if x.name == BASELINE]
-  for side in (*others, sides[-1]):
+  for side in others:
     theirs = side.start["outcome"]
     found = {
       name: disagreement(name, value, theirs[name])
-      for name, value in ours.items()
+      for name, value in ours.start["outcome"].items()
       if name in theirs
     }
     for name, difference in found.items():
@@ -187,37 +161,42 @@ def agreement(case: cases_lib.Case, sides: list[Side]) -> dict[str, float]:
       # Not "more than": a NaN must not pass.
       if not difference <= most:
         raise ValueError(
-          f"{case.name}: {sides[0].name} and {side.name} disagree on {name} by "
-          f"{difference:.2g}, more than {most}: {ours[name]} and "
-          f"{theirs[name]}."
+          f"{case.name}: {ours.name} and {side.name} disagree on {name} by "
+          f"{difference:.2g}, more than {most}: {ours.start['outcome'][name]} "
+          f"and {theirs[name]}."
         )
   return found
 
 
-def run(case: cases_lib.Case, weights: pathlib.Path) -> dict[str, Any]:
+def run(
+  case: cases_lib.Case, weights: pathlib.Path, args: argparse.Namespace
+) -> dict[str, Any]:
   """Compares one case and returns its record."""
-  folder = weights / case.size
-  folder.mkdir(parents=True, exist_ok=True)
+  root, folder = harness.ROOT, weights / case.size
+  path = {"ours": [root, root / "runtime"], "t5x": [root, *args.sources]}
   subprocess.run(
     [sys.executable, "-m", "peers.weights", case.size, str(folder)],
     check=True,
-    env=_environment(ROOT),
+    env=_environment(path["ours"]),
   )
-  names = [*case.sides[:-1], FLAGS.peer]
-  if FLAGS.baseline:
-    names.insert(1, BASELINE)
+  compared = [args.peer]
+  if args.baseline:
+    path[BASELINE] = [args.baseline, args.baseline / "runtime"]
+    compared.insert(0, BASELINE)
+  names = ["ours", *["ours, one prompt"] * (case.work == "prompts"), *compared]
   sides: list[Side] = []
   try:
     for name in names:
-      sides.append(Side(name, case, str(folder)))
-    agreed = agreement(case, sides)
+      sides.append(Side(name, case, folder, path))
+    others = [side for side in sides if side.name in compared]
+    agreed = agreement(case, sides[0], others)
     calls = {}
     for side in sides:
       side.work(side.start["batches"])
       once = sum(side.turns.pop()["seconds"])
-      repeats = max(1, round(FLAGS.seconds / once))
+      repeats = max(1, round(args.seconds / once))
       calls[side.name] = repeats * side.start["batches"]
-    for _ in range(2 if FLAGS.quick else FLAGS.rounds):
+    for _ in range(2 if args.quick else args.rounds):
       for side in sides:
         side.work(calls[side.name])
   finally:
@@ -225,9 +204,6 @@ def run(case: cases_lib.Case, weights: pathlib.Path) -> dict[str, Any]:
       side.close()
   return {
     "case": dataclasses.asdict(case),
-    "options": json.loads(FLAGS.ours),
-    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    **records.environment(("torch", "transformers", "peft")),
     # Above the sides' own threads if something else ran.
     "load_average": os.getloadavg()[0],
     "disagreement": agreed,
@@ -235,41 +211,45 @@ def run(case: cases_lib.Case, weights: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def _chosen() -> list[cases_lib.Case]:
+def main() -> None:
+  parser = harness.parser(__doc__)
+  add, peers = parser.add_argument, list(report.PEERS)
+  add("--case", action="append", help="a pattern; by default, all but tiny")
+  add("--quick", action="store_true", help="tiny models; keeps no record")
+  add("--list", action="store_true", help="print the names of the cases")
+  add("--tabulate", action="store_true", help="write the page from the records")
+  add("--rounds", type=int, default=5, help="turns of each side")
+  add("--seconds", type=float, default=6.0, help="of a turn, about")
+  add("--baseline", type=pathlib.Path, help="a checkout to compare with too")
+  add("--peer", choices=peers, default="peft", help="the other side")
+  add("--sources", action="append", default=[], help="T5X and its imports")
+  args = parser.parse_args()
+  if (args.peer == "t5x") != bool(args.sources):
+    parser.error("--peer=t5x and --sources belong together.")
   every = cases_lib.all_cases()
-  patterns = FLAGS.case or ["*"]
-  chosen = [
-    case
-    for name, case in every.items()
-    if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-    and (case.size == "tiny") == FLAGS.quick
-    and (FLAGS.peer == "peft" or case.work == "step")
-  ]
-  if not chosen:
-    raise app.UsageError(
-      f"Expected patterns of {', '.join(every)}, got {patterns}."
-    )
-  return chosen
-
-
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
-  if (FLAGS.peer == "t5x") != bool(FLAGS.sources):
-    raise app.UsageError("--peer=t5x and --sources belong together.")
-  if FLAGS.list:
-    print("\n".join(cases_lib.all_cases()))
+  if args.list:
+    print("\n".join(every))
     return
-  if not FLAGS.tabulate:
-    with tempfile.TemporaryDirectory() as place:
-      for case in _chosen():
-        record = run(case, pathlib.Path(FLAGS.weights_dir or place))
+  if not args.tabulate:
+    chosen = [
+      case
+      for name, case in every.items()
+      if any(fnmatch.fnmatch(name, x) for x in args.case or ["*"])
+      and (case.size == "tiny") == args.quick
+      and (args.peer == "peft" or case.work == "step")
+    ]
+    if not chosen:
+      parser.error(f"Expected patterns of {', '.join(every)}.")
+    with tempfile.TemporaryDirectory() as weights:
+      for case in chosen:
+        record = run(case, pathlib.Path(weights), args)
         print(report.line(record), flush=True)
-        if FLAGS.keep and not FLAGS.quick and not json.loads(FLAGS.ours):
-          report.write(report.name_of(case, FLAGS.peer), record)
-  if not FLAGS.quick:
-    report.tabulate(cases_lib.all_cases())
+        if not args.quick:
+          name = report.name_of(case, args.peer)
+          harness.write(name, record, ("torch", "transformers", "peft"))
+  if not args.quick:
+    report.tabulate(every)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

@@ -13,22 +13,13 @@ import t5x.utils  # noqa: F401  Before what imports TensorFlow.
 
 import collections
 import json
-import pathlib
 
-from absl import app, flags, logging
+from absl import logging
 import seqio
 
+import harness
 from prompt_tuning.data import superglue
 from prompt_tuning.data import vocabulary as vocabulary_lib
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string(
-  "tfds_data_dir", None, "Where the TFDS data is.", required=True
-)
-flags.DEFINE_string(
-  "vocabulary", None, "T5's SentencePiece file.", required=True
-)
-FILE = pathlib.Path(__file__).parent / "lengths.json"
 
 
 def count(task: str) -> dict[str, object] | None:
@@ -51,24 +42,27 @@ def count(task: str) -> dict[str, object] | None:
   return None
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
+def main() -> None:
+  parser = harness.parser(__doc__)
+  for name in ("--tfds_data_dir", "--vocabulary"):
+    parser.add_argument(name, required=True)
+  args = parser.parse_args()
   logging.set_verbosity(logging.ERROR)
-  seqio.set_tfds_data_dir_override(FLAGS.tfds_data_dir)
-  vocabulary_lib.of_model(seqio.SentencePieceVocabulary(FLAGS.vocabulary, 100))
+  seqio.set_tfds_data_dir_override(args.tfds_data_dir)
+  vocabulary_lib.of_model(seqio.SentencePieceVocabulary(args.vocabulary, 100))
   counts = {
     row.name: found
     for row in superglue.SUPER_GLUE
     if (found := count(f"super_glue_{row.name}"))
   }
   if not counts:
-    raise app.UsageError(f"Expected SuperGLUE in {FLAGS.tfds_data_dir}.")
+    parser.error(f"Expected SuperGLUE in {args.tfds_data_dir}.")
   lines = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in counts.items())
-  FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+  file = harness.ROOT / "benchmarks" / "lengths.json"
+  file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
   for name, found in counts.items():
     print(f"{name}: {sum(found['inputs'].values()):,} of {found['split']}")
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

@@ -17,11 +17,7 @@ import sys
 import tempfile
 import time
 
-from absl import app, flags
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("checkout", None, "Whose code to run; this one by default.")
-flags.DEFINE_integer("warm", 3, "Runs with a full cache.")
+import harness
 
 # Runs in the measured process.
 _PROGRAM = """
@@ -53,7 +49,7 @@ def until_first(self, batches, steps, on_step=lambda: False):
     "compiling_the_step": compiling(begun),
     "peak_gb": int(status[status.index("VmHWM:") + 1]) * 1024 / 1e9,
   }
-  os.write(int(os.environ["FIRST_STEP_FD"]), json.dumps(facts).encode())
+  print(json.dumps(facts), flush=True)
   os._exit(0)
 trainer.Trainer.train_steps = until_first
 sys.argv[0] = "train"
@@ -65,7 +61,6 @@ def first_step(
   checkout: pathlib.Path, cache: str, arguments: list[str]
 ) -> dict[str, float]:
   """Runs a command to its first step; returns seconds, and GB of memory."""
-  read, write = os.pipe()
   with tempfile.TemporaryDirectory() as folder:
     done = subprocess.run(
       [
@@ -78,31 +73,31 @@ def first_step(
         "PYTHONPATH": f"{checkout}:{checkout / 'runtime'}",
         "XDG_CACHE_HOME": cache,
         "JAX_COMPILATION_CACHE_DIR": cache,
-        "FIRST_STEP_FD": str(write),
         "FIRST_STEP_START": str(time.time()),
       },
-      pass_fds=(write,),
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
+      capture_output=True,
       text=True,
       check=False,
     )
-  os.close(write)
-  with os.fdopen(read) as f:
-    text = f.read()
-  if not text:
+  *_, last = done.stdout.splitlines() or [""]
+  if not last.startswith("{"):
     raise ValueError(f"No step was done:\n{done.stderr[-2000:]}")
-  return json.loads(text)
+  return json.loads(last)
 
 
-def main(argv: list[str]) -> None:
-  checkout = pathlib.Path(FLAGS.checkout or pathlib.Path(__file__).parents[1])
+def main() -> None:
+  parser = harness.parser(__doc__)
+  add = parser.add_argument
+  add("--checkout", type=pathlib.Path, default=harness.ROOT)
+  add("--warm", type=int, default=3, help="runs with a full cache")
+  add("arguments", nargs="*", help="those of t5x.train, after --")
+  args = parser.parse_args()
   with tempfile.TemporaryDirectory() as cache:
-    for i in range(1 + FLAGS.warm):
-      facts = first_step(checkout.resolve(), cache, argv[1:])
+    for i in range(1 + args.warm):
+      facts = first_step(args.checkout.resolve(), cache, args.arguments)
       line = ", ".join(f"{name} {x:.2f}" for name, x in facts.items())
       print(f"{'warm' if i else 'cold'}: {line}", flush=True)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

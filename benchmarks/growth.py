@@ -13,24 +13,21 @@ import ctypes
 import dataclasses
 import gc
 import json
+import pathlib
 import time
 from typing import Any
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
 from matplotlib import figure
-import matplotlib.axes
 
-from peers import cases, ours, prompted, report, worker
+import harness
+from peers import cases, ours, prompted
 from t5x import models, partitioning, train_state
 from t5x.planning import costs
-from t5x.runs import records
 
-FLAGS = flags.FLAGS
-flags.DEFINE_integer("steps", 3, "Timed steps of each point.")
-flags.DEFINE_bool("draw", False, "Draw from the record.")
-
+# Timed steps of each point.
+_STEPS = 3
 _START = cases.Case("step", "small", "bfloat16", 8, 128)
 _POINTS = {
   "prompt": (1, 20, 50, 100, 150),
@@ -44,11 +41,18 @@ _LABELS = {
   "batch": "batch, examples",
   "size": "T5 1.1",
 }
+# The row of a panel, the line's label, its field, unit and style.
+_LINES = (
+  (0, "CPU seconds", "cpu_seconds", 1, "o-"),
+  (0, "0.1 TFLOP, counted", "flops", 1e11, "s--"),
+  (1, "a step, measured, GB", "added_bytes", 1e9, "o-"),
+  (1, "temporaries, counted, GB", "temporary_bytes", 1e9, "s--"),
+)
 
 
 def measure(case: cases.Case) -> dict[str, Any]:
   """Counts and times a step of a case, with weights of zero."""
-  model = ours.make_model(case, several=False, options={})
+  model = ours.make_model(case)
   (rows,) = case.batches()
   batch = jax.device_put(prompted.features(case, rows))
   shapes = jax.eval_shape(
@@ -74,18 +78,18 @@ def measure(case: cases.Case) -> dict[str, Any]:
   memory = program.memory_analysis()
   _forget_peak()  # Leaves out the memory of compiling.
   seconds, cpu_seconds = [], []
-  for _ in range(FLAGS.steps + 1):
-    start, cpu = time.monotonic(), worker.cpu_seconds()
+  for _ in range(_STEPS + 1):
+    start, cpu = time.monotonic(), time.process_time()
     jax.block_until_ready(program(trainable, frozen, batch))
     seconds.append(time.monotonic() - start)
-    cpu_seconds.append(worker.cpu_seconds() - cpu)
+    cpu_seconds.append(time.process_time() - cpu)
   return {
     # XLA counts a loop once, as that of attention in blocks.
     "flops": costs.flops_of(traced),
     "argument_bytes": memory.argument_size_in_bytes,
     "temporary_bytes": memory.temp_size_in_bytes,
     # Beyond the process with the weights alone.
-    "added_bytes": worker.peak_bytes() - before,
+    "added_bytes": harness.process_bytes("VmHWM") - before,
     "compile_seconds": compiled,
     # The first ran with a cold cache.
     "seconds": min(seconds[1:]),
@@ -97,9 +101,8 @@ def _forget_peak() -> int:
   """Resets Linux's count of peak memory; returns the current bytes."""
   gc.collect()
   ctypes.CDLL(None).malloc_trim(0)
-  with open("/proc/self/clear_refs", "w", encoding="ascii") as f:
-    f.write("5")
-  return worker.peak_bytes()
+  pathlib.Path("/proc/self/clear_refs").write_text("5")
+  return harness.process_bytes("VmHWM")
 
 
 def run() -> dict[str, Any]:
@@ -116,11 +119,7 @@ def run() -> dict[str, Any]:
         measured[case] = measure(case)
         print(axis, value, json.dumps(measured[case]), flush=True)
       axes[axis].append({axis: value, **measured[case]})
-  return {
-    "case": dataclasses.asdict(_START),
-    **records.environment(),
-    "axes": axes,
-  }
+  return {"case": dataclasses.asdict(_START), "axes": axes}
 
 
 def draw(record: dict[str, Any]) -> figure.Figure:
@@ -131,50 +130,26 @@ def draw(record: dict[str, Any]) -> figure.Figure:
     panels.T, record["axes"].items(), strict=True
   ):
     x = [point[axis] for point in points]
-    _lines(
-      column[0],
-      x,
-      {
-        "CPU seconds": [point["cpu_seconds"] for point in points],
-        "0.1 TFLOP, counted": [point["flops"] / 1e11 for point in points],
-      },
-    )
-    _lines(
-      column[1],
-      x,
-      {
-        "a step, measured, GB": [
-          point["added_bytes"] / 1e9 for point in points
-        ],
-        "temporaries, counted, GB": [
-          point["temporary_bytes"] / 1e9 for point in points
-        ],
-      },
-    )
+    for row, label, name, unit, style in _LINES:
+      values = [point[name] / unit for point in points]
+      column[row].plot(x, values, style, label=label, markersize=4)
+    for panel in column:
+      panel.set_ylim(bottom=0)
+      panel.grid(alpha=0.3)
+      panel.legend(fontsize="small")
     column[1].set_xlabel(_LABELS[axis])
   return page
 
 
-def _lines(
-  panel: matplotlib.axes.Axes, x: list[Any], lines: dict[str, list[float]]
-) -> None:
-  for (name, values), style in zip(lines.items(), ("o-", "s--"), strict=True):
-    panel.plot(x, values, style, label=name, markersize=4)
-  panel.set_ylim(bottom=0)
-  panel.grid(alpha=0.3)
-  panel.legend(fontsize="small")
-
-
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
-  if FLAGS.draw:
-    record = json.loads((report.RECORDS / "growth.json").read_text())
-  else:
-    record = run()
-    report.write("growth", record)
-  draw(record).savefig(report.TABLE.with_name("growth.png"), dpi=110)
+def main() -> None:
+  parser = harness.parser(__doc__)
+  parser.add_argument("--draw", action="store_true", help="only draw")
+  args = parser.parse_args()
+  if not args.draw:
+    harness.write("growth", run())
+  record = json.loads((harness.RECORDS / "growth.json").read_text())
+  draw(record).savefig(harness.RESULTS / "growth.png", dpi=110)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

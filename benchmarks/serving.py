@@ -15,92 +15,106 @@ import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
 
 # isort: split
 
-import datetime
+import argparse
+from collections.abc import Iterable, Mapping
 import json
 import pathlib
 import tempfile
 from typing import Any
 
-from absl import app, flags, logging
+from absl import logging
 
+import harness
 import prompt_tuning as pt
+from prompt_tuning.experiments.text_tables import Table
 from t5x.files import compilation_cache
-from t5x.runs import records
-from traffic import kills, load, mixed, report, starts
+from traffic import kills, load, mixed, starts
 
-FLAGS = flags.FLAGS
-flags.DEFINE_multi_enum("part", [], report.PARTS, "What to do; unset: all.")
-flags.DEFINE_bool("quick", False, "Everything small; keeps no record.")
-flags.DEFINE_bool("tabulate", False, "Write the table from the records.")
-flags.DEFINE_string(
-  "checkpoint", "checkpoints/ladder_m/lm_100", "The frozen model."
-)
-flags.DEFINE_string("task", "ladder_boolq", "Whose inputs are asked.")
-flags.DEFINE_integer("requests", 800, "Of a turn of mixed traffic.")
-flags.DEFINE_float("seconds", 600.0, "Of load.")
-
-_RESULTS = pathlib.Path(__file__).parents[1] / "results"
-_RECORDS = _RESULTS / "benchmarks" / "serving"
-_TABLE = _RESULTS / "serving.md"
+# Part -> the function that gives the rows of its record.
+_PARTS = {
+  "mixed": mixed.rows,
+  "equality": mixed.rows,
+  "load": load.rows,
+  "kills": kills.rows,
+  "starts": starts.rows,
+}
+_RECORDS = harness.RECORDS / "serving"
 
 
-def run(part: str, scratch: pathlib.Path) -> dict[str, Any]:
+def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   """Runs one part and returns its record."""
-  quick = FLAGS.quick
+  folder, checkpoint, task = pathlib.Path(scratch), args.checkpoint, args.task
+  found = {"part": part, "checkpoint": checkpoint, "task": task}
   if part == "mixed":
-    found = mixed.throughput(
-      pt.load(FLAGS.checkpoint),
-      FLAGS.task,
-      number=160 if quick else FLAGS.requests,
-      rounds=2 if quick else 7,
-      folder=scratch,
-    )
-  elif part == "equality":
-    found = mixed.equality(
-      pt.load(FLAGS.checkpoint), FLAGS.task, 50 if quick else 500, scratch
-    )
-  elif part == "load":
-    found = load.under_load(
-      FLAGS.checkpoint, FLAGS.task, 20.0 if quick else FLAGS.seconds, scratch
-    )
-  elif part == "kills":
-    found = kills.kills(FLAGS.checkpoint, FLAGS.task, scratch)
-  else:
-    found = starts.starts(FLAGS.checkpoint, scratch)
-  return {
-    "part": part,
-    "checkpoint": FLAGS.checkpoint,
-    "task": FLAGS.task,
-    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    **records.environment(("torch", "transformers", "peft", "uvicorn")),
-    **found,
-  }
+    number, rounds = (160, 2) if args.quick else (args.requests, 7)
+    model = pt.load(checkpoint)
+    return found | mixed.throughput(model, task, number, rounds, folder)
+  if part == "equality":
+    number = 50 if args.quick else 500
+    return found | mixed.equality(pt.load(checkpoint), task, number, folder)
+  if part == "load":
+    seconds = 20.0 if args.quick else args.seconds
+    return found | load.under_load(checkpoint, task, seconds, folder)
+  if part == "kills":
+    return found | kills.kills(checkpoint, task, folder)
+  return found | starts.starts(checkpoint, folder)
 
 
-def tabulate() -> None:
-  """Writes the table of all records."""
-  found = [json.loads(path.read_text()) for path in _RECORDS.glob("*.json")]
-  _TABLE.write_text(report.table(found))
+def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+  """Returns what a record shows: (what, asked, measured)."""
+  return _PARTS[record["part"]](record)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"Expected flags only, got {argv[1:]}.")
+def page(records: Iterable[Mapping[str, Any]]) -> str:
+  """Returns a page of records."""
+  lines = [
+    "<!-- Written by `python benchmarks/serving.py --tabulate`. -->",
+    "# Serving",
+    "",
+    "Ratios are of turns beside each other: median, least and most.",
+    "",
+  ]
+  order = list(_PARTS)
+  for record in sorted(
+    records, key=lambda x: (order.index(x["part"]), x["checkpoint"])
+  ):
+    device = record["device"]
+    lines += [
+      f"## {record['part']}: {record['checkpoint']}, {record['task']}",
+      "",
+      f"{record['date'][:10]}, {device['cpus']} cores of {device['cpu']}.",
+      "",
+      Table(("", "asked", "measured"), rows(dict(record))).markdown(),
+    ]
+  return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+  parser = harness.parser(__doc__)
+  add = parser.add_argument
+  add("--part", action="append", choices=list(_PARTS), help="by default, all")
+  add("--quick", action="store_true", help="everything small; keeps no record")
+  add("--tabulate", action="store_true", help="write the page from the records")
+  add("--checkpoint", default="checkpoints/ladder_m/lm_100", help="the model")
+  add("--task", default="ladder_boolq", help="whose inputs are asked")
+  add("--requests", type=int, default=800, help="of a turn of mixed traffic")
+  add("--seconds", type=float, default=600.0, help="of load")
+  args = parser.parse_args()
   logging.set_verbosity(logging.WARNING)
   compilation_cache.enable()
-  for part in [] if FLAGS.tabulate else FLAGS.part or report.PARTS:
+  for part in [] if args.tabulate else args.part or _PARTS:
     with tempfile.TemporaryDirectory(prefix="serving_") as folder:
-      record = run(part, pathlib.Path(folder))
-    for row in report.rows(record):
+      record = run(args, part, folder)
+    for row in rows(record):
       print(f"{part}: {row[0]}: {row[2]}" + (f" ({row[1]})" * bool(row[1])))
-    if not FLAGS.quick:
-      _RECORDS.mkdir(parents=True, exist_ok=True)
-      model = FLAGS.checkpoint.removeprefix("checkpoints/").replace("/", "_")
-      text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-      (_RECORDS / f"{part}_{model}.json").write_text(text)
-  if not FLAGS.quick:
-    tabulate()
+    if not args.quick:
+      model = args.checkpoint.removeprefix("checkpoints/").replace("/", "_")
+      packages = ("torch", "transformers", "peft", "uvicorn")
+      harness.write(f"serving/{part}_{model}", record, packages)
+  if not args.quick:
+    records = [json.loads(path.read_text()) for path in _RECORDS.glob("*.json")]
+    (harness.RESULTS / "serving.md").write_text(page(records))
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prompt_tuning.project_files import gin_search_path, project_folder
 
 if TYPE_CHECKING:
-  from prompt_tuning.inference.tuned_prompt import TunedPrompt
+  from prompt_tuning.inference.requests import TunedPrompt
   from prompt_tuning.training.model import Model, load
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ __all__ = ["Model", "TunedPrompt", "gin_search_path", "load", "project_folder"]
 # seconds to import.
 _LAZY = {
   "Model": "prompt_tuning.training.model",
-  "TunedPrompt": "prompt_tuning.inference.tuned_prompt",
+  "TunedPrompt": "prompt_tuning.inference.requests",
   "load": "prompt_tuning.training.model",
 }
 

@@ -135,7 +135,7 @@ def from_array(prompt: Array | np.ndarray) -> Initializer:
   """Starts from a trained prompt.
 
   Args:
-    prompt: [P, H] The trained prompt.
+    prompt: [P, H] The trained prompt, or [K, P, H].
 
   Returns:
     An initialiser, which raises ValueError for any other shape.
@@ -149,8 +149,8 @@ def from_array(prompt: Array | np.ndarray) -> Initializer:
     if array.shape != tuple(shape):
       raise ValueError(
         f"Expected a prompt of shape {tuple(shape)}, got {array.shape}. Set "
-        "PROMPT_LENGTH to the length of the prompt, and use it with a model "
-        "of the size it was trained for."
+        "PROMPT_LENGTH to its length, NUM_PROMPTS to the number of files, and "
+        "use it with a model of the size it was trained for."
       )
     return jnp.asarray(array, dtype)
 

@@ -8,7 +8,7 @@ import tiny
 import prompt_tuning as pt
 from prompt_tuning.inference.batch_queue import Shapes
 from prompt_tuning.inference.engine import Engine, Settings
-from prompt_tuning.inference.requests import Prompt
+from prompt_tuning.inference.requests import TunedPrompt
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +48,9 @@ def prompts():
   """Five, of other lengths."""
   rng = np.random.default_rng(0)
   return [
-    Prompt(
-      f"prompt_{length}",
+    TunedPrompt(
       rng.normal(size=(length, tiny.WIDTH)).astype(np.float32),
+      name=f"prompt_{length}",
     )
     for length in (1, 2, 4, 5, 6)
   ]

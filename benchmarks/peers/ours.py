@@ -22,51 +22,41 @@ from t5x import (
 )
 from t5x.formats import base_checkpoints
 
-_PROMPT = "encoder/prompt/prompt"
 
-
-def make(
-  case: cases.Case, folder: str, variant: str, options: dict[str, Any]
-) -> Call:
+def make(case: cases.Case, folder: str, variant: str) -> Call:
   """Reads the weights; nothing is compiled yet.
 
   Args:
     case: The case.
     folder: Of the weights.
     variant: "one prompt", where there might be several; or nothing.
-    options: Fields of `T5Config` that are not the defaults.
   """
   several = case.work == "prompts" and not variant
   prompt = np.load(f"{folder}/prompts.npy")[:, : case.prompt]
-  params = _read(case, folder, options)
-  params[_PROMPT] = jnp.asarray(prompt if several else prompt[0])
-  params = traverse_util.unflatten_dict(params, sep="/")
-  model = make_model(case, several, options)
-  if case.work == "step":
-    return _step(case, model, params)
-  return _answers(case, model, params)
-
-
-def _read(
-  case: cases.Case, folder: str, options: dict[str, Any]
-) -> dict[str, jax.Array]:
-  """The frozen weights under T5X's paths."""
   base = base_checkpoints.open_checkpoint(f"{folder}/t5x")
-  dtype = jnp.dtype(prompted.config(case, options).param_dtype)
+  dtype = jnp.dtype(prompted.config(case).param_dtype)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return base.read(
+  params = base.read(
     {
       name: jax.ShapeDtypeStruct(x.shape, dtype, sharding=device)
       for name, x in base.shapes.items()
     }
   )
+  params["encoder/prompt/prompt"] = jnp.asarray(
+    prompt if several else prompt[0]
+  )
+  params = traverse_util.unflatten_dict(params, sep="/")
+  model = make_model(case, several)
+  if case.work == "step":
+    return _step(case, model, params)
+  return _answers(case, model, params)
 
 
 def make_model(
-  case: cases.Case, several: bool, options: dict[str, Any]
+  case: cases.Case, several: bool = False
 ) -> models.EncoderDecoderModel:
   arguments = {
-    **prompted.arguments(case, several, options),
+    **prompted.arguments(case, several),
     # gin/decoding/greedy.gin
     "decode_fn": functools.partial(decoding.temperature_sample, topk=1),
   }

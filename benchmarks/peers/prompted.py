@@ -48,47 +48,35 @@ class Ids:
     return ids
 
 
-def config(case: cases.Case, options: dict[str, Any]) -> network.T5Config:
-  """Returns the case's network; `options` override default fields."""
+def config(case: cases.Case) -> network.T5Config:
+  """Returns the case's network."""
   sizes = dict(cases.SIZES[case.size])
   layers = sizes.pop("num_layers")
   return network.T5Config(
-    **{
-      "vocab_size": cases.VOCAB_SIZE,
-      **sizes,
-      "num_encoder_layers": layers,
-      "num_decoder_layers": layers,
-      "dtype": case.dtype,
-      # A frozen model needs no float32 copy of its weights; PEFT has none.
-      "param_dtype": case.dtype,
-      "dropout_rate": 0.0,
-      **options,
-    }
+    vocab_size=cases.VOCAB_SIZE,
+    **sizes,
+    num_encoder_layers=layers,
+    num_decoder_layers=layers,
+    dtype=case.dtype,
+    # A frozen model needs no float32 copy of its weights; PEFT has none.
+    param_dtype=case.dtype,
+    dropout_rate=0.0,
   )
 
 
-def arguments(
-  case: cases.Case, several: bool, options: dict[str, Any]
-) -> dict[str, Any]:
+def arguments(case: cases.Case, several: bool) -> dict[str, Any]:
   """Returns arguments of an `EncoderDecoderModel`, without decoding's."""
-  prompt = PromptOfEach if several else prompts.Prompt
-  vocabulary = Ids()
+  prompt = functools.partial(
+    PromptOfEach if several else prompts.Prompt, length=case.prompt
+  )
+  is_prompt = trainable.matches_any([".*/prompt/.*"])
+  adafactor_def = adafactor.Adafactor(multiply_by_parameter_scale=False)
   return {
-    "module": network.Transformer(
-      config(case, options),
-      Injections(prompt=functools.partial(prompt, length=case.prompt)),
-    ),
-    "input_vocabulary": vocabulary,
-    "output_vocabulary": vocabulary,
+    "module": network.Transformer(config(case), Injections(prompt=prompt)),
+    "input_vocabulary": Ids(),
+    "output_vocabulary": Ids(),
     "optimizer_def": optimizers.MultiOptimizer(
-      (
-        (
-          traverse_util.ModelParamTraversal(
-            trainable.matches_any([".*/prompt/.*"])
-          ),
-          adafactor.Adafactor(multiply_by_parameter_scale=False),
-        ),
-      )
+      ((traverse_util.ModelParamTraversal(is_prompt), adafactor_def),)
     ),
   }
 

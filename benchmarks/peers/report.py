@@ -4,16 +4,15 @@ from collections.abc import Iterable, Mapping
 import itertools
 import json
 import math
-import pathlib
 import statistics
 from typing import Any
 
+import harness
+from harness import spread
 from peers.cases import Case
 from prompt_tuning.experiments.text_tables import Table
 
-_RESULTS = pathlib.Path(__file__).parents[2] / "results"
-RECORDS = _RESULTS / "benchmarks"
-TABLE = _RESULTS / "benchmarks.md"
+TABLE = harness.RESULTS / "benchmarks.md"
 # Of a record, whose last side it is.
 PEERS = {"peft": "PEFT", "t5x": "T5X"}
 _HEADER = (
@@ -38,13 +37,6 @@ _TITLES = {
 }
 
 
-def write(name: str, record: Mapping[str, Any]) -> None:
-  """Keeps the record of a case, in the place of an older one."""
-  RECORDS.mkdir(exist_ok=True)
-  text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-  (RECORDS / f"{name}.json").write_text(text)
-
-
 def name_of(case: Case, peer: str) -> str:
   """A record's name: PEFT is the peer that none names."""
   return case.name if peer == "peft" else f"{case.name}-{peer}"
@@ -66,13 +58,13 @@ def line(record: Mapping[str, Any]) -> str:
   parts = [case.name]
   for name, side in record["sides"].items():
     parts.append(
-      f"{name}: {_spread(side['seconds'])} s, "
+      f"{name}: {spread(side['seconds'])} s, "
       f"{side['cpu_seconds']:.2f} CPU s, {_gb(side['peak_bytes'])} GB, "
       f"warm-up {side['warm_up_seconds']:.1f} s"
     )
   peer = _peer(record)
   ratios = "; ".join(
-    f"{name} {_spread(speed(record, name, peer))} of {PEERS[peer]}'s speed"
+    f"{name} {spread(speed(record, name, peer))} of {PEERS[peer]}'s speed"
     for name in record["sides"]
     if name != peer
   )
@@ -86,7 +78,7 @@ def tabulate(cases: Mapping[str, Case]) -> None:
     peer: [
       json.loads(path.read_text())
       for case in cases.values()
-      if (path := RECORDS / f"{name_of(case, peer)}.json").exists()
+      if (path := harness.RECORDS / f"{name_of(case, peer)}.json").exists()
     ]
     for peer in PEERS
   }
@@ -133,9 +125,9 @@ def _table(records: Iterable[Mapping[str, Any]]) -> str:
     rows.append(
       (
         Case(**record["case"]).name,
-        _spread(peer["seconds"]),
-        _spread(ours["seconds"]),
-        _spread(speed(record, "ours", name)),
+        spread(peer["seconds"]),
+        spread(ours["seconds"]),
+        spread(speed(record, "ours", name)),
         f"{peer['cpu_seconds']:.2f}",
         f"{ours['cpu_seconds']:.2f}",
         f"{peer['cpu_seconds'] / ours['cpu_seconds']:.2f}",
@@ -178,13 +170,6 @@ def _where(record: Mapping[str, Any]) -> str:
     f"{record['commit'][:7]}"
     f"{' with changes' if record['uncommitted_changes'] else ''}; load average "
     f"{record['load_average']:.0f}."
-  )
-
-
-def _spread(values: Iterable[float]) -> str:
-  values = list(values)
-  return (
-    f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
   )
 
 

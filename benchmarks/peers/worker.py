@@ -5,64 +5,40 @@ makes N calls and prints their cost. The parent process decides the turns.
 """
 
 from collections.abc import Callable
-import dataclasses
 import importlib
 import json
 import os
-import resource
 import sys
 import time
 from typing import Any
 
 import numpy as np
 
+import harness
 from peers.cases import Case
 
 # Values to be compared with the other sides, by name.
 Outcome = dict[str, Any]
 # Processes batch number i.
 Call = Callable[[int], Outcome]
-_MODULES = {
-  "ours": "peers.ours",
-  "peft": "peers.hugging_face",
-  "t5x": "peers.google_t5x",
-}
-
-
-def peak_bytes() -> int:
-  """Returns the peak memory of this process, without its parent's.
-
-  `getrusage` includes the memory of the parent at the fork.
-  """
-  try:
-    with open("/proc/self/status", encoding="utf-8") as f:
-      lines = (x.split() for x in f)
-      return next(int(x[1]) * 1024 for x in lines if x[0] == "VmHWM:")
-  except (OSError, StopIteration):
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def cpu_seconds() -> float:
-  usage = resource.getrusage(resource.RUSAGE_SELF)
-  return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
-  """Runs one side. Arguments: side, case as JSON, folder, options."""
-  side, case_text, folder, options = sys.argv[1:]
+  """Runs one side. Arguments: side, case as JSON, folder of the weights."""
+  side, case_text, folder = sys.argv[1:]
   case = Case(**json.loads(case_text))
   # Output of libraries goes to stderr.
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
 
   def answer(**fields: Any) -> None:
-    answers.write(json.dumps(fields, default=_plain) + "\n")
-    answers.flush()
+    json.dump(fields, answers, default=lambda x: np.asarray(x).tolist())
+    print(file=answers, flush=True)
 
   peer, _, variant = side.partition(", ")
-  module = importlib.import_module(_MODULES[peer])
+  module = importlib.import_module(f"peers.{peer}")
   start = time.monotonic()
-  call = module.make(case, folder, variant, json.loads(options))
+  call = module.make(case, folder, variant)
   loaded = time.monotonic()
   outcome = call(0)
   number = len(case.batches())
@@ -76,22 +52,16 @@ def main() -> None:
   )
   for line in sys.stdin:
     seconds = []
-    cpu = cpu_seconds()
+    cpu = time.process_time()
     for i in range(int(line)):
       start = time.monotonic()
       call(i % number)
       seconds.append(time.monotonic() - start)
     answer(
-      seconds=seconds, cpu_seconds=cpu_seconds() - cpu, peak_bytes=peak_bytes()
+      seconds=seconds,
+      cpu_seconds=time.process_time() - cpu,
+      peak_bytes=harness.process_bytes("VmHWM"),
     )
-
-
-def _plain(x: Any) -> Any:
-  return (
-    dataclasses.asdict(x)
-    if dataclasses.is_dataclass(x)
-    else np.asarray(x).tolist()
-  )
 
 
 if __name__ == "__main__":

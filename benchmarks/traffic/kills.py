@@ -1,5 +1,6 @@
 """Kills of a server and its worker."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -17,20 +18,6 @@ from traffic.servers import Server
 _STEPS = 60
 
 
-def _put_until_gone(
-  server: Server, content: bytes, accepted: list[str]
-) -> None:
-  """Puts prompts one after another until the server is gone."""
-  while True:
-    name = f"put_{len(accepted)}"
-    try:
-      answer = httpx.put(f"{server.url}/v1/prompts/{name}", content=content)
-    except httpx.HTTPError:
-      return
-    if answer.status_code == 201:
-      accepted.append(name)
-
-
 def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
   """Kills the worker in a job, and then the server under load.
 
@@ -46,6 +33,15 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "prompts" / f"{name}.safetensors"
     return prompt_files.load_prompt(path)[0].tobytes()
 
+  accepted: list[str] = []
+
+  def put_until_gone() -> None:
+    with contextlib.suppress(httpx.HTTPError):
+      while True:
+        url = f"/v1/prompts/put_{len(accepted)}"
+        if server.http.put(url, content=contents[0]).status_code == 201:
+          accepted.append(url.rpartition("/")[2])
+
   try:
     server.start()
     contents = server.put_prompts()
@@ -55,12 +51,9 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
     servers.wait_until(lambda: bool(server.events(killed, "checkpoint")))
     os.kill(server.worker, signal.SIGKILL)
     servers.wait_until(lambda: server.attempts(killed) == 2)
-    accepted: list[str] = []
     threads = [
       threading.Thread(target=servers.send, args=(server, texts, 20.0, 5.0)),
-      threading.Thread(
-        target=_put_until_gone, args=(server, contents[0], accepted)
-      ),
+      threading.Thread(target=put_until_gone),
     ]
     for thread in threads:
       thread.start()
@@ -71,9 +64,9 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
     for thread in threads:
       thread.join()
     server.start()
-    models = httpx.get(f"{server.url}/v1/models").json()["data"]
+    models = server.http.get("/v1/models").json()["data"]
     names = {model["id"] for model in models}
-    files = httpx.get(f"{server.url}/v1/files").json()["data"]
+    files = server.http.get("/v1/files").json()["data"]
     same = prompt_of(killed) == undisturbed
     prompt_of(late_job)  # It succeeds as well.
     return {
@@ -90,7 +83,7 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
-  """See `report.rows`."""
+  """See `serving.rows`."""
   same = "identical" if record["same_prompt"] else "another"
   return [
     ("times that the job was begun", "> 1", str(record["attempts"])),

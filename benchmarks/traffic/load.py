@@ -1,7 +1,7 @@
 """A server under load."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import pathlib
@@ -9,8 +9,6 @@ import socket
 import threading
 import time
 from typing import Any
-
-import httpx
 
 import prompt_tuning as pt
 from traffic import mixed, servers
@@ -56,57 +54,38 @@ def _highest_rate(
 
 
 @contextlib.contextmanager
-def _disturbed(server: Server, content: bytes) -> Iterator[list[int]]:
-  """Adds and removes a prompt repeatedly, beside clients that hang.
+def _repeated(action: Callable[[], None], seconds: float) -> Iterator[None]:
+  """Calls an action repeatedly, in a thread."""
+  stop = threading.Event()
 
-  Yields:
-    The statuses of the requests for that prompt.
-  """
-  stop, statuses = threading.Event(), []
+  def work() -> None:
+    while not stop.wait(seconds):
+      action()
 
-  def change() -> None:
-    url = f"{server.url}/v1/prompts/passing"
-    with httpx.Client(timeout=60) as client:
-      while not stop.wait(0.5):
-        statuses.append(client.put(url, content=content).status_code)
-        statuses.append(client.delete(url).status_code)
+  thread = threading.Thread(target=work)
+  thread.start()
+  try:
+    yield
+  finally:
+    stop.set()
+    thread.join()
 
+
+@contextlib.contextmanager
+def _hanging_clients(server: Server) -> Iterator[None]:
+  """Adds a client that never ends its request, and one that never reads."""
   body = json.dumps(
     {"model": "prompt_0", "prompt": "a", "n": 8, "stream": True}
   )
   head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
   kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}"
-  thread = threading.Thread(target=change)
   with (
     socket.create_connection(server.address) as half,
     socket.create_connection(server.address) as deaf,
   ):
-    half.sendall(head.encode())  # The rest is never sent.
-    deaf.sendall(f"{head}{kind}\r\n\r\n{body}".encode())  # Never read.
-    thread.start()
-    try:
-      yield statuses
-    finally:
-      stop.set()
-      thread.join()
-
-
-@contextlib.contextmanager
-def _watched(server: Server) -> Iterator[list[int]]:
-  """Yields samples of the server's memory, in bytes."""
-  stop, samples = threading.Event(), []
-
-  def look() -> None:
-    while not stop.wait(_SAMPLE_SECONDS):
-      samples.append(server.resident_bytes)
-
-  thread = threading.Thread(target=look)
-  thread.start()
-  try:
-    yield samples
-  finally:
-    stop.set()
-    thread.join()
+    half.sendall(head.encode())
+    deaf.sendall(f"{head}{kind}\r\n\r\n{body}".encode())
+    yield
 
 
 def under_load(
@@ -124,9 +103,16 @@ def under_load(
     job = server.start_job(server.upload(texts), 50_000)
     servers.wait_until(lambda: bool(server.events(job, "train")))
     rate, tried = _highest_rate(server, texts, min(10.0, seconds / 4))
+    url, changes, samples = "/v1/prompts/passing", [], []
+
+    def change() -> None:
+      changes.append(server.http.put(url, content=contents[0]).status_code)
+      changes.append(server.http.delete(url).status_code)
+
     with (
-      _disturbed(server, contents[0]) as changes,
-      _watched(server) as samples,
+      _hanging_clients(server),
+      _repeated(change, 0.5),
+      _repeated(lambda: samples.append(server.resident_bytes), _SAMPLE_SECONDS),
     ):
       held = servers.send(server, texts, rate, seconds)
     steps = server.events(job, "train")[0]["step"]
@@ -134,7 +120,7 @@ def under_load(
     over = servers.send(server, texts, 2 * rate, min(30.0, seconds))
     time.sleep(1)  # As Retry-After says.
     again = servers.send(server, texts, rate / 2, min(15.0, seconds))
-    httpx.post(f"{server.url}/v1/fine_tuning/jobs/{job}/cancel")
+    server.http.post(f"/v1/fine_tuning/jobs/{job}/cancel")
     return {
       "start_seconds": started,
       "tried": tried,
@@ -148,17 +134,22 @@ def under_load(
       "job": status,
       "job_steps": steps,
       "resident_bytes": samples,
-      "prompt_table_bytes": server.metric("prompt_tuning_prompt_table_bytes"),
-      "prompt_host_bytes": server.metric("prompt_tuning_prompt_host_bytes"),
-      "model_bytes": server.metric("prompt_tuning_model_bytes"),
+    } | {
+      name: server.metric(name)
+      for name in ("prompt_table_bytes", "prompt_host_bytes", "model_bytes")
     }
   finally:
     server.stop()
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
-  """See `report.rows`."""
+  """See `serving.rows`."""
   held, over, again = record["held"], record["over"], record["again"]
+
+  def failed(part: dict[str, Any], *refused: str) -> str:
+    known = sum(part["statuses"].get(x, 0) for x in ("200", *refused))
+    return str(part["requests"] - known)
+
   # A twelfth of the time each: of ten minutes, those after the first.
   twelfth = max(1, len(record["resident_bytes"]) // 12)
   early = max(record["resident_bytes"][twelfth : 2 * twelfth] or [0])
@@ -169,7 +160,7 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     ("requests a second", "", f"{held['sent_per_second']:.1f}"),
     ("seconds of load", "600", f"{record['seconds']:.0f}"),
     ("requests", "", str(held["requests"])),
-    ("that failed and were not refused", "0", _failed(held)),
+    ("that failed and were not refused", "0", failed(held, "429")),
     ("refused", "", str(held["statuses"].get("429", 0))),
     ("p50, ms", "", f"{1000 * held['p50_seconds']:.0f}"),
     ("p99, ms", "", f"{1000 * held['p99_seconds']:.0f}"),
@@ -185,17 +176,12 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
       f"{over['statuses'].get('429', 0)} of {over['requests']}",
     ),
     ("of which without Retry-After", "0", str(impolite)),
-    ("failed", "0", _failed(over)),
-    ("after it, at half the rate: failed or refused", "0", _missing(again)),
+    ("failed", "0", failed(over, "429")),
+    (
+      "after it, at half the rate: failed or refused",
+      "0",
+      failed(again),
+    ),
     ("fifty prompts, on device and host, MB", "< 50", f"{table / 1e6:.1f}"),
     ("the model's parameters, MB", "", f"{record['model_bytes'] / 1e6:.1f}"),
   ]
-
-
-def _failed(part: dict[str, Any]) -> str:
-  known = sum(part["statuses"].get(status, 0) for status in ("200", "429"))
-  return str(part["requests"] - known)
-
-
-def _missing(part: dict[str, Any]) -> str:
-  return str(part["requests"] - part["statuses"].get("200", 0))

@@ -6,33 +6,33 @@ import json
 import pathlib
 import time
 from typing import Any
-import warnings
 
 import numpy as np
 import seqio
 
 import prompt_tuning as pt
-from prompt_tuning import injections, prompts
+from prompt_tuning import prompts
 from prompt_tuning.data import text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.batch_queue import Shapes
 from prompt_tuning.inference.engine import Engine, Settings
-from prompt_tuning.inference.requests import Generation, Prompt
-from prompt_tuning.interop import checkpoint_conversion, peft_adapters
+from prompt_tuning.inference.requests import Generation, TunedPrompt
+from prompt_tuning.injections import Injections
+from prompt_tuning.interop import checkpoint_conversion
 from prompt_tuning.training import base_model, tuning
-from t5x import decoding, models, partitioning, utils
+from t5x import decoding, models, utils
 from t5x.runs import inference
 
 TOKENS = 8
 _EOS = 1
 
 
-def make_prompts(model: pt.Model, lengths: Sequence[int]) -> list[Prompt]:
+def make_prompts(model: pt.Model, lengths: Sequence[int]) -> list[TunedPrompt]:
   """Makes prompts of token embeddings, which change the answers."""
   table = base_model.token_embedding(model.checkpoint)
   rng = np.random.default_rng(0)
   return [
-    Prompt(f"prompt_{i}", table[rng.integers(3, len(table), length)])
+    TunedPrompt(table[rng.integers(3, len(table), length)], name=f"prompt_{i}")
     for i, length in enumerate(lengths)
   ]
 
@@ -69,7 +69,7 @@ def make_engine(model: pt.Model, longest: int, apart: int) -> Engine:
 
 
 def answer(
-  engine: Engine, pairs: Sequence[tuple[str, Prompt | None]]
+  engine: Engine, pairs: Sequence[tuple[str, TunedPrompt | None]]
 ) -> list[list[int]]:
   """Submits all requests at once; returns the tokens of each answer."""
   tickets = engine.submit(
@@ -78,57 +78,7 @@ def answer(
       for text, prompt in pairs
     ]
   )
-  return [[t.id for t in ticket.future.result().tokens] for ticket in tickets]
-
-
-class Peft:
-  """A model of PEFT's with an adapter for every prompt."""
-
-  def __init__(
-    self, model: pt.Model, found: Sequence[Prompt], folder: pathlib.Path
-  ):
-    """Writes the model and the adapters, and loads them."""
-    import peft
-    import torch
-    import transformers
-
-    warnings.simplefilter("ignore")
-    self._torch = torch
-    checkpoint_conversion.convert(
-      checkpoint_conversion.open_model("t5x", model.checkpoint),
-      "hf",
-      str(folder / "model"),
-    )
-    # By default it computes in the dtype of the file, maybe bfloat16.
-    base = transformers.T5ForConditionalGeneration.from_pretrained(
-      folder / "model", dtype=torch.float32
-    )
-    self._peft: Any = None
-    for prompt in found:
-      place = folder / prompt.name
-      peft_adapters.save_adapter(place, prompt.array)
-      if self._peft is None:
-        self._peft = peft.PeftModel.from_pretrained(
-          base, place, adapter_name=prompt.name
-        )
-      else:
-        self._peft.load_adapter(place, adapter_name=prompt.name)
-    self._peft.eval()
-
-  def answer(self, tokens: Sequence[int], prompt: Prompt) -> list[int]:
-    """Returns the tokens of an answer."""
-    torch = self._torch
-    self._peft.set_adapter(prompt.name)
-    ids = torch.tensor([list(tokens)])
-    with torch.no_grad():
-      (found,) = self._peft.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=TOKENS,
-        do_sample=False,
-        num_beams=1,
-      ).tolist()
-    return _until_end(found[1:])  # After the decoder's start token.
+  return [[t.id for t in ticket.result().tokens] for ticket in tickets]
 
 
 def throughput(
@@ -154,8 +104,27 @@ def throughput(
   inputs = texts(model, task, number)
   order = np.random.default_rng(1).integers(0, len(found), number)
   mixed = [(x, found[i]) for x, i in zip(inputs, order, strict=True)]
-  few = mixed[: max(1, number // 16)]
-  peft = Peft(model, found, folder)
+  few = list(zip(inputs, order, strict=True))[: max(1, number // 16)]
+  import torch
+
+  import peers.peft
+
+  place = folder / "model"
+  checkpoint_conversion.convert(
+    checkpoint_conversion.open_model("t5x", model.checkpoint), "hf", str(place)
+  )
+  peft = peers.peft.load(place, [prompt.array for prompt in found], "float32")
+  peft.eval()
+
+  def of_peft(text: str, number: int) -> list[int]:
+    peft.set_adapter(str(number))
+    ids = torch.tensor([model.encode(text)])
+    mask = torch.ones_like(ids)
+    (tokens,) = peers.peft.generate(
+      peft, TOKENS, input_ids=ids, attention_mask=mask
+    ).tolist()
+    return _until_end(tokens)
+
   longest = max(len(model.vocabulary.encode(x)) for x in inputs) + 101
   sides: dict[str, list[float]] = {"fifty": [], "one": [], "peft": []}
   # Many lengths keep the share of padding alike.
@@ -163,7 +132,7 @@ def throughput(
     asked = {
       "fifty": lambda: answer(engine, mixed),
       "one": lambda: answer(engine, [(x, single) for x in inputs]),
-      "peft": lambda: [peft.answer(model.encode(x), p) for x, p in few],
+      "peft": lambda: [of_peft(text, i) for text, i in few],
     }
     answers = {name: ask() for name, ask in asked.items()}  # And warms up.
     for _ in range(rounds):
@@ -228,17 +197,14 @@ def equality(
 
 
 def _infer(
-  model: pt.Model, prompt: Prompt, inputs: list[str], folder: pathlib.Path
+  model: pt.Model, prompt: TunedPrompt, inputs: list[str], folder: pathlib.Path
 ) -> list[tuple[list[int], str]]:
   """Returns what `t5x.infer` predicts: tokens up to the end, and text."""
   made = text_pairs.make(
     {"test": [(text, "none") for text in inputs]}, model.vocabulary, labels=[]
   )
-  method = injections.Injections(
-    prompt=prompts.prompt_factory(
-      prompt.length, prompts.from_array(prompt.array)
-    )
-  )
+  init = prompts.from_array(prompt.array)
+  method = Injections(prompt=prompts.prompt_factory(prompt.length, init))
   runner = tuning.make_model(model.config, model.vocabulary, method)
   assert isinstance(runner, models.EncoderDecoderModel)
   runner._decode_fn = functools.partial(decoding.temperature_sample, topk=1)
@@ -263,19 +229,8 @@ def _infer(
       shuffle=False,
       seed=0,
     ),
-    restore_checkpoint_cfg=utils.RestoreCheckpointConfig(
-      path=model.checkpoint,
-      mode="specific",
-      assignment_map=injections.assignment_map(method),
-      fallback_to_scratch=True,
-      dtype="float32",
-    ),
-    partitioner=partitioning.PjitPartitioner(
-      num_partitions=1,
-      logical_axis_rules=partitioning.standard_logical_axis_rules(
-        additional_rules=injections.axis_rules(method)
-      ),
-    ),
+    restore_checkpoint_cfg=tuning.restore_cfg(model, method),
+    partitioner=tuning.make_partitioner(method),
     output_dir=str(folder),
     checkpoint_period=100,
     fallback_init_rng=0,
@@ -290,3 +245,33 @@ def _infer(
 
 def _until_end(tokens: list[int]) -> list[int]:
   return tokens[: tokens.index(_EOS)] if _EOS in tokens else tokens
+
+
+def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+  """See `serving.rows`."""
+  if record["part"] == "equality":
+    asked = str(record["inputs"])
+    what = f"answers that are t5x.infer's, {record['prompts']} prompts"
+    return [
+      (f"{what}, token for token", asked, str(record["same_tokens"])),
+      ("the same text", asked, str(record["same_text"])),
+      ("tokens of all answers", "", str(record["tokens"])),
+      ("different answers", "", str(record["different_answers"])),
+    ]
+  seconds = {k: np.array(v) for k, v in record["seconds"].items()}
+  over_one = seconds["one"] / seconds["fifty"]
+  number, few = record["requests"], record["requests_of_peft"]
+  over_peft = (seconds["peft"] / few) / (seconds["fifty"] / number)
+  rate = number / np.median(seconds["fifty"])
+  size = record["prompt_table_bytes"] / 1e6
+  return [
+    ("requests a second, 50 prompts of 1 to 100", "", f"{rate:.1f}"),
+    ("over one prompt of 50", ">= 0.95", _spread(over_one)),
+    ("over PEFT, set_adapter each", ">= 3", _spread(over_peft)),
+    ("answers that are PEFT's", f"{few}", f"{record['same_as_peft']}"),
+    ("memory of 50 prompts, MB", "< 50", f"{size:.1f}"),
+  ]
+
+
+def _spread(values: np.ndarray) -> str:
+  return f"{np.median(values):.2f} [{values.min():.2f}, {values.max():.2f}]"

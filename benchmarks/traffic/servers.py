@@ -18,6 +18,7 @@ import aiohttp
 import httpx
 import numpy as np
 
+import harness
 import prompt_tuning as pt
 from traffic import mixed
 
@@ -27,7 +28,12 @@ _ANSWER_SECONDS = 120.0
 
 
 class Server:
-  """`prompt-tuning serve`, which may be killed and started again."""
+  """`prompt-tuning serve`, which may be killed and started again.
+
+  Attributes:
+    address: Host and port.
+    http: A client of the server.
+  """
 
   def __init__(
     self,
@@ -47,7 +53,7 @@ class Server:
     self._environment = dict(os.environ)
     if is_first:
       self._environment["XDG_CACHE_HOME"] = str(folder / "cache")
-    self.checkpoint, self.folder = checkpoint, folder
+    self._checkpoint = checkpoint
     self._flags = flags or (
       f"--checkpoint={checkpoint}",
       f"--prompts={folder / 'prompts'}",
@@ -60,13 +66,14 @@ class Server:
     with socket.socket() as probe:
       probe.bind(("127.0.0.1", 0))
       self.address: tuple[str, int] = probe.getsockname()
-    self.url = f"http://127.0.0.1:{self.address[1]}"
-    self._process: subprocess.Popen | None = None
+    url = f"http://127.0.0.1:{self.address[1]}"
+    self.http = httpx.Client(base_url=url, timeout=60)
+    self._process: Any = None
 
   def start(self) -> float:
     """Starts the server and waits until it answers; returns the seconds."""
     begin = time.monotonic()
-    process = self._process = subprocess.Popen(
+    self._process = subprocess.Popen(
       [
         *(sys.executable, "-m", "prompt_tuning", "serve"),
         *(f"--port={self.address[1]}", *self._flags),
@@ -75,9 +82,9 @@ class Server:
     )
 
     def is_ready() -> bool:
-      assert process.poll() is None
+      assert self._process.poll() is None
       with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{self.url}/readyz").status_code == 200
+        return self.http.get("/readyz").status_code == 200
       return False
 
     wait_until(is_ready, _START_SECONDS)
@@ -92,14 +99,11 @@ class Server:
   @property
   def resident_bytes(self) -> int:
     """Returns the bytes in memory, without those of its worker."""
-    assert self._process is not None
-    statm = pathlib.Path(f"/proc/{self._process.pid}/statm").read_text()
-    return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return harness.process_bytes("VmRSS", pid=self._process.pid)
 
   @property
   def worker(self) -> int:
     """Returns the process id of its only worker."""
-    assert self._process is not None
     threads = pathlib.Path(f"/proc/{self._process.pid}/task")
     (worker,) = {
       child
@@ -110,20 +114,20 @@ class Server:
 
   def metric(self, name: str) -> float:
     """Reads a metric without labels."""
-    for line in httpx.get(f"{self.url}/metrics").text.splitlines():
-      if line.startswith(f"{name} "):
+    for line in self.http.get("/metrics").text.splitlines():
+      if line.startswith(f"prompt_tuning_{name} "):
         return float(line.rpartition(" ")[2])
     raise ValueError(f"There is no metric {name}.")
 
   def put_prompts(self) -> list[bytes]:
     """Puts fifty prompts; returns their files."""
     contents = []
-    for prompt in mixed.make_prompts(pt.load(self.checkpoint), LENGTHS):
+    for prompt in mixed.make_prompts(pt.load(self._checkpoint), LENGTHS):
       buffer = io.BytesIO()
       np.save(buffer, prompt.array)
       contents.append(buffer.getvalue())
-      url = f"{self.url}/v1/prompts/{prompt.name}"
-      httpx.put(url, content=contents[-1]).raise_for_status()
+      url = f"/v1/prompts/{prompt.name}"
+      self.http.put(url, content=contents[-1]).raise_for_status()
     return contents
 
   def upload(self, texts: Sequence[str]) -> str:
@@ -132,37 +136,33 @@ class Server:
       json.dumps({"prompt": x, "completion": "True" if i % 2 else "False"})
       for i, x in enumerate(texts[:64])
     )
-    answer = httpx.post(
-      f"{self.url}/v1/files",
+    answer = self.http.post(
+      "/v1/files",
       files={"file": ("data.jsonl", lines)},
       data={"purpose": "fine-tune"},
-      timeout=60,
     )
     return answer.raise_for_status().json()["id"]
 
   def start_job(self, file: str, steps: int) -> str:
     """Starts to tune a prompt; returns the job's id."""
-    base = httpx.get(f"{self.url}/v1/models").json()["data"][0]["id"]
-    answer = httpx.post(
-      f"{self.url}/v1/fine_tuning/jobs",
+    answer = self.http.post(
+      "/v1/fine_tuning/jobs",
       json={
-        "model": base,
+        "model": self.http.get("/v1/models").json()["data"][0]["id"],
         "training_file": file,
         "validation_file": file,
         "hyperparameters": {"steps": steps, "length": 10, "batch_size": 8},
       },
-      timeout=60,
     )
     return answer.raise_for_status().json()["id"]
 
   def job(self, id: str) -> dict[str, Any]:
     """Returns a job."""
-    return httpx.get(f"{self.url}/v1/fine_tuning/jobs/{id}", timeout=60).json()
+    return self.http.get(f"/v1/fine_tuning/jobs/{id}").json()
 
   def events(self, id: str, kind: str) -> list[dict[str, Any]]:
     """Returns a job's events of one kind, the newest first."""
-    url = f"{self.url}/v1/fine_tuning/jobs/{id}/events"
-    events = httpx.get(url, timeout=60).json()["data"]
+    events = self.http.get(f"/v1/fine_tuning/jobs/{id}/events").json()["data"]
     return [event["data"] for event in events if event["kind"] == kind]
 
   def attempts(self, id: str) -> int:
@@ -176,12 +176,11 @@ class Traffic:
 
   def __init__(self, server: Server, texts: Sequence[str]):
     """Keeps its arguments."""
-    self._url, self._texts = server.url, texts
+    self._url, self._texts = str(server.http.base_url), texts
     self._rng = np.random.default_rng(0)
     # (seconds until the answer, status; 0: no answer)
     self._done: list[tuple[float, int]] = []
     self._impolite = 0
-    self._seconds = float("nan")
 
   def _client(self) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
@@ -191,15 +190,29 @@ class Traffic:
       timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS),
     )
 
-  async def at_rate(self, rate: float, seconds: float) -> None:
-    """Sends `rate` requests a second, and waits for all answers."""
+  async def at_rate(self, rate: float, seconds: float) -> dict[str, Any]:
+    """Sends `rate` requests a second, and waits for all answers.
+
+    Returns:
+      Counts and latencies; a slow client lowers `sent_per_second`.
+    """
     start, at = time.monotonic(), 0.0
     async with self._client() as client, asyncio.TaskGroup() as tasks:
       while at < seconds and time.monotonic() < start + seconds:
         await asyncio.sleep(max(0.0, start + at - time.monotonic()))
         tasks.create_task(self._send(client))
         at += float(self._rng.exponential(1 / rate))
-      self._seconds = time.monotonic() - start
+      took = time.monotonic() - start
+    statuses = [status for _, status in self._done]
+    taken = [x for x, status in self._done if status == 200] or [np.nan]
+    return {
+      "requests": len(self._done),
+      "sent_per_second": len(self._done) / took,
+      "statuses": {str(x): statuses.count(x) for x in sorted(set(statuses))},
+      "refused_without_retry_after": self._impolite,
+      "p50_seconds": float(np.percentile(taken, 50)),
+      "p99_seconds": float(np.percentile(taken, 99)),
+    }
 
   async def as_fast_as_answered(self, clients: int, seconds: float) -> float:
     """Lets each client send once it is answered; returns answers a second."""
@@ -225,27 +238,12 @@ class Traffic:
         self._impolite += status == 429 and "Retry-After" not in answer.headers
     self._done.append((time.monotonic() - begin, status))
 
-  def summary(self) -> dict[str, Any]:
-    """Returns counts and latencies; a slow client lowers `sent_per_second`."""
-    statuses = [status for _, status in self._done]
-    taken = [x for x, status in self._done if status == 200] or [np.nan]
-    return {
-      "requests": len(self._done),
-      "sent_per_second": len(self._done) / self._seconds,
-      "statuses": {str(x): statuses.count(x) for x in sorted(set(statuses))},
-      "refused_without_retry_after": self._impolite,
-      "p50_seconds": float(np.percentile(taken, 50)),
-      "p99_seconds": float(np.percentile(taken, 99)),
-    }
-
 
 def send(
   server: Server, texts: Sequence[str], rate: float, seconds: float
 ) -> dict[str, Any]:
-  """Sends requests at a rate; returns the summary."""
-  traffic = Traffic(server, texts)
-  asyncio.run(traffic.at_rate(rate, seconds))
-  return traffic.summary()
+  """Sends requests at a rate; returns counts and latencies."""
+  return asyncio.run(Traffic(server, texts).at_rate(rate, seconds))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 400.0) -> None:

@@ -1,4 +1,15 @@
-"""Time and memory of a server until it answers."""
+"""Time and memory of a server until it answers.
+
+  python benchmarks/traffic/starts.py CHECKPOINT FOLDER
+
+prints the memory of a server's process after each step, as JSON. Compiled
+programs and leftovers of compiling are not copies of the model, so they are
+counted apart from the memory for reading it.
+"""
+
+import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
+
+# isort: split
 
 import json
 import os
@@ -7,9 +18,25 @@ import subprocess
 import sys
 from typing import Any
 
+from absl import logging
+import jax
+
+import prompt_tuning as pt
+from prompt_tuning.commands import console, serve
+from prompt_tuning.inference.requests import Generation, Ranking
+from prompt_tuning.serving import server as server_lib
+from t5x.files import compilation_cache
+
+if __name__ == "__main__":  # Beside it are the modules that it needs.
+  sys.path.append(str(pathlib.Path(__file__).parents[1]))
+
+import harness
 from traffic.servers import Server
 
-_METRICS = ("model_bytes", "array_bytes", "prompt_table_bytes")
+# Read first, to leave out what reading any model takes once.
+_SMALLEST = "checkpoints/ladder_xs/lm_100"
+# Any token but the special ones.
+_TOKEN = 5
 
 
 def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
@@ -25,45 +52,92 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
     finally:
       demo.stop()
   place = folder / "model"
-  memory = _memory(checkpoint, place)
+  ended = subprocess.run(
+    [sys.executable, __file__, checkpoint, place / "prompts"],
+    env={**os.environ, "XDG_CACHE_HOME": str(place / "cache")},
+    stdout=subprocess.PIPE,
+    check=True,
+  )
   flags = (f"--checkpoint={checkpoint}", f"--prompts={folder}", "--jobs=")
   # It finds the programs that the other compiled.
   server = Server(checkpoint, place, *flags, is_first=True)
   try:
-    started = server.start()
     found = {
-      name: server.metric(f"prompt_tuning_{name}") for name in _METRICS
-    } | {"resident_bytes": server.resident_bytes, "start_seconds": started}
+      "start_seconds": server.start(),
+      "resident_bytes": server.resident_bytes,
+    } | {
+      name: server.metric(name)
+      for name in ("model_bytes", "array_bytes", "prompt_table_bytes")
+    }
   finally:
     server.stop()
+  memory = json.loads(ended.stdout.splitlines()[-1])
   return {"demo_seconds": seconds, "server": found, "memory": memory}
 
 
-def _memory(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
-  """Runs `memory.steps` in a process with an empty cache."""
-  ended = subprocess.run(
-    [
-      *(sys.executable, pathlib.Path(__file__).with_name("memory.py")),
-      *(checkpoint, folder / "prompts"),
-    ],
-    env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
-    stdout=subprocess.PIPE,
-    check=True,
-  )
-  return json.loads(ended.stdout.splitlines()[-1])
+def _steps(checkpoint: str, folder: str) -> dict[str, Any]:
+  """Runs a server's steps from its start to its answers.
+
+  Args:
+    checkpoint: The frozen model.
+    folder: An empty folder for the server's prompts.
+
+  Returns:
+    For each step, the process's own ("anonymous") bytes, and those of its
+    arrays.
+  """
+  found = {}
+
+  def note(step: str) -> None:
+    found[step] = {
+      "anonymous": harness.process_bytes("Anonymous", "smaps_rollup"),
+      "resident": harness.process_bytes("Rss", "smaps_rollup"),
+      "arrays": sum(x.nbytes for x in jax.live_arrays()),
+    }
+
+  smallest = pt.load(_SMALLEST).params
+  jax.block_until_ready(smallest)
+  note("libraries")
+  words = (f"--checkpoint={checkpoint}", f"--prompts={folder}", "--jobs=")
+  options = serve.complete(console.parse(["serve", *words]))
+  engine = server_lib.make_service(options).engine
+  jax.block_until_ready(engine.model.params)
+  note("loaded")
+  with engine:
+    note("compiled")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # The peak so far.
+    shapes = engine.settings.shapes
+    for shape in shapes:
+      requests = []
+      for row in range(shapes.rows_of(shape)[-1]):
+        tokens = (_TOKEN + row,) * shape.length  # Equal inputs share a row.
+        if shape.kind == "rank":
+          requests.append(Ranking(tokens, None, ((_TOKEN,) * shape.steps,)))
+        else:
+          requests.append(
+            Generation(tokens, None, shape.steps, num_beams=shape.beams)
+          )
+      for ticket in engine.submit(requests):
+        ticket.result()
+    note("answered")
+  return {
+    "steps": found,
+    "peak_bytes": harness.process_bytes("VmHWM"),
+    "compiled_resident_bytes": found["compiled"]["resident"],
+    "programs": len(engine._programs),
+    "table_bytes": engine.table.array.nbytes,
+    "model_bytes": sum(x.nbytes for x in jax.tree.leaves(engine.model.params)),
+  }
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
-  """See `report.rows`."""
+  """See `serving.rows`."""
   first, again = record["demo_seconds"]
   server, memory = record["server"], record["memory"]
-  steps, size = memory["steps"], memory["model_bytes"]
+  size = memory["model_bytes"]
+  own = {name: step["anonymous"] for name, step in memory["steps"].items()}
   arrays = server["array_bytes"] - server["prompt_table_bytes"]
-
-  def growth(begin: str, end: str) -> int:
-    return steps[end]["anonymous"] - steps[begin]["anonymous"]
-
-  read = growth("libraries", "loaded") - memory["table_bytes"]
+  read = own["loaded"] - own["libraries"] - memory["table_bytes"]
   peak = memory["peak_bytes"] - memory["compiled_resident_bytes"]
   return [
     ("seconds until the demo answers, the first time", "< 60", f"{first:.0f}"),
@@ -78,14 +152,10 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     (
       f"that compiling {memory['programs']} programs takes, MB",
       "",
-      _mb(growth("loaded", "compiled")),
+      _mb(own["compiled"] - own["loaded"]),
     ),
     ("that answers take at their most, MB", "", _mb(peak)),
-    (
-      "that libraries take before, MB",
-      "",
-      _mb(steps["libraries"]["anonymous"]),
-    ),
+    ("that libraries take before, MB", "", _mb(own["libraries"])),
     (
       "of the server in all, files that are mapped included, MB",
       "",
@@ -96,3 +166,9 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _mb(size: float) -> str:
   return f"{size / 1e6:.0f}"
+
+
+if __name__ == "__main__":
+  logging.set_verbosity(logging.WARNING)
+  compilation_cache.enable()
+  print(json.dumps(_steps(*sys.argv[1:])))

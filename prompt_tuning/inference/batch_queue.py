@@ -4,13 +4,11 @@ There are few shapes, so that all can be compiled at the start.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Literal
 
 from prompt_tuning.inference.requests import (
-  Generation,
-  Prompt,
   Ranking,
   Request,
   Ticket,
@@ -107,9 +105,6 @@ class Shapes:
       what = f"labels of {tokens} tokens in all"
       steps = _smallest(self.labels, tokens, what, "labels")
       return Shape("rank", length, steps)
-    return self._for_generation(request, length)
-
-  def _for_generation(self, request: Generation, length: int) -> Shape:
     what = f"max_tokens {request.max_tokens}"
     steps = _smallest(self.steps, request.max_tokens, what, "max_tokens")
     if not request.num_beams:
@@ -219,44 +214,27 @@ class BatchQueue:
       return None
     shape = self._tickets[0][1]
     rows = self._shapes.rows_of(shape)
-    prompts: set[Prompt] = set()
-    chosen = list(self._choose(rows[-1], prompts, lambda own: own == shape))
-    if len(chosen) < rows[-1] and now < self.due():
-      return None
-    size = next(number for number in rows if number >= len(chosen))
+    fitting = [x for x in self._tickets if x[1].fits_into(shape)]
     # Shorter requests use rows that would otherwise be padding.
-    chosen += self._choose(
-      size - len(chosen),
-      prompts,
-      lambda own: own != shape and own.fits_into(shape),
-    )
-    taken = {id(ticket) for ticket in chosen}
-    self._tickets = deque(x for x in self._tickets if id(x[0]) not in taken)
-    return chosen, shape, size
+    fitting.sort(key=lambda x: x[1] != shape)
+    chosen, alike, prompts = [], 0, set()
+    for ticket, own in fitting:
+      needed = prompts | {ticket.request.prompt} - {None}
+      if len(chosen) < rows[-1] and len(needed) <= self._max_prompts:
+        chosen.append(ticket)
+        alike += own == shape
+        prompts = needed
+    if alike < rows[-1] and now < self.due():
+      return None
+    size = next(number for number in rows if number >= alike)
+    taken = set(chosen[:size])
+    self._tickets = deque(x for x in self._tickets if x[0] not in taken)
+    return chosen[:size], shape, size
 
   def _drop_finished(self) -> None:
     """Removes requests that nobody waits for any more."""
-    self._tickets = deque(x for x in self._tickets if not x[0].is_over)
+    self._tickets = deque(x for x in self._tickets if not x[0].done())
 
   def due(self) -> float:
     """Returns the time at which the oldest request has waited long enough."""
     return self._tickets[0][0].arrived + self._patience
-
-  def _choose(
-    self, rows: int, prompts: set[Prompt], fits: Callable[[Shape], bool]
-  ) -> Iterator[Ticket]:
-    """Yields the oldest requests of shapes that fit, and adds their prompts."""
-    if not rows:
-      return
-    for ticket, own in self._tickets:
-      if not fits(own):
-        continue
-      prompt = ticket.request.prompt
-      if prompt is not None and prompt not in prompts:
-        if len(prompts) == self._max_prompts:
-          continue
-        prompts.add(prompt)
-      yield ticket
-      rows -= 1
-      if not rows:
-        return

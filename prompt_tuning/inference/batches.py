@@ -1,10 +1,7 @@
-"""Requests as the arrays of a batch, and its results as answers.
+"""Requests as the arrays of a batch, and its results as answers."""
 
-`run` is a generator: it does some of the work each time, so that the engine can
-run batches in turn.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
 from typing import Any, cast
 
 import jax
@@ -18,8 +15,6 @@ from prompt_tuning.inference.programs import PROMPT_TOKEN, Sampling
 from prompt_tuning.inference.requests import (
   Generated,
   Generation,
-  Prompt,
-  Ranking,
   Request,
   Ticket,
   Token,
@@ -52,35 +47,57 @@ def pack_rows(
   return tokens, lengths
 
 
-def run(
-  programs: CompiledPrograms,
-  tickets: Sequence[Ticket],
-  shape: Shape,
-  rows: int,
-  chunk: int,
-) -> Iterator[int]:
-  """Answers the requests of a batch.
+@dataclasses.dataclass(eq=False)
+class Batch:
+  """A batch in progress, or a finished one.
+
+  Attributes:
+    tickets: Its requests.
+    shape: A shape that they fit into.
+    rows: Number of rows, B, unused ones included.
+    started: Time of its start, on `time.monotonic`.
+    output_tokens: Tokens generated so far.
+    seconds: From its start to its end.
+  """
+
+  tickets: Sequence[Ticket]
+  shape: Shape
+  rows: int
+  started: float
+  output_tokens: int = 0
+  seconds: float = 0.0
+
+  @property
+  def requests(self) -> list[Any]:
+    """The requests of its rows."""
+    return [ticket.request for ticket in self.tickets]
+
+  @property
+  def input_tokens(self) -> int:
+    """Positions of prompts and tokens of inputs."""
+    return sum(
+      len(x.tokens) + (x.prompt.length if x.prompt else 0)
+      for x in self.requests
+    )
+
+
+def run(programs: CompiledPrograms, batch: Batch, chunk: int) -> Iterator[None]:
+  """Answers the requests of a batch, some of the work each time.
 
   Args:
     programs: The model.
-    tickets: The requests, at most `rows`.
-    shape: A shape that they fit into.
-    rows: Rows of the batch, B.
+    batch: The requests.
     chunk: Steps of decoding at a time.
-
-  Yields:
-    The number of tokens generated since the last time.
   """
-  if shape.kind == "generate":
-    return _decode(programs, tickets, shape, rows, chunk)
-  answer = _rank if shape.kind == "rank" else _search
-  return answer(programs, tickets, shape, rows)
+  if batch.shape.kind == "generate":
+    return _decode(programs, batch, chunk)
+  return (_rank if batch.shape.kind == "rank" else _search)(programs, batch)
 
 
 def _encode(
   programs: CompiledPrograms,
   requests: Sequence[Request],
-  shape: Shape,
+  length: int,
   rows: int,
 ) -> tuple[jax.Array, np.ndarray]:
   """Returns the inputs behind their prompts: encoded [B, T, H], and tokens."""
@@ -89,66 +106,54 @@ def _encode(
     [request.tokens for request in requests],
     [prompt.length if prompt else 0 for prompt in prompts],
     rows,
-    shape.length,
+    length,
   )
   slots = programs.table.slots_of([*prompts, *[None] * (rows - len(prompts))])
   table = programs.table.array
   return programs("encode", table, tokens, slots, lengths), tokens
 
 
-def _distinct(requests: Sequence[Request]) -> tuple[list[int], list[Request]]:
-  """Returns the index of each request's input, and the distinct inputs."""
-  numbers: dict[tuple[tuple[int, ...], Prompt | None], int] = {}
-  distinct, inputs = [], []
-  for request in requests:
-    number = numbers.setdefault((request.tokens, request.prompt), len(distinct))
-    if number == len(distinct):
-      distinct.append(request)
-    inputs.append(number)
-  return inputs, distinct
+def _decode(
+  programs: CompiledPrograms, batch: Batch, chunk: int
+) -> Iterator[None]:
+  """Decodes greedily or samples, some steps at a time."""
+  requests: list[Generation] = batch.requests
+  tickets, shape, rows = batch.tickets, batch.shape, batch.rows
 
+  def column(values: Iterable, dtype: type) -> np.ndarray:
+    padded = np.zeros(rows, dtype)
+    padded[: len(requests)] = list(values)
+    return padded
 
-def _sampling(requests: Sequence[Generation], rows: int) -> Sampling:
-  def column(values: list, dtype: type) -> np.ndarray:
-    return np.array(values + [0] * (rows - len(values)), dtype)
-
-  return Sampling(
-    limits=column([x.max_tokens for x in requests], np.int32),
-    temperatures=column([x.temperature for x in requests], np.float32),
-    seeds=column([x.seed for x in requests], np.uint32),
-    choices=column([x.choice for x in requests], np.uint32),
+  numbers: dict[Any, int] = {}
+  inputs = [
+    numbers.setdefault((x.tokens, x.prompt), len(numbers)) for x in requests
+  ]
+  distinct = [requests[inputs.index(i)] for i in range(len(numbers))]
+  # Samples of one input share it, if that makes the batch smaller.
+  size = next(x for x in programs.shapes.rows_of(shape) if x >= len(distinct))
+  if size == rows:
+    inputs, distinct = range(len(requests)), requests
+  encoded, tokens = _encode(programs, distinct, shape.length, size)
+  inputs = column(inputs, np.int32)
+  sampling = Sampling(
+    limits=column((x.max_tokens for x in requests), np.int32),
+    temperatures=column((x.temperature for x in requests), np.float32),
+    seeds=column((x.seed for x in requests), np.uint32),
+    choices=column((x.choice for x in requests), np.uint32),
     wants_top=np.bool_(any(x.top_log_probs for x in requests)),
   )
-
-
-def _decode(
-  programs: CompiledPrograms,
-  tickets: Sequence[Ticket],
-  shape: Shape,
-  rows: int,
-  chunk: int,
-) -> Iterator[int]:
-  """Decodes greedily or samples, some steps at a time."""
-  requests = [cast(Generation, ticket.request) for ticket in tickets]
-  inputs, distinct = _distinct(requests)
-  # Samples of one input share it, if that makes the batch smaller.
-  sizes = programs.shapes.rows_of(shape)
-  size = next(x for x in sizes if x >= len(distinct))
-  if size == rows:
-    inputs, distinct = list(range(rows)), requests
-  encoded, tokens = _encode(programs, distinct, shape, size)
-  inputs = np.array([*inputs, *[0] * (rows - len(inputs))], np.int32)
-  sampling = _sampling(requests, rows)
   if any(request.on_token for request in requests):
     chunk = 1
   state, attended = programs(
     "begin", encoded, tokens, inputs, sampling.limits, steps=shape.steps
   )
-  tokens = tokens[inputs]
+  if size < rows:
+    tokens = tokens[inputs]
   done = 0
-  while not all(ticket.is_over for ticket in tickets):
+  while not all(ticket.done() for ticket in tickets):
     for i, ticket in enumerate(tickets):
-      if ticket.is_over:  # It may have been cancelled: decode no further.
+      if ticket.done():  # It may have been cancelled: decode no further.
         sampling.limits[i] = 0
     until = jnp.int32(min(done + chunk, shape.steps))
     state = programs("advance", attended, tokens, sampling, state, until)
@@ -156,15 +161,14 @@ def _decode(
       (state.decoded, state.tokens, state.log_probs)
       + ((state.top, state.top_log_probs) if sampling.wants_top else ())
     )
-    made = 0
     for i, ticket in enumerate(tickets):
-      if not ticket.is_over:
+      if not ticket.done():
         row = [array[i] for array in arrays]
-        made += _hand_over(
+        batch.output_tokens += _hand_over(
           ticket, row, done, int(index), programs.network.eos_id
         )
     done = int(index)
-    yield made
+    yield
 
 
 def _hand_over(
@@ -215,25 +219,19 @@ def _hand_over(
   return max(0, end - done)
 
 
-def _search(
-  programs: CompiledPrograms,
-  tickets: Sequence[Ticket],
-  shape: Shape,
-  rows: int,
-) -> Iterator[int]:
+def _search(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
   """Answers by beam search, in one step."""
-  requests = [ticket.request for ticket in tickets]
-  encoded, tokens = _encode(programs, requests, shape, rows)
+  shape, eos_id = batch.shape, programs.network.eos_id
+  encoded, tokens = _encode(programs, batch.requests, shape.length, batch.rows)
   found, scores = jax.device_get(
     programs("search", encoded, tokens, steps=shape.steps, beams=shape.beams)
   )
-  made = 0
-  for ticket, beams, values in zip(tickets, found, scores, strict=False):
+  for ticket, beams, values in zip(batch.tickets, found, scores, strict=False):
     best = beams[-1].tolist()
-    is_ended = programs.network.eos_id in best
+    is_ended = eos_id in best
     if is_ended:
-      best = best[: best.index(programs.network.eos_id)]
-    made += len(best)
+      best = best[: best.index(eos_id)]
+    batch.output_tokens += len(best)
     ticket.finish(
       Generated(
         tuple(Token(x, float("nan")) for x in best),
@@ -241,21 +239,16 @@ def _search(
         float(values[-1]),
       )
     )
-  yield made
+  yield
 
 
-def _rank(
-  programs: CompiledPrograms,
-  tickets: Sequence[Ticket],
-  shape: Shape,
-  rows: int,
-) -> Iterator[int]:
+def _rank(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
   """Scores the labels of every row, in one step."""
-  requests = [cast(Ranking, ticket.request) for ticket in tickets]
-  encoded, tokens = _encode(programs, requests, shape, rows)
-  labels = ranking.pack_labels([x.labels for x in requests], rows, shape.steps)
+  shape, given = batch.shape, [x.labels for x in batch.requests]
+  encoded, tokens = _encode(programs, batch.requests, shape.length, batch.rows)
+  labels = ranking.pack_labels(given, batch.rows, shape.steps)
   log_probs = programs("score", encoded, tokens, labels)
   scores = ranking.label_scores(labels, log_probs)
-  for ticket, request, row in zip(tickets, requests, scores, strict=False):
-    ticket.finish(tuple(row[: len(request.labels)].tolist()))
-  yield 0
+  for ticket, own, row in zip(batch.tickets, given, scores, strict=False):
+    ticket.finish(tuple(row[: len(own)].tolist()))
+  yield

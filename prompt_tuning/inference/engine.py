@@ -8,21 +8,11 @@ import time
 from absl import logging
 
 from prompt_tuning.inference import batches
-from prompt_tuning.inference.batch_queue import (
-  BatchQueue,
-  Shape,
-  Shapes,
-)
-from prompt_tuning.inference.compiled import CompiledPrograms
+from prompt_tuning.inference.batch_queue import BatchQueue, Shapes
+from prompt_tuning.inference.batches import Batch
+from prompt_tuning.inference.compiled import CompiledPrograms, PromptTable
 from prompt_tuning.inference.frozen_model import FrozenModel
-from prompt_tuning.inference.programs import TOP
-from prompt_tuning.inference.prompt_table import PromptTable
-from prompt_tuning.inference.requests import (
-  Prompt,
-  Ranking,
-  Request,
-  Ticket,
-)
+from prompt_tuning.inference.requests import Request, Ticket, TunedPrompt
 
 
 class ClosedError(Exception):
@@ -50,37 +40,6 @@ class Settings:
   patience: float = 0.003
   chunk: int = 16
   running: int = 4
-
-
-@dataclasses.dataclass(eq=False)
-class Batch:
-  """A batch in progress, or a finished one.
-
-  Attributes:
-    tickets: Its requests.
-    shape: Its shape.
-    rows: Number of rows, unused ones included.
-    work: From `batches.run`.
-    started: Time of its start, on `time.monotonic`.
-    output_tokens: Tokens generated so far.
-    seconds: From its start to its end.
-  """
-
-  tickets: list[Ticket]
-  shape: Shape
-  rows: int
-  work: Iterator[int]
-  started: float
-  output_tokens: int = 0
-  seconds: float = 0.0
-
-  @property
-  def input_tokens(self) -> int:
-    """Positions of prompts and tokens of inputs."""
-    requests = [ticket.request for ticket in self.tickets]
-    return sum(
-      len(x.tokens) + (x.prompt.length if x.prompt else 0) for x in requests
-    )
 
 
 class Engine:
@@ -120,7 +79,7 @@ class Engine:
     )
     self._on_batch = on_batch
     self._changed = threading.Condition()
-    self._running: list[Batch] = []
+    self._running: dict[Batch, Iterator[None]] = {}
     self._is_closed = False
     self._thread = threading.Thread(target=self._work, name="engine")
 
@@ -193,7 +152,7 @@ class Engine:
       self._changed.notify_all()
     return tickets
 
-  def check_prompt(self, prompt: Prompt) -> None:
+  def check_prompt(self, prompt: TunedPrompt) -> None:
     """Raises ValueError for a prompt that is longer than the table's slots."""
     longest = self.settings.longest_prompt
     if prompt.length > longest:
@@ -206,20 +165,7 @@ class Engine:
   def _check(self, request: Request) -> None:
     if request.prompt is not None:
       self.check_prompt(request.prompt)
-    if isinstance(request, Ranking):
-      if not request.labels or not all(request.labels):
-        raise ValueError("Expected labels to rank, got none.")
-      return
-    if request.max_tokens < 1:
-      raise ValueError(f"Expected max_tokens >= 1, got {request.max_tokens}.")
-    if not 0 <= request.temperature < float("inf"):
-      raise ValueError(f"Expected temperature >= 0, got {request.temperature}.")
-    if not 0 <= request.top_log_probs <= TOP:
-      raise ValueError(
-        f"Expected log probabilities of at most {TOP} tokens, got "
-        f"{request.top_log_probs}."
-      )
-    if request.num_beams and (
+    if getattr(request, "num_beams", 0) and (
       request.temperature or request.top_log_probs or request.on_token
     ):
       raise ValueError(
@@ -262,29 +208,25 @@ class Engine:
           self._changed.wait()
         return True
     if taken is not None:
-      self._running.append(
-        Batch(
-          *taken,
-          batches.run(self._programs, *taken, self.settings.chunk),
-          time.monotonic(),
-        )
-      )
+      batch = Batch(*taken, started=time.monotonic())
+      work = batches.run(self._programs, batch, self.settings.chunk)
+      self._running[batch] = work
     for batch in list(self._running):
       self._advance(batch)
     return True
 
   def _advance(self, batch: Batch) -> None:
     try:
-      made = next(batch.work, None)
-      if made is not None:
-        batch.output_tokens += made
-        return
+      next(self._running[batch])
+      return
+    except StopIteration:
+      pass
     except Exception as error:
       logging.error("A batch failed.", exc_info=error)
       for ticket in batch.tickets:
         ticket.finish(error)
       if self.table.is_lost:
         raise  # No other batch could be answered.
-    self._running.remove(batch)
+    del self._running[batch]
     batch.seconds = time.monotonic() - batch.started
     self._on_batch(batch)

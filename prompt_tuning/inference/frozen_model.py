@@ -19,7 +19,7 @@ from prompt_tuning import injections, prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference import batches, ranking
 from prompt_tuning.inference.programs import Network
-from prompt_tuning.inference.tuned_prompt import TunedPrompt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.models.t5 import network
 from prompt_tuning.models.t5.config import (
@@ -30,7 +30,7 @@ from prompt_tuning.models.t5.config import (
 from prompt_tuning.types import DType
 from t5x import checkpoints
 
-Prompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
+AnyPrompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
 
 _LADDER = "ladder_"
 # T5's vocabularies have sentinels after the pieces of their file.
@@ -188,7 +188,7 @@ class FrozenModel:
   def generate(
     self,
     inputs: Sequence[str],
-    prompt: Prompt | None = None,
+    prompt: AnyPrompt | None = None,
     max_length: int = 32,
   ) -> list[str]:
     """Generates an answer to each text, by beam search with one beam.
@@ -225,7 +225,7 @@ class FrozenModel:
     self,
     inputs: Sequence[str],
     labels: Sequence[str],
-    prompt: Prompt | None = None,
+    prompt: AnyPrompt | None = None,
   ) -> list[dict[str, float]]:
     """Scores labels as answers.
 
@@ -263,7 +263,7 @@ class FrozenModel:
     return ranked
 
   def _batches(
-    self, inputs: Sequence[str], prompt: Prompt | None, most: int
+    self, inputs: Sequence[str], prompt: AnyPrompt | None, most: int
   ) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yields the number of inputs in a batch, and arguments of `encode`."""
     if isinstance(inputs, str):
@@ -285,7 +285,7 @@ class FrozenModel:
       )
       yield len(chosen), (table, tokens, np.zeros(size, np.int32), lengths)
 
-  def prompt_array(self, prompt: Prompt | None) -> np.ndarray | None:
+  def prompt_array(self, prompt: AnyPrompt | None) -> np.ndarray | None:
     """Returns the array [P, H] of a prompt that fits the model.
 
     Raises:

@@ -1,8 +1,10 @@
-"""Requests to the engine, and their answers."""
+"""Prompts, requests to the engine, and their answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
 import dataclasses
+import os
+from typing import Any
 
 import numpy as np
 
@@ -10,23 +12,50 @@ from prompt_tuning import prompt_files
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Prompt:
-  """A prompt that is served, equal only to itself.
+class TunedPrompt:
+  """A prompt with its metadata, equal only to itself.
 
   Attributes:
-    name: The name in requests.
     array: [P, H] float32.
-    metadata: The header of its file, if it has one.
+    metadata: The header of its file; None if the file has none.
+    status: The end of its training: "finished", "stopped" or "interrupted";
+      None if the prompt comes from a file.
+    evals: The evaluations of its training: {"step", "metrics", "score"}.
+    name: The name in requests to a server.
   """
 
-  name: str
   array: np.ndarray = dataclasses.field(repr=False)
   metadata: prompt_files.PromptMetadata | None = None
+  status: str | None = None
+  evals: Sequence[Mapping[str, Any]] = dataclasses.field(default=(), repr=False)
+  name: str = ""
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> "TunedPrompt":
+    """Reads a `.safetensors` or `.npy` file.
+
+    Raises:
+      ValueError: if there is no such file, or it does not hold a prompt.
+    """
+    return cls(*prompt_files.load_prompt(path))
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes a `.safetensors` file, or a `.npy` without metadata.
+
+    Raises:
+      ValueError: if the path has another suffix.
+    """
+    prompt_files.save_prompt(path, self.array, self.metadata)
 
   @property
   def length(self) -> int:
     """Number of positions, P."""
     return len(self.array)
+
+  @property
+  def score(self) -> float | None:
+    """The validation score it was chosen by, if there was one."""
+    return None if self.metadata is None else self.metadata.score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +77,7 @@ class Generation:
   """
 
   tokens: tuple[int, ...]
-  prompt: Prompt | None
+  prompt: TunedPrompt | None
   max_tokens: int
   temperature: float = 0.0
   seed: int = 0
@@ -69,7 +98,7 @@ class Ranking:
   """
 
   tokens: tuple[int, ...]
-  prompt: Prompt | None
+  prompt: TunedPrompt | None
   labels: tuple[tuple[int, ...], ...]
 
 
@@ -112,38 +141,28 @@ class Generated:
 Ranked = tuple[float, ...]
 
 
-class Ticket:
-  """A request in the engine.
+class Ticket(concurrent.futures.Future):
+  """A request in the engine, and the future `Generated` or `Ranked`.
+
+  Cancelling it gives the request up: work on it stops soon.
 
   Attributes:
     request: The request.
     arrived: Time of arrival, on `time.monotonic`.
-    future: Its result: `Generated` or `Ranked`.
   """
 
   def __init__(self, request: Request, arrived: float):
     """Stores its arguments."""
+    super().__init__()
     self.request = request
     self.arrived = arrived
-    self.future: concurrent.futures.Future[Generated | Ranked] = (
-      concurrent.futures.Future()
-    )
-
-  def cancel(self) -> None:
-    """Gives the request up; work on it stops soon."""
-    self.future.cancel()
-
-  @property
-  def is_over(self) -> bool:
-    """True once it is answered or cancelled."""
-    return self.future.done()
 
   def finish(self, result: Generated | Ranked | BaseException) -> None:
     """Gives the answer or an error to the waiting caller, if there is one."""
     # Once the future is running, `cancel` can no longer interfere.
-    if self.future.done() or not self.future.set_running_or_notify_cancel():
+    if self.done() or not self.set_running_or_notify_cancel():
       return
     if isinstance(result, BaseException):
-      self.future.set_exception(result)
+      self.set_exception(result)
     else:
-      self.future.set_result(result)
+      self.set_result(result)

@@ -12,7 +12,7 @@ import prometheus_client
 from starlette.types import ASGIApp
 
 from prompt_tuning import prompt_files
-from prompt_tuning.inference.requests import Prompt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.serving import completions, errors, prompt_store
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.middleware import LimitsMiddleware
@@ -85,7 +85,7 @@ def _probes(service: Service) -> fastapi.APIRouter:
 def _models(service: Service) -> fastapi.APIRouter:
   routes = fastapi.APIRouter()
 
-  def described(prompt: Prompt | None) -> dict[str, Any]:
+  def described(prompt: TunedPrompt | None) -> dict[str, Any]:
     """Returns a model: a prompt, or the base without one."""
     model = {
       "id": service.base,
@@ -145,7 +145,7 @@ def _models(service: Service) -> fastapi.APIRouter:
   return routes
 
 
-def _file(prompt: Prompt, format: str) -> bytes:
+def _file(prompt: TunedPrompt, format: str) -> bytes:
   """Returns a prompt as the content of a file."""
   if format == "peft":
     return prompt_store.adapter_archive(prompt)

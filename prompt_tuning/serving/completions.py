@@ -16,9 +16,9 @@ from prompt_tuning.inference.detokenizer import Detokenizer
 from prompt_tuning.inference.requests import (
   Generated,
   Generation,
-  Prompt,
   Ranking,
   Token,
+  TunedPrompt,
 )
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.schemas import Completion, Input, Rank
@@ -93,7 +93,7 @@ def router(service: Service) -> fastapi.APIRouter:
 
 
 def _rows(
-  service: Service, body: Completion, prompt: Prompt | None
+  service: Service, body: Completion, prompt: TunedPrompt | None
 ) -> Iterator[Generation]:
   """Yields each sample of each input."""
   seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
@@ -242,7 +242,7 @@ class _Stream:
         ]
       )
     for i, ticket in enumerate(self._tickets):
-      ticket.future.add_done_callback(lambda _, i=i: self._put(i, None))
+      ticket.add_done_callback(lambda _, i=i: self._put(i, None))
 
   def _put(self, index: int, token: Token | None) -> None:
     """Adds to the queue, from the engine's thread."""
@@ -276,7 +276,7 @@ class _Stream:
         continue  # Its end was sent.
       if token is None:
         left -= 1
-        generated = self._tickets[index].future.result()
+        generated = self._tickets[index].result()
         assert isinstance(generated, Generated)
         yield self._chunk(index, stream.rest(), generated.finish_reason)
         continue

@@ -7,7 +7,8 @@ import jax
 import prometheus_client
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prompt_tuning.inference.engine import Batch, Engine
+from prompt_tuning.inference.batches import Batch
+from prompt_tuning.inference.engine import Engine
 from prompt_tuning.serving.prompt_store import PromptStore
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)

@@ -11,7 +11,7 @@ import fastapi
 import numpy as np
 
 from prompt_tuning.inference import neighbours
-from prompt_tuning.inference.requests import Prompt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.service import Service
 
@@ -89,7 +89,7 @@ def router(
   return routes
 
 
-def _words(service: Service, prompt: Prompt, count: int) -> dict[str, Any]:
+def _words(service: Service, prompt: TunedPrompt, count: int) -> dict[str, Any]:
   model = service.engine.model
   embeddings = model.params["token_embedder"]["embedding"]
   result = neighbours.analyse(

@@ -23,7 +23,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.release import zip_files
 from prompt_tuning.inference.engine import Engine
-from prompt_tuning.inference.requests import Prompt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.interop import peft_adapters
 from t5x.files import storage
 
@@ -54,7 +54,9 @@ class UnreadError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-  prompt: Prompt | None  # None: not a prompt for this model, as the log says.
+  prompt: (
+    TunedPrompt | None
+  )  # None: not a prompt for this model, as the log says.
   stamp: tuple[Any, ...]
 
 
@@ -115,7 +117,7 @@ class PromptStore:
       found[stem] = known
     return found
 
-  def all(self) -> list[Prompt]:
+  def all(self) -> list[TunedPrompt]:
     """Returns the prompts, by name."""
     if self._is_late():
       with self._lock:
@@ -128,7 +130,7 @@ class PromptStore:
     """Returns the names of all models: the prompts and the base."""
     return {self._base, *(prompt.name for prompt in self.all())}
 
-  async def find(self, name: str, seconds: float) -> Prompt:
+  async def find(self, name: str, seconds: float) -> TunedPrompt:
     """Returns a prompt without blocking the event loop.
 
     One thread looks at the folder, one look at a time, however many ask:
@@ -162,7 +164,7 @@ class PromptStore:
         raise
       return known
 
-  def get(self, name: str, asked: float | None = None) -> Prompt:
+  def get(self, name: str, asked: float | None = None) -> TunedPrompt:
     """Returns a prompt.
 
     Args:
@@ -187,7 +189,7 @@ class PromptStore:
       raise UnreadError(name)
     raise UnknownPromptError(name)
 
-  def put(self, name: str, content: bytes) -> Prompt:
+  def put(self, name: str, content: bytes) -> TunedPrompt:
     """Saves a prompt, in the place of an older one with its name.
 
     Args:
@@ -266,7 +268,7 @@ class PromptStore:
     name: str,
     array: np.ndarray,
     metadata: prompt_files.PromptMetadata | None,
-  ) -> Prompt:
+  ) -> TunedPrompt:
     """Returns a prompt that the model can use."""
     model = self._engine.model
     width = model.config.emb_dim
@@ -279,7 +281,7 @@ class PromptStore:
         f"Expected a prompt of width {width}, for {self._base}, got "
         f"{list(array.shape)}: it belongs to another model."
       )
-    prompt = Prompt(name, array, metadata)
+    prompt = TunedPrompt(array, metadata, name=name)
     self._engine.check_prompt(prompt)
     return prompt
 
@@ -358,7 +360,7 @@ def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
     raise ValueError(f"Expected a zip archive: {error}.") from None
 
 
-def adapter_archive(prompt: Prompt) -> bytes:
+def adapter_archive(prompt: TunedPrompt) -> bytes:
   """Returns a prompt as a zip archive of a PEFT adapter."""
   buffer = io.BytesIO()
   with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:

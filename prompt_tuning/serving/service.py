@@ -11,7 +11,7 @@ from absl import logging
 from fastapi import responses
 
 from prompt_tuning.inference.engine import Engine
-from prompt_tuning.inference.requests import Prompt, Ticket
+from prompt_tuning.inference.requests import Ticket, TunedPrompt
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.metrics import Metrics
@@ -75,7 +75,7 @@ class Service:
   started: int = dataclasses.field(default_factory=lambda: int(time.time()))
   is_stopping: bool = False
 
-  async def prompt(self, model: str) -> Prompt | None:
+  async def prompt(self, model: str) -> TunedPrompt | None:
     """Returns the prompt that a request calls its model; None for the base.
 
     Raises:
@@ -90,7 +90,7 @@ class Service:
     except TimeoutError:
       raise self.timeout() from None
 
-  async def prompt_alone(self, model: str) -> Prompt:
+  async def prompt_alone(self, model: str) -> TunedPrompt:
     """Returns a prompt as `prompt` does, but refuses the base model."""
     if (prompt := await self.prompt(model)) is None:
       raise errors.invalid("The base model has no prompt.", "model")
@@ -112,7 +112,7 @@ class Service:
       ClosedError: if the engine ends before it has answered.
     """
     answers = asyncio.gather(
-      *(asyncio.wrap_future(ticket.future) for ticket in tickets)
+      *(asyncio.wrap_future(ticket) for ticket in tickets)
     )
     try:
       async with asyncio.timeout(self.limits.answer_seconds):

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import seqio
 
-from prompt_tuning import prompt_files
+from prompt_tuning import prompt_files, prompts
 from prompt_tuning.methods import voting
 from prompt_tuning.training import base_model
-from prompt_tuning.types import Array, Initializer
+from prompt_tuning.types import Initializer
 from t5x import models
 
 
@@ -63,27 +63,15 @@ def from_files(
     vocabulary: The vocabulary in use.
 
   Returns:
-    An initialiser of shape [K, P, H], which raises ValueError for any other
-    shape.
+    An initialiser of shape [K, P, H]; see `prompts.from_array`.
 
   Raises:
     ValueError: if a prompt was trained on another model or vocabulary.
   """
-  found = np.stack(
-    base_model.prompts_for_model(find(pattern), checkpoint_path, vocabulary)
+  found = base_model.prompts_for_model(
+    find(pattern), checkpoint_path, vocabulary
   )
-
-  def init(rng: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    del rng
-    if found.shape != tuple(shape):
-      raise ValueError(
-        f"Expected prompts of shape {tuple(shape)}, got {found.shape}. Set "
-        "NUM_PROMPTS to the number of files, and use a model of the size that "
-        "they were trained for."
-      )
-    return jnp.asarray(found, dtype)
-
-  return init
+  return prompts.from_array(np.stack(found))
 
 
 class Ensemble:

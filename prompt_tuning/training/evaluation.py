@@ -1,7 +1,6 @@
 """The evaluator of seqio, with the average score that the paper plots."""
 
 from concurrent import futures
-import copy
 from typing import Any
 
 from etils import epath
@@ -35,38 +34,22 @@ class Evaluator(seqio.Evaluator):
   def evaluate(
     self, *, compute_metrics: bool, step: int | None = None, **kwargs: Any
   ):
-    """See `seqio.Evaluator.evaluate`.
+    """See `seqio.Evaluator.evaluate`."""
+    computed, outputs = super().evaluate(
+      compute_metrics=compute_metrics, step=step, **kwargs
+    )
+    if not compute_metrics:  # Another process computes them.
+      return computed, outputs
+    averaged = futures.Future()
 
-    Concurrent metrics of one task are computed while the device decodes the
-    next; seqio alone waits until all tasks are decoded.
-    """
-    computed, outputs = {}, {}
-    for task in self.eval_tasks:
-      one = copy.copy(self)
-      one._eval_tasks = [task]
+    def add_average(done: futures.Future) -> None:
       try:
-        computed[task.name], output = seqio.Evaluator.evaluate(
-          one, compute_metrics=compute_metrics, step=step, **kwargs
-        )
-      finally:
-        one._metrics_executor = None  # Deleting `one` would shut it down.
-      outputs |= output
+        averaged.set_result(self._with_average(done.result(), step))
+      except Exception as error:
+        averaged.set_exception(error)
 
-    def collect() -> Any:
-      if not compute_metrics:  # Another process computes them.
-        return None
-      metrics_by_task = {}
-      for future in computed.values():
-        metrics_by_task |= future.result()
-      return self._with_average(metrics_by_task, step)
-
-    if self._metrics_executor is None:
-      self._metrics_future = futures.Future()
-      self._metrics_future.set_result(collect())
-    else:
-      # The executor has one thread, so the earlier futures are done by then.
-      self._metrics_future = self._metrics_executor.submit(collect)
-    return self._metrics_future, outputs
+    computed.add_done_callback(add_average)
+    return averaged, outputs
 
   def _with_average(self, metrics_by_task: Any, step: int | None) -> Any:
     if not metrics_lib.is_super_glue(metrics_by_task):

@@ -14,14 +14,21 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
+import seqio
 
-from prompt_tuning.data import text_pairs
-from prompt_tuning.inference.frozen_model import FrozenModel, Prompt
-from prompt_tuning.inference.tuned_prompt import TunedPrompt
-from prompt_tuning.training import examples as examples_lib
-from prompt_tuning.training import tuning
+from prompt_tuning import (
+  prompts,
+  tasks,  # noqa: F401  # Registers them.
+)
+from prompt_tuning.data import task_facts, task_lookup, text_pairs
+from prompt_tuning.inference.frozen_model import AnyPrompt, FrozenModel
+from prompt_tuning.inference.requests import TunedPrompt
+from prompt_tuning.injections import Injections
+from prompt_tuning.training import evaluation, tuning
+from t5x.runs import evaluation as evaluation_runs
 from t5x.runs import events
 
 
@@ -34,18 +41,12 @@ class Model(FrozenModel):
     validation: text_pairs.Pairs | None = None,
     *,
     length: int | None = None,
-    steps: int = 300,
-    labels: Sequence[str] | None = None,
     init: str | TunedPrompt | np.ndarray | None = None,
-    learning_rate: float = 0.3,
-    batch_size: int = 32,
-    seed: int = 0,
-    eval_period: int | None = None,
-    stats_period: int | None = None,
-    rank: bool = False,
+    labels: Sequence[str] | None = None,
     folder: str | os.PathLike[str] | None = None,
     on_event: events.OnEvent = events.ignore,
     should_stop: events.ShouldStop = events.never,
+    **settings: Any,
   ) -> TunedPrompt:
     """Trains a prompt; the model does not change.
 
@@ -54,25 +55,19 @@ class Model(FrozenModel):
         as "super_glue_cb", with its own validation split.
       validation: More pairs, to choose the best prompt by.
       length: Positions of the prompt; by default 100, or those of `init`.
-      steps: Training steps.
+      init: "class_labels", "sampled_vocab", "random_uniform", or a prompt to
+        start from. By default the labels, if there are any.
       labels: The legal targets of pairs; an empty list means free text. By
         default, the targets that occur, unless there are more than fifty or
         fewer than four pairs for each.
-      init: "class_labels", "sampled_vocab", "random_uniform", or a prompt to
-        start from. By default the labels, if there are any.
-      learning_rate: Constant.
-      batch_size: Examples in a step.
-      seed: Determines the initial prompt, dropout and the order of examples.
-      eval_period: Steps between evaluations; by default there are ten.
-      stats_period: Steps between reports of the training loss to `on_event`; by
-        default those between evaluations.
-      rank: Whether validation ranks the labels instead of generating text.
       folder: Receives checkpoints, record and prompt; an interrupted run there
         is resumed. By default nothing is kept.
       on_event: Called with every event, in this thread; see `t5x.runs.events`.
       should_stop: Called after every step and batch of evaluation, such as
         `threading.Event().is_set`; True ends the run, with the best prompt so
         far.
+      **settings: Fields of `tuning.Settings`, such as `steps`, `batch_size`,
+        `learning_rate` and `seed`.
 
     Returns:
       The prompt with the best validation score; without validation, the last.
@@ -81,32 +76,18 @@ class Model(FrozenModel):
       ValueError: for wrong examples or settings.
       FloatingPointError: if the loss is not a number.
     """
-    if not isinstance(init, str):
-      init = self.prompt_array(init)
+    start = init if isinstance(init, str) else self.prompt_array(init)
     if length is None:
-      length = len(init) if isinstance(init, np.ndarray) else 100
+      length = len(start) if isinstance(start, np.ndarray) else 100
+    chosen = tuning.Settings(length=length, init=start, **settings)
+    found = _find(train, validation, self.vocabulary, labels, chosen.rank)
     with _folder(folder) as model_dir:
-      settings = tuning.Settings(
-        length=length,
-        steps=steps,
-        init=init,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        eval_period=eval_period,
-        stats_period=stats_period,
-        rank=rank,
-        folder=model_dir,
-      )
-      found = examples_lib.find(
-        train, validation, self.vocabulary, labels, rank
-      )
-      return tuning.tune(self, found, settings, on_event, should_stop)
+      return tuning.tune(self, found, chosen, model_dir, on_event, should_stop)
 
   def evaluate(
     self,
     examples: text_pairs.Pairs | str,
-    prompt: Prompt | None = None,
+    prompt: AnyPrompt | None = None,
     *,
     labels: Sequence[str] | None = None,
     rank: bool = False,
@@ -127,19 +108,41 @@ class Model(FrozenModel):
       on_event: Called after every batch.
 
     Returns:
-      Metric -> value in percent. For labels: accuracy, macro F1 and the share
-      of answers that are not labels; for free text: exact match and F1 of
-      words.
+      Metric -> value in percent; for the tasks of a mixture, "task/metric" ->
+      value. For labels: accuracy, macro F1 and the share of answers that are
+      not labels; for free text: exact match and F1 of words.
 
     Raises:
       ValueError: for wrong examples, or a prompt of another model.
     """
-    found = examples_lib.find(None, examples, self.vocabulary, labels, rank)
-    array = self.prompt_array(prompt)
-    with _folder(folder) as output_dir:
-      return tuning.evaluate(
-        self, found, array, output_dir, batch_size, rank, on_event
+    found = _find(None, examples, self.vocabulary, labels, rank)
+    method = Injections()
+    if (array := self.prompt_array(prompt)) is not None:
+      method = Injections(
+        prompt=prompts.prompt_factory(len(array), prompts.from_array(array))
       )
+    ranked = found.labels if rank else None
+    with _folder(folder) as output_dir:
+      metrics = evaluation_runs.evaluate(
+        model=tuning.make_model(
+          self.config, self.vocabulary, method, ranked=ranked
+        ),
+        dataset_cfg=tuning.validation_cfg(found, batch_size),
+        restore_checkpoint_cfg=tuning.restore_cfg(self, method),
+        partitioner=tuning.make_partitioner(method),
+        output_dir=output_dir,
+        inference_evaluator_cls=evaluation.Evaluator,
+        summarize_config_fn=None,
+        fallback_init_rng=0,
+        on_event=on_event,
+      )
+    if len(metrics) == 1:
+      return next(iter(metrics.values()))
+    return {
+      f"{task}/{name}": value
+      for task, values in metrics.items()
+      for name, value in values.items()
+    }
 
 
 def _folder(
@@ -149,6 +152,64 @@ def _folder(
   if given is not None:
     return contextlib.nullcontext(os.fspath(given))
   return tempfile.TemporaryDirectory(prefix="prompt_tuning_")
+
+
+def _find(
+  train: text_pairs.Pairs | str | None,
+  validation: text_pairs.Pairs | str | None,
+  vocabulary: seqio.Vocabulary,
+  labels: Sequence[str] | None,
+  rank: bool,
+) -> text_pairs.PairTask:
+  """Makes a task of pairs, or finds a registered task or mixture.
+
+  Args:
+    train: As for `Model.tune`; None: there is no training.
+    validation: Pairs; without training, pairs or a task with that split.
+    vocabulary: The model's vocabulary.
+    labels: The legal targets of pairs; see `text_pairs.make`.
+    rank: Whether the labels are ranked, and so must be known.
+
+  Returns:
+    The task. The labels of a registered task that is not ranked are words that
+    a prompt can start from, which need not be targets. A split without lengths
+    is not cut.
+
+  Raises:
+    ValueError: if the arguments do not fit together, there is no such task, or
+      labels to rank are missing.
+  """
+  name = validation if train is None else train
+  if not isinstance(name, str):
+    splits = {"train": train, "validation": validation}
+    found = text_pairs.make(
+      {x: pairs for x, pairs in splits.items() if pairs is not None},  # pyright: ignore[reportArgumentType]
+      vocabulary,
+      labels,
+    )
+  elif labels is not None or None not in (train, validation):
+    raise ValueError(
+      f"The task {name} brings its own validation split and labels: pass "
+      "neither, or pass pairs."
+    )
+  else:
+    task, lengths, words = task_lookup.find(name), {}, ()
+    if train is not None:
+      lengths["train"] = task_facts.lengths(
+        name, vocabulary, longest=tuning.LONGEST
+      )
+    if rank:  # The longest label may be longer than the targets of the split.
+      lengths["validation"] = task_facts.lengths(
+        name, vocabulary, splits=("validation",), longest=None
+      )
+      words = task_facts.labels(name)
+    else:
+      with contextlib.suppress(ValueError):  # A user's own task has none.
+        words = task_facts.class_words(name)
+    found = text_pairs.PairTask(task, tuple(words), lengths)
+  if rank and not found.labels:
+    raise ValueError("Ranking needs labels, and the targets are free text.")
+  return found
 
 
 load = Model.load

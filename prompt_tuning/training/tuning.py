@@ -1,16 +1,15 @@
-"""Tuning and evaluation of prompts by the trainer, without gin.
+"""Tuning of prompts by the trainer, without gin.
 
 The settings equal those of `gin/recipes/prompt_tuning.gin`, and so do the
 results.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
 import math
 import os
-from typing import Any
 
 from flax import traverse_util
 import numpy as np
@@ -18,17 +17,16 @@ import seqio
 
 from prompt_tuning import injections as injections_lib
 from prompt_tuning import prompts
+from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.text_pairs import PairTask
 from prompt_tuning.inference import ranking
 from prompt_tuning.inference.frozen_model import FrozenModel
-from prompt_tuning.inference.tuned_prompt import TunedPrompt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
-from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.models.t5.config import TOKEN_EMBEDDING, T5Config
 from prompt_tuning.models.t5.network import Transformer
-from prompt_tuning.training import actions, initializers
-from prompt_tuning.training import evaluation as evaluation_lib
-from prompt_tuning.training import examples as examples_lib
+from prompt_tuning.training import actions, base_model, evaluation
 from prompt_tuning.types import Initializer
 from t5x import (
   adafactor,
@@ -40,29 +38,53 @@ from t5x import (
   utils,
 )
 from t5x.configuration import identity
-from t5x.runs import evaluation, events, training
+from t5x.runs import events, training
 
+# In training, inputs are cut to this many tokens.
+LONGEST = 512
 _BEST_METRIC = ".*/(?!invalid).*"
+_INITS = ("class_labels", "sampled_vocab", "random_uniform")
+# Most tokens that a prompt is sampled from, the frequent ones (section 3.2).
+_POPULATION = 5000
+# The recipe's optimizer.
+_ADAFACTOR = adafactor.Adafactor(
+  decay_rate=0.8,
+  step_offset=0,
+  multiply_by_parameter_scale=False,
+  weight_decay_rate=1e-5,
+)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """Settings of a run; `Model.tune` describes them.
+  """Settings of a run.
+
+  Attributes:
+    length: Positions of the prompt.
+    init: "class_labels", "sampled_vocab", "random_uniform", or a prompt [P, H]
+      to start from. By default the labels, if there are any.
+    steps: Training steps.
+    learning_rate: Constant.
+    batch_size: Examples in a step.
+    seed: Determines the initial prompt, dropout and the order of examples.
+    eval_period: Steps between evaluations; by default there are ten.
+    stats_period: Steps between reports of the training loss to `on_event`; by
+      default those between evaluations.
+    rank: Whether validation ranks the labels instead of generating text.
 
   Raises:
     ValueError: if a number is too small, or `length` is not that of `init`.
   """
 
   length: int
-  steps: int
-  init: Any
-  learning_rate: float
-  batch_size: int
-  seed: int
-  eval_period: int | None
-  stats_period: int | None
-  rank: bool
-  folder: str
+  init: str | np.ndarray | None = None
+  steps: int = 300
+  learning_rate: float = 0.3
+  batch_size: int = 32
+  seed: int = 0
+  eval_period: int | None = None
+  stats_period: int | None = None
+  rank: bool = False
 
   def __post_init__(self):
     numbers = ("length", "steps", "batch_size", "eval_period", "stats_period")
@@ -80,32 +102,8 @@ class Settings:
 
   @property
   def period(self) -> int:
-    """Steps between evaluations, and between checkpoints; by default, ten."""
+    """Steps between evaluations, and between checkpoints."""
     return self.eval_period or max(1, self.steps // 10)
-
-  def configuration(
-    self, model: FrozenModel, examples: PairTask
-  ) -> identity.RunConfiguration:
-    """Returns the identity of the run, which alone may resume in its folder."""
-    init = self.init
-    if init is not None and not isinstance(init, str):
-      init = hashlib.sha256(np.asarray(init, np.float32).tobytes()).hexdigest()
-    return identity.RunConfiguration.from_settings(
-      "train",
-      {
-        "train.relative_steps": self.steps,
-        "train.eval_period": self.period,
-        "train.random_seed": self.seed,
-        "train.batch_size": self.batch_size,
-        "train.learning_rate": self.learning_rate,
-        "train.rank": self.rank,
-        "task.name": examples.task.name,
-        "task.lengths": examples_lib.train_lengths(examples),
-        "prompt.length": self.length,
-        "prompt.init": init,
-        "model.config": model.config,
-      },
-    )
 
 
 def make_model(
@@ -137,91 +135,7 @@ def make_model(
   )
 
 
-def tune(
-  model: FrozenModel,
-  examples: PairTask,
-  settings: Settings,
-  on_event: events.OnEvent,
-  should_stop: events.ShouldStop,
-) -> TunedPrompt:
-  """Trains a prompt, as `python -m t5x.train` does.
-
-  Returns:
-    The prompt with the best validation score; without validation, the last.
-
-  Raises:
-    ValueError: for wrong settings or examples.
-    FloatingPointError: if the loss is not a number.
-  """
-  init = initializers.initializer(
-    settings.init,
-    settings.length,
-    examples.labels,
-    model.in_memory,
-    model.vocabulary,
-  )
-  method = _prompt_method(settings.length, init)
-  prompt_file = os.path.join(settings.folder, "prompt.safetensors")
-  train_cfg = utils.DatasetConfig(
-    mixture_or_task_name=examples.task,
-    task_feature_lengths=examples_lib.train_lengths(examples),
-    split="train",
-    batch_size=settings.batch_size,
-    shuffle=True,
-    seed=settings.seed,
-  )
-  save_best = actions.SaveBestPrompt(
-    settings.folder, train_cfg.name, _BEST_METRIC, model.vocabulary, method
-  )
-  outcome = training.train(
-    model=make_model(
-      model.config,
-      model.vocabulary,
-      method,
-      optimizer_def=_optimizer(method),
-      ranked=examples.labels if settings.rank else None,
-    ),
-    train_dataset_cfg=train_cfg,
-    train_eval_dataset_cfg=None,
-    infer_eval_dataset_cfg=_validation(examples, settings.batch_size)
-    if _has_validation(examples.task)
-    else None,
-    checkpoint_cfg=_checkpoint_cfg(model, method, settings.period),
-    partitioner=_partitioner(method),
-    trainer_cls=functools.partial(
-      trainer.Trainer,
-      learning_rate_fn=optimizers.create_learning_rate_scheduler(
-        factors="constant", base_learning_rate=settings.learning_rate
-      ),
-    ),
-    model_dir=settings.folder,
-    total_steps=None,
-    relative_steps=settings.steps,
-    eval_steps=1,
-    eval_period=settings.period,
-    stats_period=settings.stats_period,
-    random_seed=settings.seed,
-    inference_evaluator_cls=evaluation_lib.Evaluator,
-    actions={"INFER_EVAL": [save_best]},
-    concurrent_metrics=False,
-    configuration=settings.configuration(model, examples),
-    on_event=on_event,
-    should_stop=should_stop,
-  )
-  if outcome.best is None:  # Without evaluations, the last prompt counts.
-    save_best.save(outcome.train_state)
-  return dataclasses.replace(
-    TunedPrompt.load(prompt_file), status=outcome.status, evals=outcome.evals
-  )
-
-
-def _prompt_method(length: int, init: Initializer) -> Injections:
-  return Injections(
-    prompt=functools.partial(prompts.Prompt, length=length, prompt_init=init)
-  )
-
-
-def _partitioner(method: Injections) -> partitioning.PjitPartitioner:
+def make_partitioner(method: Injections) -> partitioning.PjitPartitioner:
   """Makes a partitioner that copies the model to every device."""
   return partitioning.PjitPartitioner(
     num_partitions=1,
@@ -231,7 +145,7 @@ def _partitioner(method: Injections) -> partitioning.PjitPartitioner:
   )
 
 
-def _restore_cfg(
+def restore_cfg(
   model: FrozenModel, method: Injections
 ) -> utils.RestoreCheckpointConfig:
   """Takes all parameters but the prompt from the model in memory."""
@@ -245,18 +159,97 @@ def _restore_cfg(
   )
 
 
-def _optimizer(method: Injections) -> optimizers.MultiOptimizer:
-  """Makes the recipe's optimizer: Adafactor, for the prompt alone."""
-  matches = trainable.matches_any(injections_lib.parameter_patterns(method))
-  adafactor_def = adafactor.Adafactor(
-    decay_rate=0.8,
-    step_offset=0,
-    multiply_by_parameter_scale=False,
-    weight_decay_rate=1e-5,
+def validation_cfg(examples: PairTask, batch_size: int) -> utils.DatasetConfig:
+  """Returns the configuration of the split "validation"."""
+  return utils.DatasetConfig(
+    mixture_or_task_name=examples.task,
+    task_feature_lengths=examples.lengths.get("validation"),
+    split="validation",
+    batch_size=batch_size,
+    shuffle=False,
+    seed=42,
   )
-  return optimizers.MultiOptimizer(
-    ((traverse_util.ModelParamTraversal(matches), adafactor_def),)
+
+
+def tune(
+  model: FrozenModel,
+  examples: PairTask,
+  settings: Settings,
+  folder: str,
+  on_event: events.OnEvent,
+  should_stop: events.ShouldStop,
+) -> TunedPrompt:
+  """Trains a prompt as `python -m t5x.train` does; see `Model.tune`."""
+  method = Injections(
+    prompt=prompts.prompt_factory(
+      settings.length, _initializer(model, examples.labels, settings)
+    )
   )
+  is_prompt = trainable.matches_any(injections_lib.parameter_patterns(method))
+  train_cfg = utils.DatasetConfig(
+    mixture_or_task_name=examples.task,
+    task_feature_lengths=_train_lengths(examples),
+    split="train",
+    batch_size=settings.batch_size,
+    shuffle=True,
+    seed=settings.seed,
+  )
+  save_best = actions.SaveBestPrompt(
+    folder, train_cfg.name, _BEST_METRIC, model.vocabulary, method
+  )
+  subtasks = seqio.get_subtasks(examples.task)
+  has_validation = any("validation" in x.splits for x in subtasks)
+  outcome = training.train(
+    model=make_model(
+      model.config,
+      model.vocabulary,
+      method,
+      optimizers.MultiOptimizer(
+        ((traverse_util.ModelParamTraversal(is_prompt), _ADAFACTOR),)
+      ),
+      ranked=examples.labels if settings.rank else None,
+    ),
+    train_dataset_cfg=train_cfg,
+    train_eval_dataset_cfg=None,
+    infer_eval_dataset_cfg=validation_cfg(examples, settings.batch_size)
+    if has_validation
+    else None,
+    checkpoint_cfg=_checkpoint_cfg(model, method, settings.period),
+    partitioner=make_partitioner(method),
+    trainer_cls=functools.partial(
+      trainer.Trainer,
+      learning_rate_fn=optimizers.create_learning_rate_scheduler(
+        factors="constant", base_learning_rate=settings.learning_rate
+      ),
+    ),
+    model_dir=folder,
+    total_steps=None,
+    relative_steps=settings.steps,
+    eval_steps=1,
+    eval_period=settings.period,
+    stats_period=settings.stats_period,
+    random_seed=settings.seed,
+    inference_evaluator_cls=evaluation.Evaluator,
+    actions={"INFER_EVAL": [save_best]},
+    concurrent_metrics=False,
+    configuration=_configuration(model, examples, settings),
+    on_event=on_event,
+    should_stop=should_stop,
+  )
+  if outcome.best is None:  # Without evaluations, the last prompt counts.
+    save_best.save(outcome.train_state)
+  return dataclasses.replace(
+    TunedPrompt.load(os.path.join(folder, "prompt.safetensors")),
+    status=outcome.status,
+    evals=outcome.evals,
+  )
+
+
+def _train_lengths(examples: PairTask) -> dict[str, int]:
+  return {
+    name: min(length, LONGEST)
+    for name, length in examples.lengths["train"].items()
+  }
 
 
 def _checkpoint_cfg(
@@ -272,71 +265,74 @@ def _checkpoint_cfg(
         metric_mode="max",
       ),
     ),
-    restore=_restore_cfg(model, method),
+    restore=restore_cfg(model, method),
   )
 
 
-def _has_validation(task: seqio.Task | seqio.Mixture) -> bool:
-  return any("validation" in x.splits for x in seqio.get_subtasks(task))
-
-
-def _validation(examples: PairTask, batch_size: int) -> utils.DatasetConfig:
-  return utils.DatasetConfig(
-    mixture_or_task_name=examples.task,
-    task_feature_lengths=examples.lengths.get("validation"),
-    split="validation",
-    batch_size=batch_size,
-    shuffle=False,
-    seed=42,
+def _configuration(
+  model: FrozenModel, examples: PairTask, settings: Settings
+) -> identity.RunConfiguration:
+  """Returns the identity of the run, which alone may resume in its folder."""
+  init = settings.init
+  if isinstance(init, np.ndarray):
+    init = hashlib.sha256(np.asarray(init, np.float32).tobytes()).hexdigest()
+  return identity.RunConfiguration.from_settings(
+    "train",
+    {
+      "train.relative_steps": settings.steps,
+      "train.eval_period": settings.period,
+      "train.random_seed": settings.seed,
+      "train.batch_size": settings.batch_size,
+      "train.learning_rate": settings.learning_rate,
+      "train.rank": settings.rank,
+      "task.name": examples.task.name,
+      "task.lengths": _train_lengths(examples),
+      "prompt.length": settings.length,
+      "prompt.init": init,
+      "model.config": model.config,
+    },
   )
 
 
-def evaluate(
-  model: FrozenModel,
-  examples: PairTask,
-  prompt: np.ndarray | None,
-  folder: str,
-  batch_size: int,
-  rank: bool,
-  on_event: events.OnEvent,
-) -> Mapping[str, float]:
-  """Evaluates the split "validation", as `python -m t5x.eval` does.
+def _initializer(
+  model: FrozenModel, labels: Sequence[str], settings: Settings
+) -> Initializer:
+  """Returns the initialiser of a prompt.
 
-  Args:
-    model: The frozen model.
-    examples: Examples with that split.
-    prompt: [P, H], or None for the model alone.
-    folder: Receives the record and the predictions.
-    batch_size: Examples in a batch.
-    rank: Whether to rank the labels instead of generating text.
-    on_event: Called after every batch.
-
-  Returns:
-    Metric -> value; for the tasks of a mixture, "task/metric" -> value.
+  Raises:
+    ValueError: if the name is unknown, labels are missing, or there are more
+      labels than positions or fewer frequent tokens than positions.
   """
-  method = Injections()
-  if prompt is not None:
-    method = _prompt_method(len(prompt), prompts.from_array(prompt))
-  metrics = evaluation.evaluate(
-    model=make_model(
-      model.config,
-      model.vocabulary,
-      method,
-      ranked=examples.labels if rank else None,
-    ),
-    dataset_cfg=_validation(examples, batch_size),
-    restore_checkpoint_cfg=_restore_cfg(model, method),
-    partitioner=_partitioner(method),
-    output_dir=folder,
-    inference_evaluator_cls=evaluation_lib.Evaluator,
-    summarize_config_fn=None,
-    fallback_init_rng=0,
-    on_event=on_event,
-  )
-  if len(metrics) == 1:
-    return next(iter(metrics.values()))
-  return {
-    f"{task}/{name}": value
-    for task, values in metrics.items()
-    for name, value in values.items()
-  }
+  init, length = settings.init, settings.length
+  if isinstance(init, np.ndarray):
+    return prompts.from_array(init)
+  if init is None:
+    init = "class_labels" if labels else "sampled_vocab"
+  if init not in _INITS:
+    raise ValueError(
+      f"Expected init to be one of {', '.join(_INITS)}, or a prompt, got "
+      f"{init!r}."
+    )
+  if init == "random_uniform":
+    return prompts.random_uniform()
+  size = vocabulary_lib.most_frequent(model.vocabulary, _POPULATION)
+  if length > size:
+    raise ValueError(
+      f"Expected at most length={size}, a frequent token for each position, "
+      f"got {length=}. Shorten it, or pass init='random_uniform'."
+    )
+  table = base_model.read_parameter(model.in_memory, TOKEN_EMBEDDING)
+  sampled = prompts.sampled_vocab(table, size)
+  if init == "sampled_vocab":
+    return sampled
+  if not labels:
+    raise ValueError(
+      "A prompt that starts from class labels needs labels, and the targets "
+      "are free text: pass labels, or init='sampled_vocab'."
+    )
+  if len(labels) > length:
+    raise ValueError(
+      f"Expected at least length={len(labels)}, a position for each label, "
+      f"got {length=}. Lengthen it, or pass init='sampled_vocab'."
+    )
+  return prompts.class_labels(table, model.vocabulary, labels, sampled)

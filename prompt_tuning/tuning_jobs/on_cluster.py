@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 
 import prompt_tuning as pt
-from prompt_tuning.inference.tuned_prompt import TunedPrompt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.tuning_jobs.jobs import cluster_folder
 from t5x.files import safe_files
 from t5x.runs import events

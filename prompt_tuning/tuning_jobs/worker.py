@@ -28,7 +28,7 @@ from etils import epath
 import filelock
 
 import prompt_tuning as pt
-from prompt_tuning.inference.tuned_prompt import TunedPrompt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.training import cluster_options
 from prompt_tuning.tuning_jobs import jobs, on_cluster
 from prompt_tuning.tuning_jobs.job_store import JobStore

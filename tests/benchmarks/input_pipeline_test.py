@@ -9,13 +9,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
+import argparse
 import input_pipeline
 from prompt_tuning.data import vocabulary
 from prompt_tuning.mini.ladder import vocabulary as words
-input_pipeline._SECONDS = 0.1
-input_pipeline.FLAGS(["x", "--task=ladder_cb", "--inputs=28"])
+args = argparse.Namespace(task="ladder_cb", inputs=28, targets=8, batch_size=16)
 vocabulary.of_model(words.ladder())
-print(input_pipeline.pipeline_rates(use_cached=False))
+print(input_pipeline.pipeline_rates(args, use_cached=False, seconds=0.1))
 """
 
 

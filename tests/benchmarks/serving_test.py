@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from traffic import report  # noqa: E402
+import serving  # noqa: E402
 
 RECORDS = [
   json.loads(path.read_text())
@@ -20,11 +20,11 @@ RECORDS = [
 
 
 def test_the_page_is_that_of_the_records():
-  assert (ROOT / "results" / "serving.md").read_text() == report.table(RECORDS)
+  assert (ROOT / "results" / "serving.md").read_text() == serving.page(RECORDS)
 
 
 def test_rates_are_of_turns_beside_each_other():
-  rows = report.rows(
+  rows = serving.rows(
     {
       "part": "mixed",
       "seconds": {"fifty": [2.0, 4.0], "one": [2.0, 2.0], "peft": [3.0, 6.0]},
@@ -52,7 +52,7 @@ def test_refused_is_not_failed(statuses, failed):
     "p50_seconds": 0.1,
     "p99_seconds": 0.2,
   }
-  rows = report.rows(
+  rows = serving.rows(
     {
       "part": "load",
       "rate": 10.0,
@@ -80,7 +80,7 @@ def test_copies_of_the_model_are_told_from_programs():
   def step(anonymous):
     return {"anonymous": anonymous * 10**6}
 
-  rows = report.rows(
+  rows = serving.rows(
     {
       "part": "starts",
       "demo_seconds": [14.2, 10.1],

@@ -11,9 +11,9 @@ from prompt_tuning.inference.batch_queue import (
 )
 from prompt_tuning.inference.requests import (
   Generation,
-  Prompt,
   Ranking,
   Ticket,
+  TunedPrompt,
 )
 
 SHAPES = Shapes(
@@ -35,7 +35,7 @@ def _generation(length=5, prompt=None, steps=4, arrived=0.0, **options):
 
 
 def _prompt(length=2):
-  return Prompt("a", np.zeros((length, 4), np.float32))
+  return TunedPrompt(np.zeros((length, 4), np.float32))
 
 
 @pytest.mark.parametrize(

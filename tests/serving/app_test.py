@@ -222,7 +222,7 @@ def test_stream_that_nobody_waits_for_is_cancelled(service, monkeypatch):
   # The engine takes no batch before it is over.
   with service.engine._changed:
     _post(service, body, send, leaves=True)
-    assert [ticket.future.cancelled() for ticket in tickets] == [True]
+    assert [ticket.cancelled() for ticket in tickets] == [True]
 
 
 def test_prompt_in_every_format(service, prompts, tmp_path):

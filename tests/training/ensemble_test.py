@@ -147,7 +147,7 @@ def test_prompts_that_do_not_fit_are_refused(base, pattern, tmp_path):
     ensemble.find(str(tmp_path / "*" / "*" / "*.safetensors"))
   vocabulary = tiny.make_model().input_vocabulary
   init = ensemble.from_files(pattern, str(base), vocabulary)
-  with pytest.raises(ValueError, match="Expected prompts of shape"):
+  with pytest.raises(ValueError, match="Expected a prompt of shape"):
     init(jax.random.key(0), (K, tiny.PROMPT_LENGTH, 8))
 
 

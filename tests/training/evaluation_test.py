@@ -1,7 +1,6 @@
 """The evaluator: the SuperGLUE average, and when metrics are computed."""
 
 import json
-import threading
 
 import pytest
 import seqio
@@ -76,35 +75,6 @@ def test_average_of_the_eight_is_a_metric_of_the_mixture(tmp_path):
 def test_there_is_no_average_of_less(name, tmp_path):
   result = _evaluate(name, tmp_path).result()
   assert name not in result or "super_glue_average" not in result[name]
-
-
-def test_metrics_are_computed_while_the_next_task_is_answered(tmp_path):
-  is_computed = threading.Event()
-
-  class Logger(seqio.Logger):
-    def __call__(self, task_name, *args, **kwargs):
-      is_computed.set()
-
-  evaluator = evaluation.Evaluator(
-    "averaged_but_wsc",
-    seqio.EncDecFeatureConverter(pack=False),
-    logger_cls=[Logger],
-    log_dir=str(tmp_path),
-  )
-  answered = []
-
-  def predict(rows):
-    # Where metrics wait for all answers, this waits for nothing.
-    if answered:
-      assert is_computed.wait(timeout=20)
-    answered.append([(int(i), [1]) for i, _ in rows])
-    return answered[-1]
-
-  computed, outputs = evaluator.evaluate(
-    compute_metrics=True, step=3, predict_fn=predict
-  )
-  assert len(answered) == len(outputs) == len(computed.result()) == 7
-  evaluator.close()
 
 
 def test_failure_reaches_who_waits(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import slurm
 
-from prompt_tuning.inference.tuned_prompt import TunedPrompt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.tuning_jobs import jobs, on_cluster, worker
 from t5x.runs import events
 

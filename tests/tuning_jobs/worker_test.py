@@ -10,7 +10,7 @@ import filelock
 import numpy as np
 import pytest
 
-from prompt_tuning.inference.tuned_prompt import TunedPrompt
+from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.tuning_jobs import job_store, jobs, worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from t5x.files import compilation_cache

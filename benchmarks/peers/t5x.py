@@ -4,8 +4,6 @@ T5X has no prompts. Here `t5x` is Google's, from the `--sources` of
 `benchmarks/compare.py`.
 """
 
-from typing import Any
-
 from flax import core, traverse_util
 import jax
 import jax.numpy as jnp
@@ -16,9 +14,7 @@ from peers.worker import Call, Outcome
 from t5x import checkpoints, models, partitioning, train_state, trainer, utils
 
 
-def make(
-  case: cases.Case, folder: str, variant: str, options: dict[str, Any]
-) -> Call:
+def make(case: cases.Case, folder: str, variant: str) -> Call:
   """Reads the weights; arguments as `peers.ours.make`.
 
   Raises:
@@ -27,9 +23,7 @@ def make(
   del variant
   if case.work != "step":
     raise ValueError(f"Expected a training step, got {case.work!r}.")
-  model = models.EncoderDecoderModel(
-    **prompted.arguments(case, several=False, options=options)
-  )
+  model = models.EncoderDecoderModel(**prompted.arguments(case, several=False))
   batches = [prompted.features(case, rows) for rows in case.batches()]
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   of_state = utils.TrainStateInitializer(
@@ -41,7 +35,7 @@ def make(
   params = traverse_util.flatten_dict(
     checkpoints.load_t5x_checkpoint(f"{folder}/t5x")["target"], sep="/"
   )
-  dtype = jnp.dtype(prompted.config(case, options).param_dtype)
+  dtype = jnp.dtype(prompted.config(case).param_dtype)
   params = {name: jnp.asarray(x, dtype) for name, x in params.items()}
   params["encoder/prompt/prompt"] = jnp.asarray(
     np.load(f"{folder}/prompts.npy")[0, : case.prompt]

@@ -1,0 +1,83 @@
+"""Flags, records, processes and spreads, for all benchmarks.
+
+Nothing of ours is imported before a call, as another side has other code.
+"""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+import datetime
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+RECORDS = RESULTS / "benchmarks"
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+  """Returns a parser of flags, whose help begins with a module's docstring."""
+  return argparse.ArgumentParser(
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+
+
+def write(
+  name: str, record: Mapping[str, Any], packages: Sequence[str] = ()
+) -> None:
+  """Writes a record with the date and the environment.
+
+  Args:
+    name: Path below `RECORDS`, without the suffix.
+    record: The other fields.
+    packages: More packages whose versions are recorded.
+  """
+  from t5x.runs import records
+
+  now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+  record = {**record, "date": now, **records.environment(packages)}
+  path = RECORDS / f"{name}.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def train(
+  folder: pathlib.Path,
+  gin_files: Iterable[str],
+  bindings: Mapping[str, Any],
+  flags: Iterable[str] = (),
+) -> list[dict[str, Any]]:
+  """Runs `python -m t5x.train`; returns the lines of its metrics."""
+  bindings = {"MODEL_DIR": str(folder), **bindings}
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "t5x.train"),
+      *(f"--gin_file=gin/{name}.gin" for name in gin_files),
+      *(f"--gin.{name}={value!r}" for name, value in bindings.items()),
+      *flags,
+    ],
+    stdout=sys.stderr,
+    check=True,
+  )
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return list(map(json.loads, lines))
+
+
+def process_bytes(name: str, file: str = "status", pid: Any = "self") -> int:
+  """Reads a size of a process, such as its peak memory, "VmHWM", in bytes."""
+  for line in pathlib.Path(f"/proc/{pid}/{file}").read_text().splitlines():
+    if line.startswith(f"{name}:"):
+      return int(line.split()[1]) * 1024
+  raise ValueError(f"There is no {name} in {file}.")
+
+
+def spread(values: Iterable[float]) -> str:
+  """Returns the median, the least and the most."""
+  values = list(values)
+  return (
+    f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+  )
