@@ -19,9 +19,9 @@ import tempfile
 import time
 
 from absl import logging
-import harness
 import seqio
 
+import harness
 from prompt_tuning import tasks
 from prompt_tuning.data import task_cache
 
