@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import re
-from typing import Any
 
 import flax.linen as nn
 
@@ -93,13 +92,11 @@ class Injections:
       The module, or None.
     """
     path = "/".join((*owner.path, name))
-    if factory is None or not re.fullmatch(self._targets(f"/{path}"), path):
+    (place,) = (x for x, at in PLACES.items() if re.fullmatch(at, f"/{path}"))
+    targets = getattr(self, f"{place}_targets", ".*")
+    if factory is None or not re.fullmatch(targets, path):
       return None
     return factory(name=name)
-
-  def _targets(self, path: str) -> str:
-    (place,) = (x for x, paths in PLACES.items() if re.fullmatch(paths, path))
-    return getattr(self, f"{place}_targets", ".*")
 
 
 def parameter_patterns(injections: Injections) -> list[str]:
@@ -144,15 +141,9 @@ def axis_rules(injections: Injections) -> list[tuple[str, None]]:
   Returns:
     `additional_rules` of `t5x.partitioning.standard_logical_axis_rules`.
   """
-  axes = (
-    axis
-    for factory in injections.used.values()
-    for axis in _replicated_axes(factory)
-  )
-  return [(axis, None) for axis in dict.fromkeys(axes)]
-
-
-def _replicated_axes(factory: Any) -> Sequence[str]:
-  while isinstance(factory, functools.partial):
-    factory = factory.func
-  return getattr(factory, "replicated_axes", ())
+  rules = {}
+  for factory in injections.used.values():
+    while isinstance(factory, functools.partial):
+      factory = factory.func
+    rules |= dict.fromkeys(getattr(factory, "replicated_axes", ()))
+  return list(rules.items())

@@ -66,7 +66,9 @@ class MultitaskPrompt(nn.Module):
         another, so that an input could match both.
     """
     pieces = {
-      _name(prefix): list(self.vocabulary.encode(prefix))
+      re.sub(r"\W+", "_", prefix).strip("_"): list(
+        self.vocabulary.encode(prefix)
+      )
       for prefix in self.prefixes
     }
     _check_distinct(self.prefixes, pieces)
@@ -78,7 +80,10 @@ class MultitaskPrompt(nn.Module):
       own = parameter(
         f"task_{name}", zeros, embedded.shape[-1:], ("prompt_embed",)
       )
-      row = jnp.where(_starts_with(tokens, ids), own[None], row)  # [B, H]
+      # Shapes may be traced with fewer positions than the prefix has.
+      start = jnp.pad(tokens, ((0, 0), (0, len(ids))))[:, : len(ids)]
+      is_own = (start == jnp.asarray(ids)[None]).all(axis=1, keepdims=True)
+      row = jnp.where(is_own, own[None], row)  # [B, H]
     return prompt + row[:, None].astype(embedded.dtype)
 
 
@@ -98,10 +103,6 @@ def prompt_factory(
   )
 
 
-def _name(prefix: str) -> str:
-  return re.sub(r"\W+", "_", prefix).strip("_")
-
-
 def _check_distinct(
   prefixes: Sequence[str], pieces: dict[str, list[int]]
 ) -> None:
@@ -116,10 +117,3 @@ def _check_distinct(
         "Expected prefixes that tell the tasks apart, but the prefix of "
         f"{other!r} starts with that of {name!r}. Leave one of them out."
       )
-
-
-def _starts_with(tokens: Array, ids: Sequence[int]) -> Array:
-  """[B, T] -> [B, 1]: True for rows that start with `ids`."""
-  # Shapes may be traced with fewer positions than the prefix has.
-  start = jnp.pad(tokens, ((0, 0), (0, len(ids))))[:, : len(ids)]
-  return jnp.all(start == jnp.asarray(ids)[None], axis=1, keepdims=True)

@@ -56,9 +56,9 @@ def _forward(
   *differentiable, bias, mask = operands
   if run := attention_kernels.choose(kernel, *differentiable[:2], mask):
     if not differentiated:
-      return (run(*operands),)
+      return (run(operands),)
     # The backward pass has exactly the same call: XLA runs it once.
-    return (jax.vjp(lambda *x: run(*x, bias, mask), *differentiable)[0],)
+    return (jax.vjp(lambda *x: run((*x, bias, mask)), *differentiable)[0],)
   return lax.platform_dependent(
     operands, cpu=blocked_attention.forward, default=plain_forward
   )
@@ -89,7 +89,7 @@ def _attention_backward(kernel: str | None, residuals: Any, gradient: Array):
   run = attention_kernels.choose(kernel, query, key, bias_and_mask[1])
   if run and bias_trains is None:
     _, pull_back = jax.vjp(
-      lambda *differentiated: run(*differentiated, *bias_and_mask),
+      lambda *differentiated: run((*differentiated, *bias_and_mask)),
       *(query, key, value),
     )
     return (*pull_back(gradient), None, None)
@@ -133,11 +133,9 @@ def plain_backward(
 ) -> blocked_attention.Gradients:
   """Differentiates `plain_forward`."""
   del results
-  *differentiated, bias, mask = operands
-
-  def plain(query, key, value, bias=bias):
-    return plain_forward((query, key, value, bias, mask))[0]
-
-  if bias_trains:
-    return jax.vjp(plain, *differentiated, bias)[1](gradient)
-  return (*jax.vjp(plain, *differentiated)[1](gradient), None)
+  *differentiated, mask = operands
+  _, pull_back = jax.vjp(
+    lambda *x: plain_forward((*x, mask))[0], *differentiated
+  )
+  *gradients, bias_gradient = pull_back(gradient)
+  return (*gradients, bias_gradient if bias_trains else None)

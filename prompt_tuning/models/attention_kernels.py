@@ -14,9 +14,10 @@ from jax.experimental.pallas.ops.tpu import flash_attention
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from prompt_tuning.models.blocked_attention import Operands
 from prompt_tuning.types import Array
 
-Kernel = Callable[[Array, Array, Array, Array | None, Array | None], Array]
+Kernel = Callable[[Operands], Array]
 
 # Queries and keys in a tile of the TPU kernel. Fewer, such as the small scores
 # of a decoder, are not worth a kernel.
@@ -25,10 +26,7 @@ _AXES = ("batch", "heads", "length", "kv")
 
 
 def choose(
-  name: str | None,
-  query: Array,
-  key: Array,
-  mask: Array | None,
+  name: str | None, query: Array, key: Array, mask: Array | None
 ) -> Kernel | None:
   """Returns the named kernel if it supports the operands, or None.
 
@@ -58,13 +56,7 @@ def choose(
   return KERNELS[name]
 
 
-def cudnn(
-  query: Array,
-  key: Array,
-  value: Array,
-  bias: Array | None,
-  mask: Array | None,
-) -> Array:
+def cudnn(operands: Operands) -> Array:
   """Runs NVIDIA's kernel, on Ampere and later, as `attention.attention`.
 
   The kernel takes the bias in the operands' dtype. A mask is merged with the
@@ -72,11 +64,9 @@ def cudnn(
   own argument for padding, a length, is less general than a mask.
   """
 
-  def positions_first(x: Array) -> Array:  # [B, T, N, D]
-    return jnp.swapaxes(x, 1, 2)
-
+  *arrays, bias, mask = operands
   outputs = jax.nn.dot_product_attention(
-    *map(positions_first, (query, key, value)),
+    *(jnp.swapaxes(x, 1, 2) for x in arrays),  # [B, T, N, D]
     bias=None if bias is None else jax.lax.stop_gradient(bias),
     mask=mask,
     scale=1.0,
@@ -85,18 +75,13 @@ def cudnn(
   return jnp.swapaxes(outputs, 1, 2)
 
 
-def flash(
-  query: Array,
-  key: Array,
-  value: Array,
-  bias: Array | None,
-  mask: Array | None,
-) -> Array:
+def flash(operands: Operands) -> Array:
   """Runs the kernel of Pallas, on TPU v4 and later, as `attention.attention`.
 
   Masked keys get another segment than the queries. Every device computes its
   own examples and heads.
   """
+  query, key, value, bias, mask = operands
   batch, heads, queries, _ = query.shape
   keys = key.shape[2]
   if mask is None:
@@ -104,7 +89,7 @@ def flash(
   if bias is None:
     bias = jnp.zeros((1, heads, queries, keys), jnp.float32)
   mask = jnp.broadcast_to(mask, (batch, 1, 1, keys))
-  operands = (
+  tiles = (
     _to_tiles(query, 2),
     _to_tiles(key, 2),
     _to_tiles(value, 2),
@@ -129,7 +114,7 @@ def flash(
       # Kernels do not declare the axes over which their outputs are equal.
       check_vma=False,
     )
-  return run(*operands)[:, :, :queries]
+  return run(*tiles)[:, :, :queries]
 
 
 def _of_examples(

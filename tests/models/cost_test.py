@@ -50,12 +50,12 @@ def flops(what: str, **settings: Any) -> float:
 def residual_bytes(**settings: Any) -> int:
   """What an encoder layer keeps for its backward pass, weights left out."""
   config = conformance.config(dtype="bfloat16", **settings)
-  make_layer = stack.rematerialised(network.EncoderLayer, config)
-  layer = make_layer(config, network.Injections(), False)
+  make_layer = stack.rematerialised(config)
+  layer = make_layer(config, network.Injections(), stack.ENCODER, False)
   inputs = jnp.zeros((BATCH, POSITIONS, config.emb_dim), config.dtype)
   mask = jnp.ones((BATCH, 1, 1, POSITIONS), jnp.bool_)
   bias = jnp.zeros((1, config.num_heads, POSITIONS, POSITIONS))
-  others = ((None,), mask, bias)
+  others = ((None,), (stack.View(mask, bias),))
   params = layer.init(jax.random.key(0), inputs, *others)
 
   def pull_back(inputs):

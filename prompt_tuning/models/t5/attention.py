@@ -12,7 +12,7 @@ from prompt_tuning.injections import Injections
 from prompt_tuning.models.attention import attention
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.models.t5.layers import KERNEL_INIT, Dense, constrain
-from prompt_tuning.types import Array, DType, Initializer, PRNGKey
+from prompt_tuning.types import Array, PRNGKey
 
 
 class Attention(nn.Module):
@@ -67,7 +67,11 @@ class Attention(nn.Module):
       features=config.num_heads * config.head_dim,
       axes=("embed", "joined_kv"),
     )
-    query = project(kernel_init=_query_init(config), name="query")(inputs)
+    # Queries start divided by sqrt(D), as T5 does not divide scores.
+    query = project(
+      kernel_init=lambda *args: KERNEL_INIT(*args) / config.head_dim**0.5,
+      name="query",
+    )(inputs)
     query = self._split_heads(query)
     key, value = self._keys_and_values(attended, project)
     if cache_index is not None:
@@ -81,7 +85,10 @@ class Attention(nn.Module):
       broadcast_dims=(-1,),
       deterministic=not enable_dropout,
     )
-    query = _beside_each_other(query, len(key))
+    if len(query) != len(key):  # [B * R, N, Q, D] -> [B, N, R * Q, D]
+      _, heads, _, head_dim = query.shape
+      rows = query.reshape(len(key), -1, *query.shape[1:])
+      query = jnp.swapaxes(rows, 1, 2).reshape(len(key), heads, -1, head_dim)
     outputs: jax.Array = attention(
       query,
       key,
@@ -150,25 +157,6 @@ class Attention(nn.Module):
         )
       cached.append(variable.value)
     return cached[0], cached[1]
-
-
-def _beside_each_other(query: Array, rows: int) -> Array:
-  """[rows * K, N, Q, D] -> [rows, N, K * Q, D]"""
-  if len(query) == rows:
-    return query
-  split = query.reshape(rows, -1, *query.shape[1:])
-  return jnp.swapaxes(split, 1, 2).reshape(
-    rows, query.shape[1], -1, query.shape[-1]
-  )
-
-
-def _query_init(config: T5Config) -> Initializer:
-  """Initialises queries divided by sqrt(D), as T5 does not divide scores."""
-
-  def init(rng: PRNGKey, shape: tuple[int, ...], dtype: DType) -> Array:
-    return KERNEL_INIT(rng, shape, dtype) / config.head_dim**0.5
-
-  return init
 
 
 def _prepend_prefix(

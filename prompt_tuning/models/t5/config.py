@@ -117,6 +117,10 @@ def config_of(shapes: Mapping[str, Any]) -> T5Config:
       )
     return tuple(shapes[name].shape)
 
+  def num_layers(stack: str) -> int:
+    numbers = (re.match(rf"{stack}/layers_(\d+)/", name) for name in shapes)
+    return max((int(m[1]) for m in numbers if m), default=-1) + 1
+
   vocab_size, emb_dim = shape(TOKEN_EMBEDDING)
   num_heads, num_buckets = shape("encoder/relpos_bias/rel_embedding")
   is_gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
@@ -125,17 +129,11 @@ def config_of(shapes: Mapping[str, Any]) -> T5Config:
     vocab_size=vocab_size,
     emb_dim=emb_dim,
     num_heads=num_heads,
-    num_encoder_layers=_num_layers(shapes, "encoder"),
-    num_decoder_layers=_num_layers(shapes, "decoder"),
+    num_encoder_layers=num_layers("encoder"),
+    num_decoder_layers=num_layers("decoder"),
     head_dim=shape("encoder/layers_0/attention/query/kernel")[1] // num_heads,
     mlp_dim=shape(mlp)[1],
     mlp_activations=("gelu", "linear") if is_gated else ("relu",),
     logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
     relative_attention_num_buckets=num_buckets,
   )
-
-
-def _num_layers(shapes: Mapping[str, Any], stack: str) -> int:
-  pattern = re.compile(rf"{stack}/layers_(\d+)/.*")
-  found = {int(m[1]) for name in shapes if (m := pattern.fullmatch(name))}
-  return max(found, default=-1) + 1

@@ -7,11 +7,6 @@ import jax.numpy as jnp
 
 from prompt_tuning import masks, prompts
 from prompt_tuning.injections import Injections
-from prompt_tuning.models.t5.blocks import (
-  ACTIVATION_AXES,
-  DecoderLayer,
-  EncoderLayer,
-)
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.models.t5.layers import (
   Dense,
@@ -21,7 +16,13 @@ from prompt_tuning.models.t5.layers import (
   constrain,
   make_dropout,
 )
-from prompt_tuning.models.t5.stack import apply_layers
+from prompt_tuning.models.t5.stack import (
+  ACTIVATION_AXES,
+  DECODER,
+  ENCODER,
+  View,
+  apply_layers,
+)
 from prompt_tuning.types import Array
 
 
@@ -67,13 +68,11 @@ class Encoder(nn.Module):
     dropout = make_dropout(config, enable_dropout)
     hidden = constrain(dropout(embedded), ACTIVATION_AXES)
     hidden = apply_layers(
-      EncoderLayer,
       self,
       config.num_encoder_layers,
-      ("attention_prefix",),
+      ENCODER,
       hidden,
-      mask,
-      bias,
+      View(mask, bias),
       enable_dropout=enable_dropout,
     )
     hidden = dropout(RMSNorm(config, name="encoder_norm")(hidden))
@@ -138,16 +137,12 @@ class Decoder(nn.Module):
     dropout = make_dropout(config, enable_dropout)
     hidden = constrain(dropout(self.embedder(input_tokens)), ACTIVATION_AXES)
     hidden = apply_layers(
-      DecoderLayer,
       self,
       config.num_decoder_layers,
-      ("self_attention_prefix", "encoder_decoder_attention_prefix"),
+      DECODER,
       hidden,
-      encoded,
-      mask,
-      encoder_decoder_mask,
-      bias,
-      cache_index,
+      View(mask, bias, cache_index=cache_index),
+      View(encoder_decoder_mask, attended=encoded),
       enable_dropout=enable_dropout,
     )
     hidden = dropout(RMSNorm(config, name="decoder_norm")(hidden))
