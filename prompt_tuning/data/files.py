@@ -8,12 +8,11 @@ in the files and printed. Arguments override them.
 """
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
+import operator
 import os
 import pathlib
 import re
@@ -27,7 +26,6 @@ import sklearn.model_selection
 from prompt_tuning.data import row_files, superglue
 from prompt_tuning.data import targets as targets_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.data.row_files import Row
 from prompt_tuning.data.sources import ExampleSource
 
 # Names of target columns, and of columns that are neither input nor target.
@@ -35,6 +33,7 @@ _TARGETS = ("target", "label", "completion", "answer", "output", "class")
 _NOT_INPUTS = ("idx", "id", "index")
 _HELD_OUT_SEED = 0
 _SHOWN = 8
+Example = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,42 +46,36 @@ class FileData:
     target: Column of the target.
     targets: The legal targets, in the order in which they were given, or
       sorted; no labels where the target is free text.
-    splits: Split -> rows.
+    splits: Split -> examples: "inputs", the cell or "column: cell ..." of
+      several; "targets"; and "idx", the line.
   """
 
   name: str
   inputs: tuple[str, ...]
   target: str
   targets: targets_lib.Targets
-  splits: Mapping[str, Sequence[Row]]
-
-  def text(self, row: Row) -> str:
-    """Returns a row's input: the cell, or "column: cell ..." of several."""
-    if len(self.inputs) == 1:
-      return row.cells[self.inputs[0]]
-    return " ".join(f"{name}: {row.cells[name]}" for name in self.inputs)
+  splits: Mapping[str, Sequence[Example]]
 
   def __str__(self) -> str:
     """Summarises the data in two lines."""
     counts = ", ".join(f"{k} {len(rows):,}" for k, rows in self.splits.items())
-    lines = [
+    line = (
       f"{self.name}: {counts} rows; input {', '.join(self.inputs)}; target "
-      f"{self.target}"
+      f"{self.target}\n"
+    )
+    if not self.targets.labels:
+      return line + "free text; exact match and F1 of words are measured"
+    train = self.splits["train"]
+    found = collections.Counter(example["targets"] for example in train)
+    shares = [
+      f"{label} {100 * found[label] / len(train):.0f}%"
+      for label in self.targets.labels
     ]
-    if labels := self.targets.labels:
-      rows = self.splits["train"]
-      found = collections.Counter(row.cells[self.target] for row in rows)
-      shares = [
-        f"{label} {100 * found[label] / len(rows):.0f}%" for label in labels
-      ]
-      more = ["..."] if len(shares) > _SHOWN else []
-      lines.append(
-        f"{len(shares)} labels: {', '.join(shares[:_SHOWN] + more)}; accuracy "
-        "and macro F1 are measured"
-      )
-    else:
-      lines.append("free text; exact match and F1 of words are measured")
-    return "\n".join(lines)
+    more = ["..."] if len(shares) > _SHOWN else []
+    return line + (
+      f"{len(shares)} labels: {', '.join(shares[:_SHOWN] + more)}; accuracy "
+      "and macro F1 are measured"
+    )
 
 
 def read(
@@ -118,101 +111,89 @@ def read(
       row lacks an input or a target or has an unknown label, or the vocabulary
       cannot write a label.
   """
-  files = {"train": train_file}
-  files |= {"validation": validation_file} if validation_file else {}
-  files |= {"test": test_file} if test_file else {}
-  splits = {split: row_files.read(path) for split, path in files.items()}
-  columns = list(splits["train"][0].cells)
-  target = _target_column(target_column, columns, train_file)
-  inputs = tuple(
-    input_columns
-    or (
-      column
-      for column in columns
-      if column != target and column.lower() not in _NOT_INPUTS
-    )
-  )
-  if not inputs or target in inputs:
-    raise ValueError(
-      f"{train_file}: expected columns of inputs beside {target}, got "
-      f"{', '.join(inputs) or 'none'}."
-    )
-  for split, path in files.items():
-    wanted = inputs if split == "test" else (*inputs, target)
-    _check_columns(path, list(splits[split][0].cells), wanted)
-  test = splits.get("test", [])
-  if test and not any(row.cells.get(target, "").strip() for row in test):
-    splits["test"] = [_without(row, target) for row in test]
-  found = [row.cells[target] for row in splits["train"]]
+  paths = {
+    "train": train_file,
+    "validation": validation_file,
+    "test": test_file,
+  }
+  paths = {split: path for split, path in paths.items() if path}
+  rows = {split: row_files.read(path) for split, path in paths.items()}
+  inputs, target = _columns(rows, paths, input_columns, target_column)
+  found = [row.cells[target] for row in rows["train"]]
   if labels is None:
     labels = targets_lib.find_labels(found)
   targets = targets_lib.make(labels, found, vocabulary)
-  for split, path in files.items():
+  splits: dict[str, Sequence[Example]] = {}
+  for split, path in paths.items():
+    has_targets = split != "test" or any(
+      row.cells.get(target, "").strip() for row in rows[split]
+    )
     splits[split] = [
-      _normalized(row, path, inputs, target, targets) for row in splits[split]
+      _example(row, path, inputs, target if has_targets else None, targets)
+      for row in rows[split]
     ]
-  by_input = _by_input(splits["train"], inputs)
-  for split, path in [*files.items()][1:]:
-    seen = by_input.keys() & _by_input(splits[split], inputs).keys()
-    _warn_of_seen(len(seen), train_file, path)
+  by_input = collections.defaultdict(list)
+  for example in splits["train"]:
+    by_input[example["inputs"]].append(example)
+  for split, path in [*paths.items()][1:]:
+    if seen := by_input.keys() & {x["inputs"] for x in splits[split]}:
+      logging.warning(
+        "%d inputs of %s are in %s too: they are trained on and evaluated.",
+        *(len(seen), path, train_file),
+      )
   if not validation_file:
     try:
-      splits |= _hold_out(
-        [*by_input.values()], target, bool(targets.labels), held_out
-      )
+      splits |= _hold_out([*by_input.values()], bool(targets.labels), held_out)
     except ValueError as error:
       raise ValueError(f"{train_file}: {error}") from None
-  name = _name(train_file, [inputs, target, list(targets.labels)], splits)
+  stem = re.sub(r"\W+", "_", pathlib.PurePath(train_file).stem).strip("_")
+  name = targets_lib.task_name(stem or "files", [targets.labels, splits])
   return FileData(name, inputs, target, targets, splits)
 
 
-def _name(
-  path: str, settings: Sequence[Any], splits: Mapping[str, Sequence[Row]]
-) -> str:
-  rows = {k: [dict(row.cells) for row in rows] for k, rows in splits.items()}
-  content = json.dumps([*settings, rows])
-  digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-  stem = re.sub(r"\W+", "_", pathlib.PurePath(path).stem).strip("_")
-  return f"{stem or 'files'}_{digest}"
-
-
-def _target_column(given: str | None, columns: Sequence[str], path: str) -> str:
-  if given is not None:
-    return given
-  found = [column for column in columns if column.lower() in _TARGETS]
-  if len(found) != 1:
-    raise ValueError(
-      f"{path}: expected one column called {', '.join(_TARGETS)}, got "
-      f"{found or 'none'} among {', '.join(columns)}. Name it: "
-      "--gin.TARGET_COLUMN=\"'...'\""
-    )
-  return found[0]
-
-
-def _check_columns(
-  path: str, columns: Sequence[str], wanted: Iterable[str]
-) -> None:
-  for column in wanted:
-    if column not in columns:
+def _columns(
+  rows: Mapping[str, Sequence[row_files.Row]],
+  paths: Mapping[str, str],
+  inputs: Sequence[str] | None,
+  target: str | None,
+) -> tuple[tuple[str, ...], str]:
+  """Returns the columns of the inputs and of the target, found or given."""
+  path, columns = paths["train"], list(rows["train"][0].cells)
+  if target is None:
+    found = [column for column in columns if column.lower() in _TARGETS]
+    if len(found) != 1:
       raise ValueError(
-        f"{path}, line 1: expected the column {column}, got "
-        f"{', '.join(columns)}."
+        f"{path}: expected one column called {', '.join(_TARGETS)}, got "
+        f"{found or 'none'} among {', '.join(columns)}. Name it: "
+        "--gin.TARGET_COLUMN=\"'...'\""
       )
+    target = found[0]
+  others = (x for x in columns if x != target and x.lower() not in _NOT_INPUTS)
+  inputs = tuple(inputs or others)
+  if not inputs or target in inputs:
+    raise ValueError(
+      f"{path}: expected columns of inputs beside {target}, got "
+      f"{', '.join(inputs) or 'none'}."
+    )
+  for split, path in paths.items():
+    there = rows[split][0].cells
+    for column in inputs if split == "test" else (*inputs, target):
+      if column not in there:
+        raise ValueError(
+          f"{path}, line 1: expected the column {column}, got "
+          f"{', '.join(there)}."
+        )
+  return inputs, target
 
 
-def _without(row: Row, column: str) -> Row:
-  cells = {name: x for name, x in row.cells.items() if name != column}
-  return dataclasses.replace(row, cells=cells)
-
-
-def _normalized(
-  row: Row,
+def _example(
+  row: row_files.Row,
   path: str,
   inputs: Sequence[str],
-  target: str,
+  target: str | None,
   targets: targets_lib.Targets,
-) -> Row:
-  """Checks a row, and writes its target as a correct model would.
+) -> Example:
+  """Makes an example of a row, its target as a correct model would write it.
 
   Raises:
     ValueError: if it has no input or no target, or an unknown label.
@@ -222,46 +203,30 @@ def _normalized(
     raise ValueError(
       f"{where}: expected text in {' or '.join(inputs)}, got empty cells."
     )
-  if target not in row.cells:
-    return row  # A row of a test split.
+  text = " ".join(f"{name}: {row.cells[name]}" for name in inputs)
+  if len(inputs) == 1:
+    text = row.cells[inputs[0]]
+  if target is None:
+    return {"inputs": text, "targets": "", "idx": row.line}
   where += f", column {target}"
-  text = row.cells[target]
-  if not text.strip():
+  written = row.cells[target]
+  if not written.strip():
     raise ValueError(f"{where}: expected a target, got an empty cell.")
-  text = targets.normalize(text, where, "--gin.LABELS=[]")
-  return dataclasses.replace(row, cells={**row.cells, target: text})
-
-
-def _by_input(
-  rows: Sequence[Row], inputs: Sequence[str]
-) -> dict[tuple[str, ...], list[Row]]:
-  found = collections.defaultdict(list)
-  for row in rows:
-    found[tuple(row.cells[name] for name in inputs)].append(row)
-  return found
-
-
-def _warn_of_seen(count: int, train_file: str, other_file: str) -> None:
-  if count:
-    logging.warning(
-      "%d inputs of %s are in %s too: they are trained on and evaluated.",
-      count,
-      other_file,
-      train_file,
-    )
+  written = targets.normalize(written, where, "--gin.LABELS=[]")
+  return {"inputs": text, "targets": written, "idx": row.line}
 
 
 def _hold_out(
-  groups: Sequence[Sequence[Row]], target: str, by_label: bool, share: float
-) -> dict[str, Sequence[Row]]:
-  """Splits rows for training and validation, keeping each group together."""
+  groups: Sequence[Sequence[Example]], by_label: bool, share: float
+) -> dict[str, Sequence[Example]]:
+  """Splits examples for training and validation, keeping groups together."""
   if not 0 < share < 1:
     raise ValueError(f"expected HELD_OUT between 0 and 1, got {share}.")
   # An input that is repeated more often would fill the validation split.
   most = max(round(share * sum(map(len, groups))), 1)
   trained = [rows for rows in groups if len(rows) > most]
   groups = [rows for rows in groups if len(rows) <= most]
-  targets = [rows[0].cells[target] for rows in groups]
+  targets = [rows[0]["targets"] for rows in groups]
   counts = collections.Counter(targets)
   size = max(round(share * len(groups)), 1)
   if size >= len(groups):
@@ -279,7 +244,7 @@ def _hold_out(
     stratify=targets if stratify else None,
   )
   train, validation = (
-    sorted(itertools.chain.from_iterable(part), key=lambda row: row.line)
+    sorted(itertools.chain.from_iterable(part), key=operator.itemgetter("idx"))
     for part in ([*parts[0], *trained], parts[1])
   )
   return {"train": train, "validation": validation}
@@ -351,14 +316,7 @@ def _register(*arguments) -> str:
       splits=tuple(data.splits),
     ),
     ExampleSource(
-      lambda split: [
-        {
-          "inputs": data.text(row),
-          "targets": row.cells.get(data.target, ""),
-          "idx": row.line,
-        }
-        for row in data.splits[split]
-      ],
+      data.splits.__getitem__,
       {split: len(rows) for split, rows in data.splits.items()},
     ),
   )

@@ -4,7 +4,7 @@ Every problem with a file is a ValueError that names the file, the line and the
 column.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -52,11 +52,17 @@ def read(path: str) -> list[Row]:
     ValueError: if the file is missing or malformed.
   """
   ending = pathlib.PurePath(path).suffix.lower()
-  if ending not in _READERS:
+  if ending not in (".csv", ".tsv", ".jsonl"):
     raise ValueError(
-      f"Expected a file that ends in {', '.join(_READERS)}, got {path}."
+      f"Expected a file that ends in .csv, .tsv, .jsonl, got {path}."
     )
-  rows = list(_READERS[ending](path, _text(path)))
+  text = _text(path)
+  if ending == ".jsonl":
+    rows = list(_json_lines(path, text))
+  else:
+    header = text.lstrip("\r\n").partition("\n")[0]
+    comma = ";" if ";" in header and "," not in header else ","
+    rows = list(_delimited(path, text, "\t" if ending == ".tsv" else comma))
   if not rows:
     raise ValueError(f"{path}: expected rows of examples, got none.")
   return rows
@@ -83,29 +89,10 @@ def _text(path: str) -> str:
     raise ValueError(text) from e
 
 
-def _comma_separated(path: str, text: str) -> Iterator[Row]:
-  header = text.lstrip("\r\n").partition("\n")[0]
-  delimiter = ";" if ";" in header and "," not in header else ","
-  return _delimited(path, text, delimiter=delimiter)
-
-
-def _tab_separated(path: str, text: str) -> Iterator[Row]:
-  for row in _delimited(path, text, delimiter="\t"):
-    for column, cell in row.cells.items():
-      # A quote that opens a text takes in the cells up to the next quote.
-      if "\t" in cell:
-        raise ValueError(
-          f"{path}, line {row.line}, column {column}: a cell that starts with "
-          "a quote ends at the next one, and has a tab in it. Write a literal "
-          "quote twice, inside quotes; use .csv or .jsonl for tabs."
-        )
-    yield row
-
-
-def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:
+def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
   csv.field_size_limit(_LONGEST_CELL)
   lines = io.StringIO(text, newline="").readlines()
-  reader = csv.reader(lines, strict=True, **dialect)
+  reader = csv.reader(lines, strict=True, delimiter=delimiter)
   begin = 1
   columns: list[str] = []
   try:
@@ -114,18 +101,35 @@ def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:
       if not cells:  # An empty line.
         continue
       for number, cell in enumerate(cells):
+        column = columns[number] if number < len(columns) else number + 1
+        where = f"{path}, line {line}, column {column}"
         # Inside a quoted cell, quotes would be doubled.
         if _SPACE_AND_QUOTES.fullmatch(cell) and (
           cell in "".join(lines[line - 1 : reader.line_num])
         ):
-          column = columns[number] if number < len(columns) else number + 1
           raise ValueError(
-            f"{path}, line {line}, column {column}: expected a cell, got a "
-            f"space in front of its quotes, {cell[:40]}. Leave the space out."
+            f"{where}: expected a cell, got a space in front of its quotes, "
+            f"{cell[:40]}. Leave the space out."
+          )
+        # A quote that opens a text takes in the cells up to the next quote.
+        if delimiter == "\t" and "\t" in cell:
+          raise ValueError(
+            f"{where}: a cell that starts with a quote ends at the next one, "
+            "and has a tab in it. Write a literal quote twice, inside quotes; "
+            "use .csv or .jsonl for tabs."
           )
       if not columns:
         columns = [cell.strip() for cell in cells]
-        _check_columns(path, line, columns)
+        for number, column in enumerate(columns, 1):
+          if not column:
+            raise ValueError(
+              f"{path}, line {line}: expected a name for each column, got none "
+              f"for column {number}."
+            )
+          if columns.index(column) != number - 1:
+            raise ValueError(
+              f"{path}, line {line}: two columns are called {column}."
+            )
         continue
       if len(cells) != len(columns):
         raise ValueError(
@@ -138,17 +142,6 @@ def _delimited(path: str, text: str, **dialect: Any) -> Iterator[Row]:
     raise ValueError(
       f"{path}, line {begin}: {e}. Write a quote in a quoted cell twice."
     ) from e
-
-
-def _check_columns(path: str, line: int, columns: Sequence[str]) -> None:
-  for number, column in enumerate(columns, 1):
-    if not column:
-      raise ValueError(
-        f"{path}, line {line}: expected a name for each column, got none for "
-        f"column {number}."
-      )
-    if columns.index(column) != number - 1:
-      raise ValueError(f"{path}, line {line}: two columns are called {column}.")
 
 
 def _json_lines(path: str, text: str) -> Iterator[Row]:
@@ -213,10 +206,3 @@ def _cell(value: Any, where: str) -> str:
     f"{where}: expected text, a number, or true or false, got "
     f"{json.dumps(value)[:40]}."
   )
-
-
-_READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
-  ".csv": _comma_separated,
-  ".tsv": _tab_separated,
-  ".jsonl": _json_lines,
-}

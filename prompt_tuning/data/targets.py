@@ -4,6 +4,8 @@ import collections
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
+import hashlib
+import json
 from typing import Any
 
 from absl import logging
@@ -28,6 +30,15 @@ def find_labels(targets: Iterable[str]) -> tuple[str, ...]:
   counts = collections.Counter(map(_join_words, targets))
   is_free = len(counts) > min(_MOST_LABELS, counts.total() / 4)
   return () if is_free else tuple(sorted(counts))
+
+
+def task_name(stem: str, content: Any) -> str:
+  """Returns a name with a digest of the data.
+
+  So a run cannot be resumed with other data.
+  """
+  digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+  return f"{stem}_{digest[:8]}"
 
 
 @dataclasses.dataclass(frozen=True)

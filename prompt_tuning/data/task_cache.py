@@ -6,6 +6,7 @@ Runs with `USE_CACHED_TASKS=True` and `--seqio_additional_cache_dirs` read it.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -82,52 +83,40 @@ def write(
   # If another process writes the cache, wait for it; nothing is left to do
   # then.
   with filelock.FileLock(cache_dir / f".{task.name}.lock"):
-    return _write_missing(task, cache_dir, splits)
-
-
-def _write_missing(
-  task: seqio.Task, cache_dir: pathlib.Path, splits: Sequence[str]
-) -> dict[str, int]:
-  folder = cache_dir / task.name
-  complete = folder / "COMPLETED"
-  if not complete.exists():
-    shutil.rmtree(folder, ignore_errors=True)
-  vocabularies = {
-    name: vocabulary_lib.sha256(feature.vocabulary)
-    for name, feature in task.output_features.items()
-  }
-  for path in folder.glob("info.*.json"):
-    # Caches of other tools have no hash. Runs compare their first tokens.
-    there = json.loads(path.read_text()).get(_VOCABULARIES, vocabularies)
-    if there != vocabularies:
-      raise ValueError(
-        f"Expected {path} to have tokens of the vocabulary in use, got those "
-        f"of another. Remove {folder}, or give another --output_cache_dir."
-      )
-  missing = [
-    split
-    for split in splits
-    if not tf.io.gfile.exists(seqio.get_cached_info_path(str(folder), split))
-  ]
-  if not missing:
-    return {}
-  partial = cache_dir / f".{task.name}.incomplete"
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  try:
-    counts = {
-      split: _write_split(task, split, partial, vocabularies)
-      for split in missing
+    folder = cache_dir / task.name
+    complete = folder / "COMPLETED"
+    if not complete.exists():
+      shutil.rmtree(folder, ignore_errors=True)
+    vocabularies = {
+      name: vocabulary_lib.sha256(feature.vocabulary)
+      for name, feature in task.output_features.items()
     }
-    folder.mkdir(exist_ok=True)
-    # The information file comes last, because it marks the split as complete.
-    for path in sorted(
-      partial.iterdir(), key=lambda path: path.name.startswith("info.")
-    ):
-      path.replace(folder / path.name)
-    complete.touch()
-  finally:
+    for path in folder.glob("info.*.json"):
+      # Caches of other tools have no hash. Runs compare their first tokens.
+      there = json.loads(path.read_text()).get(_VOCABULARIES, vocabularies)
+      if there != vocabularies:
+        raise ValueError(
+          f"Expected {path} to have tokens of the vocabulary in use, got those "
+          f"of another. Remove {folder}, or give another --output_cache_dir."
+        )
+    partial = cache_dir / f".{task.name}.incomplete"
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+      counts = {
+        split: _write_split(task, split, partial, vocabularies)
+        for split in splits
+        if not os.path.exists(seqio.get_cached_info_path(str(folder), split))
+      }
+      folder.mkdir(exist_ok=True)
+      # The information file comes last, because it marks a split as complete.
+      for path in sorted(
+        partial.iterdir(), key=lambda path: path.name.startswith("info.")
+      ):
+        path.replace(folder / path.name)
+      complete.touch()
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
   return counts
 
 

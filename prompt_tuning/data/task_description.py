@@ -61,7 +61,10 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
   lines += _shares("targets", targets, row.labels if row else ())
   if labels:
     lines += _shares("labels", labels)
-  lines += _lengths(lengths)
+  lines.append(f"{'tokens':10} " + "".join(f"{x:>9}" for x in _QUANTILES))
+  for name, values in lengths.items():
+    quantiles = np.quantile(values, list(_QUANTILES.values()), method="higher")
+    lines.append(f"  {name:8} " + "".join(f"{q:9,}" for q in quantiles))
   for number, example in enumerate(shown):
     lines += ["", f"Example {number}"]
     lines += _example(task, example)
@@ -84,13 +87,6 @@ def _shares(
     yield f"{name if i == 0 else '':10} {share:5.1f}%  {text}{majority}"
   if len(counts) > _MAX_TARGETS:
     yield f"{'':10}         ... of {len(counts):,} different ones"
-
-
-def _lengths(lengths: dict[str, list[int]]) -> Iterator[str]:
-  yield f"{'tokens':10} " + "".join(f"{name:>9}" for name in _QUANTILES)
-  for name, values in lengths.items():
-    quantiles = np.quantile(values, list(_QUANTILES.values()), method="higher")
-    yield f"  {name:8} " + "".join(f"{q:9,}" for q in quantiles)
 
 
 def _example(task: seqio.Task, example: dict[str, Any]) -> Iterator[str]:

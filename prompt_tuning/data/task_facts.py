@@ -4,7 +4,7 @@ A task or mixture has its name in seqio. The `module` that registers it is
 imported first, because gin needs the facts before the trainer reads any data.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import functools
 
 import seqio
@@ -144,27 +144,21 @@ def _longest(
     )
   unread = {feature for feature, length in found.items() if not length}
   for split in set(splits) & set(task.splits):
-    for sizes in _sizes(task, split, unread, MAX_EXAMPLES if longest else -1):
+    sizes_of_batches = (
+      task.get_dataset(None, split, shuffle=False, num_epochs=1)
+      .take(MAX_EXAMPLES if longest else -1)
+      .map(
+        lambda example: {x: tf.shape(example[x])[0] for x in unread},
+        num_parallel_calls=tf.data.AUTOTUNE,
+      )
+      .batch(500)
+    )
+    for sizes in sizes_of_batches.as_numpy_iterator():
       for feature in unread:
         found[feature] = max(found[feature], int(sizes[feature].max()))
       if all(found[feature] >= limit for feature in unread):
         break
   return {feature: min(length, limit) for feature, length in found.items()}
-
-
-def _sizes(
-  task: seqio.Task, split: str, features: Collection[str], count: int
-) -> Iterator[dict]:
-  dataset = task.get_dataset(None, split, shuffle=False, num_epochs=1)
-  return (
-    dataset.take(count)
-    .map(
-      lambda example: {x: tf.shape(example[x])[0] for x in features},
-      num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    .batch(500)
-    .as_numpy_iterator()
-  )
 
 
 def _names(task: str, module: str | None) -> Iterator[str]:

@@ -3,10 +3,8 @@
 Labels and metrics follow the rules of `files`, the task of files.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import hashlib
-import json
 
 from absl import logging
 import seqio
@@ -51,8 +49,7 @@ def make(
       distinct targets of the first split, unless they are many: more than
       fifty, or fewer than four pairs each. Labels and targets are normalised
       to the texts that the vocabulary writes: " yes" is "yes".
-    name: First part of the task's name. A digest of the pairs follows, so that
-      a run cannot be resumed with other pairs.
+    name: First part of the task's name; see `targets.task_name`.
 
   Raises:
     ValueError: if a split is empty, or has an item other than a pair of texts,
@@ -62,8 +59,14 @@ def make(
   first = [target for _, target in next(iter(splits.values()))]
   if labels is None:
     labels = targets_lib.find_labels(first)
-    if not labels:
-      _warn_of_free_text({*first}, len(first))
+    # Labels that occur too seldom look like free text.
+    if not labels and all(len(x.split()) <= _SHORT_WORDS for x in first):
+      logging.warning(
+        "%d pairs have %d different targets. Labels are at most fifty, with "
+        "four pairs each, so these are taken for free text. If they are "
+        "labels, give them: labels=[...]; if not, labels=[].",
+        *(len(first), len({*first})),
+      )
   targets = targets_lib.make(labels, first, vocabulary)
   splits = {
     split: [
@@ -77,11 +80,9 @@ def make(
     ]
     for split, pairs in splits.items()
   }
-  content = json.dumps([targets.labels, splits])
-  digest = hashlib.sha256(content.encode()).hexdigest()[:8]
   feature = seqio.Feature(vocabulary, add_eos=True)
   task = seqio.Task(
-    f"{name}_{digest}",
+    targets_lib.task_name(name, [targets.labels, splits]),
     source=ExampleSource(
       lambda split: [
         {"inputs": text, "targets": target, "idx": number}
@@ -109,18 +110,6 @@ def make(
     for split, pairs in splits.items()
   }
   return PairTask(task, targets.labels, lengths)
-
-
-def _warn_of_free_text(targets: Collection[str], count: int) -> None:
-  """Warns if free text looks like labels, which occur too seldom."""
-  if all(len(target.split()) <= _SHORT_WORDS for target in targets):
-    logging.warning(
-      "%d pairs have %d different targets. Labels are at most fifty, with four "
-      "pairs each, so these are taken for free text. If they are labels, give "
-      "them: labels=[...]; if not, labels=[].",
-      count,
-      len(targets),
-    )
 
 
 def _checked(split: str, pairs: Pairs) -> Sequence[tuple[str, str]]:

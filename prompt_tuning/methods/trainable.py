@@ -18,7 +18,12 @@ class MatchesAny:
 
   def __call__(self, path: str, parameter: Any) -> bool:
     del parameter
-    return any(_matches(pattern, path) for pattern in self.patterns)
+    bare = path.removeprefix("/")
+    return any(
+      re.fullmatch(pattern, x)
+      for pattern in self.patterns
+      for x in (bare, f"/{bare}")
+    )
 
   def unmatched(self, paths: Iterable[str]) -> list[str]:
     """Returns the patterns that match none of the paths."""
@@ -26,13 +31,8 @@ class MatchesAny:
     return [
       pattern
       for pattern in self.patterns
-      if not any(_matches(pattern, path) for path in paths)
+      if not any(MatchesAny((pattern,))(path, None) for path in paths)
     ]
-
-
-def _matches(pattern: str, path: str) -> bool:
-  bare = path.removeprefix("/")
-  return any(re.fullmatch(pattern, x) for x in (bare, f"/{bare}"))
 
 
 def matches_any(patterns: Sequence[str]) -> MatchesAny:

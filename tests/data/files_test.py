@@ -31,7 +31,7 @@ def test_finds_columns_labels_and_a_held_out_share(tmp_path):
     "train": 36,
     "validation": 4,
   }
-  labels = [row.cells["label"] for row in data.splits["validation"]]
+  labels = [row["targets"] for row in data.splits["validation"]]
   assert sorted(labels) == ["bad", "good", "good", "good"]
   assert "2 labels: bad 25%, good 75%" in str(data)
 
@@ -47,10 +47,10 @@ def test_several_inputs_are_named(tmp_path):
   rows = [f"{i},p{i},h{i},{i % 2}" for i in range(12)]
   path = write(tmp_path / "r.csv", rows, "idx,premise,hypothesis,target")
   data = read(path)
-  assert data.text(data.splits["train"][0]).startswith("premise: p")
+  assert data.splits["train"][0]["inputs"].startswith("premise: p")
   assert data.inputs == ("premise", "hypothesis")
   data = read(path, input_columns=["hypothesis"])
-  assert data.text(data.splits["train"][0]).startswith("h")
+  assert data.splits["train"][0]["inputs"].startswith("h")
 
 
 def test_spaces_around_labels_do_not_count(tmp_path):
@@ -60,7 +60,7 @@ def test_spaces_around_labels_do_not_count(tmp_path):
   for labels in (None, ["good ", "bad"]):
     data = read(path, labels=labels)
     assert sorted(data.targets.labels) == ["bad", "good"]
-    cells = {row.cells["label"] for row in data.splits["train"]}
+    cells = {row["targets"] for row in data.splits["train"]}
     assert cells == {"bad", "good"}
 
 
@@ -69,7 +69,7 @@ def test_an_input_that_comes_back_often_is_not_held_out(tmp_path):
     f"{i if i % 3 else 'same'},{'good' if i % 4 else 'bad'}" for i in range(90)
   ]
   data = read(write(tmp_path / "r.csv", rows))
-  assert "same" not in {row.cells["text"] for row in data.splits["validation"]}
+  assert "same" not in {row["inputs"] for row in data.splits["validation"]}
   assert len(data.splits["validation"]) == 6
 
 
@@ -86,7 +86,7 @@ def test_rows_of_the_same_input_are_held_out_together(tmp_path):
   rows = [f"film {i % 20},{'good' if i % 4 else 'bad'}" for i in range(60)]
   data = read(write(tmp_path / "r.csv", rows))
   train, held_out = (
-    {row.cells["text"] for row in data.splits[split]}
+    {row["inputs"] for row in data.splits[split]}
     for split in ("train", "validation")
   )
   assert (len(train), len(held_out)) == (18, 2)
@@ -96,10 +96,10 @@ def test_rows_of_the_same_input_are_held_out_together(tmp_path):
 
 def test_a_file_always_gives_the_same_rows_and_name(tmp_path):
   data = read(reviews(tmp_path))
-  assert [row.line for row in data.splits["validation"]] == [8, 11, 22, 33]
-  lines = {row.line for rows in data.splits.values() for row in rows}
+  assert [row["idx"] for row in data.splits["validation"]] == [8, 11, 22, 33]
+  lines = {row["idx"] for rows in data.splits.values() for row in rows}
   assert lines == set(range(2, 42))
-  assert data.name == "my_reviews_5731c26b"
+  assert data.name == "my_reviews_4850528c"
   assert read(reviews(tmp_path, 44)).name != data.name
 
 
