@@ -14,7 +14,7 @@ from ray import serve
 
 from prompt_tuning.commands import console
 from prompt_tuning.commands import serve as command
-from prompt_tuning.serving import server
+from prompt_tuning.serving import app, server
 
 
 def replicas(options: dict[str, str]) -> serve.Application:
@@ -31,7 +31,7 @@ def replicas(options: dict[str, str]) -> serve.Application:
 
   def application():
     flags = command.complete(console.parse(words))
-    return server.make_application(flags, server.make_service(flags))
+    return app.make(server.make_service(flags))
 
   deployment = serve.deployment(serve.ingress(application)())
   return deployment.options(

@@ -45,20 +45,18 @@ def running(server: uvicorn.Server):
     thread.join()
 
 
-def client(service, *routers, **options) -> httpx.AsyncClient:
-  transport = httpx.ASGITransport(
-    app.make(service, *routers), raise_app_exceptions=False
-  )
+def client(service, **options) -> httpx.AsyncClient:
+  transport = httpx.ASGITransport(app.make(service), raise_app_exceptions=False)
   return httpx.AsyncClient(
     transport=transport, base_url="http://served", **options
   )
 
 
-def send_all(service, requests, *routers) -> list[httpx.Response]:
+def send_all(service, requests) -> list[httpx.Response]:
   """Sends (method, path, options) each, one after another, to one server."""
 
   async def run():
-    async with client(service, *routers) as http:
+    async with client(service) as http:
       return [
         await http.request(method, path, **options)
         for method, path, options in requests
@@ -67,9 +65,9 @@ def send_all(service, requests, *routers) -> list[httpx.Response]:
   return asyncio.run(run())
 
 
-def send(service, method, path, *routers, **options) -> httpx.Response:
+def send(service, method, path, **options) -> httpx.Response:
   """Sends one request."""
-  return send_all(service, [(method, path, options)], *routers)[0]
+  return send_all(service, [(method, path, options)])[0]
 
 
 def complete(service, **body):

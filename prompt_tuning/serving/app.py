@@ -1,51 +1,58 @@
-"""The HTTP application: the routes and the middleware around them."""
+"""The HTTP application: its own routes, the others', and the middleware."""
 
 import asyncio
-import contextlib
 import dataclasses
-import re
+from importlib import resources
+import mimetypes
 from typing import Any, Literal
 
 import fastapi
-from fastapi import responses
+from fastapi.exceptions import RequestValidationError
+import numpy as np
 import prometheus_client
-from starlette.types import ASGIApp
+from starlette.exceptions import HTTPException
 
 from prompt_tuning import prompt_files
+from prompt_tuning.inference import neighbours
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.serving import completions, errors, prompt_store
+from prompt_tuning.serving import completions, errors, job_routes, prompt_store
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.middleware import LimitsMiddleware
 from prompt_tuning.serving.service import Service
 
-# Probes, and the page that asks for a key, need none.
-OPEN_PATHS = re.compile(r"/(static/.*|healthz|readyz)?")
-UPLOAD_PATHS = re.compile(r"/v1/(prompts/.*|files)")
+# The page loads and runs only its own files, and no other page can embed it.
+_HEADERS = {
+  "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
+  "style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+  "form-action 'none'; frame-ancestors 'none'",
+  "X-Content-Type-Options": "nosniff",
+  "Referrer-Policy": "no-referrer",
+  # After an update, a browser must not run an old script in a new page.
+  "Cache-Control": "no-cache",
+}
 
 
-def make(service: Service, *routers: fastapi.APIRouter) -> ASGIApp:
-  """Makes the application.
-
-  Args:
-    service: The model and the prompts.
-    *routers: More routes.
-  """
+def make(service: Service) -> fastapi.FastAPI:
+  """Makes the application of a service."""
   app = fastapi.FastAPI(
     title="prompt_tuning",
     lifespan=service.lifespan,
     docs_url=None,
     redoc_url=None,
+    # The middleware has the others.
+    exception_handlers={
+      HTTPException: errors.respond,
+      RequestValidationError: errors.respond,
+    },
   )
-  errors.install(app)
-  for router in (
-    _probes(service),
-    _models(service),
-    completions.router(service),
-    *routers,
-  ):
-    app.include_router(router)
-  limited = LimitsMiddleware(app, service.limits, OPEN_PATHS, UPLOAD_PATHS)
-  return service.metrics.around(limited)
+  for router in (_probes, _models, _page, completions.router):
+    app.include_router(router(service))
+  if service.jobs is not None:
+    app.include_router(job_routes.router(service, service.jobs))
+  app.add_middleware(
+    LimitsMiddleware, limits=service.limits, metrics=service.metrics
+  )
+  return app
 
 
 def _probes(service: Service) -> fastapi.APIRouter:
@@ -76,7 +83,8 @@ def _probes(service: Service) -> fastapi.APIRouter:
   @routes.get("/metrics")
   def metrics():
     return fastapi.Response(
-      service.metrics.text(), media_type=prometheus_client.CONTENT_TYPE_LATEST
+      service.metrics.text(service.store.names()),
+      media_type=prometheus_client.CONTENT_TYPE_LATEST,
     )
 
   return routes
@@ -115,8 +123,7 @@ def _models(service: Service) -> fastapi.APIRouter:
   async def delete(name: str):
     if await service.prompt(name) is None:
       raise errors.invalid("The base model cannot be deleted.", "model")
-    with contextlib.suppress(prompt_store.UnknownPromptError):
-      await asyncio.to_thread(service.store.delete, name)
+    await asyncio.to_thread(service.store.delete, name)
     return {"id": name, "object": "model", "deleted": True}
 
   @routes.put("/v1/prompts/{name}", status_code=201)
@@ -133,11 +140,17 @@ def _models(service: Service) -> fastapi.APIRouter:
     format: Literal["safetensors", "npy", "peft"] = "safetensors",
   ):
     """Returns the prompt's file."""
-    prompt = await service.prompt_alone(name)
-    suffix = "zip" if format == "peft" else format
+    prompt, suffix = await service.prompt_alone(name), format
+    if format == "peft":
+      suffix = "zip"
+      content = await asyncio.to_thread(prompt_store.adapter_archive, prompt)
+    else:
+      content = prompt_files.content(
+        prompt.array, prompt.metadata, f".{format}"
+      )
     disposition = f'attachment; filename="{name}.{suffix}"'
-    return responses.Response(
-      await asyncio.to_thread(_file, prompt, format),
+    return fastapi.Response(
+      content,
       media_type="application/octet-stream",
       headers={"Content-Disposition": disposition},
     )
@@ -145,8 +158,66 @@ def _models(service: Service) -> fastapi.APIRouter:
   return routes
 
 
-def _file(prompt: TunedPrompt, format: str) -> bytes:
-  """Returns a prompt as the content of a file."""
-  if format == "peft":
-    return prompt_store.adapter_archive(prompt)
-  return prompt_files.content(prompt.array, prompt.metadata, f".{format}")
+def _page(service: Service) -> fastapi.APIRouter:
+  """Returns the page's files, and the routes that only it uses."""
+  routes = fastapi.APIRouter()
+  folder = resources.files("prompt_tuning.serving") / "static"
+  files = {path.name: path.read_bytes() for path in folder.iterdir()}
+  # One analysis at a time: each copies the embeddings, in float32.
+  analysing = asyncio.Lock()
+
+  @routes.get("/")
+  @routes.get("/static/{name}")
+  def static(name: str = "index.html"):
+    if name not in files:
+      raise ApiError(404, "The page has no such file.", "not_found")
+    kind = mimetypes.guess_type(name)[0]
+    return fastapi.Response(files[name], media_type=kind, headers=_HEADERS)
+
+  @routes.get("/v1/page")
+  def offer():
+    """Returns the settings of the page."""
+    settings = service.engine.settings
+    return {
+      "object": "page",
+      "examples": service.examples,
+      "max_tokens": max(settings.shapes.steps),
+      "longest_prompt": settings.longest_prompt,
+      "tunes": service.jobs is not None,
+    }
+
+  @routes.get("/v1/prompts/{name}/words")
+  async def words(name: str, count: int = fastapi.Query(5, ge=1, le=50)):
+    """Returns the words of the vocabulary that are nearest to a prompt."""
+    prompt = await service.prompt_alone(name)
+    async with analysing:
+      return await asyncio.to_thread(_words, service, prompt, count)
+
+  return routes
+
+
+def _words(service: Service, prompt: TunedPrompt, count: int) -> dict[str, Any]:
+  model = service.engine.model
+  embeddings = model.params["token_embedder"]["embedding"]
+  result = neighbours.analyse(
+    prompt.array,
+    np.asarray(embeddings, np.float32),
+    model.vocabulary,
+    num_neighbours=count,
+  )
+  return {
+    "object": "prompt.words",
+    "embedding_norm": result.embedding_norm,
+    "positions": [
+      {
+        "norm": position.norm,
+        "words": [
+          {"word": word, "cosine": cosine}
+          for word, cosine in zip(
+            position.neighbours, position.cosines, strict=True
+          )
+        ],
+      }
+      for position in result.positions
+    ],
+  }

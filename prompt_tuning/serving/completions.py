@@ -46,22 +46,15 @@ def router(service: Service) -> fastapi.APIRouter:
       "model": body.model,
     }
     if body.stream:
-      stream = _Stream(service, body, texts, rows, head)
-      return EventStream(stream.events(), stream.cancel)
-    with errors.refusing():
-      tickets = service.engine.submit(rows)
-    results = await service.results(tickets, request.is_disconnected)
-    service.metrics.count_answers(body.model, "generate", len(rows))
+      return _stream(service, body, texts, rows, head)
     choices, made = [], 0
-    for i, generated in enumerate(results):
+    for i, generated in enumerate(await service.answers(rows, request)):
       tokens = texts.up_to_stop(generated.tokens)
       made += len(tokens)
       text, was_cut = texts.whole(tokens)
-      log_probs = None
-      if body.logprobs is not None:
-        log_probs = texts.log_probs(tokens, body.logprobs)
       reason = "stop" if was_cut else generated.finish_reason
-      choices.append(_choice(i, text, log_probs, reason))
+      choices.append(_choice(body, texts, i, text, tokens, reason))
+    service.metrics.count_answers(body.model, "generate", len(rows))
     return {**head, "choices": choices, "usage": _usage(rows, body.n, made)}
 
   @routes.post("/v1/rank")
@@ -70,23 +63,22 @@ def router(service: Service) -> fastapi.APIRouter:
     labels = tuple(_label(service, label) for label in body.labels)
     if len(set(labels)) < len(labels):
       raise errors.invalid("Expected labels that differ.", "labels")
-    rows = [
-      Ranking(tokens, prompt, labels)
-      for tokens in _inputs(service, body.prompt)
-    ]
-    with errors.refusing():
-      tickets = service.engine.submit(rows)
-    results = await service.results(tickets, request.is_disconnected)
+    inputs = _inputs(service, body.prompt)
+    rows = [Ranking(tokens, prompt, labels) for tokens in inputs]
+    results = await service.answers(rows, request)
     service.metrics.count_answers(body.model, "rank", len(rows))
-    data = [
-      {"object": "ranking", "index": i, "labels": _ranked(body.labels, scores)}
-      for i, scores in enumerate(results)
-    ]
     return {
       "object": "list",
       "model": body.model,
-      "data": data,
-      "usage": {"prompt_tokens": sum(len(row.tokens) for row in rows)},
+      "data": [
+        {
+          "object": "ranking",
+          "index": i,
+          "labels": _ranked(body.labels, scores),
+        }
+        for i, scores in enumerate(results)
+      ],
+      "usage": {"prompt_tokens": sum(map(len, inputs))},
     }
 
   return routes
@@ -173,11 +165,12 @@ def _ranked(
   """Returns the labels with their probabilities, the likeliest first."""
   shares = np.exp(np.array(scores) - max(scores))
   shares /= shares.sum()
-  ranked = sorted(
-    zip(labels, shares.tolist(), scores, strict=True), key=lambda x: -x[2]
-  )
-  names = ("label", "probability", "log_likelihood")
-  return [dict(zip(names, values, strict=True)) for values in ranked]
+  return [
+    {"label": label, "probability": share, "log_likelihood": score}
+    for label, share, score in sorted(
+      zip(labels, shares.tolist(), scores, strict=True), key=lambda x: -x[2]
+    )
+  ]
 
 
 def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:
@@ -197,8 +190,18 @@ def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:
 
 
 def _choice(
-  index: int, text: str, log_probs: dict[str, Any] | None, reason: str | None
+  body: Completion,
+  texts: Detokenizer,
+  index: int,
+  text: str,
+  tokens: Sequence[Token],
+  reason: str | None = None,
+  first: int = 0,
 ) -> dict[str, Any]:
+  """Returns an answer, or a piece of it that begins with the token `first`."""
+  log_probs = None
+  if body.logprobs is not None and (first < len(tokens) or not body.stream):
+    log_probs = texts.log_probs(tokens, body.logprobs, first)
   return {
     "index": index,
     "text": text,
@@ -207,104 +210,75 @@ def _choice(
   }
 
 
-class _Stream:
-  """Answers in pieces: server-sent events, as the tokens come."""
+def _stream(
+  service: Service,
+  body: Completion,
+  texts: Detokenizer,
+  rows: Sequence[Generation],
+  head: dict[str, Any],
+) -> EventStream:
+  """Hands the rows to the engine; returns their answers as the tokens come."""
+  loop = asyncio.get_running_loop()
+  start, streams = loop.time(), [texts.stream() for _ in rows]
+  # (row, token), or (row, None) at its end. `max_tokens` bounds it if the
+  # client is slow.
+  queue: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
 
-  def __init__(
-    self,
-    service: Service,
-    body: Completion,
-    texts: Detokenizer,
-    rows: Sequence[Generation],
-    head: dict[str, Any],
-  ):
-    """Hands the rows to the engine.
+  def put(index: int, token: Token | None) -> None:  # In the engine's thread.
+    loop.call_soon_threadsafe(queue.put_nowait, (index, token))
 
-    Raises:
-      ApiError: if the engine refuses them.
-      QueueFullError: if it has no room for them.
-      ClosedError: if it takes no more.
-    """
-    self._service, self._body, self._head = service, body, head
-    self._rows, self._texts = rows, texts
-    self._streams = [texts.stream() for _ in rows]
-    # The number of tokens of each row whose log probabilities were sent.
-    self._num_sent = [0] * len(rows)
-    self._loop = asyncio.get_running_loop()
-    # (row, token), or (row, None) at its end. `max_tokens` bounds it if the
-    # client is slow.
-    self._queue: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
-    with errors.refusing():
-      self._tickets = service.engine.submit(
-        [
-          dataclasses.replace(row, on_token=functools.partial(self._put, i))
-          for i, row in enumerate(rows)
-        ]
-      )
-    for i, ticket in enumerate(self._tickets):
-      ticket.add_done_callback(lambda _, i=i: self._put(i, None))
+  with errors.refusing():
+    tickets = service.engine.submit(
+      [
+        dataclasses.replace(row, on_token=functools.partial(put, i))
+        for i, row in enumerate(rows)
+      ]
+    )
+  for i, ticket in enumerate(tickets):
+    ticket.add_done_callback(lambda _, i=i: put(i, None))
 
-  def _put(self, index: int, token: Token | None) -> None:
-    """Adds to the queue, from the engine's thread."""
-    self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, token))
+  async def chunks() -> AsyncIterator[dict[str, Any]]:
+    open_rows, num_sent = set(range(len(rows))), [0] * len(rows)
+    while open_rows:
+      # Without the `yield`: a slow client does not exceed the time.
+      async with service.in_time(start):
+        index, token = await queue.get()
+      if index not in open_rows:
+        continue  # A stop ended it.
+      stream, reason = streams[index], None
+      if token is None:
+        generated = tickets[index].result()
+        assert isinstance(generated, Generated)
+        text, reason = stream.rest(), generated.finish_reason
+      else:
+        text = stream.add(token)
+        if stream.was_cut:
+          tickets[index].cancel()  # More tokens are of no use.
+          reason = "stop"
+      if text or reason:
+        first, num_sent[index] = num_sent[index], len(stream.tokens)
+        choice = _choice(body, texts, index, text, stream.tokens, reason, first)
+        yield {"choices": [choice]}
+      if reason:
+        open_rows.remove(index)
+    service.metrics.count_answers(body.model, "generate", len(rows))
+    if body.stream_options is not None and body.stream_options.include_usage:
+      made = sum(len(stream.tokens) for stream in streams)
+      yield {"choices": [], "usage": _usage(rows, body.n, made)}
 
-  async def events(self) -> AsyncIterator[str]:
-    """Yields the events."""
+  async def events() -> AsyncIterator[str]:
     try:
-      async for chunk in self._chunks():
-        yield _event({**self._head, **chunk})
-    except TimeoutError:
-      yield _event(self._service.timeout().body)
+      async for chunk in chunks():
+        yield _event({**head, **chunk})
     except Exception as error:
       yield _event(errors.api_error(error).body)
     yield "data: [DONE]\n\n"
 
-  def cancel(self) -> None:
-    """Cancels the rows that the engine has not finished."""
-    for ticket in self._tickets:
+  def cancel() -> None:
+    for ticket in tickets:
       ticket.cancel()
 
-  async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
-    left = len(self._rows)
-    deadline = self._loop.time() + self._service.limits.answer_seconds
-    while left:
-      # Without the `yield`: a slow client does not exceed the time.
-      async with asyncio.timeout_at(deadline):
-        index, token = await self._queue.get()
-      stream = self._streams[index]
-      if stream.was_cut:
-        continue  # Its end was sent.
-      if token is None:
-        left -= 1
-        generated = self._tickets[index].result()
-        assert isinstance(generated, Generated)
-        yield self._chunk(index, stream.rest(), generated.finish_reason)
-        continue
-      text = stream.add(token)
-      if stream.was_cut:
-        left -= 1
-        self._tickets[index].cancel()  # More tokens are of no use.
-        yield self._chunk(index, text, "stop")
-      elif text:
-        yield self._chunk(index, text)
-    self._service.metrics.count_answers(
-      self._body.model, "generate", len(self._rows)
-    )
-    options = self._body.stream_options
-    if options is not None and options.include_usage:
-      made = sum(len(stream.tokens) for stream in self._streams)
-      usage = _usage(self._rows, self._body.n, made)
-      yield {"choices": [], "usage": usage}
-
-  def _chunk(
-    self, index: int, text: str, reason: str | None = None
-  ) -> dict[str, Any]:
-    """Returns new text of a row, with the log probabilities of new tokens."""
-    log_probs, tokens = None, self._streams[index].tokens
-    sent, self._num_sent[index] = self._num_sent[index], len(tokens)
-    if self._body.logprobs is not None and sent < len(tokens):
-      log_probs = self._texts.log_probs(tokens, self._body.logprobs, sent)
-    return {"choices": [_choice(index, text, log_probs, reason)]}
+  return EventStream(events(), cancel)
 
 
 def _event(content: dict[str, Any]) -> str:

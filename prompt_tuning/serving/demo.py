@@ -13,7 +13,6 @@ import prompt_tuning as pt
 from prompt_tuning import tasks
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.frozen_model import FrozenModel
-from prompt_tuning.serving.page import Example
 from t5x import checkpoints
 from t5x.files import safe_files
 
@@ -61,7 +60,7 @@ def defaults() -> dict[str, Any]:
   }
 
 
-def examples(model: FrozenModel, prompts: str) -> list[Example]:
+def examples(model: FrozenModel, prompts: str) -> list[dict[str, str]]:
   """Returns inputs from the test splits of the prompts' tasks.
 
   Args:
@@ -70,10 +69,10 @@ def examples(model: FrozenModel, prompts: str) -> list[Example]:
   """
   names = sorted(path.stem for path in pathlib.Path(prompts).iterdir())
   return [
-    Example(name, row["inputs_pretokenized"].decode())
+    {"model": name, "input": text}
     for name in names
     if name in seqio.TaskRegistry.names()
-    for row in _rows(model, name, "test", _EXAMPLES)
+    for text, _ in _pairs(model, name, "test", _EXAMPLES)
   ]
 
 
@@ -88,25 +87,22 @@ def data_sets(model: FrozenModel, folder: str) -> list[str]:
   for split, count in _SPLITS.items():
     path = pathlib.Path(folder, f"{NEW_TASK}_{split}.jsonl")
     lines = [
-      json.dumps(
-        {
-          "prompt": row["inputs_pretokenized"].decode(),
-          "completion": row["targets_pretokenized"].decode(),
-        }
-      )
-      for row in _rows(model, NEW_TASK, split, count)
+      json.dumps({"prompt": text, "completion": answer})
+      for text, answer in _pairs(model, NEW_TASK, split, count)
     ]
     safe_files.write(path, "\n".join([*lines, ""]).encode())
     paths.append(str(path))
   return paths
 
 
-def _rows(
+def _pairs(
   model: FrozenModel, name: str, split: str, count: int
-) -> Iterator[dict[str, Any]]:
-  """Yields the first examples of a task."""
+) -> Iterator[tuple[str, str]]:
+  """Yields the inputs and targets of the first examples of a task."""
   task = vocabulary_lib.with_vocabulary(
     seqio.TaskRegistry.get(name), model.vocabulary
   )
   dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
-  yield from dataset.take(count).as_numpy_iterator()
+  for row in dataset.take(count).as_numpy_iterator():
+    texts = (row["inputs_pretokenized"], row["targets_pretokenized"])
+    yield tuple(text.decode() for text in texts)

@@ -6,23 +6,15 @@ import itertools
 from typing import Any
 
 from absl import logging
-import fastapi
-from fastapi import responses
 from fastapi.exceptions import RequestValidationError
+from starlette import requests, responses
 from starlette.exceptions import HTTPException
 
 from prompt_tuning.inference.batch_queue import QueueFullError, TooLongError
 from prompt_tuning.inference.engine import ClosedError
 from prompt_tuning.serving import schemas
-from prompt_tuning.serving.prompt_store import UnknownPromptError, UnreadError
 from prompt_tuning.tuning_jobs import jobs
 
-# The exceptions of other modules that have their own error.
-_KNOWN = (
-  *(TooLongError, QueueFullError, ClosedError),
-  *(UnknownPromptError, UnreadError),
-  *(jobs.UnknownError, jobs.InUseError),
-)
 _TYPES = {
   401: "authentication_error",
   404: "not_found_error",
@@ -64,12 +56,6 @@ class ApiError(HTTPException):
       }
     }
 
-  def response(self) -> responses.JSONResponse:
-    """Returns the response."""
-    return responses.JSONResponse(
-      self.body, self.status_code, headers=self.headers
-    )
-
 
 def invalid(message: str, param: str | None = None) -> ApiError:
   """Returns the error for a request that can never succeed."""
@@ -106,16 +92,8 @@ def api_error(error: BaseException) -> ApiError:
       )
     case ClosedError():
       return not_ready(str(error))
-    case UnknownPromptError():
-      name = error.args[0][:80]
-      message = f"There is no model {name!r}: see GET /v1/models."
-      return ApiError(404, message, "model_not_found", "model")
-    case UnreadError():
-      name = error.args[0][:80]
-      return not_ready(f"The prompt {name!r} could not be looked up or read.")
     case jobs.UnknownError():
-      message = f"There is no {error.kind} {error.id[:80]!r}."
-      return ApiError(404, message, f"{error.kind}_not_found")
+      return ApiError(404, str(error), f"{error.kind}_not_found")
     case jobs.InUseError():
       return ApiError(409, str(error), "file_in_use")
     case RequestValidationError():
@@ -125,6 +103,18 @@ def api_error(error: BaseException) -> ApiError:
       return ApiError(status, f"{error.detail}.", code, headers=error.headers)
   logging.error("A request failed.", exc_info=error)
   return ApiError(500, "The server failed.", "internal_error")
+
+
+async def respond(
+  request: requests.Request, error: Exception
+) -> responses.JSONResponse:
+  """Returns the response to a request that ended with an exception."""
+  found = api_error(error)
+  if isinstance(error, HTTPException) and found is not error:
+    found.detail = f"{request.method} {request.url.path[:200]}: {found.detail}"
+  return responses.JSONResponse(
+    found.body, found.status_code, headers=found.headers
+  )
 
 
 def _validation_error(error: RequestValidationError) -> ApiError:
@@ -142,18 +132,3 @@ def _is_field(name: str | int) -> bool:
   """Returns whether a body has such a field."""
   known = schemas.Schema.__subclasses__()
   return any(name in schema.model_fields for schema in known)
-
-
-def install(app: fastapi.FastAPI) -> None:
-  """Gives every error of an app OpenAI's form."""
-
-  async def respond(request: fastapi.Request, error: Exception):
-    found = api_error(error)
-    if isinstance(error, HTTPException) and found is not error:
-      found.detail = (
-        f"{request.method} {request.url.path[:200]}: {found.detail}"
-      )
-    return found.response()
-
-  for kind in (Exception, HTTPException, RequestValidationError, *_KNOWN):
-    app.add_exception_handler(kind, respond)

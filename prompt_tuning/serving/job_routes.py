@@ -1,7 +1,7 @@
 """`/v1/files` and `/v1/fine_tuning/jobs`: tuning, in OpenAI's form."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 import dataclasses
 import json
 import re
@@ -15,22 +15,16 @@ from prompt_tuning.serving.schemas import MAX_LEARNING_RATE, MAX_STEPS, NewJob
 from prompt_tuning.serving.service import EventStream, Service
 from prompt_tuning.tuning_jobs import jobs as jobs_lib
 from prompt_tuning.tuning_jobs.job_store import JobStore
-from prompt_tuning.tuning_jobs.jobs import File, Job, JobEvent
+from prompt_tuning.tuning_jobs.jobs import SUCCEEDED, File, Job, JobEvent
 
 _LOOK_SECONDS = 0.5
-_MAX_BATCH = 1024
+# The fields of a job that are shown as they are.
+_SHOWN = ("id", "created_at", "finished_at", "status", "score", "step")
+_SHOWN += ("training_file", "validation_file")
 
 
-def router(
-  service: Service, store: JobStore, wake: Callable[[], None]
-) -> fastapi.APIRouter:
-  """Returns the routes.
-
-  Args:
-    service: The model and the prompts.
-    store: The files and jobs.
-    wake: Called when there is a new job.
-  """
+def router(service: Service, store: JobStore) -> fastapi.APIRouter:
+  """Returns the routes for the files and jobs of a store."""
   routes = fastapi.APIRouter()
   _add_files(routes, store)
 
@@ -46,12 +40,14 @@ def router(
     file = store.file(body.training_file)
     if body.validation_file is not None:
       _check_lengths(service, store, body.validation_file)
-    longest = service.engine.settings.longest_prompt
-    settings = _settings(body, file.pairs, longest)
     job = store.add_job(
-      body.training_file, body.validation_file, body.suffix, settings
+      body.training_file,
+      body.validation_file,
+      body.suffix,
+      _settings(body, file.pairs, service.engine.settings.longest_prompt),
     )
-    wake()
+    if service.supervisor is not None:
+      service.supervisor.wake()
     return _job(service, job)
 
   @routes.get("/v1/fine_tuning/jobs")
@@ -158,56 +154,43 @@ def _settings(body: NewJob, pairs: int, longest: int) -> jobs_lib.Settings:
   """Returns the settings of a job, with numbers for "auto" and epochs."""
   given, default = body.hyperparameters, jobs_lib.Settings()
   length = given.length or min(default.length, longest)
-  batch_size, most = given.batch_size, min(pairs, _MAX_BATCH)
-  if batch_size == "auto":
-    batch_size = min(default.batch_size, pairs)
-  epochs = None if given.n_epochs == "auto" else given.n_epochs
+  batch_size = given.batch_size or min(default.batch_size, pairs)
   steps = given.steps or default.steps
-  if epochs is not None:
-    steps = -(-pairs * epochs // batch_size)
-  rate = given.learning_rate or default.learning_rate
-  if given.learning_rate_multiplier != "auto":
-    rate *= given.learning_rate_multiplier
-  for is_right, name, expected in (
-    (
-      length <= longest,
-      "length",
-      f"a length of at most {longest}, got {length}",
-    ),
-    (
-      batch_size <= most,
-      "batch_size",
-      f"a batch size from 1 to {most}, got {batch_size}: the file has {pairs} "
-      f"examples, and {_MAX_BATCH} is the maximum for any file",
-    ),
-    (
-      epochs is None or given.steps is None,
-      "n_epochs",
-      "steps or n_epochs, not both",
-    ),
-    (
-      steps <= MAX_STEPS,
-      "n_epochs",
-      f"n_epochs of at most {MAX_STEPS} steps in all",
-    ),
-    (
-      0 < rate <= MAX_LEARNING_RATE,
-      "learning_rate_multiplier",
-      f"a learning rate in (0, {MAX_LEARNING_RATE:g}], got {rate:g}, with "
-      "learning_rate_multiplier",
-    ),
-  ):
+  if given.n_epochs is not None:
+    steps = -(-pairs * given.n_epochs // batch_size)
+  rate = given.learning_rate * given.learning_rate_multiplier
+
+  def check(is_right: bool, name: str, expected: str) -> None:
     if not is_right:
       raise errors.invalid(f"Expected {expected}.", f"hyperparameters.{name}")
+
+  check(length <= longest, "length", f"at most {longest}, got {length}")
+  check(
+    batch_size <= pairs,
+    "batch_size",
+    f"a batch size from 1 to {pairs}, the file's examples, got {batch_size}",
+  )
+  is_clear = given.n_epochs is None or given.steps is None
+  check(is_clear, "n_epochs", "steps or n_epochs, not both")
+  check(
+    steps <= MAX_STEPS,
+    "n_epochs",
+    f"epochs of at most {MAX_STEPS} steps in all",
+  )
+  check(
+    0 < rate <= MAX_LEARNING_RATE,
+    "learning_rate_multiplier",
+    f"a learning rate in (0, {MAX_LEARNING_RATE:g}] in all, got {rate:g}",
+  )
   return jobs_lib.Settings(
-    length=length,
-    steps=steps,
-    init=given.init,
-    learning_rate=rate,
-    batch_size=batch_size,
-    seed=body.seed,
-    rank=given.rank,
-    n_epochs=epochs,
+    length,
+    steps,
+    given.init,
+    rate,
+    batch_size,
+    body.seed,
+    given.rank,
+    given.n_epochs,
   )
 
 
@@ -218,33 +201,23 @@ def _file(file: File) -> dict[str, Any]:
 
 def _job(service: Service, job: Job) -> dict[str, Any]:
   settings = dataclasses.asdict(job.settings)
-  seed, epochs = settings.pop("seed"), settings.pop("n_epochs")
-  rate = settings["learning_rate"] / jobs_lib.Settings.learning_rate
-  is_done = job.status == jobs_lib.SUCCEEDED
+  rate = job.settings.learning_rate / jobs_lib.Settings.learning_rate
+  failure = {"code": "failed", "message": job.error, "param": None}
   return {
-    "id": job.id,
+    **{name: getattr(job, name) for name in _SHOWN},
     "object": "fine_tuning.job",
-    "created_at": job.created,
-    "finished_at": job.finished,
-    "status": job.status,
     "model": job.model or service.base,
-    "fine_tuned_model": job.prompt if is_done else None,
+    "fine_tuned_model": job.prompt if job.status == SUCCEEDED else None,
     "organization_id": "prompt_tuning",
-    "training_file": job.training_file,
-    "validation_file": job.validation_file,
     "result_files": [],
     "trained_tokens": None,
-    "seed": seed,
+    "seed": settings.pop("seed"),
     "hyperparameters": {
       **settings,
-      "n_epochs": epochs or "auto",
+      "n_epochs": job.settings.n_epochs or "auto",
       "learning_rate_multiplier": rate,
     },
-    "error": None
-    if job.error is None
-    else {"code": "failed", "message": job.error, "param": None},
-    "score": job.score,
-    "step": job.step,
+    "error": failure if job.error else None,
   }
 
 
@@ -252,7 +225,7 @@ def _event(event: JobEvent) -> dict[str, Any]:
   return {
     "id": f"ftevent-{event.number}",
     "object": "fine_tuning.job.event",
-    "created_at": int(event.created),
+    "created_at": int(event.created_at),
     "level": "error" if event.data.get("status") == "failed" else "info",
     "message": event.message,
     "type": "metrics" if event.kind in ("train", "eval") else "message",

@@ -1,11 +1,10 @@
 """The metrics that a server offers to Prometheus."""
 
 import functools
-import time
+from typing import Any
 
 import jax
 import prometheus_client
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prompt_tuning.inference.batches import Batch
 from prompt_tuning.inference.engine import Engine
@@ -13,8 +12,6 @@ from prompt_tuning.serving.prompt_store import PromptStore
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
-# The label of paths that do not exist.
-_OTHER = "other"
 
 
 class Metrics:
@@ -24,17 +21,10 @@ class Metrics:
     """Starts at zero."""
     self._registry = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=self._registry)
-    self._store: PromptStore | None = None
-    counter = functools.partial(
-      prometheus_client.Counter,
-      namespace="prompt_tuning",
-      registry=self._registry,
-    )
-    histogram = functools.partial(
-      prometheus_client.Histogram,
-      namespace="prompt_tuning",
-      registry=self._registry,
-    )
+    shared: Any = {"namespace": "prompt_tuning", "registry": self._registry}
+    counter = functools.partial(prometheus_client.Counter, **shared)
+    histogram = functools.partial(prometheus_client.Histogram, **shared)
+    self._gauge = functools.partial(prometheus_client.Gauge, **shared)
     self._requests = counter("requests", "HTTP requests.", ["route", "status"])
     self._seconds = histogram(
       "request_seconds",
@@ -60,7 +50,7 @@ class Metrics:
 
   def watch(self, engine: Engine, store: PromptStore) -> None:
     """Adds gauges whose values are computed when they are read."""
-    self._store, table = store, engine.table
+    table = engine.table
     for name, text, value in (
       ("queue", "Inputs that wait.", lambda: engine.queued),
       ("running", "Inputs in a running batch.", lambda: engine.running),
@@ -93,10 +83,7 @@ class Metrics:
         lambda: sum(x.nbytes for x in jax.live_arrays()),
       ),
     ):
-      gauge = prometheus_client.Gauge(
-        name, text, namespace="prompt_tuning", registry=self._registry
-      )
-      gauge.set_function(value)
+      self._gauge(name, text).set_function(value)
 
   def count_batch(self, done: Batch) -> None:
     """Counts a batch; called by the engine."""
@@ -110,41 +97,18 @@ class Metrics:
     """Counts inputs that were answered with a prompt."""
     self._answers.labels(prompt, kind).inc(number)
 
-  def text(self) -> bytes:
-    """Returns all metrics in Prometheus's format."""
-    if self._store is not None:
-      self._forget_removed_prompts(self._store.names())
-    return prometheus_client.generate_latest(self._registry)
+  def count_request(self, route: str, status: int, seconds: float) -> None:
+    """Counts a request; its status is 0 if it got no response."""
+    self._requests.labels(route, status or "none").inc()
+    self._seconds.labels(route).observe(seconds)
 
-  def _forget_removed_prompts(self, names: set[str]) -> None:
+  def text(self, prompts: set[str]) -> bytes:
+    """Returns all metrics in Prometheus's format, but of removed prompts."""
     counted = {
       sample.labels["prompt"]
       for metric in self._answers.collect()
       for sample in metric.samples
     }
-    for name in counted - names:
+    for name in counted - prompts:
       self._answers.remove_by_labels({"prompt": name})
-
-  def around(self, app: ASGIApp) -> ASGIApp:
-    """Returns an application that counts the requests of another."""
-
-    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-      if scope["type"] != "http":
-        await app(scope, receive, send)
-        return
-      start, status = time.monotonic(), 0
-
-      async def noted(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-          status = message["status"]
-        await send(message)
-
-      try:
-        await app(scope, receive, noted)
-      finally:
-        route = getattr(scope.get("route"), "path", _OTHER)
-        self._requests.labels(route, status or "none").inc()
-        self._seconds.labels(route).observe(time.monotonic() - start)
-
-    return counted
+    return prometheus_client.generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Middleware that checks a request's key, rate, size and time."""
+"""Middleware that checks a request's key, rate, size and time; counts it."""
 
 import asyncio
 from collections import OrderedDict
@@ -17,11 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
+from prompt_tuning.serving.metrics import Metrics
 
+# Probes, and the page that asks for a key, need no key and have no rate.
+_OPEN = re.compile(r"/(static/.*|healthz|readyz)?")
+# The bodies of these may be large.
+_UPLOAD = re.compile(r"(POST|PUT) /v1/(prompts/.*|files)")
 # The number of clients whose rates are remembered.
 _CLIENTS = 10_000
-# A body is sent in parts of this size, so that a client that reads is noticed.
-_PART_BYTES = 2**16
 # The number of uploads in memory at once; others wait, unread.
 _UPLOADS = 4
 
@@ -39,7 +42,7 @@ class Limits:
     read_seconds: The time for a request to arrive; ten times as long for an
       upload.
     answer_seconds: The time for an answer, or for the whole of a stream.
-    write_seconds: The time for a client to take a part of the response.
+    write_seconds: The time for a client to take a part of a stream, or a MiB.
     hosts: The names that the server answers to; None: any. Another website can
       point its own name to this machine.
   """
@@ -76,23 +79,15 @@ def _digest(key: str) -> str:
 class LimitsMiddleware:
   """An ASGI application that passes on the requests within the limits."""
 
-  def __init__(
-    self,
-    app: ASGIApp,
-    limits: Limits,
-    open_paths: re.Pattern[str],
-    upload_paths: re.Pattern[str],
-  ):
+  def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics):
     """Keeps its arguments.
 
     Args:
       app: The application behind it.
       limits: The limits.
-      open_paths: The paths that need no key and have no rate.
-      upload_paths: The paths whose bodies may be large.
+      metrics: The metrics, which count all requests.
     """
-    self._app, self._limits = app, limits
-    self._open, self._upload = open_paths, upload_paths
+    self._app, self._limits, self._metrics = app, limits, metrics
     self._uploads = asyncio.Semaphore(_UPLOADS)
     # Client -> (requests that it may send, at this time).
     self._allowed: OrderedDict[str, tuple[float, float]] = OrderedDict()
@@ -102,20 +97,32 @@ class LimitsMiddleware:
     if scope["type"] != "http":
       await self._app(scope, receive, send)
       return
-    request = requests.Request(scope)
-    send = self._with_timeout(send)
+    request, start, status = requests.Request(scope), time.monotonic(), 0
+
+    async def send_in_time(message: Message) -> None:
+      nonlocal status
+      status = message.get("status", status)
+      parts = max(1, len(message.get("body", b"")) / 2**20)
+      async with asyncio.timeout(self._limits.write_seconds * parts):
+        await send(message)
+
     try:
       self._check_origin(request)
-      if not self._open.fullmatch(scope["path"]):
+      if not _OPEN.fullmatch(scope["path"]):
         self._check_rate(self._client(request))
-      is_upload = request.method in ("POST", "PUT") and bool(
-        self._upload.fullmatch(scope["path"])
-      )
+      is_upload = bool(_UPLOAD.fullmatch(f"{request.method} {scope['path']}"))
       async with self._upload_slot() if is_upload else contextlib.nullcontext():
         receive = self._limited(request, receive, is_upload)
-        await self._app(scope, receive, send)
-    except ApiError as error:
-      await error.response()(scope, receive, send)
+        await self._app(scope, receive, send_in_time)
+    except Exception as error:
+      if status:  # The response has begun.
+        raise
+      response = await errors.respond(request, error)
+      await response(scope, receive, send_in_time)
+    finally:
+      route = getattr(scope.get("route"), "path", "other")
+      seconds = time.monotonic() - start
+      self._metrics.count_request(route, status, seconds)
 
   def _check_origin(self, request: requests.Request) -> None:
     """Refuses requests that other websites have a visitor's browser send.
@@ -233,22 +240,3 @@ class LimitsMiddleware:
       return message
 
     return limited
-
-  def _with_timeout(self, send: Send) -> Send:
-    """Returns a `send` that gives up on a client that takes nothing."""
-
-    async def send_parts(message: Message) -> None:
-      body = message.get("body", b"")
-      rest = range(_PART_BYTES, len(body), _PART_BYTES)
-      for end in rest:  # `send` never waits for a whole body.
-        part = body[end - _PART_BYTES : end]
-        await send_in_time({**message, "body": part, "more_body": True})
-      if rest:
-        message = {**message, "body": body[rest[-1] :]}
-      await send_in_time(message)
-
-    async def send_in_time(message: Message) -> None:
-      async with asyncio.timeout(self._limits.write_seconds):
-        await send(message)
-
-    return send_parts

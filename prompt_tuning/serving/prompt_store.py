@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from concurrent import futures
 import contextlib
-import dataclasses
 import io
 import os
 import pathlib
@@ -25,6 +24,8 @@ from prompt_tuning.data.release import zip_files
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.interop import peft_adapters
+from prompt_tuning.serving import errors
+from prompt_tuning.serving.errors import ApiError
 from t5x.files import storage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -43,28 +44,17 @@ _PATIENCE = 1.0
 # The stamp of a file that could not be read, but may be readable later.
 _UNREAD = ()
 
-
-class UnknownPromptError(KeyError):
-  """A name that no prompt has."""
-
-
-class UnreadError(Exception):
-  """A name that a prompt may have: the folder or the file was not read."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Entry:
-  prompt: (
-    TunedPrompt | None
-  )  # None: not a prompt for this model, as the log says.
-  stamp: tuple[Any, ...]
+# The prompt of a file (None: not one for this model, as the log says), and the
+# file's stamp.
+_Entry = tuple[TunedPrompt | None, tuple[Any, ...]]
 
 
 class PromptStore:
   """The prompts of a folder or bucket that others may write to, too.
 
   Prompts are kept in memory; a file that changes is read again. Any thread may
-  call.
+  call. One thread looks at the folder, one look at a time, however many ask:
+  neither a slow folder nor wrong names hold up other requests.
   """
 
   def __init__(self, folder: str | os.PathLike[str], engine: Engine, base: str):
@@ -81,113 +71,104 @@ class PromptStore:
     self._engine = engine
     self._base = base
     self._vocabulary = vocabulary_lib.sha256(engine.model.vocabulary)
-    self._lock = threading.RLock()
+    self._lock = threading.Lock()
     self._entries: dict[str, _Entry] = {}
+    # The last look: its start, and the error that ended it, if one did.
     self._refreshed = -float("inf")
-    self._is_looking = self._has_failed = False
-    # For `find`. Uploads may keep all of asyncio's own threads busy.
+    self._failure: Exception | None = None
     self._thread = futures.ThreadPoolExecutor(1, "prompts")
+    self._look = futures.Future()
+    self._look.set_result(None)
     self.refresh()
 
   def close(self) -> None:
-    """Ends the thread of `find`."""
+    """Ends the thread."""
     self._thread.shutdown(wait=False, cancel_futures=True)
 
   def refresh(self) -> None:
-    """Reads new files of the folder, and forgets removed ones."""
-    with self._lock:
-      self._refreshed = time.monotonic()
-      self._is_looking = self._has_failed = True
-      try:
-        self._entries = self._look()
-        self._has_failed = False
-      finally:
-        self._is_looking = False
+    """Reads new files of the folder, and forgets removed ones.
 
-  def _look(self) -> dict[str, _Entry]:
-    files, chosen, found = _files(self.folder), {}, {}
-    for name in sorted(files):  # NAME.safetensors comes after NAME.npy.
-      stem, suffix = os.path.splitext(name)
-      if suffix in prompt_files.SUFFIXES and _NAME.fullmatch(stem):
-        chosen[stem] = name
-    for stem, name in chosen.items():
-      known, stamp = self._entries.get(stem), (name, *files[name])
-      if known is None or known.stamp != stamp:
-        known = self._read(self.folder / name, known, stamp)
-      found[stem] = known
-    return found
+    Raises:
+      Exception: if the folder cannot be listed.
+    """
+    self._next_look().result()
+    if self._failure is not None:
+      raise self._failure
+
+  def _next_look(self) -> futures.Future[None]:
+    """Returns a look at the folder that has yet to begin; callers share it."""
+    with self._lock:
+      if self._look.running() or self._look.done():
+        self._look = self._thread.submit(self._try_to_refresh)
+      return self._look
+
+  def _is_late(self) -> bool:
+    """Returns whether a look is due, and the thread is not at it."""
+    age = time.monotonic() - self._refreshed
+    return age > self._period and self._look.done()
+
+  def _try_to_refresh(self) -> None:
+    """Refreshes, or keeps the known prompts if the folder cannot be listed."""
+    self._refreshed = time.monotonic()
+    try:
+      files, chosen, found = _files(self.folder), {}, {}
+      for name in sorted(files):  # NAME.safetensors comes after NAME.npy.
+        stem, suffix = os.path.splitext(name)
+        if suffix in prompt_files.SUFFIXES and _NAME.fullmatch(stem):
+          chosen[stem] = name
+      for stem, name in chosen.items():
+        known, stamp = self._entries.get(stem), (name, *files[name])
+        if known is None or known[1] != stamp:
+          known = self._read(self.folder / name, known, stamp)
+        found[stem] = known
+      self._entries, self._failure = found, None
+    except Exception as error:  # Buckets raise errors of many kinds.
+      self._failure = error
+      logging.error("%s cannot be listed: %r", self.folder, error)
 
   def all(self) -> list[TunedPrompt]:
     """Returns the prompts, by name."""
     if self._is_late():
-      with self._lock:
-        if self._is_late():
-          self._try_to_refresh()
-    known = self._entries.values()
-    return [x.prompt for x in known if x.prompt is not None]
+      self._next_look().result()
+    return [prompt for prompt, _ in self._entries.values() if prompt]
 
   def names(self) -> set[str]:
     """Returns the names of all models: the prompts and the base."""
     return {self._base, *(prompt.name for prompt in self.all())}
 
-  async def find(self, name: str, seconds: float) -> TunedPrompt:
-    """Returns a prompt without blocking the event loop.
-
-    One thread looks at the folder, one look at a time, however many ask:
-    neither a slow folder nor wrong names hold up other requests.
-
-    Args:
-      name: The prompt's name.
-      seconds: The time to wait for the folder if the name is unknown.
+  async def find(self, name: str) -> TunedPrompt:
+    """Returns a prompt; an unknown name waits for a look at the folder.
 
     Raises:
-      UnknownPromptError: if no prompt has this name.
-      UnreadError: if that cannot be known now.
-      TimeoutError: if the folder does not answer in time.
+      ApiError: if no prompt has this name, or that cannot be known now.
     """
-    entry = self._entries.get(name)
-    known = entry.prompt if entry else None
-    if known is not None and not self._is_late():
-      return known
-    asked = time.monotonic()
-    patience = seconds if known is None else _PATIENCE
-    try:
-      async with asyncio.timeout(patience):
-        # Unknown names share a look, after a pause since the last one.
-        due = self._refreshed + _PAUSE * self._period
-        await asyncio.sleep(max(0.0, due - asked))
-        return await asyncio.get_running_loop().run_in_executor(
-          self._thread, self.get, name, asked
-        )
-    except TimeoutError:
-      if known is None:
-        raise
-      return known
+    known, asked = self._entries.get(name, (None, None))[0], time.monotonic()
+    look, patience = None, None
+    if known is None:  # Unknown names share a look, after a pause.
+      due = self._refreshed + _PAUSE * self._period
+      await asyncio.sleep(max(0.0, due - asked))
+      look = self._look if self._refreshed > asked else self._next_look()
+    elif self._is_late():
+      look, patience = self._next_look(), _PATIENCE
+    if look is not None:
+      await asyncio.wait([asyncio.wrap_future(look)], timeout=patience)
+    return self.get(name)
 
-  def get(self, name: str, asked: float | None = None) -> TunedPrompt:
-    """Returns a prompt.
-
-    Args:
-      name: The prompt's name.
-      asked: The time of the request, as of `time.monotonic`; None for now. A
-        look at the folder after it is enough.
+  def get(self, name: str) -> TunedPrompt:
+    """Returns a prompt as of the last look.
 
     Raises:
-      UnknownPromptError: if no prompt has this name.
-      UnreadError: if that cannot be known now.
+      ApiError: if no prompt has this name, or that cannot be known now.
     """
-    asked = time.monotonic() if asked is None else asked
-    with self._lock:
-      # A job may have made the prompt just now.
-      is_new = name not in self._entries and self._refreshed <= asked
-      if is_new or self._is_late():
-        self._try_to_refresh()
-      entry, has_failed = self._entries.get(name), self._has_failed
-    if entry is not None and entry.prompt is not None:
-      return entry.prompt
-    if has_failed if entry is None else entry.stamp == _UNREAD:
-      raise UnreadError(name)
-    raise UnknownPromptError(name)
+    prompt, stamp = self._entries.get(name, (None, None))
+    if prompt is not None:
+      return prompt
+    if self._failure is not None if stamp is None else stamp == _UNREAD:
+      raise errors.not_ready(
+        f"The prompt {name[:80]!r} could not be looked up or read."
+      )
+    message = f"There is no model {name[:80]!r}: see GET /v1/models."
+    raise ApiError(404, message, "model_not_found", "model")
 
   def put(self, name: str, content: bytes) -> TunedPrompt:
     """Saves a prompt, in the place of an older one with its name.
@@ -205,7 +186,6 @@ class PromptStore:
     with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
       array, metadata = _parse(content, pathlib.Path(scratch))
     prompt = self._checked(name, array, metadata)
-    # Without the lock: a slow folder would block every other request.
     prompt_files.save_prompt(
       self.folder / f"{name}.safetensors", array, metadata
     )
@@ -214,13 +194,7 @@ class PromptStore:
     return prompt
 
   def delete(self, name: str) -> None:
-    """Removes a prompt and its file.
-
-    Raises:
-      UnknownPromptError: if no prompt has this name.
-      UnreadError: if that cannot be known now.
-    """
-    self.get(name)
+    """Removes a prompt and its file, if there is one."""
     for suffix in prompt_files.SUFFIXES:
       (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
     self.refresh()
@@ -235,18 +209,6 @@ class PromptStore:
     if name == self._base:
       raise ValueError(f"{name} is the name of the base model.")
 
-  def _is_late(self) -> bool:
-    """Returns whether a look is due, and no thread is at it."""
-    now = time.monotonic()
-    return now - self._refreshed > self._period and not self._is_looking
-
-  def _try_to_refresh(self) -> None:
-    """Refreshes, or keeps the known prompts if the folder cannot be listed."""
-    try:
-      self.refresh()
-    except Exception as error:  # Buckets raise errors of many kinds.
-      logging.error("%s cannot be listed: %r", self.folder, error)
-
   def _read(
     self, path: epath.Path, known: _Entry | None, stamp: tuple[Any, ...]
   ) -> _Entry:
@@ -256,12 +218,12 @@ class PromptStore:
       prompt = self._checked(path.stem, *prompt_files.load_prompt(path))
     except ValueError as error:
       logging.warning("%s is not served: %s", path, error)
-      return _Entry(None, stamp)
+      return None, stamp
     except Exception as error:  # Errors of disks and buckets may pass.
-      if known is None or known.stamp != _UNREAD:
+      if known is None or known[1] != _UNREAD:
         logging.warning("%s cannot be read: %r", path, error)
-      return _Entry(known.prompt if known else None, _UNREAD)
-    return _Entry(prompt, stamp)
+      return known[0] if known else None, _UNREAD
+    return prompt, stamp
 
   def _checked(
     self,
@@ -293,13 +255,10 @@ def _files(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
     for entry in os.scandir(folder):
       try:
         stat = entry.stat()
-      except FileNotFoundError:  # It was removed just now.
-        continue
+        # The size shows that a file was half written, if the clock is coarse.
+        found[entry.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
       except OSError:  # A link to itself, for instance: `_read` reports it.
         found[entry.name] = _UNREAD
-        continue
-      # The size shows that a file was half written, if the clock is coarse.
-      found[entry.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
     return found
   system = storage.file_system(folder)
   system.invalidate_cache()

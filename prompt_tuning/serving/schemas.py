@@ -1,8 +1,11 @@
 """The bodies of requests, as far as the server supports OpenAI's fields."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
+
+from prompt_tuning.tuning_jobs.jobs import Settings
 
 MAX_STEPS = 1_000_000
 MAX_LEARNING_RATE = 100.0
@@ -30,14 +33,15 @@ class Schema(pydantic.BaseModel):
   """A JSON object; unknown fields are refused rather than ignored."""
 
   model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+  # OpenAI's clients send them for fields that are not set.
+  _unset: ClassVar[Sequence[str | None]] = (None,)
 
   @pydantic.model_validator(mode="before")
   @classmethod
-  def _without_null(cls, body: Any) -> Any:
-    """Drops nulls, which OpenAI's clients send for fields that are not set."""
+  def _without_unset(cls, body: Any) -> Any:
     if not isinstance(body, dict):
       return body
-    return {name: value for name, value in body.items() if value is not None}
+    return {name: x for name, x in body.items() if x not in cls._unset}
 
 
 class StreamOptions(Schema):
@@ -88,13 +92,16 @@ class Rank(Schema):
 class Hyperparameters(Schema):
   """The hyperparameters of a job: OpenAI's, and those of prompts."""
 
-  n_epochs: Annotated[int, pydantic.Field(ge=1)] | Literal["auto"] = "auto"
-  batch_size: Annotated[int, pydantic.Field(ge=1)] | Literal["auto"] = "auto"
-  learning_rate_multiplier: float | Literal["auto"] = "auto"
+  _unset = (None, "auto")
+  n_epochs: int | None = pydantic.Field(None, ge=1)
+  batch_size: int | None = pydantic.Field(None, ge=1, le=1024)
+  learning_rate_multiplier: float = 1.0
   length: int | None = pydantic.Field(None, ge=1)
   steps: int | None = pydantic.Field(None, ge=1, le=MAX_STEPS)
   init: Literal["class_labels", "sampled_vocab", "random_uniform"] | None = None
-  learning_rate: float | None = pydantic.Field(None, gt=0, le=MAX_LEARNING_RATE)
+  learning_rate: float = pydantic.Field(
+    Settings.learning_rate, gt=0, le=MAX_LEARNING_RATE
+  )
   rank: bool = False
 
 

@@ -1,22 +1,21 @@
 """The server as a process, made from the flags of `prompt-tuning serve`."""
 
 import argparse
+import json
 import os
 import signal
-import socket
 import sqlite3
 import sys
 import types
 
 from absl import logging
-import fastapi
 from starlette.types import ASGIApp
 import uvicorn
 
 import prompt_tuning as pt
 from prompt_tuning.inference.batch_queue import Shapes
 from prompt_tuning.inference.engine import Engine, Settings
-from prompt_tuning.serving import app, demo, job_routes, middleware, page
+from prompt_tuning.serving import app, demo, middleware
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
@@ -42,14 +41,13 @@ def serve(options: argparse.Namespace) -> None:
   service = make_service(options)
   # Until here, INFO would have been notes on reading a checkpoint.
   logging.set_verbosity(logging.INFO)
-  try:
-    application = make_application(options, service)
-  except sqlite3.Error as error:
-    raise ValueError(error) from error
+  if options.demo and options.jobs:
+    files = demo.data_sets(service.engine.model, options.jobs)
+    logging.info("To tune %s, upload %s", demo.NEW_TASK, " and ".join(files))
   logging.info(
     "Serving %s: http://%s:%d/", service.base, options.host, options.port
   )
-  _Server(make_config(options, application), service).run()
+  _Server(make_config(options, app.make(service)), service).run()
 
 
 def make_config(options: argparse.Namespace, app: ASGIApp) -> uvicorn.Config:
@@ -71,7 +69,7 @@ def make_config(options: argparse.Namespace, app: ASGIApp) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-  """A server that tells endless streams when it stops."""
+  """A server that tells endless streams, and the worker, when it stops."""
 
   def __init__(self, config: uvicorn.Config, service: Service):
     super().__init__(config)
@@ -79,19 +77,16 @@ class _Server(uvicorn.Server):
 
   def handle_exit(self, sig: int, frame: types.FrameType | None) -> None:
     self._service.is_stopping = True
-    super().handle_exit(signal.Signals(sig), frame)
-
-  async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
     if (supervisor := self._service.supervisor) is not None:
       supervisor.stop()  # The worker saves its run meanwhile.
-    await super().shutdown(sockets)
+    super().handle_exit(signal.Signals(sig), frame)
 
 
 def make_service(options: argparse.Namespace) -> Service:
-  """Returns the service: the model, its engine and its prompts.
+  """Returns the service: the model, its engine, its prompts and its jobs.
 
   Raises:
-    ValueError: if an option or the checkpoint is wrong.
+    ValueError: if an option, the checkpoint or the folder of jobs is wrong.
   """
   limits = make_limits(options)  # First: a wrong file is found at once.
   settings = Settings(
@@ -113,7 +108,12 @@ def make_service(options: argparse.Namespace) -> Service:
   base = options.name or model.name
   store = PromptStore(options.prompts, engine, base)
   metrics.watch(engine, store)
-  return Service(base, engine, store, metrics, limits)
+  service = Service(base, engine, store, metrics, limits)
+  if options.jobs:
+    _add_jobs(service, options)
+  if options.demo:
+    service.examples = demo.examples(model, options.prompts)
+  return service
 
 
 def make_limits(options: argparse.Namespace) -> middleware.Limits:
@@ -153,41 +153,16 @@ def _longest_prompt(options: argparse.Namespace) -> int:
   return longest
 
 
-def _job_routes(
-  options: argparse.Namespace, service: Service
-) -> list[fastapi.APIRouter]:
-  """Returns the routes of jobs, and adds their supervisor to the service."""
-  if not options.jobs:
-    return []
+def _add_jobs(service: Service, options: argparse.Namespace) -> None:
+  """Adds the jobs and the supervisor of their worker to a service."""
   fingerprint = service.engine.model.fingerprint
-  store = JobStore(options.jobs, service.base, fingerprint)
-  command = [sys.executable, "-m", "prompt_tuning.tuning_jobs.worker"]
-  command += [f"--fingerprint={fingerprint}", f"--parent={os.getpid()}"]
-  for name in ("checkpoint", "vocabulary", "dtype", "jobs", "prompts"):
-    if (value := getattr(options, name)) is not None:
-      command.append(f"--{name}={value}")
-  if options.submit:
-    command.append(f"--submit={options.submit}")
-    command += [f"--option={x}" for x in options.option]
-  service.supervisor = Supervisor(store, command)
-  return [job_routes.router(service, store, service.supervisor.wake)]
-
-
-def make_application(options: argparse.Namespace, service: Service) -> ASGIApp:
-  """Returns the application, with the page and the jobs."""
-  tuning = _job_routes(options, service)  # First: it checks the folder.
-  examples = _demo_examples(options, service) if options.demo else []
-  return app.make(
-    service, page.router(service, examples, tunes=bool(options.jobs)), *tuning
-  )
-
-
-def _demo_examples(
-  options: argparse.Namespace, service: Service
-) -> list[page.Example]:
-  """Returns the page's examples; logs the files that can be tuned on."""
-  model = service.engine.model
-  files = demo.data_sets(model, options.jobs) if options.jobs else []
-  if files:
-    logging.info("To tune %s, upload %s", demo.NEW_TASK, " and ".join(files))
-  return demo.examples(model, options.prompts)
+  try:
+    service.jobs = JobStore(options.jobs, service.base, fingerprint)
+  except sqlite3.Error as error:
+    raise ValueError(error) from error
+  names = "checkpoint", "vocabulary", "dtype", "jobs", "prompts", "submit"
+  arguments = {name: getattr(options, name) for name in (*names, "option")}
+  arguments |= {"fingerprint": fingerprint, "parent": os.getpid()}
+  module = "prompt_tuning.tuning_jobs.worker"
+  command = [sys.executable, "-m", module, json.dumps(arguments)]
+  service.supervisor = Supervisor(service.jobs, command)

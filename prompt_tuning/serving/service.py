@@ -1,26 +1,25 @@
 """The state that the routes of a server share."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 import contextlib
 import dataclasses
 import time
 from typing import Any
 
 from absl import logging
+import fastapi
 from fastapi import responses
 
 from prompt_tuning.inference.engine import Engine
-from prompt_tuning.inference.requests import Ticket, TunedPrompt
+from prompt_tuning.inference.requests import Request, TunedPrompt
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.serving.prompt_store import PromptStore
+from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.supervisor import Supervisor
-
-# The pause between looks at whether a client is still there.
-_LOOK_SECONDS = 0.5
 
 
 class EventStream(responses.StreamingResponse):
@@ -61,7 +60,10 @@ class Service:
     store: The prompts.
     metrics: The metrics.
     limits: The limits that clients have.
-    supervisor: The supervisor of the worker, if the server tunes prompts.
+    jobs: The data sets and tuning jobs, if the server tunes prompts.
+    supervisor: The supervisor of their worker.
+    examples: Inputs that the page offers: "model", a prompt's name, and
+      "input", a text.
     started: The start, in seconds since 1970.
     is_stopping: Whether the server is about to end: endless streams then end.
   """
@@ -71,7 +73,9 @@ class Service:
   store: PromptStore
   metrics: Metrics
   limits: Limits = dataclasses.field(default_factory=Limits)
+  jobs: JobStore | None = None
   supervisor: Supervisor | None = None
+  examples: Sequence[dict[str, str]] = ()
   started: int = dataclasses.field(default_factory=lambda: int(time.time()))
   is_stopping: bool = False
 
@@ -79,16 +83,12 @@ class Service:
     """Returns the prompt that a request calls its model; None for the base.
 
     Raises:
-      UnknownPromptError: if no prompt has this name.
-      UnreadError: if that cannot be known now.
-      ApiError: if the folder does not answer in time.
+      ApiError: if no prompt has this name, or that cannot be known in time.
     """
     if model == self.base:
       return None
-    try:
-      return await self.store.find(model, self.limits.answer_seconds)
-    except TimeoutError:
-      raise self.timeout() from None
+    async with self.in_time():
+      return await self.store.find(model)
 
   async def prompt_alone(self, model: str) -> TunedPrompt:
     """Returns a prompt as `prompt` does, but refuses the base model."""
@@ -96,46 +96,58 @@ class Service:
       raise errors.invalid("The base model has no prompt.", "model")
     return prompt
 
-  async def results(
-    self,
-    tickets: Sequence[Ticket],
-    has_left: Callable[[], Awaitable[bool]],
+  async def answers(
+    self, rows: Sequence[Request], request: fastapi.Request
   ) -> list[Any]:
-    """Waits for answers; cancels them if it has to give up.
+    """Waits for the answers to rows; cancels them if it has to give up.
 
     Args:
-      tickets: The engine's tickets.
-      has_left: Returns whether the client has left.
+      rows: The rows.
+      request: The request that asks for them, whose body was read.
 
     Raises:
       ApiError: if the answer takes too long, or the client has left.
       ClosedError: if the engine ends before it has answered.
     """
+    with errors.refusing():
+      tickets = self.engine.submit(rows)
     answers = asyncio.gather(
       *(asyncio.wrap_future(ticket) for ticket in tickets)
     )
+    # After the body, only the client's end can follow.
+    end = asyncio.ensure_future(request.receive())
     try:
-      async with asyncio.timeout(self.limits.answer_seconds):
-        while not answers.done():
-          await asyncio.wait([answers], timeout=_LOOK_SECONDS)
-          if not answers.done() and await has_left():
-            raise ApiError(400, "The client left.", "client_left")
+      async with self.in_time():
+        await asyncio.wait([answers, end], return_when="FIRST_COMPLETED")
+      if not answers.done():
+        raise ApiError(400, "The client left.", "client_left")
       return list(answers.result())
-    except TimeoutError:
-      raise self.timeout() from None
     finally:
-      answers.cancel()
-      for ticket in tickets:
-        ticket.cancel()
+      for waiting in (end, answers, *tickets):
+        waiting.cancel()
 
-  def timeout(self) -> ApiError:
-    """Returns the error for an answer that takes too long."""
-    return ApiError(
-      504,  # Not 503, at which a proxy asks the next replica.
-      f"No answer within {self.limits.answer_seconds:g} seconds.",
-      "timeout",
-      headers={"Retry-After": "5"},
-    )
+  @contextlib.asynccontextmanager
+  async def in_time(self, start: float | None = None) -> AsyncIterator[None]:
+    """Allows for as much time as an answer has.
+
+    Args:
+      start: The event loop's time at the start of the answer, by default now.
+
+    Raises:
+      ApiError: if it takes longer.
+    """
+    seconds = self.limits.answer_seconds
+    start = asyncio.get_running_loop().time() if start is None else start
+    try:
+      async with asyncio.timeout_at(start + seconds):
+        yield
+    except TimeoutError:
+      raise ApiError(
+        504,  # Not 503, at which a proxy asks the next replica.
+        f"No answer within {seconds:g} seconds.",
+        "timeout",
+        headers={"Retry-After": "5"},
+      ) from None
 
   @contextlib.asynccontextmanager
   async def lifespan(self, _app: Any) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sqlite3
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from prompt_tuning.tuning_jobs.jobs import (
   CANCELLED,
@@ -34,17 +34,23 @@ from t5x.files import safe_files
 
 # A job fails after it has ended this many workers without progress.
 MAX_TRIES = 5
+_TABLES = {File: "files", Job: "jobs", JobEvent: "events"}
 _FILES, _JOBS, _EVENTS = (
   ", ".join(field.name for field in dataclasses.fields(kind))
-  for kind in (File, Job, JobEvent)
+  for kind in _TABLES
 )
 _SCHEMA = f"""
 create table if not exists files ({_FILES}, primary key (id));
-create table if not exists jobs ({_JOBS}, primary key (id));
+create table if not exists jobs (
+  {_JOBS.replace("settings", "settings settings")}, primary key (id));
 create table if not exists events (
-  {_EVENTS.replace("number", "number integer primary key autoincrement")});
+  {_EVENTS.replace("number", "number integer primary key autoincrement")} json);
 create index if not exists events_of_jobs on events (job, number);
 """
+sqlite3.register_adapter(dict, json.dumps)
+sqlite3.register_converter("json", json.loads)
+sqlite3.register_converter("settings", lambda x: Settings(**json.loads(x)))
+_Row = TypeVar("_Row", File, Job, JobEvent)
 _IS_OPEN = "status in ('queued', 'running')"
 _IS_OWN = "fingerprint is ?"
 # Any worker ends a cancelled job: its own model may never be served again.
@@ -105,8 +111,7 @@ class JobStore:
 
   def files(self) -> list[File]:
     """Returns all files, the newest first."""
-    rows = self._rows("select * from files order by rowid desc")
-    return [File(**row) for row in rows]
+    return self._select(File, "true order by rowid desc")
 
   def file(self, id: str) -> File:
     """Returns a file.
@@ -115,7 +120,7 @@ class JobStore:
       UnknownError: if the id is unknown.
     """
     with self._open() as connection:
-      return _file(connection, id)
+      return _one(connection, File, id)
 
   def content(self, id: str) -> bytes:
     """Returns the content of a file.
@@ -137,14 +142,10 @@ class JobStore:
     """
     with self._open() as connection:
       connection.execute("begin immediate")  # No job is added meanwhile.
-      _file(connection, id)
-      job = connection.execute(
-        "select id from jobs where ? in (training_file, validation_file) "
-        f"and {_IS_OPEN}",
-        [id],
-      ).fetchone()
-      if job:
-        raise InUseError(f"The job {job['id']} needs {id}.")
+      _one(connection, File, id)
+      is_used = f"{_IS_OPEN} and ? in (training_file, validation_file)"
+      for job in _select(connection, Job, is_used, id):
+        raise InUseError(f"The job {job.id} needs {id}.")
       connection.execute("delete from files where id = ?", [id])
     self._path(id).unlink(missing_ok=True)
 
@@ -178,20 +179,17 @@ class JobStore:
       self._model,
       self._fingerprint,
     )
-    row = dataclasses.asdict(job)
     with self._open() as connection:
       connection.execute("begin immediate")  # No file is removed meanwhile.
       for file in filter(None, (training_file, validation_file)):
-        _file(connection, file)
-      _insert(
-        connection, "jobs", row | {"settings": json.dumps(row["settings"])}
-      )
-      _add_status(connection, id, QUEUED, "The job is queued.")
+        _one(connection, File, file)
+      _insert(connection, "jobs", dataclasses.asdict(job))
+      _add_event(connection, id, "The job is queued.", {"status": QUEUED})
     return job
 
   def jobs(self) -> list[Job]:
     """Returns all jobs, the newest first."""
-    return self._jobs("1 order by rowid desc")
+    return self._select(Job, "true order by rowid desc")
 
   def job(self, id: str) -> Job:
     """Returns a job.
@@ -199,25 +197,23 @@ class JobStore:
     Raises:
       UnknownError: if the id is unknown.
     """
-    if not (found := self._jobs("id = ?", id)):
-      raise UnknownError("job", id)
-    return found[0]
+    with self._open() as connection:
+      return _one(connection, Job, id)
 
   def has_work(self) -> bool:
     """Returns whether a job waits to be tuned or ended."""
-    return bool(self._jobs(f"{_IS_WORK} limit 1", self._fingerprint))
+    return bool(self._select(Job, f"{_IS_WORK} limit 1", self._fingerprint))
 
   def claims(self) -> int:
     """Returns how often workers have claimed a job of the base model."""
-    jobs = self._jobs(_IS_OWN, self._fingerprint)
+    jobs = self._select(Job, _IS_OWN, self._fingerprint)
     return sum(job.attempts for job in jobs)
 
   def cancel(self, id: str) -> Job:
     """Cancels a job; a running one ends after its current step."""
     job = self.job(id)
-    with self._open() as connection:
-      connection.execute("update jobs set is_cancelled = 1 where id = ?", [id])
-    self.finish(job, CANCELLED, unless=RUNNING)
+    self._update(job, is_cancelled=True)
+    self.finish(job, CANCELLED, only_if="status = 'queued'")
     return self.job(id)
 
   def claim(self) -> Job | None:
@@ -226,9 +222,8 @@ class JobStore:
     A job that another worker has left comes first, then the oldest one. On the
     way, this ends cancelled jobs of any model and jobs that made no progress.
     """
-    for job in self._jobs(
-      f"{_IS_WORK} order by status = 'running' desc, rowid", self._fingerprint
-    ):
+    in_order = f"{_IS_WORK} order by status = 'running' desc, rowid"
+    for job in self._select(Job, in_order, self._fingerprint):
       cluster = cluster_folder(self.run_folder(job))
       # Submitted by `on_cluster`, whose worker then ends it in good order.
       is_submitted = (cluster / "job").exists()
@@ -236,7 +231,10 @@ class JobStore:
         self.finish(job, CANCELLED)
         self.remove_run(job)
       elif job.tries < MAX_TRIES and job.fingerprint == self._fingerprint:
-        if self._begin(job):  # It may have been cancelled just now.
+        message = "The job resumes." if job.attempts else "The job starts."
+        counts = {"attempts": job.attempts + 1, "tries": job.tries + 1}
+        # It may have been cancelled just now.
+        if self._update(job, _IS_OPEN, message, status=RUNNING, **counts):
           return self.job(job.id)
       else:
         if is_submitted:
@@ -245,26 +243,15 @@ class JobStore:
           self.finish(job, CANCELLED)
         else:
           error = f"It ended its worker {job.tries} times without progress."
+          reason = self.events(job.id, limit=-1)[-1]
+          if reason.kind == "notice":
+            error += f" The last time: {reason.message}"
           self.finish(job, FAILED, error=error)
     return None
 
-  def _begin(self, job: Job) -> bool:
-    """Marks a job as running; returns whether it was still open."""
-    with self._open() as connection:
-      is_open = connection.execute(
-        "update jobs set status = ?, attempts = attempts + 1, "
-        f"tries = tries + 1 where id = ? and {_IS_OPEN}",
-        [RUNNING, job.id],
-      ).rowcount
-      if is_open:
-        message = "The job resumes." if job.attempts else "The job starts."
-        _add_status(connection, job.id, RUNNING, message)
-    return bool(is_open)
-
   def release(self, job: Job) -> None:
     """Leaves a job, whose run is saved, to another worker."""
-    with self._open() as connection:
-      connection.execute("update jobs set tries = 0 where id = ?", [job.id])
+    self._update(job, tries=0)
 
   def advance(self, job: Job, step: int) -> None:
     """Resets the number of tries when a job reaches a new checkpoint.
@@ -276,18 +263,14 @@ class JobStore:
       job: The job.
       step: The step of the checkpoint.
     """
-    with self._open() as connection:
-      connection.execute(
-        "update jobs set tries = 1, saved = ? where id = ? and saved < ?",
-        [step, job.id, step],
-      )
+    self._update(job, f"saved < {step:d}", tries=1, saved=step)
 
   def add_event(
     self, job: Job, kind: str, message: str, data: Mapping[str, Any]
   ) -> None:
     """Adds an event."""
     with self._open() as connection:
-      _add_event(connection, job.id, kind, message, data)
+      _add_event(connection, job.id, message, data, kind)
 
   def finish(
     self,
@@ -296,19 +279,34 @@ class JobStore:
     error: str | None = None,
     score: float | None = None,
     step: int | None = None,
-    unless: str | None = None,
+    only_if: str = _IS_OPEN,
   ) -> None:
-    """Ends a job, unless it has ended before or has the status `unless`."""
+    """Ends a job, unless it has ended before."""
+    done = "Cancelled." if status == CANCELLED else f"The job has {status}."
+    values = {"error": error, "score": score, "step": step}
+    now = int(time.time())
+    self._update(
+      job, only_if, error or done, status=status, finished_at=now, **values
+    )
+
+  def _update(
+    self, job: Job, only_if: str = "1", message: str = "", **values: Any
+  ) -> bool:
+    """Changes a job if it meets a condition, and tells of a new status.
+
+    Returns:
+      Whether it met the condition.
+    """
+    names = ", ".join(f"{name} = ?" for name in values)
     with self._open() as connection:
-      was_open = connection.execute(
-        "update jobs set status = ?, error = ?, score = ?, step = ?, "
-        f"finished = ? where id = ? and {_IS_OPEN} and status is not ?",
-        [status, error, score, step, int(time.time()), job.id, unless],
+      changed = connection.execute(
+        f"update jobs set {names} where id = ? and {only_if}",
+        [*values.values(), job.id],
       ).rowcount
-      if was_open:
-        is_cancelled = status == CANCELLED
-        message = "Cancelled." if is_cancelled else f"The job has {status}."
-        _add_status(connection, job.id, status, error or message)
+      if changed and message:
+        status = {"status": values["status"]}
+        _add_event(connection, job.id, message, status)
+    return bool(changed)
 
   def events(
     self, id: str, after: int = 0, limit: int = 1000
@@ -320,32 +318,26 @@ class JobStore:
       after: The number of the last known event.
       limit: The maximum number of events; -1 for all.
     """
-    rows = self._rows(
-      "select * from events where job = ? and number > ? "
-      "order by number limit ?",
-      *(id, after, limit),
+    return self._select(
+      JobEvent,
+      "job = ? and number > ? order by number limit ?",
+      id,
+      after,
+      limit,
     )
-    return [JobEvent(**row | {"data": json.loads(row["data"])}) for row in rows]
 
   def _path(self, file: str) -> pathlib.Path:
     return self.folder / "files" / f"{file}.jsonl"
 
-  def _jobs(self, where: str, *values: Any) -> list[Job]:
-    rows = self._rows(f"select * from jobs where {where}", *values)
-    for row in rows:
-      row["settings"] = Settings(**json.loads(row["settings"]))
-      row["is_cancelled"] = bool(row["is_cancelled"])
-    return [Job(**row) for row in rows]
-
-  def _rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+  def _select(self, kind: type[_Row], where: str, *values: Any) -> list[_Row]:
     with self._open() as connection:
-      return [dict(row) for row in connection.execute(query, values)]
+      return _select(connection, kind, where, *values)
 
   @contextlib.contextmanager
   def _open(self) -> Iterator[sqlite3.Connection]:
     """Yields a connection for one transaction."""
     path = self.folder / "jobs.sqlite"
-    connection = sqlite3.connect(path, timeout=30)
+    connection = sqlite3.connect(path, 30, sqlite3.PARSE_DECLTYPES)
     connection.row_factory = sqlite3.Row
     try:
       connection.execute("pragma synchronous = full")
@@ -355,11 +347,23 @@ class JobStore:
       connection.close()
 
 
-def _file(connection: sqlite3.Connection, id: str) -> File:
-  row = connection.execute("select * from files where id = ?", [id]).fetchone()
-  if row is None:
-    raise UnknownError("file", id)
-  return File(**row)
+def _select(
+  connection: sqlite3.Connection, kind: type[_Row], where: str, *values: Any
+) -> list[_Row]:
+  """Returns the rows of a kind that meet a condition."""
+  query = f"select * from {_TABLES[kind]} where {where}"
+  return [kind(**row) for row in connection.execute(query, values)]
+
+
+def _one(connection: sqlite3.Connection, kind: type[_Row], id: str) -> _Row:
+  """Returns the row of an id.
+
+  Raises:
+    UnknownError: if the id is unknown.
+  """
+  if not (found := _select(connection, kind, "id = ?", id)):
+    raise UnknownError(kind.__name__.lower(), id)
+  return found[0]
 
 
 def _insert(
@@ -367,25 +371,20 @@ def _insert(
 ) -> None:
   names, values = ", ".join(row), ", ".join("?" * len(row))
   connection.execute(
-    f"insert into {table} ({names}) values ({values})", list(row.values())
+    f"insert into {table} ({names}) values ({values})",
+    list(row.values()),
   )
 
 
 def _add_event(
   connection: sqlite3.Connection,
   job: str,
-  kind: str,
   message: str,
   data: Mapping[str, Any],
+  kind: str = "status",
 ) -> None:
-  row = {"job": job, "created": time.time(), "kind": kind, "message": message}
-  _insert(connection, "events", {**row, "data": json.dumps(data)})
-
-
-def _add_status(
-  connection: sqlite3.Connection, job: str, status: str, message: str
-) -> None:
-  _add_event(connection, job, "status", message, {"status": status})
+  row = {"job": job, "kind": kind, "message": message, "data": data}
+  _insert(connection, "events", {"created_at": time.time(), **row})
 
 
 def _new_id(kind: str) -> str:

@@ -4,15 +4,18 @@ import codecs
 from collections.abc import Iterator, Mapping
 import dataclasses
 import io
-import json
 import pathlib
-from typing import Any, Literal
+from typing import Annotated, Any
+
+import pydantic
 
 QUEUED, RUNNING = "queued", "running"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 FINAL = (SUCCEEDED, FAILED, CANCELLED)
 # Reading a line takes several times its size in memory.
 _MAX_LINE_BYTES = 2**20
+# A text that is not blank.
+_Text = Annotated[str, pydantic.StringConstraints(pattern=r"\S")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Job:
 
   Attributes:
     id: The identifier that requests use.
-    created: Seconds since 1970.
+    created_at: Seconds since 1970.
     status: "queued", "running", "succeeded", "failed" or "cancelled".
     prompt: The name of the prompt that the job makes.
     settings: The settings to tune with.
@@ -66,7 +69,7 @@ class Job:
     model: The name of the base model, or None.
     fingerprint: The base model's fingerprint, or None.
     error: The reason for a failure.
-    finished: The end, in seconds since 1970.
+    finished_at: The end, in seconds since 1970.
     score: The prompt's score, if there is a validation file.
     step: The prompt's step, counted from pretraining step 0.
     attempts: The number of times that a worker has taken the job.
@@ -76,7 +79,7 @@ class Job:
   """
 
   id: str
-  created: int
+  created_at: int
   status: str
   prompt: str
   settings: Settings
@@ -85,7 +88,7 @@ class Job:
   model: str | None
   fingerprint: str | None
   error: str | None = None
-  finished: int | None = None
+  finished_at: int | None = None
   score: float | None = None
   step: int | None = None
   attempts: int = 0
@@ -101,7 +104,7 @@ class JobEvent:
   Attributes:
     number: The position among all events.
     job: The id of the job.
-    created: Seconds since 1970.
+    created_at: Seconds since 1970.
     kind: A kind of `t5x.runs.events`, or "status".
     message: A text for people.
     data: Values such as the step, the loss and the score.
@@ -109,24 +112,23 @@ class JobEvent:
 
   number: int
   job: str
-  created: float
+  created_at: float
   kind: str
   message: str
   data: Mapping[str, Any]
 
 
-class UnknownError(KeyError):
+class UnknownError(LookupError):
   """A file or job that does not exist.
 
   Attributes:
     kind: "file" or "job".
-    id: The identifier that was asked for.
   """
 
-  def __init__(self, kind: Literal["file", "job"], id: str):
-    """Keeps its arguments."""
-    super().__init__(id)
-    self.kind, self.id = kind, id
+  def __init__(self, kind: str, id: str):
+    """Makes the message of an identifier that was asked for."""
+    super().__init__(f"There is no {kind} {id[:80]!r}.")
+    self.kind = kind
 
 
 class InUseError(Exception):
@@ -136,6 +138,13 @@ class InUseError(Exception):
 def cluster_folder(run: pathlib.Path) -> pathlib.Path:
   """Returns the folder of a run that a cluster and its worker share."""
   return run.with_name(f"{run.name}.cluster")
+
+
+class _Example(pydantic.BaseModel):
+  """A line of a data set; other fields are ignored."""
+
+  prompt: _Text
+  completion: _Text
 
 
 def parse_examples(content: bytes) -> Iterator[tuple[str, str]]:
@@ -148,7 +157,7 @@ def parse_examples(content: bytes) -> Iterator[tuple[str, str]]:
     ValueError: if a line is not such an object (the message names the line), or
       if all lines are blank.
   """
-  is_empty = True
+  example = None
   lines = io.BytesIO(content.removeprefix(codecs.BOM_UTF8))
   for number, line in enumerate(lines, 1):
     if not line.strip():
@@ -159,25 +168,12 @@ def parse_examples(content: bytes) -> Iterator[tuple[str, str]]:
         f"{len(line)}."
       )
     try:
-      example = _parse_line(line.decode())
-    except UnicodeDecodeError as error:
-      raise ValueError(f"Line {number}: expected UTF-8, got {error}.") from None
-    except (ValueError, LookupError, TypeError, RecursionError):
+      example = _Example.model_validate_json(line)
+    except pydantic.ValidationError:
       raise ValueError(
-        f"Line {number}: expected a JSON object with the texts 'prompt' and "
-        f"'completion', got {line.decode()[:80]!r}."
+        f"Line {number}: expected a JSON object in UTF-8, with the texts "
+        f"'prompt' and 'completion': {line.decode(errors='replace')[:80]!r}."
       ) from None
-    yield example
-    is_empty = False
-  if is_empty:
+    yield example.prompt, example.completion
+  if example is None:
     raise ValueError("Expected lines of JSON, got an empty file.")
-
-
-def _parse_line(line: str) -> tuple[str, str]:
-  row = json.loads(line)
-  prompt, completion = row["prompt"], row["completion"]
-  # JSON may contain lone surrogates, which no tokenizer accepts.
-  "".join((prompt, completion)).encode()
-  if not (prompt.strip() and completion.strip()):
-    raise ValueError(line)
-  return prompt, completion

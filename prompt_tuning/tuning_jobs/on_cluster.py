@@ -1,14 +1,12 @@
 """Tuning on a cluster: a worker submits its jobs there and waits for them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import os
 import pathlib
 import signal
 import subprocess
-import threading
 import time
 from typing import Any
 
@@ -18,23 +16,13 @@ import prompt_tuning as pt
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.tuning_jobs.jobs import cluster_folder
 from t5x.files import safe_files
-from t5x.runs import events
+from t5x.runs import command_line, events
 
 # The pauses between looks at a job, and at the cluster's queue.
 _LOOK_SECONDS = 1.0
 _QUEUE_SECONDS = 15.0
-# A job that ends without a result (preempted, out of time) is submitted again.
-# This many submissions in a row may be refused or make no progress; the pause
-# after a refusal doubles.
-_TRIES = 5
-# The outcome, which an interrupted task does not write.
-_RESULT = "result.json"
 
 Pairs = Sequence[tuple[str, str]]
-
-
-class ClusterError(RuntimeError):
-  """A cluster that refused or ended a job again and again."""
 
 
 class Tuner:
@@ -75,67 +63,39 @@ class Tuner:
 
     Raises:
       ValueError: if examples, settings or the cluster's options are wrong.
-      ClusterError: if the cluster refuses or ends the job again and again.
-      CancelledError: if `should_stop` says so; the run stays in `folder`.
+      RuntimeError: if the cluster refuses the job (its controller may be
+        restarting), or ends it early. The run in `folder` can be resumed.
+      CancelledError: if `should_stop` says so, with the same effect.
     """
+    import submitit
+
     shared = cluster_folder(folder)
     shared.mkdir(parents=True, exist_ok=True)
-    task = _Task(self._load, train, validation, str(folder), shared, settings)
-    tries, furthest, refusal, pause = 0, -1, "", 0.0
-    while tries < _TRIES:
-      next_try = time.monotonic() + pause
-      while time.monotonic() < next_try:
-        if should_stop():
-          raise events.CancelledError
-        time.sleep(_LOOK_SECONDS)
-      (shared / "stop").unlink(missing_ok=True)
-      tries, refusal, pause = tries + 1, "", 0.0
+    (shared / "stop").unlink(missing_ok=True)
+    id_file = shared / "job"
+    if self._cluster == "slurm" and id_file.exists():
+      job = submitit.SlurmJob(shared, id_file.read_text())
+    else:
       try:
-        job = self._submitted(shared) or self._submit(task)
-      except RuntimeError as error:  # Slurm's controller may be restarting.
-        refusal = _line(error) or repr(error)
-        logging.warning("%s was not submitted: %s", shared, refusal)
-        pause = _QUEUE_SECONDS * 2 ** (tries - 1)
-        continue
-      for saved in _follow(job, shared, on_event, should_stop):
-        if saved > furthest:
-          tries, furthest = 1, saved
-      (shared / "job").unlink(missing_ok=True)
-      if (shared / _RESULT).exists():
-        return _read_result(shared, folder)
-      if should_stop():
-        raise events.CancelledError
-    raise ClusterError(
-      f"The cluster refused or ended the job {_TRIES} times without progress: "
-      f"see runs/{shared.name}. {refusal}".rstrip()
-    )
-
-  def _submitted(self, shared: pathlib.Path) -> Any:
-    """Returns the job that an earlier worker submitted, or None."""
-    import submitit
-
-    if self._cluster != "slurm" or not (shared / "job").exists():
-      return None
-    return submitit.SlurmJob(shared, (shared / "job").read_text())
-
-  def _submit(self, task: "_Task") -> Any:
-    import submitit
-
-    (task.shared / _RESULT).unlink(missing_ok=True)
-    try:
-      executor = submitit.AutoExecutor(task.shared, cluster=self._cluster)
-      executor.update_parameters(name="prompt_tuning", **self._options)
-    except (RuntimeError, NameError, TypeError, ValueError) as error:
-      raise ValueError(
-        f"submitit, {self._cluster!r}: {_line(error)}"
-      ) from error
-    job = executor.submit(task)
-    safe_files.write(task.shared / "job", job.job_id.encode())
-    return job
-
-
-def _line(error: Exception) -> str:
-  return " ".join(str(error).split())
+        executor = submitit.AutoExecutor(shared, cluster=self._cluster)
+        executor.update_parameters(name="prompt_tuning", **self._options)
+      except (RuntimeError, NameError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"submitit, {self._cluster!r}: {reason}") from error
+      job = executor.submit(
+        _Task(self._load, train, validation, folder, shared, settings)
+      )
+      safe_files.write(id_file, job.job_id.encode())
+    _follow(job, shared, on_event, should_stop)
+    id_file.unlink(missing_ok=True)
+    result = job.result() if job.paths.result_pickle.exists() else None
+    if isinstance(result, str):
+      raise ValueError(result)
+    if result is not None and result.status != "interrupted":
+      return result
+    if should_stop():
+      raise events.CancelledError
+    raise RuntimeError(f"The cluster ended the job: see runs/{shared.name}.")
 
 
 def _follow(
@@ -143,12 +103,8 @@ def _follow(
   shared: pathlib.Path,
   on_event: events.OnEvent,
   should_stop: events.ShouldStop,
-) -> Iterator[int]:
-  """Forwards a job's events until it is over.
-
-  Yields:
-    The step of the newest checkpoint after each look; -1 without a new one.
-  """
+) -> None:
+  """Forwards a job's events until it is over."""
   import submitit
 
   # Of Slurm, submitit asks `sacct`, which many small clusters lack.
@@ -167,7 +123,7 @@ def _follow(
       # The queue may not list a new job yet.
       is_over |= not state and now >= submitted + _QUEUE_SECONDS
     # After the look at the job, so that no event of it is missed.
-    yield _forward_events(shared, on_event)
+    _forward_events(shared, on_event)
     if not is_over:
       time.sleep(_LOOK_SECONDS)
 
@@ -188,14 +144,25 @@ class _Task:
   load: Callable[[], pt.Model]
   train: Pairs
   validation: Pairs | None
-  folder: str
+  folder: pathlib.Path
   shared: pathlib.Path
   settings: Mapping[str, Any]
 
-  def __call__(self) -> None:
-    """Tunes a prompt; saves the run if it has to stop before the end."""
-    path, stop = self.shared / "events.jsonl", self.shared / "stop"
-    with path.open("a") as log, _termination_signal() as is_terminated:
+  def __call__(self) -> TunedPrompt | str:
+    """Tunes a prompt; saves the run if it has to stop before the end.
+
+    Returns:
+      The prompt, or the message of an error that another try would meet again.
+    """
+    import submitit
+
+    # submitit ignores SIGTERM, and ends a job at its own signal, which comes
+    # before the time limit.
+    own = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
+    with (
+      (self.shared / "events.jsonl").open("a") as log,
+      command_line.StopSignals(signal.SIGTERM, own) as signals,
+    ):
       log.write("\n")  # The machine may have died within a line.
 
       def on_event(event: events.Event) -> None:
@@ -205,58 +172,29 @@ class _Task:
           log.flush()
           os.fsync(log.fileno())
 
+      def should_stop() -> bool:
+        return signals.should_stop() or (self.shared / "stop").exists()
+
       try:
-        prompt = self.load().tune(
+        return self.load().tune(
           self.train,
           self.validation,
           folder=self.folder,
           on_event=on_event,
-          should_stop=lambda: is_terminated() or stop.exists(),
+          should_stop=should_stop,
           **self.settings,
         )
-        if prompt.status == "interrupted":
-          return
-        outcome = {"status": prompt.status}
       except (ValueError, FloatingPointError) as error:
-        if isinstance(error.__cause__, OSError):  # It may succeed later.
+        if isinstance(error.__cause__, OSError):
           raise
-        outcome = {"error": str(error)}
-    safe_files.write(self.shared / _RESULT, json.dumps(outcome).encode())
+        return str(error)
 
 
-@contextlib.contextmanager
-def _termination_signal() -> Iterator[Callable[[], bool]]:
-  """Yields a function that says whether the cluster is about to end the job.
-
-  submitit ignores SIGTERM, and ends a job at its own signal, which comes before
-  the time limit. This catches both.
-  """
-  import submitit
-
-  ended = threading.Event()
-  before = {
-    number: signal.signal(number, lambda *_: ended.set())
-    for number in (
-      signal.SIGTERM,
-      signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"],
-    )
-  }
-  try:
-    yield ended.is_set
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-
-def _forward_events(shared: pathlib.Path, on_event: events.OnEvent) -> int:
-  """Passes on the new events of a task; the position outlives the worker.
-
-  Returns:
-    The step of the last new checkpoint, or -1.
-  """
-  path, position, saved = shared / "events.jsonl", shared / "forwarded", -1
+def _forward_events(shared: pathlib.Path, on_event: events.OnEvent) -> None:
+  """Passes on the new events of a task; the position outlives the worker."""
+  path, position = shared / "events.jsonl", shared / "forwarded"
   if not path.exists():
-    return saved
+    return
   start = int(position.read_text()) if position.exists() else 0
   with path.open("rb") as file:
     file.seek(start)
@@ -264,22 +202,9 @@ def _forward_events(shared: pathlib.Path, on_event: events.OnEvent) -> int:
       if not line.endswith(b"\n"):  # The rest of it comes later.
         break
       try:
-        event = events.Event(**json.loads(line)) if line.strip() else None
-      except ValueError:
-        event = None
+        if line.strip():
+          on_event(events.Event(**json.loads(line)))
+      except json.JSONDecodeError:
         logging.warning("%s has half a line: %r", path, line[:80])
-      if event is not None:
-        on_event(event)
-        if event.kind == "checkpoint":
-          saved = max(saved, event.step)
       start += len(line)
       safe_files.write(position, str(start).encode())
-  return saved
-
-
-def _read_result(shared: pathlib.Path, folder: pathlib.Path) -> TunedPrompt:
-  outcome = json.loads((shared / _RESULT).read_text())
-  if "error" in outcome:
-    raise ValueError(outcome["error"])
-  prompt = TunedPrompt.load(folder / "prompt.safetensors")
-  return dataclasses.replace(prompt, status=outcome["status"])

@@ -1,7 +1,6 @@
 """The process that tunes prompts, one job after another, until none is left.
 
-  python -m prompt_tuning.tuning_jobs.worker --checkpoint=... --jobs=DIR \\
-    --prompts=DIR --fingerprint=...
+  python -m prompt_tuning.tuning_jobs.worker '{"checkpoint": ..., ...}'
 
 A job that was stopped or killed resumes, and ends with the same prompt.
 """
@@ -10,17 +9,19 @@ import t5x  # noqa: F401  # Quiets TensorFlow, so before its first import.
 
 # isort: split
 
-import argparse
 from collections.abc import Callable
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import os
 import pathlib
 import signal
 import sqlite3
+import sys
 import threading
+import types
 from typing import Any
 
 from absl import logging
@@ -28,7 +29,6 @@ from etils import epath
 import filelock
 
 import prompt_tuning as pt
-from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.training import cluster_options
 from prompt_tuning.tuning_jobs import jobs, on_cluster
 from prompt_tuning.tuning_jobs.job_store import JobStore
@@ -41,7 +41,7 @@ _NICENESS = 10
 # About this many losses and scores make a job's curves.
 _LOSSES, _SCORES = 100, 10
 # The message of these errors is for the user who queued the job.
-_USER_ERRORS = (ValueError, FloatingPointError, on_cluster.ClusterError)
+_USER_ERRORS = (ValueError, FloatingPointError)
 # The pause between looks at whether to stop, while another worker runs.
 _LOOK_SECONDS = 0.5
 
@@ -61,31 +61,22 @@ def work(
     should_stop: Whether to leave the rest to another worker.
 
   Raises:
-    OSError: if only a later worker can finish a job, because a disk is full for
-      instance. So do sqlite3.OperationalError and errors that an OSError has
-      caused. The store counts the tries.
+    Exception: if a later worker may finish a job, because a disk is full for
+      instance. The store counts the tries.
   """
   while not should_stop() and (job := store.claim()) is not None:
     try:
       if not _tune(store, model, prompts, job, should_stop):
         return
     except Exception as error:
-      if _is_transient(error):
-        with contextlib.suppress(sqlite3.Error, OSError):
-          store.add_event(job, "notice", str(error), {})
-        raise
-      if isinstance(error, _USER_ERRORS):
-        reason = str(error)
-      else:
-        logging.exception("The job %s failed.", job.id)
-        reason = "The worker failed: see its log."
-      store.finish(job, jobs.FAILED, error=reason)
-
-
-def _is_transient(error: Exception) -> bool:
-  """Returns whether a later try may succeed: a disk may have room again."""
-  transient = (OSError, sqlite3.OperationalError)
-  return isinstance(error, transient) or isinstance(error.__cause__, OSError)
+      if isinstance(error, _USER_ERRORS) and not isinstance(
+        error.__cause__, OSError
+      ):
+        store.finish(job, jobs.FAILED, error=str(error))
+        continue
+      with contextlib.suppress(sqlite3.Error, OSError):
+        store.add_event(job, "notice", str(error), {})
+      raise
 
 
 def _tune(
@@ -127,25 +118,11 @@ def _tune(
     return False
   else:
     # The prompt first: a job that has succeeded has one.
-    _save(prompt, prompts / f"{job.prompt}.safetensors")
+    prompt.save(prompts / f"{job.prompt}.safetensors")
     step = None if prompt.metadata is None else prompt.metadata.step
     store.finish(job, jobs.SUCCEEDED, score=prompt.score, step=step)
   store.remove_run(job)
   return True
-
-
-def _save(prompt: TunedPrompt, path: pathlib.Path | epath.Path) -> None:
-  """Saves a prompt.
-
-  Raises:
-    OSError: if a later try may succeed; buckets raise errors of many kinds.
-  """
-  try:
-    prompt.save(path)
-  except (ValueError, OSError):
-    raise
-  except Exception as error:
-    raise OSError(f"{path} could not be written: {error!r}") from error
 
 
 def _periods(steps: int) -> tuple[int, int]:
@@ -196,18 +173,13 @@ def _load(
   return model
 
 
-def main() -> None:
-  """Runs the worker until SIGTERM, or until its server ends."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  for name in ("checkpoint", "jobs", "prompts"):
-    parser.add_argument(f"--{name}", required=True)
-  # The server's process, which may end while this one starts.
-  parser.add_argument("--parent", type=int, default=os.getppid())
-  for name in ("fingerprint", "vocabulary", "submit"):
-    parser.add_argument(f"--{name}")
-  parser.add_argument("--dtype", default="float32")
-  parser.add_argument("--option", action="append", default=[])
-  args = parser.parse_args()
+def main(flags: types.SimpleNamespace) -> None:
+  """Runs the worker until SIGTERM, or until its server ends.
+
+  Args:
+    flags: The server's, with the `fingerprint` of its model and its process's
+      number, `parent`, as the server may end while this process starts.
+  """
   logging.set_verbosity(logging.WARNING)
   os.nice(_NICENESS)
   compilation_cache.enable()
@@ -217,9 +189,9 @@ def main() -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 
   def should_stop() -> bool:
-    return stop.is_set() or os.getppid() != args.parent
+    return stop.is_set() or os.getppid() != flags.parent
 
-  store = JobStore(args.jobs, fingerprint=args.fingerprint)
+  store = JobStore(flags.jobs, fingerprint=flags.fingerprint)
   # The worker of a killed server still finishes its step.
   lock = filelock.FileLock(store.folder / "worker.lock")
   try:
@@ -230,15 +202,19 @@ def main() -> None:
     if should_stop():
       return
     load = functools.partial(
-      _load, args.checkpoint, args.vocabulary, args.dtype, args.fingerprint
+      _load,
+      flags.checkpoint,
+      flags.vocabulary,
+      flags.dtype,
+      flags.fingerprint,
     )
-    model = (
-      on_cluster.Tuner(load, args.submit, cluster_options.read(args.option))
-      if args.submit
-      else load()
-    )
-    work(store, model, epath.Path(args.prompts), should_stop)
+    if flags.submit:
+      options = cluster_options.read(flags.option)
+      model = on_cluster.Tuner(load, flags.submit, options)
+    else:
+      model = load()
+    work(store, model, epath.Path(flags.prompts), should_stop)
 
 
 if __name__ == "__main__":
-  main()
+  main(types.SimpleNamespace(**json.loads(sys.argv[1])))

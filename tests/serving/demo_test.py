@@ -35,8 +35,8 @@ def test_the_demo_has_prompts_of_its_model(args, tmp_path):
       metadata, model.fingerprint, vocabulary_lib.sha256(model.vocabulary)
     )
   examples = demo.examples(model, args.prompts)
-  assert {example.model for example in examples} == names
-  longest = max(len(model.vocabulary.encode(x.input)) for x in examples)
+  assert {example["model"] for example in examples} == names
+  longest = max(len(model.vocabulary.encode(x["input"])) for x in examples)
   assert longest + 1 + 20 <= max(args.lengths)
 
 

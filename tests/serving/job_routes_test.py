@@ -10,7 +10,6 @@ import openai
 import pytest
 import served
 
-from prompt_tuning.serving import job_routes
 from prompt_tuning.tuning_jobs import jobs, worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
 
@@ -23,27 +22,18 @@ JOBS = "/v1/fine_tuning/jobs"
 
 
 @pytest.fixture
-def store(tmp_path):
-  return JobStore(tmp_path / "jobs", "another", "fingerprint")
+def store(service, tmp_path):
+  service.jobs = JobStore(tmp_path / "jobs", "another", "fingerprint")
+  return service.jobs
 
 
 @pytest.fixture
-def woken():
-  return []
-
-
-@pytest.fixture
-def router(service, store, woken):
-  return job_routes.router(service, store, lambda: woken.append(1))
-
-
-@pytest.fixture
-def ask(service, router):
+def ask(service, store):
   """Returns a function that sends a request: GET, or POST with a body."""
 
   def send(path, body=None, **options):
     method = "GET" if body is None else "POST"
-    return served.send(service, method, path, router, json=body, **options)
+    return served.send(service, method, path, json=body, **options)
 
   return send
 
@@ -68,10 +58,14 @@ def _events(text):
 
 
 def test_openai_s_client_from_upload_to_answer(
-  service, store, router, woken, model
+  service, store, model, monkeypatch
 ):
+  woken = []
+  supervisor = types.SimpleNamespace(wake=lambda: woken.append(1), close=None)
+  monkeypatch.setattr(service, "supervisor", supervisor)
+
   async def run():
-    async with served.client(service, router) as http:
+    async with served.client(service) as http:
       client = openai.AsyncOpenAI(
         api_key="any", base_url="http://served/v1", http_client=http
       )
@@ -122,7 +116,7 @@ def test_job_of_another_model_names_it(job, ask):
   assert ask(f"{JOBS}/{job.id}").json()["model"] == "another"
 
 
-def test_wrong_jobs_are_refused(service, store, router, ask):
+def test_wrong_jobs_are_refused(service, store, ask):
   file = store.add_file("data.jsonl", LINES).id
   many = store.add_file("data.jsonl", (LINES + b"\n") * 150).id
   good = {"model": served.BASE, "training_file": file}
@@ -155,7 +149,7 @@ def test_wrong_jobs_are_refused(service, store, router, ask):
     ),
   ]
   posts = [("POST", JOBS, {"json": good | changes}) for changes, *_ in cases]
-  responses = served.send_all(service, posts, router)
+  responses = served.send_all(service, posts)
   for response, (_, status, param, message) in zip(
     responses, cases, strict=True
   ):
@@ -198,7 +192,7 @@ def test_validation_that_has_no_room_in_memory_is_refused(store, ask):
 def test_all_of_many_events_are_sent(job, store, ask):
   with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
     connection.executemany(
-      "insert into events (job, created, kind, message, data) "
+      "insert into events (job, created_at, kind, message, data) "
       "values (?, 0, 'train', ?, '{}')",
       [(job.id, str(i)) for i in range(2500)],
     )

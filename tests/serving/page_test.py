@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 import time
+import types
 
 import browsers
 import numpy as np
@@ -18,7 +19,7 @@ import served
 import uvicorn
 
 from prompt_tuning import prompt_files
-from prompt_tuning.serving import app, job_routes, page
+from prompt_tuning.serving import app
 from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.tuning_jobs import worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
@@ -30,9 +31,9 @@ ENTER, CONTROL, TAB = "\ue007", "\ue009", "\ue004"  # WebDriver's names.
 
 
 @contextlib.contextmanager
-def _running(service, *routers):
+def _running(service):
   """Runs a server; yields its address. The engine is the caller's."""
-  application = app.make(service, *routers)
+  application = app.make(service)
   config = uvicorn.Config(
     application, port=0, lifespan="off", timeout_graceful_shutdown=5
   )
@@ -63,15 +64,16 @@ def jobs(tmp_path_factory):
 def address(service, jobs):
   """A server whose jobs are worked on here, in a thread."""
   work = service.engine.model, service.store.folder, lambda: False
-  example = page.Example("prompt_4", EXAMPLE)
   with concurrent.futures.ThreadPoolExecutor(1) as workers:
-    routers = (
-      page.router(service, [example], tunes=True),
-      job_routes.router(
-        service, jobs, lambda: workers.submit(worker.work, jobs, *work)
+    shown = dataclasses.replace(
+      service,
+      jobs=jobs,
+      supervisor=types.SimpleNamespace(
+        wake=lambda: workers.submit(worker.work, jobs, *work)
       ),
+      examples=[{"model": "prompt_4", "input": EXAMPLE}],
     )
-    with _running(service, *routers) as address:
+    with _running(shown) as address:
       yield address
 
 
@@ -146,7 +148,7 @@ def shown(downloads):
 
 
 def test_the_page_is_whole_and_of_this_server_alone(address):
-  static = pathlib.Path(page.__file__).parent / "static"
+  static = pathlib.Path(app.__file__).parent / "static"
   texts = {path.name: path.read_text() for path in static.iterdir()}
   for name, text in texts.items():
     # The namespace of SVG is a name: nothing is loaded from there.
@@ -159,7 +161,7 @@ def test_the_page_is_whole_and_of_this_server_alone(address):
     policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'")
   assert requests.get(address).text == texts["index.html"]
-  assert requests.get(f"{address}/static/..%2Fpage.py").status_code == 404
+  assert requests.get(f"{address}/static/..%2Fapp.py").status_code == 404
   scripts = "".join(text for name, text in texts.items() if name[-3:] == ".js")
   ids = set(re.findall(r'byId\("([^"]+)"\)', scripts))
   assert ids <= set(re.findall(r'\bid="([^"]+)"', texts["index.html"]))
@@ -195,10 +197,10 @@ def test_words_of_one_prompt_at_a_time(service, monkeypatch):
     inside.pop()
     return {}
 
-  monkeypatch.setattr(page, "_words", words)
+  monkeypatch.setattr(app, "_words", words)
 
   async def run():
-    async with served.client(service, page.router(service)) as http:
+    async with served.client(service) as http:
       return await asyncio.gather(
         *(http.get(f"/v1/prompts/prompt_{x}/words") for x in (1, 2, 4))
       )
@@ -349,7 +351,7 @@ def test_axe_finds_nothing(shown, address, scheme, width):
 def test_a_key_is_asked_for(shown, service):
   limits = Limits(keys=frozenset([hashlib.sha256(KEY.encode()).hexdigest()]))
   closed = dataclasses.replace(service, limits=limits, is_stopping=False)
-  with _running(closed, page.router(closed)) as address:
+  with _running(closed) as address:
     shown.browser.get(address)
     for key, reason in (
       ("wrong", "asks for a key"),

@@ -72,10 +72,10 @@ def _queue(address):
 def test_sigterm_lets_running_requests_finish(tmp_path):
   """A stream, and requests that wait for it, get their whole answers."""
   # At random, so that an answer is long; one row after another.
-  body = {"model": "base", "prompt": TEXT, "max_tokens": 64, "n": 60}
+  body = {"model": "base", "prompt": TEXT, "max_tokens": 16, "n": 60}
   body |= {"temperature": 2, "seed": 1}
   answers = []
-  options = "--jobs=", "--max_tokens=64", "--queue=999"
+  options = "--jobs=", "--max_tokens=16", "--queue=999"
   with _server(tmp_path, *options) as (server, process):
     url = f"{server}/v1/completions"
 

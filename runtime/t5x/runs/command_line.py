@@ -13,15 +13,17 @@ from t5x.runs import events, records
 
 
 class StopSignals:
-  """SIGTERM and SIGINT, after which a run stops where it can be resumed.
+  """Signals after which a run stops where it can be resumed.
 
   A second signal of the same kind ends it at once. Several processes all stop
   at the same place, on which JAX's own SIGTERM handler agrees; they leave
   Ctrl-C alone.
   """
 
-  def __init__(self):
+  def __init__(self, *numbers: int):
+    """Catches SIGTERM and SIGINT, or the signals of some numbers."""
     self.received: int | None = None
+    self._numbers = numbers or (signal.SIGTERM, signal.SIGINT)
     self._times_asked = 0
     self._is_agreed = False
     self._previous: dict[int, Any] = {}
@@ -29,8 +31,7 @@ class StopSignals:
   def __enter__(self) -> "StopSignals":
     if jax.process_count() == 1:
       self._previous = {
-        number: signal.signal(number, self._note)
-        for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, self._note) for number in self._numbers
       }
     return self
 
