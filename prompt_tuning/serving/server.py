@@ -20,7 +20,7 @@ from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
 from prompt_tuning.tuning_jobs.job_store import JobStore
-from prompt_tuning.tuning_jobs.supervisor import Supervisor
+from prompt_tuning.tuning_jobs.worker import Supervisor
 from t5x.files import compilation_cache
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})

@@ -19,7 +19,7 @@ from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.tuning_jobs.job_store import JobStore
-from prompt_tuning.tuning_jobs.supervisor import Supervisor
+from prompt_tuning.tuning_jobs.worker import Supervisor
 
 
 class EventStream(responses.StreamingResponse):

@@ -25,29 +25,24 @@ _QUEUE_SECONDS = 15.0
 Pairs = Sequence[tuple[str, str]]
 
 
+@dataclasses.dataclass(frozen=True)
 class Tuner:
   """A substitute for `Model` whose `tune` submits a job to a cluster.
 
   The cluster's machines share the folder of the runs. They write files there;
   only the worker writes to the store, as SQLite is for one machine.
+
+  Attributes:
+    load: Loads the model, on a machine of the cluster.
+    cluster: submitit's name for it, such as "slurm"; "local" starts processes
+      on this machine.
+    options: Parameters of `submitit.AutoExecutor.update_parameters`, such as
+      {"timeout_min": 600, "slurm_partition": "gpu"}.
   """
 
-  def __init__(
-    self,
-    load: Callable[[], pt.Model],
-    cluster: str,
-    options: Mapping[str, str | int | bool],
-  ):
-    """Submits nothing yet.
-
-    Args:
-      load: Loads the model, on a machine of the cluster.
-      cluster: submitit's name for it, such as "slurm"; "local" starts processes
-        on this machine.
-      options: Parameters of `submitit.AutoExecutor.update_parameters`, such as
-        {"timeout_min": 600, "slurm_partition": "gpu"}.
-    """
-    self._load, self._cluster, self._options = load, cluster, dict(options)
+  load: Callable[[], pt.Model]
+  cluster: str
+  options: Mapping[str, str | int | bool]
 
   def tune(
     self,
@@ -73,17 +68,17 @@ class Tuner:
     shared.mkdir(parents=True, exist_ok=True)
     (shared / "stop").unlink(missing_ok=True)
     id_file = shared / "job"
-    if self._cluster == "slurm" and id_file.exists():
+    if self.cluster == "slurm" and id_file.exists():
       job = submitit.SlurmJob(shared, id_file.read_text())
     else:
       try:
-        executor = submitit.AutoExecutor(shared, cluster=self._cluster)
-        executor.update_parameters(name="prompt_tuning", **self._options)
+        executor = submitit.AutoExecutor(shared, cluster=self.cluster)
+        executor.update_parameters(name="prompt_tuning", **self.options)
       except (RuntimeError, NameError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"submitit, {self._cluster!r}: {reason}") from error
+        raise ValueError(f"submitit, {self.cluster!r}: {reason}") from error
       job = executor.submit(
-        _Task(self._load, train, validation, folder, shared, settings)
+        _Task(self.load, train, validation, folder, shared, settings)
       )
       safe_files.write(id_file, job.job_id.encode())
     _follow(job, shared, on_event, should_stop)

@@ -38,6 +38,13 @@ def test_the_demo_has_prompts_of_its_model(args, tmp_path):
   assert {example["model"] for example in examples} == names
   longest = max(len(model.vocabulary.encode(x["input"])) for x in examples)
   assert longest + 1 + 20 <= max(args.lengths)
+  # The files of the task that can be tuned.
+  train, validation = demo.data_sets(model, args.jobs)
+  pairs = list(jobs.parse_examples(pathlib.Path(train).read_bytes()))
+  assert len(pairs) == 1000
+  assert {answer for _, answer in pairs} == {"True", "False"}
+  lines = pathlib.Path(validation).read_text().splitlines()
+  assert not {json.loads(line)["prompt"] for line in lines} & dict(pairs).keys()
 
 
 def test_what_was_tuned_or_changed_stays(args):
@@ -48,16 +55,6 @@ def test_what_was_tuned_or_changed_stays(args):
   path.write_bytes(b"half")
   demo.defaults()
   assert path.read_bytes() == b"half"
-
-
-def test_files_of_the_task_that_can_be_tuned(args):
-  model = pt.load(args.checkpoint)
-  train, validation = demo.data_sets(model, args.jobs)
-  pairs = list(jobs.parse_examples(pathlib.Path(train).read_bytes()))
-  assert len(pairs) == 1000
-  assert {answer for _, answer in pairs} == {"True", "False"}
-  lines = pathlib.Path(validation).read_text().splitlines()
-  assert not {json.loads(line)["prompt"] for line in lines} & dict(pairs).keys()
 
 
 def test_without_the_repository_it_says_so(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 
 import pytest
@@ -36,6 +37,8 @@ def test_uploads_wait_for_each_other(service, monkeypatch):
   inside, most = [], []
 
   def put(name, content):
+    # It may be an archive of megabytes, or the folder a bucket.
+    assert threading.current_thread() is not threading.main_thread()
     inside.append(name)
     time.sleep(0.1)
     most.append(len(inside))

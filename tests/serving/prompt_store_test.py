@@ -24,39 +24,30 @@ def _post(http, model):
   return asyncio.create_task(http.post(served.COMPLETIONS, json=body))
 
 
-def test_files_that_others_write_are_served(service, prompts):
-  folder = service.store.folder
-  prompt_files.save_prompt(folder / "late.npy", prompts[3].array)
+def test_files_that_others_write_are_served(service, prompts, monkeypatch):
+  folder, late = service.store.folder, served.npy(prompts[3].array)
+  path = folder / "late.npy"
   (folder / "broken.npy").write_bytes(b"no")
-  assert served.complete(service, model="late").status_code == 200
-  assert served.complete(service, model="broken").status_code == 404
-  (folder / "late.npy").unlink()
-  service.store.refresh()
-  assert served.complete(service, model="late").status_code == 404
-
-
-def test_of_two_files_of_a_name_one_is_read_and_once(
-  service, prompts, monkeypatch
-):
-  read = []
-  monkeypatch.setattr(service.store, "_read", lambda *file: read.append(file))
-  prompt_files.save_prompt(
-    service.store.folder / "prompt_1.npy", prompts[3].array
-  )
-  service.store.refresh()
-  assert not read
-
-
-def test_file_that_was_half_written_is_read_when_it_is_whole(service, prompts):
-  """On a file system whose times are of seconds."""
-  path = service.store.folder / "late.npy"
-  whole = served.npy(prompts[3].array)
-  for content, status in ((whole[:-8], 404), (whole, 200)):
-    with path.open("wb") as file:
-      file.write(content)
-    os.utime(path, (1, 1))
+  os.symlink("loop", folder / "loop")
+  os.symlink("loop.npy", folder / "loop.npy")
+  for content, status in ((late[:-8], 404), (late, 200), (None, 404)):
+    if content is None:
+      path.unlink()
+    else:  # On a file system whose times are of seconds, half of it at first.
+      with path.open("wb") as file:
+        file.write(content)
+      os.utime(path, (1, 1))
     service.store.refresh()
     assert served.complete(service, model="late").status_code == status
+  for name in ("broken", "loop"):
+    assert served.complete(service, model=name).status_code == 404
+  # Of two files of a name, one is read, and once.
+  monkeypatch.setattr(service.store, "_read", lambda *_: pytest.fail("read"))
+  prompt_files.save_prompt(folder / "prompt_1.npy", prompts[3].array)
+  for name in ("broken.npy", "loop.npy"):
+    (folder / name).unlink()
+  service.store.refresh()
+  assert service.store.get("prompt_1").length == 1
 
 
 def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
@@ -87,17 +78,6 @@ def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
   service.store.refresh()
   assert service.store.get("prompt_1").length == 6
   assert served.complete(service, model="prompt_6").status_code == 200
-
-
-def test_link_to_itself_keeps_nobody_from_the_others(service, prompts):
-  folder = service.store.folder
-  os.symlink("loop", folder / "loop")
-  os.symlink("loop.npy", folder / "loop.npy")
-  prompt_files.save_prompt(folder / "late.safetensors", prompts[4].array)
-  service.store.refresh()
-  assert service.store.get("late").length == 6
-  with pytest.raises(ApiError, match="no model"):
-    service.store.get("loop")
 
 
 def test_put_that_does_not_end_holds_up_nobody(service, prompts, monkeypatch):
@@ -138,9 +118,8 @@ def test_what_is_known_is_served_when_the_folder_cannot_be_listed(
     service.store.put("new", served.npy(prompts[0].array))
 
 
-@pytest.fixture
-def slow_folder(service, monkeypatch):
-  """The threads that look at the folder of prompts, and what lets them end."""
+def test_folder_that_does_not_answer_holds_up_nobody(service, monkeypatch):
+  """One thread looks, and those who ask share its look."""
   looks, may_end, found = [], threading.Event(), prompt_store._files
 
   def slow(folder):
@@ -149,49 +128,27 @@ def slow_folder(service, monkeypatch):
     return found(folder)
 
   monkeypatch.setattr(prompt_store, "_files", slow)
-  return looks, may_end
-
-
-def test_wrong_names_hold_up_nobody(service, slow_folder, monkeypatch):
-  """One thread looks, and those who ask share its look."""
-  looks, may_end = slow_folder
+  monkeypatch.setattr(prompt_store, "_PATIENCE", 0.05)
   monkeypatch.setattr(prompt_store, "_PAUSE", 0)
-  service.store._period = 1000
 
   async def run():
     async with served.client(service) as http:
+      service.store._period = 1000
       wrong = [_post(http, f"none_{i}") for i in range(20)]
       while not looks:
         await asyncio.sleep(0.01)
-      assert (await _post(http, "prompt_1")).status_code == 200
-      may_end.set()
-      assert {x.status_code for x in await asyncio.gather(*wrong)} == {404}
-
-  asyncio.run(run())
-  assert len(looks) <= 2
-  assert threading.main_thread() not in looks
-
-
-def test_folder_that_does_not_answer_holds_up_nobody(
-  service, slow_folder, monkeypatch
-):
-  looks, may_end = slow_folder
-  monkeypatch.setattr(prompt_store, "_PATIENCE", 0.05)
-  service.store._period = 0
-
-  async def run():
-    async with served.client(service) as http:
+      service.store._period = 0
       lists = [asyncio.create_task(http.get("/v1/models")) for _ in range(50)]
-      while not looks:
-        await asyncio.sleep(0.01)
       assert (await http.get("/healthz")).status_code == 200
       for _ in range(10):
         assert (await _post(http, "prompt_1")).status_code == 200
       assert len(looks) == 1
       may_end.set()
       assert {x.status_code for x in await asyncio.gather(*lists)} == {200}
+      assert {x.status_code for x in await asyncio.gather(*wrong)} == {404}
 
   asyncio.run(run())
+  assert threading.main_thread() not in looks
 
 
 def test_busy_threads_hold_up_nobody(service, monkeypatch):

@@ -225,36 +225,28 @@ def submitted(monkeypatch):
   return tasks
 
 
-def test_job_that_the_cluster_signals_saves_itself_and_resumes(
-  store, queue, work, submitted
+@pytest.mark.parametrize(
+  ("model", "rate", "submissions", "error"),
+  [
+    (Preempted, 0.3, 3, None),  # It saves itself and resumes.
+    (Mortal, 0.3, 3, None),  # It is not given up, as it makes progress.
+    (Model, 100, 1, "That is fast."),
+  ],
+)
+def test_job_that_ends_early_resumes(
+  store, queue, work, submitted, monkeypatch, model, rate, submissions, error
 ):
-  job = queue()
-  work(Preempted)
-  assert len(submitted) == 3
-  assert store.job(job.id).status == jobs.SUCCEEDED
-  assert store.job(job.id).attempts == 3
+  monkeypatch.setattr(job_store, "MAX_TRIES", 3 if model is Preempted else 2)
 
+  def end(code):
+    raise KeyboardInterrupt
 
-def test_error_of_a_task_is_the_job_s(store, queue, work, submitted):
-  job = queue(learning_rate=100)
-  work()
-  assert len(submitted) == 1
-  assert store.job(job.id).error == "That is fast."
-
-
-def test_job_with_progress_each_time_is_not_given_up(
-  store, queue, work, submitted, monkeypatch
-):
-  monkeypatch.setattr(job_store, "MAX_TRIES", 2)
-  monkeypatch.setattr(os, "_exit", lambda _: _raise(KeyboardInterrupt))
-  job = queue()
-  work(Mortal)
-  assert store.job(job.id).status == jobs.SUCCEEDED
-  assert len(submitted) == 3
-
-
-def _raise(error):
-  raise error
+  monkeypatch.setattr(os, "_exit", end)
+  job = queue(learning_rate=rate)
+  work(model)
+  assert len(submitted) == store.job(job.id).attempts == submissions
+  job = store.job(job.id)
+  assert (job.error, job.status) == (error, "failed" if error else "succeeded")
 
 
 @pytest.mark.parametrize("first_states", [[], ["UNKNOWN"]])

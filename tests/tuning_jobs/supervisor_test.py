@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning import prompt_files
-from prompt_tuning.tuning_jobs import jobs
-from prompt_tuning.tuning_jobs import supervisor as supervisor_lib
-from prompt_tuning.tuning_jobs.supervisor import Supervisor
+from prompt_tuning.tuning_jobs import jobs, worker
+from prompt_tuning.tuning_jobs.worker import Supervisor
 
 LADDER = "checkpoints/ladder_xs/lm_100"
 
@@ -28,9 +27,9 @@ def _await(condition, seconds=400):
 @pytest.fixture
 def supervise(store, monkeypatch):
   """Returns a function that starts a supervisor whose worker is a program."""
-  monkeypatch.setattr(supervisor_lib, "_LOOK_SECONDS", 0.05)
-  monkeypatch.setattr(supervisor_lib, "_FIRST_PAUSE", 0.05)
-  monkeypatch.setattr(supervisor_lib, "_LONGEST_PAUSE", 0.8)
+  monkeypatch.setattr(worker, "_JOBS_SECONDS", 0.05)
+  monkeypatch.setattr(worker, "_FIRST_PAUSE", 0.05)
+  monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.8)
   started = []
 
   def start(*command):
@@ -116,8 +115,8 @@ def test_failures_at_a_job_are_counted_too(
   store, queue, monkeypatch, longest, failures
 ):
   """A disk that is full has no room a second later, but may in an hour."""
-  monkeypatch.setattr(supervisor_lib, "_LONGEST_PAUSE", longest)
-  monkeypatch.setattr(supervisor_lib, "_LOOK_SECONDS", 0.01)
+  monkeypatch.setattr(worker, "_LONGEST_PAUSE", longest)
+  monkeypatch.setattr(worker, "_JOBS_SECONDS", 0.01)
   monkeypatch.setattr(store, "claims", iter(range(99)).__next__)
   supervisor, counts = Supervisor(store, ["false"]), [0]
   for _ in failures:
