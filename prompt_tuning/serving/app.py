@@ -82,8 +82,9 @@ def _probes(service: Service) -> fastapi.APIRouter:
 
   @routes.get("/metrics")
   def metrics():
+    names = {service.base, *(prompt.name for prompt in service.store.all())}
     return fastapi.Response(
-      service.metrics.text(service.store.names()),
+      service.metrics.text(names),
       media_type=prometheus_client.CONTENT_TYPE_LATEST,
     )
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import dataclasses
 import json
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import fastapi
 
@@ -17,6 +17,7 @@ from prompt_tuning.tuning_jobs import jobs as jobs_lib
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.jobs import SUCCEEDED, File, Job, JobEvent
 
+Limit = Annotated[int, fastapi.Query(ge=1)]
 _LOOK_SECONDS = 0.5
 # The fields of a job that are shown as they are.
 _SHOWN = ("id", "created_at", "finished_at", "status", "score", "step")
@@ -48,33 +49,33 @@ def router(service: Service, store: JobStore) -> fastapi.APIRouter:
     )
     if service.supervisor is not None:
       service.supervisor.wake()
-    return _job(service, job)
+    return _job(job)
 
   @routes.get("/v1/fine_tuning/jobs")
-  def jobs(limit: int = 20, after: str | None = None):
-    return _page([_job(service, job) for job in store.jobs()], limit, after)
+  def jobs(limit: Limit = 20, after: str | None = None):
+    return _page([_job(job) for job in store.jobs()], limit, after)
 
   @routes.get("/v1/fine_tuning/jobs/{id}")
   def job(id: str):
-    return _job(service, store.job(id))
+    return _job(store.job(id))
 
   @routes.post("/v1/fine_tuning/jobs/{id}/cancel")
   def cancel(id: str):
     if store.job(id).status in jobs_lib.FINAL:
       raise errors.invalid("The job is over.")
-    return _job(service, store.cancel(id))
+    return _job(store.cancel(id))
 
   @routes.get("/v1/fine_tuning/jobs/{id}/events")
   def events(
     request: fastapi.Request,
     id: str,
     stream: bool = False,
-    limit: int | None = None,
+    limit: Limit | None = None,
     after: str | None = None,
   ):
     store.job(id)
     if not stream:  # The newest first, as OpenAI's.
-      items = [_event(x) for x in reversed(store.events(id, limit=-1))]
+      items = [_event(x) for x in reversed(store.events(id))]
       return _page(items, 1000 if limit is None else limit, after)
     for name, value in {"limit": limit, "after": after}.items():
       if value is not None:
@@ -106,7 +107,7 @@ def _add_files(routes: fastapi.APIRouter, store: JobStore) -> None:
 
   @routes.get("/v1/files")
   def files(
-    limit: int = 100,
+    limit: Limit = 100,
     after: str | None = None,
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
@@ -199,14 +200,14 @@ def _file(file: File) -> dict[str, Any]:
   return dataclasses.asdict(file) | constant
 
 
-def _job(service: Service, job: Job) -> dict[str, Any]:
+def _job(job: Job) -> dict[str, Any]:
   settings = dataclasses.asdict(job.settings)
   rate = job.settings.learning_rate / jobs_lib.Settings.learning_rate
   failure = {"code": "failed", "message": job.error, "param": None}
   return {
     **{name: getattr(job, name) for name in _SHOWN},
     "object": "fine_tuning.job",
-    "model": job.model or service.base,
+    "model": job.model,
     "fine_tuned_model": job.prompt if job.status == SUCCEEDED else None,
     "organization_id": "prompt_tuning",
     "result_files": [],
@@ -242,8 +243,6 @@ def _page(
   if after is not None:
     ids = [item["id"] for item in items]
     start = ids.index(after) + 1 if after in ids else len(items)
-  if limit < 1:
-    raise errors.invalid("Expected limit >= 1.", "limit")
   some = items[start : start + limit]
   return {
     "object": "list",
@@ -259,14 +258,11 @@ async def _stream(
 ) -> AsyncIterator[str]:
   """Yields a job's events as server-sent ones, until the job is over."""
   while not service.is_stopping:
-    # In this order: no event follows the end.
+    # In this order: all events of a job that is over are read.
     job = await asyncio.to_thread(store.job, id)
-    new = await asyncio.to_thread(store.events, id, after)
-    for event in new:
+    for event in await asyncio.to_thread(store.events, id, after):
       after = event.number
       yield f"id: {after}\ndata: {json.dumps(_event(event))}\n\n"
-    if new:  # There may be more.
-      continue
     if job.status in jobs_lib.FINAL:
       yield "data: [DONE]\n\n"
       return

@@ -27,6 +27,9 @@ _UPLOAD = re.compile(r"(POST|PUT) /v1/(prompts/.*|files)")
 _CLIENTS = 10_000
 # The number of uploads in memory at once; others wait, unread.
 _UPLOADS = 4
+# The time for a request to arrive, ten times as long for an upload; and for a
+# client to take a part of a stream, or a MiB.
+_READ_SECONDS, _WRITE_SECONDS = 30.0, 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +42,7 @@ class Limits:
       same for wrong keys from an address. 0: unlimited.
     body_bytes: The maximum size of a request.
     upload_bytes: The maximum size of an uploaded file.
-    read_seconds: The time for a request to arrive; ten times as long for an
-      upload.
     answer_seconds: The time for an answer, or for the whole of a stream.
-    write_seconds: The time for a client to take a part of a stream, or a MiB.
     hosts: The names that the server answers to; None: any. Another website can
       point its own name to this machine.
   """
@@ -51,9 +51,7 @@ class Limits:
   requests_per_minute: int = 0
   body_bytes: int = 2**20
   upload_bytes: int = 2**26
-  read_seconds: float = 30.0
   answer_seconds: float = 120.0
-  write_seconds: float = 30.0
   hosts: frozenset[str] | None = None
 
 
@@ -103,7 +101,7 @@ class LimitsMiddleware:
       nonlocal status
       status = message.get("status", status)
       parts = max(1, len(message.get("body", b"")) / 2**20)
-      async with asyncio.timeout(self._limits.write_seconds * parts):
+      async with asyncio.timeout(_WRITE_SECONDS * parts):
         await send(message)
 
     try:
@@ -190,7 +188,7 @@ class LimitsMiddleware:
   async def _upload_slot(self) -> AsyncIterator[None]:
     """Waits until there is room for an upload."""
     try:
-      async with asyncio.timeout(self._limits.read_seconds):
+      async with asyncio.timeout(_READ_SECONDS):
         await self._uploads.acquire()
     except TimeoutError:
       raise errors.not_ready("Too many uploads at once.") from None
@@ -209,7 +207,7 @@ class LimitsMiddleware:
     """
     limits = self._limits
     most = limits.upload_bytes if is_upload else limits.body_bytes
-    seconds = limits.read_seconds * (10 if is_upload else 1)
+    seconds = _READ_SECONDS * (10 if is_upload else 1)
     deadline = asyncio.get_running_loop().time() + seconds
     size, is_complete = 0, False
     too_large = ApiError(

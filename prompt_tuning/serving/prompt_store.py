@@ -132,10 +132,6 @@ class PromptStore:
       self._next_look().result()
     return [prompt for prompt, _ in self._entries.values() if prompt]
 
-  def names(self) -> set[str]:
-    """Returns the names of all models: the prompts and the base."""
-    return {self._base, *(prompt.name for prompt in self.all())}
-
   async def find(self, name: str) -> TunedPrompt:
     """Returns a prompt; an unknown name waits for a look at the folder.
 

@@ -243,7 +243,7 @@ class JobStore:
           self.finish(job, CANCELLED)
         else:
           error = f"It ended its worker {job.tries} times without progress."
-          reason = self.events(job.id, limit=-1)[-1]
+          reason = self.events(job.id)[-1]
           if reason.kind == "notice":
             error += f" The last time: {reason.message}"
           self.finish(job, FAILED, error=error)
@@ -308,23 +308,10 @@ class JobStore:
         _add_event(connection, job.id, message, status)
     return bool(changed)
 
-  def events(
-    self, id: str, after: int = 0, limit: int = 1000
-  ) -> list[JobEvent]:
-    """Returns the events of a job, the oldest first.
-
-    Args:
-      id: The job.
-      after: The number of the last known event.
-      limit: The maximum number of events; -1 for all.
-    """
-    return self._select(
-      JobEvent,
-      "job = ? and number > ? order by number limit ?",
-      id,
-      after,
-      limit,
-    )
+  def events(self, id: str, after: int = 0) -> list[JobEvent]:
+    """Returns a job's events after the number `after`, the oldest first."""
+    where = "job = ? and number > ? order by number"
+    return self._select(JobEvent, where, id, after)
 
   def _path(self, file: str) -> pathlib.Path:
     return self.folder / "files" / f"{file}.jsonl"

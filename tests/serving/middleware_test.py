@@ -50,9 +50,9 @@ def test_uploads_wait_for_each_other(service, monkeypatch):
   assert max(most) == 2
 
 
-def test_upload_that_waits_long_for_others_is_refused(limited, monkeypatch):
+def test_upload_that_waits_long_for_others_is_refused(service, monkeypatch):
   monkeypatch.setattr(middleware, "_UPLOADS", 1)
-  service = limited(read_seconds=0.1)
+  monkeypatch.setattr(middleware, "_READ_SECONDS", 0.1)
   monkeypatch.setattr(service.store, "put", lambda *_: time.sleep(0.5))
   response = _put_all(service, "ab")[1]
   served.check_error(response, 503, "Too many uploads")
@@ -82,9 +82,9 @@ async def _in_parts():
   ],
 )
 def test_bodies_have_a_size_and_a_time(
-  limited, method, path, content, status, message
+  service, monkeypatch, method, path, content, status, message
 ):
-  service = limited(read_seconds=0.2)
+  monkeypatch.setattr(middleware, "_READ_SECONDS", 0.2)
   response = served.send(service, method, path, content=content)
   served.check_error(response, status, message)
 
@@ -140,7 +140,7 @@ def test_other_websites_are_refused(limited, headers, status):
 
 
 @pytest.mark.parametrize(("size", "is_taken"), [(4, False), (2**22, True)])
-def test_reader_that_takes_nothing_is_let_go(size, is_taken):
+def test_reader_that_takes_nothing_is_let_go(monkeypatch, size, is_taken):
   """A MiB may take as long as a part of a stream."""
   sent = []
 
@@ -152,8 +152,8 @@ def test_reader_that_takes_nothing_is_let_go(size, is_taken):
     await asyncio.sleep(0.2 * len(sent))
     sent.append(message["type"])
 
-  limits = middleware.Limits(write_seconds=0.1)
-  limited = middleware.LimitsMiddleware(app, limits, Metrics())
+  monkeypatch.setattr(middleware, "_WRITE_SECONDS", 0.1)
+  limited = middleware.LimitsMiddleware(app, middleware.Limits(), Metrics())
   scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
   with contextlib.nullcontext() if is_taken else pytest.raises(TimeoutError):
     asyncio.run(limited(scope, None, send))

@@ -57,7 +57,7 @@ def service(engine, prompts, model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-  return JobStore(tmp_path_factory.mktemp("jobs"))
+  return JobStore(tmp_path_factory.mktemp("jobs"), served.BASE)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
 @pytest.fixture
 def store(tmp_path):
   (tmp_path / "prompts").mkdir()
-  return JobStore(tmp_path / "jobs")
+  return JobStore(tmp_path / "jobs", "base")
 
 
 @pytest.fixture
