@@ -111,9 +111,11 @@ class Service:
     """
     with errors.refusing():
       tickets = self.engine.submit(rows)
-    answers = asyncio.gather(
-      *(asyncio.wrap_future(ticket) for ticket in tickets)
-    )
+
+    async def collect() -> list[Any]:
+      return [await asyncio.wrap_future(ticket) for ticket in tickets]
+
+    answers = asyncio.create_task(collect())
     # After the body, only the client's end can follow.
     end = asyncio.ensure_future(request.receive())
     try:
@@ -121,7 +123,7 @@ class Service:
         await asyncio.wait([answers, end], return_when="FIRST_COMPLETED")
       if not answers.done():
         raise ApiError(400, "The client left.", "client_left")
-      return list(answers.result())
+      return answers.result()
     finally:
       for waiting in (end, answers, *tickets):
         waiting.cancel()
