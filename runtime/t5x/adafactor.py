@@ -2,46 +2,21 @@
 
 from collections.abc import Mapping
 import dataclasses
-import enum
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from t5x import optimizers, partitioning
+from t5x import optimizers
 
 
-class FactorDim(enum.Enum):
-  """The part that an axis plays in a factored second moment."""
+def standard_logical_factor_rules() -> dict[str, Any]:
+  """Returns no rules: matrices are factored by their two dimensions.
 
-  NONE = "none"
-  BATCH = "batch"
-  ROW = "row"
-  COLUMN = "column"
-
-
-# A matrix of T5 has the residual stream on one side: its rows.
-_RESIDUAL_STREAM = "embed"
-# Axes of copies of a parameter, each with moments of its own.
-_COPIES = ("layers", "stack")
-# Axes that are no features of anything.
-_NO_FEATURES = ("batch", "length", "relpos_buckets")
-
-
-def standard_logical_factor_rules() -> dict[str, FactorDim]:
-  """Returns the part that each logical axis of T5 plays.
-
-  What a matrix reads from the residual stream, or writes to it, is its columns:
-  all axes of features but the stream's own.
+  T5X's gin files name this function for `Adafactor.logical_factor_rules`.
   """
-  parts = {
-    _RESIDUAL_STREAM: FactorDim.ROW,
-    **dict.fromkeys(_COPIES, FactorDim.BATCH),
-    **dict.fromkeys(_NO_FEATURES, FactorDim.NONE),
-  }
-  axes = (axis for axis, _ in partitioning.standard_logical_axis_rules())
-  return {axis: parts.get(axis, FactorDim.COLUMN) for axis in axes}
+  return {}
 
 
 # Compared by identity, so that it can be static under jit whatever it holds.
@@ -84,7 +59,7 @@ class Adafactor(optimizers.OptimizerDef):
   min_dim_size_to_factor: int = 128
   epsilon1: float = 1e-30
   epsilon2: float = 1e-3
-  logical_factor_rules: Mapping[str, FactorDim] | None = None
+  logical_factor_rules: Mapping[str, Any] | None = None
 
   def check_start(self, step):
     if step < self.step_offset:

@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-from typing import Any, Protocol, cast
+from typing import Any
 
 from flax.linen import partitioning as flax_partitioning
 import jax
@@ -119,16 +119,6 @@ def standard_logical_axis_rules(
   )
 
 
-class Partitioned(Protocol):
-  """A function compiled for a mesh."""
-
-  def __call__(self, *args: Any) -> Any: ...
-
-  def trace(self, *args: Any) -> Any:
-    """Returns what `jax.jit(...).trace` does, for the mesh."""
-    ...
-
-
 class PjitPartitioner:
   """Partitions by logical axis rules, with `jax.jit` and `jax.sharding`."""
 
@@ -136,7 +126,6 @@ class PjitPartitioner:
     self,
     num_partitions: int | None = None,
     model_parallel_submesh: Sequence[int] | None = None,
-    params_on_devices: bool = True,
     backend: str | None = None,
     logical_axis_rules: LogicalAxisRules | None = None,
   ):
@@ -147,15 +136,12 @@ class PjitPartitioner:
         rest of the devices divide the batch.
       model_parallel_submesh: The same as the shape of a TPU submesh, of which
         only the number of devices counts: JAX finds the placement.
-      params_on_devices: Only True is supported.
       backend: Platform name, or None for JAX's default.
       logical_axis_rules: Defaults to `standard_logical_axis_rules()`.
 
     Raises:
       ValueError: if the numbers do not fit the devices.
     """
-    if not params_on_devices:
-      raise ValueError("params_on_devices=False is not supported.")
     if model_parallel_submesh is not None:
       submesh = int(np.prod(model_parallel_submesh))
       if num_partitions not in (None, submesh):
@@ -183,10 +169,6 @@ class PjitPartitioner:
     self.logical_axis_rules = tuple(
       logical_axis_rules or standard_logical_axis_rules()
     )
-
-  @property
-  def _is_cpu(self) -> bool:
-    return self.mesh.devices.flat[0].platform == "cpu"
 
   @property
   def data_partition_spec(self) -> PartitionSpec:
@@ -271,7 +253,7 @@ class PjitPartitioner:
     out_axis_resources: Any = None,
     static_argnums: int | Sequence[int] = (),
     donate_argnums: int | Sequence[int] = (),
-  ) -> Partitioned:
+  ) -> jax.stages.Wrapped:
     """Compiles `fn` for the mesh; logical names inside it are resolved.
 
     Args:
@@ -288,27 +270,18 @@ class PjitPartitioner:
 
     @functools.wraps(fn)
     def with_rules(*args):
-      with flax_partitioning.axis_rules(self.logical_axis_rules):
+      with (
+        flax_partitioning.axis_rules(self.logical_axis_rules),
+        jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh),
+      ):
         return fn(*args)
 
-    jitted = jax.jit(
+    is_cpu = self.mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(
       with_rules,
       in_shardings=in_axis_resources,
       out_shardings=out_axis_resources,
       static_argnums=static_argnums,
       donate_argnums=donate_argnums,
-      compiler_options=_CPU_OPTIONS if self._is_cpu else None,
+      compiler_options=_CPU_OPTIONS if is_cpu else None,
     )
-
-    @functools.wraps(fn)
-    def call(*args):
-      with jax.set_mesh(self.mesh):
-        return jitted(*args)
-
-    def trace(*args):
-      with jax.set_mesh(self.mesh):
-        return jitted.trace(*args)
-
-    partitioned = cast(Partitioned, call)
-    partitioned.trace = trace
-    return partitioned

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x import optimizers
-from t5x.partitioning import Partitioned, PjitPartitioner
+from t5x.partitioning import PjitPartitioner
 
 Params = Mapping[str, Any]
 
@@ -146,7 +146,7 @@ def partition_update(
   update: Callable[..., tuple[TrainState, Any]],
   axes: TrainState,
   *in_axes: Any,
-) -> Partitioned:
+) -> jax.stages.Wrapped:
   """Compiles a function whose new state takes the place of the old one.
 
   The frozen parameters are read where they lie, not donated: others may use the
@@ -178,7 +178,7 @@ def partition_update(
   def trace(state, *args):
     return compiled.trace(state.replace(frozen={}), state.frozen, *args)
 
-  partitioned = cast(Partitioned, call)
+  partitioned = cast(jax.stages.Wrapped, call)
   partitioned.trace = trace
   return partitioned
 

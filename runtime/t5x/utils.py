@@ -20,7 +20,7 @@ from t5x.input.datasets import (
   verify_matching_vocabs,
 )
 from t5x.optimizers import create_learning_rate_scheduler
-from t5x.partitioning import Partitioned, PjitPartitioner
+from t5x.partitioning import PjitPartitioner
 from t5x.train_state import TrainState
 
 __all__ = [
@@ -127,7 +127,7 @@ def partition_infer_step(
   infer_step: Callable[..., Any],
   train_state_axes: TrainState,
   partitioner: PjitPartitioner,
-) -> Partitioned:
+) -> jax.stages.Wrapped:
   """Makes the program that `get_infer_fn` runs on every batch.
 
   Args:
@@ -182,32 +182,25 @@ def get_infer_fn(
     the data.
   """
   step = partition_infer_step(infer_step, train_state_axes, partitioner)
-  return _Inference(step, batch_size, partitioner)
+  # This process's part of a batch.
+  local = np.array(partitioner.get_data_layout(batch_size).rows)
+  planner = lengths.SplitPlanner(batch_size)
 
+  def start(state: TrainState, examples: list, part: lengths.Microbatch) -> Any:
+    # The last batch is filled up with its first row.
+    rows = np.full(part.shape.rows, part.rows[0])
+    rows[: len(part.rows)] = part.rows
+    batch = {
+      name: np.stack([examples[row][1][name] for row in rows[local]])
+      for name in examples[0][1]
+    }
+    return step(
+      state,
+      partitioner.shard_batch(lengths.cut(batch, part.shape.length)),
+      np.int32(examples[part.rows[0]][0]),
+    )
 
-class _Inference:
-  """The function that `get_infer_fn` returns."""
-
-  def __init__(
-    self,
-    step: Callable[..., Any],
-    batch_size: int,
-    partitioner: PjitPartitioner,
-  ):
-    """Plans nothing yet.
-
-    Args:
-      step: (state, global batch, index of its first example) -> results.
-      batch_size: Examples of the global batch.
-      partitioner: Knows this process's part of them.
-    """
-    self._local = np.array(partitioner.get_data_layout(batch_size).rows)
-    self._step = step
-    self._partitioner = partitioner
-    self._planner = lengths.SplitPlanner(batch_size)
-
-  def __call__(
-    self,
+  def infer(
     dataset: Any,
     state: TrainState,
     after_batch: Callable[[int], None] | None = None,
@@ -228,8 +221,8 @@ class _Inference:
 
     # The device works on a batch while the host takes in the one before.
     under_way = []
-    for part in self._planner.plan(sizes, padded):
-      under_way.append((part, self._start(state, examples, part)))
+    for part in planner.plan(sizes, padded):
+      under_way.append((part, start(state, examples, part)))
       if len(under_way) > 1:
         finish(*under_way.pop(0))
     finish(*under_way.pop())
@@ -237,21 +230,4 @@ class _Inference:
       (int(index), results[row]) for row, (index, _) in enumerate(examples)
     ]
 
-  def _start(
-    self,
-    state: TrainState,
-    examples: Sequence[tuple[int, lengths.Features]],
-    part: lengths.Microbatch,
-  ) -> Any:
-    """Begins to work on a batch; the last is filled up with its first row."""
-    rows = np.full(part.shape.rows, part.rows[0])
-    rows[: len(part.rows)] = part.rows
-    batch = {
-      name: np.stack([examples[row][1][name] for row in rows[self._local]])
-      for name in examples[0][1]
-    }
-    return self._step(
-      state,
-      self._partitioner.shard_batch(lengths.cut(batch, part.shape.length)),
-      np.int32(examples[part.rows[0]][0]),
-    )
+  return infer

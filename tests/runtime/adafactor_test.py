@@ -189,16 +189,6 @@ def test_definition_with_rules_can_be_static_under_jit():
   assert init_state(optimizer_def, {"w": jnp.zeros((2, 2))}).step == 0
 
 
-def test_a_part_follows_from_what_an_axis_is():
-  part = adafactor.FactorDim
-  rules = adafactor.standard_logical_factor_rules()
-  assert [axis for axis in rules if rules[axis] is part.ROW] == ["embed"]
-  assert rules["layers"] is rules["stack"] is part.BATCH
-  assert rules["relpos_buckets"] is part.NONE
-  for axis in ("vocab", "mlp", "heads", "kv", "joined_kv"):
-    assert rules[axis] is part.COLUMN, axis
-
-
 @pytest.mark.parametrize("name", ["heads", "layers"])
 def test_parameters_of_three_axes_are_refused(name):
   """Those of scanned layers have one more, that of the layers."""

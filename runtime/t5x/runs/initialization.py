@@ -17,7 +17,7 @@ from t5x import checkpoints, models
 from t5x import train_state as train_state_lib
 from t5x.files import run_lock
 from t5x.formats import stacking
-from t5x.partitioning import Partitioned, PjitPartitioner
+from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
 from t5x.utils import RestoreCheckpointConfig
 
@@ -95,7 +95,7 @@ class TrainStateInitializer:
     )(rng)
 
   @functools.cached_property
-  def create_opt_state(self) -> Partitioned:
+  def create_opt_state(self) -> jax.stages.Wrapped:
     """Makes the optimizer's state of step 0, of all parameters."""
     return self._partitioner.partition(
       lambda params: TrainState.create(self._optimizer_def, params).opt_state,
