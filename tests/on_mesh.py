@@ -71,7 +71,7 @@ def losses_of(loop, partitioner):
 
 
 def rows_of_process(partitioner):
-  return np.array(partitioner.get_data_layout(tiny.BATCH_SIZE).rows)
+  return np.array(partitioner.local_rows(tiny.BATCH_SIZE))
 
 
 def run(base, num_partitions):

@@ -135,15 +135,10 @@ class Trainer(trainer.Trainer):
   def _microbatches(self, batch: lengths.Features) -> Iterator[Any]:
     """Cuts this process's part of a batch, as all processes cut theirs."""
     rows, longest = batch[lengths.INPUTS].shape
-    layout = self._partitioner.get_data_layout(
-      self._partitioner.mesh.shape["data"]
-    )
+    partitioner = self._partitioner
+    multiple = len(partitioner.local_rows(partitioner.mesh.shape["data"]))
     shapes = lengths.shapes(
-      rows,
-      longest,
-      self._num_lengths,
-      self._added,
-      len(layout.rows),
+      rows, longest, self._num_lengths, self._added, multiple
     )
     plan = lengths.plan(
       lengths.count_tokens(batch), shapes, self._added, _longest_of_processes

@@ -182,7 +182,12 @@ def beam_search(
   def step(carry):
     state, live, live_scores, finished, finished_scores = carry
     logits, cache = tokens_to_logits(state)
-    scores, beams, tokens = _best_continuations(live_scores, logits)
+    V = logits.shape[-1]
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    scores = live_scores[:, :, None] + log_probs.reshape(B, K, V)
+    # [B, 2K] The likeliest continuations of the K sequences together.
+    scores, choice = lax.top_k(scores.reshape(B, K * V), 2 * K)
+    beams, tokens = choice // V, choice % V
     sequences = lax.dynamic_update_slice(
       _gather(live, beams), tokens[:, :, None], (0, 0, state.cur_index)
     )
@@ -219,27 +224,6 @@ def beam_search(
 
 def _brevity_penalty(length: Any, alpha: float) -> Any:
   return ((5.0 + length) / 6.0) ** alpha
-
-
-def _best_continuations(
-  scores: jax.Array, logits: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Finds the 2K likeliest next tokens of K sequences together.
-
-  Args:
-    scores: [B, K] Log probabilities of the sequences.
-    logits: [B * K, V] Of their next tokens.
-
-  Returns:
-    [B, 2K] Log probabilities with the token, the likeliest first; and which
-    sequence and which token it is, [B, 2K] each.
-  """
-  B, K = scores.shape
-  V = logits.shape[-1]
-  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-  scores = scores[:, :, None] + log_probs.reshape(B, K, V)
-  scores, candidates = lax.top_k(scores.reshape(B, K * V), 2 * K)
-  return scores, candidates // V, candidates % V
 
 
 def _initial_state(cache: Any, B: int, num_decodes: int) -> DecodingState:

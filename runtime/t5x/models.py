@@ -112,14 +112,10 @@ class EncoderDecoderModel:
       enable_dropout=False,
     )
 
-  def _apply(self, *args, **kwargs) -> jax.Array:
-    """Applies the module where no collection changes."""
-    return cast(jax.Array, self.module.apply(*args, **kwargs))
-
   def _logits(
     self, params: Params, batch: Batch, dropout_rng: jax.Array | None
   ) -> jax.Array:  # [B, S, V]
-    return self._apply(
+    logits = self.module.apply(
       {"params": params},
       batch["encoder_input_tokens"],
       batch["decoder_input_tokens"],
@@ -132,6 +128,7 @@ class EncoderDecoderModel:
       enable_dropout=dropout_rng is not None,
       rngs={} if dropout_rng is None else {"dropout": dropout_rng},
     )
+    return cast(jax.Array, logits)
 
   def loss_fn(
     self, params: Params, batch: Batch, dropout_rng: jax.Array | None
@@ -237,7 +234,7 @@ class EncoderDecoderModel:
     inputs = batch["encoder_input_tokens"]
     decoder_inputs = jnp.zeros_like(batch["decoder_input_tokens"])
     variables = {"params": params}
-    encoded = self._apply(
+    encoded: Any = self.module.apply(
       variables, inputs, enable_dropout=False, method=self.module.encode
     )
     decode = functools.partial(

@@ -191,21 +191,19 @@ class MultiOptimizer(OptimizerDef):
 
   def _labels(self, params: Params) -> Params:
     """Returns the number of the traversal that matches each parameter."""
-    labels = {
-      path: _FROZEN for path in traverse_util.flatten_dict(params, sep="/")
-    }
-    matched = object()
-    for i, traversal in enumerate(self._traversals):
-      marked = traversal.update(lambda _: matched, params)
-      for path, value in traverse_util.flatten_dict(marked, sep="/").items():
-        if value is not matched:
-          continue
-        if labels[path] != _FROZEN:
-          raise ValueError(
-            f"Traversals {labels[path]} and {i} both match the parameter "
-            f"{path}; make them disjoint."
-          )
-        labels[path] = str(i)
+    labels = {}
+    for path, value in traverse_util.flatten_dict(params, sep="/").items():
+      found = [
+        str(i)
+        for i, traversal in enumerate(self._traversals)
+        if traversal._filter_fn(f"/{path}", value)
+      ]
+      if len(found) > 1:
+        raise ValueError(
+          f"Traversals {found[0]} and {found[1]} both match the parameter "
+          f"{path}; make them disjoint."
+        )
+      labels[path] = found[0] if found else _FROZEN
     return traverse_util.unflatten_dict(labels, sep="/")
 
 

@@ -4,7 +4,6 @@ import collections
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import contextvars
-import dataclasses
 import functools
 from typing import Any
 
@@ -57,21 +56,6 @@ def host_sharding() -> SingleDeviceSharding:
   return SingleDeviceSharding(devices[0])
 
 
-@dataclasses.dataclass(frozen=True)
-class DataLayout:
-  """The division of a global batch among processes.
-
-  Attributes:
-    batch_size: Examples of the global batch.
-    rows: The examples that this process reads, ascending. They are those of its
-      devices, which need not be adjacent on a TPU slice. Processes that share a
-      copy of the model read the same rows.
-  """
-
-  batch_size: int
-  rows: tuple[int, ...]
-
-
 def standard_logical_axis_rules(
   activation_partitioning_dims: int = 1,
   parameter_partitioning_dims: int = 1,
@@ -91,17 +75,13 @@ def standard_logical_axis_rules(
     ValueError: if a number of dimensions is not 1 or 2.
   """
   dims = (activation_partitioning_dims, parameter_partitioning_dims)
-  embed = {
-    (1, 1): (None,),
-    (2, 1): ("model",),
-    (1, 2): ("data",),
-    (2, 2): ("model", "data"),
-  }
-  if dims not in embed:
+  if not {1, 2}.issuperset(dims):
     raise ValueError(
       "Expected activation_partitioning_dims and parameter_partitioning_dims "
       f"of 1 or 2, got {dims}."
     )
+  axes = zip(("model", "data"), dims, strict=True)
+  embed = [axis for axis, dim in axes if dim == 2]
   return (
     ("batch", "data"),
     ("vocab", "model"),
@@ -109,7 +89,7 @@ def standard_logical_axis_rules(
     ("heads", "model"),
     ("joined_kv", "model"),
     ("kv", None),
-    *(("embed", axis) for axis in embed[dims]),
+    *(("embed", axis) for axis in embed or [None]),
     ("relpos_buckets", None),
     ("length", None),
     ("layers", None),
@@ -211,8 +191,11 @@ class PjitPartitioner:
       is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
 
-  def get_data_layout(self, batch_size: int) -> DataLayout:
-    """Returns which part of a global batch this process reads.
+  def local_rows(self, batch_size: int) -> list[int]:
+    """Returns the examples of a global batch that this process reads.
+
+    They are those of its devices, which need not be adjacent on a TPU slice.
+    Processes that share a copy of the model read the same rows.
 
     Raises:
       ValueError: if the data axis does not divide the batch, or processes
@@ -237,7 +220,7 @@ class PjitPartitioner:
       )
     is_ours = (owner == jax.process_index()).any(axis=1)
     rows = np.flatnonzero(np.repeat(is_ours, batch_size // data_size))
-    return DataLayout(batch_size, tuple(rows.tolist()))
+    return rows.tolist()
 
   def shard_batch(self, batch: Any) -> Any:
     """Puts this process's part of a batch of numpy arrays on its devices."""

@@ -183,7 +183,7 @@ def get_infer_fn(
   """
   step = partition_infer_step(infer_step, train_state_axes, partitioner)
   # This process's part of a batch.
-  local = np.array(partitioner.get_data_layout(batch_size).rows)
+  local = np.array(partitioner.local_rows(batch_size))
   planner = lengths.SplitPlanner(batch_size)
 
   def start(state: TrainState, examples: list, part: lengths.Microbatch) -> Any:

@@ -2,27 +2,57 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
 
+from absl import flags
+import gin
 import pytest
 
-pytestmark = pytest.mark.slow
+from t5x import eval as eval_lib
+from t5x import gin_utils
+from t5x import infer as infer_lib
+from t5x import train as train_lib
+from t5x.configuration import command_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL = [
   "--gin_file=gin/models/ladder_s.gin",
   "--gin_file=gin/methods/prompt_tuning.gin",
   "--gin_file=gin/prompts/random_uniform.gin",
-  "--gin_file=gin/runs/train.gin",
 ]
+TRAIN = [*MODEL, "--gin_file=gin/runs/train.gin"]
 
 
-def _run(module, arguments, folder):
-  return subprocess.run(
-    [sys.executable, "-m", f"t5x.{module}", *arguments],
-    cwd=folder,
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (
+      [],
+      "Error: Expected a seqio task or mixture, got none. Give its name: "
+      "--gin.TASK=\"'super_glue_cb'\"\n",
+    ),
+    # Inside a configurable.
+    (
+      [
+        "--gin.MIXTURE_OR_TASK_NAME='mini_boolk'",
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4}",
+        "--gin.TRAIN_STEPS_RELATIVE=1",
+      ],
+      "Error: No seqio task or mixture.*mini_boolq.*\n",
+    ),
+  ],
+)
+def test_wrong_configuration_is_one_line_and_status_1(
+  tmp_path, arguments, message
+):
+  folder = f"--gin.MODEL_DIR={str(tmp_path)!r}"
+  result = subprocess.run(
+    [sys.executable, "-m", "t5x.train", *TRAIN, folder, *arguments],
+    cwd=ROOT,
     # Not what JAX said to the process of the tests: how much XLA logs.
     env={
       name: value
@@ -32,68 +62,73 @@ def _run(module, arguments, folder):
     capture_output=True,
     text=True,
     timeout=120,
+    check=False,
   )
-
-
-def test_wrong_configuration_is_one_line_and_status_1(tmp_path):
-  result = _run("train", [*MODEL, f"--gin.MODEL_DIR={str(tmp_path)!r}"], ROOT)
-  assert result.returncode == 1
-  assert result.stdout == ""
-  assert result.stderr == (
-    "Error: Expected a seqio task or mixture, got none. Give its name: "
-    "--gin.TASK=\"'super_glue_cb'\"\n"
-  )
+  assert (result.returncode, result.stdout) == (1, "")
+  assert re.fullmatch(message, result.stderr)
   assert not list(tmp_path.iterdir())
 
 
-def test_error_inside_a_configurable_is_one_line_too(tmp_path):
-  result = _run(
-    "train",
-    [
-      *MODEL,
-      f"--gin.MODEL_DIR={str(tmp_path)!r}",
-      "--gin.MIXTURE_OR_TASK_NAME='mini_boolk'",
-      "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4}",
-      "--gin.TRAIN_STEPS_RELATIVE=1",
-    ],
-    ROOT,
-  )
-  assert result.returncode == 1
-  assert result.stderr.startswith("Error: No seqio task or mixture")
-  assert "mini_boolq" in result.stderr
-  assert len(result.stderr.splitlines()) == 1
+@pytest.fixture
+def start(monkeypatch):
+  """Starts a program as its entry point does, in this process."""
+  import __main__
+
+  def start(program, function, *arguments):
+    def run(configured):
+      raise AssertionError("it ran")
+
+    values = flags.FlagValues()
+    command_flags.define_flags(values)
+    values([program, *command_flags.rewrite_gin_args(arguments)])
+    monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.setattr(__main__, function.__name__, function, raising=False)
+    gin.clear_config()
+    gin_utils._start(function, run)
+
+  monkeypatch.setattr(gin, "configurable", lambda function: function)
+  monkeypatch.setattr("t5x.files.compilation_cache.enable", lambda: None)
+  yield start
+  gin.clear_config()
 
 
-@pytest.mark.parametrize("module", ["train", "eval", "infer"])
-def test_dry_run_prints_the_configuration(tmp_path, module):
-  folder = {
-    "train": "MODEL_DIR",
-    "eval": "EVAL_OUTPUT_DIR",
-    "infer": "INFER_OUTPUT_DIR",
-  }[module]
-  result = _run(
-    module,
-    [
-      *MODEL[:3],
-      f"--gin_file=gin/runs/{module}.gin",
-      f"--gin.{folder}='out'",
-      "--gin.MIXTURE_OR_TASK_NAME='x'",
-      "--dry_run",
-    ],
-    tmp_path,
-  )
-  assert result.returncode == 0, result.stderr
-  assert f"{folder} = 'out'" in result.stdout
+@pytest.mark.parametrize(
+  ("program", "function", "folder"),
+  [
+    ("train", train_lib.train, "MODEL_DIR"),
+    ("eval", eval_lib.evaluate, "EVAL_OUTPUT_DIR"),
+    ("infer", infer_lib.infer, "INFER_OUTPUT_DIR"),
+  ],
+)
+def test_dry_run_prints_the_configuration(
+  start, capsys, monkeypatch, tmp_path, program, function, folder
+):
+  monkeypatch.chdir(tmp_path)
+  files = [*MODEL, f"--gin_file=gin/runs/{program}.gin"]
+  others = [f"--gin.{folder}='out'", "--gin.TASK='x'"]
+  start(program, function, *files, *others, "--dry_run")
+  assert f"{folder} = 'out'" in capsys.readouterr().out
   assert not list(tmp_path.iterdir())
+  with pytest.raises(AssertionError, match="it ran"):
+    start(program, function, *files, *others)
 
 
-@pytest.mark.parametrize("scope", ["trian", "train_evl"])
-def test_mistyped_scope_is_refused(tmp_path, scope):
-  binding = f"{scope}/utils.DatasetConfig.batch_size"
-  arguments = [*MODEL, "--gin.MODEL_DIR='out'", f"--gin.{binding}=4"]
-  result = _run("train", [*arguments, "--dry_run"], tmp_path)
-  assert result.returncode == 1
-  assert f"{binding!r} would change nothing. Did you mean" in result.stderr
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--gin.trian/utils.DatasetConfig.batch_size=4"], "nothing. Did you mean"),
+    (["--gin.BATCH_SIZE='4'"], "BATCH_SIZE='4' .*: expected int"),
+  ],
+)
+def test_configuration_is_checked_before_a_run(start, arguments, message):
+  folder = "--gin.MODEL_DIR='out'"
+  with pytest.raises(ValueError, match=message):
+    start("train", train_lib.train, *TRAIN, folder, *arguments, "--dry_run")
+
+
+def test_files_that_configure_no_run_are_refused(start):
+  with pytest.raises(ValueError, match="None of the gin files"):
+    start("train", train_lib.train, *MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +147,7 @@ def site(tmp_path_factory):
   return folder / "site"
 
 
-def _installed(site, folder, program, *arguments, status=0):
+def _python(site, folder, program, *arguments, status=0):
   """Runs a line of Python in a folder, with the wheel; returns its result."""
   done = subprocess.run(
     [sys.executable, "-c", program, *arguments],
@@ -125,33 +160,33 @@ def _installed(site, folder, program, *arguments, status=0):
   return done
 
 
-def _console(site, folder, *arguments, status=0):
-  program = "from prompt_tuning.commands import console; exit(console.main())"
-  return _installed(site, folder, program, *arguments, status=status)
+CONSOLE = "from prompt_tuning.commands import console; exit(console.main())"
 
 
+@pytest.mark.slow
 def test_wheel_brings_gin_files_and_commands(site, tmp_path):
   program = "import prompt_tuning as pt; print(pt.gin_search_path())"
-  path = _installed(site, tmp_path, program).stdout.strip()
+  path = _python(site, tmp_path, program).stdout.strip()
   assert path.startswith(str(site))
   assert (pathlib.Path(path) / "gin" / "models" / "t5_1_1.gin").is_file()
-  listed = _console(site, tmp_path, "--help").stdout
+  listed = _python(site, tmp_path, CONSOLE, "--help").stdout
   for command in ("convert", "inspect", "sweep", "launch"):
     assert f"\n    {command} " in listed
-  mistaken = _console(site, tmp_path, "lunch", status=2)
+  mistaken = _python(site, tmp_path, CONSOLE, "lunch", status=2)
   assert "did you mean launch" in mistaken.stderr
-  inspect = _console(site, tmp_path, "inspect", "--help")
+  inspect = _python(site, tmp_path, CONSOLE, "inspect", "--help")
   assert "--checkpoint" in inspect.stdout
 
 
+@pytest.mark.slow
 def test_wheel_works_in_a_folder_of_its_own(site, tmp_path):
   """Converted, tuned, swept and launched, by paths from that folder."""
   before = sorted(site.rglob("*"))
   source = ROOT / "checkpoints" / "ladder_xs" / "lm_100"
   convert = ("--from", "t5x", str(source), "--to", "t5x", "mine")
-  _console(site, tmp_path, "convert", "checkpoint", *convert)
+  _python(site, tmp_path, CONSOLE, "convert", "checkpoint", *convert)
   compare = ("mine", str(source))
-  same = _console(site, tmp_path, "inspect", *compare)
+  same = _python(site, tmp_path, CONSOLE, "inspect", *compare)
   assert "0 differ" in same.stdout
   (tmp_path / "configs").mkdir()
   sweep = (
@@ -166,30 +201,30 @@ def test_wheel_works_in_a_folder_of_its_own(site, tmp_path):
     "--gin.BATCH_SIZE=8",
   )
   # A prompt of one position has no room for three labels.
-  swept = _console(site, tmp_path, *sweep, status=1)
+  swept = _python(site, tmp_path, CONSOLE, *sweep, status=1)
   assert "failed" in swept.stdout
   assert len(list(tmp_path.glob("runs/sweeps/*/*/prompt.safetensors"))) == 1
-  _console(site, tmp_path, *sweep, "--write_sheet=configs/mine.toml")
-  launched = _console(site, tmp_path, "launch", "mine", "--dry-run")
+  _python(site, tmp_path, CONSOLE, *sweep, "--write_sheet=configs/mine.toml")
+  launched = _python(site, tmp_path, CONSOLE, "launch", "mine", "--dry-run")
   assert "1 of 2 cells to run." in launched.stderr
   new = set(site.rglob("*")) - set(before)
   assert {path.suffix for path in new} <= {".pyc", ""}  # And __pycache__.
 
 
-def test_loss_that_is_no_number_is_one_line_and_status_1():
-  program = (
-    "from t5x import gin_utils\n"
-    "def fail(*_): raise FloatingPointError('After step 3, the loss is nan.')\n"
-    "gin_utils._start = fail\n"
-    "gin_utils.run_entry_point(fail, fail)\n"
-  )
-  done = subprocess.run(
-    [sys.executable, "-c", program], capture_output=True, text=True
-  )
-  assert done.returncode == 1
-  assert done.stderr == "Error: After step 3, the loss is nan.\n"
+def test_loss_that_is_no_number_is_one_line_and_status_1(monkeypatch, capsys):
+  def fail(*unused):
+    raise FloatingPointError("After step 3, the loss is nan.")
+
+  monkeypatch.setattr(gin_utils, "_start", fail)
+  monkeypatch.setattr(sys, "argv", ["train"])
+  with pytest.raises(SystemExit) as exit_:
+    gin_utils.run_entry_point(fail, fail)
+  assert exit_.value.code == 1
+  error = capsys.readouterr().err
+  assert error == "Error: After step 3, the loss is nan.\n"
 
 
+@pytest.mark.slow
 def test_tensorflow_does_not_speak_of_caches():
   """It warns when an evaluation reads a part of a split, as it should."""
   program = (

@@ -205,7 +205,7 @@ def test_hosts_of_a_slice_divide_the_batch(
   sizes = set()
   for host in {chip.process_index for chip in chips}:
     monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-    rows = partitioner.get_data_layout(batch_size).rows
+    rows = partitioner.local_rows(batch_size)
     sizes.add(len(rows))
     readers.update(rows)
   assert sorted(readers) == list(range(batch_size))
@@ -229,7 +229,7 @@ def test_partitioner_refuses_what_does_not_fit():
 def test_batches_that_the_mesh_cannot_divide_are_refused_at_the_start(
   tmp_path, base, monkeypatch, split
 ):
-  layout = partitioning.PjitPartitioner.get_data_layout
+  layout = partitioning.PjitPartitioner.local_rows
 
   def of_four_devices(partitioner, batch_size):
     if batch_size % 4:
@@ -237,7 +237,7 @@ def test_batches_that_the_mesh_cannot_divide_are_refused_at_the_start(
     return layout(partitioner, batch_size)
 
   monkeypatch.setattr(
-    partitioning.PjitPartitioner, "get_data_layout", of_four_devices
+    partitioning.PjitPartitioner, "local_rows", of_four_devices
   )
   cfg = tiny.dataset_config(split="validation", batch_size=6)
   with pytest.raises(ValueError, match="6 is not a multiple of 4"):

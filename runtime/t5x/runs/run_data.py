@@ -62,7 +62,7 @@ def bind(plan: Plan, shuffle_seed: int) -> dict[str, datasets.DatasetConfig]:
     if cfg is not None
   }
   for cfg in bound.values():
-    plan.partitioner.get_data_layout(cfg.batch_size)
+    plan.partitioner.local_rows(cfg.batch_size)
   return bound
 
 
@@ -80,7 +80,7 @@ def read(plan: Plan, cfgs: Mapping[str, datasets.DatasetConfig]) -> RunData:
   train_cfg, train_eval_cfg = cfgs["training"], cfgs.get("loss")
 
   def rows(cfg: datasets.DatasetConfig) -> Sequence[int]:
-    return partitioner.get_data_layout(cfg.batch_size).rows
+    return partitioner.local_rows(cfg.batch_size)
 
   batches = datasets.get_dataset(
     train_cfg, rows(train_cfg), model.feature_converter_cls

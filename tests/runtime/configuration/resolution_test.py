@@ -1,8 +1,9 @@
-"""Resolved settings of a gin configuration, whatever words express them."""
+"""gin files read, and their settings resolved, whatever words express them."""
 
 import pytest
 
-from t5x.configuration import resolution
+import prompt_tuning
+from t5x.configuration import reading, resolution
 
 FILE = """
 from __gin__ import dynamic_registration
@@ -70,47 +71,35 @@ def test_other_words_say_the_same(replaced):
 
 
 @pytest.mark.parametrize(
-  ("old", "new", "name", "value"),
+  ("replaced", "binding", "name", "value"),
   [
-    ("RATE = 0.3", "RATE = 0.1", "t5x.schedule.rate", "0.1"),
-    ("beams = 4", "beams = 5", "mine.Model.predict.beams", "5"),
+    (("RATE = 0.3", "RATE = 0.1"), "", "t5x.schedule.rate", "0.1"),
+    (("beams = 4", "beams = 5"), "", "mine.Model.predict.beams", "5"),
     (
-      "shuffle = True",
-      "seed = 1",
+      ("shuffle = True", "seed = 1"),
+      "",
       "train/t5x.DatasetConfig.shuffle",
       "False",
     ),
-    ("from mine.nets", "from other.nets", "train.model", "@other.Model()"),
-  ],
-)
-def test_other_values_are_seen(old, new, name, value):
-  assert settings(FILE.replace(old, new))[name] == value
-
-
-@pytest.mark.parametrize(
-  ("text", "binding", "name", "value"),
-  [
-    (FILE, "RATE = 7", "t5x.schedule.rate", "7"),
-    (
-      FILE,
-      "network.Model.predict.beams = 1",
-      "mine.Model.predict.beams",
-      "1",
-    ),
+    (("mine.nets", "other.nets"), "", "train.model", "@other.Model()"),
+    # Bindings win and need no imports.
+    ((), "RATE = 7", "t5x.schedule.rate", "7"),
+    ((), "network.Model.predict.beams = 1", "mine.Model.predict.beams", "1"),
     # Files only refer to it.
     (
-      FILE.replace("utils.schedule.rate = %RATE\n", ""),
+      ("utils.schedule.rate = %RATE\n", ""),
       "utils.schedule.rate = 2",
       "t5x.schedule.rate",
       "2",
     ),
     # Defined by itself.
-    (FILE, "RATE = %RATE", "t5x.schedule.rate", "%RATE"),
+    ((), "RATE = %RATE", "t5x.schedule.rate", "%RATE"),
     # Nothing configures the program.
-    ("SEED = 1", "SEED = 2", "SEED", "2"),
+    ((FILE, "SEED = 1"), "SEED = 2", "SEED", "2"),
   ],
 )
-def test_bindings_win_and_need_no_imports(text, binding, name, value):
+def test_other_values_are_seen(replaced, binding, name, value):
+  text = FILE.replace(*replaced) if replaced else FILE
   assert settings(text, binding)[name] == value
 
 
@@ -137,3 +126,41 @@ def test_two_of_one_name_are_told_apart():
   assert resolved["train.second"] == "@mine.other.network.Model()"
   assert resolved["mine.other.network.Model.size"] == "9"
   assert "mine.Model.size" not in resolved
+
+
+def test_macros_have_values_and_comments(tmp_path):
+  (tmp_path / "inner.gin").write_text("# How long.\nLENGTH = 1\nD = 2\n")
+  (tmp_path / "mine.gin").write_text(
+    "# Of the file.\n\n"
+    'include "inner.gin"\n'
+    "LENGTH = 100\n"
+    'SPLITS = ["train",\n          "test"]\n'
+    "# Must be given,\n# always.\n"
+    "A = %gin.REQUIRED  # unlike %B\n"
+    "  # as %C was before\n"
+    'x.y = {"#": [%E]}\n'
+  )
+  read = resolution.Bindings(["mine.gin"], paths=[str(tmp_path)])
+  assert {name: (x.text, x.comment) for name, x in read.macros.items()} == {
+    "LENGTH": ("100", "How long."),
+    "D": ("2", ""),
+    "SPLITS": ("['train', 'test']", ""),
+    "A": (reading.REQUIRED, "Must be given, always."),
+  }
+  assert read.lacking == {"A", "E"}
+  assert read.files == ["mine.gin", "inner.gin"]
+
+
+def test_later_files_win():
+  files = ["gin/models/ladder_s.gin", "gin/recipes/prompt_tuning.gin"]
+  paths = [prompt_tuning.gin_search_path()]
+  macros = resolution.Bindings(files, paths=paths).macros
+  assert macros["PROMPT"].text == "@prompts.class_labels()"
+  assert macros["EVAL_PERIOD"].text == "100"
+  assert macros["DROPOUT_RATE"].comment.startswith("The released configuration")
+
+
+def test_missing_file_is_named_with_its_like(tmp_path):
+  (tmp_path / "lora.gin").write_text("")
+  with pytest.raises(ValueError, match=r"No gin file lara\.gin .*lora\.gin"):
+    reading.find("lara.gin", [str(tmp_path)])
