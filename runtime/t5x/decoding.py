@@ -182,12 +182,7 @@ def beam_search(
   def step(carry):
     state, live, live_scores, finished, finished_scores = carry
     logits, cache = tokens_to_logits(state)
-    V = logits.shape[-1]
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    scores = live_scores[:, :, None] + log_probs.reshape(B, K, V)
-    # [B, 2K] The likeliest continuations of the K sequences together.
-    scores, choice = lax.top_k(scores.reshape(B, K * V), 2 * K)
-    beams, tokens = choice // V, choice % V
+    scores, beams, tokens = _best_continuations(live_scores, logits)
     sequences = lax.dynamic_update_slice(
       _gather(live, beams), tokens[:, :, None], (0, 0, state.cur_index)
     )
@@ -224,6 +219,17 @@ def beam_search(
 
 def _brevity_penalty(length: Any, alpha: float) -> Any:
   return ((5.0 + length) / 6.0) ** alpha
+
+
+def _best_continuations(
+  scores: jax.Array, logits: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the scores of the 2K likeliest, their beams and their tokens."""
+  (B, K), V = scores.shape, logits.shape[-1]
+  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  scores = scores[:, :, None] + log_probs.reshape(B, K, V)
+  scores, choice = lax.top_k(scores.reshape(B, K * V), 2 * K)
+  return scores, choice // V, choice % V
 
 
 def _initial_state(cache: Any, B: int, num_decodes: int) -> DecodingState:

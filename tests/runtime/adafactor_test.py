@@ -92,42 +92,35 @@ def test_restored_step_makes_every_early_update_as_large_as_the_rate():
   ],
 )
 def test_size_alone_decides_what_is_factored(shape, factored):
-  optimizer_def = adafactor.Adafactor(
-    logical_factor_rules=adafactor.standard_logical_factor_rules()
-  )
+  optimizer_def = adafactor.Adafactor()
   state = optimizer_def.init_state({"w": jnp.zeros(shape)})
 
   assert (moments(state, "v").shape == shape) == (not factored)
   assert (moments(state, "v_row").size > 1) == factored
 
 
-def test_weight_decay_is_not_multiplied_by_the_rate():
-  params = {"w": jnp.full((2, 2), 10.0)}
-  optimizer_def = adafactor.Adafactor(weight_decay_rate=0.01)
+@pytest.mark.parametrize(
+  ("settings", "rate", "before", "after"),
+  [
+    # Weight decay is not multiplied by the rate, and the rate is relative to
+    # the parameter.
+    ({"weight_decay_rate": 0.01}, 0.0, 10.0, 9.9),
+    ({}, 0.1, 10.0, 9.0),
+    ({}, 0.1, 0.0, -0.1 * 1e-3),
+  ],
+)
+def test_step_of_a_constant_parameter(settings, rate, before, after):
+  params = {"w": jnp.full((2, 2), before)}
+  optimizer_def = adafactor.Adafactor(**settings)
 
   new_params, _ = optimizer_def.apply_gradient(
-    {"learning_rate": 0.0},
+    {"learning_rate": rate},
     params,
     optimizer_def.init_state(params),
     jax.tree.map(jnp.ones_like, params),
   )
 
-  np.testing.assert_allclose(new_params["w"], 9.9, rtol=1e-6)
-
-
-def test_rate_is_relative_to_the_parameter():
-  params = {"large": jnp.full((2, 2), 10.0), "zero": jnp.zeros((2, 2))}
-  optimizer_def = adafactor.Adafactor()
-
-  new_params, _ = optimizer_def.apply_gradient(
-    {"learning_rate": 0.1},
-    params,
-    optimizer_def.init_state(params),
-    jax.tree.map(jnp.ones_like, params),
-  )
-
-  np.testing.assert_allclose(new_params["large"], 9.0, rtol=1e-5)
-  np.testing.assert_allclose(new_params["zero"], -0.1 * 1e-3, rtol=1e-5)
+  np.testing.assert_allclose(new_params["w"], after, rtol=1e-5)
 
 
 def test_momentum_averages_updates():
@@ -166,15 +159,16 @@ def test_step_offset_restarts_the_decay():
 def test_offset_beyond_the_step_is_refused():
   """As in T5X, the decay would be the power of a negative number there."""
   optimizer_def = optimizers.MultiOptimizer(
-    [(_all(), adafactor.Adafactor(step_offset=1000))]
+    [
+      (
+        traverse_util.ModelParamTraversal(lambda path, _: True),
+        adafactor.Adafactor(step_offset=1000),
+      )
+    ]
   )
   optimizer_def.check_start(1000)
   with pytest.raises(ValueError, match="step_offset to be at most 999, the"):
     optimizer_def.check_start(999)
-
-
-def _all():
-  return traverse_util.ModelParamTraversal(lambda path, _: True)
 
 
 def test_definition_with_rules_can_be_static_under_jit():

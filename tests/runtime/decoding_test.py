@@ -125,23 +125,28 @@ def test_narrow_beam_scores_its_sequences_right(toy):
     assert scores[row, 0] <= scores[row, 1]
 
 
-def test_beam_returns_live_sequences_when_none_finished():
-  tokens, scores = decoding.beam_search(
-    **with_logits(0.3, 0.0, 0.7), num_decodes=1
-  )
+@pytest.mark.parametrize(
+  ("logits", "settings", "sequence", "score"),
+  [
+    # None finished: the live one.
+    ((0.3, 0.0, 0.7), {"num_decodes": 1}, [2] * S, S * np.log(0.7)),
+    # Greedy decoding would go on with 2, for ever.
+    ((0.1, 0.4, 0.5), {"num_decodes": 1}, [1, 0, 0, 0], np.log(0.4)),
+    # alpha prefers long sequences.
+    ((0.0, 0.45, 0.55), {"alpha": 0.0}, [1, 0, 0, 0], np.log(0.45)),
+    (
+      (0.0, 0.45, 0.55),
+      {"alpha": 4.0},
+      [2, 2, 2, 1],
+      (3 * np.log(0.55) + np.log(0.45)) / 1.5**4,
+    ),
+  ],
+)
+def test_best_beam(logits, settings, sequence, score):
+  tokens, scores = decoding.beam_search(**with_logits(*logits), **settings)
 
-  np.testing.assert_array_equal(tokens[0], [[2] * S])
-  np.testing.assert_allclose(scores[0], [S * np.log(0.7)], rtol=1e-5)
-
-
-def test_beam_of_one_takes_a_second_best_end():
-  # Greedy decoding would go on with 2, for ever.
-  tokens, scores = decoding.beam_search(
-    **with_logits(0.1, 0.4, 0.5), num_decodes=1
-  )
-
-  np.testing.assert_array_equal(tokens[0], [[1, 0, 0, 0]])
-  np.testing.assert_allclose(scores[0], [np.log(0.4)], rtol=1e-5)
+  np.testing.assert_array_equal(tokens[0, -1], sequence)
+  np.testing.assert_allclose(scores[0, -1], score, rtol=1e-5)
 
 
 def test_places_without_a_finished_sequence_score_minus_1e7():
@@ -158,16 +163,6 @@ def test_places_without_a_finished_sequence_score_minus_1e7():
 
   np.testing.assert_array_equal(tokens[0, -1], [1, 0, 0, 0])
   np.testing.assert_allclose(scores[0], [-1e7, np.log(0.2)], rtol=1e-5)
-
-
-def test_alpha_prefers_long_sequences():
-  arguments = with_logits(0.0, 0.45, 0.55)
-
-  short, _ = decoding.beam_search(**arguments, num_decodes=4, alpha=0.0)
-  long, _ = decoding.beam_search(**arguments, num_decodes=4, alpha=4.0)
-
-  np.testing.assert_array_equal(short[0, -1], [1, 0, 0, 0])
-  np.testing.assert_array_equal(long[0, -1], [2, 2, 2, 1])
 
 
 def test_greedy_takes_the_likeliest_token_each_time(toy):
@@ -204,31 +199,17 @@ def test_greedy_breaks_ties_in_order():
   assert np.all(tokens == 2)
 
 
-def test_samples_follow_the_distribution_and_come_best_last():
-  tokens, log_probs = decoding.temperature_sample(
-    **with_logits(0.5, 0.0, 0.3, 0.2),
-    decode_rng=jax.random.PRNGKey(1),
-    num_decodes=2000,
-    topk=0,
-  )
-
-  shares = np.bincount(tokens.ravel(), minlength=4) / tokens.size
-  np.testing.assert_allclose(shares, [0.5, 0.0, 0.3, 0.2], atol=0.02)
-  assert np.all(np.diff(log_probs[0]) >= 0)
-  np.testing.assert_array_equal(tokens[0, -1], [0] * S)
-  np.testing.assert_allclose(log_probs[0, -1], S * np.log(0.5), rtol=1e-5)
-
-
 @pytest.mark.parametrize(
   ("settings", "shares"),
   [
+    ({"topk": 0}, [0.5, 0.0, 0.3, 0.2]),
     ({"topk": 2}, [0.625, 0.0, 0.375, 0.0]),
     ({"topk": 0, "topp": 0.7}, [0.625, 0.0, 0.375, 0.0]),
     ({"topk": 0, "topp": 0.4}, [1.0, 0.0, 0.0, 0.0]),
     ({"topk": 0, "temperature": 0.5}, [25 / 38, 0.0, 9 / 38, 4 / 38]),
   ],
 )
-def test_sampling_is_restricted_and_sharpened(settings, shares):
+def test_samples_follow_the_distribution_and_come_best_last(settings, shares):
   tokens, log_probs = decoding.temperature_sample(
     **with_logits(0.5, 0.0, 0.3, 0.2),
     decode_rng=jax.random.PRNGKey(1),
@@ -238,6 +219,8 @@ def test_sampling_is_restricted_and_sharpened(settings, shares):
 
   counted = np.bincount(tokens.ravel(), minlength=4) / tokens.size
   np.testing.assert_allclose(counted, shares, atol=0.02)
+  assert np.all(np.diff(log_probs[0]) >= 0)
+  np.testing.assert_array_equal(tokens[0, -1], [0] * S)
   np.testing.assert_allclose(
     log_probs[0, -1], S * np.log(shares[0]), rtol=1e-5, atol=1e-6
   )
@@ -270,10 +253,25 @@ def reference_predict(prompt_length, decode_fn, num_decodes):
   )
 
 
-def check_reference(name, decode_fn, num_decodes, search, scores):
-  prompt_length = conformance.PROMPT_LENGTH if "prompt" in name else 0
+GREEDY = functools.partial(decoding.temperature_sample, rescale_log_probs=False)
+
+
+@pytest.mark.parametrize("suffix", ["", "_eos"])
+@pytest.mark.parametrize(
+  ("model", "decode_fn", "num_decodes", "search", "scores"),
+  [
+    ("prompt", GREEDY, 1, "greedy", "sum_log_probs"),
+    ("plain", decoding.beam_search, 1, "beam1", "scores"),
+    ("prompt", decoding.beam_search, 4, "beam4", "scores"),
+  ],
+)
+def test_decoding_equals_reference(
+  model, suffix, decode_fn, num_decodes, search, scores
+):
+  name = model + suffix
+  prompt_length = conformance.PROMPT_LENGTH if model == "prompt" else 0
   params = conformance.parameters(prompt_length)
-  if name.endswith("_eos"):  # Sequences end early.
+  if suffix:  # Sequences end early.
     swap = conformance.FACTS["eos_swap_token"]
     head = params["decoder"]["logits_dense"]["kernel"]
     order = np.arange(head.shape[1])
@@ -294,21 +292,4 @@ def check_reference(name, decode_fn, num_decodes, search, scores):
   found = expected_scores > -1e6
   np.testing.assert_array_equal(
     np.asarray(tokens)[found], expected_tokens[found]
-  )
-
-
-REFERENCE_MODELS = ["plain", "prompt", "plain_eos", "prompt_eos"]
-GREEDY = functools.partial(decoding.temperature_sample, rescale_log_probs=False)
-
-
-@pytest.mark.parametrize("name", REFERENCE_MODELS)
-def test_greedy_equals_reference(name):
-  check_reference(name, GREEDY, 1, "greedy", "sum_log_probs")
-
-
-@pytest.mark.parametrize("name", REFERENCE_MODELS)
-@pytest.mark.parametrize("num_decodes", [1, 4])
-def test_beam_equals_reference(name, num_decodes):
-  check_reference(
-    name, decoding.beam_search, num_decodes, f"beam{num_decodes}", "scores"
   )

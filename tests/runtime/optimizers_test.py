@@ -47,47 +47,29 @@ def params():
   }
 
 
-def test_every_parameter_trains_by_default(params):
+def test_what_no_traversal_matches_is_frozen(params):
   trainable = adafactor.Adafactor().trainable(params)
-
   assert trainable == jax.tree.map(lambda _: True, params)
 
-
-def test_unmatched_parameters_are_frozen(params):
   optimizer_def = multi_optimizer((".*/prompt/.*", sgd(0.1)))
-
-  assert optimizer_def.trainable(params) == {
-    "decoder": {"wo": {"kernel": False}},
-    "encoder": {"prompt": {"prompt": True}, "wi": {"kernel": False}},
-  }
-
-
-def test_trainable_needs_shapes_only(params):
-  optimizer_def = multi_optimizer((".*/prompt/.*", sgd(0.1)))
-  shapes = jax.eval_shape(lambda: params)
-
-  assert optimizer_def.trainable(shapes) == optimizer_def.trainable(params)
+  for given in (params, jax.eval_shape(lambda: params)):
+    assert optimizer_def.trainable(given) == {
+      "decoder": {"wo": {"kernel": False}},
+      "encoder": {"prompt": {"prompt": True}, "wi": {"kernel": False}},
+    }
 
 
-def test_traversal_without_a_match_names_the_closest_paths(params):
-  optimizer_def = multi_optimizer((".*/prompts/.*", sgd(0.1)))
-
-  with pytest.raises(ValueError, match=r"prompts.*\['encoder/prompt/prompt'"):
-    optimizer_def.trainable(params)
-
-
-def test_parameter_matched_twice_is_refused(params):
-  optimizer_def = multi_optimizer(
-    (".*/kernel", sgd(0.1)), (".*/wi/.*", sgd(0.1))
-  )
-
-  with pytest.raises(ValueError, match="encoder/wi/kernel"):
-    optimizer_def.trainable(params)
-
-
-def test_multi_optimizer_needs_an_optimizer():
-  with pytest.raises(ValueError, match="at least one"):
-    optimizers.MultiOptimizer([])
+@pytest.mark.parametrize(
+  ("patterns", "message"),
+  [
+    ([".*/prompts/.*"], r"prompts.*\['encoder/prompt/prompt'"),
+    ([".*/kernel", ".*/wi/.*"], "Traversals 0 and 1 .* encoder/wi/kernel"),
+    ([], "at least one"),
+  ],
+)
+def test_traversals_that_do_not_fit_are_refused(params, patterns, message):
+  with pytest.raises(ValueError, match=message):
+    multi_optimizer(*((x, sgd(0.1)) for x in patterns)).trainable(params)
 
 
 def test_each_parameter_trains_with_its_optimizer(params):
@@ -215,30 +197,49 @@ def test_map_state_tells_which_leaves_mirror_a_parameter(params):
 
 
 @pytest.mark.parametrize(
-  ("factors", "bindings", "expected"),
+  ("settings", "expected"),
   [
-    ("constant", {"base_learning_rate": 0.3}, {0: 0.3, 1_100_000: 0.3}),
-    ("linear_warmup", {"warmup_steps": 10}, {5: 0.5, 10: 1.0, 99: 1.0}),
+    # The schedule of pretraining.
+    ({}, {500: 0.25 * 1000**-0.5, 4000: 0.5 * 4000**-0.5}),
     (
-      "constant * rsqrt_decay",
-      {"base_learning_rate": 1.0, "warmup_steps": 100},
+      {"factors": "constant", "base_learning_rate": 0.3},
+      {0: 0.3, 1_100_000: 0.3},
+    ),
+    (
+      {"factors": "linear_warmup", "warmup_steps": 10},
+      {5: 0.5, 10: 1.0, 99: 1.0},
+    ),
+    (
+      {
+        "factors": "constant * rsqrt_decay",
+        "base_learning_rate": 1.0,
+        "warmup_steps": 100,
+      },
       {0: 0.1, 100: 0.1, 10_000: 0.01},
     ),
     (
-      "linear_decay",
-      {"base_learning_rate": 2.0, "warmup_steps": 10, "decay_factor": 0.01},
+      {
+        "factors": "linear_decay",
+        "base_learning_rate": 2.0,
+        "warmup_steps": 10,
+        "decay_factor": 0.01,
+      },
       {5: 1.0, 10: 2.0, 60: 1.0, 1000: 1e-8},
     ),
     (
-      "constant*linear_warmup",
-      {"base_learning_rate": 4.0, "warmup_steps": 4, "step_offset": 1000},
+      {
+        "factors": "constant*linear_warmup",
+        "base_learning_rate": 4.0,
+        "warmup_steps": 4,
+        "step_offset": 1000,
+      },
       {0: 1e-8, 1000: 1e-8, 1001: 1.0, 1004: 4.0},
     ),
   ],
 )
-def test_schedule(factors, bindings, expected):
+def test_schedule(settings, expected):
   learning_rate_fn = jax.jit(
-    optimizers.create_learning_rate_scheduler(factors, **bindings)
+    optimizers.create_learning_rate_scheduler(**settings)
   )
 
   for step, value in expected.items():
@@ -247,22 +248,13 @@ def test_schedule(factors, bindings, expected):
     np.testing.assert_allclose(learning_rate, value, rtol=1e-5)
 
 
-def test_default_is_the_pretraining_schedule():
-  learning_rate_fn = optimizers.create_learning_rate_scheduler()
-
-  np.testing.assert_allclose(learning_rate_fn(500), 0.25 * 1000**-0.5)
-  np.testing.assert_allclose(
-    learning_rate_fn(4000), 0.5 * 4000**-0.5, rtol=1e-6
-  )
-
-
-def test_unknown_factor_lists_the_known_ones():
-  with pytest.raises(ValueError, match=r"\['cosine'\].*rsqrt_decay"):
-    optimizers.create_learning_rate_scheduler("constant * cosine")
-
-
-def test_warmup_over_no_steps_is_refused():
-  with pytest.raises(ValueError, match=r"linear_warmup.*got 0"):
-    optimizers.create_learning_rate_scheduler(
-      "constant * linear_warmup", warmup_steps=0
-    )
+@pytest.mark.parametrize(
+  ("factors", "message"),
+  [
+    ("constant * cosine", r"\['cosine'\].*rsqrt_decay"),
+    ("constant * linear_warmup", r"linear_warmup.*got 0"),
+  ],
+)
+def test_wrong_schedules_are_refused(factors, message):
+  with pytest.raises(ValueError, match=message):
+    optimizers.create_learning_rate_scheduler(factors, warmup_steps=0)
