@@ -86,12 +86,17 @@ def _added(*gin_files):
     ],
   )
   model = gin.get_configurable(models.EncoderDecoderModel)()
-  variables = model.get_initial_variables(
-    jax.random.key(0), tiny.input_shapes()
-  )
-  flat = traverse_util.flatten_dict(variables["params"], sep="/")
   matches = gin.get_configurable(trainable.matches_any)()
-  return {k: v for k, v in flat.items() if matches(k, v)}
+
+  @jax.jit
+  def added():  # The rest is not computed.
+    variables = model.get_initial_variables(
+      jax.random.key(0), tiny.input_shapes()
+    )
+    flat = traverse_util.flatten_dict(variables["params"], sep="/")
+    return {k: v for k, v in flat.items() if matches(k, v)}
+
+  return added()
 
 
 def test_task(folder, byte_vocabulary):

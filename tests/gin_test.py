@@ -91,10 +91,6 @@ def test_file_parses_and_its_header_is_true(gin_file):
     assert set(own) - required <= provided
 
 
-def test_there_are_gin_files():
-  assert len(FILES) > 15
-
-
 def test_one_rate_serves_a_prompt_and_lora():
   """Of the recipe: each step changes both by about the same share."""
   _parse(["gin/recipes/prompt_and_lora.gin"], finalize=False)
@@ -144,27 +140,22 @@ def test_last_decoding_file_reaches_the_model(names, expected):
   """It binds a parameter of a method, `predict_batch_with_aux`."""
   files = [f"gin/decoding/{name}.gin" for name in names]
   _parse(["gin/models/ladder_s.gin", *files], finalize=False)
-  found = []
 
-  def decode_fn(inputs, num_decodes, **unused):
-    found.append(num_decodes)
-    shape = (len(inputs), num_decodes)
-    return jnp.zeros((*shape, inputs.shape[1]), int), jnp.zeros(shape)
+  def decode_fn(num_decodes, **unused):
+    raise LookupError(num_decodes)
 
+  byte = seqio.ByteVocabulary()
+  module = tiny.make_model(with_prompt=False).module
   model = gin.get_configurable(models.EncoderDecoderModel)(
-    module=tiny.make_model(with_prompt=False).module,
-    input_vocabulary=seqio.ByteVocabulary(),
-    output_vocabulary=seqio.ByteVocabulary(),
-    optimizer_def=None,
-    decode_fn=decode_fn,
+    module, byte, byte, None, decode_fn
   )
   shapes = tiny.input_shapes()
   params = jax.eval_shape(
     lambda: model.get_initial_variables(jax.random.key(0), shapes)["params"]
   )
   batch = {x: jax.ShapeDtypeStruct(y, int) for x, y in shapes.items()}
-  jax.eval_shape(model.predict_batch, params, batch)
-  assert found == [expected]
+  with pytest.raises(LookupError, match=str(expected)):
+    jax.eval_shape(model.predict_batch, params, batch)
 
 
 @pytest.mark.parametrize("name", ["TASK", "MIXTURE_OR_TASK_NAME"])
@@ -196,7 +187,8 @@ def test_documented_command_is_complete(words):
   assert {name.removeprefix("--") for name in values} <= set(defined)
 
 
-def test_there_are_documented_commands():
+def test_there_are_files_and_commands():
+  assert len(FILES) > 15
   assert {words[2] for words in COMMANDS} >= {"t5x.train", "t5x.eval"}
 
 

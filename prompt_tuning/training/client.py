@@ -81,6 +81,7 @@ CLIENT = Client(
     "*.injections",
     "*has_initialised.*",
   ),
+  stand_ins="gin/plan.gin",
   run_files=("prompt.safetensors",),
   percentages=(
     "accuracy",

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import seqio
 
 from t5x import checkpoints, models
 from t5x.input import lengths
@@ -33,7 +32,6 @@ __all__ = [
   "get_infer_fn",
   "get_training_eval_datasets",
   "partition_infer_step",
-  "round_vocab_size_to_multiple",
   "verify_matching_vocabs",
 ]
 # Of each example, its index and the results.
@@ -114,13 +112,6 @@ class CheckpointConfig:
 
   save: SaveCheckpointConfig | None = None
   restore: RestoreCheckpointConfig | None = None
-
-
-def round_vocab_size_to_multiple(
-  vocabulary: seqio.Vocabulary, divisor: int = 128
-) -> int:
-  """Returns the number of embedding rows for a vocabulary."""
-  return -(-vocabulary.vocab_size // divisor) * divisor
 
 
 def partition_infer_step(

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -67,8 +67,7 @@ _OWN = client.Client(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
   """A setting in which two configurations differ.
 
   Attributes:
@@ -152,13 +151,9 @@ class RunConfiguration:
   def differences(self, other: "RunConfiguration") -> list[Difference]:
     """Returns the differences from another configuration, by name."""
     old, new = self.settings, other.settings
+    macros = {**self.macros, **other.macros}
     return [
-      Difference(
-        name,
-        old.get(name),
-        new.get(name),
-        other.macros.get(name) or self.macros.get(name),
-      )
+      Difference(name, old.get(name), new.get(name), macros.get(name))
       for name in sorted({*old, *new})
       if old.get(name) != new.get(name)
     ]
@@ -181,12 +176,13 @@ def may_change(difference: Difference) -> bool:
 
 def _matches(name: str, *kinds: str) -> bool:
   """Returns whether a setting is of a kind, which is a field of `Client`."""
-  return any(
-    fnmatch.fnmatch(name, pattern)
+  patterns = (
+    pattern
     for x in (_OWN, *client.clients())
     for kind in kinds
     for pattern in getattr(x, kind)
   )
+  return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def describe(differences: Iterable[Difference]) -> str:
@@ -233,11 +229,8 @@ def dump(
     configuration: The run's configuration.
     changes: Its changes since the run began, as in a record.
   """
-  fields = {
-    "program": configuration.program,
-    **configuration.to_json(),
-    "changes": list(changes),
-  }
+  own = {"program": configuration.program, "changes": list(changes)}
+  fields = {**own, **configuration.to_json()}
   return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
 
@@ -293,10 +286,9 @@ def check_same_everywhere(
   from t5x import multihost
 
   own = configuration or RunConfiguration("train", {})
-  settings = {**own.settings, "folder": folder}
-  here = dataclasses.replace(own, settings=settings)
+  here = dataclasses.replace(own, settings={**own.settings, "folder": folder})
   first = dataclasses.replace(
-    own, settings=multihost.from_first_process(settings)
+    own, settings=multihost.from_first_process(here.settings)
   )
   differences = [
     x

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import pathlib
 import sys
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 
 from t5x import gin_utils, partitioning, utils
 from t5x.configuration import checks, reading, resolution
+from t5x.configuration.client import clients
 from t5x.runs import evaluation, inference, initialization, training
 
 # Lengths for commands without them, as no task is read: [B, 512], and for most
@@ -22,22 +22,8 @@ _PROGRAMS = {
   "evaluate": evaluation.evaluate,
   "infer": inference.infer,
 }
-# Stand-ins for values that a command may leave open, as nothing runs. They are
-# added where the files have the macro.
-_OPEN = {
-  "INITIAL_CHECKPOINT_PATH": "'nowhere'",
-  "MODEL_DIR": "'nowhere'",
-  "EVAL_OUTPUT_DIR": "'nowhere'",
-  "INFER_OUTPUT_DIR": "'nowhere'",
-  "TASK": "'none'",
-  "TRAIN_FILE": "'nowhere'",
-  "PROBES": "'none'",
-  # The gin files may have values of these.
-  "TASK_FEATURE_LENGTHS": str(LENGTHS),
-  "TRAIN_STEPS_RELATIVE": "30000",
-}
-_OF_FILES = ("TASK_FEATURE_LENGTHS", "TRAIN_STEPS_RELATIVE")
-_STAND_INS = pathlib.Path(__file__).with_name("stand_ins.gin")
+# Values for macros that the gin files may leave to the run's task or flags.
+_OPEN = {"TASK_FEATURE_LENGTHS": str(LENGTHS), "TRAIN_STEPS_RELATIVE": "30000"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,33 +139,33 @@ def read_command(
   paths = reading.search_paths()
   if not gin_files:
     raise ValueError("Expected the --gin_file flags of a command, got none.")
-  files, bindings = list(gin_files), list(gin_bindings)
-  if "PROMPT" in resolution.Bindings(files, paths=paths).macros:
-    # It may be made of the checkpoint's embeddings.
-    files.append("gin/prompts/random_uniform.gin")
-    bindings = [b for b in bindings if b.partition("=")[0].strip() != "PROMPT"]
-  read = resolution.Bindings(files, paths=paths)
-  given = set(resolution.Bindings(texts=bindings).macros)
-  opened = left_open(read, given)
-  if "PROMPT_LENGTH" in given:
-    given.add("PROMPT_FILE")  # Only its length would be read.
+  read = resolution.Bindings(gin_files, paths=paths)
   program = next((x for x in _PROGRAMS if read.root(x) is not None), None)
   if program is None:
     raise ValueError(
       "None of the gin files configures a run: give the flags of a train, eval "
       "or infer command, with its --gin_file=gin/recipes/NAME.gin."
     )
-  checks.check_complete(read, paths, given.union(_OPEN))
+  given = {x.label for text in gin_bindings for x in reading.from_text(text)}
+  opened = left_open(read, given)
+  # The client's stand-ins win over the files, and a command's values over them,
+  # but for a prompt that is made of the checkpoint.
+  texts = [f"{name} = {value}" for name, value in opened.items()]
+  if "TASK_PREFIXES" in read.macros and "TASK_PREFIXES" not in given:
+    # A prompt has as many rows as the task has parts.
+    texts.append(f"TASK = {read.macros['TASK'].text}")
+  texts += [x for x in gin_bindings if x.partition("=")[0].strip() != "PROMPT"]
+  files = [*gin_files, *(x.stand_ins for x in clients() if x.stand_ins)]
+  # Only its length would be read.
+  others = {"PROMPT_FILE"} if "PROMPT_LENGTH" in given else ()
+  read = resolution.Bindings(files, texts, paths)
+  checks.check_complete(read, paths, others)
   for name, function in _PROGRAMS.items():
     # Where gin files find them.
     setattr(sys.modules["__main__"], name, function)
   with (
     partitioning.using_devices(devices),
-    gin_utils.bound_arguments(
-      _PROGRAMS[program],
-      [*files, str(_STAND_INS)],
-      [*(f"{name} = {value}" for name, value in opened.items()), *bindings],
-    ) as arguments,
+    gin_utils.bound_arguments(_PROGRAMS[program], files, texts) as arguments,
   ):
     yield _command(program, arguments, opened)
 
@@ -187,30 +173,24 @@ def read_command(
 def left_open(
   read: resolution.Bindings, given: Collection[str]
 ) -> dict[str, str]:
-  """Returns macros that a command leaves open, with stand-ins for their values.
-
-  Lengths and steps are among them only if the gin files leave them to the run's
-  task or flags.
+  """Returns the lengths and steps that a command leaves to its task or flags.
 
   Args:
     read: The bindings of the command's gin files.
-    given: The macros that its flags bind.
+    given: The names that its flags bind.
+
+  Returns:
+    Macro -> a value for a plan.
   """
-  kept = set(given)
-  if "TRAIN_STEPS" in given:
-    kept.add("TRAIN_STEPS_RELATIVE")
-  if "TASK_PREFIXES" in read.macros and "TASK_PREFIXES" not in given:
-    kept.add("TASK")  # A prompt has as many rows as the task has parts.
-  for name in read.macros.keys() & _OF_FILES:
-    value = read.macros[name].value
-    if value is not None and not isinstance(
-      value, reading.Macro | reading.Reference
-    ):
-      kept.add(name)
   return {
     name: value
     for name, value in _OPEN.items()
-    if name in read.macros and name not in kept
+    if name in read.macros
+    and name not in given
+    and not (name == "TRAIN_STEPS_RELATIVE" and "TRAIN_STEPS" in given)
+    and isinstance(
+      read.macros[name].value, reading.Macro | reading.Reference | None
+    )
   }
 
 
