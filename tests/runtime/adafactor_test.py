@@ -100,42 +100,32 @@ def test_size_alone_decides_what_is_factored(shape, factored):
 
 
 @pytest.mark.parametrize(
-  ("settings", "rate", "before", "after"),
+  ("settings", "rate", "values"),
   [
-    # Weight decay is not multiplied by the rate, and the rate is relative to
-    # the parameter.
-    ({"weight_decay_rate": 0.01}, 0.0, 10.0, 9.9),
-    ({}, 0.1, 10.0, 9.0),
-    ({}, 0.1, 0.0, -0.1 * 1e-3),
+    # Weight decay is not multiplied by the rate.
+    ({"weight_decay_rate": 0.01}, 0.0, [10.0, 9.9]),
+    # The rate is relative to the parameter.
+    ({}, 0.1, [10.0, 9.0]),
+    ({}, 0.1, [0.0, -0.1 * 1e-3]),
+    # Momentum averages updates.
+    (
+      {"beta1": 0.9, "multiply_by_parameter_scale": False},
+      1.0,
+      [0.0, -0.1, -0.1 - 0.19],
+    ),
   ],
 )
-def test_step_of_a_constant_parameter(settings, rate, before, after):
-  params = {"w": jnp.full((2, 2), before)}
+def test_steps_of_a_constant_parameter(settings, rate, values):
+  params = {"w": jnp.full((2, 2), values[0])}
   optimizer_def = adafactor.Adafactor(**settings)
-
-  new_params, _ = optimizer_def.apply_gradient(
-    {"learning_rate": rate},
-    params,
-    optimizer_def.init_state(params),
-    jax.tree.map(jnp.ones_like, params),
-  )
-
-  np.testing.assert_allclose(new_params["w"], after, rtol=1e-5)
-
-
-def test_momentum_averages_updates():
-  params = {"w": jnp.zeros((2, 2))}
-  optimizer_def = adafactor.Adafactor(
-    beta1=0.9, multiply_by_parameter_scale=False
-  )
+  state = optimizer_def.init_state(params)
   ones = jax.tree.map(jnp.ones_like, params)
 
-  state = optimizer_def.init_state(params)
-  for expected in (-0.1, -0.1 - 0.19):
+  for value in values[1:]:
     params, state = optimizer_def.apply_gradient(
-      {"learning_rate": 1.0}, params, state, ones
+      {"learning_rate": rate}, params, state, ones
     )
-    np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
+    np.testing.assert_allclose(params["w"], value, rtol=1e-5)
 
 
 def test_step_offset_restarts_the_decay():
@@ -172,15 +162,12 @@ def test_offset_beyond_the_step_is_refused():
 
 
 def test_definition_with_rules_can_be_static_under_jit():
-  optimizer_def = adafactor.Adafactor(
-    logical_factor_rules=adafactor.standard_logical_factor_rules()
-  )
+  rules = adafactor.standard_logical_factor_rules()
   init_state = jax.jit(
-    lambda optimizer_def, params: optimizer_def.init_state(params),
+    lambda optimizer_def: optimizer_def.init_state({"w": jnp.zeros((2, 2))}),
     static_argnums=0,
   )
-
-  assert init_state(optimizer_def, {"w": jnp.zeros((2, 2))}).step == 0
+  assert init_state(adafactor.Adafactor(logical_factor_rules=rules)).step == 0
 
 
 @pytest.mark.parametrize("name", ["heads", "layers"])

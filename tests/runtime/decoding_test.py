@@ -114,17 +114,6 @@ def test_wide_beam_finds_every_sequence(toy):
     )
 
 
-def test_narrow_beam_scores_its_sequences_right(toy):
-  tokens, scores = decode(decoding.beam_search, toy, num_decodes=2)
-
-  assert tokens.shape == (3, 2, S)
-  for row, finished in enumerate(toy.finished):
-    score_of = {sequence: score for score, sequence in finished}
-    for sequence, score in zip(tokens[row].tolist(), scores[row], strict=True):
-      np.testing.assert_allclose(score, score_of[tuple(sequence)], rtol=1e-5)
-    assert scores[row, 0] <= scores[row, 1]
-
-
 @pytest.mark.parametrize(
   ("logits", "settings", "sequence", "score"),
   [

@@ -70,25 +70,24 @@ def test_gradient_is_that_of_the_formula():
   np.testing.assert_allclose(grad, expected, atol=1e-6)
 
 
-def test_large_bfloat16_logits_are_stable():
-  logits = jnp.array([[[1e4, 1e4, -1e4]]], jnp.bfloat16)
-
+@pytest.mark.parametrize(
+  ("logits", "label_smoothing", "expected"),
+  [
+    # Large bfloat16 logits are stable.
+    (jnp.array([1e4, 1e4, -1e4], jnp.bfloat16), 0.0, np.log(2.0)),
+    # A perfect prediction of smoothed targets scores zero.
+    (np.log([0.9, 0.05, 0.05]), 0.1, 0.0),
+  ],
+)
+def test_loss_of_a_token(logits, label_smoothing, expected):
   loss, _, _ = losses.compute_weighted_cross_entropy(
-    logits, jnp.array([[0]]), z_loss=0.0
+    jnp.asarray(logits)[None, None],
+    jnp.array([[0]]),
+    label_smoothing=label_smoothing,
   )
 
   assert loss.dtype == jnp.float32
-  np.testing.assert_allclose(loss, np.log(2.0), rtol=1e-6)
-
-
-def test_perfect_prediction_of_smoothed_targets_scores_zero():
-  smoothed = np.array([0.9, 0.05, 0.05])
-
-  loss, _, _ = losses.compute_weighted_cross_entropy(
-    jnp.log(smoothed)[None, None], jnp.array([[0]]), label_smoothing=0.1
-  )
-
-  np.testing.assert_allclose(loss, 0.0, atol=1e-6)
+  np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_average_per_sequence_separates_packed_sequences():
@@ -116,12 +115,9 @@ def test_total_tokens_count_padding(batch):
   assert factor == 20
 
 
-def test_unknown_normalizer_lists_the_known_ones(batch):
+def test_wrong_arguments_are_refused(batch):
   with pytest.raises(ValueError, match="NUM_REAL_TARGET_TOKENS"):
     losses.get_loss_normalizing_factor_and_weights("mean", batch)
-
-
-def test_mismatched_shapes_are_refused():
   with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(2, 4\)"):
     losses.compute_weighted_cross_entropy(
       jnp.zeros((2, 3, 4)), jnp.zeros((2, 4), jnp.int32)
