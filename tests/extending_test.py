@@ -61,15 +61,12 @@ def byte_vocabulary(monkeypatch):
 
 def _parse(words):
   """Parses the gin files and bindings of a command."""
-  flags = [
-    flag.partition("=")[::2] for flag in gin_utils.rewrite_gin_args(words[3:])
-  ]
+  values = {"--gin_file": [], "--gin_bindings": []}
+  for flag in gin_utils.rewrite_gin_args(words[3:]):
+    name, _, value = flag.partition("=")
+    values[name].append(value)
   gin.clear_config()
-  gin_utils.parse_gin_flags(
-    reading.search_paths(),
-    [value for name, value in flags if name == "--gin_file"],
-    [value for name, value in flags if name == "--gin_bindings"],
-  )
+  gin_utils.parse_gin_flags(reading.search_paths(), *values.values())
 
 
 def _added(*gin_files):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -28,18 +29,14 @@ TINY = [
 FILES = ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"]
 
 
-@pytest.fixture(scope="module")
-def planned():
-  """Program -> what it takes, of a command without checkpoint and data."""
+def test_programs_of_a_train_command_are_compiled():
+  """Without a checkpoint and data."""
   target = targets.find("cpux1")
   with programs.read_command(FILES, TINY, target.devices) as command:
-    return {
+    planned = {
       program.name: (program, costs.estimate(program, target))
       for program in command.programs()
     }
-
-
-def test_programs_of_a_train_command_are_compiled(planned):
   assert list(planned) == ["train", "evaluate", "restore"]
   for program, found in planned.values():
     assert found.fits
@@ -290,7 +287,7 @@ DEARER = "others that fit cost less"
 def test_search_skips_what_other_trials_rule_out(peak, changed, reason):
   first = search.Settings(False, 1, 2, "bfloat16")
   shares = {
-    (partitions, dtype): search.Share(size, 16)
+    (partitions, dtype): (size, 16)
     for partitions, dtype, size in (
       *((1, "bfloat16", 20), (2, "bfloat16", 10), (4, "bfloat16", 5)),
       *((1, "float32", 101), (2, "float32", 20)),
@@ -344,11 +341,12 @@ def test_search_compiles_at_most_some_and_names_reasons_for_others(monkeypatch):
   assert {x.skip_reason for x in trials} == {"0 minutes were over"}
 
 
-@pytest.mark.parametrize("memory", [8 * 2**30, 16 * 2**30, 80 * 2**30])
-@pytest.mark.parametrize("devices", [1, 4, 8, 16, 32, 64])
-def test_rule_of_the_table_divides_devices_and_batches(devices, memory):
-  for cell in table.cells():
-    values = dict(x.split(" = ") for x in cell.bindings(devices, memory))
+def test_rule_of_the_table_divides_devices_and_batches():
+  every = itertools.product(table.cells(), (1, 4, 8, 16, 32, 64), (8, 16, 80))
+  for cell, devices, memory in every:
+    values = dict(
+      x.split(" = ") for x in cell.bindings(devices, memory * 2**30)
+    )
     share = int(values["partitioning.PjitPartitioner.num_partitions"])
     assert devices % share == 0
     assert table.BATCH_SIZE % (devices // share) == 0

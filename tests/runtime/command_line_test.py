@@ -131,64 +131,45 @@ def test_files_that_configure_no_run_are_refused(start):
     start("train", train_lib.train, *MODEL)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-  """A folder with what the wheel installs."""
-  folder = tmp_path_factory.mktemp("wheel")
-  subprocess.run(
-    [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
-    cwd=ROOT,
-    check=True,
-    capture_output=True,
-  )
-  (wheel,) = folder.glob("*.whl")
-  with zipfile.ZipFile(wheel) as archive:
-    archive.extractall(folder / "site")
-  return folder / "site"
-
-
-def _python(site, folder, program, *arguments, status=0):
-  """Runs a line of Python in a folder, with the wheel; returns its result."""
-  done = subprocess.run(
-    [sys.executable, "-c", program, *arguments],
-    cwd=folder,
-    env={**os.environ, "PYTHONPATH": f"{site}:{ROOT}/runtime"},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == status, done.stderr
-  return done
-
-
-CONSOLE = "from prompt_tuning.commands import console; exit(console.main())"
-
-
 @pytest.mark.slow
-def test_wheel_brings_gin_files_and_commands(site, tmp_path):
-  program = "import prompt_tuning as pt; print(pt.gin_search_path())"
-  path = _python(site, tmp_path, program).stdout.strip()
-  assert path.startswith(str(site))
-  assert (pathlib.Path(path) / "gin" / "models" / "t5_1_1.gin").is_file()
-  listed = _python(site, tmp_path, CONSOLE, "--help").stdout
-  for command in ("convert", "inspect", "sweep", "launch"):
-    assert f"\n    {command} " in listed
-  mistaken = _python(site, tmp_path, CONSOLE, "lunch", status=2)
-  assert "did you mean launch" in mistaken.stderr
-  inspect = _python(site, tmp_path, CONSOLE, "inspect", "--help")
-  assert "--checkpoint" in inspect.stdout
-
-
-@pytest.mark.slow
-def test_wheel_works_in_a_folder_of_its_own(site, tmp_path):
+def test_wheel_works_in_a_folder_of_its_own(tmp_path):
   """Converted, tuned, swept and launched, by paths from that folder."""
-  before = sorted(site.rglob("*"))
-  source = ROOT / "checkpoints" / "ladder_xs" / "lm_100"
-  convert = ("--from", "t5x", str(source), "--to", "t5x", "mine")
-  _python(site, tmp_path, CONSOLE, "convert", "checkpoint", *convert)
-  compare = ("mine", str(source))
-  same = _python(site, tmp_path, CONSOLE, "inspect", *compare)
-  assert "0 differ" in same.stdout
-  (tmp_path / "configs").mkdir()
+  build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d"]
+  subprocess.run([*build, tmp_path / "dist"], cwd=ROOT, check=True)
+  site, folder = tmp_path / "site", tmp_path / "folder"
+  (wheel,) = (tmp_path / "dist").glob("*.whl")
+  with zipfile.ZipFile(wheel) as archive:
+    archive.extractall(site)
+  before = set(site.rglob("*"))
+  (folder / "configs").mkdir(parents=True)
+
+  def python(program, *arguments, status=0):
+    done = subprocess.run(
+      [sys.executable, "-c", program, *arguments],
+      cwd=folder,
+      env={**os.environ, "PYTHONPATH": f"{site}:{ROOT}/runtime"},
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+  path = python("import prompt_tuning as p; print(p.gin_search_path())").stdout
+  assert path.startswith(str(site))
+  assert (pathlib.Path(path.strip()) / "gin/models/t5_1_1.gin").is_file()
+
+  def console(*arguments, status=0):
+    program = "from prompt_tuning.commands import console; exit(console.main())"
+    return python(program, *arguments, status=status)
+
+  for command in ("convert", "inspect", "sweep", "launch"):
+    assert f"\n    {command} " in console("--help").stdout
+  assert "did you mean launch" in console("lunch", status=2).stderr
+  assert "--checkpoint" in console("inspect", "--help").stdout
+  source = str(ROOT / "checkpoints" / "ladder_xs" / "lm_100")
+  words = ("convert", "checkpoint", "--from", "t5x", source, "--to", "t5x")
+  console(*words, "mine")
+  assert "0 differ" in console("inspect", "mine", source).stdout
   sweep = (
     "sweep",
     "--gin_file=gin/models/ladder_xs.gin",
@@ -201,13 +182,12 @@ def test_wheel_works_in_a_folder_of_its_own(site, tmp_path):
     "--gin.BATCH_SIZE=8",
   )
   # A prompt of one position has no room for three labels.
-  swept = _python(site, tmp_path, CONSOLE, *sweep, status=1)
-  assert "failed" in swept.stdout
-  assert len(list(tmp_path.glob("runs/sweeps/*/*/prompt.safetensors"))) == 1
-  _python(site, tmp_path, CONSOLE, *sweep, "--write_sheet=configs/mine.toml")
-  launched = _python(site, tmp_path, CONSOLE, "launch", "mine", "--dry-run")
+  assert "failed" in console(*sweep, status=1).stdout
+  assert len(list(folder.glob("runs/sweeps/*/*/prompt.safetensors"))) == 1
+  console(*sweep, "--write_sheet=configs/mine.toml")
+  launched = console("launch", "mine", "--dry-run")
   assert "1 of 2 cells to run." in launched.stderr
-  new = set(site.rglob("*")) - set(before)
+  new = set(site.rglob("*")) - before
   assert {path.suffix for path in new} <= {".pyc", ""}  # And __pycache__.
 
 

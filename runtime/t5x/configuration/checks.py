@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import difflib
-import functools
 import inspect
 import os
 import pkgutil
@@ -182,25 +181,11 @@ def _annotation(setting: Setting, function: Any) -> Any:
   try:
     if name.module != "__main__":
       function = pkgutil.resolve_name(f"{name.module}:{name.path}")
-    return _annotations(function).get(setting.parameter)
-  except (ImportError, AttributeError):
+    parameters = inspect.signature(function, eval_str=True).parameters
+    annotation = parameters[setting.parameter].annotation
+  except (ImportError, AttributeError, KeyError, NameError, TypeError):
     return None  # gin says so itself.
-
-
-@functools.lru_cache(maxsize=512)
-def _annotations(target: Any) -> dict[str, Any]:
-  """Returns parameter -> annotation, of a function or of a class's fields."""
-  # The __init__ of a dataclass is generated; its class has the annotations.
-  if (
-    inspect.isclass(target)
-    and "__init__" in vars(target)
-    and not hasattr(target, "__dataclass_fields__")
-  ):
-    target = target.__init__
-  try:
-    return typing.get_type_hints(target)
-  except (NameError, TypeError, AttributeError):
-    return {}
+  return None if annotation is inspect.Parameter.empty else annotation
 
 
 def _fits(value: Any, hint: Any) -> bool:

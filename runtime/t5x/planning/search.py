@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import sys
 import time
-from typing import NamedTuple
 
 import tqdm
 
@@ -68,19 +67,9 @@ class Trial:
   skip_reason: str = ""
 
 
-class Share(NamedTuple):
-  """One device's share of a command, known before anything is traced.
-
-  Attributes:
-    state: Bytes of weights and optimizer state.
-    examples: Examples of a batch.
-  """
-
-  state: int
-  examples: int
-
-
-_Shares = Mapping[tuple[int | None, str | None], Share]
+# Partitions and dtype -> bytes of a device's weights and optimizer state, and
+# examples of its batch, which are known before anything is traced.
+_Shares = Mapping[tuple[int | None, str | None], tuple[int, int]]
 
 
 def candidates(
@@ -139,7 +128,7 @@ def search(
   target = targets.find(topology)
   end = time.monotonic() + seconds
   done: list[Trial] = []
-  shares: dict[tuple[int | None, str | None], Share] = {}
+  shares: dict[tuple[int | None, str | None], tuple[int, int]] = {}
   for settings in candidates(len(target.devices), gin_files, gin_bindings):
     bindings = [*gin_bindings, *settings.bindings]
     key = (settings.partitions, settings.dtype)
@@ -149,8 +138,7 @@ def search(
         with programs.read_command(
           gin_files, bindings, target.devices
         ) as command:
-          state = costs.bytes_of(command.state)
-          shares[key] = Share(state, command.examples)
+          shares[key] = costs.bytes_of(command.state), command.examples
       reason = skip_reason(settings, shares, done, target.memory)
       if not reason and len(done) == tries:
         reason = f"{tries} others were compiled"
@@ -174,15 +162,15 @@ def skip_reason(
 
   Args:
     settings: The settings.
-    shares: A device's share of the command, by partitions and dtype.
+    shares: Each device's share of the command.
     done: The compiled trials.
     memory: The memory of a device, in bytes.
   """
-  own = shares[settings.partitions, settings.dtype]
+  own = state, examples = shares[settings.partitions, settings.dtype]
   parts = settings.microbatches or 1
-  if own.examples % parts:
+  if examples % parts:
     return "they divide no batch"
-  if own.state > memory:
+  if state > memory:
     return "their weights alone are too much"
   for trial in done:
     other, found = trial.settings, trial.found
@@ -200,7 +188,7 @@ def skip_reason(
     # of the weights and gradients, hence twice the weights.
     if not found.fits and found.peak and other.remat == settings.remat:
       activations = found.peak - 2 * found.weights - found.optimizer
-      least = own.state + activations * (other.microbatches or 1) / parts
+      least = state + activations * (other.microbatches or 1) / parts
       if least > memory:
         return "others of theirs took too much"
   return ""

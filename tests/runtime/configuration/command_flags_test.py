@@ -5,8 +5,6 @@ import signal
 import subprocess
 import sys
 
-import pytest
-
 import prompt_tuning
 from t5x.configuration import command_flags
 
@@ -33,11 +31,10 @@ def test_help_shows_values_and_files():
   assert "repeat this" not in text  # absl's, which breaks lines.
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_help_imports_neither_jax_nor_tensorflow(arguments):
+def test_help_imports_neither_jax_nor_tensorflow():
   program = (
     "import sys; from t5x.configuration import command_flags\n"
-    f"sys.argv = ['train', *{arguments}]\n"
+    "sys.argv = ['train']\n"
     "try: command_flags.show_help_if_asked('train')\n"
     "except SystemExit as e: assert not e.code\n"
     "print({'jax', 'tensorflow'} & set(sys.modules))"

@@ -2,7 +2,6 @@
 
 import pytest
 
-import prompt_tuning
 from t5x.configuration import reading, resolution
 
 FILE = """
@@ -149,18 +148,3 @@ def test_macros_have_values_and_comments(tmp_path):
   }
   assert read.lacking == {"A", "E"}
   assert read.files == ["mine.gin", "inner.gin"]
-
-
-def test_later_files_win():
-  files = ["gin/models/ladder_s.gin", "gin/recipes/prompt_tuning.gin"]
-  paths = [prompt_tuning.gin_search_path()]
-  macros = resolution.Bindings(files, paths=paths).macros
-  assert macros["PROMPT"].text == "@prompts.class_labels()"
-  assert macros["EVAL_PERIOD"].text == "100"
-  assert macros["DROPOUT_RATE"].comment.startswith("The released configuration")
-
-
-def test_missing_file_is_named_with_its_like(tmp_path):
-  (tmp_path / "lora.gin").write_text("")
-  with pytest.raises(ValueError, match=r"No gin file lara\.gin .*lora\.gin"):
-    reading.find("lara.gin", [str(tmp_path)])
