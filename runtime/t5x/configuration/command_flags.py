@@ -16,64 +16,43 @@ from t5x.configuration import reading
 from t5x.configuration.client import clients
 from t5x.configuration.resolution import Bindings
 
+# Kind, name and help. None is given by default.
 _FLAGS = (
-  ("multi_string", "gin_file", [], "A gin file; later ones win."),
+  ("multi_string", "gin_file", "A gin file; later ones win."),
   (
     "multi_string",
     "gin_bindings",
-    [],
     "A gin binding, 'A.B = V'. --gin.A.B=V says the same. Strings are quoted: "
     "--gin.X=\"'text'\".",
   ),
   (
     "list",
     "gin_search_paths",
-    ["."],
-    "Folders to look for gin files in, in order. The folders of the installed "
-    "packages follow.",
+    "Folders to look for gin files in, in order; by default the working "
+    "directory. The folders of the installed packages follow.",
   ),
-  (
-    "string",
-    "tfds_data_dir",
-    None,
-    "The folder of TFDS data; overrides every task's own.",
-  ),
-  (
-    "list",
-    "seqio_additional_cache_dirs",
-    [],
-    "Folders with cached seqio tasks.",
-  ),
+  ("string", "tfds_data_dir", "The folder of TFDS data, for every task."),
+  ("list", "seqio_additional_cache_dirs", "Folders with cached seqio tasks."),
   (
     "bool",
     "multiprocess_gpu",
-    None,
     "Start jax.distributed, with the flags below where processes do not find "
     "each other. By default: on TPU VMs, under srun, and if a flag is given.",
   ),
-  ("string", "coordinator_address", None, "host:port of process 0."),
-  ("integer", "process_count", None, "Number of processes."),
-  ("integer", "process_index", None, "Index of this process."),
-  (
-    "integer",
-    "initialization_timeout",
-    None,
-    "Seconds to wait for all processes.",
-  ),
-  ("bool", "dry_run", False, "Parse the configuration, then stop."),
-  (
-    "bool",
-    "traceback",
-    False,
-    "Show where an error was raised, not only its message.",
-  ),
+  ("string", "coordinator_address", "host:port of process 0."),
+  ("integer", "process_count", "Number of processes."),
+  ("integer", "process_index", "Index of this process."),
+  ("integer", "initialization_timeout", "Seconds to wait for all processes."),
+  ("bool", "dry_run", "Parse the configuration, then stop."),
+  ("bool", "traceback", "Show where an error was raised as well."),
 )
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags that the three entry points share, in `values`."""
-  for kind, name, default, about in _FLAGS:
+  for kind, name, about in _FLAGS:
     define = getattr(flags, f"DEFINE_{kind}")
+    default = [] if kind in ("list", "multi_string") else None
     define(name, default, about, flag_values=values)
 
 

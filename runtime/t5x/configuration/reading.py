@@ -221,9 +221,10 @@ def from_file(gin_file: str, paths: Sequence[str]) -> tuple[Binding | str, ...]:
     raise ValueError(f"{path} is not valid gin syntax: {e.args[0]}.") from e
 
 
-def search_paths(given: Sequence[str] = (".",)) -> list[str]:
-  """Returns the folders for gin files: the given ones, then the packages'."""
-  return list(dict.fromkeys([*given, *(x.gin_path for x in clients())]))
+def search_paths(given: Sequence[str] = ()) -> list[str]:
+  """Returns the folders for gin files: given ones or ".", and the packages'."""
+  packages = (x.gin_path for x in clients())
+  return list(dict.fromkeys([*(given or ["."]), *packages]))
 
 
 def find(gin_file: str, paths: Sequence[str]) -> str:
