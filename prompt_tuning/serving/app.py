@@ -45,25 +45,28 @@ def make(service: Service) -> fastapi.FastAPI:
       RequestValidationError: errors.respond,
     },
   )
-  for router in (_probes, _models, _page, completions.router):
-    app.include_router(router(service))
+  for add_routes in (
+    _add_probes,
+    _add_models,
+    _add_page,
+    completions.add_routes,
+  ):
+    add_routes(app, service)
   if service.jobs is not None:
-    app.include_router(job_routes.router(service, service.jobs))
+    job_routes.add_routes(app, service, service.jobs)
   app.add_middleware(
     LimitsMiddleware, limits=service.limits, metrics=service.metrics
   )
   return app
 
 
-def _probes(service: Service) -> fastapi.APIRouter:
-  routes = fastapi.APIRouter()
-
+def _add_probes(app: fastapi.FastAPI, service: Service) -> None:
   def check_engine():
     if service.engine.failure is not None:
       raise ApiError(500, "The engine failed.", "internal_error")
 
   # Async: all threads may be waiting for a folder that does not answer.
-  @routes.get("/healthz")
+  @app.get("/healthz")
   async def health():
     """Returns 200 unless the process should be restarted."""
     check_engine()
@@ -72,7 +75,7 @@ def _probes(service: Service) -> fastapi.APIRouter:
     # No reason to restart: the process answers, and a new one could not tune.
     return {"status": "ok"} | ({"jobs": problem} if problem else {})
 
-  @routes.get("/readyz")
+  @app.get("/readyz")
   async def ready():
     """Returns 200 if the server answers requests."""
     check_engine()
@@ -80,7 +83,7 @@ def _probes(service: Service) -> fastapi.APIRouter:
       raise errors.not_ready("The server is starting or stopping.")
     return {"status": "ready"}
 
-  @routes.get("/metrics")
+  @app.get("/metrics")
   def metrics():
     names = {service.base, *(prompt.name for prompt in service.store.all())}
     return fastapi.Response(
@@ -88,12 +91,8 @@ def _probes(service: Service) -> fastapi.APIRouter:
       media_type=prometheus_client.CONTENT_TYPE_LATEST,
     )
 
-  return routes
 
-
-def _models(service: Service) -> fastapi.APIRouter:
-  routes = fastapi.APIRouter()
-
+def _add_models(app: fastapi.FastAPI, service: Service) -> None:
   def described(prompt: TunedPrompt | None) -> dict[str, Any]:
     """Returns a model: a prompt, or the base without one."""
     model = {
@@ -110,24 +109,24 @@ def _models(service: Service) -> fastapi.APIRouter:
     changes = {"id": prompt.name, "parent": service.base, "prompt": details}
     return model | changes
 
-  @routes.get("/v1/models")
+  @app.get("/v1/models")
   def models():
     prompts = service.store.all()
     return {"object": "list", "data": [*map(described, [None, *prompts])]}
 
-  @routes.get("/v1/models/{name:path}")  # The base's name may have a slash.
+  @app.get("/v1/models/{name:path}")  # The base's name may have a slash.
   async def model(name: str):
     return described(await service.prompt(name))
 
-  @routes.delete("/v1/models/{name}")
-  @routes.delete("/v1/prompts/{name}")
+  @app.delete("/v1/models/{name}")
+  @app.delete("/v1/prompts/{name}")
   async def delete(name: str):
     if await service.prompt(name) is None:
       raise errors.invalid("The base model cannot be deleted.", "model")
     await asyncio.to_thread(service.store.delete, name)
     return {"id": name, "object": "model", "deleted": True}
 
-  @routes.put("/v1/prompts/{name}", status_code=201)
+  @app.put("/v1/prompts/{name}", status_code=201)
   async def put(name: str, request: fastapi.Request):
     content = await request.body()
     with errors.refusing():
@@ -135,7 +134,7 @@ def _models(service: Service) -> fastapi.APIRouter:
       prompt = await asyncio.to_thread(service.store.put, name, content)
     return described(prompt)
 
-  @routes.get("/v1/prompts/{name}")
+  @app.get("/v1/prompts/{name}")
   async def get(
     name: str,
     format: Literal["safetensors", "npy", "peft"] = "safetensors",
@@ -156,26 +155,23 @@ def _models(service: Service) -> fastapi.APIRouter:
       headers={"Content-Disposition": disposition},
     )
 
-  return routes
 
-
-def _page(service: Service) -> fastapi.APIRouter:
-  """Returns the page's files, and the routes that only it uses."""
-  routes = fastapi.APIRouter()
+def _add_page(app: fastapi.FastAPI, service: Service) -> None:
+  """Adds the page's files, and the routes that only it uses."""
   folder = resources.files("prompt_tuning.serving") / "static"
   files = {path.name: path.read_bytes() for path in folder.iterdir()}
   # One analysis at a time: each copies the embeddings, in float32.
   analysing = asyncio.Lock()
 
-  @routes.get("/")
-  @routes.get("/static/{name}")
+  @app.get("/")
+  @app.get("/static/{name}")
   def static(name: str = "index.html"):
     if name not in files:
       raise ApiError(404, "The page has no such file.", "not_found")
     kind = mimetypes.guess_type(name)[0]
     return fastapi.Response(files[name], media_type=kind, headers=_HEADERS)
 
-  @routes.get("/v1/page")
+  @app.get("/v1/page")
   def offer():
     """Returns the settings of the page."""
     settings = service.engine.settings
@@ -187,14 +183,12 @@ def _page(service: Service) -> fastapi.APIRouter:
       "tunes": service.jobs is not None,
     }
 
-  @routes.get("/v1/prompts/{name}/words")
+  @app.get("/v1/prompts/{name}/words")
   async def words(name: str, count: int = fastapi.Query(5, ge=1, le=50)):
     """Returns the words of the vocabulary that are nearest to a prompt."""
     prompt = await service.prompt_alone(name)
     async with analysing:
       return await asyncio.to_thread(_words, service, prompt, count)
-
-  return routes
 
 
 def _words(service: Service, prompt: TunedPrompt, count: int) -> dict[str, Any]:

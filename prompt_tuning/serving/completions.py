@@ -28,12 +28,11 @@ from prompt_tuning.serving.service import EventStream, Service
 _MAX_TOKENS = 16
 
 
-def router(service: Service) -> fastapi.APIRouter:
-  """Returns the routes."""
-  routes = fastapi.APIRouter()
+def add_routes(app: fastapi.FastAPI, service: Service) -> None:
+  """Adds the routes to an application."""
   vocabulary = service.engine.model.vocabulary
 
-  @routes.post("/v1/completions")
+  @app.post("/v1/completions")
   async def complete(request: fastapi.Request, body: Completion):
     prompt = await service.prompt(body.model)
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
@@ -57,7 +56,7 @@ def router(service: Service) -> fastapi.APIRouter:
     service.metrics.count_answers(body.model, "generate", len(rows))
     return {**head, "choices": choices, "usage": _usage(rows, body.n, made)}
 
-  @routes.post("/v1/rank")
+  @app.post("/v1/rank")
   async def rank(request: fastapi.Request, body: Rank):
     prompt = await service.prompt(body.model)
     labels = tuple(_label(service, label) for label in body.labels)
@@ -80,8 +79,6 @@ def router(service: Service) -> fastapi.APIRouter:
       ],
       "usage": {"prompt_tokens": sum(map(len, inputs))},
     }
-
-  return routes
 
 
 def _rows(

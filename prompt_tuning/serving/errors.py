@@ -123,12 +123,8 @@ def _validation_error(error: RequestValidationError) -> ApiError:
     return invalid("Expected a JSON body.")
   place = [x for x in first["loc"] if x not in ("body", "query")]
   # After the fields, pydantic adds indices of items and kinds of unions.
-  place = [*place[:1], *itertools.takewhile(_is_field, place[1:])]
+  bodies = schemas.Schema.__subclasses__()
+  fields = {name for body in bodies for name in body.model_fields}
+  place = [*place[:1], *itertools.takewhile(fields.__contains__, place[1:])]
   name = ".".join(map(str, place)) or None
   return invalid(f"{name or 'body'}: {first['msg']}.", name)
-
-
-def _is_field(name: str | int) -> bool:
-  """Returns whether a body has such a field."""
-  known = schemas.Schema.__subclasses__()
-  return any(name in schema.model_fields for schema in known)

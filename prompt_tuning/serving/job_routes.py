@@ -24,12 +24,11 @@ _SHOWN = ("id", "created_at", "finished_at", "status", "score", "step")
 _SHOWN += ("training_file", "validation_file")
 
 
-def router(service: Service, store: JobStore) -> fastapi.APIRouter:
-  """Returns the routes for the files and jobs of a store."""
-  routes = fastapi.APIRouter()
-  _add_files(routes, store)
+def add_routes(app: fastapi.FastAPI, service: Service, store: JobStore) -> None:
+  """Adds the routes for the files and jobs of a store to an application."""
+  _add_files(app, store)
 
-  @routes.post("/v1/fine_tuning/jobs")
+  @app.post("/v1/fine_tuning/jobs")
   def create(body: NewJob):
     if body.model != service.base:
       raise ApiError(
@@ -51,21 +50,21 @@ def router(service: Service, store: JobStore) -> fastapi.APIRouter:
       service.supervisor.wake()
     return _job(job)
 
-  @routes.get("/v1/fine_tuning/jobs")
+  @app.get("/v1/fine_tuning/jobs")
   def jobs(limit: Limit = 20, after: str | None = None):
     return _page([_job(job) for job in store.jobs()], limit, after)
 
-  @routes.get("/v1/fine_tuning/jobs/{id}")
+  @app.get("/v1/fine_tuning/jobs/{id}")
   def job(id: str):
     return _job(store.job(id))
 
-  @routes.post("/v1/fine_tuning/jobs/{id}/cancel")
+  @app.post("/v1/fine_tuning/jobs/{id}/cancel")
   def cancel(id: str):
     if store.job(id).status in jobs_lib.FINAL:
       raise errors.invalid("The job is over.")
     return _job(store.cancel(id))
 
-  @routes.get("/v1/fine_tuning/jobs/{id}/events")
+  @app.get("/v1/fine_tuning/jobs/{id}/events")
   def events(
     request: fastapi.Request,
     id: str,
@@ -90,11 +89,9 @@ def router(service: Service, store: JobStore) -> fastapi.APIRouter:
       _stream(service, store, id, int(last) if is_number else 0)
     )
 
-  return routes
 
-
-def _add_files(routes: fastapi.APIRouter, store: JobStore) -> None:
-  @routes.post("/v1/files")
+def _add_files(app: fastapi.FastAPI, store: JobStore) -> None:
+  @app.post("/v1/files")
   async def upload(
     file: fastapi.UploadFile,
     purpose: Literal["fine-tune"] = fastapi.Form(),
@@ -105,7 +102,7 @@ def _add_files(routes: fastapi.APIRouter, store: JobStore) -> None:
     with errors.refusing("file"):
       return _file(await asyncio.to_thread(store.add_file, name, content))
 
-  @routes.get("/v1/files")
+  @app.get("/v1/files")
   def files(
     limit: Limit = 100,
     after: str | None = None,
@@ -118,15 +115,15 @@ def _add_files(routes: fastapi.APIRouter, store: JobStore) -> None:
     items = [x for x in found if purpose in (None, x["purpose"])]
     return _page(items, limit, after)
 
-  @routes.get("/v1/files/{id}")
+  @app.get("/v1/files/{id}")
   def file(id: str):
     return _file(store.file(id))
 
-  @routes.get("/v1/files/{id}/content")
+  @app.get("/v1/files/{id}/content")
   def content(id: str):
     return fastapi.Response(store.content(id), media_type="application/jsonl")
 
-  @routes.delete("/v1/files/{id}")
+  @app.delete("/v1/files/{id}")
   def delete(id: str):
     store.delete_file(id)
     return {"id": id, "object": "file", "deleted": True}

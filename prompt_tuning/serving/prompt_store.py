@@ -178,7 +178,6 @@ class PromptStore:
       ValueError: if the content is not a prompt for the model, or the name is
         not allowed.
     """
-    self.check_name(name)
     with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
       array, metadata = _parse(content, pathlib.Path(scratch))
     prompt = self._checked(name, array, metadata)
@@ -195,22 +194,11 @@ class PromptStore:
       (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
     self.refresh()
 
-  def check_name(self, name: str) -> None:
-    """Raises ValueError for a name that a prompt may not have."""
-    if not _NAME.fullmatch(name):
-      raise ValueError(
-        "Expected a name of at most 64 letters, digits, '.', '_' and '-' that "
-        f"starts with a letter or a digit, got {name[:80]!r}."
-      )
-    if name == self._base:
-      raise ValueError(f"{name} is the name of the base model.")
-
   def _read(
     self, path: epath.Path, known: _Entry | None, stamp: tuple[Any, ...]
   ) -> _Entry:
     """Reads a file; an unreadable one does not affect the others."""
     try:
-      self.check_name(path.stem)
       prompt = self._checked(path.stem, *prompt_files.load_prompt(path))
     except ValueError as error:
       logging.warning("%s is not served: %s", path, error)
@@ -227,7 +215,14 @@ class PromptStore:
     array: np.ndarray,
     metadata: prompt_files.PromptMetadata | None,
   ) -> TunedPrompt:
-    """Returns a prompt that the model can use."""
+    """Returns a prompt that the model can use, under a name that is allowed."""
+    if not _NAME.fullmatch(name):
+      raise ValueError(
+        "Expected a name of at most 64 letters, digits, '.', '_' and '-' that "
+        f"starts with a letter or a digit, got {name[:80]!r}."
+      )
+    if name == self._base:
+      raise ValueError(f"{name} is the name of the base model.")
     model = self._engine.model
     width = model.config.emb_dim
     if metadata is not None:

@@ -89,6 +89,14 @@ def make_service(options: argparse.Namespace) -> Service:
     ValueError: if an option, the checkpoint or the folder of jobs is wrong.
   """
   limits = make_limits(options)  # First: a wrong file is found at once.
+  most = max(options.lengths) - 2  # A token, and the end of sequence.
+  longest = options.longest_prompt or min(128, most)
+  if not 1 <= longest <= most:
+    raise ValueError(
+      f"--longest_prompt={longest} leaves no room for it or an input: expected "
+      f"1 to {most}, as --lengths has {max(options.lengths)}. The least is "
+      "--lengths=3."
+    )
   settings = Settings(
     shapes=Shapes(
       rows=sorted({max(1, options.rows // 4**i) for i in range(8)}),
@@ -98,7 +106,7 @@ def make_service(options: argparse.Namespace) -> Service:
       beams=[options.beams] if options.beams else [],
     ),
     slots=options.slots,
-    longest_prompt=_longest_prompt(options),
+    longest_prompt=longest,
     room=options.queue,
     patience=options.patience,
   )
@@ -134,23 +142,6 @@ def make_limits(options: argparse.Namespace) -> middleware.Limits:
     answer_seconds=options.answer_seconds,
     hosts=hosts,
   )
-
-
-def _longest_prompt(options: argparse.Namespace) -> int:
-  """Returns the positions of the longest prompt, with room for an input.
-
-  Raises:
-    ValueError: if --longest_prompt leaves no room.
-  """
-  most = max(options.lengths) - 2  # A token, and the end of sequence.
-  longest = options.longest_prompt or min(128, most)
-  if not 1 <= longest <= most:
-    raise ValueError(
-      f"--longest_prompt={longest} leaves no room for it or an input: expected "
-      f"1 to {most}, as --lengths has {max(options.lengths)}. The least is "
-      "--lengths=3."
-    )
-  return longest
 
 
 def _add_jobs(service: Service, options: argparse.Namespace) -> None:

@@ -103,7 +103,13 @@ class JobStore:
       ValueError: if a line is wrong; the message names it.
     """
     pairs = sum(1 for _ in parse_examples(content))
-    file = File(_new_id("file"), name, len(content), pairs, int(time.time()))
+    file = File(
+      f"file-{secrets.token_hex(12)}",
+      name,
+      len(content),
+      pairs,
+      int(time.time()),
+    )
     safe_files.write(self._path(file.id), content)
     with self._open() as connection:
       _insert(connection, "files", dataclasses.asdict(file))
@@ -167,7 +173,7 @@ class JobStore:
     Raises:
       UnknownError: if a file does not exist.
     """
-    id = _new_id("ftjob")
+    id = f"ftjob-{secrets.token_hex(12)}"
     job = Job(
       id,
       int(time.time()),
@@ -372,7 +378,3 @@ def _add_event(
 ) -> None:
   row = {"job": job, "kind": kind, "message": message, "data": data}
   _insert(connection, "events", {"created_at": time.time(), **row})
-
-
-def _new_id(kind: str) -> str:
-  return f"{kind}-{secrets.token_hex(12)}"

@@ -74,65 +74,47 @@ def work(
     Exception: if a later worker may finish a job, because a disk is full for
       instance. The store counts the tries.
   """
-  while not should_stop() and (job := store.claim()) is not None:
-    try:
-      if not _tune(store, model, prompts, job, should_stop):
-        return
-    except Exception as error:
-      if isinstance(error, _USER_ERRORS) and not isinstance(
-        error.__cause__, OSError
-      ):
-        store.finish(job, jobs.FAILED, error=str(error))
-        continue
-      with contextlib.suppress(sqlite3.Error, OSError):
-        store.add_event(job, "notice", str(error), {})
-      raise
-
-
-def _tune(
-  store: JobStore,
-  model: pt.Model | on_cluster.Tuner,
-  prompts: pathlib.Path | epath.Path,
-  job: Job,
-  should_stop: Callable[[], bool],
-) -> bool:
-  """Runs a job; returns False if another worker has to resume it."""
-
-  def should_end() -> bool:
-    return should_stop() or store.job(job.id).is_cancelled
-
-  settings, validation = dataclasses.asdict(job.settings), job.validation_file
-  del settings["n_epochs"]  # `steps` says the same.
-  stats_period, eval_period = _periods(job.settings.steps)
 
   def examples(file: str) -> list[tuple[str, str]]:
     return [*jobs.parse_examples(store.content(file))]
 
-  try:
-    prompt = model.tune(
-      examples(job.training_file),
-      examples(validation) if validation else None,
-      **settings,
-      stats_period=stats_period,
-      eval_period=eval_period,
-      folder=store.run_folder(job),
-      on_event=functools.partial(_add_event, store, job),
-      should_stop=should_end,
-    )
-  except events.CancelledError:
-    prompt = None
-  if store.job(job.id).is_cancelled:
-    store.finish(job, jobs.CANCELLED)
-  elif prompt is None or prompt.status == "interrupted":
-    store.release(job)
-    return False
-  else:
-    # The prompt first: a job that has succeeded has one.
-    prompt.save(prompts / f"{job.prompt}.safetensors")
-    step = None if prompt.metadata is None else prompt.metadata.step
-    store.finish(job, jobs.SUCCEEDED, score=prompt.score, step=step)
-  store.remove_run(job)
-  return True
+  while not should_stop() and (job := store.claim()) is not None:
+    settings, prompt = dataclasses.asdict(job.settings), None
+    del settings["n_epochs"]  # `steps` says the same.
+    stats_period, eval_period = _periods(job.settings.steps)
+    try:
+      with contextlib.suppress(events.CancelledError):
+        prompt = model.tune(
+          examples(job.training_file),
+          examples(job.validation_file) if job.validation_file else None,
+          **settings,
+          stats_period=stats_period,
+          eval_period=eval_period,
+          folder=store.run_folder(job),
+          on_event=functools.partial(_add_event, store, job),
+          should_stop=lambda x=job: (
+            should_stop() or store.job(x.id).is_cancelled
+          ),
+        )
+      if store.job(job.id).is_cancelled:
+        store.finish(job, jobs.CANCELLED)
+      elif prompt is None or prompt.status == "interrupted":
+        store.release(job)
+        return
+      else:
+        # The prompt first: a job that has succeeded has one.
+        prompt.save(prompts / f"{job.prompt}.safetensors")
+        step = None if prompt.metadata is None else prompt.metadata.step
+        store.finish(job, jobs.SUCCEEDED, score=prompt.score, step=step)
+      store.remove_run(job)
+    except Exception as error:
+      if not isinstance(error, _USER_ERRORS) or isinstance(
+        error.__cause__, OSError
+      ):
+        with contextlib.suppress(sqlite3.Error, OSError):
+          store.add_event(job, "notice", str(error), {})
+        raise
+      store.finish(job, jobs.FAILED, error=str(error))
 
 
 def _periods(steps: int) -> tuple[int, int]:
