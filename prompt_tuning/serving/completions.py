@@ -64,21 +64,21 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
       raise errors.invalid("Expected labels that differ.", "labels")
     inputs = _inputs(service, body.prompt)
     rows = [Ranking(tokens, prompt, labels) for tokens in inputs]
-    results = await service.answers(rows, request)
+    data = []
+    for i, scores in enumerate(await service.answers(rows, request)):
+      shares = np.exp(np.array(scores) - max(scores))
+      shares /= shares.sum()
+      named = [
+        {"label": label, "probability": share, "log_likelihood": score}
+        for label, share, score in zip(
+          body.labels, shares.tolist(), scores, strict=True
+        )
+      ]
+      named.sort(key=lambda label: -label["log_likelihood"])
+      data.append({"object": "ranking", "index": i, "labels": named})
     service.metrics.count_answers(body.model, "rank", len(rows))
-    return {
-      "object": "list",
-      "model": body.model,
-      "data": [
-        {
-          "object": "ranking",
-          "index": i,
-          "labels": _ranked(body.labels, scores),
-        }
-        for i, scores in enumerate(results)
-      ],
-      "usage": {"prompt_tokens": sum(map(len, inputs))},
-    }
+    usage = {"prompt_tokens": sum(map(len, inputs))}
+    return {"object": "list", "model": body.model, "data": data, "usage": usage}
 
 
 def _rows(
@@ -156,28 +156,8 @@ def _label(service: Service, label: str) -> tuple[int, ...]:
   return tokens
 
 
-def _ranked(
-  labels: Sequence[str], scores: Sequence[float]
-) -> list[dict[str, Any]]:
-  """Returns the labels with their probabilities, the likeliest first."""
-  shares = np.exp(np.array(scores) - max(scores))
-  shares /= shares.sum()
-  return [
-    {"label": label, "probability": share, "log_likelihood": score}
-    for label, share, score in sorted(
-      zip(labels, shares.tolist(), scores, strict=True), key=lambda x: -x[2]
-    )
-  ]
-
-
 def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:
-  """Counts the tokens of inputs and answers, but not of soft prompts.
-
-  Args:
-    rows: The samples.
-    n: The number of samples of each input.
-    made: The tokens of all answers.
-  """
+  """Counts the tokens of inputs, each with n samples, and of answers."""
   given = sum(len(row.tokens) for row in rows[::n])
   return {
     "prompt_tokens": given,

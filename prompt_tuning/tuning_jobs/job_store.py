@@ -57,6 +57,32 @@ _IS_OWN = "fingerprint is ?"
 _IS_WORK = f"{_IS_OPEN} and ({_IS_OWN} or is_cancelled)"
 
 
+class _Database(sqlite3.Connection):
+  """A connection whose rows are files, jobs and events."""
+
+  def select(self, kind: type[_Row], where: str, *values: Any) -> list[_Row]:
+    """Returns the rows of a kind that meet a condition."""
+    query = f"select * from {_TABLES[kind]} where {where}"
+    return [kind(**row) for row in self.execute(query, values)]
+
+  def one(self, kind: type[_Row], id: str) -> _Row:
+    """Returns the row of an id.
+
+    Raises:
+      UnknownError: if the id is unknown.
+    """
+    if not (found := self.select(kind, "id = ?", id)):
+      raise UnknownError(kind.__name__.lower(), id)
+    return found[0]
+
+  def insert(self, row: File | Job | JobEvent) -> None:
+    """Adds a row; the database numbers events."""
+    values = dataclasses.asdict(row)
+    names, marks = ", ".join(values), ", ".join("?" * len(values))
+    query = f"insert into {_TABLES[type(row)]} ({names}) values ({marks})"
+    self.execute(query, list(values.values()))
+
+
 class JobStore:
   """The data sets and jobs of a folder; any thread may call."""
 
@@ -83,9 +109,9 @@ class JobStore:
     self._model, self._fingerprint = model, fingerprint
     for name in ("files", "runs"):
       (self.folder / name).mkdir(parents=True, exist_ok=True)
-    with self._open() as connection:
-      connection.execute("pragma journal_mode = wal")
-      connection.executescript(_SCHEMA)
+    with self._open() as database:
+      database.execute("pragma journal_mode = wal")
+      database.executescript(_SCHEMA)
 
   def run_folder(self, job: Job) -> pathlib.Path:
     """Returns the folder that a job trains in."""
@@ -111,8 +137,8 @@ class JobStore:
       int(time.time()),
     )
     safe_files.write(self._path(file.id), content)
-    with self._open() as connection:
-      _insert(connection, "files", dataclasses.asdict(file))
+    with self._open() as database:
+      database.insert(file)
     return file
 
   def files(self) -> list[File]:
@@ -125,8 +151,8 @@ class JobStore:
     Raises:
       UnknownError: if the id is unknown.
     """
-    with self._open() as connection:
-      return _one(connection, File, id)
+    with self._open() as database:
+      return database.one(File, id)
 
   def content(self, id: str) -> bytes:
     """Returns the content of a file.
@@ -146,13 +172,13 @@ class JobStore:
       UnknownError: if the id is unknown.
       InUseError: if a queued or running job needs it.
     """
-    with self._open() as connection:
-      connection.execute("begin immediate")  # No job is added meanwhile.
-      _one(connection, File, id)
+    with self._open() as database:
+      database.execute("begin immediate")  # No job is added meanwhile.
+      database.one(File, id)
       is_used = f"{_IS_OPEN} and ? in (training_file, validation_file)"
-      for job in _select(connection, Job, is_used, id):
+      for job in database.select(Job, is_used, id):
         raise InUseError(f"The job {job.id} needs {id}.")
-      connection.execute("delete from files where id = ?", [id])
+      database.execute("delete from files where id = ?", [id])
     self._path(id).unlink(missing_ok=True)
 
   def add_job(
@@ -185,12 +211,12 @@ class JobStore:
       self._model,
       self._fingerprint,
     )
-    with self._open() as connection:
-      connection.execute("begin immediate")  # No file is removed meanwhile.
+    with self._open() as database:
+      database.execute("begin immediate")  # No file is removed meanwhile.
       for file in filter(None, (training_file, validation_file)):
-        _one(connection, File, file)
-      _insert(connection, "jobs", dataclasses.asdict(job))
-      _add_event(connection, id, "The job is queued.", {"status": QUEUED})
+        database.one(File, file)
+      database.insert(job)
+      database.insert(_event(id, "The job is queued.", {"status": QUEUED}))
     return job
 
   def jobs(self) -> list[Job]:
@@ -203,8 +229,8 @@ class JobStore:
     Raises:
       UnknownError: if the id is unknown.
     """
-    with self._open() as connection:
-      return _one(connection, Job, id)
+    with self._open() as database:
+      return database.one(Job, id)
 
   def has_work(self) -> bool:
     """Returns whether a job waits to be tuned or ended."""
@@ -275,8 +301,8 @@ class JobStore:
     self, job: Job, kind: str, message: str, data: Mapping[str, Any]
   ) -> None:
     """Adds an event."""
-    with self._open() as connection:
-      _add_event(connection, job.id, message, data, kind)
+    with self._open() as database:
+      database.insert(_event(job.id, message, data, kind))
 
   def finish(
     self,
@@ -304,14 +330,14 @@ class JobStore:
       Whether it met the condition.
     """
     names = ", ".join(f"{name} = ?" for name in values)
-    with self._open() as connection:
-      changed = connection.execute(
+    with self._open() as database:
+      changed = database.execute(
         f"update jobs set {names} where id = ? and {only_if}",
         [*values.values(), job.id],
       ).rowcount
       if changed and message:
         status = {"status": values["status"]}
-        _add_event(connection, job.id, message, status)
+        database.insert(_event(job.id, message, status))
     return bool(changed)
 
   def events(self, id: str, after: int = 0) -> list[JobEvent]:
@@ -323,58 +349,23 @@ class JobStore:
     return self.folder / "files" / f"{file}.jsonl"
 
   def _select(self, kind: type[_Row], where: str, *values: Any) -> list[_Row]:
-    with self._open() as connection:
-      return _select(connection, kind, where, *values)
+    with self._open() as database:
+      return database.select(kind, where, *values)
 
   @contextlib.contextmanager
-  def _open(self) -> Iterator[sqlite3.Connection]:
-    """Yields a connection for one transaction."""
+  def _open(self) -> Iterator[_Database]:
+    """Yields the database for one transaction."""
     path = self.folder / "jobs.sqlite"
-    connection = sqlite3.connect(path, 30, sqlite3.PARSE_DECLTYPES)
-    connection.row_factory = sqlite3.Row
-    try:
-      connection.execute("pragma synchronous = full")
-      with connection:
-        yield connection
-    finally:
-      connection.close()
+    database = _Database(path, 30, sqlite3.PARSE_DECLTYPES)
+    database.row_factory = sqlite3.Row
+    with contextlib.closing(database):
+      database.execute("pragma synchronous = full")
+      with database:
+        yield database
 
 
-def _select(
-  connection: sqlite3.Connection, kind: type[_Row], where: str, *values: Any
-) -> list[_Row]:
-  """Returns the rows of a kind that meet a condition."""
-  query = f"select * from {_TABLES[kind]} where {where}"
-  return [kind(**row) for row in connection.execute(query, values)]
-
-
-def _one(connection: sqlite3.Connection, kind: type[_Row], id: str) -> _Row:
-  """Returns the row of an id.
-
-  Raises:
-    UnknownError: if the id is unknown.
-  """
-  if not (found := _select(connection, kind, "id = ?", id)):
-    raise UnknownError(kind.__name__.lower(), id)
-  return found[0]
-
-
-def _insert(
-  connection: sqlite3.Connection, table: str, row: Mapping[str, Any]
-) -> None:
-  names, values = ", ".join(row), ", ".join("?" * len(row))
-  connection.execute(
-    f"insert into {table} ({names}) values ({values})",
-    list(row.values()),
-  )
-
-
-def _add_event(
-  connection: sqlite3.Connection,
-  job: str,
-  message: str,
-  data: Mapping[str, Any],
-  kind: str = "status",
-) -> None:
-  row = {"job": job, "kind": kind, "message": message, "data": data}
-  _insert(connection, "events", {"created_at": time.time(), **row})
+def _event(
+  job: str, message: str, data: Mapping[str, Any], kind: str = "status"
+) -> JobEvent:
+  number: Any = None  # The database counts.
+  return JobEvent(number, job, time.time(), kind, message, data)
