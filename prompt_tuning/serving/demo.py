@@ -104,5 +104,5 @@ def _pairs(
   )
   dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
   for row in dataset.take(count).as_numpy_iterator():
-    texts = (row["inputs_pretokenized"], row["targets_pretokenized"])
-    yield tuple(text.decode() for text in texts)
+    text, answer = row["inputs_pretokenized"], row["targets_pretokenized"]
+    yield text.decode(), answer.decode()

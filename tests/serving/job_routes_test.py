@@ -188,7 +188,7 @@ def test_validation_that_has_no_room_in_memory_is_refused(store, ask):
   served.check_error(response, 400, "one of example 1 has more")
 
 
-def test_all_of_many_events_are_sent(job, store, ask):
+def test_all_of_many_events_are_sent(job, store, ask, monkeypatch):
   with sqlite3.connect(store.folder / "jobs.sqlite") as connection:
     connection.executemany(
       "insert into events (job, created_at, kind, message, data) "
@@ -208,19 +208,7 @@ def test_all_of_many_events_are_sent(job, store, ask):
     headers = {"Last-Event-ID": number.encode("latin-1")}
     return ask(path, params={"stream": True, **query}, headers=headers)
 
-  for number in ("", "9" * 30, "\xb2"):
-    assert len(events := _events(stream(number).text)) == 2502
-  assert _events(stream(events[-2][0]).text) == events[-1:]
-  for name, value in (("after", page["last_id"]), ("limit", 1)):
-    refused = stream("", **{name: value})
-    served.check_error(refused, 400, f"A stream has no {name}: .*Last-Event-ID")
-
-
-def test_a_stream_of_events_reads_the_disk_in_a_thread(
-  job, store, ask, monkeypatch
-):
-  """A busy disk, or a locked file, does not hold up other requests."""
-  store.cancel(job.id)
+  # A busy disk, or a locked file, does not hold up other requests.
   threads, opened = set(), store._open
 
   def noted():
@@ -228,10 +216,13 @@ def test_a_stream_of_events_reads_the_disk_in_a_thread(
     return opened()
 
   monkeypatch.setattr(store, "_open", noted)
-  text = ask(f"{JOBS}/{job.id}/events", params={"stream": True}).text
-  assert [x["message"] for _, x in _events(text)][-1] == "Cancelled."
-  assert threads
+  for number in ("", "9" * 30, "\xb2"):
+    assert len(events := _events(stream(number).text)) == 2502
   assert threading.main_thread() not in threads
+  assert _events(stream(events[-2][0]).text) == events[-1:]
+  for name, value in (("after", page["last_id"]), ("limit", 1)):
+    refused = stream("", **{name: value})
+    served.check_error(refused, 400, f"A stream has no {name}: .*Last-Event-ID")
 
 
 def test_files_have_an_order_and_a_purpose(store, ask):

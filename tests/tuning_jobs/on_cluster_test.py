@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import signal
-import stat
 import sys
 import types
 
@@ -21,7 +20,8 @@ submitit = pytest.importorskip("submitit")
 
 SIGNALS = signal.SIGTERM, signal.SIGUSR2
 # Jobs run at once, wait, or are lost, as files beside the commands say.
-SBATCH = f"""#!{sys.executable}
+COMMANDS = {
+  "sbatch": f"""#!{sys.executable}
 import os, pathlib, subprocess, sys
 here, script = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[-1])
 number = 1 + len(list(here.glob("ran_*")))
@@ -41,12 +41,12 @@ elif not (here / "loses_jobs").exists():
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     env=os.environ | {{f"SLURM_{{k}}": str(v) for k, v in slurm.items()}}).pid
 print("Submitted batch job", pid)
-"""
-SRUN = """#!/bin/bash
+""",
+  "srun": """#!/bin/bash
 until [[ $1 == */python* ]]; do shift; done
 exec "$@"
-"""
-SQUEUE = """#!/bin/bash
+""",
+  "squeue": """#!/bin/bash
 for x; do [[ $x == --jobs=* ]] && job=${x#--jobs=}; done
 if [[ -e $(dirname $0)/pending_$job ]]; then
   echo PENDING
@@ -57,11 +57,11 @@ if [[ ! -d /proc/$job ]]; then
   exit 1
 fi
 grep -q "State:.Z" /proc/$job/status || echo RUNNING
-"""
-
-SCANCEL = """#!/bin/bash
+""",
+  "scancel": """#!/bin/bash
 rm $(dirname $0)/pending_$1
-"""
+""",
+}
 
 
 class Model:
@@ -74,21 +74,19 @@ class Model:
       raise ValueError("That is fast.")
     on_event(events.Event("step", 1, 0, 2))
     on_event(events.Event("train", 1, 0, 2, {"train": {"loss": np.float32(2)}}))
-    prompt = TunedPrompt(np.ones((settings["length"], 4), np.float32), None)
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    prompt.save(pathlib.Path(folder, "prompt.safetensors"))
-    return TunedPrompt(
-      prompt.array, None, "interrupted" if should_stop() else "finished"
-    )
+    folder.mkdir(exist_ok=True)
+    array = np.ones((settings["length"], 4), np.float32)
+    status = "interrupted" if should_stop() else "finished"
+    return TunedPrompt(array, None, status)
 
 
 class Preempted(Model):
   """Gets a signal when it begins, another one each time."""
 
   def tune(self, *data, folder, **settings):
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for number in SIGNALS:
-      if not (mark := pathlib.Path(folder, number.name)).exists():
+      if not (mark := folder / number.name).exists():
         mark.touch()
         signal.raise_signal(number)
         break
@@ -99,8 +97,8 @@ class Mortal(Model):
   """Reaches one more checkpoint each time, and dies before the third."""
 
   def tune(self, *data, folder, on_event, **settings):
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    file = pathlib.Path(folder, "step")
+    folder.mkdir(exist_ok=True)
+    file = folder / "step"
     step = 1 + int(file.read_text() if file.exists() else 0)
     file.write_text(str(step))
     on_event(events.Event("checkpoint", step, 0, 3))
@@ -114,15 +112,10 @@ def cluster(tmp_path, monkeypatch):
   """Puts commands of Slurm in front of those that there are."""
   folder = tmp_path / "bin"
   folder.mkdir()
-  for name, text in (
-    ("sbatch", SBATCH),
-    ("srun", SRUN),
-    ("squeue", SQUEUE),
-    ("scancel", SCANCEL),
-  ):
+  for name, text in COMMANDS.items():
     path = folder / name
     path.write_text(text)
-    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+    path.chmod(0o755)
   monkeypatch.setenv("PATH", str(folder), prepend=":")
   return folder
 
@@ -307,7 +300,7 @@ def test_job_that_is_cancelled_while_no_worker_is_there_leaves_the_queue(
 def test_line_that_a_machine_died_in_is_skipped(tmp_path):
   (tmp_path / "events.jsonl").write_text('{"kind": "tra')
   settings = {"length": 1, "learning_rate": 1}
-  on_cluster._Task(Model, [], None, str(tmp_path / "run"), tmp_path, settings)()
+  on_cluster._Task(Model, [], None, tmp_path / "run", tmp_path, settings)()
   forwarded = []
   on_cluster._forward_events(tmp_path, forwarded.append)
   assert [event.kind for event in forwarded] == ["train"]
