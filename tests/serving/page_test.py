@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import re
+import shutil
 import time
 import types
 
-import browsers
 import numpy as np
 import pytest
 import requests
@@ -143,8 +144,28 @@ class Page:
 
 @pytest.fixture(scope="module")
 def shown(downloads):
-  with browsers.chromium(str(downloads)) as browser:
-    yield Page(browser)
+  """A real browser where one is installed: Debian's `chromium`."""
+  webdriver = pytest.importorskip("selenium.webdriver")
+  browser = shutil.which("chromium") or shutil.which("google-chrome")
+  driver = shutil.which("chromedriver")
+  if browser is None or driver is None:
+    pytest.skip("no browser: apt-get install chromium chromium-driver")
+  options = webdriver.ChromeOptions()
+  options.binary_location = browser
+  for flag in (
+    "headless=new",
+    "window-size=1200,1000",
+    "disable-dev-shm-usage",
+  ):
+    options.add_argument(f"--{flag}")
+  if os.geteuid() == 0:  # In a container; it refuses to start otherwise.
+    options.add_argument("--no-sandbox")
+  prefs = {"download.default_directory": str(downloads)}
+  options.add_experimental_option("prefs", prefs)
+  options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+  service = webdriver.ChromeService(executable_path=driver)
+  with webdriver.Chrome(options=options, service=service) as opened:
+    yield Page(opened)
 
 
 def test_the_page_is_whole_and_of_this_server_alone(address):
