@@ -2,23 +2,26 @@
 
   python on_mesh.py BASE JOBS [ADDRESS COUNT INDEX]
 
-JOBS is JSON: `[[NAME, OUT, NUMBER...], ...]`, where NAME is that of a function
-below. With an address it is one of several processes, which do them together.
+JOBS is JSON: `[[NAME, OUT, ARGUMENT...], ...]`, where NAME is that of a
+function below. With an address it is one of several processes, which do them
+together.
 """
 
 import functools
 import itertools
 import json
 import os
+import pathlib
 import signal
 import sys
 
+import gin
 import jax
 import numpy as np
 import tensorflow as tf
 import tiny
+import tiny_gin
 
-from prompt_tuning.training import actions
 from t5x import by_length, partitioning, trainer, utils
 from t5x.runs import command_line
 
@@ -51,27 +54,15 @@ def start(base, num_partitions, trainer_cls=IN_TWO, dropout_rate=0.1):
   return loop, model, partitioner
 
 
-def losses_by_length(base, num_partitions):
-  """Without dropout, whose masks depend on the order of the rows."""
-  loop, _, partitioner = start(
-    base, num_partitions, by_length.Trainer, dropout_rate=0.0
-  )
-  return losses_of(loop, partitioner)
-
-
-def losses_of(loop, partitioner):
-  """Trains three steps."""
-  rows = rows_of_process(partitioner)
+def losses_of(loop, partitioner, steps=3):
+  """Trains some steps."""
+  rows = np.array(partitioner.local_rows(tiny.BATCH_SIZE))
   return [
     loop.train_steps(
       iter([{name: x[rows] for name, x in batch.items()}]), num_steps=1
     )["loss"]
-    for batch in batches(3)
+    for batch in batches(steps)
   ]
-
-
-def rows_of_process(partitioner):
-  return np.array(partitioner.local_rows(tiny.BATCH_SIZE))
 
 
 def run(base, num_partitions):
@@ -79,9 +70,9 @@ def run(base, num_partitions):
   losses = losses_of(loop, partitioner)
   dataset = tf.data.Dataset.from_tensor_slices(next(batches(1))).enumerate()
   outputs = {
-    name: utils.get_infer_fn(fn, tiny.BATCH_SIZE, loop._axes, partitioner)(
-      dataset, loop.train_state
-    )
+    name: utils.get_infer_fn(
+      fn, tiny.BATCH_SIZE, loop.train_state_axes, partitioner
+    )(dataset, loop.train_state)
     for name, fn in (
       ("predictions", model.predict_batch),
       ("scores", model.score_batch),
@@ -91,7 +82,6 @@ def run(base, num_partitions):
   embedding = loop.train_state.frozen["token_embedder"]["embedding"]
   return {
     "losses": losses,
-    "losses_by_length": losses_by_length(base, num_partitions),
     "prompt": np.asarray(prompt),
     "embedding_shards": len(
       {str(shard.index) for shard in embedding.global_shards}
@@ -100,21 +90,50 @@ def run(base, num_partitions):
   }
 
 
+def run_by_length(base, num_partitions):
+  # Without dropout, whose masks depend on the order of the rows.
+  loop, _, partitioner = start(
+    base, num_partitions, by_length.Trainer, dropout_rate=0.0
+  )
+  return {"losses_by_length": losses_of(loop, partitioner, steps=2)}
+
+
+RUNS = {"padded": run, "by length": run_by_length}
+
+
+def compare(base, out, number, *runs):
+  """Writes what some of `RUNS` return with a number of partitions."""
+  results = {}
+  for name in runs:
+    results |= RUNS[name](base, number)
+  if jax.process_index() == 0:
+    np.savez(out, **results)
+
+
+def take_turns(base, out, *arguments):
+  """The same, where the devices of two processes take turns on the mesh.
+
+  As those of hosts may on a TPU slice.
+  """
+  devices = jax.devices()
+  half = len(devices) // 2
+  pairs = zip(devices[:half], devices[half:], strict=True)
+  with partitioning.using_devices(list(itertools.chain(*pairs))):
+    compare(base, out, *arguments)
+
+
 def train(base, model_dir):
   """A run that is evaluated and saved at step 10, and goes on to step 13.
 
   All devices share one model, so that every process reads the same batches.
   """
   for steps in (3, 6):
-    action = actions.SaveBestPrompt(
-      model_dir, tiny.TASK, ".*", tiny.make_model().input_vocabulary
-    )
     tiny.train(
       model_dir,
       base,
       relative_steps=steps,
       partitioner=tiny.make_partitioner(jax.device_count()),
-      actions={"INFER_EVAL": [action]},
+      actions={"INFER_EVAL": [tiny.save_best_prompt(model_dir)]},
     )
 
 
@@ -153,30 +172,59 @@ def stop(base, model_dir):
   print(outcome.status, outcome.step)
 
 
-def compare(base, out, *partitions):
-  """Writes, for each number of partitions, what `run` returns."""
-  results = {
-    f"{number}/{name}": value
-    for number in partitions
-    for name, value in run(base, number).items()
-  }
-  if jax.process_index() == 0:
-    np.savez(out, **results)
+# A prompt's file, and the programs that run with it. Each way to read a base
+# model is in one of them, so that not all programs run with everything.
+PROMPTS = {
+  "class_labels": ("train", "eval", "infer"),
+  "sampled_vocab": ("train",),
+  "from_file": ("eval", "infer"),
+}
 
 
-def take_turns(base, out, *partitions):
-  """The same, where the devices of two processes take turns on the mesh.
+def prompts(_, out, base, *names):
+  """Runs the gin files that users name, on a model that all devices share."""
+  for prompt in names:
+    folder = pathlib.Path(out) / prompt
+    macros = {"INITIAL_CHECKPOINT_PATH": base}
+    evaluated = {"CHECKPOINT_PATH": str(folder / "train")}
+    if prompt == "from_file":
+      first = pathlib.Path(out) / "class_labels"
+      macros["PROMPT_FILE"] = str(first / "train" / "prompt.safetensors")
+      evaluated = {}
+    else:
+      macros["PROMPT_LENGTH"] = tiny.PROMPT_LENGTH
+    if prompt == "class_labels":
+      macros["CLASS_LABELS"] = ["yes", "no"]
+    for program in PROMPTS[prompt]:
+      tiny_gin.configure_files(
+        program,
+        ["gin/methods/prompt_tuning.gin", f"gin/prompts/{prompt}.gin"],
+        [f"partitioning.PjitPartitioner.num_partitions = {jax.device_count()}"]
+        + ["train_script.train.train_eval_dataset_cfg = None"]
+        * (program == "train"),
+        **macros,
+        **{
+          "train": {
+            "MODEL_DIR": str(folder / "train"),
+            "TRAIN_STEPS_RELATIVE": 2,
+            "EVAL_PERIOD": 2,
+            "TASK_FEATURE_LENGTHS": tiny.LENGTHS,
+          },
+          "eval": {"EVAL_OUTPUT_DIR": str(folder / "eval"), **evaluated},
+          "infer": {
+            "INFER_OUTPUT_DIR": str(folder / "infer"),
+            "MODE": "score",
+            "TASK_FEATURE_LENGTHS": tiny.LENGTHS,
+            **evaluated,
+          },
+        }[program],
+      )
+      gin.get_configurable(tiny_gin.PROGRAMS[program])()
 
-  As those of hosts may on a TPU slice.
-  """
-  devices = jax.devices()
-  half = len(devices) // 2
-  pairs = zip(devices[:half], devices[half:], strict=True)
-  with partitioning.using_devices(list(itertools.chain(*pairs))):
-    compare(base, out, *partitions)
 
-
-JOBS = {fn.__name__: fn for fn in (compare, take_turns, train, go_on, stop)}
+JOBS = {
+  fn.__name__: fn for fn in (compare, take_turns, train, go_on, stop, prompts)
+}
 
 
 def main(argv):
@@ -185,8 +233,8 @@ def main(argv):
     address, count, index = of_several
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, int(count), int(index))
-  for name, out, *numbers in json.loads(jobs):
-    JOBS[name](base, out, *numbers)
+  for name, out, *arguments in json.loads(jobs):
+    JOBS[name](base, out, *arguments)
 
 
 if __name__ == "__main__":

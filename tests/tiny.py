@@ -1,12 +1,14 @@
 """A T5 so small that a training run takes seconds, and a task for it."""
 
 import functools
+import json
+import pathlib
+from typing import Any
 
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import seqio
 import tensorflow as tf
 
@@ -282,13 +284,20 @@ def train_arguments(model_dir, base, model=None, **overrides):
   }
 
 
+def record(folder) -> dict[str, Any]:
+  """Returns the record of the run in a folder."""
+  return json.loads((pathlib.Path(folder) / "record.json").read_text())
+
+
+def edit_record(folder, **fields) -> None:
+  """Changes fields of the record of the run in a folder."""
+  text = json.dumps(record(folder) | fields)
+  (pathlib.Path(folder) / "record.json").write_text(text)
+
+
 def make_plan(model_dir, base, model=None, **overrides) -> plan.Plan:
   """The plan of `train`, which is not run."""
-  plans = []
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(training, "_run", plans.append)
-    train(model_dir, base, model, **overrides)
-  return plans[0]
+  return plan.Plan(**train_arguments(model_dir, base, model, **overrides))
 
 
 def train(model_dir, base, model=None, **overrides) -> plan.Outcome:

@@ -11,6 +11,7 @@ import tiny
 import prompt_tuning
 from t5x import checkpoints, gin_utils, models, partitioning, trainer, utils
 from t5x import eval as eval_lib
+from t5x import infer as infer_lib
 from t5x import train as train_lib
 
 _TESTS = pathlib.Path(__file__).parent
@@ -42,23 +43,44 @@ METHODS: dict[str, tuple[str, list[str], list[str]]] = {
 }
 
 
-def configure(method: str, run: str = "train", **macros: Any) -> None:
-  """Makes the configuration of a run the one that gin knows."""
+PROGRAMS = {
+  "train": train_lib.train,
+  "eval": eval_lib.evaluate,
+  "infer": infer_lib.infer,
+}
+
+
+def configure_files(
+  program: str, files: list[str], bindings: list[str], **macros: Any
+) -> None:
+  """Makes the configuration of a program the one that gin knows."""
   import __main__
 
-  entry_points = (train_lib.train, eval_lib.evaluate)
-  for entry_point in entry_points:
-    setattr(__main__, entry_point.__name__, entry_point)
+  for function in PROGRAMS.values():  # Where the gin files look for them.
+    setattr(__main__, function.__name__, function)
   gin.clear_config()
-  stem, files, bindings = METHODS[method]
   macros = {
-    "INITIAL_CHECKPOINT_PATH": "none",
     "MIXTURE_OR_TASK_NAME": tiny.TASK,
     "MIXTURE_OR_TASK_MODULE": "tiny",
     "BATCH_SIZE": tiny.BATCH_SIZE,
     **macros,
   }
-  if run == "train":
+  gin_utils.parse_gin_flags(
+    [prompt_tuning.gin_search_path()],
+    [
+      str(_TESTS / "testdata/tiny.gin"),
+      *files,
+      f"gin/runs/{program}.gin",
+    ],
+    [*bindings, *(f"{name} = {value!r}" for name, value in macros.items())],
+  )
+
+
+def configure(method: str, program: str = "train", **macros: Any) -> None:
+  """Configures a program with a method."""
+  stem, files, bindings = METHODS[method]
+  macros = {"INITIAL_CHECKPOINT_PATH": "none", **macros}
+  if program == "train":
     macros = {
       "MODEL_DIR": "none",
       "TASK_FEATURE_LENGTHS": tiny.LENGTHS,
@@ -67,15 +89,8 @@ def configure(method: str, run: str = "train", **macros: Any) -> None:
       "EVAL_STEPS": 1,
       **macros,
     }
-  gin_utils.parse_gin_flags(
-    [prompt_tuning.gin_search_path()],
-    [
-      str(_TESTS / "testdata/tiny.gin"),
-      f"gin/methods/{stem}.gin",
-      *files,
-      f"gin/runs/{run}.gin",
-    ],
-    [*bindings, *(f"{name} = {value!r}" for name, value in macros.items())],
+  configure_files(
+    program, [f"gin/methods/{stem}.gin", *files], bindings, **macros
   )
 
 

@@ -1,6 +1,6 @@
 """Actions after each evaluation during training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import math
 import os
 from typing import Any
@@ -17,7 +17,7 @@ from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
 from prompt_tuning.prompt_files import PARAMETER_PATH
-from prompt_tuning.training import base_model, google_t5x
+from prompt_tuning.training import base_model
 from t5x import trainer
 
 MetricsByTask = Mapping[str, Mapping[str, float]]
@@ -68,7 +68,6 @@ class SaveBestPrompt(trainer.BaseAction):
       self._is_alone
       and best is not None
       and best["step"] == int(train_state.step)
-      and _is_prompt_alone(train_state)
     ):
       self.save(train_state)
     return False
@@ -133,21 +132,20 @@ class SaveBestPrompt(trainer.BaseAction):
         "same metric and mode."
       )
     self._evals, self._checkpointer = evals, checkpointer
+    self._is_alone &= checkpointer.trained == {PARAMETER_PATH}
     best = self._best()
     if not self._is_alone or best is None:
       return
     step = best["step"]
     found = checkpointer.read_trained(step)
-    some = found
-    if found is None and (latest := checkpointer.latest_step()) is not None:
-      some = checkpointer.read_trained(latest)
-    if some is not None and set(some[0]) != {PARAMETER_PATH}:
-      return  # More than the prompt trains: no file was written.
     if found is None:
-      problem = self._problem(None, step)
       # A run that was killed after a better evaluation, before its checkpoint,
       # left the prompt of that evaluation, which is done again.
-      if problem and not self._is_later(evals[-1]["step"]):
+      latest = evals[-1]["step"]
+      problem = self._problem(
+        step, lambda _, x: x.step == step or (x.step or 0) > latest
+      )
+      if problem:
         raise ValueError(
           f"{self._path} {problem}, and checkpoint_{step}, which had its "
           "prompt, is not there or damaged. Restore one of the two from a "
@@ -155,11 +153,13 @@ class SaveBestPrompt(trainer.BaseAction):
         )
       return
     arrays, run_info = found
+    prompt = np.asarray(arrays[PARAMETER_PATH], np.float32)
     metadata = self._metadata(
       run_info["base_fingerprint"] or prompt_files.UNKNOWN, step
     )
-    expected = np.asarray(arrays[PARAMETER_PATH], np.float32), metadata
-    problem = self._problem(expected, step)
+    problem = self._problem(
+      step, lambda array, x: x == metadata and np.array_equal(array, prompt)
+    )
     if problem and jax.process_index() == 0:
       logging.warning(
         "%s %s. It is written again from checkpoint_%d.",
@@ -167,27 +167,18 @@ class SaveBestPrompt(trainer.BaseAction):
         problem,
         step,
       )
-      prompt_files.save_prompt(self._path, *expected)
-
-  def _is_later(self, step: int) -> bool:
-    """Returns whether the file is readable and from a later step."""
-    try:
-      _, metadata = prompt_files.load_prompt(self._path)
-    except (OSError, ValueError):
-      return False
-    written = metadata.step if metadata else None
-    return written is not None and written > step
+      prompt_files.save_prompt(self._path, prompt, metadata)
 
   def _problem(
     self,
-    expected: tuple[np.ndarray, prompt_files.PromptMetadata] | None,
     step: int,
+    is_best: Callable[[np.ndarray, prompt_files.PromptMetadata], bool],
   ) -> str | None:
     """Describes the problem with the file, if there is one.
 
     Args:
-      expected: The prompt and its header, if they are known.
       step: The step of the best evaluation.
+      is_best: Returns whether a prompt and its header may be in the file.
     """
     if not epath.Path(self._path).exists():
       return "is missing"
@@ -195,18 +186,6 @@ class SaveBestPrompt(trainer.BaseAction):
       prompt, metadata = prompt_files.load_prompt(self._path)
     except ValueError as error:
       return f"cannot be used ({error})"
-    if metadata is None or metadata.step != step:
+    if metadata is None or not is_best(prompt, metadata):
       return f"is not the best prompt, that of step {step}"
-    if expected is not None and (
-      metadata != expected[1] or not np.array_equal(prompt, expected[0])
-    ):
-      return "is not what was trained"
     return None
-
-
-def _is_prompt_alone(train_state: Any) -> bool:
-  """Returns whether nothing else trains, as far as that is known."""
-  if (trainable := google_t5x.trainable(train_state)) is None:
-    return True
-  names = traverse_util.flatten_dict(trainable, sep="/")
-  return set(names) == {PARAMETER_PATH}

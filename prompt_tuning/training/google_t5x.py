@@ -9,7 +9,6 @@ repeat them.
 
 import os
 import re
-from typing import Any
 
 from etils import epath
 import jax
@@ -89,8 +88,3 @@ def token_embedding(path: str) -> np.ndarray:
     )
   embedding = restored["target"]["token_embedder"]["embedding"]
   return np.asarray(embedding, np.float32)
-
-
-def trainable(train_state: Any) -> Any:
-  """Returns the trainable parameters, or None where they are not kept apart."""
-  return None if is_installed() else train_state.trainable

@@ -58,30 +58,6 @@ def _quiet() -> Iterator[None]:
     os.close(null)
 
 
-# Layers of tensorflow_text, which import Keras.
-_KERAS_LAYERS = "tensorflow_text.python.keras"
-
-
-class _OnDemandLoader(importlib.machinery.SourceFileLoader):
-  """Runs a module at the first access to one of its attributes.
-
-  Python's own `LazyLoader` also runs it at an access to `__file__`, as any code
-  does that lists all modules.
-  """
-
-  def exec_module(self, module: types.ModuleType) -> None:
-    run = super().exec_module
-
-    def look_up(name: str) -> object:
-      if name.startswith("__"):
-        raise AttributeError(name)
-      del module.__dict__["__getattr__"]
-      run(module)
-      return getattr(module, name)
-
-    module.__dict__["__getattr__"] = look_up
-
-
 class _TensorFlowLoader(importlib.machinery.SourceFileLoader):
   """Imports TensorFlow without the messages that no setting turns off.
 
@@ -94,14 +70,14 @@ class _TensorFlowLoader(importlib.machinery.SourceFileLoader):
       # Keras takes half of the import time. An explicit import still finds it.
       with without("keras.src.optimizers"):
         super().exec_module(module)
+      layers = "tensorflow_text.python.keras"
+      sys.modules[layers] = types.ModuleType(layers)
       import tensorflow_text  # noqa: F401
 
+      del sys.modules[layers]
       # The accelerator is JAX's.
       for kind in ("GPU", "TPU"):
         module.config.set_visible_devices([], kind)
-
-
-_LOADERS = {"tensorflow": _TensorFlowLoader, _KERAS_LAYERS: _OnDemandLoader}
 
 
 class _TensorFlowFinder(importlib.abc.MetaPathFinder):
@@ -113,11 +89,11 @@ class _TensorFlowFinder(importlib.abc.MetaPathFinder):
     path: Sequence[str] | None,
     target: types.ModuleType | None = None,
   ) -> importlib.machinery.ModuleSpec | None:
-    if fullname not in _LOADERS:
+    if fullname != "tensorflow":
       return None
     spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
     if spec is not None and spec.origin is not None:
-      spec.loader = _LOADERS[fullname](fullname, spec.origin)
+      spec.loader = _TensorFlowLoader(fullname, spec.origin)
     return spec
 
 

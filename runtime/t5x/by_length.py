@@ -6,7 +6,6 @@ their inputs, and computes them in microbatches of a few shapes
 rounding; dropout draws other masks.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -65,7 +64,16 @@ class Trainer(trainer.Trainer):
         f"Expected num_lengths of at least 1, got {num_lengths}."
       )
     self._num_lengths = num_lengths
-    self._added = self._added_positions()
+    # The positions that the encoder adds, such as a prompt's.
+    module, length = model.module, 8
+    encoded = jax.eval_shape(
+      lambda params, tokens: module.apply(
+        {"params": params}, tokens, enable_dropout=False, method=module.encode
+      ),
+      train_state.params,
+      jax.ShapeDtypeStruct((1, length), jnp.int32),
+    )
+    self._added = encoded.shape[1] - length
     self._partition_steps()
 
   def _partition_steps(self) -> None:
@@ -73,7 +81,7 @@ class Trainer(trainer.Trainer):
     model, partitioner = self._model, self._partitioner
     replicated = partitioner.sharding()
     batches = partitioner.sharding(partitioner.data_partition_spec)
-    parts = (self._axes.trainable, replicated)
+    parts = (self.train_state_axes.trainable, replicated)
 
     def add_gradients(state, total, batch, divisor, number):
       rng = jax.random.fold_in(self._rng, state.step)
@@ -89,14 +97,20 @@ class Trainer(trainer.Trainer):
 
     self._add_gradients = partitioner.partition(
       add_gradients,
-      in_axis_resources=(self._axes, parts, batches, replicated, replicated),
+      in_axis_resources=(
+        self.train_state_axes,
+        parts,
+        batches,
+        replicated,
+        replicated,
+      ),
       out_axis_resources=parts,
       donate_argnums=1,
     )
     self._apply = train_state_lib.partition_update(
       partitioner,
       lambda state, total: self._update(state, *total),
-      self._axes,
+      self.train_state_axes,
       parts,
     )
     self._divisor = partitioner.partition(
@@ -108,21 +122,9 @@ class Trainer(trainer.Trainer):
       lambda state, batch, divisor: models.weigh(
         model, model.eval_fn(state.params, batch)[1], batch, divisor
       )[1],
-      in_axis_resources=(self._axes, batches, replicated),
+      in_axis_resources=(self.train_state_axes, batches, replicated),
       out_axis_resources=replicated,
     )
-
-  def _added_positions(self) -> int:
-    """Counts the positions that the encoder adds, such as a prompt's."""
-    module, length = self._model.module, 8
-    encoded = jax.eval_shape(
-      lambda params, tokens: module.apply(
-        {"params": params}, tokens, enable_dropout=False, method=module.encode
-      ),
-      self.train_state.params,
-      jax.ShapeDtypeStruct((1, length), jnp.int32),
-    )
-    return encoded.shape[1] - length
 
   def trace_train_step(self, train_state: Any, batch: Any) -> Any:
     """Raises ValueError: a step has several programs."""
@@ -132,10 +134,19 @@ class Trainer(trainer.Trainer):
       "batch needs more memory, so its estimate is an upper bound."
     )
 
-  def _microbatches(self, batch: lengths.Features) -> Iterator[Any]:
-    """Cuts this process's part of a batch, as all processes cut theirs."""
-    rows, longest = batch[lengths.INPUTS].shape
+  def _cut(self, batch: lengths.Features) -> tuple[jax.Array, list[Any]]:
+    """Cuts this process's part of a batch, as all processes cut theirs.
+
+    Args:
+      batch: This process's part.
+
+    Returns:
+      The divisor of the whole batch's loss, and microbatches on the devices.
+    """
     partitioner = self._partitioner
+    targets = {k: x for k, x in batch.items() if k.startswith("decoder_")}
+    divisor = self._divisor(partitioner.shard_batch(targets))
+    rows, longest = batch[lengths.INPUTS].shape
     multiple = len(partitioner.local_rows(partitioner.mesh.shape["data"]))
     shapes = lengths.shapes(
       rows, longest, self._num_lengths, self._added, multiple
@@ -143,13 +154,8 @@ class Trainer(trainer.Trainer):
     plan = lengths.plan(
       lengths.count_tokens(batch), shapes, self._added, _longest_of_processes
     )
-    for microbatch in plan:
-      yield self._partitioner.shard_batch(lengths.take(batch, microbatch))
-
-  def _divisor_of(self, batch: lengths.Features) -> jax.Array:
-    """Computes the divisor of the whole batch's loss."""
-    targets = {k: x for k, x in batch.items() if k.startswith("decoder_")}
-    return self._divisor(self._partitioner.shard_batch(targets))
+    parts = (lengths.take(batch, microbatch) for microbatch in plan)
+    return divisor, [partitioner.shard_batch(part) for part in parts]
 
   def _zeros(self, batch: Any) -> Any:
     """Makes zeros, to which gradients and sums are added."""
@@ -162,12 +168,14 @@ class Trainer(trainer.Trainer):
     )
     return self._partitioner.partition(
       lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
-      out_axis_resources=(self._axes.trainable, self._partitioner.sharding()),
+      out_axis_resources=(
+        self.train_state_axes.trainable,
+        self._partitioner.sharding(),
+      ),
     )
 
   def _step(self, batch: Any, before: Any) -> models.MetricSums:
-    divisor = self._divisor_of(batch)
-    parts = list(self._microbatches(batch))
+    divisor, parts = self._cut(batch)
     if not hasattr(self, "_make_zeros"):
       self._make_zeros = self._zeros(parts[0])
     jax.block_until_ready(before)
@@ -180,11 +188,8 @@ class Trainer(trainer.Trainer):
     return sums
 
   def _eval_sums(self, batch: Any) -> models.MetricSums:
-    divisor = self._divisor_of(batch)
-    sums = [
-      self._eval_part(self.train_state, part, divisor)
-      for part in self._microbatches(batch)
-    ]
+    divisor, parts = self._cut(batch)
+    sums = [self._eval_part(self.train_state, part, divisor) for part in parts]
     return jax.tree.map(lambda *x: sum(x), *sums)
 
 

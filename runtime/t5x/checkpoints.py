@@ -7,7 +7,6 @@ names are T5X's and found here too.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import copy
-import dataclasses
 import math
 from typing import Any
 
@@ -46,21 +45,6 @@ __all__ = [
   "open_checkpoint",
   "save_base_checkpoint",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Writing:
-  """The checkpoint that is being written.
-
-  Attributes:
-    step: Its step.
-    replaces: Whether there is one of that step.
-    info: JSON that is kept with the state.
-  """
-
-  step: int
-  replaces: bool
-  info: Mapping[str, Any]
 
 
 class Checkpointer:
@@ -108,9 +92,9 @@ class Checkpointer:
         state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler()
       )
     )
-    self._writing: _Writing | None = None
-    # Of the checkpoint that was restored or written last.
-    self._saved: Any = None
+    # The step that is being written, whether it replaces another checkpoint of
+    # that step, and the JSON that is kept with the state.
+    self._writing: tuple[int, bool, Mapping[str, Any]] | None = None
     # Called before anything is renamed or deleted; raises if another run may
     # have the folder by now.
     self.check_lock: Callable[[], None] = lambda: None
@@ -123,27 +107,54 @@ class Checkpointer:
     """Returns the steps of the checkpoints, in order."""
     return self._folder.steps()
 
-  def latest_step(self) -> int | None:
-    """Returns the last of them, the one that is being written included."""
-    self.wait()
-    return max(self.all_steps(), default=None)
+  @property
+  def trained(self) -> set[str]:
+    """The names of the parameters that the run trains."""
+    prefix = "trainable/"
+    return {
+      name.removeprefix(prefix)
+      for name in self._shapes
+      if name.startswith(prefix)
+    }
 
   def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
-    """Returns the score by which checkpoints are compared, or None."""
-    del metrics_by_task
-    return None
+    """Returns the score by which checkpoints are compared; None without one.
+
+    Raises:
+      ValueError: if no metric matches, or if the score is not a number.
+    """
+    if self.metric is None:
+      return None
+    score = metrics_lib.monitored(metrics_by_task, self.metric)
+    if score is None or not math.isfinite(score):
+      raise ValueError(
+        f"The metrics that match {self.metric!r} (BEST_METRIC) make the "
+        f"score {score}, which chooses no checkpoint. The metrics are "
+        f"{metrics_lib.names(metrics_by_task)}."
+      )
+    return score
 
   def best(self, evals: Sequence[Mapping[str, Any]]) -> Any | None:
     """Returns the evaluation with the best score, or None."""
-    del evals
-    return None
+    return next(iter(self._ranked(evals)), None)
+
+  def _ranked(
+    self, evals: Sequence[Mapping[str, Any]]
+  ) -> list[Mapping[str, Any]]:
+    """Puts the best first; of equals, the earlier one."""
+    scored = [e for e in evals if e["score"] is not None]
+    sign = -1 if self.metric_mode == "min" else 1
+    return sorted(scored, key=lambda e: (-sign * e["score"], e["step"]))
 
   def _kept(
     self, steps: Sequence[int], evals: Sequence[Mapping[str, Any]]
   ) -> set[int]:
     """Returns which of the steps, in order, to keep after evaluations."""
-    del evals
-    return set(steps if self._keep is None else steps[-self._keep :])
+    if self._keep is None or self.metric is None:
+      return set(steps if self._keep is None else steps[-self._keep :])
+    ranked = [e["step"] for e in self._ranked(evals) if e["step"] in steps]
+    kept = {*ranked[: self._keep], *steps[-1:]}
+    return kept if len(kept) > 1 else set(steps[-2:])
 
   def save_run(
     self,
@@ -163,14 +174,16 @@ class Checkpointer:
     step = int(train_state.step)
     # It is written while training may change it.
     run_info = copy.deepcopy(dict(run_info))
-    exists = step in self.all_steps()
-    # Written when a signal came, before the evaluation that was due?
-    is_evaluated = step in [e["step"] for e in run_info["evals"][-1:]]
-    if exists and (
-      not is_evaluated or self._saved == _identity(step, run_info)
-    ):
-      return
-    self._writing = _Writing(step, exists, run_info)
+    if exists := step in self.all_steps():
+      # It may be of a signal, before the evaluation that was due.
+      last = run_info["evals"][-1:]
+      saved = run.read_info(str(self._folder.checkpoint(step)))
+      is_same = saved["evals"][-1:] == last and (
+        saved.get("is_stopped", False) == run_info.get("is_stopped", False)
+      )
+      if is_same or step not in [e["step"] for e in last]:
+        return
+    self._writing = step, exists, run_info
     path = (
       self._folder.replacement(step)
       if exists
@@ -205,19 +218,17 @@ class Checkpointer:
       OSError: if the checkpoint could not be written; it names the folder. Or
         what `check_lock` raises.
     """
-    if (writing := self._writing) is None:
+    if self._writing is None:
       return
-    with self._cleared_on_error(self._folder.checkpoint(writing.step)):
+    step, is_replaced, run_info = self._writing
+    with self._cleared_on_error(self._folder.checkpoint(step)):
       self._writer.wait_until_finished()
     self._writing = None
     self.check_lock()
     if jax.process_index() == 0:
-      if writing.replaces:
-        self._folder.replace(writing.step)
-      self._folder.keep_only(
-        self._kept(self.all_steps(), writing.info["evals"])
-      )
-    self._saved = _identity(writing.step, writing.info)
+      if is_replaced:
+        self._folder.replace(step)
+      self._folder.keep_only(self._kept(self.all_steps(), run_info["evals"]))
     multihost.wait_for_all("checkpoint written")
 
   def close(self) -> None:
@@ -227,6 +238,20 @@ class Checkpointer:
     finally:
       self._writer.close()
       logging.get_absl_logger().removeFilter(checkpoint_writer.is_news)
+
+  def find_run(self) -> Mapping[str, Any] | None:
+    """Returns the `run_info` that `restore_run` will return.
+
+    Returns:
+      It, or None if there is no checkpoint; {} of one that no run has written.
+
+    Raises:
+      ValueError: if all checkpoints are damaged.
+    """
+    if (step := self._find_good()) is None:
+      return None
+    path = str(self._folder.checkpoint(step))
+    return run.read_info(path) if run.is_checkpoint(path) else {}
 
   def restore_run(
     self, train_state_axes: TrainState
@@ -245,11 +270,9 @@ class Checkpointer:
     Raises:
       ValueError: if all are damaged, or its arrays are not those of this run.
     """
-    # One process looks, and all take its answer.
-    answer = self._find_good() if jax.process_index() == 0 else None
-    step, problem = multihost.from_first_process(answer)
-    if problem is not None:
-      raise ValueError(problem)
+    step = self._find_good()
+    if step is None:
+      raise ValueError(f"There is no checkpoint in {self._folder.path}.")
     path = self._folder.checkpoint(step)
     found = orbax.read_shapes(str(path / orbax.ITEM))
     shapes = {name: tuple(leaf.shape) for name, leaf in found.items()}
@@ -275,7 +298,6 @@ class Checkpointer:
     )
     state = train_state_axes.replace(frozen={})
     info = run.read_info(str(path))
-    self._saved = _identity(step, info)
     return (
       jax.tree.unflatten(
         jax.tree.structure(state), [restored[name] for name in _flat(state)]
@@ -283,12 +305,19 @@ class Checkpointer:
       info,
     )
 
-  def _find_good(self) -> tuple[int | None, str | None]:
-    """Returns the step to restore, or the error, for the first process."""
-    try:
-      return self._folder.find_good(), None
-    except ValueError as error:
-      return None, str(error)
+  def _find_good(self) -> int | None:
+    """Returns the step of the latest whole checkpoint, or None without any."""
+    step, problem = None, None
+    # One process looks, and all take its answer.
+    if jax.process_index() == 0 and self.all_steps():
+      try:
+        step = self._folder.find_good()
+      except ValueError as error:
+        problem = str(error)
+    step, problem = multihost.from_first_process((step, problem))
+    if problem is not None:
+      raise ValueError(problem)
+    return step
 
   def read_trained(
     self, step: int
@@ -342,45 +371,6 @@ class SaveBestCheckpointer(Checkpointer):
     self.metric = metric_name_to_monitor
     self.metric_mode = metric_mode
     super().__init__(train_state, partitioner, checkpoints_dir, keep)
-
-  def score(self, metrics_by_task: metrics_lib.MetricsByTask) -> float | None:
-    """Returns the score by which checkpoints are compared.
-
-    Raises:
-      ValueError: if no metric matches, or if the score is not a number.
-    """
-    assert self.metric is not None, "given at the start"
-    score = metrics_lib.monitored(metrics_by_task, self.metric)
-    if score is None or not math.isfinite(score):
-      raise ValueError(
-        f"The metrics that match {self.metric!r} (BEST_METRIC) make the "
-        f"score {score}, which chooses no checkpoint. The metrics are "
-        f"{metrics_lib.names(metrics_by_task)}."
-      )
-    return score
-
-  def _kept(self, steps, evals) -> set[int]:
-    if self._keep is None:
-      return set(steps)
-    ranked = [e["step"] for e in self._ranked(evals) if e["step"] in steps]
-    kept = {*ranked[: self._keep], *steps[-1:]}
-    return kept if len(kept) > 1 else set(steps[-2:])
-
-  def best(self, evals: Sequence[Mapping[str, Any]]) -> Any | None:
-    return next(iter(self._ranked(evals)), None)
-
-  def _ranked(
-    self, evals: Sequence[Mapping[str, Any]]
-  ) -> list[Mapping[str, Any]]:
-    """Puts the best first; of equals, the earlier one."""
-    scored = [e for e in evals if e["score"] is not None]
-    sign = -1 if self.metric_mode == "min" else 1
-    return sorted(scored, key=lambda e: (-sign * e["score"], e["step"]))
-
-
-def _identity(step: int, run_info: Mapping[str, Any]) -> Any:
-  """Returns the facts that make a checkpoint be written again."""
-  return step, run_info["evals"][-1:], run_info.get("is_stopped", False)
 
 
 def _flat(train_state: TrainState) -> dict[str, Any]:

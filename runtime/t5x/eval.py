@@ -1,7 +1,6 @@
 """Evaluates a model: `python -m t5x.eval --gin_file=... --gin.X=...`."""
 
 from collections.abc import Callable
-import sys
 
 from t5x.configuration import command_flags
 
@@ -12,7 +11,7 @@ import jax
 
 from t5x import gin_utils
 from t5x.metrics import MetricsByTask
-from t5x.runs import command_line, events, records
+from t5x.runs import command_line, records
 from t5x.runs.evaluation import InferenceEvaluator, evaluate
 
 # T5X has the evaluator here, too.
@@ -26,21 +25,11 @@ def main(evaluate: Callable[..., MetricsByTask]) -> None:
     evaluate: `evaluation.evaluate`, its arguments bound.
 
   Raises:
-    SystemExit: with 128 + its number, after a signal; the same command
-      starts again from the beginning.
+    SystemExit: after a signal; the same command starts again from the
+      beginning.
   """
-  with (
-    command_line.StopSignals() as signals,
-    command_line.ProgressBar("evaluate", "example") as progress,
-  ):
-    try:
-      metrics = evaluate(
-        configuration=gin_utils.configuration("eval"),
-        on_event=progress,
-        should_stop=signals.should_stop,
-      )
-    except events.CancelledError:
-      sys.exit(signals.exit_status)
+  with command_line.running("eval", "example") as arguments:
+    metrics = evaluate(**arguments)
   if jax.process_index() == 0:
     for task, values in metrics.items():
       print(records.format_metrics(task, values), flush=True)

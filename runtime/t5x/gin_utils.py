@@ -122,7 +122,7 @@ def summarize_gin_config(
 
   Args:
     model_dir: An existing folder.
-    summary_writer: An `event_file.EventFile`, which gets the text too, or None.
+    summary_writer: A `metric_log.MetricLog`, which gets the text too, or None.
     step: The step to log it at.
   """
   import jax  # It takes a second: not for --help.

@@ -12,39 +12,23 @@ import jax
 
 from t5x import gin_utils
 from t5x.runs import command_line
-from t5x.runs.inference import InferenceOutcome, infer
+from t5x.runs.inference import infer
 
 
-def main(infer: Callable[..., InferenceOutcome]) -> None:
+def main(infer: Callable[..., dict[str, int]]) -> None:
   """Writes the files, and prints their paths.
 
   Args:
     infer: `inference.infer`, its arguments bound.
 
   Raises:
-    SystemExit: with 128 + its number, after a signal; the same command resumes
-      after the last chunk.
+    SystemExit: after a signal; the same command resumes after the last chunk.
   """
-  with (
-    command_line.StopSignals() as signals,
-    command_line.ProgressBar("infer", "example") as progress,
-  ):
-    outcome = infer(
-      configuration=gin_utils.configuration("infer"),
-      on_event=progress,
-      should_stop=signals.should_stop,
-    )
-  is_first = jax.process_index() == 0
-  if is_first:
-    for path, examples in outcome.examples.items():
-      print(f"{examples} examples in {path}", file=sys.stderr)
-  if outcome.status == "interrupted":
-    if is_first:
-      print(
-        f"Stopped at example {progress.step}; the same command resumes it.",
-        file=sys.stderr,
-      )
-    sys.exit(signals.exit_status)
+  with command_line.running("infer", "example") as arguments:
+    examples = infer(**arguments)
+  if jax.process_index() == 0:
+    for path, number in examples.items():
+      print(f"{number} examples in {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -41,21 +41,14 @@ def is_one_of_several() -> bool:
   That is so on a TPU VM, and in a step of several tasks of `srun`.
   `jax.distributed.initialize` finds out where the others are.
   """
-  return _is_on_tpu() or _is_in_slurm_step()
-
-
-def _is_on_tpu() -> bool:
-  platforms = os.environ.get("JAX_PLATFORMS", "tpu")
   # libtpu is also installed where programs are only compiled.
-  return (
-    "tpu" in platforms
+  is_on_tpu = (
+    "tpu" in os.environ.get("JAX_PLATFORMS", "tpu")
     and importlib.util.find_spec("libtpu") is not None
     and bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
   )
-
-
-def _is_in_slurm_step() -> bool:
   # A batch script without srun is not a step. A shell that salloc opened is a
   # step of one task, although SLURM_NTASKS is the number that was granted.
   has_step = "SLURM_STEP_NODELIST" in os.environ
-  return has_step and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+  tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+  return is_on_tpu or (has_step and tasks > 1)

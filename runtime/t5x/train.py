@@ -12,7 +12,7 @@ from absl import logging
 import jax
 
 from t5x import gin_utils
-from t5x.runs import command_line
+from t5x.runs import command_line, events
 from t5x.runs.training import Outcome, train
 
 
@@ -23,39 +23,26 @@ def main(train: Callable[..., Outcome]) -> None:
     train: `training.train`, its arguments bound.
 
   Raises:
-    SystemExit: with 128 + its number, after a signal; the same command resumes
-      the run.
+    SystemExit: after a signal; the same command resumes the run.
   """
-  with (
-    command_line.StopSignals() as signals,
-    command_line.ProgressBar("train", "step") as progress,
-  ):
-    outcome = train(
-      configuration=gin_utils.configuration("train"),
-      on_event=progress,
-      should_stop=signals.should_stop,
-    )
-  is_first = jax.process_index() == 0
-  if outcome.was_over and is_first:
+  with command_line.running("train", "step") as arguments:
+    outcome = train(**arguments)
+    if outcome.status == "interrupted":
+      raise events.CancelledError
+  if jax.process_index():
+    return
+  if outcome.was_over:
     print(
       f"{outcome.model_dir} has already ended, {outcome.status} at step "
       f"{outcome.step}.",
       file=sys.stderr,
     )
-  if outcome.status != "interrupted" and is_first:
-    try:
-      for note in gin_utils.next_steps(outcome.model_dir, outcome.best):
-        print(note, flush=True)
-    except (ValueError, OSError) as e:
-      # The files of its command may have changed; the run is over all the same.
-      logging.warning("What to do with the result cannot be said: %s", e)
-  if outcome.status == "interrupted":
-    if is_first:
-      print(
-        f"Stopped at step {outcome.step}; the same command resumes it.",
-        file=sys.stderr,
-      )
-    sys.exit(signals.exit_status)
+  try:
+    for note in gin_utils.next_steps(outcome.model_dir, outcome.best):
+      print(note, flush=True)
+  except (ValueError, OSError) as e:
+    # The files of its command may have changed; the run is over all the same.
+    logging.warning("What to do with the result cannot be said: %s", e)
 
 
 if __name__ == "__main__":

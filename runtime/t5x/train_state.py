@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from etils import epath
 from flax import struct, traverse_util
 import jax
 import jax.numpy as jnp
@@ -183,25 +182,14 @@ def partition_update(
   return partitioned
 
 
-def count_parameters(state: TrainState) -> dict[str, int]:
-  """Returns how many parameters train and how many are frozen."""
-  return {
-    group: sum(int(x.size) for x in jax.tree.leaves(getattr(state, group)))
-    for group in ("trainable", "frozen")
-  }
-
-
-def write_model_info(
-  log_file: str, state: TrainState, axes: TrainState
-) -> None:
-  """Lists the parameters and counts them.
+def describe(state: TrainState, axes: TrainState) -> tuple[str, dict[str, int]]:
+  """Lists the parameters, and counts those that train and those that do not.
 
   Args:
-    log_file: The file to write.
     state: The state.
     axes: Its shardings.
   """
-  lines = []
+  lines, counts = [], {}
   for group in ("trainable", "frozen"):
     params = traverse_util.flatten_dict(getattr(state, group), sep="/")
     shardings = traverse_util.flatten_dict(getattr(axes, group), sep="/")
@@ -209,10 +197,10 @@ def write_model_info(
       f"{group:9} {name:60} {x.shape!s:16} {x.dtype!s:9} {shardings[name].spec}"
       for name, x in sorted(params.items())
     ]
-  counts = count_parameters(state)
+    counts[group] = sum(int(x.size) for x in params.values())
   total = sum(counts.values())
   lines.append(
     f"{counts['trainable']:,} of {total:,} parameters train "
     f"({100 * counts['trainable'] / total:.5f}%)."
   )
-  epath.Path(log_file).write_text("\n".join(lines) + "\n")
+  return "\n".join(lines) + "\n", counts

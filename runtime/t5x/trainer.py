@@ -48,7 +48,7 @@ class Trainer:
     self.train_state = train_state
     self._model = model
     self._partitioner = partitioner
-    self._axes = train_state_axes
+    self.train_state_axes = train_state_axes
     self._rng = rng
     self._learning_rate_fn = learning_rate_fn
     self._weight_metrics_computer = weight_metrics_computer

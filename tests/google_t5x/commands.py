@@ -59,22 +59,11 @@ class Command:
     return f"{out}/{self.name.replace(' ', '_')}"
 
 
-def _command(name: str, program: str, model: str, *flags: str) -> Command:
-  out = {
-    "train": "MODEL_DIR",
-    "eval": "EVAL_OUTPUT_DIR",
-    "infer": "INFER_OUTPUT_DIR",
-  }[program]
-  return Command(
-    name,
-    program,
-    (
-      f"--gin_file=gin/models/{model}.gin",
-      *flags,
-      f"--gin.MIXTURE_OR_TASK_NAME='{TASKS[model]}'",
-      f"--gin.{out}='{{out}}/{name.replace(' ', '_')}'",
-    ),
-  )
+_FOLDERS = {
+  "train": "MODEL_DIR",
+  "eval": "EVAL_OUTPUT_DIR",
+  "infer": "INFER_OUTPUT_DIR",
+}
 
 
 def _as_documented(model: str) -> Command:
@@ -92,82 +81,61 @@ def _as_documented(model: str) -> Command:
   return Command(name, "train", tuple(flags), is_compared=False)
 
 
-def _files(*names: str) -> tuple[str, ...]:
-  return tuple(f"--gin_file=gin/{name}.gin" for name in names)
-
-
 def commands(model: str) -> list[Command]:
   """Returns the commands for a model, in the order in which they are run."""
-  batches = (
-    '--gin.TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 8}',
-    "--gin.BATCH_SIZE=16",
-    f"--gin.EVAL_PERIOD={STEPS}",
-  )
+  lengths = '--gin.TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 8}'
+  batches = [lengths, "--gin.BATCH_SIZE=16", f"--gin.EVAL_PERIOD={STEPS}"]
   prompt = "--gin.PROMPT_FILE='{out}/prompt/prompt.safetensors'"
-  from_file = _files("methods/prompt_tuning", "prompts/from_file")
-  found = [
-    _command(
+  from_file = "methods/prompt_tuning prompts/from_file"
+  # Name, program, gin files and flags.
+  rows: list[tuple[str, str, str, list[str]]] = [
+    (
       "prompt",
       "train",
-      model,
-      *_files("methods/prompt_tuning", "prompts/class_labels", "runs/train"),
-      '--gin.CLASS_LABELS=["False", "True"]',
-      "--gin.PROMPT_LENGTH=20",
-      *batches,
-      *_TRAINING,
+      "methods/prompt_tuning prompts/class_labels runs/train",
+      [
+        '--gin.CLASS_LABELS=["False", "True"]',
+        "--gin.PROMPT_LENGTH=20",
+        *batches,
+        *_TRAINING,
+      ],
     ),
-    _command(
-      "prompt eval by file",
-      "eval",
-      model,
-      *from_file,
-      *_files("runs/eval"),
-      prompt,
-    ),
-    _command(
+    ("prompt eval by file", "eval", f"{from_file} runs/eval", [prompt]),
+    (
       "prompt infer by file",
       "infer",
-      model,
-      *from_file,
-      *_files("runs/infer"),
-      prompt,
-      batches[0],
+      f"{from_file} runs/infer",
+      [prompt, lengths],
     ),
-    _command(
+    (
       "prompt eval by checkpoint",
       "eval",
-      model,
-      *_files("methods/prompt_tuning", "prompts/random_uniform", "runs/eval"),
-      "--gin.PROMPT_LENGTH=20",
-      "--gin.CHECKPOINT_PATH='{out}/prompt'",
+      "methods/prompt_tuning prompts/random_uniform runs/eval",
+      ["--gin.PROMPT_LENGTH=20", "--gin.CHECKPOINT_PATH='{out}/prompt'"],
     ),
   ]
   for method in ("model_tuning", "lora"):
-    found += [
-      _command(
-        method,
-        "train",
-        model,
-        *_files(f"methods/{method}", "runs/train"),
-        *batches,
-        *_TRAINING,
-      ),
-      _command(
-        f"{method} eval by checkpoint",
-        "eval",
-        model,
-        *_files(f"methods/{method}", "runs/eval"),
-        f"--gin.CHECKPOINT_PATH='{{out}}/{method}'",
-      ),
+    there = f"--gin.CHECKPOINT_PATH='{{out}}/{method}'"
+    files = f"methods/{method} runs/"
+    rows += [
+      (method, "train", f"{files}train", [*batches, *_TRAINING]),
+      (f"{method} eval by checkpoint", "eval", f"{files}eval", [there]),
     ]
-  found.append(
-    _command(
-      "recipe",
-      "train",
-      model,
-      *_files("recipes/prompt_tuning"),
-      *_TRAINING,
-    )
-  )
-  found.append(_as_documented(model))
-  return found
+  rows.append(("recipe", "train", "recipes/prompt_tuning", [*_TRAINING]))
+  return [
+    *(
+      Command(
+        name,
+        program,
+        (
+          f"--gin_file=gin/models/{model}.gin",
+          *(f"--gin_file=gin/{file}.gin" for file in files.split()),
+          *flags,
+          f"--gin.MIXTURE_OR_TASK_NAME='{TASKS[model]}'",
+          f"--gin.{_FOLDERS[program]}='{{out}}/{name.replace(' ', '_')}'",
+        ),
+      )
+      for name, program, files, flags in rows
+    ),
+    _as_documented(model),
+  ]

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -58,21 +59,14 @@ def _said(process):
   return json.loads(out), errors
 
 
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-  """A cache, and what the program said that filled it."""
-  home = tmp_path_factory.mktemp("home")
-  return home, _said(_run(home))[0]
-
-
 @pytest.mark.slow
-def test_a_second_process_compiles_nothing_and_computes_the_same(first):
-  home, cold = first
+def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):
+  cold, _ = _said(_run(tmp_path))
   assert cold["cache_hits"] == 0
   assert cold["cache_misses"] > 0
   # Two at once, which share the folder; the second logs what XLA notes.
   quiet, verbose = map(
-    _said, [_run(home), _run(home, TF_CPP_MIN_LOG_LEVEL="0")]
+    _said, [_run(tmp_path), _run(tmp_path, TF_CPP_MIN_LOG_LEVEL="0")]
   )
   for warm in (quiet[0], verbose[0]):
     assert warm["numbers"] == cold["numbers"]
@@ -82,29 +76,12 @@ def test_a_second_process_compiles_nothing_and_computes_the_same(first):
   missing = re.findall(r"Target machine feature (\S+) is not", verbose[1])
   # XLA asks LLVM for these preferences, and then misses them in the processor.
   assert set(missing) <= {"+prefer-no-gather", "+prefer-no-scatter"}
-
-
-@pytest.mark.slow
-def test_a_damaged_program_is_compiled_again(first):
-  home, cold = first
-  (folder,) = home.glob("t5x/compiled/*")
-  for path in folder.glob("*-cache"):
+  # A damaged program is compiled again.
+  for path in tmp_path.glob("t5x/compiled/*/*-cache"):
     path.write_bytes(path.read_bytes()[:100])
-  again, errors = _said(_run(home))
+  again, errors = _said(_run(tmp_path))
   assert again["numbers"] == cold["numbers"]
   assert "Error reading persistent compilation cache entry" in errors
-
-
-class _Config:
-  """JAX's settings, which every test of this process shares."""
-
-  def __init__(self, is_on, folder):
-    self.jax_enable_compilation_cache = is_on
-    self.jax_compilation_cache_dir = folder
-    self.updates = {}
-
-  def update(self, name, value):
-    self.updates[name] = value
 
 
 @pytest.mark.parametrize(
@@ -121,15 +98,20 @@ def test_the_folder_is_the_users_unless_jaxs_settings_say_otherwise(
   tmp_path, monkeypatch, is_on, given, home, found
 ):
   (tmp_path / "file").touch()
-  config = _Config(is_on, given)
+  updates = {}
+  # JAX's own settings are shared by every test of this process.
+  config = types.SimpleNamespace(
+    jax_enable_compilation_cache=is_on,
+    jax_compilation_cache_dir=given,
+    update=updates.__setitem__,
+  )
   monkeypatch.setattr(compilation_cache.jax, "config", config)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / home))
+  expected = {}
   if found == "home":
     processor = compilation_cache._processor()
     found = str(tmp_path / "home" / "t5x" / "compiled" / processor)
     expected = {"jax_compilation_cache_dir": found}
-  else:
-    expected = {}
   assert compilation_cache.enable() == found
-  assert expected.items() <= config.updates.items()
-  assert bool(expected) == bool(config.updates)
+  assert expected.items() <= updates.items()
+  assert bool(expected) == bool(updates)

@@ -13,8 +13,6 @@ from prompt_tuning import prompt_files
 from t5x import checkpoints
 from t5x.files import run_lock
 
-pytestmark = pytest.mark.slow
-
 LAST_STEP = tiny.BASE_STEP + 6
 
 
@@ -24,42 +22,45 @@ def _train(folder, base):
   )
 
 
-def _assert_same(copy, run):
-  """What counts of a run is the same."""
+def _go_on(copy, base, run):
+  """Trains, and compares what counts of the two runs."""
+  _train(copy, base)
   found, expected = (
     prompt_files.load_prompt(folder / "prompt.safetensors")
     for folder in (copy, run)
   )
   np.testing.assert_array_equal(found[0], expected[0])
   assert found[1] == expected[1]
-  records = [
-    json.loads((folder / "record.json").read_text()) for folder in (copy, run)
-  ]
   for name in ("status", "evals", "best", "steps"):
-    assert records[0][name] == records[1][name]
+    assert tiny.record(copy)[name] == tiny.record(run)[name]
 
 
-def _steps(path):
-  return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+def _lines(folder, kind=""):
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines if kind in line]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+  "damage",
+  [
+    pytest.param(x, marks=[] if x == "cut off" else pytest.mark.slow)
+    for x in DAMAGES
+  ],
+)
 def test_best_prompt_is_written_again(run, base, copy, damage, caplog):
   """Also where the run is over, and nothing else is to do."""
   DAMAGES[damage](copy / "prompt.safetensors")
-  _train(copy, base)
-  _assert_same(copy, run)
+  _go_on(copy, base, run)
   assert "It is written again from checkpoint_" in caplog.text
 
 
 def test_prompt_that_is_nowhere_any_more_is_an_error(run, base, copy):
-  best = json.loads((run / "record.json").read_text())["best"]["step"]
+  best = tiny.record(run)["best"]["step"]
   (copy / "prompt.safetensors").unlink()
   shutil.rmtree(copy / f"checkpoint_{best}")
   if best == LAST_STEP:
     # The run goes on from the one before, and finds it again.
-    _train(copy, base)
-    _assert_same(copy, run)
+    _go_on(copy, base, run)
     return
   with pytest.raises(ValueError, match=r"safetensors is missing, and checkpoi"):
     _train(copy, base)
@@ -71,44 +72,29 @@ def test_damaged_newest_checkpoint_changes_no_result(run, base, copy, caplog):
   DAMAGES["a bit flipped"](max(files, key=lambda path: path.stat().st_size))
   with pytest.raises(ValueError, match="checkpoint_13 is damaged: the"):
     checkpoints.open_checkpoint(str(copy))
-  _train(copy, base)
-  _assert_same(copy, run)
+  _go_on(copy, base, run)
   assert f"checkpoint_{LAST_STEP} is damaged" in caplog.text
   assert (copy / f"checkpoint_{LAST_STEP}.damaged").is_dir()
   assert (copy / f"checkpoint_{LAST_STEP}").is_dir()
-  assert _steps(copy / "metrics.jsonl") == _steps(run / "metrics.jsonl")
+  steps = [[x["step"] for x in _lines(folder)] for folder in (copy, run)]
+  assert steps[0] == steps[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
-def test_garbled_record_is_kept_aside_and_made_anew(
+def test_garbled_files_are_kept_aside_and_made_anew(
   run, base, copy, content, caplog
 ):
+  """The record, and metrics, to which evaluations are added."""
   (copy / "record.json").write_text(content)
-  _train(copy, base)
-  _assert_same(copy, run)
+  (copy / "metrics.jsonl").write_text("\0\0\0\n7\n{\n")
+  _go_on(copy, base, run)
   assert (copy / "record.json.damaged").read_text() == content
   assert "record.json is damaged" in caplog.text
-
-
-def test_garbled_metrics_are_kept_aside_and_evaluations_added(
-  run, base, copy, caplog
-):
-  # Of a run that was killed before its record said that it was over.
-  record = json.loads((copy / "record.json").read_text())
-  (copy / "record.json").write_text(json.dumps(record | {"status": "running"}))
-  (copy / "metrics.jsonl").write_text("\0\0\0\n7\n{\n")
-  _train(copy, base)
   assert "metrics.jsonl is damaged (line 1" in caplog.text
   assert (copy / "metrics.jsonl.damaged").exists()
-  assert [
-    line
-    for line in (copy / "metrics.jsonl").read_text().splitlines()
-    if "inference_eval" in line
-  ] == [
-    line
-    for line in (run / "metrics.jsonl").read_text().splitlines()
-    if "inference_eval" in line
-  ]
+  kind = "inference_eval"
+  assert _lines(copy, kind) == _lines(run, kind) != []
 
 
 def test_second_run_in_a_folder_is_refused(run, base, copy, monkeypatch):

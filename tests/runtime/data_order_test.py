@@ -25,33 +25,24 @@ def _fewer(split, shuffle_files=False, seed=None):
   return tiny.dataset(split, shuffle_files, seed).skip(16)
 
 
-for _name, _dataset, _count in (
-  (CACHED_TASK, tiny.dataset, 64),
-  (FEWER_TASK, _fewer, 48),
+_CACHEABLE = [
+  seqio.preprocessors.tokenize,
+  seqio.CacheDatasetPlaceholder(),
+  seqio.preprocessors.append_eos_after_trim,
+]
+for _name, _dataset, _split, _count, _preprocessors in (
+  (CACHED_TASK, tiny.dataset, "train", 64, _CACHEABLE),
+  (FEWER_TASK, _fewer, "train", 48, _CACHEABLE),
+  (TASK_OF_DEV, tiny.dataset, "validation", 20, _CACHEABLE[::2]),
 ):
   seqio.TaskRegistry.add(
     _name,
     seqio.FunctionDataSource(
-      _dataset, splits=["train"], num_input_examples={"train": _count}
+      _dataset, splits=[_split], num_input_examples={_split: _count}
     ),
-    preprocessors=[
-      seqio.preprocessors.tokenize,
-      seqio.CacheDatasetPlaceholder(),
-      seqio.preprocessors.append_eos_after_trim,
-    ],
+    preprocessors=_preprocessors,
     output_features=seqio.TaskRegistry.get(tiny.TASK).output_features,
   )
-seqio.TaskRegistry.add(
-  TASK_OF_DEV,
-  seqio.FunctionDataSource(
-    tiny.dataset, splits=["validation"], num_input_examples={"validation": 20}
-  ),
-  preprocessors=[
-    seqio.preprocessors.tokenize,
-    seqio.preprocessors.append_eos_after_trim,
-  ],
-  output_features=seqio.TaskRegistry.get(tiny.TASK).output_features,
-)
 seqio.MixtureRegistry.add(MIXTURE, [(CACHED_TASK, 1.0), (FEWER_TASK, 3.0)])
 
 
@@ -111,30 +102,35 @@ def _assert_same(ours, seqios):
     np.testing.assert_array_equal(ours[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize(
-  "overrides",
-  [
-    {"shuffle": False},
-    {},
-    {"seed": 7},
-    {"pack": True, "task_feature_lengths": {"inputs": 24, "targets": 16}},
-    {"mixture_or_task_name": CACHED_TASK},
-    {"mixture_or_task_name": CACHED_TASK, "seed": 7},
-    {"mixture_or_task_name": MIXTURE, "seed": 7},
-    {"mixture_or_task_name": CACHED_TASK, "use_cached": True},
-    {
-      "mixture_or_task_name": CACHED_TASK,
-      "use_cached": True,
-      "shuffle": False,
-    },
-  ],
-  ids=[
-    *("in order", "shuffled", "seed", "packed", "in memory"),
-    *("in memory, seed", "mixture", "cached", "cached in order"),
-  ],
-)
-@pytest.mark.parametrize("rows", [None, (0, 3, 5)], ids=["all", "some"])
-def test_batches_are_those_of_seqio(overrides, rows, cache_dir):
+CASES = {
+  "in order": {"shuffle": False},
+  "shuffled": {},
+  "seed": {"seed": 7},
+  "some rows": {"seed": 7, "rows": (0, 3, 5)},
+  "packed": {
+    "pack": True,
+    "task_feature_lengths": {"inputs": 24, "targets": 16},
+  },
+  "in memory": {"mixture_or_task_name": CACHED_TASK},
+  "in memory, seed": {"mixture_or_task_name": CACHED_TASK, "seed": 7},
+  "in memory, some rows": {
+    "mixture_or_task_name": CACHED_TASK,
+    "rows": (0, 3, 5),
+  },
+  "mixture": {"mixture_or_task_name": MIXTURE, "seed": 7},
+  "cached": {"mixture_or_task_name": CACHED_TASK, "use_cached": True},
+  "cached in order": {
+    "mixture_or_task_name": CACHED_TASK,
+    "use_cached": True,
+    "shuffle": False,
+  },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_batches_are_those_of_seqio(case, cache_dir):
+  overrides = dict(CASES[case])
+  rows = overrides.pop("rows", None)
   cfg = tiny.dataset_config(**overrides)
   expected = list(itertools.islice(_of_seqio(cfg, rows), NUM_BATCHES))
   # The second starts where a resumed run does, in the second epoch.
@@ -162,9 +158,7 @@ def test_examples_fit_into_memory_where_there_is_no_chance_in_them():
     ),
   ):
     assert not in_memory.is_possible(other, "train")
-
-
-def test_a_mixture_fits_into_memory_where_all_of_its_tasks_do():
+  # A mixture fits where all of its tasks do.
   assert in_memory.is_possible(seqio.MixtureRegistry.get(MIXTURE), "train")
   with_other = seqio.Mixture("x", [CACHED_TASK, tiny.TASK], default_rate=1.0)
   assert not in_memory.is_possible(with_other, "train")

@@ -16,31 +16,39 @@ from t5x import decoding, infer, utils
 from t5x.files import run_lock
 from t5x.runs import inference
 
-pytestmark = pytest.mark.slow
 
-
-def _infer_arguments(model, base, folder, mode):
+def _arguments(base, folder, **overrides):
   return {
-    "mode": mode,
-    "model": model,
+    "mode": "predict",
+    "model": tiny.make_model(),
     "dataset_cfg": tiny.dataset_config(split="test", shuffle=False),
     "restore_checkpoint_cfg": tiny.restore_config(base),
     "partitioner": tiny.make_partitioner(),
     "output_dir": str(folder),
     "checkpoint_period": 1,
     "fallback_init_rng": 0,
+    **overrides,
   }
 
 
-def _infer(model, base, folder, mode, **overrides):
-  arguments = _infer_arguments(model, base, folder, mode)
-  inference.infer(**{**arguments, **overrides})
-  return folder / f"{tiny.TASK}-{mode}.jsonl-00000-of-00001"
+def _infer(base, folder, **overrides):
+  arguments = _arguments(base, folder, **overrides)
+  inference.infer(**arguments)
+  return folder / f"{tiny.TASK}-{arguments['mode']}.jsonl-00000-of-00001"
 
 
-def test_predictions_are_lines_in_the_order_of_the_split(base, tmp_path):
-  path = _infer(tiny.make_model(), base, tmp_path, "predict")
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
+def _lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(base, tmp_path_factory):
+  """The predictions of a split; not to be changed."""
+  return _infer(base, tmp_path_factory.mktemp("whole"))
+
+
+def test_predictions_are_lines_in_the_order_of_the_split(whole):
+  lines = _lines(whole)
   # 13 examples are not a multiple of the batch size.
   assert [line["inputs"]["idx"] for line in lines] == list(range(13))
   assert all(isinstance(line["prediction"], str) for line in lines)
@@ -51,32 +59,24 @@ def test_predictions_are_lines_in_the_order_of_the_split(base, tmp_path):
   }
 
 
+@pytest.mark.slow
 def test_task_of_a_mixture_that_lacks_the_split_is_left_out(base, tmp_path):
+  """And scores are log likelihoods."""
+  source = seqio.FunctionDataSource(tiny.dataset, splits=["train"])
   task = seqio.TaskRegistry.get(tiny.TASK)
-  seqio.TaskRegistry.add(
-    "train_alone",
-    seqio.FunctionDataSource(tiny.dataset, splits=["train"]),
-    preprocessors=task.preprocessors,
-    output_features=task.output_features,
-  )
+  task = task.replace(name="train_alone", source=source)
+  seqio.TaskRegistry.add_provider(task.name, task)
   seqio.MixtureRegistry.add("two", ["train_alone", tiny.TASK], default_rate=1)
   cfg = tiny.dataset_config(
     mixture_or_task_name="two", split="test", shuffle=False
   )
-  path = _infer(tiny.make_model(), base, tmp_path, "predict", dataset_cfg=cfg)
-  assert len(path.read_text().splitlines()) == 13
+  lines = _lines(_infer(base, tmp_path, mode="score", dataset_cfg=cfg))
+  assert len(lines) == 13
+  assert all(line["score"] < 0 for line in lines)
   assert not list(tmp_path.glob("train_alone*"))
 
 
-def test_scores_are_log_likelihoods(base, tmp_path):
-  path = _infer(tiny.make_model(), base, tmp_path, "score")
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
-  assert len(lines) == 13
-  assert all(line["score"] < 0 for line in lines)
-
-
-def test_interrupted_inference_goes_on(base, tmp_path, monkeypatch):
-  whole = _infer(tiny.make_model(), base, tmp_path / "whole", "predict")
+def test_interrupted_inference_goes_on(base, whole, tmp_path, monkeypatch):
   calls = []
   get_infer_fn = inference.utils.get_infer_fn
 
@@ -93,10 +93,10 @@ def test_interrupted_inference_goes_on(base, tmp_path, monkeypatch):
 
   monkeypatch.setattr(inference.utils, "get_infer_fn", failing)
   with pytest.raises(KeyboardInterrupt):
-    _infer(tiny.make_model(), base, tmp_path / "parts", "predict")
-  partial = tmp_path / "parts" / f"{whole.name}.partial"
+    _infer(base, tmp_path)
+  partial = tmp_path / f"{whole.name}.partial"
   assert len(partial.read_text().splitlines()) == tiny.BATCH_SIZE
-  parts = _infer(tiny.make_model(), base, tmp_path / "parts", "predict")
+  parts = _infer(base, tmp_path)
   # The first chunk was not done again.
   assert len(calls) == 3
   assert parts.read_text() == whole.read_text()
@@ -111,16 +111,16 @@ def test_signal_ends_the_command_after_the_chunk(base, tmp_path, monkeypatch):
     return get_infer_fn(*args)
 
   monkeypatch.setattr(inference.utils, "get_infer_fn", killed)
-  arguments = _infer_arguments(tiny.make_model(), base, tmp_path, "predict")
+  arguments = _arguments(base, tmp_path)
   with pytest.raises(SystemExit) as stop:
     infer.main(functools.partial(inference.infer, **arguments))
   assert stop.value.code == 128 + signal.SIGTERM
-  record = json.loads((tmp_path / "record.json").read_text())
-  assert record["status"] == "interrupted"
+  assert tiny.record(tmp_path)["status"] == "interrupted"
   (partial,) = tmp_path.glob("*.partial")
   assert len(partial.read_text().splitlines()) == tiny.BATCH_SIZE
 
 
+@pytest.mark.slow
 def test_inference_whose_folder_another_took_writes_no_more(base, tmp_path):
   sizes = {}
 
@@ -130,31 +130,24 @@ def test_inference_whose_folder_another_took_writes_no_more(base, tmp_path):
     sizes.update((x, x.stat().st_size) for x in tmp_path.glob("*jsonl*"))
 
   with pytest.raises(run_lock.LockLostError, match="taken by another run"):
-    _infer(tiny.make_model(), base, tmp_path, "predict", on_event=taken)
+    _infer(base, tmp_path, on_event=taken)
   assert (tmp_path / "record.json").read_text() == "theirs"
   assert sizes
   assert sizes == {x: x.stat().st_size for x in tmp_path.glob("*jsonl*")}
 
 
-def test_predictions_of_another_model_are_not_taken_for_this_ones(
-  base, tmp_path
-):
-  path = _infer(tiny.make_model(), base, tmp_path / "out", "predict")
-  before = path.read_text()
-  other = tiny.save_base(tmp_path / "other", seed=1)
-  with pytest.raises(ValueError, match="predictions of another model"):
-    _infer(
-      tiny.make_model(),
-      other,
-      tmp_path / "out",
-      "predict",
-      summarize_config_fn=_never,
-    )
-  assert path.read_text() == before
-
-
 def _never(*_):
   raise AssertionError("the configuration of what is there was overwritten")
+
+
+def test_predictions_of_another_model_are_not_taken_for_this_ones(
+  whole, tmp_path
+):
+  before = whole.read_text()
+  other = tiny.save_base(tmp_path, seed=1)
+  with pytest.raises(ValueError, match="predictions of another model"):
+    _infer(other, whole.parent, summarize_config_fn=_never)
+  assert whole.read_text() == before
 
 
 def _infer_fn(model, base, method, batch_size):
@@ -173,7 +166,10 @@ def _infer_fn(model, base, method, batch_size):
   return infer_fn, state
 
 
-@pytest.mark.parametrize("method", ["predict_batch", "score_batch"])
+@pytest.mark.parametrize(
+  "method",
+  ["score_batch", pytest.param("predict_batch", marks=pytest.mark.slow)],
+)
 def test_by_length_the_results_are_those_of_the_padded_split(base, method):
   """In the order of the split, and from several lengths."""
   rng = np.random.default_rng(0)
@@ -212,7 +208,8 @@ def test_by_length_the_results_are_those_of_the_padded_split(base, method):
     np.testing.assert_allclose(found, padded, rtol=1e-6)
 
 
-def test_samples_of_two_batches_are_independent(base, tmp_path):
+@pytest.mark.slow
+def test_samples_of_two_batches_are_independent(base):
   """One example again and again, in batches of one."""
 
   def samples(first):
@@ -223,38 +220,31 @@ def test_samples_of_two_batches_are_independent(base, tmp_path):
     return [tuple(tokens.tolist()) for _, tokens in outputs]
 
   shapes = tiny.input_shapes(batch_size=1)
-  infer_fn, state = _infer_fn(
-    tiny.make_model(
-      decode_fn=functools.partial(decoding.temperature_sample, topk=0)
-    ),
-    base,
-    "predict_batch",
-    batch_size=1,
-  )
-  assert len(set(samples(0))) > 1
+  sample = functools.partial(decoding.temperature_sample, topk=0)
+  model = tiny.make_model(decode_fn=sample)
+  infer_fn, state = _infer_fn(model, base, "predict_batch", batch_size=1)
+  first = samples(0)
+  assert len(set(first)) > 1
   # A run that goes on draws what it would have drawn.
-  assert samples(0)[4:] == samples(4)[:8]
-
-
-def test_unknown_mode_is_refused(base, tmp_path):
-  with pytest.raises(ValueError, match="Expected MODE"):
-    _infer(tiny.make_model(), base, tmp_path, "guess")
+  assert first[4:] == samples(4)[:8]
 
 
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
+    ({"mode": "guess"}, "Expected MODE"),
     ({"checkpoint_period": -32}, "checkpoint_period of at least 1, got -32"),
     ({"checkpoint_period": 0}, "checkpoint_period of at least 1, got 0"),
     ({"shard_id": 3, "num_shards": 2}, "shard_id < num_shards=2, got 3"),
     ({"shard_id": -1}, "shard_id < num_shards=1, got -1"),
     ({"num_shards": 0}, "shard_id < num_shards=0, got 0"),
+    ({"fallback_init_rng": None}, "encoder/prompt/prompt would come from"),
   ],
 )
-def test_parts_that_cannot_be_are_refused(base, tmp_path, overrides, message):
+def test_what_cannot_be_is_refused(base, tmp_path, overrides, message):
   with pytest.raises(ValueError, match=message):
-    _infer(tiny.make_model(), base, tmp_path / "out", "predict", **overrides)
-  assert not (tmp_path / "out").exists()
+    _infer(base, tmp_path / "out", **overrides)
+  assert not list(tmp_path.glob("out/*.json*"))
 
 
 @pytest.mark.parametrize(("parts", "status"), [(1, "interrupted"), (2, None)])
@@ -263,29 +253,12 @@ def test_killed_inference_is_not_said_to_run(base, tmp_path, parts, status):
   record = {"kind": "infer", "status": "running"}
   (tmp_path / "record.json").write_text(json.dumps(record))
   with pytest.raises(ValueError, match="No checkpoint at"):
-    _infer(
-      tiny.make_model(), f"{base}/no", tmp_path, "predict", num_shards=parts
-    )
-  record = json.loads((tmp_path / "record.json").read_text())
-  assert record["status"] == (status or "running")
+    _infer(f"{base}/no", tmp_path, num_shards=parts)
+  assert tiny.record(tmp_path)["status"] == (status or "running")
 
 
-def test_batched_prediction_equals_prediction_one_by_one(base, tmp_path):
-  paths = [
-    _infer(
-      tiny.make_model(),
-      base,
-      tmp_path / str(size),
-      "predict",
-      dataset_cfg=tiny.dataset_config(
-        split="test", shuffle=False, batch_size=size
-      ),
-    )
-    for size in (1, 5)
-  ]
-  assert paths[0].read_text() == paths[1].read_text()
-
-
-def test_rng_is_needed_for_what_is_not_in_the_checkpoint(base, tmp_path):
-  with pytest.raises(ValueError, match="encoder/prompt/prompt would come from"):
-    _infer(tiny.make_model(), base, tmp_path, "predict", fallback_init_rng=None)
+@pytest.mark.slow
+def test_batched_prediction_equals_prediction_one_by_one(base, whole, tmp_path):
+  cfg = tiny.dataset_config(split="test", shuffle=False, batch_size=1)
+  path = _infer(base, tmp_path, dataset_cfg=cfg)
+  assert path.read_text() == whole.read_text()

@@ -1,6 +1,7 @@
 """The loop of a run, with stand-ins for the trainer, the disk and the rest."""
 
 import contextlib
+import dataclasses
 import itertools
 import types
 
@@ -38,6 +39,8 @@ class _Checkpointer:
 class _Trainer:
   """Counts steps; its metrics are given."""
 
+  train_state_axes = None
+
   def __init__(self, step, loss):
     self._loss = loss
     self.train_state = types.SimpleNamespace(
@@ -52,6 +55,7 @@ class _Trainer:
     return {"loss": self._loss}
 
   def eval(self, batches, after_batch):
+    after_batch(1)
     return {"task": {"loss": 1.0}}
 
 
@@ -61,7 +65,8 @@ class _Evaluator:
   def __init__(self, error=None):
     self._error = error
 
-  def evaluate(self, *args):
+  def evaluate(self, train_state, train_state_axes, after_batch):
+    after_batch(1)
     if self._error:
       raise self._error
     return {"task": {"accuracy": 1.0}}
@@ -81,7 +86,7 @@ class _Noted:
 
 def _loop(
   step=3,
-  loss=float("nan"),
+  loss=1.0,
   checkpointer=None,
   evaluator=None,
   train_evals=(),
@@ -91,12 +96,12 @@ def _loop(
   """A loop at a step of 6; evaluates and saves after every third."""
   made = loop.Loop(
     plan=types.SimpleNamespace(
-      train_dataset_cfg=types.SimpleNamespace(name="task"),
       save_cfg=types.SimpleNamespace(period=3),
       eval_period=3,
       stats_period=None,
       gc_period=0,
       run_eval_before_training=False,
+      last_step=lambda first_step, step: 6,
       actions_after=lambda mode: list(actions),
       on_event=events.ignore,
       should_stop=should_stop,
@@ -105,14 +110,10 @@ def _loop(
       batches=tf.data.Dataset.range(6),
       train_evals=dict.fromkeys(train_evals, tf.data.Dataset.range(1)),
       evaluator=evaluator,
-      facts={"shuffle_seed": 0},
     ),
     trainer=_Trainer(step, loss),
-    train_state_axes=None,
     checkpointer=checkpointer or _Checkpointer(),
-    start=resume.Start(step, 0, None, None),
-    last_step=6,
-    seed=0,
+    info=resume.RunInfo("task", 0, None, None, seed=0, shuffle_seed=0),
     lock=_Noted(),
   )
   made.record, made.log = _Noted(), _Noted()
@@ -127,23 +128,44 @@ def _loop(
   ],
 )
 def test_nan_is_reported_where_a_save_failed_too(steps, text, caplog):
+  checkpointer = _Checkpointer(steps, is_full=True)
   with pytest.raises(FloatingPointError, match=text):
-    _loop(checkpointer=_Checkpointer(steps, is_full=True))._train()
+    _loop(loss=float("nan"), checkpointer=checkpointer)._train()
   assert "could not be written: No space left" in caplog.text
 
 
-def test_error_of_an_evaluation_is_not_hidden_by_that_of_a_save():
-  evaluator = _Evaluator(ValueError("it is out of memory"))
-  with pytest.raises(ValueError, match="out of memory"):
-    _loop(checkpointer=_Checkpointer(is_full=True), evaluator=evaluator).run()
-
-
-def test_steps_before_an_evaluation_that_fails_are_saved():
-  run = _loop(evaluator=_Evaluator(ValueError("it is out of memory")))
+@pytest.mark.parametrize("is_full", [False, True])
+def test_steps_before_an_evaluation_that_fails_are_saved(is_full):
+  """Its error is not hidden by that of the save."""
+  run = _loop(
+    checkpointer=_Checkpointer(is_full=is_full),
+    evaluator=_Evaluator(ValueError("it is out of memory")),
+  )
   with pytest.raises(ValueError, match="out of memory"):
     run.run()
+  assert run.checkpointer.steps == ([] if is_full else [3])
+  assert run.info.evals == []
+
+
+def test_evaluation_that_no_record_takes_is_none_of_the_run():
+  def refuse(**fields):
+    raise ValueError("nan is not a number")
+
+  run = _loop(evaluator=_Evaluator())
+  run.record = types.SimpleNamespace(write=refuse, seconds=0.0)
+  with pytest.raises(ValueError, match="nan is not"):
+    run.run()
+  assert run.info.evals == []
+
+
+@pytest.mark.parametrize(
+  "split", [{"train_evals": ["task"]}, {"evaluator": _Evaluator()}]
+)
+def test_evaluation_that_is_interrupted_is_done_again(split):
+  run = _loop(**split, should_stop=lambda: True)
+  assert run.run() == "interrupted"
   assert run.checkpointer.steps == [3]
-  assert run.start.evals == []
+  assert (run.info.evals, run.record.calls) == ([], [])
 
 
 class _Action:
@@ -161,20 +183,33 @@ def test_steps_that_an_interruption_cuts_in_two_are_acted_on_once():
   """A patience would run out twice as fast."""
   action = _Action()
   first = _loop(
-    step=0, loss=1.0, actions=[action], should_stop=itertools.count().__next__
+    step=0, actions=[action], should_stop=itertools.count().__next__
   )
   assert first.run() == "interrupted"
   step = first.step
   assert 0 < step < 3
-  assert _loop(step=step, loss=1.0, actions=[action]).run() == "finished"
+  assert _loop(step=step, actions=[action]).run() == "finished"
   assert action.steps == [3, 6]
+
+
+@pytest.mark.parametrize("is_evaluated", [True, False])
+def test_actions_forget_an_evaluation_that_is_done_again(is_evaluated):
+  """One of the loss alone is."""
+  steps = [{"step": 3}, {"step": 6}]
+  info = resume.RunInfo("task", 0, None, None, seed=0, shuffle_seed=0)
+  saved = dataclasses.asdict(info) | {
+    "evals": steps if is_evaluated else [],
+    "acted": {"TRAIN_EVAL": steps, "TRAIN": steps},
+  }
+  acted = info.resumed(saved, 6).acted
+  assert acted["TRAIN"] == steps
+  assert acted["TRAIN_EVAL"] == (steps if is_evaluated else steps[:1])
 
 
 @pytest.mark.parametrize("lost_at", ["train", "train_eval", "infer_eval"])
 def test_run_that_lost_its_folder_writes_nothing_more(lost_at):
   run = _loop(
     step=0 if lost_at == "train" else 3,
-    loss=1.0,
     evaluator=_Evaluator(),
     train_evals=["task"] if lost_at == "train_eval" else (),
   )
@@ -187,3 +222,15 @@ def test_run_that_lost_its_folder_writes_nothing_more(lost_at):
     run.run()
   assert (run.log.calls, run.record.calls) == ([], [])
   assert run.checkpointer.steps == []
+
+
+def test_run_that_stopped_goes_on_if_the_checkpoint_of_its_end_is_lost():
+  earlier = resume.Earlier(
+    types.SimpleNamespace(model_dir="run", configuration=None),
+    {"status": "stopped", "step": 300},
+  )
+  for step, is_stopped, ending in (
+    (300, True, ("stopped", True)),
+    (200, False, (None, False)),
+  ):
+    assert earlier.ending(step, is_stopped, 400, is_done=False) == ending

@@ -1,6 +1,6 @@
 """Processes of Slurm's srun find each other without flags."""
 
-import json
+import contextlib
 import os
 import pathlib
 import socket
@@ -25,6 +25,8 @@ COMMAND = [
   "--gin_file=gin/runs/eval.gin",
   f"--gin.MIXTURE_OR_TASK_NAME='{tiny.TASK}'",
   "--gin.MIXTURE_OR_TASK_MODULE='tiny'",
+  "--gin.partitioning.PjitPartitioner.num_partitions=1",
+  f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
 ]
 
 
@@ -71,64 +73,35 @@ def _free_job():
   raise AssertionError("no port is free")
 
 
-def _command(folder):
-  """An evaluation, and where it leaves its record."""
-  base = tiny.save_base(folder / "base")
-  prompt = folder / "prompt.npy"
+@pytest.mark.slow
+@pytest.mark.parametrize("is_real", [False, True])
+def test_two_tasks_of_srun_evaluate_together(tmp_path, is_real):
+  base = tiny.save_base(tmp_path / "base")
+  prompt = tmp_path / "prompt.npy"
   np.save(prompt, np.ones((tiny.PROMPT_LENGTH, tiny.WIDTH), np.float32))
-  out = folder / "out"
   command = [
     *COMMAND,
     f"--gin.PROMPT_FILE='{prompt}'",
     f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
-    f"--gin.EVAL_OUTPUT_DIR='{out}'",
-    "--gin.partitioning.PjitPartitioner.num_partitions=1",
-    f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
+    f"--gin.EVAL_OUTPUT_DIR='{tmp_path / 'out'}'",
   ]
-  return command, out / "record.json"
-
-
-def _environment():
-  path = os.environ.get("PYTHONPATH", "")
-  return {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{path}"}
-
-
-def _look(record):
-  fields = json.loads(record.read_text())
-  assert fields["status"] == "finished"
-  assert fields["device"]["processes"] == 2
-
-
-@pytest.mark.slow
-def test_two_tasks_of_srun_evaluate_together(tmp_path):
-  command, record = _command(tmp_path)
+  path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
   job = _free_job()
-  processes = [
-    subprocess.Popen(
-      command,
-      env=_environment() | _srun(job, 2, index),
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for index in range(2)
-  ]
-  for process in processes:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-  _look(record)
-
-
-@pytest.mark.slow
-def test_two_tasks_of_a_real_srun_evaluate_together(tmp_path):
-  command, record = _command(tmp_path)
-  with slurm.cluster():
-    ended = subprocess.run(
-      ["srun", "--ntasks=2", *command],
-      env=_environment(),
-      capture_output=True,
-      text=True,
-      timeout=300,
-      check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-  _look(record)
+  with slurm.cluster() if is_real else contextlib.nullcontext():
+    processes = [
+      subprocess.Popen(
+        ["srun", "--ntasks=2", *command] if is_real else command,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for environment in (
+        [{}] if is_real else [_srun(job, 2, 0), _srun(job, 2, 1)]
+      )
+    ]
+    for process in processes:
+      _, errors = process.communicate(timeout=300)
+      assert process.returncode == 0, errors
+  record = tiny.record(tmp_path / "out")
+  assert record["status"] == "finished"
+  assert record["device"]["processes"] == 2

@@ -21,9 +21,15 @@ def _record(**fields):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("", "here is not the record of a run: Expecting value"),
-    ("[" * 100_000, "here is not the record of a run: maximum recursion"),
-    ("[]", "here is not the record of a run: expected an object"),
+    ("", "here is not the record of a run: record: Invalid JSON"),
+    (
+      "[" * 100_000,
+      "here is not the record of a run: record: Invalid JSON: recursion",
+    ),
+    (
+      "[]",
+      "here is not the record of a run: record: Input should be an object",
+    ),
     ("{}", "kind: Field required"),
     (json.dumps(_record(schema=2)), "schema: Input should be 3"),
     (json.dumps(_record(step="a")), "step: Input should be a valid integer"),
@@ -37,7 +43,7 @@ def test_what_is_no_record_is_refused(text, message):
 def test_metric_of_another_range_is_no_percentage():
   metrics = {"mine": {"perplexity": 1234.5, "correlation": -12.0}}
   record = _record(evals=[{"step": 1, "metrics": metrics}])
-  assert record_schema.validate(record, "here").evals[0].metrics == metrics
+  assert record_schema.parse(record, "here").evals[0].metrics == metrics
 
 
 def test_records_say_where_they_hold(tmp_path):

@@ -1,7 +1,5 @@
 """How a state begins: what is read, what is initialised, what is refused."""
 
-import functools
-
 from flax import traverse_util
 import jax
 import numpy as np
@@ -13,19 +11,23 @@ from prompt_tuning import prompts
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.methods import trainable
 from t5x import adafactor, checkpoints, optimizers, utils
+from t5x.formats import stored_arrays
 from t5x.input import task_binding
 
 
-def test_step_is_restored_with_the_weights(base):
-  state, checkpoint = tiny.restore(base)
+def _dtypes(params):
+  return {str(x.dtype) for x in jax.tree.leaves(params)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_step_is_restored_with_the_weights(base, dtype):
+  """Frozen weights may be bfloat16, what trains stays float32."""
+  state, checkpoint = tiny.restore(base, dtype=dtype)
   assert int(state.step) == checkpoint.step == tiny.BASE_STEP
-  assert checkpoints.fingerprint(state.frozen) == checkpoint.fingerprint
-
-
-def test_frozen_weights_may_be_bfloat16_and_the_prompt_stays_float32(base):
-  state, checkpoint = tiny.restore(base, dtype="bfloat16")
-  assert {str(x.dtype) for x in jax.tree.leaves(state.frozen)} == {"bfloat16"}
-  assert {str(x.dtype) for x in jax.tree.leaves(state.trainable)} == {"float32"}
+  assert (_dtypes(state.frozen), _dtypes(state.trainable)) == (
+    {dtype},
+    {"float32"},
+  )
   # The identity of a model does not depend on how it was read.
   assert checkpoints.fingerprint(state.frozen) == checkpoint.fingerprint
 
@@ -33,7 +35,7 @@ def test_frozen_weights_may_be_bfloat16_and_the_prompt_stays_float32(base):
 def test_weights_that_train_stay_float32(base):
   model = tiny.make_model(adafactor.Adafactor(), with_prompt=False)
   state, _ = tiny.restore(base, model, dtype="bfloat16")
-  assert {str(x.dtype) for x in jax.tree.leaves(state.trainable)} == {"float32"}
+  assert _dtypes(state.trainable) == {"float32"}
 
 
 @pytest.mark.slow
@@ -44,7 +46,7 @@ def test_weights_that_a_run_trained_are_read_as_it_left_them(base, tmp_path):
   initializer = tiny.make_initializer(model, trains=False)
   config = tiny.restore_config(tmp_path, dtype="bfloat16")
   state, _ = initializer.from_base_model(config, None)
-  assert {str(x.dtype) for x in jax.tree.leaves(state.params)} == {"float32"}
+  assert _dtypes(state.params) == {"float32"}
   jax.tree.map(np.testing.assert_array_equal, state.params, trained.params)
 
 
@@ -56,53 +58,45 @@ def test_other_weights_have_another_fingerprint(base, tmp_path):
   )
 
 
-def test_parameters_that_do_not_fit_are_named(base):
-  with pytest.raises(
-    ValueError,
-    match=r"9 differences.*layers_1/attention/query/kernel is not in",
-  ):
-    tiny.restore(base, tiny.make_model(num_encoder_layers=2))
-  with pytest.raises(
-    ValueError,
-    match=r"encoder/layers_0/mlp/wi_0/kernel has shape \(16, 32\), expected "
-    r"\(16, 48\)",
-  ):
-    tiny.restore(base, tiny.make_model(mlp_dim=48), strict=False)
-
-  with pytest.raises(
-    ValueError, match="decoder/logits_dense/kernel of the checkpoint is not in"
-  ):
-    tiny.restore(base, tiny.make_model(logits_via_embedding=True))
-
-
-def test_nothing_falls_back_to_its_initialiser_unasked(base):
-  with pytest.raises(ValueError, match="encoder/prompt/prompt is not in the"):
-    tiny.restore(base, assignment_map=None)
-  with pytest.raises(ValueError, match="fallback_to_scratch is off"):
-    tiny.restore(base, fallback_to_scratch=False)
+@pytest.mark.parametrize(
+  ("model", "overrides", "message"),
+  [
+    (
+      {"num_encoder_layers": 2},
+      {},
+      r"9 differences.*layers_1/attention/query/kernel is not in",
+    ),
+    (
+      {"mlp_dim": 48},
+      {"strict": False},
+      r"encoder/layers_0/mlp/wi_0/kernel has shape \(16, 32\), expected "
+      r"\(16, 48\)",
+    ),
+    (
+      {"logits_via_embedding": True},
+      {},
+      "decoder/logits_dense/kernel of the checkpoint is not in",
+    ),
+    # Nothing falls back to its initialiser unasked.
+    ({}, {"assignment_map": None}, "encoder/prompt/prompt is not in the"),
+    ({}, {"fallback_to_scratch": False}, "fallback_to_scratch is off"),
+  ],
+)
+def test_parameters_that_do_not_fit_are_named(base, model, overrides, message):
+  with pytest.raises(ValueError, match=message):
+    tiny.restore(base, tiny.make_model(**model), **overrides)
 
 
 def test_assignment_map_renames(base, tmp_path):
-  checkpoint = checkpoints.open_checkpoint(base)
-  host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  params = checkpoint.read(
-    {
-      name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
-      for name, x in checkpoint.shapes.items()
-    }
+  params = {
+    name: stored_arrays.read(x)
+    for name, x in checkpoints.open_checkpoint(base).arrays.items()
+  }
+  names = {x: x.replace("encoder_norm", "final_norm") for x in params}
+  other = traverse_util.unflatten_dict(
+    {names[name]: x for name, x in params.items()}, sep="/"
   )
-  renamed = checkpoints.save_base_checkpoint(
-    str(tmp_path),
-    0,
-    traverse_util.unflatten_dict(
-      {
-        name.replace("encoder_norm", "final_norm"): np.asarray(x)
-        for name, x in params.items()
-      },
-      sep="/",
-    ),
-    {},
-  )
+  renamed = checkpoints.save_base_checkpoint(str(tmp_path), 0, other, {})
   state, _ = tiny.restore(
     renamed,
     assignment_map=(
@@ -147,15 +141,14 @@ def test_checkpoint_that_is_not_there(base, tmp_path):
     tiny.restore(tmp_path)
 
 
-def test_prompt_of_another_width_is_refused(base):
+def test_prompt_that_does_not_fit_is_refused(base):
   wrong = prompts.from_array(np.zeros((tiny.PROMPT_LENGTH, 8), np.float32))
-  with pytest.raises(ValueError, match=r"Expected a prompt of shape \(4, 16\)"):
-    tiny.restore(base, tiny.make_model(prompt_init=wrong))
-
-
-def test_prompt_pattern_that_matches_nothing_is_refused(base):
-  with pytest.raises(ValueError, match=r"matches none of the"):
-    tiny.restore(base, tiny.make_model(with_prompt=False))
+  for model, message in (
+    ({"prompt_init": wrong}, r"Expected a prompt of shape \(4, 16\)"),
+    ({"with_prompt": False}, "matches none of the"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      tiny.restore(base, tiny.make_model(**model))
 
 
 def test_each_pattern_has_to_match(base):
@@ -192,51 +185,27 @@ def test_task_and_model_of_different_vocabularies_are_refused():
     utils.verify_matching_vocabs(tiny.dataset_config(), model)
 
 
-def test_inputs_of_more_pieces_than_embedding_rows_are_refused():
-  """Inputs may have a vocabulary of their own, and share the rows."""
+def test_too_few_embedding_rows_are_refused():
+  model = tiny.make_model(vocab_size=64)
+  with pytest.raises(ValueError, match="64 embedding rows for 259 pieces"):
+    utils.verify_matching_vocabs(tiny.dataset_config(), model)
+  # Inputs may have a vocabulary of their own, and share the rows.
   model = tiny.make_model()
   model.input_vocabulary = seqio.ByteVocabulary(1000)
   with pytest.raises(ValueError, match="embedding rows for 1259 pieces"):
     task_binding.for_model(tiny.dataset_config(), model)
 
 
-def test_too_few_embedding_rows_are_refused():
-  model = tiny.make_model(vocab_size=64)
-  with pytest.raises(ValueError, match="64 embedding rows for 259 pieces"):
-    utils.verify_matching_vocabs(tiny.dataset_config(), model)
-
-
 def test_empty_split_is_refused():
-  import tensorflow as tf
-
-  name = "tiny_empty"
-  if name not in seqio.TaskRegistry.names():
-    task = seqio.get_mixture_or_task(tiny.TASK)
-    seqio.TaskRegistry.add(
-      name,
-      seqio.FunctionDataSource(
-        lambda split, shuffle_files=False, seed=None: tf.data.Dataset.zip(
-          {
-            "inputs": tf.data.Dataset.from_tensor_slices(
-              tf.constant([], tf.string)
-            ),
-            "targets": tf.data.Dataset.from_tensor_slices(
-              tf.constant([], tf.string)
-            ),
-          }
-        ),
-        splits=["train"],
-      ),
-      preprocessors=[
-        seqio.preprocessors.tokenize,
-        seqio.preprocessors.append_eos_after_trim,
-      ],
-      output_features=task.output_features,
-    )
-  model = tiny.make_model()
+  task = seqio.TaskRegistry.get(tiny.TASK)
+  source = seqio.FunctionDataSource(
+    lambda split, shuffle_files=False, seed=None: tiny.dataset("test").take(0),
+    splits=["train"],
+  )
+  empty = task.replace(name="tiny_empty", source=source)
   with pytest.raises(ValueError, match="'train' of tiny_empty is empty"):
     utils.get_dataset(
-      tiny.dataset_config(mixture_or_task_name=name),
+      tiny.dataset_config(mixture_or_task_name=empty),
       None,
-      functools.partial(model.feature_converter_cls),
+      tiny.make_model().feature_converter_cls,
     )

@@ -15,7 +15,7 @@ def read(tmp_path, base, train_eval):
     train_eval_dataset_cfg=tiny.dataset_config(**held_out, **train_eval),
     eval_steps=1,
   )
-  return run_data.read(settings, run_data.bind(settings, shuffle_seed=0))
+  return run_data.read(settings, run_data.bind(settings), shuffle_seed=0)
 
 
 def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path, base):
@@ -33,16 +33,10 @@ def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path, base):
 
 
 def test_split_of_another_vocabulary_is_refused(tmp_path, base):
-  task = seqio.TaskRegistry.get(tiny.TASK)
-  vocabulary = seqio.ByteVocabulary(extra_ids=5)
-  seqio.TaskRegistry.add_provider(
-    "of_another_vocabulary",
-    task.replace(
-      name="of_another_vocabulary",
-      output_features={
-        name: seqio.Feature(vocabulary) for name in ("inputs", "targets")
-      },
-    ),
+  features = dict.fromkeys(
+    ("inputs", "targets"), seqio.Feature(seqio.ByteVocabulary(extra_ids=5))
   )
+  task = seqio.TaskRegistry.get(tiny.TASK)
+  other = task.replace(name="of_another", output_features=features)
   with pytest.raises(ValueError, match="vocabular"):
-    read(tmp_path, base, {"mixture_or_task_name": "of_another_vocabulary"})
+    read(tmp_path, base, {"mixture_or_task_name": other})

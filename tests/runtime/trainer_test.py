@@ -71,11 +71,11 @@ from prompt_tuning.models.t5 import network
 print(*sys.modules)
 from prompt_tuning import tasks
 from t5x import train
-from t5x.runs import records
-records.MetricLog(sys.argv[1], 0, []).close()
+from t5x.runs import metric_log
+metric_log.MetricLog(sys.argv[1], 0, []).close()
 print(*sys.modules)
-import tensorflow_text
-print(tensorflow_text.keras.layers.ToDense.__name__)
+from tensorflow_text.python.keras import layers
+print(layers.ToDense.__name__)
 """
   done = subprocess.run(
     [sys.executable, "-c", program, tmp_path],

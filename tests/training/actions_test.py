@@ -1,45 +1,52 @@
 """Which prompts are written; `runtime/train_test.py` trains with the action."""
 
+import dataclasses
 import types
 
+import numpy as np
 import pytest
 import seqio
 
-from prompt_tuning import prompts
+from prompt_tuning import prompt_files, prompts
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import lora
 from prompt_tuning.training import actions
 
+METRIC = ".*/(?!invalid).*"
+
 
 def _action(tmp_path, **overrides):
   return actions.SaveBestPrompt(
-    str(tmp_path),
-    "task",
-    ".*/(?!invalid).*",
-    seqio.ByteVocabulary(),
-    **overrides,
+    str(tmp_path), "task", METRIC, seqio.ByteVocabulary(), **overrides
   )
 
 
 class _Checkpointer:
-  """Ranks evaluations as the one of a run does."""
+  """Ranks evaluations, and has no checkpoint of the best."""
 
-  metric, metric_mode = ".*/(?!invalid).*", "max"
+  metric, metric_mode = METRIC, "max"
+
+  def __init__(self, *others):
+    self.trained = {"encoder/prompt/prompt", *others}
 
   def best(self, evals):
     return max(evals, key=lambda e: e["score"], default=None)
 
-
-def _state(step, *trained):
-  encoder = {name: {name: 0.0} for name in trained or ("prompt",)}
-  return types.SimpleNamespace(step=step, trainable={"encoder": encoder})
+  def read_trained(self, step):
+    return None
 
 
-def _written(monkeypatch, action, scores):
+def _state(step):
+  return types.SimpleNamespace(step=step)
+
+
+def _written(monkeypatch, action, scores, evals=None):
   """The steps whose prompts are written."""
   written = []
   monkeypatch.setattr(action, "save", lambda state: written.append(state.step))
   for step, score in enumerate(scores):
+    if evals is not None:
+      evals.append({"step": step, "metrics": {}, "score": score})
     metrics = {"task": {"f1": score, "invalid": 9.0}}
     assert action.run(_state(step), metrics) is False
   return written
@@ -60,12 +67,7 @@ def test_the_checkpointer_of_a_run_says_which_prompt_is_the_best(
 ):
   action, evals = _action(tmp_path), []
   action.attach(evals, _Checkpointer())
-  written = []
-  monkeypatch.setattr(action, "save", lambda state: written.append(state.step))
-  for step, score in enumerate([2.0, 1.0, 3.0]):
-    evals.append({"step": step, "metrics": {}, "score": score})
-    action.run(_state(step), {})
-  assert written == [0, 2]
+  assert _written(monkeypatch, action, [2.0, 1.0, 3.0], evals) == [0, 2]
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
@@ -92,19 +94,42 @@ def test_score_that_ranks_nothing_is_refused(tmp_path, metrics, score):
 
 
 @pytest.mark.parametrize(
-  ("trained", "written"), [(["prompt"], [1]), (["prompt", "norm"], [])]
+  ("others", "method", "written"),
+  [
+    ([], None, [0]),
+    (["encoder/encoder_norm/scale"], None, []),
+    ([], Injections(prompt=prompts.Prompt, delta=lora.LowRankDelta), []),
+  ],
 )
-def test_a_prompt_that_trains_alone_is_written(
-  tmp_path, monkeypatch, trained, written
+def test_only_a_prompt_that_trains_alone_is_written(
+  tmp_path, monkeypatch, others, method, written
 ):
-  action, saved = _action(tmp_path), []
-  monkeypatch.setattr(action, "save", lambda state: saved.append(state.step))
-  action.run(_state(1, *trained), {"task": {"f1": 1.0}})
-  assert saved == written
-
-
-def test_a_prompt_beside_another_method_is_not_written(tmp_path, monkeypatch):
   """A file would claim to be a prompt of the base model."""
-  both = Injections(prompt=prompts.Prompt, delta=lora.LowRankDelta)
-  action = _action(tmp_path, injections=both)
-  assert _written(monkeypatch, action, [50.0]) == []
+  action, evals = _action(tmp_path, injections=method), []
+  action.attach(evals, _Checkpointer(*others))
+  assert _written(monkeypatch, action, [50.0], evals) == written
+
+
+def test_no_prompt_is_missed_where_other_parameters_train(tmp_path):
+  action = _action(tmp_path)
+  evals = [{"step": 50, "score": 80.0}]
+  with pytest.raises(ValueError, match="is missing"):
+    action.attach(evals, _Checkpointer())
+  action.attach(evals, _Checkpointer("encoder/encoder_norm/scale"))
+
+
+@pytest.mark.parametrize("step", [50, 150, 80])
+def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
+  """It was better than those up to the last checkpoint, of step 100."""
+  action = _action(tmp_path)
+  evals = [{"step": 50, "score": 80.0}, {"step": 100, "score": 70.0}]
+  metadata = dataclasses.replace(
+    action._metadata(prompt_files.UNKNOWN, step),
+    score=90.0 if step == 150 else 80.0,
+  )
+  prompt_files.save_prompt(action._path, np.ones((2, 4), np.float32), metadata)
+  if step == 80:
+    with pytest.raises(ValueError, match="is not the best prompt"):
+      action.attach(evals, _Checkpointer())
+  else:
+    action.attach(evals, _Checkpointer())

@@ -18,7 +18,7 @@ import prompt_tuning as pt
 from prompt_tuning.data import text_pairs, vocabulary
 from t5x import checkpoints, gin_utils
 from t5x.configuration import reading
-from t5x.runs import records, training
+from t5x.runs import training
 
 LADDER = "checkpoints/ladder_xs/lm_100"
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -117,7 +117,7 @@ def test_evaluation_is_that_of_the_answers(model, prompt, tmp_path):
     PAIRS, prompt, labels=LABELS, rank=True, folder=tmp_path
   )
   assert metrics["accuracy"] == pytest.approx(100 * np.mean(right))
-  assert records.read(str(tmp_path))["kind"] == "eval"
+  assert tiny.record(tmp_path)["kind"] == "eval"
 
 
 def test_task_without_a_train_split_is_evaluated(model):
@@ -255,7 +255,7 @@ def test_run_in_a_thread_is_stopped_and_goes_on(tiny_model, tiny_run, tmp_path):
       should_stop=stop.is_set,
     ).result()
   assert stopped.status == "interrupted"
-  assert records.read(str(tmp_path))["status"] == "interrupted"
+  assert tiny.record(tmp_path)["status"] == "interrupted"
   rest = tune(folder=tmp_path)
   assert rest.status == "finished"
   np.testing.assert_array_equal(rest.array, tiny_run.array)
@@ -309,7 +309,7 @@ def test_it_is_the_trainer_of_the_command_line(
   )
   assert with_gin - without == {"config.gin"}
   assert not without - with_gin
-  assert records.read(str(ladder_folder))["status"] == "finished"
+  assert tiny.record(ladder_folder)["status"] == "finished"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.tuning_jobs import job_store, jobs, worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from t5x.files import compilation_cache
-from t5x.runs import events, plan
+from t5x.runs import events
 
 
 class Model:
@@ -50,7 +50,8 @@ def test_the_curve_of_a_job_has_about_a_hundred_losses(store, queue):
   """A run takes the periods of any number of steps."""
   for steps in [*range(1, 3000), 10_090, 999_983, 1_000_000]:
     stats, evals = worker._periods(steps)
-    plan.check_periods(stats_period=stats, eval_period=evals)
+    assert stats >= 1  # `train` takes no others.
+    assert evals % stats == 0
     assert steps // stats < 200
     assert min(steps, 10) <= steps // evals < 20
   model = Model()

@@ -1,5 +1,7 @@
 """Progress bars, signals and messages of a run in a terminal."""
 
+from collections.abc import Iterator
+import contextlib
 import os
 import signal
 import sys
@@ -9,6 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 import tqdm
 
+from t5x import gin_utils
 from t5x.runs import events, records
 
 
@@ -62,11 +65,6 @@ class StopSignals:
       )
     return self._is_agreed
 
-  @property
-  def exit_status(self) -> int:
-    """The status that a shell expects of a program that a signal ended."""
-    return 128 + (self.received or signal.SIGTERM)
-
 
 class ProgressBar:
   """A progress bar on stderr, in the first process.
@@ -92,10 +90,8 @@ class ProgressBar:
     }
     self._bar: tqdm.tqdm | None = None
 
-  def __enter__(self) -> "ProgressBar":
-    return self
-
-  def __exit__(self, *error) -> None:
+  def close(self) -> None:
+    """Leaves the bar as it is."""
     if self._bar is not None:
       self._bar.close()
 
@@ -104,8 +100,7 @@ class ProgressBar:
     self.step = event.step
     done = event.step - event.first_step
     if event.kind == "start":
-      if self._bar is not None:
-        self._bar.close()
+      self.close()
       self._bar = tqdm.tqdm(
         total=event.last_step - event.first_step,
         initial=done,
@@ -128,3 +123,39 @@ class ProgressBar:
   def _write(self, text: str) -> None:
     if jax.process_index() == 0:
       tqdm.tqdm.write(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def running(program: str, unit: str) -> Iterator[dict[str, Any]]:
+  """Shows the progress of a program, which signals stop.
+
+  Args:
+    program: "train", "eval" or "infer".
+    unit: The name of a step.
+
+  Yields:
+    The last arguments of the program's function.
+
+  Raises:
+    SystemExit: after an `events.CancelledError`, with the status that a shell
+      expects of a program that a signal ended: 128 + the signal's number.
+  """
+  with (
+    StopSignals() as signals,
+    contextlib.closing(ProgressBar(program, unit)) as progress,
+  ):
+    try:
+      yield {
+        "configuration": gin_utils.configuration(program),
+        "on_event": progress,
+        "should_stop": signals.should_stop,
+      }
+      return
+    except events.CancelledError:
+      pass
+  if jax.process_index() == 0:
+    print(
+      f"Stopped at {unit} {progress.step}; the same command completes it.",
+      file=sys.stderr,
+    )
+  sys.exit(128 + (signals.received or signal.SIGTERM))

@@ -2,22 +2,17 @@
 
 from collections.abc import Callable, Mapping
 import contextlib
+import dataclasses
 from typing import Any
 
 import jax
 import seqio
 
-from t5x import gin_utils, models, multihost, partitioning, utils
-from t5x.configuration import identity
+from t5x import checkpoints, models, multihost, partitioning, utils
 from t5x.files import storage
 from t5x.input import task_binding, truncation
-from t5x.runs import (
-  events,
-  initialization,
-  metric_lines,
-  records,
-  resume,
-)
+from t5x.runs import metric_log, records
+from t5x.runs import plan as plan_lib
 from t5x.train_state import TrainState
 
 
@@ -50,6 +45,7 @@ class InferenceEvaluator:
     self._partitioner = partitioner
     self._batch_size = cfg.batch_size
     self._upload = storage.UploadFolder(log_dir) if log_dir else None
+    self._infer_fns: dict[str, Callable[..., Any]] = {}
     with task_binding.registered(cfg.task_or_mixture()) as name:
       self._evaluator = inference_evaluator_cls(
         mixture_or_task_name=name,
@@ -110,23 +106,29 @@ class InferenceEvaluator:
     Returns:
       Task -> metric -> value.
     """
-    infer = self._infer_fns(train_state_axes)
+    if not self._infer_fns:
+      self._infer_fns = {
+        name: utils.get_infer_fn(
+          step, self._batch_size, train_state_axes, self._partitioner
+        )
+        for name, step in (
+          ("predict_fn", self._model.predict_batch),
+          ("score_fn", self._model.score_batch),
+        )
+      }
 
-    def predict(dataset, model_feature_shapes=None):
-      del model_feature_shapes
-      outputs = infer["predict"](dataset, train_state, after_batch)
-      return [(index, tokens.tolist()) for index, tokens in outputs]
+    def bound(infer_fn):
+      def answer(dataset, model_feature_shapes=None):
+        del model_feature_shapes
+        outputs = infer_fn(dataset, train_state, after_batch)
+        return [(index, output.tolist()) for index, output in outputs]
 
-    def score(dataset, model_feature_shapes=None):
-      del model_feature_shapes
-      outputs = infer["score"](dataset, train_state, after_batch)
-      return [(index, float(score)) for index, score in outputs]
+      return answer
 
     metrics, _ = self._evaluator.evaluate(
       compute_metrics=jax.process_index() == 0,
       step=int(train_state.step),
-      predict_fn=predict,
-      score_fn=score,
+      **{name: bound(fn) for name, fn in self._infer_fns.items()},
     )
     computed = metrics.result() or {}
     if self._upload is not None and jax.process_index() == 0:
@@ -135,61 +137,33 @@ class InferenceEvaluator:
       {task: _scalars(values) for task, values in computed.items()}
     )
 
-  def _infer_fns(self, train_state_axes: TrainState) -> dict[str, Any]:
-    if not hasattr(self, "_compiled"):
-      self._compiled = {
-        name: utils.get_infer_fn(
-          fn, self._batch_size, train_state_axes, self._partitioner
-        )
-        for name, fn in (
-          ("predict", self._model.predict_batch),
-          ("score", self._model.score_batch),
-        )
-      }
-    return self._compiled
-
 
 def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
   """Keeps the numbers; texts and histograms are for seqio's loggers."""
-  numbers = {
-    name: x.value if isinstance(x, seqio.metrics.Scalar) else x
+  return {
+    name: float(x.value if isinstance(x, seqio.metrics.Scalar) else x)
     for name, x in values.items()
-    if not isinstance(x, seqio.metrics.MetricValue)
-    or isinstance(x, seqio.metrics.Scalar)
+    if isinstance(x, seqio.metrics.Scalar)
+    or not isinstance(x, seqio.metrics.MetricValue)
   }
-  return {name: float(x) for name, x in numbers.items()}
 
 
-def evaluate(
-  *,
-  model: models.EncoderDecoderModel,
-  dataset_cfg: utils.DatasetConfig,
-  restore_checkpoint_cfg: utils.RestoreCheckpointConfig,
-  partitioner: partitioning.PjitPartitioner,
-  output_dir: str,
-  inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator,
-  summarize_config_fn: Callable[..., None]
-  | None = gin_utils.summarize_gin_config,
-  fallback_init_rng: int | None = None,
-  configuration: identity.RunConfiguration | None = None,
-  on_event: events.OnEvent = events.ignore,
-  should_stop: events.ShouldStop = events.never,
-) -> dict[str, dict[str, float]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationPlan(plan_lib.FrozenPlan):
+  """The arguments of `evaluate`.
+
+  Attributes:
+    inference_evaluator_cls: `seqio.Evaluator`.
+  """
+
+  inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator
+
+
+@plan_lib.with_arguments_of(EvaluationPlan)
+def evaluate(plan: EvaluationPlan) -> dict[str, dict[str, float]]:
   """Evaluates a checkpoint, and a prompt with it, on a split.
 
-  Args:
-    model: The model.
-    dataset_cfg: Which examples.
-    restore_checkpoint_cfg: The weights.
-    partitioner: Places parameters and batches on the devices.
-    output_dir: For `record.json`, predictions and `config.gin`.
-    inference_evaluator_cls: `seqio.Evaluator`.
-    summarize_config_fn: Writes the configuration, if there is one to write.
-    fallback_init_rng: Seed of parameters that come from initialisers, such as
-      a prompt that is read from a file.
-    configuration: The settings, for the record.
-    on_event: Called after every batch; a step is an example.
-    should_stop: Asked after every batch.
+  Its arguments are those of `EvaluationPlan`.
 
   Returns:
     Task -> metric -> value.
@@ -200,50 +174,46 @@ def evaluate(
     events.CancelledError: if `should_stop` said so.
     run_lock.LockLostError: if the folder may be another evaluation's by now.
   """
+  folder = plan.output_dir
   with contextlib.ExitStack() as stack:
-    lock = stack.enter_context(
-      resume.locked_folder(output_dir, "EVAL_OUTPUT_DIR", "eval", configuration)
+    lock, before = stack.enter_context(
+      records.locked_folder(
+        folder, "EVAL_OUTPUT_DIR", "eval", plan.configuration
+      )
     )
-    records.note_killed(output_dir)
-    if jax.process_index() == 0 and records.read(output_dir):
+    if jax.process_index() == 0 and before:
       # seqio would add to the lines of an earlier evaluation.
-      metric_lines.keep_evaluations(output_dir, ())
-    initialization.check_base(restore_checkpoint_cfg)
-    cfg = task_binding.for_model(dataset_cfg, model)
+      metric_log.keep_evaluations(folder, ())
+    if plan.restore_checkpoint_cfg.path is not None:  # Before data are read.
+      checkpoints.find_checkpoint(plan.restore_checkpoint_cfg.path)
+    cfg = task_binding.for_model(plan.dataset_cfg, plan.model)
     evaluator = InferenceEvaluator(
-      cfg, inference_evaluator_cls, model, partitioner, output_dir
+      cfg, plan.inference_evaluator_cls, plan.model, plan.partitioner, folder
     )
     stack.callback(evaluator.close)
-    restored = initialization.restore_for_inference(
-      model,
-      evaluator.model_feature_shapes,
-      restore_checkpoint_cfg,
-      partitioner,
-      fallback_init_rng,
-    )
-    progress = events.Progress(
-      sum(evaluator.counts.values()), on_event, should_stop
-    )
+    state, axes, base = plan.restore(evaluator.model_feature_shapes)
     cuts = truncation.count_cuts(cfg)
-    progress.begin(truncation.describe(cuts, cfg))
+    progress = plan.progress(
+      sum(evaluator.counts.values()), truncation.describe(cuts, cfg)
+    )
+    progress.begin()
 
     def after_batch(count: int) -> None:
       lock.check()  # After the last one predictions are written.
       progress.advance(count)
 
     with records.RunRecord(
-      output_dir,
+      folder,
       "eval",
-      lock=lock,
-      base=records.base_facts(restored.base),
+      lock,
+      base,
+      plan.configuration,
       data={"split": cfg.split, "examples": evaluator.counts, "cut": cuts},
-      configuration=configuration and configuration.to_json(),
     ) as record:
-      metrics = evaluator.evaluate(restored.state, restored.axes, after_batch)
+      metrics = evaluator.evaluate(state, axes, after_batch)
       lock.check()
-      step = int(restored.state.step)
-      if summarize_config_fn is not None:
-        summarize_config_fn(output_dir, None, step)
+      step = int(state.step)
+      plan.summarize(step)
       record.write(
         evals=[{"step": step, "metrics": metrics}], status="finished"
       )

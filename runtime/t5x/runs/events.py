@@ -57,30 +57,33 @@ class CancelledError(Exception):
   """Raised when the caller stops a run that has nothing to return."""
 
 
+@dataclasses.dataclass
 class Progress:
-  """Counts the examples of an evaluation or inference, and reports them.
+  """A count of the examples that an evaluation or inference has worked on.
 
   Attributes:
     total: How many there are.
+    on_event: Gets a "step" after every batch.
+    should_stop: Asked after every batch.
+    notices: Sentences for the user.
     done: How many were worked on.
   """
 
-  def __init__(self, total: int, on_event: OnEvent, should_stop: ShouldStop):
-    """Reports nothing before `begin`."""
-    self.total = total
-    self.done = 0
-    self._on_event = on_event
-    self._should_stop = should_stop
+  total: int
+  on_event: OnEvent
+  should_stop: ShouldStop
+  notices: Iterable[str] = ()
+  done: int = 0
 
-  def begin(self, notices: Iterable[str], done: int = 0) -> None:
-    """Reports the start at `done` examples, and notices for the user."""
+  def begin(self, done: int = 0) -> None:
+    """Reports the start at `done` examples, and the notices."""
     self.done = done
     self._report("start")
-    for text in notices:
+    for text in self.notices:
       self._report("notice", text)
 
   def _report(self, kind: Kind, text: str = "") -> None:
-    self._on_event(Event(kind, self.done, 0, self.total, text=text))
+    self.on_event(Event(kind, self.done, 0, self.total, text=text))
 
   def advance(self, examples: int) -> None:
     """Counts more examples.
@@ -90,7 +93,7 @@ class Progress:
     """
     self.done += examples
     self._report("step")
-    if self._should_stop():
+    if self.should_stop():
       raise CancelledError(
         f"Stopped after {self.done} of {self.total} examples."
       )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
-import dataclasses
 import functools
 from typing import Any
 
@@ -13,7 +12,7 @@ from flax.linen import partitioning as flax_partitioning
 import jax
 import numpy as np
 
-from t5x import checkpoints, models
+from t5x import checkpoints
 from t5x import train_state as train_state_lib
 from t5x.files import run_lock
 from t5x.formats import stacking
@@ -31,7 +30,6 @@ class TrainStateInitializer:
     init_fn: Callable[..., Params],
     input_shapes: Mapping[str, tuple[int, ...]],
     partitioner: PjitPartitioner,
-    input_types: Mapping[str, Any] | None = None,
   ):
     """Computes shapes and shardings; no array is made yet.
 
@@ -40,7 +38,6 @@ class TrainStateInitializer:
       init_fn: `EncoderDecoderModel.get_initial_variables`.
       input_shapes: Shapes of a batch.
       partitioner: Places parameters on the devices.
-      input_types: Dtypes of a batch.
 
     Raises:
       ValueError: if a logical axis has no rule, or the optimizer's patterns do
@@ -48,7 +45,7 @@ class TrainStateInitializer:
     """
     self._optimizer_def = optimizer_def
     self._partitioner = partitioner
-    self._init = jax.jit(lambda rng: init_fn(rng, input_shapes, input_types))
+    self._init = jax.jit(lambda rng: init_fn(rng, input_shapes))
     # As `_initial` calls it, so that Python traces it once for both.
     traced = partitioner.partition(self._init).trace(jax.random.key(0))
     variables = jax.tree.map(
@@ -57,23 +54,23 @@ class TrainStateInitializer:
     self.param_shapes: dict[str, Any] = traverse_util.flatten_dict(
       variables["params"], sep="/"
     )
-    self._param_axes = partitioner.shardings_of(
+    param_axes = partitioner.shardings_of(
       flax_partitioning.get_axis_names(variables["params_axes"])
     )
+    self._axes = traverse_util.flatten_dict(param_axes, sep="/")
     self._check_divided()
     self.train_state_shapes: TrainState = jax.eval_shape(
       lambda params: TrainState.create(optimizer_def, params),
       variables["params"],
     )
     self.train_state_axes = self.train_state_shapes.shardings(
-      self._param_axes, partitioner.sharding()
+      param_axes, partitioner.sharding()
     )
 
   def _check_divided(self) -> None:
     """Raises ValueError for a parameter that the mesh cannot divide."""
-    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
     for name, shape in self.param_shapes.items():
-      for size, axis in zip(shape.shape, axes[name].spec, strict=False):
+      for size, axis in zip(shape.shape, self._axes[name].spec, strict=False):
         parts = self._partitioner.mesh.shape.get(axis, 1)
         if size % parts:
           raise ValueError(
@@ -84,14 +81,13 @@ class TrainStateInitializer:
 
   def _initial(self, rng: jax.Array, names: Sequence[str]) -> dict[str, Any]:
     """Runs the initialisers of some parameters."""
-    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
 
     def init(rng):
       params = traverse_util.flatten_dict(self._init(rng)["params"], sep="/")
       return {name: params[name] for name in names}
 
     return self._partitioner.partition(
-      init, out_axis_resources={name: axes[name] for name in names}
+      init, out_axis_resources={name: self._axes[name] for name in names}
     )(rng)
 
   @functools.cached_property
@@ -139,6 +135,24 @@ class TrainStateInitializer:
       raise ValueError("Give INITIAL_CHECKPOINT_PATH: the base checkpoint.")
     base = cfg.checkpoint or checkpoints.open_checkpoint(cfg.path)
     _note_trainer(base)
+    sources = self._sources(base, cfg)
+    params = self._read(base, cfg, sources)
+    if sources == {name: name for name in base.shapes}:
+      base = base.identified_by(params)
+    if missing := [name for name in self.param_shapes if name not in params]:
+      if not cfg.fallback_to_scratch or init_rng is None:
+        raise ValueError(
+          f"{', '.join(missing[:10])} would come from initialisers, but "
+          "fallback_to_scratch is off or there is no seed for them."
+        )
+      logging.info("From initialisers: %s.", ", ".join(missing))
+      params |= self._initial(init_rng, missing)
+    return self._state(params, base.step), base
+
+  def _sources(
+    self, base: checkpoints.BaseCheckpoint, cfg: RestoreCheckpointConfig
+  ) -> dict[str, str]:
+    """Maps parameters to their names in a checkpoint, which has to fit."""
     sources = {
       name: source
       for name in self._shapes_on_disk
@@ -155,8 +169,23 @@ class TrainStateInitializer:
         base.path,
         ", ".join(anew[:5]),
       )
-    absent = self._absent(base, sources)
-    wrong = self._wrong_shapes(base, sources)
+    absent = [
+      f"{name} is not in the checkpoint"
+      + ("" if source == name else f" as {source}")
+      for name, source in sources.items()
+      if source not in base.shapes
+    ] + [
+      f"{name} of the checkpoint is not in the model"
+      for name in base.shapes
+      if name not in self._shapes_on_disk and name not in sources.values()
+    ]
+    wrong = [
+      f"{name} has shape {base.shapes[source].shape}, expected {shape}"
+      for name, source in sources.items()
+      if source in base.shapes
+      and base.shapes[source].shape
+      != (shape := self._shapes_on_disk[name].shape)
+    ]
     if problems := absent + wrong:
       message = (
         f"{base.path} does not fit the model: {len(problems)} differences. "
@@ -170,19 +199,7 @@ class TrainStateInitializer:
       if wrong or cfg.strict:
         raise ValueError(message)
       logging.warning(message)
-      sources = {k: v for k, v in sources.items() if v in base.shapes}
-    params = self._read(base, cfg, sources)
-    if sources == {name: name for name in base.shapes}:
-      base = base.identified_by(params)
-    if missing := [name for name in self.param_shapes if name not in params]:
-      if not cfg.fallback_to_scratch or init_rng is None:
-        raise ValueError(
-          f"{', '.join(missing[:10])} would come from initialisers, but "
-          "fallback_to_scratch is off or there is no seed for them."
-        )
-      logging.info("From initialisers: %s.", ", ".join(missing))
-      params |= self._initial(init_rng, missing)
-    return self._state(params, base.step), base
+    return {k: v for k, v in sources.items() if v in base.shapes}
 
   @functools.cached_property
   def _shapes_on_disk(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -195,7 +212,6 @@ class TrainStateInitializer:
     sources: Mapping[str, str],
   ) -> dict[str, jax.Array]:
     """Reads those parameters whose every layer has a source."""
-    axes = traverse_util.flatten_dict(self._param_axes, sep="/")
     trained = traverse_util.flatten_dict(
       self.train_state_shapes.trainable, sep="/"
     )
@@ -220,7 +236,7 @@ class TrainStateInitializer:
       else:
         dtype = cfg.dtype or base.shapes[source].dtype
       targets[name] = jax.ShapeDtypeStruct(
-        shape.shape, dtype, sharding=axes[name]
+        shape.shape, dtype, sharding=self._axes[name]
       )
       names += parts
     apart = stacking.shapes_apart(targets)
@@ -231,85 +247,6 @@ class TrainStateInitializer:
       read = base.read({source: apart[x] for source, x in once.items()})
       arrays |= {once[source]: read.pop(source) for source in once}
     return stacking.put_together(arrays, targets)
-
-  def _absent(
-    self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
-  ) -> list[str]:
-    """Says what one side lacks; `sources`: of the model -> name in `base`."""
-    return [
-      f"{name} is not in the checkpoint"
-      + ("" if source == name else f" as {source}")
-      for name, source in sources.items()
-      if source not in base.shapes
-    ] + [
-      f"{name} of the checkpoint is not in the model"
-      for name in base.shapes
-      if name not in self._shapes_on_disk and name not in sources.values()
-    ]
-
-  def _wrong_shapes(
-    self, base: checkpoints.BaseCheckpoint, sources: Mapping[str, str]
-  ) -> list[str]:
-    expected = self._shapes_on_disk
-    return [
-      f"{name} has shape {base.shapes[source].shape}, expected {shape}"
-      for name, source in sources.items()
-      if source in base.shapes
-      and base.shapes[source].shape != (shape := expected[name].shape)
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-  """A model's parameters, for evaluation and inference.
-
-  Attributes:
-    state: The state; nothing of it trains.
-    axes: Its shardings.
-    base: The checkpoint that it was read from.
-  """
-
-  state: TrainState
-  axes: TrainState
-  base: checkpoints.BaseCheckpoint
-
-
-def restore_for_inference(
-  model: models.EncoderDecoderModel,
-  input_shapes: Mapping[str, tuple[int, ...]],
-  cfg: RestoreCheckpointConfig,
-  partitioner: PjitPartitioner,
-  seed: int | None,
-) -> Restored:
-  """Reads the parameters of a model that does not train.
-
-  Args:
-    model: The model.
-    input_shapes: Shapes of a batch.
-    cfg: The checkpoint.
-    partitioner: Places the parameters on the devices.
-    seed: Seed of parameters that come from initialisers, if there are some.
-
-  Raises:
-    ValueError: if the checkpoint does not fit the model.
-  """
-  initializer = TrainStateInitializer(
-    None, model.get_initial_variables, input_shapes, partitioner
-  )
-  state, base = initializer.from_base_model(
-    cfg, None if seed is None else jax.random.key(seed)
-  )
-  return Restored(state, initializer.train_state_axes, base)
-
-
-def check_base(cfg: RestoreCheckpointConfig | None) -> None:
-  """Checks that a base checkpoint exists, before anything large is read.
-
-  Raises:
-    ValueError: if it does not; the message lists the checkpoints nearby.
-  """
-  if cfg is not None and cfg.path is not None:
-    checkpoints.find_checkpoint(cfg.path)
 
 
 def _note_trainer(base: checkpoints.BaseCheckpoint) -> None:

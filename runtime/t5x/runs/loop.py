@@ -14,9 +14,8 @@ from t5x import checkpoints
 from t5x import metrics as metrics_lib
 from t5x import trainer as trainer_lib
 from t5x.files import run_lock
-from t5x.runs import events, records, resume, run_data
+from t5x.runs import events, metric_log, records, resume, run_data
 from t5x.runs.plan import Outcome, Plan
-from t5x.train_state import TrainState
 
 
 @jax.jit
@@ -35,49 +34,46 @@ class Loop:
     plan: The plan of the run.
     data: Its examples.
     trainer: Runs the steps, and has the state.
-    train_state_axes: Shardings of the state.
     checkpointer: Saves the state, and ranks evaluations.
-    start: The point at which it begins; periods count from its first step.
-      The loop adds its evaluations to those of `start`.
-    last_step: The step to end with.
-    seed: The seed of initialisers and dropout.
+    info: The facts of the run, to which the loop adds its evaluations; periods
+      count from its first step.
     lock: The lock of the folder, checked before anything is written.
     record: The record of the run, set before it runs.
     log: Its metrics, set before it runs.
     step: The step of the state, counted from pretraining step 0.
+    last_step: The step to end with.
   """
 
   plan: Plan
   data: run_data.RunData
   trainer: trainer_lib.Trainer
-  train_state_axes: TrainState
   checkpointer: checkpoints.Checkpointer
-  start: resume.Start
-  last_step: int
-  seed: int
+  info: resume.RunInfo
   lock: run_lock.RunLock
   record: records.RunRecord = dataclasses.field(init=False)
-  log: records.MetricLog = dataclasses.field(init=False)
+  log: metric_log.MetricLog = dataclasses.field(init=False)
   step: int = dataclasses.field(init=False)
+  last_step: int = dataclasses.field(init=False)
   _is_interrupted: bool = dataclasses.field(default=False, init=False)
 
   def __post_init__(self):
-    self.step = self.start.step
     plan = self.plan
+    self.step = int(self.trainer.train_state.step)
+    self.last_step = plan.last_step(self.info.first_step, self.step)
     self._save_period = plan.save_cfg.period or self.last_step
     self._periods = (
       plan.eval_period,
       plan.stats_period or plan.eval_period,
       self._save_period,
     )
-    done = self.step - self.start.first_step
+    done = self.step - self.info.first_step
     self._batches = self.data.batches.skip(done).as_numpy_iterator()
 
   @property
   def is_done(self) -> bool:
     """True if the last step was done and evaluated before the loop starts."""
-    return self.start.step == self.last_step and (
-      self.data.evaluator is None or self.start.is_evaluated
+    return self.step == self.last_step and (
+      self.data.evaluator is None or self.info.is_evaluated(self.step)
     )
 
   def outcome(self, status: str, was_over: bool = False) -> Outcome:
@@ -86,10 +82,9 @@ class Loop:
       model_dir=self.plan.model_dir,
       status=status,
       step=int(self.trainer.train_state.step),
-      first_step=self.start.first_step,
-      last_step=self.last_step,
-      evals=self.start.evals,
-      best=self.checkpointer.best(self.start.evals),
+      first_step=self.info.first_step,
+      evals=self.info.evals,
+      best=self.checkpointer.best(self.info.evals),
       was_over=was_over,
       train_state=self.trainer.train_state,
     )
@@ -105,7 +100,7 @@ class Loop:
       try:
         stop = self._evaluate_if_due()
       except events.CancelledError:
-        if self.step > self.start.first_step:
+        if self.step > self.info.first_step:
           self._save()
         return "interrupted"
       except Exception:
@@ -131,18 +126,18 @@ class Loop:
     """Tells the caller of the run about an event."""
     self.plan.on_event(
       events.Event(
-        kind, self.step, self.start.first_step, self.last_step, **facts
+        kind, self.step, self.info.first_step, self.last_step, **facts
       )
     )
 
   def _is_due(self, period: int) -> bool:
-    done = self.step - self.start.first_step
+    done = self.step - self.info.first_step
     return done > 0 and (done % period == 0 or self.step == self.last_step)
 
   def _train(self) -> bool:
     """Trains to the next step at which something is due."""
     before = self.step
-    done = before - self.start.first_step
+    done = before - self.info.first_step
     num_steps = min(
       self.last_step - self.step,
       *(period - done % period for period in self._periods),
@@ -157,9 +152,9 @@ class Loop:
       return self._is_interrupted
 
     metrics = self.trainer.train_steps(self._batches, num_steps, on_step)
-    self.lock.check()
-    self.log.write(self.step, "train", metrics)
-    self.report("train", metrics={"train": metrics})
+    by_task = {"train": metrics}
+    self._log("", by_task)
+    self.report("train", metrics=by_task)
     # The loss is of the parameters before the last update.
     is_finite = _is_finite(self.trainer.train_state.trainable)
     if not (math.isfinite(metrics["loss"]) and is_finite):
@@ -175,55 +170,55 @@ class Loop:
       )
     if self.step - before < num_steps:
       return False  # Actions run when a resumed run has done the rest.
-    return self._act("TRAIN", {"train": metrics})
+    return self._act("TRAIN", by_task)
+
+  def _log(
+    self, prefix: str, metrics_by_task: metrics_lib.MetricsByTask
+  ) -> None:
+    """Logs metrics, unless another run may have taken the folder meanwhile."""
+    self.lock.check()
+    for task, values in metrics_by_task.items():
+      self.log.write(self.step, f"{prefix}{task}", values)
 
   def _act(self, mode: str, metrics_by_task: metrics_lib.MetricsByTask) -> bool:
-    actions = self.plan.actions_after(mode)
+    state, actions = self.trainer.train_state, self.plan.actions_after(mode)
     if actions and mode != "INFER_EVAL":
       acted = {"step": self.step, "metrics": metrics_by_task}
-      self.start.acted.setdefault(mode, []).append(acted)
-    results = [
-      action.run(self.trainer.train_state, metrics_by_task)
-      for action in actions
-    ]
-    return any(results)
+      self.info.acted.setdefault(mode, []).append(acted)
+    # All of them run, whichever stops the run.
+    return any([action.run(state, metrics_by_task) for action in actions])
 
   def _evaluate_if_due(self) -> bool:
     """Evaluates, unless that was done before an interruption."""
     at_start = (
-      self.plan.run_eval_before_training and self.step == self.start.first_step
+      self.plan.run_eval_before_training and self.step == self.info.first_step
     )
     if not (self._is_due(self.plan.eval_period) or at_start):
       return False
-    if self.start.evals and self.start.evals[-1]["step"] == self.step:
+    if self.info.is_evaluated(self.step):
       return False
     stop = False
     if self.data.train_evals:
       metrics = self.trainer.eval(
-        {
-          task: dataset.as_numpy_iterator()
-          for task, dataset in self.data.train_evals.items()
-        },
+        {k: x.as_numpy_iterator() for k, x in self.data.train_evals.items()},
         self._check_stop,
       )
-      self.lock.check()
-      for task, values in metrics.items():
-        self.log.write(self.step, f"training_eval/{task}", values)
+      self._log("training_eval/", metrics)
       stop = self._act("TRAIN_EVAL", metrics)
     if self.data.evaluator is not None:
       metrics = self.data.evaluator.evaluate(
-        self.trainer.train_state, self.train_state_axes, self._check_stop
+        self.trainer.train_state,
+        self.trainer.train_state_axes,
+        self._check_stop,
       )
-      self.lock.check()
-      for task, values in metrics.items():
-        self.log.write(self.step, f"inference_eval/{task}", values)
+      self._log("inference_eval/", metrics)
       score = self.checkpointer.score(metrics)
       self.report("eval", metrics=metrics, score=score)
       evaluated = {"step": self.step, "metrics": metrics, "score": score}
       # If the record refuses it, the record of the failed run lacks it.
-      evals = [*self.start.evals, evaluated]
+      evals = [*self.info.evals, evaluated]
       self.record.write(evals=evals, best=self.checkpointer.best(evals))
-      self.start.evals.append(evaluated)
+      self.info.evals.append(evaluated)
       stop |= self._act("INFER_EVAL", metrics)
     return stop
 
@@ -247,7 +242,7 @@ class Loop:
     The run may resume with another evaluation. Of several processes some may
     not have failed, so they save nothing.
     """
-    is_new = self.step not in (self.start.first_step, self._latest_saved())
+    is_new = self.step not in (self.info.first_step, self._latest_saved())
     if is_new and jax.process_count() == 1:
       with contextlib.suppress(OSError):
         self._save()
@@ -256,18 +251,9 @@ class Loop:
   def _save(self, is_stopped: bool = False) -> None:
     self.lock.check()
     self.report("checkpoint")
+    info = dataclasses.replace(
+      self.info, is_stopped=is_stopped, seconds=self.record.seconds
+    )
     self.checkpointer.save_run(
-      self.trainer.train_state,
-      {
-        "task": self.plan.train_dataset_cfg.name,
-        "first_step": self.start.first_step,
-        "base": self.start.base_identity,
-        "base_fingerprint": self.start.base_fingerprint,
-        "evals": self.start.evals,
-        "acted": self.start.acted,
-        "is_stopped": is_stopped,
-        "seconds": self.record.seconds,
-        "seed": self.seed,
-        "shuffle_seed": self.data.facts["shuffle_seed"],
-      },
+      self.trainer.train_state, dataclasses.asdict(info)
     )

@@ -1,15 +1,19 @@
-"""The plan of a training run, and its outcome."""
+"""Plans of runs, which hold the arguments of `train`, `evaluate`, `infer`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
+import functools
+import inspect
+import typing
 from typing import Any
 
+import jax
 import seqio
 
-from t5x import models, partitioning, utils
+from t5x import checkpoints, gin_utils, models, partitioning, utils
 from t5x import trainer as trainer_lib
 from t5x.configuration import identity
-from t5x.runs import events
+from t5x.runs import events, initialization
 from t5x.train_state import TrainState
 
 
@@ -23,7 +27,6 @@ class Outcome:
       caller wanted it to stop: the next call resumes it.
     step: The last step that was done, counted from pretraining step 0.
     first_step: The step that the run began with.
-    last_step: The step that it was to end with.
     evals: Its inference evaluations: {"step", "metrics", "score"}.
     best: The best of them, if they are compared.
     was_over: Whether it had ended before, so that nothing was done.
@@ -34,7 +37,6 @@ class Outcome:
   status: str
   step: int
   first_step: int
-  last_step: int
   evals: list[dict[str, Any]]
   best: Mapping[str, Any] | None
   was_over: bool
@@ -87,51 +89,58 @@ class Plan:
   total_steps: int | None
   eval_steps: int
   eval_period: int
-  relative_steps: int | None
-  stats_period: int | None
+  relative_steps: int | None = None
+  stats_period: int | None = None
   random_seed: int | None
-  use_hardware_rng: bool
-  summarize_config_fn: Callable[..., None] | None
-  inference_evaluator_cls: Callable[..., seqio.Evaluator]
-  actions: trainer_lib.ActionMap | None
-  run_eval_before_training: bool
-  concurrent_metrics: bool
-  gc_period: int
-  configuration: identity.RunConfiguration | None
-  on_event: events.OnEvent
-  should_stop: events.ShouldStop
+  use_hardware_rng: bool = False
+  summarize_config_fn: Callable[..., None] | None = None
+  inference_evaluator_cls: Callable[..., seqio.Evaluator] = seqio.Evaluator
+  actions: trainer_lib.ActionMap | None = None
+  run_eval_before_training: bool = False
+  concurrent_metrics: bool = True
+  gc_period: int = 0
+  configuration: identity.RunConfiguration | None = None
+  on_event: events.OnEvent = events.ignore
+  should_stop: events.ShouldStop = events.never
 
   def __post_init__(self):
-    check_periods(
-      eval_period=self.eval_period,
-      checkpoint_period=self.save_cfg.period,
-      stats_period=self.stats_period,
-    )
+    periods = {
+      "eval_period": self.eval_period,
+      "checkpoint_period": self.save_cfg.period,
+      "stats_period": self.stats_period,
+    }
+    given = [x for x in periods.values() if x is not None]
+    if min(given) < 1 or any(max(given) % x for x in given):
+      raise ValueError(
+        "Expected periods of at least 1 step, which must divide the largest: "
+        f"{periods}."
+      )
     if self.train_eval_dataset_cfg is not None and self.eval_steps < 1:
       raise ValueError(
         f"EVAL_STEPS={self.eval_steps}: expected at least one batch."
       )
-    if self.relative_steps is not None and self.relative_steps < 0:
+    modes = list(trainer_lib.ActionMode.__members__)
+    if unknown := set(self.actions or ()) - set(modes):
       raise ValueError(
-        f"TRAIN_STEPS_RELATIVE={self.relative_steps}: expected 0 or more."
+        f"Unknown action modes {sorted(unknown)}; expected some of {modes}."
       )
-    if unknown := set(self.actions or ()) - set(
-      trainer_lib.ActionMode.__members__
-    ):
-      raise ValueError(
-        f"Unknown action modes {sorted(unknown)}; expected some of "
-        f"{list(trainer_lib.ActionMode.__members__)}."
-      )
-    if (self.total_steps is None) == (self.relative_steps is None):
+    steps = (self.total_steps, self.relative_steps)
+    if steps.count(None) != 1 or (self.relative_steps or 0) < 0:
       raise ValueError(
         "Give one of TRAIN_STEPS, counted from pretraining step 0, and "
-        "TRAIN_STEPS_RELATIVE, counted from the restored step."
+        "TRAIN_STEPS_RELATIVE, counted from the restored step, 0 or more; got "
+        f"{steps}."
       )
 
   @property
   def save_cfg(self) -> utils.SaveCheckpointConfig:
     """When to save, and how many checkpoints to keep."""
     return self.checkpoint_cfg.save or utils.SaveCheckpointConfig()
+
+  def rngs(self, seed: int) -> jax.Array:
+    """Returns the keys of initialisers and of dropout."""
+    impl = "unsafe_rbg" if self.use_hardware_rng else None
+    return jax.random.split(jax.random.key(seed, impl=impl))
 
   def actions_after(self, mode: str) -> list[trainer_lib.BaseAction]:
     """Returns the actions of a `trainer.ActionMode`, given by its name."""
@@ -149,34 +158,97 @@ class Plan:
     """
     if self.relative_steps is not None:
       last = first_step + self.relative_steps
-      if last < step:
-        raise ValueError(
-          f"TRAIN_STEPS_RELATIVE={self.relative_steps} ends at step {last}, "
-          f"but the run in {self.model_dir} is at step {step}. Give more "
-          "steps, or choose another MODEL_DIR."
-        )
-      return last
-    assert self.total_steps is not None, "one of the two is given"
-    if self.total_steps < step:
+    else:
+      assert self.total_steps is not None, "one of the two is given"
+      last = self.total_steps
+    if last < step:
       raise ValueError(
-        f"TRAIN_STEPS={self.total_steps} lies before the restored step {step}: "
-        "it counts from pretraining step 0. Set TRAIN_STEPS_RELATIVE to count "
-        "from the restored step."
+        f"The run is to end at step {last}, but {self.model_dir} is at step "
+        f"{step}: TRAIN_STEPS counts from pretraining step 0, "
+        "TRAIN_STEPS_RELATIVE from the restored step. Give more steps, or "
+        "choose another MODEL_DIR."
       )
-    return self.total_steps
+    return last
 
 
-def check_periods(**periods: int | None) -> None:
-  """Checks that the largest period is a multiple of the others.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenPlan:
+  """The arguments that `evaluate` and `infer` share.
 
-  Raises:
-    ValueError: if it is not, or a period is less than one step.
+  Attributes:
+    model: The model.
+    dataset_cfg: The examples.
+    restore_checkpoint_cfg: The weights.
+    partitioner: Places parameters and batches on the devices.
+    output_dir: The folder of `record.json`, predictions and `config.gin`.
+    fallback_init_rng: Seed of parameters that come from initialisers, such as
+      a prompt that is read from a file.
+    summarize_config_fn: Writes the configuration, if there is one to write.
+    configuration: The settings, for the record.
+    on_event: Called after every batch or chunk; a step is an example.
+    should_stop: Asked after every batch or chunk; True ends the run.
   """
-  for name, period in periods.items():
-    if period is not None and period < 1:
-      raise ValueError(f"Expected {name} of at least 1, got {period}.")
-  values = [period for period in periods.values() if period]
-  if values and any(max(values) % period for period in values):
-    raise ValueError(
-      f"Each of these periods must divide the largest: {periods}."
+
+  model: models.EncoderDecoderModel
+  dataset_cfg: utils.DatasetConfig
+  restore_checkpoint_cfg: utils.RestoreCheckpointConfig
+  partitioner: partitioning.PjitPartitioner
+  output_dir: str
+  fallback_init_rng: int | None = None
+  summarize_config_fn: Callable[..., None] | None = (
+    gin_utils.summarize_gin_config
+  )
+  configuration: identity.RunConfiguration | None = None
+  on_event: events.OnEvent = events.ignore
+  should_stop: events.ShouldStop = events.never
+
+  def restore(
+    self, input_shapes: Mapping[str, tuple[int, ...]]
+  ) -> tuple[TrainState, TrainState, checkpoints.BaseCheckpoint]:
+    """Reads the parameters, none of which trains.
+
+    Args:
+      input_shapes: Shapes of a batch.
+
+    Returns:
+      The state, its shardings, and the checkpoint that it was read from.
+
+    Raises:
+      ValueError: if the checkpoint does not fit the model.
+    """
+    initializer = initialization.TrainStateInitializer(
+      None, self.model.get_initial_variables, input_shapes, self.partitioner
     )
+    seed = self.fallback_init_rng
+    state, base = initializer.from_base_model(
+      self.restore_checkpoint_cfg,
+      None if seed is None else jax.random.key(seed),
+    )
+    return state, initializer.train_state_axes, base
+
+  def summarize(self, step: int) -> None:
+    """Writes the configuration to the folder."""
+    if self.summarize_config_fn is not None:
+      self.summarize_config_fn(self.output_dir, None, step)
+
+  def progress(self, total: int, notices: Iterable[str]) -> events.Progress:
+    """Returns a count of some examples, for the caller."""
+    return events.Progress(total, self.on_event, self.should_stop, notices)
+
+
+def with_arguments_of(
+  plan_cls: type,
+) -> Callable[[Callable[[Any], Any]], Callable[..., Any]]:
+  """Makes a function of a plan one of the plan's arguments, which gin binds."""
+
+  def decorate(run: Callable[[Any], Any]) -> Callable[..., Any]:
+    def call(**arguments):
+      return run(plan_cls(**arguments))
+
+    functools.update_wrapper(call, run)
+    del vars(call)["__wrapped__"]  # gin would look for the arguments there.
+    call.__annotations__ = typing.get_type_hints(plan_cls)
+    vars(call)["__signature__"] = inspect.signature(plan_cls)
+    return call
+
+  return decorate

@@ -15,8 +15,6 @@ from t5x.configuration.client import clients
 VERSION = 3
 
 Finite = Annotated[float, pydantic.AllowInfNan(False)]
-Kind = Literal["train", "eval", "infer"]
-Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
 
 
 def _check(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -164,8 +162,8 @@ class Record(Part):
   """
 
   schema_version: Literal[3] = pydantic.Field(alias="schema")
-  kind: Kind
-  status: Status
+  kind: Literal["train", "eval", "infer"]
+  status: Literal["running", "finished", "stopped", "interrupted", "failed"]
   error: str | None = None
   started: str
   command: list[str]
@@ -202,21 +200,23 @@ class Record(Part):
 _Record = TypeVar("_Record", bound=Record)
 
 
-def validate(
-  fields: Mapping[str, Any], where: str, kind: type[_Record] = Record
+def parse(
+  content: str | Mapping[str, Any], where: str, kind: type[_Record] = Record
 ) -> _Record:
-  """Returns the record with the given fields.
+  """Reads a `record.json`.
 
   Args:
-    fields: The fields, from JSON.
+    content: The text of the file, or its fields.
     where: The place of the record, for messages.
     kind: The class to make, which may add properties.
 
   Raises:
-    ValueError: if they do not match the schema, or a score is invalid.
+    ValueError: if it is not the JSON of a record, or a score is invalid.
   """
   try:
-    return kind.model_validate(dict(fields))
+    if isinstance(content, str):
+      return kind.model_validate_json(content)
+    return kind.model_validate(content)
   except pydantic.ValidationError as e:
     problems = "; ".join(
       f"{'.'.join(map(str, x['loc'])) or 'record'}: "
@@ -226,27 +226,7 @@ def validate(
     raise ValueError(f"{where} is not the record of a run: {problems}.") from e
 
 
-def parse(text: str, where: str, kind: type[_Record] = Record) -> _Record:
-  """Reads a `record.json`.
-
-  Args:
-    text: The content of the file.
-    where: The place of the record, for messages.
-    kind: The class to make, which may add properties.
-
-  Raises:
-    ValueError: if it is not a JSON object, or as in `validate`.
-  """
-  try:
-    fields = json.loads(text)
-  except (ValueError, RecursionError) as e:
-    raise ValueError(f"{where} is not the record of a run: {e}.") from e
-  if not isinstance(fields, dict):
-    raise ValueError(f"{where} is not the record of a run: expected an object.")
-  return validate(fields, where, kind)
-
-
-def dump(record: Record) -> str:
-  """Returns the content of a `record.json`."""
-  fields = record.model_dump(mode="json", by_alias=True)
-  return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+def dump(fields: Mapping[str, Any], where: str) -> str:
+  """Returns the text of the `record.json` of some fields; see `parse`."""
+  whole = parse(fields, where).model_dump(mode="json", by_alias=True)
+  return json.dumps(whole, indent=2, sort_keys=True) + "\n"

@@ -31,18 +31,9 @@ class RunData:
   facts: dict[str, Any]
   notices: Sequence[str]
 
-  def close(self) -> None:
-    """Ends the evaluator's threads."""
-    if self.evaluator is not None:
-      self.evaluator.close()
 
-
-def bind(plan: Plan, shuffle_seed: int) -> dict[str, datasets.DatasetConfig]:
+def bind(plan: Plan) -> dict[str, datasets.DatasetConfig]:
   """Returns a run's data sets in its model's tokens.
-
-  Args:
-    plan: The plan of the run.
-    shuffle_seed: The seed of the order of the training examples.
 
   Returns:
     "training", "loss" or "scores" -> configuration, if there is one.
@@ -52,7 +43,7 @@ def bind(plan: Plan, shuffle_seed: int) -> dict[str, datasets.DatasetConfig]:
       does not divide a batch.
   """
   cfgs = {
-    "training": dataclasses.replace(plan.train_dataset_cfg, seed=shuffle_seed),
+    "training": plan.train_dataset_cfg,
     "loss": plan.train_eval_dataset_cfg,
     "scores": plan.infer_eval_dataset_cfg,
   }
@@ -66,35 +57,37 @@ def bind(plan: Plan, shuffle_seed: int) -> dict[str, datasets.DatasetConfig]:
   return bound
 
 
-def read(plan: Plan, cfgs: Mapping[str, datasets.DatasetConfig]) -> RunData:
+def read(
+  plan: Plan, cfgs: Mapping[str, datasets.DatasetConfig], shuffle_seed: int
+) -> RunData:
   """Opens the splits of a run, and reads those that are decoded.
 
   Args:
     plan: The plan of the run.
     cfgs: The result of `bind`.
+    shuffle_seed: The seed of the order of the training examples.
 
   Raises:
     ValueError: if a split is empty.
   """
   model, partitioner = plan.model, plan.partitioner
-  train_cfg, train_eval_cfg = cfgs["training"], cfgs.get("loss")
-
-  def rows(cfg: datasets.DatasetConfig) -> Sequence[int]:
-    return partitioner.local_rows(cfg.batch_size)
-
+  train_cfg = dataclasses.replace(cfgs["training"], seed=shuffle_seed)
+  loss_cfg, scored_cfg = cfgs.get("loss"), cfgs.get("scores")
   batches = datasets.get_dataset(
-    train_cfg, rows(train_cfg), model.feature_converter_cls
+    train_cfg,
+    partitioner.local_rows(train_cfg.batch_size),
+    model.feature_converter_cls,
   )
   train_evals = {}
-  if train_eval_cfg is not None:
+  if loss_cfg is not None:
     train_evals = datasets.get_training_eval_datasets(
-      train_eval_cfg,
-      rows(train_eval_cfg),
+      loss_cfg,
+      partitioner.local_rows(loss_cfg.batch_size),
       plan.eval_steps,
       model.feature_converter_cls,
     )
   evaluator = None
-  if (scored_cfg := cfgs.get("scores")) is not None:
+  if scored_cfg is not None:
     evaluator = evaluation.InferenceEvaluator(
       scored_cfg,
       functools.partial(
@@ -110,7 +103,7 @@ def read(plan: Plan, cfgs: Mapping[str, datasets.DatasetConfig]) -> RunData:
     "train": train_cfg.name,
     "train_split": train_cfg.split,
     "train_examples": train_cfg.num_input_examples(),
-    "shuffle_seed": train_cfg.seed,
+    "shuffle_seed": shuffle_seed,
     "eval_split": scored_cfg and scored_cfg.split,
     "eval_examples": evaluator and evaluator.counts,
     "batch_size": train_cfg.batch_size,
