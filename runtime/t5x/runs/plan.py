@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import inspect
-import typing
 from typing import Any
 
 import jax
@@ -247,7 +246,6 @@ def with_arguments_of(
 
     functools.update_wrapper(call, run)
     del vars(call)["__wrapped__"]  # gin would look for the arguments there.
-    call.__annotations__ = typing.get_type_hints(plan_cls)
     vars(call)["__signature__"] = inspect.signature(plan_cls)
     return call
 
