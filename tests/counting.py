@@ -98,6 +98,14 @@ def edit(place, old, new):
   path.write_text(text.replace(old, new))
 
 
+def edit_program(root, old, new):
+  """Replaces a text of the program, which has to be there."""
+  path = root / "program" / "train.py"
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+
+
 def cells(place, sheet="x"):
   return sheets.load(sheet, place.root / "configs").cells()
 

@@ -16,26 +16,16 @@ from prompt_tuning.commands import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument(
-    "--tasks",
-    type=options.words,
-    required=True,
-    metavar="TASK,...",
-    help="tasks or mixtures",
-  )
-  parser.add_argument(
+  add = parser.add_argument
+  add("--tasks", type=options.words, required=True, help="tasks or mixtures")
+  add(
     "--output_cache_dir",
     type=pathlib.Path,
     required=True,
-    metavar="FOLDER",
     help="folder to write",
   )
-  parser.add_argument(
-    "--splits",
-    type=options.words,
-    metavar="SPLIT,...",
-    help="splits to write; by default all. A mixture's tasks may lack some.",
-  )
+  about = "splits; by default all. A mixture's tasks may lack some."
+  add("--splits", type=options.words, help=about)
   options.add_task_data(parser)
 
 

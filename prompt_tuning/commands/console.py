@@ -29,11 +29,6 @@ COMMANDS = (
   "plan",
   "plan-table",
 )
-_GROUPS = {
-  "import": "Import a pretrained model.",
-  "prepare": "Prepare data.",
-  "convert": "Convert files of other projects, and back.",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,9 +72,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
   if not words:
     parser.print_help()
     sys.exit(2)
-  names = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
-  if not words[0].startswith("-") and words[0] not in names:
-    near = " or ".join(difflib.get_close_matches(words[0], names, n=3))
+  if " ".join(words[:2]) in COMMANDS:
+    words[:2] = [" ".join(words[:2])]
+  if not words[0].startswith("-") and words[0] not in COMMANDS:
+    alike = [x for x in COMMANDS if x.startswith(f"{words[0]} ")]
+    alike = alike or difflib.get_close_matches(words[0], COMMANDS, n=3)
+    near = " or ".join(alike)
     hint = f"did you mean {near}?" if near else "see --help"
     parser.error(f"there is no command {words[0]!r}; {hint}")
   args, rest = parser.parse_known_args(words)
@@ -122,19 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     version=f"prompt-tuning {prompt_tuning.__version__}",
   )
   commands = parser.add_subparsers(metavar="COMMAND", required=True)
-  groups = {
-    name: commands.add_parser(
-      name, help=about, description=about
-    ).add_subparsers(metavar="WHAT", required=True)
-    for name, about in _GROUPS.items()
-  }
   for command in COMMANDS:
     name = re.sub(r"\W", "_", command)
     module = importlib.import_module(f"prompt_tuning.commands.{name}")
-    group, _, name = command.rpartition(" ")
     about = (module.__doc__ or "").strip()
-    own = (groups[group] if group else commands).add_parser(
-      name,
+    own = commands.add_parser(
+      command,
       help=about.partition("\n")[0],
       description=about,
       formatter_class=_Formatter,

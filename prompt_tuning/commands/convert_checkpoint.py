@@ -19,20 +19,18 @@ _PARAMETER = "encoder/prompt/prompt"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  for flag, dest in (("--from", "source"), ("--to", "target")):
-    parser.add_argument(
-      flag, dest=dest, nargs=2, required=True, metavar=("FORMAT", "PATH")
-    )
-  parser.add_argument(
+  add = parser.add_argument
+  place = {"nargs": 2, "required": True, "metavar": ("FORMAT", "PATH")}
+  add("--from", dest="source", **place)
+  add("--to", dest="target", **place)
+  add(
     "--step",
     type=options.count,
     help="steps of pretraining, which hf does not store: 0 by default, 1100000 "
     "for an LM-adapted model",
   )
-  parser.add_argument(
-    "--prompt", metavar="FILE", help="a prompt to merge with the model"
-  )
-  parser.add_argument(
+  add("--prompt", metavar="FILE", help="a prompt to merge with the model")
+  add(
     "--prompt_name",
     default=_PARAMETER,
     choices=(_PARAMETER, f"{_PARAMETER}/prompt"),

@@ -12,13 +12,10 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument("source", metavar="IN", help="prompt to read")
-  parser.add_argument("target", metavar="OUT", help="file or folder to write")
-  parser.add_argument(
-    "--base_model",
-    metavar="NAME",
-    help="for PEFT: name or path of the Hugging Face model",
-  )
+  add = parser.add_argument
+  add("source", metavar="IN", help="prompt to read")
+  add("target", metavar="OUT", help="file or folder to write")
+  add("--base_model", help="for PEFT: name or path of the Hugging Face model")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,35 +21,23 @@ _PLOTS = (".png", ".svg", ".pdf")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument("path", metavar="PATH", help="checkpoint or prompt")
-  parser.add_argument(
-    "other",
-    metavar="CHECKPOINT2",
-    nargs="?",
-    help="another checkpoint, to compare with",
-  )
-  prompts = parser.add_argument_group("prompts")
-  prompts.add_argument("--checkpoint", metavar="PATH", help="the base model")
+  add = parser.add_argument
+  add("path", metavar="PATH", help="checkpoint or prompt")
+  add("other", nargs="?", help="another checkpoint, to compare with")
+  add("--checkpoint", help="the base model of a prompt")
   options.add_vocabulary(
     parser, "the one beside the checkpoint, or that of the ladder's models"
   )
-  prompts.add_argument(
+  add(
     "--labels",
     type=options.words,
-    metavar="LABEL,...",
     help="class labels, such as 'True,False'; by default those of the prompt's "
     "task, if it is known",
   )
-  prompts.add_argument(
-    "-n", type=options.count, default=5, help="pieces for each position"
-  )
-  prompts.add_argument(
-    "--plot",
-    type=pathlib.Path,
-    default=pathlib.Path("prompt.png"),
-    metavar="FILE",
-    help="plot to write: .png, .svg or .pdf",
-  )
+  add("-n", type=options.count, default=5, help="pieces for each position")
+  file = pathlib.Path("prompt.png")
+  about = "plot to write: .png, .svg or .pdf"
+  add("--plot", type=pathlib.Path, default=file, metavar="FILE", help=about)
 
 
 def run(args: argparse.Namespace) -> None:

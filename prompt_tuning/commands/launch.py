@@ -9,40 +9,93 @@ stop or kill the command at any time; the same command resumes it.
 """
 
 import argparse
+from collections.abc import Sequence
+import os
+import shlex
 import sys
+from typing import Any
 
 from prompt_tuning.commands import options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument("sheets", nargs="+", metavar="SHEET")
-  parser.add_argument(
-    "--cell",
-    action="append",
-    default=[],
-    metavar="NAME",
-    help="only these cells, such as 'ladder_xs-*-seed0'; --dry_run then shows "
-    "cells that have a record too",
+  add = parser.add_argument
+  add("sheets", nargs="+", metavar="SHEET")
+  about = (
+    "only these cells, such as 'ladder_xs-*-seed0'; --dry_run then shows cells "
+    "that have a record too"
   )
+  add("--cell", action="append", default=[], metavar="NAME", help=about)
   options.add_launching(parser)
   options.add_root(parser)
 
 
 def run(args: argparse.Namespace) -> int:
   """Runs the command."""
-  from prompt_tuning.experiments import launching, sheet_runs
+  from prompt_tuning.experiments import launching
   from prompt_tuning.experiments.running import Workspace
 
-  options.check_launching(args)
+  cells = launching.select(args.sheets, args.cell, args.root / "configs")
+  launching.check_commands(cells, args.root)
   workspace = Workspace(args.root, args.root / "results")
-  cells = sheet_runs.select(args.sheets, args.cell, args.root / "configs")
-  sheet_runs.check_commands(cells, args.root)
-  if not args.dry_run:
-    return sheet_runs.run(
-      cells, workspace, args.jobs, args.retry_failed, args.submit, args.option
+  return run_cells(args, cells, workspace, cells if args.cell else None)
+
+
+def run_cells(
+  args: argparse.Namespace,
+  cells: Sequence[Any],
+  workspace: Any,
+  shown: Sequence[Any] | None = None,
+) -> int:
+  """Runs the cells that have no record, and names those without results.
+
+  Args:
+    args: The flags of `options.add_launching`.
+    cells: Cells of one sheet or several.
+    workspace: Where they run, and where their records go.
+    shown: Cells whose commands `--dry_run` prints; by default those to run.
+
+  Returns:
+    The exit status: 1 if a cell has failed, now or before.
+  """
+  from prompt_tuning.experiments import launching
+  from prompt_tuning.training import cluster_options
+
+  if args.submit and args.jobs > 1:
+    raise ValueError(
+      "--jobs is for this machine; --submit makes a job of each cell."
     )
-  todo = launching.open_cells(cells, workspace.archive(), args.retry_failed)
-  sheet_runs.print_commands(cells if args.cell else todo)
-  print(f"{len(todo)} of {len(cells)} cells to run.", file=sys.stderr)
-  return 0
+  if args.option and not args.submit:
+    raise ValueError("--option is for --submit.")
+  archive = workspace.archive()
+  todo = launching.open_cells(cells, archive, args.retry_failed)
+  failed = {}
+  if args.dry_run:
+    try:
+      for cell in todo if shown is None else shown:
+        print(shlex.join(cell.command))
+      sys.stdout.flush()
+    except BrokenPipeError:  # Python flushes stdout once more when it exits.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f"{len(todo)} of {len(cells)} cells to run.", file=sys.stderr)
+    return 0
+  if args.submit:
+    chosen = cluster_options.read(args.option)
+    for job in launching.submit(todo, workspace, args.submit, chosen, archive):
+      print(job)
+    if args.retry_failed:  # Cells that failed before are running again.
+      return 0
+  else:
+    for x in launching.launch(cells, workspace, args.jobs, args.retry_failed):
+      if not x.counts:
+        failed[x.cell.full_name] = x.status
+  archive = workspace.archive()
+  for cell in cells:
+    record = archive.record(cell)
+    if record and record.status == "failed":
+      again = "failed before, --retry_failed runs it again"
+      failed.setdefault(cell.full_name, again)
+  for name, reason in failed.items():
+    print(f"{reason}: {name}", file=sys.stderr)
+  return 1 if failed else 0

@@ -15,66 +15,35 @@ def add_root(parser: argparse.ArgumentParser) -> None:
     "--root",
     type=lambda text: pathlib.Path(text).resolve(),
     default=here if has_sheets else prompt_tuning.project_folder(),
-    metavar="FOLDER",
     help="folder with configs/ and results/",
   )
 
 
 def add_launching(parser: argparse.ArgumentParser) -> None:
   """Adds the flags that say how cells are run."""
-  parser.add_argument(
-    "--jobs",
-    type=positive,
-    default=1,
-    help="cells to run at the same time, each on its share of the cores",
-  )
-  parser.add_argument(
-    "--retry_failed", action="store_true", help="run failed cells again"
-  )
-  parser.add_argument(
-    "--dry_run",
-    action="store_true",
-    help="print the commands instead of running them",
-  )
+  add = parser.add_argument
+  jobs = "cells to run at the same time, each on its share of the cores"
+  add("--jobs", type=positive, default=1, help=jobs)
+  add("--retry_failed", action="store_true", help="run failed cells again")
+  add("--dry_run", action="store_true", help="print the commands, run nothing")
   add_cluster(parser, "submit the cells to a cluster: slurm, or local")
 
 
 def add_cluster(parser: argparse.ArgumentParser, about: str) -> None:
   """Adds the flags that submit work to a cluster."""
-  parser.add_argument("--submit", metavar="CLUSTER", help=about)
-  parser.add_argument(
-    "--option",
-    action="append",
-    default=[],
-    metavar="NAME=VALUE",
-    help="for submitit, such as timeout_min=600 or slurm_partition=gpu",
-  )
-
-
-def check_launching(args: argparse.Namespace) -> None:
-  """Checks that flags for a cluster and for this machine are not mixed.
-
-  Raises:
-    ValueError: if a flag has no effect beside the others.
-  """
-  if args.submit and args.jobs > 1:
-    raise ValueError(
-      "--jobs is for this machine; --submit makes a job of each cell."
-    )
-  if args.option and not args.submit:
-    raise ValueError("--option is for --submit.")
+  add = parser.add_argument
+  add("--submit", metavar="CLUSTER", help=about)
+  option = "for submitit, such as timeout_min=600 or slurm_partition=gpu"
+  name = "NAME=VALUE"
+  add("--option", action="append", default=[], metavar=name, help=option)
 
 
 def add_task_data(parser: argparse.ArgumentParser) -> None:
   """Adds the flags that say where a task, its data and vocabulary are."""
-  parser.add_argument(
-    "--tfds_data_dir", metavar="FOLDER", help="folder with the TFDS data"
-  )
-  parser.add_argument(
-    "--module",
-    default="prompt_tuning.tasks",
-    help="Python module that registers the tasks",
-  )
+  add = parser.add_argument
+  add("--tfds_data_dir", help="folder with the TFDS data")
+  module = "Python module that registers the tasks"
+  add("--module", default="prompt_tuning.tasks", help=module)
   add_vocabulary(
     parser,
     "the ladder's for its tasks, that of checkpoints/t5_small for the others",
@@ -83,17 +52,10 @@ def add_task_data(parser: argparse.ArgumentParser) -> None:
 
 def add_vocabulary(parser: argparse.ArgumentParser, default: str) -> None:
   """Adds the flags of a vocabulary; `default` says which one is the default."""
-  parser.add_argument(
-    "--vocabulary",
-    metavar="FILE",
-    help=f"SentencePiece model, or 'ladder'; by default {default}",
-  )
-  parser.add_argument(
-    "--extra_ids",
-    type=count,
-    default=100,
-    help="sentinels after the vocabulary's pieces",
-  )
+  about = f"SentencePiece model, or 'ladder'; by default {default}"
+  sentinels = "sentinels after the vocabulary's pieces"
+  parser.add_argument("--vocabulary", metavar="FILE", help=about)
+  parser.add_argument("--extra_ids", type=count, default=100, help=sentinels)
 
 
 def words(text: str) -> list[str]:

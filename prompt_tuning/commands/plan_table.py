@@ -13,24 +13,13 @@ from prompt_tuning.commands import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument(
-    "--compile",
-    choices=["tpu", "gpu"],
-    help="compile the cells that have no record, for these devices",
-  )
+  add = parser.add_argument
+  about = "compile the cells that have no record, for these devices"
+  add("--compile", choices=["tpu", "gpu"], help=about)
   for name in ("methods", "sizes", "topologies", "programs"):
-    parser.add_argument(
-      f"--{name}",
-      type=options.words,
-      metavar="NAME,...",
-      help=f"only these {name}",
-    )
-  parser.add_argument(
-    "--attention",
-    default="",
-    metavar="KERNEL",
-    help="attention kernel to compile with: flash or cudnn",
-  )
+    add(f"--{name}", type=options.words, help=f"only these {name}")
+  kernel = "attention kernel to compile with: flash or cudnn"
+  add("--attention", default="", metavar="KERNEL", help=kernel)
   options.add_root(parser)
 
 
@@ -43,7 +32,9 @@ def run(args: argparse.Namespace) -> None:
   records = {
     kind: str(results / f"plan_{kind}.json") for kind in ("tpu", "gpu")
   }
-  plan_table.check_names("programs", args.programs, plan_table.PROGRAMS)
+  programs = plan_table.check_names(
+    "programs", args.programs, plan_table.PROGRAMS
+  )
   if args.compile:
     targets.prepare()
     cells = plan_table.select(
@@ -53,8 +44,6 @@ def run(args: argparse.Namespace) -> None:
       sizes=args.sizes,
       topologies=args.topologies,
     )
-    plan_table.compile_cells(
-      records[args.compile], cells, args.programs or plan_table.PROGRAMS
-    )
+    plan_table.compile_cells(records[args.compile], cells, programs)
   table = plan_table.read(list(records.values()))
   (results / "plan.md").write_text(plan_page.page(table))

@@ -14,18 +14,10 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument(
-    "--tfds_data_dir",
-    required=True,
-    metavar="FOLDER",
-    help="folder for the TFDS data",
-  )
-  parser.add_argument(
-    "--from",
-    dest="release",
-    metavar="FOLDER",
-    help="folder of the official release; by default it is downloaded",
-  )
+  add = parser.add_argument
+  add("--tfds_data_dir", required=True, help="folder for the TFDS data")
+  about = "folder of the official release; by default it is downloaded"
+  add("--from", dest="release", metavar="FOLDER", help=about)
 
 
 def run(args: argparse.Namespace) -> int:

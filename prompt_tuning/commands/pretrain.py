@@ -19,19 +19,44 @@ SIZES = ("ladder_xxs", "ladder_xs", "ladder_s", "ladder_m", "ladder_l")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument(
-    "sizes",
-    nargs="*",
-    metavar="SIZE",
-    help=f"one of {', '.join(SIZES)}; by default all",
-  )
+  sizes = f"one of {', '.join(SIZES)}; by default all"
+  parser.add_argument("sizes", nargs="*", metavar="SIZE", help=sizes)
   options.add_root(parser)
 
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  from prompt_tuning.experiments import ladder_runs
+  from prompt_tuning.experiments import launching, records, sheets
+  from prompt_tuning.experiments.running import Workspace
+  from prompt_tuning.mini.ladder import pretraining
 
   if unknown := set(args.sizes) - set(SIZES):
     raise ValueError(f"No size {sorted(unknown)}; there is {', '.join(SIZES)}.")
-  ladder_runs.pretrain(args.sizes or SIZES, args.root)
+  workspace = Workspace(args.root, args.root / "results")
+
+  def is_here(cell) -> bool:
+    """Returns whether the run in a cell's folder is the one of its record."""
+    left = workspace.folder(cell) / "record.json"
+    filed = workspace.archive().record(cell) if left.exists() else None
+    return filed is not None and filed.started == records.read(left).started
+
+  cells = sheets.load("ladder", args.root / "configs").cells()
+  order = list(args.sizes or SIZES)
+  for cell in sorted(
+    (x for x in cells if x.point["size"] in order),
+    key=lambda x: order.index(x.point["size"]),
+  ):
+    stage, folder = str(cell.point["stage"]), args.root / "checkpoints"
+    folder = folder / str(cell.point["size"])
+    stored = workspace.record(cell)
+    # The names of a stage's checkpoints start with its own.
+    kept = any(folder.glob(f"{stage}*/checkpoint_*"))
+    if stored.exists() and not kept and not is_here(cell):
+      print(f"{cell.name} has a record but no checkpoints: it is run again.")
+      stored.unlink()
+    for outcome in launching.launch([cell], workspace, retry_failed=True):
+      if not outcome.counts:
+        raise ValueError(f"{cell.name}: {outcome.status}, {outcome.error}")
+    if is_here(cell):
+      for path in pretraining.export(workspace.folder(cell), folder, stage):
+        print(path)

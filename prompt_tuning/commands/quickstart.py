@@ -40,13 +40,11 @@ MODELS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument(
-    "--model", choices=MODELS, default="ladder_m", help="the frozen model"
-  )
-  parser.add_argument("--task", choices=TASKS, help="by default the model's")
-  parser.add_argument(
-    "--steps", type=options.positive, help="of training; 200 or 300 by default"
-  )
+  add = parser.add_argument
+  add("--model", choices=MODELS, default="ladder_m", help="the frozen model")
+  add("--task", choices=TASKS, help="by default the model's")
+  about = "of training; 200 or 300 by default"
+  add("--steps", type=options.positive, help=about)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,35 +76,44 @@ def run(args: argparse.Namespace) -> None:
     DROPOUT_RATE=0.0,
   )
   _run(root, f"Training a prompt on {task}", train)
-  frozen, prompted = folder / "frozen", folder / "prompted"
   prompt_file = folder / "prompt.safetensors"
+  evaluations = {
+    # No recipe binds an optimizer here, and evaluation needs none.
+    "frozen": ("runs/eval", {"OPTIMIZER": None}),
+    "prompted": ("recipes/evaluate_prompt", {"PROMPT_FILE": str(prompt_file)}),
+  }
   _run(
     root,
     "Evaluating the frozen model, and the prompt with it",
-    _t5x(
-      "eval",
-      [model, "runs/eval"],
-      TASK=task,
-      SPLIT="test",
-      EVAL_OUTPUT_DIR=str(frozen),
-      OPTIMIZER=None,  # No recipe binds one, and evaluation needs none.
-    ),
-    _t5x(
-      "eval",
-      [model, "recipes/evaluate_prompt"],
-      TASK=task,
-      SPLIT="test",
-      EVAL_OUTPUT_DIR=str(prompted),
-      PROMPT_FILE=str(prompt_file),
+    *(
+      _t5x(
+        "eval",
+        [model, recipe],
+        TASK=task,
+        SPLIT="test",
+        EVAL_OUTPUT_DIR=str(folder / name),
+        **macros,
+      )
+      for name, (recipe, macros) in evaluations.items()
     ),
   )
   parameters = _record(folder)["parameters"]
   share = parameters["trainable"] / sum(parameters.values())
+  (predictions,) = (folder / "frozen").glob(f"{task}-[0-9]*.jsonl")
+  with predictions.open() as lines:
+    targets = collections.Counter(json.loads(line)["target"] for line in lines)
+  majority = 100 * max(targets.values()) / targets.total()
+  scores = {
+    name: "{accuracy:.1f}% ({invalid:.1f}% answer no label)".format(
+      **_record(folder / name)["evals"][-1]["metrics"][task]
+    )
+    for name in evaluations
+  }
   print(f"""
 task             {task} (a generated miniature), test split
-majority class   {_majority(frozen, task):.1f}%
-frozen model     {_score(frozen, task)}
-with the prompt  {_score(prompted, task)}
+majority class   {majority:.1f}%
+frozen model     {scores["frozen"]}
+with the prompt  {scores["prompted"]}
 trainable        {parameters["trainable"]:,} parameters ({share:.4%})
 prompt file      {prompt_file} ({prompt_file.stat().st_size:,} bytes)
 record           {folder / "record.json"}
@@ -137,16 +144,3 @@ def _t5x(program: str, gin_files: list[str], **macros: Any) -> list[str]:
 
 def _record(folder: pathlib.Path) -> dict[str, Any]:
   return json.loads((folder / "record.json").read_text())
-
-
-def _score(folder: pathlib.Path, task: str) -> str:
-  metrics = _record(folder)["evals"][-1]["metrics"][task]
-  return "{accuracy:.1f}% ({invalid:.1f}% answer no label)".format(**metrics)
-
-
-def _majority(folder: pathlib.Path, task: str) -> float:
-  """Returns the accuracy, in [0, 100], of the most frequent answer."""
-  (predictions,) = folder.glob(f"{task}-[0-9]*.jsonl")
-  with predictions.open() as lines:
-    targets = collections.Counter(json.loads(line)["target"] for line in lines)
-  return 100 * max(targets.values()) / targets.total()

@@ -11,11 +11,11 @@ from prompt_tuning.commands import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument("task", metavar="TASK", help="a task or a mixture")
-  parser.add_argument("--split", default="validation", help="split to show")
-  parser.add_argument(
-    "-n", "--num_examples", type=options.count, default=3, help="examples"
-  )
+  add = parser.add_argument
+  add("task", metavar="TASK", help="a task or a mixture")
+  add("--split", default="validation", help="split to show")
+  number = {"type": options.count, "default": 3}
+  add("-n", "--num_examples", help="examples", **number)
   options.add_task_data(parser)
 
 

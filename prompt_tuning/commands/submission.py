@@ -16,27 +16,14 @@ from prompt_tuning.commands import options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument(
-    "--predictions",
-    type=options.words,
-    metavar="FOLDER,...",
-    help="the INFER_OUTPUT_DIRs of t5x.infer",
-  )
-  parser.add_argument(
-    "--output", type=pathlib.Path, metavar="FILE", help="zip file to write"
-  )
-  parser.add_argument(
-    "--check",
-    type=pathlib.Path,
-    metavar="FILE",
-    help="zip file to check; nothing is written",
-  )
-  parser.add_argument(
-    "--replace_invalid",
-    action="store_true",
-    help="replace predictions that are no label by the task's most frequent "
-    "prediction",
-  )
+  add = parser.add_argument
+  about = "comma-separated INFER_OUTPUT_DIRs of t5x.infer"
+  add("--predictions", type=options.words, help=about)
+  add("--output", type=pathlib.Path, metavar="FILE", help="zip file to write")
+  check = "zip file to check; nothing is written"
+  add("--check", type=pathlib.Path, metavar="FILE", help=check)
+  replace = "put the task's most frequent prediction where one is no label"
+  add("--replace_invalid", action="store_true", help=replace)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,62 +19,47 @@ import argparse
 import pathlib
 import sys
 
-from prompt_tuning.commands import options
+from prompt_tuning.commands import launch, options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
   parser.set_defaults(passes_flags_on=True)
-  parser.add_argument(
-    "--name",
-    help="folder in runs/sweeps; by default it is named after the lists",
+  add = parser.add_argument
+  about = "folder in runs/sweeps; by default it is named after the lists"
+  add("--name", help=about)
+  sheet = (
+    "run nothing: write a sheet of the same runs, such as configs/mine.toml, "
+    "and store the finished runs as its records"
   )
-  parser.add_argument(
-    "--write_sheet",
-    type=pathlib.Path,
-    metavar="FILE",
-    help="run nothing: write a sheet of the same runs, such as "
-    "configs/mine.toml, and store the finished runs as its records",
-  )
-  parser.add_argument(
-    "--module", default="t5x.train", help="program that each run starts"
-  )
+  add("--write_sheet", type=pathlib.Path, metavar="FILE", help=sheet)
+  add("--module", default="t5x.train", help="program that each run starts")
   options.add_launching(parser)
   options.add_root(parser)
 
 
 def run(args: argparse.Namespace) -> int:
   """Runs the command."""
-  from prompt_tuning.experiments import (
-    launching,
-    sheet_runs,
-    sweep_runs,
-    sweeps,
-    train_commands,
-  )
+  from prompt_tuning.experiments import launching, sweeps
+  from prompt_tuning.experiments.running import Workspace
+  from prompt_tuning.experiments.sheets import Sheet
 
-  options.check_launching(args)
-  command = train_commands.parse(args.rest)
-  fields = sweeps.fields(command, args.words, args.module)
+  fields = sweeps.fields(args.rest, args.words, args.module, args.name)
+  sheet = Sheet.model_validate(fields)
+  cells = sheet.cells()
+  launching.check_commands(cells, args.root)
+  # One folder for all sweeps: a run that two of them share runs once.
+  workspace = Workspace(args.root, args.root / "runs" / "records")
   if args.write_sheet:
-    sweep_runs.write_sheet(fields, args.name, args.root, args.write_sheet)
+    sweeps.write_sheet(fields, workspace, args.write_sheet)
     return 0
-  sweep = sweep_runs.Sweep(fields, args.name, args.root)
-  print(sweep, file=sys.stderr)
-  if args.dry_run:
-    archive = sweep.workspace.archive()
-    sheet_runs.print_commands(
-      launching.open_cells(sweep.cells, archive, args.retry_failed)
-    )
-    return 0
-  status = sheet_runs.run(
-    sweep.cells,
-    sweep.workspace,
-    args.jobs,
-    args.retry_failed,
-    args.submit,
-    args.option,
-    sweep.score,
+  lists = "; ".join(
+    f"{axis} = {', '.join(sheet.label(axis, x) for x in values)}"
+    for axis, values in sheet.grids[0].items()
+    if len(values) > 1
   )
-  sweep.tabulate()
+  print(f"{len(cells)} runs: {lists}.", file=sys.stderr)
+  status = launch.run_cells(args, cells, workspace)
+  if not args.dry_run:
+    sweeps.tabulate(sheet, workspace)
   return status

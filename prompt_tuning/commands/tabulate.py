@@ -16,26 +16,29 @@ from prompt_tuning.commands import options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
   parser.add_argument("sheets", nargs="*", metavar="SHEET")
-  parser.add_argument(
-    "--check",
-    action="store_true",
-    help="write nothing; fail if a file differs from what the records make",
-  )
+  about = "write nothing; fail if a file differs from what the records make"
+  parser.add_argument("--check", action="store_true", help=about)
   options.add_root(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   from prompt_tuning.experiments import generated_files
 
-  if not args.check:
-    print(generated_files.write(args.root, args.sheets))
-    return 0
-  wrong, hidden = generated_files.differences(args.root, args.sheets)
-  for line in hidden:
-    print(line, file=sys.stderr)
-  if wrong:
-    raise ValueError(
-      f"{', '.join(wrong)}. Run prompt-tuning tabulate and commit."
-    )
-  return 0
+  tables = generated_files.TABLES
+  files, empty = generated_files.make(args.root, args.sheets)
+  if args.check:
+    whole = None if args.sheets else tables
+    wrong, lines = generated_files.differences(files, args.root, whole)
+    print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+    if wrong:
+      raise ValueError(
+        f"{', '.join(wrong)}. Run prompt-tuning tabulate and commit."
+      )
+    return
+  generated_files.write(files, args.root)
+  others = sorted(x for x in files if not x.startswith(f"{tables}/"))
+  count = len(files) - len(others)
+  print(", ".join([f"Written: {count} files in {tables}", *others]) + ".")
+  if empty:
+    print(f"No results yet: {', '.join(empty)}.")

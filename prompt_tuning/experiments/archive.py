@@ -1,6 +1,7 @@
 """The archive: all stored records, found by the hash of their configuration."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+import functools
 import os
 import pathlib
 
@@ -35,14 +36,16 @@ class Archive:
     """
     self.stored = list(stored)
     self._root = root
-    self._gin_files: dict[tuple[str, ...], resolution.Bindings] = {}
+    paths = [str(root), prompt_tuning.gin_search_path()]
+    self._bindings = functools.cache(
+      lambda files: resolution.Bindings(files, paths=paths)
+    )
+    self._fingerprint = functools.cache(self._read_fingerprint)
     self._configurations: dict[Cell, RunConfiguration] = {}
-    self._fingerprints: dict[str, str | None] = {}
-    self._by_hash: dict[str, StoredRecord] = {}
+    self._by_hash: dict[str | None, StoredRecord] = {}
     self._by_name = {x.name: x for x in self.stored}
     for x in sorted(self.stored, key=lambda x: not x.record.counts):
-      if x.record.configuration is not None:
-        self._by_hash.setdefault(x.record.configuration.hash, x)
+      self._by_hash.setdefault(x.record.hash, x)
 
   @classmethod
   def load(
@@ -67,29 +70,23 @@ class Archive:
     Raises:
       ValueError: if a gin file is missing or cannot be parsed.
     """
-    if (known := self._configurations.get(cell)) is not None:
-      return known
-    try:
-      if cell.gin_files not in self._gin_files:
-        paths = [str(self._root), prompt_tuning.gin_search_path()]
-        self._gin_files[cell.gin_files] = resolution.Bindings(
-          cell.gin_files, paths=paths
+    if cell not in self._configurations:
+      texts = [f"{name} = {value}" for name, value in cell.bindings.items()]
+      try:
+        bindings = resolution.Bindings(
+          texts=texts, start=self._bindings(cell.gin_files)
         )
-      bindings = resolution.Bindings(
-        texts=[f"{name} = {value}" for name, value in cell.bindings.items()],
-        start=self._gin_files[cell.gin_files],
-      )
-    except ValueError as e:
-      raise ValueError(f"{cell.full_name}: {e}") from e
-    found = identity.RunConfiguration.from_bindings(cell.kind, bindings)
-    self._configurations[cell] = found
-    return found
+      except ValueError as e:
+        raise ValueError(f"{cell.full_name}: {e}") from e
+      found = RunConfiguration.from_bindings(cell.kind, bindings)
+      self._configurations[cell] = found
+    return self._configurations[cell]
 
   def current(self, cell: Cell) -> StoredRecord | None:
     """Returns the record with a cell's configuration, whatever its status."""
     today = self.configuration(cell).hash
     own = self._by_name.get(cell.full_name)  # Before another sheet's.
-    if own is not None and own.record.counts and _hash(own) == today:
+    if own is not None and own.record.counts and own.record.hash == today:
       return own
     return self._by_hash.get(today)
 
@@ -107,19 +104,9 @@ class Archive:
     stored = self.current(cell)
     return stored.record if stored else None
 
-  def finished(self, cell: Cell) -> RunRecord | None:
-    """Returns the content of `current`, if it has results."""
-    record = self.record(cell)
-    return record if record and record.counts else None
-
   def of_sheet(self, sheet: str) -> list[StoredRecord]:
     """Returns the records in a sheet's folder."""
     return [x for x in self.stored if x.name.rpartition("/")[0] == sheet]
-
-  def drift(self, cell: Cell) -> list[Difference]:
-    """Returns the `differences` of the record that is shown for a cell."""
-    stored = self.find(cell)
-    return self.differences(stored.record, cell) if stored else []
 
   def differences(self, record: RunRecord, cell: Cell) -> list[Difference]:
     """Returns how a cell's run would differ from its record today.
@@ -134,49 +121,25 @@ class Archive:
     """
     before, today = record.run_configuration, self.configuration(cell)
     settings = before.differences(today) if before else []
-    return [
-      *(x for x in settings if identity.is_measured(x.name)),
-      *self._base_differences(record, today),
-      *self._prompt_differences(record, cell),
-    ]
-
-  def _base_differences(
-    self, record: RunRecord, today: RunConfiguration
-  ) -> Iterator[Difference]:
-    """Yields the fingerprints of a base model that has other weights by now.
-
-    Nothing if the model is not there: not all are in the repository.
-    """
-    if (base := record.base) is None:
-      return
-    folder = os.path.dirname(base.path)
-    # Given a folder, a run takes the newest checkpoint in it.
-    is_newest = folder and repr(folder) in today.settings.values()
-    found = self._fingerprint(folder if is_newest else base.path)
-    if found not in (None, base.fingerprint):
-      name = f"weights of {base.name or base.path}"
-      yield Difference(name, base.fingerprint[:8], found[:8])
-
-  def _fingerprint(self, path: str) -> str | None:
-    if path not in self._fingerprints:
-      try:
-        found = checkpoints.open_checkpoint(str(self._root / path)).fingerprint
-      except (OSError, ValueError):
-        found = None
-      self._fingerprints[path] = found
-    return self._fingerprints[path]
-
-  def _prompt_differences(
-    self, record: RunRecord, cell: Cell
-  ) -> Iterator[Difference]:
-    """Yields the prompts that a run read and that were made after it began."""
+    found = [x for x in settings if identity.is_measured(x.name)]
+    if base := record.base:
+      folder = os.path.dirname(base.path)
+      # Given a folder, a run takes the newest checkpoint in it.
+      is_newest = folder and repr(folder) in today.settings.values()
+      now = self._fingerprint(folder if is_newest else base.path)
+      if now not in (None, base.fingerprint):
+        name = f"weights of {base.name or base.path}"
+        found.append(Difference(name, base.fingerprint[:8], now[:8]))
     for pattern in cell.prompt_patterns:
       for name, maker in records.find_prompts(pattern, self._root):
         if maker and maker.ended > record.began:
           old, new = f"before {record.began}", f"made {maker.ended}"
-          yield Difference(f"prompt {name}", old, new)
+          found.append(Difference(f"prompt {name}", old, new))
+    return found
 
-
-def _hash(stored: StoredRecord) -> str | None:
-  configuration = stored.record.configuration
-  return configuration.hash if configuration else None
+  def _read_fingerprint(self, path: str) -> str | None:
+    """Returns the fingerprint of weights; None if they are not there."""
+    try:  # Not all models are in the repository.
+      return checkpoints.open_checkpoint(str(self._root / path)).fingerprint
+    except (OSError, ValueError):
+      return None

@@ -11,10 +11,8 @@ those of earlier ones and of the program.
 import ast
 from collections.abc import Mapping
 import dataclasses
-import itertools
 import json
 import re
-import shlex
 import string
 from typing import Any
 
@@ -79,9 +77,6 @@ class Program(Strict):
   keeps_prompt: bool = False
 
 
-Values = Mapping[str, Mapping[str, Value]]
-
-
 @dataclasses.dataclass(frozen=True)
 class Cell:
   """A point of a sheet's axes: one run.
@@ -90,27 +85,19 @@ class Cell:
     sheet: Name of the sheet.
     name: Unique in the sheet.
     point: Axis -> value.
-    folder: Folder of the run, relative to the repository.
-    last: Whether it needs files that the sheet's other cells write.
-    module: Module for `python -m`.
+    program: The program that runs it.
     gin_files: In order, as later files win.
     bindings: Name -> value as gin reads it, without the folder.
-    folder_macro: The binding of its output folder.
-    flags: Further flags of the command.
-    keeps_prompt: Whether its prompt is stored.
+    last: Whether it needs files that the sheet's other cells write.
   """
 
   sheet: str
   name: str
   point: Point = dataclasses.field(hash=False)
-  folder: str
-  last: bool
-  module: str
+  program: Program = dataclasses.field(hash=False)
   gin_files: tuple[str, ...]
   bindings: Mapping[str, str] = dataclasses.field(hash=False)
-  folder_macro: str
-  flags: tuple[str, ...] = ()
-  keeps_prompt: bool = False
+  last: bool
 
   @property
   def full_name(self) -> str:
@@ -118,9 +105,14 @@ class Cell:
     return f"{self.sheet}/{self.name}"
 
   @property
+  def folder(self) -> str:
+    """The folder of the run, relative to the repository."""
+    return f"runs/{self.full_name}"
+
+  @property
   def kind(self) -> str:
     """The kind of program: "train", "eval" or "infer"."""
-    return self.module.rpartition(".")[2]
+    return self.program.module.rpartition(".")[2]
 
   @property
   def prompt_patterns(self) -> tuple[str, ...]:
@@ -140,28 +132,18 @@ class Cell:
   def command(self) -> tuple[str, ...]:
     """The command to run at the repository's root."""
     return (
-      *("python", "-m", self.module),
+      *("python", "-m", self.program.module),
       *(f"--gin_file={x}" for x in self.gin_files),
       *(f"--gin.{name}={value}" for name, value in self.bindings.items()),
-      f"--gin.{self.folder_macro}={literal(self.folder)}",
-      *self.flags,
+      f"--gin.{self.program.folder}={literal(self.folder)}",
+      *self.program.flags,
     )
-
-  @property
-  def shell_command(self) -> str:
-    """The command, quoted for a shell."""
-    return shlex.join(self.command)
-
-
-def value_of(values: Values, axis: str, value: AxisValue) -> Value:
-  """Returns the meaning of a value of an axis; empty for most numbers."""
-  return values.get(axis, {}).get(str(value), Value())
 
 
 def make(
   sheet: str,
   point: Point,
-  values: Values,
+  values: Mapping[str, Mapping[str, Value]],
   programs: Mapping[str, Program],
 ) -> Cell:
   """Makes the cell at a point.
@@ -180,76 +162,43 @@ def make(
     for axis, value in point.items()
   )
   meanings = {
-    axis: value_of(values, axis, value) for axis, value in point.items()
+    axis: values.get(axis, {}).get(str(value), Value())
+    for axis, value in point.items()
   }
-  chosen = [x.program for x in meanings.values() if x.program]
-  program_name = chosen[-1] if chosen else "train"
-  if program_name not in programs:
-    known = sorted(programs)
-    raise ValueError(f"{name}: no program {program_name}; there is {known}")
-  program = programs[program_name]
+  *_, chosen = "train", *(x.program for x in meanings.values() if x.program)
+  if chosen not in programs:
+    raise ValueError(f"{name}: no program {chosen}; there is {[*programs]}")
+  program = programs[chosen]
   bindings = dict(program.bindings)
   for meaning in meanings.values():
     bindings |= meaning.bindings
-  return Cell(
-    sheet=sheet,
-    name=name,
-    point=point,
-    folder=f"runs/{sheet}/{name}",
-    last=any(x.last for x in meanings.values()),
-    module=program.module,
-    gin_files=tuple(_gin_files(name, program, meanings)),
-    bindings={
-      binding: _text(value, point, values, name)
-      for binding, value in bindings.items()
-    },
-    folder_macro=program.folder,
-    flags=tuple(program.flags),
-    keeps_prompt=program.keeps_prompt,
-  )
-
-
-def _gin_files(
-  cell: str, program: Program, meanings: Mapping[str, Value]
-) -> list[str]:
-  """Returns the gin files of a command, in order."""
-  placed = {x[1:] for x in program.gin_files if x.startswith("$")}
-  if unknown := placed - set(meanings):
-    raise ValueError(
-      f"{cell}: the program's gin_files ask for the axis "
-      f"{', '.join(sorted(unknown))}, which it does not have"
-    )
-  own = itertools.chain.from_iterable(
-    meanings[x[1:]].gin_files if x.startswith("$") else [x]
-    for x in program.gin_files
-  )
-  return [
-    *itertools.chain.from_iterable(
-      x.gin_files for axis, x in meanings.items() if axis not in placed
-    ),
-    *own,
+  gin_files = [
+    file
+    for axis, meaning in meanings.items()
+    if f"${axis}" not in program.gin_files
+    for file in meaning.gin_files
   ]
+  try:
+    for file in program.gin_files:
+      is_axis = file.startswith("$")
+      gin_files += meanings[file[1:]].gin_files if is_axis else [file]
+    texts = {k: _text(x, point, meanings) for k, x in bindings.items()}
+  except KeyError as e:
+    raise ValueError(
+      f"{name}: {e} is asked for, but the cell has no such axis, or its value "
+      "no such fact"
+    ) from e
+  last = any(x.last for x in meanings.values())
+  return Cell(sheet, name, point, program, tuple(gin_files), texts, last)
 
 
-def _text(value: Any, point: Point, values: Values, cell: str) -> str:
-  """Writes the value of a binding as gin reads it."""
+def _text(value: Any, point: Point, meanings: Mapping[str, Value]) -> str:
+  """Writes a binding as gin reads it; KeyError for no such axis or fact."""
   if isinstance(value, str) and "${" in value:
-    try:
-      value = string.Template(value).substitute(point)
-    except KeyError as e:
-      raise ValueError(
-        f"{cell}: {value} asks for an axis it does not have"
-      ) from e
+    value = string.Template(value).substitute(point)
   elif isinstance(value, str) and value.startswith("$"):
     axis, _, fact = value[1:].partition(".")
-    if axis not in point:
-      raise ValueError(f"{cell}: {value} asks for an axis it does not have")
-    value = point[axis]
-    if fact:
-      facts = value_of(values, axis, value).facts
-      if fact not in facts:
-        raise ValueError(f"{cell}: [values.{axis}.{value}.facts] has no {fact}")
-      value = facts[fact]
+    value = meanings[axis].facts[fact] if fact else point[axis]
   if isinstance(value, dict) and set(value) == {RAW}:
     return value[RAW]
   return literal(value)

@@ -93,21 +93,14 @@ class Sources:
     if kind in ("share", "trainable") and rest in counts.methods:
       n = counts.methods[rest]
       return n if kind == "trainable" else 100 * n / counts.frozen
-    columns, row = self._row(of)
+    columns, row = self.row(of)
     label = self.sheet.sizes[size].label
     number = dict(zip(columns, row.numbers(), strict=True)).get(label)
     if number is None:
       raise ValueError(f"{of} has no number for {label}.")
     return number
 
-  def origin(self, of: str) -> str:
-    """Returns the source of a paper's number in brackets; "" for a count."""
-    if not of.startswith("paper."):
-      return ""
-    _, row = self._row(of)
-    return f" ({row.source}, {tables.HOW[row.how]})"
-
-  def _row(self, of: str) -> tuple[list[str], PaperRow]:
+  def row(self, of: str) -> tuple[list[str], PaperRow]:
     """Returns the columns of a paper's numbers, and one row of them."""
     kind, _, rest = of.partition(".")
     name, _, row_name = rest.rpartition(".")
@@ -121,22 +114,18 @@ class Sources:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-  """A number at one size, and whether it is as claimed; None if it need not."""
+def find(
+  check: Check, sources: Sources
+) -> dict[str, tuple[float, bool | None]]:
+  """Compares a number with the claim.
 
-  size: str
-  value: float
-  holds: bool | None
-
-
-def find(check: Check, sources: Sources) -> list[Finding]:
-  """Compares a number with the claim, size by size.
+  Returns:
+    Size -> the number, and whether it is as claimed; None if it need not be.
 
   Raises:
     ValueError: if there is no such number.
   """
-  findings = []
+  found = {}
   for size in check.at or sources.counted:
     value = sources.value(check.of, size)
     if check.minus is not None:
@@ -146,17 +135,16 @@ def find(check: Check, sources: Sources) -> list[Finding]:
       # Not to call 83.1 - 82.7 more than 0.4.
       slack = check.within + 1e-9
       holds = check.low - slack <= value <= check.high + slack
-    findings.append(Finding(size, value, holds))
-  return findings
+    found[size] = (value, holds)
+  return found
 
 
-def verdict(findings: Sequence[Finding]) -> str:
+def verdict(held: Sequence[bool]) -> str:
   """Returns how much of a claim holds.
 
   Raises:
     ValueError: if nothing is claimed.
   """
-  held = [x.holds for x in findings if x.holds is not None]
   if not held:
     raise ValueError(
       "Expected a verdict, or a check with `low` and `high` to compute it from."
@@ -172,13 +160,15 @@ def page(claims: Claims, sources: Sources) -> bytes:
   """Makes the page, in Markdown."""
   rows = []
   for claim in claims.claims:
-    found = [(check, find(check, sources)) for check in claim.checks]
-    said = [_said(check, findings, sources) for check, findings in found]
+    said, held = [], []
+    for check in claim.checks:
+      found = find(check, sources)
+      held += [holds for _, holds in found.values() if holds is not None]
+      said.append(describe(check, found, sources))
     if claim.note:
       said.append(" ".join(claim.note.split()))
-    every = [finding for _, findings in found for finding in findings]
     rows.append(
-      [claim.claim, "<br>".join(said), claim.verdict or verdict(every)]
+      [claim.claim, "<br>".join(said), claim.verdict or verdict(held)]
     )
   text = Table(["Claim", "What is so", "Verdict"], rows, left=3)
   return (
@@ -186,26 +176,26 @@ def page(claims: Claims, sources: Sources) -> bytes:
   ).encode()
 
 
-def _said(check: Check, findings: Sequence[Finding], sources: Sources) -> str:
+def describe(
+  check: Check, found: Mapping[str, tuple[float, bool | None]], sources: Sources
+) -> str:
   """Writes a check: its name, its numbers, where they are from."""
-  texts = []
-  for finding in findings:
-    text = _number(check, finding.value)
-    if finding.holds is False:
-      text = f"**{text}**"
-    texts.append(f"{sources.sheet.sizes[finding.size].label} {text}")
-  said = f"{check.what}: {', '.join(texts)}{sources.origin(check.of)}"
+  kind, texts = check.of.partition(".")[0], []
+  for size, (value, holds) in found.items():
+    if kind == "trainable":
+      text = f"{value:,.0f}"
+    elif kind == "share":
+      text = parameters.percent(value)
+    else:
+      text = f"{value:{'+' if check.minus is not None else ''}.1f}"
+    text = f"**{text}**" if holds is False else text
+    texts.append(f"{sources.sheet.sizes[size].label} {text}")
+  said = f"{check.what}: {', '.join(texts)}"
+  if kind == "paper":
+    _, row = sources.row(check.of)
+    said += f" ({row.source}, {tables.HOW[row.how]})"
   if check.of == "trainable.prompt_tuning" and check.low is not None:
-    widths = {sources.counted[x.size].width: None for x in findings}
+    widths = {sources.counted[x].width: None for x in found}
     lengths = " or ".join(f"{check.low / width:.0f}" for width in widths)
     said += f"; {check.low:,.0f} would be a prompt of {lengths} positions"
   return said
-
-
-def _number(check: Check, value: float) -> str:
-  kind = check.of.partition(".")[0]
-  if kind == "trainable":
-    return f"{value:,.0f}"
-  if kind == "share":
-    return parameters.percent(value)
-  return f"{value:+.1f}" if check.minus is not None else f"{value:.1f}"

@@ -17,7 +17,7 @@ import pandas as pd
 
 from prompt_tuning.experiments import figure_styles, tables
 from prompt_tuning.experiments.figure_styles import Style
-from prompt_tuning.experiments.results import Results, Row
+from prompt_tuning.experiments.results import Results
 from prompt_tuning.experiments.sheets import Paper
 
 _DPI = 150
@@ -109,7 +109,7 @@ def _by_task(results: Results) -> Figure:
   sheet, layout = results.sheet, results.sheet.layout
   axis = layout.mean_over or ""
   styles = _row_styles(results, None)
-  tasks = results.view.frame.index.get_level_values(axis).unique()
+  tasks = results.view.frame["task"].unique()
   count = len(tasks) + 1
   columns = min(3, count)
   rows = -(-count // columns)
@@ -121,9 +121,8 @@ def _by_task(results: Results) -> Figure:
   drawn = panels.flat[:count]
   for task, panel in zip(tasks, drawn, strict=False):
     label = sheet.label(axis, task)
-    for row in results.view.rows:
-      name = results.label(layout.rows, row)
-      _draw_line(panel, results.line(row, label), name, styles[_key(row)])
+    for row, name in results.row_labels().items():
+      _draw_line(panel, results.line(row, label), name, styles[row])
     _finish_lines(panel, results, sheet.value(axis, task).majority)
     panel.set_title(label, fontsize=9)
   _draw_lines(drawn[-1], results, styles)
@@ -146,30 +145,30 @@ def _by_task(results: Results) -> Figure:
   return figure
 
 
-def draw_shares(shares: pd.DataFrame, title: str) -> Figure:
+def draw_shares(
+  sizes: Mapping[float, str],
+  shares: Mapping[str, tuple[str, Sequence[float]]],
+  title: str,
+) -> Figure:
   """Draws which share of a model trains, as the paper's Figure 4 does.
 
   Args:
-    shares: A row for each model, indexed by its label and its number of
-      parameters; a column for each method, named by the method and its label;
-      in percent.
+    sizes: Number of parameters of each model -> its label.
+    shares: Method -> its label, and the share of each model in percent.
     title: Of the figure.
   """
-  styles = figure_styles.styles({x: x for x, _ in shares.columns})
-  sizes = shares.index.get_level_values(1)
+  styles = figure_styles.styles({x: x for x in shares})
   with matplotlib.rc_context(_SETTINGS):
     figure = Figure((_WIDTH * 1.4, _HEIGHT * 1.2), layout="constrained")
     panel = figure.subplots()
-    for method, label in shares.columns:
-      values = shares[method, label]
-      panel.plot(sizes, values, label=label, **styles[method].line)
+    for method, (label, values) in shares.items():
+      panel.plot(list(sizes), values, label=label, **styles[method].line)
     panel.set_yscale("log")
     panel.yaxis.set_major_formatter(lambda y, position: f"{y:g}%")
     panel.set_ylabel("Share that trains")
     panel.set_title(title, fontsize=9)
     _add_grid(panel)
-    names = {size: label for label, size in shares.index}
-    _size_axis(panel, _MODEL_SIZE, names)
+    _size_axis(panel, _MODEL_SIZE, sizes)
     _add_legend(figure, *panel.get_legend_handles_labels(), ncols=2)
   return figure
 
@@ -180,19 +179,13 @@ def same_pixels(png: bytes, other: bytes) -> bool:
   return np.array_equal(a, b)
 
 
-def _key(row: Row) -> str:
-  """Returns a row's name among the styles."""
-  return "/".join(map(str, row))
-
-
 def _row_styles(results: Results, paper: Paper | None) -> dict[str, Style]:
   """Returns the style of each row, ours or the paper's."""
   methods: dict[str, str] = {}
   for some in filter(None, (results, results.beside)):
-    for row, method in zip(
-      some.view.run_rows, some.view.frame["style"], strict=True
-    ):
-      methods.setdefault(_key(row), method)
+    frame = some.view.frame
+    for row, method in zip(frame["row"], frame["style"], strict=True):
+      methods.setdefault(row, method)
   for row in paper.rows if paper else ():
     if row.how != "elsewhere":
       name = row.row or row.label
@@ -207,20 +200,22 @@ def _draw_lines(
   panel: Axes, results: Results, styles: _Styles, prefix: str = ""
 ) -> None:
   """Draws means, and a band of one standard deviation, over the columns' x."""
-  for row in results.view.rows:
-    label = prefix + results.label(results.view.axes, row)
-    _draw_line(panel, results.line(row), label, styles[_key(row)])
+  for row, label in results.row_labels().items():
+    _draw_line(panel, results.line(row), prefix + label, styles[row])
   columns = results.view.columns
   majority = results.majority(columns[0]) if results.xs else None
   _finish_lines(panel, results, majority)
 
 
 def _draw_line(
-  panel: Axes, points: pd.DataFrame, label: str, style: Style
+  panel: Axes,
+  points: Sequence[tuple[float, float, float]],
+  label: str,
+  style: Style,
 ) -> None:
-  if points.empty:
+  if not points:
     return
-  xs, means, stds = (points[x].tolist() for x in ("x", "mean", "std"))
+  xs, means, stds = map(list, zip(*points, strict=True))
   panel.plot(xs, means, label=label, **style.line)
   band = np.subtract(means, stds), np.add(means, stds)
   panel.fill_between(xs, *band, **style.band)
@@ -264,21 +259,24 @@ def _draw_dots(panel: Axes, results: Results, styles: _Styles) -> None:
   view = results.view
   count, columns = len(view.rows), view.columns
   shown, frozen = [], []
-  for i, row in enumerate(view.rows):
-    points = view.points(view.axes, row)
-    if points.empty:
+  for i, (row, label) in enumerate(results.row_labels().items()):
+    places = {x: view.places.get((row, x)) for x in columns}
+    points = [
+      (columns.index(column), place.mean, place.bar)
+      for column, place in places.items()
+      if place and place.scores
+    ]
+    if not points:
       continue
-    shift = (i - (count - 1) / 2) * 0.6 / count
-    xs = [columns.index(column) + shift for column in points.index]
-    style = styles[_key(row)]
-    label = results.label(view.axes, row)
-    _draw_dot(panel, xs, points["mean"], points["std"], label, style)
+    xs, means, stds = map(np.array, zip(*points, strict=True))
+    xs = xs + (i - (count - 1) / 2) * 0.6 / count
+    style = styles[row]
+    _draw_dot(panel, xs, means, stds, label, style)
     counts = view.trainable(row)
     if counts is not None and counts[0] == 0:
-      frozen += [(x, y, style) for x, y in zip(xs, points["mean"], strict=True)]
+      frozen += [(x, y, style) for x, y in zip(xs, means, strict=True)]
     else:
-      shown += [*points["mean"] - points["std"]]
-      shown += [*points["mean"] + points["std"]]
+      shown += [*means - stds, *means + stds]
   known = ((i, results.majority(x)) for i, x in enumerate(columns))
   majorities = {i: score for i, score in known if score is not None}
   if majorities:
@@ -327,17 +325,15 @@ def _mark_below(panel: Axes, x: float, score: float, style: Style) -> None:
 def _draw_parameters(panel: Axes, results: Results, styles: _Styles) -> None:
   """Draws means over tasks by how many parameters train; a line for none."""
   view, shown = results.view, []
-  for row in view.rows:
-    counts, summary = view.trainable(row), view.means[row]
-    mean, std = summary["mean"], summary["std"]
-    if counts is None or math.isnan(mean):
+  for row, label in results.row_labels().items():
+    counts, place = view.trainable(row), view.means[row]
+    if counts is None or not place.scores:
       continue
-    style, label = styles[_key(row)], results.label(view.axes, row)
+    mean, std, style = place.mean, place.bar, styles[row]
     if counts[0] == 0:
       label = f"{label}, {mean:.1f}"
       panel.axhline(mean, color=style.color, linestyle=":", label=label)
       continue
-    std = 0.0 if math.isnan(std) else std
     shown += [mean - std, mean + std]
     _draw_dot(panel, [counts[0]], [mean], [std], label, style)
   majorities = [results.majority(x) for x in view.columns]

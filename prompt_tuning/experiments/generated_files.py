@@ -1,68 +1,34 @@
 """The tables, figures and pages that the committed records make."""
 
 from collections.abc import Collection, Mapping, Sequence
+import difflib
 import pathlib
 
-from prompt_tuning.experiments import drift, pages, sheets, toml_files
+from prompt_tuning.experiments import figures, pages, sheets, toml_files
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
 
 # Pages whose tables are filled in.
 _PAGES = ("README.md", "docs/results.md")
-_TABLES = "results/tables"
+TABLES = "results/tables"
+_DRIFT = f"{TABLES}/{pages.DRIFT_PAGE}"
 
 
-def write(root: pathlib.Path, given: Sequence[str]) -> str:
-  """Writes the files of sheets.
+def make(
+  root: pathlib.Path, given: Sequence[str]
+) -> tuple[dict[str, bytes], list[str]]:
+  """Makes the files of sheets.
 
   Args:
     root: Folder with configs/ and results/.
     given: Names or paths of sheets; empty for all of them.
 
   Returns:
-    A note that names the files, and the sheets without results.
+    Path below `root` -> content; and the sheets without results.
 
   Raises:
     ValueError: if there is no such sheet, or a record or a sheet is wrong.
   """
-  files, empty = _files(root, given)
-  pages.write(files, root)
-  others = sorted(x for x in files if not x.startswith(f"{_TABLES}/"))
-  count = len(files) - len(others)
-  note = ", ".join([f"Written: {count} files in {_TABLES}", *others]) + "."
-  return note + (f"\nNo results yet: {', '.join(empty)}." if empty else "")
-
-
-def differences(
-  root: pathlib.Path, given: Sequence[str]
-) -> tuple[Sequence[str], list[str]]:
-  """Compares the files of sheets with those that the records make now.
-
-  Args:
-    root: As of `write`.
-    given: As of `write`.
-
-  Returns:
-    The files that differ, each with the kind of difference; and a line for
-    each record that today's files would not make and that no page lists.
-
-  Raises:
-    ValueError: as `write` does.
-  """
-  files, _ = _files(root, given)
-  wrong = pages.differences(files, root, None if given else _TABLES)
-  if not wrong:
-    return [], []
-  listed = root / _TABLES / drift.PAGE
-  shown = listed.read_text(encoding="utf-8") if listed.exists() else ""
-  hidden = drift.hidden(_results(root).values(), shown)
-  return wrong, [f"Not on {_TABLES}/{drift.PAGE}: {line}" for line in hidden]
-
-
-def _files(
-  root: pathlib.Path, given: Sequence[str]
-) -> tuple[dict[str, bytes], list[str]]:
-  """Returns path below `root` -> content; and the sheets without results."""
   configs = root / "configs"
   wanted = {sheets.name_of(x, configs, without_runs=True) for x in given}
   every = _results(root)
@@ -70,37 +36,77 @@ def _files(
     own = {x for x in sheets.NO_RUNS if (configs / f"{x}.toml").exists()}
     wanted = {*every, *own}
   made = {
-    sheet: pages.sheet_files(results)
-    for sheet, results in every.items()
-    if sheet in wanted
+    name: pages.sheet_files(results)
+    for name, results in every.items()
+    if name in wanted
   }
+  made["drift"] = {pages.DRIFT_PAGE: pages.drift_page(every.values()).encode()}
+  made["hours"] = {pages.HOURS_PAGE: pages.hours_page(every.values()).encode()}
+  if wanted & set(sheets.NO_RUNS):
+    made |= _without_runs(configs, wanted, every)
   files = {
-    f"{_TABLES}/{name}": content
+    f"{TABLES}/{name}": content
     for own in made.values()
     for name, content in own.items()
   }
-  files[f"{_TABLES}/{drift.PAGE}"] = drift.page(every.values()).encode()
-  files[f"{_TABLES}/{pages.HOURS_PAGE}"] = pages.hours_page(
-    every.values()
-  ).encode()
+  if claims := files.pop(f"{TABLES}/claims.md", None):
+    files["results/claims.md"] = claims
   for name in _PAGES:
-    page = root / name
-    if page.exists():
+    if (page := root / name).exists():
       text = pages.fill(page.read_text(encoding="utf-8"), every)
       files[name] = text.encode()
-  if wanted & set(sheets.NO_RUNS):
-    files |= _without_runs(configs, wanted, every)
-  empty = [sheet for sheet, own in made.items() if not own]
-  page = "interpretability"
-  if page in wanted and f"{_TABLES}/{page}.md" not in files:
-    empty.append(page)
-  return files, empty
+  return files, [sheet for sheet, own in made.items() if not own]
+
+
+def write(files: Mapping[str, bytes], folder: pathlib.Path) -> None:
+  """Writes files into a folder."""
+  for name, content in files.items():
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def differences(
+  files: Mapping[str, bytes], folder: pathlib.Path, whole: str | None = None
+) -> tuple[list[str], list[str]]:
+  """Compares files with those in a folder.
+
+  Pictures are compared by their pixels: how they are compressed depends on the
+  machine's libraries.
+
+  Args:
+    files: Name -> content.
+    folder: The folder.
+    whole: A folder in it where nothing else may lie.
+
+  Returns:
+    The names that differ, each with the kind of difference; and the lines in
+    which the page of drifted records differs.
+  """
+  wrong, lines = [], []
+  for name, content in sorted(files.items()):
+    path = folder / name
+    old = path.read_bytes() if path.exists() else b""
+    if name == _DRIFT:
+      texts = (old.decode().splitlines(), content.decode().splitlines())
+      lines += difflib.unified_diff(*texts, name, name, lineterm="", n=1)
+    if not path.exists():
+      wrong.append(f"{name} is missing")
+    elif old != content and not (
+      path.suffix == ".png" and figures.same_pixels(old, content)
+    ):
+      wrong.append(f"{name} differs")
+  for path in sorted((folder / whole).glob("*")) if whole else ():
+    name = path.relative_to(folder).as_posix()
+    if name not in files:
+      wrong.append(f"{name} belongs to no sheet, remove it")
+  return wrong, lines
 
 
 def _results(root: pathlib.Path) -> dict[str, Results]:
   """Returns the name of every sheet -> its results."""
   archive = Archive.load(root / "results")
-  every = {x.name: x for x in sheets.load_all(root / "configs")}
+  every = sheets.load_all(root / "configs")
   for sheet in every.values():
     if sheet.beside and sheet.beside not in every:
       raise ValueError(f"{sheet.name}: beside: there is no {sheet.beside}.toml")
@@ -116,33 +122,28 @@ def _results(root: pathlib.Path) -> dict[str, Results]:
 
 def _without_runs(
   configs: pathlib.Path, wanted: Collection[str], every: Mapping[str, Results]
-) -> dict[str, bytes]:
+) -> dict[str, dict[str, bytes]]:
+  """Returns the files of sheets without runs: sheet -> name -> content."""
   # They import the models, which takes seconds.
   from prompt_tuning.experiments import claims, interpretability, parameters
 
-  files = {}
+  made = {}
   if "interpretability" in wanted:
-    page = toml_files.parse(
-      configs / "interpretability.toml", interpretability.Page
-    )
+    path = configs / "interpretability.toml"
+    page = toml_files.parse(path, interpretability.Page)
     if page.sheet not in every:
       raise ValueError(f"interpretability.toml: there is no {page.sheet}.toml")
     text = interpretability.page(page, every[page.sheet], configs.parent)
-    if text is not None:
-      files[f"{_TABLES}/interpretability.md"] = text.encode()
-  if not {"parameters", "claims"} & set(wanted):
-    return files
-  sheet = toml_files.parse(
-    configs / "parameters.toml", parameters.ParameterSheet
-  )
-  counted = {size: parameters.count(sheet, size) for size in sheet.sizes}
-  known = {name: results.sheet for name, results in every.items()}
-  if "parameters" in wanted:
-    for name, content in parameters.files(sheet, counted).items():
-      files[f"{_TABLES}/{name}"] = content
-  if "claims" in wanted:
-    files["results/claims.md"] = claims.page(
-      toml_files.parse(configs / "claims.toml", claims.Claims),
-      claims.Sources(sheet, counted, known),
-    )
-  return files
+    made[path.stem] = {f"{path.stem}.md": text.encode()} if text else {}
+  if {"parameters", "claims"} & set(wanted):
+    path = configs / "parameters.toml"
+    sheet = toml_files.parse(path, parameters.ParameterSheet)
+    counted = {size: parameters.count(sheet, size) for size in sheet.sizes}
+    if "parameters" in wanted:
+      made["parameters"] = parameters.files(sheet, counted)
+    if "claims" in wanted:
+      known = {name: results.sheet for name, results in every.items()}
+      page = toml_files.parse(configs / "claims.toml", claims.Claims)
+      sources = claims.Sources(sheet, counted, known)
+      made["claims"] = {"claims.md": claims.page(page, sources)}
+  return made

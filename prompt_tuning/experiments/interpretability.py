@@ -5,10 +5,10 @@ of their base models.
 """
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import functools
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 import numpy as np
@@ -25,18 +25,6 @@ from prompt_tuning.inference import neighbours as analysis
 from prompt_tuning.training import base_model
 
 
-class Statement(Strict):
-  """A statement of the paper.
-
-  Attributes:
-    says: The statement, in our words.
-    see: The heading of the column to look at.
-  """
-
-  says: str
-  see: str
-
-
 class Page(Strict):
   """The settings of the page.
 
@@ -47,7 +35,7 @@ class Page(Strict):
     neighbours: Nearest pieces to look at, for each position.
     size: The model whose prompts are shown piece by piece.
     seed: Of those prompts.
-    statements: The paper's.
+    statements: What the paper says, and the heading of the column to see.
   """
 
   title: str
@@ -56,7 +44,9 @@ class Page(Strict):
   neighbours: int = pydantic.Field(ge=2)
   size: str
   seed: int
-  statements: list[Statement] = pydantic.Field(default_factory=list)
+  statements: list[dict[Literal["says", "see"], str]] = pydantic.Field(
+    default_factory=list
+  )
 
 
 def read(results: Results, root: pathlib.Path, count: int) -> pd.DataFrame:
@@ -162,46 +152,42 @@ def page(page: Page, results: Results, root: pathlib.Path) -> str | None:
     results: Of its sheet.
     root: The folder that base models are named from.
   """
-  readings = read(results, root, page.neighbours)
+  readings: Any = read(results, root, page.neighbours)
   if readings.empty:
     return None
-  return "\n".join(_markdown(page, results, readings))
-
-
-def _markdown(
-  page: Page, results: Results, readings: pd.DataFrame
-) -> Iterator[str]:
-  yield f"# {page.title}\n\n{page.about.strip()}\n"
-  yield f"{len(readings)} prompts of {len(results.runs)} cells.\n"
-  yield f"## Ours\n\n{_summary(page, results, readings).markdown()}"
   chance = 100 * (1 - (1 - readings["share"].mean()) ** page.neighbours)
-  yield (
+  parts = [
+    f"# {page.title}\n\n{page.about.strip()}\n",
+    f"{len(readings)} prompts of {len(results.runs)} cells.\n",
+    f"## Ours\n\n{_summary(page, results, readings).markdown()}",
     f"Of {page.neighbours} pieces drawn at random one is a class label in "
     f"{chance:.1f}% of cases, and two have a cosine of "
-    f"{readings['by_chance'].mean():.2f}.\n"
-  )
-  yield "## The paper's, section 7, and where to look\n"
-  yield "".join(f"* {x.says} → {x.see}\n" for x in page.statements)
-  shown: Any = readings[readings["size"] == page.size]
-  shown = shown[shown["seed"] == page.seed]
-  if len(shown):
-    size = results.sheet.label("size", page.size)
-    yield f"## Nearest pieces at size {size}, seed {page.seed}\n"
-    yield "In brackets, of how many positions, of those of more than one.\n"
-    rows = [
-      [
-        results.label(["init", "task"], [x["init"], x["task"]]),
-        ", ".join(
-          f"`{piece}` ({n})" if n > 1 else f"`{piece}`"
-          for piece, n in collections.Counter(x["nearest"]).most_common()
-        ),
-      ]
-      for x in shown.to_dict("records")
+    f"{readings['by_chance'].mean():.2f}.\n",
+    "## The paper's, section 7, and where to look\n",
+    "".join(f"* {x['says']} → {x['see']}\n" for x in page.statements),
+  ]
+  is_shown = (readings["size"] == page.size) & (readings["seed"] == page.seed)
+  rows = [
+    [
+      results.label(["init", "task"], [x["init"], x["task"]]),
+      ", ".join(
+        f"`{piece}` ({n})" if n > 1 else f"`{piece}`"
+        for piece, n in collections.Counter(x["nearest"]).most_common()
+      ),
     ]
-    yield Table(["Start and task", "Nearest pieces"], rows, left=2).markdown()
+    for x in readings[is_shown].to_dict("records")
+  ]
+  if rows:
+    size = results.sheet.label("size", page.size)
+    parts += [
+      f"## Nearest pieces at size {size}, seed {page.seed}\n",
+      "In brackets, of how many positions, of those of more than one.\n",
+      Table(["Start and task", "Nearest pieces"], rows, left=2).markdown(),
+    ]
+  return "\n".join(parts)
 
 
-def _summary(page: Page, results: Results, readings: pd.DataFrame) -> Table:
+def _summary(page: Page, results: Results, readings: Any) -> Table:
   """Returns a row for each start and size: means over tasks and seeds."""
   header = [
     "Start and size",
@@ -215,8 +201,7 @@ def _summary(page: Page, results: Results, readings: pd.DataFrame) -> Table:
     "Norm over the vocabulary's",
   ]
   rows = []
-  groups: Any = readings.groupby(["init", "size"], sort=False)
-  for place, some in groups:
+  for place, some in readings.groupby(["init", "size"], sort=False):
     mean, total = some.mean(numeric_only=True), some.sum(numeric_only=True)
     kept = f"{total['kept']:.0f} of {total['labels']:.0f}"
     rows.append(
@@ -227,8 +212,7 @@ def _summary(page: Page, results: Results, readings: pd.DataFrame) -> Table:
         f"{total['found']:.0f} of {total['labels']:.0f}",
         kept if place[0] == "class_labels" else "",
         f"{mean['distinct']:.1f}",
-        f"{mean['cosine']:.2f}",
-        f"{mean['tightness']:.2f}",
+        *(f"{mean[x]:.2f}" for x in ("cosine", "tightness")),
         f"{mean['norm']:.1f}",
       ]
     )

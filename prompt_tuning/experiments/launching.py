@@ -4,23 +4,95 @@ Only records tell which cells are done, so a launcher can be killed at any
 moment and started again.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent import futures
-import contextlib
+import fnmatch
 import functools
 import os
-import queue
+import pathlib
 import signal
 import sys
-import time
 
 import tqdm
 
+import prompt_tuning
+from prompt_tuning.experiments import sheets
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
-from prompt_tuning.experiments.processes import Processes
-from prompt_tuning.experiments.running import Outcome, Workspace, run_cell
+from prompt_tuning.experiments.running import (
+  Outcome,
+  Processes,
+  Workspace,
+  run_cell,
+)
 from prompt_tuning.training import cluster_options
+from t5x.configuration import checks, resolution
+
+
+def select(
+  given: Sequence[str], patterns: Sequence[str], configs: pathlib.Path
+) -> list[Cell]:
+  """Returns the cells of sheets, in the order in which they run.
+
+  Those without a seed come first, then those of each seed in turn.
+
+  Args:
+    given: Names or paths of sheets.
+    patterns: Shell patterns of cells' names; all cells without any.
+    configs: The folder of sheets.
+
+  Raises:
+    ValueError: if there is no such sheet or cell, or if another command
+      runs a sheet.
+  """
+  cells: list[Cell] = []
+  for text in given:
+    sheet = sheets.load(sheets.name_of(text, configs), configs)
+    if sheet.launch:  # It knows in which order its cells need each other.
+      raise ValueError(f"{sheet.name} is run by {sheet.launch}.")
+    seeds = [None, *(cell.point.get(sheets.SEED) for cell in sheet.cells())]
+    cells += sorted(
+      sheet.cells(), key=lambda x, s=seeds: s.index(x.point.get(sheets.SEED))
+    )
+  chosen = [
+    cell
+    for cell in cells
+    if any(fnmatch.fnmatchcase(cell.name, x) for x in patterns or ["*"])
+  ]
+  if not chosen:
+    names = [cell.name for cell in cells]
+    raise ValueError(
+      f"No cell is called {' or '.join(patterns)}; there is "
+      f"{', '.join(names[:5])}, ... ({len(names)} in all)."
+    )
+  return chosen
+
+
+def check_commands(cells: Sequence[Cell], root: pathlib.Path) -> None:
+  """Checks the gin files and macros of all cells before any of them runs.
+
+  Args:
+    cells: Cells to run.
+    root: Folder in which their gin files are.
+
+  Raises:
+    ValueError: if a file or a macro does not exist, or a value is not valid
+      gin.
+  """
+  paths = (str(root), prompt_tuning.gin_search_path())
+  macros = functools.cache(
+    lambda files: resolution.Bindings(files, paths=paths).macros
+  )
+  for cell in cells:
+    for name in cell.gin_files:
+      if not any((pathlib.Path(x) / name).exists() for x in paths):
+        raise ValueError(
+          f"there is no gin file {name}, which {cell.name} needs. Gin files "
+          f"are relative to {root}."
+        )
+    if cell.gin_files:
+      texts = [f"{name} = {value}" for name, value in cell.bindings.items()]
+      checks.check_macros(texts, macros(cell.gin_files))
 
 
 def open_cells(
@@ -36,54 +108,12 @@ def open_cells(
     retry_failed: Whether cells that have failed are returned too.
   """
   todo: dict[str, Cell] = {}
+  over = ("finished", "stopped", *(() if retry_failed else ("failed",)))
   for cell in cells:
     record = archive.record(cell)
-    if (
-      record is None
-      or record.status == "interrupted"
-      or (retry_failed and record.status == "failed")
-    ):
+    if record is None or record.status not in over:
       todo.setdefault(archive.configuration(cell).hash, cell)
   return list(todo.values())
-
-
-class Clock:
-  """Estimates of the time that cells take, from those that have run."""
-
-  def __init__(self, cells: Sequence[Cell], archive: Archive):
-    self._timed = [
-      (cell.point, record.seconds)
-      for cell in cells
-      if (record := archive.finished(cell))
-    ]
-
-  def add(self, outcome: Outcome) -> None:
-    if outcome.counts:
-      self._timed.append((outcome.cell.point, outcome.seconds))
-
-  def seconds(self, cell: Cell) -> float | None:
-    """Returns the mean time of the cells that share most of its values."""
-    by_likeness: dict[int, list[float]] = {}
-    for point, seconds in self._timed:
-      shared = {axis for axis, _ in cell.point.items() & point.items()}
-      likeness = len(shared - {"seed"})
-      by_likeness.setdefault(likeness, []).append(seconds)
-    if not by_likeness:
-      return None
-    likest = by_likeness[max(by_likeness)]
-    return sum(likest) / len(likest)
-
-  def left(
-    self, waiting: Sequence[Cell], running: Mapping[Cell, float], jobs: int
-  ) -> str:
-    """Returns an estimate such as "1 h 20 min left"."""
-    estimates = [(self.seconds(cell), 0.0) for cell in waiting]
-    estimates += [(self.seconds(cell), ran) for cell, ran in running.items()]
-    if any(seconds is None for seconds, _ in estimates):
-      return "time left unknown"
-    total = sum(max(0.0, (x or 0.0) - ran) for x, ran in estimates) / jobs
-    hours, minutes = divmod(round(total / 60), 60)
-    return f"{hours} h {minutes} min left" if hours else f"{minutes} min left"
 
 
 def rounds(todo: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
@@ -111,111 +141,11 @@ def shares_of_cores(jobs: int) -> list[Collection[int]]:
   return [cores[i * size : (i + 1) * size] for i in range(jobs)]
 
 
-class _Launch:
-  """A launch: its cells, their processes and outcomes."""
-
-  def __init__(
-    self,
-    todo: Sequence[Cell],
-    archive: Archive,
-    clock: Clock,
-    workspace: Workspace,
-    jobs: int,
-    on_outcome: Callable[[Outcome], str] | None,
-  ):
-    self.processes = Processes()
-    self.outcomes: list[Outcome] = []
-    self._todo = todo
-    self._archive = archive
-    self._on_outcome = on_outcome
-    self._clock = clock
-    self._place = workspace
-    self._jobs = jobs
-    self._started: dict[Cell, float] = {}
-    self._shares: queue.SimpleQueue[Collection[int]] = queue.SimpleQueue()
-    for share in shares_of_cores(jobs):
-      self._shares.put(share)
-
-  def _run(self, cell: Cell, waits: bool) -> Outcome:
-    self._started[cell] = time.monotonic()
-    share = self._shares.get()
-    try:
-      seen = self._archive.record(cell)
-      return run_cell(cell, self._place, seen, self.processes, share, waits)
-    except Exception as e:  # It must not keep the others from running.
-      error = f"{type(e).__name__}: {e}"
-      return Outcome(cell, "failed", error)
-    finally:
-      self._shares.put(share)
-      del self._started[cell]
-
-  def _note(self, outcome: Outcome, bar: tqdm.tqdm) -> None:
-    self.outcomes.append(outcome)
-    self._clock.add(outcome)
-    if outcome.status == "failed":
-      bar.write(f"{outcome.cell.full_name}: {outcome.error}", file=sys.stderr)
-    elif outcome.counts and self._on_outcome:
-      bar.write(self._on_outcome(outcome), file=sys.stderr)
-    bar.n += outcome.status != "interrupted"
-
-  def _line(self) -> str:
-    """Returns the line of progress: running, failed, and the time left."""
-    now = time.monotonic()
-    started = tuple(self._started.items())
-    running = {cell: now - since for cell, since in started}
-    over = {outcome.cell for outcome in self.outcomes}
-    waiting = [x for x in self._todo if x not in running and x not in over]
-    failed = sum(outcome.status == "failed" for outcome in self.outcomes)
-    parts = [f"{len(running)} running", f"{failed} failed" if failed else ""]
-    parts.append(self._clock.left(waiting, running, self._jobs))
-    return ", ".join(filter(None, parts))
-
-  def run(self, pool: futures.Executor, bar: tqdm.tqdm) -> None:
-    for cells in rounds(self._todo):
-      if any(x.status == "interrupted" for x in self.outcomes):
-        return  # The others lack the results that they need.
-      # Cells of another launcher come last, as they may be done by then.
-      busy = self._run_all(pool, cells, bar, waits=False)
-      self._run_all(pool, busy, bar, waits=True)
-
-  def _run_all(
-    self,
-    pool: futures.Executor,
-    cells: Sequence[Cell],
-    bar: tqdm.tqdm,
-    waits: bool,
-  ) -> list[Cell]:
-    """Runs cells; returns those that another launcher runs."""
-    busy = []
-    pending = {pool.submit(self._run, cell, waits) for cell in cells}
-    try:
-      while pending:
-        done, pending = futures.wait(
-          pending, timeout=2, return_when=futures.FIRST_COMPLETED
-        )
-        for future in done:
-          outcome = future.result()
-          if outcome.status == "busy":
-            busy.append(outcome.cell)
-          else:
-            self._note(outcome, bar)
-        if self.processes.stopping:
-          pending = {future for future in pending if not future.cancel()}
-        bar.set_description_str(self._line(), refresh=False)
-        if done or sys.stderr.isatty():
-          bar.refresh()
-    finally:  # After an error here, such as a closed stderr, start no more.
-      for future in pending:
-        future.cancel()
-    return busy
-
-
 def launch(
   cells: Sequence[Cell],
   workspace: Workspace,
   jobs: int = 1,
   retry_failed: bool = False,
-  on_outcome: Callable[[Outcome], str] | None = None,
 ) -> list[Outcome]:
   """Runs the cells without a record, with a line of progress on stderr.
 
@@ -224,8 +154,6 @@ def launch(
     workspace: The folders.
     jobs: Number of cells to run at the same time.
     retry_failed: Whether to run failed cells again.
-    on_outcome: Called with each outcome that has results; returns a line to
-      print.
 
   Returns:
     The outcomes of this launch.
@@ -238,37 +166,65 @@ def launch(
   archive = workspace.archive()
   todo = open_cells(cells, archive, retry_failed)
   total = len({archive.configuration(cell).hash for cell in cells})
-  clock = Clock(cells, archive)
-  launched = _Launch(todo, archive, clock, workspace, jobs, on_outcome)
-  with (
-    _signals(launched.processes.stop),
-    futures.ThreadPoolExecutor(jobs) as pool,
-    tqdm.tqdm(
-      total=total,
-      initial=total - len(todo),
-      bar_format="{n_fmt}/{total_fmt} cells |{bar}| {desc}",
-      dynamic_ncols=True,
-    ) as bar,
-  ):
-    launched.run(pool, bar)
-  if launched.processes.stopping:
-    print("Stopped; the same command resumes.", file=sys.stderr)
-    sys.exit(128 + launched.processes.stopping)
-  return launched.outcomes
+  processes = Processes()
+  outcomes: list[Outcome] = []
+  shares = iter(shares_of_cores(jobs))
 
+  def take_cores() -> None:
+    if share := next(shares):  # The processes of this thread inherit it.
+      os.sched_setaffinity(0, share)
 
-@contextlib.contextmanager
-def _signals(stop: Callable[[int], None]) -> Iterator[None]:
-  """Calls `stop` on SIGINT and SIGTERM."""
-  previous = {
-    number: signal.signal(number, lambda number, frame: stop(number))
-    for number in (signal.SIGINT, signal.SIGTERM)
-  }
+  def run(cell: Cell, waits: bool) -> Outcome:
+    try:
+      seen = archive.record(cell)
+      return run_cell(cell, workspace, seen, processes, waits)
+    except Exception as e:  # It must not keep the others from running.
+      return Outcome(cell, "failed", f"{type(e).__name__}: {e}")
+
+  signals = (signal.SIGINT, signal.SIGTERM)
+  handlers = [signal.signal(x, lambda n, _: processes.stop(n)) for x in signals]
+  pool = futures.ThreadPoolExecutor(jobs, initializer=take_cores)
+  bar = tqdm.tqdm(
+    total=total,
+    initial=total - len(todo),
+    bar_format="{n_fmt}/{total_fmt} cells |{bar}| {remaining} left",
+    dynamic_ncols=True,
+  )
   try:
-    yield
-  finally:
-    for number, handler in previous.items():
+    for some in rounds(todo):
+      if any(x.status == "interrupted" for x in outcomes):
+        break  # The others lack the results that they need.
+      # Cells of another launcher come last, as they may be done by then.
+      for waits in (False, True):
+        pending = [pool.submit(run, cell, waits) for cell in some]
+        some = []
+        for future in futures.as_completed(pending):
+          outcome = future.result()
+          if outcome.status == "busy":
+            some.append(outcome.cell)
+          else:
+            outcomes.append(outcome)
+            note(outcome, bar)
+  finally:  # After an error here, such as a closed stderr, start no more.
+    pool.shutdown(cancel_futures=True)
+    bar.close()
+    for number, handler in zip(signals, handlers, strict=True):
       signal.signal(number, handler)
+  if processes.stopping:
+    print("Stopped; the same command resumes.", file=sys.stderr)
+    sys.exit(128 + processes.stopping)
+  return outcomes
+
+
+def note(outcome: Outcome, bar: tqdm.tqdm) -> None:
+  """Counts an outcome, and writes it above the line of progress."""
+  if outcome.status == "interrupted":
+    return
+  text = outcome.error or outcome.status
+  if outcome.score is not None:
+    text = f"{outcome.score:.1f}"
+  bar.write(f"{outcome.cell.full_name}: {text}", file=sys.stderr)
+  bar.update()
 
 
 def submit(
@@ -301,6 +257,10 @@ def submit(
   import submitit
 
   first, then = rounds(cells)
+  if first and then:
+    print(
+      f"Waiting for these: {len(then)}. Submit again then.", file=sys.stderr
+    )
   ready = first or then
   if not ready:
     return []

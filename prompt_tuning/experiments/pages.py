@@ -1,15 +1,30 @@
-"""Pages: a sheet's table, figure and runs, as the files in `results/tables`."""
+"""Pages: a sheet's table, figure and runs, as the files in `results/tables`.
+
+One page lists drifted records: those that today's files would not make again. A
+record has the settings of its run, and today's files and code give settings to
+each cell; the base model has a fingerprint; a prompt that a run starts from has
+its own record. Where they differ, the record is listed until it is made again.
+"""
 
 import collections
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-import pathlib
 import re
+import shlex
 
-from prompt_tuning.experiments import drift, figures, records, tables
+from prompt_tuning.experiments import figures, records, tables
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.experiments.text_tables import Table
+from t5x.configuration import identity
 
-HOURS_PAGE = "hours.md"
+HOURS_PAGE, DRIFT_PAGE = "hours.md", "drift.md"
+_ABOUT_DRIFT = """# Records that today's files would not make again
+
+Each was made by other settings than its sheet and the gin files now give, by
+code that read its data in another order, or from other weights of the base
+model or another prompt than lie there now. They stand in the tables, as what
+they are: results of what is on the left. `prompt-tuning launch SHEET` makes
+those of other settings again, the others once their files here are deleted.
+"""
 _ABOUT_HOURS = """# What was run, and what it took
 
 Of every sheet of `configs`: its cells, and the hours of those that have
@@ -56,37 +71,38 @@ def sheet_files(results: Results, stem: str | None = None) -> dict[str, bytes]:
     return {}
   stem = stem or results.sheet.name.replace("/", "_")
   figure = figures.draw(results)
-  files = {
-    f"{stem}.{suffix}": content
-    for suffix, content in (figures.render(figure) if figure else {}).items()
-  }
-  texts = dict(_texts(results))
+  drawn = figures.render(figure) if figure else {}
+  texts = _texts(results)
   page = _markdown(results, texts, stem if figure else None)
   beside = [results.beside] if results.beside else []
-  for suffix, text in {
-    "md": "\n".join(page),
-    "tex": "\n".join(f"% {k}\n{text.latex()}" for k, text in texts.items()),
-    "csv": tables.csv_text([results, *beside]),
-  }.items():
-    files[f"{stem}.{suffix}"] = text.encode()
-  return files
+  files = {
+    "md": "\n".join(page).encode(),
+    "tex": latex(texts).encode(),
+    "csv": tables.csv_text([results, *beside]).encode(),
+  }
+  return {f"{stem}.{suffix}": x for suffix, x in (drawn | files).items()}
 
 
-def _texts(results: Results) -> Iterator[tuple[str, Table]]:
-  """Yields the tables of a page, each with its heading."""
-  layout, ours = results.sheet.layout, tables.table(results)
-  yield "Ours", ours
+def latex(texts: Mapping[str, Table]) -> str:
+  """Writes tables in LaTeX, each below its title."""
+  return "\n".join(f"% {title}\n{x.latex()}" for title, x in texts.items())
+
+
+def _texts(results: Results) -> dict[str, Table]:
+  """Returns the tables of a page, by their headings."""
+  layout, beside = results.sheet.layout, results.beside
+  texts = {"Ours": tables.table(results)}
   if layout.mean_over == "task":
-    yield "Ours, by task", tables.table_by_task(results)
+    texts["Ours, by task"] = tables.table_by_task(results)
   if layout.kind == "scores":
     ends = tables.table(results, at_end=True)
-    if ends != ours:
-      yield _ENDS, ends
-  if results.beside and results.beside.exist:
-    beside = results.beside
-    yield f"Ours: {beside.sheet.title}", tables.table(beside)
+    if ends != texts["Ours"]:
+      texts[_ENDS] = ends
+  if beside and beside.exist:
+    texts[f"Ours: {beside.sheet.title}"] = tables.table(beside)
   if paper := results.paper:
-    yield f"The paper's: {paper.source}", tables.paper_table(paper)
+    texts[f"The paper's: {paper.source}"] = tables.paper_table(paper)
+  return texts
 
 
 def _markdown(
@@ -128,7 +144,7 @@ def _runs(results: Results) -> Iterator[str]:
   )
   yield f"Devices: {_counted(map(_device, done))}.\n"
   yield f"Commits: {_counted(map(_commit, done))}.\n"
-  if drifted := drift.note(results):
+  if drifted := drift_note(results):
     yield drifted
   today = [results.archive.current(run.cell) for run in results.runs]
   failed = {
@@ -146,8 +162,10 @@ def _runs(results: Results) -> Iterator[str]:
     yield "".join(f"* `{x.path.stem}`: {_state(x.record)}\n" for x in others)
   cells = [run.cell for run in results.runs]
   cell = next((x for x in cells if x.kind == "train"), cells[0])
+  words = [shlex.join(cell.command[:3]), *map(shlex.quote, cell.command[3:])]
+  command = " \\\n  ".join(words)
   yield (
-    f"The command of one cell:\n\n```sh\n{_folded(cell.shell_command)}\n```\n\n"
+    f"The command of one cell:\n\n```sh\n{command}\n```\n\n"
     f"`{sheet.launch_command}` runs what is missing.\n"
   )
 
@@ -179,9 +197,45 @@ def _counted(names: Iterable[str]) -> str:
   return ", ".join(f"{name} ({n} runs)" for name, n in sorted(counts.items()))
 
 
-def _folded(command: str) -> str:
-  """Breaks a command before each of its arguments."""
-  return command.replace(" --", " \\\n  --").replace(" '--", " \\\n  '--")
+def drifted(every: Iterable[Results]) -> dict[str, list[str]]:
+  """Returns differences in one line, old -> new, and the records with them."""
+  texts = {
+    run.stored.name: identity.describe(differences)
+    for results in every
+    for run in results.runs
+    if run.stored
+    and (
+      differences := results.archive.differences(run.stored.record, run.cell)
+    )
+  }
+  found: dict[str, list[str]] = {}
+  for name, text in texts.items():
+    found.setdefault(text, []).append(name)
+  return found
+
+
+def drift_note(results: Results) -> str | None:
+  """Returns a note about a sheet's drifted records, if it has any."""
+  found = drifted([results])
+  if not found:
+    return None
+  lines = "".join(
+    f"* {x} ({len(names)} records)\n" for x, names in found.items()
+  )
+  return (
+    f"{sum(map(len, found.values()))} of {len(results.runs)} cells show "
+    "records that today's files would not make again, old -> new:\n\n"
+    f"{lines}"
+  )
+
+
+def drift_page(every: Iterable[Results]) -> str:
+  """Returns the page that lists all drifted records."""
+  parts = [_ABOUT_DRIFT]
+  for text, names in drifted(every).items():
+    listed = "".join(f"* `{name}`\n" for name in sorted(names))
+    parts += [f"## {text}\n", listed]
+  return "\n".join(parts if len(parts) > 1 else [_ABOUT_DRIFT, "None.\n"])
 
 
 def hours_page(every: Iterable[Results]) -> str:
@@ -253,40 +307,3 @@ def fill(page: str, every: Mapping[str, Results]) -> str:
   if count != len(re.findall(_START, page)):
     raise ValueError("A table's place has no <!-- end --> after it.")
   return filled
-
-
-def write(files: Mapping[str, bytes], folder: pathlib.Path) -> None:
-  """Writes files into a folder."""
-  for name, content in files.items():
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-def differences(
-  files: Mapping[str, bytes], folder: pathlib.Path, whole: str | None = None
-) -> Sequence[str]:
-  """Returns the names of files that differ from those in a folder.
-
-  Pictures are compared by their pixels: how they are compressed depends on the
-  machine's libraries.
-
-  Args:
-    files: Name -> content.
-    folder: The folder.
-    whole: A folder in it where nothing else may lie.
-  """
-  wrong = []
-  for name, content in sorted(files.items()):
-    path = folder / name
-    if not path.exists():
-      wrong.append(f"{name} is missing")
-    elif path.read_bytes() != content and not (
-      path.suffix == ".png" and figures.same_pixels(path.read_bytes(), content)
-    ):
-      wrong.append(f"{name} differs")
-  for path in sorted((folder / whole).glob("*")) if whole else ():
-    name = path.relative_to(folder).as_posix()
-    if name not in files:
-      wrong.append(f"{name} belongs to no sheet, remove it")
-  return wrong

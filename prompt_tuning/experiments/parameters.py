@@ -9,7 +9,7 @@ import shlex
 import pandas as pd
 import pydantic
 
-from prompt_tuning.experiments import figures
+from prompt_tuning.experiments import figures, pages
 from prompt_tuning.experiments.text_tables import Table
 from prompt_tuning.experiments.toml_files import Strict
 from prompt_tuning.models.t5 import network
@@ -19,6 +19,7 @@ from t5x import gin_utils
 Printed = tuple[int, int, str]
 _MODEL_TUNING = "model_tuning"
 _CUT = ", cut and not rounded"
+_SAME = "the same"
 
 
 class Size(Strict):
@@ -143,27 +144,6 @@ def count(sheet: ParameterSheet, size: str) -> Counts:
   return Counts(frozen.pop(), width, methods)
 
 
-def prompt_lines(
-  sheet: ParameterSheet, counted: Mapping[str, Counts]
-) -> pd.DataFrame:
-  """Returns the paper's Table 4 as it should be, and where it differs.
-
-  Returns:
-    Size, length, trainable, total, share (in percent, a text) and differences,
-    a list of texts, of each prompt.
-  """
-  rows = []
-  for size, counts in counted.items():
-    for length in sheet.prompt_lengths:
-      trainable = length * counts.width
-      total = counts.frozen + trainable
-      line = (trainable, total, f"{100 * trainable / total:.5f}")
-      wrong = differences(line, sheet.paper.printed[size][length])
-      rows.append((size, length, *line, wrong))
-  names = ["size", "length", "trainable", "total", "share", "differences"]
-  return pd.DataFrame(rows, columns=names)
-
-
 def differences(ours: Printed, printed: Printed) -> list[str]:
   """Returns the printed numbers that are not as counted."""
   found = [
@@ -187,63 +167,62 @@ def files(
 ) -> dict[str, bytes]:
   """Makes the files of the page: name -> content."""
   labels = {size: sheet.sizes[size].label for size in counted}
-  frozen = pd.Series({size: x.frozen for size, x in counted.items()})
-  trained = pd.DataFrame({size: x.methods for size, x in counted.items()})
-  trained.loc[_MODEL_TUNING] = frozen
-  names = {name: x.label for name, x in sheet.methods().items()}
-  names[_MODEL_TUNING] = "Model tuning"
-  shares = 100 * trained / frozen
-  lines = prompt_lines(sheet, counted)
-  texts = {
-    f"Prompts by length: the paper's {sheet.paper.source}": Table(
-      ["Size", "Length", "Trainable", "Total", "Share", "The paper prints"],
-      [
-        [
-          *(labels[x.size], str(x.length)),
-          *(f"{x.trainable:,}", f"{x.total:,}", f"{x.share}%"),
-          "; ".join(x.differences) or "the same",
-        ]
-        for x in lines.itertuples()
-      ],
-    ),
-    "Methods": Table(
-      ["Method", *labels.values()],
-      [
-        [
-          names[str(name)],
-          *(f"{n:,} ({percent(shares.loc[name, k])})" for k, n in row.items()),
-        ]
-        for name, row in trained.sort_values(
-          by=list(labels), key=lambda x: trained.sum(axis=1), kind="stable"
-        ).iterrows()
-      ],
-    ),
+  names = {_MODEL_TUNING: "Model tuning"}
+  names |= {name: x.label for name, x in sheet.methods().items()}
+  trained = {
+    name: [x.methods.get(name, x.frozen) for x in counted.values()]
+    for name in names
   }
-  drawn = shares.loc[[_MODEL_TUNING, *sheet.drawn]].T
-  drawn.columns = [(name, names[name]) for name in drawn.columns]
-  drawn.index = pd.MultiIndex.from_arrays([labels.values(), frozen])
-  figure = figures.draw_shares(drawn, sheet.title)
+  frozen = [x.frozen for x in counted.values()]
+  shares = {
+    name: [100 * n / total for n, total in zip(some, frozen, strict=True)]
+    for name, some in trained.items()
+  }
+  prompts, wrong = [], []
+  for size, counts in counted.items():
+    for length in sheet.prompt_lengths:
+      n = length * counts.width
+      total = counts.frozen + n
+      line = (n, total, f"{100 * n / total:.5f}")
+      found = differences(line, sheet.paper.printed[size][length])
+      wrong += found
+      texts = (f"{n:,}", f"{total:,}", f"{line[2]}%", "; ".join(found))
+      prompts.append([labels[size], str(length), *texts[:3], texts[3] or _SAME])
+  methods = [
+    [
+      names[name],
+      *(
+        f"{n:,} ({percent(share)})"
+        for n, share in zip(trained[name], shares[name], strict=True)
+      ),
+    ]
+    for name in sorted(names, key=lambda x: sum(trained[x]))
+  ]
+  header = ["Size", "Length", "Trainable", "Total", "Share", "The paper prints"]
+  title = f"Prompts by length: the paper's {sheet.paper.source}"
+  texts = {
+    title: Table(header, prompts),
+    "Methods": Table(["Method", *labels.values()], methods),
+  }
+  cut = sum(x.endswith(_CUT) for x in wrong)
   notes = [
-    "The share is of all parameters, the prompt's included. "
-    f"{_misprints(lines)}",
+    "The share is of all parameters, the prompt's included. Of the paper's "
+    f"{3 * len(prompts)} numbers, {len(wrong) - cut} are misprints and {cut} "
+    "are cut off where they should be rounded.",
     "In brackets, the share of the frozen model's parameters.",
   ]
-  latex = (f"% {title}\n{text.latex()}" for title, text in texts.items())
+  drawn = [_MODEL_TUNING, *sheet.drawn]
+  figure = figures.draw_shares(
+    dict(zip(frozen, labels.values(), strict=True)),
+    {name: (names[name], shares[name]) for name in drawn},
+    sheet.title,
+  )
   return {
     "parameters.md": "\n".join(_markdown(sheet, texts, notes)).encode(),
-    "parameters.tex": "\n".join(latex).encode(),
-    "parameters.csv": _csv_text(lines, trained, frozen).encode(),
+    "parameters.tex": pages.latex(texts).encode(),
+    "parameters.csv": _csv_text(sheet, counted).encode(),
     **{f"parameters.{k}": x for k, x in figures.render(figure).items()},
   }
-
-
-def _misprints(lines: pd.DataFrame) -> str:
-  found = lines["differences"].explode().dropna()
-  cut = found.str.endswith(_CUT).sum()
-  return (
-    f"Of the paper's {3 * len(lines)} numbers, {len(found) - cut} are "
-    f"misprints and {cut} are cut off where they should be rounded."
-  )
 
 
 def _markdown(
@@ -255,40 +234,25 @@ def _markdown(
   yield f"![{sheet.title}](parameters.svg)\n"
   yield "## How to run each\n"
   for method in sheet.methods().values():
+    bindings = (x.replace(" = ", "=", 1) for x in method.bindings)
     flags = [f"--gin_file={x}" for x in method.gin_files]
-    command = shlex.join([*flags, *map(_flag, method.bindings)])
-    yield f"* {method.label}: `{command}`"
+    flags += ["--gin." + x.replace("'", '"') for x in bindings]
+    yield f"* {method.label}: `{shlex.join(flags)}`"
   yield ""
 
 
-def _flag(binding: str) -> str:
-  name, _, value = binding.partition(" = ")
-  value = value.replace("'", '"')
-  return f"--gin.{name}={value}"
-
-
-def _csv_text(
-  lines: pd.DataFrame, trained: pd.DataFrame, frozen: pd.Series
-) -> str:
+def _csv_text(sheet: ParameterSheet, counted: Mapping[str, Counts]) -> str:
   """Writes the prompts by length, then the other methods, of each size."""
-  prompts = lines.assign(method="prompt_tuning")
-  others = (
-    trained.drop(index=["prompt_tuning", _MODEL_TUNING])
-    .rename_axis("method")
-    .reset_index()
-    .melt("method", var_name="size", value_name="trainable")
-  )
-  found = pd.concat([prompts, others])
-  found = found.sort_values(
-    "size", key=lambda x: x.map(list(frozen.index).index), kind="stable"
-  )
-  table = pd.DataFrame(
-    {
-      "method": found["method"],
-      "size": found["size"],
-      "prompt_length": found["length"].astype("Int64"),
-      "trainable": found["trainable"],
-      "frozen": frozen.loc[found["size"]].to_numpy(),
+  lines = []
+  for size, counts in counted.items():
+    prompts = {
+      ("prompt_tuning", x): x * counts.width for x in sheet.prompt_lengths
     }
-  )
-  return table.to_csv(index=False, lineterminator="\n")
+    others = {
+      (x, ""): n for x, n in counts.methods.items() if x != "prompt_tuning"
+    }
+    for (method, length), n in (prompts | others).items():
+      lines.append((method, size, length, n, counts.frozen))
+  header = ["method", "size", "prompt_length", "trainable", "frozen"]
+  frame = pd.DataFrame(lines, columns=header, dtype=object)
+  return frame.to_csv(index=False, lineterminator="\n")

@@ -30,16 +30,6 @@ RUNS_OF_A_SIZE = 24
 _SMALL = list(SIZES)[::-1]
 # TPUs come first.
 _PLACES = sorted(TOPOLOGIES, key=lambda x: (x[0] != "v", x))
-_METHODS = {
-  "prompt_tuning": "Prompt tuning",
-  "lora": "LoRA",
-  "model_tuning": "Model tuning",
-}
-_PROGRAMS = {
-  "train": "a training step",
-  "evaluate": "greedy evaluation of a batch",
-  "restore": "restoring: optimizer and weights side by side",
-}
 
 
 def page(records: Sequence[Record]) -> str:
@@ -67,17 +57,17 @@ def page(records: Sequence[Record]) -> str:
     quick=sum(r.get("is_quick", False) for r in records),
   )
   parts = [about, *_figure_1(trained[trained["method"] == "prompt_tuning"])]
-  for method in METHODS:
+  for method, label in METHODS.items():
     own = plain[plain["method"] == method]
     if own.empty:
       continue
     hours = _hours(trained[trained["method"] == method])
-    parts += [f"## {_METHODS[method]}\n", hours]
-    for program in PROGRAMS:
+    parts += [f"## {label}\n", hours]
+    for program, what in PROGRAMS.items():
       rows = own["row"][own["program"] == program]
       if len(rows):
-        title = f"### {_METHODS[method]}: {_PROGRAMS[program]}"
-        parts.append(f"{title}\n\n{_program_table(list(rows))}")
+        table = _program_table(list(rows))
+        parts.append(f"### {label}: {what}\n\n{table}")
   parts += _kernels(frame, plain)
   return "\n".join(parts).rstrip("\n") + "\n"
 

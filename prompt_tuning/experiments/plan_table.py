@@ -4,15 +4,16 @@ Each record is written to a JSON file at once, so that a stopped command can
 resume; `plan_page` needs only these files.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 import dataclasses
-import importlib.metadata
+import itertools
 import json
 import pathlib
 from typing import Any
 
 from t5x.files import safe_files
 from t5x.planning import costs, programs, targets
+from t5x.runs import records
 
 # Parameters of the base models.
 SIZES = {
@@ -22,8 +23,16 @@ SIZES = {
   "base": 247_577_856,
   "small": 76_961_152,
 }
-METHODS = ("prompt_tuning", "lora", "model_tuning")
-PROGRAMS = ("train", "evaluate", "restore")
+METHODS = {
+  "prompt_tuning": "Prompt tuning",
+  "lora": "LoRA",
+  "model_tuning": "Model tuning",
+}
+PROGRAMS = {
+  "train": "a training step",
+  "evaluate": "greedy evaluation of a batch",
+  "restore": "restoring: optimizer and weights side by side",
+}
 # Common name -> the compilers' name. The paper used 4 chips of TPU v2 up to
 # Base, and 16 of v3 above.
 TOPOLOGIES = {
@@ -66,13 +75,6 @@ class Cell:
   topology: str
   attention: str = ""
 
-  @property
-  def gin_files(self) -> list[str]:
-    return [
-      f"gin/models/t5_1_1_{self.size}.gin",
-      f"gin/recipes/{self.method}.gin",
-    ]
-
   def bindings(self, devices: int, memory: float) -> list[str]:
     """Returns settings by a rule: as few devices as possible share a model.
 
@@ -98,22 +100,19 @@ class Cell:
       f"NUM_MICROBATCHES = {parts if parts > 1 else None}",
       f"BATCH_SIZE = {BATCH_SIZE}",
       *(
-        [f"network.T5Config.attention_kernel = '{self.attention}'"]
-        if self.attention
-        else []
+        f"network.T5Config.attention_kernel = '{x}'"
+        for x in [self.attention]
+        if x
       ),
     ]
 
 
 def cells() -> Iterator[Cell]:
   """Yields all commands, starting with the largest models."""
-  for method in METHODS:
-    for size in SIZES:
-      for topology in TOPOLOGIES:
-        yield Cell(size, method, topology)
-  for topology, kernel in KERNELS.items():
-    for size in SIZES:
-      yield Cell(size, "prompt_tuning", topology, kernel)
+  for axes in itertools.product(METHODS, SIZES, TOPOLOGIES):
+    yield Cell(axes[1], axes[0], axes[2])
+  for (topology, kernel), size in itertools.product(KERNELS.items(), SIZES):
+    yield Cell(size, "prompt_tuning", topology, kernel)
 
 
 def select(
@@ -130,15 +129,14 @@ def select(
     ValueError: if the table has no such value, or no such cell.
   """
   known = {"methods": METHODS, "sizes": SIZES, "topologies": TOPOLOGIES}
-  for axis, values in known.items():
-    check_names(axis, names.get(axis), values)
+  wanted = {k: check_names(k, names.get(k), x) for k, x in known.items()}
   found = [
     cell
     for cell in cells()
     if ("100" in cell.topology) == (kind == "gpu")
-    and cell.method in (names.get("methods") or METHODS)
-    and cell.size in (names.get("sizes") or SIZES)
-    and cell.topology in (names.get("topologies") or TOPOLOGIES)
+    and cell.method in wanted["methods"]
+    and cell.size in wanted["sizes"]
+    and cell.topology in wanted["topologies"]
     and cell.attention == attention
   ]
   if not found:
@@ -148,16 +146,21 @@ def select(
 
 def check_names(
   flag: str, given: Sequence[str] | None, known: Collection[str]
-) -> None:
-  """Raises ValueError if the list of a flag has an unknown name."""
+) -> list[str]:
+  """Returns the list of a flag, by default all that is known.
+
+  Raises:
+    ValueError: if it has an unknown name.
+  """
   if unknown := [x for x in given or () if x not in known]:
     raise ValueError(
       f"--{flag}: expected some of {', '.join(known)}, got {', '.join(unknown)}"
     )
+  return list(given or known)
 
 
 def compile_cells(
-  path: str, chosen: Sequence[Cell], wanted: Sequence[str] = PROGRAMS
+  path: str, chosen: Sequence[Cell], wanted: Sequence[str]
 ) -> None:
   """Compiles the programs that a file of records lacks, and adds them to it.
 
@@ -174,22 +177,31 @@ def compile_cells(
       continue
     target = targets.find(TOPOLOGIES[cell.topology])
     bindings = cell.bindings(len(target.devices), target.memory)
-    with programs.read_command(
-      cell.gin_files, bindings, target.devices
-    ) as command:
+    files = [
+      f"gin/models/t5_1_1_{cell.size}.gin",
+      f"gin/recipes/{cell.method}.gin",
+    ]
+    with programs.read_command(files, bindings, target.devices) as command:
       for program in command.programs(missing):
         found = costs.estimate(program, target)
+        versions = records.environment(_PACKAGES)["versions"]
         record = {
           **dataclasses.asdict(cell),
           "flags": bindings,
-          **_short(dataclasses.asdict(found)),
+          **{
+            # Without digits that do not matter.
+            name: float(f"{x:.5g}") if isinstance(x, float) else x
+            for name, x in dataclasses.asdict(found).items()
+          },
           "target": found.topology,
           "topology": cell.topology,
           "fits": found.fits,
-          "versions": _versions(),
+          "versions": {x: versions[x] for x in _PACKAGES if x in versions},
         }
         # Read again, as another process may have added records meanwhile.
-        safe_files.write(path, _text([*read([path]), record]))
+        every = [*read([path]), record]
+        lines = ",\n".join(json.dumps(x, sort_keys=True) for x in every)
+        safe_files.write(path, f"[\n{lines}\n]\n")
         print(
           cell, found.program, found.fits, found.compile_seconds, flush=True
         )
@@ -203,26 +215,3 @@ def read(paths: Sequence[str]) -> list[dict[str, Any]]:
     if pathlib.Path(path).exists()
     for record in json.loads(pathlib.Path(path).read_text())
   ]
-
-
-def _text(records: Sequence[Mapping[str, Any]]) -> str:
-  lines = ",\n".join(json.dumps(record, sort_keys=True) for record in records)
-  return f"[\n{lines}\n]\n"
-
-
-def _short(measured: dict[str, Any]) -> dict[str, Any]:
-  """Rounds numbers whose last digits do not matter."""
-  return {
-    name: float(f"{x:.5g}") if isinstance(x, float) else x
-    for name, x in measured.items()
-  }
-
-
-def _versions() -> dict[str, str]:
-  found = {}
-  for package in _PACKAGES:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found

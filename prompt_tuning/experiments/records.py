@@ -35,6 +35,11 @@ class RunRecord(record_schema.Record):
     return RunConfiguration(self.kind, self.configuration.settings)
 
   @property
+  def hash(self) -> str | None:
+    """The hash of the configuration, if there is one."""
+    return self.configuration.hash if self.configuration else None
+
+  @property
   def counts(self) -> bool:
     """True if the run has results."""
     return self.status in COUNTING
@@ -55,19 +60,17 @@ class RunRecord(record_schema.Record):
     return self.began + datetime.timedelta(seconds=int(self.seconds))
 
   @property
-  def metrics(self) -> record_schema.Metrics:
-    """Task -> metrics of the best checkpoint on dev, as in the paper."""
-    last = self.evals[-1].metrics if self.evals else {}
-    metrics = self.best.metrics if self.best else last
-    return {task: x for task, x in metrics.items() if AVERAGE not in x}
-
-  @property
   def scores(self) -> dict[str, float]:
-    """Task -> the mean of its metrics, in [0, 100], as in the paper."""
+    """Task -> the mean of its metrics, in [0, 100], as in the paper.
+
+    They are those of the best checkpoint on dev.
+    """
+    last = self.evals[-1].metrics if self.evals else {}
     scores = {}
-    for task, metrics in self.metrics.items():
-      values = [x for name, x in metrics.items() if name != INVALID]
-      scores[task] = sum(values) / len(values)
+    for task, metrics in (self.best.metrics if self.best else last).items():
+      if AVERAGE not in metrics:
+        values = [x for name, x in metrics.items() if name != INVALID]
+        scores[task] = sum(values) / len(values)
     return scores
 
   @property

@@ -1,7 +1,7 @@
 """The data frame of a sheet's runs, and the table that it is grouped into.
 
-Every number in a table or figure comes from one frame: a row for each run, the
-sheet's axes as its index, what the record says as its columns.
+Every number in a table or figure comes from one frame: a row for each run, with
+its place in the table, its seed, and what the record says.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,8 +25,8 @@ Row = tuple[AxisValue, ...]
 TASK_LABEL = "task label"
 # Ends the names of tasks whose inputs name the task, and of mixtures.
 _PREFIXED = "_prefixed"
-# The value of an axis that a grid lacks, such as the seed of a frozen model.
-_NO_VALUE = ""
+# The seed of a run without one, such as that of a frozen model.
+NO_SEED = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,128 +52,121 @@ class Run:
     return self.stored is not None and self.stored.record.status == "failed"
 
 
-def _frame(
-  rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
-) -> pd.DataFrame:
-  """Makes a frame of (axis -> value, column -> value), one for each row."""
-  points, values = zip(*rows, strict=True)
-  axes = dict.fromkeys([*itertools.chain(*points), SEED])
-  index = pd.MultiIndex.from_arrays(
-    # As objects, so that 1 beside 0.5 stays an integer.
-    [
-      pd.Index([x.get(a, _NO_VALUE) for x in points], dtype=object)
-      for a in axes
-    ],
-    names=list(axes),
-  )
-  return pd.DataFrame(list(values), index=index)
+def row_key(values: Iterable[AxisValue]) -> str:
+  """Returns the key of a row: its values, such as "prompt/20"."""
+  return "/".join(map(str, values))
 
 
-def _summary(scores: pd.Series, places: Sequence[str]) -> pd.DataFrame:
-  """Returns mean, sample standard deviation and n of each place's seeds.
-
-  Args:
-    scores: In [0, 100], indexed by `places` and the seed; NaN where missing.
-    places: Names of index levels.
-  """
-  groups = scores.groupby(level=list(places), sort=False)
-  return pd.DataFrame(
-    {"mean": groups.agg(_mean), "std": groups.agg(_std), "n": groups.count()}
-  )
-
-
-def _mean(scores: pd.Series) -> float:
-  """Returns the mean, correctly rounded; NaN for no score."""
-  values = scores.dropna()
-  return math.fsum(values) / len(values) if len(values) else math.nan
-
-
-def _std(scores: pd.Series) -> float:
+def deviation(scores: Iterable[float]) -> float:
   """Returns the sample standard deviation; NaN for a single score."""
-  values = scores.dropna()
+  values = list(scores)
   if len(values) < 2:
     return math.nan
-  mean = _mean(values)
+  mean = statistics.fmean(values)
   squares = math.fsum((x - mean) ** 2 for x in values)
   return math.sqrt(squares / (len(values) - 1))
 
 
-def _keys(index: pd.Index, axes: Sequence[str]) -> list[Row]:
-  """Returns the values of some axes at each place of an index."""
-  levels = [index.get_level_values(axis) for axis in axes]
-  return list(zip(*levels, strict=True)) if levels else [()] * len(index)
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """A place of a table.
+
+  Attributes:
+    scores: Seed -> mean over tasks, in [0, 100], of seeds that have all tasks.
+    failed: Whether a run has failed.
+  """
+
+  scores: Mapping[Any, float]
+  failed: bool
+
+  @property
+  def mean(self) -> float:
+    return statistics.fmean(self.scores.values()) if self.scores else math.nan
+
+  @property
+  def std(self) -> float:
+    return deviation(self.scores.values())
+
+  @property
+  def bar(self) -> float:
+    """The standard deviation, to be drawn: nothing for a single score."""
+    return 0.0 if math.isnan(self.std) else self.std
 
 
 class View:
   """A frame of runs, grouped into the rows and columns of a table.
 
   Attributes:
-    frame: The runs. A failed or missing run has no score.
+    frame: The runs: their row, column, seed and task, and what is known of
+      them. A failed or missing run has the score NaN.
     axes: Names of the axes whose combinations are rows.
-    columns_axis: Name of the axis of the columns.
-    run_rows: The row of each run.
-    rows: The rows' values, in order.
+    rows: Key -> the rows' values, in order.
     columns: The columns' values, in order.
-    seeds: Score of each row, column and seed: the mean over tasks; NaN until
-      the seed has all of them.
-    summary: Mean, std and n over seeds, and the number of failed runs, for each
-      row and column that some cell belongs to.
-    places: The same, (*row, column) -> summary.
+    places: Key of a row and column -> place, if some cell belongs to it.
   """
 
   def __init__(
     self,
-    frame: pd.DataFrame,
+    runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
     axes: Sequence[str],
     columns: str,
     mean_over: str | None = None,
   ):
-    self.frame, self.axes, self.columns_axis = frame, list(axes), columns
-    places = [*axes, columns]
-    self.run_rows = _keys(frame.index, axes)
-    self.rows: list[Row] = list(dict.fromkeys(self.run_rows))
-    self.columns: list[AxisValue] = list(
-      frame.index.get_level_values(columns).unique()
-    )
-    self.seeds = self._over_tasks(places, mean_over)
-    failed = frame["failed"].groupby(level=places, sort=False).sum()
-    self.summary = _summary(self.seeds, places).assign(failed=failed)
-    keys = _keys(self.summary.index, places)
-    found = self.summary.to_dict("records")
-    self.places = dict(zip(keys, found, strict=True))
-
-  def _over_tasks(
-    self, places: Sequence[str], tasks: str | None, needed: int | None = None
-  ) -> pd.Series:
-    """Averages over tasks: a score for each place and seed.
+    """Groups runs.
 
     Args:
-      places: Axes of the places.
-      tasks: The axis to average over, if any.
+      runs: Axis -> value, and column of the frame -> value, of each run.
+      axes: Names of the axes whose combinations are rows.
+      columns: The axis of the columns.
+      mean_over: The axis of tasks to average over, if any.
+    """
+    runs = list(runs)
+    values = [tuple(point[axis] for axis in axes) for point, _ in runs]
+    self.axes = list(axes)
+    self.rows: dict[str, Row] = {row_key(x): x for x in values}
+    self.frame: Any = pd.DataFrame(
+      [
+        {
+          "row": row_key(row),
+          "column": point[columns],
+          "seed": point.get(SEED, NO_SEED),
+          "task": point.get(mean_over or "", ""),
+          **known,
+        }
+        for row, (point, known) in zip(values, runs, strict=True)
+      ],
+      dtype=object,  # So that 1 beside 0.5 stays an integer.
+    )
+    self.columns: list[AxisValue] = list(self.frame["column"].unique())
+    self.places = self._places(["row", "column"], "task")
+
+  def _places(
+    self, by: Sequence[str], tasks: str, needed: int = 0
+  ) -> dict[tuple, Place]:
+    """Averages over tasks.
+
+    Args:
+      by: Columns whose values make up a place.
+      tasks: The column to average over.
       needed: How many tasks a seed must have; by default, as many as its place.
     """
-    by = list(dict.fromkeys([*places, SEED]))
-    groups: Any = self.frame["score"].groupby(level=by, sort=False)
-    means, done = groups.agg(_mean), groups.count()
-    if tasks is None:
-      return means
-    if needed is not None:
-      return means.where(done == needed)
-    points: Any = self.frame.index.to_frame(index=False)
-    every = points.groupby(list(places))[tasks].nunique()
-    own_places = means.index.droplevel([x for x in by if x not in places])
-    expected = own_places.map(every)
-    return means.where(done.to_numpy() == expected.to_numpy())
+    found = {}
+    for place, own in self.frame.groupby(list(by), sort=False):
+      every = needed or own[tasks].nunique()
+      done = own.dropna(subset="score").groupby("seed", sort=False)["score"]
+      scores = {s: statistics.fmean(x) for s, x in done if len(x) == every}
+      found[place] = Place(scores, own["failed"].any())
+    return found
 
   @functools.cached_property
-  def means(self) -> dict[Row, dict[str, float]]:
-    """Each row's summary of the mean over all columns, which are tasks."""
-    scores = self._over_tasks(self.axes, self.columns_axis, len(self.columns))
-    failed = self.frame["failed"].groupby(level=self.axes, sort=False).sum()
-    found = _summary(scores, self.axes).assign(failed=failed)
-    return dict(zip(self.rows, found.to_dict("index").values(), strict=True))
+  def means(self) -> dict[str, Place]:
+    """Key of a row -> the mean over all columns, which are tasks."""
+    found = self._places(["row"], "column", len(self.columns))
+    return {row: place for (row,), place in found.items()}
 
-  def gap(self, upper: Row, lower: Row) -> pd.DataFrame:
+  def gap(
+    self, upper: str, lower: str
+  ) -> dict[AxisValue, tuple[float, float, int]]:
     """Returns by how much one row is above another, in points.
 
     A gap is between the seeds that both have, or between all if they share
@@ -184,57 +177,41 @@ class View:
     """
     found = {}
     for column in self.columns:
-      scores = [self._scores(row, column) for row in (upper, lower)]
-      both = pd.concat(scores, axis=1, sort=False)
-      shared = both.dropna()
-      above, below = (x for _, x in (both if shared.empty else shared).items())
-      if n := min(above.count(), below.count()):
-        std = math.hypot(_std(above), _std(below))
-        found[column] = (_mean(above) - _mean(below), std, n)
-    return pd.DataFrame.from_dict(
-      found, orient="index", columns=["mean", "std", "n"]
-    )
+      places = [self.places.get((row, column)) for row in (upper, lower)]
+      above, below = (dict(x.scores) if x else {} for x in places)
+      if shared := above.keys() & below.keys():
+        above, below = ({k: x[k] for k in shared} for x in (above, below))
+      if above and below:
+        first, second = above.values(), below.values()
+        found[column] = (
+          statistics.fmean(first) - statistics.fmean(second),
+          math.hypot(deviation(first), deviation(second)),
+          min(len(above), len(below)),
+        )
+    return found
 
-  def _scores(self, row: Row, column: AxisValue) -> pd.Series:
-    """Returns the scores of a place, by seed."""
-    axes = [*self.axes, self.columns_axis]
-    keys = _keys(self.seeds.index, axes)
-    scores = self.seeds[[key == (*row, column) for key in keys]].dropna()
-    return scores.set_axis(scores.index.get_level_values(SEED))
-
-  def points(self, axes: Sequence[str], key: Row) -> pd.DataFrame:
-    """Returns the places with scores that have some values, to be drawn.
-
-    Args:
-      axes: All axes of rows and columns but one.
-      key: Their values.
-
-    Returns:
-      Mean and std, 0 for a single score, by the value of the other axis.
-    """
-    own = self.summary[[x == key for x in _keys(self.summary.index, axes)]]
-    scores = own[["mean", "std"]].dropna(subset="mean").fillna(0.0)
-    return scores.droplevel(list(axes))
-
-  def pairs(self, gaps: Iterable[tuple[str, str]]) -> list[tuple[Row, Row]]:
+  def pairs(self, gaps: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Returns the pairs of rows that differ in just the values of a gap."""
     return [
       (upper, lower)
       for pair in gaps
       for upper, lower in itertools.permutations(self.rows, 2)
-      if [x for x in zip(upper, lower, strict=True) if x[0] != x[1]] == [pair]
+      if [
+        x
+        for x in zip(self.rows[upper], self.rows[lower], strict=True)
+        if x[0] != x[1]
+      ]
+      == [pair]
     ]
 
-  def trainable(self, row: Row) -> tuple[int, int] | None:
+  def trainable(self, row: str) -> tuple[int, int] | None:
     """Returns how many parameters train in a row, and how many there are.
 
     None if no run has finished, or if the runs differ.
     """
-    own = self.frame[[x == row for x in self.run_rows]]
-    counts = own[["trainable", "total"]].dropna().drop_duplicates()
-    if len(counts) != 1:
-      return None
-    return int(counts["trainable"].iloc[0]), int(counts["total"].iloc[0])
+    own = self.frame[self.frame["row"] == row].dropna(subset="total")
+    counts = {*zip(own["trainable"], own["total"], strict=True)}
+    return counts.pop() if len(counts) == 1 else None
 
 
 class Results:
@@ -288,19 +265,19 @@ class Results:
 
   def _view(self, at_end: bool) -> View:
     layout = self.sheet.layout
-    rows = []
+    runs = []
     for point, run, record in self._looks(at_end):
       counts = record.parameters if record else {}
-      values = {
+      known = {
         "score": record.score if record else math.nan,
         "failed": run.failed,
-        "trainable": counts.get("trainable", 0) if record else math.nan,
+        "trainable": counts.get("trainable", 0),
         "total": sum(counts.values()) if record else math.nan,
         "size": counts.get("frozen") or counts.get("trainable") or math.nan,
         "style": run.cell.method,
       }
-      rows.append((point, values))
-    return View(_frame(rows), layout.rows, layout.columns, layout.mean_over)
+      runs.append((point, known))
+    return View(runs, layout.rows, layout.columns, layout.mean_over)
 
   @functools.cached_property
   def view(self) -> View:
@@ -319,8 +296,7 @@ class Results:
     A run on a mixture of tasks, which is called *_prefixed, is split into them.
     """
     sheet, layout = self.sheet, self.sheet.layout
-    axes = [*layout.rows, layout.columns]
-    rows = []
+    runs = []
     for point, run, record in self._looks():
       scores: dict[str, float] = record.scores if record else {}
       # A failed run has no score. Its record does not say a mixture's tasks.
@@ -331,17 +307,21 @@ class Results:
         # A run on one task may have chosen a form of it, such as ..._sentinel.
         name = task if len(scores) > 1 else point["task"]
         label = sheet.label("task", str(name).removesuffix(_PREFIXED))
-        place = {k: x for k, x in point.items() if k in (*axes, SEED)}
-        place[TASK_LABEL] = label
-        rows.append((place, {"score": score, "failed": run.failed}))
-    columns, order = self.view.columns, self.view.rows
-    rows.sort(key=lambda x: columns.index(x[0][layout.columns]))
-    rows.sort(key=lambda x: order.index(tuple(x[0][a] for a in layout.rows)))
-    return View(_frame(rows), axes, TASK_LABEL)
+        known = {"score": score, "failed": run.failed}
+        runs.append(({**point, TASK_LABEL: label}, known))
+    columns, order = self.view.columns, list(self.view.rows.values())
+    runs.sort(key=lambda x: columns.index(x[0][layout.columns]))
+    runs.sort(key=lambda x: order.index(tuple(x[0][a] for a in layout.rows)))
+    return View(runs, [*layout.rows, layout.columns], TASK_LABEL)
 
   def label(self, axes: Sequence[str], values: Sequence[AxisValue]) -> str:
     """Returns the label of a combination of values, such as "LoRA, xs"."""
     return ", ".join(map(self.sheet.label, axes, values))
+
+  def row_labels(self) -> dict[str, str]:
+    """Returns the label of each row of `view`, by its key."""
+    view = self.view
+    return {key: self.label(view.axes, row) for key, row in view.rows.items()}
 
   def column_label(self, column: AxisValue) -> str:
     """Returns the label of a column."""
@@ -358,31 +338,35 @@ class Results:
 
     A model without a record, whose size is not known, is missing.
     """
-    axis = self.sheet.layout.columns
-    sizes: Any = self.view.frame["size"].groupby(level=axis).first()
+    sizes = self.view.frame.groupby("column")["size"].first()
     found = {}
     for column in self.view.columns:
-      x = self.sheet.value(axis, column).x
+      x = self.sheet.value(self.sheet.layout.columns, column).x
       if x is None:
         x = float(column) if self.columns_are_numbers else sizes[column]
-      if not math.isnan(x):
+      if x is not None and not math.isnan(x):
         found[column] = x
     return found
 
-  def line(self, row: Row, task: str | None = None) -> pd.DataFrame:
-    """Returns x, mean and std of a row's points that have both, by x.
+  def line(
+    self, row: str, task: str | None = None
+  ) -> list[tuple[float, float, float]]:
+    """Returns x, mean and std of a row's points, by x.
 
     Args:
-      row: The row.
+      row: The key of the row.
       task: The label of a task of `by_task`; by default, the mean over tasks.
     """
-    if task is None:
-      points = self.view.points(self.view.axes, row)
-    else:
-      axes = [*self.view.axes, TASK_LABEL]
-      points = self.by_task.points(axes, (*row, task))
-    xs = [self.xs.get(column, math.nan) for column in points.index]
-    return points.assign(x=xs).dropna().sort_values("x")
+    found = []
+    for column, x in self.xs.items():
+      if task is None:
+        place = self.view.places.get((row, column))
+      else:
+        key = row_key([*self.view.rows[row], column])
+        place = self.by_task.places.get((key, task))
+      if place and place.scores:
+        found.append((x, place.mean, place.bar))
+    return sorted(found)
 
   def majority(self, column: AxisValue) -> float | None:
     """Returns the score of the most frequent answer in a column, if known."""

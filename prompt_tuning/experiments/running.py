@@ -7,7 +7,7 @@ of run: they keep two launchers apart, and make a new launcher wait for a run
 whose launcher was killed.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import datetime
@@ -26,7 +26,6 @@ from typing import Any
 from prompt_tuning.experiments import records
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
-from prompt_tuning.experiments.processes import Processes
 from t5x.configuration import identity
 from t5x.files import safe_files
 from t5x.runs import record_schema
@@ -67,12 +66,36 @@ class Workspace:
   def record(self, cell: Cell) -> pathlib.Path:
     return self.results / cell.sheet / f"{cell.name}.json"
 
-  def failure(self, cell: Cell) -> pathlib.Path:
-    """Path for the record of a failed run, if an older run has results."""
-    return self.record(cell).with_suffix(".failed.json")
 
-  def prompt(self, cell: Cell) -> pathlib.Path:
-    return self.record(cell).with_suffix(".safetensors")
+class Processes:
+  """The processes that run now, which are stopped together.
+
+  `stop` is for signal handlers, which must not wait, so there is no lock. A
+  process that starts during a call of `stop` checks `stopping` afterwards.
+  """
+
+  def __init__(self):
+    self._running: set[subprocess.Popen] = set()
+    self.stopping: int | None = None
+
+  def run(self, command: Sequence[str], **options: Any) -> int:
+    """Runs a process; returns its exit status, negative after a signal."""
+    if self.stopping:
+      return -signal.SIGTERM
+    process = subprocess.Popen(command, **options)
+    self._running.add(process)
+    if self.stopping:
+      process.terminate()
+    try:
+      return process.wait()
+    finally:
+      self._running.discard(process)
+
+  def stop(self, number: int) -> None:
+    """Terminates all processes, and lets no more start."""
+    self.stopping = number
+    for process in tuple(self._running):
+      process.terminate()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +107,13 @@ class Outcome:
     status: "finished", "stopped" or "failed"; "interrupted", which has no
       record and resumes at the next launch; "busy" if another launcher runs it.
     error: The error of a failed cell.
-    seconds: Seconds of the run in all attempts, from its record.
+    score: The score of a cell that has one.
   """
 
   cell: Cell
   status: str
   error: str | None = None
-  seconds: float = 0.0
+  score: float | None = None
 
   @property
   def counts(self) -> bool:
@@ -103,7 +126,6 @@ def run_cell(
   workspace: Workspace,
   seen: records.RunRecord | None = None,
   processes: Processes | None = None,
-  cores: Collection[int] = (),
   waits: bool = True,
 ) -> Outcome:
   """Runs or resumes a cell, and stores its record.
@@ -115,7 +137,6 @@ def run_cell(
       is another record when the cell's turn comes, a second launcher has
       stored it, and the cell does not run.
     processes: Keeps the process while it runs.
-    cores: Numbers of the processor's cores that it may use; all by default.
     waits: Whether to wait for another launcher that runs the cell.
 
   Returns:
@@ -126,30 +147,24 @@ def run_cell(
     ValueError: if a file in `results` is not a record.
   """
   processes = processes or Processes()
-  with _locks(cell, workspace, processes, waits) as locks:
-    record = None
-    if not locks and not processes.stopping:
-      return Outcome(cell, "busy")
-    if locks:
-      stored = workspace.archive().record(cell)
-      if stored and stored != seen and stored.is_over:
-        record = stored
-      elif missing := _missing(cell, workspace):
+  with locks(cell, workspace, processes, waits) as held:
+    if not held:
+      return Outcome(cell, "interrupted" if processes.stopping else "busy")
+    record = workspace.archive().record(cell)
+    if not record or record == seen or not record.is_over:
+      if missing := _missing(cell, workspace):
         error = f"it needs {missing}, which other cells have to write first"
         return Outcome(cell, "failed", error)
-      elif record := _run_to_its_end(cell, workspace, locks, processes, cores):
-        _store(workspace.folder(cell) / "record.json", workspace, cell)
-  if record is None:
-    return Outcome(cell, "interrupted")
-  return Outcome(cell, record.status, record.error, record.seconds)
+      record = _run_to_its_end(cell, workspace, held, processes)
+      if record is None:
+        return Outcome(cell, "interrupted")
+      _store(workspace.folder(cell) / "record.json", workspace, cell)
+    score = record.score if record.counts and record.scores else None
+    return Outcome(cell, record.status, record.error, score)
 
 
 def _run_to_its_end(
-  cell: Cell,
-  workspace: Workspace,
-  locks: Sequence[int],
-  processes: Processes,
-  cores: Collection[int],
+  cell: Cell, workspace: Workspace, held: Sequence[int], processes: Processes
 ) -> records.RunRecord | None:
   """Runs a cell in its folder, unless a finished attempt is there.
 
@@ -158,13 +173,25 @@ def _run_to_its_end(
   """
   folder = workspace.folder(cell)
   left = folder / "record.json"
-  before = _resumable(left, cell, workspace)
+  before = resumable(left, cell, workspace)
   if before and before.counts:
     return before  # The launcher of this attempt was killed.
   folder.mkdir(exist_ok=True)
-  log = folder / "log.txt"
-  begin = log.stat().st_size if log.exists() else 0
-  status = _run(cell, workspace, locks, processes, cores)
+  with (folder / "log.txt").open("ab") as log:
+    begin = log.tell()
+    status = processes.run(
+      [sys.executable, *cell.command[1:]],
+      cwd=workspace.root,
+      # Cells of one shape compile the same programs.
+      env={
+        "JAX_COMPILATION_CACHE_DIR": f"{workspace.root}/runs/.jax_cache",
+        **os.environ,
+      },
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=log,
+      pass_fds=held,
+    )
   record, error = None, None
   try:
     record = _read(left)
@@ -184,11 +211,20 @@ def _run_to_its_end(
     return None
   if record and is_new and record.is_over:
     return record
-  error = error or _last_error(log, begin, status)
-  fields = (
-    json.loads(left.read_text("utf-8")) if record else _stub(cell, workspace)
-  )
-  fields |= {"status": "failed", "error": error}
+  fields = {
+    "schema": record_schema.VERSION,
+    "kind": cell.kind,
+    "started": datetime.datetime.now(datetime.UTC).isoformat(
+      timespec="seconds"
+    ),
+    "command": cell.command,
+    "configuration": Archive(root=workspace.root).configuration(cell).to_json(),
+    "commit": None,
+    "seconds": 0.0,
+    **(json.loads(left.read_text("utf-8")) if record else {}),
+    "status": "failed",
+    "error": error or _last_error(folder / "log.txt", begin, status),
+  }
   safe_files.write(left, json.dumps(fields, indent=2, sort_keys=True) + "\n")
   return _read(left)
 
@@ -213,7 +249,7 @@ def _missing(cell: Cell, workspace: Workspace) -> str | None:
 
 
 @contextlib.contextmanager
-def _locks(
+def locks(
   cell: Cell, workspace: Workspace, processes: Processes, waits: bool
 ) -> Iterator[Sequence[int]]:
   """Locks the folder of a cell, and its settings.
@@ -224,34 +260,25 @@ def _locks(
     `waits` is false.
   """
   folder = workspace.folder(cell)
-  identity = Archive(root=workspace.root).configuration(cell).hash
-  with (
-    _lock(folder.with_name(f"{folder.name}.lock"), processes, waits) as first,
-    _lock(
-      workspace.root / "runs" / ".locks" / identity, processes, waits
-    ) as second,
-  ):
-    yield () if first is None or second is None else (first, second)
-
-
-@contextlib.contextmanager
-def _lock(
-  path: pathlib.Path, processes: Processes, waits: bool
-) -> Iterator[int | None]:
-  """Takes a lock; yields its file descriptor, or None as `_locks` does."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("w") as f:
-    while not processes.stopping:
-      try:
-        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        if not waits:
+  settings = Archive(root=workspace.root).configuration(cell).hash
+  held = []
+  with contextlib.ExitStack() as stack:
+    for path in (
+      folder.with_name(f"{folder.name}.lock"),
+      workspace.root / "runs" / ".locks" / settings,
+    ):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      held.append(stack.enter_context(path.open("w")).fileno())
+      while not processes.stopping:
+        try:
+          fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
           break
-        time.sleep(0.5)
-      else:
-        yield f.fileno()
-        return
-    yield None
+        except BlockingIOError:
+          if not waits:
+            yield ()
+            return
+          time.sleep(0.5)
+    yield () if processes.stopping else held
 
 
 def _read(path: pathlib.Path) -> records.RunRecord | None:
@@ -259,18 +286,7 @@ def _read(path: pathlib.Path) -> records.RunRecord | None:
   return records.read(path) if path.exists() else None
 
 
-def _is_of(record: records.RunRecord, cell: Cell, archive: Archive) -> bool:
-  """Returns whether a record is of a cell's run, which could resume."""
-  before, today = record.run_configuration, archive.configuration(cell)
-  if before is None or before.hash != today.hash:
-    return False
-  # Other wiring gives the same numbers, but the trainer refuses to resume it.
-  return record.counts or all(
-    identity.may_change(x) for x in before.differences(today)
-  )
-
-
-def _resumable(
+def resumable(
   left: pathlib.Path, cell: Cell, workspace: Workspace
 ) -> records.RunRecord | None:
   """Returns the record of a cell's run, if there is one to resume.
@@ -278,54 +294,25 @@ def _resumable(
   Other contents of the folder are moved aside: a run of another version of the
   sheet, a drifted run with results, or an unreadable record.
   """
-  try:
+  archive = Archive(root=workspace.root)
+  today = archive.configuration(cell)
+  with contextlib.suppress(ValueError):
     record = _read(left)
     if record is None:
       return None
-    archive = Archive(root=workspace.root)
-    drifted = record.counts and archive.differences(record, cell)
-    if _is_of(record, cell, archive) and not drifted:
-      return record
-  except ValueError:
-    pass
+    before = record.run_configuration
+    if before and before.hash == today.hash:
+      # Other wiring gives the same numbers, but the trainer refuses to resume.
+      if not record.counts:
+        keeps = all(map(identity.may_change, before.differences(today)))
+      else:
+        keeps = not archive.differences(record, cell)
+      if keeps:
+        return record
   folder = left.parent
   names = (folder.with_name(f"{folder.name}.old{i}") for i in itertools.count())
   folder.rename(next(name for name in names if not name.exists()))
   return None
-
-
-def _run(
-  cell: Cell,
-  workspace: Workspace,
-  locks: Sequence[int],
-  processes: Processes,
-  cores: Collection[int],
-) -> int:
-  """Runs the command of a cell, with its output in `log.txt`."""
-  # Cells of one shape compile the same programs.
-  environment = {
-    "JAX_COMPILATION_CACHE_DIR": str(workspace.root / "runs" / ".jax_cache"),
-    **os.environ,
-  }
-  with (workspace.folder(cell) / "log.txt").open("ab") as log:
-
-    def start() -> subprocess.Popen:
-      process = subprocess.Popen(
-        [sys.executable, *cell.command[1:]],
-        cwd=workspace.root,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        pass_fds=locks,
-      )
-      if cores:  # Before it has threads, which inherit it.
-        with contextlib.suppress(ProcessLookupError):
-          os.sched_setaffinity(process.pid, cores)
-      return process
-
-    with processes.running(start) as status:
-      return status
 
 
 def _last_error(log: pathlib.Path, begin: int, status: int) -> str:
@@ -349,20 +336,6 @@ def _last_error(log: pathlib.Path, begin: int, status: int) -> str:
   return ": ".join([how, *(errors or lines)[-1:]])
 
 
-def _stub(cell: Cell, workspace: Workspace) -> dict[str, Any]:
-  """Returns the fields of a record for a run that wrote none."""
-  now = datetime.datetime.now(datetime.UTC)
-  return {
-    "schema": record_schema.VERSION,
-    "kind": cell.kind,
-    "started": now.isoformat(timespec="seconds"),
-    "command": cell.command,
-    "configuration": Archive(root=workspace.root).configuration(cell).to_json(),
-    "commit": None,
-    "seconds": 0.0,
-  }
-
-
 def _store(left: pathlib.Path, workspace: Workspace, cell: Cell) -> None:
   """Copies a record to `results`, without this machine's folders.
 
@@ -375,16 +348,18 @@ def _store(left: pathlib.Path, workspace: Workspace, cell: Cell) -> None:
     "",
     left.read_text(encoding="utf-8"),
   )
-  path, failure = workspace.record(cell), workspace.failure(cell)
+  path = workspace.record(cell)
+  failure = path.with_suffix(".failed.json")
   path.parent.mkdir(parents=True, exist_ok=True)
   counts = records.parse(text, str(left)).counts
   if not counts and (stored := _read(path)) and stored.counts:
     safe_files.write(failure, text)
     return
   prompt = left.with_name("prompt.safetensors")
-  if counts and cell.keeps_prompt and prompt.exists():
-    safe_files.write(workspace.prompt(cell), prompt.read_bytes())
+  kept = path.with_suffix(".safetensors")
+  if counts and cell.program.keeps_prompt and prompt.exists():
+    safe_files.write(kept, prompt.read_bytes())
   else:
-    workspace.prompt(cell).unlink(missing_ok=True)
+    kept.unlink(missing_ok=True)
   safe_files.write(path, text)
   failure.unlink(missing_ok=True)

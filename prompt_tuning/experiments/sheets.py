@@ -5,13 +5,11 @@ A point of a grid is a cell, and `cells` makes its command. `extends` names a
 file, relative to the sheet, that several sheets share.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import difflib
-import functools
 import itertools
 import pathlib
-import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -26,7 +24,8 @@ _FOLDERS = ("", "full/")
 # The axis that `Layout.after` adds, and the axis of repetitions.
 STEPS = "steps"
 SEED = "seed"
-_NUMBER = re.compile(r"|~?[-+]?\d+(\.\d*)?")
+# A number of a paper: "~" marks one that is rounded; "" is none.
+_Number = Annotated[str, pydantic.Field(pattern=r"^(~?[-+]?\d+(\.\d*)?)?$")]
 
 
 class Layout(Strict):
@@ -139,18 +138,10 @@ class PaperRow(Strict):
 
   label: str
   row: str | None = None
-  values: list[float | str]
+  values: list[float | _Number]
   band: list[list[float]] | None = None
   how: Literal["printed", "figure", "elsewhere"]
   source: str
-
-  @pydantic.field_validator("values")
-  @classmethod
-  def _are_numbers(cls, values: list[float | str]) -> list[float | str]:
-    for value in values:
-      if isinstance(value, str) and not _NUMBER.fullmatch(value):
-        raise ValueError(f'expected a number, "~" before one, or "": {value!r}')
-    return values
 
   def numbers(self) -> list[float | None]:
     """Returns the values as numbers."""
@@ -219,46 +210,21 @@ class Sheet(Strict):
   layout: Layout
   paper: Paper | None = None
 
+  _cells: list[Cell] = pydantic.PrivateAttr()
+
   @pydantic.model_validator(mode="after")
-  def _is_consistent(self) -> "Sheet":
+  def _expand(self) -> "Sheet":
     _check_layout(self.layout, self.grids)
-    for grid in self.grids:
-      for axis, some in grid.items():
-        for value in some:
-          if isinstance(value, str) and value not in self.values.get(axis, {}):
-            known = sorted(self.values.get(axis, {}))
-            raise ValueError(
-              f"{axis}={value} has no [values.{axis}.{value}]; there is {known}"
-            )
-    return self
-
-  def value(self, axis: str, value: AxisValue) -> Value:
-    """Returns the meaning of a value of an axis."""
-    return cells.value_of(self.values, axis, value)
-
-  def label(self, axis: str, value: AxisValue) -> str:
-    """Returns the label of a value in tables."""
-    return self.value(axis, value).label or str(value)
-
-  def cells(self) -> list[Cell]:
-    """Expands the grids, in order, each cell once.
-
-    Raises:
-      ValueError: if a binding refers to a missing axis or fact, or two cells
-        would have the same name.
-    """
-    return list(self._cells)
-
-  def seed_by_seed(self) -> list[Cell]:
-    """Returns the cells without a seed, then those of each seed in turn."""
-    seeds = list(dict.fromkeys(x.point.get("seed") for x in self._cells))
-    order = [None, *(x for x in seeds if x is not None)]
-    return sorted(self._cells, key=lambda x: order.index(x.point.get("seed")))
-
-  @functools.cached_property
-  def _cells(self) -> tuple[Cell, ...]:
     found: dict[str, Cell] = {}
     for grid in self.grids:
+      for axis, value in (
+        (axis, x) for axis, some in grid.items() for x in some
+      ):
+        known = sorted(self.values.get(axis, {}))
+        if isinstance(value, str) and value not in known:
+          raise ValueError(
+            f"{axis}={value} has no [values.{axis}.{value}]; there is {known}"
+          )
       for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
         cell = cells.make(self.name, point, self.values, self.programs)
@@ -267,7 +233,20 @@ class Sheet(Strict):
           raise ValueError(
             f"{cell.name} is the name of {other.point} and of {cell.point}"
           )
-    return tuple(found.values())
+    self._cells = [*found.values()]
+    return self
+
+  def value(self, axis: str, value: AxisValue) -> Value:
+    """Returns the meaning of a value of an axis; empty for most numbers."""
+    return self.values.get(axis, {}).get(str(value), Value())
+
+  def label(self, axis: str, value: AxisValue) -> str:
+    """Returns the label of a value in tables."""
+    return self.value(axis, value).label or str(value)
+
+  def cells(self) -> list[Cell]:
+    """Returns the cells of the grids, in order, each cell once."""
+    return list(self._cells)
 
   @property
   def launch_command(self) -> str:
@@ -285,13 +264,7 @@ def load(name: str, configs: pathlib.Path) -> Sheet:
   Raises:
     ValueError: if the file is wrong, with the place of the error.
   """
-  path = configs / f"{name}.toml"
-  sheet = toml_files.parse(path, Sheet, name=name)
-  try:
-    sheet.cells()
-  except ValueError as e:
-    raise ValueError(f"{path}: {e}") from e
-  return sheet
+  return toml_files.parse(configs / f"{name}.toml", Sheet, name=name)
 
 
 def names(configs: pathlib.Path) -> list[str]:
@@ -304,10 +277,9 @@ def names(configs: pathlib.Path) -> list[str]:
   )
 
 
-def load_all(configs: pathlib.Path) -> Iterator[Sheet]:
-  """Reads every sheet of runs, in `configs` and its folders of sheets."""
-  for name in names(configs):
-    yield load(name, configs)
+def load_all(configs: pathlib.Path) -> dict[str, Sheet]:
+  """Returns name -> sheet, of every sheet of runs."""
+  return {name: load(name, configs) for name in names(configs)}
 
 
 def name_of(
@@ -332,8 +304,6 @@ def name_of(
   path = pathlib.Path(given).resolve()
   if given.endswith(".toml") and path.is_relative_to(configs.resolve()):
     name = path.relative_to(configs.resolve()).with_suffix("").as_posix()
-  elif given.endswith(".toml") and path.exists():
-    raise ValueError(f"{given} is not in {configs}. Put it there.")
   if name in known:
     return name
   if name in NO_RUNS:

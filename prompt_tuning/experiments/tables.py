@@ -1,14 +1,20 @@
 """Tables of texts, and lines of CSV, from the frames of results."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 import itertools
 import math
 import statistics
 
 import pandas as pd
 
-from prompt_tuning.experiments.results import Results, Row, View
-from prompt_tuning.experiments.sheets import SEED, Paper, Sheet
+from prompt_tuning.experiments.results import (
+  NO_SEED,
+  Place,
+  Results,
+  View,
+  row_key,
+)
+from prompt_tuning.experiments.sheets import Paper, Sheet
 from prompt_tuning.experiments.text_tables import Table
 
 # How a number of a paper is known.
@@ -59,48 +65,51 @@ def _score_table(results: Results, view: View) -> Table:
   majorities = [x for x in known if x is not None]
   if layout.mean_column:
     header.append("Mean")
-    means = [_score_text(view.means[row]) for row in view.rows]
+    means = map(_place_text, view.means.values())
     for texts, mean in itertools.zip_longest(rows, means, fillvalue=""):
       texts.append(mean)
     majorities += [statistics.fmean(majorities)] if majorities else []
-  if len(majorities) == len(header) - 1:
-    rows.insert(0, [_MAJORITY, *(f"{x:.1f}" for x in majorities)])
+  has_majorities = len(majorities) == len(header) - 1
   if layout.parameters:
     header[1:1] = ["Trainable", "Share"]
-    counts = {results.label(view.axes, x): view.trainable(x) for x in view.rows}
-    for texts in rows:
-      is_own = texts[0] in counts
-      texts[1:1] = _share_texts(counts[texts[0]]) if is_own else [""] * 2
+    shares = map(_share_texts, map(view.trainable, view.rows))
+    for texts, share in itertools.zip_longest(rows, shares, fillvalue=("", "")):
+      texts[1:1] = share
+  if has_majorities:
+    blank = [""] * (len(header) - 1 - len(majorities))
+    rows.insert(0, [_MAJORITY, *blank, *(f"{x:.1f}" for x in majorities)])
   return Table(header, rows)
 
 
 def _score_rows(results: Results, view: View) -> list[list[str]]:
   """Writes the rows of a table, then the gaps that the layout asks for."""
-  label = results.label
   rows = [
     [
-      label(view.axes, row),
-      *(_score_text(view.places.get((*row, x))) for x in view.columns),
+      results.label(view.axes, row),
+      *(_place_text(view.places.get((key, x))) for x in view.columns),
     ]
-    for row in view.rows
+    for key, row in view.rows.items()
   ]
   for upper, lower in view.pairs(results.sheet.layout.gaps):
-    gap = view.gap(upper, lower)
-    if len(gap):
+    if gap := view.gap(upper, lower):
       texts = [
-        _score_text(gap.loc[x].to_dict(), sign="+") if x in gap.index else NONE
+        _score_text(*gap[x], sign="+") if x in gap else NONE
         for x in view.columns
       ]
       rows.append([_gap_name(results, view, upper, lower), *texts])
   return rows
 
 
-def _score_text(score: Mapping[str, float] | None, sign: str = "") -> str:
-  """Writes mean ± standard deviation (n) of a place."""
-  if score is None or math.isnan(score["mean"]):
-    return "failed" if score is not None and score["failed"] else NONE
-  std = "" if math.isnan(score["std"]) else f" ± {score['std']:.1f}"
-  return f"{score['mean']:{sign}.1f}{std} ({score['n']:.0f})"
+def _place_text(place: Place | None) -> str:
+  if place is not None and place.scores:
+    return _score_text(place.mean, place.std, len(place.scores))
+  return "failed" if place is not None and place.failed else NONE
+
+
+def _score_text(mean: float, std: float, n: int, sign: str = "") -> str:
+  """Writes mean ± standard deviation (n)."""
+  spread = "" if math.isnan(std) else f" ± {std:.1f}"
+  return f"{mean:{sign}.1f}{spread} ({n})"
 
 
 def _share_texts(counts: tuple[int, int] | None) -> list[str]:
@@ -125,8 +134,8 @@ def _column_heading(results: Results, column) -> str:
   return label if size is None else f"{label}, {short_count(size)}"
 
 
-def _gap_name(results: Results, view: View, upper: Row, lower: Row) -> str:
-  places = [*zip(view.axes, upper, lower, strict=True)]
+def _gap_name(results: Results, view: View, upper: str, lower: str) -> str:
+  places = [*zip(view.axes, view.rows[upper], view.rows[lower], strict=True)]
   label = results.sheet.label
   [gap] = [f"{label(x, a)} - {label(x, b)}" for x, a, b in places if a != b]
   shared = [label(axis, a) for axis, a, b in places if a == b]
@@ -138,31 +147,26 @@ def _ensembles(results: Results) -> pd.DataFrame:
 
   NaN where the prompts, or the ensemble, are not all there.
   """
-  [axis] = results.view.axes
-  scores = results.view.frame["score"]
-  is_ensemble = scores.index.get_level_values(SEED) == ""
-  prompts = scores[~is_ensemble].groupby(level=axis, sort=False)
+  frame = results.view.frame.astype({"score": float})
+  is_ensemble = frame["seed"] == NO_SEED
+  prompts = frame[~is_ensemble].groupby("row", sort=False)["score"]
   complete = prompts.count() == prompts.size()
-  found = pd.DataFrame(
-    {
-      "average": prompts.mean().where(complete),
-      "best": prompts.max().where(complete),
-      "ensemble": scores[is_ensemble].groupby(level=axis, sort=False).first(),
-    }
-  )
-  return found.reindex([task for (task,) in results.view.rows])
+  ensembles = frame[is_ensemble].groupby("row", sort=False)["score"]
+  found = {
+    "average": prompts.mean().where(complete),
+    "best": prompts.max().where(complete),
+    "ensemble": ensembles.first(),
+  }
+  return pd.DataFrame(found).reindex(list(results.view.rows))
 
 
 def _ensemble_table(results: Results) -> Table:
   """Writes average, best and ensemble as the paper's Table 3 does."""
-  found = _ensembles(results)
+  found = _ensembles(results).rename(index=results.row_labels())
   if len(found) and not found.isna().any(axis=None):
     found.loc["Mean"] = found.mean()
   rows = [
-    [
-      results.label(results.view.axes, [task]),
-      *(NONE if math.isnan(x) else f"{x:.1f}" for x in row),
-    ]
+    [task, *(NONE if math.isnan(x) else f"{x:.1f}" for x in row)]
     for (task, *row) in found.itertuples()
   ]
   return Table(["Task", "Average", "Best", "Ensemble"], rows)
@@ -236,20 +240,16 @@ def csv_text(every: Iterable[Results]) -> str:
   for results in every:
     name = results.sheet.name
     lines += [["ours", name, *numbers] for numbers in _own_numbers(results)]
-    lines += _paper_numbers(name, results.sheet.paper)
+    if paper := results.sheet.paper:
+      lines += [
+        [f"{row.source} ({row.how})", name, row.label, column, value, "", ""]
+        for row in paper.rows
+        for column, value in zip(paper.columns, row.numbers(), strict=True)
+        if value is not None
+      ]
   # As objects, so that integers and empty cells are kept.
   frame = pd.DataFrame(lines, columns=CSV_HEADER, dtype=object)
   return frame.to_csv(index=False, lineterminator="\n")
-
-
-def _paper_numbers(name: str, paper: Paper | None) -> Iterator[list[object]]:
-  """Yields the lines of a paper's numbers."""
-  for row in paper.rows if paper else ():
-    columns = paper.columns if paper else ()
-    for column, value in zip(columns, row.numbers(), strict=True):
-      if value is not None:
-        source = f"{row.source} ({row.how})"
-        yield [source, name, row.label, column, value, "", ""]
 
 
 def _own_numbers(results: Results) -> Iterator[tuple]:
@@ -261,11 +261,11 @@ def _own_numbers(results: Results) -> Iterator[tuple]:
         yield task, name, value, "", ""
   elif kind == "tasks":
     for run in results.runs:
-      row = "/".join(str(run.cell.point[axis]) for axis in axes)
+      row = row_key(run.cell.point[axis] for axis in axes)
       for task, value in (run.record.scores if run.record else {}).items():
         yield row, task, value, "", 1
   else:
-    for (*row, column), x in results.view.places.items():
-      if not math.isnan(x["mean"]):
-        spread = "" if math.isnan(x["std"]) else x["std"]
-        yield "/".join(map(str, row)), column, x["mean"], spread, int(x["n"])
+    for (row, column), x in results.view.places.items():
+      if x.scores:
+        spread = "" if math.isnan(x.std) else x.std
+        yield row, column, x.mean, spread, len(x.scores)

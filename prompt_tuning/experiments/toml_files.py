@@ -49,14 +49,10 @@ def dumps(fields: Mapping[str, Any]) -> str:
 
 def _item(value: Any) -> Any:
   """Writes innermost dictionaries in a line, and texts as they read best."""
-  if isinstance(value, dict) and value:
-    if not any(isinstance(x, dict | list) for x in value.values()):
-      table = tomlkit.inline_table()
-      table.update(value)
-      return table
-    return {key: _item(x) for key, x in value.items()}
-  if isinstance(value, list) and all(isinstance(x, dict) for x in value):
-    return [{key: _item(y) for key, y in x.items()} for x in value]
+  if isinstance(value, dict):
+    if not value or any(isinstance(x, dict | list) for x in value.values()):
+      return {key: _item(x) for key, x in value.items()}
+    return tomlkit.inline_table() | value
   if isinstance(value, str) and "\n" in value:
     return tomlkit.string(value, multiline=True)
   return value

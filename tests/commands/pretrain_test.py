@@ -31,7 +31,12 @@ def pretrain(root):
   return console.main(["pretrain", f"--root={root}", "ladder_xxs"])
 
 
-def test_run_that_is_not_the_record_s_is_not_exported(tmp_path, monkeypatch):
+RUN = "ladder_xxs-lm-seed1"
+
+
+def test_run_is_exported_and_is_made_again_without_checkpoints(
+  tmp_path, monkeypatch, capsys
+):
   exported = []
 
   def export(run, folder, stage):
@@ -41,27 +46,19 @@ def test_run_that_is_not_the_record_s_is_not_exported(tmp_path, monkeypatch):
   monkeypatch.setattr(pretraining, "export", export)
   ladder(tmp_path)
   assert pretrain(tmp_path) == 0
-  assert exported == [("ladder_xxs-lm-seed1", "ladder_xxs", "lm")]
-  left = tmp_path / "runs/ladder/ladder_xxs-lm-seed1/record.json"
-  left.write_text(left.read_text().replace('"now"', '"then"'))
-  (tmp_path / "checkpoints/ladder_xxs/lm_100/checkpoint_4").mkdir(parents=True)
-  assert pretrain(tmp_path) == 0
-  assert len(exported) == 1
-
-
-def test_record_without_checkpoints_is_made_again(
-  tmp_path, monkeypatch, capsys
-):
-  monkeypatch.setattr(pretraining, "export", lambda *_: ["x"])
-  ladder(tmp_path)
-  assert pretrain(tmp_path) == 0
+  assert exported == [(RUN, "ladder_xxs", "lm")]
   shutil.rmtree(tmp_path / "runs")
   capsys.readouterr()
   assert pretrain(tmp_path) == 0
   assert "has a record but no checkpoints" in capsys.readouterr().out
-  assert (tmp_path / "results/ladder/ladder_xxs-lm-seed1.json").exists()
-  starts = tmp_path / "runs/ladder/ladder_xxs-lm-seed1/starts"
-  assert len(starts.read_text().split()) == 1
+  assert (tmp_path / f"results/ladder/{RUN}.json").exists()
+  assert (tmp_path / f"runs/ladder/{RUN}/starts").read_text() == "0 "
+  # A run that is not the record's is not exported.
+  left = tmp_path / f"runs/ladder/{RUN}/record.json"
+  left.write_text(left.read_text().replace('"now"', '"then"'))
+  (tmp_path / "checkpoints/ladder_xxs/lm_100/checkpoint_4").mkdir(parents=True)
+  assert pretrain(tmp_path) == 0
+  assert len(exported) == 2
 
 
 def test_failed_run_is_tried_again(tmp_path, capsys):

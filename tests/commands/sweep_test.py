@@ -66,25 +66,12 @@ def test_sweep_ends_with_a_table_and_a_figure(swept, capsys):
   assert names == {f"table.{x}" for x in ("csv", "md", "png", "svg", "tex")}
 
 
-@pytest.mark.parametrize(
-  ("evaluation", "text", "is_tabulated"),
-  [("", "seed1: 51.0", True), (", evals=[best], best=best", "finished", False)],
-)
-def test_each_run_s_score_is_shown(
-  root, capsys, evaluation, text, is_tabulated
-):
-  program = root / "program" / "train.py"
-  source = program.read_text()
-  assert evaluation in source
-  program.write_text(source.replace(evaluation, ""))
-  _sweep("--gin.SEED=1,2", *FAST[1:])
-  out, errors = capsys.readouterr()
-  assert text in errors
-  assert bool(out) == is_tabulated
-
-
-def test_another_sweep_shares_runs_and_names_those_it_lacks(swept):
+def test_another_sweep_shares_runs_and_names_those_it_lacks(swept, capsys):
+  failing = [x.replace("FAIL=''", "FAIL='loss'") for x in PROGRAM]
+  _sweep("--gin.SEED=1,2", *failing, "--name=z", status=1)
+  assert "  failed  52.0 (1)" in capsys.readouterr().out
   _sweep("--gin.SEED=2,3", *PROGRAM, "--name=y")
+  assert "seed3: 53.0" in capsys.readouterr().err
   assert set(_starts(swept)) == {"seed0", "seed1", "seed2", "seed3"}
   table = (swept / "runs/sweeps/y/table.csv").read_text()
   assert len(table.splitlines()) == 3
@@ -93,27 +80,12 @@ def test_another_sweep_shares_runs_and_names_those_it_lacks(swept):
   assert "Records beside the table, of other settings:\n\n* `seed0`" in page
 
 
-def test_failed_run_is_in_the_table_and_in_the_exit_status(root, capsys):
-  failing = [x.replace("FAIL=''", "FAIL='loss'") for x in FAST]
-  _sweep(*failing, status=1)
-  assert "  50.0 (1)  failed  52.0 (1)" in capsys.readouterr().out
-  # It is recorded, and not run again, but it did not go away.
-  starts = _starts(root)
-  _sweep(*failing, status=1)
-  assert "failed before" in capsys.readouterr().err
-  assert _starts(root) == starts
-
-
-def test_dry_run_prints_commands_and_runs_nothing(root, monkeypatch, capsys):
-  monkeypatch.chdir("/")  # Gin files are relative to the root.
-  _sweep(f"--root={root}", "--gin_file=mine.gin", *FAST, "--dry-run")
-  lines = capsys.readouterr().out.splitlines()
-  assert lines[1] == (
-    "python -m program.train --gin_file=mine.gin --gin.SEED=1 "
-    "'--gin.FAIL=\"\"' --gin.SLEEP=0.0 "
-    "'--gin.MODEL_DIR=\"runs/sweeps/x/mine-seed1\"'"
-  )
-  assert not (root / "runs").exists()
+def test_run_without_a_score_is_not_tabulated(root, capsys):
+  counting.edit_program(root, ", evals=[best], best=best", "")
+  _sweep("--gin.SEED=1,2", *FAST[1:])
+  out, errors = capsys.readouterr()
+  assert "seed1: finished" in errors
+  assert not out
 
 
 def test_written_sheet_is_launched_by_its_name(swept, capsys):
@@ -121,7 +93,7 @@ def test_written_sheet_is_launched_by_its_name(swept, capsys):
   assert "3 cells, 2 of them with a record" in capsys.readouterr().out
   sheet = sheets.load("mine", swept / "configs")
   archive = Archive.load(swept / "results")
-  done = [cell.name for cell in sheet.cells() if archive.finished(cell)]
+  done = [cell.name for cell in sheet.cells() if archive.record(cell)]
   assert done == ["seed0", "seed1"]
   record = json.loads((swept / "results/mine/seed0.json").read_text())
   assert record["best"]["metrics"] == {"cb": {"accuracy": 50.0}}
@@ -135,7 +107,7 @@ MINE = ("--gin_file=mine.gin", "--gin.SEED=0,1")
   [
     ([*MINE, "--gin.SLEEEP=1.0"], "defines SLEEEP, .*Did you mean SLEEP"),
     ([*MINE, "--gin.FAIL=words"], "FAIL = words is not valid gin .* quoted"),
-    (["--gin_file=no.gin", *FAST], "no gin file no.gin, which no-seed0 and 2"),
+    (["--gin_file=no.gin", *FAST], "no gin file no.gin, which no-seed0 needs"),
     ([*FAST, "--write_sheet=x.toml"], "expected a file such as .*mine.toml"),
     ([*FAST, "--write_sheet=configs/x.toml"], "is there already"),
     (["--gin.SEED=1"], "There is no list to sweep"),
@@ -157,8 +129,10 @@ DOCUMENTED = [
 
 
 @pytest.mark.parametrize("arguments", DOCUMENTED, ids=" ".join)
-def test_documented_sweeps_are_sweeps(tmp_path, arguments, capsys):
+def test_documented_sweeps_are_sweeps(tmp_path, monkeypatch, arguments, capsys):
+  monkeypatch.chdir("/")  # Gin files are relative to the root.
   kept = [x for x in arguments if not x.startswith("--write_sheet")]
   _sweep(*kept, "--dry-run", f"--root={tmp_path}")
   assert len(capsys.readouterr().out.splitlines()) == 8
+  assert not (tmp_path / "runs").exists()
   assert len(DOCUMENTED) >= 2

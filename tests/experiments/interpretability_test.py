@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import prompt_files, tasks
-from prompt_tuning.experiments import interpretability, toml_files
+from prompt_tuning.experiments import interpretability
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.training import base_model
 
@@ -87,18 +87,8 @@ def test_labels_are_counted_where_they_stand(tmp_path, embeddings):
   assert "`question` (2), `False`, `True`" in text
 
 
-def test_prompt_whose_model_is_not_there_is_left_out(tmp_path, embeddings):
+def test_page_lists_only_prompts_whose_model_is_there(tmp_path, embeddings):
+  assert interpretability.page(PAGE, _results(tmp_path, {}), ROOT) is None
   name = "s-class_labels-ladder_boolq-seed0"
   results = _results(tmp_path, {name: embeddings[:4]})
   assert interpretability.page(PAGE, results, tmp_path) is None
-
-
-def test_no_page_without_prompts(tmp_path):
-  assert interpretability.page(PAGE, _results(tmp_path, {}), ROOT) is None
-
-
-def test_page_of_the_repository_is_one():
-  page = toml_files.parse(
-    ROOT / "configs" / "interpretability.toml", interpretability.Page
-  )
-  assert (ROOT / "configs" / f"{page.sheet}.toml").exists()

@@ -13,12 +13,15 @@ import pytest
 import slurm
 
 from prompt_tuning.commands import console
-from prompt_tuning.experiments import launching, processes, running
-from prompt_tuning.experiments.archive import Archive
-from prompt_tuning.experiments.cells import Cell
+from prompt_tuning.experiments import launching, running
 
 
-def _start(place, *arguments, stdout=subprocess.PIPE):
+@pytest.fixture
+def place(tmp_path):
+  return counting.place(tmp_path)
+
+
+def _start(place, *arguments):
   return subprocess.Popen(
     [
       *(sys.executable, "-m", "prompt_tuning", "launch", "x"),
@@ -26,7 +29,7 @@ def _start(place, *arguments, stdout=subprocess.PIPE):
     ],
     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     stderr=subprocess.PIPE,
-    stdout=stdout,
+    stdout=subprocess.PIPE,
     text=True,
     start_new_session=True,
   )
@@ -43,32 +46,39 @@ def _wait(is_true, seconds=60):
     time.sleep(0.02)
 
 
-def test_launch_runs_what_has_no_record(tmp_path):
-  place = counting.place(tmp_path)
+def _ends(outcomes):
+  return {x.cell.name: x.error or x.status for x in outcomes}
+
+
+def test_launch_runs_what_has_no_record(place):
+  """A record of another sheet counts, and one of a run that stopped early."""
   cells = counting.cells(place)
-  assert running.run_cell(cells[1], place).status == "finished"
+  counting.edit_program(place.root, 'status="finished"', 'status="stopped"')
+  assert running.run_cell(cells[1], place).status == "stopped"
+  (place.results / "y").mkdir()
+  place.record(cells[1]).rename(place.results / "y" / "other.json")
   outcomes = launching.launch(cells, place, jobs=2)
-  assert {o.cell.name for o in outcomes} == {"cb-seed0", "cb-seed2"}
-  assert set(counting.filed(place)) == {"cb-seed0", "cb-seed1", "cb-seed2"}
+  assert _ends(outcomes) == {"cb-seed0": "stopped", "cb-seed2": "stopped"}
+  assert set(counting.filed(place)) == {"cb-seed0", "cb-seed2"}
   assert launching.launch(cells, place) == []
+  assert _launch(place) == 0
 
 
-def test_second_launcher_passes_over_what_the_first_runs(tmp_path):
-  place = counting.place(tmp_path)
+def test_second_launcher_passes_over_what_the_first_runs(place, monkeypatch):
   cells = counting.cells(place)
   order = []
   first = contextlib.ExitStack()
 
-  def note(outcome):
+  def note(outcome, bar):
     order.append(outcome.cell)
     if len(order) == 2:
       first.close()
-    return ""
 
+  monkeypatch.setattr(launching, "note", note)
   first.enter_context(
-    running._locks(cells[0], place, processes.Processes(), waits=True)
+    running.locks(cells[0], place, running.Processes(), waits=True)
   )
-  launching.launch(cells, place, on_outcome=note)
+  launching.launch(cells, place)
   assert order == [*cells[1:], cells[0]]
 
 
@@ -86,22 +96,13 @@ def test_jobs_share_the_cores(monkeypatch, jobs, shares):
   assert launching.shares_of_cores(jobs) == shares
 
 
-def test_a_job_runs_on_its_own_cores(tmp_path, monkeypatch):
-  place = counting.place(tmp_path)
-  cells = counting.cells(place)
-  core = min(os.sched_getaffinity(0))
-  monkeypatch.setattr(launching, "shares_of_cores", lambda jobs: [[core]])
-  launching.launch(cells[:1], place)
-  assert (place.folder(cells[0]) / "cores").read_text() == f"[{core}]"
-
-
-def test_record_of_another_sheet_counts(tmp_path):
-  place = counting.place(tmp_path)
-  cells = counting.cells(place)
-  running.run_cell(cells[0], place)
-  (place.results / "y").mkdir()
-  place.record(cells[0]).rename(place.results / "y" / "other.json")
-  assert launching.open_cells(cells, Archive.load(place.results)) == cells[1:]
+def test_a_job_runs_on_its_own_cores(place, monkeypatch):
+  cell, *_ = counting.cells(place)
+  every = os.sched_getaffinity(0)
+  monkeypatch.setattr(launching, "shares_of_cores", lambda jobs: [[min(every)]])
+  launching.launch([cell], place)
+  assert (place.folder(cell) / "cores").read_text() == f"[{min(every)}]"
+  assert os.sched_getaffinity(0) == every
 
 
 @pytest.mark.parametrize(
@@ -113,13 +114,9 @@ def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
 ):
   place = counting.place(tmp_path, fail=fail)
   cells = counting.cells(place)
-  outcomes = launching.launch(cells, place)
-  statuses = {o.cell.name: o.status for o in outcomes}
-  assert statuses == {
-    "cb-seed0": "finished",
-    "cb-seed1": "failed",
-    "cb-seed2": "finished",
-  }
+  ends = _ends(launching.launch(cells, place))
+  assert ends.pop("cb-seed1").endswith(error)
+  assert ends == {"cb-seed0": "finished", "cb-seed2": "finished"}
   # Without the folder of this machine.
   assert counting.filed(place)["cb-seed1"]["error"] == error
   assert launching.launch(cells, place) == []
@@ -129,16 +126,13 @@ def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
 
 
 def test_killed_at_three_moments_it_ends_with_the_same_records(tmp_path):
-  whole = counting.place(tmp_path / "whole")
-  launching.launch(counting.cells(whole), whole)
-
-  place = counting.place(tmp_path / "parts", sleep=0.15)
-  folders = [place.folder(cell) for cell in counting.cells(place)]
+  place = counting.place(tmp_path, sleep=0.15)
+  cells = counting.cells(place)
+  folders = [place.folder(cell) for cell in cells]
   moments = [  # And whether the run is killed too.
     (folders[0] / "record.json", False),  # The first run has begun.
     (folders[1] / "steps", True),  # The second has saved something.
-    # It is over, the third begins.
-    (place.record(counting.cells(place)[1]), False),
+    (place.record(cells[1]), False),  # It is over, the third begins.
   ]
   for moment, kill_the_run_too in moments:
     launcher = _start(place)
@@ -149,14 +143,9 @@ def test_killed_at_three_moments_it_ends_with_the_same_records(tmp_path):
       launcher.kill()
     launcher.communicate()
   assert _launch(place) == 0
-
-  def same(records):
-    return {
-      name: record["best"] | {"status": record["status"]}
-      for name, record in records.items()
-    }
-
-  assert same(counting.filed(place)) == same(counting.filed(whole))
+  for seed, record in enumerate(counting.filed(place).values()):
+    best = {"step": 4, "metrics": {"cb": {"accuracy": 50.0 + seed}}}
+    assert (record["status"], record["best"]) == ("finished", best)
   # No run was in two processes, and none that was not killed began anew.
   starts = [
     [int(x) for x in (folder / "starts").read_text().split()]
@@ -167,9 +156,8 @@ def test_killed_at_three_moments_it_ends_with_the_same_records(tmp_path):
 
 
 def test_what_goes_wrong_with_one_cell_does_not_stop_the_others(
-  tmp_path, monkeypatch
+  place, monkeypatch
 ):
-  place = counting.place(tmp_path)
   run_cell = running.run_cell
 
   def run(cell, *arguments):
@@ -178,11 +166,10 @@ def test_what_goes_wrong_with_one_cell_does_not_stop_the_others(
     return run_cell(cell, *arguments)
 
   monkeypatch.setattr(launching, "run_cell", run)
-  outcomes = launching.launch(counting.cells(place), place)
-  assert {x.cell.name: x.error for x in outcomes} == {
-    "cb-seed0": None,
+  assert _ends(launching.launch(counting.cells(place), place)) == {
+    "cb-seed0": "finished",
     "cb-seed1": "OSError: disk full",
-    "cb-seed2": None,
+    "cb-seed2": "finished",
   }
   assert set(counting.filed(place)) == {"cb-seed0", "cb-seed2"}
 
@@ -193,21 +180,11 @@ def test_launcher_that_breaks_begins_no_more(tmp_path, monkeypatch):
   def note(*arguments):
     raise BrokenPipeError
 
-  monkeypatch.setattr(launching._Launch, "_note", note)
+  monkeypatch.setattr(launching, "note", note)
   with pytest.raises(BrokenPipeError):
     launching.launch(counting.cells(place), place)
   # The second had begun when the first was over.
   assert "cb-seed2" not in counting.filed(place)
-
-
-def test_early_stopped_run_is_no_failure(tmp_path):
-  place = counting.place(tmp_path)
-  program = tmp_path / "program" / "train.py"
-  program.write_text(
-    program.read_text().replace('status="finished"', 'status="stopped"')
-  )
-  assert _launch(place) == 0
-  assert launching.launch(counting.cells(place), place) == []
 
 
 def test_stopped_launcher_stops_its_runs(tmp_path):
@@ -221,57 +198,45 @@ def test_stopped_launcher_stops_its_runs(tmp_path):
   assert not counting.filed(place)
 
 
-def test_dry_run_prints_plain_commands(tmp_path, capsys):
-  place = counting.place(tmp_path)
+@pytest.mark.parametrize("name", ["x", "x.toml", "configs/x.toml"])
+def test_dry_run_prints_plain_commands(place, monkeypatch, capsys, name):
+  """The sheet is named by its name or path."""
+  monkeypatch.chdir(place.root)
   running.run_cell(counting.cells(place)[0], place)
-  assert _launch(place, "--dry-run", "--cell=cb-seed[01]") == 0
+  words = ["launch", name, "--dry-run"]
+  assert console.main([*words, "--cell=cb-seed[01]"]) == 0
   commands, summary = capsys.readouterr()
   assert commands.splitlines()[1] == (
     "python -m program.train --gin.SEED=1 --gin.SLEEP=0.0 '--gin.FAIL=\"\"' "
     "'--gin.MODEL_DIR=\"runs/x/cb-seed1\"'"
   )
   assert "1 of 2 cells to run." in summary
-
-
-def test_dry_run_ends_when_nobody_reads_it(tmp_path):
-  place = counting.place(tmp_path)
   read, write = os.pipe()
   os.close(read)
-  launcher = _start(place, "--dry-run", stdout=write)
-  os.close(write)
-  _, summary = launcher.communicate()
-  assert summary == "3 of 3 cells to run.\n"
-  assert launcher.returncode == 0
+  with os.fdopen(write, "w") as unread, monkeypatch.context() as patch:
+    patch.setattr(sys, "stdout", unread)
+    assert console.main(words) == 0
+  assert capsys.readouterr().err == "2 of 3 cells to run.\n"
 
 
 def test_cells_that_need_the_others_run_after_them(tmp_path):
   place = counting.place(tmp_path, fail="loss")
-  sheet = place.root / "configs" / "x.toml"
-  sheet.write_text(sheet.read_text() + "[values.seed.0]\nlast = true\n")
+  counting.edit(place, "[layout]", "[values.seed.0]\nlast = true\n[layout]")
   outcomes = launching.launch(counting.cells(place), place, jobs=3)
-  assert [o.cell.name for o in outcomes][-1] == "cb-seed0"
-
-
-@pytest.mark.parametrize("name", ["x", "x.toml", "configs/x.toml"])
-def test_sheet_is_named_by_name_or_path(tmp_path, monkeypatch, capsys, name):
-  counting.place(tmp_path)
-  monkeypatch.chdir(tmp_path)
-  assert console.main(["launch", name, "--dry-run"]) == 0
-  assert "3 of 3 cells to run." in capsys.readouterr().err
+  assert list(_ends(outcomes))[-1] == "cb-seed0"
 
 
 @pytest.mark.parametrize(
   ("arguments", "old", "new", "message"),
   [
     ((), "title", 'launch = "a.py"\ntitle', "x is run by a.py."),
-    ((), "files = []", 'files = ["no.gin"]', "no.gin, which cb-seed0 and 2 "),
+    ((), "files = []", 'files = ["no.gin"]', "no.gin, which cb-seed0 needs"),
     (["--cell=no"], "", "", "No cell is called no; there is cb-seed0, cb-"),
     (["--submit=local", "--jobs=2"], "", "", "--jobs is for this machine"),
     (["--option=timeout_min=1"], "", "", "--option is for --submit"),
   ],
 )
-def test_errors_are_one_line(tmp_path, capsys, arguments, old, new, message):
-  place = counting.place(tmp_path)
+def test_errors_are_one_line(place, capsys, arguments, old, new, message):
   counting.edit(place, old, new)
   assert _launch(place, "--dry-run", *arguments) == 1
   output, error = capsys.readouterr()
@@ -281,11 +246,10 @@ def test_errors_are_one_line(tmp_path, capsys, arguments, old, new, message):
   assert len(error.splitlines()) == 1
 
 
-def test_one_run_in_other_words_is_run_once(tmp_path):
+def test_one_run_in_other_words_is_run_once(place):
   """It leaves no record that says what it was told, so both would run."""
-  place = counting.place(tmp_path)
   counting.edit(place, "gin_files = []", 'gin_files = ["a.gin"]')
-  (tmp_path / "a.gin").write_text(
+  (place.root / "a.gin").write_text(
     "import __main__ as train_script\n"
     "SEED = 0\nSLEEP = 0.0\nFAIL = ''\nRATE = 0.3\nMODEL_DIR = None\n"
     "train_script.train.rate = %RATE\ntrain_script.train.seed = %SEED\n"
@@ -300,56 +264,31 @@ def test_one_run_in_other_words_is_run_once(tmp_path):
   assert [cell.full_name for cell in todo] == [f"x/cb-seed{i}" for i in "012"]
 
 
-def test_clock_goes_by_the_most_similar_cells():
-  def cell(**point):
-    return Cell("x", str(point), point, "", False, "", (), {}, "")
-
-  def outcome(seconds, **point):
-    return running.Outcome(cell(**point), "finished", None, seconds)
-
-  clock = launching.Clock([], Archive())
-  assert clock.left([cell(size="s", seed=2)], {}, 1) == "time left unknown"
-  clock.add(outcome(60.0, size="s", seed=0))
-  clock.add(outcome(120.0, size="s", seed=1))
-  clock.add(outcome(6000.0, size="l", seed=0))
-  assert clock.seconds(cell(size="s", seed=2)) == 90.0
-  waiting = [cell(size="l", seed=1), cell(size="l", seed=3)]
-  assert clock.left(waiting, {}, 2) == "1 h 40 min left"
-  begun = {cell(size="s", seed=2): 80.0}
-  assert clock.left([], begun, 1) == "0 min left"
-
-
-def test_cluster_jobs_leave_records(tmp_path):
-  pytest.importorskip("submitit")
-  place = counting.place(tmp_path)
-  counting.edit(place, "[layout]", "[values.seed.2]\nlast = true\n[layout]")
-  words = ("--cell=*[02]", "--submit=local", "--option=timeout_min=1")
-  job, errors = _start(place, *words).communicate(timeout=60)
-  assert job.strip(), errors
-  assert "1 cell waits for these" in errors
-  _wait(lambda: counting.filed(place))
-  assert list(counting.filed(place)) == ["cb-seed0"]
-
-
-# Nobody keeps the process of the job.
+# Nobody keeps the processes of jobs.
 @pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
-def test_second_cluster_job_of_a_cell_does_not_wait_for_the_first(tmp_path):
+def test_cluster_jobs_leave_records(place, capsys):
+  """A second job of a cell does not wait for the first."""
   pytest.importorskip("submitit")
-  place = counting.place(tmp_path)
-  (cell, *_) = counting.cells(place)
-  options = {"timeout_min": 1}
-  with running._locks(cell, place, processes.Processes(), waits=True):
-    launching.submit([cell], place, "local", options, place.archive())
-    _wait(lambda: list(tmp_path.glob("runs/submitit/*/*_result.pkl")))
-  (end,) = tmp_path.glob("runs/submitit/*/*_result.pkl")
-  _, outcome = pickle.loads(end.read_bytes())
-  assert outcome.status == "busy"
+  counting.edit(place, "[layout]", "[values.seed.2]\nlast = true\n[layout]")
+  words = ("--submit=local", "--option=timeout_min=1")
+  ends = "runs/submitit/*/*_result.pkl"
+  cells = counting.cells(place)
+  with running.locks(cells[0], place, running.Processes(), waits=True):
+    assert _launch(place, "--cell=*[012]", *words) == 0
+    jobs, errors = capsys.readouterr()
+    assert len(jobs.split()) == 2
+    assert "Waiting for these: 1." in errors
+    _wait(lambda: len(list(place.root.glob(ends))) == 2)
+  found = [pickle.loads(x.read_bytes())[1] for x in place.root.glob(ends)]
+  assert _ends(found) == {"cb-seed0": "busy", "cb-seed1": "finished"}
+  assert list(counting.filed(place)) == ["cb-seed1"]
+  assert _launch(place, "--submit=slurm", "--option=wall_time=3") == 1
+  assert "Error: submitit, cluster 'slurm'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_jobs_of_a_real_slurm_leave_records(tmp_path):
+def test_jobs_of_a_real_slurm_leave_records(place):
   pytest.importorskip("submitit")
-  place = counting.place(tmp_path)
   with slurm.cluster():
     launcher = _start(place, "--submit=slurm", "--option=timeout_min=1")
     ids, errors = launcher.communicate(timeout=60)
@@ -357,10 +296,3 @@ def test_jobs_of_a_real_slurm_leave_records(tmp_path):
     _wait(lambda: len(counting.filed(place)) == 3, 120)
   found = counting.filed(place).values()
   assert [record["status"] for record in found] == ["finished"] * 3
-
-
-def test_option_that_the_cluster_does_not_know_is_one_line(tmp_path):
-  pytest.importorskip("submitit")
-  words = ("--submit=slurm", "--option=wall_time=3")
-  _, errors = _start(counting.place(tmp_path), *words).communicate(timeout=60)
-  assert errors.splitlines()[-1].startswith("Error: submitit, cluster 'slurm'")

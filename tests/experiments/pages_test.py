@@ -1,19 +1,25 @@
 """Pages and figures, from records that are made up here."""
 
 import io
+import pathlib
 
 import made_up
 from matplotlib import image
-import numpy as np
 import pytest
 
-from prompt_tuning.experiments import figures, pages, tables
+from prompt_tuning.experiments import generated_files, pages, sheets, tables
 from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.results import Results
 
+ROOT = pathlib.Path(__file__).parents[2]
 
-def test_failed_runs_are_named(tmp_path):
-  sheet = made_up.sheet(tmp_path)
+
+@pytest.fixture
+def sheet(tmp_path):
+  return made_up.sheet(tmp_path)
+
+
+def test_failed_runs_are_named(tmp_path, sheet):
   cells = sheet.cells()
   made_up.file(tmp_path, cells[:6])
   failed = {"status": "failed", "error": "it broke", "best": None}
@@ -26,46 +32,49 @@ def test_failed_runs_are_named(tmp_path):
   assert "| [x](x.md) | 24 | 6 | 12, 6 failed |" in pages.hours_page([results])
 
 
-def test_page_of_a_sheet(tmp_path):
-  sheet = made_up.sheet(tmp_path)
-  assert pages.sheet_files(Results(sheet, Archive())) == {}
-  files = pages.sheet_files(made_up.results(tmp_path, sheet))
-  assert set(files) == {
-    f"x.{end}" for end in ("md", "csv", "tex", "svg", "png")
-  }
-  page = files["x.md"].decode()
-  assert "| Prompt_tuning | 51.7 ± 5.8 (3) | 63.3 ± 14.4 (3) |" in page
-  assert "| Prompt tuning | 58.5 | ~89.9 | Figure 1, read off the" in page
-  assert "Read off." in page
-  assert "CPU, 2 cores (24 runs)" in page
-  assert "0123456 (24 runs)" in page
-  assert r"Prompt\_tuning & 51.7 $\pm$ 5.8 (3)" in files["x.tex"].decode()
-  lines = files["x.csv"].decode().splitlines()
-  assert lines[0] == "source,sheet,row,column,mean,std,n"
-  assert any(line.startswith("ours,x,prompt,s,51.66") for line in lines)
-  assert "Figure 1 (figure),x,Prompt tuning,XXL,89.9,," in lines
+@pytest.fixture(scope="module")
+def archive():
+  return Archive.load(ROOT / "results")
 
 
-def test_what_the_choice_of_the_best_evaluation_adds(tmp_path):
-  sheet = made_up.sheet(tmp_path)
+@pytest.mark.parametrize(
+  "name",
+  [
+    "ensemble",
+    "interference",  # Gaps; runs on a mixture, by task.
+    "ladder",  # A run is a row.
+    "scale",  # Beside full/scale, with the paper's numbers.
+    "steps",  # Runs after some of their steps; a panel for each task.
+    "t5_small",  # Dots; tasks as columns; what trains, guesses, means.
+  ],
+)
+def test_committed_records_make_the_committed_files(archive, name):
+  """To the byte: tables in three formats, the page and its figure."""
+  sheet = sheets.load(name, ROOT / "configs")
+  beside = sheet.beside and sheets.load(sheet.beside, ROOT / "configs")
+  beside = Results(beside, archive) if beside else None
+  files = pages.sheet_files(Results(sheet, archive, beside))
+  assert {f"{name}.md", f"{name}.tex", f"{name}.csv"} <= {*files}
+  folder = ROOT / generated_files.TABLES
+  assert generated_files.differences(files, folder) == ([], [])
+
+
+def test_what_the_choice_of_the_best_evaluation_adds(tmp_path, sheet):
+  """It is not said where there is nothing to choose."""
   best, last = (
     {"step": step, "score": x, "metrics": {"cb": {"accuracy": x}}}
     for step, x in ((1, 90.0), (2, 40.0))
   )
-  results = made_up.results(
-    tmp_path, sheet, sheet.cells(), evals=[best, last], best=best
-  )
-  page = pages.sheet_files(results)["x.md"].decode()
-  ours, ends = page.split("## Ours, where runs end")
-  assert "| Prompt_tuning | 90.0 ± 0.0 (3) |" in ours
-  assert "| Prompt_tuning | 40.0 ± 0.0 (3) |" in ends
-  # Not said where there is nothing to choose.
-  results = made_up.results(tmp_path, sheet, evals=[best], best=best)
-  assert "where runs end" not in pages.sheet_files(results)["x.md"].decode()
+  for evals in ([best, last], [best]):
+    results = made_up.results(tmp_path, sheet, evals=evals, best=best)
+    page = pages.sheet_files(results)["x.md"].decode()
+    ours, *ends = page.split("## Ours, where runs end")
+    assert "| Prompt_tuning | 90.0 ± 0.0 (3) |" in ours
+    assert len(ends) == len(evals) - 1
+    assert all("| Prompt_tuning | 40.0 ± 0.0 (3) |" in x for x in ends)
 
 
-def test_hours_of_all_sheets_count_a_run_once(tmp_path):
-  sheet = made_up.sheet(tmp_path)
+def test_hours_of_all_sheets_count_a_run_once(tmp_path, sheet):
   results = made_up.results(tmp_path, sheet, sheet.cells()[:6])
   [run, *_] = [run.record for run in results.runs if run.record]
   page = pages.hours_page([results, results])
@@ -75,8 +84,7 @@ def test_hours_of_all_sheets_count_a_run_once(tmp_path):
   assert f"| All, each run once |  | 6 |  {numbers}" in page
 
 
-def test_tables_are_written_into_a_page_of_prose(tmp_path):
-  sheet = made_up.sheet(tmp_path)
+def test_tables_are_written_into_a_page_of_prose(tmp_path, sheet):
   every = {"x": made_up.results(tmp_path, sheet)}
   page = (
     "A\n<!-- ours: x -->\nold\n<!-- end -->\n<!-- paper: x -->\n<!-- end -->\nB"
@@ -94,47 +102,24 @@ def test_tables_are_written_into_a_page_of_prose(tmp_path):
     pages.fill(page.replace("<!-- end -->\n", "", 1), every)
 
 
-def test_lines_are_the_scores(tmp_path):
-  sheet = made_up.sheet(tmp_path)
-  figure = figures.draw(made_up.results(tmp_path, sheet))
-  ours, paper = figure.axes
-  np.testing.assert_allclose(ours.lines[0].get_ydata(), [51.667, 63.333], 1e-3)
-  assert ours.lines[0].get_color() == paper.lines[0].get_color()
-  np.testing.assert_array_equal(paper.lines[0].get_xdata(), [77e6, 11e9])
-  np.testing.assert_array_equal(paper.lines[0].get_ydata(), [58.5, 89.9])
-  labels = [tick.get_text() for tick in paper.get_xticklabels()]
-  assert labels == ["Small\n77M", "XXL\n11B"]
-
-
-def test_same_records_make_the_same_files(tmp_path):
-  sheet = made_up.sheet(tmp_path)
-  results = made_up.results(tmp_path, sheet)
-  files = pages.sheet_files(results)
-  assert files == pages.sheet_files(results)
-  pages.write(files, tmp_path)
-  assert pages.differences(files, tmp_path) == []
-
-
-def test_differences_are_found(tmp_path):
-  sheet = made_up.sheet(tmp_path)
+def test_differences_are_found(tmp_path, sheet):
+  assert pages.sheet_files(Results(sheet, Archive())) == {}
   files = pages.sheet_files(made_up.results(tmp_path, sheet))
-  pages.write(files, tmp_path)
+  generated_files.write(files, tmp_path)
+  assert generated_files.differences(files, tmp_path) == ([], [])
   (tmp_path / "x.md").unlink()
   (tmp_path / "x.csv").write_text("other")
   pixels = image.imread(io.BytesIO(files["x.png"]))
   # The same picture, compressed in another way, and one that is darker.
   image.imsave(tmp_path / "x.png", pixels)
   assert (tmp_path / "x.png").read_bytes() != files["x.png"]
-  assert pages.differences(files, tmp_path) == [
-    "x.csv differs",
-    "x.md is missing",
-  ]
+  wrong, _ = generated_files.differences(files, tmp_path)
+  assert wrong == ["x.csv differs", "x.md is missing"]
   (tmp_path / "y.md").touch()
-  assert "y.md belongs to no sheet, remove it" in pages.differences(
-    files, tmp_path, "."
-  )
+  wrong, _ = generated_files.differences(files, tmp_path, ".")
+  assert "y.md belongs to no sheet, remove it" in wrong
   image.imsave(tmp_path / "x.png", pixels * [0.5, 0.5, 0.5, 1])
-  assert "x.png differs" in pages.differences(files, tmp_path)
+  assert "x.png differs" in generated_files.differences(files, tmp_path)[0]
 
 
 def test_runs_are_told_apart(tmp_path):

@@ -1,15 +1,20 @@
-"""Counts of parameters: the paper's, to the digit, and how they are made."""
+"""Counts of parameters, to the digit, and claims about them."""
 
 import csv
 import pathlib
 
 import gin
 import jax
-import pandas as pd
 import pytest
 import tiny
 
-from prompt_tuning.experiments import figures, parameters, toml_files
+from prompt_tuning.experiments import (
+  claims,
+  generated_files,
+  parameters,
+  sheets,
+  toml_files,
+)
 from t5x import gin_utils, models
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -54,40 +59,50 @@ def _no_configuration():
   gin.clear_config()
 
 
-def test_committed_counts_are_the_papers_and_the_formulas():
-  """What `tabulate.py --check` compares with the models."""
+def _counted():
+  """Reads the committed counts: size -> counts."""
   text = (ROOT / "results/tables/parameters.csv").read_text()
-  found = {
-    (row["method"], row["size"], row["prompt_length"]): (
-      int(row["trainable"]),
-      int(row["frozen"]),
-    )
-    for row in csv.DictReader(text.splitlines())
-  }
-  expected = {
-    ("prompt_tuning", size, str(length)): (length * width, FROZEN[size])
-    for size, width in WIDTHS.items()
-    for length in (1, 5, 20, 50, 100, 150)
-  }
+  rows = list(csv.DictReader(text.splitlines()))
+  found = {}
+  for size in SHEET.sizes:
+    own = [x for x in rows if x["size"] == size]
+    width = int(own[0]["trainable"]) // int(own[0]["prompt_length"])
+    methods = {"prompt_tuning": 100 * width}
+    for x in own:
+      if not x["prompt_length"]:
+        methods[x["method"]] = int(x["trainable"])
+    found[size] = parameters.Counts(int(own[0]["frozen"]), width, methods)
+  return found
+
+
+COUNTED = _counted()
+SOURCES = claims.Sources(SHEET, COUNTED, sheets.load_all(ROOT / "configs"))
+
+
+def test_committed_counts_are_the_papers_and_the_formulas():
+  """`tabulate --check` compares them with the models."""
+  assert {x: n.frozen for x, n in COUNTED.items()} == FROZEN
+  assert {x: n.width for x, n in COUNTED.items()} == WIDTHS
   for method, counts in METHODS.items():
-    for size, count in zip(("base", "large", "xl", "xxl"), counts, strict=True):
-      expected[method, size, ""] = (count, FROZEN[size])
-  assert found | expected == found
+    sizes = zip(("base", "large", "xl", "xxl"), counts, strict=True)
+    assert all(COUNTED[x].methods[method] == n for x, n in sizes)
 
 
-def test_counts_of_a_model():
-  counts = parameters.count(SHEET, "small")
-  assert counts.frozen == FROZEN["small"]
-  assert counts.width == 512
-  assert counts.methods["prompt_tuning"] == 512 * 100
-  # Small is where the heads' width, 384, is not the model's, 512.
-  assert counts.methods["lora"] == 3 * 8 * 2 * 8 * (512 + 384)
-  assert counts.methods["prefix_encoder"] == 100 * 2 * 384 * 8
-  assert counts.methods["multitask_prompt"] == (100 + 8) * 512
+def test_counts_make_the_committed_files():
+  """Tables, the figure, and the verdicts on claims."""
+  files = parameters.files(SHEET, COUNTED)
+  assert len(files) == 5
+  folder = ROOT / generated_files.TABLES
+  assert generated_files.differences(files, folder) == ([], [])
+  page = toml_files.parse(ROOT / "configs/claims.toml", claims.Claims)
+  made = claims.page(page, SOURCES)
+  assert made == (ROOT / "results/claims.md").read_bytes()
 
 
-def test_method_alone_trains_what_is_counted_for_it():
+def test_what_a_method_alone_trains_is_what_is_counted():
+  """The rest is frozen. The optimizer chooses what trains, not the pattern."""
   counts = parameters.count(TINY, "tiny")
+  assert counts.width == 16
   for name, method in SHEET.methods().items():
     with gin_utils.bound_arguments(
       models.EncoderDecoderModel,
@@ -104,6 +119,8 @@ def test_method_alone_trains_what_is_counted_for_it():
     trains = model.optimizer_def.trainable(shapes)
     sizes = jax.tree.map(lambda x, trains: x.size * trains, shapes, trains)
     assert sum(jax.tree.leaves(sizes)) == counts.methods[name], name
+    every = sum(x.size for x in jax.tree.leaves(shapes))
+    assert every == counts.frozen + counts.methods[name], name
 
 
 def test_pattern_that_leaves_some_out_is_refused():
@@ -137,49 +154,97 @@ def test_differences_from_what_is_printed(printed, expected):
   assert parameters.differences(ours, printed) == expected
 
 
-def test_page_and_figure():
-  counted = {
-    size: parameters.Counts(
-      FROZEN[size],
-      WIDTHS[size],
-      {name: 1000 + i for i, name in enumerate(SHEET.methods())},
-    )
-    for size in SHEET.sizes
-  }
-  files = parameters.files(SHEET, counted)
-  assert set(files) == {
-    f"parameters.{end}" for end in ("md", "tex", "csv", "svg", "png")
-  }
-  text = files["parameters.md"].decode()
-  assert "90 numbers, 4 are misprints and 2 are cut off" in text
-  assert "| Large | 100 | 102,400 | 783,252,480 | 0.01307% | 0.01907% |" in text
-  assert (
-    "| Small | 20 | 10,240 | 76,971,392 | 0.01330% | 10,420; 76,971,572 |"
-    in text
+def _check(**fields):
+  return claims.Check(what="x", **fields)
+
+
+def _holds(**fields):
+  found = claims.find(_check(**fields), SOURCES)
+  return [holds for _, holds in found.values()]
+
+
+@pytest.mark.parametrize(
+  ("fields", "holds"),
+  [
+    # 0.0310% and 0.0131%
+    ({"low": 0.02, "high": 0.04, "at": ["base", "large"]}, [True, False]),
+    ({"low": 0.02, "high": 0.04, "at": ["large"]}, [False]),
+    ({"low": 0.02, "high": 0.04, "within": 0.01, "at": ["large"]}, [True]),
+    ({"at": ["large"]}, [None]),
+  ],
+)
+def test_range_is_checked_at_each_size(fields, holds):
+  assert _holds(of="share.prompt_tuning", **fields) == holds
+
+
+def test_numbers_of_the_paper():
+  tuning, prompt = (f"paper.full/scale.{x}_tuning" for x in ("model", "prompt"))
+  # 81.2 - 75.7, read off Figure 1.
+  check = _check(of=tuning, minus=prompt, at=["large"])
+  assert claims.find(check, SOURCES)["large"] == (pytest.approx(5.5), None)
+  assert _holds(of=tuning, at=["large"], low=81.6, high=90, within=0.4) == [
+    True
+  ]
+
+
+@pytest.mark.parametrize(
+  ("of", "message"),
+  [
+    ("share.prompt", "There is no share.prompt"),
+    ("paper.full/scale.prompt", "There is no paper.full/scale.prompt"),
+    ("paper.scaling.prompt_tuning", "There is no paper.scaling.prompt_tuning"),
+    ("number.prompt_tuning", "There is no number.prompt_tuning"),
+    ("share.prompt_tuning", "there is no size xxxl of"),
+  ],
+)
+def test_unknown_number_or_size_is_refused(of, message):
+  at = ["xxxl"] if "size" in message else []
+  with pytest.raises(ValueError, match=message):
+    claims.find(_check(of=of, at=at), SOURCES)
+
+
+def test_size_that_the_paper_has_no_number_of_is_refused():
+  row = sheets.PaperRow(
+    label="", row="x", values=[1.0], how="printed", source=""
   )
-  assert "1,000 (0.00130%)" in text
-  assert (
-    "`--gin_file=gin/methods/prefix_tuning.gin --gin.PREFIX_HIDDEN_DIM=512`"
-    in text
-  )
+  paper = sheets.Paper(source="", columns=["Small"], rows=[row])
+  sheet = SOURCES.sheets["scale"].model_copy(update={"paper": paper})
+  sources = claims.Sources(SHEET, SOURCES.counted, {"scale": sheet})
+  with pytest.raises(
+    ValueError, match=r"paper\.scale\.x has no number for Base"
+  ):
+    claims.find(_check(of="paper.scale.x", at=["base"]), sources)
 
 
-def test_figure_shows_the_shares():
-  shares = pd.DataFrame(
-    {("ia3", "IA3"): [0.1, 0.02]},
-    index=pd.MultiIndex.from_arrays(
-      [["S", "XXL"], [77_000_000, 11_000_000_000]]
-    ),
-  )
-  figure = figures.draw_shares(shares, "T")
-  (line,) = figure.axes[0].lines
-  assert list(line.get_xdata()) == [77e6, 11e9]
-  assert list(line.get_ydata()) == [0.1, 0.02]
-  figure.canvas.draw()
-  labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-  assert {"0.01%", "0.1%"} <= set(labels)
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_half_a_range_is_refused(end):
+  with pytest.raises(ValueError, match="both low and high, or neither"):
+    _check(of="share.prompt_tuning", **{end: 1.0})
 
 
-def test_percent_has_three_digits():
-  assert parameters.percent(0.031) == "0.0310%"
-  assert parameters.percent(100.0) == "100%"
+@pytest.mark.parametrize(
+  ("held", "expected"),
+  [
+    ([True], "right"),
+    ([True, True, False], "partly right"),
+    ([True, False], "partly right"),
+    ([True, False, False], "wrong as stated"),
+    ([False], "wrong"),
+  ],
+)
+def test_verdict(held, expected):
+  assert claims.verdict(held) == expected
+  with pytest.raises(ValueError, match="Expected a verdict, or a check"):
+    claims.verdict([])
+
+
+def test_committed_verdicts():
+  """Those of a check by hand, of the same claims."""
+  lines = (ROOT / "results/claims.md").read_text().splitlines()
+  rows = [line.strip("| ").split(" | ") for line in lines if line[:2] == "| "]
+  assert [verdict for *_, verdict in rows[2:]] == [
+    "found in no source",
+    *["wrong"] * 5,
+    "wrong as stated",
+    *["partly right"] * 4,
+  ]

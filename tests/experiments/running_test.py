@@ -9,26 +9,44 @@ import threading
 import counting
 import pytest
 
-from prompt_tuning.experiments import launching, processes, running
-from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments import launching, running
 
 
-def test_run_of_other_settings_is_set_aside(tmp_path):
-  place = counting.place(tmp_path)
-  (cell, *_) = counting.cells(place)
+@pytest.fixture
+def place(tmp_path):
+  return counting.place(tmp_path)
+
+
+def _starts(place, cell):
+  return (place.folder(cell) / "starts").read_text().split()
+
+
+def _aside(place):
+  return place.root / "runs" / "x" / "cb-seed0.old0"
+
+
+def test_run_of_other_settings_is_set_aside(place):
+  cell, *_ = counting.cells(place)
   running.run_cell(cell, place)
   counting.edit(place, "SLEEP = 0.0", "SLEEP = 0")
-  assert counting.cells(place)[0].bindings != cell.bindings
-  running.run_cell(counting.cells(place)[0], place)
-  assert (place.folder(cell) / "starts").read_text() == "0 "
-  assert (tmp_path / "runs" / "x" / "cb-seed0.old0" / "steps").exists()
+  cell, *_ = counting.cells(place)
+  running.run_cell(cell, place)
+  assert _starts(place, cell) == ["0"]
+  assert (_aside(place) / "steps").exists()
+
+
+def test_unreadable_record_is_set_aside(place):
+  cell, *_ = counting.cells(place)
+  place.folder(cell).mkdir(parents=True)
+  (place.folder(cell) / "record.json").write_text('{"schema": 1')
+  assert running.run_cell(cell, place).status == "finished"
+  assert (_aside(place) / "record.json").exists()
 
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(
-  tmp_path, keeps
+  place, keeps
 ):
-  place = counting.place(tmp_path)
   keeps_prompt = f"keeps_prompt = {str(keeps).lower()}\ngin_files"
   counting.edit(place, "gin_files", keeps_prompt)
   first, second, _ = counting.cells(place)
@@ -40,15 +58,6 @@ def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(
   assert files == ({"cb-seed0.safetensors": b"learned"} if keeps else {})
 
 
-def test_unreadable_record_is_set_aside(tmp_path):
-  place = counting.place(tmp_path)
-  (cell, *_) = counting.cells(place)
-  place.folder(cell).mkdir(parents=True)
-  (place.folder(cell) / "record.json").write_text('{"schema": 1')
-  assert running.run_cell(cell, place).status == "finished"
-  assert (tmp_path / "runs" / "x" / "cb-seed0.old0" / "record.json").exists()
-
-
 @pytest.mark.parametrize(
   ("fail", "error"),
   [
@@ -56,6 +65,7 @@ def test_unreadable_record_is_set_aside(tmp_path):
     ("9", "killed by signal 9 (out of memory?): Error in step 1"),
     ("nan", "cb/accuracy is nan"),
     ("silent", "exit status 0"),
+    (str(int(signal.SIGTERM)), None),  # Asked to stop, it has no record.
   ],
 )
 def test_run_that_does_not_say_how_it_ended_has_failed(tmp_path, fail, error):
@@ -65,6 +75,9 @@ def test_run_that_does_not_say_how_it_ended_has_failed(tmp_path, fail, error):
   log.parent.mkdir(parents=True)
   log.write_text("Error: of an earlier attempt\n")
   outcome = running.run_cell(cell, place)
+  if error is None:
+    assert (outcome.status, counting.filed(place)) == ("interrupted", {})
+    return
   assert outcome.status == "failed"
   assert error in outcome.error
   record = counting.filed(place)[cell.name]
@@ -74,13 +87,10 @@ def test_run_that_does_not_say_how_it_ended_has_failed(tmp_path, fail, error):
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
-def test_attempt_that_wrote_no_record_fails_with_what_was_known(
-  tmp_path, status
-):
+def test_attempt_that_wrote_no_record_fails_with_what_was_known(place, status):
   """What the attempt before knew, its seeds among it, is kept."""
-  place = counting.place(tmp_path)
   cell = counting.cells(place)[1]
-  assert running.run_cell(cell, place).counts
+  assert running.run_cell(cell, place).score == 51.0
   left = place.folder(cell) / "record.json"
   known = json.loads(left.read_text()) | {"status": status, "seconds": 7.0}
   known["error"] = "no" if status == "failed" else None
@@ -96,24 +106,15 @@ def test_attempt_that_wrote_no_record_fails_with_what_was_known(
   assert record["seconds"] == 7.0
 
 
-def test_run_that_was_asked_to_stop_has_no_record(tmp_path):
-  place = counting.place(tmp_path, fail=str(int(signal.SIGTERM)))
-  cell = counting.cells(place)[1]
-  assert running.run_cell(cell, place).status == "interrupted"
-  assert not counting.filed(place)
-
-
 def test_second_launcher_leaves_what_the_first_has_filed(tmp_path):
   place = counting.place(tmp_path, fail="loss")
   cell = counting.cells(place)[1]
   for _ in range(2):
     assert running.run_cell(cell, place).status == "failed"
-  starts = place.folder(cell) / "starts"
-  assert len(starts.read_text().split()) == 1
+  assert len(_starts(place, cell)) == 1
   # Unless it was there before, and is to be tried again.
-  seen = Archive.load(place.results).record(cell)
-  running.run_cell(cell, place, seen)
-  assert len(starts.read_text().split()) == 2
+  running.run_cell(cell, place, place.archive().record(cell))
+  assert len(_starts(place, cell)) == 2
 
 
 def test_one_kind_of_run_is_in_one_folder_at_a_time(tmp_path):
@@ -121,7 +122,6 @@ def test_one_kind_of_run_is_in_one_folder_at_a_time(tmp_path):
   sheet = place.root / "configs" / "x.toml"
   sheet.with_name("y.toml").write_text(sheet.read_text())
   cells = [counting.cells(place, sheet)[0] for sheet in "xy"]
-  assert cells[0].bindings == cells[1].bindings
   threads = [
     threading.Thread(target=running.run_cell, args=(cell, place))
     for cell in cells
@@ -133,8 +133,7 @@ def test_one_kind_of_run_is_in_one_folder_at_a_time(tmp_path):
   assert len(list(tmp_path.glob("runs/?/*/starts"))) == 1
 
 
-def test_failure_does_not_take_the_place_of_results(tmp_path):
-  place = counting.place(tmp_path)
+def test_failure_does_not_take_the_place_of_results(place):
   running.run_cell(counting.cells(place)[1], place)
   good = counting.filed(place)
   counting.edit(place, 'FAIL = ""', 'FAIL = "loss"')
@@ -156,65 +155,58 @@ def test_prompt_of_a_failed_run_is_neither_filed_nor_read(tmp_path):
   place = counting.place(tmp_path, fail="loss")
   counting.edit(place, "gin_files", "keeps_prompt = true\ngin_files")
   cell = counting.cells(place)[1]
-  prompt = place.folder(cell) / "prompt.safetensors"
-  prompt.parent.mkdir(parents=True)
-  prompt.write_bytes(b"half learned")
-  place.prompt(cell).parent.mkdir(parents=True)
-  place.prompt(cell).write_bytes(b"of an older run")
+  kept = place.record(cell).with_suffix(".safetensors")
+  for path in (place.folder(cell) / "prompt.safetensors", kept):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half learned, or of an older run")
   assert running.run_cell(cell, place).status == "failed"
-  assert not place.prompt(cell).exists()
+  assert not kept.exists()
   read = "runs/x/*/prompt.safetensors"
   counting.edit(place, "SEED =", f'PROMPT_FILE = "{read}", SEED =')
   outcome = running.run_cell(counting.cells(place)[0], place)
   assert f"it needs {read}" in outcome.error
 
 
-def test_cell_without_the_prompt_it_begins_with_has_no_record(tmp_path):
-  place = counting.place(tmp_path)
+def test_cell_without_the_prompts_it_begins_with_has_no_record(place):
   files = 'PROMPT_FILES = "results/*/cb-seed[0-4].safetensors", NUM_PROMPTS = 2'
   counting.edit(place, "SEED =", f"{files}, SEED =")
-  (cell, *_) = counting.cells(place)
-  outcome = running.run_cell(cell, place)
-  assert outcome.status == "failed"
-  needed = "2 of results/*/cb-seed[0-4].safetensors"
-  assert f"it needs {needed}, got 0" in outcome.error
-  assert not counting.filed(place)
+  cell, *_ = counting.cells(place)
   (place.results / "y").mkdir(parents=True)
-  (place.results / "y" / "cb-seed3.safetensors").write_bytes(b"")
-  assert "got 1" in running.run_cell(cell, place).error
-  (place.results / "y" / "cb-seed4.safetensors").write_bytes(b"")
+  for i in range(2):
+    outcome = running.run_cell(cell, place)
+    assert outcome.status == "failed"
+    needed = "2 of results/*/cb-seed[0-4].safetensors"
+    assert f"it needs {needed}, got {i}" in outcome.error
+    assert not counting.filed(place)
+    (place.results / "y" / f"cb-seed{i}.safetensors").write_bytes(b"")
   assert running.run_cell(cell, place).status == "finished"
 
 
-def test_record_names_no_folder_of_this_machine(tmp_path):
-  place = counting.place(tmp_path)
-  other = f"/mnt{tmp_path}/words"
+def test_record_names_no_folder_of_this_machine(place):
+  other = f"/mnt{place.root}/words"
   counting.edit(
     place,
     "SEED =",
-    f'OTHER = "{other}", OWN = "{tmp_path}/words", '
-    f'LINES = "a\\n{tmp_path}/b", SEED =',
+    f'OTHER = "{other}", OWN = "{place.root}/words", '
+    f'LINES = "a\\n{place.root}/b", SEED =',
   )
-  (cell, *_) = counting.cells(place)
+  cell, *_ = counting.cells(place)
   assert running.run_cell(cell, place).status == "finished"
-  [filed] = place.archive().stored
-  command = filed.record.command
-  assert f'--gin.OTHER="{other}"' in command
-  assert '--gin.OWN="words"' in command
-  assert '--gin.LINES="a\\nb"' in command
+  command = counting.filed(place)["cb-seed0"]["command"]
+  expected = {"OTHER": other, "OWN": "words", "LINES": "a\\nb"}
+  assert {f'--gin.{k}="{x}"' for k, x in expected.items()} <= {*command}
 
 
-def test_process_that_begins_while_others_are_stopped_is_stopped():
-  running_ones = processes.Processes()
+def test_process_that_begins_while_others_are_stopped_is_stopped(monkeypatch):
+  processes = running.Processes()
+  popen = subprocess.Popen
 
-  def start():
-    process = subprocess.Popen(
-      [sys.executable, "-c", "import time; time.sleep(60)"]
-    )
-    running_ones.stop(signal.SIGTERM)  # As a signal handler may.
+  def start(command):
+    process = popen(command)
+    processes.stop(signal.SIGTERM)  # As a signal handler may.
     return process
 
-  with running_ones.running(start) as status:
-    assert status == -signal.SIGTERM
-  with running_ones.running(start) as status:  # Begins no more.
-    assert status == -signal.SIGTERM
+  monkeypatch.setattr(subprocess, "Popen", start)
+  command = [sys.executable, "-c", "import time; time.sleep(60)"]
+  for _ in range(2):  # The second does not begin.
+    assert processes.run(command) == -signal.SIGTERM

@@ -1,34 +1,22 @@
 """Sweeps: the sheet that a command with lists stands for."""
 
-import made_up
 import pytest
 
-from prompt_tuning.experiments import (
-  pages,
-  sweeps,
-  tables,
-  toml_files,
-  train_commands,
-)
+from prompt_tuning.experiments import sweeps, toml_files
 from prompt_tuning.experiments.sheets import Sheet
 
 FIXED = ("--gin_file=gin/models/s.gin", "--gin_file=gin/recipes/r.gin")
 LENGTHS = "--gin.PROMPT_LENGTH=1,5"
+SEEDS = "--gin.RANDOM_SEED=0,1"
 
 
 def _sheet(*arguments, name="x"):
-  fields = sweeps.fields(train_commands.parse(arguments), arguments)
-  return Sheet.model_validate({"name": name, **fields})
-
-
-def _name(*arguments):
-  """Returns the name of the folder of a sweep."""
-  command = train_commands.parse(arguments)
-  return sweeps.name_of(sweeps.fields(command, arguments))
+  fields = sweeps.fields(arguments, arguments)
+  return Sheet.model_validate(fields | {"name": name})
 
 
 def _layout(*arguments):
-  layout = _sheet(*FIXED, *arguments).layout
+  layout = _sheet(*arguments).layout
   return (layout.rows, layout.columns, layout.mean_over, layout.figure)
 
 
@@ -49,8 +37,8 @@ def test_commands_are_those_of_the_train_command():
   assert second.command == (
     *("python", "-m", "t5x.train", *FIXED),
     *("--gin_file=gin/prompts/a.gin", "--gin_file=gin/runs/train.gin"),
-    *('--gin.TASK="cb"', '--gin.LENGTHS={"inputs": 8}'),
-    *("--gin.OPTIMIZER=None", "--gin.PROMPT_LENGTH=5"),
+    *("--gin.LENGTHS={'inputs': 8}", "--gin.OPTIMIZER=None"),
+    *("--gin.PROMPT_LENGTH=5", '--gin.TASK="cb"'),
     '--gin.MODEL_DIR="runs/x/r-a-cb-prompt_length5"',
     "--tfds_data_dir=tfds",
   )
@@ -60,26 +48,37 @@ def test_commands_are_those_of_the_train_command():
 @pytest.mark.parametrize(
   ("arguments", "expected"),
   [
-    ([LENGTHS], (["recipe"], "prompt_length", None, "lines")),
     (
-      [LENGTHS, "--gin_file=gin/prompts/{a,b}.gin"],
+      ["--gin_file=mine/all.gin", "--gin.RANDOM_SEED=0,1"],
+      ([], "mine", None, "dots"),
+    ),
+    (
+      [
+        "--gin_file=gin/models/{s,m}.gin",
+        "--gin_file=gin/methods/{prompt_tuning,lora}.gin",
+      ],
+      (["method"], "model", None, "lines"),
+    ),
+    ([*FIXED, LENGTHS], (["recipe"], "prompt_length", None, "lines")),
+    (
+      [*FIXED, LENGTHS, "--gin_file=gin/prompts/{a,b}.gin"],
       (["prompt"], "prompt_length", None, "lines"),
     ),
     (
-      ["--gin.a.B.rate=0.1,1,2", LENGTHS],
+      [*FIXED, "--gin.a.B.rate=0.1,1,2", LENGTHS],
       (["prompt_length"], "rate", None, "lines"),
     ),
     (
-      ["--gin.TASK='cb','rte'", LENGTHS, "--gin.RANDOM_SEED=0,1"],
+      [*FIXED, "--gin.TASK='cb','rte'", LENGTHS, "--gin.RANDOM_SEED=0,1"],
       (["recipe"], "prompt_length", "task", "lines"),
     ),
     (
-      ["--gin.TASK='cb','rte'", "--gin_file=gin/prompts/{a,b}.gin"],
+      [*FIXED, "--gin.TASK='cb','rte'", "--gin_file=gin/prompts/{a,b}.gin"],
       (["prompt"], "task", None, "dots"),
     ),
-    (["--gin.RANDOM_SEED=0,1"], ([], "recipe", None, "dots")),
+    ([*FIXED, "--gin.RANDOM_SEED=0,1"], ([], "recipe", None, "dots")),
     (
-      ["--gin.TASK='cb'", "--gin.RANDOM_SEED=0,1"],
+      [*FIXED, "--gin.TASK='cb'", "--gin.RANDOM_SEED=0,1"],
       (["recipe"], "task", None, "dots"),
     ),
   ],
@@ -88,50 +87,41 @@ def test_layout(arguments, expected):
   assert _layout(*arguments) == expected
 
 
-def test_seeds_alone_are_averaged(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / "gin/methods").mkdir(parents=True)
-  (tmp_path / "gin/methods/prompt.gin").touch()
-  sheet = _sheet(
-    "--gin_file=gin/methods/prompt.gin",
-    "--gin.TASK='cb'",
-    "--gin.RANDOM_SEED=0,1",
-  )
-  results = made_up.results(tmp_path, sheet)
-  assert tables.table(results).rows == [["prompt", "45.0 ± 7.1 (2)"]]
-  assert "x.png" in pages.sheet_files(results)
-
-
-def test_last_file_names_the_place_of_seeds_where_no_kind_of_file_does():
-  layout = _sheet("--gin_file=mine/all.gin", "--gin.RANDOM_SEED=0,1").layout
-  assert (layout.rows, layout.columns) == ([], "mine")
-
-
-def test_models_are_columns_by_their_size():
-  layout = _sheet(
-    "--gin_file=gin/models/{s,m}.gin",
-    "--gin_file=gin/methods/{prompt_tuning,lora}.gin",
-  ).layout
-  assert (layout.rows, layout.columns) == (["method"], "model")
-  assert (layout.figure, layout.x_label) == ("lines", "Parameters of the model")
-
-
-def test_files_that_belong_together():
-  both = "gin/methods/a.gin+gin/methods/b.gin"
-  sheet = _sheet(f"--gin_file=gin/methods/a.gin,{both}")
-  assert [x.name for x in sheet.cells()] == ["a", "a+b"]
-  assert sheet.cells()[1].command[3:5] == (
-    *("--gin_file=gin/methods/a.gin", "--gin_file=gin/methods/b.gin"),
-  )
+@pytest.mark.parametrize(
+  ("arguments", "index", "name", "words"),
+  [
+    # Files that belong together.
+    (
+      ["--gin_file=gin/x/a.gin,gin/x/a.gin+gin/x/b.gin"],
+      *(-1, "a+b", {"--gin_file=gin/x/a.gin", "--gin_file=gin/x/b.gin"}),
+    ),
+    # Values without a name.
+    (
+      [*FIXED, "--gin.LABELS=['a', 'b'],['b'],None", LENGTHS],
+      *(0, "r-a_b-d26d-prompt_length1", {"--gin.LABELS=['a', 'b']"}),
+    ),
+    (
+      [*FIXED, "--gin.LABELS=['a', 'b'],['b'],None"],
+      *(-1, "r-None", {"--gin.LABELS=None"}),
+    ),
+    # A seed is one of the data too.
+    ([*FIXED, SEEDS], 1, "r-seed1", {"--gin.SHUFFLE_SEED=1"}),
+    (
+      [*FIXED, SEEDS, "--gin.SHUFFLE_SEED=5"],
+      *(1, "r-seed1", {"--gin.SHUFFLE_SEED=5"}),
+    ),
+  ],
+)
+def test_cells(arguments, index, name, words):
+  cell = _sheet(*arguments).cells()[index]
+  assert cell.name == name
+  assert words <= {*cell.command}
 
 
 def test_values_without_a_name_are_labelled_as_they_were_given():
-  sheet = _sheet(*FIXED, "--gin.LABELS=['a', 'b'],['b'],None", LENGTHS)
-  commands = [x.command for x in sheet.cells()]
-  assert "--gin.LABELS=['a', 'b']" in commands[0]
-  assert "--gin.LABELS=None" in commands[-1]
-  labels = {sheet.label("labels", x) for x in sheet.values["labels"]}
-  assert labels == {"['a', 'b']", "['b']", "None"}
+  sheet = _sheet(*FIXED, "--gin.LABELS=['a', 'b'],None")
+  labels = [sheet.label("labels", x) for x in sheet.values["labels"]]
+  assert labels == ["['a', 'b']", "None"]
 
 
 def test_names_do_not_depend_on_the_values_beside():
@@ -147,10 +137,6 @@ def test_names_do_not_depend_on_the_values_beside():
   )
   (name,) = {*one} & {*other}
   assert one[name] == other[name]
-  ours, theirs = (
-    _name(f"--gin_file={x}/a.gin,{x}/b.gin") for x in ("gin/p", "my/p")
-  )
-  assert ours != theirs
 
 
 @pytest.mark.parametrize(
@@ -168,40 +154,31 @@ def test_names_do_not_depend_on_the_values_beside():
 def test_what_cannot_be_swept_is_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     _sheet(*FIXED, *arguments)
-
-
-def test_more_values_go_on_in_the_same_folder():
-  assert _name(*FIXED, LENGTHS) == _name(*FIXED, f"{LENGTHS},20")
-  assert _name(*FIXED, LENGTHS) != _name(*FIXED, LENGTHS, "--gin.BATCH_SIZE=4")
-  assert _name(*FIXED, LENGTHS).startswith("prompt_length-")
-  assert _name(*FIXED, "--gin.a.X=[1],[2]") == _name(
-    *FIXED, "--gin.a.X=[1],[2],None"
-  )
-
-
-def test_other_tasks_recipes_and_bindings_have_a_folder_of_their_own():
-  recipes = ("--gin_file=gin/recipes/r.gin", "--gin_file=gin/recipes/s.gin")
-  commands = [
-    [recipe, f"--gin.TASK={task}", LENGTHS]
-    for recipe in recipes
-    for task in ("'cb'", "'rte'")
-  ]
-  commands += [[recipes[0], f"--gin.{x}.X=[1],[2]"] for x in "ab"]
-  assert len({_name(*x) for x in commands}) == len(commands)
-
-
-def test_a_seed_is_one_of_the_data_too():
-  seeds = "--gin.RANDOM_SEED=0,1"
-  (cell, _) = _sheet(*FIXED, seeds).cells()
-  assert "--gin.SHUFFLE_SEED=0" in cell.command
-  (_, cell) = _sheet(*FIXED, seeds, "--gin.SHUFFLE_SEED=5").cells()
-  assert "--gin.SHUFFLE_SEED=5" in cell.command
-
-
-def test_inference_has_no_score_to_sweep():
-  command = train_commands.parse([*FIXED, LENGTHS])
   with pytest.raises(ValueError, match="no score"):
-    sweeps.fields(command, [], module="t5x.infer")
+    sweeps.fields([*FIXED, LENGTHS], [], module="t5x.infer")
+
+
+@pytest.mark.parametrize(
+  ("first", "second", "is_same"),
+  [
+    ([LENGTHS], [f"{LENGTHS},20"], True),
+    (["--gin.a.X=[1],[2]"], ["--gin.a.X=[1],[2],None"], True),
+    ([LENGTHS], [LENGTHS, "--gin.BATCH_SIZE=4"], False),
+    ([LENGTHS, "--gin.TASK='cb'"], [LENGTHS, "--gin.TASK='rte'"], False),
+    (["--gin.a.X=[1],[2]"], ["--gin.b.X=[1],[2]"], False),
+    (["--gin_file=g/a.gin,g/b.gin"], ["--gin_file=h/a.gin,h/b.gin"], False),
+    (
+      ["--gin_file=gin/recipes/r.gin", LENGTHS],
+      ["--gin_file=gin/recipes/s.gin", LENGTHS],
+      False,
+    ),
+  ],
+)
+def test_more_values_go_on_in_the_same_folder(first, second, is_same):
+  names = [sweeps.fields([*FIXED[:1], *x], [])["name"] for x in (first, second)]
+  assert (names[0] == names[1]) == is_same
+  if LENGTHS in first:
+    assert names[0].startswith("sweeps/prompt_length-")
 
 
 def test_written_sheet_makes_the_same(tmp_path):
@@ -218,7 +195,8 @@ def test_written_sheet_makes_the_same(tmp_path):
     "--gin.RATE=1e-3,0.3",
     "--gin.RANDOM_SEED=0,1",
   ]
-  fields = sweeps.fields(train_commands.parse(arguments), arguments)
+  fields = sweeps.fields(arguments, arguments)
+  del fields["name"]
   path = tmp_path / "x.toml"
   path.write_text(toml_files.dumps(fields))
   read = toml_files.parse(path, Sheet, name="x")

@@ -20,7 +20,7 @@ LENGTHS = {"inputs": 512, "targets": 32}
 def _said():
   """Task and majority, as the sheets have it."""
   said = set()
-  for sheet in sheets.load_all(CONFIGS):
+  for sheet in sheets.load_all(CONFIGS).values():
     for cell in sheet.cells():
       task = str(cell.point.get("task"))
       majority = sheet.value("task", task).majority
