@@ -1,12 +1,12 @@
 """Claims about the paper, against its numbers and against our counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 
 import pydantic
 
 from prompt_tuning.experiments import parameters, tables
-from prompt_tuning.experiments.sheets import PaperRow, Sheet
+from prompt_tuning.experiments.sheets import Sheet
 from prompt_tuning.experiments.text_tables import Table
 from prompt_tuning.experiments.toml_files import Strict
 
@@ -65,59 +65,55 @@ class Claims(Strict):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sources:
-  """The numbers that claims are compared with.
+class Numbers:
+  """Numbers that claims are compared with.
 
   Attributes:
+    values: Size -> number.
+    origin: The source of a paper's number in brackets; "" for a count.
+  """
+
+  values: dict[str, float]
+  origin: str = ""
+
+
+def collect(
+  sheet: parameters.ParameterSheet,
+  counted: Mapping[str, parameters.Counts],
+  sheets: Mapping[str, Sheet],
+) -> dict[str, Numbers]:
+  """Returns all numbers, by the names that `Check.of` gives them.
+
+  Args:
     sheet: Of the counts.
     counted: Size -> counts.
     sheets: Name -> sheet, with the paper's numbers.
   """
-
-  sheet: parameters.ParameterSheet
-  counted: Mapping[str, parameters.Counts]
-  sheets: Mapping[str, Sheet]
-
-  def value(self, of: str, size: str) -> float:
-    """Looks a number up.
-
-    Raises:
-      ValueError: if there is no number of that name or size.
-    """
-    kind, _, rest = of.partition(".")
-    if size not in self.counted:
-      raise ValueError(
-        f"{of}: there is no size {size} of {list(self.counted)}."
-      )
-    counts = self.counted[size]
-    if kind in ("share", "trainable") and rest in counts.methods:
-      n = counts.methods[rest]
-      return n if kind == "trainable" else 100 * n / counts.frozen
-    columns, row = self.row(of)
-    label = self.sheet.sizes[size].label
-    number = dict(zip(columns, row.numbers(), strict=True)).get(label)
-    if number is None:
-      raise ValueError(f"{of} has no number for {label}.")
-    return number
-
-  def row(self, of: str) -> tuple[list[str], PaperRow]:
-    """Returns the columns of a paper's numbers, and one row of them."""
-    kind, _, rest = of.partition(".")
-    name, _, row_name = rest.rpartition(".")
-    paper = self.sheets[name].paper if name in self.sheets else None
-    for row in paper.rows if kind == "paper" and paper else ():
-      if paper and row.row == row_name:
-        return paper.columns, row
-    raise ValueError(
-      f"There is no {of}. Expected share.METHOD or trainable.METHOD of "
-      "configs/parameters.toml, or paper.SHEET.ROW with a row of its [paper]."
-    )
+  found: dict[str, Numbers] = {}
+  for size, counts in counted.items():
+    for method, n in counts.methods.items():
+      for kind, x in (("trainable", n), ("share", 100 * n / counts.frozen)):
+        own = found.setdefault(f"{kind}.{method}", Numbers({}))
+        own.values[size] = x
+  for name, paper in ((name, x.paper) for name, x in sheets.items() if x.paper):
+    for row in paper.rows:
+      numbers = dict(zip(paper.columns, row.numbers(), strict=True))
+      known = {k: numbers.get(x.label) for k, x in sheet.sizes.items()}
+      values = {k: x for k, x in known.items() if x is not None}
+      origin = f" ({row.source}, {tables.HOW[row.how]})"
+      found.setdefault(f"paper.{name}.{row.row}", Numbers(values, origin))
+  return found
 
 
 def find(
-  check: Check, sources: Sources
+  check: Check, sizes: Iterable[str], numbers: Mapping[str, Numbers]
 ) -> dict[str, tuple[float, bool | None]]:
   """Compares a number with the claim.
+
+  Args:
+    check: The number, and what is claimed.
+    sizes: All sizes.
+    numbers: All numbers.
 
   Returns:
     Size -> the number, and whether it is as claimed; None if it need not be.
@@ -126,10 +122,19 @@ def find(
     ValueError: if there is no such number.
   """
   found = {}
-  for size in check.at or sources.counted:
-    value = sources.value(check.of, size)
-    if check.minus is not None:
-      value -= sources.value(check.minus, size)
+  for size in check.at or sizes:
+    values = []
+    for of in filter(None, (check.of, check.minus)):
+      if of not in numbers:
+        raise ValueError(
+          f"There is no {of}. Expected share.METHOD or trainable.METHOD of "
+          "configs/parameters.toml, or paper.SHEET.ROW with a row of its "
+          "[paper]."
+        )
+      if size not in numbers[of].values:
+        raise ValueError(f"{of} has no number for size {size}.")
+      values.append(numbers[of].values[size])
+    value = values[0] - sum(values[1:])
     holds = None
     if check.low is not None and check.high is not None:
       # Not to call 83.1 - 82.7 more than 0.4.
@@ -156,15 +161,34 @@ def verdict(held: Sequence[bool]) -> str:
   return "partly right" if 2 * sum(held) >= len(held) else "wrong as stated"
 
 
-def page(claims: Claims, sources: Sources) -> bytes:
-  """Makes the page, in Markdown."""
+def page(
+  claims: Claims,
+  sheet: parameters.ParameterSheet,
+  counted: Mapping[str, parameters.Counts],
+  sheets: Mapping[str, Sheet],
+) -> bytes:
+  """Makes the page, in Markdown; the arguments are those of `collect`."""
+  numbers = collect(sheet, counted, sheets)
   rows = []
   for claim in claims.claims:
     said, held = [], []
     for check in claim.checks:
-      found = find(check, sources)
+      found = find(check, counted, numbers)
       held += [holds for _, holds in found.values() if holds is not None]
-      said.append(describe(check, found, sources))
+      kind, texts = check.of.partition(".")[0], []
+      for size, (value, holds) in found.items():
+        text = f"{value:{'' if check.minus is None else '+'}.1f}"
+        if kind != "paper":
+          is_share = kind == "share"
+          text = parameters.percent(value) if is_share else f"{value:,.0f}"
+        text = f"**{text}**" if holds is False else text
+        texts.append(f"{sheet.sizes[size].label} {text}")
+      text = f"{check.what}: {', '.join(texts)}{numbers[check.of].origin}"
+      if check.of == "trainable.prompt_tuning" and check.low is not None:
+        widths = {counted[x].width: None for x in found}
+        lengths = " or ".join(f"{check.low / width:.0f}" for width in widths)
+        text += f"; {check.low:,.0f} would be a prompt of {lengths} positions"
+      said.append(text)
     if claim.note:
       said.append(" ".join(claim.note.split()))
     rows.append(
@@ -174,28 +198,3 @@ def page(claims: Claims, sources: Sources) -> bytes:
   return (
     f"# {claims.title}\n\n{claims.about.strip()}\n\n{text.markdown()}"
   ).encode()
-
-
-def describe(
-  check: Check, found: Mapping[str, tuple[float, bool | None]], sources: Sources
-) -> str:
-  """Writes a check: its name, its numbers, where they are from."""
-  kind, texts = check.of.partition(".")[0], []
-  for size, (value, holds) in found.items():
-    if kind == "trainable":
-      text = f"{value:,.0f}"
-    elif kind == "share":
-      text = parameters.percent(value)
-    else:
-      text = f"{value:{'+' if check.minus is not None else ''}.1f}"
-    text = f"**{text}**" if holds is False else text
-    texts.append(f"{sources.sheet.sizes[size].label} {text}")
-  said = f"{check.what}: {', '.join(texts)}"
-  if kind == "paper":
-    _, row = sources.row(check.of)
-    said += f" ({row.source}, {tables.HOW[row.how]})"
-  if check.of == "trainable.prompt_tuning" and check.low is not None:
-    widths = {sources.counted[x].width: None for x in found}
-    lengths = " or ".join(f"{check.low / width:.0f}" for width in widths)
-    said += f"; {check.low:,.0f} would be a prompt of {lengths} positions"
-  return said

@@ -144,6 +144,6 @@ def _without_runs(
     if "claims" in wanted:
       known = {name: results.sheet for name, results in every.items()}
       page = toml_files.parse(configs / "claims.toml", claims.Claims)
-      sources = claims.Sources(sheet, counted, known)
-      made["claims"] = {"claims.md": claims.page(page, sources)}
+      text = claims.page(page, sheet, counted, known)
+      made["claims"] = {"claims.md": text}
   return made

@@ -11,6 +11,8 @@ import shutil
 import sys
 from typing import Any
 
+import pandas as pd
+
 from prompt_tuning.experiments import (
   generated_files,
   pages,
@@ -278,7 +280,8 @@ def tabulate(sheet: Sheet, workspace: Workspace) -> None:
     return
   folder = workspace.root / "runs" / sheet.name
   generated_files.write(files, folder)
-  print(tables.table(results).plain())
+  table = tables.table(results)
+  print(pd.DataFrame(table.rows, columns=table.header).to_string(index=False))
   if drifted := pages.drift_note(results):
     again = f"Delete them in {workspace.results} to make them again."
     print(f"{drifted}{again}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Tables of texts, written as Markdown, LaTeX or plain text."""
+"""Tables of texts, written as Markdown or LaTeX."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -51,18 +51,6 @@ class Table:
       "\\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
-
-  def plain(self) -> str:
-    """Aligns columns with spaces, for a terminal, without a line end."""
-    lines = (self.header, *self.rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-      "  ".join(
-        text.ljust(width) if i < self.left else text.rjust(width)
-        for i, (text, width) in enumerate(zip(line, widths, strict=True))
-      ).rstrip()
-      for line in lines
-    )
 
 
 def _latex_row(row: Sequence[str]) -> str:

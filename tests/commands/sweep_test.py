@@ -57,10 +57,9 @@ def test_sweep_ends_with_a_table_and_a_figure(swept, capsys):
   _sweep(*FAST)
   assert _starts(swept) == starts
   out, errors = capsys.readouterr()
-  assert out.splitlines()[:2] == [
-    "         0         1         2",
-    "  50.0 (1)  51.0 (1)  52.0 (1)",
-  ]
+  header, row, *_ = out.splitlines()
+  assert header.split() == ["0", "1", "2"]
+  assert row.split() == ["50.0", "(1)", "51.0", "(1)", "52.0", "(1)"]
   assert "3 runs: seed = 0, 1, 2." in errors
   names = {path.name for path in (swept / "runs/sweeps/x").glob("table.*")}
   assert names == {f"table.{x}" for x in ("csv", "md", "png", "svg", "tex")}
@@ -69,7 +68,7 @@ def test_sweep_ends_with_a_table_and_a_figure(swept, capsys):
 def test_another_sweep_shares_runs_and_names_those_it_lacks(swept, capsys):
   failing = [x.replace("FAIL=''", "FAIL='loss'") for x in PROGRAM]
   _sweep("--gin.SEED=1,2", *failing, "--name=z", status=1)
-  assert "  failed  52.0 (1)" in capsys.readouterr().out
+  assert "failed 52.0 (1)" in capsys.readouterr().out
   _sweep("--gin.SEED=2,3", *PROGRAM, "--name=y")
   assert "seed3: 53.0" in capsys.readouterr().err
   assert set(_starts(swept)) == {"seed0", "seed1", "seed2", "seed3"}

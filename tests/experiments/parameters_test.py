@@ -76,7 +76,8 @@ def _counted():
 
 
 COUNTED = _counted()
-SOURCES = claims.Sources(SHEET, COUNTED, sheets.load_all(ROOT / "configs"))
+SHEETS = sheets.load_all(ROOT / "configs")
+NUMBERS = claims.collect(SHEET, COUNTED, SHEETS)
 
 
 def test_committed_counts_are_the_papers_and_the_formulas():
@@ -95,7 +96,7 @@ def test_counts_make_the_committed_files():
   folder = ROOT / generated_files.TABLES
   assert generated_files.differences(files, folder) == ([], [])
   page = toml_files.parse(ROOT / "configs/claims.toml", claims.Claims)
-  made = claims.page(page, SOURCES)
+  made = claims.page(page, SHEET, COUNTED, SHEETS)
   assert made == (ROOT / "results/claims.md").read_bytes()
 
 
@@ -154,13 +155,8 @@ def test_differences_from_what_is_printed(printed, expected):
   assert parameters.differences(ours, printed) == expected
 
 
-def _check(**fields):
-  return claims.Check(what="x", **fields)
-
-
-def _holds(**fields):
-  found = claims.find(_check(**fields), SOURCES)
-  return [holds for _, holds in found.values()]
+def _find(**fields):
+  return claims.find(claims.Check(what="x", **fields), COUNTED, NUMBERS)
 
 
 @pytest.mark.parametrize(
@@ -168,23 +164,27 @@ def _holds(**fields):
   [
     # 0.0310% and 0.0131%
     ({"low": 0.02, "high": 0.04, "at": ["base", "large"]}, [True, False]),
-    ({"low": 0.02, "high": 0.04, "at": ["large"]}, [False]),
     ({"low": 0.02, "high": 0.04, "within": 0.01, "at": ["large"]}, [True]),
-    ({"at": ["large"]}, [None]),
+    ({}, [None] * 5),
+    (
+      {
+        **{"of": "paper.full/scale.model_tuning", "at": ["large"]},
+        **{"low": 81.6, "high": 90, "within": 0.4},
+      },
+      [True],
+    ),
   ],
 )
 def test_range_is_checked_at_each_size(fields, holds):
-  assert _holds(of="share.prompt_tuning", **fields) == holds
+  found = _find(**{"of": "share.prompt_tuning", **fields})
+  assert [x for _, x in found.values()] == holds
 
 
-def test_numbers_of_the_paper():
+def test_difference_of_numbers_of_the_paper():
   tuning, prompt = (f"paper.full/scale.{x}_tuning" for x in ("model", "prompt"))
   # 81.2 - 75.7, read off Figure 1.
-  check = _check(of=tuning, minus=prompt, at=["large"])
-  assert claims.find(check, SOURCES)["large"] == (pytest.approx(5.5), None)
-  assert _holds(of=tuning, at=["large"], low=81.6, high=90, within=0.4) == [
-    True
-  ]
+  found = _find(of=tuning, minus=prompt, at=["large"])
+  assert found == {"large": (pytest.approx(5.5), None)}
 
 
 @pytest.mark.parametrize(
@@ -194,32 +194,18 @@ def test_numbers_of_the_paper():
     ("paper.full/scale.prompt", "There is no paper.full/scale.prompt"),
     ("paper.scaling.prompt_tuning", "There is no paper.scaling.prompt_tuning"),
     ("number.prompt_tuning", "There is no number.prompt_tuning"),
-    ("share.prompt_tuning", "there is no size xxxl of"),
+    ("share.prompt_tuning", "share.prompt_tuning has no number for size 3b"),
   ],
 )
 def test_unknown_number_or_size_is_refused(of, message):
-  at = ["xxxl"] if "size" in message else []
   with pytest.raises(ValueError, match=message):
-    claims.find(_check(of=of, at=at), SOURCES)
-
-
-def test_size_that_the_paper_has_no_number_of_is_refused():
-  row = sheets.PaperRow(
-    label="", row="x", values=[1.0], how="printed", source=""
-  )
-  paper = sheets.Paper(source="", columns=["Small"], rows=[row])
-  sheet = SOURCES.sheets["scale"].model_copy(update={"paper": paper})
-  sources = claims.Sources(SHEET, SOURCES.counted, {"scale": sheet})
-  with pytest.raises(
-    ValueError, match=r"paper\.scale\.x has no number for Base"
-  ):
-    claims.find(_check(of="paper.scale.x", at=["base"]), sources)
+    _find(of=of, at=["3b"])
 
 
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_half_a_range_is_refused(end):
   with pytest.raises(ValueError, match="both low and high, or neither"):
-    _check(of="share.prompt_tuning", **{end: 1.0})
+    _find(of="share.prompt_tuning", **{end: 1.0})
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,6 @@ def test_markdown():
   ]
 
 
-def test_plain_is_aligned():
-  assert TABLE.plain().splitlines() == [
-    "a_b          n",
-    "x|y          1",
-    "longer  20 ± 1",
-  ]
-
-
 def test_latex_quotes_its_signs():
   lines = TABLE.latex().splitlines()
   assert lines[0] == r"\begin{tabular}{lr}"
