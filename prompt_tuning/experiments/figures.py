@@ -9,11 +9,10 @@ import math
 from typing import Any, Literal
 
 import matplotlib
-from matplotlib import image, ticker
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
-import pandas as pd
 
 from prompt_tuning.experiments import figure_styles, tables
 from prompt_tuning.experiments.figure_styles import Style
@@ -31,10 +30,13 @@ _MAJORITY: Any = {
   "label": "Most frequent answer",
 }
 _LEGEND: Any = {"fontsize": 7.5, "frameon": False}
+_BELOW: Any = {"loc": "outside lower center", **_LEGEND}
 # Numbers that span more than this are drawn on a logarithmic axis.
 _LOG_SPAN = 10
 
 _Styles = Mapping[str, Style]
+# x, mean and standard deviation.
+_Points = Sequence[tuple[float, float, float]]
 
 
 def render(figure: Figure) -> dict[str, bytes]:
@@ -141,7 +143,7 @@ def _by_task(results: Results) -> Figure:
     for panel in drawn
     for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
   }
-  _add_legend(figure, list(named.values()), list(named), ncols=3)
+  figure.legend(list(named.values()), list(named), ncols=3, **_BELOW)
   return figure
 
 
@@ -169,14 +171,8 @@ def draw_shares(
     panel.set_title(title, fontsize=9)
     _add_grid(panel)
     _size_axis(panel, _MODEL_SIZE, sizes)
-    _add_legend(figure, *panel.get_legend_handles_labels(), ncols=2)
+    figure.legend(ncols=2, **_BELOW)
   return figure
-
-
-def same_pixels(png: bytes, other: bytes) -> bool:
-  """Returns whether two PNG files show the same picture."""
-  a, b = (image.imread(io.BytesIO(x), format="png") for x in (png, other))
-  return np.array_equal(a, b)
 
 
 def _row_styles(results: Results, paper: Paper | None) -> dict[str, Style]:
@@ -207,12 +203,7 @@ def _draw_lines(
   _finish_lines(panel, results, majority)
 
 
-def _draw_line(
-  panel: Axes,
-  points: Sequence[tuple[float, float, float]],
-  label: str,
-  style: Style,
-) -> None:
+def _draw_line(panel: Axes, points: _Points, label: str, style: Style) -> None:
   if not points:
     return
   xs, means, stds = map(list, zip(*points, strict=True))
@@ -246,8 +237,10 @@ def _draw_paper(panel: Axes, paper: Paper, styles: _Styles) -> None:
     if row.how == "elsewhere":  # In the table.
       continue
     style = styles[row.row or row.label]
-    numbers = pd.Series(row.numbers(), index=paper.x, dtype=float).dropna()
-    panel.plot(numbers.index, numbers, label=row.label, **style.line)
+    numbers = dict(zip(paper.x, row.numbers(), strict=True))
+    xs = [x for x, number in numbers.items() if number is not None]
+    ys = [numbers[x] for x in xs]
+    panel.plot(xs, ys, label=row.label, **style.line)
     if row.band:
       low, high = zip(*row.band, strict=True)
       panel.fill_between(paper.x, low, high, **style.band)
@@ -256,27 +249,18 @@ def _draw_paper(panel: Axes, paper: Paper, styles: _Styles) -> None:
 
 def _draw_dots(panel: Axes, results: Results, styles: _Styles) -> None:
   """Draws a dot and a bar of one standard deviation, by column and row."""
-  view = results.view
-  count, columns = len(view.rows), view.columns
-  shown, frozen = [], []
+  view, columns = results.view, results.view.columns
+  shown: list[float] = []
+  frozen = []
   for i, (row, label) in enumerate(results.row_labels().items()):
-    places = {x: view.places.get((row, x)) for x in columns}
-    points = [
-      (columns.index(column), place.mean, place.bar)
-      for column, place in places.items()
-      if place and place.scores
-    ]
-    if not points:
-      continue
-    xs, means, stds = map(np.array, zip(*points, strict=True))
-    xs = xs + (i - (count - 1) / 2) * 0.6 / count
-    style = styles[row]
-    _draw_dot(panel, xs, means, stds, label, style)
-    counts = view.trainable(row)
-    if counts is not None and counts[0] == 0:
-      frozen += [(x, y, style) for x, y in zip(xs, means, strict=True)]
+    shift = (i - (len(view.rows) - 1) / 2) * 0.6 / len(view.rows)
+    xs = {column: x + shift for x, column in enumerate(columns)}
+    points = results.line(row, xs=xs)
+    _draw_dots_of(panel, points, label, styles[row])
+    if (view.trainable(row) or (1,))[0] == 0:
+      frozen += [(x, mean, styles[row].color) for x, mean, _ in points]
     else:
-      shown += [*means - stds, *means + stds]
+      shown += [y for _, mean, bar in points for y in (mean - bar, mean + bar)]
   known = ((i, results.majority(x)) for i, x in enumerate(columns))
   majorities = {i: score for i, score in known if score is not None}
   if majorities:
@@ -288,38 +272,31 @@ def _draw_dots(panel: Axes, results: Results, styles: _Styles) -> None:
       **_MAJORITY,
     )
   _set_window(panel, shown)
-  for x, score, style in frozen:
-    _mark_below(panel, x, score, style)
+  bottom = panel.get_ylim()[0]
+  for x, score, color in frozen:
+    if score < bottom:  # An answer that is no label must not stretch the axis.
+      panel.annotate(
+        f"{score:.0f}",
+        (x, bottom),
+        (0, 11),
+        textcoords="offset points",
+        arrowprops={"arrowstyle": "->", "color": color},
+        color=color,
+        ha="center",
+        fontsize=7.5,
+      )
   panel.set_xticks(range(len(columns)), [*map(results.column_label, columns)])
   panel.set_xlim(-0.5, len(columns) - 0.5)
 
 
-def _draw_dot(
-  panel: Axes, xs: Any, means: Any, stds: Any, label: str, style: Style
+def _draw_dots_of(
+  panel: Axes, points: _Points, label: str, style: Style
 ) -> None:
-  dot = {"linestyle": "none", "capsize": 2, **style.dot}
-  panel.errorbar(xs, list(means), yerr=list(stds), label=label, **dot)
-
-
-def _mark_below(panel: Axes, x: float, score: float, style: Style) -> None:
-  """Points down at a score that lies below the axis, and writes it there.
-
-  A frozen model that answers with no label at all would push the other scores
-  into the upper part of the axis.
-  """
-  bottom = panel.get_ylim()[0]
-  if score >= bottom:
-    return
-  panel.annotate(
-    f"{score:.0f}",
-    (x, bottom),
-    (0, 11),
-    textcoords="offset points",
-    arrowprops={"arrowstyle": "->", "color": style.color},
-    color=style.color,
-    ha="center",
-    fontsize=7.5,
-  )
+  """Draws points without a line between them."""
+  if points:
+    xs, means, stds = map(list, zip(*points, strict=True))
+    dot = {"linestyle": "none", "capsize": 2, **style.dot}
+    panel.errorbar(xs, means, yerr=stds, label=label, **dot)
 
 
 def _draw_parameters(panel: Axes, results: Results, styles: _Styles) -> None:
@@ -335,7 +312,7 @@ def _draw_parameters(panel: Axes, results: Results, styles: _Styles) -> None:
       panel.axhline(mean, color=style.color, linestyle=":", label=label)
       continue
     shown += [mean - std, mean + std]
-    _draw_dot(panel, [counts[0]], [mean], [std], label, style)
+    _draw_dots_of(panel, [(counts[0], mean, std)], label, style)
   majorities = [results.majority(x) for x in view.columns]
   known = [x for x in majorities if x is not None]
   if len(known) == len(majorities):
@@ -343,13 +320,6 @@ def _draw_parameters(panel: Axes, results: Results, styles: _Styles) -> None:
     panel.axhline(shown[-1], **_MAJORITY)
   _set_window(panel, shown)
   _size_axis(panel, results.sheet.layout.x_label)
-
-
-def _add_legend(
-  figure: Figure, handles: list, labels: list[str], ncols: int
-) -> None:
-  place = {"loc": "outside lower center", "ncols": ncols}
-  figure.legend(handles, labels, **place, **_LEGEND)
 
 
 def _add_grid(panel: Axes, axis: Literal["both", "y"] = "both") -> None:

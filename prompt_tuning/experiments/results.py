@@ -349,16 +349,20 @@ class Results:
     return found
 
   def line(
-    self, row: str, task: str | None = None
+    self,
+    row: str,
+    task: str | None = None,
+    xs: Mapping[AxisValue, float] | None = None,
   ) -> list[tuple[float, float, float]]:
     """Returns x, mean and std of a row's points, by x.
 
     Args:
       row: The key of the row.
       task: The label of a task of `by_task`; by default, the mean over tasks.
+      xs: Column -> x; by default `xs`.
     """
     found = []
-    for column, x in self.xs.items():
+    for column, x in (self.xs if xs is None else xs).items():
       if task is None:
         place = self.view.places.get((row, column))
       else:
