@@ -38,14 +38,14 @@ def page(records: Sequence[Record]) -> str:
   Args:
     records: As `plan_table.compile_cells` writes them.
   """
-  frame: Any = pd.DataFrame(list(records)).assign(
+  records = sorted(
+    records,
+    key=lambda r: (_PLACES.index(r["topology"]), _SMALL.index(r["size"])),
+  )
+  frame: Any = pd.DataFrame(records).assign(
     attention=[r.get("attention", "") for r in records],
     row=list(map(_row, records)),
   )
-  for axis, values in (("size", _SMALL), ("topology", _PLACES)):
-    frame = frame.sort_values(
-      axis, key=lambda x, values=values: x.map(values.index), kind="stable"
-    )
   # A lower bound: device hours of a run of such steps.
   frame["hours"] = frame["seconds_bound"] * STEPS / 3600 * frame["devices"]
   plain = frame[frame["attention"] == ""]
@@ -75,13 +75,13 @@ def page(records: Sequence[Record]) -> str:
 def _hours(trained: pd.DataFrame) -> str:
   """Returns a table of the least hours of a run, by topology and size."""
   texts = trained["hours"].map("{:.3g}".format).where(trained["fits"], "no")
-  places = trained.assign(text=texts, devices=trained["devices"].map(str))
-  cells = places.pivot(
-    index=["topology", "devices"], columns="size", values="text"
+  rows = []
+  places: Any = trained.assign(text=texts).groupby(
+    ["topology", "devices"], sort=False
   )
-  cells = cells.reindex(columns=_SMALL).astype(object).fillna("").reset_index()
-  order = cells["topology"].map(_PLACES.index)
-  rows = cells.loc[order.sort_values().index].to_numpy().tolist()
+  for (topology, devices), own in places:
+    found = dict(zip(own["size"], own["text"], strict=True))
+    rows.append([topology, str(devices), *(found.get(x, "") for x in _SMALL)])
   return (
     f"Device hours of {STEPS:,} such steps, at the least (no: does not fit; "
     "empty: not compiled):\n\n"
@@ -100,16 +100,13 @@ def _figure_1(trained: pd.DataFrame) -> Iterator[str]:
   )
   fitting = trained[trained["fits"]]
   own = fitting[fitting["size"].map(PAPERS.get) == fitting["topology"]]
-  own = own.set_index("size").reindex(
-    [x for x in PAPERS if x in set(own["size"])]
-  )
   rows = [
     [
-      *(size, r["topology"], f"{r['hours'] / r['devices']:.3g}"),
+      *(r["size"], r["topology"], f"{r['hours'] / r['devices']:.3g}"),
       f"{r['hours']:.3g}",
       *(f"{r['hours'] * RUNS_OF_A_SIZE / n:,.0f}" for n in (1, 2)),
     ]
-    for size, r in own.iterrows()
+    for r in own.to_dict("records")
   ]
   if len(own) == len(PAPERS):
     total = own["hours"].sum() * RUNS_OF_A_SIZE

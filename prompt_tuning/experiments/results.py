@@ -244,14 +244,11 @@ class Results:
     return (self.beside or self).sheet.paper
 
   def _looks(
-    self, at_end: bool = False
+    self, at_end: bool
   ) -> Iterator[tuple[Mapping[str, AxisValue], Run, records.RunRecord | None]]:
     """Yields each run as the layout looks at it, with its point and record.
 
     Where the layout asks for it, that is after several numbers of steps.
-
-    Args:
-      at_end: Whether a run's last evaluation counts, not its best.
     """
     for run in self.runs:
       for steps in self.sheet.layout.after or [None]:
@@ -263,7 +260,12 @@ class Results:
           record = record.at_its_end()
         yield point, run, record if record and record.scores else None
 
-  def _view(self, at_end: bool) -> View:
+  def grouped(self, at_end: bool = False) -> View:
+    """Groups the runs as the layout says.
+
+    Args:
+      at_end: Whether a run's last evaluation counts, not its best.
+    """
     layout = self.sheet.layout
     runs = []
     for point, run, record in self._looks(at_end):
@@ -282,12 +284,7 @@ class Results:
   @functools.cached_property
   def view(self) -> View:
     """The table of the layout, by each run's best evaluation."""
-    return self._view(at_end=False)
-
-  @functools.cached_property
-  def view_at_end(self) -> View:
-    """The table of the layout, by each run's last evaluation."""
-    return self._view(at_end=True)
+    return self.grouped()
 
   @functools.cached_property
   def by_task(self) -> View:
@@ -297,7 +294,7 @@ class Results:
     """
     sheet, layout = self.sheet, self.sheet.layout
     runs = []
-    for point, run, record in self._looks():
+    for point, run, record in self._looks(at_end=False):
       scores: dict[str, float] = record.scores if record else {}
       # A failed run has no score. Its record does not say a mixture's tasks.
       own = str(point["task"]).removesuffix(_PREFIXED)

@@ -41,7 +41,8 @@ def table(results: Results, at_end: bool = False) -> Table:
     return _ensemble_table(results)
   if kind == "tasks":
     return _probe_table(results)
-  return _score_table(results, results.view_at_end if at_end else results.view)
+  view = results.grouped(at_end=True) if at_end else results.view
+  return _score_table(results, view)
 
 
 def short_count(count: float) -> str:
