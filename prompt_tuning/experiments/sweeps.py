@@ -1,30 +1,25 @@
-"""Sweeps: train commands with lists as values, turned into sheets."""
+"""Sweeps: train commands with lists as values, turned into sheets.
+
+`--gin.PROMPT_LENGTH=1,5,20` has three values: a value ends at a comma after
+which it is whole, so a list, a dictionary or a string with commas is one value.
+`--gin_file=gin/prompts/{a,b}.gin` names two files; a run takes one of them. As
+a shell expands it to two flags, consecutive gin files of a folder, and repeated
+bindings, are alternatives too. "+" joins files that one run takes together.
+"""
 
 import ast
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import pathlib
 import re
 import shlex
-import shutil
-import sys
 from typing import Any
 
-import pandas as pd
-
-from prompt_tuning.experiments import (
-  generated_files,
-  pages,
-  sweep_commands,
-  tables,
-  toml_files,
-)
 from prompt_tuning.experiments.cells import RAW, AxisValue
-from prompt_tuning.experiments.results import Results
-from prompt_tuning.experiments.running import Workspace
-from prompt_tuning.experiments.sheets import Sheet
-from prompt_tuning.experiments.sweep_commands import GinFiles, SweepCommand
+from t5x.configuration import reading
 
 # The axes of sheets for these macros.
 _AXES = {
@@ -35,6 +30,122 @@ _AXES = {
 # Kinds of gin files that name a row, if nothing else does: the first existing
 # one of these, or the kind of the last file.
 _ROW_KINDS = ("recipe", "method", "prompt", "model")
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+# One value of --gin_file: files to read in this order.
+GinFiles = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepCommand:
+  """A parsed command.
+
+  Attributes:
+    gin_files: The alternatives for each position, in order.
+    bindings: Name -> alternatives, in gin's syntax.
+    flags: The other flags, unchanged.
+  """
+
+  gin_files: list[list[GinFiles]]
+  bindings: dict[str, list[str]]
+  flags: list[str]
+
+
+def parse(arguments: Sequence[str]) -> SweepCommand:
+  """Reads the arguments of a command.
+
+  Args:
+    arguments: Such as `--gin_file=...`, `--gin.X=...`, `--tfds_data_dir=...`.
+
+  Raises:
+    ValueError: if an argument is not a flag, a value is empty or not valid gin,
+      or both `--gin_bindings` and `--gin.X` set X.
+  """
+  found = SweepCommand([], {}, [])
+  single: set[str] = set()
+  before = ""
+  for argument in _joined(arguments):
+    flag, _, value = argument.lstrip("-").partition("=")
+    if flag == "gin_file":
+      files = _file_list(value)
+      if before == flag and folder_of([*found.gin_files[-1], *files]):
+        found.gin_files[-1] += files
+      else:
+        found.gin_files.append(files)
+    elif flag == "gin_bindings" or flag.startswith("gin."):
+      name, values = flag.removeprefix("gin."), [value]
+      if flag == "gin_bindings":
+        name, values = (x.strip() for x in value.partition("=")[::2])
+        values = [values]
+        single.add(name)
+      else:
+        values = _values(name, value)
+      if name in single and name in found.bindings:
+        raise ValueError(
+          f"--gin_bindings and --gin.{name} both set {name}. Give all of its "
+          f"values as --gin.{name}=VALUE,VALUE."
+        )
+      found.bindings.setdefault(name, []).extend(values)
+    else:
+      found.flags.append(argument)
+    before = flag
+  places = [["+".join(x) for x in files] for files in found.gin_files]
+  for values in (*places, *found.bindings.values()):
+    if len(set(values)) != len(values):
+      raise ValueError(f"A value is there twice in {', '.join(values)}.")
+  return found
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+  """Joins flags and the values that follow them after a space.
+
+  Raises:
+    ValueError: if a value follows no flag.
+  """
+  found: list[str] = []
+  for argument in arguments:
+    if argument.startswith("-"):
+      found.append(argument)
+    elif found and "=" not in found[-1]:
+      found[-1] += f"={argument}"
+    else:
+      raise ValueError(f"Expected --FLAG=VALUE, got {argument}.")
+  return found
+
+
+def folder_of(files: Sequence[GinFiles]) -> str | None:
+  """Returns the folder of alternatives, if they have the same one."""
+  folders = {str(pathlib.PurePath(x[-1]).parent) for x in files}
+  return folders.pop() if len(folders) == 1 else None
+
+
+def _values(name: str, text: str) -> list[str]:
+  """Splits a text such as "1,5" or "[1, 2],[3]" into valid gin."""
+  values: list[str] = []
+  parts: list[str] = []
+  for part in text.split(","):
+    parts.append(part)
+    value = ",".join(parts).strip()
+    with contextlib.suppress(ValueError):
+      reading.from_text(f"{name} = {value}")
+      values.append(value)
+      parts = []
+  if parts:
+    reading.from_text(f"{name} = {','.join(parts)}")  # Raises its error.
+  return values
+
+
+def _file_list(text: str) -> list[GinFiles]:
+  """Expands braces and commas in the value of --gin_file."""
+  pieces = _BRACES.split(text)
+  # The pieces at odd indices were in braces.
+  choices = [x.split(",") if i % 2 else [x] for i, x in enumerate(pieces)]
+  expanded = ",".join("".join(x) for x in itertools.product(*choices))
+  files = [tuple(x.strip().split("+")) for x in expanded.split(",")]
+  if not all(x.endswith(".gin") for some in files for x in some):
+    raise ValueError(
+      f"--gin_file={text}: expected paths that end with .gin, got {expanded}."
+    )
+  return files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +188,7 @@ def fields(
     ValueError: if the command has no list, sets its output folder or the search
       paths of gin files, or if the program has no score.
   """
-  command = sweep_commands.parse(given)
+  command = parse(given)
   folder = "EVAL_OUTPUT_DIR" if module == "t5x.eval" else "MODEL_DIR"
   _check(command, module, folder)
   axes, gin_files = _file_axes(command)
@@ -156,7 +267,7 @@ def _file_axes(command: SweepCommand) -> tuple[list[Axis], list[str]]:
   """
   axes: list[Axis] = []
   gin_files: list[str] = []
-  folders = [sweep_commands.folder_of(x) or "" for x in command.gin_files]
+  folders = [folder_of(x) or "" for x in command.gin_files]
   # "prompt" for gin/prompts/.
   kinds = [
     pathlib.PurePath(x).name.removesuffix("s") or "gin_file" for x in folders
@@ -270,61 +381,3 @@ def _layout(axes: Sequence[Axis]) -> dict[str, Any]:
     "mean_column": columns.name == "task" and len(columns.values) > 1,
   }
   return layout | ({"mean_over": over.name} if over else {})
-
-
-def tabulate(sheet: Sheet, workspace: Workspace) -> None:
-  """Prints the table of a sweep, and writes the page with its figure."""
-  results = Results(sheet, workspace.archive())
-  files = pages.sheet_files(results, stem="table")
-  if not files:
-    return
-  folder = workspace.root / "runs" / sheet.name
-  generated_files.write(files, folder)
-  table = tables.table(results)
-  print(pd.DataFrame(table.rows, columns=table.header).to_string(index=False))
-  if drifted := pages.drift_note(results):
-    again = f"Delete them in {workspace.results} to make them again."
-    print(f"{drifted}{again}", file=sys.stderr)
-  for suffix in ("md", "csv", "png"):
-    print(folder / f"table.{suffix}")
-
-
-def write_sheet(
-  given: dict[str, Any], workspace: Workspace, file: pathlib.Path
-) -> None:
-  """Writes a sweep as a sheet, and copies the records of its finished runs.
-
-  Args:
-    given: The fields of the sweep.
-    workspace: That of sweeps.
-    file: The file, in the folder `configs` of the workspace.
-
-  Raises:
-    ValueError: if the file exists, or lies elsewhere.
-  """
-  path = file.resolve()
-  if path.parent != workspace.root / "configs" or path.suffix != ".toml":
-    raise ValueError(
-      f"--write_sheet={file}: expected a file such as "
-      f"{workspace.root / 'configs' / 'mine.toml'}."
-    )
-  if path.exists():
-    raise ValueError(f"{path} is there already. Choose another name.")
-  # A sheet is launched by its name.
-  kept = {k: x for k, x in given.items() if k not in ("name", "launch")}
-  sheet = Sheet.model_validate({"name": path.stem, **kept})
-  archive = workspace.archive()
-  found = [(cell, archive.find(cell)) for cell in sheet.cells()]
-  path.write_text(toml_files.dumps(kept), encoding="utf-8")
-  count = 0
-  for cell, stored in found:
-    target = workspace.root / "results" / f"{cell.full_name}.json"
-    if stored and stored.record.counts and not target.exists():
-      target.parent.mkdir(parents=True, exist_ok=True)
-      shutil.copyfile(stored.path, target)
-      count += 1
-  print(
-    f"{path}: {len(found)} cells, {count} of them with a record. "
-    f"{sheet.launch_command} runs the others, prompt-tuning tabulate "
-    f"{sheet.name} makes the table."
-  )
