@@ -3,7 +3,7 @@
 import json
 
 from prompt_tuning.experiments import sheets
-from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import Results
 from t5x.runs import record_schema
 

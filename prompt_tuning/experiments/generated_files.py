@@ -9,7 +9,7 @@ from matplotlib import image
 import numpy as np
 
 from prompt_tuning.experiments import pages, sheets, toml_files
-from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import Results
 
 # Pages whose tables are filled in.

@@ -17,8 +17,8 @@ import tqdm
 
 import prompt_tuning
 from prompt_tuning.experiments import sheets
-from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
+from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.running import (
   Outcome,
   Processes,

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from prompt_tuning.experiments import records
-from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import AxisValue, Cell
+from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.sheets import SEED, STEPS, Paper, Sheet
 
 # Values of the axes that make up a row of a table.

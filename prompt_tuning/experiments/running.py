@@ -24,8 +24,8 @@ import time
 from typing import Any
 
 from prompt_tuning.experiments import records
-from prompt_tuning.experiments.archive import Archive
 from prompt_tuning.experiments.cells import Cell
+from prompt_tuning.experiments.records import Archive
 from t5x.configuration import identity
 from t5x.files import safe_files
 from t5x.runs import record_schema

@@ -10,7 +10,7 @@ import pytest
 
 from prompt_tuning.commands import console
 from prompt_tuning.experiments import sheets
-from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.records import Archive
 
 PROGRAM = ("--gin.FAIL=''", "--module=program.train", "--gin.SLEEP=0.0")
 FAST = ("--gin.SEED=0,1,2", *PROGRAM, "--name=x")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.experiments import launching, pages, running, sheets
-from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import Results
 from t5x import checkpoints
 from t5x.configuration import identity

@@ -8,7 +8,7 @@ from matplotlib import image
 import pytest
 
 from prompt_tuning.experiments import generated_files, pages, sheets, tables
-from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import Results
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from made_up import BY_TASK, NO_FIGURE, ONE_SIZE
 import pytest
 
 from prompt_tuning.experiments import figures, tables
-from prompt_tuning.experiments.archive import Archive
+from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import View
 
 GAPS = ("[layout]", '[layout]\ngaps = [["model", "prompt"]]')
