@@ -102,7 +102,7 @@ def _write_sheet(
   Raises:
     ValueError: if the file exists, or lies elsewhere.
   """
-  from prompt_tuning.experiments import toml_files
+  from prompt_tuning.experiments import sheets
   from prompt_tuning.experiments.sheets import Sheet
 
   path = file.resolve()
@@ -118,7 +118,7 @@ def _write_sheet(
   sheet = Sheet.model_validate({"name": path.stem, **kept})
   archive = workspace.archive()
   found = [(cell, archive.find(cell)) for cell in sheet.cells()]
-  path.write_text(toml_files.dumps(kept), encoding="utf-8")
+  path.write_text(sheets.dumps(kept), encoding="utf-8")
   count = 0
   for cell, stored in found:
     target = workspace.root / "results" / f"{cell.full_name}.json"

@@ -18,8 +18,6 @@ from typing import Any
 
 import pydantic
 
-from prompt_tuning.experiments.toml_files import Strict
-
 # A value of an axis: a number, or a name that [values] explains.
 AxisValue = str | int | float
 Point = Mapping[str, AxisValue]
@@ -28,6 +26,10 @@ RAW = "gin"
 # Macros that name prompts to read.
 _PROMPT_MACROS = ("PROMPT_FILE", "PROMPT_FILES")
 _METHOD_FILE = re.compile(r"(?:methods|recipes)/(\w+)\.gin$")
+
+
+class Strict(pydantic.BaseModel, extra="forbid"):
+  """A model that refuses unknown names."""
 
 
 class Value(Strict):

@@ -6,9 +6,9 @@ import dataclasses
 import pydantic
 
 from prompt_tuning.experiments import parameters, tables
+from prompt_tuning.experiments.cells import Strict
 from prompt_tuning.experiments.sheets import Sheet
 from prompt_tuning.experiments.text_tables import Table
-from prompt_tuning.experiments.toml_files import Strict
 
 
 class Check(Strict):

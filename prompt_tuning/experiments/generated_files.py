@@ -8,7 +8,7 @@ import pathlib
 from matplotlib import image
 import numpy as np
 
-from prompt_tuning.experiments import pages, sheets, toml_files
+from prompt_tuning.experiments import pages, sheets
 from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import Results
 
@@ -135,20 +135,20 @@ def _without_runs(
   made = {}
   if "interpretability" in wanted:
     path = configs / "interpretability.toml"
-    page = toml_files.parse(path, interpretability.Page)
+    page = sheets.parse(path, interpretability.Page)
     if page.sheet not in every:
       raise ValueError(f"interpretability.toml: there is no {page.sheet}.toml")
     text = interpretability.page(page, every[page.sheet], configs.parent)
     made[path.stem] = {f"{path.stem}.md": text.encode()} if text else {}
   if {"parameters", "claims"} & set(wanted):
     path = configs / "parameters.toml"
-    sheet = toml_files.parse(path, parameters.ParameterSheet)
+    sheet = sheets.parse(path, parameters.ParameterSheet)
     counted = {size: parameters.count(sheet, size) for size in sheet.sizes}
     if "parameters" in wanted:
       made["parameters"] = parameters.files(sheet, counted)
     if "claims" in wanted:
       known = {name: results.sheet for name, results in every.items()}
-      page = toml_files.parse(configs / "claims.toml", claims.Claims)
+      page = sheets.parse(configs / "claims.toml", claims.Claims)
       text = claims.page(page, sheet, counted, known)
       made["claims"] = {"claims.md": text}
   return made

@@ -18,9 +18,9 @@ import seqio
 
 from prompt_tuning import prompt_files, tasks
 from prompt_tuning.data import superglue
+from prompt_tuning.experiments.cells import Strict
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.experiments.text_tables import Table
-from prompt_tuning.experiments.toml_files import Strict
 from prompt_tuning.inference import neighbours as analysis
 from prompt_tuning.training import base_model
 

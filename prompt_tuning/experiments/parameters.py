@@ -10,8 +10,8 @@ import pandas as pd
 import pydantic
 
 from prompt_tuning.experiments import figures, pages
+from prompt_tuning.experiments.cells import Strict
 from prompt_tuning.experiments.text_tables import Table
-from prompt_tuning.experiments.toml_files import Strict
 from prompt_tuning.models.t5 import network
 from t5x import gin_utils
 

@@ -13,12 +13,11 @@ from prompt_tuning.experiments import (
   generated_files,
   parameters,
   sheets,
-  toml_files,
 )
 from t5x import gin_utils, models
 
 ROOT = pathlib.Path(__file__).parents[2]
-SHEET = toml_files.parse(
+SHEET = sheets.parse(
   ROOT / "configs/parameters.toml", parameters.ParameterSheet
 )
 TINY = SHEET.model_copy(
@@ -95,7 +94,7 @@ def test_counts_make_the_committed_files():
   assert len(files) == 5
   folder = ROOT / generated_files.TABLES
   assert generated_files.differences(files, folder) == ([], [])
-  page = toml_files.parse(ROOT / "configs/claims.toml", claims.Claims)
+  page = sheets.parse(ROOT / "configs/claims.toml", claims.Claims)
   made = claims.page(page, SHEET, COUNTED, SHEETS)
   assert made == (ROOT / "results/claims.md").read_bytes()
 

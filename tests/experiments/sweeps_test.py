@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from prompt_tuning.experiments import sweeps, toml_files
+from prompt_tuning.experiments import sheets, sweeps
 from prompt_tuning.experiments.sheets import Sheet
 
 FIXED = ("--gin_file=gin/models/s.gin", "--gin_file=gin/recipes/r.gin")
@@ -287,8 +287,8 @@ def test_written_sheet_makes_the_same(tmp_path):
   fields = sweeps.fields(arguments, arguments)
   del fields["name"]
   path = tmp_path / "x.toml"
-  path.write_text(toml_files.dumps(fields))
-  read = toml_files.parse(path, Sheet, name="x")
+  path.write_text(sheets.dumps(fields))
+  read = sheets.parse(path, Sheet, name="x")
   assert read == Sheet.model_validate({"name": "x", **fields})
   expected = [cell.command for cell in _sheet(*arguments).cells()]
   assert [cell.command for cell in read.cells()] == expected
