@@ -111,7 +111,7 @@ def find(
   """Compares a number with the claim.
 
   Args:
-    check: The number, and what is claimed.
+    check: The number and its claim.
     sizes: All sizes.
     numbers: All numbers.
 

@@ -274,7 +274,7 @@ def _draw_dots(panel: Axes, results: Results, styles: _Styles) -> None:
   _set_window(panel, shown)
   bottom = panel.get_ylim()[0]
   for x, score, color in frozen:
-    if score < bottom:  # An answer that is no label must not stretch the axis.
+    if score < bottom:  # An invalid answer must not stretch the axis.
       panel.annotate(
         f"{score:.0f}",
         (x, bottom),

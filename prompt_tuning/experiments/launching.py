@@ -87,8 +87,7 @@ def check_commands(cells: Sequence[Cell], root: pathlib.Path) -> None:
     for name in cell.gin_files:
       if not any((pathlib.Path(x) / name).exists() for x in paths):
         raise ValueError(
-          f"there is no gin file {name}, which {cell.name} needs. Gin files "
-          f"are relative to {root}."
+          f"cannot find the gin file {name}, which {cell.name} needs, in {root}"
         )
     if cell.gin_files:
       texts = [f"{name} = {value}" for name, value in cell.bindings.items()]

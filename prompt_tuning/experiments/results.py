@@ -97,8 +97,8 @@ class View:
   """A frame of runs, grouped into the rows and columns of a table.
 
   Attributes:
-    frame: The runs: their row, column, seed and task, and what is known of
-      them. A failed or missing run has the score NaN.
+    frame: The runs: their row, column, seed and task, and their
+      properties. A failed or missing run has the score NaN.
     axes: Names of the axes whose combinations are rows.
     rows: Key -> the rows' values, in order.
     columns: The columns' values, in order.

@@ -32,7 +32,7 @@ _FOLDERS = ("", "full/")
 STEPS = "steps"
 SEED = "seed"
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
-# A number of a paper: "~" marks one that is rounded; "" is none.
+# A number of a paper: "~" marks a rounded one, "" a gap.
 _Number = Annotated[str, pydantic.Field(pattern=r"^(~?[-+]?\d+(\.\d*)?)?$")]
 
 
@@ -92,7 +92,7 @@ def _check_layout(
   """
   if layout.after:
     if any(STEPS in grid for grid in grids):
-      raise ValueError(f"after: a grid has an axis {STEPS} of its own")
+      raise ValueError(f"after: a grid has an own axis {STEPS}")
     grids = [{**grid, STEPS: layout.after} for grid in grids]
   for grid in grids:
     for axis in layout.axes:

@@ -282,7 +282,7 @@ def _file_axes(command: SweepCommand) -> tuple[list[Axis], list[str]]:
     values = {_stem(some): {"gin_files": list(some)} for some in files}
     if len(values) < len(files):
       listed = ", ".join("+".join(x) for x in files)
-      raise ValueError(f"Gin files of one name cannot be told apart: {listed}.")
+      raise ValueError(f"Gin files have the same name: {listed}.")
     axes.append(Axis(_free(kind, axes), folder, kind, dict(values)))
     gin_files.append(f"${axes[-1].name}")
   return axes, gin_files

@@ -106,7 +106,7 @@ MINE = ("--gin_file=mine.gin", "--gin.SEED=0,1")
   [
     ([*MINE, "--gin.SLEEEP=1.0"], "defines SLEEEP, .*Did you mean SLEEP"),
     ([*MINE, "--gin.FAIL=words"], "FAIL = words is not valid gin .* quoted"),
-    (["--gin_file=no.gin", *FAST], "no gin file no.gin, which no-seed0 needs"),
+    (["--gin_file=no.gin", *FAST], "find the gin file no.gin, which no-seed0"),
     ([*FAST, "--write_sheet=x.toml"], "expected a file such as .*mine.toml"),
     ([*FAST, "--write_sheet=configs/x.toml"], "is there already"),
     (["--gin.SEED=1"], "There is no list to sweep"),

@@ -145,7 +145,7 @@ def test_run_that_was_stopped_has_no_scores_of_later_steps(tmp_path):
   assert record.after(40) is None
   after = ('columns = "size"', 'columns = "steps"\nafter = [10, 30, 50]')
   text = made_up.edited(after, ("seed = [", "steps = [1, 2]\nseed = ["))
-  with pytest.raises(ValueError, match="an axis steps of its own"):
+  with pytest.raises(ValueError, match="an own axis steps"):
     made_up.sheet(tmp_path, text)
 
 

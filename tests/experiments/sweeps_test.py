@@ -236,7 +236,7 @@ def test_names_do_not_depend_on_the_values_beside():
     ([LENGTHS, "--gin_search_paths=mine"], "Leave --gin_search_paths out"),
     (
       ["--gin_file=a/p.gin,b/p.gin"],
-      "Gin files of one name cannot be told apart: a/p.gin, b/p.gin",
+      "Gin files have the same name: a/p.gin, b/p.gin",
     ),
   ],
 )
