@@ -100,7 +100,13 @@ def styles(methods: Mapping[str, str]) -> dict[str, Style]:
       found[family] = own
     for i, (name, mix) in enumerate(zip(variants, mixes, strict=True)):
       found[name] = Style(
-        _shade(color, float(mix)),
+        colors.to_hex(
+          [
+            # Mixed with white, or with black if `mix` is negative.
+            float(x * (1 - abs(mix)) + (mix > 0) * abs(mix))
+            for x in colors.to_rgb(color)
+          ]
+        ),
         others[i % len(others)],
         _LINES[(i + has_own) % len(_LINES)],
       )
@@ -111,12 +117,3 @@ def _family(method: str) -> str:
   """Returns the known method that a name starts with, or the name."""
   known = [x for x in _METHODS if method.startswith(x)]
   return max(known, key=len, default=method)
-
-
-def _shade(color: str, mix: float) -> str:
-  """Mixes a colour with white, or with black if `mix` is negative."""
-  other = 1.0 if mix > 0 else 0.0
-  red, green, blue = (
-    x * (1 - abs(mix)) + other * abs(mix) for x in colors.to_rgb(color)
-  )
-  return colors.to_hex((red, green, blue))

@@ -154,12 +154,18 @@ def _runs(results: Results) -> Iterator[str]:
     yield f"* {x.path.stem}: {x.record.error}\n"
   others = [
     x
-    for x in results.archive.of_sheet(sheet.name)
-    if all(x is not y for y in (*stored, *failed.values()))
+    for x in results.archive.stored
+    if x.name.rpartition("/")[0] == sheet.name
+    and all(x is not y for y in (*stored, *failed.values()))
   ]
   if others:
     yield "Records beside the table, of other settings:\n"
-    yield "".join(f"* `{x.path.stem}`: {_state(x.record)}\n" for x in others)
+    yield "".join(
+      f"* `{x.path.stem}`: {x.record.status}"
+      + (f", best {x.record.score:.1f}" if x.record.scores else "")
+      + (f": {x.record.error}\n" if x.record.error else "\n")
+      for x in others
+    )
   cells = [run.cell for run in results.runs]
   cell = next((x for x in cells if x.kind == "train"), cells[0])
   words = [shlex.join(cell.command[:3]), *map(shlex.quote, cell.command[3:])]
@@ -168,13 +174,6 @@ def _runs(results: Results) -> Iterator[str]:
     f"The command of one cell:\n\n```sh\n{command}\n```\n\n"
     f"`{sheet.launch_command}` runs what is missing.\n"
   )
-
-
-def _state(record: records.RunRecord) -> str:
-  text = record.status
-  if record.scores:
-    text += f", best {record.score:.1f}"
-  return f"{text}: {record.error}" if record.error else text
 
 
 def _commit(record: records.RunRecord) -> str:

@@ -84,10 +84,6 @@ class RunRecord(record_schema.Record):
     """The mean score over its tasks, in [0, 100]."""
     return statistics.fmean(self.scores.values())
 
-  def at_its_end(self) -> "RunRecord":
-    """Returns the record with the metrics of its last evaluation."""
-    return self.model_copy(update={"best": None})
-
   def after(self, steps: int) -> "RunRecord | None":
     """Returns the record as it would be had the run ended early.
 
@@ -286,10 +282,6 @@ class Archive:
     """Returns the content of `current`."""
     stored = self.current(cell)
     return stored.record if stored else None
-
-  def of_sheet(self, sheet: str) -> list[StoredRecord]:
-    """Returns the records in a sheet's folder."""
-    return [x for x in self.stored if x.name.rpartition("/")[0] == sheet]
 
   def differences(self, record: RunRecord, cell: Cell) -> list[Difference]:
     """Returns how a cell's run would differ from its record today.

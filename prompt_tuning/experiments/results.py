@@ -257,7 +257,7 @@ class Results:
           point = {**point, STEPS: steps}
           record = run.record.after(steps) if run.record else None
         if record and at_end:
-          record = record.at_its_end()
+          record = record.model_copy(update={"best": None})
         yield point, run, record if record and record.scores else None
 
   def grouped(self, at_end: bool = False) -> View:

@@ -279,17 +279,17 @@ def _file_axes(command: SweepCommand) -> tuple[list[Axis], list[str]]:
     if len(files) == 1 and kind != alone:
       gin_files += files[0]
       continue
-    values = {_stem(some): {"gin_files": list(some)} for some in files}
+    stems = ["+".join(pathlib.PurePath(x).stem for x in some) for some in files]
+    values: dict[AxisValue, dict[str, Any]] = {
+      stem: {"gin_files": list(some)}
+      for stem, some in zip(stems, files, strict=True)
+    }
     if len(values) < len(files):
       listed = ", ".join("+".join(x) for x in files)
       raise ValueError(f"Gin files have the same name: {listed}.")
-    axes.append(Axis(_free(kind, axes), folder, kind, dict(values)))
+    axes.append(Axis(_free(kind, axes), folder, kind, values))
     gin_files.append(f"${axes[-1].name}")
   return axes, gin_files
-
-
-def _stem(files: GinFiles) -> str:
-  return "+".join(pathlib.PurePath(x).stem for x in files)
 
 
 def _free(name: str, axes: Sequence[Axis]) -> str:

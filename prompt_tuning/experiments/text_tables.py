@@ -54,8 +54,4 @@ class Table:
 
 
 def _latex_row(row: Sequence[str]) -> str:
-  return " & ".join(map(_latex, row)) + r" \\"
-
-
-def _latex(text: str) -> str:
-  return text.translate(_LATEX)
+  return " & ".join(text.translate(_LATEX) for text in row) + r" \\"

@@ -239,8 +239,7 @@ def test_records_of_two_sheets_of_one_name_are_told_apart(root):
   archive = Archive.load(root / "results")
   names = [f"full/{x}" for x in NAMES]
   assert [*pages.drifted([Results(full, archive)]).values()] == [names]
-  assert [x.name for x in archive.of_sheet("full/x")] == names
-  assert archive.of_sheet("x") == []
+  assert [x.name for x in archive.stored] == names
 
 
 def test_of_two_records_the_finished_one_counts(root):
