@@ -42,16 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
   add = parser.add_argument
   add("--checkpoint", metavar="PATH", help="the base model")
-  add(
-    "--demo",
-    action="store_true",
-    help="serve a miniature with prompts for its tasks, to look around",
-  )
-  add(
-    "--vocabulary",
-    metavar="FILE",
-    help="SentencePiece model; by default the one beside the checkpoint",
-  )
+  demo = "serve a miniature with prompts for its tasks, to look around"
+  add("--demo", action="store_true", help=demo)
+  vocabulary = "SentencePiece model; by default the one beside the checkpoint"
+  add("--vocabulary", metavar="FILE", help=vocabulary)
   add("--name", help="name of the model without a prompt; by default its own")
   add("--dtype", default="float32", help="of activations: float32 or bfloat16")
   add("--prompts", default="prompts", help="folder of NAME.safetensors")
@@ -60,17 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--host", default="127.0.0.1", help="address; 0.0.0.0 for all of them")
   add("--port", type=int, default=8000, help="port to listen at")
   add("--keys", metavar="FILE", help="API keys, one a line; by default none")
-  add(
-    "--forwarded_allow_ips",
-    default="",
-    metavar="ADDRESS,...",
-    help="proxies whose X-Forwarded-For names the client",
-  )
+  proxies = "proxies whose X-Forwarded-For names the client, as A,B,..."
+  add("--forwarded_allow_ips", default="", help=proxies)
   limits = parser.add_argument_group("limits")
-  batches = parser.add_argument_group(
-    "batches",
-    "A program is compiled at the start for each combination of these sizes.",
+  about = (
+    "A program is compiled at the start for each combination of the sizes."
   )
+  batches = parser.add_argument_group("batches", about)
   for group, flags in ((limits, _LIMITS), (batches, _BATCHES)):
     for name, kind, default, about in flags:
       group.add_argument(

@@ -148,7 +148,7 @@ def _by_task(results: Results) -> Figure:
 
 
 def draw_shares(
-  sizes: Mapping[float, str],
+  sizes: Mapping[int, str],
   shares: Mapping[str, tuple[str, Sequence[float]]],
   title: str,
 ) -> Figure:
@@ -350,7 +350,7 @@ def _set_window(panel: Axes, values: Sequence[float] = ()) -> None:
 
 
 def _size_axis(
-  panel: Axes, label: str, names: Mapping[float, str] | None = None
+  panel: Axes, label: str, names: Mapping[Any, str] | None = None
 ) -> None:
   """Makes a logarithmic axis of numbers of parameters, marked where named."""
   panel.set_xscale("log")
