@@ -266,23 +266,37 @@ def test_one_run_in_other_words_is_run_once(place):
   assert [cell.full_name for cell in todo] == [f"x/cb-seed{i}" for i in "012"]
 
 
-def test_cluster_jobs_leave_records(place, capsys):
-  """A second job of a cell does not wait for the first."""
+def test_cluster_jobs_leave_records(place):
   pytest.importorskip("submitit")
   counting.edit(place, "[layout]", "[values.seed.2]\nlast = true\n[layout]")
-  ends = "runs/submitit/*/*_result.pkl"
-  cells = counting.cells(place)
-  with running.locks(cells[0], place, running.Processes(), waits=True):
-    launcher = _start(place, "--submit=local", "--option=timeout_min=2")
-    jobs, errors = launcher.communicate(timeout=120)
-    assert len(jobs.split()) == 2, errors
-    assert "Waiting for these: 1." in errors
-    _wait(lambda: len(list(place.root.glob(ends))) == 2, 120)
-  found = [pickle.loads(x.read_bytes())[1] for x in place.root.glob(ends)]
-  assert _ends(found) == {"cb-seed0": "busy", "cb-seed1": "finished"}
-  assert list(counting.filed(place)) == ["cb-seed1"]
-  assert _launch(place, "--submit=slurm", "--option=wall_time=3") == 1
-  assert "Error: submitit, cluster 'slurm'" in capsys.readouterr().err
+  words = ("--cell=*[02]", "--submit=local", "--option=timeout_min=2")
+  job, errors = _start(place, *words).communicate(timeout=120)
+  assert job.strip(), errors
+  assert "Waiting for these: 1." in errors
+  _wait(lambda: counting.filed(place), 120)
+  assert list(counting.filed(place)) == ["cb-seed0"]
+
+
+# Nobody keeps the process of the job.
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
+def test_second_cluster_job_of_a_cell_does_not_wait_for_the_first(place):
+  pytest.importorskip("submitit")
+  cell, *_ = counting.cells(place)
+  options = {"timeout_min": 2}
+  with running.locks(cell, place, running.Processes(), waits=True):
+    launching.submit([cell], place, "local", options, place.archive())
+    ends = "runs/submitit/*/*_result.pkl"
+    _wait(lambda: list(place.root.glob(ends)), 120)
+  (end,) = place.root.glob(ends)
+  _, outcome = pickle.loads(end.read_bytes())
+  assert outcome.status == "busy"
+
+
+def test_option_that_the_cluster_does_not_know_is_one_line(place):
+  pytest.importorskip("submitit")
+  words = ("--submit=slurm", "--option=wall_time=3")
+  _, errors = _start(place, *words).communicate(timeout=120)
+  assert errors.splitlines()[-1].startswith("Error: submitit, cluster 'slurm'")
 
 
 @pytest.mark.slow
