@@ -67,10 +67,9 @@ def examples(model: FrozenModel, prompts: str) -> list[dict[str, str]]:
     model: The model, whose vocabulary the tasks use.
     prompts: The folder of prompts, which have the names of tasks.
   """
-  names = sorted(path.stem for path in pathlib.Path(prompts).iterdir())
   return [
     {"model": name, "input": text}
-    for name in names
+    for name in sorted(path.stem for path in pathlib.Path(prompts).iterdir())
     if name in seqio.TaskRegistry.names()
     for text, _ in _pairs(model, name, "test", _EXAMPLES)
   ]

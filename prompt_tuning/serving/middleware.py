@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
 import contextlib
 import dataclasses
 import hashlib
@@ -109,7 +108,10 @@ class LimitsMiddleware:
       if not _OPEN.fullmatch(scope["path"]):
         self._check_rate(self._client(request))
       is_upload = bool(_UPLOAD.fullmatch(f"{request.method} {scope['path']}"))
-      async with self._upload_slot() if is_upload else contextlib.nullcontext():
+      async with contextlib.AsyncExitStack() as stack:
+        if is_upload:
+          await self._wait_for_slot()
+          stack.callback(self._uploads.release)
         receive = self._limited(request, receive, is_upload)
         await self._app(scope, receive, send_in_time)
     except Exception as error:
@@ -184,18 +186,13 @@ class LimitsMiddleware:
         headers={"Retry-After": str(math.ceil((1 - left) * 60 / most))},
       )
 
-  @contextlib.asynccontextmanager
-  async def _upload_slot(self) -> AsyncIterator[None]:
+  async def _wait_for_slot(self) -> None:
     """Waits until there is room for an upload."""
     try:
       async with asyncio.timeout(_READ_SECONDS):
         await self._uploads.acquire()
     except TimeoutError:
       raise errors.not_ready("Too many uploads at once.") from None
-    try:
-      yield
-    finally:
-      self._uploads.release()
 
   def _limited(
     self, request: requests.Request, receive: Receive, is_upload: bool

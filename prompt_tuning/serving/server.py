@@ -118,7 +118,16 @@ def make_service(options: argparse.Namespace) -> Service:
   metrics.watch(engine, store)
   service = Service(base, engine, store, metrics, limits)
   if options.jobs:
-    _add_jobs(service, options)
+    try:
+      service.jobs = JobStore(options.jobs, base, model.fingerprint)
+    except sqlite3.Error as error:
+      raise ValueError(error) from error
+    names = "checkpoint", "vocabulary", "dtype", "jobs", "prompts", "submit"
+    flags = {name: getattr(options, name) for name in (*names, "option")}
+    flags |= {"fingerprint": model.fingerprint, "parent": os.getpid()}
+    module = "prompt_tuning.tuning_jobs.worker"
+    command = [sys.executable, "-m", module, json.dumps(flags)]
+    service.supervisor = Supervisor(service.jobs, command)
   if options.demo:
     service.examples = demo.examples(model, options.prompts)
   return service
@@ -142,18 +151,3 @@ def make_limits(options: argparse.Namespace) -> middleware.Limits:
     answer_seconds=options.answer_seconds,
     hosts=hosts,
   )
-
-
-def _add_jobs(service: Service, options: argparse.Namespace) -> None:
-  """Adds the jobs and the supervisor of their worker to a service."""
-  fingerprint = service.engine.model.fingerprint
-  try:
-    service.jobs = JobStore(options.jobs, service.base, fingerprint)
-  except sqlite3.Error as error:
-    raise ValueError(error) from error
-  names = "checkpoint", "vocabulary", "dtype", "jobs", "prompts", "submit"
-  arguments = {name: getattr(options, name) for name in (*names, "option")}
-  arguments |= {"fingerprint": fingerprint, "parent": os.getpid()}
-  module = "prompt_tuning.tuning_jobs.worker"
-  command = [sys.executable, "-m", module, json.dumps(arguments)]
-  service.supervisor = Supervisor(service.jobs, command)

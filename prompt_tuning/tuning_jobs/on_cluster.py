@@ -22,7 +22,7 @@ from t5x.runs import command_line, events
 _LOOK_SECONDS = 1.0
 _QUEUE_SECONDS = 15.0
 
-Pairs = Sequence[tuple[str, str]]
+_Pairs = Sequence[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Tuner:
 
   def tune(
     self,
-    train: Pairs,
-    validation: Pairs | None,
+    train: _Pairs,
+    validation: _Pairs | None,
     *,
     folder: pathlib.Path,
     on_event: events.OnEvent,
@@ -137,8 +137,8 @@ class _Task:
   """The function that a machine of the cluster calls, with its arguments."""
 
   load: Callable[[], pt.Model]
-  train: Pairs
-  validation: Pairs | None
+  train: _Pairs
+  validation: _Pairs | None
   folder: pathlib.Path
   shared: pathlib.Path
   settings: Mapping[str, Any]
