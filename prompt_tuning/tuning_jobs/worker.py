@@ -148,19 +148,17 @@ def _finite(value: float) -> float | None:
   return value if math.isfinite(value) else None
 
 
-def _load(
-  checkpoint: str, vocabulary: str | None, dtype: str, fingerprint: str | None
-) -> pt.Model:
+def _load(flags: types.SimpleNamespace) -> pt.Model:
   """Reads the base model, here or on a machine of a cluster.
 
   Raises:
     ValueError: if it is not the model that the jobs were queued for.
   """
-  model = pt.load(checkpoint, vocabulary, dtype=dtype)
-  if fingerprint not in (None, model.fingerprint):
+  model = pt.load(flags.checkpoint, flags.vocabulary, dtype=flags.dtype)
+  if flags.fingerprint not in (None, model.fingerprint):
     raise ValueError(
-      f"{checkpoint} has the fingerprint {model.fingerprint}, but the server "
-      f"loaded a model with {fingerprint}: restart the server."
+      f"{flags.checkpoint} has the fingerprint {model.fingerprint}, but the "
+      f"server loaded a model with {flags.fingerprint}: restart the server."
     )
   return model
 
@@ -193,18 +191,12 @@ def main(flags: types.SimpleNamespace) -> None:
   with held:
     if should_stop():
       return
-    load = functools.partial(
-      _load,
-      flags.checkpoint,
-      flags.vocabulary,
-      flags.dtype,
-      flags.fingerprint,
-    )
     if flags.submit:
       options = cluster_options.read(flags.option)
+      load = functools.partial(_load, flags)
       model = on_cluster.Tuner(load, flags.submit, options)
     else:
-      model = load()
+      model = _load(flags)
     work(store, model, epath.Path(flags.prompts), should_stop)
 
 

@@ -63,10 +63,12 @@ def test_the_curve_of_a_job_has_about_a_hundred_losses(store, queue):
 def test_jobs_of_a_model_are_not_done_by_another(monkeypatch):
   model = types.SimpleNamespace(fingerprint="new")
   monkeypatch.setattr(worker.pt, "load", lambda *_, **__: model)
-  for fingerprint in (None, "new"):
-    assert worker._load("base", None, "float32", fingerprint) is model
+  flags = types.SimpleNamespace(checkpoint="base", vocabulary="", dtype="")
+  for flags.fingerprint in (None, "new"):
+    assert worker._load(flags) is model
+  flags.fingerprint = "old"
   with pytest.raises(ValueError, match="base has the fingerprint new"):
-    worker._load("base", None, "float32", "old")
+    worker._load(flags)
 
 
 def test_only_the_run_of_a_failed_job_is_kept(store, queue):
