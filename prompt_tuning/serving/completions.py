@@ -1,7 +1,7 @@
 """`/v1/completions` and `/v1/rank`: answers, in OpenAI's form."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 import dataclasses
 import functools
 import json
@@ -18,7 +18,6 @@ from prompt_tuning.inference.requests import (
   Generation,
   Ranking,
   Token,
-  TunedPrompt,
 )
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.schemas import Completion, Input, Rank
@@ -37,7 +36,25 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
     prompt = await service.prompt(body.model)
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     texts = Detokenizer(vocabulary, [stop for stop in stops if stop])
-    rows = list(_rows(service, body, prompt))
+    seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
+    most = max(service.engine.settings.shapes.steps)
+    if body.num_beams and body.n > 1:
+      raise errors.invalid("A beam search has one result: n must be 1.", "n")
+    rows = [
+      Generation(
+        tokens,
+        prompt,
+        body.max_tokens or min(_MAX_TOKENS, most),
+        temperature=body.temperature,
+        seed=seed,
+        # Samples of equal inputs differ, too.
+        choice=i * body.n + j,
+        num_beams=body.num_beams,
+        top_log_probs=body.logprobs or 0,
+      )
+      for i, tokens in enumerate(_inputs(service, body.prompt, body.n))
+      for j in range(body.n)
+    ]
     head = {
       "id": f"cmpl-{secrets.token_hex(12)}",
       "object": "text_completion",
@@ -79,29 +96,6 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
     service.metrics.count_answers(body.model, "rank", len(rows))
     usage = {"prompt_tokens": sum(map(len, inputs))}
     return {"object": "list", "model": body.model, "data": data, "usage": usage}
-
-
-def _rows(
-  service: Service, body: Completion, prompt: TunedPrompt | None
-) -> Iterator[Generation]:
-  """Yields each sample of each input."""
-  seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
-  most = max(service.engine.settings.shapes.steps)
-  if body.num_beams and body.n > 1:
-    raise errors.invalid("A beam search has one result: n must be 1.", "n")
-  for i, tokens in enumerate(_inputs(service, body.prompt, body.n)):
-    for j in range(body.n):
-      yield Generation(
-        tokens,
-        prompt,
-        body.max_tokens or min(_MAX_TOKENS, most),
-        temperature=body.temperature,
-        seed=seed,
-        # Samples of equal inputs differ, too.
-        choice=i * body.n + j,
-        num_beams=body.num_beams,
-        top_log_probs=body.logprobs or 0,
-      )
 
 
 def _inputs(

@@ -110,7 +110,11 @@ class LimitsMiddleware:
       is_upload = bool(_UPLOAD.fullmatch(f"{request.method} {scope['path']}"))
       async with contextlib.AsyncExitStack() as stack:
         if is_upload:
-          await self._wait_for_slot()
+          try:
+            async with asyncio.timeout(_READ_SECONDS):
+              await self._uploads.acquire()
+          except TimeoutError:
+            raise errors.not_ready("Too many uploads at once.") from None
           stack.callback(self._uploads.release)
         receive = self._limited(request, receive, is_upload)
         await self._app(scope, receive, send_in_time)
@@ -185,14 +189,6 @@ class LimitsMiddleware:
         "rate_limit_exceeded",
         headers={"Retry-After": str(math.ceil((1 - left) * 60 / most))},
       )
-
-  async def _wait_for_slot(self) -> None:
-    """Waits until there is room for an upload."""
-    try:
-      async with asyncio.timeout(_READ_SECONDS):
-        await self._uploads.acquire()
-    except TimeoutError:
-      raise errors.not_ready("Too many uploads at once.") from None
 
   def _limited(
     self, request: requests.Request, receive: Receive, is_upload: bool
