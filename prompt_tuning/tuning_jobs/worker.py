@@ -200,8 +200,8 @@ def main(flags: types.SimpleNamespace) -> None:
     work(store, model, epath.Path(flags.prompts), should_stop)
 
 
-class Supervisor:
-  """One worker process, which holds a model only while there is work.
+class Supervisor(threading.Thread):
+  """A thread that runs one worker process, but only while there is work.
 
   Attributes:
     problem: The reason why no job runs, if the last worker failed before it
@@ -215,14 +215,10 @@ class Supervisor:
       store: The jobs.
       command: The command line of the worker.
     """
+    super().__init__(name="supervisor")
     self.problem: str | None = None
     self._store, self._command = store, list(command)
-    self._stop, self._wake = threading.Event(), threading.Event()
-    self._thread = threading.Thread(target=self._watch, name="supervisor")
-
-  def start(self) -> None:
-    """Starts to look for jobs."""
-    self._thread.start()
+    self._end, self._wake = threading.Event(), threading.Event()
 
   def wake(self) -> None:
     """Has the supervisor look for jobs now."""
@@ -230,23 +226,24 @@ class Supervisor:
 
   def stop(self) -> None:
     """Asks the worker to stop; `close` waits for it."""
-    self._stop.set()
+    self._end.set()
     self._wake.set()
 
   def close(self) -> None:
     """Stops the worker and waits until it has saved its run."""
     self.stop()
-    if self._thread.is_alive():
-      self._thread.join()
+    if self.is_alive():
+      self.join()
 
-  def _watch(self) -> None:
+  def run(self) -> None:
+    """Looks for jobs until it is stopped."""
     failures = 0  # Of workers in a row.
-    while not self._stop.is_set():
+    while not self._end.is_set():
       try:
         if self._store.has_work():
           failures = self._run_worker(failures)
           pause = min(_FIRST_PAUSE * 2 ** min(failures - 1, 9), _LONGEST_PAUSE)
-          self._stop.wait(pause if failures else 0)
+          self._end.wait(pause if failures else 0)
           continue
         # The jobs that no worker claimed were cancelled.
         failures, self.problem = 0, None
@@ -260,7 +257,7 @@ class Supervisor:
     start, claims = time.monotonic(), self._store.claims()
     self._process = process = subprocess.Popen(self._command)
     try:
-      while process.poll() is None and not self._stop.wait(_JOBS_SECONDS):
+      while process.poll() is None and not self._end.wait(_JOBS_SECONDS):
         if self._store.claims() > claims:
           self.problem = None
     finally:
@@ -271,7 +268,7 @@ class Supervisor:
         process.kill()
         code = process.wait()
     has_claimed = self._store.claims() > claims
-    if not code or self._stop.is_set():
+    if not code or self._end.is_set():
       self.problem = None
       return 0
     # The store gives up a job that ends its workers.
