@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def sheet(tmp_path):
-  return made_up.sheet(tmp_path)
+  return made_up.sheet(tmp_path, made_up.edited(made_up.NO_FIGURE))
 
 
 def test_failed_runs_are_named(tmp_path, sheet):
@@ -102,7 +102,8 @@ def test_tables_are_written_into_a_page_of_prose(tmp_path, sheet):
     pages.fill(page.replace("<!-- end -->\n", "", 1), every)
 
 
-def test_differences_are_found(tmp_path, sheet):
+def test_differences_are_found(tmp_path):
+  sheet = made_up.sheet(tmp_path)
   assert pages.sheet_files(Results(sheet, Archive())) == {}
   files = pages.sheet_files(made_up.results(tmp_path, sheet))
   generated_files.write(files, tmp_path)
@@ -126,8 +127,9 @@ def test_runs_are_told_apart(tmp_path):
   """By their commit, and from others that lie beside them."""
   sheet = made_up.sheet(
     tmp_path,
-    made_up.SHEET.replace(
-      'budget = "a minute"', 'budget = ""\nlaunch = "python do.py"'
+    made_up.edited(
+      made_up.NO_FIGURE,
+      ('budget = "a minute"', 'budget = ""\nlaunch = "python do.py"'),
     ),
   )
   [first, second, third, *_] = sheet.cells()
