@@ -147,7 +147,8 @@ def read(
     except ValueError as error:
       raise ValueError(f"{train_file}: {error}") from None
   stem = re.sub(r"\W+", "_", pathlib.PurePath(train_file).stem).strip("_")
-  name = targets_lib.task_name(stem or "files", [targets.labels, splits])
+  content = [inputs, target, targets.labels, splits]
+  name = targets_lib.task_name(stem or "files", content)
   return FileData(name, inputs, target, targets, splits)
 
 
@@ -306,13 +307,11 @@ def _register(*arguments) -> str:
     data.name,
     superglue.SuperGlueTask(
       name=data.name,
-      tfds_name="",
       prefix=f"{pathlib.PurePath(arguments[0]).stem} ",
       preprocess=lambda dataset: dataset,
       postprocess=data.targets.postprocess,
       metric_fns=data.targets.metric_fns,
       labels=data.targets.labels,
-      class_words=data.targets.labels,
       splits=tuple(data.splits),
     ),
     ExampleSource(

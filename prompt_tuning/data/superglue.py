@@ -43,14 +43,15 @@ class SuperGlueTask:
 
   Attributes:
     name: As in `super_glue_<name>`.
-    tfds_name: Dataset, configuration and version.
-    prefix: T5's text before the input, with a trailing space.
     preprocess: Maps a dataset of raw examples to one with "inputs", without the
       prefix, and "targets".
     postprocess: Maps a text to the value that `metric_fns` compare; None leaves
       the text.
     metric_fns: Metrics, in percent.
     labels: The legal targets, in class order; empty for free text.
+    tfds_name: Dataset, configuration and version; by default that of `name`.
+    prefix: T5's text before the input, with a trailing space; by default the
+      name.
     class_words: Words for class-label initialisation: the labels, or for free
       text the paper's words (section 3.2).
     mixture_rate: Training examples in T5's mixtures; 0 leaves the task out.
@@ -59,38 +60,24 @@ class SuperGlueTask:
   """
 
   name: str
-  tfds_name: str
-  prefix: str
   preprocess: Callable[..., tf.data.Dataset]
   postprocess: Callable[..., Any] | None
   metric_fns: Sequence[MetricFn]
   labels: tuple[str, ...] = ()
+  tfds_name: str = ""
+  prefix: str = ""
   class_words: tuple[str, ...] = ()
   mixture_rate: int = 0
   splits: tuple[str, ...] = ("train", "validation", "test")
   correct_referents_only: bool = False
 
-
-def _task(
-  name: str,
-  preprocess: Callable[..., tf.data.Dataset],
-  postprocess: Callable[..., Any] | None,
-  *metric_fns: MetricFn,
-  **columns: Any,
-) -> SuperGlueTask:
-  """Makes a row, with SuperGLUE's usual columns by default."""
-  usual = {
-    "tfds_name": f"super_glue/{name}:1.0.2",
-    "prefix": f"{name} ",
-    "class_words": columns.get("labels", ()),
-  }
-  return SuperGlueTask(
-    name=name,
-    preprocess=preprocess,
-    postprocess=postprocess,
-    metric_fns=metric_fns,
-    **{**usual, **columns},
-  )
+  def __post_init__(self):
+    for field, usual in (
+      ("tfds_name", f"super_glue/{self.name}:1.0.2"),
+      ("prefix", f"{self.name} "),
+      ("class_words", self.labels),
+    ):
+      object.__setattr__(self, field, getattr(self, field) or usual)
 
 
 def _classification(
@@ -103,15 +90,14 @@ def _classification(
   """Makes a task with the text "field: value ..." and a label as its target."""
   if not isinstance(fields, Mapping):
     fields = {field: field for field in fields}
-  return _task(
+  return SuperGlueTask(
     name,
     functools.partial(
       preprocessors.classification, fields=fields, labels=labels
     ),
     functools.partial(postprocessors.class_index, labels=labels),
-    *(metric_fns or (metrics.accuracy,)),
-    metrics.invalid,
-    labels=labels,
+    (*(metric_fns or (metrics.accuracy,)), metrics.invalid),
+    labels,
     **columns,
   )
 
@@ -133,20 +119,19 @@ COPA = _classification(
   ("choice1", "choice2"),
   mixture_rate=400,
 )
-MULTIRC = _task(
+MULTIRC = SuperGlueTask(
   "multirc",
   functools.partial(preprocessors.multirc, labels=_TRUE_FALSE),
   functools.partial(postprocessors.multirc, labels=_TRUE_FALSE),
-  metrics.multirc,
-  metrics.invalid,
-  labels=_TRUE_FALSE,
+  (metrics.multirc, metrics.invalid),
+  _TRUE_FALSE,
   mixture_rate=27_243,
 )
-RECORD = _task(
+RECORD = SuperGlueTask(
   "record",
   preprocessors.record,
   postprocessors.record,
-  metrics.record,
+  (metrics.record,),
   class_words=("commonsense", "reasoning", "reading", "comprehension"),
   mixture_rate=138_854,  # 100,730 queries, once per answer.
 )
@@ -162,11 +147,11 @@ WIC = _classification(
   _TRUE_FALSE,
   mixture_rate=5_428,
 )
-WSC = _task(
+WSC = SuperGlueTask(
   "wsc",
   preprocessors.wsc,
   postprocessors.wsc,
-  metrics.accuracy,
+  (metrics.accuracy,),
   tfds_name="super_glue/wsc.fixed:1.0.2",
   prefix="wsc: ",
   class_words=("commonsense", "pronoun", "resolution"),
@@ -192,21 +177,20 @@ AXG = _classification(
   prefix=RTE.prefix,
   splits=("test",),
 )
-WSC_CLASSIFICATION = _task(
+WSC_CLASSIFICATION = SuperGlueTask(
   "wsc_classification",
   functools.partial(preprocessors.wsc_classification, labels=_TRUE_FALSE),
   functools.partial(postprocessors.class_index, labels=_TRUE_FALSE),
-  metrics.accuracy,
-  metrics.invalid,
+  (metrics.accuracy, metrics.invalid),
+  _TRUE_FALSE,
   tfds_name=WSC.tfds_name,
-  prefix="wsc ",
-  labels=_TRUE_FALSE,
+  prefix=f"{WSC.name} ",
 )
-DPR = _task(
+DPR = SuperGlueTask(
   "dpr",
   preprocessors.dpr,
   None,
-  metrics.accuracy,
+  (metrics.accuracy,),
   tfds_name="definite_pronoun_resolution:1.1.0",
   prefix=WSC.prefix,
   class_words=WSC.class_words,

@@ -36,13 +36,6 @@ def test_finds_columns_labels_and_a_held_out_share(tmp_path):
   assert "2 labels: bad 25%, good 75%" in str(data)
 
 
-def test_a_rare_label_does_not_stop_holding_out(tmp_path):
-  rows = [f"film {i},good" for i in range(30)] + ["x,bad"]
-  data = read(write(tmp_path / "r.csv", rows))
-  assert data.targets.labels == ("bad", "good")
-  assert len(data.splits["validation"]) == 3
-
-
 def test_several_inputs_are_named(tmp_path):
   rows = [f"{i},p{i},h{i},{i % 2}" for i in range(12)]
   path = write(tmp_path / "r.csv", rows, "idx,premise,hypothesis,target")
@@ -64,34 +57,31 @@ def test_spaces_around_labels_do_not_count(tmp_path):
     assert cells == {"bad", "good"}
 
 
-def test_an_input_that_comes_back_often_is_not_held_out(tmp_path):
-  rows = [
-    f"{i if i % 3 else 'same'},{'good' if i % 4 else 'bad'}" for i in range(90)
-  ]
+def label(i):
+  return "good" if i % 4 else "bad"
+
+
+@pytest.mark.parametrize(
+  ("rows", "held_out", "inputs"),
+  [
+    # A rare label does not stop it.
+    ([*(f"film {i},good" for i in range(30)), "x,bad"], 3, 3),
+    # An input that comes back often is not held out.
+    ([f"{i if i % 3 else 'same'},{label(i)}" for i in range(90)], 6, 6),
+    # Rows of one input stay together.
+    ([f"film {i % 20},{label(i)}" for i in range(60)], 6, 2),
+  ],
+)
+def test_held_out_rows_have_inputs_of_their_own(
+  tmp_path, rows, held_out, inputs
+):
   data = read(write(tmp_path / "r.csv", rows))
-  assert "same" not in {row["inputs"] for row in data.splits["validation"]}
-  assert len(data.splits["validation"]) == 6
-
-
-def test_a_file_that_changed_is_read_again(tmp_path, capsys):
-  vocabulary.of_model(BYTES)
-  names = [
-    files.file_task(reviews(tmp_path, count), vocabulary=BYTES)
-    for count in (40, 44)
-  ]
-  assert names[0] != names[1]
-
-
-def test_rows_of_the_same_input_are_held_out_together(tmp_path):
-  rows = [f"film {i % 20},{'good' if i % 4 else 'bad'}" for i in range(60)]
-  data = read(write(tmp_path / "r.csv", rows))
-  train, held_out = (
-    {row["inputs"] for row in data.splits[split]}
-    for split in ("train", "validation")
-  )
-  assert (len(train), len(held_out)) == (18, 2)
-  assert not train & held_out
-  assert len(data.splits["validation"]) == 6
+  assert data.targets.labels == ("bad", "good")
+  assert len(data.splits["validation"]) == held_out
+  found = {row["inputs"] for row in data.splits["validation"]}
+  assert len(found) == inputs
+  assert "same" not in found
+  assert not found & {row["inputs"] for row in data.splits["train"]}
 
 
 def test_a_file_always_gives_the_same_rows_and_name(tmp_path):
@@ -99,18 +89,17 @@ def test_a_file_always_gives_the_same_rows_and_name(tmp_path):
   assert [row["idx"] for row in data.splits["validation"]] == [8, 11, 22, 33]
   lines = {row["idx"] for rows in data.splits.values() for row in rows}
   assert lines == set(range(2, 42))
-  assert data.name == "my_reviews_4850528c"
+  assert data.name == "my_reviews_004e46bf"
   assert read(reviews(tmp_path, 44)).name != data.name
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_inputs_of_files_that_are_trained_on_are_counted(
-  tmp_path, caplog, split
-):
-  path = write(tmp_path / "new.csv", ["film 1,good", "film 2,bad", "x,bad"])
-  with caplog.at_level(logging.WARNING):
-    read(reviews(tmp_path), **{f"{split}_file": path})
-  assert f"2 inputs of {path} are in " in caplog.text
+def test_inputs_of_files_that_are_trained_on_are_counted(tmp_path, caplog):
+  for split in ("validation", "test"):
+    path = tmp_path / f"{split}.csv"
+    path = write(path, ["film 1,good", "film 2,bad", "x,bad"])
+    with caplog.at_level(logging.WARNING):
+      read(reviews(tmp_path), **{f"{split}_file": path})
+    assert f"2 inputs of {path} are in " in caplog.text
 
 
 @pytest.mark.parametrize("name", ["input_columns", "labels"])
@@ -150,18 +139,16 @@ def test_files_for_each_split(tmp_path):
     ({"input_columns": ["body"]}, "my reviews.csv, line 1: .* column body"),
     ({"input_columns": ["text", "label"]}, "beside label, got text, label"),
     ({"labels": ["good"]}, "my reviews.csv, line 2, column label: .*'bad'"),
+    *(
+      ({"validation_file": None, "held_out": x}, "HELD_OUT between 0 and 1")
+      for x in (0.0, 1.0, -1)
+    ),
   ],
 )
 def test_errors_name_file_line_and_column(tmp_path, arguments, message):
   dev = write(tmp_path / "dev.csv", ["x,great"])
   with pytest.raises(ValueError, match=message):
-    read(reviews(tmp_path), dev, **arguments)
-
-
-@pytest.mark.parametrize("held_out", [0.0, 1.0, -1])
-def test_the_held_out_share_is_a_share(tmp_path, held_out):
-  with pytest.raises(ValueError, match="HELD_OUT between 0 and 1"):
-    read(reviews(tmp_path), held_out=held_out)
+    read(reviews(tmp_path), **{"validation_file": dev, **arguments})
 
 
 @pytest.mark.parametrize(
@@ -195,3 +182,6 @@ def test_the_task_has_text_labels_and_metrics(tmp_path, capsys):
   assert task.postprocess_fn("bad", example={}) == 0
   assert task.postprocess_fn("dreadful", example={}) == -1
   assert f"{name}_prefixed" in seqio.TaskRegistry.names()
+  # A file that changed is read again.
+  other = files.file_task(reviews(tmp_path, 44), vocabulary=BYTES)
+  assert other != name

@@ -41,7 +41,7 @@ def _add_task(
   return seqio.get_mixture_or_task(name)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def byte_model():
   return tiny.make_model()
 
@@ -72,7 +72,7 @@ def _read(task, split, use_cached):
   ]
 
 
-def test_seqio_reads_the_same_examples(byte_model, cache_dir, task):
+def test_seqio_reads_the_same_examples(cache_dir, task):
   assert task_cache.write(task, cache_dir) == {"train": 100, "validation": 10}
   for split in ("train", "validation"):
     cached, made = (_read(task, split, use) for use in (True, False))
@@ -81,11 +81,13 @@ def test_seqio_reads_the_same_examples(byte_model, cache_dir, task):
   assert _read(task, "validation", True) == _read(task, "validation", False)
   assert _read(task, "train", True) != _read(task, "train", False)
   assert task.get_cached_stats("train")["examples"] == 100
+  info = json.loads((cache_dir / task.name / "info.train.json").read_text())
+  assert info["num_shards"] == 16
+  assert info["features"]["inputs"] == {"shape": [None], "dtype": "int32"}
+  assert info["features"]["idx"] == {"shape": [], "dtype": "int32"}
 
 
-def test_a_later_call_writes_the_splits_that_are_missing(
-  byte_model, cache_dir, task
-):
+def test_a_later_call_writes_the_splits_that_are_missing(cache_dir, task):
   assert task_cache.write(task, cache_dir, ["validation"]) == {"validation": 10}
   (info,) = (cache_dir / task.name).glob("info.*")
   written = info.stat().st_mtime_ns
@@ -98,7 +100,7 @@ def test_a_later_call_writes_the_splits_that_are_missing(
     task_cache.write(task, cache_dir, ["dev"])
 
 
-def test_of_a_mixtures_tasks_the_splits_that_they_have(byte_model, cache_dir):
+def test_of_a_mixtures_tasks_the_splits_that_they_have(cache_dir):
   splits = {"both": ["train", "validation"], "one": ["train"], "no": ["test"]}
   names = {key: f"cached_mixed_{key}" for key in splits}
   for key, name in names.items():
@@ -118,14 +120,14 @@ def test_of_a_mixtures_tasks_the_splits_that_they_have(byte_model, cache_dir):
   assert of_one == (names["no"], {"test": 10})
 
 
-def test_two_that_write_one_cache_write_it_once(byte_model, cache_dir, task):
+def test_two_that_write_one_cache_write_it_once(cache_dir, task):
   with futures.ThreadPoolExecutor() as pool:
     written = [*pool.map(lambda _: task_cache.write(task, cache_dir), range(2))]
   assert sorted(map(len, written)) == [0, len(task.splits)]
   assert len(_read(task, "train", True)) == 100
 
 
-def test_failure_leaves_nothing(byte_model, cache_dir):
+def test_failure_leaves_nothing(cache_dir):
   def broken(split, shuffle_files=False, seed=None):
     return _dataset(split).map(
       lambda x: {**x, "inputs": tf.strings.as_string(x["idx"][0])}
@@ -167,9 +169,7 @@ def test_cache_of_another_vocabulary_is_refused(byte_model, cache_dir, task):
     verify()
 
 
-def test_cache_is_not_continued_with_another_vocabulary(
-  byte_model, cache_dir, task
-):
+def test_cache_is_not_continued_with_another_vocabulary(cache_dir, task):
   task_cache.write(task, cache_dir, ["train"])
   vocabulary.of_model(seqio.ByteVocabulary(extra_ids=7))
   for splits in (["train"], ["validation"]):
@@ -177,11 +177,3 @@ def test_cache_is_not_continued_with_another_vocabulary(
       ValueError, match=r"info\.train\.json to have tokens of"
     ):
       task_cache.write(task, cache_dir, splits)
-
-
-def test_info_is_what_seqio_expects(byte_model, cache_dir, task):
-  task_cache.write(task, cache_dir, ["train"])
-  info = json.loads((cache_dir / task.name / "info.train.json").read_text())
-  assert info["num_shards"] == 16
-  assert info["features"]["inputs"] == {"shape": [None], "dtype": "int32"}
-  assert info["features"]["idx"] == {"shape": [], "dtype": "int32"}

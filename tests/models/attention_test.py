@@ -83,14 +83,23 @@ def set_blocks(monkeypatch):
   return set_to
 
 
-@pytest.mark.parametrize("blocks", ["one", "examples", "heads"])
-@pytest.mark.parametrize("mask", ["none", "keys", "causal", "pairs"])
+# Each size of block and each shape with each mask, but not all three at once.
 @pytest.mark.parametrize(
-  ("queries", "keys", "with_bias"),
-  [(19, 19, True), (5, 21, False), (1, 9, True)],
+  ("blocks", "mask", "queries", "keys", "with_bias"),
+  [
+    ("one", "none", 19, 19, True),
+    ("one", "keys", 5, 21, False),
+    ("one", "causal", 19, 19, True),
+    ("examples", "none", 5, 21, False),
+    ("examples", "keys", 19, 19, True),
+    ("examples", "pairs", 1, 9, True),
+    ("heads", "keys", 1, 9, True),
+    ("heads", "causal", 5, 21, False),
+    ("heads", "pairs", 19, 19, True),
+  ],
 )
 def test_outputs_and_gradients_equal_the_plain_form(
-  set_blocks, queries, keys, with_bias, mask, blocks
+  set_blocks, blocks, mask, queries, keys, with_bias
 ):
   set_blocks(blocks, queries, keys)
   inputs = operands(queries, keys, with_bias, mask)
@@ -123,14 +132,13 @@ def test_bfloat16_is_about_as_close_to_float32_as_the_plain_form(mask):
 
 
 def test_the_plain_form_of_other_platforms_has_the_same_gradients():
-  inputs = operands(7, 7, True, "keys")
-  (arrays, gradient) = inputs
+  arrays, gradient = operands(7, 7, True, "keys")
   forward = attention_lib.plain_forward(arrays)
+  expected = results(plain, arrays, gradient)[1:]
   for bias_trains in (True, False):
     gradients = attention_lib.plain_backward(
       arrays, forward, gradient, bias_trains
     )
-    expected = results(plain, *inputs)[1:]
     assert (gradients[3] is not None) == bias_trains
     for ours, theirs in zip(gradients, expected, strict=True):
       if ours is not None:
@@ -223,22 +231,16 @@ def test_dropout_of_values_is_dropout_of_weights():
 
   scores = jnp.einsum("bnqd,bnkd->bnqk", project("query"), project("key"))
   weights = jax.nn.softmax(scores)
-  kept = _kept(config, rngs, weights.shape)
+
+  # T5's mask of weights: one for all queries, [B, N, 1, K].
+  class Owner(nn.Module):
+    @nn.compact
+    def __call__(self, ones):
+      return nn.Dropout(0.5, (-2,), deterministic=False)(ones)
+
+  kept = Owner().apply({}, jnp.ones(weights.shape), rngs=rngs) > 0
   assert 0 < kept.mean() < 1
   weights = weights * kept / 0.5
   outputs = jnp.einsum("bnqk,bnkd->bqnd", weights, project("value"))
   outputs = outputs.reshape(2, 5, -1) @ params["out"]["kernel"]
   np.testing.assert_allclose(dropped, outputs, rtol=1e-4, atol=1e-5)
-
-
-def _kept(config, rngs, shape):
-  """T5's mask of attention weights: one for all queries, [B, N, 1, K]."""
-
-  class Owner(nn.Module):
-    @nn.compact
-    def __call__(self, ones):
-      return nn.Dropout(
-        config.dropout_rate, broadcast_dims=(-2,), deterministic=False
-      )(ones)
-
-  return Owner().apply({}, jnp.ones(shape), rngs=rngs) > 0

@@ -12,18 +12,10 @@ import pytest
 from prompt_tuning import prompts
 from prompt_tuning.models.t5 import network
 
-
-def config(**overrides: Any) -> network.T5Config:
-  """One layer in each stack: the time goes into compiling."""
-  one_layer = {"num_encoder_layers": 1, "num_decoder_layers": 1}
-  return conformance.config(**one_layer, **overrides)
-
-
-def transformer(
-  prompt_length: int = conformance.PROMPT_LENGTH, **overrides: Any
-) -> network.Transformer:
-  one_layer = {"num_encoder_layers": 1, "num_decoder_layers": 1}
-  return conformance.transformer(prompt_length, **one_layer, **overrides)
+# One layer in each stack: the time goes into compiling.
+transformer = functools.partial(
+  conformance.transformer, num_encoder_layers=1, num_decoder_layers=1
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -103,7 +95,7 @@ def test_a_prompt_for_each_example_equals_separate_prompts():
   with_prompt = functools.partial(conformance.with_prompt, params)
   plain = transformer()
   mixed = network.Transformer(
-    config(), network.Injections(prompt=PromptByFirstToken)
+    plain.config, network.Injections(prompt=PromptByFirstToken)
   )
   logits = forward(mixed, with_prompt({"shared": {"prompt": prompt}}), features)
   for rows, own in ((~odd, prompt), (odd, -prompt)):
@@ -229,19 +221,6 @@ def test_the_embedding_can_be_the_output_head():
   np.testing.assert_allclose(
     tied, forward(transformer(), params, features), atol=1e-5
   )
-
-
-def test_a_prompt_refuses_packed_examples():
-  model = transformer()
-  features = conformance.batch()
-  segments = np.ones_like(features["encoder_input_tokens"])
-  with pytest.raises(ValueError, match="pack = False"):
-    model.apply(
-      {"params": conformance.parameters()},
-      *conformance.network_inputs(features),
-      encoder_segment_ids=segments,
-      enable_dropout=False,
-    )
 
 
 def test_packed_examples_equal_separate_ones():

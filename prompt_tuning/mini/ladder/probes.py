@@ -8,13 +8,12 @@ know span corruption only. An answer counts if every word of it is right.
 
 from collections.abc import Callable, Sequence
 import random
-from typing import Any
 
 import seqio
-import tensorflow as tf
 
 from prompt_tuning.data import metrics
 from prompt_tuning.data.preprocessors import SENTINEL
+from prompt_tuning.data.sources import ExampleSource
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 from prompt_tuning.mini.ladder import prose
 
@@ -40,26 +39,21 @@ def examples(
   return [make(rng, split).split(prose.CUT) for _ in range(EXAMPLES)]
 
 
-def _add(make: Callable[[random.Random, str], str], spans: bool) -> str:
-  name = f"ladder_probe_{make.__name__}" + ("_spans" if spans else "")
-  sentinel = f"{SENTINEL} " if spans else ""
-
-  def dataset(split: str, shuffle_files: bool, seed: int | None = None):
-    del shuffle_files, seed
-    before, after = zip(*examples(make, split), strict=True)
-    columns: Any = {
-      "inputs": [f"{text} {sentinel}" for text in before],
-      "targets": [f"{sentinel}{text}" for text in after],
-    }
-    return tf.data.Dataset.from_tensor_slices(columns)
-
-  source = seqio.FunctionDataSource(
-    dataset, splits=SPLITS, num_input_examples=dict.fromkeys(SPLITS, EXAMPLES)
-  )
+def _add(make: Callable[[random.Random, str], str], suffix: str) -> str:
+  sentinel = f"{SENTINEL} " if suffix else ""
   text = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
-  seqio.TaskRegistry.add(
-    name,
-    source=source,  # pyright: ignore[reportArgumentType]
+  return seqio.TaskRegistry.add(
+    f"ladder_probe_{make.__name__}{suffix}",
+    source=ExampleSource(  # pyright: ignore[reportArgumentType]
+      lambda split: [
+        {
+          "inputs": f"{before} {sentinel}",
+          "targets": f"{sentinel}{after}",
+        }
+        for before, after in examples(make, split)
+      ],
+      dict.fromkeys(SPLITS, EXAMPLES),
+    ),
     preprocessors=[
       seqio.preprocessors.tokenize,
       seqio.preprocessors.append_eos_after_trim,
@@ -68,18 +62,17 @@ def _add(make: Callable[[random.Random, str], str], spans: bool) -> str:
     # Targets have their original spaces, predictions those of the vocabulary.
     postprocess_fn=_words,
     metric_fns=[metrics.accuracy],
-  )
-  return name
+  ).name
 
 
-def _words(text: str, **unused: Any) -> str:
+def _words(text: str, **unused: object) -> str:
   del unused
   return " ".join(text.split())
 
 
-for _suffix, _spans in (("", False), ("_spans", True)):
+for _suffix in ("", "_spans"):
   seqio.MixtureRegistry.add(
     f"ladder_probes{_suffix}",
-    [_add(make, _spans) for make in MAKERS],
+    [_add(make, _suffix) for make in MAKERS],
     default_rate=1.0,
   )

@@ -15,6 +15,7 @@ from prompt_tuning.mini.stories import world
 
 _FOLDER = pathlib.Path(__file__).parent
 _CAUSES = tomllib.loads((_FOLDER / "causes.toml").read_text())
+_POSSESSIVES = {"she": "her", "he": "his"}
 # Word -> for each of its two senses, five sentences.
 SENSES: dict[str, list[list[str]]] = {
   word: [sense["sentences"] for sense in senses]
@@ -51,10 +52,10 @@ def copa(rng: random.Random, split: str, level: str) -> list[world.Features]:
   person = rng.choice(world.draw_cast(rng, split).people)
   question = rng.choice(("cause", "effect"))
 
+  words = {"person": person.name, "his": _POSSESSIVES[person.pronoun]}
+
   def say(law: dict[str, Any], part: str, thing: str) -> str:
-    return law[part].format(
-      thing=thing, person=person.name, his=person.possessive
-    )
+    return law[part].format(thing=thing, **words)
 
   if level == "direction":
     choices = [say(law, "before", thing), say(law, "after", thing)]
@@ -213,27 +214,17 @@ def wsc(rng: random.Random, split: str, level: str) -> list[world.Features]:
       else f"{pronouns[i]} {reasons[i]}"
       for i in ([marked] if level == "motive" else order)
     ]
+    before, pronoun, after = f"{opening} {' and '.join(clauses)}.".split("*")
+    text = before + pronoun + after
+    noun_phrase = referents[marked if marked == right else 1 - marked]
     examples.append(
-      _wsc_example(
-        f"{opening} {' and '.join(clauses)}.",
-        noun_phrase=referents[marked if marked == right else 1 - marked],
-        label=int(marked == right),
-      )
+      {
+        "text": text,
+        "span1_text": noun_phrase,
+        "span1_index": text[: text.index(noun_phrase)].count(" "),
+        "span2_text": pronoun,
+        "span2_index": before.count(" "),
+        "label": int(marked == right),
+      }
     )
   return examples
-
-
-def _wsc_example(
-  marked_text: str, noun_phrase: str, label: int
-) -> world.Features:
-  """Makes an example from a text with stars around its pronoun."""
-  before, pronoun, after = marked_text.split("*")
-  text = before + pronoun + after
-  return {
-    "text": text,
-    "span1_text": noun_phrase,
-    "span1_index": text[: text.index(noun_phrase)].count(" "),
-    "span2_text": pronoun,
-    "span2_index": before.count(" "),
-    "label": label,
-  }

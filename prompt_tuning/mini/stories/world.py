@@ -16,10 +16,6 @@ class Person:
   name: str
   pronoun: str
 
-  @property
-  def possessive(self) -> str:
-    return {"she": "her", "he": "his"}[self.pronoun]
-
 
 @dataclasses.dataclass(frozen=True)
 class Action:

@@ -4,7 +4,6 @@ import collections
 
 import pytest
 import seqio
-import tensorflow as tf
 
 from prompt_tuning.data import vocabulary as model_vocabulary
 from prompt_tuning.mini.ladder import corpus, vocabulary
@@ -111,13 +110,3 @@ def test_changes_are_new_in_every_epoch():
   lengths = [len(e["targets"]) for e in dataset.as_numpy_iterator()]
   assert len(lengths) == 1_000
   assert lengths[:500] != lengths[500:]
-
-
-def test_pieces_add_up():
-  for seed in range(20):
-    pieces = corpus._pieces(
-      tf.constant(9), tf.constant(4), tf.constant([seed, 0])
-    )
-    assert pieces.shape == (4,)
-    assert int(tf.reduce_min(pieces)) >= 1
-    assert int(tf.reduce_sum(pieces)) == 9
