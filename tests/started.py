@@ -20,7 +20,8 @@ def start(
     [sys.executable, str(TESTS / script), *map(str, arguments)],
     env={
       **os.environ,
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+      f"--xla_force_host_platform_device_count={devices}",
       "PYTHONPATH": path,
     },
     stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ keys and values that the attention of every layer sees at these positions.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -49,13 +50,15 @@ class Prefix(nn.Module):
     Returns:
       L pairs of keys and values, [X, N * D] each, in float32.
     """
+
+    def own(name: str, features: int, axis: str) -> Array:
+      shape = (self.length, features)
+      return parameter(name, self.prefix_init, shape, ("prefix", axis))
+
     if self.hidden_dim is None:
-
-      def make(name: str) -> Array:
-        return self._parameter(name, features, "joined_kv")
-
+      make = functools.partial(own, features=features, axis="joined_kv")
     else:
-      table = self._parameter("table", width, "embed")
+      table = own("table", width, "embed")
       layer = _Dense(self.hidden_dim, ("embed", "prefix_hidden"), name="hidden")
       hidden = jnp.tanh(layer(table))
 
@@ -64,10 +67,6 @@ class Prefix(nn.Module):
         return _Dense(features, axes, name=name)(hidden)
 
     return [(make(f"key_{i}"), make(f"value_{i}")) for i in range(num_layers)]
-
-  def _parameter(self, name: str, features: int, axis: str) -> Array:
-    shape = (self.length, features)
-    return parameter(name, self.prefix_init, shape, ("prefix", axis))
 
 
 class _Dense(nn.Module):

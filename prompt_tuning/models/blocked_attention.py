@@ -25,6 +25,7 @@ Gradients = tuple[Array, Array, Array, Array | None]
 
 # The score of masked keys.
 MASKED = -1e10
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 # Size of the float32 scores of a block, that of one example of T5 base with 612
 # positions. With smaller blocks, calls cost more than caches save.
 _BLOCK_BYTES = 20_000_000
@@ -145,10 +146,6 @@ def _visible(scores: Array, mask: Array | None, otherwise: float) -> Array:
   return scores if mask is None else jnp.where(mask, scores, otherwise)
 
 
-def _product(equation: str, a: Array, b: Array) -> Array:
-  return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
-
-
 def _row_maximum(scores: Array) -> Array:
   """[..., K] -> [...]
 
@@ -237,8 +234,9 @@ def _by_blocks(
 
 def _largest_divisor(number: int, limit: float) -> int:
   """Returns the largest divisor of `number` up to `limit`, but at least 1."""
-  divisors = (d for d in range(1, number + 1) if number % d == 0)
-  return max(d for d in divisors if d <= max(limit, 1))
+  return max(
+    d for d in range(1, number + 1) if number % d == 0 and d <= max(limit, 1)
+  )
 
 
 def _split(x: Array, axis: int, blocks: int, shards: int = 1) -> Array:

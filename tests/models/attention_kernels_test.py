@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from prompt_tuning.models import attention as attention_lib
-from prompt_tuning.models import attention_kernels
 
 # Not a whole number of tiles.
 POSITIONS, HEAD_DIM = 130, 16
@@ -64,8 +63,8 @@ def test_outputs_and_gradients_are_those_of_the_plain_form(
   emulated, kernel, dtype, with_mask, tolerance
 ):
   case = operands(dtype, with_mask=with_mask)
-  chosen = attention_kernels.choose(kernel, *case[0][:2], case[1])
-  assert chosen is attention_kernels.KERNELS[kernel]
+  chosen = attention_lib.choose_kernel(kernel, *case[0][:2], case[1])
+  assert chosen is attention_lib.KERNELS[kernel]
   exact = results(
     None,
     *jax.tree.map(
@@ -82,7 +81,7 @@ def test_what_no_kernel_takes_goes_the_usual_way():
   arrays, mask, _ = operands("bfloat16")
   short = [x[:, :, :40] for x in arrays[:3]]
   pairs = jnp.ones((1, 1, POSITIONS, POSITIONS), jnp.bool_)
-  choose = functools.partial(attention_kernels.choose, "cudnn")
+  choose = functools.partial(attention_lib.choose_kernel, "cudnn")
   assert choose(*short[:2], None) is None
   assert choose(*arrays[:2], pairs) is None
   assert choose(arrays[0].astype("float32"), arrays[1], mask) is None
@@ -93,4 +92,4 @@ def test_what_no_kernel_takes_goes_the_usual_way():
   # Neither kernel could run here.
   assert jnp.linalg.norm(jax.grad(of_bias)(arrays[3])) > 0
   with pytest.raises(ValueError, match="one of"):
-    attention_kernels.choose("falsh", *arrays[:2], mask)
+    attention_lib.choose_kernel("falsh", *arrays[:2], mask)

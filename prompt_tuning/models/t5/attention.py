@@ -76,8 +76,11 @@ class Attention(nn.Module):
     key, value = self._keys_and_values(attended, project)
     if cache_index is not None:
       key, value = self._extend_cache(key, value, cache_index)
-    if prefix:
-      key, value, mask, bias = _prepend_prefix(*prefix, key, value, mask, bias)
+    if prefix:  # All queries see it, without a bias.
+      key, value = map(_prepend, prefix, (key, value))
+      width = ((0, 0), (0, 0), (0, 0), (len(prefix[0]), 0))
+      mask = jnp.pad(mask, width, constant_values=True)
+      bias = None if bias is None else jnp.pad(bias, width)
 
     # One mask for all queries: a key's weights are dropped with its value.
     dropout = nn.Dropout(
@@ -159,29 +162,11 @@ class Attention(nn.Module):
     return cached[0], cached[1]
 
 
-def _prepend_prefix(
-  prefix_key: Array,
-  prefix_value: Array,
-  key: Array,
-  value: Array,
-  mask: Array,
-  bias: Array | None,
-) -> tuple[Array, Array, Array, Array | None]:
-  """Prepends X keys and values, which all queries see without a bias."""
-
-  def prepend(prefix: Array, sequence: Array) -> Array:
-    batch, heads, _, head_dim = sequence.shape
-    # [X, N * D] -> [N, X, D]
-    prefix = jnp.swapaxes(prefix.reshape(-1, heads, head_dim), 0, 1)
-    prefix = jnp.broadcast_to(
-      prefix.astype(sequence.dtype), (batch, *prefix.shape)
-    )
-    return jnp.concatenate([prefix, sequence], axis=2)
-
-  width = ((0, 0), (0, 0), (0, 0), (len(prefix_key), 0))
-  return (
-    prepend(prefix_key, key),
-    prepend(prefix_value, value),
-    jnp.pad(mask, width, constant_values=True),
-    None if bias is None else jnp.pad(bias, width),
-  )
+def _prepend(prefix: Array, sequence: Array) -> Array:
+  """[X, N * D], [B, N, K, D] -> [B, N, X + K, D]"""
+  batch, heads, _, head_dim = sequence.shape
+  # [X, N * D] -> [N, X, D]
+  prefix = jnp.swapaxes(prefix.reshape(-1, heads, head_dim), 0, 1)
+  prefix = prefix.astype(sequence.dtype)
+  prefix = jnp.broadcast_to(prefix, (batch, *prefix.shape))
+  return jnp.concatenate([prefix, sequence], axis=2)

@@ -44,7 +44,7 @@ class T5Config:
     scan_layers: Whether the layers of a stack are one program that runs L
       times, with stacked parameters; see `stack`. It compiles in the time of
       one layer.
-    attention_kernel: A key of `attention_kernels.KERNELS`: "cudnn" on a GPU,
+    attention_kernel: A key of `attention.KERNELS`: "cudnn" on a GPU,
       "flash" on a TPU. None uses the attention that runs on every platform.
   """
 

@@ -12,17 +12,9 @@ from prompt_tuning.models.t5.layers import (
   Dense,
   Embed,
   RelativeBias,
-  RMSNorm,
   constrain,
-  make_dropout,
 )
-from prompt_tuning.models.t5.stack import (
-  ACTIVATION_AXES,
-  DECODER,
-  ENCODER,
-  View,
-  apply_layers,
-)
+from prompt_tuning.models.t5.stack import DECODER, ENCODER, View, apply_layers
 from prompt_tuning.types import Array
 
 
@@ -65,17 +57,14 @@ class Encoder(nn.Module):
     bias = RelativeBias(config, bidirectional=True, name="relpos_bias")(
       positions, positions
     )
-    dropout = make_dropout(config, enable_dropout)
-    hidden = constrain(dropout(embedded), ACTIVATION_AXES)
     hidden = apply_layers(
       self,
       config.num_encoder_layers,
       ENCODER,
-      hidden,
+      embedded,
       View(mask, bias),
       enable_dropout=enable_dropout,
     )
-    hidden = dropout(RMSNorm(config, name="encoder_norm")(hidden))
     visible = masks.prepend_visible(tokens > 0, prompt_length)
     return jnp.where(visible[..., None], hidden, 0)
 
@@ -134,18 +123,15 @@ class Decoder(nn.Module):
     bias = RelativeBias(config, bidirectional=False, name="relpos_bias")(
       query_positions, key_positions
     )
-    dropout = make_dropout(config, enable_dropout)
-    hidden = constrain(dropout(self.embedder(input_tokens)), ACTIVATION_AXES)
     hidden = apply_layers(
       self,
       config.num_decoder_layers,
       DECODER,
-      hidden,
+      self.embedder(input_tokens),
       View(mask, bias, cache_index=cache_index),
       View(encoder_decoder_mask, attended=encoded),
       enable_dropout=enable_dropout,
     )
-    hidden = dropout(RMSNorm(config, name="decoder_norm")(hidden))
     if config.logits_via_embedding:
       logits = self.embedder.attend(hidden)
     else:

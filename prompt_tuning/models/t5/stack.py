@@ -121,10 +121,11 @@ def apply_layers(
   *views: View,
   enable_dropout: bool,
 ) -> Array:
-  """Applies the layers of a stack, inside its compact method.
+  """Applies the layers of a stack and its norm, inside its compact method.
 
   Args:
     owner: The encoder or decoder, with the fields `config` and `injections`.
+      The norm is called `<its name>_norm`.
     num_layers: L.
     attentions: ENCODER or DECODER.
     hidden: [B, T, H]
@@ -149,6 +150,9 @@ def apply_layers(
       else [None] * num_layers
     )
   by_layer = list(zip(*prefixes, strict=True))
+  dropout = make_dropout(config, enable_dropout)
+  norm = RMSNorm(config, name=f"{owner.name}_norm")
+  hidden = constrain(dropout(hidden), ACTIVATION_AXES)
   make_layer = rematerialised(config)
   if not config.scan_layers:
     is_program = _is_staged(hidden) and not owner.is_initializing()
@@ -159,7 +163,7 @@ def apply_layers(
       drops = is_program and enable_dropout and config.dropout_rate
       keys = _dropout_keys(owner, layer) if drops else None
       hidden, _ = layer(hidden, of_layer, views, keys)
-    return hidden
+    return dropout(norm(hidden))
   for place in injections.used:
     targets = getattr(injections, f"{place}_targets", "")
     if f"{SCANNED}_" in targets:
@@ -177,7 +181,8 @@ def apply_layers(
     axis_name=SCANNED,
   )
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *by_layer)
-  return scanned(*fields, name=SCANNED)(hidden, stacked, views)[0]
+  hidden, _ = scanned(*fields, name=SCANNED)(hidden, stacked, views)
+  return dropout(norm(hidden))
 
 
 def rematerialised(config: T5Config) -> Callable[..., Any]:
