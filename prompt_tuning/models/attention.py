@@ -151,12 +151,11 @@ def plain_backward(
 ) -> Gradients:
   """Differentiates `plain_forward`."""
   del results
-  *differentiated, mask = operands
+  count = 4 if bias_trains else 3
   _, pull_back = jax.vjp(
-    lambda *x: plain_forward((*x, mask))[0], *differentiated
+    lambda *x: plain_forward((*x, *operands[count:]))[0], *operands[:count]
   )
-  *gradients, bias_gradient = pull_back(gradient)
-  return (*gradients, bias_gradient if bias_trains else None)
+  return (*pull_back(gradient), *(None,) * (4 - count))
 
 
 def choose_kernel(

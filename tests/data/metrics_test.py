@@ -6,7 +6,6 @@ import pytest
 from superglue_reference import REFERENCE, ROWS
 
 from prompt_tuning.data import metrics, superglue
-import t5x.metrics
 
 
 def hashable_groups(results):
@@ -89,12 +88,6 @@ def test_invalid_counts_labels_and_multirc_values():
 def test_hidden_labels_are_no_targets(metric_fn, targets):
   with pytest.raises(ValueError, match=r"got 1 of 2 .*: python -m t5x\.infer"):
     metric_fn(targets, targets)
-
-
-def test_score_is_rounded_as_the_score_of_checkpoints():
-  evaluation = {"a": {"em": 0.1, "f1": 0.2, "accuracy": 0.3}}
-  score = metrics.score(evaluation, ".*")
-  assert score == t5x.metrics.monitored(evaluation, ".*")
 
 
 # The five-prompt average of table 3 in Lester et al.; its text says 90.5.

@@ -2,9 +2,11 @@
 
 import functools
 import json
+from typing import Any
 
 import conformance
 from flax import traverse_util
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +14,36 @@ import pytest
 import tiny
 import tiny_gin
 
-from t5x import checkpoints
+from t5x import checkpoints, models, partitioning, trainer, utils
+from t5x import eval as eval_lib
+from t5x import train as train_lib
 
+_PROMPT = ["gin/prompts/random_uniform.gin"]
+# Method -> the stem of its file, what other files it takes, and bindings.
+METHODS: dict[str, tuple[str, list[str], list[str]]] = {
+  "prompt_tuning": ("prompt_tuning", _PROMPT, ["PROMPT_LENGTH = 4"]),
+  "multitask_prompt": (
+    "multitask_prompt",
+    _PROMPT,
+    # In byte pieces, an input of the tiny task begins with one of these.
+    ["PROMPT_LENGTH = 4", f"TASK_PREFIXES = {list('abcdefgh')}"],
+  ),
+  "prefix_tuning": ("prefix_tuning", [], ["PREFIX_LENGTH = 4"]),
+  "prefix_tuning through an MLP": (
+    "prefix_tuning",
+    [],
+    ["PREFIX_LENGTH = 4", "PREFIX_HIDDEN_DIM = 8"],
+  ),
+  "lora": ("lora", [], ["LORA_RANK = 2"]),
+  "adapter": ("adapter", [], ["ADAPTER_SIZE = 4"]),
+  "prompt tuning and LoRA": (
+    "prompt_tuning",
+    [*_PROMPT, "gin/methods/lora.gin"],
+    ["PROMPT_LENGTH = 4", "LORA_RANK = 2"],
+  ),
+  "ia3": ("ia3", [], []),
+  "model_tuning": ("model_tuning", [], []),
+}
 ATTENTIONS = [
   "encoder/layers_0/attention",
   "decoder/layers_0/self_attention",
@@ -83,13 +113,32 @@ def _flat(params):
   return traverse_util.flatten_dict(params, sep="/")
 
 
+def _configure(method: str, program: str = "train", **macros: Any) -> None:
+  """Configures a program with a method."""
+  stem, files, bindings = METHODS[method]
+  macros = {"INITIAL_CHECKPOINT_PATH": "none", **macros}
+  if program == "train":
+    macros = {
+      "MODEL_DIR": "none",
+      "TASK_FEATURE_LENGTHS": tiny.LENGTHS,
+      "TRAIN_STEPS_RELATIVE": 3,
+      "EVAL_PERIOD": 3,
+      "EVAL_STEPS": 1,
+      **macros,
+    }
+  tiny_gin.configure_files(
+    program, [f"gin/methods/{stem}.gin", *files], bindings, **macros
+  )
+
+
 @functools.cache
 def _programs(method):
   """The method's initial parameters, and parameters -> logits."""
   if method is None:
     module = tiny.make_model(with_prompt=False).module
   else:
-    module = tiny_gin.model(method).module
+    _configure(method)
+    module = gin.get_configurable(models.EncoderDecoderModel)().module
   init, apply = (
     jax.jit(functools.partial(function, enable_dropout=False))
     for function in (module.init, module.apply)
@@ -128,6 +177,17 @@ def test_method_in_the_network(method):
   assert np.abs(forward(base | trained) - logits).max() > 0.1
 
 
+class _FrozenPart(trainer.BaseAction):
+  """Notes the fingerprint of what is frozen whenever a run is evaluated."""
+
+  def __init__(self):
+    self.fingerprints = []
+
+  def run(self, train_state, metrics_by_task) -> bool:
+    self.fingerprints.append(checkpoints.fingerprint(train_state.frozen))
+    return False
+
+
 # tests/runtime does it for the others.
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -144,32 +204,48 @@ def test_method_in_the_network(method):
 )
 def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):
   base = tiny.save_base(tmp_path / "base")
-  _, _, _, start = tiny_gin.start(method, base)
+  run = tmp_path / "run"
+  _configure(method, INITIAL_CHECKPOINT_PATH=base, MODEL_DIR=str(run))
+  initializer = tiny.make_initializer(
+    gin.get_configurable(models.EncoderDecoderModel)(),
+    gin.get_configurable(partitioning.PjitPartitioner)(num_partitions=1),
+  )
+  start, _ = initializer.from_base_model(
+    gin.get_configurable(utils.RestoreCheckpointConfig)(),
+    # As t5x.train does.
+    jax.random.split(jax.random.key(0))[0],
+  )
   assert sorted(_flat(start.trainable)) == sorted(ADDED[method])
+  frozen = _FrozenPart()
+  outcome = gin.get_configurable(train_lib.train)(
+    train_eval_dataset_cfg=None, actions={"INFER_EVAL": [frozen]}
+  )
+  assert outcome.status == "finished"
+  # To the bit.
   fingerprint = checkpoints.open_checkpoint(base).fingerprint
   assert checkpoints.fingerprint(start.frozen) == fingerprint
-
-  # To the bit.
-  assert tiny_gin.train(method, base, tmp_path / "run") == fingerprint
-  record = json.loads((tmp_path / "run" / "record.json").read_text())
+  assert frozen.fingerprints[-1] == fingerprint
+  record = json.loads((run / "record.json").read_text())
   assert record["status"] == "finished"
-  trained = _trained(tmp_path / "run", ADDED[method])
-  for name, before in _flat(start.trainable).items():
-    assert np.abs(trained[name] - before).max() > 0, name
-
-  metrics = tiny_gin.evaluate(method, tmp_path / "run", tmp_path / "eval")
-  assert metrics == record["evals"][-1]["metrics"]
-
-
-def _trained(run, names):
-  """Reads parameters from the latest checkpoint of a run."""
+  # From the latest checkpoint of the run.
   checkpoint = checkpoints.open_checkpoint(str(run))
   host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return checkpoint.read(
+  trained = checkpoint.read(
     {
       name: jax.ShapeDtypeStruct(
         checkpoint.shapes[name].shape, np.float32, sharding=host
       )
-      for name in names
+      for name in ADDED[method]
     }
   )
+  for name, before in _flat(start.trainable).items():
+    assert np.abs(trained[name] - before).max() > 0, name
+  _configure(
+    method,
+    "eval",
+    INITIAL_CHECKPOINT_PATH="none",
+    CHECKPOINT_PATH=str(run),
+    EVAL_OUTPUT_DIR=str(tmp_path / "eval"),
+  )
+  metrics = gin.get_configurable(eval_lib.evaluate)()
+  assert metrics == record["evals"][-1]["metrics"]

@@ -11,8 +11,6 @@ import pytest
 
 from t5x import losses
 
-PROMPT = "encoder/prompt/prompt"
-
 
 def sum_loss(
   logits: jax.Array, features: dict[str, np.ndarray], smoothing: float
@@ -25,27 +23,6 @@ def sum_loss(
     z_loss=1e-4,
   )
   return loss
-
-
-@functools.cache
-def reference_gradients(smoothing: float) -> dict[str, np.ndarray]:
-  """Gradients of the loss of batch 0, by parameter, with the prompt."""
-  model = conformance.transformer()
-  features = conformance.batch()
-
-  @jax.jit
-  @jax.grad
-  def gradients(params):
-    logits = model.apply(
-      {"params": params},
-      *conformance.network_inputs(features),
-      enable_dropout=False,
-    )
-    return sum_loss(logits, features, smoothing)
-
-  return traverse_util.flatten_dict(
-    gradients(conformance.parameters()), sep="/"
-  )
 
 
 def test_formulas_reproduce_the_checksums():
@@ -79,15 +56,11 @@ def test_parameter_names_shapes_and_axes():
 
 
 @pytest.mark.parametrize(
-  ("case", "prompt_length", "remat"),
-  [
-    ("plain", 0, False),
-    ("prompt", conformance.PROMPT_LENGTH, False),
-    ("prompt", conformance.PROMPT_LENGTH, True),
-  ],
+  ("case", "prompt_length"),
+  [("plain", 0), ("prompt", conformance.PROMPT_LENGTH)],
 )
-def test_encoder_output_logits_and_loss(case, prompt_length, remat):
-  model = conformance.transformer(prompt_length, remat=remat)
+def test_encoder_output_logits_and_loss(case, prompt_length):
+  model = conformance.transformer(prompt_length)
   features = conformance.batch()
 
   def encode_and_decode(model, inputs, *targets):
@@ -115,22 +88,35 @@ def test_encoder_output_logits_and_loss(case, prompt_length, remat):
     )
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_prompt_gradient(smoothing):
-  expected = conformance.expected(f"prompt/grad_prompt_ls{smoothing}")
-  np.testing.assert_allclose(
-    reference_gradients(smoothing)[PROMPT], expected, rtol=1e-5, atol=1e-6
-  )
-
-
 def test_gradients_of_all_parameters():
-  gradients = reference_gradients(0.0)
+  model = conformance.transformer()
+  features = conformance.batch()
+
+  @jax.jit
+  @jax.grad
+  def gradients_of(params):
+    logits = model.apply(
+      {"params": params},
+      *conformance.network_inputs(features),
+      enable_dropout=False,
+    )
+    return sum_loss(logits, features, 0.0)
+
+  gradients = traverse_util.flatten_dict(
+    gradients_of(conformance.parameters()), sep="/"
+  )
   names = conformance.FACTS["grad_norms_order"]
   norms = [
     np.linalg.norm(gradients[conformance.our_name(name)]) for name in names
   ]
   np.testing.assert_allclose(
     norms, conformance.expected("prompt/grad_norms"), rtol=1e-5, atol=1e-6
+  )
+  np.testing.assert_allclose(
+    gradients["encoder/prompt/prompt"],
+    conformance.expected("prompt/grad_prompt_ls0.0"),
+    rtol=1e-5,
+    atol=1e-6,
   )
   for name in (
     "decoder/decoder_norm/scale",

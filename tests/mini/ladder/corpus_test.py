@@ -13,7 +13,7 @@ from prompt_tuning.mini.ladder import corpus, vocabulary
 def _small(monkeypatch):
   ladder = vocabulary.ladder()
   monkeypatch.setattr(model_vocabulary.MODEL_VOCABULARY, "in_use", ladder)
-  monkeypatch.setattr(corpus, "DOCUMENTS_PER_SPLIT", {"train": 500})
+  monkeypatch.setattr(corpus, "DOCUMENTS_PER_SPLIT", {"train": 200})
   _forget()
   yield
   _forget()
@@ -24,7 +24,7 @@ def _forget():
   corpus.long_documents.cache_clear()
 
 
-def pairs(task, count=500, seed=0, lengths=corpus.LENGTHS):
+def pairs(task, count=200, seed=0, lengths=corpus.LENGTHS):
   dataset = seqio.get_mixture_or_task(task).get_dataset(
     lengths, "train", shuffle=False, seed=seed
   )
@@ -108,5 +108,5 @@ def test_changes_are_new_in_every_epoch():
     corpus.LENGTHS, "train", shuffle=False, seed=0, num_epochs=2
   )
   lengths = [len(e["targets"]) for e in dataset.as_numpy_iterator()]
-  assert len(lengths) == 1_000
-  assert lengths[:500] != lengths[500:]
+  assert len(lengths) == 400
+  assert lengths[:200] != lengths[200:]
