@@ -89,14 +89,6 @@ def test_kernels_start_with_the_spread_of_t5():
   assert np.std(params["out"]["kernel"]) == pytest.approx(1 / 8, rel=0.05)
 
 
-def test_mlp_without_a_gate_has_one_kernel():
-  config = conformance.config(mlp_activations=("relu",))
-  params = layers.Mlp(config, Injections()).init(
-    jax.random.key(0), jnp.ones((1, 2, 32))
-  )["params"]
-  assert set(params) == {"wi", "wo"}
-
-
 def test_a_prefix_is_seen_by_every_query():
   rng = np.random.default_rng(0)
   inputs = rng.normal(size=(1, 3, 32)).astype(np.float32)
