@@ -129,10 +129,10 @@ def test_more_steps_go_on_and_the_record_says_from_where(
   shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
   longer = told(train__relative_steps=2 * STEPS)
   outcome = train(tmp_path, base, longer, 2 * STEPS)
-  assert outcome.step == outcome.first_step + 2 * STEPS
+  assert outcome.step == tiny.BASE_STEP + 2 * STEPS
   record = tiny.record(tmp_path)
   change = {
-    "step": outcome.first_step + STEPS,
+    "step": tiny.BASE_STEP + STEPS,
     "name": "train.relative_steps",
     "old": "3",
     "new": "6",

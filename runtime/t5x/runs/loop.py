@@ -81,8 +81,7 @@ class Loop:
     return Outcome(
       model_dir=self.plan.model_dir,
       status=status,
-      step=int(self.trainer.train_state.step),
-      first_step=self.info.first_step,
+      step=self.step,
       evals=self.info.evals,
       best=self.checkpointer.best(self.info.evals),
       was_over=was_over,

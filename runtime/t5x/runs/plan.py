@@ -25,7 +25,6 @@ class Outcome:
     status: "finished"; "stopped", by an action; or "interrupted", because the
       caller wanted it to stop: the next call resumes it.
     step: The last step that was done, counted from pretraining step 0.
-    first_step: The step that the run began with.
     evals: Its inference evaluations: {"step", "metrics", "score"}.
     best: The best of them, if they are compared.
     was_over: Whether it had ended before, so that nothing was done.
@@ -35,7 +34,6 @@ class Outcome:
   model_dir: str
   status: str
   step: int
-  first_step: int
   evals: list[dict[str, Any]]
   best: Mapping[str, Any] | None
   was_over: bool
