@@ -64,9 +64,11 @@ def _parse(words):
   values = {"--gin_file": [], "--gin_bindings": []}
   for flag in gin_utils.rewrite_gin_args(words[3:]):
     name, _, value = flag.partition("=")
-    values[name].append(value)
+    values.setdefault(name, []).append(value)
   gin.clear_config()
-  gin_utils.parse_gin_flags(reading.search_paths(), *values.values())
+  gin_utils.parse_gin_flags(
+    reading.search_paths(), values["--gin_file"], values["--gin_bindings"]
+  )
 
 
 def _added(*gin_files):
