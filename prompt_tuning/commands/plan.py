@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
   from absl import flags
 
   from t5x.configuration import command_flags
-  from t5x.planning import costs, programs, report, search
+  from t5x.planning import costs, programs, search
 
   given = flags.FlagValues()
   command_flags.define_flags(given)
@@ -72,10 +72,16 @@ def run(args: argparse.Namespace) -> None:
     given.gin_file, given.gin_bindings, target.devices
   ) as command:
     if "TASK_FEATURE_LENGTHS" in command.opened:
-      print(report.LENGTHS_NOTE, file=sys.stderr)
+      print(
+        "For inputs of {inputs} and targets of {targets}, as no "
+        "TASK_FEATURE_LENGTHS is given; a run's are those of its task.".format(
+          **programs.LENGTHS
+        ),
+        file=sys.stderr,
+      )
     for program in command.programs(args.programs):
       found = costs.estimate(program, target, args.thorough)
       if args.json:
         print(json.dumps(dataclasses.asdict(found)), flush=True)
       else:
-        print(report.describe(found, program.steps), flush=True)
+        print(costs.describe(found, program.steps), flush=True)

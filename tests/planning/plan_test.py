@@ -18,7 +18,7 @@ import pytest
 from prompt_tuning.experiments import plan_page as page
 from prompt_tuning.experiments import plan_table as table
 from t5x.configuration import reading, resolution
-from t5x.planning import costs, programs, report, search, targets
+from t5x.planning import costs, programs, search, targets
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -44,7 +44,7 @@ def test_programs_of_a_train_command_are_compiled():
     assert found.weights > 0
     assert restores == (found.argument_bytes < found.weights)
     assert restores == (found.batch == 0)
-    said = report.describe(found, program.steps)
+    said = costs.describe(found, program.steps)
     assert "fits" in said
     assert ("longest inputs" in said) == (program.name == "evaluate")
   assert planned["train"][0].steps == 30_000
@@ -309,7 +309,7 @@ def test_search_skips_what_other_trials_rule_out(peak, changed, reason):
 )
 def test_plan_says_which_attention_is_in_a_program(topology, kernels, said):
   found = _report(50, topology, kernels=kernels, flops=1.0)
-  assert re.search(said, report.describe(found, None))
+  assert re.search(said, costs.describe(found, None))
 
 
 def test_best_has_the_lowest_bound_then_the_least_traffic():

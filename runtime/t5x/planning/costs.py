@@ -13,7 +13,7 @@ from jax.extend import core as jex_core
 from jax.interpreters import partial_eval
 
 from t5x.planning.programs import Program
-from t5x.planning.targets import Target
+from t5x.planning.targets import Target, attention_kernel
 
 _QUICK = {"exec_time_optimization_effort": -1.0}
 _COLLECTIVES = (
@@ -37,6 +37,11 @@ _OPERATION = re.compile(r" ([a-z\-]+?)(?:-start)?\(")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _KERNELS = re.compile(r'custom_call_target="([^"]+)"')
 _NEEDS = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
+GIB = 2**30
+_EVALUATION_NOTE = (
+  "a run's batches have the longest inputs of their split, which nothing cuts; "
+  "to give them: docs/accelerators.md"
+)
 # The greatest share of a GPU's memory that JAX can take.
 _MOST_TAKEN = 0.95
 
@@ -155,7 +160,7 @@ def _refusal(message: str, name: str) -> dict[str, Any]:
   """
   line = message.partition("\n")[0][:300]
   if needs := _NEEDS.search(message):
-    scale = {"G": 2**30, "M": 2**20}
+    scale = {"G": GIB, "M": 2**20}
     peak, memory = (float(needs[i]) * scale[needs[i + 1]] for i in (1, 3))
     return {"refused": line, "peak": peak, "memory": memory}
   if "RESOURCE_EXHAUSTED" in message:
@@ -325,3 +330,60 @@ def _result_bytes(line: str, end: int) -> int:
   if begins and begins[1] != "all-reduce":
     sizes = sizes[len(sizes) // 2 :]
   return sum(sizes)
+
+
+def describe(found: CostReport, steps: int | None) -> str:
+  """Returns lines on the memory and time that a program takes."""
+  peak = "unknown" if found.peak is None else f"{found.peak / GIB:.2f} GiB"
+  lines = [
+    f"{found.program} on {found.topology}, {found.devices} devices: "
+    f"{'fits' if found.fits else 'does not fit'}",
+    f"  memory a device  {peak} of {found.memory / GIB:.2f} GiB",
+    f"    weights        {found.weights / GIB:.3f} GiB",
+    f"    optimizer      {found.optimizer / GIB:.3f} GiB",
+    f"    batch          {found.batch / GIB:.3f} GiB",
+    f"    temporaries    {found.temporaries / GIB:.3f} GiB (activations too)",
+    f"    code           {found.code / GIB:.3f} GiB",
+    f"  products         {found.flops / 1e12:.3f} TFLOP a device",
+    f"  reads at least   {found.argument_bytes / GIB:.3f} GiB a device",
+  ]
+  lines += [
+    f"  {kind:17}{times} a step, {size / 1e9:.3f} GB a device"
+    for kind, (times, size) in found.collectives.items()
+  ] or ["  exchanges        nothing"]
+  if found.flops:
+    lines.append(f"  attention        {_attention(found)}")
+  if found.seconds_bound is not None:
+    bound = found.seconds_bound
+    lines.append(f"  bound            {bound:.4g} seconds a step at the least")
+    if steps:
+      hours = bound * steps / 3600
+      lines.append(
+        f"  bound of {steps} steps: {hours:.3g} hours, "
+        f"{hours * found.devices:.3g} device hours at the least"
+      )
+  effort = ", with the least effort" if found.is_quick else ""
+  lines.append(f"  compiled in      {found.compile_seconds:.0f} s{effort}")
+  if found.fits and (found.peak or 0) > found.taken * found.memory:
+    lines.append(
+      f"  note             JAX takes {found.taken:.0%} of the memory unless "
+      "told otherwise: XLA_CLIENT_MEM_FRACTION=0.95"
+    )
+  if found.refused:
+    lines.append(f"  refused          {found.refused}")
+  if found.program == "evaluate":
+    lines.append(f"  note             {_EVALUATION_NOTE}")
+  return "\n".join(lines)
+
+
+def _attention(found: CostReport) -> str:
+  """Returns the attention in a program, and the kernel it could have."""
+  if found.kernels:
+    return f"by kernels: {', '.join(found.kernels)}"
+  kernel = attention_kernel(found.topology)
+  if kernel is None:
+    return "plain"
+  return (
+    f"plain; --gin.network.T5Config.attention_kernel=\"'{kernel}'\" is a "
+    "kernel's (docs/speed.md)"
+  )

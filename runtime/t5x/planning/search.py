@@ -10,7 +10,7 @@ import time
 import tqdm
 
 from t5x.configuration import reading, resolution
-from t5x.planning import costs, programs, report, targets
+from t5x.planning import costs, programs, targets
 
 # Settings to try, and another name for the number of partitions. What a command
 # sets is left alone.
@@ -212,10 +212,10 @@ def best(trials: Iterable[Trial]) -> list[tuple[Settings, costs.CostReport]]:
 def describe_trial(settings: Settings, found: costs.CostReport) -> str:
   """Returns a line on the memory and time that settings took."""
   texts = [x.removeprefix("network.T5Config.") for x in settings.bindings]
-  peak = "?" if found.peak is None else f"{found.peak / report.GIB:.2f}"
+  peak = "?" if found.peak is None else f"{found.peak / costs.GIB:.2f}"
   return (
     f"{', '.join(texts)}: {'fits' if found.fits else 'does not fit'}, {peak} "
-    f"of {found.memory / report.GIB:.2f} GiB, compiled in "
+    f"of {found.memory / costs.GIB:.2f} GiB, compiled in "
     f"{found.compile_seconds:.0f} s"
   )
 
@@ -257,4 +257,4 @@ def print_best(
       for name, value in given
     )
     print(f"\n{i}. {' '.join(flags)}")
-    print(report.describe(found, None))
+    print(costs.describe(found, None))
