@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import contextvars
 import functools
-from typing import Any, cast
+from typing import Any
 
 from flax.linen import partitioning as flax_partitioning
 import jax
@@ -253,11 +253,14 @@ class PjitPartitioner:
 
     @functools.wraps(fn)
     def with_rules(*args):
-      with flax_partitioning.axis_rules(self.logical_axis_rules):
+      with (
+        flax_partitioning.axis_rules(self.logical_axis_rules),
+        jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh),
+      ):
         return fn(*args)
 
     is_cpu = self.mesh.devices.flat[0].platform == "cpu"
-    jitted = jax.jit(
+    return jax.jit(
       with_rules,
       in_shardings=in_axis_resources,
       out_shardings=out_axis_resources,
@@ -265,16 +268,3 @@ class PjitPartitioner:
       donate_argnums=donate_argnums,
       compiler_options=_CPU_OPTIONS if is_cpu else None,
     )
-
-    @functools.wraps(fn)
-    def call(*args):
-      with jax.set_mesh(self.mesh):
-        return jitted(*args)
-
-    def trace(*args):
-      with jax.set_mesh(self.mesh):
-        return jitted.trace(*args)
-
-    partitioned = cast(jax.stages.Wrapped, call)
-    partitioned.trace = trace
-    return partitioned

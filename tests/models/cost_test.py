@@ -80,6 +80,7 @@ def test_blocks_of_attention_bound_the_temporaries_of_a_step(monkeypatch):
   an_example = 4 * conformance.config().num_heads * POSITIONS**2
   monkeypatch.setattr(blocked_attention, "_BLOCK_BYTES", an_example)
   in_blocks = temporaries()
+  jax.clear_caches()
   # Measured: 0.32.
   assert in_blocks < 0.4 * whole_batch
 
