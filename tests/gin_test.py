@@ -78,7 +78,7 @@ def test_file_parses_and_its_header_is_true(gin_file):
   provided = _header(gin_file, "Provides")
   assert provided <= read.defined
   if gin_file.startswith(PARTS):
-    # What it includes has a header of its own.
+    # Included files have their own headers.
     own = re.findall(_DEFINITION, (ROOT / gin_file).read_text(), re.MULTILINE)
     assert set(own) - required <= provided
 
@@ -198,7 +198,8 @@ def test_base_checkpoint_is_named_not_looked_for(program):
 )
 def test_parameter_counts_are_the_papers(size, expected):
   """Table 4 of the paper, without the prompt."""
-  _parse([f"gin/models/t5_1_1_{size}.gin"], finalize=False)
+  scan = "network.T5Config.scan_layers = True"  # Traced once.
+  _parse([f"gin/models/t5_1_1_{size}.gin"], scan, finalize=False)
   module = gin.get_configurable(network.Transformer)()
   tokens = jnp.ones((1, 2), "int32")
   shapes = jax.eval_shape(
@@ -209,7 +210,7 @@ def test_parameter_counts_are_the_papers(size, expected):
 
 
 def _file(folder, text):
-  """Returns the path of a gin file of one's own."""
+  """Writes a gin file, and returns its path."""
   path = folder / "mine.gin"
   path.write_text(f"from __gin__ import dynamic_registration\n{text}\n")
   return str(path)

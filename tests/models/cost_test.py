@@ -1,4 +1,4 @@
-"""What a step costs, counted in its programs: no clock is read."""
+"""The cost of a step, counted in its programs: no clock is read."""
 
 import functools
 import itertools
@@ -48,7 +48,7 @@ def flops(what: str, **settings: Any) -> float:
 
 
 def residual_bytes(**settings: Any) -> int:
-  """What an encoder layer keeps for its backward pass, weights left out."""
+  """Bytes that a layer keeps for its backward pass, without weights."""
   config = conformance.config(dtype="bfloat16", **settings)
   make_layer = stack.rematerialised(config)
   layer = make_layer(config, network.Injections(), stack.ENCODER, False)
@@ -73,7 +73,7 @@ def test_a_prompt_step_computes_no_gradient_of_a_frozen_kernel():
 
 def test_blocks_of_attention_bound_the_temporaries_of_a_step(monkeypatch):
   def temporaries():
-    jax.clear_caches()  # What was traced has the size of block of before.
+    jax.clear_caches()  # Earlier traces have the earlier block size.
     return lowered("prompt").compile().memory_analysis().temp_size_in_bytes
 
   whole_batch = temporaries()
