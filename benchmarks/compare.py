@@ -243,7 +243,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as weights:
       for case in chosen:
         record = run(case, pathlib.Path(weights), args)
-        print(report.line(record), flush=True)
+        print(report.table([record]), record["disagreement"], flush=True)
         if not args.quick:
           name = report.name_of(case, args.peer)
           harness.write(name, record, ("torch", "transformers", "peft"))

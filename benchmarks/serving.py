@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
     return found | mixed.throughput(model, task, number, rounds, folder)
   if part == "equality":
     number = 50 if args.quick else 500
-    return found | mixed.equality(pt.load(checkpoint), task, number, folder)
+    return found | mixed.equality(pt.load(checkpoint), task, number)
   if part == "load":
     seconds = 20.0 if args.quick else args.seconds
     return found | load.under_load(checkpoint, task, seconds, folder)

@@ -3,9 +3,12 @@
 import json
 import pathlib
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_notebook_runs_and_the_prompt_helps(monkeypatch):
   monkeypatch.chdir(ROOT)
   notebook = json.loads((ROOT / "docs/tuning_in_python.ipynb").read_text())

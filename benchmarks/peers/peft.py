@@ -145,6 +145,6 @@ def _rank(case: cases.Case, model: Any) -> Call:
     scores = logits.float().log_softmax(-1)
     scores = scores.gather(-1, targets[..., None])[..., 0]
     scores = torch.where(targets > 0, scores, 0.0).sum(-1)
-    return {"scores": scores.reshape(case.batch, number).numpy()}
+    return {"scores": np.sort(scores.reshape(case.batch, number).numpy())}
 
   return call

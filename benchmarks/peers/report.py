@@ -15,20 +15,6 @@ from prompt_tuning.experiments.text_tables import Table
 TABLE = harness.RESULTS / "benchmarks.md"
 # Of a record, whose last side it is.
 PEERS = {"peft": "PEFT", "t5x": "T5X"}
-_HEADER = (
-  "Case",
-  "{0}",
-  "ours",
-  "ours / {0}'s speed",
-  "CPU seconds, {0}",
-  "ours",
-  "{0} / ours",
-  "peak RSS, {0}",
-  "ours",
-  "ratio",
-  "warm-up, {0}",
-  "ours",
-)
 _TITLES = {
   "step": "Training steps",
   "greedy": "Greedy decoding",
@@ -50,26 +36,6 @@ def speed(record: Mapping[str, Any], side: str, over: str) -> list[float]:
   """The ratio of speeds in each round, which neighbours in time share."""
   a, b = record["sides"][side], record["sides"][over]
   return [y / x for x, y in zip(a["seconds"], b["seconds"], strict=True)]
-
-
-def line(record: Mapping[str, Any]) -> str:
-  """One case in a line, for people."""
-  case = Case(**record["case"])
-  parts = [case.name]
-  for name, side in record["sides"].items():
-    parts.append(
-      f"{name}: {spread(side['seconds'])} s, "
-      f"{side['cpu_seconds']:.2f} CPU s, {_gb(side['peak_bytes'])} GB, "
-      f"warm-up {side['warm_up_seconds']:.1f} s"
-    )
-  peer = _peer(record)
-  ratios = "; ".join(
-    f"{name} {spread(speed(record, name, peer))} of {PEERS[peer]}'s speed"
-    for name in record["sides"]
-    if name != peer
-  )
-  apart = ", ".join(f"{k} {v:.1g}" for k, v in record["disagreement"].items())
-  return "\n  ".join([*parts, ratios, f"apart: {apart}"])
 
 
 def tabulate(cases: Mapping[str, Case]) -> None:
@@ -98,7 +64,7 @@ def tabulate(cases: Mapping[str, Case]) -> None:
   for work, title in _TITLES.items():
     records = [x for x in found["peft"] if x["case"]["work"] == work]
     if records:
-      parts += [f"## {title}", "", _table(records)]
+      parts += [f"## {title}", "", table(records)]
     tasks = [x for x in records if x["case"]["task"]]
     if tasks:
       parts += [_tasks_line(tasks), ""]
@@ -110,36 +76,41 @@ def tabulate(cases: Mapping[str, Case]) -> None:
       "",
       "Its trainer and partitioner around our network; unpatched.",
       "",
-      _table(found["t5x"]),
+      table(found["t5x"]),
     ]
   everything = itertools.chain.from_iterable(found.values())
   parts += ["", *sorted({_where(x) for x in everything})]
   TABLE.write_text("\n".join(parts).rstrip() + "\n")
 
 
-def _table(records: Iterable[Mapping[str, Any]]) -> str:
-  rows = []
+def table(records: Iterable[Mapping[str, Any]]) -> str:
+  """Returns a table of records that have the same peer."""
+  lines = []
   for record in records:
     name = _peer(record)
     ours, peer = record["sides"]["ours"], record["sides"][name]
-    rows.append(
+    title = PEERS[name]
+    lines.append(
       (
-        Case(**record["case"]).name,
-        spread(peer["seconds"]),
-        spread(ours["seconds"]),
-        spread(speed(record, "ours", name)),
-        f"{peer['cpu_seconds']:.2f}",
-        f"{ours['cpu_seconds']:.2f}",
-        f"{peer['cpu_seconds'] / ours['cpu_seconds']:.2f}",
-        f"{_gb(peer['peak_bytes'])} GB",
-        f"{_gb(ours['peak_bytes'])} GB",
-        f"{ours['peak_bytes'] / peer['peak_bytes']:.2f}",
-        f"{peer['warm_up_seconds']:.1f} s",
-        f"{ours['warm_up_seconds']:.1f} s",
+        ("Case", Case(**record["case"]).name),
+        (title, spread(peer["seconds"])),
+        ("ours", spread(ours["seconds"])),
+        (f"ours / {title}'s speed", spread(speed(record, "ours", name))),
+        (f"CPU seconds, {title}", f"{peer['cpu_seconds']:.2f}"),
+        ("ours", f"{ours['cpu_seconds']:.2f}"),
+        (
+          f"{title} / ours",
+          f"{peer['cpu_seconds'] / ours['cpu_seconds']:.2f}",
+        ),
+        (f"peak RSS, {title}", f"{peer['peak_bytes'] / 1e9:.1f} GB"),
+        ("ours", f"{ours['peak_bytes'] / 1e9:.1f} GB"),
+        ("ratio", f"{ours['peak_bytes'] / peer['peak_bytes']:.2f}"),
+        (f"warm-up, {title}", f"{peer['warm_up_seconds']:.1f} s"),
+        ("ours", f"{ours['warm_up_seconds']:.1f} s"),
       )
     )
-  header = [x.format(PEERS[name]) for x in _HEADER]
-  return Table(header, rows).markdown()
+  header = [name for name, _ in lines[0]]
+  return Table(header, [[x for _, x in line] for line in lines]).markdown()
 
 
 def _tasks_line(records: Iterable[Mapping[str, Any]]) -> str:
@@ -171,7 +142,3 @@ def _where(record: Mapping[str, Any]) -> str:
     f"{' with changes' if record['uncommitted_changes'] else ''}; load average "
     f"{record['load_average']:.0f}."
   )
-
-
-def _gb(size: float) -> str:
-  return f"{size / 1e9:.1f}"

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 import functools
-import json
 import pathlib
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import seqio
 
+from peers import cases
 import prompt_tuning as pt
 from prompt_tuning import prompts
-from prompt_tuning.data import text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.batch_queue import Shapes
 from prompt_tuning.inference.engine import Engine, Settings
@@ -20,8 +20,7 @@ from prompt_tuning.inference.requests import Generation, TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.interop import checkpoint_conversion
 from prompt_tuning.training import base_model, tuning
-from t5x import decoding, models, utils
-from t5x.runs import inference
+from t5x import decoding
 
 TOKENS = 8
 _EOS = 1
@@ -155,16 +154,13 @@ def throughput(
   }
 
 
-def equality(
-  model: pt.Model, task: str, number: int, folder: pathlib.Path
-) -> dict[str, Any]:
+def equality(model: pt.Model, task: str, number: int) -> dict[str, Any]:
   """Compares answers under load with those of `t5x.infer`.
 
   Args:
     model: The frozen model.
     task: The task of the inputs.
     number: Inputs in all, each with one of ten prompts.
-    folder: For the predictions.
 
   Returns:
     How many answers are the same, as tokens and as text, and how many tokens
@@ -177,70 +173,42 @@ def equality(
   with make_engine(model, longest, apart=32) as engine:
     pairs = [(inputs[i], found[i % len(found)]) for i in order]
     answers = dict(zip(order.tolist(), answer(engine, pairs), strict=True))
-  same = {"tokens": 0, "text": 0}
+  same_tokens = same_text = 0
+  decode = model.vocabulary.decode
   for j, prompt in enumerate(found):
-    mine = list(range(j, number, len(found)))
-    predictions = _infer(
-      model, prompt, [inputs[i] for i in mine], folder / prompt.name
-    )
-    for i, (tokens, text) in zip(mine, predictions, strict=True):
-      same["tokens"] += answers[i] == tokens
-      same["text"] += model.vocabulary.decode(answers[i]) == text
+    mine = range(j, number, len(found))
+    decoded = _decode(model, prompt, [inputs[i] for i in mine])
+    for i, tokens in zip(mine, decoded, strict=True):
+      same_tokens += answers[i] == tokens
+      same_text += decode(answers[i]) == decode(tokens)
   return {
     "inputs": number,
     "prompts": len(found),
-    "same_tokens": same["tokens"],
-    "same_text": same["text"],
+    "same_tokens": same_tokens,
+    "same_text": same_text,
     "tokens": sum(map(len, answers.values())),
     "different_answers": len(set(map(tuple, answers.values()))),
   }
 
 
-def _infer(
-  model: pt.Model, prompt: TunedPrompt, inputs: list[str], folder: pathlib.Path
-) -> list[tuple[list[int], str]]:
-  """Returns what `t5x.infer` predicts: tokens up to the end, and text."""
-  made = text_pairs.make(
-    {"test": [(text, "none") for text in inputs]}, model.vocabulary, labels=[]
-  )
+def _decode(
+  model: pt.Model, prompt: TunedPrompt, inputs: list[str]
+) -> list[list[int]]:
+  """Decodes as `t5x.infer` does; returns tokens up to the end."""
   init = prompts.from_array(prompt.array)
   method = Injections(prompt=prompts.prompt_factory(prompt.length, init))
   runner = tuning.make_model(model.config, model.vocabulary, method)
-  assert isinstance(runner, models.EncoderDecoderModel)
   runner._decode_fn = functools.partial(decoding.temperature_sample, topk=1)
-  decode = runner.predict_batch_with_aux
-
-  def with_tokens(params: Any, batch: models.Batch) -> tuple[Any, Any]:
-    tokens, aux = decode(params, batch)
-    return tokens, {**aux, "tokens": tokens}  # Before decoding to text.
-
-  runner.predict_batch_with_aux = with_tokens
-  inference.infer(
-    mode="predict_with_aux",
-    model=runner,
-    dataset_cfg=utils.DatasetConfig(
-      mixture_or_task_name=made.task,
-      task_feature_lengths={
-        "inputs": made.lengths["test"]["inputs"],
-        "targets": TOKENS,
-      },
-      split="test",
-      batch_size=10,
-      shuffle=False,
-      seed=0,
-    ),
-    restore_checkpoint_cfg=tuning.restore_cfg(model, method),
-    partitioner=tuning.make_partitioner(method),
-    output_dir=str(folder),
-    checkpoint_period=100,
-    fallback_init_rng=0,
-    summarize_config_fn=None,
+  encoder = {**model.params["encoder"], "prompt": {"prompt": prompt.array}}
+  encoded = [np.array(model.encode(text), np.int32) for text in inputs]
+  tokens = jax.jit(runner.predict_batch)(
+    {**model.params, "encoder": encoder},
+    {
+      "encoder_input_tokens": cases.padded(encoded),
+      "decoder_input_tokens": np.zeros((len(inputs), TOKENS), np.int32),
+    },
   )
-  (path,) = folder.glob("*-predict_with_aux.jsonl-*")
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
-  return [
-    (_until_end(line["aux"]["tokens"]), line["prediction"]) for line in lines
-  ]
+  return list(map(_until_end, np.asarray(tokens).tolist()))
 
 
 def _until_end(tokens: list[int]) -> list[int]:

@@ -46,10 +46,6 @@ class Detokenizer:
     )
     return tokens[:length]
 
-  def stream(self) -> "TextStream":
-    """Returns a new stream."""
-    return TextStream(self)
-
   def log_probs(
     self, tokens: Sequence[Token], top: int, first: int = 0
   ) -> dict[str, Any]:

@@ -138,7 +138,15 @@ class Engine:
       ClosedError: if the engine takes no more.
     """
     for request in requests:
-      self._check(request)
+      if request.prompt is not None:
+        self.check_prompt(request.prompt)
+      if getattr(request, "num_beams", 0) and (
+        request.temperature or request.top_log_probs or request.on_token
+      ):
+        raise ValueError(
+          "Beam search does not support temperature, log probabilities of "
+          "tokens, or streaming."
+        )
     now = time.monotonic()
     tickets = [Ticket(request, now) for request in requests]
     with self._changed:
@@ -160,17 +168,6 @@ class Engine:
         f"Expected a prompt of at most {longest} positions, got "
         f"{prompt.length}: start the server with --longest_prompt="
         f"{prompt.length}."
-      )
-
-  def _check(self, request: Request) -> None:
-    if request.prompt is not None:
-      self.check_prompt(request.prompt)
-    if getattr(request, "num_beams", 0) and (
-      request.temperature or request.top_log_probs or request.on_token
-    ):
-      raise ValueError(
-        "Beam search does not support temperature, log probabilities of "
-        "tokens, or streaming."
       )
 
   def _work(self) -> None:

@@ -85,10 +85,11 @@ class FrozenModel:
     self.config = config
     self.vocabulary = vocabulary
     self.network = Network(config, cast(int, vocabulary.eos_id))
-    self._generate = jax.jit(
-      self.network.generate, static_argnames=("steps", "beams")
+    self._encode = jax.jit(self.network.encode)
+    self._search = jax.jit(
+      self.network.search, static_argnames=("steps", "beams")
     )
-    self._rank = jax.jit(self.network.rank)
+    self._score = jax.jit(self.network.score)
     self._lock = threading.Lock()
     self._in_memory: _CheckpointInMemory | None = None
 
@@ -213,11 +214,13 @@ class FrozenModel:
         f"Expected a max_length of at least 1, got {max_length}."
       )
     answers = []
-    for count, rows in self._batches(inputs, prompt, _ROWS):
-      tokens, _ = self._generate(self.params, *rows, steps=max_length, beams=1)
+    for count, encoded, tokens in self._batches(inputs, prompt, _ROWS):
+      found, _ = self._search(
+        self.params, encoded, tokens, steps=max_length, beams=1
+      )
       answers += [
         self.vocabulary.decode(row[-1].tolist())
-        for row in np.asarray(tokens)[:count]
+        for row in np.asarray(found)[:count]
       ]
     return answers
 
@@ -243,20 +246,18 @@ class FrozenModel:
     """
     if not labels or isinstance(labels, str):
       raise ValueError(f"Ranking needs a list of labels, got {labels!r}.")
-    encoded = ranking.encode_labels(
-      labels, self.vocabulary, self.network.eos_id
-    )
-    if len(set(encoded)) < len(labels):
+    split = ranking.encode_labels(labels, self.vocabulary, self.network.eos_id)
+    if len(set(split)) < len(labels):
       raise ValueError(
         f"Expected labels that differ in their tokens, got {list(labels)}."
       )
-    length = _round_up(sum(map(len, encoded)), _SHORTEST)
+    length = _round_up(sum(map(len, split)), _SHORTEST)
     most = max(1, min(_ROWS, _LOGITS // length))
     ranked = []
-    for count, rows in self._batches(inputs, prompt, most):
-      size = len(rows[1])
-      packed = ranking.pack_labels([encoded] * size, size, length)
-      log_probs = self._rank(self.params, rows, packed)
+    for count, encoded, tokens in self._batches(inputs, prompt, most):
+      size = len(tokens)
+      packed = ranking.pack_labels([split] * size, size, length)
+      log_probs = self._score(self.params, encoded, tokens, packed)
       for scores in ranking.label_scores(packed, log_probs)[:count]:
         order = np.argsort(scores, kind="stable")[::-1]
         ranked.append({labels[i]: float(scores[i]) for i in order})
@@ -264,8 +265,8 @@ class FrozenModel:
 
   def _batches(
     self, inputs: Sequence[str], prompt: AnyPrompt | None, most: int
-  ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Yields the number of inputs in a batch, and arguments of `encode`."""
+  ) -> Iterator[tuple[int, jax.Array, np.ndarray]]:
+    """Yields the inputs of a batch: their number, encoded, and as tokens."""
     if isinstance(inputs, str):
       raise ValueError(f"Expected a list of texts, got one: {inputs[:80]!r}.")
     array = self.prompt_array(prompt)
@@ -273,9 +274,9 @@ class FrozenModel:
     if array is None:
       array = np.zeros((1, self.config.emb_dim))
     table = jnp.asarray(array, jnp.float32)[None]
-    encoded = [self.encode(text) for text in inputs]
-    for start in range(0, len(encoded), most):
-      chosen = encoded[start : start + most]
+    split = [self.encode(text) for text in inputs]
+    for start in range(0, len(split), most):
+      chosen = split[start : start + most]
       size = min(_round_up(len(chosen), 1), most)
       length = positions + _round_up(max(map(len, chosen)), _SHORTEST)
       # Repeats of the first input fill the batch: they never decode longest.
@@ -283,7 +284,9 @@ class FrozenModel:
       tokens, lengths = batches.pack_rows(
         filled, [positions] * size, size, length
       )
-      yield len(chosen), (table, tokens, np.zeros(size, np.int32), lengths)
+      slots = np.zeros(size, np.int32)
+      encoded = self._encode(self.params, table, tokens, slots, lengths)
+      yield len(chosen), encoded, tokens
 
   def prompt_array(self, prompt: AnyPrompt | None) -> np.ndarray | None:
     """Returns the array [P, H] of a prompt that fits the model.

@@ -82,22 +82,6 @@ class Network:
     self.eos_id = eos_id
     self._module = Transformer(config)
 
-  def generate(
-    self, params: Mapping[str, Any], *rows: Any, steps: int, beams: int
-  ) -> tuple[jax.Array, jax.Array]:
-    """Encodes and searches; `rows` are the arguments of `encode`."""
-    encoded = self.encode(params, *rows)
-    return self.search(params, encoded, rows[1], steps=steps, beams=beams)
-
-  def rank(
-    self,
-    params: Mapping[str, Any],
-    rows: tuple[Any, ...],
-    labels: PackedLabels,
-  ) -> jax.Array:
-    """Encodes and scores; `rows` are the arguments of `encode`."""
-    return self.score(params, self.encode(params, *rows), rows[1], labels)
-
   def encode(
     self,
     params: Mapping[str, Any],

@@ -11,6 +11,7 @@ score all labels in one pass of the decoder; see `programs.Network.score`.
 
 from collections.abc import Callable, Sequence
 import functools
+import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
   from seqio import Vocabulary
 else:  # seqio brings TensorFlow, which ranking does without.
   Vocabulary = Any
-
-
-class _State(NamedTuple):
-  """The part of a T5X `DecodingState` that the decoder reads."""
-
-  cur_index: jax.Array
-  cur_token: jax.Array  # [B * L, 1]
-  cache: Any
 
 
 def num_labels(labels: Sequence[str]) -> int:
@@ -85,25 +78,24 @@ def rank_labels(
   padded, lengths = _padded_labels(labels, vocabulary, eos_id, S)
   steps = int(lengths.max())
 
-  def score_token(state, column):
+  def score_token(carried, column):
     token, counts = column  # [L]
+    state = types.SimpleNamespace(**carried)
     logits, cache = tokens_to_logits(state)
     token = jnp.tile(token, B)[:, None]  # [B * L, 1]
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     score = jnp.take_along_axis(log_probs, token, axis=1)[:, 0]
-    state = _State(state.cur_index + 1, token, cache)
-    return state, jnp.where(jnp.tile(counts, B), score, 0.0)
+    index = state.cur_index + 1
+    carried = {"cur_index": index, "cur_token": token, "cache": cache}
+    return carried, jnp.where(jnp.tile(counts, B), score, 0.0)
 
-  start = _State(
-    jnp.zeros((), jnp.int32),
-    jnp.zeros((B * L, 1), jnp.int32),
-    jax.tree.map(
-      lambda x: jnp.repeat(x, L, axis=0) if jnp.ndim(x) else x, cache
-    ),
+  cache = jax.tree.map(
+    lambda x: jnp.repeat(x, L, axis=0) if jnp.ndim(x) else x, cache
   )
+  token = jnp.zeros((B * L, 1), jnp.int32)
   _, scores = lax.scan(
     score_token,
-    start,
+    {"cur_index": jnp.int32(0), "cur_token": token, "cache": cache},
     (
       jnp.asarray(padded.T[:steps]),
       jnp.asarray(np.arange(steps)[:, None] < lengths),

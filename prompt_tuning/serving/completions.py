@@ -12,7 +12,7 @@ from typing import Any
 import fastapi
 import numpy as np
 
-from prompt_tuning.inference.detokenizer import Detokenizer
+from prompt_tuning.inference.detokenizer import Detokenizer, TextStream
 from prompt_tuning.inference.requests import (
   Generated,
   Generation,
@@ -190,7 +190,7 @@ def _stream(
 ) -> EventStream:
   """Hands the rows to the engine; returns their answers as the tokens come."""
   loop = asyncio.get_running_loop()
-  start, streams = loop.time(), [texts.stream() for _ in rows]
+  start, streams = loop.time(), [TextStream(texts) for _ in rows]
   # (row, token), or (row, None) at its end. `max_tokens` bounds it if the
   # client is slow.
   queue: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()

@@ -9,7 +9,7 @@ import pytest
 import served
 import tiny
 
-from prompt_tuning.inference.detokenizer import Detokenizer
+from prompt_tuning.inference.detokenizer import Detokenizer, TextStream
 from prompt_tuning.inference.requests import Token
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import app
@@ -141,10 +141,10 @@ def test_answer_ends_before_a_stop(engine):
   # A stream ends with the stop that is there first, where another had begun.
   both = Detokenizer(Letters(), ["ne two", "e"])
   assert both.whole(both.up_to_stop(tokens)) == ("on", True)
-  stream = texts.stream()
+  stream = TextStream(texts)
   assert "".join(stream.add(token) for token in tokens) == "one "
   assert stream.was_cut
-  stream = texts.stream()
+  stream = TextStream(texts)
   sent = [stream.add(token) for token in tokens[:5]]
   assert "".join(sent) == "o"  # "ne t" may become a stop.
   assert "".join(sent) + stream.rest() == "one t"

@@ -120,18 +120,18 @@ def test_evaluation_is_that_of_the_answers(model, prompt, tmp_path):
   assert tiny.record(tmp_path)["kind"] == "eval"
 
 
-def test_task_without_a_train_split_is_evaluated(model):
-  pairs = {"validation": PAIRS[:4]}
-  task = text_pairs.make(pairs, model.vocabulary, LABELS).task
+def test_task_without_a_train_split_is_evaluated(tiny_model):
+  pairs = {"validation": [("abc", "no"), ("abxc", "yes")] * 2}
+  task = text_pairs.make(pairs, tiny_model.vocabulary, ["no", "yes"]).task
   seqio.TaskRegistry.add_provider(task.name, task)
   try:
-    assert "accuracy" in model.evaluate(task.name, rank=False)
+    assert "accuracy" in tiny_model.evaluate(task.name, rank=False)
   finally:
     seqio.TaskRegistry.remove(task.name)
 
 
-def test_model_is_read_once_and_is_there_once(monkeypatch):
-  read = []
+def test_model_is_read_once_and_is_there_once(tiny_model, monkeypatch):
+  read, pairs = [], [("abc", "no"), ("abxc", "yes")] * 4
   of_checkpoint = checkpoints.BaseCheckpoint.read
 
   def count(self, targets):
@@ -139,7 +139,7 @@ def test_model_is_read_once_and_is_there_once(monkeypatch):
     return of_checkpoint(self, targets)
 
   monkeypatch.setattr(checkpoints.BaseCheckpoint, "read", count)
-  model = pt.load(LADDER)
+  model = pt.load(tiny_model.checkpoint, tiny_model.vocabulary)
   model.generate(["a"], max_length=2)
   shape = (model.config.vocab_size, model.config.emb_dim)
 
@@ -150,13 +150,13 @@ def test_model_is_read_once_and_is_there_once(monkeypatch):
 
   before, during = embeddings(), set()
   prompt = model.tune(
-    PAIRS,
+    pairs,
     length=3,
     steps=2,
     batch_size=4,
     on_event=lambda event: during.update(embeddings()),
   )
-  model.evaluate(PAIRS[:4], prompt, labels=LABELS)
+  model.evaluate(pairs, prompt)
   assert during == before
   assert len(read) == len(set(read)) > 10
   # Nor has training used it up.
@@ -266,8 +266,7 @@ def test_run_in_a_thread_is_stopped_and_goes_on(tiny_model, tiny_run, tmp_path):
 
 def test_error_of_a_callback_ends_the_run(tiny_model):
   def fail(event):
-    if event.kind == "train":
-      raise RuntimeError("enough")
+    raise RuntimeError("enough")
 
   with pytest.raises(RuntimeError, match="enough"):
     _tune(tiny_model, tiny.TASK, init="random_uniform", on_event=fail)
