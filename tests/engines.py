@@ -6,8 +6,8 @@ import seqio
 import tiny
 
 import prompt_tuning as pt
-from prompt_tuning.inference.batch_queue import Shapes
-from prompt_tuning.inference.engine import Engine, Settings
+from prompt_tuning.inference.batch_queue import Settings, Shapes
+from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import TunedPrompt
 
 

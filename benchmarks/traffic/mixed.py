@@ -14,8 +14,8 @@ from peers import cases
 import prompt_tuning as pt
 from prompt_tuning import prompts
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.inference.batch_queue import Shapes
-from prompt_tuning.inference.engine import Engine, Settings
+from prompt_tuning.inference.batch_queue import Settings, Shapes
+from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import Generation, TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.interop import checkpoint_conversion

@@ -151,6 +151,29 @@ def _smallest(
   raise TooLongError(f"Expected at most {sizes[-1]}, got {what}.", param)
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Settings of an engine.
+
+  Attributes:
+    shapes: The shapes of batches.
+    slots: Prompts on the device; more are kept on the host, and swapped.
+    longest_prompt: Positions of the longest prompt.
+    room: Limit on waiting requests.
+    patience: Seconds that a request waits for others to share a batch with.
+    chunk: Steps of decoding before other batches get their turn.
+    running: Limit on batches that are decoded in turn.
+  """
+
+  shapes: Shapes = dataclasses.field(default_factory=Shapes)
+  slots: int = 64
+  longest_prompt: int = 128
+  room: int = 256
+  patience: float = 0.003
+  chunk: int = 16
+  running: int = 4
+
+
 class QueueFullError(Exception):
   """An error for a request that finds no room; the client may retry later."""
 
@@ -158,21 +181,9 @@ class QueueFullError(Exception):
 class BatchQueue:
   """A queue from which batches of one shape are taken, the oldest first."""
 
-  def __init__(
-    self, shapes: Shapes, room: int, patience: float, max_prompts: int
-  ):
-    """Makes an empty queue.
-
-    Args:
-      shapes: The shapes of batches.
-      room: Limit on waiting requests.
-      patience: Seconds that a request waits for others to share a batch with.
-      max_prompts: Limit on different prompts in a batch.
-    """
-    self._shapes = shapes
-    self._room = room
-    self._patience = patience
-    self._max_prompts = max_prompts
+  def __init__(self, settings: Settings):
+    """Makes an empty queue."""
+    self._settings = settings
     self._tickets: deque[tuple[Ticket, Shape]] = deque()
 
   def __len__(self) -> int:
@@ -185,11 +196,12 @@ class BatchQueue:
       QueueFullError: if there is no room for them.
       ValueError: if one fits into no shape.
     """
-    shapes = [self._shapes.smallest_for(ticket.request) for ticket in tickets]
+    smallest_for, room = self._settings.shapes.smallest_for, self._settings.room
+    shapes = [smallest_for(ticket.request) for ticket in tickets]
     self._drop_finished()
-    if len(self) + len(tickets) > self._room:
+    if len(self) + len(tickets) > room:
       raise QueueFullError(
-        f"{len(self)} requests are waiting, and there is room for {self._room}."
+        f"{len(self)} requests are waiting, and there is room for {room}."
       )
     self._tickets.extend(zip(tickets, shapes, strict=True))
 
@@ -213,14 +225,14 @@ class BatchQueue:
     if not self._tickets:
       return None
     shape = self._tickets[0][1]
-    rows = self._shapes.rows_of(shape)
+    rows = self._settings.shapes.rows_of(shape)
     fitting = [x for x in self._tickets if x[1].fits_into(shape)]
     # Shorter requests use rows that would otherwise be padding.
     fitting.sort(key=lambda x: x[1] != shape)
     chosen, alike, prompts = [], 0, set()
     for ticket, own in fitting:
       needed = prompts | {ticket.request.prompt} - {None}
-      if len(chosen) < rows[-1] and len(needed) <= self._max_prompts:
+      if len(chosen) < rows[-1] and len(needed) <= self._settings.slots:
         chosen.append(ticket)
         alike += own == shape
         prompts = needed
@@ -237,4 +249,4 @@ class BatchQueue:
 
   def due(self) -> float:
     """Returns the time at which the oldest request has waited long enough."""
-    return self._tickets[0][0].arrived + self._patience
+    return self._tickets[0][0].arrived + self._settings.patience

@@ -11,7 +11,7 @@ import numpy as np
 from prompt_tuning.inference import ranking
 from prompt_tuning.inference.batch_queue import Shape
 from prompt_tuning.inference.compiled import CompiledPrograms
-from prompt_tuning.inference.programs import PROMPT_TOKEN, Sampling
+from prompt_tuning.inference.programs import Sampling, pack_rows
 from prompt_tuning.inference.requests import (
   Generated,
   Generation,
@@ -19,32 +19,6 @@ from prompt_tuning.inference.requests import (
   Ticket,
   Token,
 )
-
-
-def pack_rows(
-  inputs: Sequence[Sequence[int]],
-  prompt_lengths: Sequence[int],
-  rows: int,
-  length: int,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Lays out inputs behind the positions of their prompts.
-
-  Args:
-    inputs: Tokens of each, with the end of sequence.
-    prompt_lengths: Positions of each input's prompt; 0: no prompt.
-    rows: B, at least the number of inputs.
-    length: T.
-
-  Returns:
-    [B, T] tokens and [B] prompt lengths, for `Network.encode`.
-  """
-  tokens = np.zeros((rows, length), np.int32)
-  lengths = np.zeros(rows, np.int32)
-  lengths[: len(inputs)] = prompt_lengths
-  for row, ids, positions in zip(tokens, inputs, prompt_lengths, strict=False):
-    row[:positions] = PROMPT_TOKEN
-    row[positions : positions + len(ids)] = ids
-  return tokens, lengths
 
 
 @dataclasses.dataclass(eq=False)

@@ -1,7 +1,6 @@
 """The programs of every batch shape, and the prompts that they read."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import ctypes
 import functools
@@ -12,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning.inference.batch_queue import Shape, Shapes
-from prompt_tuning.inference.programs import Network, Sampling
+from prompt_tuning.inference.batch_queue import Settings, Shape
+from prompt_tuning.inference.frozen_model import FrozenModel
+from prompt_tuning.inference.programs import Sampling
 from prompt_tuning.inference.ranking import PackedLabels
 from prompt_tuning.inference.requests import TunedPrompt
 
@@ -51,19 +51,7 @@ class PromptTable:
       jnp.zeros((longest, width), jnp.float32),
     )
     self.swaps = 0
-    self._slots: OrderedDict[TunedPrompt, int] = (
-      OrderedDict()
-    )  # Oldest use first.
-
-  @property
-  def size(self) -> int:
-    """Number of prompts that it can hold."""
-    return len(self.array)
-
-  @property
-  def is_lost(self) -> bool:
-    """True after a failed copy destroyed the table."""
-    return self.array.is_deleted()
+    self._slots: dict[TunedPrompt, int] = {}  # The oldest use is first.
 
   @property
   def occupied(self) -> int:
@@ -77,29 +65,24 @@ class PromptTable:
       prompts: The prompt of each row; at most as many different ones as slots.
     """
     needed = {prompt for prompt in prompts if prompt is not None}
-    assert len(needed) <= self.size
+    assert len(needed) <= len(self.array)
     for prompt in needed & self._slots.keys():
-      self._slots.move_to_end(prompt)
+      self._slots[prompt] = self._slots.pop(prompt)
     for prompt in needed - self._slots.keys():
-      self._load(prompt)
-    return np.array(
-      [0 if prompt is None else self._slots[prompt] for prompt in prompts],
-      np.int32,
-    )
-
-  def _load(self, prompt: TunedPrompt) -> None:
-    oldest, slot = None, self.occupied
-    if slot == self.size:  # Prompts that the batch needs are not the oldest.
-      oldest, slot = next(iter(self._slots.items()))
-    rows = np.zeros(self.array.shape[1:], np.float32)
-    rows[: prompt.length] = prompt.array
-    # Both can run out of memory; the oldest prompt then keeps its slot.
-    copied = jnp.asarray(rows)
-    self.array = _put(self.array, jnp.int32(slot), copied)
-    if oldest is not None:
-      del self._slots[oldest]
-    self._slots[prompt] = slot
-    self.swaps += 1
+      oldest, slot = None, self.occupied
+      if slot == len(self.array):  # The batch does not need the oldest.
+        oldest, slot = next(iter(self._slots.items()))
+      rows = np.zeros(self.array.shape[1:], np.float32)
+      rows[: prompt.length] = prompt.array
+      # Both can run out of memory; the oldest prompt then keeps its slot.
+      copied = jnp.asarray(rows)
+      self.array = _put(self.array, jnp.int32(slot), copied)
+      if oldest is not None:
+        del self._slots[oldest]
+      self._slots[prompt] = slot
+      self.swaps += 1
+    slots = [0 if prompt is None else self._slots[prompt] for prompt in prompts]
+    return np.array(slots, np.int32)
 
 
 class CompiledPrograms:
@@ -111,25 +94,14 @@ class CompiledPrograms:
     shapes: The shapes of batches.
   """
 
-  def __init__(
-    self,
-    network: Network,
-    params: Mapping[str, Any],
-    table: PromptTable,
-    shapes: Shapes,
-  ):
-    """Compiles nothing yet.
-
-    Args:
-      network: The functions.
-      params: The model's parameters, which all programs share.
-      table: The prompts.
-      shapes: The shapes of batches.
-    """
-    self.network = network
-    self.table = table
-    self.shapes = shapes
-    self._params = params
+  def __init__(self, model: FrozenModel, settings: Settings):
+    """Compiles nothing yet."""
+    self.network = model.network
+    self.table = PromptTable(
+      settings.slots, settings.longest_prompt, model.config.emb_dim
+    )
+    self.shapes = settings.shapes
+    self._params = model.params
     self._programs: dict[Any, Callable[..., Any]] = {}
 
   def compile(self, should_stop: Callable[[], bool]) -> None:

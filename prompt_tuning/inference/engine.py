@@ -1,45 +1,21 @@
 """The engine: one frozen model that answers with many prompts at once."""
 
 from collections.abc import Callable, Iterator, Sequence
-import dataclasses
 import threading
 import time
 
 from absl import logging
 
 from prompt_tuning.inference import batches
-from prompt_tuning.inference.batch_queue import BatchQueue, Shapes
+from prompt_tuning.inference.batch_queue import BatchQueue, Settings
 from prompt_tuning.inference.batches import Batch
-from prompt_tuning.inference.compiled import CompiledPrograms, PromptTable
+from prompt_tuning.inference.compiled import CompiledPrograms
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.requests import Request, Ticket, TunedPrompt
 
 
 class ClosedError(Exception):
   """An error for requests to an engine that takes no more."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """Settings of an engine.
-
-  Attributes:
-    shapes: The shapes of batches.
-    slots: Prompts on the device; more are kept on the host, and swapped.
-    longest_prompt: Positions of the longest prompt.
-    room: Limit on waiting requests.
-    patience: Seconds that a request waits for others to share a batch with.
-    chunk: Steps of decoding before other batches get their turn.
-    running: Limit on batches that are decoded in turn.
-  """
-
-  shapes: Shapes = dataclasses.field(default_factory=Shapes)
-  slots: int = 64
-  longest_prompt: int = 128
-  room: int = 256
-  patience: float = 0.003
-  chunk: int = 16
-  running: int = 4
 
 
 class Engine:
@@ -68,15 +44,9 @@ class Engine:
     self.model = model
     self.settings = settings = settings or Settings()
     self.failure: BaseException | None = None
-    self.table = PromptTable(
-      settings.slots, settings.longest_prompt, model.config.emb_dim
-    )
-    self._programs = CompiledPrograms(
-      model.network, model.params, self.table, settings.shapes
-    )
-    self._queue = BatchQueue(
-      settings.shapes, settings.room, settings.patience, settings.slots
-    )
+    self._programs = CompiledPrograms(model, settings)
+    self.table = self._programs.table
+    self._queue = BatchQueue(settings)
     self._on_batch = on_batch
     self._changed = threading.Condition()
     self._running: dict[Batch, Iterator[None]] = {}
@@ -222,7 +192,7 @@ class Engine:
       logging.error("A batch failed.", exc_info=error)
       for ticket in batch.tickets:
         ticket.finish(error)
-      if self.table.is_lost:
+      if self.table.array.is_deleted():  # By a copy that failed.
         raise  # No other batch could be answered.
     del self._running[batch]
     batch.seconds = time.monotonic() - batch.started

@@ -17,8 +17,8 @@ import seqio
 
 from prompt_tuning import injections, prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.inference import batches, ranking
-from prompt_tuning.inference.programs import Network
+from prompt_tuning.inference import ranking
+from prompt_tuning.inference.programs import Network, pack_rows
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.models.t5 import network
@@ -32,7 +32,6 @@ from t5x import checkpoints
 
 AnyPrompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
 
-_LADDER = "ladder_"
 # T5's vocabularies have sentinels after the pieces of their file.
 _EXTRA_IDS = 100
 # Lengths are rounded up to powers of two, at least this, to compile little.
@@ -281,9 +280,7 @@ class FrozenModel:
       length = positions + _round_up(max(map(len, chosen)), _SHORTEST)
       # Repeats of the first input fill the batch: they never decode longest.
       filled = [*chosen, *chosen[:1] * (size - len(chosen))]
-      tokens, lengths = batches.pack_rows(
-        filled, [positions] * size, size, length
-      )
+      tokens, lengths = pack_rows(filled, [positions] * size, size, length)
       slots = np.zeros(size, np.int32)
       encoded = self._encode(self.params, table, tokens, slots, lengths)
       yield len(chosen), encoded, tokens
@@ -322,7 +319,7 @@ def _round_up(number: int, least: int) -> int:
 
 def is_of_ladder(base: checkpoints.BaseCheckpoint) -> bool:
   """Returns whether a checkpoint is one of the miniatures."""
-  return str(base.metadata.get("name") or "").startswith(_LADDER)
+  return str(base.metadata.get("name") or "").startswith("ladder_")
 
 
 def base_fingerprint(base: checkpoints.BaseCheckpoint) -> str:

@@ -5,18 +5,19 @@ the end of the row. Positions are therefore the same as if the row were
 alone, and prompts of different lengths can share a batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from prompt_tuning.inference.ranking import PackedLabels
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.models.t5.network import Transformer
-from t5x import decoding
+from t5x import decoding, models
 
 # Marks a position of the prompt: any token but padding would do.
 PROMPT_TOKEN = 1
@@ -68,8 +69,42 @@ class State(NamedTuple):
   ended: jax.Array
 
 
+def pack_rows(
+  inputs: Sequence[Sequence[int]],
+  prompt_lengths: Sequence[int],
+  rows: int,
+  length: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Lays out inputs behind the positions of their prompts.
+
+  Args:
+    inputs: Tokens of each, with the end of sequence.
+    prompt_lengths: Positions of each input's prompt; 0: no prompt.
+    rows: B, at least the number of inputs.
+    length: T.
+
+  Returns:
+    [B, T] tokens and [B] prompt lengths, for `Network.encode`.
+  """
+  tokens = np.zeros((rows, length), np.int32)
+  lengths = np.zeros(rows, np.int32)
+  lengths[: len(inputs)] = prompt_lengths
+  for row, ids, positions in zip(tokens, inputs, prompt_lengths, strict=False):
+    row[:positions] = PROMPT_TOKEN
+    row[positions : positions + len(ids)] = ids
+  return tokens, lengths
+
+
 class Network:
   """A frozen T5 as functions of its parameters, to be compiled.
+
+  Their arguments have the same meaning in all of them:
+
+  * params: the model's parameters.
+  * tokens: [B, T] From `pack_rows`.
+  * encoded: [B, T, H] From `encode`.
+  * attended: From `begin`.
+  * steps: The most tokens of an answer, S.
 
   Attributes:
     config: Sizes of the network.
@@ -93,9 +128,7 @@ class Network:
     """Encodes a batch.
 
     Args:
-      params: The model's parameters.
       table: [slots, longest, H] The prompts.
-      tokens: [B, T] From `batches.pack_rows`.
       slots: [B] The slot of each row's prompt.
       prompt_lengths: [B] The length of each row's prompt; 0: no prompt.
 
@@ -129,19 +162,19 @@ class Network:
     """Returns the state of a batch before its first token.
 
     Args:
-      params: The model's parameters.
       encoded: [E, T, H] From `encode`. If E = B, each row has its own input,
         and `inputs` is not read.
-      tokens: [E, T] As for `encode`.
+      tokens: [E, T]
       inputs: [B] The input of each row, an index into `encoded`.
       limits: [B] As in `Sampling`.
-      steps: Tokens of the longest answer, S.
 
     Returns:
       The state; and the keys and values of the input.
     """
     B = len(limits)
-    cache, attended = self._attend(params, encoded, tokens, steps)
+    cache, attended = models.start_decoding(
+      self._module, params, encoded, tokens, steps
+    )
     if len(tokens) < B:
       # Scalars are shared by all rows.
       cache, attended = jax.tree.map(
@@ -171,9 +204,6 @@ class Network:
     """Decodes until there are `until` tokens, or all rows have ended.
 
     Args:
-      params: The model's parameters.
-      attended: From `begin`.
-      tokens: [B, T] As for `encode`.
       sampling: Options of each row.
       state: From `begin` or an earlier `advance`.
       until: int32 scalar, at most S.
@@ -230,16 +260,14 @@ class Network:
     """Searches for the likeliest answers.
 
     Args:
-      params: The model's parameters.
-      encoded: [B, T, H] From `encode`.
-      tokens: [B, T] As for `encode`.
-      steps: The most tokens of an answer, S.
       beams: K.
 
     Returns:
       [B, K, S] Tokens and [B, K] scores, the best last.
     """
-    cache, attended = self._attend(params, encoded, tokens, steps)
+    cache, attended = models.start_decoding(
+      self._module, params, encoded, tokens, steps
+    )
     next_logits = self._decoder(params, attended, tokens, steps)
     return decoding.beam_search(
       inputs=jnp.zeros((len(tokens), steps), jnp.int32),
@@ -263,9 +291,6 @@ class Network:
     not.
 
     Args:
-      params: The model's parameters.
-      encoded: [B, T, H] From `encode`.
-      tokens: [B, T] As for `encode`.
       labels: [B, U] each.
 
     Returns:
@@ -285,28 +310,6 @@ class Network:
     tokens = jnp.asarray(labels.tokens)[..., None]
     return jnp.take_along_axis(log_probs, tokens, axis=-1)[..., 0]
 
-  def _attend(
-    self,
-    params: Mapping[str, Any],
-    encoded: jax.Array,
-    tokens: jax.Array,
-    steps: int,
-  ) -> tuple[Any, Attended]:
-    """Returns an empty cache for S tokens, and the input's keys and values."""
-    targets = jnp.zeros((len(tokens), steps), jnp.int32)
-    kept = self._module.apply(
-      {"params": params},
-      encoded,
-      tokens,
-      targets,
-      targets,
-      enable_dropout=False,
-      decode=True,
-      mutable=["cache", "attended"],
-      method=self._module.decode,
-    )[1]
-    return kept["cache"], kept["attended"]
-
   def _decoder(
     self,
     params: Mapping[str, Any],
@@ -317,23 +320,9 @@ class Network:
     """Returns (token [R, 1], cache) -> (logits [R, V], cache)."""
     # Not read: the decoder takes it from `attended`.
     encoded = jnp.zeros((*tokens.shape, self.config.emb_dim))
-
-    def next_logits(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-      logits, updated = self._module.apply(
-        {"params": params, "cache": cache, "attended": attended},
-        encoded,
-        tokens,
-        token,
-        token,
-        enable_dropout=False,
-        decode=True,
-        max_decode_length=steps,
-        mutable=["cache"],
-        method=self._module.decode,
-      )
-      return logits[:, 0], updated["cache"]
-
-    return next_logits
+    return models.next_logits(
+      self._module, params, attended, encoded, tokens, steps
+    )
 
 
 def _choose(

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 import uvicorn
 
 import prompt_tuning as pt
-from prompt_tuning.inference.batch_queue import Shapes
-from prompt_tuning.inference.engine import Engine, Settings
+from prompt_tuning.inference.batch_queue import Settings, Shapes
+from prompt_tuning.inference.engine import Engine
 from prompt_tuning.serving import app, demo, middleware
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore

@@ -73,32 +73,24 @@ def prompt_for_model(
   Raises:
     ValueError: if the prompt was trained on another model or vocabulary.
   """
-  (prompt,) = prompts_for_model([prompt_file], checkpoint_path, vocabulary)
+  prompt, metadata = prompt_files.load_prompt(prompt_file)
+  check_compatible([metadata], checkpoint_path, vocabulary)
   return prompt
 
 
-def prompts_for_model(
-  paths_of_prompts: Sequence[str],
-  checkpoint_path: str,
-  vocabulary: seqio.Vocabulary,
-) -> list[np.ndarray]:
-  """Reads prompts as `prompt_for_model` does, but the fingerprint only once."""
-  loaded = [prompt_files.load_prompt(path) for path in paths_of_prompts]
-  check_compatible(
-    [metadata for _, metadata in loaded if metadata is not None],
-    checkpoint_path,
-    vocabulary,
-  )
-  return [prompt for prompt, _ in loaded]
-
-
 def check_compatible(
-  found: Sequence[prompt_files.PromptMetadata],
+  found: Sequence[prompt_files.PromptMetadata | None],
   checkpoint_path: str,
   vocabulary: seqio.Vocabulary,
 ) -> None:
-  """Raises ValueError for a prompt of another model; see `prompt_files`."""
-  if not found:
+  """Raises ValueError for a prompt of another model; see `prompt_files`.
+
+  Args:
+    found: The headers of prompts; None is not checked.
+    checkpoint_path: The base model in use.
+    vocabulary: The vocabulary in use.
+  """
+  if not any(found):
     return
   frozen = prompt_files.UNKNOWN
   if not google_t5x.is_installed():
@@ -106,7 +98,7 @@ def check_compatible(
     from prompt_tuning.inference.frozen_model import base_fingerprint
 
     frozen = base_fingerprint(checkpoints.open_checkpoint(checkpoint_path))
-  for metadata in found:
+  for metadata in filter(None, found):
     prompt_files.check_compatible(
       metadata, frozen, vocabulary_lib.sha256(vocabulary)
     )

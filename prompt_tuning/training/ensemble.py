@@ -68,10 +68,11 @@ def from_files(
   Raises:
     ValueError: if a prompt was trained on another model or vocabulary.
   """
-  found = base_model.prompts_for_model(
-    find(pattern), checkpoint_path, vocabulary
+  loaded = [prompt_files.load_prompt(path) for path in find(pattern)]
+  base_model.check_compatible(
+    [metadata for _, metadata in loaded], checkpoint_path, vocabulary
   )
-  return prompts.from_array(np.stack(found))
+  return prompts.from_array(np.stack([prompt for prompt, _ in loaded]))
 
 
 class Ensemble:

@@ -6,6 +6,7 @@ import pytest
 from prompt_tuning.inference.batch_queue import (
   BatchQueue,
   QueueFullError,
+  Settings,
   Shape,
   Shapes,
 )
@@ -26,8 +27,9 @@ SHAPES = Shapes(
 )
 
 
-def _queue(room=10, max_prompts=2):
-  return BatchQueue(SHAPES, room, patience=1.0, max_prompts=max_prompts)
+def _queue(room=10, slots=2):
+  settings = Settings(shapes=SHAPES, room=room, patience=1.0, slots=slots)
+  return BatchQueue(settings)
 
 
 def _generation(length=5, prompt=None, steps=4, arrived=0.0, **options):

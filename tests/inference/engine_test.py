@@ -15,6 +15,7 @@ from prompt_tuning.inference import compiled
 from prompt_tuning.inference import engine as engine_lib
 from prompt_tuning.inference.batch_queue import (
   QueueFullError,
+  Settings,
   Shapes,
   TooLongError,
 )
@@ -266,7 +267,7 @@ def test_prompts_keep_their_places_when_a_copy_fails(
 
 def test_closed_engine_finishes_and_takes_no_more(model):
   shapes = Shapes(rows=(1,), lengths=(12,), steps=(5,), labels=(8,), beams=())
-  settings = engine_lib.Settings(shapes=shapes, longest_prompt=2, slots=1)
+  settings = Settings(shapes=shapes, longest_prompt=2, slots=1)
   stopped, answers = engine_lib.Engine(model, settings), iter([False, False])
   stopped.start(should_stop=lambda: next(answers, True))
   assert not stopped.is_ready

@@ -16,28 +16,19 @@ import tiny
 
 import prompt_tuning as pt
 from prompt_tuning.data import text_pairs, vocabulary
+from prompt_tuning.training import tuning
 from t5x import checkpoints, gin_utils
 from t5x.configuration import reading
 from t5x.runs import training
 
 LADDER = "checkpoints/ladder_xs/lm_100"
-LABELS = ["entailment", "neutral", "contradiction"]
-PAIRS = [
-  ("hypothesis: John likes rice . premise: John likes rice .", "entailment"),
-  ("hypothesis: John likes rice . premise: Tom likes soup .", "neutral"),
-  ("hypothesis: Emma has a ball . premise: Emma has a ball .", "entailment"),
-  ("hypothesis: Emma has a ball . premise: Tom likes soup .", "neutral"),
-] * 4
+LABELS = ["yes", "no", "nothing"]
+PAIRS = [("abc", "no"), ("abxc", "yes"), ("hgfedc", "no"), ("x", "yes")] * 4
 
 
 @pytest.fixture(scope="module")
 def model():
   return pt.load(LADDER)
-
-
-@pytest.fixture(scope="module")
-def prompt(model):
-  return model.tune(PAIRS, PAIRS[:4], length=3, steps=4, batch_size=4)
 
 
 def _tune(model, task, **arguments):
@@ -56,7 +47,7 @@ def ladder_run(model, ladder_folder):
 
 
 @pytest.fixture(scope="module")
-def tiny_run(tiny_model):
+def prompt(tiny_model):
   return _tune(tiny_model, tiny.TASK, init="random_uniform")
 
 
@@ -85,35 +76,34 @@ def test_package_is_light():
   assert not {"jax", "tensorflow", "t5x"} & set(done.stdout.split())
 
 
-def test_prompt_is_the_best_by_validation(model, prompt):
+def test_prompt_is_the_best_by_validation(tiny_model, prompt):
   assert prompt.status == "finished"
-  assert prompt.array.shape == (3, model.config.emb_dim)
+  assert prompt.array.shape == (4, tiny_model.config.emb_dim)
   assert prompt.score == max(e["score"] for e in prompt.evals)
-  assert len(prompt.evals) == 4
+  assert len(prompt.evals) == 2
+  assert tuning.Settings(length=1, steps=40).period == 4
 
 
-def test_answers_do_not_depend_on_the_batch(model, prompt):
-  texts = [text for text, _ in PAIRS[:4]]
-  together = model.generate(texts, prompt, max_length=4)
-  assert together == [
-    model.generate([text], prompt, max_length=4)[0] for text in texts
-  ]
-  ranked = model.rank(texts, LABELS, prompt)
-  for text, scores in zip(texts, ranked, strict=True):
+def test_answers_do_not_depend_on_the_batch(tiny_model, prompt):
+  texts = [text for text, _ in PAIRS[:3]]
+  together = tiny_model.generate(texts, prompt, max_length=4)
+  ranked = tiny_model.rank(texts, LABELS, prompt)
+  for text, answer, scores in zip(texts, together, ranked, strict=True):
+    assert tiny_model.generate([text], prompt, max_length=4) == [answer]
     assert list(scores.values()) == sorted(scores.values(), reverse=True)
     assert set(scores) == set(LABELS)
-    (alone,) = model.rank([text], LABELS, prompt)
+    (alone,) = tiny_model.rank([text], LABELS, prompt)
     assert alone == pytest.approx(scores, abs=1e-4)
-  assert model.rank(texts, LABELS) != ranked
+  assert tiny_model.rank(texts, LABELS) != ranked
 
 
-def test_evaluation_is_that_of_the_answers(model, prompt, tmp_path):
-  ranked = model.rank([text for text, _ in PAIRS], LABELS, prompt)
+def test_evaluation_is_that_of_the_answers(tiny_model, prompt, tmp_path):
+  ranked = tiny_model.rank([text for text, _ in PAIRS], LABELS, prompt)
   right = [
     next(iter(scores)) == target
     for scores, (_, target) in zip(ranked, PAIRS, strict=True)
   ]
-  metrics = model.evaluate(
+  metrics = tiny_model.evaluate(
     PAIRS, prompt, labels=LABELS, rank=True, folder=tmp_path
   )
   assert metrics["accuracy"] == pytest.approx(100 * np.mean(right))
@@ -121,8 +111,8 @@ def test_evaluation_is_that_of_the_answers(model, prompt, tmp_path):
 
 
 def test_task_without_a_train_split_is_evaluated(tiny_model):
-  pairs = {"validation": [("abc", "no"), ("abxc", "yes")] * 2}
-  task = text_pairs.make(pairs, tiny_model.vocabulary, ["no", "yes"]).task
+  pairs = {"validation": PAIRS[:4]}
+  task = text_pairs.make(pairs, tiny_model.vocabulary, LABELS).task
   seqio.TaskRegistry.add_provider(task.name, task)
   try:
     assert "accuracy" in tiny_model.evaluate(task.name, rank=False)
@@ -131,7 +121,7 @@ def test_task_without_a_train_split_is_evaluated(tiny_model):
 
 
 def test_model_is_read_once_and_is_there_once(tiny_model, monkeypatch):
-  read, pairs = [], [("abc", "no"), ("abxc", "yes")] * 4
+  read = []
   of_checkpoint = checkpoints.BaseCheckpoint.read
 
   def count(self, targets):
@@ -150,13 +140,14 @@ def test_model_is_read_once_and_is_there_once(tiny_model, monkeypatch):
 
   before, during = embeddings(), set()
   prompt = model.tune(
-    pairs,
+    PAIRS,
     length=3,
     steps=2,
     batch_size=4,
+    init="random_uniform",
     on_event=lambda event: during.update(embeddings()),
   )
-  model.evaluate(pairs, prompt)
+  model.evaluate(PAIRS[:4], prompt)
   assert during == before
   assert len(read) == len(set(read)) > 10
   # Nor has training used it up.
@@ -185,30 +176,30 @@ def test_threads_read_a_model_once_and_two_models_at_the_same_time(
   assert models[0].params is models[0].params
 
 
-def test_file_is_the_prompt(model, prompt, tmp_path):
+def test_file_is_the_prompt(tiny_model, prompt, tmp_path):
   path = tmp_path / "reviews.safetensors"
   prompt.save(path)
   loaded = pt.TunedPrompt.load(path)
   np.testing.assert_array_equal(loaded.array, prompt.array)
   assert loaded.metadata == prompt.metadata
-  np.testing.assert_array_equal(model.prompt_array(path), prompt.array)
+  np.testing.assert_array_equal(tiny_model.prompt_array(path), prompt.array)
 
 
-def test_prompt_of_another_model_is_refused(model, tiny_model, prompt):
-  with pytest.raises(ValueError, match="belongs to another model"):
-    tiny_model.generate(["a"], prompt)
-  with pytest.raises(ValueError, match=r"got \[2, 5\]: it belongs to"):
-    model.generate(["a"], np.zeros((2, 5)))
-  array = np.full((2, model.config.emb_dim), np.nan)
-  with pytest.raises(ValueError, match=r"An array: .* NaN .* in rows \[0, 1\]"):
-    model.generate(["a"], array)
+def test_prompt_of_another_model_is_refused(model, prompt):
+  width = model.config.emb_dim
+  for wrong, message in (
+    (prompt, "belongs to another model"),
+    (np.zeros((2, 5)), r"got \[2, 5\]: it belongs to"),
+    (np.full((2, width), np.nan), r"An array: .* NaN .* in rows \[0, 1\]"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      model.generate(["a"], wrong)
 
 
 def test_without_validation_the_last_prompt_counts(tiny_model, tmp_path):
-  pairs = [("abc", "no"), ("abxc", "yes")] * 4
   folder = tmp_path / "run"
   last = tiny_model.tune(
-    pairs, length=2, steps=3, batch_size=4, folder=folder, init="random_uniform"
+    PAIRS, length=2, steps=3, batch_size=4, folder=folder, init="random_uniform"
   )
   assert last.metadata.step == tiny.BASE_STEP + 3
   assert not last.evals
@@ -216,13 +207,13 @@ def test_without_validation_the_last_prompt_counts(tiny_model, tmp_path):
   np.testing.assert_array_equal(begun.array, last.array)
   # A prompt starts at its own length, and with no more than decay stays.
   same = tiny_model.tune(
-    pairs, steps=1, batch_size=4, init=last, learning_rate=0.0
+    PAIRS, steps=1, batch_size=4, init=last, learning_rate=0.0
   )
   np.testing.assert_allclose(same.array, last.array, rtol=1e-4)
 
 
 def test_two_models_in_two_threads(
-  model, tiny_model, ladder_run, tiny_run, monkeypatch
+  model, tiny_model, ladder_run, prompt, monkeypatch
 ):
   """Of different vocabularies, on tasks that leave theirs open."""
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
@@ -239,12 +230,12 @@ def test_two_models_in_two_threads(
 
   with futures.ThreadPoolExecutor(2) as pool:
     together = list(pool.map(tune, runs))
-  for mine, other in zip(together, (ladder_run, tiny_run), strict=True):
+  for mine, other in zip(together, (ladder_run, prompt), strict=True):
     np.testing.assert_array_equal(mine.array, other.array)
     assert mine.evals == other.evals
 
 
-def test_run_in_a_thread_is_stopped_and_goes_on(tiny_model, tiny_run, tmp_path):
+def test_run_in_a_thread_is_stopped_and_goes_on(tiny_model, prompt, tmp_path):
   tune = functools.partial(_tune, tiny_model, tiny.TASK, init="random_uniform")
   stop = threading.Event()
   with futures.ThreadPoolExecutor(1) as pool:
@@ -258,8 +249,8 @@ def test_run_in_a_thread_is_stopped_and_goes_on(tiny_model, tiny_run, tmp_path):
   assert tiny.record(tmp_path)["status"] == "interrupted"
   rest = tune(folder=tmp_path)
   assert rest.status == "finished"
-  np.testing.assert_array_equal(rest.array, tiny_run.array)
-  assert rest.evals == tiny_run.evals
+  np.testing.assert_array_equal(rest.array, prompt.array)
+  assert rest.evals == prompt.evals
   with pytest.raises(ValueError, match=r"train\.learning_rate: 0\.3 -> 0\.1"):
     tune(folder=tmp_path, learning_rate=0.1)
 
@@ -333,7 +324,7 @@ def test_it_is_the_trainer_of_the_command_line(
     ({"train": PAIRS, "learning_rate": -1.0}, "learning_rate, 0 or more"),
     ({"train": PAIRS, "learning_rate": np.nan}, "0 or more, got nan"),
     (
-      {"train": PAIRS, "length": 5, "init": np.ones((3, 64))},
+      {"train": PAIRS, "length": 5, "init": np.ones((3, tiny.WIDTH))},
       "Expected the length of init, 3, got length=5",
     ),
     ({"train": PAIRS, "labels": (), "rank": True}, "Ranking needs labels"),
@@ -341,9 +332,9 @@ def test_it_is_the_trainer_of_the_command_line(
     ({"train": "ladder_cb", "labels": ["yes"]}, "brings its own validation"),
   ],
 )
-def test_wrong_arguments_are_refused(model, arguments, message):
+def test_wrong_arguments_are_refused(tiny_model, arguments, message):
   with pytest.raises(ValueError, match=message):
-    model.tune(**arguments)
+    tiny_model.tune(**arguments)
 
 
 def test_model_with_a_prompt_in_it_is_no_base_model(tmp_path, tiny_model):
@@ -368,11 +359,13 @@ def test_wrong_inputs_and_labels_are_refused(model):
     model.evaluate(PAIRS, labels=(), rank=True)
 
 
-def test_few_pairs_of_short_targets_are_said_to_be_free_text(model, caplog):
+def test_few_pairs_of_short_targets_are_said_to_be_free_text(
+  tiny_model, caplog
+):
   few = PAIRS[:2]
   for labels, is_said in ((None, True), (LABELS, False), ([], False)):
     caplog.clear()
-    found = text_pairs.make({"train": few}, model.vocabulary, labels)
+    found = text_pairs.make({"train": few}, tiny_model.vocabulary, labels)
     assert found.labels == tuple(labels or ())
     assert ("2 different targets" in caplog.text) == is_said
 
