@@ -19,7 +19,7 @@ RECORDS = RESULTS / "benchmarks"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-  """Returns a parser of flags, whose help begins with a module's docstring."""
+  """Returns a parser of flags, whose help starts with a module's docstring."""
   return argparse.ArgumentParser(
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -69,7 +69,12 @@ def tabulate(cases: Mapping[str, Case]) -> None:
     if tasks:
       parts += [_tasks_line(tasks), ""]
     if work == "prompts":
-      parts += [_prompts_line(x) for x in records]
+      parts += [
+        f"{x['case']['dtype']}: eight prompts take "
+        f"{statistics.median(speed(x, 'ours, one prompt', 'ours')):.2f} times "
+        "one prompt's time."
+        for x in records
+      ]
   if found["t5x"]:
     parts += [
       "## Training steps, beside Google's T5X",
@@ -122,14 +127,6 @@ def _tasks_line(records: Iterable[Mapping[str, Any]]) -> str:
   return (
     f"At real lengths, over {len(ratios)} tasks: geometric mean {mean:.2f}, "
     f"least {min(ratios.values()):.2f}."
-  )
-
-
-def _prompts_line(record: Mapping[str, Any]) -> str:
-  one = statistics.median(speed(record, "ours, one prompt", "ours"))
-  return (
-    f"{record['case']['dtype']}: eight prompts take {one:.2f} times one "
-    "prompt's time."
   )
 
 

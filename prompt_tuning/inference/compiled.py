@@ -122,11 +122,18 @@ class CompiledPrograms:
       )
       return program.lower(self._params, *arguments).compile()
 
-    wanted = {_key(*call): call for call in self._calls()}
+    wanted = {
+      _key(*call): call
+      for shape in self.shapes
+      for rows in self.shapes.rows_of(shape)
+      for call in self._calls(shape, rows)
+    }
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
       found = zip(wanted, pool.map(compiled, wanted.values()), strict=True)
       self._programs.update({key: x for key, x in found if x is not None})
-    _return_memory()
+    # Memory that compiling has freed, and glibc would keep.
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+      trim(0)
 
   def __len__(self) -> int:
     return len(self._programs)
@@ -136,13 +143,8 @@ class CompiledPrograms:
     program = self._programs[_key(name, arguments, keywords)]
     return program(self._params, *arguments)
 
-  def _calls(self) -> Iterator[_Call]:
-    """Yields every call that a batch makes, some more than once."""
-    for shape in self.shapes:
-      for rows in self.shapes.rows_of(shape):
-        yield from self._calls_of(shape, rows)
-
-  def _calls_of(self, shape: Shape, B: int) -> Iterator[_Call]:
+  def _calls(self, shape: Shape, B: int) -> Iterator[_Call]:
+    """Yields every call that a batch makes; others may make the same ones."""
     config = self.network.config
     tokens = _array(B, shape.length)
     rows = _array(B)
@@ -181,13 +183,6 @@ class CompiledPrograms:
 def _key(name: str, arguments: Any, keywords: dict[str, int]) -> Any:
   shapes = [x.shape for x in jax.tree.leaves(arguments)]
   return name, *shapes, *keywords.items()
-
-
-def _return_memory() -> None:
-  """Returns memory that compiling has freed, which glibc would keep."""
-  trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-  if trim is not None:
-    trim(0)
 
 
 def _array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:

@@ -136,7 +136,21 @@ class FrozenModel:
         "prompt.safetensors as `prompt=`; for other methods, run "
         "python -m t5x.infer."
       )
-    return cls(base, config, vocabulary_for(base, vocabulary))
+    if vocabulary is None and is_of_ladder(base):
+      vocabulary = ladder_vocabulary.ladder()
+    elif not isinstance(vocabulary, seqio.Vocabulary):
+      path = str(vocabulary or vocabulary_file(base.path))
+      vocabulary = vocabulary_lib.checked(
+        seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
+      )
+    rows = base.shapes[TOKEN_EMBEDDING].shape[0]
+    if vocabulary.vocab_size > rows:
+      raise ValueError(
+        f"Expected a vocabulary of at most {rows} pieces, the number of "
+        f"embeddings in {base.path}, got {vocabulary.vocab_size}: it belongs "
+        "to another model."
+      )
+    return cls(base, config, vocabulary)
 
   @property
   def checkpoint(self) -> str:
@@ -335,40 +349,6 @@ def base_fingerprint(base: checkpoints.BaseCheckpoint) -> str:
   if len(arrays) < len(base.arrays):
     base = dataclasses.replace(base, arrays=arrays, metadata={})
   return base.fingerprint
-
-
-def vocabulary_for(
-  base: checkpoints.BaseCheckpoint,
-  given: str | os.PathLike[str] | seqio.Vocabulary | None,
-) -> seqio.Vocabulary:
-  """Finds a model's vocabulary.
-
-  Args:
-    base: The model.
-    given: Its vocabulary, or its SentencePiece file. None: the file `*.model`
-      beside the checkpoint; for the ladder's models, their words.
-
-  Raises:
-    ValueError: if there is no vocabulary, or it has more pieces than the model
-      has embeddings.
-  """
-  if given is None and is_of_ladder(base):
-    vocabulary = ladder_vocabulary.ladder()
-  elif isinstance(given, seqio.Vocabulary):
-    vocabulary = given
-  else:
-    path = str(given) if given is not None else vocabulary_file(base.path)
-    vocabulary = vocabulary_lib.checked(
-      seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
-    )
-  rows = base.shapes[TOKEN_EMBEDDING].shape[0]
-  if vocabulary.vocab_size > rows:
-    raise ValueError(
-      f"Expected a vocabulary of at most {rows} pieces, the number of "
-      f"embeddings in {base.path}, got {vocabulary.vocab_size}: it belongs to "
-      "another model."
-    )
-  return vocabulary
 
 
 def vocabulary_file(path: str) -> str:
