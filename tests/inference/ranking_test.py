@@ -16,12 +16,8 @@ EOS = 1
 
 
 @pytest.fixture(scope="module")
-def tiny_model():
-  model = tiny.make_model()
-  variables = model.get_initial_variables(
-    jax.random.key(0), tiny.input_shapes()
-  )
-  return model, variables["params"]
+def tiny_model(model):
+  return tiny.make_model(with_prompt=False), model.params
 
 
 def _batch(targets=None):
@@ -52,17 +48,20 @@ def _rank(model, params, **arguments):
     },
   )
   labels = arguments.get("labels", LABELS)
-  return model.predict_batch_with_aux(
-    params, _batch(), num_decodes=len(labels), return_all_decodes=True
+  predict = functools.partial(
+    model.predict_batch_with_aux,
+    num_decodes=len(labels),
+    return_all_decodes=True,
   )
+  return jax.jit(predict)(params, _batch())
 
 
 def _scores(model, params):
   """[B, L], from teacher forcing, a label at a time."""
-  columns = []
+  columns, score = [], jax.jit(model.score_batch)
   for label in LABELS:
     tokens = [*model.output_vocabulary.encode(label), EOS]
-    columns.append(model.score_batch(params, _batch(tokens)))
+    columns.append(score(params, _batch(tokens)))
   return np.stack(columns, axis=1)
 
 
@@ -101,13 +100,15 @@ def test_one_pass_scores_as_the_decoding_function_does(model, prompts):
     output_vocabulary=model.vocabulary,
     optimizer_def=None,
   )
-  labels, aux = ranking_model.predict_batch_with_aux(
+  predict = functools.partial(
+    ranking_model.predict_batch_with_aux, return_all_decodes=True
+  )
+  labels, aux = jax.jit(predict)(
     {**model.params, "encoder": encoder},
     {
-      "encoder_input_tokens": jnp.asarray(tokens),
-      "decoder_input_tokens": jnp.zeros((2, 5), jnp.int32),
+      "encoder_input_tokens": tokens,
+      "decoder_input_tokens": np.zeros((2, 5), np.int32),
     },
-    return_all_decodes=True,
   )
   decode = model.vocabulary.decode
   for found, rows, scores in zip(
