@@ -39,7 +39,7 @@ def write(
   from t5x.runs import records
 
   now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-  record = {**record, "date": now, **records.environment(packages)}
+  record = {"date": now, **records.environment(packages), **record}
   path = RECORDS / f"{name}.json"
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -55,6 +55,7 @@ def write(tmp_path, monkeypatch):
     case = cases.Case("step", "small", "bfloat16", 32, 512, task)
     record = {
       "case": dataclasses.asdict(case),
+      "commit": "0123456789",
       "load_average": 2.0,
       "disagreement": {"loss": 1e-3},
       "sides": {
