@@ -98,7 +98,6 @@ class FrozenModel:
     checkpoint: str | os.PathLike[str],
     vocabulary: str | os.PathLike[str] | seqio.Vocabulary | None = None,
     dtype: DType | None = None,
-    dropout_rate: float | None = None,
     config: T5Config | None = None,
   ) -> Self:
     """Opens a base model; its weights are read when they are first needed.
@@ -109,10 +108,8 @@ class FrozenModel:
       vocabulary: The model's vocabulary, or its SentencePiece file. By default,
         the file beside the checkpoint; the ladder's models need none.
       dtype: Of activations; by default that of `config`, or float32.
-      dropout_rate: In training; by default that of `config`, or the recipes':
-        0.1, and 0 for the ladder's models.
-      config: Sizes of the network, if the checkpoint's arrays do not determine
-        them.
+      config: Of the network. By default, its sizes follow from the checkpoint,
+        and dropout in training is the recipes': 0.1, or 0 for the ladder's.
 
     Raises:
       ValueError: if there is no checkpoint or no vocabulary, they do not fit,
@@ -125,9 +122,8 @@ class FrozenModel:
       config = dataclasses.replace(
         config_of(base.shapes), dtype="float32", dropout_rate=rate
       )
-    given = {"dtype": dtype, "dropout_rate": dropout_rate}
-    given = {name: x for name, x in given.items() if x is not None}
-    config = dataclasses.replace(config, **given)
+    if dtype is not None:
+      config = dataclasses.replace(config, dtype=dtype)
     own = network.parameter_shapes(network.Transformer(config))
     if added := sorted(set(base.shapes) - set(own)):
       raise ValueError(

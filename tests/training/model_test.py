@@ -62,8 +62,8 @@ def test_what_is_not_given_is_that_of_the_config(tiny_model):
   config = tiny.config(dtype="bfloat16", dropout_rate=0.25)
   words = seqio.ByteVocabulary()
   assert pt.load(base, words, config=config).config == config
-  given = pt.load(base, words, "float32", 0.0, config).config
-  assert given == tiny.config(dtype="float32", dropout_rate=0.0)
+  given = pt.load(base, words, "float32", config).config
+  assert given == tiny.config(dtype="float32", dropout_rate=0.25)
   default = pt.load(base, words).config
   assert (default.dtype, default.dropout_rate) == ("float32", 0.1)
 
