@@ -175,7 +175,7 @@ def run(
   root, folder = harness.ROOT, weights / case.size
   path = {"ours": [root, root / "runtime"], "t5x": [root, *args.sources]}
   subprocess.run(
-    [sys.executable, "-m", "peers.weights", case.size, str(folder)],
+    [sys.executable, "-m", "peers.peft", case.size, str(folder)],
     check=True,
     env=_environment(path["ours"]),
   )

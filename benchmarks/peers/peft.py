@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import os
 import pathlib
+import sys
 import tempfile
 from typing import Any
 
@@ -13,7 +14,7 @@ import transformers
 
 from peers import cases
 from peers.worker import Call, Outcome
-from prompt_tuning.interop import peft_adapters
+from prompt_tuning.interop import checkpoint_conversion, peft_adapters
 
 
 def load(
@@ -148,3 +149,54 @@ def _rank(case: cases.Case, model: Any) -> Call:
     return {"scores": np.sort(scores.reshape(case.batch, number).numpy())}
 
   return call
+
+
+def write_weights(size: str, folder: pathlib.Path) -> None:
+  """Writes one random T5 1.1 for all sides; ours is converted from it.
+
+  They are `hf/`, `t5x/` and `prompts.npy`, [8, P, H]; what is there stays.
+
+  Args:
+    size: A key of `cases.SIZES`.
+    folder: Where.
+  """
+  prompts = folder / "prompts.npy"
+  if prompts.exists():
+    return
+  sizes = cases.SIZES[size]
+  torch.manual_seed(0)
+  model = transformers.T5ForConditionalGeneration(
+    transformers.T5Config(
+      vocab_size=cases.VOCAB_SIZE,
+      d_model=sizes["emb_dim"],
+      num_heads=sizes["num_heads"],
+      d_kv=sizes["head_dim"],
+      d_ff=sizes["mlp_dim"],
+      num_layers=sizes["num_layers"],
+      num_decoder_layers=sizes["num_layers"],
+      feed_forward_proj="gated-gelu",
+      dropout_rate=0.0,
+      tie_word_embeddings=False,
+      decoder_start_token_id=0,
+      scale_decoder_outputs=False,
+    )
+  )
+  # transformers 5 ties the head of a model that is made from a configuration.
+  head = torch.randn(cases.VOCAB_SIZE, sizes["emb_dim"])
+  model.lm_head.weight = torch.nn.Parameter(head / sizes["emb_dim"] ** 0.5)
+  model.all_tied_weights_keys.pop("lm_head.weight", None)
+  model.save_pretrained(folder / "hf")
+  checkpoint_conversion.convert(
+    checkpoint_conversion.open_model("hf", str(folder / "hf")),
+    "t5x",
+    str(folder / "t5x"),
+  )
+  # As large as token embeddings.
+  random = np.random.default_rng(0).normal(
+    size=(cases.PROMPTS, 100, sizes["emb_dim"])
+  )
+  np.save(prompts, random.astype(np.float32))
+
+
+if __name__ == "__main__":
+  write_weights(sys.argv[1], pathlib.Path(sys.argv[2]))
