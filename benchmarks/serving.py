@@ -28,14 +28,14 @@ import harness
 import prompt_tuning as pt
 from prompt_tuning.experiments.text_tables import Table
 from t5x.files import compilation_cache
-from traffic import kills, load, mixed, starts
+from traffic import load, mixed, starts
 
 # Part -> the function that gives the rows of its record.
 _PARTS = {
   "mixed": mixed.rows,
   "equality": mixed.rows,
   "load": load.rows,
-  "kills": kills.rows,
+  "kills": load.rows_of_kills,
   "starts": starts.rows,
 }
 _RECORDS = harness.RECORDS / "serving"
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
     seconds = 20.0 if args.quick else args.seconds
     return found | load.under_load(checkpoint, task, seconds, folder)
   if part == "kills":
-    return found | kills.kills(checkpoint, task, folder)
+    return found | load.kills(checkpoint, task, folder)
   return found | starts.starts(checkpoint, folder)
 
 
