@@ -49,7 +49,14 @@ def describe(
   if has_prompt and not from_file.items() <= macros.items():
     files.append(_FROM_FILE)  # After a file that replaced some of it.
   dropped = {*_macros([_FROZEN], paths), *(from_file if has_prompt else ())}
-  bindings = [*_recipe_macros(gin_files, parts, paths), *gin_bindings]
+  # Recipes set macros next to their includes.
+  of_parts = _macros(parts, paths).items()
+  of_recipes = [
+    f"{name} = {text}"
+    for name, text in _macros(gin_files, paths).items()
+    if (name, text) not in of_parts
+  ]
+  bindings = [*of_recipes, *gin_bindings]
   kept = {
     name: value
     for name, value in _useful(bindings, gin_files, files, paths).items()
@@ -129,18 +136,6 @@ def _evaluation_files(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
 def _macros(gin_files: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
   found = resolution.Bindings(gin_files, paths=paths)
   return {name: macro.text for name, macro in found.macros.items()}
-
-
-def _recipe_macros(
-  gin_files: Sequence[str], parts: Sequence[str], paths: Sequence[str]
-) -> list[str]:
-  """Returns bindings of the macros that recipes set next to their includes."""
-  of_parts = _macros(parts, paths).items()
-  return [
-    f"{name} = {text}"
-    for name, text in _macros(gin_files, paths).items()
-    if (name, text) not in of_parts
-  ]
 
 
 def _useful(
