@@ -17,7 +17,7 @@ import numpy as np
 from prompt_tuning.inference.ranking import PackedLabels
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.models.t5.network import Transformer
-from t5x import decoding, models
+from t5x import decoding
 
 # Marks a position of the prompt: any token but padding would do.
 PROMPT_TOKEN = 1
@@ -172,7 +172,7 @@ class Network:
       The state; and the keys and values of the input.
     """
     B = len(limits)
-    cache, attended = models.start_decoding(
+    cache, attended = decoding.start_decoding(
       self._module, params, encoded, tokens, steps
     )
     if len(tokens) < B:
@@ -265,7 +265,7 @@ class Network:
     Returns:
       [B, K, S] Tokens and [B, K] scores, the best last.
     """
-    cache, attended = models.start_decoding(
+    cache, attended = decoding.start_decoding(
       self._module, params, encoded, tokens, steps
     )
     next_logits = self._decoder(params, attended, tokens, steps)
@@ -320,7 +320,7 @@ class Network:
     """Returns (token [R, 1], cache) -> (logits [R, V], cache)."""
     # Not read: the decoder takes it from `attended`.
     encoded = jnp.zeros((*tokens.shape, self.config.emb_dim))
-    return models.next_logits(
+    return decoding.next_logits(
       self._module, params, attended, encoded, tokens, steps
     )
 

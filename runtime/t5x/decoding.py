@@ -1,15 +1,16 @@
 """Sampling and beam search over a cached, incremental decoder.
 
-Both functions start from token 0, produce at most S tokens, and leave 0 after
+Both of them start from token 0, produce at most S tokens, and leave 0 after
 the end token. They call `tokens_to_logits(state) -> (logits, cache)` with a
 `DecodingState` of R = B * num_decodes rows, the decodes of an example beside
 each other, and expect [R, V] logits of the next token. Arrays of the cache have
 the batch as axis 0; its scalars, such as a position, are shared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -33,6 +34,68 @@ class DecodingState(NamedTuple):
 
 
 TokensToLogits = Callable[[DecodingState], tuple[jax.Array, Any]]
+
+
+def start_decoding(
+  module: nn.Module,
+  params: Mapping[str, Any],
+  encoded: jax.Array,
+  inputs: jax.Array,
+  steps: int,
+) -> tuple[Any, Mapping[str, Any]]:
+  """Returns an empty cache, and all that the decoder reads of the input.
+
+  Args:
+    module: Has `decode`.
+    params: All parameters.
+    encoded: [B, T, H] The encoded input.
+    inputs: [B, T] Its tokens.
+    steps: The most tokens to decode.
+  """
+  targets = jnp.zeros((len(inputs), steps), jnp.int32)
+  _, kept = module.apply(
+    {"params": params},
+    encoded,
+    inputs,
+    targets,
+    targets,
+    enable_dropout=False,
+    decode=True,
+    mutable=["cache", "attended"],
+    method=module.decode,
+  )
+  return kept.pop("cache"), kept
+
+
+def next_logits(
+  module: nn.Module,
+  params: Mapping[str, Any],
+  kept: Mapping[str, Any],
+  encoded: jax.Array,
+  inputs: jax.Array,
+  steps: int,
+) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
+  """Returns (token [R, 1], cache) -> (logits [R, V], cache).
+
+  Its arguments are those of `start_decoding`, and `kept` is what that returns.
+  """
+
+  def decode(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+    logits, updated = module.apply(
+      {"params": params, **kept, "cache": cache},
+      encoded,
+      inputs,
+      token,
+      token,
+      enable_dropout=False,
+      decode=True,
+      max_decode_length=steps,
+      mutable=["cache"],
+      method=module.decode,
+    )
+    return logits[:, 0], updated["cache"]
+
+  return decode
 
 
 def temperature_sample(

@@ -237,11 +237,15 @@ class EncoderDecoderModel:
       variables, inputs, enable_dropout=False, method=self.module.encode
     )
     steps = decoder_inputs.shape[1]
-    cache, kept = start_decoding(self.module, params, encoded, inputs, steps)
+    cache, kept = decoding.start_decoding(
+      self.module, params, encoded, inputs, steps
+    )
     if not kept:  # Another module of T5X's: [B * num_decodes, ...].
       encoded = jnp.repeat(encoded, num_decodes, axis=0)
       inputs = jnp.repeat(inputs, num_decodes, axis=0)
-    decode = next_logits(self.module, params, kept, encoded, inputs, steps)
+    decode = decoding.next_logits(
+      self.module, params, kept, encoded, inputs, steps
+    )
 
     def tokens_to_logits(state):
       return decode(state.cur_token, state.cache)
@@ -260,68 +264,6 @@ class EncoderDecoderModel:
     if return_all_decodes:
       return decodes, {"scores": scores}
     return decodes[:, -1], {"scores": scores[:, -1]}
-
-
-def start_decoding(
-  module: nn.Module,
-  params: Params,
-  encoded: jax.Array,
-  inputs: jax.Array,
-  steps: int,
-) -> tuple[Any, Params]:
-  """Returns an empty cache, and all that the decoder reads of the input.
-
-  Args:
-    module: Has `decode`.
-    params: All parameters.
-    encoded: [B, T, H] The encoded input.
-    inputs: [B, T] Its tokens.
-    steps: The most tokens to decode.
-  """
-  targets = jnp.zeros((len(inputs), steps), jnp.int32)
-  _, kept = module.apply(
-    {"params": params},
-    encoded,
-    inputs,
-    targets,
-    targets,
-    enable_dropout=False,
-    decode=True,
-    mutable=["cache", "attended"],
-    method=module.decode,
-  )
-  return kept.pop("cache"), kept
-
-
-def next_logits(
-  module: nn.Module,
-  params: Params,
-  kept: Params,
-  encoded: jax.Array,
-  inputs: jax.Array,
-  steps: int,
-) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
-  """Returns (token [R, 1], cache) -> (logits [R, V], cache).
-
-  Its arguments are those of `start_decoding`, and `kept` is what that returns.
-  """
-
-  def decode(token: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-    logits, updated = module.apply(
-      {"params": params, **kept, "cache": cache},
-      encoded,
-      inputs,
-      token,
-      token,
-      enable_dropout=False,
-      decode=True,
-      max_decode_length=steps,
-      mutable=["cache"],
-      method=module.decode,
-    )
-    return logits[:, 0], updated["cache"]
-
-  return decode
 
 
 @jax.jit
