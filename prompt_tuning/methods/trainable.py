@@ -11,7 +11,8 @@ class MatchesAny:
   """A filter for parameters whose whole path matches a regular expression.
 
   Attributes:
-    patterns: The regular expressions, of which one must match.
+    patterns: The regular expressions, of which one must match. The slash with
+      which flax starts a path may be left out of them, and of the paths.
   """
 
   patterns: tuple[str, ...]
@@ -39,12 +40,7 @@ def matches_any(patterns: Sequence[str]) -> MatchesAny:
   """Returns a filter for `flax.traverse_util.ModelParamTraversal`.
 
   Args:
-    patterns: Regular expressions. One of them must match the whole path of a
-      parameter, for example "encoder/prompt/prompt".
-
-  Returns:
-    The filter. The slash with which flax starts a path may be left out of the
-    patterns, and of the paths.
+    patterns: See `MatchesAny`.
 
   Raises:
     ValueError: if `patterns` is one string, not a sequence of them.

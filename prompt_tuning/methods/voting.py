@@ -29,11 +29,7 @@ class Prompts(nn.Module):
   length: int
   prompt_init: Initializer
 
-  replicated_axes: ClassVar[tuple[str, ...]] = (
-    "prompts",
-    "prompt",
-    "prompt_embed",
-  )
+  replicated_axes: ClassVar = ("prompts", "prompt", "prompt_embed")
 
   @nn.compact
   def __call__(self, tokens: Array, embedded: Array) -> Array:

@@ -43,9 +43,9 @@ class Dense(nn.Module):
     features: Output width.
     axes: Logical names of the kernel's axes.
     kernel_init: Initialiser.
-    is_wide: Whether the operands have the wider of the activations' dtype and
-      the stored kernel's dtype, instead of the activations' dtype.
-    output_dtype: Dtype of the product.
+    output_dtype: Dtype of the product. If given, the operands have the wider of
+      the activations' dtype and the stored kernel's. By default all have the
+      activations' dtype.
   """
 
   config: T5Config
@@ -53,7 +53,6 @@ class Dense(nn.Module):
   features: int
   axes: tuple[str, str]
   kernel_init: Initializer = KERNEL_INIT
-  is_wide: bool = False
   output_dtype: DType = None
 
   @nn.compact
@@ -67,7 +66,7 @@ class Dense(nn.Module):
       jnp.dtype(self.config.param_dtype),
       axes=self.axes,
     )
-    if self.is_wide:
+    if self.output_dtype:
       dtype = jnp.promote_types(dtype, kernel.dtype)
     outputs = einsum(
       "bti,io->bto",
@@ -112,7 +111,6 @@ class RMSNorm(nn.Module):
   """A division by the root of the mean square, in float32."""
 
   config: T5Config
-  epsilon: float = 1e-6
 
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
@@ -124,18 +122,16 @@ class RMSNorm(nn.Module):
       jnp.dtype(self.config.param_dtype),
       axes=("embed",),
     )
-    return _rms_norm(inputs, scale, self.epsilon, self.config.dtype)
+    return _rms_norm(inputs, scale, self.config.dtype)
 
 
 # The float32 steps are cheap to compute again and large to keep.
-@functools.partial(jax.checkpoint, static_argnums=(2, 3))
-def _rms_norm(
-  inputs: Array, scale: Array, epsilon: float, dtype: DType
-) -> Array:
+@functools.partial(jax.checkpoint, static_argnums=(2,))
+def _rms_norm(inputs: Array, scale: Array, dtype: DType) -> Array:
   """[B, T, H], [H] -> [B, T, H]"""
   inputs = inputs.astype(jnp.float32)
   mean_square = jnp.mean(lax.square(inputs), axis=-1, keepdims=True)
-  normed = inputs * lax.rsqrt(mean_square + epsilon)
+  normed = inputs * lax.rsqrt(mean_square + 1e-6)
   return (normed * scale.astype(jnp.float32)[None, None, :]).astype(dtype)
 
 

@@ -142,7 +142,6 @@ class Decoder(nn.Module):
         ("embed", "vocab"),
         # A frozen kernel may be stored in bfloat16. Its products with bfloat16
         # are equal in either dtype, and accumulate in float32.
-        is_wide=True,
         output_dtype=jnp.float32,
         name="logits_dense",
       )(hidden)
