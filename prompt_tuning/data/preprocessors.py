@@ -62,10 +62,10 @@ def classification(
 @_each_example
 def multirc(example: Example, *, labels: Sequence[str]) -> Example:
   """Asks whether an answer to a question about the paragraph is right."""
-  texts = {
-    field: _remove_html(example[field])
-    for field in ("question", "answer", "paragraph")
-  }
+  texts = {}
+  for field in ("question", "answer", "paragraph"):
+    text = tf.strings.regex_replace(example[field], "<br>", " ")
+    texts[field] = tf.strings.regex_replace(text, "</?b>", "")
   return {
     "inputs": _join_fields(texts, {field: field for field in texts}),
     "targets": _label_string(example["label"], labels),
@@ -170,11 +170,6 @@ def _label_string(label: tf.Tensor, labels: Sequence[str]) -> tf.Tensor:
   return tf.where(
     label < 0, UNLABELLED, tf.gather(labels, tf.maximum(label, 0))
   )
-
-
-def _remove_html(text: tf.Tensor) -> tf.Tensor:
-  text = tf.strings.regex_replace(text, "<br>", " ")
-  return tf.strings.regex_replace(text, "</?b>", "")
 
 
 def _join_highlights(passage: tf.Tensor) -> tf.Tensor:
