@@ -177,7 +177,7 @@ def stop(base, model_dir):
 PROMPTS = {
   "class_labels": ("train", "eval", "infer"),
   "sampled_vocab": ("train",),
-  "from_file": ("eval", "infer"),
+  "from_file": ("infer",),
 }
 
 

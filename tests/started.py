@@ -34,7 +34,7 @@ def last_lines(processes: Iterable[subprocess.Popen]) -> list[list[str]]:
   """Waits, and returns each one's last line; Gloo prints some, too."""
   lines = []
   for process in processes:
-    output, errors = process.communicate(timeout=600)
+    output, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
     lines.append(output.splitlines()[-1:])
   return lines
