@@ -16,20 +16,8 @@ import sqlite3
 import time
 from typing import Any, TypeVar
 
-from prompt_tuning.tuning_jobs.jobs import (
-  CANCELLED,
-  FAILED,
-  QUEUED,
-  RUNNING,
-  File,
-  InUseError,
-  Job,
-  JobEvent,
-  Settings,
-  UnknownError,
-  cluster_folder,
-  parse_examples,
-)
+from prompt_tuning.tuning_jobs import jobs as jobs_lib
+from prompt_tuning.tuning_jobs.jobs import File, Job, JobEvent
 from t5x.files import safe_files
 
 # A job fails after it has ended this many workers without progress.
@@ -49,7 +37,9 @@ create index if not exists events_of_jobs on events (job, number);
 """
 sqlite3.register_adapter(dict, json.dumps)
 sqlite3.register_converter("json", json.loads)
-sqlite3.register_converter("settings", lambda x: Settings(**json.loads(x)))
+sqlite3.register_converter(
+  "settings", lambda x: jobs_lib.Settings(**json.loads(x))
+)
 _Row = TypeVar("_Row", File, Job, JobEvent)
 _IS_OPEN = "status in ('queued', 'running')"
 _IS_OWN = "fingerprint is ?"
@@ -72,7 +62,7 @@ class _Database(sqlite3.Connection):
       UnknownError: if the id is unknown.
     """
     if not (found := self.select(kind, "id = ?", id)):
-      raise UnknownError(kind.__name__.lower(), id)
+      raise jobs_lib.UnknownError(kind.__name__.lower(), id)
     return found[0]
 
   def insert(self, row: File | Job | JobEvent) -> None:
@@ -128,7 +118,7 @@ class JobStore:
     Raises:
       ValueError: if a line is wrong; the message names it.
     """
-    pairs = sum(1 for _ in parse_examples(content))
+    pairs = sum(1 for _ in jobs_lib.parse_examples(content))
     file = File(
       f"file-{secrets.token_hex(12)}",
       name,
@@ -163,7 +153,7 @@ class JobStore:
     try:
       return self._path(self.file(id).id).read_bytes()
     except FileNotFoundError:
-      raise UnknownError("file", id) from None
+      raise jobs_lib.UnknownError("file", id) from None
 
   def delete_file(self, id: str) -> None:
     """Removes a file.
@@ -177,7 +167,7 @@ class JobStore:
       database.one(File, id)
       is_used = f"{_IS_OPEN} and ? in (training_file, validation_file)"
       for job in database.select(Job, is_used, id):
-        raise InUseError(f"The job {job.id} needs {id}.")
+        raise jobs_lib.InUseError(f"The job {job.id} needs {id}.")
       database.execute("delete from files where id = ?", [id])
     self._path(id).unlink(missing_ok=True)
 
@@ -186,7 +176,7 @@ class JobStore:
     training_file: str,
     validation_file: str | None,
     name: str,
-    settings: Settings,
+    settings: jobs_lib.Settings,
   ) -> Job:
     """Queues a job.
 
@@ -203,7 +193,7 @@ class JobStore:
     job = Job(
       id,
       int(time.time()),
-      QUEUED,
+      jobs_lib.QUEUED,
       f"{name}-{id[-12:]}",
       settings,
       training_file,
@@ -216,7 +206,9 @@ class JobStore:
       for file in filter(None, (training_file, validation_file)):
         database.one(File, file)
       database.insert(job)
-      database.insert(_event(id, "The job is queued.", {"status": QUEUED}))
+      database.insert(
+        _event(id, "The job is queued.", {"status": jobs_lib.QUEUED})
+      )
     return job
 
   def jobs(self) -> list[Job]:
@@ -245,7 +237,7 @@ class JobStore:
     """Cancels a job; a running one ends after its current step."""
     job = self.job(id)
     self._update(job, is_cancelled=True)
-    self.finish(job, CANCELLED, only_if="status = 'queued'")
+    self.finish(job, jobs_lib.CANCELLED, only_if="status = 'queued'")
     return self.job(id)
 
   def claim(self) -> Job | None:
@@ -256,29 +248,31 @@ class JobStore:
     """
     in_order = f"{_IS_WORK} order by status = 'running' desc, rowid"
     for job in self._select(Job, in_order, self._fingerprint):
-      cluster = cluster_folder(self.run_folder(job))
+      cluster = jobs_lib.cluster_folder(self.run_folder(job))
       # Submitted by `on_cluster`, whose worker then ends it in good order.
       is_submitted = (cluster / "job").exists()
       if job.is_cancelled and not is_submitted:
-        self.finish(job, CANCELLED)
+        self.finish(job, jobs_lib.CANCELLED)
         self.remove_run(job)
       elif job.tries < MAX_TRIES and job.fingerprint == self._fingerprint:
         message = "The job resumes." if job.attempts else "The job starts."
         counts = {"attempts": job.attempts + 1, "tries": job.tries + 1}
         # It may have been cancelled just now.
-        if self._update(job, _IS_OPEN, message, status=RUNNING, **counts):
+        if self._update(
+          job, _IS_OPEN, message, status=jobs_lib.RUNNING, **counts
+        ):
           return self.job(job.id)
       else:
         if is_submitted:
           (cluster / "stop").touch()
         if job.is_cancelled:
-          self.finish(job, CANCELLED)
+          self.finish(job, jobs_lib.CANCELLED)
         else:
           error = f"It ended its worker {job.tries} times without progress."
           reason = self.events(job.id)[-1]
           if reason.kind == "notice":
             error += f" The last time: {reason.message}"
-          self.finish(job, FAILED, error=error)
+          self.finish(job, jobs_lib.FAILED, error=error)
     return None
 
   def release(self, job: Job) -> None:
@@ -314,7 +308,9 @@ class JobStore:
     only_if: str = _IS_OPEN,
   ) -> None:
     """Ends a job, unless it has ended before."""
-    done = "Cancelled." if status == CANCELLED else f"The job has {status}."
+    done = (
+      "Cancelled." if status == jobs_lib.CANCELLED else f"The job has {status}."
+    )
     values = {"error": error, "score": score, "step": step}
     now = int(time.time())
     self._update(
