@@ -8,7 +8,7 @@ later ones, which seqio keeps in memory. Next to them it prints the rate of
 training a prompt for T5 small, through the same command line.
 """
 
-import t5x.input.task_lookup
+import t5x.input.datasets
 import t5x.utils  # Before what imports TensorFlow, to keep that quiet.
 
 # isort: split
@@ -101,7 +101,7 @@ def main() -> None:
   logging.set_verbosity(logging.ERROR)
   seqio.set_tfds_data_dir_override(args.tfds_data_dir)
   tasks.use_vocabulary(f"{_CHECKPOINT}/spiece.model")
-  provider = t5x.input.task_lookup.find(args.task, "train", _MODULE)
+  provider = t5x.input.datasets.find_task(args.task, "train", _MODULE)
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     for task in seqio.get_subtasks(provider):

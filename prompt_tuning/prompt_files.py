@@ -4,15 +4,12 @@ A `.safetensors` file holds the array under the key `prompt` and its metadata in
 the header. A `.npy` file holds the array alone.
 """
 
-from collections.abc import Iterator
-import contextlib
 import dataclasses
 import difflib
 import hashlib
 import io
 import math
 import os
-import shutil
 import tempfile
 import tokenize
 
@@ -137,23 +134,19 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
     ValueError: if it is another kind of file, has objects, or has another size
       than its header says.
   """
+  file = io.BytesIO(path.read_bytes())
   try:
-    if not is_numpy(path):
-      raise ValueError("its first bytes are not those of one")
-    with _copy(path) as copy:
-      # A mapped array allocates nothing for a shape that exceeds the file.
-      array = np.load(copy, mmap_mode="r", allow_pickle=False)
-      claimed, size = array.offset + array.nbytes, os.path.getsize(copy)
-      if claimed != size:
-        raise ValueError(
-          f"its header claims {claimed} bytes, and it has {size}"
-        )
-      return np.array(array)
+    major, minor = np.lib.format.read_magic(file)
+    read = getattr(np.lib.format, f"read_array_header_{major}_{minor}")
+    shape, is_fortran, dtype = read(file)
+    values = np.frombuffer(file.read(), dtype)
+    return values.reshape(shape, order="F" if is_fortran else "C").copy()
   # NumPy parses the header as a Python literal.
   except (
     ValueError,
     TypeError,
     LookupError,
+    AttributeError,
     OverflowError,
     MemoryError,
     RecursionError,
@@ -172,10 +165,12 @@ def read_tensor(
     ValueError: if it is another kind of file, or has any other keys.
   """
   try:
-    with (
-      _copy(epath.Path(path)) as copy,
-      safetensors.safe_open(copy, framework="numpy") as file,
-    ):
+    # A mapped file must not change: if another process truncated it meanwhile,
+    # ours would be killed.
+    with tempfile.NamedTemporaryFile() as copy:
+      copy.write(epath.Path(path).read_bytes())
+      copy.flush()
+      file = safetensors.safe_open(copy.name, framework="numpy")
       keys, header = list(file.keys()), file.metadata() or {}
       array = file.get_tensor(key) if key in keys else None
   except safetensors.SafetensorError as error:
@@ -186,19 +181,6 @@ def read_tensor(
     some = f"{sorted(keys)[:5]}{' and more' if len(keys) > 5 else ''}"
     raise ValueError(f"{path}: expected the key {key!r} alone, got {some}.")
   return array, header
-
-
-@contextlib.contextmanager
-def _copy(path: epath.Path) -> Iterator[str]:
-  """Yields the path of a copy of a file, which may be in a bucket.
-
-  A mapped file must not change: if another process truncated it meanwhile, ours
-  would be killed.
-  """
-  with path.open("rb") as file, tempfile.NamedTemporaryFile() as copy:
-    shutil.copyfileobj(file, copy)
-    copy.flush()
-    yield copy.name
 
 
 def is_numpy(path: epath.Path) -> bool:

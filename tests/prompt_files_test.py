@@ -1,9 +1,7 @@
 """Prompts written to files and read back."""
 
 import dataclasses
-import errno
 import hashlib
-import os
 import tracemalloc
 
 import jax.numpy as jnp
@@ -43,6 +41,9 @@ def test_safetensors_keeps_values_and_metadata(tmp_path, prompt, metadata):
 
 
 def test_the_file_is_what_is_documented(tmp_path, prompt):
+  # A score that no reader would take is not written.
+  with pytest.raises(ValueError, match="expected a finite score, got nan"):
+    dataclasses.replace(METADATA, score=float("nan"))
   path = tmp_path / "prompt.safetensors"
   prompt_files.save_prompt(path, prompt, METADATA)
   with safetensors.safe_open(path, "numpy") as file:
@@ -62,13 +63,11 @@ def test_the_file_is_what_is_documented(tmp_path, prompt):
     }
 
 
-def test_a_score_that_no_reader_would_take_is_not_written():
-  with pytest.raises(ValueError, match="expected a finite score, got nan"):
-    dataclasses.replace(METADATA, score=float("nan"))
-
-
 def test_npy_keeps_values(tmp_path, prompt):
   path = tmp_path / "prompt.npy"
+  prompt_files.save_prompt(path, jnp.full((2, 3), 1.5, jnp.bfloat16))
+  np.testing.assert_array_equal(np.load(path), np.full((2, 3), 1.5, "f4"))
+  assert np.load(path).dtype == np.float32
   prompt_files.save_prompt(path, prompt, METADATA)
   array, metadata = prompt_files.load_prompt(path)
   np.testing.assert_array_equal(array, prompt)
@@ -93,29 +92,6 @@ def test_reads_every_float_as_float32(tmp_path, prompt, suffix, dtype):
   assert found.dtype == np.float32
   np.testing.assert_array_equal(found, array.astype(np.float32))
   assert metadata is None
-
-
-def test_saves_a_jax_array_of_bfloat16_as_float32(tmp_path):
-  path = tmp_path / "prompt.npy"
-  prompt_files.save_prompt(path, jnp.full((2, 3), 1.5, jnp.bfloat16))
-  found = np.load(path)
-  assert found.dtype == np.float32
-  np.testing.assert_array_equal(found, np.full((2, 3), 1.5))
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path, prompt, monkeypatch):
-  path = tmp_path / "prompt.safetensors"
-  prompt_files.save_prompt(path, prompt)
-
-  def full(descriptor):
-    raise OSError(errno.ENOSPC, "disk full")
-
-  monkeypatch.setattr(os, "fsync", full)
-  with pytest.raises(OSError, match=r"disk full: '.*prompt\.safetensors'"):
-    prompt_files.save_prompt(path, prompt + 1)
-
-  assert [file.name for file in tmp_path.iterdir()] == ["prompt.safetensors"]
-  np.testing.assert_array_equal(prompt_files.load_prompt(path)[0], prompt)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +134,7 @@ def test_refuses_a_file_of_another_format(tmp_path, suffix):
 def test_never_unpickles_and_reads_no_other_tensor(tmp_path, prompt):
   path = tmp_path / "prompt.npy"
   np.save(path, np.array([["a", 1]], object), allow_pickle=True)
-  with pytest.raises(ValueError, match="Python objects in dtype"):
+  with pytest.raises(ValueError, match="OBJECT array"):
     prompt_files.load_prompt(path)
   path = tmp_path / "adapter.safetensors"
   safetensors.numpy.save_file({"lora": prompt}, path)
@@ -200,18 +176,15 @@ _HEADER = {
 )
 def test_refuses_a_header_it_cannot_read(tmp_path, prompt, changes, message):
   path = tmp_path / "prompt.safetensors"
-  header = {k: v for k, v in {**_HEADER, **changes}.items() if v is not None}
-  safetensors.numpy.save_file({"prompt": prompt}, path, header)
-  with pytest.raises(ValueError, match=message):
-    prompt_files.load_prompt(path)
-
-
-def test_reads_a_header_without_a_digest(tmp_path, prompt):
-  path = tmp_path / "prompt.safetensors"
+  # It need not have a digest.
   safetensors.numpy.save_file({"prompt": prompt}, path, _HEADER)
   assert prompt_files.load_prompt(path)[1] == prompt_files.PromptMetadata(
     "52cb", "eed7"
   )
+  header = {k: v for k, v in {**_HEADER, **changes}.items() if v is not None}
+  safetensors.numpy.save_file({"prompt": prompt}, path, header)
+  with pytest.raises(ValueError, match=message):
+    prompt_files.load_prompt(path)
 
 
 @pytest.mark.parametrize(
@@ -273,9 +246,7 @@ def test_names_the_other_model_and_the_other_vocabulary():
   other = dataclasses.replace(METADATA, vocabulary_sha256="bbbb")
   with pytest.raises(ValueError, match=r"sha256 eed7, .* with bbbb"):
     prompt_files.check_compatible(other, "52cb", "eed7")
-
-
-def test_a_model_that_could_not_be_identified_is_not_compared():
+  # One that could not be identified is not compared.
   unknown = dataclasses.replace(METADATA, base_fingerprint=prompt_files.UNKNOWN)
   prompt_files.check_compatible(unknown, "aaaa", "eed7")
   prompt_files.check_compatible(METADATA, prompt_files.UNKNOWN, "eed7")

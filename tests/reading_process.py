@@ -29,7 +29,7 @@ def main(path, address, count, index):
   read = checkpoint.read(
     {
       name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(x.shape))
-      for name, x in checkpoint.shapes.items()
+      for name, x in checkpoint.arrays.items()
     }
   )
   parts = {}

@@ -9,20 +9,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-# What T5X keeps for Adafactor; a base model's is not read.
-_ADAFACTOR = {
-  "m": np.zeros(1, np.float32),
-  "v_row": np.zeros(1, np.float32),
-  "v_col": np.zeros(1, np.float32),
+# Where the specs say that the arrays are; an optimizer's state is not read.
+_KVSTORES = {
+  "gfile": {"driver": "gfile"},
+  "gcs": {"driver": "gcs", "bucket": "t5x-dummy-bucket"},
 }
 
 
 def _state(flat: dict[str, np.ndarray], step: int) -> dict[str, Any]:
+  adafactor = {name: np.zeros(1, np.float32) for name in ("m", "v_row")}
+  states = {name: dict(adafactor) for name in flat}
   return {
     "step": np.asarray(step, np.int32),
-    "param_states": traverse_util.unflatten_dict(
-      {name: dict(_ADAFACTOR) for name in flat}, sep="/"
-    ),
+    "param_states": traverse_util.unflatten_dict(states, sep="/"),
   }
 
 
@@ -38,8 +37,8 @@ def write_v3(
     directory: Where to put `checkpoint_<step>`.
     step: Pretraining steps.
     flat: Path of the parameter -> array.
-    driver: What the specs call the place of the arrays: "gfile", "file", "gcs",
-      or "old", TensorStore's words before 0.1.14.
+    driver: What the specs call the place of the arrays: "gfile", "gcs", or
+      "old", TensorStore's words before 0.1.14.
   """
   folder = directory / f"checkpoint_{step}"
   folder.mkdir(parents=True)
@@ -48,38 +47,27 @@ def write_v3(
     if array.ndim == 1 or name.endswith("rel_embedding"):
       target[name] = array
       continue
-    relative = "target." + name.replace("/", ".")
-    metadata = {
-      "chunks": [array.shape[0] // 2, *array.shape[1:]],
-      "compressor": {"id": "gzip", "level": 1},
-      "shape": list(array.shape),
-    }
+    path = {"path": "target." + name.replace("/", ".")}
     store = tensorstore.open(
       {
         "driver": "zarr",
         "dtype": array.dtype.name,
-        "kvstore": {"driver": "file", "path": str(folder / relative)},
-        "metadata": metadata,
+        "kvstore": {"driver": "file", "path": str(folder / path["path"])},
+        "metadata": {
+          "chunks": [array.shape[0] // 2, *array.shape[1:]],
+          "compressor": {"id": "gzip", "level": 1},
+          "shape": list(array.shape),
+        },
       },
       create=True,
     ).result()
     store.write(array).result()
-    metadata["dtype"] = store.spec().to_json()["metadata"]["dtype"]
-    path = {"path": relative}
-    bucket = {"bucket": "t5x-dummy-bucket"} if driver in ("gcs", "old") else {}
-    target[name] = {
-      "driver": "zarr",
-      "kvstore": {
-        "driver": "gcs" if driver == "old" else driver,
-        **bucket,
-        **({} if driver == "old" else path),
-      },
-      "metadata": {
-        **metadata,
-        "dtype": store.spec().to_json()["metadata"]["dtype"],
-      },
-      **(path if driver == "old" else {}),
-    }
+    kept = store.spec().to_json()["metadata"]
+    spec = {"driver": "zarr", "metadata": kept}
+    if driver == "old":
+      target[name] = {**spec, "kvstore": _KVSTORES["gcs"], **path}
+    else:
+      target[name] = {**spec, "kvstore": _KVSTORES[driver] | path}
   tree = {
     "version": 3,
     "optimizer": {
@@ -135,3 +123,14 @@ def read_v3(folder: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
       leaf = tensorstore.open(leaf, open=True).result().read().result()
     flat[name] = leaf
   return int(tree["optimizer"]["state"]["step"]), flat
+
+
+def assert_same(
+  found: dict[str, np.ndarray], expected: dict[str, np.ndarray]
+) -> None:
+  """Compares names, dtypes, shapes and bits."""
+  assert found.keys() == expected.keys()
+  for name, array in expected.items():
+    assert found[name].dtype == array.dtype, name
+    assert found[name].shape == array.shape, name
+    assert found[name].tobytes() == array.tobytes(), name

@@ -39,7 +39,7 @@ def make(case: cases.Case, folder: str, variant: str) -> Call:
   params = base.read(
     {
       name: jax.ShapeDtypeStruct(x.shape, dtype, sharding=device)
-      for name, x in base.shapes.items()
+      for name, x in base.arrays.items()
     }
   )
   params["encoder/prompt/prompt"] = jnp.asarray(

@@ -187,7 +187,7 @@ def write_weights(size: str, folder: pathlib.Path) -> None:
   model.all_tied_weights_keys.pop("lm_head.weight", None)
   model.save_pretrained(folder / "hf")
   checkpoint_conversion.convert(
-    checkpoint_conversion.open_model("hf", str(folder / "hf")),
+    checkpoint_conversion.open_model(str(folder / "hf"), "hf"),
     "t5x",
     str(folder / "t5x"),
   )

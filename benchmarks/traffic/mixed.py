@@ -110,7 +110,7 @@ def throughput(
 
   place = folder / "model"
   checkpoint_conversion.convert(
-    checkpoint_conversion.open_model("t5x", model.checkpoint), "hf", str(place)
+    checkpoint_conversion.open_model(model.checkpoint, "t5x"), "hf", str(place)
   )
   peft = peers.peft.load(place, [prompt.array for prompt in found], "float32")
   peft.eval()

@@ -36,14 +36,14 @@ def run(args: argparse.Namespace) -> None:
 
   from prompt_tuning import tasks
   from prompt_tuning.data import task_cache
-  from t5x.input import task_lookup
+  from t5x.input import datasets
 
   logging.set_verbosity(logging.ERROR)
   sys.path.append("")  # `python -m` would find --module here too.
   seqio.set_tfds_data_dir_override(args.tfds_data_dir)
   for name in args.tasks:
     tasks.use_vocabulary(args.vocabulary, args.extra_ids, name)
-    provider = task_lookup.find(name, None, args.module)
+    provider = datasets.find_task(name, None, args.module)
     for task, counts in task_cache.write_all(
       provider, args.output_cache_dir, args.splits
     ):

@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
   for name, _ in (args.source, args.target):
     if name not in checkpoint_conversion.FORMATS:
       raise ValueError(f"Expected a format hf or t5x, got {name}.")
-  model = checkpoint_conversion.open_model(*args.source)
+  source_format, source = args.source
+  model = checkpoint_conversion.open_model(source, source_format)
   if args.prompt:
     model = checkpoint_conversion.add_prompt(
       model, args.prompt, args.prompt_name

@@ -42,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  from prompt_tuning.interop import checkpoint_inspection, peft_adapters
+  from prompt_tuning.interop import (
+    checkpoint_conversion,
+    checkpoint_inspection,
+    peft_adapters,
+  )
 
   is_prompt = pathlib.PurePath(args.path).suffix in (".safetensors", ".npy")
   if args.checkpoint:
@@ -52,11 +56,11 @@ def run(args: argparse.Namespace) -> None:
       f"{args.path} is a prompt: give the base model, --checkpoint=PATH."
     )
   else:
-    model = checkpoint_inspection.open_model(args.path)
+    model = checkpoint_conversion.open_model(args.path)
     if args.other is None:
       print(checkpoint_inspection.describe(model))
     else:
-      other = checkpoint_inspection.open_model(args.other)
+      other = checkpoint_conversion.open_model(args.other)
       print(checkpoint_inspection.compare(model, other))
 
 

@@ -26,13 +26,13 @@ def run(args: argparse.Namespace) -> None:
 
   from prompt_tuning import tasks
   from prompt_tuning.data import task_description
-  from t5x.input import task_lookup
+  from t5x.input import datasets
 
   logging.set_verbosity(logging.ERROR)
   sys.path.append("")  # `python -m` would find --module here too.
   seqio.set_tfds_data_dir_override(args.tfds_data_dir)
   tasks.use_vocabulary(args.vocabulary, args.extra_ids, args.task)
-  provider = task_lookup.find(args.task, args.split, args.module)
+  provider = datasets.find_task(args.task, args.split, args.module)
   for task in seqio.get_subtasks(provider):
     if args.split in task.splits:
       text = task_description.describe(task, args.split, args.num_examples)

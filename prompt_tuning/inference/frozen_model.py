@@ -120,12 +120,12 @@ class FrozenModel:
     if config is None:
       rate = 0.0 if is_of_ladder(base) else 0.1
       config = dataclasses.replace(
-        config_of(base.shapes), dtype="float32", dropout_rate=rate
+        config_of(base.arrays), dtype="float32", dropout_rate=rate
       )
     if dtype is not None:
       config = dataclasses.replace(config, dtype=dtype)
     own = network.parameter_shapes(network.Transformer(config))
-    if added := sorted(set(base.shapes) - set(own)):
+    if added := sorted(set(base.arrays) - set(own)):
       raise ValueError(
         f"{base.path} is not a base model: it also has {', '.join(added[:3])}. "
         "Load the model that it was trained on, and pass its "
@@ -139,7 +139,7 @@ class FrozenModel:
       vocabulary = vocabulary_lib.checked(
         seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
       )
-    rows = base.shapes[TOKEN_EMBEDDING].shape[0]
+    rows = base.arrays[TOKEN_EMBEDDING].shape[0]
     if vocabulary.vocab_size > rows:
       raise ValueError(
         f"Expected a vocabulary of at most {rows} pieces, the number of "
@@ -178,7 +178,7 @@ class FrozenModel:
         params = base.read(
           {
             name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=device)
-            for name, x in base.shapes.items()
+            for name, x in base.arrays.items()
           }
         )
         self._in_memory = _CheckpointInMemory(

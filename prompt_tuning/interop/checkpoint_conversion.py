@@ -4,7 +4,6 @@ import dataclasses
 import os
 
 from etils import epath
-import numpy as np
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
@@ -21,21 +20,23 @@ FORMATS = ("hf", "t5x")
 
 
 def open_model(
-  source_format: str, source: str
+  path: str, source_format: str | None = None
 ) -> base_checkpoints.BaseCheckpoint:
   """Opens a model, without reading a parameter yet.
 
   Args:
-    source_format: "hf" for the folder of a Hugging Face model, "t5x" for a path
-      that `INITIAL_CHECKPOINT_PATH` takes.
-    source: Path of the model.
+    path: The folder of a Hugging Face T5 1.1, or a checkpoint that
+      `INITIAL_CHECKPOINT_PATH` takes.
+    source_format: "hf" or "t5x"; None finds out.
 
   Raises:
     ValueError: if it is missing, or has another format.
   """
+  if source_format is None:
+    source_format = "hf" if hugging_face.is_folder(path) else "t5x"
   if source_format == "hf":
-    return hugging_face.open_folder(source)
-  return base_checkpoints.open_checkpoint(source)
+    return hugging_face.open_folder(path)
+  return base_checkpoints.open_checkpoint(path)
 
 
 def add_prompt(
@@ -74,7 +75,7 @@ def add_prompt(
     )
   return dataclasses.replace(
     model,
-    arrays={**model.arrays, name: stored_arrays.ArrayInMemory(prompt)},
+    arrays={**model.arrays, name: stored_arrays.in_memory(prompt)},
     metadata={},  # The fingerprint of the base is not that of the merged model.
   )
 
@@ -118,7 +119,7 @@ def convert(
   if vocabulary:
     safe_files.write(copy, vocabulary)
   dtypes = sorted({str(array.dtype) for array in model.arrays.values()})
-  count = sum(int(np.prod(array.shape)) for array in model.arrays.values())
+  count = sum(array.size for array in model.arrays.values())
   return (
     f"{written}: {len(model.arrays)} arrays, {count:,} parameters, "
     f"{' and '.join(dtypes)}, fingerprint {model.fingerprint}; "

@@ -60,13 +60,10 @@ def read_onnx_t5(
         raise ValueError(f"{path}: a second, different tensor for {name}.")
       params[name] = np.ascontiguousarray(array)
   got = {name: array.shape for name, array in params.items()}
-  if got != expected:
-    details = "; ".join(
-      f"{name}: expected {expected.get(name)}, got {got.get(name)}"
-      for name in sorted(got.keys() | expected.keys())
-      if got.get(name) != expected.get(name)
+  if problems := t5_names.differences(expected, got):
+    raise ValueError(
+      f"{encoder_path} and {decoder_path}: {'; '.join(problems)}."
     )
-    raise ValueError(f"{encoder_path} and {decoder_path}: {details}.")
   return params
 
 
@@ -87,16 +84,17 @@ def _module_name(stack: str, module: str) -> str:
   return leaf if leaf == "lm_head" else f"{stack}.{leaf}"
 
 
-def _weights(
-  path: str | os.PathLike[str],
-) -> list[tuple[str, np.ndarray]]:
-  """Returns what `_weights_by_module` yields, and names the file in errors."""
+def _weights(path: str | os.PathLike[str]) -> list[tuple[str, np.ndarray]]:
+  """Returns (module path, float32 weight) for every weight of a graph.
+
+  Raises:
+    ValueError: if it is another file, a tensor is read by no node or by
+      several, or its quantisation has other parts than one scale and one zero
+      point.
+  """
   try:
     # Tensors in other files would be read from any path that this file names.
     graph = onnx.load(path, load_external_data=False).graph
-    for tensor in graph.initializer:
-      if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise ValueError(f"Tensor {tensor.name} is in another file.")
     return list(_weights_by_module(graph))
   except (message.DecodeError, ValueError, TypeError, KeyError) as error:
     raise ValueError(f"{path}: {error}") from error
@@ -105,18 +103,14 @@ def _weights(
 def _weights_by_module(
   graph: onnx.GraphProto,
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Yields (module path, float32 weight) for every weight of a graph.
-
-  Raises:
-    ValueError: if a tensor is read by no node or by several, or its
-      quantisation has other parts than one scale and one zero point.
-  """
   tensors = {tensor.name: tensor for tensor in graph.initializer}
+  for tensor in tensors.values():
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+      raise ValueError(f"Tensor {tensor.name} is in another file.")
   unread = set(tensors)
   for node in graph.node:
     for name in node.input:
-      is_parameter = name.endswith((_QUANTIZED, ".weight"))
-      if name not in tensors or not is_parameter:
+      if name not in tensors or not name.endswith((_QUANTIZED, ".weight")):
         continue
       if name not in unread:
         raise ValueError(f"Tensor {name} is read by more than one node.")
@@ -129,30 +123,14 @@ def _weights_by_module(
           raise ValueError(f"Tensor {name} has no {' and no '.join(missing)}.")
         unread.difference_update(parts)
         scale, zero_point = (numpy_helper.to_array(tensors[p]) for p in parts)
-        array = dequantize(array, scale, zero_point)
+        if scale.ndim or zero_point.ndim:
+          raise ValueError(
+            "Expected one scale and one zero point per tensor, got shapes"
+            f" {scale.shape} and {zero_point.shape} for {name}."
+          )
+        # As ONNX defines it, in float32.
+        array = (array.astype(np.float32) - np.float32(zero_point)) * scale
       module = node.name.strip("/").rpartition("/")[0]
       yield module, array.astype(np.float32, copy=False)
   if unread:
     raise ValueError(f"No node reads as a weight: {', '.join(sorted(unread))}.")
-
-
-def dequantize(
-  quantized: np.ndarray, scale: np.ndarray, zero_point: np.ndarray
-) -> np.ndarray:
-  """Returns `(quantized - zero_point) * scale` as ONNX defines it, in float32.
-
-  Args:
-    quantized: 8-bit integers of any shape.
-    scale: [] One float32 for the whole tensor.
-    zero_point: [] The integer that encodes 0.
-
-  Raises:
-    ValueError: if the scale or the zero point is an array. Scales per channel
-      are not supported.
-  """
-  if scale.ndim or zero_point.ndim:
-    raise ValueError(
-      "Expected one scale and one zero point per tensor, got shapes"
-      f" {scale.shape} and {zero_point.shape}."
-    )
-  return (quantized.astype(np.float32) - np.float32(zero_point)) * scale

@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from prompt_tuning import project_files as whole_files
 from prompt_tuning import prompt_files
+from prompt_tuning.interop import local_files
 from prompt_tuning.types import Array
 
 CONFIG = "adapter_config.json"
@@ -50,10 +51,7 @@ def save_adapter(
   """
   folder = pathlib.Path(folder)
   array = prompt_files.checked(np.asarray(prompt), folder)
-  if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-    raise ValueError(
-      f"Expected a new folder for the adapter, got {folder}, which has content."
-    )
+  local_files.check_new(folder)
   header = {} if metadata is None else prompt_files.to_header(metadata, array)
   length, width = array.shape
   config = {
@@ -117,22 +115,13 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
     raise ValueError(
       f"{path.parent} is not a PEFT adapter: it has no {CONFIG}."
     )
-  try:
-    config = json.loads(path.read_text())
-    peft_type = config["peft_type"]
-  except (ValueError, KeyError, TypeError, RecursionError) as error:
-    raise ValueError(
-      f"{path} is not a configuration of PEFT's: {error!r}."
-    ) from None
-  if peft_type != _PEFT_TYPE:
-    raise ValueError(
-      f"{path}: expected an adapter of type {_PEFT_TYPE}, a single prompt, got "
-      f"{peft_type}."
-    )
-  if (task_type := config.get("task_type")) != _TASK_TYPE:
-    raise ValueError(
-      f"{path}: expected task_type {_TASK_TYPE}, that of a T5, got {task_type}."
-    )
+  config = local_files.read_json(path, "a configuration of PEFT's", "peft_type")
+  for name, expected in (
+    ("peft_type", f"{_PEFT_TYPE}, a single prompt"),
+    ("task_type", f"{_TASK_TYPE}, that of a T5"),
+  ):
+    if (got := config.get(name)) != expected.partition(",")[0]:
+      raise ValueError(f"{path}: expected {name} {expected}, got {got}.")
   length = config.get("num_virtual_tokens")
   if not isinstance(length, int) or length < 1:
     raise ValueError(f"{path}: expected num_virtual_tokens >= 1, got {length}.")

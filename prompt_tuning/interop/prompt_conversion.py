@@ -1,6 +1,5 @@
 """Prompts in any format, read and written by their path."""
 
-import json
 import os
 import pathlib
 import re
@@ -9,7 +8,7 @@ from etils import epath
 import numpy as np
 
 from prompt_tuning import prompt_files
-from prompt_tuning.interop import local_paths, peft_adapters
+from prompt_tuning.interop import local_files, peft_adapters
 from prompt_tuning.prompt_files import PARAMETER_PATH
 from prompt_tuning.types import Array
 
@@ -55,11 +54,11 @@ def _read_from_checkpoint(
   from t5x import checkpoints
 
   checkpoint = checkpoints.open_checkpoint(path)
-  found = [name for name in PARAMETER_PATHS if name in checkpoint.shapes]
+  found = [name for name in PARAMETER_PATHS if name in checkpoint.arrays]
   if len(found) != 1:
     raise ValueError(
       f"Expected a prompt in {path}, at {' or '.join(PARAMETER_PATHS)}, got "
-      f"{' and '.join(found) or 'none'} among {len(checkpoint.shapes)} "
+      f"{' and '.join(found) or 'none'} among {len(checkpoint.arrays)} "
       "parameters."
     )
   others = [x for x in checkpoint.metadata.get("trained", ()) if x != found[0]]
@@ -102,7 +101,7 @@ def write_prompt(
     ValueError: if `prompt` does not belong to the base model, or the suffix is
       unknown.
   """
-  path = local_paths.local_path(path)
+  path = local_files.local_path(path)
   if path.suffix and not path.is_dir():
     if base_model is not None:
       raise ValueError(
@@ -156,7 +155,9 @@ def check_base_model(
     raise ValueError(
       f"{folder} is not a Hugging Face model: it has no {hugging_face.CONFIG}."
     )
-  width = _width(folder / hugging_face.CONFIG)
+  width = local_files.read_json(
+    folder / hugging_face.CONFIG, "a configuration of a T5", "d_model"
+  )["d_model"]
   if width != prompt.shape[-1]:
     raise ValueError(
       f"{folder} has width {width}, and the prompt has {prompt.shape[-1]}: it "
@@ -177,16 +178,3 @@ def check_base_model(
       f"{expected}: it belongs to another model."
     )
   return f"{folder} is the model that it was trained on"
-
-
-def _width(config: pathlib.Path) -> int:
-  """Reads the width of a Hugging Face model."""
-  try:
-    width = json.loads(config.read_text(encoding="utf-8"))["d_model"]
-  except (ValueError, LookupError, TypeError, RecursionError) as error:
-    raise ValueError(
-      f"{config} is not a configuration of a T5: {error!r}."
-    ) from None
-  if not isinstance(width, int):
-    raise ValueError(f"{config}: expected a number as d_model, got {width!r}.")
-  return width

@@ -1,7 +1,6 @@
 """A SentencePiece model out of a Hugging Face `tokenizer.json` (Unigram)."""
 
 import base64
-import binascii
 import json
 import os
 import pathlib
@@ -31,42 +30,37 @@ def sentencepiece_from_tokenizer_json(
     ValueError: if the file is not a T5-like Unigram tokenizer.
   """
   try:
-    tokenizer = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"{path}: expected JSON, got {error!r}.") from error
-  try:
-    return _rebuilt(tokenizer, path)
+    return _rebuilt(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
   except (
+    ValueError,
     KeyError,
     TypeError,
     AttributeError,
     IndexError,
     OverflowError,
-    binascii.Error,
-    UnicodeEncodeError,
+    RecursionError,
   ) as error:
     raise ValueError(
-      f"{path}: expected a tokenizer as Hugging Face writes it, got {error!r}."
+      f"{path}: expected a tokenizer of T5's as Hugging Face writes it: "
+      f"{error!r}"
     ) from error
 
 
-def _rebuilt(tokenizer: Any, path: str | os.PathLike[str]) -> bytes:
+def _rebuilt(tokenizer: Any) -> bytes:
   model = tokenizer["model"]
   if model.get("type") != "Unigram" or model.get("byte_fallback"):
     raise ValueError(
-      f"{path}: expected a Unigram model without byte fallback, got type"
+      "expected a Unigram model without byte fallback, got type"
       f" {model.get('type')!r}, byte_fallback {model.get('byte_fallback')}."
     )
-  if not all(len(row) == 2 for row in model["vocab"]):
-    raise ValueError(f"{path}: expected pairs of a piece and its score.")
-  rows = [row for row in model["vocab"] if not _SENTINEL.fullmatch(row[0])]
-  if rows != model["vocab"][: len(rows)]:
-    raise ValueError(f"{path}: expected <extra_id_*> only after other pieces.")
+  vocabulary = [(piece, score) for piece, score in model["vocab"]]
+  rows = [row for row in vocabulary if not _SENTINEL.fullmatch(row[0])]
+  if rows != vocabulary[: len(rows)]:
+    raise ValueError("expected <extra_id_*> only after other pieces.")
   unknown = model["unk_id"]
   if type(unknown) is not int or not 0 <= unknown < len(rows):
     raise ValueError(
-      f"{path}: expected unk_id to be one of {len(rows)} pieces, got "
-      f"{unknown!r:.60}."
+      f"expected unk_id to be one of {len(rows)} pieces, got {unknown!r:.60}."
     )
 
   proto = sentencepiece_model_pb2.ModelProto()
@@ -89,14 +83,14 @@ def _rebuilt(tokenizer: Any, path: str | os.PathLike[str]) -> bytes:
 
   normalizer = proto.normalizer_spec
   normalizer.name = "nmt_nfkc"
-  normalizer.precompiled_charsmap = _charsmap(tokenizer, path)
+  normalizer.precompiled_charsmap = _charsmap(tokenizer)
   normalizer.add_dummy_prefix = True
   normalizer.remove_extra_whitespaces = True
   normalizer.escape_whitespaces = True
   return proto.SerializeToString()
 
 
-def _charsmap(tokenizer: dict[str, Any], path: str | os.PathLike[str]) -> bytes:
+def _charsmap(tokenizer: dict[str, Any]) -> bytes:
   """Returns the normaliser's character map, having checked its neighbours."""
   normalizer = tokenizer["normalizer"] or {}
   steps = normalizer.get("normalizers", [normalizer])
@@ -108,7 +102,7 @@ def _charsmap(tokenizer: dict[str, Any], path: str | os.PathLike[str]) -> bytes:
     or pre_tokenizer.get("prepend_scheme") != "always"
   ):
     raise ValueError(
-      f"{path}: expected T5's normalisation, [Precompiled, Replace] and then"
+      "expected T5's normalisation, [Precompiled, Replace] and then"
       f" Metaspace with a space always in front, got {kinds} and"
       f" {pre_tokenizer}."
     )

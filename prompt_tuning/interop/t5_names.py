@@ -1,6 +1,6 @@
 """The parameters of a T5 1.1 under Hugging Face's names."""
 
-import re
+from collections.abc import Mapping
 
 from prompt_tuning.models.t5.config import TOKEN_EMBEDDING, T5Config
 from prompt_tuning.models.t5.network import Transformer, parameter_shapes
@@ -22,10 +22,17 @@ _SUBLAYERS = {
   },
 }
 _KERNELS = {"query": "q", "key": "k", "value": "v", "out": "o"}
-_LAYER_PARAMETER = re.compile(
-  r"(?P<stack>encoder|decoder)/layers_(?P<layer>\d+)/"
-  r"(?:(?P<norm>\w+/scale)|(?P<sublayer>\w+)/(?P<kernel>\w+)/kernel)"
-)
+_OTHERS = {
+  TOKEN_EMBEDDING: "shared",
+  "decoder/logits_dense/kernel": "lm_head",
+  **{f"{x}/{x}_norm/scale": f"{x}.final_layer_norm" for x in _SUBLAYERS},
+  **{
+    f"{stack}/relpos_bias/rel_embedding": (
+      f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias"
+    )
+    for stack in _SUBLAYERS
+  },
+}
 
 
 def hugging_face_name(name: str) -> str:
@@ -34,24 +41,15 @@ def hugging_face_name(name: str) -> str:
   Args:
     name: T5X's name in a T5 1.1: "encoder/layers_0/attention/query/kernel".
   """
-  bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-  top_level = {
-    TOKEN_EMBEDDING: "shared.weight",
-    "decoder/logits_dense/kernel": "lm_head.weight",
-  }
-  for stack in _SUBLAYERS:
-    top_level[f"{stack}/{stack}_norm/scale"] = (
-      f"{stack}.final_layer_norm.weight"
-    )
-    top_level[f"{stack}/relpos_bias/rel_embedding"] = f"{stack}.{bias}"
-  if name in top_level:
-    return top_level[name]
-  match = _LAYER_PARAMETER.fullmatch(name)
-  assert match, f"{name} is a parameter of a T5 1.1"
-  sublayer = _SUBLAYERS[match["stack"]][match["norm"] or match["sublayer"]]
-  kernel = match["kernel"]
-  leaf = f".{_KERNELS.get(kernel, kernel)}" if kernel else ""
-  return f"{match['stack']}.block.{match['layer']}.{sublayer}{leaf}.weight"
+  if name in _OTHERS:
+    return f"{_OTHERS[name]}.weight"
+  stack, layer, sublayer, leaf, *_ = name.split("/")
+  place = f"{stack}.block.{layer.removeprefix('layers_')}"
+  norm = _SUBLAYERS[stack].get(f"{sublayer}/{leaf}")
+  if norm is not None:
+    return f"{place}.{norm}.weight"
+  kernel = _KERNELS.get(leaf, leaf)
+  return f"{place}.{_SUBLAYERS[stack][sublayer]}.{kernel}.weight"
 
 
 def is_transposed(name: str) -> bool:
@@ -62,3 +60,14 @@ def is_transposed(name: str) -> bool:
 def shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
   """Returns T5X's name -> shape for every parameter of the network."""
   return parameter_shapes(Transformer(config))
+
+
+def differences(
+  expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+  """Lists the parameters that are missing, too many, or of another shape."""
+  return [
+    f"{name}: expected {expected.get(name)}, got {got.get(name)}"
+    for name in sorted(expected.keys() | got.keys())
+    if expected.get(name) != got.get(name)
+  ]

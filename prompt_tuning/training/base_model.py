@@ -44,13 +44,13 @@ def read_parameter(
   Raises:
     ValueError: if there is no such parameter.
   """
-  if name not in checkpoint.shapes:
+  if name not in checkpoint.arrays:
     raise ValueError(
       f"{checkpoint.path} has no parameter {name}; it has "
-      f"{', '.join(list(checkpoint.shapes)[:5])}, ..."
+      f"{', '.join(list(checkpoint.arrays)[:5])}, ..."
     )
   target = jax.ShapeDtypeStruct(
-    checkpoint.shapes[name].shape,
+    checkpoint.arrays[name].shape,
     np.float32,
     sharding=partitioning.host_sharding(),
   )

@@ -82,7 +82,6 @@ CLIENT = Client(
     "*has_initialised.*",
   ),
   stand_ins="gin/plan.gin",
-  run_files=("prompt.safetensors",),
   percentages=(
     "accuracy",
     "em",

@@ -19,13 +19,7 @@ import orbax.checkpoint as ocp
 from t5x import metrics as metrics_lib
 from t5x import multihost
 from t5x.files import digests, storage
-from t5x.formats import (
-  checkpoint_folder,
-  checkpoint_writer,
-  orbax,
-  run,
-  stacking,
-)
+from t5x.formats import checkpoint_folder, orbax, stacking, stored_arrays
 from t5x.formats.base_checkpoints import (
   BaseCheckpoint,
   find_checkpoint,
@@ -88,7 +82,7 @@ class Checkpointer:
       storage.absolute(checkpoints_dir)
     )
     self._writer = ocp.AsyncCheckpointer(
-      checkpoint_writer.WithDigests(
+      orbax.WithDigests(
         state=ocp.PyTreeCheckpointHandler(), run=ocp.JsonCheckpointHandler()
       )
     )
@@ -98,7 +92,7 @@ class Checkpointer:
     # Called before anything is renamed or deleted; raises if another run may
     # have the folder by now.
     self.check_lock: Callable[[], None] = lambda: None
-    logging.get_absl_logger().addFilter(checkpoint_writer.is_news)
+    logging.get_absl_logger().addFilter(orbax.is_news)
     if jax.process_index() == 0:
       self._folder.clear_leftovers()
     multihost.wait_for_all("checkpoints opened")
@@ -177,7 +171,7 @@ class Checkpointer:
     if exists := step in self.all_steps():
       # It may be of a signal, before the evaluation that was due.
       last = run_info["evals"][-1:]
-      saved = run.read_info(str(self._folder.checkpoint(step)))
+      saved = orbax.read_run_info(str(self._folder.checkpoint(step)))
       is_same = saved["evals"][-1:] == last and (
         saved.get("is_stopped", False) == run_info.get("is_stopped", False)
       )
@@ -192,7 +186,7 @@ class Checkpointer:
     with self._cleared_on_error(path):
       self._writer.save(
         path,
-        args=checkpoint_writer.RunItems(
+        args=orbax.RunItems(
           state=ocp.args.PyTreeSave(stacking.take_apart(_flat(train_state))),
           run=ocp.args.JsonSave(run_info),
         ),
@@ -202,7 +196,7 @@ class Checkpointer:
   def _cleared_on_error(self, path: epath.Path) -> Iterator[None]:
     """Deletes a checkpoint that could not be written, to free the disk."""
     try:
-      with checkpoint_writer.names_checkpoint(path):
+      with orbax.names_checkpoint(path):
         yield
     except OSError:
       self._writing = None
@@ -237,7 +231,7 @@ class Checkpointer:
       self.wait()
     finally:
       self._writer.close()
-      logging.get_absl_logger().removeFilter(checkpoint_writer.is_news)
+      logging.get_absl_logger().removeFilter(orbax.is_news)
 
   def find_run(self) -> Mapping[str, Any] | None:
     """Returns the `run_info` that `restore_run` will return.
@@ -251,7 +245,7 @@ class Checkpointer:
     if (step := self._find_good()) is None:
       return None
     path = str(self._folder.checkpoint(step))
-    return run.read_info(path) if run.is_checkpoint(path) else {}
+    return orbax.read_run_info(path) if orbax.is_run(path) else {}
 
   def restore_run(
     self, train_state_axes: TrainState
@@ -274,8 +268,9 @@ class Checkpointer:
     if step is None:
       raise ValueError(f"There is no checkpoint in {self._folder.path}.")
     path = self._folder.checkpoint(step)
-    found = orbax.read_shapes(str(path / orbax.ITEM))
-    shapes = {name: tuple(leaf.shape) for name, leaf in found.items()}
+    opened = orbax.open_arrays(str(path / orbax.ITEM))
+    arrays = {name: array for (name,), array in opened.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
     wrong = [
       f"{name}: expected {expected}, got {got}"
       for name in sorted(self._shapes_on_disk.keys() | shapes.keys())
@@ -293,11 +288,11 @@ class Checkpointer:
       for name, leaf in self._shapes.items()
     }
     restored = stacking.put_together(
-      orbax.restore(str(path / orbax.ITEM), stacking.shapes_apart(targets)),
+      stored_arrays.read_sharded(arrays, stacking.shapes_apart(targets)),
       targets,
     )
     state = train_state_axes.replace(frozen={})
-    info = run.read_info(str(path))
+    info = orbax.read_run_info(str(path))
     return (
       jax.tree.unflatten(
         jax.tree.structure(state), [restored[name] for name in _flat(state)]
@@ -335,8 +330,11 @@ class Checkpointer:
     good = path.is_dir() and digests.damage(path) is None
     if not multihost.from_first_process(good):
       return None
-    arrays = run.trained_arrays(str(path))
-    return orbax.read_corners(arrays, tuple), run.read_info(str(path))
+    arrays = orbax.trained_arrays(str(path))
+    return (
+      {name: stored_arrays.read(array) for name, array in arrays.items()},
+      orbax.read_run_info(str(path)),
+    )
 
 
 class SaveBestCheckpointer(Checkpointer):

@@ -157,7 +157,7 @@ def get_infer_fn(
   """Makes a function that applies a step to every example of a data set.
 
   Batches are of examples whose inputs are about as long, so that little is
-  padding; see `lengths.SplitPlanner`.
+  padding; see `lengths.plan_split`.
 
   Args:
     infer_step: (all parameters, batch) -> tree of arrays `[B, ...]`. One that
@@ -175,7 +175,6 @@ def get_infer_fn(
   step = partition_infer_step(infer_step, train_state_axes, partitioner)
   # This process's part of a batch.
   local = np.array(partitioner.local_rows(batch_size))
-  planner = lengths.SplitPlanner(batch_size)
 
   def start(state: TrainState, examples: list, part: lengths.Microbatch) -> Any:
     # The last batch is filled up with its first row.
@@ -199,7 +198,7 @@ def get_infer_fn(
     examples = list(dataset.as_numpy_iterator())
     if not examples:
       return []
-    sizes = np.array([lengths.count_tokens_of_example(x) for _, x in examples])
+    sizes = np.array([lengths.count_tokens(x) for _, x in examples])
     padded = len(examples[0][1].get(lengths.INPUTS, ()))
     results: dict[int, Any] = {}
 
@@ -212,7 +211,7 @@ def get_infer_fn(
 
     # The device works on a batch while the host takes in the one before.
     under_way = []
-    for part in planner.plan(sizes, padded):
+    for part in lengths.plan_split(sizes, batch_size, padded):
       under_way.append((part, start(state, examples, part)))
       if len(under_way) > 1:
         finish(*under_way.pop(0))

@@ -30,7 +30,7 @@ def models(tmp_path_factory):
   """A folder with one small model in each format."""
   folder = tmp_path_factory.mktemp("models")
   arrays = {
-    name: stored_arrays.ArrayInMemory(np.ones(shape, np.float32))
+    name: stored_arrays.in_memory(np.ones(shape, np.float32))
     for name, shape in t5_names.shapes(CONFIG).items()
   }
   hugging_face.write_folder(folder / "hugging_face", arrays)
@@ -79,7 +79,7 @@ def test_an_index_of_hugging_face_is_an_object(models, tmp_path, content):
   folder = tmp_path / "model"
   shutil.copytree(models / "hugging_face", folder)
   (folder / hugging_face.INDEX).write_bytes(content)
-  with pytest.raises(ValueError, match=r"index\.json: expected JSON"):
+  with pytest.raises(ValueError, match=r"index\.json is not an index"):
     hugging_face.open_folder(folder)
 
 
@@ -91,7 +91,7 @@ def test_an_index_names_files_beside_it(models, tmp_path, name):
   shutil.copytree(models / "hugging_face", folder)
   shutil.copy(folder / hugging_face.WEIGHTS, tmp_path)
   _write_index(folder, {"shared.weight": name})
-  with pytest.raises(ValueError, match="expected files beside it"):
+  with pytest.raises(ValueError, match="is not an index of files beside it"):
     hugging_face.open_folder(folder)
 
 

@@ -30,45 +30,26 @@ def _checkpoint(folder, metadata=None, **encoder):
   )
 
 
-def test_upstreams_array_to_peft_and_back_is_bit_exact(tmp_path, prompt):
-  np.save(tmp_path / "in.npy", prompt)
-  path = tmp_path / "in.npy"
-  for name in ("peft", "prompt.safetensors", "again", "out.npy"):
-    array, metadata = prompt_conversion.read_prompt(path)
-    assert metadata is None
-    path = tmp_path / name
-    prompt_conversion.write_prompt(path, array, metadata)
-  assert path.read_bytes() == (tmp_path / "in.npy").read_bytes()
-
-
-def test_metadata_travels_where_the_format_carries_it(tmp_path, prompt):
-  first = tmp_path / "first.safetensors"
-  prompt_files.save_prompt(first, prompt, METADATA)
-  prompt_conversion.write_prompt(
-    tmp_path / "peft", *prompt_conversion.read_prompt(first)
-  )
-  prompt_conversion.write_prompt(
-    tmp_path / "last.safetensors",
-    *prompt_conversion.read_prompt(tmp_path / "peft"),
-  )
-  array, metadata = prompt_files.load_prompt(tmp_path / "last.safetensors")
-  assert array.tobytes() == prompt.tobytes()
-  assert metadata == METADATA
-  written = prompt_conversion.write_prompt(
-    tmp_path / "bare.npy", prompt, METADATA
-  )
-  assert "metadata does not fit" in written
-
-
-def test_reads_the_arrays_that_upstream_writes_during_training(
-  tmp_path, prompt
+@pytest.mark.parametrize("metadata", [None, METADATA])
+def test_prompt_travels_bit_by_bit_with_its_metadata(
+  tmp_path, prompt, metadata
 ):
-  """Their names have no suffix."""
-  path = tmp_path / "encoder.prompt.prompt.prompt"
-  with path.open("wb") as file:
-    np.save(file, prompt)
-  array, _ = prompt_conversion.read_prompt(path)
-  np.testing.assert_array_equal(array, prompt)
+  prompt_files.save_prompt(tmp_path / "in.safetensors", prompt, metadata)
+  # Upstream's arrays, whose names have no suffix during training.
+  np.save(tmp_path / "in.npy", prompt)
+  (tmp_path / "in.npy").rename(tmp_path / "encoder.prompt.prompt.prompt")
+  name = "in.safetensors" if metadata else "encoder.prompt.prompt.prompt"
+  for there in ("peft", "prompt.safetensors", "again", "out.safetensors"):
+    array, found = prompt_conversion.read_prompt(tmp_path / name)
+    assert array.tobytes() == prompt.tobytes()
+    assert found == metadata
+    prompt_conversion.write_prompt(tmp_path / there, array, found)
+    name = there
+  written = prompt_conversion.write_prompt(
+    tmp_path / "bare.npy", *prompt_conversion.read_prompt(tmp_path / name)
+  )
+  assert ("metadata does not fit" in written) == (metadata is not None)
+  np.testing.assert_array_equal(np.load(tmp_path / "bare.npy"), prompt)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -143,9 +124,7 @@ def _base_model(folder, width=4):
   hugging_face.write_folder(
     folder,
     {
-      name: stored_arrays.ArrayInMemory(
-        rng.normal(size=shape).astype(np.float32)
-      )
+      name: stored_arrays.in_memory(rng.normal(size=shape).astype(np.float32))
       for name, shape in t5_names.shapes(sizes).items()
     },
   )

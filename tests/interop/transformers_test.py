@@ -54,7 +54,7 @@ def folders(hugging_face, tmp_path_factory):
   for arguments in (("hf", "hf", "t5x", "t5x"), ("t5x", "t5x", "hf", "again")):
     source_format, source, target_format, target = arguments
     checkpoint_conversion.convert(
-      checkpoint_conversion.open_model(source_format, str(folder / source)),
+      checkpoint_conversion.open_model(str(folder / source), source_format),
       target_format,
       str(folder / target),
     )
@@ -70,7 +70,7 @@ def params(folders):
   return checkpoint.read(
     {
       name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
-      for name, x in checkpoint.shapes.items()
+      for name, x in checkpoint.arrays.items()
     }
   )
 

@@ -233,7 +233,7 @@ def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):
   trained = checkpoint.read(
     {
       name: jax.ShapeDtypeStruct(
-        checkpoint.shapes[name].shape, np.float32, sharding=host
+        checkpoint.arrays[name].shape, np.float32, sharding=host
       )
       for name in ADDED[method]
     }

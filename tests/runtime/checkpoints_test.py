@@ -41,13 +41,9 @@ def _open(folder, **overrides):
   )
 
 
-def _save(checkpointer, evals):
-  checkpointer.save_run(
-    _state(evals[-1][0]),
-    {
-      "evals": [{"step": step, "score": score} for step, score in evals],
-    },
-  )
+def _save(checkpointer, evals, step=None):
+  evals = [{"step": step, "score": score} for step, score in evals]
+  checkpointer.save_run(_state(step or evals[-1]["step"]), {"evals": evals})
   checkpointer.wait()
 
 
@@ -61,7 +57,7 @@ def _raise(error):
 
 
 def _kept(folder):
-  return {int(name.removeprefix("checkpoint_")) for name in os.listdir(folder)}
+  return {name.removeprefix("checkpoint_") for name in os.listdir(folder)}
 
 
 def _axes():
@@ -94,6 +90,12 @@ def two(tmp_path_factory):
   return folder
 
 
+@pytest.fixture
+def folder(two, tmp_path):
+  """A copy of it."""
+  return shutil.copytree(two, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
   ("scores", "overrides", "kept"),
   [
@@ -114,7 +116,7 @@ def test_best_and_newest_are_kept(tmp_path, scores, overrides, kept):
     for i in steps:
       _save(checkpointer, evals[:i])
     checkpointer.close()
-  assert _kept(tmp_path) == kept
+  assert _kept(tmp_path) == set(map(str, kept))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
@@ -124,22 +126,19 @@ def test_score_that_chooses_nothing_is_refused(tmp_path, value):
     _open(tmp_path).score(metrics)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_newest_is_set_aside_for_the_one_before(
-  two, tmp_path, damage, caplog
-):
+def test_damaged_newest_is_set_aside_for_the_one_before(two, tmp_path, caplog):
   """Any file of it: the state is the newest's or, with a word, the older's."""
-  files = [
-    path for path in (two / "checkpoint_20").rglob("*") if path.is_file()
-  ]
-  assert len(files) > 5
-  for i, file in enumerate(sorted(files)):
+  newest = two / "checkpoint_20"
+  files = sorted(path for path in newest.rglob("*") if path.is_file())
+  assert len(files) >= len(DAMAGES)
+  damages = itertools.cycle(DAMAGES.values())
+  for i, (file, damage) in enumerate(zip(files, damages, strict=False)):
     folder = tmp_path / str(i)
     shutil.copytree(two, folder)
-    DAMAGES[damage](folder / file.relative_to(two))
+    damage(folder / file.relative_to(two))
     caplog.clear()
     step = _restore(folder)
-    if file.parent.name == "checkpoint_20" and file.name != digests.NAME:
+    if file.parent == newest and file.name != digests.NAME:
       # Orbax's own, which are not read.
       assert step == 20
       continue
@@ -148,37 +147,27 @@ def test_damaged_newest_is_set_aside_for_the_one_before(
     # Of the digests, a name of another file may be hit.
     assert file.name in caplog.text or file.name == digests.NAME
     assert "resumes from step 10" in caplog.text
-    assert sorted(os.listdir(folder)) == [
-      "checkpoint_10",
-      "checkpoint_20.damaged",
-    ]
+    assert _kept(folder) == {"10", "20.damaged"}
 
 
-def test_what_is_wrong_is_named(two, tmp_path):
-  folder = tmp_path / "checkpoint_20"
-  shutil.copytree(two / "checkpoint_20", folder)
-  assert digests.damage(folder) is None
-  (folder / "run" / "metadata").unlink()
-  assert digests.damage(folder) == "run/metadata is missing"
+def test_what_is_wrong_is_named(folder):
+  newest = folder / "checkpoint_20"
+  assert digests.damage(newest) is None
+  (newest / "run" / "metadata").unlink()
+  assert digests.damage(newest) == "run/metadata is missing"
 
 
-def test_with_none_left_there_is_one_error_and_nothing_is_renamed(
-  two, tmp_path
-):
-  folder = tmp_path / "run"
-  shutil.copytree(two, folder)
+def test_with_none_left_there_is_one_error_and_nothing_is_renamed(folder):
   for step in (10, 20):
     (folder / f"checkpoint_{step}" / "run" / "metadata").write_text("{}")
   with pytest.raises(
     ValueError, match=r"Every checkpoint in .* is damaged: ch"
   ):
     _restore(folder)
-  assert sorted(os.listdir(folder)) == ["checkpoint_10", "checkpoint_20"]
+  assert _kept(folder) == {"10", "20"}
 
 
-def test_damaged_checkpoint_that_is_not_the_newest_is_not_read(two, tmp_path):
-  folder = tmp_path / "run"
-  shutil.copytree(two, folder)
+def test_damaged_checkpoint_that_is_not_the_newest_is_not_read(folder):
   checkpointer = _open(folder)
   arrays, info = checkpointer.read_trained(10)
   np.testing.assert_array_equal(arrays["prompt"], [10.0, 10.0])
@@ -193,20 +182,14 @@ def test_checkpoint_is_written_again_with_the_evaluation_that_was_due(tmp_path):
   checkpointer = _open(tmp_path)
   _save(checkpointer, [(10, 50.0)])
   for evals in ([(10, 50.0)], [(10, 50.0), (20, 60.0)]):
-    checkpointer.save_run(
-      _state(20),
-      {"evals": [{"step": step, "score": score} for step, score in evals]},
-    )
-    checkpointer.wait()
+    _save(checkpointer, evals, step=20)
   checkpointer.close()
   assert _restore(tmp_path) == 20
-  assert _kept(tmp_path) == {10, 20}
+  assert _kept(tmp_path) == {"10", "20"}
 
 
-def test_checkpoint_that_says_nothing_new_is_not_written_again(two, tmp_path):
+def test_checkpoint_that_says_nothing_new_is_not_written_again(folder):
   """As where the run that is restored goes on, unless it had stopped there."""
-  folder = tmp_path / "run"
-  shutil.copytree(two, folder)
   checkpointer = _open(folder)
   _, info = checkpointer.restore_run(_axes())
   written = [(folder / "checkpoint_20").stat().st_mtime_ns]
@@ -230,9 +213,7 @@ def test_checkpoint_that_says_nothing_new_is_not_written_again(two, tmp_path):
     {"checkpoint_20.new": "checkpoint_20", "checkpoint_20": "deleted"},
   ],
 )
-def test_what_a_killed_run_left_is_cleared_away(two, tmp_path, names):
-  folder = tmp_path / "run"
-  shutil.copytree(two, folder)
+def test_what_a_killed_run_left_is_cleared_away(folder, names):
   for name, source in names.items():
     if source is None:
       (folder / name).mkdir()
@@ -241,7 +222,7 @@ def test_what_a_killed_run_left_is_cleared_away(two, tmp_path, names):
     else:
       shutil.copytree(folder / source, folder / name)
   assert _restore(folder) == 20
-  assert _kept(folder) == {10, 20}
+  assert _kept(folder) == {"10", "20"}
 
 
 @pytest.mark.parametrize(
@@ -259,25 +240,18 @@ def test_what_a_killed_run_left_is_cleared_away(two, tmp_path, names):
   ],
 )
 def test_failed_write_says_why_and_leaves_the_old_checkpoints(
-  two, tmp_path, monkeypatch, error, message
+  folder, monkeypatch, error, message
 ):
-  folder = tmp_path / "run"
-  shutil.copytree(two, folder)
   monkeypatch.setattr(digests, "write", _raise(error))
   checkpointer = _open(folder)
-  checkpointer.save_run(_state(30), {"evals": [{"step": 30, "score": 1.0}]})
   with pytest.raises(OSError, match=rf"{message}.*run/checkpoint_30'"):
-    checkpointer.wait()
+    _save(checkpointer, [(30, 1.0)])
   checkpointer.close()
-  assert _kept(folder) == {10, 20}
+  assert _kept(folder) == {"10", "20"}
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_run_that_lost_its_lock_deletes_nothing(
-  two, tmp_path, monkeypatch, fails
-):
-  folder = tmp_path / "run"
-  shutil.copytree(two, folder)
+def test_run_that_lost_its_lock_deletes_nothing(folder, monkeypatch, fails):
   if fails:
     monkeypatch.setattr(digests, "write", _raise(OSError("gone")))
   checkpointer = _open(folder)
@@ -288,11 +262,7 @@ def test_run_that_lost_its_lock_deletes_nothing(
   with pytest.raises(run_lock.LockLostError):
     checkpointer.wait()
   checkpointer.close()
-  assert set(os.listdir(folder)) >= {
-    "checkpoint_10",
-    "checkpoint_20",
-    "checkpoint_40.orbax-checkpoint-tmp",
-  }
+  assert _kept(folder) >= {"10", "20", "40.orbax-checkpoint-tmp"}
 
 
 def test_seeds_are_given_or_of_the_newest_whole_checkpoint_or_drawn(

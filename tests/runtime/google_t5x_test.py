@@ -161,7 +161,7 @@ def test_initialising_takes_tokens_that_are_floats():
 def test_what_is_converted_has_no_empty_optimizer_state(tmp_path):
   """It breaks T5X's `load_t5x_checkpoint`."""
   folder = t5x_v3.write_checkpoint(
-    str(tmp_path), 7, {"a": stored_arrays.ArrayInMemory(np.ones(3))}
+    str(tmp_path), 7, {"a": stored_arrays.in_memory(np.ones(3))}
   )
   tree = serialization.msgpack_restore(
     pathlib.Path(folder, "checkpoint").read_bytes()

@@ -12,7 +12,7 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.methods import trainable
 from t5x import adafactor, checkpoints, optimizers, utils
 from t5x.formats import stored_arrays
-from t5x.input import task_binding
+from t5x.input import datasets
 
 
 def _dtypes(params):
@@ -121,7 +121,7 @@ def test_two_layers_may_come_from_one(base):
     ),
   )
   first, second = (state.frozen["encoder"][f"layers_{i}"] for i in (0, 1))
-  assert len(checkpoint.shapes) < len(jax.tree.leaves(state.frozen))
+  assert len(checkpoint.arrays) < len(jax.tree.leaves(state.frozen))
   for one, other in zip(
     jax.tree.leaves(first), jax.tree.leaves(second), strict=True
   ):
@@ -129,13 +129,11 @@ def test_two_layers_may_come_from_one(base):
     np.testing.assert_array_equal(one, other)
 
 
-def test_checkpoint_that_is_not_there(base, tmp_path):
+def test_checkpoint_that_is_not_there(tmp_path):
   with pytest.raises(ValueError, match=r"No checkpoint at .*In .*nothing"):
     tiny.restore(tmp_path / "t5")
-  with pytest.raises(ValueError, match="steps there: none"):
+  with pytest.raises(ValueError, match="folders there: none"):
     tiny.restore(tmp_path)
-  with pytest.raises(ValueError, match=r"No checkpoint_8 .*there: \[7\]"):
-    checkpoints.find_checkpoint(str(base.rpartition("/")[0]), step=8)
   (tmp_path / "checkpoint_3").mkdir()
   with pytest.raises(ValueError, match="is not a base checkpoint"):
     tiny.restore(tmp_path)
@@ -193,7 +191,7 @@ def test_too_few_embedding_rows_are_refused():
   model = tiny.make_model()
   model.input_vocabulary = seqio.ByteVocabulary(1000)
   with pytest.raises(ValueError, match="embedding rows for 1259 pieces"):
-    task_binding.for_model(tiny.dataset_config(), model)
+    datasets.for_model(tiny.dataset_config(), model)
 
 
 def test_empty_split_is_refused():

@@ -172,7 +172,11 @@ def test_base_model_is_written_apart(base, tmp_path):
     str(tmp_path / "again"), 0, scanned.state.params, {}
   )
   again, before = map(checkpoints.open_checkpoint, (path, base))
-  assert again.shapes == before.shapes
+  shapes = [
+    {name: (array.shape, array.dtype) for name, array in x.arrays.items()}
+    for x in (again, before)
+  ]
+  assert shapes[0] == shapes[1]
   assert again.fingerprint == before.fingerprint
 
 
@@ -207,8 +211,9 @@ def _as_t5x_scans(base):
   return scanned
 
 
-@pytest.mark.parametrize("kind", ["gfile", "orbax"])
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+  ("kind", "scan_layers"), [("gfile", True), ("orbax", False)]
+)
 def test_checkpoint_of_t5x_scanned_is_read(base, tmp_path, kind, scan_layers):
   flat = _as_t5x_scans(base)
   if kind == "orbax":

@@ -49,20 +49,33 @@ def test_lost_tokens_are_counted_and_described():
     "cut_a, train split: 2 of the 4 inputs are cut to 6 tokens and lose 4; the "
     "longest has 9."
   ]
-  assert not list(truncation.describe(cuts, config, only="cut_b"))
 
 
-def test_each_task_of_a_mixture_is_reported():
-  cuts = truncation.count_cuts(_config("cut_mixture", inputs=9, targets=1))
-  cut = {"examples": 4, "of": 4, "tokens": 4, "longest": 2}
-  assert cuts == {"cut_a": {"targets": cut}, "cut_b": {"targets": cut}}
+_ALL = {"examples": 4, "of": 4, "tokens": 4, "longest": 2}
 
 
-def test_only_what_is_used_is_counted():
-  config = _config(inputs=6, targets=1)
-  assert set(truncation.count_cuts(config)["cut_a"]) == {"inputs", "targets"}
-  cuts = truncation.count_cuts(config, only="inputs")
-  assert set(cuts["cut_a"]) == {"inputs"}
+@pytest.mark.parametrize(
+  ("name", "lengths", "only", "expected"),
+  [
+    (
+      "cut_mixture",
+      {"inputs": 9, "targets": 1},
+      None,
+      {"cut_a": {"targets": _ALL}, "cut_b": {"targets": _ALL}},
+    ),
+    # What is used, and nothing else.
+    (
+      "cut_a",
+      {"inputs": 6, "targets": 1},
+      "targets",
+      {"cut_a": {"targets": _ALL}},
+    ),
+    ("cut_a", {}, None, {}),
+    ("cut_a", {"inputs": 9, "targets": 2}, None, {}),
+  ],
+)
+def test_what_is_cut_and_used_is_counted(name, lengths, only, expected):
+  assert truncation.count_cuts(_config(name, **lengths), only) == expected
 
 
 def test_task_that_makes_examples_of_the_lengths_is_left_out():
@@ -81,8 +94,3 @@ def test_task_that_makes_examples_of_the_lengths_is_left_out():
   assert not truncation.count_cuts(
     _config("made_to_length", inputs=6, targets=2)
   )
-
-
-@pytest.mark.parametrize("lengths", [{}, {"inputs": 9, "targets": 2}])
-def test_nothing_is_counted_where_nothing_is_cut(lengths):
-  assert truncation.count_cuts(_config(**lengths)) == {}

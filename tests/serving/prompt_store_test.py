@@ -206,8 +206,7 @@ def test_archives_are_refused(archive, message):
 def test_two_servers_share_a_bucket(engine, prompts, monkeypatch):
   monkeypatch.setattr(prompt_store, "_REFRESH_SECONDS", (0.0, 0.0))
   array = prompts[1].array
-  with bucket.running() as line:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", line.url)
+  with bucket.in_place_of_googles():
     folder = f"gs://{bucket.BUCKET}/prompts"
     first, second = (PromptStore(folder, engine, "base") for _ in range(2))
     assert first.all() == []

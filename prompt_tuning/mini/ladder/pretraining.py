@@ -99,7 +99,7 @@ def export(
     params = base.read(
       {
         path: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=host)
-        for path, x in base.shapes.items()
+        for path, x in base.arrays.items()
       }
     )
     yield pathlib.Path(

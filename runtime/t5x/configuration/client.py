@@ -43,8 +43,6 @@ class Client:
     unmeasured_settings: Patterns of settings that change no number, because
       they follow from others: they identify no run.
     stand_ins: A gin file with values for all that a command reads, for a plan.
-    run_files: Names of files that a run writes whole into its folder, by way
-      of a temporary file that a killed run may leave behind.
     percentages: Names of metrics between 0 and 100.
   """
 
@@ -61,7 +59,6 @@ class Client:
   evaluation_settings: Sequence[str] = ()
   unmeasured_settings: Sequence[str] = ()
   stand_ins: str = ""
-  run_files: Sequence[str] = ()
   percentages: Sequence[str] = ()
 
 

@@ -39,23 +39,17 @@ def write(
   safe_files.write(folder / NAME, json.dumps({_KEY: found}, indent=1) + "\n")
 
 
-def are_in(folder: str | os.PathLike[str]) -> bool:
-  """Returns whether a folder has digests."""
+def text(folder: str | os.PathLike[str]) -> str | None:
+  """Returns the content of the file of digests, damaged or not, if any."""
   file = epath.Path(folder) / NAME
-  return os.path.islink(file) or file.exists()
-
-
-def text(folder: str | os.PathLike[str]) -> str:
-  """Returns the content of the file of digests, damaged or not."""
-  return (epath.Path(folder) / NAME).read_bytes().decode(errors="replace")
+  if os.path.islink(file) or file.exists():
+    return file.read_bytes().decode(errors="replace")
+  return None
 
 
 def _sha256(path: epath.Path) -> str:
-  digest = hashlib.sha256()
   with path.open("rb") as file:
-    while block := file.read(2**20):
-      digest.update(block)
-  return digest.hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage(folder: str | os.PathLike[str], part: str = "") -> str | None:

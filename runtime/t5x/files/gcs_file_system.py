@@ -5,7 +5,6 @@ etils' `epath` uses it.
 """
 
 import asyncio
-from collections.abc import Iterator
 import contextlib
 import inspect
 import json
@@ -25,15 +24,6 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 16.0
 _ask_once: Any = inspect.unwrap(core.GCSFileSystem._request)
 
 
-def waits() -> Iterator[float]:
-  """Yields seconds to wait before each new try, until patience runs out."""
-  end = time.monotonic() + PATIENCE_SECONDS
-  wait = _FIRST_WAIT
-  while time.monotonic() < end:
-    yield random.uniform(wait / 2, wait)
-    wait = min(2 * wait, _LONGEST_WAIT)
-
-
 class FileSystem(core.GCSFileSystem):
   """A file system of Cloud Storage that caches no listings."""
 
@@ -48,14 +38,13 @@ class FileSystem(core.GCSFileSystem):
     super().__init__(*args, **{**kwargs, "use_listings_cache": False})
 
   async def _request(self, *args: Any, **kwargs: Any) -> Any:
-    start = time.monotonic()
-    for wait in waits():
+    start, wait = time.monotonic(), _FIRST_WAIT
+    while (waited := time.monotonic() - start) < PATIENCE_SECONDS:
       try:
         answer = await _ask_once(self, *args, **kwargs)
         self._was_reached = True
         return answer
       except aiohttp.ClientConnectionError as error:
-        waited = time.monotonic() - start
         if not self._was_reached and (
           self._was_given_up or waited > DOOR_SECONDS
         ):
@@ -67,7 +56,8 @@ class FileSystem(core.GCSFileSystem):
         self._was_reached = True
         if not retry.is_retriable(error):
           raise
-      await asyncio.sleep(wait)
+      await asyncio.sleep(random.uniform(wait / 2, wait))
+      wait = min(2 * wait, _LONGEST_WAIT)
     return await _ask_once(self, *args, **kwargs)
 
   # There are no folders, and no caller wants to create a bucket.

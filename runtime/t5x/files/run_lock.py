@@ -4,15 +4,22 @@ The lock is a file or an object, because an operating system's locks do not
 reach other machines. A holder on this machine is gone if its process is. A
 holder on another machine, whose processes cannot be seen, is gone if it has not
 touched the file for a while.
+
+In a bucket the holder rewrites the object. Each write succeeds only if the
+object still has the generation that the writer wrote last (or, to take a free
+lock, does not exist): of two writers, one fails.
 """
 
+from collections.abc import Callable
 import contextlib
 import datetime
 import json
 import os
 import socket
+import threading
 import time
 from typing import Any
+import uuid
 
 from absl import logging
 from etils import epath
@@ -20,7 +27,7 @@ import filelock
 import jax
 
 from t5x import multihost
-from t5x.files import bucket_lease, safe_files, storage
+from t5x.files import safe_files, storage
 
 # Seconds between touches, and seconds without one until the lock is free.
 HEARTBEAT_SECONDS = 5.0
@@ -42,6 +49,137 @@ class _DiskLease(filelock.SoftFileLease):
     """Returns whether the file still names this holder."""
     owner = self.owner
     return owner is not None and owner.token == self.token
+
+
+def _machine() -> str:
+  """Returns a name of this machine or container: pids are unique in it."""
+  try:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+      machine = file.read().strip()
+    machine += f"/{os.stat('/proc/self/ns/pid').st_ino}"
+  except OSError:
+    machine = str(uuid.getnode())
+  return f"{socket.gethostname()}/{machine}"
+
+
+def _is_running(pid: int) -> bool:
+  """Returns whether a process of any user runs on this machine."""
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    pass
+  return True
+
+
+def _pid_here(content: bytes) -> int | None:
+  """Returns the process that wrote an object, if it is of this machine."""
+  holder = json.loads(content)
+  return holder["pid"] if holder["machine"] == _machine() else None
+
+
+class BucketLease:
+  """A lease on an object, as `filelock.SoftFileLease` is one on a file."""
+
+  def __init__(self, path: str, on_loss: Callable[[str], None]):
+    """Makes a lease, which is not acquired yet.
+
+    Args:
+      path: The path of the object.
+      on_loss: Called in another thread with the reason, if another took it.
+    """
+    self._path = path
+    self._files: Any = storage.file_system(path)
+    self._on_loss = on_loss
+    self._token = uuid.uuid4().hex
+    self._generation = "0"
+    self._num_writes = 0
+    # (generation, when it was seen first)
+    self._seen = ("0", 0.0)
+    self._writing = threading.Lock()
+    self._released = threading.Event()
+    self._thread: threading.Thread | None = None
+
+  def touches(self) -> tuple[str, str] | None:
+    """Returns the holder's token and the generation, or None if it is free."""
+    if (there := self._files.read_version(self._path)) is None:
+      return None
+    return json.loads(there[0])["token"], there[1]
+
+  def acquire(self, timeout: float, poll_interval: float) -> None:
+    """Takes the object if it is free or its holder is gone.
+
+    Raises:
+      filelock.Timeout: if a living process holds it for `timeout` seconds.
+    """
+    end = time.monotonic() + timeout
+    while not self._try():
+      if time.monotonic() > end:
+        raise filelock.Timeout(self._path)
+      time.sleep(poll_interval)
+    self._thread = threading.Thread(target=self._beat, daemon=True)
+    self._thread.start()
+
+  def confirm(self) -> bool:
+    """Rewrites the object; returns whether this lease still held it."""
+    with self._writing:
+      if self._released.is_set():
+        return False
+      try:
+        self._write(self._generation)
+      except FileExistsError:
+        return False
+    return True
+
+  def release(self) -> None:
+    """Deletes the object."""
+    self._released.set()
+    with self._writing:
+      self._files.remove_version(self._path, self._generation)
+    if self._thread is not None:
+      self._thread.join()
+
+  def _try(self) -> bool:
+    there = self._files.read_version(self._path)
+    replaces = "0"
+    if there is not None:
+      content, replaces = there
+      if replaces != self._seen[0]:
+        self._seen = (replaces, time.monotonic())
+      pid = _pid_here(content)
+      is_gone = pid is not None and not _is_running(pid)
+      waited = time.monotonic() - self._seen[1]
+      if not is_gone and waited < LEASE_SECONDS:
+        return False
+    try:
+      self._write(replaces)
+    except FileExistsError:
+      return False
+    return True
+
+  def _write(self, replaces: str) -> None:
+    self._num_writes += 1
+    holder = {
+      "machine": _machine(),
+      "pid": os.getpid(),
+      "token": self._token,
+      "writes": self._num_writes,
+    }
+    self._generation = self._files.write_version(
+      self._path, json.dumps(holder).encode(), replaces
+    )
+
+  def _beat(self) -> None:
+    while not self._released.wait(HEARTBEAT_SECONDS):
+      try:
+        is_held = self.confirm()
+      except Exception:
+        # The bucket was out of reach. `RunLock.check` tries again.
+        continue
+      if not is_held and not self._released.is_set():
+        self._on_loss("its object was replaced")
+        return
 
 
 class LockLostError(OSError):
@@ -67,21 +205,18 @@ class RunLock:
     self._holder_path = f"{self._path}.json"
     self._is_first = jax.process_index() == 0
     self._loss: str | None = None
-    self._lease = self._make_lease()
-
-  def _make_lease(self) -> "_DiskLease | bucket_lease.BucketLease":
+    self._lease: BucketLease | _DiskLease
     if storage.is_bucket(self._path):
-      return bucket_lease.BucketLease(
-        self._path, LEASE_SECONDS, HEARTBEAT_SECONDS, self._note_loss
+      self._lease = BucketLease(self._path, self._note_loss)
+    else:
+      self._lease = _DiskLease(
+        self._path,
+        lease_duration=LEASE_SECONDS,
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        on_compromise=lambda loss: self._note_loss(loss.reason),
+        # Another thread than took it may release it.
+        thread_local=False,
       )
-    return _DiskLease(
-      self._path,
-      lease_duration=LEASE_SECONDS,
-      heartbeat_interval=HEARTBEAT_SECONDS,
-      on_compromise=lambda loss: self._note_loss(loss.reason),
-      # Another thread than took it may release it.
-      thread_local=False,
-    )
 
   def __enter__(self) -> "RunLock":
     """Takes the lock, after waiting while its holder may be gone.
@@ -180,24 +315,28 @@ def find_holder(folder: str, part: str = "run") -> str | None:
     The process and its machine, or None.
   """
   path = os.path.join(folder, f"{part}.lock")
-  if storage.is_bucket(folder):
-    if not storage.HAS_GCS:
-      return None
-    is_held = bucket_lease.is_held(path, LEASE_SECONDS)
-    return _name_holder(path) if is_held else None
   try:
-    age = time.time() - os.stat(path).st_mtime
-  except OSError:
-    return None
-  lease = _lease(path)
-  owner = lease.owner
-  # In two containers, both may be process 1.
-  if age > LEASE_SECONDS or owner is None or lease.is_lock_held_by_us:
-    return None
-  is_here = owner.hostname.partition("?")[0] == socket.gethostname()
-  if is_here and not bucket_lease.is_running(owner.pid):
-    return None
-  return _name_holder(path)
+    if storage.is_bucket(folder):
+      files: Any = storage.file_system(path)
+      if (there := files.read_version(path)) is None:
+        return None
+      pid = _pid_here(there[0])
+      written = files.modified(path).timestamp()
+      is_ours = pid == os.getpid()
+    else:
+      written = os.stat(path).st_mtime
+      lease = _lease(path)
+      if (owner := lease.owner) is None:
+        return None
+      # In two containers, both may be process 1.
+      is_ours = lease.is_lock_held_by_us
+      is_here = owner.hostname.partition("?")[0] == socket.gethostname()
+      pid = owner.pid if is_here else None
+  except (OSError, ValueError):
+    return None  # There is none, or no access to the bucket.
+  is_gone = pid is not None and not _is_running(pid)
+  is_held = not is_gone and time.time() - written < LEASE_SECONDS
+  return _name_holder(path) if is_held and not is_ours else None
 
 
 def _lease(path: str) -> filelock.SoftFileLease:

@@ -6,11 +6,13 @@ after a crash, and nobody can plant a link at that name. In a bucket, objects
 are written whole anyway.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
+import hashlib
 import io
 import os
 import pathlib
+import re
 import secrets
 from typing import BinaryIO
 
@@ -18,6 +20,9 @@ from absl import logging
 from etils import epath
 
 from t5x.files import storage
+
+# `.NAME.RANDOM.tmp`
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 @contextlib.contextmanager
@@ -40,23 +45,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     epath.Path(path).write_bytes(buffer.getvalue())
     return
   path = pathlib.Path(path)
+  temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
   try:
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
-    try:
-      with open(temporary, "xb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(temporary, path)
-    except BaseException:
-      with contextlib.suppress(OSError):
-        os.unlink(temporary)
-      raise
+    with open(temporary, "xb") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
   except OSError as error:
     if error.errno is None:
       raise
     # The error of a full disk names no file.
     raise OSError(error.errno, error.strerror, str(path)) from error
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -68,6 +70,62 @@ def write(path: str | os.PathLike[str], content: str | bytes) -> None:
   """
   with replacing(path) as file:
     file.write(content.encode() if isinstance(content, str) else content)
+
+
+class PartialFile:
+  """A file that is written in chunks and resumes where it was cut off.
+
+  Until it is whole, its chunks are files in the folder `<path>.partial`. The
+  name of a chunk has the number of its first line and the SHA-256 of its
+  content. Any damaged part is written again.
+
+  Attributes:
+    num_lines: Whole lines so far.
+  """
+
+  def __init__(self, path: str):
+    """Opens the file, and removes any damaged part.
+
+    Args:
+      path: The path of the whole file.
+    """
+    self._path = path
+    self._folder = epath.Path(f"{path}.partial")
+    self._folder.mkdir(parents=True, exist_ok=True)
+    self._chunks: list[epath.Path] = []
+    self.num_lines = 0
+    for name in storage.files(self._folder):
+      file = self._folder / name
+      content = file.read_bytes()
+      if name == self._name(content):
+        self._chunks.append(file)
+        self.num_lines += content.count(b"\n")
+      else:
+        file.unlink()
+        logging.warning(
+          "%s is damaged; lines from %d are written again.",
+          file,
+          self.num_lines,
+        )
+
+  def _name(self, content: bytes) -> str:
+    """Returns the name of the chunk that comes next."""
+    return f"{self.num_lines:012d}-{hashlib.sha256(content).hexdigest()}"
+
+  def write(self, lines: Sequence[str]) -> None:
+    """Adds a chunk of whole lines."""
+    content = "".join(lines).encode()
+    file = self._folder / self._name(content)
+    write(file, content)
+    self._chunks.append(file)
+    self.num_lines += len(lines)
+
+  def finish(self) -> None:
+    """Writes the whole file, and removes the chunks."""
+    with replacing(self._path) as whole:
+      for file in self._chunks:
+        whole.write(file.read_bytes())
+    self._folder.rmtree()
 
 
 def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
@@ -93,20 +151,13 @@ def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:
   return new
 
 
-def remove_leftovers(
-  folder: str | os.PathLike[str], is_ours: Callable[[str], bool]
-) -> None:
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
   """Removes the temporary files that a killed process left in a folder.
 
   Args:
     folder: The folder; no other process may be writing to it.
-    is_ours: Takes the name of a file that a temporary one was to replace, and
-      returns whether the caller writes it.
   """
-  if storage.is_bucket(folder):
-    return
-  for path in pathlib.Path(folder).glob(".*.tmp"):
-    # `.NAME.RANDOM.tmp`
-    name = path.name.removeprefix(".").removesuffix(".tmp").rpartition(".")[0]
-    if name and is_ours(name):
-      path.unlink(missing_ok=True)
+  if not storage.is_bucket(folder):
+    for path in pathlib.Path(folder).glob(".*.tmp"):
+      if _TEMPORARY.fullmatch(path.name):
+        path.unlink(missing_ok=True)

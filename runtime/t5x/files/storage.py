@@ -7,14 +7,12 @@ if it has Orbax's `MARK`, which is written last and deleted first, and renaming
 means copying.
 """
 
-from collections.abc import Iterator
 import contextlib
 import importlib.util
 import os
 import pathlib
 import shutil
 import tempfile
-from typing import BinaryIO
 
 from etils import epath
 import fsspec
@@ -132,49 +130,6 @@ def append(path: Path, text: str) -> None:
   file.write_text((file.read_text() if file.exists() else "") + text)
 
 
-class GrowingFile:
-  """A file that grows chunk by chunk; each is stored when `write` returns.
-
-  In a bucket, the whole object is written again each time.
-  """
-
-  def __init__(self, path: Path, size: int):
-    """Opens a file after its first `size` bytes, and drops the rest."""
-    self._path = path
-    self._file: BinaryIO | None = None
-    if is_bucket(path):
-      self._content = epath.Path(path).read_bytes()[:size] if size else b""
-      self.size = size
-      return
-    if size == 0 and os.path.lexists(path):
-      # It may be a link.
-      os.unlink(path)
-    self._file = open(path, "r+b" if size else "xb")  # noqa: SIM115
-    self._file.truncate(size)
-    self._file.seek(size)
-    self.size = size
-
-  def write(self, content: bytes) -> None:
-    """Adds a chunk."""
-    self.size += len(content)
-    if self._file is None:
-      self._content += content
-      epath.Path(self._path).write_bytes(self._content)
-      return
-    self._file.write(content)
-    self._file.flush()
-
-  def close(self, is_whole: bool = False) -> None:
-    """Closes the file, and forces it to disk if it is whole."""
-    if self._file is None:
-      if is_whole and not self.size:
-        epath.Path(self._path).write_bytes(b"")
-      return
-    if is_whole:
-      os.fsync(self._file.fileno())
-    self._file.close()
-
-
 class UploadFolder:
   """A folder on this machine for writers that cannot write to a bucket.
 
@@ -215,64 +170,35 @@ class UploadFolder:
       shutil.rmtree(self.path, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def explained(path: Path, name: str, verb: str) -> Iterator[None]:
-  """Turns the errors of opening a bucket into one clear error.
+def check_access(path: Path, name: str, verb: str) -> None:
+  """Checks that a folder in a bucket can be read or written.
 
   Args:
-    path: The path in use.
+    path: The folder.
     name: Its name in the message: a macro, or the path itself.
     verb: "read", or "write to".
 
   Raises:
     ValueError: if there is no such bucket, or no permission.
   """
+  system = file_system(path)
   try:
-    yield
+    if verb == "read":
+      # `is_dir` is false of a forbidden folder.
+      with contextlib.suppress(FileNotFoundError):
+        system.ls(os.fspath(path))
+    else:
+      probe = f"{os.fspath(path).rstrip('/')}/.probe-{os.urandom(8).hex()}"
+      system.pipe_file(probe, b"")
+      system.rm_file(probe)
   except (OSError, RuntimeError) as error:
-    if not is_bucket(path):
-      raise
     bucket = "/".join(os.fspath(path).split("/")[:3])
-    text = str(error)
+    why = str(error)
     if isinstance(error, FileNotFoundError):
       why = f"there is no bucket {bucket}. Make it, or choose another"
-    elif any(x in text for x in ("Forbidden", "Anonymous", "401", "403")):
+    elif any(x in why for x in ("Forbidden", "Anonymous", "401", "403")):
       why = (
         f"this account may not {verb} {bucket}. Give it the role Storage "
         "Object User, or log in: gcloud auth application-default login"
       )
-    else:
-      why = text
     raise ValueError(f"{name}: {why}.") from error
-
-
-def check_readable(path: Path) -> None:
-  """Checks that a folder that cannot be found is not merely forbidden.
-
-  Raises:
-    ValueError: if reading it is forbidden.
-  """
-  if is_bucket(path) and HAS_GCS:
-    # `is_dir` is false of a forbidden folder.
-    with (
-      explained(path, os.fspath(path), "read"),
-      contextlib.suppress(FileNotFoundError),
-    ):
-      file_system(path).ls(os.fspath(path))
-
-
-def check_writable(path: Path, name: str) -> None:
-  """Checks that a folder in a bucket can be written.
-
-  Args:
-    path: The folder.
-    name: The macro that names it, for messages.
-
-  Raises:
-    ValueError: if it cannot.
-  """
-  probe = f"{os.fspath(path).rstrip('/')}/.probe-{os.urandom(8).hex()}"
-  with explained(path, f"{name}={os.fspath(path)!r}", "write to"):
-    system = file_system(path)
-    system.pipe_file(probe, b"")
-    system.rm_file(probe)

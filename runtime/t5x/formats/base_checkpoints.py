@@ -1,16 +1,14 @@
 """Base checkpoints: models on disk, in every format that a run may start from.
 
-T5X's format 3         `formats.t5x_v3`
-T5X's Orbax, and ours  `formats.orbax`
-a run of ours          `formats.run`
+T5X's format 3                   `formats.t5x_v3`
+T5X's Orbax, ours, a run of ours `formats.orbax`
 """
 
-from collections.abc import Callable, Mapping
-from concurrent import futures
+from collections.abc import Mapping
 import dataclasses
 import functools
 import hashlib
-from typing import Any, TypeVar
+from typing import Any
 
 from etils import epath
 from flax import traverse_util
@@ -23,7 +21,6 @@ from t5x.files import digests, storage
 from t5x.formats import (
   checkpoint_folder,
   orbax,
-  run,
   scanned,
   stacking,
   stored_arrays,
@@ -31,53 +28,48 @@ from t5x.formats import (
 )
 from t5x.formats.stored_arrays import StoredArray
 
-_T = TypeVar("_T")
 # The number of values along each axis that a fingerprint covers.
 _FINGERPRINT_BLOCK = 16
-# Parameters to read at the same time.
-_READERS = 8
 
 
-def find_checkpoint(path: str, step: int | None = None) -> str:
+def find_checkpoint(path: str) -> str:
   """Finds a checkpoint folder.
 
   Args:
     path: A folder `checkpoint_<step>`, or one that holds such folders.
-    step: The step; that of the newest by default.
 
   Returns:
-    The path of the folder `checkpoint_<step>`.
+    The path of the folder `checkpoint_<step>`, the newest one.
 
   Raises:
     ValueError: if there is no such folder.
   """
   folder = epath.Path(path)
   if not folder.is_dir():
-    storage.check_readable(path)
+    if storage.is_bucket(path) and storage.HAS_GCS:
+      storage.check_access(path, path, "read")
     parent = folder.parent
     there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
     raise ValueError(
       f"No checkpoint at {path}: expected a folder checkpoint_<step> or one "
       f"that holds such folders. In {parent}: {', '.join(there) or 'nothing'}."
     )
-  if step is None and checkpoint_folder.STEP_FOLDER.fullmatch(folder.name):
+  if checkpoint_folder.STEP_FOLDER.fullmatch(folder.name):
     return str(folder)
   found = checkpoint_folder.CheckpointFolder(folder)
-  steps = found.steps()
-  if not steps or (step is not None and step not in steps):
-    way_out = (
-      " It is a Hugging Face folder: convert it with "
-      "prompt-tuning convert checkpoint."
-      if (folder / "config.json").exists()
-      else ""
-    )
-    others = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    there = steps or f"none; folders there: {', '.join(others)}"
-    raise ValueError(
-      f"No checkpoint_{'<step>' if step is None else step} in {path}; steps "
-      f"there: {there}.{way_out}"
-    )
-  return str(found.checkpoint(steps[-1] if step is None else step))
+  if steps := found.steps():
+    return str(found.checkpoint(steps[-1]))
+  way_out = (
+    " It is a Hugging Face folder: convert it with "
+    "prompt-tuning convert checkpoint."
+    if (folder / "config.json").exists()
+    else ""
+  )
+  others = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+  raise ValueError(
+    f"No checkpoint_<step> in {path}; folders there: {others or 'none'}."
+    f"{way_out}"
+  )
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:
@@ -125,14 +117,9 @@ def _corner_in_memory(name: str, shape: tuple[int, ...]) -> stored_arrays.Index:
   return _corner(shape)
 
 
-def _corner_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the shape of the corner that a fingerprint covers."""
-  return tuple(min(size, _FINGERPRINT_BLOCK) for size in shape)
-
-
 def _corner(shape: tuple[int, ...]) -> stored_arrays.Index:
-  """Returns the index of that corner."""
-  return tuple(slice(0, size) for size in _corner_shape(shape))
+  """Returns the index of the corner that a fingerprint covers."""
+  return tuple(slice(0, min(size, _FINGERPRINT_BLOCK)) for size in shape)
 
 
 def _digest(
@@ -193,25 +180,15 @@ class BaseCheckpoint:
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
-  def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path of the parameter -> shape and dtype."""
-    return {
-      name: jax.ShapeDtypeStruct(array.shape, array.dtype)
-      for name, array in self.arrays.items()
-    }
-
-  @functools.cached_property
   def fingerprint(self) -> str:
     """Identity of the weights, the same in every format."""
     if "fingerprint" in self.metadata:
       return self.metadata["fingerprint"]
-    corners = _map_readers(
-      self.arrays, lambda name, read: read(_corner(self.arrays[name].shape))
+    shapes = {name: array.shape for name, array in self.arrays.items()}
+    corners = stored_arrays.map_readers(
+      self.arrays, lambda name, read: read(_corner(shapes[name]))
     )
-    return _digest(
-      {name: array.shape for name, array in self.arrays.items()},
-      corners | orbax.read_corners(self.arrays, _corner_shape),
-    )
+    return _digest(shapes, corners)
 
   def identified_by(self, params: Mapping[str, Any]) -> "BaseCheckpoint":
     """Returns the checkpoint with its fingerprint, to save reading it again.
@@ -240,64 +217,9 @@ class BaseCheckpoint:
     Raises:
       ValueError: if a part is missing.
     """
-    wanted = {name: self.arrays[name] for name in targets}
-    arrays = _map_readers(
-      wanted,
-      lambda name, read: _read_shards(read, wanted[name].shape, targets[name]),
+    return stored_arrays.read_sharded(
+      {name: self.arrays[name] for name in targets}, targets
     )
-    return arrays | orbax.read_sharded(wanted, targets)
-
-
-def _map_readers(
-  arrays: Mapping[str, StoredArray],
-  fn: Callable[[str, stored_arrays.Reader], _T],
-) -> dict[str, _T]:
-  """Applies a function to the reader of each array that Orbax does not read."""
-  alone, stacks = [], {}
-  for name, array in arrays.items():
-    if isinstance(array, scanned.Layer):
-      stacks.setdefault(id(array.stack), []).append((name, array))
-    elif not isinstance(array, orbax.OrbaxArray):
-      alone.append(name)
-
-  def of_stack(layers: list[tuple[str, scanned.Layer]]) -> dict[str, _T]:
-    reader_of = layers[0][1].stack.open()
-    return {name: fn(name, reader_of(x.index)) for name, x in layers}
-
-  with futures.ThreadPoolExecutor(_READERS) as pool:
-    results = pool.map(lambda name: fn(name, arrays[name].open()), alone)
-    read = dict(zip(alone, results, strict=True))
-    by_orbax, others = [], []
-    for layers in stacks.values():
-      is_orbax = isinstance(layers[0][1].stack.array, orbax.OrbaxArray)
-      (by_orbax if is_orbax else others).append(layers)
-    # Orbax calls for all processes at once, in one order.
-    for found in (*pool.map(of_stack, others), *map(of_stack, by_orbax)):
-      read |= found
-  return read
-
-
-def _read_shards(
-  read: stored_arrays.Reader,
-  shape: tuple[int, ...],
-  target: jax.ShapeDtypeStruct,
-) -> jax.Array:
-  """Reads this host's shards, each once."""
-  shards: dict[Any, np.ndarray] = {}
-
-  def shard(index: stored_arrays.Index | None) -> np.ndarray:
-    assert index is not None, "this host has shards"
-    index = tuple(
-      slice(*part.indices(size)[:2])
-      for part, size in zip(index, shape, strict=True)
-    )
-    key = tuple((part.start, part.stop) for part in index)
-    if key not in shards:
-      shards[key] = np.asarray(read(index)).astype(target.dtype, copy=False)
-    return shards[key]
-
-  assert target.sharding is not None, "read() is told where to put it"
-  return jax.make_array_from_callback(shape, target.sharding, shard)
 
 
 def open_checkpoint(path: str) -> BaseCheckpoint:
@@ -312,17 +234,46 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
       from its digests.
   """
   found = str(storage.absolute(find_checkpoint(path)))
-  if digests.are_in(found):
-    _refuse_damage(found, digests.text(found))
-  if run.is_checkpoint(found):
-    return BaseCheckpoint(
-      path, found, *run.open_checkpoint(found, open_checkpoint)
-    )
+  if (written := digests.text(found)) is not None:
+    _refuse_damage(found, written)
+  if orbax.is_run(found):
+    return _open_run(path, found)
   if t5x_v3.is_checkpoint(found):
     step, arrays = t5x_v3.open_checkpoint(found)
-    return BaseCheckpoint(path, found, step, scanned.take_apart(arrays))
-  step, arrays, metadata = orbax.open_checkpoint(found)
+    metadata = {}
+  else:
+    step, arrays, metadata = orbax.open_checkpoint(found)
   return BaseCheckpoint(path, found, step, scanned.take_apart(arrays), metadata)
+
+
+def _open_run(path: str, folder: str) -> BaseCheckpoint:
+  """Opens a run's checkpoint: its base model with the run's changes.
+
+  Raises:
+    ValueError: if the base model is missing, or another one has replaced it.
+  """
+  info = orbax.read_run_info(folder)
+  trained = orbax.trained_arrays(folder)
+  arrays: Mapping[str, StoredArray] = {}
+  # If nothing is frozen, the run holds all of the model.
+  if info["base_fingerprint"] is not None and info["base"]:
+    try:
+      base = open_checkpoint(info["base"]["path"])
+    except ValueError as e:
+      raise ValueError(f"{folder} needs its base model. {e}") from e
+    if base.fingerprint != info["base"]["fingerprint"]:
+      raise ValueError(
+        f"{folder} needs its base model, {info['base']['fingerprint']}; at "
+        f"{base.path} there is {base.fingerprint} now."
+      )
+    arrays = base.arrays
+  return BaseCheckpoint(
+    path,
+    folder,
+    int(epath.Path(folder).name.removeprefix("checkpoint_")),
+    {**arrays, **trained},
+    {"base_fingerprint": info["base_fingerprint"], "trained": sorted(trained)},
+  )
 
 
 @functools.lru_cache(maxsize=64)

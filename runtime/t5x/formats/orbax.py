@@ -1,12 +1,20 @@
-"""Models in Orbax's folders: T5X's, and those that this module writes.
+"""Models in Orbax's folders: T5X's, ours, and those of runs.
 
 `checkpoint_<step>/state/` has the tree `{target, state: {step, ...}}`, as T5X's
 checkpoint manager writes it. T5X's earlier checkpoints have the tree in
 `checkpoint_<step>/` itself; they are read too.
+
+A run's `state/` has the parameters that it trained, under flat names, and their
+optimizer state; `run/` names the base model. `t5x.checkpoints` writes them.
 """
 
-from collections.abc import Callable, Mapping
-import dataclasses
+from collections.abc import Iterator, Mapping
+import contextlib
+import errno
+import functools
+import json
+import logging
+import os
 from typing import Any
 
 from etils import epath
@@ -14,142 +22,65 @@ from flax import traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 
-from t5x import partitioning
 from t5x.files import digests, storage
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
-# T5X's name of the item that a model is in.
-ITEM = "state"
+# T5X's name of the item that a model is in, and that of a run's facts.
+ITEM, RUN = "state", "run"
+# The prefix of the names of trained parameters.
+_TRAINABLE = "trainable/"
 _METADATA_FILE = "_CHECKPOINT_METADATA"
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+# Bytes of OCDBT's index to keep in memory while a folder is read.
+_CACHE_BYTES = 2**26
 
 
-@dataclasses.dataclass(frozen=True)
-class OrbaxArray:
-  """A parameter in an Orbax folder.
+def open_arrays(folder: str) -> dict[tuple[str, ...], StoredArray]:
+  """Opens an Orbax folder without reading an array.
 
-  Attributes:
-    folder: The Orbax folder.
-    keys: Its place in the folder's tree.
-    shape: Its shape.
-    dtype: Its dtype.
-  """
-
-  folder: str
-  keys: tuple[str, ...]
-  shape: tuple[int, ...]
-  dtype: np.dtype
-
-  def open(self) -> stored_arrays.Reader:
-    """Reads the whole array, and returns a reader of it."""
-    return read_corners({"": self}, tuple)[""].__getitem__
-
-
-def restore(folder: str, item: Any, restore_args: Any = None) -> Any:
-  """Reads the part of an Orbax folder that `item` names.
+  The arrays are read by TensorStore: Orbax's own reader would have all
+  processes wait for each other at each call.
 
   Args:
-    folder: The folder of the tree.
-    item: A part of the tree, a `jax.ShapeDtypeStruct` or number at each leaf.
-    restore_args: Orbax's arguments for reading each leaf; by default, those
-      that `item` implies.
+    folder: The folder of the tree, local or gs://.
 
   Returns:
-    `item` with the values of its leaves.
+    Place in the tree -> array.
   """
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return checkpointer.restore(
-      epath.Path(folder),
-      args=ocp.args.PyTreeRestore(
-        item=item,
-        restore_args=restore_args
-        or ocp.checkpoint_utils.construct_restore_args(item),
-        partial_restore=True,
-      ),
-    )
-
-
-def read_shapes(folder: str) -> Any:
-  """Returns shape and dtype of each array in an Orbax folder."""
-  return ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
-
-
-def _read_arrays(
-  arrays: Mapping[str, StoredArray],
-  target: Callable[[str, OrbaxArray], jax.ShapeDtypeStruct],
-  restore_args: Callable[[OrbaxArray], ocp.ArrayRestoreArgs] | None = None,
-) -> dict[str, jax.Array]:
-  """Reads the arrays in Orbax folders, one folder at a time.
-
-  It uses no threads, because with several processes each call of Orbax waits
-  for all of them.
-
-  Args:
-    arrays: Name -> array; those of other formats are left out.
-    target: Returns the shape, dtype and sharding to read an array with.
-    restore_args: Returns Orbax's arguments for it.
-
-  Returns:
-    Name -> array.
-  """
-  folders: dict[str, dict[str, OrbaxArray]] = {}
-  for name, array in arrays.items():
-    if isinstance(array, OrbaxArray):
-      folders.setdefault(array.folder, {})[name] = array
-  read = {}
-  for folder, inside in folders.items():
-    item = {x.keys: target(name, x) for name, x in inside.items()}
-    args = restore_args and {x.keys: restore_args(x) for x in inside.values()}
-    restored = traverse_util.flatten_dict(
-      restore(
-        folder,
-        traverse_util.unflatten_dict(item),
-        args and traverse_util.unflatten_dict(args),
-      )
-    )
-    read |= {name: restored[x.keys] for name, x in inside.items()}
-  return read
-
-
-def read_corners(
-  arrays: Mapping[str, StoredArray],
-  part: Callable[[tuple[int, ...]], tuple[int, ...]],
-) -> dict[str, np.ndarray]:
-  """Reads the first corner of each array in Orbax folders into memory.
-
-  Args:
-    arrays: Name -> array; those of other formats are left out.
-    part: Returns the shape of the corner of an array of some shape.
-
-  Returns:
-    Name -> values.
-  """
-  host = partitioning.host_sharding()
-  read = _read_arrays(
-    arrays,
-    lambda _, x: jax.ShapeDtypeStruct(part(x.shape), x.dtype, sharding=host),
-    lambda x: ocp.ArrayRestoreArgs(
-      sharding=host, global_shape=part(x.shape), dtype=x.dtype, strict=False
+  path = epath.Path(folder)
+  tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+  settings = json.loads((path / "_METADATA").read_text())
+  is_ocdbt = (path / "manifest.ocdbt").exists()
+  spec = {
+    "driver": "zarr3" if settings.get("use_zarr3") else "zarr",
+    "recheck_cached_data": False,
+    # Old releases left out chunks of zeros.
+    "fill_missing_data_reads": not settings.get(
+      "store_array_data_equal_to_fill_value"
     ),
-  )
-  return {name: np.asarray(values) for name, values in read.items()}
+  }
+  caches = {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}}
+  context = ts.Context(caches) if is_ocdbt else None
 
+  def stored(array: Any) -> StoredArray:
+    kvstore = stored_arrays.kvstore(f"{folder}/{array.name}/")
+    if is_ocdbt:
+      base = stored_arrays.kvstore(f"{folder}/")
+      kvstore = {"driver": "ocdbt", "base": base, "path": f"{array.name}/"}
+    shape, name = tuple(array.shape), f"{folder}/{array.name}"
+    opener = functools.partial(
+      stored_arrays.open_zarr, shape, name, kvstore, context, **spec
+    )
+    return StoredArray(shape, np.dtype(array.dtype), opener)
 
-def read_sharded(
-  arrays: Mapping[str, StoredArray],
-  targets: Mapping[str, jax.ShapeDtypeStruct],
-) -> dict[str, jax.Array]:
-  """Reads the arrays in Orbax folders to their devices.
-
-  Args:
-    arrays: Name -> array; those of other formats are left out.
-    targets: Name -> dtype and sharding.
-
-  Returns:
-    Name -> array. Each host reads only its shards.
-  """
-  return _read_arrays(arrays, lambda name, _: targets[name])
+  return {
+    keys: stored(leaf)
+    for keys, leaf in traverse_util.flatten_dict(tree).items()
+    if hasattr(leaf, "shape")
+  }
 
 
 def open_checkpoint(
@@ -170,31 +101,22 @@ def open_checkpoint(
   nested = epath.Path(folder) / ITEM
   inside = str(nested) if nested.is_dir() else folder
   try:
-    target = traverse_util.flatten_dict(read_shapes(inside)["target"])
-    step = restore(inside, {"state": {"step": 0}})["state"]["step"]
+    arrays = open_arrays(inside)
+    step = int(stored_arrays.read(arrays[ITEM, "step"]))
   except (OSError, KeyError, AttributeError, TypeError) as e:
     raise ValueError(
       f"{folder} is not a base checkpoint: expected a T5X checkpoint, or an "
       "Orbax folder with target and state/step, as save_base_checkpoint "
       f"writes it ({e})."
     ) from e
-  arrays: dict[str, StoredArray] = {
-    "/".join(key): OrbaxArray(inside, ("target", *key), x.shape, x.dtype)
-    for key, x in target.items()
+  file = epath.Path(folder) / _METADATA_FILE
+  metadata = json.loads(file.read_text()) if file.exists() else {}
+  target = {
+    "/".join(keys[1:]): array
+    for keys, array in arrays.items()
+    if keys[0] == "target"
   }
-  return int(step), arrays, _metadata(folder) or _metadata(inside)
-
-
-def _metadata(folder: str) -> dict[str, Any]:
-  """Returns the metadata of a tree or of the item that it is in, if any."""
-  if not (epath.Path(folder) / _METADATA_FILE).exists():
-    return {}
-  handler: Any = ocp.PyTreeCheckpointHandler()
-  if (epath.Path(folder) / ITEM).is_dir():
-    handler = ocp.CompositeCheckpointHandler(**{ITEM: handler})
-  with ocp.Checkpointer(handler) as checkpointer:
-    metadata: Any = checkpointer.metadata(epath.Path(folder))
-  return metadata.custom_metadata or {}
+  return step, target, metadata.get("custom_metadata") or {}
 
 
 def write_checkpoint(
@@ -229,3 +151,58 @@ def write_checkpoint(
     if jax.process_index() == 0:
       digests.write(str(path))
   return str(path)
+
+
+def is_run(folder: str) -> bool:
+  """Returns whether a folder `checkpoint_<step>` is a run's."""
+  return (epath.Path(folder) / RUN).is_dir()
+
+
+def read_run_info(folder: str) -> dict[str, Any]:
+  """Reads the facts that `t5x.checkpoints` saved beside the state."""
+  return json.loads((epath.Path(folder) / RUN / "metadata").read_text())
+
+
+def trained_arrays(folder: str) -> dict[str, StoredArray]:
+  """Returns the parameters that a run trained: path -> array."""
+  return {
+    keys[0].removeprefix(_TRAINABLE): array
+    for keys, array in open_arrays(f"{folder}/{ITEM}").items()
+    if keys[0].startswith(_TRAINABLE)
+  }
+
+
+class WithDigests(ocp.CompositeCheckpointHandler):
+  """A handler that adds digests before a run's checkpoint gets its name."""
+
+  def finalize(self, directory) -> None:
+    super().finalize(directory)
+    # Orbax writes the time into its own file later. It is never read here.
+    digests.write(directory, leave_out={_METADATA_FILE})
+
+
+@ocp.args.register_with_handler(WithDigests, for_save=True, for_restore=True)
+class RunItems(ocp.args.Composite):
+  """The arguments of `WithDigests`."""
+
+
+def is_news(record: logging.LogRecord) -> bool:
+  """Returns whether to log a record: not if Orbax raises its error as well."""
+  return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+@contextlib.contextmanager
+def names_checkpoint(path: epath.Path) -> Iterator[None]:
+  """Turns errors of writing a checkpoint into an OSError that names it."""
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    number, text = getattr(error, "errno", None), str(error)
+    if number is None:
+      # TensorStore's errors have the system's in their text, before brackets.
+      known = (x for x in _OF_A_DISK if os.strerror(x) in text)
+      number = next(known, None)
+    if number is None:
+      reason = text.partition(" [")[0]
+      raise OSError(f"{reason}: '{path}'") from error
+    raise OSError(number, os.strerror(number), str(path)) from error

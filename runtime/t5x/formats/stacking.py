@@ -39,11 +39,7 @@ def shapes_apart(
     if not is_stacked(name):
       apart[name] = stacked
       continue
-    sharding = stacked.sharding
-    if isinstance(sharding, NamedSharding):
-      sharding = NamedSharding(
-        sharding.mesh, PartitionSpec(*tuple(sharding.spec)[1:])
-      )
+    sharding = _of_layer(stacked.sharding)
     one = jax.ShapeDtypeStruct(
       stacked.shape[1:], stacked.dtype, sharding=sharding
     )
@@ -95,12 +91,16 @@ def put_together(
 
 
 def _parts(array: jax.Array) -> Sequence[jax.Array]:
-  target = jax.ShapeDtypeStruct(
-    array.shape, array.dtype, sharding=array.sharding
-  )
-  one = next(iter(shapes_apart({SCANNED: target}).values()))
-  sharding = one.sharding if isinstance(one.sharding, NamedSharding) else None
+  is_named = isinstance(array.sharding, NamedSharding)
+  sharding = _of_layer(array.sharding) if is_named else None
   return _splitter(len(array), sharding)(array)
+
+
+def _of_layer(sharding: Any) -> Any:
+  """Returns the sharding of one layer of a stack."""
+  if not isinstance(sharding, NamedSharding):
+    return sharding
+  return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
 
 
 @functools.lru_cache(maxsize=256)

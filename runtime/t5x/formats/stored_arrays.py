@@ -1,51 +1,53 @@
 """Arrays on disk, in any format, that are read part by part."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from concurrent import futures
 import dataclasses
-import itertools
-from typing import Protocol
+import math
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
+import tensorstore as ts
 
 Index = tuple[slice, ...]
 Reader = Callable[[Index], np.ndarray]
+_T = TypeVar("_T")
+# Arrays to read at the same time.
+_READERS = 8
 
 
-class StoredArray(Protocol):
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
   """An array that has not been read yet.
 
   Attributes:
     shape: Its shape.
     dtype: Its dtype, on disk.
+    open: Returns a reader of parts, which keeps files open while it exists.
+    stack: Arrays of one stack are best read together: `open` then takes a
+      dictionary, in which one leaves what the next can use. None stands alone.
   """
 
-  @property
-  def shape(self) -> tuple[int, ...]: ...
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  open: Callable[..., Reader]
+  stack: Any = None
 
   @property
-  def dtype(self) -> np.dtype: ...
-
-  def open(self) -> Reader:
-    """Returns a reader of parts, which keeps files open while it exists."""
-    ...
-
-
-@dataclasses.dataclass(frozen=True)
-class ArrayInMemory:
-  """An array that has been read already."""
-
-  array: np.ndarray
+  def size(self) -> int:
+    """The number of values."""
+    return math.prod(self.shape)
 
   @property
-  def shape(self) -> tuple[int, ...]:
-    return self.array.shape
+  def nbytes(self) -> int:
+    """The size in bytes."""
+    return self.size * self.dtype.itemsize
 
-  @property
-  def dtype(self) -> np.dtype:
-    return self.array.dtype
 
-  def open(self) -> Reader:
-    return self.array.__getitem__
+def in_memory(array: np.ndarray) -> StoredArray:
+  """Returns an array that has been read already."""
+  return StoredArray(array.shape, array.dtype, lambda: array.__getitem__)
 
 
 def read(stored: StoredArray) -> np.ndarray:
@@ -53,33 +55,110 @@ def read(stored: StoredArray) -> np.ndarray:
   return stored.open()(tuple(slice(0, size) for size in stored.shape))
 
 
-def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> Iterator[Index]:
-  """Cuts an array into blocks.
-
-  Args:
-    shape: The shape of the array.
-    block: The shape of a block; those at the upper end may be smaller.
-
-  Yields:
-    The index of each, the last axis fastest.
-  """
-  axes = list(zip(shape, block, strict=True))
-  starts = (range(0, size, step) for size, step in axes)
-  for corner in itertools.product(*starts):
-    yield tuple(
-      slice(start, min(start + step, size))
-      for start, (size, step) in zip(corner, axes, strict=True)
+def map_readers(
+  arrays: Mapping[str, StoredArray], fn: Callable[[str, Reader], _T]
+) -> dict[str, _T]:
+  """Applies a function to the name and the reader of each array, in threads."""
+  stacks: dict[Any, list[str]] = {}
+  for name, array in arrays.items():
+    stacks.setdefault(name if array.stack is None else array.stack, []).append(
+      name
     )
 
+  def apply(names: list[str]) -> dict[str, _T]:
+    shared = [{}] if arrays[names[0]].stack is not None else []
+    return {name: fn(name, arrays[name].open(*shared)) for name in names}
 
-def block_shape(
-  shape: tuple[int, ...], dtype: np.dtype, max_bytes: int
-) -> tuple[int, ...]:
-  """Chooses blocks of at most `max_bytes`, by halving the longest axis."""
-  block = list(shape)
-  while len(block) and np.prod(block) * dtype.itemsize > max_bytes:
-    axis = int(np.argmax(block))
-    if block[axis] == 1:
-      break
-    block[axis] = -(-block[axis] // 2)
-  return tuple(block)
+  results: dict[str, _T] = {}
+  with futures.ThreadPoolExecutor(_READERS) as pool:
+    for part in pool.map(apply, stacks.values()):
+      results |= part
+  return results
+
+
+def read_sharded(
+  arrays: Mapping[str, StoredArray],
+  targets: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
+  """Reads arrays to their devices.
+
+  Args:
+    arrays: Name -> array.
+    targets: Name -> dtype and sharding.
+
+  Returns:
+    Name -> array. Each host reads its shards only, each once.
+  """
+
+  def read_array(name: str, read: Reader) -> jax.Array:
+    shape, target = arrays[name].shape, targets[name]
+    shards: dict[Any, np.ndarray] = {}
+
+    def shard(index: Index | None) -> np.ndarray:
+      assert index is not None, "this host has shards"
+      bounds = tuple(
+        part.indices(size)[:2] for part, size in zip(index, shape, strict=True)
+      )
+      if bounds not in shards:
+        part = np.asarray(read(tuple(slice(*pair) for pair in bounds)))
+        shards[bounds] = part.astype(target.dtype, copy=False)
+      return shards[bounds]
+
+    assert target.sharding is not None, "the caller says where to put it"
+    return jax.make_array_from_callback(shape, target.sharding, shard)
+
+  return map_readers(arrays, read_array)
+
+
+def open_zarr(
+  shape: tuple[int, ...],
+  name: str,
+  kvstore: Mapping[str, Any],
+  context: ts.Context | None = None,
+  **spec: Any,
+) -> Reader:
+  """Opens an array that TensorStore reads.
+
+  Args:
+    shape: Its shape.
+    name: Its name, for messages.
+    kvstore: TensorStore's spec of its files.
+    context: TensorStore's caches.
+    **spec: More of TensorStore's spec.
+
+  Raises:
+    ValueError: if it cannot be opened or has another shape or, from the reader,
+      cannot be read.
+  """
+
+  def result(future: ts.Future, verb: str) -> Any:
+    try:
+      return future.result()
+    except ValueError as e:
+      raise ValueError(
+        f"{name}: cannot be {verb}; copy the checkpoint again, whole "
+        f"({str(e).partition(' [')[0]})."
+      ) from None
+
+  # Zarr would take a chunk that is missing for zeros.
+  spec = {"driver": "zarr", "fill_missing_data_reads": False} | spec
+  opening = ts.open({**spec, "kvstore": kvstore}, context=context, read=True)
+  store = result(opening, "opened")
+  chunks = store.chunk_layout.read_chunk.shape or ()  # None for a scalar.
+  # For chunks far beyond the shape, TensorStore would end the process.
+  if store.shape != shape or any(
+    chunk > max(size, 1) for chunk, size in zip(chunks, shape, strict=True)
+  ):
+    raise ValueError(
+      f"{name}: expected shape {shape}, as the checkpoint says, and chunks "
+      f"within it, got {store.shape} and chunks {chunks}."
+    )
+  return lambda index: result(store[index].read(), "read")
+
+
+def kvstore(path: str) -> dict[str, Any]:
+  """Returns TensorStore's spec of a local or a gs:// path."""
+  if path.startswith("gs://"):
+    bucket, _, path = path.removeprefix("gs://").partition("/")
+    return {"driver": "gcs", "bucket": bucket, "path": path}
+  return {"driver": "file", "path": path}

@@ -7,8 +7,7 @@ wrote the spec may have used another path and another driver.
 """
 
 from collections.abc import Mapping
-import dataclasses
-import json
+import functools
 import posixpath
 from typing import Any
 
@@ -40,91 +39,6 @@ _MALFORMED = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class ZarrArray:
-  """A parameter in a zarr folder.
-
-  Attributes:
-    folder: Its present path.
-    shape: Its shape.
-    dtype: Its dtype.
-  """
-
-  folder: str
-  shape: tuple[int, ...]
-  dtype: np.dtype
-
-  def open(self) -> stored_arrays.Reader:
-    """Returns a reader of parts.
-
-    Raises:
-      ValueError: if the folder is missing, has another shape, or lacks a chunk,
-        which zarr would take for zeros.
-    """
-    self._check_metadata()
-    try:
-      store = ts.open(
-        {
-          "driver": "zarr",
-          "kvstore": _kvstore(self.folder),
-          "fill_missing_data_reads": False,
-        },
-        read=True,
-      ).result()
-    except ValueError as e:
-      raise ValueError(
-        f"{self.folder}: cannot be opened; copy the checkpoint again, whole "
-        f"({_first_sentence(e)})."
-      ) from None
-
-    def read(index: stored_arrays.Index) -> np.ndarray:
-      try:
-        return store[index].read().result()
-      except ValueError as e:
-        raise ValueError(
-          f"{self.folder}: cannot be read; copy the checkpoint again, whole "
-          f"({_first_sentence(e)})."
-        ) from None
-
-    return read
-
-  def _check_metadata(self) -> None:
-    """Refuses metadata that would make TensorStore end the process."""
-    file = epath.Path(self.folder) / ".zarray"
-    try:
-      metadata = json.loads(file.read_text())
-      shape, chunks = tuple(metadata["shape"]), tuple(metadata["chunks"])
-    except (OSError, *_MALFORMED) as e:
-      raise ValueError(
-        f"{self.folder}: cannot be opened; copy the checkpoint again, whole "
-        f"({e!r:.200})."
-      ) from None
-    if shape != self.shape:
-      raise ValueError(
-        f"{self.folder}: expected shape {self.shape}, as the checkpoint's "
-        f"msgpack says, got {shape}."
-      )
-    if len(chunks) != len(shape) or not all(
-      type(chunk) is int and 1 <= chunk <= max(size, 1)
-      for chunk, size in zip(chunks, shape, strict=True)
-    ):
-      raise ValueError(
-        f"{file}: expected chunks within the shape {shape}, got {chunks}."
-      )
-
-
-def _first_sentence(error: ValueError) -> str:
-  return str(error).partition(" [")[0]
-
-
-def _kvstore(folder: str) -> dict[str, Any]:
-  """Returns TensorStore's spec of a local or a gs:// folder."""
-  if folder.startswith("gs://"):
-    bucket, _, path = folder.removeprefix("gs://").partition("/")
-    return {"driver": "gcs", "bucket": bucket, "path": path}
-  return {"driver": "file", "path": folder}
-
-
 def is_checkpoint(folder: str) -> bool:
   """Returns whether a folder may have this format; Orbax has `_METADATA`."""
   path = epath.Path(folder)
@@ -152,32 +66,24 @@ def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
     )
   try:
     tree = serialization.msgpack_restore(content)
-    version = tree["version"]
-  except _MALFORMED as e:
-    raise ValueError(
-      f"{file} is no msgpack file of T5X's: expected a tree with version and "
-      f"optimizer ({e!r})."
-    ) from None
-  if version != VERSION:
-    raise ValueError(
-      f"{folder} is of T5X's format {version}, expected {VERSION}: restore it "
-      "with T5X and save it again."
-    )
-  try:
-    step = int(tree["optimizer"]["state"]["step"])
+    if (version := tree["version"]) != VERSION:
+      raise ValueError(
+        f"{folder} is of T5X's format {version}, expected {VERSION}: restore "
+        "it with T5X and save it again."
+      )
     target = traverse_util.flatten_dict(
-      tree["optimizer"]["target"], is_leaf=lambda _, node: _is_spec(node)
+      tree["optimizer"]["target"],
+      sep="/",
+      is_leaf=lambda _, node: _is_spec(node),
     )
-    return step, {
-      "/".join(path): _stored(folder, "/".join(path), leaf)
-      for path, leaf in target.items()
-    }
+    arrays = {name: _stored(folder, name, x) for name, x in target.items()}
+    return int(tree["optimizer"]["state"]["step"]), arrays
   except _MALFORMED as e:
     if isinstance(e, ValueError) and str(e).startswith(folder):
       raise
     raise ValueError(
-      f"{file}: expected T5X's tree with optimizer/target and "
-      f"optimizer/state/step, got {e!r:.200}."
+      f"{file} is no msgpack file of T5X's: expected a tree with version, "
+      f"optimizer/target and optimizer/state/step ({e!r:.200})."
     ) from None
 
 
@@ -189,7 +95,7 @@ def _stored(folder: str, name: str, leaf: Any) -> StoredArray:
   if not _is_spec(leaf):
     if not isinstance(leaf, np.ndarray | np.generic):
       raise TypeError(f"{type(leaf).__name__} for {name}")
-    return stored_arrays.ArrayInMemory(np.asarray(leaf))
+    return stored_arrays.in_memory(np.asarray(leaf))
   # TensorStore before 0.1.14 had the path outside.
   path = leaf["kvstore"].get("path", "") + leaf.get("path", "")
   # Some specs have the path of that time.
@@ -203,22 +109,21 @@ def _stored(folder: str, name: str, leaf: Any) -> StoredArray:
   shape = tuple(metadata["shape"])
   if not all(type(size) is int and size >= 0 for size in shape):
     raise TypeError(f"the shape {shape} for {name}")
-  return ZarrArray(
-    posixpath.join(folder, relative),
+  path = posixpath.join(folder, relative)
+  kvstore = stored_arrays.kvstore(path)
+  # Zarr's name of a dtype, or TensorStore's.
+  dtype = metadata.get("dtype", leaf.get("dtype"))
+  return StoredArray(
     shape,
-    _dtype(metadata.get("dtype", leaf.get("dtype"))),
+    ts.dtype(dtype).numpy_dtype if dtype[0].isalpha() else np.dtype(dtype),
+    functools.partial(stored_arrays.open_zarr, shape, path, kvstore),
   )
-
-
-def _dtype(name: str) -> np.dtype:
-  """Parses zarr's name of a dtype, or TensorStore's."""
-  return ts.dtype(name).numpy_dtype if name[0].isalpha() else np.dtype(name)
 
 
 def write_checkpoint(
   directory: str, step: int, arrays: Mapping[str, StoredArray]
 ) -> str:
-  """Writes a model so that Google's T5X restores it, block by block.
+  """Writes a model so that Google's T5X restores it, one array at a time.
 
   It has no optimizer state, so T5X restores it with
   `fallback_to_scratch = True`, or for inference.
@@ -265,27 +170,24 @@ def _write_zarr(
 ) -> dict[str, Any]:
   """Writes a matrix, and returns its spec for the msgpack file."""
   relative = "target." + name.replace("/", ".")
-  chunks = stored_arrays.block_shape(array.shape, array.dtype, _CHUNK_BYTES)
   dtype = array.dtype.str if array.dtype.isbuiltin == 1 else array.dtype.name
-  metadata = {
-    "shape": list(array.shape),
-    "chunks": list(chunks),
-    "compressor": {"id": "gzip", "level": 1},
-    "dtype": dtype,
-  }
+  chunk = {"elements": max(1, _CHUNK_BYTES // array.dtype.itemsize)}
   store = ts.open(
     {
       "driver": "zarr",
-      "kvstore": _kvstore(str(folder / relative)),
-      "metadata": metadata,
+      "kvstore": stored_arrays.kvstore(str(folder / relative)),
+      "metadata": {
+        "shape": list(array.shape),
+        "compressor": {"id": "gzip", "level": 1},
+        "dtype": dtype,
+      },
+      "schema": {"chunk_layout": {"chunk": chunk}},
     },
     create=True,
   ).result()
-  read = array.open()
-  for index in stored_arrays.blocks(array.shape, chunks):
-    store[index].write(read(index)).result()
+  store.write(stored_arrays.read(array)).result()
   return {
     "driver": "zarr",
     "kvstore": {"driver": "file", "path": relative},
-    "metadata": metadata,
+    "metadata": store.spec().to_json()["metadata"],
   }

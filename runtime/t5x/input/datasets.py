@@ -1,30 +1,55 @@
-"""Data sets of a run: seqio's tasks, as batches of model features."""
+"""Data sets of a run: seqio's tasks, as batches of model features.
 
-from collections.abc import Callable, Mapping, Sequence
+A model has an `input_vocabulary`, an `output_vocabulary` and a `module`, the
+network, whose `config.vocab_size`, if it has one, is its number of embedding
+rows.
+
+seqio registers tasks once for a whole program, but models come and go. The
+vocabulary of a task may be a placeholder for the model's, of a class with
+`stands_for_model = True`. Such a task is used through a copy with the model's
+vocabulary. The copy is not registered, so two models can use one task at once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import copy
 import dataclasses
+import importlib
 import secrets
-from typing import Any, Protocol
+from typing import Any
+import uuid
 
 import seqio
 import tensorflow as tf
 
 from t5x import multihost
-from t5x.input import in_memory, task_lookup
+from t5x.configuration.client import clients
+from t5x.input import in_memory
 
 
-class HasVocabularies(Protocol):
-  """The part of a model that its data depend on.
+def find_task(
+  name: str | seqio.Task | seqio.Mixture,
+  split: str | None = None,
+  module: str | None = None,
+) -> seqio.Task | seqio.Mixture:
+  """Returns the task or mixture of a name.
 
-  Attributes:
-    input_vocabulary: The vocabulary of the encoder's tokens.
-    output_vocabulary: The vocabulary of the decoder's tokens.
-    module: The network, whose `config.vocab_size`, if it has one, is its
-      number of embedding rows.
+  A client that brings tasks may find them itself, to say more of a wrong name.
+
+  Args:
+    name: A name registered with seqio, or the task or mixture itself.
+    split: A split that it must have.
+    module: A module that registers it, imported first.
+
+  Raises:
+    ValueError: if the name, or to a client the module or split, is unknown.
   """
-
-  input_vocabulary: seqio.Vocabulary
-  output_vocabulary: seqio.Vocabulary
-  module: Any
+  for client in clients():
+    if client.find_task is not None:
+      return client.find_task(name, split, module)
+  if module:
+    importlib.import_module(module)
+  return seqio.maybe_get_mixture_or_task(name)
 
 
 @dataclasses.dataclass
@@ -71,13 +96,8 @@ class DatasetConfig:
     return provider if isinstance(provider, str) else provider.name
 
   def task_or_mixture(self) -> seqio.Task | seqio.Mixture:
-    """Returns the task or mixture of that name; see `task_lookup.find`."""
-    if isinstance(self.mixture_or_task_name, str):
-      return task_lookup.find(
-        self.mixture_or_task_name, self.split, self.module
-      )
-    task_lookup.check_split(self.mixture_or_task_name, self.split)
-    return self.mixture_or_task_name
+    """Returns the task or mixture of that name; see `find_task`."""
+    return find_task(self.mixture_or_task_name, self.split, self.module)
 
   def num_input_examples(self) -> int | None:
     """Returns how many examples the split has, if seqio knows."""
@@ -91,7 +111,76 @@ class DatasetConfig:
     return sum(known) if len(known) == len(counts) else None
 
 
-def verify_matching_vocabs(cfg: DatasetConfig, model: HasVocabularies) -> None:
+def for_model(cfg: DatasetConfig, model: Any) -> DatasetConfig:
+  """Returns the configuration of the same examples, in a model's tokens.
+
+  Args:
+    cfg: The examples.
+    model: The model, whose vocabularies replace placeholders.
+
+  Raises:
+    ValueError: if the module, the name or the split is unknown, or the task has
+      another vocabulary than the model.
+  """
+  provider = _bound(cfg.task_or_mixture(), model)
+  cfg = dataclasses.replace(cfg, mixture_or_task_name=provider)
+  verify_matching_vocabs(cfg, model)
+  return cfg
+
+
+def _bound(
+  provider: seqio.Task | seqio.Mixture, model: Any
+) -> seqio.Task | seqio.Mixture:
+  if isinstance(provider, seqio.Mixture):
+    parts = {k: _bound(x, model) for k, x in provider._task_map.items()}
+    mixture = copy.copy(provider)
+    mixture._task_map = parts
+    mixture._tasks = [parts[x.name] for x in provider._tasks]
+    mixture._sub_mixtures = [parts[x.name] for x in provider._sub_mixtures]
+    return mixture
+  features = {
+    name: dataclasses.replace(
+      feature,
+      vocabulary=model.input_vocabulary
+      if name == "inputs"
+      else model.output_vocabulary,
+    )
+    for name, feature in provider.output_features.items()
+    if getattr(type(feature.vocabulary), "stands_for_model", False)
+  }
+  if not features:
+    return provider
+  return provider.replace(
+    output_features={**provider.output_features, **features}
+  )
+
+
+@contextlib.contextmanager
+def registered(provider: seqio.Task | seqio.Mixture) -> Iterator[str]:
+  """Gives a task or mixture a name for a while.
+
+  `seqio.Evaluator` takes a name and no task.
+
+  Args:
+    provider: The task or mixture; its own name stays.
+
+  Yields:
+    A name that is registered for nothing else.
+  """
+  registry = (
+    seqio.MixtureRegistry
+    if isinstance(provider, seqio.Mixture)
+    else seqio.TaskRegistry
+  )
+  name = f"{provider.name}_{uuid.uuid4().hex}"
+  registry.add_provider(name, provider)
+  try:
+    yield name
+  finally:
+    registry.remove(name)
+
+
+def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
   """Refuses a task and a model that do not share their vocabularies.
 
   Raises:
@@ -204,12 +293,20 @@ def get_dataset(
     "trim_output_features": cfg.trim_output_features,
   }
   repeats = cfg.shuffle and num_epochs is None and not cfg.pack
-  if repeats and in_memory.is_possible(cfg.task_or_mixture(), cfg.split):
-    batches = in_memory.shuffled_batches(batch_size=cfg.batch_size, **arguments)
-  else:
-    batches = _batches_of_seqio(cfg, arguments, num_epochs)
-  if batches is None:
+  # A separate pipeline: each iteration of a shuffled one has another order, and
+  # training must have that of the first.
+  first = seqio.get_dataset(
+    **arguments, verbose=False, shuffle=False, num_epochs=1
+  ).take(1)
+  if next(iter(first), None) is None:
     raise ValueError(f"The split {cfg.split!r} of {cfg.name} is empty.")
+  if repeats and in_memory.is_possible(cfg.task_or_mixture(), cfg.split):
+    dataset = in_memory.shuffled(**arguments)
+  else:
+    dataset = seqio.get_dataset(
+      **arguments, verbose=False, shuffle=cfg.shuffle, num_epochs=num_epochs
+    )
+  batches = dataset.batch(cfg.batch_size, drop_remainder=num_epochs is None)
   if rows is not None and len(rows) < cfg.batch_size:
     batches = batches.map(
       lambda batch: {k: tf.gather(x, rows) for k, x in batch.items()}
@@ -219,23 +316,6 @@ def get_dataset(
   options = tf.data.Options()
   options.autotune.enabled = False
   return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def _batches_of_seqio(
-  cfg: DatasetConfig, arguments: Mapping[str, Any], num_epochs: int | None
-) -> tf.data.Dataset | None:
-  """Makes the batches of all processes; None if there is no example."""
-  dataset = seqio.get_dataset(
-    **arguments, verbose=False, shuffle=cfg.shuffle, num_epochs=num_epochs
-  )
-  # A separate pipeline: each iteration of a shuffled one has another order, and
-  # training must have that of the first.
-  first = seqio.get_dataset(
-    **arguments, verbose=False, shuffle=False, num_epochs=1
-  ).take(1)
-  if next(iter(first), None) is None:
-    return None
-  return dataset.batch(cfg.batch_size, drop_remainder=num_epochs is None)
 
 
 def get_training_eval_datasets(

@@ -1,13 +1,11 @@
 """Small data sets that are prepared once: each epoch is an order of their rows.
 
 tf.data prepares each example in each epoch anew, for the same result, on the
-cores that train a small model. Where there is no chance in it, the rows are
-kept, and what goes through tf.data are their numbers, repeated and shuffled as
-seqio does.
+cores that train a small model. Where there is no chance in it, the prepared
+rows are kept, and repeated and shuffled as seqio does.
 """
 
-from collections.abc import Callable, Mapping
-import functools
+from collections.abc import Mapping
 
 import seqio
 import tensorflow as tf
@@ -56,73 +54,46 @@ def _has_no_chance(task: seqio.Task) -> bool:
   steps = task._preprocessor_constructor_args
   names = [type(x).__name__ for x in steps]
   behind = steps[names.index(seqio.CacheDatasetPlaceholder.__name__) + 1 :]
-  return all(_function(x) in _WITHOUT_CHANCE for x in behind)
+  # `partial` makes one of partials, so there is one to look into.
+  return all(getattr(x, "func", x) in _WITHOUT_CHANCE for x in behind)
 
 
-def _function(preprocessor: Callable) -> Callable:
-  while isinstance(preprocessor, functools.partial):
-    preprocessor = preprocessor.func
-  return preprocessor
-
-
-def shuffled_batches(
+def shuffled(
   mixture_or_task_name: seqio.Task | seqio.Mixture,
   task_feature_lengths: Mapping[str, int],
   dataset_split: str,
   feature_converter: seqio.FeatureConverter,
-  use_cached: bool,
-  seed: int | None,
-  trim_output_features: bool,
-  batch_size: int,
-) -> tf.data.Dataset | None:
-  """Makes the batches of `seqio.get_dataset`, shuffled and repeated for ever.
+  seed: int,
+  **arguments: bool,
+) -> tf.data.Dataset:
+  """Makes the data set of `seqio.get_dataset`, shuffled and repeated for ever.
 
   Args:
-    mixture_or_task_name: As the others but the last one, an argument of
-      `seqio.get_dataset`; one for which `is_possible` is true.
+    mixture_or_task_name: As the others, an argument of `seqio.get_dataset`; one
+      for which `is_possible` is true.
     task_feature_lengths: Task feature -> tokens.
     dataset_split: The split.
     feature_converter: To the model's features, without packing.
-    use_cached: Whether to read seqio's cache.
     seed: Of the order.
-    trim_output_features: Whether features are cut to their lengths.
-    batch_size: Rows of a batch.
-
-  Returns:
-    The batches; None if a split has no example.
+    **arguments: `use_cached` and `trim_output_features`.
   """
   provider = mixture_or_task_name
   tasks = _tasks(provider, dataset_split)
-  parts: list[Mapping[str, tf.Tensor]] = []
-  orders = []
-  start = 0
+  datasets = []
   for task in tasks:
     rows = task.get_dataset(
       task_feature_lengths,
       split=dataset_split,
-      use_cached=use_cached,
       shuffle=True,
       shuffle_buffer_size=1,  # In the order in which they come to be shuffled.
       seed=seed,
       num_epochs=1,
-      trim_output_features=trim_output_features,
+      **arguments,
     )
-    features = feature_converter(rows, task_feature_lengths)
-    found = list(features.batch(MAX_EXAMPLES))
-    if not found:
-      return None
-    parts += found
-    stop = start + sum(len(next(iter(part.values()))) for part in found)
-    order = tf.data.Dataset.range(start, stop).repeat()
-    buffer_size = task._shuffle_buffer_size
-    assert buffer_size is not None, "is_possible looked"
-    orders.append(order.shuffle(buffer_size, seed=seed))
-    start = stop
-  table = {k: tf.concat([part[k] for part in parts], 0) for k in parts[0]}
-  numbers = orders[0]
-  if isinstance(provider, seqio.Mixture):
-    rates = provider._get_all_mixing_rates(tasks)
-    numbers = provider._sample_fn(orders, rates, seed)
-  return numbers.batch(batch_size, drop_remainder=True).map(
-    lambda batch: {k: tf.gather(x, batch) for k, x in table.items()}
-  )
+    kept = feature_converter(rows, task_feature_lengths).cache().repeat()
+    assert task._shuffle_buffer_size is not None, "is_possible looked"
+    datasets.append(kept.shuffle(task._shuffle_buffer_size, seed=seed))
+  if isinstance(provider, seqio.Task):
+    return datasets[0]
+  rates = provider._get_all_mixing_rates(tasks)
+  return provider._sample_fn(datasets, rates, seed)

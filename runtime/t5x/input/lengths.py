@@ -26,9 +26,8 @@ _TOKENS = 512
 _OVERHEAD = 128
 # Batches of a split for each additional shape.
 _BATCHES_PER_SHAPE = 16
-_MOST_OF_SPLIT = 4
-# A length may stand in for one that is shorter by this factor.
-_NEAR = 1.2
+_MOST_OF_SPLIT = 5
+_STEP_OF_SPLIT = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +57,10 @@ class Microbatch:
 
 
 def count_tokens(features: Features) -> np.ndarray:
-  """Returns [n], the tokens of each row of `encoder_input_tokens` [n, T]."""
-  inputs = features[INPUTS]
-  return ((inputs != 0) * np.arange(1, inputs.shape[1] + 1)).max(axis=1)
-
-
-def count_tokens_of_example(features: Features) -> int:
-  """Returns the tokens of `encoder_input_tokens` [T], or 0 without them."""
-  found = np.flatnonzero(features.get(INPUTS, ()))
-  return int(found[-1]) + 1 if len(found) else 0
+  """Counts the tokens of `encoder_input_tokens`, [..., T], 0 without them."""
+  inputs = np.asarray(features.get(INPUTS, ()))
+  numbers = np.arange(1, inputs.shape[-1] + 1)
+  return ((inputs != 0) * numbers).max(axis=-1, initial=0)
 
 
 def cut(features: Features, length: int) -> dict[str, np.ndarray]:
@@ -122,10 +116,7 @@ def shapes(
   if count < 1:
     raise ValueError(f"Expected at least 1 shape, got {count}.")
   step = _RANGE ** (1 / max(count - 1, 1))
-  lengths = {
-    min(-(-max(int(longest * step**i), 1) // _MULTIPLE) * _MULTIPLE, longest)
-    for i in range(count)
-  }
+  lengths = {_rounded(longest * step**i, longest) for i in range(count)}
   sizes = [x for x in range(multiple, rows + 1, multiple) if rows % x == 0]
   tokens = max((longest + fixed) * max(rows * _PART, sizes[0]), _TOKENS)
   chosen = []
@@ -182,78 +173,35 @@ def plan(
   return found[::-1]
 
 
-class SplitPlanner:
-  """Cuts whole splits into batches of examples of similar lengths.
+def plan_split(
+  lengths: np.ndarray, batch_size: int, padded: int
+) -> list[Microbatch]:
+  """Cuts a whole split, or a part of one, into batches of similar lengths.
 
-  It remembers the lengths that it chose, so that the splits of a mixture, and
-  the parts of a large split, share compiled programs.
+  The lengths of the batches fall from `padded` by a constant factor, so splits
+  of the same features share compiled programs.
+
+  Args:
+    lengths: [n] Tokens of each example.
+    batch_size: Rows of every batch.
+    padded: Length of the features. A split of few batches uses it for all:
+      another compilation would take longer than it saves.
+
+  Returns:
+    Batches, from short to long, of every example once.
   """
-
-  def __init__(self, batch_size: int, most: int = 8):
-    """Starts without any length.
-
-    Args:
-      batch_size: Rows of every batch.
-      most: The largest number of lengths, beside that of the features.
-    """
-    self._batch_size = batch_size
-    self._most = most
-    self._known: set[int] = set()
-
-  def plan(self, lengths: np.ndarray, padded: int) -> list[Microbatch]:
-    """Plans a split, or a part of one.
-
-    Args:
-      lengths: [n] Tokens of each example.
-      padded: Length of the features. A split of few batches uses it for all:
-        another compilation would take longer than it saves.
-
-    Returns:
-      Batches, from short to long, of every example once.
-    """
-    size = self._batch_size
-    order = np.argsort(lengths, kind="stable")
-    parts = [order[i : i + size] for i in range(0, len(order), size)]
-    longest = [int(lengths[part].max()) for part in parts]
-    count = min(_MOST_OF_SPLIT, 1 + len(parts) // _BATCHES_PER_SHAPE)
-    limits = [padded]
-    if count > 1:
-      limits += [self._find(x, padded) for x in _limits(longest, count)]
-    return [
-      Microbatch(part, Shape(size, min(x for x in limits if x >= length)))
-      for part, length in zip(parts, longest, strict=True)
-    ]
-
-  def _find(self, length: int, padded: int) -> int:
-    """Returns a known length that is close enough, or remembers a new one."""
-    known = sorted(x for x in self._known | {padded} if x >= length)
-    if known[0] > _NEAR * length and len(self._known) < self._most:
-      self._known.add(length)
-      return length
-    return known[0]
-
-
-def _limits(longest: Sequence[int], count: int) -> list[int]:
-  """Chooses the lengths of batches that need the least padding."""
-  top = max(longest, default=0)
-  rounded = [min(-(-x // _MULTIPLE) * _MULTIPLE, top) for x in longest]
-  values = sorted(set(rounded))
-  if len(values) <= count:
-    return values
-  numbers = [rounded.count(x) for x in values]
-  # best[i]: the cost of the first i values, and their limits.
-  best: list[tuple[int, list[int]]] = [(0, [])] + [
-    (values[i] * sum(numbers[: i + 1]), [values[i]]) for i in range(len(values))
+  order = np.argsort(lengths, kind="stable")
+  parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+  count = min(_MOST_OF_SPLIT, 1 + len(parts) // _BATCHES_PER_SHAPE)
+  limits = [_rounded(padded * _STEP_OF_SPLIT**i, padded) for i in range(count)]
+  return [
+    Microbatch(
+      part, Shape(batch_size, min(x for x in limits if x >= lengths[part[-1]]))
+    )
+    for part in parts
   ]
-  for _ in range(count - 1):
-    best = [best[0]] + [
-      min(
-        (
-          best[j][0] + values[i] * sum(numbers[j : i + 1]),
-          best[j][1] + [values[i]],
-        )
-        for j in range(i + 1)
-      )
-      for i in range(len(values))
-    ]
-  return best[-1][1]
+
+
+def _rounded(length: float, longest: int) -> int:
+  """Rounds a length up to a multiple, but not beyond the longest."""
+  return min(-(-max(int(length), 1) // _MULTIPLE) * _MULTIPLE, longest)

@@ -1,10 +1,10 @@
 """Counts of the examples that are cut to their feature lengths."""
 
-import collections
 from collections.abc import Iterator, Mapping
 import inspect
 
 import jax
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -40,25 +40,20 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
   for task in seqio.get_subtasks(cfg.task_or_mixture()):
     if cfg.split not in (task.splits or ()) or _needs_lengths(task):
       continue
-    for feature, cut in _count(task, cfg, lengths).items():
-      cuts.setdefault(task.name, {})[feature] = cut
+    if found := _count(task, cfg, lengths):
+      cuts[task.name] = found
   return cuts
 
 
-def describe(
-  cuts: Cuts, cfg: DatasetConfig, only: str | None = None
-) -> Iterator[str]:
+def describe(cuts: Cuts, cfg: DatasetConfig) -> Iterator[str]:
   """Describes cuts, in a sentence for each feature of a task.
 
   Args:
     cuts: The result of `count_cuts`.
     cfg: The configuration that it counted.
-    only: The name of one task; None means all.
   """
   lengths = cfg.task_feature_lengths or {}
   for task, features in cuts.items():
-    if only not in (None, task):
-      continue
     for feature, cut in features.items():
       yield (
         f"{task}, {cfg.split} split: {cut['examples']:,} of the {cut['of']:,} "
@@ -69,40 +64,33 @@ def describe(
 
 def _needs_lengths(task: seqio.Task) -> bool:
   """Returns whether a preprocessor requires the lengths."""
-  parameters = (inspect.signature(x).parameters for x in task.preprocessors)
-  return any(
-    "sequence_length" in x
-    and x["sequence_length"].default is inspect.Parameter.empty
-    for x in parameters
+  parameters = (
+    inspect.signature(x).parameters.get("sequence_length")
+    for x in task.preprocessors
   )
+  return any(x is not None and x.default is x.empty for x in parameters)
 
 
 def _count(
   task: seqio.Task, cfg: DatasetConfig, lengths: Mapping[str, int]
 ) -> dict[str, dict[str, int]]:
   dataset = task.get_dataset(
-    sequence_length=None,
-    split=cfg.split,
-    use_cached=cfg.use_cached,
-    shuffle=False,
-    num_epochs=1,
+    None, cfg.split, use_cached=cfg.use_cached, shuffle=False, num_epochs=1
   )
   features = [name for name in task.output_features if name in lengths]
-  dataset = dataset.map(
-    lambda example: {name: tf.shape(example[name])[0] for name in features},
+  sizes = dataset.take(MAX_EXAMPLES).map(
+    lambda example: [tf.shape(example[name])[0] for name in features],
     num_parallel_calls=tf.data.AUTOTUNE,
   )
-  counts = {name: collections.Counter() for name in features}
-  seen = 0
-  for batch in dataset.take(MAX_EXAMPLES).batch(1000).as_numpy_iterator():
-    for name, sizes in batch.items():
-      lost = (sizes - lengths[name]).clip(min=0)
-      counts[name]["examples"] += int((lost > 0).sum())
-      counts[name]["tokens"] += int(lost.sum())
-      counts[name]["longest"] = max(counts[name]["longest"], int(sizes.max()))
-    seen += len(next(iter(batch.values())))
-  return {
-    name: {**count, "of": seen}
-    for name, count in counts.items()
-    if count["examples"]
-  }
+  rows = np.array(list(sizes.as_numpy_iterator())).reshape(-1, len(features))
+  cuts = {}
+  for name, column in zip(features, rows.T, strict=True):
+    lost = (column - lengths[name]).clip(min=0)
+    if lost.any():
+      cuts[name] = {
+        "examples": int((lost > 0).sum()),
+        "of": len(column),
+        "tokens": int(lost.sum()),
+        "longest": int(column.max()),
+      }
+  return cuts

@@ -10,7 +10,7 @@ import seqio
 
 from t5x import checkpoints, models, multihost, partitioning, utils
 from t5x.files import storage
-from t5x.input import task_binding, truncation
+from t5x.input import datasets, truncation
 from t5x.runs import metric_log, records
 from t5x.runs import plan as plan_lib
 from t5x.train_state import TrainState
@@ -31,7 +31,7 @@ class InferenceEvaluator:
 
     Args:
       infer_eval_dataset_cfg: The examples, in the model's tokens; see
-        `task_binding.for_model`.
+        `datasets.for_model`.
       inference_evaluator_cls: `seqio.Evaluator`, its loggers bound by gin.
       model: The model.
       partitioner: Places batches on the devices.
@@ -46,7 +46,7 @@ class InferenceEvaluator:
     self._batch_size = cfg.batch_size
     self._upload = storage.UploadFolder(log_dir) if log_dir else None
     self._infer_fns: dict[str, Callable[..., Any]] = {}
-    with task_binding.registered(cfg.task_or_mixture()) as name:
+    with datasets.registered(cfg.task_or_mixture()) as name:
       self._evaluator = inference_evaluator_cls(
         mixture_or_task_name=name,
         feature_converter=model.feature_converter_cls(
@@ -186,7 +186,7 @@ def evaluate(plan: EvaluationPlan) -> dict[str, dict[str, float]]:
       metric_log.keep_evaluations(folder, ())
     if plan.restore_checkpoint_cfg.path is not None:  # Before data are read.
       checkpoints.find_checkpoint(plan.restore_checkpoint_cfg.path)
-    cfg = task_binding.for_model(plan.dataset_cfg, plan.model)
+    cfg = datasets.for_model(plan.dataset_cfg, plan.model)
     evaluator = InferenceEvaluator(
       cfg, plan.inference_evaluator_cls, plan.model, plan.partitioner, folder
     )

@@ -13,8 +13,8 @@ import seqio
 import tensorflow as tf
 
 from t5x import checkpoints, multihost, utils
-from t5x.files import partial_file, run_lock
-from t5x.input import datasets, task_binding, truncation
+from t5x.files import run_lock, safe_files
+from t5x.input import datasets, truncation
 from t5x.runs import events, records
 from t5x.runs import plan as plan_lib
 
@@ -107,7 +107,7 @@ class _Predictor:
   def __init__(self, plan: InferencePlan):
     """Reads the weights."""
     self._plan, model = plan, plan.model
-    self._cfg = task_binding.for_model(plan.dataset_cfg, model)
+    self._cfg = datasets.for_model(plan.dataset_cfg, model)
     self._converter = model.feature_converter_cls(pack=False)
     self._state, axes, self._base = plan.restore(
       datasets.batch_shapes(self._cfg, model.feature_converter_cls)
@@ -181,7 +181,9 @@ class _Predictor:
         cuts = record.fields["data"]["cut"]
         progress = plan.progress(
           int(dataset.reduce(np.int64(0), lambda n, _: n + 1)),
-          truncation.describe(cuts, self._cfg, task.name),
+          truncation.describe(
+            {k: x for k, x in cuts.items() if k == task.name}, self._cfg
+          ),
         )
         self._write_file(path, dataset, progress, lock)
         written[path] = progress.total
@@ -200,21 +202,17 @@ class _Predictor:
       progress.begin(done=progress.total)
       return
     chunk_size = self._plan.checkpoint_period * self._cfg.batch_size
-    file = partial_file.PartialFile(path) if jax.process_index() == 0 else None
-    is_whole = False
-    try:
-      first = multihost.from_first_process(file and file.num_lines)
-      progress.begin(done=first)
-      for start in range(first, progress.total, chunk_size):
-        chunk = list(self._lines(dataset.skip(start).take(chunk_size), start))
-        lock.check()
-        if file is not None:
-          file.write(chunk)
-        progress.advance(len(chunk))
-      is_whole = True
-    finally:
+    file = safe_files.PartialFile(path) if jax.process_index() == 0 else None
+    first = multihost.from_first_process(file and file.num_lines)
+    progress.begin(done=first)
+    for start in range(first, progress.total, chunk_size):
+      chunk = list(self._lines(dataset.skip(start).take(chunk_size), start))
+      lock.check()
       if file is not None:
-        file.close(is_whole)
+        file.write(chunk)
+      progress.advance(len(chunk))
+    if file is not None:
+      file.finish()
 
   def _lines(self, dataset: tf.data.Dataset, first: int) -> Iterator[str]:
     """Makes the line of each example, of which the first has that number."""

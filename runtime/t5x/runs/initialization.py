@@ -137,7 +137,7 @@ class TrainStateInitializer:
     _note_trainer(base)
     sources = self._sources(base, cfg)
     params = self._read(base, cfg, sources)
-    if sources == {name: name for name in base.shapes}:
+    if sources == {name: name for name in base.arrays}:
       base = base.identified_by(params)
     if missing := [name for name in self.param_shapes if name not in params]:
       if not cfg.fallback_to_scratch or init_rng is None:
@@ -160,7 +160,7 @@ class TrainStateInitializer:
     }
     if anew := [
       name
-      for name in base.shapes
+      for name in base.arrays
       if name in self._shapes_on_disk and name not in sources
     ]:
       logging.warning(
@@ -173,17 +173,17 @@ class TrainStateInitializer:
       f"{name} is not in the checkpoint"
       + ("" if source == name else f" as {source}")
       for name, source in sources.items()
-      if source not in base.shapes
+      if source not in base.arrays
     ] + [
       f"{name} of the checkpoint is not in the model"
-      for name in base.shapes
+      for name in base.arrays
       if name not in self._shapes_on_disk and name not in sources.values()
     ]
     wrong = [
-      f"{name} has shape {base.shapes[source].shape}, expected {shape}"
+      f"{name} has shape {base.arrays[source].shape}, expected {shape}"
       for name, source in sources.items()
-      if source in base.shapes
-      and base.shapes[source].shape
+      if source in base.arrays
+      and base.arrays[source].shape
       != (shape := self._shapes_on_disk[name].shape)
     ]
     if problems := absent + wrong:
@@ -199,7 +199,7 @@ class TrainStateInitializer:
       if wrong or cfg.strict:
         raise ValueError(message)
       logging.warning(message)
-    return {k: v for k, v in sources.items() if v in base.shapes}
+    return {k: v for k, v in sources.items() if v in base.arrays}
 
   @functools.cached_property
   def _shapes_on_disk(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -232,9 +232,9 @@ class TrainStateInitializer:
       if name in trained:
         dtype = trained[name].dtype
       elif source in base.metadata.get("trained", ()):
-        dtype = base.shapes[source].dtype
+        dtype = base.arrays[source].dtype
       else:
-        dtype = cfg.dtype or base.shapes[source].dtype
+        dtype = cfg.dtype or base.arrays[source].dtype
       targets[name] = jax.ShapeDtypeStruct(
         shape.shape, dtype, sharding=self._axes[name]
       )

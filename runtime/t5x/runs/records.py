@@ -136,7 +136,7 @@ def locked_folder(
   identity.check_same_everywhere(configuration, folder)
   try:
     if storage.is_bucket(folder):
-      storage.check_writable(folder, macro)
+      storage.check_access(folder, f"{macro}={folder!r}", "write to")
     else:
       os.makedirs(folder, exist_ok=True)
       with tempfile.TemporaryFile(dir=folder):

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from t5x.input import datasets, task_binding, truncation
+from t5x.input import datasets, truncation
 from t5x.runs import evaluation
 from t5x.runs.plan import Plan
 
@@ -48,7 +48,7 @@ def bind(plan: Plan) -> dict[str, datasets.DatasetConfig]:
     "scores": plan.infer_eval_dataset_cfg,
   }
   bound = {
-    purpose: task_binding.for_model(cfg, plan.model)
+    purpose: datasets.for_model(cfg, plan.model)
     for purpose, cfg in cfgs.items()
     if cfg is not None
   }

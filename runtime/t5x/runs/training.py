@@ -9,7 +9,6 @@ from etils import epath
 import jax
 
 from t5x import checkpoints, multihost, train_state
-from t5x.configuration import client
 from t5x.files import run_lock, safe_files
 from t5x.input import datasets
 from t5x.runs import (
@@ -22,17 +21,6 @@ from t5x.runs import (
 from t5x.runs import plan as plan_lib
 from t5x.runs.loop import Loop
 from t5x.runs.plan import Outcome, Plan
-
-# Files that a run writes whole, of which a killed one may leave a part.
-_OWN_FILES = frozenset(
-  {
-    "metrics.jsonl",
-    "record.json",
-    "config.gin",
-    "configuration.json",
-    "run.lock.json",
-  }
-)
 
 
 @plan_lib.with_arguments_of(Plan)
@@ -181,8 +169,5 @@ def _resume_actions(loop: Loop) -> None:
     folder = plan.model_dir
     evaluations = os.path.join(folder, "inference_eval")
     metric_log.keep_evaluations(evaluations, {e["step"] for e in info.evals})
-    own_files = _OWN_FILES.union(*(x.run_files for x in client.clients()))
-    safe_files.remove_leftovers(folder, own_files.__contains__)
-    safe_files.remove_leftovers(
-      evaluations, lambda name: name.endswith("-metrics.jsonl")
-    )
+    safe_files.remove_leftovers(folder)
+    safe_files.remove_leftovers(evaluations)

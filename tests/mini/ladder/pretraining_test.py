@@ -59,7 +59,7 @@ def test_keeps_the_checkpoints_at_10_50_and_100_percent(tmp_path):
   base = checkpoints.open_checkpoint(str(folder / "lm_50"))
   assert base.step == 24
   assert base.metadata["name"] == "ladder_xs lm_50"
-  assert base.shapes["kernel"].dtype == ml_dtypes.bfloat16
+  assert base.arrays["kernel"].dtype == ml_dtypes.bfloat16
 
 
 def test_refuses_a_run_without_a_checkpoint_at_each_tenth(tmp_path):

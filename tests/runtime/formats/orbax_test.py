@@ -8,7 +8,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from t5x.files import digests
 from t5x.formats import base_checkpoints, orbax, stored_arrays
 
 _FLAT = {
@@ -50,14 +49,12 @@ def test_googles_t5x_finds_the_item_that_it_restores(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read[name], array)
 
 
-@pytest.mark.parametrize("layout", ["beside", "inside", "flat"])
-def test_every_layout_is_read_with_its_metadata(tmp_path, layout):
-  """Metadata beside the item or in it, and the layout without an item."""
+@pytest.mark.parametrize("is_flat", [False, True])
+def test_every_layout_is_read_with_its_metadata(tmp_path, is_flat):
+  """The layout without an item is older."""
   path = _save(tmp_path)
-  if layout != "beside":
-    (path / digests.NAME).unlink()  # These layouts are older.
+  if is_flat:
     shutil.move(path / "_CHECKPOINT_METADATA", path / orbax.ITEM)
-  if layout == "flat":
     shutil.move(path / orbax.ITEM, tmp_path / "item")
     shutil.rmtree(path)
     shutil.move(tmp_path / "item", path)

@@ -7,7 +7,7 @@ import seqio
 import tiny
 
 from prompt_tuning.data import vocabulary
-from t5x.input import task_binding
+from t5x.input import datasets
 
 seqio.MixtureRegistry.add(
   "tiny_mixture", [(tiny.TASK, 1), (tiny.OTHER_TASK, 2)]
@@ -42,7 +42,7 @@ def test_each_model_gets_the_task_in_its_own_tokens(monkeypatch, name):
     _Model(_Shifted(0), _Shifted(0)),
   ]
   cfg = tiny.dataset_config(mixture_or_task_name=name, split="validation")
-  bound = [task_binding.for_model(cfg, model) for model in models]
+  bound = [datasets.for_model(cfg, model) for model in models]
   first, second = map(_inputs, bound)
   assert second == [token + 1 if token > 1 else token for token in first]
   assert [x.name for x in bound] == [name, name]
@@ -66,11 +66,11 @@ def test_task_with_a_vocabulary_of_its_own_keeps_it():
   )
   cfg = tiny.dataset_config(mixture_or_task_name=task)
   model = _Model(seqio.ByteVocabulary(7), seqio.ByteVocabulary(7))
-  assert task_binding.for_model(cfg, model).task_or_mixture() is task
+  assert datasets.for_model(cfg, model).task_or_mixture() is task
 
 
 def test_name_is_registered_for_a_while():
   task = seqio.TaskRegistry.get(tiny.TASK)
-  with task_binding.registered(task) as name:
+  with datasets.registered(task) as name:
     assert seqio.get_mixture_or_task(name) is task
   assert name not in seqio.TaskRegistry.names()

@@ -1,0 +1,47 @@
+"""Files and folders of other software, which are on a disk only."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+
+def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the path, if it is on one of this machine's disks.
+
+  Raises:
+    ValueError: if it is in a bucket.
+  """
+  if "://" in os.fspath(path):
+    raise ValueError(
+      f"{os.fspath(path)}: this format is read and written on a disk only. "
+      "Name a local path, and copy."
+    )
+  return pathlib.Path(path)
+
+
+def check_new(folder: pathlib.Path) -> None:
+  """Raises ValueError unless a folder is missing or empty."""
+  if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    raise ValueError(f"Expected a new folder, got {folder}, which has content.")
+
+
+def read_json(file: pathlib.Path, what: str, key: str) -> dict[str, Any]:
+  """Reads a JSON object.
+
+  Args:
+    file: The file.
+    what: A noun for it, for messages.
+    key: A key that it must have.
+
+  Raises:
+    ValueError: if it is not an object with that key.
+  """
+  try:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(content, dict) and key in content:
+      return content
+    problem = f"it has no {key}"
+  except (ValueError, RecursionError) as error:
+    problem = repr(error)
+  raise ValueError(f"{file} is not {what}: {problem}.")

@@ -1,0 +1,187 @@
+"""Files are whole or not there, wherever their writing is cut off.
+
+Those with a bucket's server are in `bucket*_test`.
+"""
+
+import errno
+import os
+import pathlib
+import stat
+
+from damages import DAMAGES
+import pytest
+
+from prompt_tuning import project_files as whole_files
+from t5x.files import safe_files, storage
+
+# The runtime's writer, and that of prompts, which needs no runtime.
+WRITERS = pytest.mark.parametrize(
+  "write", [safe_files.write, whole_files.write]
+)
+
+
+@WRITERS
+def test_links_are_replaced_and_not_followed(tmp_path, write):
+  victim = tmp_path / "victim"
+  victim.write_text("kept")
+  names = ["record.json", "record.json.tmp", ".record.json.tmp"]
+  for name in names:
+    (tmp_path / name).symlink_to(victim)
+  write(tmp_path / "record.json", b"new")
+  assert victim.read_text() == "kept"
+  assert not (tmp_path / "record.json").is_symlink()
+  assert sorted(os.listdir(tmp_path)) == sorted([*names, "victim"])
+
+
+@WRITERS
+def test_full_disk_names_the_file_and_leaves_the_old_one(
+  tmp_path, monkeypatch, write
+):
+  path = tmp_path / "record.json"
+  path.write_text("old")
+
+  def full(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(
+    OSError, match=r"No space left on device: '.*record\.json"
+  ):
+    write(path, b"new")
+  assert path.read_text() == "old"
+  assert os.listdir(tmp_path) == ["record.json"]
+
+
+def _give_up(path):
+  with safe_files.replacing(path) as file:
+    file.write(b"half")
+    raise KeyboardInterrupt
+
+
+def test_nothing_new_stays_when_writing_is_given_up(tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    _give_up(tmp_path / "model.safetensors")
+  assert os.listdir(tmp_path) == []
+
+
+def test_damaged_file_keeps_its_content_under_another_name(tmp_path, caplog):
+  path = tmp_path / "record.json"
+  for number in ("", "_2"):
+    path.write_text(f"garbled{number}")
+    new = safe_files.set_aside(path, "no JSON", "It is written anew.")
+    assert new == f"{path}.damaged{number}"
+    assert pathlib.Path(new).read_text() == f"garbled{number}"
+    assert (
+      f"{path} is damaged (no JSON); it is kept as {new}. It" in caplog.text
+    )
+  assert not path.exists()
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+  names = [".other.x1_y.tmp", ".tmp", "record.json"]
+  for name in [*names, ".record.json.0123456789ab.tmp"]:
+    (tmp_path / name).touch()
+  safe_files.remove_leftovers(tmp_path)
+  assert sorted(os.listdir(tmp_path)) == names
+
+
+@WRITERS
+def test_mode_is_that_of_any_new_file_and_no_thread_changes_it(
+  tmp_path, monkeypatch, write
+):
+  """Setting a umask, to read it, sets that of all threads."""
+  before = os.umask(0o027)
+  try:
+    with monkeypatch.context() as patch:
+      patch.setattr(os, "umask", lambda mask: pytest.fail("It was set."))
+      write(tmp_path / "new", b"")
+  finally:
+    os.umask(before)
+  assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+
+
+CHUNKS = [[f"line {i} of {n}\n" for i in range(4)] for n in range(3)]
+WHOLE = "".join("".join(chunk) for chunk in CHUNKS)
+
+
+def _write(path, stop_after=None):
+  """Writes what is missing; returns how many lines were there."""
+  file = safe_files.PartialFile(str(path))
+  there = file.num_lines
+  for chunk in CHUNKS[there // 4 : stop_after]:
+    file.write(chunk)
+  if stop_after is None:
+    file.finish()
+  return there
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("number", [0, 1])
+def test_damaged_part_is_written_again(tmp_path, damage, number):
+  path = tmp_path / "predictions"
+  _write(path, stop_after=2)
+  chunks = sorted((tmp_path / "predictions.partial").iterdir())
+  DAMAGES[damage](chunks[number])
+  assert _write(path) == 4 * number
+  assert path.read_text() == WHOLE
+  assert os.listdir(tmp_path) == ["predictions"]
+
+
+def test_what_is_whole_is_kept(tmp_path):
+  path = tmp_path / "predictions"
+  _write(path, stop_after=2)
+  # Of a process that was killed while it wrote.
+  (tmp_path / "predictions.partial" / ".000000000008-1.tmp").write_text("line")
+  assert _write(path) == 8
+  assert path.read_text() == WHOLE
+
+
+OLD, NEW = "gs://bucket/checkpoint_1.new", "gs://bucket/checkpoint_1"
+
+
+@pytest.mark.parametrize(
+  "marks",
+  [
+    [storage.MARK, "digests.json"],  # A run's.
+    ["digests.json"],  # One of a disk, copied to a bucket.
+    ["checkpoint"],  # T5X's format 3.
+  ],
+)
+def test_checkpoint_gets_its_marks_when_all_else_is_there(marks, monkeypatch):
+  """A process may be killed after any of the copies."""
+  names = sorted([*marks, "_METADATA", "run/a", "state/checkpoint", "state/b"])
+  copied = []
+
+  class FileSystem:
+    def cp_file(self, old, new):
+      assert old.removeprefix(OLD) == new.removeprefix(NEW)
+      copied.append(new.removeprefix(f"{NEW}/"))
+      if any(mark in copied for mark in marks):
+        assert set(copied) >= set(names) - set(marks)
+
+  monkeypatch.setattr(storage, "file_system", lambda path: FileSystem())
+  monkeypatch.setattr(storage, "files", lambda folder: names)
+  monkeypatch.setattr(storage, "remove", lambda path: copied.append(str(path)))
+  storage.rename(OLD, NEW)
+  assert sorted(copied[:-1]) == names
+  assert copied[-2:] == [marks[0], OLD]
+
+
+def test_upload_sends_folders_and_goes_on_with_files_of_tensorboard(
+  tmp_path, monkeypatch
+):
+  there = tmp_path / "there"
+  monkeypatch.setattr(storage, "is_bucket", lambda path: True)
+  upload = storage.UploadFolder(str(there))
+  here = pathlib.Path(upload.path)
+  events = here / "task" / "events.out.tfevents.1"
+  events.parent.mkdir()
+  for content in (b"a", b"ab"):
+    events.write_bytes(content)
+    (here / "predictions.jsonl").write_bytes(content)
+    upload.send()
+    assert (there / "task" / events.name).read_bytes() == content
+    assert (there / "predictions.jsonl").read_bytes() == content
+    assert [x.name for x in here.iterdir()] == ["task"]
+  upload.close()
+  assert not here.exists()
