@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> None:
     return filed is not None and filed.started == records.read(left).started
 
   cells = sheets.load("ladder", args.root / "configs").cells()
-  order = list(args.sizes or SIZES)
+  order = [str(size) for size in args.sizes or SIZES]
   for cell in sorted(
     (x for x in cells if x.point["size"] in order),
-    key=lambda x: order.index(x.point["size"]),
+    key=lambda x: order.index(str(x.point["size"])),
   ):
     stage, folder = str(cell.point["stage"]), args.root / "checkpoints"
     folder = folder / str(cell.point["size"])

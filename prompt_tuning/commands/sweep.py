@@ -81,7 +81,8 @@ def _tabulate(sheet: Any, workspace: Any) -> None:
   folder = workspace.root / "runs" / sheet.name
   generated_files.write(files, folder)
   table = tables.table(results)
-  print(pd.DataFrame(table.rows, columns=table.header).to_string(index=False))
+  frame = pd.DataFrame(table.rows, columns=list(table.header))
+  print(frame.to_string(index=False))
   if drifted := pages.drift_note(results):
     again = f"Delete them in {workspace.results} to make them again."
     print(f"{drifted}{again}", file=sys.stderr)

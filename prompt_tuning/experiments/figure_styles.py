@@ -100,17 +100,18 @@ def styles(methods: Mapping[str, str]) -> dict[str, Style]:
       found[family] = own
     for i, (name, mix) in enumerate(zip(variants, mixes, strict=True)):
       found[name] = Style(
-        colors.to_hex(
-          [
-            # Mixed with white, or with black if `mix` is negative.
-            float(x * (1 - abs(mix)) + (mix > 0) * abs(mix))
-            for x in colors.to_rgb(color)
-          ]
-        ),
+        _mixed(color, float(mix)),
         others[i % len(others)],
         _LINES[(i + has_own) % len(_LINES)],
       )
   return {name: found[name] for name in methods}
+
+
+def _mixed(color: str, mix: float) -> str:
+  """Mixes a color with white, or with black if `mix` is negative."""
+  kept, white = 1 - abs(mix), (mix > 0) * abs(mix)
+  red, green, blue = (x * kept + white for x in colors.to_rgb(color))
+  return colors.to_hex((red, green, blue))
 
 
 def _family(method: str) -> str:

@@ -238,9 +238,8 @@ def _draw_paper(panel: Axes, paper: Paper, styles: _Styles) -> None:
       continue
     style = styles[row.row or row.label]
     numbers = dict(zip(paper.x, row.numbers(), strict=True))
-    xs = [x for x, number in numbers.items() if number is not None]
-    ys = [numbers[x] for x in xs]
-    panel.plot(xs, ys, label=row.label, **style.line)
+    known = {x: y for x, y in numbers.items() if y is not None}
+    panel.plot(list(known), list(known.values()), label=row.label, **style.line)
     if row.band:
       low, high = zip(*row.band, strict=True)
       panel.fill_between(paper.x, low, high, **style.band)

@@ -99,7 +99,7 @@ def differences(
     elif old != content:
       pictures = (old, content) if path.suffix == ".png" else ()
       pixels = [image.imread(io.BytesIO(x), format="png") for x in pictures]
-      if not pixels or not np.array_equal(*pixels):
+      if not pixels or not np.array_equal(pixels[0], pixels[1]):
         wrong.append(f"{name} differs")
   for path in sorted((folder / whole).glob("*")) if whole else ():
     name = path.relative_to(folder).as_posix()

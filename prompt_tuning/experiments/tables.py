@@ -74,7 +74,7 @@ def _score_table(results: Results, view: View) -> Table:
   if layout.parameters:
     header[1:1] = ["Trainable", "Share"]
     shares = map(_share_texts, map(view.trainable, view.rows))
-    for texts, share in itertools.zip_longest(rows, shares, fillvalue=("", "")):
+    for texts, share in itertools.zip_longest(rows, shares, fillvalue=["", ""]):
       texts[1:1] = share
   if has_majorities:
     blank = [""] * (len(header) - 1 - len(majorities))

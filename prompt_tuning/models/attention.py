@@ -31,8 +31,7 @@ _TILE = 128
 _AXES = ("batch", "heads", "length", "kv")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def attention(
+def _attention(
   query: Array,
   key: Array,
   value: Array,
@@ -63,6 +62,9 @@ def attention(
     [B, N, Q, D] in the dtype of the operands.
   """
   return _forward((query, key, value, bias, mask), kernel)[0]
+
+
+attention = jax.custom_vjp(_attention, nondiff_argnums=(5,))
 
 
 def _forward(
@@ -151,11 +153,14 @@ def plain_backward(
 ) -> Gradients:
   """Differentiates `plain_forward`."""
   del results
-  count = 4 if bias_trains else 3
-  _, pull_back = jax.vjp(
-    lambda *x: plain_forward((*x, *operands[count:]))[0], *operands[:count]
-  )
-  return (*pull_back(gradient), *(None,) * (4 - count))
+  *differentiated, bias, mask = operands
+
+  def plain(query: Array, key: Array, value: Array, bias: Any = bias) -> Array:
+    return plain_forward((query, key, value, bias, mask))[0]
+
+  if bias_trains:
+    return jax.vjp(plain, *differentiated, bias)[1](gradient)
+  return (*jax.vjp(plain, *differentiated)[1](gradient), None)
 
 
 def choose_kernel(

@@ -293,6 +293,13 @@ def _check_value(
     kind = expected if isinstance(expected, type) else type(expected)
     if type(value) is not kind:
       raise _error(where, field, kind.__name__, _shown(value))
+    _check_parts(value, expected, where, split, field)
+
+
+def _check_parts(
+  value: Any, expected: Any, where: str, split: str, field: str
+) -> None:
+  """Checks the insides of a value that has the expected type."""
   if expected is str:
     try:
       value.encode("utf-8")

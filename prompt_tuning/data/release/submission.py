@@ -201,7 +201,7 @@ def _read(
             f"{where}: expected a prediction and inputs with {fields}, as "
             f"t5x.infer writes them for {task.name}, got {line[:60]!r}."
           ) from error
-        yield idx if len(idx) > 1 else idx[0], example, text, where
+        yield idx[0] if len(fields) == 1 else idx, example, text, where
 
 
 def _nested(answers: Mapping[Any, Any]) -> list[dict[str, Any]]:

@@ -68,13 +68,12 @@ class _ReleaseBuilder(tfds.text.SuperGlue, skip_registration=True):
   def _split_generators(self, dl_manager: Any) -> Any:
     del dl_manager
     return {
-      split: self._generate_examples(path, split)
-      for split, path in self._files.items()
+      split: self._examples(path, split) for split, path in self._files.items()
     }
 
-  def _generate_examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:
+  def _examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:
     name = f"Building {path.parent.name}/{path.name}"
-    examples = super()._generate_examples(path, split)
+    examples = self._generate_examples(path, split)
     yield from tqdm.tqdm(examples, name, unit=" examples")
 
 

@@ -97,7 +97,7 @@ class Layer(nn.Module):
       keeps = view.attended is not None
       attended = Attention(config, self.injections, keeps, name=name)(
         normed,
-        view.attended if keeps else normed,
+        normed if view.attended is None else view.attended,
         view.mask,
         view.bias,
         prefix,
@@ -176,7 +176,7 @@ def apply_layers(
     make_layer,
     variable_axes=_VARIABLE_AXES,
     split_rngs={"params": True, "dropout": True},
-    in_axes=(0, nn.broadcast),
+    in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]
     length=num_layers,
     axis_name=SCANNED,
   )
@@ -259,6 +259,7 @@ def _dropout_keys(owner: nn.Module, layer: Layer) -> Sequence[PRNGKey] | None:
   a key from the path of the module with dropout and the number of its call.
   """
   assert owner.scope is not None
+  assert layer.name is not None
   if not owner.has_rng("dropout"):
     return None
   rng = owner.scope.rngs["dropout"]

@@ -48,6 +48,7 @@ def text(folder: str | os.PathLike[str]) -> str | None:
 
 
 def _sha256(path: epath.Path) -> str:
+  file: Any
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 

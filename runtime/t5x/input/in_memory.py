@@ -6,6 +6,7 @@ rows are kept, and repeated and shuffled as seqio does.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -64,7 +65,7 @@ def shuffled(
   dataset_split: str,
   feature_converter: seqio.FeatureConverter,
   seed: int,
-  **arguments: bool,
+  **arguments: Any,
 ) -> tf.data.Dataset:
   """Makes the data set of `seqio.get_dataset`, shuffled and repeated for ever.
 

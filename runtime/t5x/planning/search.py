@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import sys
 import time
+from typing import Any
 
 import tqdm
 
@@ -87,7 +88,7 @@ def candidates(
   if _PARTITIONS in given:
     given.add("NUM_PARTITIONS")
   tried = {_NAMES[0], *read.macros} - given
-  values = (
+  values: tuple[list[Any], ...] = (
     [False, True],
     [1, 4],
     [2**i for i in range(devices.bit_length())],

@@ -117,7 +117,7 @@ class InferenceEvaluator:
         )
       }
 
-    def bound(infer_fn):
+    def bound(infer_fn: Any) -> Any:
       def answer(dataset, model_feature_shapes=None):
         del model_feature_shapes
         outputs = infer_fn(dataset, train_state, after_batch)
