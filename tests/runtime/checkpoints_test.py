@@ -4,7 +4,6 @@ import errno
 import itertools
 import os
 import shutil
-import types
 
 from damages import DAMAGES
 import jax
@@ -269,24 +268,22 @@ def test_seeds_are_given_or_of_the_newest_whole_checkpoint_or_drawn(
   tmp_path, monkeypatch
 ):
   monkeypatch.setattr(resume.secrets, "randbits", lambda bits: 9)
+  checkpointer = _open(tmp_path)
 
   def seeds(given=None, of_order=None):
-    return resume.seeds(
-      types.SimpleNamespace(
-        model_dir=str(tmp_path),
-        random_seed=given,
-        train_dataset_cfg=types.SimpleNamespace(seed=of_order),
-      )
+    info = checkpointer.find_run()
+    return (
+      resume.choose_seed(given, info, "seed"),
+      resume.choose_seed(of_order, info, "shuffle_seed"),
     )
 
   assert seeds() == (9, 9)
-  checkpointer = _open(tmp_path)
   for step in (10, 20):
     info = {"evals": [], "seed": step, "shuffle_seed": step + 1}
     checkpointer.save_run(_state(step), info)
     checkpointer.wait()
     assert seeds() == (step, step + 1)
-  checkpointer.close()
   assert seeds(0, 1) == (0, 1)
   DAMAGES["a bit flipped"](tmp_path / "checkpoint_20" / "run" / "metadata")
   assert seeds(of_order=1) == (10, 1)
+  checkpointer.close()

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 import dataclasses
 import os
+import secrets
 from typing import Any
 
 from etils import epath
 import jax
 
-from t5x import checkpoints
+from t5x import checkpoints, multihost
 from t5x.configuration import identity
 from t5x.files import safe_files
 from t5x.runs import initialization
@@ -158,6 +159,22 @@ class Earlier:
         "(TRAIN_STEPS or TRAIN_STEPS_RELATIVE), or choose another MODEL_DIR."
       )
     return status, is_recorded and self._record.get("step") == step
+
+
+def choose_seed(
+  given: int | None, run_info: Mapping[str, Any] | None, name: str
+) -> int:
+  """Returns a seed, the same in all processes.
+
+  Args:
+    given: The seed that the plan gives, if it does.
+    run_info: What the run's newest whole checkpoint holds, if there is one.
+    name: The seed's name there; without a checkpoint, it is drawn.
+  """
+  if given is not None:
+    return given
+  drawn = (run_info or {}).get(name, secrets.randbits(31))
+  return int(multihost.from_first_process(drawn))
 
 
 def restore(

@@ -3,12 +3,11 @@
 import contextlib
 import gc
 import os
-import secrets
 
 from etils import epath
 import jax
 
-from t5x import checkpoints, multihost, train_state
+from t5x import checkpoints, train_state
 from t5x.files import run_lock, safe_files
 from t5x.input import datasets
 from t5x.runs import (
@@ -122,14 +121,7 @@ def _open(
   checkpointer.check_lock = lock.check
   run_info = checkpointer.find_run()
 
-  def seed(given: int | None, name: str) -> int:
-    """Returns a seed: given, of the run's checkpoint, or drawn for all."""
-    if given is not None:
-      return given
-    drawn = (run_info or {}).get(name, secrets.randbits(31))
-    return int(multihost.from_first_process(drawn))
-
-  random_seed = seed(plan.random_seed, "seed")
+  random_seed = resume.choose_seed(plan.random_seed, run_info, "seed")
   _, rng = plan.rngs(random_seed)
   trainer = plan.trainer_cls(
     model=plan.model,
@@ -139,7 +131,9 @@ def _open(
     rng=rng,
   )
   trainer.check_batch_size(plan.train_dataset_cfg.batch_size)
-  shuffle_seed = seed(plan.train_dataset_cfg.seed, "shuffle_seed")
+  shuffle_seed = resume.choose_seed(
+    plan.train_dataset_cfg.seed, run_info, "shuffle_seed"
+  )
   data = run_data.read(plan, cfgs, shuffle_seed)
   if data.evaluator is not None:
     stack.callback(data.evaluator.close)
