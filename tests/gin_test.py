@@ -209,13 +209,6 @@ def test_parameter_counts_are_the_papers(size, expected):
   assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == expected
 
 
-def _file(folder, text):
-  """Writes a gin file, and returns its path."""
-  path = folder / "mine.gin"
-  path.write_text(f"from __gin__ import dynamic_registration\n{text}\n")
-  return str(path)
-
-
 @pytest.mark.parametrize(
   ("files", "bindings", "message"),
   [
@@ -250,7 +243,9 @@ def _file(folder, text):
 )
 def test_wrong_configuration_is_refused(tmp_path, files, bindings, message):
   if isinstance(files, str):
-    files = [_file(tmp_path, files)]
+    path = tmp_path / "mine.gin"
+    path.write_text(f"from __gin__ import dynamic_registration\n{files}\n")
+    files = [str(path)]
   with pytest.raises(ValueError, match=message):
     _parse(files, *bindings)
 
@@ -268,9 +263,7 @@ def test_search_paths_come_before_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / name).mkdir()
     (tmp_path / name / "a.gin").write_text(f"X = {value}\n")
   monkeypatch.chdir(tmp_path / "here")
-  for name, value in (("there", 2), (".", 1)):
+  for path, value in ((str(tmp_path / "there"), 2), (".", 1)):
     gin.clear_config()
-    gin_utils.parse_gin_flags(
-      [name if name == "." else str(tmp_path / name)], ["a.gin"], []
-    )
+    gin_utils.parse_gin_flags([path], ["a.gin"], [])
     assert gin.query_parameter("%X") == value

@@ -9,12 +9,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-# Where the specs say that the arrays are; an optimizer's state is not read.
-_KVSTORES = {
-  "gfile": {"driver": "gfile"},
-  "gcs": {"driver": "gcs", "bucket": "t5x-dummy-bucket"},
-}
-
 
 def _state(flat: dict[str, np.ndarray], step: int) -> dict[str, Any]:
   adafactor = {name: np.zeros(1, np.float32) for name in ("m", "v_row")}
@@ -63,11 +57,16 @@ def write_v3(
     ).result()
     store.write(array).result()
     kept = store.spec().to_json()["metadata"]
-    spec = {"driver": "zarr", "metadata": kept}
-    if driver == "old":
-      target[name] = {**spec, "kvstore": _KVSTORES["gcs"], **path}
+    target[name] = {"driver": "zarr", "metadata": kept}
+    if driver == "gfile":
+      target[name]["kvstore"] = {"driver": "gfile", **path}
     else:
-      target[name] = {**spec, "kvstore": _KVSTORES[driver] | path}
+      bucket = {"driver": "gcs", "bucket": "t5x-dummy-bucket"}
+      target[name] |= (
+        {"kvstore": bucket, **path}
+        if driver == "old"
+        else {"kvstore": bucket | path}
+      )
   tree = {
     "version": 3,
     "optimizer": {
@@ -107,6 +106,9 @@ def read_v3(folder: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
   """Reads format 3 as T5X does: a spec is told the place, then opened."""
   tree = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
   assert tree["version"] == 3
+  # An empty one of the parameters breaks T5X's `load_t5x_checkpoint`.
+  state = tree["optimizer"]["state"]
+  assert state.keys() == {"step"}
   target = traverse_util.flatten_dict(
     tree["optimizer"]["target"],
     sep="/",
@@ -122,7 +124,7 @@ def read_v3(folder: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
       leaf["kvstore"]["path"] = str(folder / leaf["kvstore"]["path"])
       leaf = tensorstore.open(leaf, open=True).result().read().result()
     flat[name] = leaf
-  return int(tree["optimizer"]["state"]["step"]), flat
+  return int(state["step"]), flat
 
 
 def assert_same(

@@ -66,21 +66,6 @@ _FOLDERS = {
 }
 
 
-def _as_documented(model: str) -> Command:
-  """Returns a page's first training command, writing to another folder."""
-  name = "as documented"
-  words = next(
-    words
-    for words in documented.commands(documented.ROOT / _PAGES[model])
-    if words[:3] == ["python", "-m", "t5x.train"]
-  )
-  assert f"--gin_file=gin/models/{model}.gin" in words, words
-  folder = f"--gin.MODEL_DIR='{{out}}/{name.replace(' ', '_')}'"
-  flags = [re.sub(r"^--gin\.MODEL_DIR=.*", folder, word) for word in words[3:]]
-  assert folder in flags, words
-  return Command(name, "train", tuple(flags), is_compared=False)
-
-
 def commands(model: str) -> list[Command]:
   """Returns the commands for a model, in the order in which they are run."""
   lengths = '--gin.TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 8}'
@@ -122,6 +107,16 @@ def commands(model: str) -> list[Command]:
       (f"{method} eval by checkpoint", "eval", f"{files}eval", [there]),
     ]
   rows.append(("recipe", "train", "recipes/prompt_tuning", [*_TRAINING]))
+  # The page's first of training, writing to another folder.
+  words = next(
+    words
+    for words in documented.commands(documented.ROOT / _PAGES[model])
+    if words[:3] == ["python", "-m", "t5x.train"]
+  )
+  assert f"--gin_file=gin/models/{model}.gin" in words, words
+  folder = "--gin.MODEL_DIR='{out}/as_documented'"
+  as_documented = [re.sub(r"^--gin\.MODEL_DIR=.*", folder, x) for x in words]
+  assert folder in as_documented, words
   return [
     *(
       Command(
@@ -137,5 +132,5 @@ def commands(model: str) -> list[Command]:
       )
       for name, program, files, flags in rows
     ),
-    _as_documented(model),
+    Command("as documented", "train", (*as_documented[3:],), is_compared=False),
   ]

@@ -11,7 +11,6 @@ import json
 import pathlib
 import sys
 import types
-from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIGNATURES = json.loads(
@@ -27,34 +26,27 @@ def _define(name: str, parameters: list[str], *positional: str, body: str):
   return f"def {name}({', '.join(arguments)}): {body}\n"
 
 
-def _class(module: str, name: str, symbol: dict[str, Any]) -> str:
-  bases = [b for b in symbol["bases"] if f"{module}.{b}" in SIGNATURES]
-  init = _define(
-    "__init__",
-    symbol["parameters"],
-    "self",
-    body="vars(self).update(locals())",
-  )
-  methods = [
-    _define(method, parameters, "self", body="return None")
-    for method, parameters in symbol.get("methods", {}).items()
-  ]
-  body = "".join(f"  {text}" for text in (init, *methods))
-  return f"class {name}({', '.join(bases)}):\n{body}"
-
-
 def write_package(folder: pathlib.Path) -> None:
   """Writes a package `t5x` whose functions return what they are given."""
   (folder / "t5x").mkdir()
   sources = {"__init__": ""}
   for path, symbol in SIGNATURES.items():
     module, name = path.split(".")
-    sources.setdefault(module, "")
-    sources[module] += (
-      _class(module, name, symbol)
-      if "bases" in symbol
-      else _define(name, symbol["parameters"], body="return locals()")
-    )
+    parameters = symbol["parameters"]
+    source = _define(name, parameters, body="return locals()")
+    if "bases" in symbol:
+      bases = [x for x in symbol["bases"] if f"{module}.{x}" in SIGNATURES]
+      body = "vars(self).update(locals())"
+      methods = [
+        _define("__init__", parameters, "self", body=body),
+        *(
+          _define(method, its, "self", body="return None")
+          for method, its in symbol.get("methods", {}).items()
+        ),
+      ]
+      source = f"class {name}({', '.join(bases)}):\n"
+      source += "".join(f"  {method}" for method in methods)
+    sources[module] = sources.get(module, "") + source
   for module, source in sources.items():
     (folder / "t5x" / f"{module}.py").write_text(source)
 
@@ -62,6 +54,7 @@ def write_package(folder: pathlib.Path) -> None:
 def main(folder: str, bindings: str, *gin_files: str) -> None:
   sys.path[:0] = [folder, str(ROOT)]
   import gin
+  import jax.numpy as jnp
   import numpy as np
 
   from t5x import checkpoints
@@ -92,13 +85,7 @@ def main(folder: str, bindings: str, *gin_files: str) -> None:
     )
     configured = gin.get_configurable(globals()[entry])()
     print(entry, *sorted(k for k, v in configured.items() if v is not None))
-  _train(configured)
-
-
-def _train(configured: dict[str, Any]) -> None:
-  """Makes what T5X's `train` makes of its arguments, and acts once."""
-  import jax.numpy as jnp
-
+  # What T5X's `train` makes of its arguments; then it acts once.
   given = {"train_state": None, "partitioner": configured["partitioner"]}
   configured["trainer_cls"](
     **given,

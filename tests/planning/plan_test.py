@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,7 @@ def test_programs_of_a_train_command_are_compiled():
   target = targets.find("cpux1")
   with programs.read_command(FILES, TINY, target.devices) as command:
     planned = {
-      program.name: (program, costs.estimate(program, target))
-      for program in command.programs()
+      x.name: (x, costs.estimate(x, target)) for x in command.programs()
     }
   assert list(planned) == ["train", "evaluate", "restore"]
   for program, found in planned.values():
@@ -69,10 +69,9 @@ def test_operations_in_a_loop_count_every_time():
   def decode(x):
     return jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ x, x)
 
-  once = 2 * 8**3
-  assert costs.matrix_flops(jax.make_jaxpr(loop)(matrix)) == 5 * once
-  jaxpr = jax.make_jaxpr(decode)(matrix)
-  assert costs.matrix_flops(jaxpr, decode_steps=7) == 7 * once
+  for function, times in ((loop, 5), (decode, 7)):
+    jaxpr = jax.make_jaxpr(function)(matrix)
+    assert costs.matrix_flops(jaxpr, decode_steps=7) == times * 2 * 8**3
 
 
 PROGRAM = """
@@ -95,40 +94,29 @@ LOOP = "while(%t), condition=%condition.1, body=%body.1"
 
 
 @pytest.mark.parametrize(
-  ("instead", "all_reduces"),
+  ("instead", "times"),
   [
-    (LOOP, [25, 24 * 16 + 48]),
+    (LOOP, 24),
     # As the compiler for GPUs writes it.
-    (
-      LOOP + ', backend_config={"known_trip_count":{"n":"24"}}',
-      [25, 24 * 16 + 48],
-    ),
+    (LOOP + ', backend_config={"known_trip_count":{"n":"24"}}', 24),
     # The branch with most exchanges counts.
-    (
-      "conditional(%i, %a, %b), branch_computations={%none, %body.1}",
-      [2, 16 + 48],
-    ),
-    (
-      "conditional(%i, %a, %b), true_computation=%none, "
-      "false_computation=%body.1",
-      [2, 16 + 48],
-    ),
+    ("conditional(%i, %a), branch_computations={%none, %body.1}", 1),
+    ("conditional(%i), true_computation=%x, false_computation=%body.1", 1),
   ],
 )
-def test_exchanges_count_in_every_iteration(instead, all_reduces):
-  exchanged = {"all-reduce": all_reduces, "all-gather": [1, 16]}
+def test_exchanges_count_in_every_iteration(instead, times):
+  exchanged = {
+    "all-reduce": [times + 1, times * 16 + 48],
+    "all-gather": [1, 16],
+  }
   assert costs.collectives_of(PROGRAM.replace(LOOP, instead)) == exchanged
 
 
 def _refused(name, message):
   """Returns the report on a program that the compiler refuses."""
-
-  def refuse(*unused):
-    raise jax.errors.JaxRuntimeError(message)
-
-  jaxpr = jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2)))
   traced = types.SimpleNamespace(
-    jaxpr=types.SimpleNamespace(jaxpr=jaxpr.jaxpr), lower=refuse
+    jaxpr=jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))),
+    lower=mock.Mock(side_effect=jax.errors.JaxRuntimeError(message)),
   )
   state = types.SimpleNamespace(trainable={}, frozen={}, opt_state={})
   target = targets.find("cpux1")
@@ -180,10 +168,11 @@ def test_unknown_topology_is_refused():
       targets.find(name)
 
 
-EVALUATE, MULTITASK, ENSEMBLE = (
+EVALUATE, MULTITASK, ENSEMBLE, BY_LENGTH = (
   [FILES[0], "gin/recipes/evaluate_prompt.gin"],
   [FILES[0], "gin/recipes/multitask_prompt.gin"],
   [FILES[0], "gin/methods/ensemble.gin", "gin/runs/eval.gin"],
+  [*FILES, "gin/runs/by_length.gin"],
 )
 THREE = "partitioning.PjitPartitioner.num_partitions = 3"
 
@@ -198,11 +187,7 @@ THREE = "partitioning.PjitPartitioner.num_partitions = 3"
     (MULTITASK, [], "^Expected a seqio task .*--gin.TASK=\"'super_glue_cb'\"$"),
     (ENSEMBLE, [], "require NUM_PROMPTS, PROMPT_FILES. Give"),
     (FILES, [*TINY, THREE], "does not divide the 1 devices"),
-    (
-      [*FILES, "gin/runs/by_length.gin"],
-      TINY,
-      r"Leave gin/runs/by_length\.gin out",
-    ),
+    (BY_LENGTH, TINY, r"Leave gin/runs/by_length\.gin out"),
   ],
 )
 def test_commands_that_cannot_be_planned_are_refused(files, given, message):
@@ -252,6 +237,7 @@ def test_what_jax_cannot_take_of_a_gpu_does_not_fit():
 
 
 TOO_MUCH = "others of theirs took too much"
+HEAVY = "their weights alone are too much"
 DEARER = "others that fit cost less"
 
 
@@ -265,11 +251,7 @@ DEARER = "others that fit cost less"
     (260, {"microbatches": 4}, ""),
     (260, {"microbatches": 4, "dtype": "float32"}, ""),
     (260, {"microbatches": 32}, "they divide no batch"),
-    (
-      260,
-      {"dtype": "float32", "partitions": 1},
-      "their weights alone are too much",
-    ),
+    (260, {"dtype": "float32", "partitions": 1}, HEAVY),
     (90, {"remat": True}, DEARER),
     (90, {"partitions": 4}, DEARER),
     (90, {"microbatches": 4}, DEARER),
@@ -327,10 +309,8 @@ def test_search_compiles_at_most_some_and_names_reasons_for_others(monkeypatch):
   assert trials[0].found == found
   first = search.describe_trial(trials[0].settings, found)
   assert first.startswith("remat = False, NUM_MICROBATCHES = None")
-  assert {x.skip_reason for x in trials[1:]} == {
-    DEARER,
-    "1 others were compiled",
-  }
+  reasons = {DEARER, "1 others were compiled"}
+  assert {x.skip_reason for x in trials[1:]} == reasons
   trials = list(search.search("cpux1", FILES, TINY, tries=1, seconds=0))
   assert {x.skip_reason for x in trials} == {"0 minutes were over"}
 
@@ -403,8 +383,7 @@ def test_compilers_of_tpus_and_gpus_are_asked(topology, package):
       f"--topology={topology}",
       "--programs=train",
       *(f"--gin_file={file}" for file in FILES),
-      *(f"--gin_bindings={x}" for x in TINY),
-      "--gin_bindings=BATCH_SIZE = 8",
+      *(f"--gin_bindings={x}" for x in [*TINY, "BATCH_SIZE = 8"]),
       "--gin.ACTIVATION_DTYPE='bfloat16'",
     ],
     cwd=ROOT,

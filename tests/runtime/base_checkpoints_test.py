@@ -1,9 +1,8 @@
-"""Base models in the formats of Google's T5X, as T5X leaves them on disk."""
+"""Base models in the formats of Google's T5X, of which we write two."""
 
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -12,14 +11,16 @@ from flax import serialization, traverse_util
 import jax
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+import started
 import t5x_folders
 import tiny
 
 from prompt_tuning.inference import frozen_model
 from t5x import checkpoints
 from t5x.files import digests, storage
-from t5x.formats import base_checkpoints, stored_arrays
+from t5x.formats import base_checkpoints, orbax, stored_arrays, t5x_v3
 
 STEP = 1_100_000
 EMBEDDING = "token_embedder/embedding"
@@ -48,10 +49,8 @@ def test_prompt_tuning_begins_with_a_checkpoint_of_t5x(tmp_path, flat, kind):
   moved = shutil.move(tmp_path / "written", tmp_path / "elsewhere")
   state, base = tiny.restore(moved)
   assert int(state.step) == base.step == STEP
-  frozen = traverse_util.flatten_dict(state.frozen, sep="/")
-  assert frozen.keys() == flat.keys()
-  for name, array in flat.items():
-    np.testing.assert_array_equal(frozen[name], array, err_msg=name)
+  frozen = traverse_util.flatten_dict(jax.device_get(state.frozen), sep="/")
+  t5x_folders.assert_same(frozen, flat)
   assert list(state.trainable) == ["encoder"]
   # The identity of a model does not depend on how it was stored.
   own = checkpoints.fingerprint(traverse_util.unflatten_dict(flat, sep="/"))
@@ -103,31 +102,15 @@ def test_bfloat16_stays_or_becomes_what_is_asked_for(tmp_path, flat, kind):
     np.testing.assert_array_equal(array, half[EMBEDDING].astype(expected))
 
 
-@pytest.mark.parametrize("kind", ["gfile", "orbax"])
-def test_missing_and_extra_parameters_are_listed(tmp_path, flat, kind):
+def test_prompt_may_be_read_from_another_name(tmp_path, flat):
   prompt = np.full((4, tiny.WIDTH), 2, np.float32)  # As upstream names it.
-  other = {**flat, "encoder/prompt/prompt/prompt": prompt}
-  other["encoder/extra/kernel"] = other.pop("encoder/encoder_norm/scale")
-  path = _write(kind, tmp_path, other)
-  with pytest.raises(
-    ValueError,
-    match=r"3 differences\. encoder/encoder_norm/scale is not in the checkpoint"
-    ".*; encoder/extra/kernel of the checkpoint is not in the model",
-  ):
-    tiny.restore(path)
-  state, _ = tiny.restore(
-    path,
-    assignment_map=(
-      (r"(target/encoder/prompt/prompt)", r"\1/prompt"),
-      (r"target/encoder/encoder_norm/scale", r"target/encoder/extra/kernel"),
-    ),
+  path = _write(
+    "gfile", tmp_path, {**flat, "encoder/prompt/prompt/prompt": prompt}
   )
+  upstream = (r"(target/encoder/prompt/prompt)", r"\1/prompt")
+  state, _ = tiny.restore(path, assignment_map=(upstream,))
   np.testing.assert_array_equal(
     state.trainable["encoder"]["prompt"]["prompt"], prompt
-  )
-  np.testing.assert_array_equal(
-    state.frozen["encoder"]["encoder_norm"]["scale"],
-    flat["encoder/encoder_norm/scale"],
   )
 
 
@@ -151,26 +134,30 @@ def test_part_that_is_missing_is_not_taken_for_zeros(tmp_path, flat):
     tiny.restore(path)
 
 
+def _msgpack(**tree):
+  return serialization.msgpack_serialize(tree)
+
+
 @pytest.mark.parametrize(
-  ("content", "message"),
+  ("name", "content", "message"),
   [
-    (b"model_checkpoint_path: 'model.ckpt-1'", "checkpoint of Mesh TensorFlow"),
-    (b"\x93NUMPY", "no msgpack file of T5X's"),
-    (serialization.msgpack_serialize({"version": 2}), "format 2, expected 3"),
-    (serialization.msgpack_serialize({"params": {}}), "no msgpack file of T5X"),
+    ("checkpoint", b"model_checkpoint_path: 'm-1'", "of Mesh TensorFlow"),
+    ("checkpoint", b"\x93NUMPY", "no msgpack file of T5X's"),
+    ("checkpoint", _msgpack(version=2), "format 2, expected 3"),
+    ("checkpoint", _msgpack(params={}), "no msgpack file of T5X"),
+    ("", None, "not a base checkpoint: expected a T5X"),
+    # Of Hugging Face.
+    ("../config.json", b"{}", "prompt-tuning convert checkpoint"),
   ],
 )
-def test_other_formats_are_refused(tmp_path, content, message):
+def test_other_formats_are_refused(tmp_path, name, content, message):
   folder = tmp_path / "checkpoint_5"
   folder.mkdir()
-  (folder / "checkpoint").write_bytes(content)
+  if content is not None:
+    (folder / name).write_bytes(content)
+  if name.startswith(".."):
+    folder.rmdir()
   with pytest.raises(ValueError, match=message):
-    checkpoints.open_checkpoint(str(folder))
-
-
-def test_hugging_face_folder_is_told_the_way_out(tmp_path):
-  (tmp_path / "config.json").write_text("{}")
-  with pytest.raises(ValueError, match=r"prompt-tuning convert checkpoint"):
     checkpoints.open_checkpoint(str(tmp_path))
 
 
@@ -206,9 +193,7 @@ np.save(path + ".npy", shard.data)
 @pytest.mark.slow
 def test_host_reads_its_shards_only(tmp_path, flat):
   """Each host finds but the chunks of its own: another would be an error."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
+  address = started.free_address()
   folders = [
     pathlib.Path(_write("gfile", tmp_path / str(host), flat))
     for host in range(2)
@@ -230,12 +215,20 @@ def test_host_reads_its_shards_only(tmp_path, flat):
   np.testing.assert_array_equal(np.concatenate(halves), flat[EMBEDDING])
 
 
+def _save(directory, flat) -> pathlib.Path:
+  return pathlib.Path(
+    checkpoints.save_base_checkpoint(
+      str(directory),
+      7,
+      traverse_util.unflatten_dict(flat, sep="/"),
+      {"name": "tiny"},
+    )
+  )
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_base_model_is_refused_by_name(tmp_path, damage):
-  params = {"a": {"kernel": np.ones((64, 64), np.float32)}}
-  path = pathlib.Path(
-    checkpoints.save_base_checkpoint(str(tmp_path), 7, params, {})
-  )
+  path = _save(tmp_path, {"a/kernel": np.ones((64, 64), np.float32)})
   assert checkpoints.open_checkpoint(str(path)).step == 7
   files = [file for file in path.rglob("*") if file.is_file()]
   for file in files:
@@ -249,3 +242,99 @@ def test_damaged_base_model_is_refused_by_name(tmp_path, damage):
       with pytest.raises(ValueError, match="checkpoint_7 is damaged: "):
         checkpoints.open_checkpoint(str(path))
     file.write_bytes(content)
+
+
+def test_googles_t5x_finds_the_item_that_it_restores(
+  tmp_path, monkeypatch, flat
+):
+  monkeypatch.chdir(tmp_path)
+  path = _save("relative", flat)
+  assert path == tmp_path / "relative" / "checkpoint_7"
+  with ocp.CheckpointManager(
+    path.parent,
+    item_names=("state",),
+    options=ocp.CheckpointManagerOptions(
+      step_prefix="checkpoint", read_only=True
+    ),
+  ) as manager:
+    assert manager.all_steps() == [7]
+    state = manager.restore(
+      7, args=ocp.args.Composite(state=ocp.args.PyTreeRestore())
+    )["state"]
+  assert state["state"]["step"] == 7
+  read = traverse_util.flatten_dict(jax.device_get(state["target"]), sep="/")
+  t5x_folders.assert_same(read, flat)
+
+
+@pytest.mark.parametrize("is_flat", [False, True])
+def test_every_layout_is_read_with_its_metadata(tmp_path, flat, is_flat):
+  """The layout without an item is older."""
+  path = _save(tmp_path, flat)
+  if is_flat:
+    shutil.move(path / "_CHECKPOINT_METADATA", path / orbax.ITEM)
+    shutil.move(path / orbax.ITEM, tmp_path / "item")
+    shutil.rmtree(path)
+    shutil.move(tmp_path / "item", path)
+  checkpoint = checkpoints.open_checkpoint(str(path))
+  assert checkpoint.step == 7
+  assert checkpoint.metadata == {
+    "name": "tiny",
+    "fingerprint": checkpoints.fingerprint(
+      traverse_util.unflatten_dict(flat, sep="/")
+    ),
+  }
+  t5x_folders.assert_same(
+    {k: stored_arrays.read(x) for k, x in checkpoint.arrays.items()}, flat
+  )
+
+
+RNG = np.random.default_rng(0)
+MANY_DTYPES = {
+  "token_embedder/embedding": RNG.normal(size=(40, 6)).astype(np.float32),
+  "decoder/logits_dense/kernel": RNG.normal(size=(6, 40)).astype(
+    ml_dtypes.bfloat16
+  ),
+  "encoder/encoder_norm/scale": RNG.normal(size=6).astype(np.float32),
+  "encoder/zeros/kernel": np.zeros((3, 4), np.float16),
+}
+
+
+def _write_v3(folder, flat, step=1_100_000):
+  return t5x_v3.write_checkpoint(
+    str(folder),
+    step,
+    {k: stored_arrays.in_memory(v) for k, v in flat.items()},
+  )
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**26, 64])
+def test_t5x_and_we_read_what_we_write_v3(tmp_path, monkeypatch, chunk_bytes):
+  monkeypatch.setattr(t5x_v3, "_CHUNK_BYTES", chunk_bytes)
+  path = pathlib.Path(_write_v3(tmp_path, MANY_DTYPES))
+  assert path.name == "checkpoint_1100000"
+  step, read = t5x_folders.read_v3(path)
+  assert step == 1_100_000
+  t5x_folders.assert_same(read, MANY_DTYPES)
+  own = checkpoints.open_checkpoint(str(path))
+  t5x_folders.assert_same(
+    {k: stored_arrays.read(v) for k, v in own.arrays.items()}, MANY_DTYPES
+  )
+  assert own.step == step
+  chunks = len(list((path / "target.token_embedder.embedding").glob("*.*")))
+  assert chunks - 1 == {2**26: 1, 64: 20}[chunk_bytes]  # And .zarray.
+
+
+def test_checkpoint_appears_when_it_is_whole(tmp_path):
+  def full():
+    raise OSError("disk full")
+
+  dtype = np.dtype(np.float32)
+  arrays = {"a/kernel": stored_arrays.StoredArray((2, 2), dtype, full)}
+  with pytest.raises(OSError, match="disk full"):
+    t5x_v3.write_checkpoint(str(tmp_path), 5, arrays)
+  with pytest.raises(ValueError, match="No checkpoint_<step> in"):
+    checkpoints.find_checkpoint(str(tmp_path))
+  # What was begun is not in the way.
+  _write_v3(tmp_path, MANY_DTYPES, step=5)
+  with pytest.raises(ValueError, match="checkpoint_5 exists already"):
+    _write_v3(tmp_path, MANY_DTYPES, step=5)

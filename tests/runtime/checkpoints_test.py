@@ -1,9 +1,11 @@
 """Which checkpoints of a run are kept, and what becomes of damaged ones."""
 
+import contextlib
 import errno
 import itertools
 import os
 import shutil
+from unittest import mock
 
 from damages import DAMAGES
 import jax
@@ -46,32 +48,19 @@ def _save(checkpointer, evals, step=None):
   checkpointer.wait()
 
 
-def _raise(error):
-  """Makes a function that does no more."""
-
-  def function(*args, **kwargs):
-    raise error
-
-  return function
-
-
 def _kept(folder):
   return {name.removeprefix("checkpoint_") for name in os.listdir(folder)}
 
 
-def _axes():
-  return jax.tree.map(
-    lambda _: SingleDeviceSharding(jax.devices()[0]), _state(0)
-  )
+def _restore_run(checkpointer):
+  one = SingleDeviceSharding(jax.devices()[0])
+  return checkpointer.restore_run(jax.tree.map(lambda _: one, _state(0)))
 
 
 def _restore(folder):
   """The step that is restored; its values must be those that were saved."""
-  checkpointer = _open(folder)
-  try:
-    state, info = checkpointer.restore_run(_axes())
-  finally:
-    checkpointer.close()
+  with contextlib.closing(_open(folder)) as checkpointer:
+    state, info = _restore_run(checkpointer)
   step = int(state.step)
   np.testing.assert_array_equal(state.trainable["prompt"], np.full(2, step))
   assert info["evals"][-1]["step"] == step
@@ -190,7 +179,7 @@ def test_checkpoint_is_written_again_with_the_evaluation_that_was_due(tmp_path):
 def test_checkpoint_that_says_nothing_new_is_not_written_again(folder):
   """As where the run that is restored goes on, unless it had stopped there."""
   checkpointer = _open(folder)
-  _, info = checkpointer.restore_run(_axes())
+  _, info = _restore_run(checkpointer)
   written = [(folder / "checkpoint_20").stat().st_mtime_ns]
   for is_stopped in (False, True, True, False):
     checkpointer.save_run(_state(20), {**info, "is_stopped": is_stopped})
@@ -202,24 +191,24 @@ def test_checkpoint_that_says_nothing_new_is_not_written_again(folder):
 
 
 @pytest.mark.parametrize(
-  "names",
+  ("name", "is_copy", "is_last"),
   [
     # Killed while it wrote, deleted, or replaced a checkpoint.
-    {"checkpoint_30.orbax-checkpoint-tmp": None},
-    {"checkpoint_10.deleted": None},
-    {"checkpoint_20.new.orbax-checkpoint-tmp": None},
-    {"checkpoint_20.new": "checkpoint_20"},
-    {"checkpoint_20.new": "checkpoint_20", "checkpoint_20": "deleted"},
+    ("checkpoint_30.orbax-checkpoint-tmp", False, False),
+    ("checkpoint_10.deleted", False, False),
+    ("checkpoint_20.new.orbax-checkpoint-tmp", False, False),
+    ("checkpoint_20.new", True, False),
+    ("checkpoint_20.new", True, True),
   ],
 )
-def test_what_a_killed_run_left_is_cleared_away(folder, names):
-  for name, source in names.items():
-    if source is None:
-      (folder / name).mkdir()
-    elif source == "deleted":
-      (folder / name).rename(folder / f"{name}.{source}")
-    else:
-      shutil.copytree(folder / source, folder / name)
+def test_what_a_killed_run_left_is_cleared_away(folder, name, is_copy, is_last):
+  newest = folder / "checkpoint_20"
+  if is_copy:
+    shutil.copytree(newest, folder / name)
+  else:
+    (folder / name).mkdir()
+  if is_last:
+    newest.rename(folder / "checkpoint_20.deleted")
   assert _restore(folder) == 20
   assert _kept(folder) == {"10", "20"}
 
@@ -241,7 +230,7 @@ def test_what_a_killed_run_left_is_cleared_away(folder, names):
 def test_failed_write_says_why_and_leaves_the_old_checkpoints(
   folder, monkeypatch, error, message
 ):
-  monkeypatch.setattr(digests, "write", _raise(error))
+  monkeypatch.setattr(digests, "write", mock.Mock(side_effect=error))
   checkpointer = _open(folder)
   with pytest.raises(OSError, match=rf"{message}.*run/checkpoint_30'"):
     _save(checkpointer, [(30, 1.0)])
@@ -252,10 +241,11 @@ def test_failed_write_says_why_and_leaves_the_old_checkpoints(
 @pytest.mark.parametrize("fails", [False, True])
 def test_run_that_lost_its_lock_deletes_nothing(folder, monkeypatch, fails):
   if fails:
-    monkeypatch.setattr(digests, "write", _raise(OSError("gone")))
+    gone = mock.Mock(side_effect=OSError("gone"))
+    monkeypatch.setattr(digests, "write", gone)
   checkpointer = _open(folder)
   checkpointer.save_run(_state(30), {"evals": [{"step": 30, "score": 1.0}]})
-  checkpointer.check_lock = _raise(run_lock.LockLostError())
+  checkpointer.check_lock = mock.Mock(side_effect=run_lock.LockLostError)
   # What the other run is writing.
   (folder / "checkpoint_40.orbax-checkpoint-tmp").mkdir()
   with pytest.raises(run_lock.LockLostError):

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ from absl import flags
 import gin
 import pytest
 
+import prompt_tuning
 from t5x import eval as eval_lib
 from t5x import gin_utils
 from t5x import infer as infer_lib
@@ -164,7 +166,6 @@ def test_wheel_works_in_a_folder_of_its_own(tmp_path):
 
   for command in ("convert", "inspect", "sweep", "launch"):
     assert f"\n    {command} " in console("--help").stdout
-  assert "did you mean launch" in console("lunch", status=2).stderr
   assert "--checkpoint" in console("inspect", "--help").stdout
   source = str(ROOT / "checkpoints" / "ladder_xs" / "lm_100")
   words = ("convert", "checkpoint", "--from", "t5x", source, "--to", "t5x")
@@ -221,3 +222,53 @@ def test_tensorflow_does_not_speak_of_caches():
     env=environment,
   )
   assert (done.stdout, done.stderr) == ("0 1 0 1\n", "")
+
+
+def test_help_shows_values_and_files():
+  path = prompt_tuning.gin_search_path()
+  text = command_flags.help_text(
+    "train",
+    [
+      f"--gin_file={os.path.join(path, 'gin/models/ladder_s.gin')}",
+      "--gin_file",
+      os.path.join(path, "gin/recipes/lora.gin"),
+      "--gin.LORA_RANK=4",
+      f"--gin_search_paths={path}",
+      "--help",
+    ],
+  )
+  assert "\n  LORA_RANK = 4\n" in text
+  assert "\n  MODEL_DIR = required\n" in text
+  for name in ("ladder_s", "model_tuning", "class_labels", "--tfds_data_dir"):
+    assert f"\n  {name} " in text
+  assert "repeat this" not in text  # absl's, which breaks lines.
+
+
+def test_help_imports_neither_jax_nor_tensorflow():
+  program = (
+    "import sys; from t5x.configuration import command_flags\n"
+    "sys.argv = ['train']\n"
+    "try: command_flags.show_help_if_asked('train')\n"
+    "except SystemExit as e: assert not e.code\n"
+    "print({'jax', 'tensorflow'} & set(sys.modules))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert "A command names a model" in done.stdout
+  assert done.stdout.endswith("set()\n")
+
+
+def test_help_ends_quietly_if_nobody_reads_on():
+  """As behind `| head`."""
+  reader, writer = os.pipe()
+  os.close(reader)
+  with os.fdopen(writer) as closed:
+    done = subprocess.run(
+      [sys.executable, "-m", "t5x.train", "--help"],
+      stdout=closed,
+      stderr=subprocess.PIPE,
+      text=True,
+      check=False,
+    )
+  assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")

@@ -94,19 +94,18 @@ def test_what_is_missing_in_a_shape_is_padding():
     "decoder_target_tokens": np.array([[1, 2], [3, 4]]),
   }
   np.testing.assert_array_equal(lengths.count_tokens(features), [2, 1])
-  assert (
-    lengths.count_tokens({"encoder_input_tokens": np.array([5, 0, 6])}) == 3
-  )
+  one = {"encoder_input_tokens": np.array([5, 0, 6])}
+  assert lengths.count_tokens(one) == 3
   assert lengths.count_tokens({}) == 0
   taken = lengths.take(
     features, lengths.Microbatch(np.array([1]), lengths.Shape(2, 3))
   )
-  np.testing.assert_array_equal(
-    taken["encoder_input_tokens"], [[7, 0, 0], [0, 0, 0]]
+  inputs, targets = (
+    taken["encoder_input_tokens"],
+    taken["decoder_target_tokens"],
   )
-  np.testing.assert_array_equal(
-    taken["decoder_target_tokens"], [[3, 4], [0, 0]]
-  )
+  np.testing.assert_array_equal(inputs, [[7, 0, 0], [0, 0, 0]])
+  np.testing.assert_array_equal(targets, [[3, 4], [0, 0]])
 
 
 @pytest.mark.parametrize(("number", "most"), [(5, 1), (150, 2), (1000, 5)])

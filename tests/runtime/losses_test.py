@@ -107,15 +107,11 @@ def test_average_per_sequence_separates_packed_sequences():
   )
 
 
-def test_total_tokens_count_padding(batch):
+def test_total_tokens_count_padding_and_other_words_are_refused(batch):
   factor, _ = losses.get_loss_normalizing_factor_and_weights(
     "NUM_TOTAL_TARGET_TOKENS", batch
   )
-
   assert factor == 20
-
-
-def test_wrong_arguments_are_refused(batch):
   with pytest.raises(ValueError, match="NUM_REAL_TARGET_TOKENS"):
     losses.get_loss_normalizing_factor_and_weights("mean", batch)
   with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(2, 4\)"):

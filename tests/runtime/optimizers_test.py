@@ -144,13 +144,7 @@ def test_map_state_tells_which_leaves_mirror_a_parameter(params):
     ("/decoder/.*", adafactor.Adafactor()),
   )
   state = optimizer_def.init_state(params)
-  paths = {
-    "decoder": {"wo": {"kernel": "decoder/wo/kernel"}},
-    "encoder": {
-      "prompt": {"prompt": "encoder/prompt/prompt"},
-      "wi": {"kernel": "encoder/wi/kernel"},
-    },
-  }
+  paths = traverse_util.path_aware_map(lambda x, _: "/".join(x), params)
 
   mapped = optimizers.map_state(state, params, paths, "other")
 
