@@ -14,12 +14,7 @@ import safetensors.numpy
 from prompt_tuning import prompt_files
 
 METADATA = prompt_files.PromptMetadata(
-  base_fingerprint="52cb",
-  vocabulary_sha256="eed7",
-  task="mini_rte",
-  step=1_100_200,
-  metric="accuracy",
-  score=100 / 3,
+  "52cb", "eed7", task="rte", step=1_100_200, metric="accuracy", score=100 / 3
 )
 
 
@@ -56,7 +51,7 @@ def test_the_file_is_what_is_documented(tmp_path, prompt):
       "base_fingerprint": "52cb",
       "vocabulary_sha256": "eed7",
       "parameter_path": "encoder/prompt/prompt",
-      "task": "mini_rte",
+      "task": "rte",
       "step": "1100200",
       "metric": "accuracy",
       "score": repr(100 / 3),
@@ -115,23 +110,19 @@ def test_refuses_what_is_no_prompt(tmp_path, array, message):
 
 def test_a_missing_file_names_its_neighbours(tmp_path, prompt):
   prompt_files.save_prompt(tmp_path / "prompt.npy", prompt)
-  with pytest.raises(ValueError, match=r"Prompt files in .*: prompt\.npy"):
-    prompt_files.load_prompt(tmp_path / "promt.npy")
-  with pytest.raises(ValueError, match=r"Prompt files in .*: prompt\.npy"):
-    prompt_files.load_prompt(tmp_path)
+  for path in (tmp_path / "promt.npy", tmp_path):
+    with pytest.raises(ValueError, match=r"Prompt files in .*: prompt\.npy"):
+      prompt_files.load_prompt(path)
   with pytest.raises(ValueError, match="nowhere does not exist"):
     prompt_files.load_prompt(tmp_path / "nowhere" / "prompt.npy")
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
-def test_refuses_a_file_of_another_format(tmp_path, suffix):
-  path = tmp_path / f"prompt{suffix}"
-  path.write_text("not an array at all")
-  with pytest.raises(ValueError, match="is not a"):
-    prompt_files.load_prompt(path)
-
-
-def test_never_unpickles_and_reads_no_other_tensor(tmp_path, prompt):
+def test_refuses_other_formats_objects_and_tensors(tmp_path, prompt):
+  for suffix in (".npy", ".safetensors"):
+    path = tmp_path / f"prompt{suffix}"
+    path.write_text("not an array at all")
+    with pytest.raises(ValueError, match="is not a"):
+      prompt_files.load_prompt(path)
   path = tmp_path / "prompt.npy"
   np.save(path, np.array([["a", 1]], object), allow_pickle=True)
   with pytest.raises(ValueError, match="OBJECT array"):
@@ -213,9 +204,7 @@ def test_refuses_an_array_file_that_is_not_what_its_header_says(
     + bytes(32)
   )
   tracemalloc.start()
-  with pytest.raises(
-    ValueError, match=r"prompt\.npy is not a NumPy array file"
-  ):
+  with pytest.raises(ValueError, match=r"\.npy is not a NumPy array file"):
     prompt_files.load_prompt(path)
   assert tracemalloc.get_traced_memory()[1] < 10_000_000
   tracemalloc.stop()

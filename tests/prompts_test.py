@@ -1,3 +1,5 @@
+import types
+
 import conformance
 import jax
 import jax.numpy as jnp
@@ -9,15 +11,10 @@ from prompt_tuning import prompts
 RNG = jax.random.key(0)
 LABELS = conformance.FACTS["labels"]
 REST = jax.nn.initializers.constant(0.25)
-
-
-class FakeVocabulary:
-  """Knows the words of the conformance vectors."""
-
-  unk_id = 2
-
-  def encode(self, s: str) -> list[int]:
-    return conformance.FACTS["fake_vocab"].get(s, [self.unk_id] if s else [])
+WORDS = conformance.FACTS["fake_vocab"]
+VOCABULARY = types.SimpleNamespace(
+  unk_id=2, encode=lambda text: WORDS.get(text, [2] if text else [])
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +69,7 @@ def test_sampled_vocab_refuses(embeddings, population_size, shape, message):
 
 
 def test_class_labels_are_means_of_their_pieces(embeddings):
-  init = prompts.class_labels(embeddings, FakeVocabulary(), LABELS, REST)
+  init = prompts.class_labels(embeddings, VOCABULARY, LABELS, REST)
   np.testing.assert_allclose(
     init(RNG, (8, 32)),
     conformance.expected("init/class_labels_P8_rest_0.25"),
@@ -93,9 +90,9 @@ def test_class_labels_are_means_of_their_pieces(embeddings):
 )
 def test_class_labels_refuse(embeddings, labels, shape, message):
   with pytest.raises(ValueError, match=message):
-    prompts.class_labels(embeddings, FakeVocabulary(), labels, REST)(RNG, shape)
+    prompts.class_labels(embeddings, VOCABULARY, labels, REST)(RNG, shape)
   with pytest.raises(ValueError, match="ids below 40"):
-    prompts.class_labels(embeddings[:40], FakeVocabulary(), LABELS, REST)
+    prompts.class_labels(embeddings[:40], VOCABULARY, LABELS, REST)
 
 
 def test_from_array_is_the_array_in_float32():

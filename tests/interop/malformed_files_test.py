@@ -1,7 +1,6 @@
 """Files of others that are not what they should be: one error, naming them."""
 
 import json
-import pathlib
 import shutil
 
 from flax import serialization
@@ -11,7 +10,6 @@ import pytest
 from prompt_tuning.interop import (
   hugging_face,
   onnx_t5,
-  sentencepiece_model,
   t5_names,
 )
 from prompt_tuning.models.t5.config import T5Config
@@ -21,8 +19,6 @@ from t5x.formats import stored_arrays, t5x_v3
 CONFIG = T5Config(8, 4, 2, 1, 1, head_dim=2, mlp_dim=4)
 EMBEDDING = "target.token_embedder.embedding"
 DEEP = b"[" * 100_000
-# Depth that Python's parser of JSON takes.
-NESTED = {"a": {"b": {"c": [[[{}]]]}}}
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +32,6 @@ def models(tmp_path_factory):
   hugging_face.write_folder(folder / "hugging_face", arrays)
   t5x_v3.write_checkpoint(str(folder / "t5x"), 7, arrays)
   return folder
-
-
-def _write_index(folder, weight_map):
-  content = json.dumps({"weight_map": weight_map})
-  (folder / hugging_face.INDEX).write_text(content)
 
 
 def _change_json(file, **changes):
@@ -62,43 +53,40 @@ def test_sizes_of_hugging_face_are_checked(models, tmp_path, name):
       hugging_face.open_folder(tmp_path)
 
 
-@pytest.mark.parametrize(
-  "content", [b"", DEEP, b"\xff", b"[1]", b"7", b'{"model_type": [["t5"]]}']
-)
-def test_configurations_of_hugging_face_are_objects(tmp_path, content):
-  (tmp_path / hugging_face.CONFIG).write_bytes(content)
-  with pytest.raises(ValueError, match=r"config\.json"):
-    hugging_face.open_folder(tmp_path)
+_INDEX = r"index\.json is not an index of files beside it"
+_OTHER_FILES = b"../model.safetensors", b"/etc/x", b"a/b", b".."
 
 
 @pytest.mark.parametrize(
-  "content",
-  [b"", DEEP, b"\xff", b"[1]", b"{}", b'{"weight_map": 1}', b"{"],
+  ("name", "contents", "message"),
+  [
+    (
+      hugging_face.CONFIG,
+      [b"", DEEP, b"\xff", b"[1]", b"7", b'{"model_type": [["t5"]]}'],
+      r"config\.json",
+    ),
+    (
+      hugging_face.INDEX,
+      [b"", DEEP, b"\xff", b"[1]", b"{}", b'{"weight_map": 1}', b"{"],
+      _INDEX,
+    ),
+    (
+      hugging_face.INDEX,
+      [b'{"weight_map": {"shared.weight": "%s"}}' % x for x in _OTHER_FILES],
+      _INDEX,
+    ),
+  ],
 )
-def test_an_index_of_hugging_face_is_an_object(models, tmp_path, content):
-  folder = tmp_path / "model"
-  shutil.copytree(models / "hugging_face", folder)
-  (folder / hugging_face.INDEX).write_bytes(content)
-  with pytest.raises(ValueError, match=r"index\.json is not an index"):
-    hugging_face.open_folder(folder)
-
-
-@pytest.mark.parametrize(
-  "name", ["../model.safetensors", "/etc/x", "a/b", ".."]
-)
-def test_an_index_names_files_beside_it(models, tmp_path, name):
+def test_json_of_hugging_face_is_checked(
+  models, tmp_path, name, contents, message
+):
   folder = tmp_path / "model"
   shutil.copytree(models / "hugging_face", folder)
   shutil.copy(folder / hugging_face.WEIGHTS, tmp_path)
-  _write_index(folder, {"shared.weight": name})
-  with pytest.raises(ValueError, match="is not an index of files beside it"):
-    hugging_face.open_folder(folder)
-
-
-def _leaf(tree, path):
-  for name in path.split("/"):
-    tree = tree[name]
-  return tree
+  for content in contents:
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+      hugging_face.open_folder(folder)
 
 
 def _change_tree(path, value):
@@ -106,9 +94,10 @@ def _change_tree(path, value):
 
   def change(folder):
     file = folder / "checkpoint"
-    tree = serialization.msgpack_restore(file.read_bytes())
-    parent, _, name = path.rpartition("/")
-    node = _leaf(tree, parent) if parent else tree
+    node = tree = serialization.msgpack_restore(file.read_bytes())
+    *parents, name = path.split("/")
+    for parent in parents:
+      node = node[parent]
     if value is None:
       del node[name]
     else:
@@ -173,71 +162,8 @@ def test_a_malformed_checkpoint_of_t5x_is_named(models, tmp_path, change):
     )
 
 
-TOKENIZER = {
-  "model": {
-    "type": "Unigram",
-    "unk_id": 1,
-    "vocab": [["<pad>", 0.0], ["<unk>", 0.0], ["a", -1.0]],
-  },
-  "added_tokens": [{"id": 0, "special": True}],
-  "normalizer": {
-    "normalizers": [
-      {"type": "Precompiled", "precompiled_charsmap": ""},
-      {"type": "Replace"},
-    ]
-  },
-  "pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "always"},
-}
-
-
-def _with(**changes):
-  return json.dumps({**TOKENIZER, **changes}).encode()
-
-
-def _with_map(charsmap):
-  precompiled = {"type": "Precompiled", "precompiled_charsmap": charsmap}
-  return _with(normalizer={"normalizers": [precompiled, {"type": "Replace"}]})
-
-
-def _with_model(**changes):
-  return _with(model={**TOKENIZER["model"], **changes})
-
-
-TOKENIZERS = {
-  "empty": b"",
-  "deep": DEEP,
-  "no UTF-8": b"\xff",
-  "a list": b"[]",
-  "nested": json.dumps(NESTED).encode(),
-  "model is a list": _with(model=[]),
-  "vocabulary is a number": _with_model(vocab=7),
-  "vocabulary of numbers": _with_model(vocab=[1, 2]),
-  "row without a piece": _with_model(vocab=[[], []]),
-  "row without a score": _with_model(vocab=[["a"], ["b"]]),
-  "score is a word": _with_model(vocab=[["a", "b"], ["c", "d"]]),
-  "unknown token is a word": _with_model(unk_id="1"),
-  "unknown token is none of them": _with_model(unk_id=2**40),
-  "no unknown token": _with_model(unk_id=None),
-  "tokens are words": _with(added_tokens=["a"]),
-  "no tokens": _with(added_tokens=None),
-  "steps are words": _with(normalizer={"normalizers": ["a"]}),
-  "map is a number": _with_map(7),
-  "map is no base64": _with_map("a"),
-}
-
-
-@pytest.mark.parametrize("content", TOKENIZERS.values(), ids=TOKENIZERS)
-def test_a_malformed_tokenizer_is_named(tmp_path, content):
-  path = tmp_path / "tokenizer.json"
-  path.write_bytes(_with())  # The tokenizer before the change is right.
-  assert sentencepiece_model.sentencepiece_from_tokenizer_json(path)
-  path.write_bytes(content)
-  with pytest.raises(ValueError, match=f"^{path}: expected"):
-    sentencepiece_model.sentencepiece_from_tokenizer_json(path)
-
-
 def test_a_malformed_onnx_file_is_named(tmp_path):
-  path = pathlib.Path(tmp_path / "encoder.onnx")
+  path = tmp_path / "encoder.onnx"
   path.write_bytes(b"no protocol buffer")
   with pytest.raises(ValueError, match=f"^{path}: "):
     onnx_t5.read_onnx_t5(path, path, CONFIG)

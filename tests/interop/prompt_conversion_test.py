@@ -1,23 +1,51 @@
-"""Prompts from any format to any other."""
+"""Prompts from any format to any other; `transformers_test` runs PEFT."""
 
 import dataclasses
+import json
+import re
 
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from prompt_tuning import prompt_files
 from prompt_tuning.commands import console
-from prompt_tuning.interop import hugging_face, prompt_conversion, t5_names
+from prompt_tuning.interop import (
+  hugging_face,
+  peft_adapters,
+  prompt_conversion,
+  t5_names,
+)
 from prompt_tuning.models.t5 import config
 from t5x import checkpoints
 from t5x.formats import stored_arrays
 
-METADATA = prompt_files.PromptMetadata("52cb", "eed7", task="cb", step=7)
+METADATA = prompt_files.PromptMetadata(
+  "52cb", "eed7", task="cb", step=1130000, metric="accuracy", score=87.5
+)
 
 
 @pytest.fixture
 def prompt():
   return np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) * 800
+
+
+def _adapter(folder, array, header=None, **config):
+  """Writes an adapter as PEFT 0.21 does, with its default of two submodules."""
+  folder.mkdir()
+  fields = {
+    "peft_type": "PROMPT_TUNING",
+    "task_type": "SEQ_2_SEQ_LM",
+    "num_virtual_tokens": 3,
+    "num_transformer_submodules": 2,
+    "token_dim": 4,
+    **config,
+  }
+  (folder / "adapter_config.json").write_text(json.dumps(fields))
+  weights = folder / "adapter_model.safetensors"
+  safetensors.numpy.save_file({"prompt_embeddings": array}, weights, header)
+  return folder
 
 
 def _checkpoint(folder, metadata=None, **encoder):
@@ -99,12 +127,10 @@ def test_bucket_is_read_and_not_taken_for_a_folder(
   for path in ("gs://b/prompt.safetensors", "gs://b/adapter"):
     with pytest.raises(ValueError, match=f"{path}: .* on a disk only"):
       prompt_conversion.write_prompt(path, prompt, METADATA)
-  for act in (
-    hugging_face.open_folder,
-    lambda x: hugging_face.write_folder(x, {}),
-  ):
-    with pytest.raises(ValueError, match=r"gs://b/m: .* on a disk only"):
-      act("gs://b/m")
+  with pytest.raises(ValueError, match=r"gs://b/m: .* on a disk only"):
+    hugging_face.open_folder("gs://b/m")
+  with pytest.raises(ValueError, match=r"gs://b/m: .* on a disk only"):
+    hugging_face.write_folder("gs://b/m", {})
   assert not list(tmp_path.iterdir())
 
 
@@ -117,26 +143,20 @@ def test_refuses_names_it_cannot_write(tmp_path, prompt):
     )
 
 
-def _base_model(folder, width=4):
-  """Writes a Hugging Face model, and returns its fingerprint."""
-  rng = np.random.default_rng(0)
-  sizes = config.T5Config(32, width, 2, 1, 1, head_dim=6, mlp_dim=20)
-  hugging_face.write_folder(
-    folder,
-    {
-      name: stored_arrays.in_memory(rng.normal(size=shape).astype(np.float32))
-      for name, shape in t5_names.shapes(sizes).items()
-    },
-  )
-  return hugging_face.open_folder(folder).fingerprint
-
-
 def test_adapter_is_compared_with_the_base_model_that_it_names(
   tmp_path, prompt
 ):
-  fingerprint = _base_model(tmp_path / "base")
-  of_it = dataclasses.replace(METADATA, base_fingerprint=fingerprint)
   base = str(tmp_path / "base")
+  sizes = config.T5Config(32, 4, 2, 1, 1, head_dim=6, mlp_dim=20)
+  hugging_face.write_folder(
+    base,
+    {
+      name: stored_arrays.in_memory(np.ones(shape, np.float32))
+      for name, shape in t5_names.shapes(sizes).items()
+    },
+  )
+  fingerprint = hugging_face.open_folder(base).fingerprint
+  of_it = dataclasses.replace(METADATA, base_fingerprint=fingerprint)
   for metadata, expected in (
     (of_it, "is the model that it was trained on"),
     (None, "has its width; the file does not identify its weights"),
@@ -166,6 +186,9 @@ def test_base_model_that_is_not_there_is_refused(tmp_path, prompt, monkeypatch):
     tmp_path / "out", prompt, None, "google/t5-base-lm-adapt"
   )
   assert "is a name on the hub: it was not compared" in written
+  written = json.loads((tmp_path / "out/adapter_config.json").read_text())
+  assert written["base_model_name_or_path"] == "google/t5-base-lm-adapt"
+  assert written["num_transformer_submodules"] == 1
 
 
 def test_command_line(tmp_path, prompt, monkeypatch, capsys):
@@ -180,3 +203,67 @@ def test_command_line(tmp_path, prompt, monkeypatch, capsys):
   assert capsys.readouterr().err == (
     "Error: nothing.npy is not a file. Prompt files in .: in.npy.\n"
   )
+
+
+def test_takes_the_first_rows_of_pefts_default(tmp_path, prompt):
+  both = np.concatenate([prompt, -prompt])
+  array, metadata = peft_adapters.load_adapter(
+    _adapter(tmp_path / "a", both, {"format": "pt"})
+  )
+  np.testing.assert_array_equal(array, prompt)
+  assert metadata is None
+  half = prompt.astype(ml_dtypes.bfloat16)
+  array, _ = peft_adapters.load_adapter(_adapter(tmp_path / "half", half))
+  np.testing.assert_array_equal(array, half.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ({"peft_type": "LORA"}, "peft_type PROMPT_TUNING, a single .*, got LORA"),
+    ({"peft_type": "MULTITASK_PROMPT_TUNING"}, "got MULTITASK_PROMPT_TUNING"),
+    ({"task_type": "CAUSAL_LM"}, "SEQ_2_SEQ_LM, that of a T5, got CAUSAL_LM"),
+    ({"task_type": None}, "SEQ_2_SEQ_LM, that of a T5, got None"),
+    ({"num_virtual_tokens": 0}, "num_virtual_tokens >= 1, got 0"),
+    ({"num_virtual_tokens": 4}, r"shape \[4, width\].*got \[3, 4\]"),
+  ],
+)
+def test_refuses_what_is_no_prompt_for_a_t5(tmp_path, prompt, config, message):
+  folder = _adapter(tmp_path / "a", prompt, **config)
+  with pytest.raises(ValueError, match=message):
+    peft_adapters.load_adapter(folder)
+
+
+def test_refuses_what_is_no_adapter(tmp_path, prompt):
+  with pytest.raises(ValueError, match=r"it has no adapter_config\.json"):
+    peft_adapters.load_adapter(tmp_path)
+  folder = _adapter(tmp_path / "a", prompt)
+  weights = folder / "adapter_model.safetensors"
+  for keys in (["lora"], ["lm_head.weight", "prompt_embeddings"]):
+    safetensors.numpy.save_file(dict.fromkeys(keys, prompt), weights)
+    message = f"'prompt_embeddings' alone, got {re.escape(str(keys))}"
+    with pytest.raises(ValueError, match=message):
+      peft_adapters.load_adapter(folder)
+  weights.write_text("no tensors")
+  with pytest.raises(ValueError, match="not a safetensors file"):
+    peft_adapters.load_adapter(folder)
+  for text in ("no json", "[]", "{}"):
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(ValueError, match="not a configuration of PEFT's"):
+      peft_adapters.load_adapter(folder)
+
+
+def test_refuses_a_pickle_and_says_the_way_out(tmp_path, prompt):
+  folder = _adapter(tmp_path / "a", prompt)
+  (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+  with pytest.raises(ValueError, match=r"is a pickle.*safe_serialization=True"):
+    peft_adapters.load_adapter(folder)
+  (folder / "adapter_model.bin").unlink()
+  with pytest.raises(ValueError, match=r"got none\.$"):
+    peft_adapters.load_adapter(folder)
+
+
+def test_does_not_write_over_another_adapter(tmp_path, prompt):
+  folder = _adapter(tmp_path / "lora", prompt, peft_type="LORA")
+  with pytest.raises(ValueError, match=r"new folder, got .* which has content"):
+    peft_adapters.save_adapter(folder, prompt)

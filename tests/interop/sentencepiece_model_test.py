@@ -1,8 +1,10 @@
 """SentencePiece models rebuilt from a `tokenizer.json`."""
 
 import base64
+import functools
 import io
 import json
+import operator
 
 import pytest
 import sentencepiece
@@ -23,6 +25,7 @@ SENTENCES = [
   "unseen: 漢字 🙂 \u200bzero-width",
   "<pad></s><unk> ▁",
 ]
+MAP = "normalizer", "normalizers", 0
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +117,42 @@ def test_added_pieces_that_are_not_special_are_never_split(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("change", "message"),
+  ("path", "value", "message"),
   [
-    ({"model": {"type": "BPE"}}, "expected a Unigram model"),
-    ({"normalizer": {"type": "NFKC"}}, "expected T5's normalisation"),
-    ({"pre_tokenizer": None}, "expected T5's normalisation"),
+    (["model"], [], ""),
+    (["model", "type"], "BPE", "expected a Unigram model"),
+    (["model", "vocab"], 7, ""),
+    (["model", "vocab"], [1, 2, 3], ""),
+    (["model", "vocab"], [[]] * 3, ""),
+    (["model", "vocab"], [["a"], ["b"], ["c"]], ""),
+    (["model", "vocab"], [["a", "b"], ["c", "d"], ["e", "f"]], ""),
+    (["model", "vocab", 3], ["<extra_id_9>", 0.0], "only after other pieces"),
+    (["model", "unk_id"], "1", ""),
+    (["model", "unk_id"], 2**40, ""),
+    (["model", "unk_id"], None, ""),
+    (["added_tokens"], ["a"], ""),
+    (["added_tokens"], None, ""),
+    (["normalizer"], {"type": "NFKC"}, "expected T5's normalisation"),
+    (["normalizer", "normalizers"], ["a"], ""),
+    ([*MAP, "precompiled_charsmap"], 7, ""),
+    ([*MAP, "precompiled_charsmap"], "a", ""),
+    (["pre_tokenizer"], None, "expected T5's normalisation"),
   ],
 )
-def test_refuses_another_kind_of_tokenizer(
-  tokenizer, tmp_path, change, message
+def test_a_malformed_tokenizer_is_named(
+  tokenizer, tmp_path, path, value, message
 ):
-  with pytest.raises(ValueError, match=message):
-    _rebuild(tokenizer | change, tmp_path)
-
-
-def test_refuses_sentinels_between_pieces(tokenizer, tmp_path):
-  tokenizer["model"]["vocab"].append(["late", -1.0])
-  with pytest.raises(ValueError, match="only after other pieces"):
+  *parents, name = path
+  functools.reduce(operator.getitem, parents, tokenizer)[name] = value
+  with pytest.raises(ValueError, match=f"^{tmp_path}/.*: expected.*{message}"):
     _rebuild(tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"[" * 100_000, b"\xff", b"[]", b'{"a": {"b": [[[{}]]]}}']
+)
+def test_file_that_is_no_tokenizer_is_named(tmp_path, content):
+  path = tmp_path / "tokenizer.json"
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=f"^{path}: expected"):
+    sentencepiece_model.sentencepiece_from_tokenizer_json(path)
