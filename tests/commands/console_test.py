@@ -17,6 +17,12 @@ COMMANDS = [
 ]
 
 
+def _run(*words):
+  return subprocess.run(
+    [sys.executable, *words], capture_output=True, text=True
+  )
+
+
 def test_help_is_quick():
   """It imports nothing that takes long; no test of the time would be exact."""
   code = (
@@ -24,19 +30,13 @@ def test_help_is_quick():
     "try: console.parse(['--help'])\n"
     f"finally: assert not set(sys.modules) & {set(HEAVY)}\n"
   )
-  done = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True
-  )
+  done = _run("-c", code)
   assert (done.returncode, done.stderr) == (0, "")
   assert "plan-table" in done.stdout
 
 
 def test_it_runs_as_a_module():
-  done = subprocess.run(
-    [sys.executable, "-m", "prompt_tuning", "--version"],
-    capture_output=True,
-    text=True,
-  )
+  done = _run("-m", "prompt_tuning", "--version")
   assert done.stdout.startswith("prompt-tuning 0."), done.stderr
 
 

@@ -17,9 +17,13 @@ def write(path, rows, header="text,label"):
   return str(path)
 
 
-def reviews(tmp_path, count=40, name="my reviews.csv"):
-  rows = [f"film {i},{'good' if i % 4 else 'bad'}" for i in range(count)]
-  return write(tmp_path / name, rows)
+def label(i):
+  return "good" if i % 4 else "bad"
+
+
+def reviews(tmp_path, count=40):
+  rows = [f"film {i},{label(i)}" for i in range(count)]
+  return write(tmp_path / "my reviews.csv", rows)
 
 
 def test_finds_columns_labels_and_a_held_out_share(tmp_path):
@@ -27,10 +31,8 @@ def test_finds_columns_labels_and_a_held_out_share(tmp_path):
   assert data.name.startswith("my_reviews_")
   assert (data.inputs, data.target) == (("text",), "label")
   assert data.targets.labels == ("bad", "good")
-  assert {k: len(rows) for k, rows in data.splits.items()} == {
-    "train": 36,
-    "validation": 4,
-  }
+  sizes = {k: len(rows) for k, rows in data.splits.items()}
+  assert sizes == {"train": 36, "validation": 4}
   labels = [row["targets"] for row in data.splits["validation"]]
   assert sorted(labels) == ["bad", "good", "good", "good"]
   assert "2 labels: bad 25%, good 75%" in str(data)
@@ -55,10 +57,6 @@ def test_spaces_around_labels_do_not_count(tmp_path):
     assert sorted(data.targets.labels) == ["bad", "good"]
     cells = {row["targets"] for row in data.splits["train"]}
     assert cells == {"bad", "good"}
-
-
-def label(i):
-  return "good" if i % 4 else "bad"
 
 
 @pytest.mark.parametrize(
@@ -104,9 +102,8 @@ def test_inputs_of_files_that_are_trained_on_are_counted(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["input_columns", "labels"])
 def test_one_text_is_no_list(tmp_path, name):
-  with pytest.raises(
-    ValueError, match=rf"{name.upper()} to be a list, got 'te"
-  ):
+  message = rf"{name.upper()} to be a list, got 'te"
+  with pytest.raises(ValueError, match=message):
     files.file_task(reviews(tmp_path), **{name: "text"}, vocabulary=BYTES)
 
 
@@ -121,8 +118,9 @@ def test_files_for_each_split(tmp_path):
   path = reviews(tmp_path)
   dev = write(tmp_path / "dev.csv", ["x,good"])
   for column in ("", ",label"):  # Without targets, and with empty ones.
-    rows = ["y" + "," * column.count(","), "z" + "," * column.count(",")]
-    test = write(tmp_path / "test.csv", rows, f"text{column}")
+    empty = "," * column.count(",")
+    test = [f"y{empty}", f"z{empty}"]
+    test = write(tmp_path / "test.csv", test, f"text{column}")
     data = read(path, dev, test)
     sizes = {k: len(rows) for k, rows in data.splits.items()}
     assert sizes == {"train": 40, "validation": 1, "test": 2}

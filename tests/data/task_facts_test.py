@@ -11,6 +11,7 @@ from prompt_tuning.data.sources import ExampleSource
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 
 MODULE = "prompt_tuning.tasks"
+RECORD = ("commonsense", "reasoning", "reading", "comprehension")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,7 +20,9 @@ def _tasks():
   for name, row in zip(
     names, (superglue.CB, superglue.RECORD, superglue.AXB), strict=True
   ):
-    superglue.add_task(name, _bare(row), _source(row.splits))
+    # Over examples that are text already.
+    bare = dataclasses.replace(row, preprocess=lambda dataset: dataset)
+    superglue.add_task(name, bare, _source(row.splits))
   superglue.add_mixture("facts", dict.fromkeys(names[:2], 1))
   yield
   seqio.MixtureRegistry.remove("facts")
@@ -27,12 +30,6 @@ def _tasks():
   for name in names:
     for suffix in ("", "_prefixed", "_sentinel"):
       seqio.TaskRegistry.remove(f"{name}{suffix}")
-
-
-def _bare(row):
-  """The row over examples that are text already."""
-
-  return dataclasses.replace(row, preprocess=lambda dataset: dataset)
 
 
 def _source(splits):
@@ -54,18 +51,8 @@ def byte_vocabulary():
     ("super_glue_copa", ("choice1", "choice2")),
     ("super_glue_wsc", ("commonsense", "pronoun", "resolution")),
     ("ladder_rte_sentinel", ("entailment", "not_entailment")),
-    (
-      "mini_record_prefixed",
-      ("commonsense", "reasoning", "reading", "comprehension"),
-    ),
-    # CB's and ReCoRD's.
-    (
-      "facts",
-      (
-        *("entailment", "contradiction", "neutral"),
-        *("commonsense", "reasoning", "reading", "comprehension"),
-      ),
-    ),
+    ("mini_record_prefixed", RECORD),
+    ("facts", ("entailment", "contradiction", "neutral", *RECORD)),
   ],
 )
 def test_class_words(task, words):

@@ -7,16 +7,13 @@ from superglue_reference import REFERENCE, ROWS, TASKS
 import tensorflow as tf
 
 from prompt_tuning.data import preprocessors, superglue
+from prompt_tuning.data.sources import ExampleSource
 
 
 def one_example(raw):
   """Makes a dataset of one example, with TFDS's types."""
-  return tf.data.Dataset.from_tensors(
-    {
-      name: tf.constant(value, tf.string) if isinstance(value, list) else value
-      for name, value in raw.items()
-    }
-  )
+  source = ExampleSource(lambda split: [raw], {"test": 1})
+  return source.get_dataset("test", shuffle=False)
 
 
 def as_python(value):
@@ -58,12 +55,7 @@ def test_texts_equal_the_reference(row, example):
 @pytest.mark.parametrize(
   ("text", "pronoun", "index", "expected"),
   [
-    (
-      '"Good for him," he said. ',
-      "him",
-      2,
-      '"Good for *him* ," he said.',
-    ),
+    ('"Good for him," he said. ', "him", 2, '"Good for *him* ," he said.'),
     ("They want to use it , now", "it", 3, "They want to use *it* , now"),
     ("They want to use it , now", "it", 1, None),
   ],

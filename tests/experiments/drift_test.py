@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import made_up
 import numpy as np
 import pytest
 
@@ -11,7 +12,6 @@ from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import Results
 from t5x import checkpoints
 from t5x.configuration import identity
-from t5x.runs import record_schema
 
 GIN = """
 from __gin__ import dynamic_registration
@@ -55,31 +55,19 @@ columns = "seed"
 NAMES = ["x/cb-seed0", "x/cb-seed1"]
 
 
-def record(cell, root, **settings):
+def record(cell, **settings):
   """Returns the record of a cell's run, with some settings of its own."""
-  configuration = Archive(root=root).configuration(cell)
-  best = {"step": 1, "metrics": {"cb": {"accuracy": 50.0}}}
-  return {
-    "schema": record_schema.VERSION,
-    "configuration": identity.RunConfiguration(
-      "train", {**configuration.settings, **settings}
-    ).to_json(),
-    "kind": "train",
-    "status": "finished",
-    "started": "now",
-    "command": [],  # A program called the trainer: it identifies no run.
-    "commit": "0123456789",
-    "versions": {"jax": "0"},
-    "device": {"platform": "cpu", "cpus": 2},
-    "seconds": 1.0,
-    "evals": [best],
-    "best": best,
-  }
+  cell.point.setdefault("method", "model")  # A record that is made up needs it.
+  settings = Archive().configuration(cell).settings | settings
+  configuration = identity.RunConfiguration("train", settings).to_json()
+  # A program called the trainer: its command identifies no run.
+  return made_up.record(cell, configuration=configuration, command=[])
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
   """A repository with a sheet of two cells and their records."""
+  monkeypatch.chdir(tmp_path)
   for name, text in (("gin/train.gin", GIN), ("configs/x.toml", SHEET)):
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_text(text)
@@ -91,7 +79,7 @@ def root(tmp_path):
 def file(root, settings=None, **fields):
   """Files the record of each cell."""
   for cell in cells(root):
-    text = json.dumps(record(cell, root, **settings or {}) | fields)
+    text = json.dumps(record(cell, **settings or {}) | fields)
     (root / "results" / "x" / f"{cell.name}.json").write_text(text)
 
 
@@ -183,7 +171,7 @@ def test_interrupted_run_that_was_wired_otherwise_is_set_aside(root):
   left.parent.mkdir(parents=True)
 
   for settings, resumes in (({}, True), ({"t5x.schedule.logger_cls": "1"}, 0)):
-    fields = record(cell, root, **settings) | {"status": "interrupted"}
+    fields = record(cell, **settings) | {"status": "interrupted"}
     left.write_text(json.dumps(fields))
     assert bool(running.resumable(left, cell, place)) == resumes
   assert not left.exists()
@@ -210,7 +198,7 @@ def test_prompt_that_was_made_again_lists_what_began_with_it(
   (root / prompt).write_bytes(b"")
   for second, names in ((0, []), (1, NAMES[:1])):
     started = f"2026-01-01T11:59:0{second}+00:00"
-    made = record(cells(root)[0], root) | {"started": started, "seconds": 60.0}
+    made = record(cells(root)[0]) | {"started": started, "seconds": 60.0}
     (root / prompt).with_name(made_by).write_text(json.dumps(made))
     found = drifted(root)
     assert [x for some in found.values() for x in some] == names
@@ -243,7 +231,7 @@ def test_records_of_two_sheets_of_one_name_are_told_apart(root):
 
 
 def test_of_two_records_the_finished_one_counts(root):
-  failed = record(cells(root)[0], root) | {"status": "failed", "error": "no"}
+  failed = record(cells(root)[0]) | {"status": "failed", "error": "no"}
   (root / "results" / "x" / "a.json").write_text(json.dumps(failed))
   assert results(root).runs[0].stored.name == "x/cb-seed0"
 
@@ -251,7 +239,7 @@ def test_of_two_records_the_finished_one_counts(root):
 def test_failure_of_today_is_listed_beside_the_results_that_have_drifted(root):
   replace(root / "gin" / "train.gin", "0.3", "0.1")
   cell, other = cells(root)
-  failed = record(cell, root) | {"status": "failed", "error": "it broke"}
+  failed = record(cell) | {"status": "failed", "error": "it broke"}
   path = running.Workspace(root, root / "results").record(cell)
   path = path.with_suffix(".failed.json")
   path.write_text(json.dumps(failed))

@@ -39,12 +39,8 @@ def test_x_of_a_column_of_numbers_is_the_number(
 
 def _dots():
   """A sheet of dots by task, at one size."""
-  text = made_up.SHEET.split("[paper]")[0].replace(
-    'columns = "size"\nmean_over = "task"', ""
-  )
-  text = text.replace("[layout]", '[layout]\ncolumns = "task"')
-  text = text.replace('size = ["s", "l"]', 'size = ["s"]')
-  return text.replace('figure = "lines"', 'figure = "dots"')
+  edits = (made_up.ONE_SIZE, made_up.BY_TASK, ('"lines"', '"dots"'))
+  return made_up.edited(*edits, text=made_up.SHEET.split("[paper]")[0])
 
 
 def test_legend_of_dots_names_what_is_known_of_a_later_task_alone(tmp_path):

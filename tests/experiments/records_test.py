@@ -1,44 +1,28 @@
 """Records: their checks and scores."""
 
+import functools
 import json
 
+import made_up
 import pytest
 
 from prompt_tuning.experiments import records
-from t5x.runs import record_schema
 
 
-def fields(**overrides):
-  evaluation = {
-    "step": 3,
-    "metrics": {"cb": {"accuracy": 80.0, "f1": 60.0, "invalid": 1.0}},
-    "score": 70.0,
-  }
-  return {
-    "schema": record_schema.VERSION,
-    "kind": "train",
-    "status": "finished",
-    "error": None,
-    "started": "2026-01-01T00:00:00+00:00",
-    "command": ["python", "-m", "t5x.train"],
-    "commit": None,
-    "versions": {"jax": "0"},
-    "device": {"platform": "cpu"},
-    "gin": "A = 1",
-    "seconds": 2.5,
-    "evals": [evaluation],
-    "best": evaluation,
-    **overrides,
-  }
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory):
+  """Makes the fields of a record."""
+  sheet = made_up.sheet(tmp_path_factory.mktemp("sheet"))
+  return functools.partial(made_up.record, sheet.cells()[0])
 
 
-def test_score_is_the_mean_of_metrics():
+def test_score_is_the_mean_of_metrics(fields):
   """Without the share of invalid answers, and a mixture's own average."""
   best = fields()["best"]
   metrics = {**best["metrics"], "all": {"super_glue_average": 1.0}}
   for x in (best, {**best, "metrics": metrics}):
     record = records.parse(json.dumps(fields(best=x)), "here")
-    assert record.scores == {"cb": 70.0}
+    assert record.scores == {"cb": 40.0}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +45,7 @@ def test_score_is_the_mean_of_metrics():
     ),
   ],
 )
-def test_wrong_record_is_refused(overrides, message):
+def test_wrong_record_is_refused(fields, overrides, message):
   with pytest.raises(ValueError, match=message):
     records.parse(json.dumps(fields(**overrides)), "here")
 
@@ -76,12 +60,14 @@ def test_wrong_record_is_refused(overrides, message):
     ("running", False, False),
   ],
 )
-def test_which_runs_count(status, counts, is_over):
+def test_which_runs_count(fields, status, counts, is_over):
   record = records.parse(json.dumps(fields(status=status, error="no")), "here")
   assert (record.counts, record.is_over) == (counts, is_over)
 
 
-def test_stored_record_that_says_running_is_of_a_killed_run(tmp_path, caplog):
+def test_stored_record_that_says_running_is_of_a_killed_run(
+  fields, tmp_path, caplog
+):
   (tmp_path / "sheet").mkdir()
   path = tmp_path / "sheet" / "a.json"
   path.write_text(json.dumps(fields(status="running")))

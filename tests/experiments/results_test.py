@@ -7,7 +7,7 @@ import made_up
 from made_up import BY_TASK, NO_FIGURE, ONE_SIZE
 import pytest
 
-from prompt_tuning.experiments import figures, tables
+from prompt_tuning.experiments import figures, tables, text_tables
 from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import View
 
@@ -209,3 +209,21 @@ SEED = 0
   results = made_up.results(tmp_path, sheet, [last])
   wic = ["wic", "70.0", "90.0", "-"]  # 60, 90, 60
   assert tables.table(results).rows[1] == wic
+
+
+def test_tables_of_texts_quote_the_signs_of_their_format():
+  table = text_tables.Table(["a_b", "n"], [["x|y", "1"], ["longer", "20 ± 1"]])
+  assert table.markdown().splitlines() == [
+    "| a_b | n |",
+    "| --- | ---: |",
+    "| x\\|y | 1 |",
+    "| longer | 20 ± 1 |",
+  ]
+  lines = table.latex().splitlines()
+  assert lines[0] == r"\begin{tabular}{lr}"
+  assert r"a\_b & n \\" in lines
+  assert r"longer & 20 $\pm$ 1 \\" in lines
+  signs = text_tables.Table([], [[r"a\b", "{x}", "2^3", "$5", "~7"]])
+  assert signs.latex().splitlines()[-3] == (
+    r"a\textbackslash{}b & \{x\} & 2\textasciicircum{}3 & \$5 & $\sim$7 \\"
+  )

@@ -1,10 +1,10 @@
 """A cell's run: how it ends, and what is filed of that."""
 
+from concurrent import futures
 import json
 import signal
 import subprocess
 import sys
-import threading
 
 import counting
 import pytest
@@ -122,14 +122,8 @@ def test_one_kind_of_run_is_in_one_folder_at_a_time(tmp_path):
   sheet = place.root / "configs" / "x.toml"
   sheet.with_name("y.toml").write_text(sheet.read_text())
   cells = [counting.cells(place, sheet)[0] for sheet in "xy"]
-  threads = [
-    threading.Thread(target=running.run_cell, args=(cell, place))
-    for cell in cells
-  ]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
+  with futures.ThreadPoolExecutor() as pool:
+    list(pool.map(running.run_cell, cells, [place] * 2))
   assert len(list(tmp_path.glob("runs/?/*/starts"))) == 1
 
 

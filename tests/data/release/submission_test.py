@@ -8,30 +8,19 @@ import pytest
 
 from prompt_tuning.data.release import submission
 
-COUNTS = {
-  "boolq": 3_245,
-  "cb": 250,
-  "copa": 500,
-  "multirc": 9_693,
-  "record": 10_000,
-  "rte": 3_000,
-  "wic": 1_400,
-  "wsc": 146,
-  "axb": 1_104,
-  "axg": 356,
-}
-# A prediction that is right in T5's words, and what is submitted for it.
-ANSWERS = {
-  "boolq": ("True", "true"),
-  "cb": ("contradiction", "contradiction"),
-  "copa": ("choice2", 1),
-  "multirc": ("False", 0),
-  "record": ("The U.N.", "The U.N."),
-  "rte": ("not_entailment", "not_entailment"),
-  "wic": ("False", "false"),
-  "wsc": ("her dog", "True"),
-  "axb": ("entailment", "entailment"),
-  "axg": ("not_entailment", "not_entailment"),
+# The examples, a prediction that is right in T5's words, and what is submitted
+# for it.
+TASKS = {
+  "boolq": (3_245, "True", "true"),
+  "cb": (250, "contradiction", "contradiction"),
+  "copa": (500, "choice2", 1),
+  "multirc": (9_693, "False", 0),
+  "record": (10_000, "The U.N.", "The U.N."),
+  "rte": (3_000, "not_entailment", "not_entailment"),
+  "wic": (1_400, "False", "false"),
+  "wsc": (146, "her dog", "True"),
+  "axb": (1_104, "entailment", "entailment"),
+  "axg": (356, "not_entailment", "not_entailment"),
 }
 
 
@@ -45,18 +34,16 @@ def _example(task, i):
   return {"idx": i, "targets_pretokenized": "<unk>"}
 
 
-def _infer(folder, task, predictions=None, name=None, shards=1):
+def _infer(folder, task, predictions, form="", shards=1):
   """Writes what t5x.infer writes for a test split."""
   folder.mkdir(exist_ok=True)
-  if predictions is None:
-    predictions = [ANSWERS[task][0]] * COUNTS[task]
   lines = [
     json.dumps({"inputs": _example(task, i), "prediction": prediction}) + "\n"
     for i, prediction in enumerate(predictions)
   ]
-  name = name or f"super_glue_{task}"
+  name = f"super_glue_{task}{form}-predict.jsonl"
   for shard in range(shards):
-    path = folder / f"{name}-predict.jsonl-{shard:05}-of-{shards:05}"
+    path = folder / f"{name}-{shard:05}-of-{shards:05}"
     path.write_text("".join(lines[shard::shards]))
   return folder
 
@@ -70,7 +57,10 @@ def _rows(folder, **options):
 def complete(tmp_path_factory):
   """A submission of all tasks."""
   folder = tmp_path_factory.mktemp("submission")
-  folders = [_infer(folder / task, task) for task in COUNTS]
+  folders = [
+    _infer(folder / task, task, [right] * count)
+    for task, (count, right, _) in TASKS.items()
+  ]
   rows = {
     found.task.name: submission.rows(found)
     for found in submission.find_predictions(folders)
@@ -84,44 +74,21 @@ def _contents(path):
     return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
-def _with(path, folder, **changes):
-  """A copy in which files are replaced, or left out where None."""
-  contents = _contents(path)
-  for name, text in changes.items():
-    contents[f"{name}.jsonl"] = text
-  copy = folder / "changed.zip"
-  with zipfile.ZipFile(copy, "w") as archive:
-    for name, text in contents.items():
-      if text is not None:
-        archive.writestr(name, text)
-  return copy
-
-
 def test_complete_submission_has_the_official_form(complete):
   assert submission.check(complete) == []
   contents = _contents(complete)
-  assert sorted(contents) == [
-    "AX-b.jsonl",
-    "AX-g.jsonl",
-    "BoolQ.jsonl",
-    "CB.jsonl",
-    "COPA.jsonl",
-    "MultiRC.jsonl",
-    "RTE.jsonl",
-    "ReCoRD.jsonl",
-    "WSC.jsonl",
-    "WiC.jsonl",
-  ]
+  names = "AX-b AX-g BoolQ CB COPA MultiRC RTE ReCoRD WSC WiC"
+  assert sorted(contents) == [f"{name}.jsonl" for name in names.split()]
   rows = {
-    name: [json.loads(line) for line in text.splitlines()]
+    name.removesuffix(".jsonl"): [json.loads(x) for x in text.splitlines()]
     for name, text in contents.items()
   }
-  assert rows["BoolQ.jsonl"][3] == {"idx": 3, "label": "true"}
-  assert rows["COPA.jsonl"][3] == {"idx": 3, "label": 1}
-  assert rows["ReCoRD.jsonl"][3] == {"idx": 10, "label": "The U.N."}
-  assert rows["WSC.jsonl"][3] == {"idx": 3, "label": "True"}
+  assert rows["BoolQ"][3] == {"idx": 3, "label": "true"}
+  assert rows["COPA"][3] == {"idx": 3, "label": 1}
+  assert rows["ReCoRD"][3] == {"idx": 10, "label": "The U.N."}
+  assert rows["WSC"][3] == {"idx": 3, "label": "True"}
   answers = [{"idx": i, "label": 0} for i in range(10)]
-  assert rows["MultiRC.jsonl"][0] == {
+  assert rows["MultiRC"][0] == {
     "idx": 0,
     "passage": {
       "questions": [
@@ -132,22 +99,23 @@ def test_complete_submission_has_the_official_form(complete):
   }
 
 
-@pytest.mark.parametrize("task", ANSWERS)
-def test_answers_are_submitted_in_the_leaderboards_words(task, tmp_path):
-  text, expected = ANSWERS[task]
-  (row,) = _rows(_infer(tmp_path, task, [text]))
+@pytest.mark.parametrize(
+  ("task", "form", "text", "expected"),
+  [
+    *((task, "", *answer) for task, (_, *answer) in TASKS.items()),
+    ("wsc", "", "a cat", "False"),
+    ("wsc", "_classification_prefixed", "True", "True"),
+    ("wsc", "_classification_prefixed", "False", "False"),
+  ],
+)
+def test_answers_are_submitted_in_the_leaderboards_words(
+  tmp_path, task, form, text, expected
+):
+  (row,) = _rows(_infer(tmp_path, task, [text], form))
   if task == "multirc":
     row = row["passage"]["questions"][0]["answers"][0]
   assert row["label"] == expected
   assert type(row["label"]) is type(expected)
-
-
-def test_wsc_in_both_forms(tmp_path):
-  (row,) = _rows(_infer(tmp_path / "text", "wsc", ["a cat"]))
-  assert row["label"] == "False"
-  name = "super_glue_wsc_classification_prefixed"
-  rows = _rows(_infer(tmp_path / "label", "wsc", ["True", "False"], name))
-  assert [row["label"] for row in rows] == ["True", "False"]
 
 
 def test_shards_are_put_together(tmp_path):
@@ -167,15 +135,13 @@ def test_prediction_that_is_no_label_is_refused_or_replaced(tmp_path):
 
 
 def test_wrong_folders_are_refused(tmp_path):
-  sentinel = _infer(
-    tmp_path / "sentinel", "cb", ["neutral"], "super_glue_cb_sentinel"
-  )
+  sentinel = _infer(tmp_path / "sentinel", "cb", ["neutral"], "_sentinel")
   with pytest.raises(ValueError, match="got super_glue_cb_sentinel-predict"):
     submission.find_predictions([sentinel])
   with pytest.raises(ValueError, match=r"got none\. Run t5x\.infer on test"):
     submission.find_predictions([tmp_path / "none"])
-  folder = _infer(tmp_path / "a", "cb", shards=2)
-  other = _infer(tmp_path / "b", "cb")
+  folder = _infer(tmp_path / "a", "cb", ["neutral"] * 2, shards=2)
+  other = _infer(tmp_path / "b", "cb", ["neutral"])
   with pytest.raises(ValueError, match="Expected cb once"):
     submission.find_predictions([folder, other])
   next(folder.glob("*00001-of*")).unlink()
@@ -194,43 +160,47 @@ def test_wrong_lines_are_refused(tmp_path):
     _rows(folder)
 
 
+WRONG_FORM = "CB.jsonl: line 1 has the wrong form"
+RTE = '{"idx": 0, "label": "entailment"}\n'
+
+
 @pytest.mark.parametrize(
-  ("changes", "problem"),
+  ("name", "text", "problem"),
   [
-    ({"CB": None}, "CB.jsonl is missing."),
-    ({"extra": ""}, "extra.jsonl is not part of a submission."),
-    ({"CB": '{"idx": 0}\n'}, "CB.jsonl: line 1 has the wrong form"),
-    ({"CB": "no\n"}, "CB.jsonl: line 1 has the wrong form"),
+    ("CB", None, "CB.jsonl is missing."),
+    ("extra", "", "extra.jsonl is not part of a submission."),
+    ("CB", '{"idx": 0}\n', WRONG_FORM),
+    ("CB", "no\n", WRONG_FORM),
+    ("CB", '{"idx": [0], "label": "neutral"}\n', WRONG_FORM),
     (
-      {"CB": '{"idx": [0], "label": "neutral"}\n'},
-      "CB.jsonl: line 1 has the wrong form",
-    ),
-    (
-      {"COPA": '{"idx": 0, "label": true}\n'},
+      "COPA",
+      '{"idx": 0, "label": true}\n',
       "COPA.jsonl: line 1 has the label True, expected one of (0, 1).",
     ),
     (
-      {"ReCoRD": '{"idx": 0, "label": 3}\n'},
+      "ReCoRD",
+      '{"idx": 0, "label": 3}\n',
       "ReCoRD.jsonl: line 1 has the label 3, expected text.",
     ),
+    ("RTE", RTE * 2, "RTE.jsonl: line 2 has the idx 0 a second time."),
+    ("RTE", RTE, "RTE.jsonl: it has 1 predictions, expected 3000."),
     (
-      {"RTE": '{"idx": 0, "label": "entailment"}\n' * 2},
-      "RTE.jsonl: line 2 has the idx 0 a second time.",
-    ),
-    (
-      {"RTE": '{"idx": 0, "label": "entailment"}\n'},
-      "RTE.jsonl: it has 1 predictions, expected 3000.",
-    ),
-    (
-      {"MultiRC": '{"idx": 0, "label": 1}\n'},
+      "MultiRC",
+      '{"idx": 0, "label": 1}\n',
       "MultiRC.jsonl: line 1 has the wrong form",
     ),
   ],
 )
 def test_what_the_leaderboard_would_refuse(
-  complete, tmp_path, changes, problem
+  complete, tmp_path, name, text, problem
 ):
-  (found,) = submission.check(_with(complete, tmp_path, **changes))
+  contents = _contents(complete) | {f"{name}.jsonl": text}
+  changed = tmp_path / "changed.zip"
+  with zipfile.ZipFile(changed, "w") as archive:
+    for name, text in contents.items():
+      if text is not None:
+        archive.writestr(name, text)
+  (found,) = submission.check(changed)
   assert found.startswith(problem)
 
 

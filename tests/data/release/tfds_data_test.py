@@ -1,11 +1,13 @@
 """Building TFDS data from (small, made-up) folders of the official release."""
 
+import dataclasses
+import functools
 import json
-import pathlib
 import zipfile
 
 import damages
 import pytest
+from superglue_reference import REFERENCE
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import util
 
@@ -13,7 +15,6 @@ from prompt_tuning.commands import console
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import tfds_data as official_release
 
-ROOT = pathlib.Path(__file__).parents[3]
 CB = "super_glue/cb:1.0.2"
 CB_COUNTS = {"train": 250, "validation": 56, "test": 250}
 
@@ -23,8 +24,8 @@ def _no_progress_bars():
   tfds.disable_progress_bar()
 
 
-def cb_rows(count, label="neutral"):
-  row = {"premise": "Mara left.", "hypothesis": "she left", "label": label}
+def cb_rows(count):
+  row = {"premise": "Mara left.", "hypothesis": "she left", "label": "neutral"}
   return [{**row, "idx": idx} for idx in range(count)]
 
 
@@ -117,12 +118,6 @@ def test_other_folders_and_counts_are_refused(tmp_path):
   assert "expected 56 examples, got 55" in report.failed[CB]
 
 
-CB_ROW = cb_rows(1)[0]
-RECORD_ROW = {
-  "idx": 0,
-  "passage": {"text": "Ann left.", "entities": [{"start": 0, "end": 2}]},
-  "qas": [{"query": "@placeholder", "idx": 0, "answers": [{"text": "Ann"}]}],
-}
 WIC_ROW = {
   "word": "bank",
   "sentence1": "a bank",
@@ -145,6 +140,7 @@ WSC_ROW = {
   "idx": 0,
   "label": True,
 }
+TWICE = "idx: expected one that no other example has, got 0, also on line 1"
 BAD_LINES = {
   "not JSON": ("CB", b"{'premise': 1}", r"\(the line\): expected JSON, got"),
   "not UTF-8": ("CB", b'{"premise": "\xff"}', "expected UTF-8, got byte 0xff"),
@@ -172,16 +168,8 @@ BAD_LINES = {
     b'{"premise": "p", "hypothesis": "h", "idx": 0}',
     "label: expected a value, got none",
   ),
-  "duplicated idx": (
-    "CB",
-    {},
-    "idx: expected one that no other example has, got 0, also on line 1",
-  ),
-  "a number and the string that spells it": (
-    "CB",
-    {"idx": "0"},
-    "idx: expected one that no other example has, got 0, also on line 1",
-  ),
+  "duplicated idx": ("CB", {}, TWICE),
+  "a number and the string that spells it": ("CB", {"idx": "0"}, TWICE),
   "lone surrogate": ("CB", {"premise": "\ud800"}, "premise: expected text"),
   "entity outside": (
     "ReCoRD",
@@ -215,8 +203,12 @@ BAD_LINES = {
   ),
 }
 GOOD_ROWS = {
-  "CB": CB_ROW,
-  "ReCoRD": RECORD_ROW,
+  "CB": cb_rows(1)[0],
+  "ReCoRD": {
+    "idx": 0,
+    "passage": {"text": "Ann left.", "entities": [{"start": 0, "end": 2}]},
+    "qas": [{"query": "@placeholder", "idx": 0, "answers": [{"text": "Ann"}]}],
+  },
   "WiC": WIC_ROW,
   "WSC": WSC_ROW,
 }
@@ -256,8 +248,7 @@ def test_exit_status_says_whether_a_task_failed(tmp_path, capsys, status):
 @pytest.mark.parametrize("label", ["not_entailment", None])
 def test_ids_may_be_strings_as_those_of_axb_are(tmp_path, label):
   row = {"sentence1": "Ann left.", "sentence2": "She left."}
-  if label:
-    row["label"] = label
+  row |= {"label": label} if label else {}
   write_jsonl(
     tmp_path / "AX-b" / "AX-b.jsonl",
     [{**row, "idx": str(idx)} for idx in range(1_104)],
@@ -272,22 +263,13 @@ def test_ids_may_be_strings_as_those_of_axb_are(tmp_path, label):
   assert {int(x["label"]) for x in examples} == {1 if label else -1}
 
 
-def test_without_network_there_is_one_error_at_once(tmp_path, monkeypatch):
+def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
+  asked, down, dpr = [], "", "definite_pronoun_resolution:1.1.0"
+
   def head(url, timeout):
     assert timeout <= 10
-    raise OSError("no network")
-
-  monkeypatch.setattr("requests.head", head)
-  with pytest.raises(ValueError, match=r"got: no network\. Without .*--from"):
-    official_release.download(tmp_path)
-
-
-def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
-  asked, dpr = [], "definite_pronoun_resolution:1.1.0"
-
-  def head(url, timeout):
     asked.append(url)
-    if "amazonaws" in url:
+    if down in url:
       raise OSError("no answer")
 
   def refuse(name, **kwargs):
@@ -295,6 +277,11 @@ def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
 
   monkeypatch.setattr("requests.head", head)
   monkeypatch.setattr(tfds, "builder", refuse)
+  # Without a network there is one error at once.
+  with pytest.raises(ValueError, match=r"got: no answer\. Without .*--from"):
+    official_release.download(tmp_path)
+  asked.clear()
+  down = "amazonaws"
   report = official_release.download(tmp_path)
   assert len(asked) == 2
   # What the other server has is not kept from being built.
@@ -310,3 +297,40 @@ def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=r"from https://s3.amazonaws.com, got:"):
     official_release.download(tmp_path)
   assert asked == ["https://s3.amazonaws.com"]
+
+
+def as_json(value):
+  """A TFDS example, or a value of one, as the reference wrote it."""
+  if isinstance(value, dict):
+    return {name: as_json(inner) for name, inner in value.items()}
+  if isinstance(value, bytes):
+    return value.decode()
+  return value.tolist() if value.ndim == 0 else [v.decode() for v in value]
+
+
+@pytest.mark.parametrize(
+  "case", REFERENCE["from_jsonl"], ids=lambda case: case["config"]
+)
+def test_features_equal_the_reference(tmp_path, monkeypatch, case):
+  """What TFDS makes of rows in the official form, through our builder."""
+  config, count = case["config"], len(case["features"])
+  by_config = {task.config: task for task in release_rows.TASKS}
+  # The tasks do not use WSC's unrepaired spans; the reference has them too.
+  by_config["wsc"] = dataclasses.replace(by_config["wsc.fixed"], config="wsc")
+  task = by_config[config]
+  counts = dict.fromkeys(task.counts, count)
+  task = dataclasses.replace(task, counts=counts)
+  monkeypatch.setattr(release_rows, "TASKS", (task,))
+  # Some rows have no label: only the test split may.
+  write_jsonl(tmp_path / task.folder / task.file_name("test"), case["rows"])
+  official_release.convert(tmp_path, tmp_path / "data")
+  examples = tfds.load(
+    f"super_glue/{config}:1.0.2",
+    data_dir=tmp_path / "data",
+    split="test",
+    download=False,
+  )
+  got = [as_json(example) for example in tfds.as_numpy(examples)]
+  # TFDS shuffles, and has the features in an order of its own.
+  as_text = functools.partial(json.dumps, sort_keys=True)
+  assert sorted(map(as_text, got)) == sorted(map(as_text, case["features"]))
