@@ -41,18 +41,12 @@ def _ids(generated):
 
 def _infer(base, folder, prompt):
   """Returns the answers of `t5x.infer` to the split "test"."""
-  model = tiny.make_model(
-    with_prompt=False, decode_fn=decoding.temperature_sample
-  )
-  factory = prompts_lib.prompt_factory(
-    prompt.length, prompts_lib.from_array(prompt.array)
-  )
-  model.module = model.module.clone(
-    injections=tiny.network.Injections(prompt=factory)
-  )
   inference.infer(
     mode="predict",
-    model=model,
+    model=tiny.make_model(
+      prompt_init=prompts_lib.from_array(prompt.array),
+      decode_fn=decoding.temperature_sample,
+    ),
     dataset_cfg=tiny.dataset_config(split="test", shuffle=False),
     restore_checkpoint_cfg=tiny.restore_config(base),
     partitioner=tiny.make_partitioner(),
@@ -67,7 +61,7 @@ def _infer(base, folder, prompt):
 
 def test_mixed_batches_answer_as_infer_does(base, engine, prompts, tmp_path):
   """Every input with three prompts, in an order that mixes all."""
-  lines = _infer(base, tmp_path, prompts[4])
+  lines = _infer(base, tmp_path, prompts[2])
   texts = [line["inputs"]["inputs_pretokenized"] for line in lines]
   pairs = [(i, j) for i in (0, 2, 4) for j in range(len(texts))]
   np.random.default_rng(0).shuffle(pairs)
@@ -80,7 +74,7 @@ def test_mixed_batches_answer_as_infer_does(base, engine, prompts, tmp_path):
   )
   decode = engine.model.vocabulary.decode
   for (i, j), answer in zip(pairs, answers, strict=True):
-    assert i < 4 or decode(_ids(answer)) == lines[j]["prediction"]
+    assert i != 2 or decode(_ids(answer)) == lines[j]["prediction"]
   assert len({x["prediction"] for x in lines}) > 2
 
 

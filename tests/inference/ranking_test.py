@@ -2,8 +2,8 @@
 
 import functools
 
+import conformance
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -12,6 +12,7 @@ from prompt_tuning.inference import ranking
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 
 LABELS = ("yes", "no", "not")
+TEXTS = ["abc", "abxcdefgh", "x", "hgf", "hello", "no", "yes yes", "a b c d"]
 EOS = 1
 
 
@@ -20,20 +21,21 @@ def tiny_model(model):
   return tiny.make_model(with_prompt=False), model.params
 
 
-def _batch(targets=None):
-  """Eight examples; with `targets`, the same label for all of them."""
-  rng = np.random.default_rng(0)
-  lengths = rng.integers(3, 12, size=(tiny.BATCH_SIZE, 1))
-  inputs = rng.integers(3, 250, size=(tiny.BATCH_SIZE, 12))
-  inputs = np.where(np.arange(12) < lengths, inputs, 0)
-  row = np.zeros(tiny.LENGTHS["targets"], np.int32)
-  row[: len(targets or ())] = targets or ()
-  row = np.tile(row, (tiny.BATCH_SIZE, 1))
+def _batch(vocabulary, label=None):
+  """The texts; with `label`, the same label for all of them."""
+
+  def padded(texts, length):
+    rows = [[*vocabulary.encode(text), EOS] for text in texts]
+    return np.array([row + [0] * (length - len(row)) for row in rows], np.int32)
+
+  targets = np.zeros((len(TEXTS), tiny.LENGTHS["targets"]), np.int32)
+  if label is not None:
+    targets[:] = padded([label], tiny.LENGTHS["targets"])
   return {
-    "encoder_input_tokens": jnp.asarray(inputs, jnp.int32),
-    "decoder_input_tokens": jnp.asarray(np.pad(row, ((0, 0), (1, 0)))[:, :-1]),
-    "decoder_target_tokens": jnp.asarray(row),
-    "decoder_loss_weights": jnp.asarray(row > 0, jnp.float32),
+    "encoder_input_tokens": padded(TEXTS, tiny.LENGTHS["inputs"]),
+    "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+    "decoder_target_tokens": targets,
+    "decoder_loss_weights": np.float32(targets > 0),
   }
 
 
@@ -53,16 +55,15 @@ def _rank(model, params, **arguments):
     num_decodes=len(labels),
     return_all_decodes=True,
   )
-  return jax.jit(predict)(params, _batch())
+  return jax.jit(predict)(params, _batch(model.output_vocabulary))
 
 
 def _scores(model, params):
   """[B, L], from teacher forcing, a label at a time."""
-  columns, score = [], jax.jit(model.score_batch)
-  for label in LABELS:
-    tokens = [*model.output_vocabulary.encode(label), EOS]
-    columns.append(score(params, _batch(tokens)))
-  return np.stack(columns, axis=1)
+  score = jax.jit(model.score_batch)
+  return np.stack(
+    [score(params, _batch(model.output_vocabulary, x)) for x in LABELS], axis=1
+  )
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -85,51 +86,16 @@ def test_labels_are_ordered_by_their_own_scores(tiny_model, normalize):
   assert decoded == [[LABELS[i] for i in row] for row in order]
 
 
-def test_one_pass_scores_as_the_decoding_function_does(model, prompts):
+def test_one_pass_scores_each_label_as_by_itself(model, prompts):
   """The server and the Python door score in one pass."""
   prompt = prompts[2].array
-  texts = ["abc", "abxcdefgh"]
-  tokens = np.zeros((2, 12), np.int32)
-  for row, text in zip(tokens, texts, strict=True):
-    row[: len(text) + 1] = model.encode(text)
-  encoder = {**model.params["encoder"], "prompt": {"prompt": prompt}}
-  ranking_model = ranking.make_ranking_model(
-    LABELS,
-    module=tiny.make_model().module,
-    input_vocabulary=model.vocabulary,
-    output_vocabulary=model.vocabulary,
-    optimizer_def=None,
-  )
-  predict = functools.partial(
-    ranking_model.predict_batch_with_aux, return_all_decodes=True
-  )
-  labels, aux = jax.jit(predict)(
-    {**model.params, "encoder": encoder},
-    {
-      "encoder_input_tokens": tokens,
-      "decoder_input_tokens": np.zeros((2, 5), np.int32),
-    },
-  )
-  decode = model.vocabulary.decode
-  for found, rows, scores in zip(
-    model.rank(texts, LABELS, prompt), labels, aux["scores"], strict=True
-  ):
-    names = [decode(row) for row in np.asarray(rows[::-1]).tolist()]
-    assert list(found) == names
-    assert list(found.values()) == pytest.approx(
-      scores[::-1].tolist(), rel=1e-5
-    )
-
-
-def test_padding_after_the_label_is_not_scored(tiny_model):
-  """A label's score is the same beside a longer one."""
-  model, params = tiny_model
-  alone = _rank(model, params, labels=("no",))[1]["scores"]
-  sequences, aux = _rank(model, params, labels=("no", "nono"))
-  is_no = np.asarray(sequences)[:, :, 3] == 0
-  np.testing.assert_allclose(
-    np.asarray(aux["scores"])[is_no], alone[:, 0], rtol=1e-5
-  )
+  params = conformance.with_prompt(model.params, {"prompt": prompt})
+  expected = _scores(tiny.make_model(), params).tolist()
+  found = model.rank(TEXTS, LABELS, prompt)
+  for ranked, scores in zip(found, expected, strict=True):
+    alone = dict(zip(LABELS, scores, strict=True))
+    assert ranked == pytest.approx(alone, rel=1e-5)
+    assert list(ranked) == sorted(LABELS, key=alone.get, reverse=True)
 
 
 def test_labels_and_decodes_that_do_not_fit_are_refused(tiny_model):
@@ -147,4 +113,4 @@ def test_labels_and_decodes_that_do_not_fit_are_refused(tiny_model):
   # The decoding function of `_rank` stays: three labels, one decode.
   _rank(model, params)
   with pytest.raises(ValueError, match="number of labels, 3, got 1"):
-    model.predict_batch(params, _batch())
+    model.predict_batch(params, _batch(model.output_vocabulary))

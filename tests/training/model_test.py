@@ -37,13 +37,10 @@ def _tune(model, task, **arguments):
 
 
 @pytest.fixture(scope="module")
-def ladder_folder(tmp_path_factory):
-  return tmp_path_factory.mktemp("ladder_cb")
-
-
-@pytest.fixture(scope="module")
-def ladder_run(model, ladder_folder):
-  return _tune(model, "ladder_cb", folder=ladder_folder)
+def ladder_run(model, tmp_path_factory):
+  """A folder, and the prompt of the run in it."""
+  folder = tmp_path_factory.mktemp("ladder_cb")
+  return folder, _tune(model, "ladder_cb", folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +73,18 @@ def test_package_is_light():
   assert not {"jax", "tensorflow", "t5x"} & set(done.stdout.split())
 
 
-def test_prompt_is_the_best_by_validation(tiny_model, prompt):
+def test_prompt_is_the_best_by_validation(tiny_model, prompt, tmp_path):
   assert prompt.status == "finished"
   assert prompt.array.shape == (4, tiny_model.config.emb_dim)
   assert prompt.score == max(e["score"] for e in prompt.evals)
   assert len(prompt.evals) == 2
   assert tuning.Settings(length=1, steps=40).period == 4
+  path = tmp_path / "reviews.safetensors"
+  prompt.save(path)
+  loaded = pt.TunedPrompt.load(path)
+  assert loaded.metadata == prompt.metadata
+  for array in (loaded.array, tiny_model.prompt_array(path)):
+    np.testing.assert_array_equal(array, prompt.array)
 
 
 def test_answers_do_not_depend_on_the_batch(tiny_model, prompt):
@@ -185,15 +188,6 @@ def test_threads_read_a_model_once_and_two_models_at_the_same_time(
   assert models[0].params is models[0].params
 
 
-def test_file_is_the_prompt(tiny_model, prompt, tmp_path):
-  path = tmp_path / "reviews.safetensors"
-  prompt.save(path)
-  loaded = pt.TunedPrompt.load(path)
-  np.testing.assert_array_equal(loaded.array, prompt.array)
-  assert loaded.metadata == prompt.metadata
-  np.testing.assert_array_equal(tiny_model.prompt_array(path), prompt.array)
-
-
 def test_prompt_of_another_model_is_refused(model, prompt):
   width = model.config.emb_dim
   for wrong, message in (
@@ -236,7 +230,7 @@ def test_two_models_in_two_threads(
 
   with futures.ThreadPoolExecutor(2) as pool:
     together = list(pool.map(tune, runs))
-  for mine, other in zip(together, (ladder_run, prompt), strict=True):
+  for mine, other in zip(together, (ladder_run[1], prompt), strict=True):
     np.testing.assert_array_equal(mine.array, other.array)
     assert mine.evals == other.evals
 
@@ -270,7 +264,7 @@ def test_error_of_a_callback_ends_the_run(tiny_model):
 
 
 def test_it_is_the_trainer_of_the_command_line(
-  ladder_run, ladder_folder, tmp_path, monkeypatch
+  ladder_run, tmp_path, monkeypatch
 ):
   """The recipe's settings, and so its prompt, bit for bit."""
   import __main__
@@ -294,18 +288,19 @@ def test_it_is_the_trainer_of_the_command_line(
     configuration=gin_utils.configuration("train")
   )
   gin.clear_config()
-  assert ladder_run.evals == by_gin.evals
+  folder, prompt = ladder_run
+  assert prompt.evals == by_gin.evals
   np.testing.assert_array_equal(
-    ladder_run.array,
+    prompt.array,
     pt.TunedPrompt.load(tmp_path / "prompt.safetensors").array,
   )
   with_gin, without = (
-    {x.name for x in folder.iterdir() if "tfevents" not in x.name}
-    for folder in (tmp_path, ladder_folder)
+    {x.name for x in place.iterdir() if "tfevents" not in x.name}
+    for place in (tmp_path, folder)
   )
   assert with_gin - without == {"config.gin"}
   assert not without - with_gin
-  assert tiny.record(ladder_folder)["status"] == "finished"
+  assert tiny.record(folder)["status"] == "finished"
 
 
 @pytest.mark.parametrize(
