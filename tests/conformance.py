@@ -144,6 +144,15 @@ def network_inputs(features: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
   )
 
 
+def variable_shapes(
+  model: network.Transformer, inputs: Any = None, **options: Any
+) -> Any:
+  """Returns what `init` makes, of a batch's inputs unless there are others."""
+  init = functools.partial(model.init, enable_dropout=False, **options)
+  inputs = inputs or network_inputs(batch())
+  return jax.eval_shape(init, jax.random.key(0), *inputs)
+
+
 def decode_step_by_step(
   model: network.Transformer,
   params: dict[str, Any],

@@ -1,9 +1,10 @@
-"""Which vocabulary tasks have where there is no model."""
+"""Names of tasks, and their vocabulary where there is no model."""
 
 import pytest
+import seqio
 
 from prompt_tuning import project_files, tasks
-from prompt_tuning.data import vocabulary
+from prompt_tuning.data import task_names, vocabulary
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 
 
@@ -21,3 +22,21 @@ def test_vocabulary_of_other_tasks_is_t5s(monkeypatch, tmp_path):
   monkeypatch.setattr(project_files, "project_folder", lambda: tmp_path)
   with pytest.raises(ValueError, match=r"t5_small/spiece\.model, .*'ladder'"):
     tasks.use_vocabulary(None, task="mini_boolq")
+
+
+def test_names_are_those_that_are_registered():
+  registered = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+  ours = {
+    name.removesuffix("_prefixed").removesuffix("_sentinel")
+    for name in registered
+    if name.startswith(("super_glue", "mini", "ladder", "dpr"))
+    and not name.startswith("ladder_probe_")
+  }
+  listed = task_names.by_heading()
+  assert {name for names in listed.values() for name in names} == ours
+  tasks_, mixtures, _ = listed.values()
+  for names, suffixes in (
+    (tasks_, ("_prefixed", "_sentinel")),
+    (mixtures, ("_prefixed",)),
+  ):
+    assert {f"{x}{y}" for x in names for y in suffixes} <= registered

@@ -6,6 +6,7 @@ import conformance
 import flax.linen as nn
 import jax
 from jax import lax
+from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,24 +35,27 @@ def operands(queries, keys, with_bias, mask, dtype="float32"):
     return jnp.asarray(rng.normal(size=shape), dtype)
 
   shape = (BATCH, HEADS)
-  arrays = [
-    normal(*shape, queries, HEAD_DIM),
-    normal(*shape, keys, HEAD_DIM),
-    normal(*shape, keys, HEAD_DIM),
-    normal(*shape, queries, HEAD_DIM),
-  ]
+  *arrays, gradient = (
+    normal(*shape, length, HEAD_DIM)
+    for length in (queries, keys, keys, queries)
+  )
   bias = None
   if with_bias:
     bias = 3 * normal(1, HEADS, queries, keys).astype(jnp.float32)
-  lengths = np.array([keys, 1, 0, keys - 2])
+  lengths = np.array([keys, keys // 2, 1, 0])
   visible = {
     "none": None,
     "keys": np.arange(keys) < lengths[:, None, None, None],
     "causal": np.tri(queries, keys, dtype=bool)[None, None],
     "pairs": rng.random((BATCH, 1, queries, keys)) < 0.5,
   }[mask]
-  *arrays, gradient = arrays
   return (*arrays, bias, visible), gradient
+
+
+def in_float32(inputs):
+  return jax.tree.map(
+    lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, inputs
+  )
 
 
 def results(function, arrays, gradient):
@@ -113,16 +117,10 @@ def test_outputs_and_gradients_equal_the_plain_form(
 
 @pytest.mark.parametrize("mask", ["keys", "causal"])
 def test_bfloat16_is_about_as_close_to_float32_as_the_plain_form(mask):
-  arrays, gradient = operands(24, 24, True, mask, "bfloat16")
-
-  def as_float32(x):
-    return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
-
-  exact = results(plain, *jax.tree.map(as_float32, (arrays, gradient)))
-  ours = results(attention_lib.attention, arrays, gradient)
-  theirs = results(
-    lambda *args: attention_lib.plain_forward(args)[0], arrays, gradient
-  )
+  inputs = operands(24, 24, True, mask, "bfloat16")
+  exact = results(plain, *in_float32(inputs))
+  ours = results(attention_lib.attention, *inputs)
+  theirs = results(lambda *args: attention_lib.plain_forward(args)[0], *inputs)
   assert [x.dtype for x in ours] == [x.dtype for x in theirs]
   for mine, other, expected in zip(ours, theirs, exact, strict=True):
     size = np.linalg.norm(expected)
@@ -244,3 +242,63 @@ def test_dropout_of_values_is_dropout_of_weights():
   outputs = jnp.einsum("bnqk,bnkd->bqnd", weights, project("value"))
   outputs = outputs.reshape(2, 5, -1) @ params["out"]["kernel"]
   np.testing.assert_allclose(dropped, outputs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("kernel", "dtype", "mask", "tolerance"),
+  [
+    ("flash", "float32", "keys", 1e-4),
+    ("flash", "bfloat16", "none", 2e-2),
+    ("cudnn", "bfloat16", "keys", 2e-2),
+    ("cudnn", "bfloat16", "none", 2e-2),
+  ],
+)
+def test_kernels_give_the_plain_form_as_far_as_a_cpu_can_tell(
+  monkeypatch, kernel, dtype, mask, tolerance
+):
+  """They run without their device: interpreted, or XLA's in their place."""
+  fused = jax.nn.dot_product_attention
+
+  def by_xla(*args, implementation, **kwargs):
+    assert implementation == "cudnn"
+    return fused(*args, implementation="xla", **kwargs)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+  # Not a whole number of tiles.
+  inputs = jax.tree.map(
+    lambda x: x[:2, :2], operands(130, 130, True, mask, dtype)
+  )
+  query, key, *_, visible = inputs[0]
+  chosen = attention_lib.choose_kernel(kernel, query, key, visible)
+  assert chosen is attention_lib.KERNELS[kernel]
+  with pltpu.force_tpu_interpret_mode():
+    # The bias does not train: it would keep a kernel from running.
+    found = results(
+      lambda query, key, value, bias, mask: attention_lib.attention(
+        query, key, value, lax.stop_gradient(bias), mask, kernel
+      ),
+      *inputs,
+    )
+  exact = results(plain, *in_float32(inputs))
+  for ours, expected in zip(found[:4], exact[:4], strict=True):
+    error = np.linalg.norm(np.asarray(ours, np.float32) - expected)
+    assert error < tolerance * np.linalg.norm(expected)
+
+
+def test_what_no_kernel_takes_goes_the_usual_way():
+  """A bias that trains, few positions, masks of pairs: no kernel is run."""
+  (query, key, value, bias, mask), _ = operands(
+    130, 130, True, "keys", "bfloat16"
+  )
+  choose = functools.partial(attention_lib.choose_kernel, "cudnn")
+  assert choose(query[:, :, :40], key[:, :, :40], None) is None
+  assert choose(query, key, np.ones((1, 1, 130, 130), bool)) is None
+  assert choose(query.astype("float32"), key, mask) is None
+
+  def of_bias(bias):
+    return attention_lib.attention(query, key, value, bias, mask, "cudnn").sum()
+
+  # Neither kernel could run here.
+  assert jnp.linalg.norm(jax.grad(of_bias)(bias)) > 0
+  with pytest.raises(ValueError, match="one of"):
+    attention_lib.choose_kernel("falsh", query, key, mask)
