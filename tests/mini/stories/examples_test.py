@@ -29,17 +29,11 @@ DIGESTS = {
   "wic": "2170f83610fa",
   "wsc": "27bd728cd3cf",
 }
-
-
 rows = examples.features
 
 
 def words(text):
   return re.findall(r"\w+", text)
-
-
-def without_names(text):
-  return " ".join("NAME" if w in NAMES else w for w in words(text))
 
 
 @pytest.mark.parametrize("task", examples.TASKS)
@@ -55,9 +49,7 @@ def test_ids_are_unique_and_labels_are_balanced(task, split):
   idx = [json.dumps(row["idx"]) for row in rows(task, split)]
   assert len(idx) == len(set(idx)) == examples.EXAMPLES_PER_SPLIT[split]
   if task == "record":
-    answers = collections.Counter(
-      row["answers"][0] for row in rows(task, split)
-    )
+    answers = collections.Counter(x["answers"][0] for x in rows(task, split))
     assert set(answers) == NAMES | TOWNS
     assert max(answers.values()) < 0.1 * answers.total()
   else:
@@ -69,22 +61,19 @@ def test_ids_are_unique_and_labels_are_balanced(task, split):
 def test_levels_have_their_shares(task, split):
   made = examples.examples(task, split)
   counts = collections.Counter(level for level, _ in made)
-  shares = examples.TASKS[task][1]
+  maker, shares = examples.TASKS[task]
+  described = " ".join(inspect.getdoc(maker).split())
   assert sum(shares.values()) == 10
   for level, tenths in shares.items():
     assert counts[level] == pytest.approx(len(made) * tenths / 10, abs=6)
     stated = rf'In {tenths}0%( of the examples)? \("{level}"\)'
-    assert re.search(stated, describe(task))
-
-
-def describe(task):
-  return " ".join(inspect.getdoc(examples.TASKS[task][0]).split())
+    assert re.search(stated, described)
 
 
 def combinations(task, row):
   """What no two splits may have in common."""
   if task == "copa":  # A cause with a thing.
-    return {without_names(row["premise"])}
+    return {" ".join("" if w in NAMES else w for w in words(row["premise"]))}
   if task == "wic":  # Two sentences with a word.
     clauses = [
       next(
@@ -121,15 +110,11 @@ def test_splits_share_no_combination(task):
   [("boolq", "question"), ("rte", "hypothesis"), ("cb", "hypothesis")],
 )
 def test_each_claim_has_every_label_equally_often(task, claim):
-  """So that reading the claim alone leaves nothing but the majority."""
   counts = collections.Counter(
     (row[claim], row["label"]) for row in rows(task, "validation")
   )
-  labels = {row["label"] for row in rows(task, "validation")}
-  claims = {claim for claim, _ in counts}
-  uneven = [
-    c for c in claims if len({counts[c, label] for label in labels}) > 1
-  ]
+  claims, labels = map(set, zip(*counts, strict=True))
+  uneven = [c for c in claims if len({counts[c, x] for x in labels}) > 1]
   # The last group of CB is cut.
   assert len(uneven) <= (task == "cb")
 
