@@ -39,25 +39,6 @@ _SKIPPED = ("metrics.jsonl", ".COMPLETED")
 
 
 def main() -> None:
-  args = _arguments()
-  paths = {
-    "google": [ROOT, args.t5x, args.airio, args.jestimator, *args.extra],
-    "ours": [ROOT, ROOT / "runtime"],
-  }
-  rows: list[dict[str, Any]] = []
-  for model in commands.TASKS:
-    for command in commands.commands(model):
-      rows.append(_run(command, model, paths, args))
-      print(table({"rows": rows[-1:]}).splitlines()[-1], flush=True)
-  outcome = _outcome(rows, args)
-  OUTCOME.write_text(json.dumps(outcome, indent=1) + "\n")
-  PAGE.write_text(page(outcome))
-  failed = [(row["model"], row["command"]) for row in rows if not holds(row)]
-  if failed:
-    sys.exit(f"Not the same on both: {failed}; logs are in {args.work}.")
-
-
-def _arguments() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -76,76 +57,76 @@ def _arguments() -> argparse.Namespace:
   parser.add_argument(
     "--work", default="runs/google_t5x", help="relative to the root"
   )
-  return parser.parse_args()
-
-
-def _run(
-  command: commands.Command,
-  model: str,
-  paths: dict[str, list[pathlib.Path]],
-  args: argparse.Namespace,
-) -> dict[str, Any]:
-  """Runs a command on both runtimes; returns a row of the outcome."""
-  row: dict[str, Any] = {
-    "model": model,
-    "command": command.name,
-    "program": command.program,
-    "commit": records.environment()["commit"],
+  args = parser.parse_args()
+  paths = {
+    "google": [ROOT, args.t5x, args.airio, args.jestimator, *args.extra],
+    "ours": [ROOT, ROOT / "runtime"],
   }
-  out = {name: f"{args.work}/{model}/{name}" for name in (*paths, "again")}
-  folders = {name: ROOT / command.folder(out[name]) for name in out}
-  for name, path in paths.items():
-    row[name] = _start(command, out[name], folders[name], path)
-  if not row["google"] == row["ours"] == 0:
-    return row
-  row |= compare(folders["google"], folders["ours"])
-  if not command.is_compared:
-    return {**row, "is_compared": False}
-  if command.program == "train" and not _start(
-    command, out["again"], folders["again"], paths["google"], OTHER_ROUNDING
-  ):
-    again = compare(folders["google"], folders["again"])
-    row["own_difference"] = again["loss_difference"]
-  return row
-
-
-def _start(
-  command: commands.Command,
-  out: str,
-  folder: pathlib.Path,
-  path: list[pathlib.Path],
-  xla_flags: str = "",
-) -> int:
-  """Runs a command anew, with a log beside its folder; returns its status."""
-  shutil.rmtree(folder, ignore_errors=True)
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with open(f"{folder}.log", "w", encoding="utf-8") as log:
-    return subprocess.run(
-      [sys.executable, *command.arguments(out)],
-      cwd=ROOT,
-      env={
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, path)),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip(),
-      },
-      stdout=log,
-      stderr=subprocess.STDOUT,
-      check=False,
-    ).returncode
-
-
-def _outcome(
-  rows: list[dict[str, Any]], args: argparse.Namespace
-) -> dict[str, Any]:
+  rows: list[dict[str, Any]] = []
   environment = records.environment()
+  for model in commands.TASKS:
+    for command in commands.commands(model):
+      row = {
+        "model": model,
+        "command": command.name,
+        "program": command.program,
+        "commit": environment["commit"],
+      }
+      rows.append(row | _run(command, f"{args.work}/{model}", paths))
+      print(table({"rows": rows[-1:]}).splitlines()[-1], flush=True)
   device = environment["device"]
-  return {
+  outcome = {
     "revisions": args.revisions,
     "versions": environment["versions"],
     "device": f"CPU, {device['cpus']} cores, {device['cpu']}",
     "rows": rows,
   }
+  OUTCOME.write_text(json.dumps(outcome, indent=1) + "\n")
+  PAGE.write_text(page(outcome))
+  failed = [(row["model"], row["command"]) for row in rows if not holds(row)]
+  if failed:
+    sys.exit(f"Not the same on both: {failed}; logs are in {args.work}.")
+
+
+def _run(
+  command: commands.Command, work: str, paths: dict[str, list[pathlib.Path]]
+) -> dict[str, Any]:
+  """Runs a command on both runtimes; returns what is told of it."""
+  folders = {
+    name: ROOT / command.folder(f"{work}/{name}") for name in (*paths, "again")
+  }
+
+  def start(name: str, runtime: str, xla_flags: str = "") -> int:
+    """Runs it anew, with a log beside its folder; returns its status."""
+    shutil.rmtree(folders[name], ignore_errors=True)
+    folders[name].parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folders[name]}.log", "w", encoding="utf-8") as log:
+      return subprocess.run(
+        [sys.executable, *command.arguments(f"{work}/{name}")],
+        cwd=ROOT,
+        env={
+          **os.environ,
+          "PYTHONPATH": os.pathsep.join(map(str, paths[runtime])),
+          "TF_CPP_MIN_LOG_LEVEL": "3",
+          "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip(),
+        },
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        check=False,
+      ).returncode
+
+  told: dict[str, Any] = {name: start(name, name) for name in paths}
+  if any(told.values()):
+    return told
+  told |= compare(folders["google"], folders["ours"])
+  if not command.is_compared:
+    return {**told, "is_compared": False}
+  if command.program == "train" and not start(
+    "again", "google", OTHER_ROUNDING
+  ):
+    again = compare(folders["google"], folders["again"])
+    told["own_difference"] = again["loss_difference"]
+  return told
 
 
 def losses(folder: pathlib.Path) -> list[float]:
