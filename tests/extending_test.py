@@ -1,7 +1,6 @@
 """docs/extending.md: its files, written to a folder, do what it says."""
 
 import importlib
-import pathlib
 import re
 import shutil
 
@@ -13,8 +12,8 @@ import numpy as np
 import pytest
 import seqio
 import tiny
+import tiny_gin
 
-import prompt_tuning
 from prompt_tuning.data import vocabulary
 from prompt_tuning.experiments import sheets
 from prompt_tuning.methods import trainable
@@ -26,7 +25,6 @@ from t5x.configuration import reading
 PAGE = documented.ROOT / "docs" / "extending.md"
 # Before a block, the name of a file that it is the content of.
 _FILE = re.compile(r"^`([\w/.]+)`[^\n]*:\n\n```\w+\n(.*?)^```", re.M | re.S)
-BINDINGS = ["MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'reviews'"]
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +50,6 @@ def folder(tmp_path_factory):
   gin.clear_config()
 
 
-@pytest.fixture
-def byte_vocabulary(monkeypatch):
-  monkeypatch.setattr(
-    vocabulary.MODEL_VOCABULARY, "in_use", seqio.ByteVocabulary()
-  )
-
-
 def _parse(words):
   """Parses the gin files and bindings of a command."""
   values = {"--gin_file": [], "--gin_bindings": []}
@@ -73,16 +64,13 @@ def _parse(words):
 
 def _added(*gin_files):
   """Parameters that files add to a tiny T5, and the patterns of what trains."""
-  gin.clear_config()
-  tiny_gin = str(pathlib.Path(__file__).parent / "testdata/tiny.gin")
-  gin_utils.parse_gin_flags(
-    [".", prompt_tuning.gin_search_path()],
-    [tiny_gin, *gin_files, "gin/runs/train.gin"],
-    [
-      *BINDINGS,
-      "INITIAL_CHECKPOINT_PATH = 'base'",
-      "TASK_FEATURE_LENGTHS = None",
-    ],
+  tiny_gin.configure_files(
+    "train",
+    list(gin_files),
+    [],
+    MODEL_DIR="run",
+    INITIAL_CHECKPOINT_PATH="base",
+    TASK_FEATURE_LENGTHS=None,
   )
   model = gin.get_configurable(models.EncoderDecoderModel)()
   matches = gin.get_configurable(trainable.matches_any)()
@@ -98,7 +86,10 @@ def _added(*gin_files):
   return added()
 
 
-def test_task(folder, byte_vocabulary):
+def test_task(folder, monkeypatch):
+  monkeypatch.setattr(
+    vocabulary.MODEL_VOCABULARY, "in_use", seqio.ByteVocabulary()
+  )
   module = importlib.import_module("mine.reviews")
   task = seqio.get_mixture_or_task("reviews")
   try:
@@ -124,7 +115,7 @@ def test_commands(folder):
 
 
 def test_method(folder):
-  added = _added("mine/bias.gin")
+  added = _added(str(folder / "mine/bias.gin"))
   assert "encoder/layers_0/attention/query/delta/bias" in added
   # Of three attentions, four kernels each.
   assert len(added) == 12
@@ -136,7 +127,7 @@ def test_initialiser(folder, monkeypatch):
     "prompt_tuning.training.base_model.read_parameter", lambda *_: table
   )
   monkeypatch.setattr("t5x.checkpoints.open_checkpoint", lambda path: None)
-  added = _added("gin/methods/prompt_tuning.gin", "mine/mean.gin")
+  added = _added("gin/methods/prompt_tuning.gin", str(folder / "mine/mean.gin"))
   (prompt,) = added.values()
   assert prompt.shape == (100, tiny.WIDTH)
   np.testing.assert_allclose(prompt.mean(), 100, atol=0.5)

@@ -39,24 +39,20 @@ def _evaluation(note, paths=(".",)):
 @pytest.mark.parametrize(
   "gin_files",
   [
-    [
-      MODEL,
-      "gin/recipes/prompt_tuning.gin",
-      "gin/prompts/random_uniform.gin",
-    ],
-    [
-      MODEL,
-      "gin/methods/prompt_tuning.gin",
-      "gin/prompts/random_uniform.gin",
-      "gin/runs/train.gin",
-    ],
+    ["gin/recipes/prompt_tuning.gin"],
+    ["gin/methods/prompt_tuning.gin", "gin/runs/train.gin"],
   ],
 )
 def test_of_a_prompt(tmp_path, gin_files):
   (tmp_path / "prompt.safetensors").touch()
   note = _describe(
     tmp_path,
-    [*gin_files, "gin/decoding/rank.gin"],
+    [
+      MODEL,
+      *gin_files,
+      "gin/prompts/random_uniform.gin",
+      "gin/decoding/rank.gin",
+    ],
     [
       "TASK = 'ladder_cb'",
       "PROMPT_LENGTH = 20",
