@@ -143,7 +143,9 @@ def make_partitioner(num_partitions=1) -> partitioning.PjitPartitioner:
   return partitioning.PjitPartitioner(
     num_partitions=num_partitions,
     logical_axis_rules=partitioning.standard_logical_axis_rules(
-      additional_rules=(("prompt", None), ("prompt_embed", None))
+      additional_rules=[
+        (name, None) for name in ("prompts", "prompt", "prompt_embed")
+      ]
     ),
   )
 

@@ -15,7 +15,7 @@ from prompt_tuning.injections import Injections
 from prompt_tuning.methods import voting
 from prompt_tuning.models.t5 import network
 from prompt_tuning.training import ensemble
-from t5x import checkpoints, partitioning
+from t5x import checkpoints
 from t5x import eval as eval_lib
 
 K = 3
@@ -124,14 +124,7 @@ def test_it_is_evaluated_like_a_model(base, pattern, tmp_path):
       split="validation", shuffle=False, task_feature_lengths=None
     ),
     restore_checkpoint_cfg=tiny.restore_config(base),
-    partitioner=partitioning.PjitPartitioner(
-      num_partitions=1,
-      logical_axis_rules=partitioning.standard_logical_axis_rules(
-        additional_rules=[
-          (name, None) for name in ("prompts", "prompt", "prompt_embed")
-        ]
-      ),
-    ),
+    partitioner=tiny.make_partitioner(),
     output_dir=str(tmp_path),
     fallback_init_rng=0,
   )
