@@ -34,41 +34,22 @@ def transformer(num_layers=LAYERS, injections=EVERYTHING, **overrides):
   return network.Transformer(config, injections)
 
 
-def variables_of(model, **options):
-  return jax.eval_shape(
-    lambda rng: model.init(rng, *INPUTS, enable_dropout=False, **options),
-    jax.random.key(0),
-  )
-
-
 def random_params(model):
   """Makes random values for all parameters: some methods start with zeros."""
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype),
-    variables_of(model)["params"],
+    conformance.variable_shapes(model)["params"],
   )
 
 
 def stacked(apart):
   """Stacks the parameters of `layers_<i>`."""
-  flat = traverse_util.flatten_dict(apart, sep="/")
-  together = {}
-  for name, array in flat.items():
-    before, found, after = name.partition(f"/{stack.SCANNED}_")
-    if not found:
-      together[name] = array
-      continue
-    after = after.partition("/")[2]
-    together[f"{before}/{stack.SCANNED}/{after}"] = jnp.stack(
-      [flat[f"{before}/{stack.SCANNED}_{i}/{after}"] for i in range(LAYERS)]
-    )
+  shapes = conformance.variable_shapes(transformer(scan_layers=True))["params"]
+  together = stacking.put_together(
+    *(traverse_util.flatten_dict(x, sep="/") for x in (apart, shapes))
+  )
   return traverse_util.unflatten_dict(together, sep="/")
-
-
-@pytest.fixture(scope="module")
-def params():
-  return random_params(transformer())
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -81,34 +62,35 @@ def loss_and_gradient(model, params):
 
 
 @pytest.fixture(scope="module")
-def unrolled(params):
-  return loss_and_gradient(transformer(), params)
+def unrolled():
+  """Parameters, and the gradient and logits with them."""
+  params = random_params(transformer())
+  return params, *loss_and_gradient(transformer(), params)
 
 
 def _assert_equal(a, b, atol):
-  a, b = (traverse_util.flatten_dict(x, sep="/") for x in (a, b))
-  assert a.keys() == b.keys()
-  for name in a:
-    np.testing.assert_allclose(a[name], b[name], atol=atol, err_msg=name)
+  check = functools.partial(np.testing.assert_allclose, atol=atol)
+  jax.tree.map(check, a, b)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
-def test_scanned_layers_compute_the_same(params, unrolled, remat):
+def test_scanned_layers_compute_the_same(unrolled, remat):
+  params, *expected = unrolled
   scanned = transformer(scan_layers=True, remat=remat)
-  gradient, logits = loss_and_gradient(scanned, stacked(params))
-  np.testing.assert_allclose(logits, unrolled[1], atol=2e-5)
-  _assert_equal(gradient, stacked(unrolled[0]), atol=2e-5)
+  found = loss_and_gradient(scanned, stacked(params))
+  _assert_equal(found, (stacked(expected[0]), expected[1]), atol=2e-5)
 
 
-def test_scanned_layers_decode_the_same_with_a_cache(params, unrolled):
+def test_scanned_layers_decode_the_same_with_a_cache(unrolled):
+  params, _, expected = unrolled
   model = transformer(scan_layers=True)
   batch = conformance.batch()
   logits = conformance.decode_step_by_step(model, stacked(params), batch)
   real = batch["decoder_target_tokens"] > 0
-  np.testing.assert_allclose(logits[real], unrolled[1][real], atol=2e-5)
+  np.testing.assert_allclose(logits[real], expected[real], atol=2e-5)
   # The batch is the first axis of cached arrays.
-  cache = variables_of(model, decode=True)["cache"]
+  cache = conformance.variable_shapes(model, decode=True)["cache"]
   sizes = {x.shape[:2] for x in jax.tree.leaves(cache) if x.ndim}
   assert sizes == {(len(INPUTS[0]), LAYERS)}
 
@@ -118,7 +100,9 @@ def test_a_method_of_single_scanned_layers_is_refused():
     delta=EVERYTHING.delta, delta_targets="encoder/layers_0/.*"
   )
   with pytest.raises(ValueError, match="delta_targets that treat all layers"):
-    variables_of(transformer(injections=single, scan_layers=True))
+    conformance.variable_shapes(
+      transformer(injections=single, scan_layers=True)
+    )
 
 
 def test_dropout_differs_between_scanned_layers():
@@ -141,21 +125,17 @@ def test_a_scanned_program_does_not_grow_with_depth():
   def lines(num_layers):
     delta = Injections(delta=EVERYTHING.delta)
     model = transformer(num_layers, delta, scan_layers=True, remat=True)
-    shapes = variables_of(model)["params"]
+    shapes = conformance.variable_shapes(model)["params"]
     return loss_and_gradient.lower(model, shapes).as_text().count("\n")
 
   assert lines(12) == lines(2)
-
-
-def test_the_runtime_has_the_same_name_for_scanned_layers():
-  assert stacking.SCANNED == stack.SCANNED
 
 
 def lowered_step(num_layers, on_trace, **overrides):
   """Lowers a gradient of the prompt, with dropout."""
   prompt_alone = Injections(prompt=EVERYTHING.prompt)
   model = transformer(num_layers, prompt_alone, dropout_rate=0.1, **overrides)
-  frozen = variables_of(model)["params"]
+  frozen = conformance.variable_shapes(model)["params"]
   prompt = frozen["encoder"].pop("prompt")
   on_trace()
 
@@ -220,11 +200,5 @@ def test_layers_traced_once_compute_the_same_with_dropout(monkeypatch):
   together = run()
   monkeypatch.setattr(stack, "_is_staged", lambda _: False)
   apart = run()
-  together, apart = (
-    {name: x[0] if isinstance(x, tuple) else x for name, x in flat.items()}
-    for flat in (
-      traverse_util.flatten_dict(x, sep="/") for x in (together, apart)
-    )
-  )
-  assert len(together) == 1 + 2 * 3
+  assert len(jax.tree.leaves(together)) == 1 + 2 * 3
   _assert_equal(together, apart, atol=1e-5)
