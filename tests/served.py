@@ -52,15 +52,18 @@ def client(service, **options) -> httpx.AsyncClient:
   )
 
 
-def send_all(service, requests) -> list[httpx.Response]:
-  """Sends (method, path, options) each, one after another, to one server."""
+def send_all(service, requests, together=False) -> list[httpx.Response]:
+  """Sends (method, path, options) each to one server; in turn, or at once."""
 
   async def run():
     async with client(service) as http:
-      return [
-        await http.request(method, path, **options)
+      sent = [
+        http.request(method, path, **options)
         for method, path, options in requests
       ]
+      if together:
+        return await asyncio.gather(*sent)
+      return [await response for response in sent]
 
   return asyncio.run(run())
 
@@ -85,12 +88,12 @@ def npy(array) -> bytes:
   return buffer.getvalue()
 
 
-def zipped(**files) -> bytes:
-  """Makes an archive; "__" stands for the dot of a name."""
+def zipped(files, kind=zipfile.ZIP_DEFLATED) -> bytes:
+  """Makes an archive of files: name -> content."""
   buffer = io.BytesIO()
-  with zipfile.ZipFile(buffer, "w") as archive:
+  with zipfile.ZipFile(buffer, "w", kind) as archive:
     for name, content in files.items():
-      archive.writestr(name.replace("__", "."), content)
+      archive.writestr(name, content)
   return buffer.getvalue()
 
 

@@ -193,38 +193,24 @@ def test_refuses_an_unknown_module(monkeypatch, module):
     onnx_t5.read_onnx_t5("encoder.onnx", "decoder.onnx", CONFIG)
 
 
-@pytest.fixture(scope="module")
-def t5_small_folder():
-  package = pytest.importorskip("traceforge_title_model")
-  return package.span_dir()
-
-
-@pytest.fixture(scope="module")
-def t5_small(t5_small_folder):
-  return onnx_t5.read_onnx_t5(
-    t5_small_folder / "encoder.onnx",
-    t5_small_folder / "decoder.onnx",
-    T5_SMALL,
+@pytest.mark.slow
+def test_t5_small_is_complete_and_translates():
+  folder = pytest.importorskip("traceforge_title_model").span_dir()
+  params = onnx_t5.read_onnx_t5(
+    folder / "encoder.onnx", folder / "decoder.onnx", T5_SMALL
   )
-
-
-def test_t5_small_is_complete(t5_small):
-  assert len(t5_small) == 190
-  assert sum(array.size for array in t5_small.values()) == 76_961_152
+  assert len(params) == 190
+  assert sum(array.size for array in params.values()) == 76_961_152
   for name, mean in [
     ("encoder/encoder_norm/scale", 0.1545560),
     ("encoder/relpos_bias/rel_embedding", 2.0612025),
     ("decoder/layers_7/mlp/wo/kernel", -0.00089030057),
   ]:
-    found = t5_small[name].mean(dtype=np.float64)
+    found = params[name].mean(dtype=np.float64)
     np.testing.assert_allclose(found, mean, rtol=1e-6, err_msg=name)
-
-
-@pytest.mark.slow
-def test_t5_small_translates(t5_small, t5_small_folder):
   vocabulary = sentencepiece.SentencePieceProcessor(
     model_proto=sentencepiece_model.sentencepiece_from_tokenizer_json(
-      t5_small_folder / "tokenizer.json"
+      folder / "tokenizer.json"
     )
   )
   inputs, targets = (
@@ -236,7 +222,7 @@ def test_t5_small_translates(t5_small, t5_small_folder):
     )
   )
   logits = Transformer(T5_SMALL).apply(
-    {"params": traverse_util.unflatten_dict(t5_small, sep="/")},
+    {"params": traverse_util.unflatten_dict(params, sep="/")},
     inputs,
     np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
     targets,

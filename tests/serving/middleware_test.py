@@ -20,18 +20,6 @@ def limited(engine, tmp_path):
   )
 
 
-def _put_all(service, names):
-  """Puts prompts at once; returns the responses."""
-
-  async def run():
-    async with served.client(service) as http:
-      return await asyncio.gather(
-        *(http.put(f"/v1/prompts/{x}", content=b"none") for x in names)
-      )
-
-  return asyncio.run(run())
-
-
 @pytest.mark.parametrize("seconds", [30, 0.1])
 def test_uploads_wait_for_each_other(service, monkeypatch, seconds):
   """Those that wait for long are refused."""
@@ -50,13 +38,9 @@ def test_uploads_wait_for_each_other(service, monkeypatch, seconds):
 
   monkeypatch.setattr(service.store, "put", put)
 
-  async def run():
-    async with served.client(service) as http:
-      return await asyncio.gather(
-        *(http.put(f"/v1/prompts/{x}", content=b"none") for x in "abcd")
-      )
-
-  responses = asyncio.run(run())
+  paths = [f"/v1/prompts/{x}" for x in "abcd"]
+  puts = [("PUT", path, {"content": b"none"}) for path in paths]
+  responses = served.send_all(service, puts, together=True)
   assert max(most) == 2
   refused = [x for x in responses if x.status_code != 400]
   assert len(refused) == (2 if seconds < 1 else 0)

@@ -1,6 +1,5 @@
 """The page in a real browser, and its files."""
 
-import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -78,16 +77,11 @@ def address(service, jobs):
       yield address
 
 
-@pytest.fixture(scope="module")
-def downloads(tmp_path_factory):
-  return tmp_path_factory.mktemp("downloads")
-
-
 class Page:
   """The page, as its user sees it."""
 
-  def __init__(self, browser):
-    self.browser = browser
+  def __init__(self, browser, downloads):
+    self.browser, self.downloads = browser, downloads
 
   def all(self, selector):
     return self.browser.find_elements("css selector", selector)
@@ -143,7 +137,7 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def shown(downloads):
+def shown(tmp_path_factory):
   """A real browser where one is installed: Debian's `chromium`."""
   webdriver = pytest.importorskip("selenium.webdriver")
   browser = shutil.which("chromium") or shutil.which("google-chrome")
@@ -160,12 +154,13 @@ def shown(downloads):
     options.add_argument(f"--{flag}")
   if os.geteuid() == 0:  # In a container; it refuses to start otherwise.
     options.add_argument("--no-sandbox")
+  downloads = tmp_path_factory.mktemp("downloads")
   prefs = {"download.default_directory": str(downloads)}
   options.add_experimental_option("prefs", prefs)
   options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
   service = webdriver.ChromeService(executable_path=driver)
   with webdriver.Chrome(options=options, service=service) as opened:
-    yield Page(opened)
+    yield Page(opened, downloads)
 
 
 def test_the_page_is_whole_and_of_this_server_alone(address):
@@ -220,13 +215,10 @@ def test_words_of_one_prompt_at_a_time(service, monkeypatch):
 
   monkeypatch.setattr(app, "_words", words)
 
-  async def run():
-    async with served.client(service) as http:
-      return await asyncio.gather(
-        *(http.get(f"/v1/prompts/prompt_{x}/words") for x in (1, 2, 4))
-      )
-
-  assert [x.status_code for x in asyncio.run(run())] == [200] * 3
+  paths = [f"/v1/prompts/prompt_{x}/words" for x in (1, 2, 4)]
+  asked = [("GET", path, {}) for path in paths]
+  responses = served.send_all(service, asked, together=True)
+  assert [x.status_code for x in responses] == [200] * 3
   assert most == [1, 1, 1]
 
 
@@ -260,7 +252,7 @@ def test_answers_are_shown_side_by_side(shown, address):
   assert len(shown.errors()) == len(shown.all(".answer"))
 
 
-def test_words_and_files_of_a_prompt(shown, address, service, downloads):
+def test_words_and_files_of_a_prompt(shown, address, service):
   shown.open(address)
   row = shown.one("#prompt-rows tr")
   assert row.text.startswith("prompt_1 a_task tiny 300 87.5 1")
@@ -272,7 +264,7 @@ def test_words_and_files_of_a_prompt(shown, address, service, downloads):
   shown.one("#words button").send_keys(ENTER)
   assert shown.focused() == words  # The words are closed.
   get.click()
-  file = downloads / "prompt_1.safetensors"
+  file = shown.downloads / "prompt_1.safetensors"
   shown.wait(file.exists)
   array, metadata = prompt_files.load_prompt(file)
   np.testing.assert_array_equal(array, prompt.array)

@@ -1,7 +1,6 @@
 """The folder of prompts, which others write to and which may fail."""
 
 import asyncio
-import io
 import os
 import threading
 import time
@@ -171,16 +170,8 @@ def test_looks_for_wrong_names_have_pauses_between_them(service):
   assert time.monotonic() - start >= 3 * 0.1 * 2.0
 
 
-def _archive(files, kind=zipfile.ZIP_DEFLATED):
-  buffer = io.BytesIO()
-  with zipfile.ZipFile(buffer, "w", kind) as archive:
-    for name, content in files.items():
-      archive.writestr(name, content)
-  return bytearray(buffer.getvalue())
-
-
 CONFIG = "adapter_config.json"
-DAMAGED = _archive({f"a/{CONFIG}": "{}" * 500})
+DAMAGED = bytearray(served.zipped({f"a/{CONFIG}": "{}" * 500}))
 for _i in (55, 56, 57):  # Within the file's content: the index is whole.
   DAMAGED[_i] ^= 255
 
@@ -189,12 +180,14 @@ for _i in (55, 56, 57):  # Within the file's content: the index is whole.
   ("archive", "message"),
   [
     # A few hundred bytes of these may hold enough to fill the memory.
-    (_archive({CONFIG: "{}" * 500}, zipfile.ZIP_BZIP2), "stored or deflated"),
-    (_archive({CONFIG: "{}" * 500}, zipfile.ZIP_LZMA), "stored or deflated"),
+    *(
+      (served.zipped({CONFIG: "{}" * 500}, kind), "stored or deflated")
+      for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    ),
     # Lists of JSON take thirty times their bytes.
-    (_archive({CONFIG: "[]" * 2**16}), "at most 65536 bytes, got 131072"),
+    (served.zipped({CONFIG: "[]" * 2**16}), "at most 65536 bytes, got 131072"),
     # Each takes kilobytes of memory, and a hundred bytes of the archive.
-    (_archive({str(i): "" for i in range(1001)}), "at most 1000 files"),
+    (served.zipped({str(i): "" for i in range(1001)}), "at most 1000 files"),
     (DAMAGED, "Expected a zip archive"),
   ],
 )

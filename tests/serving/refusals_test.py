@@ -1,6 +1,5 @@
 """Requests that a server refuses, and how."""
 
-import asyncio
 import json
 import sys
 import time
@@ -73,10 +72,10 @@ UPLOADS = [
   (served.npy(np.ones((2, 3))), "width"),
   (served.npy(np.ones((7, tiny.WIDTH))), "at most 6"),
   (b"PK nothing", "zip archive"),
-  (served.zipped(a__txt="a"), "PEFT adapter"),
+  (served.zipped({"a.txt": "a"}), "PEFT adapter"),
   (
     served.zipped(
-      adapter_config__json="{}", **{"a/adapter_config__json": "{}"}
+      dict.fromkeys(("adapter_config.json", "a/adapter_config.json"), "{}")
     ),
     "adapter_config.json twice",
   ),
@@ -188,14 +187,9 @@ def test_one_wrong_item_is_enough(service):
 
 
 def test_full_queue_answers_429(service):
-  async def run():
-    body = {**GOOD, "prompt": ["a"] * 40, "max_tokens": 8}
-    async with served.client(service) as http:
-      return await asyncio.gather(
-        *(http.post(COMPLETIONS, json=body) for _ in range(6))
-      )
-
-  answers = asyncio.run(run())
+  body = {**GOOD, "prompt": ["a"] * 40, "max_tokens": 8}
+  posts = [("POST", COMPLETIONS, {"json": body})] * 6
+  answers = served.send_all(service, posts, together=True)
   assert {x.status_code for x in answers} == {200, 429}
   for answer in answers:
     if answer.status_code == 429:

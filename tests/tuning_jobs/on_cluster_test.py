@@ -189,13 +189,21 @@ def test_job_that_the_cluster_refuses_or_loses_is_submitted_again(
   )
 
 
-@pytest.fixture
-def submitted(monkeypatch):
-  """The tasks that were submitted: they run here, not on a cluster."""
+@pytest.mark.parametrize(
+  ("model", "rate", "submissions", "error"),
+  [
+    (Preempted, 0.3, 3, None),  # It saves itself and resumes.
+    (Mortal, 0.3, 3, None),  # It is not given up, as it makes progress.
+    (Model, 100, 1, "That is fast."),
+  ],
+)
+def test_job_that_ends_early_resumes(
+  store, queue, work, monkeypatch, model, rate, submissions, error
+):
   tasks = []
 
   def submit(task):
-    """Calls the task as submitit does, which ignores SIGTERM."""
+    """Calls the task here, as submitit does: it ignores SIGTERM."""
     tasks.append(task)
     results = []
     before = [signal.signal(x, signal.SIG_IGN) for x in SIGNALS]
@@ -211,34 +219,19 @@ def submitted(monkeypatch):
       result=results.pop,
     )
 
+  def end(code):
+    raise KeyboardInterrupt
+
   executor = types.SimpleNamespace(
     update_parameters=lambda **options: None, submit=submit
   )
   monkeypatch.setattr(submitit, "AutoExecutor", lambda *_, **__: executor)
-  return tasks
-
-
-@pytest.mark.parametrize(
-  ("model", "rate", "submissions", "error"),
-  [
-    (Preempted, 0.3, 3, None),  # It saves itself and resumes.
-    (Mortal, 0.3, 3, None),  # It is not given up, as it makes progress.
-    (Model, 100, 1, "That is fast."),
-  ],
-)
-def test_job_that_ends_early_resumes(
-  store, queue, work, submitted, monkeypatch, model, rate, submissions, error
-):
   monkeypatch.setattr(job_store, "MAX_TRIES", 3 if model is Preempted else 2)
-
-  def end(code):
-    raise KeyboardInterrupt
-
   monkeypatch.setattr(os, "_exit", end)
   job = queue(learning_rate=rate)
   work(model)
-  assert len(submitted) == store.job(job.id).attempts == submissions
   job = store.job(job.id)
+  assert len(tasks) == job.attempts == submissions
   assert (job.error, job.status) == (error, "failed" if error else "succeeded")
 
 
