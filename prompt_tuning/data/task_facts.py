@@ -22,7 +22,7 @@ def task_name(task: str | None) -> str:
   """Returns the name of the task in use.
 
   Raises:
-    ValueError: if it is None.
+    ValueError: if none was given.
   """
   if task is None:
     raise ValueError(

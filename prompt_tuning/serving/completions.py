@@ -169,7 +169,7 @@ def _choice(
   reason: str | None = None,
   first: int = 0,
 ) -> dict[str, Any]:
-  """Returns an answer, or a piece of it that begins with the token `first`."""
+  """Returns an answer, or a piece of it that starts with the token `first`."""
   log_probs = None
   if body.logprobs is not None and (first < len(tokens) or not body.stream):
     log_probs = texts.log_probs(tokens, body.logprobs, first)

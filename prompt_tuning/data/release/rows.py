@@ -289,7 +289,7 @@ def _check_value(
     if not any(value == v and type(value) is type(v) for v in expected):
       raise _error(where, field, f"one of {expected}", repr(value))
   else:
-    # A schema that is a dict or a list stands for its type.
+    # A schema that is a dict or a list describes a value of that type.
     kind = expected if isinstance(expected, type) else type(expected)
     if type(value) is not kind:
       raise _error(where, field, kind.__name__, _shown(value))

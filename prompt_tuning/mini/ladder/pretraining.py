@@ -28,7 +28,7 @@ def adam(
     warmup_steps: The number of these for the warm-up.
 
   Raises:
-    ValueError: if `steps` is None.
+    ValueError: if `steps` is missing.
   """
   if steps is None:
     raise ValueError("Pretraining needs TRAIN_STEPS_RELATIVE, got none.")

@@ -2,7 +2,7 @@
 
 It has stories with questions, answers and statements of truth, and talk about
 causes, senses of words and pronouns. Nothing has the form of a task
-("premise: ..."). The words of those forms do occur, in sentences of their own,
+("premise: ..."). The words of those forms do occur, in separate sentences,
 because a frozen model cannot use a word that it has never seen.
 
 A bar in a document marks the position just before a word that answers
