@@ -1,13 +1,13 @@
-"""Jobs that a cluster runs: Slurm's commands are scripts here."""
+"""Jobs that a cluster runs: Slurm is an object here."""
 
 import contextlib
-import os
 import pathlib
 import re
 import signal
 import sys
 import types
 
+import cloudpickle
 import numpy as np
 import pytest
 import slurm
@@ -19,62 +19,23 @@ from t5x.runs import events
 submitit = pytest.importorskip("submitit")
 
 SIGNALS = signal.SIGTERM, signal.SIGUSR2
-# Jobs run at once, wait, or are lost, as files beside the commands say.
-COMMANDS = {
-  "sbatch": f"""#!{sys.executable}
-import os, pathlib, subprocess, sys
-here, script = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[-1])
-number = 1 + len(list(here.glob("ran_*")))
-refusals = here / "refusals"
-if refusals.exists() and (left := int(refusals.read_text())):
-  refusals.write_text(str(left - 1))
-  sys.exit("Unable to contact slurm controller")
-(here / f"ran_{{number}}").write_text(script.read_text())
-slurm = dict(NTASKS=1, JOB_NUM_NODES=1, NODEID=0, PROCID=0, LOCALID=0,
-  JOB_NODELIST="here")
-pid = 4194305  # No process has it.
-if (here / "is_full").exists():
-  (here / f"pending_{{pid}}").touch()
-elif not (here / "loses_jobs").exists():
-  run = ["bash", "-c", f"SLURM_JOB_ID=$$ exec bash {{script}}"]
-  pid = subprocess.Popen(run, start_new_session=True,
-    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    env=os.environ | {{f"SLURM_{{k}}": str(v) for k, v in slurm.items()}}).pid
-print("Submitted batch job", pid)
-""",
-  "srun": """#!/bin/bash
-until [[ $1 == */python* ]]; do shift; done
-exec "$@"
-""",
-  "squeue": """#!/bin/bash
-for x; do [[ $x == --jobs=* ]] && job=${x#--jobs=}; done
-if [[ -e $(dirname $0)/pending_$job ]]; then
-  echo PENDING
-  exit
-fi
-if [[ ! -d /proc/$job ]]; then
-  echo "slurm_load_jobs error: Invalid job id specified" >&2
-  exit 1
-fi
-grep -q "State:.Z" /proc/$job/status || echo RUNNING
-""",
-  "scancel": """#!/bin/bash
-rm $(dirname $0)/pending_$1
-""",
-}
 
 
 class Model:
   """Tells of a step, and makes a prompt of ones."""
+
+  def begin(self, folder, on_event):
+    """Does nothing; others may end here."""
 
   def tune(
     self, train, validation, *, folder, on_event, should_stop, **settings
   ):
     if settings["learning_rate"] == 100:
       raise ValueError("That is fast.")
+    folder.mkdir(exist_ok=True)
+    self.begin(folder, on_event)
     on_event(events.Event("step", 1, 0, 2))
     on_event(events.Event("train", 1, 0, 2, {"train": {"loss": np.float32(2)}}))
-    folder.mkdir(exist_ok=True)
     array = np.ones((settings["length"], 4), np.float32)
     status = "interrupted" if should_stop() else "finished"
     return TunedPrompt(array, None, status)
@@ -83,41 +44,87 @@ class Model:
 class Preempted(Model):
   """Gets a signal when it begins, another one each time."""
 
-  def tune(self, *data, folder, **settings):
-    folder.mkdir(exist_ok=True)
+  def begin(self, folder, on_event):
     for number in SIGNALS:
       if not (mark := folder / number.name).exists():
         mark.touch()
         signal.raise_signal(number)
         break
-    return super().tune(*data, folder=folder, **settings)
 
 
 class Mortal(Model):
   """Reaches one more checkpoint each time, and dies before the third."""
 
-  def tune(self, *data, folder, on_event, **settings):
-    folder.mkdir(exist_ok=True)
-    file = folder / "step"
-    step = 1 + int(file.read_text() if file.exists() else 0)
-    file.write_text(str(step))
+  def begin(self, folder, on_event):
+    step = 1 + len(list(folder.iterdir()))
+    (folder / f"{step}").touch()
     on_event(events.Event("checkpoint", step, 0, 3))
     if step < 3:
-      os._exit(1)
-    return super().tune(*data, folder=folder, on_event=on_event, **settings)
+      sys.exit("It died.")
+
+
+class Slurm:
+  """A cluster that runs a job, as submitit does, when its state is asked for.
+
+  Attributes:
+    parameters: Those of each job.
+    jobs: The jobs that wait, by their id.
+    refusals: How many jobs it refuses at first.
+    outages: How many questions it leaves open at first.
+    is_full: Whether jobs wait, for ever.
+    loses_jobs: Whether it forgets them.
+  """
+
+  def __init__(self):
+    self.parameters, self.jobs = [], {}
+    self.refusals = self.outages = 0
+    self.is_full = self.loses_jobs = False
+
+  def submit(self, executor):
+    if self.refusals:
+      self.refusals -= 1
+      raise RuntimeError("Unable to contact slurm controller")
+    self.parameters.append(executor.parameters)
+    job = submitit.SlurmJob(executor.folder, str(len(self.parameters)))
+    if not self.loses_jobs:
+      self.jobs[job.job_id] = job
+    return job
+
+  def squeue(self, command, **options):
+    id = command[2].removeprefix("--jobs=")
+    error = "" if id in self.jobs else "Invalid job id"
+    if self.outages:
+      self.outages, error = self.outages - 1, "Timeout"
+    elif not error and not self.is_full:
+      self._run(self.jobs.pop(id))
+    return types.SimpleNamespace(
+      returncode=len(error),
+      stderr=error,
+      stdout="PENDING\n" if self.is_full else "RUNNING\n",
+    )
+
+  def _run(self, job):
+    """Calls the task here; submitit ignores SIGTERM."""
+    before = [signal.signal(x, signal.SIG_IGN) for x in SIGNALS]
+    with contextlib.suppress(SystemExit):
+      result = "success", job.submission().result()
+      job.paths.result_pickle.write_bytes(cloudpickle.dumps(result))
+    after = [signal.signal(*x) for x in zip(SIGNALS, before, strict=True)]
+    assert after == [signal.SIG_IGN] * 2
 
 
 @pytest.fixture
-def cluster(tmp_path, monkeypatch):
-  """Puts commands of Slurm in front of those that there are."""
-  folder = tmp_path / "bin"
-  folder.mkdir()
-  for name, text in COMMANDS.items():
-    path = folder / name
-    path.write_text(text)
-    path.chmod(0o755)
-  monkeypatch.setenv("PATH", str(folder), prepend=":")
-  return folder
+def cluster(monkeypatch):
+  """A cluster in the place of the commands of Slurm."""
+  cluster = Slurm()
+  for kind, name, function in (
+    (submitit.SlurmExecutor, "affinity", lambda _: 2),
+    (submitit.SlurmExecutor, "_submit_command", lambda x, _: cluster.submit(x)),
+    (submitit.SlurmJob, "cancel", lambda x, check: cluster.jobs.pop(x.job_id)),
+    (on_cluster.subprocess, "run", cluster.squeue),
+  ):
+    monkeypatch.setattr(kind, name, function)
+  return cluster
 
 
 @pytest.fixture(autouse=True)
@@ -133,8 +140,8 @@ def _quick(monkeypatch):
 def work(store, tmp_path):
   """Returns a function that works on the jobs of a store."""
 
-  def run(model=Model, should_stop=lambda: False, **options):
-    tuner = on_cluster.Tuner(model, "slurm", options)
+  def run(model=Model, should_stop=lambda: False, cluster="slurm", **options):
+    tuner = on_cluster.Tuner(model, cluster, options)
     while store.has_work() and not should_stop():
       # The supervisor starts a worker again.
       with contextlib.suppress(RuntimeError):
@@ -143,10 +150,10 @@ def work(store, tmp_path):
   return run
 
 
-def test_slurm_tunes_and_the_worker_forwards_events(
+def test_job_of_a_killed_worker_is_not_submitted_again(
   cluster, store, queue, work, tmp_path, monkeypatch
 ):
-  """A job of a killed worker is not submitted again, nor its events sent."""
+  """Nor are its events sent twice."""
   job = queue(length=3)
 
   def killed(*event):
@@ -158,35 +165,38 @@ def test_slurm_tunes_and_the_worker_forwards_events(
       work(slurm_partition="gpu")
   work()
   assert store.job(job.id).status == jobs.SUCCEEDED
-  assert len(list(cluster.glob("ran_*"))) == 1
-  assert "--partition=gpu" in (cluster / "ran_1").read_text()
+  (parameters,) = cluster.parameters
+  assert parameters["partition"] == "gpu"
   path = tmp_path / "prompts" / f"{job.prompt}.safetensors"
   assert TunedPrompt.load(path).length == 3
   trained = [x for x in store.events(job.id) if x.kind == "train"]
   assert [x.data["metrics"] for x in trained] == [{"train": {"loss": 2.0}}]
 
 
+def test_another_process_tunes(store, queue, work):
+  job = queue()
+  work(cluster="local")
+  assert store.job(job.id).status == jobs.SUCCEEDED
+  assert [x for x in store.events(job.id) if x.kind == "train"]
+
+
 @pytest.mark.parametrize(
   ("refusals", "submissions", "reason"),
   [
-    (0, 5, r"The cluster ended the job: see runs/ftjob-\w*\.cluster\.$"),
-    (1, 4, r"The cluster ended the job: "),
+    (1, 4, r"The cluster ended the job: see runs/ftjob-\w*\.cluster\.$"),
     (5, 0, r"Unable to contact slurm controller$"),  # It may be restarting.
   ],
 )
 def test_job_that_the_cluster_refuses_or_loses_is_submitted_again(
   cluster, store, queue, work, refusals, submissions, reason
 ):
-  (cluster / "refusals").write_text(str(refusals))
-  (cluster / "loses_jobs").touch()
+  cluster.refusals, cluster.loses_jobs = refusals, True
   job = queue()
   work()
-  assert len(list(cluster.glob("ran_*"))) == submissions
+  assert len(cluster.parameters) == submissions
   job = store.job(job.id)
   assert job.status == jobs.FAILED
-  assert re.search(
-    rf"5 times without progress\. The last time: {reason}", job.error
-  )
+  assert re.search(rf"5 times without .* The last time: {reason}", job.error)
 
 
 @pytest.mark.parametrize(
@@ -198,59 +208,24 @@ def test_job_that_the_cluster_refuses_or_loses_is_submitted_again(
   ],
 )
 def test_job_that_ends_early_resumes(
-  store, queue, work, monkeypatch, model, rate, submissions, error
+  cluster, store, queue, work, monkeypatch, model, rate, submissions, error
 ):
-  tasks = []
-
-  def submit(task):
-    """Calls the task here, as submitit does: it ignores SIGTERM."""
-    tasks.append(task)
-    results = []
-    before = [signal.signal(x, signal.SIG_IGN) for x in SIGNALS]
-    with contextlib.suppress(KeyboardInterrupt):
-      results.append(task())
-    after = [signal.signal(*x) for x in zip(SIGNALS, before, strict=True)]
-    assert after == [signal.SIG_IGN] * 2
-    pickle = types.SimpleNamespace(exists=lambda: bool(results))
-    return types.SimpleNamespace(
-      job_id="1",
-      done=lambda: True,
-      paths=types.SimpleNamespace(result_pickle=pickle),
-      result=results.pop,
-    )
-
-  def end(code):
-    raise KeyboardInterrupt
-
-  executor = types.SimpleNamespace(
-    update_parameters=lambda **options: None, submit=submit
-  )
-  monkeypatch.setattr(submitit, "AutoExecutor", lambda *_, **__: executor)
   monkeypatch.setattr(job_store, "MAX_TRIES", 3 if model is Preempted else 2)
-  monkeypatch.setattr(os, "_exit", end)
   job = queue(learning_rate=rate)
   work(model)
   job = store.job(job.id)
-  assert len(tasks) == job.attempts == submissions
+  assert len(cluster.parameters) == job.attempts == submissions
   assert (job.error, job.status) == (error, "failed" if error else "succeeded")
 
 
-@pytest.mark.parametrize("first_states", [[], ["UNKNOWN"]])
 def test_job_that_waits_for_a_machine_leaves_the_queue_when_told_to(
-  cluster, store, queue, work, monkeypatch, first_states
+  cluster, store, queue, work
 ):
-  """Slurm may not answer at first."""
-  state = on_cluster._state
-  monkeypatch.setattr(
-    on_cluster,
-    "_state",
-    lambda id: first_states.pop() if first_states else state(id),
-  )
-  (cluster / "is_full").touch()
+  cluster.is_full, cluster.outages = True, 1
   job = queue()
   # Once it was submitted.
-  work(should_stop=lambda: any(cluster.glob("ran_*")))
-  assert not list(cluster.glob("pending_*"))
+  work(should_stop=lambda: bool(cluster.parameters))
+  assert not cluster.jobs
   job = store.job(job.id)
   assert (job.status, job.tries) == (jobs.RUNNING, 0)
 
@@ -273,11 +248,11 @@ def test_real_slurm_tunes_again_and_again(
 def test_job_that_is_cancelled_while_no_worker_is_there_leaves_the_queue(
   cluster, store, queue, work
 ):
-  (cluster / "is_full").touch()
+  cluster.is_full = True
   job = queue()
 
   def killed():
-    if any(cluster.glob("ran_*")):
+    if cluster.parameters:
       raise KeyboardInterrupt
     return False
 
@@ -286,7 +261,7 @@ def test_job_that_is_cancelled_while_no_worker_is_there_leaves_the_queue(
   assert store.cancel(job.id).status == jobs.RUNNING  # As far as is known.
   work()
   assert store.job(job.id).status == jobs.CANCELLED
-  assert not list(cluster.glob("pending_*"))
+  assert not cluster.jobs
   assert not list((store.folder / "runs").iterdir())
 
 
