@@ -41,24 +41,21 @@ def _prompt(length=2):
 
 
 @pytest.mark.parametrize(
-  ("request_", "shape"),
+  ("request_", "shape", "rows"),
   [
-    (_generation(8).request, Shape("generate", 8, 4)),
-    (_generation(8, _prompt(1)).request, Shape("generate", 16, 4)),
-    (_generation(9, steps=5).request, Shape("generate", 16, 8)),
-    (_generation(steps=8, num_beams=2).request, Shape("beam", 8, 8, 2)),
-    (Ranking((3,), None, ((4, 1), (5, 6, 1))), Shape("rank", 8, 8)),
+    (_generation(8).request, Shape("generate", 8, 4), [1, 2, 4]),
+    (_generation(8, _prompt(1)).request, Shape("generate", 16, 4), [1, 2]),
+    (_generation(9, steps=5).request, Shape("generate", 16, 8), [1, 2]),
+    (_generation(num_beams=2).request, Shape("beam", 8, 4, 2), [1, 2]),
+    (Ranking((3,), None, ((4, 1), (5,))), Shape("rank", 8, 8), [1, 2, 4]),
   ],
 )
-def test_smallest_shape_counts_the_prompt_and_is_compiled(request_, shape):
+def test_smallest_shape_counts_the_prompt_and_is_compiled(
+  request_, shape, rows
+):
   assert SHAPES.smallest_for(request_) == shape
   assert shape in set(SHAPES)
-
-
-def test_rows_are_bounded_by_positions():
-  assert SHAPES.rows_of(Shape("generate", 8, 4)) == [1, 2, 4]
-  assert SHAPES.rows_of(Shape("generate", 16, 4)) == [1, 2]
-  assert SHAPES.rows_of(Shape("beam", 8, 4, 2)) == [1, 2]
+  assert SHAPES.rows_of(shape) == rows
 
 
 def test_a_batch_waits_until_it_is_full_or_late():
@@ -77,11 +74,8 @@ def test_a_batch_waits_until_it_is_full_or_late():
 def test_what_is_left_over_goes_to_shorter_ones():
   queue = _queue()
   ranking = Ticket(Ranking((3,), None, ((4, 1),)), 0.0)
-  long, short, slow = (
-    _generation(12),
-    _generation(3),
-    _generation(3, steps=8),
-  )
+  long, short = _generation(12), _generation(3)
+  slow = _generation(3, steps=8)
   queue.put([ranking])
   queue.put([short, slow, long])
   assert queue.take(2.0)[0] == [ranking]
@@ -90,10 +84,8 @@ def test_what_is_left_over_goes_to_shorter_ones():
   assert queue.take(2.0) == ([slow], Shape("generate", 8, 8), 1)
   three = [_generation(6, steps=8) for _ in range(3)]
   queue.put([*three, short])
-  tickets, shape, rows = queue.take(2.0)
-  assert (tickets, shape, rows) == ([long], Shape("generate", 16, 4), 1)
-  tickets, shape, rows = queue.take(2.0)
-  assert (tickets, shape, rows) == ([*three, short], Shape("generate", 8, 8), 4)
+  assert queue.take(2.0) == ([long], Shape("generate", 16, 4), 1)
+  assert queue.take(2.0) == ([*three, short], Shape("generate", 8, 8), 4)
 
 
 def test_prompts_of_a_batch_fit_the_table():

@@ -1,30 +1,21 @@
 """Batches of rows with prompts of their own, against each row alone."""
 
 import functools
-import json
-import threading
+from unittest import mock
 
+import conformance
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from prompt_tuning import prompts as prompts_lib
 from prompt_tuning.inference import compiled
 from prompt_tuning.inference import engine as engine_lib
-from prompt_tuning.inference.batch_queue import (
-  QueueFullError,
-  Settings,
-  Shapes,
-  TooLongError,
-)
+from prompt_tuning.inference.batch_queue import Settings, Shapes
 from prompt_tuning.inference.compiled import CompiledPrograms
-from prompt_tuning.inference.requests import Generation, Ranking, TunedPrompt
+from prompt_tuning.inference.requests import Generation, TunedPrompt
 from t5x import decoding
-from t5x.runs import inference
-
-LABELS = ("yes", "no", "nothing")
 
 
 def _results(engine, requests):
@@ -39,43 +30,37 @@ def _ids(generated):
   return [token.id for token in generated.tokens]
 
 
-def _infer(base, folder, prompt):
-  """Returns the answers of `t5x.infer` to the split "test"."""
-  inference.infer(
-    mode="predict",
-    model=tiny.make_model(
-      prompt_init=prompts_lib.from_array(prompt.array),
-      decode_fn=decoding.temperature_sample,
-    ),
-    dataset_cfg=tiny.dataset_config(split="test", shuffle=False),
-    restore_checkpoint_cfg=tiny.restore_config(base),
-    partitioner=tiny.make_partitioner(),
-    output_dir=str(folder),
-    checkpoint_period=1,
-    fallback_init_rng=0,
-    summarize_config_fn=None,
+def _trainers(engine, texts, decode_fn, prompt=None, **arguments):
+  """Returns the tokens and scores of the model that the trainer has."""
+  model = tiny.make_model(with_prompt=prompt is not None, decode_fn=decode_fn)
+  params = engine.model.params
+  if prompt is not None:
+    params = conformance.with_prompt(params, {"prompt": prompt.array})
+  rows = [engine.model.encode(text) for text in texts]
+  inputs = [[*row, *[0] * (24 - len(row))] for row in rows]
+  tokens, aux = jax.jit(
+    functools.partial(model.predict_batch_with_aux, **arguments)
+  )(
+    params,
+    {
+      "encoder_input_tokens": np.array(inputs),
+      "decoder_input_tokens": np.zeros((len(texts), 8), np.int32),
+    },
   )
-  path = folder / f"{tiny.TASK}-predict.jsonl-00000-of-00001"
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return [[x for x in row if x > 1] for row in tokens.tolist()], aux["scores"]
 
 
-def test_mixed_batches_answer_as_infer_does(base, engine, prompts, tmp_path):
+def test_mixed_batches_answer_as_the_trainers_model_does(engine, prompts):
   """Every input with three prompts, in an order that mixes all."""
-  lines = _infer(base, tmp_path, prompts[2])
-  texts = [line["inputs"]["inputs_pretokenized"] for line in lines]
+  texts = ["abc", "abxcdefgh", "x", "hgf", "hello", "no", "yes yes", "a b c d"]
+  greedy = functools.partial(decoding.temperature_sample, topk=1)
+  expected, _ = _trainers(engine, texts, greedy, prompts[2])
   pairs = [(i, j) for i in (0, 2, 4) for j in range(len(texts))]
   np.random.default_rng(0).shuffle(pairs)
-  answers = _results(
-    engine,
-    (
-      _request(engine, texts[j], prompts[i], tiny.LENGTHS["targets"])
-      for i, j in pairs
-    ),
-  )
-  decode = engine.model.vocabulary.decode
-  for (i, j), answer in zip(pairs, answers, strict=True):
-    assert i != 2 or decode(_ids(answer)) == lines[j]["prediction"]
-  assert len({x["prediction"] for x in lines}) > 2
+  requests = [_request(engine, texts[j], prompts[i]) for i, j in pairs]
+  for (i, j), answer in zip(pairs, _results(engine, requests), strict=True):
+    assert i != 2 or _ids(answer) == expected[j]
+  assert len(set(map(tuple, expected))) > 2
 
 
 def test_more_prompts_than_slots(engine, prompts, batches_done):
@@ -95,33 +80,13 @@ def test_more_prompts_than_slots(engine, prompts, batches_done):
   assert max(len(done.tickets) for done in batches_done) > 1
 
 
-def test_ranking_is_that_of_the_model(engine, prompts):
-  labels = tuple(map(engine.model.encode, LABELS))
-  cases = [("abc", prompts[4]), ("abxcdefgh", None), ("b", prompts[4])]
-  ranked = _results(
-    engine, (Ranking(engine.model.encode(x), p, labels) for x, p in cases)
-  )
-  for (text, prompt), scores in zip(cases, ranked, strict=True):
-    array = None if prompt is None else prompt.array
-    (alone,) = engine.model.rank([text], LABELS, array)
-    found = dict(zip(LABELS, scores, strict=True))
-    assert found == pytest.approx(alone, abs=1e-4)
-
-
 def test_beams_are_those_of_the_trainer(engine):
-  request = _request(engine, "abcd", num_beams=2)
-  (found,) = _results(engine, [request])
-  model = tiny.make_model(with_prompt=False)
-  predict = functools.partial(model.predict_batch_with_aux, num_decodes=2)
-  expected, aux = jax.jit(predict)(
-    engine.model.params,
-    {
-      "encoder_input_tokens": np.array([request.tokens]),
-      "decoder_input_tokens": np.zeros((1, 8), np.int32),
-    },
+  (found,) = _results(engine, [_request(engine, "abcd", num_beams=2)])
+  (expected,), scores = _trainers(
+    engine, ["abcd"], decoding.beam_search, num_decodes=2
   )
-  assert _ids(found) == [x for x in np.asarray(expected[0]).tolist() if x > 1]
-  assert found.score == pytest.approx(float(aux["scores"][0]), abs=1e-4)
+  assert _ids(found) == expected
+  assert found.score == pytest.approx(float(scores[0]), abs=1e-4)
 
 
 def test_samples_depend_on_their_seed_alone(engine, prompts):
@@ -135,47 +100,23 @@ def test_samples_depend_on_their_seed_alone(engine, prompts):
   assert len({sample(seed, choice) for seed in (1, 2) for choice in (0, 1)}) > 2
 
 
-def test_samples_of_one_input_are_encoded_once(engine, prompts, monkeypatch):
+def test_samples_of_one_input_are_encoded_once(engine, prompts):
   """Each is what it is alone; another prompt makes another input."""
-  encoded, call = [], CompiledPrograms.__call__
-
-  def counted(programs, name, *arguments, **keywords):
-    if name == "encode":
-      encoded.append(len(arguments[1]))
-    return call(programs, name, *arguments, **keywords)
-
   samples = [
     _request(engine, "abc", prompts[1], temperature=1.0, seed=5, choice=choice)
     for choice in range(4)
   ]
   alone = [_ids(_results(engine, [sample])[0]) for sample in samples]
-  monkeypatch.setattr(CompiledPrograms, "__call__", counted)
-  assert list(map(_ids, _results(engine, samples))) == alone
-  assert encoded == [1]
-  _results(engine, [*samples[:3], _request(engine, "abc", prompts[2])])
-  assert encoded == [1, 4]
-
-
-def test_tokens_are_streamed_with_the_likeliest(engine, prompts):
-  came = []
-  streamed, alone = _results(
-    engine,
-    [
-      _request(
-        engine, "abc", prompts[0], top_log_probs=3, on_token=came.append
-      ),
-      _request(engine, "abc", prompts[0]),
-    ],
-  )
-  assert came == list(streamed.tokens)
-  assert _ids(streamed) == _ids(alone)
-  for token in came:
-    values = [x for _, x in token.top]
-    assert values == sorted(values, reverse=True)
-    # Greedy: the first of them was taken.
-    assert token.top[0] == (token.id, pytest.approx(token.log_prob, abs=1e-5))
-    assert len(token.top) == 3
-  assert streamed.score == pytest.approx(alone.score, abs=1e-4)
+  with mock.patch.object(
+    CompiledPrograms,
+    "__call__",
+    autospec=True,
+    side_effect=CompiledPrograms.__call__,
+  ) as programs:
+    assert list(map(_ids, _results(engine, samples))) == alone
+    _results(engine, [*samples[:3], _request(engine, "abc", prompts[2])])
+  calls = [call.args[1:] for call in programs.call_args_list]
+  assert [len(x[2]) for x in calls if x[0] == "encode"] == [1, 4]
 
 
 def test_nothing_is_compiled_for_a_new_prompt(engine, prompts):
@@ -194,65 +135,16 @@ def test_nothing_is_compiled_for_a_new_prompt(engine, prompts):
   assert number == len(engine._programs)
 
 
-def test_full_queue_refuses_and_recovers(engine):
-  request = _request(engine)
-  with pytest.raises(QueueFullError, match="room for 64"):
-    engine.submit([request] * 65)
-  tickets, submit = [], engine.submit
-  threads = [
-    threading.Thread(target=lambda: tickets.extend(submit([request] * 5)))
-    for _ in range(8)
-  ]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
-  first, *rest = [_ids(ticket.result(60)) for ticket in tickets]
-  assert rest == [first] * 39
-
-
-@pytest.mark.parametrize(
-  ("changes", "error", "message"),
-  [
-    ({"tokens": (5,) * 25}, TooLongError, "at most 24, got an input of 25"),
-    ({"max_tokens": 9}, TooLongError, "at most 8, got max_tokens 9"),
-    ({"num_beams": 3}, ValueError, "num_beams to be 0 or 2, got"),
-    ({"num_beams": 2, "max_tokens": 5}, ValueError, "beam search depends on"),
-    (
-      {"num_beams": 2, "max_tokens": 8, "temperature": 1.0},
-      ValueError,
-      "Beam search does not",
-    ),
-    (
-      {"prompt": TunedPrompt(np.zeros((7, tiny.WIDTH), np.float32))},
-      ValueError,
-      "at most 6 positions, got 7",
-    ),
-  ],
-)
-def test_wrong_requests_are_refused(engine, changes, error, message):
-  arguments = {"tokens": (5, 1), "prompt": None, "max_tokens": 5, **changes}
-  with pytest.raises(error, match=message):
-    engine.submit([Generation(**arguments)])
-
-
 @pytest.mark.parametrize(
   ("module", "function"), [(jnp, "asarray"), (compiled, "_put")]
 )
-def test_prompts_keep_their_places_when_a_copy_fails(
-  monkeypatch, module, function
-):
+def test_prompts_keep_their_places_when_a_copy_fails(module, function):
   table = compiled.PromptTable(2, 2, 3)
   a, b, c, d = (TunedPrompt(np.full((2, 3), i, np.float32)) for i in range(4))
   table.slots_of([a, b])
-  with monkeypatch.context() as patched:
-
-    def fail(*_):
-      raise RuntimeError("RESOURCE_EXHAUSTED")
-
-    patched.setattr(module, function, fail)
-    with pytest.raises(RuntimeError):
-      table.slots_of([c])
+  fail = mock.Mock(side_effect=RuntimeError("RESOURCE_EXHAUSTED"))
+  with mock.patch.object(module, function, fail), pytest.raises(RuntimeError):
+    table.slots_of([c])
   slots = table.slots_of([c, d])
   assert sorted(slots) == [0, 1]
   for prompt, slot in zip((c, d), slots, strict=True):

@@ -2,26 +2,27 @@
 
 import types
 
+import documented
 import numpy as np
 import pytest
-import sentencepiece
 
 from prompt_tuning import prompt_files
 from prompt_tuning.commands import console
 from prompt_tuning.inference import neighbours
-from t5x import checkpoints
+from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
+from prompt_tuning.training import base_model
 
 PIECES = ["<pad>", "▁yes", "Yes", "▁no", "▁", "tail", "ment", "▁cat", "|"]
 
 
-class Vocabulary:
-  """Splits "entailment" as T5 does, knows other words with a space before."""
-
-  vocab_size = len(PIECES)
-  tokenizer = types.SimpleNamespace(id_to_piece=PIECES.__getitem__)
-
-  def encode(self, text):
-    return [4, 6, 5] if text == "entailment" else [PIECES.index(f"▁{text}")]
+# Splits "entailment" as T5 does, knows other words with a space before.
+VOCABULARY = types.SimpleNamespace(
+  vocab_size=len(PIECES),
+  tokenizer=types.SimpleNamespace(id_to_piece=PIECES.__getitem__),
+  encode=lambda text: (
+    [4, 6, 5] if text == "entailment" else [PIECES.index(f"▁{text}")]
+  ),
+)
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def embeddings():
 
 def _analyse(prompt, embeddings, labels=(), **kwargs):
   return neighbours.analyse(
-    np.asarray(prompt, np.float32), embeddings, Vocabulary(), labels, **kwargs
+    np.asarray(prompt, np.float32), embeddings, VOCABULARY, labels, **kwargs
   )
 
 
@@ -51,39 +52,26 @@ def test_neighbours_are_by_cosine_not_by_length(embeddings):
   assert result.embedding_norm == pytest.approx(5.0)
 
 
-def test_finds_class_labels(embeddings):
-  prompt = embeddings[[2, 5, 7, 6]]
-  result = _analyse(
-    prompt, embeddings, ["yes", "no", "entailment"], num_neighbours=1
-  )
+def test_table_and_summary_show_positions_and_class_labels(embeddings):
+  prompt = [*embeddings[[2, 5, 7, 6, 8]], np.zeros(10)]
+  labels = ["yes", "no", "entailment"]
+  result = _analyse(prompt, embeddings, labels, num_neighbours=1)
   # "Yes" spells yes; "tail" and "ment" are as long, "ment" comes first.
-  assert [position.labels for position in result.positions] == [
-    ("yes",),
-    (),
-    (),
-    ("entailment",),
-  ]
-  assert result.found == ("yes", "entailment")
-  assert "2 of 3 (yes, entailment)" in neighbours.summarize(result)
-
-
-def test_a_position_of_zeros_is_near_to_nothing(embeddings):
-  (position,) = _analyse(np.zeros((1, 10)), embeddings).positions
-  assert position.norm == 0
-  assert position.cosines == (0,) * 5
-
-
-def test_table_has_a_row_for_each_position(embeddings):
-  result = _analyse(embeddings[[8, 1]], embeddings, ["yes"], num_neighbours=1)
   assert neighbours.tabulate(result).splitlines()[2:] == [
-    "| 0 | 9.0 | `\\|` 1.00 |  |",
-    "| 1 | 2.0 | `▁yes` 1.00 | yes |",
+    "| 0 | 3.0 | `Yes` 1.00 | yes |",
+    "| 1 | 6.0 | `tail` 1.00 |  |",
+    "| 2 | 8.0 | `▁cat` 1.00 |  |",
+    "| 3 | 7.0 | `ment` 1.00 | entailment |",
+    "| 4 | 9.0 | `\\|` 1.00 |  |",
+    "| 5 | 0.0 | `<pad>` 0.00 |  |",
   ]
-  assert "norm: mean 5.5, 2.0 to 9.0" in neighbours.summarize(result)
+  summary = neighbours.summarize(result)
+  assert "norm: mean 5.5, 0.0 to 9.0" in summary
+  assert "2 of 3 (yes, entailment)" in summary
 
 
 @pytest.mark.parametrize("length", [1, 60])
-def test_plot_shows_every_position(embeddings, length, tmp_path):
+def test_plot_shows_every_position(embeddings, length):
   prompt = np.tile(embeddings[1], (length, 1))
   result = _analyse(prompt, embeddings, ["yes"], num_neighbours=3)
   figure = neighbours.plot(result, "a $title")
@@ -93,8 +81,6 @@ def test_plot_shows_every_position(embeddings, length, tmp_path):
   assert len(nearest.get_xdata()) == len(third.get_xdata()) == length
   assert len(labels.get_xdata()) == length
   np.testing.assert_allclose(nearest.get_ydata(), 1, rtol=1e-6)
-  figure.savefig(tmp_path / "plot.png")
-  assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -113,28 +99,18 @@ def test_refuses_what_is_not_of_a_kind(embeddings, width, rows, count, message):
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["a boat left the harbour", "the boat came back"]),
-    model_prefix=str(tmp_path / "spiece"),
-    vocab_size=19,
-    minloglevel=2,
-  )
-  pieces = sentencepiece.SentencePieceProcessor(
-    model_file=str(tmp_path / "spiece.model")
-  )
-  table = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
-  checkpoints.save_base_checkpoint(
-    str(tmp_path), 7, {"token_embedder": {"embedding": table}}, {}
-  )
+  checkpoint = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
+  table = base_model.token_embedding(str(checkpoint))
   np.save(tmp_path / "prompt.npy", table[[5, 9]] * 3)
   other = prompt_files.PromptMetadata("another", prompt_files.UNKNOWN)
   prompt_files.save_prompt(tmp_path / "other.safetensors", table[:2], other)
   monkeypatch.chdir(tmp_path)
-  words = ["--checkpoint=.", "--extra_ids=0", "-n=1"]
+  words = [f"--checkpoint={checkpoint}", "-n=1"]
   assert console.main(["inspect", "prompt.npy", *words]) == 0
   printed = capsys.readouterr().out
-  assert f"`{pieces.id_to_piece(5)}` 1.00" in printed
+  word = ladder_vocabulary.ladder().decode([5])
+  assert f"`{word}` 1.00" in printed
   assert "plot: prompt.png" in printed
-  assert (tmp_path / "prompt.png").exists()
+  assert (tmp_path / "prompt.png").stat().st_size > 10_000
   assert console.main(["inspect", "other.safetensors", *words]) == 1
   assert "The prompt belongs to another model" in capsys.readouterr().err

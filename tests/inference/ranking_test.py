@@ -16,11 +16,6 @@ TEXTS = ["abc", "abxcdefgh", "x", "hgf", "hello", "no", "yes yes", "a b c d"]
 EOS = 1
 
 
-@pytest.fixture(scope="module")
-def tiny_model(model):
-  return tiny.make_model(with_prompt=False), model.params
-
-
 def _batch(vocabulary, label=None):
   """The texts; with `label`, the same label for all of them."""
 
@@ -40,77 +35,59 @@ def _batch(vocabulary, label=None):
 
 
 def _rank(model, params, **arguments):
-  model._decode_fn = functools.partial(
-    ranking.rank_labels,
-    **{
-      "labels": LABELS,
-      "vocabulary": model.output_vocabulary,
-      "normalize": False,
-      **arguments,
-    },
-  )
-  labels = arguments.get("labels", LABELS)
+  arguments = {"labels": LABELS, "normalize": False, **arguments}
+  arguments.setdefault("vocabulary", model.output_vocabulary)
+  model._decode_fn = functools.partial(ranking.rank_labels, **arguments)
   predict = functools.partial(
     model.predict_batch_with_aux,
-    num_decodes=len(labels),
+    num_decodes=len(arguments["labels"]),
     return_all_decodes=True,
   )
   return jax.jit(predict)(params, _batch(model.output_vocabulary))
 
 
-def _scores(model, params):
-  """[B, L], from teacher forcing, a label at a time."""
-  score = jax.jit(model.score_batch)
-  return np.stack(
-    [score(params, _batch(model.output_vocabulary, x)) for x in LABELS], axis=1
-  )
-
-
-@pytest.mark.parametrize("normalize", [False, True])
-def test_labels_are_ordered_by_their_own_scores(tiny_model, normalize):
-  model, params = tiny_model
-  expected = _scores(model, params)
-  if normalize:
-    expected = expected / [len(label) + 1 for label in LABELS]
-  order = expected.argsort(axis=1)
-
-  sequences, aux = _rank(model, params, normalize=normalize)
-
-  np.testing.assert_allclose(
-    aux["scores"], np.take_along_axis(expected, order, 1), rtol=1e-5
-  )
-  decoded = [
-    [model.output_vocabulary.decode(row.tolist()) for row in rows]
-    for rows in np.asarray(sequences)
-  ]
-  assert decoded == [[LABELS[i] for i in row] for row in order]
-
-
-def test_one_pass_scores_each_label_as_by_itself(model, prompts):
-  """The server and the Python door score in one pass."""
-  prompt = prompts[2].array
+def test_labels_are_ordered_by_their_own_scores(model, prompts):
+  """In an evaluation, and in the one pass of the server and the Python door."""
+  prompt, trained = prompts[2].array, tiny.make_model()
+  words = trained.output_vocabulary
   params = conformance.with_prompt(model.params, {"prompt": prompt})
-  expected = _scores(tiny.make_model(), params).tolist()
+  score = jax.jit(trained.score_batch)
+  # By teacher forcing, a label at a time: [B, L].
+  scores = np.stack(
+    [score(params, _batch(words, label)) for label in LABELS], axis=1
+  )
+  for is_normal in (False, True):
+    lengths = [len(label) + 1 if is_normal else 1 for label in LABELS]
+    expected = scores / lengths
+    order = expected.argsort(axis=1)
+    sequences, aux = _rank(trained, params, normalize=is_normal)
+    np.testing.assert_allclose(
+      aux["scores"], np.take_along_axis(expected, order, 1), rtol=1e-5
+    )
+    decoded = [
+      [words.decode(row) for row in rows] for rows in sequences.tolist()
+    ]
+    assert decoded == [[LABELS[i] for i in row] for row in order]
   found = model.rank(TEXTS, LABELS, prompt)
-  for ranked, scores in zip(found, expected, strict=True):
-    alone = dict(zip(LABELS, scores, strict=True))
+  for ranked, row in zip(found, scores.tolist(), strict=True):
+    alone = dict(zip(LABELS, row, strict=True))
     assert ranked == pytest.approx(alone, rel=1e-5)
     assert list(ranked) == sorted(LABELS, key=alone.get, reverse=True)
 
 
-def test_labels_and_decodes_that_do_not_fit_are_refused(tiny_model):
-  model, params = tiny_model
+def test_labels_and_decodes_that_do_not_fit_are_refused(model):
+  trained, params = tiny.make_model(with_prompt=False), model.params
   message = (
     r"'entailment' has 11 tokens, the targets 5.*gin\.infer_eval/utils"
     r"\.DatasetConfig\.task_feature_lengths"
   )
   with pytest.raises(ValueError, match=message):
-    _rank(model, params, labels=("no", "entailment"))
+    _rank(trained, params, labels=("no", "entailment"))
   words = ladder_vocabulary.WordVocabulary(["yes"])
   message = r"got 'no', which has the tokens \[2\], where 2 means"
   with pytest.raises(ValueError, match=message):
-    _rank(model, params, labels=("yes", "no"), vocabulary=words)
+    _rank(trained, params, labels=("yes", "no"), vocabulary=words)
   # The decoding function of `_rank` stays: three labels, one decode.
-  _rank(model, params)
+  _rank(trained, params)
   with pytest.raises(ValueError, match="number of labels, 3, got 1"):
-    model.predict_batch(params, _batch(model.output_vocabulary))
+    trained.predict_batch(params, _batch(trained.output_vocabulary))
