@@ -1,8 +1,12 @@
 """The fixtures of the room."""
 
 from engines import *  # noqa: F403  # Fixtures.
+from fastapi import testclient
+import openai
 import pytest
 import served
+
+from prompt_tuning.serving import app
 
 
 @pytest.fixture
@@ -12,3 +16,12 @@ def service(engine, prompts, tmp_path):
   for prompt in prompts[:2]:
     service.store.put(prompt.name, served.npy(prompt.array))
   return service
+
+
+@pytest.fixture
+def client(service):
+  """OpenAI's client of that server."""
+  http = testclient.TestClient(app.make(service))
+  address = "http://served/v1"
+  with openai.OpenAI(api_key="any", base_url=address, http_client=http) as it:
+    yield it

@@ -8,16 +8,24 @@ import time
 import pytest
 import served
 
-from prompt_tuning.serving import middleware
+from prompt_tuning.serving import app, middleware
 from prompt_tuning.serving.metrics import Metrics
 
 
-@pytest.fixture
-def limited(engine, tmp_path):
-  """Returns a function that makes a service with limits."""
-  return lambda **limits: served.make_service(
-    engine, tmp_path / "prompts", **limits
-  )
+def _slow(seconds, most):
+  """Returns a function that notes how many threads are in it at once."""
+  inside = []
+
+  def call(*arguments):
+    # It may be an archive of megabytes, or the folder a bucket.
+    assert threading.current_thread() is not threading.main_thread()
+    inside.append(1)
+    time.sleep(seconds)
+    most.append(len(inside))
+    inside.pop()
+    raise ValueError("Not a prompt.")
+
+  return call
 
 
 @pytest.mark.parametrize("seconds", [30, 0.1])
@@ -25,21 +33,9 @@ def test_uploads_wait_for_each_other(service, monkeypatch, seconds):
   """Those that wait for long are refused."""
   monkeypatch.setattr(middleware, "_UPLOADS", 2)
   monkeypatch.setattr(middleware, "_READ_SECONDS", seconds)
-  inside, most = [], []
-
-  def put(name, content):
-    # It may be an archive of megabytes, or the folder a bucket.
-    assert threading.current_thread() is not threading.main_thread()
-    inside.append(name)
-    time.sleep(0.4)
-    most.append(len(inside))
-    inside.remove(name)
-    raise ValueError("Not a prompt.")
-
-  monkeypatch.setattr(service.store, "put", put)
-
-  paths = [f"/v1/prompts/{x}" for x in "abcd"]
-  puts = [("PUT", path, {"content": b"none"}) for path in paths]
+  most = []
+  monkeypatch.setattr(service.store, "put", _slow(0.4, most))
+  puts = [("PUT", f"/v1/prompts/{x}", {"content": b"none"}) for x in "abcd"]
   responses = served.send_all(service, puts, together=True)
   assert max(most) == 2
   refused = [x for x in responses if x.status_code != 400]
@@ -47,6 +43,15 @@ def test_uploads_wait_for_each_other(service, monkeypatch, seconds):
   for response in refused:
     served.check_error(response, 503, "Too many uploads")
     assert response.headers["retry-after"] == "5"
+
+
+def test_words_of_one_prompt_at_a_time(service, monkeypatch):
+  """Each analysis copies the embeddings, in float32."""
+  most = []
+  monkeypatch.setattr(app, "_words", _slow(0.05, most))
+  asked = [("GET", "/v1/prompts/prompt_1/words", {})] * 3
+  served.send_all(service, asked, together=True)
+  assert most == [1, 1, 1]
 
 
 async def _slowly(seconds, part=b"{"):
@@ -79,33 +84,28 @@ def test_bodies_have_a_size_and_a_time(
   served.check_error(response, status, message)
 
 
-def test_keys_and_rates(limited, tmp_path):
+def test_keys_and_rates(engine, tmp_path):
   path = tmp_path / "keys"
   path.write_text("# none\n")
   with pytest.raises(ValueError, match="Expected keys"):
     middleware.read_keys(path)
   path.write_text("# ours\nsecret  # Ann's\n")
-  service = limited(keys=middleware.read_keys(path), requests_per_minute=2)
+  limits = {"keys": middleware.read_keys(path), "requests_per_minute": 2}
+  service = served.make_service(engine, tmp_path / "prompts", **limits)
   for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "x"}):
     response = served.send(service, "GET", "/v1/models", headers=headers)
     served.check_error(response, 401, "Expected a key")
   for open_path, status in (("/readyz", 200), ("/metrics", 401)):
     assert served.send(service, "GET", open_path).status_code == status
 
-  async def run():
-    headers = {"Authorization": "Bearer secret"}
-    async with served.client(service, headers=headers) as http:
-      answers = [await http.get("/v1/models") for _ in range(3)]
-      assert [x.status_code for x in answers] == [200, 200, 429]
-      served.check_error(answers[2], 429, "2 requests per minute")
-      assert 1 <= int(answers[2].headers["retry-after"]) <= 30
-
-    async with served.client(service) as http:
-      answers = [await http.get("/v1/models") for _ in range(3)]
-      assert [x.status_code for x in answers] == [401, 401, 429]
-      assert (await http.get("/v1/models", headers=headers)).status_code == 200
-
-  asyncio.run(run())
+  wrong = ("GET", "/v1/models", {})
+  good = (*wrong[:2], {"headers": {"Authorization": "Bearer secret"}})
+  answers = served.send_all(service, [good] * 3)
+  assert [x.status_code for x in answers] == [200, 200, 429]
+  served.check_error(answers[2], 429, "2 requests per minute")
+  assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+  answers = served.send_all(service, [wrong, wrong, wrong, good])
+  assert [x.status_code for x in answers] == [401, 401, 429, 200]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,9 @@ def test_keys_and_rates(limited, tmp_path):
     ({"Sec-Fetch-Site": "cross-site"}, 403),
   ],
 )
-def test_other_websites_are_refused(limited, headers, status):
-  service = limited(hosts=frozenset({"localhost", "[::1]"}))
+def test_other_websites_are_refused(engine, tmp_path, headers, status):
+  hosts = frozenset({"localhost", "[::1]"})
+  service = served.make_service(engine, tmp_path / "prompts", hosts=hosts)
   body = {"model": served.BASE, "prompt": "abc", "max_tokens": 5}
   headers = {"Host": "localhost", **headers}
   response = served.send(

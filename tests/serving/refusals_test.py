@@ -3,7 +3,9 @@
 import json
 import sys
 import time
+from unittest import mock
 
+import documented
 import numpy as np
 import pytest
 import served
@@ -13,6 +15,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.commands import console
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
+LADDER = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
 COMPLETIONS, RANK = served.COMPLETIONS, "/v1/rank"
 GOOD = {"model": "prompt_1", "prompt": "a"}
 PUT = ("PUT", "/v1/prompts/bad")
@@ -37,6 +40,7 @@ COMPLETION_FIELDS = [
   ({"logprobs": 6}, "logprobs", "logprobs"),
   ({"max_tokens": 8, "num_beams": 3}, None, "num_beams"),
   ({"max_tokens": 8, "num_beams": 2, "temperature": 1}, None, "Beam search"),
+  ({"max_tokens": 5, "num_beams": 2}, None, "search depends on max_tokens"),
   ({"num_beams": 2, "n": 2}, "n", "n must be 1"),
   ({"top_p": 0.5}, "top_p", "top_p"),
   ({"top_k": 1}, "top_k", "top_k"),
@@ -66,7 +70,6 @@ BODIES = [
 # Uploads that are not prompts for this model, and a part of the message.
 UPLOADS = [
   (b"hello", "not a safetensors"),
-  (served.npy(_ONES * np.nan), "NaN or infinite"),
   (_F8, "NumPy"),
   (served.npy(_ONES).replace(b"(2, ", b"(True,"), "NumPy array file"),
   (served.npy(np.ones((2, 3))), "width"),
@@ -86,6 +89,7 @@ PLACES = [
   ("POST", "/v1/nothing", b"", 404, "Not Found"),
   ("PATCH", COMPLETIONS, b"", 405, "Not Allowed"),
   ("POST", COMPLETIONS, b" " * 2**21, 413, "at most"),
+  ("POST", COMPLETIONS, b'{"model": "../etc", "prompt": "a"}', 404, "no model"),
   ("GET", "/v1/models/..%2fetc", b"", 404, "no model"),
   ("PUT", "/v1/prompts/..%2f..%2fetc", served.npy(_ONES), 404, "Not Found"),
   ("PUT", "/v1/prompts/.hidden", served.npy(_ONES), 400, "Expected a name"),
@@ -93,37 +97,32 @@ PLACES = [
   ("GET", f"/v1/prompts/{served.BASE}", b"", 400, "has no prompt"),
   ("DELETE", f"/v1/prompts/{served.BASE}", b"", 400, "cannot be deleted"),
   ("DELETE", "/v1/prompts/none", b"", 404, "no model"),
+  ("GET", f"/v1/prompts/{served.BASE}/words", b"", 400, "has no prompt"),
+  ("GET", "/v1/prompts/none/words", b"", 404, "no model"),
+  ("GET", "/v1/prompts/prompt_1/words?count=0", b"", 400, "count"),
 ]
 
 
-def test_fields_are_refused_by_name(service):
-  cases = [(COMPLETIONS, *x) for x in COMPLETION_FIELDS]
-  cases += [(RANK, *x) for x in RANK_FIELDS]
-  posts = [
-    ("POST", path, {"json": GOOD | fields}) for path, fields, *_ in cases
-  ]
-  responses = served.send_all(service, posts)
-  for (_, _, param, message), response in zip(cases, responses, strict=True):
-    served.check_error(response, 400, message)
-    assert response.json()["error"]["param"] == param, message
-  unknown = served.complete(service, model="../etc")
-  served.check_error(unknown, 404, "no model")
-
-
-def test_bodies_and_places_are_refused(service):
+def test_requests_are_refused(service):
+  """By the name of the field, and without a change of the prompts."""
   headers = {"content-type": "application/json"}
-  cases = [("POST", COMPLETIONS, x, 400, message) for x, message in BODIES]
+  cases = [
+    ("POST", path, json.dumps(GOOD | fields), 400, message, param)
+    for path, table in ((COMPLETIONS, COMPLETION_FIELDS), (RANK, RANK_FIELDS))
+    for fields, param, message in table
+  ]
+  cases += [("POST", COMPLETIONS, x, 400, message) for x, message in BODIES]
   cases += PLACES
+  requests = [
+    (method, path, {"content": content, "headers": headers})
+    for method, path, content, *_ in cases
+  ]
   with served.unchanged(service):
-    responses = served.send_all(
-      service,
-      [
-        (x, path, {"content": y, "headers": headers})
-        for x, path, y, *_ in cases
-      ],
-    )
+    responses = served.send_all(service, requests)
   for response, case in zip(responses, cases, strict=True):
-    served.check_error(response, *case[-2:])
+    _, _, _, status, message, *param = case
+    served.check_error(response, status, message)
+    assert param in ([], [response.json()["error"]["param"]]), message
 
 
 def test_uploads_are_refused(service, engine):
@@ -209,48 +208,43 @@ def test_answer_that_takes_too_long_is_given_up(engine, tmp_path):
   assert first["error"]["code"] == "timeout"
 
 
-def test_engine_that_failed_is_not_about_to_start(service, monkeypatch):
-  monkeypatch.setattr(service.engine, "failure", RuntimeError())
+def test_failures_tell_clients_nothing(service, monkeypatch):
+  engine = service.engine
+  with monkeypatch.context() as patch:
+    fail = mock.Mock(side_effect=RuntimeError("/tmp/secret"))
+    patch.setattr(engine, "submit", fail)
+    served.check_error(served.complete(service), 500, "The server failed")
+  monkeypatch.setattr(engine, "failure", RuntimeError())
+  # It is not about to start.
   for path in ("/readyz", "/healthz"):
     response = served.send(service, "GET", path)
     served.check_error(response, 500, "The engine failed")
-  monkeypatch.setattr(service.engine, "_is_closed", True)
+  monkeypatch.setattr(engine, "_is_closed", True)
   # Another replica may answer it.
   served.check_error(served.complete(service), 503, "The engine failed")
-
-
-def test_failures_tell_clients_nothing(service, monkeypatch):
-  def fail(requests):
-    raise RuntimeError("/tmp/secret")
-
-  monkeypatch.setattr(service.engine, "submit", fail)
-
-  served.check_error(served.complete(service), 500, "The server failed")
 
 
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--checkpoint=none"], "none"),
-    (["--checkpoint=checkpoints/ladder_xs/lm_100", "--keys=none"], "none"),
-    (["--checkpoint=none", "--submit=slurm"], "--submit is for --jobs"),
-    (["--checkpoint=none", "--longest_prompt=511"], "expected 1 to 510"),
-    (["--checkpoint=none", "--lengths=2"], "The least is --lengths=3"),
-    (["--checkpoint=none", "--slots=0"], "--slots: expected 1 or more, got 0"),
-    (["--checkpoint=none", "--beams=-1"], "expected 0 or more, got '-1'"),
-    (["--checkpoint=none", "--lengths=64,x"], "expected 0 or more, got 'x'"),
-    (["--checkpoint=none", "--patience=nan"], "expected 0 or more, got 'nan'"),
-    (
-      ["--checkpoint=checkpoints/ladder_xs/lm_100", "--jobs=FOLDER"],
-      "Error: unable to open database file",
-    ),
+    ("", "none"),
+    (f"--checkpoint={LADDER} --keys=none", "none"),
+    (f"--checkpoint={LADDER} --jobs=.", "Error: unable to open database file"),
+    ("--submit=slurm", "--submit is for --jobs"),
+    ("--longest_prompt=511", "expected 1 to 510"),
+    ("--lengths=2", "The least is --lengths=3"),
+    ("--slots=0", "--slots: expected 1 or more, got 0"),
+    ("--lengths=64,x", "expected 0 or more, got 'x'"),
+    ("--patience=nan", "expected 0 or more, got 'nan'"),
   ],
 )
-def test_command_line_says_what_is_wrong(tmp_path, capsys, arguments, message):
+def test_command_line_says_what_is_wrong(
+  tmp_path, monkeypatch, capsys, arguments, message
+):
   (tmp_path / "jobs.sqlite").mkdir()
-  arguments = [x.replace("FOLDER", str(tmp_path)) for x in arguments]
-  words = ["serve", f"--prompts={tmp_path / 'prompts'}", "--jobs=", *arguments]
+  monkeypatch.chdir(tmp_path)
+  words = ["serve", "--prompts=prompts", "--jobs=", "--checkpoint=none"]
   with pytest.raises(SystemExit) as stop:
-    sys.exit(console.main(words))
+    sys.exit(console.main([*words, *arguments.split()]))
   assert stop.value.code
   assert message in capsys.readouterr().err
