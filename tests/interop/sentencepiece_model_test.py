@@ -117,35 +117,31 @@ def test_added_pieces_that_are_not_special_are_never_split(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("path", "value", "message"),
+  ("path", "values", "message"),
   [
-    (["model"], [], ""),
-    (["model", "type"], "BPE", "expected a Unigram model"),
-    (["model", "vocab"], 7, ""),
-    (["model", "vocab"], [1, 2, 3], ""),
-    (["model", "vocab"], [[]] * 3, ""),
-    (["model", "vocab"], [["a"], ["b"], ["c"]], ""),
-    (["model", "vocab"], [["a", "b"], ["c", "d"], ["e", "f"]], ""),
-    (["model", "vocab", 3], ["<extra_id_9>", 0.0], "only after other pieces"),
-    (["model", "unk_id"], "1", ""),
-    (["model", "unk_id"], 2**40, ""),
-    (["model", "unk_id"], None, ""),
-    (["added_tokens"], ["a"], ""),
-    (["added_tokens"], None, ""),
-    (["normalizer"], {"type": "NFKC"}, "expected T5's normalisation"),
-    (["normalizer", "normalizers"], ["a"], ""),
-    ([*MAP, "precompiled_charsmap"], 7, ""),
-    ([*MAP, "precompiled_charsmap"], "a", ""),
-    (["pre_tokenizer"], None, "expected T5's normalisation"),
+    (["model"], [[]], ""),
+    (["model", "type"], ["BPE"], "expected a Unigram model"),
+    (["model", "vocab"], [7, [1, 2, 3], [[]] * 3, [["a"]] * 3], ""),
+    (["model", "vocab"], [[["a", "b"], ["c", "d"], ["e", "f"]]], ""),
+    (["model", "vocab", 3], [["<extra_id_9>", 0.0]], "only after other pieces"),
+    (["model", "unk_id"], ["1", 2**40, None], ""),
+    (["added_tokens"], [["a"], None], ""),
+    (["normalizer"], [{"type": "NFKC"}], "expected T5's normalisation"),
+    (["normalizer", "normalizers"], [["a"]], ""),
+    ([*MAP, "precompiled_charsmap"], [7, "a"], ""),
+    (["pre_tokenizer"], [None], "expected T5's normalisation"),
   ],
 )
 def test_a_malformed_tokenizer_is_named(
-  tokenizer, tmp_path, path, value, message
+  tokenizer, tmp_path, path, values, message
 ):
   *parents, name = path
-  functools.reduce(operator.getitem, parents, tokenizer)[name] = value
-  with pytest.raises(ValueError, match=f"^{tmp_path}/.*: expected.*{message}"):
-    _rebuild(tokenizer, tmp_path)
+  for value in values:
+    functools.reduce(operator.getitem, parents, tokenizer)[name] = value
+    with pytest.raises(
+      ValueError, match=f"^{tmp_path}/.*: expected.*{message}"
+    ):
+      _rebuild(tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize(
