@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import graphlib
 import pathlib
 import re
 
@@ -60,27 +61,34 @@ TENSORFLOW = (
   "runtime/t5x/runs/",
   "runtime/t5x/utils.py",
 )
-READ_GIN = ("runtime/t5x/configuration/", "runtime/t5x/gin_utils.py")
-IMPORT_EXPERIMENTS = (
-  "prompt_tuning/experiments/",
-  "prompt_tuning/commands/",
-  "benchmarks/",
-)
+COMMANDS = ("prompt_tuning/commands/", "benchmarks/")
+# A library or room -> the only places that import it.
+ONLY = {
+  "gin": ("runtime/t5x/configuration/", "runtime/t5x/gin_utils.py"),
+  "tensorflow": TENSORFLOW,
+  "tensorflow_datasets": TENSORFLOW,
+  "tensorflow_text": TENSORFLOW,
+  "prompt_tuning": ("prompt_tuning/", "benchmarks/"),
+  "prompt_tuning.experiments": ("prompt_tuning/experiments/", *COMMANDS),
+  "prompt_tuning.commands": ("prompt_tuning/__main__", *COMMANDS),
+}
 MODULES = sorted(
   str(path.relative_to(ROOT))
   for folder in ("prompt_tuning", "runtime/t5x", "benchmarks")
   for path in ROOT.glob(f"{folder}/**/*.py")
 )
+# "t5x.runs.x" -> "runtime/t5x/runs/x.py".
+BY_DOTTED = {
+  name.removeprefix("runtime/")
+  .removesuffix(".py")
+  .removesuffix("/__init__")
+  .replace("/", "."): name
+  for name in MODULES
+}
+# What the package imports on first use. `import prompt_tuning` may be of any.
+LAZY = {f"prompt_tuning.{k}": x for k, x in prompt_tuning._LAZY.items()}
+LAZY["prompt_tuning"] = "prompt_tuning.training.model"
 MAX_FILE, MAX_FUNCTION = 400, 80
-
-
-def _dotted(name):
-  """Maps "runtime/t5x/runs/x.py" to "t5x.runs.x"."""
-  name = name.removeprefix("runtime/").removesuffix(".py")
-  return name.replace("/", ".").removesuffix(".__init__")
-
-
-BY_DOTTED = {_dotted(name): name for name in MODULES}
 
 
 @functools.cache
@@ -88,48 +96,17 @@ def _tree(name):
   return ast.parse((ROOT / name).read_text())
 
 
-def _names(tree):
-  """Yields the full names that a module imports or reads off the package.
-
-  The package's lazy attributes count as the modules that define them, so
-  `from prompt_tuning import load` and `prompt_tuning.load` import `training`.
-  """
-  packages = set()
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Import):
-      for alias in node.names:
-        yield alias.name
-        if alias.name == "prompt_tuning":
-          packages.add(alias.asname or alias.name)
-    elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, "relative import"
-      for alias in node.names:
-        yield f"{node.module}.{alias.name}"
-  for node in ast.walk(tree):
-    if (
-      isinstance(node, ast.Attribute)
-      and isinstance(node.value, ast.Name)
-      and node.value.id in packages
-    ):
-      yield f"prompt_tuning.{node.attr}"
-
-
 @functools.cache
 def _imports(name):
   """Returns the full names that a file imports."""
-  lazy = prompt_tuning._LAZY
-  return {
-    f"{lazy[own]}.{x.rpartition('.')[2]}"
-    if (own := x.removeprefix("prompt_tuning.")) in lazy
-    else x
-    for x in _names(_tree(name))
-  }
-
-
-def _room(dotted):
-  """Returns "package.room" of "package.room.module", or None."""
-  room = ".".join(dotted.split(".")[:2])
-  return room if room in RANKS else None
+  names = set()
+  for node in ast.walk(_tree(name)):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, "relative import"
+      names |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return {LAZY.get(x, x) for x in names}
 
 
 def _module(dotted):
@@ -139,62 +116,37 @@ def _module(dotted):
   return dotted or None
 
 
-def _roots(names):
-  return {name.partition(".")[0] for name in names}
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_imports(name):
-  imports = _imports(name)
-  roots = _roots(imports)
+@pytest.mark.parametrize("dotted", BY_DOTTED)
+def test_imports(dotted):
+  name, imports = BY_DOTTED[dotted], _imports(BY_DOTTED[dotted])
+  roots = {x.partition(".")[0] for x in imports}
+  rooms = {".".join(x.split(".")[:2]) for x in imports} & RANKS.keys()
   assert "@gin.configurable" not in (ROOT / name).read_text()
-  if "gin" in roots:
-    assert name.startswith(READ_GIN)
-  if name.startswith("runtime/"):
-    assert "prompt_tuning" not in roots
-  if {"tensorflow", "tensorflow_datasets", "tensorflow_text"} & roots:
-    assert name.startswith(TENSORFLOW)
-  rooms = {_room(x) for x in imports} - {None}
-  if not name.startswith(IMPORT_EXPERIMENTS):
-    assert "prompt_tuning.experiments" not in rooms
-  if not name.startswith(("prompt_tuning/__main__", *IMPORT_EXPERIMENTS[1:])):
-    assert "prompt_tuning.commands" not in rooms
-  private = {x for x in imports if re.search(r"\._[a-z]\w*$", x)}
-  assert not {x for x in private if _roots([x]) & {"prompt_tuning", "t5x"}}
+  for imported in ONLY.keys() & (roots | rooms):
+    assert name.startswith(ONLY[imported]), imported
+  assert not [
+    x for x in imports if re.match(r"(prompt_tuning|t5x)\b.*\._[a-z]\w*$", x)
+  ]
   # A room imports from the rows above.
-  dotted = _dotted(name)
-  if "." in dotted and not name.startswith("benchmarks"):
-    own = _room(dotted)
-    assert own, f"{name}: give it a row"
-    package, _, room = own.partition(".")
-    same = {x for x in rooms if x.startswith(package)}
+  package, *inside = dotted.split(".")
+  if inside and package != "benchmarks":
+    own = f"{package}.{inside[0]}"
+    assert own in RANKS, f"{name}: give it a row"
+    same = {x for x in rooms if x.startswith(f"{package}.")}
     assert not {x for x in same if RANKS[x] > RANKS[own]}
-    if package == "prompt_tuning" and room in WITHOUT_TRAINER:
+    if package == "prompt_tuning" and inside[0] in WITHOUT_TRAINER:
       assert not {"t5x", "gin"} & roots
 
 
 def test_no_module_imports_itself_in_a_circle():
   """Holds inside of every room too, `TYPE_CHECKING` imports included."""
-  waiting = {
-    dotted: {
-      module
-      for x in _imports(name)
-      if (module := _module(x))
-      and module != dotted
-      # The package's own module defines its lazy attributes by name alone.
-      and module not in ("prompt_tuning", "t5x")
-    }
+  graph = {
+    dotted: {_module(x) for x in _imports(name)}
+    # The package's own module defines its lazy attributes by name alone.
+    - {None, dotted, "prompt_tuning", "t5x"}
     for dotted, name in BY_DOTTED.items()
   }
-  while free := {x for x, needs in waiting.items() if not needs}:
-    waiting = {x: needs - free for x, needs in waiting.items() if x not in free}
-  assert not waiting
-
-
-def test_the_package_cannot_hide_an_import():
-  code = "import prompt_tuning as pt\nfrom prompt_tuning import load\npt.Model"
-  names = set(_names(ast.parse(code)))
-  assert {"prompt_tuning.load", "prompt_tuning.Model"} <= names
+  graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_the_folder_of_gin_files_is_no_package():
