@@ -11,17 +11,6 @@ def _flip(path: pathlib.Path) -> None:
   path.write_bytes(data)
 
 
-def _zero(path: pathlib.Path) -> None:
-  data = path.read_bytes()
-  half = len(data) // 2
-  path.write_bytes(data[:half] + bytes(len(data) - half))
-
-
-def _replace(path: pathlib.Path) -> None:
-  """By another file of the same kind: its content in another order."""
-  path.write_bytes(path.read_bytes()[::-1])
-
-
 DAMAGES: dict[str, Callable[[pathlib.Path], object]] = {
   "a bit flipped": _flip,
   "cut off": lambda path: path.write_bytes(
@@ -29,9 +18,12 @@ DAMAGES: dict[str, Callable[[pathlib.Path], object]] = {
   ),
   "emptied": lambda path: path.write_bytes(b""),
   "deleted": lambda path: path.unlink(),
-  "zeroed in part": _zero,
+  "zeroed in part": lambda path: path.write_bytes(
+    (data := path.read_bytes())[: len(data) // 2].ljust(len(data), b"\0")
+  ),
   "appended to": lambda path: path.write_bytes(path.read_bytes() + b"}\n"),
-  "replaced": _replace,
+  # By another file of the same kind: its content in another order.
+  "replaced": lambda path: path.write_bytes(path.read_bytes()[::-1]),
 }
 
 
