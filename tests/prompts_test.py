@@ -51,23 +51,6 @@ def test_sampled_vocab_takes_different_frequent_tokens(embeddings):
   assert another != rows
 
 
-@pytest.mark.parametrize(
-  ("population_size", "shape", "message"),
-  [
-    (10, (20, 32), "population_size is 10"),
-    (
-      257,
-      (20, 32),
-      r"got 256.*gin\.prompts\.sampled_vocab\.population_size=256",
-    ),
-    (50, (20, 16), r"shape \[V, 16\]"),
-  ],
-)
-def test_sampled_vocab_refuses(embeddings, population_size, shape, message):
-  with pytest.raises(ValueError, match=message):
-    prompts.sampled_vocab(embeddings, population_size)(RNG, shape)
-
-
 def test_class_labels_are_means_of_their_pieces(embeddings):
   init = prompts.class_labels(embeddings, VOCABULARY, LABELS, REST)
   np.testing.assert_allclose(
@@ -79,8 +62,11 @@ def test_class_labels_are_means_of_their_pieces(embeddings):
 
 
 @pytest.mark.parametrize(
-  ("labels", "shape", "message"),
+  ("of", "shape", "message"),
   [
+    (10, (20, 32), "population_size is 10"),
+    (257, (20, 32), r"got 256.*gin\.prompts\..*vocab\.population_size=256"),
+    (50, (20, 16), r"shape \[V, 16\]"),
     # The released code drops the labels that do not fit.
     (LABELS, (3, 32), "5 class labels for a prompt of 3"),
     (["yes", "unheard of"], (3, 32), "'unheard of' .* of which 2 is unknown"),
@@ -88,9 +74,18 @@ def test_class_labels_are_means_of_their_pieces(embeddings):
     (["yes"], (3, 16), r"shape \[V, 16\]"),
   ],
 )
-def test_class_labels_refuse(embeddings, labels, shape, message):
+def test_initialisers_refuse(embeddings, of, shape, message):
+  make, rest = prompts.sampled_vocab, [of]
+  if not isinstance(of, int):
+    make, rest = prompts.class_labels, [VOCABULARY, of, REST]
   with pytest.raises(ValueError, match=message):
-    prompts.class_labels(embeddings, VOCABULARY, labels, REST)(RNG, shape)
+    make(embeddings, *rest)(RNG, shape)
+
+
+def test_initialisers_refuse_what_is_no_table_of_the_vocabulary(embeddings):
+  for shape in ((32,), (2, 3, 4)):
+    with pytest.raises(ValueError, match=r"shape \[V, H\], got \["):
+      prompts.sampled_vocab(np.zeros(shape))
   with pytest.raises(ValueError, match="ids below 40"):
     prompts.class_labels(embeddings[:40], VOCABULARY, LABELS, REST)
 
@@ -102,12 +97,6 @@ def test_from_array_is_the_array_in_float32():
   np.testing.assert_array_equal(prompt, array)
   with pytest.raises(ValueError, match=r"shape \(3, 3\), got \(2, 3\)"):
     prompts.from_array(array)(RNG, (3, 3))
-
-
-@pytest.mark.parametrize("shape", [(32,), (2, 3, 4)])
-def test_initialisers_refuse_what_is_no_table(shape):
-  with pytest.raises(ValueError, match=r"shape \[V, H\], got \["):
-    prompts.sampled_vocab(np.zeros(shape))
 
 
 def test_prompt_is_a_float32_parameter_cast_on_use():
