@@ -1,4 +1,4 @@
-"""Every method, by its gin file, on a tiny T5: identity, training, decoding."""
+"""Every method, by its gin file, on a tiny T5; the choice of what trains."""
 
 import functools
 import re
@@ -14,6 +14,7 @@ import pytest
 import tiny
 import tiny_gin
 
+from prompt_tuning.methods import trainable
 from t5x import checkpoints, models, partitioning, utils
 from t5x import eval as eval_lib
 from t5x import train as train_lib
@@ -194,3 +195,25 @@ def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):
   )
   metrics = gin.get_configurable(eval_lib.evaluate)()
   assert metrics == tiny.record(run)["evals"][-1]["metrics"]
+
+
+def test_a_pattern_must_match_the_whole_path():
+  matches = trainable.matches_any([r"encoder/prompt/.*", r".*/rel_embedding"])
+  assert matches("encoder/prompt/prompt", None)
+  assert matches("/encoder/prompt/prompt", None)
+  assert matches("decoder/relpos_bias/rel_embedding", None)
+  assert not matches("encoder/encoder_norm/scale", None)
+  assert not matches("decoder/encoder/prompt/prompt", None)
+  # Patterns may start with the slash of flax.
+  assert trainable.matches_any(["/token_embedder/.*"])(
+    "token_embedder/embedding", None
+  )
+  # The pattern of the released code.
+  assert trainable.matches_any([".*/prompt/.*"])("/encoder/prompt/prompt", None)
+
+
+def test_says_which_patterns_match_nothing():
+  matches = trainable.matches_any([".*/prompt/.*", ".*/typo/.*"])
+  assert matches.unmatched(["encoder/prompt/prompt"]) == [".*/typo/.*"]
+  with pytest.raises(ValueError, match="sequence of patterns"):
+    trainable.matches_any("encoder/prompt/.*")
