@@ -14,6 +14,9 @@ _CACHE = tempfile.TemporaryDirectory(prefix="jax_cache_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import gin  # noqa: E402
+import pytest  # noqa: E402
+
 from t5x.configuration.client import clients  # noqa: E402
 
 if not clients():
@@ -21,3 +24,10 @@ if not clients():
     "prompt_tuning is not registered with the trainer: run "
     "`python -m pip install --no-deps -e . -e runtime` again."
   )
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration():
+  """gin has one configuration in a process: no test leaves its own."""
+  yield
+  gin.clear_config()

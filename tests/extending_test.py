@@ -17,10 +17,7 @@ import tiny_gin
 from prompt_tuning.data import vocabulary
 from prompt_tuning.experiments import sheets
 from prompt_tuning.methods import trainable
-from t5x import eval as eval_lib
-from t5x import gin_utils, models
-from t5x import train as train_lib
-from t5x.configuration import reading
+from t5x import models
 
 PAGE = documented.ROOT / "docs" / "extending.md"
 # Before a block, the name of a file that it is the content of.
@@ -30,8 +27,6 @@ _FILE = re.compile(r"^`([\w/.]+)`[^\n]*:\n\n```\w+\n(.*?)^```", re.M | re.S)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """The page's files, in the working directory."""
-  import __main__
-
   folder = tmp_path_factory.mktemp("extending")
   for name, content in _FILE.findall(PAGE.read_text()):
     path = folder / name
@@ -44,22 +39,7 @@ def folder(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
     patch.syspath_prepend(str(folder))
-    for entry_point in (train_lib.train, eval_lib.evaluate):
-      patch.setattr(__main__, entry_point.__name__, entry_point, raising=False)
     yield folder
-  gin.clear_config()
-
-
-def _parse(words):
-  """Parses the gin files and bindings of a command."""
-  values = {"--gin_file": [], "--gin_bindings": []}
-  for flag in gin_utils.rewrite_gin_args(words[3:]):
-    name, _, value = flag.partition("=")
-    values.setdefault(name, []).append(value)
-  gin.clear_config()
-  gin_utils.parse_gin_flags(
-    reading.search_paths(), values["--gin_file"], values["--gin_bindings"]
-  )
 
 
 def _added(*gin_files):
@@ -110,7 +90,7 @@ def test_commands(folder):
   (command,) = (
     words for words in documented.commands(PAGE) if "t5x.train" in words
   )
-  _parse(command)
+  tiny_gin.parse_command(command)
   assert gin.query_parameter("%RANKED_LABELS") == ["bad", "good"]
 
 
@@ -138,5 +118,5 @@ def test_sheet(folder):
   cells = sheet.cells()
   assert len(cells) == 9
   for cell in cells[::3]:
-    _parse(cell.command)
+    tiny_gin.parse_command(cell.command)
     assert gin.query_parameter("%TRAIN_STEPS_RELATIVE") == 200

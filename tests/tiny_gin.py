@@ -1,19 +1,19 @@
-"""Runs of the tiny T5 through gin: testdata/tiny.gin and a method's file."""
+"""Configurations: of commands, and of the tiny T5 by testdata/tiny.gin."""
 
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
 import gin
 import tiny
 
-import prompt_tuning
 from t5x import eval as eval_lib
 from t5x import gin_utils
 from t5x import infer as infer_lib
 from t5x import train as train_lib
+from t5x.configuration import reading
 
-_TESTS = pathlib.Path(__file__).parent
-
+_TINY = pathlib.Path(__file__).with_name("testdata") / "tiny.gin"
 PROGRAMS = {
   "train": train_lib.train,
   "eval": eval_lib.evaluate,
@@ -21,27 +21,39 @@ PROGRAMS = {
 }
 
 
-def configure_files(
-  program: str, files: list[str], bindings: list[str], **macros: Any
+def parse(
+  files: Sequence[str], bindings: Sequence[str] = (), finalize: bool = True
 ) -> None:
-  """Makes the configuration of a program the one that gin knows."""
+  """Makes a configuration the one that gin knows, until the test's end."""
   import __main__
 
   for function in PROGRAMS.values():  # Where the gin files look for them.
     setattr(__main__, function.__name__, function)
   gin.clear_config()
+  gin_utils.parse_gin_flags(reading.search_paths(), files, bindings, finalize)
+
+
+def parse_command(words: Sequence[str]) -> set[str]:
+  """Parses what `python -m t5x...` configures; returns its other flags."""
+  values = {"--gin_file": [], "--gin_bindings": []}
+  for flag in gin_utils.rewrite_gin_args(words[3:]):
+    name, _, value = flag.partition("=")
+    values.setdefault(name, []).append(value)
+  parse(values.pop("--gin_file"), values.pop("--gin_bindings"))
+  return set(values)
+
+
+def configure_files(
+  program: str, files: list[str], bindings: list[str], **macros: Any
+) -> None:
+  """Parses what a program does with the tiny T5."""
   macros = {
     "MIXTURE_OR_TASK_NAME": tiny.TASK,
     "MIXTURE_OR_TASK_MODULE": "tiny",
     "BATCH_SIZE": tiny.BATCH_SIZE,
     **macros,
   }
-  gin_utils.parse_gin_flags(
-    [prompt_tuning.gin_search_path()],
-    [
-      str(_TESTS / "testdata/tiny.gin"),
-      *files,
-      f"gin/runs/{program}.gin",
-    ],
+  parse(
+    [str(_TINY), *files, f"gin/runs/{program}.gin"],
     [*bindings, *(f"{name} = {value!r}" for name, value in macros.items())],
   )
