@@ -5,12 +5,8 @@ import pathlib
 
 from prompt_tuning.data import superglue
 
-REFERENCE = json.loads(
-  pathlib.Path(__file__)
-  .with_name("testdata")
-  .joinpath("superglue_text.json")
-  .read_text()
-)
+_PATH = pathlib.Path(__file__).parent / "testdata" / "superglue_text.json"
+REFERENCE = json.loads(_PATH.read_text())
 TASKS = REFERENCE["tasks"]
 ROWS = {row.name: row for row in superglue.TASKS}
 ROWS["wsc_simple_eval"] = superglue.WSC

@@ -4,7 +4,6 @@ import pathlib
 from typing import Any
 
 from flax import serialization, traverse_util
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
@@ -56,17 +55,14 @@ def write_v3(
       create=True,
     ).result()
     store.write(array).result()
+    gcs = {"driver": "gcs", "bucket": "t5x-dummy-bucket"}
+    place = {
+      "gfile": {"kvstore": {"driver": "gfile", **path}},
+      "gcs": {"kvstore": gcs | path},
+      "old": {"kvstore": gcs, **path},
+    }[driver]
     kept = store.spec().to_json()["metadata"]
-    target[name] = {"driver": "zarr", "metadata": kept}
-    if driver == "gfile":
-      target[name]["kvstore"] = {"driver": "gfile", **path}
-    else:
-      bucket = {"driver": "gcs", "bucket": "t5x-dummy-bucket"}
-      target[name] |= (
-        {"kvstore": bucket, **path}
-        if driver == "old"
-        else {"kvstore": bucket | path}
-      )
+    target[name] = {"driver": "zarr", "metadata": kept, **place}
   tree = {
     "version": 3,
     "optimizer": {
@@ -91,14 +87,8 @@ def write_orbax(
     item_handlers={"state": ocp.PyTreeCheckpointHandler(use_ocdbt=False)},
     options=ocp.CheckpointManagerOptions(step_prefix="checkpoint"),
   ) as manager:
-    manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(
-          tree, save_args=jax.tree.map(lambda _: ocp.SaveArgs(), tree)
-        )
-      ),
-    )
+    state = ocp.args.PyTreeSave(tree)
+    manager.save(step, args=ocp.args.Composite(state=state))
   return str(directory / f"checkpoint_{step}")
 
 

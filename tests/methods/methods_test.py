@@ -1,4 +1,4 @@
-"""Every method, by its gin file, on a tiny T5; the choice of what trains."""
+"""Every method, by its gin file, on a tiny T5, and what follows from one."""
 
 import functools
 import re
@@ -14,7 +14,9 @@ import pytest
 import tiny
 import tiny_gin
 
-from prompt_tuning.methods import trainable
+from prompt_tuning import injections, prompts
+from prompt_tuning.injections import Injections
+from prompt_tuning.methods import lora, trainable
 from t5x import checkpoints, models, partitioning, utils
 from t5x import eval as eval_lib
 from t5x import train as train_lib
@@ -217,3 +219,32 @@ def test_says_which_patterns_match_nothing():
   assert matches.unmatched(["encoder/prompt/prompt"]) == [".*/typo/.*"]
   with pytest.raises(ValueError, match="sequence of patterns"):
     trainable.matches_any("encoder/prompt/.*")
+
+
+def test_everything_follows_from_the_methods():
+  prompt = functools.partial(prompts.Prompt, 5)
+  delta = functools.partial(lora.LowRankDelta, rank=2, alpha=2)
+  both = Injections(prompt=prompt, delta=delta)
+  assert injections.parameter_patterns(both) == [".*/prompt/.*", ".*/delta/.*"]
+  assert injections.assignment_map(both) == [
+    ("^.*/prompt/.*$", None),
+    ("^.*/delta/.*$", None),
+  ]
+  assert injections.axis_rules(both) == [
+    ("prompt", None),
+    ("prompt_embed", None),
+    ("lora_rank", None),
+  ]
+
+
+def test_model_tuning_adds_nothing():
+  assert injections.assignment_map(Injections()) == []
+  assert injections.axis_rules(Injections()) == []
+  with pytest.raises(ValueError, match="a method that adds parameters"):
+    injections.parameter_patterns(Injections())
+
+
+def test_a_map_that_leaves_something_out_has_initialised_it():
+  assert not injections.has_initialised(None)
+  assert not injections.has_initialised((("a", "b"),))
+  assert injections.has_initialised((("a", "b"), ("c", None)))
