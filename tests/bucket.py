@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import contextlib
 import http.client
 import http.server
-import itertools
 import json
 import pathlib
 import platform
@@ -144,14 +143,25 @@ def half(seed: int = 0) -> Refuse:
   return refuse
 
 
-def cut(after: int) -> Refuse:
+class Cut:
   """Lets a number of requests through, and none after: a process was killed.
 
   What a program would still do does not reach the bucket.
+
+  Attributes:
+    is_over: Whether one was refused.
   """
-  number = itertools.count()
-  dead = Refusal(403, "the process is dead")
-  return lambda method, path: dead if next(number) >= after else None
+
+  def __init__(self, after: int):
+    self._left = after
+    self.is_over = False
+
+  def __call__(self, method: str, path: str) -> Refusal | None:
+    self._left -= 1
+    if self._left >= 0:
+      return None
+    self.is_over = True
+    return Refusal(403, "the process is dead")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import seqio
 import tiny
 import tiny_gin
 
+from prompt_tuning.models.t5 import network
 from t5x import adafactor, gin_utils, models, utils
 from t5x.configuration import command_flags, reading, resolution
 
@@ -153,6 +154,29 @@ def test_base_checkpoint_is_named_not_looked_for(program):
   tiny_gin.parse([f"gin/runs/{program}.gin"], finalize=False)
   mode = gin.query_parameter("utils.RestoreCheckpointConfig.mode")
   assert mode == "specific"
+
+
+@pytest.mark.parametrize(
+  ("size", "expected"),
+  [
+    ("small", 76_961_152),
+    ("base", 247_577_856),
+    ("large", 783_150_080),
+    ("xl", 2_849_757_184),
+    ("xxl", 11_135_332_352),
+  ],
+)
+def test_parameter_counts_are_the_papers(size, expected):
+  """Table 4 of the paper, without the prompt."""
+  scan = ["network.T5Config.scan_layers = True"]  # Traced once.
+  tiny_gin.parse([f"gin/models/t5_1_1_{size}.gin"], scan, finalize=False)
+  module = gin.get_configurable(network.Transformer)()
+  tokens = jnp.ones((1, 2), "int32")
+  shapes = jax.eval_shape(
+    lambda rng: module.init(rng, tokens, tokens, tokens, enable_dropout=False),
+    jax.random.key(0),
+  )
+  assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == expected
 
 
 @pytest.mark.parametrize(
