@@ -12,6 +12,7 @@ import tempfile
 import time
 
 import pytest
+import started
 
 _CONFIGURATION = """
 ClusterName=test
@@ -63,11 +64,16 @@ def cluster() -> Iterator[None]:
         ("slurmctld", ["-D"]),
         ("slurmd", ["-D"]),
       ):
-        _start(stack, folder, [str(found[daemon]), *arguments])
+        output = stack.enter_context((folder / "output").open("ab"))
+        process = subprocess.Popen(
+          [found[daemon], *arguments], stdout=output, stderr=output
+        )
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
         if daemon == "munged":
           _wait(folder, (folder / "munge.socket").exists)
       _wait(folder, _is_idle)
-      stack.callback(_cancel_all)
+      stack.callback(_cancel_all, folder)
       yield
 
 
@@ -77,17 +83,11 @@ def _configure(folder: pathlib.Path) -> None:
   key = folder / "munge.key"
   key.write_bytes(os.urandom(128))
   key.chmod(0o400)
-  ports = []
-  with contextlib.ExitStack() as stack:
-    for _ in range(2):
-      probe = stack.enter_context(socket.socket())
-      probe.bind(("127.0.0.1", 0))
-      ports.append(probe.getsockname()[1])
   (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
   (folder / "slurm.conf").write_text(
     _CONFIGURATION.format(
       host=socket.gethostname().partition(".")[0],
-      ports=ports,
+      ports=[started.free_address().partition(":")[2] for _ in range(2)],
       folder=folder,
       user=getpass.getuser(),
     )
@@ -95,23 +95,9 @@ def _configure(folder: pathlib.Path) -> None:
 
 
 def _munged(folder: pathlib.Path) -> list[str]:
-  files = ("key", "socket", "pid", "log", "seed")
-  return [
-    *("--foreground", "--force"),
-    *(
-      f"--{name}{'' if name == 'socket' else '-file'}={folder}/munge.{name}"
-      for name in files
-    ),
-  ]
-
-
-def _start(
-  stack: contextlib.ExitStack, folder: pathlib.Path, command: list[str]
-) -> None:
-  output = stack.enter_context((folder / "output").open("ab"))
-  process = subprocess.Popen(command, stdout=output, stderr=output)
-  stack.callback(process.wait)
-  stack.callback(process.terminate)
+  files = ("key-file", "socket", "pid-file", "log-file", "seed-file")
+  places = [f"--{x}={folder}/munge.{x.partition('-')[0]}" for x in files]
+  return ["--foreground", "--force", *places]
 
 
 def _wait(folder: pathlib.Path, is_there) -> None:
@@ -119,22 +105,16 @@ def _wait(folder: pathlib.Path, is_there) -> None:
   while not is_there():
     if time.monotonic() > deadline:
       output = (folder / "output").read_text(errors="replace")
-      raise AssertionError(f"Slurm does not start: {output[-2000:]}")
+      raise AssertionError(f"Slurm does not answer: {output[-2000:]}")
     time.sleep(0.1)
 
 
 def _is_idle() -> bool:
-  asked = subprocess.run(
-    ["sinfo", "--noheader", "--format=%T"],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return asked.stdout.strip() == "idle"
+  ask = ["sinfo", "--noheader", "--format=%T"]
+  told = subprocess.run(ask, capture_output=True, text=True, check=False).stdout
+  return told.strip() == "idle"
 
 
-def _cancel_all() -> None:
+def _cancel_all(folder: pathlib.Path) -> None:
   subprocess.run(["scancel", f"--user={getpass.getuser()}"], check=True)
-  deadline = time.monotonic() + _START_SECONDS
-  while not _is_idle() and time.monotonic() < deadline:
-    time.sleep(0.1)
+  _wait(folder, _is_idle)
