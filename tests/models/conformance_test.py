@@ -32,6 +32,11 @@ def test_formulas_reproduce_the_checksums():
     value = np.asarray(parameters[conformance.our_name(name)], np.float64)
     assert value.sum() == pytest.approx(total, abs=1e-9)
     assert value.flat[0] == pytest.approx(first, abs=1e-9)
+  for k in range(4):
+    for feature, value in conformance.batch(k).items():
+      np.testing.assert_array_equal(
+        value, conformance.expected(f"batch{k}/{feature}")
+      )
 
 
 def test_parameter_names_shapes_and_axes():
