@@ -4,9 +4,11 @@ Those with a bucket's server are in `bucket*_test`.
 """
 
 import errno
+import itertools
 import os
 import pathlib
 import stat
+from unittest import mock
 
 from damages import DAMAGES
 import pytest
@@ -39,11 +41,8 @@ def test_full_disk_names_the_file_and_leaves_the_old_one(
 ):
   path = tmp_path / "record.json"
   path.write_text("old")
-
-  def full(descriptor):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-  monkeypatch.setattr(os, "fsync", full)
+  full = OSError(errno.ENOSPC, "No space left on device")
+  monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=full))
   with pytest.raises(
     OSError, match=r"No space left on device: '.*record\.json"
   ):
@@ -52,15 +51,13 @@ def test_full_disk_names_the_file_and_leaves_the_old_one(
   assert os.listdir(tmp_path) == ["record.json"]
 
 
-def _give_up(path):
-  with safe_files.replacing(path) as file:
+def test_nothing_new_stays_when_writing_is_given_up(tmp_path):
+  with (
+    pytest.raises(KeyboardInterrupt),
+    safe_files.replacing(tmp_path / "model.safetensors") as file,
+  ):
     file.write(b"half")
     raise KeyboardInterrupt
-
-
-def test_nothing_new_stays_when_writing_is_given_up(tmp_path):
-  with pytest.raises(KeyboardInterrupt):
-    _give_up(tmp_path / "model.safetensors")
   assert os.listdir(tmp_path) == []
 
 
@@ -115,25 +112,22 @@ def _write(path, stop_after=None):
   return there
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("number", [0, 1])
-def test_damaged_part_is_written_again(tmp_path, damage, number):
+@pytest.mark.parametrize(
+  ("damage", "number"), [*itertools.product(DAMAGES, (0, 1)), (None, 2)]
+)
+def test_what_is_whole_is_kept_and_the_rest_written_again(
+  tmp_path, damage, number
+):
   path = tmp_path / "predictions"
   _write(path, stop_after=2)
   chunks = sorted((tmp_path / "predictions.partial").iterdir())
-  DAMAGES[damage](chunks[number])
+  # Of a process that was killed while it wrote.
+  (tmp_path / "predictions.partial" / ".000000000008-1.tmp").write_text("line")
+  if damage:
+    DAMAGES[damage](chunks[number])
   assert _write(path) == 4 * number
   assert path.read_text() == WHOLE
   assert os.listdir(tmp_path) == ["predictions"]
-
-
-def test_what_is_whole_is_kept(tmp_path):
-  path = tmp_path / "predictions"
-  _write(path, stop_after=2)
-  # Of a process that was killed while it wrote.
-  (tmp_path / "predictions.partial" / ".000000000008-1.tmp").write_text("line")
-  assert _write(path) == 8
-  assert path.read_text() == WHOLE
 
 
 OLD, NEW = "gs://bucket/checkpoint_1.new", "gs://bucket/checkpoint_1"

@@ -4,36 +4,27 @@ import contextlib
 import dataclasses
 import itertools
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 
 from t5x.files import run_lock
 from t5x.runs import events, loop, resume
 
 
-class _Checkpointer:
+def _checkpointer(*steps, is_full=False):
   """Keeps the steps that are saved; on a full disk, no write ends."""
-
-  def __init__(self, steps=(), is_full=False):
-    self.steps, self._is_full = list(steps), is_full
-
-  def all_steps(self):
-    return self.steps
-
-  def score(self, metrics):
-    return None
-
-  best = score
-
-  def save_run(self, train_state, run_info):
-    if not self._is_full:
-      self.steps.append(int(train_state.step))
-
-  def wait(self):
-    if self._is_full:
-      raise OSError("No space left on device")
+  made = mock.Mock(steps=list(steps))
+  made.all_steps.return_value = made.steps
+  made.score.return_value = None
+  if is_full:
+    made.wait.side_effect = OSError("No space left on device")
+  else:
+    made.save_run.side_effect = lambda state, _: made.steps.append(state.step)
+  return made
 
 
 class _Trainer:
@@ -41,10 +32,10 @@ class _Trainer:
 
   train_state_axes = None
 
-  def __init__(self, step, loss):
+  def __init__(self, step, loss, prompt):
     self._loss = loss
     self.train_state = types.SimpleNamespace(
-      step=step, trainable={"prompt": np.ones(2)}
+      step=step, trainable={"prompt": np.array([1.0, prompt])}
     )
 
   def train_steps(self, batches, num_steps, on_step):
@@ -59,51 +50,34 @@ class _Trainer:
     return {"task": {"loss": 1.0}}
 
 
-class _Evaluator:
+def _evaluator(error=None):
   """Takes as good a time as any to fail."""
 
-  def __init__(self, error=None):
-    self._error = error
-
-  def evaluate(self, train_state, train_state_axes, after_batch):
+  def evaluate(train_state, train_state_axes, after_batch):
     after_batch(1)
-    if self._error:
-      raise self._error
+    if error:
+      raise error
     return {"task": {"accuracy": 1.0}}
 
-
-class _Noted:
-  """Notes the calls of any method."""
-
-  seconds = 0.0
-
-  def __init__(self):
-    self.calls = []
-
-  def __getattr__(self, name):
-    return lambda *args, **kwargs: self.calls.append(name)
+  return types.SimpleNamespace(evaluate=evaluate)
 
 
 def _loop(
   step=3,
   loss=1.0,
+  prompt=1.0,
   checkpointer=None,
   evaluator=None,
   train_evals=(),
-  actions=(),
+  action=None,
   should_stop=events.never,
 ):
   """A loop at a step of 6; evaluates and saves after every third."""
   made = loop.Loop(
-    plan=types.SimpleNamespace(
-      save_cfg=types.SimpleNamespace(period=3),
-      eval_period=3,
-      stats_period=None,
-      gc_period=0,
-      run_eval_before_training=False,
-      last_step=lambda first_step, step: 6,
-      actions_after=lambda mode: list(actions),
-      on_event=events.ignore,
+    plan=tiny.make_plan(
+      "run",
+      "base",
+      actions={"TRAIN": [action] if action else []},
       should_stop=should_stop,
     ),
     data=types.SimpleNamespace(
@@ -111,35 +85,38 @@ def _loop(
       train_evals=dict.fromkeys(train_evals, tf.data.Dataset.range(1)),
       evaluator=evaluator,
     ),
-    trainer=_Trainer(step, loss),
-    checkpointer=checkpointer or _Checkpointer(),
+    trainer=_Trainer(step, loss, prompt),
+    checkpointer=checkpointer or _checkpointer(),
     info=resume.RunInfo("task", 0, None, None, seed=0, shuffle_seed=0),
-    lock=_Noted(),
+    lock=mock.Mock(),
   )
-  made.record, made.log = _Noted(), _Noted()
+  made.record, made.log = mock.Mock(seconds=0.0), mock.Mock()
   return made
 
 
 @pytest.mark.parametrize(
-  ("steps", "text"),
+  ("steps", "wrong", "text"),
   [
-    ([], r"finite\. No checkpoint was saved\."),
-    ([1, 2], r"finite\. The last good checkpoint is that of step 2\."),
+    ([], {"loss": np.nan}, r"is nan, .* are finite\. No checkpoint was saved"),
+    # Of the update after the loss.
+    ([1, 2], {"prompt": np.inf}, r"is 1\.0, .* not finite\. .* of step 2\."),
   ],
 )
-def test_nan_is_reported_where_a_save_failed_too(steps, text, caplog):
-  checkpointer = _Checkpointer(steps, is_full=True)
+def test_nan_is_reported_where_a_save_failed_too(steps, wrong, text, caplog):
+  run = _loop(step=0, **wrong, checkpointer=_checkpointer(*steps, is_full=True))
   with pytest.raises(FloatingPointError, match=text):
-    _loop(loss=float("nan"), checkpointer=checkpointer)._train()
+    run.run()
   assert "could not be written: No space left" in caplog.text
+  assert run.checkpointer.steps == steps
+  run.checkpointer.save_run.assert_not_called()
 
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_steps_before_an_evaluation_that_fails_are_saved(is_full):
   """Its error is not hidden by that of the save."""
   run = _loop(
-    checkpointer=_Checkpointer(is_full=is_full),
-    evaluator=_Evaluator(ValueError("it is out of memory")),
+    checkpointer=_checkpointer(is_full=is_full),
+    evaluator=_evaluator(ValueError("it is out of memory")),
   )
   with pytest.raises(ValueError, match="out of memory"):
     run.run()
@@ -148,48 +125,32 @@ def test_steps_before_an_evaluation_that_fails_are_saved(is_full):
 
 
 def test_evaluation_that_no_record_takes_is_none_of_the_run():
-  def refuse(**fields):
-    raise ValueError("nan is not a number")
-
-  run = _loop(evaluator=_Evaluator())
-  run.record = types.SimpleNamespace(write=refuse, seconds=0.0)
+  run = _loop(evaluator=_evaluator())
+  run.record.write.side_effect = ValueError("nan is not a number")
   with pytest.raises(ValueError, match="nan is not"):
     run.run()
   assert run.info.evals == []
 
 
 @pytest.mark.parametrize(
-  "split", [{"train_evals": ["task"]}, {"evaluator": _Evaluator()}]
+  "split", [{"train_evals": ["task"]}, {"evaluator": _evaluator()}]
 )
 def test_evaluation_that_is_interrupted_is_done_again(split):
   run = _loop(**split, should_stop=lambda: True)
   assert run.run() == "interrupted"
   assert run.checkpointer.steps == [3]
-  assert (run.info.evals, run.record.calls) == ([], [])
-
-
-class _Action:
-  """Notes the steps that it runs at."""
-
-  def __init__(self):
-    self.steps = []
-
-  def run(self, train_state, metrics_by_task):
-    self.steps.append(train_state.step)
-    return False
+  assert run.info.evals == run.record.method_calls == []
 
 
 def test_steps_that_an_interruption_cuts_in_two_are_acted_on_once():
   """A patience would run out twice as fast."""
-  action = _Action()
-  first = _loop(
-    step=0, actions=[action], should_stop=itertools.count().__next__
-  )
+  steps = []
+  action = types.SimpleNamespace(run=lambda state, _: steps.append(state.step))
+  first = _loop(step=0, action=action, should_stop=itertools.count().__next__)
   assert first.run() == "interrupted"
-  step = first.step
-  assert 0 < step < 3
-  assert _loop(step=step, actions=[action]).run() == "finished"
-  assert action.steps == [3, 6]
+  assert 0 < first.step < 3
+  assert _loop(step=first.step, action=action).run() == "finished"
+  assert steps == [3, 6]
 
 
 @pytest.mark.parametrize("is_evaluated", [True, False])
@@ -210,17 +171,13 @@ def test_actions_forget_an_evaluation_that_is_done_again(is_evaluated):
 def test_run_that_lost_its_folder_writes_nothing_more(lost_at):
   run = _loop(
     step=0 if lost_at == "train" else 3,
-    evaluator=_Evaluator(),
+    evaluator=_evaluator(),
     train_evals=["task"] if lost_at == "train_eval" else (),
   )
-
-  def lost():
-    raise run_lock.LockLostError
-
-  run.lock = types.SimpleNamespace(check=lost)
+  run.lock.check.side_effect = run_lock.LockLostError
   with contextlib.suppress(run_lock.LockLostError):
     run.run()
-  assert (run.log.calls, run.record.calls) == ([], [])
+  assert run.log.method_calls == run.record.method_calls == []
   assert run.checkpointer.steps == []
 
 

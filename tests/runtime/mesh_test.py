@@ -1,6 +1,5 @@
 """One device, four devices and two processes train the same prompt."""
 
-import collections
 import json
 
 from flax import traverse_util
@@ -62,7 +61,6 @@ def done(base, tmp_path_factory):
   )
   both = [
     ("take_turns", "turns.npz", 1, "padded", "by length"),
-    ("train", "two"),
     ("go_on", "run", 1, 4),
     ("prompts", "orbax", base, "class_labels", "from_file"),
     ("prompts", "v3_prompts", v3, "sampled_vocab"),
@@ -97,26 +95,13 @@ def test_other_meshes_agree_with_one_device(base, done, one_device):
   _assert_same(done[0] / "turns.npz", 1, padded, by_length)
 
 
-def _record(folder):
-  return json.loads((folder / "record.json").read_text())
+def _lines(folder):
+  (path,) = folder.glob(f"{tiny.TASK}-score.jsonl-*")
+  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _prompt(folder):
   return prompt_files.load_prompt(folder / "prompt.safetensors")[0]
-
-
-@pytest.mark.slow
-def test_run_of_two_processes_is_evaluated_saved_and_goes_on(
-  base, done, tmp_path
-):
-  on_mesh.train(base, str(tmp_path))
-  folders = (tmp_path, done[0] / "two")
-  one, two = map(_record, folders)
-  assert two["device"]["processes"] == 2
-  assert two["status"] == "finished"
-  for name in ("steps", "parameters", "evals", "best", "base"):
-    assert two[name] == one[name], name
-  np.testing.assert_allclose(*map(_prompt, folders), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -132,22 +117,18 @@ def test_two_processes_do_with_each_prompt_what_one_does(base, done, tmp_path):
   assert len(compared) == sum(map(len, on_mesh.PROMPTS.values()))
   for place in compared:
     folders = (tmp_path / place, folder / place)
-    one, two = map(_record, folders)
-    assert (one["status"], two["status"]) == ("finished", "finished")
+    one, two = map(tiny.record, folders)
     assert (one["device"]["processes"], two["device"]["processes"]) == (1, 2)
-    assert (two["evals"], two["best"]) == (one["evals"], one["best"]), place
+    assert one["status"] == "finished"
+    for name in ("status", "evals", "best", "steps", "parameters"):
+      assert two.get(name) == one.get(name), (place, name)
     if place.name == "train":
       np.testing.assert_allclose(*map(_prompt, folders), rtol=1e-4, atol=1e-4)
     elif place.name == "infer":
-      lines, scores = [], []
-      for x in folders:
-        (path,) = x.glob(f"{tiny.TASK}-score.jsonl-*")
-        lines.append(
-          [json.loads(line) for line in path.read_text().splitlines()]
-        )
-        scores.append([line.pop("score") for line in lines[-1]])
-      assert len(scores[0]) == 13
-      assert lines[0] == lines[1]
+      one, two = map(_lines, folders)
+      scores = [[line.pop("score") for line in lines] for lines in (one, two)]
+      assert len(one) == 13
+      assert one == two
       np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-4)
 
 
@@ -156,7 +137,7 @@ def test_signal_to_one_process_ends_both_at_the_same_place(done):
   folder, (one, other) = done[0] / "stopped", done[1]
   assert one == other
   status, step = one[0].split()
-  record = _record(folder)
+  record = tiny.record(folder)
   assert (record["status"], record["step"]) == (status, int(step))
   assert status == "interrupted"
   assert tiny.BASE_STEP + 4 <= int(step) < tiny.BASE_STEP + 1000
@@ -167,12 +148,6 @@ def test_signal_to_one_process_ends_both_at_the_same_place(done):
 def test_run_goes_on_on_other_meshes_and_numbers_of_processes(
   base, done, tmp_path
 ):
-  def losses(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-      x["train/loss"] for x in map(json.loads, lines) if "train/loss" in x
-    ]
-
   run = done[0] / "run"
   for steps in (2, 4, 6):
     expected = on_mesh.go_on(base, str(tmp_path), 1, steps)
@@ -184,8 +159,7 @@ def test_run_goes_on_on_other_meshes_and_numbers_of_processes(
   )
   assert expected.step == tiny.BASE_STEP + 6
   np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
-  np.testing.assert_allclose(losses(run), losses(tmp_path), rtol=1e-4)
-  device = _record(run)["device"]
+  device = tiny.record(run)["device"]
   assert (device["count"], device["processes"]) == (2, 1)
 
 
@@ -209,12 +183,8 @@ def test_frozen_weights_stay_those_of_the_checkpoint(base):
 def test_rules_are_those_of_t5x():
   rules = dict(partitioning.standard_logical_axis_rules())
   assert rules["batch"] == "data"
-  assert {k for k, v in rules.items() if v == "model"} == {
-    "vocab",
-    "mlp",
-    "heads",
-    "joined_kv",
-  }
+  divided = {name for name, axis in rules.items() if axis == "model"}
+  assert divided == {"vocab", "mlp", "heads", "joined_kv"}
   two = partitioning.standard_logical_axis_rules(2, 2, (("prompt", None),))
   assert [axis for name, axis in two if name == "embed"] == ["model", "data"]
   assert two[-1] == ("prompt", None)
@@ -236,6 +206,12 @@ class _Chip:
     self.process_index = 100 * (x // 2) + 10 * (y // 2) + z
 
 
+def _partitioner(kind, slice_shape, partitions):
+  chips = [_Chip(kind, xyz, slice_shape) for xyz in np.ndindex(slice_shape)]
+  with partitioning.using_devices(chips):
+    return partitioning.PjitPartitioner(partitions)
+
+
 @pytest.mark.parametrize("partitions", [1, 2, 4, 8])
 @pytest.mark.parametrize(
   ("kind", "slice_shape"),
@@ -249,19 +225,16 @@ class _Chip:
 def test_hosts_of_a_slice_divide_the_batch(
   monkeypatch, kind, slice_shape, partitions
 ):
-  chips = [_Chip(kind, xyz, slice_shape) for xyz in np.ndindex(slice_shape)]
-  with partitioning.using_devices(chips):
-    partitioner = partitioning.PjitPartitioner(partitions)
+  partitioner = _partitioner(kind, slice_shape, partitions)
   batch_size = 2 * partitioner.mesh.shape["data"]
-  readers: collections.Counter[int] = collections.Counter()
-  sizes = set()
-  for host in {chip.process_index for chip in chips}:
+  owners = {x.process_index for x in partitioner.mesh.devices.flat}
+  parts = []
+  for host in owners:
     monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-    rows = partitioner.local_rows(batch_size)
-    sizes.add(len(rows))
-    readers.update(rows)
-  assert sorted(readers) == list(range(batch_size))
-  assert len(sizes) == len(set(readers.values())) == 1
+    parts.append(partitioner.local_rows(batch_size))
+  rows, readers = np.unique(parts, return_counts=True)
+  assert rows.tolist() == list(range(batch_size))
+  assert len(set(readers)) == 1
 
 
 def test_partitioner_refuses_what_does_not_fit():
@@ -279,19 +252,14 @@ def test_partitioner_refuses_what_does_not_fit():
 
 @pytest.mark.parametrize("split", ["train_eval", "infer_eval"])
 def test_batches_that_the_mesh_cannot_divide_are_refused_at_the_start(
-  tmp_path, base, monkeypatch, split
+  tmp_path, base, split
 ):
-  layout = partitioning.PjitPartitioner.local_rows
-
-  def of_four_devices(partitioner, batch_size):
-    if batch_size % 4:
-      raise ValueError(f"{batch_size} is not a multiple of 4")
-    return layout(partitioner, batch_size)
-
-  monkeypatch.setattr(
-    partitioning.PjitPartitioner, "local_rows", of_four_devices
-  )
   cfg = tiny.dataset_config(split="validation", batch_size=6)
-  plan = tiny.make_plan(tmp_path, base, **{f"{split}_dataset_cfg": cfg})
-  with pytest.raises(ValueError, match="6 is not a multiple of 4"):
+  plan = tiny.make_plan(
+    tmp_path,
+    base,
+    partitioner=_partitioner("TPU v4", (2, 2, 1), 1),
+    **{f"{split}_dataset_cfg": cfg},
+  )
+  with pytest.raises(ValueError, match="6 is not a multiple of the 4"):
     run_data.bind(plan)

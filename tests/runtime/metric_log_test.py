@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+from unittest import mock
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -56,11 +57,8 @@ def test_a_bucket_has_a_copy(tmp_path, monkeypatch):
 
 def test_full_disk_ends_the_run_and_does_not_hold_it(tmp_path, monkeypatch):
   log = metric_log.MetricLog(str(tmp_path), 0)
-
-  def full(descriptor):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-  monkeypatch.setattr(os, "fsync", full)
+  full = OSError(errno.ENOSPC, "No space left on device")
+  monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=full))
   # tensorboardX's own writer holds more than ten values of a dead thread.
   for step in range(1, 16):
     with pytest.raises(OSError, match="No space left"):

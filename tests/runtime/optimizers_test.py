@@ -1,5 +1,3 @@
-import re
-
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -7,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from prompt_tuning.methods import trainable
 from t5x import adafactor, optimizers, train_state
 
 # Flax warns that traversals will go, but T5X's interface is made of them.
@@ -15,19 +14,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def matches(pattern):
-  def filter_fn(path, value):
-    return re.fullmatch(pattern, path) is not None
-
-  filter_fn.__qualname__ = f"matches({pattern})"
-  return filter_fn
-
-
 def multi_optimizer(*patterns_and_optimizers):
   return optimizers.MultiOptimizer(
     [
-      (traverse_util.ModelParamTraversal(matches(pattern)), optimizer)
-      for pattern, optimizer in patterns_and_optimizers
+      (
+        traverse_util.ModelParamTraversal(trainable.matches_any(patterns)),
+        optimizer,
+      )
+      for *patterns, optimizer in patterns_and_optimizers
     ]
   )
 
@@ -62,14 +56,16 @@ def test_what_no_traversal_matches_is_frozen(params):
 @pytest.mark.parametrize(
   ("patterns", "message"),
   [
-    ([".*/prompts/.*"], r"prompts.*\['encoder/prompt/prompt'"),
-    ([".*/kernel", ".*/wi/.*"], "Traversals 0 and 1 .* encoder/wi/kernel"),
+    ([[".*/prompts/.*"]], r"prompts.*\['encoder/prompt/prompt'"),
+    # Each pattern has to match.
+    ([[".*/prompt/.*", ".*/promt/.*"]], r"\['\.\*/promt/\.\*'\], matches none"),
+    ([[".*/kernel"], [".*/wi/.*"]], "Traversals 0 and 1 .* encoder/wi/kernel"),
     ([], "at least one"),
   ],
 )
 def test_traversals_that_do_not_fit_are_refused(params, patterns, message):
   with pytest.raises(ValueError, match=message):
-    multi_optimizer(*((x, sgd(0.1)) for x in patterns)).trainable(params)
+    multi_optimizer(*((*x, sgd(0.1)) for x in patterns)).trainable(params)
 
 
 def test_each_parameter_trains_with_its_optimizer(params):
@@ -160,55 +156,32 @@ def test_map_state_tells_which_leaves_mirror_a_parameter(params):
 
 
 @pytest.mark.parametrize(
-  ("settings", "expected"),
+  ("factors", "step_offset", "expected"),
   [
-    # The schedule of pretraining.
-    ({}, {500: 0.25 * 1000**-0.5, 4000: 0.5 * 4000**-0.5}),
-    (
-      {"factors": "constant", "base_learning_rate": 0.3},
-      {0: 0.3, 1_100_000: 0.3},
-    ),
-    (
-      {"factors": "linear_warmup", "warmup_steps": 10},
-      {5: 0.5, 10: 1.0, 99: 1.0},
-    ),
-    (
-      {
-        "factors": "constant * rsqrt_decay",
-        "base_learning_rate": 1.0,
-        "warmup_steps": 100,
-      },
-      {0: 0.1, 100: 0.1, 10_000: 0.01},
-    ),
-    (
-      {
-        "factors": "linear_decay",
-        "base_learning_rate": 2.0,
-        "warmup_steps": 10,
-        "decay_factor": 0.01,
-      },
-      {5: 1.0, 10: 2.0, 60: 1.0, 1000: 1e-8},
-    ),
-    (
-      {
-        "factors": "constant*linear_warmup",
-        "base_learning_rate": 4.0,
-        "warmup_steps": 4,
-        "step_offset": 1000,
-      },
-      {0: 1e-8, 1000: 1e-8, 1001: 1.0, 1004: 4.0},
-    ),
+    ("constant", 0, {0: 2.0, 1_100_000: 2.0}),
+    ("linear_warmup", 0, {5: 0.5, 10: 1.0, 99: 1.0}),
+    ("constant * rsqrt_decay", 0, {0: 0.4**0.5, 10: 0.4**0.5, 400: 0.1}),
+    ("linear_decay", 0, {5: 1.0, 10: 2.0, 60: 1.0, 1000: 1e-8}),
+    ("constant*linear_warmup", 1000, {0: 1e-8, 1000: 1e-8, 1001: 0.2}),
   ],
 )
-def test_schedule(settings, expected):
+def test_schedule(factors, step_offset, expected):
   learning_rate_fn = jax.jit(
-    optimizers.create_learning_rate_scheduler(**settings)
+    optimizers.create_learning_rate_scheduler(
+      factors, 2.0, 10, decay_factor=0.01, step_offset=step_offset
+    )
   )
 
   for step, value in expected.items():
     learning_rate = learning_rate_fn(jnp.int32(step))
     assert learning_rate.dtype == jnp.float32
     np.testing.assert_allclose(learning_rate, value, rtol=1e-5)
+
+
+def test_schedule_is_that_of_pretraining_unless_told_otherwise():
+  learning_rate_fn = optimizers.create_learning_rate_scheduler()
+  np.testing.assert_allclose(learning_rate_fn(500), 0.25 * 1000**-0.5, 1e-5)
+  np.testing.assert_allclose(learning_rate_fn(4000), 0.5 * 4000**-0.5, 1e-5)
 
 
 @pytest.mark.parametrize(

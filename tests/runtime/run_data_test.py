@@ -1,13 +1,79 @@
-"""What a run reads: checked, and what is cut said for each use."""
+"""What a run reads: checked, and what is cut is counted and said."""
 
 import pytest
 import seqio
+import tensorflow as tf
 import tiny
 
+from t5x.input import truncation
 from t5x.runs import run_data
 
+# With the end of sequence, the inputs have 4, 9, 7 and 2 bytes, the targets 2.
+INPUTS = ["abc", "abcdefgh", "abcdef", "a"]
 
-def read(tmp_path, base, train_eval):
+
+def _dataset(split, shuffle_files=False, seed=None):
+  return tf.data.Dataset.from_tensor_slices(
+    {"inputs": INPUTS, "targets": ["y"] * len(INPUTS)}
+  )
+
+
+for _name in ("cut_a", "cut_b"):
+  seqio.TaskRegistry.add(
+    _name,
+    seqio.FunctionDataSource(_dataset, splits=["train"]),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.CacheDatasetPlaceholder(),
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={
+      feature: seqio.Feature(seqio.ByteVocabulary())
+      for feature in ("inputs", "targets")
+    },
+  )
+seqio.MixtureRegistry.add("cut_mixture", ["cut_a", "cut_b"], default_rate=1)
+
+
+def _config(name="cut_a", **lengths):
+  return tiny.dataset_config(
+    mixture_or_task_name=name, task_feature_lengths=lengths or None
+  )
+
+
+def test_lost_tokens_are_counted_and_described():
+  config = _config(inputs=6, targets=1)
+  cuts = truncation.count_cuts(config)
+  of_task = {
+    "inputs": {"examples": 2, "of": 4, "tokens": 4, "longest": 9},
+    "targets": {"examples": 4, "of": 4, "tokens": 4, "longest": 2},
+  }
+  assert cuts == {"cut_a": of_task}
+  assert next(truncation.describe(cuts, config)) == (
+    "cut_a, train split: 2 of the 4 inputs are cut to 6 tokens and lose 4; the "
+    "longest has 9."
+  )
+  mixture = _config("cut_mixture", inputs=6, targets=1)
+  both = {"cut_a": of_task, "cut_b": of_task}
+  assert truncation.count_cuts(mixture) == both
+  # What is used, and nothing else.
+  del of_task["inputs"]
+  assert truncation.count_cuts(mixture, "targets") == both
+  for lengths in ({}, {"inputs": 9, "targets": 2}):
+    assert truncation.count_cuts(_config(**lengths)) == {}
+
+
+def test_task_that_makes_examples_of_the_lengths_is_left_out():
+  def corrupt(dataset, sequence_length):
+    return dataset
+
+  task = seqio.TaskRegistry.get("cut_a").replace(
+    name="corrupted", preprocessors=[seqio.preprocessors.tokenize, corrupt]
+  )
+  assert not truncation.count_cuts(_config(task, inputs=1, targets=1))
+
+
+def _read(tmp_path, base, **train_eval):
   held_out = {"split": "validation", "shuffle": False}
   settings = tiny.make_plan(
     tmp_path,
@@ -19,9 +85,8 @@ def read(tmp_path, base, train_eval):
 
 
 def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path, base):
-  data = read(
-    tmp_path, base, {"task_feature_lengths": {"inputs": 2, "targets": 2}}
-  )
+  lengths = {"inputs": 2, "targets": 2}
+  data = _read(tmp_path, base, task_feature_lengths=lengths)
   data.evaluator.close()
   assert set(data.facts["cut"]) == {"training", "loss", "scores"}
   assert data.facts["cut"]["loss"][tiny.TASK]["inputs"]["examples"] > 0
@@ -39,4 +104,4 @@ def test_split_of_another_vocabulary_is_refused(tmp_path, base):
   task = seqio.TaskRegistry.get(tiny.TASK)
   other = task.replace(name="of_another", output_features=features)
   with pytest.raises(ValueError, match="vocabular"):
-    read(tmp_path, base, {"mixture_or_task_name": other})
+    _read(tmp_path, base, mixture_or_task_name=other)

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from t5x import trainer
+
+STATE = types.SimpleNamespace(step=3)
 
 
 def _metrics(value):
@@ -23,15 +26,12 @@ def _metrics(value):
   ],
 )
 def test_early_stopping_waits_for_its_patience(mode, values, stops):
-  action = trainer.EarlyStoppingAction(("task", "accuracy"), mode, patience=2)
-  state = _State()
-  assert [action.run(state, _metrics(x)) for x in values] == stops
-
-
-def test_early_stopping_counts_what_came_before_a_restart():
-  action = trainer.EarlyStoppingAction(("task", "accuracy"), "max", patience=2)
-  action.resume([_metrics(2.0), _metrics(1.0)])
-  assert action.run(_State(), _metrics(1.0))
+  """Also if all but the last came before a restart."""
+  for before in (0, 3):
+    action = trainer.EarlyStoppingAction(("task", "accuracy"), mode, patience=2)
+    action.resume([_metrics(x) for x in values[:before]])
+    found = [action.run(STATE, _metrics(x)) for x in values[before:]]
+    assert found == stops[before:]
 
 
 def test_early_stopping_refuses_what_it_cannot_watch():
@@ -39,7 +39,7 @@ def test_early_stopping_refuses_what_it_cannot_watch():
     trainer.EarlyStoppingAction(("task", "accuracy"), "best")
   action = trainer.EarlyStoppingAction(("task", "loss"), "min")
   with pytest.raises(ValueError, match="the metrics are task/accuracy"):
-    action.run(_State(), _metrics(1.0))
+    action.run(STATE, _metrics(1.0))
 
 
 def test_weight_metrics_are_norms():
@@ -56,15 +56,10 @@ def test_weight_metrics_are_norms():
   }
 
 
-class _State:
-  """The part of a train state that the actions read."""
-
-  step = 3
-
-
 def test_what_takes_seconds_to_import_is_imported_by_who_needs_it(tmp_path):
   program = """
 import sys
+import types
 from t5x import by_length, trainer
 from prompt_tuning.inference import ranking
 from prompt_tuning.models.t5 import network

@@ -70,36 +70,28 @@ def test_other_words_say_the_same(replaced):
 
 
 @pytest.mark.parametrize(
-  ("replaced", "binding", "name", "value"),
+  ("binding", "name", "value"),
   [
-    (("RATE = 0.3", "RATE = 0.1"), "", "t5x.schedule.rate", "0.1"),
-    (("beams = 4", "beams = 5"), "", "mine.Model.predict.beams", "5"),
-    (
-      ("shuffle = True", "seed = 1"),
-      "",
-      "train/t5x.DatasetConfig.shuffle",
-      "False",
-    ),
-    (("mine.nets", "other.nets"), "", "train.model", "@other.Model()"),
-    # Bindings win and need no imports.
-    ((), "RATE = 7", "t5x.schedule.rate", "7"),
-    ((), "network.Model.predict.beams = 1", "mine.Model.predict.beams", "1"),
-    # Files only refer to it.
-    (
-      ("utils.schedule.rate = %RATE\n", ""),
-      "utils.schedule.rate = 2",
-      "t5x.schedule.rate",
-      "2",
-    ),
-    # Defined by itself.
-    ((), "RATE = %RATE", "t5x.schedule.rate", "%RATE"),
-    # Nothing configures the program.
-    ((FILE, "SEED = 1"), "SEED = 2", "SEED", "2"),
+    ("RATE = 7", "t5x.schedule.rate", "7"),
+    ("RATE = %RATE", "t5x.schedule.rate", "%RATE"),  # Defined by itself.
+    ("utils.schedule.rate = 2", "t5x.schedule.rate", "2"),
+    ("network.Model.predict.beams = 1", "mine.Model.predict.beams", "1"),
   ],
 )
-def test_other_values_are_seen(replaced, binding, name, value):
-  text = FILE.replace(*replaced) if replaced else FILE
-  assert settings(text, binding)[name] == value
+def test_bindings_win_and_need_no_imports(binding, name, value):
+  assert settings(FILE, binding) == SETTINGS | {name: value}
+  # A file may only refer to what they bind.
+  without = "\n".join(x for x in FILE.splitlines() if ".rate" not in x)
+  assert settings(without, "utils.schedule.rate = 0.3") == SETTINGS
+
+
+def test_other_values_are_seen():
+  found = settings(FILE.replace("shuffle = True", "seed = 1"))
+  assert found["train/t5x.DatasetConfig.shuffle"] == "False"
+  found = settings(FILE.replace("mine.nets", "other.nets"))
+  assert found["train.model"] == "@other.Model()"
+  # Nothing configures the program.
+  assert settings("SEED = 1", "SEED = 2") == {"SEED": "2"}
 
 
 def test_setting_knows_its_macro():
