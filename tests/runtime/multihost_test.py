@@ -15,19 +15,6 @@ import tiny
 from t5x import multihost
 
 TESTS = pathlib.Path(__file__).parents[1]
-COMMAND = [
-  sys.executable,
-  "-m",
-  "t5x.eval",
-  f"--gin_file={TESTS}/testdata/tiny.gin",
-  "--gin_file=gin/methods/prompt_tuning.gin",
-  "--gin_file=gin/prompts/from_file.gin",
-  "--gin_file=gin/runs/eval.gin",
-  f"--gin.MIXTURE_OR_TASK_NAME='{tiny.TASK}'",
-  "--gin.MIXTURE_OR_TASK_MODULE='tiny'",
-  "--gin.partitioning.PjitPartitioner.num_partitions=1",
-  f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
-]
 
 
 def _srun(job, count, index):
@@ -43,13 +30,9 @@ def _srun(job, count, index):
   }
 
 
-@pytest.fixture(autouse=True)
-def _no_cluster(monkeypatch):
+def test_a_step_of_several_tasks_is_a_cluster(monkeypatch):
   for name in _srun(0, 1, 0):
     monkeypatch.delenv(name, raising=False)
-
-
-def test_a_step_of_several_tasks_is_a_cluster(monkeypatch):
   assert not multihost.is_one_of_several()
   for name, value in _srun(1, 1, 0).items():
     monkeypatch.setenv(name, value)
@@ -80,7 +63,15 @@ def test_two_tasks_of_srun_evaluate_together(tmp_path, is_real):
   prompt = tmp_path / "prompt.npy"
   np.save(prompt, np.ones((tiny.PROMPT_LENGTH, tiny.WIDTH), np.float32))
   command = [
-    *COMMAND,
+    *(sys.executable, "-m", "t5x.eval"),
+    f"--gin_file={TESTS}/testdata/tiny.gin",
+    "--gin_file=gin/methods/prompt_tuning.gin",
+    "--gin_file=gin/prompts/from_file.gin",
+    "--gin_file=gin/runs/eval.gin",
+    f"--gin.MIXTURE_OR_TASK_NAME='{tiny.TASK}'",
+    "--gin.MIXTURE_OR_TASK_MODULE='tiny'",
+    "--gin.partitioning.PjitPartitioner.num_partitions=1",
+    f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
     f"--gin.PROMPT_FILE='{prompt}'",
     f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
     f"--gin.EVAL_OUTPUT_DIR='{tmp_path / 'out'}'",
