@@ -140,11 +140,12 @@ def test_paths_are_absolute_and_name_a_checkpoint(tmp_path, monkeypatch):
 
 def test_initialising_takes_tokens_that_are_floats():
   """So T5X's evaluation and inference do, which know no dtypes."""
-  model = tiny.make_model()
-  variables = model.get_initial_variables(
+  shapes = tiny.input_shapes()
+  variables = jax.eval_shape(
+    lambda rng: tiny.make_model().get_initial_variables(
+      rng, shapes, dict.fromkeys(shapes, np.float32)
+    ),
     jax.random.key(0),
-    tiny.input_shapes(),
-    dict.fromkeys(tiny.input_shapes(), np.float32),
   )
   assert variables["params"]["token_embedder"]["embedding"].ndim == 2
 
@@ -164,14 +165,12 @@ def test_gin_files_and_shipped_models_are_named_as_it_takes_them():
   assert len(named) >= 5
   for path in named:
     assert re.fullmatch(r"checkpoints/.+/checkpoint_\d+", path)
-  for folder in SHIPPED:
-    assert folder.name.startswith("checkpoint_"), folder
-    assert (folder / "state" / "_METADATA").is_file(), folder
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=str)
 def test_shipped_models_are_what_was_written(folder):
   """Every file of them has a digest, so that `t5x` sees any damage."""
+  assert (folder / "state" / "_METADATA").is_file()
   assert digests.damage(folder) is None
   known = json.loads((folder / digests.NAME).read_text())["sha256"]
   files = (path for path in folder.rglob("*") if path.is_file())

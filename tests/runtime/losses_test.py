@@ -1,5 +1,4 @@
 import conformance
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -57,37 +56,12 @@ def test_normalized_loss_equals_reference(batch, normalizer, name):
   )
 
 
-def test_gradient_is_that_of_the_formula():
-  logits = jnp.array([2.0, -1.0, 0.5])
-  targets = jnp.array([0.0, 1.0, 0.0])
-
-  grad = jax.grad(
-    lambda x: losses.cross_entropy_with_logits(x, targets, z_loss=0.1)[0]
-  )(logits)
-
-  log_z = np.log(np.sum(np.exp(logits)))
-  expected = (1 + 2 * 0.1 * log_z) * np.exp(logits - log_z) - targets
-  np.testing.assert_allclose(grad, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ("logits", "label_smoothing", "expected"),
-  [
-    # Large bfloat16 logits are stable.
-    (jnp.array([1e4, 1e4, -1e4], jnp.bfloat16), 0.0, np.log(2.0)),
-    # A perfect prediction of smoothed targets scores zero.
-    (np.log([0.9, 0.05, 0.05]), 0.1, 0.0),
-  ],
-)
-def test_loss_of_a_token(logits, label_smoothing, expected):
+def test_loss_of_large_logits_is_stable():
   loss, _, _ = losses.compute_weighted_cross_entropy(
-    jnp.asarray(logits)[None, None],
-    jnp.array([[0]]),
-    label_smoothing=label_smoothing,
+    jnp.array([[[1e4, 1e4, -1e4]]], jnp.bfloat16), jnp.array([[0]])
   )
-
   assert loss.dtype == jnp.float32
-  np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(loss, np.log(2.0), rtol=1e-6)
 
 
 def test_average_per_sequence_separates_packed_sequences():

@@ -1,24 +1,25 @@
 """One device, four devices and two processes train the same prompt."""
 
+import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
 
 from flax import traverse_util
 import jax
 import numpy as np
 import on_mesh
 import pytest
+import slurm
 import started
 import tiny
 
 from prompt_tuning import prompt_files
-from t5x import checkpoints, partitioning
+from t5x import checkpoints, multihost, partitioning
 from t5x.formats import stored_arrays, t5x_v3
 from t5x.runs import run_data
-
-
-@pytest.fixture(scope="module")
-def one_device(base):
-  return on_mesh.run(base, 1)
 
 
 def _start(base, folder, jobs, devices=2, processes=1):
@@ -33,14 +34,6 @@ def _start(base, folder, jobs, devices=2, processes=1):
       for i in range(processes)
     ]
   )
-
-
-@pytest.fixture(scope="module")
-def two(base, tmp_path_factory):
-  """What two processes of two devices compute on a mesh of four."""
-  folder = tmp_path_factory.mktemp("two")
-  _start(base, folder, [("compare", "two.npz", 2, "padded")], processes=2)
-  return folder / "two.npz"
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +53,7 @@ def done(base, tmp_path_factory):
     str(folder / "v3"), tiny.BASE_STEP, checkpoints.open_checkpoint(base).arrays
   )
   both = [
+    ("compare", "two.npz", 2, "padded"),
     ("take_turns", "turns.npz", 1, "padded", "by length"),
     ("go_on", "run", 1, 4),
     ("prompts", "orbax", base, "class_labels", "from_file"),
@@ -83,13 +77,10 @@ def _assert_same(path, number, *expected):
       np.testing.assert_allclose(results[name], values, rtol=1e-4, atol=1e-4)
 
 
-def test_two_processes_with_a_mesh_of_four_agree_with_one(two, one_device):
-  _assert_same(two, 2, one_device)
-
-
 @pytest.mark.slow
-def test_other_meshes_agree_with_one_device(base, done, one_device):
-  padded, by_length = one_device, on_mesh.run_by_length(base, 1)
+def test_other_meshes_agree_with_one_device(base, done):
+  padded, by_length = on_mesh.run(base, 1), on_mesh.run_by_length(base, 1)
+  _assert_same(done[0] / "two.npz", 2, padded)
   _assert_same(done[0] / "four_2.npz", 2, by_length)
   _assert_same(done[0] / "four_4.npz", 4, padded)
   _assert_same(done[0] / "turns.npz", 1, padded, by_length)
@@ -263,3 +254,81 @@ def test_batches_that_the_mesh_cannot_divide_are_refused_at_the_start(
   )
   with pytest.raises(ValueError, match="6 is not a multiple of the 4"):
     run_data.bind(plan)
+
+
+def _srun(job, count, index):
+  """The environment of a task of `srun --ntasks=COUNT` on this machine."""
+  return {
+    "SLURM_JOB_ID": str(job),
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_STEP_NUM_TASKS": str(count),
+    "SLURM_NTASKS": str(count),
+    "SLURM_PROCID": str(index),
+    "SLURM_LOCALID": str(index),
+  }
+
+
+def test_a_step_of_several_tasks_is_a_cluster(monkeypatch):
+  for name in _srun(0, 1, 0):
+    monkeypatch.delenv(name, raising=False)
+  assert not multihost.is_one_of_several()
+  for name, value in _srun(1, 1, 0).items():
+    monkeypatch.setenv(name, value)
+  assert not multihost.is_one_of_several()
+  # A shell that salloc opened.
+  monkeypatch.setenv("SLURM_NTASKS", "2")
+  assert not multihost.is_one_of_several()
+  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+  assert multihost.is_one_of_several()
+  # The script of sbatch itself.
+  monkeypatch.delenv("SLURM_STEP_NODELIST")
+  assert not multihost.is_one_of_several()
+
+
+def _free_job():
+  """A number of a job whose port, as JAX derives it, is free."""
+  for job in range(os.getpid(), os.getpid() + 100):
+    with socket.socket() as probe:
+      if probe.connect_ex(("localhost", job % 2**12 + 65536 - 2**12)):
+        return job
+  raise AssertionError("no port is free")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_real", [False, True])
+def test_two_tasks_of_srun_evaluate_together(tmp_path, is_real):
+  base = tiny.save_base(tmp_path / "base")
+  command = [
+    *(sys.executable, "-m", "t5x.eval"),
+    f"--gin_file={started.TESTS}/testdata/tiny.gin",
+    "--gin_file=gin/methods/prompt_tuning.gin",
+    "--gin_file=gin/prompts/random_uniform.gin",
+    "--gin_file=gin/runs/eval.gin",
+    f"--gin.MIXTURE_OR_TASK_NAME='{tiny.TASK}'",
+    "--gin.MIXTURE_OR_TASK_MODULE='tiny'",
+    "--gin.partitioning.PjitPartitioner.num_partitions=1",
+    f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
+    f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
+    f"--gin.EVAL_OUTPUT_DIR='{tmp_path / 'out'}'",
+  ]
+  path = os.pathsep.join([str(started.TESTS), os.environ.get("PYTHONPATH", "")])
+  job = _free_job()
+  with slurm.cluster() if is_real else contextlib.nullcontext():
+    processes = [
+      subprocess.Popen(
+        ["srun", "--ntasks=2", *command] if is_real else command,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for environment in (
+        [{}] if is_real else [_srun(job, 2, 0), _srun(job, 2, 1)]
+      )
+    ]
+    for process in processes:
+      _, errors = process.communicate(timeout=300)
+      assert process.returncode == 0, errors
+  record = tiny.record(tmp_path / "out")
+  assert record["status"] == "finished"
+  assert record["device"]["processes"] == 2

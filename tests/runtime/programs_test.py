@@ -147,28 +147,6 @@ def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
     assert len(lines.read_text().splitlines()) == 1
 
 
-@pytest.mark.slow
-def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(
-  run, tmp_path, caplog
-):
-  """Also while it is trained, with a warning."""
-  last = tiny.record(run)["evals"][-1]
-  copy = shutil.copytree(run, tmp_path / "run")
-  # As filelock writes it, of a process on another machine.
-  (copy / "run.lock").write_text(
-    "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=60.0\n"
-    "start=33\n"
-  )
-  metrics = _run(
-    "eval",
-    copy,
-    tmp_path / "eval",
-    restore_checkpoint_cfg=tiny.restore_config(copy, assignment_map=None),
-  )
-  assert metrics == last["metrics"]
-  assert f"{copy} is being trained by process 5 on elsewhere" in caplog.text
-
-
 def test_prompt_of_another_model_is_refused(run, tmp_path):
   other = tiny.save_base(tmp_path / "other", seed=1)
   with pytest.raises(ValueError, match="belongs to another model"):

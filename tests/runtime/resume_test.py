@@ -47,12 +47,6 @@ def train(folder, base, configuration, steps=STEPS, **overrides):
   )
 
 
-def test_same_settings_are_over_already_and_named(finished, base):
-  assert tiny.record(finished)["configuration"]["hash"] == told().hash
-  assert identity.read(str(finished)) == (told(), [])
-  assert train(finished, base, told()).was_over
-
-
 @pytest.mark.parametrize("status", ["finished", "interrupted", "running"])
 def test_another_setting_is_refused(finished, base, status, caplog):
   record = tiny.record(finished)
@@ -193,7 +187,6 @@ def test_whole_model_goes_on_from_its_own_base_alone(tmp_path, base):
   ("error", "status"),
   [
     (KeyboardInterrupt(), "interrupted"),
-    (events.CancelledError(), "interrupted"),
     (OSError("gone"), "failed"),
   ],
 )

@@ -77,14 +77,6 @@ def test_settings_of_the_code_are_compared():
     identity.check_same_run(before, BEGUN, "folder")
 
 
-def test_file_is_read_again(tmp_path):
-  assert identity.read(str(tmp_path)) is None
-  changes = [{"step": 1, "name": "a", "old": None, "new": "1"}]
-  text = identity.dump(BEGUN, changes)
-  (tmp_path / "configuration.json").write_text(text)
-  assert identity.read(str(tmp_path)) == (BEGUN, changes)
-
-
 @pytest.mark.parametrize("damage", ["", "{}", "[]", "hash", "[" * 100_000])
 def test_damaged_file_is_named(tmp_path, damage):
   path = tmp_path / "configuration.json"

@@ -94,22 +94,6 @@ def test_other_values_are_seen():
   assert settings("SEED = 1", "SEED = 2") == {"SEED": "2"}
 
 
-def test_setting_knows_its_macro():
-  read = resolution.Bindings(texts=[FILE])
-  macros = {x.name: x.macro for x in resolution.resolve(read, "train")}
-  assert macros["t5x.schedule.rate"] == "RATE"
-  assert macros["mine.Model.predict.beams"] is None
-
-
-def test_files_are_read_where_they_are_included(tmp_path):
-  (tmp_path / "inner.gin").write_text(FILE)
-  outer = "include 'inner.gin'\nRATE = 0.1\n"
-  (tmp_path / "outer.gin").write_text(outer)
-  read = resolution.Bindings(["outer.gin"], paths=[str(tmp_path)])
-  found = {x.name: x.text for x in resolution.resolve(read, "train")}
-  assert found == SETTINGS | {"t5x.schedule.rate": "0.1"}
-
-
 def test_two_of_one_name_are_told_apart():
   text = FILE + "\nfrom mine.other import network as other\n"
   text += "train_script.train.second = @other.Model()\nother.Model.size = 9\n"
