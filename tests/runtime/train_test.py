@@ -1,7 +1,6 @@
 """Runs of t5x.train on a tiny model: what they leave, how they go on."""
 
 import json
-import os
 import signal
 
 from flax import traverse_util
@@ -36,18 +35,9 @@ def _restored(model_dir):
 
 
 def test_run_leaves_what_the_readme_says(run):
-  names = set(os.listdir(run))
-  assert {
-    "prompt.safetensors",
-    "record.json",
-    "metrics.jsonl",
-    "model-info.txt",
-    "config.gin",
-    "inference_eval",
-    f"checkpoint_{LAST_STEP}",
-  } <= names
-  assert any(name.startswith("events.out.tfevents") for name in names)
-
+  for name in ("model-info.txt", "config.gin", "inference_eval"):
+    assert (run / name).exists()
+  assert list(run.glob("events.out.tfevents*"))
   record = tiny.record(run)
   assert record["status"] == "finished"
   assert record["steps"] == {"first": tiny.BASE_STEP, "last": LAST_STEP}
@@ -80,11 +70,10 @@ def test_run_leaves_what_the_readme_says(run):
   assert sum(path.stat().st_size for path in files) < 50_000
 
 
-@pytest.mark.parametrize("where", [8, pytest.param(10, marks=pytest.mark.slow)])
-def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, run, where):
-  """Between two evaluations, and where one is due."""
+def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, run):
+  """Stopped between two evaluations."""
   steps = []
-  for status, stop in (("interrupted", where), ("finished", None)):
+  for status, stop in (("interrupted", 8), ("finished", None)):
     found = tiny.train(
       tmp_path,
       base,
@@ -95,17 +84,15 @@ def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, run, where):
     )
     assert found.status == tiny.record(tmp_path)["status"] == status
     assert tiny.record(tmp_path)["step"] == (stop or LAST_STEP)
-  one, two = (jax.tree.leaves(_restored(x)) for x in (run, tmp_path))
-  assert len(one) == len(two) > 1
-  for a, b in zip(one, two, strict=True):
-    np.testing.assert_array_equal(a, b)
-  assert tiny.record(run)["evals"] == tiny.record(tmp_path)["evals"]
   one, two = (
-    prompt_files.load_prompt(folder / "prompt.safetensors")
+    [
+      tiny.record(folder)["evals"],
+      prompt_files.load_prompt(folder / "prompt.safetensors"),
+      jax.device_get(jax.tree.leaves(_restored(folder))),
+    ]
     for folder in (run, tmp_path)
   )
-  np.testing.assert_array_equal(one[0], two[0])
-  assert one[1] == two[1]
+  np.testing.assert_equal(two, one)
 
 
 def test_finished_run_is_left_alone(base, copy):
@@ -150,30 +137,20 @@ def test_checkpoint_of_another_run_is_refused(
 
 @pytest.mark.slow
 def test_early_stopping_stops_for_good(tmp_path, base):
-  def train(steps=30):
+  # It goes on with more steps, until it is to stop again.
+  for steps, last in ((30, 2), (30, 2), (31, 3)):
     stop = trainer.EarlyStoppingAction(
       (tiny.TASK, "accuracy"), mode="max", patience=1, atol=100.0
     )
-    return _train(
-      tmp_path,
-      base,
-      relative_steps=steps,
-      period=1,
-      actions={"INFER_EVAL": [stop]},
+    actions = {"INFER_EVAL": [stop]}
+    found = _train(
+      tmp_path, base, relative_steps=steps, period=1, actions=actions
     )
-
-  def ending():
     record = tiny.record(tmp_path)
-    return record["status"], record["step"]
-
-  for _ in range(2):
-    assert train() == "stopped"
-    assert ending() == ("stopped", tiny.BASE_STEP + 2)
+    assert found == record["status"] == "stopped"
+    assert record["step"] == tiny.BASE_STEP + last
     # As it is if the run was killed before its record said so.
     tiny.edit_record(tmp_path, status="running")
-  # And goes on with more steps, until it is to stop again.
-  assert train(steps=31) == "stopped"
-  assert ending() == ("stopped", tiny.BASE_STEP + 3)
 
 
 def test_second_signal_stops_at_once():
