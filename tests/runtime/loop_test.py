@@ -27,39 +27,37 @@ def _checkpointer(*steps, is_full=False):
   return made
 
 
-class _Trainer:
-  """Counts steps; its metrics are given."""
+def _evaluate(error=None):
+  """Makes an evaluation, which takes as good a time as any to fail."""
 
-  train_state_axes = None
-
-  def __init__(self, step, loss, prompt):
-    self._loss = loss
-    self.train_state = types.SimpleNamespace(
-      step=step, trainable={"prompt": np.array([1.0, prompt])}
-    )
-
-  def train_steps(self, batches, num_steps, on_step):
-    for _ in range(num_steps):
-      self.train_state.step += 1
-      if on_step():
-        break
-    return {"loss": self._loss}
-
-  def eval(self, batches, after_batch):
-    after_batch(1)
-    return {"task": {"loss": 1.0}}
-
-
-def _evaluator(error=None):
-  """Takes as good a time as any to fail."""
-
-  def evaluate(train_state, train_state_axes, after_batch):
+  def evaluate(*arguments):
+    *_, after_batch = arguments
     after_batch(1)
     if error:
       raise error
-    return {"task": {"accuracy": 1.0}}
+    return {"task": {"loss": 1.0}}
 
-  return types.SimpleNamespace(evaluate=evaluate)
+  return evaluate
+
+
+def _evaluator(error=None):
+  return types.SimpleNamespace(evaluate=_evaluate(error))
+
+
+def _trainer(step, loss, prompt):
+  """Counts steps; its loss is given."""
+  state = types.SimpleNamespace(
+    step=step, trainable={"prompt": np.array([1.0, prompt])}
+  )
+
+  def train_steps(batches, num_steps, on_step):
+    for _ in range(num_steps):
+      state.step += 1
+      if on_step():
+        break
+    return {"loss": loss}
+
+  return mock.Mock(train_state=state, train_steps=train_steps, eval=_evaluate())
 
 
 def _loop(
@@ -85,7 +83,7 @@ def _loop(
       train_evals=dict.fromkeys(train_evals, tf.data.Dataset.range(1)),
       evaluator=evaluator,
     ),
-    trainer=_Trainer(step, loss, prompt),
+    trainer=_trainer(step, loss, prompt),
     checkpointer=checkpointer or _checkpointer(),
     info=resume.RunInfo("task", 0, None, None, seed=0, shuffle_seed=0),
     lock=mock.Mock(),

@@ -122,35 +122,23 @@ def test_program_whose_folder_another_took_writes_no_more(
   assert contents() == found
 
 
-def _model(prompt_file, checkpoint):
-  model = tiny.make_model()
-  return tiny.make_model(
-    prompt_init=prompts.from_array(
-      base_model.prompt_for_model(
-        str(prompt_file), str(checkpoint), model.input_vocabulary
-      )
-    )
-  )
-
-
 def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
-  """Also the second time, in place of the first."""
-  trained = tiny.record(run)["best"]
-  model = _model(run / "prompt.safetensors", base)
+  """Also the second time, in place of the first; with its own model alone."""
+  path = str(run / "prompt.safetensors")
+  vocabulary = tiny.make_model().input_vocabulary
+  prompt = base_model.prompt_for_model(path, base, vocabulary)
+  model = tiny.make_model(prompt_init=prompts.from_array(prompt))
   for _ in range(2):
     metrics = _run("eval", base, tmp_path, model=model)
-    assert metrics == trained["metrics"]
+    assert metrics == tiny.record(run)["best"]["metrics"]
     record = tiny.record(tmp_path)
     assert record["kind"] == "eval"
     assert record["evals"][0]["metrics"] == metrics
     [lines] = tmp_path.glob("*-metrics.jsonl")
     assert len(lines.read_text().splitlines()) == 1
-
-
-def test_prompt_of_another_model_is_refused(run, tmp_path):
   other = tiny.save_base(tmp_path / "other", seed=1)
   with pytest.raises(ValueError, match="belongs to another model"):
-    _model(run / "prompt.safetensors", other)
+    base_model.prompt_for_model(path, other, vocabulary)
 
 
 @pytest.mark.slow

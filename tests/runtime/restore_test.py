@@ -159,9 +159,6 @@ def test_empty_split_is_refused():
     splits=["train"],
   )
   empty = task.replace(name="tiny_empty", source=source)
+  cfg = tiny.dataset_config(mixture_or_task_name=empty)
   with pytest.raises(ValueError, match="'train' of tiny_empty is empty"):
-    utils.get_dataset(
-      tiny.dataset_config(mixture_or_task_name=empty),
-      None,
-      tiny.make_model().feature_converter_cls,
-    )
+    utils.get_dataset(cfg, None, seqio.EncDecFeatureConverter)

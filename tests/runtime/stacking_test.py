@@ -79,29 +79,19 @@ def test_base_model_is_written_apart(base, tmp_path):
 @pytest.fixture
 def flat(base):
   """The arrays of a model as T5X's scalable T5 keeps them."""
-  apart = checkpoints.open_checkpoint(base)
-  flat = {k: stored_arrays.read(x) for k, x in apart.arrays.items()}
+  state, _ = tiny.restore(base, _model("model", True))
   scanned = {}
-  for name, array in flat.items():
-    stack, _, rest = name.partition("/")
-    if rest == "relpos_bias/rel_embedding":
-      number = SIZES[f"num_{stack}_layers"]
-      name = f"{stack}/layers/relative_posemb/rel_embedding"
-      array = np.stack([array] * number, axis=1)
-    elif rest.startswith("layers_0/"):
-      rest = rest.removeprefix("layers_0/")
-      parts = [
-        flat[f"{stack}/layers_{i}/{rest}"]
-        for i in range(SIZES[f"num_{stack}_layers"])
-      ]
-      if "attention/" in rest and rest.endswith("kernel"):
-        heads = (4, 4)
-        shape = (*heads, -1) if "/out/" in rest else (-1, *heads)
-        parts = [part.reshape(shape) for part in parts]
-      name, array = f"{stack}/layers/{rest}", np.stack(parts, axis=1)
-    elif rest.startswith("layers_"):
-      continue
-    scanned[name] = array
+  for name, array in traverse_util.flatten_dict(state.params, sep="/").items():
+    array = np.asarray(array)
+    if "attention/" in name:
+      heads = (4, 4, -1) if "/out/" in name else (-1, 4, 4)
+      array = array.reshape(len(array), *heads)
+    if name.endswith("relpos_bias/rel_embedding"):
+      number = SIZES[f"num_{name.partition('/')[0]}_layers"]
+      name = name.replace("relpos_bias", "layers/relative_posemb")
+      array = np.stack([array] * number)
+    is_stacked = "/layers/" in name
+    scanned[name] = np.moveaxis(array, 0, 1) if is_stacked else array
   return scanned
 
 

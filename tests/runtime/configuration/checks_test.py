@@ -24,11 +24,6 @@ MODEL = "gin/models/ladder_s.gin"
       [MODEL, "gin/recipes/lora.gin"],
       r"^The gin files require MODEL_DIR\. .*--gin\.MODEL_DIR=",
     ),
-    # There is a model's file, which leaves the path to the user.
-    (
-      ["gin/models/t5_1_1_xxl.gin", "gin/recipes/lora.gin"],
-      "^The gin files require INITIAL_CHECKPOINT_PATH",
-    ),
   ],
 )
 def test_missing_values_are_named_with_a_remedy(gin_files, message):
