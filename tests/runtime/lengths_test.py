@@ -91,12 +91,8 @@ def test_what_is_missing_in_a_shape_is_padding():
   taken = lengths.take(
     features, lengths.Microbatch(np.array([1]), lengths.Shape(2, 3))
   )
-  inputs, targets = (
-    taken["encoder_input_tokens"],
-    taken["decoder_target_tokens"],
-  )
-  np.testing.assert_array_equal(inputs, [[7, 0, 0], [0, 0, 0]])
-  np.testing.assert_array_equal(targets, [[3, 4], [0, 0]])
+  expected = [[[7, 0, 0], [0, 0, 0]], [[3, 4], [0, 0]]]
+  np.testing.assert_equal(taken, dict(zip(features, expected, strict=True)))
 
 
 @pytest.mark.parametrize(("number", "most"), [(5, 1), (150, 2), (1000, 5)])

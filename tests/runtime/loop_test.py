@@ -109,24 +109,20 @@ def test_nan_is_reported_where_a_save_failed_too(steps, wrong, text, caplog):
   run.checkpointer.save_run.assert_not_called()
 
 
-@pytest.mark.parametrize("is_full", [False, True])
-def test_steps_before_an_evaluation_that_fails_are_saved(is_full):
-  """Its error is not hidden by that of the save."""
+@pytest.mark.parametrize(
+  ("is_full", "is_refused"), [(False, False), (True, False), (False, True)]
+)
+def test_steps_before_an_evaluation_that_fails_are_saved(is_full, is_refused):
+  """Its error is not hidden by that of the save; a record may refuse it."""
+  error = ValueError("it is out of memory, or nan")
   run = _loop(
     checkpointer=_checkpointer(is_full=is_full),
-    evaluator=_evaluator(ValueError("it is out of memory")),
+    evaluator=_evaluator(None if is_refused else error),
   )
+  run.record.write.side_effect = error
   with pytest.raises(ValueError, match="out of memory"):
     run.run()
   assert run.checkpointer.steps == ([] if is_full else [3])
-  assert run.info.evals == []
-
-
-def test_evaluation_that_no_record_takes_is_none_of_the_run():
-  run = _loop(evaluator=_evaluator())
-  run.record.write.side_effect = ValueError("nan is not a number")
-  with pytest.raises(ValueError, match="nan is not"):
-    run.run()
   assert run.info.evals == []
 
 

@@ -41,6 +41,9 @@ def test_weights_that_a_run_trained_are_read_as_it_left_them(base, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state.params, trained.params)
 
 
+WIDER = prompts.from_array(np.zeros((tiny.PROMPT_LENGTH, 32), np.float32))
+
+
 @pytest.mark.parametrize(
   ("model", "overrides", "message"),
   [
@@ -63,6 +66,8 @@ def test_weights_that_a_run_trained_are_read_as_it_left_them(base, tmp_path):
     # Nothing falls back to its initialiser unasked.
     ({}, {"assignment_map": None}, "encoder/prompt/prompt is not in the"),
     ({}, {"fallback_to_scratch": False}, "fallback_to_scratch is off"),
+    ({"prompt_init": WIDER}, {}, r"Expected a prompt of shape \(4, 16\)"),
+    ({"with_prompt": False}, {}, "matches none of the"),
   ],
 )
 def test_parameters_that_do_not_fit_are_named(base, model, overrides, message):
@@ -103,16 +108,6 @@ def test_checkpoint_that_is_not_there(tmp_path):
     tiny.restore(tmp_path / "t5")
   with pytest.raises(ValueError, match="folders there: none"):
     tiny.restore(tmp_path)
-
-
-def test_prompt_that_does_not_fit_is_refused(base):
-  wrong = prompts.from_array(np.zeros((tiny.PROMPT_LENGTH, 8), np.float32))
-  for model, message in (
-    ({"prompt_init": wrong}, r"Expected a prompt of shape \(4, 16\)"),
-    ({"with_prompt": False}, "matches none of the"),
-  ):
-    with pytest.raises(ValueError, match=message):
-      tiny.restore(base, tiny.make_model(**model))
 
 
 def test_what_a_checkpoint_has_and_starts_anew_is_said(base, tmp_path, caplog):

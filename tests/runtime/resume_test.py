@@ -16,11 +16,10 @@ from t5x import adafactor, checkpoints, trainer
 from t5x.configuration import identity
 from t5x.runs import command_line, events, records, resume, run_data
 
-STEPS = 3
 SETTINGS = {
   "train.random_seed": 0,
-  "train.relative_steps": STEPS,
-  "train.eval_period": STEPS,
+  "train.relative_steps": 6,
+  "train.eval_period": 3,
 }
 
 
@@ -29,22 +28,11 @@ def told(**changed):
   return identity.RunConfiguration.from_settings("train", settings)
 
 
-@pytest.fixture(scope="module")
-def finished(base, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("runs") / "run"
-  train(folder, base, told())
-  return folder
-
-
-def train(folder, base, configuration, steps=STEPS, **overrides):
-  return tiny.train(
-    folder,
-    base,
-    configuration=configuration,
-    relative_steps=steps,
-    eval_period=STEPS,
-    **overrides,
-  )
+@pytest.fixture
+def finished(copy):
+  """A run that is over, with its settings."""
+  (copy / identity.FILE).write_text(identity.dump(told(), []))
+  return copy
 
 
 @pytest.mark.parametrize("status", ["finished", "interrupted", "running"])
@@ -52,13 +40,12 @@ def test_another_setting_is_refused(finished, base, status, caplog):
   record = tiny.record(finished)
   tiny.edit_record(finished, status=status)
   with pytest.raises(ValueError, match=r"other settings, .*_seed: 0 -> 1\."):
-    train(finished, base, told(train__random_seed=1))
+    tiny.train(finished, base, configuration=told(train__random_seed=1))
   assert identity.read(str(finished)) == (told(), [])
   # That of a killed run is corrected, whatever follows.
   left = "interrupted" if status == "running" else status
   assert tiny.record(finished) == record | {"status": left}
   assert ("its process is gone" in caplog.text) == (status == "running")
-  tiny.edit_record(finished, **record)
 
 
 def test_run_that_saved_nothing_is_said_to_be_no_loss(finished, base, tmp_path):
@@ -76,12 +63,17 @@ def test_run_that_saved_nothing_is_said_to_be_no_loss(finished, base, tmp_path):
 
 def test_another_period_alone_is_not_the_run_that_is_over(finished, base):
   with pytest.raises(ValueError, match=r"is over, finished at step .* 3 -> 1"):
-    train(finished, base, told(train__eval_period=1))
+    tiny.train(finished, base, configuration=told(train__eval_period=1))
 
 
 def test_fewer_steps_are_refused_before_anything_is_read(finished):
   with pytest.raises(ValueError, match="is to end at step 8, but"):
-    train(finished, "no such base", told(train__relative_steps=1), 1)
+    tiny.train(
+      finished,
+      "no such base",
+      relative_steps=1,
+      configuration=told(train__relative_steps=1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,27 +92,20 @@ def test_mistakes_are_told_before_data_are_read(
     trainer.Trainer, learning_rate_fn=None, num_microbatches=microbatches
   )
   with pytest.raises(ValueError, match=message):
-    train(tmp_path, path or base, told(), trainer_cls=trainer_cls)
+    tiny.train(tmp_path, path or base, trainer_cls=trainer_cls)
   assert list(tmp_path.iterdir()) == []
 
 
-def test_more_steps_go_on_and_the_record_says_from_where(
-  base, finished, tmp_path
-):
-  shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-  longer = told(train__relative_steps=2 * STEPS)
-  outcome = train(tmp_path, base, longer, 2 * STEPS)
-  assert outcome.step == tiny.BASE_STEP + 2 * STEPS
-  record = tiny.record(tmp_path)
-  change = {
-    "step": tiny.BASE_STEP + STEPS,
-    "name": "train.relative_steps",
-    "old": "3",
-    "new": "6",
-  }
+def test_more_steps_go_on_and_the_record_says_from_where(base, finished):
+  longer = told(train__relative_steps=9)
+  outcome = tiny.train(finished, base, configuration=longer, relative_steps=9)
+  assert outcome.step == tiny.BASE_STEP + 9
+  record = tiny.record(finished)
+  name = "train.relative_steps"
+  change = {"step": 13, "name": name, "old": "6", "new": "9"}
   assert record["changes"] == [change]
   assert record["configuration"]["hash"] == longer.hash
-  assert identity.read(str(tmp_path)) == (longer, [change])
+  assert identity.read(str(finished)) == (longer, [change])
 
 
 @pytest.mark.slow

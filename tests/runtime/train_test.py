@@ -166,6 +166,9 @@ def test_second_signal_stops_at_once():
     signal.signal(signal.SIGINT, before)
 
 
+LATE = adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1)
+
+
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
@@ -174,19 +177,6 @@ def test_second_signal_stops_at_once():
     ({"eval_steps": -1}, "EVAL_STEPS=-1: expected at least one batch"),
     ({"eval_period": 4}, "must divide the largest"),
     ({"actions": {"EVAL": []}}, "Unknown action modes"),
-  ],
-)
-def test_wrong_plan_is_refused(tmp_path, overrides, message):
-  with pytest.raises(ValueError, match=message):
-    tiny.make_plan(tmp_path, "no base", **overrides)
-
-
-LATE = adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1)
-
-
-@pytest.mark.parametrize(
-  ("overrides", "message"),
-  [
     ({"total_steps": 3, "relative_steps": None}, "is to end at step 3"),
     (
       {"train_dataset_cfg": tiny.dataset_config(split="trian")},
