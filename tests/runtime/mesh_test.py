@@ -91,10 +91,6 @@ def _lines(folder):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _prompt(folder):
-  return prompt_files.load_prompt(folder / "prompt.safetensors")[0]
-
-
 @pytest.mark.slow
 def test_two_processes_do_with_each_prompt_what_one_does(base, done, tmp_path):
   """Initialised from either format of the base model, and from a file."""
@@ -114,7 +110,10 @@ def test_two_processes_do_with_each_prompt_what_one_does(base, done, tmp_path):
     for name in ("status", "evals", "best", "steps", "parameters"):
       assert two.get(name) == one.get(name), (place, name)
     if place.name == "train":
-      np.testing.assert_allclose(*map(_prompt, folders), rtol=1e-4, atol=1e-4)
+      one, two = (
+        prompt_files.load_prompt(x / "prompt.safetensors")[0] for x in folders
+      )
+      np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
     elif place.name == "infer":
       one, two = map(_lines, folders)
       scores = [[line.pop("score") for line in lines] for lines in (one, two)]

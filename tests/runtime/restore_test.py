@@ -128,19 +128,15 @@ def test_parameter_that_the_mesh_cannot_divide_is_named():
     initializer._check_divided()
 
 
-def test_task_and_model_of_different_vocabularies_are_refused():
+def test_another_vocabulary_and_too_few_embedding_rows_are_refused():
+  model = tiny.make_model(vocab_size=64)
+  with pytest.raises(ValueError, match="64 embedding rows for 259 pieces"):
+    utils.verify_matching_vocabs(tiny.dataset_config(), model)
   model = tiny.make_model()
   vocabulary_lib.of_model(seqio.PassThroughVocabulary(400))
   with pytest.raises(ValueError, match="tokens would mean other words"):
     utils.verify_matching_vocabs(tiny.dataset_config(), model)
-
-
-def test_too_few_embedding_rows_are_refused():
-  model = tiny.make_model(vocab_size=64)
-  with pytest.raises(ValueError, match="64 embedding rows for 259 pieces"):
-    utils.verify_matching_vocabs(tiny.dataset_config(), model)
   # Inputs may have a vocabulary of their own, and share the rows.
-  model = tiny.make_model()
   model.input_vocabulary = seqio.ByteVocabulary(1000)
   with pytest.raises(ValueError, match="embedding rows for 1259 pieces"):
     datasets.for_model(tiny.dataset_config(), model)

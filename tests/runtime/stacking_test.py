@@ -96,15 +96,13 @@ def flat(base):
 
 
 @pytest.mark.parametrize(
-  ("kind", "scan_layers"), [("gfile", True), ("orbax", False)]
+  ("write", "scan_layers"),
+  [(t5x_folders.write_v3, True), (t5x_folders.write_orbax, False)],
 )
 def test_checkpoint_of_t5x_scanned_is_read(
-  base, flat, tmp_path, kind, scan_layers
+  base, flat, tmp_path, write, scan_layers
 ):
-  if kind == "orbax":
-    path = t5x_folders.write_orbax(tmp_path, 7, flat)
-  else:
-    path = t5x_folders.write_v3(tmp_path, 7, flat, kind)
+  path = write(tmp_path, 7, flat)
   state, read = tiny.restore(path, _model("prompt", scan_layers))
   assert read.step == 7
   expected = checkpoints.open_checkpoint(base).fingerprint
@@ -114,7 +112,7 @@ def test_checkpoint_of_t5x_scanned_is_read(
 def test_shards_of_a_scanned_checkpoint_are_parts_of_heads(
   base, flat, tmp_path
 ):
-  t5x_folders.write_v3(tmp_path, 7, flat, "gfile")
+  t5x_folders.write_v3(tmp_path, 7, flat)
   scanned, apart = map(checkpoints.open_checkpoint, (str(tmp_path), base))
   for kernel in ("query", "out"):
     name = f"encoder/layers_1/attention/{kernel}/kernel"
@@ -126,7 +124,7 @@ def test_shards_of_a_scanned_checkpoint_are_parts_of_heads(
 
 def test_layers_with_biases_of_their_own_are_refused(flat, tmp_path):
   flat["encoder/layers/relative_posemb/rel_embedding"][:, 1] += 1
-  t5x_folders.write_v3(tmp_path, 7, flat, "gfile")
+  t5x_folders.write_v3(tmp_path, 7, flat)
   with pytest.raises(ValueError, match="the same in every layer"):
     checkpoints.open_checkpoint(str(tmp_path))
 
