@@ -38,9 +38,7 @@ OWN_PARAMETERS = {
   "utils.get_dataset": {"rows"},
   "infer.infer": {"on_event", "should_stop", "configuration"},
 }
-SHIPPED = sorted(
-  (stand_in.ROOT / "checkpoints").glob("ladder_*/*/checkpoint_*")
-)
+SHIPPED = sorted(stand_in.ROOT.glob("checkpoints/ladder_*/*/checkpoint_*"))
 NOT_CONSTRUCTED = (["enum.Enum"], ["typing_extensions.Protocol"])
 
 
@@ -156,9 +154,8 @@ def test_gin_files_and_shipped_models_are_named_as_it_takes_them():
     for size in ("xxs", "xs", "s", "m")
     for stage in ("span_corruption", "lm_10", "lm_50", "lm_100")
   }
-  text = "".join(
-    x.read_text() for x in (stand_in.ROOT / "gin" / "models").glob("*.gin")
-  )
+  files = stand_in.ROOT.glob("gin/models/*.gin")
+  text = "".join(x.read_text() for x in files)
   named = re.findall(r'^INITIAL_CHECKPOINT_PATH = "(.*)"$', text, re.MULTILINE)
   assert len(named) >= 5
   for path in named:

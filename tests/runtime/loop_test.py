@@ -1,6 +1,5 @@
 """The loop of a run, with stand-ins for the trainer, the disk and the rest."""
 
-import contextlib
 import dataclasses
 import itertools
 import types
@@ -169,7 +168,7 @@ def test_run_that_lost_its_folder_writes_nothing_more(lost_at):
     train_evals=["task"] if lost_at == "train_eval" else (),
   )
   run.lock.check.side_effect = run_lock.LockLostError
-  with contextlib.suppress(run_lock.LockLostError):
+  with pytest.raises(run_lock.LockLostError):
     run.run()
   assert run.log.method_calls == run.record.method_calls == []
   assert run.checkpointer.steps == []
