@@ -34,8 +34,7 @@ def test_shapes_are_few_and_have_about_as_many_tokens(
     assert most <= max(max(rows / 4, multiple) * (longest + fixed), 512)
 
 
-def test_there_must_be_a_shape_and_a_token():
-  assert min(shape.length for shape in lengths.shapes(8, 6, 6)) > 0
+def test_there_must_be_a_shape():
   with pytest.raises(ValueError, match="at least 1 shape, got 0"):
     lengths.shapes(8, 16, 0)
 
