@@ -113,9 +113,10 @@ def test_program_whose_folder_another_took_writes_no_more(
     }
 
   def taken(event):
-    for name in ("run.lock", "predict-00000-of-00001.lock", "record.json"):
-      (tmp_path / name).write_text("theirs")
-    found.update(contents())
+    if event.kind == "step":
+      for name in ("run.lock", "predict-00000-of-00001.lock", "record.json"):
+        (tmp_path / name).write_text("theirs")
+      found.update(contents())
 
   with pytest.raises(run_lock.LockLostError, match="taken by another run"):
     _run(program, base, tmp_path, on_event=taken)
