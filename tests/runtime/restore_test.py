@@ -129,14 +129,15 @@ def test_parameter_that_the_mesh_cannot_divide_is_named():
 
 
 def test_another_vocabulary_and_too_few_embedding_rows_are_refused():
-  model = tiny.make_model(vocab_size=64)
-  with pytest.raises(ValueError, match="64 embedding rows for 259 pieces"):
-    utils.verify_matching_vocabs(tiny.dataset_config(), model)
   model = tiny.make_model()
   vocabulary_lib.of_model(seqio.PassThroughVocabulary(400))
   with pytest.raises(ValueError, match="tokens would mean other words"):
     utils.verify_matching_vocabs(tiny.dataset_config(), model)
+  model = tiny.make_model(vocab_size=64)
+  with pytest.raises(ValueError, match="64 embedding rows for 259 pieces"):
+    utils.verify_matching_vocabs(tiny.dataset_config(), model)
   # Inputs may have a vocabulary of their own, and share the rows.
+  model = tiny.make_model()
   model.input_vocabulary = seqio.ByteVocabulary(1000)
   with pytest.raises(ValueError, match="embedding rows for 1259 pieces"):
     datasets.for_model(tiny.dataset_config(), model)
@@ -151,4 +152,4 @@ def test_empty_split_is_refused():
   empty = task.replace(name="tiny_empty", source=source)
   cfg = tiny.dataset_config(mixture_or_task_name=empty)
   with pytest.raises(ValueError, match="'train' of tiny_empty is empty"):
-    utils.get_dataset(cfg, None, seqio.EncDecFeatureConverter)
+    utils.get_dataset(cfg, None, tiny.make_model().feature_converter_cls)
