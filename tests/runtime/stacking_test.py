@@ -9,12 +9,17 @@ import pytest
 import t5x_folders
 import tiny
 
-from prompt_tuning.methods import trainable
-from t5x import adafactor, checkpoints, optimizers, trainer
-from t5x.formats import stored_arrays
+from prompt_tuning.injections import Injections
+from prompt_tuning.methods import lora, trainable
+from t5x import adafactor, checkpoints, optimizers, partitioning, trainer
+from t5x.formats import stacking, stored_arrays
 
-SIZES = {"num_encoder_layers": 2, "num_decoder_layers": 1, "dropout_rate": 0.0}
-STEPS = 10
+SIZES = {
+  "num_encoder_layers": 2,
+  "num_decoder_layers": 1,
+  "dropout_rate": 0.0,
+}
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -26,93 +31,185 @@ def base(tmp_path_factory):
 ADAFACTOR = adafactor.Adafactor(min_dim_size_to_factor=20, beta1=0.5)
 
 
-def _model(trains, scan_layers):
-  """A model whose prompt, MLPs or whole trains."""
+def _model(method, scan_layers):
   sizes = {**SIZES, "scan_layers": scan_layers}
-  if trains == "prompt":
+  if method == "prompt":
     return tiny.make_model(**sizes)
-  mlps = traverse_util.ModelParamTraversal(trainable.matches_any([".*/mlp/.*"]))
-  optimizer = ADAFACTOR
-  if trains == "mlps":
-    optimizer = optimizers.MultiOptimizer([(mlps, ADAFACTOR)])
-  return tiny.make_model(optimizer, with_prompt=False, **sizes)
+  if method == "model":
+    return tiny.make_model(ADAFACTOR, with_prompt=False, **sizes)
+  pattern = trainable.matches_any([".*/delta/.*"])
+  optimizer = optimizers.MultiOptimizer(
+    ((traverse_util.ModelParamTraversal(pattern), ADAFACTOR),)
+  )
+  model = tiny.make_model(optimizer, with_prompt=False, **sizes)
+  delta = functools.partial(lora.LowRankDelta, rank=2, alpha=4)
+  model.module = model.module.clone(injections=Injections(delta=delta))
+  return model
+
+
+class _Run:
+  """A run by hand: its state, saved in and read from `folder`."""
+
+  def __init__(self, method, scan_layers, folder):
+    self.model = _model(method, scan_layers)
+    self.partitioner = partitioning.PjitPartitioner(
+      logical_axis_rules=partitioning.standard_logical_axis_rules(
+        additional_rules=[
+          (axis, None) for axis in ("prompt", "prompt_embed", "lora_rank")
+        ]
+      )
+    )
+    self.initializer = tiny.make_initializer(self.model, self.partitioner)
+    self.axes = self.initializer.train_state_axes
+    self.checkpointer = checkpoints.Checkpointer(
+      self.initializer.train_state_shapes, self.partitioner, str(folder)
+    )
+
+  def begin(self, base):
+    new = ((r"^.*(prompt|delta).*$", None),)
+    self.state, self.base = self.initializer.from_base_model(
+      tiny.restore_config(base, assignment_map=new), jax.random.key(0)
+    )
+
+  def save(self):
+    self.checkpointer.save_run(self.state, {"evals": []})
+    self.checkpointer.wait()
+
+  def restore(self):
+    changed, _ = self.checkpointer.restore_run(self.axes)
+    self.state = changed.replace(frozen=self.state.frozen)
+
+  def train(self):
+    steps = trainer.Trainer(
+      self.model,
+      self.state,
+      self.partitioner,
+      self.axes,
+      jax.random.key(0),
+      lambda step: 0.01,
+    )
+    metrics = steps.train_steps(_batches(), STEPS)
+    self.state = steps.train_state
+    return metrics["loss"]
+
+  def changed(self):
+    """Name on disk -> what trained, and the optimizer's state of it."""
+    flat = {
+      jax.tree_util.keystr(path, simple=True, separator="/"): x
+      for path, x in jax.tree_util.tree_leaves_with_path(
+        self.state.replace(frozen={})
+      )
+    }
+    return stacking.take_apart(jax.device_get(flat))
+
+
+def _batches():
+  rng = np.random.default_rng(0)
+  for _ in range(STEPS):
+    batch = {
+      name: rng.integers(2, 300, shape).astype(np.int32)
+      for name, shape in tiny.input_shapes().items()
+    }
+    batch["decoder_loss_weights"] = np.ones_like(batch["decoder_loss_weights"])
+    yield batch
+
+
+def _assert_equal(a, b, atol):
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_allclose(a[name], b[name], atol=atol, err_msg=name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trains", ["prompt", "mlps", "model"])
+@pytest.mark.parametrize("method", ["prompt", "lora", "model"])
 def test_run_goes_on_in_the_other_form_and_takes_the_same_steps(
-  base, tmp_path, trains
+  base, tmp_path, method
 ):
-  """With the optimizer's state that the first form left."""
-  ends = []
-  for forms in ((False, False), (False, True), (True, False)):
-    folder = tmp_path / str(forms)
-    for scan_layers, steps in zip(forms, (STEPS, 2 * STEPS), strict=True):
-      tiny.train(
-        folder,
-        base,
-        _model(trains, scan_layers),
-        relative_steps=steps,
-        period=STEPS,
-        trainer_cls=functools.partial(
-          trainer.Trainer, learning_rate_fn=lambda step: 0.01
-        ),
-        infer_eval_dataset_cfg=None,
-      )
-    run = checkpoints.open_checkpoint(str(folder))
-    assert run.step == tiny.BASE_STEP + 2 * STEPS
-    ends.append({k: stored_arrays.read(x) for k, x in run.arrays.items()})
-  check = functools.partial(np.testing.assert_allclose, atol=1e-4)
-  for end in ends[1:]:
-    jax.tree.map(check, end, ends[0])
+  unrolled = _Run(method, False, tmp_path)
+  unrolled.begin(base)
+  unrolled.save()
+  scanned = _Run(method, True, tmp_path)
+  scanned.begin(base)
+  if unrolled.state.frozen:
+    fingerprint = checkpoints.fingerprint(unrolled.state.frozen)
+    assert checkpoints.fingerprint(scanned.state.frozen) == fingerprint
+  scanned.restore()
+  _assert_equal(scanned.changed(), unrolled.changed(), atol=0)
+
+  losses = [run.train() for run in (unrolled, scanned)]
+  assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+  _assert_equal(scanned.changed(), unrolled.changed(), atol=1e-4)
+
+  scanned.save()
+  unrolled.restore()
+  _assert_equal(scanned.changed(), unrolled.changed(), atol=0)
 
 
 def test_base_model_is_written_apart(base, tmp_path):
-  state, before = tiny.restore(base, _model("model", True))
-  path = checkpoints.save_base_checkpoint(str(tmp_path), 0, state.params, {})
-  again = checkpoints.open_checkpoint(path)
+  scanned = _Run("model", True, tmp_path)
+  scanned.begin(base)
+  path = checkpoints.save_base_checkpoint(
+    str(tmp_path / "again"), 0, scanned.state.params, {}
+  )
+  again, before = map(checkpoints.open_checkpoint, (path, base))
   assert again.arrays.keys() == before.arrays.keys()
-  # Of names, shapes, dtypes and values.
+  for name, array in again.arrays.items():
+    assert array.shape == before.arrays[name].shape
+    assert array.dtype == before.arrays[name].dtype
   assert again.fingerprint == before.fingerprint
 
 
 @pytest.fixture
 def flat(base):
   """The arrays of a model as T5X's scalable T5 keeps them."""
-  state, _ = tiny.restore(base, _model("model", True))
+  apart = checkpoints.open_checkpoint(base)
+  flat = {k: stored_arrays.read(x) for k, x in apart.arrays.items()}
   scanned = {}
-  for name, array in traverse_util.flatten_dict(state.params, sep="/").items():
-    array = np.asarray(array)
-    if "attention/" in name:
-      heads = (4, 4, -1) if "/out/" in name else (-1, 4, 4)
-      array = array.reshape(len(array), *heads)
-    if name.endswith("relpos_bias/rel_embedding"):
-      number = SIZES[f"num_{name.partition('/')[0]}_layers"]
-      name = name.replace("relpos_bias", "layers/relative_posemb")
-      array = np.stack([array] * number)
-    is_stacked = "/layers/" in name
-    scanned[name] = np.moveaxis(array, 0, 1) if is_stacked else array
+  for name, array in flat.items():
+    stack, _, rest = name.partition("/")
+    if rest == "relpos_bias/rel_embedding":
+      number = SIZES[f"num_{stack}_layers"]
+      name = f"{stack}/layers/relative_posemb/rel_embedding"
+      array = np.stack([array] * number, axis=1)
+    elif rest.startswith("layers_0/"):
+      rest = rest.removeprefix("layers_0/")
+      parts = [
+        flat[f"{stack}/layers_{i}/{rest}"]
+        for i in range(SIZES[f"num_{stack}_layers"])
+      ]
+      if "attention/" in rest and rest.endswith("kernel"):
+        heads = (4, 4)
+        shape = (*heads, -1) if "/out/" in rest else (-1, *heads)
+        parts = [part.reshape(shape) for part in parts]
+      name, array = f"{stack}/layers/{rest}", np.stack(parts, axis=1)
+    elif rest.startswith("layers_"):
+      continue
+    scanned[name] = array
   return scanned
 
 
 @pytest.mark.parametrize(
-  ("write", "scan_layers"),
-  [(t5x_folders.write_v3, True), (t5x_folders.write_orbax, False)],
+  ("kind", "scan_layers"), [("gfile", True), ("orbax", False)]
 )
 def test_checkpoint_of_t5x_scanned_is_read(
-  base, flat, tmp_path, write, scan_layers
+  base, flat, tmp_path, kind, scan_layers
 ):
-  path = write(tmp_path, 7, flat)
-  state, read = tiny.restore(path, _model("prompt", scan_layers))
-  assert read.step == 7
+  if kind == "orbax":
+    path = t5x_folders.write_orbax(tmp_path, 7, flat)
+  else:
+    path = t5x_folders.write_v3(tmp_path, 7, flat, kind)
+  run = _Run("prompt", scan_layers, tmp_path / "run")
+  run.begin(path)
+  assert run.base.step == 7
   expected = checkpoints.open_checkpoint(base).fingerprint
-  assert read.fingerprint == checkpoints.fingerprint(state.frozen) == expected
+  assert run.base.fingerprint == expected
+  assert checkpoints.fingerprint(run.state.frozen) == expected
 
 
 def test_shards_of_a_scanned_checkpoint_are_parts_of_heads(
   base, flat, tmp_path
 ):
-  t5x_folders.write_v3(tmp_path, 7, flat)
+  t5x_folders.write_v3(tmp_path, 7, flat, "gfile")
   scanned, apart = map(checkpoints.open_checkpoint, (str(tmp_path), base))
   for kernel in ("query", "out"):
     name = f"encoder/layers_1/attention/{kernel}/kernel"
@@ -124,12 +221,15 @@ def test_shards_of_a_scanned_checkpoint_are_parts_of_heads(
 
 def test_layers_with_biases_of_their_own_are_refused(flat, tmp_path):
   flat["encoder/layers/relative_posemb/rel_embedding"][:, 1] += 1
-  t5x_folders.write_v3(tmp_path, 7, flat)
+  t5x_folders.write_v3(tmp_path, 7, flat, "gfile")
   with pytest.raises(ValueError, match="the same in every layer"):
     checkpoints.open_checkpoint(str(tmp_path))
 
 
-def test_part_of_the_layers_from_initialisers_is_refused(base):
+def test_part_of_the_layers_from_initialisers_is_refused(base, tmp_path):
+  run = _Run("prompt", True, tmp_path)
   some = ((r"^.*(prompt|encoder/layers_1/mlp).*$", None),)
   with pytest.raises(ValueError, match="a source for every layer"):
-    tiny.restore(base, _model("prompt", True), assignment_map=some)
+    run.initializer.from_base_model(
+      tiny.restore_config(base, assignment_map=some), jax.random.key(0)
+    )

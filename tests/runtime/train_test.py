@@ -1,7 +1,10 @@
 """Runs of t5x.train on a tiny model: what they leave, how they go on."""
 
+import functools
 import json
+import os
 import signal
+import threading
 
 from flax import traverse_util
 import jax
@@ -10,8 +13,8 @@ import pytest
 import tiny
 
 from prompt_tuning import prompt_files
-from t5x import adafactor, checkpoints, trainer
-from t5x.runs import command_line
+from t5x import adafactor, checkpoints, train, trainer
+from t5x.runs import command_line, training
 
 LAST_STEP = tiny.BASE_STEP + 6
 
@@ -34,10 +37,32 @@ def _restored(model_dir):
   return state
 
 
+class _At(trainer.BaseAction):
+  """Calls a function at a step."""
+
+  def __init__(self, step, function):
+    self._step = step
+    self._function = function
+
+  def run(self, train_state, metrics_by_task):
+    if int(train_state.step) == self._step:
+      self._function()
+    return False
+
+
 def test_run_leaves_what_the_readme_says(run):
-  for name in ("model-info.txt", "config.gin", "inference_eval"):
-    assert (run / name).exists()
-  assert list(run.glob("events.out.tfevents*"))
+  names = set(os.listdir(run))
+  assert {
+    "prompt.safetensors",
+    "record.json",
+    "metrics.jsonl",
+    "model-info.txt",
+    "config.gin",
+    "inference_eval",
+    f"checkpoint_{LAST_STEP}",
+  } <= names
+  assert any(name.startswith("events.out.tfevents") for name in names)
+
   record = tiny.record(run)
   assert record["status"] == "finished"
   assert record["steps"] == {"first": tiny.BASE_STEP, "last": LAST_STEP}
@@ -70,29 +95,34 @@ def test_run_leaves_what_the_readme_says(run):
   assert sum(path.stat().st_size for path in files) < 50_000
 
 
-def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, run):
-  """Stopped between two evaluations."""
-  steps = []
-  for status, stop in (("interrupted", 8), ("finished", None)):
+@pytest.mark.parametrize("where", [8, pytest.param(10, marks=pytest.mark.slow)])
+def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, run, where):
+  """Between two evaluations, and where one is due."""
+  event = threading.Event()
+  stop = _At(where, event.set)
+  for status, actions in (("interrupted", [stop]), ("finished", [])):
+    actions = {
+      "TRAIN": actions,
+      "INFER_EVAL": [tiny.save_best_prompt(tmp_path)],
+    }
+    stopped = event.is_set if status == "interrupted" else lambda: False
     found = tiny.train(
-      tmp_path,
-      base,
-      actions={"INFER_EVAL": [tiny.save_best_prompt(tmp_path)]},
-      on_event=lambda event: steps.append(event.step),
-      should_stop=lambda stop=stop: steps[-1] == stop,
-      stats_period=1,
+      tmp_path, base, actions=actions, should_stop=stopped, stats_period=1
     )
     assert found.status == tiny.record(tmp_path)["status"] == status
-    assert tiny.record(tmp_path)["step"] == (stop or LAST_STEP)
+    if status == "interrupted":
+      assert tiny.record(tmp_path)["step"] == where
+  one, two = (jax.tree.leaves(_restored(x)) for x in (run, tmp_path))
+  assert len(one) == len(two) > 1
+  for a, b in zip(one, two, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert tiny.record(run)["evals"] == tiny.record(tmp_path)["evals"]
   one, two = (
-    [
-      tiny.record(folder)["evals"],
-      prompt_files.load_prompt(folder / "prompt.safetensors"),
-      jax.device_get(jax.tree.leaves(_restored(folder))),
-    ]
+    prompt_files.load_prompt(folder / "prompt.safetensors")
     for folder in (run, tmp_path)
   )
-  np.testing.assert_equal(two, one)
+  np.testing.assert_array_equal(one[0], two[0])
+  assert one[1] == two[1]
 
 
 def test_finished_run_is_left_alone(base, copy):
@@ -136,21 +166,69 @@ def test_checkpoint_of_another_run_is_refused(
 
 
 @pytest.mark.slow
+def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, base):
+  """Where a checkpoint is due, and the loss is finite."""
+  with pytest.raises(FloatingPointError, match=f"After step {LAST_STEP}"):
+    _train(
+      tmp_path,
+      base,
+      stats_period=1,
+      trainer_cls=lambda **arguments: trainer.Trainer(
+        **arguments,
+        learning_rate_fn=lambda step: jax.numpy.where(
+          step < LAST_STEP - 1, 0.3, jax.numpy.nan
+        ),
+      ),
+    )
+  record = tiny.record(tmp_path)
+  assert record["status"] == "failed"
+  text = "not finite. The last good checkpoint is that of step 10."
+  assert text in record["error"]
+  (prompt,) = jax.tree.leaves(_restored(tmp_path).trainable)
+  assert np.isfinite(prompt).all()
+
+
+@pytest.mark.slow
 def test_early_stopping_stops_for_good(tmp_path, base):
-  # It goes on with more steps, until it is to stop again.
-  for steps, last in ((30, 2), (30, 2), (31, 3)):
+  def train(steps=30):
     stop = trainer.EarlyStoppingAction(
       (tiny.TASK, "accuracy"), mode="max", patience=1, atol=100.0
     )
-    actions = {"INFER_EVAL": [stop]}
-    found = _train(
-      tmp_path, base, relative_steps=steps, period=1, actions=actions
+    return _train(
+      tmp_path,
+      base,
+      relative_steps=steps,
+      period=1,
+      actions={"INFER_EVAL": [stop]},
     )
+
+  def ending():
     record = tiny.record(tmp_path)
-    assert found == record["status"] == "stopped"
-    assert record["step"] == tiny.BASE_STEP + last
+    return record["status"], record["step"]
+
+  for _ in range(2):
+    assert train() == "stopped"
+    assert ending() == ("stopped", tiny.BASE_STEP + 2)
     # As it is if the run was killed before its record said so.
     tiny.edit_record(tmp_path, status="running")
+  # And goes on with more steps, until it is to stop again.
+  assert train(steps=31) == "stopped"
+  assert ending() == ("stopped", tiny.BASE_STEP + 3)
+
+
+def test_signal_ends_the_command_after_the_step(tmp_path, base, capfd):
+  def kill():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  arguments = tiny.train_arguments(
+    tmp_path, base, actions={"TRAIN": [_At(10, kill)]}
+  )
+  with pytest.raises(SystemExit) as stop:
+    train.main(functools.partial(training.train, **arguments))
+  assert stop.value.code == 128 + signal.SIGTERM
+  assert tiny.record(tmp_path)["step"] == 10
+  text = "Stopped at step 10; the same command completes it."
+  assert text in capfd.readouterr().err
 
 
 def test_second_signal_stops_at_once():
@@ -166,9 +244,6 @@ def test_second_signal_stops_at_once():
     signal.signal(signal.SIGINT, before)
 
 
-LATE = adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1)
-
-
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
@@ -177,6 +252,19 @@ LATE = adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1)
     ({"eval_steps": -1}, "EVAL_STEPS=-1: expected at least one batch"),
     ({"eval_period": 4}, "must divide the largest"),
     ({"actions": {"EVAL": []}}, "Unknown action modes"),
+  ],
+)
+def test_wrong_plan_is_refused(tmp_path, overrides, message):
+  with pytest.raises(ValueError, match=message):
+    tiny.make_plan(tmp_path, "no base", **overrides)
+
+
+LATE = adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1)
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
     ({"total_steps": 3, "relative_steps": None}, "is to end at step 3"),
     (
       {"train_dataset_cfg": tiny.dataset_config(split="trian")},

@@ -1,0 +1,147 @@
+"""t5x.eval on a tiny model with a trained prompt."""
+
+import functools
+import shutil
+import signal
+
+import pytest
+import seqio
+import tiny
+
+from prompt_tuning import prompts
+from prompt_tuning.training import base_model
+from t5x import checkpoints
+from t5x import eval as eval_program
+from t5x.files import run_lock
+from t5x.runs import evaluation
+
+
+def _model(prompt_file, checkpoint):
+  model = tiny.make_model()
+  return tiny.make_model(
+    prompt_init=prompts.from_array(
+      base_model.prompt_for_model(
+        str(prompt_file), str(checkpoint), model.input_vocabulary
+      )
+    )
+  )
+
+
+def _evaluate(base, folder, model=None, restored=None, **overrides):
+  return evaluation.evaluate(
+    model=model or tiny.make_model(),
+    dataset_cfg=tiny.dataset_config(
+      split="validation", shuffle=False, task_feature_lengths=None
+    ),
+    restore_checkpoint_cfg=tiny.restore_config(base, **(restored or {})),
+    partitioner=tiny.make_partitioner(),
+    output_dir=str(folder),
+    inference_evaluator_cls=functools.partial(
+      seqio.Evaluator, logger_cls=[seqio.JSONLogger]
+    ),
+    fallback_init_rng=0,
+    **overrides,
+  )
+
+
+def test_saved_prompt_reproduces_its_evaluation(run, base, tmp_path):
+  """Also the second time, in place of the first."""
+  trained = tiny.record(run)["best"]
+  model = _model(run / "prompt.safetensors", base)
+  for _ in range(2):
+    metrics = _evaluate(base, tmp_path, model)
+    assert metrics == trained["metrics"]
+    record = tiny.record(tmp_path)
+    assert record["kind"] == "eval"
+    assert record["evals"][0]["metrics"] == metrics
+    [lines] = tmp_path.glob("*-metrics.jsonl")
+    assert len(lines.read_text().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_checkpoint_of_a_run_is_its_base_and_what_it_changed(
+  run, tmp_path, caplog
+):
+  """Also while it is trained, with a warning; no folder has two evaluations."""
+  last = tiny.record(run)["evals"][-1]
+  copy = shutil.copytree(run, tmp_path / "run")
+  # As filelock writes it, of a process on another machine.
+  (copy / "run.lock").write_text(
+    "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=60.0\n"
+    "start=33\n"
+  )
+  folder, whole = tmp_path / "eval", {"assignment_map": None}
+  assert _evaluate(copy, folder, restored=whole) == last["metrics"]
+  assert f"{copy} is being trained by process 5 on elsewhere" in caplog.text
+  with (
+    run_lock.RunLock(str(folder), "EVAL_OUTPUT_DIR"),
+    pytest.raises(ValueError, match=r"EVAL_OUTPUT_DIR=.* is in use by an"),
+  ):
+    _evaluate(copy, folder, restored=whole)
+
+
+def test_signal_ends_it_after_a_batch(base, tmp_path):
+  times = []
+
+  def evaluate(on_event, **given):
+    def signalled(event):
+      on_event(event)
+      if not times:
+        signal.raise_signal(signal.SIGTERM)
+      times.append(event)
+
+    return _evaluate(base, tmp_path, on_event=signalled, **given)
+
+  with pytest.raises(SystemExit) as stop:
+    eval_program.main(evaluate)
+  assert stop.value.code == 128 + signal.SIGTERM
+  assert tiny.record(tmp_path)["status"] == "interrupted"
+  assert run_lock.find_holder(str(tmp_path)) is None
+
+
+def test_evaluation_whose_folder_another_took_writes_no_more(base, tmp_path):
+  def taken(event):
+    for name in ("run.lock", "record.json"):
+      (tmp_path / name).write_text("theirs")
+
+  with pytest.raises(run_lock.LockLostError, match="taken by another run"):
+    _evaluate(base, tmp_path, on_event=taken)
+  assert (tmp_path / "record.json").read_text() == "theirs"
+  assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_prompt_of_another_model_is_refused(run, tmp_path):
+  other = tiny.save_base(tmp_path / "other", seed=1)
+  with pytest.raises(ValueError, match="belongs to another model"):
+    _model(run / "prompt.safetensors", other)
+
+
+@pytest.mark.slow
+def test_moved_base_model_is_noticed(base, tmp_path):
+  moved = tmp_path / "base"
+  shutil.copytree(base, moved / "checkpoint_7")
+  tiny.train(tmp_path / "run", moved, relative_steps=3)
+  # A newer one beside it is not what the run began with.
+  other = tiny.save_base(tmp_path / "other", seed=1)
+  shutil.copytree(other, moved / "checkpoint_9")
+  checkpoint = checkpoints.open_checkpoint(str(tmp_path / "run"))
+  assert checkpoint.metadata["base_fingerprint"] == (
+    checkpoints.open_checkpoint(base).fingerprint
+  )
+  for replace in (lambda _: None, lambda x: shutil.copytree(other, x)):
+    shutil.rmtree(moved / "checkpoint_7")
+    replace(moved / "checkpoint_7")
+    with pytest.raises(ValueError, match="needs its base model"):
+      checkpoints.open_checkpoint(str(tmp_path / "run"))
+    (moved / "checkpoint_7").mkdir(exist_ok=True)
+
+
+def test_task_without_metrics_is_told_from_one_without_examples():
+  task = seqio.TaskRegistry.get(tiny.TASK).replace(name="bare", metric_fns=[])
+  with pytest.raises(ValueError, match="No task of bare has metric_fns"):
+    evaluation.InferenceEvaluator(
+      tiny.dataset_config(mixture_or_task_name=task, split="validation"),
+      seqio.Evaluator,
+      tiny.make_model(),
+      tiny.make_partitioner(),
+    )
