@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -20,67 +21,40 @@ from t5x import checkpoints
 from t5x.formats import stored_arrays
 
 CONFIG = T5Config(32, 8, 2, 2, 1, head_dim=6, mlp_dim=20)
+SHARED, WEIGHTS = "shared.weight", "model.safetensors"
+MALFORMED = b"", b"[" * 100_000, b"\xff", b"[1]"
 
 
-# The configuration that the models of the hub have.
-HUB_CONFIG = {
-  "model_type": "t5",
-  "vocab_size": 32,
-  "d_model": 8,
-  "d_kv": 6,
-  "d_ff": 20,
-  "num_heads": 2,
-  "num_layers": 2,
-  "num_decoder_layers": 1,
-  "relative_attention_num_buckets": 32,
-  "feed_forward_proj": "gated-gelu",
-  "tie_word_embeddings": False,
-  "layer_norm_epsilon": 1e-06,
-}
-SHARED = "shared.weight"
-
-
-def _tensors(dtype=np.float32):
+def _arrays(config=CONFIG, dtype=np.float32):
   rng = np.random.default_rng(0)
-  tensors = {}
-  for name, shape in t5_names.shapes(CONFIG).items():
-    if t5_names.is_transposed(name):
-      shape = shape[::-1]
-    tensors[t5_names.hugging_face_name(name)] = rng.normal(size=shape).astype(
-      dtype
-    )
-  return tensors
+  return {
+    name: stored_arrays.in_memory(rng.normal(size=shape).astype(dtype))
+    for name, shape in t5_names.shapes(config).items()
+  }
 
 
-def _write(folder, tensors, shards=1, **config):
-  folder.mkdir()
-  content = {k: v for k, v in {**HUB_CONFIG, **config}.items() if v is not None}
-  (folder / "config.json").write_text(json.dumps(content))
-  if shards == 1:
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    return folder
-  keys = sorted(tensors)
-  weight_map = {}
-  for shard in range(shards):
-    file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
-    part = {key: tensors[key] for key in keys[shard::shards]}
-    safetensors.numpy.save_file(part, folder / file)
-    weight_map |= dict.fromkeys(part, file)
-  (folder / "model.safetensors.index.json").write_text(
-    json.dumps({"metadata": {}, "weight_map": weight_map})
+@pytest.fixture
+def folder(tmp_path):
+  """A model of ours; `transformers_test` has transformers load and save one."""
+  hugging_face.write_folder(tmp_path / "hf", _arrays())
+  return tmp_path / "hf"
+
+
+def _tensors(folder):
+  return safetensors.numpy.load_file(folder / WEIGHTS)
+
+
+def _save(folder, tensors):
+  safetensors.numpy.save_file(tensors, folder / WEIGHTS)
+
+
+def _configure(folder, **changes):
+  """Changes fields of the configuration; None removes one."""
+  file = folder / "config.json"
+  fields = json.loads(file.read_text()) | changes
+  file.write_text(
+    json.dumps({k: x for k, x in fields.items() if x is not None})
   )
-  return folder
-
-
-def test_names():
-  """`transformers_test` compares the names with the models'."""
-  names = [t5_names.hugging_face_name(x) for x in t5_names.shapes(CONFIG)]
-  assert len(set(names)) == len(names) == 9 * 2 + 14 + 6
-  assert {
-    "decoder.block.0.layer.1.EncDecAttention.o.weight",
-    "encoder.block.1.layer.1.layer_norm.weight",
-    "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-  } < set(names)
 
 
 def _convert(source_format, source, target_format, target, **kwargs):
@@ -92,37 +66,27 @@ def _convert(source_format, source, target_format, target, **kwargs):
   )
 
 
-@pytest.mark.parametrize(
-  ("dtype", "shards"),
-  [(np.float32, 3), (ml_dtypes.bfloat16, 1), (np.float16, 3)],
-)
-def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, dtype, shards):
-  # Tensors in several parts, as those of a large model are.
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, dtype):
+  # Arrays in several parts, as those of a large model are.
   monkeypatch.setattr("t5x.formats.t5x_v3._CHUNK_BYTES", 100)
-  tensors = _tensors(dtype)
-  _write(tmp_path / "hf", tensors, shards)
-  (tmp_path / "hf" / "spiece.model").write_bytes(b"vocabulary")
-  _convert("hf", tmp_path / "hf", "t5x", tmp_path / "t5x", step=1_100_000)
+  arrays, hf, again = _arrays(dtype=dtype), tmp_path / "hf", tmp_path / "again"
+  hugging_face.write_folder(hf, arrays)
+  (hf / "spiece.model").write_bytes(b"vocabulary")
+  _convert("hf", hf, "t5x", tmp_path / "t5x", step=1_100_000)
   step, flat = t5x_folders.read_v3(tmp_path / "t5x" / "checkpoint_1100000")
   assert step == 1_100_000
-  assert {k: v.shape for k, v in flat.items()} == t5_names.shapes(CONFIG)
-  np.testing.assert_array_equal(
-    flat["encoder/layers_1/mlp/wo/kernel"],
-    tensors["encoder.block.1.layer.1.DenseReluDense.wo.weight"].T,
+  t5x_folders.assert_same(
+    flat, {name: stored_arrays.read(array) for name, array in arrays.items()}
   )
-
-  _convert("t5x", tmp_path / "t5x", "hf", tmp_path / "again")
-  again = safetensors.numpy.load_file(tmp_path / "again" / "model.safetensors")
-  t5x_folders.assert_same(again, tensors)
-  config = json.loads((tmp_path / "again" / "config.json").read_text())
-  assert HUB_CONFIG.items() <= config.items()
+  _convert("t5x", tmp_path / "t5x", "hf", again)
+  for name in (WEIGHTS, "config.json", "spiece.model"):
+    assert (again / name).read_bytes() == (hf / name).read_bytes()
+  config = json.loads((again / "config.json").read_text())
   assert config["dtype"] == np.dtype(dtype).name
-  for name in ("t5x", "again"):
-    assert (tmp_path / name / "spiece.model").read_bytes() == b"vocabulary"
 
 
-def test_vocabulary_is_copied_and_none_is_replaced(tmp_path):
-  folder = _write(tmp_path / "hf", _tensors())
+def test_vocabulary_is_copied_and_none_is_replaced(folder, tmp_path):
   # Of whatever is beside the folder.
   (tmp_path / "another.model").write_bytes(b"another")
   _convert("hf", folder, "t5x", tmp_path / "none")
@@ -146,32 +110,25 @@ def test_vocabulary_is_copied_and_none_is_replaced(tmp_path):
   assert not (tmp_path / "x").exists()
 
 
-def test_copies_and_unused_tensors_are_left_out(tmp_path):
-  tensors = _tensors()
+def test_copies_and_unused_tensors_are_left_out(folder):
+  tensors, plain = _tensors(folder), hugging_face.open_folder(folder)
+  copy = {"decoder.embed_tokens.weight": tensors[SHARED]}
   extra = {
     "encoder.embed_tokens.weight": tensors[SHARED],
-    "decoder.embed_tokens.weight": tensors[SHARED],
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": (
       np.ones((32, 2), np.float32)
     ),
   }
-  with_extra = hugging_face.open_folder(
-    _write(tmp_path / "extra", tensors | extra)
-  )
+  _save(folder, tensors | copy | extra)
   # As transformers 5 saves it.
-  config = {"tie_word_embeddings": True, "scale_decoder_outputs": False}
-  plain = hugging_face.open_folder(
-    _write(tmp_path / "plain", tensors, **config)
-  )
+  _configure(folder, tie_word_embeddings=True, scale_decoder_outputs=False)
+  with_extra = hugging_face.open_folder(folder)
   assert with_extra.arrays.keys() == plain.arrays.keys()
   assert with_extra.fingerprint == plain.fingerprint
   # Some have a copy only.
-  del extra["encoder.embed_tokens.weight"]
-  embedding = tensors.pop(SHARED)
-  copy = hugging_face.open_folder(_write(tmp_path / "copy", tensors | extra))
-  np.testing.assert_array_equal(
-    stored_arrays.read(copy.arrays["token_embedder/embedding"]), embedding
-  )
+  del tensors[SHARED]
+  _save(folder, tensors | copy)
+  assert hugging_face.open_folder(folder).fingerprint == plain.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -192,20 +149,32 @@ def test_copies_and_unused_tensors_are_left_out(tmp_path):
     ({"d_ff": None}, r"config\.json does not say 'd_ff'"),
     ({"d_ff": 21}, r"wi_0\.weight: expected \(21, 8\), got \(20, 8\)"),
     ({"num_layers": 1}, r"block\.1\.layer\.0.*: expected None, got"),
+    *(
+      ({name: value}, rf"config\.json.*{name}")
+      for name in ("vocab_size", "num_heads", "num_layers")
+      for value in (0, -1, 2.5, True, "8", [8], {"a": 8}, 2**31, 10**30)
+    ),
+    *(
+      (content, r"config\.json")
+      for content in (*MALFORMED, b"7", b'{"model_type": [["t5"]]}')
+    ),
   ],
 )
-def test_refuses_other_models(tmp_path, config, message):
-  folder = _write(tmp_path / "hf", _tensors(), **config)
+def test_refuses_other_models(folder, config, message):
+  if isinstance(config, dict):
+    _configure(folder, **config)
+  else:
+    (folder / "config.json").write_bytes(config)
   with pytest.raises(ValueError, match=message):
     hugging_face.open_folder(folder)
 
 
-def test_refuses_missing_extra_and_quantised_tensors(tmp_path):
-  tensors = _tensors()
+def test_refuses_missing_extra_and_quantised_tensors(folder):
+  tensors = _tensors(folder)
   del tensors["decoder.final_layer_norm.weight"]
   tensors["encoder.pooler.weight"] = np.ones((8, 8), np.float32)
   tensors[SHARED] = tensors[SHARED].astype(np.int8)
-  folder = _write(tmp_path / "hf", tensors)
+  _save(folder, tensors)
   with pytest.raises(ValueError, match="3 differences") as error:
     hugging_face.open_folder(folder)
   for words in (
@@ -215,58 +184,63 @@ def test_refuses_missing_extra_and_quantised_tensors(tmp_path):
   ):
     assert words in str(error.value)
   del tensors["lm_head.weight"]
-  folder = _write(tmp_path / "tied", tensors)
+  _save(folder, tensors)
   with pytest.raises(ValueError, match="its head is tied to the embedding"):
+    hugging_face.open_folder(folder)
+  os.truncate(folder / WEIGHTS, 10_000)
+  with pytest.raises(ValueError, match="not a safetensors file"):
     hugging_face.open_folder(folder)
 
 
-WEIGHTS, SHARD = "model.safetensors", "model-00002-of-00003.safetensors"
+_INDEX = r"index\.json is not an index of files beside it"
 
 
 @pytest.mark.parametrize(
-  ("change", "shards", "message"),
+  ("name", "content", "message"),
   [
-    (lambda f: (f / "config.json").unlink(), 1, r"not a Hugging Face folder"),
-    (lambda f: (f / SHARD).unlink(), 3, r"complete: .* names model-00002"),
-    (lambda f: os.truncate(f / WEIGHTS, 14_000), 1, "not a safetensors file"),
-    (lambda f: (f / WEIGHTS).unlink(), 1, r"got neither\.$"),
     *(
-      (
-        lambda f, name=name: (f / WEIGHTS).rename(f / name),
-        1,
-        r"is a pickle.*save_pretrained\(",
-      )
-      for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")
+      (hugging_face.INDEX, content, _INDEX)
+      for content in (*MALFORMED, b"{}", b'{"weight_map": 1}', b"{")
     ),
+    *(
+      (hugging_face.INDEX, b'{"weight_map": {"a": "%s"}}' % name, message)
+      for name, message in (
+        *((x, _INDEX) for x in (b"../hf/config.json", b"/x", b"a/b", b"..")),
+        (b"2.safetensors", r"complete: .* names 2\.safetensors"),
+      )
+    ),
+    ("anything", b"", r"got neither\.$"),
+    ("pytorch_model.bin", b"", r"is a pickle.*save_pretrained\("),
+    ("pytorch_model.bin.index.json", b"", r"is a pickle.*save_pretrained\("),
   ],
 )
-def test_refuses_incomplete_folders(tmp_path, change, shards, message):
-  folder = _write(tmp_path / "hf", _tensors(), shards)
-  change(folder)
+def test_refuses_folders_without_weights(folder, name, content, message):
+  (folder / WEIGHTS).unlink()
+  (folder / name).write_bytes(content)
   with pytest.raises(ValueError, match=message):
     hugging_face.open_folder(folder)
 
 
-def test_refuses_to_write_what_is_no_t5(tmp_path):
-  model = hugging_face.open_folder(_write(tmp_path / "hf", _tensors()))
+def test_refuses_to_write_what_is_no_t5(folder, tmp_path):
+  arrays = _arrays()
   prompt = stored_arrays.in_memory(np.ones((3, 8), np.float32))
   head = "decoder/logits_dense/kernel"
-  for arrays, message in (
+  for wrong, message in (
     (
-      {**model.arrays, "encoder/prompt/prompt": prompt},
+      {**arrays, "encoder/prompt/prompt": prompt},
       r"encoder/prompt/prompt.*prompt-tuning convert prompt",
     ),
     ({"a": prompt}, "Expected the parameter token_embedder"),
     (
-      {name: x for name, x in model.arrays.items() if name != head},
+      {name: x for name, x in arrays.items() if name != head},
       rf"{head}: expected \(8, 32\), got None",
     ),
   ):
     with pytest.raises(ValueError, match=message):
-      hugging_face.write_folder(tmp_path / "out", arrays)
+      hugging_face.write_folder(tmp_path / "out", wrong)
   assert not (tmp_path / "out").exists()
   with pytest.raises(ValueError, match=r"got .*hf, which has content"):
-    hugging_face.write_folder(tmp_path / "hf", model.arrays)
+    hugging_face.write_folder(folder, arrays)
 
 
 def test_prompt_is_merged_with_its_base_model(tmp_path):
@@ -289,10 +263,9 @@ def test_prompt_is_merged_with_its_base_model(tmp_path):
     tmp_path / "merged" / f"checkpoint_{tiny.BASE_STEP}"
   )
   assert step == tiny.BASE_STEP
-  assert flat.keys() == {*checkpoint.arrays, name}
-  np.testing.assert_array_equal(flat[name], prompt.astype(np.float32))
-  for key, array in checkpoint.arrays.items():
-    np.testing.assert_array_equal(flat[key], stored_arrays.read(array))
+  expected = {x: stored_arrays.read(y) for x, y in checkpoint.arrays.items()}
+  expected[name] = prompt.astype(np.float32)
+  t5x_folders.assert_same(flat, expected)
 
   for one in (name, "encoder/prompt/prompt"):
     with pytest.raises(ValueError, match="has a prompt already"):
@@ -306,28 +279,43 @@ def test_prompt_is_merged_with_its_base_model(tmp_path):
     checkpoint_conversion.add_prompt(other, file, name)
 
 
-def test_command_line(tmp_path, monkeypatch, capsys):
-  _write(tmp_path / "hf", _tensors())
+@pytest.mark.parametrize(
+  ("words", "text"),
+  [
+    (
+      "convert checkpoint --from hf hf --to t5x out --step=5",
+      r"out/checkpoint_5: 38 arrays, 3,688 parameters, float32, fingerprint "
+      r"\w+; no vocabulary beside it\.",
+    ),
+    (
+      "convert checkpoint --from hf . --to t5x out",
+      r"Error: \. is not a Hugging Face folder: no config\.json in it\.",
+    ),
+    (
+      "convert checkpoint --from pt hf --to t5x out",
+      ".*Expected a format hf or t5x, got pt",
+    ),
+    ("inspect hf", r"(?s).*\nhf: step 0, 38 arrays, 3,688 parameters"),
+    ("inspect hf hf", "38 arrays are the same, 0 differ"),
+    ("inspect nothing", "Error: No checkpoint at nothing"),
+    (
+      "convert prompt in.npy peft",
+      r"peft: PEFT adapter \(it names no base model and was not compared with "
+      r"one\), prompt of 3 x 4\.",
+    ),
+    (
+      "convert prompt nothing.npy out.npy",
+      r"Error: nothing\.npy is not a file\. Prompt files in \.: in\.npy\.",
+    ),
+  ],
+)
+def test_commands(folder, tmp_path, monkeypatch, capsys, words, text):
+  np.save(tmp_path / "in.npy", np.ones((3, 4)))
   monkeypatch.chdir(tmp_path)
-
-  def convert(*words):
-    status = console.main(["convert", "checkpoint", *words])
-    return status, *capsys.readouterr()
-
-  done = convert("--from", "hf", "hf", "--to", "t5x", "out", "--step=5")
-  fingerprint = checkpoints.open_checkpoint(str(tmp_path / "out")).fingerprint
-  assert done[:2] == (
-    0,
-    "out/checkpoint_5: 38 arrays, 3,688 parameters, float32, fingerprint "
-    f"{fingerprint}; no vocabulary beside it.\n",
-  )
-  status, _, error = convert("--from", "hf", "out", "--to", "t5x", "other")
-  assert status == 1
-  assert error == (
-    "Error: out is not a Hugging Face folder: no config.json in it.\n"
-  )
-  error = convert("--from", "pt", "hf", "--to", "t5x", "other")[2]
-  assert "Expected a format hf or t5x, got pt" in error
+  status = console.main(words.split())
+  output, error = capsys.readouterr()
+  assert status == ("Error" in error)
+  assert re.match(text, output + error)
 
 
 _MEASURE = """

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sentencepiece
+import t5x_folders
 
 onnx = pytest.importorskip("onnx")
 
@@ -21,9 +22,8 @@ from prompt_tuning.models.t5.network import Transformer  # noqa: E402
 
 CONFIG = T5Config(11, 4, 2, 1, 1, head_dim=3, mlp_dim=5)
 T5_SMALL = T5Config(32128, 512, 6, 8, 8, 64, mlp_dim=1024, dtype="float32")
-SCALE = 0.5
-ZERO_POINTS = {np.int8: 3, np.uint8: 100}
 PREFIXES = {"encoder": "enc", "decoder": "m/decoder"}
+WO = "enc/block.0/layer.1/DenseReluDense/wo"
 
 
 def _module(name):
@@ -35,162 +35,124 @@ def _module(name):
   return f"{PREFIXES[stack]}/{re.sub(r'[.](?![0-9])', '/', path)}"
 
 
-# T5X's name -> module, and its shape there.
-MODULES = {name: _module(name) for name in t5_names.shapes(CONFIG)}
-SHAPES = {
-  MODULES[name]: shape[:: -1 if name.endswith("rel_embedding") else 1]
-  for name, shape in t5_names.shapes(CONFIG).items()
+@pytest.fixture
+def params():
+  """T5X's name -> array."""
+  rng = np.random.default_rng(0)
+  return {
+    name: rng.normal(size=shape).astype(np.float32)
+    for name, shape in t5_names.shapes(CONFIG).items()
+  }
+
+
+@pytest.fixture
+def weights(params, monkeypatch):
+  """File -> the modules and weights of its graph, where they are read."""
+  weights = {"encoder": {}, "decoder": {}}
+  for name, array in params.items():
+    stack = "encoder" if _module(name).startswith("enc") else "decoder"
+    is_turned = name.endswith("rel_embedding")
+    weights[stack][_module(name)] = array.T if is_turned else array
+  shared = weights["encoder"]["enc/embed_tokens"]
+  weights["decoder"]["m/decoder/shared"] = shared.copy()
+  monkeypatch.setattr(onnx_t5, "_weights", lambda path: weights[path].items())
+  return weights
+
+
+def test_every_parameter_comes_from_its_module(params, weights):
+  found = onnx_t5.read_onnx_t5("encoder", "decoder", CONFIG)
+  t5x_folders.assert_same(found, params)
+
+
+@pytest.mark.parametrize(
+  ("module", "array", "sizes", "message"),
+  [
+    (WO, np.ones((6, 4)), {}, r"wo/kernel: expected \(5, 4\), got \(6, 4\)"),
+    (WO, None, {}, r"wo/kernel: expected \(5, 4\), got None"),
+    (WO, None, {"num_encoder_layers": 2}, r"layers_1/\S+: .*, got None"),
+    ("shared", np.ones((11, 4)), {}, r"second, different .*token_embedder"),
+    *(
+      (f"enc/{unknown}", np.ones(1), {}, r"module of a T5 1\.1 encoder")
+      for unknown in (
+        "block.0/layer.2/DenseReluDense/wo",
+        "block.0/layer.0/SelfAttention/r",
+        "block.0/layer.0",
+        "pooler",
+      )
+    ),
+  ],
+)
+def test_refuses_another_model(weights, module, array, sizes, message):
+  weights["encoder"][module] = array
+  if array is None:
+    del weights["encoder"][module]
+  config = dataclasses.replace(CONFIG, **sizes)
+  with pytest.raises(ValueError, match=message):
+    onnx_t5.read_onnx_t5("encoder", "decoder", config)
+
+
+NODES = [
+  ("Gather", "/enc/embed_tokens/Gather", ["onnx::7_quantized", "i"]),
+  ("MatMulInteger", "/enc/q/MatMul_quant", ["x", "w_quantized", "w_zero"]),
+  ("Mul", "/enc/norm/Mul_1", ["enc.norm.weight", "hidden"]),
+]
+TENSORS = {
+  "w_quantized": np.array([[-128, 127]], np.int8),
+  "w_scale": np.float32(0.5),
+  "w_zero_point": np.int8(3),
+  "onnx::7_quantized": np.array([[0, 255]], np.uint8),
+  "onnx::7_scale": np.float32(0.25),
+  "onnx::7_zero_point": np.uint8(100),
+  "enc.norm.weight": np.float32([2, 3]),
 }
 
 
-def _modules(stack):
-  """Returns module path -> shape, for the modules of a graph."""
-  if stack == "encoder":
-    return {x: shape for x, shape in SHAPES.items() if x.startswith("enc/")}
-  decoder = {x: shape for x, shape in SHAPES.items() if x.startswith("m/")}
-  return {**decoder, "m/decoder/shared": SHAPES["enc/embed_tokens"]}
-
-
-def _dtype(module):
-  is_table = module.endswith(("embed_tokens", "shared", "bias"))
-  return np.uint8 if is_table else np.int8
-
-
-def _integers(module, shape, dtype):
-  """Returns numbers that differ between modules, but not between embeddings."""
-  seed = (
-    0
-    if module.endswith(("embed_tokens", "shared"))
-    else sum((i + 1) * ord(char) for i, char in enumerate(module))
-  )
-  low = np.iinfo(dtype).min
-  numbers = np.random.default_rng(seed).integers(low, low + 256, shape)
-  return numbers.astype(dtype)
-
-
-def _graph(stack):
-  """Returns a graph that reads its tensors in the nodes T5's export has."""
-  nodes, tensors = [], []
-  for count, (module, shape) in enumerate(_modules(stack).items()):
-    if module.endswith("layer_norm"):
-      name = module.replace("/", ".") + ".weight"
-      scale = np.float32(_integers(module, shape, np.int8))
-      tensors.append(onnx.numpy_helper.from_array(scale, name))
-      nodes.append(("Mul", f"/{module}/Mul_1", [name, "hidden"]))
-      continue
-    dtype = _dtype(module)
-    name = f"onnx::MatMul_{count}"
-    for suffix, array in (
-      ("quantized", _integers(module, shape, dtype)),
-      ("scale", np.array(SCALE, np.float32)),
-      ("zero_point", np.array(ZERO_POINTS[dtype], dtype)),
-    ):
-      tensor = onnx.numpy_helper.from_array(array, f"{name}_{suffix}")
-      tensors.append(tensor)
-    if dtype == np.uint8:
-      nodes.append(("Gather", f"/{module}/Gather", [f"{name}_quantized", "i"]))
-    else:
-      inputs = ["x", f"{name}_quantized", "x_zero", f"{name}_zero_point"]
-      nodes.append(("MatMulInteger", f"/{module}/MatMul_quant", inputs))
-  # The order of nodes and the counters in the names must not matter.
-  nodes.reverse()
-  return onnx.helper.make_graph(
+def _read(path, nodes, tensors):
+  """Reads a graph with nodes as an export of T5's has them."""
+  graph = onnx.helper.make_graph(
     [
       onnx.helper.make_node(op, inputs, [f"{name}_output"], name=name)
       for op, name, inputs in nodes
     ],
-    stack,
+    "encoder",
     [],
     [],
-    initializer=tensors,
+    initializer=[
+      onnx.numpy_helper.from_array(np.asarray(array), name)
+      for name, array in tensors.items()
+    ],
+  )
+  onnx.save(onnx.helper.make_model(graph), path)
+  return onnx_t5._weights(path)
+
+
+def test_weights_are_dequantised(tmp_path):
+  found = dict(_read(tmp_path / "x.onnx", NODES, TENSORS))
+  t5x_folders.assert_same(
+    found,
+    {
+      "enc/embed_tokens": np.float32([[-25, 38.75]]),
+      "enc/q": np.float32([[-65.5, 62]]),
+      "enc/norm": np.float32([2, 3]),
+    },
   )
 
 
-@pytest.fixture
-def graphs():
-  return {stack: _graph(stack) for stack in ("encoder", "decoder")}
-
-
-def _read(graphs, folder, config=CONFIG):
-  for stack, graph in graphs.items():
-    onnx.save(onnx.helper.make_model(graph), folder / f"{stack}.onnx")
-  return onnx_t5.read_onnx_t5(
-    folder / "encoder.onnx", folder / "decoder.onnx", config
-  )
-
-
-def _tensor(graph, ending):
-  (found,) = [t for t in graph.initializer if t.name.endswith(ending)]
-  return found
-
-
-def test_every_parameter_comes_from_its_module(graphs, tmp_path):
-  params = _read(graphs, tmp_path)
-  assert params.keys() == MODULES.keys()
-  for name, module in MODULES.items():
-    dtype = _dtype(module)
-    expected = _integers(module, SHAPES[module], dtype).astype(np.float32)
-    if not name.endswith("/scale"):
-      expected = (expected - ZERO_POINTS[dtype]) * SCALE
-    if name.endswith("rel_embedding"):
-      expected = expected.T
-    np.testing.assert_array_equal(params[name], expected, err_msg=name)
-    assert params[name].dtype == np.float32
-
-
-def _add_a_tensor(graphs):
-  extra = onnx.numpy_helper.from_array(np.ones(3, np.float32), "stray")
-  graphs["encoder"].initializer.append(extra)
-
-
-def _read_twice(graphs):
-  nodes = graphs["decoder"].node
-  nodes.append(nodes[0])
-
-
-def _change_an_embedding(graphs):
-  count = list(_modules("decoder")).index("m/decoder/shared")
-  scale = _tensor(graphs["decoder"], f"_{count}_scale")
-  scale.CopyFrom(onnx.numpy_helper.from_array(np.float32(0.25), scale.name))
-
-
-def _scale_each_channel(graphs):
-  tensors = graphs["encoder"].initializer
-  scale = next(x for x in tensors if x.name.endswith("_scale"))
-  scale.CopyFrom(onnx.numpy_helper.from_array(np.ones(3, "f4"), scale.name))
-
-
 @pytest.mark.parametrize(
-  ("change", "sizes", "message"),
+  ("nodes", "tensors", "message"),
   [
-    (None, {"mlp_dim": 6}, r"wi_0/kernel: expected \(4, 6\), got \(4, 5\)"),
-    (None, {"num_decoder_layers": 2}, r"layers_1/\S+: expected .*, got None"),
-    (_add_a_tensor, {}, "No node reads as a weight: stray"),
-    (_read_twice, {}, "read by more than one node"),
-    (_change_an_embedding, {}, r"second, different .*token_embedder"),
-    (_scale_each_channel, {}, r"per tensor, got shapes \(3,\) and \(\)"),
+    (NODES, {"stray": np.ones(3)}, "No node reads as a weight: stray"),
+    ([*NODES, NODES[1]], {}, "read by more than one node"),
+    (NODES, {"w_scale": np.ones(3)}, r"per tensor, got shapes \(3,\) and \(\)"),
   ],
 )
-def test_refuses_another_graph(graphs, tmp_path, change, sizes, message):
-  if change:
-    change(graphs)
-  with pytest.raises(ValueError, match=message):
-    _read(graphs, tmp_path, dataclasses.replace(CONFIG, **sizes))
-
-
-@pytest.mark.parametrize(
-  "module",
-  [
-    "enc/block.0/layer.2/DenseReluDense/wo",
-    "enc/block.0/layer.0/SelfAttention/r",
-    "enc/block.0/layer.0",
-    "enc/pooler",
-  ],
-)
-def test_refuses_an_unknown_module(monkeypatch, module):
-  monkeypatch.setattr(onnx_t5, "_weights", lambda path: [(module, np.ones(1))])
-  with pytest.raises(ValueError, match=r"module of a T5 1\.1 encoder"):
-    onnx_t5.read_onnx_t5("encoder.onnx", "decoder.onnx", CONFIG)
+def test_refuses_another_graph(tmp_path, nodes, tensors, message):
+  path = tmp_path / "encoder.onnx"
+  with pytest.raises(ValueError, match=f"^{path}: .*{message}"):
+    _read(path, nodes, TENSORS | tensors)
+  path.write_bytes(b"no protocol buffer")
+  with pytest.raises(ValueError, match=f"^{path}: "):
+    onnx_t5.read_onnx_t5(path, path, CONFIG)
 
 
 @pytest.mark.slow

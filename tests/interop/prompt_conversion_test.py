@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import re
 
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from prompt_tuning import prompt_files
-from prompt_tuning.commands import console
 from prompt_tuning.interop import (
   hugging_face,
   peft_adapters,
@@ -31,21 +31,11 @@ def prompt():
   return np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) * 800
 
 
-def _adapter(folder, array, header=None, **config):
-  """Writes an adapter as PEFT 0.21 does, with its default of two submodules."""
-  folder.mkdir()
-  fields = {
-    "peft_type": "PROMPT_TUNING",
-    "task_type": "SEQ_2_SEQ_LM",
-    "num_virtual_tokens": 3,
-    "num_transformer_submodules": 2,
-    "token_dim": 4,
-    **config,
-  }
-  (folder / "adapter_config.json").write_text(json.dumps(fields))
-  weights = folder / "adapter_model.safetensors"
-  safetensors.numpy.save_file({"prompt_embeddings": array}, weights, header)
-  return folder
+@pytest.fixture
+def adapter(tmp_path, prompt):
+  """An adapter of ours; `transformers_test` has PEFT load and save one."""
+  peft_adapters.save_adapter(tmp_path / "adapter", prompt)
+  return tmp_path / "adapter"
 
 
 def _checkpoint(folder, metadata=None, **encoder):
@@ -82,29 +72,23 @@ def test_prompt_travels_bit_by_bit_with_its_metadata(
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_reads_a_prompt_from_inside_a_checkpoint(tmp_path, prompt, nested):
+  """The last one of a run, unless there is a file of the best."""
   path = _checkpoint(
-    tmp_path, prompt={"prompt": {"prompt": prompt} if nested else prompt}
+    tmp_path,
+    {"base_fingerprint": "52cb"} if nested else {},
+    prompt={"prompt": {"prompt": prompt} if nested else prompt},
   )
-  name = "encoder/prompt/prompt" + "/prompt" * nested
   for place in (path, tmp_path):
     array, metadata = prompt_conversion.read_prompt(place)
     np.testing.assert_array_equal(array, prompt)
-    assert metadata is not None
-    assert metadata.step == 7
-    assert metadata.parameter_path == name
-    prompt_files.check_compatible(metadata, "any", "any")
-
-
-def test_a_runs_best_prompt_is_read_rather_than_its_last(tmp_path, prompt):
-  path = _checkpoint(
-    tmp_path, {"base_fingerprint": "52cb"}, prompt={"prompt": prompt}
-  )
-  _, metadata = prompt_conversion.read_prompt(path)
-  assert metadata is not None
-  assert metadata.base_fingerprint == "52cb"
-  prompt_files.save_prompt(
-    tmp_path / "prompt.safetensors", prompt + 1, METADATA
-  )
+    assert metadata == prompt_files.PromptMetadata(
+      "52cb" if nested else prompt_files.UNKNOWN,
+      prompt_files.UNKNOWN,
+      parameter_path="encoder/prompt/prompt" + "/prompt" * nested,
+      step=7,
+    )
+  best = tmp_path / "prompt.safetensors"
+  prompt_files.save_prompt(best, prompt + 1, METADATA)
   array, metadata = prompt_conversion.read_prompt(tmp_path)
   np.testing.assert_array_equal(array, prompt + 1)
   assert metadata == METADATA
@@ -120,101 +104,66 @@ def test_refuses_a_checkpoint_without_a_single_prompt(tmp_path, prompt):
     prompt_conversion.read_prompt(path)
 
 
-def test_bucket_is_read_and_not_taken_for_a_folder(
-  tmp_path, prompt, monkeypatch
-):
-  monkeypatch.chdir(tmp_path)
-  for path in ("gs://b/prompt.safetensors", "gs://b/adapter"):
-    with pytest.raises(ValueError, match=f"{path}: .* on a disk only"):
-      prompt_conversion.write_prompt(path, prompt, METADATA)
-  with pytest.raises(ValueError, match=r"gs://b/m: .* on a disk only"):
-    hugging_face.open_folder("gs://b/m")
-  with pytest.raises(ValueError, match=r"gs://b/m: .* on a disk only"):
-    hugging_face.write_folder("gs://b/m", {})
-  assert not list(tmp_path.iterdir())
-
-
-def test_refuses_names_it_cannot_write(tmp_path, prompt):
-  with pytest.raises(ValueError, match=r"ends in \.safetensors or \.npy"):
-    prompt_conversion.write_prompt(tmp_path / "prompt.bin", prompt)
-  with pytest.raises(ValueError, match="Only a PEFT adapter names its base"):
-    prompt_conversion.write_prompt(
-      tmp_path / "prompt.npy", prompt, base_model="some/model"
-    )
-
-
-def test_adapter_is_compared_with_the_base_model_that_it_names(
-  tmp_path, prompt
-):
-  base = str(tmp_path / "base")
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+  """The folder of a T5 of width 4, in the working directory."""
   sizes = config.T5Config(32, 4, 2, 1, 1, head_dim=6, mlp_dim=20)
+  monkeypatch.chdir(tmp_path)
   hugging_face.write_folder(
-    base,
+    "models/base",
     {
       name: stored_arrays.in_memory(np.ones(shape, np.float32))
       for name, shape in t5_names.shapes(sizes).items()
     },
   )
+  return "models/base"
+
+
+def test_adapter_is_compared_with_the_base_model_that_it_names(base, prompt):
   fingerprint = hugging_face.open_folder(base).fingerprint
   of_it = dataclasses.replace(METADATA, base_fingerprint=fingerprint)
-  for metadata, expected in (
-    (of_it, "is the model that it was trained on"),
-    (None, "has its width; the file does not identify its weights"),
+  for folder, name, metadata, expected in (
+    ("a", base, of_it, "is the model that it was trained on"),
+    ("b", base, None, "has its width; the file does not identify its weights"),
+    ("c", "google/t5-base", METADATA, "is a name on the hub: it was not comp"),
   ):
-    written = prompt_conversion.check_base_model(base, prompt, metadata)
+    written = prompt_conversion.write_prompt(folder, prompt, metadata, name)
     assert expected in written
-  with pytest.raises(ValueError, match="trained on 52cb: it belongs to an"):
-    prompt_conversion.write_prompt(tmp_path / "out", prompt, METADATA, base)
-  with pytest.raises(ValueError, match="has width 4, and the prompt has 3"):
-    prompt_conversion.write_prompt(tmp_path / "out", prompt.T, None, base)
-  assert not (tmp_path / "out").exists()
+    file = pathlib.Path(folder, peft_adapters.CONFIG)
+    written = json.loads(file.read_text())
+    assert written["base_model_name_or_path"] == name
+    assert written["num_transformer_submodules"] == 1
 
 
-def test_base_model_that_is_not_there_is_refused(tmp_path, prompt, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / "models").mkdir()
-  for name in ("/nowhere/t5", "models/t5", "./t5", "a/b/c"):
-    with pytest.raises(ValueError, match=f"The folder {name} does not exist"):
-      prompt_conversion.write_prompt(tmp_path / "out", prompt, None, name)
-  with pytest.raises(ValueError, match=r"models is not a Hugging Face model"):
-    prompt_conversion.write_prompt(tmp_path / "out", prompt, None, "models")
-  (tmp_path / "models" / "config.json").write_text("[" * 100_000)
-  with pytest.raises(ValueError, match="is not a configuration of a T5"):
-    prompt_conversion.write_prompt(tmp_path / "out", prompt, None, "models")
-  assert not (tmp_path / "out").exists()
-  written = prompt_conversion.write_prompt(
-    tmp_path / "out", prompt, None, "google/t5-base-lm-adapt"
-  )
-  assert "is a name on the hub: it was not compared" in written
-  written = json.loads((tmp_path / "out/adapter_config.json").read_text())
-  assert written["base_model_name_or_path"] == "google/t5-base-lm-adapt"
-  assert written["num_transformer_submodules"] == 1
-
-
-def test_command_line(tmp_path, prompt, monkeypatch, capsys):
-  np.save(tmp_path / "in.npy", prompt)
-  monkeypatch.chdir(tmp_path)
-  assert console.main(["convert", "prompt", "in.npy", "peft"]) == 0
-  assert capsys.readouterr().out == (
-    "peft: PEFT adapter (it names no base model and was not compared with "
-    "one), prompt of 3 x 4.\n"
-  )
-  assert console.main(["convert", "prompt", "nothing.npy", "out.npy"]) == 1
-  assert capsys.readouterr().err == (
-    "Error: nothing.npy is not a file. Prompt files in .: in.npy.\n"
-  )
-
-
-def test_takes_the_first_rows_of_pefts_default(tmp_path, prompt):
-  both = np.concatenate([prompt, -prompt])
-  array, metadata = peft_adapters.load_adapter(
-    _adapter(tmp_path / "a", both, {"format": "pt"})
-  )
-  np.testing.assert_array_equal(array, prompt)
-  assert metadata is None
-  half = prompt.astype(ml_dtypes.bfloat16)
-  array, _ = peft_adapters.load_adapter(_adapter(tmp_path / "half", half))
-  np.testing.assert_array_equal(array, half.astype(np.float32))
+def test_refuses_other_places_and_base_models(base, prompt):
+  pathlib.Path("broken").mkdir()
+  pathlib.Path("broken/config.json").write_text("[" * 100_000)
+  before = sorted(os.listdir())
+  for path, array, metadata, name, message in (
+    ("prompt.bin", prompt, None, None, r"ends in \.safetensors or \.npy"),
+    ("a.npy", prompt, None, "a/b", "Only a PEFT adapter names its base"),
+    ("out", prompt, METADATA, base, "trained on 52cb: it belongs to an"),
+    ("out", prompt.T, None, base, "has width 4, and the prompt has 3"),
+    ("out", prompt, None, "models", "models is not a Hugging Face model"),
+    ("out", prompt, None, "broken", "is not a configuration of a T5"),
+    *(
+      ("out", prompt, None, name, f"The folder {name} does not exist")
+      for name in ("/nowhere/t5", "models/t5", "./t5", "a/b/c")
+    ),
+    *(
+      (path, prompt, METADATA, None, f"{path}: .* on a disk only")
+      for path in ("gs://b/prompt.safetensors", "gs://b/adapter")
+    ),
+  ):
+    with pytest.raises(ValueError, match=message):
+      prompt_conversion.write_prompt(path, array, metadata, name)
+  for convert in (
+    hugging_face.open_folder,
+    lambda path: hugging_face.write_folder(path, {}),
+  ):
+    with pytest.raises(ValueError, match=r"gs://b/m: .* on a disk only"):
+      convert("gs://b/m")
+  assert sorted(os.listdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -228,42 +177,36 @@ def test_takes_the_first_rows_of_pefts_default(tmp_path, prompt):
     ({"num_virtual_tokens": 4}, r"shape \[4, width\].*got \[3, 4\]"),
   ],
 )
-def test_refuses_what_is_no_prompt_for_a_t5(tmp_path, prompt, config, message):
-  folder = _adapter(tmp_path / "a", prompt, **config)
+def test_refuses_what_is_no_prompt_for_a_t5(adapter, config, message):
+  file = adapter / peft_adapters.CONFIG
+  file.write_text(json.dumps(json.loads(file.read_text()) | config))
   with pytest.raises(ValueError, match=message):
-    peft_adapters.load_adapter(folder)
+    peft_adapters.load_adapter(adapter)
 
 
-def test_refuses_what_is_no_adapter(tmp_path, prompt):
-  with pytest.raises(ValueError, match=r"it has no adapter_config\.json"):
-    peft_adapters.load_adapter(tmp_path)
-  folder = _adapter(tmp_path / "a", prompt)
-  weights = folder / "adapter_model.safetensors"
+def test_refuses_what_is_no_adapter(adapter, prompt):
+  weights = adapter / peft_adapters.WEIGHTS
   for keys in (["lora"], ["lm_head.weight", "prompt_embeddings"]):
     safetensors.numpy.save_file(dict.fromkeys(keys, prompt), weights)
     message = f"'prompt_embeddings' alone, got {re.escape(str(keys))}"
     with pytest.raises(ValueError, match=message):
-      peft_adapters.load_adapter(folder)
+      peft_adapters.load_adapter(adapter)
   weights.write_text("no tensors")
   with pytest.raises(ValueError, match="not a safetensors file"):
-    peft_adapters.load_adapter(folder)
-  for text in ("no json", "[]", "{}"):
-    (folder / "adapter_config.json").write_text(text)
-    with pytest.raises(ValueError, match="not a configuration of PEFT's"):
-      peft_adapters.load_adapter(folder)
-
-
-def test_refuses_a_pickle_and_says_the_way_out(tmp_path, prompt):
-  folder = _adapter(tmp_path / "a", prompt)
-  (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    peft_adapters.load_adapter(adapter)
+  pickle = weights.rename(adapter / "adapter_model.bin")
   with pytest.raises(ValueError, match=r"is a pickle.*safe_serialization=True"):
-    peft_adapters.load_adapter(folder)
-  (folder / "adapter_model.bin").unlink()
+    peft_adapters.load_adapter(adapter)
+  pickle.unlink()
   with pytest.raises(ValueError, match=r"got none\.$"):
-    peft_adapters.load_adapter(folder)
-
-
-def test_does_not_write_over_another_adapter(tmp_path, prompt):
-  folder = _adapter(tmp_path / "lora", prompt, peft_type="LORA")
+    peft_adapters.load_adapter(adapter)
+  config = adapter / peft_adapters.CONFIG
+  for text in ("no json", "[]", "{}"):
+    config.write_text(text)
+    with pytest.raises(ValueError, match="not a configuration of PEFT's"):
+      peft_adapters.load_adapter(adapter)
   with pytest.raises(ValueError, match=r"new folder, got .* which has content"):
-    peft_adapters.save_adapter(folder, prompt)
+    peft_adapters.save_adapter(adapter, prompt)
+  config.unlink()
+  with pytest.raises(ValueError, match=r"it has no adapter_config\.json"):
+    peft_adapters.load_adapter(adapter)

@@ -1,18 +1,20 @@
 """transformers and PEFT compute the same from our models and prompts."""
 
+import dataclasses
 import functools
 
-from flax import traverse_util
+import conformance
 import jax
 import numpy as np
 import pytest
 import seqio
 import tiny
 
+import prompt_tuning as pt
 from prompt_tuning import prompts
 from prompt_tuning.interop import checkpoint_conversion, peft_adapters
 from prompt_tuning.models.t5 import network
-from t5x import checkpoints, decoding, losses, models
+from t5x import decoding, losses
 
 peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
@@ -64,15 +66,10 @@ def folders(hugging_face, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def params(folders):
-  """The converted parameters as a run restores them: name -> array."""
-  checkpoint = checkpoints.open_checkpoint(str(folders / "t5x"))
-  host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return checkpoint.read(
-    {
-      name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
-      for name, x in checkpoint.arrays.items()
-    }
-  )
+  """The converted parameters, as a tree."""
+  words = seqio.PassThroughVocabulary(64, eos_id=1)
+  model = pt.load(folders / "t5x", words, config=transformers_t5.CONFIG)
+  return model.params
 
 
 def _shifted(targets):
@@ -89,18 +86,15 @@ def _their_logits(model, batch):
 
 
 def test_greedy_tokens_are_equal(hugging_face, params, batch):
-  vocabulary = seqio.PassThroughVocabulary(64, eos_id=1)
-  model = models.EncoderDecoderModel(
-    network.Transformer(transformers_t5.CONFIG),
-    vocabulary,
-    vocabulary,
-    tiny.prompt_optimizer(),
+  model = tiny.make_model(
+    with_prompt=False,
     # gin/decoding/greedy.gin
     decode_fn=functools.partial(decoding.temperature_sample, topk=1),
+    **dataclasses.asdict(transformers_t5.CONFIG),
   )
   inputs, _ = batch
   tokens = model.predict_batch(
-    traverse_util.unflatten_dict(params, sep="/"),
+    params,
     {
       "encoder_input_tokens": inputs,
       "decoder_input_tokens": np.zeros((3, STEPS), np.int32),
@@ -142,26 +136,18 @@ def test_peft_computes_our_logits_and_gradient_of_a_prompt(
     network.Injections(prompt=lambda name: prompts.Prompt(5, name=name)),
   )
 
-  @jax.jit
-  def run(prompt):
-    def loss_fn(prompt):
-      flat = {**params, "encoder/prompt/prompt": prompt}
-      logits = module.apply(
-        {"params": traverse_util.unflatten_dict(flat, sep="/")},
-        inputs,
-        _shifted(targets),
-        targets,
-        enable_dropout=False,
-      )
-      loss, _, _ = losses.compute_weighted_cross_entropy(
-        logits, targets, (targets > 0).astype(np.float32)
-      )
-      return loss, logits
+  def loss_fn(prompt):
+    logits = module.apply(
+      {"params": conformance.with_prompt(params, {"prompt": prompt})},
+      *(inputs, _shifted(targets), targets),
+      enable_dropout=False,
+    )
+    loss, _, _ = losses.compute_weighted_cross_entropy(
+      logits, targets, (targets > 0).astype(np.float32)
+    )
+    return loss, logits
 
-    return jax.grad(loss_fn, has_aux=True)(prompt)
-
-  gradient, logits = run(prompt)
-
+  gradient, logits = jax.jit(jax.grad(loss_fn, has_aux=True))(prompt)
   peft_adapters.save_adapter(tmp_path / "adapter", prompt)
   base = transformers.T5ForConditionalGeneration.from_pretrained(
     folders / "again"
