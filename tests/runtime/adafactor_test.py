@@ -1,4 +1,4 @@
-import zlib
+"""Adafactor alone, and its training of the toy T5s, step by step as in T5X."""
 
 import conformance
 from flax import traverse_util
@@ -6,26 +6,116 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seqio
+import tiny
 
-from t5x import adafactor, optimizers
+from t5x import adafactor, models, optimizers, train_state
 
-SEED = 20210426
-# The settings of prompt tuning, `train_prompt` in the reference.
-PROMPT_TUNING = adafactor.Adafactor(
-  multiply_by_parameter_scale=False, weight_decay_rate=1e-5
+
+def train(optimizer_def, rate, num_steps, prompt_length, size, starts=(0,)):
+  """Yields, of each start, the losses before each step and what trained."""
+  vocabulary = seqio.PassThroughVocabulary(size=256, eos_id=1)
+  model = models.EncoderDecoderModel(
+    conformance.transformer(prompt_length, size),
+    vocabulary,
+    vocabulary,
+    optimizer_def,
+    z_loss=1e-4,
+  )
+
+  @jax.jit
+  def train_step(state, batch):
+    grads, sums = models.value_and_grad(
+      model, state.trainable, state.frozen, batch, jax.random.PRNGKey(0)
+    )
+    return state.apply_gradient(grads, rate), sums["loss"]
+
+  for start in starts:
+    state = train_state.TrainState.create(
+      optimizer_def, conformance.parameters(prompt_length, size)
+    )
+    opt_state = state.opt_state.replace(step=jnp.int32(start))
+    state = state.replace(opt_state=opt_state)
+    losses = []
+    for i in range(num_steps):
+      state, loss = train_step(state, conformance.batch(i % 4))
+      losses.append(loss)
+    assert state.step == start + num_steps
+    yield losses, traverse_util.flatten_dict(state.trainable, sep="/")
+
+
+@pytest.mark.parametrize(
+  ("name", "num_steps", "prompt_length", "size"),
+  [
+    ("train_prompt", 20, conformance.PROMPT_LENGTH, "toy"),
+    pytest.param(
+      *("train_prompt_long", 10, conformance.LONG_PROMPT_LENGTH, "toy"),
+      marks=pytest.mark.slow,
+    ),
+    ("train_prompt_factored", 10, conformance.LONG_PROMPT_LENGTH, "wide"),
+  ],
 )
+def test_prompt_tuning_equals_reference(name, num_steps, prompt_length, size):
+  """From step 1,100,000 each early update is as large as the rate."""
+  starts = (0, 1_100_000)
+  optimizer_def = tiny.prompt_optimizer()
+  trained = train(optimizer_def, 0.3, num_steps, prompt_length, size, starts)
+  for start, (losses, params) in zip(starts, trained, strict=True):
+    expected = f"{name}/start{start}"
+    np.testing.assert_allclose(
+      losses, conformance.expected(f"{expected}/losses"), rtol=0, atol=5e-4
+    )
+    assert list(params) == ["encoder/prompt/prompt"]
+    np.testing.assert_allclose(
+      params["encoder/prompt/prompt"],
+      conformance.expected(f"{expected}/final_prompt"),
+      rtol=0,
+      atol=2e-4,
+    )
 
 
-def normal(name, shape):
-  rng = np.random.default_rng(zlib.crc32(name.encode()) + SEED)
-  return rng.standard_normal(shape)
+@pytest.mark.parametrize(
+  ("name", "size", "kept"),
+  [
+    (
+      "train_full",
+      "toy",
+      [
+        "decoder/layers_1/mlp/wo/kernel",
+        "decoder/relpos_bias/rel_embedding",
+        "encoder/encoder_norm/scale",
+        "encoder/layers_0/attention/query/kernel",
+      ],
+    ),
+    (
+      "train_full_factored",
+      "wide",
+      [
+        "decoder/decoder_norm/scale",
+        "decoder/logits_dense/kernel",
+        "encoder/layers_0/mlp/wi_1/kernel",
+      ],
+    ),
+  ],
+)
+def test_model_tuning_equals_reference(name, size, kept):
+  """The norms of all parameters, and the values of those it kept."""
+  ((losses, params),) = train(adafactor.Adafactor(), 0.001, 10, 0, size)
+  np.testing.assert_allclose(
+    losses, conformance.expected(f"{name}/losses"), rtol=0, atol=5e-4
+  )
+  for path, norm in conformance.FACTS[f"{name}/final_l2"].items():
+    np.testing.assert_allclose(
+      np.linalg.norm(params[path]), norm, rtol=1e-5, err_msg=path
+    )
+  for path in kept:
+    expected = conformance.expected(f"{name}/final/{path}")
+    np.testing.assert_allclose(
+      params[path], expected, rtol=0, atol=5e-6, err_msg=path
+    )
 
 
-def rms(x):
-  return np.sqrt(np.mean(np.square(np.asarray(x, np.float64))))
-
-
-def moments(state, field):
+def moment(state, field):
   """Returns the `field` of the only FactoredState in `state`."""
   (value,) = [
     leaf
@@ -35,68 +125,12 @@ def moments(state, field):
   return value
 
 
-@pytest.mark.parametrize("start", [0, 1_100_000])
-def test_factored_steps_equal_reference(start):
-  def expected(name):
-    return conformance.expected(f"adafactor_alone/start{start}/{name}")
-
-  shape = (conformance.LONG_PROMPT_LENGTH, 160)
-  params = {"prompt": jnp.float32(0.5 * normal("adafactor/param", shape))}
-  state = PROMPT_TUNING.init_state(params).replace(step=jnp.int32(start))
-  apply_gradient = jax.jit(PROMPT_TUNING.apply_gradient)
-
-  update_rms = []
-  for i in range(10):
-    grads = {"prompt": jnp.float32(0.01 * normal(f"adafactor/grad/{i}", shape))}
-    new_params, state = apply_gradient(
-      {"learning_rate": 0.3}, params, state, grads
-    )
-    update_rms.append(rms(new_params["prompt"] - params["prompt"]))
-    params = new_params
-
-  prompt = params["prompt"]
-  np.testing.assert_allclose(update_rms, expected("update_rms"), rtol=1e-5)
-  np.testing.assert_allclose(
-    prompt[:8], expected("final_first_rows"), atol=2e-5
-  )
-  np.testing.assert_allclose(
-    np.linalg.norm(prompt), expected("final_l2"), rtol=1e-6
-  )
-  for field in ("v_row", "v_col"):
-    np.testing.assert_allclose(
-      moments(state, field), expected(field), rtol=1e-5
-    )
-
-
-def test_restored_step_makes_every_early_update_as_large_as_the_rate():
-  params = {"prompt": jnp.ones((5, 4))}
-  state = PROMPT_TUNING.init_state(params).replace(step=jnp.int32(1_100_000))
-
-  for i in range(3):
-    grads = {"prompt": jnp.float32(normal(f"grad/{i}", (5, 4)))}
-    new_params, state = PROMPT_TUNING.apply_gradient(
-      {"learning_rate": 0.3}, params, state, grads
-    )
-    change = rms(new_params["prompt"] - (1 - 1e-5) * params["prompt"])
-    assert change == pytest.approx(0.3, rel=1e-5)
-    params = new_params
-
-
-@pytest.mark.parametrize(
-  ("shape", "factored"),
-  [
-    ((100, 512), False),
-    ((127, 512), False),
-    ((128, 512), True),
-    ((512,), False),
-  ],
-)
-def test_size_alone_decides_what_is_factored(shape, factored):
-  optimizer_def = adafactor.Adafactor()
-  state = optimizer_def.init_state({"w": jnp.zeros(shape)})
-
-  assert (moments(state, "v").shape == shape) == (not factored)
-  assert (moments(state, "v_row").size > 1) == factored
+@pytest.mark.parametrize("shape", [(100, 512), (127, 512), (128, 512), (512,)])
+def test_size_alone_decides_what_is_factored(shape):
+  state = adafactor.Adafactor().init_state({"w": jnp.zeros(shape)})
+  is_factored = shape == (128, 512)
+  assert (moment(state, "v").shape == shape) == (not is_factored)
+  assert (moment(state, "v_row").size > 1) == is_factored
 
 
 @pytest.mark.parametrize(
@@ -130,7 +164,7 @@ def test_steps_of_a_constant_parameter(settings, rate, values):
 
 def test_step_offset_restarts_the_decay():
   params = {"w": jnp.zeros((2, 2))}
-  grads = {"w": jnp.float32(normal("grad", (2, 2)))}
+  grads = {"w": jnp.array([[1.0, -2.0], [3.0, 4.0]])}
   v = []
   for step in (0, 1000):
     definition = adafactor.Adafactor(step_offset=step)
@@ -138,7 +172,7 @@ def test_step_offset_restarts_the_decay():
     _, state = definition.apply_gradient(
       {"learning_rate": 1.0}, params, state, grads
     )
-    v.append(moments(state, "v"))
+    v.append(moment(state, "v"))
   np.testing.assert_array_equal(*v)
 
 
@@ -153,12 +187,10 @@ def test_offset_beyond_the_step_is_refused():
 
 
 def test_definition_with_rules_can_be_static_under_jit():
+  init_state = jax.jit(adafactor.Adafactor.init_state, static_argnums=0)
   rules = adafactor.standard_logical_factor_rules()
-  init_state = jax.jit(
-    lambda optimizer_def: optimizer_def.init_state({"w": jnp.zeros((2, 2))}),
-    static_argnums=0,
-  )
-  assert init_state(adafactor.Adafactor(logical_factor_rules=rules)).step == 0
+  definition = adafactor.Adafactor(logical_factor_rules=rules)
+  assert init_state(definition, {"w": jnp.zeros((2, 2))}).step == 0
 
 
 @pytest.mark.parametrize("name", ["heads", "layers"])

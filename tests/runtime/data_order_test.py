@@ -1,6 +1,7 @@
-"""The batches of training are those of seqio, in seqio's order."""
+"""Batches are seqio's, in seqio's order, in the tokens of their model."""
 
 import itertools
+import types
 
 import numpy as np
 import pytest
@@ -10,9 +11,8 @@ import tiny
 from prompt_tuning import tasks  # noqa: F401
 from prompt_tuning.data import task_cache
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from t5x import multihost, utils
-from t5x.input import in_memory
+from t5x.input import datasets, in_memory
 
 CACHED_TASK = "data_order_cached"
 FEWER_TASK = "data_order_fewer"
@@ -62,6 +62,10 @@ def cache_dir(tmp_path_factory):
     yield folder
 
 
+def _batches(cfg, rows=None):
+  return utils.get_dataset(cfg, rows, seqio.EncDecFeatureConverter)
+
+
 def _of_seqio(cfg, rows=None):
   """What seqio gives to one process, in batches cut without tf.data."""
   examples = seqio.get_dataset(
@@ -84,8 +88,7 @@ def test_processes_agree_on_a_seed_that_is_drawn(monkeypatch):
   monkeypatch.setattr(multihost, "from_first_process", lambda drawn: 3)
 
   def first(seed, rows):
-    cfg = tiny.dataset_config(seed=seed)
-    batches = utils.get_dataset(cfg, rows, seqio.EncDecFeatureConverter)
+    batches = _batches(tiny.dataset_config(seed=seed), rows)
     return next(batches.as_numpy_iterator())["encoder_input_tokens"]
 
   half = tiny.BATCH_SIZE // 2
@@ -96,34 +99,23 @@ def test_processes_agree_on_a_seed_that_is_drawn(monkeypatch):
   np.testing.assert_array_equal(np.concatenate(parts), first(3, None))
 
 
-def _assert_same(ours, seqios):
-  assert ours.keys() == seqios.keys()
-  for name, values in seqios.items():
-    np.testing.assert_array_equal(ours[name], values, err_msg=name)
-
-
 CASES = {
   "in order": {"shuffle": False},
   "shuffled": {},
-  "seed": {"seed": 7},
   "some rows": {"seed": 7, "rows": (0, 3, 5)},
   "packed": {
     "pack": True,
     "task_feature_lengths": {"inputs": 24, "targets": 16},
   },
-  "in memory": {"mixture_or_task_name": CACHED_TASK},
-  "in memory, seed": {"mixture_or_task_name": CACHED_TASK, "seed": 7},
-  "in memory, some rows": {
-    "mixture_or_task_name": CACHED_TASK,
-    "rows": (0, 3, 5),
+  "in memory": {"mixture_or_task_name": CACHED_TASK, "seed": 7},
+  # The buffer has 1,000 of 4,000 examples.
+  "beyond the buffer": {
+    "mixture_or_task_name": "ladder_cb",
+    "task_feature_lengths": {"inputs": 28, "targets": 4},
+    "batch_size": 500,
   },
   "mixture": {"mixture_or_task_name": MIXTURE, "seed": 7},
   "cached": {"mixture_or_task_name": CACHED_TASK, "use_cached": True},
-  "cached in order": {
-    "mixture_or_task_name": CACHED_TASK,
-    "use_cached": True,
-    "shuffle": False,
-  },
 }
 
 
@@ -135,15 +127,16 @@ def test_batches_are_those_of_seqio(case, cache_dir):
   expected = list(itertools.islice(_of_seqio(cfg, rows), NUM_BATCHES))
   # The second starts where a resumed run does, in the second epoch.
   for done in (0, 11):
-    ours = utils.get_dataset(cfg, rows, seqio.EncDecFeatureConverter)
-    batches = ours.skip(done).as_numpy_iterator()
+    batches = _batches(cfg, rows).skip(done).as_numpy_iterator()
     for batch, seqios in zip(batches, expected[done:], strict=False):
-      _assert_same(batch, seqios)
+      np.testing.assert_equal(batch, seqios)
 
 
 def test_examples_fit_into_memory_where_there_is_no_chance_in_them():
   task = seqio.TaskRegistry.get(CACHED_TASK)
   assert in_memory.is_possible(task, "train")
+  ladder = seqio.TaskRegistry.get("ladder_cb")
+  assert in_memory.is_possible(ladder, "train")
   # Without a place for a cache, of an unknown number, and with chance.
   assert not in_memory.is_possible(seqio.TaskRegistry.get(tiny.TASK), "train")
   sources = [
@@ -164,21 +157,6 @@ def test_examples_fit_into_memory_where_there_is_no_chance_in_them():
   assert not in_memory.is_possible(with_other, "train")
 
 
-def test_order_beyond_the_buffer_and_the_epoch_is_that_of_seqio():
-  """The buffer has 1,000 of 4,000 examples."""
-  vocabulary_lib.of_model(ladder_vocabulary.ladder())
-  cfg = tiny.dataset_config(
-    mixture_or_task_name="ladder_cb",
-    task_feature_lengths={"inputs": 28, "targets": 4},
-    batch_size=500,
-  )
-  assert in_memory.is_possible(cfg.task_or_mixture(), "train")
-  ours = utils.get_dataset(cfg, None, seqio.EncDecFeatureConverter)
-  pairs = zip(ours.as_numpy_iterator(), _of_seqio(cfg), strict=False)
-  for batch, expected in itertools.islice(pairs, 18):
-    _assert_same(batch, expected)
-
-
 def test_examples_are_counted_where_a_task_lacks_the_split():
   name = "data_order_lacking"
   seqio.MixtureRegistry.add(name, [(CACHED_TASK, 1.0), (TASK_OF_DEV, 1.0)])
@@ -187,7 +165,51 @@ def test_examples_are_counted_where_a_task_lacks_the_split():
 
 
 def test_no_thread_tunes_the_pipeline_which_the_end_of_a_run_would_wait_for():
-  batches = utils.get_dataset(
-    tiny.dataset_config(), None, seqio.EncDecFeatureConverter
+  assert not _batches(tiny.dataset_config()).options().autotune.enabled
+
+
+class _Shifted(seqio.ByteVocabulary):
+  """Bytes, with other ids."""
+
+  def _encode_tf(self, s):
+    return super()._encode_tf(s) + 1
+
+
+def _model(vocabulary):
+  return types.SimpleNamespace(
+    input_vocabulary=vocabulary, output_vocabulary=vocabulary, module=None
   )
-  assert not batches.options().autotune.enabled
+
+
+@pytest.mark.parametrize("name", [tiny.TASK, MIXTURE])
+def test_each_model_gets_the_task_in_its_own_tokens(monkeypatch, name):
+  # No model was chosen for the whole program.
+  monkeypatch.setattr(vocabulary_lib.MODEL_VOCABULARY, "in_use", None)
+  cfg = tiny.dataset_config(mixture_or_task_name=name, shuffle=False)
+  models = [_model(seqio.ByteVocabulary(0)), _model(_Shifted(0))]
+  bound = [datasets.for_model(cfg, model) for model in models]
+  first, second = (
+    next(_batches(x).as_numpy_iterator())["encoder_input_tokens"] for x in bound
+  )
+  np.testing.assert_array_equal(second, np.where(first > 1, first + 1, first))
+  for x, model in zip(bound, models, strict=True):
+    assert x.name == name
+    features = x.task_or_mixture().output_features
+    assert features["targets"].vocabulary is model.output_vocabulary
+
+
+def test_task_with_a_vocabulary_of_its_own_keeps_it():
+  own = seqio.ByteVocabulary(7)
+  task = seqio.TaskRegistry.get(tiny.TASK).replace(
+    output_features={name: seqio.Feature(own) for name in tiny.LENGTHS}
+  )
+  cfg = tiny.dataset_config(mixture_or_task_name=task)
+  model = _model(seqio.ByteVocabulary(7))
+  assert datasets.for_model(cfg, model).task_or_mixture() is task
+
+
+def test_name_is_registered_for_a_while():
+  task = seqio.TaskRegistry.get(tiny.TASK)
+  with datasets.registered(task) as name:
+    assert seqio.get_mixture_or_task(name) is task
+  assert name not in seqio.TaskRegistry.names()
