@@ -3,37 +3,21 @@
 It imports only those parts of `t5x` that Google's has too.
 """
 
-import functools
 from typing import Any
 
 from flax import traverse_util
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from peers import cases
 from prompt_tuning import prompts
 from prompt_tuning.injections import Injections
-from prompt_tuning.methods import trainable
+from prompt_tuning.methods import trainable, voting
 from prompt_tuning.models.t5 import network
 from t5x import adafactor, optimizers
 
 # Of both trainers.
 LEARNING_RATE = 0.3
-
-
-class PromptOfEach(nn.Module):
-  """A prompt for each example: [M, P, H], chosen by example number modulo M."""
-
-  length: int
-
-  @nn.compact
-  def __call__(self, tokens: jax.Array, embedded: jax.Array) -> jax.Array:
-    shape = (cases.PROMPTS, self.length, embedded.shape[-1])
-    table = self.param("prompt", nn.initializers.zeros, shape)
-    rows = jnp.arange(len(tokens)) % cases.PROMPTS
-    return table[rows].astype(embedded.dtype)
 
 
 class Ids:
@@ -66,9 +50,10 @@ def config(case: cases.Case) -> network.T5Config:
 
 def arguments(case: cases.Case, several: bool) -> dict[str, Any]:
   """Returns arguments of an `EncoderDecoderModel`, without decoding's."""
-  prompt = functools.partial(
-    PromptOfEach if several else prompts.Prompt, length=case.prompt
-  )
+  prompt = prompts.prompt_factory(case.prompt, prompts.random_uniform())
+  if several:
+    zeros = nn.initializers.zeros
+    prompt = voting.prompts_factory(cases.PROMPTS, case.prompt, zeros)
   is_prompt = trainable.matches_any([".*/prompt/.*"])
   adafactor_def = adafactor.Adafactor(multiply_by_parameter_scale=False)
   return {

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 import itertools
 import json
-import math
 import statistics
 from typing import Any
 
@@ -26,10 +25,6 @@ _TITLES = {
 def name_of(case: Case, peer: str) -> str:
   """A record's name: PEFT is the peer that none names."""
   return case.name if peer == "peft" else f"{case.name}-{peer}"
-
-
-def _peer(record: Mapping[str, Any]) -> str:
-  return next(name for name in PEERS if name in record["sides"])
 
 
 def speed(record: Mapping[str, Any], side: str, over: str) -> list[float]:
@@ -67,7 +62,12 @@ def tabulate(cases: Mapping[str, Case]) -> None:
       parts += [f"## {title}", "", table(records)]
     tasks = [x for x in records if x["case"]["task"]]
     if tasks:
-      parts += [_tasks_line(tasks), ""]
+      ratios = [statistics.median(speed(x, "ours", "peft")) for x in tasks]
+      parts += [
+        f"At real lengths, over {len(ratios)} tasks: geometric mean "
+        f"{statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}.",
+        "",
+      ]
     if work == "prompts":
       parts += [
         f"{x['case']['dtype']}: eight prompts take "
@@ -92,7 +92,7 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
   """Returns a table of records that have the same peer."""
   lines = []
   for record in records:
-    name = _peer(record)
+    name = next(name for name in PEERS if name in record["sides"])
     ours, peer = record["sides"]["ours"], record["sides"][name]
     title = PEERS[name]
     lines.append(
@@ -116,18 +116,6 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
     )
   header = [name for name, _ in lines[0]]
   return Table(header, [[x for _, x in line] for line in lines]).markdown()
-
-
-def _tasks_line(records: Iterable[Mapping[str, Any]]) -> str:
-  ratios = {
-    record["case"]["task"]: statistics.median(speed(record, "ours", "peft"))
-    for record in records
-  }
-  mean = math.exp(statistics.fmean(map(math.log, ratios.values())))
-  return (
-    f"At real lengths, over {len(ratios)} tasks: geometric mean {mean:.2f}, "
-    f"least {min(ratios.values()):.2f}."
-  )
 
 
 def _where(record: Mapping[str, Any]) -> str:

@@ -98,20 +98,16 @@ def styles(methods: Mapping[str, str]) -> dict[str, Style]:
       others = marker
     if has_own:
       found[family] = own
-    for i, (name, mix) in enumerate(zip(variants, mixes, strict=True)):
+    for i, (name, mix) in enumerate(zip(variants, mixes.tolist(), strict=True)):
+      # Mixed with white, or with black if it is negative.
+      kept, white = 1 - abs(mix), max(mix, 0)
+      red, green, blue = (x * kept + white for x in colors.to_rgb(color))
       found[name] = Style(
-        _mixed(color, float(mix)),
+        colors.to_hex((red, green, blue)),
         others[i % len(others)],
         _LINES[(i + has_own) % len(_LINES)],
       )
   return {name: found[name] for name in methods}
-
-
-def _mixed(color: str, mix: float) -> str:
-  """Mixes a color with white, or with black if `mix` is negative."""
-  kept, white = 1 - abs(mix), (mix > 0) * abs(mix)
-  red, green, blue = (x * kept + white for x in colors.to_rgb(color))
-  return colors.to_hex((red, green, blue))
 
 
 def _family(method: str) -> str:

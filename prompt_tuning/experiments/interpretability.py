@@ -114,22 +114,22 @@ def _reading(
   unit = embeddings[: len(pieces)]
   unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
   ids = {piece: number for number, piece in enumerate(pieces)}
-  near = [unit[[ids[piece] for piece in x.neighbours]] for x in positions]
+  near = [unit[[ids[x] for x in row]] for row in positions["neighbours"]]
   of_labels = set().union(
     *(analysis.recognised_by(x, vocabulary.encode, pieces) for x in labels)
   )
-  starts = zip(labels, positions, strict=False)
-  nearest = [x.neighbours[0] for x in positions]
-  norm = np.mean([x.norm for x in positions]) / result.embedding_norm
+  starts = zip(labels, positions["labels"], strict=False)
+  nearest = positions["neighbours"].str[0].tolist()
+  norm = positions["norm"].mean() / result.embedding_norm
   return {
     "prompt_length": len(positions),
-    "with_label": sum(bool(x.labels) for x in positions),
+    "with_label": sum(map(bool, positions["labels"])),
     "labels": len(labels),
     "found": len(result.found),
-    "kept": sum(label in position.labels for label, position in starts),
+    "kept": sum(label in found for label, found in starts),
     "nearest": nearest,
     "distinct": len(set(nearest)),
-    "cosine": float(np.mean([x.cosines[0] for x in positions])),
+    "cosine": positions["cosines"].str[0].mean(),
     "tightness": float(np.mean([_mean_cosine(x) for x in near])),
     "norm": float(norm),
     "by_chance": _mean_cosine(unit),

@@ -143,7 +143,11 @@ def _runs(results: Results) -> Iterator[str]:
     f"all. Budget: {sheet.budget}.\n"
   )
   yield f"Devices: {_counted(map(_device, done))}.\n"
-  yield f"Commits: {_counted(map(_commit, done))}.\n"
+  commits = (
+    (x.commit or "unknown")[:7] + " + changes" * bool(x.uncommitted_changes)
+    for x in done
+  )
+  yield f"Commits: {_counted(commits)}.\n"
   if drifted := drift_note(results):
     yield drifted
   today = [results.archive.current(run.cell) for run in results.runs]
@@ -174,11 +178,6 @@ def _runs(results: Results) -> Iterator[str]:
     f"The command of one cell:\n\n```sh\n{command}\n```\n\n"
     f"`{sheet.launch_command}` runs what is missing.\n"
   )
-
-
-def _commit(record: records.RunRecord) -> str:
-  commit = (record.commit or "unknown")[:7]
-  return f"{commit} + changes" if record.uncommitted_changes else commit
 
 
 def _device(record: records.RunRecord) -> str:

@@ -162,37 +162,6 @@ class StoredRecord:
   record: RunRecord
 
 
-def load(results: pathlib.Path) -> list[StoredRecord]:
-  """Reads all records below a folder, by name.
-
-  Records are stored once their runs have ended, so one that says "running" is
-  of a run that was killed: it is read as interrupted, with a warning.
-
-  Args:
-    results: Holds a folder of records for each sheet. Files in it and in its
-      `benchmarks` are not records of runs.
-
-  Raises:
-    ValueError: if a file is not a record.
-  """
-  stored = []
-  for path in sorted(results.glob("*/**/*.json")):
-    relative = path.relative_to(results)
-    if relative.parts[0] == "benchmarks":
-      continue
-    record = read(path)
-    if record.status == "running":
-      logging.warning(
-        "%s says that its run is running, but no run writes here: it was "
-        "killed, and counts as interrupted.",
-        path,
-      )
-      record = record.model_copy(update={"status": "interrupted"})
-    name = relative.with_suffix("").as_posix()
-    stored.append(StoredRecord(name, path, record))
-  return stored
-
-
 class Archive:
   """Records of runs, and the configurations that today's files give to cells.
 
@@ -232,14 +201,33 @@ class Archive:
   ) -> "Archive":
     """Reads the records in a folder that holds a folder for each sheet.
 
+    Records are stored once their runs have ended, so one that says "running" is
+    of a run that was killed: it is read as interrupted, with a warning.
+
     Args:
-      results: The folder.
+      results: The folder. Files in it and in its `benchmarks` are not records
+        of runs.
       root: The folder that paths start from; by default, its parent.
 
     Raises:
       ValueError: if a file is not a record.
     """
-    return cls(load(results), root or results.parent)
+    stored = []
+    for path in sorted(results.glob("*/**/*.json")):
+      relative = path.relative_to(results)
+      if relative.parts[0] == "benchmarks":
+        continue
+      record = read(path)
+      if record.status == "running":
+        logging.warning(
+          "%s says that its run is running, but no run writes here: it was "
+          "killed, and counts as interrupted.",
+          path,
+        )
+        record = record.model_copy(update={"status": "interrupted"})
+      name = relative.with_suffix("").as_posix()
+      stored.append(StoredRecord(name, path, record))
+    return cls(stored, root or results.parent)
 
   def configuration(self, cell: Cell) -> RunConfiguration:
     """Returns the configuration that today's files give to a cell.

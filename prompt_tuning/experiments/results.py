@@ -214,6 +214,7 @@ class View:
     return counts.pop() if len(counts) == 1 else None
 
 
+@dataclasses.dataclass(frozen=True)
 class Results:
   """A sheet with its records.
 
@@ -222,16 +223,16 @@ class Results:
     archive: All records.
     beside: The results of the sheet of full size, if this one is a miniature
       of it.
-    runs: The sheet's cells, in order, with their records.
   """
 
-  def __init__(
-    self, sheet: Sheet, archive: Archive, beside: "Results | None" = None
-  ):
-    self.sheet = sheet
-    self.archive = archive
-    self.beside = beside
-    self.runs = [Run(cell, archive.find(cell)) for cell in sheet.cells()]
+  sheet: Sheet
+  archive: Archive
+  beside: "Results | None" = None
+
+  @functools.cached_property
+  def runs(self) -> list[Run]:
+    """The sheet's cells, in order, with their records."""
+    return [Run(cell, self.archive.find(cell)) for cell in self.sheet.cells()]
 
   @property
   def exist(self) -> bool:

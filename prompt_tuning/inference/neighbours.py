@@ -9,6 +9,7 @@ import dataclasses
 
 from matplotlib.figure import Figure
 import numpy as np
+import pandas as pd
 import seqio
 
 # SentencePiece's sign for a space.
@@ -20,40 +21,25 @@ _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 @dataclasses.dataclass(frozen=True)
-class Position:
-  """One position of a prompt.
-
-  Attributes:
-    norm: Euclidean norm of the prompt's vector.
-    neighbours: The pieces with the largest cosines, the largest first.
-    cosines: Their cosines, in [-1, 1].
-    labels: The class labels among the neighbours.
-  """
-
-  norm: float
-  neighbours: tuple[str, ...]
-  cosines: tuple[float, ...]
-  labels: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class Analysis:
   """A comparison of a prompt with the embeddings of its model.
 
   Attributes:
-    positions: The prompt's positions, in order.
+    positions: A row for each position of the prompt: its Euclidean `norm`; its
+      `neighbours`, the pieces with the largest cosines, the largest first;
+      their `cosines`, in [-1, 1]; and the class `labels` among the neighbours.
     embedding_norm: Mean Euclidean norm of the vocabulary's embeddings.
     labels: The class labels to look for.
   """
 
-  positions: tuple[Position, ...]
+  positions: pd.DataFrame
   embedding_norm: float
   labels: tuple[str, ...]
 
   @property
   def found(self) -> tuple[str, ...]:
     """The labels among the neighbours of any position."""
-    seen = {label for position in self.positions for label in position.labels}
+    seen = set(self.positions["labels"].explode())
     return tuple(label for label in self.labels if label in seen)
 
 
@@ -144,42 +130,35 @@ def analyse(
   ids = {
     label: recognised_by(label, vocabulary.encode, pieces) for label in labels
   }
-  return Analysis(
-    positions=tuple(
-      Position(
-        norm=float(norm),
-        neighbours=tuple(pieces[token] for token in tokens),
-        cosines=tuple(float(row[token]) for token in tokens),
-        labels=tuple(
-          label for label in labels if not ids[label].isdisjoint(tokens)
-        ),
-      )
-      for norm, row, tokens in zip(
-        norms, cosines, nearest.tolist(), strict=True
-      )
-    ),
-    embedding_norm=float(embedding_norms.mean()),
-    labels=tuple(labels),
-  )
+  positions = {
+    "norm": norms.tolist(),
+    "neighbours": [[pieces[token] for token in row] for row in nearest],
+    "cosines": np.take_along_axis(cosines, nearest, axis=1).tolist(),
+    "labels": [
+      [label for label in labels if not ids[label].isdisjoint(row)]
+      for row in nearest.tolist()
+    ],
+  }
+  mean = float(embedding_norms.mean())
+  return Analysis(pd.DataFrame(positions), mean, tuple(labels))
 
 
 def summarize(analysis: Analysis) -> str:
   """Returns a few lines that summarize the table."""
-  norms = [position.norm for position in analysis.positions]
-  cosines = [position.cosines[0] for position in analysis.positions]
+  norms, cosines = analysis.positions["norm"], analysis.positions["cosines"]
+  nearest = cosines.str[0]
   lines = [
     f"{len(norms)} positions",
-    f"norm: mean {np.mean(norms):.1f}, {min(norms):.1f} to {max(norms):.1f}; "
+    f"norm: mean {norms.mean():.1f}, {norms.min():.1f} to {norms.max():.1f}; "
     f"vocabulary's mean {analysis.embedding_norm:.1f}",
-    f"cosine of the nearest piece: mean {np.mean(cosines):.3f}, "
-    f"{min(cosines):.3f} to {max(cosines):.3f}",
+    f"cosine of the nearest piece: mean {nearest.mean():.3f}, "
+    f"{nearest.min():.3f} to {nearest.max():.3f}",
   ]
   if analysis.labels:
     found = analysis.found
     lines.append(
-      f"class labels among the nearest {len(analysis.positions[0].cosines)}: "
-      f"{len(found)} of {len(analysis.labels)}"
-      + (f" ({', '.join(found)})" if found else "")
+      f"class labels among the nearest {len(cosines[0])}: {len(found)} of "
+      f"{len(analysis.labels)}" + (f" ({', '.join(found)})" if found else "")
     )
   return "\n".join(lines)
 
@@ -188,15 +167,10 @@ def tabulate(analysis: Analysis) -> str:
   """Returns a Markdown table with a row for each position."""
   header = ["Position", "Norm", "Nearest pieces, cosine", "Class labels"]
   rows = [header, ["---"] * len(header)]
-  for number, position in enumerate(analysis.positions):
-    nearest = ", ".join(
-      f"`{piece}` {cosine:.2f}"
-      for piece, cosine in zip(
-        position.neighbours, position.cosines, strict=True
-      )
-    )
-    labels = ", ".join(position.labels)
-    rows.append([str(number), f"{position.norm:.1f}", nearest, labels])
+  for number, norm, *nearest, labels in analysis.positions.itertuples():
+    texts = (f"`{x}` {cosine:.2f}" for x, cosine in zip(*nearest, strict=True))
+    row = [str(number), f"{norm:.1f}", ", ".join(texts), ", ".join(labels)]
+    rows.append(row)
   escaped = ([text.replace("|", "\\|") for text in row] for row in rows)
   return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
 
@@ -204,7 +178,7 @@ def tabulate(analysis: Analysis) -> str:
 def plot(analysis: Analysis, title: str) -> Figure:
   """Plots norms and cosines by position, and marks nearby class labels."""
   positions = analysis.positions
-  numbers = np.arange(len(positions))
+  numbers, cosines = positions.index, positions["cosines"]
   figure = Figure(
     figsize=(min(16, max(8, 0.14 * len(positions) + 2)), 6.5),
     layout="constrained",
@@ -212,7 +186,7 @@ def plot(analysis: Analysis, title: str) -> Figure:
   above, below = figure.subplots(2, sharex=True)
   figure.suptitle(title, parse_math=False)
 
-  above.bar(numbers, [p.norm for p in positions], color=_BLUE, label="prompt")
+  above.bar(numbers, positions["norm"], color=_BLUE, label="prompt")
   above.axhline(
     analysis.embedding_norm,
     color="black",
@@ -221,24 +195,18 @@ def plot(analysis: Analysis, title: str) -> Figure:
   )
   above.set_ylabel("Euclidean norm")
 
-  kth = len(positions[0].cosines)
+  kth = len(cosines[0])
   series = [(0, "o", _BLUE, "nearest piece")]
   if kth > 1:
     series.append((kth - 1, "v", _ORANGE, f"nearest piece no. {kth}"))
-  for index, marker, color, name in series:
+  for i, *style, name in series:
+    marker, color = style
+    look = {"color": color, "markersize": 4}
+    below.plot(numbers, cosines.str[i], marker, label=name, **look)
+  labelled = cosines[positions["labels"].map(bool)]
+  if len(labelled):
     below.plot(
-      numbers,
-      [p.cosines[index] for p in positions],
-      marker,
-      color=color,
-      markersize=4,
-      label=name,
-    )
-  labelled = [n for n in numbers if positions[n].labels]
-  if labelled:
-    below.plot(
-      labelled,
-      [positions[n].cosines[0] for n in labelled],
+      labelled.str[0],
       "s",
       color=_GREEN,
       markersize=10,
@@ -249,12 +217,9 @@ def plot(analysis: Analysis, title: str) -> Figure:
   below.set_ylabel("cosine")
   if len(positions) <= _NAMED_POSITIONS:
     below.set_xlabel("position in the prompt, and its nearest piece")
-    below.set_xticks(
-      numbers,
-      [f"{p.neighbours[0]}  {n}" for n, p in enumerate(positions)],
-      rotation=90,
-      parse_math=False,
-    )
+    pieces = positions["neighbours"].str[0]
+    names = [f"{piece}  {n}" for n, piece in pieces.items()]
+    below.set_xticks(numbers, names, rotation=90, parse_math=False)
   else:
     below.set_xlabel("position in the prompt")
   below.set_ylim(top=1.02)

@@ -205,14 +205,12 @@ def _words(service: Service, prompt: TunedPrompt, count: int) -> dict[str, Any]:
     "embedding_norm": result.embedding_norm,
     "positions": [
       {
-        "norm": position.norm,
+        "norm": norm,
         "words": [
           {"word": word, "cosine": cosine}
-          for word, cosine in zip(
-            position.neighbours, position.cosines, strict=True
-          )
+          for word, cosine in zip(words, cosines, strict=True)
         ],
       }
-      for position in result.positions
+      for _, norm, words, cosines, _ in result.positions.itertuples()
     ],
   }

@@ -43,11 +43,11 @@ def test_neighbours_are_by_cosine_not_by_length(embeddings):
   # Nearly "▁yes", whose embedding is short; "▁cat" has the larger product.
   vector = 5 * embeddings[1] / 2 + 0.4 * embeddings[7]
   result = _analyse([vector], embeddings, num_neighbours=2)
-  (position,) = result.positions
-  assert position.neighbours == ("▁yes", "▁cat")
+  (position,) = result.positions.itertuples()
+  assert position.neighbours == ["▁yes", "▁cat"]
   norm = np.hypot(5, 3.2)
   assert position.norm == pytest.approx(norm, rel=1e-6)
-  assert position.cosines == pytest.approx((5 / norm, 3.2 / norm), rel=1e-6)
+  assert position.cosines == pytest.approx([5 / norm, 3.2 / norm], rel=1e-6)
   # Of the nine that have a piece.
   assert result.embedding_norm == pytest.approx(5.0)
 
