@@ -128,42 +128,33 @@ def _environment(path: list[Any]) -> dict[str, str]:
   }
 
 
-def disagreement(name: str, a: Any, b: Any) -> float:
-  """Returns the difference of two outcomes in the unit of `_TOLERANCES`."""
-  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  if name == "tokens":
-    return float(np.mean(a != b))
-  difference = float(np.max(np.abs(a - b)))
-  return difference if name == "scores" else difference / float(np.abs(b))
-
-
 def agreement(
   case: cases_lib.Case, ours: Side, others: list[Side]
 ) -> dict[str, float]:
   """Compares our outcome with those of other sides.
 
   Returns:
-    Name of an outcome -> difference from the last side.
+    Name of an outcome -> difference from the last side, as in `_TOLERANCES`.
 
   Raises:
     ValueError: if they disagree.
   """
   found = {}
   for side in others:
-    theirs = side.start["outcome"]
-    found = {
-      name: disagreement(name, value, theirs[name])
-      for name, value in ours.start["outcome"].items()
-      if name in theirs
-    }
-    for name, difference in found.items():
+    found, theirs = {}, side.start["outcome"]
+    for name in ours.start["outcome"].keys() & theirs.keys():
+      a = np.asarray(ours.start["outcome"][name], np.float64)
+      b = np.asarray(theirs[name], np.float64)
+      difference = np.mean(a != b) if name == "tokens" else np.abs(a - b).max()
+      if name not in ("tokens", "scores"):
+        difference /= np.abs(b)
+      found[name] = float(difference)
       most = _TOLERANCES[case.dtype][name]
       # Not "more than": a NaN must not pass.
       if not difference <= most:
         raise ValueError(
           f"{case.name}: {ours.name} and {side.name} disagree on {name} by "
-          f"{difference:.2g}, more than {most}: {ours.start['outcome'][name]} "
-          f"and {theirs[name]}."
+          f"{difference:.2g}, more than {most}: {a} and {b}."
         )
   return found
 

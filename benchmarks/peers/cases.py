@@ -78,26 +78,22 @@ class Case:
       that ends in 1.
     """
     rng = np.random.default_rng(0)
-    return [
-      {
-        feature: [
+    batches = []
+    for _ in range(1 if self.task is None else _TASK_BATCHES):
+      batches.append({})
+      for feature in ("inputs", "targets"):
+        lengths = np.full(self.batch, self.longest(feature))
+        if self.task is not None:
+          counts = LENGTHS[self.task][feature]
+          share = np.array(list(counts.values()), np.float64)
+          known = list(map(int, counts))
+          drawn = rng.choice(known, self.batch, p=share / share.sum())
+          lengths = np.minimum(drawn, lengths)
+        batches[-1][feature] = [
           np.append(rng.integers(*_IDS, length - 1), 1).astype(np.int32)
-          for length in self._draw(rng, feature)
+          for length in lengths
         ]
-        for feature in ("inputs", "targets")
-      }
-      for _ in range(1 if self.task is None else _TASK_BATCHES)
-    ]
-
-  def _draw(self, rng: np.random.Generator, feature: str) -> np.ndarray:
-    longest = self.longest(feature)
-    if self.task is None:
-      return np.full(self.batch, longest)
-    counts = LENGTHS[self.task][feature]
-    share = np.array(list(counts.values()), np.float64)
-    lengths = np.array(list(map(int, counts)))
-    drawn = rng.choice(lengths, self.batch, p=share / share.sum())
-    return np.minimum(drawn, longest)
+    return batches
 
 
 def padded(rows: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:

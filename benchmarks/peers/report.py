@@ -83,8 +83,17 @@ def tabulate(cases: Mapping[str, Case]) -> None:
       "",
       table(found["t5x"]),
     ]
-  everything = itertools.chain.from_iterable(found.values())
-  parts += ["", *sorted({_where(x) for x in everything})]
+  places = set()
+  for record in itertools.chain.from_iterable(found.values()):
+    device, versions = record["device"], record["versions"]
+    places.add(
+      f"* {device['cpus']} cores of {device['cpu']}; "
+      f"{', '.join(f'{k} {versions[k]}' for k in versions)}; commit "
+      f"{record['commit'][:7]}"
+      f"{' with changes' if record['uncommitted_changes'] else ''}; load "
+      f"average {record['load_average']:.0f}."
+    )
+  parts += ["", *sorted(places)]
   TABLE.write_text("\n".join(parts).rstrip() + "\n")
 
 
@@ -116,14 +125,3 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
     )
   header = [name for name, _ in lines[0]]
   return Table(header, [[x for _, x in line] for line in lines]).markdown()
-
-
-def _where(record: Mapping[str, Any]) -> str:
-  device, versions = record["device"], record["versions"]
-  return (
-    f"* {device['cpus']} cores of {device['cpu']}; "
-    f"{', '.join(f'{k} {versions[k]}' for k in versions)}; commit "
-    f"{record['commit'][:7]}"
-    f"{' with changes' if record['uncommitted_changes'] else ''}; load average "
-    f"{record['load_average']:.0f}."
-  )

@@ -1,36 +1,24 @@
 """Time and memory of a server until it answers.
 
-  python benchmarks/traffic/starts.py CHECKPOINT FOLDER
-
-prints the memory of a server's process after each step, as JSON. Compiled
-programs and leftovers of compiling are not copies of the model, so they are
-counted apart from the memory for reading it.
+Compiled programs and leftovers of compiling are not copies of the model, so
+they are counted apart from the memory for reading it.
 """
 
-import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
-
-# isort: split
-
-import json
+from concurrent import futures
+import multiprocessing
 import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 from absl import logging
 import jax
 
+import harness
 import prompt_tuning as pt
 from prompt_tuning.commands import console, serve
 from prompt_tuning.inference.requests import Generation, Ranking
 from prompt_tuning.serving import server as server_lib
 from t5x.files import compilation_cache
-
-if __name__ == "__main__":  # Beside it are the modules that it needs.
-  sys.path.append(str(pathlib.Path(__file__).parents[1]))
-
-import harness
 from traffic.servers import Server
 
 # Read first, to leave out what reading any model takes once.
@@ -52,12 +40,9 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
     finally:
       demo.stop()
   place = folder / "model"
-  ended = subprocess.run(
-    [sys.executable, __file__, checkpoint, place / "prompts"],
-    env={**os.environ, "XDG_CACHE_HOME": str(place / "cache")},
-    stdout=subprocess.PIPE,
-    check=True,
-  )
+  context = multiprocessing.get_context("spawn")
+  with futures.ProcessPoolExecutor(1, context) as process:
+    memory = process.submit(_steps, checkpoint, place).result()
   flags = (f"--checkpoint={checkpoint}", f"--prompts={folder}", "--jobs=")
   # It finds the programs that the other compiled.
   server = Server(checkpoint, place, *flags, is_first=True)
@@ -71,22 +56,24 @@ def starts(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
     }
   finally:
     server.stop()
-  memory = json.loads(ended.stdout.splitlines()[-1])
   return {"demo_seconds": seconds, "server": found, "memory": memory}
 
 
-def _steps(checkpoint: str, folder: str) -> dict[str, Any]:
+def _steps(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
   """Runs a server's steps from its start to its answers.
 
   Args:
     checkpoint: The frozen model.
-    folder: An empty folder for the server's prompts.
+    folder: A folder for compiled programs and the server's prompts.
 
   Returns:
     For each step, the process's own ("anonymous") bytes, and those of its
     arrays.
   """
   found = {}
+  os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+  logging.set_verbosity(logging.WARNING)
+  compilation_cache.enable()
 
   def note(step: str) -> None:
     found[step] = {
@@ -98,7 +85,8 @@ def _steps(checkpoint: str, folder: str) -> dict[str, Any]:
   smallest = pt.load(_SMALLEST).params
   jax.block_until_ready(smallest)
   note("libraries")
-  words = (f"--checkpoint={checkpoint}", f"--prompts={folder}", "--jobs=")
+  prompts = f"--prompts={folder / 'prompts'}"
+  words = (f"--checkpoint={checkpoint}", prompts, "--jobs=")
   options = serve.complete(console.parse(["serve", *words]))
   engine = server_lib.make_service(options).engine
   jax.block_until_ready(engine.model.params)
@@ -166,9 +154,3 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _mb(size: float) -> str:
   return f"{size / 1e6:.0f}"
-
-
-if __name__ == "__main__":
-  logging.set_verbosity(logging.WARNING)
-  compilation_cache.enable()
-  print(json.dumps(_steps(*sys.argv[1:])))

@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Sequence
+import dataclasses
 import math
 from typing import Any
 
@@ -13,33 +14,27 @@ from prompt_tuning.inference.requests import Token
 _INCOMPLETE = "\ufffd"
 
 
+@dataclasses.dataclass(frozen=True)
 class Detokenizer:
   """A decoder of answers, which end before the first stop sequence.
 
   Attributes:
-    held: Characters at the end of a text that may begin a stop sequence.
+    vocabulary: The vocabulary of the tokens.
+    stops: Stop sequences.
   """
 
-  def __init__(self, vocabulary: seqio.Vocabulary, stops: Sequence[str]):
-    """Stores its arguments.
-
-    Args:
-      vocabulary: The vocabulary of the tokens.
-      stops: Stop sequences.
-    """
-    self._vocabulary = vocabulary
-    self._stops = stops
-    self.held = max(map(len, stops), default=1) - 1
+  vocabulary: seqio.Vocabulary
+  stops: Sequence[str]
 
   def whole(self, tokens: Sequence[Token]) -> tuple[str, bool]:
     """Returns the text, and whether a stop sequence cut it."""
-    text = self._vocabulary.decode([token.id for token in tokens])
-    ends = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+    text = self.vocabulary.decode([token.id for token in tokens])
+    ends = [at for stop in self.stops if (at := text.find(stop)) >= 0]
     return (text[: min(ends)], True) if ends else (text, False)
 
   def up_to_stop(self, tokens: Sequence[Token]) -> Sequence[Token]:
     """Returns the tokens up to the first stop, as a stream does."""
-    if not self._stops:
+    if not self.stops:
       return tokens
     length = bisect.bisect_left(
       range(len(tokens)), True, key=lambda i: self.whole(tokens[:i])[1]
@@ -57,7 +52,7 @@ class Detokenizer:
       first: Index of the first token to include.
     """
     offsets = [
-      len(self._vocabulary.decode([token.id for token in tokens[:i]]))
+      len(self.vocabulary.decode([token.id for token in tokens[:i]]))
       for i in range(first, len(tokens))
     ]
     tokens = tokens[first:]
@@ -78,10 +73,10 @@ class Detokenizer:
 
   def _piece(self, token: int) -> str:
     """Returns the text of a single token."""
-    tokenizer = getattr(self._vocabulary, "tokenizer", None)
+    tokenizer = getattr(self.vocabulary, "tokenizer", None)
     if tokenizer is not None and token < tokenizer.vocab_size():
       return tokenizer.id_to_piece(token).replace("\u2581", " ")
-    return self._vocabulary.decode([token])
+    return self.vocabulary.decode([token])
 
 
 class TextStream:
@@ -106,7 +101,8 @@ class TextStream:
     if not self.was_cut:
       text = text.rstrip(_INCOMPLETE)
       # The end may be the beginning of a stop sequence.
-      text = text[: max(self._sent, len(text) - self._detokenizer.held)]
+      held = max(map(len, self._detokenizer.stops), default=1) - 1
+      text = text[: max(self._sent, len(text) - held)]
     return self._new(text)
 
   def rest(self) -> str:

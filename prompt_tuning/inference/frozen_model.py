@@ -166,6 +166,10 @@ class FrozenModel:
     """The hash that identifies the model's values."""
     return base_fingerprint(self._base)
 
+  @functools.cached_property
+  def _vocabulary_sha256(self) -> str:
+    return vocabulary_lib.sha256(self.vocabulary)
+
   @property
   def in_memory(self) -> checkpoints.BaseCheckpoint:
     """The checkpoint, read into float32 arrays on the first device, once."""
@@ -309,9 +313,7 @@ class FrozenModel:
       prompt = TunedPrompt(prompt_files.checked(prompt, "An array"), None)
     if prompt.metadata is not None:
       prompt_files.check_compatible(
-        prompt.metadata,
-        self.fingerprint,
-        vocabulary_lib.sha256(self.vocabulary),
+        prompt.metadata, self.fingerprint, self._vocabulary_sha256
       )
     width = self.config.emb_dim
     if prompt.array.ndim != 2 or prompt.array.shape[1] != width:

@@ -71,7 +71,20 @@ class MultitaskPrompt(nn.Module):
       )
       for prefix in self.prefixes
     }
-    _check_distinct(self.prefixes, pieces)
+    every = pieces.values()
+    if len(pieces) < len(self.prefixes) or not pieces or not all(every):
+      raise ValueError(
+        f"Expected one prefix for each task, got {list(self.prefixes)}. Give "
+        "every task once."
+      )
+    for (name, ids), (other, longer) in itertools.permutations(
+      pieces.items(), 2
+    ):
+      if longer[: len(ids)] == ids:
+        raise ValueError(
+          "Expected prefixes that tell the tasks apart, but the prefix of "
+          f"{other!r} starts with that of {name!r}. Leave one of them out."
+        )
     shared = Prompt(self.length, self.prompt_init, name="shared")
     prompt = shared(tokens, embedded)[None]  # [1, P, H]
     is_padding = (tokens == 0).all(axis=1, keepdims=True)  # [B, 1]
@@ -101,19 +114,3 @@ def prompt_factory(
     vocabulary=vocabulary,
     prompt_init=prompt_init,
   )
-
-
-def _check_distinct(
-  prefixes: Sequence[str], pieces: dict[str, list[int]]
-) -> None:
-  if len(pieces) < len(prefixes) or not pieces or not all(pieces.values()):
-    raise ValueError(
-      f"Expected one prefix for each task, got {list(prefixes)}. Give every "
-      "task once."
-    )
-  for (name, ids), (other, longer) in itertools.permutations(pieces.items(), 2):
-    if longer[: len(ids)] == ids:
-      raise ValueError(
-        "Expected prefixes that tell the tasks apart, but the prefix of "
-        f"{other!r} starts with that of {name!r}. Leave one of them out."
-      )

@@ -31,7 +31,8 @@ _TILE = 128
 _AXES = ("batch", "heads", "length", "kv")
 
 
-def _attention(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def attention(
   query: Array,
   key: Array,
   value: Array,
@@ -62,9 +63,6 @@ def _attention(
     [B, N, Q, D] in the dtype of the operands.
   """
   return _forward((query, key, value, bias, mask), kernel)[0]
-
-
-attention = jax.custom_vjp(_attention, nondiff_argnums=(5,))
 
 
 def _forward(

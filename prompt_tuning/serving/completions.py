@@ -12,6 +12,7 @@ from typing import Any
 import fastapi
 import numpy as np
 
+from prompt_tuning.inference import ranking
 from prompt_tuning.inference.detokenizer import Detokenizer, TextStream
 from prompt_tuning.inference.requests import (
   Generated,
@@ -76,7 +77,9 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
   @app.post("/v1/rank")
   async def rank(request: fastapi.Request, body: Rank):
     prompt = await service.prompt(body.model)
-    labels = tuple(_label(service, label) for label in body.labels)
+    with errors.refusing("labels"):
+      eos_id = service.engine.model.network.eos_id
+      labels = tuple(ranking.encode_labels(body.labels, vocabulary, eos_id))
     if len(set(labels)) < len(labels):
       raise errors.invalid("Expected labels that differ.", "labels")
     inputs = _inputs(service, body.prompt)
@@ -136,18 +139,6 @@ def _inputs(
     end = () if one[-1] == vocabulary.eos_id else (vocabulary.eos_id,)
     inputs.append((*one, *end))
   return inputs
-
-
-def _label(service: Service, label: str) -> tuple[int, ...]:
-  """Returns the tokens of a label, as `ranking.rank_labels` has them."""
-  tokens = service.engine.model.encode(label)
-  unknown = getattr(service.engine.model.vocabulary, "unk_id", None)
-  if len(tokens) < 2 or unknown in tokens:
-    raise errors.invalid(
-      f"Expected labels that the vocabulary knows, got {label[:80]!r}.",
-      "labels",
-    )
-  return tokens
 
 
 def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:

@@ -19,7 +19,6 @@ from etils import epath
 import numpy as np
 
 from prompt_tuning import prompt_files
-from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.release import zip_files
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import TunedPrompt
@@ -70,7 +69,6 @@ class PromptStore:
     self._period = _REFRESH_SECONDS[storage.is_bucket(folder)]
     self._engine = engine
     self._base = base
-    self._vocabulary = vocabulary_lib.sha256(engine.model.vocabulary)
     self._lock = threading.Lock()
     self._entries: dict[str, _Entry] = {}
     # The last look: its start, and the error that ended it, if one did.
@@ -223,18 +221,8 @@ class PromptStore:
       )
     if name == self._base:
       raise ValueError(f"{name} is the name of the base model.")
-    model = self._engine.model
-    width = model.config.emb_dim
-    if metadata is not None:
-      prompt_files.check_compatible(
-        metadata, model.fingerprint, self._vocabulary
-      )
-    if array.shape[1] != width:
-      raise ValueError(
-        f"Expected a prompt of width {width}, for {self._base}, got "
-        f"{list(array.shape)}: it belongs to another model."
-      )
     prompt = TunedPrompt(array, metadata, name=name)
+    self._engine.model.prompt_array(prompt)  # Refuses another model's.
     self._engine.check_prompt(prompt)
     return prompt
 

@@ -44,24 +44,22 @@ class Evaluator(seqio.Evaluator):
 
     def add_average(done: futures.Future) -> None:
       try:
-        averaged.set_result(self._with_average(done.result(), step))
+        found = done.result()
+        if metrics_lib.is_super_glue(found):
+          average = metrics_lib.super_glue_average(found)
+          found = {**found, self._name: {AVERAGE: average}}
+          for logger in self.loggers:
+            logger(
+              task_name=self._name,
+              step=step,
+              metrics={AVERAGE: seqio.metrics.Scalar(average)},
+              dataset=None,
+              targets=None,
+              inferences=None,
+            )
+        averaged.set_result(found)
       except Exception as error:
         averaged.set_exception(error)
 
     computed.add_done_callback(add_average)
     return averaged, outputs
-
-  def _with_average(self, metrics_by_task: Any, step: int | None) -> Any:
-    if not metrics_lib.is_super_glue(metrics_by_task):
-      return metrics_by_task
-    average = metrics_lib.super_glue_average(metrics_by_task)
-    for logger in self.loggers:
-      logger(
-        task_name=self._name,
-        step=step,
-        metrics={AVERAGE: seqio.metrics.Scalar(average)},
-        dataset=None,
-        targets=None,
-        inferences=None,
-      )
-    return {**metrics_by_task, self._name: {AVERAGE: average}}

@@ -78,7 +78,7 @@ class Tuner:
         reason = " ".join(str(error).split())
         raise ValueError(f"submitit, {self.cluster!r}: {reason}") from error
       job = executor.submit(
-        _Task(self.load, train, validation, folder, shared, settings)
+        _tune, self.load, train, validation, folder, shared, settings
       )
       safe_files.write(id_file, job.job_id.encode())
     _follow(job, shared, on_event, should_stop)
@@ -132,57 +132,53 @@ def _state(id: str) -> str:
   return asked.stdout.strip()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Task:
-  """The function that a machine of the cluster calls, with its arguments."""
+def _tune(
+  load: Callable[[], pt.Model],
+  train: _Pairs,
+  validation: _Pairs | None,
+  folder: pathlib.Path,
+  shared: pathlib.Path,
+  settings: Mapping[str, Any],
+) -> TunedPrompt | str:
+  """Tunes a prompt on a machine of the cluster; saves the run if it has to end.
 
-  load: Callable[[], pt.Model]
-  train: _Pairs
-  validation: _Pairs | None
-  folder: pathlib.Path
-  shared: pathlib.Path
-  settings: Mapping[str, Any]
+  Returns:
+    The prompt, or the message of an error that another try would meet again.
+  """
+  import submitit
 
-  def __call__(self) -> TunedPrompt | str:
-    """Tunes a prompt; saves the run if it has to stop before the end.
+  # submitit ignores SIGTERM, and ends a job at its own signal, which comes
+  # before the time limit.
+  own = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
+  with (
+    (shared / "events.jsonl").open("a") as log,
+    command_line.StopSignals(signal.SIGTERM, own) as signals,
+  ):
+    log.write("\n")  # The machine may have died within a line.
 
-    Returns:
-      The prompt, or the message of an error that another try would meet again.
-    """
-    import submitit
+    def on_event(event: events.Event) -> None:
+      if event.kind != "step":
+        line = json.dumps(dataclasses.asdict(event), default=float)
+        log.write(f"{line}\n")
+        log.flush()
+        os.fsync(log.fileno())
 
-    # submitit ignores SIGTERM, and ends a job at its own signal, which comes
-    # before the time limit.
-    own = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
-    with (
-      (self.shared / "events.jsonl").open("a") as log,
-      command_line.StopSignals(signal.SIGTERM, own) as signals,
-    ):
-      log.write("\n")  # The machine may have died within a line.
+    def should_stop() -> bool:
+      return signals.should_stop() or (shared / "stop").exists()
 
-      def on_event(event: events.Event) -> None:
-        if event.kind != "step":
-          line = json.dumps(dataclasses.asdict(event), default=float)
-          log.write(f"{line}\n")
-          log.flush()
-          os.fsync(log.fileno())
-
-      def should_stop() -> bool:
-        return signals.should_stop() or (self.shared / "stop").exists()
-
-      try:
-        return self.load().tune(
-          self.train,
-          self.validation,
-          folder=self.folder,
-          on_event=on_event,
-          should_stop=should_stop,
-          **self.settings,
-        )
-      except (ValueError, FloatingPointError) as error:
-        if isinstance(error.__cause__, OSError):
-          raise
-        return str(error)
+    try:
+      return load().tune(
+        train,
+        validation,
+        folder=folder,
+        on_event=on_event,
+        should_stop=should_stop,
+        **settings,
+      )
+    except (ValueError, FloatingPointError) as error:
+      if isinstance(error.__cause__, OSError):
+        raise
+      return str(error)
 
 
 def _forward_events(shared: pathlib.Path, on_event: events.OnEvent) -> None:
