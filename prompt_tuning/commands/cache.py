@@ -9,7 +9,6 @@ Runs read the cache with `--seqio_additional_cache_dirs=cache` and
 
 import argparse
 import pathlib
-import sys
 
 from prompt_tuning.commands import options
 
@@ -31,19 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  from absl import logging
-  import seqio
-
-  from prompt_tuning import tasks
   from prompt_tuning.data import task_cache
-  from t5x.input import datasets
 
-  logging.set_verbosity(logging.ERROR)
-  sys.path.append("")  # `python -m` would find --module here too.
-  seqio.set_tfds_data_dir_override(args.tfds_data_dir)
   for name in args.tasks:
-    tasks.use_vocabulary(args.vocabulary, args.extra_ids, name)
-    provider = datasets.find_task(name, None, args.module)
+    provider = options.find_task(args, name)
     for task, counts in task_cache.write_all(
       provider, args.output_cache_dir, args.splits
     ):

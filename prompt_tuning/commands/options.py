@@ -3,6 +3,8 @@
 import argparse
 import math
 import pathlib
+import sys
+from typing import Any
 
 import prompt_tuning
 
@@ -48,6 +50,23 @@ def add_task_data(parser: argparse.ArgumentParser) -> None:
     parser,
     "the ladder's for its tasks, that of checkpoints/t5_small for the others",
   )
+
+
+def find_task(
+  args: argparse.Namespace, name: str, split: str | None = None
+) -> Any:
+  """Finds a task or mixture by the flags of `add_task_data`."""
+  from absl import logging
+  import seqio
+
+  from prompt_tuning import tasks
+  from t5x.input import datasets
+
+  logging.set_verbosity(logging.ERROR)
+  sys.path.append("")  # `python -m` would find --module here too.
+  seqio.set_tfds_data_dir_override(args.tfds_data_dir)
+  tasks.use_vocabulary(args.vocabulary, args.extra_ids, name)
+  return datasets.find_task(name, split, args.module)
 
 
 def add_vocabulary(parser: argparse.ArgumentParser, default: str) -> None:

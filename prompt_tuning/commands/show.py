@@ -4,7 +4,6 @@ prompt-tuning show super_glue_cb --tfds_data_dir=tfds -n 3
 """
 
 import argparse
-import sys
 
 from prompt_tuning.commands import options
 
@@ -21,18 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  from absl import logging
   import seqio
 
-  from prompt_tuning import tasks
   from prompt_tuning.data import task_description
-  from t5x.input import datasets
 
-  logging.set_verbosity(logging.ERROR)
-  sys.path.append("")  # `python -m` would find --module here too.
-  seqio.set_tfds_data_dir_override(args.tfds_data_dir)
-  tasks.use_vocabulary(args.vocabulary, args.extra_ids, args.task)
-  provider = datasets.find_task(args.task, args.split, args.module)
+  provider = options.find_task(args, args.task, args.split)
   for task in seqio.get_subtasks(provider):
     if args.split in task.splits:
       text = task_description.describe(task, args.split, args.num_examples)

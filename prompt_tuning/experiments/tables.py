@@ -60,8 +60,12 @@ def _score_table(results: Results, view: View) -> Table:
   rows = _score_rows(results, view)
   header = [
     heading(view.axes),
-    *(_column_heading(results, x) for x in view.columns),
+    *map(results.column_label, view.columns),
   ]
+  if layout.figure == "lines" and not results.columns_are_numbers:
+    for i, x in enumerate(view.columns, 1):  # With the model's parameters.
+      if (size := results.xs.get(x)) is not None:
+        header[i] += f", {short_count(size)}"
   known = [results.majority(x) for x in view.columns]
   majorities = [x for x in known if x is not None]
   if layout.mean_column:
@@ -124,15 +128,6 @@ def _share_texts(counts: tuple[int, int] | None) -> list[str]:
 def heading(axes: list[str]) -> str:
   """Returns the heading of the rows over some axes."""
   return " and ".join(axes).capitalize().replace("_", " ")
-
-
-def _column_heading(results: Results, column) -> str:
-  """Returns a column's label, with the model's parameters if those are x."""
-  label = results.column_label(column)
-  if results.sheet.layout.figure != "lines" or results.columns_are_numbers:
-    return label
-  size = results.xs.get(column)
-  return label if size is None else f"{label}, {short_count(size)}"
 
 
 def _gap_name(results: Results, view: View, upper: str, lower: str) -> str:

@@ -8,7 +8,6 @@ its rows in front of the embedded input, unscaled, as we do.
 import json
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -87,34 +86,9 @@ def load_adapter(
     ValueError: if it is another kind of adapter, or incomplete.
   """
   folder = pathlib.Path(folder)
-  config = _read_config(folder / CONFIG)
-  path = folder / WEIGHTS
-  if not path.is_file():
-    way_out = (
-      f" {_PICKLED_WEIGHTS} is a pickle, which is not read: load it with PEFT "
-      "and save it with safe_serialization=True."
-      if (folder / _PICKLED_WEIGHTS).is_file()
-      else ""
-    )
-    raise ValueError(f"Expected {WEIGHTS} in {folder}, got none.{way_out}")
-  array, header = prompt_files.read_tensor(path, _KEY)
-  length = config["num_virtual_tokens"]
-  if array.ndim != 2 or not array.size or len(array) % length:
-    raise ValueError(
-      f"{path}: expected {_KEY} of shape [{length}, width], or a multiple of "
-      f"{length} rows, as num_virtual_tokens is {length}; got "
-      f"{list(array.shape)}."
-    )
-  prompt = prompt_files.checked(array[:length], path)
-  return prompt, prompt_files.from_header(header, prompt, path)
-
-
-def _read_config(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a configuration; refuses adapters other than prompts for a T5."""
-  if not path.is_file():
-    raise ValueError(
-      f"{path.parent} is not a PEFT adapter: it has no {CONFIG}."
-    )
+  if not is_adapter(folder):
+    raise ValueError(f"{folder} is not a PEFT adapter: it has no {CONFIG}.")
+  path = folder / CONFIG
   config = local_files.read_json(path, "a configuration of PEFT's", "peft_type")
   for name, expected in (
     ("peft_type", f"{_PEFT_TYPE}, a single prompt"),
@@ -125,4 +99,21 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
   length = config.get("num_virtual_tokens")
   if not isinstance(length, int) or length < 1:
     raise ValueError(f"{path}: expected num_virtual_tokens >= 1, got {length}.")
-  return config
+  path = folder / WEIGHTS
+  if not path.is_file():
+    way_out = (
+      f" {_PICKLED_WEIGHTS} is a pickle, which is not read: load it with PEFT "
+      "and save it with safe_serialization=True."
+      if (folder / _PICKLED_WEIGHTS).is_file()
+      else ""
+    )
+    raise ValueError(f"Expected {WEIGHTS} in {folder}, got none.{way_out}")
+  array, header = prompt_files.read_tensor(path, _KEY)
+  if array.ndim != 2 or not array.size or len(array) % length:
+    raise ValueError(
+      f"{path}: expected {_KEY} of shape [{length}, width], or a multiple of "
+      f"{length} rows, as num_virtual_tokens is {length}; got "
+      f"{list(array.shape)}."
+    )
+  prompt = prompt_files.checked(array[:length], path)
+  return prompt, prompt_files.from_header(header, prompt, path)
