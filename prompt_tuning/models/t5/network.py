@@ -37,7 +37,7 @@ class Encoder(nn.Module):
     Args:
       embedded: [B, T, H] The embedded tokens.
       tokens: [B, T] Token ids; 0 is padding.
-      segment_ids: [B, T] As in `masks.encoder_mask`.
+      segment_ids: [B, T] As in `masks.key_mask`.
       enable_dropout: Whether to drop activations.
 
     Returns:
@@ -49,10 +49,7 @@ class Encoder(nn.Module):
       prompt = injections.prompt(name="prompt")(tokens, embedded)
       prompt_length = prompt.shape[-2]
       embedded = prompts.prepend_prompt(prompt, embedded)
-    if segment_ids is None:
-      mask = masks.key_mask(tokens, prompt_length)
-    else:
-      mask = masks.encoder_mask(tokens, prompt_length, segment_ids)
+    mask = masks.key_mask(tokens, prompt_length, segment_ids, segment_ids)
     positions = jnp.arange(embedded.shape[1])
     bias = RelativeBias(config, bidirectional=True, name="relpos_bias")(
       positions, positions
@@ -268,21 +265,16 @@ class Transformer(nn.Module):
     if decode:
       decoder_target_tokens = jnp.ones_like(decoder_target_tokens)
     prompt_length = encoded.shape[1] - encoder_input_tokens.shape[1]
-    if encoder_segment_ids is None:
-      mask = masks.key_mask(encoder_input_tokens, prompt_length)
-    else:
-      mask = masks.encoder_decoder_mask(
-        decoder_target_tokens,
-        encoder_input_tokens,
-        prompt_length,
-        decoder_segment_ids,
-        encoder_segment_ids,
-      )
     return self.decoder(
       decoder_input_tokens,
       encoded,
       masks.decoder_mask(decoder_target_tokens, decoder_segment_ids),
-      mask,
+      masks.key_mask(
+        encoder_input_tokens,
+        prompt_length,
+        decoder_segment_ids,
+        encoder_segment_ids,
+      ),
       enable_dropout,
       decode,
       max_decode_length,
