@@ -113,4 +113,4 @@ def file(tmp_path, cells, **overrides):
   for cell in cells:
     text = json.dumps(record(cell, **overrides))
     (folder / f"{cell.name}.json").write_text(text)
-  return Archive.load(tmp_path / "results")
+  return Archive(tmp_path, tmp_path / "results")

@@ -110,7 +110,7 @@ def differences(
 
 def _results(root: pathlib.Path) -> dict[str, Results]:
   """Returns the name of every sheet -> its results."""
-  archive = Archive.load(root / "results")
+  archive = Archive(root, root / "results")
   every = sheets.load_all(root / "configs")
   for sheet in every.values():
     if sheet.beside and sheet.beside not in every:

@@ -4,7 +4,7 @@
 which the tables are made.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import datetime
 import functools
@@ -172,48 +172,25 @@ class Archive:
 
   def __init__(
     self,
-    stored: Iterable[StoredRecord] = (),
     root: pathlib.Path = pathlib.Path(),
+    results: pathlib.Path | None = None,
   ):
-    """Sorts records.
+    """Reads records.
+
+    They are stored once their runs have ended, so one that says "running" is of
+    a run that was killed: it is read as interrupted, with a warning. Of two of
+    one configuration, the first one with results counts.
 
     Args:
-      stored: The records. Of two of one configuration, the first one with
-        results counts.
       root: The folder that paths of gin files and checkpoints start from.
-    """
-    self.stored = list(stored)
-    self._root = root
-    paths = [str(root), prompt_tuning.gin_search_path()]
-    self._bindings = functools.cache(
-      lambda files: resolution.Bindings(files, paths=paths)
-    )
-    self._fingerprint = functools.cache(self._read_fingerprint)
-    self._configurations: dict[Cell, RunConfiguration] = {}
-    self._by_hash: dict[str | None, StoredRecord] = {}
-    self._by_name = {x.name: x for x in self.stored}
-    for x in sorted(self.stored, key=lambda x: not x.record.counts):
-      self._by_hash.setdefault(x.record.hash, x)
-
-  @classmethod
-  def load(
-    cls, results: pathlib.Path, root: pathlib.Path | None = None
-  ) -> "Archive":
-    """Reads the records in a folder that holds a folder for each sheet.
-
-    Records are stored once their runs have ended, so one that says "running" is
-    of a run that was killed: it is read as interrupted, with a warning.
-
-    Args:
-      results: The folder. Files in it and in its `benchmarks` are not records
-        of runs.
-      root: The folder that paths start from; by default, its parent.
+      results: Holds a folder of records for each sheet; None for no records.
+        Files in it and in its `benchmarks` are not records of runs.
 
     Raises:
       ValueError: if a file is not a record.
     """
-    stored = []
-    for path in sorted(results.glob("*/**/*.json")):
+    self.stored: list[StoredRecord] = []
+    for path in sorted(results.glob("*/**/*.json")) if results else ():
       relative = path.relative_to(results)
       if relative.parts[0] == "benchmarks":
         continue
@@ -226,8 +203,18 @@ class Archive:
         )
         record = record.model_copy(update={"status": "interrupted"})
       name = relative.with_suffix("").as_posix()
-      stored.append(StoredRecord(name, path, record))
-    return cls(stored, root or results.parent)
+      self.stored.append(StoredRecord(name, path, record))
+    self._root = root
+    paths = [str(root), prompt_tuning.gin_search_path()]
+    self._bindings = functools.cache(
+      lambda files: resolution.Bindings(files, paths=paths)
+    )
+    self._fingerprint = functools.cache(self._read_fingerprint)
+    self._configurations: dict[Cell, RunConfiguration] = {}
+    self._by_hash: dict[str | None, StoredRecord] = {}
+    self._by_name = {x.name: x for x in self.stored}
+    for x in sorted(self.stored, key=lambda x: not x.record.counts):
+      self._by_hash.setdefault(x.record.hash, x)
 
   def configuration(self, cell: Cell) -> RunConfiguration:
     """Returns the configuration that today's files give to a cell.

@@ -58,7 +58,7 @@ class Workspace:
     Raises:
       ValueError: if a file in `results` is not a record.
     """
-    return Archive.load(self.results, self.root)
+    return Archive(self.root, self.results)
 
   def folder(self, cell: Cell) -> pathlib.Path:
     return self.root / cell.folder
@@ -218,7 +218,7 @@ def _run_to_its_end(
       timespec="seconds"
     ),
     "command": cell.command,
-    "configuration": Archive(root=workspace.root).configuration(cell).to_json(),
+    "configuration": Archive(workspace.root).configuration(cell).to_json(),
     "commit": None,
     "seconds": 0.0,
     **(json.loads(left.read_text("utf-8")) if record else {}),
@@ -260,7 +260,7 @@ def locks(
     `waits` is false.
   """
   folder = workspace.folder(cell)
-  settings = Archive(root=workspace.root).configuration(cell).hash
+  settings = Archive(workspace.root).configuration(cell).hash
   held = []
   with contextlib.ExitStack() as stack:
     for path in (
@@ -294,7 +294,7 @@ def resumable(
   Other contents of the folder are moved aside: a run of another version of the
   sheet, a drifted run with results, or an unreadable record.
   """
-  archive = Archive(root=workspace.root)
+  archive = Archive(workspace.root)
   today = archive.configuration(cell)
   with contextlib.suppress(ValueError):
     record = _read(left)

@@ -91,7 +91,7 @@ def test_written_sheet_is_launched_by_its_name(swept, capsys):
   _sweep("--gin.SEED=0,1,7", *FAST[1:], "--write_sheet=configs/mine.toml")
   assert "3 cells, 2 of them with a record" in capsys.readouterr().out
   sheet = sheets.load("mine", swept / "configs")
-  archive = Archive.load(swept / "results")
+  archive = Archive(swept, swept / "results")
   done = [cell.name for cell in sheet.cells() if archive.record(cell)]
   assert done == ["seed0", "seed1"]
   record = json.loads((swept / "results/mine/seed0.json").read_text())

@@ -92,7 +92,7 @@ def cells(root):
 
 
 def results(root):
-  return Results(sheet(root), Archive.load(root / "results"))
+  return Results(sheet(root), Archive(root, root / "results"))
 
 
 def drifted(root):
@@ -224,7 +224,7 @@ def test_records_of_two_sheets_of_one_name_are_told_apart(root):
   shutil.move(root / "results" / "x", root / "results" / "full" / "x")
   replace(root / "gin" / "train.gin", "0.3", "0.1")
   full = sheets.load("full/x", root / "configs")
-  archive = Archive.load(root / "results")
+  archive = Archive(root, root / "results")
   names = [f"full/{x}" for x in NAMES]
   assert [*pages.drifted([Results(full, archive)]).values()] == [names]
   assert [x.name for x in archive.stored] == names

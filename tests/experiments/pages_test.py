@@ -34,7 +34,7 @@ def test_failed_runs_are_named(tmp_path, sheet):
 
 @pytest.fixture(scope="module")
 def archive():
-  return Archive.load(ROOT / "results")
+  return Archive(ROOT, ROOT / "results")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_stored_record_that_says_running_is_of_a_killed_run(
   (tmp_path / "sheet").mkdir()
   path = tmp_path / "sheet" / "a.json"
   path.write_text(json.dumps(fields(status="running")))
-  (stored,) = records.Archive.load(tmp_path).stored
+  (stored,) = records.Archive(results=tmp_path).stored
   assert stored.name == "sheet/a"
   assert stored.record.status == "interrupted"
   assert f"{path} says that its run is running, but no run" in caplog.text

@@ -154,7 +154,7 @@ def test_own_record_counts_before_that_of_another_sheet(tmp_path):
   cell, *_ = sheet.cells()
   made_up.file(tmp_path, [cell])
   shutil.copytree(tmp_path / "results" / "x", tmp_path / "results" / "a")
-  found = Archive.load(tmp_path / "results").find(cell)
+  found = Archive(tmp_path, tmp_path / "results").find(cell)
   assert found.path.parent.name == "x"
 
 
