@@ -114,7 +114,19 @@ def class_labels(
   Raises:
     ValueError: if a label has no pieces, or an unknown piece.
   """
-  means = _label_means(_check_table(embeddings), vocabulary, labels)
+  table = _check_table(embeddings)
+  unknown = getattr(vocabulary, "unk_id", None)
+  means = np.zeros((len(labels), table.shape[1]), np.float32)
+  for row, label in zip(means, labels, strict=True):
+    pieces = list(vocabulary.encode(label))
+    if not pieces or max(pieces) >= len(table) or unknown in pieces:
+      raise ValueError(
+        f"Expected class label {label!r} to have known pieces with ids below "
+        f"{len(table)}, got {pieces}"
+        + (f", of which {unknown} is unknown" if unknown in pieces else "")
+        + ". Check CLASS_LABELS, and that the vocabulary is the model's."
+      )
+    row[:] = table[pieces].mean(axis=0)
 
   def init(
     rng: PRNGKey, shape: tuple[int, int], dtype: DType = jnp.float32
@@ -251,22 +263,3 @@ def _check_width(rows: np.ndarray, shape: tuple[int, int]) -> None:
       f"prompt, got width {rows.shape[1]}. Take them from the frozen model; if "
       "they are, its checkpoint has another size than its gin file."
     )
-
-
-def _label_means(
-  table: np.ndarray, vocabulary: Vocabulary, labels: Sequence[str]
-) -> np.ndarray:
-  """Returns the mean embedding of each label's pieces, [labels, H]."""
-  unknown = getattr(vocabulary, "unk_id", None)
-  means = np.zeros((len(labels), table.shape[1]), np.float32)
-  for row, label in zip(means, labels, strict=True):
-    pieces = list(vocabulary.encode(label))
-    if not pieces or max(pieces) >= len(table) or unknown in pieces:
-      raise ValueError(
-        f"Expected class label {label!r} to have known pieces with ids below "
-        f"{len(table)}, got {pieces}"
-        + (f", of which {unknown} is unknown" if unknown in pieces else "")
-        + ". Check CLASS_LABELS, and that the vocabulary is the model's."
-      )
-    row[:] = table[pieces].mean(axis=0)
-  return means

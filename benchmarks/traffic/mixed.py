@@ -8,17 +8,16 @@ from typing import Any
 
 import jax
 import numpy as np
-import seqio
 
 from peers import cases
 import prompt_tuning as pt
 from prompt_tuning import prompts
-from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference.batch_queue import Settings, Shapes
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import Generation, TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.interop import checkpoint_conversion
+from prompt_tuning.serving import demo
 from prompt_tuning.training import base_model, tuning
 from t5x import decoding
 
@@ -38,14 +37,7 @@ def make_prompts(model: pt.Model, lengths: Sequence[int]) -> list[TunedPrompt]:
 
 def texts(model: pt.Model, task: str, number: int) -> list[str]:
   """Returns a task's inputs as text."""
-  vocabulary_lib.of_model(model.vocabulary)
-  rows = seqio.get_mixture_or_task(task).get_dataset(
-    {"inputs": 512, "targets": 512}, "train", shuffle=False
-  )
-  found = [
-    row["inputs_pretokenized"].decode()
-    for row in rows.take(number).as_numpy_iterator()
-  ]
+  found = [text for text, _ in demo.pairs(model, task, "train", number)]
   return [found[i % len(found)] for i in range(number)]
 
 

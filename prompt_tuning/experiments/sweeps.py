@@ -15,10 +15,10 @@ import hashlib
 import itertools
 import pathlib
 import re
-import shlex
 from typing import Any
 
 from prompt_tuning.experiments.cells import RAW, AxisValue
+from prompt_tuning.training import next_steps
 from t5x.configuration import reading
 
 # The axes of sheets for these macros.
@@ -213,7 +213,7 @@ def fields(
       "or --gin_file=gin/prompts/{random_uniform,class_labels}.gin."
     )
   words = ["prompt-tuning", "sweep", *arguments]
-  line = " ".join(map(_shell_word, words))
+  line = " ".join(map(next_steps.quoted, words))
   program = {
     "module": module,
     "folder": folder,
@@ -322,13 +322,6 @@ def _binding_values(
     label = {} if name == value else {"label": text}
     found[name] = {**label, "bindings": {binding: _toml_value(text)}}
   return found
-
-
-def _shell_word(word: str) -> str:
-  """Quotes a word for a shell; with double quotes if it has single ones."""
-  if "'" in word and not set('"$`\\!') & set(word):
-    return f'"{word}"'
-  return shlex.quote(word)
 
 
 def _literal(text: str) -> Any:

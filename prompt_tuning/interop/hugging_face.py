@@ -277,7 +277,30 @@ def write_folder(
   """
   folder = local_files.local_path(path)
   local_files.check_new(folder)
-  config = _config_of(arrays)
+  config = dataclasses.replace(
+    config_of(arrays),
+    logits_via_embedding=False,
+    mlp_activations=("gelu", "linear"),
+  )
+  shapes = {name: array.shape for name, array in arrays.items()}
+  expected = t5_names.shapes(config)
+  problems = t5_names.differences(expected, shapes)
+  known = ", ".join(map(str, _DTYPE_NAMES))
+  problems += [
+    f"{name} is {array.dtype}, expected one of {known}"
+    for name, array in arrays.items()
+    if array.dtype not in _DTYPE_NAMES
+  ]
+  if problems:
+    way_out = (
+      " Convert a prompt by itself: prompt-tuning convert prompt."
+      if any("prompt" in name for name in shapes.keys() - expected.keys())
+      else ""
+    )
+    raise ValueError(
+      f"Not a T5 1.1: {len(problems)} differences. {'; '.join(problems[:10])}."
+      f"{way_out}"
+    )
   folder.mkdir(parents=True, exist_ok=True)
   _write_tensors(
     folder / WEIGHTS,
@@ -303,35 +326,6 @@ def write_folder(
     "dtype": widest.name,
   }
   (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _config_of(arrays: Mapping[str, StoredArray]) -> T5Config:
-  """Returns the sizes of a T5 1.1; refuses another model."""
-  shapes = {name: array.shape for name, array in arrays.items()}
-  config = dataclasses.replace(
-    config_of(arrays),
-    logits_via_embedding=False,
-    mlp_activations=("gelu", "linear"),
-  )
-  expected = t5_names.shapes(config)
-  problems = t5_names.differences(expected, shapes)
-  known = ", ".join(map(str, _DTYPE_NAMES))
-  problems += [
-    f"{name} is {array.dtype}, expected one of {known}"
-    for name, array in arrays.items()
-    if array.dtype not in _DTYPE_NAMES
-  ]
-  if problems:
-    way_out = (
-      " Convert a prompt by itself: prompt-tuning convert prompt."
-      if any("prompt" in name for name in shapes.keys() - expected.keys())
-      else ""
-    )
-    raise ValueError(
-      f"Not a T5 1.1: {len(problems)} differences. {'; '.join(problems[:10])}."
-      f"{way_out}"
-    )
-  return config
 
 
 def _write_tensors(

@@ -43,17 +43,12 @@ def read_prompt(
   best = epath.Path(path) / "prompt.safetensors"
   if best.exists():
     return prompt_files.load_prompt(os.fspath(best))
-  return _read_from_checkpoint(str(path))
 
-
-def _read_from_checkpoint(
-  path: str,
-) -> tuple[np.ndarray, prompt_files.PromptMetadata]:
   # These import TensorFlow, which takes seconds and which files do not need.
   from prompt_tuning.training import base_model
   from t5x import checkpoints
 
-  checkpoint = checkpoints.open_checkpoint(path)
+  checkpoint = checkpoints.open_checkpoint(str(path))
   found = [name for name in PARAMETER_PATHS if name in checkpoint.arrays]
   if len(found) != 1:
     raise ValueError(

@@ -81,19 +81,8 @@ def _rebuilt(tokenizer: Any) -> bytes:
   trainer.eos_id = ids.get("</s>", -1)
   trainer.pad_piece = "<pad>"
 
-  normalizer = proto.normalizer_spec
-  normalizer.name = "nmt_nfkc"
-  normalizer.precompiled_charsmap = _charsmap(tokenizer)
-  normalizer.add_dummy_prefix = True
-  normalizer.remove_extra_whitespaces = True
-  normalizer.escape_whitespaces = True
-  return proto.SerializeToString()
-
-
-def _charsmap(tokenizer: dict[str, Any]) -> bytes:
-  """Returns the normaliser's character map, having checked its neighbours."""
-  normalizer = tokenizer["normalizer"] or {}
-  steps = normalizer.get("normalizers", [normalizer])
+  steps = tokenizer["normalizer"] or {}
+  steps = steps.get("normalizers", [steps])
   kinds = [step.get("type") for step in steps]
   pre_tokenizer = tokenizer["pre_tokenizer"] or {}
   if (
@@ -106,4 +95,12 @@ def _charsmap(tokenizer: dict[str, Any]) -> bytes:
       f" Metaspace with a space always in front, got {kinds} and"
       f" {pre_tokenizer}."
     )
-  return base64.b64decode(steps[0]["precompiled_charsmap"])
+  normalizer = proto.normalizer_spec
+  normalizer.name = "nmt_nfkc"
+  normalizer.precompiled_charsmap = base64.b64decode(
+    steps[0]["precompiled_charsmap"]
+  )
+  normalizer.add_dummy_prefix = True
+  normalizer.remove_extra_whitespaces = True
+  normalizer.escape_whitespaces = True
+  return proto.SerializeToString()

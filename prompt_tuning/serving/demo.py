@@ -71,7 +71,7 @@ def examples(model: FrozenModel, prompts: str) -> list[dict[str, str]]:
     {"model": name, "input": text}
     for name in sorted(path.stem for path in pathlib.Path(prompts).iterdir())
     if name in seqio.TaskRegistry.names()
-    for text, _ in _pairs(model, name, "test", _EXAMPLES)
+    for text, _ in pairs(model, name, "test", _EXAMPLES)
   ]
 
 
@@ -87,14 +87,14 @@ def data_sets(model: FrozenModel, folder: str) -> list[str]:
     path = pathlib.Path(folder, f"{NEW_TASK}_{split}.jsonl")
     lines = [
       json.dumps({"prompt": text, "completion": answer})
-      for text, answer in _pairs(model, NEW_TASK, split, count)
+      for text, answer in pairs(model, NEW_TASK, split, count)
     ]
     safe_files.write(path, "\n".join([*lines, ""]).encode())
     paths.append(str(path))
   return paths
 
 
-def _pairs(
+def pairs(
   model: FrozenModel, name: str, split: str, count: int
 ) -> Iterator[tuple[str, str]]:
   """Yields the inputs and targets of the first examples of a task."""

@@ -97,7 +97,16 @@ def api_error(error: BaseException) -> ApiError:
     case jobs.InUseError():
       return ApiError(409, str(error), "file_in_use")
     case RequestValidationError():
-      return _validation_error(error)
+      first = error.errors()[0]
+      if first["type"] == "json_invalid":
+        return invalid("Expected a JSON body.")
+      place = [x for x in first["loc"] if x not in ("body", "query")]
+      # After the fields, pydantic adds indices of items and kinds of unions.
+      bodies = schemas.Schema.__subclasses__()
+      fields = {name for body in bodies for name in body.model_fields}
+      inner = itertools.takewhile(fields.__contains__, place[1:])
+      name = ".".join(map(str, [*place[:1], *inner])) or None
+      return invalid(f"{name or 'body'}: {first['msg']}.", name)
     case HTTPException(status_code=status):
       code = "not_found" if status == 404 else "invalid_request"
       return ApiError(status, f"{error.detail}.", code, headers=error.headers)
@@ -115,16 +124,3 @@ async def respond(
   return responses.JSONResponse(
     found.body, found.status_code, headers=found.headers
   )
-
-
-def _validation_error(error: RequestValidationError) -> ApiError:
-  first = error.errors()[0]
-  if first["type"] == "json_invalid":
-    return invalid("Expected a JSON body.")
-  place = [x for x in first["loc"] if x not in ("body", "query")]
-  # After the fields, pydantic adds indices of items and kinds of unions.
-  bodies = schemas.Schema.__subclasses__()
-  fields = {name for body in bodies for name in body.model_fields}
-  place = [*place[:1], *itertools.takewhile(fields.__contains__, place[1:])]
-  name = ".".join(map(str, place)) or None
-  return invalid(f"{name or 'body'}: {first['msg']}.", name)

@@ -85,7 +85,7 @@ def describe(
   lines += [
     f"Prompt: {prompt}" if has_prompt else f"Checkpoint: {checkpoint}",
     "Evaluate it with:",
-    " \\\n  ".join(["python -m t5x.eval", *map(_quoted, words)]),
+    " \\\n  ".join(["python -m t5x.eval", *map(quoted, words)]),
   ]
   return "\n".join(lines)
 
@@ -157,7 +157,7 @@ def _useful(
   }
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
   """Quotes a word for a shell, with double quotes where they read better."""
   if "'" in word and not set(word) & set('"$`\\!'):
     name, equals, value = word.partition("=")

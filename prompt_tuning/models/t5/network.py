@@ -262,8 +262,6 @@ class Transformer(nn.Module):
       [B, S, V] in float32.
     """
     del decoder_positions
-    if decode:
-      decoder_target_tokens = jnp.ones_like(decoder_target_tokens)
     prompt_length = encoded.shape[1] - encoder_input_tokens.shape[1]
     return self.decoder(
       decoder_input_tokens,
