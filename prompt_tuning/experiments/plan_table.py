@@ -4,7 +4,7 @@ Each record is written to a JSON file at once, so that a stopped command can
 resume; `plan_page` needs only these files.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import itertools
 import json
@@ -107,18 +107,10 @@ class Cell:
     ]
 
 
-def cells() -> Iterator[Cell]:
-  """Yields all commands, starting with the largest models."""
-  for axes in itertools.product(METHODS, SIZES, TOPOLOGIES):
-    yield Cell(axes[1], axes[0], axes[2])
-  for (topology, kernel), size in itertools.product(KERNELS.items(), SIZES):
-    yield Cell(size, "prompt_tuning", topology, kernel)
-
-
 def select(
   kind: str, attention: str = "", **names: Sequence[str] | None
 ) -> list[Cell]:
-  """Returns the cells of the table with the given values.
+  """Returns the cells of the table with the given values, large models first.
 
   Args:
     kind: Of the devices, "tpu" or "gpu".
@@ -130,14 +122,15 @@ def select(
   """
   known = {"methods": METHODS, "sizes": SIZES, "topologies": TOPOLOGIES}
   wanted = {k: check_names(k, names.get(k), x) for k, x in known.items()}
+  kernel = ("prompt_tuning", attention)  # The only method with one.
   found = [
-    cell
-    for cell in cells()
-    if ("100" in cell.topology) == (kind == "gpu")
-    and cell.method in wanted["methods"]
-    and cell.size in wanted["sizes"]
-    and cell.topology in wanted["topologies"]
-    and cell.attention == attention
+    Cell(size, method, topology, attention)
+    for method, size, topology in itertools.product(METHODS, SIZES, TOPOLOGIES)
+    if ("100" in topology) == (kind == "gpu")
+    and method in wanted["methods"]
+    and size in wanted["sizes"]
+    and topology in wanted["topologies"]
+    and (not attention or (method, KERNELS.get(topology)) == kernel)
   ]
   if not found:
     raise ValueError("The table has no such cell; see the values of the flags.")

@@ -5,7 +5,7 @@ the end of the row. Positions are therefore the same as if the row were
 alone, and prompts of different lengths can share a batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -211,7 +211,12 @@ class Network:
     Returns:
       The new state.
     """
-    next_logits = self._decoder(params, attended, tokens, state.tokens.shape[1])
+    # Not read: the decoder takes it from `attended`.
+    encoded = jnp.zeros((*tokens.shape, self.config.emb_dim))
+    steps = state.tokens.shape[1]
+    next_logits = decoding.next_logits(
+      self._module, params, attended, encoded, tokens, steps
+    )
 
     def step(state: State) -> State:
       logits, cache = next_logits(state.token, state.cache)
@@ -268,7 +273,9 @@ class Network:
     cache, attended = decoding.start_decoding(
       self._module, params, encoded, tokens, steps
     )
-    next_logits = self._decoder(params, attended, tokens, steps)
+    next_logits = decoding.next_logits(
+      self._module, params, attended, encoded, tokens, steps
+    )
     return decoding.beam_search(
       inputs=jnp.zeros((len(tokens), steps), jnp.int32),
       cache=cache,
@@ -309,20 +316,6 @@ class Network:
     log_probs = jax.nn.log_softmax(cast(jax.Array, logits))
     tokens = jnp.asarray(labels.tokens)[..., None]
     return jnp.take_along_axis(log_probs, tokens, axis=-1)[..., 0]
-
-  def _decoder(
-    self,
-    params: Mapping[str, Any],
-    attended: Attended,
-    tokens: jax.Array,
-    steps: int,
-  ) -> Callable[[jax.Array, Any], tuple[jax.Array, Any]]:
-    """Returns (token [R, 1], cache) -> (logits [R, V], cache)."""
-    # Not read: the decoder takes it from `attended`.
-    encoded = jnp.zeros((*tokens.shape, self.config.emb_dim))
-    return decoding.next_logits(
-      self._module, params, attended, encoded, tokens, steps
-    )
 
 
 def _choose(

@@ -8,6 +8,7 @@ import io
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -300,11 +301,8 @@ def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 def adapter_archive(prompt: TunedPrompt) -> bytes:
   """Returns a prompt as a zip archive of a PEFT adapter."""
-  buffer = io.BytesIO()
   with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
-    folder = pathlib.Path(scratch) / "adapter"
+    folder = f"{scratch}/adapter"
     peft_adapters.save_adapter(folder, prompt.array, prompt.metadata)
-    with zipfile.ZipFile(buffer, "w") as archive:
-      for path in sorted(folder.iterdir()):
-        archive.write(path, path.name)
-  return buffer.getvalue()
+    path = shutil.make_archive(folder, "zip", folder)
+    return pathlib.Path(path).read_bytes()

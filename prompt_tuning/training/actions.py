@@ -61,8 +61,15 @@ class SaveBestPrompt(trainer.BaseAction):
     self._checkpointer: Any = None  # Google's T5X attaches none.
 
   def run(self, train_state, metrics_by_task) -> bool:
-    if self._checkpointer is None:
-      self._evals.append(self._evaluation(train_state, metrics_by_task))
+    if self._checkpointer is None:  # As `t5x.checkpoints` scores it.
+      score = metrics_lib.score(metrics_by_task, self._metric)
+      # Nothing would be better than NaN.
+      if score is None or not math.isfinite(score):
+        raise ValueError(
+          f"The metrics that match BEST_METRIC={self._metric!r} make the score "
+          f"{score}. The metrics are {dict(metrics_by_task)}."
+        )
+      self._evals.append({"step": int(train_state.step), "score": score})
     best = self._best()
     if (
       self._is_alone
@@ -90,23 +97,6 @@ class SaveBestPrompt(trainer.BaseAction):
       return self._checkpointer.best(self._evals)
     sign = -1 if self._mode == "min" else 1
     return max(self._evals, key=lambda e: sign * e["score"], default=None)
-
-  def _evaluation(
-    self, train_state: Any, metrics_by_task: MetricsByTask
-  ) -> dict[str, Any]:
-    """Scores an evaluation, as `t5x.checkpoints` does.
-
-    Raises:
-      ValueError: if no metric matches, or the score is not finite: nothing
-        would be better than NaN.
-    """
-    score = metrics_lib.score(metrics_by_task, self._metric)
-    if score is None or not math.isfinite(score):
-      raise ValueError(
-        f"The metrics that match BEST_METRIC={self._metric!r} make the score "
-        f"{score}. The metrics are {dict(metrics_by_task)}."
-      )
-    return {"step": int(train_state.step), "score": score}
 
   def _metadata(
     self, base_fingerprint: str, step: int

@@ -17,6 +17,7 @@ import numpy as np
 
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods.einsum import einsum
+from prompt_tuning.methods.parameters import parameter
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 
@@ -58,14 +59,9 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
     """[B, T, in] -> [B, T, features]"""
-    dtype = jnp.dtype(self.config.dtype)
-    kernel = partitioning.param_with_axes(
-      "kernel",
-      self.kernel_init,
-      (inputs.shape[-1], self.features),
-      jnp.dtype(self.config.param_dtype),
-      axes=self.axes,
-    )
+    dtype, stored = jnp.dtype(self.config.dtype), self.config.param_dtype
+    shape = (inputs.shape[-1], self.features)
+    kernel = parameter("kernel", self.kernel_init, shape, self.axes, stored)
     if self.output_dtype:
       dtype = jnp.promote_types(dtype, kernel.dtype)
     outputs = einsum(
@@ -115,13 +111,9 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
     """[B, T, H] -> [B, T, H]"""
-    scale = partitioning.param_with_axes(
-      "scale",
-      nn.initializers.ones,
-      (inputs.shape[-1],),
-      jnp.dtype(self.config.param_dtype),
-      axes=("embed",),
-    )
+    shape, ones = inputs.shape[-1:], nn.initializers.ones
+    dtype = self.config.param_dtype
+    scale = parameter("scale", ones, shape, ("embed",), dtype)
     return _rms_norm(inputs, scale, self.config.dtype)
 
 
@@ -144,12 +136,12 @@ class RelativeBias(nn.Module):
   @nn.compact
   def __call__(self, query_positions: Array, key_positions: Array) -> Array:
     """[Q], [K] -> [1, N, Q, K] in float32."""
-    table = partitioning.param_with_axes(
+    table = parameter(
       "rel_embedding",
       nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
       (self.config.num_heads, self.config.relative_attention_num_buckets),
-      jnp.dtype(self.config.param_dtype),
-      axes=("heads", "relpos_buckets"),
+      ("heads", "relpos_buckets"),
+      self.config.param_dtype,
     )
     buckets = relative_buckets(
       key_positions[None, :] - query_positions[:, None],
