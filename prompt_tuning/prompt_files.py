@@ -11,7 +11,6 @@ import io
 import math
 import os
 import tempfile
-import tokenize
 
 from etils import epath
 import ml_dtypes
@@ -141,18 +140,7 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
     shape, is_fortran, dtype = read(file)
     values = np.frombuffer(file.read(), dtype)
     return values.reshape(shape, order="F" if is_fortran else "C").copy()
-  # NumPy parses the header as a Python literal.
-  except (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
-    tokenize.TokenError,
-  ) as error:
+  except Exception as error:  # NumPy parses the header as a Python literal.
     raise ValueError(f"{path} is not a NumPy array file: {error}.") from None
 
 

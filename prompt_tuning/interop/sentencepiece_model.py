@@ -29,17 +29,10 @@ def sentencepiece_from_tokenizer_json(
   Raises:
     ValueError: if the file is not a T5-like Unigram tokenizer.
   """
+  content = pathlib.Path(path).read_bytes()
   try:
-    return _rebuilt(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
-  except (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    OverflowError,
-    RecursionError,
-  ) as error:
+    return _rebuilt(json.loads(content))
+  except Exception as error:  # Its parts may be of any type.
     raise ValueError(
       f"{path}: expected a tokenizer of T5's as Hugging Face writes it: "
       f"{error!r}"
