@@ -14,6 +14,7 @@ split. The same command resumes an interrupted run.
 
 import argparse
 import collections
+from collections.abc import Iterable
 import json
 import pathlib
 import subprocess
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
   began = time.monotonic()
   if args.model == "t5_small":
     _run(root, "Importing T5 small", ["prompt_tuning", "import", "t5_small"])
-  train = _t5x(
+  train = t5x(
     "train",
     [model, "recipes/prompt_tuning"],
     MODEL_DIR=str(folder),
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     root,
     "Evaluating the frozen model, and the prompt with it",
     *(
-      _t5x(
+      t5x(
         "eval",
         [model, recipe],
         TASK=task,
@@ -133,7 +134,7 @@ def _run(root: pathlib.Path, title: str, *commands: list[str]) -> None:
       sys.exit(status)
 
 
-def _t5x(program: str, gin_files: list[str], **macros: Any) -> list[str]:
+def t5x(program: str, gin_files: Iterable[str], **macros: Any) -> list[str]:
   """Returns the words after `python -m` of a `t5x` command."""
   return (
     [f"t5x.{program}"]

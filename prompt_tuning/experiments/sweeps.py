@@ -57,13 +57,21 @@ def parse(arguments: Sequence[str]) -> SweepCommand:
     arguments: Such as `--gin_file=...`, `--gin.X=...`, `--tfds_data_dir=...`.
 
   Raises:
-    ValueError: if an argument is not a flag, a value is empty or not valid gin,
-      or both `--gin_bindings` and `--gin.X` set X.
+    ValueError: if a value follows no flag, is empty or not valid gin, or both
+      `--gin_bindings` and `--gin.X` set X.
   """
+  joined: list[str] = []  # Flags with the values that follow after a space.
+  for argument in arguments:
+    if argument.startswith("-"):
+      joined.append(argument)
+    elif joined and "=" not in joined[-1]:
+      joined[-1] += f"={argument}"
+    else:
+      raise ValueError(f"Expected --FLAG=VALUE, got {argument}.")
   found = SweepCommand([], {}, [])
   single: set[str] = set()
   before = ""
-  for argument in _joined(arguments):
+  for argument in joined:
     flag, _, value = argument.lstrip("-").partition("=")
     if flag == "gin_file":
       files = _file_list(value)
@@ -92,23 +100,6 @@ def parse(arguments: Sequence[str]) -> SweepCommand:
   for values in (*places, *found.bindings.values()):
     if len(set(values)) != len(values):
       raise ValueError(f"A value is there twice in {', '.join(values)}.")
-  return found
-
-
-def _joined(arguments: Sequence[str]) -> list[str]:
-  """Joins flags and the values that follow them after a space.
-
-  Raises:
-    ValueError: if a value follows no flag.
-  """
-  found: list[str] = []
-  for argument in arguments:
-    if argument.startswith("-"):
-      found.append(argument)
-    elif found and "=" not in found[-1]:
-      found[-1] += f"={argument}"
-    else:
-      raise ValueError(f"Expected --FLAG=VALUE, got {argument}.")
   return found
 
 

@@ -13,10 +13,10 @@ import pytest
 import served
 import tiny
 
-from prompt_tuning.inference.detokenizer import Detokenizer, TextStream
 from prompt_tuning.inference.requests import Token
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import app
+from prompt_tuning.serving.completions import Detokenizer, TextStream
 
 
 def test_completion_is_the_model_s_answer(service, prompts):
