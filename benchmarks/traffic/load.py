@@ -123,11 +123,11 @@ def under_load(
     ):
       held = servers.send(server, texts, rate, seconds)
     steps = server.events(job, "train")[0]["step"]
-    status = server.job(job)["status"]
+    status = server.job(job).status
     over = servers.send(server, texts, 2 * rate, min(30.0, seconds))
     time.sleep(1)  # As Retry-After says.
     again = servers.send(server, texts, rate / 2, min(15.0, seconds))
-    server.http.post(f"/v1/fine_tuning/jobs/{job}/cancel")
+    server.openai.fine_tuning.jobs.cancel(job)
     return {
       "start_seconds": started,
       "tried": tried,
@@ -204,8 +204,8 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
   server = Server(checkpoint, folder)
 
   def prompt_of(job: str) -> bytes:
-    servers.wait_until(lambda: server.job(job)["finished_at"] is not None)
-    name = server.job(job)["fine_tuned_model"]
+    servers.wait_until(lambda: server.job(job).finished_at is not None)
+    name = server.job(job).fine_tuned_model
     path = folder / "prompts" / f"{name}.safetensors"
     return prompt_files.load_prompt(path)[0].tobytes()
 
@@ -240,9 +240,8 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
     for thread in threads:
       thread.join()
     server.start()
-    models = server.http.get("/v1/models").json()["data"]
-    names = {model["id"] for model in models}
-    files = server.http.get("/v1/files").json()["data"]
+    names = {model.id for model in server.openai.models.list()}
+    files = {file.id for file in server.openai.files.list()}
     same = prompt_of(killed) == undisturbed
     prompt_of(late_job)  # It succeeds as well.
     return {
@@ -251,8 +250,8 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
       "accepted": len(contents) + len(accepted) + 1,
       "kept": sum(f"prompt_{i}" in names for i in range(len(contents)))
       + sum(name in names for name in accepted)
-      + any(x["id"] == late_file for x in files),
-      "job_accepted_before": server.job(late_job)["status"],
+      + (late_file in files),
+      "job_accepted_before": server.job(late_job).status,
     }
   finally:
     server.stop()

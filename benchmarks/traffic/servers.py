@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import httpx
 import numpy as np
+import openai
 
 import harness
 import prompt_tuning as pt
@@ -33,6 +34,7 @@ class Server:
   Attributes:
     address: Host and port.
     http: A client of the server.
+    openai: OpenAI's client of it.
   """
 
   def __init__(
@@ -68,6 +70,7 @@ class Server:
       self.address: tuple[str, int] = probe.getsockname()
     url = f"http://127.0.0.1:{self.address[1]}"
     self.http = httpx.Client(base_url=url, timeout=60)
+    self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
     self._process: Any = None
 
   def start(self) -> float:
@@ -136,29 +139,23 @@ class Server:
       json.dumps({"prompt": x, "completion": "True" if i % 2 else "False"})
       for i, x in enumerate(texts[:64])
     )
-    answer = self.http.post(
-      "/v1/files",
-      files={"file": ("data.jsonl", lines)},
-      data={"purpose": "fine-tune"},
-    )
-    return answer.raise_for_status().json()["id"]
+    file = ("data.jsonl", lines.encode())
+    return self.openai.files.create(file=file, purpose="fine-tune").id
 
   def start_job(self, file: str, steps: int) -> str:
     """Starts to tune a prompt; returns the job's id."""
-    answer = self.http.post(
-      "/v1/fine_tuning/jobs",
-      json={
-        "model": self.http.get("/v1/models").json()["data"][0]["id"],
-        "training_file": file,
-        "validation_file": file,
-        "hyperparameters": {"steps": steps, "length": 10, "batch_size": 8},
-      },
+    sizes: Any = {"steps": steps, "length": 10, "batch_size": 8}
+    job = self.openai.fine_tuning.jobs.create(
+      model=self.openai.models.list().data[0].id,
+      training_file=file,
+      validation_file=file,
+      hyperparameters=sizes,
     )
-    return answer.raise_for_status().json()["id"]
+    return job.id
 
-  def job(self, id: str) -> dict[str, Any]:
+  def job(self, id: str) -> openai.types.fine_tuning.FineTuningJob:
     """Returns a job."""
-    return self.http.get(f"/v1/fine_tuning/jobs/{id}").json()
+    return self.openai.fine_tuning.jobs.retrieve(id)
 
   def events(self, id: str, kind: str) -> list[dict[str, Any]]:
     """Returns a job's events of one kind, the newest first."""

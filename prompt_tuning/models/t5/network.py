@@ -197,7 +197,7 @@ class Transformer(nn.Module):
     Raises:
       ValueError: if packed examples would have to share a prompt.
     """
-    del encoder_positions
+    del encoder_positions, decoder_positions
     encoded = self.encode(
       encoder_input_tokens, encoder_segment_ids, enable_dropout=enable_dropout
     )
@@ -208,7 +208,6 @@ class Transformer(nn.Module):
       decoder_target_tokens,
       encoder_segment_ids,
       decoder_segment_ids,
-      decoder_positions,
       enable_dropout=enable_dropout,
       decode=decode,
     )
@@ -235,7 +234,6 @@ class Transformer(nn.Module):
     decoder_target_tokens: Array,
     encoder_segment_ids: Array | None = None,
     decoder_segment_ids: Array | None = None,
-    decoder_positions: Array | None = None,
     enable_dropout: bool = True,
     decode: bool = False,
     max_decode_length: int | None = None,
@@ -252,7 +250,6 @@ class Transformer(nn.Module):
       decoder_target_tokens: [B, S] For the padding mask; unused with `decode`.
       encoder_segment_ids: As in `__call__`.
       decoder_segment_ids: As in `__call__`.
-      decoder_positions: Unused.
       enable_dropout: Whether to drop activations.
       decode: Whether to use the collection "cache": its arrays have the batch
         as axis 0, its scalar counts the decoded tokens.
@@ -261,7 +258,6 @@ class Transformer(nn.Module):
     Returns:
       [B, S, V] in float32.
     """
-    del decoder_positions
     prompt_length = encoded.shape[1] - encoder_input_tokens.shape[1]
     return self.decoder(
       decoder_input_tokens,
