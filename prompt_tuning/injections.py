@@ -78,22 +78,20 @@ class Injections:
     fields = {place: getattr(self, place) for place in PLACES}
     return {place: x for place, x in fields.items() if x is not None}
 
-  def build(
-    self, factory: Factory | None, owner: nn.Module, name: str
-  ) -> nn.Module | None:
+  def build(self, place: str, owner: nn.Module, name: str) -> nn.Module | None:
     """Makes a module in the compact method of `owner`, if its targets match.
 
     Args:
-      factory: One of the fields.
+      place: The name of a field.
       owner: The module that it extends.
       name: Its name in `owner`.
 
     Returns:
       The module, or None.
     """
-    path = "/".join((*owner.path, name))
-    (place,) = (x for x, at in PLACES.items() if re.fullmatch(at, f"/{path}"))
+    factory: Factory | None = getattr(self, place)
     targets = getattr(self, f"{place}_targets", ".*")
+    path = "/".join((*owner.path, name))
     if factory is None or not re.fullmatch(targets, path):
       return None
     return factory(name=name)

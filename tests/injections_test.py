@@ -28,7 +28,7 @@ def test_a_module_is_made_where_its_pattern_matches(methods, built):
   class Owner(nn.Module):
     @nn.compact
     def __call__(self):
-      return methods.build(methods.delta, self, "delta")
+      return methods.build("delta", self, "delta")
 
   class Root(nn.Module):
     @nn.compact

@@ -81,6 +81,9 @@ class Ensemble:
   In all other respects it is the given model.
   """
 
+  # It returns the tokens of `predict_batch_with_aux`.
+  predict_batch: Any = models.EncoderDecoderModel.predict_batch
+
   def __init__(self, model: models.EncoderDecoderModel, num_prompts: int):
     """Stores its arguments.
 
@@ -95,15 +98,6 @@ class Ensemble:
     if name == "_model":  # During a copy, before attributes are set.
       raise AttributeError(name)
     return getattr(self._model, name)
-
-  def predict_batch(
-    self,
-    params: Any,
-    batch: Mapping[str, jax.Array],
-    rng: jax.Array | None = None,
-  ) -> jax.Array:
-    """Decodes; see `predict_batch_with_aux`."""
-    return self.predict_batch_with_aux(params, batch, rng=rng)[0]
 
   def predict_batch_with_aux(
     self,

@@ -105,7 +105,7 @@ class Attention(nn.Module):
     outputs = Dense(
       config, injections, config.emb_dim, ("joined_kv", "embed"), name="out"
     )(outputs)
-    if adapter := injections.build(injections.adapter, self, "adapter"):
+    if adapter := injections.build("adapter", self, "adapter"):
       outputs = adapter(outputs)
     return outputs
 
@@ -118,9 +118,7 @@ class Attention(nn.Module):
     heads = {}
     for name in ("key", "value"):
       joined = project(name=name)(attended)
-      if rescale := self.injections.build(
-        self.injections.rescale, self, f"{name}_rescale"
-      ):
+      if rescale := self.injections.build("rescale", self, f"{name}_rescale"):
         joined = rescale(joined, ("joined_kv",))
       heads[name] = self._split_heads(joined)
       if (

@@ -70,7 +70,7 @@ class Dense(nn.Module):
       kernel.astype(dtype),
       self.output_dtype or dtype,
     )
-    if delta := self.injections.build(self.injections.delta, self, "delta"):
+    if delta := self.injections.build("delta", self, "delta"):
       outputs += delta(inputs, self.features, self.axes)
     return outputs
 
@@ -217,14 +217,14 @@ class Mlp(nn.Module):
       )(inputs)
       branches.append(checkpoint_name(branch, "mlp"))
     hidden = _gated(tuple(config.mlp_activations), *branches)
-    if rescale := injections.build(injections.rescale, self, "rescale"):
+    if rescale := injections.build("rescale", self, "rescale"):
       hidden = rescale(hidden, ("mlp",))
     hidden = make_dropout(config, enable_dropout)(hidden, rng=dropout_key)
     hidden = constrain(hidden, ("batch", "length", "mlp"))
     outputs = Dense(
       config, injections, config.emb_dim, ("mlp", "embed"), name="wo"
     )(hidden)
-    if adapter := injections.build(injections.adapter, self, "adapter"):
+    if adapter := injections.build("adapter", self, "adapter"):
       outputs = adapter(outputs)
     return outputs
 

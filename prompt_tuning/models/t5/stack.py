@@ -142,7 +142,7 @@ def apply_layers(
   fields = (config, injections, attentions, enable_dropout)
   prefixes = []
   for name, _ in attentions:
-    prefix = injections.build(injections.prefix, owner, f"{name}_prefix")
+    prefix = injections.build("prefix", owner, f"{name}_prefix")
     kv_dim = config.num_heads * config.head_dim
     prefixes.append(
       prefix(num_layers, config.emb_dim, kv_dim)
