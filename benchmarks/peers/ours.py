@@ -55,15 +55,12 @@ def make(case: cases.Case, folder: str, variant: str) -> Call:
 def make_model(
   case: cases.Case, several: bool = False
 ) -> models.EncoderDecoderModel:
-  arguments = {
-    **prompted.arguments(case, several),
-    # gin/decoding/greedy.gin
-    "decode_fn": functools.partial(decoding.temperature_sample, topk=1),
-  }
+  arguments = prompted.arguments(case, several)
   if case.work == "rank":
-    del arguments["decode_fn"]
     return ranking.make_ranking_model(cases.LABELS, **arguments)
-  return models.EncoderDecoderModel(**arguments)
+  # gin/decoding/greedy.gin
+  greedy = functools.partial(decoding.temperature_sample, topk=1)
+  return models.EncoderDecoderModel(**arguments, decode_fn=greedy)
 
 
 def _step(

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 import contextlib
-import io
 import json
 import os
 import pathlib
@@ -21,6 +20,7 @@ import openai
 
 import harness
 import prompt_tuning as pt
+from prompt_tuning import prompt_files
 from traffic import mixed
 
 LENGTHS = [round(x) for x in np.linspace(1, 100, 50)]
@@ -126,9 +126,7 @@ class Server:
     """Puts fifty prompts; returns their files."""
     contents = []
     for prompt in mixed.make_prompts(pt.load(self._checkpoint), LENGTHS):
-      buffer = io.BytesIO()
-      np.save(buffer, prompt.array)
-      contents.append(buffer.getvalue())
+      contents.append(prompt_files.content(prompt.array, None, ".npy"))
       url = f"/v1/prompts/{prompt.name}"
       self.http.put(url, content=contents[-1]).raise_for_status()
     return contents

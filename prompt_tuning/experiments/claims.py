@@ -1,7 +1,6 @@
 """Claims about the paper, against its numbers and against our counts."""
 
 from collections.abc import Iterable, Mapping, Sequence
-import dataclasses
 
 import pydantic
 
@@ -64,49 +63,41 @@ class Claims(Strict):
   claims: list[Claim]
 
 
-@dataclasses.dataclass(frozen=True)
-class Numbers:
-  """Numbers that claims are compared with.
-
-  Attributes:
-    values: Size -> number.
-    origin: The source of a paper's number in brackets; "" for a count.
-  """
-
-  values: dict[str, float]
-  origin: str = ""
+# Name, as `Check.of` gives it -> size -> number.
+Numbers = dict[str, dict[str, float]]
 
 
 def collect(
   sheet: parameters.ParameterSheet,
   counted: Mapping[str, parameters.Counts],
   sheets: Mapping[str, Sheet],
-) -> dict[str, Numbers]:
-  """Returns all numbers, by the names that `Check.of` gives them.
+) -> tuple[Numbers, dict[str, str]]:
+  """Returns all numbers, and in brackets the sources of the paper's, by name.
 
   Args:
     sheet: Of the counts.
     counted: Size -> counts.
     sheets: Name -> sheet, with the paper's numbers.
   """
-  found: dict[str, Numbers] = {}
+  found: Numbers = {}
+  sources: dict[str, str] = {}
   for size, counts in counted.items():
     for method, n in counts.methods.items():
       for kind, x in (("trainable", n), ("share", 100 * n / counts.frozen)):
-        own = found.setdefault(f"{kind}.{method}", Numbers({}))
-        own.values[size] = x
+        found.setdefault(f"{kind}.{method}", {})[size] = x
   for name, paper in ((name, x.paper) for name, x in sheets.items() if x.paper):
     for row in paper.rows:
       numbers = dict(zip(paper.columns, row.numbers(), strict=True))
       known = {k: numbers.get(x.label) for k, x in sheet.sizes.items()}
       values = {k: x for k, x in known.items() if x is not None}
-      origin = f" ({row.source}, {tables.HOW[row.how]})"
-      found.setdefault(f"paper.{name}.{row.row}", Numbers(values, origin))
-  return found
+      place = f"paper.{name}.{row.row}"
+      found.setdefault(place, values)
+      sources.setdefault(place, f" ({row.source}, {tables.HOW[row.how]})")
+  return found, sources
 
 
 def find(
-  check: Check, sizes: Iterable[str], numbers: Mapping[str, Numbers]
+  check: Check, sizes: Iterable[str], numbers: Numbers
 ) -> dict[str, tuple[float, bool | None]]:
   """Compares a number with the claim.
 
@@ -131,9 +122,9 @@ def find(
           "configs/parameters.toml, or paper.SHEET.ROW with a row of its "
           "[paper]."
         )
-      if size not in numbers[of].values:
+      if size not in numbers[of]:
         raise ValueError(f"{of} has no number for size {size}.")
-      values.append(numbers[of].values[size])
+      values.append(numbers[of][size])
     value = values[0] - sum(values[1:])
     holds = None
     if check.low is not None and check.high is not None:
@@ -168,7 +159,7 @@ def page(
   sheets: Mapping[str, Sheet],
 ) -> bytes:
   """Makes the page, in Markdown; the arguments are those of `collect`."""
-  numbers = collect(sheet, counted, sheets)
+  numbers, sources = collect(sheet, counted, sheets)
   rows = []
   for claim in claims.claims:
     said, held = [], []
@@ -183,7 +174,7 @@ def page(
           text = parameters.percent(value) if is_share else f"{value:,.0f}"
         text = f"**{text}**" if holds is False else text
         texts.append(f"{sheet.sizes[size].label} {text}")
-      text = f"{check.what}: {', '.join(texts)}{numbers[check.of].origin}"
+      text = f"{check.what}: {', '.join(texts)}{sources.get(check.of, '')}"
       if check.of == "trainable.prompt_tuning" and check.low is not None:
         widths = {counted[x].width: None for x in found}
         lengths = " or ".join(f"{check.low / width:.0f}" for width in widths)

@@ -75,7 +75,7 @@ def _counted():
 
 COUNTED = _counted()
 SHEETS = sheets.load_all(ROOT / "configs")
-NUMBERS = claims.collect(SHEET, COUNTED, SHEETS)
+NUMBERS, _ = claims.collect(SHEET, COUNTED, SHEETS)
 
 
 def test_committed_counts_are_the_papers_and_the_formulas():
