@@ -109,18 +109,10 @@ class RunRecord(record_schema.Record):
     return self.model_copy(update={"evals": evals, "best": best})
 
 
-def parse(text: str, where: str) -> RunRecord:
-  """Reads a record.
-
-  Raises:
-    ValueError: if it is not one.
-  """
-  return record_schema.parse(text, where, RunRecord)
-
-
 def read(path: pathlib.Path) -> RunRecord:
   """Reads the record in a file; raises ValueError if it is not one."""
-  return parse(path.read_text(encoding="utf-8"), str(path))
+  text = path.read_text(encoding="utf-8")
+  return record_schema.parse(text, str(path), RunRecord)
 
 
 def find_prompts(

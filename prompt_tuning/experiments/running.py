@@ -351,7 +351,7 @@ def _store(left: pathlib.Path, workspace: Workspace, cell: Cell) -> None:
   path = workspace.record(cell)
   failure = path.with_suffix(".failed.json")
   path.parent.mkdir(parents=True, exist_ok=True)
-  counts = records.parse(text, str(left)).counts
+  counts = records.read(left).counts
   if not counts and (stored := _read(path)) and stored.counts:
     safe_files.write(failure, text)
     return

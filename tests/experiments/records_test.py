@@ -7,6 +7,7 @@ import made_up
 import pytest
 
 from prompt_tuning.experiments import records
+from t5x.runs import record_schema
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +17,16 @@ def fields(tmp_path_factory):
   return functools.partial(made_up.record, sheet.cells()[0])
 
 
+def _parse(fields):
+  return record_schema.parse(json.dumps(fields), "here", records.RunRecord)
+
+
 def test_score_is_the_mean_of_metrics(fields):
   """Without the share of invalid answers, and a mixture's own average."""
   best = fields()["best"]
   metrics = {**best["metrics"], "all": {"super_glue_average": 1.0}}
   for x in (best, {**best, "metrics": metrics}):
-    record = records.parse(json.dumps(fields(best=x)), "here")
+    record = _parse(fields(best=x))
     assert record.scores == {"cb": 40.0}
 
 
@@ -47,7 +52,7 @@ def test_score_is_the_mean_of_metrics(fields):
 )
 def test_wrong_record_is_refused(fields, overrides, message):
   with pytest.raises(ValueError, match=message):
-    records.parse(json.dumps(fields(**overrides)), "here")
+    _parse(fields(**overrides))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_wrong_record_is_refused(fields, overrides, message):
   ],
 )
 def test_which_runs_count(fields, status, counts, is_over):
-  record = records.parse(json.dumps(fields(status=status, error="no")), "here")
+  record = _parse(fields(status=status, error="no"))
   assert (record.counts, record.is_over) == (counts, is_over)
 
 
