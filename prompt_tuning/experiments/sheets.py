@@ -74,12 +74,6 @@ class Layout(Strict):
   x_label: str = ""
   y_label: str = ""
 
-  @property
-  def axes(self) -> list[str]:
-    """The axes that it names."""
-    over = [self.mean_over] if self.mean_over else []
-    return [*self.rows, self.columns, *over]
-
 
 def _check_layout(
   layout: Layout, grids: Sequence[Mapping[str, Sequence[AxisValue]]]
@@ -94,8 +88,10 @@ def _check_layout(
     if any(STEPS in grid for grid in grids):
       raise ValueError(f"after: a grid has an own axis {STEPS}")
     grids = [{**grid, STEPS: layout.after} for grid in grids]
+  axes = [*layout.rows, layout.columns]
+  axes += [layout.mean_over] if layout.mean_over else []
   for grid in grids:
-    for axis in layout.axes:
+    for axis in axes:
       if axis not in grid:
         raise ValueError(f"no axis {axis} in the grid over {list(grid)}")
   # A grid without an axis is of other runs than those with it.
@@ -104,7 +100,7 @@ def _check_layout(
     for axis in itertools.chain(*grids)
   }
   for axis, some in values.items():
-    if axis in (*layout.axes, SEED) or len(some) == 1:
+    if axis in (*axes, SEED) or len(some) == 1:
       continue
     if None in some:
       raise ValueError(

@@ -5,8 +5,9 @@ defines how they share a batch and how they vote.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from etils import epath
 import jax
@@ -75,29 +76,27 @@ def from_files(
   return prompts.from_array(np.stack([prompt for prompt, _ in loaded]))
 
 
+@dataclasses.dataclass(eq=False)
 class Ensemble:
   """A model whose prompts vote when it decodes.
 
   In all other respects it is the given model.
+
+  Attributes:
+    model: A model with `voting.Prompts`.
+    num_prompts: K.
   """
 
+  model: models.EncoderDecoderModel
+  num_prompts: int
+
   # It returns the tokens of `predict_batch_with_aux`.
-  predict_batch: Any = models.EncoderDecoderModel.predict_batch
-
-  def __init__(self, model: models.EncoderDecoderModel, num_prompts: int):
-    """Stores its arguments.
-
-    Args:
-      model: A model with `voting.Prompts`.
-      num_prompts: K.
-    """
-    self._model = model
-    self._num_prompts = num_prompts
+  predict_batch: ClassVar[Any] = models.EncoderDecoderModel.predict_batch
 
   def __getattr__(self, name: str) -> Any:
-    if name == "_model":  # During a copy, before attributes are set.
+    if name == "model":  # During a copy, before attributes are set.
       raise AttributeError(name)
-    return getattr(self._model, name)
+    return getattr(self.model, name)
 
   def predict_batch_with_aux(
     self,
@@ -118,9 +117,9 @@ class Ensemble:
     Returns:
       Tokens [B, S], and {"scores": [B]}, the share of prompts that agree.
     """
-    K = self._num_prompts
+    K = self.num_prompts
     repeated = {name: jnp.repeat(x, K, axis=0) for name, x in batch.items()}
-    decode: Callable[..., Any] = self._model.predict_batch_with_aux
+    decode: Callable[..., Any] = self.model.predict_batch_with_aux
     tokens, _ = decode(params, repeated, rng=rng, **kwargs)
     answer, share = voting.majority(tokens.reshape(-1, K, tokens.shape[-1]))
     return answer, {"scores": share}

@@ -1,6 +1,6 @@
 """The last output of a training command: results, and how to evaluate them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import os
 import shlex
 from typing import Any
@@ -90,18 +90,14 @@ def describe(
   return "\n".join(lines)
 
 
-def _parts(gin_files: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
+def _parts(gin_files: Iterable[str], paths: Sequence[str]) -> Iterator[str]:
   """Yields the shortest names of files; for a recipe, those of its includes."""
   for gin_file in gin_files:
     name = _name(gin_file, paths)
-    if not name.startswith(_RUNS) and _has_run(name, paths):
-      yield from _parts(_includes(name, paths), paths)
-    else:
-      yield name
-
-
-def _includes(gin_file: str, paths: Sequence[str]) -> list[str]:
-  return [x for x in reading.from_file(gin_file, paths) if isinstance(x, str)]
+    included = (x for x in reading.from_file(name, paths) if isinstance(x, str))
+    inner = list(_parts(included, paths))
+    has_run = any(x.startswith(_RUNS) for x in inner)
+    yield from inner if has_run and not name.startswith(_RUNS) else [name]
 
 
 def _name(gin_file: str, paths: Sequence[str]) -> str:
@@ -110,13 +106,6 @@ def _name(gin_file: str, paths: Sequence[str]) -> str:
     if where.startswith(path.rstrip(os.sep) + os.sep):
       return os.path.relpath(where, path)
   return gin_file
-
-
-def _has_run(gin_file: str, paths: Sequence[str]) -> bool:
-  return any(
-    _name(x, paths).startswith(_RUNS) or _has_run(x, paths)
-    for x in _includes(gin_file, paths)
-  )
 
 
 def _evaluation_files(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
