@@ -116,7 +116,11 @@ def load_prompt(
     ValueError: if the file is missing or has no prompt.
   """
   path = epath.Path(path)
-  suffix = ".npy" if is_numpy(path) else _suffix(path)
+  magic, start = np.lib.format.MAGIC_PREFIX, b""
+  if path.is_file():
+    with path.open("rb") as file:
+      start = file.read(len(magic))
+  suffix = ".npy" if start == magic else _suffix(path)
   if not path.is_file():
     raise ValueError(f"{path} is not a file.{_others(path)}")
   if suffix == ".npy":
@@ -169,16 +173,6 @@ def read_tensor(
     some = f"{sorted(keys)[:5]}{' and more' if len(keys) > 5 else ''}"
     raise ValueError(f"{path}: expected the key {key!r} alone, got {some}.")
   return array, header
-
-
-def is_numpy(path: epath.Path) -> bool:
-  """Returns whether a file starts as NumPy's files do."""
-  if not path.is_file():
-    return False
-  with path.open("rb") as file:
-    return file.read(len(np.lib.format.MAGIC_PREFIX)) == (
-      np.lib.format.MAGIC_PREFIX
-    )
 
 
 def prompt_file_length(path: str | os.PathLike[str]) -> int:

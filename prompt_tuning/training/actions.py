@@ -20,8 +20,6 @@ from prompt_tuning.prompt_files import PARAMETER_PATH
 from prompt_tuning.training import base_model
 from t5x import trainer
 
-MetricsByTask = Mapping[str, Mapping[str, float]]
-
 
 class SaveBestPrompt(trainer.BaseAction):
   """Writes `prompt.safetensors` when the dev score is the best so far.
