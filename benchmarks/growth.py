@@ -29,17 +29,12 @@ from t5x.planning import costs
 # Timed steps of each point.
 _STEPS = 3
 _START = cases.Case("step", "small", "bfloat16", 8, 128)
-_POINTS = {
-  "prompt": (1, 20, 50, 100, 150),
-  "inputs": (32, 64, 128, 256, 512),
-  "batch": (1, 4, 8, 16, 32),
-  "size": ("tiny", "small", "base"),
-}
-_LABELS = {
-  "prompt": "prompt, positions",
-  "inputs": "inputs, tokens",
-  "batch": "batch, examples",
-  "size": "T5 1.1",
+# Axis -> its label and values.
+_AXES = {
+  "prompt": ("prompt, positions", (1, 20, 50, 100, 150)),
+  "inputs": ("inputs, tokens", (32, 64, 128, 256, 512)),
+  "batch": ("batch, examples", (1, 4, 8, 16, 32)),
+  "size": ("T5 1.1", ("tiny", "small", "base")),
 }
 # The row of a panel, the line's label, its field, unit and style.
 _LINES = (
@@ -111,7 +106,7 @@ def run() -> dict[str, Any]:
   measure(dataclasses.replace(_START, size="tiny"))
   measured: dict[cases.Case, dict[str, Any]] = {}
   axes: dict[str, list[dict[str, Any]]] = {}
-  for axis, values in _POINTS.items():
+  for axis, (_, values) in _AXES.items():
     axes[axis] = []
     for value in values:
       case = dataclasses.replace(_START, **{axis: value})
@@ -137,7 +132,7 @@ def draw(record: dict[str, Any]) -> figure.Figure:
       panel.set_ylim(bottom=0)
       panel.grid(alpha=0.3)
       panel.legend(fontsize="small")
-    column[1].set_xlabel(_LABELS[axis])
+    column[1].set_xlabel(_AXES[axis][0])
   return page
 
 

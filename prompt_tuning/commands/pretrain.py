@@ -41,11 +41,8 @@ def run(args: argparse.Namespace) -> None:
     return filed is not None and filed.started == records.read(left).started
 
   cells = sheets.load("ladder", args.root / "configs").cells()
-  order = [str(size) for size in args.sizes or SIZES]
-  for cell in sorted(
-    (x for x in cells if x.point["size"] in order),
-    key=lambda x: order.index(str(x.point["size"])),
-  ):
+  sizes = args.sizes or SIZES
+  for cell in [x for size in sizes for x in cells if x.point["size"] == size]:
     stage, folder = str(cell.point["stage"]), args.root / "checkpoints"
     folder = folder / str(cell.point["size"])
     stored = workspace.record(cell)

@@ -184,10 +184,8 @@ class Engine:
 
   def _advance(self, batch: Batch) -> None:
     try:
-      next(self._running[batch])
-      return
-    except StopIteration:
-      pass
+      if next(self._running[batch], self) is None:  # More to do.
+        return
     except Exception as error:
       logging.error("A batch failed.", exc_info=error)
       for ticket in batch.tickets:

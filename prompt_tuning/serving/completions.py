@@ -97,35 +97,35 @@ class Detokenizer:
     return self.vocabulary.decode([token])
 
 
+@dataclasses.dataclass
 class TextStream:
   """The text of tokens that arrive one by one.
 
   Attributes:
+    texts: Makes it of the tokens.
     tokens: The tokens so far.
     was_cut: Whether a stop sequence ended the text.
   """
 
-  def __init__(self, detokenizer: Detokenizer):
-    """Starts without tokens."""
-    self.tokens: list[Token] = []
-    self.was_cut = False
-    self._detokenizer = detokenizer
-    self._sent = 0
+  texts: Detokenizer
+  tokens: list[Token] = dataclasses.field(default_factory=list)
+  was_cut: bool = False
+  _sent: int = 0
 
   def add(self, token: Token) -> str:
     """Adds a token; returns the text that has become final."""
     self.tokens.append(token)
-    text, self.was_cut = self._detokenizer.whole(self.tokens)
+    text, self.was_cut = self.texts.whole(self.tokens)
     if not self.was_cut:
       text = text.rstrip(_INCOMPLETE)
       # The end may be the beginning of a stop sequence.
-      held = max(map(len, self._detokenizer.stops), default=1) - 1
+      held = max(map(len, self.texts.stops), default=1) - 1
       text = text[: max(self._sent, len(text) - held)]
     return self._new(text)
 
   def rest(self) -> str:
     """Returns the text held back so far, after the last token."""
-    return self._new(self._detokenizer.whole(self.tokens)[0])
+    return self._new(self.texts.whole(self.tokens)[0])
 
   def _new(self, text: str) -> str:
     new, self._sent = text[self._sent :], max(self._sent, len(text))
