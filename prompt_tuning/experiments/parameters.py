@@ -19,7 +19,6 @@ from t5x import gin_utils
 Printed = tuple[int, int, str]
 _MODEL_TUNING = "model_tuning"
 _CUT = ", cut and not rounded"
-_SAME = "the same"
 
 
 class Size(Strict):
@@ -186,8 +185,9 @@ def files(
       line = (n, total, f"{100 * n / total:.5f}")
       found = differences(line, sheet.paper.printed[size][length])
       wrong += found
-      texts = (f"{n:,}", f"{total:,}", f"{line[2]}%", "; ".join(found))
-      prompts.append([labels[size], str(length), *texts[:3], texts[3] or _SAME])
+      note = "; ".join(found) or "the same"
+      texts = (f"{n:,}", f"{total:,}", f"{line[2]}%", note)
+      prompts.append([labels[size], str(length), *texts])
   methods = [
     [
       names[name],
