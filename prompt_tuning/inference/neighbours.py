@@ -199,10 +199,9 @@ def plot(analysis: Analysis, title: str) -> Figure:
   series = [(0, "o", _BLUE, "nearest piece")]
   if kth > 1:
     series.append((kth - 1, "v", _ORANGE, f"nearest piece no. {kth}"))
-  for i, *style, name in series:
-    marker, color = style
-    look = {"color": color, "markersize": 4}
-    below.plot(numbers, cosines.str[i], marker, label=name, **look)
+  for i, marker, color, name in series:
+    style = {"color": color, "markersize": 4, "label": name}
+    below.plot(numbers, cosines.str[i], marker, **style)
   labelled = cosines[positions["labels"].map(bool)]
   if len(labelled):
     below.plot(

@@ -102,7 +102,7 @@ class TextStream:
   """The text of tokens that arrive one by one.
 
   Attributes:
-    texts: Makes it of the tokens.
+    texts: The decoder of its tokens.
     tokens: The tokens so far.
     was_cut: Whether a stop sequence ended the text.
   """
