@@ -17,6 +17,7 @@ import aiohttp
 import httpx
 import numpy as np
 import openai
+from openai.types import fine_tuning
 
 import harness
 import prompt_tuning as pt
@@ -151,7 +152,7 @@ class Server:
     )
     return job.id
 
-  def job(self, id: str) -> openai.types.fine_tuning.FineTuningJob:
+  def job(self, id: str) -> fine_tuning.FineTuningJob:
     """Returns a job."""
     return self.openai.fine_tuning.jobs.retrieve(id)
 
