@@ -151,12 +151,14 @@ def plain_backward(
 ) -> Gradients:
   """Differentiates `plain_forward`."""
   del results
-  *differentiated, mask = operands
-  _, pull_back = jax.vjp(
-    lambda *x: plain_forward((*x, mask))[0], *differentiated
-  )
-  *gradients, of_bias = pull_back(gradient)
-  return (*gradients, of_bias if bias_trains else None)
+  *differentiated, bias, mask = operands
+
+  def plain(query: Array, key: Array, value: Array, bias: Any = bias) -> Array:
+    return plain_forward((query, key, value, bias, mask))[0]
+
+  if bias_trains:
+    return jax.vjp(plain, *differentiated, bias)[1](gradient)
+  return (*jax.vjp(plain, *differentiated)[1](gradient), None)
 
 
 def choose_kernel(
