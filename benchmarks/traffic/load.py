@@ -123,11 +123,11 @@ def under_load(
     ):
       held = servers.send(server, texts, rate, seconds)
     steps = server.events(job, "train")[0]["step"]
-    status = server.job(job).status
+    status = server.jobs.retrieve(job).status
     over = servers.send(server, texts, 2 * rate, min(30.0, seconds))
     time.sleep(1)  # As Retry-After says.
     again = servers.send(server, texts, rate / 2, min(15.0, seconds))
-    server.openai.fine_tuning.jobs.cancel(job)
+    server.jobs.cancel(job)
     return {
       "start_seconds": started,
       "tried": tried,
@@ -204,8 +204,10 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
   server = Server(checkpoint, folder)
 
   def prompt_of(job: str) -> bytes:
-    servers.wait_until(lambda: server.job(job).finished_at is not None)
-    name = server.job(job).fine_tuned_model
+    servers.wait_until(
+      lambda: server.jobs.retrieve(job).finished_at is not None
+    )
+    name = server.jobs.retrieve(job).fine_tuned_model
     path = folder / "prompts" / f"{name}.safetensors"
     return prompt_files.load_prompt(path)[0].tobytes()
 
@@ -251,7 +253,7 @@ def kills(checkpoint: str, task: str, folder: pathlib.Path) -> dict[str, Any]:
       "kept": sum(f"prompt_{i}" in names for i in range(len(contents)))
       + sum(name in names for name in accepted)
       + (late_file in files),
-      "job_accepted_before": server.job(late_job).status,
+      "job_accepted_before": server.jobs.retrieve(late_job).status,
     }
   finally:
     server.stop()

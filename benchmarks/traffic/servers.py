@@ -17,7 +17,6 @@ import aiohttp
 import httpx
 import numpy as np
 import openai
-from openai.types import fine_tuning
 
 import harness
 import prompt_tuning as pt
@@ -36,6 +35,7 @@ class Server:
     address: Host and port.
     http: A client of the server.
     openai: OpenAI's client of it.
+    jobs: The part of it for tuning jobs.
   """
 
   def __init__(
@@ -72,6 +72,7 @@ class Server:
     url = f"http://127.0.0.1:{self.address[1]}"
     self.http = httpx.Client(base_url=url, timeout=60)
     self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    self.jobs = self.openai.fine_tuning.jobs
     self._process: Any = None
 
   def start(self) -> float:
@@ -144,17 +145,13 @@ class Server:
   def start_job(self, file: str, steps: int) -> str:
     """Starts to tune a prompt; returns the job's id."""
     sizes: Any = {"steps": steps, "length": 10, "batch_size": 8}
-    job = self.openai.fine_tuning.jobs.create(
+    job = self.jobs.create(
       model=self.openai.models.list().data[0].id,
       training_file=file,
       validation_file=file,
       hyperparameters=sizes,
     )
     return job.id
-
-  def job(self, id: str) -> fine_tuning.FineTuningJob:
-    """Returns a job."""
-    return self.openai.fine_tuning.jobs.retrieve(id)
 
   def events(self, id: str, kind: str) -> list[dict[str, Any]]:
     """Returns a job's events of one kind, the newest first."""

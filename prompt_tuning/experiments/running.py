@@ -53,11 +53,7 @@ class Workspace:
   results: pathlib.Path
 
   def archive(self) -> Archive:
-    """Reads the records.
-
-    Raises:
-      ValueError: if a file in `results` is not a record.
-    """
+    """Reads the records; raises ValueError if a file is not one."""
     return Archive(self.root, self.results)
 
   def folder(self, cell: Cell) -> pathlib.Path:
