@@ -318,7 +318,7 @@ class FrozenModel:
     width = self.config.emb_dim
     if prompt.array.ndim != 2 or prompt.array.shape[1] != width:
       raise ValueError(
-        f"Expected a prompt of shape [length, {width}], got "
+        f"Expected a prompt of width {width}, got "
         f"{list(prompt.array.shape)}: it belongs to another model."
       )
     return prompt.array
