@@ -81,10 +81,7 @@ def work(
   while not should_stop() and (job := store.claim()) is not None:
     settings, prompt = dataclasses.asdict(job.settings), None
     del settings["n_epochs"]  # `steps` says the same.
-    # Scores are a multiple of losses apart.
-    stats_period = max(1, job.settings.steps // _LOSSES)
-    eval_period = max(1, job.settings.steps // _SCORES)
-    eval_period -= eval_period % stats_period
+    stats_period, eval_period = _periods(job.settings.steps)
     try:
       with contextlib.suppress(events.CancelledError):
         prompt = model.tune(
@@ -118,6 +115,13 @@ def work(
           store.add_event(job, "notice", str(error), {})
         raise
       store.finish(job, jobs.FAILED, error=str(error))
+
+
+def _periods(steps: int) -> tuple[int, int]:
+  """Returns the steps between losses, and between scores, a multiple."""
+  stats = max(1, steps // _LOSSES)
+  evals = max(1, steps // _SCORES)
+  return stats, evals - evals % stats
 
 
 def _add_event(store: JobStore, job: Job, event: events.Event) -> None:
