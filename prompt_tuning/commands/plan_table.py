@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  from prompt_tuning.experiments import plan_table
+  from prompt_tuning.experiments import plan_page, plan_table
   from t5x.planning import targets
 
   results = args.root / "results"
@@ -46,4 +46,4 @@ def run(args: argparse.Namespace) -> None:
     )
     plan_table.compile_cells(records[args.compile], cells, programs)
   table = plan_table.read(list(records.values()))
-  (results / "plan.md").write_text(plan_table.page(table))
+  (results / "plan.md").write_text(plan_page.page(table))

@@ -14,8 +14,8 @@ onnx = pytest.importorskip("onnx")
 
 from prompt_tuning.interop import (  # noqa: E402
   onnx_t5,
+  sentencepiece_model,
   t5_names,
-  t5_small,
 )
 from prompt_tuning.models.t5.config import T5Config  # noqa: E402
 from prompt_tuning.models.t5.network import Transformer  # noqa: E402
@@ -171,7 +171,7 @@ def test_t5_small_is_complete_and_translates():
     found = params[name].mean(dtype=np.float64)
     np.testing.assert_allclose(found, mean, rtol=1e-6, err_msg=name)
   vocabulary = sentencepiece.SentencePieceProcessor(
-    model_proto=t5_small.sentencepiece_from_tokenizer_json(
+    model_proto=sentencepiece_model.sentencepiece_from_tokenizer_json(
       folder / "tokenizer.json"
     )
   )

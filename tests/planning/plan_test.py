@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from prompt_tuning.experiments import plan_page as page
 from prompt_tuning.experiments import plan_table as table
 from t5x.configuration import reading, resolution
 from t5x.planning import costs, programs, search, targets
@@ -315,8 +316,7 @@ def test_search_compiles_at_most_some_and_names_reasons_for_others(monkeypatch):
 
 
 def test_rule_of_the_table_divides_devices_and_batches():
-  cells = [*table.select("tpu"), *table.select("gpu")]
-  every = itertools.product(cells, (1, 4, 8, 16, 32, 64), (8, 16, 80))
+  every = itertools.product(table.cells(), (1, 4, 8, 16, 32, 64), (8, 16, 80))
   for cell, devices, memory in every:
     values = dict(
       x.split(" = ") for x in cell.bindings(devices, memory * 2**30)
@@ -330,7 +330,7 @@ def test_rule_of_the_table_divides_devices_and_batches():
 
 def test_page_is_made_of_its_records():
   records = table.read([str(x) for x in ROOT.glob("results/plan_*.json")])
-  assert table.page(records) == (ROOT / "results/plan.md").read_text()
+  assert page.page(records) == (ROOT / "results/plan.md").read_text()
 
 
 def _record(**values):
@@ -351,18 +351,18 @@ def test_page_says_what_figure_1_takes():
     _record(),
     *(_record(size=size, topology="v5e-64") for size in table.SIZES),
   ]
-  lines = table.page(records).splitlines()
+  lines = page.page(records).splitlines()
   assert "| xxl | v3-32 | 1 | 32 | 768 | 384 |" in lines
   assert "| v5e-64 | 32 | 3,840 | 120 |" in lines
   assert not any(x.startswith("| v3-32 | 32 | 768 ") for x in lines)
   records[-1]["fits"] = False
-  lines = table.page(records).splitlines()
+  lines = page.page(records).splitlines()
   assert "| v5e-64 | 32 | no | 32 | 32 | 32 | 32 |" in lines
 
 
 def test_page_says_which_attention_is_in_a_program():
   kernel = {"attention": "flash", "kernels": ["tpu_custom_call"]}
-  text = table.page([_record(), _record(**kernel, temporaries=2**29)])
+  text = page.page([_record(), _record(**kernel, temporaries=2**29)])
   assert "| none | plain | 8 |" not in text  # Nothing is exchanged.
   assert "| plain | 8 |" in text
   assert text.endswith("| `flash` | `tpu_custom_call` | 0.50 | 1.00 |\n")

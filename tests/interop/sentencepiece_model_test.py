@@ -10,7 +10,7 @@ import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from prompt_tuning.interop import t5_small
+from prompt_tuning.interop import sentencepiece_model
 
 TEXT = """The house is big and the garden is small.
 A boy named Ada saw 12 birds (and one cat) near the old house!
@@ -83,7 +83,7 @@ def tokenizer(original):
 def _rebuild(tokenizer, folder) -> bytes:
   path = folder / "tokenizer.json"
   path.write_text(json.dumps(tokenizer), encoding="utf-8")
-  return t5_small.sentencepiece_from_tokenizer_json(path)
+  return sentencepiece_model.sentencepiece_from_tokenizer_json(path)
 
 
 def test_encodes_and_decodes_as_the_original(original, tokenizer, tmp_path):
@@ -151,4 +151,4 @@ def test_file_that_is_no_tokenizer_is_named(tmp_path, content):
   path = tmp_path / "tokenizer.json"
   path.write_bytes(content)
   with pytest.raises(ValueError, match=f"^{path}: expected"):
-    t5_small.sentencepiece_from_tokenizer_json(path)
+    sentencepiece_model.sentencepiece_from_tokenizer_json(path)

@@ -1,0 +1,99 @@
+"""A SentencePiece model out of a Hugging Face `tokenizer.json` (Unigram)."""
+
+import base64
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2
+
+_PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
+# T5's sentinels are not in its SentencePiece file; seqio appends them.
+_SENTINEL = re.compile(r"<extra_id_\d+>")
+
+
+def sentencepiece_from_tokenizer_json(
+  path: str | os.PathLike[str],
+) -> bytes:
+  """Rebuilds the SentencePiece model that a `tokenizer.json` was made from.
+
+  The file has pieces, scores, ids and the character map. Hugging Face writes
+  the treatment of white space as steps around the model. They must be those of
+  T5: a space in front, repeated spaces joined.
+
+  Returns:
+    The serialised model, to be written to a `.model` file.
+
+  Raises:
+    ValueError: if the file is not a T5-like Unigram tokenizer.
+  """
+  content = pathlib.Path(path).read_bytes()
+  try:
+    return _rebuilt(json.loads(content))
+  except Exception as error:  # Its parts may be of any type.
+    raise ValueError(
+      f"{path}: expected a tokenizer of T5's as Hugging Face writes it: "
+      f"{error!r}"
+    ) from error
+
+
+def _rebuilt(tokenizer: Any) -> bytes:
+  model = tokenizer["model"]
+  if model.get("type") != "Unigram" or model.get("byte_fallback"):
+    raise ValueError(
+      "expected a Unigram model without byte fallback, got type"
+      f" {model.get('type')!r}, byte_fallback {model.get('byte_fallback')}."
+    )
+  vocabulary = [(piece, score) for piece, score in model["vocab"]]
+  rows = [row for row in vocabulary if not _SENTINEL.fullmatch(row[0])]
+  if rows != vocabulary[: len(rows)]:
+    raise ValueError("expected <extra_id_*> only after other pieces.")
+  unknown = model["unk_id"]
+  if type(unknown) is not int or not 0 <= unknown < len(rows):
+    raise ValueError(
+      f"expected unk_id to be one of {len(rows)} pieces, got {unknown!r:.60}."
+    )
+
+  proto = sentencepiece_model_pb2.ModelProto()
+  types = {
+    token["id"]: _PIECE.CONTROL if token["special"] else _PIECE.USER_DEFINED
+    for token in tokenizer["added_tokens"]
+  } | {unknown: _PIECE.UNKNOWN}
+  for i, (piece, score) in enumerate(rows):
+    proto.pieces.add(piece=piece, score=score, type=types.get(i))
+
+  ids = {piece: i for i, (piece, _) in enumerate(rows)}
+  trainer = proto.trainer_spec
+  trainer.model_type = sentencepiece_model_pb2.TrainerSpec.UNIGRAM
+  trainer.vocab_size = len(rows)
+  trainer.unk_id = unknown
+  trainer.pad_id = ids.get("<pad>", -1)
+  trainer.bos_id = ids.get("<s>", -1)
+  trainer.eos_id = ids.get("</s>", -1)
+  trainer.pad_piece = "<pad>"
+
+  steps = tokenizer["normalizer"] or {}
+  steps = steps.get("normalizers", [steps])
+  kinds = [step.get("type") for step in steps]
+  pre_tokenizer = tokenizer["pre_tokenizer"] or {}
+  if (
+    kinds != ["Precompiled", "Replace"]
+    or pre_tokenizer.get("type") != "Metaspace"
+    or pre_tokenizer.get("prepend_scheme") != "always"
+  ):
+    raise ValueError(
+      "expected T5's normalisation, [Precompiled, Replace] and then"
+      f" Metaspace with a space always in front, got {kinds} and"
+      f" {pre_tokenizer}."
+    )
+  normalizer = proto.normalizer_spec
+  normalizer.name = "nmt_nfkc"
+  normalizer.precompiled_charsmap = base64.b64decode(
+    steps[0]["precompiled_charsmap"]
+  )
+  normalizer.add_dummy_prefix = True
+  normalizer.remove_extra_whitespaces = True
+  normalizer.escape_whitespaces = True
+  return proto.SerializeToString()
