@@ -75,20 +75,8 @@ def rank_labels(
       f"Expected num_decodes to be the number of labels, {L}, got "
       f"{num_decodes}."
     )
-  encoded = encode_labels(labels, vocabulary, eos_id)
-  lengths = np.array(list(map(len, encoded)))
+  padded, lengths = _padded_labels(labels, vocabulary, eos_id, S)
   steps = int(lengths.max())
-  padded = np.zeros((L, S), np.int32)
-  for label, row, tokens in zip(labels, padded, encoded, strict=True):
-    if len(tokens) > S:
-      raise ValueError(
-        f"The label {label!r} has {len(tokens)} tokens, the targets {S}. "
-        "Set longer targets: for t5x.train with "
-        "--gin.infer_eval/utils.DatasetConfig.task_feature_lengths, for "
-        "t5x.eval with --gin.utils.DatasetConfig.task_feature_lengths, for "
-        "t5x.infer with --gin.TASK_FEATURE_LENGTHS."
-      )
-    row[: len(tokens)] = tokens
 
   def score_token(carried, column):
     token, counts = column  # [L]
@@ -121,6 +109,29 @@ def rank_labels(
     jnp.asarray(padded)[order],
     jnp.take_along_axis(scores, order, axis=1),
   )
+
+
+def _padded_labels(
+  labels: Sequence[str], vocabulary: Vocabulary, eos_id: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns [L, length] tokens, and [L] their number without padding.
+
+  Raises:
+    ValueError: as `rank_labels`.
+  """
+  encoded = encode_labels(labels, vocabulary, eos_id)
+  padded = np.zeros((len(labels), length), np.int32)
+  for label, row, tokens in zip(labels, padded, encoded, strict=True):
+    if len(tokens) > length:
+      raise ValueError(
+        f"The label {label!r} has {len(tokens)} tokens, the targets {length}. "
+        "Set longer targets: for t5x.train with "
+        "--gin.infer_eval/utils.DatasetConfig.task_feature_lengths, for "
+        "t5x.eval with --gin.utils.DatasetConfig.task_feature_lengths, for "
+        "t5x.infer with --gin.TASK_FEATURE_LENGTHS."
+      )
+    row[: len(tokens)] = tokens
+  return padded, np.array(list(map(len, encoded)))
 
 
 def encode_labels(
