@@ -78,26 +78,18 @@ class EncoderDecoderModel:
     return seqio.EncDecFeatureConverter
 
   def get_initial_variables(
-    self,
-    rng: jax.Array,
-    input_shapes: Mapping[str, tuple[int, ...]],
-    input_types: Mapping[str, Any] | None = None,
+    self, rng: jax.Array, input_shapes: Mapping[str, tuple[int, ...]]
   ) -> Params:
     """Initialises the module.
 
     Args:
       rng: PRNG key.
       input_shapes: Shapes of the features of a batch.
-      input_types: Their dtypes; int32 by default.
 
     Returns:
       The collections `params` and `params_axes`.
     """
-    types = input_types or {}
-    ones = {
-      name: jnp.ones(shape, types.get(name, jnp.int32))
-      for name, shape in input_shapes.items()
-    }
+    ones = {k: jnp.ones(shape, jnp.int32) for k, shape in input_shapes.items()}
     return self.module.init(
       rng,
       ones["encoder_input_tokens"],
@@ -212,7 +204,6 @@ class EncoderDecoderModel:
     params: Params,
     batch: Batch,
     rng: jax.Array | None = None,
-    decoder_params: Mapping[str, Any] | None = None,
     return_all_decodes: bool = False,
     num_decodes: int = 1,
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
@@ -222,7 +213,6 @@ class EncoderDecoderModel:
       params: All parameters.
       batch: Features `[B, ...]`; of the decoder's, only the length is used.
       rng: PRNG key for sampling.
-      decoder_params: Arguments of the decoding function.
       return_all_decodes: Whether to return all sequences or the best.
       num_decodes: Beams, or samples.
 
@@ -250,7 +240,7 @@ class EncoderDecoderModel:
     def tokens_to_logits(state):
       return decode(state.cur_token, state.cache)
 
-    arguments = {**self._default_decoder_params, **(decoder_params or {})}
+    arguments = dict(self._default_decoder_params)
     if rng is not None:
       arguments.setdefault("decode_rng", rng)
     decodes, scores = self._decode_fn(

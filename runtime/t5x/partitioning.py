@@ -234,7 +234,6 @@ class PjitPartitioner:
     fn: Callable[..., Any],
     in_axis_resources: Any = None,
     out_axis_resources: Any = None,
-    static_argnums: int | Sequence[int] = (),
     donate_argnums: int | Sequence[int] = (),
   ) -> jax.stages.Wrapped:
     """Compiles `fn` for the mesh; logical names inside it are resolved.
@@ -244,7 +243,6 @@ class PjitPartitioner:
       in_axis_resources: Shardings of its arguments; None takes them as they
         come.
       out_axis_resources: Shardings of its results; None lets XLA choose.
-      static_argnums: As for `jax.jit`.
       donate_argnums: As for `jax.jit`.
 
     Returns:
@@ -264,7 +262,6 @@ class PjitPartitioner:
       with_rules,
       in_shardings=in_axis_resources,
       out_shardings=out_axis_resources,
-      static_argnums=static_argnums,
       donate_argnums=donate_argnums,
       compiler_options=_CPU_OPTIONS if is_cpu else None,
     )

@@ -1,6 +1,5 @@
 """Trains a model: `python -m t5x.train --gin_file=... --gin.X=...`."""
 
-from collections.abc import Callable
 import sys
 
 from t5x.configuration import command_flags
@@ -9,28 +8,14 @@ if __name__ == "__main__":
   command_flags.show_help_if_asked("train")  # Before slow imports.
 
 from absl import logging
-import jax
 
 from t5x import gin_utils
-from t5x.runs import command_line, events
+from t5x.runs import command_line
 from t5x.runs.training import Outcome, train
 
 
-def main(train: Callable[..., Outcome]) -> None:
-  """Trains, and shows the progress and the outcome.
-
-  Args:
-    train: `training.train`, its arguments bound.
-
-  Raises:
-    SystemExit: after a signal; the same command resumes the run.
-  """
-  with command_line.running("train", "step") as arguments:
-    outcome = train(**arguments)
-    if outcome.status == "interrupted":
-      raise events.CancelledError
-  if jax.process_index():
-    return
+def show(outcome: Outcome) -> None:
+  """Prints the outcome, and what to do with it."""
   if outcome.was_over:
     print(
       f"{outcome.model_dir} has already ended, {outcome.status} at step "
@@ -46,4 +31,6 @@ def main(train: Callable[..., Outcome]) -> None:
 
 
 if __name__ == "__main__":
-  gin_utils.run_entry_point(train, main)
+  gin_utils.run_entry_point(
+    train, lambda bound: command_line.run(bound, "train", "step", show)
+  )

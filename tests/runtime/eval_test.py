@@ -13,7 +13,7 @@ from prompt_tuning.training import base_model
 from t5x import checkpoints
 from t5x import eval as eval_program
 from t5x.files import run_lock
-from t5x.runs import evaluation
+from t5x.runs import command_line, evaluation
 
 
 def _model(prompt_file, checkpoint):
@@ -93,7 +93,7 @@ def test_signal_ends_it_after_a_batch(base, tmp_path):
     return _evaluate(base, tmp_path, on_event=signalled, **given)
 
   with pytest.raises(SystemExit) as stop:
-    eval_program.main(evaluate)
+    command_line.run(evaluate, "eval", "example", eval_program.show)
   assert stop.value.code == 128 + signal.SIGTERM
   assert tiny.record(tmp_path)["status"] == "interrupted"
   assert run_lock.find_holder(str(tmp_path)) is None

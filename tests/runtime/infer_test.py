@@ -14,7 +14,7 @@ import tiny
 
 from t5x import decoding, infer, utils
 from t5x.files import run_lock
-from t5x.runs import inference
+from t5x.runs import command_line, inference
 
 
 def _arguments(base, folder, **overrides):
@@ -114,7 +114,10 @@ def test_signal_ends_the_command_after_the_chunk(base, tmp_path, monkeypatch):
   monkeypatch.setattr(inference.utils, "get_infer_fn", killed)
   arguments = _arguments(base, tmp_path)
   with pytest.raises(SystemExit) as stop:
-    infer.main(functools.partial(inference.infer, **arguments))
+    command_line.run(
+      functools.partial(inference.infer, **arguments),
+      *("infer", "example", infer.show),
+    )
   assert stop.value.code == 128 + signal.SIGTERM
   assert tiny.record(tmp_path)["status"] == "interrupted"
   (partial,) = tmp_path.glob("*.partial")

@@ -224,7 +224,10 @@ def test_signal_ends_the_command_after_the_step(tmp_path, base, capfd):
     tmp_path, base, actions={"TRAIN": [_At(10, kill)]}
   )
   with pytest.raises(SystemExit) as stop:
-    train.main(functools.partial(training.train, **arguments))
+    command_line.run(
+      functools.partial(training.train, **arguments),
+      *("train", "step", train.show),
+    )
   assert stop.value.code == 128 + signal.SIGTERM
   assert tiny.record(tmp_path)["step"] == 10
   text = "Stopped at step 10; the same command completes it."

@@ -97,41 +97,35 @@ def convert(
   report = Report()
   for task in release_rows.TASKS:
     name = _tfds_name(task)
-    with _staging(data_dir) as staging:
-      try:
-        files = _find_files(task, release_dir, staging)
-        if not files:
-          report.missing.append(task.folder)
-          continue
-        report.missing.extend(
-          f"{task.folder}/{task.file_name(split)}"
-          for split in task.counts
-          if split not in files
+    with _building(name, data_dir, report) as staging:
+      files = _find_files(task, release_dir, staging)
+      if not files:
+        report.missing.append(task.folder)
+        continue
+      report.missing.extend(
+        f"{task.folder}/{task.file_name(split)}"
+        for split in task.counts
+        if split not in files
+      )
+      counts = {split: task.counts[split] for split in files}
+      if _is_built(name, counts, data_dir):
+        report.kept[name] = counts
+        continue
+      if lost := set(_splits(name, data_dir)) - set(files):
+        raise ValueError(
+          f"Expected the files of {sorted(lost)} of {task.folder} too, "
+          "because these splits are built already and would be lost. Put all "
+          "files of the task into one folder, or remove "
+          f"{_path(name, data_dir)}."
         )
-        counts = {split: task.counts[split] for split in files}
-        if _is_built(name, counts, data_dir):
-          report.kept[name] = counts
-          continue
-        if lost := set(_splits(name, data_dir)) - set(files):
-          raise ValueError(
-            f"Expected the files of {sorted(lost)} of {task.folder} too, "
-            "because these splits are built already and would be lost. Put all "
-            "files of the task into one folder, or remove "
-            f"{_path(name, data_dir)}."
-          )
-        for split, path in files.items():
-          release_rows.check_file(task, split, path)
-        builder = _ReleaseBuilder(
-          files=files, config=task.config, data_dir=staging
-        )
-        # TFDS prints its own progress.
-        with contextlib.redirect_stdout(io.StringIO()):
-          builder.download_and_prepare(download_config=_DOWNLOAD_CONFIG)
-        _publish(name, staging, data_dir)
-        report.built[name] = counts
-      except (ValueError, OSError, AssertionError) as error:
-        # TFDS asserts that WSC's spans are in its text.
-        report.failed[name] = str(error)
+      for split, path in files.items():
+        release_rows.check_file(task, split, path)
+      builder = _ReleaseBuilder(
+        files=files, config=task.config, data_dir=staging
+      )
+      # TFDS prints its own progress.
+      with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=_DOWNLOAD_CONFIG)
   if not (report.built or report.kept or report.failed):
     raise ValueError(
       f"Expected the SuperGLUE release in {release_dir}, such as "
@@ -175,22 +169,16 @@ def download(data_dir: str | os.PathLike[str]) -> Report:
     if server in silent:
       report.failed[name] = f"{server}: {silent[server]}"
       continue
-    with _staging(data_dir) as staging:
-      try:
-        tfds.builder(name, data_dir=staging).download_and_prepare(
-          download_dir=data_dir / "downloads",
-          download_config=_DOWNLOAD_CONFIG,
+    with _building(name, data_dir, report) as staging:
+      tfds.builder(name, data_dir=staging).download_and_prepare(
+        download_dir=data_dir / "downloads",
+        download_config=_DOWNLOAD_CONFIG,
+      )
+      if not _is_built(name, datasets[name], staging):
+        raise ValueError(
+          f"Expected {dict(datasets[name])} examples, got something else "
+          "from its server. Use a folder of the official release (--from)."
         )
-        if not _is_built(name, datasets[name], staging):
-          raise ValueError(
-            f"Expected {dict(datasets[name])} examples, got something else "
-            "from its server. Use a folder of the official release (--from)."
-          )
-      except Exception as error:  # TFDS raises exceptions of many classes.
-        report.failed[name] = str(error) or type(error).__name__
-        continue
-      _publish(name, staging, data_dir)
-    report.built[name] = datasets[name]
   return report
 
 
@@ -203,10 +191,13 @@ def _path(name: str, data_dir: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _staging(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a folder beside the data, and removes it afterwards.
+def _building(
+  name: str, data_dir: pathlib.Path, report: Report
+) -> Iterator[pathlib.Path]:
+  """Yields a folder to build a dataset in, and removes it afterwards.
 
-  Its name is fixed, so that a run removes the folder of a killed run.
+  A dataset that was built there joins the data; an error is reported. The
+  folder's name is fixed, so that a run removes the folder of a killed run.
   """
   data_dir.mkdir(parents=True, exist_ok=True)
   staging = data_dir / ".incomplete"
@@ -215,6 +206,14 @@ def _staging(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
     staging.mkdir()
     try:
       yield staging
+      if counts := _splits(name, staging):
+        target = _path(name, data_dir)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        _path(name, staging).replace(target)
+        report.built[name] = counts
+    except Exception as error:  # TFDS raises exceptions of many classes.
+      report.failed[name] = str(error) or type(error).__name__
     finally:
       shutil.rmtree(staging)
 
@@ -234,13 +233,6 @@ def _splits(name: str, data_dir: pathlib.Path) -> dict[str, int]:
     return {}
   splits = tfds.builder_from_directory(path).info.splits
   return {split: info.num_examples for split, info in splits.items()}
-
-
-def _publish(name: str, staging: pathlib.Path, data_dir: pathlib.Path) -> None:
-  target = _path(name, data_dir)
-  target.parent.mkdir(parents=True, exist_ok=True)
-  shutil.rmtree(target, ignore_errors=True)
-  _path(name, staging).replace(target)
 
 
 def _find_files(

@@ -53,12 +53,11 @@ def _sha256(path: epath.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def damage(folder: str | os.PathLike[str], part: str = "") -> str | None:
+def damage(folder: str | os.PathLike[str]) -> str | None:
   """Compares a folder with its digests.
 
   Args:
     folder: The folder. Files without a digest are not checked.
-    part: A prefix; only files whose names start with it are checked.
 
   Returns:
     A description of the damage, or None.
@@ -66,11 +65,7 @@ def damage(folder: str | os.PathLike[str], part: str = "") -> str | None:
   folder = epath.Path(folder)
   try:
     content: Any = json.loads((folder / NAME).read_text())
-    expected = {
-      str(name): str(value)
-      for name, value in content[_KEY].items()
-      if str(name).startswith(part)
-    }
+    expected = {str(name): str(x) for name, x in content[_KEY].items()}
   except FileNotFoundError:
     return f"it has no {NAME}"
   except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -304,17 +304,16 @@ class RunLock:
     self._loss = reason
 
 
-def find_holder(folder: str, part: str = "run") -> str | None:
-  """Returns the name of another living process that holds a folder's lock.
+def find_holder(folder: str) -> str | None:
+  """Returns the name of another living process that runs in a folder, if any.
 
   Args:
     folder: The folder.
-    part: A part of it, as in `RunLock`.
 
   Returns:
     The process and its machine, or None.
   """
-  path = os.path.join(folder, f"{part}.lock")
+  path = os.path.join(folder, "run.lock")
   try:
     if storage.is_bucket(folder):
       files: Any = storage.file_system(path)

@@ -1,6 +1,6 @@
 """Progress bars, signals and messages of a run in a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 import contextlib
 import os
 import signal
@@ -125,37 +125,46 @@ class ProgressBar:
       tqdm.tqdm.write(text, file=sys.stderr)
 
 
-@contextlib.contextmanager
-def running(program: str, unit: str) -> Iterator[dict[str, Any]]:
-  """Shows the progress of a program, which signals stop.
+def run(
+  function: Callable[..., Any],
+  program: str,
+  unit: str,
+  show: Callable[[Any], None],
+) -> None:
+  """Runs a program, which signals stop, and shows its progress and its result.
 
   Args:
+    function: The program's function, its other arguments bound.
     program: "train", "eval" or "infer".
     unit: The name of a step.
-
-  Yields:
-    The last arguments of the program's function.
+    show: Called with the result, in the first process.
 
   Raises:
-    SystemExit: after an `events.CancelledError`, with the status that a shell
-      expects of a program that a signal ended: 128 + the signal's number.
+    SystemExit: if it was stopped, with the status that a shell expects of a
+      program that a signal ended: 128 + the signal's number.
   """
+  result = None
   with (
     StopSignals() as signals,
     contextlib.closing(ProgressBar(program, unit)) as progress,
+    contextlib.suppress(events.CancelledError),
   ):
-    try:
-      yield {
-        "configuration": gin_utils.configuration(program),
-        "on_event": progress,
-        "should_stop": signals.should_stop,
-      }
-      return
-    except events.CancelledError:
-      pass
-  if jax.process_index() == 0:
-    print(
-      f"Stopped at {unit} {progress.step}; the same command completes it.",
-      file=sys.stderr,
+    result = function(
+      configuration=gin_utils.configuration(program),
+      on_event=progress,
+      should_stop=signals.should_stop,
     )
-  sys.exit(128 + (signals.received or signal.SIGTERM))
+  # Training that was stopped has a result too.
+  is_stopped = result is None or (
+    getattr(result, "status", "") == "interrupted"
+  )
+  if jax.process_index() == 0:
+    if is_stopped:
+      print(
+        f"Stopped at {unit} {progress.step}; the same command completes it.",
+        file=sys.stderr,
+      )
+    else:
+      show(result)
+  if is_stopped:
+    sys.exit(128 + (signals.received or signal.SIGTERM))
