@@ -84,7 +84,7 @@ class OptimizerDef:
     transformation = self.transformation(learning_rate=0.0, step=0)
     return OptimizerState(
       step=jnp.zeros((), jnp.int32),
-      param_states=transformation.init(_to_float32(params)),
+      param_states=transformation.init(optax.tree.cast(params, jnp.float32)),
     )
 
   def apply_gradient(
@@ -108,8 +108,9 @@ class OptimizerDef:
     transformation = self.transformation(
       hyper_params["learning_rate"], state.step
     )
+    own, grads = optax.tree.cast((params, grads), jnp.float32)
     updates, param_states = transformation.update(
-      _to_float32(grads), state.param_states, _to_float32(params)
+      grads, state.param_states, own
     )
     new_params = jax.tree.map(
       lambda param, update: (param + update).astype(param.dtype),
@@ -302,10 +303,6 @@ def by_layer(
     )
 
   return optax.GradientTransformation(init, update)
-
-
-def _to_float32(tree: Params) -> Params:
-  return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
 def create_learning_rate_scheduler(

@@ -68,17 +68,15 @@ def rewrite_gin_args(args: Sequence[str]) -> list[str]:
   Raises:
     ValueError: if such an argument has no `=`.
   """
-
-  def rewrite(arg: str) -> str:
-    match = re.match(r"--?gin\.(.*)", arg, re.DOTALL)
-    if not match:
-      return arg
-    name, equals, value = match[1].partition("=")
-    if not equals:
-      raise ValueError(f"Expected --gin.NAME=VALUE, got {arg}.")
-    return f"--gin_bindings={name} = {value}"
-
-  return [rewrite(arg) for arg in args]
+  rewritten = []
+  for arg in args:
+    if match := re.match(r"--?gin\.(.*)", arg, re.DOTALL):
+      name, equals, value = match[1].partition("=")
+      if not equals:
+        raise ValueError(f"Expected --gin.NAME=VALUE, got {arg}.")
+      arg = f"--gin_bindings={name} = {value}"
+    rewritten.append(arg)
+  return rewritten
 
 
 def show_help_if_asked(program: str) -> None:

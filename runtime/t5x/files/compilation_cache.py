@@ -8,10 +8,8 @@ wants "prefer-no-gather" and "prefer-no-scatter" and might stop on an illegal
 instruction. These are preferences and no instructions.
 """
 
-import hashlib
 import os
 import pathlib
-import platform
 
 import jax
 
@@ -24,7 +22,8 @@ _WORTH_KEEPING = 0.1
 def enable() -> str | None:
   """Has JAX read programs that it compiled before, and keep new ones.
 
-  Any number of processes may share the folder: JAX locks it.
+  Any number of processes may share the folder: JAX locks it, and tells the
+  kinds of processors apart.
 
   Returns:
     The folder; None if it is turned off, or cannot be made.
@@ -35,7 +34,7 @@ def enable() -> str | None:
   if config.jax_compilation_cache_dir is not None:
     return config.jax_compilation_cache_dir
   cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  folder = pathlib.Path(cache, "t5x", "compiled", _processor())
+  folder = pathlib.Path(cache, "t5x", "compiled")
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError:  # Such as a home folder that is read only.
@@ -46,21 +45,3 @@ def enable() -> str | None:
   config.update("jax_compilation_cache_max_size", _MAX_SIZE)
   config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
   return str(folder)
-
-
-def _processor() -> str:
-  """Names the kind of processor.
-
-  A home folder may be shared by several, and a program that was compiled for
-  one may stop another with an illegal instruction: JAX does not tell them
-  apart.
-  """
-  facts = [platform.machine(), platform.processor()]
-  try:
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-  except OSError:
-    lines = []
-  for kind in ("model name", "flags", "Features"):
-    facts += [x for x in lines if x.startswith(kind)][:1]
-  digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-  return f"{platform.machine()}-{digest}"

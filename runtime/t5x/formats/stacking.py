@@ -4,8 +4,7 @@ Names are paths, "encoder/layers/mlp/wo/kernel" for one. What has no part
 `layers` in its path is the same on both sides.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,7 +83,8 @@ def put_together(
   for name, target in targets.items():
     if is_stacked(name):
       parts = [apart.pop(x) for x in names_apart(name, target.shape[0])]
-      together[name] = _stacker(target.sharding)(parts)
+      stack = jax.jit(jnp.stack, out_shardings=target.sharding)
+      together[name] = stack(parts)
     else:
       together[name] = apart.pop(name)
   return together
@@ -93,7 +93,11 @@ def put_together(
 def _parts(array: jax.Array) -> Sequence[jax.Array]:
   is_named = isinstance(array.sharding, NamedSharding)
   sharding = _of_layer(array.sharding) if is_named else None
-  return _splitter(len(array), sharding)(array)
+  return jax.jit(_split, out_shardings=sharding)(array)
+
+
+def _split(array: jax.Array) -> list[jax.Array]:
+  return [array[i] for i in range(len(array))]
 
 
 def _of_layer(sharding: Any) -> Any:
@@ -101,15 +105,3 @@ def _of_layer(sharding: Any) -> Any:
   if not isinstance(sharding, NamedSharding):
     return sharding
   return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-
-
-@functools.lru_cache(maxsize=256)
-def _splitter(num_layers: int, sharding: Any) -> Callable[..., Any]:
-  return jax.jit(
-    lambda array: [array[i] for i in range(num_layers)], out_shardings=sharding
-  )
-
-
-@functools.lru_cache(maxsize=256)
-def _stacker(sharding: Any) -> Callable[..., jax.Array]:
-  return jax.jit(lambda parts: jnp.stack(parts), out_shardings=sharding)
