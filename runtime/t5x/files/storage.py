@@ -83,18 +83,10 @@ def files(folder: Path) -> list[str]:
 
   They are relative to the folder, with slashes.
   """
-  if not is_bucket(folder):
-    place = pathlib.Path(folder)
-    return sorted(
-      x.relative_to(place).as_posix()
-      for x in place.rglob("*")
-      if not x.is_dir()
-    )
-  start = f"{os.fspath(folder)}/".partition("://")[2]
+  system, root = fsspec.url_to_fs(os.fspath(folder))
+  start = f"{root}/"
   return sorted(
-    x.removeprefix(start)
-    for x in file_system(folder).find(os.fspath(folder))
-    if x.startswith(start)
+    x.removeprefix(start) for x in system.find(root) if x.startswith(start)
   )
 
 

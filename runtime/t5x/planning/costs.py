@@ -26,11 +26,7 @@ _COLLECTIVES = (
 _BITS = re.compile(r"(?:f|bf|s|u|c)(\d+)|pred")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_CALLED = re.compile(r"(?:body|condition|calls|to_apply)=\{?%?([\w.\-]+)")
-_BRANCHES = re.compile(
-  r"(?:branch|true|false)_computations?=(\{[^}]*\}|%?[\w.\-]+)"
-)
-_NAME = re.compile(r"[\w.\-]+")
+_NAME = re.compile(r"%([\w.\-]+)")
 _LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _OPERATION = re.compile(r" ([a-z\-]+?)(?:-start)?\(")
@@ -274,43 +270,41 @@ def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
     Kind -> [times, bytes], for the results on one device. Of branches, the one
     that exchanges most counts.
   """
-  entry, current = "", ""
-  own: dict[str, list[tuple[str, int]]] = {}
-  calls: dict[str, list[tuple[list[str], int, str | None]]] = {}
-  limits: dict[str, list[int]] = {}
+  entry, lines = "", []
+  computations: dict[str, list[str]] = {}
   for line in text.splitlines():
     if started := _COMPUTATION.match(line.strip()):
-      current = started[1]
-      own[current], calls[current], limits[current] = [], [], []
-      entry = current if line.startswith("ENTRY") else entry
-    elif " = " in line and current:
-      match = _OPERATION.search(line)
-      if match and match[1] in _COLLECTIVES:
-        own[current].append((match[1], _result_bytes(line, match.start())))
-      limits[current] += [int(x) for x in _LIMIT.findall(line)]
-      trips, condition = _TRIPS.search(line), _CONDITION.search(line)
-      one_of = _NAME.findall(" ".join(_BRANCHES.findall(line)))
-      calls[current] += [
-        (called, int(trips[1]) if trips else 0, condition and condition[1])
-        for called in (*([x] for x in _CALLED.findall(line)), one_of)
-        if called
-      ]
+      lines = computations.setdefault(started[1], [])
+      entry = started[1] if line.startswith("ENTRY") else entry
+    elif " = " in line:
+      lines.append(line)
+
+  def trips(line: str) -> int:
+    known = _TRIPS.findall(line)
+    if not known:
+      # The compiler for TPUs leaves the number in the loop's comparison.
+      condition = computations.get(_CONDITION.findall(line)[0], ())
+      known = _LIMIT.findall("\n".join(condition)) or [decode_steps]
+    return max(1, *map(int, known))
 
   def visit(name: str) -> dict[str, list[int]]:
     found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
-    for kind, size in own.get(name, ()):
-      found[kind][0] += 1
-      found[kind][1] += size
-    for called, trips, condition in calls.get(name, ()):
-      if condition is not None and not trips:
-        # The compiler for TPUs leaves the number in the loop's comparison.
-        trips = max(limits.get(condition, []), default=max(decode_steps, 1))
-      most = max(
-        map(visit, called), key=lambda x: sum(y[1] for y in x.values())
-      )
-      for kind, (times, size) in most.items():
-        found[kind][0] += max(trips, 1) * times
-        found[kind][1] += max(trips, 1) * size
+    for line in computations.get(name, ()):
+      match = _OPERATION.search(line)
+      kind = match[1] if match else ""
+      if match and kind in _COLLECTIVES:
+        found[kind][0] += 1
+        found[kind][1] += _result_bytes(line, match.start())
+      attributes = _NAME.findall(line.partition("), ")[2])
+      called = [visit(x) for x in attributes if x in computations]
+      if kind == "conditional":
+        # They are none if it is no part of the text.
+        called = sorted(called, key=lambda x: sum(y[1] for y in x.values()))
+        called = called[-1:]
+      number = trips(line) if kind == "while" else 1
+      for each, (times, size) in (x for y in called for x in y.items()):
+        found[each][0] += number * times
+        found[each][1] += number * size
     return found
 
   return dict(visit(entry))
