@@ -270,7 +270,7 @@ def test_search_skips_what_other_trials_rule_out(peak, changed, reason):
     )
   }
   settings = dataclasses.replace(first, **changed)
-  done = [search.Trial(first, _report(peak))]
+  done = {first: _report(peak)}
   assert search.skip_reason(settings, shares, done, 100) == reason
 
 
@@ -289,30 +289,28 @@ def test_plan_says_which_attention_is_in_a_program(topology, kernels, said):
 
 
 def test_best_has_the_lowest_bound_then_the_least_traffic():
-  more, less = (search.Settings(x, 1, 2, None) for x in (True, False))
-  trials = [
-    search.Trial(more, _report(50, seconds_bound=2.0)),
-    search.Trial(
-      less, _report(50, seconds_bound=1.0, collectives={"all-reduce": [1, 9]})
-    ),
-    search.Trial(more, _report(50, seconds_bound=1.0)),
-    search.Trial(more, _report(101, seconds_bound=0.5)),
+  settings = [search.Settings(True, 1, i, None) for i in range(4)]
+  reports = [
+    _report(50, seconds_bound=2.0),
+    _report(50, seconds_bound=1.0, collectives={"all-reduce": [1, 9]}),
+    _report(50, seconds_bound=1.0),
+    _report(101, seconds_bound=0.5),
   ]
-  order = [(trials[i].settings, trials[i].found) for i in (2, 1, 0)]
-  assert search.best(trials) == order
+  done = dict(zip(settings, reports, strict=True))
+  assert search.best(done) == [settings[i] for i in (2, 1, 0)]
 
 
 def test_search_compiles_at_most_some_and_names_reasons_for_others(monkeypatch):
   found = _report(50)
   monkeypatch.setattr(costs, "estimate", lambda program, target: found)
   trials = list(search.search("cpux1", FILES, TINY, tries=1, seconds=60))
-  assert trials[0].found == found
-  first = search.describe_trial(trials[0].settings, found)
+  assert trials[0][1] == found
+  first = search.describe_trial(trials[0][0], found)
   assert first.startswith("remat = False, NUM_MICROBATCHES = None")
   reasons = {DEARER, "1 others were compiled"}
-  assert {x.skip_reason for x in trials[1:]} == reasons
+  assert {reason for *_, reason in trials[1:]} == reasons
   trials = list(search.search("cpux1", FILES, TINY, tries=1, seconds=0))
-  assert {x.skip_reason for x in trials} == {"0 minutes were over"}
+  assert {reason for *_, reason in trials} == {"0 minutes were over"}
 
 
 def test_rule_of_the_table_divides_devices_and_batches():

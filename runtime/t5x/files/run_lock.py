@@ -25,6 +25,7 @@ from absl import logging
 from etils import epath
 import filelock
 import jax
+import psutil
 
 from t5x import multihost
 from t5x.files import safe_files, storage
@@ -60,17 +61,6 @@ def _machine() -> str:
   except OSError:
     machine = str(uuid.getnode())
   return f"{socket.gethostname()}/{machine}"
-
-
-def _is_running(pid: int) -> bool:
-  """Returns whether a process of any user runs on this machine."""
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
-  except PermissionError:
-    pass
-  return True
 
 
 def _pid_here(content: bytes) -> int | None:
@@ -148,7 +138,7 @@ class BucketLease:
       if replaces != self._seen[0]:
         self._seen = (replaces, time.monotonic())
       pid = _pid_here(content)
-      is_gone = pid is not None and not _is_running(pid)
+      is_gone = pid is not None and not psutil.pid_exists(pid)
       waited = time.monotonic() - self._seen[1]
       if not is_gone and waited < LEASE_SECONDS:
         return False
@@ -333,7 +323,7 @@ def find_holder(folder: str) -> str | None:
       pid = owner.pid if is_here else None
   except (OSError, ValueError):
     return None  # There is none, or no access to the bucket.
-  is_gone = pid is not None and not _is_running(pid)
+  is_gone = pid is not None and not psutil.pid_exists(pid)
   is_held = not is_gone and time.time() - written < LEASE_SECONDS
   return _name_holder(path) if is_held and not is_ours else None
 

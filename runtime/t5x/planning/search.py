@@ -1,7 +1,7 @@
 """A search for settings with which a command fits, the cheapest first."""
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import sys
@@ -53,21 +53,6 @@ class Settings:
     return self.remat or 0, self.microbatches or 1, self.partitions or 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Trial:
-  """The outcome for some settings.
-
-  Attributes:
-    settings: The settings.
-    found: The cost of their program; None if it was not compiled.
-    skip_reason: Why it was not compiled, or "".
-  """
-
-  settings: Settings
-  found: costs.CostReport | None
-  skip_reason: str = ""
-
-
 # Partitions and dtype -> bytes of a device's weights and optimizer state, and
 # examples of its batch, which are known before anything is traced.
 _Shares = Mapping[tuple[int | None, str | None], tuple[int, int]]
@@ -111,7 +96,7 @@ def search(
   gin_bindings: Sequence[str],
   tries: int,
   seconds: float,
-) -> Iterator[Trial]:
+) -> Iterator[tuple[Settings, costs.CostReport | None, str]]:
   """Tries settings of a command's first program: of training, its step.
 
   Args:
@@ -122,13 +107,14 @@ def search(
     seconds: The time after which no other compilation begins.
 
   Yields:
-    The outcome for each of the settings, in order. Settings are not compiled
-    if they cannot fit, judging by their weights or by others that were
-    compiled, or if they cost more than others that fit.
+    Settings, in order, with the cost of their program or why it was not
+    compiled. Settings are not compiled if they cannot fit, judging by their
+    weights or by others that were compiled, or if they cost more than others
+    that fit.
   """
   target = targets.find(topology)
   end = time.monotonic() + seconds
-  done: list[Trial] = []
+  done: dict[Settings, costs.CostReport] = {}
   shares: dict[tuple[int | None, str | None], tuple[int, int]] = {}
   for settings in candidates(len(target.devices), gin_files, gin_bindings):
     bindings = [*gin_bindings, *settings.bindings]
@@ -150,21 +136,24 @@ def search(
           gin_files, bindings, target.devices
         ) as command:
           found = costs.estimate(next(command.programs()), target)
-        done.append(Trial(settings, found))
+        done[settings] = found
     except ValueError as e:
       reason = str(e)
-    yield Trial(settings, found, reason)
+    yield settings, found, reason
 
 
 def skip_reason(
-  settings: Settings, shares: _Shares, done: Sequence[Trial], memory: float
+  settings: Settings,
+  shares: _Shares,
+  done: Mapping[Settings, costs.CostReport],
+  memory: float,
 ) -> str:
   """Returns why settings need not be compiled, or "".
 
   Args:
     settings: The settings.
     shares: Each device's share of the command.
-    done: The compiled trials.
+    done: The costs of those that were compiled.
     memory: The memory of a device, in bytes.
   """
   own = state, examples = shares[settings.partitions, settings.dtype]
@@ -173,9 +162,7 @@ def skip_reason(
     return "they divide no batch"
   if state > memory:
     return "their weights alone are too much"
-  for trial in done:
-    other, found = trial.settings, trial.found
-    assert found is not None, "it was compiled"
+  for other, found in done.items():
     if any(a > b for a, b in zip(other.costs, settings.costs, strict=True)):
       continue
     if found.fits and (
@@ -195,19 +182,18 @@ def skip_reason(
   return ""
 
 
-def best(trials: Iterable[Trial]) -> list[tuple[Settings, costs.CostReport]]:
+def best(done: Mapping[Settings, costs.CostReport]) -> list[Settings]:
   """Returns the settings that fit: lowest bound first, then least traffic.
 
   Of two that differ in nothing else, the one with microbatches comes last.
   """
 
-  def cost(fitting: tuple[Settings, costs.CostReport]) -> tuple:
-    settings, found = fitting
+  def cost(settings: Settings) -> tuple[float, int, Settings]:
+    found = done[settings]
     exchanged = sum(size for _, size in found.collectives.values())
     return found.seconds_bound or 0.0, exchanged, settings
 
-  fitting = ((x.settings, x.found) for x in trials if x.found and x.found.fits)
-  return sorted(fitting, key=cost)
+  return sorted((x for x in done if done[x].fits), key=cost)
 
 
 def describe_trial(settings: Settings, found: costs.CostReport) -> str:
@@ -235,27 +221,29 @@ def print_best(
   """
   devices = len(targets.find(topology).devices)
   number = len(candidates(devices, gin_files, gin_bindings))
-  trials = []
+  done: dict[Settings, costs.CostReport] = {}
+  reasons = collections.Counter()
   with tqdm.tqdm(total=number, unit="setting") as bar:
-    for trial in search(topology, gin_files, gin_bindings, tries, 60 * minutes):
-      trials.append(trial)
-      if trial.found:
-        line = describe_trial(trial.settings, trial.found)
-        bar.write(line, file=sys.stderr)
+    for settings, found, reason in search(
+      topology, gin_files, gin_bindings, tries, 60 * minutes
+    ):
+      if found:
+        done[settings] = found
+        bar.write(describe_trial(settings, found), file=sys.stderr)
+      else:
+        reasons[reason] += 1
       bar.update()
-  reasons = collections.Counter(x.skip_reason for x in trials if x.skip_reason)
   for reason, times in reasons.items():
     print(f"Not compiled: {times} of {number} settings, as {reason}")
-  chosen = best(trials)
-  if not chosen:
+  if not (chosen := best(done)):
     raise ValueError(
       f"Nothing that was compiled fits {topology}: take more devices."
     )
-  for i, (settings, found) in enumerate(chosen[:3], 1):
+  for i, settings in enumerate(chosen[:3], 1):
     given = (x.split(" = ") for x in settings.bindings)
     flags = (
       f"--gin.{name}=" + (f'"{value}"' if "'" in value else value)
       for name, value in given
     )
     print(f"\n{i}. {' '.join(flags)}")
-    print(costs.describe(found, None))
+    print(costs.describe(done[settings], None))

@@ -11,7 +11,7 @@ import seqio
 from t5x import checkpoints, models, multihost, partitioning, utils
 from t5x.files import storage
 from t5x.input import datasets, truncation
-from t5x.runs import metric_log, records
+from t5x.runs import events, metric_log, records
 from t5x.runs import plan as plan_lib
 from t5x.train_state import TrainState
 
@@ -193,9 +193,8 @@ def evaluate(plan: EvaluationPlan) -> dict[str, dict[str, float]]:
     stack.callback(evaluator.close)
     state, axes, base = plan.restore(evaluator.model_feature_shapes)
     cuts = truncation.count_cuts(cfg)
-    progress = plan.progress(
-      sum(evaluator.counts.values()), truncation.describe(cuts, cfg)
-    )
+    total = sum(evaluator.counts.values())
+    progress = events.Progress(plan, total, truncation.describe(cuts, cfg))
     progress.begin()
 
     def after_batch(count: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["start", "notice", "step", "train", "eval", "checkpoint"]
 
@@ -62,16 +62,15 @@ class Progress:
   """A count of the examples that an evaluation or inference has worked on.
 
   Attributes:
+    plan: Has `on_event`, which gets a "step" after every batch, and
+      `should_stop`, which is asked after every batch.
     total: How many there are.
-    on_event: Gets a "step" after every batch.
-    should_stop: Asked after every batch.
     notices: Sentences for the user.
     done: How many were worked on.
   """
 
+  plan: Any
   total: int
-  on_event: OnEvent
-  should_stop: ShouldStop
   notices: Iterable[str] = ()
   done: int = 0
 
@@ -83,7 +82,7 @@ class Progress:
       self._report("notice", text)
 
   def _report(self, kind: Kind, text: str = "") -> None:
-    self.on_event(Event(kind, self.done, 0, self.total, text=text))
+    self.plan.on_event(Event(kind, self.done, 0, self.total, text=text))
 
   def advance(self, examples: int) -> None:
     """Counts more examples.
@@ -93,7 +92,7 @@ class Progress:
     """
     self.done += examples
     self._report("step")
-    if self.should_stop():
+    if self.plan.should_stop():
       raise CancelledError(
         f"Stopped after {self.done} of {self.total} examples."
       )

@@ -179,7 +179,8 @@ class _Predictor:
           num_epochs=1,
         )
         cuts = record.fields["data"]["cut"]
-        progress = plan.progress(
+        progress = events.Progress(
+          plan,
           int(dataset.reduce(np.int64(0), lambda n, _: n + 1)),
           truncation.describe(
             {k: x for k, x in cuts.items() if k == task.name}, self._cfg

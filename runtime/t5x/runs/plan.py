@@ -1,6 +1,6 @@
 """Plans of runs, which hold the arguments of `train`, `evaluate`, `infer`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import inspect
@@ -227,10 +227,6 @@ class FrozenPlan:
     """Writes the configuration to the folder."""
     if self.summarize_config_fn is not None:
       self.summarize_config_fn(self.output_dir, None, step)
-
-  def progress(self, total: int, notices: Iterable[str]) -> events.Progress:
-    """Returns a count of some examples, for the caller."""
-    return events.Progress(total, self.on_event, self.should_stop, notices)
 
 
 def with_arguments_of(
