@@ -7,6 +7,8 @@ of `example`, whose features they may read instead.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from prompt_tuning.data.preprocessors import SENTINEL
 
 # The result of a prediction that is not a legal answer, which is always wrong.
@@ -68,7 +70,7 @@ def record(
   if not is_target:
     return {"value": text}
   return {
-    "value": [_as_text(answer) for answer in example["answers"]],
+    "value": [*map(tf.compat.as_text, example["answers"])],
     "group": (int(example["idx/passage"]), int(example["idx/query"])),
   }
 
@@ -93,7 +95,7 @@ def wsc(
   predicted = _referent(text)
   # The expected referent, which may follow a sentinel too.
   referent = _referent(
-    _behind_sentinel(_as_text(example["targets_pretokenized"]))
+    _behind_sentinel(tf.compat.as_text(example["targets_pretokenized"]))
   )
   if not predicted:
     return INVALID
@@ -111,7 +113,3 @@ def _behind_sentinel(text: str) -> str:
 def _referent(text: str) -> str:
   words = text.strip().lower().split(" ")
   return " ".join(word for word in words if word not in _DETERMINERS)
-
-
-def _as_text(text: str | bytes) -> str:
-  return text.decode("utf-8") if isinstance(text, bytes) else text

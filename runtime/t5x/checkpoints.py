@@ -292,13 +292,9 @@ class Checkpointer:
       targets,
     )
     state = train_state_axes.replace(frozen={})
-    info = orbax.read_run_info(str(path))
-    return (
-      jax.tree.unflatten(
-        jax.tree.structure(state), [restored[name] for name in _flat(state)]
-      ),
-      info,
-    )
+    leaves = [restored[name] for name in _flat(state)]
+    state = jax.tree.unflatten(jax.tree.structure(state), leaves)
+    return state, orbax.read_run_info(str(path))
 
   def _find_good(self) -> int | None:
     """Returns the step of the latest whole checkpoint, or None without any."""
