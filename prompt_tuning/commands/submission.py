@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> None:
   if not args.check:
     folders = [pathlib.Path(folder) for folder in args.predictions]
     rows_by_task = {
-      found.task.name: submission.rows(found, args.replace_invalid)
-      for found in submission.find_predictions(folders)
+      name: submission.rows(name, *found, args.replace_invalid)
+      for name, found in submission.find_predictions(folders).items()
     }
     submission.write(rows_by_task, args.output)
   path = args.check or args.output

@@ -6,7 +6,6 @@ names, ids and labels are those of super.gluebenchmark.com.
 
 import collections
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-import dataclasses
 import json
 import pathlib
 import re
@@ -34,34 +33,23 @@ _IDX = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-  """The predictions that `t5x.infer` wrote for the test split of a task.
-
-  Attributes:
-    row: The task, which parses its texts.
-    paths: The files, in the order of the split.
-  """
-
-  row: superglue.SuperGlueTask
-  paths: Sequence[pathlib.Path]
-
-  @property
-  def task(self) -> ReleaseTask:
-    return _TASKS[self.row.name.removesuffix("_classification")]
-
-
-def find_predictions(folders: Iterable[pathlib.Path]) -> list[Predictions]:
+def find_predictions(
+  folders: Iterable[pathlib.Path],
+) -> dict[str, tuple[superglue.SuperGlueTask, Sequence[pathlib.Path]]]:
   """Finds the files that `t5x.infer` wrote.
 
   Args:
     folders: The INFER_OUTPUT_DIRs.
 
+  Returns:
+    Task of the leaderboard -> the task that parses the texts, and its files, in
+    the order of the test split.
+
   Raises:
     ValueError: if a folder has no predictions or lacks shards of a task, or two
       folders have the same task.
   """
-  found: dict[str, Predictions] = {}
+  found = {}
   for folder in folders:
     shards = collections.defaultdict(list)
     for path in sorted(folder.glob("*")):
@@ -87,23 +75,29 @@ def find_predictions(folders: Iterable[pathlib.Path]) -> list[Predictions]:
           f"Expected {count} shards of {name} in {folder}, got {len(paths)}. "
           "Let the other runs of t5x.infer finish."
         )
-      predictions = Predictions(superglue.ROWS[name], paths)
-      twice = found.setdefault(predictions.task.name, predictions)
-      if twice is not predictions:
+      row = superglue.ROWS[name]
+      task = row.name.removesuffix("_classification")
+      _, others = found.setdefault(task, (row, paths))
+      if others is not paths:
         raise ValueError(
-          f"Expected {predictions.task.name} once, got {twice.paths[0]} and "
-          f"{paths[0]}. Leave one out."
+          f"Expected {task} once, got {others[0]} and {paths[0]}. Leave one "
+          "out."
         )
-  return list(found.values())
+  return found
 
 
 def rows(
-  predictions: Predictions, replace_invalid: bool = False
+  name: str,
+  row: superglue.SuperGlueTask,
+  paths: Sequence[pathlib.Path],
+  replace_invalid: bool = False,
 ) -> list[dict[str, Any]]:
   """Turns predictions into the rows of a file.
 
   Args:
-    predictions: The predictions of a task.
+    name: The leaderboard's name of the task.
+    row: The task that parses the texts.
+    paths: The predictions, in the order of the test split.
     replace_invalid: Whether to replace a text that is not a label, which the
       leaderboard refuses, by the task's most frequent prediction.
 
@@ -111,11 +105,11 @@ def rows(
     ValueError: if a line is not a prediction on the test split, or its text is
       not a label.
   """
-  task, postprocess = predictions.task, predictions.row.postprocess
+  task, postprocess = _TASKS[name], row.postprocess
   assert postprocess, "every task of the benchmark has one"
   answers: dict[Any, Any] = {}
   invalid = []
-  for idx, example, text, where in _read(task, predictions.paths):
+  for idx, example, text, where in _read(task, paths):
     result = postprocess(text, example)
     answers[idx] = result["value"] if isinstance(result, Mapping) else result
     if answers[idx] == postprocessors.INVALID:

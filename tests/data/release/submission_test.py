@@ -49,8 +49,8 @@ def _infer(folder, task, predictions, form="", shards=1):
 
 
 def _rows(folder, **options):
-  (found,) = submission.find_predictions([folder])
-  return submission.rows(found, **options)
+  ((name, found),) = submission.find_predictions([folder]).items()
+  return submission.rows(name, *found, **options)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def complete(tmp_path_factory):
     for task, (count, right, _) in TASKS.items()
   ]
   rows = {
-    found.task.name: submission.rows(found)
-    for found in submission.find_predictions(folders)
+    name: submission.rows(name, *found)
+    for name, found in submission.find_predictions(folders).items()
   }
   submission.write(rows, folder / "submission.zip")
   return folder / "submission.zip"
