@@ -1,14 +1,14 @@
 """The part of T5X's interface that prompt tuning uses, from PyPI alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import contextlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import sys
 import threading
 import types
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -58,12 +58,24 @@ def _quiet() -> Iterator[None]:
     os.close(null)
 
 
-class _TensorFlowLoader(importlib.machinery.SourceFileLoader):
+class _TensorFlow(importlib.machinery.SourceFileLoader):
   """Imports TensorFlow without the messages that no setting turns off.
 
   TensorFlow only reads data here, so its messages about accelerators do not
   matter.
   """
+
+  @classmethod
+  def find_spec(
+    cls, fullname: str, *where: Any
+  ) -> importlib.machinery.ModuleSpec | None:
+    """Has this class load TensorFlow, whoever imports it."""
+    if fullname != "tensorflow":
+      return None
+    spec = importlib.machinery.PathFinder.find_spec(fullname, *where)
+    if spec is not None and spec.origin is not None:
+      spec.loader = cls(fullname, spec.origin)
+    return spec
 
   def exec_module(self, module: types.ModuleType) -> None:
     with _quiet():
@@ -80,21 +92,4 @@ class _TensorFlowLoader(importlib.machinery.SourceFileLoader):
         module.config.set_visible_devices([], kind)
 
 
-class _TensorFlowFinder(importlib.abc.MetaPathFinder):
-  """Installs the quiet loader for any import of TensorFlow."""
-
-  def find_spec(
-    self,
-    fullname: str,
-    path: Sequence[str] | None,
-    target: types.ModuleType | None = None,
-  ) -> importlib.machinery.ModuleSpec | None:
-    if fullname != "tensorflow":
-      return None
-    spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-    if spec is not None and spec.origin is not None:
-      spec.loader = _TensorFlowLoader(fullname, spec.origin)
-    return spec
-
-
-sys.meta_path.insert(0, _TensorFlowFinder())
+sys.meta_path.insert(0, _TensorFlow)

@@ -31,7 +31,7 @@ def is_possible(provider: seqio.Task | seqio.Mixture, split: str) -> bool:
   # A subclass may do as it likes.
   if type(provider) not in (seqio.Task, seqio.Mixture):
     return False
-  tasks = _tasks(provider, split)
+  tasks = [x for x in seqio.get_subtasks(provider) if split in x.splits]
   counts = [task.num_input_examples(split) for task in tasks]
   return (
     bool(tasks)
@@ -39,14 +39,6 @@ def is_possible(provider: seqio.Task | seqio.Mixture, split: str) -> bool:
     and sum(filter(None, counts)) <= MAX_EXAMPLES * len(tasks)
     and all(map(_has_no_chance, tasks))
   )
-
-
-def _tasks(
-  provider: seqio.Task | seqio.Mixture, split: str
-) -> list[seqio.Task]:
-  if isinstance(provider, seqio.Task):
-    return [provider]
-  return [task for task in provider.tasks if split in task.splits]
 
 
 def _has_no_chance(task: seqio.Task) -> bool:
@@ -79,7 +71,8 @@ def shuffled(
     **arguments: `use_cached` and `trim_output_features`.
   """
   provider = mixture_or_task_name
-  tasks = _tasks(provider, dataset_split)
+  subtasks = seqio.get_subtasks(provider)
+  tasks = [task for task in subtasks if dataset_split in task.splits]
   datasets = []
   for task in tasks:
     rows = task.get_dataset(
