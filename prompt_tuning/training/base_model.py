@@ -7,7 +7,6 @@ fingerprints, so there prompts are written and read without that check.
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import seqio
 
@@ -15,7 +14,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
 from prompt_tuning.training import google_t5x
-from t5x import checkpoints, partitioning
+from t5x import checkpoints
 
 
 def token_embedding(path: str) -> np.ndarray:
@@ -49,12 +48,9 @@ def read_parameter(
       f"{checkpoint.path} has no parameter {name}; it has "
       f"{', '.join(list(checkpoint.arrays)[:5])}, ..."
     )
-  target = jax.ShapeDtypeStruct(
-    checkpoint.arrays[name].shape,
-    np.float32,
-    sharding=partitioning.host_sharding(),
-  )
-  return np.asarray(checkpoint.read({name: target})[name])
+  array = checkpoint.arrays[name]
+  whole = tuple(slice(0, size) for size in array.shape)
+  return np.asarray(array.open()(whole), np.float32)
 
 
 def prompt_for_model(

@@ -10,13 +10,7 @@ from typing import Any
 from flax.linen import partitioning as flax_partitioning
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import (
-  AxisType,
-  Mesh,
-  NamedSharding,
-  PartitionSpec,
-  SingleDeviceSharding,
-)
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
@@ -42,18 +36,6 @@ def using_devices(devices: Sequence[Any]) -> Iterator[None]:
     yield
   finally:
     _DEVICES.reset(token)
-
-
-def host_sharding() -> SingleDeviceSharding:
-  """Returns the sharding of arrays that only the host needs: its CPU.
-
-  If JAX_PLATFORMS leaves the CPU out, it is this process's first device.
-  """
-  try:
-    devices = jax.local_devices(backend="cpu")
-  except RuntimeError:
-    devices = jax.local_devices()
-  return SingleDeviceSharding(devices[0])
 
 
 def standard_logical_axis_rules(
