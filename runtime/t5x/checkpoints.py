@@ -89,6 +89,8 @@ class Checkpointer:
     # The step that is being written, whether it replaces another checkpoint of
     # that step, and the JSON that is kept with the state.
     self._writing: tuple[int, bool, Mapping[str, Any]] | None = None
+    # The step of the latest whole checkpoint, once `find_run` has looked.
+    self._good: int | None = None
     # Called before anything is renamed or deleted; raises if another run may
     # have the folder by now.
     self.check_lock: Callable[[], None] = lambda: None
@@ -242,9 +244,19 @@ class Checkpointer:
     Raises:
       ValueError: if all checkpoints are damaged.
     """
-    if (step := self._find_good()) is None:
+    problem, self._good = None, None
+    # One process looks, and all take its answer.
+    if jax.process_index() == 0 and self.all_steps():
+      try:
+        self._good = self._folder.find_good()
+      except ValueError as error:
+        problem = str(error)
+    self._good, problem = multihost.from_first_process((self._good, problem))
+    if problem is not None:
+      raise ValueError(problem)
+    if self._good is None:
       return None
-    path = str(self._folder.checkpoint(step))
+    path = str(self._folder.checkpoint(self._good))
     return orbax.read_run_info(path) if orbax.is_run(path) else {}
 
   def restore_run(
@@ -264,10 +276,9 @@ class Checkpointer:
     Raises:
       ValueError: if all are damaged, or its arrays are not those of this run.
     """
-    step = self._find_good()
-    if step is None:
+    if (info := self.find_run()) is None or self._good is None:
       raise ValueError(f"There is no checkpoint in {self._folder.path}.")
-    path = self._folder.checkpoint(step)
+    path = self._folder.checkpoint(self._good)
     opened = orbax.open_arrays(str(path / orbax.ITEM))
     arrays = {name: array for (name,), array in opened.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -294,21 +305,7 @@ class Checkpointer:
     state = train_state_axes.replace(frozen={})
     leaves = [restored[name] for name in _flat(state)]
     state = jax.tree.unflatten(jax.tree.structure(state), leaves)
-    return state, orbax.read_run_info(str(path))
-
-  def _find_good(self) -> int | None:
-    """Returns the step of the latest whole checkpoint, or None without any."""
-    step, problem = None, None
-    # One process looks, and all take its answer.
-    if jax.process_index() == 0 and self.all_steps():
-      try:
-        step = self._folder.find_good()
-      except ValueError as error:
-        problem = str(error)
-    step, problem = multihost.from_first_process((step, problem))
-    if problem is not None:
-      raise ValueError(problem)
-    return step
+    return state, info
 
   def read_trained(
     self, step: int
