@@ -84,8 +84,7 @@ class InferenceEvaluator:
 
   def close(self) -> None:
     """Ends the evaluator's threads."""
-    if self._evaluator._metrics_executor:
-      self._evaluator._metrics_executor.shutdown()
+    self._evaluator.close()
     if self._upload is not None:
       self._upload.close()
 
