@@ -58,14 +58,7 @@ class TrainStateInitializer:
       flax_partitioning.get_axis_names(variables["params_axes"])
     )
     self._axes = traverse_util.flatten_dict(param_axes, sep="/")
-    for name, shape in self.param_shapes.items():
-      for size, axis in zip(shape.shape, self._axes[name].spec, strict=False):
-        if size % (parts := partitioner.mesh.shape.get(axis, 1)):
-          raise ValueError(
-            f"{name} of shape {shape.shape} cannot be divided into {parts} "
-            f"along its axis of {size}: choose a NUM_PARTITIONS "
-            "(partitioning.PjitPartitioner.num_partitions) that divides it."
-          )
+    self._check_divided()
     self.train_state_shapes: TrainState = jax.eval_shape(
       lambda params: TrainState.create(optimizer_def, params),
       variables["params"],
@@ -73,6 +66,17 @@ class TrainStateInitializer:
     self.train_state_axes = self.train_state_shapes.shardings(
       param_axes, partitioner.sharding()
     )
+
+  def _check_divided(self) -> None:
+    """Raises ValueError for a parameter that the mesh cannot divide."""
+    for name, shape in self.param_shapes.items():
+      for size, axis in zip(shape.shape, self._axes[name].spec, strict=False):
+        if size % (parts := self._partitioner.mesh.shape.get(axis, 1)):
+          raise ValueError(
+            f"{name} of shape {shape.shape} cannot be divided into {parts} "
+            f"along its axis of {size}: choose a NUM_PARTITIONS "
+            "(partitioning.PjitPartitioner.num_partitions) that divides it."
+          )
 
   def _initial(self, rng: jax.Array, names: Sequence[str]) -> dict[str, Any]:
     """Runs the initialisers of some parameters."""
