@@ -1,86 +1,62 @@
 """Figures: where things lie, and in which colour."""
 
 import made_up
-import pytest
 
-from prompt_tuning.experiments import figure_styles, figures, tables
-from prompt_tuning.experiments.results import Results
+from prompt_tuning.experiments import figure_styles, figures
 
-LENGTHS = (
-  made_up.SHEET.split("[paper]")[0]
-  .replace('size = ["s", "l"]', "length = [5, 20]")
-  .replace('columns = "size"', 'columns = "length"\nx_label = "Length"')
-  .replace('SIZE = "$size"', 'LENGTH = "$length"')
-)
+OURS = made_up.SHEET.partition("[paper]")[0]
 
 
-@pytest.mark.parametrize(
-  ("numbers", "meaning", "scale"),
-  [
-    ([20, 5], "", "linear"),
-    ([20, 5], "[values.length.5]\nx = 5\n", "linear"),
-    ([100, 5], "", "log"),  # They are far apart.
-  ],
-)
-def test_x_of_a_column_of_numbers_is_the_number(
-  tmp_path, numbers, meaning, scale
-):
-  text = LENGTHS.replace("[5, 20]", str(numbers))
-  sheet = made_up.sheet(tmp_path, text + meaning)
-  results = made_up.results(tmp_path, sheet)
-  assert tables.table(results).header == ["Method", *map(str, numbers)]
-  (panel,) = figures.draw(results).axes
-  assert [list(line.get_xdata()) for line in panel.lines] == [numbers[::-1]] * 2
-  labels = [tick.get_text() for tick in panel.get_xticklabels()]
-  assert labels == [str(x) for x in numbers]
-  assert panel.get_xlabel() == "Length"
-  assert panel.get_xscale() == scale
-
-
-def _dots():
-  """A sheet of dots by task, at one size."""
-  edits = (made_up.ONE_SIZE, made_up.BY_TASK, ('"lines"', '"dots"'))
-  return made_up.edited(*edits, text=made_up.SHEET.split("[paper]")[0])
-
-
-def test_legend_of_dots_names_what_is_known_of_a_later_task_alone(tmp_path):
-  text = _dots().replace(
-    "[values.task.wic]", "[values.task.wic]\nmajority = 33.0"
+def test_x_of_a_column_of_numbers_is_the_number(tmp_path):
+  """On a plain axis, as they are not far apart."""
+  text = made_up.edited(
+    ('size = ["s", "l"]', "length = [20, 5]"),
+    ('columns = "size"', 'columns = "length"\nx_label = "Length"'),
+    ('SIZE = "$size"', 'LENGTH = "$length"'),
+    text=OURS,
   )
   results = made_up.results(tmp_path, made_up.sheet(tmp_path, text))
   (panel,) = figures.draw(results).axes
-  _, labels = panel.get_legend_handles_labels()
-  assert labels.count("Most frequent answer") == 1
+  assert [list(line.get_xdata()) for line in panel.lines] == [[5, 20]] * 2
+  labels = [tick.get_text() for tick in panel.get_xticklabels()]
+  assert labels == ["20", "5"]
+  assert (panel.get_xlabel(), panel.get_xscale()) == ("Length", "linear")
 
 
-def test_frozen_model_does_not_stretch_the_axis(tmp_path):
-  """It is marked where it lies below what trains."""
-  sheet = made_up.sheet(tmp_path, _dots())
-  cells = {x.name: x for x in sheet.cells()}
-  made_up.file(tmp_path, [x for n, x in cells.items() if "prompt" in n])
+def test_dots_of_a_frozen_model_and_what_is_known_of_a_later_task(tmp_path):
+  """The model is marked where it lies below what trains."""
+  text = made_up.edited(
+    *(made_up.ONE_SIZE, made_up.BY_TASK, ('"lines"', '"dots"')),
+    ("[values.task.wic]", "[values.task.wic]\nmajority = 35.0"),
+    text=OURS,
+  )
+  sheet = made_up.sheet(tmp_path, text)
+  by_method = {"model": [], "prompt": []}
+  for cell in sheet.cells():
+    by_method[cell.point["method"]].append(cell)
+  made_up.file(tmp_path, by_method["prompt"])
   nothing = {"step": 0, "metrics": {"cb": {"accuracy": 2.0}}}
-  archive = made_up.file(
+  results = made_up.results(
     tmp_path,
-    [x for n, x in cells.items() if "model-cb" in n],
+    sheet,
+    [x for x in by_method["model"] if x.point["task"] == "cb"],
     best=nothing,
     parameters={"trainable": 0, "frozen": 990},
   )
-  (panel,) = figures.draw(Results(sheet, archive)).axes
-  assert panel.get_ylim()[0] == 30  # The lowest that trains is at 40.9.
+  (panel,) = figures.draw(results).axes
+  assert panel.get_ylim()[0] == 30
   assert [text.get_text() for text in panel.texts] == ["2"]
+  _, labels = panel.get_legend_handles_labels()
+  assert labels.count("Most frequent answer") == 1
 
 
 def test_axis_of_lines_begins_at_zero_where_scores_are_low(tmp_path):
   sheet = made_up.sheet(tmp_path)
   results = made_up.results(tmp_path, sheet)
-  # A model's x is its size, which the heading has too.
-  assert tables.table(results).header == ["Method", "s, 990", "l, 990"]
-  assert results.xs == {"s": 990, "l": 990}
-  figure = figures.draw(results)
-  assert figure.axes[0].get_ylim()[0] == 40
+  assert results.xs == {"s": 990, "l": 990}  # A model's x is its size.
+  assert figures.draw(results).axes[0].get_ylim()[0] == 40
   low = {"step": 1, "metrics": {"cb": {"f1": 8.0}}}
-  some = [x for x in sheet.cells() if x.point["method"] == "model"]
-  results = made_up.results(tmp_path, sheet, some, best=low)
+  results = made_up.results(tmp_path, sheet, best=low)
   assert figures.draw(results).axes[0].get_ylim()[0] == 0
 
 

@@ -2,11 +2,11 @@
 
 import contextlib
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import counting
 import pytest
@@ -105,73 +105,55 @@ def test_a_job_runs_on_its_own_cores(place, monkeypatch):
   assert os.sched_getaffinity(0) == every
 
 
-@pytest.mark.parametrize(
-  ("fail", "error"),
-  [("parse", "SEED must not be 1."), ("loss", "x: the loss is nan")],
-)
-def test_failed_cell_is_recorded_and_does_not_stop_the_sheet(
-  tmp_path, fail, error
+def test_what_goes_wrong_with_cells_does_not_stop_the_others(
+  tmp_path, monkeypatch
 ):
-  place = counting.place(tmp_path, fail=fail)
+  place = counting.place(tmp_path, fail="loss")
   cells = counting.cells(place)
-  ends = _ends(launching.launch(cells, place))
-  assert ends.pop("cb-seed1").endswith(error)
-  assert ends == {"cb-seed0": "finished", "cb-seed2": "finished"}
+  run_cell = running.run_cell
+
+  def run(cell, *arguments):
+    if cell == cells[0]:
+      raise OSError("disk full")
+    return run_cell(cell, *arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(launching, "run_cell", run)
+    ends = _ends(launching.launch(cells, place))
+  assert ends["cb-seed0"] == "OSError: disk full"
+  assert ends["cb-seed2"] == "finished"
   # Without the folder of this machine.
-  assert counting.filed(place)["cb-seed1"]["error"] == error
-  assert launching.launch(cells, place) == []
+  assert counting.filed(place)["cb-seed1"]["error"] == "x: the loss is nan"
+  assert _ends(launching.launch(cells, place)) == {"cb-seed0": "finished"}
   assert _launch(place) == 1
   (again,) = launching.launch(cells, place, retry_failed=True)
   assert again.status == "failed"
 
 
-def test_killed_at_three_moments_it_ends_with_the_same_records(tmp_path):
+def test_killed_twice_it_ends_with_the_same_records(tmp_path):
+  """The first time alone, then with the run."""
   place = counting.place(tmp_path, sleep=0.15)
   cells = counting.cells(place)
   folders = [place.folder(cell) for cell in cells]
-  moments = [  # And whether the run is killed too.
-    (folders[0] / "record.json", False),  # The first run has begun.
-    (folders[1] / "steps", True),  # The second has saved something.
-    (place.record(cells[1]), False),  # It is over, the third begins.
-  ]
-  for moment, kill_the_run_too in moments:
+  for moment, kill in (
+    (folders[0] / "record.json", os.kill),  # The first run has begun.
+    (folders[1] / "steps", os.killpg),  # The second has saved something.
+  ):
     launcher = _start(place)
-    _wait(lambda moment=moment: moment.exists())
-    if kill_the_run_too:
-      os.killpg(launcher.pid, signal.SIGKILL)
-    else:
-      launcher.kill()
+    _wait(moment.exists)
+    kill(launcher.pid, signal.SIGKILL)
     launcher.communicate()
   assert _launch(place) == 0
   for seed, record in enumerate(counting.filed(place).values()):
     best = {"step": 4, "metrics": {"cb": {"accuracy": 50.0 + seed}}}
     assert (record["status"], record["best"]) == ("finished", best)
   # No run was in two processes, and none that was not killed began anew.
-  starts = [
+  first, second, third = (
     [int(x) for x in (folder / "starts").read_text().split()]
     for folder in folders
-  ]
-  assert starts[1] == sorted(starts[1])
-  assert starts[::2] == [[0], [0]]
-
-
-def test_what_goes_wrong_with_one_cell_does_not_stop_the_others(
-  place, monkeypatch
-):
-  run_cell = running.run_cell
-
-  def run(cell, *arguments):
-    if cell.point["seed"] == 1:
-      raise OSError("disk full")
-    return run_cell(cell, *arguments)
-
-  monkeypatch.setattr(launching, "run_cell", run)
-  assert _ends(launching.launch(counting.cells(place), place)) == {
-    "cb-seed0": "finished",
-    "cb-seed1": "OSError: disk full",
-    "cb-seed2": "finished",
-  }
-  assert set(counting.filed(place)) == {"cb-seed0", "cb-seed2"}
+  )
+  assert second == sorted(second)
+  assert first == third == [0]
 
 
 def test_launcher_that_breaks_begins_no_more(tmp_path, monkeypatch):
@@ -274,26 +256,25 @@ def test_cluster_jobs_leave_records(place):
   assert list(counting.filed(place)) == ["cb-seed0"]
 
 
-# Nobody keeps the process of the job.
-@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
-def test_second_cluster_job_of_a_cell_does_not_wait_for_the_first(place):
-  pytest.importorskip("submitit")
+def test_second_cluster_job_of_a_cell_does_not_wait_for_the_first(
+  place, monkeypatch
+):
+  submitit = pytest.importorskip("submitit")
   cell, *_ = counting.cells(place)
-  options = {"timeout_min": 2}
+  job = mock.Mock(return_value=[])
+  monkeypatch.setattr(submitit.AutoExecutor, "map_array", job)
+  launching.submit([cell], place, "local", {}, place.archive())
+  run, *columns = job.call_args.args
   with running.locks(cell, place, running.Processes(), waits=True):
-    launching.submit([cell], place, "local", options, place.archive())
-    ends = "runs/submitit/*/*_result.pkl"
-    _wait(lambda: list(place.root.glob(ends)), 120)
-  (end,) = place.root.glob(ends)
-  _, outcome = pickle.loads(end.read_bytes())
+    (outcome,) = map(run, *columns)
   assert outcome.status == "busy"
 
 
-def test_option_that_the_cluster_does_not_know_is_one_line(place):
+def test_option_that_the_cluster_does_not_know_is_one_line(place, capsys):
   pytest.importorskip("submitit")
-  words = ("--submit=slurm", "--option=wall_time=3")
-  _, errors = _start(place, *words).communicate(timeout=120)
-  assert errors.splitlines()[-1].startswith("Error: submitit, cluster 'slurm'")
+  assert _launch(place, "--submit=slurm", "--option=wall_time=3") == 1
+  (*_, error) = capsys.readouterr().err.splitlines()
+  assert error.startswith("Error: submitit, cluster 'slurm'")
 
 
 @pytest.mark.slow

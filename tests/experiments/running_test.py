@@ -21,69 +21,55 @@ def _starts(place, cell):
   return (place.folder(cell) / "starts").read_text().split()
 
 
-def _aside(place):
-  return place.root / "runs" / "x" / "cb-seed0.old0"
-
-
-def test_run_of_other_settings_is_set_aside(place):
+def test_run_of_other_settings_and_unreadable_record_are_set_aside(place):
   cell, *_ = counting.cells(place)
   running.run_cell(cell, place)
   counting.edit(place, "SLEEP = 0.0", "SLEEP = 0")
   cell, *_ = counting.cells(place)
   running.run_cell(cell, place)
   assert _starts(place, cell) == ["0"]
-  assert (_aside(place) / "steps").exists()
-
-
-def test_unreadable_record_is_set_aside(place):
-  cell, *_ = counting.cells(place)
-  place.folder(cell).mkdir(parents=True)
+  assert (place.root / "runs" / "x" / "cb-seed0.old0" / "steps").exists()
+  place.record(cell).unlink()
   (place.folder(cell) / "record.json").write_text('{"schema": 1')
   assert running.run_cell(cell, place).status == "finished"
-  assert (_aside(place) / "record.json").exists()
+  aside = place.root / "runs" / "x" / "cb-seed0.old1" / "record.json"
+  assert aside.read_text() == '{"schema": 1'
 
 
-@pytest.mark.parametrize("keeps", [True, False])
-def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(
-  place, keeps
-):
-  keeps_prompt = f"keeps_prompt = {str(keeps).lower()}\ngin_files"
-  counting.edit(place, "gin_files", keeps_prompt)
-  first, second, _ = counting.cells(place)
-  place.folder(first).mkdir(parents=True)
-  (place.folder(first) / "prompt.safetensors").write_bytes(b"learned")
-  for cell in (first, second):
+def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(place):
+  for seed, keeps in enumerate(("", "keeps_prompt = true\n")):
+    counting.edit(place, "gin_files", f"{keeps}gin_files")
+    cell = counting.cells(place)[seed]
+    place.folder(cell).mkdir(parents=True)
+    (place.folder(cell) / "prompt.safetensors").write_bytes(b"learned")
     running.run_cell(cell, place)
   files = {x.name: x.read_bytes() for x in place.results.rglob("*.safetensors")}
-  assert files == ({"cb-seed0.safetensors": b"learned"} if keeps else {})
+  assert files == {"cb-seed1.safetensors": b"learned"}
 
 
 @pytest.mark.parametrize(
-  ("fail", "error"),
+  ("fail", "error", "seconds"),
   [
-    ("11", "killed by signal 11: Error in step 1"),
-    ("9", "killed by signal 9 (out of memory?): Error in step 1"),
-    ("nan", "cb/accuracy is nan"),
-    ("silent", "exit status 0"),
-    (str(int(signal.SIGTERM)), None),  # Asked to stop, it has no record.
+    ("11", "killed by signal 11: Error in step 1", 1.0),
+    ("9", "killed by signal 9 (out of memory?): Error in step 1", 1.0),
+    ("nan", "cb/accuracy is nan", 0.0),
+    ("silent", "exit status 0", 1.0),
   ],
 )
-def test_run_that_does_not_say_how_it_ended_has_failed(tmp_path, fail, error):
+def test_run_that_does_not_say_how_it_ended_has_failed(
+  tmp_path, fail, error, seconds
+):
+  """What the run itself had written before is kept, if it can be read."""
   place = counting.place(tmp_path, fail=fail)
   cell = counting.cells(place)[1]
-  log = place.folder(cell) / "log.txt"
-  log.parent.mkdir(parents=True)
-  log.write_text("Error: of an earlier attempt\n")
+  place.folder(cell).mkdir(parents=True)
+  (place.folder(cell) / "log.txt").write_text("Error: of an earlier attempt\n")
   outcome = running.run_cell(cell, place)
-  if error is None:
-    assert (outcome.status, counting.filed(place)) == ("interrupted", {})
-    return
   assert outcome.status == "failed"
   assert error in outcome.error
   record = counting.filed(place)[cell.name]
   assert error in record["error"]
-  # What the run itself had written before is kept.
-  assert (record["seconds"] == 1.0) == (fail != "nan")
+  assert record["seconds"] == seconds
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed"])

@@ -94,7 +94,6 @@ def test_command_of_a_cell(tmp_path):
     ),
     ("[layout]", '[layout]\nmean_over = "tusk"', "no axis tusk in the grid"),
     ("[layout]", '[layout]\ngaps = [["prompt", "lora"]]', "gaps: expected"),
-    ("[layout]", "[layout]\npanels = true", "panels: expected figure"),
     (
       "[layout]",
       '[layout]\npanels = true\nfigure = "lines"\nmean_over = "method"',
@@ -120,39 +119,15 @@ def test_wrong_sheet_is_refused(tmp_path, old, new, message):
     _load(tmp_path, SHEET.replace(old, new), SHARED.replace(old, new))
 
 
-def test_program_says_where_the_gin_files_of_an_axis_go(tmp_path):
-  shared = SHARED.replace('["run.gin"]', '["model.gin", "$method", "run.gin"]')
-  cell = _load(tmp_path, shared=shared).cells()[0]
-  assert cell.command[3:6] == (
-    *("--gin_file=model.gin", "--gin_file=prompt.gin", "--gin_file=run.gin"),
-  )
-  shared = shared.replace("$method", "$mode")
-  with pytest.raises(ValueError, match="'mode' is asked for"):
-    _load(tmp_path, shared=shared)
-
-
-def test_numbers_need_no_meaning(tmp_path):
-  sheet = SHEET.replace("seed = [0, 1]", "rate = [0.1, 3]\nseed = [0]")
-  sheet = sheet.replace("seed = [1, 2]", "rate = [3]\nseed = [1]")
-  sheet = sheet.replace('rows = ["method"]', 'rows = ["method", "rate"]')
-  shared = SHARED.replace("LR = 1}", 'LR = "$rate"}').replace("LR = 0.3, ", "")
-  cells = _load(tmp_path, sheet, shared).cells()
-  assert cells[0].name == "prompt-cb-rate0.1-seed0"
-  assert "--gin.LR=0.1" in cells[0].command
-  assert "--gin.LR=3" in cells[1].command
-
-
 @pytest.mark.parametrize(
   ("given", "expected"),
   [
-    ("scale", "scale"),
     ("full/scale.toml", "full/scale"),
     ("configs/full/scale.toml", "full/scale"),
     (str(ROOT / "configs/full/scale.toml"), "full/scale"),
     ("scales", "no sheet scales in .*. Did you mean scale"),
     ("quux", "There is no sheet quux in .*configs. There is ensemble, "),
     ("claims", "claims has no runs: prompt-tuning tabulate makes its page"),
-    ("parts/ladder", "There is no sheet parts/ladder"),
     (str(ROOT / "configs.toml"), "There is no sheet .*configs.toml in"),
   ],
 )
