@@ -65,7 +65,10 @@ def test_another_sweep_shares_runs_and_names_those_it_lacks(root, capsys):
   assert "seed3: 53.0" in capsys.readouterr().err
   assert set(_starts(root)) == {"seed0", "seed1", "seed2", "seed3"}
   table = (root / "runs/sweeps/y/table.csv").read_text()
-  assert len(table.splitlines()) == 3
+  assert table.splitlines()[1:] == [
+    "ours,sweeps/y,,2,52.0,,1",
+    "ours,sweeps/y,,3,53.0,,1",
+  ]
   _sweep("--gin.SEED=1,2", *FAST[1:])
   page = (root / "runs/sweeps/x/table.md").read_text()
   assert "Records beside the table, of other settings:\n\n* `seed0`" in page

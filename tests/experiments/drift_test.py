@@ -126,20 +126,6 @@ def test_prompt_that_was_made_again_lists_what_began_with_it(root):
     assert left.exists() == resumes
 
 
-def test_records_of_two_sheets_of_one_name_are_told_apart(root):
-  """One sheet lies in a folder of its own."""
-  for folder in ("configs", "results"):
-    (root / folder / "full").mkdir()
-  shutil.move(root / "results" / "x", root / "results" / "full" / "x")
-  bind(root, "RATE = 0.1")
-  shutil.copy(root / "configs" / "x.toml", root / "configs" / "full")
-  full = sheets.load("full/x", root / "configs")
-  archive = Archive(root, root / "results")
-  names = [f"full/{x}" for x in NAMES]
-  assert [*pages.drifted([Results(full, archive)]).values()] == [names]
-  assert [x.name for x in archive.stored] == names
-
-
 def test_of_two_records_the_finished_one_counts(root):
   failed = made_up.record(cells(root)[0], status="failed", error="no")
   (root / "results" / "x" / "a.json").write_text(json.dumps(failed))

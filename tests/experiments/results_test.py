@@ -7,16 +7,12 @@ import made_up
 from made_up import BY_TASK, NO_FIGURE, ONE_SIZE
 import pytest
 
-from prompt_tuning.experiments import figures, tables, text_tables
+from prompt_tuning.experiments import tables, text_tables
 from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import View
 
 GAPS = ("[layout]", '[layout]\ngaps = [["model", "prompt"]]')
 MEAN = ("[layout]", "[layout]\nmean_column = true")
-ONE_ROW = (
-  'rows = ["method"]\ncolumns = "size"',
-  'rows = []\ncolumns = "method"',
-)
 # A second grid has one task alone, with more seeds and another method.
 ONE_TASK = (
   ('method = ["prompt", "model"]', 'method = ["prompt"]'),
@@ -58,8 +54,6 @@ def _some_are_there(point):
       _some_are_there,
       "Prompt_tuning | 55.0 ± 0.0 (2) | 55.0 (1)\nmodel | - | -",
     ),
-    # As of a sweep of seeds alone, which has no axis for rows.
-    ([ONE_SIZE, ONE_ROW], None, " | 51.7 ± 5.8 (3) | 55.0 ± 0.0 (3)"),
     # A task that a row or a seed does not run leaves no mean.
     (
       [ONE_SIZE, BY_TASK, NO_FIGURE, MEAN, *ONE_TASK],
@@ -88,19 +82,7 @@ def test_table(tmp_path, edits, cells, expected):
   some = [x for x in sheet.cells() if cells is None or cells(x.point)]
   results = made_up.results(tmp_path, sheet, some)
   lines = [line.strip() for line in expected.splitlines()]
-  assert [" | ".join(x).strip() for x in tables.table(results).rows] == lines
-  if ONE_ROW in edits:
-    assert "ours,x,,prompt,51.6" in tables.csv_text([results])
-    assert figures.draw(results).axes[0].lines
-
-
-def test_record_without_scores_is_no_score(tmp_path):
-  sheet = made_up.sheet(tmp_path)
-  made_up.file(tmp_path, sheet.cells()[:12])
-  others = sheet.cells()[12:]
-  results = made_up.results(tmp_path, sheet, others, evals=[], best=None)
-  assert [x[2] for x in tables.table(results).rows] == ["-", "-"]
-  assert ",l," not in tables.csv_text([results])
+  assert [" | ".join(x) for x in tables.table(results).rows] == lines
 
 
 def test_run_that_was_stopped_has_no_scores_of_later_steps(tmp_path):

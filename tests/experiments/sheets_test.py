@@ -92,7 +92,6 @@ def test_command_of_a_cell(tmp_path):
       'kind = "ensemble"\ncolumns = "method"',
       "the prompts of one method, got model, prompt",
     ),
-    ("[layout]", '[layout]\nmean_over = "tusk"', "no axis tusk in the grid"),
     ("[layout]", '[layout]\ngaps = [["prompt", "lora"]]', "gaps: expected"),
     (
       "[layout]",

@@ -35,11 +35,6 @@ _WHOLE_TRAINING = (
   "--gin.BATCH_SIZE=16",
   "--gin.EVAL_PERIOD=8",
 )
-_FOLDERS = {
-  "train": "MODEL_DIR",
-  "eval": "EVAL_OUTPUT_DIR",
-  "infer": "INFER_OUTPUT_DIR",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +63,8 @@ def commands(model: str) -> Iterator[Command]:
   """Yields the commands for a model, in the order in which they are run."""
 
   def command(name: str, program: str, files: str, *flags: str) -> Command:
+    is_training = program == "train"
+    folder = "MODEL_DIR" if is_training else f"{program.upper()}_OUTPUT_DIR"
     gin_files = [f"models/{model}", *files.split()]
     if "recipes" not in files:
       gin_files.append(f"runs/{program}")
@@ -78,7 +75,7 @@ def commands(model: str) -> Iterator[Command]:
         *(f"--gin_file=gin/{file}.gin" for file in gin_files),
         *flags,
         f"--gin.MIXTURE_OR_TASK_NAME='{TASKS[model]}'",
-        f"--gin.{_FOLDERS[program]}='{{out}}/{name.replace(' ', '_')}'",
+        f"--gin.{folder}='{{out}}/{name.replace(' ', '_')}'",
       ),
     )
 

@@ -48,10 +48,9 @@ def main() -> None:
   add("sources", nargs="+", metavar="FOLDER", help="of T5X and what it imports")
   add("--revisions", default="not given", help="of the sources, for the page")
   args = parser.parse_args()
-  paths = {
-    "google": [ROOT, *args.sources],
-    "ours": [ROOT, ROOT / "runtime"],
-  }
+  google = [ROOT, *args.sources]
+  ours = [ROOT, ROOT / "runtime"]
+  paths = {"google": google, "ours": ours, "again": google}
   rows: list[dict[str, Any]] = []
   environment = records.environment()
   for model in commands.TASKS:
@@ -82,22 +81,21 @@ def _run(
   command: commands.Command, work: str, paths: Mapping[str, list[Any]]
 ) -> dict[str, Any]:
   """Runs a command on both runtimes; returns what is told of it."""
-  folders = {
-    name: ROOT / work / name / command.name.replace(" ", "_")
-    for name in (*paths, "again")
-  }
 
-  def start(name: str, runtime: str, xla_flags: str = "") -> int:
+  def folder(side: str) -> pathlib.Path:
+    return ROOT / work / side / command.name.replace(" ", "_")
+
+  def start(side: str, xla_flags: str = "") -> int:
     """Runs it anew, with a log beside its folder; returns its status."""
-    shutil.rmtree(folders[name], ignore_errors=True)
-    folders[name].parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{folders[name]}.log", "w", encoding="utf-8") as log:
+    shutil.rmtree(folder(side), ignore_errors=True)
+    folder(side).parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder(side)}.log", "w", encoding="utf-8") as log:
       return subprocess.run(
-        [sys.executable, *command.arguments(f"{work}/{name}")],
+        [sys.executable, *command.arguments(f"{work}/{side}")],
         cwd=ROOT,
         env={
           **os.environ,
-          "PYTHONPATH": os.pathsep.join(map(str, paths[runtime])),
+          "PYTHONPATH": os.pathsep.join(map(str, paths[side])),
           "TF_CPP_MIN_LOG_LEVEL": "3",
           "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip(),
         },
@@ -106,16 +104,14 @@ def _run(
         check=False,
       ).returncode
 
-  told: dict[str, Any] = {name: start(name, name) for name in paths}
+  told: dict[str, Any] = {side: start(side) for side in ("google", "ours")}
   if any(told.values()):
     return told
-  told |= compare(folders["google"], folders["ours"])
+  told |= compare(folder("google"), folder("ours"))
   if not command.is_compared:
     return {**told, "is_compared": False}
-  if command.program == "train" and not start(
-    "again", "google", OTHER_ROUNDING
-  ):
-    again = compare(folders["google"], folders["again"])
+  if command.program == "train" and not start("again", OTHER_ROUNDING):
+    again = compare(folder("google"), folder("again"))
     told["own_difference"] = again["loss_difference"]
   return told
 

@@ -180,20 +180,13 @@ def test_commands_that_cannot_be_planned_are_refused(files, given, message):
     next(command.programs())
 
 
-@pytest.mark.parametrize(
-  ("files", "given"),
-  [
-    (FILES, "TASK_FEATURE_LENGTHS"),
-    (EVALUATE, "utils.DatasetConfig.task_feature_lengths"),
-  ],
-)
-def test_lengths_may_be_given_and_a_prompts_stands_for_its_file(files, given):
+def test_lengths_may_be_given_and_a_prompts_stands_for_its_file():
   bindings = [
     "PROMPT=None",
     "PROMPT_LENGTH = 7",
-    f"{given} = {{'inputs': 1138, 'targets': 4}}",
+    "utils.DatasetConfig.task_feature_lengths = {'inputs': 1138, 'targets': 4}",
   ]
-  with programs.read_command(files, bindings, jax.devices()[:1]) as command:
+  with programs.read_command(EVALUATE, bindings, jax.devices()[:1]) as command:
     assert command.batch["encoder_input_tokens"].shape == (32, 1138)
     assert command.state.params["encoder"]["prompt"]["prompt"].shape == (7, 64)
 
@@ -233,7 +226,6 @@ DEARER = "others that fit cost less"
     (260, {"microbatches": 4}, ""),
     (260, {"microbatches": 32}, "they divide no batch"),
     (260, {"dtype": "float32", "partitions": 1}, HEAVY),
-    (90, {"remat": True}, DEARER),
     (90, {"microbatches": 4}, DEARER),
     # Fewer devices exchange less, and weights of more bits may be wanted.
     (90, {"partitions": 1}, ""),
