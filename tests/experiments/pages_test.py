@@ -72,21 +72,6 @@ def test_prompts_whose_model_is_missing_are_left_out(tmp_path, archive):
   assert interpretability.page(page, results, tmp_path) is None
 
 
-def test_what_the_choice_of_the_best_evaluation_adds(tmp_path, sheet):
-  """It is not said where there is nothing to choose."""
-  best, last = (
-    {"step": step, "score": x, "metrics": {"cb": {"accuracy": x}}}
-    for step, x in ((1, 90.0), (2, 40.0))
-  )
-  for evals in ([best, last], [best]):
-    results = made_up.results(tmp_path, sheet, evals=evals, best=best)
-    page = pages.sheet_files(results)["x.md"].decode()
-    ours, *ends = page.split("## Ours, where runs end")
-    assert "| Prompt_tuning | 90.0 ± 0.0 (3) |" in ours
-    assert len(ends) == len(evals) - 1
-    assert all("| Prompt_tuning | 40.0 ± 0.0 (3) |" in x for x in ends)
-
-
 def test_tables_are_written_into_a_page_of_prose(tmp_path, sheet):
   every = {"x": made_up.results(tmp_path, sheet)}
   page = "A\n<!-- ours: x -->\nold\n<!-- end -->\nB"
@@ -138,6 +123,7 @@ def test_runs_are_told_apart(tmp_path):
   assert "* s-model-cb-seed0: it broke" in page
   assert "| model, s | failed | failed |" in page
   assert f"* `{cells[12].name}`: failed: it broke" in page
+  assert "where runs end" not in page  # There was nothing to choose.
   assert "`python do.py` runs what is missing" in page
   assert "| [x](x.md) | 24 | 6 | 12, 6 failed |" in pages.hours_page([results])
 
