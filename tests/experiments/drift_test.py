@@ -54,7 +54,7 @@ def bind(root, binding):
 def test_another_rate_lists_the_records(root):
   bind(root, "RATE = 0.1")
   now = results(root)
-  difference = "RATE: 0.3 -> 0.1"
+  difference = "RATE (RATE): 0.3 -> 0.1"
   assert drifted(root) == {difference: NAMES}
   assert f"* {difference} (2 records)" in (pages.drift_note(now) or "")
   page = pages.drift_page([now])

@@ -122,7 +122,6 @@ def test_wrong_sheet_is_refused(tmp_path, old, new, message):
   ("given", "expected"),
   [
     ("full/scale.toml", "full/scale"),
-    ("configs/full/scale.toml", "full/scale"),
     (str(ROOT / "configs/full/scale.toml"), "full/scale"),
     ("scales", "no sheet scales in .*. Did you mean scale"),
     ("quux", "There is no sheet quux in .*configs. There is ensemble, "),
