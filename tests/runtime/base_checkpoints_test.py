@@ -3,17 +3,16 @@
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
+from unittest import mock
 
 from damages import DAMAGES
 from flax import serialization, traverse_util
 import jax
+from jax.sharding import SingleDeviceSharding
 import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import started
 import t5x_folders
 import tiny
 
@@ -28,13 +27,16 @@ EMBEDDING = "token_embedder/embedding"
 
 @pytest.fixture(scope="module")
 def flat():
-  """The parameters of a tiny model, by name."""
+  """The parameters of a tiny model, by name; one of them is bfloat16."""
   variables = tiny.make_model(with_prompt=False).get_initial_variables(
     jax.random.key(3), tiny.input_shapes()
   )
-  return traverse_util.flatten_dict(
-    jax.device_get(variables["params"]), sep="/"
-  )
+  flat = _by_name(variables["params"])
+  return {**flat, EMBEDDING: flat[EMBEDDING].astype(ml_dtypes.bfloat16)}
+
+
+def _by_name(params):
+  return traverse_util.flatten_dict(jax.device_get(params), sep="/")
 
 
 def _write(kind, folder, flat):
@@ -47,10 +49,13 @@ def _write(kind, folder, flat):
 def test_prompt_tuning_begins_with_a_checkpoint_of_t5x(tmp_path, flat, kind):
   _write(kind, tmp_path / "written", flat)
   moved = shutil.move(tmp_path / "written", tmp_path / "elsewhere")
-  state, base = tiny.restore(moved)
-  assert int(state.step) == base.step == STEP
-  frozen = traverse_util.flatten_dict(jax.device_get(state.frozen), sep="/")
-  t5x_folders.assert_same(frozen, flat)
+  for dtype in (None, "float32"):
+    state, base = tiny.restore(moved, dtype=dtype)
+    assert int(state.step) == base.step == STEP
+    t5x_folders.assert_same(
+      _by_name(state.frozen),
+      {k: v.astype(dtype or v.dtype) for k, v in flat.items()},
+    )
   assert list(state.trainable) == ["encoder"]
   # The identity of a model does not depend on how it was stored.
   own = checkpoints.fingerprint(traverse_util.unflatten_dict(flat, sep="/"))
@@ -66,40 +71,22 @@ def test_model_with_a_prompt_in_it_is_the_model_to_its_prompts(tmp_path, flat):
   alone = checkpoints.open_checkpoint(_write("gfile", tmp_path / "alone", flat))
   # Another prompt is trained on it: what is frozen is the model alone.
   state, base = tiny.restore(merged)
-  assert frozen_model.base_fingerprint(base) == checkpoints.fingerprint(
-    state.frozen
-  )
-  assert (
-    frozen_model.base_fingerprint(base) == alone.fingerprint != base.fingerprint
-  )
+  found = frozen_model.base_fingerprint(base)
+  assert found == checkpoints.fingerprint(state.frozen)
+  assert found == alone.fingerprint != base.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["gfile", "orbax"])
-def test_fingerprint_reads_corners_only(tmp_path, flat, kind, monkeypatch):
+def test_fingerprint_reads_corners_only(tmp_path, flat, kind):
   base = checkpoints.open_checkpoint(_write(kind, tmp_path, flat))
-  read = []
-  digest = base_checkpoints._digest
-  monkeypatch.setattr(
-    base_checkpoints,
-    "_digest",
-    lambda shapes, corners: (
-      read.extend(corners.values()) or digest(shapes, corners)
-    ),
-  )
-  assert base.fingerprint
-  assert len(read) == len(flat)
-  assert max(max(x.shape) for x in read) == 16 < max(flat[EMBEDDING].shape)
-
-
-@pytest.mark.parametrize("kind", ["gfile", "orbax"])
-def test_bfloat16_stays_or_becomes_what_is_asked_for(tmp_path, flat, kind):
-  half = {k: v.astype(ml_dtypes.bfloat16) for k, v in flat.items()}
-  path = _write(kind, tmp_path, half)
-  for dtype, expected in ((None, "bfloat16"), ("float32", "float32")):
-    state, _ = tiny.restore(path, dtype=dtype)
-    array = state.frozen["token_embedder"]["embedding"]
-    assert str(array.dtype) == expected
-    np.testing.assert_array_equal(array, half[EMBEDDING].astype(expected))
+  with mock.patch.object(
+    base_checkpoints, "_digest", wraps=base_checkpoints._digest
+  ) as digest:
+    assert base.fingerprint
+  _, corners = digest.call_args.args
+  assert {k: v.shape for k, v in corners.items()} == {
+    k: tuple(min(size, 16) for size in v.shape) for k, v in flat.items()
+  }
 
 
 def test_prompt_may_be_read_from_another_name(tmp_path, flat):
@@ -125,13 +112,6 @@ def test_part_that_is_missing_is_not_taken_for_zeros(tmp_path, flat):
   shutil.rmtree(path / "target.token_embedder.embedding")
   with pytest.raises(ValueError, match="cannot be opened; copy the checkpoint"):
     tiny.restore(path)
-  # Another array than was announced.
-  embedding = path / "target.token_embedder.embedding"
-  shutil.copytree(path / "target.decoder.logits_dense.kernel", embedding)
-  with pytest.raises(
-    ValueError, match=r"expected shape \(384, 16\).*got \(16, 384\)"
-  ):
-    tiny.restore(path)
 
 
 def _msgpack(**tree):
@@ -142,9 +122,7 @@ def _msgpack(**tree):
   ("name", "content", "message"),
   [
     ("checkpoint", b"model_checkpoint_path: 'm-1'", "of Mesh TensorFlow"),
-    ("checkpoint", b"\x93NUMPY", "no msgpack file of T5X's"),
     ("checkpoint", _msgpack(version=2), "format 2, expected 3"),
-    ("checkpoint", _msgpack(params={}), "no msgpack file of T5X"),
     ("", None, "not a base checkpoint: expected a T5X"),
     # Of Hugging Face.
     ("../config.json", b"{}", "prompt-tuning convert checkpoint"),
@@ -172,47 +150,23 @@ def test_buckets_are_read_where_they_are():
   assert str(storage.absolute("a")) == os.path.abspath("a")
 
 
-_READ_ON_TWO_HOSTS = """
-import sys
-import jax, numpy as np
-address, index, path = sys.argv[1:]
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(address, 2, int(index))
-from t5x import checkpoints
-mesh = jax.make_mesh((2,), ("model",))
-sharding = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("model"))
-array = checkpoints.open_checkpoint(path).read({
-  "token_embedder/embedding":
-    jax.ShapeDtypeStruct((384, 16), np.float32, sharding=sharding)
-})["token_embedder/embedding"]
-shard, = array.addressable_shards
-np.save(path + ".npy", shard.data)
-"""
-
-
-@pytest.mark.slow
-def test_host_reads_its_shards_only(tmp_path, flat):
-  """Each host finds but the chunks of its own: another would be an error."""
-  address = started.free_address()
-  folders = [
-    pathlib.Path(_write("gfile", tmp_path / str(host), flat))
-    for host in range(2)
-  ]
-  for host, folder in enumerate(folders):
-    (folder / f"target.token_embedder.embedding/{1 - host}.0").unlink()
-  processes = [
-    subprocess.Popen(
-      [sys.executable, "-c", _READ_ON_TWO_HOSTS, address, str(host), folder],
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for host, folder in enumerate(folders)
-  ]
-  for process in processes:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-  halves = [np.load(f"{folder}.npy") for folder in folders]
-  np.testing.assert_array_equal(np.concatenate(halves), flat[EMBEDDING])
+def test_host_reads_its_shards_only(tmp_path, flat, monkeypatch):
+  """Another's chunk is not there: to read it would be an error."""
+  path = pathlib.Path(_write("gfile", tmp_path, flat))
+  (path / "target.token_embedder.embedding" / "1.0").unlink()
+  shape, one = flat[EMBEDDING].shape, SingleDeviceSharding(jax.devices()[0])
+  half = slice(0, shape[0] // 2)
+  # What JAX asks for on a host that has the first half.
+  monkeypatch.setattr(
+    jax,
+    "make_array_from_callback",
+    lambda shape, _, read: read((half, slice(None))),
+  )
+  target = jax.ShapeDtypeStruct(shape, np.float32, sharding=one)
+  read = checkpoints.open_checkpoint(str(path)).read({EMBEDDING: target})
+  np.testing.assert_array_equal(
+    read[EMBEDDING], flat[EMBEDDING][half].astype(np.float32)
+  )
 
 
 def _save(directory, flat) -> pathlib.Path:
@@ -230,17 +184,14 @@ def _save(directory, flat) -> pathlib.Path:
 def test_damaged_base_model_is_refused_by_name(tmp_path, damage):
   path = _save(tmp_path, {"a/kernel": np.ones((64, 64), np.float32)})
   assert checkpoints.open_checkpoint(str(path)).step == 7
-  files = [file for file in path.rglob("*") if file.is_file()]
-  for file in files:
+  for file in [file for file in path.rglob("*") if file.is_file()]:
+    if file.name == digests.NAME and damage == "deleted":
+      continue  # As T5X's own, it cannot be compared.
     content = file.read_bytes()
     DAMAGES[damage](file)
-    if file.name == digests.NAME and damage == "deleted":
-      # As T5X's own, it cannot be compared.
-      assert checkpoints.open_checkpoint(str(path)).step == 7
-    else:
-      base_checkpoints._refuse_damage.cache_clear()
-      with pytest.raises(ValueError, match="checkpoint_7 is damaged: "):
-        checkpoints.open_checkpoint(str(path))
+    base_checkpoints._refuse_damage.cache_clear()
+    with pytest.raises(ValueError, match="checkpoint_7 is damaged: "):
+      checkpoints.open_checkpoint(str(path))
     file.write_bytes(content)
 
 
@@ -262,8 +213,7 @@ def test_googles_t5x_finds_the_item_that_it_restores(
       7, args=ocp.args.Composite(state=ocp.args.PyTreeRestore())
     )["state"]
   assert state["state"]["step"] == 7
-  read = traverse_util.flatten_dict(jax.device_get(state["target"]), sep="/")
-  t5x_folders.assert_same(read, flat)
+  t5x_folders.assert_same(_by_name(state["target"]), flat)
 
 
 @pytest.mark.parametrize("is_flat", [False, True])
@@ -288,18 +238,7 @@ def test_every_layout_is_read_with_its_metadata(tmp_path, flat, is_flat):
   )
 
 
-RNG = np.random.default_rng(0)
-MANY_DTYPES = {
-  "token_embedder/embedding": RNG.normal(size=(40, 6)).astype(np.float32),
-  "decoder/logits_dense/kernel": RNG.normal(size=(6, 40)).astype(
-    ml_dtypes.bfloat16
-  ),
-  "encoder/encoder_norm/scale": RNG.normal(size=6).astype(np.float32),
-  "encoder/zeros/kernel": np.zeros((3, 4), np.float16),
-}
-
-
-def _write_v3(folder, flat, step=1_100_000):
+def _write_v3(folder, flat, step=STEP):
   return t5x_v3.write_checkpoint(
     str(folder),
     step,
@@ -307,34 +246,33 @@ def _write_v3(folder, flat, step=1_100_000):
   )
 
 
-@pytest.mark.parametrize("chunk_bytes", [2**26, 64])
-def test_t5x_and_we_read_what_we_write_v3(tmp_path, monkeypatch, chunk_bytes):
+@pytest.mark.parametrize(("chunk_bytes", "chunks"), [(2**26, 1), (1024, 12)])
+def test_t5x_and_we_read_what_we_write_v3(
+  tmp_path, monkeypatch, flat, chunk_bytes, chunks
+):
   monkeypatch.setattr(t5x_v3, "_CHUNK_BYTES", chunk_bytes)
-  path = pathlib.Path(_write_v3(tmp_path, MANY_DTYPES))
-  assert path.name == "checkpoint_1100000"
+  flat = {**flat, "encoder/zeros/kernel": np.zeros((3, 4), np.float16)}
+  path = pathlib.Path(_write_v3(tmp_path, flat))
+  assert path.name == f"checkpoint_{STEP}"
   step, read = t5x_folders.read_v3(path)
-  assert step == 1_100_000
-  t5x_folders.assert_same(read, MANY_DTYPES)
   own = checkpoints.open_checkpoint(str(path))
+  assert step == own.step == STEP
+  t5x_folders.assert_same(read, flat)
   t5x_folders.assert_same(
-    {k: stored_arrays.read(v) for k, v in own.arrays.items()}, MANY_DTYPES
+    {k: stored_arrays.read(v) for k, v in own.arrays.items()}, flat
   )
-  assert own.step == step
-  chunks = len(list((path / "target.token_embedder.embedding").glob("*.*")))
-  assert chunks - 1 == {2**26: 1, 64: 20}[chunk_bytes]  # And .zarray.
+  parts = (path / "target.token_embedder.embedding").glob("*.*")
+  assert len(list(parts)) == chunks + 1  # And .zarray.
 
 
-def test_checkpoint_appears_when_it_is_whole(tmp_path):
-  def full():
-    raise OSError("disk full")
-
-  dtype = np.dtype(np.float32)
-  arrays = {"a/kernel": stored_arrays.StoredArray((2, 2), dtype, full)}
+def test_checkpoint_appears_when_it_is_whole(tmp_path, flat):
+  full = mock.Mock(side_effect=OSError("disk full"))
+  array = stored_arrays.StoredArray((2, 2), np.dtype(np.float32), full)
   with pytest.raises(OSError, match="disk full"):
-    t5x_v3.write_checkpoint(str(tmp_path), 5, arrays)
+    t5x_v3.write_checkpoint(str(tmp_path), 5, {"a/kernel": array})
   with pytest.raises(ValueError, match="No checkpoint_<step> in"):
     checkpoints.find_checkpoint(str(tmp_path))
   # What was begun is not in the way.
-  _write_v3(tmp_path, MANY_DTYPES, step=5)
+  _write_v3(tmp_path, flat, step=5)
   with pytest.raises(ValueError, match="checkpoint_5 exists already"):
-    _write_v3(tmp_path, MANY_DTYPES, step=5)
+    _write_v3(tmp_path, flat, step=5)
