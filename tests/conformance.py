@@ -44,21 +44,9 @@ def our_name(name: str) -> str:
 
 def config(size: str = "toy", **overrides: Any) -> network.T5Config:
   """Returns the "toy" or "wide" T5, in float32 and without dropout."""
-  sizes = _SPEC[size]
-  return network.T5Config(
-    **{
-      "vocab_size": _SPEC["vocab"],
-      "emb_dim": sizes["d"],
-      "num_heads": sizes["heads"],
-      "num_encoder_layers": sizes["enc"],
-      "num_decoder_layers": sizes["dec"],
-      "head_dim": sizes["hd"],
-      "mlp_dim": sizes["mlp"],
-      "dtype": "float32",
-      "dropout_rate": 0.0,
-    }
-    | overrides
-  )
+  exact = {"dtype": "float32", "dropout_rate": 0.0}
+  settings = {"vocab_size": _SPEC["vocab"], **_SPEC[size], **exact}
+  return network.T5Config(**{**settings, **overrides})
 
 
 def transformer(
