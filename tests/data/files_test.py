@@ -1,12 +1,13 @@
-"""Tests for prompt_tuning.data.files."""
+"""Tasks of a user's files: their rows, columns, labels and held out rows."""
 
 import functools
+import json
 import logging
 
 import pytest
 import seqio
 
-from prompt_tuning.data import files, vocabulary
+from prompt_tuning.data import files, row_files, vocabulary
 
 BYTES = seqio.ByteVocabulary()
 read = functools.partial(files.read, vocabulary=BYTES)
@@ -18,7 +19,8 @@ def write(path, rows, header="text,label"):
 
 
 def label(i):
-  return "good" if i % 4 else "bad"
+  """Spaces around a label do not count: answers have none."""
+  return ("bad", "good", " good", "good ")[i % 4]
 
 
 def reviews(tmp_path, count=40):
@@ -26,37 +28,30 @@ def reviews(tmp_path, count=40):
   return write(tmp_path / "my reviews.csv", rows)
 
 
-def test_finds_columns_labels_and_a_held_out_share(tmp_path):
+def test_a_file_always_gives_the_same_columns_labels_rows_and_name(tmp_path):
   data = read(reviews(tmp_path))
-  assert data.name.startswith("my_reviews_")
   assert (data.inputs, data.target) == (("text",), "label")
   assert data.targets.labels == ("bad", "good")
-  sizes = {k: len(rows) for k, rows in data.splits.items()}
-  assert sizes == {"train": 36, "validation": 4}
-  labels = [row["targets"] for row in data.splits["validation"]]
-  assert sorted(labels) == ["bad", "good", "good", "good"]
   assert "2 labels: bad 25%, good 75%" in str(data)
+  held_out = {row["idx"]: row["targets"] for row in data.splits["validation"]}
+  assert held_out == {8: "good", 11: "good", 22: "bad", 33: "good"}
+  trained = {row["idx"]: row["targets"] for row in data.splits["train"]}
+  assert set(trained) == set(range(2, 42)) - set(held_out)
+  assert set(trained.values()) == {"bad", "good"}
+  assert data.name == "my_reviews_004e46bf"
+  assert read(reviews(tmp_path, 44)).name != data.name
 
 
-def test_several_inputs_are_named(tmp_path):
-  rows = [f"{i},p{i},h{i},{i % 2}" for i in range(12)]
-  path = write(tmp_path / "r.csv", rows, "idx,premise,hypothesis,target")
+def test_several_inputs_are_named_and_many_targets_are_free_text(tmp_path):
+  rows = [f"{i},p{i},h{i},answer {i}" for i in range(12)]
+  path = write(tmp_path / "r.csv", rows, "idx,premise,hypothesis,answer")
   data = read(path)
   assert data.splits["train"][0]["inputs"].startswith("premise: p")
   assert data.inputs == ("premise", "hypothesis")
+  assert data.targets.labels == ()
+  assert "exact match" in str(data)
   data = read(path, input_columns=["hypothesis"])
   assert data.splits["train"][0]["inputs"].startswith("h")
-
-
-def test_spaces_around_labels_do_not_count(tmp_path):
-  """Answers have none, so that such a label would never be right."""
-  rows = [f"film {i},{('good', ' good ', 'bad')[i % 3]}" for i in range(36)]
-  path = write(tmp_path / "r.csv", rows)
-  for labels in (None, ["good ", "bad"]):
-    data = read(path, labels=labels)
-    assert sorted(data.targets.labels) == ["bad", "good"]
-    cells = {row["targets"] for row in data.splits["train"]}
-    assert cells == {"bad", "good"}
 
 
 @pytest.mark.parametrize(
@@ -82,85 +77,56 @@ def test_held_out_rows_have_inputs_of_their_own(
   assert not found & {row["inputs"] for row in data.splits["train"]}
 
 
-def test_a_file_always_gives_the_same_rows_and_name(tmp_path):
-  data = read(reviews(tmp_path))
-  assert [row["idx"] for row in data.splits["validation"]] == [8, 11, 22, 33]
-  lines = {row["idx"] for rows in data.splits.values() for row in rows}
-  assert lines == set(range(2, 42))
-  assert data.name == "my_reviews_004e46bf"
-  assert read(reviews(tmp_path, 44)).name != data.name
-
-
-def test_inputs_of_files_that_are_trained_on_are_counted(tmp_path, caplog):
-  for split in ("validation", "test"):
-    path = tmp_path / f"{split}.csv"
-    path = write(path, ["film 1,good", "film 2,bad", "x,bad"])
-    with caplog.at_level(logging.WARNING):
-      read(reviews(tmp_path), **{f"{split}_file": path})
-    assert f"2 inputs of {path} are in " in caplog.text
-
-
-@pytest.mark.parametrize("name", ["input_columns", "labels"])
-def test_one_text_is_no_list(tmp_path, name):
-  message = rf"{name.upper()} to be a list, got 'te"
-  with pytest.raises(ValueError, match=message):
-    files.file_task(reviews(tmp_path), **{name: "text"}, vocabulary=BYTES)
-
-
-def test_many_targets_are_free_text(tmp_path):
-  rows = [f"q{i},answer {i}" for i in range(20)]
-  data = read(write(tmp_path / "r.csv", rows, "question,answer"))
-  assert data.targets.labels == ()
-  assert "exact match" in str(data)
-
-
-def test_files_for_each_split(tmp_path):
+def test_files_for_each_split(tmp_path, caplog):
   path = reviews(tmp_path)
-  dev = write(tmp_path / "dev.csv", ["x,good"])
+  dev = write(tmp_path / "dev.csv", ["x,good", "film 1,good"])
   for column in ("", ",label"):  # Without targets, and with empty ones.
     empty = "," * column.count(",")
-    test = [f"y{empty}", f"z{empty}"]
+    test = [f"{text}{empty}" for text in ("film 1", "film 2", "z")]
     test = write(tmp_path / "test.csv", test, f"text{column}")
-    data = read(path, dev, test)
+    with caplog.at_level(logging.WARNING):
+      data = read(path, dev, test)
     sizes = {k: len(rows) for k, rows in data.splits.items()}
-    assert sizes == {"train": 40, "validation": 1, "test": 2}
-  test = write(tmp_path / "test.csv", ["y,good", "z,"], "text,label")
+    assert sizes == {"train": 40, "validation": 2, "test": 3}
+    for count, other in ((1, dev), (2, test)):
+      assert f"{count} inputs of {other} are in {path} too" in caplog.text
+  test = write(tmp_path / "test.csv", ["y,good", "z,"])
   with pytest.raises(ValueError, match=r"test\.csv, line 3, .*empty cell"):
     read(path, dev, test)
 
 
+GOOD = "text,label\nx,good\ny,bad\n"
+
+
 @pytest.mark.parametrize(
-  ("arguments", "message"),
+  ("text", "arguments", "message"),
   [
-    ({"target_column": "label"}, "dev.csv, line 2, column label: .*'great'"),
-    ({"target_column": "stars"}, "my reviews.csv, line 1: .* column stars"),
-    ({"input_columns": ["body"]}, "my reviews.csv, line 1: .* column body"),
-    ({"input_columns": ["text", "label"]}, "beside label, got text, label"),
-    ({"labels": ["good"]}, "my reviews.csv, line 2, column label: .*'bad'"),
+    (
+      *(GOOD, {"validation_file": "dev.csv", "labels": ["good", "bad"]}),
+      "dev.csv, line 2, column label: .*'great'",
+    ),
+    (GOOD, {"target_column": "stars"}, "r.csv, line 1: .* column stars"),
+    (GOOD, {"input_columns": ["body"]}, "r.csv, line 1: .* column body"),
+    (GOOD, {"input_columns": ["text", "label"]}, "beside label, got text, lab"),
+    (GOOD, {"labels": ["good"]}, "r.csv, line 3, column label: .*'bad'"),
     *(
-      ({"validation_file": None, "held_out": x}, "HELD_OUT between 0 and 1")
+      (GOOD, {"held_out": x}, "r.csv: expected HELD_OUT between 0 and 1")
       for x in (0.0, 1.0, -1)
     ),
+    (GOOD.replace("y", " "), {}, "r.csv, line 3: expected text in text"),
+    (GOOD.replace("bad", " "), {}, "line 3, column label: .*empty cell"),
+    (GOOD.replace("label", "sentiment"), {}, "none among text, sen.*TARGET"),
+    (GOOD.replace("y,bad\n", ""), {}, "r.csv: expected rows to .* got 1"),
   ],
 )
-def test_errors_name_file_line_and_column(tmp_path, arguments, message):
-  dev = write(tmp_path / "dev.csv", ["x,great"])
+def test_errors_name_file_line_and_column(
+  tmp_path, monkeypatch, text, arguments, message
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "r.csv").write_text(text)
+  write(tmp_path / "dev.csv", ["x,great"])
   with pytest.raises(ValueError, match=message):
-    read(reviews(tmp_path), **{"validation_file": dev, **arguments})
-
-
-@pytest.mark.parametrize(
-  ("rows", "header", "message"),
-  [
-    (["x,good", " ,good"], "text,label", "line 3: expected text in text"),
-    (["x,good", "y, "], "text,label", "line 3, column label: .*empty cell"),
-    (["x,good"], "text,sentiment", "none among text, sentiment.*TARGET"),
-    (["x,good"], "text,label", r"csv: expected rows to train on .* got 1"),
-  ],
-)
-def test_rows_that_cannot_be_used_are_refused(tmp_path, rows, header, message):
-  with pytest.raises(ValueError, match=message):
-    read(write(tmp_path / "r.csv", rows, header))
+    read("r.csv", **arguments)
 
 
 def test_the_task_has_text_labels_and_metrics(tmp_path, capsys):
@@ -172,10 +138,9 @@ def test_the_task_has_text_labels_and_metrics(tmp_path, capsys):
     )
   assert capsys.readouterr().err.count(name) == 1  # Shown once.
   task = seqio.TaskRegistry.get(name)
-  examples = list(
-    task.get_dataset(None, "validation", shuffle=False).as_numpy_iterator()
-  )
-  assert examples[0]["inputs_pretokenized"].startswith(b"film ")
+  dataset = task.get_dataset(None, "validation", shuffle=False)
+  example = next(dataset.as_numpy_iterator())
+  assert example["inputs_pretokenized"].startswith(b"film ")
   assert task.num_input_examples("train") == 36
   assert task.postprocess_fn("bad", example={}) == 0
   assert task.postprocess_fn("dreadful", example={}) == -1
@@ -183,3 +148,87 @@ def test_the_task_has_text_labels_and_metrics(tmp_path, capsys):
   # A file that changed is read again.
   other = files.file_task(reviews(tmp_path, 44), vocabulary=BYTES)
   assert other != name
+  for macro in ("input_columns", "labels"):
+    with pytest.raises(ValueError, match=f"{macro.upper()} to be a list"):
+      files.file_task(path, **{macro: "text"}, vocabulary=BYTES)
+
+
+def cells(path):
+  return [dict(row.cells) for row in row_files.read(str(path))]
+
+
+ROWS = [
+  {"text": 'a "b", c\nd', "label": "good"},
+  {"text": "e; f", "label": "bad"},
+]
+
+
+@pytest.mark.parametrize(
+  ("name", "text"),
+  [
+    # As spreadsheets write it: a byte order mark, CRLF, doubled quotes.
+    ("r.csv", '\ufefftext,label\r\n"a ""b"", c\nd",good\r\ne; f,bad\r\n'),
+    ("r.csv", 'text;label\n"a ""b"", c\nd";good\n"e; f";bad\n'),
+    ("r.csv", '\n\ntext;label\n"a ""b"", c\nd";good\n"e; f";bad'),
+    ("r.TSV", 'text\tlabel\n"a ""b"", c\nd"\tgood\n\ne; f\tbad'),
+    ("r.jsonl", "\n\n".join(map(json.dumps, ROWS))),
+    ("r.jsonl", "\n".join(json.dumps(x, sort_keys=True) for x in ROWS)),
+  ],
+)
+def test_formats_hold_the_same_rows(tmp_path, name, text):
+  (tmp_path / name).write_bytes(text.encode())
+  assert cells(tmp_path / name) == ROWS
+
+
+def test_lines_and_values(tmp_path):
+  path = tmp_path / "r.csv"
+  path.write_text('a,b\n"1\n2",3\n\n4,5\n')
+  assert [row.line for row in row_files.read(str(path))] == [2, 5]
+  path.write_text('a,b\n" ""Great"" he said, ""yes""",1\n')
+  assert cells(path) == [{"a": ' "Great" he said, "yes"', "b": "1"}]
+  path = tmp_path / "r.jsonl"
+  path.write_text(f'{{"a": true, "b": 1{"0" * 400}, "c": 0.5}}\n')
+  assert cells(path) == [{"a": "True", "b": f"1{'0' * 400}", "c": "0.5"}]
+
+
+@pytest.mark.parametrize(
+  ("name", "text", "message"),
+  [
+    ("r.csv", b"a,b\n", "expected rows of examples, got none"),
+    ("r.csv", b"a,b\n1,2\n1\n", r"r\.csv, line 3: expected 2 cells, a, b"),
+    ("r.csv", b"a,a\n1,2\n", "line 1: two columns are called a"),
+    ("r.csv", b"a,\n1,2\n", "line 1: expected a name .* column 2"),
+    ("r.csv", b'a,b\n1,"2\n', "line 2: unexpected end"),
+    ("r.csv", b"a,b\n1,\xff\n", r"line 2: .* UTF-8, got the byte 0xff"),
+    ("r.tsv", b"a\tb\n1\n", "line 2: expected 2 cells"),
+    (
+      "r.tsv",
+      b'a\tb\n"1\tx\n2\ty\n3"\tz\n',
+      "line 2, column a: .* a tab in it",
+    ),
+    ("r.jsonl", b'{"a": 1}\n{"a": \n', "line 2: expected a JSON object"),
+    ("r.jsonl", b"[1]\n", "line 1: expected a JSON object, got list"),
+    ("r.jsonl", b'{"a": [1]}\n', r"line 1, column a: expected text.* \[1\]"),
+    ("r.jsonl", b'{"a": null}\n', "line 1, column a: expected text.* null"),
+    ("r.jsonl", b'{"a": 1}\n{"b": 1}\n', "line 2: .*; a is missing"),
+    ("r.jsonl", b'{"a": 1}\n{"a": 1, "b": 2}\n', "; b is not one of them"),
+    ("r.jsonl", b'{"a": NaN}\n', "line 1, column a: expected text.* NaN"),
+    ("r.jsonl", b'{"a": 1e999}\n', "line 1, column a: .* Infinity"),
+    ("r.jsonl", b'{"a": "\\ud800"}\n', r"line 1, column a: .* '\\ud800'"),
+    ("r.jsonl", b'{"\\ud800": 1}\n', r"line 1, a column: .* '\\ud800'"),
+    ("r.jsonl", b'{"a": 1, "a": 2}\n', "line 1: .* two columns are called a"),
+    ("r.csv", b'"a", "b"\n1,2\n', "line 1, column 2: .* space .* quotes"),
+    ("r.csv", b'a,b\n"1", "2"\n', "line 2, column b: .* space .* quotes"),
+    ("r.jsonl", b"[" * 100_000, "line 1: expected a JSON object"),
+    ("r.txt", b"a\n1\n", r"ends in \.csv, \.tsv, \.jsonl, got"),
+    ("no.csv", None, r"no\.csv cannot be read: No such file"),
+  ],
+)
+def test_malformed_files_are_refused_by_line_and_column(
+  tmp_path, name, text, message
+):
+  if text is not None:
+    (tmp_path / name).write_bytes(text)
+  with pytest.raises(ValueError, match=message) as error:
+    row_files.read(str(tmp_path / name))
+  assert name in str(error.value)

@@ -1,35 +1,26 @@
-"""What tasks say of themselves, beside what their examples are."""
+"""Facts about tasks: labels, words and lengths; and a description."""
 
 import dataclasses
 
 import pytest
 import seqio
+import tiny
 
-from prompt_tuning.data import superglue, task_facts
+from prompt_tuning import tasks  # noqa: F401
+from prompt_tuning.data import (
+  superglue,
+  task_description,
+  task_facts,
+  text_pairs,
+)
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.sources import ExampleSource
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 
+BYTES = seqio.ByteVocabulary()
+FEATURES = ("inputs", "targets")
 MODULE = "prompt_tuning.tasks"
 RECORD = ("commonsense", "reasoning", "reading", "comprehension")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tasks():
-  names = ["facts_cb", "facts_free", "facts_test"]
-  for name, row in zip(
-    names, (superglue.CB, superglue.RECORD, superglue.AXB), strict=True
-  ):
-    # Over examples that are text already.
-    bare = dataclasses.replace(row, preprocess=lambda dataset: dataset)
-    superglue.add_task(name, bare, _source(row.splits))
-  superglue.add_mixture("facts", dict.fromkeys(names[:2], 1))
-  yield
-  seqio.MixtureRegistry.remove("facts")
-  seqio.MixtureRegistry.remove("facts_prefixed")
-  for name in names:
-    for suffix in ("", "_prefixed", "_sentinel"):
-      seqio.TaskRegistry.remove(f"{name}{suffix}")
 
 
 def _source(splits):
@@ -40,9 +31,20 @@ def _source(splits):
   return ExampleSource(examples, {x: len(examples(x)) for x in splits})
 
 
-@pytest.fixture
-def byte_vocabulary():
-  return vocabulary_lib.of_model(seqio.ByteVocabulary())
+for _name, _row in (
+  ("facts_cb", superglue.CB),
+  ("facts_free", superglue.RECORD),
+  ("facts_test", superglue.AXB),
+):
+  # Over examples that are text already.
+  _row = dataclasses.replace(_row, preprocess=lambda dataset: dataset)
+  superglue.add_task(_name, _row, _source(_row.splits))
+superglue.add_mixture("facts", {"facts_cb": 1, "facts_free": 1})
+
+
+@pytest.fixture(autouse=True)
+def _byte_vocabulary():
+  vocabulary_lib.of_model(BYTES)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_class_words(task, words):
   assert task_facts.class_words(task, MODULE) == words
 
 
-def test_labels_behind_a_sentinel_are_whole_targets(byte_vocabulary):
+def test_labels_behind_a_sentinel_are_whole_targets():
   plain = ("entailment", "not_entailment")
   assert task_facts.labels("super_glue_rte_prefixed", MODULE) == plain
   labels = task_facts.labels("ladder_cb_sentinel", MODULE)
@@ -88,14 +90,11 @@ def test_labels_behind_a_sentinel_are_whole_targets(byte_vocabulary):
 def test_what_is_not_known_is_an_error(function, task, message):
   with pytest.raises(ValueError, match=message):
     function(task, MODULE)
-
-
-def test_a_task_and_a_module_are_needed():
+  with pytest.raises(ValueError, match="MIXTURE_OR_TASK_MODULE='no_module'"):
+    function(task, "no_module")
   with pytest.raises(ValueError, match=r"--gin\.TASK="):
     task_facts.task_name(None)
-  assert task_facts.task_name("cb") == "cb"
-  with pytest.raises(ValueError, match="MIXTURE_OR_TASK_MODULE='no_module'"):
-    task_facts.class_words("cb", "no_module")
+  assert task_facts.task_name(task) == task
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,6 @@ def test_a_task_and_a_module_are_needed():
     ("facts_cb", {"longest": 20}, {"inputs": 20, "targets": 14}),
     ("facts_cb_prefixed", {}, {"inputs": 34, "targets": 14}),
     ("facts_cb", {"splits": ("train", "test")}, {"inputs": 61, "targets": 14}),
-    ("facts_cb", {"splits": ("test",)}, {"inputs": 61, "targets": 14}),
     # The same behind a sentinel.
     ("facts_cb_sentinel", {"longest": None}, {"inputs": 31, "targets": 27}),
     # Of free text, the examples count.
@@ -114,19 +112,17 @@ def test_a_task_and_a_module_are_needed():
     ("facts", {}, {"inputs": 31, "targets": 14}),
   ],
 )
-def test_lengths(byte_vocabulary, task, options, lengths):
-  assert task_facts.lengths(task, byte_vocabulary, **options) == lengths
+def test_lengths(task, options, lengths):
+  assert task_facts.lengths(task, BYTES, **options) == lengths
 
 
-def test_lengths_up_to_a_limit_are_of_the_first_examples(
-  byte_vocabulary, monkeypatch
-):
+def test_lengths_up_to_a_limit_are_of_the_first_examples(monkeypatch):
   with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS="):
-    task_facts.lengths("facts_test", byte_vocabulary)
+    task_facts.lengths("facts_test", BYTES)
   monkeypatch.setattr(task_facts, "MAX_EXAMPLES", 1)
-  lengths = task_facts.lengths("facts_free_prefixed", byte_vocabulary)
+  lengths = task_facts.lengths("facts_free_prefixed", BYTES)
   assert lengths == {"inputs": 4 + len("record "), "targets": 4}
-  lengths = task_facts.lengths("facts_free", byte_vocabulary, longest=None)
+  lengths = task_facts.lengths("facts_free", BYTES, longest=None)
   assert lengths == {"inputs": 31, "targets": 9}
 
 
@@ -136,3 +132,68 @@ def test_population_of_a_small_vocabulary():
     ladder_vocabulary.words()
   ) + len(("<pad>", "</s>", "<unk>"))
   assert vocabulary_lib.most_frequent(ladder, 100) == 100
+
+
+def _describe(task, split="validation", num_examples=1):
+  found = seqio.maybe_get_mixture_or_task(task)
+  return task_description.describe(found, split, num_examples)
+
+
+def test_counts_majority_and_lengths_of_a_classification_task():
+  lines = _describe("mini_boolq").splitlines()
+  assert lines[:5] == [
+    "mini_boolq, validation split",
+    "",
+    "examples   500",
+    "targets     50.0%  False  majority class",
+    "            50.0%  True",
+  ]
+  lengths = next(line for line in lines if line.startswith("  targets  "))
+  # "False" and the end of sequence, in bytes.
+  assert [int(x) for x in lengths.split()[1:]] == [6, 6, 6, 6]
+
+
+def test_free_answers_are_shown_by_frequency_with_their_labels():
+  text = _describe("mini_wsc", num_examples=0)
+  assert "different ones" in text
+  assert "labels      50.0%" in text
+  assert "Example" not in text
+
+
+def test_examples_are_shown_as_pieces_over_ids():
+  lines = _describe(tiny.TASK, num_examples=2).splitlines()
+  start = lines.index("Example 0")
+  assert lines[start + 1].startswith("  inputs, ")
+  pieces, ids = lines[start + 2].split(), lines[start + 3].split()
+  assert BYTES.encode("".join(pieces)) == [int(i) for i in ids[:-1]]
+  assert int(ids[-1]) == BYTES.eos_id
+  assert "Example 1" in lines
+  assert all(len(line) <= 80 for line in lines)
+
+
+def _pairs(change=lambda dataset: dataset):
+  """A task of one pair, whose examples are changed."""
+  task = text_pairs.make({"validation": [("text", "neutral")]}, BYTES).task
+  return task.replace(preprocessors=[*task.preprocessors, change])
+
+
+def test_label_that_does_not_occur_is_listed(monkeypatch):
+  monkeypatch.setitem(superglue.ROWS, _pairs().name, superglue.CB)
+  lines = _describe(_pairs()).splitlines()
+  assert "targets    100.0%  neutral  majority class" in lines
+  assert "             0.0%  entailment" in lines
+
+
+def test_targets_without_text_are_decoded():
+  task = _pairs(lambda x: x.map(lambda row: {k: row[k] for k in FEATURES}))
+  assert "targets    100.0%  neutral  majority class" in _describe(task)
+
+
+def test_other_splits_and_counts_are_refused():
+  for task, split, number, message in (
+    ("mini_boolq", "validation", -1, "to show, 0 or more, got -1"),
+    ("mini_boolq", "dev", 0, "has no split 'dev'"),
+    (_pairs(lambda rows: rows.take(0)), "validation", 0, "pairs_.* is empty"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      _describe(task, split, number)

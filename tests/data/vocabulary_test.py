@@ -32,7 +32,7 @@ def unbound(monkeypatch):
   return vocabulary.MODEL_VOCABULARY
 
 
-def test_behaves_as_the_vocabulary_of_the_model(unbound, model_file):
+def test_is_the_vocabulary_of_the_model(unbound, model_file):
   of_model = seqio.SentencePieceVocabulary(model_file, extra_ids=5)
   assert vocabulary.of_model(of_model) is of_model
   ids = unbound.encode("the boat")
@@ -43,20 +43,15 @@ def test_behaves_as_the_vocabulary_of_the_model(unbound, model_file):
   assert (unbound.vocab_size, unbound.extra_ids) == (24, 5)
   assert (unbound.pad_id, unbound.eos_id, unbound.unk_id) == (0, 1, 2)
   assert isinstance(unbound, seqio.Vocabulary)
-
-
-def test_equals_the_vocabulary_of_the_model_only(unbound, model_file):
-  of_model = vocabulary.of_model(
-    seqio.SentencePieceVocabulary(model_file, extra_ids=5)
-  )
-  other = seqio.SentencePieceVocabulary(model_file, extra_ids=6)
   # Each on either side of the operator: different classes answer.
   assert unbound == of_model
   assert of_model == unbound
-  assert unbound != other
-  assert other != unbound
-  assert unbound != seqio.ByteVocabulary()
-  assert seqio.ByteVocabulary() != unbound
+  for other in (
+    seqio.SentencePieceVocabulary(model_file, extra_ids=6),
+    seqio.ByteVocabulary(),
+  ):
+    assert unbound != other
+    assert other != unbound
 
 
 @pytest.mark.parametrize("content", [None, "", "no model", "the first half"])

@@ -1,3 +1,5 @@
+"""The network, its layers and its configuration."""
+
 import functools
 import re
 from typing import Any
@@ -8,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_tuning.models.t5 import network
+from prompt_tuning.injections import Injections
+from prompt_tuning.models.t5 import attention, layers, network
+from prompt_tuning.models.t5 import config as config_lib
 
 # One layer in each stack: the time goes into compiling.
 transformer = functools.partial(
@@ -23,27 +27,6 @@ def forward(model: network.Transformer, params: Any, features: Any):
     {"params": params},
     *conformance.network_inputs(features),
     enable_dropout=False,
-  )
-
-
-def test_padding_and_order_of_a_batch_do_not_change_logits():
-  model = transformer()
-  params = conformance.parameters()
-  features = conformance.batch()
-  padded = {
-    name: np.pad(tokens, ((0, 0), (0, 3))) for name, tokens in features.items()
-  }
-  logits = forward(model, params, features)
-  real = features["decoder_target_tokens"] > 0
-  np.testing.assert_allclose(
-    forward(model, params, padded)[:, : real.shape[1]][real],
-    logits[real],
-    atol=1e-5,
-  )
-  order = np.array([2, 0, 3, 1])
-  permuted = {name: tokens[order] for name, tokens in features.items()}
-  np.testing.assert_allclose(
-    forward(model, params, permuted), logits[order], atol=1e-5
   )
 
 
@@ -142,43 +125,37 @@ def test_dropout_is_random_and_reaches_the_prompt():
   dropped = (first[0] == 0).all(axis=0)
   assert 0 < dropped.sum() < len(dropped)
   np.testing.assert_array_equal((first[0] == 0), np.tile(dropped, (17, 1)))
+  # Each example has its own.
+  assert (dropped != (first[1] == 0).all(axis=0)).any()
 
 
 def test_the_embedding_can_be_the_output_head():
-  model = transformer(logits_via_embedding=True)
   params = conformance.parameters()
-  table = np.asarray(params["token_embedder"]["embedding"])
-  kernel = params["decoder"].pop("logits_dense")["kernel"]
-  features = conformance.batch()
-  tied = forward(model, params, features)
-  params["decoder"]["logits_dense"] = {"kernel": table.T / np.sqrt(32)}
-  assert kernel.shape == table.T.shape
-  np.testing.assert_allclose(
-    tied, forward(transformer(), params, features), atol=1e-5
-  )
+  model = transformer(logits_via_embedding=True)
+  tied = forward(model, params, conformance.batch())
+  head = params["token_embedder"]["embedding"].T / np.sqrt(32)
+  params["decoder"]["logits_dense"]["kernel"] = head
+  apart = forward(transformer(), params, conformance.batch())
+  np.testing.assert_allclose(tied, apart, atol=1e-5)
 
 
 def test_packed_examples_equal_separate_ones():
-  model = transformer(0)
-  params = conformance.parameters(0)
-  apart = {
-    name: np.array([[5, 6, 7], [8, 9, 9]])
-    for name in ("encoder_input_tokens", "decoder_target_tokens")
-  }
-  apart["decoder_input_tokens"] = np.array([[0, 5, 6], [0, 8, 9]])
-  packed = {name: tokens.reshape(1, 6) for name, tokens in apart.items()}
+  model, params = transformer(0), conformance.parameters(0)
+  tokens = np.array([[5, 6, 7], [8, 9, 9]])
+  inputs = (tokens, np.array([[0, 5, 6], [0, 8, 9]]), tokens)
   segments = np.array([[1, 1, 1, 2, 2, 2]])
-  apply = functools.partial(
-    model.apply,
-    encoder_segment_ids=segments,
-    decoder_segment_ids=segments,
-    enable_dropout=False,
-  )
-  logits = jax.jit(apply)(
-    {"params": params}, *conformance.network_inputs(packed)
-  )
+
+  @jax.jit
+  def logits_of(inputs, *segments):
+    return model.apply(
+      {"params": params}, *inputs, *segments, enable_dropout=False
+    )
+
+  packed = [x.reshape(1, 6) for x in inputs]
   np.testing.assert_allclose(
-    logits.reshape(2, 3, -1), forward(model, params, apart), atol=1e-5
+    logits_of(packed, segments, segments).reshape(2, 3, -1),
+    logits_of(inputs),
+    atol=1e-5,
   )
 
 
@@ -192,3 +169,118 @@ def test_decoding_needs_the_length_of_its_cache():
   _, cache = jax.eval_shape(apply, {"params": params}, *inputs)
   with pytest.raises(ValueError, match="max_decode_length"):
     jax.eval_shape(apply, {"params": params} | cache, *inputs)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_relative_buckets_follow_the_formula_of_t5(bidirectional):
+  offsets = np.arange(-200, 201)
+  half = 16 if bidirectional else 32
+  expected = []
+  for offset in offsets:
+    bucket = half if bidirectional and offset > 0 else 0
+    distance = abs(offset) if bidirectional else max(-offset, 0)
+    if distance >= half // 2:
+      octaves = np.log2(2 * distance / half) / np.log2(2 * 128 / half)
+      distance = half // 2 + int(octaves * half / 2 + 1e-9)
+    expected.append(bucket + min(distance, half - 1))
+  buckets = layers.relative_buckets(
+    jnp.asarray(offsets), bidirectional, 32, 128
+  )
+  np.testing.assert_array_equal(buckets, expected)
+
+
+def test_embedding_a_token_outside_the_vocabulary_gives_nan():
+  embed = layers.Embed(conformance.config())
+  variables = {"params": conformance.parameters()["token_embedder"]}
+  embedded = embed.apply(variables, jnp.array([[255, 256]]))
+  assert np.isfinite(embedded[0, 0]).all()
+  assert np.isnan(embedded[0, 1]).all()
+
+
+def test_norm_in_bfloat16_is_computed_in_float32():
+  norm = layers.RMSNorm(conformance.config(dtype="bfloat16"))
+  inputs = jnp.asarray(
+    np.random.default_rng(0).normal(size=(1, 3, 32)) * 1e4, jnp.bfloat16
+  )
+  variables = {"params": {"scale": jnp.full(32, 3.0)}}
+  x = np.asarray(inputs, np.float64)
+  expected = 3 * x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
+  np.testing.assert_array_equal(
+    norm.apply(variables, inputs), jnp.asarray(expected, jnp.bfloat16)
+  )
+
+
+def test_kernels_start_with_the_spread_of_t5():
+  config = conformance.config(emb_dim=256, head_dim=16, mlp_dim=512)
+  module = attention.Attention(config, Injections())
+  inputs = jnp.ones((1, 2, 256))
+  params = module.init(
+    jax.random.key(0), inputs, inputs, jnp.ones((1, 1, 2, 2), bool)
+  )["params"]
+  assert np.std(params["query"]["kernel"]) == pytest.approx(1 / 64, rel=0.05)
+  assert np.std(params["key"]["kernel"]) == pytest.approx(1 / 16, rel=0.05)
+  assert np.std(params["out"]["kernel"]) == pytest.approx(1 / 8, rel=0.05)
+
+
+def test_a_prefix_is_attended_to_like_text_but_without_a_bias():
+  rng = np.random.default_rng(0)
+  text, more = (rng.normal(size=(1, n, 32)).astype(np.float32) for n in (3, 2))
+  bias = rng.normal(size=(1, 4, 3, 3)).astype(np.float32)
+  mask = np.array([True, True, False]).reshape(1, 1, 1, 3)
+  params = conformance.parameters()["encoder"]["layers_0"]["attention"]
+  apply = functools.partial(
+    attention.Attention(conformance.config(), Injections()).apply,
+    *({"params": params}, text),
+  )
+  prefix = tuple(more[0] @ params[x]["kernel"] for x in ("key", "value"))
+  width = ((0, 0), (0, 0), (0, 0), (2, 0))
+  expected = apply(
+    np.concatenate([more, text], axis=1),
+    np.pad(mask, width, constant_values=True),
+    np.pad(bias, width),
+  )
+  found = apply(text, mask, bias, prefix)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    {"num_encoder_layers": 3, "logits_via_embedding": True},
+    {"mlp_activations": ("relu",), "relative_attention_num_buckets": 16},
+  ],
+)
+def test_config_is_found_again(changes):
+  changes = {"dtype": "bfloat16", "dropout_rate": 0.1, "head_dim": 4} | changes
+  config = conformance.config(**changes)
+  shapes = {
+    name: jax.ShapeDtypeStruct(shape, jnp.float32)
+    for name, shape in network.parameter_shapes(
+      network.Transformer(config)
+    ).items()
+  }
+  assert config_lib.config_of(shapes) == config
+  del shapes["token_embedder/embedding"]
+  with pytest.raises(ValueError, match="Expected the parameter token_embedder"):
+    config_lib.config_of(shapes)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    *(
+      ({"dropout_rate": rate}, "Expected a dropout rate in")
+      for rate in (10, 1.0, -0.1)
+    ),
+    *(
+      ({"dtype": dtype}, rf"such as float32 or bfloat16, got '{dtype}'")
+      for dtype in ("bf16", "float33", "int8", "complex64")
+    ),
+    ({"remat_keeps": ("mpl",)}, "remat_keeps"),
+    ({"remat_keeps": ("mlp",)}, "give remat=True"),
+  ],
+)
+def test_settings_that_no_model_has_are_refused(settings, message):
+  with pytest.raises(ValueError, match=message):
+    conformance.config(**settings)

@@ -1,7 +1,6 @@
 """The vote, and that each row of the batch meets the right prompt."""
 
 import copy
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +9,16 @@ import pytest
 import tiny
 
 from prompt_tuning import prompt_files
-from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import voting
 from prompt_tuning.models.t5 import network
 from prompt_tuning.training import ensemble
-from t5x import checkpoints
 from t5x import eval as eval_lib
 
 K = 3
+SHAPE = (K, tiny.PROMPT_LENGTH, tiny.WIDTH)
+# Strong enough that the prompts answer differently.
+PROMPTS = 10 * np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
 
 
 def test_majority():
@@ -34,44 +34,14 @@ def test_majority():
   np.testing.assert_allclose(share, [2 / 3, 1 / 3, 2 / 3], rtol=1e-6)
 
 
-def _prompts():
-  """Strong enough that the prompts answer differently."""
-  shape = (K, tiny.PROMPT_LENGTH, tiny.WIDTH)
-  return 10 * np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-
-def _save(folder, array, base_fingerprint="any"):
+def _save(folder, array, base_fingerprint=prompt_files.UNKNOWN):
+  unknown = prompt_files.UNKNOWN
+  metadata = prompt_files.PromptMetadata(base_fingerprint, unknown)
   for i, prompt in enumerate(array):
-    (folder / f"seed{i}").mkdir(parents=True)
-    prompt_files.save_prompt(
-      folder / f"seed{i}" / "prompt.safetensors",
-      prompt,
-      prompt_files.PromptMetadata(
-        base_fingerprint=base_fingerprint,
-        vocabulary_sha256=vocabulary_lib.sha256(
-          tiny.make_model().input_vocabulary
-        ),
-      ),
-    )
+    path = folder / f"seed{i}" / "prompt.safetensors"
+    path.parent.mkdir(parents=True)
+    prompt_files.save_prompt(path, prompt, metadata)
   return str(folder / "seed*" / "prompt.safetensors")
-
-
-def _ensemble(pattern, base):
-  inner = tiny.make_model()
-  inner.module = network.Transformer(
-    tiny.config(),
-    Injections(
-      prompt=functools.partial(
-        voting.Prompts,
-        num_prompts=K,
-        length=ensemble.length(pattern),
-        prompt_init=ensemble.from_files(
-          pattern, str(base), inner.input_vocabulary
-        ),
-      )
-    ),
-  )
-  return ensemble.Ensemble(inner, K)
 
 
 @pytest.fixture(scope="module")
@@ -80,23 +50,25 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pattern(tmp_path_factory, base):
-  return _save(
-    tmp_path_factory.mktemp("prompts"),
-    _prompts(),
-    base_fingerprint=checkpoints.open_checkpoint(base).fingerprint,
-  )
+def pattern(tmp_path_factory):
+  return _save(tmp_path_factory.mktemp("prompts"), PROMPTS)
+
+
+@pytest.fixture
+def model(pattern, base):
+  inner = tiny.make_model()
+  read = ensemble.from_files(pattern, base, inner.input_vocabulary)
+  prompt = voting.prompts_factory(K, ensemble.length(pattern), read)
+  inner.module = network.Transformer(tiny.config(), Injections(prompt=prompt))
+  return ensemble.Ensemble(inner, K)
 
 
 @pytest.mark.slow
-def test_answer_is_the_majority_of_what_each_prompt_answers(base, pattern):
-  model = _ensemble(pattern, base)
+def test_answer_is_the_majority_of_what_each_prompt_answers(model):
   params = model.get_initial_variables(jax.random.key(0), tiny.input_shapes())[
     "params"
   ]
-  np.testing.assert_array_equal(
-    params["encoder"]["prompt"]["prompt"], _prompts()
-  )
+  np.testing.assert_array_equal(params["encoder"]["prompt"]["prompt"], PROMPTS)
   rng = np.random.default_rng(1)
   batch = {
     name: jnp.asarray(rng.integers(3, 250, size=shape))
@@ -104,22 +76,22 @@ def test_answer_is_the_majority_of_what_each_prompt_answers(base, pattern):
   }
   predict = jax.jit(tiny.make_model().predict_batch)
   answers = []
-  for prompt in _prompts():
+  for prompt in PROMPTS:
     params["encoder"]["prompt"]["prompt"] = jnp.asarray(prompt)
     answers.append(predict(params, batch))
   answers = jnp.stack(answers, axis=1)
   assert len(np.unique(answers, axis=1)[0]) > 1
   expected, share = voting.majority(answers)
-  params["encoder"]["prompt"]["prompt"] = jnp.asarray(_prompts())
+  params["encoder"]["prompt"]["prompt"] = jnp.asarray(PROMPTS)
   tokens, aux = jax.jit(model.predict_batch_with_aux)(params, batch)
   np.testing.assert_array_equal(tokens, expected)
   np.testing.assert_array_equal(aux["scores"], share)
 
 
 @pytest.mark.slow
-def test_it_is_evaluated_like_a_model(base, pattern, tmp_path):
+def test_it_is_evaluated_like_a_model(model, base, tmp_path):
   metrics = eval_lib.evaluate(
-    model=_ensemble(pattern, base),  # pyright: ignore[reportArgumentType]
+    model=model,
     dataset_cfg=tiny.dataset_config(
       split="validation", shuffle=False, task_feature_lengths=None
     ),
@@ -134,18 +106,21 @@ def test_it_is_evaluated_like_a_model(base, pattern, tmp_path):
 def test_prompts_that_do_not_fit_are_refused(base, pattern, tmp_path):
   with pytest.raises(ValueError, match="at least two prompt files"):
     ensemble.find(str(tmp_path / "*"))
-  _save(tmp_path / "a", _prompts()[:1])
-  _save(tmp_path / "b", _prompts()[:1, :2])
+  _save(tmp_path / "a", PROMPTS[:1])
+  _save(tmp_path / "b", PROMPTS[:1, :2])
   with pytest.raises(ValueError, match="prompts of one length"):
     ensemble.find(str(tmp_path / "*" / "*" / "*.safetensors"))
   vocabulary = tiny.make_model().input_vocabulary
-  init = ensemble.from_files(pattern, str(base), vocabulary)
+  other = _save(tmp_path / "c", PROMPTS, "another")
+  with pytest.raises(ValueError, match="was trained with another"):
+    ensemble.from_files(other, base, vocabulary)
+  init = ensemble.from_files(pattern, base, vocabulary)
   with pytest.raises(ValueError, match="Expected a prompt of shape"):
     init(jax.random.key(0), (K, tiny.PROMPT_LENGTH, 8))
 
 
-def test_scores_are_refused_and_it_can_be_copied(base, pattern):
-  model = copy.copy(_ensemble(pattern, base))
+def test_scores_are_refused_and_it_can_be_copied(model):
+  model = copy.copy(model)
   assert isinstance(model.module, network.Transformer)
   assert model.predict_batch.__self__ is model
   with pytest.raises(ValueError, match="votes on answers"):

@@ -1,61 +1,136 @@
-"""The evaluator: the SuperGLUE average, and when metrics are computed."""
+"""After an evaluation: the SuperGLUE average, and which prompts are written."""
 
+import dataclasses
 import json
+import types
 
+import numpy as np
 import pytest
 import seqio
-import tensorflow as tf
 
-from prompt_tuning.data import metrics
-from prompt_tuning.training import evaluation
+from prompt_tuning import prompt_files, prompts, tasks  # noqa: F401
+from prompt_tuning.data import metrics, vocabulary
+from prompt_tuning.injections import Injections
+from prompt_tuning.methods import lora
+from prompt_tuning.training import actions, evaluation
 
-VOCABULARY = seqio.ByteVocabulary()
-# The one answer is right in this many percent of the rows.
-RIGHT = {
-  name: 10.0 * i for i, name in enumerate((*metrics.SUPER_GLUE, "other"))
-}
+METRIC = ".*/(?!invalid).*"
 
 
-def _dataset(name):
-  rights = int(RIGHT[name] / 10)
-  targets = ["yes"] * rights + ["no"] * (10 - rights)
-  return lambda split, shuffle_files=False, seed=None: (
-    tf.data.Dataset.from_tensor_slices(
-      {"inputs": ["a"] * len(targets), "targets": targets}
-    )
+def _action(tmp_path, **overrides):
+  return actions.SaveBestPrompt(
+    str(tmp_path), "task", METRIC, seqio.ByteVocabulary(), **overrides
   )
 
 
-for _name in RIGHT:
-  seqio.TaskRegistry.add(
-    f"averaged_{_name}",
-    seqio.FunctionDataSource(_dataset(_name), splits=["validation"]),
-    preprocessors=[
-      seqio.preprocessors.tokenize,
-      seqio.preprocessors.append_eos,
-    ],
-    output_features={
-      feature: seqio.Feature(VOCABULARY) for feature in ("inputs", "targets")
-    },
-    metric_fns=[metrics.accuracy],
+def _checkpointer(*others, metric=METRIC):
+  """One that ranks evaluations, and has no checkpoint of the best."""
+  return types.SimpleNamespace(
+    metric=metric,
+    metric_mode="max",
+    trained={"encoder/prompt/prompt", *others},
+    best=lambda evals: max(evals, key=lambda e: e["score"], default=None),
+    read_trained=lambda step: None,
   )
-seqio.MixtureRegistry.add(
-  "averaged", [f"averaged_{name}" for name in RIGHT], default_rate=1
+
+
+def _written(monkeypatch, action, scores, evals=None):
+  """The steps whose prompts are written."""
+  written = []
+  monkeypatch.setattr(action, "save", lambda state: written.append(state.step))
+  for step, score in enumerate(scores):
+    if evals is not None:
+      evals.append({"step": step, "metrics": {}, "score": score})
+    metrics = {"task": {"f1": score, "invalid": 9.0}}
+    assert action.run(types.SimpleNamespace(step=step), metrics) is False
+  return written
+
+
+def test_each_better_prompt_is_written(tmp_path, monkeypatch):
+  """A prompt that is as good as another is not better."""
+  scores = [2.0, 1.0, 3.0, 3.0, 0.0]
+  for mode, written in (("max", [0, 2]), ("min", [0, 1, 4])):
+    action = _action(tmp_path, mode=mode)
+    assert _written(monkeypatch, action, scores) == written
+
+
+def test_another_metric_than_the_checkpointers_is_refused(tmp_path):
+  for mode, metric in (("min", METRIC), ("max", ".*")):
+    with pytest.raises(ValueError, match="to the same metric and mode"):
+      _action(tmp_path, mode=mode).attach([], _checkpointer(metric=metric))
+
+
+@pytest.mark.parametrize(
+  ("metrics", "score"),
+  [
+    ({"f1": float("nan")}, "nan"),
+    ({"f1": float("inf"), "accuracy": 50.0}, "inf"),
+    ({"invalid": 0.0}, "None"),
+  ],
 )
+def test_score_that_ranks_nothing_is_refused(tmp_path, metrics, score):
+  """It would stay the best, or let a worse one in."""
+  with pytest.raises(ValueError, match=f"make the score {score}"):
+    _action(tmp_path).run(types.SimpleNamespace(step=1), {"task": metrics})
+
+
+@pytest.mark.parametrize(
+  ("others", "method", "written"),
+  [
+    ([], None, [0, 2]),
+    (["encoder/encoder_norm/scale"], None, []),
+    ([], Injections(prompt=prompts.Prompt, delta=lora.LowRankDelta), []),
+  ],
+)
+def test_the_checkpointers_best_is_written_if_it_is_a_prompt_alone(
+  tmp_path, monkeypatch, others, method, written
+):
+  """Another file would claim to be a prompt of the base model."""
+  action, evals = _action(tmp_path, injections=method), []
+  action.attach(evals, _checkpointer(*others))
+  assert _written(monkeypatch, action, [2.0, 1.0, 3.0], evals) == written
+
+
+def test_prompt_that_is_missing_is_missed_unless_another_parameter_trains(
+  tmp_path,
+):
+  evals = [{"step": 50, "score": 80.0}]
+  with pytest.raises(ValueError, match="is missing"):
+    _action(tmp_path).attach(evals, _checkpointer())
+  _action(tmp_path).attach(evals, _checkpointer("encoder/encoder_norm/scale"))
+
+
+@pytest.mark.parametrize("step", [50, 150, 80])
+def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
+  """It was better than those up to the last checkpoint, of step 100."""
+  action = _action(tmp_path)
+  evals = [{"step": 50, "score": 80.0}, {"step": 100, "score": 70.0}]
+  metadata = dataclasses.replace(
+    action._metadata(prompt_files.UNKNOWN, step),
+    score=90.0 if step == 150 else 80.0,
+  )
+  prompt_files.save_prompt(action._path, np.ones((2, 4), np.float32), metadata)
+  if step == 80:
+    with pytest.raises(ValueError, match="is not the best prompt"):
+      action.attach(evals, _checkpointer())
+  else:
+    action.attach(evals, _checkpointer())
 
 
 def _evaluate(name, folder):
+  """Evaluates one answer to ten examples of each task."""
+  answer = vocabulary.of_model(seqio.ByteVocabulary()).encode("True")
   evaluator = evaluation.Evaluator(
     name,
     seqio.EncDecFeatureConverter(pack=False),
+    num_examples=10,
     logger_cls=[seqio.JSONLogger],
     log_dir=str(folder),
   )
-  answer = [*VOCABULARY.encode("yes"), 1]
   computed, _ = evaluator.evaluate(
     compute_metrics=True,
     step=3,
-    predict_fn=lambda rows: [(int(i), answer) for i, _ in rows],
+    predict_fn=lambda rows: [(int(i), [*answer, 1]) for i, _ in rows],
   )
   evaluator.close()
   return computed
@@ -64,17 +139,16 @@ def _evaluate(name, folder):
 def test_average_of_the_eight_is_a_metric_of_the_mixture(tmp_path):
   # Neither Google's T5X nor seqio's JSON logger makes the folder.
   folder = tmp_path / "new" / "inference_eval"
-  result = _evaluate("averaged", folder).result()
-  assert result["averaged_cb"] == {"accuracy": 10.0}
-  assert result["averaged"] == {"super_glue_average": 35.0}
-  line = (folder / "averaged-metrics.jsonl").read_text()
-  assert json.loads(line) == {"step": 3, "super_glue_average": 35.0}
+  result = _evaluate("mini_super_glue", folder).result()
+  average = result.pop("mini_super_glue")
+  assert average == {"super_glue_average": metrics.super_glue_average(result)}
+  assert 0 < average["super_glue_average"] < 100
+  line = (folder / "mini_super_glue-metrics.jsonl").read_text()
+  assert json.loads(line) == {"step": 3, **average}
 
 
 def test_there_is_no_average_of_less(tmp_path):
-  assert set(_evaluate("averaged_cb", tmp_path).result()) == {"averaged_cb"}
-  names = metrics.SUPER_GLUE[:7]
-  assert not metrics.is_super_glue([f"averaged_{x}" for x in names])
+  assert set(_evaluate("mini_cb", tmp_path).result()) == {"mini_cb"}
 
 
 def test_failure_reaches_who_waits(tmp_path, monkeypatch):
@@ -83,4 +157,4 @@ def test_failure_reaches_who_waits(tmp_path, monkeypatch):
 
   monkeypatch.setattr(metrics, "is_super_glue", fail)
   with pytest.raises(ArithmeticError, match="no average"):
-    _evaluate("averaged_cb", tmp_path).result()
+    _evaluate("mini_cb", tmp_path).result()

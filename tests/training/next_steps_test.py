@@ -6,8 +6,6 @@ import pytest
 
 import prompt_tuning
 from prompt_tuning.training import next_steps
-from t5x import gin_utils
-from t5x.configuration import resolution
 
 MODEL = "gin/models/ladder_s.gin"
 BEST = {"step": 2600, "score": 61.125}
@@ -22,18 +20,6 @@ def _describe(folder, gin_files, bindings=(), flags=(), best=BEST, **options):
 def _words(note):
   command = note.partition("Evaluate it with:\n")[2]
   return shlex.split(command.replace("\\\n", ""))
-
-
-def _evaluation(note, paths=(".",)):
-  """What the command configures: name -> text."""
-  flags = gin_utils.rewrite_gin_args(_words(note)[3:])
-  values = {"--gin_file": [], "--gin_bindings": []}
-  for flag in flags:
-    name, _, value = flag.partition("=")
-    values[name].append(value)
-  bindings = resolution.Bindings(*values.values(), paths)
-  settings = resolution.resolve(bindings, "evaluate")
-  return {x.name: x.text for x in settings}
 
 
 @pytest.mark.parametrize(
@@ -105,10 +91,6 @@ def test_of_a_prompt_and_an_initialiser_of_ones_own(tmp_path):
     "--gin_file=gin/prompts/from_file.gin",
   ]
   assert "stddev" not in note
-  evaluation = _evaluation(note, paths)
-  factory = "prompt_tuning.prompt_factory"
-  assert "from_array" in evaluation[f"{factory}.prompt_init"]
-  assert "prompt_file_length" in evaluation[f"{factory}.length"]
 
 
 @pytest.mark.parametrize(
@@ -121,29 +103,25 @@ def test_of_a_prompt_from_a_file_that_is_in_the_checkpoint(tmp_path, recipe):
     ["TASK = 'ladder_cb_prefixed'", "PROMPT_FILE = 'old.safetensors'"],
   )
   assert f"--gin.CHECKPOINT_PATH='{tmp_path}'" in _words(note)
-  restored = "t5x.RestoreCheckpointConfig.assignment_map"
-  assert _evaluation(note)[restored] == "None"
+  assert "--gin.EVAL_ASSIGNMENT_MAP=None" in _words(note)
 
 
-@pytest.mark.parametrize("is_kept", [True, False])
-def test_of_another_method(tmp_path, is_kept):
-  checkpoint = tmp_path
-  if is_kept:
-    checkpoint = tmp_path / "checkpoint_2600"
-    checkpoint.mkdir()
-  note = _describe(
-    tmp_path,
-    [MODEL, "gin/recipes/lora.gin", "gin/optimizers/adamw.gin"],
-    ["LORA_RANK = 2", "TASK = 'ladder_cb'", "EVAL_PERIOD = 5"],
-  )
-  assert _words(note)[4:] == [
-    "--gin_file=gin/methods/lora.gin",
-    "--gin_file=gin/runs/eval.gin",
-    "--gin.LORA_RANK=2",
-    "--gin.TASK='ladder_cb'",
-    f"--gin.CHECKPOINT_PATH='{checkpoint}'",
-    f"--gin.EVAL_OUTPUT_DIR='{tmp_path}-eval'",
-  ]
+def test_of_another_method(tmp_path):
+  for checkpoint in (tmp_path, tmp_path / f"checkpoint_{BEST['step']}"):
+    checkpoint.mkdir(exist_ok=True)
+    note = _describe(
+      tmp_path,
+      [MODEL, "gin/recipes/lora.gin", "gin/optimizers/adamw.gin"],
+      ["LORA_RANK = 2", "TASK = 'ladder_cb'", "EVAL_PERIOD = 5"],
+    )
+    assert _words(note)[4:] == [
+      "--gin_file=gin/methods/lora.gin",
+      "--gin_file=gin/runs/eval.gin",
+      "--gin.LORA_RANK=2",
+      "--gin.TASK='ladder_cb'",
+      f"--gin.CHECKPOINT_PATH='{checkpoint}'",
+      f"--gin.EVAL_OUTPUT_DIR='{tmp_path}-eval'",
+    ]
 
 
 def test_of_a_recipe_of_ones_own(tmp_path):

@@ -6,6 +6,7 @@ import zipfile
 import damages
 import pytest
 
+from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import submission
 
 # The examples, a prediction that is right in T5's words, and what is submitted
@@ -83,12 +84,8 @@ def test_complete_submission_has_the_official_form(complete):
     name.removesuffix(".jsonl"): [json.loads(x) for x in text.splitlines()]
     for name, text in contents.items()
   }
-  assert rows["BoolQ"][3] == {"idx": 3, "label": "true"}
-  assert rows["COPA"][3] == {"idx": 3, "label": 1}
-  assert rows["ReCoRD"][3] == {"idx": 10, "label": "The U.N."}
-  assert rows["WSC"][3] == {"idx": 3, "label": "True"}
   answers = [{"idx": i, "label": 0} for i in range(10)]
-  assert rows["MultiRC"][0] == {
+  assert rows.pop("MultiRC")[0] == {
     "idx": 0,
     "passage": {
       "questions": [
@@ -97,32 +94,27 @@ def test_complete_submission_has_the_official_form(complete):
       ]
     },
   }
+  for task in release_rows.TASKS:
+    if task.folder in rows:
+      label = TASKS[task.name][-1]
+      idx = 10 if task.name == "record" else 3
+      # By type as well: 1 is not True.
+      expected = {"idx": idx, "label": label}
+      assert repr(rows[task.folder][3]) == repr(expected)
 
 
 @pytest.mark.parametrize(
-  ("task", "form", "text", "expected"),
+  ("task", "form", "predictions", "labels"),
   [
-    *((task, "", *answer) for task, (_, *answer) in TASKS.items()),
-    ("wsc", "", "a cat", "False"),
-    ("wsc", "_classification_prefixed", "True", "True"),
-    ("wsc", "_classification_prefixed", "False", "False"),
+    ("wic", "", ["True", "False", "True"], ["true", "false", "true"]),
+    # Whether an answer is the referent, or whether the text says so.
+    ("wsc", "", ["her dog", "a cat"], ["True", "False"]),
+    ("wsc", "_classification_prefixed", ["True", "False"], ["True", "False"]),
   ],
 )
-def test_answers_are_submitted_in_the_leaderboards_words(
-  tmp_path, task, form, text, expected
-):
-  (row,) = _rows(_infer(tmp_path, task, [text], form))
-  if task == "multirc":
-    row = row["passage"]["questions"][0]["answers"][0]
-  assert row["label"] == expected
-  assert type(row["label"]) is type(expected)
-
-
-def test_shards_are_put_together(tmp_path):
-  labels = ["True", "False", "True", "True", "False"]
-  rows = _rows(_infer(tmp_path, "wic", labels, shards=2))
-  assert [row["idx"] for row in rows] == [0, 1, 2, 3, 4]
-  assert [row["label"] for row in rows] == [x.lower() for x in labels]
+def test_answers_of_all_shards(tmp_path, task, form, predictions, labels):
+  rows = _rows(_infer(tmp_path, task, predictions, form, shards=2))
+  assert rows == [{"idx": i, "label": x} for i, x in enumerate(labels)]
 
 
 def test_prediction_that_is_no_label_is_refused_or_replaced(tmp_path):
@@ -151,17 +143,16 @@ def test_wrong_folders_are_refused(tmp_path):
 
 def test_wrong_lines_are_refused(tmp_path):
   folder = _infer(tmp_path, "rte", ["entailment"])
-  path = next(folder.iterdir())
-  path.write_text('{"inputs": {"a": 1}, "prediction": "entailment"}\n')
-  with pytest.raises(ValueError, match=r"line 1: .* with \['idx'\], as"):
-    _rows(folder)
-  path.write_text("{}\n")
-  with pytest.raises(ValueError, match="line 1: expected a prediction and inp"):
-    _rows(folder)
+  for line, message in (
+    ('{"inputs": {"a": 1}, "prediction": "entailment"}', r"with \['idx'\], as"),
+    ("{}", "expected a prediction and inp"),
+  ):
+    next(folder.iterdir()).write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=f"line 1: .*{message}"):
+      _rows(folder)
 
 
-WRONG_FORM = "CB.jsonl: line 1 has the wrong form"
-RTE = '{"idx": 0, "label": "entailment"}\n'
+RTE = '{"idx": 0, "label": "entailment"}'
 
 
 @pytest.mark.parametrize(
@@ -169,26 +160,19 @@ RTE = '{"idx": 0, "label": "entailment"}\n'
   [
     ("CB", None, "CB.jsonl is missing."),
     ("extra", "", "extra.jsonl is not part of a submission."),
-    ("CB", '{"idx": 0}\n', WRONG_FORM),
-    ("CB", "no\n", WRONG_FORM),
-    ("CB", '{"idx": [0], "label": "neutral"}\n', WRONG_FORM),
-    (
-      "COPA",
-      '{"idx": 0, "label": true}\n',
-      "COPA.jsonl: line 1 has the label True, expected one of (0, 1).",
+    *(
+      (name, text, f"{name}.jsonl: line 1 has the wrong form")
+      for name, text in (
+        ("CB", '{"idx": 0}'),
+        ("CB", "no"),
+        ("CB", '{"idx": [0], "label": "neutral"}'),
+        ("MultiRC", '{"idx": 0, "label": 1}'),
+      )
     ),
-    (
-      "ReCoRD",
-      '{"idx": 0, "label": 3}\n',
-      "ReCoRD.jsonl: line 1 has the label 3, expected text.",
-    ),
-    ("RTE", RTE * 2, "RTE.jsonl: line 2 has the idx 0 a second time."),
+    ("COPA", '{"idx": 0, "label": true}', "the label True, expected one of (0"),
+    ("ReCoRD", '{"idx": 0, "label": 3}', "has the label 3, expected text."),
+    ("RTE", f"{RTE}\n{RTE}", "RTE.jsonl: line 2 has the idx 0 a second time."),
     ("RTE", RTE, "RTE.jsonl: it has 1 predictions, expected 3000."),
-    (
-      "MultiRC",
-      '{"idx": 0, "label": 1}\n',
-      "MultiRC.jsonl: line 1 has the wrong form",
-    ),
   ],
 )
 def test_what_the_leaderboard_would_refuse(
@@ -197,11 +181,12 @@ def test_what_the_leaderboard_would_refuse(
   contents = _contents(complete) | {f"{name}.jsonl": text}
   changed = tmp_path / "changed.zip"
   with zipfile.ZipFile(changed, "w") as archive:
-    for name, text in contents.items():
-      if text is not None:
-        archive.writestr(name, text)
+    for member, content in contents.items():
+      if content is not None:
+        archive.writestr(member, content)
   (found,) = submission.check(changed)
-  assert found.startswith(problem)
+  assert found.startswith(f"{name}.jsonl")
+  assert problem in found
 
 
 @pytest.mark.parametrize("kind", ["no zip", "data", "password", "size"])
