@@ -31,8 +31,9 @@ superglue.add_tasks("reference", source)
 
 
 @pytest.fixture(autouse=True)
-def _bytes():
-  vocabulary.of_model(seqio.ByteVocabulary())
+def _bytes(monkeypatch):
+  of_bytes = seqio.ByteVocabulary()
+  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", of_bytes)
 
 
 def test_the_average_is_of_the_eight_rows():

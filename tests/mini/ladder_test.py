@@ -15,7 +15,7 @@ import seqio
 import tensorflow as tf
 
 from prompt_tuning.data import superglue
-from prompt_tuning.data.vocabulary import MODEL_VOCABULARY, of_model
+from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 from prompt_tuning.mini.ladder import (
   corpus,
   examples,
@@ -32,7 +32,7 @@ LADDER = MODEL_VOCABULARY
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-  of_model(vocabulary.ladder())
+  monkeypatch.setattr(LADDER, "in_use", vocabulary.ladder())
   monkeypatch.setattr(corpus, "DOCUMENTS_PER_SPLIT", {"train": 200})
   _forget()
   yield

@@ -42,8 +42,9 @@ DIGESTS = {
 
 
 @pytest.fixture(autouse=True)
-def _vocabulary():
-  vocabulary.of_model(ladder_vocabulary.ladder())
+def _vocabulary(monkeypatch):
+  ladder = ladder_vocabulary.ladder()
+  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", ladder)
 
 
 def read(name, split="validation", count=-1):
