@@ -64,6 +64,14 @@ def test_mixtures_have_t5s_rates():
   assert len(set(rates("super_glue_smallest").values())) == 1
 
 
+def test_labels_are_what_the_targets_say():
+  for row in superglue.TASKS:
+    if row.labels:
+      outputs = [x["outputs"] for x in TASKS[row.name]["examples"]]
+      targets = {output["targets"] for x in outputs for output in x}
+      assert targets - {"<unk>"} <= set(row.labels)
+
+
 @pytest.mark.parametrize("form", ["", "_prefixed"])
 def test_features_are_the_pieces_and_the_end(form):
   task = seqio.get_mixture_or_task(f"reference_cb{form}")

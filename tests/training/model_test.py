@@ -236,6 +236,14 @@ def test_stopped_run_goes_on_with_its_settings(tiny_model, prompt, tmp_path):
     tune(learning_rate=0.1)
 
 
+def test_error_of_a_callback_ends_the_run(tiny_model):
+  def fail(event):
+    raise RuntimeError("enough")
+
+  with pytest.raises(RuntimeError, match="enough"):
+    _tune(tiny_model, tiny.TASK, init="random_uniform", on_event=fail)
+
+
 def test_it_is_the_trainer_of_the_command_line(
   ladder_run, tmp_path, monkeypatch
 ):
