@@ -68,6 +68,9 @@ def test_labels_are_ordered_by_their_own_scores(model, prompts):
       [words.decode(row) for row in rows] for rows in sequences.tolist()
     ]
     assert decoded == [[LABELS[i] for i in row] for row in order]
+  # The decoding function of `_rank` stays: three labels, one decode.
+  with pytest.raises(ValueError, match="number of labels, 3, got 1"):
+    trained.predict_batch(params, _batch(words))
   found = model.rank(TEXTS, LABELS, prompt)
   for ranked, row in zip(found, scores.tolist(), strict=True):
     alone = dict(zip(LABELS, row, strict=True))
@@ -87,7 +90,3 @@ def test_labels_and_decodes_that_do_not_fit_are_refused(model):
   message = r"got 'no', which has the tokens \[2\], where 2 means"
   with pytest.raises(ValueError, match=message):
     _rank(trained, params, labels=("yes", "no"), vocabulary=words)
-  # The decoding function of `_rank` stays: three labels, one decode.
-  _rank(trained, params)
-  with pytest.raises(ValueError, match="number of labels, 3, got 1"):
-    trained.predict_batch(params, _batch(trained.output_vocabulary))

@@ -161,15 +161,6 @@ def test_t5_small_is_complete_and_translates():
   params = onnx_t5.read_onnx_t5(
     folder / "encoder.onnx", folder / "decoder.onnx", T5_SMALL
   )
-  assert len(params) == 190
-  assert sum(array.size for array in params.values()) == 76_961_152
-  for name, mean in [
-    ("encoder/encoder_norm/scale", 0.1545560),
-    ("encoder/relpos_bias/rel_embedding", 2.0612025),
-    ("decoder/layers_7/mlp/wo/kernel", -0.00089030057),
-  ]:
-    found = params[name].mean(dtype=np.float64)
-    np.testing.assert_allclose(found, mean, rtol=1e-6, err_msg=name)
   vocabulary = sentencepiece.SentencePieceProcessor(
     model_proto=sentencepiece_model.sentencepiece_from_tokenizer_json(
       folder / "tokenizer.json"

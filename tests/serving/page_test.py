@@ -1,6 +1,5 @@
-"""The page in a real browser, and its files."""
+"""The page in a real browser."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -9,7 +8,7 @@ import os
 import pathlib
 import re
 import shutil
-import time
+import threading
 import types
 
 import numpy as np
@@ -23,6 +22,9 @@ from prompt_tuning.serving import app
 from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.tuning_jobs import worker
 from prompt_tuning.tuning_jobs.job_store import JobStore
+
+webdriver = pytest.importorskip("selenium.webdriver")
+waiting = pytest.importorskip("selenium.webdriver.support.wait")
 
 KEY = "a key of this test"
 EXAMPLE = "an example"
@@ -44,7 +46,9 @@ def _running(service):
 
 @pytest.fixture(scope="module")
 def service(engine, prompts, model, tmp_path_factory):
-  service = served.make_service(engine, tmp_path_factory.mktemp("prompts"))
+  """A server of three prompts, whose jobs are worked on in a thread."""
+  folder = tmp_path_factory.mktemp("served")
+  service = served.make_service(engine, folder / "prompts")
   metadata = prompt_files.PromptMetadata(
     *(model.fingerprint, prompt_files.UNKNOWN),
     **{"task": "a_task", "step": 300, "metric": "accuracy", "score": 87.5},
@@ -52,29 +56,19 @@ def service(engine, prompts, model, tmp_path_factory):
   for prompt in prompts[:3]:
     content = prompt_files.content(prompt.array, metadata, ".safetensors")
     service.store.put(prompt.name, content)
+  service.examples = [{"model": "prompt_4", "input": EXAMPLE}]
+  service.jobs = JobStore(folder / "jobs", served.BASE)
+  work = service.jobs, model, service.store.folder, lambda: False
+  service.supervisor = types.SimpleNamespace(
+    wake=lambda: threading.Thread(target=worker.work, args=work).start()
+  )
   return service
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory):
-  return JobStore(tmp_path_factory.mktemp("jobs"), served.BASE)
-
-
-@pytest.fixture(scope="module")
-def address(service, jobs):
-  """A server whose jobs are worked on here, in a thread."""
-  work = service.engine.model, service.store.folder, lambda: False
-  with concurrent.futures.ThreadPoolExecutor(1) as workers:
-    shown = dataclasses.replace(
-      service,
-      jobs=jobs,
-      supervisor=types.SimpleNamespace(
-        wake=lambda: workers.submit(worker.work, jobs, *work)
-      ),
-      examples=[{"model": "prompt_4", "input": EXAMPLE}],
-    )
-    with _running(shown) as address:
-      yield address
+def address(service):
+  with _running(service) as address:
+    yield address
 
 
 class Page:
@@ -89,15 +83,13 @@ class Page:
   def one(self, selector):
     return self.all(selector)[0]
 
-  def wait(self, find, seconds=20):
-    """Returns what a function finds, once it finds it."""
-    from selenium.webdriver.support.wait import WebDriverWait
+  def wait(self, find):
+    """Waits until a function finds something."""
+    wait = waiting.WebDriverWait(self.browser, 60, poll_frequency=0.05)
+    wait.until(lambda _: find())
 
-    wait = WebDriverWait(self.browser, seconds, poll_frequency=0.05)
-    return wait.until(lambda _: find())
-
-  def wait_for_text(self, selector, part, seconds=20):
-    self.wait(lambda: part in self.one(selector).text, seconds)
+  def wait_for_text(self, selector, part):
+    self.wait(lambda: part in self.one(selector).text)
 
   def open(self, address):
     self.browser.get(address)
@@ -124,11 +116,10 @@ class Page:
     self.fill(max_tokens="8", labels=labels, input=text + CONTROL + ENTER)
     done = f"{len(names)} of {len(names)} answers"
     self.wait_for_text("#try-status", done)
+    headings, outputs = map(self.all, (".answer h3", ".answer output"))
     return {
-      card.find_element("css selector", "h3").text: card.find_element(
-        "css selector", "output"
-      ).get_property("textContent")
-      for card in self.all(".answer")
+      heading.text: output.get_property("textContent")
+      for heading, output in zip(headings, outputs, strict=True)
     }
 
   def show_words(self):
@@ -139,21 +130,17 @@ class Page:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
   """A real browser where one is installed: Debian's `chromium`."""
-  webdriver = pytest.importorskip("selenium.webdriver")
   browser = shutil.which("chromium") or shutil.which("google-chrome")
   driver = shutil.which("chromedriver")
   if browser is None or driver is None:
     pytest.skip("no browser: apt-get install chromium chromium-driver")
   options = webdriver.ChromeOptions()
   options.binary_location = browser
-  for flag in (
-    "headless=new",
-    "window-size=1200,1000",
-    "disable-dev-shm-usage",
-  ):
-    options.add_argument(f"--{flag}")
+  flags = ["headless=new", "window-size=1200,1000", "disable-dev-shm-usage"]
   if os.geteuid() == 0:  # In a container; it refuses to start otherwise.
-    options.add_argument("--no-sandbox")
+    flags.append("no-sandbox")
+  for flag in flags:
+    options.add_argument(f"--{flag}")
   downloads = tmp_path_factory.mktemp("downloads")
   prefs = {"download.default_directory": str(downloads)}
   options.add_experimental_option("prefs", prefs)
@@ -161,65 +148,6 @@ def shown(tmp_path_factory):
   service = webdriver.ChromeService(executable_path=driver)
   with webdriver.Chrome(options=options, service=service) as opened:
     yield Page(opened, downloads)
-
-
-def test_the_page_is_whole_and_of_this_server_alone(address):
-  static = pathlib.Path(app.__file__).parent / "static"
-  texts = {path.name: path.read_text() for path in static.iterdir()}
-  for name, text in texts.items():
-    # The namespace of SVG is a name: nothing is loaded from there.
-    text = text.replace("http://www.w3.org/2000/svg", "")
-    assert not re.findall(r"https?:|\burl\(|@import|\bimport\(", text), name
-    named = re.findall(r'"/static/([^"]+)"|from "\./([^"]+)"', text)
-    assert {one or other for one, other in named} <= texts.keys()
-    answer = requests.get(f"{address}/static/{name}")
-    assert answer.content.decode() == texts[name]
-    policy = answer.headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'")
-  assert requests.get(address).text == texts["index.html"]
-  assert requests.get(f"{address}/static/..%2Fapp.py").status_code == 404
-  scripts = "".join(text for name, text in texts.items() if name[-3:] == ".js")
-  ids = set(re.findall(r'byId\("([^"]+)"\)', scripts))
-  assert ids <= set(re.findall(r'\bid="([^"]+)"', texts["index.html"]))
-
-
-def test_the_words_of_a_prompt(service, address, model):
-  """The words that it is made of are the nearest."""
-  table = np.asarray(model.params["token_embedder"]["embedding"], np.float32)
-  tokens = [70, 80, 90]
-  service.store.put("words", served.npy(2 * table[tokens]))
-  answer = requests.get(f"{address}/v1/prompts/words/words?count=2").json()
-  service.store.delete("words")
-  nearest = [position["words"][0] for position in answer["positions"]]
-  assert [x["word"] for x in nearest] == [
-    model.vocabulary.decode([token]) for token in tokens
-  ]
-  assert [x["cosine"] for x in nearest] == pytest.approx([1, 1, 1], abs=1e-5)
-  refused = [
-    requests.get(f"{address}/v1/prompts/{path}").status_code
-    for path in ("tiny/words", "nobody/words", "prompt_1/words?count=0")
-  ]
-  assert refused == [400, 404, 400]
-
-
-def test_words_of_one_prompt_at_a_time(service, monkeypatch):
-  """Each analysis copies the embeddings, in float32."""
-  inside, most = [], []
-
-  def words(service, prompt, count):
-    inside.append(prompt)
-    time.sleep(0.05)
-    most.append(len(inside))
-    inside.pop()
-    return {}
-
-  monkeypatch.setattr(app, "_words", words)
-
-  paths = [f"/v1/prompts/prompt_{x}/words" for x in (1, 2, 4)]
-  asked = [("GET", path, {}) for path in paths]
-  responses = served.send_all(service, asked, together=True)
-  assert [x.status_code for x in responses] == [200] * 3
-  assert most == [1, 1, 1]
 
 
 def test_answers_are_shown_side_by_side(shown, address):
@@ -273,7 +201,7 @@ def test_words_and_files_of_a_prompt(shown, address, service):
 
 
 @pytest.mark.slow
-def test_a_data_set_becomes_a_prompt(shown, address, jobs, tmp_path):
+def test_a_data_set_becomes_a_prompt(shown, address, service, tmp_path):
   """Uploaded, tuned, watched, and answered with: all on the page."""
   file = tmp_path / "data.jsonl"
   rows = [{"prompt": f"ab{x}c", "completion": y} for x, y in ("xy", "dn")] * 8
@@ -283,14 +211,14 @@ def test_a_data_set_becomes_a_prompt(shown, address, jobs, tmp_path):
     shown.one(f"#{field}").send_keys(str(file))
   shown.fill(name="mine", length="2", steps="10")
   shown.one("#tune-form button").click()
-  shown.wait(lambda: shown.all("#job [role=status]"), seconds=60)
-  shown.wait_for_text("#job [role=status]", "succeeded", seconds=60)
-  (job,) = jobs.jobs()
-  data = {kind: [] for kind in ("train", "eval")}
-  for event in jobs.events(job.id):
-    data.get(event.kind, []).append(event.data)
-  losses = [(x["step"], x["metrics"]["train"][LOSS]) for x in data["train"]]
-  scores = [(x["step"], x["score"]) for x in data["eval"]]
+  shown.wait(lambda: shown.all("#job [role=status]"))
+  shown.wait_for_text("#job [role=status]", "succeeded")
+  (job,) = service.jobs.jobs()
+  events = service.jobs.events(job.id)
+  data = [x.data for x in events if x.kind == "train"]
+  losses = [(x["step"], x["metrics"]["train"][LOSS]) for x in data]
+  data = [x.data for x in events if x.kind == "eval"]
+  scores = [(x["step"], x["score"]) for x in data]
   assert len(losses) == len(scores) == 10
   for figure, points in zip(
     shown.all("#job figure"), (losses, scores), strict=True
@@ -309,8 +237,6 @@ def test_a_data_set_becomes_a_prompt(shown, address, jobs, tmp_path):
 
 
 def test_everything_is_reached_by_keyboard(shown, address):
-  from selenium.webdriver.common.action_chains import ActionChains
-
   shown.open(address)
   expected = [
     element
@@ -320,7 +246,7 @@ def test_everything_is_reached_by_keyboard(shown, address):
   ]
   seen = []
   while len(seen) < 100:
-    ActionChains(shown.browser).send_keys(TAB).perform()
+    webdriver.ActionChains(shown.browser).send_keys(TAB).perform()
     element = shown.focused()
     if element in seen or element.tag_name == "body":
       break
@@ -363,7 +289,7 @@ def test_axe_finds_nothing(shown, address, scheme, width):
 
 def test_a_key_is_asked_for(shown, service):
   limits = Limits(keys=frozenset([hashlib.sha256(KEY.encode()).hexdigest()]))
-  closed = dataclasses.replace(service, limits=limits, is_stopping=False)
+  closed = dataclasses.replace(service, limits=limits)
   with _running(closed) as address:
     shown.browser.get(address)
     for key, reason in (

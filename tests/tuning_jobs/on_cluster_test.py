@@ -1,4 +1,4 @@
-"""Jobs that a cluster runs: Slurm is an object here."""
+"""Jobs that a cluster runs: functions are Slurm's commands here."""
 
 import contextlib
 import pathlib
@@ -63,65 +63,56 @@ class Mortal(Model):
       sys.exit("It died.")
 
 
-class Slurm:
-  """A cluster that runs a job, as submitit does, when its state is asked for.
-
-  Attributes:
-    parameters: Those of each job.
-    jobs: The jobs that wait, by their id.
-    refusals: How many jobs it refuses at first.
-    outages: How many questions it leaves open at first.
-    is_full: Whether jobs wait, for ever.
-    loses_jobs: Whether it forgets them.
-  """
-
-  def __init__(self):
-    self.parameters, self.jobs = [], {}
-    self.refusals = self.outages = 0
-    self.is_full = self.loses_jobs = False
-
-  def submit(self, executor):
-    if self.refusals:
-      self.refusals -= 1
-      raise RuntimeError("Unable to contact slurm controller")
-    self.parameters.append(executor.parameters)
-    job = submitit.SlurmJob(executor.folder, str(len(self.parameters)))
-    if not self.loses_jobs:
-      self.jobs[job.job_id] = job
-    return job
-
-  def squeue(self, command, **options):
-    id = command[2].removeprefix("--jobs=")
-    error = "" if id in self.jobs else "Invalid job id"
-    if self.outages:
-      self.outages, error = self.outages - 1, "Timeout"
-    elif not error and not self.is_full:
-      self._run(self.jobs.pop(id))
-    return types.SimpleNamespace(
-      returncode=len(error),
-      stderr=error,
-      stdout="PENDING\n" if self.is_full else "RUNNING\n",
-    )
-
-  def _run(self, job):
-    """Calls the task here; submitit ignores SIGTERM."""
-    before = [signal.signal(x, signal.SIG_IGN) for x in SIGNALS]
-    with contextlib.suppress(SystemExit):
-      result = "success", job.submission().result()
-      job.paths.result_pickle.write_bytes(cloudpickle.dumps(result))
-    after = [signal.signal(*x) for x in zip(SIGNALS, before, strict=True)]
-    assert after == [signal.SIG_IGN] * 2
+def _run(job):
+  """Calls the task of a job here, as submitit does: it ignores SIGTERM."""
+  before = [signal.signal(x, signal.SIG_IGN) for x in SIGNALS]
+  with contextlib.suppress(SystemExit):
+    result = "success", job.submission().result()
+    job.paths.result_pickle.write_bytes(cloudpickle.dumps(result))
+  after = [signal.signal(*x) for x in zip(SIGNALS, before, strict=True)]
+  assert after == [signal.SIG_IGN] * 2
 
 
 @pytest.fixture
 def cluster(monkeypatch):
-  """A cluster in the place of the commands of Slurm."""
-  cluster = Slurm()
+  """A cluster that runs a job, in the place of Slurm, when asked for its state.
+
+  At first, it has `refusals` of jobs and `outages`, where it does not answer.
+  Jobs wait for ever if it `is_full`, and are forgotten if it `loses_jobs`.
+  """
+  cluster = types.SimpleNamespace(
+    **{"parameters": [], "jobs": {}, "refusals": 0, "outages": 0},
+    **{"is_full": False, "loses_jobs": False},
+  )
+
+  def submit(executor, command):
+    if cluster.refusals:
+      cluster.refusals -= 1
+      raise RuntimeError("Unable to contact slurm controller")
+    cluster.parameters.append(executor.parameters)
+    job = submitit.SlurmJob(executor.folder, str(len(cluster.parameters)))
+    if not cluster.loses_jobs:
+      cluster.jobs[job.job_id] = job
+    return job
+
+  def squeue(command, **options):
+    id = command[2].removeprefix("--jobs=")
+    error = "" if id in cluster.jobs else "Invalid job id"
+    if cluster.outages:
+      cluster.outages, error = cluster.outages - 1, "Timeout"
+    elif not error and not cluster.is_full:
+      _run(cluster.jobs.pop(id))
+    return types.SimpleNamespace(
+      returncode=len(error),
+      stderr=error,
+      stdout="PENDING\n" if cluster.is_full else "RUNNING\n",
+    )
+
   for kind, name, function in (
     (submitit.SlurmExecutor, "affinity", lambda _: 2),
-    (submitit.SlurmExecutor, "_submit_command", lambda x, _: cluster.submit(x)),
+    (submitit.SlurmExecutor, "_submit_command", submit),
     (submitit.SlurmJob, "cancel", lambda x, check: cluster.jobs.pop(x.job_id)),
-    (on_cluster.subprocess, "run", cluster.squeue),
+    (on_cluster.subprocess, "run", squeue),
   ):
     monkeypatch.setattr(kind, name, function)
   return cluster
@@ -173,6 +164,7 @@ def test_job_of_a_killed_worker_is_not_submitted_again(
   assert [x.data["metrics"] for x in trained] == [{"train": {"loss": 2.0}}]
 
 
+@pytest.mark.slow
 def test_another_process_tunes(store, queue, work):
   job = queue()
   work(cluster="local")
@@ -268,7 +260,7 @@ def test_job_that_is_cancelled_while_no_worker_is_there_leaves_the_queue(
 def test_line_that_a_machine_died_in_is_skipped(tmp_path):
   (tmp_path / "events.jsonl").write_text('{"kind": "tra')
   settings = {"length": 1, "learning_rate": 1}
-  on_cluster._tune(Model, [], None, tmp_path / "run", tmp_path, settings)
+  on_cluster._Task(Model, [], None, tmp_path / "run", tmp_path, settings)()
   forwarded = []
   on_cluster._forward_events(tmp_path, forwarded.append)
   assert [event.kind for event in forwarded] == ["train"]
