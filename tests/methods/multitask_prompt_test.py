@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +10,11 @@ from prompt_tuning.methods import multitask_prompt
 
 VOCABULARY = seqio.ByteVocabulary()
 PREFIXES = ("cb ", "copa ", "wsc: ")
-
-
-def _module(prefixes=PREFIXES):
-  return multitask_prompt.MultitaskPrompt(2, prefixes, VOCABULARY)
+NORMAL = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+PARAMS = {
+  "shared": {"prompt": NORMAL[:2]},
+  **dict(zip(("task_cb", "task_copa", "task_wsc"), NORMAL[2:], strict=True)),
+}
 
 
 def _tokens(*texts):
@@ -23,29 +22,21 @@ def _tokens(*texts):
   return np.array([row + [0] * (20 - len(row)) for row in ids])
 
 
-@functools.cache
-def _params():
-  rng = np.random.default_rng(0)
-  shapes = {"task_cb": 3, "task_copa": 3, "task_wsc": 3}
-  return {
-    "shared": {"prompt": jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)},
-    **{
-      name: jnp.asarray(rng.normal(size=size), jnp.float32)
-      for name, size in shapes.items()
-    },
-  }
-
-
-def _prompts(tokens, dtype="float32"):
+def _prompts(tokens, dtype="float32", params=PARAMS):
+  module = multitask_prompt.MultitaskPrompt(2, PREFIXES, VOCABULARY)
   embedded = jnp.zeros((len(tokens), tokens.shape[1], 3), dtype)
-  return _module().apply({"params": _params()}, tokens, embedded)
+  return module.apply({"params": params}, tokens, embedded)
+
+
+def _init(prefixes):
+  module = multitask_prompt.MultitaskPrompt(2, prefixes, VOCABULARY)
+  module.init(jax.random.key(0), _tokens("cb x"), jnp.zeros((1, 20, 3)))
 
 
 def test_each_example_gets_the_row_of_its_task():
   tokens = _tokens("wsc: cb ", "cb premise: x", "copa choice1: y", "cb z")
-  params = _params()
-  rows = [params[f"task_{name}"] for name in ("wsc", "cb", "copa", "cb")]
-  expected = [params["shared"]["prompt"] + row[None] for row in rows]
+  rows = [PARAMS[f"task_{name}"] for name in ("wsc", "cb", "copa", "cb")]
+  expected = [NORMAL[:2] + row for row in rows]
   np.testing.assert_allclose(_prompts(tokens), expected, rtol=1e-6)
   assert _prompts(tokens, "bfloat16").dtype == jnp.bfloat16
 
@@ -62,12 +53,11 @@ def test_a_row_learns_from_the_examples_of_its_task_alone():
   tokens = _tokens("cb premise: x", "wsc: x", "cb y", "")
 
   def objective(params):
-    embedded = jnp.zeros((4, 20, 3))
-    prompts = _module().apply({"params": params}, tokens, embedded)
     weights = jnp.array([1.0, 1.0, 1.0, 0.0])
+    prompts = _prompts(tokens, params=params)
     return (prompts * weights[:, None, None]).sum()
 
-  gradients = jax.grad(objective)(_params())
+  gradients = jax.grad(objective)(PARAMS)
   np.testing.assert_array_equal(gradients["task_cb"], [4.0] * 3)
   np.testing.assert_array_equal(gradients["task_wsc"], [2.0] * 3)
   np.testing.assert_array_equal(gradients["task_copa"], [0.0] * 3)
@@ -84,9 +74,7 @@ def test_a_row_learns_from_the_examples_of_its_task_alone():
 )
 def test_tasks_that_cannot_be_told_apart_are_refused(prefixes, message):
   with pytest.raises(ValueError, match=message):
-    _module(prefixes).init(
-      jax.random.key(0), _tokens("cb x"), jnp.zeros((1, 20, 3))
-    )
+    _init(prefixes)
 
 
 def test_prefixes_of_a_mixture():
@@ -98,20 +86,14 @@ def test_prefixes_of_a_mixture():
     *("boolq ", "cb ", "copa ", "multirc ", "record ", "rte ", "wic "),
     "wsc: ",
   ]
-  # As one prompt of all: none begins with another.
-  _module(prefixes).init(
-    jax.random.key(0), _tokens("cb x"), jnp.zeros((1, 20, 3))
-  )
+  _init(prefixes)  # As one prompt of all: none begins with another.
 
 
 def test_what_registers_a_mixture_is_imported_first(tmp_path, monkeypatch):
   (tmp_path / "registers_later.py").write_text(
     "from prompt_tuning.data import sources, superglue\n"
-    "superglue.add_tasks(\n"
-    "  'later',\n"
-    "  lambda row: sources.ExampleSource(lambda split: [], {'train': 0}),\n"
-    "  (superglue.CB,),\n"
-    ")\n"
+    "source = sources.ExampleSource(lambda split: [], {'train': 0})\n"
+    "superglue.add_tasks('later', lambda row: source, (superglue.CB,))\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
   name = "later_cb_prefixed"
