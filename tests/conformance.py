@@ -44,17 +44,31 @@ def our_name(name: str) -> str:
 
 def config(size: str = "toy", **overrides: Any) -> network.T5Config:
   """Returns the "toy" or "wide" T5, in float32 and without dropout."""
-  exact = {"dtype": "float32", "dropout_rate": 0.0}
-  settings = {"vocab_size": _SPEC["vocab"], **_SPEC[size], **exact}
-  return network.T5Config(**{**settings, **overrides})
+  sizes = _SPEC[size]
+  return network.T5Config(
+    **{
+      "vocab_size": _SPEC["vocab"],
+      "emb_dim": sizes["d"],
+      "num_heads": sizes["heads"],
+      "num_encoder_layers": sizes["enc"],
+      "num_decoder_layers": sizes["dec"],
+      "head_dim": sizes["hd"],
+      "mlp_dim": sizes["mlp"],
+      "dtype": "float32",
+      "dropout_rate": 0.0,
+    }
+    | overrides
+  )
 
 
 def transformer(
   prompt_length: int = PROMPT_LENGTH, size: str = "toy", **overrides: Any
 ) -> network.Transformer:
   """Returns the network; a prompt of length 0 is none."""
-  prompt = functools.partial(prompts.Prompt, prompt_length)
-  injections = network.Injections(prompt=prompt if prompt_length else None)
+  injections = network.Injections()
+  if prompt_length:
+    prompt = functools.partial(prompts.Prompt, prompt_length)
+    injections = network.Injections(prompt=prompt)
   return network.Transformer(config(size, **overrides), injections)
 
 
@@ -81,13 +95,16 @@ def with_prompt(params: dict[str, Any], prompt: Any) -> dict[str, Any]:
 def _parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
   seed = zlib.crc32(name.encode()) + _SPEC["seed"]
   normal = np.random.default_rng(seed).standard_normal(shape)
-  value = {
-    "scale": 1 + 0.1 * normal,
-    "rel_embedding": 0.2 * normal,
-    "embedding": normal,
-    "kernel": normal * (0.5 / np.sqrt(shape[0])),
-    "prompt": 0.5 * normal,
-  }[name.rpartition("/")[2]]
+  if name.endswith("/scale"):
+    value = 1 + 0.1 * normal
+  elif name.endswith("/rel_embedding"):
+    value = 0.2 * normal
+  elif name.endswith("/embedding"):
+    value = normal
+  elif name.endswith("/kernel"):
+    value = normal * (0.5 / np.sqrt(shape[0]))
+  else:
+    value = 0.5 * normal  # The prompt.
   return value.astype(np.float32)
 
 

@@ -1,7 +1,7 @@
-"""Every method, by its gin file, on a tiny T5, and what follows from one."""
+"""Every method, by its gin file, on a tiny T5: identity, training, decoding."""
 
 import functools
-import re
+import json
 from typing import Any
 
 import conformance
@@ -14,69 +14,88 @@ import pytest
 import tiny
 import tiny_gin
 
-from prompt_tuning import injections, prompts
-from prompt_tuning.injections import Injections
-from prompt_tuning.methods import lora, trainable
-from t5x import checkpoints, models, partitioning, utils
+from t5x import checkpoints, models, partitioning, trainer, utils
 from t5x import eval as eval_lib
 from t5x import train as train_lib
 
-_ATTENTION = (
-  r"(encoder/layers_0/|decoder/layers_0/(self_|encoder_decoder_))attention"
-)
-_MLP = r"(encoder|decoder)/layers_0/mlp"
-_PREFIX = r"(encoder/|decoder/(self_|encoder_decoder_))attention_prefix"
-_LORA = rf"{_ATTENTION}/(query|value)/delta/(down|up)"
-_FOUR = ["PROMPT_LENGTH = 4"]
-_UNIFORM = "prompts/random_uniform"
-BOTH = "prompt tuning and LoRA"
-# Method -> its files, bindings, and how many parameters it adds, named as what.
-METHODS: dict[str, tuple[list[str], list[str], int, str]] = {
-  "prompt_tuning": (
-    ["methods/prompt_tuning", _UNIFORM],
-    _FOUR,
-    1,
-    r"encoder/prompt/prompt",
-  ),
+_PROMPT = ["gin/prompts/random_uniform.gin"]
+# Method -> the stem of its file, what other files it takes, and bindings.
+METHODS: dict[str, tuple[str, list[str], list[str]]] = {
+  "prompt_tuning": ("prompt_tuning", _PROMPT, ["PROMPT_LENGTH = 4"]),
   "multitask_prompt": (
-    ["methods/multitask_prompt", _UNIFORM],
+    "multitask_prompt",
+    _PROMPT,
     # In byte pieces, an input of the tiny task begins with one of these.
-    [*_FOUR, f"TASK_PREFIXES = {list('abcdefgh')}"],
-    9,
-    r"encoder/prompt/(shared/prompt|task_[a-h])",
+    ["PROMPT_LENGTH = 4", f"TASK_PREFIXES = {list('abcdefgh')}"],
   ),
-  "prefix_tuning": (
-    ["methods/prefix_tuning"],
-    ["PREFIX_LENGTH = 4"],
-    6,
-    rf"{_PREFIX}/(key|value)_0",
-  ),
+  "prefix_tuning": ("prefix_tuning", [], ["PREFIX_LENGTH = 4"]),
   "prefix_tuning through an MLP": (
-    ["methods/prefix_tuning"],
-    ["PREFIX_LENGTH = 4", "PREFIX_HIDDEN_DIM = 8"],
-    21,
-    rf"{_PREFIX}/(table|(hidden|key_0|value_0)/(kernel|bias))",
-  ),
-  "lora": (["methods/lora"], ["LORA_RANK = 2"], 12, _LORA),
-  "adapter": (
-    ["methods/adapter"],
-    ["ADAPTER_SIZE = 4"],
-    20,
-    rf"({_ATTENTION}|{_MLP})/adapter/(down|up)(_bias)?",
-  ),
-  BOTH: (
-    ["methods/prompt_tuning", _UNIFORM, "methods/lora"],
-    [*_FOUR, "LORA_RANK = 2"],
-    13,
-    rf"encoder/prompt/prompt|{_LORA}",
-  ),
-  "ia3": (
-    ["methods/ia3"],
+    "prefix_tuning",
     [],
-    8,
-    rf"{_ATTENTION}/(key|value)_rescale/scale|{_MLP}/rescale/scale",
+    ["PREFIX_LENGTH = 4", "PREFIX_HIDDEN_DIM = 8"],
   ),
+  "lora": ("lora", [], ["LORA_RANK = 2"]),
+  "adapter": ("adapter", [], ["ADAPTER_SIZE = 4"]),
+  "prompt tuning and LoRA": (
+    "prompt_tuning",
+    [*_PROMPT, "gin/methods/lora.gin"],
+    ["PROMPT_LENGTH = 4", "LORA_RANK = 2"],
+  ),
+  "ia3": ("ia3", [], []),
+  "model_tuning": ("model_tuning", [], []),
 }
+ATTENTIONS = [
+  "encoder/layers_0/attention",
+  "decoder/layers_0/self_attention",
+  "decoder/layers_0/encoder_decoder_attention",
+]
+MLPS = ["encoder/layers_0/mlp", "decoder/layers_0/mlp"]
+STACKS = [
+  "encoder/attention_prefix",
+  "decoder/self_attention_prefix",
+  "decoder/encoder_decoder_attention_prefix",
+]
+# What each method adds, for every one of its owners.
+ADDED = {
+  "lora": [
+    f"{owner}/{kernel}/delta/{name}"
+    for owner in ATTENTIONS
+    for kernel in ("query", "value")
+    for name in ("down", "up")
+  ],
+  "adapter": [
+    f"{owner}/adapter/{name}"
+    for owner in ATTENTIONS + MLPS
+    for name in ("down", "down_bias", "up", "up_bias")
+  ],
+  "ia3": [
+    *(f"{owner}/key_rescale/scale" for owner in ATTENTIONS),
+    *(f"{owner}/value_rescale/scale" for owner in ATTENTIONS),
+    *(f"{owner}/rescale/scale" for owner in MLPS),
+  ],
+  "prefix_tuning": [
+    f"{owner}/{name}_0" for owner in STACKS for name in ("key", "value")
+  ],
+  "prefix_tuning through an MLP": [
+    f"{owner}/{name}"
+    for owner in STACKS
+    for name in (
+      "table",
+      *(
+        f"{layer}/{part}"
+        for layer in ("hidden", "key_0", "value_0")
+        for part in ("kernel", "bias")
+      ),
+    )
+  ],
+  "multitask_prompt": [
+    "encoder/prompt/shared/prompt",
+    *(f"encoder/prompt/task_{name}" for name in "abcdefgh"),
+  ],
+  "prompt_tuning": ["encoder/prompt/prompt"],
+}
+BOTH = "prompt tuning and LoRA"
+ADDED[BOTH] = ADDED["prompt_tuning"] + ADDED["lora"]
 IDENTITIES = {"lora", "adapter", "ia3"}
 
 
@@ -96,7 +115,7 @@ def _flat(params):
 
 def _configure(method: str, program: str = "train", **macros: Any) -> None:
   """Configures a program with a method."""
-  files, bindings, *_ = METHODS[method]
+  stem, files, bindings = METHODS[method]
   macros = {"INITIAL_CHECKPOINT_PATH": "none", **macros}
   if program == "train":
     macros = {
@@ -108,14 +127,8 @@ def _configure(method: str, program: str = "train", **macros: Any) -> None:
       **macros,
     }
   tiny_gin.configure_files(
-    program, [f"gin/{name}.gin" for name in files], bindings, **macros
+    program, [f"gin/methods/{stem}.gin", *files], bindings, **macros
   )
-
-
-def _check_names(method: str, added: dict[str, Any]) -> None:
-  *_, number, pattern = METHODS[method]
-  assert len(added) == number
-  assert not [name for name in added if not re.fullmatch(pattern, name)]
 
 
 @functools.cache
@@ -139,20 +152,22 @@ def _programs(method):
   return params, forward
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ADDED)
 def test_method_in_the_network(method):
   base, plain = _programs(None)
   params, forward = _programs(method)
   added = {name: x for name, x in params.items() if name not in base}
-  _check_names(method, added)
+  assert sorted(added) == sorted(ADDED[method])
   logits = plain(base)
   if method in IDENTITIES:
     np.testing.assert_allclose(forward(base | added), logits, atol=1e-6)
   if method == BOTH:  # As the prompt alone.
     _, alone = _programs("prompt_tuning")
-    prompt = {k: x for k, x in added.items() if "prompt" in k}
+    name = ADDED["prompt_tuning"][0]
     np.testing.assert_allclose(
-      forward(base | added), alone(base | prompt), atol=1e-6
+      forward(base | added),
+      alone(base | {name: added[name]}),
+      atol=1e-6,
     )
   rng = np.random.default_rng(1)
   trained = {
@@ -162,9 +177,31 @@ def test_method_in_the_network(method):
   assert np.abs(forward(base | trained) - logits).max() > 0.1
 
 
-# tests/runtime does it for the prompt.
+class _FrozenPart(trainer.BaseAction):
+  """Notes the fingerprint of what is frozen whenever a run is evaluated."""
+
+  def __init__(self):
+    self.fingerprints = []
+
+  def run(self, train_state, metrics_by_task) -> bool:
+    self.fingerprints.append(checkpoints.fingerprint(train_state.frozen))
+    return False
+
+
+# tests/runtime does it for the others.
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [x for x in METHODS if x != "prompt_tuning"])
+@pytest.mark.parametrize(
+  "method",
+  [
+    "lora",
+    "adapter",
+    "ia3",
+    "prefix_tuning",
+    "prefix_tuning through an MLP",
+    "multitask_prompt",
+    BOTH,
+  ],
+)
 def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):
   base = tiny.save_base(tmp_path / "base")
   run = tmp_path / "run"
@@ -178,14 +215,29 @@ def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):
     # As t5x.train does.
     jax.random.split(jax.random.key(0))[0],
   )
-  _check_names(method, _flat(start.trainable))
-  outcome = gin.get_configurable(train_lib.train)(train_eval_dataset_cfg=None)
+  assert sorted(_flat(start.trainable)) == sorted(ADDED[method])
+  frozen = _FrozenPart()
+  outcome = gin.get_configurable(train_lib.train)(
+    train_eval_dataset_cfg=None, actions={"INFER_EVAL": [frozen]}
+  )
   assert outcome.status == "finished"
   # To the bit.
   fingerprint = checkpoints.open_checkpoint(base).fingerprint
   assert checkpoints.fingerprint(start.frozen) == fingerprint
-  assert checkpoints.fingerprint(outcome.train_state.frozen) == fingerprint
-  trained = _flat(outcome.train_state.trainable)
+  assert frozen.fingerprints[-1] == fingerprint
+  record = json.loads((run / "record.json").read_text())
+  assert record["status"] == "finished"
+  # From the latest checkpoint of the run.
+  checkpoint = checkpoints.open_checkpoint(str(run))
+  host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  trained = checkpoint.read(
+    {
+      name: jax.ShapeDtypeStruct(
+        checkpoint.arrays[name].shape, np.float32, sharding=host
+      )
+      for name in ADDED[method]
+    }
+  )
   for name, before in _flat(start.trainable).items():
     assert np.abs(trained[name] - before).max() > 0, name
   _configure(
@@ -196,52 +248,4 @@ def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):
     EVAL_OUTPUT_DIR=str(tmp_path / "eval"),
   )
   metrics = gin.get_configurable(eval_lib.evaluate)()
-  assert metrics == tiny.record(run)["evals"][-1]["metrics"]
-
-
-def test_a_pattern_must_match_the_whole_path():
-  matches = trainable.matches_any(["encoder/prompt/.*", "/token_embedder/.*"])
-  # Patterns and paths may start with the slash of flax.
-  assert matches("encoder/prompt/prompt", None)
-  assert matches("/encoder/prompt/prompt", None)
-  assert matches("token_embedder/embedding", None)
-  assert not matches("encoder/encoder_norm/scale", None)
-  assert not matches("decoder/encoder/prompt/prompt", None)
-  # The pattern of the released code.
-  assert trainable.matches_any([".*/prompt/.*"])("/encoder/prompt/prompt", None)
-
-
-def test_says_which_patterns_match_nothing():
-  matches = trainable.matches_any([".*/prompt/.*", ".*/typo/.*"])
-  assert matches.unmatched(["encoder/prompt/prompt"]) == [".*/typo/.*"]
-  with pytest.raises(ValueError, match="sequence of patterns"):
-    trainable.matches_any("encoder/prompt/.*")
-
-
-def test_everything_follows_from_the_methods():
-  prompt = functools.partial(prompts.Prompt, 5)
-  delta = functools.partial(lora.LowRankDelta, rank=2, alpha=2)
-  both = Injections(prompt=prompt, delta=delta)
-  assert injections.parameter_patterns(both) == [".*/prompt/.*", ".*/delta/.*"]
-  assert injections.assignment_map(both) == [
-    ("^.*/prompt/.*$", None),
-    ("^.*/delta/.*$", None),
-  ]
-  assert injections.axis_rules(both) == [
-    ("prompt", None),
-    ("prompt_embed", None),
-    ("lora_rank", None),
-  ]
-
-
-def test_model_tuning_adds_nothing():
-  assert injections.assignment_map(Injections()) == []
-  assert injections.axis_rules(Injections()) == []
-  with pytest.raises(ValueError, match="a method that adds parameters"):
-    injections.parameter_patterns(Injections())
-
-
-def test_a_map_that_leaves_something_out_has_initialised_it():
-  assert not injections.has_initialised(None)
-  assert not injections.has_initialised((("a", "b"),))
-  assert injections.has_initialised((("a", "b"), ("c", None)))
+  assert metrics == record["evals"][-1]["metrics"]
