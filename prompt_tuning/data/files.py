@@ -267,23 +267,18 @@ def file_task(
   It is registered as `_prefixed` and `_sentinel` too. A summary of the data is
   written to stderr. The arguments are those of `read`.
   """
+  paths = (train_file, validation_file, test_file)
+  stats = [x and os.path.exists(x) and os.stat(x) for x in paths]
   return _register(
-    *(train_file, validation_file, test_file),
+    *paths,
     _listed("INPUT_COLUMNS", input_columns),
     target_column,
     _listed("LABELS", labels),
     held_out,
-    tuple(map(_version, (train_file, validation_file, test_file))),
+    # They change when the files on disk do.
+    tuple(x and (x.st_mtime, x.st_size) for x in stats),
     vocabulary_lib.Hashable(vocabulary),
   )
-
-
-def _version(path: str | None) -> tuple[float, int] | None:
-  """Returns a value that changes when the file on disk does."""
-  if path is None or not os.path.exists(path):
-    return None
-  stat = os.stat(path)
-  return stat.st_mtime, stat.st_size
 
 
 def _listed(macro: str, given: Sequence[str] | None) -> tuple[str, ...] | None:

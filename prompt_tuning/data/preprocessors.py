@@ -83,12 +83,17 @@ def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
   def one_per_answer(example: Example) -> tf.data.Dataset:
     answers = example["answers"]
+    # The bullet points at the end of a news article become sentences.
+    passage = tf.strings.regex_replace(
+      example["passage"], r"""([.?!"'])\n@highlight\n""", r"\1 "
+    )
+    passage = tf.strings.regex_replace(passage, r"\n@highlight\n", ". ")
     inputs = tf.strings.join(
       [
         "query: " + example["query"],
         "entities: "
         + tf.strings.reduce_join(example["entities"], separator=", "),
-        "passage: " + _join_highlights(example["passage"]),
+        "passage: " + passage,
       ],
       separator=" ",
     )
@@ -170,14 +175,6 @@ def _label_string(label: tf.Tensor, labels: Sequence[str]) -> tf.Tensor:
   return tf.where(
     label < 0, UNLABELLED, tf.gather(labels, tf.maximum(label, 0))
   )
-
-
-def _join_highlights(passage: tf.Tensor) -> tf.Tensor:
-  """Turns the bullet points at the end of a news article into sentences."""
-  passage = tf.strings.regex_replace(
-    passage, r"""([.?!"'])\n@highlight\n""", r"\1 "
-  )
-  return tf.strings.regex_replace(passage, r"\n@highlight\n", ". ")
 
 
 def _mark_pronoun(
