@@ -7,7 +7,9 @@ names are T5X's and found here too.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import copy
+import errno
 import math
+import os
 from typing import Any
 
 from absl import logging
@@ -39,6 +41,8 @@ __all__ = [
   "open_checkpoint",
   "save_base_checkpoint",
 ]
+
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 class Checkpointer:
@@ -196,16 +200,27 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _cleared_on_error(self, path: epath.Path) -> Iterator[None]:
-    """Deletes a checkpoint that could not be written, to free the disk."""
+    """Deletes a checkpoint that could not be written, to free the disk.
+
+    Raises:
+      OSError: if it could not be written; it names the checkpoint.
+    """
     try:
-      with orbax.names_checkpoint(path):
-        yield
-    except OSError:
+      yield
+    except (OSError, ValueError) as error:
       self._writing = None
       self.check_lock()
       if jax.process_index() == 0:
         self._folder.clear_leftovers()
-      raise
+      number, text = getattr(error, "errno", None), str(error)
+      if number is None:
+        # TensorStore's errors have the system's in their text, before brackets.
+        known = (x for x in _OF_A_DISK if os.strerror(x) in text)
+        number = next(known, None)
+      if number is None:
+        reason = text.partition(" [")[0]
+        raise OSError(f"{reason}: '{path}'") from error
+      raise OSError(number, os.strerror(number), str(path)) from error
 
   def wait(self) -> None:
     """Waits until everything is on disk, and deletes the other checkpoints.

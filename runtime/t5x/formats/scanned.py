@@ -37,7 +37,14 @@ def take_apart(arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
     if not found:
       apart[name] = array
     elif after == _BIAS:
-      apart[f"{before}/relpos_bias/rel_embedding"] = _shared(name, array)
+      by_layer = np.moveaxis(stored_arrays.read(array), _AXIS, 0)
+      if not (by_layer == by_layer[0]).all():
+        raise ValueError(
+          f"Expected {name} to be the same in every layer, as in a T5, which "
+          "has one relative bias for all layers of a stack; these differ."
+        )
+      bias = stored_arrays.in_memory(by_layer[0])
+      apart[f"{before}/relpos_bias/rel_embedding"] = bias
     else:
       apart |= {
         f"{before}/layers_{i}/{after}": _layer(name, array, i)
@@ -101,14 +108,3 @@ def _read_layers(
   within = slice(start - first * width, stop - first * width)
   joined = block.reshape(*before, -1, *after)
   return joined[(*(slice(None) for _ in before), within)]
-
-
-def _shared(name: str, array: StoredArray) -> StoredArray:
-  """Returns the bias that all layers share."""
-  by_layer = np.moveaxis(stored_arrays.read(array), _AXIS, 0)
-  if not np.array_equal(by_layer, np.broadcast_to(by_layer[0], by_layer.shape)):
-    raise ValueError(
-      f"Expected {name} to be the same in every layer, as in a T5, which has "
-      "one relative bias for all layers of a stack; these differ."
-    )
-  return stored_arrays.in_memory(by_layer[0])

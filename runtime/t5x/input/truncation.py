@@ -38,7 +38,12 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
   if only is not None:
     lengths = {only: lengths[only]}
   for task in seqio.get_subtasks(cfg.task_or_mixture()):
-    if cfg.split not in (task.splits or ()) or _needs_lengths(task):
+    required = (
+      inspect.signature(x).parameters.get("sequence_length")
+      for x in task.preprocessors
+    )
+    makes_lengths = any(x and x.default is x.empty for x in required)
+    if cfg.split not in (task.splits or ()) or makes_lengths:
       continue
     if found := _count(task, cfg, lengths):
       cuts[task.name] = found
@@ -60,15 +65,6 @@ def describe(cuts: Cuts, cfg: DatasetConfig) -> Iterator[str]:
         f"{feature} are cut to {lengths[feature]} tokens and lose "
         f"{cut['tokens']:,}; the longest has {cut['longest']}."
       )
-
-
-def _needs_lengths(task: seqio.Task) -> bool:
-  """Returns whether a preprocessor requires the lengths."""
-  parameters = (
-    inspect.signature(x).parameters.get("sequence_length")
-    for x in task.preprocessors
-  )
-  return any(x is not None and x.default is x.empty for x in parameters)
 
 
 def _count(

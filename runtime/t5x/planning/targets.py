@@ -58,8 +58,23 @@ def find(name: str) -> Target:
     ValueError: if there is no such target, or no compiler for it.
   """
   kind, chip = _chip(name)
+  count = int(name.rpartition("x")[2])  # Of GPUs, or this machine's.
   try:
-    devices = _devices(kind, name, chip.get("cores"))
+    if _TPU.fullmatch(name):
+      options = {"chip_config_name": chip["cores"]} if "cores" in chip else {}
+      devices = topologies.get_topology_desc(
+        platform="tpu", topology_name=name, **options
+      ).devices
+    elif kind == "cpu":
+      devices = jax.devices("cpu")[:count]
+      if len(devices) < count:
+        raise ValueError(f"this machine shows {len(devices)} devices")
+    else:
+      devices = topologies.get_topology_desc(
+        platform="cuda",
+        target_config=(_FOLDER / f"{kind}.txt").read_text(),
+        topology=f"1x1x{count}",
+      ).devices
   except (RuntimeError, ValueError) as e:
     raise ValueError(
       f"No compiler for {name}: pip install -c constraints.txt -e '.[plan]' "
@@ -89,29 +104,6 @@ def _chip(name: str) -> tuple[str, dict[str, Any]]:
       f"{name!r}. Known are {', '.join(facts)}."
     )
   return match[1], facts[match[1]]
-
-
-def _devices(kind: str, name: str, cores: str | None) -> list[Any]:
-  if _TPU.fullmatch(name):
-    options = {"chip_config_name": cores} if cores else {}
-    return list(
-      topologies.get_topology_desc(
-        platform="tpu", topology_name=name, **options
-      ).devices
-    )
-  count = int(name.removeprefix(f"{kind}x"))
-  if kind == "cpu":
-    devices = jax.devices("cpu")
-    if len(devices) < count:
-      raise ValueError(f"this machine shows {len(devices)} devices")
-    return devices[:count]
-  return list(
-    topologies.get_topology_desc(
-      platform="cuda",
-      target_config=(_FOLDER / f"{kind}.txt").read_text(),
-      topology=f"1x1x{count}",
-    ).devices
-  )
 
 
 def prepare() -> None:

@@ -133,7 +133,18 @@ class TrainStateInitializer:
     if cfg.path is None:
       raise ValueError("Give INITIAL_CHECKPOINT_PATH: the base checkpoint.")
     base = cfg.checkpoint or checkpoints.open_checkpoint(cfg.path)
-    _note_trainer(base)
+    holder, folder = None, epath.Path(base.found).parent
+    # Such as a bucket that may be read, but not listed.
+    with contextlib.suppress(OSError, RuntimeError):
+      holder = run_lock.find_holder(str(folder))
+    if holder:
+      logging.warning(
+        "%s is being trained by %s. Its checkpoint of step %d is read; it will "
+        "have others, and may delete this one meanwhile.",
+        folder,
+        holder,
+        base.step,
+      )
     sources = self._sources(base, cfg)
     params = self._read(base, cfg, sources)
     if sources == {name: name for name in base.arrays}:
@@ -246,20 +257,3 @@ class TrainStateInitializer:
       read = base.read({source: apart[x] for source, x in once.items()})
       arrays |= {once[source]: read.pop(source) for source in once}
     return stacking.put_together(arrays, targets)
-
-
-def _note_trainer(base: checkpoints.BaseCheckpoint) -> None:
-  """Warns if another process is training the checkpoint's run."""
-  folder = epath.Path(base.found).parent
-  holder = None
-  # Such as a bucket that may be read, but not listed.
-  with contextlib.suppress(OSError, RuntimeError):
-    holder = run_lock.find_holder(str(folder))
-  if holder:
-    logging.warning(
-      "%s is being trained by %s. Its checkpoint of step %d is read; it will "
-      "have others, and may delete this one meanwhile.",
-      folder,
-      holder,
-      base.step,
-    )
