@@ -128,8 +128,20 @@ def rows(
     answers |= {idx: usual for idx, _ in invalid}
   if task.answers:
     answers = {idx: task.answers[answer] for idx, answer in answers.items()}
-  if task.name == "multirc":
-    return _nested(answers)
+  if task.name == "multirc":  # Paragraphs of questions of answers.
+    paragraphs: dict[int, dict[int, list[dict[str, Any]]]] = {}
+    for (paragraph, question, answer), label in sorted(answers.items()):
+      questions = paragraphs.setdefault(paragraph, {})
+      questions.setdefault(question, []).append({"idx": answer, "label": label})
+    return [
+      {
+        "idx": paragraph,
+        "passage": {
+          "questions": [{"idx": i, "answers": x} for i, x in questions.items()]
+        },
+      }
+      for paragraph, questions in paragraphs.items()
+    ]
   return [{"idx": idx, "label": x} for idx, x in sorted(answers.items())]
 
 
@@ -196,26 +208,6 @@ def _read(
             f"t5x.infer writes them for {task.name}, got {line[:60]!r}."
           ) from error
         yield idx[0] if len(fields) == 1 else idx, example, text, where
-
-
-def _nested(answers: Mapping[Any, Any]) -> list[dict[str, Any]]:
-  """MultiRC's rows: paragraphs of questions of answers."""
-  paragraphs: dict[int, dict[int, list[dict[str, Any]]]] = {}
-  for (paragraph, question, answer), label in sorted(answers.items()):
-    questions = paragraphs.setdefault(paragraph, {})
-    questions.setdefault(question, []).append({"idx": answer, "label": label})
-  return [
-    {
-      "idx": paragraph,
-      "passage": {
-        "questions": [
-          {"idx": question, "answers": answers}
-          for question, answers in questions.items()
-        ]
-      },
-    }
-    for paragraph, questions in paragraphs.items()
-  ]
 
 
 def _flat(

@@ -98,13 +98,22 @@ def convert(
   for task in release_rows.TASKS:
     name = _tfds_name(task)
     with _building(name, data_dir, report) as staging:
-      files = _find_files(task, release_dir, staging)
+      names = {split: task.file_name(split) for split in task.counts}
+      folder = release_dir / task.folder
+      archive = release_dir / f"{task.folder}.zip"
+      if not folder.is_dir() and archive.exists():
+        folder = (
+          staging / archive.name
+        )  # Which an error about a row then names.
+        _extract(archive, {*names.values()}, folder)
+      paths = {split: folder / name for split, name in names.items()}
+      files = {split: path for split, path in paths.items() if path.exists()}
       if not files:
         report.missing.append(task.folder)
         continue
       report.missing.extend(
-        f"{task.folder}/{task.file_name(split)}"
-        for split in task.counts
+        f"{task.folder}/{name}"
+        for split, name in names.items()
         if split not in files
       )
       counts = {split: task.counts[split] for split in files}
@@ -233,20 +242,6 @@ def _splits(name: str, data_dir: pathlib.Path) -> dict[str, int]:
     return {}
   splits = tfds.builder_from_directory(path).info.splits
   return {split: info.num_examples for split, info in splits.items()}
-
-
-def _find_files(
-  task: ReleaseTask, release_dir: pathlib.Path, staging: pathlib.Path
-) -> dict[str, pathlib.Path]:
-  """Returns split -> file, for the splits that the release has."""
-  folder = release_dir / task.folder
-  archive = release_dir / f"{task.folder}.zip"
-  if not folder.is_dir() and archive.exists():
-    folder = staging / archive.name  # Which an error about a row then names.
-    names = {task.file_name(split) for split in task.counts}
-    _extract(archive, names, folder)
-  files = {split: folder / task.file_name(split) for split in task.counts}
-  return {split: path for split, path in files.items() if path.exists()}
 
 
 def _extract(
