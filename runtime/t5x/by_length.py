@@ -81,7 +81,8 @@ class Trainer(trainer.Trainer):
     model, partitioner = self._model, self._partitioner
     replicated = partitioner.sharding()
     batches = partitioner.sharding(partitioner.data_partition_spec)
-    parts = (self.train_state_axes.trainable, replicated)
+    # Of gradients and sums.
+    self._parts = parts = (self.train_state_axes.trainable, replicated)
 
     def add_gradients(state, total, batch, divisor, number):
       rng = jax.random.fold_in(self._rng, state.step)
@@ -157,27 +158,21 @@ class Trainer(trainer.Trainer):
     parts = (lengths.take(batch, microbatch) for microbatch in plan)
     return divisor, [partitioner.shard_batch(part) for part in parts]
 
-  def _zeros(self, batch: Any) -> Any:
-    """Makes zeros, to which gradients and sums are added."""
-    shapes = jax.eval_shape(
-      lambda state, batch: models.value_and_grad(
-        self._model, state.trainable, state.frozen, batch, self._rng
-      ),
-      self.train_state,
-      batch,
-    )
-    return self._partitioner.partition(
-      lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
-      out_axis_resources=(
-        self.train_state_axes.trainable,
-        self._partitioner.sharding(),
-      ),
-    )
-
   def _step(self, batch: Any, before: Any) -> models.MetricSums:
     divisor, parts = self._cut(batch)
     if not hasattr(self, "_make_zeros"):
-      self._make_zeros = self._zeros(parts[0])
+      # The shapes of gradients and sums are those of any part.
+      shapes = jax.eval_shape(
+        lambda state, batch: models.value_and_grad(
+          self._model, state.trainable, state.frozen, batch, self._rng
+        ),
+        self.train_state,
+        parts[0],
+      )
+      self._make_zeros = self._partitioner.partition(
+        lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        out_axis_resources=self._parts,
+      )
     jax.block_until_ready(before)
     total = self._make_zeros()
     for number, part in enumerate(parts):

@@ -124,8 +124,18 @@ def estimate(
   try:
     compiled = program.traced.lower().compile(_QUICK if is_quick else None)
   except jax.errors.JaxRuntimeError as e:
-    details = _refusal(str(e), f"{program.name} on {target.name}")
-    read = weights + optimizer
+    message, read = str(e), weights + optimizer
+    line = message.partition("\n")[0][:300]
+    details: dict[str, Any] = {"refused": line}
+    if needs := _NEEDS.search(message):
+      scale = {"G": GIB, "M": 2**20}
+      peak, memory = (float(needs[i]) * scale[needs[i + 1]] for i in (1, 3))
+      details |= {"peak": peak, "memory": memory}
+    elif "RESOURCE_EXHAUSTED" not in message:
+      raise ValueError(
+        f"The compiler refuses {program.name} on {target.name}: "
+        f"{line.rstrip('.')}."
+      ) from e
   else:
     details = _contents(program, compiled, weights, optimizer)
     read = compiled.memory_analysis().argument_size_in_bytes
@@ -146,22 +156,6 @@ def estimate(
     taken=target.taken,
     **{"memory": target.memory, **details},
   )
-
-
-def _refusal(message: str, name: str) -> dict[str, Any]:
-  """Returns the fields of a report on a program that does not fit.
-
-  Raises:
-    ValueError: if the compiler refused it for another reason than memory.
-  """
-  line = message.partition("\n")[0][:300]
-  if needs := _NEEDS.search(message):
-    scale = {"G": GIB, "M": 2**20}
-    peak, memory = (float(needs[i]) * scale[needs[i + 1]] for i in (1, 3))
-    return {"refused": line, "peak": peak, "memory": memory}
-  if "RESOURCE_EXHAUSTED" in message:
-    return {"refused": line}
-  raise ValueError(f"The compiler refuses {name}: {line.rstrip('.')}.")
 
 
 def _contents(

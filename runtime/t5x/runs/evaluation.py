@@ -132,19 +132,17 @@ class InferenceEvaluator:
     computed = metrics.result() or {}
     if self._upload is not None and jax.process_index() == 0:
       self._upload.send()
-    return multihost.from_first_process(
-      {task: _scalars(values) for task, values in computed.items()}
-    )
-
-
-def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
-  """Keeps the numbers; texts and histograms are for seqio's loggers."""
-  return {
-    name: float(x.value if isinstance(x, seqio.metrics.Scalar) else x)
-    for name, x in values.items()
-    if isinstance(x, seqio.metrics.Scalar)
-    or not isinstance(x, seqio.metrics.MetricValue)
-  }
+    # Texts and histograms are for seqio's loggers.
+    scalars = {
+      task: {
+        name: float(x.value if isinstance(x, seqio.metrics.Scalar) else x)
+        for name, x in values.items()
+        if isinstance(x, seqio.metrics.Scalar)
+        or not isinstance(x, seqio.metrics.MetricValue)
+      }
+      for task, values in computed.items()
+    }
+    return multihost.from_first_process(scalars)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import resource
 import subprocess
@@ -94,15 +95,6 @@ def environment(packages: Sequence[str] = ()) -> dict[str, Any]:
       "cpu": cpu_model(),
     },
   }
-
-
-def _command() -> list[str]:
-  """Returns the command line, or nothing if this is not a program of t5x."""
-  folder, name = os.path.split(sys.argv[0])
-  module = os.path.splitext(name)[0]
-  if os.path.basename(folder) != "t5x":
-    return []
-  return ["python", "-m", f"t5x.{module}", *sys.argv[1:]]
 
 
 @contextlib.contextmanager
@@ -226,13 +218,15 @@ class RunRecord:
     self._start = time.monotonic()
     self._seconds_before = seconds_before
     now = datetime.datetime.now(datetime.UTC)
+    program = pathlib.Path(sys.argv[0])
+    command = ["python", "-m", f"t5x.{program.stem}", *sys.argv[1:]]
     self.fields: dict[str, Any] = {
       "schema": record_schema.VERSION,
       "kind": kind,
       "status": "running",
       "error": None,
       "started": now.isoformat(timespec="seconds"),
-      "command": _command(),
+      "command": command if program.parent.name == "t5x" else [],
       **environment(),
       "gin": gin_utils.config_text(),
       "base": base
