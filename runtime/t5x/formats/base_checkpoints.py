@@ -83,38 +83,31 @@ def fingerprint(params: Mapping[str, Any]) -> str:
     32 hexadecimal digits.
   """
   flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
-  blocks = {
-    name: array[_corner_in_memory(name, array.shape)]
-    for name, array in flat.items()
-    if not isinstance(array, jax.Array)
-  }
+
+  def corners(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the corners of arrays; of a stack, that of every layer."""
+    found = {}
+    for name, array in arrays.items():
+      stacks = int(stacking.is_stacked(name))
+      layers = (slice(None),) * stacks
+      found[name] = array[(*layers, *_corner(array.shape[stacks:]))]
+    return found
+
   on_devices = {k: v for k, v in flat.items() if isinstance(v, jax.Array)}
+  blocks = corners({k: v for k, v in flat.items() if k not in on_devices})
   if on_devices:
     some = next(iter(on_devices.values())).sharding
-    blocks |= jax.device_get(
-      jax.jit(
-        lambda arrays: {
-          name: array[_corner_in_memory(name, array.shape)]
-          for name, array in arrays.items()
-        },
-        out_shardings=NamedSharding(some.mesh, PartitionSpec())
-        if isinstance(some, NamedSharding)
-        else None,
-      )(on_devices)
-    )
+    replicated = None
+    if isinstance(some, NamedSharding):
+      replicated = NamedSharding(some.mesh, PartitionSpec())
+    found = jax.jit(corners, out_shardings=replicated)(on_devices)
+    blocks |= jax.device_get(found)
   shapes = stacking.shapes_apart(
     {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items()}
   )
   return _digest(
     {name: x.shape for name, x in shapes.items()}, stacking.take_apart(blocks)
   )
-
-
-def _corner_in_memory(name: str, shape: tuple[int, ...]) -> stored_arrays.Index:
-  """Returns the index of a parameter's corner, in every layer of a stack."""
-  if stacking.is_stacked(name):
-    return (slice(None), *_corner(shape[1:]))
-  return _corner(shape)
 
 
 def _corner(shape: tuple[int, ...]) -> stored_arrays.Index:
