@@ -340,7 +340,15 @@ def describe(found: CostReport, steps: int | None) -> str:
     for kind, (times, size) in found.collectives.items()
   ] or ["  exchanges        nothing"]
   if found.flops:
-    lines.append(f"  attention        {_attention(found)}")
+    kernel, attention = attention_kernel(found.topology), "plain"
+    if found.kernels:
+      attention = f"by kernels: {', '.join(found.kernels)}"
+    elif kernel is not None:
+      attention += (
+        f"; --gin.network.T5Config.attention_kernel=\"'{kernel}'\" is a "
+        "kernel's (docs/speed.md)"
+      )
+    lines.append(f"  attention        {attention}")
   if found.seconds_bound is not None:
     bound = found.seconds_bound
     lines.append(f"  bound            {bound:.4g} seconds a step at the least")
@@ -362,16 +370,3 @@ def describe(found: CostReport, steps: int | None) -> str:
   if found.program == "evaluate":
     lines.append(f"  note             {_EVALUATION_NOTE}")
   return "\n".join(lines)
-
-
-def _attention(found: CostReport) -> str:
-  """Returns the attention in a program, and the kernel it could have."""
-  if found.kernels:
-    return f"by kernels: {', '.join(found.kernels)}"
-  kernel = attention_kernel(found.topology)
-  if kernel is None:
-    return "plain"
-  return (
-    f"plain; --gin.network.T5Config.attention_kernel=\"'{kernel}'\" is a "
-    "kernel's (docs/speed.md)"
-  )
