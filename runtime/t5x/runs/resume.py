@@ -52,6 +52,17 @@ class RunInfo:
     """Returns whether the state of a step, the last one, was evaluated."""
     return bool(self.evals) and self.evals[-1]["step"] == step
 
+  def resumed(self, saved: Mapping[str, Any], step: int) -> "RunInfo":
+    """Adds the past of a run: what its checkpoint of a step has `saved`."""
+    past = ("first_step", "evals", "acted", "is_stopped", "seconds")
+    info = dataclasses.replace(self, **{name: saved[name] for name in past})
+    if "TRAIN_EVAL" in info.acted and not info.is_evaluated(step):
+      # An evaluation of the loss alone is done again.
+      info.acted["TRAIN_EVAL"] = [
+        x for x in info.acted["TRAIN_EVAL"] if x["step"] < step
+      ]
+    return info
+
 
 class Earlier:
   """The run that a folder has already, and how its settings differ."""
@@ -221,11 +232,5 @@ def restore(
       f"{plan.model_dir} was trained on {saved['task']}, this run is on "
       f"{info.task}. Choose another MODEL_DIR."
     )
-  past = ("first_step", "evals", "acted", "is_stopped", "seconds")
-  info = dataclasses.replace(info, **{name: saved[name] for name in past})
-  if "TRAIN_EVAL" in info.acted and not info.is_evaluated(int(state.step)):
-    # An evaluation of the loss alone is done again.
-    info.acted["TRAIN_EVAL"] = [
-      x for x in info.acted["TRAIN_EVAL"] if x["step"] < int(state.step)
-    ]
+  info = info.resumed(saved, int(state.step))
   return state.replace(frozen=frozen), base, info
