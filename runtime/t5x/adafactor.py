@@ -74,8 +74,20 @@ class Adafactor(optimizers.OptimizerDef):
       del count  # optax counts from 0, T5X from the restored step.
       return 1.0 - (step - self.step_offset + 1.0) ** -exponent
 
+    def refuse(params: Any) -> optax.EmptyState:
+      """Refuses parameters whose factored axes only the rules can tell."""
+      for path, param in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.ndim(param) > 2:
+          raise ValueError(
+            "Expected parameters of at most two dimensions, got "
+            f"{jax.tree_util.keystr(path, simple=True, separator='/')} of shape "
+            f"{param.shape}. Factoring stacked parameters by "
+            "logical_factor_rules is not supported."
+          )
+      return optax.EmptyState()
+
     stages = [
-      _matrices_only(),
+      optax.GradientTransformation(refuse, optax.identity().update),
       optax.scale_by_factored_rms(
         self.factored,
         self.decay_rate,
@@ -94,20 +106,3 @@ class Adafactor(optimizers.OptimizerDef):
     if self.weight_decay_rate is not None:
       stages.append(optax.add_decayed_weights(self.weight_decay_rate))
     return optimizers.by_layer(optax.chain(*stages, optax.scale(-1.0)))
-
-
-def _matrices_only() -> optax.GradientTransformation:
-  """Refuses parameters whose two factored axes only the rules can tell."""
-
-  def init(params: Any) -> optax.EmptyState:
-    for path, param in jax.tree_util.tree_leaves_with_path(params):
-      if jnp.ndim(param) > 2:
-        raise ValueError(
-          "Expected parameters of at most two dimensions, got "
-          f"{jax.tree_util.keystr(path, simple=True, separator='/')} of shape "
-          f"{param.shape}. Factoring stacked parameters by "
-          "logical_factor_rules is not supported."
-        )
-    return optax.EmptyState()
-
-  return optax.GradientTransformation(init, optax.identity().update)
