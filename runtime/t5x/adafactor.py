@@ -78,10 +78,10 @@ class Adafactor(optimizers.OptimizerDef):
       """Refuses parameters whose factored axes only the rules can tell."""
       for path, param in jax.tree_util.tree_leaves_with_path(params):
         if jnp.ndim(param) > 2:
+          name = jax.tree_util.keystr(path, simple=True, separator="/")
           raise ValueError(
-            "Expected parameters of at most two dimensions, got "
-            f"{jax.tree_util.keystr(path, simple=True, separator='/')} of shape "
-            f"{param.shape}. Factoring stacked parameters by "
+            f"Expected parameters of at most two dimensions, got {name} of "
+            f"shape {param.shape}. Factoring stacked parameters by "
             "logical_factor_rules is not supported."
           )
       return optax.EmptyState()
