@@ -292,9 +292,8 @@ def collectives_of(text: str, decode_steps: int = 1) -> dict[str, list[int]]:
       attributes = _NAME.findall(line.partition("), ")[2])
       called = [visit(x) for x in attributes if x in computations]
       if kind == "conditional":
-        # They are none if it is no part of the text.
-        called = sorted(called, key=lambda x: sum(y[1] for y in x.values()))
-        called = called[-1:]
+        by_size = sorted(called, key=lambda x: sum(y[1] for y in x.values()))
+        called = by_size[-1:]  # The text may lack all of them.
       number = trips(line) if kind == "while" else 1
       for each, (times, size) in (x for y in called for x in y.items()):
         found[each][0] += number * times

@@ -25,6 +25,8 @@ class Target:
     memory: The memory of a device, in bytes.
     peak: bfloat16 operations a second of a device, or None.
     bandwidth: Bytes a second of a device's memory, or None.
+    taken: Share of the memory that JAX takes by default. Source: docs.jax.dev,
+      GPU memory allocation.
   """
 
   name: str
@@ -32,14 +34,7 @@ class Target:
   memory: float
   peak: float | None
   bandwidth: float | None
-
-  @property
-  def taken(self) -> float:
-    """Share of the memory that JAX takes by default.
-
-    Source: docs.jax.dev, GPU memory allocation.
-    """
-    return 0.75 if self.name.startswith(("a100", "h100")) else 1.0
+  taken: float
 
   @property
   def is_tpu(self) -> bool:
@@ -86,6 +81,7 @@ def find(name: str) -> Target:
     chip["memory_gib"] * 2**30,
     chip["peak_tflops"] * 1e12 if "peak_tflops" in chip else None,
     chip["bandwidth_gb"] * 1e9 if "bandwidth_gb" in chip else None,
+    0.75 if kind in ("a100", "h100") else 1.0,
   )
 
 
