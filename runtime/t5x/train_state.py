@@ -88,24 +88,6 @@ class TrainState(struct.PyTreeNode):
   def params(self) -> Params:
     return merge(self.trainable, self.frozen)
 
-  def apply_gradient(
-    self, grads: Params, learning_rate: jax.Array
-  ) -> "TrainState":
-    """Takes one optimizer step.
-
-    Args:
-      grads: Gradients of `trainable`.
-      learning_rate: Scalar.
-
-    Returns:
-      The next state.
-    """
-    assert self.optimizer_def is not None, "a state for inference"
-    trainable, opt_state = self.optimizer_def.apply_gradient(
-      {"learning_rate": learning_rate}, self.trainable, self.opt_state, grads
-    )
-    return self.replace(trainable=trainable, opt_state=opt_state)
-
   def last_rate(
     self, learning_rate_fn: Callable[[jax.Array], jax.Array]
   ) -> dict[str, float]:

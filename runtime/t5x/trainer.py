@@ -80,7 +80,12 @@ class Trainer:
     self, state: TrainState, grads: Params, sums: models.MetricSums
   ) -> tuple[TrainState, models.MetricSums]:
     """Applies the gradients of a batch, and adds metrics of the update."""
-    new_state = state.apply_gradient(grads, self._learning_rate_fn(state.step))
+    assert state.optimizer_def is not None, "a state for inference"
+    rate = {"learning_rate": self._learning_rate_fn(state.step)}
+    trainable, opt_state = state.optimizer_def.apply_gradient(
+      rate, state.trainable, state.opt_state, grads
+    )
+    new_state = state.replace(trainable=trainable, opt_state=opt_state)
     if self._weight_metrics_computer is not None:
       sums = {
         **sums,

@@ -28,7 +28,11 @@ def train(optimizer_def, rate, num_steps, prompt_length, size, starts=(0,)):
     grads, sums = models.value_and_grad(
       model, state.trainable, state.frozen, batch, jax.random.PRNGKey(0)
     )
-    return state.apply_gradient(grads, rate), sums["loss"]
+    trainable, opt_state = state.optimizer_def.apply_gradient(
+      {"learning_rate": rate}, state.trainable, state.opt_state, grads
+    )
+    state = state.replace(trainable=trainable, opt_state=opt_state)
+    return state, sums["loss"]
 
   for start in starts:
     state = train_state.TrainState.create(
