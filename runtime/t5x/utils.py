@@ -15,7 +15,6 @@ from t5x.input import lengths
 from t5x.input.datasets import (
   DatasetConfig,
   get_dataset,
-  get_training_eval_datasets,
   verify_matching_vocabs,
 )
 from t5x.optimizers import create_learning_rate_scheduler
@@ -30,7 +29,6 @@ __all__ = [
   "create_learning_rate_scheduler",
   "get_dataset",
   "get_infer_fn",
-  "get_training_eval_datasets",
   "partition_infer_step",
   "verify_matching_vocabs",
 ]

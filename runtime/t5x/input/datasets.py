@@ -316,32 +316,3 @@ def get_dataset(
   options = tf.data.Options()
   options.autotune.enabled = False
   return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def get_training_eval_datasets(
-  cfg: DatasetConfig,
-  rows: Sequence[int] | None,
-  eval_steps: int,
-  feature_converter_cls: Callable[..., seqio.FeatureConverter],
-) -> Mapping[str, tf.data.Dataset]:
-  """Makes the first batches of each task's evaluation split.
-
-  Args:
-    cfg: The task or mixture.
-    rows: This process's part of each batch; None is all of it.
-    eval_steps: Batches of each.
-    feature_converter_cls: From task features to model features.
-
-  Returns:
-    Task -> at most `eval_steps` batches, repeated over the split.
-  """
-  return {
-    task.name: get_dataset(
-      dataclasses.replace(cfg, mixture_or_task_name=task),
-      rows,
-      feature_converter_cls,
-      num_epochs=None,
-    ).take(eval_steps)
-    for task in seqio.get_subtasks(cfg.task_or_mixture())
-    if cfg.split in (task.splits or ())
-  }

@@ -6,6 +6,7 @@ import functools
 import os
 from typing import Any
 
+import seqio
 import tensorflow as tf
 
 from t5x.input import datasets, truncation
@@ -80,12 +81,16 @@ def read(
   )
   train_evals = {}
   if loss_cfg is not None:
-    train_evals = datasets.get_training_eval_datasets(
-      loss_cfg,
-      partitioner.local_rows(loss_cfg.batch_size),
-      plan.eval_steps,
-      model.feature_converter_cls,
-    )
+    rows = partitioner.local_rows(loss_cfg.batch_size)
+    train_evals = {
+      task.name: datasets.get_dataset(
+        dataclasses.replace(loss_cfg, mixture_or_task_name=task),
+        rows,
+        model.feature_converter_cls,
+      ).take(plan.eval_steps)
+      for task in seqio.get_subtasks(loss_cfg.task_or_mixture())
+      if loss_cfg.split in (task.splits or ())
+    }
   evaluator = None
   if scored_cfg is not None:
     evaluator = evaluation.InferenceEvaluator(
