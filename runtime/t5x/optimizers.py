@@ -208,36 +208,7 @@ class MultiOptimizer(OptimizerDef):
     return traverse_util.unflatten_dict(labels, sep="/")
 
 
-def map_state(
-  state: OptimizerState, params: Params, values: Params, other: Any
-) -> OptimizerState:
-  """Replaces each leaf of an optimizer state by the value of its parameter.
-
-  A leaf belongs to a parameter if it has its path and its shape, as a second
-  moment has. The step, counters and factored moments belong to none.
-
-  Args:
-    state: The state of `params`, or its shapes.
-    params: The trainable parameters, or their shapes.
-    values: The same nest as `params`, for example their shardings.
-    other: The value for leaves that belong to no parameter.
-
-  Returns:
-    The structure of `state`, with values for leaves.
-  """
-  params = traverse_util.flatten_dict(params)
-  values = traverse_util.flatten_dict(values)
-
-  def value_of(path, leaf):
-    name = _parameter_of(path, params)
-    if name is None or params[name].shape != leaf.shape:
-      return other
-    return values[name]
-
-  return jax.tree_util.tree_map_with_path(value_of, state)
-
-
-def _parameter_of(
+def parameter_of(
   path: Sequence[Any], params: Mapping[tuple[str, ...], Any]
 ) -> tuple[str, ...] | None:
   """Returns the name of the parameter that a leaf of a state belongs to."""
@@ -280,7 +251,7 @@ def by_layer(
 
     def axes(tree: Any) -> Any:
       return jax.tree_util.tree_map_with_path(
-        lambda path, _: 0 if _parameter_of(path, dict.fromkeys(now)) else None,
+        lambda path, _: 0 if parameter_of(path, dict.fromkeys(now)) else None,
         tree,
       )
 

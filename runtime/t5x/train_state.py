@@ -1,6 +1,6 @@
 """The state of a run: trainable and frozen parameters, optimizer state."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from flax import struct, traverse_util
@@ -108,17 +108,24 @@ class TrainState(struct.PyTreeNode):
       A state with the same structure, of shardings.
     """
     flat = traverse_util.flatten_dict(of_param)
+    trains = traverse_util.flatten_dict(self.trainable)
 
     def like(params: Params) -> Params:
       paths = traverse_util.flatten_dict(params)
       return traverse_util.unflatten_dict({k: flat[k] for k in paths})
 
+    def of_leaf(path: Sequence[Any], leaf: jax.Array) -> Any:
+      # It belongs to a parameter if it has its path and its shape, as a second
+      # moment has. The step, counters and factored moments belong to none.
+      name = optimizers.parameter_of(path, trains)
+      if name is None or trains[name].shape != leaf.shape:
+        return replicated
+      return flat[name]
+
     return self.replace(
       trainable=like(self.trainable),
       frozen=like(self.frozen),
-      opt_state=optimizers.map_state(
-        self.opt_state, self.trainable, like(self.trainable), replicated
-      ),
+      opt_state=jax.tree_util.tree_map_with_path(of_leaf, self.opt_state),
     )
 
 

@@ -133,18 +133,18 @@ def test_rate_is_logged_where_the_optimizer_has_it(params):
     assert state.last_rate(lambda step: 0.5) == logged
 
 
-def test_map_state_tells_which_leaves_mirror_a_parameter(params):
+def test_shardings_tell_which_leaves_mirror_a_parameter(params):
   params["decoder"]["wo"]["kernel"] = jnp.ones((130, 140))
   optimizer_def = multi_optimizer(
     ("/encoder/.*", optimizers.OptaxWrapper(optax.adam(1.0))),
     ("/decoder/.*", adafactor.Adafactor()),
   )
-  state = optimizer_def.init_state(params)
+  state = train_state.TrainState.create(optimizer_def, params)
   paths = traverse_util.path_aware_map(lambda x, _: "/".join(x), params)
 
-  mapped = optimizers.map_state(state, params, paths, "other")
+  mapped = state.shardings(paths, "other").opt_state
 
-  assert jax.tree.structure(mapped) == jax.tree.structure(state)
+  assert jax.tree.structure(mapped) == jax.tree.structure(state.opt_state)
   assert mapped.step == "other"
   adam = mapped.param_states.inner_states["0"].inner_state[0]
   assert adam.count == "other"
