@@ -120,9 +120,31 @@ def wsc(example: Example) -> Example:
   T5 writes the referent instead of True or False (Raffel et al., section 2.4),
   so "label" (whether the noun phrase is the referent) stays for evaluation.
   """
+  # The pronoun is word `span2_index` of the text. Of the 804 sentences four are
+  # special cases, which T5 lists literally: in three the word is 'him,"', whose
+  # punctuation has to be split off, and in one the pronoun is the next word.
+  pronoun, index = example["span2_text"], example["span2_index"]
+  words = tf.strings.split(example["text"], sep=" ")
+  length = tf.strings.length(pronoun)
+  starts_here = tf.strings.substr(words[index], 0, length) == pronoun
+  index += tf.cast(~starts_here, index.dtype)
+  word = words[index]
+  tf.debugging.assert_equal(
+    tf.strings.substr(word, 0, length),
+    pronoun,
+    "Expected the pronoun at span2_index or one word later.",
+  )
+  glued = tf.strings.substr(word, length, tf.strings.length(word) - length)
+  before = tf.strings.reduce_join(words[:index], separator=" ")
+  after = tf.strings.reduce_join(words[index + 1 :], separator=" ")
+  if glued != "":
+    after = tf.strings.strip(glued + " " + after)
   return {
-    "inputs": _mark_pronoun(
-      example["text"], example["span2_text"], example["span2_index"]
+    # T5 marks through a lone X, so one that was in the text becomes a pronoun.
+    "inputs": tf.strings.regex_replace(
+      tf.strings.join([before, "X", after], separator=" "),
+      " X ",
+      " *" + pronoun + "* ",
     ),
     "targets": example["span1_text"],
     "label": example["label"],
@@ -174,38 +196,6 @@ def _join_fields(example: Example, fields: Mapping[str, str]) -> tf.Tensor:
 def _label_string(label: tf.Tensor, labels: Sequence[str]) -> tf.Tensor:
   return tf.where(
     label < 0, UNLABELLED, tf.gather(labels, tf.maximum(label, 0))
-  )
-
-
-def _mark_pronoun(
-  text: tf.Tensor, pronoun: tf.Tensor, index: tf.Tensor
-) -> tf.Tensor:
-  """Puts stars around the pronoun, which is word `index` of the text.
-
-  Of the 804 sentences four are special cases, which T5 lists literally: in
-  three the word is 'him,"', and the punctuation has to be split off, and in one
-  the pronoun is the next word.
-  """
-  words = tf.strings.split(text, sep=" ")
-  length = tf.strings.length(pronoun)
-  starts_here = tf.strings.substr(words[index], 0, length) == pronoun
-  index += tf.cast(~starts_here, index.dtype)
-  word = words[index]
-  tf.debugging.assert_equal(
-    tf.strings.substr(word, 0, length),
-    pronoun,
-    "Expected the pronoun at span2_index or one word later.",
-  )
-  glued = tf.strings.substr(word, length, tf.strings.length(word) - length)
-  before = tf.strings.reduce_join(words[:index], separator=" ")
-  after = tf.strings.reduce_join(words[index + 1 :], separator=" ")
-  if glued != "":
-    after = tf.strings.strip(glued + " " + after)
-  # T5 marks through a lone X, so one that was in the text becomes a pronoun.
-  return tf.strings.regex_replace(
-    tf.strings.join([before, "X", after], separator=" "),
-    " X ",
-    " *" + pronoun + "* ",
   )
 
 

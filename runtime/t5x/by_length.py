@@ -86,14 +86,11 @@ class Trainer(trainer.Trainer):
 
     def add_gradients(state, total, batch, divisor, number):
       rng = jax.random.fold_in(self._rng, state.step)
-      part = models.part_gradients(
-        model,
-        state.trainable,
-        state.frozen,
-        batch,
-        jax.random.fold_in(rng, number),
-        divisor,
+      rng = jax.random.fold_in(rng, number)
+      grads, sums = models.value_and_grad(
+        model, state.trainable, state.frozen, batch, rng
       )
+      part = models.weigh(model, grads, sums, batch, divisor)
       return jax.tree.map(jnp.add, total, part)
 
     self._add_gradients = partitioner.partition(
@@ -121,7 +118,7 @@ class Trainer(trainer.Trainer):
     )
     self._eval_part = partitioner.partition(
       lambda state, batch, divisor: models.weigh(
-        model, model.loss_fn(state.params, batch, None)[1], batch, divisor
+        model, {}, model.loss_fn(state.params, batch, None)[1], batch, divisor
       )[1],
       in_axis_resources=(self.train_state_axes, batches, replicated),
       out_axis_resources=replicated,

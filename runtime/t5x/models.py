@@ -258,39 +258,27 @@ def add(a: Any, b: Any) -> Any:
 
 def weigh(
   model: EncoderDecoderModel,
+  grads: Params,
   sums: MetricSums,
   part: Batch,
   divisor: jax.Array,
-) -> tuple[jax.Array, MetricSums]:
+) -> tuple[Params, MetricSums]:
   """Weighs a part of a batch, whose loss was divided by its own divisor.
 
   Args:
     model: The model.
+    grads: The gradients of the part, if there are some.
     sums: The sums that `model.loss_fn` returned for the part.
     part: Features `[B, ...]`.
     divisor: `model.loss_divisor` of the whole batch.
 
   Returns:
-    The weight, `[]`, with which the gradients of parts add up to the batch's;
-    and the weighted sums.
+    The gradients and the sums, which add up to the batch's.
   """
   weight = model.loss_divisor(part) / divisor
-  return weight, {
+  sums = {
     name: x * weight if name in _LOSSES else x for name, x in sums.items()
   }
-
-
-def part_gradients(
-  model: EncoderDecoderModel,
-  trainable: Params,
-  frozen: Params,
-  part: Batch,
-  dropout_rng: jax.Array,
-  divisor: jax.Array,
-) -> tuple[Params, MetricSums]:
-  """Differentiates the loss of a part of a batch; see the next and `weigh`."""
-  grads, sums = value_and_grad(model, trainable, frozen, part, dropout_rng)
-  weight, sums = weigh(model, sums, part, divisor)
   return jax.tree.map(lambda x: x * weight.astype(x.dtype), grads), sums
 
 
@@ -333,7 +321,8 @@ def value_and_grad(
   divisor = model.loss_divisor(batch)
 
   def gradients(part, rng):
-    return part_gradients(model, trainable, frozen, part, rng, divisor)
+    grads, sums = value_and_grad(model, trainable, frozen, part, rng)
+    return weigh(model, grads, sums, part, divisor)
 
   part_shapes = jax.tree.map(lambda x: x[0], (parts, rngs))
   zeros = jax.tree.map(

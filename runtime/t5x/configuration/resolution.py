@@ -163,12 +163,36 @@ def resolve(
   """
   root = bindings.root(function)
   found: list[tuple[str, Name | None, Binding, Any]] = []
-  if root is not None:
-    found += _reached(bindings, root, without)
-  else:
+  if root is None:
     for x in bindings.macros.values():
       if x.label.lower() not in without:
         found.append(("", None, x, bindings.value(x.value)))
+  parameters = bindings.parameters
+  reached: set[tuple[str, Name]] = set()
+  # References are followed from the program's function.
+  open_ = [] if root is None else [("", root)]
+  while open_:
+    scope, owner = open_.pop()
+    # The part of the scope that decides the parameters.
+    while scope and (scope, owner) not in parameters:
+      scope = scope.rpartition("/")[0]
+    if (scope, owner) in reached:
+      continue
+    reached.add((scope, owner))
+    open_ += [
+      (scope, x)
+      for _, x in parameters
+      if x.module == owner.module and x.path.startswith(f"{owner.path}.")
+    ]
+    parts = scope.split("/") if scope else []
+    configured: dict[str, Binding] = {}
+    for i in range(len(parts) + 1):
+      configured |= parameters.get(("/".join(parts[:i]), owner), {})
+    for parameter, x in configured.items():
+      if parameter not in without:
+        value = bindings.value(x.value)
+        found.append((scope, owner, x, value))
+        open_ += [(y.scope or scope, y.name) for y in _references(value)]
   functions = {owner for _, owner, _, _ in found if owner is not None}
   functions |= {ref.name for *_, value in found for ref in _references(value)}
   counts = collections.Counter(map(str, functions))
@@ -195,46 +219,6 @@ def resolve(
     return Setting(name, owner, x.parameter, value, macro)
 
   return sorted((setting(*x) for x in found), key=lambda x: x.name)
-
-
-def _reached(
-  bindings: Bindings, root: Name, without: Collection[str]
-) -> Iterator[tuple[str, Name, Binding, Any]]:
-  """Follows references from the program's function.
-
-  Args:
-    bindings: The configuration.
-    root: The program's function.
-    without: Parameters to leave out.
-
-  Yields:
-    (scope, function, binding, resolved value).
-  """
-  parameters = bindings.parameters
-  reached: set[tuple[str, Name]] = set()
-  open_ = [("", root)]
-  while open_:
-    scope, function = open_.pop()
-    # The part of the scope that decides the parameters.
-    while scope and (scope, function) not in parameters:
-      scope = scope.rpartition("/")[0]
-    if (scope, function) in reached:
-      continue
-    reached.add((scope, function))
-    open_ += [
-      (scope, x)
-      for _, x in parameters
-      if x.module == function.module and x.path.startswith(f"{function.path}.")
-    ]
-    parts = scope.split("/") if scope else []
-    configured: dict[str, Binding] = {}
-    for i in range(len(parts) + 1):
-      configured |= parameters.get(("/".join(parts[:i]), function), {})
-    for parameter, x in configured.items():
-      if parameter not in without:
-        value = bindings.value(x.value)
-        yield scope, function, x, value
-        open_ += [(y.scope or scope, y.name) for y in _references(value)]
 
 
 def _references(value: Any) -> list[Reference]:

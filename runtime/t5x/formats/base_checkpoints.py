@@ -183,19 +183,6 @@ class BaseCheckpoint:
     )
     return _digest(shapes, corners)
 
-  def identified_by(self, params: Mapping[str, Any]) -> "BaseCheckpoint":
-    """Returns the checkpoint with its fingerprint, to save reading it again.
-
-    In T5X's format 3, reading a corner means reading a whole chunk.
-
-    Args:
-      params: All of its parameters.
-    """
-    if "fingerprint" in self.metadata:
-      return self
-    found = {"fingerprint": fingerprint(params)}
-    return dataclasses.replace(self, metadata={**self.metadata, **found})
-
   def read(
     self, targets: Mapping[str, jax.ShapeDtypeStruct]
   ) -> dict[str, jax.Array]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import dataclasses
 import functools
 from typing import Any
 
@@ -147,8 +148,11 @@ class TrainStateInitializer:
       )
     sources = self._sources(base, cfg)
     params = self._read(base, cfg, sources)
-    if sources == {name: name for name in base.arrays}:
-      base = base.identified_by(params)
+    is_whole = sources == {name: name for name in base.arrays}
+    if is_whole and "fingerprint" not in base.metadata:
+      # In T5X's format 3, it would take reading everything again.
+      found = {"fingerprint": checkpoints.fingerprint(params)}
+      base = dataclasses.replace(base, metadata={**base.metadata, **found})
     if missing := [name for name in self.param_shapes if name not in params]:
       if not cfg.fallback_to_scratch or init_rng is None:
         raise ValueError(
