@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from t5x import metrics as metrics_lib
 from t5x import multihost
-from t5x.files import digests, storage
+from t5x.files import digests, safe_files, storage
 from t5x.formats import checkpoint_folder, orbax, stacking, stored_arrays
 from t5x.formats.base_checkpoints import (
   BaseCheckpoint,
@@ -253,6 +253,9 @@ class Checkpointer:
   def find_run(self) -> Mapping[str, Any] | None:
     """Returns the `run_info` that `restore_run` will return.
 
+    Newer checkpoints, which are damaged, are set aside as
+    `checkpoint_<step>.damaged`.
+
     Returns:
       It, or None if there is no checkpoint; {} of one that no run has written.
 
@@ -261,11 +264,25 @@ class Checkpointer:
     """
     problem, self._good = None, None
     # One process looks, and all take its answer.
-    if jax.process_index() == 0 and self.all_steps():
-      try:
-        self._good = self._folder.find_good()
-      except ValueError as error:
-        problem = str(error)
+    if jax.process_index() == 0:
+      damaged: dict[int, str] = {}
+      for step in reversed(self.all_steps()):
+        if (damage := digests.damage(self._folder.checkpoint(step))) is None:
+          self._good = step
+          break
+        damaged[step] = damage
+      if self._good is not None:
+        for bad, why in damaged.items():
+          instead = f"The run resumes from step {self._good}."
+          safe_files.set_aside(self._folder.checkpoint(bad), why, instead)
+      elif damaged:
+        # They keep their names: without them, a run would silently start from
+        # the beginning.
+        listed = "; ".join(f"checkpoint_{k}: {x}" for k, x in damaged.items())
+        problem = (
+          f"Every checkpoint in {self._folder.path} is damaged: {listed}. "
+          "Restore one from a backup, or begin anew in another MODEL_DIR."
+        )
     self._good, problem = multihost.from_first_process((self._good, problem))
     if problem is not None:
       raise ValueError(problem)

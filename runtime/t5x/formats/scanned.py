@@ -62,13 +62,33 @@ def _layer(name: str, array: StoredArray, layer: int) -> StoredArray:
     axis = 0 if name.endswith("/out/kernel") else 1
     shape = (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
+  def read_layers(
+    read: stored_arrays.Reader, *bounds: tuple[int, int]
+  ) -> np.ndarray:
+    """Reads [L, ...]: every layer, from start to stop on each of its axes."""
+    index = [slice(*pair) for pair in bounds]
+    start = stop = first = width = 0
+    if axis is not None:
+      width = array.shape[axis + 2]
+      start, stop = bounds[axis]
+      first = start // width
+      some = slice(first, -(-stop // width))
+      index[axis : axis + 1] = [some, slice(0, width)]
+    index.insert(_AXIS, slice(None))
+    block = np.moveaxis(np.asarray(read(tuple(index))), _AXIS, 0)
+    if axis is None:
+      return block
+    before, after = block.shape[: axis + 1], block.shape[axis + 3 :]
+    within = slice(start - first * width, stop - first * width)
+    joined = block.reshape(*before, -1, *after)
+    return joined[(*(slice(None) for _ in before), within)]
+
   def open_layer(shared: dict[Any, Any] | None = None) -> stored_arrays.Reader:
     if shared is None:
       shared = {}
     if not shared:
-      shared["read"] = functools.cache(
-        functools.partial(_read_layers, array, axis, array.open())
-      )
+      part = functools.partial(read_layers, array.open())
+      shared["read"] = functools.cache(part)
 
     def read(index: stored_arrays.Index) -> np.ndarray:
       bounds = (x.indices(n)[:2] for x, n in zip(index, shape, strict=True))
@@ -77,34 +97,3 @@ def _layer(name: str, array: StoredArray, layer: int) -> StoredArray:
     return read
 
   return StoredArray(shape, array.dtype, open_layer, stack=name)
-
-
-def _read_layers(
-  array: StoredArray,
-  axis: int | None,
-  read: stored_arrays.Reader,
-  *bounds: tuple[int, int],
-) -> np.ndarray:
-  """Reads [L, ...]: the part of every layer within some bounds.
-
-  Args:
-    array: The stack.
-    axis: The axis of a layer that is stored as two, or None.
-    read: The stack's reader.
-    *bounds: Start and stop on each axis of a layer.
-  """
-  index = [slice(*pair) for pair in bounds]
-  start = stop = first = width = 0
-  if axis is not None:
-    width = array.shape[axis + 2]
-    start, stop = bounds[axis]
-    first = start // width
-    index[axis : axis + 1] = [slice(first, -(-stop // width)), slice(0, width)]
-  index.insert(_AXIS, slice(None))
-  block = np.moveaxis(np.asarray(read(tuple(index))), _AXIS, 0)
-  if axis is None:
-    return block
-  before, after = block.shape[: axis + 1], block.shape[axis + 3 :]
-  within = slice(start - first * width, stop - first * width)
-  joined = block.reshape(*before, -1, *after)
-  return joined[(*(slice(None) for _ in before), within)]
