@@ -156,8 +156,17 @@ def check_types(settings: Sequence[Setting], function: Any) -> None:
   """
   wrong: dict[str, str] = {}
   for x in settings:
-    hint = _annotation(x, function)
-    if hint is not None and not _fits(x.value, hint):
+    if (owner := x.function) is None or not owner.module:
+      continue
+    called = function
+    try:
+      if owner.module != "__main__":
+        called = pkgutil.resolve_name(f"{owner.module}:{owner.path}")
+      parameters = inspect.signature(called, eval_str=True).parameters
+      hint = parameters[x.parameter].annotation
+    except (ImportError, AttributeError, KeyError, NameError, TypeError):
+      continue  # gin says so itself.
+    if hint is not inspect.Parameter.empty and not _fits(x.value, hint):
       where = f" ({x.name})" if x.macro else ""
       # Without modules, such as "Sequence[str] | None".
       expected = re.sub(r"[A-Za-z_]\w*\.", "", inspect.formatannotation(hint))
@@ -171,21 +180,6 @@ def check_types(settings: Sequence[Setting], function: Any) -> None:
       f"{'; '.join(wrong.values())}."
       + (" Numbers and @references take no quotes." if is_quoted else "")
     )
-
-
-def _annotation(setting: Setting, function: Any) -> Any:
-  """Returns the annotation of a setting's parameter, or None."""
-  name = setting.function
-  if name is None or not name.module:
-    return None
-  try:
-    if name.module != "__main__":
-      function = pkgutil.resolve_name(f"{name.module}:{name.path}")
-    parameters = inspect.signature(function, eval_str=True).parameters
-    annotation = parameters[setting.parameter].annotation
-  except (ImportError, AttributeError, KeyError, NameError, TypeError):
-    return None  # gin says so itself.
-  return None if annotation is inspect.Parameter.empty else annotation
 
 
 def _fits(value: Any, hint: Any) -> bool:

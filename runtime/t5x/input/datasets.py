@@ -208,34 +208,29 @@ def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
       f"The model has {rows} embedding rows for {size} pieces: bind "
       f"network.T5Config.vocab_size to at least {size}."
     )
-  if cfg.use_cached:
-    for task in seqio.get_subtasks(provider):
-      _verify_cached_tokens(task, cfg.split)
-
-
-def _verify_cached_tokens(task: seqio.Task, split: str) -> None:
-  """Compares the first cached tokens with those of the text beside them."""
-  if not task.supports_caching or split not in task.splits:
-    return
-  if task.cache_dir is None:
-    raise ValueError(
-      f"USE_CACHED_TASKS is set, but {task.name} is in none of "
-      "--seqio_additional_cache_dirs. Write it with: "
-      "prompt-tuning cache"
-    )
-  dataset = task.get_dataset(None, split, use_cached=True, shuffle=False)
-  for example in dataset.take(1).as_numpy_iterator():
-    for name, feature in task.output_features.items():
-      text = example.get(f"{name}_pretokenized")
-      if text is None:
-        continue
-      tokens = feature.vocabulary.encode(text.decode())
-      if example[name].tolist()[: len(tokens)] != tokens:
-        raise ValueError(
-          f"The cache {task.cache_dir} has tokens of another vocabulary than "
-          f"the model's, {feature.vocabulary}. Write one for this model into "
-          "another folder: prompt-tuning cache --vocabulary=..."
+  for task in seqio.get_subtasks(provider) if cfg.use_cached else ():
+    if not task.supports_caching or cfg.split not in task.splits:
+      continue
+    if task.cache_dir is None:
+      raise ValueError(
+        f"USE_CACHED_TASKS is set, but {task.name} is in none of "
+        "--seqio_additional_cache_dirs. Write it with: "
+        "prompt-tuning cache"
+      )
+    dataset = task.get_dataset(None, cfg.split, use_cached=True, shuffle=False)
+    # The first cached tokens are compared with those of the text beside them.
+    for example in dataset.take(1).as_numpy_iterator():
+      for name, feature in task.output_features.items():
+        text = example.get(f"{name}_pretokenized")
+        tokens = (
+          [] if text is None else feature.vocabulary.encode(text.decode())
         )
+        if example[name].tolist()[: len(tokens)] != tokens:
+          raise ValueError(
+            f"The cache {task.cache_dir} has tokens of another vocabulary than "
+            f"the model's, {feature.vocabulary}. Write one for this model into "
+            "another folder: prompt-tuning cache --vocabulary=..."
+          )
 
 
 def batch_shapes(

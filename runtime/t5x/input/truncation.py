@@ -1,6 +1,6 @@
 """Counts of the examples that are cut to their feature lengths."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import inspect
 
 import jax
@@ -45,8 +45,26 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
     makes_lengths = any(x and x.default is x.empty for x in required)
     if cfg.split not in (task.splits or ()) or makes_lengths:
       continue
-    if found := _count(task, cfg, lengths):
-      cuts[task.name] = found
+    dataset = task.get_dataset(
+      None, cfg.split, use_cached=cfg.use_cached, shuffle=False, num_epochs=1
+    )
+    features = [name for name in task.output_features if name in lengths]
+    sizes = dataset.take(MAX_EXAMPLES).map(
+      lambda example, features=features: [
+        tf.shape(example[name])[0] for name in features
+      ],
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    rows = np.array(list(sizes.as_numpy_iterator())).reshape(-1, len(features))
+    for name, column in zip(features, rows.T, strict=True):
+      lost = (column - lengths[name]).clip(min=0)
+      if lost.any():
+        cuts.setdefault(task.name, {})[name] = {
+          "examples": int((lost > 0).sum()),
+          "of": len(column),
+          "tokens": int(lost.sum()),
+          "longest": int(column.max()),
+        }
   return cuts
 
 
@@ -65,28 +83,3 @@ def describe(cuts: Cuts, cfg: DatasetConfig) -> Iterator[str]:
         f"{feature} are cut to {lengths[feature]} tokens and lose "
         f"{cut['tokens']:,}; the longest has {cut['longest']}."
       )
-
-
-def _count(
-  task: seqio.Task, cfg: DatasetConfig, lengths: Mapping[str, int]
-) -> dict[str, dict[str, int]]:
-  dataset = task.get_dataset(
-    None, cfg.split, use_cached=cfg.use_cached, shuffle=False, num_epochs=1
-  )
-  features = [name for name in task.output_features if name in lengths]
-  sizes = dataset.take(MAX_EXAMPLES).map(
-    lambda example: [tf.shape(example[name])[0] for name in features],
-    num_parallel_calls=tf.data.AUTOTUNE,
-  )
-  rows = np.array(list(sizes.as_numpy_iterator())).reshape(-1, len(features))
-  cuts = {}
-  for name, column in zip(features, rows.T, strict=True):
-    lost = (column - lengths[name]).clip(min=0)
-    if lost.any():
-      cuts[name] = {
-        "examples": int((lost > 0).sum()),
-        "of": len(column),
-        "tokens": int(lost.sum()),
-        "longest": int(column.max()),
-      }
-  return cuts
