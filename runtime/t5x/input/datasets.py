@@ -221,10 +221,9 @@ def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
     # The first cached tokens are compared with those of the text beside them.
     for example in dataset.take(1).as_numpy_iterator():
       for name, feature in task.output_features.items():
-        text = example.get(f"{name}_pretokenized")
-        tokens = (
-          [] if text is None else feature.vocabulary.encode(text.decode())
-        )
+        if (text := example.get(f"{name}_pretokenized")) is None:
+          continue
+        tokens = feature.vocabulary.encode(text.decode())
         if example[name].tolist()[: len(tokens)] != tokens:
           raise ValueError(
             f"The cache {task.cache_dir} has tokens of another vocabulary than "
