@@ -210,50 +210,41 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
       model with the run's changes.
 
   Raises:
-    ValueError: if there is no checkpoint, its format is unknown, or it differs
-      from its digests.
+    ValueError: if there is no checkpoint, its format is unknown, it differs
+      from its digests, or the base model of a run is missing or another one.
   """
   found = str(storage.absolute(find_checkpoint(path)))
   if (written := digests.text(found)) is not None:
     _refuse_damage(found, written)
   if orbax.is_run(found):
-    return _open_run(path, found)
+    info = orbax.read_run_info(found)
+    trained, arrays = orbax.trained_arrays(found), {}
+    # If nothing is frozen, the run holds all of the model.
+    if info["base_fingerprint"] is not None and info["base"]:
+      try:
+        base = open_checkpoint(info["base"]["path"])
+      except ValueError as e:
+        raise ValueError(f"{found} needs its base model. {e}") from e
+      if base.fingerprint != info["base"]["fingerprint"]:
+        raise ValueError(
+          f"{found} needs its base model, {info['base']['fingerprint']}; at "
+          f"{base.path} there is {base.fingerprint} now."
+        )
+      arrays = base.arrays
+    kept = {"base_fingerprint": info["base_fingerprint"]}
+    return BaseCheckpoint(
+      path,
+      found,
+      int(epath.Path(found).name.removeprefix("checkpoint_")),
+      {**arrays, **trained},
+      {**kept, "trained": sorted(trained)},
+    )
   if t5x_v3.is_checkpoint(found):
     step, arrays = t5x_v3.open_checkpoint(found)
     metadata = {}
   else:
     step, arrays, metadata = orbax.open_checkpoint(found)
   return BaseCheckpoint(path, found, step, scanned.take_apart(arrays), metadata)
-
-
-def _open_run(path: str, folder: str) -> BaseCheckpoint:
-  """Opens a run's checkpoint: its base model with the run's changes.
-
-  Raises:
-    ValueError: if the base model is missing, or another one has replaced it.
-  """
-  info = orbax.read_run_info(folder)
-  trained = orbax.trained_arrays(folder)
-  arrays: Mapping[str, StoredArray] = {}
-  # If nothing is frozen, the run holds all of the model.
-  if info["base_fingerprint"] is not None and info["base"]:
-    try:
-      base = open_checkpoint(info["base"]["path"])
-    except ValueError as e:
-      raise ValueError(f"{folder} needs its base model. {e}") from e
-    if base.fingerprint != info["base"]["fingerprint"]:
-      raise ValueError(
-        f"{folder} needs its base model, {info['base']['fingerprint']}; at "
-        f"{base.path} there is {base.fingerprint} now."
-      )
-    arrays = base.arrays
-  return BaseCheckpoint(
-    path,
-    folder,
-    int(epath.Path(folder).name.removeprefix("checkpoint_")),
-    {**arrays, **trained},
-    {"base_fingerprint": info["base_fingerprint"], "trained": sorted(trained)},
-  )
 
 
 @functools.lru_cache(maxsize=64)

@@ -103,7 +103,13 @@ class Loop:
           self._save()
         return "interrupted"
       except Exception:
-        self._save_before_failing()
+        # The run may resume with another evaluation. Of several processes some
+        # may not have failed, so they save nothing.
+        is_new = self.step not in (self.info.first_step, self._latest_saved())
+        if is_new and jax.process_count() == 1:
+          with contextlib.suppress(OSError):
+            self._save()
+            self.checkpointer.wait()
         raise
       if self._is_due(self._save_period) or stop:
         self._save(stop)
@@ -234,18 +240,6 @@ class Loop:
     except OSError as error:
       logging.warning("A checkpoint could not be written: %s", error)
     return max(self.checkpointer.all_steps(), default=None)
-
-  def _save_before_failing(self) -> None:
-    """Saves the steps before an evaluation that failed.
-
-    The run may resume with another evaluation. Of several processes some may
-    not have failed, so they save nothing.
-    """
-    is_new = self.step not in (self.info.first_step, self._latest_saved())
-    if is_new and jax.process_count() == 1:
-      with contextlib.suppress(OSError):
-        self._save()
-        self.checkpointer.wait()
 
   def _save(self, is_stopped: bool = False) -> None:
     self.lock.check()
