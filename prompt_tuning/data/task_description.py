@@ -90,34 +90,27 @@ def _shares(
 
 
 def _example(task: seqio.Task, example: dict[str, Any]) -> Iterator[str]:
-  """Yields tokens with their ids, and the other features."""
+  """Yields rows of pieces, each above its id, and the other features."""
   for name, feature in task.output_features.items():
     tokens = example[name].tolist()
     yield f"  {name}, {len(tokens)} tokens"
-    cells = [
-      (_piece(feature.vocabulary, token), str(token)) for token in tokens
-    ]
-    yield from _grid(cells)
+    row: list[str] = []
+    below: list[str] = []
+    for token in tokens:
+      piece = _piece(feature.vocabulary, token)
+      width = max(len(piece), len(str(token)))
+      used = sum(len(cell) + 1 for cell in row)
+      if row and used + width + 4 > _WIDTH:
+        yield "    " + " ".join(row).rstrip()
+        yield "    " + " ".join(below).rstrip()
+        row, below = [], []
+      row.append(piece.ljust(width))
+      below.append(str(token).ljust(width))
+    yield "    " + " ".join(row).rstrip()
+    yield "    " + " ".join(below).rstrip()
   for name, value in example.items():
     if name not in task.output_features and not name.endswith("_pretokenized"):
       yield f"  {name}: {_text(value)}"
-
-
-def _grid(cells: Sequence[tuple[str, str]]) -> Iterator[str]:
-  """Yields rows of pieces, each above its id."""
-  row: list[str] = []
-  below: list[str] = []
-  for piece, token in cells:
-    width = max(len(piece), len(token))
-    used = sum(len(cell) + 1 for cell in row)
-    if row and used + width + 4 > _WIDTH:
-      yield "    " + " ".join(row).rstrip()
-      yield "    " + " ".join(below).rstrip()
-      row, below = [], []
-    row.append(piece.ljust(width))
-    below.append(token.ljust(width))
-  yield "    " + " ".join(row).rstrip()
-  yield "    " + " ".join(below).rstrip()
 
 
 def _piece(vocabulary: seqio.Vocabulary, token: int) -> str:

@@ -210,23 +210,19 @@ def _read(
         yield idx[0] if len(fields) == 1 else idx, example, text, where
 
 
-def _flat(
-  task: ReleaseTask, row: Mapping[str, Any]
-) -> Iterator[tuple[Hashable, Any]]:
-  """Yields the ids and labels of a row."""
-  if task.name != "multirc":
-    yield row["idx"], row["label"]
-    return
-  for question in row["passage"]["questions"]:
-    for answer in question["answers"]:
-      yield (row["idx"], question["idx"], answer["idx"]), answer["label"]
-
-
 def _problems(task: ReleaseTask, text: bytes) -> Iterator[str]:
   seen: set[Hashable] = set()
   for number, line in enumerate(text.splitlines(), 1):
     try:
-      pairs = list(_flat(task, json.loads(line)))
+      row = json.loads(line)
+      if task.name == "multirc":
+        pairs = [
+          ((row["idx"], question["idx"], answer["idx"]), answer["label"])
+          for question in row["passage"]["questions"]
+          for answer in question["answers"]
+        ]
+      else:
+        pairs = [(row["idx"], row["label"])]
       hash(tuple(idx for idx, _ in pairs))  # JSON may have a list there.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
       yield f"line {number} has the wrong form ({error!r})."

@@ -65,12 +65,6 @@ class Command:
   state: Any
   opened: Collection[str]
 
-  @property
-  def examples(self) -> int:
-    """The examples of a batch on one device."""
-    ways = self.arguments["partitioner"].mesh.shape["data"]
-    return self.batch["encoder_input_tokens"].shape[0] // ways
-
   def programs(self, names: Sequence[str] = ()) -> Iterator[Program]:
     """Traces the command's programs; weights and batches are only shapes.
 

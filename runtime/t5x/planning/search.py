@@ -79,15 +79,9 @@ def candidates(
     [2**i for i in range(devices.bit_length())],
     ["bfloat16", "float32"],
   )
-  return sorted(
-    Settings(*choice)
-    for choice in itertools.product(
-      *(
-        some if name in tried else [None]
-        for name, some in zip(_NAMES, values, strict=True)
-      )
-    )
-  )
+  named = zip(_NAMES, values, strict=True)
+  choices = (some if name in tried else [None] for name, some in named)
+  return sorted(itertools.starmap(Settings, itertools.product(*choices)))
 
 
 def search(
@@ -125,7 +119,9 @@ def search(
         with programs.read_command(
           gin_files, bindings, target.devices
         ) as command:
-          shares[key] = costs.bytes_of(command.state), command.examples
+          rows, _ = command.batch["encoder_input_tokens"].shape
+          ways = command.arguments["partitioner"].mesh.shape["data"]
+          shares[key] = costs.bytes_of(command.state), rows // ways
       reason = skip_reason(settings, shares, done, target.memory)
       if not reason and len(done) == tries:
         reason = f"{tries} others were compiled"
