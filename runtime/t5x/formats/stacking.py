@@ -93,11 +93,7 @@ def put_together(
 def _parts(array: jax.Array) -> Sequence[jax.Array]:
   is_named = isinstance(array.sharding, NamedSharding)
   sharding = _of_layer(array.sharding) if is_named else None
-  return jax.jit(_split, out_shardings=sharding)(array)
-
-
-def _split(array: jax.Array) -> list[jax.Array]:
-  return [array[i] for i in range(len(array))]
+  return jax.jit(list, out_shardings=sharding)(array)
 
 
 def _of_layer(sharding: Any) -> Any:
