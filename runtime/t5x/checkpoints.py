@@ -7,9 +7,7 @@ names are T5X's and found here too.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import copy
-import errno
 import math
-import os
 from typing import Any
 
 from absl import logging
@@ -20,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from t5x import metrics as metrics_lib
 from t5x import multihost
-from t5x.files import digests, safe_files, storage
+from t5x.files import digests, storage
 from t5x.formats import checkpoint_folder, orbax, stacking, stored_arrays
 from t5x.formats.base_checkpoints import (
   BaseCheckpoint,
@@ -41,8 +39,6 @@ __all__ = [
   "open_checkpoint",
   "save_base_checkpoint",
 ]
-
-_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 class Checkpointer:
@@ -200,27 +196,16 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _cleared_on_error(self, path: epath.Path) -> Iterator[None]:
-    """Deletes a checkpoint that could not be written, to free the disk.
-
-    Raises:
-      OSError: if it could not be written; it names the checkpoint.
-    """
+    """Deletes a checkpoint that could not be written, to free the disk."""
     try:
-      yield
-    except (OSError, ValueError) as error:
+      with orbax.names_checkpoint(path):
+        yield
+    except OSError:
       self._writing = None
       self.check_lock()
       if jax.process_index() == 0:
         self._folder.clear_leftovers()
-      number, text = getattr(error, "errno", None), str(error)
-      if number is None:
-        # TensorStore's errors have the system's in their text, before brackets.
-        known = (x for x in _OF_A_DISK if os.strerror(x) in text)
-        number = next(known, None)
-      if number is None:
-        reason = text.partition(" [")[0]
-        raise OSError(f"{reason}: '{path}'") from error
-      raise OSError(number, os.strerror(number), str(path)) from error
+      raise
 
   def wait(self) -> None:
     """Waits until everything is on disk, and deletes the other checkpoints.
@@ -253,9 +238,6 @@ class Checkpointer:
   def find_run(self) -> Mapping[str, Any] | None:
     """Returns the `run_info` that `restore_run` will return.
 
-    Newer checkpoints, which are damaged, are set aside as
-    `checkpoint_<step>.damaged`.
-
     Returns:
       It, or None if there is no checkpoint; {} of one that no run has written.
 
@@ -264,25 +246,11 @@ class Checkpointer:
     """
     problem, self._good = None, None
     # One process looks, and all take its answer.
-    if jax.process_index() == 0:
-      damaged: dict[int, str] = {}
-      for step in reversed(self.all_steps()):
-        if (damage := digests.damage(self._folder.checkpoint(step))) is None:
-          self._good = step
-          break
-        damaged[step] = damage
-      if self._good is not None:
-        for bad, why in damaged.items():
-          instead = f"The run resumes from step {self._good}."
-          safe_files.set_aside(self._folder.checkpoint(bad), why, instead)
-      elif damaged:
-        # They keep their names: without them, a run would silently start from
-        # the beginning.
-        listed = "; ".join(f"checkpoint_{k}: {x}" for k, x in damaged.items())
-        problem = (
-          f"Every checkpoint in {self._folder.path} is damaged: {listed}. "
-          "Restore one from a backup, or begin anew in another MODEL_DIR."
-        )
+    if jax.process_index() == 0 and self.all_steps():
+      try:
+        self._good = self._folder.find_good()
+      except ValueError as error:
+        problem = str(error)
     self._good, problem = multihost.from_first_process((self._good, problem))
     if problem is not None:
       raise ValueError(problem)

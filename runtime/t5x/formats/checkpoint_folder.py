@@ -11,7 +11,7 @@ import re
 
 from etils import epath
 
-from t5x.files import storage
+from t5x.files import digests, safe_files, storage
 
 STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 # Suffixes of a checkpoint that is being written, and of one being deleted.
@@ -85,3 +85,33 @@ class CheckpointFolder:
       storage.remove(path)
     else:
       path.rename(path.with_name(path.name + _DELETED))
+
+  def find_good(self) -> int:
+    """Finds the last undamaged checkpoint.
+
+    Newer ones are set aside as `checkpoint_<step>.damaged`.
+
+    Returns:
+      The step.
+
+    Raises:
+      ValueError: if all are damaged. They then keep their names: without them,
+        a run would silently start from the beginning.
+    """
+    damaged: dict[int, str] = {}
+    for step in reversed(self.steps()):
+      damage = digests.damage(self.checkpoint(step))
+      if damage is None:
+        for bad, why in damaged.items():
+          safe_files.set_aside(
+            self.checkpoint(bad), why, f"The run resumes from step {step}."
+          )
+        return step
+      damaged[step] = damage
+    listed = "; ".join(
+      f"checkpoint_{step}: {damage}" for step, damage in damaged.items()
+    )
+    raise ValueError(
+      f"Every checkpoint in {self.path} is damaged: {listed}. Restore one from "
+      "a backup, or begin anew in another MODEL_DIR."
+    )
