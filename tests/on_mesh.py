@@ -122,21 +122,6 @@ def take_turns(base, out, *arguments):
     compare(base, out, *arguments)
 
 
-def train(base, model_dir):
-  """A run that is evaluated and saved at step 10, and goes on to step 13.
-
-  All devices share one model, so that every process reads the same batches.
-  """
-  for steps in (3, 6):
-    tiny.train(
-      model_dir,
-      base,
-      relative_steps=steps,
-      partitioner=tiny.make_partitioner(jax.device_count()),
-      actions={"INFER_EVAL": [tiny.save_best_prompt(model_dir)]},
-    )
-
-
 def go_on(base, model_dir, num_partitions, steps):
   """A run that goes on to `steps`, on this mesh; the others share the batch."""
   return tiny.train(
@@ -145,6 +130,7 @@ def go_on(base, model_dir, num_partitions, steps):
     relative_steps=steps,
     period=steps,
     partitioner=tiny.make_partitioner(num_partitions),
+    actions={"INFER_EVAL": [tiny.save_best_prompt(model_dir)]},
   )
 
 
@@ -222,9 +208,7 @@ def prompts(_, out, base, *names):
       gin.get_configurable(tiny_gin.PROGRAMS[program])()
 
 
-JOBS = {
-  fn.__name__: fn for fn in (compare, take_turns, train, go_on, stop, prompts)
-}
+JOBS = {fn.__name__: fn for fn in (compare, take_turns, go_on, stop, prompts)}
 
 
 def main(argv):

@@ -34,8 +34,7 @@ def test_shapes_are_few_and_have_about_as_many_tokens(
     assert most <= max(max(rows / 4, multiple) * (longest + fixed), 512)
 
 
-def test_there_must_be_a_shape_and_a_token():
-  assert min(shape.length for shape in lengths.shapes(8, 6, 6)) > 0
+def test_there_must_be_a_shape():
   with pytest.raises(ValueError, match="at least 1 shape, got 0"):
     lengths.shapes(8, 16, 0)
 
@@ -91,12 +90,8 @@ def test_what_is_missing_in_a_shape_is_padding():
   taken = lengths.take(
     features, lengths.Microbatch(np.array([1]), lengths.Shape(2, 3))
   )
-  inputs, targets = (
-    taken["encoder_input_tokens"],
-    taken["decoder_target_tokens"],
-  )
-  np.testing.assert_array_equal(inputs, [[7, 0, 0], [0, 0, 0]])
-  np.testing.assert_array_equal(targets, [[3, 4], [0, 0]])
+  expected = [[[7, 0, 0], [0, 0, 0]], [[3, 4], [0, 0]]]
+  np.testing.assert_equal(taken, dict(zip(features, expected, strict=True)))
 
 
 @pytest.mark.parametrize(("number", "most"), [(5, 1), (150, 2), (1000, 5)])

@@ -11,49 +11,35 @@ def batch():
   return {key: jnp.asarray(x) for key, x in conformance.batch().items()}
 
 
-@pytest.mark.parametrize("model", ["plain", "prompt"])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_loss_equals_reference(batch, model, label_smoothing):
-  loss, z_loss, weight_sum = losses.compute_weighted_cross_entropy(
-    jnp.asarray(conformance.expected(f"{model}/logits")),
-    batch["decoder_target_tokens"],
-    batch["decoder_loss_weights"],
-    label_smoothing=label_smoothing,
-    z_loss=1e-4,
-  )
-
-  suffix = f"ls{label_smoothing}"
-  np.testing.assert_allclose(
-    loss, conformance.expected(f"{model}/loss_{suffix}"), rtol=1e-6
-  )
-  np.testing.assert_allclose(
-    z_loss, conformance.expected(f"{model}/z_loss_{suffix}"), rtol=1e-5
-  )
-  assert weight_sum == 14
-
-
 @pytest.mark.parametrize(
-  ("normalizer", "name"),
+  ("model", "label_smoothing", "normalizer", "name"),
   [
-    (233472, "loss_norm_233472"),
-    ("num_real_target_tokens", "loss_norm_real_tokens"),
+    ("plain", 0.0, None, "loss_ls0.0"),
+    ("plain", 0.1, None, "loss_ls0.1"),
+    ("prompt", 0.0, None, "loss_ls0.0"),
+    ("prompt", 0.1, None, "loss_ls0.1"),
+    ("prompt", 0.0, 233472, "loss_norm_233472"),
+    ("prompt", 0.0, "num_real_target_tokens", "loss_norm_real_tokens"),
   ],
 )
-def test_normalized_loss_equals_reference(batch, normalizer, name):
+def test_loss_equals_reference(batch, model, label_smoothing, normalizer, name):
   factor, weights = losses.get_loss_normalizing_factor_and_weights(
     normalizer, batch
   )
-  loss, _, _ = losses.compute_weighted_cross_entropy(
-    jnp.asarray(conformance.expected("prompt/logits")),
+  loss, z_loss, weight_sum = losses.compute_weighted_cross_entropy(
+    jnp.asarray(conformance.expected(f"{model}/logits")),
     batch["decoder_target_tokens"],
     weights,
+    label_smoothing=label_smoothing,
     z_loss=1e-4,
     loss_normalizing_factor=factor,
   )
 
-  np.testing.assert_allclose(
-    loss, conformance.expected(f"prompt/{name}"), rtol=1e-6
-  )
+  expected = conformance.expected(f"{model}/{name}")
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  expected = conformance.expected(f"{model}/z_loss_ls{label_smoothing}")
+  np.testing.assert_allclose(z_loss * (factor or 1), expected, rtol=1e-5)
+  assert weight_sum == 14
 
 
 def test_loss_of_large_logits_is_stable():

@@ -1,25 +1,25 @@
 """One device, four devices and two processes train the same prompt."""
 
-import collections
+import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
 
 from flax import traverse_util
 import jax
 import numpy as np
 import on_mesh
 import pytest
+import slurm
 import started
 import tiny
 
 from prompt_tuning import prompt_files
-from t5x import checkpoints, partitioning
+from t5x import checkpoints, multihost, partitioning
 from t5x.formats import stored_arrays, t5x_v3
 from t5x.runs import run_data
-
-
-@pytest.fixture(scope="module")
-def one_device(base):
-  return on_mesh.run(base, 1)
 
 
 def _start(base, folder, jobs, devices=2, processes=1):
@@ -34,14 +34,6 @@ def _start(base, folder, jobs, devices=2, processes=1):
       for i in range(processes)
     ]
   )
-
-
-@pytest.fixture(scope="module")
-def two(base, tmp_path_factory):
-  """What two processes of two devices compute on a mesh of four."""
-  folder = tmp_path_factory.mktemp("two")
-  _start(base, folder, [("compare", "two.npz", 2, "padded")], processes=2)
-  return folder / "two.npz"
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +53,8 @@ def done(base, tmp_path_factory):
     str(folder / "v3"), tiny.BASE_STEP, checkpoints.open_checkpoint(base).arrays
   )
   both = [
+    ("compare", "two.npz", 2, "padded"),
     ("take_turns", "turns.npz", 1, "padded", "by length"),
-    ("train", "two"),
     ("go_on", "run", 1, 4),
     ("prompts", "orbax", base, "class_labels", "from_file"),
     ("prompts", "v3_prompts", v3, "sampled_vocab"),
@@ -85,38 +77,18 @@ def _assert_same(path, number, *expected):
       np.testing.assert_allclose(results[name], values, rtol=1e-4, atol=1e-4)
 
 
-def test_two_processes_with_a_mesh_of_four_agree_with_one(two, one_device):
-  _assert_same(two, 2, one_device)
-
-
 @pytest.mark.slow
-def test_other_meshes_agree_with_one_device(base, done, one_device):
-  padded, by_length = one_device, on_mesh.run_by_length(base, 1)
+def test_other_meshes_agree_with_one_device(base, done):
+  padded, by_length = on_mesh.run(base, 1), on_mesh.run_by_length(base, 1)
+  _assert_same(done[0] / "two.npz", 2, padded)
   _assert_same(done[0] / "four_2.npz", 2, by_length)
   _assert_same(done[0] / "four_4.npz", 4, padded)
   _assert_same(done[0] / "turns.npz", 1, padded, by_length)
 
 
-def _record(folder):
-  return json.loads((folder / "record.json").read_text())
-
-
-def _prompt(folder):
-  return prompt_files.load_prompt(folder / "prompt.safetensors")[0]
-
-
-@pytest.mark.slow
-def test_run_of_two_processes_is_evaluated_saved_and_goes_on(
-  base, done, tmp_path
-):
-  on_mesh.train(base, str(tmp_path))
-  folders = (tmp_path, done[0] / "two")
-  one, two = map(_record, folders)
-  assert two["device"]["processes"] == 2
-  assert two["status"] == "finished"
-  for name in ("steps", "parameters", "evals", "best", "base"):
-    assert two[name] == one[name], name
-  np.testing.assert_allclose(*map(_prompt, folders), rtol=1e-4, atol=1e-4)
+def _lines(folder):
+  (path,) = folder.glob(f"{tiny.TASK}-score.jsonl-*")
+  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -132,22 +104,21 @@ def test_two_processes_do_with_each_prompt_what_one_does(base, done, tmp_path):
   assert len(compared) == sum(map(len, on_mesh.PROMPTS.values()))
   for place in compared:
     folders = (tmp_path / place, folder / place)
-    one, two = map(_record, folders)
-    assert (one["status"], two["status"]) == ("finished", "finished")
+    one, two = map(tiny.record, folders)
     assert (one["device"]["processes"], two["device"]["processes"]) == (1, 2)
-    assert (two["evals"], two["best"]) == (one["evals"], one["best"]), place
+    assert one["status"] == "finished"
+    for name in ("status", "evals", "best", "steps", "parameters"):
+      assert two.get(name) == one.get(name), (place, name)
     if place.name == "train":
-      np.testing.assert_allclose(*map(_prompt, folders), rtol=1e-4, atol=1e-4)
+      one, two = (
+        prompt_files.load_prompt(x / "prompt.safetensors")[0] for x in folders
+      )
+      np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
     elif place.name == "infer":
-      lines, scores = [], []
-      for x in folders:
-        (path,) = x.glob(f"{tiny.TASK}-score.jsonl-*")
-        lines.append(
-          [json.loads(line) for line in path.read_text().splitlines()]
-        )
-        scores.append([line.pop("score") for line in lines[-1]])
-      assert len(scores[0]) == 13
-      assert lines[0] == lines[1]
+      one, two = map(_lines, folders)
+      scores = [[line.pop("score") for line in lines] for lines in (one, two)]
+      assert len(one) == 13
+      assert one == two
       np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-4)
 
 
@@ -156,7 +127,7 @@ def test_signal_to_one_process_ends_both_at_the_same_place(done):
   folder, (one, other) = done[0] / "stopped", done[1]
   assert one == other
   status, step = one[0].split()
-  record = _record(folder)
+  record = tiny.record(folder)
   assert (record["status"], record["step"]) == (status, int(step))
   assert status == "interrupted"
   assert tiny.BASE_STEP + 4 <= int(step) < tiny.BASE_STEP + 1000
@@ -167,12 +138,6 @@ def test_signal_to_one_process_ends_both_at_the_same_place(done):
 def test_run_goes_on_on_other_meshes_and_numbers_of_processes(
   base, done, tmp_path
 ):
-  def losses(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-      x["train/loss"] for x in map(json.loads, lines) if "train/loss" in x
-    ]
-
   run = done[0] / "run"
   for steps in (2, 4, 6):
     expected = on_mesh.go_on(base, str(tmp_path), 1, steps)
@@ -184,8 +149,7 @@ def test_run_goes_on_on_other_meshes_and_numbers_of_processes(
   )
   assert expected.step == tiny.BASE_STEP + 6
   np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
-  np.testing.assert_allclose(losses(run), losses(tmp_path), rtol=1e-4)
-  device = _record(run)["device"]
+  device = tiny.record(run)["device"]
   assert (device["count"], device["processes"]) == (2, 1)
 
 
@@ -195,13 +159,12 @@ def test_frozen_weights_stay_those_of_the_checkpoint(base):
   assert int(loop.train_state.step) == tiny.BASE_STEP
   prompt = np.asarray(loop.train_state.trainable["encoder"]["prompt"]["prompt"])
   loop.train_steps(on_mesh.batches(3), num_steps=3)
-  frozen = traverse_util.flatten_dict(loop.train_state.frozen, sep="/")
+  frozen = jax.device_get(loop.train_state.frozen)
   stored = checkpoints.open_checkpoint(base).arrays
-  assert frozen.keys() == stored.keys()
-  for name, array in stored.items():
-    np.testing.assert_array_equal(
-      frozen[name], stored_arrays.read(array), err_msg=name
-    )
+  np.testing.assert_equal(
+    traverse_util.flatten_dict(frozen, sep="/"),
+    {name: stored_arrays.read(array) for name, array in stored.items()},
+  )
   trained = loop.train_state.trainable["encoder"]["prompt"]["prompt"]
   assert not np.allclose(trained, prompt)
 
@@ -209,12 +172,8 @@ def test_frozen_weights_stay_those_of_the_checkpoint(base):
 def test_rules_are_those_of_t5x():
   rules = dict(partitioning.standard_logical_axis_rules())
   assert rules["batch"] == "data"
-  assert {k for k, v in rules.items() if v == "model"} == {
-    "vocab",
-    "mlp",
-    "heads",
-    "joined_kv",
-  }
+  divided = {name for name, axis in rules.items() if axis == "model"}
+  assert divided == {"vocab", "mlp", "heads", "joined_kv"}
   two = partitioning.standard_logical_axis_rules(2, 2, (("prompt", None),))
   assert [axis for name, axis in two if name == "embed"] == ["model", "data"]
   assert two[-1] == ("prompt", None)
@@ -236,6 +195,12 @@ class _Chip:
     self.process_index = 100 * (x // 2) + 10 * (y // 2) + z
 
 
+def _partitioner(kind, slice_shape, partitions):
+  chips = [_Chip(kind, xyz, slice_shape) for xyz in np.ndindex(slice_shape)]
+  with partitioning.using_devices(chips):
+    return partitioning.PjitPartitioner(partitions)
+
+
 @pytest.mark.parametrize("partitions", [1, 2, 4, 8])
 @pytest.mark.parametrize(
   ("kind", "slice_shape"),
@@ -249,19 +214,16 @@ class _Chip:
 def test_hosts_of_a_slice_divide_the_batch(
   monkeypatch, kind, slice_shape, partitions
 ):
-  chips = [_Chip(kind, xyz, slice_shape) for xyz in np.ndindex(slice_shape)]
-  with partitioning.using_devices(chips):
-    partitioner = partitioning.PjitPartitioner(partitions)
+  partitioner = _partitioner(kind, slice_shape, partitions)
   batch_size = 2 * partitioner.mesh.shape["data"]
-  readers: collections.Counter[int] = collections.Counter()
-  sizes = set()
-  for host in {chip.process_index for chip in chips}:
+  owners = {x.process_index for x in partitioner.mesh.devices.flat}
+  parts = []
+  for host in owners:
     monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-    rows = partitioner.local_rows(batch_size)
-    sizes.add(len(rows))
-    readers.update(rows)
-  assert sorted(readers) == list(range(batch_size))
-  assert len(sizes) == len(set(readers.values())) == 1
+    parts.append(partitioner.local_rows(batch_size))
+  rows, readers = np.unique(parts, return_counts=True)
+  assert rows.tolist() == list(range(batch_size))
+  assert len(set(readers)) == 1
 
 
 def test_partitioner_refuses_what_does_not_fit():
@@ -279,19 +241,95 @@ def test_partitioner_refuses_what_does_not_fit():
 
 @pytest.mark.parametrize("split", ["train_eval", "infer_eval"])
 def test_batches_that_the_mesh_cannot_divide_are_refused_at_the_start(
-  tmp_path, base, monkeypatch, split
+  tmp_path, base, split
 ):
-  layout = partitioning.PjitPartitioner.local_rows
-
-  def of_four_devices(partitioner, batch_size):
-    if batch_size % 4:
-      raise ValueError(f"{batch_size} is not a multiple of 4")
-    return layout(partitioner, batch_size)
-
-  monkeypatch.setattr(
-    partitioning.PjitPartitioner, "local_rows", of_four_devices
-  )
   cfg = tiny.dataset_config(split="validation", batch_size=6)
-  plan = tiny.make_plan(tmp_path, base, **{f"{split}_dataset_cfg": cfg})
-  with pytest.raises(ValueError, match="6 is not a multiple of 4"):
+  plan = tiny.make_plan(
+    tmp_path,
+    base,
+    partitioner=_partitioner("TPU v4", (2, 2, 1), 1),
+    **{f"{split}_dataset_cfg": cfg},
+  )
+  with pytest.raises(ValueError, match="6 is not a multiple of the 4"):
     run_data.bind(plan)
+
+
+def _srun(job, count, index):
+  """The environment of a task of `srun --ntasks=COUNT` on this machine."""
+  return {
+    "SLURM_JOB_ID": str(job),
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_STEP_NUM_TASKS": str(count),
+    "SLURM_NTASKS": str(count),
+    "SLURM_PROCID": str(index),
+    "SLURM_LOCALID": str(index),
+  }
+
+
+def test_a_step_of_several_tasks_is_a_cluster(monkeypatch):
+  for name in _srun(0, 1, 0):
+    monkeypatch.delenv(name, raising=False)
+  assert not multihost.is_one_of_several()
+  for name, value in _srun(1, 1, 0).items():
+    monkeypatch.setenv(name, value)
+  assert not multihost.is_one_of_several()
+  # A shell that salloc opened.
+  monkeypatch.setenv("SLURM_NTASKS", "2")
+  assert not multihost.is_one_of_several()
+  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+  assert multihost.is_one_of_several()
+  # The script of sbatch itself.
+  monkeypatch.delenv("SLURM_STEP_NODELIST")
+  assert not multihost.is_one_of_several()
+
+
+def _free_job():
+  """A number of a job whose port, as JAX derives it, is free."""
+  for job in range(os.getpid(), os.getpid() + 100):
+    with socket.socket() as probe:
+      if probe.connect_ex(("localhost", job % 2**12 + 65536 - 2**12)):
+        return job
+  raise AssertionError("no port is free")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_real", [False, True])
+def test_two_tasks_of_srun_evaluate_together(tmp_path, is_real):
+  base = tiny.save_base(tmp_path / "base")
+  prompt = tmp_path / "prompt.npy"
+  np.save(prompt, np.ones((tiny.PROMPT_LENGTH, tiny.WIDTH), np.float32))
+  command = [
+    *(sys.executable, "-m", "t5x.eval"),
+    f"--gin_file={started.TESTS}/testdata/tiny.gin",
+    "--gin_file=gin/methods/prompt_tuning.gin",
+    "--gin_file=gin/prompts/from_file.gin",
+    "--gin_file=gin/runs/eval.gin",
+    f"--gin.MIXTURE_OR_TASK_NAME='{tiny.TASK}'",
+    "--gin.MIXTURE_OR_TASK_MODULE='tiny'",
+    "--gin.partitioning.PjitPartitioner.num_partitions=1",
+    f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
+    f"--gin.PROMPT_FILE='{prompt}'",
+    f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
+    f"--gin.EVAL_OUTPUT_DIR='{tmp_path / 'out'}'",
+  ]
+  path = os.pathsep.join([str(started.TESTS), os.environ.get("PYTHONPATH", "")])
+  job = _free_job()
+  with slurm.cluster() if is_real else contextlib.nullcontext():
+    processes = [
+      subprocess.Popen(
+        ["srun", "--ntasks=2", *command] if is_real else command,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for environment in (
+        [{}] if is_real else [_srun(job, 2, 0), _srun(job, 2, 1)]
+      )
+    ]
+    for process in processes:
+      _, errors = process.communicate(timeout=300)
+      assert process.returncode == 0, errors
+  record = tiny.record(tmp_path / "out")
+  assert record["status"] == "finished"
+  assert record["device"]["processes"] == 2

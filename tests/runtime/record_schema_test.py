@@ -21,22 +21,17 @@ def _record(**fields):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("", "here is not the record of a run: record: Invalid JSON"),
-    (
-      "[" * 100_000,
-      "here is not the record of a run: record: Invalid JSON: recursion",
-    ),
-    (
-      "[]",
-      "here is not the record of a run: record: Input should be an object",
-    ),
+    ("", "record: Invalid JSON"),
+    ("[" * 100_000, "record: Invalid JSON: recursion"),
+    ("[]", "record: Input should be an object"),
     ("{}", "kind: Field required"),
     (json.dumps(_record(schema=2)), "schema: Input should be 3"),
     (json.dumps(_record(step="a")), "step: Input should be a valid integer"),
   ],
 )
 def test_what_is_no_record_is_refused(text, message):
-  with pytest.raises(ValueError, match=message):
+  what = "here is not the record of a run"
+  with pytest.raises(ValueError, match=f"{what}: .*{message}"):
     record_schema.parse(text, "here")
 
 
