@@ -13,52 +13,129 @@ from prompt_tuning.experiments.results import Results
 from t5x import checkpoints
 from t5x.configuration import identity
 
-SHEET = made_up.edited(
-  made_up.ONE_SIZE,
-  made_up.NO_FIGURE,
-  ('["prompt", "model"]', '["model"]'),
-  ('["cb", "wic"]', '["cb"]'),
-  ("[0, 1, 2]", "[0, 1]"),
-  ('SIZE = "$size"', 'RATE = 0.3, BASE = "base"'),
-)
-NAMES = ["x/s-model-cb-seed0", "x/s-model-cb-seed1"]
+GIN = """
+from __gin__ import dynamic_registration
+import __main__ as train_script
+from t5x import utils
+
+RATE = 0.3
+TASK = %gin.REQUIRED
+SEED = 0
+MODEL_DIR = %gin.REQUIRED
+
+train_script.train:
+  model_dir = %MODEL_DIR
+  random_seed = %SEED
+  train_dataset_cfg = @train/utils.DatasetConfig()
+  rate_fn = @utils.schedule()
+train/utils.DatasetConfig:
+  task = %TASK
+  shuffle = True
+utils.schedule:
+  rate = %RATE
+  base = 'base'
+"""
+SHEET = """
+title = "T"
+about = ""
+budget = ""
+[programs.train]
+module = "t5x.train"
+folder = "MODEL_DIR"
+gin_files = ["gin/train.gin"]
+bindings = {TASK = "$task", SEED = "$seed"}
+[[grids]]
+task = ["cb"]
+seed = [0, 1]
+[layout]
+rows = ["task"]
+columns = "seed"
+[values.task.cb]
+"""
+NAMES = ["x/cb-seed0", "x/cb-seed1"]
+
+
+def record(cell, **settings):
+  """Returns the record of a cell's run, with some settings of its own."""
+  cell.point.setdefault("method", "model")  # A record that is made up needs it.
+  settings = Archive().configuration(cell).settings | settings
+  configuration = identity.RunConfiguration("train", settings).to_json()
+  # A program called the trainer: its command identifies no run.
+  return made_up.record(cell, configuration=configuration, command=[])
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
   """A repository with a sheet of two cells and their records."""
   monkeypatch.chdir(tmp_path)
-  made_up.sheet(tmp_path, SHEET)
-  made_up.file(tmp_path, cells(tmp_path))
+  for name, text in (("gin/train.gin", GIN), ("configs/x.toml", SHEET)):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text(text)
+  (tmp_path / "results" / "x").mkdir(parents=True)
+  file(tmp_path)
   return tmp_path
 
 
+def file(root, settings=None, **fields):
+  """Files the record of each cell."""
+  for cell in cells(root):
+    text = json.dumps(record(cell, **settings or {}) | fields)
+    (root / "results" / "x" / f"{cell.name}.json").write_text(text)
+
+
+def sheet(root):
+  return sheets.load("x", root / "configs")
+
+
 def cells(root):
-  return sheets.load("x", root / "configs").cells()
+  return sheet(root).cells()
 
 
 def results(root):
-  sheet = sheets.load("x", root / "configs")
-  return Results(sheet, Archive(root, root / "results"))
+  return Results(sheet(root), Archive(root, root / "results"))
 
 
 def drifted(root):
   return pages.drifted([results(root)])
 
 
-def bind(root, binding):
-  """Gives the sheet another binding in the place of its rate."""
-  made_up.sheet(root, made_up.edited(("RATE = 0.3", binding), text=SHEET))
+def replace(path, old, new):
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
 
 
-def test_another_rate_lists_the_records(root):
-  bind(root, "RATE = 0.1")
+def test_records_of_other_code_are_listed(root):
+  file(root, {"code.data_order": "'another'"})
+  difference = """code.data_order: 'another' -> "seqio's\""""
+  assert drifted(root) == {difference: NAMES}
+  page = pages.drift_page([results(root)])
+  assert page.endswith(f"## {difference}\n\n* `{NAMES[0]}`\n* `{NAMES[1]}`\n")
+
+
+def test_other_names_of_files_and_macros_change_nothing(root):
+  shutil.move(root / "gin" / "train.gin", root / "gin" / "learn.gin")
+  replace(root / "configs" / "x.toml", "gin/train.gin", "gin/learn.gin")
+  replace(root / "configs" / "x.toml", "SEED =", "LUCK =")
+  replace(root / "gin" / "learn.gin", "SEED", "LUCK")
+  replace(root / "gin" / "learn.gin", "RATE", "LEARNING_RATE")
+  assert all(run.record for run in results(root).runs)
+  assert "None." in pages.drift_page([results(root)])
+
+
+@pytest.mark.parametrize(
+  ("file", "old", "new"),
+  [
+    ("gin/train.gin", "0.3", "0.1"),
+    ("configs/x.toml", 'SEED = "$seed"}', 'SEED = "$seed", RATE = 0.1}'),
+  ],
+)
+def test_another_rate_lists_the_records(root, file, old, new):
+  replace(root / file, old, new)
   now = results(root)
-  difference = "RATE (RATE): 0.3 -> 0.1"
+  difference = "RATE (t5x.schedule.rate): 0.3 -> 0.1"
   assert drifted(root) == {difference: NAMES}
   assert f"* {difference} (2 records)" in (pages.drift_note(now) or "")
-  page = pages.drift_page([now])
-  assert page.endswith(f"## {difference}\n\n* `{NAMES[0]}`\n* `{NAMES[1]}`\n")
   # They are shown, and made again by the launcher.
   assert all(run.record for run in now.runs)
   assert not any(now.archive.record(run.cell) for run in now.runs)
@@ -75,7 +152,7 @@ def test_other_weights_of_the_base_list_the_records(root):
 
   base = {"path": "base/checkpoint_7", "step": 7, "name": "tiny"}
   first = train_base(1.0)
-  made_up.file(root, cells(root), base=base | {"fingerprint": first})
+  file(root, base=base | {"fingerprint": first})
   assert drifted(root) == {}
   for step in (7, 9):  # The newest of the folder is what a run takes.
     second = train_base(step, step)
@@ -92,56 +169,84 @@ def test_interrupted_run_that_was_wired_otherwise_is_set_aside(root):
   shutil.rmtree(place.results / "x")
   left = place.folder(cell) / "record.json"
   left.parent.mkdir(parents=True)
-  settings = Archive().configuration(cell).settings
-  for own, resumes in (({}, True), ({"t5x.schedule.logger_cls": "1"}, False)):
-    run = identity.RunConfiguration("train", settings | own).to_json()
-    fields = made_up.record(cell, configuration=run, status="interrupted")
+
+  for settings, resumes in (({}, True), ({"t5x.schedule.logger_cls": "1"}, 0)):
+    fields = record(cell, **settings) | {"status": "interrupted"}
     left.write_text(json.dumps(fields))
     assert bool(running.resumable(left, cell, place)) == resumes
   assert not left.exists()
 
 
-def test_prompt_that_was_made_again_lists_what_began_with_it(root):
-  prompts = "results/y/${seed}.safetensors"
-  bind(root, f'PROMPT_FILE = "{prompts}"')
-  made_up.file(root, cells(root), started="2026-01-01T12:00:00+00:00")
-  prompt = root / "results" / "y" / "0.safetensors"
-  prompt.parent.mkdir()
-  prompt.write_bytes(b"")
+@pytest.mark.parametrize(
+  ("folder", "prompt", "made_by"),
+  [
+    ("results/y", "cb-seed${seed}.safetensors", "cb-seed0.json"),
+    ("runs/y/cb-seed${seed}", "prompt.safetensors", "record.json"),
+  ],
+)
+def test_prompt_that_was_made_again_lists_what_began_with_it(
+  root, folder, prompt, made_by
+):
+  replace(
+    root / "configs" / "x.toml",
+    'SEED = "$seed"',
+    f'SEED = "$seed", PROMPT_FILE = "{folder}/{prompt}"',
+  )
+  prompt = f"{folder}/{prompt}".replace("${seed}", "0")
+  file(root, started="2026-01-01T12:00:00+00:00")
+  (root / prompt).parent.mkdir(parents=True)
+  (root / prompt).write_bytes(b"")
   for second, names in ((0, []), (1, NAMES[:1])):
     started = f"2026-01-01T11:59:0{second}+00:00"
-    made = made_up.record(cells(root)[0], started=started, seconds=60.0)
-    prompt.with_suffix(".json").write_text(json.dumps(made))
+    made = record(cells(root)[0]) | {"started": started, "seconds": 60.0}
+    (root / prompt).with_name(made_by).write_text(json.dumps(made))
     found = drifted(root)
     assert [x for some in found.values() for x in some] == names
   [text] = found
-  assert "prompt results/y/0.safetensors: before 2026-01-01 12:00:00" in text
+  assert f"prompt {prompt}: before 2026-01-01 12:00:00" in text
   # Launched again once its record is deleted, it does not come back.
   place = running.Workspace(root, root / "results")
-  for cell, resumes in zip(cells(root), (False, True), strict=True):
-    left = place.folder(cell) / "record.json"
-    left.parent.mkdir(parents=True)
-    place.record(cell).rename(left)
-    assert bool(running.resumable(left, cell, place)) == resumes
-    assert left.exists() == resumes
+  cell, other = cells(root)
+  for x in (cell, other):
+    place.folder(x).mkdir(parents=True)
+    place.record(x).rename(place.folder(x) / "record.json")
+  left = [place.folder(x) / "record.json" for x in (cell, other)]
+  assert not running.resumable(left[0], cell, place)
+  assert not left[0].exists()
+  assert running.resumable(left[1], other, place)
+
+
+def test_records_of_two_sheets_of_one_name_are_told_apart(root):
+  """One sheet lies in a folder of its own."""
+  for folder in ("configs", "results"):
+    (root / folder / "full").mkdir()
+  shutil.copy(root / "configs" / "x.toml", root / "configs" / "full")
+  shutil.move(root / "results" / "x", root / "results" / "full" / "x")
+  replace(root / "gin" / "train.gin", "0.3", "0.1")
+  full = sheets.load("full/x", root / "configs")
+  archive = Archive(root, root / "results")
+  names = [f"full/{x}" for x in NAMES]
+  assert [*pages.drifted([Results(full, archive)]).values()] == [names]
+  assert [x.name for x in archive.stored] == names
 
 
 def test_of_two_records_the_finished_one_counts(root):
-  failed = made_up.record(cells(root)[0], status="failed", error="no")
+  failed = record(cells(root)[0]) | {"status": "failed", "error": "no"}
   (root / "results" / "x" / "a.json").write_text(json.dumps(failed))
-  assert results(root).runs[0].stored.name == NAMES[0]
+  assert results(root).runs[0].stored.name == "x/cb-seed0"
 
 
 def test_failure_of_today_is_listed_beside_the_results_that_have_drifted(root):
-  bind(root, "RATE = 0.1")
+  replace(root / "gin" / "train.gin", "0.3", "0.1")
   cell, other = cells(root)
-  failed = made_up.record(cell, status="failed", error="it broke")
-  path = root / "results" / "x" / f"{cell.name}.failed.json"
+  failed = record(cell) | {"status": "failed", "error": "it broke"}
+  path = running.Workspace(root, root / "results").record(cell)
+  path = path.with_suffix(".failed.json")
   path.write_text(json.dumps(failed))
   now = results(root)
   assert launching.open_cells([cell, other], now.archive) == [other]
   assert [len(x) for x in pages.drifted([now]).values()] == [2]
   assert all(run.record for run in now.runs)
-  page = pages.sheet_files(now)["x.md"].decode()
-  assert page.count(f"* {cell.name}.failed: it broke") == 1
+  page = "".join(pages._runs(now))
+  assert page.count("* cb-seed0.failed: it broke") == 1
   assert "Records beside the table" not in page

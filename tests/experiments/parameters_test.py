@@ -1,9 +1,10 @@
 """Counts of parameters, to the digit, and claims about them."""
 
+import csv
 import pathlib
 
+import gin
 import jax
-import pandas as pd
 import pytest
 import tiny
 
@@ -28,6 +29,13 @@ TINY = SHEET.model_copy(
     }
   }
 )
+FROZEN_AND_WIDTHS = {
+  "small": (76_961_152, 512),
+  "base": (247_577_856, 768),
+  "large": (783_150_080, 1024),
+  "xl": (2_849_757_184, 2048),
+  "xxl": (11_135_332_352, 4096),
+}
 # Of Base to XXL, by formulas that were worked out apart from this code.
 METHODS = {
   "ia3": (104_448, 282_624, 540_672, 1_081_344),
@@ -43,25 +51,37 @@ METHODS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_configuration():
+  yield
+  gin.clear_config()
+
+
 def _counted():
   """Reads the committed counts: size -> counts."""
+  text = (ROOT / "results/tables/parameters.csv").read_text()
+  rows = list(csv.DictReader(text.splitlines()))
   found = {}
-  frame = pd.read_csv(ROOT / "results/tables/parameters.csv")
-  for size, own in frame.groupby("size", sort=False):
-    (first, *_) = own.itertuples()
-    width = first.trainable // int(first.prompt_length)
-    others = own[own["prompt_length"].isna()].set_index("method")["trainable"]
-    methods = {"prompt_tuning": 100 * width, **others.to_dict()}
-    found[size] = parameters.Counts(first.frozen, width, methods)
+  for size in SHEET.sizes:
+    own = [x for x in rows if x["size"] == size]
+    width = int(own[0]["trainable"]) // int(own[0]["prompt_length"])
+    methods = {"prompt_tuning": 100 * width}
+    for x in own:
+      if not x["prompt_length"]:
+        methods[x["method"]] = int(x["trainable"])
+    found[size] = parameters.Counts(int(own[0]["frozen"]), width, methods)
   return found
 
 
 COUNTED = _counted()
 SHEETS = sheets.load_all(ROOT / "configs")
+NUMBERS, _ = claims.collect(SHEET, COUNTED, SHEETS)
 
 
-def test_committed_counts_are_those_of_formulas():
+def test_committed_counts_are_the_papers_and_the_formulas():
   """`tabulate --check` compares them with the models."""
+  sizes = {x: (n.frozen, n.width) for x, n in COUNTED.items()}
+  assert sizes == FROZEN_AND_WIDTHS
   for method, counts in METHODS.items():
     sizes = zip(("base", "large", "xl", "xxl"), counts, strict=True)
     assert all(COUNTED[x].methods[method] == n for x, n in sizes)
@@ -103,40 +123,109 @@ def test_what_a_method_alone_trains_is_what_is_counted(every):
     assert total == counts.frozen + counts.methods[name], name
 
 
+def test_pattern_that_leaves_some_out_is_refused():
+  adapters = SHEET.networks[0].methods["adapter"]
+
+  def sheet(trains):
+    methods = SHEET.networks[0].methods | {
+      "adapter": adapters.model_copy(update={"trains": trains})
+    }
+    del methods["adapter_self"]
+    first = SHEET.networks[0].model_copy(update={"methods": methods})
+    return TINY.model_copy(update={"networks": [first, SHEET.networks[1]]})
+
+  with pytest.raises(ValueError, match="Look at what `trains` leaves out"):
+    parameters.count(sheet(".*/adapter/down"), "tiny")
+  with pytest.raises(ValueError, match=r"adapter: .*'.*adaptor' matches no"):
+    parameters.count(sheet(".*adaptor"), "tiny")
+
+
 @pytest.mark.parametrize(
-  ("trains", "message"),
+  ("printed", "expected"),
   [
-    (".*/adapter/down", "Look at what `trains` leaves out"),
-    (".*adaptor", r"adapter: .*'.*adaptor' matches no"),
+    ((409_600, 11_135_741_952, "0.00368"), []),
+    ((409_601, 11_135_741_953, "0.00368"), ["409,601", "11,135,741,953"]),
+    ((409_600, 11_135_741_952, "0.00367"), ["0.00367%, cut and not rounded"]),
+    ((409_600, 11_135_741_952, "0.00369"), ["0.00369%"]),
   ],
 )
-def test_pattern_that_leaves_some_out_is_refused(trains, message):
-  sheet = TINY.model_copy(deep=True)
-  methods = sheet.networks[0].methods
-  del methods["adapter_self"]
-  methods["adapter"].trains = trains
-  with pytest.raises(ValueError, match=message):
-    parameters.count(sheet, "tiny")
+def test_differences_from_what_is_printed(printed, expected):
+  ours = (409_600, 11_135_741_952, "0.00368")  # 0.0036782...%
+  assert parameters.differences(ours, printed) == expected
+
+
+def _find(**fields):
+  return claims.find(claims.Check(what="x", **fields), COUNTED, NUMBERS)
+
+
+@pytest.mark.parametrize(
+  ("fields", "holds"),
+  [
+    # 0.0310% and 0.0131%
+    ({"low": 0.02, "high": 0.04, "at": ["base", "large"]}, [True, False]),
+    ({"low": 0.02, "high": 0.04, "within": 0.01, "at": ["large"]}, [True]),
+    ({}, [None] * 5),
+    (
+      {
+        **{"of": "paper.full/scale.model_tuning", "at": ["large"]},
+        **{"low": 81.6, "high": 90, "within": 0.4},
+      },
+      [True],
+    ),
+  ],
+)
+def test_range_is_checked_at_each_size(fields, holds):
+  found = _find(**{"of": "share.prompt_tuning", **fields})
+  assert [x for _, x in found.values()] == holds
+
+
+def test_difference_of_numbers_of_the_paper():
+  tuning, prompt = (f"paper.full/scale.{x}_tuning" for x in ("model", "prompt"))
+  # 81.2 - 75.7, read off Figure 1.
+  found = _find(of=tuning, minus=prompt, at=["large"])
+  assert found == {"large": (pytest.approx(5.5), None)}
 
 
 @pytest.mark.parametrize(
   ("of", "fields", "message"),
   [
-    ("paper.scale.prompt", {}, "There is no paper.scale.prompt"),
-    ("share.lora", {"at": ["3b"]}, "share.lora has no number for size 3b"),
-    ("share.lora", {"low": 1.0}, "both low and high, or neither"),
-    ("share.lora", {"high": 1.0}, "both low and high, or neither"),
+    ("share.prompt", {}, "There is no {}"),
+    ("paper.full/scale.prompt", {}, "There is no {}"),
+    ("paper.scaling.prompt_tuning", {}, "There is no {}"),
+    ("number.prompt_tuning", {}, "There is no {}"),
+    ("share.prompt_tuning", {"at": ["3b"]}, "{} has no number for size 3b"),
+    ("share.prompt_tuning", {"low": 1.0}, "both low and high, or neither"),
+    ("share.prompt_tuning", {"high": 1.0}, "both low and high, or neither"),
   ],
 )
 def test_unknown_number_or_size_or_half_a_range_is_refused(of, fields, message):
-  numbers, _ = claims.collect(SHEET, COUNTED, SHEETS)
-  with pytest.raises(ValueError, match=message):
-    claims.find(claims.Check(what="x", of=of, **fields), COUNTED, numbers)
+  with pytest.raises(ValueError, match=message.format(of)):
+    _find(of=of, **fields)
 
 
-def test_verdict():
-  """The committed page has those of claims that do not hold."""
-  assert claims.verdict([True]) == "right"
-  assert claims.verdict([True, False]) == "partly right"  # From half on.
+@pytest.mark.parametrize(
+  ("held", "expected"),
+  [
+    ([True], "right"),
+    ([True, True, False], "partly right"),
+    ([True, False], "partly right"),
+    ([True, False, False], "wrong as stated"),
+    ([False], "wrong"),
+  ],
+)
+def test_verdict(held, expected):
+  assert claims.verdict(held) == expected
   with pytest.raises(ValueError, match="Expected a verdict, or a check"):
     claims.verdict([])
+
+
+def test_committed_verdicts():
+  """Those of a check by hand, of the same claims."""
+  lines = (ROOT / "results/claims.md").read_text().splitlines()
+  rows = [line.strip("| ").split(" | ") for line in lines if line[:2] == "| "]
+  assert [verdict for *_, verdict in rows[2:]] == [
+    "found in no source",
+    *["wrong"] * 5,
+    "wrong as stated",
+    *["partly right"] * 4,
+  ]

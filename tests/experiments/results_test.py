@@ -7,12 +7,18 @@ import made_up
 from made_up import BY_TASK, NO_FIGURE, ONE_SIZE
 import pytest
 
-from prompt_tuning.experiments import tables, text_tables
+from prompt_tuning.experiments import figures, tables, text_tables
 from prompt_tuning.experiments.records import Archive
 from prompt_tuning.experiments.results import View
 
 GAPS = ("[layout]", '[layout]\ngaps = [["model", "prompt"]]')
 MEAN = ("[layout]", "[layout]\nmean_column = true")
+NO_SIZE = (('size = ["s", "l"]', ""), ('SIZE = "$size"', 'SIZE = "s"'))
+NO_SEED = (("seed = [0, 1, 2]", ""), ('SEED = "$seed"', "SEED = 0"))
+ONE_ROW = (
+  'rows = ["method"]\ncolumns = "size"',
+  'rows = []\ncolumns = "method"',
+)
 # A second grid has one task alone, with more seeds and another method.
 ONE_TASK = (
   ('method = ["prompt", "model"]', 'method = ["prompt"]'),
@@ -24,10 +30,19 @@ ONE_TASK = (
 )
 
 
-def test_count_is_rounded_before_its_unit_is_chosen():
-  counts = [512, 999_499, 999_500, 76_961_152, 999_999_999]
-  texts = ["512", "999K", "1M", "77M", "1B"]
-  assert list(map(tables.short_count, counts)) == texts
+@pytest.mark.parametrize(
+  ("count", "text"),
+  [
+    (512, "512"),
+    (999, "999"),
+    (999_499, "999K"),
+    (999_500, "1M"),
+    (76_961_152, "77M"),
+    (999_999_999, "1B"),
+  ],
+)
+def test_count_is_rounded_before_its_unit_is_chosen(count, text):
+  assert tables.short_count(count) == text
 
 
 def _some_are_there(point):
@@ -53,6 +68,21 @@ def _some_are_there(point):
       [],
       _some_are_there,
       "Prompt_tuning | 55.0 ± 0.0 (2) | 55.0 (1)\nmodel | - | -",
+    ),
+    # As of a sweep of seeds alone, which has no axis for rows.
+    ([ONE_SIZE, ONE_ROW], None, " | 51.7 ± 5.8 (3) | 55.0 ± 0.0 (3)"),
+    # A mean over the columns, with no axis but those of the table and seeds.
+    (
+      [BY_TASK, NO_FIGURE, *NO_SIZE, MEAN],
+      lambda x: x["method"] == "prompt",
+      """Prompt_tuning | 46.7 ± 5.8 (3) | 56.7 ± 5.8 (3) | 51.7 ± 5.8 (3)
+      model | - | - | -""",
+    ),
+    (
+      [BY_TASK, NO_FIGURE, *NO_SIZE, *NO_SEED, MEAN],
+      None,
+      """Prompt_tuning | 40.0 (1) | 50.0 (1) | 45.0 (1)
+      model | 50.0 (1) | 60.0 (1) | 55.0 (1)""",
     ),
     # A task that a row or a seed does not run leaves no mean.
     (
@@ -82,7 +112,22 @@ def test_table(tmp_path, edits, cells, expected):
   some = [x for x in sheet.cells() if cells is None or cells(x.point)]
   results = made_up.results(tmp_path, sheet, some)
   lines = [line.strip() for line in expected.splitlines()]
-  assert [" | ".join(x) for x in tables.table(results).rows] == lines
+  assert [" | ".join(x).strip() for x in tables.table(results).rows] == lines
+  if ONE_ROW in edits:
+    assert "ours,x,,prompt,51.6" in tables.csv_text([results])
+    assert figures.draw(results).axes[0].lines
+
+
+def test_record_without_scores_is_no_score(tmp_path):
+  sheet = made_up.sheet(tmp_path)
+  made_up.file(tmp_path, sheet.cells()[:12])
+  others = sheet.cells()[12:]
+  results = made_up.results(tmp_path, sheet, others, evals=[], best=None)
+  assert [x[1:] for x in tables.table(results).rows] == [
+    ["51.7 ± 5.8 (3)", "-"],
+    ["55.0 ± 0.0 (3)", "-"],
+  ]
+  assert ",l," not in tables.csv_text([results])
 
 
 def test_run_that_was_stopped_has_no_scores_of_later_steps(tmp_path):
@@ -133,11 +178,52 @@ def test_gap_is_of_the_seeds_that_both_have(below, expected):
   assert gap.get(0) == pytest.approx(expected, nan_ok=True)
 
 
-def test_tables_quote_the_signs_of_their_format():
-  table = text_tables.Table(["a_b"], [["x|y"], [r"a\b {x} 2^3 $5 ~7 ±1"]])
-  assert table.markdown().splitlines()[2] == "| x\\|y |"
-  header, _, _, signs = table.latex().splitlines()[2:6]
-  assert header == r"a\_b \\"
-  assert signs == (
-    r"a\textbackslash{}b \{x\} 2\textasciicircum{}3 \$5 $\sim$7 $\pm$1 \\"
+def test_ensemble(tmp_path):
+  grid = """[[grids]]
+size = ["l"]
+method = ["model"]
+task = ["cb", "wic"]
+[values.method.model.bindings]
+SEED = 0
+"""
+  text = made_up.edited(
+    ('columns = "size"\nmean_over = "task"', ""),
+    ('rows = ["method"]', 'kind = "ensemble"\nrows = ["task"]'),
+    ('kind = "ensemble"', 'kind = "ensemble"\ncolumns = "method"'),
+    NO_FIGURE,
+    ('size = ["s", "l"]', 'size = ["l"]'),
+    ('["prompt", "model"]', '["prompt"]'),
+    ("[values.size.s]", f"{grid}[values.size.s]"),
+    ("[values.method.model]\n", ""),
+  )
+  sheet = made_up.sheet(tmp_path, text)
+  cells = {x.name: x for x in sheet.cells()}
+  last = cells.pop("l-prompt-wic-seed2")
+  prompts = [x for name, x in cells.items() if "seed" in name]
+  results = made_up.results(tmp_path, sheet, prompts)
+  assert tables.table(results).rows == [
+    # Average and best are of all prompts, or of none.
+    ["cb", "56.7", "70.0", "-"],  # 50, 70, 50
+    ["wic", "-", "-", "-"],
+  ]
+  results = made_up.results(tmp_path, sheet, [last])
+  wic = ["wic", "70.0", "90.0", "-"]  # 60, 90, 60
+  assert tables.table(results).rows[1] == wic
+
+
+def test_tables_of_texts_quote_the_signs_of_their_format():
+  table = text_tables.Table(["a_b", "n"], [["x|y", "1"], ["longer", "20 ± 1"]])
+  assert table.markdown().splitlines() == [
+    "| a_b | n |",
+    "| --- | ---: |",
+    "| x\\|y | 1 |",
+    "| longer | 20 ± 1 |",
+  ]
+  lines = table.latex().splitlines()
+  assert lines[0] == r"\begin{tabular}{lr}"
+  assert r"a\_b & n \\" in lines
+  assert r"longer & 20 $\pm$ 1 \\" in lines
+  signs = text_tables.Table([], [[r"a\b", "{x}", "2^3", "$5", "~7"]])
+  assert signs.latex().splitlines()[-3] == (
+    r"a\textbackslash{}b & \{x\} & 2\textasciicircum{}3 & \$5 & $\sim$7 \\"
   )

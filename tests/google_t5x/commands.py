@@ -9,7 +9,6 @@ number of steps. By its end rounding has grown past comparing: what is asked of
 it is that it runs on both.
 """
 
-from collections.abc import Iterator
 import dataclasses
 import pathlib
 import re
@@ -20,31 +19,25 @@ import documented
 
 # Model -> a task of its vocabulary.
 TASKS = {"ladder_s": "ladder_boolq", "t5_small_local": "mini_boolq"}
+STEPS = 8
 # Model -> the page whose first training command is of it.
 _PAGES = {"ladder_s": "docs/google_t5x.md", "t5_small_local": "README.md"}
-_LENGTHS = '--gin.TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 8}'
 _TRAINING = (
   "--gin.LEARNING_RATE=0.003",
   "--gin.DROPOUT_RATE=0.0",
-  "--gin.TRAIN_STEPS_RELATIVE=8",
+  f"--gin.TRAIN_STEPS_RELATIVE={STEPS}",
   "--gin.STATS_PERIOD=1",
-)
-_WHOLE_TRAINING = (
-  *_TRAINING,
-  _LENGTHS,
-  "--gin.BATCH_SIZE=16",
-  "--gin.EVAL_PERIOD=8",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """A command line, but for the interpreter.
+  """A command line, but for the interpreter and the folder.
 
   Attributes:
-    name: What is shown. The command writes to `{out}/name_with_underscores`.
+    name: What is shown, and the folder's name.
     program: "train", "eval" or "infer".
-    flags: Its flags.
+    flags: With `{out}` in the place of the runtime's folder.
     is_compared: Whether its losses and predictions have to be the same.
   """
 
@@ -55,50 +48,65 @@ class Command:
 
   def arguments(self, out: str) -> list[str]:
     """Returns what follows the interpreter."""
-    flags = [flag.replace("{out}", out) for flag in self.flags]
-    return ["-m", f"t5x.{self.program}", *flags]
+    return [
+      "-m",
+      f"t5x.{self.program}",
+      *(flag.replace("{out}", out) for flag in self.flags),
+    ]
+
+  def folder(self, out: str) -> str:
+    """Returns where it writes."""
+    return f"{out}/{self.name.replace(' ', '_')}"
 
 
-def commands(model: str) -> Iterator[Command]:
-  """Yields the commands for a model, in the order in which they are run."""
+_FOLDERS = {
+  "train": "MODEL_DIR",
+  "eval": "EVAL_OUTPUT_DIR",
+  "infer": "INFER_OUTPUT_DIR",
+}
 
-  def command(name: str, program: str, files: str, *flags: str) -> Command:
-    is_training = program == "train"
-    folder = "MODEL_DIR" if is_training else f"{program.upper()}_OUTPUT_DIR"
-    gin_files = [f"models/{model}", *files.split()]
-    if "recipes" not in files:
-      gin_files.append(f"runs/{program}")
-    return Command(
-      name,
-      program,
-      (
-        *(f"--gin_file=gin/{file}.gin" for file in gin_files),
-        *flags,
-        f"--gin.MIXTURE_OR_TASK_NAME='{TASKS[model]}'",
-        f"--gin.{folder}='{{out}}/{name.replace(' ', '_')}'",
-      ),
-    )
 
-  length = "--gin.PROMPT_LENGTH=20"
-  labels = '--gin.CLASS_LABELS=["False", "True"]'
-  drawn, copied, read = (
-    f"methods/prompt_tuning prompts/{x}"
-    for x in ("random_uniform", "class_labels", "from_file")
-  )
-  file = "--gin.PROMPT_FILE='{out}/prompt/prompt.safetensors'"
-  yield command("prompt", "train", copied, labels, length, *_WHOLE_TRAINING)
-  yield command("prompt eval by file", "eval", read, file)
-  yield command("prompt infer by file", "infer", read, file, _LENGTHS)
-  for name, files, flags in (
-    ("prompt", drawn, [length]),
-    ("model_tuning", "methods/model_tuning", []),
-    ("lora", "methods/lora", []),
-  ):
-    if name != "prompt":
-      yield command(name, "train", files, *_WHOLE_TRAINING)
-    there = f"--gin.CHECKPOINT_PATH='{{out}}/{name}'"
-    yield command(f"{name} eval by checkpoint", "eval", files, *flags, there)
-  yield command("recipe", "train", "recipes/prompt_tuning", *_TRAINING)
+def commands(model: str) -> list[Command]:
+  """Returns the commands for a model, in the order in which they are run."""
+  lengths = '--gin.TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 8}'
+  batches = [lengths, "--gin.BATCH_SIZE=16", f"--gin.EVAL_PERIOD={STEPS}"]
+  prompt = "--gin.PROMPT_FILE='{out}/prompt/prompt.safetensors'"
+  from_file = "methods/prompt_tuning prompts/from_file"
+  # Name, program, gin files and flags.
+  rows: list[tuple[str, str, str, list[str]]] = [
+    (
+      "prompt",
+      "train",
+      "methods/prompt_tuning prompts/class_labels runs/train",
+      [
+        '--gin.CLASS_LABELS=["False", "True"]',
+        "--gin.PROMPT_LENGTH=20",
+        *batches,
+        *_TRAINING,
+      ],
+    ),
+    ("prompt eval by file", "eval", f"{from_file} runs/eval", [prompt]),
+    (
+      "prompt infer by file",
+      "infer",
+      f"{from_file} runs/infer",
+      [prompt, lengths],
+    ),
+    (
+      "prompt eval by checkpoint",
+      "eval",
+      "methods/prompt_tuning prompts/random_uniform runs/eval",
+      ["--gin.PROMPT_LENGTH=20", "--gin.CHECKPOINT_PATH='{out}/prompt'"],
+    ),
+  ]
+  for method in ("model_tuning", "lora"):
+    there = f"--gin.CHECKPOINT_PATH='{{out}}/{method}'"
+    files = f"methods/{method} runs/"
+    rows += [
+      (method, "train", f"{files}train", [*batches, *_TRAINING]),
+      (f"{method} eval by checkpoint", "eval", f"{files}eval", [there]),
+    ]
+  rows.append(("recipe", "train", "recipes/prompt_tuning", [*_TRAINING]))
   # The page's first of training, writing to another folder.
   words = next(
     words
@@ -107,6 +115,22 @@ def commands(model: str) -> Iterator[Command]:
   )
   assert f"--gin_file=gin/models/{model}.gin" in words, words
   folder = "--gin.MODEL_DIR='{out}/as_documented'"
-  flags = [re.sub(r"^--gin\.MODEL_DIR=.*", folder, x) for x in words[3:]]
-  assert folder in flags, words
-  yield Command("as documented", "train", (*flags,), is_compared=False)
+  as_documented = [re.sub(r"^--gin\.MODEL_DIR=.*", folder, x) for x in words]
+  assert folder in as_documented, words
+  return [
+    *(
+      Command(
+        name,
+        program,
+        (
+          f"--gin_file=gin/models/{model}.gin",
+          *(f"--gin_file=gin/{file}.gin" for file in files.split()),
+          *flags,
+          f"--gin.MIXTURE_OR_TASK_NAME='{TASKS[model]}'",
+          f"--gin.{_FOLDERS[program]}='{{out}}/{name.replace(' ', '_')}'",
+        ),
+      )
+      for name, program, files, flags in rows
+    ),
+    Command("as documented", "train", (*as_documented[3:],), is_compared=False),
+  ]

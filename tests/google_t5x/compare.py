@@ -1,11 +1,11 @@
 """Runs the same commands on Google's T5X and on `runtime/`, and compares.
 
-  python tests/google_t5x/compare.py T5X AIRIO JESTIMATOR
+  python tests/google_t5x/compare.py --t5x=DIR --airio=DIR --jestimator=DIR
 
 The folders are checkouts of google-research/t5x, google/airio and
-google-research/jestimator, and others with what T5X alone needs, of which
-docs/google_t5x.md has a list. The outcome goes to
-tests/google_t5x/outcome.json and results/google_t5x.md. No part of CI.
+google-research/jestimator; docs/google_t5x.md says what else T5X needs. The
+outcome goes to tests/google_t5x/outcome.json and results/google_t5x.md. No part
+of CI.
 """
 
 import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
@@ -25,13 +25,11 @@ from typing import Any
 import commands
 import tensorflow as tf
 
-from prompt_tuning.experiments.text_tables import Table
 from t5x.runs import records
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUTCOME = ROOT / "tests" / "google_t5x" / "outcome.json"
 PAGE = ROOT / "results" / "google_t5x.md"
-WORK = "runs/google_t5x"  # As a user would write it.
 # The same computation in vectors of another width, which rounds elsewhere.
 OTHER_ROUNDING = "--xla_cpu_max_isa=AVX2"
 # Relative to the largest loss.
@@ -44,13 +42,26 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  add = parser.add_argument
-  add("sources", nargs="+", metavar="FOLDER", help="of T5X and what it imports")
-  add("--revisions", default="not given", help="of the sources, for the page")
+  for flag in ("--t5x", "--airio", "--jestimator"):
+    parser.add_argument(flag, required=True, type=pathlib.Path)
+  parser.add_argument(
+    "--extra",
+    action="append",
+    default=[],
+    type=pathlib.Path,
+    help="a folder with packages that T5X alone needs; repeatable",
+  )
+  parser.add_argument(
+    "--revisions", default="not given", help="of the sources, for the page"
+  )
+  parser.add_argument(
+    "--work", default="runs/google_t5x", help="relative to the root"
+  )
   args = parser.parse_args()
-  google = [ROOT, *args.sources]
-  ours = [ROOT, ROOT / "runtime"]
-  paths = {"google": google, "ours": ours, "again": google}
+  paths = {
+    "google": [ROOT, args.t5x, args.airio, args.jestimator, *args.extra],
+    "ours": [ROOT, ROOT / "runtime"],
+  }
   rows: list[dict[str, Any]] = []
   environment = records.environment()
   for model in commands.TASKS:
@@ -61,8 +72,8 @@ def main() -> None:
         "program": command.program,
         "commit": environment["commit"],
       }
-      rows.append(row | _run(command, f"{WORK}/{model}", paths))
-      print(*_texts(rows[-1]), sep=" | ", flush=True)
+      rows.append(row | _run(command, f"{args.work}/{model}", paths))
+      print(table({"rows": rows[-1:]}).splitlines()[-1], flush=True)
   device = environment["device"]
   outcome = {
     "revisions": args.revisions,
@@ -74,28 +85,28 @@ def main() -> None:
   PAGE.write_text(page(outcome))
   failed = [(row["model"], row["command"]) for row in rows if not holds(row)]
   if failed:
-    sys.exit(f"Not the same on both: {failed}; logs are in {WORK}.")
+    sys.exit(f"Not the same on both: {failed}; logs are in {args.work}.")
 
 
 def _run(
-  command: commands.Command, work: str, paths: Mapping[str, list[Any]]
+  command: commands.Command, work: str, paths: dict[str, list[pathlib.Path]]
 ) -> dict[str, Any]:
   """Runs a command on both runtimes; returns what is told of it."""
+  folders = {
+    name: ROOT / command.folder(f"{work}/{name}") for name in (*paths, "again")
+  }
 
-  def folder(side: str) -> pathlib.Path:
-    return ROOT / work / side / command.name.replace(" ", "_")
-
-  def start(side: str, xla_flags: str = "") -> int:
+  def start(name: str, runtime: str, xla_flags: str = "") -> int:
     """Runs it anew, with a log beside its folder; returns its status."""
-    shutil.rmtree(folder(side), ignore_errors=True)
-    folder(side).parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{folder(side)}.log", "w", encoding="utf-8") as log:
+    shutil.rmtree(folders[name], ignore_errors=True)
+    folders[name].parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folders[name]}.log", "w", encoding="utf-8") as log:
       return subprocess.run(
-        [sys.executable, *command.arguments(f"{work}/{side}")],
+        [sys.executable, *command.arguments(f"{work}/{name}")],
         cwd=ROOT,
         env={
           **os.environ,
-          "PYTHONPATH": os.pathsep.join(map(str, paths[side])),
+          "PYTHONPATH": os.pathsep.join(map(str, paths[runtime])),
           "TF_CPP_MIN_LOG_LEVEL": "3",
           "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip(),
         },
@@ -104,14 +115,16 @@ def _run(
         check=False,
       ).returncode
 
-  told: dict[str, Any] = {side: start(side) for side in ("google", "ours")}
+  told: dict[str, Any] = {name: start(name, name) for name in paths}
   if any(told.values()):
     return told
-  told |= compare(folder("google"), folder("ours"))
+  told |= compare(folders["google"], folders["ours"])
   if not command.is_compared:
     return {**told, "is_compared": False}
-  if command.program == "train" and not start("again", OTHER_ROUNDING):
-    again = compare(folder("google"), folder("again"))
+  if command.program == "train" and not start(
+    "again", "google", OTHER_ROUNDING
+  ):
+    again = compare(folders["google"], folders["again"])
     told["own_difference"] = again["loss_difference"]
   return told
 
@@ -124,7 +137,8 @@ def losses(folder: pathlib.Path) -> list[float]:
   """
   by_step = {}
   for path in sorted(folder.rglob("events.out.tfevents.*")):
-    for event in tf.compat.v1.train.summary_iterator(str(path)):
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+      event = tf.compat.v1.Event.FromString(record)
       for value in event.summary.value:
         # T5X has a folder train/ with a tag loss, ours one file with both.
         where = path.parent.relative_to(folder) / value.tag
@@ -145,18 +159,20 @@ def predictions(folder: pathlib.Path) -> list[tuple[str, str]]:
   Args:
     folder: What a command wrote.
   """
-  found = [
+  found: list[pathlib.Path] = sorted(
     path
-    for path in sorted(folder.rglob("*.jsonl*"))
+    for path in folder.rglob("*.jsonl*")
     if path.is_file() and not path.name.endswith(_SKIPPED)
-  ]
+  )
+  if not found:
+    return []
+  lines = [json.loads(line) for line in found[-1].read_text().splitlines()]
   return sorted(
     (
       line.get("input", line.get("inputs"))["inputs_pretokenized"],
       str(line.get("output", line["prediction"])),
     )
-    for path in found[-1:]
-    for line in map(json.loads, path.read_text().splitlines())
+    for line in lines
   )
 
 
@@ -197,28 +213,38 @@ def holds(row: Mapping[str, Any]) -> bool:
   )
 
 
-def _texts(row: Mapping[str, Any]) -> list[str]:
-  """Returns the texts of a row of the page's table."""
-  differences = [
-    f"{row[name]:.1e}" if name in row and row.get("is_compared", True) else ""
-    for name in ("loss_difference", "own_difference")
+def table(outcome: Mapping[str, Any]) -> str:
+  """Returns the outcome as Markdown."""
+  lines = [
+    "| Model | Command | Program | T5X | Ours | Loss, 8 steps | "
+    "T5X with itself | Predictions |",
+    "| --- | --- | --- | --- | --- | ---: | ---: | ---: |",
   ]
-  return [
-    *(row[name] for name in ("model", "command", "program")),
-    *(f"failed ({row[x]})" if row[x] else "ran" for x in ("google", "ours")),
-    *differences,
-    f"{row['equal']} of {row['examples']}" if "examples" in row else "",
-  ]
+  for row in outcome["rows"]:
+    lines.append(
+      f"| {row['model']} | {row['command']} | {row['program']} | "
+      + " | ".join(
+        "ran" if row[runtime] == 0 else f"failed ({row[runtime]})"
+        for runtime in ("google", "ours")
+      )
+      + f" | {_difference(row, 'loss_difference')} | "
+      + f"{_difference(row, 'own_difference')} | "
+      + (f"{row['equal']} of {row['examples']} |" if "examples" in row else "|")
+    )
+  return "\n".join(lines)
+
+
+def _difference(row: Mapping[str, Any], name: str) -> str:
+  is_shown = name in row and row.get("is_compared", True)
+  return f"{row[name]:.1e}" if is_shown else ""
 
 
 def page(outcome: Mapping[str, Any]) -> str:
   """Returns the committed page: the table, and what it was made with."""
-  rows = outcome["rows"]
-  commits = sorted({row["commit"][:7] for row in rows})
-  versions = [" ".join(x) for x in outcome["versions"].items()]
-  header = ["Model", "Command", "Program", "T5X", "Ours", "Loss, 8 steps"]
-  header += ["T5X with itself", "Predictions"]
-  table = Table(header, list(map(_texts, rows)), left=5)
+  commits = sorted({row["commit"][:7] for row in outcome["rows"]})
+  versions = [
+    f"{name} {version}" for name, version in outcome["versions"].items()
+  ]
   return (
     "# Google's T5X and this repository's runtime\n\n"
     "Written by `tests/google_t5x/compare.py`; see `docs/google_t5x.md`. The\n"
@@ -226,7 +252,7 @@ def page(outcome: Mapping[str, Any]) -> str:
     "between the two, and between T5X and itself in code for AVX2, which\n"
     "rounds elsewhere. Predictions are those that are equal. A command `as\n"
     "documented` runs at its own rate and length, and is not held to agree.\n\n"
-    f"{table.markdown()}\n"
+    f"{table(outcome)}\n\n"
     f"Sources: {outcome['revisions']}. Versions: {', '.join(versions)}.\n"
     f"Device: {outcome['device']}. Commits: {', '.join(commits)}; the models'\n"
     "weights are those of these commits, too.\n"
