@@ -1,8 +1,12 @@
-"""Which checkpoints of a run are kept, and what becomes of damaged ones."""
+"""Which checkpoints of a run are kept, and what becomes of damaged ones.
+
+Then runs, whose folder was damaged while they were stopped: nothing is lost.
+"""
 
 import contextlib
 import errno
 import itertools
+import json
 import os
 import shutil
 from unittest import mock
@@ -15,6 +19,7 @@ import numpy as np
 import pytest
 import tiny
 
+from prompt_tuning import prompt_files
 from t5x import checkpoints, optimizers, train_state
 from t5x.files import digests, run_lock
 from t5x.runs import resume
@@ -52,15 +57,14 @@ def _kept(folder):
   return {name.removeprefix("checkpoint_") for name in os.listdir(folder)}
 
 
-def _restore_run(checkpointer):
-  one = SingleDeviceSharding(jax.devices()[0])
-  return checkpointer.restore_run(jax.tree.map(lambda _: one, _state(0)))
-
-
 def _restore(folder):
   """The step that is restored; its values must be those that were saved."""
+  one = SingleDeviceSharding(jax.devices()[0])
+  axes = jax.tree.map(lambda _: one, _state(0))
   with contextlib.closing(_open(folder)) as checkpointer:
-    state, info = _restore_run(checkpointer)
+    found = checkpointer.find_run()
+    state, info = checkpointer.restore_run(axes)
+  assert found == info
   step = int(state.step)
   np.testing.assert_array_equal(state.trainable["prompt"], np.full(2, step))
   assert info["evals"][-1]["step"] == step
@@ -138,18 +142,14 @@ def test_damaged_newest_is_set_aside_for_the_one_before(two, tmp_path, caplog):
     assert _kept(folder) == {"10", "20.damaged"}
 
 
-def test_what_is_wrong_is_named(folder):
-  newest = folder / "checkpoint_20"
-  assert digests.damage(newest) is None
-  (newest / "run" / "metadata").unlink()
-  assert digests.damage(newest) == "run/metadata is missing"
-
-
 def test_with_none_left_there_is_one_error_and_nothing_is_renamed(folder):
-  for step in (10, 20):
-    (folder / f"checkpoint_{step}" / "run" / "metadata").write_text("{}")
+  files = [folder / f"checkpoint_{x}" / "run" / "metadata" for x in (10, 20)]
+  files[0].write_text("{}")
+  files[1].unlink()
   with pytest.raises(
-    ValueError, match=r"Every checkpoint in .* is damaged: ch"
+    ValueError,
+    match=r"Every checkpoint in .* is damaged: checkpoint_20: run/metadata is "
+    "missing; checkpoint_10: the content of run/metadata has changed",
   ):
     _restore(folder)
   assert _kept(folder) == {"10", "20"}
@@ -179,7 +179,7 @@ def test_checkpoint_is_written_again_with_the_evaluation_that_was_due(tmp_path):
 def test_checkpoint_that_says_nothing_new_is_not_written_again(folder):
   """As where the run that is restored goes on, unless it had stopped there."""
   checkpointer = _open(folder)
-  _, info = _restore_run(checkpointer)
+  info = checkpointer.find_run()
   written = [(folder / "checkpoint_20").stat().st_mtime_ns]
   for is_stopped in (False, True, True, False):
     checkpointer.save_run(_state(20), {**info, "is_stopped": is_stopped})
@@ -191,24 +191,22 @@ def test_checkpoint_that_says_nothing_new_is_not_written_again(folder):
 
 
 @pytest.mark.parametrize(
-  ("name", "is_copy", "is_last"),
+  "left",
   [
     # Killed while it wrote, deleted, or replaced a checkpoint.
-    ("checkpoint_30.orbax-checkpoint-tmp", False, False),
-    ("checkpoint_10.deleted", False, False),
-    ("checkpoint_20.new.orbax-checkpoint-tmp", False, False),
-    ("checkpoint_20.new", True, False),
-    ("checkpoint_20.new", True, True),
+    "30.orbax-checkpoint-tmp",
+    "10.deleted",
+    "20.new.orbax-checkpoint-tmp",
+    "20.new",
+    "20.new and 20.deleted",
   ],
 )
-def test_what_a_killed_run_left_is_cleared_away(folder, name, is_copy, is_last):
+def test_what_a_killed_run_left_is_cleared_away(folder, left):
+  name, _, old = left.partition(" and ")
   newest = folder / "checkpoint_20"
-  if is_copy:
-    shutil.copytree(newest, folder / name)
-  else:
-    (folder / name).mkdir()
-  if is_last:
-    newest.rename(folder / "checkpoint_20.deleted")
+  shutil.copytree(newest, folder / f"checkpoint_{name}")
+  if old:
+    newest.rename(folder / f"checkpoint_{old}")
   assert _restore(folder) == 20
   assert _kept(folder) == {"10", "20"}
 
@@ -217,14 +215,8 @@ def test_what_a_killed_run_left_is_cleared_away(folder, name, is_copy, is_last):
   ("error", "message"),
   [
     (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),
-    (
-      ValueError("UNKNOWN: [OS error 122: Disk quota exceeded]"),
-      "quota exceed",
-    ),
-    (
-      ValueError("PERMISSION_DENIED: no key [source='x.cc']"),
-      "DENIED: no key:",
-    ),
+    (ValueError("UNKNOWN: [OS error 122: Disk quota exceeded]"), "quota exc"),
+    (ValueError("PERMISSION_DENIED: no key [source='x.cc']"), "no key:"),
   ],
 )
 def test_failed_write_says_why_and_leaves_the_old_checkpoints(
@@ -254,26 +246,90 @@ def test_run_that_lost_its_lock_deletes_nothing(folder, monkeypatch, fails):
   assert _kept(folder) >= {"10", "20", "40.orbax-checkpoint-tmp"}
 
 
-def test_seeds_are_given_or_of_the_newest_whole_checkpoint_or_drawn(
-  tmp_path, monkeypatch
-):
+def test_seed_is_given_or_that_of_the_run_or_drawn(monkeypatch):
   monkeypatch.setattr(resume.secrets, "randbits", lambda bits: 9)
-  checkpointer = _open(tmp_path)
+  for given, info, seed in (
+    (None, None, 9),
+    (None, {}, 9),
+    (None, {"seed": 5}, 5),
+    (0, {"seed": 5}, 0),
+  ):
+    assert resume.choose_seed(given, info, "seed") == seed
 
-  def seeds(given=None, of_order=None):
-    info = checkpointer.find_run()
-    return (
-      resume.choose_seed(given, info, "seed"),
-      resume.choose_seed(of_order, info, "shuffle_seed"),
-    )
 
-  assert seeds() == (9, 9)
-  for step in (10, 20):
-    info = {"evals": [], "seed": step, "shuffle_seed": step + 1}
-    checkpointer.save_run(_state(step), info)
-    checkpointer.wait()
-    assert seeds() == (step, step + 1)
-  assert seeds(0, 1) == (0, 1)
-  DAMAGES["a bit flipped"](tmp_path / "checkpoint_20" / "run" / "metadata")
-  assert seeds(of_order=1) == (10, 1)
-  checkpointer.close()
+LAST_STEP = tiny.BASE_STEP + 6
+
+
+def _train(folder, base):
+  return tiny.train(
+    folder, base, actions={"INFER_EVAL": [tiny.save_best_prompt(folder)]}
+  )
+
+
+def _go_on(copy, base, run):
+  """Trains, and compares what counts of the two runs."""
+  _train(copy, base)
+  found, expected = (
+    prompt_files.load_prompt(folder / "prompt.safetensors")
+    for folder in (copy, run)
+  )
+  np.testing.assert_array_equal(found[0], expected[0])
+  assert found[1] == expected[1]
+  for name in ("status", "evals", "best", "steps"):
+    assert tiny.record(copy)[name] == tiny.record(run)[name]
+
+
+def _lines(folder, kind=""):
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines if kind in line]
+
+
+def test_best_prompt_is_written_again(run, base, copy, caplog):
+  """Also where the run is over, and nothing else is to do."""
+  for damage in ("cut off", "a bit flipped", "deleted"):
+    DAMAGES[damage](copy / "prompt.safetensors")
+    caplog.clear()
+    _go_on(copy, base, run)
+    assert "It is written again from checkpoint_" in caplog.text
+
+
+def test_damaged_newest_checkpoint_changes_no_result(run, base, copy, caplog):
+  state = copy / f"checkpoint_{LAST_STEP}" / "state"
+  files = [path for path in state.rglob("*") if path.is_file()]
+  DAMAGES["a bit flipped"](max(files, key=lambda path: path.stat().st_size))
+  with pytest.raises(ValueError, match="checkpoint_13 is damaged: the"):
+    checkpoints.open_checkpoint(str(copy))
+  _go_on(copy, base, run)
+  assert f"checkpoint_{LAST_STEP} is damaged" in caplog.text
+  assert (copy / f"checkpoint_{LAST_STEP}.damaged").is_dir()
+  assert (copy / f"checkpoint_{LAST_STEP}").is_dir()
+  steps = [[x["step"] for x in _lines(folder)] for folder in (copy, run)]
+  assert steps[0] == steps[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
+def test_garbled_files_are_kept_aside_and_made_anew(
+  run, base, copy, content, caplog
+):
+  """The record, and metrics, to which evaluations are added."""
+  (copy / "record.json").write_text(content)
+  (copy / "metrics.jsonl").write_text("\0\0\0\n7\n{\n")
+  _go_on(copy, base, run)
+  assert (copy / "record.json.damaged").read_text() == content
+  assert "record.json is damaged" in caplog.text
+  assert "metrics.jsonl is damaged (line 1" in caplog.text
+  assert (copy / "metrics.jsonl.damaged").exists()
+  kind = "inference_eval"
+  assert _lines(copy, kind) == _lines(run, kind) != []
+
+
+def test_second_run_in_a_folder_is_refused(run, base, copy, monkeypatch):
+  monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.2)
+  before = sorted(os.listdir(copy))
+  with (
+    run_lock.RunLock(str(copy), "MODEL_DIR"),
+    pytest.raises(ValueError, match="in use by another run: process"),
+  ):
+    _train(copy, base)
+  assert sorted(os.listdir(copy)) == before
