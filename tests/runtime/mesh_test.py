@@ -53,7 +53,6 @@ def done(base, tmp_path_factory):
     str(folder / "v3"), tiny.BASE_STEP, checkpoints.open_checkpoint(base).arrays
   )
   both = [
-    ("compare", "two.npz", 2, "padded"),
     ("take_turns", "turns.npz", 1, "padded", "by length"),
     ("go_on", "run", 1, 4),
     ("prompts", "orbax", base, "class_labels", "from_file"),
@@ -77,10 +76,14 @@ def _assert_same(path, number, *expected):
       np.testing.assert_allclose(results[name], values, rtol=1e-4, atol=1e-4)
 
 
+def test_two_processes_with_a_mesh_of_four_agree_with_one(base, tmp_path):
+  _start(base, tmp_path, [("compare", "two.npz", 2, "padded")], processes=2)
+  _assert_same(tmp_path / "two.npz", 2, on_mesh.run(base, 1))
+
+
 @pytest.mark.slow
 def test_other_meshes_agree_with_one_device(base, done):
   padded, by_length = on_mesh.run(base, 1), on_mesh.run_by_length(base, 1)
-  _assert_same(done[0] / "two.npz", 2, padded)
   _assert_same(done[0] / "four_2.npz", 2, by_length)
   _assert_same(done[0] / "four_4.npz", 4, padded)
   _assert_same(done[0] / "turns.npz", 1, padded, by_length)
