@@ -118,7 +118,7 @@ class Trainer(trainer.Trainer):
     )
     self._eval_part = partitioner.partition(
       lambda state, batch, divisor: models.weigh(
-        model, {}, model.loss_fn(state.params, batch, None)[1], batch, divisor
+        model, {}, model.eval_fn(state.params, batch)[1], batch, divisor
       )[1],
       in_axis_resources=(self.train_state_axes, batches, replicated),
       out_axis_resources=replicated,

@@ -171,6 +171,12 @@ class EncoderDecoderModel:
     )
     return jnp.float32(1.0 if divisor is None else divisor)
 
+  def eval_fn(
+    self, params: Params, batch: Batch
+  ) -> tuple[jax.Array, MetricSums]:
+    """Computes `loss_fn` without dropout."""
+    return self.loss_fn(params, batch, dropout_rng=None)
+
   def score_batch(self, params: Params, batch: Batch) -> jax.Array:
     """Computes the log likelihood of the targets.
 

@@ -71,7 +71,7 @@ class Trainer:
       partitioner, train_step, train_state_axes, batch_sharding
     )
     self._eval_step = partitioner.partition(
-      lambda state, batch: model.loss_fn(state.params, batch, None)[1],
+      lambda state, batch: model.eval_fn(state.params, batch)[1],
       in_axis_resources=(train_state_axes, batch_sharding),
       out_axis_resources=replicated,
     )

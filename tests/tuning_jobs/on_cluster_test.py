@@ -260,7 +260,7 @@ def test_job_that_is_cancelled_while_no_worker_is_there_leaves_the_queue(
 def test_line_that_a_machine_died_in_is_skipped(tmp_path):
   (tmp_path / "events.jsonl").write_text('{"kind": "tra')
   settings = {"length": 1, "learning_rate": 1}
-  on_cluster._Task(Model, [], None, tmp_path / "run", tmp_path, settings)()
+  on_cluster._tune(Model, [], None, tmp_path / "run", tmp_path, settings)
   forwarded = []
   on_cluster._forward_events(tmp_path, forwarded.append)
   assert [event.kind for event in forwarded] == ["train"]
