@@ -120,7 +120,7 @@ def _reading(
   )
   starts = zip(labels, positions["labels"], strict=False)
   nearest = positions["neighbours"].str[0].tolist()
-  norm = positions["norm"].mean() / result.embedding_norm
+  norm = np.mean(positions["norm"]) / result.embedding_norm
   return {
     "prompt_length": len(positions),
     "with_label": sum(map(bool, positions["labels"])),

@@ -182,8 +182,9 @@ class Archive:
       ValueError: if a file is not a record.
     """
     self.stored: list[StoredRecord] = []
-    for path in sorted(results.glob("*/**/*.json")) if results else ():
-      relative = path.relative_to(results)
+    paths = results.glob("*/**/*.json") if results else ()
+    for path in sorted(paths):
+      relative = path.relative_to(results or root)
       if relative.parts[0] == "benchmarks":
         continue
       record = read(path)
@@ -197,9 +198,9 @@ class Archive:
       name = relative.with_suffix("").as_posix()
       self.stored.append(StoredRecord(name, path, record))
     self._root = root
-    paths = [str(root), prompt_tuning.gin_search_path()]
+    folders = [str(root), prompt_tuning.gin_search_path()]
     self._bindings = functools.cache(
-      lambda files: resolution.Bindings(files, paths=paths)
+      lambda files: resolution.Bindings(files, paths=folders)
     )
     self._fingerprint = functools.cache(self._read_fingerprint)
     self._configurations: dict[Cell, RunConfiguration] = {}

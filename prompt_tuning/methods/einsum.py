@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from prompt_tuning.types import Array, DType
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
+def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
   """Multiplies two arrays of one dtype, accumulating in float32.
 
   So does its gradient. Plain `jnp.einsum` would compute the gradient from a
@@ -43,6 +42,9 @@ def einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
     cpu=functools.partial(product, of=jnp.float32),
     default=functools.partial(product, of=dtype),
   )
+
+
+einsum = jax.custom_vjp(_einsum, nondiff_argnums=(0, 3))
 
 
 def _einsum_forward(equation, a, b, dtype):

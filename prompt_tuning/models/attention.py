@@ -31,8 +31,7 @@ _TILE = 128
 _AXES = ("batch", "heads", "length", "kv")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def attention(
+def _attention(
   query: Array,
   key: Array,
   value: Array,
@@ -63,6 +62,9 @@ def attention(
     [B, N, Q, D] in the dtype of the operands.
   """
   return _forward((query, key, value, bias, mask), kernel)[0]
+
+
+attention = jax.custom_vjp(_attention, nondiff_argnums=(5,))
 
 
 def _forward(

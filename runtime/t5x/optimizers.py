@@ -108,9 +108,10 @@ class OptimizerDef:
     transformation = self.transformation(
       hyper_params["learning_rate"], state.step
     )
-    own, grads = optax.tree.cast((params, grads), jnp.float32)
     updates, param_states = transformation.update(
-      grads, state.param_states, own
+      optax.tree.cast(grads, jnp.float32),
+      state.param_states,
+      optax.tree.cast(params, jnp.float32),
     )
     new_params = jax.tree.map(
       lambda param, update: (param + update).astype(param.dtype),

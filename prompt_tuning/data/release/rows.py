@@ -299,10 +299,10 @@ def _check_value(
       value.encode("utf-8")
     except UnicodeEncodeError as error:  # JSON can spell half a character.
       raise _error(where, field, "text", _shown(value)) from error
-  elif kind is list:
+  elif isinstance(expected, list):
     for i, item in enumerate(value):
       _check_value(item, expected[0], where, split, f"{field}[{i}]")
-  elif kind is dict:
+  elif isinstance(expected, dict):
     for name, inner in expected.items():
       hidden = name.endswith("?") and split == "test"
       name = name.rstrip("?")
