@@ -78,18 +78,26 @@ class EncoderDecoderModel:
     return seqio.EncDecFeatureConverter
 
   def get_initial_variables(
-    self, rng: jax.Array, input_shapes: Mapping[str, tuple[int, ...]]
+    self,
+    rng: jax.Array,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    input_types: Mapping[str, Any] | None = None,
   ) -> Params:
     """Initialises the module.
 
     Args:
       rng: PRNG key.
       input_shapes: Shapes of the features of a batch.
+      input_types: Their dtypes, which T5X gives; int32 by default.
 
     Returns:
       The collections `params` and `params_axes`.
     """
-    ones = {k: jnp.ones(shape, jnp.int32) for k, shape in input_shapes.items()}
+    types = input_types or {}
+    ones = {
+      name: jnp.ones(shape, types.get(name, jnp.int32))
+      for name, shape in input_shapes.items()
+    }
     return self.module.init(
       rng,
       ones["encoder_input_tokens"],

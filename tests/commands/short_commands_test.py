@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+from absl import logging
 import numpy as np
 import pytest
 
@@ -10,6 +11,14 @@ import prompt_tuning
 from prompt_tuning.commands import console, quickstart
 from prompt_tuning.interop import t5_small
 from t5x.planning import targets
+
+
+@pytest.fixture(autouse=True)
+def _verbosity():
+  """Commands show errors alone, and end with their process."""
+  before = logging.get_verbosity()
+  yield
+  logging.set_verbosity(before)
 
 
 def test_task_is_cached_once_and_shown(tmp_path, capsys):

@@ -95,6 +95,8 @@ ADDED = {
   "prompt_tuning": ["encoder/prompt/prompt"],
 }
 BOTH = "prompt tuning and LoRA"
+# Methods whose parts are tested alone.
+COMPOSED = (BOTH, "prefix_tuning through an MLP")
 ADDED[BOTH] = ADDED["prompt_tuning"] + ADDED["lora"]
 IDENTITIES = {"lora", "adapter", "ia3"}
 
@@ -152,7 +154,10 @@ def _programs(method):
   return params, forward
 
 
-@pytest.mark.parametrize("method", ADDED)
+@pytest.mark.parametrize(
+  "method",
+  [pytest.param(x, marks=[pytest.mark.slow] * (x in COMPOSED)) for x in ADDED],
+)
 def test_method_in_the_network(method):
   base, plain = _programs(None)
   params, forward = _programs(method)

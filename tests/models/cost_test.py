@@ -8,6 +8,7 @@ import conformance
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from prompt_tuning.models.t5 import network, stack
 from t5x import partitioning
@@ -94,6 +95,7 @@ def test_norms_and_activations_keep_no_steps_in_between():
   assert residual_bytes() <= BATCH * POSITIONS * (2 * width + statistics + 16)
 
 
+@pytest.mark.slow
 def test_the_less_is_kept_the_more_is_computed():
   bytes_kept = [residual_bytes(**x) for x in KEEPS.values()]
   costs = [flops("prompt", **x) for x in KEEPS.values()]
@@ -125,6 +127,7 @@ def test_what_is_computed_again_is_not_kept_until_then():
   assert temporaries(ordered) < 0.75 * temporaries(default)
 
 
+@pytest.mark.slow
 def test_what_is_kept_changes_no_gradient():
   params = conformance.parameters()
   inputs = conformance.network_inputs(conformance.batch())

@@ -82,6 +82,7 @@ def test_scanned_layers_compute_the_same(unrolled, remat):
   _assert_equal(found, (stacked(expected[0]), expected[1]), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_scanned_layers_decode_the_same_with_a_cache(unrolled):
   params, _, expected = unrolled
   model = transformer(scan_layers=True)
@@ -121,6 +122,7 @@ def test_dropout_differs_between_scanned_layers():
   assert f"random_split[shape=({LAYERS},)]" in jaxpr
 
 
+@pytest.mark.slow
 def test_a_scanned_program_does_not_grow_with_depth():
   def lines(num_layers):
     delta = Injections(delta=EVERYTHING.delta)
@@ -152,7 +154,9 @@ def lowered_step(num_layers, on_trace, **overrides):
   return lowered.as_text()
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize(
+  "remat", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_an_unrolled_layer_is_traced_once(monkeypatch, remat):
   """It is differentiated and lowered once too; another layer is a call."""
   traced = []
@@ -174,6 +178,7 @@ def test_an_unrolled_layer_is_traced_once(monkeypatch, remat):
   assert lines[1] - lines[0] < 0.03 * lines[0]
 
 
+@pytest.mark.slow
 def test_layers_traced_once_compute_the_same_with_dropout(monkeypatch):
   # Layers with other deltas are traced apart.
   injections = dataclasses.replace(

@@ -85,7 +85,7 @@ def _outcome(trainer_cls, factor):
 @pytest.mark.parametrize(
   "factor",
   [
-    None,
+    pytest.param(None, marks=pytest.mark.slow),
     pytest.param(7.0, marks=pytest.mark.slow),
     "NUM_REAL_TARGET_TOKENS",
     pytest.param("NUM_TOTAL_TARGET_TOKENS", marks=pytest.mark.slow),

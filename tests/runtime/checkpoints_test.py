@@ -284,6 +284,7 @@ def _lines(folder, kind=""):
   return [json.loads(line) for line in lines if kind in line]
 
 
+@pytest.mark.slow
 def test_best_prompt_is_written_again(run, base, copy, caplog):
   """Also where the run is over, and nothing else is to do."""
   for damage in ("cut off", "a bit flipped", "deleted"):

@@ -117,9 +117,15 @@ CASES = {
   "mixture": {"mixture_or_task_name": MIXTURE, "seed": 7},
   "cached": {"mixture_or_task_name": CACHED_TASK, "use_cached": True},
 }
+SLOW_CASES = ("packed", "beyond the buffer")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW_CASES)) for x in CASES
+  ],
+)
 def test_batches_are_those_of_seqio(case, cache_dir):
   overrides = dict(CASES[case])
   rows = overrides.pop("rows", None)

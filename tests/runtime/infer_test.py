@@ -171,10 +171,8 @@ def _infer_fn(model, base, method, batch_size):
   return infer_fn, state
 
 
-@pytest.mark.parametrize(
-  "method",
-  ["score_batch", pytest.param("predict_batch", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["score_batch", "predict_batch"])
 def test_by_length_the_results_are_those_of_the_padded_split(base, method):
   """In the order of the split, and from several lengths."""
   rng = np.random.default_rng(0)

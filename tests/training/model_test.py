@@ -196,6 +196,7 @@ def test_a_prompt_to_start_from_says_the_length(
   assert tiny_model.tune(PAIRS).length == 100
 
 
+@pytest.mark.slow
 def test_two_models_in_two_threads(
   model, tiny_model, ladder_run, prompt, monkeypatch
 ):
