@@ -59,6 +59,14 @@ def test_command_is_planned(monkeypatch, capsys):
   assert json.loads(line)["program"] == "restore"
   for wrong in ("--search", "--gin_fil=x", "x"):
     assert console.main([*words, wrong]) == 1
+  words.remove("--programs=restore")
+  lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 12, 'targets': 4}"
+  assert not console.main([*words, lengths, "--search", "--tries=1"])
+  out, err = capsys.readouterr()
+  assert "\n1. --gin." in out
+  assert "\n2. " not in out
+  assert "settings, as " in out
+  assert "setting" in err
 
 
 def test_quick_start_trains_evaluates_and_says_what_came_out(
@@ -100,6 +108,13 @@ def test_quick_start_trains_evaluates_and_says_what_came_out(
   assert "1 parameters (1.0000%)" in said
   assert console.main([*words, "--task=mini_boolq"]) == 1
   assert "ladder_xs knows tasks like" in capsys.readouterr().err
+
+
+def test_quick_start_ends_with_the_status_of_a_program(tmp_path, capfd):
+  quickstart._run(tmp_path, "Asking", ["platform"])
+  assert "== Asking\n" in capfd.readouterr().out
+  with pytest.raises(SystemExit, match="1"):
+    quickstart._run(tmp_path, "Asking", ["platform"], ["no_such_module"])
 
 
 def test_t5_small_is_imported_from_its_package(tmp_path, monkeypatch, capsys):
