@@ -14,6 +14,7 @@ import pytest
 import tiny
 import tiny_gin
 
+from prompt_tuning.methods import adapter
 from t5x import checkpoints, models, partitioning, trainer, utils
 from t5x import eval as eval_lib
 from t5x import train as train_lib
@@ -180,6 +181,25 @@ def test_method_in_the_network(method):
     for name, value in added.items()
   }
   assert np.abs(forward(base | trained) - logits).max() > 0.1
+
+
+def test_adapter_is_a_bottleneck_beside_its_inputs():
+  module = adapter.Bottleneck(3)
+  rng = np.random.default_rng(0)
+  inputs = rng.normal(size=(2, 4, 5)).astype(np.float32)
+  params = jax.tree.map(
+    lambda x: rng.normal(size=x.shape).astype(np.float32),
+    module.init(jax.random.key(0), inputs)["params"],
+  )
+  hidden = np.asarray(
+    jax.nn.gelu(inputs @ params["down"] + params["down_bias"])
+  )
+  np.testing.assert_allclose(
+    module.apply({"params": params}, inputs),
+    inputs + hidden @ params["up"] + params["up_bias"],
+    rtol=1e-5,
+    atol=1e-5,
+  )
 
 
 class _FrozenPart(trainer.BaseAction):

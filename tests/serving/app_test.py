@@ -57,6 +57,14 @@ def test_samples_differ_and_a_seed_repeats_them(service):
   assert served.complete(service, **body).json()["choices"] == first
 
 
+def test_as_many_inputs_as_there_is_room_for_are_answered(service):
+  room = service.engine.settings.room
+  answer = served.complete(service, prompt=["a"] * (room // 2), n=2)
+  assert len(answer.json()["choices"]) == room
+  answer = served.complete(service, prompt=["a"] * (room + 1))
+  assert f"Expected at most {room} inputs" in answer.json()["error"]["message"]
+
+
 def test_openai_s_client_streams_every_token(client):
   """Also those that gave no text at once, as a stop may begin there."""
   models = [model.id for model in client.models.list()]
@@ -106,6 +114,7 @@ def test_answer_ends_before_a_stop():
   texts = Detokenizer(letters, ["tw", "three"])
   assert texts.whole(tokens) == ("one ", True)
   assert texts.whole(tokens[:5]) == ("one t", False)
+  assert texts.whole(tokens[4:]) == ("", True)
   assert texts.up_to_stop(tokens) == tokens[:6]
   assert texts.up_to_stop(tokens[:5]) == tokens[:5]
   # A stream ends with the stop that is there first, where another had begun.
