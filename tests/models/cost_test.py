@@ -81,6 +81,7 @@ KEEPS = {
 }
 
 
+@pytest.mark.slow
 def test_norms_and_activations_keep_no_steps_in_between():
   config = conformance.config()
   width = (
@@ -108,6 +109,7 @@ def test_the_less_is_kept_the_more_is_computed():
   assert costs[-1] > costs[0] + 0.5 * flops("forward")
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_not_kept_until_then():
   """XLA's own order for CPUs computes it early."""
   settings = {"dtype": "bfloat16", "num_encoder_layers": 6}

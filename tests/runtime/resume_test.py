@@ -123,6 +123,7 @@ def test_mistakes_are_told_before_data_are_read(
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_and_the_record_says_from_where(
   base, finished, tmp_path
 ):

@@ -245,6 +245,7 @@ def test_error_of_a_callback_ends_the_run(tiny_model):
     _tune(tiny_model, tiny.TASK, init="random_uniform", on_event=fail)
 
 
+@pytest.mark.slow
 def test_it_is_the_trainer_of_the_command_line(
   ladder_run, tmp_path, monkeypatch
 ):
