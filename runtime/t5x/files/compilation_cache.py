@@ -13,7 +13,7 @@ import pathlib
 
 import jax
 
-# Bytes of a folder; what was not used for longest goes first.
+# Bytes of a folder; the least recently used programs go first.
 _MAX_SIZE = 2 << 30
 # Seconds of compilation. Reading a program takes some milliseconds.
 _WORTH_KEEPING = 0.1

@@ -322,7 +322,7 @@ def find_holder(folder: str) -> str | None:
       is_here = owner.hostname.partition("?")[0] == socket.gethostname()
       pid = owner.pid if is_here else None
   except (OSError, ValueError):
-    return None  # There is none, or no access to the bucket.
+    return None  # No lock file, or no access to the bucket.
   is_gone = pid is not None and not psutil.pid_exists(pid)
   is_held = not is_gone and time.time() - written < LEASE_SECONDS
   return _name_holder(path) if is_held and not is_ours else None

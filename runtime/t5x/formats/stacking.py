@@ -1,6 +1,6 @@
 """Scanned layers: `layers`, [L, ...], in memory; apart, `layers_<i>`, on disk.
 
-Names are paths, "encoder/layers/mlp/wo/kernel" for one. What has no part
+Names are paths, "encoder/layers/mlp/wo/kernel" for one. A parameter without
 `layers` in its path is the same on both sides.
 """
 

@@ -216,7 +216,7 @@ def _command(
     if is_training
     else arguments["restore_checkpoint_cfg"]
   )
-  # What is frozen has the dtype that it is read in.
+  # Frozen parameters keep the dtype that they are read in.
   dtype = restore and restore.dtype
   state = initializer.train_state_shapes
   frozen = jax.tree.map(
