@@ -7,5 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PROMPT_TUNING_VENV:-.venv}/bin/python"
 "$python" -m ruff check
 "$python" -m ruff format --check
-"$python" -m basedpyright --pythonpath "$python" --level error
-"$python" -m prompt_tuning tabulate --check
+"$python" -m prompt_tuning tabulate --check &
+tables=$!
+"$python" -m basedpyright --pythonpath "$python" --level error || status=$?
+wait "$tables"
+exit "${status:-0}"

@@ -19,5 +19,5 @@ if ! command -v chromedriver >/dev/null; then
 fi
 # One worker runs all tests of a file, which share fixtures.
 "${PROMPT_TUNING_VENV:-$root/.venv}/bin/python" -m pytest \
-  --numprocesses="${PYTEST_WORKERS:-2}" --dist=loadfile \
+  --numprocesses="${PYTEST_WORKERS:-3}" --dist=loadfile \
   --no-loadscope-reorder "${arguments[@]}"

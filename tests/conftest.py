@@ -8,16 +8,17 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["XLA_FLAGS"] = (
   f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 )
-# Many tests compile the same program: the second time it is read from here.
-# Each worker of pytest-xdist has its own: two must not write one file.
-_CACHE = tempfile.TemporaryDirectory(prefix="jax_cache_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+# Many tests compile the same program: the second time it is read from here, by
+# all workers of pytest-xdist, which inherit the variable.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  _CACHE = tempfile.TemporaryDirectory(prefix="jax_cache_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-import gin  # noqa: E402
-import pytest  # noqa: E402
+import gin
+import pytest
 
-from t5x.configuration.client import clients  # noqa: E402
+from t5x.configuration.client import clients
 
 if not clients():
   raise RuntimeError(

@@ -48,10 +48,8 @@ def logits_and_gradients(dtype: str, param_dtype: str):
   return np.asarray(logits)[real], gradients
 
 
-@pytest.mark.parametrize(
-  "param_dtype",
-  [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
 def test_bfloat16_is_close_to_float32(param_dtype):
   exact, exact_gradients = logits_and_gradients("float32", "float32")
   logits, gradients = logits_and_gradients("bfloat16", param_dtype)

@@ -56,6 +56,7 @@ def test_weight_metrics_are_norms():
   }
 
 
+@pytest.mark.slow
 def test_what_takes_seconds_to_import_is_imported_by_who_needs_it(tmp_path):
   program = """
 import sys
