@@ -14,7 +14,7 @@ import pytest
 import tiny
 import tiny_gin
 
-from prompt_tuning.methods import adapter
+from prompt_tuning.methods import adapter, lora
 from t5x import checkpoints, models, partitioning, trainer, utils
 from t5x import eval as eval_lib
 from t5x import train as train_lib
@@ -200,6 +200,20 @@ def test_adapter_is_a_bottleneck_beside_its_inputs():
     rtol=1e-5,
     atol=1e-5,
   )
+
+
+def test_low_rank_delta_is_divided_as_its_kernel_is():
+  module, axes = lora.LowRankDelta(rank=2, alpha=1.0), ("embed", "joined_kv")
+  shapes = jax.eval_shape(
+    lambda key, x: module.init(key, x, 3, axes),
+    jax.random.key(0),
+    jnp.zeros((1, 4, 5)),
+  )
+  names = {k: x.names for k, x in shapes["params_axes"].items()}
+  assert names == {
+    "down_axes": ("embed", "lora_rank"),
+    "up_axes": ("lora_rank", "joined_kv"),
+  }
 
 
 class _FrozenPart(trainer.BaseAction):

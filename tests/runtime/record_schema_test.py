@@ -1,6 +1,8 @@
 """The schema of records, and its one writer."""
 
 import json
+import pathlib
+import subprocess
 
 import pytest
 
@@ -46,6 +48,23 @@ def test_records_say_where_they_hold(tmp_path):
   device = json.loads((tmp_path / "record.json").read_text())["device"]
   assert device["cpus"] >= 1
   assert device["cpu"] == records.cpu_model()
+
+
+def test_records_name_the_commit():
+  folder = pathlib.Path(records.__file__).parent
+  command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+  done = subprocess.run(command, capture_output=True, text=True)
+  # Outside of a repository there is none to name.
+  assert records.environment()["commit"] == (done.stdout.strip() or None)
+
+
+def test_committed_records_are_as_they_would_be_written():
+  results = pathlib.Path(__file__).parents[2] / "results"
+  texts = [path.read_text() for path in results.glob("*/**/*.json")]
+  texts = [text for text in texts if '"schema":' in text]
+  assert len(texts) > 900
+  for text in texts:
+    assert record_schema.dump(json.loads(text), "here") == text
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -1.0, 101.0])
