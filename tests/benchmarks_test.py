@@ -20,10 +20,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import first_step  # noqa: E402
 import growth  # noqa: E402
 import input_pipeline  # noqa: E402
+import reliability  # noqa: E402
 import serving  # noqa: E402
 
 import harness  # noqa: E402
 from peers import cases, report  # noqa: E402
+from reliability_parts import cases as reliability_cases  # noqa: E402
 
 
 def test_lengths_are_those_of_tasks_and_no_more_than_there_is_room_for():
@@ -130,3 +132,33 @@ def test_rates_are_of_both_passes(monkeypatch):
   first, later = input_pipeline.pipeline_rates(args, False, seconds=0.1)
   # The first pass has the preprocessing of every example in it.
   assert 0 < first < later
+
+
+def test_reliability_counts_each_case_once_and_writes_the_page(tmp_path):
+  run = []
+
+  def case(name, counts):
+    def call():
+      run.append(name)
+      if not counts:
+        raise KeyError(name)
+      return counts
+
+    return call
+
+  first = {"a": case("a", {"kills": 1, "most_seconds": 3}), "b": case("b", {})}
+  assert reliability_cases.count(tmp_path, first)["broken"] == 1
+  with (tmp_path / "cases.jsonl").open("a") as file:
+    file.write('{"case": "c", "cou')  # By a killed process.
+  both = {**first, "c": case("c", {"kills": 2, "most_seconds": 2})}
+  counts = reliability_cases.count(tmp_path, both)
+  assert run == ["a", "b", "c"]
+  expected = {"planned": 3, "done": 3, "kills": 3, "most_seconds": 3}
+  assert counts == expected | {"broken": 1}
+  assert reliability.bad("kills", counts) == {"broken": 1}
+
+
+def test_the_page_of_reliability_is_that_of_the_records():
+  paths = (harness.RECORDS / "reliability").glob("*.json")
+  page = reliability.page(json.loads(path.read_text()) for path in paths)
+  assert (ROOT / "results" / "reliability.md").read_text() == page

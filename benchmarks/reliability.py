@@ -1,0 +1,193 @@
+"""Breaks things on purpose, and counts what that changed.
+
+  python benchmarks/reliability.py kills hosts
+  python benchmarks/reliability.py --short
+  python benchmarks/reliability.py write
+
+Runs the named parts, by default all, and writes a record of each to
+`results/benchmarks/reliability/`, and `results/reliability.md` from all of the
+records; `write` only writes the page. A part that is stopped, by Ctrl-C for
+example, gets a record of its finished cases; the same command runs the
+others. With --short everything is small, and no record is kept: that is for CI,
+where a count that must be zero and is not ends the command with status 1.
+"""
+
+import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
+
+# isort: split
+
+from collections.abc import Iterable, Mapping
+import importlib
+import json
+import pathlib
+import shutil
+import signal
+import sys
+import time
+from typing import Any, NamedTuple
+
+import harness
+from prompt_tuning.experiments.text_tables import Table
+from reliability_parts.cases import Counts
+
+_RECORDS = harness.RECORDS / "reliability"
+
+
+class Part(NamedTuple):
+  """A part: a module of `reliability_parts` with the function `run`.
+
+  Attributes:
+    title: A heading of the page.
+    bar: The result that was asked for.
+    bad: The counts that must be zero, beside `broken`.
+  """
+
+  title: str
+  bar: str
+  bad: tuple[str, ...]
+
+
+PARTS = {
+  "kills": Part(
+    "Training that is killed", "100 kills, all identical", ("different",)
+  ),
+  "infer_eval_kills": Part(
+    "infer and eval that are killed",
+    "20 kills, all identical",
+    ("different",),
+  ),
+  "damages": Part(
+    "Damaged files",
+    "no result changes unseen, and every message names the file",
+    ("changed_unseen", "unnamed"),
+  ),
+  "disks": Part(
+    "Disks and buckets that fail",
+    "at 20 moments; then the same command ends identical",
+    ("different", "unclear"),
+  ),
+  "hosts": Part(
+    "Hosts that are lost",
+    "10; the others end within 30 s with a line that names the host, the "
+    "record says failed, and a restart ends identical",
+    ("different", "unclear", "slow"),
+  ),
+  "fuzz": Part(
+    "Mutated inputs of every reader",
+    "10,000 mutations of each of 35 readers; all refusals are clean and name "
+    "the file",
+    ("unclean", "unnamed"),
+  ),
+  "mistakes": Part(
+    "Mistakes in commands, bindings, files and calls",
+    "150 good messages; for those of configuration, a median below 2 s",
+    ("bad",),
+  ),
+  "server": Part(
+    "A server that is killed under load",
+    "60 kills; nothing accepted is lost, no answer is wrong",
+    ("lost", "wrong"),
+  ),
+  "attacks": Part(
+    "Attacks on the server by two tenants",
+    "200 attacks, none of which gets in",
+    ("got_in",),
+  ),
+}
+
+
+def run(name: str, output: pathlib.Path, is_full: bool) -> dict[str, Any]:
+  """Runs a part, or the rest of it, and returns its record."""
+  scratch = output / ("full" if is_full else "short") / name
+  scratch.mkdir(parents=True, exist_ok=True)
+  module = importlib.import_module(f"reliability_parts.{name}")
+  start = time.monotonic()
+  counts = module.run(scratch, full=is_full)
+  return {
+    "part": name,
+    "command": f"python benchmarks/reliability.py {name}",
+    "counts": counts,
+    "seconds": round(time.monotonic() - start),
+  }
+
+
+def bad(name: str, counts: Counts) -> dict[str, int | float]:
+  """Returns the counts that must be zero and are not."""
+  names = (*PARTS[name].bad, "broken")
+  return {x: counts[x] for x in names if counts.get(x)}
+
+
+def page(records: Iterable[Mapping[str, Any]]) -> str:
+  """Returns a page of records; it names the parts that have none."""
+  found = {record["part"]: record for record in records}
+  lines = [
+    "<!-- Written by `python benchmarks/reliability.py write`. -->",
+    "# Reliability",
+    "",
+    "Things were broken on purpose, and this was counted.",
+    "",
+  ]
+  for name, part in PARTS.items():
+    lines += [f"## {part.title}", "", f"Asked: {part.bar}.", ""]
+    if name not in found:
+      lines += [f"`python benchmarks/reliability.py {name}` was not run.", ""]
+      continue
+    record = found[name]
+    device, commit = record["device"], str(record["commit"])[:7]
+    counts = [
+      (key.replace("_", " "), f"{value:,.6g}")
+      for key, value in record["counts"].items()
+    ]
+    lines += [
+      f"`{record['command']}`: {record['date'][:10]}, commit {commit}, "
+      f"{device['cpus']} cores of {device['cpu']}.",
+      "",
+      Table(("", "counted"), counts).markdown(),
+    ]
+  return "\n".join(lines).rstrip() + "\n"
+
+
+def write() -> None:
+  """Writes the page from the records."""
+  records = [json.loads(path.read_text()) for path in _RECORDS.glob("*.json")]
+  (harness.RESULTS / "reliability.md").write_text(page(records))
+
+
+def main() -> None:
+  here = pathlib.Path(__file__).parent / "reliability_parts"
+  available = [x for x in PARTS if (here / f"{x}.py").exists()]
+  parser = harness.parser(__doc__)
+  add = parser.add_argument
+  choice = f"write, or some of: {', '.join(available)}"
+  add("parts", nargs="*", metavar="PART", help=choice)
+  add("--short", action="store_true", help="everything small; keeps no record")
+  folder = harness.ROOT / "runs" / "reliability"
+  about = "the folder of unfinished parts"
+  add("--output", type=pathlib.Path, default=folder, help=about)
+  args = parser.parse_args()
+  if unknown := set(args.parts) - {*available, "write"}:
+    parser.error(f"Expected {choice}; got {', '.join(sorted(unknown))}.")
+  # The finished cases are not lost when a batch system ends the command.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  if args.parts == ["write"]:
+    write()
+    return
+  problems: dict[str, Any] = {}
+  for name in args.parts or available:
+    print(f"== {name}", flush=True)
+    record = run(name, args.output, not args.short)
+    counts = record["counts"]
+    print(", ".join(f"{k} {x:,.6g}" for k, x in counts.items()), flush=True)
+    problems |= {name: bad(name, counts)} if bad(name, counts) else {}
+    if not args.short:
+      harness.write(f"reliability/{name}", record)
+      write()
+    if counts.get("done") == counts.get("planned"):
+      place = "short" if args.short else "full"
+      shutil.rmtree(args.output / place / name)
+  if problems:
+    sys.exit(f"These counts must be zero: {problems}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,60 @@
+"""Cases of a part: each is run once, however often the part is stopped."""
+
+import collections
+from collections.abc import Callable, Mapping
+import contextlib
+import json
+import pathlib
+import traceback
+
+import tqdm
+
+Counts = Mapping[str, int | float]
+
+
+def count(
+  scratch: pathlib.Path, cases: Mapping[str, Callable[[], Counts]]
+) -> dict[str, int | float]:
+  """Runs the cases that have not been run, and adds up the counts of all.
+
+  Args:
+    scratch: A folder. Its `cases.jsonl` has a line for each finished case, so
+      that another call runs the others.
+    cases: Name -> the function that runs the case. One that raises an error is
+      counted as `broken`, and `cases.jsonl` has the traceback.
+
+  Returns:
+    The sum of each count, or the greatest if its name starts with `most_`;
+    `planned` and `done` are the numbers of cases. Ctrl-C ends it early.
+  """
+  path = scratch / "cases.jsonl"
+  done: dict[str, Counts] = {}
+  for line in path.read_text().splitlines() if path.exists() else ():
+    with contextlib.suppress(ValueError):  # Written by a killed process.
+      fields = json.loads(line)
+      done[fields["case"]] = fields["counts"]
+  with contextlib.suppress(KeyboardInterrupt):
+    for name, run in tqdm.tqdm(cases.items(), unit="case"):
+      if name in done:
+        continue
+      fields = {"case": name}
+      try:
+        fields["counts"] = done[name] = dict(run())
+      except Exception:
+        fields["counts"] = done[name] = {"broken": 1}
+        fields["traceback"] = traceback.format_exc()
+      with path.open("a") as file:
+        file.write(json.dumps(fields) + "\n")
+  counts = [done[name] for name in cases if name in done]
+  values: dict[str, list[int | float]] = collections.defaultdict(list)
+  for case in counts:
+    for name, value in case.items():
+      values[name].append(value)
+  return {
+    "planned": len(cases),
+    "done": len(counts),
+    **{
+      name: (max if name.startswith("most_") else sum)(x)
+      for name, x in values.items()
+    },
+  }
