@@ -2,7 +2,8 @@
 #
 #   docker build --tag prompt-tuning .
 #   docker run --publish=8000:8000 --volume=prompts:/prompts --volume=jobs:/jobs \
-#     --volume="$PWD/checkpoints/t5_small:/model:ro" prompt-tuning
+#     --volume="$PWD/checkpoints/t5_small:/model:ro" \
+#     --volume="$PWD/keys:/keys:ro" prompt-tuning
 FROM python:3.11-slim
 
 WORKDIR /app
@@ -28,4 +29,4 @@ HEALTHCHECK --start-period=5m CMD python -c \
 # The server gets SIGTERM itself, and finishes the requests it has.
 ENTRYPOINT ["prompt-tuning", "serve", "--host=0.0.0.0", \
   "--prompts=/prompts", "--jobs=/jobs"]
-CMD ["--checkpoint=/model"]
+CMD ["--checkpoint=/model", "--keys=/keys"]

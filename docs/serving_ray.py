@@ -28,6 +28,7 @@ def replicas(options: dict[str, str]) -> serve.Application:
   # Ray listens, under whatever name.
   words = ["serve", "--jobs=", "--host=0.0.0.0"]
   words += [f"--{name}={value}" for name, value in options.items()]
+  words += [] if "keys" in options else ["--without_keys"]
 
   def application():
     flags = command.complete(console.parse(words))

@@ -81,7 +81,7 @@ class Server:
     self._process = subprocess.Popen(
       [
         *(sys.executable, "-m", "prompt_tuning", "serve"),
-        *(f"--port={self.address[1]}", *self._flags),
+        *(f"--port={self.address[1]}", "--access_log=", *self._flags),
       ],
       env=self._environment,
     )

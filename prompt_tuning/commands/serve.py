@@ -11,6 +11,9 @@ from prompt_tuning.commands import options
 # Name, type, default and meaning of flags that are numbers.
 _LIMITS = (
   ("requests_per_minute", options.count, 0, "requests of a key; 0 for any"),
+  ("quota_bytes", options.count, 0, "stored bytes of a key; 0 for any"),
+  ("quota_files", options.count, 0, "files and prompts of a key; 0 for any"),
+  ("quota_jobs", options.count, 0, "open jobs of a key; 0 for any"),
   ("body_bytes", options.positive, 2**20, "size of a request"),
   ("upload_bytes", options.positive, 2**26, "size of an uploaded file"),
   ("answer_seconds", options.positive, 120, "time for an answer"),
@@ -52,8 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--jobs", default="jobs", help="folder of tuning jobs; '' for no jobs")
   options.add_cluster(parser, "run jobs on a cluster: slurm, through submitit")
   add("--host", default="127.0.0.1", help="address; 0.0.0.0 for all of them")
-  add("--port", type=int, default=8000, help="port to listen at")
-  add("--keys", metavar="FILE", help="API keys, one a line; by default none")
+  add("--port", type=int, default=8000, help="port; 0 for a free one")
+  keys = "lines of an API key and its tenant's name; by default none"
+  add("--keys", metavar="FILE", help=keys)
+  open_to_all = "let anyone in who reaches --host, without a key"
+  add("--without_keys", action="store_true", help=open_to_all)
+  names = "more names that the server answers to, as A,B,..."
+  add("--hosts", type=options.words, default=[], metavar="NAMES", help=names)
+  log = "a line of JSON for each request; - for standard output, '' for none"
+  add("--access_log", metavar="FILE", default="-", help=log)
   proxies = "proxies whose X-Forwarded-For names the client, as A,B,..."
   add("--forwarded_allow_ips", default="", help=proxies)
   limits = parser.add_argument_group("limits")

@@ -15,10 +15,19 @@ from starlette.exceptions import HTTPException
 from prompt_tuning import prompt_files
 from prompt_tuning.inference import neighbours
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.serving import completions, errors, job_routes, prompt_store
+from prompt_tuning.serving import (
+  access_log,
+  completions,
+  errors,
+  job_routes,
+  prompt_store,
+  tenants,
+)
+from prompt_tuning.serving.access_log import LogMiddleware
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.middleware import LimitsMiddleware
 from prompt_tuning.serving.service import Service
+from prompt_tuning.tuning_jobs import owners
 
 # The page loads and runs only its own files, and no other page can embed it.
 _HEADERS = {
@@ -53,10 +62,11 @@ def make(service: Service) -> fastapi.FastAPI:
   ):
     add_routes(app, service)
   if service.jobs is not None:
-    job_routes.add_routes(app, service, service.jobs)
+    job_routes.add_routes(app, service)
   app.add_middleware(
-    LimitsMiddleware, limits=service.limits, metrics=service.metrics
+    LimitsMiddleware, limits=service.limits, quotas=service.quotas
   )
+  app.add_middleware(LogMiddleware, metrics=service.metrics)  # The outer one.
   return app
 
 
@@ -106,12 +116,16 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
     details = {"length": prompt.length, "width": prompt.array.shape[1]}
     if prompt.metadata is not None:
       details |= dataclasses.asdict(prompt.metadata)
-    changes = {"id": prompt.name, "parent": service.base, "prompt": details}
+    name = owners.shown(prompt.name, tenants.current.get())
+    changes = {"id": name, "parent": service.base, "prompt": details}
+    _, owner, is_shared = owners.split(prompt.name)
+    if owner:
+      changes |= {"owned_by": owner, "shared": is_shared}
     return model | changes
 
   @app.get("/v1/models")
   def models():
-    prompts = service.store.all()
+    prompts = service.store.all(tenants.current.get())
     return {"object": "list", "data": [*map(described, [None, *prompts])]}
 
   @app.get("/v1/models/{name:path}")  # The base's name may have a slash.
@@ -121,17 +135,28 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
   @app.delete("/v1/models/{name}")
   @app.delete("/v1/prompts/{name}")
   async def delete(name: str):
-    if await service.prompt(name) is None:
+    if (prompt := await service.prompt(name)) is None:
       raise errors.invalid("The base model cannot be deleted.", "model")
-    await asyncio.to_thread(service.store.delete, name)
+    if not owners.owns(tenants.current.get(), prompt.name):
+      message = f"The prompt {name!r} belongs to another key, or to the server."
+      raise ApiError(403, message, "not_the_owner", "model")
+    await asyncio.to_thread(service.store.delete, prompt.name)
+    access_log.write("prompt.deleted", prompt=prompt.name)
     return {"id": name, "object": "model", "deleted": True}
 
   @app.put("/v1/prompts/{name}", status_code=201)
-  async def put(name: str, request: fastapi.Request):
-    content = await request.body()
+  async def put(name: str, request: fastapi.Request, shared: bool = False):
+    content, tenant = await request.body(), tenants.current.get()
+
+    def store() -> TunedPrompt:
+      return service.store.put(
+        name, content, tenant, shared, lambda x: service.room(length=x.length)
+      )
+
     with errors.refusing():
       # In a thread: an archive may be large, and the folder in a bucket.
-      prompt = await asyncio.to_thread(service.store.put, name, content)
+      prompt = await asyncio.to_thread(store)
+    access_log.write("prompt.stored", prompt=prompt.name)
     return described(prompt)
 
   @app.get("/v1/prompts/{name}")

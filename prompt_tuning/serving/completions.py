@@ -175,7 +175,7 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
       text, was_cut = texts.whole(tokens)
       reason = "stop" if was_cut else generated.finish_reason
       choices.append(_choice(body, texts, i, text, tokens, reason))
-    service.metrics.count_answers(body.model, "generate", len(rows))
+    service.metrics.count_answers(body.model, "generate", rows)
     return {**head, "choices": choices, "usage": _usage(rows, body.n, made)}
 
   @app.post("/v1/rank")
@@ -200,7 +200,7 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
       ]
       named.sort(key=lambda label: -label["log_likelihood"])
       data.append({"object": "ranking", "index": i, "labels": named})
-    service.metrics.count_answers(body.model, "rank", len(rows))
+    service.metrics.count_answers(body.model, "rank", rows)
     usage = {"prompt_tokens": sum(map(len, inputs))}
     return {"object": "list", "model": body.model, "data": data, "usage": usage}
 
@@ -327,7 +327,7 @@ def _stream(
         yield {"choices": [choice]}
       if reason:
         open_rows.remove(index)
-    service.metrics.count_answers(body.model, "generate", len(rows))
+    service.metrics.count_answers(body.model, "generate", rows)
     if body.stream_options is not None and body.stream_options.include_usage:
       made = sum(len(stream.tokens) for stream in streams)
       yield {"choices": [], "usage": _usage(rows, body.n, made)}

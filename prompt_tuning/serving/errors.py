@@ -94,6 +94,8 @@ def api_error(error: BaseException) -> ApiError:
       return not_ready(str(error))
     case jobs.UnknownError():
       return ApiError(404, str(error), f"{error.kind}_not_found")
+    case requests.ClientDisconnect():
+      return ApiError(400, "The client left.", "client_left")
     case jobs.InUseError():
       return ApiError(409, str(error), "file_in_use")
     case RequestValidationError():

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import fastapi
 
-from prompt_tuning.serving import errors
+from prompt_tuning.serving import access_log, errors
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.schemas import MAX_LEARNING_RATE, MAX_STEPS, NewJob
 from prompt_tuning.serving.service import EventStream, Service
@@ -24,9 +24,10 @@ _SHOWN = ("id", "created_at", "finished_at", "status", "score", "step")
 _SHOWN += ("training_file", "validation_file")
 
 
-def add_routes(app: fastapi.FastAPI, service: Service, store: JobStore) -> None:
-  """Adds the routes for the files and jobs of a store to an application."""
-  _add_files(app, store)
+def add_routes(app: fastapi.FastAPI, service: Service) -> None:
+  """Adds the routes for a service's files and jobs to an application."""
+  own = service.own_jobs
+  _add_files(app, service)
 
   @app.post("/v1/fine_tuning/jobs")
   def create(body: NewJob):
@@ -37,32 +38,37 @@ def add_routes(app: fastapi.FastAPI, service: Service, store: JobStore) -> None:
         "model_not_found",
         "model",
       )
+    store = own()
     file = store.file(body.training_file)
     if body.validation_file is not None:
       _check_lengths(service, store, body.validation_file)
-    job = store.add_job(
-      body.training_file,
-      body.validation_file,
-      body.suffix,
-      _settings(body, file.pairs, service.engine.settings.longest_prompt),
-    )
+    longest = service.engine.settings.longest_prompt
+    settings = _settings(body, file.pairs, longest)
+    with service.room(length=settings.length, jobs=1):
+      job = store.add_job(
+        body.training_file, body.validation_file, body.suffix, settings
+      )
+    access_log.write("job.created", job=job.id, prompt=job.prompt)
     if service.supervisor is not None:
       service.supervisor.wake()
     return _job(job)
 
   @app.get("/v1/fine_tuning/jobs")
   def jobs(limit: Limit = 20, after: str | None = None):
-    return _page([_job(job) for job in store.jobs()], limit, after)
+    return _page([_job(job) for job in own().jobs()], limit, after)
 
   @app.get("/v1/fine_tuning/jobs/{id}")
   def job(id: str):
-    return _job(store.job(id))
+    return _job(own().job(id))
 
   @app.post("/v1/fine_tuning/jobs/{id}/cancel")
   def cancel(id: str):
+    store = own()
     if store.job(id).status in jobs_lib.FINAL:
       raise errors.invalid("The job is over.")
-    return _job(store.cancel(id))
+    cancelled = store.cancel(id)
+    access_log.write("job.cancelled", job=id)
+    return _job(cancelled)
 
   @app.get("/v1/fine_tuning/jobs/{id}/events")
   def events(
@@ -72,6 +78,7 @@ def add_routes(app: fastapi.FastAPI, service: Service, store: JobStore) -> None:
     limit: Limit | None = None,
     after: str | None = None,
   ):
+    store = own()
     store.job(id)
     if not stream:  # The newest first, as OpenAI's.
       items = [_event(x) for x in reversed(store.events(id))]
@@ -90,7 +97,9 @@ def add_routes(app: fastapi.FastAPI, service: Service, store: JobStore) -> None:
     )
 
 
-def _add_files(app: fastapi.FastAPI, store: JobStore) -> None:
+def _add_files(app: fastapi.FastAPI, service: Service) -> None:
+  own = service.own_jobs
+
   @app.post("/v1/files")
   async def upload(
     file: fastapi.UploadFile,
@@ -99,8 +108,15 @@ def _add_files(app: fastapi.FastAPI, store: JobStore) -> None:
     del purpose
     name = (file.filename or "data.jsonl")[:200]
     content = await file.read()
+
+    def add() -> File:
+      with service.room(len(content)):
+        return own().add_file(name, content)
+
     with errors.refusing("file"):
-      return _file(await asyncio.to_thread(store.add_file, name, content))
+      added = await asyncio.to_thread(add)
+    access_log.write("file.created", file=added.id, bytes=added.bytes)
+    return _file(added)
 
   @app.get("/v1/files")
   def files(
@@ -109,7 +125,7 @@ def _add_files(app: fastapi.FastAPI, store: JobStore) -> None:
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
   ):
-    found = [_file(file) for file in store.files()]
+    found = [_file(file) for file in own().files()]
     if order == "asc":
       found.reverse()
     items = [x for x in found if purpose in (None, x["purpose"])]
@@ -117,15 +133,16 @@ def _add_files(app: fastapi.FastAPI, store: JobStore) -> None:
 
   @app.get("/v1/files/{id}")
   def file(id: str):
-    return _file(store.file(id))
+    return _file(own().file(id))
 
   @app.get("/v1/files/{id}/content")
   def content(id: str):
-    return fastapi.Response(store.content(id), media_type="application/jsonl")
+    return fastapi.Response(own().content(id), media_type="application/jsonl")
 
   @app.delete("/v1/files/{id}")
   def delete(id: str):
-    store.delete_file(id)
+    own().delete_file(id)
+    access_log.write("file.deleted", file=id)
     return {"id": id, "object": "file", "deleted": True}
 
 

@@ -1,5 +1,6 @@
 """The metrics that a server offers to Prometheus."""
 
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -8,10 +9,14 @@ import prometheus_client
 
 from prompt_tuning.inference.batches import Batch
 from prompt_tuning.inference.engine import Engine
+from prompt_tuning.inference.requests import Request
 from prompt_tuning.serving.prompt_store import PromptStore
+from prompt_tuning.tuning_jobs import owners
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
+# The label of all prompts that tenants own.
+_OWNED = "(owned)"
 
 
 class Metrics:
@@ -93,9 +98,13 @@ class Metrics:
     self._tokens.labels("in").inc(done.input_tokens)
     self._tokens.labels("out").inc(done.output_tokens)
 
-  def count_answers(self, prompt: str, kind: str, number: int) -> None:
-    """Counts inputs that were answered with a prompt."""
-    self._answers.labels(prompt, kind).inc(number)
+  def count_answers(
+    self, model: str, kind: str, rows: Sequence[Request]
+  ) -> None:
+    """Counts inputs that were answered, without the names of owned prompts."""
+    prompt = rows[0].prompt
+    is_owned = prompt is not None and owners.split(prompt.name)[1]
+    self._answers.labels(_OWNED if is_owned else model, kind).inc(len(rows))
 
   def count_request(self, route: str, status: int, seconds: float) -> None:
     """Counts a request; its status is 0 if it got no response."""
@@ -109,6 +118,6 @@ class Metrics:
       for metric in self._answers.collect()
       for sample in metric.samples
     }
-    for name in counted - prompts:
+    for name in counted - prompts - {_OWNED}:
       self._answers.remove_by_labels({"prompt": name})
     return prometheus_client.generate_latest(self._registry)

@@ -1,31 +1,31 @@
-"""Middleware that checks a request's key, rate, size and time; counts it."""
+"""Middleware that checks a request's form, origin, key, rate, size and time."""
 
 import asyncio
-from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
 import contextlib
 import dataclasses
-import hashlib
-import math
-import os
-import pathlib
+import ipaddress
 import re
-import time
+import tempfile
+import weakref
 
 from starlette import requests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prompt_tuning.serving import errors
+from prompt_tuning.serving import errors, tenants
 from prompt_tuning.serving.errors import ApiError
-from prompt_tuning.serving.metrics import Metrics
+from prompt_tuning.serving.tenants import Quotas
+from prompt_tuning.tuning_jobs import owners
 
 # Probes, and the page that asks for a key, need no key and have no rate.
 _OPEN = re.compile(r"/(static/.*|healthz|readyz)?")
 # The bodies of these may be large.
 _UPLOAD = re.compile(r"(POST|PUT) /v1/(prompts/.*|files)")
-# The number of clients whose rates are remembered.
-_CLIENTS = 10_000
-# The number of uploads in memory at once; others wait, unread.
-_UPLOADS = 4
+# The number of large uploads that arrive from a client at once, into files, and
+# of those that are in memory at once, once they are complete. Others wait.
+_ARRIVING, _UPLOADS = 16, 4
+# The maximum size of the headers and the path.
+_HEAD_BYTES = 2**16
 # The time for a request to arrive, ten times as long for an upload; and for a
 # client to take a part of a stream, or a MiB.
 _READ_SECONDS, _WRITE_SECONDS = 30.0, 30.0
@@ -36,132 +36,116 @@ class Limits:
   """The limits that clients have.
 
   Attributes:
-    keys: SHA-256 of the keys that are accepted; None: no key is needed.
-    requests_per_minute: For each key, or, without keys, for each address; the
-      same for wrong keys from an address. 0: unlimited.
+    keys: SHA-256 of the keys that are accepted -> tenant; None: no key is
+      needed.
+    requests_per_minute: For each tenant, or, without keys, for each address;
+      the same for wrong keys from an address. 0: unlimited.
+    stored: The limits on "bytes", "files" and "jobs" of a tenant; 0: unlimited.
     body_bytes: The maximum size of a request.
     upload_bytes: The maximum size of an uploaded file.
     answer_seconds: The time for an answer, or for the whole of a stream.
-    hosts: The names that the server answers to; None: any. Another website can
-      point its own name to this machine.
+    hosts: The names that the server answers to, beside addresses; None: any.
+      Another website can point its own name to this machine.
   """
 
-  keys: frozenset[str] | None = None
+  keys: Mapping[str, str] | None = None
   requests_per_minute: int = 0
+  stored: Mapping[str, int] = dataclasses.field(default_factory=dict)
   body_bytes: int = 2**20
   upload_bytes: int = 2**26
   answer_seconds: float = 120.0
   hosts: frozenset[str] | None = None
 
 
-def read_keys(path: str | os.PathLike[str]) -> frozenset[str]:
-  """Reads a file of keys, one per line; "#" starts a comment.
-
-  Raises:
-    ValueError: if it has no key.
-  """
-  lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-  keys = [line.partition("#")[0].strip() for line in lines]
-  digests = frozenset(_digest(key) for key in keys if key)
-  if not digests:
-    raise ValueError(f"Expected keys in {path}, one per line, got none.")
-  return digests
-
-
-def _digest(key: str) -> str:
-  # Comparing digests takes a time that reveals nothing about the key.
-  return hashlib.sha256(key.encode()).hexdigest()
-
-
 class LimitsMiddleware:
   """An ASGI application that passes on the requests within the limits."""
 
-  def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics):
+  def __init__(self, app: ASGIApp, limits: Limits, quotas: Quotas):
     """Keeps its arguments.
 
     Args:
       app: The application behind it.
       limits: The limits.
-      metrics: The metrics, which count all requests.
+      quotas: The quotas, which count all requests.
     """
-    self._app, self._limits, self._metrics = app, limits, metrics
+    self._app, self._limits, self._quotas = app, limits, quotas
     self._uploads = asyncio.Semaphore(_UPLOADS)
-    # Client -> (requests that it may send, at this time).
-    self._allowed: OrderedDict[str, tuple[float, float]] = OrderedDict()
+    # Client -> the uploads that may arrive from it.
+    self._arriving: weakref.WeakValueDictionary[str, asyncio.Semaphore] = (
+      weakref.WeakValueDictionary()
+    )
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     """Passes a request on, or refuses it."""
     if scope["type"] != "http":
       await self._app(scope, receive, send)
       return
-    request, start, status = requests.Request(scope), time.monotonic(), 0
+    request, has_begun = requests.Request(scope), False
+    client = request.client.host if request.client else ""
 
     async def send_in_time(message: Message) -> None:
-      nonlocal status
-      status = message.get("status", status)
+      nonlocal has_begun
+      has_begun = True
       parts = max(1, len(message.get("body", b"")) / 2**20)
       async with asyncio.timeout(_WRITE_SECONDS * parts):
         await send(message)
 
+    # Nothing belongs to a request before its key was accepted.
+    tenants.current.set(None if self._limits.keys is None else owners.NOBODY)
     try:
+      _check_head(request)
       self._check_origin(request)
       if not _OPEN.fullmatch(scope["path"]):
-        self._check_rate(self._client(request))
+        client = self._check_key(request, client)
+        self._quotas.count_request(client)
       is_upload = bool(_UPLOAD.fullmatch(f"{request.method} {scope['path']}"))
-      async with contextlib.AsyncExitStack() as stack:
-        if is_upload:
-          try:
-            async with asyncio.timeout(_READ_SECONDS):
-              await self._uploads.acquire()
-          except TimeoutError:
-            raise errors.not_ready("Too many uploads at once.") from None
-          stack.callback(self._uploads.release)
-        receive = self._limited(request, receive, is_upload)
-        await self._app(scope, receive, send_in_time)
+      limited = self._limited(request, receive, is_upload)
+      length = int(request.headers.get("content-length", 2**63))
+      if is_upload and length > self._limits.body_bytes:
+        upload = requests.Request(scope, limited)
+        async with self._arrived(client, upload) as arrived:
+          await self._app(scope, arrived, send_in_time)
+      else:
+        await self._app(scope, limited, send_in_time)
     except Exception as error:
-      if status:  # The response has begun.
+      if has_begun:
         raise
       response = await errors.respond(request, error)
       await response(scope, receive, send_in_time)
-    finally:
-      route = getattr(scope.get("route"), "path", "other")
-      seconds = time.monotonic() - start
-      self._metrics.count_request(route, status, seconds)
 
   def _check_origin(self, request: requests.Request) -> None:
     """Refuses requests that other websites have a visitor's browser send.
 
-    Where a key is needed, they cannot send it.
+    A browser states the relation, or, without encryption, only the origin.
     """
-    if self._limits.keys is None and (
-      request.method not in ("GET", "HEAD", "OPTIONS")
-      and request.headers.get("sec-fetch-site") == "cross-site"
-    ):
+    headers = request.headers
+    host = headers.get("host", "").lower()
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    is_own = site in ("same-origin", "none")
+    if site is None:
+      is_own = origin is None or origin.lower().partition("://")[2] == host
+    if request.method not in ("GET", "OPTIONS") and not is_own:
       raise ApiError(
-        403,
-        "Without keys, the server refuses requests from other websites.",
-        "cross_site",
+        403, "The server refuses requests from other websites.", "cross_site"
       )
-    name = re.sub(r":[0-9]*$", "", request.headers.get("host", "")).lower()
-    if self._limits.hosts is not None and name not in self._limits.hosts:
+    name, hosts = re.sub(r":[0-9]*$", "", host), self._limits.hosts
+    if hosts is not None and not (name in hosts or _is_address(name)):
       raise ApiError(
         403,
-        f"Expected the host {' or '.join(sorted(self._limits.hosts))}, got "
-        f"{name[:80]!r}. Other names need --keys, --host or "
-        "--forwarded_allow_ips.",
+        f"Expected a name of this server as the Host, got {name[:80]!r}. "
+        "Other names need --hosts, --keys or --forwarded_allow_ips.",
         "wrong_host",
       )
 
-  def _client(self, request: requests.Request) -> str:
-    """Returns the client's name for its rate, if the client has access."""
+  def _check_key(self, request: requests.Request, address: str) -> str:
+    """Sets the tenant; returns the client's name for its rate."""
     keys = self._limits.keys
-    address = request.client.host if request.client else ""
     if keys is None:
       return address
     kind, _, key = request.headers.get("authorization", "").partition(" ")
-    digest = _digest(key.strip())
-    if kind.lower() != "bearer" or digest not in keys:
-      self._check_rate(address)
+    tenant = keys.get(tenants.digest(key.strip()))
+    if kind.lower() != "bearer" or tenant is None:
+      self._quotas.count_request(address)
       raise ApiError(
         401,
         "Expected a key of this server, in the header 'Authorization: Bearer "
@@ -169,26 +153,30 @@ class LimitsMiddleware:
         "invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
       )
-    return digest
+    tenants.current.set(tenant)
+    return f"@{tenant}"  # No address has this name.
 
-  def _check_rate(self, client: str) -> None:
-    """Counts a request by a bucket that fills with time."""
-    if not (most := self._limits.requests_per_minute):
-      return
-    now = time.monotonic()
-    left, then = self._allowed.pop(client, (float(most), now))
-    left = min(float(most), left + (now - then) * most / 60)
-    is_allowed = left >= 1
-    self._allowed[client] = (left - is_allowed, now)
-    if len(self._allowed) > _CLIENTS:
-      self._allowed.popitem(last=False)
-    if not is_allowed:
-      raise ApiError(
-        429,
-        f"Expected at most {most} requests per minute.",
-        "rate_limit_exceeded",
-        headers={"Retry-After": str(math.ceil((1 - left) * 60 / most))},
-      )
+  @contextlib.asynccontextmanager
+  async def _arrived(
+    self, client: str, request: requests.Request
+  ) -> AsyncIterator[Receive]:
+    """Yields a `receive` of an upload once all of it has arrived, in a file.
+
+    A slow upload takes no memory, and no place from those of other clients.
+    """
+    new = asyncio.Semaphore(_ARRIVING)
+    async with _slot(self._arriving.setdefault(client, new)):
+      with tempfile.SpooledTemporaryFile(self._limits.body_bytes) as file:
+        async for part in request.stream():
+          file.write(part)
+        file.seek(0)
+        async with _slot(self._uploads):
+          messages = [{"type": "http.request", "body": file.read()}]
+
+          async def receive() -> Message:
+            return messages.pop() if messages else await request.receive()
+
+          yield receive
 
   def _limited(
     self, request: requests.Request, receive: Receive, is_upload: bool
@@ -231,3 +219,45 @@ class LimitsMiddleware:
       return message
 
     return limited
+
+
+def _check_head(request: requests.Request) -> None:
+  """Refuses a head that is large, or has two ideas of where the body ends."""
+  headers, close = request.headers, {"Connection": "close"}
+  size = sum(len(name) + len(value) for name, value in headers.raw)
+  size += len(request.scope.get("raw_path") or b"")
+  size += len(request.scope.get("query_string") or b"")
+  if size > _HEAD_BYTES:
+    message = f"Expected headers of at most {_HEAD_BYTES} bytes."
+    raise ApiError(431, message, "headers_too_large", headers=close)
+  if "content-length" in headers and "transfer-encoding" in headers:
+    raise ApiError(
+      400,
+      "Expected Content-Length or Transfer-Encoding, got both.",
+      "ambiguous_length",
+      headers=close,
+    )
+
+
+def _is_address(host: str) -> bool:
+  with contextlib.suppress(ValueError):
+    return bool(ipaddress.ip_address(host.strip("[]")))
+  return False
+
+
+@contextlib.asynccontextmanager
+async def _slot(uploads: asyncio.Semaphore) -> AsyncIterator[None]:
+  """Holds a place among the uploads.
+
+  Raises:
+    ApiError: if none becomes free for long.
+  """
+  try:
+    async with asyncio.timeout(_READ_SECONDS):
+      await uploads.acquire()
+  except TimeoutError:
+    raise errors.not_ready("Too many uploads at once.") from None
+  try:
+    yield
+  finally:
+    uploads.release()

@@ -1,13 +1,13 @@
 """The served prompts: the files of a folder, by name."""
 
 import asyncio
-from collections.abc import Iterator
+import collections
+from collections.abc import Callable, Iterator
 from concurrent import futures
 import contextlib
 import io
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 import threading
@@ -26,9 +26,9 @@ from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import errors
 from prompt_tuning.serving.errors import ApiError
+from prompt_tuning.tuning_jobs import owners
 from t5x.files import storage
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # The maximum sizes of an adapter's files, unpacked, in bytes.
 _MAX_BYTES = {
   peft_adapters.CONFIG: 64 * 2**10,
@@ -113,7 +113,7 @@ class PromptStore:
       files, chosen, found = _files(self.folder), {}, {}
       for name in sorted(files):  # NAME.safetensors comes after NAME.npy.
         stem, suffix = os.path.splitext(name)
-        if suffix in prompt_files.SUFFIXES and _NAME.fullmatch(stem):
+        if suffix in prompt_files.SUFFIXES and owners.STEM.fullmatch(stem):
           chosen[stem] = name
       for stem, name in chosen.items():
         known, stamp = self._entries.get(stem), (name, *files[name])
@@ -125,19 +125,40 @@ class PromptStore:
       self._failure = error
       logging.error("%s cannot be listed: %r", self.folder, error)
 
-  def all(self) -> list[TunedPrompt]:
-    """Returns the prompts, by name."""
+  def all(self, tenant: str | None = None) -> list[TunedPrompt]:
+    """Returns the prompts that a tenant may use, by name."""
     if self._is_late():
       self._next_look().result()
-    return [prompt for prompt, _ in self._entries.values() if prompt]
+    found = {}
+    for stem, (prompt, _) in self._entries.items():
+      name = owners.shown(stem, tenant)
+      if prompt and name is not None:
+        found[name] = prompt  # NAME@OWNER comes after NAME, and hides it.
+    return [*found.values()]
 
-  async def find(self, name: str) -> TunedPrompt:
+  def usage(self, tenant: str | None) -> collections.Counter[str]:
+    """Returns the bytes and the number of prompts that a tenant owns."""
+    own = [
+      prompt.array.nbytes
+      for stem, (prompt, _) in self._entries.items()
+      if prompt and owners.owns(tenant, stem)
+    ]
+    return collections.Counter(bytes=sum(own), files=len(own))
+
+  def _entry(self, name: str, tenant: str | None) -> _Entry | tuple[None, None]:
+    """Returns the entry that a tenant means by a name, as of the last look."""
+    entries = self._entries
+    stems = owners.meant(name, tenant)
+    return next((entries[x] for x in stems if x in entries), (None, None))
+
+  async def find(self, name: str, tenant: str | None = None) -> TunedPrompt:
     """Returns a prompt; an unknown name waits for a look at the folder.
 
     Raises:
-      ApiError: if no prompt has this name, or that cannot be known now.
+      ApiError: if the tenant has no prompt of this name, or that cannot be
+        known now.
     """
-    known, asked = self._entries.get(name, (None, None))[0], time.monotonic()
+    known, asked = self._entry(name, tenant)[0], time.monotonic()
     look, patience = None, None
     if known is None:  # Unknown names share a look, after a pause.
       due = self._refreshed + _PAUSE * self._period
@@ -147,15 +168,15 @@ class PromptStore:
       look, patience = self._next_look(), _PATIENCE
     if look is not None:
       await asyncio.wait([asyncio.wrap_future(look)], timeout=patience)
-    return self.get(name)
+    return self.get(name, tenant)
 
-  def get(self, name: str) -> TunedPrompt:
+  def get(self, name: str, tenant: str | None = None) -> TunedPrompt:
     """Returns a prompt as of the last look.
 
     Raises:
-      ApiError: if no prompt has this name, or that cannot be known now.
+      ApiError: as `find` does.
     """
-    prompt, stamp = self._entries.get(name, (None, None))
+    prompt, stamp = self._entry(name, tenant)
     if prompt is not None:
       return prompt
     if self._failure is not None if stamp is None else stamp == _UNREAD:
@@ -165,13 +186,25 @@ class PromptStore:
     message = f"There is no model {name[:80]!r}: see GET /v1/models."
     raise ApiError(404, message, "model_not_found", "model")
 
-  def put(self, name: str, content: bytes) -> TunedPrompt:
-    """Saves a prompt, in the place of an older one with its name.
+  def put(
+    self,
+    name: str,
+    content: bytes,
+    tenant: str | None = None,
+    is_shared: bool = False,
+    room: Callable[
+      [TunedPrompt], contextlib.AbstractContextManager[Any]
+    ] = contextlib.nullcontext,
+  ) -> TunedPrompt:
+    """Saves a prompt, in the place of the tenant's older one with its name.
 
     Args:
       name: The prompt's name.
       content: A `.safetensors` or `.npy` file, or a zip archive of a PEFT
         adapter.
+      tenant: The prompt's owner; None without keys.
+      is_shared: Whether other tenants may use it.
+      room: Refuses the prompt, or reserves room while it is saved.
 
     Raises:
       ValueError: if the content is not a prompt for the model, or the name is
@@ -179,19 +212,31 @@ class PromptStore:
     """
     with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
       array, metadata = _parse(content, pathlib.Path(scratch))
-    prompt = self._checked(name, array, metadata)
-    prompt_files.save_prompt(
-      self.folder / f"{name}.safetensors", array, metadata
-    )
-    (self.folder / f"{name}.npy").unlink(missing_ok=True)
-    self.refresh()
+    if not owners.NAME.fullmatch(name):
+      raise ValueError(
+        "Expected a name of at most 64 letters, digits, '.', '_' and '-' that "
+        f"starts with a letter or a digit, got {name[:80]!r}."
+      )
+    stem = owners.stem(name, tenant, is_shared)
+    prompt = self._checked(stem, array, metadata)
+    with room(prompt):
+      path = self.folder / f"{stem}.safetensors"
+      prompt_files.save_prompt(path, array, metadata)
+      (self.folder / f"{stem}.npy").unlink(missing_ok=True)
+      other = owners.stem(name, tenant, not is_shared)
+      if other != stem:
+        self._remove(other)
+      self.refresh()
     return prompt
 
-  def delete(self, name: str) -> None:
+  def delete(self, stem: str) -> None:
     """Removes a prompt and its file, if there is one."""
-    for suffix in prompt_files.SUFFIXES:
-      (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+    self._remove(stem)
     self.refresh()
+
+  def _remove(self, stem: str) -> None:
+    for suffix in prompt_files.SUFFIXES:
+      (self.folder / f"{stem}{suffix}").unlink(missing_ok=True)
 
   def _read(
     self, path: epath.Path, known: _Entry | None, stamp: tuple[Any, ...]
@@ -210,19 +255,14 @@ class PromptStore:
 
   def _checked(
     self,
-    name: str,
+    stem: str,
     array: np.ndarray,
     metadata: prompt_files.PromptMetadata | None,
   ) -> TunedPrompt:
     """Returns a prompt that the model can use, under a name that is allowed."""
-    if not _NAME.fullmatch(name):
-      raise ValueError(
-        "Expected a name of at most 64 letters, digits, '.', '_' and '-' that "
-        f"starts with a letter or a digit, got {name[:80]!r}."
-      )
-    if name == self._base:
-      raise ValueError(f"{name} is the name of the base model.")
-    prompt = TunedPrompt(array, metadata, name=name)
+    if owners.split(stem)[0] == self._base:
+      raise ValueError(f"{self._base} is the name of the base model.")
+    prompt = TunedPrompt(array, metadata, name=stem)
     self._engine.model.prompt_array(prompt)  # Refuses another model's.
     self._engine.check_prompt(prompt)
     return prompt

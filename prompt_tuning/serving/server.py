@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import sqlite3
 import sys
 import types
@@ -15,15 +16,13 @@ import uvicorn
 import prompt_tuning as pt
 from prompt_tuning.inference.batch_queue import Settings, Shapes
 from prompt_tuning.inference.engine import Engine
-from prompt_tuning.serving import app, demo, middleware
+from prompt_tuning.serving import access_log, app, demo, middleware, tenants
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.service import Service
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.worker import Supervisor
 from t5x.files import compilation_cache
-
-_LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -38,24 +37,41 @@ def serve(options: argparse.Namespace) -> None:
   """
   logging.set_verbosity(logging.WARNING)
   compilation_cache.enable()
-  service = make_service(options)
-  # Until here, INFO would have been notes on reading a checkpoint.
-  logging.set_verbosity(logging.INFO)
-  if options.demo and options.jobs:
-    files = demo.data_sets(service.engine.model, options.jobs)
-    logging.info("To tune %s, upload %s", demo.NEW_TASK, " and ".join(files))
-  logging.info(
-    "Serving %s: http://%s:%d/", service.base, options.host, options.port
-  )
-  _Server(make_config(options, app.make(service)), service).run()
+  with listen(options.host, options.port) as listener:  # It fails at once.
+    if options.access_log:
+      access_log.write_to(options.access_log)
+    service = make_service(options)
+    # Until here, INFO would have been notes on reading a checkpoint.
+    logging.set_verbosity(logging.INFO)
+    if options.demo and options.jobs:
+      files = demo.data_sets(service.engine.model, options.jobs)
+      logging.info("To tune %s, upload %s", demo.NEW_TASK, " and ".join(files))
+    port = listener.getsockname()[1]
+    logging.info("Serving %s: http://%s:%d/", service.base, options.host, port)
+    server = _Server(make_config(options, app.make(service)), service)
+    server.run([listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+  """Takes the server's port.
+
+  Raises:
+    ValueError: if it is not free, or this machine has no such address.
+  """
+  if not 0 <= port < 2**16:
+    raise ValueError(f"Expected --port from 0 to 65535, got {port}.")
+  family = socket.AF_INET6 if ":" in host else socket.AF_INET
+  try:
+    return socket.create_server((host, port), family=family)
+  except OSError as error:
+    message = f"--host={host} --port={port} cannot be used: {error}."
+    raise ValueError(message) from None
 
 
 def make_config(options: argparse.Namespace, app: ASGIApp) -> uvicorn.Config:
   """Returns the configuration of the web server."""
   return uvicorn.Config(
     app,
-    host=options.host,
-    port=options.port,
     log_level="warning",
     http="h11",  # The limit of its headers is set below.
     # Unfinished answers are sent within this time.
@@ -137,15 +153,26 @@ def make_limits(options: argparse.Namespace) -> middleware.Limits:
   """Returns the limits that clients have.
 
   Raises:
-    ValueError: if the file of keys has no key.
+    ValueError: if the file of keys has no key, or keys are needed.
   """
   keys, hosts = options.keys, None
-  # Without a key or a proxy, a local server answers to its own names alone.
-  if keys is None and not options.forwarded_allow_ips:
-    hosts = _LOCAL if options.host in _LOCAL | {"::1"} else None
+  is_local = options.host in ("localhost", "127.0.0.1", "::1")
+  if keys is None and not is_local and not options.without_keys:
+    raise ValueError(
+      f"--host={options.host} listens beyond this machine: expected "
+      "--keys=FILE, or --without_keys, which lets anyone in."
+    )
+  # Without a key or a proxy, a server answers to its own names alone.
+  if options.hosts or not (keys or options.forwarded_allow_ips):
+    own = ("localhost", socket.gethostname(), options.host, *options.hosts)
+    hosts = frozenset(name.lower() for name in own)
   return middleware.Limits(
-    keys=None if keys is None else middleware.read_keys(keys),
+    keys=None if keys is None else tenants.read_keys(keys),
     requests_per_minute=options.requests_per_minute,
+    stored={
+      name: getattr(options, f"quota_{name}")
+      for name in ("bytes", "files", "jobs")
+    },
     body_bytes=options.body_bytes,
     upload_bytes=options.upload_bytes,
     answer_seconds=options.answer_seconds,

@@ -1,6 +1,7 @@
 """The state that the routes of a server share."""
 
 import asyncio
+import collections
 from collections.abc import AsyncIterator, Callable, Sequence
 import contextlib
 import dataclasses
@@ -13,11 +14,12 @@ from fastapi import responses
 
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import Request, TunedPrompt
-from prompt_tuning.serving import errors
+from prompt_tuning.serving import errors, tenants
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.serving.prompt_store import PromptStore
+from prompt_tuning.serving.tenants import Quotas
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.worker import Supervisor
 
@@ -66,6 +68,7 @@ class Service:
       "input", a text.
     started: The start, in seconds since 1970.
     is_stopping: Whether the server is about to end: endless streams then end.
+    quotas: The quotas of each tenant, by the limits.
   """
 
   base: str
@@ -78,6 +81,36 @@ class Service:
   examples: Sequence[dict[str, str]] = ()
   started: int = dataclasses.field(default_factory=lambda: int(time.time()))
   is_stopping: bool = False
+  quotas: Quotas = dataclasses.field(init=False)
+
+  def __post_init__(self):
+    limits = self.limits
+    self.quotas = Quotas(limits.requests_per_minute, limits.stored)
+
+  def own_jobs(self) -> JobStore:
+    """Returns the jobs and files of the tenant that asks."""
+    assert self.jobs is not None
+    return self.jobs.of(tenants.current.get())
+
+  def room(
+    self, size: int = 0, length: int = 0, jobs: int = 0
+  ) -> contextlib.AbstractContextManager[None]:
+    """Reserves room for a file of a size, or a prompt of a length.
+
+    Raises:
+      ApiError: if that is more than the quotas of the tenant that asks.
+    """
+    width = self.engine.model.config.emb_dim
+
+    def used() -> collections.Counter[str]:
+      used = self.store.usage(tenants.current.get())
+      if self.jobs is not None:
+        used += self.own_jobs().usage()
+        used["bytes"] += 4 * width * used["positions"]
+      return used
+
+    size += 4 * width * length
+    return self.quotas.room(used, bytes=size, files=1, jobs=jobs)
 
   async def prompt(self, model: str) -> TunedPrompt | None:
     """Returns the prompt that a request calls its model; None for the base.
@@ -88,7 +121,7 @@ class Service:
     if model == self.base:
       return None
     async with self.in_time():
-      return await self.store.find(model)
+      return await self.store.find(model, tenants.current.get())
 
   async def prompt_alone(self, model: str) -> TunedPrompt:
     """Returns a prompt as `prompt` does, but refuses the base model."""

@@ -4,73 +4,32 @@ A method returns when its change is on disk. The process may be killed at any
 time, and several processes may open a store.
 """
 
+import collections
 from collections.abc import Iterator, Mapping
 import contextlib
-import dataclasses
-import json
+import copy
 import os
 import pathlib
 import secrets
 import shutil
 import sqlite3
 import time
-from typing import Any, TypeVar
+from typing import Any
 
+from prompt_tuning.tuning_jobs import database as database_lib
 from prompt_tuning.tuning_jobs import jobs as jobs_lib
+from prompt_tuning.tuning_jobs.database import Database, Row
 from prompt_tuning.tuning_jobs.jobs import File, Job, JobEvent
 from t5x.files import safe_files
 
 # A job fails after it has ended this many workers without progress.
 MAX_TRIES = 5
-_TABLES = {File: "files", Job: "jobs", JobEvent: "events"}
-_FILES, _JOBS, _EVENTS = (
-  ", ".join(field.name for field in dataclasses.fields(kind))
-  for kind in _TABLES
-)
-_SCHEMA = f"""
-create table if not exists files ({_FILES}, primary key (id));
-create table if not exists jobs (
-  {_JOBS.replace("settings", "settings settings")}, primary key (id));
-create table if not exists events (
-  {_EVENTS.replace("number", "number integer primary key autoincrement")} json);
-create index if not exists events_of_jobs on events (job, number);
-"""
-sqlite3.register_adapter(dict, json.dumps)
-sqlite3.register_converter("json", json.loads)
-sqlite3.register_converter(
-  "settings", lambda x: jobs_lib.Settings(**json.loads(x))
-)
-_Row = TypeVar("_Row", File, Job, JobEvent)
 _IS_OPEN = "status in ('queued', 'running')"
 _IS_OWN = "fingerprint is ?"
+_IS_VISIBLE = database_lib.IS_VISIBLE
+_NEWEST = f"{_IS_VISIBLE} order by rowid desc"
 # Any worker ends a cancelled job: its own model may never be served again.
 _IS_WORK = f"{_IS_OPEN} and ({_IS_OWN} or is_cancelled)"
-
-
-class _Database(sqlite3.Connection):
-  """A connection whose rows are files, jobs and events."""
-
-  def select(self, kind: type[_Row], where: str, *values: Any) -> list[_Row]:
-    """Returns the rows of a kind that meet a condition."""
-    query = f"select * from {_TABLES[kind]} where {where}"
-    return [kind(**row) for row in self.execute(query, values)]
-
-  def one(self, kind: type[_Row], id: str) -> _Row:
-    """Returns the row of an id.
-
-    Raises:
-      UnknownError: if the id is unknown.
-    """
-    if not (found := self.select(kind, "id = ?", id)):
-      raise jobs_lib.UnknownError(kind.__name__.lower(), id)
-    return found[0]
-
-  def insert(self, row: File | Job | JobEvent) -> None:
-    """Adds a row; the database numbers events."""
-    values = dataclasses.asdict(row)
-    names, marks = ", ".join(values), ", ".join("?" * len(values))
-    query = f"insert into {_TABLES[type(row)]} ({names}) values ({marks})"
-    self.execute(query, list(values.values()))
 
 
 class JobStore:
@@ -97,11 +56,32 @@ class JobStore:
       raise ValueError(f"Expected a folder on a disk for jobs, got {folder}.")
     self.folder = pathlib.Path(folder)
     self._model, self._fingerprint = model, fingerprint
+    self._owner: str | None = None
     for name in ("files", "runs"):
       (self.folder / name).mkdir(parents=True, exist_ok=True)
     with self._open() as database:
       database.execute("pragma journal_mode = wal")
-      database.executescript(_SCHEMA)
+      database.make_tables()
+
+  def of(self, owner: str | None) -> "JobStore":
+    """Returns the store as a tenant sees it; None sees all."""
+    store = copy.copy(self)
+    store._owner = owner
+    return store
+
+  def usage(self) -> collections.Counter[str]:
+    """Returns the tenant's bytes, files, open jobs, and their positions.
+
+    A job counts as a file, too: that of its prompt.
+    """
+    files = self.files()
+    jobs = self._select(Job, f"{_IS_OPEN} and {_IS_VISIBLE}", self._owner)
+    return collections.Counter(
+      bytes=sum(file.bytes for file in files),
+      files=len(files) + len(jobs),
+      jobs=len(jobs),
+      positions=sum(job.settings.length for job in jobs),
+    )
 
   def run_folder(self, job: Job) -> pathlib.Path:
     """Returns the folder that a job trains in."""
@@ -125,6 +105,7 @@ class JobStore:
       len(content),
       pairs,
       int(time.time()),
+      self._owner,
     )
     safe_files.write(self._path(file.id), content)
     with self._open() as database:
@@ -133,7 +114,7 @@ class JobStore:
 
   def files(self) -> list[File]:
     """Returns all files, the newest first."""
-    return self._select(File, "true order by rowid desc")
+    return self._select(File, _NEWEST, self._owner)
 
   def file(self, id: str) -> File:
     """Returns a file.
@@ -200,6 +181,7 @@ class JobStore:
       validation_file,
       self._model,
       self._fingerprint,
+      owner=self._owner,
     )
     with self._open() as database:
       database.execute("begin immediate")  # No file is removed meanwhile.
@@ -213,7 +195,7 @@ class JobStore:
 
   def jobs(self) -> list[Job]:
     """Returns all jobs, the newest first."""
-    return self._select(Job, "true order by rowid desc")
+    return self._select(Job, _NEWEST, self._owner)
 
   def job(self, id: str) -> Job:
     """Returns a job.
@@ -344,16 +326,17 @@ class JobStore:
   def _path(self, file: str) -> pathlib.Path:
     return self.folder / "files" / f"{file}.jsonl"
 
-  def _select(self, kind: type[_Row], where: str, *values: Any) -> list[_Row]:
+  def _select(self, kind: type[Row], where: str, *values: Any) -> list[Row]:
     with self._open() as database:
       return database.select(kind, where, *values)
 
   @contextlib.contextmanager
-  def _open(self) -> Iterator[_Database]:
+  def _open(self) -> Iterator[Database]:
     """Yields the database for one transaction."""
     path = self.folder / "jobs.sqlite"
-    database = _Database(path, 30, sqlite3.PARSE_DECLTYPES)
+    database = Database(path, 30, sqlite3.PARSE_DECLTYPES)
     database.row_factory = sqlite3.Row
+    database.owner = self._owner
     with contextlib.closing(database):
       database.execute("pragma synchronous = full")
       with database:

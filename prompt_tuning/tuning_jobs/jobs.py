@@ -28,6 +28,7 @@ class File:
     bytes: The size.
     pairs: The number of examples.
     created_at: Seconds since 1970.
+    owner: The tenant that uploaded it, or None without keys.
   """
 
   id: str
@@ -35,6 +36,7 @@ class File:
   bytes: int
   pairs: int
   created_at: int
+  owner: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Job:
     tries: The attempts since the last progress or orderly stop.
     saved: The step of the last checkpoint; -1 before the first.
     is_cancelled: Whether the user has cancelled it.
+    owner: The tenant that queued it, or None without keys.
   """
 
   id: str
@@ -95,6 +98,7 @@ class Job:
   tries: int = 0
   saved: int = -1
   is_cancelled: bool = False
+  owner: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

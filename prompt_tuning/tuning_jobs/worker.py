@@ -32,7 +32,7 @@ import filelock
 
 import prompt_tuning as pt
 from prompt_tuning.training import cluster_options
-from prompt_tuning.tuning_jobs import jobs, on_cluster
+from prompt_tuning.tuning_jobs import jobs, on_cluster, owners
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.jobs import Job
 from t5x.files import compilation_cache
@@ -103,7 +103,8 @@ def work(
         return
       else:
         # The prompt first: a job that has succeeded has one.
-        prompt.save(prompts / f"{job.prompt}.safetensors")
+        stem = owners.stem(job.prompt, job.owner)
+        prompt.save(prompts / f"{stem}.safetensors")
         step = None if prompt.metadata is None else prompt.metadata.step
         store.finish(job, jobs.SUCCEEDED, score=prompt.score, step=step)
       store.remove_run(job)

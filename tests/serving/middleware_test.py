@@ -5,11 +5,12 @@ import contextlib
 import threading
 import time
 
+import numpy as np
 import pytest
 import served
+import tiny
 
-from prompt_tuning.serving import app, middleware
-from prompt_tuning.serving.metrics import Metrics
+from prompt_tuning.serving import app, middleware, tenants
 
 
 def _slow(seconds, most):
@@ -29,8 +30,9 @@ def _slow(seconds, most):
 
 
 @pytest.mark.parametrize("seconds", [30, 0.1])
-def test_uploads_wait_for_each_other(service, monkeypatch, seconds):
+def test_large_uploads_wait_for_each_other(service, monkeypatch, seconds):
   """Those that wait for long are refused."""
+  service.limits = middleware.Limits(body_bytes=2)
   monkeypatch.setattr(middleware, "_UPLOADS", 2)
   monkeypatch.setattr(middleware, "_READ_SECONDS", seconds)
   most = []
@@ -43,6 +45,36 @@ def test_uploads_wait_for_each_other(service, monkeypatch, seconds):
   for response in refused:
     served.check_error(response, 503, "Too many uploads")
     assert response.headers["retry-after"] == "5"
+
+
+def test_slow_uploads_block_nobody_else(engine, tmp_path, monkeypatch):
+  monkeypatch.setattr(middleware, "_ARRIVING", 2)
+  monkeypatch.setattr(middleware, "_UPLOADS", 1)
+  keys = {tenants.digest(x): x for x in ("ann", "bob")}
+  folder = tmp_path / "prompts"
+  service = served.make_service(engine, folder, keys=keys, body_bytes=9)
+  large = served.npy(np.ones((2, tiny.WIDTH)))
+
+  async def run():
+    async with served.client(service) as http:
+
+      def put(key, name, content):
+        headers = {"Authorization": f"Bearer {key}"}
+        url = f"/v1/prompts/{name}"
+        return http.put(url, content=content, headers=headers)
+
+      parts = [_slowly(1, large) for _ in range(3)]
+      slow = [asyncio.create_task(put("ann", "slow", x)) for x in parts]
+      await asyncio.sleep(0.1)
+      # Another key's, in parts too, and a small one of the same.
+      for key, content in (("bob", large), ("bob", _in_parts(large))):
+        assert (await put(key, "quick", content)).status_code == 201
+      assert (await put("ann", "small", b"none")).status_code == 400
+      assert not any(task.done() for task in slow)
+      answers = await asyncio.gather(*slow)
+      assert {x.status_code for x in answers} == {201}
+
+  asyncio.run(run())
 
 
 def test_words_of_one_prompt_at_a_time(service, monkeypatch):
@@ -59,9 +91,10 @@ async def _slowly(seconds, part=b"{"):
   await asyncio.sleep(seconds)
 
 
-async def _in_parts():
-  for _ in range(3):
-    yield b" " * 2**19
+async def _in_parts(content=b" " * (3 * 2**19)):
+  size = len(content) // 3 + 1
+  for start in range(0, len(content), size):
+    yield content[start : start + size]
 
 
 @pytest.mark.parametrize(
@@ -88,10 +121,17 @@ def test_keys_and_rates(engine, tmp_path):
   path = tmp_path / "keys"
   path.write_text("# none\n")
   with pytest.raises(ValueError, match="Expected keys"):
-    middleware.read_keys(path)
-  path.write_text("# ours\nsecret  # Ann's\n")
-  limits = {"keys": middleware.read_keys(path), "requests_per_minute": 2}
-  service = served.make_service(engine, tmp_path / "prompts", **limits)
+    tenants.read_keys(path)
+  for line in ("my secret key", "secret a/b", "secret " + "a" * 33):
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(ValueError, match="Expected a key in line 2") as error:
+      tenants.read_keys(path)
+    assert "secret" not in str(error.value)
+  path.write_text("# ours\nsecret ann # Ann's\nnew ann\nother\n")
+  keys = tenants.read_keys(path)
+  assert [*keys.values()] == ["ann", "ann", tenants.digest("other")[:12]]
+  folder = tmp_path / "prompts"
+  service = served.make_service(engine, folder, keys=keys)
   for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "x"}):
     response = served.send(service, "GET", "/v1/models", headers=headers)
     served.check_error(response, 401, "Expected a key")
@@ -100,10 +140,13 @@ def test_keys_and_rates(engine, tmp_path):
 
   wrong = ("GET", "/v1/models", {})
   good = (*wrong[:2], {"headers": {"Authorization": "Bearer secret"}})
+  limits = {"keys": keys, "requests_per_minute": 2}
+  service = served.make_service(engine, folder, **limits)
   answers = served.send_all(service, [good] * 3)
   assert [x.status_code for x in answers] == [200, 200, 429]
   served.check_error(answers[2], 429, "2 requests per minute")
   assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+  service = served.make_service(engine, folder, **limits)
   answers = served.send_all(service, [wrong, wrong, wrong, good])
   assert [x.status_code for x in answers] == [401, 401, 429, 200]
 
@@ -115,8 +158,17 @@ def test_keys_and_rates(engine, tmp_path):
     ({"Host": "LocalHost:8000"}, 200),
     ({"Host": "[::1]:8000"}, 200),
     ({"Host": "evil.example"}, 403),
+    ({"Host": "127.0.0.1:8000"}, 200),  # Only a name can be another's.
+    ({"Host": "[::1"}, 403),
+    ({"X-Large": "a" * 2**16}, 431),
     ({"Sec-Fetch-Site": "same-origin"}, 200),
     ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ({"Sec-Fetch-Site": "same-site"}, 403),
+    ({"Origin": "http://localhost"}, 200),
+    ({"Origin": "http://localhost:3000"}, 403),
+    ({"Origin": "null"}, 403),
+    # A proxy may have changed the Host.
+    ({"Origin": "http://a.org", "Sec-Fetch-Site": "same-origin"}, 200),
   ],
 )
 def test_other_websites_are_refused(engine, tmp_path, headers, status):
@@ -144,7 +196,8 @@ def test_reader_that_takes_nothing_is_let_go(monkeypatch, size, is_taken):
     sent.append(message["type"])
 
   monkeypatch.setattr(middleware, "_WRITE_SECONDS", 0.1)
-  limited = middleware.LimitsMiddleware(app, middleware.Limits(), Metrics())
+  quotas = tenants.Quotas(0, {})
+  limited = middleware.LimitsMiddleware(app, middleware.Limits(), quotas)
   scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
   with contextlib.nullcontext() if is_taken else pytest.raises(TimeoutError):
     asyncio.run(limited(scope, None, send))

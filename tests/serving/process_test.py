@@ -1,13 +1,16 @@
 """Servers as processes: how they end, and how they share a folder."""
 
+import asyncio
 from concurrent import futures
 import contextlib
+import gc
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import types
 
 import documented
 from fastapi import testclient
@@ -15,10 +18,14 @@ import numpy as np
 import openai
 import pytest
 import requests
+import served
+import uvicorn
 
 from prompt_tuning.commands import console
 from prompt_tuning.commands import serve as command
+from prompt_tuning.serving import app
 from prompt_tuning.serving import server as server_lib
+from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.tuning_jobs import jobs
 
 CHECKPOINT = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
@@ -110,6 +117,67 @@ def test_killed_workers_of_two_servers_are_followed_by_others(tmp_path):
     one, other = (service.store.get(job.prompt) for job in ended)
     np.testing.assert_array_equal(one.array, other.array)
     assert one.metadata == other.metadata
+
+
+HEAD = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+POST = HEAD.replace(b"GET /v1/models", b"POST /v1/completions")
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+  ("sent", "statuses"),
+  [
+    (HEAD + b"\r\n", [200, 200]),
+    (HEAD.replace(b"GET", b"HEAD") + b"\r\n", [200, 200]),
+    # After an error, a client may go on, or is told that it may not.
+    (HEAD.replace(b"models", b"fail") + b"\r\n", [500, 200]),
+    (POST + b"Content-Length: 2\r\n\r\n{}", [400, 200]),
+    (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", [400]),
+    (POST + b"Content-Length: 4\r\n" + CHUNKED, [400]),
+  ],
+)
+def test_connection_goes_on_or_is_closed(service, sent, statuses):
+  """The bytes of one request are never taken for another."""
+  application = app.make(service)
+
+  @application.get("/v1/fail")
+  def fail():
+    raise RuntimeError
+
+  config = server_lib.make_config(_options("--checkpoint=none"), application)
+  config.port, config.lifespan = 0, "off"
+  with served.running(uvicorn.Server(config)) as address:
+    place = address.removeprefix("http://").split(":")
+    with socket.create_connection(place, timeout=20) as connection:
+      connection.sendall(sent + HEAD + b"Connection: close\r\n\r\n")
+      answers = b"".join(iter(lambda: connection.recv(2**16), b""))
+  found = re.findall(rb"HTTP/1.1 (\d+) ", answers)
+  assert [int(status) for status in found] == statuses
+
+
+def test_client_that_leaves_as_the_engine_fails_is_not_reported(
+  service, monkeypatch
+):
+  reported, left = [], asyncio.Event()
+  tickets = [futures.Future() for _ in range(2)]
+  monkeypatch.setattr(service.engine, "submit", lambda _: tickets)
+
+  async def run():
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    answers = asyncio.create_task(
+      service.answers([], types.SimpleNamespace(receive=left.wait))
+    )
+    await asyncio.sleep(0.01)
+    left.set()
+    for ticket in tickets:
+      ticket.set_exception(RuntimeError("It failed."))
+    with pytest.raises((ApiError, RuntimeError)):
+      await answers
+    gc.collect()
+
+  asyncio.run(run())
+  assert not reported
 
 
 @pytest.mark.parametrize("trusted", ["", "127.0.0.1"])

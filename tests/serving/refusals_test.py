@@ -1,6 +1,7 @@
 """Requests that a server refuses, and how."""
 
 import json
+import socket
 import sys
 import time
 from unittest import mock
@@ -18,6 +19,8 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 LADDER = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
 COMPLETIONS, RANK = served.COMPLETIONS, "/v1/rank"
 GOOD = {"model": "prompt_1", "prompt": "a"}
+_LISTENER = socket.create_server(("127.0.0.1", 0))
+TAKEN = _LISTENER.getsockname()[1]
 PUT = ("PUT", "/v1/prompts/bad")
 _ONES = np.ones((2, tiny.WIDTH), np.float32)
 _HEADER = json.dumps(
@@ -236,6 +239,10 @@ def test_failures_tell_clients_nothing(service, monkeypatch):
     ("--slots=0", "--slots: expected 1 or more, got 0"),
     ("--lengths=64,x", "expected 0 or more, got 'x'"),
     ("--patience=nan", "expected 0 or more, got 'nan'"),
+    ("--port=99999", "Expected --port from 0 to 65535, got 99999"),
+    ("--host=0.0.0.0", "--keys=FILE, or --without_keys"),
+    (f"--port={TAKEN}", f"--port={TAKEN} cannot be used: [Errno 98] Address"),
+    ("--host=192.0.2.1", "--host=192.0.2.1 --port=0 cannot be used"),
   ],
 )
 def test_command_line_says_what_is_wrong(
@@ -244,6 +251,7 @@ def test_command_line_says_what_is_wrong(
   (tmp_path / "jobs.sqlite").mkdir()
   monkeypatch.chdir(tmp_path)
   words = ["serve", "--prompts=prompts", "--jobs=", "--checkpoint=none"]
+  words.append("--port=0")
   with pytest.raises(SystemExit) as stop:
     sys.exit(console.main([*words, *arguments.split()]))
   assert stop.value.code

@@ -53,17 +53,17 @@ def test_files_are_kept_as_they_came(store):
 
 def test_file_is_not_removed_while_a_job_of_it_is_added(store, monkeypatch):
   file = store.add_file("data.jsonl", LINE).id
-  look, removing = job_store._Database.one, []
+  look, removing = job_store.Database.one, []
   with concurrent.futures.ThreadPoolExecutor() as threads:
 
     def look_and_remove(*arguments):
-      monkeypatch.setattr(job_store._Database, "one", look)
+      monkeypatch.setattr(job_store.Database, "one", look)
       found = look(*arguments)
       removing.append(threads.submit(store.delete_file, file))
       concurrent.futures.wait(removing, timeout=0.5)
       return found
 
-    monkeypatch.setattr(job_store._Database, "one", look_and_remove)
+    monkeypatch.setattr(job_store.Database, "one", look_and_remove)
     store.add_job(file, None, "mine", jobs.Settings())
   with pytest.raises(jobs.InUseError):
     removing[0].result()
