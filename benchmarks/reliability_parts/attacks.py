@@ -78,9 +78,13 @@ def _attack(server: Server, every: int) -> dict[str, int | float]:
   )
   ann.put("/v1/prompts/hers", content=content).raise_for_status()
   file = _upload(ann).json()["id"]
-  body: dict[str, Any] = {"model": "base", "training_file": file}
-  body["hyperparameters"] = {"length": 2, "steps": 2, "init": "random_uniform"}
-  job = ann.post(_JOBS, json=body).raise_for_status().json()["id"]
+  settings = {"length": 2, "steps": 2, "init": "random_uniform"}
+  wanted = {"training_file": file, "hyperparameters": settings}
+  job = (
+    ann.post(_JOBS, json={"model": "base", **wanted})
+    .raise_for_status()
+    .json()["id"]
+  )
 
   def hers() -> list[Any]:
     """Returns all that Ann has, but for her job's progress."""
@@ -100,8 +104,8 @@ def _attack(server: Server, every: int) -> dict[str, int | float]:
     if is_in or b"5" in statuses:
       tqdm.tqdm.write(f"{place} {headers} {body[:80]}: {answer[:500]}")
     got_in, failures = got_in + is_in, failures + (b"5" in statuses)
-  body = {"model": "base", "prompt": "a"}  # As the attacks, but right.
-  bob.post("/v1/completions", json=body).raise_for_status()
+  right = {"model": "base", "prompt": "a"}  # Otherwise as the attacks.
+  bob.post("/v1/completions", json=right).raise_for_status()
   with futures.ThreadPoolExecutor() as threads:  # More than there is room for.
     rivals = [*threads.map(lambda _: _upload(bob), range(20))]
   late = [_upload(bob), bob.put("/v1/prompts/late", content=content)]
