@@ -8,11 +8,15 @@ Hugging Face T5 1.1; the two may have different formats.
 
 PROMPT is anything that `convert prompt` reads, and --checkpoint its base model.
 Norms, the nearest vocabulary pieces and class labels are printed; the plot goes
-to a file.
+to a file. --audit runs the model with the prompt and without it: it shows how
+the prompt changes answers, and whether it leaks its data (docs/auditing.md).
 """
 
 import argparse
+import dataclasses
+import json
 import pathlib
+from typing import Any
 
 from prompt_tuning.commands import options
 
@@ -38,10 +42,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   file = pathlib.Path("prompt.png")
   about = "plot to write: .png, .svg or .pdf"
   add("--plot", type=pathlib.Path, default=file, metavar="FILE", help=about)
+  add = parser.add_argument_group("audit").add_argument
+  add("--audit", action="store_true", help="audit a prompt")
+  add("--json", action="store_true", help="print the measures as JSON")
+  canary = "an input and a secret that may follow it; can be repeated"
+  pair, audited = ("INPUT", "SECRET"), "a file that the prompt was trained on"
+  add("--canary", nargs=2, action="append", metavar=pair, help=canary)
+  samples = "strings to compare a secret with"
+  add("--samples", type=options.positive, default=1023, help=samples)
+  add("--train_file", metavar="FILE", help=audited)
+  held_out = "rows of the same kind; by default those that training held out"
+  add("--held_out_file", metavar="FILE", help=held_out)
+  about = "the columns of the inputs, as in training"
+  add("--input_columns", type=options.words, metavar="A,B", help=about)
+  add("--target_column", help="that of the target")
 
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
+  needs_audit = (args.json, args.canary, args.train_file, args.held_out_file)
+  if any(needs_audit) and not args.audit:
+    raise ValueError(
+      "--json, --canary, --train_file and --held_out_file need --audit."
+    )
   from prompt_tuning.interop import (
     checkpoint_conversion,
     checkpoint_inspection,
@@ -50,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
 
   is_prompt = pathlib.PurePath(args.path).suffix in (".safetensors", ".npy")
   if args.checkpoint:
-    _inspect_prompt(args)
-  elif is_prompt or peft_adapters.is_adapter(args.path):
+    (_audit_prompt if args.audit else _inspect_prompt)(args)
+  elif args.audit or is_prompt or peft_adapters.is_adapter(args.path):
     raise ValueError(
       f"{args.path} is a prompt: give the base model, --checkpoint=PATH."
     )
@@ -64,34 +87,70 @@ def run(args: argparse.Namespace) -> None:
       print(checkpoint_inspection.compare(model, other))
 
 
-def _inspect_prompt(args: argparse.Namespace) -> None:
+def _open(args: argparse.Namespace) -> tuple[Any, Any]:
+  """Returns the `TunedPrompt`, and its `FrozenModel`."""
   from prompt_tuning import tasks
-  from prompt_tuning.data import superglue
-  from prompt_tuning.inference import frozen_model, neighbours
+  from prompt_tuning.inference.frozen_model import FrozenModel
+  from prompt_tuning.inference.requests import TunedPrompt
   from prompt_tuning.interop import prompt_conversion
+
+  prompt = TunedPrompt(*prompt_conversion.read_prompt(args.path))
+  words = args.vocabulary
+  if words:
+    words = tasks.use_vocabulary(words, args.extra_ids)
+  model = FrozenModel.load(args.checkpoint, words, extra_ids=args.extra_ids)
+  model.prompt_array(prompt)  # Refuses that of another model.
+  return prompt, model
+
+
+def _audit_prompt(args: argparse.Namespace) -> None:
+  from prompt_tuning.data import files
+  from prompt_tuning.inference import audit
+
+  if args.held_out_file and not args.train_file:
+    raise ValueError("--held_out_file needs --train_file.")
+  prompt, model = _open(args)
+  rows = {}
+  if args.train_file:
+    data = files.read(
+      *(args.train_file, args.held_out_file, None),
+      *(args.input_columns, args.target_column),
+      vocabulary=model.vocabulary,
+    )
+    rows = {
+      split: [(x["inputs"], x["targets"]) for x in examples]
+      for split, examples in data.splits.items()
+    }
+  measures = audit.audit(
+    model,
+    prompt,
+    args.canary or (),
+    rows.get("train", ()),
+    rows.get("validation", ()),
+    args.samples,
+  )
+  if args.json:
+    print(json.dumps([dataclasses.asdict(x) for x in measures], indent=2))
+  else:
+    print(audit.tabulate(measures))
+
+
+def _inspect_prompt(args: argparse.Namespace) -> None:
+  from prompt_tuning.data import superglue
+  from prompt_tuning.inference import neighbours
   from prompt_tuning.training import base_model
-  from t5x import checkpoints
 
   if args.plot.suffix not in _PLOTS:
     raise ValueError(
       f"--plot: expected one of {', '.join(_PLOTS)}, got {args.plot}."
     )
-  prompt, metadata = prompt_conversion.read_prompt(args.path)
-  base = checkpoints.open_checkpoint(args.checkpoint)
-  vocabulary = args.vocabulary
-  if vocabulary is None:
-    is_ladder = frozen_model.is_of_ladder(base)
-    vocabulary = (
-      "ladder" if is_ladder else frozen_model.vocabulary_file(base.path)
-    )
-  vocabulary = tasks.use_vocabulary(vocabulary, args.extra_ids)
-  if metadata is not None:
-    base_model.check_compatible([metadata], args.checkpoint, vocabulary)
+  prompt, model = _open(args)
+  metadata = prompt.metadata
   task = superglue.ROWS.get((metadata and metadata.task) or "")
   result = neighbours.analyse(
-    prompt,
+    prompt.array,
     base_model.token_embedding(args.checkpoint),
-    vocabulary,
+    model.vocabulary,
     args.labels or (task and task.class_words) or (),
     args.n,
   )

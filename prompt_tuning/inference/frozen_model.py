@@ -99,6 +99,7 @@ class FrozenModel:
     vocabulary: str | os.PathLike[str] | seqio.Vocabulary | None = None,
     dtype: DType | None = None,
     config: T5Config | None = None,
+    extra_ids: int = _EXTRA_IDS,
   ) -> Self:
     """Opens a base model; its weights are read when they are first needed.
 
@@ -110,6 +111,7 @@ class FrozenModel:
       dtype: Of activations; by default that of `config`, or float32.
       config: Of the network. By default, its sizes follow from the checkpoint,
         and dropout in training is the recipes': 0.1, or 0 for the ladder's.
+      extra_ids: Sentinels after the pieces of a file.
 
     Raises:
       ValueError: if there is no checkpoint or no vocabulary, they do not fit,
@@ -137,7 +139,7 @@ class FrozenModel:
     elif not isinstance(vocabulary, seqio.Vocabulary):
       path = str(vocabulary or vocabulary_file(base.path))
       vocabulary = vocabulary_lib.checked(
-        seqio.SentencePieceVocabulary(path, _EXTRA_IDS)
+        seqio.SentencePieceVocabulary(path, extra_ids)
       )
     rows = base.arrays[TOKEN_EMBEDDING].shape[0]
     if vocabulary.vocab_size > rows:
@@ -264,17 +266,41 @@ class FrozenModel:
       raise ValueError(
         f"Expected labels that differ in their tokens, got {list(labels)}."
       )
-    length = _round_up(sum(map(len, split)), _SHORTEST)
-    most = max(1, min(_ROWS, _LOGITS // length))
     ranked = []
-    for count, encoded, tokens in self._batches(inputs, prompt, most):
-      size = len(tokens)
-      packed = ranking.pack_labels([split] * size, size, length)
-      log_probs = self._score(self.params, encoded, tokens, packed)
-      for scores in ranking.label_scores(packed, log_probs)[:count]:
-        order = np.argsort(scores, kind="stable")[::-1]
-        ranked.append({labels[i]: float(scores[i]) for i in order})
+    for scores in self._scores(inputs, [split] * len(inputs), prompt):
+      order = np.argsort(scores, kind="stable")[::-1]
+      ranked.append({labels[i]: float(scores[i]) for i in order})
     return ranked
+
+  def log_likelihoods(
+    self, pairs: Sequence[tuple[str, str]], prompt: AnyPrompt | None = None
+  ) -> np.ndarray:
+    """Returns the log likelihood of one target for each input, in nats.
+
+    Args:
+      pairs: Inputs and targets.
+      prompt: As for `generate`.
+    """
+    targets = [[self.encode(target)] for _, target in pairs]
+    scores = self._scores([text for text, _ in pairs], targets, prompt)
+    return np.array(scores).reshape(len(pairs))
+
+  def _scores(
+    self,
+    inputs: Sequence[str],
+    labels: Sequence[Sequence[Sequence[int]]],
+    prompt: AnyPrompt | None,
+  ) -> list[np.ndarray]:
+    """Returns the log likelihoods of each input's labels, given as tokens."""
+    lengths = [sum(map(len, own)) for own in labels]
+    length = _round_up(max(lengths, default=1), _SHORTEST)
+    most, scores = max(1, min(_ROWS, _LOGITS // length)), []
+    for count, encoded, tokens in self._batches(inputs, prompt, most):
+      own = labels[len(scores) : len(scores) + count]
+      packed = ranking.pack_labels(own, len(tokens), length)
+      log_probs = self._score(self.params, encoded, tokens, packed)
+      scores += list(ranking.label_scores(packed, log_probs)[:count])
+    return scores
 
   def _batches(
     self, inputs: Sequence[str], prompt: AnyPrompt | None, most: int

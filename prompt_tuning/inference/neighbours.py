@@ -13,7 +13,7 @@ import pandas as pd
 import seqio
 
 # SentencePiece's sign for a space.
-_SPACE = "\u2581"
+SPACE = "\u2581"
 # The names of more positions do not fit under a plot.
 _NAMED_POSITIONS = 50
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -77,9 +77,9 @@ def recognised_by(
   spelt = {
     token
     for token, piece in enumerate(pieces)
-    if piece.strip(_SPACE).casefold() == label.strip().casefold()
+    if piece.strip(SPACE).casefold() == label.strip().casefold()
   }
-  made_of = max(ids, key=lambda token: len(pieces[token].strip(_SPACE)))
+  made_of = max(ids, key=lambda token: len(pieces[token].strip(SPACE)))
   return spelt | {int(made_of)}
 
 
