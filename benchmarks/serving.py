@@ -1,11 +1,12 @@
-"""Measures serving many prompts: speed, equality, load and kills.
+"""Measures serving many prompts: speed, equality and load.
 
   python benchmarks/serving.py --part=mixed --part=equality
 
 Parts: `mixed` (fifty prompts against one, and against PEFT with `set_adapter`
 for each request), `equality` (answers under load against `t5x.infer`'s), `load`
-(a server at the highest sustainable rate, then at twice that), `kills` (SIGKILL
-of worker and server), `starts` (time and memory until a server answers).
+(a server at the highest sustainable rate, then at twice that), `starts` (time
+and memory until a server answers). `mixed` and `equality` ask the engine in
+this process, the others a server over HTTP.
 `--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
 `results/serving.md` from all records; `--tabulate` only writes the page.
@@ -35,7 +36,6 @@ _PARTS = {
   "mixed": mixed.rows,
   "equality": mixed.rows,
   "load": load.rows,
-  "kills": load.rows_of_kills,
   "starts": starts.rows,
 }
 _RECORDS = harness.RECORDS / "serving"
@@ -55,8 +55,6 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   if part == "load":
     seconds = 20.0 if args.quick else args.seconds
     return found | load.under_load(checkpoint, task, seconds, folder)
-  if part == "kills":
-    return found | load.kills(checkpoint, task, folder)
   return found | starts.starts(checkpoint, folder)
 
 
@@ -71,7 +69,9 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
     "<!-- Written by `python benchmarks/serving.py --tabulate`. -->",
     "# Serving",
     "",
-    "Ratios are of turns beside each other: median, least and most.",
+    "Ratios are of turns beside each other: median, least and most. `mixed`",
+    "and `equality` ask the engine in one process; `load` and `starts` ask a",
+    "server over HTTP.",
     "",
   ]
   order = list(_PARTS)

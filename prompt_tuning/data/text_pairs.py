@@ -55,31 +55,7 @@ def make(
     ValueError: if a split is empty, or has an item other than a pair of texts,
       or an unknown label, or if the vocabulary cannot write a label.
   """
-  splits = {split: _checked(split, pairs) for split, pairs in splits.items()}
-  first = [target for _, target in next(iter(splits.values()))]
-  if labels is None:
-    labels = targets_lib.find_labels(first)
-    # Labels that occur too seldom look like free text.
-    if not labels and all(len(x.split()) <= _SHORT_WORDS for x in first):
-      logging.warning(
-        "%d pairs have %d different targets. Labels are at most fifty, with "
-        "four pairs each, so these are taken for free text. If they are "
-        "labels, give them: labels=[...]; if not, labels=[].",
-        *(len(first), len({*first})),
-      )
-  targets = targets_lib.make(labels, first, vocabulary)
-  splits = {
-    split: [
-      (
-        text,
-        targets.normalize(
-          target, f"The target of {split}[{number}]", "give labels=[]"
-        ),
-      )
-      for number, (text, target) in enumerate(pairs)
-    ]
-    for split, pairs in splits.items()
-  }
+  targets, splits = targets_of(splits, vocabulary, labels)
   feature = seqio.Feature(vocabulary, add_eos=True)
   task = seqio.Task(
     targets_lib.task_name(name, [targets.labels, splits]),
@@ -110,6 +86,42 @@ def make(
     for split, pairs in splits.items()
   }
   return PairTask(task, targets.labels, lengths)
+
+
+def targets_of(
+  splits: Mapping[str, Pairs],
+  vocabulary: seqio.Vocabulary,
+  labels: Sequence[str] | None,
+) -> tuple[targets_lib.Targets, Mapping[str, list[tuple[str, str]]]]:
+  """Returns the targets of a task, and its splits as lists with such targets.
+
+  See `make` for the arguments and the errors.
+  """
+  given = {split: _checked(split, pairs) for split, pairs in splits.items()}
+  first = [target for _, target in next(iter(given.values()))]
+  if labels is None:
+    labels = targets_lib.find_labels(first)
+    # Labels that occur too seldom look like free text.
+    if not labels and all(len(x.split()) <= _SHORT_WORDS for x in first):
+      logging.warning(
+        "%d pairs have %d different targets. Labels are at most fifty, with "
+        "four pairs each, so these are taken for free text. If they are "
+        "labels, give them: labels=[...]; if not, labels=[].",
+        *(len(first), len({*first})),
+      )
+  targets = targets_lib.make(labels, first, vocabulary)
+  return targets, {
+    split: [
+      (
+        text,
+        targets.normalize(
+          target, f"The target of {split}[{number}]", "give labels=[]"
+        ),
+      )
+      for number, (text, target) in enumerate(pairs)
+    ]
+    for split, pairs in given.items()
+  }
 
 
 def _checked(split: str, pairs: Pairs) -> Sequence[tuple[str, str]]:

@@ -30,6 +30,7 @@ class Batch:
     shape: A shape that they fit into.
     rows: Number of rows, B, unused ones included.
     started: Time of its start, on `time.monotonic`.
+    first_answer: Time of its first tokens or scores, on the same clock.
     output_tokens: Tokens generated so far.
     seconds: From its start to its end.
   """
@@ -38,6 +39,7 @@ class Batch:
   shape: Shape
   rows: int
   started: float
+  first_answer: float = 0.0
   output_tokens: int = 0
   seconds: float = 0.0
 

@@ -184,7 +184,9 @@ class Engine:
 
   def _advance(self, batch: Batch) -> None:
     try:
-      if next(self._running[batch], self) is None:  # More to do.
+      is_over = next(self._running[batch], self) is self
+      batch.first_answer = batch.first_answer or time.monotonic()
+      if not is_over:
         return
     except Exception as error:
       logging.error("A batch failed.", exc_info=error)

@@ -1,9 +1,12 @@
 """The HTTP application: its own routes, the others', and the middleware."""
 
 import asyncio
+import contextlib
 import dataclasses
+import functools
 from importlib import resources
 import mimetypes
+import sqlite3
 from typing import Any, Literal
 
 import fastapi
@@ -21,6 +24,7 @@ from prompt_tuning.serving import (
   errors,
   job_routes,
   prompt_store,
+  schemas,
   tenants,
 )
 from prompt_tuning.serving.access_log import LogMiddleware
@@ -80,10 +84,9 @@ def _add_probes(app: fastapi.FastAPI, service: Service) -> None:
   async def health():
     """Returns 200 unless the process should be restarted."""
     check_engine()
-    supervisor = service.supervisor
-    problem = None if supervisor is None else supervisor.problem
-    # No reason to restart: the process answers, and a new one could not tune.
-    return {"status": "ok"} | ({"jobs": problem} if problem else {})
+    problems = await service.problems()
+    # No reason to restart: the process answers, and a new one had them too.
+    return {"status": "degraded" if problems else "ok", **problems}
 
   @app.get("/readyz")
   async def ready():
@@ -94,7 +97,11 @@ def _add_probes(app: fastapi.FastAPI, service: Service) -> None:
     return {"status": "ready"}
 
   @app.get("/metrics")
-  def metrics():
+  async def metrics():
+    if service.jobs is not None:
+      with contextlib.suppress(OSError, sqlite3.Error):  # /healthz tells.
+        counts = await service.job_threads.run(service.jobs.counts, seconds=1)
+        service.metrics.count_jobs(counts)
     names = {service.base, *(prompt.name for prompt in service.store.all())}
     return fastapi.Response(
       service.metrics.text(names),
@@ -103,30 +110,15 @@ def _add_probes(app: fastapi.FastAPI, service: Service) -> None:
 
 
 def _add_models(app: fastapi.FastAPI, service: Service) -> None:
-  def described(prompt: TunedPrompt | None) -> dict[str, Any]:
-    """Returns a model: a prompt, or the base without one."""
-    model = {
-      "id": service.base,
-      "object": "model",
-      "created": service.started,
-      "owned_by": "prompt_tuning",
-    }
-    if prompt is None:
-      return {**model, "fingerprint": service.engine.model.fingerprint}
-    details = {"length": prompt.length, "width": prompt.array.shape[1]}
-    if prompt.metadata is not None:
-      details |= dataclasses.asdict(prompt.metadata)
-    name = owners.shown(prompt.name, tenants.current.get())
-    changes = {"id": name, "parent": service.base, "prompt": details}
-    _, owner, is_shared = owners.split(prompt.name)
-    if owner:
-      changes |= {"owned_by": owner, "shared": is_shared}
-    return model | changes
+  described = functools.partial(_described, service)
 
   @app.get("/v1/models")
-  def models():
-    prompts = service.store.all(tenants.current.get())
-    return {"object": "list", "data": [*map(described, [None, *prompts])]}
+  async def models(limit: schemas.Limit = 1000, after: str | None = None):
+    await service.store.look()
+    tenant = tenants.current.get()
+    prompts = service.store.all(tenant)
+    found = {str(owners.shown(x.name, tenant)): x for x in prompts}
+    return schemas.page({service.base: None, **found}, described, limit, after)
 
   @app.get("/v1/models/{name:path}")  # The base's name may have a slash.
   async def model(name: str):
@@ -140,7 +132,7 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
     if not owners.owns(tenants.current.get(), prompt.name):
       message = f"The prompt {name!r} belongs to another key, or to the server."
       raise ApiError(403, message, "not_the_owner", "model")
-    await asyncio.to_thread(service.store.delete, prompt.name)
+    await service.prompt_threads.run(service.store.delete, prompt.name)
     access_log.write("prompt.deleted", prompt=prompt.name)
     return {"id": name, "object": "model", "deleted": True}
 
@@ -155,7 +147,7 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
 
     with errors.refusing():
       # In a thread: an archive may be large, and the folder in a bucket.
-      prompt = await asyncio.to_thread(store)
+      prompt = await service.prompt_threads.run(store)
     access_log.write("prompt.stored", prompt=prompt.name)
     return described(prompt)
 
@@ -181,6 +173,29 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
     )
 
 
+def _described(service: Service, prompt: TunedPrompt | None) -> dict[str, Any]:
+  """Returns a model: a prompt, or the base without one."""
+  model = {
+    "id": service.base,
+    "object": "model",
+    "created": service.started,
+    "owned_by": "prompt_tuning",
+  }
+  if prompt is None:
+    return {**model, "fingerprint": service.engine.model.fingerprint}
+  details = {"length": prompt.length, "width": prompt.array.shape[1]}
+  if prompt.metadata is not None:
+    details |= dataclasses.asdict(prompt.metadata)
+  name = owners.shown(prompt.name, tenants.current.get())
+  changes = {"id": name, "parent": service.base, "prompt": details}
+  if created := service.store.created(prompt.name):
+    changes["created"] = created
+  _, owner, is_shared = owners.split(prompt.name)
+  if owner:
+    changes |= {"owned_by": owner, "shared": is_shared}
+  return model | changes
+
+
 def _add_page(app: fastapi.FastAPI, service: Service) -> None:
   """Adds the page's files, and the routes that only it uses."""
   folder = resources.files("prompt_tuning.serving") / "static"
@@ -190,14 +205,14 @@ def _add_page(app: fastapi.FastAPI, service: Service) -> None:
 
   @app.get("/")
   @app.get("/static/{name}")
-  def static(name: str = "index.html"):
+  async def static(name: str = "index.html"):
     if name not in files:
       raise ApiError(404, "The page has no such file.", "not_found")
     kind = mimetypes.guess_type(name)[0]
     return fastapi.Response(files[name], media_type=kind, headers=_HEADERS)
 
   @app.get("/v1/page")
-  def offer():
+  async def offer():
     """Returns the settings of the page."""
     settings = service.engine.settings
     return {

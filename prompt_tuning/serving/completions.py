@@ -149,7 +149,7 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
       Generation(
         tokens,
         prompt,
-        body.max_tokens or min(_MAX_TOKENS, most),
+        min(body.max_tokens or _MAX_TOKENS, most),
         temperature=body.temperature,
         seed=seed,
         # Samples of equal inputs differ, too.

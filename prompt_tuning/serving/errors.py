@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import errno
 import itertools
+import sqlite3
 from typing import Any
 
 from absl import logging
@@ -20,6 +22,7 @@ _TYPES = {
   404: "not_found_error",
   429: "rate_limit_error",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ApiError(HTTPException):
@@ -78,6 +81,26 @@ def refusing(param: str | None = None) -> Iterator[None]:
     raise invalid(str(error), param) from None
 
 
+def reason(error: BaseException) -> str:
+  """Returns the reason for a failure, without paths of the server."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  if isinstance(error, sqlite3.Error | TimeoutError):
+    return str(error)
+  return type(error).__name__
+
+
+def _of_storage(error: OSError | sqlite3.Error) -> ApiError:
+  """Returns the error for a request that a disk or a bucket failed."""
+  logging.warning("Storage failed: %r", error)
+  message = f"The server's storage failed: {reason(error)}."
+  code = getattr(error, "sqlite_errorcode", None)
+  if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in _FULL:
+    return ApiError(507, message, "storage_full")
+  retry = {"Retry-After": "5"}
+  return ApiError(503, message, "storage_failed", headers=retry)
+
+
 def api_error(error: BaseException) -> ApiError:
   """Returns the error that a client gets for an exception."""
   match error:
@@ -92,6 +115,8 @@ def api_error(error: BaseException) -> ApiError:
       )
     case ClosedError():
       return not_ready(str(error))
+    case OSError() | sqlite3.Error():
+      return _of_storage(error)
     case jobs.UnknownError():
       return ApiError(404, str(error), f"{error.kind}_not_found")
     case requests.ClientDisconnect():

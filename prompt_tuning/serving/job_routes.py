@@ -1,35 +1,45 @@
 """`/v1/files` and `/v1/fine_tuning/jobs`: tuning, in OpenAI's form."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 import dataclasses
 import json
 import re
-from typing import Annotated, Any, Literal
+import sqlite3
+from typing import Any, Literal
 
 import fastapi
 
+from prompt_tuning.data import text_pairs
 from prompt_tuning.serving import access_log, errors
 from prompt_tuning.serving.errors import ApiError
-from prompt_tuning.serving.schemas import MAX_LEARNING_RATE, MAX_STEPS, NewJob
+from prompt_tuning.serving.schemas import (
+  MAX_LEARNING_RATE,
+  MAX_STEPS,
+  Hyperparameters,
+  Limit,
+  NewJob,
+  page,
+)
 from prompt_tuning.serving.service import EventStream, Service
+from prompt_tuning.training import tuning
 from prompt_tuning.tuning_jobs import jobs as jobs_lib
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.jobs import SUCCEEDED, File, Job, JobEvent
 
-Limit = Annotated[int, fastapi.Query(ge=1)]
 _LOOK_SECONDS = 0.5
 # The fields of a job that are shown as they are.
 _SHOWN = ("id", "created_at", "finished_at", "status", "score", "step")
-_SHOWN += ("training_file", "validation_file")
+_SHOWN += ("training_file", "validation_file", "metadata")
 
 
 def add_routes(app: fastapi.FastAPI, service: Service) -> None:
   """Adds the routes for a service's files and jobs to an application."""
-  own = service.own_jobs
+  own, route = service.own_jobs, service.job_threads.route
   _add_files(app, service)
 
   @app.post("/v1/fine_tuning/jobs")
+  @route
   def create(body: NewJob):
     if body.model != service.base:
       raise ApiError(
@@ -38,30 +48,23 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
         "model_not_found",
         "model",
       )
-    store = own()
-    file = store.file(body.training_file)
-    if body.validation_file is not None:
-      _check_lengths(service, store, body.validation_file)
-    longest = service.engine.settings.longest_prompt
-    settings = _settings(body, file.pairs, longest)
-    with service.room(length=settings.length, jobs=1):
-      job = store.add_job(
-        body.training_file, body.validation_file, body.suffix, settings
-      )
-    access_log.write("job.created", job=job.id, prompt=job.prompt)
+    job = _add_job(service, own(), body)
     if service.supervisor is not None:
       service.supervisor.wake()
     return _job(job)
 
   @app.get("/v1/fine_tuning/jobs")
+  @route
   def jobs(limit: Limit = 20, after: str | None = None):
-    return _page([_job(job) for job in own().jobs()], limit, after)
+    return page({job.id: job for job in own().jobs()}, _job, limit, after)
 
   @app.get("/v1/fine_tuning/jobs/{id}")
+  @route
   def job(id: str):
     return _job(own().job(id))
 
   @app.post("/v1/fine_tuning/jobs/{id}/cancel")
+  @route
   def cancel(id: str):
     store = own()
     if store.job(id).status in jobs_lib.FINAL:
@@ -70,7 +73,16 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
     access_log.write("job.cancelled", job=id)
     return _job(cancelled)
 
+  @app.get("/v1/fine_tuning/jobs/{id}/checkpoints")
+  @route
+  def checkpoints(id: str, limit: Limit = 10, after: str | None = None):
+    """Returns the only checkpoint that answers: the job's prompt."""
+    job = own().job(id)
+    found = {f"ftckpt-{id[6:]}": job} if job.status == SUCCEEDED else {}
+    return page(found, _checkpoint, limit, after)
+
   @app.get("/v1/fine_tuning/jobs/{id}/events")
+  @route
   def events(
     request: fastapi.Request,
     id: str,
@@ -81,8 +93,8 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
     store = own()
     store.job(id)
     if not stream:  # The newest first, as OpenAI's.
-      items = [_event(x) for x in reversed(store.events(id))]
-      return _page(items, 1000 if limit is None else limit, after)
+      items = {f"ftevent-{x.number}": x for x in reversed(store.events(id))}
+      return page(items, _event, 1000 if limit is None else limit, after)
     for name, value in {"limit": limit, "after": after}.items():
       if value is not None:
         raise errors.invalid(
@@ -98,7 +110,7 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
 
 
 def _add_files(app: fastapi.FastAPI, service: Service) -> None:
-  own = service.own_jobs
+  own, route = service.own_jobs, service.job_threads.route
 
   @app.post("/v1/files")
   async def upload(
@@ -114,47 +126,79 @@ def _add_files(app: fastapi.FastAPI, service: Service) -> None:
         return own().add_file(name, content)
 
     with errors.refusing("file"):
-      added = await asyncio.to_thread(add)
+      added = await service.job_threads.run(add)
     access_log.write("file.created", file=added.id, bytes=added.bytes)
     return _file(added)
 
   @app.get("/v1/files")
+  @route
   def files(
     limit: Limit = 100,
     after: str | None = None,
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
   ):
-    found = [_file(file) for file in own().files()]
+    found = own().files() if purpose in (None, "fine-tune") else []
     if order == "asc":
       found.reverse()
-    items = [x for x in found if purpose in (None, x["purpose"])]
-    return _page(items, limit, after)
+    return page({file.id: file for file in found}, _file, limit, after)
 
   @app.get("/v1/files/{id}")
+  @route
   def file(id: str):
     return _file(own().file(id))
 
   @app.get("/v1/files/{id}/content")
+  @route
   def content(id: str):
     return fastapi.Response(own().content(id), media_type="application/jsonl")
 
   @app.delete("/v1/files/{id}")
+  @route
   def delete(id: str):
     own().delete_file(id)
     access_log.write("file.deleted", file=id)
     return {"id": id, "object": "file", "deleted": True}
 
 
-def _check_lengths(service: Service, store: JobStore, file: str) -> None:
-  """Refuses validation texts that are too long to answer, or for memory.
+def _add_job(service: Service, store: JobStore, body: NewJob) -> Job:
+  """Checks and queues a job."""
+  given = body.method.supervised if body.method else body
+  pairs = store.file(body.training_file).pairs
+  longest = service.engine.settings.longest_prompt
+  settings = _settings(given.hyperparameters, body.seed, pairs, longest)
+  files = {"train": body.training_file, "validation": body.validation_file}
+  splits = {
+    split: [*jobs_lib.parse_examples(store.content(file))]
+    for split, file in files.items()
+    if file is not None
+  }
+  _check_examples(service, splits, settings)
+  with service.room(length=settings.length, jobs=1):
+    job = store.add_job(
+      body.training_file,
+      body.validation_file,
+      body.suffix,
+      settings,
+      body.metadata,
+    )
+  access_log.write("job.created", job=job.id, prompt=job.prompt)
+  return job
 
-  Training cuts such texts.
+
+def _check_examples(
+  service: Service,
+  splits: Mapping[str, list[tuple[str, str]]],
+  settings: jobs_lib.Settings,
+) -> None:
+  """Refuses examples and labels that the worker would refuse.
+
+  And validation texts that are too long to answer, or for memory: training cuts
+  such texts.
   """
   vocabulary = service.engine.model.vocabulary
   most = max(service.engine.settings.shapes.lengths)
-  pairs = jobs_lib.parse_examples(store.content(file))
-  for number, pair in enumerate(pairs, 1):
+  for number, pair in enumerate(splits.get("validation", ()), 1):
     for text in pair:
       # Odd characters aside, few texts have two tokens per character.
       if 2 * len(text) >= most and len(vocabulary.encode(text)) >= most:
@@ -163,11 +207,20 @@ def _check_lengths(service: Service, store: JobStore, file: str) -> None:
           f"as the server answers; one of example {number} has more.",
           "validation_file",
         )
+  with errors.refusing("training_file"):
+    targets, _ = text_pairs.targets_of(splits, vocabulary, settings.labels)
+  with errors.refusing("hyperparameters"):
+    if settings.rank and not targets.labels:
+      raise ValueError("Ranking needs labels, and the targets are free text.")
+    chosen = tuning.Settings(length=settings.length, init=settings.init)
+    tuning.initializer(service.engine.model, targets.labels, chosen)
 
 
-def _settings(body: NewJob, pairs: int, longest: int) -> jobs_lib.Settings:
+def _settings(
+  given: Hyperparameters, seed: int, pairs: int, longest: int
+) -> jobs_lib.Settings:
   """Returns the settings of a job, with numbers for "auto" and epochs."""
-  given, default = body.hyperparameters, jobs_lib.Settings()
+  default = jobs_lib.Settings()
   length = given.length or min(default.length, longest)
   batch_size = given.batch_size or min(default.batch_size, pairs)
   steps = given.steps or default.steps
@@ -203,9 +256,10 @@ def _settings(body: NewJob, pairs: int, longest: int) -> jobs_lib.Settings:
     given.init,
     rate,
     batch_size,
-    body.seed,
+    seed,
     given.rank,
     given.n_epochs,
+    given.labels,
   )
 
 
@@ -218,6 +272,13 @@ def _job(job: Job) -> dict[str, Any]:
   settings = dataclasses.asdict(job.settings)
   rate = job.settings.learning_rate / jobs_lib.Settings.learning_rate
   failure = {"code": "failed", "message": job.error, "param": None}
+  seed = settings.pop("seed")
+  hyperparameters = {
+    **settings,
+    "n_epochs": job.settings.n_epochs or "auto",
+    "learning_rate_multiplier": rate,
+  }
+  supervised = {"hyperparameters": hyperparameters}
   return {
     **{name: getattr(job, name) for name in _SHOWN},
     "object": "fine_tuning.job",
@@ -226,12 +287,10 @@ def _job(job: Job) -> dict[str, Any]:
     "organization_id": "prompt_tuning",
     "result_files": [],
     "trained_tokens": None,
-    "seed": settings.pop("seed"),
-    "hyperparameters": {
-      **settings,
-      "n_epochs": job.settings.n_epochs or "auto",
-      "learning_rate_multiplier": rate,
-    },
+    "seed": seed,
+    "hyperparameters": hyperparameters,
+    "method": {"type": "supervised", "supervised": supervised},
+    "integrations": [],
     "error": failure if job.error else None,
   }
 
@@ -249,21 +308,15 @@ def _event(event: JobEvent) -> dict[str, Any]:
   }
 
 
-def _page(
-  items: list[dict[str, Any]], limit: int, after: str | None
-) -> dict[str, Any]:
-  """Returns the part of a list that follows the item `after`."""
-  start = 0
-  if after is not None:
-    ids = [item["id"] for item in items]
-    start = ids.index(after) + 1 if after in ids else len(items)
-  some = items[start : start + limit]
+def _checkpoint(job: Job) -> dict[str, Any]:
   return {
-    "object": "list",
-    "data": some,
-    "has_more": start + limit < len(items),
-    "first_id": some[0]["id"] if some else None,
-    "last_id": some[-1]["id"] if some else None,
+    "id": f"ftckpt-{job.id[6:]}",
+    "object": "fine_tuning.job.checkpoint",
+    "created_at": job.finished_at,
+    "fine_tuned_model_checkpoint": job.prompt,
+    "fine_tuning_job_id": job.id,
+    "step_number": job.step,
+    "metrics": {"step": job.step, "score": job.score},
   }
 
 
@@ -271,10 +324,15 @@ async def _stream(
   service: Service, store: JobStore, id: str, after: int
 ) -> AsyncIterator[str]:
   """Yields a job's events as server-sent ones, until the job is over."""
+  run = service.job_threads.run
   while not service.is_stopping:
-    # In this order: all events of a job that is over are read.
-    job = await asyncio.to_thread(store.job, id)
-    for event in await asyncio.to_thread(store.events, id, after):
+    try:  # In this order: all events of a job that is over are read.
+      job = await run(store.job, id)
+      events = await run(store.events, id, after)
+    except (OSError, sqlite3.Error) as error:
+      yield f"data: {json.dumps(errors.api_error(error).body)}\n\n"
+      return  # The client may ask again, by Last-Event-ID.
+    for event in events:
       after = event.number
       yield f"id: {after}\ndata: {json.dumps(_event(event))}\n\n"
     if job.status in jobs_lib.FINAL:

@@ -1,13 +1,16 @@
 """The metrics that a server offers to Prometheus."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import prometheus_client
+from prometheus_client import core
 
 from prompt_tuning.inference.batches import Batch
+from prompt_tuning.inference.compiled import PromptTable
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import Request
 from prompt_tuning.serving.prompt_store import PromptStore
@@ -17,6 +20,18 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
 # The label of all prompts that tenants own.
 _OWNED = "(owned)"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Swaps:
+  """A counter that a table of prompts keeps."""
+
+  table: PromptTable
+
+  def collect(self) -> list[core.Metric]:
+    text = "Prompts that were copied to the device."
+    name = "prompt_tuning_prompt_swaps"
+    return [core.CounterMetricFamily(name, text, self.table.swaps)]
 
 
 class Metrics:
@@ -38,6 +53,15 @@ class Metrics:
       buckets=_SECONDS,
     )
     self._answers = counter("answers", "Inputs answered.", ["prompt", "kind"])
+    self._queue_seconds = histogram(
+      "queue_seconds", "Time in the queue.", ["kind"], buckets=_SECONDS
+    )
+    self._first_seconds = histogram(
+      "first_token_seconds",
+      "Time from arrival to the first tokens of an answer.",
+      buckets=_SECONDS,
+    )
+    self._jobs = self._gauge("jobs", "Tuning jobs.", ["status"])
     self._tokens = counter(
       "tokens",
       "Tokens that batches read, prompts included, and wrote.",
@@ -73,11 +97,6 @@ class Metrics:
         lambda: table.array.nbytes,
       ),
       (
-        "prompt_swaps",
-        "Prompts that were copied to the device, so far.",
-        lambda: table.swaps,
-      ),
-      (
         "model_bytes",
         "Memory of the frozen model's parameters.",
         lambda: sum(x.nbytes for x in jax.tree.leaves(engine.model.params)),
@@ -89,12 +108,18 @@ class Metrics:
       ),
     ):
       self._gauge(name, text).set_function(value)
+    self._registry.register(_Swaps(table))
 
   def count_batch(self, done: Batch) -> None:
     """Counts a batch; called by the engine."""
     kind = done.shape.kind
     self._batch_rows.labels(kind).observe(len(done.tickets))
     self._batch_seconds.labels(kind).observe(done.seconds)
+    for ticket in done.tickets:
+      waited = done.started - ticket.arrived
+      self._queue_seconds.labels(kind).observe(waited)
+      if kind == "generate":
+        self._first_seconds.observe(done.first_answer - ticket.arrived)
     self._tokens.labels("in").inc(done.input_tokens)
     self._tokens.labels("out").inc(done.output_tokens)
 
@@ -105,6 +130,11 @@ class Metrics:
     prompt = rows[0].prompt
     is_owned = prompt is not None and owners.split(prompt.name)[1]
     self._answers.labels(_OWNED if is_owned else model, kind).inc(len(rows))
+
+  def count_jobs(self, counts: Mapping[str, int]) -> None:
+    """Takes the number of jobs of each status."""
+    for status, number in counts.items():
+      self._jobs.labels(status).set(number)
 
   def count_request(self, route: str, status: int, seconds: float) -> None:
     """Counts a request; its status is 0 if it got no response."""

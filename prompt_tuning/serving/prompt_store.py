@@ -9,6 +9,7 @@ import io
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -39,8 +40,11 @@ _MAX_ENTRIES = 1000
 # part of that, between looks for unknown names.
 _REFRESH_SECONDS = 1.0, 10.0
 _PAUSE = 0.1
-# How long a request for a known prompt waits for a look at the folder.
-_PATIENCE = 1.0
+# How long a request waits for a look at the folder, for a known prompt and for
+# an unknown one or a change.
+_PATIENCE, _LONGEST = 0.5, 10.0
+# The files whose times a look reads again: each lets other threads run.
+_STATS = 300
 # The stamp of a file that could not be read, but may be readable later.
 _UNREAD = ()
 
@@ -72,6 +76,9 @@ class PromptStore:
     self._base = base
     self._lock = threading.Lock()
     self._entries: dict[str, _Entry] = {}
+    # The files at the last look, each with its inode and its stamp.
+    self._seen: dict[str, tuple[int, tuple[Any, ...]]] = {}
+    self._turn = 0
     # The last look: its start, and the error that ended it, if one did.
     self._refreshed = -float("inf")
     self._failure: Exception | None = None
@@ -84,13 +91,16 @@ class PromptStore:
     """Ends the thread."""
     self._thread.shutdown(wait=False, cancel_futures=True)
 
-  def refresh(self) -> None:
+  def refresh(self, seconds: float | None = None) -> None:
     """Reads new files of the folder, and forgets removed ones.
 
     Raises:
-      Exception: if the folder cannot be listed.
+      Exception: if the folder cannot be listed, or not within the seconds.
     """
-    self._next_look().result()
+    try:
+      self._next_look().result(seconds)
+    except TimeoutError:
+      raise TimeoutError("the folder of prompts does not answer") from None
     if self._failure is not None:
       raise self._failure
 
@@ -110,7 +120,7 @@ class PromptStore:
     """Refreshes, or keeps the known prompts if the folder cannot be listed."""
     self._refreshed = time.monotonic()
     try:
-      files, chosen, found = _files(self.folder), {}, {}
+      files, chosen, found = self._files(), {}, {}
       for name in sorted(files):  # NAME.safetensors comes after NAME.npy.
         stem, suffix = os.path.splitext(name)
         if suffix in prompt_files.SUFFIXES and owners.STEM.fullmatch(stem):
@@ -126,15 +136,37 @@ class PromptStore:
       logging.error("%s cannot be listed: %r", self.folder, error)
 
   def all(self, tenant: str | None = None) -> list[TunedPrompt]:
-    """Returns the prompts that a tenant may use, by name."""
-    if self._is_late():
-      self._next_look().result()
+    """Returns the prompts of the last look that a tenant may use, by name."""
     found = {}
     for stem, (prompt, _) in self._entries.items():
       name = owners.shown(stem, tenant)
       if prompt and name is not None:
         found[name] = prompt  # NAME@OWNER comes after NAME, and hides it.
     return [*found.values()]
+
+  def created(self, stem: str) -> int | None:
+    """Returns the time of a prompt's file in seconds since 1970, if known."""
+    _, stamp = self._entries.get(stem, (None, _UNREAD))
+    return stamp[1] // 10**9 if stamp[1:] else None
+
+  async def look(self) -> None:
+    """Looks at the folder if that is due; does not wait for a slow one."""
+    if self._is_late():
+      look = asyncio.wrap_future(self._next_look())
+      await asyncio.wait([look], timeout=_PATIENCE)
+
+  @property
+  def problem(self) -> str | None:
+    """The reason why prompts may be missing or old, if there is one."""
+    age = time.monotonic() - self._refreshed
+    if not self._look.done() and age > _PATIENCE:
+      return f"The folder of prompts has not answered for {age:.0f} seconds."
+    if self._failure is not None:
+      reason = errors.reason(self._failure)
+      return f"The folder of prompts cannot be listed: {reason}."
+    unread = [name for name, x in self._entries.items() if x[1] == _UNREAD]
+    names = ", ".join([*unread[:5], *["others"] * (len(unread) > 5)])
+    return f"Prompts cannot be read: {names}." if unread else None
 
   def usage(self, tenant: str | None) -> collections.Counter[str]:
     """Returns the bytes and the number of prompts that a tenant owns."""
@@ -159,15 +191,16 @@ class PromptStore:
         known now.
     """
     known, asked = self._entry(name, tenant)[0], time.monotonic()
-    look, patience = None, None
-    if known is None:  # Unknown names share a look, after a pause.
-      due = self._refreshed + _PAUSE * self._period
-      await asyncio.sleep(max(0.0, due - asked))
-      look = self._look if self._refreshed > asked else self._next_look()
-    elif self._is_late():
-      look, patience = self._next_look(), _PATIENCE
-    if look is not None:
-      await asyncio.wait([asyncio.wrap_future(look)], timeout=patience)
+    if known is not None:
+      await self.look()
+      return self.get(name, tenant)
+    # Unknown names share a look, after a pause.
+    due = self._refreshed + _PAUSE * self._period
+    await asyncio.sleep(max(0.0, due - asked))
+    look = self._look if self._refreshed > asked else self._next_look()
+    await asyncio.wait([asyncio.wrap_future(look)], timeout=_LONGEST)
+    if not look.done():
+      raise errors.not_ready(self.problem or "The prompts could not be listed.")
     return self.get(name, tenant)
 
   def get(self, name: str, tenant: str | None = None) -> TunedPrompt:
@@ -214,7 +247,7 @@ class PromptStore:
       array, metadata = _parse(content, pathlib.Path(scratch))
     if not owners.NAME.fullmatch(name):
       raise ValueError(
-        "Expected a name of at most 64 letters, digits, '.', '_' and '-' that "
+        "Expected a name of at most 80 letters, digits, '.', '_' and '-' that "
         f"starts with a letter or a digit, got {name[:80]!r}."
       )
     stem = owners.stem(name, tenant, is_shared)
@@ -226,13 +259,39 @@ class PromptStore:
       other = owners.stem(name, tenant, not is_shared)
       if other != stem:
         self._remove(other)
-      self.refresh()
+      self.refresh(_LONGEST)
     return prompt
 
   def delete(self, stem: str) -> None:
     """Removes a prompt and its file, if there is one."""
     self._remove(stem)
-    self.refresh()
+    self.refresh(_LONGEST)
+
+  def _files(self) -> dict[str, tuple[Any, ...]]:
+    """Returns the folder's files, each with a stamp that changes as it does.
+
+    A file in the place of another has another inode; others come in turn.
+    """
+    if storage.is_bucket(self.folder):
+      return _objects(self.folder)
+    turns, seen = 1 + len(self._seen) // _STATS, {}
+    self._turn = (self._turn + 1) % turns
+    for entry in os.scandir(self.folder):
+      name, inode = entry.name, entry.inode()
+      known = self._seen.get(name)
+      if known and known[0] == inode and hash(name) % turns != self._turn:
+        seen[name] = known
+        continue
+      try:
+        found = entry.stat()
+        # The size shows that a file was half written, if the clock is coarse.
+        stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
+        if stat.S_ISREG(found.st_mode):  # Opening a pipe may never end.
+          seen[name] = inode, stamp
+      except OSError:  # A link to itself, for instance: `_read` reports it.
+        seen[name] = inode, _UNREAD
+    self._seen = seen
+    return {name: stamp for name, (_, stamp) in seen.items()}
 
   def _remove(self, stem: str) -> None:
     for suffix in prompt_files.SUFFIXES:
@@ -268,23 +327,15 @@ class PromptStore:
     return prompt
 
 
-def _files(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
-  """Returns a folder's files, with a stamp that changes when a file does."""
-  found = {}
-  if not storage.is_bucket(folder):
-    for entry in os.scandir(folder):
-      try:
-        stat = entry.stat()
-        # The size shows that a file was half written, if the clock is coarse.
-        found[entry.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-      except OSError:  # A link to itself, for instance: `_read` reports it.
-        found[entry.name] = _UNREAD
-    return found
-  system = storage.file_system(folder)
+def _objects(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
+  """Returns the objects of a folder in a bucket, each with a stamp."""
+  found, system = {}, storage.file_system(folder)
   system.invalidate_cache()
   with contextlib.suppress(FileNotFoundError):  # The folder is empty.
     for entry in system.ls(os.fspath(folder), detail=True):  # One request.
-      found[entry["name"].rpartition("/")[2]] = (entry.get("generation"),)
+      time_ns = int(1e9 * entry["mtime"].timestamp()) if "mtime" in entry else 0
+      name = entry["name"].rpartition("/")[2]
+      found[name] = (time_ns, entry.get("generation"))
   return found
 
 

@@ -1,15 +1,21 @@
-"""The bodies of requests, as far as the server supports OpenAI's fields."""
+"""The bodies of requests, as far as the server supports OpenAI's fields.
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+And the pages of lists.
+"""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import fastapi
 import pydantic
 
 from prompt_tuning.tuning_jobs.jobs import Settings
 
 MAX_STEPS = 1_000_000
 MAX_LEARNING_RATE = 100.0
-_SUFFIX = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
+_SUFFIX = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Limit = Annotated[int, fastapi.Query(ge=1)]
+_Item = TypeVar("_Item")
 
 
 def _encodable(text: str) -> str:
@@ -18,6 +24,8 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, pydantic.AfterValidator(_encodable)]
+_Key = Annotated[Text, pydantic.Field(max_length=64)]
+_Note = Annotated[Text, pydantic.Field(max_length=512)]
 # A list may be long, and one wrong item is enough to refuse it.
 _FAIL_FAST = pydantic.Field(fail_fast=True)
 _Tokens = Annotated[list[int], _FAIL_FAST]
@@ -103,6 +111,26 @@ class Hyperparameters(Schema):
     Settings.learning_rate, gt=0, le=MAX_LEARNING_RATE
   )
   rank: bool = False
+  labels: list[Text] | None = pydantic.Field(
+    None, max_length=1000, fail_fast=True
+  )
+
+
+def _automatic() -> Hyperparameters:
+  return Hyperparameters()
+
+
+class Supervised(Schema):
+  """The settings of supervised tuning, the only method."""
+
+  hyperparameters: Hyperparameters = pydantic.Field(default_factory=_automatic)
+
+
+class Method(Schema):
+  """A method of tuning, around its hyperparameters."""
+
+  type: Literal["supervised"]
+  supervised: Supervised = pydantic.Field(default_factory=Supervised)
 
 
 class NewJob(Schema):
@@ -113,7 +141,28 @@ class NewJob(Schema):
   validation_file: Text | None = None
   suffix: str = pydantic.Field("prompt", pattern=_SUFFIX)
   seed: int = pydantic.Field(0, ge=0, lt=2**31)
-  hyperparameters: Hyperparameters = pydantic.Field(
-    # Type checkers would take the class's own fields for required.
-    default_factory=lambda: Hyperparameters()
-  )
+  hyperparameters: Hyperparameters = pydantic.Field(default_factory=_automatic)
+  # OpenAI's newer place for them, which goes first.
+  method: Method | None = None
+  metadata: dict[_Key, _Note] | None = pydantic.Field(None, max_length=16)
+  integrations: list[Any] | None = pydantic.Field(None, max_length=0)
+
+
+def page(
+  items: Mapping[str, _Item],
+  show: Callable[[_Item], dict[str, Any]],
+  limit: int,
+  after: str | None,
+) -> dict[str, Any]:
+  """Returns the part of a list, id -> item, that follows the id `after`."""
+  ids, start = list(items), 0
+  if after is not None:
+    start = ids.index(after) + 1 if after in items else len(ids)
+  some = ids[start : start + limit]
+  return {
+    "object": "list",
+    "data": [show(items[id]) for id in some],
+    "has_more": start + limit < len(ids),
+    "first_id": some[0] if some else None,
+    "last_id": some[-1] if some else None,
+  }

@@ -5,6 +5,7 @@ import collections
 from collections.abc import AsyncIterator, Callable, Sequence
 import contextlib
 import dataclasses
+import sqlite3
 import time
 from typing import Any
 
@@ -16,12 +17,16 @@ from prompt_tuning.inference.engine import Engine
 from prompt_tuning.inference.requests import Request, TunedPrompt
 from prompt_tuning.serving import errors, tenants
 from prompt_tuning.serving.errors import ApiError
+from prompt_tuning.serving.folder_threads import FolderThreads
 from prompt_tuning.serving.metrics import Metrics
 from prompt_tuning.serving.middleware import Limits
 from prompt_tuning.serving.prompt_store import PromptStore
 from prompt_tuning.serving.tenants import Quotas
 from prompt_tuning.tuning_jobs.job_store import JobStore
 from prompt_tuning.tuning_jobs.worker import Supervisor
+
+# The time that a probe waits for the store of jobs.
+_PROBE_SECONDS = 0.5
 
 
 class EventStream(responses.StreamingResponse):
@@ -69,6 +74,8 @@ class Service:
     started: The start, in seconds since 1970.
     is_stopping: Whether the server is about to end: endless streams then end.
     quotas: The quotas of each tenant, by the limits.
+    prompt_threads: The threads that change prompts.
+    job_threads: The threads that use the store of jobs.
   """
 
   base: str
@@ -81,6 +88,12 @@ class Service:
   examples: Sequence[dict[str, str]] = ()
   started: int = dataclasses.field(default_factory=lambda: int(time.time()))
   is_stopping: bool = False
+  prompt_threads: FolderThreads = dataclasses.field(
+    default_factory=lambda: FolderThreads("prompts")
+  )
+  job_threads: FolderThreads = dataclasses.field(
+    default_factory=lambda: FolderThreads("jobs")
+  )
   quotas: Quotas = dataclasses.field(init=False)
 
   def __post_init__(self):
@@ -111,6 +124,18 @@ class Service:
 
     size += 4 * width * length
     return self.quotas.room(used, bytes=size, files=1, jobs=jobs)
+
+  async def problems(self) -> dict[str, str]:
+    """Returns the problems of the folders, and of the worker."""
+    await self.store.look()
+    found = {"prompts": self.store.problem}
+    if self.jobs is not None:
+      found["jobs"] = self.supervisor and self.supervisor.problem
+      try:
+        await self.job_threads.run(self.jobs.check, seconds=_PROBE_SECONDS)
+      except (OSError, sqlite3.Error) as error:
+        found["jobs"] = f"The store of jobs failed: {errors.reason(error)}."
+    return {name: problem for name, problem in found.items() if problem}
 
   async def prompt(self, model: str) -> TunedPrompt | None:
     """Returns the prompt that a request calls its model; None for the base.
@@ -196,7 +221,8 @@ class Service:
       if self.supervisor is not None:
         await asyncio.to_thread(self.supervisor.close)
       await asyncio.to_thread(self.engine.close)
-      self.store.close()
+      for threads in self.store, self.prompt_threads, self.job_threads:
+        threads.close()
 
   def _start(self) -> None:
     start = time.monotonic()

@@ -182,7 +182,7 @@ def tune(
   """Trains a prompt as `python -m t5x.train` does; see `Model.tune`."""
   method = Injections(
     prompt=prompts.prompt_factory(
-      settings.length, _initializer(model, examples.labels, settings)
+      settings.length, initializer(model, examples.labels, settings)
     )
   )
   is_prompt = trainable.matches_any(injections_lib.parameter_patterns(method))
@@ -294,7 +294,7 @@ def _configuration(
   )
 
 
-def _initializer(
+def initializer(
   model: FrozenModel, labels: Sequence[str], settings: Settings
 ) -> Initializer:
   """Returns the initialiser of a prompt.

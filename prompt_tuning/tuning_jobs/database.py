@@ -1,32 +1,63 @@
-"""The database of the jobs: rows of SQLite as files, jobs and events."""
+"""The database of a job store: its tables, and its transactions."""
 
+from collections.abc import Callable, Iterator
+import contextlib
+import contextvars
 import dataclasses
+import functools
 import json
+import math
+import os
+import pathlib
 import sqlite3
+import time
 from typing import Any, TypeVar
 
-from prompt_tuning.tuning_jobs import jobs as jobs_lib
+from prompt_tuning.tuning_jobs import jobs
 from prompt_tuning.tuning_jobs.jobs import File, Job, JobEvent
 
+# The time, on `time.monotonic`, after which a thread must change nothing more,
+# as its request was answered with an error.
+deadline = contextvars.ContextVar("deadline", default=math.inf)
+# How long a transaction waits for others, for a worker and for a request.
+_PATIENCE, _REQUEST_PATIENCE = 30.0, 3.0
 # Without a tenant, all rows are visible.
 IS_VISIBLE = "coalesce(?, owner) is owner"
 _TABLES = {File: "files", Job: "jobs", JobEvent: "events"}
-_FILES, _JOBS, _EVENTS = (
-  ", ".join(field.name for field in dataclasses.fields(kind))
-  for kind in _TABLES
-)
+_TYPES = {
+  "number": "integer primary key autoincrement",
+  "settings": "settings",
+  "metadata": "json",
+  "data": "json",
+}
+
+
+def _columns(kind: type) -> list[str]:
+  """Returns the columns of a table, each with its type, if it has one."""
+  names = [field.name for field in dataclasses.fields(kind)]
+  return [f"{name} {_TYPES.get(name, '')}".strip() for name in names]
+
+
+def _read(kind: Callable[[Any], Any], text: bytes) -> Any:
+  """Returns a value that is kept as JSON."""
+  try:
+    return kind(json.loads(text))
+  except (TypeError, ValueError) as error:
+    raise sqlite3.DatabaseError(f"a row is damaged: {error}") from error
+
+
+_FILES, _JOBS, _EVENTS = (", ".join(_columns(kind)) for kind in _TABLES)
 _SCHEMA = f"""
+pragma journal_mode = wal;
 create table if not exists files ({_FILES}, primary key (id));
-create table if not exists jobs (
-  {_JOBS.replace("settings", "settings settings")}, primary key (id));
-create table if not exists events (
-  {_EVENTS.replace("number", "number integer primary key autoincrement")} json);
+create table if not exists jobs ({_JOBS}, primary key (id));
+create table if not exists events ({_EVENTS});
 create index if not exists events_of_jobs on events (job, number);
 """
 sqlite3.register_adapter(dict, json.dumps)
-sqlite3.register_converter("json", json.loads)
+sqlite3.register_converter("json", functools.partial(_read, dict))
 sqlite3.register_converter(
-  "settings", lambda x: jobs_lib.Settings(**json.loads(x))
+  "settings", functools.partial(_read, lambda x: jobs.Settings(**x))
 )
 Row = TypeVar("Row", File, Job, JobEvent)
 
@@ -53,8 +84,18 @@ class Database(sqlite3.Connection):
     """
     where = f"id = ? and {IS_VISIBLE}"
     if not (found := self.select(kind, where, id, self.owner)):
-      raise jobs_lib.UnknownError(kind.__name__.lower(), id)
+      raise jobs.UnknownError(kind.__name__.lower(), id)
     return found[0]
+
+  def add_new_columns(self) -> None:
+    """Adds the columns that the tables of an older store lack."""
+    self.execute("begin immediate")  # No other process adds them meanwhile.
+    for kind, table in _TABLES.items():
+      query = f"select name from pragma_table_info('{table}')"
+      known = {row["name"] for row in self.execute(query)}
+      for column in _columns(kind):
+        if column.split()[0] not in known:
+          self.execute(f"alter table {table} add column {column}")
 
   def insert(self, row: File | Job | JobEvent) -> None:
     """Adds a row; the database numbers events."""
@@ -63,13 +104,32 @@ class Database(sqlite3.Connection):
     query = f"insert into {_TABLES[type(row)]} ({names}) values ({marks})"
     self.execute(query, list(values.values()))
 
-  def make_tables(self) -> None:
-    """Makes the tables, or adds the columns that older ones lack."""
-    self.executescript(_SCHEMA)
-    self.execute("begin immediate")  # No other process adds them meanwhile.
-    for kind, table in _TABLES.items():
-      rows = self.execute(f"pragma table_info({table})")
-      known = {row["name"] for row in rows}
-      for field in dataclasses.fields(kind):
-        if field.name not in known:
-          self.execute(f"alter table {table} add column {field.name}")
+
+@contextlib.contextmanager
+def transaction(folder: pathlib.Path, owner: str | None) -> Iterator[Database]:
+  """Yields the database of a folder, of an owner, for one transaction.
+
+  Raises:
+    sqlite3.Error: if the database is locked, full or damaged.
+    OSError: if the folder is away, or the deadline is over.
+  """
+  # SQLite would make a new database where a disk is not mounted.
+  os.stat(folder / "files")
+  left = deadline.get() - time.monotonic()
+  patience = _PATIENCE if left == math.inf else min(_REQUEST_PATIENCE, left)
+  path = folder / "jobs.sqlite"
+  database = Database(path, max(0.0, patience), sqlite3.PARSE_DECLTYPES)
+  database.row_factory, database.owner = sqlite3.Row, owner
+  with contextlib.closing(database):
+    database.execute("pragma synchronous = full")
+    if not database.execute("select 1 from sqlite_master").fetchone():
+      if any((folder / "files").iterdir()):
+        raise sqlite3.DatabaseError(
+          "jobs.sqlite is missing or empty, but there are data sets: put a "
+          "copy of it back, or empty the folder files"
+        )
+      database.executescript(_SCHEMA)
+    with database:
+      yield database
+      if time.monotonic() > deadline.get():
+        raise TimeoutError("the time for the request is over")

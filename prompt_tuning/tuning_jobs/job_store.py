@@ -1,18 +1,19 @@
 """Data sets and tuning jobs on disk: rows of SQLite, and files beside it.
 
 A method returns when its change is on disk. The process may be killed at any
-time, and several processes may open a store.
+time, and several processes may open a store. Each method opens the database
+anew, so that a damaged one can be replaced by a copy at any time.
 """
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import contextlib
 import copy
+import errno
 import os
 import pathlib
 import secrets
 import shutil
-import sqlite3
 import time
 from typing import Any
 
@@ -24,6 +25,8 @@ from t5x.files import safe_files
 
 # A job fails after it has ended this many workers without progress.
 MAX_TRIES = 5
+# A disk with less room takes no jobs, in bytes.
+_LEAST_ROOM = 2**20
 _IS_OPEN = "status in ('queued', 'running')"
 _IS_OWN = "fingerprint is ?"
 _IS_VISIBLE = database_lib.IS_VISIBLE
@@ -60,8 +63,15 @@ class JobStore:
     for name in ("files", "runs"):
       (self.folder / name).mkdir(parents=True, exist_ok=True)
     with self._open() as database:
-      database.execute("pragma journal_mode = wal")
-      database.make_tables()
+      database.add_new_columns()
+
+  def check(self) -> None:
+    """Raises the error that a new job would meet now, if there is one."""
+    with self._open() as database:
+      database.execute("begin immediate")
+      database.select(Job, "true")
+    if shutil.disk_usage(self.folder).free < _LEAST_ROOM:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
 
   def of(self, owner: str | None) -> "JobStore":
     """Returns the store as a tenant sees it; None sees all."""
@@ -107,9 +117,14 @@ class JobStore:
       int(time.time()),
       self._owner,
     )
-    safe_files.write(self._path(file.id), content)
-    with self._open() as database:
-      database.insert(file)
+    path = self._path(file.id)
+    safe_files.write(path, content)
+    try:
+      with self._open() as database:
+        database.insert(file)
+    except BaseException:
+      path.unlink(missing_ok=True)
+      raise
     return file
 
   def files(self) -> list[File]:
@@ -158,6 +173,7 @@ class JobStore:
     validation_file: str | None,
     name: str,
     settings: jobs_lib.Settings,
+    metadata: Mapping[str, str] | None = None,
   ) -> Job:
     """Queues a job.
 
@@ -166,6 +182,7 @@ class JobStore:
       validation_file: The id of a file, or None.
       name: The start of the prompt's name.
       settings: The settings to tune with.
+      metadata: The user's own notes.
 
     Raises:
       UnknownError: if a file does not exist.
@@ -182,6 +199,7 @@ class JobStore:
       self._model,
       self._fingerprint,
       owner=self._owner,
+      metadata=metadata,
     )
     with self._open() as database:
       database.execute("begin immediate")  # No file is removed meanwhile.
@@ -196,6 +214,13 @@ class JobStore:
   def jobs(self) -> list[Job]:
     """Returns all jobs, the newest first."""
     return self._select(Job, _NEWEST, self._owner)
+
+  def counts(self) -> dict[str, int]:
+    """Returns the number of jobs by status."""
+    counts = dict.fromkeys(jobs_lib.STATUSES, 0)
+    with self._open() as database:
+      query = "select status, count(*) from jobs group by status"
+      return counts | {row[0]: row[1] for row in database.execute(query)}
 
   def job(self, id: str) -> Job:
     """Returns a job.
@@ -330,17 +355,8 @@ class JobStore:
     with self._open() as database:
       return database.select(kind, where, *values)
 
-  @contextlib.contextmanager
-  def _open(self) -> Iterator[Database]:
-    """Yields the database for one transaction."""
-    path = self.folder / "jobs.sqlite"
-    database = Database(path, 30, sqlite3.PARSE_DECLTYPES)
-    database.row_factory = sqlite3.Row
-    database.owner = self._owner
-    with contextlib.closing(database):
-      database.execute("pragma synchronous = full")
-      with database:
-        yield database
+  def _open(self) -> contextlib.AbstractContextManager[Database]:
+    return database_lib.transaction(self.folder, self._owner)
 
 
 def _event(

@@ -1,7 +1,7 @@
 """Data sets, tuning jobs and their events, as the store keeps them."""
 
 import codecs
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import io
 import pathlib
@@ -12,6 +12,7 @@ import pydantic
 QUEUED, RUNNING = "queued", "running"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 FINAL = (SUCCEEDED, FAILED, CANCELLED)
+STATUSES = (QUEUED, RUNNING, *FINAL)
 # Reading a line takes several times its size in memory.
 _MAX_LINE_BYTES = 2**20
 # A text that is not blank.
@@ -54,6 +55,7 @@ class Settings:
   seed: int = 0
   rank: bool = False
   n_epochs: int | None = None
+  labels: Sequence[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Job:
     saved: The step of the last checkpoint; -1 before the first.
     is_cancelled: Whether the user has cancelled it.
     owner: The tenant that queued it, or None without keys.
+    metadata: The user's own notes, or None.
   """
 
   id: str
@@ -99,6 +102,7 @@ class Job:
   saved: int = -1
   is_cancelled: bool = False
   owner: str | None = None
+  metadata: Mapping[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

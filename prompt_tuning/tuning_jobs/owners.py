@@ -12,7 +12,8 @@ import re
 
 # The tenant of a request without an accepted key, which owns nothing.
 NOBODY = "?"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# A suffix of 64, as OpenAI's, and the end of a job's id.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 OWNER = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _SHARED = ".shared"
 STEM = re.compile(f"{NAME.pattern}(@{OWNER.pattern}({re.escape(_SHARED)})?)?")

@@ -259,8 +259,10 @@ class Supervisor(threading.Thread):
     self._process = process = subprocess.Popen(self._command)
     try:
       while process.poll() is None and not self._end.wait(_JOBS_SECONDS):
-        if self._store.claims() > claims:
-          self.problem = None
+        # The worker waits for a store that is locked, too.
+        with contextlib.suppress(sqlite3.Error, OSError):
+          if self._store.claims() > claims:
+            self.problem = None
     finally:
       process.terminate()
       try:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -17,6 +18,7 @@ from prompt_tuning.inference.requests import Token
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import app
 from prompt_tuning.serving.completions import Detokenizer, TextStream
+from prompt_tuning.tuning_jobs import jobs
 
 
 def test_completion_is_the_model_s_answer(service, prompts):
@@ -48,6 +50,27 @@ def test_null_is_what_is_not_given(service):
   # The longest answer here is shorter than OpenAI's default.
   whole = served.complete(service, max_tokens=8)
   assert null.json()["choices"] == whole.json()["choices"]
+
+
+def test_more_tokens_than_the_server_has_are_as_many_as_it_has(service):
+  """LangChain asks for 256 unless told otherwise."""
+  most, more = (served.complete(service, max_tokens=x) for x in (8, 256))
+  assert most.json()["choices"] == more.json()["choices"]
+
+
+def test_models_have_pages_and_their_own_times(service, client):
+  path = service.store.folder / "prompt_2.safetensors"
+  os.utime(path, (7, 7))
+  service.store.refresh()
+  names = [served.BASE, "prompt_1", "prompt_2"]
+  found, query = [], "limit=2"
+  while query:
+    page = served.send(service, "GET", f"/v1/models?{query}").json()
+    found += page["data"]
+    query = page["has_more"] and f"limit=2&after={page['last_id']}"
+  assert [model["id"] for model in found] == names
+  assert found[2]["created"] == 7 < found[1]["created"]
+  assert served.send(service, "GET", "/v1/models/prompt_2").json() == found[2]
 
 
 def test_samples_differ_and_a_seed_repeats_them(service):
@@ -210,7 +233,7 @@ def test_prompt_in_every_format(service, prompts, tmp_path):
     np.testing.assert_array_equal(service.store.get("new").array, array)
 
 
-def test_metrics_say_what_happened(service, monkeypatch):
+def test_metrics_say_what_happened(service, store, monkeypatch):
   monkeypatch.setattr(service.engine, "_on_batch", service.metrics.count_batch)
 
   def read():
@@ -222,6 +245,8 @@ def test_metrics_say_what_happened(service, monkeypatch):
 
   served.complete(service)
   served.complete(service, model="none")
+  file = store.add_file("data.jsonl", b'{"prompt": "a", "completion": "b"}')
+  store.add_job(file.id, None, "mine", jobs.Settings())
   values, table = read(), 3 * 6 * tiny.WIDTH * 4
   route = f'route="{served.COMPLETIONS}"'
   answers = 'answers_total{kind="generate",prompt="prompt_1"}'
@@ -231,9 +256,16 @@ def test_metrics_say_what_happened(service, monkeypatch):
     answers: 1,
     'tokens_total{direction="in"}': 1 + 4,
     "prompts": 2,
+    "prompt_swaps_total": service.engine.table.swaps,
+    'jobs{status="queued"}': 1,
+    'jobs{status="running"}': 0,
+    'queue_seconds_count{kind="generate"}': 1,
+    "first_token_seconds_count": 1,
     "prompt_table_bytes": table,
   }
   assert values.items() >= expected.items()
+  spent = values['batch_seconds_sum{kind="generate"}']
+  assert 0 < values["first_token_seconds_sum"] < spent + 1
   assert values["array_bytes"] >= values["model_bytes"] + table > table
   # Another server may remove a prompt.
   (service.store.folder / "prompt_1.safetensors").unlink()

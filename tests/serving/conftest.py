@@ -7,6 +7,7 @@ import pytest
 import served
 
 from prompt_tuning.serving import app
+from prompt_tuning.tuning_jobs.job_store import JobStore
 
 
 @pytest.fixture
@@ -16,6 +17,13 @@ def service(engine, prompts, tmp_path):
   for prompt in prompts[:2]:
     service.store.put(prompt.name, served.npy(prompt.array))
   return service
+
+
+@pytest.fixture
+def store(service, tmp_path):
+  """Data sets and jobs of that server, whose worker never comes."""
+  service.jobs = JobStore(tmp_path / "jobs", "another", "fingerprint")
+  return service.jobs
 
 
 @pytest.fixture

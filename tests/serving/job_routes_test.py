@@ -11,17 +11,10 @@ import pytest
 import served
 
 from prompt_tuning.tuning_jobs import jobs, worker
-from prompt_tuning.tuning_jobs.job_store import JobStore
 
 LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
 LINES = b"\n".join([LINE] * 8)
 JOBS = "/v1/fine_tuning/jobs"
-
-
-@pytest.fixture
-def store(service, tmp_path):
-  service.jobs = JobStore(tmp_path / "jobs", "another", "fingerprint")
-  return service.jobs
 
 
 @pytest.fixture
@@ -48,15 +41,20 @@ def test_openai_s_client_from_upload_to_answer(service, store, client, model):
   assert [x.id for x in client.files.list()] == [file.id]
   tuning = client.fine_tuning.jobs
   settings = {"length": 2, "steps": 4, "init": "random_uniform"}
+  settings |= {"batch_size": 4, "labels": []}
   job = tuning.create(
     model=served.BASE,
     training_file=file.id,
     validation_file=file.id,
-    suffix="mine",
+    suffix="m" * 64,
     seed=3,
-    hyperparameters={**settings, "batch_size": 4},
+    method={"type": "supervised", "supervised": {"hyperparameters": settings}},
+    metadata={"team": "ours"},
+    integrations=[],
   )
-  assert job.status == "queued"
+  assert (job.status, job.metadata) == ("queued", {"team": "ours"})
+  assert job.method.supervised.hyperparameters.labels == []
+  assert not tuning.checkpoints.list(job.id).data
   service.supervisor.wake.assert_called_once()
   with pytest.raises(openai.ConflictError, match="needs"):
     client.files.delete(file.id)
@@ -67,6 +65,9 @@ def test_openai_s_client_from_upload_to_answer(service, store, client, model):
   answer = client.completions.create(model=name, prompt="abc", max_tokens=5)
   expected = model.generate(["abc"], service.store.get(name).array, 5)
   assert answer.choices[0].text == expected[0]
+  (checkpoint,) = tuning.checkpoints.list(job.id)
+  assert checkpoint.fine_tuned_model_checkpoint == name
+  assert checkpoint.step_number == job.step
   events = list(tuning.list_events(job.id))
   assert events[0].data == {"status": "succeeded"}
   assert [x.id for x in tuning.list()] == [job.id]
@@ -85,7 +86,9 @@ def test_wrong_jobs_are_refused(service, store, ask):
     ({"validation_file": "x"}, 404, None, "no file"),
     ({"suffix": "../x"}, 400, "suffix", "suffix"),
     ({"seed": -1}, 400, "seed", "seed"),
-    ({"integrations": []}, 400, "integrations", "integrations"),
+    ({"integrations": [{}]}, 400, "integrations", "integrations"),
+    ({"metadata": {"a": 1}}, 400, "metadata", "metadata"),
+    ({"method": {"type": "dpo"}}, 400, "method.type", "supervised"),
     *(
       ({"hyperparameters": {x: y}}, 400, f"hyperparameters.{x}", message)
       for x, y, message in (
@@ -95,6 +98,7 @@ def test_wrong_jobs_are_refused(service, store, ask):
         ("batch_size", 1025, "than or equal to 1024"),
         ("learning_rate", 0, "learning_rate"),
         ("init", "best", "init"),
+        ("labels", [1], "labels"),
         ("n_epochs", 0, "n_epochs"),
         ("n_epochs", 10**400, "at most"),
         *(("learning_rate_multiplier", x, rate) for x in (-1, 0, 1e6)),
@@ -115,6 +119,32 @@ def test_wrong_jobs_are_refused(service, store, ask):
   shown = ask(JOBS, {**good, "hyperparameters": epochs}).json()
   shown = shown["hyperparameters"]
   assert (shown["steps"], shown["n_epochs"]) == (8, 3)
+
+
+def test_examples_that_cannot_be_tuned_on_are_refused(store, ask):
+  """At once, and not by the worker."""
+
+  def file(*targets):
+    lines = [json.dumps({"prompt": "a", "completion": x}) for x in targets]
+    return store.add_file("data.jsonl", "\n".join(lines).encode()).id
+
+  few, other, free = file(*"bc" * 8), file("d"), file(*"bcdefghi")
+  refused = [
+    ({}, other, "expected one of the labels b, c, got 'd'.* give labels=\\[]"),
+    ({"labels": ["b"]}, None, "expected one of the labels b, got 'c'"),
+    ({"labels": [], "rank": True}, None, "Ranking needs labels"),
+    ({"labels": [], "init": "class_labels"}, None, "needs labels"),
+    ({"length": 1}, None, "at least length=2"),
+  ]
+  body = {"model": served.BASE, "training_file": few}
+  for given, validation, message in refused:
+    more = {"hyperparameters": given, "validation_file": validation}
+    served.check_error(ask(JOBS, body | more), 400, message)
+  assert not store.jobs()
+  for given, validation in (({"labels": []}, other), ({}, few)):
+    more = {"hyperparameters": given, "validation_file": validation}
+    assert ask(JOBS, body | more).status_code == 200
+  assert ask(JOBS, body | {"training_file": free}).status_code == 200
 
 
 def test_validation_that_has_no_room_in_memory_is_refused(store, ask):

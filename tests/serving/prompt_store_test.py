@@ -66,11 +66,15 @@ def test_file_that_cannot_be_read_keeps_nobody_from_the_others(
     # The one before stays until then.
     assert service.store.get("prompt_1").length == 1
     assert service.store.get("prompt_4").length == 6
+    assert (
+      service.store.problem == "Prompts cannot be read: prompt_1, prompt_6."
+    )
     response = served.complete(service, model="prompt_6")
     served.check_error(response, 503, "could not be looked up or read")
     assert response.headers["retry-after"] == "5"
   monkeypatch.undo()
   service.store.refresh()
+  assert service.store.problem is None
   assert service.store.get("prompt_1").length == 6
   assert served.complete(service, model="prompt_6").status_code == 200
 
@@ -94,7 +98,7 @@ def test_what_is_known_is_served_when_the_folder_cannot_be_listed(
   service, prompts, monkeypatch
 ):
   fail = mock.Mock(side_effect=OSError(116, "Stale file handle"))
-  monkeypatch.setattr(prompt_store, "_files", fail)
+  monkeypatch.setattr(service.store, "_files", fail)
   service.store._period = -1  # It looks each time.
   assert served.complete(service).status_code == 200
   # A client may ask for it again: who knows?
@@ -110,14 +114,14 @@ def test_folder_that_does_not_answer_holds_up_nobody(service, monkeypatch):
 
   Asyncio's own threads are busy: they parse uploads, among other things.
   """
-  looks, may_end, found = [], threading.Event(), prompt_store._files
+  looks, may_end, found = [], threading.Event(), service.store._files
 
-  def slow(folder):
+  def slow():
     looks.append(threading.current_thread())
     assert may_end.wait(60)
-    return found(folder)
+    return found()
 
-  monkeypatch.setattr(prompt_store, "_files", slow)
+  monkeypatch.setattr(service.store, "_files", slow)
   monkeypatch.setattr(prompt_store, "_PATIENCE", 0.05)
   monkeypatch.setattr(prompt_store, "_PAUSE", 0)
 
@@ -147,6 +151,44 @@ def test_folder_that_does_not_answer_holds_up_nobody(service, monkeypatch):
 
   asyncio.run(run())
   assert threading.main_thread() not in looks
+
+
+def test_pipe_is_not_opened(service, prompts):
+  """That would take until somebody writes to it."""
+  os.mkfifo(service.store.folder / "pipe.npy")
+  os.symlink("/dev/zero", service.store.folder / "zero.npy")
+  put = ("PUT", "/v1/prompts/new", {"content": served.npy(prompts[0].array)})
+  responses = served.send_all(
+    service, [put, ("GET", "/v1/models/pipe", {}), ("GET", "/healthz", {})]
+  )
+  assert [x.status_code for x in responses] == [201, 404, 200]
+  assert responses[2].json()["status"] == "ok"
+
+
+def test_a_look_at_many_files_reads_the_times_of_some(
+  service, prompts, monkeypatch
+):
+  """New and replaced files are found at once, and the others in turn."""
+  store, array = service.store, prompts[0].array
+  for i in range(8):
+    path = store.folder / f"many_{i}.npy"
+    prompt_files.save_prompt(path, array)
+  store.refresh()
+  monkeypatch.setattr(prompt_store, "_STATS", 2)
+  reads, read = [], store._read
+  monkeypatch.setattr(store, "_read", lambda *x: reads.append(x[0]) or read(*x))
+  prompt_files.save_prompt(store.folder / "many_3.npy", 2 * array)
+  prompt_files.save_prompt(store.folder / "new.npy", array)
+  store.refresh()
+  assert [path.stem for path in reads] == ["many_3", "new"]
+  for i in range(8):
+    (store.folder / f"many_{i}.npy").write_bytes(served.npy(3 * array))
+  counts = []
+  for _ in range(6):  # 11 files, two of them in a turn, about.
+    store.refresh()
+    counts.append(len(reads))
+  assert counts[0] < counts[-1] == 2 + 8
+  assert all(x.array[0, 0] == 3 * array[0, 0] for x in store.all()[:8])
 
 
 def test_looks_for_wrong_names_have_pauses_between_them(service):
@@ -198,4 +240,5 @@ def test_two_servers_share_a_bucket(engine, prompts, monkeypatch):
       # It is not read again.
       assert asyncio.run(second.find("mine")) is known
     second.delete("mine")
+    asyncio.run(first.look())
     assert first.all() == []

@@ -190,7 +190,7 @@ def test_a_prompt_to_start_from_says_the_length(
     tuning, "tune", lambda model, found, settings, *_: settings
   )
   settings = tiny_model.tune(PAIRS, init=prompt)
-  init = tuning._initializer(tiny_model, (), settings)
+  init = tuning.initializer(tiny_model, (), settings)
   assert settings.length == 4
   np.testing.assert_array_equal(init(None, (4, tiny.WIDTH)), prompt.array)
   assert tiny_model.tune(PAIRS).length == 100

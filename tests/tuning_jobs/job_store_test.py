@@ -1,12 +1,14 @@
 """The files and jobs that a store keeps, and the jobs that it gives up."""
 
 import concurrent.futures
+import contextvars
 import dataclasses
 import json
+import time
 
 import pytest
 
-from prompt_tuning.tuning_jobs import job_store, jobs
+from prompt_tuning.tuning_jobs import database, jobs
 from prompt_tuning.tuning_jobs.job_store import MAX_TRIES, JobStore
 
 LINE = json.dumps({"prompt": "a", "completion": "b"}).encode()
@@ -53,21 +55,51 @@ def test_files_are_kept_as_they_came(store):
 
 def test_file_is_not_removed_while_a_job_of_it_is_added(store, monkeypatch):
   file = store.add_file("data.jsonl", LINE).id
-  look, removing = job_store.Database.one, []
+  look, removing = database.Database.one, []
   with concurrent.futures.ThreadPoolExecutor() as threads:
 
     def look_and_remove(*arguments):
-      monkeypatch.setattr(job_store.Database, "one", look)
+      monkeypatch.setattr(database.Database, "one", look)
       found = look(*arguments)
       removing.append(threads.submit(store.delete_file, file))
       concurrent.futures.wait(removing, timeout=0.5)
       return found
 
-    monkeypatch.setattr(job_store.Database, "one", look_and_remove)
+    monkeypatch.setattr(database.Database, "one", look_and_remove)
     store.add_job(file, None, "mine", jobs.Settings())
   with pytest.raises(jobs.InUseError):
     removing[0].result()
   assert store.content(file) == LINE
+
+
+def test_store_of_an_older_version_gets_the_new_columns(store, queue):
+  old = queue()
+  with store._open() as opened:
+    opened.execute("alter table jobs drop column metadata")
+  store = JobStore(store.folder, "base")
+  assert store.job(old.id) == old
+  new = store.add_job(old.training_file, None, "x", old.settings, {"a": "b"})
+  assert store.job(new.id).metadata == {"a": "b"}
+
+
+def test_nothing_changes_after_a_request_is_refused(store, queue):
+  """Its time ran out while it waited for another's transaction."""
+  job = queue()
+
+  def late(call, *arguments):
+    database.deadline.set(time.monotonic() - 1)
+    with pytest.raises(TimeoutError, match="time for the request is over"):
+      call(*arguments)
+
+  for call in (
+    (store.add_job, job.training_file, None, "x", job.settings),
+    (store.add_file, "data.jsonl", LINE),
+    (store.cancel, job.id),
+  ):
+    contextvars.copy_context().run(late, *call)
+  assert store.jobs() == [job]
+  (file,) = (store.folder / "files").iterdir()
+  assert file.stem == job.training_file
 
 
 def test_jobs_in_a_bucket_are_refused():

@@ -7,7 +7,12 @@ import * as prompts from "./prompts.js";
 import * as tune from "./tune.js";
 
 async function showModels() {
-  const models = (await json("/v1/models")).data;
+  const models = [];
+  for (let page = { has_more: true }, query = ""; page.has_more; ) {
+    page = await json(`/v1/models${query}`);
+    models.push(...page.data);
+    query = `?after=${encodeURIComponent(page.last_id)}`;
+  }
   compare.showModels(models);
   prompts.showModels(models);
   const [base, ...others] = models.map((model) => model.id);
