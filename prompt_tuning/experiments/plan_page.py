@@ -147,7 +147,7 @@ def _kernels(frame: pd.DataFrame, plain: pd.DataFrame) -> Iterator[str]:
     yield (
       "## Kernels of attention\n\n"
       "The same steps with `--gin.network.T5Config.attention_kernel`, which no "
-      "gin file sets ([why](../docs/speed.md#fused-kernels-of-accelerators)). "
+      "gin file sets ([why](../docs/speed.md#fused-attention-kernels)). "
       "The calls are in the compiled program.\n"
     )
     header = ["Size", "Method", "On", "Kernel", "Calls", "Temporaries, GiB"]

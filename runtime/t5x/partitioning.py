@@ -144,7 +144,7 @@ class PjitPartitioner:
     """Maps a tree of logical axis names to one of shardings.
 
     Args:
-      logical_axes: A tree whose leaves are `PartitionSpec`s of logical names.
+      logical_axes: A tree of `PartitionSpec` leaves with logical names.
 
     Returns:
       The same tree with `NamedSharding` leaves.

@@ -98,6 +98,16 @@ def test_counts_make_the_committed_files():
   assert made == (ROOT / "results/claims.md").read_bytes()
 
 
+def test_pages_without_runs_are_made_with_the_others(monkeypatch):
+  monkeypatch.setattr(parameters, "count", lambda _, size: COUNTED[size])
+  files, empty = generated_files.make(ROOT, ["parameters", "claims"])
+  assert {"results/claims.md", "results/tables/parameters.md"} <= files.keys()
+  assert generated_files.differences(files, ROOT) == ([], [])
+  assert not empty
+  with pytest.raises(ValueError, match="no_sheet"):
+    generated_files.make(ROOT, ["no_sheet"])
+
+
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_a_method_alone_trains_is_what_is_counted(every):
   """The rest is frozen. The optimizer chooses what trains, not the pattern."""

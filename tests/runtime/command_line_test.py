@@ -71,6 +71,32 @@ def test_wrong_configuration_is_one_line_and_status_1(
   assert not list(tmp_path.iterdir())
 
 
+def test_command_trains_and_says_how_to_go_on(tmp_path):
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "t5x.train"),
+      "--gin_file=gin/models/ladder_xxs.gin",
+      "--gin_file=gin/recipes/prompt_tuning.gin",
+      *("--gin.TASK='ladder_cb'", "--gin.PROMPT_LENGTH=4"),
+      *("--gin.TRAIN_STEPS_RELATIVE=1", "--gin.EVAL_PERIOD=1"),
+      f"--gin.MODEL_DIR={str(tmp_path)!r}",
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  path = tmp_path / "prompt.safetensors"
+  assert path.exists()
+  assert re.search(r"step 2501: ladder_cb: .*accuracy \d", done.stderr)
+  lines = done.stdout.splitlines()
+  assert lines[1:4] == [
+    f"Prompt: {path}",
+    "Evaluate it with:",
+    "python -m t5x.eval \\",
+  ]
+
+
 @pytest.fixture
 def start(monkeypatch):
   """Starts a program as its entry point does, in this process."""

@@ -38,7 +38,7 @@ def examples(task: str, split: str) -> tuple[tuple[str, world.Features], ...]:
   """Returns the levels and features of a split, always the same ones.
 
   Args:
-    task: One of TASKS, without "mini_".
+    task: One of TASKS, without `mini_`.
     split: One of EXAMPLES_PER_SPLIT.
   """
   rng = random.Random(f"{task} {split}")

@@ -19,7 +19,7 @@ class Client:
   """A package that uses the trainer.
 
   Patterns of settings are `fnmatch` patterns of resolved names, such as
-  "*T5Config.remat".
+  `*T5Config.remat`.
 
   Attributes:
     gin_path: The folder below which its `gin/` lies.
