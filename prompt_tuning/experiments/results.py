@@ -291,7 +291,7 @@ class Results:
   def by_task(self) -> View:
     """The table of a layout with `mean_over`, with a column for each task.
 
-    A run on a mixture of tasks, which is called `*_prefixed`, is split into them.
+    A run on a mixture of tasks, called `*_prefixed`, is split into them.
     """
     sheet, layout = self.sheet, self.sheet.layout
     runs = []
