@@ -153,7 +153,7 @@ def test_unknown_topology_is_refused():
   for name in ("h100", "v9:4x4", "a10x1"):
     with pytest.raises(ValueError, match="Expected a topology such as v3:4x4"):
       targets.find(name)
-  with pytest.raises(ValueError, match="No compiler for cpux9.*shows 1 dev"):
+  with pytest.raises(ValueError, match=r"No compiler for cpux9.*shows 1 dev"):
     targets.find("cpux9")
 
 
