@@ -1,8 +1,11 @@
-"""The package's folders, and the writer of prompts and vocabularies.
+"""The package's folders, and the care for its files.
 
 It imports nothing that takes long.
 """
 
+from collections.abc import Iterator
+import contextlib
+import errno
 import os
 import pathlib
 import secrets
@@ -24,6 +27,37 @@ def gin_search_path() -> str:
   package = pathlib.Path(__file__).parent
   installed = package / "_installed"
   return str(installed if installed.is_dir() else package.parent)
+
+
+@contextlib.contextmanager
+def parsing(
+  path: str | os.PathLike[str],
+  what: str,
+  remedy: str = "The file is damaged: get another copy.",
+) -> Iterator[None]:
+  """Turns whatever a parser raises into an error that names the file.
+
+  It is `t5x.files.parsing.of`, which says more, for rooms that run without the
+  trainer.
+  """
+  name = os.fspath(path)
+  try:
+    yield
+  except Exception as error:
+    why = " ".join(str(error).split())
+    is_named = isinstance(error, ValueError) and why.startswith(name)
+    is_disk = isinstance(error, OSError) and error.errno != errno.EINVAL
+    if is_named or (is_disk and (name in why or error.errno is None)):
+      raise
+    if is_disk:
+      raise OSError(error.errno, error.strerror, name) from error
+    if isinstance(error, UnicodeDecodeError):
+      lines = error.object[: error.start].count(b"\n")
+      place = f"line {lines + 1}, " * bool(lines)
+      why = f"{place}the byte 0x{error.object[error.start]:02x} is not UTF-8"
+    why = f"it lacks {why}" if isinstance(error, KeyError) else why
+    why = why[:300].rstrip(".") or type(error).__name__
+    raise ValueError(f"{name} is not {what}: {why}. {remedy}") from error
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:

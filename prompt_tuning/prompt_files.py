@@ -4,10 +4,12 @@ A `.safetensors` file holds the array under the key `prompt` and its metadata in
 the header. A `.npy` file holds the array alone.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import difflib
 import hashlib
 import io
+import json
 import math
 import os
 import tempfile
@@ -18,7 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from prompt_tuning import project_files as whole_files
+from prompt_tuning import project_files
 from prompt_tuning.types import Array
 
 FORMAT_VERSION = 1
@@ -28,6 +30,8 @@ UNKNOWN = "unknown"
 PARAMETER_PATH = "encoder/prompt/prompt"
 _KEY = "prompt"
 SUFFIXES = (".safetensors", ".npy")
+_SIZES = ("format_version", "prompt_length", "prompt_width")
+_HEADER_KEY = "header_sha256"
 # Limit in characters of a header's fields, which servers list.
 _LONGEST_FIELD = 1000
 
@@ -79,7 +83,7 @@ def save_prompt(
   """
   path = epath.Path(path)
   array = checked(np.asarray(prompt), path)
-  whole_files.write(path, content(array, metadata, _suffix(path)))
+  project_files.write(path, content(array, metadata, _suffix(path)))
 
 
 def content(
@@ -138,14 +142,12 @@ def _read_numpy(path: epath.Path) -> np.ndarray:
       than its header says.
   """
   file = io.BytesIO(path.read_bytes())
-  try:
+  with project_files.parsing(path, "a NumPy array file"):
     major, minor = np.lib.format.read_magic(file)
     read = getattr(np.lib.format, f"read_array_header_{major}_{minor}")
     shape, is_fortran, dtype = read(file)
     values = np.frombuffer(file.read(), dtype)
     return values.reshape(shape, order="F" if is_fortran else "C").copy()
-  except Exception as error:  # NumPy parses the header as a Python literal.
-    raise ValueError(f"{path} is not a NumPy array file: {error}.") from None
 
 
 def read_tensor(
@@ -156,19 +158,17 @@ def read_tensor(
   Raises:
     ValueError: if it is another kind of file, or has any other keys.
   """
-  try:
+  with (
+    project_files.parsing(path, "a safetensors file that NumPy reads"),
     # A mapped file must not change: if another process truncated it meanwhile,
     # ours would be killed.
-    with tempfile.NamedTemporaryFile() as copy:
-      copy.write(epath.Path(path).read_bytes())
-      copy.flush()
-      file = safetensors.safe_open(copy.name, framework="numpy")
-      keys, header = list(file.keys()), file.metadata() or {}
-      array = file.get_tensor(key) if key in keys else None
-  except safetensors.SafetensorError as error:
-    raise ValueError(f"{path} is not a safetensors file: {error}.") from None
-  except (AttributeError, TypeError) as error:  # NumPy lacks the dtype.
-    raise ValueError(f"{path}: NumPy lacks its dtype: {error}.") from None
+    tempfile.NamedTemporaryFile() as copy,
+  ):
+    copy.write(epath.Path(path).read_bytes())
+    copy.flush()
+    file = safetensors.safe_open(copy.name, framework="numpy")
+    keys, header = list(file.keys()), file.metadata() or {}
+    array = file.get_tensor(key) if key in keys else None
   if array is None or len(keys) > 1:
     some = f"{sorted(keys)[:5]}{' and more' if len(keys) > 5 else ''}"
     raise ValueError(f"{path}: expected the key {key!r} alone, got {some}.")
@@ -235,7 +235,8 @@ def checked(array: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
     array.dtype != ml_dtypes.bfloat16
   ):
     raise ValueError(f"{path}: expected a prompt of floats, got {array.dtype}.")
-  array = np.ascontiguousarray(array, np.float32)
+  with np.errstate(over="ignore"):  # That of a float64 is found next.
+    array = np.ascontiguousarray(array, np.float32)
   if not np.isfinite(array).all():
     rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
     some = f"{rows[:5].tolist()}{' and more' if len(rows) > 5 else ''}"
@@ -274,9 +275,10 @@ def to_header(metadata: PromptMetadata, array: np.ndarray) -> dict[str, str]:
     "prompt_sha256": _sha256(array),
     **dataclasses.asdict(metadata),
   }
-  return {
+  header = {
     name: str(value) for name, value in fields.items() if value is not None
   }
+  return {**header, _HEADER_KEY: _header_sha256(header)}
 
 
 def from_header(
@@ -294,7 +296,7 @@ def from_header(
       does not match the prompt.
   """
   fields = [field.name for field in dataclasses.fields(PromptMetadata)]
-  required = ["format_version", "prompt_length", "prompt_width", *fields[:3]]
+  required = [*_SIZES, *fields[:3]]
   if not any(name in header for name in required):
     return None
   version = header.get("format_version", str(FORMAT_VERSION))
@@ -314,7 +316,10 @@ def from_header(
       f"characters, got more in {', '.join(too_long)}."
     )
   convert = {"step": int, "score": float}
-  try:
+  what = (
+    "a prompt: expected a header with numbers for the sizes, step and score"
+  )
+  with project_files.parsing(path, what):
     sizes = int(header["prompt_length"]), int(header["prompt_width"])
     metadata = PromptMetadata(
       **{
@@ -323,11 +328,6 @@ def from_header(
         if name in header
       }
     )
-  except ValueError as error:
-    raise ValueError(
-      f"{path}: expected a header with numbers for the sizes, step and score:"
-      f" {error}."
-    ) from None
   if sizes != array.shape:
     raise ValueError(
       f"{path}: expected a prompt of {list(sizes)}, as its header says, got "
@@ -339,7 +339,21 @@ def from_header(
       f"{path}: the values do not match the digest in the header. The file is "
       "damaged: get another copy."
     )
+  # Older releases wrote none of the header.
+  if header.get(_HEADER_KEY, digest := _header_sha256(header)) != digest:
+    raise ValueError(
+      f"{path}: the header does not match its digest: its task, step, score or "
+      "origin has changed. The file is damaged: get another copy."
+    )
   return metadata
+
+
+def _header_sha256(header: Mapping[str, str]) -> str:
+  """Identifies the fields of a header that this module reads."""
+  names = [field.name for field in dataclasses.fields(PromptMetadata)]
+  known = {*_SIZES, "prompt_sha256", *names}
+  fields = sorted((k, x) for k, x in header.items() if k in known)
+  return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 def _sha256(array: np.ndarray) -> str:

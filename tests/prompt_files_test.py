@@ -36,7 +36,9 @@ def test_the_file_is_what_is_documented(tmp_path, prompt):
   assert found == METADATA
   with safetensors.safe_open(path, "numpy") as file:
     assert list(file.keys()) == ["prompt"]
-    assert file.metadata() == {
+    header = file.metadata()
+    assert len(header.pop("header_sha256")) == 64
+    assert header == {
       "format_version": "1",
       "prompt_length": "5",
       "prompt_width": "8",
@@ -124,7 +126,7 @@ def test_refuses_other_formats_objects_and_tensors(tmp_path, prompt):
   ("changes", "message"),
   [
     ({"format_version": "2"}, "version 1, got 2"),
-    ({"step": "seven"}, r"prompt\.safetensors: expected .* numbers .*'seven'"),
+    ({"step": "seven"}, r"prompt\.safetensors is .* numbers .*'seven'"),
     ({"score": "-inf"}, "expected .* numbers .* finite score, got -inf"),
     ({"prompt_length": "five"}, "numbers for the sizes.*'five'"),
     ({"prompt_length": "50"}, r"prompt of \[50, 8\], as .*, got \[5, 8\]"),
@@ -142,12 +144,26 @@ def test_refuses_other_formats_objects_and_tensors(tmp_path, prompt):
 def test_refuses_a_header_it_cannot_read(tmp_path, prompt, changes, message):
   path = tmp_path / "prompt.safetensors"
   header = prompt_files.to_header(PLAIN, prompt)
-  del header["prompt_sha256"]  # It need not have one.
+  # It need not have them.
+  del header["prompt_sha256"], header["header_sha256"]
   safetensors.numpy.save_file({"prompt": prompt}, path, header)
   assert prompt_files.load_prompt(path)[1] == PLAIN
   header = {k: v for k, v in {**header, **changes}.items() if v is not None}
   safetensors.numpy.save_file({"prompt": prompt}, path, header)
   with pytest.raises(ValueError, match=message):
+    prompt_files.load_prompt(path)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [{"step": "7"}, {"score": "99.0"}, {"task": "cb"}, {"metric": None}],
+)
+def test_what_a_header_tells_is_under_a_digest(tmp_path, prompt, changes):
+  path = tmp_path / "prompt.safetensors"
+  header = prompt_files.to_header(METADATA, prompt) | changes
+  header = {k: v for k, v in header.items() if v is not None}
+  safetensors.numpy.save_file({"prompt": prompt}, path, header)
+  with pytest.raises(ValueError, match="the header does not match its digest"):
     prompt_files.load_prompt(path)
 
 

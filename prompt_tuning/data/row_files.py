@@ -17,6 +17,8 @@ from typing import Any
 
 from etils import epath
 
+from prompt_tuning import project_files
+
 # Limit of a cell in characters; the default of csv is 128 KiB.
 _LONGEST_CELL = 1 << 24
 # The csv module reads a quoted cell after a delimiter and a space like this.
@@ -70,14 +72,7 @@ def read(path: str) -> list[Row]:
 
 def _text(path: str) -> str:
   try:
-    # Spreadsheets put a byte order mark in front.
-    return epath.Path(path).read_bytes().decode("utf-8-sig")
-  except UnicodeDecodeError as e:
-    line = e.object[: e.start].count(b"\n") + 1
-    raise ValueError(
-      f"{path}, line {line}: expected text in UTF-8, got the byte "
-      f"0x{e.object[e.start]:02x}. Save the file as UTF-8."
-    ) from e
+    content = epath.Path(path).read_bytes()
   # Libraries of buckets raise many classes without a network or an account.
   except Exception as e:
     why = getattr(e, "strerror", None) or str(e) or type(e).__name__
@@ -87,6 +82,9 @@ def _text(path: str) -> str:
     if "://" not in path:
       text += f" The working directory is {os.getcwd()}."
     raise ValueError(text) from e
+  with project_files.parsing(path, "text", "Save the file as UTF-8."):
+    # Spreadsheets put a byte order mark in front.
+    return content.decode("utf-8-sig")
 
 
 def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
@@ -151,10 +149,8 @@ def _json_lines(path: str, text: str) -> Iterator[Row]:
     if not content.strip():
       continue
     where = f"{path}, line {line}"
-    try:
+    with project_files.parsing(where, "a JSON object", "Mend that line."):
       fields = json.loads(content, object_pairs_hook=_fields)
-    except (ValueError, RecursionError) as e:
-      raise ValueError(f"{where}: expected a JSON object: {e}.") from e
     if not isinstance(fields, dict):
       raise ValueError(
         f"{where}: expected a JSON object, got {type(fields).__name__}."

@@ -16,6 +16,7 @@ import seqio
 import tensorflow as tf
 import tqdm
 
+from prompt_tuning import project_files
 from prompt_tuning.data import task_lookup
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
@@ -93,8 +94,7 @@ def write(
     }
     for path in folder.glob("info.*.json"):
       # Caches of other tools have no hash. Runs compare their first tokens.
-      there = json.loads(path.read_text()).get(_VOCABULARIES, vocabularies)
-      if there != vocabularies:
+      if read_vocabularies(path) not in (None, vocabularies):
         raise ValueError(
           f"Expected {path} to have tokens of the vocabulary in use, got those "
           f"of another. Remove {folder}, or give another --output_cache_dir."
@@ -118,6 +118,17 @@ def write(
     finally:
       shutil.rmtree(partial, ignore_errors=True)
   return counts
+
+
+def read_vocabularies(path: pathlib.Path) -> dict[str, str] | None:
+  """Reads the hash of each feature's vocabulary from a split's information.
+
+  Raises:
+    ValueError: if the file is damaged.
+  """
+  remedy = f"Remove {path.parent}, and write the cache again."
+  with project_files.parsing(path, "information on a cache", remedy):
+    return json.loads(path.read_text(encoding="utf-8")).get(_VOCABULARIES)
 
 
 def _write_split(

@@ -11,7 +11,7 @@ import json
 import pathlib
 from typing import Any
 
-from t5x.files import safe_files
+from t5x.files import parsing, safe_files
 from t5x.planning import costs, programs, targets
 from t5x.runs import records
 
@@ -209,9 +209,9 @@ def compile_cells(
 
 def read(paths: Sequence[str]) -> list[dict[str, Any]]:
   """Reads records; a missing file has no records."""
-  return [
-    record
-    for path in paths
-    if pathlib.Path(path).exists()
-    for record in json.loads(pathlib.Path(path).read_text())
-  ]
+  found = []
+  for path in map(pathlib.Path, paths):
+    if path.exists():
+      with parsing.of(path, "a list of plans"):
+        found += [dict(record) for record in json.loads(path.read_bytes())]
+  return found

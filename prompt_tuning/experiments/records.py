@@ -111,8 +111,7 @@ class RunRecord(record_schema.Record):
 
 def read(path: pathlib.Path) -> RunRecord:
   """Reads the record in a file; raises ValueError if it is not one."""
-  text = path.read_text(encoding="utf-8")
-  return record_schema.parse(text, str(path), RunRecord)
+  return record_schema.parse(path.read_bytes(), str(path), RunRecord)
 
 
 def find_prompts(

@@ -217,7 +217,7 @@ def _run_to_its_end(
     "configuration": Archive(workspace.root).configuration(cell).to_json(),
     "commit": None,
     "seconds": 0.0,
-    **(json.loads(left.read_text("utf-8")) if record else {}),
+    **(json.loads(left.read_bytes()) if record else {}),
     "status": "failed",
     "error": error or _last_error(folder / "log.txt", begin, status),
   }

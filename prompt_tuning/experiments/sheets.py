@@ -23,6 +23,7 @@ from prompt_tuning.experiments.cells import (
   Strict,
   Value,
 )
+from t5x.files import parsing
 
 # Sheets without runs.
 NO_RUNS = ("claims", "interpretability", "parameters")
@@ -31,6 +32,7 @@ _FOLDERS = ("", "full/")
 # The axis that `Layout.after` adds, and the axis of repetitions.
 STEPS = "steps"
 SEED = "seed"
+_MEND = "Correct that line."
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 # A number of a paper: "~" marks a rounded one, "" a gap.
 _Number = Annotated[str, pydantic.Field(pattern=r"^(~?[-+]?\d+(\.\d*)?)?$")]
@@ -339,14 +341,8 @@ def parse(path: pathlib.Path, kind: type[_Model], **fields: Any) -> _Model:
     raise ValueError(
       f"{path} is no sheet: {', '.join(sorted(known))} is not for it to say."
     )
-  try:
+  with parsing.of(path, "a sheet", _MEND):
     return kind.model_validate({**fields, **content})
-  except pydantic.ValidationError as e:
-    problems = "; ".join(
-      f"{'.'.join(map(str, x['loc'])) or 'sheet'}: {x['msg']}"
-      for x in e.errors()
-    )
-    raise ValueError(f"{path} is no sheet: {problems}.") from e
 
 
 def dumps(fields: Mapping[str, Any]) -> str:
@@ -370,15 +366,16 @@ def _read(
 ) -> dict[str, Any]:
   if path.resolve() in over:
     raise ValueError(f"{path} extends itself.")
-  try:
+  with parsing.of(path, "TOML", _MEND):
     content = tomllib.loads(path.read_text(encoding="utf-8"))
-  except OSError as e:
-    raise ValueError(f"{path} cannot be read: {e.strerror}.") from e
-  except tomllib.TOMLDecodeError as e:
-    raise ValueError(f"{path} is no TOML: {e}.") from e
   shared = content.pop("extends", None)
   if shared is None:
     return content
+  if not isinstance(shared, str) or not (path.parent / shared).is_file():
+    raise ValueError(
+      f"{path}: expected extends to name a file, from {path.parent}, got "
+      f"{shared!r}."
+    )
   base = _read(path.parent / shared, (*over, path.resolve()))
   return _merged(base, content)
 

@@ -20,7 +20,7 @@ import safetensors
 
 from prompt_tuning.interop import local_files, t5_names
 from prompt_tuning.models.t5.config import T5Config, config_of
-from t5x.files import safe_files
+from t5x.files import parsing, safe_files
 from t5x.formats import base_checkpoints, stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
@@ -119,6 +119,12 @@ def open_folder(
   for copy in _EMBEDDING_COPIES:
     if copy in tensors:
       tensors.setdefault(_EMBEDDING, tensors.pop(copy))
+  num_layers = config.num_encoder_layers + config.num_decoder_layers
+  if num_layers > len(tensors):  # To list their names would take minutes.
+    raise ValueError(
+      f"{folder}: expected the tensors of {num_layers} layers, as {CONFIG} "
+      f"says, got {len(tensors)}."
+    )
   expected = t5_names.shapes(config)
   keys = {t5_names.hugging_face_name(name): name for name in expected}
   problems = t5_names.differences(
@@ -199,7 +205,8 @@ def _read_config(folder: pathlib.Path) -> T5Config:
         f"{file}: expected {name} in [1, {most}], got {size!r:.60}."
       )
     sizes[ours] = size
-  return T5Config(**sizes)
+  with parsing.of(file, "the configuration of a T5 1.1"):
+    return T5Config(**sizes)
 
 
 def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -211,20 +218,16 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   """Finds the files of weights."""
   if (folder / INDEX).is_file():
     what = "an index of files beside it"
-    index = local_files.read_json(folder / INDEX, what, "weight_map")
-    weight_map = index["weight_map"]
-    names = list(
-      weight_map.values() if isinstance(weight_map, dict) else [weight_map]
-    )
+    keys = {"weight_map": dict[str, str]}
+    index = parsing.json_file(folder / INDEX, what, keys)
+    names = set(index["weight_map"].values())
     if bad := [
       name
       for name in names
-      if not isinstance(name, str)
-      or name == ".."
-      or pathlib.PurePath(name).name != name
+      if name == ".." or pathlib.PurePath(name).name != name
     ]:
       raise ValueError(f"{folder / INDEX} is not {what}: it names {bad[0]!r}.")
-    files = [folder / name for name in sorted(set(names))]
+    files = [folder / name for name in sorted(names)]
     if missing := [file.name for file in files if not file.is_file()]:
       raise ValueError(
         f"{folder} is not complete: {INDEX} names {', '.join(missing)}."
@@ -245,10 +248,8 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _open(file: pathlib.Path) -> Any:
-  try:
+  with parsing.of(file, "a safetensors file"):
     return safetensors.safe_open(file, framework="numpy")
-  except safetensors.SafetensorError as error:
-    raise ValueError(f"{file} is not a safetensors file: {error}.") from None
 
 
 def _tensors(folder: pathlib.Path) -> dict[str, _Tensor]:

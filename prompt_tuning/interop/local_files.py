@@ -1,9 +1,10 @@
 """Files and folders of other software, which are on a disk only."""
 
-import json
 import os
 import pathlib
 from typing import Any
+
+from t5x.files import parsing
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -37,11 +38,4 @@ def read_json(file: pathlib.Path, what: str, key: str) -> dict[str, Any]:
   Raises:
     ValueError: if it is not an object with that key.
   """
-  try:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(content, dict) and key in content:
-      return content
-    problem = f"it has no {key}"
-  except (ValueError, RecursionError) as error:
-    problem = repr(error)
-  raise ValueError(f"{file} is not {what}: {problem}.")
+  return parsing.json_file(file, what, {key: Any})

@@ -9,13 +9,13 @@ tensor does: it is named after its module, as in
 from collections.abc import Iterator
 import os
 
-from google.protobuf import message
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from prompt_tuning.interop import t5_names
 from prompt_tuning.models.t5.config import T5Config
+from t5x.files import parsing
 
 _QUANTIZED = "_quantized"
 
@@ -92,12 +92,10 @@ def _weights(path: str | os.PathLike[str]) -> list[tuple[str, np.ndarray]]:
       several, or its quantisation has other parts than one scale and one zero
       point.
   """
-  try:
+  with parsing.of(path, "an ONNX file of a T5 1.1"):
     # Tensors in other files would be read from any path that this file names.
     graph = onnx.load(path, load_external_data=False).graph
     return list(_weights_by_module(graph))
-  except (message.DecodeError, ValueError, TypeError, KeyError) as error:
-    raise ValueError(f"{path}: {error}") from error
 
 
 def _weights_by_module(

@@ -9,6 +9,8 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
+from t5x.files import parsing
+
 _PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 # T5's sentinels are not in its SentencePiece file; seqio appends them.
 _SENTINEL = re.compile(r"<extra_id_\d+>")
@@ -30,13 +32,8 @@ def sentencepiece_from_tokenizer_json(
     ValueError: if the file is not a T5-like Unigram tokenizer.
   """
   content = pathlib.Path(path).read_bytes()
-  try:
+  with parsing.of(path, "a tokenizer of T5's as Hugging Face writes it"):
     return _rebuilt(json.loads(content))
-  except Exception as error:  # Its parts may be of any type.
-    raise ValueError(
-      f"{path}: expected a tokenizer of T5's as Hugging Face writes it: "
-      f"{error!r}"
-    ) from error
 
 
 def _rebuilt(tokenizer: Any) -> bytes:

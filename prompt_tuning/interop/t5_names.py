@@ -1,6 +1,7 @@
 """The parameters of a T5 1.1 under Hugging Face's names."""
 
 from collections.abc import Mapping
+import functools
 
 from prompt_tuning.models.t5.config import TOKEN_EMBEDDING, T5Config
 from prompt_tuning.models.t5.network import Transformer, parameter_shapes
@@ -57,7 +58,8 @@ def is_transposed(name: str) -> bool:
   return name.endswith(("/kernel", "/rel_embedding"))
 
 
-def shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+@functools.lru_cache(maxsize=8)
+def shapes(config: T5Config) -> Mapping[str, tuple[int, ...]]:
   """Returns T5X's name -> shape for every parameter of the network."""
   return parameter_shapes(Transformer(config))
 

@@ -363,31 +363,21 @@ def _parse(
 
 def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
   """Yields the files of an adapter in a zip archive, in whatever folder."""
-  seen = set()
+  seen, upload = set(), "the upload"
   # `zipfile` makes an object of each entry when it opens an archive.
   if content.count(zipfile.stringCentralDir) > _MAX_ENTRIES:
     raise ValueError(f"Expected at most {_MAX_ENTRIES} files in the archive.")
-  try:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-      for info in archive.infolist():
-        name = pathlib.PurePosixPath(info.filename).name
-        if (most := _MAX_BYTES.get(name)) is None:
-          continue
-        # Many files, each small when packed, would take for ever.
-        if name in seen:
-          raise ValueError(f"Expected one adapter, got {name} twice.")
-        seen.add(name)
-        # Other methods unpack a file whole, whatever size the archive states.
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-          raise ValueError(f"Expected {name} stored or deflated.")
-        if info.file_size > most:
-          raise ValueError(
-            f"Expected {name} of at most {most} bytes, got {info.file_size}."
-          )
-        with archive.open(info) as file:
-          yield name, file.read(most)
-  except zip_files.MALFORMED as error:
-    raise ValueError(f"Expected a zip archive: {error}.") from None
+  with zip_files.opened(io.BytesIO(content), upload) as archive:
+    for info in archive.infolist():
+      name = pathlib.PurePosixPath(info.filename).name
+      if (most := _MAX_BYTES.get(name)) is None:
+        continue
+      # Many files, each small when packed, would take for ever.
+      if name in seen:
+        raise ValueError(f"{upload}: expected one adapter, got {name} twice.")
+      seen.add(name)
+      with zip_files.member(archive, info, most, upload) as file:
+        yield name, file.read(most)
 
 
 def adapter_archive(prompt: TunedPrompt) -> bytes:

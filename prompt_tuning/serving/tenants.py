@@ -13,6 +13,7 @@ import time
 
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.tuning_jobs import owners
+from t5x.files import parsing
 
 # The tenant of the running request. None, without keys, owns everything.
 current: contextvars.ContextVar[str | None] = contextvars.ContextVar(
@@ -36,7 +37,8 @@ def read_keys(path: str | os.PathLike[str]) -> dict[str, str]:
   Raises:
     ValueError: if a line is wrong, or the file has no key.
   """
-  lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  with parsing.of(path, "a file of keys", "Save it as UTF-8."):
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
   tenants = {}
   for number, line in enumerate(lines, 1):
     match line.partition("#")[0].split():

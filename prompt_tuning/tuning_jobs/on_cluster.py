@@ -11,12 +11,15 @@ import time
 from typing import Any
 
 from absl import logging
+import pydantic
 
 import prompt_tuning as pt
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.tuning_jobs.jobs import cluster_folder
-from t5x.files import safe_files
+from t5x.files import parsing, safe_files
 from t5x.runs import command_line, events
+
+_EVENT = pydantic.TypeAdapter(events.Event)
 
 # The pauses between looks at a job, and at the cluster's queue.
 _LOOK_SECONDS = 1.0
@@ -186,16 +189,22 @@ def _forward_events(shared: pathlib.Path, on_event: events.OnEvent) -> None:
   path, position = shared / "events.jsonl", shared / "forwarded"
   if not path.exists():
     return
-  start = int(position.read_text()) if position.exists() else 0
+  start = 0
+  if position.exists():
+    with parsing.of(position, "a position", "Remove it to begin anew."):
+      start = int(position.read_text())
   with path.open("rb") as file:
     file.seek(start)
     for line in file:
       if not line.endswith(b"\n"):  # The rest of it comes later.
         break
-      try:
-        if line.strip():
-          on_event(events.Event(**json.loads(line)))
-      except json.JSONDecodeError:
-        logging.warning("%s has half a line: %r", path, line[:80])
+      if line.strip():
+        try:
+          with parsing.of(path, "a list of events"):
+            event = _EVENT.validate_json(line)
+        except ValueError as error:  # A machine may have died within a line.
+          logging.warning("A line is left out: %s", error)
+        else:
+          on_event(event)
       start += len(line)
       safe_files.write(position, str(start).encode())

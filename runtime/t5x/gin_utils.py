@@ -53,8 +53,14 @@ def parse_gin_flags(
     gin.parse_config_files_and_bindings(
       list(gin_files), list(gin_bindings), finalize_config=False
     )
-  except (AttributeError, NameError) as e:  # A name that does not exist.
-    raise ValueError(" ".join(str(e).split())) from e
+  except (AttributeError, NameError, ValueError) as e:
+    text = " ".join(str(e).split())  # It names a name that does not exist.
+    if "No configurable matching" in text:
+      text += (
+        ". Begin the gin file with `from __gin__ import dynamic_registration`, "
+        "and import the module of that name."
+      )
+    raise ValueError(text) from e
   finally:
     logging.set_verbosity(verbosity)
   if finalize_config:

@@ -103,8 +103,8 @@ def test_command_of_a_cell(tmp_path):
       '[values.task.cb]\nprogram = "evil"\n[layout]',
       "prompt-cb-seed0: no program evil; there is",
     ),
-    ("title =", "title", "is no TOML"),
-    ("shared", "shered", "shered.toml cannot be read"),
+    ("title =", "title", "is not TOML"),
+    ("shared", "shered", "x.toml: expected extends to name a file, .*shered"),
     (
       "seed = [1, 2]",
       'seed = ["seed1"]\n[values.seed.seed1]',

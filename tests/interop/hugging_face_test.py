@@ -153,6 +153,9 @@ def test_copies_and_unused_tensors_are_left_out(folder):
     ({"relative_attention_max_distance": 64}, "max_distance 128.*got 64"),
     ({"d_ff": None}, r"config\.json does not say 'd_ff'"),
     ({"d_ff": 21}, r"wi_0\.weight: expected \(21, 8\), got \(20, 8\)"),
+    ({"relative_attention_num_buckets": 2}, r"config\.json.*at least 4.*got 2"),
+    ({"relative_attention_num_buckets": 256}, r"config\.json.*less than"),
+    ({"num_layers": 900}, "tensors of 901 layers, .* got"),
     ({"num_layers": 1}, r"block\.1\.layer\.0.*: expected None, got"),
     *(
       ({name: value}, rf"config\.json.*{name}")

@@ -84,6 +84,26 @@ def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):
   assert "Error reading persistent compilation cache entry" in errors
 
 
+@pytest.mark.parametrize("owner", ["others may write", "another"])
+def test_a_folder_that_others_may_write_to_is_not_used(
+  tmp_path, monkeypatch, caplog, owner
+):
+  """Programs in it run with this user's rights."""
+  folder = tmp_path / "t5x" / "compiled"
+  folder.mkdir(parents=True)
+  folder.chmod(0o777 if owner == "others may write" else 0o755)
+  if owner == "another":
+    monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    monkeypatch.setattr(compilation_cache, "_ROOT", -1)
+  config = types.SimpleNamespace(
+    jax_enable_compilation_cache=True, jax_compilation_cache_dir=None
+  )
+  monkeypatch.setattr(compilation_cache.jax, "config", config)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  assert compilation_cache.enable() is None
+  assert f"{folder} is not used" in caplog.text
+
+
 @pytest.mark.parametrize(
   ("is_on", "given", "home", "found"),
   [

@@ -15,7 +15,7 @@ from damages import DAMAGES
 import pytest
 
 from prompt_tuning import project_files as whole_files
-from t5x.files import safe_files, storage
+from t5x.files import parsing, safe_files, storage
 
 # The runtime's writer, and that of prompts, which needs no runtime.
 WRITERS = pytest.mark.parametrize(
@@ -96,6 +96,40 @@ def test_mode_is_that_of_any_new_file_and_no_thread_changes_it(
   finally:
     os.umask(before)
   assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("of", [parsing.of, whole_files.parsing])
+@pytest.mark.parametrize(
+  ("error", "kind", "message"),
+  [
+    (RecursionError("depth"), ValueError, "x is not JSON: depth. Mend it."),
+    (KeyError("a"), ValueError, "x is not JSON: it lacks 'a'. Mend it."),
+    (TypeError(), ValueError, "x is not JSON: TypeError. Mend it."),
+    (
+      UnicodeDecodeError("utf-8", b"\n\xff", 1, 2, "no"),
+      ValueError,
+      "x is not JSON: line 2, the byte 0xff is not UTF-8. Mend it.",
+    ),
+    (
+      OSError(errno.EINVAL, "no place"),
+      ValueError,
+      "x is not JSON: .* no place. Mend it.",
+    ),
+    # Those that say all are left alone.
+    (ValueError("x, line 3: no"), ValueError, "x, line 3: no"),
+    (OSError(errno.EACCES, "no right", "x"), PermissionError, ".* right: 'x'"),
+    (OSError(errno.EIO, "broken"), OSError, ".* broken: 'x'"),
+    (OSError("a bucket's"), OSError, "a bucket's"),
+  ],
+)
+def test_an_error_of_a_parser_gets_name_and_remedy(of, error, kind, message):
+  message = message.replace("depth", "(depth|it is nested too deeply)")
+  with (
+    pytest.raises(kind, match=f"^{message}$") as found,
+    of("x", "JSON", "Mend it."),
+  ):
+    raise error
+  assert type(found.value) is kind
 
 
 CHUNKS = [[f"line {i} of {n}\n" for i in range(4)] for n in range(3)]

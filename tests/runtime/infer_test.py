@@ -14,7 +14,7 @@ import tiny
 
 from t5x import decoding, infer, utils
 from t5x.files import run_lock
-from t5x.runs import command_line, inference
+from t5x.runs import command_line, inference, records
 
 
 def _arguments(base, folder, **overrides):
@@ -253,8 +253,7 @@ def test_what_cannot_be_is_refused(base, tmp_path, overrides, message):
 @pytest.mark.parametrize(("parts", "status"), [(1, "interrupted"), (2, None)])
 def test_killed_inference_is_not_said_to_run(base, tmp_path, parts, status):
   """Of several parts, another may."""
-  record = {"kind": "infer", "status": "running"}
-  (tmp_path / "record.json").write_text(json.dumps(record))
+  records.RunRecord(str(tmp_path), "infer").write()
   with pytest.raises(ValueError, match="No checkpoint at"):
     _infer(f"{base}/no", tmp_path, num_shards=parts)
   assert tiny.record(tmp_path)["status"] == (status or "running")

@@ -20,15 +20,21 @@ def _record(**fields):
   }
 
 
+BEST = {"step": 1, "metrics": {"cb": {"accuracy": 75.0}}}
+
+
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("", "record: Invalid JSON"),
-    ("[" * 100_000, "record: Invalid JSON: recursion"),
-    ("[]", "record: Input should be an object"),
+    ("", "Invalid JSON"),
+    (b"\xff", "Invalid JSON"),
+    ("[" * 100_000, "Invalid JSON: recursion"),
+    ("[]", "Input should be an object"),
     ("{}", "kind: Field required"),
     (json.dumps(_record(schema=2)), "schema: Input should be 3"),
     (json.dumps(_record(step="a")), "step: Input should be a valid integer"),
+    (json.dumps(_record(best=BEST | {"score": 101})), "score 101.0 is no mean"),
+    (json.dumps(_record(best=BEST | {"score": -3})), "score -3.0 is no mean"),
   ],
 )
 def test_what_is_no_record_is_refused(text, message):

@@ -1,10 +1,15 @@
 """What a run reads: checked, and what is cut is counted and said."""
 
+import dataclasses
+
+from damages import DAMAGES
+import pytest
 import seqio
 import tensorflow as tf
 import tiny
 
 from t5x.input import truncation
+from t5x.runs import plan as plan_lib
 from t5x.runs import run_data
 
 # With the end of sequence, the inputs have 4, 9, 7 and 2 bytes, the targets 2.
@@ -70,6 +75,24 @@ def test_task_that_makes_examples_of_the_lengths_is_left_out():
     name="corrupted", preprocessors=[seqio.preprocessors.tokenize, corrupt]
   )
   assert not truncation.count_cuts(_config(task, inputs=1, targets=1))
+
+
+@pytest.mark.parametrize("damage", ["a bit flipped", "cut off"])
+def test_a_damaged_file_of_examples_is_named(tmp_path, damage):
+  path = tmp_path / "x.tfrecord-00000-of-00001"
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    writer.write(b"text" * 9)
+  source = seqio.FileDataSource(tf.data.TFRecordDataset, {"train": str(path)})
+  cfg = _config(seqio.Task("damaged", source, {}))
+
+  @plan_lib.with_arguments_of(dataclasses.make_dataclass("Plan", ["cfg"]))
+  def read(plan):
+    return len(list(plan.cfg.task_or_mixture().source.get_dataset("train")))
+
+  assert read(cfg=cfg) == 1
+  DAMAGES[damage](path)
+  with pytest.raises(ValueError, match=f"in {path} cannot .* Get another"):
+    read(cfg=cfg)
 
 
 def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path, base):

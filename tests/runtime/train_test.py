@@ -14,7 +14,7 @@ import tiny
 
 from prompt_tuning import prompt_files
 from t5x import adafactor, checkpoints, train, trainer
-from t5x.runs import command_line, training
+from t5x.runs import command_line, records, training
 
 LAST_STEP = tiny.BASE_STEP + 6
 
@@ -294,7 +294,7 @@ def test_run_that_does_not_fit_is_refused(tmp_path, base, overrides, message):
 
 
 def test_folder_of_something_else_is_refused(tmp_path, base):
-  (tmp_path / "record.json").write_text('{"kind": "eval"}')
+  records.RunRecord(str(tmp_path), "eval").write()
   with pytest.raises(ValueError, match=r"the record of a run of t5x\.eval"):
     _train(tmp_path, base)
   (tmp_path / "file").write_text("kept")

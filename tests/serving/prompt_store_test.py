@@ -218,7 +218,7 @@ WHOLE = served.zipped({f"a/{CONFIG}": "{}" * 500})
     # Each takes kilobytes of memory, and a hundred bytes of the archive.
     (served.zipped({str(i): "" for i in range(1001)}), "at most 1000 files"),
     # Within the file's content: the index is whole.
-    (WHOLE[:55] + b"\xff\xff\xff" + WHOLE[58:], "Expected a zip archive"),
+    (WHOLE[:55] + b"\xff\xff\xff" + WHOLE[58:], "the upload is not a zip file"),
   ],
 )
 def test_archives_are_refused(archive, message):

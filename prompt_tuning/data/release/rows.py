@@ -13,6 +13,8 @@ from typing import Any
 
 import tqdm
 
+from prompt_tuning import project_files
+
 Row = Mapping[str, Any]
 # Field, expected, got.
 Problem = tuple[str, str, Any]
@@ -25,6 +27,7 @@ _FILES = {
 # TFDS keeps numbers as int32, and reads them from strings too.
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,10}")
 _MAX_NUMBER = 2**31 - 1
+_REMEDY = "Use the file of the official release."
 # Two noun phrases of WSC's test split, with other words in between.
 _INTERRUPTED = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 
@@ -253,13 +256,8 @@ def check_file(task: ReleaseTask, split: str, path: pathlib.Path) -> None:
     )
     for number, line in enumerate(lines, 1):
       where = f"{path}, line {number}"
-      try:
+      with project_files.parsing(where, "JSON", _REMEDY):
         row = json.loads(line.decode("utf-8"))
-      except UnicodeDecodeError as error:
-        byte = f"byte {line[error.start]:#x} at position {error.start}"
-        raise _error(where, "", "UTF-8", byte) from error
-      except (json.JSONDecodeError, RecursionError) as error:
-        raise _error(where, "", "JSON", error) from error
       _check_value(row, task.row, where, split)
       for field, expected, got in task.wrong_spans(row):
         raise _error(where, field, expected, got)
@@ -320,5 +318,5 @@ def _shown(value: Any) -> str:
 def _error(where: str, field: str, expected: Any, got: Any) -> ValueError:
   return ValueError(
     f"{where}, field {field or '(the line)'}: expected {expected}, got {got}. "
-    "Use the file of the official release."
+    f"{_REMEDY}"
   )

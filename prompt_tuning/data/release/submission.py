@@ -12,6 +12,7 @@ import re
 from typing import Any
 import zipfile
 
+from prompt_tuning import project_files
 from prompt_tuning.data import postprocessors, superglue
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import zip_files
@@ -20,6 +21,7 @@ from prompt_tuning.data.release.rows import ReleaseTask
 _TASKS = {task.name: task for task in release_rows.TASKS}
 # Of a file in a submission; ReCoRD's 10,000 answers are about 1 MB.
 _MAX_BYTES = 2**26
+_AGAIN = "Remove the file, and run t5x.infer again."
 # As `t5x.infer` names them.
 _PREDICTIONS = re.compile(
   r"(?P<task>super_glue_\w+)-predict\.jsonl-(?P<shard>\d+)-of-(?P<shards>\d+)"
@@ -165,25 +167,22 @@ def check(path: pathlib.Path) -> list[str]:
     A line for each problem; nothing if the file is complete and right.
   """
   problems = []
+  names = set()
   try:
-    with zipfile.ZipFile(path) as archive:
+    with zip_files.opened(path, str(path)) as archive:
       names = set(archive.namelist())
       for task in _TASKS.values():
         if task.submitted_file not in names:
           problems.append(f"{task.submitted_file} is missing.")
           continue
         names.remove(task.submitted_file)
-        if archive.getinfo(task.submitted_file).file_size > _MAX_BYTES:
-          problems.append(
-            f"{task.submitted_file} is larger than {_MAX_BYTES} bytes."
-          )
-          continue
-        text = archive.read(task.submitted_file)
+        info = archive.getinfo(task.submitted_file)
+        text = zip_files.member(archive, info, _MAX_BYTES, str(path)).read()
         problems += [
           f"{task.submitted_file}: {x}" for x in _problems(task, text)
         ]
-  except zip_files.MALFORMED as error:
-    return [f"{path} is not a zip file ({error})."]
+  except ValueError as error:
+    return [*problems, str(error)]
   return problems + [
     f"{name} is not part of a submission." for name in sorted(names)
   ]
@@ -195,18 +194,14 @@ def _read(
   """Yields ids, examples, predictions, and their places in the files."""
   fields = _IDX.get(task.name, ["idx"])
   for path in paths:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
       for number, line in enumerate(file, 1):
         where = f"{path}, line {number}"
-        try:
+        what = f"a prediction of t5x.infer's, with inputs of {fields}"
+        with project_files.parsing(where, what, _AGAIN):
           row = json.loads(line)
           example, text = row["inputs"], row["prediction"]
           idx = tuple(int(example[field]) for field in fields)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-          raise ValueError(
-            f"{where}: expected a prediction and inputs with {fields}, as "
-            f"t5x.infer writes them for {task.name}, got {line[:60]!r}."
-          ) from error
         yield idx[0] if len(fields) == 1 else idx, example, text, where
 
 
@@ -214,18 +209,19 @@ def _problems(task: ReleaseTask, text: bytes) -> Iterator[str]:
   seen: set[Hashable] = set()
   for number, line in enumerate(text.splitlines(), 1):
     try:
-      row = json.loads(line)
-      if task.name == "multirc":
-        pairs = [
-          ((row["idx"], question["idx"], answer["idx"]), answer["label"])
-          for question in row["passage"]["questions"]
-          for answer in question["answers"]
-        ]
-      else:
-        pairs = [(row["idx"], row["label"])]
-      hash(tuple(idx for idx, _ in pairs))  # JSON may have a list there.
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-      yield f"line {number} has the wrong form ({error!r})."
+      with project_files.parsing(f"line {number}", "a row of it"):
+        row = json.loads(line)
+        if task.name == "multirc":
+          pairs = [
+            ((row["idx"], question["idx"], answer["idx"]), answer["label"])
+            for question in row["passage"]["questions"]
+            for answer in question["answers"]
+          ]
+        else:
+          pairs = [(row["idx"], row["label"])]
+        hash(tuple(idx for idx, _ in pairs))  # JSON may have a list there.
+    except ValueError as error:
+      yield str(error)
       return
     for idx, label in pairs:
       if idx in seen:

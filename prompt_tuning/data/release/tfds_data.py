@@ -14,13 +14,13 @@ import os
 import pathlib
 import shutil
 from typing import Any
-import zipfile
 
 import filelock
 import requests
 import tensorflow_datasets as tfds
 import tqdm
 
+from prompt_tuning import project_files
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import zip_files
 from prompt_tuning.data.release.rows import ReleaseTask
@@ -34,7 +34,7 @@ _SERVERS = {_DPR: "https://s3.amazonaws.com"}
 _SERVER_SECONDS = 10
 # Limit of a file in an archive. The largest of the release, ReCoRD's
 # train.jsonl, has 180 MB; a file that claims more could fill the disk.
-_MAX_MEMBER_BYTES = 2**30
+_MAX_MEMBER_BYTES = 2**28
 _DOWNLOAD_CONFIG = tfds.download.DownloadConfig(try_download_gcs=False)
 Counts = Mapping[str, int]
 
@@ -240,7 +240,9 @@ def _splits(name: str, data_dir: pathlib.Path) -> dict[str, int]:
   path = _path(name, data_dir)
   if not (path / "dataset_info.json").exists():
     return {}
-  splits = tfds.builder_from_directory(path).info.splits
+  remedy = "Remove that folder, and build the data again."
+  with project_files.parsing(path, "TFDS data", remedy):
+    splits = tfds.builder_from_directory(path).info.splits
   return {split: info.num_examples for split, info in splits.items()}
 
 
@@ -249,29 +251,19 @@ def _extract(
 ) -> None:
   """Extracts the files called `names` from any folder of the archive."""
   folder.mkdir()
-  try:
-    with zipfile.ZipFile(archive) as zipped:
-      for info in zipped.infolist():
-        member = info.filename
-        path = pathlib.PurePosixPath(member.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in member:
-          raise ValueError(
-            f"{archive}: expected paths inside the archive, got {member!r}. "
-            "This is not the official file; do not extract it."
-          )
-        if path.name in names:
-          if info.file_size > _MAX_MEMBER_BYTES:
-            raise ValueError(
-              f"{archive}: {member} would have {info.file_size} bytes, which "
-              "no file of the official release has. Fetch it again."
-            )
-          with (
-            zipped.open(member) as source,
-            (folder / path.name).open("wb") as target,
-          ):
-            shutil.copyfileobj(source, target)
-  except zip_files.MALFORMED as error:
-    raise ValueError(
-      f"{archive}: expected a zip file, got something else ({error}). Fetch it "
-      "again."
-    ) from error
+  where = str(archive)
+  with zip_files.opened(archive, where) as zipped:
+    for info in zipped.infolist():
+      member = info.filename
+      path = pathlib.PurePosixPath(member.replace("\\", "/"))
+      if path.is_absolute() or ".." in path.parts or ":" in member:
+        raise ValueError(
+          f"{archive}: expected paths inside the archive, got {member!r}. "
+          "This is not the official file; do not extract it."
+        )
+      if path.name in names:
+        with (
+          zip_files.member(zipped, info, _MAX_MEMBER_BYTES, where) as source,
+          (folder / path.name).open("wb") as target,
+        ):
+          shutil.copyfileobj(source, target)

@@ -82,6 +82,13 @@ class T5Config:
       raise ValueError(
         f"Expected a dropout rate in [0, 1), got {self.dropout_rate}."
       )
+    # Half of them are for later keys; half of a half hold one distance each.
+    most = 2 * self.relative_attention_max_distance
+    if not 4 <= (buckets := self.relative_attention_num_buckets) < most:
+      raise ValueError(
+        "Expected relative_attention_num_buckets of at least 4 and less than "
+        f"twice relative_attention_max_distance, {most}, got {buckets}."
+      )
     if unknown := set(self.remat_keeps) - set(KEPT):
       raise ValueError(
         f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}."
@@ -115,7 +122,10 @@ def config_of(shapes: Mapping[str, Any]) -> T5Config:
         "prompt-tuning convert checkpoint. For another architecture, give its "
         "config."
       )
-    return tuple(shapes[name].shape)
+    found = tuple(shapes[name].shape)
+    if len(found) != 2 or 0 in found:
+      raise ValueError(f"Expected a matrix {name} of a T5, got shape {found}.")
+    return found
 
   def num_layers(stack: str) -> int:
     numbers = (re.match(rf"{stack}/layers_(\d+)/", name) for name in shapes)

@@ -14,13 +14,18 @@ import json
 import os
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from t5x.configuration import client, resolution
+from t5x.files import parsing
 
 # Program that writes a record -> its function, which gin binds.
 FUNCTIONS = {"train": "train", "eval": "evaluate", "infer": "infer"}
 FILE = "configuration.json"
+_KEYS = {
+  "program": str,
+  "settings": dict[str, str],
+  "hash": str,
+  "changes": list[dict[str, str | int | None]],
+}
 # Parameters for where a run writes, or which part of its data it reads.
 _PLACES = frozenset({"model_dir", "output_dir", "shard_id"})
 # Settings that the code decides and no file says, of each program. A change of
@@ -205,19 +210,21 @@ def read(folder: str) -> tuple[RunConfiguration, list[dict[str, Any]]] | None:
     ValueError: if the file is damaged.
   """
   path = os.path.join(folder, FILE)
+  what = "the configuration of a run"
+  remedy = (
+    "It is damaged: choose another folder, or remove the file if the settings "
+    "are the same."
+  )
   try:
-    fields = json.loads(epath.Path(path).read_text())
-    configuration = RunConfiguration(fields["program"], fields["settings"])
-    if configuration.hash != fields["hash"]:
-      raise ValueError(f"its hash is not {fields['hash']}")
-    return configuration, fields["changes"]
+    fields = parsing.json_file(path, what, _KEYS, remedy)
   except FileNotFoundError:
     return None
-  except (ValueError, KeyError, TypeError, RecursionError) as e:
+  configuration = RunConfiguration(fields["program"], fields["settings"])
+  if configuration.hash != fields["hash"]:
     raise ValueError(
-      f"{path} is damaged ({e}): it has the settings of this folder's run. "
-      "Choose another folder, or remove the file if the settings are the same."
-    ) from e
+      f"{path} is not {what}: its hash is not {fields['hash']}. {remedy}"
+    )
+  return configuration, fields["changes"]
 
 
 def dump(

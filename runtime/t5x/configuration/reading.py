@@ -12,12 +12,12 @@ import itertools
 import os
 import pathlib
 import re
-import tokenize
 from typing import Any
 
 from gin import config_parser
 
 from t5x.configuration.client import clients
+from t5x.files import parsing
 
 REQUIRED = "%gin.REQUIRED"
 
@@ -189,13 +189,9 @@ def from_text(text: str) -> list[Binding]:
   Raises:
     ValueError: if it is not valid gin syntax.
   """
-  try:
+  remedy = "Strings are quoted: --gin.X=\"'text'\"."
+  with parsing.of(text.strip()[:200], "valid gin syntax", remedy):
     return [x for x in _parsed(text) if isinstance(x, Binding)]
-  except (SyntaxError, ValueError, tokenize.TokenError) as e:
-    raise ValueError(
-      f"{text.strip()} is not valid gin syntax. Strings are quoted: "
-      "--gin.X=\"'text'\"."
-    ) from e
 
 
 def from_file(gin_file: str, paths: Sequence[str]) -> tuple[Binding | str, ...]:
@@ -209,16 +205,8 @@ def from_file(gin_file: str, paths: Sequence[str]) -> tuple[Binding | str, ...]:
     ValueError: if it is in none of them, or is not valid gin syntax.
   """
   path = find(gin_file, paths)
-  try:
+  with parsing.of(path, "valid gin syntax", "Strings are quoted."):
     return _parsed(pathlib.Path(path).read_text(encoding="utf-8"))
-  except SyntaxError as e:
-    line = (e.text or "").strip()
-    raise ValueError(
-      f"{path}, line {e.lineno}: {line} is not valid gin syntax. Strings are "
-      "quoted."
-    ) from e
-  except tokenize.TokenError as e:
-    raise ValueError(f"{path} is not valid gin syntax: {e.args[0]}.") from e
 
 
 def search_paths(given: Sequence[str] = ()) -> list[str]:

@@ -63,14 +63,16 @@ class Bindings:
         self.macros[x.label] = x
 
   def _with_includes(
-    self, gin_file: str, paths: Sequence[str]
+    self, gin_file: str, paths: Sequence[str], over: Sequence[str] = ()
   ) -> Iterator[Binding]:
+    if gin_file in over:
+      raise ValueError(f"{gin_file} includes itself: remove that include.")
     self.files.append(gin_file)
     for x in reading.from_file(gin_file, paths):
       if isinstance(x, Binding):
         yield x
       else:
-        yield from self._with_includes(x, paths)
+        yield from self._with_includes(x, paths, [*over, gin_file])
 
   @property
   def defined(self) -> set[str]:

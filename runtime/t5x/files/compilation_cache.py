@@ -10,13 +10,17 @@ instruction. These are preferences and no instructions.
 
 import os
 import pathlib
+import stat
 
+from absl import logging
 import jax
 
 # Bytes of a folder; the least recently used programs go first.
 _MAX_SIZE = 2 << 30
 # Seconds of compilation. Reading a program takes some milliseconds.
 _WORTH_KEEPING = 0.1
+# The user that may write everywhere anyway.
+_ROOT = 0
 
 
 def enable() -> str | None:
@@ -26,7 +30,7 @@ def enable() -> str | None:
   kinds of processors apart.
 
   Returns:
-    The folder; None if it is turned off, or cannot be made.
+    The folder; None if it is turned off, cannot be made, or is open to others.
   """
   config = jax.config
   if not config.jax_enable_compilation_cache:
@@ -40,6 +44,16 @@ def enable() -> str | None:
   except OSError:  # Such as a home folder that is read only.
     return None
   if not os.access(folder, os.W_OK):
+    return None
+  status = folder.stat()
+  # A program runs with this user's rights, whoever put it there.
+  if status.st_uid not in (os.getuid(), _ROOT) or status.st_mode & stat.S_IWOTH:
+    logging.warning(
+      "%s is not used, because other users may write to it: programs are "
+      "compiled anew. Let it be yours alone (chmod o-w), or name another by "
+      "XDG_CACHE_HOME.",
+      folder,
+    )
     return None
   config.update("jax_compilation_cache_dir", str(folder))
   config.update("jax_compilation_cache_max_size", _MAX_SIZE)

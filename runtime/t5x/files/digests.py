@@ -5,11 +5,12 @@ from concurrent import futures
 import hashlib
 import json
 import os
+import posixpath
 from typing import Any
 
 from etils import epath
 
-from t5x.files import safe_files, storage
+from t5x.files import parsing, safe_files, storage
 
 NAME = "digests.json"
 _KEY = "sha256"
@@ -64,12 +65,16 @@ def damage(folder: str | os.PathLike[str]) -> str | None:
   """
   folder = epath.Path(folder)
   try:
-    content: Any = json.loads((folder / NAME).read_text())
-    expected = {str(name): str(x) for name, x in content[_KEY].items()}
+    what, keys = "a list of digests", {_KEY: dict[str, str]}
+    expected = parsing.json_file(folder / NAME, what, keys)[_KEY]
   except FileNotFoundError:
     return f"it has no {NAME}"
-  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-    return f"{NAME} cannot be read: {error!r}"
+  except (OSError, ValueError) as error:
+    return str(error)
+  for name in expected:
+    # A device, for instance, has no end.
+    if posixpath.isabs(name) or ".." in name.split("/"):
+      return f"{NAME} names {name!r}, which is outside"
 
   def problem(name: str) -> str | None:
     try:
@@ -78,8 +83,8 @@ def damage(folder: str | os.PathLike[str]) -> str | None:
       return f"the content of {name} has changed since it was written"
     except FileNotFoundError:
       return f"{name} is missing"
-    except OSError as error:
-      return f"{name} cannot be read: {error.strerror}"
+    except (OSError, ValueError) as error:  # Names may have a null byte.
+      return f"{name} cannot be read: {error}"
 
   with futures.ThreadPoolExecutor(_READERS) as pool:
     problems = [x for x in pool.map(problem, expected) if x is not None]

@@ -10,7 +10,7 @@ object still has the generation that the writer wrote last (or, to take a free
 lock, does not exist): of two writers, one fails.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import contextlib
 import datetime
 import json
@@ -28,7 +28,7 @@ import jax
 import psutil
 
 from t5x import multihost
-from t5x.files import safe_files, storage
+from t5x.files import parsing, safe_files, storage
 
 # Seconds between touches, and seconds without one until the lock is free.
 HEARTBEAT_SECONDS = 5.0
@@ -63,10 +63,15 @@ def _machine() -> str:
   return f"{socket.gethostname()}/{machine}"
 
 
-def _pid_here(content: bytes) -> int | None:
+def _read_lease(path: str, content: bytes) -> dict[str, Any]:
+  remedy = "It is damaged: remove it, if no run is active in its folder."
+  keys = {"machine": str, "pid": int, "token": str}
+  return parsing.json_file(path, "a lock", keys, remedy, content)
+
+
+def _pid_here(lease: Mapping[str, Any]) -> int | None:
   """Returns the process that wrote an object, if it is of this machine."""
-  holder = json.loads(content)
-  return holder["pid"] if holder["machine"] == _machine() else None
+  return lease["pid"] if lease["machine"] == _machine() else None
 
 
 class BucketLease:
@@ -95,7 +100,7 @@ class BucketLease:
     """Returns the holder's token and the generation, or None if it is free."""
     if (there := self._files.read_version(self._path)) is None:
       return None
-    return json.loads(there[0])["token"], there[1]
+    return _read_lease(self._path, there[0])["token"], there[1]
 
   def acquire(self, timeout: float, poll_interval: float) -> None:
     """Takes the object if it is free or its holder is gone.
@@ -137,7 +142,7 @@ class BucketLease:
       content, replaces = there
       if replaces != self._seen[0]:
         self._seen = (replaces, time.monotonic())
-      pid = _pid_here(content)
+      pid = _pid_here(_read_lease(self._path, content))
       is_gone = pid is not None and not psutil.pid_exists(pid)
       waited = time.monotonic() - self._seen[1]
       if not is_gone and waited < LEASE_SECONDS:
@@ -309,7 +314,7 @@ def find_holder(folder: str) -> str | None:
       files: Any = storage.file_system(path)
       if (there := files.read_version(path)) is None:
         return None
-      pid = _pid_here(there[0])
+      pid = _pid_here(_read_lease(path, there[0]))
       written = files.modified(path).timestamp()
       is_ours = pid == os.getpid()
     else:
@@ -341,12 +346,11 @@ def _name_holder(path: str) -> str:
     if owner is None
     else f"process {owner.pid} on {owner.hostname.partition('?')[0]}"
   )
-  try:
-    holder = json.loads(epath.Path(f"{path}.json").read_text())
+  with contextlib.suppress(OSError, ValueError):
+    keys = {"host": str, "pid": int, "since": str}
+    holder = parsing.json_file(f"{path}.json", "a lock's holder", keys)
     if owner is None or holder["pid"] == owner.pid:
       return (
         f"process {holder['pid']} on {holder['host']} since {holder['since']}"
       )
-  except (OSError, ValueError, KeyError, TypeError):
-    pass
   return name

@@ -22,9 +22,10 @@ from flax import traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pydantic
 import tensorstore as ts
 
-from t5x.files import digests, storage
+from t5x.files import digests, parsing, storage
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
@@ -38,6 +39,26 @@ _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 _CACHE_BYTES = 2**26
 
 
+class _Evaluation(pydantic.BaseModel):
+  """An evaluation of a run, or a time that its actions ran."""
+
+  step: int
+  metrics: dict[str, dict[str, float]] = {}
+
+
+# The facts of a run that are read, some of which older ones lack.
+_FACTS = {
+  "evals": list[_Evaluation],
+  "acted": (dict[str, list[_Evaluation]], {}),
+  "base": (dict[str, str] | None, None),
+  "base_fingerprint": (str | None, None),
+  "task": (str, ""),
+  "first_step": (int, 0),
+  "is_stopped": (bool, False),
+  "seconds": (float, 0.0),
+}
+
+
 def open_arrays(folder: str) -> dict[tuple[str, ...], StoredArray]:
   """Opens an Orbax folder without reading an array.
 
@@ -49,38 +70,42 @@ def open_arrays(folder: str) -> dict[tuple[str, ...], StoredArray]:
 
   Returns:
     Place in the tree -> array.
+
+  Raises:
+    ValueError: if its metadata is malformed.
   """
   path = epath.Path(folder)
-  tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
-  settings = json.loads((path / "_METADATA").read_text())
-  is_ocdbt = (path / "manifest.ocdbt").exists()
-  spec = {
-    "driver": "zarr3" if settings.get("use_zarr3") else "zarr",
-    "recheck_cached_data": False,
-    # Old releases left out chunks of zeros.
-    "fill_missing_data_reads": not settings.get(
-      "store_array_data_equal_to_fill_value"
-    ),
-  }
-  caches = {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}}
-  context = ts.Context(caches) if is_ocdbt else None
+  with parsing.of(folder, "an Orbax checkpoint"):
+    tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+    settings = json.loads((path / "_METADATA").read_text())
+    is_ocdbt = (path / "manifest.ocdbt").exists()
+    spec = {
+      "driver": "zarr3" if settings.get("use_zarr3") else "zarr",
+      "recheck_cached_data": False,
+      # Old releases left out chunks of zeros.
+      "fill_missing_data_reads": not settings.get(
+        "store_array_data_equal_to_fill_value"
+      ),
+    }
+    caches = {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}}
+    context = ts.Context(caches) if is_ocdbt else None
 
-  def stored(array: Any) -> StoredArray:
-    kvstore = stored_arrays.kvstore(f"{folder}/{array.name}/")
-    if is_ocdbt:
-      base = stored_arrays.kvstore(f"{folder}/")
-      kvstore = {"driver": "ocdbt", "base": base, "path": f"{array.name}/"}
-    shape, name = tuple(array.shape), f"{folder}/{array.name}"
-    opener = functools.partial(
-      stored_arrays.open_zarr, shape, name, kvstore, context, **spec
-    )
-    return StoredArray(shape, np.dtype(array.dtype), opener)
+    def stored(array: Any) -> StoredArray:
+      kvstore = stored_arrays.kvstore(f"{folder}/{array.name}/")
+      if is_ocdbt:
+        base = stored_arrays.kvstore(f"{folder}/")
+        kvstore = {"driver": "ocdbt", "base": base, "path": f"{array.name}/"}
+      shape, name = tuple(array.shape), f"{folder}/{array.name}"
+      opener = functools.partial(
+        stored_arrays.open_zarr, shape, name, kvstore, context, **spec
+      )
+      return StoredArray(shape, np.dtype(array.dtype), opener)
 
-  return {
-    keys: stored(leaf)
-    for keys, leaf in traverse_util.flatten_dict(tree).items()
-    if hasattr(leaf, "shape")
-  }
+    return {
+      keys: stored(leaf)
+      for keys, leaf in traverse_util.flatten_dict(tree).items()
+      if hasattr(leaf, "shape")
+    }
 
 
 def open_checkpoint(
@@ -100,17 +125,20 @@ def open_checkpoint(
   """
   nested = epath.Path(folder) / ITEM
   inside = str(nested) if nested.is_dir() else folder
-  try:
+  what = (
+    "a base checkpoint: expected a T5X checkpoint, or an Orbax folder with "
+    "target and state/step, as save_base_checkpoint writes it"
+  )
+  with parsing.of(folder, what):
+    if not epath.Path(f"{inside}/_METADATA").exists():
+      raise KeyError("_METADATA")  # Another program's folder, or older.
     arrays = open_arrays(inside)
     step = int(stored_arrays.read(arrays[ITEM, "step"]))
-  except (OSError, KeyError, AttributeError, TypeError) as e:
-    raise ValueError(
-      f"{folder} is not a base checkpoint: expected a T5X checkpoint, or an "
-      "Orbax folder with target and state/step, as save_base_checkpoint "
-      f"writes it ({e})."
-    ) from e
   file = epath.Path(folder) / _METADATA_FILE
-  metadata = json.loads(file.read_text()) if file.exists() else {}
+  metadata: dict[str, Any] = {}
+  if file.exists():
+    keys = {"custom_metadata": (dict[str, Any] | None, None)}
+    metadata = parsing.json_file(file, "metadata", keys)
   target = {
     "/".join(keys[1:]): array
     for keys, array in arrays.items()
@@ -159,8 +187,13 @@ def is_run(folder: str) -> bool:
 
 
 def read_run_info(folder: str) -> dict[str, Any]:
-  """Reads the facts that `t5x.checkpoints` saved beside the state."""
-  return json.loads((epath.Path(folder) / RUN / "metadata").read_text())
+  """Reads the facts that `t5x.checkpoints` saved beside the state.
+
+  Raises:
+    ValueError: if they are malformed.
+  """
+  path = epath.Path(folder) / RUN / "metadata"
+  return parsing.json_file(path, "the facts of a run", _FACTS)
 
 
 def trained_arrays(folder: str) -> dict[str, StoredArray]:

@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping
 from concurrent import futures
 import dataclasses
 import math
+import os
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import tensorstore as ts
+
+from t5x.files import parsing
 
 Index = tuple[slice, ...]
 Reader = Callable[[Index], np.ndarray]
@@ -132,13 +135,9 @@ def open_zarr(
   """
 
   def result(future: ts.Future, verb: str) -> Any:
-    try:
+    what = f"an array that can be {verb}"
+    with parsing.of(name, what, "Copy the checkpoint again, whole."):
       return future.result()
-    except ValueError as e:
-      raise ValueError(
-        f"{name}: cannot be {verb}; copy the checkpoint again, whole "
-        f"({str(e).partition(' [')[0]})."
-      ) from None
 
   # Zarr would take a chunk that is missing for zeros.
   spec = {"driver": "zarr", "fill_missing_data_reads": False} | spec
@@ -158,7 +157,9 @@ def open_zarr(
 
 def kvstore(path: str) -> dict[str, Any]:
   """Returns TensorStore's spec of a local or a gs:// path."""
+  is_dir = path.endswith("/")
   if path.startswith("gs://"):
     bucket, _, path = path.removeprefix("gs://").partition("/")
     return {"driver": "gcs", "bucket": bucket, "path": path}
-  return {"driver": "file", "path": path}
+  # TensorStore refuses paths with "..", and needs the slash of a folder.
+  return {"driver": "file", "path": os.path.abspath(path) + "/" * is_dir}

@@ -16,7 +16,7 @@ from flax import serialization, traverse_util
 import numpy as np
 import tensorstore as ts
 
-from t5x.files import storage
+from t5x.files import parsing, storage
 from t5x.formats import stored_arrays
 from t5x.formats.stored_arrays import StoredArray
 
@@ -44,14 +44,17 @@ def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
   Raises:
     ValueError: if it has another format or version.
   """
-  file = epath.Path(folder) / _FILE
-  content = file.read_bytes()
+  content = (epath.Path(folder) / _FILE).read_bytes()
   if content.startswith(b"model_checkpoint_path"):
     raise ValueError(
       f"{folder} is a TensorFlow checkpoint of Mesh TensorFlow's T5: expected "
       "one of T5X's. Public models are at gs://t5-data/pretrained_models/t5x."
     )
-  try:
+  what = (
+    "a msgpack file of T5X's: expected a tree with version, optimizer/target "
+    "and optimizer/state/step"
+  )
+  with parsing.of(folder, what):
     tree = serialization.msgpack_restore(content)
     if (version := tree["version"]) != VERSION:
       raise ValueError(
@@ -65,13 +68,6 @@ def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
     )
     arrays = {name: _stored(folder, name, x) for name, x in target.items()}
     return int(tree["optimizer"]["state"]["step"]), arrays
-  except Exception as e:  # Parsers raise errors of many classes.
-    if isinstance(e, ValueError) and str(e).startswith(folder):
-      raise
-    raise ValueError(
-      f"{file} is no msgpack file of T5X's: expected a tree with version, "
-      f"optimizer/target and optimizer/state/step ({e!r:.200})."
-    ) from None
 
 
 def _is_spec(node: Any) -> bool:
@@ -133,12 +129,16 @@ def write_checkpoint(
   if folder.exists():
     folder.rmtree()
   folder.mkdir(parents=True)
-  target = {
-    tuple(name.split("/")): stored_arrays.read(array)
-    if len(array.shape) < 2
-    else _write_zarr(folder, name, array)
-    for name, array in arrays.items()
-  }
+  try:
+    target = {
+      tuple(name.split("/")): stored_arrays.read(array)
+      if len(array.shape) < 2
+      else _write_zarr(folder, name, array)
+      for name, array in arrays.items()
+    }
+  except BaseException:
+    folder.rmtree()
+    raise
   tree = {
     "version": VERSION,
     "optimizer": {

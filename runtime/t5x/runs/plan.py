@@ -12,6 +12,8 @@ import seqio
 from t5x import checkpoints, gin_utils, models, partitioning, utils
 from t5x import trainer as trainer_lib
 from t5x.configuration import identity
+from t5x.input import damage
+from t5x.input.datasets import DatasetConfig
 from t5x.runs import events, initialization
 from t5x.train_state import TrainState
 
@@ -236,7 +238,10 @@ def with_arguments_of(
 
   def decorate(run: Callable[[Any], Any]) -> Callable[..., Any]:
     def call(**arguments):
-      return run(plan_cls(**arguments))
+      plan = plan_cls(**arguments)
+      cfgs = [x for x in vars(plan).values() if isinstance(x, DatasetConfig)]
+      with damage.named(cfgs):
+        return run(plan)
 
     functools.update_wrapper(call, run)
     del vars(call)["__wrapped__"]  # gin would look for the arguments there.

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 
 from t5x.configuration.client import clients
+from t5x.files import parsing
 
 VERSION = 3
 
@@ -56,6 +57,16 @@ class Evaluation(Part):
   step: int
   metrics: Metrics
   score: Finite | None = None
+
+  @pydantic.model_validator(mode="after")
+  def _is_a_mean(self) -> "Evaluation":
+    values = [x for task in self.metrics.values() for x in task.values()]
+    if self.score is not None and values:
+      # Means may end on 100.00000000000001.
+      distance = max(min(values) - self.score, self.score - max(values))
+      if distance > 1e-6:
+        raise ValueError(f"the score {self.score} is no mean of its metrics")
+    return self
 
 
 class Device(Part):
@@ -201,7 +212,9 @@ _Record = TypeVar("_Record", bound=Record)
 
 
 def parse(
-  content: str | Mapping[str, Any], where: str, kind: type[_Record] = Record
+  content: str | bytes | Mapping[str, Any],
+  where: str,
+  kind: type[_Record] = Record,
 ) -> _Record:
   """Reads a `record.json`.
 
@@ -213,17 +226,10 @@ def parse(
   Raises:
     ValueError: if it is not the JSON of a record, or a score is invalid.
   """
-  try:
-    if isinstance(content, str):
+  with parsing.of(where, "the record of a run"):
+    if isinstance(content, str | bytes):
       return kind.model_validate_json(content)
     return kind.model_validate(content)
-  except pydantic.ValidationError as e:
-    problems = "; ".join(
-      f"{'.'.join(map(str, x['loc'])) or 'record'}: "
-      f"{x['msg'].removeprefix('Value error, ')}"
-      for x in e.errors()
-    )
-    raise ValueError(f"{where} is not the record of a run: {problems}.") from e
 
 
 def dump(fields: Mapping[str, Any], where: str) -> str:

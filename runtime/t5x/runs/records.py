@@ -168,15 +168,12 @@ def read(folder: str) -> dict[str, Any]:
   except FileNotFoundError:
     return {}
   try:
-    record = json.loads(content)
-    if isinstance(record, dict):
-      return record
-    problem = "it is not a JSON object"
-  except (ValueError, RecursionError) as e:
-    problem = f"it is not JSON: {e}" if content else "it is empty"
-  if jax.process_index() == 0:
-    safe_files.set_aside(path, problem, "It is written anew.")
-  return {}
+    record_schema.parse(content, path)
+    return json.loads(content)
+  except ValueError as e:
+    if jax.process_index() == 0:
+      safe_files.set_aside(path, str(e), "It is written anew.")
+    return {}
 
 
 def format_metrics(task: str, metrics: Mapping[str, float]) -> str:

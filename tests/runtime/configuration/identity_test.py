@@ -83,7 +83,7 @@ def test_damaged_file_is_named(tmp_path, damage):
   fields = json.loads(identity.dump(BEGUN, []))
   fields["settings"]["train.random_seed"] = "1"
   path.write_text(json.dumps(fields) if damage == "hash" else damage)
-  with pytest.raises(ValueError, match=r"configuration\.json is damaged"):
+  with pytest.raises(ValueError, match=r"configuration\.json is not the"):
     identity.read(str(tmp_path))
 
 

@@ -1,0 +1,52 @@
+"""Errors of damaged files of examples, which TensorFlow does not name."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import os
+
+import seqio
+import tensorflow as tf
+
+from t5x.input.datasets import DatasetConfig
+
+
+@contextlib.contextmanager
+def named(cfgs: Sequence[DatasetConfig]) -> Iterator[None]:
+  """Turns TensorFlow's error of reading examples into one that names the file.
+
+  Args:
+    cfgs: The examples that may be read meanwhile.
+
+  Raises:
+    ValueError: if TensorFlow cannot read them.
+  """
+  try:
+    yield
+  except tf.errors.OpError as error:
+    bad = [file for cfg in cfgs for file in _files(cfg) if _is_damaged(file)]
+    names = ", ".join(bad[:1] or [cfg.name for cfg in cfgs])
+    raise ValueError(
+      f"The examples in {names} cannot be read: {error.message:.300}. Get "
+      "another copy, or build the data again."
+    ) from error
+
+
+def _files(cfg: DatasetConfig) -> Iterator[str]:
+  """Yields the files with the examples of a split."""
+  for task in seqio.get_subtasks(cfg.task_or_mixture()):
+    if cfg.split in (task.splits or ()):
+      if cfg.use_cached and task.cache_dir:
+        prefix = seqio.get_cached_tfrecord_prefix(task.cache_dir, cfg.split)
+        yield from tf.io.gfile.glob(f"{prefix}-*")
+      else:
+        yield from map(os.fspath, task.source.list_shards(cfg.split))
+
+
+def _is_damaged(file: str) -> bool:
+  """Returns whether it is a file of records that TensorFlow cannot read."""
+  try:
+    for _ in tf.data.TFRecordDataset(file) if tf.io.gfile.exists(file) else ():
+      pass
+    return False
+  except tf.errors.OpError:
+    return True

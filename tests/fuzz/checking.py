@@ -1,0 +1,158 @@
+"""A check of one reader: it reads its file, or says why it does not.
+
+Memory is the growth of the process to its peak: touched pages, those of native
+libraries included. Only Linux tells it.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import tempfile
+import time
+
+from fuzz import mutations
+from fuzz.readers import READERS, Reader
+import hypothesis
+from hypothesis import configuration
+
+SECONDS = 10.0
+# Bytes beyond twice the file's size.
+MEMORY = 100 * 2**20
+# hypothesis keeps facts on the code here, by default in the working directory.
+_HOME = tempfile.TemporaryDirectory(prefix="hypothesis_")
+configuration.set_hypothesis_home_dir(_HOME.name)
+
+
+@dataclasses.dataclass
+class Counts:
+  """The outcomes of the mutations of a reader's file.
+
+  Attributes:
+    mutations: All.
+    refused: Those that an error refused.
+    unclean: Those with an error that is not the project's own, or of which one
+      needed too much memory or time.
+    unnamed: Those whose error does not name the file.
+    seconds: The most for one.
+    megabytes: The most memory for one.
+  """
+
+  mutations: int = 0
+  refused: int = 0
+  unclean: int = 0
+  unnamed: int = 0
+  seconds: float = 0.0
+  megabytes: float = 0.0
+
+
+def _memory(name: str) -> int:
+  """Returns VmRSS (now) or VmHWM (the most) of this process, in bytes."""
+  with contextlib.suppress(OSError):
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.findall(rf"{name}:\s*(\d+)", status)[0])
+  return 0
+
+
+def _forget_peak() -> int:
+  with contextlib.suppress(OSError):
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+  return _memory("VmHWM")
+
+
+@contextlib.contextmanager
+def _kept(folder: pathlib.Path, is_changed: bool) -> Iterator[None]:
+  """Gives the files of a folder their content again, if a reader changes it."""
+  files = {}
+  if is_changed:
+    files = {x: x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+  try:
+    yield
+  finally:
+    if is_changed:
+      for path in [x for x in folder.rglob("*") if x.is_file()]:
+        if path not in files:
+          path.unlink()
+      for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def check_one(
+  reader: Reader, path: pathlib.Path, data: bytes, counts: Counts
+) -> None:
+  """Reads a file with that content, and counts.
+
+  Raises:
+    AssertionError: if the reader did not read or refuse it as it should.
+  """
+  counts.mutations += 1
+  path.write_bytes(data)
+  before, start = _forget_peak(), time.monotonic()
+  allowed = (ValueError, OSError, *reader.errors)
+  error = None
+  try:
+    reader.read(path)
+  except Exception as raised:
+    error = raised
+    counts.refused += 1
+  seconds, used = time.monotonic() - start, _memory("VmHWM") - before
+  counts.seconds = max(counts.seconds, seconds)
+  counts.megabytes = max(counts.megabytes, used / 2**20)
+  # Parsers' own are of its subclasses.
+  is_own = type(error) is ValueError or not isinstance(error, ValueError)
+  is_own |= bool(reader.errors) and isinstance(error, reader.errors)
+  if error is not None and not (isinstance(error, allowed) and is_own):
+    counts.unclean += 1
+    raise AssertionError(f"{type(error).__name__} for {data[:200]}") from error
+  if seconds > SECONDS or used > 2 * len(data) + MEMORY:
+    counts.unclean += 1
+    raise AssertionError(f"{seconds:.1f} s, {used} bytes for {data[:200]}")
+  # Of a checkpoint's files, the checkpoint may be named.
+  names = {path.name, *({"checkpoint_7"} & {x.name for x in path.parents})}
+  is_named = any(name in str(error) for name in names)
+  if error is not None and reader.is_named and not is_named:
+    counts.unnamed += 1
+    raise AssertionError(f"no file is named in: {error}") from error
+
+
+def check(
+  name: str, folder: pathlib.Path, examples: int, seed: int, counts: Counts
+) -> None:
+  """Mutates the file of a reader.
+
+  Args:
+    name: The reader's name in `READERS`.
+    folder: An empty folder.
+    examples: The number of mutations.
+    seed: Their seed.
+    counts: It is counted there.
+
+  Raises:
+    AssertionError: at a failure, with the smallest mutation that causes it.
+  """
+  reader = READERS[name]
+  path = folder / reader.make(folder)
+  good = path.read_bytes()
+  with _kept(folder, reader.writes):
+    reader.read(path)
+
+  @hypothesis.seed(seed)
+  @hypothesis.settings(
+    max_examples=examples,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+  )
+  @hypothesis.given(mutations.MUTATIONS)
+  def each(edits: list[tuple[int, int, int, int]]) -> None:
+    with _kept(folder, reader.writes):
+      check_one(reader, path, mutations.mutated(good, edits), counts)
+
+  each()
+
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+SEED = int(os.environ.get("FUZZ_SEED", "0"))

@@ -1,0 +1,42 @@
+"""No content of a file makes a reader fail in another way than it says."""
+
+from fuzz import checking
+from fuzz.readers import READERS
+import pytest
+
+# Reader -> contents that once failed.
+CORPUS: dict[str, list[bytes]] = {
+  "gin binding": [b"X = {1: 2, [1]: 3}", b"X = " + b"[" * 5000],
+  "gin file": [b"X = {1: 2, [1]: 3}", b"X = '\xff'", b"include 'x.gin'"],
+  "sheet": [b"extends = 1", b"a = " + b"[" * 5000],
+  "stored record": [b"\xff"],
+  "record of a run": [b'{"data": []}', b"[" * 5000],
+  "configuration of a run": [b'{"settings": [0]}', b"[" * 5000],
+  "digests": [b"[" * 5000, b"\xff", b'{"sha256": {"/dev/zero": "0"}}'],
+  "predictions": [b'{"inputs": {"idx": Infinity}, "prediction": "neutral"}'],
+  "facts of a run": [b"[]", b"{}", b'{"evals": [1]}'],
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_some_mutations(tmp_path, name):
+  examples = checking.EXAMPLES or 8
+  counts = checking.Counts()
+  checking.check(name, tmp_path, examples, checking.SEED, counts)
+  assert counts.mutations >= examples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_more_mutations(tmp_path, name):
+  checking.check(name, tmp_path, 300, checking.SEED + 1, checking.Counts())
+
+
+@pytest.mark.parametrize(
+  ("name", "data"),
+  [(name, data) for name, found in CORPUS.items() for data in found],
+)
+def test_contents_that_once_failed(tmp_path, name, data):
+  reader = READERS[name]
+  path = tmp_path / reader.make(tmp_path)
+  checking.check_one(reader, path, data, checking.Counts())
