@@ -110,10 +110,8 @@ def check_one(
   if seconds > SECONDS or used > 2 * len(data) + MEMORY:
     counts.unclean += 1
     raise AssertionError(f"{seconds:.1f} s, {used} bytes for {data[:200]}")
-  # Of a checkpoint's files, the checkpoint may be named.
-  names = {path.name, *({"checkpoint_7"} & {x.name for x in path.parents})}
-  is_named = any(name in str(error) for name in names)
-  if error is not None and reader.is_named and not is_named:
+  name = path.name if reader.called is None else reader.called
+  if error is not None and name not in str(error):
     counts.unnamed += 1
     raise AssertionError(f"no file is named in: {error}") from error
 

@@ -4,6 +4,10 @@ from fuzz import checking
 from fuzz.readers import READERS
 import pytest
 
+# Orbax leaves reads behind when one of them fails.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 # Reader -> contents that once failed.
 CORPUS: dict[str, list[bytes]] = {
   "gin binding": [b"X = {1: 2, [1]: 3}", b"X = " + b"[" * 5000],

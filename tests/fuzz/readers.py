@@ -62,7 +62,8 @@ class Reader:
     make: Writes good files into an empty folder; returns the name of the file
       to mutate, relative to the folder.
     read: Reads the file, given its path.
-    is_named: Whether errors name the file; else the caller does.
+    called: The name that errors have: by default the file's, "" if the caller
+      adds it.
     errors: Errors that the caller of this reader treats, beside ValueError and
       OSError.
     writes: Whether reading changes the folder.
@@ -70,7 +71,7 @@ class Reader:
 
   make: Callable[[pathlib.Path], str]
   read: Callable[[pathlib.Path], Any]
-  is_named: bool = True
+  called: str | None = None
   errors: tuple[type[Exception], ...] = ()
   writes: bool = False
 
@@ -354,7 +355,7 @@ def _text(content: str, read: Callable[[str], Any]) -> Reader:
     "text",
     content,
     lambda path: read(path.read_bytes().decode("latin-1")),
-    is_named=False,
+    called="",
   )
 
 
@@ -364,7 +365,7 @@ def _body(kind: type[pydantic.BaseModel], **fields: Any) -> Reader:
     "body.json",
     json.dumps(fields),
     lambda path: kind.model_validate_json(path.read_bytes()),
-    is_named=False,
+    called="",
     errors=(pydantic.ValidationError,),
   )
 
@@ -376,7 +377,7 @@ def _upload(content: bytes) -> Reader:
     with tempfile.TemporaryDirectory() as scratch:
       prompt_store._parse(path.read_bytes(), pathlib.Path(scratch))
 
-  return _file("upload", content, read, is_named=False)
+  return _file("upload", content, read, called="")
 
 
 _TENSORS = prompt_files.content(_PROMPT, _METADATA, ".safetensors")
@@ -395,7 +396,8 @@ _ZIPPED = _zip(
     ),
   }
 )
-_STATE = "checkpoint_7/state"
+_NAME = "checkpoint_7"
+_STATE = f"{_NAME}/state"
 _CLAIMS, _PARAMETERS = (
   (_ROOT / "configs" / f"{name}.toml").read_text()
   for name in ("claims", "parameters")
@@ -451,15 +453,24 @@ READERS: dict[str, Reader] = {
   "digests": _inside(
     "digests.json", json.dumps({"sha256": {"a": "0" * 64}}), digests.damage
   ),
-  "T5X's tree": _made(_v3, "*/checkpoint", _read_model),
-  "T5X's zarr index": _made(_v3, "*/*/.zarray", _read_model),
-  "T5X's zarr chunk": _made(_v3, "*/*/0.0", _read_model),
-  "Orbax's tree": _made(_unsigned, f"{_STATE}/_METADATA", _read_model),
-  "Orbax's sharding": _made(_unsigned, f"{_STATE}/_sh*", _read_model),
-  "Orbax's manifest": _made(_unsigned, f"{_STATE}/man*", _read_model),
-  "Orbax's arrays": _made(_unsigned, f"{_STATE}/**/d/*", _read_model),
-  "Orbax's metadata": _made(_unsigned, "*/_CHECKPOINT_METADATA", _read_model),
-  "checkpoint with digests": _made(_base, "*/**/d/*", _read_model),
+  "T5X's tree": _made(_v3, "*/checkpoint", _read_model, called=_NAME),
+  "T5X's zarr index": _made(_v3, "*/*/.zarray", _read_model, called=_NAME),
+  "T5X's zarr chunk": _made(_v3, "*/*/0.0", _read_model, called=_NAME),
+  "Orbax's tree": _made(
+    _unsigned, f"{_STATE}/_METADATA", _read_model, called=_NAME
+  ),
+  "Orbax's manifest": _made(
+    _unsigned, f"{_STATE}/man*", _read_model, called=_NAME
+  ),
+  "Orbax's arrays": _made(
+    _unsigned, f"{_STATE}/**/d/*", _read_model, called=_NAME
+  ),
+  "Orbax's metadata": _made(
+    _unsigned, "*/_CHECKPOINT_METADATA", _read_model, called=_NAME
+  ),
+  "checkpoint with digests": _made(
+    _base, "*/**/d/*", _read_model, called=_NAME
+  ),
   "facts of a run": _file(
     "checkpoint_1/run/metadata",
     json.dumps(_FACTS),
@@ -502,8 +513,12 @@ READERS: dict[str, Reader] = {
     _lines(*({**_CB_ROW, "idx": i} for i in range(56))),
     lambda path: release_rows.check_file(_CB, "validation", path),
   ),
-  "TFDS's description": _made(_tfds, "**/dataset_info.json", _read_tfds),
-  "TFDS's features": _made(_tfds, "**/features.json", _read_tfds),
+  "TFDS's description": _made(
+    _tfds, "**/dataset_info.json", _read_tfds, called="1.0.2"
+  ),
+  "TFDS's features": _made(
+    _tfds, "**/features.json", _read_tfds, called="1.0.2"
+  ),
   "examples, TFRecord": _made(_examples, "*", _read_examples),
   "index of a task's cache": _file(
     "info.train.json",
@@ -537,7 +552,7 @@ READERS: dict[str, Reader] = {
     _jobs,
     "jobs.sqlite",
     _read_jobs,
-    is_named=False,
+    called="",
     errors=(sqlite3.Error, ValueError, TypeError),
     writes=True,
   ),
@@ -545,7 +560,7 @@ READERS: dict[str, Reader] = {
     "x.jsonl",
     _lines({"prompt": "a", "completion": "b"}),
     lambda path: list(jobs.parse_examples(path.read_bytes())),
-    is_named=False,
+    called="",
   ),
   "upload, safetensors": _upload(_TENSORS),
   "upload, npy": _upload(_NUMPY),
