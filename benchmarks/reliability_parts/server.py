@@ -21,7 +21,7 @@ from traffic.servers import Server
 
 _CHECKPOINT, _TASK = "checkpoints/ladder_m/lm_100", "ladder_boolq"
 # Of a job: enough for it to be running when the kill comes.
-_STEPS = 40
+_STEPS = 200
 _CLIENTS = 4
 # One length of inputs, so that a start takes seconds.
 _FLAGS = ("--lengths=192", "--rows=4", "--max_tokens=8", "--labels=16")
@@ -93,8 +93,10 @@ def _prompt(server: Server, job: str, folder: pathlib.Path) -> bytes | None:
   """Waits for a job's end; returns its prompt, or None if it has none."""
   servers.wait_until(lambda: server.jobs.retrieve(job).finished_at is not None)
   name = server.jobs.retrieve(job).fine_tuned_model
+  if name is None:
+    return None
   path = folder / "prompts" / f"{name}.safetensors"
-  return name and prompt_files.load_prompt(path)[0].tobytes()
+  return prompt_files.load_prompt(path)[0].tobytes()
 
 
 def _checkpoints(server: Server, jobs: list[str]) -> int:

@@ -288,7 +288,7 @@ def test_axe_finds_nothing(shown, address, scheme, width):
 
 
 def test_a_key_is_asked_for(shown, service):
-  limits = Limits(keys=frozenset([hashlib.sha256(KEY.encode()).hexdigest()]))
+  limits = Limits(keys={hashlib.sha256(KEY.encode()).hexdigest(): "ann"})
   closed = dataclasses.replace(service, limits=limits)
   with _running(closed) as address:
     shown.browser.get(address)
