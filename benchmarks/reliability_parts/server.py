@@ -40,7 +40,7 @@ def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
     those `lost`; of requests with `answers` equal to a lone request's, and of
     `wrong` ones. A job's prompt must be an undisturbed job's, or it is wrong.
   """
-  rounds, kills = (6, 10) if full else (1, 2)
+  rounds, kills = (15, 4) if full else (1, 2)
   call = functools.partial(_round, kills)
   return cases.count(scratch, {f"round {i}": call for i in range(rounds)})
 
