@@ -37,7 +37,7 @@ class Refusal(NamedTuple):
   """What a program is told instead of the server's answer.
 
   Attributes:
-    code: Status of HTTP.
+    code: Status of HTTP; 0 hangs up.
     message: In words.
     is_done: Whether the server did what was asked, and its answer was lost.
   """
@@ -63,6 +63,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     status, headers, content = self.server.answer(
       self.command, self.path, body, _without_line(headers)
     )
+    if not status:
+      self.close_connection = True
+      return
     self.send_response(status)
     for name, value in _without_line(headers).items():
       self.send_header(name, value)

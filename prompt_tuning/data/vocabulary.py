@@ -112,7 +112,8 @@ def _on_disk(path: str) -> str:
     content = epath.Path(path).read_bytes()
   # Libraries of buckets raise many classes without a network or an account.
   except Exception as error:
-    why = " ".join(str(error).split())[:200] or type(error).__name__
+    told = getattr(error, "strerror", None) or str(error)
+    why = " ".join(told.split())[:200] or type(error).__name__
     if isinstance(error, FileNotFoundError | tf.errors.NotFoundError):
       why = "it does not exist"
     raise ValueError(

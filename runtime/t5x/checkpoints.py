@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from t5x import metrics as metrics_lib
 from t5x import multihost
-from t5x.files import digests, storage
+from t5x.files import digests, failures, storage
 from t5x.formats import checkpoint_folder, orbax, stacking, stored_arrays
 from t5x.formats.base_checkpoints import (
   BaseCheckpoint,
@@ -198,9 +198,9 @@ class Checkpointer:
   def _cleared_on_error(self, path: epath.Path) -> Iterator[None]:
     """Deletes a checkpoint that could not be written, to free the disk."""
     try:
-      with orbax.names_checkpoint(path):
+      with failures.explained(path):
         yield
-    except OSError:
+    except (OSError, ValueError):
       self._writing = None
       self.check_lock()
       if jax.process_index() == 0:

@@ -3,7 +3,9 @@
 from t5x.configuration import command_flags
 
 if __name__ == "__main__":
-  command_flags.show_help_if_asked("eval")  # Before slow imports.
+  # Before slow imports.
+  command_flags.report_errors()
+  command_flags.show_help_if_asked("eval")
 
 from t5x import gin_utils
 from t5x.metrics import MetricsByTask

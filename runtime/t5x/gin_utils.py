@@ -11,7 +11,13 @@ from typing import Any
 from absl import app, flags, logging
 import gin
 
-from t5x.configuration import checks, identity, reading, resolution
+from t5x.configuration import (
+  checks,
+  command_flags,
+  identity,
+  reading,
+  resolution,
+)
 from t5x.configuration.client import clients
 from t5x.configuration.command_flags import define_flags, rewrite_gin_args
 from t5x.files import safe_files
@@ -145,7 +151,6 @@ def _start(
   fn: Callable[..., Any], run: Callable[[Callable[..., Any]], None]
 ) -> None:
   # They take seconds: not for --help.
-  import jax
   import seqio
 
   from t5x import multihost
@@ -163,9 +168,7 @@ def _start(
       given != (None, None, None) or multihost.is_one_of_several()
     )
   if is_one_of_several:
-    jax.distributed.initialize(
-      *given, initialization_timeout=values.initialization_timeout or 300
-    )
+    multihost.initialize(*given, timeout=values.initialization_timeout or 300)
   if values.tfds_data_dir:
     seqio.set_tfds_data_dir_override(values.tfds_data_dir)
   seqio.add_global_cache_dirs(values.seqio_additional_cache_dirs)
@@ -237,8 +240,14 @@ def run_entry_point(
     except (ValueError, OSError, ImportError, FloatingPointError) as e:
       if flags.FLAGS.traceback:
         raise
+      command_flags.tell_others(e)
       print(f"Error: {_GIN_NOTES.sub('', str(e))}", file=sys.stderr)
+      command_flags.leave(1)
       sys.exit(1)
+    except SystemExit:
+      command_flags.leave(0)  # A signal stops all of the processes.
+      raise
+    command_flags.leave(0)
 
   try:
     args = rewrite_gin_args(sys.argv)

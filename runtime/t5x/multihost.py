@@ -1,14 +1,34 @@
-"""Agreement between the processes of one run."""
+"""Agreement between the processes of one run, which end together."""
 
+from collections.abc import Callable, Mapping
+import contextlib
+import ctypes
 import glob
 import importlib.util
 import json
 import os
-from typing import Any
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any, NamedTuple
 
 import jax
+from jax._src import distributed  # JAX's store of keys has no public name.
 from jax.experimental import multihost_utils
 import numpy as np
+
+# Seconds that a process may take to report its own error after another's, which
+# may be the same.
+GRACE_SECONDS = 0.5
+# Seconds in which the processes connect, once all of them run.
+_CONNECT_SECONDS = 60
+# A machine that is silent for 5 s is probed, and is lost after 15 s more.
+_PROBES = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+_DONE, _FAILED = b"done", "failed."
+_MOST_BYTES = 1000
 
 
 def from_first_process(value: Any) -> Any:
@@ -52,3 +72,220 @@ def is_one_of_several() -> bool:
   has_step = "SLURM_STEP_NODELIST" in os.environ
   tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
   return is_on_tpu or (has_step and tasks > 1)
+
+
+class Peer(NamedTuple):
+  """Another process of the run: its name, and a connection with it."""
+
+  name: str
+  connection: socket.socket
+
+  def send(self, word: bytes) -> None:
+    """Sends a word, unless the process is gone."""
+    with contextlib.suppress(OSError):
+      self.connection.sendall(word)
+
+
+class Watch:
+  """A watch over the other processes of a run: if one dies, all of them end.
+
+  Each process has a connection with the first one, which the system closes if
+  one of the two dies. JAX alone would wait for minutes, and then abort without
+  a word about which process it was.
+
+  Attributes:
+    on_loss: Called with the reason in the first of the processes that are left,
+      before it ends.
+  """
+
+  def __init__(
+    self, index: int, peers: Mapping[int, Peer], end: Callable[[str], Any]
+  ):
+    """Starts the watch.
+
+    Args:
+      index: The index of this process.
+      peers: The first process has all of the others, and each of those has the
+        first.
+      end: Ends this process, for a reason.
+    """
+    self.on_loss: list[Callable[[str], Any]] = []
+    self._index, self._peers, self._end = index, peers, end
+    self._ending = threading.Lock()
+    self._done = {number: threading.Event() for number in peers}
+    for number in peers:
+      listening = threading.Thread(target=self._listen, args=(number,))
+      listening.daemon = True
+      listening.start()
+
+  def _listen(self, number: int) -> None:
+    """Waits for the last word of another process, or for its death."""
+    word, peer = b"", self._peers[number]
+    with contextlib.suppress(OSError):
+      word = peer.connection.recv(_MOST_BYTES)
+    if word == _DONE:
+      self._done[number].set()
+      return
+    # The first process tells the others which one it has lost.
+    reason = word.decode() or f"{peer.name} was lost."
+    if reason.endswith(_FAILED):
+      time.sleep(GRACE_SECONDS)
+    if not self._ending.acquire(blocking=False):
+      return
+    for other in self._peers.values():
+      other.send(reason.encode())
+    text = (
+      f"{reason} This process ends too. Start all of them again: the same "
+      "command resumes the run."
+    )
+    self._end_after(20 * GRACE_SECONDS, text)
+    first_left = 1 if number == 0 and not word else 0
+    for write in self.on_loss if self._index == first_left else ():
+      with contextlib.suppress(Exception):
+        write(reason)
+    self._end(text)
+
+  def _end_after(self, seconds: float, text: str) -> None:
+    """Ends this process if something hangs on its way out."""
+    timer = threading.Timer(seconds, self._end, [text])
+    timer.daemon = True
+    timer.start()
+
+  def fail(self) -> None:
+    """Ends the others, since this process failed, and this one if it hangs.
+
+    On its way out it may wait for the others.
+    """
+    if self._ending.acquire(blocking=False):
+      for peer in self._peers.values():
+        peer.send(f"{_name(self._index)} {_FAILED}".encode())
+      text = "This process failed, and could not end by itself."
+      self._end_after(10 * GRACE_SECONDS, text)
+
+  def close(self) -> None:
+    """Waits until all processes are done; from there on they may end."""
+    # The first process speaks last.
+    if self._index:
+      self._peers[0].send(_DONE)
+    for done in self._done.values():
+      done.wait()
+    for peer in self._peers.values() if self._index == 0 else ():
+      peer.send(_DONE)
+
+
+def connect(
+  index: int, count: int, address: str, store: Any
+) -> dict[int, Peer]:
+  """Connects the first process with each of the others.
+
+  Args:
+    index: The index of this process.
+    count: The number of processes.
+    address: The host of the first one.
+    store: JAX's store of keys.
+
+  Raises:
+    OSError: if one of them does not come.
+  """
+  if index:
+    place = store.blocking_key_value_get("watch", 1000 * _CONNECT_SECONDS)
+    port, token, name = json.loads(place)
+    first = socket.create_connection((address, port), _CONNECT_SECONDS)
+    hello = json.dumps([token, index, _name(index)]).encode()
+    first.sendall(hello.ljust(_MOST_BYTES))
+    return {0: Peer(name, _kept_alive(first))}
+  peers: dict[int, Peer] = {}
+  token, has_both = secrets.token_hex(16), socket.has_dualstack_ipv6()
+  with socket.create_server(
+    ("", 0),
+    family=socket.AF_INET6 if has_both else socket.AF_INET,
+    backlog=count,
+    dualstack_ipv6=has_both,
+  ) as server:
+    server.settimeout(_CONNECT_SECONDS)
+    place = server.getsockname()[1], token, _name(0)
+    store.key_value_set("watch", json.dumps(place))
+    while len(peers) < count - 1:
+      connection, _ = server.accept()
+      connection.settimeout(_PROBES["TCP_KEEPIDLE"])
+      with contextlib.suppress(OSError, ValueError):  # A stranger.
+        hello = connection.recv(_MOST_BYTES, socket.MSG_WAITALL)
+        told, number, name = json.loads(hello)
+        if secrets.compare_digest(told, token):
+          peers[number] = Peer(name, _kept_alive(connection))
+          continue
+      connection.close()
+  return peers
+
+
+def _name(index: int) -> str:
+  return f"Process {index} on {socket.gethostname()}"
+
+
+def _kept_alive(connection: socket.socket) -> socket.socket:
+  connection.settimeout(None)
+  connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+  for name, value in _PROBES.items():
+    if hasattr(socket, name):  # macOS calls the first one otherwise.
+      connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+  return connection
+
+
+# The watch of this process, if it is one of several.
+watch: Watch | None = None
+
+
+def initialize(*given: Any, timeout: int) -> None:
+  """Joins the processes of a run, which from there on end together.
+
+  Args:
+    *given: Address of the first process, number of processes, and index of this
+      one; None for what JAX finds out.
+    timeout: Seconds to wait for the others.
+
+  Raises:
+    ConnectionError: if some of them do not come.
+  """
+  global watch
+  try:
+    jax.distributed.initialize(*given, initialization_timeout=timeout)
+    state = distributed.global_state
+    index, count = state.process_id, state.num_processes
+    address = str(state.coordinator_address).rpartition(":")[0].strip("[]")
+    peers = connect(index, count, address, state.client)
+  except (RuntimeError, OSError) as error:
+    raise ConnectionError(
+      f"The processes did not find each other within {timeout} s: "
+      f"{str(error).splitlines()[0]}. Start all of them, with the same address "
+      "and count; --initialization_timeout allows more time."
+    ) from error
+  watch = Watch(index, peers, _exit)
+  # Without the first process, JAX aborts at once. Its thread sleeps meanwhile:
+  # this C function, as a handler, gets the signal's number, 6, as its seconds.
+  c = ctypes.CDLL(None)
+  c.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+  c.signal(signal.SIGABRT, ctypes.cast(c.sleep, ctypes.c_void_p))
+
+
+def _exit(reason: str) -> None:
+  print(f"\nError: {reason}", file=sys.stderr, flush=True)
+  os._exit(1)  # Python's own end would wait for the others.
+
+
+def fail(error: BaseException) -> None:
+  """Ends the other processes, if there are any, since this one failed."""
+  if watch is not None:
+    if isinstance(error, RuntimeError):
+      # JAX fails if another process is lost, which the watch is about to see.
+      time.sleep(4 * GRACE_SECONDS)
+    watch.fail()
+
+
+def leave(status: int) -> None:
+  """Ends this process if it is one of several; with 0, when all are done."""
+  if watch is not None and status == 0:
+    watch.close()
+  elif watch is not None:
+    time.sleep(2 * GRACE_SECONDS)  # The others cannot do without the first.
+    sys.stdout.flush()
+    os._exit(status)

@@ -5,7 +5,9 @@ import sys
 from t5x.configuration import command_flags
 
 if __name__ == "__main__":
-  command_flags.show_help_if_asked("train")  # Before slow imports.
+  # Before slow imports.
+  command_flags.report_errors()
+  command_flags.show_help_if_asked("train")
 
 from absl import logging
 

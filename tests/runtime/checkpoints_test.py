@@ -216,7 +216,7 @@ def test_what_a_killed_run_left_is_cleared_away(folder, left):
   [
     (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),
     (ValueError("UNKNOWN: [OS error 122: Disk quota exceeded]"), "quota exc"),
-    (ValueError("PERMISSION_DENIED: no key [source='x.cc']"), "no key:"),
+    (ValueError("PERMISSION_DENIED: no key [source='x.cc']"), "may not .*log"),
   ],
 )
 def test_failed_write_says_why_and_leaves_the_old_checkpoints(
@@ -224,7 +224,7 @@ def test_failed_write_says_why_and_leaves_the_old_checkpoints(
 ):
   monkeypatch.setattr(digests, "write", mock.Mock(side_effect=error))
   checkpointer = _open(folder)
-  with pytest.raises(OSError, match=rf"{message}.*run/checkpoint_30'"):
+  with pytest.raises(OSError, match=rf"run/checkpoint_30: .*{message}"):
     _save(checkpointer, [(30, 1.0)])
   checkpointer.close()
   assert _kept(folder) == {"10", "20"}

@@ -159,6 +159,19 @@ def test_files_that_configure_no_run_are_refused(start):
     start("train", train_lib.train, *MODEL)
 
 
+def test_ctrl_c_is_one_line_before_a_run_too():
+  code = "import t5x.configuration.command_flags as x; x.report_errors(); "
+  result = subprocess.run(
+    [sys.executable, "-c", f"{code}raise KeyboardInterrupt"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 130
+  assert result.stderr.strip().startswith("Interrupted. The same command")
+  assert result.stderr.count("\n") == 2
+
+
 @pytest.mark.slow
 def test_wheel_works_in_a_folder_of_its_own(tmp_path):
   """Converted, tuned, swept and launched, by paths from that folder."""

@@ -78,6 +78,15 @@ def test_another_setting_is_refused(
   tiny.edit_record(finished, **record)
 
 
+def test_settings_that_are_damaged_can_be_removed(finished, base, tmp_path):
+  run = shutil.copytree(finished, tmp_path / "run")
+  (run / "configuration.json").write_text("{")
+  with pytest.raises(ValueError, match="remove the file if the settings"):
+    train(run, base, told())
+  (run / "configuration.json").unlink()
+  assert train(run, base, told()).was_over
+
+
 def test_run_that_saved_nothing_is_said_to_be_no_loss(finished, base, tmp_path):
   for name in ("record.json", "configuration.json"):
     shutil.copy(finished / name, tmp_path)

@@ -4,6 +4,7 @@ Nothing here imports JAX or what gin files name, so that help is there at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import os
 import re
 import shutil
 import signal
@@ -77,6 +78,38 @@ def rewrite_gin_args(args: Sequence[str]) -> list[str]:
       arg = f"--gin_bindings={name} = {value}"
     rewritten.append(arg)
   return rewritten
+
+
+def tell_others(error: BaseException) -> None:
+  """Tells the other processes of a run, if there are any, of an error."""
+  # They are joined by this module, which imports JAX.
+  if multihost := sys.modules.get("t5x.multihost"):
+    multihost.fail(error)
+
+
+def leave(status: int) -> None:
+  """Ends this process if it is one of several; with 0, when all are done."""
+  if multihost := sys.modules.get("t5x.multihost"):
+    multihost.leave(status)
+
+
+def report_errors() -> None:
+  """Makes Ctrl-C end the program with a line; before slow imports.
+
+  Any error that the program does not handle ends the other processes, too.
+  """
+
+  def report(kind, error, trace):
+    tell_others(error)
+    if issubclass(kind, KeyboardInterrupt):
+      text = "\nInterrupted. The same command starts the run, or resumes it."
+      print(text, file=sys.stderr, flush=True)
+      leave(128 + signal.SIGINT)
+      os._exit(128 + signal.SIGINT)  # Threads of a run may still work.
+    sys.__excepthook__(kind, error, trace)
+    leave(1)
+
+  sys.excepthook = report
 
 
 def show_help_if_asked(program: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from t5x.files import parsing, safe_files, storage
+from t5x.files import failures, parsing, safe_files, storage
 
 NAME = "digests.json"
 _KEY = "sha256"
@@ -77,12 +77,15 @@ def damage(folder: str | os.PathLike[str]) -> str | None:
       return f"{NAME} names {name!r}, which is outside"
 
   def problem(name: str) -> str | None:
+    # What may not be read is not damaged.
     try:
       if _sha256(folder / name) == expected[name]:
         return None
       return f"the content of {name} has changed since it was written"
     except FileNotFoundError:
       return f"{name} is missing"
+    except (PermissionError, failures.StoreError) as error:
+      raise failures.explain(error, folder / name) or error from error
     except (OSError, ValueError) as error:  # Names may have a null byte.
       return f"{name} cannot be read: {error}"
 

@@ -15,6 +15,8 @@ from typing import Any
 import aiohttp
 from gcsfs import core, retry
 
+from t5x.files import failures
+
 # Seconds of retries to an overloaded server, and to one that has not answered
 # yet and may be out of reach.
 PATIENCE_SECONDS = 300.0
@@ -37,7 +39,24 @@ class FileSystem(core.GCSFileSystem):
     # TensorStore and other hosts write to the bucket too.
     super().__init__(*args, **{**kwargs, "use_listings_cache": False})
 
-  async def _request(self, *args: Any, **kwargs: Any) -> Any:
+  async def _request(
+    self, method: str, path: str, *args: Any, **kwargs: Any
+  ) -> Any:
+    words = (method, path, *args)
+    try:
+      return await self._ask(*words, **kwargs)
+    except Exception as error:
+      # Objects are in the arguments, uploads in the path.
+      names = "/".join(map(str, args)) or path.partition("/b/")[2]
+      failure = failures.explain(error, f"gs://{names}")
+      if failure is None and retry.is_retriable(error):
+        failure = failures.from_server(f"gs://{names}", f"fails: {error}")
+      if failure is None:
+        raise
+      raise failure from error
+
+  async def _ask(self, *args: Any, **kwargs: Any) -> Any:
+    """Asks again and again, while there is hope."""
     start, wait = time.monotonic(), _FIRST_WAIT
     while (waited := time.monotonic() - start) < PATIENCE_SECONDS:
       try:

@@ -227,9 +227,11 @@ class RunLock:
 
   def __exit__(self, *error) -> None:
     if self._is_first and self._loss is None:
+      # What cannot be deleted does not hide the error that ended the run.
       with contextlib.suppress(OSError):
         epath.Path(self._holder_path).unlink()
-      self._lease.release()
+      with contextlib.suppress(OSError):
+        self._lease.release()
 
   def check(self) -> None:
     """Checks that the lock is still held; call it before writing.

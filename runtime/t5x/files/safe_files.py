@@ -19,8 +19,10 @@ from typing import BinaryIO
 from absl import logging
 from etils import epath
 
-from t5x.files import storage
+from t5x.files import failures, storage
 
+# More than a record takes.
+_RESERVE_BYTES = 1 << 16
 # `.NAME.RANDOM.tmp`
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
@@ -36,27 +38,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     The file to write the new content to.
 
   Raises:
-    OSError: if it cannot be written; it names the file, and leaves nothing new.
+    failures.StoreError: if it cannot be written; nothing new is left.
   """
   if "://" in os.fspath(path):
     # An object in a bucket appears whole or not at all.
     buffer = io.BytesIO()
     yield buffer
-    epath.Path(path).write_bytes(buffer.getvalue())
+    with failures.explained(path):
+      epath.Path(path).write_bytes(buffer.getvalue())
     return
   path = pathlib.Path(path)
   temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
   try:
-    with open(temporary, "xb") as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError as error:
-    if error.errno is None:
-      raise
-    # The error of a full disk names no file.
-    raise OSError(error.errno, error.strerror, str(path)) from error
+    with failures.explained(path):
+      with open(temporary, "xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -126,6 +125,24 @@ class PartialFile:
       for file in self._chunks:
         whole.write(file.read_bytes())
     self._folder.rmtree()
+
+
+class Reserve:
+  """Some space on a disk that is freed for a last file, if the disk is full."""
+
+  def __init__(self, beside: str):
+    """Takes the space in the folder of a file."""
+    path = pathlib.Path(beside)
+    name = f".{path.name}.{secrets.token_hex(6)}.tmp"
+    self._path = None if storage.is_bucket(beside) else path.with_name(name)
+    if self._path is not None:
+      with failures.explained(path):
+        self._path.write_bytes(bytes(_RESERVE_BYTES))
+
+  def free(self) -> None:
+    """Gives it back."""
+    if self._path is not None:
+      self._path.unlink(missing_ok=True)
 
 
 def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:

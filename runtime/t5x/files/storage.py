@@ -8,6 +8,7 @@ means copying.
 """
 
 import contextlib
+import errno
 import importlib.util
 import os
 import pathlib
@@ -16,6 +17,8 @@ import tempfile
 
 from etils import epath
 import fsspec
+
+from t5x.files import failures
 
 # Orbax's mark of a whole checkpoint in a bucket.
 MARK = "commit_success.txt"
@@ -115,8 +118,9 @@ def rename(path: Path, new: Path) -> None:
 def append(path: Path, text: str) -> None:
   """Appends text to a file, which need not exist."""
   if not is_bucket(path):
-    with open(path, "a", encoding="utf-8") as file:
-      file.write(text)
+    # At once: a signal between two writes would leave half a line.
+    with failures.explained(path), open(path, "ab", buffering=0) as file:
+      file.write(text.encode())
     return
   file = epath.Path(path)
   file.write_text((file.read_text() if file.exists() else "") + text)
@@ -174,6 +178,7 @@ def check_access(path: Path, name: str, verb: str) -> None:
     ValueError: if there is no such bucket, or no permission.
   """
   system = file_system(path)
+  bucket = "/".join(os.fspath(path).split("/")[:3])
   try:
     if verb == "read":
       # `is_dir` is false of a forbidden folder.
@@ -183,14 +188,13 @@ def check_access(path: Path, name: str, verb: str) -> None:
       probe = f"{os.fspath(path).rstrip('/')}/.probe-{os.urandom(8).hex()}"
       system.pipe_file(probe, b"")
       system.rm_file(probe)
-  except (OSError, RuntimeError) as error:
-    bucket = "/".join(os.fspath(path).split("/")[:3])
-    why = str(error)
-    if isinstance(error, FileNotFoundError):
-      why = f"there is no bucket {bucket}. Make it, or choose another"
-    elif any(x in why for x in ("Forbidden", "Anonymous", "401", "403")):
-      why = (
-        f"this account may not {verb} {bucket}. Give it the role Storage "
-        "Object User, or log in: gcloud auth application-default login"
-      )
-    raise ValueError(f"{name}: {why}.") from error
+  except FileNotFoundError as error:
+    raise ValueError(
+      f"{name}: there is no bucket {bucket}. Make it, or choose another."
+    ) from error
+  except failures.StoreError as error:
+    if error.errno != errno.EACCES:
+      raise ValueError(f"{name}: {error}") from error
+    raise ValueError(
+      f"{name}: this account may not {verb} {bucket}. {error.remedy}."
+    ) from error

@@ -8,13 +8,10 @@ A run's `state/` has the parameters that it trained, under flat names, and their
 optimizer state; `run/` names the base model. `t5x.checkpoints` writes them.
 """
 
-from collections.abc import Iterator, Mapping
-import contextlib
-import errno
+from collections.abc import Mapping
 import functools
 import json
 import logging
-import os
 from typing import Any
 
 from etils import epath
@@ -34,7 +31,6 @@ ITEM, RUN = "state", "run"
 # The prefix of the names of trained parameters.
 _TRAINABLE = "trainable/"
 _METADATA_FILE = "_CHECKPOINT_METADATA"
-_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 # Bytes of OCDBT's index to keep in memory while a folder is read.
 _CACHE_BYTES = 2**26
 
@@ -222,20 +218,3 @@ class RunItems(ocp.args.Composite):
 def is_news(record: logging.LogRecord) -> bool:
   """Returns whether to log a record: not if Orbax raises its error as well."""
   return record.levelno < logging.ERROR or "orbax" not in record.pathname
-
-
-@contextlib.contextmanager
-def names_checkpoint(path: epath.Path) -> Iterator[None]:
-  """Turns errors of writing a checkpoint into an OSError that names it."""
-  try:
-    yield
-  except (OSError, ValueError) as error:
-    number, text = getattr(error, "errno", None), str(error)
-    if number is None:
-      # TensorStore's errors have the system's in their text, before brackets.
-      known = (x for x in _OF_A_DISK if os.strerror(x) in text)
-      number = next(known, None)
-    if number is None:
-      reason = text.partition(" [")[0]
-      raise OSError(f"{reason}: '{path}'") from error
-    raise OSError(number, os.strerror(number), str(path)) from error

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-from t5x.files import parsing
+from t5x.files import failures, parsing
 
 Index = tuple[slice, ...]
 Reader = Callable[[Index], np.ndarray]
@@ -136,7 +136,8 @@ def open_zarr(
 
   def result(future: ts.Future, verb: str) -> Any:
     what = f"an array that can be {verb}"
-    with parsing.of(name, what, "Copy the checkpoint again, whole."):
+    remedy = "Copy the checkpoint again, whole."
+    with parsing.of(name, what, remedy), failures.explained(name):
       return future.result()
 
   # Zarr would take a chunk that is missing for zeros.

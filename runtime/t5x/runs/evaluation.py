@@ -9,7 +9,7 @@ import jax
 import seqio
 
 from t5x import checkpoints, models, multihost, partitioning, utils
-from t5x.files import storage
+from t5x.files import failures, storage
 from t5x.input import datasets, truncation
 from t5x.runs import events, metric_log, records
 from t5x.runs import plan as plan_lib
@@ -124,12 +124,13 @@ class InferenceEvaluator:
 
       return answer
 
-    metrics, _ = self._evaluator.evaluate(
-      compute_metrics=jax.process_index() == 0,
-      step=int(train_state.step),
-      **{name: bound(fn) for name, fn in self._infer_fns.items()},
-    )
-    computed = metrics.result() or {}
+    with failures.explained(self._upload.path if self._upload else "."):
+      metrics, _ = self._evaluator.evaluate(
+        compute_metrics=jax.process_index() == 0,
+        step=int(train_state.step),
+        **{name: bound(fn) for name, fn in self._infer_fns.items()},
+      )
+      computed = metrics.result() or {}
     if self._upload is not None and jax.process_index() == 0:
       self._upload.send()
     # Texts and histograms are for seqio's loggers.

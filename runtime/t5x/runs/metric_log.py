@@ -10,7 +10,7 @@ from etils import epath
 import jax
 
 import t5x
-from t5x.files import safe_files, storage
+from t5x.files import failures, safe_files, storage
 
 Line = Mapping[str, Any]
 
@@ -73,9 +73,10 @@ class MetricLog:
     self._add(first_step + 1, session_log=start)
 
   def _add(self, step: int, **content: Any) -> None:
-    self._writer.write_event(
-      self._event(wall_time=time.time(), step=step, **content)
-    )
+    with failures.explained(self._upload.path):
+      self._writer.write_event(
+        self._event(wall_time=time.time(), step=step, **content)
+      )
 
   def add_text(self, name: str, text: str, step: int) -> None:
     """Shows Markdown in TensorBoard."""
@@ -94,7 +95,8 @@ class MetricLog:
     storage.append(self._path, json.dumps({"step": step, **scalars}) + "\n")
     for name, value in scalars.items():
       self._add(step, summary=self._summary.scalar(name, value))
-    self._writer.flush()
+    with failures.explained(self._upload.path):
+      self._writer.flush()
     self._upload.send()
 
   def close(self) -> None:
@@ -106,7 +108,8 @@ class MetricLog:
     if not self._is_first:
       return
     try:
-      self._writer.close()
+      with failures.explained(self._upload.path):
+        self._writer.close()
       self._upload.send()
     finally:
       self._upload.close()

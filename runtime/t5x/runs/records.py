@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 import jax
 
-from t5x import checkpoints, gin_utils
+from t5x import checkpoints, gin_utils, multihost
 from t5x.configuration import identity
 from t5x.files import run_lock, safe_files, storage
 from t5x.runs import events, record_schema
@@ -145,12 +145,13 @@ def locked_folder(
         f"{macro}={folder!r} has the record of a run of t5x.{kind}. Choose "
         "another folder."
       )
+    if jax.process_index() == 0 and not is_shared:
+      safe_files.remove_leftovers(folder)
     if record.get("status") == "running" and not is_shared:
       record["status"] = "interrupted"
       if jax.process_index() == 0:
         path = os.path.join(folder, "record.json")
-        text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-        safe_files.write(path, text)
+        _write(path, record)
         logging.warning(
           "%s says that the run begun on %s is running, but its process is "
           "gone: it was killed. The record now says interrupted.",
@@ -174,6 +175,11 @@ def read(folder: str) -> dict[str, Any]:
     if jax.process_index() == 0:
       safe_files.set_aside(path, str(e), "It is written anew.")
     return {}
+
+
+def _write(path: str, record: Mapping[str, Any]) -> None:
+  text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+  safe_files.write(path, text)
 
 
 def format_metrics(task: str, metrics: Mapping[str, float]) -> str:
@@ -211,6 +217,7 @@ class RunRecord:
       **facts: More fields, as JSON.
     """
     self._lock = lock
+    self._reserve: safe_files.Reserve | None = None
     self._path = os.path.join(folder, "record.json")
     self._start = time.monotonic()
     self._seconds_before = seconds_before
@@ -243,10 +250,28 @@ class RunRecord:
     return self._seconds_before + time.monotonic() - self._start
 
   def __enter__(self) -> "RunRecord":
+    if jax.process_index() == 0:
+      self._reserve = safe_files.Reserve(self._path)
     self.write()
+    if multihost.watch is not None:
+      multihost.watch.on_loss.append(self._note_loss)
     return self
 
+  def _note_loss(self, reason: str) -> None:
+    """Writes that another process was lost, which may be the first one."""
+    fields = read(os.path.dirname(self._path))
+    if fields.get("status") == "running":  # It may have said why.
+      _write(self._path, {**fields, "status": "failed", "error": reason})
+
   def __exit__(self, error_type, error, traceback) -> None:
+    # All of the processes agree to stop.
+    if not isinstance(error, (events.CancelledError, type(None))):
+      # Now: on its way out this process may wait for them.
+      multihost.fail(error)
+    if multihost.watch is not None:
+      multihost.watch.on_loss.remove(self._note_loss)
+    if self._reserve is not None:
+      self._reserve.free()
     if error is None:
       return
     try:

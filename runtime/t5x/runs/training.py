@@ -4,7 +4,6 @@ import contextlib
 import gc
 import os
 
-from etils import epath
 import jax
 
 from t5x import checkpoints, train_state
@@ -55,7 +54,7 @@ def train(plan: Plan) -> Outcome:
       loop.trainer.train_state, loop.trainer.train_state_axes
     )
     if jax.process_index() == 0:
-      epath.Path(folder, "model-info.txt").write_text(text)
+      safe_files.write(os.path.join(folder, "model-info.txt"), text)
     loop.record = stack.enter_context(
       records.RunRecord(
         folder,
@@ -163,5 +162,4 @@ def _resume_actions(loop: Loop) -> None:
     folder = plan.model_dir
     evaluations = os.path.join(folder, "inference_eval")
     metric_log.keep_evaluations(evaluations, {e["step"] for e in info.evals})
-    safe_files.remove_leftovers(folder)
     safe_files.remove_leftovers(evaluations)

@@ -1,0 +1,192 @@
+"""Several processes of a run end together, whichever of them is lost."""
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import started
+import tiny
+
+from t5x import multihost
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+  monkeypatch.setattr(multihost, "GRACE_SECONDS", 0.1)
+
+
+def _pair():
+  """Two ends of a connection."""
+  with socket.create_server(("localhost", 0)) as server:
+    there = socket.create_connection(server.getsockname())
+    return server.accept()[0], there
+
+
+@pytest.fixture
+def three():
+  """Three watches, what ends them, and who writes the record."""
+  ended, written = queue.Queue(), []
+  pairs = {number: _pair() for number in (1, 2)}
+  peers = {0: {}}
+  for number, (here, there) in pairs.items():
+    peers[0][number] = multihost.Peer(f"Process {number}", here)
+    peers[number] = {0: multihost.Peer("Process 0", there)}
+  watches = [
+    multihost.Watch(i, peers[i], lambda why, i=i: ended.put((i, why)))
+    for i in range(3)
+  ]
+  for i, watch in enumerate(watches):
+    watch.on_loss.append(lambda why, i=i: written.append((i, why)))
+  yield watches, pairs, ended, written
+  for pair in pairs.values():
+    for connection in pair:
+      connection.close()
+
+
+@pytest.mark.parametrize(
+  ("lost", "writer", "left"), [(1, 0, {0, 2}), (2, 0, {0, 1}), (0, 1, {1, 2})]
+)
+def test_all_end_with_the_name_of_the_one_that_was_lost(
+  three, lost, writer, left
+):
+  _, pairs, ended, written = three
+  for number, pair in pairs.items():
+    if lost in (0, number):
+      # As the system does for a process that is gone.
+      pair[lost and 1].shutdown(socket.SHUT_RDWR)
+  told = dict(ended.get(timeout=10) for _ in left | {lost})
+  reason = f"Process {lost} was lost."
+  assert all(told[i].startswith(reason) for i in left), told
+  assert (writer, reason) in written
+  assert {i for i, _ in written} <= {writer, lost}
+
+
+def test_all_end_with_the_name_of_the_one_that_failed(three):
+  watches, _, ended, written = three
+  watches[1].fail()
+  told = dict(ended.get(timeout=10) for _ in range(3))
+  assert all(told[i].startswith("Process 1 on ") for i in (0, 2)), told
+  assert all("failed. This process" in told[i] for i in (0, 2))
+  assert [i for i, _ in written] == [0]
+
+
+def test_processes_that_are_done_wait_for_the_others(three):
+  watches, pairs, ended, _ = three
+  threads = [threading.Thread(target=x.close) for x in watches[1:]]
+  for thread in threads:
+    thread.start()
+  time.sleep(0.1)
+  assert all(thread.is_alive() for thread in threads)
+  watches[0].close()
+  for thread in threads:
+    thread.join()
+  for pair in pairs.values():
+    pair[1].shutdown(socket.SHUT_RDWR)
+  time.sleep(0.2)
+  assert ended.empty()
+
+
+class _Store:
+  """A store of one key, as JAX's."""
+
+  def __init__(self):
+    self._values = queue.Queue()
+
+  def key_value_set(self, key, value):
+    with socket.create_connection(("localhost", json.loads(value)[0])) as other:
+      other.sendall(b'["no token", 1, "nobody"]'.ljust(1000))
+    for _ in range(2):
+      self._values.put(value)
+
+  def blocking_key_value_get(self, key, timeout_in_ms):
+    return self._values.get(timeout=timeout_in_ms / 1000)
+
+
+def test_processes_connect_and_strangers_do_not():
+  store, found = _Store(), {}
+
+  def connect(index):
+    found[index] = multihost.connect(index, 3, "localhost", store)
+
+  threads = [threading.Thread(target=connect, args=(i,)) for i in range(3)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  for peer in (x for peers in found.values() for x in peers.values()):
+    peer.connection.close()
+  host = socket.gethostname()
+  names = {i: {x.name for x in y.values()} for i, y in found.items()}
+  others = {f"Process {i} on {host}" for i in (1, 2)}
+  first = {f"Process 0 on {host}"}
+  assert names == {0: others, 1: first, 2: first}
+
+
+def _start(folder, base):
+  """Starts two processes that train the tiny model."""
+  address = started.free_address()
+  path = os.pathsep.join([str(started.TESTS), os.environ.get("PYTHONPATH", "")])
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, "-m", "t5x.train"),
+        f"--gin_file={started.TESTS}/testdata/tiny.gin",
+        "--gin_file=gin/methods/prompt_tuning.gin",
+        "--gin_file=gin/prompts/random_uniform.gin",
+        "--gin_file=gin/runs/train.gin",
+        f"--gin.MIXTURE_OR_TASK_NAME='{tiny.TASK}'",
+        "--gin.MIXTURE_OR_TASK_MODULE='tiny'",
+        "--gin.partitioning.PjitPartitioner.num_partitions=1",
+        f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
+        f"--gin.TASK_FEATURE_LENGTHS={tiny.LENGTHS}",
+        "--gin.EVAL_PERIOD=2",
+        "--gin.TRAIN_STEPS_RELATIVE=40",
+        f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
+        f"--gin.MODEL_DIR='{folder}'",
+        f"--coordinator_address={address}",
+        "--process_count=2",
+        f"--process_index={index}",
+      ],
+      cwd=started.TESTS.parent,
+      env=os.environ | {"PYTHONPATH": path},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_loss_of_a_process_ends_the_other_and_a_restart_finishes(
+  base, tmp_path, lost
+):
+  processes = _start(tmp_path, base)
+  deadline = time.monotonic() + 300
+  # In the middle of the training.
+  while not list(tmp_path.glob("checkpoint_*")):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  processes[lost].send_signal(signal.SIGKILL)
+  killed = time.monotonic()
+  processes[lost].communicate()
+  _, errors = processes[1 - lost].communicate(timeout=60)
+  assert time.monotonic() - killed < 30
+  assert processes[1 - lost].returncode == 1
+  name = f"Error: Process {lost} on {socket.gethostname()} was lost. "
+  assert len([x for x in errors.splitlines() if x.startswith(name)]) == 1
+  assert "Traceback" not in errors
+  record = tiny.record(tmp_path)
+  assert record["status"] == "failed"
+  assert record["error"].startswith(f"Process {lost}")
+  for process in _start(tmp_path, base):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+  assert tiny.record(tmp_path)["status"] == "finished"
