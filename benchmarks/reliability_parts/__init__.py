@@ -12,3 +12,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
   [*_FOLDERS, *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The programs are so small that they would not be kept otherwise.
+_CACHE = _ROOT / "runs" / "reliability" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -1,18 +1,12 @@
 """Several processes of a run end together, whichever of them is lost."""
 
 import json
-import os
 import queue
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
-import started
-import tiny
 
 from t5x import multihost
 
@@ -127,66 +121,3 @@ def test_processes_connect_and_strangers_do_not():
   others = {f"Process {i} on {host}" for i in (1, 2)}
   first = {f"Process 0 on {host}"}
   assert names == {0: others, 1: first, 2: first}
-
-
-def _start(folder, base):
-  """Starts two processes that train the tiny model."""
-  address = started.free_address()
-  path = os.pathsep.join([str(started.TESTS), os.environ.get("PYTHONPATH", "")])
-  return [
-    subprocess.Popen(
-      [
-        *(sys.executable, "-m", "t5x.train"),
-        f"--gin_file={started.TESTS}/testdata/tiny.gin",
-        "--gin_file=gin/methods/prompt_tuning.gin",
-        "--gin_file=gin/prompts/random_uniform.gin",
-        "--gin_file=gin/runs/train.gin",
-        f"--gin.MIXTURE_OR_TASK_NAME='{tiny.TASK}'",
-        "--gin.MIXTURE_OR_TASK_MODULE='tiny'",
-        "--gin.partitioning.PjitPartitioner.num_partitions=1",
-        f"--gin.BATCH_SIZE={tiny.BATCH_SIZE}",
-        f"--gin.TASK_FEATURE_LENGTHS={tiny.LENGTHS}",
-        "--gin.EVAL_PERIOD=2",
-        "--gin.TRAIN_STEPS_RELATIVE=40",
-        f"--gin.INITIAL_CHECKPOINT_PATH='{base}'",
-        f"--gin.MODEL_DIR='{folder}'",
-        f"--coordinator_address={address}",
-        "--process_count=2",
-        f"--process_index={index}",
-      ],
-      cwd=started.TESTS.parent,
-      env=os.environ | {"PYTHONPATH": path},
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for index in range(2)
-  ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-def test_loss_of_a_process_ends_the_other_and_a_restart_finishes(
-  base, tmp_path, lost
-):
-  processes = _start(tmp_path, base)
-  deadline = time.monotonic() + 300
-  # In the middle of the training.
-  while not list(tmp_path.glob("checkpoint_*")):
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
-  processes[lost].send_signal(signal.SIGKILL)
-  killed = time.monotonic()
-  processes[lost].communicate()
-  _, errors = processes[1 - lost].communicate(timeout=60)
-  assert time.monotonic() - killed < 30
-  assert processes[1 - lost].returncode == 1
-  name = f"Error: Process {lost} on {socket.gethostname()} was lost. "
-  assert len([x for x in errors.splitlines() if x.startswith(name)]) == 1
-  assert "Traceback" not in errors
-  record = tiny.record(tmp_path)
-  assert record["status"] == "failed"
-  assert record["error"].startswith(f"Process {lost}")
-  for process in _start(tmp_path, base):
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-  assert tiny.record(tmp_path)["status"] == "finished"

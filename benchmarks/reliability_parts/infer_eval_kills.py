@@ -1,0 +1,64 @@
+"""Inferences and evaluations that are killed by SIGKILL, and started again."""
+
+from collections.abc import Mapping
+import functools
+import itertools
+import pathlib
+import uuid
+
+import bucket
+
+from reliability_parts import cases, programs
+from reliability_parts.programs import At, Bench, Command
+
+_RESTORE = "t5x.runs.plan:FrozenPlan.restore"
+_COMPILE = programs.MOMENTS["compiling"]
+_RECORD = "t5x.runs.records:RunRecord.write"
+_CHUNK = "t5x.files.safe_files:PartialFile.write"
+# Program -> the calls at which to be killed.
+_CALLS = {
+  "infer": (
+    *((_RESTORE, 1), (_COMPILE, 1), (_RECORD, 1), (_CHUNK, 1), (_CHUNK, 2)),
+    *((_CHUNK, 3), ("t5x.files.safe_files:PartialFile.finish", 1)),
+  ),
+  "eval": ((_RESTORE, 1), (programs.MOMENTS["evaluation"], 1), (_RECORD, 2)),
+}
+
+
+def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
+  """Counts kills, and the results that were not the same afterwards."""
+  bench = Bench(scratch)
+  with bucket.in_place_of_googles():
+    places = {"disk": f"{scratch}/killed", "bucket": "gs://bucket/killed"}
+    found = {
+      f"{program}, {at}, {number}, {place}": functools.partial(
+        _case, bench, places[place], program, at, number
+      )
+      for place, program in itertools.product(places, _CALLS)
+      for at, number in _CALLS[program]
+    }
+    return cases.count(scratch, found if full else dict([found.popitem()]))
+
+
+def _make(folder: str, base: str, program: str) -> Command:
+  macros = {
+    "infer": {
+      "INFER_OUTPUT_DIR": folder,
+      "BATCH_SIZE": 4,
+      "TASK_FEATURE_LENGTHS": {"inputs": 12, "targets": 5},
+      "infer_script.infer.checkpoint_period": 1,
+    },
+    "eval": {"EVAL_OUTPUT_DIR": folder},
+  }
+  files = ["prompts/random_uniform", f"runs/{program}"]
+  return programs.command(
+    program, files, INITIAL_CHECKPOINT_PATH=base, **macros[program]
+  )
+
+
+def _case(
+  bench: Bench, place: str, program: str, at: str, number: int
+) -> dict[str, int]:
+  make = functools.partial(_make, base=bench.base, program=program)
+  kill = At(at, programs.kill, number)
+  return bench.killed(f"{place}/{uuid.uuid4().hex}", program, make, kill)
