@@ -137,7 +137,7 @@ def _kernels(frame: pd.DataFrame, plain: pd.DataFrame) -> Iterator[str]:
   rows = [
     [
       *(r.size_name, r.method, r.topology, f"`{r.attention}`"),
-      ", ".join(f"`{x}`" for x in r.kernels),
+      ", ".join(f"`{x}`" for x in r.kernels or ["?"]),
       f"{r.temporaries / GIB:.2f}",
       f"{r.temporaries_before / GIB:.2f}",
     ]
@@ -196,7 +196,7 @@ def _row(r: Record) -> dict[str, str]:
     "Exchanged a step": exchanged or "none",
     "Attention": ""
     if r["program"] == "restore"
-    else ", ".join(r["kernels"]) or "plain",
+    else ", ".join(["?"] if r["kernels"] is None else r["kernels"]) or "plain",
     "Partitions": flags["num_partitions"],
     "Microbatches": "1"
     if r["program"] != "train" or parts == "None"

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import math
 import re
@@ -64,8 +65,10 @@ class CostReport:
     batch: The batch among the arguments.
     temporaries: Everything else in memory, activations among it.
     code: The program itself, if the compiler says.
-    collectives: Kind -> [times a step, bytes a step].
-    kernels: Hand-written kernels in the program, such as attention's.
+    collectives: Kind -> [times a step, bytes a step]; None if JAX cannot read
+      the compiled program.
+    kernels: Hand-written kernels in the program, such as attention's; None if
+      JAX cannot read it.
     refused: The compiler's message if it made no program, or "".
     is_quick: Whether the compiler made the least effort.
     taken: The share of `memory` that JAX takes unless
@@ -86,8 +89,10 @@ class CostReport:
   batch: int = 0
   temporaries: int = 0
   code: int = 0
-  collectives: Mapping[str, list[int]] = dataclasses.field(default_factory=dict)
-  kernels: list[str] = dataclasses.field(default_factory=list)
+  collectives: Mapping[str, list[int]] | None = dataclasses.field(
+    default_factory=dict
+  )
+  kernels: list[str] | None = dataclasses.field(default_factory=list)
   refused: str = ""
   is_quick: bool = False
   taken: float = 1.0
@@ -170,7 +175,13 @@ def _contents(
   if program.name == "evaluate":
     # The optimizer's stays in memory between training steps, unread.
     unread, read = optimizer, weights
-  text = compiled.as_text() or ""
+  collectives = kernels = None
+  # A newer compiler's operations may be unknown to JAX.
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    if (text := compiled.as_text()) is not None:
+      collectives = collectives_of(text, program.decode_steps)
+      calls = sorted(set(_KERNELS.findall(text)))
+      kernels = [x for x in calls if "fmha" in x or "tpu_custom" in x]
   return {
     "peak": memory.argument_size_in_bytes
     + unread
@@ -181,10 +192,8 @@ def _contents(
     "batch": max(memory.argument_size_in_bytes - read, 0),
     "temporaries": memory.temp_size_in_bytes,
     "code": memory.generated_code_size_in_bytes,
-    "collectives": collectives_of(text, program.decode_steps),
-    "kernels": sorted(
-      {x for x in _KERNELS.findall(text) if "fmha" in x or "tpu_custom" in x}
-    ),
+    "collectives": collectives,
+    "kernels": kernels,
   }
 
 
@@ -334,11 +343,17 @@ def describe(found: CostReport, steps: int | None) -> str:
     f"  products         {found.flops / 1e12:.3f} TFLOP a device",
     f"  reads at least   {found.argument_bytes / GIB:.3f} GiB a device",
   ]
-  lines += [
-    f"  {kind:17}{times} a step, {size / 1e9:.3f} GB a device"
-    for kind, (times, size) in found.collectives.items()
-  ] or ["  exchanges        nothing"]
-  if found.flops:
+  if found.collectives is None:
+    lines.append(
+      "  exchanges        unknown, as JAX cannot read this compiler's program; "
+      "the extra `plan` has a compiler whose programs it reads"
+    )
+  else:
+    lines += [
+      f"  {kind:17}{times} a step, {size / 1e9:.3f} GB a device"
+      for kind, (times, size) in found.collectives.items()
+    ] or ["  exchanges        nothing"]
+  if found.flops and found.kernels is not None:
     kernel, attention = attention_kernel(found.topology), "plain"
     if found.kernels:
       attention = f"by kernels: {', '.join(found.kernels)}"

@@ -186,7 +186,7 @@ def best(done: Mapping[Settings, costs.CostReport]) -> list[Settings]:
 
   def cost(settings: Settings) -> tuple[float, int, Settings]:
     found = done[settings]
-    exchanged = sum(size for _, size in found.collectives.values())
+    exchanged = sum(size for _, size in (found.collectives or {}).values())
     return found.seconds_bound or 0.0, exchanged, settings
 
   return sorted((x for x in done if done[x].fits), key=cost)

@@ -72,8 +72,8 @@ def find(name: str) -> Target:
       ).devices
   except (RuntimeError, ValueError) as e:
     raise ValueError(
-      f"No compiler for {name}: pip install -c constraints.txt -e '.[plan]' "
-      f"brings those of TPUs and GPUs ({str(e)[:200]})."
+      f"No compiler for {name}: bash scripts/setup.sh plan brings those of "
+      f"TPUs and GPUs ({str(e)[:200]})."
     ) from e
   return Target(
     name,
