@@ -7,15 +7,17 @@
 FROM python:3.11-slim
 
 WORKDIR /app
-# Dependencies first: their layer stays when prompt_tuning/ changes.
-COPY constraints.txt pyproject.toml README.md ./
-COPY prompt_tuning/__init__.py prompt_tuning/
+# Dependencies first: their layer stays when the code changes.
+COPY constraints.txt constraints-build.txt ./
+RUN pip install --no-cache-dir --require-hashes \
+  --requirement=constraints-build.txt \
+  && pip install --no-cache-dir --require-hashes --no-deps \
+  --no-build-isolation --requirement=constraints.txt
+COPY pyproject.toml README.md ./
 COPY runtime runtime
 COPY gin gin
-RUN pip install --no-cache-dir --constraint=constraints.txt \
-  ".[serving]" ./runtime
 COPY prompt_tuning prompt_tuning
-RUN pip install --no-cache-dir --no-deps --force-reinstall . \
+RUN pip install --no-cache-dir --no-deps --no-build-isolation . ./runtime \
   && rm -r /app/*
 
 RUN useradd --create-home server \

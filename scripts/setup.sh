@@ -1,13 +1,22 @@
 #!/usr/bin/env bash
 # Makes .venv in the repository, with both distributions and the packages for the
-# tests and the T5 small, at the versions of constraints.txt. The argument
-# "interop" adds torch, transformers and peft, which the tests compare with. Does
-# nothing if .venv is up to date. PROMPT_TUNING_VENV names another folder.
+# tests and the T5 small, in the versions and with the hashes of constraints*.txt.
+# Arguments: "interop" adds torch, transformers and peft, which the tests compare
+# with; "plan" adds the compilers for TPUs and GPUs. Does nothing if .venv is up
+# to date. PROMPT_TUNING_VENV names another folder.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${PROMPT_TUNING_VENV:-$root/.venv}"
-extras="dev,serving,t5-small${1:+,$1}"
+files=("--requirement=$root/constraints.txt"
+  "--requirement=$root/constraints-dev.txt")
+for extra in "$@"; do
+  if [[ "$extra" != interop && "$extra" != plan ]]; then
+    echo "Expected interop or plan, got $extra." >&2
+    exit 1
+  fi
+  files+=("--requirement=$root/constraints-$extra.txt")
+done
 
 is_supported() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
@@ -15,7 +24,7 @@ is_supported() {
 }
 
 stamp="$(cd "$root" && cat pyproject.toml runtime/pyproject.toml \
-  constraints.txt | cksum) $root $extras"
+  constraints*.txt | cksum) $root dev${*:+ $*}"
 # An environment without pip is one that `python -m venv` could not finish.
 if is_supported "$venv/bin/python" &&
   "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -45,8 +54,17 @@ else
 fi
 
 rm -f "$venv/stamp"
-echo "Installing into $venv: 4 GB${1:+ and, for $1, torch: 1 GB, or more with CUDA}. It takes minutes."
-"$venv/bin/python" -m pip install --disable-pip-version-check \
-  --constraint "$root/constraints.txt" \
-  --editable "$root[$extras]" --editable "$root/runtime"
+echo "Installing into $venv: 4 GB${*:+ and, for $*, 1 GB, or more with CUDA}. It takes minutes."
+install() {
+  "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
+}
+# pip refuses files without a hash: others that they or their builds ask for.
+install --require-hashes --requirement="$root/constraints-build.txt"
+install --require-hashes --no-deps --no-build-isolation "${files[@]}"
+install --no-deps --no-build-isolation \
+  --editable="$root" --editable="$root/runtime"
+if [[ " $* " == *" interop "* ]]; then
+  # Its builds for CPUs and for each CUDA share one version, so it has no hash.
+  install torch==2.13.0
+fi
 echo "$stamp" >"$venv/stamp"
