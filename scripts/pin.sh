@@ -32,6 +32,7 @@ pin_others() {
 
 # promise has no wheel; editdistance has none for Python 3.13.
 pin constraints-build.txt - <<'REQUIREMENTS'
+editables
 hatchling>=1.27
 setuptools
 wheel

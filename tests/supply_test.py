@@ -106,8 +106,9 @@ def test_setup_installs_nothing_without_hashes_but_torch(tmp_path):
 
 def test_licences_are_of_the_pinned_versions():
   page = (ROOT / "docs" / "licences.md").read_text()
+  where = {"python_full_version": "3.11.1", "sys_platform": "linux"}
   for name, pin in _pins(*FILES).items():
-    if pin.marker is None or pin.marker.evaluate():
+    if pin.marker is None or pin.marker.evaluate(where):
       (version,) = pin.specifier
       assert f"\n| {name} | {version.version} |" in page
 
