@@ -68,7 +68,7 @@ def main() -> None:
 
   text = _PAGE.format(
     copyleft=names("GPL|MPL|EPL|EUPL|CDDL|Mozilla|GNU"),
-    closed=names("(?i)propriet|nvidia|libtpu|other/"),
+    closed=names("(?i)propriet|terms of service|other/"),
     silent=names("^ *[|]$"),
     rows="\n".join(rows),
   )
