@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import glob
 import importlib.machinery
 import importlib.util
 import os
@@ -15,9 +16,12 @@ __version__ = "0.1.0"
 # For TensorFlow; here, because JAX sets the first to "1".
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-# Without a GPU, JAX's plugin for CUDA only compiles, and needs no CUDA library.
+# Where compilers are installed without their devices, JAX looks for none: its
+# plugin for CUDA would miss CUDA's libraries, and libtpu its hosts.
 if not any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))):
   os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+if not glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"):
+  sys.modules["libtpu"] = None  # type: ignore[assignment]
 # gcsfs reads gs:// paths, by `t5x.files.storage`; without it, TensorFlow does.
 if importlib.util.find_spec("gcsfs") is not None:
   os.environ.setdefault("EPATH_USE_TF", "0")

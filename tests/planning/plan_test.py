@@ -1,7 +1,7 @@
 """Plans of tiny commands, by this machine's compiler and, if there, others."""
 
 import dataclasses
-import importlib.util
+import importlib.metadata
 import itertools
 import json
 import os
@@ -351,7 +351,9 @@ def test_errors_of_the_table(monkeypatch, capsys, tmp_path, flag, message):
   [("v3:2x2", "libtpu"), ("h100x8", "jax_cuda12_plugin")],
 )
 def test_compilers_of_tpus_and_gpus_are_asked(topology, package):
-  if importlib.util.find_spec(package) is None:
+  try:
+    importlib.metadata.distribution(package)
+  except importlib.metadata.PackageNotFoundError:
     pytest.skip(f"{package} is not installed: bash scripts/setup.sh plan")
   done = subprocess.run(
     [
