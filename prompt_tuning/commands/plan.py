@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
+  import t5x
+
+  t5x.show_compilers()  # Before JAX is imported.
+
   from t5x.planning import targets
 
   targets.prepare()  # Before JAX starts.

@@ -16,15 +16,25 @@ __version__ = "0.1.0"
 # For TensorFlow; here, because JAX sets the first to "1".
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-# Where compilers are installed without their devices, JAX looks for none: its
-# plugin for CUDA would miss CUDA's libraries, and libtpu its hosts.
+# Modules by which JAX would look for devices that are not here, if only their
+# compilers are installed: it would report missing libraries and hosts.
+_HIDDEN: dict[str, Any] = {}
 if not any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))):
-  os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+  for _name in ("cuda12", "cuda13"):
+    _HIDDEN[f"jax_{_name}_plugin"] = None
+    _HIDDEN[f"jax_plugins.xla_{_name}"] = types.SimpleNamespace(initialize=bool)
 if not glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"):
-  sys.modules["libtpu"] = None  # type: ignore[assignment]
+  _HIDDEN["libtpu"] = None
+sys.modules.update(_HIDDEN)
 # gcsfs reads gs:// paths, by `t5x.files.storage`; without it, TensorFlow does.
 if importlib.util.find_spec("gcsfs") is not None:
   os.environ.setdefault("EPATH_USE_TF", "0")
+
+
+def show_compilers() -> None:
+  """Lets JAX, which is imported afterwards, find compilers without devices."""
+  for name in _HIDDEN:
+    sys.modules.pop(name, None)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 import re
-import sys
 import tomllib
 from typing import Any
 
@@ -106,7 +105,6 @@ def _chip(name: str) -> tuple[str, dict[str, Any]]:
 def prepare() -> None:
   """Sets the compilers' options; call it before JAX's first use."""
   jax.config.update("jax_platforms", "cpu")  # Another process may use the TPU.
-  sys.modules.pop("libtpu", None)  # `t5x` hides it from JAX.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
