@@ -59,7 +59,7 @@ def test_area_and_its_error():
   ("vocabulary", "secret", "count", "shape"),
   [
     (BYTES, "Ab-12 x", 50, r"[A-Z][a-z]-[0-9]{2} [a-z]"),
-    (BYTES, "7", 9, r"[0-9]"),  # There are no more.
+    (BYTES, "7", 9, r"[0-9]"),  # Only ten digits exist.
     (BYTES, "-", 0, ""),
     (WORDS, "Emma kite .", 50, r"[A-Z][a-z]{3} [a-z]{4} \."),
     (WORDS, "Emma Xylo", 0, ""),  # It cannot be written.
