@@ -488,10 +488,10 @@ READERS: dict[str, Reader] = {
     lambda path: hugging_face._read_config(path.parent),
   ),
   "Hugging Face's weights": _made(
-    _hugging_face, "*/*.safetensors", _read_hugging_face
+    _hugging_face, "*/*.safetensors", _read_hugging_face, called="/hf"
   ),
   "Hugging Face's index": _made(
-    _hugging_face, "*/*.index.json", _read_hugging_face
+    _hugging_face, "*/*.index.json", _read_hugging_face, called="/hf"
   ),
   "Hugging Face's tokenizer": _file(
     "tokenizer.json",
@@ -553,7 +553,7 @@ READERS: dict[str, Reader] = {
     "jobs.sqlite",
     _read_jobs,
     called="",
-    errors=(sqlite3.Error, ValueError, TypeError),
+    errors=(sqlite3.Error,),
     writes=True,
   ),
   "data set of a job": _file(
