@@ -553,7 +553,7 @@ READERS: dict[str, Reader] = {
     "jobs.sqlite",
     _read_jobs,
     called="",
-    errors=(sqlite3.Error,),
+    errors=(sqlite3.Error, UnicodeDecodeError),
     writes=True,
   ),
   "data set of a job": _file(
