@@ -15,6 +15,7 @@ from flax.linen import partitioning
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import PositiveInt
 
 from prompt_tuning.types import Array, DType, Initializer, PRNGKey
 
@@ -205,7 +206,7 @@ class Prompt(nn.Module):
 
 
 def prompt_factory(
-  length: int, prompt_init: Initializer
+  length: PositiveInt, prompt_init: Initializer
 ) -> Callable[..., Prompt]:
   """Configures in gin files the `Prompt` of a model.
 

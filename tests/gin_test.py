@@ -17,6 +17,7 @@ import tiny_gin
 from prompt_tuning.models.t5 import network
 from t5x import adafactor, gin_utils, models, utils
 from t5x.configuration import command_flags, reading, resolution
+from t5x.runs import preflight
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("gin/**/*.gin"))
@@ -128,6 +129,15 @@ def test_documented_command_is_complete(words):
   defined = flags.FlagValues()
   command_flags.define_flags(defined)
   assert {name.removeprefix("--") for name in others} <= set(defined)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[2])
+def test_documented_command_has_no_mistake(words):
+  """Its files are not here."""
+  absent = "No checkpoint|cannot be read|is not a file|VOCABULARY_FILE"
+  program = words[2].removeprefix("t5x.")
+  for problem in preflight.problems(program, words[3:]):
+    assert re.search(absent, problem), problem
 
 
 def test_there_are_files_and_commands():

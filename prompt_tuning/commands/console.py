@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 import difflib
 import importlib
+import os
 import re
 import sys
 
@@ -47,7 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
   # It keeps TensorFlow quiet, so it goes before all other imports.
   importlib.import_module("t5x")
   try:
-    return args.run(args) or 0
+    status = args.run(args) or 0
+    sys.stdout.flush()
+    return status
+  except BrokenPipeError:  # The reader, such as `head`, has seen enough.
+    # Python flushes once more when it exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
   except (ValueError, OSError) as error:
     print(f"Error: {error}", file=sys.stderr)
     return 1
@@ -79,6 +86,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     alike = alike or difflib.get_close_matches(words[0], COMMANDS, n=3)
     near = " or ".join(alike)
     hint = f"did you mean {near}?" if near else "see --help"
+    if words[0] in ("train", "eval", "infer"):
+      hint = f"it is python -m t5x.{words[0]}"
     parser.error(f"there is no command {words[0]!r}; {hint}")
   args, rest = parser.parse_known_args(words)
   args.rest, args.words = rest, words[1:]

@@ -68,6 +68,8 @@ def run_cells(
     )
   if args.option and not args.submit:
     raise ValueError("--option is for --submit.")
+  if args.submit:
+    cluster_options.check_submitit(args.submit)
   archive = workspace.archive()
   todo = launching.open_cells(cells, archive, args.retry_failed)
   failed = {}
@@ -80,6 +82,8 @@ def run_cells(
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"{len(todo)} of {len(cells)} cells to run.", file=sys.stderr)
     return 0
+  if not todo:
+    print(f"All {len(cells)} cells have records.", file=sys.stderr)
   if args.submit:
     chosen = cluster_options.read(args.option)
     for job in launching.submit(todo, workspace, args.submit, chosen, archive):

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import pathlib
 import sys
 from typing import Any
@@ -99,6 +100,13 @@ def positive(text: str) -> int:
 def positives(text: str) -> list[int]:
   """Reads numbers between commas."""
   return [positive(part) for part in words(text)]
+
+
+def folder(text: str) -> str:
+  """Reads the path of a folder, which need not exist yet."""
+  if os.path.isfile(text):
+    raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
+  return text
 
 
 def seconds(text: str) -> float:

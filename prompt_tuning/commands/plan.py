@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.set_defaults(passes_flags_on=True)
   add = parser.add_argument
   devices = "devices: v3:4x4, v5e:4x4, h100x8, a100x1, ..."
-  add("--topology", required=True, metavar="NAME", help=devices)
+  add("--topology", default="", metavar="NAME", help=devices)
   programs = "some of train, evaluate, infer and restore; by default all"
   add("--programs", type=options.words, default=[], help=programs)
   thorough = "let the TPU compiler optimise as for a run, in twice the time"
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
   from t5x.configuration import command_flags
   from t5x.planning import costs, programs, search
 
+  target = targets.find(args.topology)
   given = flags.FlagValues()
   command_flags.define_flags(given)
   try:
@@ -71,7 +72,6 @@ def run(args: argparse.Namespace) -> None:
       args.minutes,
     )
     return
-  target = targets.find(args.topology)
   with programs.read_command(
     given.gin_file, given.gin_bindings, target.devices
   ) as command:

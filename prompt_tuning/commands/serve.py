@@ -51,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--vocabulary", metavar="FILE", help=vocabulary)
   add("--name", help="name of the model without a prompt; by default its own")
   add("--dtype", default="float32", help="of activations: float32 or bfloat16")
-  add("--prompts", default="prompts", help="folder of NAME.safetensors")
-  add("--jobs", default="jobs", help="folder of tuning jobs; '' for no jobs")
+  prompts = "folder of NAME.safetensors"
+  add("--prompts", type=options.folder, default="prompts", help=prompts)
+  jobs = "folder of tuning jobs; '' for no jobs"
+  add("--jobs", type=options.folder, default="jobs", help=jobs)
   options.add_cluster(parser, "run jobs on a cluster: slurm, through submitit")
   add("--host", default="127.0.0.1", help="address; 0.0.0.0 for all of them")
   add("--port", type=int, default=8000, help="port; 0 for a free one")
@@ -107,5 +109,5 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
 
   cluster_options.read(args.option)
   if args.submit:
-    cluster_options.check_submitit()
+    cluster_options.check_submitit(args.submit)
   return args

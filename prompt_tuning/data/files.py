@@ -17,9 +17,10 @@ import os
 import pathlib
 import re
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 from absl import logging
+from pydantic import Field
 import seqio
 import sklearn.model_selection
 
@@ -28,9 +29,6 @@ from prompt_tuning.data import targets as targets_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.sources import ExampleSource
 
-# Names of target columns, and of columns that are neither input nor target.
-_TARGETS = ("target", "label", "completion", "answer", "output", "class")
-_NOT_INPUTS = ("idx", "id", "index")
 _HELD_OUT_SEED = 0
 _SHOWN = 8
 Example = dict[str, Any]
@@ -118,7 +116,9 @@ def read(
   }
   paths = {split: path for split, path in paths.items() if path}
   rows = {split: row_files.read(path) for split, path in paths.items()}
-  inputs, target = _columns(rows, paths, input_columns, target_column)
+  inputs, target = row_files.choose_columns(
+    rows, paths, input_columns, target_column
+  )
   found = [row.cells[target] for row in rows["train"]]
   if labels is None:
     labels = targets_lib.find_labels(found)
@@ -150,41 +150,6 @@ def read(
   content = [inputs, target, targets.labels, splits]
   name = targets_lib.task_name(stem or "files", content)
   return FileData(name, inputs, target, targets, splits)
-
-
-def _columns(
-  rows: Mapping[str, Sequence[row_files.Row]],
-  paths: Mapping[str, str],
-  inputs: Sequence[str] | None,
-  target: str | None,
-) -> tuple[tuple[str, ...], str]:
-  """Returns the columns of the inputs and of the target, found or given."""
-  path, columns = paths["train"], list(rows["train"][0].cells)
-  if target is None:
-    found = [column for column in columns if column.lower() in _TARGETS]
-    if len(found) != 1:
-      raise ValueError(
-        f"{path}: expected one column called {', '.join(_TARGETS)}, got "
-        f"{found or 'none'} among {', '.join(columns)}. Name it: "
-        "--gin.TARGET_COLUMN=\"'...'\""
-      )
-    target = found[0]
-  others = (x for x in columns if x != target and x.lower() not in _NOT_INPUTS)
-  inputs = tuple(inputs or others)
-  if not inputs or target in inputs:
-    raise ValueError(
-      f"{path}: expected columns of inputs beside {target}, got "
-      f"{', '.join(inputs) or 'none'}."
-    )
-  for split, path in paths.items():
-    there = rows[split][0].cells
-    for column in inputs if split == "test" else (*inputs, target):
-      if column not in there:
-        raise ValueError(
-          f"{path}, line 1: expected the column {column}, got "
-          f"{', '.join(there)}."
-        )
-  return inputs, target
 
 
 def _example(
@@ -258,7 +223,7 @@ def file_task(
   input_columns: Sequence[str] | None = None,
   target_column: str | None = None,
   labels: Sequence[str] | None = None,
-  held_out: float = 0.1,
+  held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1,
   *,
   vocabulary: seqio.Vocabulary,
 ) -> str:

@@ -21,6 +21,9 @@ from prompt_tuning import project_files
 
 # Limit of a cell in characters; the default of csv is 128 KiB.
 _LONGEST_CELL = 1 << 24
+# Names of target columns, and of columns that are neither input nor target.
+_TARGETS = ("target", "label", "completion", "answer", "output", "class")
+_NOT_INPUTS = ("idx", "id", "index")
 # The csv module reads a quoted cell after a delimiter and a space like this.
 _SPACE_AND_QUOTES = re.compile(r' +".*" *', re.DOTALL)
 
@@ -68,6 +71,52 @@ def read(path: str) -> list[Row]:
   if not rows:
     raise ValueError(f"{path}: expected rows of examples, got none.")
   return rows
+
+
+def choose_columns(
+  rows: Mapping[str, Sequence[Row]],
+  paths: Mapping[str, str],
+  inputs: Sequence[str] | None,
+  target: str | None,
+) -> tuple[tuple[str, ...], str]:
+  """Returns the columns of the inputs and of the target, found or given.
+
+  Args:
+    rows: Split -> its rows.
+    paths: Split -> its file.
+    inputs: By default all but the target, "idx", "id" and "index".
+    target: By default the column called "target", "label", "completion",
+      "answer", "output" or "class".
+
+  Raises:
+    ValueError: if a column is missing, or the target is an input too.
+  """
+  path, columns = paths["train"], list(rows["train"][0].cells)
+  if target is None:
+    found = [column for column in columns if column.lower() in _TARGETS]
+    if len(found) != 1:
+      raise ValueError(
+        f"{path}: expected one column called {', '.join(_TARGETS)}, got "
+        f"{found or 'none'} among {', '.join(columns)}. Name it: "
+        "--gin.TARGET_COLUMN=\"'...'\""
+      )
+    target = found[0]
+  others = (x for x in columns if x != target and x.lower() not in _NOT_INPUTS)
+  inputs = tuple(inputs or others)
+  if not inputs or target in inputs:
+    raise ValueError(
+      f"{path}: expected columns of inputs beside {target}, got "
+      f"{', '.join(inputs) or 'none'}."
+    )
+  for split, path in paths.items():
+    there = rows[split][0].cells
+    for column in inputs if split == "test" else (*inputs, target):
+      if column not in there:
+        raise ValueError(
+          f"{path}, line 1: expected the column {column}, got "
+          f"{', '.join(there)}."
+        )
+  return inputs, target
 
 
 def _text(path: str) -> str:

@@ -116,7 +116,8 @@ def make(
     if unknown in vocabulary.encode(label):
       raise ValueError(
         f"Expected labels that the vocabulary knows, got {label!r}, which it "
-        f"writes as {write(label)!r}. For free text, give [] for the labels."
+        f"writes as {write(label)!r}. Rename the label in the data: the model "
+        "can never answer with characters that its vocabulary lacks."
       )
     other = label_by_text.setdefault(write(label), label)
     if other != label:
@@ -134,6 +135,8 @@ def make(
       f"{write(lost[0])!r}"
     )
     if len(lost) == len(targets):
-      raise ValueError(f"{text}: no answer can be right.")
+      raise ValueError(
+        f"{text}: no answer can be right. Choose a model that knows them."
+      )
     logging.warning("%s: the model cannot learn these.", text)
   return Targets((), write)

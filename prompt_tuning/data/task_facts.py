@@ -10,7 +10,7 @@ import functools
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import superglue, task_lookup
+from prompt_tuning.data import superglue, task_lookup, task_names
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
 # If lengths have a limit, only the first examples of a split are read. A longer
@@ -25,10 +25,7 @@ def task_name(task: str | None) -> str:
     ValueError: if none was given.
   """
   if task is None:
-    raise ValueError(
-      "Expected a seqio task or mixture, got none. Give its name: "
-      "--gin.TASK=\"'super_glue_cb'\""
-    )
+    raise ValueError(task_names.NONE_GIVEN)
   return task
 
 
@@ -114,6 +111,8 @@ def lengths(
     for feature, length in of_task.items():
       found[feature] = max(found.get(feature, 0), length)
   if not found or not all(found.values()):
+    provider = task_lookup.find(task, module=module)
+    task_lookup.check_split(provider, splits[-1])
     raise ValueError(
       f"Expected examples of {task} in one of {list(splits)}, got none to "
       "measure lengths of. Give the lengths: "

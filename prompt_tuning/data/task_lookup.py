@@ -1,9 +1,10 @@
 """Seqio's tasks and mixtures by name, with suggestions for a wrong one."""
 
-import difflib
 import importlib
 
 import seqio
+
+from prompt_tuning.data import task_names
 
 
 def find(
@@ -30,12 +31,10 @@ def find(
       ) from e
   known = seqio.MixtureRegistry.names() | seqio.TaskRegistry.names()
   if isinstance(name, str) and name not in known:
-    near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.5)
-    raise ValueError(
-      f"No seqio task or mixture {name!r}"
-      + (f"; near: {', '.join(near)}." if near else ".")
-      + f" Registered by MIXTURE_OR_TASK_MODULE={module!r}: {len(known)} names."
-    )
+    text = task_names.unknown(name, known)
+    if module:
+      text += f" MIXTURE_OR_TASK_MODULE={module!r} does not register it."
+    raise ValueError(text)
   provider = seqio.maybe_get_mixture_or_task(name)
   if split:
     check_split(provider, split)

@@ -4,11 +4,17 @@ Registering the tasks imports TensorFlow, which takes seconds. A test compares
 the names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+import difflib
 
 # The tasks whose mean is the SuperGLUE score.
 SUPER_GLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
 _MORE = ("axb", "axg", "wsc_classification")
+# For a command without a task.
+NONE_GIVEN = (
+  "Expected a seqio task or mixture, got none. Give its name: "
+  "--gin.TASK=\"'super_glue_cb'\""
+)
 
 
 def _of(prefix: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -33,3 +39,28 @@ def by_heading() -> Mapping[str, Sequence[str]]:
       *("ladder_probes", "ladder_probes_spans"),
     ),
   }
+
+
+def all_names() -> set[str]:
+  """Returns all names, with those of the variants."""
+  return {
+    name + variant
+    for names in by_heading().values()
+    for name in names
+    for variant in ("", "_prefixed", "_sentinel")
+  }
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+  """Returns a message on a task's name that is not one of the known ones."""
+  text = f"No seqio task or mixture is called {name!r}."
+  if name.lower().endswith((".csv", ".tsv", ".jsonl")):
+    return (
+      f"{text} For a file: --gin_file=gin/tasks/files.gin "
+      f"--gin.TRAIN_FILE=\"'{name}'\". In Python, pass its pairs (input, "
+      "target)."
+    )
+  near = difflib.get_close_matches(name, sorted(known), n=5, cutoff=0.5)
+  if near:
+    text += f" Did you mean {' or '.join(near)}?"
+  return f"{text} --help of t5x.train lists the tasks."

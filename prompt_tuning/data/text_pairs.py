@@ -144,7 +144,8 @@ def _checked(split: str, pairs: Pairs) -> Sequence[tuple[str, str]]:
         f"Expected {split}[{number}] to be a pair (input, target) of texts, "
         f"got {pair!r}."
       )
-    if not pair[1].strip():
-      raise ValueError(f"Expected a target of {split}[{number}], got none.")
+    for what, text in zip(("an input", "a target"), pair, strict=True):
+      if not text.strip():
+        raise ValueError(f"Expected {what} in {split}[{number}], got no text.")
     pairs[number] = pair
   return pairs

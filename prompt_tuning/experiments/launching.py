@@ -91,7 +91,7 @@ def check_commands(cells: Sequence[Cell], root: pathlib.Path) -> None:
         )
     if cell.gin_files:
       texts = [f"{name} = {value}" for name, value in cell.bindings.items()]
-      checks.check_macros(texts, macros(cell.gin_files))
+      checks.refuse(checks.unknown(texts, macros(cell.gin_files), paths))
 
 
 def open_cells(
@@ -252,7 +252,7 @@ def submit(
   Raises:
     ValueError: if submitit is not installed, or refuses the options.
   """
-  cluster_options.check_submitit()
+  cluster_options.check_submitit(cluster)
   import submitit
 
   first, then = rounds(cells)

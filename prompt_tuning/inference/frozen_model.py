@@ -13,6 +13,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import PositiveInt
 import seqio
 
 from prompt_tuning import injections, prompt_files
@@ -29,6 +30,7 @@ from prompt_tuning.models.t5.config import (
 )
 from prompt_tuning.types import DType
 from t5x import checkpoints
+from t5x.configuration import arguments
 
 AnyPrompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
 
@@ -93,6 +95,7 @@ class FrozenModel:
     self._in_memory: _CheckpointInMemory | None = None
 
   @classmethod
+  @arguments.checked
   def load(
     cls,
     checkpoint: str | os.PathLike[str],
@@ -201,11 +204,12 @@ class FrozenModel:
     """Returns the tokens of an input, with the end of sequence."""
     return (*self.vocabulary.encode(text), self.network.eos_id)
 
+  @arguments.checked
   def generate(
     self,
     inputs: Sequence[str],
     prompt: AnyPrompt | None = None,
-    max_length: int = 32,
+    max_length: PositiveInt = 32,
   ) -> list[str]:
     """Generates an answer to each text, by beam search with one beam.
 
@@ -221,13 +225,9 @@ class FrozenModel:
       An answer for each.
 
     Raises:
-      ValueError: if the prompt belongs to another model, or `inputs` is a
-        single text.
+      ValueError: if the prompt belongs to another model, or an argument is of
+        another type, such as a single text for `inputs`.
     """
-    if max_length < 1:
-      raise ValueError(
-        f"Expected a max_length of at least 1, got {max_length}."
-      )
     answers = []
     for count, encoded, tokens in self._batches(inputs, prompt, _ROWS):
       found, _ = self._search(
@@ -239,6 +239,7 @@ class FrozenModel:
       ]
     return answers
 
+  @arguments.checked
   def rank(
     self,
     inputs: Sequence[str],
@@ -256,11 +257,12 @@ class FrozenModel:
       For each input, label -> log likelihood in nats, the likeliest first.
 
     Raises:
-      ValueError: if the prompt belongs to another model, `inputs` is a single
-        text, a label is unknown to the vocabulary, or two are the same to it.
+      ValueError: if the prompt belongs to another model, an argument is of
+        another type, a label is unknown to the vocabulary, or two are the same
+        to it.
     """
-    if not labels or isinstance(labels, str):
-      raise ValueError(f"Ranking needs a list of labels, got {labels!r}.")
+    if not len(labels):
+      raise ValueError("Ranking needs labels, got none: pass labels=[...].")
     split = ranking.encode_labels(labels, self.vocabulary, self.network.eos_id)
     if len(set(split)) < len(labels):
       raise ValueError(
@@ -306,8 +308,6 @@ class FrozenModel:
     self, inputs: Sequence[str], prompt: AnyPrompt | None, most: int
   ) -> Iterator[tuple[int, jax.Array, np.ndarray]]:
     """Yields the inputs of a batch: their number, encoded, and as tokens."""
-    if isinstance(inputs, str):
-      raise ValueError(f"Expected a list of texts, got one: {inputs[:80]!r}.")
     array = self.prompt_array(prompt)
     positions = 0 if array is None else len(array)
     if array is None:

@@ -162,8 +162,13 @@ def _read_config(folder: pathlib.Path) -> T5Config:
   """
   file = folder / CONFIG
   if not file.is_file():
+    if folder.is_dir():
+      raise ValueError(
+        f"{folder} is not a Hugging Face folder: no {CONFIG} in it."
+      )
     raise ValueError(
-      f"{folder} is not a Hugging Face folder: no {CONFIG} in it."
+      f"There is no folder {folder} in {pathlib.Path.cwd()}. If it is the name "
+      "of a model of Hugging Face's hub, download its files to a folder first."
     )
   config = local_files.read_json(file, "a model configuration", "model_type")
   if (model_type := config["model_type"]) != "t5":

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import flax.linen as nn
+from pydantic import PositiveInt
 
 from prompt_tuning.methods.einsum import einsum
 from prompt_tuning.methods.parameters import KERNEL_INIT, parameter
@@ -20,7 +21,7 @@ class Bottleneck(nn.Module):
     bottleneck: Width of the MLP.
   """
 
-  bottleneck: int
+  bottleneck: PositiveInt
 
   replicated_axes: ClassVar[tuple[str, ...]] = ("adapter",)
 

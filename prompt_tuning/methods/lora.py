@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import flax.linen as nn
+from pydantic import PositiveInt
 
 from prompt_tuning.methods.einsum import einsum
 from prompt_tuning.methods.parameters import KERNEL_INIT, parameter
@@ -21,7 +22,7 @@ class LowRankDelta(nn.Module):
       rate does not depend on the rank.
   """
 
-  rank: int
+  rank: PositiveInt
   alpha: float
 
   replicated_axes: ClassVar[tuple[str, ...]] = ("lora_rank",)

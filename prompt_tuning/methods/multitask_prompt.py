@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+from pydantic import PositiveInt
 
 from prompt_tuning.methods.parameters import parameter
 from prompt_tuning.prompts import Prompt, Vocabulary, random_uniform
@@ -101,7 +102,7 @@ class MultitaskPrompt(nn.Module):
 
 
 def prompt_factory(
-  length: int,
+  length: PositiveInt,
   prefixes: Sequence[str],
   vocabulary: Vocabulary,
   prompt_init: Initializer,

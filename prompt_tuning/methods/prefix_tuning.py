@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+from pydantic import PositiveInt
 
 from prompt_tuning.methods.parameters import KERNEL_INIT, parameter
 from prompt_tuning.types import Array, Initializer
@@ -30,8 +31,8 @@ class Prefix(nn.Module):
     prefix_init: Initialiser of the prefixes, or of the table.
   """
 
-  length: int
-  hidden_dim: int | None = None
+  length: PositiveInt
+  hidden_dim: PositiveInt | None = None
   prefix_init: Initializer = nn.initializers.normal(1.0)
 
   replicated_axes: ClassVar[tuple[str, ...]] = ("prefix", "prefix_hidden")

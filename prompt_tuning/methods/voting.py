@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+from pydantic import PositiveInt
 
 from prompt_tuning.methods.parameters import parameter
 from prompt_tuning.types import Array, Initializer
@@ -25,8 +26,8 @@ class Prompts(nn.Module):
     prompt_init: Initialiser.
   """
 
-  num_prompts: int
-  length: int
+  num_prompts: PositiveInt
+  length: PositiveInt
   prompt_init: Initializer
 
   replicated_axes: ClassVar = ("prompts", "prompt", "prompt_embed")
@@ -50,7 +51,7 @@ class Prompts(nn.Module):
 
 
 def prompts_factory(
-  num_prompts: int, length: int, prompt_init: Initializer
+  num_prompts: PositiveInt, length: PositiveInt, prompt_init: Initializer
 ) -> Callable[..., Prompts]:
   """Configures `Prompts` in gin files; see `prompts.prompt_factory`."""
   return functools.partial(

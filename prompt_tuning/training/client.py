@@ -25,6 +25,12 @@ def _find_task(*args: Any) -> Any:
   return task_lookup.find(*args)
 
 
+def _problems(*args: Any) -> Any:
+  from prompt_tuning.training import headers
+
+  return headers.problems(*args)
+
+
 CLIENT = Client(
   gin_path=project_files.gin_search_path(),
   gin_kinds=(
@@ -66,6 +72,8 @@ CLIENT = Client(
   task_names=task_names.by_heading,
   find_task=_find_task,
   next_steps=_next_steps,
+  problems=_problems,
+  folders=("*.folder.path",),
   resumable_settings=(
     "*T5Config.remat",
     "*T5Config.remat_keeps",

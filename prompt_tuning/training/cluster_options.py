@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 import importlib.util
 
+# Those of submitit.
+_CLUSTERS = ("debug", "local", "slurm")
+
 
 def read(given: Sequence[str]) -> dict[str, str | int | bool]:
   """Parses options of the form NAME=VALUE.
@@ -27,9 +30,20 @@ def read(given: Sequence[str]) -> dict[str, str | int | bool]:
   return options
 
 
-def check_submitit() -> None:
-  """Raises ValueError if submitit is not installed."""
+def check_submitit(cluster: str) -> None:
+  """Checks that work can be submitted.
+
+  Args:
+    cluster: Its name in submitit.
+
+  Raises:
+    ValueError: if submitit is not installed, or knows no such cluster.
+  """
   if importlib.util.find_spec("submitit") is None:
     raise ValueError(
       "--submit needs submitit: pip install 'prompt-tuning[cluster]'."
+    )
+  if cluster not in _CLUSTERS:
+    raise ValueError(
+      f"Expected --submit to be one of {', '.join(_CLUSTERS)}, got {cluster!r}."
     )

@@ -12,11 +12,13 @@ gin.
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import dataclasses
 import os
 import tempfile
 from typing import Any
 
 import numpy as np
+from pydantic import PositiveInt
 import seqio
 
 from prompt_tuning import (
@@ -28,6 +30,7 @@ from prompt_tuning.inference.frozen_model import AnyPrompt, FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.training import evaluation, tuning
+from t5x.configuration import arguments
 from t5x.runs import evaluation as evaluation_runs
 from t5x.runs import events
 
@@ -35,13 +38,14 @@ from t5x.runs import events
 class Model(FrozenModel):
   """A frozen T5 to tune prompts for."""
 
+  @arguments.checked
   def tune(
     self,
     train: text_pairs.Pairs | str,
     validation: text_pairs.Pairs | None = None,
     *,
-    length: int | None = None,
-    init: str | TunedPrompt | np.ndarray | None = None,
+    length: PositiveInt | None = None,
+    init: str | os.PathLike[str] | TunedPrompt | np.ndarray | None = None,
     labels: Sequence[str] | None = None,
     folder: str | os.PathLike[str] | None = None,
     on_event: events.OnEvent = events.ignore,
@@ -79,11 +83,18 @@ class Model(FrozenModel):
     start = init if isinstance(init, str) else self.prompt_array(init)
     if length is None:
       length = len(start) if isinstance(start, np.ndarray) else 100
+    known = [x.name for x in dataclasses.fields(tuning.Settings)]
+    if unknown := sorted(set(settings) - set(known)):
+      raise ValueError(
+        f"There is no setting {', '.join(unknown)}; there are "
+        f"{', '.join(known)}."
+      )
     chosen = tuning.Settings(length=length, init=start, **settings)
     found = _find(train, validation, self.vocabulary, labels, chosen.rank)
     with _folder(folder) as model_dir:
       return tuning.tune(self, found, chosen, model_dir, on_event, should_stop)
 
+  @arguments.checked
   def evaluate(
     self,
     examples: text_pairs.Pairs | str,
@@ -91,7 +102,7 @@ class Model(FrozenModel):
     *,
     labels: Sequence[str] | None = None,
     rank: bool = False,
-    batch_size: int = 32,
+    batch_size: PositiveInt = 32,
     folder: str | os.PathLike[str] | None = None,
     on_event: events.OnEvent = events.ignore,
   ) -> Mapping[str, float]:

@@ -10,9 +10,11 @@ import functools
 import hashlib
 import math
 import os
+from typing import Annotated
 
 from flax import traverse_util
 import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
 import seqio
 
 from prompt_tuning import injections as injections_lib
@@ -37,7 +39,7 @@ from t5x import (
   trainer,
   utils,
 )
-from t5x.configuration import identity
+from t5x.configuration import arguments, identity
 from t5x.runs import events, training
 
 # In training, inputs are cut to this many tokens.
@@ -71,34 +73,30 @@ class Settings:
     stats_period: Steps between reports of the training loss to `on_event`; by
       default those between evaluations.
     rank: Whether validation ranks the labels instead of generating text.
+    max_unknown: Most of the pieces of training inputs that may be unknown to
+      the vocabulary, as a share.
 
   Raises:
-    ValueError: if a number is too small, or `length` is not that of `init`.
+    ValueError: if a value is of another type, a number is too small, or
+      `length` is not that of `init`.
   """
 
-  length: int
+  length: PositiveInt
   init: str | np.ndarray | None = None
-  steps: int = 300
-  learning_rate: float = 0.3
-  batch_size: int = 32
-  seed: int = 0
-  eval_period: int | None = None
-  stats_period: int | None = None
+  steps: PositiveInt = 300
+  learning_rate: Annotated[float, Field(ge=0, lt=math.inf)] = 0.3
+  batch_size: PositiveInt = 32
+  seed: NonNegativeInt = 0
+  eval_period: PositiveInt | None = None
+  stats_period: PositiveInt | None = None
   rank: bool = False
+  max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.1
 
   def __post_init__(self):
-    numbers = ("length", "steps", "batch_size", "eval_period", "stats_period")
-    for name in numbers:
-      value = getattr(self, name)
-      if value is not None and value <= 0:
-        raise ValueError(f"Expected {name} to be positive, got {value}.")
+    arguments.check(type(self), vars(self))
     if isinstance(self.init, np.ndarray) and len(self.init) != self.length:
       n, length = len(self.init), self.length
       raise ValueError(f"Expected the length of init, {n}, got {length=}.")
-    if not 0 <= self.learning_rate < math.inf:
-      raise ValueError(
-        f"Expected a finite learning_rate, 0 or more, got {self.learning_rate}."
-      )
 
   @property
   def period(self) -> int:
@@ -193,6 +191,7 @@ def tune(
     batch_size=settings.batch_size,
     shuffle=True,
     seed=settings.seed,
+    max_unknown=settings.max_unknown,
   )
   save_best = actions.SaveBestPrompt(
     folder, train_cfg.name, _BEST_METRIC, model.vocabulary, method

@@ -12,6 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
+from pydantic import PositiveInt
 
 from t5x import models, trainer
 from t5x import train_state as train_state_lib
@@ -32,7 +33,7 @@ class Trainer(trainer.Trainer):
     rng: jax.Array,
     learning_rate_fn: trainer.LearningRateFn,
     weight_metrics_computer: trainer.WeightMetricsComputer | None = None,
-    num_lengths: int = 6,
+    num_lengths: PositiveInt = 6,
   ):
     """Compiles nothing yet.
 

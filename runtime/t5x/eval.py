@@ -1,11 +1,9 @@
 """Evaluates a model: `python -m t5x.eval --gin_file=... --gin.X=...`."""
 
-from t5x.configuration import command_flags
+from t5x.runs import preflight
 
 if __name__ == "__main__":
-  # Before slow imports.
-  command_flags.report_errors()
-  command_flags.show_help_if_asked("eval")
+  preflight.before_imports("eval")  # Before slow imports.
 
 from t5x import gin_utils
 from t5x.metrics import MetricsByTask

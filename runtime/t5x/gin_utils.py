@@ -51,7 +51,7 @@ def parse_gin_flags(
   # gin only appends to its list, and looks in the working directory first.
   gin.config._LOCATION_PREFIXES[:] = list(gin_search_paths) or [""]
   read = resolution.Bindings(gin_files, paths=gin_search_paths)
-  checks.check_macros(gin_bindings, read.macros)
+  checks.refuse(checks.unknown(gin_bindings, read.macros, gin_search_paths))
   # gin logs an error for every folder that lacks a file.
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.FATAL)
@@ -71,7 +71,7 @@ def parse_gin_flags(
     logging.set_verbosity(verbosity)
   if finalize_config:
     read = resolution.Bindings(texts=gin_bindings, start=read)
-    checks.check_complete(read, gin_search_paths)
+    checks.refuse(checks.missing(read, gin_search_paths))
     gin.finalize()
 
 
@@ -179,14 +179,9 @@ def _start(
     values.gin_bindings,
   )
   bindings = resolution.Bindings(texts=[config_text()])
-  if bindings.root(fn.__name__) is None:
-    raise ValueError(
-      "None of the gin files configures a run. Name a recipe, "
-      "--gin_file=gin/recipes/NAME.gin, or a run, "
-      "--gin_file=gin/runs/NAME.gin; --help lists them."
-    )
-  checks.check_used(bindings, fn.__name__, values.gin_bindings)
-  checks.check_types(resolution.resolve(bindings, fn.__name__), fn)
+  given = values.gin_bindings
+  for label, _ in checks.without_effect(bindings, fn.__name__, given):
+    logging.warning("Nothing uses %s here: binding it has no effect.", label)
   if values.dry_run:
     print(gin.config_str())
     return
@@ -233,8 +228,7 @@ def run_entry_point(
   def main(argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
-    if len(argv) > 1:
-      raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    del argv  # `preflight` has refused what is not a flag.
     try:
       _start(fn, run)
     except (ValueError, OSError, ImportError, FloatingPointError) as e:
@@ -249,9 +243,4 @@ def run_entry_point(
       raise
     command_flags.leave(0)
 
-  try:
-    args = rewrite_gin_args(sys.argv)
-  except ValueError as e:
-    print(f"Error: {e}", file=sys.stderr)
-    sys.exit(1)
-  app.run(main, argv=args)
+  app.run(main, argv=rewrite_gin_args(sys.argv))

@@ -2,12 +2,10 @@
 
 import sys
 
-from t5x.configuration import command_flags
+from t5x.runs import preflight
 
 if __name__ == "__main__":
-  # Before slow imports.
-  command_flags.report_errors()
-  command_flags.show_help_if_asked("infer")
+  preflight.before_imports("infer")  # Before slow imports.
 
 from t5x import gin_utils
 from t5x.runs import command_line

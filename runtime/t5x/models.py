@@ -1,11 +1,12 @@
 """A Flax module with its vocabularies, loss, decoding and optimizer."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from t5x import decoding, losses, optimizers
 from t5x.train_state import Params, merge
@@ -33,8 +34,8 @@ class EncoderDecoderModel:
     optimizer_def: optimizers.OptimizerDef | None,
     decode_fn: Callable[..., Any] = decoding.beam_search,
     feature_converter_cls: Callable[..., FeatureConverter] | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    z_loss: NonNegativeFloat = 0.0,
     loss_normalizing_factor: float
     | str
     | losses.SpecialLossNormalizingFactor
@@ -213,7 +214,7 @@ class EncoderDecoderModel:
     batch: Batch,
     rng: jax.Array | None = None,
     return_all_decodes: bool = False,
-    num_decodes: int = 1,
+    num_decodes: PositiveInt = 1,
   ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
     """Decodes a batch.
 

@@ -8,7 +8,9 @@ from flax import struct, traverse_util
 import jax
 import jax.numpy as jnp
 import optax
+from pydantic import NonNegativeFloat
 
+from t5x.configuration import arguments
 from t5x.formats import stacking
 
 Params = Mapping[str, Any]
@@ -277,9 +279,10 @@ def by_layer(
   return optax.GradientTransformation(init, update)
 
 
+@arguments.checked
 def create_learning_rate_scheduler(
   factors: str = "constant * linear_warmup * rsqrt_decay",
-  base_learning_rate: float = 0.5,
+  base_learning_rate: NonNegativeFloat = 0.5,
   warmup_steps: int = 1000,
   decay_factor: float = 0.5,
   step_offset: int = 0,
@@ -308,7 +311,8 @@ def create_learning_rate_scheduler(
     A function from a step to the learning rate, a float32 scalar.
 
   Raises:
-    ValueError: if a factor is unknown, or needs a positive warmup_steps.
+    ValueError: if a value is wrong, a factor is unknown, or one needs a
+      positive warmup_steps.
   """
 
   factor_fns = {
@@ -322,10 +326,6 @@ def create_learning_rate_scheduler(
     ),
     "rsqrt_decay": lambda step: jnp.maximum(step, warmup_steps) ** -0.5,
   }
-  if base_learning_rate < 0:
-    raise ValueError(
-      f"Expected a learning rate of at least 0, got {base_learning_rate}."
-    )
   names = [name.strip() for name in factors.split("*")]
   if unknown := [name for name in names if name not in factor_fns]:
     raise ValueError(

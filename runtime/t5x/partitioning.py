@@ -12,6 +12,7 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
+from pydantic import PositiveInt
 
 LogicalAxisRules = Sequence[tuple[str, str | None]]
 _DEVICES: contextvars.ContextVar[Sequence[Any] | None] = contextvars.ContextVar(
@@ -86,7 +87,7 @@ class PjitPartitioner:
 
   def __init__(
     self,
-    num_partitions: int | None = None,
+    num_partitions: PositiveInt | None = None,
     model_parallel_submesh: Sequence[int] | None = None,
     backend: str | None = None,
     logical_axis_rules: LogicalAxisRules | None = None,

@@ -2,12 +2,10 @@
 
 import sys
 
-from t5x.configuration import command_flags
+from t5x.runs import preflight
 
 if __name__ == "__main__":
-  # Before slow imports.
-  command_flags.report_errors()
-  command_flags.show_help_if_asked("train")
+  preflight.before_imports("train")  # Before slow imports.
 
 from absl import logging
 

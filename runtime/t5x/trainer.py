@@ -9,6 +9,7 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import optax
+from pydantic import PositiveInt
 
 from t5x import checkpoints, models
 from t5x import metrics as metrics_lib
@@ -30,7 +31,7 @@ class Trainer:
     train_state_axes: TrainState,
     rng: jax.Array,
     learning_rate_fn: LearningRateFn,
-    num_microbatches: int | None = None,
+    num_microbatches: PositiveInt | None = None,
     weight_metrics_computer: "WeightMetricsComputer | None" = None,
   ):
     """Compiles nothing yet.

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import PositiveInt
 
 from t5x import checkpoints, models
+from t5x.configuration import arguments
 from t5x.input import lengths
 from t5x.input.datasets import (
   DatasetConfig,
@@ -46,11 +48,14 @@ class SaveCheckpointConfig:
     checkpointer_cls: `checkpoints.Checkpointer` or `SaveBestCheckpointer`.
   """
 
-  period: int | None = None
-  keep: int | None = None
+  period: PositiveInt | None = None
+  keep: PositiveInt | None = None
   checkpointer_cls: Callable[..., checkpoints.Checkpointer] = (
     checkpoints.Checkpointer
   )
+
+  def __post_init__(self):
+    arguments.check(type(self), {"period": self.period, "keep": self.keep})
 
 
 @dataclasses.dataclass

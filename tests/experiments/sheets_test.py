@@ -1,11 +1,13 @@
 """Sheets: what they expand to, and what is refused."""
 
 import pathlib
+import re
 
 import made_up
 import pytest
 
 from prompt_tuning.experiments import launching, sheets
+from t5x.runs import preflight
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHARED = """
@@ -158,8 +160,12 @@ ALL = sheets.load_all(ROOT / "configs")
 
 @pytest.mark.parametrize("sheet", ALL.values(), ids=ALL)
 def test_sheet_of_the_repository(sheet):
-  """It expands, each cell to settings of its own."""
+  """It expands, each cell to right settings of its own."""
   cells = sheet.cells()
   assert len({cell.command for cell in cells}) == len(cells)
+  for _, _, module, *words in {x.gin_files: x.command for x in cells}.values():
+    if module.startswith("t5x."):
+      for problem in preflight.problems(module.removeprefix("t5x."), words):
+        assert re.search("No checkpoint|is not a file|VOCABULARY", problem)
   if sheet.beside:
     assert ALL[sheet.beside].paper

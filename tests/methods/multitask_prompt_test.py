@@ -97,7 +97,7 @@ def test_what_registers_a_mixture_is_imported_first(tmp_path, monkeypatch):
   )
   monkeypatch.syspath_prepend(tmp_path)
   name = "later_cb_prefixed"
-  with pytest.raises(ValueError, match="No seqio task or mixture 'later_cb"):
+  with pytest.raises(ValueError, match="is called 'later_cb"):
     superglue.prefixes_of(name, name)
   assert superglue.prefixes_of(name, name, "registers_later") == ("cb ",)
 

@@ -77,6 +77,25 @@ def test_model_with_a_prompt_in_it_is_the_model_to_its_prompts(tmp_path, flat):
 
 
 @pytest.mark.parametrize("kind", ["gfile", "orbax"])
+def test_base_model_is_read_inside_a_trace(tmp_path, flat, kind):
+  """As where gin makes an initialiser while the network is traced."""
+  path = _write(kind, tmp_path / "written", flat)
+
+  def embedding():
+    device = SingleDeviceSharding(jax.devices()[0])
+    base = checkpoints.open_checkpoint(str(path))
+    target = jax.ShapeDtypeStruct(
+      flat[EMBEDDING].shape, np.float32, sharding=device
+    )
+    assert base.fingerprint
+    return base.read({EMBEDDING: target})[EMBEDDING]
+
+  np.testing.assert_array_equal(
+    jax.jit(embedding)(), flat[EMBEDDING].astype(np.float32)
+  )
+
+
+@pytest.mark.parametrize("kind", ["gfile", "orbax"])
 def test_fingerprint_reads_corners_only(tmp_path, flat, kind):
   base = checkpoints.open_checkpoint(_write(kind, tmp_path, flat))
   with mock.patch.object(

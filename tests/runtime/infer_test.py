@@ -235,9 +235,12 @@ def test_samples_of_two_batches_are_independent(base):
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    ({"mode": "guess"}, "Expected MODE"),
-    ({"checkpoint_period": -32}, "checkpoint_period of at least 1, got -32"),
-    ({"checkpoint_period": 0}, "checkpoint_period of at least 1, got 0"),
+    ({"mode": "guess"}, "Expected mode to be Literal"),
+    (
+      {"checkpoint_period": -32},
+      "checkpoint_period to be int above 0, got -32",
+    ),
+    ({"checkpoint_period": 0}, "checkpoint_period to be int above 0, got 0"),
     ({"shard_id": 3, "num_shards": 2}, "shard_id < num_shards=2, got 3"),
     ({"shard_id": -1}, "shard_id < num_shards=1, got -1"),
     ({"num_shards": 0}, "shard_id < num_shards=0, got 0"),

@@ -87,17 +87,17 @@ def test_settings_that_are_damaged_can_be_removed(finished, base, tmp_path):
   assert train(run, base, told()).was_over
 
 
-def test_run_that_saved_nothing_is_said_to_be_no_loss(finished, base, tmp_path):
+def test_run_that_saved_nothing_is_taken_over(finished, base, tmp_path):
   for name in ("record.json", "configuration.json"):
     shutil.copy(finished / name, tmp_path)
+  (tmp_path / "checkpoint_8.orbax-checkpoint-tmp-1").mkdir()
   other = told(train__random_seed=1)
-  for folder, message in (
-    (tmp_path, "you can delete the folder"),
-    (finished, r"or choose another folder\.$"),
-  ):
-    plan = tiny.make_plan(folder, base, configuration=other)
-    with pytest.raises(ValueError, match=message):
-      resume.Earlier(plan, {})
+  plan = tiny.make_plan(tmp_path, base, configuration=other)
+  assert resume.Earlier(plan, tiny.record(tmp_path)).write_settings(5) == []
+  assert identity.read(str(tmp_path)) == (other, [])
+  plan = tiny.make_plan(finished, base, configuration=other)
+  with pytest.raises(ValueError, match=r"or choose another folder\.$"):
+    resume.Earlier(plan, {})
 
 
 def test_another_period_alone_is_not_the_run_that_is_over(finished, base):

@@ -8,6 +8,8 @@ import seqio
 import tensorflow as tf
 import tiny
 
+from prompt_tuning.data import text_pairs
+from prompt_tuning.mini.ladder.vocabulary import WordVocabulary
 from t5x.input import truncation
 from t5x.runs import plan as plan_lib
 from t5x.runs import run_data
@@ -65,6 +67,24 @@ def test_lost_tokens_are_counted_and_described():
   assert truncation.count_cuts(mixture, "targets") == both
   for lengths in ({}, {"inputs": 9, "targets": 2}):
     assert truncation.count_cuts(_config(**lengths)) == {}
+
+
+@pytest.mark.parametrize("most", [0.1, 0.04])
+def test_unknown_pieces_are_told_or_refused(most):
+  words = WordVocabulary(("a", "b"))
+  pairs = [("a b " * 10 + "c", "a"), ("b", "b")]  # One of 24 pieces.
+  config = tiny.dataset_config(
+    mixture_or_task_name=text_pairs.make({"train": pairs}, words, []).task,
+    task_feature_lengths={"inputs": 30, "targets": 3},
+    max_unknown=most,
+  )
+  if most == 0.1:
+    (said,) = truncation.check_known(config)
+    assert "does not know 4.2% of the pieces of the inputs" in said
+    assert not list(truncation.check_known(_config(inputs=30, targets=3)))
+  else:
+    with pytest.raises(ValueError, match=r"4\.2% .*max_unknown = 1"):
+      list(truncation.check_known(config))
 
 
 def test_task_that_makes_examples_of_the_lengths_is_left_out():

@@ -251,9 +251,9 @@ def test_second_signal_stops_at_once():
   ("overrides", "message"),
   [
     ({"relative_steps": None}, "Give one of TRAIN_STEPS"),
-    ({"relative_steps": -5}, "0 or more; got"),
-    ({"eval_steps": -1}, "EVAL_STEPS=-1: expected at least one batch"),
-    ({"eval_period": 4}, "must divide the largest"),
+    ({"relative_steps": -5}, "relative_steps to be int of at least 0"),
+    ({"eval_steps": -1}, "eval_steps to be int above 0, got -1"),
+    ({"eval_period": 4}, "divide the largest"),
     ({"actions": {"EVAL": []}}, "Unknown action modes"),
   ],
 )
@@ -279,7 +279,7 @@ LATE = adafactor.Adafactor(step_offset=tiny.BASE_STEP + 1)
           mixture_or_task_name="tiny_has_y"
         )
       },
-      "near: tiny_has_x",
+      "Did you mean tiny_has_x",
     ),
     (
       {"model": tiny.make_model(LATE), "actions": {}},

@@ -7,6 +7,7 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import optax
+from pydantic import NonNegativeFloat
 
 from t5x import checkpoints
 
@@ -18,7 +19,7 @@ _BIASES = "rel_embedding"
 
 
 def adam(
-  learning_rate: float, steps: int | None, warmup_steps: int = 200
+  learning_rate: NonNegativeFloat, steps: int | None, warmup_steps: int = 200
 ) -> optax.GradientTransformation:
   """Returns Adam with a linear warm-up and a cosine decay to a tenth.
 

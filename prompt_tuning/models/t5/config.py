@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 import dataclasses
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
+from pydantic import Field, PositiveInt
 
 from prompt_tuning.types import DType
 
@@ -48,17 +49,17 @@ class T5Config:
       "flash" on a TPU. None uses the attention that runs on every platform.
   """
 
-  vocab_size: int
-  emb_dim: int
-  num_heads: int
-  num_encoder_layers: int
-  num_decoder_layers: int
-  head_dim: int
-  mlp_dim: int
+  vocab_size: PositiveInt
+  emb_dim: PositiveInt
+  num_heads: PositiveInt
+  num_encoder_layers: PositiveInt
+  num_decoder_layers: PositiveInt
+  head_dim: PositiveInt
+  mlp_dim: PositiveInt
   dtype: DType = "bfloat16"
   param_dtype: DType = "float32"
   mlp_activations: tuple[str, ...] = ("gelu", "linear")
-  dropout_rate: float = 0.1
+  dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
   logits_via_embedding: bool = False
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128

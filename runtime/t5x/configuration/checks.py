@@ -1,77 +1,102 @@
-"""Checks of a configuration, before anything is read or compiled."""
+"""Checks of a configuration, before anything is read or compiled.
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+They yield problems: sentences with the mistake, its place and the remedy.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
 import difflib
-import inspect
 import os
-import pkgutil
-import re
-import types
-import typing
-from typing import Any
 
-from absl import logging
-
-from t5x.configuration import reading
-from t5x.configuration.reading import Macro, Reference, suggestion
+from t5x.configuration import arguments, reading, signatures
+from t5x.configuration.reading import Macro, suggestion
 from t5x.configuration.resolution import Bindings, Setting, resolve
 
-# Annotations from these packages take more values than `isinstance` knows.
-_LENIENT = ("jax", "numpy", "typing")
+# Files of these kinds give nothing that another kind does not.
+_WHOLE = ("recipes", "runs")
 
 
-def check_complete(
+def refuse(problems: Iterable[str]) -> None:
+  """Raises ValueError if there are problems; the message has all of them."""
+  found = list(dict.fromkeys(problems))
+  if len(found) > 1:
+    found = [f"{len(found)} problems.", *(f"* {x}" for x in found)]
+  if found:
+    raise ValueError("\n".join(found))
+
+
+def missing(
   bindings: Bindings, paths: Sequence[str], given: Collection[str] = ()
-) -> None:
-  """Checks that every macro of a command has a value.
+) -> Iterator[str]:
+  """Yields problems of macros without a value.
 
   Args:
     bindings: The configuration.
     paths: Folders of gin files.
     given: Macros that get a value elsewhere.
 
-  Raises:
-    ValueError: if a macro has none. The message names a kind of gin file to
-      add where no such file is given, and flags otherwise.
+  Yields:
+    A sentence for each kind of gin file to add; for macros that a later file
+    takes the value of; and for the flags to give.
   """
-  missing = bindings.lacking - set(given)
+  lacking = bindings.lacking - set(given)
+  by_kind = reading.files_by_kind(paths)
+  if taken := lacking & bindings.taken_away:
+    lacking -= taken
+    order = ", ".join(f"gin/{kind}" for kind in by_kind)
+    yield (
+      f"A later file takes away the value of {', '.join(sorted(taken))}. Name "
+      f"files in the order {order}: the model comes before the recipe."
+    )
   kinds = {os.path.basename(os.path.dirname(x)) for x in bindings.files}
-  remedies = []
-  for kind, files in reading.files_by_kind(paths).items():
-    # Recipes and runs give nothing that another kind does not.
-    if not missing or kind in {*kinds, "recipes", "runs"}:
+  for kind, files in by_kind.items():
+    if not lacking or kind in {*kinds, *_WHOLE}:
       continue
     names = [f"gin/{kind}/{file}.gin" for file in files]
-    values = [missing & Bindings([x], paths=paths).defined for x in names]
+    values = [lacking & Bindings([x], paths=paths).defined for x in names]
     if found := set().union(*values):
-      missing = missing - found
+      lacking = lacking - found
       choices = (file for file, x in zip(files, values, strict=True) if x)
-      remedies.append(
+      yield (
         f"A file of gin/{kind} gives {', '.join(sorted(found))}: add "
         f"--gin_file=gin/{kind}/NAME.gin, where NAME is one of "
         f"{', '.join(choices)}."
       )
-  if missing:
-    flags = " ".join(f"--gin.{name}=..." for name in sorted(missing))
-    remedies.append(
-      f"The gin files require {', '.join(sorted(missing))}. Give each a value: "
+  if lacking:
+    flags = " ".join(f"--gin.{name}=..." for name in sorted(lacking))
+    yield (
+      f"The gin files require {', '.join(sorted(lacking))}. Give each a value: "
       f"{flags}"
     )
-  if remedies:
-    raise ValueError(" ".join(remedies))
 
 
-def check_macros(gin_bindings: Sequence[str], macros: Collection[str]) -> None:
-  """Checks that the macros that a command binds exist.
+def definers(macro: str, paths: Sequence[str]) -> list[str]:
+  """Returns the gin files that define a macro themselves."""
+  return [
+    name
+    for kind, files in reading.files_by_kind(paths).items()
+    for name in (f"gin/{kind}/{file}.gin" for file in files)
+    for x in reading.from_file(name, paths)
+    if isinstance(x, reading.Binding) and not x.parameter and x.label == macro
+  ]
+
+
+def unknown(
+  gin_bindings: Sequence[str],
+  macros: Collection[str],
+  paths: Sequence[str] = (),
+) -> Iterator[str]:
+  """Yields problems of macros that a command binds and that do not exist.
+
+  They are neither defined by a file nor used by another binding.
 
   Args:
     gin_bindings: The bindings of the command.
     macros: The macros that its files define.
+    paths: Folders of gin files.
 
-  Raises:
-    ValueError: if a binding is not valid gin syntax, or a macro is neither
-      defined by a file nor used by another binding. The message names macros
-      that are spelled alike.
+  Yields:
+    A sentence with the file that defines the macro, or with those that are
+    spelled alike.
   """
   # Text of several lines may define and use macros by itself.
   texts = [x for x in gin_bindings if "\n" not in x.strip()]
@@ -79,13 +104,21 @@ def check_macros(gin_bindings: Sequence[str], macros: Collection[str]) -> None:
   values = [leaf for x in bindings for leaf in reading.leaves(x.value)]
   known = {x.name for x in values if isinstance(x, Macro)}.union(macros)
   for x in bindings:
-    if not (x.parameter or x.scope or x.label in known):
+    if x.parameter or x.scope or x.label in known:
+      continue
+    if files := definers(x.label, paths):
+      remedy = (
+        f" {' and '.join(files)} would: add --gin_file={files[0]}, or leave "
+        f"{x.label} out."
+      )
+    else:
       # The files' macros are in capitals; a user may forget that.
       near = difflib.get_close_matches(x.label.upper(), sorted(macros))
-      raise ValueError(
-        f"No gin file defines {x.label}, so '{x.label} = {x.text}' would "
-        f"change nothing.{suggestion(near)}"
-      )
+      remedy = suggestion(near)
+    yield (
+      f"No gin file of this command defines {x.label}, so '{x.label} = "
+      f"{x.text}' would change nothing.{remedy}"
+    )
 
 
 def unused(
@@ -108,20 +141,22 @@ def unused(
       yield x.label
 
 
-def check_used(bindings: Bindings, function: str, texts: Iterable[str]) -> None:
-  """Warns of a command's bindings that have no effect.
+def without_effect(
+  bindings: Bindings, function: str, texts: Iterable[str]
+) -> Iterator[tuple[str, str | None]]:
+  """Yields a command's bindings that have no effect.
 
   Python code may call a function that gin does not reach, but never in a
-  scope. A scope that nothing uses is therefore an error.
+  scope.
 
   Args:
     bindings: The whole configuration.
     function: The program's function.
     texts: The bindings of the command.
 
-  Raises:
-    ValueError: if a binding is in a scope that nothing uses; the message names
-      the scopes that exist.
+  Yields:
+    A left side and, if it is in a scope that nothing uses, the problem, which
+    names the scopes that exist.
   """
   settings = resolve(bindings, function)
   for label in unused(bindings, function, texts):
@@ -131,90 +166,81 @@ def check_used(bindings: Bindings, function: str, texts: Iterable[str]) -> None:
     own = [x for x in settings if dot and x.function == target]
     scopes = {x.name.rpartition("/")[0] for x in own or settings}
     exists = any(f"{x}/".startswith(f"{scope}/") for x in scopes)
-    if slash and dot and target.module and not exists:
-      scopes = sorted(scopes - {""})
-      near = difflib.get_close_matches(scope, scopes) or scopes
-      raise ValueError(
-        f"Nothing uses {selector} in the scope {scope!r}, so {label!r} would "
-        f"change nothing.{suggestion(near)}"
-      )
-    logging.warning("Nothing uses %s here: binding it has no effect.", label)
+    if not slash or not dot or not target.module or exists:
+      yield label, None
+      continue
+    scopes = sorted(scopes - {""})
+    near = difflib.get_close_matches(scope, scopes) or scopes
+    yield (
+      label,
+      f"Nothing uses {selector} in the scope {scope!r}, so {label!r} would "
+      f"change nothing.{suggestion(near)}",
+    )
 
 
-def check_types(settings: Sequence[Setting], function: Any) -> None:
-  """Checks values against the annotations of parameters.
-
-  gin passes on any value: without this check, `"20"` as a length shows as a
-  traceback where the length is used.
+def wrong_values(settings: Sequence[Setting], main: str) -> Iterator[str]:
+  """Yields problems of values that do not fit the annotations of parameters.
 
   Args:
     settings: The resolved configuration.
-    function: The program's function, which gin files find on `__main__`.
-
-  Raises:
-    ValueError: if values are of the wrong type; the message names each.
+    main: The program's module, such as "t5x.train".
   """
-  wrong: dict[str, str] = {}
+  told = set()
   for x in settings:
-    if (owner := x.function) is None or not owner.module:
+    label = x.macro or x.name
+    if x.function is None or not x.function.module or label in told:
       continue
-    called = function
-    try:
-      if owner.module != "__main__":
-        called = pkgutil.resolve_name(f"{owner.module}:{owner.path}")
-      parameters = inspect.signature(called, eval_str=True).parameters
-      hint = parameters[x.parameter].annotation
-    except (ImportError, AttributeError, KeyError, NameError, TypeError):
-      continue  # gin says so itself.
-    if hint is not inspect.Parameter.empty and not _fits(x.value, hint):
+    module = x.function.module.replace("__main__", main)
+    hints = signatures.parameters(f"{module}.{x.function.path}") or {}
+    if x.parameter in hints:
+      hint = hints[x.parameter]
+      if arguments.fits(x.value, hint):
+        continue
       where = f" ({x.name})" if x.macro else ""
-      # Without modules, such as "Sequence[str] | None".
-      expected = re.sub(r"[A-Za-z_]\w*\.", "", inspect.formatannotation(hint))
-      text = f"{x.macro or x.name}={x.text}{where}: expected {expected}"
-      wrong.setdefault(x.macro or x.name, text)
-  if wrong:
-    is_quoted = any(
-      "'" in x and "expected str" not in x for x in wrong.values()
+      expected = arguments.describe(hint)
+      text = f"{label}={x.text}{where}: expected {expected}."
+      if isinstance(x.value, str) and "str" not in expected:
+        text += " Numbers and @references take no quotes."
+    elif hints and signatures.OTHERS not in hints:
+      near = difflib.get_close_matches(x.parameter, hints)
+      text = (
+        f"{x.name}: {x.function.path} has no parameter {x.parameter!r}."
+        f"{suggestion(near)}"
+      )
+    else:
+      continue
+    told.add(label)
+    yield text
+
+
+# The settings that `wrong_periods` takes, in order.
+PERIODS = (
+  "train.eval_period",
+  "t5x.SaveCheckpointConfig.period",
+  "train.stats_period",
+  "train.total_steps",
+  "train.relative_steps",
+)
+
+
+def wrong_periods(
+  eval_period: int | None,
+  checkpoint_period: int | None,
+  stats_period: int | None,
+  total_steps: int | None,
+  relative_steps: int | None,
+) -> Iterator[str]:
+  """Yields problems of a training run's periods and steps; see `Plan`."""
+  given = [x for x in (eval_period, checkpoint_period, stats_period) if x]
+  if any(max(given) % x for x in given):
+    yield (
+      f"Expected periods that divide the largest, got {eval_period} steps "
+      f"between evaluations (EVAL_PERIOD), {checkpoint_period} between "
+      f"checkpoints and {stats_period} between losses (STATS_PERIOD)."
     )
-    raise ValueError(
-      f"{'; '.join(wrong.values())}."
-      + (" Numbers and @references take no quotes." if is_quoted else "")
+  steps = (total_steps, relative_steps)
+  if steps.count(None) != 1:
+    yield (
+      "Give one of TRAIN_STEPS, counted from pretraining step 0, and "
+      f"TRAIN_STEPS_RELATIVE, counted from the restored step; got {steps}."
     )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-  """Returns whether a value may be right for an annotation.
-
-  References fit, and so do values for annotations that are unknown here.
-  """
-  kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-  if isinstance(value, Reference | Macro):
-    return True
-  if kind in (typing.Union, types.UnionType):
-    return any(_fits(value, x) for x in arguments)
-  if kind is typing.Literal:
-    return value in arguments
-  if not isinstance(kind, type):
-    return True
-  if kind in (int, float):
-    return isinstance(value, (int, kind)) and not isinstance(value, bool)
-  if isinstance(value, dict) and issubclass(kind, Mapping):
-    return all(_all_fit(pair, arguments) for pair in value.items())
-  is_sequence = issubclass(kind, Collection) and kind is not str
-  # gin takes a list for a tuple, and a tuple for a list.
-  if isinstance(value, list | tuple) and is_sequence:
-    return not issubclass(kind, Mapping) and _all_fit(value, arguments)
-  if kind.__module__.startswith(_LENIENT):
-    return True
-  # A string is a sequence, but never meant as one.
-  return isinstance(value, kind) and not (
-    is_sequence and isinstance(value, str)
-  )
-
-
-def _all_fit(values: Sequence[Any], hints: tuple[Any, ...]) -> bool:
-  if len(hints) == 1 or hints[-1:] == (Ellipsis,):
-    hints = hints[:1] * len(values)
-  return not hints or (
-    len(hints) == len(values) and all(map(_fits, values, hints))
-  )

@@ -5,7 +5,7 @@ and methods describes them in one `Client`, which its distribution names in the
 entry-point group `t5x.clients`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import importlib.metadata
@@ -36,8 +36,12 @@ class Client:
       gin files.
     resumable_settings: Patterns of settings that a resumed run may change,
       because they do not change the result of training.
+    problems: Yields the problems that a command's files and their headers show,
+      given its resolved settings and its gin files. It imports neither JAX nor
+      TensorFlow, unless it has to.
     base_model_paths: Patterns of settings that say where the base model lies;
       a run knows the model by its fingerprint.
+    folders: Patterns of settings that name the folder a run writes to.
     evaluation_settings: Patterns of settings that have no effect before the
       first evaluation.
     unmeasured_settings: Patterns of settings that change no number, because
@@ -55,7 +59,11 @@ class Client:
   find_task: Callable[..., Any] | None = None
   next_steps: Callable[..., str] | None = None
   resumable_settings: Sequence[str] = ()
+  problems: Callable[[Mapping[str, Any], Sequence[str]], Iterable[str]] = (
+    lambda settings, gin_files: ()
+  )
   base_model_paths: Sequence[str] = ()
+  folders: Sequence[str] = ()
   evaluation_settings: Sequence[str] = ()
   unmeasured_settings: Sequence[str] = ()
   stand_ins: str = ""

@@ -26,6 +26,8 @@ _KEYS = {
   "hash": str,
   "changes": list[dict[str, str | int | None]],
 }
+# Most differences in a message.
+_SHOWN = 8
 # Parameters for where a run writes, or which part of its data it reads.
 _PLACES = frozenset({"model_dir", "output_dir", "shard_id"})
 # Settings that the code decides and no file says, of each program. A change of
@@ -43,6 +45,7 @@ _OWN = client.Client(
     "*.summarize_config_fn",
     "*.inference_evaluator_cls",
     "*RestoreCheckpointConfig.mode",
+    "*DatasetConfig.max_unknown",
   ),
   # A resumed run may change its length, its evaluations, and where and in which
   # parts it is computed, although that draws other dropout masks.
@@ -65,8 +68,10 @@ _OWN = client.Client(
     "*PjitPartitioner.*",
     "*Trainer.num_microbatches",
     "*_eval/*.batch_size",
+    "*DatasetConfig.max_unknown",
   ),
   base_model_paths=("*RestoreCheckpointConfig.path",),
+  folders=("train.model_dir", "evaluate.output_dir", "infer.output_dir"),
   # The first evaluation may have failed because of them.
   evaluation_settings=("infer_eval/*", "*SaveBestCheckpointer.metric_*"),
 )
@@ -171,15 +176,29 @@ class RunConfiguration:
 @functools.cache
 def is_measured(name: str) -> bool:
   """Returns whether the setting of this name can change a number."""
-  return not _matches(name, "unmeasured_settings")
+  return not matches(name, "unmeasured_settings")
+
+
+def check_kind(kind: str | None, program: str, place: str) -> None:
+  """Raises ValueError if a folder has the record of another program.
+
+  Args:
+    kind: That in the record; None if the folder has none.
+    program: The program that is to write to it.
+    place: The folder, for the message.
+  """
+  if kind not in (None, program):
+    raise ValueError(
+      f"{place} has the record of a run of t5x.{kind}. Choose another folder."
+    )
 
 
 def may_change(difference: Difference) -> bool:
   """Returns whether a run may resume with the new value."""
-  return _matches(difference.name, "resumable_settings")
+  return matches(difference.name, "resumable_settings")
 
 
-def _matches(name: str, *kinds: str) -> bool:
+def matches(name: str, *kinds: str) -> bool:
   """Returns whether a setting is of a kind, which is a field of `Client`."""
   patterns = (
     pattern
@@ -191,12 +210,18 @@ def _matches(name: str, *kinds: str) -> bool:
 
 
 def describe(differences: Iterable[Difference]) -> str:
-  """Returns differences in one line; those of one macro appear once."""
+  """Returns differences in one line; those of one macro appear once.
+
+  Those of macros come first, and of many only the first are shown.
+  """
   lines: dict[tuple[str | None, ...], str] = {}
-  for x in differences:
+  for x in sorted(differences, key=lambda x: x.macro is None):
     key = (x.macro, x.old, x.new) if x.macro else (x.name,)
     lines.setdefault(key, str(x))
-  return "; ".join(lines.values())
+  shown = list(lines.values())
+  if len(shown) > _SHOWN:
+    shown[_SHOWN:] = [f"and {len(shown) - _SHOWN} more"]
+  return "; ".join(shown)
 
 
 def read(folder: str) -> tuple[RunConfiguration, list[dict[str, Any]]] | None:
@@ -264,7 +289,7 @@ def check_same_run(
   differences = before.differences(now)
   allowed = ["resumable_settings", "base_model_paths"]
   allowed += [] if is_evaluated else ["evaluation_settings"]
-  if refused := [x for x in differences if not _matches(x.name, *allowed)]:
+  if refused := [x for x in differences if not matches(x.name, *allowed)]:
     raise ValueError(
       f"{folder} has a run of other settings, there -> now: "
       f"{describe(refused)}. A resumed run keeps its settings, except for its "
@@ -300,7 +325,7 @@ def check_same_everywhere(
   differences = [
     x
     for x in first.differences(here)
-    if not _matches(x.name, "base_model_paths")
+    if not matches(x.name, "base_model_paths")
   ]
   if multihost.is_true_anywhere(bool(differences)):
     raise ValueError(

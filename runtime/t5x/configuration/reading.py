@@ -189,9 +189,23 @@ def from_text(text: str) -> list[Binding]:
   Raises:
     ValueError: if it is not valid gin syntax.
   """
-  remedy = "Strings are quoted: --gin.X=\"'text'\"."
-  with parsing.of(text.strip()[:200], "valid gin syntax", remedy):
+  with parsing.of(text.strip()[:200], "valid gin syntax", _remedy(text)):
     return [x for x in _parsed(text) if isinstance(x, Binding)]
+
+
+def _remedy(text: str) -> str:
+  """Returns how to write a binding that gin cannot read."""
+  name, _, value = (x.strip() for x in text.partition("="))
+  written = f"'{value.strip(chr(39))}'"
+  reason = "Strings are quoted"
+  if re.fullmatch(r"-?\d+,\d+", value):
+    reason, written = "Numbers have a point", value.replace(",", ".")
+  elif value.capitalize() in ("True", "False", "None"):
+    reason, written = "Write it with a capital", value.capitalize()
+  elif not value or value.startswith(("[", "(", "{")):
+    reason, written = "Brackets and quotes come in pairs", "['a', 'b']"
+  quoted = f'"{written}"' if "'" in written else written
+  return f"{reason}: --gin.{name or 'X'}={quoted}."
 
 
 def from_file(gin_file: str, paths: Sequence[str]) -> tuple[Binding | str, ...]:

@@ -22,6 +22,7 @@ class Bindings:
     files: All gin files, with those that they include.
     macros: Name -> definition, with the last comment that the macro has.
     parameters: (scope, function) -> parameter -> binding.
+    taken_away: The macros that had a value before a later file required one.
   """
 
   def __init__(
@@ -44,6 +45,7 @@ class Bindings:
     """
     self.files = [*start.files] if start else []
     self.macros: dict[str, Binding] = {}
+    self.taken_away: set[str] = set()
     self.parameters: dict[tuple[str, Name], dict[str, Binding]] = {}
     self._known: dict[str, Name] = {}
     self._all = [*start._all] if start else []
@@ -60,6 +62,9 @@ class Bindings:
       else:
         if not x.comment and x.label in self.macros:
           x = dataclasses.replace(x, comment=self.macros[x.label].comment)
+        before = self.macros.get(x.label, x)
+        if x.text == reading.REQUIRED and before.text != reading.REQUIRED:
+          self.taken_away.add(x.label)
         self.macros[x.label] = x
 
   def _with_includes(

@@ -19,57 +19,17 @@ import numpy as np
 
 from t5x.files import digests, storage
 from t5x.formats import (
-  checkpoint_folder,
   orbax,
   scanned,
   stacking,
   stored_arrays,
   t5x_v3,
 )
+from t5x.formats.checkpoint_folder import find_checkpoint
 from t5x.formats.stored_arrays import StoredArray
 
 # The number of values along each axis that a fingerprint covers.
 _FINGERPRINT_BLOCK = 16
-
-
-def find_checkpoint(path: str) -> str:
-  """Finds a checkpoint folder.
-
-  Args:
-    path: A folder `checkpoint_<step>`, or one that holds such folders.
-
-  Returns:
-    The path of the folder `checkpoint_<step>`, the newest one.
-
-  Raises:
-    ValueError: if there is no such folder.
-  """
-  folder = epath.Path(path)
-  if not folder.is_dir():
-    if storage.is_bucket(path) and storage.HAS_GCS:
-      storage.check_access(path, path, "read")
-    parent = folder.parent
-    there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
-    raise ValueError(
-      f"No checkpoint at {path}: expected a folder checkpoint_<step> or one "
-      f"that holds such folders. In {parent}: {', '.join(there) or 'nothing'}."
-    )
-  if checkpoint_folder.STEP_FOLDER.fullmatch(folder.name):
-    return str(folder)
-  found = checkpoint_folder.CheckpointFolder(folder)
-  if steps := found.steps():
-    return str(found.checkpoint(steps[-1]))
-  way_out = (
-    " It is a Hugging Face folder: convert it with "
-    "prompt-tuning convert checkpoint."
-    if (folder / "config.json").exists()
-    else ""
-  )
-  others = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
-  raise ValueError(
-    f"No checkpoint_<step> in {path}; folders there: {others or 'none'}."
-    f"{way_out}"
-  )
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ or does not count. One process of a run renames checkpoints.
 
 from collections.abc import Collection
 import dataclasses
+import os
 import re
 
 from etils import epath
@@ -14,6 +15,8 @@ from etils import epath
 from t5x.files import digests, safe_files, storage
 
 STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+# Such as "google/flan-t5-base".
+_HUB_NAME = re.compile(r"[\w-]+/[\w.-]+")
 # Suffixes of a checkpoint that is being written, and of one being deleted.
 _NEW, _DELETED = ".new", ".deleted"
 _LEFTOVER = re.compile(
@@ -48,6 +51,11 @@ class CheckpointFolder:
       for path in self.path.iterdir()
       if (match := STEP_FOLDER.fullmatch(path.name)) and storage.is_whole(path)
     )
+
+  def is_empty(self) -> bool:
+    """Returns whether no run has saved anything to its end here."""
+    found = self.path.glob("checkpoint_*")
+    return all(".orbax-checkpoint-tmp" in path.name for path in found)
 
   def clear_leftovers(self) -> None:
     """Finishes or undoes interrupted changes."""
@@ -115,3 +123,52 @@ class CheckpointFolder:
       f"Every checkpoint in {self.path} is damaged: {listed}. Restore one from "
       "a backup, or begin anew in another MODEL_DIR."
     )
+
+
+def find_checkpoint(path: str) -> str:
+  """Finds a checkpoint folder.
+
+  Args:
+    path: A folder `checkpoint_<step>`, or one that holds such folders.
+
+  Returns:
+    The path of the folder `checkpoint_<step>`, the newest one.
+
+  Raises:
+    ValueError: if there is no such folder.
+  """
+  folder = epath.Path(path)
+  if not folder.is_dir():
+    if storage.is_bucket(path) and storage.HAS_GCS:
+      storage.check_access(path, path, "read")
+    text = (
+      f"No checkpoint at {path}: expected a folder checkpoint_<step> or one "
+      "that holds such folders."
+    )
+    if (parent := folder.parent).is_dir():
+      there = sorted(p.name for p in parent.iterdir())
+      text += f" In {parent}: {', '.join(there) or 'nothing'}."
+    elif _HUB_NAME.fullmatch(os.fspath(path)):
+      text += (
+        " A model of a hub is first downloaded, and then converted: "
+        "prompt-tuning convert checkpoint --from hf FOLDER --to t5x OUT."
+      )
+    if not os.path.isabs(path) and not storage.is_bucket(path):
+      text += f" The working directory is {os.getcwd()}."
+    raise ValueError(text)
+  if STEP_FOLDER.fullmatch(folder.name):
+    return str(folder)
+  found = CheckpointFolder(folder)
+  if steps := found.steps():
+    return str(found.checkpoint(steps[-1]))
+  way_out = (
+    f" It is a Hugging Face folder, to be read with --from hf. Convert it: "
+    f"prompt-tuning convert checkpoint --from hf {path} --to t5x OUT"
+    if (folder / "config.json").exists()
+    else ""
+  )
+  others = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+  raise ValueError(
+    f"No checkpoint_<step> in {path}; folders there: {others or 'none'}."
+    f"{way_out}"
+  )

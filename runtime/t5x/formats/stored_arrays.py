@@ -108,7 +108,9 @@ def read_sharded(
       return shards[bounds]
 
     assert target.sharding is not None, "the caller says where to put it"
-    return jax.make_array_from_callback(shape, target.sharding, shard)
+    # A network may be traced meanwhile, as where gin makes an initialiser.
+    with jax.ensure_compile_time_eval():
+      return jax.make_array_from_callback(shape, target.sharding, shard)
 
   return map_readers(arrays, read_array)
 

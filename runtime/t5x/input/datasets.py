@@ -16,13 +16,15 @@ import copy
 import dataclasses
 import importlib
 import secrets
-from typing import Any
+from typing import Annotated, Any
 import uuid
 
+from pydantic import Field, PositiveInt
 import seqio
 import tensorflow as tf
 
 from t5x import multihost
+from t5x.configuration import arguments
 from t5x.configuration.client import clients
 from t5x.input import in_memory
 
@@ -69,12 +71,14 @@ class DatasetConfig:
     module: Imported first, to register the task.
     use_memory_cache: Whether evaluation keeps its examples in memory.
     trim_output_features: Whether features are cut to their length.
+    max_unknown: Most of the pieces of training inputs that may be unknown to
+      the vocabulary, as a share.
   """
 
   mixture_or_task_name: str | seqio.Task | seqio.Mixture
-  task_feature_lengths: Mapping[str, int] | None
+  task_feature_lengths: Mapping[str, PositiveInt] | None
   split: str
-  batch_size: int
+  batch_size: PositiveInt
   shuffle: bool
   seed: int | None
   use_cached: bool = False
@@ -82,12 +86,10 @@ class DatasetConfig:
   module: str | None = None
   use_memory_cache: bool = True
   trim_output_features: bool = True
+  max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.1
 
   def __post_init__(self):
-    if self.batch_size < 1:
-      raise ValueError(
-        f"Expected BATCH_SIZE of at least 1, got {self.batch_size}."
-      )
+    arguments.check(type(self), vars(self))
 
   @property
   def name(self) -> str:

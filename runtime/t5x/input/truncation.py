@@ -1,4 +1,4 @@
-"""Counts of the examples that are cut to their feature lengths."""
+"""Counts of what a model does not see of examples: cut or unknown pieces."""
 
 from collections.abc import Iterator
 import inspect
@@ -8,10 +8,14 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5x import multihost
 from t5x.input.datasets import DatasetConfig
 
 # Counting takes a pass over the split: of more examples, the first ones.
 MAX_EXAMPLES = 200_000
+# Examples of each task to count unknown pieces in, and the least share that is
+# worth a sentence.
+_SAMPLE, _LEAST_SHARE = 1_000, 0.001
 
 # Task -> feature -> how many examples are cut, and by how many tokens.
 Cuts = dict[str, dict[str, dict[str, int]]]
@@ -66,6 +70,41 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
           "longest": int(column.max()),
         }
   return cuts
+
+
+def check_known(cfg: DatasetConfig) -> Iterator[str]:
+  """Yields a sentence if the vocabulary lacks pieces of a split's inputs.
+
+  It writes what it lacks, such as another script, as one piece that says
+  nothing. Every process calls this.
+
+  Raises:
+    ValueError: if it lacks more than `cfg.max_unknown` of the first examples.
+  """
+  unknown, size = 0, 0
+  tasks = seqio.get_subtasks(cfg.task_or_mixture())
+  for task in tasks if jax.process_index() == 0 else ():
+    feature = task.output_features.get("inputs")
+    piece = getattr(feature and feature.vocabulary, "unk_id", None)
+    if piece is not None and cfg.split in (task.splits or ()):
+      dataset = task.get_dataset(
+        cfg.task_feature_lengths, cfg.split, cfg.use_cached, shuffle=False
+      )
+      for example in dataset.take(_SAMPLE).as_numpy_iterator():
+        unknown += int((example["inputs"] == piece).sum())
+        size += example["inputs"].size
+  share = multihost.from_first_process(unknown / max(size, 1))
+  text = (
+    f"{cfg.name}, {cfg.split} split: the vocabulary does not know {share:.1%} "
+    "of the pieces of the inputs, and the model cannot tell them apart."
+  )
+  if share > cfg.max_unknown:
+    raise ValueError(
+      f"{text} Choose a model that knows them; to train all the same, bind "
+      "utils.DatasetConfig.max_unknown = 1 or, in Python, pass max_unknown=1."
+    )
+  if share >= _LEAST_SHARE:
+    yield text
 
 
 def describe(cuts: Cuts, cfg: DatasetConfig) -> Iterator[str]:

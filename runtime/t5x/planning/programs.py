@@ -153,7 +153,7 @@ def read_command(
   # Only its length would be read.
   others = {"PROMPT_FILE"} if "PROMPT_LENGTH" in given else ()
   read = resolution.Bindings(files, texts, paths)
-  checks.check_complete(read, paths, others)
+  checks.refuse(checks.missing(read, paths, others))
   for name, function in _PROGRAMS.items():
     # Where gin files find them.
     setattr(sys.modules["__main__"], name, function)

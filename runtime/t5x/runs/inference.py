@@ -4,15 +4,17 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import json
 import os
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 import jax
 import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
 import seqio
 import tensorflow as tf
 
 from t5x import checkpoints, multihost, utils
+from t5x.configuration import arguments
 from t5x.files import run_lock, safe_files
 from t5x.input import datasets, truncation
 from t5x.runs import events, records
@@ -42,21 +44,16 @@ class InferencePlan(plan_lib.FrozenPlan):
     num_shards: The number of parts, each for a separate run.
   """
 
-  mode: str
-  checkpoint_period: int
-  shard_id: int = 0
-  num_shards: int = 1
+  mode: Literal["predict", "predict_with_aux", "score"]
+  checkpoint_period: PositiveInt
+  shard_id: NonNegativeInt = 0
+  num_shards: PositiveInt = 1
 
   def __post_init__(self):
-    if self.mode not in _METHODS:
-      raise ValueError(
-        f"Expected MODE to be one of {tuple(_METHODS)}, got {self.mode!r}."
-      )
-    if self.checkpoint_period < 1:
-      raise ValueError(
-        "Expected checkpoint_period of at least 1, got "
-        f"{self.checkpoint_period}."
-      )
+    arguments.check(
+      InferencePlan,
+      {"mode": self.mode, "checkpoint_period": self.checkpoint_period},
+    )
     if not 0 <= self.shard_id < self.num_shards:
       raise ValueError(
         f"Expected 0 <= shard_id < num_shards={self.num_shards}, got "

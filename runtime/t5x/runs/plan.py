@@ -7,11 +7,12 @@ import inspect
 from typing import Any
 
 import jax
+from pydantic import NonNegativeInt, PositiveInt
 import seqio
 
 from t5x import checkpoints, gin_utils, models, partitioning, utils
 from t5x import trainer as trainer_lib
-from t5x.configuration import identity
+from t5x.configuration import arguments, checks, identity
 from t5x.input import damage
 from t5x.input.datasets import DatasetConfig
 from t5x.runs import events, initialization
@@ -85,11 +86,11 @@ class Plan:
   partitioner: partitioning.PjitPartitioner
   trainer_cls: Callable[..., trainer_lib.Trainer]
   model_dir: str
-  total_steps: int | None
-  eval_steps: int
-  eval_period: int
-  relative_steps: int | None = None
-  stats_period: int | None = None
+  total_steps: NonNegativeInt | None
+  eval_steps: PositiveInt
+  eval_period: PositiveInt
+  relative_steps: NonNegativeInt | None = None
+  stats_period: PositiveInt | None = None
   random_seed: int | None
   use_hardware_rng: bool = False
   summarize_config_fn: Callable[..., None] | None = None
@@ -97,39 +98,28 @@ class Plan:
   actions: trainer_lib.ActionMap | None = None
   run_eval_before_training: bool = False
   concurrent_metrics: bool = True
-  gc_period: int = 0
+  gc_period: NonNegativeInt = 0
   configuration: identity.RunConfiguration | None = None
   on_event: events.OnEvent = events.ignore
   should_stop: events.ShouldStop = events.never
 
   def __post_init__(self):
-    periods = {
-      "eval_period": self.eval_period,
-      "checkpoint_period": self.save_cfg.period,
-      "stats_period": self.stats_period,
-    }
-    given = [x for x in periods.values() if x is not None]
-    if min(given) < 1 or any(max(given) % x for x in given):
-      raise ValueError(
-        "Expected periods of at least 1 step, which must divide the largest: "
-        f"{periods}."
-      )
-    if self.train_eval_dataset_cfg is not None and self.eval_steps < 1:
-      raise ValueError(
-        f"EVAL_STEPS={self.eval_steps}: expected at least one batch."
-      )
+    numbers = (k for k in vars(self) if k.endswith(("_steps", "_period")))
+    arguments.check(Plan, {name: getattr(self, name) for name in numbers})
     modes = list(trainer_lib.ActionMode.__members__)
     if unknown := set(self.actions or ()) - set(modes):
       raise ValueError(
         f"Unknown action modes {sorted(unknown)}; expected some of {modes}."
       )
-    steps = (self.total_steps, self.relative_steps)
-    if steps.count(None) != 1 or (self.relative_steps or 0) < 0:
-      raise ValueError(
-        "Give one of TRAIN_STEPS, counted from pretraining step 0, and "
-        "TRAIN_STEPS_RELATIVE, counted from the restored step, 0 or more; got "
-        f"{steps}."
+    checks.refuse(
+      checks.wrong_periods(
+        self.eval_period,
+        self.save_cfg.period,
+        self.stats_period,
+        self.total_steps,
+        self.relative_steps,
       )
+    )
 
   @property
   def save_cfg(self) -> utils.SaveCheckpointConfig:

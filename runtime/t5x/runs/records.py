@@ -98,6 +98,18 @@ def environment(packages: Sequence[str] = ()) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def _emptied(folder: str, is_new: bool) -> Iterator[None]:
+  """Removes a new folder if an error leaves it empty."""
+  try:
+    yield
+  except BaseException:
+    with contextlib.suppress(OSError):
+      if is_new and not storage.is_bucket(folder):
+        os.rmdir(folder)
+    raise
+
+
+@contextlib.contextmanager
 def locked_folder(
   folder: str,
   macro: str,
@@ -126,6 +138,7 @@ def locked_folder(
       the folder has the record of another program.
   """
   identity.check_same_everywhere(configuration, folder)
+  is_new = not epath.Path(folder).exists()
   try:
     if storage.is_bucket(folder):
       storage.check_access(folder, f"{macro}={folder!r}", "write to")
@@ -138,13 +151,9 @@ def locked_folder(
       f"{macro}={folder!r} cannot be written: {e.strerror}. Choose another "
       "folder."
     ) from e
-  with run_lock.RunLock(folder, macro, part) as lock:
+  with _emptied(folder, is_new), run_lock.RunLock(folder, macro, part) as lock:
     record = read(folder)
-    if (kind := record.get("kind", program)) != program:
-      raise ValueError(
-        f"{macro}={folder!r} has the record of a run of t5x.{kind}. Choose "
-        "another folder."
-      )
+    identity.check_kind(record.get("kind"), program, f"{macro}={folder!r}")
     if jax.process_index() == 0 and not is_shared:
       safe_files.remove_leftovers(folder)
     if record.get("status") == "running" and not is_shared:

@@ -12,6 +12,7 @@ import jax
 from t5x import checkpoints, multihost
 from t5x.configuration import identity
 from t5x.files import safe_files
+from t5x.formats import checkpoint_folder
 from t5x.runs import initialization
 from t5x.runs.plan import Plan
 from t5x.train_state import TrainState
@@ -70,6 +71,8 @@ class Earlier:
   def __init__(self, plan: Plan, record: Mapping[str, Any]):
     """Checks that a run may begin or resume in its folder, which exists.
 
+    A run that saved no step leaves nothing to resume: any other may take over.
+
     Args:
       plan: The new run.
       record: The record of the earlier run; {} without one.
@@ -83,22 +86,18 @@ class Earlier:
     self._differences: list[identity.Difference] = []
     self._changes: list[dict[str, Any]] = []
     folder = plan.model_dir
-    if plan.configuration is None or not (before := identity.read(folder)):
+    saved = checkpoint_folder.CheckpointFolder(epath.Path(folder))
+    if plan.configuration is None or saved.is_empty():
+      return
+    if not (before := identity.read(folder)):
       return
     settings, self._changes = before
-    try:
-      self._differences = identity.check_same_run(
-        settings,
-        plan.configuration,
-        folder,
-        is_evaluated=bool(record.get("evals")),
-      )
-    except ValueError as error:
-      if any(epath.Path(folder).glob("checkpoint_*")):
-        raise
-      raise ValueError(
-        f"{error} The run saved no step: you can delete the folder."
-      ) from None
+    self._differences = identity.check_same_run(
+      settings,
+      plan.configuration,
+      folder,
+      is_evaluated=bool(record.get("evals")),
+    )
     if record.get("step") is not None and record.get("steps"):
       plan.last_step(record["steps"]["first"], record["step"])
 

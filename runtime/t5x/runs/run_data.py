@@ -69,11 +69,13 @@ def read(
     shuffle_seed: The seed of the order of the training examples.
 
   Raises:
-    ValueError: if a split is empty.
+    ValueError: if a split is empty, or the vocabulary knows too few of the
+      inputs' pieces.
   """
   model, partitioner = plan.model, plan.partitioner
   train_cfg = dataclasses.replace(cfgs["training"], seed=shuffle_seed)
   loss_cfg, scored_cfg = cfgs.get("loss"), cfgs.get("scores")
+  notices = list(truncation.check_known(train_cfg))  # Nothing is written yet.
   batches = datasets.get_dataset(
     train_cfg,
     partitioner.local_rows(train_cfg.batch_size),
@@ -115,7 +117,7 @@ def read(
     "lengths": dict(train_cfg.task_feature_lengths or {}),
     "cut": cuts,
   }
-  notices = [
+  notices += [
     f"For the {purpose}: {notice}"
     for purpose, cfg in cfgs.items()
     for notice in truncation.describe(cuts[purpose], cfg)

@@ -1,0 +1,145 @@
+"""The annotations of parameters, read off the source.
+
+Importing what gin files name takes seconds, and finding a wrong value should
+not.
+"""
+
+import ast
+import builtins
+import functools
+import importlib.util
+import pathlib
+from typing import Any
+
+# Modules that are imported: their names say what fits an annotation.
+_IMPORTED = ("typing", "collections.abc", "pydantic")
+# Of their subclasses, literals may be values.
+_LITERAL_BASES = {"NamedTuple", "TypedDict", "str", "int", "float", "Protocol"}
+# Stands for parameters that may exist, too.
+OTHERS = "**"
+
+
+class _Module(dict[str, Any]):
+  """The values of a module's names in annotations; `Any` where unknown."""
+
+  def __init__(self, name: str, path: pathlib.Path):
+    super().__init__()
+    self.name = name
+    self.nodes: dict[str, ast.stmt] = {}
+    self.origins: dict[str, str] = {}  # Of imported names.
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+      match node:
+        case ast.ClassDef() | ast.FunctionDef():
+          self.nodes[node.name] = node
+        case ast.Assign(targets=[ast.Name(id=target)]):
+          self.nodes[target] = node
+        case ast.Import() | ast.ImportFrom(level=0):
+          package = getattr(node, "module", None)
+          for x in node.names:
+            full = f"{package}.{x.name}" if package else x.name
+            self.origins[x.asname or x.name] = full
+
+  def __getattr__(self, name: str) -> Any:
+    return self[name]
+
+  def __missing__(self, name: str) -> Any:
+    self[name] = Any  # In case that it is defined by itself.
+    origin = self.origins.get(name, f"{self.name}.{name}")
+    place, _, last = origin.rpartition(".")
+    if name not in self.nodes and name not in self.origins:
+      self[name] = getattr(builtins, name, Any)
+    elif place in _IMPORTED:
+      self[name] = getattr(importlib.import_module(place), last, Any)
+    elif (found := _find(origin)) is not None:
+      module, node = found
+      if node is None:
+        self[name] = module
+      elif isinstance(node, ast.Assign):
+        self[name] = module.evaluate(node.value)
+      elif isinstance(node, ast.ClassDef) and _LITERAL_BASES.isdisjoint(
+        map(ast.unparse, node.bases)
+      ):
+        self[name] = type(last, (), {"__module__": module.name})
+    return self[name]
+
+  def evaluate(self, node: ast.expr | None) -> Any:
+    """Returns the value of an annotation."""
+    try:
+      code = compile(ast.Expression(node), self.name, "eval")  # pyright: ignore[reportArgumentType]
+      return eval(code, {"__builtins__": {}}, self)
+    except Exception:  # It may do anything, with names that are unknown here.
+      return Any
+
+
+@functools.cache
+def _module(name: str) -> _Module | None:
+  top, *rest = name.split(".")
+  spec = importlib.util.find_spec(top)  # It imports nothing.
+  if spec is None or spec.origin is None:
+    return None
+  paths = [pathlib.Path(spec.origin)]
+  if rest:
+    stems = [
+      pathlib.Path(x, *rest) for x in spec.submodule_search_locations or ()
+    ]
+    paths = [x.with_suffix(".py") for x in stems]
+    paths += [x / "__init__.py" for x in stems]
+  found = (x for x in paths if x.suffix == ".py" and x.is_file())
+  return next((_Module(name, x) for x in found), None)
+
+
+def _find(name: str) -> tuple[_Module, ast.stmt | None] | None:
+  """Finds the definition of a full name, and its module; None for a module."""
+  parts = name.split(".")
+  for size in range(len(parts), 0, -1):
+    if (module := _module(".".join(parts[:size]))) is None:
+      continue
+    if size == len(parts):
+      return module, None
+    first, *rest = parts[size:]
+    origin = module.origins.get(first)
+    if origin not in (None, f"{module.name}.{first}"):
+      return _find(".".join([origin, *rest]))
+    node = module.nodes.get(first)
+    for part in rest:
+      inner = getattr(node, "body", ())
+      node = next((x for x in inner if getattr(x, "name", "") == part), None)
+    return None if node is None else (module, node)
+  return None
+
+
+@functools.cache
+def parameters(name: str) -> dict[str, Any] | None:
+  """Returns the parameters of a function or class.
+
+  Args:
+    name: Its full name, such as "t5x.utils.DatasetConfig".
+
+  Returns:
+    Parameter -> annotation, with `OTHERS` if there may be more; None if the
+    function is unknown.
+  """
+  if (found := _find(name)) is None:
+    return None
+  module, node = found
+  if isinstance(node, ast.FunctionDef):
+    for x in node.decorator_list:
+      # Of `t5x.runs.plan`: the function's arguments are those of a plan.
+      if isinstance(x, ast.Call) and "with_arguments_of" in ast.unparse(x):
+        return parameters(f"{module.name}.{ast.unparse(x.args[0])}")
+    given = node.args
+    found_arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    hints = {x.arg: module.evaluate(x.annotation) for x in found_arguments}
+    return hints | ({OTHERS: Any} if given.kwarg else {})
+  if not isinstance(node, ast.ClassDef):
+    return None
+  if any(getattr(x, "name", "") == "__init__" for x in node.body):
+    return parameters(f"{name}.__init__")
+  hints = {}
+  for base in node.bases:
+    inherited = parameters(f"{module.name}.{ast.unparse(base)}")
+    hints |= {OTHERS: Any} if inherited is None else inherited
+  for x in node.body:
+    if isinstance(x, ast.AnnAssign):
+      hints[ast.unparse(x.target)] = module.evaluate(x.annotation)
+  return hints

@@ -1,0 +1,135 @@
+"""The catalogue of mistakes: each ends in one helpful message, and no trace."""
+
+import re
+import subprocess
+import sys
+
+from absl import flags, logging
+import gin
+from mistakes import catalogue
+import numpy as np
+import pytest
+import tiny_gin
+
+import prompt_tuning as pt
+from prompt_tuning.commands import console
+from t5x import gin_utils
+from t5x.configuration import command_flags
+from t5x.planning import targets
+from t5x.runs import command_line, preflight
+
+MISTAKES = catalogue.MISTAKES
+# Some start processes: those that import little, and a few of each kind.
+PROCESSES = [
+  *MISTAKES[:100:14],
+  *(pytest.param(x, marks=pytest.mark.slow) for x in MISTAKES[101::29]),
+]
+
+
+def _id(mistake):
+  return f"{mistake.program} {mistake.words}"[-60:]
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch):
+  """Makes a mistake in a folder, and checks what it says and leaves."""
+  monkeypatch.chdir(tmp_path)
+  verbosity = logging.get_verbosity()
+
+  def check(mistake, make):
+    catalogue.prepare(tmp_path, mistake)
+    before = set(tmp_path.rglob("*"))
+    said = make(mistake)
+    assert re.search(mistake.says, said, re.DOTALL), said
+    assert "Traceback" not in said
+    assert set(tmp_path.rglob("*")) == before
+
+  yield check
+  logging.set_verbosity(verbosity)
+
+
+@pytest.fixture(scope="module")
+def model():
+  return pt.load(str(catalogue.ROOT / catalogue.LADDER))
+
+
+def _t5x(mistake, monkeypatch):
+  """Starts a program as its entry point does, in this process."""
+  import __main__
+
+  words = [mistake.program, *catalogue.words(mistake)]
+  monkeypatch.setattr(sys, "argv", words)
+  try:
+    preflight.before_imports(mistake.program)
+  except SystemExit as exit_:
+    return exit_.code
+  # The words do not show it: the run does.
+  function = tiny_gin.PROGRAMS[mistake.program]
+  values = flags.FlagValues()
+  command_flags.define_flags(values)
+  values(command_flags.rewrite_gin_args(words))
+  monkeypatch.setattr(flags, "FLAGS", values)
+  monkeypatch.setattr(__main__, function.__name__, function, raising=False)
+  monkeypatch.setattr(
+    gin,
+    "configurable",
+    lambda x: lambda **given: gin.get_configurable(x)(**given),
+  )
+
+  def run(bound):
+    command_line.run(bound, mistake.program, "step", print)
+
+  with pytest.raises((ValueError, OSError, ImportError)) as error:
+    gin_utils._start(function, run)
+  return str(error.value)
+
+
+def _console(mistake, capsys):
+  try:
+    status = console.main(catalogue.words(mistake))
+  except SystemExit as error:
+    status = error.code
+  assert status
+  return capsys.readouterr().err + str(status)
+
+
+def _python(mistake, model):
+  with pytest.raises(ValueError, match=f"(?s){mistake.says}") as error:
+    exec(mistake.words, {"pt": pt, "model": model, "np": np})
+  return str(error.value)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=_id)
+def test_mistake_gets_a_helpful_message(
+  check, model, mistake, monkeypatch, capsys
+):
+  monkeypatch.setattr(targets, "prepare", lambda: None)  # JAX has started.
+  monkeypatch.setattr("t5x.files.compilation_cache.enable", lambda: None)
+
+  def make(mistake):
+    if mistake.program == "console":
+      return _console(mistake, capsys)
+    if mistake.program == "python":
+      return _python(mistake, model)
+    return _t5x(mistake, monkeypatch)
+
+  check(mistake, make)
+
+
+@pytest.mark.parametrize("mistake", PROCESSES, ids=_id)
+def test_mistake_ends_a_process(check, mistake):
+  def make(mistake):
+    done = subprocess.run(
+      [sys.executable, *catalogue.command(mistake)],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode in (1, 2)
+    return done.stderr
+
+  check(mistake, make)
+
+
+def test_catalogue_is_large():
+  assert len(MISTAKES) > 200
