@@ -28,7 +28,7 @@ from t5x.formats import checkpoint_folder
 def before_imports(program: str) -> None:
   """Shows help, or the mistakes of the command, and exits; or does neither.
 
-  From here on, an error that nothing catches is one line.
+  From here on, Ctrl-C ends the program with a line.
 
   Args:
     program: "train", "eval" or "infer".
