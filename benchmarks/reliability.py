@@ -182,7 +182,8 @@ def main() -> None:
     if not args.short:
       harness.write(f"reliability/{name}", record)
       write()
-    if counts.get("done") == counts.get("planned"):
+    # The tracebacks of broken cases are kept.
+    if counts.get("done") == counts.get("planned") and "broken" not in counts:
       place = "short" if args.short else "full"
       shutil.rmtree(args.output / place / name)
   if problems:

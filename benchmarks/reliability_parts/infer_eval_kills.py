@@ -28,6 +28,10 @@ _CALLS = {
 def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
   """Counts kills, and the results that were not the same afterwards."""
   bench = Bench(scratch)
+  # Its prompt is the one to infer and to evaluate with.
+  bench.expected(
+    "normal", functools.partial(programs.training, base=bench.base)
+  )
   with bucket.in_place_of_googles():
     places = {"disk": f"{scratch}/killed", "bucket": "gs://bucket/killed"}
     found = {
@@ -46,13 +50,17 @@ def _make(folder: str, base: str, program: str) -> Command:
       "INFER_OUTPUT_DIR": folder,
       "BATCH_SIZE": 4,
       "TASK_FEATURE_LENGTHS": {"inputs": 12, "targets": 5},
-      "infer_script.infer.checkpoint_period": 1,
+      "infer.checkpoint_period": 1,
     },
     "eval": {"EVAL_OUTPUT_DIR": folder},
   }
-  files = ["prompts/random_uniform", f"runs/{program}"]
+  trained = pathlib.Path(base).parents[1] / "expected" / "normal"
   return programs.command(
-    program, files, INITIAL_CHECKPOINT_PATH=base, **macros[program]
+    program,
+    ["prompts/from_file", f"runs/{program}"],
+    INITIAL_CHECKPOINT_PATH=base,
+    PROMPT_FILE=str(trained / "prompt.safetensors"),
+    **macros[program],
   )
 
 

@@ -279,6 +279,7 @@ class Bench:
     if name not in self._expected:
       folder = self.scratch / "expected" / name.replace(" ", "_")
       folder.mkdir(parents=True, exist_ok=True)
+      folder.chmod(0o777)  # A command may have another user.
       (ending, *_) = make(str(folder)).run(folder)
       assert ending.status == 0, ending.output
       self._expected[name] = result(str(folder))
