@@ -91,14 +91,16 @@ def _embedding(model: FrozenModel, prompt: TunedPrompt) -> Iterator[Measure]:
   """Compares norms and nearest pieces with those of pieces."""
   table = np.asarray(model.in_memory.params[TOKEN_EMBEDDING])
   table = table[: model.vocabulary.vocab_size]
-  some = np.stack(_some(table, _PIECES))
+  some = np.stack(_some([*table], _PIECES))
   positions, pieces = (
     neighbours.analyse(x, table, model.vocabulary, (), 2).positions
     for x in (prompt.array, some)
   )
   for which in ("mean", "max"):
-    norms = positions["norm"].agg(which), pieces["norm"].agg(which)
-    yield Measure(f"norm, {which}", *norms)
+    norm, usual = (
+      float(getattr(np, which)(x["norm"])) for x in (positions, pieces)
+    )
+    yield Measure(f"norm, {which}", norm, usual)
   yield Measure(
     "cosine of the nearest piece, mean",
     positions["cosines"].str[0].mean(),
@@ -121,13 +123,13 @@ def _answers(
     return
   inputs, targets = zip(*_some(rows, _INPUTS), strict=True)
   answers, alone = (model.generate(inputs, x) for x in (prompt, None))
-  changed = np.mean([x != y for x, y in zip(answers, alone, strict=True)])
-  yield Measure(f"{part}: answers changed, %", 100 * changed)
+  changed = sum(x != y for x, y in zip(answers, alone, strict=True))
+  yield Measure(f"{part}: answers changed, %", 100 * changed / len(inputs))
   pairs = list(zip(inputs, answers, strict=True))
-  yield Measure(
-    f"{part}: log likelihood of the answers, nats",
-    *(float(model.log_likelihoods(pairs, x).mean()) for x in (prompt, None)),
+  likely, usual = (
+    float(model.log_likelihoods(pairs, x).mean()) for x in (prompt, None)
   )
+  yield Measure(f"{part}: log likelihood of the answers, nats", likely, usual)
   (answer, share), (_, share_alone), (target, expected) = (
     (text, count / len(inputs))
     for texts in (answers, alone, targets)
@@ -244,8 +246,8 @@ def _membership(
     for rows in (_some(training, _ROWS), _some(held_out, _ROWS))
   )
   for name, losses in (("training", members), ("held-out", others)):
-    means = (float(x.mean()) for x in losses)
-    yield Measure(f"membership: loss of {name} rows, nats", *means)
+    loss, usual = (float(x.mean()) for x in losses)
+    yield Measure(f"membership: loss of {name} rows, nats", loss, usual)
   area, error = auc(members[0], others[0])
   alone, _ = auc(members[1], others[1])
   # Rows that are easier without the prompt are no leak.

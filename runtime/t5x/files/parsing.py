@@ -50,7 +50,7 @@ def of(
     raise ValueError(f"{name} is not {what}: {why}. {remedy}") from error
 
 
-def _why(error: Exception, text: str) -> str:
+def _why(error: Any, text: str) -> str:
   """Returns the reason of an error, whose text is in one line."""
   match error:
     case RecursionError():
