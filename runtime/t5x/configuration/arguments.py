@@ -35,7 +35,8 @@ _LIMITS = {
   "lt": (operator.lt, "below"),
   "le": (operator.le, "of at most"),
 }
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -62,7 +62,7 @@ class Bindings:
       else:
         if not x.comment and x.label in self.macros:
           x = dataclasses.replace(x, comment=self.macros[x.label].comment)
-        before = self.macros.get(x.label, x)
+        before = self.macros.get(x.label) or x
         if x.text == reading.REQUIRED and before.text != reading.REQUIRED:
           self.taken_away.add(x.label)
         self.macros[x.label] = x

@@ -65,10 +65,10 @@ def _why(error: Any, text: str) -> str:
       return f"line {line}, {content.strip()[:_LENGTH]}"
     case Exception(args=(str(said), (int(line), int()))):  # Python's tokenizer.
       return f"line {line}, {said}"
-  if callable(problems := getattr(error, "errors", None)):  # Pydantic's.
+  if callable(getattr(error, "errors", None)):  # Pydantic's.
     shown = [
       ": ".join(filter(None, (".".join(map(str, x["loc"])), x["msg"])))
-      for x in problems()[:_PROBLEMS]
+      for x in error.errors()[:_PROBLEMS]
     ]
     return "; ".join(shown).replace("Value error, ", "")
   # TensorStore's messages end with places in its source code.
