@@ -52,9 +52,13 @@ def train(
   flags: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
   """Runs `python -m t5x.train`; returns the lines of its metrics."""
-  from prompt_tuning.commands import quickstart
 
-  words = quickstart.t5x("train", gin_files, MODEL_DIR=str(folder), **bindings)
+  macros = {"MODEL_DIR": str(folder), **bindings}
+  words = [
+    "t5x.train",
+    *(f"--gin_file=gin/{name}.gin" for name in gin_files),
+    *(f"--gin.{name}={value!r}" for name, value in macros.items()),
+  ]
   command = [sys.executable, "-m", *words, *flags]
   subprocess.run(command, stdout=sys.stderr, check=True)
   lines = (folder / "metrics.jsonl").read_text().splitlines()

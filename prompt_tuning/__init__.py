@@ -28,6 +28,10 @@ _LAZY = {
 }
 
 
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
   if name not in _LAZY:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,6 +48,7 @@ class PromptMetadata:
     step: steps, counted from pretraining step 0.
     metric: the name of the dev metric that chose this prompt.
     score: the value of that metric.
+    base_model: the path of the frozen model, or its name on the hub.
 
   Raises:
     ValueError: if the score is not finite.
@@ -60,6 +61,7 @@ class PromptMetadata:
   step: int | None = None
   metric: str | None = None
   score: float | None = None
+  base_model: str | None = None
 
   def __post_init__(self):
     if self.score is not None and not math.isfinite(self.score):

@@ -4,6 +4,8 @@ import os
 import tempfile
 
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# There is no hub but those that tests serve.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 # Tests compile much and compute little: this halves the compiler's time.
 os.environ["XLA_FLAGS"] = (
   f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"

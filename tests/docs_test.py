@@ -21,6 +21,8 @@ ROOT = documented.ROOT
 PAGES = ["README", "training", "methods", "your_own_data", "checkpoints"]
 # Those of pods.md are of a whole sheet, and `serve` does not end.
 ENDLESS = {"serve", "launch", "tabulate"}
+# Tested with a hub on this machine: tests/interop/hub_test.py.
+ON_THE_HUB = {"push"}
 # The miniature's vocabulary is not a file, nor its tasks' data.
 LEFT_OUT = (
   *("--gin.VOCABULARY_FILE", "--tfds_data_dir"),
@@ -29,7 +31,7 @@ LEFT_OUT = (
 # A miniature and its task replace T5 small, others' models and theirs.
 REPLACEMENTS = {
   "gin/models/t5_.*.gin": "gin/models/ladder_xs.gin",
-  "checkpoints/t5_small": "checkpoints/ladder_xs/lm_100",
+  "checkpoints/t5_small|google/flan-t5-base": "checkpoints/ladder_xs/lm_100",
   "mini_boolq|super_glue_cb": "ladder_boolq",
   "gs://MY-BUCKET": f"gs://{bucket.BUCKET}",
   r"(STEPS_RELATIVE|EVAL_PERIOD)=\d+": r"\1=2",
@@ -47,6 +49,9 @@ def _shortened(words):
     words = [re.sub(old, new, word) for word in words]
   if "t5x.train" in words and "--gin.EVAL_PERIOD=2" not in words:
     words += SHORT[: 2 if any("lora" in word for word in words) else 3]
+  if "tune" in words:
+    folder = "--output=runs/tune/flan-t5-base-reviews"
+    words = [*words[:2], folder, *words[2:], "--gin.TRAIN_STEPS_RELATIVE=2"]
   if "inspect" in words:
     words = [*words, "--vocabulary=ladder"]
   if "import" in words:
@@ -65,6 +70,7 @@ def folder(tmp_path_factory):
     (folder / "checkpoints" / path.name).symlink_to(path)
   rows = [f"Film {i}.,{'True' if i % 2 else 'False'}" for i in range(20)]
   (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+  (folder / "test.csv").write_text("text,label\nA film.,True\n")
   (folder / "new.csv").write_text("text\nAnother film.\n")
   model = checkpoint_conversion.open_model(
     str(ROOT / "checkpoints" / "ladder_xs" / "lm_100"), "t5x"
@@ -80,14 +86,18 @@ def test_commands_of_a_page_run(folder, page):
   commands = [
     x
     for x in documented.commands(path)
-    if x[0] in programs and x[1] not in ENDLESS
+    if x[0] in programs and x[1] not in ENDLESS | ON_THE_HUB
   ]
   assert len(commands) >= 2
   in_bucket = page == "pods"
   with bucket.in_place_of_googles() if in_bucket else contextlib.nullcontext():
     for words in commands:
       done = subprocess.run(
-        _shortened(words), cwd=folder, capture_output=True, text=True
+        _shortened(words),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
       )
       assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-3000:]}"
 

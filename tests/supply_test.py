@@ -18,6 +18,7 @@ EXTRAS = {
   "t5-small": "-dev",
   "gcs": "-dev",
   "cluster": "-dev",
+  "hub": "-interop",
   "interop": "-interop",
   "plan": "-plan",
 }

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 import difflib
 import importlib
+import keyword
 import os
 import re
 import sys
@@ -11,8 +12,12 @@ import sys
 import prompt_tuning
 
 # In the order of a first reading. The words name the module: `import t5_small`
-# is prompt_tuning/commands/import_t5_small.py.
+# is prompt_tuning/commands/import_t5_small.py. Keywords get a "_".
 COMMANDS = (
+  "tune",
+  "try",
+  "eval",
+  "push",
   "quickstart",
   "import t5_small",
   "prepare superglue",
@@ -130,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   commands = parser.add_subparsers(metavar="COMMAND", required=True)
   for command in COMMANDS:
-    name = re.sub(r"\W", "_", command)
+    name = re.sub(r"\W", "_", command) + "_" * keyword.iskeyword(command)
     module = importlib.import_module(f"prompt_tuning.commands.{name}")
     about = (module.__doc__ or "").strip()
     own = commands.add_parser(

@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("path", metavar="PATH", help="checkpoint or prompt")
   add("other", nargs="?", help="another checkpoint, to compare with")
-  add("--checkpoint", help="the base model of a prompt")
+  base = "the base model of a prompt; by default the one that its file names"
+  add("--checkpoint", help=base)
   options.add_vocabulary(
     parser, "the one beside the checkpoint, or that of the ladder's models"
   )
@@ -69,15 +70,20 @@ def run(args: argparse.Namespace) -> None:
     checkpoint_conversion,
     checkpoint_inspection,
     peft_adapters,
+    prompt_conversion,
   )
 
   is_prompt = pathlib.PurePath(args.path).suffix in (".safetensors", ".npy")
+  is_prompt = is_prompt or args.audit or peft_adapters.is_adapter(args.path)
+  if is_prompt and not args.checkpoint:
+    _, metadata = prompt_conversion.read_prompt(args.path)
+    args.checkpoint = metadata and metadata.base_model
+    if not args.checkpoint:
+      raise ValueError(
+        f"{args.path} is a prompt: give the base model, --checkpoint=PATH."
+      )
   if args.checkpoint:
     (_audit_prompt if args.audit else _inspect_prompt)(args)
-  elif args.audit or is_prompt or peft_adapters.is_adapter(args.path):
-    raise ValueError(
-      f"{args.path} is a prompt: give the base model, --checkpoint=PATH."
-    )
   else:
     model = checkpoint_conversion.open_model(args.path)
     if args.other is None:

@@ -1,6 +1,7 @@
 """Flags that several commands share, and types of their values."""
 
 import argparse
+from collections.abc import Sequence
 import math
 import os
 import pathlib
@@ -68,6 +69,38 @@ def find_task(
   seqio.set_tfds_data_dir_override(args.tfds_data_dir)
   tasks.use_vocabulary(args.vocabulary, args.extra_ids, name)
   return datasets.find_task(name, split, args.module)
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+  """Adds a prompt and the flag of its model."""
+  about = "file or folder of the prompt"
+  parser.add_argument("prompt", metavar="PROMPT", help=about)
+  about = "the frozen model; by default the one that the prompt's file names"
+  parser.add_argument("--model", metavar="MODEL", help=about)
+
+
+def gin_flags(rest: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Parses the flags of `t5x`: --gin_file= and --gin.NAME=.
+
+  Returns:
+    The gin files and the bindings.
+
+  Raises:
+    ValueError: for any other argument.
+  """
+  from absl import flags
+
+  from t5x.configuration import command_flags
+
+  given = flags.FlagValues()
+  command_flags.define_flags(given)
+  try:
+    others = given(["flags", *command_flags.rewrite_gin_args(rest)])[1:]
+  except flags.Error as error:
+    raise ValueError(error) from error
+  if others:
+    raise ValueError(f"Unexpected arguments: {' '.join(others)}")
+  return given.gin_file, given.gin_bindings
 
 
 def add_vocabulary(parser: argparse.ArgumentParser, default: str) -> None:

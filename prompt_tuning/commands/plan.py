@@ -44,20 +44,10 @@ def run(args: argparse.Namespace) -> None:
 
   targets.prepare()  # Before JAX starts.
 
-  from absl import flags
-
-  from t5x.configuration import command_flags
   from t5x.planning import costs, programs, search
 
   target = targets.find(args.topology)
-  given = flags.FlagValues()
-  command_flags.define_flags(given)
-  try:
-    others = given(["plan", *command_flags.rewrite_gin_args(args.rest)])[1:]
-  except flags.Error as error:
-    raise ValueError(error) from error
-  if others:
-    raise ValueError(f"Unexpected arguments: {' '.join(others)}")
+  gin_files, gin_bindings = options.gin_flags(args.rest)
   if args.search:
     if args.programs or args.json or args.thorough:
       raise ValueError(
@@ -66,14 +56,14 @@ def run(args: argparse.Namespace) -> None:
       )
     search.print_best(
       args.topology,
-      given.gin_file,
-      given.gin_bindings,
+      gin_files,
+      gin_bindings,
       args.tries,
       args.minutes,
     )
     return
   with programs.read_command(
-    given.gin_file, given.gin_bindings, target.devices
+    gin_files, gin_bindings, target.devices
   ) as command:
     if "TASK_FEATURE_LENGTHS" in command.opened:
       print(

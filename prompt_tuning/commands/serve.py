@@ -1,10 +1,13 @@
 """Serve a frozen T5 with many prompts, through an API like OpenAI's.
 
 prompt-tuning serve --demo
+prompt-tuning serve runs/tune/flan-t5-base-reviews
 prompt-tuning serve --checkpoint=checkpoints/t5_small --prompts=prompts
 """
 
 import argparse
+from collections.abc import Sequence
+import pathlib
 
 from prompt_tuning.commands import options
 
@@ -44,6 +47,10 @@ _BATCHES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
   add = parser.add_argument
+  prompts = (
+    "prompts to copy to the folder of prompts; their files name the model"
+  )
+  add("files", nargs="*", metavar="PROMPT", help=prompts)
   add("--checkpoint", metavar="PATH", help="the base model")
   demo = "serve a miniature with prompts for its tasks, to look around"
   add("--demo", action="store_true", help=demo)
@@ -87,6 +94,52 @@ def run(args: argparse.Namespace) -> None:
   server.serve(complete(args))
 
 
+def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
+  """Copies prompts to the folder that is served.
+
+  Args:
+    given: Files or folders of prompts of one model. A `prompt.safetensors` gets
+      the name of its folder.
+    folder: The folder of prompts.
+    checkpoint: The model; by default the one that they name.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: if they name none or several, or another prompt has a name.
+  """
+  from prompt_tuning import prompt_files
+  from prompt_tuning.interop import prompt_conversion
+
+  target = pathlib.Path(folder)
+  models, copies = {}, {}
+  for path in given:
+    prompt, metadata = prompt_conversion.read_prompt(path)
+    if metadata is not None:
+      models[metadata.base_fingerprint] = metadata.base_model
+    absolute = pathlib.Path(path).absolute()
+    name = absolute.parent.name if absolute.stem == "prompt" else absolute.stem
+    copies[target / f"{name}.safetensors"] = prompt, metadata
+  if len(models) > 1:
+    raise ValueError(f"Expected prompts of one model, got {len(models)}.")
+  checkpoint = checkpoint or next(iter(models.values()), None)
+  if checkpoint is None:
+    raise ValueError(
+      f"{', '.join(given)}: the model is not named. Give it: --checkpoint=PATH."
+    )
+  target.mkdir(parents=True, exist_ok=True)
+  for path, (prompt, metadata) in copies.items():
+    if path.exists() and (
+      prompt_files.load_prompt(path)[0].tobytes() != prompt.tobytes()
+    ):
+      raise ValueError(
+        f"{path} is another prompt: remove it, or give another --prompts=DIR."
+      )
+    prompt_files.save_prompt(path, prompt, metadata)
+  return checkpoint
+
+
 def complete(args: argparse.Namespace) -> argparse.Namespace:
   """Checks the flags, and returns them with the defaults of --demo.
 
@@ -98,8 +151,10 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
 
     args.parser.set_defaults(**demo.defaults())
     args = args.parser.parse_args(args.words)
+  elif args.files:
+    args.checkpoint = _collect(args.files, args.prompts, args.checkpoint)
   elif args.checkpoint is None:
-    raise ValueError("--checkpoint is required, or --demo.")
+    raise ValueError("Name a prompt, or give --checkpoint, or --demo.")
   if args.option and not args.submit:
     raise ValueError("--option is for --submit.")
   if args.submit and not args.jobs:

@@ -1,4 +1,4 @@
-"""A task of the user's own files: CSV, TSV or JSONL, see `row_files`.
+"""A task of the user's own files: CSV, TSV, JSONL, Parquet; see `row_files`.
 
   TASK = @files.file_task()
   files.file_task.train_file = "reviews.csv"
@@ -77,8 +77,8 @@ class FileData:
 
 
 def read(
-  train_file: str,
-  validation_file: str | None = None,
+  train_file: Any,
+  validation_file: Any = None,
   test_file: str | None = None,
   input_columns: Sequence[str] | None = None,
   target_column: str | None = None,
@@ -90,7 +90,7 @@ def read(
   """Reads the files of a task.
 
   Args:
-    train_file: A file as `row_files.read` takes it.
+    train_file: A file or table as `row_files.read` takes it.
     validation_file: The same; without one, `held_out` of the train file.
     test_file: The same; its target column may be missing or empty.
     input_columns: By default all but the target, "idx", "id" and "index".
@@ -109,13 +109,17 @@ def read(
       row lacks an input or a target or has an unknown label, or the vocabulary
       cannot write a label.
   """
-  paths = {
+  sources = {
     "train": train_file,
     "validation": validation_file,
     "test": test_file,
   }
-  paths = {split: path for split, path in paths.items() if path}
-  rows = {split: row_files.read(path) for split, path in paths.items()}
+  sources = {k: x for k, x in sources.items() if x is not None}
+  rows = {split: row_files.read(source) for split, source in sources.items()}
+  paths = {
+    split: split if row_files.is_table(source) else os.fspath(source)
+    for split, source in sources.items()
+  }
   inputs, target = row_files.choose_columns(
     rows, paths, input_columns, target_column
   )
@@ -139,17 +143,39 @@ def read(
     if seen := by_input.keys() & {x["inputs"] for x in splits[split]}:
       logging.warning(
         "%d inputs of %s are in %s too: they are trained on and evaluated.",
-        *(len(seen), path, train_file),
+        *(len(seen), path, paths["train"]),
       )
-  if not validation_file:
+  if validation_file is None:
     try:
       splits |= _hold_out([*by_input.values()], bool(targets.labels), held_out)
     except ValueError as error:
-      raise ValueError(f"{train_file}: {error}") from None
-  stem = re.sub(r"\W+", "_", pathlib.PurePath(train_file).stem).strip("_")
+      raise ValueError(f"{paths['train']}: {error}") from None
+  stem = re.sub(r"\W+", "_", pathlib.PurePath(paths["train"]).stem).strip("_")
   content = [inputs, target, targets.labels, splits]
   name = targets_lib.task_name(stem or "files", content)
   return FileData(name, inputs, target, targets, splits)
+
+
+def is_data(data: Any) -> bool:
+  """Returns whether `read` may take it: a table, or the path of a file."""
+  return row_files.is_table(data) or (
+    isinstance(data, str | os.PathLike)
+    and os.fspath(data).lower().endswith(row_files.SUFFIXES)
+  )
+
+
+def pairs(data: Any) -> list[tuple[str, str]]:
+  """Returns all rows of a file or table as pairs (input, target).
+
+  Raises:
+    ValueError: if a column is missing; see `read`.
+  """
+  rows = row_files.read(data)
+  path = "The table" if row_files.is_table(data) else os.fspath(data)
+  inputs, target = row_files.choose_columns(
+    {"train": rows}, {"train": path}, None, None
+  )
+  return [(_input(row, inputs), row.cells[target]) for row in rows]
 
 
 def _example(
@@ -169,9 +195,7 @@ def _example(
     raise ValueError(
       f"{where}: expected text in {' or '.join(inputs)}, got empty cells."
     )
-  text = " ".join(f"{name}: {row.cells[name]}" for name in inputs)
-  if len(inputs) == 1:
-    text = row.cells[inputs[0]]
+  text = _input(row, inputs)
   if target is None:
     return {"inputs": text, "targets": "", "idx": row.line}
   where += f", column {target}"
@@ -180,6 +204,12 @@ def _example(
     raise ValueError(f"{where}: expected a target, got an empty cell.")
   written = targets.normalize(written, where, "--gin.LABELS=[]")
   return {"inputs": text, "targets": written, "idx": row.line}
+
+
+def _input(row: row_files.Row, inputs: Sequence[str]) -> str:
+  if len(inputs) == 1:
+    return row.cells[inputs[0]]
+  return " ".join(f"{name}: {row.cells[name]}" for name in inputs)
 
 
 def _hold_out(

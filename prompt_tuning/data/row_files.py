@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV and JSONL files with named columns.
+"""Rows of CSV, TSV, JSONL and Parquet files, or tables, with named columns.
 
 Every problem with a file is a ValueError that names the file, the line and the
 column.
@@ -19,6 +19,7 @@ from etils import epath
 
 from prompt_tuning import project_files
 
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 # Limit of a cell in characters; the default of csv is 128 KiB.
 _LONGEST_CELL = 1 << 24
 # Names of target columns, and of columns that are neither input nor target.
@@ -41,14 +42,21 @@ class Row:
   cells: Mapping[str, str]
 
 
-def read(path: str) -> list[Row]:
-  """Reads all rows of a file.
+def is_table(data: Any) -> bool:
+  """Returns whether it is a pandas.DataFrame or a datasets.Dataset."""
+  return hasattr(data, "to_dict") and (
+    hasattr(data, "columns") or hasattr(data, "column_names")
+  )
+
+
+def read(path: Any) -> list[Row]:
+  """Reads all rows of a file or a table.
 
   Args:
     path: A .csv file as spreadsheets write it, with commas or, if its header
       has none, semicolons; a .tsv file; or a .jsonl file of objects. It is in
       UTF-8, on a disk or at gs://. The first line of .csv and .tsv files names
-      the columns.
+      the columns. Or a .parquet file, or a table; see `is_table`.
 
   Returns:
     At least one row; each has the same columns, in the file's order.
@@ -56,13 +64,20 @@ def read(path: str) -> list[Row]:
   Raises:
     ValueError: if the file is missing or malformed.
   """
+  if is_table(path):
+    rows = list(_records("The table", path))
+    if not rows:
+      raise ValueError("The table: expected rows of examples, got none.")
+    return rows
   ending = pathlib.PurePath(path).suffix.lower()
-  if ending not in (".csv", ".tsv", ".jsonl"):
+  if ending not in SUFFIXES:
     raise ValueError(
-      f"Expected a file that ends in .csv, .tsv, .jsonl, got {path}."
+      f"Expected a file that ends in {', '.join(SUFFIXES)}, got {path}."
     )
-  text = _text(path)
-  if ending == ".jsonl":
+  text = "" if ending == ".parquet" else _text(path)
+  if ending == ".parquet":
+    rows = list(_records(path, _parquet(path)))
+  elif ending == ".jsonl":
     rows = list(_json_lines(path, text))
   else:
     header = text.lstrip("\r\n").partition("\n")[0]
@@ -117,6 +132,32 @@ def choose_columns(
           f"{', '.join(there)}."
         )
   return inputs, target
+
+
+def _parquet(path: str) -> Any:
+  import pandas as pd
+
+  try:
+    return pd.read_parquet(path)
+  except Exception as error:  # Its libraries raise many classes.
+    why = " ".join(str(error).split())[:200]
+    raise ValueError(
+      f"{path} cannot be read as Parquet: {why}. The working directory is "
+      f"{os.getcwd()}."
+    ) from error
+
+
+def _records(path: str, table: Any) -> Iterator[Row]:
+  """Yields the rows of a table, which are counted from 1."""
+  is_frame = hasattr(table, "columns")
+  records = table.to_dict("records") if is_frame else iter(table)
+  for number, record in enumerate(records, 1):
+    where = f"{path}, row {number}"
+    cells = {
+      str(column): _cell(value, f"{where}, column {column}")
+      for column, value in record.items()
+    }
+    yield Row(number, cells)
 
 
 def _text(path: str) -> str:
@@ -249,5 +290,5 @@ def _cell(value: Any, where: str) -> str:
     return str(value)
   raise ValueError(
     f"{where}: expected text, a number, or true or false, got "
-    f"{json.dumps(value)[:40]}."
+    f"{json.dumps(value, default=str)[:40]}."
   )

@@ -121,6 +121,11 @@ def _on_disk(path: str) -> str:
       "auth application-default login), or copy the file to this machine and "
       "give its path: --gin.VOCABULARY_FILE=\"'sentencepiece.model'\""
     ) from error
+  return cached_file(content)
+
+
+def cached_file(content: bytes) -> str:
+  """Writes a SentencePiece model to the user's cache, and returns its path."""
   cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
   name = f"{hashlib.sha256(content).hexdigest()}.model"
   copied = pathlib.Path(cache, "prompt_tuning", "vocabularies", name)

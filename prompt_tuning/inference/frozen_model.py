@@ -21,6 +21,7 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference import ranking
 from prompt_tuning.inference.programs import Network, pack_rows
 from prompt_tuning.inference.requests import TunedPrompt
+from prompt_tuning.interop import sentencepiece_model
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.models.t5 import network
 from prompt_tuning.models.t5.config import (
@@ -107,8 +108,8 @@ class FrozenModel:
     """Opens a base model; its weights are read when they are first needed.
 
     Args:
-      checkpoint: A folder `checkpoint_<step>`, or one that holds such folders,
-        as `prompt-tuning convert` writes it.
+      checkpoint: A folder of Hugging Face's, a model's name on its hub, a
+        folder `checkpoint_<step>`, or one that holds such folders.
       vocabulary: The model's vocabulary, or its SentencePiece file. By default,
         the file beside the checkpoint; the ladder's models need none.
       dtype: Of activations; by default that of `config`, or float32.
@@ -385,9 +386,8 @@ def vocabulary_file(path: str) -> str:
     ValueError: unless there is exactly one.
   """
   folder = epath.Path(checkpoints.find_checkpoint(path))
-  found = sorted(folder.glob("*.model")) or sorted(
-    folder.parent.glob("*.model")
-  )
+  found = sentencepiece_model.files_in(folder)
+  found = found or sorted(folder.parent.glob("*.model"))
   if len(found) != 1:
     names = ", ".join(file.name for file in found) or "none"
     raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning import prompt_files
+from prompt_tuning.interop import hub, peft_adapters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +47,45 @@ class TunedPrompt:
       ValueError: if the path has another suffix.
     """
     prompt_files.save_prompt(path, self.array, self.metadata)
+
+  def to_peft(
+    self, folder: str | os.PathLike[str], base_model: str | None = None
+  ) -> None:
+    """Writes an adapter that `peft.PeftModel.from_pretrained` loads.
+
+    Args:
+      folder: A new folder, or an empty one.
+      base_model: Name or path of the Hugging Face model that the prompt belongs
+        to; by default that of the metadata.
+
+    Raises:
+      ValueError: if the folder is not empty.
+    """
+    base_model = base_model or (self.metadata and self.metadata.base_model)
+    peft_adapters.save_adapter(folder, self.array, self.metadata, base_model)
+
+  def push_to_hub(
+    self,
+    repository: str,
+    base_model: str | None = None,
+    is_private: bool = False,
+  ) -> str:
+    """Uploads the prompt as a PEFT adapter with a model card.
+
+    Args:
+      repository: OWNER/NAME on the Hugging Face hub.
+      base_model: The model's name there; by default that of the metadata.
+      is_private: Whether a new repository is private.
+
+    Returns:
+      The repository's address.
+
+    Raises:
+      ValueError: if a name is missing, or the hub refuses.
+    """
+    return hub.push(
+      repository, self.array, self.metadata, base_model, is_private
+    )
 
   @property
   def length(self) -> int:

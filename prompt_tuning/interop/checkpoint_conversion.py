@@ -25,8 +25,8 @@ def open_model(
   """Opens a model, without reading a parameter yet.
 
   Args:
-    path: The folder of a Hugging Face T5 1.1, or a checkpoint that
-      `INITIAL_CHECKPOINT_PATH` takes.
+    path: The folder of a Hugging Face T5 1.1 or its name on the hub, or a
+      checkpoint that `INITIAL_CHECKPOINT_PATH` takes.
     source_format: "hf" or "t5x"; None finds out.
 
   Raises:
@@ -35,7 +35,7 @@ def open_model(
   if source_format is None:
     source_format = "hf" if hugging_face.is_folder(path) else "t5x"
   if source_format == "hf":
-    return hugging_face.open_folder(path)
+    return hugging_face.open_if_known(path) or hugging_face.open_folder(path)
   return base_checkpoints.open_checkpoint(path)
 
 

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from prompt_tuning.interop import local_files, t5_names
+from prompt_tuning.interop import hub, local_files, t5_names
 from prompt_tuning.models.t5.config import T5Config, config_of
 from t5x.files import parsing, safe_files
 from t5x.formats import base_checkpoints, stored_arrays
@@ -66,6 +66,26 @@ _MAX_SIZE = 10**7
 def is_folder(path: str | os.PathLike[str]) -> bool:
   """Returns whether the folder holds a Hugging Face model of any kind."""
   return (epath.Path(path) / CONFIG).is_file()
+
+
+def open_if_known(path: str) -> base_checkpoints.BaseCheckpoint | None:
+  """Opens a folder of Hugging Face's, or a model of the hub by its name.
+
+  Args:
+    path: Any path. A name on the hub is OWNER/NAME; see `hub.is_name`.
+
+  Raises:
+    ValueError: as `open_folder` does, or if the hub has no such model.
+  """
+  path = os.fspath(path)
+  if "://" in path:
+    return None
+  if is_folder(path):
+    return open_folder(path)
+  if not hub.is_name(path):
+    return None
+  found = open_folder(hub.model_folder(path))
+  return dataclasses.replace(found, path=path)
 
 
 class _Tensor(NamedTuple):
@@ -151,7 +171,8 @@ def open_folder(
     )
     for key, name in keys.items()
   }
-  return base_checkpoints.BaseCheckpoint(str(path), str(path), 0, arrays)
+  found = str(folder.absolute())
+  return base_checkpoints.BaseCheckpoint(str(path), found, 0, arrays)
 
 
 def _read_config(folder: pathlib.Path) -> T5Config:

@@ -5,6 +5,7 @@ has one array, `prompt_embeddings`. PEFT puts the first `num_virtual_tokens` of
 its rows in front of the embedded input, unscaled, as we do.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -35,6 +36,7 @@ def save_adapter(
   prompt: np.ndarray | Array,
   metadata: prompt_files.PromptMetadata | None = None,
   base_model: str | None = None,
+  title: str = "",
 ) -> None:
   """Writes a prompt as an adapter that `PeftModel.from_pretrained` loads.
 
@@ -44,6 +46,8 @@ def save_adapter(
     metadata: Written as in our own files; PEFT does not read it.
     base_model: Name or path of the Hugging Face model that the prompt belongs
       to, which `AutoPeftModelForSeq2SeqLM` loads.
+    title: The adapter's name on the hub, for a model card; by default there is
+      no card.
 
   Raises:
     ValueError: if `prompt` is not a prompt, or the folder is not empty.
@@ -51,6 +55,8 @@ def save_adapter(
   folder = pathlib.Path(folder)
   array = prompt_files.checked(np.asarray(prompt), folder)
   local_files.check_new(folder)
+  if metadata is not None and base_model is not None:
+    metadata = dataclasses.replace(metadata, base_model=base_model)
   header = {} if metadata is None else prompt_files.to_header(metadata, array)
   length, width = array.shape
   config = {
@@ -66,9 +72,55 @@ def save_adapter(
   folder.mkdir(parents=True, exist_ok=True)
   weights = safetensors.numpy.save({_KEY: array}, {"format": "pt", **header})
   whole_files.write(folder / WEIGHTS, weights)
+  if title:
+    card = _card(title, array, metadata, base_model)
+    whole_files.write(folder / "README.md", card.encode())
   # Written last, because it makes the folder an adapter.
   text = json.dumps(config, indent=2) + "\n"
   whole_files.write(folder / CONFIG, text.encode())
+
+
+def _card(
+  title: str,
+  prompt: np.ndarray,
+  metadata: prompt_files.PromptMetadata | None,
+  base_model: str | None,
+) -> str:
+  """Returns a model card: the origin of a prompt, and how to use it."""
+  length, width = prompt.shape
+  origin = "Its training is unknown."
+  if metadata is not None and metadata.task:
+    origin = f"It was trained on the task `{metadata.task}`."
+    if metadata.score is not None:
+      origin += (
+        f" Its validation score was {metadata.score:.2f} at step "
+        f"{metadata.step}: the mean of the metrics that match "
+        f"`{metadata.metric}`, in percent."
+      )
+  return f"""---
+base_model: {base_model}
+library_name: peft
+tags:
+- prompt-tuning
+---
+
+# {title}
+
+A soft prompt of {length} positions for [{base_model}](https://hf.co/{base_model}),
+{length * width:,} numbers. The model itself is unchanged. {origin}
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+base = AutoModelForSeq2SeqLM.from_pretrained("{base_model}")
+model = PeftModel.from_pretrained(base, "{title}")
+tokenizer = AutoTokenizer.from_pretrained("{base_model}")
+inputs = tokenizer("...", return_tensors="pt")  # It has the attention mask.
+tokens = model.generate(**inputs, max_new_tokens=32)
+print(tokenizer.decode(tokens[0], skip_special_tokens=True))
+```
+"""
 
 
 def load_adapter(

@@ -2,20 +2,17 @@
 
 import os
 import pathlib
-import re
 
 from etils import epath
 import numpy as np
 
 from prompt_tuning import prompt_files
-from prompt_tuning.interop import local_files, peft_adapters
+from prompt_tuning.interop import hub, local_files, peft_adapters
 from prompt_tuning.prompt_files import PARAMETER_PATH
 from prompt_tuning.types import Array
 
 # Ours, and that of the code released with the paper.
 PARAMETER_PATHS = (PARAMETER_PATH, f"{PARAMETER_PATH}/prompt")
-# A name, or organisation/name, on the Hugging Face hub.
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def read_prompt(
@@ -45,8 +42,8 @@ def read_prompt(
     return prompt_files.load_prompt(os.fspath(best))
 
   # These import TensorFlow, which takes seconds and which files do not need.
-  from prompt_tuning.training import base_model
   from t5x import checkpoints
+  from t5x.formats import stored_arrays
 
   checkpoint = checkpoints.open_checkpoint(str(path))
   found = [name for name in PARAMETER_PATHS if name in checkpoint.arrays]
@@ -62,7 +59,7 @@ def read_prompt(
       f"The prompt in {path} cannot be used alone: it trained beside "
       f"{', '.join(others[:3])}."
     )
-  prompt = base_model.read_parameter(checkpoint, found[0])
+  prompt = stored_arrays.read(checkpoint.arrays[found[0]])
   metadata = prompt_files.PromptMetadata(
     # A run's checkpoint records the frozen model.
     base_fingerprint=checkpoint.metadata.get("base_fingerprint")
@@ -138,9 +135,7 @@ def check_base_model(
 
   folder = pathlib.Path(base_model)
   if not folder.is_dir():
-    is_name = _HUB_NAME.fullmatch(base_model) is not None
-    # The second case is a misspelt folder, such as checkpoints/misspelt.
-    if not is_name or (len(folder.parts) > 1 and folder.parent.is_dir()):
+    if "/" in base_model and not hub.is_name(base_model):
       raise ValueError(
         f"The folder {base_model} does not exist: give the folder of a Hugging "
         "Face T5, or its name on the hub, such as google/t5-base-lm-adapt."

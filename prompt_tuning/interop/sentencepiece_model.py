@@ -7,13 +7,29 @@ import pathlib
 import re
 from typing import Any
 
+from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
+from prompt_tuning.data import vocabulary as vocabulary_lib
 from t5x.files import parsing
 
 _PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 # T5's sentinels are not in its SentencePiece file; seqio appends them.
 _SENTINEL = re.compile(r"<extra_id_\d+>")
+
+
+def files_in(folder: epath.Path) -> list[epath.Path]:
+  """Returns the SentencePiece files of a folder.
+
+  A folder of Hugging Face's may have a tokenizer.json alone. A file is then
+  made of it, in the user's cache.
+  """
+  found = sorted(folder.glob("*.model"))
+  tokenizer = folder / "tokenizer.json"
+  if not found and tokenizer.is_file():
+    content = sentencepiece_from_tokenizer_json(tokenizer)
+    found = [epath.Path(vocabulary_lib.cached_file(content))]
+  return found
 
 
 def sentencepiece_from_tokenizer_json(

@@ -5,6 +5,7 @@ import collections
 from collections.abc import Callable, Iterator
 from concurrent import futures
 import contextlib
+import dataclasses
 import io
 import os
 import pathlib
@@ -321,6 +322,9 @@ class PromptStore:
     """Returns a prompt that the model can use, under a name that is allowed."""
     if owners.split(stem)[0] == self._base:
       raise ValueError(f"{self._base} is the name of the base model.")
+    if metadata and os.path.isabs(metadata.base_model or ""):
+      # A path of this machine is nobody else's business.
+      metadata = dataclasses.replace(metadata, base_model=None)
     prompt = TunedPrompt(array, metadata, name=stem)
     self._engine.model.prompt_array(prompt)  # Refuses another model's.
     self._engine.check_prompt(prompt)

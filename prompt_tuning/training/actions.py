@@ -1,6 +1,7 @@
 """Actions after each evaluation during training."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import math
 import os
 from typing import Any
@@ -35,6 +36,7 @@ class SaveBestPrompt(trainer.BaseAction):
     vocabulary: seqio.Vocabulary,
     injections: Injections | None = None,
     mode: str = "max",
+    base_model: str | None = None,
   ):
     """Stores its arguments.
 
@@ -48,6 +50,7 @@ class SaveBestPrompt(trainer.BaseAction):
         method or parameter trains too, no file is written, because such a
         prompt does not work with the base model.
       mode: "max" if more is better, or "min"; that of the checkpointer.
+      base_model: The frozen model's path or name, for the file's header.
     """
     self._path = os.path.join(model_dir, "prompt.safetensors")
     self._task = task
@@ -55,6 +58,9 @@ class SaveBestPrompt(trainer.BaseAction):
     self._vocabulary = vocabulary
     self._is_alone = injections is None or set(injections.used) == {"prompt"}
     self._mode = mode
+    # A file is used from other folders too.
+    is_here = base_model is not None and os.path.exists(base_model)
+    self._base = os.path.abspath(base_model) if is_here else base_model
     self._evals: Any = []
     self._checkpointer: Any = None  # Google's T5X attaches none.
 
@@ -108,6 +114,7 @@ class SaveBestPrompt(trainer.BaseAction):
       step=step,
       metric=self._metric if best else None,
       score=best["score"] if best else None,
+      base_model=self._base,
     )
 
   def attach(self, evals, checkpointer) -> None:
@@ -146,7 +153,12 @@ class SaveBestPrompt(trainer.BaseAction):
       run_info["base_fingerprint"] or prompt_files.UNKNOWN, step
     )
     problem = self._problem(
-      step, lambda array, x: x == metadata and np.array_equal(array, prompt)
+      step,
+      lambda array, x: (
+        # The model may lie elsewhere by now.
+        dataclasses.replace(x, base_model=self._base) == metadata
+        and np.array_equal(array, prompt)
+      ),
     )
     if problem and jax.process_index() == 0:
       logging.warning(

@@ -1,5 +1,6 @@
 """Facts about this package that the trainer asks for."""
 
+import os
 from typing import Any
 
 from prompt_tuning import project_files
@@ -29,6 +30,19 @@ def _problems(*args: Any) -> Any:
   from prompt_tuning.training import headers
 
   return headers.problems(*args)
+
+
+def _open_model(path: str) -> Any:
+  from prompt_tuning.interop import hub
+
+  path = os.fspath(path)
+  is_folder = os.path.isfile(os.path.join(path, "config.json"))
+  if not (is_folder or hub.is_name(path)):
+    return None
+  # It imports JAX.
+  from prompt_tuning.interop import hugging_face
+
+  return hugging_face.open_if_known(path)
 
 
 CLIENT = Client(
@@ -71,6 +85,7 @@ CLIENT = Client(
   },
   task_names=task_names.by_heading,
   find_task=_find_task,
+  open_model=_open_model,
   next_steps=_next_steps,
   problems=_problems,
   folders=("*.folder.path",),
@@ -80,7 +95,11 @@ CLIENT = Client(
     "*T5Config.scan_layers",
     "*T5Config.attention_kernel",
   ),
-  base_model_paths=("*.checkpoint.path", "*.token_embedding.path"),
+  base_model_paths=(
+    "*.checkpoint.path",
+    "*.token_embedding.path",
+    "*SaveBestPrompt.base_model",
+  ),
   evaluation_settings=("*SaveBestPrompt.metric",),
   unmeasured_settings=(
     "*.assignment_map",
@@ -88,6 +107,7 @@ CLIENT = Client(
     "*.additional_rules",
     "*.injections",
     "*has_initialised.*",
+    "*SaveBestPrompt.base_model",
   ),
   stand_ins="gin/plan.gin",
   percentages=(

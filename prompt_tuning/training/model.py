@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import os
+import sys
 import tempfile
 from typing import Any
 
@@ -25,14 +26,30 @@ from prompt_tuning import (
   prompts,
   tasks,  # noqa: F401  # Registers them.
 )
-from prompt_tuning.data import task_facts, task_lookup, text_pairs
+from prompt_tuning.data import (
+  files,
+  task_facts,
+  task_lookup,
+  text_pairs,
+)
 from prompt_tuning.inference.frozen_model import AnyPrompt, FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.injections import Injections
-from prompt_tuning.training import evaluation, tuning
+from prompt_tuning.interop import prompt_conversion
+from prompt_tuning.training import defaults, evaluation, tuning
 from t5x.configuration import arguments
+from t5x.runs import command_line, events
 from t5x.runs import evaluation as evaluation_runs
-from t5x.runs import events
+
+# Pairs, a file, a table, or the name of a task.
+Data = Any
+# gin's name of a default -> that of an argument of `Model.tune`.
+_ARGUMENTS = {
+  "PROMPT_LENGTH": "length",
+  "LEARNING_RATE": "learning_rate",
+  "BATCH_SIZE": "batch_size",
+  "TRAIN_STEPS_RELATIVE": "steps",
+}
 
 
 class Model(FrozenModel):
@@ -41,24 +58,28 @@ class Model(FrozenModel):
   @arguments.checked
   def tune(
     self,
-    train: text_pairs.Pairs | str,
-    validation: text_pairs.Pairs | None = None,
+    train: Data,
+    validation: Data | None = None,
     *,
     length: PositiveInt | None = None,
     init: str | os.PathLike[str] | TunedPrompt | np.ndarray | None = None,
     labels: Sequence[str] | None = None,
     folder: str | os.PathLike[str] | None = None,
-    on_event: events.OnEvent = events.ignore,
+    on_event: events.OnEvent | None = None,
     should_stop: events.ShouldStop = events.never,
     **settings: Any,
   ) -> TunedPrompt:
     """Trains a prompt; the model does not change.
 
     Args:
-      train: Pairs (input, target) of texts, or the name of a seqio task, such
-        as "super_glue_cb", with its own validation split.
-      validation: More pairs, to choose the best prompt by.
-      length: Positions of the prompt; by default 100, or those of `init`.
+      train: Pairs (input, target) of texts; a CSV, TSV, JSONL or Parquet file,
+        a pandas.DataFrame or a datasets.Dataset, whose columns are guessed and
+        printed; or the name of a seqio task, such as "super_glue_cb", with its
+        own validation split.
+      validation: More of the same, to choose the best prompt by. Without it, a
+        tenth of a file or a table is held out.
+      length: Positions of the prompt; by default those of `init`, or as
+        `defaults.choose` says, like `steps`, `learning_rate` and `batch_size`.
       init: "class_labels", "sampled_vocab", "random_uniform", or a prompt to
         start from. By default the labels, if there are any.
       labels: The legal targets of pairs; an empty list means free text. By
@@ -67,6 +88,7 @@ class Model(FrozenModel):
       folder: Receives checkpoints, record and prompt; an interrupted run there
         is resumed. By default nothing is kept.
       on_event: Called with every event, in this thread; see `t5x.runs.events`.
+        By default, progress bars and the chosen settings go to stderr.
       should_stop: Called after every step and batch of evaluation, such as
         `threading.Event().is_set`; True ends the run, with the best prompt so
         far.
@@ -81,23 +103,53 @@ class Model(FrozenModel):
       FloatingPointError: if the loss is not a number.
     """
     start = init if isinstance(init, str) else self.prompt_array(init)
-    if length is None:
-      length = len(start) if isinstance(start, np.ndarray) else 100
+    if length is None and isinstance(start, np.ndarray):
+      length = len(start)
     known = [x.name for x in dataclasses.fields(tuning.Settings)]
     if unknown := sorted(set(settings) - set(known)):
       raise ValueError(
         f"There is no setting {', '.join(unknown)}; there are "
         f"{', '.join(known)}."
       )
-    chosen = tuning.Settings(length=length, init=start, **settings)
-    found = _find(train, validation, self.vocabulary, labels, chosen.rank)
-    with _folder(folder) as model_dir:
-      return tuning.tune(self, found, chosen, model_dir, on_event, should_stop)
+    given = {"length": length, **settings}
+    given = {name: x for name, x in given.items() if x is not None}
+    # Wrong ones are refused before the data are read.
+    tuning.Settings(**{"length": 1, **given, "init": start})
+    is_ranked = bool(settings.get("rank"))
+    found = _find(train, validation, self.vocabulary, labels, is_ranked)
+    own = [x for x in self._defaults(found) if _ARGUMENTS[x.name] not in given]
+    chosen = {_ARGUMENTS[x.name]: x.value for x in own}
+    with contextlib.ExitStack() as stack:
+      model_dir = stack.enter_context(_folder(folder))
+      if on_event is None:
+        print(*own, sep="\n", file=sys.stderr)
+        bar = command_line.ProgressBar("tune", "step")
+        on_event = stack.enter_context(contextlib.closing(bar))
+      return tuning.tune(
+        self,
+        found,
+        tuning.Settings(init=start, **chosen | given),
+        model_dir,
+        on_event,
+        should_stop,
+      )
+
+  def _defaults(self, examples: text_pairs.PairTask) -> list[defaults.Setting]:
+    """Returns the settings of `tune` that follow from model and data."""
+    facts = defaults.Facts(
+      self.config,
+      sum(x.size for x in self._base.arrays.values()),
+      examples.task.num_input_examples("train") or 1,
+      min(examples.lengths["train"]["inputs"], tuning.LONGEST),
+      len(examples.labels),
+      *defaults.device(),
+    )
+    return [x for x in defaults.choose(facts) if x.name in _ARGUMENTS]
 
   @arguments.checked
   def evaluate(
     self,
-    examples: text_pairs.Pairs | str,
+    examples: Data,
     prompt: AnyPrompt | None = None,
     *,
     labels: Sequence[str] | None = None,
@@ -109,8 +161,8 @@ class Model(FrozenModel):
     """Evaluates answers.
 
     Args:
-      examples: Pairs (input, target), or the name of a seqio task with a split
-        "validation".
+      examples: Pairs (input, target), a file or a table as for `tune`, or the
+        name of a seqio task with a split "validation".
       prompt: As for `generate`.
       labels: As for `tune`.
       rank: Whether to rank labels instead of generating text.
@@ -166,8 +218,8 @@ def _folder(
 
 
 def _find(
-  train: text_pairs.Pairs | str | None,
-  validation: text_pairs.Pairs | str | None,
+  train: Data | None,
+  validation: Data | None,
   vocabulary: seqio.Vocabulary,
   labels: Sequence[str] | None,
   rank: bool,
@@ -176,7 +228,7 @@ def _find(
 
   Args:
     train: As for `Model.tune`; None: there is no training.
-    validation: Pairs; without training, pairs or a task with that split.
+    validation: The same; without training, it may be a task with that split.
     vocabulary: The model's vocabulary.
     labels: The legal targets of pairs; see `text_pairs.make`.
     rank: Whether the labels are ranked, and so must be known.
@@ -191,6 +243,18 @@ def _find(
       labels to rank are missing.
   """
   name = validation if train is None else train
+  if files.is_data(name):
+    if train is None:
+      validation = files.pairs(validation)
+    else:
+      data = files.read(train, validation, labels=labels, vocabulary=vocabulary)
+      print(data, file=sys.stderr)
+      labels = data.targets.labels
+      train, validation = (
+        [(x["inputs"], x["targets"]) for x in data.splits[split]]
+        for split in ("train", "validation")
+      )
+    name = None
   if not isinstance(name, str):
     splits = {"train": train, "validation": validation}
     found = text_pairs.make(
@@ -221,6 +285,34 @@ def _find(
   if rank and not found.labels:
     raise ValueError("Ranking needs labels, and the targets are free text.")
   return found
+
+
+def load_for(
+  path: str, checkpoint: str | None = None
+) -> tuple[Model, TunedPrompt]:
+  """Reads a prompt, and loads the model that it was trained on.
+
+  Args:
+    path: As for `prompt_conversion.read_prompt`, such as a run's folder.
+    checkpoint: The model; by default the one that the file names.
+
+  Raises:
+    ValueError: if there is no prompt, it names no model, or the model is not
+      where it was.
+  """
+  prompt = TunedPrompt(*prompt_conversion.read_prompt(path))
+  base = checkpoint or (prompt.metadata and prompt.metadata.base_model)
+  if not base:
+    raise ValueError(f"{path} does not name its model: give it, --model=MODEL.")
+  try:
+    return Model.load(base), prompt
+  except ValueError as error:
+    if checkpoint:
+      raise
+    raise ValueError(
+      f"{path} was trained on {base}. {error} If the model lies elsewhere now, "
+      "give it: --model=MODEL."
+    ) from error
 
 
 load = Model.load

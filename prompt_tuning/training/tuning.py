@@ -1,7 +1,6 @@
 """Tuning of prompts by the trainer, without gin.
 
-The settings equal those of `gin/recipes/prompt_tuning.gin`, and so do the
-results.
+With the settings of `gin/recipes/prompt_tuning.gin`, the results are the same.
 """
 
 from collections.abc import Sequence
@@ -194,7 +193,8 @@ def tune(
     max_unknown=settings.max_unknown,
   )
   save_best = actions.SaveBestPrompt(
-    folder, train_cfg.name, _BEST_METRIC, model.vocabulary, method
+    *(folder, train_cfg.name, _BEST_METRIC, model.vocabulary, method),
+    base_model=model.checkpoint,
   )
   subtasks = seqio.get_subtasks(examples.task)
   has_validation = any("validation" in x.splits for x in subtasks)

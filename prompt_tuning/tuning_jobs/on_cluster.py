@@ -160,7 +160,7 @@ def _tune(
     log.write("\n")  # The machine may have died within a line.
 
     def on_event(event: events.Event) -> None:
-      if event.kind != "step":
+      if event.kind not in ("step", "evaluating"):
         line = json.dumps(dataclasses.asdict(event), default=float)
         log.write(f"{line}\n")
         log.flush()

@@ -126,7 +126,7 @@ def _periods(steps: int) -> tuple[int, int]:
 
 
 def _add_event(store: JobStore, job: Job, event: events.Event) -> None:
-  if event.kind == "step":
+  if event.kind in ("step", "evaluating"):
     return
   step = event.step - event.first_step
   steps = event.last_step - event.first_step

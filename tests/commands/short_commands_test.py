@@ -1,6 +1,7 @@
 """Short commands, each run once: what they call is tested elsewhere."""
 
 import json
+from unittest import mock
 import zipfile
 
 from absl import logging
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 import prompt_tuning
-from prompt_tuning.commands import console, quickstart
+from prompt_tuning.commands import console
 from prompt_tuning.interop import t5_small
+from prompt_tuning.training import one_command
 from t5x.planning import targets
 
 
@@ -69,52 +71,29 @@ def test_command_is_planned(monkeypatch, capsys):
   assert "setting" in err
 
 
-def test_quick_start_trains_evaluates_and_says_what_came_out(
-  tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize("task", ["ladder_cb", "mini_boolq"])
+def test_quick_start_tunes_on_a_task_of_its_model(
+  task, tmp_path, monkeypatch, capsys
 ):
   (tmp_path / "checkpoints").mkdir()
   monkeypatch.setattr(prompt_tuning, "gin_search_path", lambda: str(tmp_path))
-  commands = []
-
-  def run(root, title, *started):
-    """Leaves what the programs would leave."""
-    commands.extend(started)
-    for words in started:
-      (folder,) = [
-        root / x.partition("=")[2].strip("'")
-        for x in words
-        if "MODEL_DIR" in x or "OUTPUT_DIR" in x
-      ]
-      folder.mkdir(parents=True, exist_ok=True)
-      metrics = {"accuracy": 75.0, "invalid": 1.0}
-      record = {
-        "parameters": {"trainable": 1, "frozen": 99},
-        "evals": [{"metrics": {"ladder_cb": metrics}}],
-      }
-      (folder / "record.json").write_text(json.dumps(record))
-      (folder / "prompt.safetensors").write_bytes(b"prompt")
-      lines = [json.dumps({"target": x}) for x in ("a", "a", "a", "b")]
-      (folder / "ladder_cb-2.jsonl").write_text("\n".join(lines))
-
-  monkeypatch.setattr(quickstart, "_run", run)
-  words = ["quickstart", "--model=ladder_xs"]
-  console.main([*words, "--task=ladder_cb", "--steps=8"])
-  train, frozen, prompted = commands
-  assert "--gin.EVAL_PERIOD=2" in train
-  assert "--gin_file=gin/runs/eval.gin" in frozen
-  assert any("PROMPT_FILE" in x and str(tmp_path) in x for x in prompted)
-  said = capsys.readouterr().out
-  assert "majority class   75.0%" in said
-  assert "1 parameters (1.0000%)" in said
-  assert console.main([*words, "--task=mini_boolq"]) == 1
-  assert "ladder_xs knows tasks like" in capsys.readouterr().err
-
-
-def test_quick_start_ends_with_the_status_of_a_program(tmp_path, capfd):
-  quickstart._run(tmp_path, "Asking", ["platform"])
-  assert "== Asking\n" in capfd.readouterr().out
-  with pytest.raises(SystemExit, match="1"):
-    quickstart._run(tmp_path, "Asking", ["platform"], ["no_such_module"])
+  made, done = mock.Mock(), []
+  monkeypatch.setattr(one_command, "make", made)
+  monkeypatch.setattr(one_command, "run", done.append)
+  words = ["quickstart", "--model=ladder_xs", f"--task={task}", "--steps=8"]
+  if task == "mini_boolq":
+    assert console.main(words) == 1
+    assert "ladder_xs knows tasks like" in capsys.readouterr().err
+    return
+  assert not console.main(words)
+  model, data, folder = made.call_args.args
+  assert model == str(tmp_path / "checkpoints" / "ladder_xs" / "lm_100")
+  assert (data, folder) == (
+    task,
+    f"{tmp_path}/runs/quickstart/ladder_xs-{task}",
+  )
+  assert "EVAL_PERIOD = 2" in made.call_args.kwargs["gin_bindings"]
+  assert done == [made.return_value]
 
 
 def test_t5_small_is_imported_from_its_package(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 
+import pandas as pd
 import pytest
 import seqio
 
@@ -40,6 +41,41 @@ def test_a_file_always_gives_the_same_columns_labels_rows_and_name(tmp_path):
   assert set(trained.values()) == {"bad", "good"}
   assert data.name == "my_reviews_004e46bf"
   assert read(reviews(tmp_path, 44)).name != data.name
+
+
+class Table:
+  """A table with the interface of a datasets.Dataset."""
+
+  def __init__(self, rows):
+    self._rows = rows
+    self.column_names = list(rows[0])
+
+  def to_dict(self):
+    return {name: [x[name] for x in self._rows] for name in self.column_names}
+
+  def __iter__(self):
+    return iter(self._rows)
+
+
+def test_tables_and_parquet_are_as_the_file(tmp_path):
+  rows = [{"text": f"film {i}", "label": label(i)} for i in range(40)]
+  frame = pd.DataFrame(rows)
+  frame.to_parquet(tmp_path / "frame.parquet")
+  path = reviews(tmp_path)
+  expected = [x["targets"] for x in read(path).splits["train"]]
+  for data in (frame, Table(rows), str(tmp_path / "frame.parquet")):
+    assert files.is_data(data)
+    found = read(data)
+    assert [x["targets"] for x in found.splits["train"]] == expected
+    assert files.pairs(data) == files.pairs(path)
+  (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+  for data, message in (
+    (frame.head(0), "expected rows of examples, got none"),
+    (pd.DataFrame([{"text": [1], "label": "a"}]), "The table, row 1, column t"),
+    (str(tmp_path / "bad.parquet"), r"bad\.parquet cannot be read as Parquet"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      read(data)
 
 
 def test_several_inputs_are_named_and_many_targets_are_free_text(tmp_path):
@@ -220,7 +256,7 @@ def test_lines_and_values(tmp_path):
     ("r.csv", b'"a", "b"\n1,2\n', "line 1, column 2: .* space .* quotes"),
     ("r.csv", b'a,b\n"1", "2"\n', "line 2, column b: .* space .* quotes"),
     ("r.jsonl", b"[" * 100_000, "line 1 is not a JSON object"),
-    ("r.txt", b"a\n1\n", r"ends in \.csv, \.tsv, \.jsonl, got"),
+    ("r.txt", b"a\n1\n", r"ends in \.csv, \.tsv, \.jsonl, \.parquet, got"),
     ("no.csv", None, r"no\.csv cannot be read: No such file"),
   ],
 )

@@ -5,7 +5,9 @@ import functools
 import io
 import json
 import operator
+import pathlib
 
+from etils import epath
 import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -103,6 +105,19 @@ def test_encodes_and_decodes_as_the_original(original, tokenizer, tmp_path):
     assert rebuilt.decode(ids) == expected.decode(ids)
   for name in ("pad_id", "eos_id", "bos_id", "unk_id", "vocab_size"):
     assert getattr(rebuilt, name)() == getattr(expected, name)(), name
+
+
+def test_tokenizer_alone_makes_a_file_in_the_cache(
+  tokenizer, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  content = _rebuild(tokenizer, tmp_path)
+  folder = epath.Path(tmp_path)
+  (made,) = sentencepiece_model.files_in(folder)
+  assert made.read_bytes() == content
+  assert (tmp_path / "cache") in pathlib.Path(made).parents
+  (tmp_path / "own.model").touch()
+  assert sentencepiece_model.files_in(folder) == [folder / "own.model"]
 
 
 def test_added_pieces_that_are_not_special_are_never_split(tokenizer, tmp_path):

@@ -276,11 +276,11 @@ CONSOLE = (
   ("convert checkpoint", "required: --from, --to"),
   (
     "convert checkpoint --from hf google/flan-t5-base --to t5x out",
-    "no folder google/flan-t5-base in .*download its files",
+    "no google/flan-t5-base in .*cannot be fetched from the hub",
   ),
   (
     "convert checkpoint --from t5x hf --to t5x out",
-    "Hugging Face folder, to be read with --from hf",
+    "config.json is not a model configuration",
     {"hf/config.json": "{}"},
   ),
   (
@@ -377,7 +377,7 @@ _TWO = '[("the dog runs", "yes"), ("a cat sits", "no")] * 8'
 _TUNE = f"model.tune({_TWO}, length=2, steps=1, "
 PYTHON = (
   ("pt.load('no')", "No checkpoint at no: .*working directory"),
-  ("pt.load('google/flan-t5-base')", "hub is first downloaded, .*--from hf"),
+  ("pt.load('google/flan-t5-base')", "cannot be fetched from the hub"),
   ("pt.load(3)", r"Expected checkpoint to be str \| PathLike\[str\], got 3"),
   (
     f"pt.load('{LADDER}', 'no.model')",

@@ -144,7 +144,7 @@ def _msgpack(**tree):
     ("checkpoint", _msgpack(version=2), "format 2, expected 3"),
     ("", None, "not a base checkpoint: expected a T5X"),
     # Of Hugging Face.
-    ("../config.json", b"{}", "prompt-tuning convert checkpoint"),
+    ("../config.json", b"{}", "is not a model configuration"),
   ],
 )
 def test_other_formats_are_refused(tmp_path, name, content, message):

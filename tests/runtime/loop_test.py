@@ -40,7 +40,7 @@ def _evaluate(error=None):
 
 
 def _evaluator(error=None):
-  return types.SimpleNamespace(evaluate=_evaluate(error))
+  return types.SimpleNamespace(evaluate=_evaluate(error), counts={"task": 4})
 
 
 def _trainer(step, loss, prompt):

@@ -2,6 +2,8 @@
 
 from concurrent import futures
 import functools
+import pathlib
+import pydoc
 import threading
 import time
 
@@ -31,7 +33,7 @@ def model():
 
 def _tune(model, task, **arguments):
   settings = {"length": 4, "steps": 6, "batch_size": 8, "eval_period": 3}
-  return model.tune(task, **settings, **arguments)
+  return model.tune(task, **settings | {"learning_rate": 0.3} | arguments)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,14 @@ def prompt(tiny_model):
 def tiny_model(tmp_path_factory):
   base = tiny.save_base(tmp_path_factory.mktemp("base"))
   return pt.load(base, vocabulary=seqio.ByteVocabulary())
+
+
+def test_package_shows_what_it_has():
+  assert {"load", "Model", "TunedPrompt"} <= set(dir(pt))
+  shown = pydoc.render_doc(pt, renderer=pydoc.plaintext)
+  assert "class Model(" in shown
+  assert "\n    load(checkpoint" in shown
+  assert (pathlib.Path(pt.__file__).parent / "py.typed").exists()
 
 
 def test_what_is_not_given_is_that_of_the_config(tiny_model):
@@ -193,7 +203,7 @@ def test_a_prompt_to_start_from_says_the_length(
   init = tuning.initializer(tiny_model, (), settings)
   assert settings.length == 4
   np.testing.assert_array_equal(init(None, (4, tiny.WIDTH)), prompt.array)
-  assert tiny_model.tune(PAIRS).length == 100
+  assert tiny_model.tune(PAIRS).length == 20
 
 
 @pytest.mark.slow

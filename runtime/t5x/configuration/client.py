@@ -30,6 +30,8 @@ class Client:
       nothing that takes long.
     find_task: Returns the seqio task or mixture, given its name, a split that
       it must have or None, and the module that registers it or None.
+    open_model: Returns the `base_checkpoints.BaseCheckpoint` at a path, if it
+      is a model of a format or place that the package knows; else None.
     next_steps: Returns the lines to print after training, given the run's
       folder, its best evaluation or None, the command's gin files, its
       bindings, the other flags that an evaluation needs, and the folders of
@@ -57,6 +59,7 @@ class Client:
   )
   task_names: Callable[[], Mapping[str, Sequence[str]]] = dict
   find_task: Callable[..., Any] | None = None
+  open_model: Callable[[str], Any] | None = None
   next_steps: Callable[..., str] | None = None
   resumable_settings: Sequence[str] = ()
   problems: Callable[[Mapping[str, Any], Sequence[str]], Iterable[str]] = (

@@ -2,6 +2,7 @@
 
 T5X's format 3                   `formats.t5x_v3`
 T5X's Orbax, ours, a run of ours `formats.orbax`
+others                           clients: see `configuration.client`
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import ml_dtypes
 import numpy as np
 
+from t5x.configuration import client
 from t5x.files import digests, storage
 from t5x.formats import (
   orbax,
@@ -173,6 +175,8 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
     ValueError: if there is no checkpoint, its format is unknown, it differs
       from its digests, or the base model of a run is missing or another one.
   """
+  if (other := _of_client(path)) is not None:
+    return other
   found = str(storage.absolute(find_checkpoint(path)))
   if (written := digests.text(found)) is not None:
     _refuse_damage(found, written)
@@ -205,6 +209,12 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   else:
     step, arrays, metadata = orbax.open_checkpoint(found)
   return BaseCheckpoint(path, found, step, scanned.take_apart(arrays), metadata)
+
+
+def _of_client(path: str) -> BaseCheckpoint | None:
+  """Opens a model of a format that a client knows, if it is one."""
+  openers = (x.open_model for x in client.clients() if x.open_model)
+  return next((x for open_ in openers if (x := open_(path)) is not None), None)
 
 
 @functools.lru_cache(maxsize=64)

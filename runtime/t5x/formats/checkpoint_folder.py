@@ -12,11 +12,10 @@ import re
 
 from etils import epath
 
+from t5x.configuration.client import clients
 from t5x.files import digests, safe_files, storage
 
 STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
-# Such as "google/flan-t5-base".
-_HUB_NAME = re.compile(r"[\w-]+/[\w.-]+")
 # Suffixes of a checkpoint that is being written, and of one being deleted.
 _NEW, _DELETED = ".new", ".deleted"
 _LEFTOVER = re.compile(
@@ -129,14 +128,19 @@ def find_checkpoint(path: str) -> str:
   """Finds a checkpoint folder.
 
   Args:
-    path: A folder `checkpoint_<step>`, or one that holds such folders.
+    path: A folder `checkpoint_<step>`, one that holds such folders, or a model
+      that a client opens.
 
   Returns:
-    The path of the folder `checkpoint_<step>`, the newest one.
+    The path of the folder `checkpoint_<step>`, the newest one, or of the
+    client's model on this machine.
 
   Raises:
     ValueError: if there is no such folder.
   """
+  for each in clients():
+    if each.open_model and (other := each.open_model(path)) is not None:
+      return other.found
   folder = epath.Path(path)
   if not folder.is_dir():
     if storage.is_bucket(path) and storage.HAS_GCS:
@@ -148,11 +152,6 @@ def find_checkpoint(path: str) -> str:
     if (parent := folder.parent).is_dir():
       there = sorted(p.name for p in parent.iterdir())
       text += f" In {parent}: {', '.join(there) or 'nothing'}."
-    elif _HUB_NAME.fullmatch(os.fspath(path)):
-      text += (
-        " A model of a hub is first downloaded, and then converted: "
-        "prompt-tuning convert checkpoint --from hf FOLDER --to t5x OUT."
-      )
     if not os.path.isabs(path) and not storage.is_bucket(path):
       text += f" The working directory is {os.getcwd()}."
     raise ValueError(text)
@@ -161,14 +160,7 @@ def find_checkpoint(path: str) -> str:
   found = CheckpointFolder(folder)
   if steps := found.steps():
     return str(found.checkpoint(steps[-1]))
-  way_out = (
-    f" It is a Hugging Face folder, to be read with --from hf. Convert it: "
-    f"prompt-tuning convert checkpoint --from hf {path} --to t5x OUT"
-    if (folder / "config.json").exists()
-    else ""
-  )
   others = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
   raise ValueError(
     f"No checkpoint_<step> in {path}; folders there: {others or 'none'}."
-    f"{way_out}"
   )

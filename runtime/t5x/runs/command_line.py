@@ -89,11 +89,18 @@ class ProgressBar:
       "mininterval": 0.5 if sys.stderr.isatty() else 30,
     }
     self._bar: tqdm.tqdm | None = None
+    self._evaluation: tqdm.tqdm | None = None
 
   def close(self) -> None:
     """Leaves the bar as it is."""
+    self._end_evaluation()
     if self._bar is not None:
       self._bar.close()
+
+  def _end_evaluation(self) -> None:
+    if self._evaluation is not None:
+      self._evaluation.close()
+    self._evaluation = None
 
   def __call__(self, event: events.Event) -> None:
     """Shows an event; an `events.OnEvent`."""
@@ -115,7 +122,15 @@ class ProgressBar:
       self._bar.set_postfix(
         loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.3f}"
       )
+    elif event.kind == "evaluating":
+      done, total = event.examples
+      if self._evaluation is None:
+        # A bar of its own, which goes: the other one is of the whole run.
+        own = {"desc": "  evaluation", "unit": "example", "leave": False}
+        self._evaluation = tqdm.tqdm(total=total, **self._arguments | own)
+      self._evaluation.update(done - self._evaluation.n)
     elif event.kind == "eval":
+      self._end_evaluation()
       for task, values in event.metrics.items():
         text = records.format_metrics(task, values)
         self._write(f"step {event.step}: {text}")

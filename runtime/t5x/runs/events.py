@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 from typing import Any, Literal
 
-Kind = Literal["start", "notice", "step", "train", "eval", "checkpoint"]
+Kind = Literal[
+  "start", "notice", "step", "train", "evaluating", "eval", "checkpoint"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +16,8 @@ class Event:
   Attributes:
     kind: "start", before the first step; "notice", with a text for the user;
       "step", after each; "train", with the metrics of the steps since the last;
-      "eval", with those of an inference evaluation; "checkpoint", when one
-      begins to be written.
+      "evaluating", after each batch of an inference evaluation; "eval", with
+      its metrics; "checkpoint", when one begins to be written.
     step: Of the state, counted from pretraining step 0. In an evaluation or
       inference, the examples that are done.
     first_step: The step that the run began with.
@@ -23,6 +25,7 @@ class Event:
     metrics: Task -> metric -> value; for "train" the one task is "train".
     score: The score by which checkpoints are compared, if they are.
     text: A sentence for the user.
+    examples: Of "evaluating", those that are done, and all of them.
   """
 
   kind: Kind
@@ -34,6 +37,7 @@ class Event:
   )
   score: float | None = None
   text: str = ""
+  examples: tuple[int, int] = (0, 0)
 
 
 # Called in the thread of the run; an exception ends the run.

@@ -211,10 +211,16 @@ class Loop:
       self._log("training_eval/", metrics)
       stop = self._act("TRAIN_EVAL", metrics)
     if self.data.evaluator is not None:
+      done, total = 0, sum(self.data.evaluator.counts.values())
+
+      def after_batch(examples: int) -> None:
+        nonlocal done
+        done += examples
+        self.report("evaluating", examples=(done, total))
+        self._check_stop(examples)
+
       metrics = self.data.evaluator.evaluate(
-        self.trainer.train_state,
-        self.trainer.train_state_axes,
-        self._check_stop,
+        self.trainer.train_state, self.trainer.train_state_axes, after_batch
       )
       self._log("inference_eval/", metrics)
       score = self.checkpointer.score(metrics)

@@ -1,0 +1,38 @@
+"""Try a prompt: answers each line of the terminal.
+
+prompt-tuning try runs/tune/flan-t5-base-reviews
+echo "A fine film." | prompt-tuning try prompt.safetensors
+"""
+
+import argparse
+import sys
+
+from prompt_tuning.commands import options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  options.add_prompt(parser)
+  about = "tokens of an answer"
+  parser.add_argument(
+    "--max_length", type=options.positive, default=64, help=about
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  from prompt_tuning.training import model as model_lib
+  from t5x.files import compilation_cache
+
+  compilation_cache.enable()
+  model, prompt = model_lib.load_for(args.prompt, args.model)
+  is_terminal = sys.stdin.isatty()
+  if is_terminal:
+    print(f"{model.name}. A line is an input; Ctrl-D ends.", file=sys.stderr)
+  while True:
+    try:
+      text = input("> " if is_terminal else "").strip()
+    except (EOFError, KeyboardInterrupt):
+      break
+    if text:
+      print(*model.generate([text], prompt, args.max_length), flush=True)

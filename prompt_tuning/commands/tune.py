@@ -1,0 +1,53 @@
+"""Tune a prompt: a model and a file of examples are all it needs.
+
+  prompt-tuning tune google/flan-t5-base reviews.csv
+  prompt-tuning tune MODEL DATA [--output=DIR] [--gin.NAME=VALUE ...]
+
+MODEL  the folder of a Hugging Face T5 1.1, LM-adapted T5 or FLAN-T5, its name
+       on the hub, or a checkpoint of T5X's or ours
+DATA   a CSV, TSV, JSONL or Parquet file with named columns, or a data set on
+       the hub, OWNER/NAME, or a registered task
+
+Settings follow from the size of the model, the data and the device; --gin.NAME=
+and --gin_file= replace them. The same command resumes a run that was stopped.
+"""
+
+import argparse
+import sys
+
+from prompt_tuning.commands import options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.set_defaults(passes_flags_on=True)
+  add = parser.add_argument
+  add("model", metavar="MODEL", help="folder or name of the frozen model")
+  add("data", metavar="DATA", help="file or name of the examples")
+  folder = "folder of the run; by default runs/tune/MODEL-DATA"
+  add("--output", metavar="DIR", help=folder)
+  dry = "print the command of t5x.train that does the same, and stop"
+  add("--dry_run", action="store_true", help=dry)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  gin_files, gin_bindings = options.gin_flags(args.rest)
+
+  from absl import logging
+
+  from prompt_tuning.training import next_steps, one_command
+  from t5x.files import compilation_cache
+
+  logging.set_verbosity(logging.WARNING)
+  command = one_command.make(
+    args.model, args.data, args.output, gin_files, gin_bindings
+  )
+  print("Settings, replaced by --gin.NAME=VALUE:", file=sys.stderr)
+  print(*command.settings, sep="\n", file=sys.stderr)
+  if args.dry_run:
+    words = map(next_steps.quoted, command.words())
+    print(" \\\n  ".join(["python -m t5x.train", *words]))
+    return
+  compilation_cache.enable()
+  one_command.run(command)

@@ -1,0 +1,186 @@
+"""Settings for a prompt by the size of its model, its data and the device.
+
+Every one of them is a guess to begin with: `--gin.NAME=VALUE` replaces it.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import jax
+import psutil
+
+from prompt_tuning.models.t5.config import T5Config
+
+# The paper's settings are for models of more parameters than this.
+_SMALL = 150_000_000
+# Beyond this size, short prompts are as good (section 3.2 of the paper).
+_LARGE = 2_000_000_000
+_PASSES = 30
+_MOST_STEPS = {"cpu": 2_000}
+_MOST_STEPS_ELSEWHERE = 5_000
+# Layers that are worth one program for all of them.
+_MANY_LAYERS = 24
+# Examples of a microbatch that keep a device busy.
+_ROWS = 8
+# Bytes of a score of attention, with its gradient and dropout, that are in
+# memory at once: compiled steps for an A100 took 4.2 float32 numbers at most.
+_BYTES_A_SCORE = 17
+# The estimate and the compiler's own buffers differ.
+_SAFETY = 1.2
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """The facts that settings follow from.
+
+  Attributes:
+    config: Sizes of the network.
+    parameters: Its number of parameters.
+    rows: Training examples.
+    tokens: The longest input that is trained on, without the prompt.
+    labels: The number of legal targets; 0 if they are free text.
+    platform: JAX's name of the device: "cpu", "gpu" or "tpu".
+    memory: Bytes that JAX may take of the device's memory.
+  """
+
+  config: T5Config
+  parameters: int
+  rows: int
+  tokens: int
+  labels: int
+  platform: str
+  memory: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """A setting and the reason for it.
+
+  Attributes:
+    name: Its name in gin.
+    value: Its value.
+    reason: A clause for the user.
+  """
+
+  name: str
+  value: Any
+  reason: str
+
+  def __str__(self) -> str:
+    return f"  {self.name.rpartition('.')[2]} = {self.value!r}: {self.reason}"
+
+
+def device() -> tuple[str, int]:
+  """Returns the platform, and the memory that JAX may take of a device."""
+  first = jax.local_devices()[0]
+  limit = (first.memory_stats() or {}).get("bytes_limit")
+  return first.platform, limit or psutil.virtual_memory().total
+
+
+def choose(facts: Facts) -> list[Setting]:
+  """Returns the settings of a run, in the order in which they matter."""
+  is_small = facts.parameters < _SMALL
+  is_cpu = facts.platform == "cpu"
+  length, reason = 100, "the paper's default"
+  if is_small:
+    length, reason = 20, "enough for a small model, and quick"
+  elif facts.parameters > _LARGE:
+    length, reason = 20, "a large model gains little beyond it (paper, 3.2)"
+  if facts.labels > length:
+    length, reason = facts.labels, "a position for each label"
+  batch = min(8 if is_cpu else 32, facts.rows)
+  most = _MOST_STEPS.get(facts.platform, _MOST_STEPS_ELSEWHERE)
+  steps = min(max(_PASSES * facts.rows / batch, 500), most)
+  steps = 100 * math.ceil(steps / 100)
+  passes = steps * batch / facts.rows
+  return [
+    Setting("PROMPT_LENGTH", length, reason),
+    Setting(
+      "LEARNING_RATE",
+      1.0 if is_small else 0.3,
+      "better than the paper's 0.3 here" if is_small else "the paper's",
+    ),
+    Setting(
+      "BATCH_SIZE",
+      batch,
+      "short steps on a CPU" if is_cpu else "the paper's, or all rows",
+    ),
+    Setting(
+      "TRAIN_STEPS_RELATIVE",
+      steps,
+      f"{passes:,.0f} passes over {facts.rows:,} rows",
+    ),
+    Setting("EVAL_PERIOD", steps // 10, "ten evaluations"),
+    Setting("STATS_PERIOD", steps // 100, "a hundred reports of the loss"),
+    Setting("DROPOUT_RATE", 0.0, "without it prompts scored higher here"),
+    Setting(
+      "ACTIVATION_DTYPE",
+      "float32" if is_cpu else "bfloat16",
+      "exact" if is_cpu else "twice as fast as float32",
+    ),
+    *_memory_settings(facts, length, batch),
+  ]
+
+
+def _memory_settings(
+  facts: Facts, length: int, batch: int
+) -> Iterator[Setting]:
+  """Yields the cheapest settings whose step fits into the device's memory."""
+  is_cpu = facts.platform == "cpu"
+  parts = [2**i for i in range(batch.bit_length()) if batch % 2**i == 0]
+  dtypes = ("float32", "bfloat16") if is_cpu else ("bfloat16",)
+  # Rematerialisation costs a third of a step, and so do tiny microbatches.
+  large = [x for x in parts if batch // x >= min(_ROWS, batch)]
+  choices = [
+    *itertools.product([False], large, dtypes),
+    *itertools.product([True], parts, dtypes),
+  ]
+  need, remat, count, dtype = 0.0, *choices[0]
+  for remat, count, dtype in choices:
+    need = step_bytes(facts, length, batch // count, remat, dtype)
+    if need <= facts.memory:
+      break
+  memory = f"about {need / _GIB:.1f} of {facts.memory / _GIB:.1f} GiB"
+  if need > facts.memory:
+    memory += ", which may not fit"
+  half = "half the memory" if dtype == "bfloat16" else "as in the checkpoint"
+  yield Setting("PARAMETER_DTYPE", dtype, f"{half}; a step takes {memory}")
+  if count > 1:
+    yield Setting("NUM_MICROBATCHES", count, "a whole batch takes too much")
+  if remat:
+    name = "network.T5Config.remat"
+    yield Setting(name, True, "kept activations would take too much")
+  if facts.config.num_encoder_layers >= _MANY_LAYERS:
+    name = "network.T5Config.scan_layers"
+    yield Setting(name, True, "one layer is compiled for all")
+
+
+def step_bytes(
+  facts: Facts, length: int, examples: int, remat: bool, dtype: str
+) -> float:
+  """Estimates the memory of a training step, a little too high.
+
+  Args:
+    facts: The model, the inputs and the platform.
+    length: Positions of the prompt.
+    examples: Examples in a microbatch.
+    remat: Whether each layer's activations are computed again.
+    dtype: Of the frozen weights.
+  """
+  config, tokens = facts.config, length + facts.tokens
+  wide = 4 if facts.platform == "cpu" else 2
+  layers = config.num_encoder_layers + config.num_decoder_layers
+  # On a CPU, attention never holds all scores.
+  scores = config.num_heads * tokens**2 * _BYTES_A_SCORE
+  scores = 0 if facts.platform == "cpu" else scores
+  kept = tokens * config.emb_dim * wide
+  inside = tokens * wide * (8 * config.emb_dim + 6 * config.mlp_dim)
+  of_example = scores + inside + layers * kept
+  if not remat:
+    of_example += layers * (scores / 2 + inside)
+  weights = facts.parameters * (4 if dtype == "float32" else 2)
+  return weights + _SAFETY * examples * of_example

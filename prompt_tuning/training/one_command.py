@@ -1,0 +1,283 @@
+"""`prompt-tuning tune MODEL DATA`: a training command made of two names.
+
+It is a command of `t5x.train` whose bindings follow from the model's files, the
+data and the device. Its run resumes, and bindings of the user win.
+"""
+
+import collections
+from collections.abc import Mapping, Sequence
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import sys
+from typing import Any
+
+import seqio
+
+from prompt_tuning import tasks  # noqa: F401  # Registers them.
+from prompt_tuning.data import files as files_lib
+from prompt_tuning.data import row_files, superglue, task_facts
+from prompt_tuning.inference import frozen_model
+from prompt_tuning.interop import hub
+from prompt_tuning.models.t5.config import config_of
+from prompt_tuning.training import defaults
+from t5x import checkpoints, gin_utils
+from t5x.configuration import checks, reading, resolution
+from t5x.runs import command_line, evaluation, training
+
+_RECIPE = "gin/recipes/prompt_tuning.gin"
+_DATA = "gin/tasks/files.gin"
+_SIZES = (
+  *("vocab_size", "emb_dim", "num_heads", "num_encoder_layers"),
+  *("num_decoder_layers", "head_dim", "mlp_dim", "mlp_activations"),
+  *("logits_via_embedding", "relative_attention_num_buckets"),
+)
+_SHOWN_EXAMPLES, _SHOWN_CHARACTERS = 3, 160
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """A training command.
+
+  Attributes:
+    folder: Its MODEL_DIR.
+    task: The name of its task.
+    gin_files: Its gin files: of the model, the recipe, the data, the user's.
+    shared: Bindings that an evaluation of the model alone needs too.
+    bindings: The other ones; the user's come last.
+    settings: Those that were chosen, with their reasons.
+  """
+
+  folder: str
+  task: str
+  gin_files: Sequence[str]
+  shared: Sequence[str]
+  bindings: Sequence[str]
+  settings: Sequence[defaults.Setting]
+
+  def words(self) -> list[str]:
+    """Returns the words of the command of `t5x.train` that does the same."""
+    bindings = [x.partition(" = ") for x in (*self.shared, *self.bindings)]
+    return [
+      *(f"--gin_file={file}" for file in self.gin_files),
+      *(f"--gin.{name}={value}" for name, _, value in bindings),
+    ]
+
+
+def make(
+  model: str,
+  data: str,
+  folder: str | None = None,
+  gin_files: Sequence[str] = (),
+  gin_bindings: Sequence[str] = (),
+) -> Command:
+  """Makes the command of a model and data, after a look at both.
+
+  Args:
+    model: A folder of Hugging Face's or a name on its hub, or a checkpoint.
+    data: A file as `row_files.read` takes it, a data set on the hub, or a
+      registered task.
+    folder: Its MODEL_DIR; by default it is named after the two.
+    gin_files: The user's gin files; one of gin/recipes replaces the recipe.
+    gin_bindings: The user's bindings, which win.
+
+  Raises:
+    ValueError: if the model or the data cannot be read.
+  """
+  base = checkpoints.open_checkpoint(model)
+  config, is_ladder = config_of(base.arrays), frozen_model.is_of_ladder(base)
+  folder = folder or os.path.join("runs", "tune", _name(model, data))
+  values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
+  if not is_ladder:
+    values["VOCABULARY_FILE"] = frozen_model.vocabulary_file(model)
+  for name in _SIZES:
+    values[f"network.T5Config.{name}"] = getattr(config, name)
+  is_task = data in [
+    *seqio.TaskRegistry.names(),
+    *seqio.MixtureRegistry.names(),
+  ]
+  values |= {"TASK": data} if is_task else _data_bindings(data)
+  shared = [f"{name} = {value!r}" for name, value in values.items()]
+  recipes = [x for x in gin_files if "recipes/" in x]
+  # Runs, which recipes include, come before the files that replace parts.
+  files = [
+    f"gin/models/{'ladder_t5' if is_ladder else 't5_1_1'}.gin",
+    *(recipes or [_RECIPE]),
+    *([] if is_task else [_DATA]),
+    *(x for x in gin_files if x not in recipes),
+  ]
+  _put_programs_where_gin_finds_them()
+  task, words = data, frozen_model.FrozenModel.load(model).vocabulary
+  if not is_task:
+    with gin_utils.bound_arguments(
+      files_lib.file_task, files, [*shared, *gin_bindings]
+    ) as arguments:
+      task = files_lib.file_task(**arguments)
+  facts = defaults.Facts(
+    config,
+    sum(x.size for x in base.arrays.values()),
+    seqio.get_mixture_or_task(task).num_input_examples("train") or 1,
+    task_facts.lengths(task, words)["inputs"],
+    len(superglue.ROWS[task].labels) if task in superglue.ROWS else 0,
+    *defaults.device(),
+  )
+  given = {x.label for text in gin_bindings for x in reading.from_text(text)}
+  settings = [
+    x
+    for x in defaults.choose(facts)
+    if x.name not in given
+    # It divides the other.
+    and not (x.name == "STATS_PERIOD" and "EVAL_PERIOD" in given)
+    and _exists(x.name, files)
+  ]
+  chosen = {"MODEL_DIR": folder, **{x.name: x.value for x in settings}}
+  bindings = [f"{name} = {value!r}" for name, value in chosen.items()]
+  bindings += gin_bindings
+  return Command(folder, task, files, shared, bindings, settings)
+
+
+def run(command: Command) -> None:
+  """Trains, evaluates the frozen model, and prints what came out.
+
+  Raises:
+    SystemExit: if a signal stopped it; the same command resumes it.
+    ValueError: for a wrong configuration.
+  """
+  outcomes: list[Any] = []
+  bindings = [*command.shared, *command.bindings]
+  files = command.gin_files
+  _run("train", training.train, "step", files, bindings, outcomes.append)
+  best = outcomes.pop().best  # The state leaves the memory.
+  folder = pathlib.Path(command.folder)
+  step = "*" if best is None else f"{best['step']:06d}"
+  tuned = _predictions(folder / "inference_eval", command.task, step)
+  others = ["OPTIMIZER = None", f"EVAL_OUTPUT_DIR = {str(folder / 'frozen')!r}"]
+  rest = [x for x in files if x == _DATA or "decoding/" in x]
+  files = [files[0], "gin/runs/eval.gin", *rest]
+  kept = [x for x in command.bindings if _exists(x.partition(" = ")[0], files)]
+  frozen: list[Any] = []
+  _run(
+    "eval",
+    evaluation.evaluate,
+    "example",
+    files,
+    [*command.shared, *kept, *others],
+    frozen.append,
+  )
+  print(_report(command, tuned, best, next(iter(frozen[0].values()))))
+
+
+def _run(
+  program: str,
+  function: Any,
+  unit: str,
+  gin_files: Sequence[str],
+  gin_bindings: Sequence[str],
+  show: Any,
+) -> None:
+  """Runs a program of `t5x` in this process, as its command line does."""
+  with gin_utils.bound_arguments(function, gin_files, gin_bindings) as found:
+    bindings = resolution.Bindings(texts=[gin_utils.config_text()])
+    name = function.__name__
+    settings = resolution.resolve(bindings, name)
+    checks.refuse(checks.wrong_values(settings, f"t5x.{program}"))
+    bound = functools.partial(function, **found)
+    command_line.run(bound, program, unit, show)
+
+
+def _put_programs_where_gin_finds_them() -> None:
+  for function in (training.train, evaluation.evaluate):
+    setattr(sys.modules["__main__"], function.__name__, function)
+
+
+def _exists(name: str, gin_files: Sequence[str]) -> bool:
+  """Returns whether gin files have a macro, or the name is a parameter's."""
+  found = resolution.Bindings(gin_files, paths=reading.search_paths())
+  return "." in name or name in found.macros
+
+
+def _name(model: str, data: str) -> str:
+  """Returns a folder's name: that of the model, and of the data."""
+  stem = data
+  if data.endswith(row_files.SUFFIXES):
+    stem = pathlib.PurePath(data).stem
+  model = os.path.abspath(model) if os.path.exists(model) else model
+  path = pathlib.PurePath(model)
+  # The folder of a checkpoint says less than the one around it.
+  name = next(x for x in (path, *path.parents) if x.name[:11] != "checkpoint_")
+  return re.sub(r"[^\w.-]+", "_", f"{name.name}-{stem}")
+
+
+def _data_bindings(data: str) -> dict[str, str]:
+  names = {
+    "train": "TRAIN_FILE",
+    "validation": "VALIDATION_FILE",
+    "test": "TEST_FILE",
+  }
+  if os.path.exists(data) or data.lower().endswith(row_files.SUFFIXES):
+    return {names["train"]: data}
+  found = hub.data_files(data)
+  # Test splits on the hub often lack their labels, and training reads none.
+  return {names[x]: path for x, path in found.items() if x != "test"}
+
+
+def _predictions(
+  folder: pathlib.Path, task: str, step: str
+) -> list[Mapping[str, Any]]:
+  """Reads the predictions of an evaluation."""
+  lines: list[Mapping[str, Any]] = []
+  with contextlib.suppress(OSError):
+    for path in sorted(folder.glob(f"{task}-{step}.jsonl"))[-1:]:
+      lines = [json.loads(x) for x in path.read_text().splitlines()]
+  return lines
+
+
+def _report(
+  command: Command,
+  tuned: Sequence[Mapping[str, Any]],
+  best: Mapping[str, Any] | None,
+  frozen: Mapping[str, float],
+) -> str:
+  """Returns the end of the command: scores, examples, and what to do next."""
+  metric = next(x for x in ("accuracy", "em", *frozen) if x in frozen)
+  lines = []
+  if tuned and best is not None:
+    pairs = [
+      (x["input"]["inputs_pretokenized"], x["input"]["targets_pretokenized"])
+      for x in tuned
+    ]
+    counts = collections.Counter(target for _, target in pairs)
+    target, count = counts.most_common(1)[0]
+    score = next(iter(best["metrics"].values()))[metric]
+    lines += [
+      f"\n{metric} on {len(tuned):,} rows that were not trained on; the prompt "
+      "was chosen by them",
+      f"  most frequent answer  {100 * count / len(tuned):5.1f}  ({target})",
+      f"  frozen model          {frozen[metric]:5.1f}",
+      f"  with the prompt       {score:5.1f}  (at step {best['step']})\n",
+    ]
+    for (text, target), row in list(zip(pairs, tuned, strict=True))[
+      :_SHOWN_EXAMPLES
+    ]:
+      answer = row["output"]
+      verdict = "right" if answer == target else f"expected {target}"
+      lines.append(f"  {_cut(text)}\n    -> {_cut(answer)}  ({verdict})")
+  prompt = os.path.join(command.folder, "prompt.safetensors")
+  if os.path.exists(prompt):
+    lines += [
+      f"\nPrompt: {prompt}",
+      f"Try it:    prompt-tuning try {prompt}",
+      f"Serve it:  prompt-tuning serve {prompt}",
+    ]
+  return "\n".join(lines)
+
+
+def _cut(text: str) -> str:
+  text = " ".join(text.split())
+  if len(text) > _SHOWN_CHARACTERS:
+    return f"{text[: _SHOWN_CHARACTERS - 3]}..."
+  return text

@@ -1,0 +1,178 @@
+"""From a model and a file to answers: `tune`, `try`, `eval`, `serve`, Python.
+
+The model is a random T5 in Hugging Face's format, on a hub of this machine.
+"""
+
+import io
+import json
+
+from absl import logging
+import local_hub
+import numpy as np
+import pandas as pd
+import pytest
+import sentencepiece
+
+import prompt_tuning as pt
+from prompt_tuning import prompt_files
+from prompt_tuning.commands import console, serve
+from prompt_tuning.data import vocabulary
+from prompt_tuning.interop import hugging_face, t5_names
+from prompt_tuning.models.t5.config import T5Config
+from t5x.formats import stored_arrays
+from t5x.runs import command_line
+
+NAME, DATA = "me/tiny", "me/reviews"
+CONFIG = T5Config(192, 16, 2, 1, 1, head_dim=8, mlp_dim=20)
+FRAME = pd.DataFrame(
+  [
+    {"id": i, "text": f"a {x} film number {i}", "label": x}
+    for i, x in enumerate(["good", "bad"] * 12)
+  ]
+)
+GIN = {"TRAIN_STEPS_RELATIVE": 4, "EVAL_PERIOD": 2, "PROMPT_LENGTH": 3}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  """Returns the files of the model."""
+  folder = tmp_path_factory.mktemp("tiny") / "hf"
+  rng = np.random.default_rng(0)
+  arrays = {
+    name: stored_arrays.in_memory(rng.normal(size=shape).astype(np.float32))
+    for name, shape in t5_names.shapes(CONFIG).items()
+  }
+  hugging_face.write_folder(folder, arrays)
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(FRAME["text"]),
+    model_writer=model,
+    **{"vocab_size": 60, "hard_vocab_limit": False, "minloglevel": 2},
+    **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+  )
+  (folder / "spiece.model").write_bytes(model.getvalue())
+  return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def folder(files, tmp_path, monkeypatch):
+  """Returns the working directory; the hub has the model and the data."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
+  monkeypatch.setattr("t5x.files.compilation_cache.enable", lambda: None)
+  verbosity = logging.get_verbosity()
+  FRAME.to_csv("reviews.csv", index=False)
+  with local_hub.serving(monkeypatch, tmp_path / "cache") as repositories:
+    repositories["models", NAME] = files
+    content = (tmp_path / "reviews.csv").read_bytes()
+    repositories["datasets", DATA] = {"data/train.csv": content}
+    yield tmp_path
+  logging.set_verbosity(verbosity)
+
+
+def tune(*words):
+  bindings = [f"--gin.{name}={value}" for name, value in GIN.items()]
+  return console.main(["tune", NAME, DATA, "--output=out", *bindings, *words])
+
+
+def test_two_commands_from_names_on_the_hub_to_answers(
+  folder, monkeypatch, capsys
+):
+  assert not tune("--dry-run")
+  out, err = capsys.readouterr()
+  assert "python -m t5x.train" in out
+  assert "--gin.network.T5Config.emb_dim=16" in out
+  assert "train 22, validation 2 rows; input text; target label" in err
+  assert "  BATCH_SIZE = 8: short steps on a CPU" in err
+  assert not (folder / "out").exists()
+
+  # A signal stops it; the same command resumes it.
+  with monkeypatch.context() as patched:
+    patched.setattr(command_line.StopSignals, "should_stop", lambda _: True)
+    with pytest.raises(SystemExit, match="143"):
+      tune()
+  assert "the same command completes it" in capsys.readouterr().err
+  assert not tune()
+  out, err = capsys.readouterr()
+  assert "  evaluation:   0%" in err
+  for text in (
+    "accuracy on 2 rows that were not trained on; the prompt was chosen by",
+    "most frequent answer   50.0",
+    "frozen model ",
+    "with the prompt ",
+    "\nTry it:    prompt-tuning try out/prompt.safetensors",
+  ):
+    assert text in out
+  assert out.count("    -> ") == 2
+  prompt = pt.TunedPrompt.load("out/prompt.safetensors")
+  assert prompt.array.shape == (3, 16)
+  assert prompt.metadata is not None
+  assert prompt.metadata.base_model == NAME
+
+  # The prompt's file names its model.
+  model = pt.load(NAME)
+  texts = ["a good film", "a bad film"]
+  monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*texts, "", ""])))
+  assert not console.main(["try", "out", "--max_length=4"])
+  answers = model.generate(texts, prompt, 4)
+  assert capsys.readouterr().out == "".join(f"{x}\n" for x in answers)
+  assert not console.main(["eval", "out", "reviews.csv"])
+  (line,) = capsys.readouterr().out.splitlines()
+  scores = model.evaluate("reviews.csv", prompt)
+  assert line.startswith(f"reviews.csv: accuracy {scores['accuracy']:.2f}")
+  for _ in range(2):
+    args = serve.complete(console.parse(["serve", "out", "--prompts=served"]))
+  assert args.checkpoint == NAME
+  served, _ = prompt_files.load_prompt("served/out.safetensors")
+  np.testing.assert_array_equal(served, prompt.array)
+  record = json.loads((folder / "out" / "record.json").read_text())
+  assert record["status"] == "finished"
+
+
+def test_seven_lines_of_python(folder, capsys):
+  model = pt.load(NAME)
+  prompt = model.tune(FRAME, steps=2)
+  assert prompt.length == 20
+  assert len(prompt.evals) == 2
+  assert prompt.metadata is not None
+  assert prompt.metadata.base_model == NAME
+  assert len(model.generate(["a good film"], prompt=prompt, max_length=4)) == 1
+  err = capsys.readouterr().err
+  for text in ("target label", "  LEARNING_RATE = 1.0: ", "tune: ", "accuracy"):
+    assert text in err
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["tune", "me/none", "reviews.csv"], "There is no me/none in "),
+    (["tune", NAME, "none.csv"], "none.csv cannot be read"),
+    (["tune", NAME, "none"], "Expected a file, or OWNER/NAME"),
+    (["tune", NAME, "reviews.csv", "--steps=3"], "Unknown command line flag"),
+    (["tune", NAME, "reviews.csv", "--gin.STEPS=3"], "No gin file of this command defines"),
+    (["try", "bare.npy"], "bare.npy does not name its model"),
+    (["try", "moved.safetensors"], "was trained on /gone. No checkpoint at"),
+    (["eval", "moved.safetensors", "reviews.csv"], "was trained on /gone"),
+    (["serve", "bare.npy"], "bare.npy: the model is not named"),
+    (["serve", "other.npy", "--checkpoint=x"], "is another prompt: remove it"),
+    (["serve", "moved.safetensors", "two.safetensors"], "of one model, got 2"),
+    (["serve"], "Name a prompt, or give --checkpoint, or --demo"),
+    (["push", "bare.npy", "me/x"], "Expected names OWNER/NAME on the hub"),
+    (["inspect", "bare.npy"], "give the base model, --checkpoint=PATH"),
+  ],
+)
+def test_mistakes_are_one_line(folder, words, message, capsys):
+  array = np.ones((2, 16), np.float32)
+  for name in ("bare.npy", "other.npy", "prompts/other.npy"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    prompt_files.save_prompt(folder / name, array)
+  for name, base in (("moved", "/gone"), ("two", NAME)):
+    metadata = prompt_files.PromptMetadata(base, "unknown", base_model=base)
+    prompt_files.save_prompt(folder / f"{name}.safetensors", array, metadata)
+  path = folder / "prompts" / "other.safetensors"
+  prompt_files.save_prompt(path, 2 * array)
+  assert console.main(words) == 1
+  out, err = capsys.readouterr()
+  assert message in err
+  assert not out
+  assert not (folder / "runs").exists()

@@ -1,0 +1,128 @@
+"""Models, data sets and prompts on the hub, by a hub on this machine."""
+
+import pathlib
+import re
+
+import local_hub
+import numpy as np
+import pytest
+
+from prompt_tuning import prompt_files
+from prompt_tuning.inference.requests import TunedPrompt
+from prompt_tuning.interop import hub, peft_adapters
+
+PROMPT = np.arange(8, dtype=np.float32).reshape(2, 4)
+BASE = "google/flan-t5-base"
+METADATA = prompt_files.PromptMetadata(
+  "52cb", "eed7", task="reviews", step=7, metric=".*", score=61.5
+)
+
+
+@pytest.fixture
+def repositories(monkeypatch, tmp_path):
+  with local_hub.serving(monkeypatch, tmp_path / "cache") as repositories:
+    yield repositories
+
+
+@pytest.mark.parametrize(
+  ("path", "is_name"),
+  [
+    (BASE, True),
+    ("t5-small", False),
+    ("../google/flan", False),
+    ("gs://google/flan", False),
+    ("here/flan", False),  # Its parent is a folder: it is misspelt.
+    ("a/b/c", False),
+  ],
+)
+def test_names_on_the_hub(path, is_name, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "here").mkdir()
+  assert hub.is_name(path) == is_name
+
+
+def test_model_is_fetched_once_without_its_pickles(repositories, tmp_path):
+  files = {"config.json": b"{}", "model.safetensors": b"x"}
+  repositories["models", BASE] = {**files, "pytorch_model.bin": b"pickle"}
+  folder = pathlib.Path(hub.model_folder(BASE))
+  assert (tmp_path / "cache") in folder.parents
+  assert {x.name: x.read_bytes() for x in folder.iterdir()} == files
+  repositories.clear()
+  assert hub.model_folder(BASE) == str(folder)
+
+
+@pytest.mark.parametrize(
+  ("names", "asked", "found"),
+  [
+    (["reviews.csv"], "me/data", {"train": "reviews.csv"}),
+    (
+      ["data/train-00000-of-00001.parquet", "data/dev.jsonl", "README.md"],
+      "me/data",
+      {"train": "train-00000-of-00001.parquet", "validation": "dev.jsonl"},
+    ),
+    (
+      ["a/train.csv", "b/train.csv", "b/test.csv"],
+      "me/data/b",
+      {"train": "train.csv", "test": "test.csv"},
+    ),
+    (
+      ["a/train.csv", "b/train.csv"],
+      "me/data",
+      "Name a folder, me/data/FOLDER",
+    ),
+    (["README.md"], "me/data", "got none"),
+    ([], "me/other", "cannot be fetched from the hub, http://127"),
+    ([], "no_file", "Expected a file, or OWNER/NAME"),
+  ],
+)
+def test_data_sets_have_one_file_a_split(names, asked, found, repositories):
+  repositories["datasets", "me/data"] = {name: b"x" for name in names}
+  if isinstance(found, str):
+    with pytest.raises(ValueError, match=re.escape(found)):
+      hub.data_files(asked)
+  else:
+    files = hub.data_files(asked)
+    assert {k: x.rpartition("/")[2] for k, x in files.items()} == found
+
+
+def test_prompt_is_pushed_with_a_card_and_read_back(repositories, tmp_path):
+  prompt = TunedPrompt(PROMPT, METADATA)
+  address = prompt.push_to_hub("me/reviews", BASE)
+  assert address.endswith("/me/reviews")
+  files = repositories["models", "me/reviews"]
+  card = files["README.md"].decode()
+  assert f"base_model: {BASE}\n" in card
+  assert "validation score was 61.50 at step 7" in card
+  assert 'PeftModel.from_pretrained(base, "me/reviews")' in card
+  for name, content in files.items():
+    (tmp_path / name).write_bytes(content)
+  array, metadata = peft_adapters.load_adapter(tmp_path)
+  np.testing.assert_array_equal(array, PROMPT)
+  assert metadata is not None
+  assert (metadata.base_model, metadata.task) == (BASE, "reviews")
+  prompt.to_peft(tmp_path / "adapter", BASE)
+  np.testing.assert_array_equal(
+    peft_adapters.load_adapter(tmp_path / "adapter")[0], PROMPT
+  )
+
+
+@pytest.mark.parametrize("base", [None, "/home/me/model"])
+def test_prompt_without_a_name_for_its_model_is_not_pushed(base):
+  with pytest.raises(ValueError, match="--base_model=google/flan-t5-base"):
+    TunedPrompt(PROMPT, METADATA).push_to_hub("me/reviews", base)
+
+
+@pytest.mark.interop
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_peft_loads_a_pushed_prompt(repositories):
+  peft = pytest.importorskip("peft")
+  transformers = pytest.importorskip("transformers")
+  config = transformers.T5Config(
+    vocab_size=8, d_model=4, d_kv=2, d_ff=8, num_layers=1, num_heads=2
+  )
+  base = transformers.T5ForConditionalGeneration(config)
+  TunedPrompt(PROMPT, METADATA).push_to_hub("me/reviews", BASE)
+  folder = hub._fetch("me/reviews", repo_id="me/reviews")
+  model = peft.PeftModel.from_pretrained(base, folder)
+  weights = model.prompt_encoder["default"].embedding.weight
+  np.testing.assert_array_equal(weights.detach().numpy(), PROMPT)

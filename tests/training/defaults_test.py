@@ -1,0 +1,95 @@
+"""The settings that `tune` chooses."""
+
+import pytest
+
+from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.training import defaults
+
+# Sizes of T5 1.1: width, heads, layers, MLP, parameters.
+SIZES = {
+  "small": (512, 6, 8, 1024, 76_961_152),
+  "base": (768, 12, 12, 2048, 247_577_856),
+  "large": (1024, 16, 24, 2816, 783_150_080),
+  "xl": (2048, 32, 24, 5120, 2_849_757_184),
+}
+GIB = 2**30
+# On an A100, of compiled steps of 32 inputs of 512 tokens and a prompt of 100
+# that compute activations again (results/plan.md): parts of a batch, GiB.
+COMPILED = {
+  "small": (1, 1.29),
+  "base": (1, 2.76),
+  "large": (4, 2.35),
+  "xl": (4, 7.10),
+}
+
+
+def facts(size, platform="gpu", gib=12.0, rows=1000, tokens=128, labels=2):
+  width, heads, layers, mlp, parameters = SIZES[size]
+  config = T5Config(32128, width, heads, layers, layers, 64, mlp)
+  return defaults.Facts(
+    *(config, parameters, rows, tokens, labels, platform, int(gib * GIB))
+  )
+
+
+@pytest.mark.parametrize(
+  ("given", "expected"),
+  [
+    (
+      facts("small"),
+      {"PROMPT_LENGTH": 20, "LEARNING_RATE": 1.0, "BATCH_SIZE": 32}
+      | {"TRAIN_STEPS_RELATIVE": 1000, "ACTIVATION_DTYPE": "bfloat16"},
+    ),
+    (facts("base"), {"PROMPT_LENGTH": 100, "LEARNING_RATE": 0.3}),
+    (facts("small", labels=50), {"PROMPT_LENGTH": 50}),
+    (
+      facts("small", "cpu"),
+      {"BATCH_SIZE": 8, "TRAIN_STEPS_RELATIVE": 2000}
+      | {"ACTIVATION_DTYPE": "float32", "PARAMETER_DTYPE": "float32"},
+    ),
+    (facts("base", "cpu", 0.8), {"PARAMETER_DTYPE": "bfloat16"}),
+    (
+      facts("small", rows=3),
+      {"BATCH_SIZE": 3, "TRAIN_STEPS_RELATIVE": 500, "EVAL_PERIOD": 50}
+      | {"STATS_PERIOD": 5},
+    ),
+    (facts("small", rows=10**6), {"TRAIN_STEPS_RELATIVE": 5000}),
+    # 16 GiB, of which JAX takes three quarters, and inputs of 512.
+    (facts("base", tokens=512), {"network.T5Config.remat": True}),
+    (
+      facts("xl", tokens=512),
+      {"network.T5Config.remat": True, "network.T5Config.scan_layers": True}
+      | {"NUM_MICROBATCHES": 2, "PROMPT_LENGTH": 20, "LEARNING_RATE": 0.3},
+    ),
+    (facts("xl", gib=79), {"network.T5Config.remat": None}),
+  ],
+)
+def test_settings_follow_from_model_data_and_device(given, expected):
+  found = {x.name: x.value for x in defaults.choose(given)}
+  assert {name: found.get(name) for name in expected} == expected
+  assert found["TRAIN_STEPS_RELATIVE"] == 10 * found["EVAL_PERIOD"]
+  assert found["EVAL_PERIOD"] == 10 * found["STATS_PERIOD"]
+  assert given.rows < 8 or not found["BATCH_SIZE"] % found.get(
+    "NUM_MICROBATCHES", 1
+  )
+
+
+def test_reasons_are_printed_and_too_little_memory_is_said():
+  lines = "\n".join(map(str, defaults.choose(facts("xl", gib=3))))
+  assert "  PROMPT_LENGTH = 20: a large model gains little" in lines
+  assert "of 3.0 GiB, which may not fit" in lines
+  assert "  remat = True: kept activations" in lines
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_memory_is_estimated_a_little_too_high(size):
+  parts, compiled = COMPILED[size]
+  found = defaults.step_bytes(
+    facts(size, tokens=512), 100, 32 // parts, True, "bfloat16"
+  )
+  assert compiled <= found / GIB <= 2 * compiled
+
+
+def test_device_has_a_platform_and_memory():
+  platform, memory = defaults.device()
+  assert platform == "cpu"
+  assert memory > GIB
