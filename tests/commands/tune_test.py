@@ -149,7 +149,10 @@ def test_seven_lines_of_python(folder, capsys):
     (["tune", NAME, "none.csv"], "none.csv cannot be read"),
     (["tune", NAME, "none"], "Expected a file, or OWNER/NAME"),
     (["tune", NAME, "reviews.csv", "--steps=3"], "Unknown command line flag"),
-    (["tune", NAME, "reviews.csv", "--gin.STEPS=3"], "No gin file of this command defines"),
+    (
+      ["tune", NAME, "reviews.csv", "--gin.STEPS=3"],
+      "No gin file of this command defines",
+    ),
     (["try", "bare.npy"], "bare.npy does not name its model"),
     (["try", "moved.safetensors"], "was trained on /gone. No checkpoint at"),
     (["eval", "moved.safetensors", "reviews.csv"], "was trained on /gone"),
