@@ -42,7 +42,7 @@ from t5x.runs import command_line, events
 from t5x.runs import evaluation as evaluation_runs
 
 # Pairs, a file, a table, or the name of a task.
-Data = Any
+Data = text_pairs.Pairs | str | os.PathLike[str]
 # gin's name of a default -> that of an argument of `Model.tune`.
 _ARGUMENTS = {
   "PROMPT_LENGTH": "length",
@@ -242,19 +242,22 @@ def _find(
     ValueError: if the arguments do not fit together, there is no such task, or
       labels to rank are missing.
   """
+  if files.is_data(train) and (validation is None or files.is_data(validation)):
+    data = files.read(train, validation, labels=labels, vocabulary=vocabulary)
+    print(data, file=sys.stderr)
+    labels = data.targets.labels
+    train, validation = (
+      [(x["inputs"], x["targets"]) for x in data.splits[split]]
+      for split in ("train", "validation")
+    )
+  train, validation = (
+    files.pairs(x) if files.is_data(x) else x for x in (train, validation)
+  )
   name = validation if train is None else train
-  if files.is_data(name):
-    if train is None:
-      validation = files.pairs(validation)
-    else:
-      data = files.read(train, validation, labels=labels, vocabulary=vocabulary)
-      print(data, file=sys.stderr)
-      labels = data.targets.labels
-      train, validation = (
-        [(x["inputs"], x["targets"]) for x in data.splits[split]]
-        for split in ("train", "validation")
-      )
-    name = None
+  if train is not None and isinstance(validation, str):
+    raise ValueError(
+      f"Expected validation to be pairs, a file or a table, got {validation!r}."
+    )
   if not isinstance(name, str):
     splits = {"train": train, "validation": validation}
     found = text_pairs.make(
