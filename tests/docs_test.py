@@ -68,10 +68,11 @@ def folder(tmp_path_factory):
   (folder / "checkpoints").mkdir()
   for path in (ROOT / "checkpoints").glob("ladder_*"):
     (folder / "checkpoints" / path.name).symlink_to(path)
-  rows = [f"Film {i}.,{'True' if i % 2 else 'False'}" for i in range(20)]
+  # Of words that the miniature's vocabulary has.
+  rows = [f"Emma has{' a kite' * i}.,{i % 2 == 1}" for i in range(1, 21)]
   (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
-  (folder / "test.csv").write_text("text,label\nA film.,True\n")
-  (folder / "new.csv").write_text("text\nAnother film.\n")
+  (folder / "test.csv").write_text("text,label\nEmma has a kite.,True\n")
+  (folder / "new.csv").write_text("text\nEmma has a red kite.\n")
   model = checkpoint_conversion.open_model(
     str(ROOT / "checkpoints" / "ladder_xs" / "lm_100"), "t5x"
   )

@@ -134,7 +134,9 @@ def test_documented_command_is_complete(words):
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[2])
 def test_documented_command_has_no_mistake(words):
   """Its files are not here."""
-  absent = "No checkpoint|cannot be read|is not a file|VOCABULARY_FILE"
+  absent = (
+    "No checkpoint|cannot be read|is not a file|VOCABULARY_FILE|from the hub"
+  )
   program = words[2].removeprefix("t5x.")
   for problem in preflight.problems(program, words[3:]):
     assert re.search(absent, problem), problem
