@@ -59,8 +59,9 @@ class SaveBestPrompt(trainer.BaseAction):
     self._is_alone = injections is None or set(injections.used) == {"prompt"}
     self._mode = mode
     # A file is used from other folders too.
-    is_here = base_model is not None and os.path.exists(base_model)
-    self._base = os.path.abspath(base_model) if is_here else base_model
+    if base_model is not None and os.path.exists(base_model):
+      base_model = os.path.abspath(base_model)
+    self._base = base_model
     self._evals: Any = []
     self._checkpointer: Any = None  # Google's T5X attaches none.
 

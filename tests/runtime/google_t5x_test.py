@@ -33,6 +33,7 @@ OWN_PARAMETERS = {
   # Of a program that calls them; the command line gives them.
   "train.train": {"on_event", "should_stop", "configuration"},
   "eval.evaluate": {"on_event", "should_stop", "configuration"},
+  "utils.DatasetConfig": {"max_unknown"},
   "utils.RestoreCheckpointConfig": {"checkpoint"},
   # T5X's shards are blocks of rows; a host's rows need not be one.
   "utils.get_dataset": {"rows"},

@@ -76,7 +76,7 @@ UPLOADS = [
   (served.npy(_ONES).replace(b"(2, ", b"(True,"), "NumPy array file"),
   (served.npy(np.ones((2, 3))), "width"),
   (served.npy(np.ones((7, tiny.WIDTH))), "at most 6"),
-  (b"PK nothing", "zip archive"),
+  (b"PK nothing", "is not a zip file"),
   (served.zipped({"a.txt": "a"}), "PEFT adapter"),
   (
     served.zipped(
