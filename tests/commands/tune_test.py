@@ -75,6 +75,7 @@ def tune(*words):
   return console.main(["tune", NAME, DATA, "--output=out", *bindings, *words])
 
 
+@pytest.mark.slow
 def test_two_commands_from_names_on_the_hub_to_answers(
   folder, monkeypatch, capsys
 ):
