@@ -33,6 +33,7 @@ REPLACEMENTS = {
   "gin/models/t5_.*.gin": "gin/models/ladder_xs.gin",
   "checkpoints/t5_small|google/flan-t5-base": "checkpoints/ladder_xs/lm_100",
   "mini_boolq|super_glue_cb": "ladder_boolq",
+  "mini_rte": "ladder_rte",
   "gs://MY-BUCKET": f"gs://{bucket.BUCKET}",
   r"(STEPS_RELATIVE|EVAL_PERIOD)=\d+": r"\1=2",
   r"PROMPT_LENGTH=\d+": "PROMPT_LENGTH=5",
