@@ -1,7 +1,7 @@
 """Models, data sets and prompts on the Hugging Face hub.
 
 `huggingface_hub` does the transfers (the extra `hub`). It reads HF_ENDPOINT and
-HF_TOKEN, and has a cache of its own.
+HF_TOKEN, and keeps its own cache.
 """
 
 from collections.abc import Callable

@@ -20,7 +20,7 @@ STEM = re.compile(f"{NAME.pattern}(@{OWNER.pattern}({re.escape(_SHARED)})?)?")
 
 
 def stem(name: str, owner: str | None, is_shared: bool = False) -> str:
-  """Returns the stem of a prompt's file; `owner` is None without keys."""
+  """Returns the stem of a prompt's file; without keys there is no `owner`."""
   if owner is None:
     return name
   return f"{name}@{owner}{_SHARED if is_shared else ''}"

@@ -228,7 +228,7 @@ def run_entry_point(
   def main(argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
-    del argv  # `preflight` has refused what is not a flag.
+    del argv  # `preflight` has refused all words but flags.
     try:
       _start(fn, run)
     except (ValueError, OSError, ImportError, FloatingPointError) as e:

@@ -15,7 +15,7 @@ from typing import Any
 _IMPORTED = ("typing", "collections.abc", "pydantic")
 # Of their subclasses, literals may be values.
 _LITERAL_BASES = {"NamedTuple", "TypedDict", "str", "int", "float", "Protocol"}
-# Stands for parameters that may exist, too.
+# A placeholder for further parameters that may exist.
 OTHERS = "**"
 
 

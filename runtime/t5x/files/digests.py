@@ -77,7 +77,7 @@ def damage(folder: str | os.PathLike[str]) -> str | None:
       return f"{NAME} names {name!r}, which is outside"
 
   def problem(name: str) -> str | None:
-    # What may not be read is not damaged.
+    # A file without read permission is not damaged.
     try:
       if _sha256(folder / name) == expected[name]:
         return None

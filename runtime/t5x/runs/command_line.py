@@ -125,7 +125,7 @@ class ProgressBar:
     elif event.kind == "evaluating":
       done, total = event.examples
       if self._evaluation is None:
-        # A bar of its own, which goes: the other one is of the whole run.
+        # A second bar, which disappears: the first is that of the whole run.
         own = {"desc": "  evaluation", "unit": "example", "leave": False}
         self._evaluation = tqdm.tqdm(total=total, **self._arguments | own)
       self._evaluation.update(done - self._evaluation.n)
