@@ -190,7 +190,7 @@ def _decode(
   init = prompts.from_array(prompt.array)
   method = Injections(prompt=prompts.prompt_factory(prompt.length, init))
   runner = tuning.make_model(model.config, model.vocabulary, method)
-  runner._decode_fn = functools.partial(decoding.temperature_sample, topk=1)
+  runner.decode_fn = functools.partial(decoding.temperature_sample, topk=1)
   encoder = {**model.params["encoder"], "prompt": {"prompt": prompt.array}}
   encoded = [np.array(model.encode(text), np.int32) for text in inputs]
   tokens = jax.jit(runner.predict_batch)(

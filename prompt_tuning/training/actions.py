@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import os
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 from etils import epath
@@ -22,56 +22,50 @@ from prompt_tuning.training import base_model
 from t5x import trainer
 
 
+@dataclasses.dataclass(eq=False)
 class SaveBestPrompt(trainer.BaseAction):
   """Writes `prompt.safetensors` when the dev score is the best so far.
 
   The paper (section 3) reports the best checkpoint on the dev set.
+
+  Attributes:
+    model_dir: The folder to write to.
+    task: Name of the task or mixture, for the file's header.
+    metric: Regular expression for `task/metric`, that of the checkpointer; see
+      `prompt_tuning.data.metrics.score`.
+    vocabulary: The model's vocabulary.
+    injections: The methods of the run; None means a prompt alone. If another
+      method or parameter trains too, no file is written, because such a prompt
+      does not work with the base model.
+    mode: "max" if more is better, or "min"; that of the checkpointer.
+    base_model: The frozen model's path or name, for the file's header.
   """
 
-  def __init__(
-    self,
-    model_dir: str,
-    task: str,
-    metric: str,
-    vocabulary: seqio.Vocabulary,
-    injections: Injections | None = None,
-    mode: str = "max",
-    base_model: str | None = None,
-  ):
-    """Stores its arguments.
+  model_dir: str
+  task: str
+  metric: str
+  vocabulary: seqio.Vocabulary
+  injections: Injections | None = None
+  mode: Literal["max", "min"] = "max"
+  base_model: str | None = None
 
-    Args:
-      model_dir: The folder to write to.
-      task: Name of the task or mixture, for the file's header.
-      metric: Regular expression for `task/metric`, that of the checkpointer;
-        see `prompt_tuning.data.metrics.score`.
-      vocabulary: The model's vocabulary.
-      injections: The methods of the run; None means a prompt alone. If another
-        method or parameter trains too, no file is written, because such a
-        prompt does not work with the base model.
-      mode: "max" if more is better, or "min"; that of the checkpointer.
-      base_model: The frozen model's path or name, for the file's header.
-    """
-    self._path = os.path.join(model_dir, "prompt.safetensors")
-    self._task = task
-    self._metric = metric
-    self._vocabulary = vocabulary
+  def __post_init__(self):
+    self._path = os.path.join(self.model_dir, "prompt.safetensors")
+    injections, base = self.injections, self.base_model
     self._is_alone = injections is None or set(injections.used) == {"prompt"}
-    self._mode = mode
     # A file is used from other folders too.
-    if base_model is not None and os.path.exists(base_model):
-      base_model = os.path.abspath(base_model)
-    self._base = base_model
+    if base is not None and os.path.exists(base):
+      self.base_model = os.path.abspath(base)
     self._evals: Any = []
     self._checkpointer: Any = None  # Google's T5X attaches none.
 
   def run(self, train_state, metrics_by_task) -> bool:
     if self._checkpointer is None:  # As `t5x.checkpoints` scores it.
-      score = metrics_lib.score(metrics_by_task, self._metric)
+      score = metrics_lib.score(metrics_by_task, self.metric)
       # Nothing would be better than NaN.
       if score is None or not math.isfinite(score):
         raise ValueError(
-          f"The metrics that match BEST_METRIC={self._metric!r} make the score "
+          f"The metrics that match BEST_METRIC={self.metric!r} make the score "
           f"{score}. The metrics are {dict(metrics_by_task)}."
         )
       self._evals.append({"step": int(train_state.step), "score": score})
@@ -100,7 +94,7 @@ class SaveBestPrompt(trainer.BaseAction):
     """Returns the best evaluation so far: the checkpointer decides."""
     if self._checkpointer is not None:
       return self._checkpointer.best(self._evals)
-    sign = -1 if self._mode == "min" else 1
+    sign = -1 if self.mode == "min" else 1
     return max(self._evals, key=lambda e: sign * e["score"], default=None)
 
   def _metadata(
@@ -110,20 +104,20 @@ class SaveBestPrompt(trainer.BaseAction):
     best = self._best()
     return prompt_files.PromptMetadata(
       base_fingerprint=base_fingerprint,
-      vocabulary_sha256=vocabulary_lib.sha256(self._vocabulary),
-      task=self._task,
+      vocabulary_sha256=vocabulary_lib.sha256(self.vocabulary),
+      task=self.task,
       step=step,
-      metric=self._metric if best else None,
+      metric=self.metric if best else None,
       score=best["score"] if best else None,
-      base_model=self._base,
+      base_model=self.base_model,
     )
 
   def attach(self, evals, checkpointer) -> None:
     theirs = checkpointer.metric, checkpointer.metric_mode
-    if theirs != (self._metric, self._mode):
+    if theirs != (self.metric, self.mode):
       raise ValueError(
         "The best checkpoint is chosen by (metric, mode) = "
-        f"{theirs}, the best prompt by {(self._metric, self._mode)}. Bind "
+        f"{theirs}, the best prompt by {(self.metric, self.mode)}. Bind "
         "checkpoints.SaveBestCheckpointer and actions.SaveBestPrompt to the "
         "same metric and mode."
       )
@@ -157,7 +151,7 @@ class SaveBestPrompt(trainer.BaseAction):
       step,
       lambda array, x: (
         # The model may lie elsewhere by now.
-        dataclasses.replace(x, base_model=self._base) == metadata
+        dataclasses.replace(x, base_model=self.base_model) == metadata
         and np.array_equal(array, prompt)
       ),
     )

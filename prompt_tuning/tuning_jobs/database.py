@@ -13,6 +13,8 @@ import sqlite3
 import time
 from typing import Any, TypeVar
 
+import pydantic_core
+
 from prompt_tuning.tuning_jobs import jobs
 from prompt_tuning.tuning_jobs.jobs import File, Job, JobEvent
 
@@ -54,7 +56,10 @@ create table if not exists jobs ({_JOBS}, primary key (id));
 create table if not exists events ({_EVENTS});
 create index if not exists events_of_jobs on events (job, number);
 """
-sqlite3.register_adapter(dict, json.dumps)
+# JSON has no NaN and no infinity: null stands for them.
+sqlite3.register_adapter(
+  dict, lambda x: pydantic_core.to_json(x, inf_nan_mode="null").decode()
+)
 sqlite3.register_converter("json", functools.partial(_read, dict))
 sqlite3.register_converter(
   "settings", functools.partial(_read, lambda x: jobs.Settings(**x))
@@ -129,7 +134,10 @@ def transaction(folder: pathlib.Path, owner: str | None) -> Iterator[Database]:
           "copy of it back, or empty the folder files"
         )
       database.executescript(_SCHEMA)
-    with database:
-      yield database
-      if time.monotonic() > deadline.get():
-        raise TimeoutError("the time for the request is over")
+    try:
+      with database:
+        yield database
+        if time.monotonic() > deadline.get():
+          raise TimeoutError("the time for the request is over")
+    except UnicodeDecodeError as error:  # In a name of the schema.
+      raise sqlite3.DatabaseError(f"a name is damaged: {error}") from error

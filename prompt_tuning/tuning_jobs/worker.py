@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import os
 import pathlib
 import signal
@@ -132,21 +131,13 @@ def _add_event(store: JobStore, job: Job, event: events.Event) -> None:
   steps = event.last_step - event.first_step
   data: dict[str, Any] = {"step": step, "steps": steps}
   if event.score is not None:
-    data["score"] = _finite(event.score)
+    data["score"] = event.score
   if event.metrics:
-    data["metrics"] = {
-      task: {name: _finite(value) for name, value in metrics.items()}
-      for task, metrics in event.metrics.items()
-    }
+    data["metrics"] = event.metrics
   text = event.text or f"{event.kind}, step {step} of {steps}"
   store.add_event(job, event.kind, text, data)
   if event.kind == "checkpoint":
     store.advance(job, event.step)
-
-
-def _finite(value: float) -> float | None:
-  """Returns a finite number, or None: JSON has no NaN and no infinity."""
-  return value if math.isfinite(value) else None
 
 
 def _load(flags: types.SimpleNamespace) -> pt.Model:

@@ -6,6 +6,7 @@ their inputs, and computes them in microbatches of a few shapes
 rounding; dropout draws other masks.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -16,62 +17,37 @@ from pydantic import PositiveInt
 
 from t5x import models, trainer
 from t5x import train_state as train_state_lib
+from t5x.configuration import arguments
 from t5x.input import lengths
-from t5x.partitioning import PjitPartitioner
-from t5x.train_state import TrainState
 
 
+@dataclasses.dataclass(eq=False)
 class Trainer(trainer.Trainer):
-  """A `trainer.Trainer` whose batches are cut into microbatches by length."""
+  """A `trainer.Trainer` whose batches are cut into microbatches by length.
 
-  def __init__(
-    self,
-    model: models.EncoderDecoderModel,
-    train_state: TrainState,
-    partitioner: PjitPartitioner,
-    train_state_axes: TrainState,
-    rng: jax.Array,
-    learning_rate_fn: trainer.LearningRateFn,
-    weight_metrics_computer: trainer.WeightMetricsComputer | None = None,
-    num_lengths: PositiveInt = 6,
-  ):
-    """Compiles nothing yet.
+  Attributes:
+    num_lengths: The most shapes of microbatches; each is compiled once, when an
+      example needs it.
 
-    Args:
-      model: See `trainer.Trainer`, as for the next six.
-      train_state: The state to begin with.
-      partitioner: Places parameters and batches on the devices.
-      train_state_axes: Shardings.
-      rng: PRNG key.
-      learning_rate_fn: Step -> rate.
-      weight_metrics_computer: Adds metrics of parameters and gradients.
-      num_lengths: The most shapes of microbatches; each is compiled once, when
-        an example needs it.
+  Raises:
+    ValueError: if there would be no shape.
+  """
 
-    Raises:
-      ValueError: if there would be no shape.
-    """
-    super().__init__(
-      model,
-      train_state,
-      partitioner,
-      train_state_axes,
-      rng,
-      learning_rate_fn,
-      weight_metrics_computer=weight_metrics_computer,
-    )
-    if num_lengths < 1:
-      raise ValueError(
-        f"Expected num_lengths of at least 1, got {num_lengths}."
-      )
-    self._num_lengths = num_lengths
+  num_microbatches: PositiveInt | None = dataclasses.field(
+    default=None, init=False
+  )
+  num_lengths: PositiveInt = 6
+
+  def __post_init__(self):
+    super().__post_init__()
+    arguments.check(type(self), {"num_lengths": self.num_lengths})
     # The positions that the encoder adds, such as a prompt's.
-    module, length = model.module, 8
+    module, length = self.model.module, 8
     encoded = jax.eval_shape(
       lambda params, tokens: module.apply(
         {"params": params}, tokens, enable_dropout=False, method=module.encode
       ),
-      train_state.params,
+      self.train_state.params,
       jax.ShapeDtypeStruct((1, length), jnp.int32),
     )
     self._added = encoded.shape[1] - length
@@ -79,14 +55,14 @@ class Trainer(trainer.Trainer):
 
   def _partition_steps(self) -> None:
     """Compiles nothing yet: each shape is compiled when it is needed."""
-    model, partitioner = self._model, self._partitioner
+    model, partitioner = self.model, self.partitioner
     replicated = partitioner.sharding()
     batches = partitioner.sharding(partitioner.data_partition_spec)
     # Of gradients and sums.
     self._parts = parts = (self.train_state_axes.trainable, replicated)
 
     def add_gradients(state, total, batch, divisor, number):
-      rng = jax.random.fold_in(self._rng, state.step)
+      rng = jax.random.fold_in(self.rng, state.step)
       rng = jax.random.fold_in(rng, number)
       grads, sums = models.value_and_grad(
         model, state.trainable, state.frozen, batch, rng
@@ -142,13 +118,13 @@ class Trainer(trainer.Trainer):
     Returns:
       The divisor of the whole batch's loss, and microbatches on the devices.
     """
-    partitioner = self._partitioner
+    partitioner = self.partitioner
     targets = {k: x for k, x in batch.items() if k.startswith("decoder_")}
     divisor = self._divisor(partitioner.shard_batch(targets))
     rows, longest = batch[lengths.INPUTS].shape
     multiple = len(partitioner.local_rows(partitioner.mesh.shape["data"]))
     shapes = lengths.shapes(
-      rows, longest, self._num_lengths, self._added, multiple
+      rows, longest, self.num_lengths, self._added, multiple
     )
     plan = lengths.plan(
       lengths.count_tokens(batch), shapes, self._added, _longest_of_processes
@@ -162,12 +138,12 @@ class Trainer(trainer.Trainer):
       # The shapes of gradients and sums are those of any part.
       shapes = jax.eval_shape(
         lambda state, batch: models.value_and_grad(
-          self._model, state.trainable, state.frozen, batch, self._rng
+          self.model, state.trainable, state.frozen, batch, self.rng
         ),
         self.train_state,
         parts[0],
       )
-      self._make_zeros = self._partitioner.partition(
+      self._make_zeros = self.partitioner.partition(
         lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
         out_axis_resources=self._parts,
       )

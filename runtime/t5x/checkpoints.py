@@ -7,17 +7,20 @@ names are T5X's and found here too.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import copy
+import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from pydantic import PositiveInt
 
 from t5x import metrics as metrics_lib
 from t5x import multihost
+from t5x.configuration import arguments
 from t5x.files import digests, failures, storage
 from t5x.formats import checkpoint_folder, orbax, stacking, stored_arrays
 from t5x.formats.base_checkpoints import (
@@ -41,38 +44,37 @@ __all__ = [
 ]
 
 
+@dataclasses.dataclass(eq=False)
 class Checkpointer:
   """Saves and restores what a run changes, and keeps the newest.
 
+  It opens the folder, and clears away what a killed run left half done.
+
   Attributes:
+    train_state: A state, or its shapes.
+    partitioner: Unused, as `restore_run` gets the shardings; T5X's place for
+      it.
+    checkpoints_dir: The run's folder; `checkpoint_<step>` folders go into it.
+    keep: How many to keep; None keeps all. With 1, a damaged checkpoint has no
+      older one to fall back on.
     metric: Regular expression for `task/metric`, by which evaluations are
       compared; None compares none.
     metric_mode: "max" if more is better, or "min"; None without a metric.
   """
 
-  metric: str | None = None
-  metric_mode: str | None = None
+  train_state: dataclasses.InitVar[TrainState]
+  partitioner: dataclasses.InitVar[PjitPartitioner]
+  checkpoints_dir: dataclasses.InitVar[str]
+  keep: PositiveInt | None = None
+  metric: str | None = dataclasses.field(default=None, init=False)
+  metric_mode: Literal["max", "min"] | None = dataclasses.field(
+    default=None, init=False
+  )
 
-  def __init__(
-    self,
-    train_state: TrainState,
-    partitioner: PjitPartitioner,
-    checkpoints_dir: str,
-    keep: int | None = None,
-  ):
-    """Opens the folder, and clears away what a killed run left half done.
-
-    Args:
-      train_state: A state, or its shapes.
-      partitioner: Unused; T5X's place for it.
-      checkpoints_dir: The run's folder; `checkpoint_<step>` folders go into it.
-      keep: How many to keep; None keeps all. With 1, a damaged checkpoint has
-        no older one to fall back on.
-    """
-    del partitioner  # `restore_run` gets the shardings.
-    if keep is not None and keep < 1:
-      raise ValueError(f"Expected to keep at least 1 checkpoint, got {keep}.")
-    self._keep = keep
+  def __post_init__(self, train_state, partitioner, checkpoints_dir):
+    del partitioner
+    own = {"keep": self.keep, "metric_mode": self.metric_mode}
+    arguments.check(type(self), own)
     self._shapes = {
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
       for name, leaf in _flat(train_state).items()
@@ -146,10 +148,10 @@ class Checkpointer:
     self, steps: Sequence[int], evals: Sequence[Mapping[str, Any]]
   ) -> set[int]:
     """Returns which of the steps, in order, to keep after evaluations."""
-    if self._keep is None or self.metric is None:
-      return set(steps if self._keep is None else steps[-self._keep :])
+    if self.keep is None or self.metric is None:
+      return set(steps if self.keep is None else steps[-self.keep :])
     ranked = [e["step"] for e in self._ranked(evals) if e["step"] in steps]
-    kept = {*ranked[: self._keep], *steps[-1:]}
+    kept = {*ranked[: self.keep], *steps[-1:]}
     return kept if len(kept) > 1 else set(steps[-2:])
 
   def save_run(
@@ -330,38 +332,25 @@ class Checkpointer:
     )
 
 
+@dataclasses.dataclass(eq=False)
 class SaveBestCheckpointer(Checkpointer):
   """Keeps the latest checkpoint and the best ones by a metric.
 
-  Where these are one, the one before it is kept too, to fall back on.
+  Where these are one, the one before it is kept too, to fall back on. `keep` is
+  the number of the best to keep beside the latest.
+
+  Attributes:
+    metric_mode: 'max' or 'min'.
+    metric_name_to_monitor: Regular expression for `task/metric` of the
+      inference evaluation; see `metrics.monitored`.
   """
 
-  def __init__(
-    self,
-    train_state: TrainState,
-    partitioner: PjitPartitioner,
-    checkpoints_dir: str,
-    keep: int | None = None,
-    *,
-    metric_name_to_monitor: str,
-    metric_mode: str = "max",
-  ):
-    """Opens the folder.
+  metric_mode: Literal["max", "min"] = "max"  # pyright: ignore[reportIncompatibleVariableOverride]
+  metric_name_to_monitor: str = dataclasses.field(kw_only=True)
 
-    Args:
-      train_state: A state, or its shapes.
-      partitioner: Unused; T5X's place for it.
-      checkpoints_dir: The run's folder.
-      keep: How many of the best to keep beside the latest; None keeps all.
-      metric_name_to_monitor: Regular expression for `task/metric` of the
-        inference evaluation; see `metrics.monitored`.
-      metric_mode: 'max' or 'min'.
-    """
-    if metric_mode not in ("max", "min"):
-      raise ValueError(f"Expected metric_mode max or min, got {metric_mode!r}.")
-    self.metric = metric_name_to_monitor
-    self.metric_mode = metric_mode
-    super().__init__(train_state, partitioner, checkpoints_dir, keep)
+  def __post_init__(self, train_state, partitioner, checkpoints_dir):
+    self.metric = self.metric_name_to_monitor
+    super().__post_init__(train_state, partitioner, checkpoints_dir)
 
 
 def _flat(train_state: TrainState) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A Flax module with its vocabularies, loss, decoding and optimizer."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import flax.linen as nn
@@ -23,60 +24,45 @@ MetricSums = Mapping[str, jax.Array]
 _LOSSES = ("loss", "z_loss")
 
 
+def _encoder_decoder_features(**arguments: Any) -> FeatureConverter:
+  import seqio
+
+  return seqio.EncDecFeatureConverter(**arguments)
+
+
+@dataclasses.dataclass(eq=False)
 class EncoderDecoderModel:
-  """An encoder-decoder under the module contract of T5X."""
+  """An encoder-decoder under the module contract of T5X.
 
-  def __init__(
-    self,
-    module: nn.Module,
-    input_vocabulary: Vocabulary,
-    output_vocabulary: Vocabulary,
-    optimizer_def: optimizers.OptimizerDef | None,
-    decode_fn: Callable[..., Any] = decoding.beam_search,
-    feature_converter_cls: Callable[..., FeatureConverter] | None = None,
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    z_loss: NonNegativeFloat = 0.0,
-    loss_normalizing_factor: float
-    | str
-    | losses.SpecialLossNormalizingFactor
-    | None = None,
-    default_decoder_params: Mapping[str, Any] | None = None,
-  ):
-    """Keeps its arguments.
+  Attributes:
+    module: Has `__call__`, `encode` and `decode`.
+    input_vocabulary: Of the encoder's tokens.
+    output_vocabulary: Of the decoder's tokens.
+    optimizer_def: Says which parameters train, and how; None of a model that is
+      only evaluated.
+    decode_fn: From `t5x.decoding`.
+    feature_converter_cls: Makes batches of what tasks hold.
+    label_smoothing: Probability that is taken from the right token.
+    z_loss: Weight of the squared log partition function.
+    loss_normalizing_factor: What the summed loss is divided by; None leaves the
+      sum.
+    default_decoder_params: Arguments of `decode_fn`.
+  """
 
-    Args:
-      module: Has `__call__`, `encode` and `decode`.
-      input_vocabulary: Of the encoder's tokens.
-      output_vocabulary: Of the decoder's tokens.
-      optimizer_def: Says which parameters train, and how; None of a model that
-        is only evaluated.
-      decode_fn: From `t5x.decoding`.
-      feature_converter_cls: Defaults to `seqio.EncDecFeatureConverter`.
-      label_smoothing: Probability that is taken from the right token.
-      z_loss: Weight of the squared log partition function.
-      loss_normalizing_factor: What the summed loss is divided by; None leaves
-        the sum.
-      default_decoder_params: Arguments of `decode_fn`.
-    """
-    self.module = module
-    self.input_vocabulary = input_vocabulary
-    self.output_vocabulary = output_vocabulary
-    self.optimizer_def = optimizer_def
-    self._feature_converter_cls = feature_converter_cls
-    self._decode_fn = decode_fn
-    self._label_smoothing = label_smoothing
-    self._z_loss = z_loss
-    self._loss_normalizing_factor = loss_normalizing_factor
-    self._default_decoder_params = default_decoder_params or {}
-
-  @property
-  def feature_converter_cls(self) -> Callable[..., FeatureConverter]:
-    """Makes batches of what tasks hold."""
-    if self._feature_converter_cls is not None:
-      return self._feature_converter_cls
-    import seqio
-
-    return seqio.EncDecFeatureConverter
+  module: nn.Module
+  input_vocabulary: Vocabulary
+  output_vocabulary: Vocabulary
+  optimizer_def: optimizers.OptimizerDef | None
+  decode_fn: Callable[..., Any] = decoding.beam_search
+  feature_converter_cls: Callable[..., FeatureConverter] = (
+    _encoder_decoder_features
+  )
+  label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+  z_loss: NonNegativeFloat = 0.0
+  loss_normalizing_factor: (
+    float | str | losses.SpecialLossNormalizingFactor | None
+  ) = None
+  default_decoder_params: Mapping[str, Any] | None = None
 
   def get_initial_variables(
     self,
@@ -147,14 +133,14 @@ class EncoderDecoderModel:
     logits = self._logits(params, batch, dropout_rng)
     targets = batch["decoder_target_tokens"]
     factor, weights = losses.get_loss_normalizing_factor_and_weights(
-      self._loss_normalizing_factor, batch
+      self.loss_normalizing_factor, batch
     )
     loss, z_loss, weight_sum = losses.compute_weighted_cross_entropy(
       logits,
       targets,
       weights=weights,
-      label_smoothing=self._label_smoothing,
-      z_loss=self._z_loss,
+      label_smoothing=self.label_smoothing,
+      z_loss=self.z_loss,
       loss_normalizing_factor=factor,
     )
     counted = weights > 0
@@ -176,7 +162,7 @@ class EncoderDecoderModel:
   def loss_divisor(self, batch: Batch) -> jax.Array:
     """Returns what `loss_fn` divides the summed loss of a batch by."""
     divisor, _ = losses.get_loss_normalizing_factor_and_weights(
-      self._loss_normalizing_factor, batch
+      self.loss_normalizing_factor, batch
     )
     return jnp.float32(1.0 if divisor is None else divisor)
 
@@ -249,10 +235,10 @@ class EncoderDecoderModel:
     def tokens_to_logits(state):
       return decode(state.cur_token, state.cache)
 
-    arguments = dict(self._default_decoder_params)
+    arguments = dict(self.default_decoder_params or {})
     if rng is not None:
       arguments.setdefault("decode_rng", rng)
-    decodes, scores = self._decode_fn(
+    decodes, scores = self.decode_fn(
       inputs=decoder_inputs,
       cache=cache,
       tokens_to_logits=tokens_to_logits,

@@ -1,9 +1,10 @@
 """The training and evaluation steps, and the actions that may follow them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
 import enum
 import time
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 import jax
@@ -14,46 +15,39 @@ from pydantic import PositiveInt
 from t5x import checkpoints, models
 from t5x import metrics as metrics_lib
 from t5x import train_state as train_state_lib
+from t5x.configuration import arguments
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
 
 LearningRateFn = Callable[[jax.Array], jax.Array]
 
 
+@dataclasses.dataclass(eq=False)
 class Trainer:
-  """Compiles and runs training and evaluation steps."""
+  """Training and evaluation steps, each compiled when it first runs.
 
-  def __init__(
-    self,
-    model: models.EncoderDecoderModel,
-    train_state: TrainState,
-    partitioner: PjitPartitioner,
-    train_state_axes: TrainState,
-    rng: jax.Array,
-    learning_rate_fn: LearningRateFn,
-    num_microbatches: PositiveInt | None = None,
-    weight_metrics_computer: "WeightMetricsComputer | None" = None,
-  ):
-    """Compiles nothing yet.
+  Attributes:
+    model: The model.
+    train_state: The state, at first the one to begin with.
+    partitioner: Places parameters and batches on the devices.
+    train_state_axes: Shardings, a state with one at each leaf.
+    rng: PRNG key; dropout depends on it and the number of the step alone.
+    learning_rate_fn: Step -> rate.
+    num_microbatches: See `models.value_and_grad`.
+    weight_metrics_computer: Adds metrics of parameters and gradients.
+  """
 
-    Args:
-      model: The model.
-      train_state: The state to begin with.
-      partitioner: Places parameters and batches on the devices.
-      train_state_axes: Shardings, a state with one at each leaf.
-      rng: PRNG key; dropout depends on it and the number of the step alone.
-      learning_rate_fn: Step -> rate.
-      num_microbatches: See `models.value_and_grad`.
-      weight_metrics_computer: Adds metrics of parameters and gradients.
-    """
-    self.train_state = train_state
-    self._model = model
-    self._partitioner = partitioner
-    self.train_state_axes = train_state_axes
-    self._rng = rng
-    self._learning_rate_fn = learning_rate_fn
-    self._weight_metrics_computer = weight_metrics_computer
-    replicated = partitioner.sharding()
+  model: models.EncoderDecoderModel
+  train_state: TrainState
+  partitioner: PjitPartitioner
+  train_state_axes: TrainState
+  rng: jax.Array
+  learning_rate_fn: LearningRateFn
+  num_microbatches: PositiveInt | None = None
+  weight_metrics_computer: "WeightMetricsComputer | None" = None
+
+  def __post_init__(self):
+    model, partitioner = self.model, self.partitioner
     batch_sharding = partitioner.sharding(partitioner.data_partition_spec)
 
     def train_step(state, batch):
@@ -62,19 +56,18 @@ class Trainer:
         state.trainable,
         state.frozen,
         batch,
-        jax.random.fold_in(rng, state.step),
-        num_microbatches,
+        jax.random.fold_in(self.rng, state.step),
+        self.num_microbatches,
       )
       return self._update(state, grads, sums)
 
-    self._num_microbatches = num_microbatches
     self._train_step = train_state_lib.partition_update(
-      partitioner, train_step, train_state_axes, batch_sharding
+      partitioner, train_step, self.train_state_axes, batch_sharding
     )
     self._eval_step = partitioner.partition(
       lambda state, batch: model.eval_fn(state.params, batch)[1],
-      in_axis_resources=(train_state_axes, batch_sharding),
-      out_axis_resources=replicated,
+      in_axis_resources=(self.train_state_axes, batch_sharding),
+      out_axis_resources=partitioner.sharding(),
     )
 
   def _update(
@@ -82,15 +75,15 @@ class Trainer:
   ) -> tuple[TrainState, models.MetricSums]:
     """Applies the gradients of a batch, and adds metrics of the update."""
     assert state.optimizer_def is not None, "a state for inference"
-    rate = {"learning_rate": self._learning_rate_fn(state.step)}
+    rate = {"learning_rate": self.learning_rate_fn(state.step)}
     trainable, opt_state = state.optimizer_def.apply_gradient(
       rate, state.trainable, state.opt_state, grads
     )
     new_state = state.replace(trainable=trainable, opt_state=opt_state)
-    if self._weight_metrics_computer is not None:
+    if self.weight_metrics_computer is not None:
       sums = {
         **sums,
-        **self._weight_metrics_computer.compute(
+        **self.weight_metrics_computer.compute(
           grads, state.trainable, new_state.trainable
         ),
       }
@@ -98,7 +91,7 @@ class Trainer:
 
   def _step(self, batch: Any, before: Any) -> models.MetricSums:
     """Trains on this process's part of a batch, after `before` is computed."""
-    batch = self._partitioner.shard_batch(batch)
+    batch = self.partitioner.shard_batch(batch)
     jax.block_until_ready(before)
     self.train_state, sums = self._train_step(self.train_state, batch)
     return sums
@@ -106,7 +99,7 @@ class Trainer:
   def _eval_sums(self, batch: Any) -> models.MetricSums:
     """Returns the sums of this process's part of a batch."""
     return self._eval_step(
-      self.train_state, self._partitioner.shard_batch(batch)
+      self.train_state, self.partitioner.shard_batch(batch)
     )
 
   def check_batch_size(self, batch_size: int) -> None:
@@ -115,7 +108,7 @@ class Trainer:
     Raises:
       ValueError: if they do not.
     """
-    number = self._num_microbatches
+    number = self.num_microbatches
     if number is not None and (number < 1 or batch_size % number):
       raise ValueError(
         "Expected NUM_MICROBATCHES that divides BATCH_SIZE="
@@ -157,7 +150,7 @@ class Trainer:
       **metrics_lib.summarize(sums, done),
       **metrics_lib.timing(sums, done, seconds, jax.device_count()),
       **{k: v / done for k, v in sums.items() if k.startswith("weights/")},
-      **self.train_state.last_rate(self._learning_rate_fn),
+      **self.train_state.last_rate(self.learning_rate_fn),
     }
 
   def eval(
@@ -266,33 +259,28 @@ class BaseAction:
 ActionMap = Mapping[str, Sequence[BaseAction]]
 
 
+@dataclasses.dataclass(eq=False)
 class EarlyStoppingAction(BaseAction):
-  """Stops when a metric has not improved for some evaluations."""
+  """Stops when a metric has not improved for some evaluations.
 
-  def __init__(
-    self,
-    metric: tuple[str, str],
-    mode: str,
-    patience: int = 3,
-    atol: float = 0.0,
-    rtol: float = 0.0,
-  ):
-    """Counts no evaluation yet.
+  Attributes:
+    metric: (task, metric), regular expressions; see `metrics.monitored`.
+    mode: 'min' or 'max'.
+    patience: Evaluations without improvement after which to stop.
+    atol: Absolute tolerance: a smaller change is no improvement.
+    rtol: Relative tolerance.
+  """
 
-    Args:
-      metric: (task, metric), regular expressions; see `metrics.monitored`.
-      mode: 'min' or 'max'.
-      patience: Evaluations without improvement after which to stop.
-      atol: Absolute tolerance: a smaller change is no improvement.
-      rtol: Relative tolerance.
-    """
-    if mode not in ("min", "max"):
-      raise ValueError(f"Expected mode 'min' or 'max', got {mode!r}.")
-    self._pattern = "/".join(metric)
-    self._sign = 1 if mode == "max" else -1
-    self._patience = patience
-    self._atol = atol
-    self._rtol = rtol
+  metric: tuple[str, str]
+  mode: Literal["min", "max"]
+  patience: int = 3
+  atol: float = 0.0
+  rtol: float = 0.0
+
+  def __post_init__(self):
+    arguments.check(type(self), {"mode": self.mode})
+    self._pattern = "/".join(self.metric)
+    self._sign = 1 if self.mode == "max" else -1
     self._best: float | None = None
     self._since_best = 0
 
@@ -302,14 +290,14 @@ class EarlyStoppingAction(BaseAction):
 
   def run(self, train_state, metrics_by_task) -> bool:
     self._count(metrics_by_task)
-    if self._since_best < self._patience:
+    if self._since_best < self.patience:
       return False
     logging.info(
       "Stopping at step %d: %s has been no better than %f for %d evaluations.",
       train_state.step,
       self._pattern,
       self._best,
-      self._patience,
+      self.patience,
     )
     return True
 
@@ -321,7 +309,7 @@ class EarlyStoppingAction(BaseAction):
         f"{metrics_lib.names(metrics_by_task)}."
       )
     if self._best is None or self._sign * (value - self._best) > (
-      self._atol + self._rtol * abs(self._best)
+      self.atol + self.rtol * abs(self._best)
     ):
       self._best, self._since_best = value, 0
     else:

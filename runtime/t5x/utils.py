@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import inspect
 import re
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ class RestoreCheckpointConfig:
   """
 
   path: str | None
-  mode: str = "latest"
+  mode: Literal["specific", "latest"] = "latest"
   assignment_map: Sequence[tuple[str, str | None]] | None = None
   strict: bool = True
   fallback_to_scratch: bool = False
@@ -87,10 +87,7 @@ class RestoreCheckpointConfig:
   checkpoint: checkpoints.BaseCheckpoint | None = None
 
   def __post_init__(self):
-    if self.mode not in ("specific", "latest"):
-      raise ValueError(
-        f"Expected restore mode 'specific' or 'latest', got {self.mode!r}."
-      )
+    arguments.check(type(self), {"mode": self.mode})
     try:
       jnp.dtype(self.dtype)
     except TypeError:

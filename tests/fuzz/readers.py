@@ -553,7 +553,7 @@ READERS: dict[str, Reader] = {
     "jobs.sqlite",
     _read_jobs,
     called="",
-    errors=(sqlite3.Error, UnicodeDecodeError),
+    errors=(sqlite3.Error,),
     writes=True,
   ),
   "data set of a job": _file(

@@ -37,7 +37,7 @@ def _batch(vocabulary, label=None):
 def _rank(model, params, **arguments):
   arguments = {"labels": LABELS, "normalize": False, **arguments}
   arguments.setdefault("vocabulary", model.output_vocabulary)
-  model._decode_fn = functools.partial(ranking.rank_labels, **arguments)
+  model.decode_fn = functools.partial(ranking.rank_labels, **arguments)
   predict = functools.partial(
     model.predict_batch_with_aux,
     num_decodes=len(arguments["labels"]),

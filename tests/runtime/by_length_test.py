@@ -108,7 +108,7 @@ def test_as_many_programs_are_compiled_as_there_are_shapes():
   shapes = {x.args[2]["encoder_input_tokens"].shape for x in calls}
   assert 1 < len(shapes) <= 3
   # Once more for the shapes of gradients and sums, which compiles nothing.
-  assert loop._model.loss_fn.call_count == len(shapes) + 1
+  assert loop.model.loss_fn.call_count == len(shapes) + 1
 
 
 @pytest.mark.parametrize("trainer_cls", [trainer.Trainer, IN_THREE])
@@ -127,7 +127,7 @@ def test_dropout_depends_on_the_step_and_on_nothing_else(trainer_cls):
   assert loss(5) == loss(5)
   assert loss(5) != loss(6)
   if trainer_cls is trainer.Trainer:  # The step is compiled once.
-    assert loop._model.loss_fn.call_count == 1
+    assert loop.model.loss_fn.call_count == 1
 
 
 def test_number_of_lengths_is_a_setting_of_the_run():
@@ -138,5 +138,5 @@ def test_number_of_lengths_is_a_setting_of_the_run():
   recorded = identity.RunConfiguration.from_bindings("train", read).settings
   assert "t5x.Trainer.num_lengths" in recorded
   assert not [name for name in recorded if "microbatches" in name]
-  with pytest.raises(ValueError, match="num_lengths of at least 1"):
+  with pytest.raises(ValueError, match="num_lengths to be int above 0"):
     _start(functools.partial(by_length.Trainer, num_lengths=0))

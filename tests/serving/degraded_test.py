@@ -33,16 +33,16 @@ def _locked(store):
 
 
 @contextlib.contextmanager
-def _replaced(store, content=None):
+def _replaced(store, change=None):
   """Damages the database, and puts a copy of it back."""
   path = store.folder / "jobs.sqlite"
   copy = path.read_bytes()
-  if content is None:
+  if change is None:
     with _connect(store) as other:
       other.execute("""update jobs set settings = '{"sead": 1}'""")
       other.commit()
   else:
-    path.write_bytes(content)
+    path.write_bytes(change(copy))
   yield
   path.write_bytes(copy)
 
@@ -82,10 +82,11 @@ def _full(store):
     (_away, {}, 503, "No such file or directory", "create upload list"),
     (_replaced, {}, 503, "a row is damaged: .*sead", "create upload list"),
     *(
-      (_replaced, {"content": content}, 503, reason, "create upload list")
-      for content, reason in (
-        (b"no database" * 999, "file is not a database"),
-        (b"", "jobs.sqlite is missing or empty"),
+      (_replaced, {"change": change}, 503, reason, "create upload list")
+      for change, reason in (
+        (lambda _: b"no database" * 999, "file is not a database"),
+        (lambda _: b"", "jobs.sqlite is missing or empty"),
+        (lambda x: x.replace(b"tries", b"tr\xffes"), "a name is damaged"),
       )
     ),
   ],
