@@ -24,7 +24,6 @@ import started
 import tiny
 
 from prompt_tuning import prompt_files
-from prompt_tuning.commands import quickstart
 from t5x import checkpoints
 from t5x.files import storage
 from t5x.formats import orbax, stored_arrays
@@ -190,13 +189,19 @@ def command(
     user: See `Command`.
     **macros: Its bindings.
   """
-  words = quickstart.t5x(
-    program,
-    ["../tests/testdata/tiny", "methods/prompt_tuning", *files],
-    MIXTURE_OR_TASK_NAME="tiny_has_x",
-    MIXTURE_OR_TASK_MODULE="tiny",
-    **{"BATCH_SIZE": 8, "NUM_PARTITIONS": 1} | macros,
-  )
+  names = ["../tests/testdata/tiny", "methods/prompt_tuning", *files]
+  bindings = {
+    "MIXTURE_OR_TASK_NAME": "tiny_has_x",
+    "MIXTURE_OR_TASK_MODULE": "tiny",
+    "BATCH_SIZE": 8,
+    "NUM_PARTITIONS": 1,
+    **macros,
+  }
+  words = [
+    f"t5x.{program}",
+    *(f"--gin_file=gin/{name}.gin" for name in names),
+    *(f"--gin.{name}={value!r}" for name, value in bindings.items()),
+  ]
   return Command(words, processes, user)
 
 

@@ -144,7 +144,9 @@ def test_finished_run_is_left_alone(base, copy):
     assert tiny.record(copy)[name] == whole[name]
 
 
-@pytest.mark.parametrize("what", ["base", "task", "length"])
+@pytest.mark.parametrize(
+  "what", ["base", pytest.param("task", marks=pytest.mark.slow), "length"]
+)
 def test_checkpoint_of_another_run_is_refused(
   tmp_path, base, copy, monkeypatch, what
 ):
