@@ -13,6 +13,10 @@ RUN pip install --no-cache-dir --require-hashes \
   --requirement=constraints-build.txt \
   && pip install --no-cache-dir --require-hashes --no-deps \
   --no-build-isolation --requirement=constraints.txt
+# --build-arg=ACCELERATOR=cuda12 adds JAX's plugin for GPUs, without hashes.
+ARG ACCELERATOR=""
+RUN test -z "$ACCELERATOR" || pip install --no-cache-dir "jax[$ACCELERATOR]==$( \
+  python -c "from importlib.metadata import version as v; print(v('jax'))")"
 COPY pyproject.toml README.md ./
 COPY runtime runtime
 COPY gin gin

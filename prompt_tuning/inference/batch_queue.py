@@ -9,12 +9,13 @@ import dataclasses
 from typing import Literal
 
 from prompt_tuning.inference.requests import (
+  Embedding,
   Ranking,
   Request,
   Ticket,
 )
 
-Kind = Literal["generate", "beam", "rank"]
+Kind = Literal["generate", "beam", "rank", "embed"]
 
 
 class TooLongError(ValueError):
@@ -37,7 +38,8 @@ class Shape:
   Attributes:
     kind: The kind of its requests.
     length: Positions of the prompt and the input, T.
-    steps: Tokens of the answer, S; for ranking, those of all labels, U.
+    steps: Tokens of the answer, S; for ranking, those of all labels, U; for
+      embedding, 0.
     beams: K of a beam search, else 0.
   """
 
@@ -100,6 +102,8 @@ class Shapes:
       prompt + len(request.tokens),
       f"an input of {len(request.tokens)} tokens behind a prompt of {prompt}",
     )
+    if isinstance(request, Embedding):
+      return Shape("embed", length, 0)
     if isinstance(request, Ranking):
       tokens = sum(map(len, request.labels))
       what = f"labels of {tokens} tokens in all"
@@ -132,7 +136,7 @@ class Shapes:
     return [1, *(rows for rows in self.rows[1:] if rows <= min(limits))]
 
   def __iter__(self) -> Iterator[Shape]:
-    """Yields every shape."""
+    """Yields every shape; "embed" needs no program but the others' first."""
     for length in self.lengths:
       for steps in self.steps:
         yield Shape("generate", length, steps)

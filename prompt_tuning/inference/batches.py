@@ -67,7 +67,8 @@ def run(programs: CompiledPrograms, batch: Batch, chunk: int) -> Iterator[None]:
   """
   if batch.shape.kind == "generate":
     return _decode(programs, batch, chunk)
-  return (_rank if batch.shape.kind == "rank" else _search)(programs, batch)
+  others = {"rank": _rank, "beam": _search, "embed": _embed}
+  return others[batch.shape.kind](programs, batch)
 
 
 def _encode(
@@ -227,4 +228,15 @@ def _rank(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
   scores = ranking.label_scores(labels, log_probs)
   for ticket, own, row in zip(batch.tickets, given, scores, strict=False):
     ticket.finish(tuple(row[: len(own)].tolist()))
+  yield
+
+
+def _embed(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
+  """Averages the encoded tokens of every input, in one step."""
+  encoded, _ = _encode(programs, batch.requests, batch.shape.length, batch.rows)
+  rows = np.asarray(jax.device_get(encoded), np.float32)
+  for ticket, row in zip(batch.tickets, rows, strict=False):
+    request = ticket.request
+    start = request.prompt.length if request.prompt else 0
+    ticket.finish(row[start : start + len(request.tokens)].mean(axis=0))
   yield

@@ -142,7 +142,20 @@ class Ranking:
   labels: tuple[tuple[int, ...], ...]
 
 
-Request = Generation | Ranking
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+  """An input whose encoding is wanted: one row of a batch.
+
+  Attributes:
+    tokens: The input, with the end of sequence.
+    prompt: None: the model alone.
+  """
+
+  tokens: tuple[int, ...]
+  prompt: TunedPrompt | None
+
+
+Request = Generation | Ranking | Embedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,10 +192,12 @@ class Generated:
 
 # The log likelihood of each label, in nats.
 Ranked = tuple[float, ...]
+# [H] float32, the mean of the encoded tokens of an input, without its prompt.
+Embedded = np.ndarray
 
 
 class Ticket(concurrent.futures.Future):
-  """A request in the engine, and the future `Generated` or `Ranked`.
+  """A request in the engine, and the future answer.
 
   Cancelling it gives the request up: work on it stops soon.
 
@@ -197,7 +212,9 @@ class Ticket(concurrent.futures.Future):
     self.request = request
     self.arrived = arrived
 
-  def finish(self, result: Generated | Ranked | BaseException) -> None:
+  def finish(
+    self, result: Generated | Ranked | Embedded | BaseException
+  ) -> None:
     """Gives the answer or an error to the waiting caller, if there is one."""
     # Once the future is running, `cancel` can no longer interfere.
     if self.done() or not self.set_running_or_notify_cancel():

@@ -182,7 +182,8 @@ def _described(service: Service, prompt: TunedPrompt | None) -> dict[str, Any]:
     "owned_by": "prompt_tuning",
   }
   if prompt is None:
-    return {**model, "fingerprint": service.engine.model.fingerprint}
+    base = service.engine.model
+    return {**model, "fingerprint": base.fingerprint, "step": base.step}
   details = {"length": prompt.length, "width": prompt.array.shape[1]}
   if prompt.metadata is not None:
     details |= dataclasses.asdict(prompt.metadata)

@@ -1,135 +1,30 @@
-"""`/v1/completions` and `/v1/rank`: answers, in OpenAI's form."""
+"""The routes that answer an input, in OpenAI's form, and `/v1/rank`."""
 
 import asyncio
-import bisect
+import base64
 from collections.abc import AsyncIterator, Sequence
 import dataclasses
 import functools
 import json
-import math
 import secrets
 import time
 from typing import Any
 
 import fastapi
 import numpy as np
-import seqio
 
 from prompt_tuning.inference import ranking
 from prompt_tuning.inference.requests import (
+  Embedding,
   Generated,
   Generation,
   Ranking,
   Token,
 )
-from prompt_tuning.serving import errors
-from prompt_tuning.serving.schemas import Completion, Input, Rank
+from prompt_tuning.serving import errors, schemas
+from prompt_tuning.serving.detokenizing import Detokenizer, TextStream
+from prompt_tuning.serving.schemas import Chat, Completion, Input, Rank
 from prompt_tuning.serving.service import EventStream, Service
-
-# OpenAI's default for `max_tokens`.
-_MAX_TOKENS = 16
-# Decoders write it for a character with missing bytes.
-_INCOMPLETE = "\ufffd"
-
-
-@dataclasses.dataclass(frozen=True)
-class Detokenizer:
-  """A decoder of answers, which end before the first stop sequence.
-
-  Attributes:
-    vocabulary: The vocabulary of the tokens.
-    stops: Stop sequences.
-  """
-
-  vocabulary: seqio.Vocabulary
-  stops: Sequence[str]
-
-  def whole(self, tokens: Sequence[Token]) -> tuple[str, bool]:
-    """Returns the text, and whether a stop sequence cut it."""
-    text = self.vocabulary.decode([token.id for token in tokens])
-    ends = [at for stop in self.stops if (at := text.find(stop)) >= 0]
-    return (text[: min(ends)], True) if ends else (text, False)
-
-  def up_to_stop(self, tokens: Sequence[Token]) -> Sequence[Token]:
-    """Returns the tokens up to the first stop, as a stream does."""
-    if not self.stops:
-      return tokens
-    length = bisect.bisect_left(
-      range(len(tokens)), True, key=lambda i: self.whole(tokens[:i])[1]
-    )
-    return tokens[:length]
-
-  def log_probs(
-    self, tokens: Sequence[Token], top: int, first: int = 0
-  ) -> dict[str, Any]:
-    """Returns log probabilities in the format of OpenAI's completions.
-
-    Args:
-      tokens: The tokens of an answer.
-      top: Number of likeliest tokens at each place.
-      first: Index of the first token to include.
-    """
-    offsets = [
-      len(self.vocabulary.decode([token.id for token in tokens[:i]]))
-      for i in range(first, len(tokens))
-    ]
-    tokens = tokens[first:]
-    pieces = [self._piece(token.id) for token in tokens]
-    return {
-      "tokens": pieces,
-      "token_logprobs": [
-        None if math.isnan(token.log_prob) else token.log_prob
-        for token in tokens
-      ],
-      "top_logprobs": [
-        {self._piece(i): value for i, value in token.top} for token in tokens
-      ]
-      if top
-      else None,
-      "text_offset": offsets,
-    }
-
-  def _piece(self, token: int) -> str:
-    """Returns the text of a single token."""
-    tokenizer = getattr(self.vocabulary, "tokenizer", None)
-    if tokenizer is not None and token < tokenizer.vocab_size():
-      return tokenizer.id_to_piece(token).replace("\u2581", " ")
-    return self.vocabulary.decode([token])
-
-
-@dataclasses.dataclass
-class TextStream:
-  """The text of tokens that arrive one by one.
-
-  Attributes:
-    texts: The decoder of its tokens.
-    tokens: The tokens so far.
-    was_cut: Whether a stop sequence ended the text.
-  """
-
-  texts: Detokenizer
-  tokens: list[Token] = dataclasses.field(default_factory=list)
-  was_cut: bool = False
-  _sent: int = 0
-
-  def add(self, token: Token) -> str:
-    """Adds a token; returns the text that has become final."""
-    self.tokens.append(token)
-    text, self.was_cut = self.texts.whole(self.tokens)
-    if not self.was_cut:
-      text = text.rstrip(_INCOMPLETE)
-      # The end may be the beginning of a stop sequence.
-      held = max(map(len, self.texts.stops), default=1) - 1
-      text = text[: max(self._sent, len(text) - held)]
-    return self._new(text)
-
-  def rest(self) -> str:
-    """Returns the text held back so far, after the last token."""
-    return self._new(self.texts.whole(self.tokens)[0])
-
-  def _new(self, text: str) -> str:
-    new, self._sent = text[self._sent :], max(self._sent, len(text))
-    return new
 
 
 def add_routes(app: fastapi.FastAPI, service: Service) -> None:
@@ -138,45 +33,34 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
 
   @app.post("/v1/completions")
   async def complete(request: fastapi.Request, body: Completion):
+    return await _answer(service, request, body)
+
+  @app.post("/v1/chat/completions")
+  async def chat(request: fastapi.Request, body: Chat):
+    return await _answer(service, request, body)
+
+  @app.post("/v1/embeddings")
+  async def embed(request: fastapi.Request, body: schemas.Embedding):
     prompt = await service.prompt(body.model)
-    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    texts = Detokenizer(vocabulary, [stop for stop in stops if stop])
-    seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
-    most = max(service.engine.settings.shapes.steps)
-    if body.num_beams and body.n > 1:
-      raise errors.invalid("A beam search has one result: n must be 1.", "n")
-    rows = [
-      Generation(
-        tokens,
-        prompt,
-        min(body.max_tokens or _MAX_TOKENS, most),
-        temperature=body.temperature,
-        seed=seed,
-        # Samples of equal inputs differ, too.
-        choice=i * body.n + j,
-        num_beams=body.num_beams,
-        top_log_probs=body.logprobs or 0,
-      )
-      for i, tokens in enumerate(_inputs(service, body.prompt, body.n))
-      for j in range(body.n)
+    width = service.engine.model.config.emb_dim
+    if body.dimensions not in (None, width):
+      raise errors.invalid(f"dimensions: Expected {width}.", "dimensions")
+    inputs = _inputs(service, body.input, field="input")
+    rows = [Embedding(tokens, prompt) for tokens in inputs]
+    with errors.refusing("input"):
+      found = await service.answers(rows, request)
+    service.metrics.count_answers(body.model, "embed", rows)
+    data = [
+      {
+        "object": "embedding",
+        "index": i,
+        "embedding": vector.tolist()
+        if body.encoding_format == "float"
+        else base64.b64encode(vector.astype("<f4").tobytes()).decode(),
+      }
+      for i, vector in enumerate(found)
     ]
-    head = {
-      "id": f"cmpl-{secrets.token_hex(12)}",
-      "object": "text_completion",
-      "created": int(time.time()),
-      "model": body.model,
-    }
-    if body.stream:
-      return _stream(service, body, texts, rows, head)
-    choices, made = [], 0
-    for i, generated in enumerate(await service.answers(rows, request)):
-      tokens = texts.up_to_stop(generated.tokens)
-      made += len(tokens)
-      text, was_cut = texts.whole(tokens)
-      reason = "stop" if was_cut else generated.finish_reason
-      choices.append(_choice(body, texts, i, text, tokens, reason))
-    service.metrics.count_answers(body.model, "generate", rows)
-    return {**head, "choices": choices, "usage": _usage(rows, body.n, made)}
+    return _list(body.model, data, inputs)
 
   @app.post("/v1/rank")
   async def rank(request: fastapi.Request, body: Rank):
@@ -201,12 +85,69 @@ def add_routes(app: fastapi.FastAPI, service: Service) -> None:
       named.sort(key=lambda label: -label["log_likelihood"])
       data.append({"object": "ranking", "index": i, "labels": named})
     service.metrics.count_answers(body.model, "rank", rows)
-    usage = {"prompt_tokens": sum(map(len, inputs))}
-    return {"object": "list", "model": body.model, "data": data, "usage": usage}
+    return _list(body.model, data, inputs)
+
+
+def _list(
+  model: str, data: list[Any], inputs: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+  """Returns the answer for inputs that make no tokens."""
+  total = sum(map(len, inputs))
+  usage = {"prompt_tokens": total, "total_tokens": total}
+  return {"object": "list", "model": model, "data": data, "usage": usage}
+
+
+async def _answer(
+  service: Service, request: fastapi.Request, body: Completion | Chat
+) -> EventStream | dict[str, Any]:
+  """Generates answers, whole or as a stream."""
+  prompt = await service.prompt(body.model)
+  stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+  vocabulary = service.engine.model.vocabulary
+  texts = Detokenizer(vocabulary, [stop for stop in stops if stop])
+  seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
+  most = max(service.engine.settings.shapes.steps)
+  if body.num_beams and body.n > 1:
+    raise errors.invalid("A beam search has one result: n must be 1.", "n")
+  inputs = _inputs(service, body.given, body.n, body.field)
+  rows = [
+    Generation(
+      tokens,
+      prompt,
+      min(body.limit or most, most),
+      temperature=body.temperature,
+      seed=seed,
+      # Samples of equal inputs differ, too.
+      choice=i * body.n + j,
+      num_beams=body.num_beams,
+      top_log_probs=body.top or 0,
+    )
+    for i, tokens in enumerate(inputs)
+    for j in range(body.n)
+  ]
+  head = {
+    "id": f"cmpl-{secrets.token_hex(12)}",
+    "object": body.chunk if body.stream else body.kind,
+    "created": int(time.time()),
+    "model": body.model,
+  }
+  with errors.refusing(body.field):
+    if body.stream:
+      return _stream(service, body, texts, rows, head)
+    answers = await service.answers(rows, request)
+  choices, made = [], 0
+  for i, generated in enumerate(answers):
+    tokens = texts.up_to_stop(generated.tokens)
+    made += len(tokens)
+    text, was_cut = texts.whole(tokens)
+    reason = "stop" if was_cut else generated.finish_reason
+    choices.append(_choice(body, texts, i, text, tokens, reason))
+  service.metrics.count_answers(body.model, "generate", rows)
+  return {**head, "choices": choices, "usage": _usage(rows, body.n, made)}
 
 
 def _inputs(
-  service: Service, given: Input, samples: int = 1
+  service: Service, given: Input, samples: int = 1, field: str = "prompt"
 ) -> list[tuple[int, ...]]:
   """Returns the tokens of each input, up to the end of sequence.
 
@@ -214,6 +155,7 @@ def _inputs(
     service: The service, whose engine has room for so many.
     given: The inputs.
     samples: The number of samples of each.
+    field: The field that holds them.
 
   Raises:
     ApiError: if the list is empty or too long, or a token is unknown.
@@ -222,14 +164,14 @@ def _inputs(
   if isinstance(given, str):
     given = [given]
   if not given:
-    raise errors.invalid("Expected an input, got none.", "prompt")
+    raise errors.invalid("Expected an input, got none.", field)
   if isinstance(given[0], int):
     given = [given]  # pyright: ignore[reportAssignmentType]
   room, inputs = service.engine.settings.room, []
   if (number := len(given) * samples) > room:  # Before any work on them.
     raise errors.invalid(
       f"Expected at most {room} inputs, samples included, got {number}.",
-      "prompt",
+      field,
     )
   for one in given:
     if isinstance(one, str):
@@ -238,7 +180,7 @@ def _inputs(
     assert isinstance(one, list)
     if not one or min(one) < 1 or max(one) >= vocabulary.vocab_size:
       raise errors.invalid(
-        f"Expected tokens from 1 to {vocabulary.vocab_size - 1}.", "prompt"
+        f"Expected tokens from 1 to {vocabulary.vocab_size - 1}.", field
       )
     end = () if one[-1] == vocabulary.eos_id else (vocabulary.eos_id,)
     inputs.append((*one, *end))
@@ -256,7 +198,7 @@ def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:
 
 
 def _choice(
-  body: Completion,
+  body: Completion | Chat,
   texts: Detokenizer,
   index: int,
   text: str,
@@ -265,20 +207,16 @@ def _choice(
   first: int = 0,
 ) -> dict[str, Any]:
   """Returns an answer, or a piece of it that starts with the token `first`."""
-  log_probs = None
-  if body.logprobs is not None and (first < len(tokens) or not body.stream):
-    log_probs = texts.log_probs(tokens, body.logprobs, first)
-  return {
-    "index": index,
-    "text": text,
-    "logprobs": log_probs,
-    "finish_reason": reason,
-  }
+  shown = {"index": index, "finish_reason": reason, "logprobs": None}
+  if body.top is not None and (first < len(tokens) or not body.stream):
+    log_probs = texts.log_probs(tokens, body.top, first)
+    shown["logprobs"] = body.log_probs(log_probs)
+  return shown | body.content(text, first)
 
 
 def _stream(
   service: Service,
-  body: Completion,
+  body: Completion | Chat,
   texts: Detokenizer,
   rows: Sequence[Generation],
   head: dict[str, Any],

@@ -75,7 +75,8 @@ def refusing(param: str | None = None) -> Iterator[None]:
   """Turns a ValueError into an ApiError that may blame a field."""
   try:
     yield
-  except TooLongError:
+  except TooLongError as error:
+    error.param = error.param or param
     raise
   except ValueError as error:
     raise invalid(str(error), param) from None

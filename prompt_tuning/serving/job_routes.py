@@ -285,6 +285,7 @@ def _job(job: Job) -> dict[str, Any]:
     "model": job.model,
     "fine_tuned_model": job.prompt if job.status == SUCCEEDED else None,
     "organization_id": "prompt_tuning",
+    "user_provided_suffix": job.prompt.removesuffix(f"-{job.id[-12:]}"),
     "result_files": [],
     "trained_tokens": None,
     "seed": seed,

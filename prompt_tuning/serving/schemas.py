@@ -11,6 +11,8 @@ import pydantic
 
 from prompt_tuning.tuning_jobs.jobs import Settings
 
+# OpenAI's default for `max_tokens` of a completion; a chat has none.
+_MAX_TOKENS = 16
 MAX_STEPS = 1_000_000
 MAX_LEARNING_RATE = 100.0
 _SUFFIX = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -58,18 +60,24 @@ class StreamOptions(Schema):
   include_usage: bool = False
 
 
-class Completion(Schema):
-  """The body of `POST /v1/completions`.
+class Generating(Schema):
+  """The fields of all requests that ask for text.
 
   An unsupported field is accepted with the value that changes nothing.
+
+  Attributes:
+    field: The name of the field that holds the input.
+    kind: The name of an answer.
+    chunk: The name of a piece of a stream.
   """
 
+  field: ClassVar[str]
+  kind: ClassVar[str]
+  chunk: ClassVar[str]
   model: Text
-  prompt: Input
   max_tokens: int | None = pydantic.Field(None, ge=1)
   temperature: float = pydantic.Field(0.0, ge=0, le=2)
   n: int = pydantic.Field(1, ge=1, le=128)
-  logprobs: int | None = pydantic.Field(None, ge=0, le=5)
   seed: int | None = None
   # OpenAI's maximum: the server looks for each after every token.
   stop: Text | Annotated[list[Text], pydantic.Field(max_length=4)] | None = None
@@ -82,9 +90,156 @@ class Completion(Schema):
   presence_penalty: Literal[0] | None = None
   frequency_penalty: Literal[0] | None = None
   logit_bias: dict[str, float] | None = pydantic.Field(None, max_length=0)
+
+
+class Completion(Generating):
+  """The body of `POST /v1/completions`."""
+
+  field = "prompt"
+  kind = chunk = "text_completion"
+  prompt: Input
+  logprobs: int | None = pydantic.Field(None, ge=0, le=5)
   best_of: Literal[1] | None = None
   echo: Literal[False] | None = None
   suffix: Literal[""] | None = None
+
+  @property
+  def given(self) -> Input:
+    """The inputs."""
+    return self.prompt
+
+  @property
+  def limit(self) -> int | None:
+    """The most tokens of an answer."""
+    return self.max_tokens or _MAX_TOKENS
+
+  @property
+  def top(self) -> int | None:
+    """Number of likeliest tokens to show; None: no log probabilities."""
+    return self.logprobs
+
+  def content(self, text: str, first: int) -> dict[str, Any]:
+    """Returns the fields that hold a text, whose first token is `first`."""
+    del first
+    return {"text": text}
+
+  def log_probs(self, found: dict[str, Any]) -> dict[str, Any]:
+    """Returns log probabilities as answers show them."""
+    return found
+
+
+class Part(Schema):
+  """A part of a message."""
+
+  type: Literal["text"]
+  text: Text
+
+
+class Message(Schema):
+  """A message of a conversation, by anyone."""
+
+  role: str
+  content: Text | list[Part] = ""
+  name: str | None = None
+
+  @property
+  def text(self) -> str:
+    """All of its text."""
+    if isinstance(self.content, str):
+      return self.content
+    return "".join(part.text for part in self.content)
+
+
+def _asking(messages: list[Message]) -> list[Message]:
+  if all(message.role != "user" for message in messages):
+    raise ValueError("expected a message of the role user")
+  return messages
+
+
+class TextFormat(Schema):
+  """The only form of answers: text."""
+
+  type: Literal["text"]
+
+
+class Chat(Generating):
+  """The body of `POST /v1/chat/completions`."""
+
+  field = "messages"
+  kind, chunk = "chat.completion", "chat.completion.chunk"
+  messages: Annotated[
+    list[Message], _FAIL_FAST, pydantic.AfterValidator(_asking)
+  ]
+  max_completion_tokens: int | None = pydantic.Field(None, ge=1)
+  logprobs: bool = False
+  top_logprobs: int | None = pydantic.Field(None, ge=0, le=5)
+  response_format: TextFormat | None = None
+  tools: list[Any] | None = pydantic.Field(None, max_length=0)
+  tool_choice: Literal["none", "auto"] | None = None
+  parallel_tool_calls: bool | None = None  # Without tools, it says nothing.
+  modalities: list[Literal["text"]] | None = None
+  store: Literal[False] | None = None
+  service_tier: Literal["auto", "default"] | None = None
+
+  @property
+  def given(self) -> Input:
+    """The user's last message; prompts are tuned on single inputs."""
+    return [x.text for x in self.messages if x.role == "user"][-1]
+
+  @property
+  def limit(self) -> int | None:
+    """The most tokens of an answer; None: the server's limit."""
+    return self.max_completion_tokens or self.max_tokens
+
+  @property
+  def top(self) -> int | None:
+    """Number of likeliest tokens to show; None: no log probabilities."""
+    return (self.top_logprobs or 0) if self.logprobs else None
+
+  def content(self, text: str, first: int) -> dict[str, Any]:
+    """Returns the fields that hold a text, whose first token is `first`."""
+    if not self.stream:
+      return {"message": {"role": "assistant", "content": text}}
+    role = {} if first else {"role": "assistant"}
+    return {"delta": {**role, "content": text}}
+
+  def log_probs(self, found: dict[str, Any]) -> dict[str, Any]:
+    """Returns log probabilities as answers show them."""
+
+    def shown(token: str, log_prob: float) -> dict[str, Any]:
+      utf8 = list(token.encode())
+      return {"token": token, "logprob": log_prob, "bytes": utf8}
+
+    top = found["top_logprobs"] or [{}] * len(found["tokens"])
+    return {
+      "content": [
+        {**shown(*own), "top_logprobs": [shown(*x) for x in likeliest.items()]}
+        for *own, likeliest in zip(
+          found["tokens"], found["token_logprobs"], top, strict=True
+        )
+      ]
+    }
+
+
+def _without_tokens(given: Any) -> Any:
+  """Refuses tokens, which clients take from OpenAI's vocabularies."""
+  first = given[0] if isinstance(given, list) and given else ""
+  if isinstance(first, int | list):
+    raise ValueError("expected texts, as the server has its own vocabulary")
+  return given
+
+
+class Embedding(Schema):
+  """The body of `POST /v1/embeddings`."""
+
+  model: Text
+  input: Annotated[
+    Text | Annotated[list[Text], _FAIL_FAST],
+    pydantic.BeforeValidator(_without_tokens),
+  ]
+  encoding_format: Literal["float", "base64"] = "float"
+  dimensions: int | None = None
+  user: str | None = None
 
 
 class Rank(Schema):

@@ -102,9 +102,15 @@ def work(
         return
       else:
         # The prompt first: a job that has succeeded has one.
-        stem = owners.stem(job.prompt, job.owner)
+        stem, step = owners.stem(job.prompt, job.owner), None
+        if (metadata := prompt.metadata) is not None:
+          step = metadata.step
+          # For people: the trainer names the pairs by their digest.
+          named = dataclasses.replace(
+            metadata, task=store.file(job.training_file).filename
+          )
+          prompt = dataclasses.replace(prompt, metadata=named)
         prompt.save(prompts / f"{stem}.safetensors")
-        step = None if prompt.metadata is None else prompt.metadata.step
         store.finish(job, jobs.SUCCEEDED, score=prompt.score, step=step)
       store.remove_run(job)
     except Exception as error:

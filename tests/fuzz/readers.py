@@ -566,6 +566,9 @@ READERS: dict[str, Reader] = {
   "upload, npy": _upload(_NUMPY),
   "upload, zip": _upload(_ZIPPED),
   "completion": _body(schemas.Completion, model="a", prompt=["b"], stop=["c"]),
+  "chat": _body(
+    schemas.Chat, model="a", messages=[{"role": "user", "content": "b"}]
+  ),
   "rank": _body(schemas.Rank, model="a", prompt=[1, 2], labels=["yes", "no"]),
   "job": _body(
     schemas.NewJob,

@@ -17,7 +17,7 @@ import tiny
 from prompt_tuning.inference.requests import Token
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import app
-from prompt_tuning.serving.completions import Detokenizer, TextStream
+from prompt_tuning.serving.detokenizing import Detokenizer, TextStream
 from prompt_tuning.tuning_jobs import jobs
 
 

@@ -1,6 +1,7 @@
 """The page in a real browser."""
 
 import contextlib
+import csv
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import requests
 import served
+import tiny
 import uvicorn
 
 from prompt_tuning import prompt_files
@@ -183,8 +185,9 @@ def test_answers_are_shown_side_by_side(shown, address):
 def test_words_and_files_of_a_prompt(shown, address, service):
   shown.open(address)
   row = shown.one("#prompt-rows tr")
-  assert row.text.startswith("prompt_1 a_task tiny 300 87.5 1")
-  words, get = row.find_elements("css selector", "button")
+  steps = 300 - tiny.BASE_STEP  # As a curve counts.
+  assert row.text.startswith(f"prompt_1 a_task {steps} 87.5 1")
+  words, get, _ = row.find_elements("css selector", "button")
   words.click()
   shown.wait(lambda: shown.focused().tag_name == "h3")
   prompt = service.store.get("prompt_1")
@@ -197,6 +200,79 @@ def test_words_and_files_of_a_prompt(shown, address, service):
   array, metadata = prompt_files.load_prompt(file)
   np.testing.assert_array_equal(array, prompt.array)
   assert metadata == prompt.metadata
+  assert shown.errors() == []
+
+
+def test_prompts_are_uploaded_filtered_and_deleted(
+  shown, address, service, tmp_path
+):
+  file = tmp_path / "own.npy"
+  file.write_bytes(served.npy(service.store.get("prompt_2").array))
+  shown.open(address)
+  shown.one("#prompt-file").send_keys(str(file))
+  shown.one("#prompt-form button").click()
+  shown.wait_for_text("#prompts-status", "own is stored")
+  assert len(service.store.get("own").array) == 2
+
+  def names(selector):
+    return [x.text.split()[0] for x in shown.all(selector) if x.text]
+
+  shown.fill(prompt_filter="OW", filter="prompt_4")
+  assert names("#prompt-rows tr") == ["own"]
+  assert names("#choices label") == ["prompt_4"]
+  shown.one("#none").click()
+  assert shown.all("#choices input:checked") == []
+  *_, delete = shown.all("#prompt-rows tr:not([hidden]) button")
+  delete.click()
+  shown.browser.switch_to.alert.accept()
+  shown.wait_for_text("#prompts-status", "own is deleted")
+  assert "own" not in [x.name for x in service.store.all()]
+  assert shown.errors() == []
+
+
+def test_a_table_of_inputs_is_answered(shown, address, tmp_path):
+  texts = ['ab "x", c', "two\nlines", "abc"]
+  file = tmp_path / "in.csv"
+  with file.open("w", newline="", encoding="utf-8-sig") as out:
+    csv.writer(out).writerows([("id", "text"), *enumerate(texts)])
+  shown.open(address)
+  shown.one("#none").click()
+  shown.one('#choices [value="prompt_1"]').click()
+  shown.fill(max_tokens="8")
+  shown.one("#try details summary").click()
+  shown.one("#table-file").send_keys(str(file))
+  shown.wait_for_text("#table-status", "3 inputs")
+  shown.one("#column").send_keys("text")
+  answers = {"labels": ["yes", "no"]}, {"max_tokens": 8}
+  for labels, body in zip(("yes, no", ""), answers, strict=True):
+    path = "/v1/rank" if labels else served.COMPLETIONS
+    body |= {"model": "prompt_1", "prompt": texts}
+    found = requests.post(f"{address}{path}", json=body).json()
+    expected = (
+      [x["labels"][0]["label"] for x in found["data"]]
+      if labels
+      else [x["text"] for x in found["choices"]]
+    )
+    shown.fill(labels=labels)
+    shown.one("#table-form button").click()
+    rows = [list(x) for x in zip("012", texts, expected, strict=True)]
+
+    wanted = [cell for row in rows for cell in row]
+    script = """
+      const cells = document.querySelectorAll("#table td");
+      return Array.from(cells, (cell) => cell.textContent);
+    """
+
+    def is_shown(wanted=wanted):
+      return shown.browser.execute_script(script) == wanted
+
+    shown.wait(is_shown)
+    saved = shown.downloads / "in-answers.csv"
+    saved.unlink(missing_ok=True)
+    shown.one("#table-save").click()
+    shown.wait(saved.exists)
+    with saved.open(newline="") as lines:
+      assert list(csv.reader(lines)) == [["id", "text", "prompt_1"], *rows]
   assert shown.errors() == []
 
 
@@ -231,7 +307,18 @@ def test_a_data_set_becomes_a_prompt(shown, address, service, tmp_path):
     numbers = [float(cell.text.replace(",", "")) for cell in cells]
     assert numbers == pytest.approx([x for xy in points for x in xy], abs=1e-4)
   prompts = "#prompt-rows tr"
-  shown.wait(lambda: any(job.prompt in row.text for row in shown.all(prompts)))
+  step = job.step - tiny.BASE_STEP
+  row = f"{job.prompt} data.jsonl {step} "
+  shown.wait(lambda: any(row in x.text for x in shown.all(prompts)))
+  shown.all("#job button")[-1].click()
+  record = shown.downloads / f"{job.id}.json"
+  shown.wait(record.exists)
+  read = json.loads(record.read_text())
+  assert read["job"]["user_provided_suffix"] == "mine"
+  assert len(read["events"]) == len(events)
+  for left in (1, 0):
+    shown.one("#files button").click()
+    shown.wait(lambda left=left: len(shown.all("#files li")) == left)
   assert any(shown.ask([job.prompt], "abxc").values())
   assert shown.errors() == []
 
@@ -272,6 +359,7 @@ def test_axe_finds_nothing(shown, address, scheme, width):
   shown.open(address)
   shown.ask(["tiny", "prompt_1"], "ab x", labels="yes, no")
   shown.show_words()
+  shown.one("#try details summary").click()
   color = shown.one("body").value_of_css_property("background-color")
   is_dark = max(map(int, re.findall(r"\d+", color)[:3])) < 100
   assert is_dark == (scheme == "dark")
@@ -285,6 +373,8 @@ def test_axe_finds_nothing(shown, address, scheme, width):
     for rule in found["violations"]
   ] == []
   assert shown.one("html").get_property("scrollWidth") <= width
+  for button in shown.all("#prompt-rows button"):
+    assert button.rect["x"] + button.rect["width"] <= width
 
 
 def test_a_key_is_asked_for(shown, service):

@@ -60,6 +60,42 @@ RANK_FIELDS = [
   ({"labels": ["a", "a"]}, "labels", "differ"),
   ({"labels": ["a" * 20, "b" * 999]}, "labels", "."),
 ]
+_TOOL = {"type": "function", "function": {"name": "f"}}
+_IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+CHAT_FIELDS = [
+  ({"messages": []}, "messages", "role user"),
+  ({"messages": [{"role": "system", "content": "a"}]}, "messages", "role user"),
+  (
+    {"messages": [{"role": "user", "content": [_IMAGE]}]},
+    "messages",
+    "messages",
+  ),
+  ({"messages": [{"role": "user", "content": "a" * 99}]}, "messages", "most"),
+  ({"tools": [_TOOL]}, "tools", "tools"),
+  ({"tool_choice": "required"}, "tool_choice", "tool_choice"),
+  (
+    {"response_format": {"type": "json_object"}},
+    "response_format.type",
+    "'text'",
+  ),
+  ({"top_p": 0.5}, "top_p", "top_p"),
+  ({"reasoning_effort": "low"}, "reasoning_effort", "reasoning_effort"),
+]
+EMBEDDING_FIELDS = [
+  ({"input": []}, "input", "an input"),
+  ({"input": [5, 6]}, "input", "its own vocabulary"),
+  ({"input": "a" * 99}, "input", "at most 24"),
+  ({"dimensions": 3}, "dimensions", f"Expected {tiny.WIDTH}"),
+]
+FIELDS = {
+  COMPLETIONS: (GOOD, COMPLETION_FIELDS),
+  RANK: (GOOD, RANK_FIELDS),
+  "/v1/chat/completions": (
+    {"model": "prompt_1", "messages": [{"role": "user", "content": "a"}]},
+    CHAT_FIELDS,
+  ),
+  "/v1/embeddings": ({"model": "prompt_1", "input": "a"}, EMBEDDING_FIELDS),
+}
 # Bodies that are not JSON objects, and a part of the message.
 BODIES = [
   (b"{", "JSON"),
@@ -109,8 +145,8 @@ def test_requests_are_refused(service):
   """By the name of the field, and without a change of the prompts."""
   headers = {"content-type": "application/json"}
   cases = [
-    ("POST", path, json.dumps(GOOD | fields), 400, message, param)
-    for path, table in ((COMPLETIONS, COMPLETION_FIELDS), (RANK, RANK_FIELDS))
+    ("POST", path, json.dumps(good | fields), 400, message, param)
+    for path, (good, table) in FIELDS.items()
     for fields, param, message in table
   ]
   cases += [("POST", COMPLETIONS, x, 400, message) for x, message in BODIES]

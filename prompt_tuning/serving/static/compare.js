@@ -1,10 +1,12 @@
 /** Try: one input, answered by several prompts side by side. */
 
 import { events, json } from "./api.js";
-import { byId, make, rounded, tell } from "./elements.js";
+import { byId, filterBy, make, rounded, tell } from "./elements.js";
+import * as table from "./table.js";
 
 let running = null; // Aborts the running requests.
 let examples = [];
+let filter = () => {};
 
 /** Connects the form. */
 export function start() {
@@ -21,26 +23,49 @@ export function start() {
   });
   byId("stop").addEventListener("click", () => running?.abort());
   byId("example").addEventListener("change", useExample);
+  filter = filterBy(byId("filter"), () => byId("choices").children);
+  byId("none").addEventListener("click", () => {
+    for (const box of chosen()) box.checked = false;
+  });
+  table.start(settings);
+}
+
+const chosen = () => [...byId("choices").querySelectorAll("input:checked")];
+
+/** Returns what the form says, but for the input. */
+function settings() {
+  return {
+    models: chosen().map((box) => box.value),
+    labels: byId("labels")
+      .value.split(",")
+      .map((label) => label.trim())
+      .filter(Boolean),
+    options: {
+      max_tokens: byId("max-tokens").valueAsNumber,
+      temperature: byId("temperature").valueAsNumber,
+    },
+  };
 }
 
 /** Lists the models, the base first; keeps the selection. */
 export function showModels(models) {
   const before = byId("choices").querySelectorAll("input");
-  const chosen = new Map([...before].map((x) => [x.value, x.checked]));
+  const wasChosen = new Map([...before].map((x) => [x.value, x.checked]));
   byId("choices").replaceChildren(
     ...models.map((model, i) =>
       make(
         "label",
-        {},
+        { "data-words": model.id },
         make("input", {
           type: "checkbox",
           value: model.id,
-          checked: chosen.get(model.id) ?? (before.length ? false : i < 3),
+          checked: wasChosen.get(model.id) ?? (before.length ? false : i < 3),
         }),
         model.parent ? model.id : `${model.id}, alone`,
       ),
     ),
   );
+  filter();
 }
 
 /** Offers example inputs for prompts, if the server has some. */
@@ -69,9 +94,9 @@ function useExample() {
 }
 
 async function answer() {
-  const boxes = byId("choices").querySelectorAll("input:checked");
+  const { models, labels, options } = settings();
   const status = byId("try-status");
-  if (!boxes.length) {
+  if (!models.length) {
     tell(status, new Error("Choose at least one model."));
     return;
   }
@@ -80,16 +105,14 @@ async function answer() {
   byId("stop").disabled = false;
   tell(status, "Answering …");
   const base = byId("choices").querySelector("input").value;
-  const cards = [...boxes].map((box) => card(box.value, box.value === base));
+  const cards = models.map((name) => card(name, name === base));
   byId("answers").replaceChildren(...cards.map((x) => x.element));
-  const labels = byId("labels")
-    .value.split(",")
-    .map((label) => label.trim())
-    .filter(Boolean);
-  const work = labels.length ? rank : generate;
+  const work = labels.length
+    ? (x) => rank(x, labels, current.signal)
+    : (x) => generate(x, options, current.signal);
   // All at once: the server batches them.
   const done = await Promise.all(
-    cards.map((x) => guarded(x, () => work(x, labels, current.signal))),
+    cards.map((x) => guarded(x, () => work(x))),
   );
   if (running !== current) return; // A newer request is running.
   byId("stop").disabled = true;
@@ -121,15 +144,14 @@ async function guarded({ note }, work) {
   }
 }
 
-async function generate({ name, output, note }, _labels, signal) {
+async function generate({ name, output, note }, options, signal) {
   const begin = performance.now();
   let first = null;
   let reason = null;
   const body = {
     model: name,
     prompt: byId("input").value,
-    max_tokens: byId("max-tokens").valueAsNumber,
-    temperature: byId("temperature").valueAsNumber,
+    ...options,
     stream: true,
   };
   for await (const event of events("/v1/completions", body, { signal })) {

@@ -1,6 +1,6 @@
 /** Curves, as SVG. */
 
-import { make, rounded } from "./elements.js";
+import { make, rounded, table } from "./elements.js";
 
 const HEIGHT = 220;
 const LEFT = 48;
@@ -19,7 +19,7 @@ export class Curve {
     this.hasBest = hasBest;
     this.points = [];
     this.drawing = make("div");
-    this.rows = make("tbody");
+    this.numbers = table(["Step", title], []);
     this.element = make(
       "figure",
       {},
@@ -29,21 +29,7 @@ export class Curve {
         "details",
         {},
         make("summary", { textContent: `${title}: the numbers` }),
-        make(
-          "table",
-          {},
-          make(
-            "thead",
-            {},
-            make(
-              "tr",
-              {},
-              make("th", { scope: "col", textContent: "Step" }),
-              make("th", { scope: "col", textContent: title }),
-            ),
-          ),
-          this.rows,
-        ),
+        this.numbers,
       ),
     );
     new ResizeObserver(() => this.draw()).observe(this.drawing);
@@ -55,16 +41,9 @@ export class Curve {
     if (this.points.some(([x]) => x === step)) return;
     this.points.push([step, value]);
     this.points.sort(([a], [b]) => a - b);
-    this.rows.replaceChildren(
-      ...this.points.map(([x, y]) =>
-        make(
-          "tr",
-          {},
-          make("td", { textContent: rounded(x) }),
-          make("td", { textContent: rounded(y, 4) }),
-        ),
-      ),
-    );
+    const rows = this.points.map(([x, y]) => [rounded(x), rounded(y, 4)]);
+    const whole = table(["Step", this.title], rows);
+    this.numbers.replaceChildren(...whole.children);
     this.draw();
   }
 

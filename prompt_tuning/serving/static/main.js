@@ -34,6 +34,7 @@ async function ready() {
 try {
   await ready();
   compare.start();
+  prompts.start(showModels);
   const base = await showModels();
   const page = await json("/v1/page");
   compare.showExamples(page.examples);

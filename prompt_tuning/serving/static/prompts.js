@@ -1,7 +1,7 @@
-/** Prompts: the origin, the nearest words and the file of each. */
+/** Prompts: the origin, the nearest words and the file of each; new ones. */
 
 import { json, request } from "./api.js";
-import { byId, make, rounded, tell } from "./elements.js";
+import { byId, filterBy, make, rounded, save, tell } from "./elements.js";
 
 const FORMATS = [
   ["safetensors", "safetensors"],
@@ -9,27 +9,61 @@ const FORMATS = [
   ["peft", "PEFT adapter, zip"],
 ];
 
-/** Shows the prompts among the models. */
-export function showModels(models) {
-  const prompts = models.filter((model) => model.parent);
-  byId("prompt-rows").replaceChildren(...prompts.map(row));
-  byId("no-prompts").hidden = prompts.length > 0;
+let refresh = () => {};
+let filter = () => {};
+
+/**
+ * Connects the forms.
+ * @param {function()} onChange Called when there is another prompt, or one less.
+ */
+export function start(onChange) {
+  refresh = onChange;
+  filter = filterBy(byId("prompt-filter"), () => byId("prompt-rows").children);
+  byId("prompt-file").addEventListener("change", () => {
+    const [file] = byId("prompt-file").files;
+    byId("prompt-name").value = file?.name.replace(/\.[^.]*$/, "") ?? "";
+  });
+  byId("prompt-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const [body] = byId("prompt-file").files;
+    change(byId("prompt-name").value, { method: "PUT", body }, "is stored");
+  });
 }
 
-function row({ id, parent, prompt }) {
+/** Changes a prompt on the server, and shows the new list. */
+async function change(name, options, done) {
+  const status = byId("prompts-status");
+  try {
+    await request(`/v1/prompts/${encodeURIComponent(name)}`, options);
+    await refresh();
+    tell(status, `${name} ${done}.`);
+  } catch (error) {
+    tell(status, error);
+  }
+}
+
+/** Shows the prompts among the models, the first of which is the base. */
+export function showModels([base, ...prompts]) {
+  byId("prompt-rows").replaceChildren(...prompts.map((x) => row(x, base)));
+  byId("no-prompts").hidden = prompts.length > 0;
+  filter();
+}
+
+function row({ id, prompt }, base) {
   const { task, step, metric, score, length } = prompt;
+  // Files count from the start of pretraining, curves from that of tuning.
+  const tuned = step == null ? "–" : rounded(step - base.step, 0);
   const scored = score == null ? "–" : rounded(score, 1);
   const title = metric ?? "";
   return make(
     "tr",
-    {},
+    { "data-words": `${id} ${task}` },
     make("th", { scope: "row", textContent: id }),
     make("td", { textContent: task ?? "unknown" }),
-    make("td", { textContent: parent, title: prompt.base_fingerprint ?? "" }),
-    make("td", { className: "number", textContent: step ?? "–" }),
+    make("td", { className: "number extra", textContent: tuned }),
     make("td", { className: "number", title, textContent: scored }),
-    make("td", { className: "number", textContent: length }),
-    make("td", { className: "buttons" }, ...controls(id)),
+    make("td", { className: "number extra", textContent: length }),
+    make("td", {}, make("div", { className: "buttons" }, ...controls(id))),
   );
 }
 
@@ -53,7 +87,17 @@ function controls(name) {
     "aria-label": `Download ${name}`,
   });
   get.addEventListener("click", () => download(name, format.value));
-  return [words, format, get];
+  const remove = make("button", {
+    type: "button",
+    textContent: "Delete",
+    "aria-label": `Delete ${name}`,
+  });
+  remove.addEventListener("click", () => {
+    if (confirm(`Delete the prompt ${name} from the server?`)) {
+      change(name, { method: "DELETE" }, "is deleted");
+    }
+  });
+  return [words, format, get, remove];
 }
 
 async function showWords(name, opener) {
@@ -130,10 +174,7 @@ async function download(name, format) {
     const path = `/v1/prompts/${encodeURIComponent(name)}?format=${format}`;
     // Not a link, which would send no key.
     const file = await (await request(path)).blob();
-    const href = URL.createObjectURL(file);
-    const suffix = format === "peft" ? "zip" : format;
-    make("a", { href, download: `${name}.${suffix}` }).click();
-    URL.revokeObjectURL(href);
+    save(file, `${name}.${format === "peft" ? "zip" : format}`);
     tell(status, `${name}: ${rounded(file.size, 0)} bytes.`);
   } catch (error) {
     tell(status, error);

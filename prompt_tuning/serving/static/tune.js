@@ -2,9 +2,10 @@
 
 import { events, json, request } from "./api.js";
 import { Curve } from "./curves.js";
-import { byId, make, tell } from "./elements.js";
+import { byId, make, rounded, save, tell } from "./elements.js";
 
 const JOBS = "/v1/fine_tuning/jobs";
+const FILES = "/v1/files";
 const OVER = ["succeeded", "failed", "cancelled"];
 // Unlike "loss", which is summed, it does not grow with the answers.
 const LOSS = "loss_per_nonpadding_target_token";
@@ -26,6 +27,7 @@ export async function start(model, onNewPrompt) {
     submit();
   });
   await listJobs();
+  await listFiles();
 }
 
 async function submit() {
@@ -53,6 +55,7 @@ async function submit() {
     });
     tell(status, "");
     await listJobs();
+    await listFiles();
     show(job.id);
   } catch (error) {
     tell(status, error);
@@ -67,8 +70,34 @@ async function upload(file) {
   const body = new FormData();
   body.append("purpose", "fine-tune");
   body.append("file", file);
-  const response = await request("/v1/files", { method: "POST", body });
+  const response = await request(FILES, { method: "POST", body });
   return (await response.json()).id;
+}
+
+async function listFiles() {
+  const files = (await json(FILES)).data;
+  byId("files").replaceChildren(...files.map(fileEntry));
+}
+
+function fileEntry({ id, filename, pairs, bytes }) {
+  const remove = make("button", {
+    type: "button",
+    textContent: "Delete",
+    "aria-label": `Delete ${filename}`,
+  });
+  remove.addEventListener("click", async () => {
+    const status = byId("tune-status");
+    try {
+      await request(`${FILES}/${id}`, { method: "DELETE" });
+      await listFiles();
+      tell(status, `${filename} is deleted.`);
+    } catch (error) {
+      tell(status, error);
+    }
+  });
+  const size = `${rounded(pairs)} examples, ${rounded(bytes / 1024, 1)} KiB`;
+  const name = make("span", { textContent: `${filename} · ${size}` });
+  return make("li", { className: "buttons" }, name, remove);
 }
 
 async function listJobs() {
@@ -79,10 +108,9 @@ async function listJobs() {
 
 function entry(job) {
   const when = new Date(1000 * job.created_at).toLocaleString();
-  const name = job.fine_tuned_model ?? job.id;
   const button = make("button", {
     type: "button",
-    textContent: `${name} · ${job.status} · ${when}`,
+    textContent: `${nameOf(job)} · ${job.status} · ${when}`,
     "aria-pressed": shown?.id === job.id,
   });
   button.addEventListener("click", () => {
@@ -92,6 +120,9 @@ function entry(job) {
   button.dataset.job = job.id;
   return make("li", {}, button);
 }
+
+/** Returns a job's prompt, or, as long as there is none, its name. */
+const nameOf = (job) => job.fine_tuned_model ?? job.user_provided_suffix;
 
 /** Shows a job, and follows it until it is over or another one is shown. */
 async function show(id) {
@@ -151,6 +182,8 @@ class JobView {
     this.progress.setAttribute("aria-label", "Finished steps");
     this.cancel = make("button", { type: "button", textContent: "Cancel" });
     this.cancel.addEventListener("click", () => this.stop());
+    this.record = make("button", { type: "button", textContent: "Record" });
+    this.record.addEventListener("click", () => this.saveRecord());
     this.loss = new Curve("Loss per token");
     this.score = new Curve("Score", true);
     this.element = make(
@@ -159,7 +192,7 @@ class JobView {
       this.title,
       this.status,
       this.progress,
-      make("p", {}, this.cancel),
+      make("p", { className: "buttons" }, this.cancel, this.record),
       make(
         "div",
         { className: "curves" },
@@ -175,7 +208,7 @@ class JobView {
 
   showJob(job) {
     this.job = job;
-    this.title.textContent = job.fine_tuned_model ?? job.id;
+    this.title.textContent = nameOf(job);
     this.cancel.hidden = this.progress.hidden = this.isOver;
     const reason = job.error ? `: ${job.error.message}` : "";
     tell(this.status, `${job.status}${reason}`);
@@ -188,6 +221,18 @@ class JobView {
     if (score != null) this.score.add(step, score);
     // Not every loss: screen readers announce each message.
     if (kind !== "train" && !this.isOver) tell(this.status, message);
+  }
+
+  /** Saves the job, with its settings and all of its events, as JSON. */
+  async saveRecord() {
+    try {
+      const job = await json(`${JOBS}/${this.id}`);
+      const { data } = await json(`${JOBS}/${this.id}/events`);
+      const text = JSON.stringify({ job, events: data.reverse() }, null, 2);
+      save(new Blob([text]), `${this.id}.json`);
+    } catch (error) {
+      tell(this.status, error);
+    }
   }
 
   async stop() {

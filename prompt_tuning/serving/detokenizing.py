@@ -1,0 +1,114 @@
+"""Tokens as the text of an answer, which stop sequences may end."""
+
+import bisect
+from collections.abc import Sequence
+import dataclasses
+import math
+from typing import Any
+
+import seqio
+
+from prompt_tuning.inference.requests import Token
+
+# Decoders write it for a character with missing bytes.
+_INCOMPLETE = "\ufffd"
+
+
+@dataclasses.dataclass(frozen=True)
+class Detokenizer:
+  """A decoder of answers, which end before the first stop sequence.
+
+  Attributes:
+    vocabulary: The vocabulary of the tokens.
+    stops: Stop sequences.
+  """
+
+  vocabulary: seqio.Vocabulary
+  stops: Sequence[str]
+
+  def whole(self, tokens: Sequence[Token]) -> tuple[str, bool]:
+    """Returns the text, and whether a stop sequence cut it."""
+    text = self.vocabulary.decode([token.id for token in tokens])
+    ends = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)
+
+  def up_to_stop(self, tokens: Sequence[Token]) -> Sequence[Token]:
+    """Returns the tokens up to the first stop, as a stream does."""
+    if not self.stops:
+      return tokens
+    length = bisect.bisect_left(
+      range(len(tokens)), True, key=lambda i: self.whole(tokens[:i])[1]
+    )
+    return tokens[:length]
+
+  def log_probs(
+    self, tokens: Sequence[Token], top: int, first: int = 0
+  ) -> dict[str, Any]:
+    """Returns log probabilities in the format of OpenAI's completions.
+
+    Args:
+      tokens: The tokens of an answer.
+      top: Number of likeliest tokens at each place.
+      first: Index of the first token to include.
+    """
+    offsets = [
+      len(self.vocabulary.decode([token.id for token in tokens[:i]]))
+      for i in range(first, len(tokens))
+    ]
+    tokens = tokens[first:]
+    pieces = [self._piece(token.id) for token in tokens]
+    return {
+      "tokens": pieces,
+      "token_logprobs": [
+        None if math.isnan(token.log_prob) else token.log_prob
+        for token in tokens
+      ],
+      "top_logprobs": [
+        {self._piece(i): value for i, value in token.top} for token in tokens
+      ]
+      if top
+      else None,
+      "text_offset": offsets,
+    }
+
+  def _piece(self, token: int) -> str:
+    """Returns the text of a single token."""
+    tokenizer = getattr(self.vocabulary, "tokenizer", None)
+    if tokenizer is not None and token < tokenizer.vocab_size():
+      return tokenizer.id_to_piece(token).replace("\u2581", " ")
+    return self.vocabulary.decode([token])
+
+
+@dataclasses.dataclass
+class TextStream:
+  """The text of tokens that arrive one by one.
+
+  Attributes:
+    texts: The decoder of its tokens.
+    tokens: The tokens so far.
+    was_cut: Whether a stop sequence ended the text.
+  """
+
+  texts: Detokenizer
+  tokens: list[Token] = dataclasses.field(default_factory=list)
+  was_cut: bool = False
+  _sent: int = 0
+
+  def add(self, token: Token) -> str:
+    """Adds a token; returns the text that has become final."""
+    self.tokens.append(token)
+    text, self.was_cut = self.texts.whole(self.tokens)
+    if not self.was_cut:
+      text = text.rstrip(_INCOMPLETE)
+      # The end may be the beginning of a stop sequence.
+      held = max(map(len, self.texts.stops), default=1) - 1
+      text = text[: max(self._sent, len(text) - held)]
+    return self._new(text)
+
+  def rest(self) -> str:
+    """Returns the text held back so far, after the last token."""
+    return self._new(self.texts.whole(self.tokens)[0])
+
+  def _new(self, text: str) -> str:
+    new, self._sent = text[self._sent :], max(self._sent, len(text))
+    return new

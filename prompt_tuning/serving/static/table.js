@@ -1,0 +1,105 @@
+/** Many inputs: a CSV file, answered by each chosen model, as a CSV file. */
+
+import { json } from "./api.js";
+import { byId, make, save, table, tell } from "./elements.js";
+
+const AT_ONCE = 16; // Inputs of a request.
+const SHOWN = 20; // Rows on the page.
+
+let rows = []; // The file, its header first.
+
+/**
+ * Connects the form.
+ * @param {function(): Object} settings Returns the chosen models, labels and
+ *     options.
+ */
+export function start(settings) {
+  byId("table-file").addEventListener("change", read);
+  byId("table-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const button = event.submitter;
+    button.disabled = true;
+    try {
+      await answerAll(settings());
+    } catch (error) {
+      tell(byId("table-status"), error);
+    } finally {
+      button.disabled = false;
+    }
+  });
+}
+
+/** Parses CSV, in which quoted cells may have commas and line breaks. */
+export function parse(text) {
+  const found = [[]];
+  const cells = /("(?:[^"]|"")*"|[^,\r\n]*)(,|\r?\n|$)/g;
+  for (const [, cell, end] of text.replace(/^\ufeff/, "").matchAll(cells)) {
+    const isQuoted = cell.startsWith('"');
+    found
+      .at(-1)
+      .push(isQuoted ? cell.slice(1, -1).replaceAll('""', '"') : cell);
+    if (!end) break;
+    if (end !== ",") found.push([]);
+  }
+  return found.filter((row) => row.length > 1 || row[0]);
+}
+
+const line = (row) =>
+  row.map((cell) => `"${cell.replaceAll('"', '""')}"`).join(",");
+
+async function read() {
+  const [file] = byId("table-file").files;
+  rows = file ? parse(await file.text()) : [];
+  const options = (rows[0] ?? []).map((name, i) =>
+    make("option", { value: i, textContent: name }),
+  );
+  byId("column").replaceChildren(...options);
+  tell(byId("table-status"), `${Math.max(0, rows.length - 1)} inputs.`);
+}
+
+async function answerAll({ models, labels, options }) {
+  if (!models.length) throw new Error("Choose at least one model.");
+  const [header, ...body] = rows;
+  const inputs = body.map((row) => row[byId("column").value] ?? "");
+  let done = 0;
+  const columns = await Promise.all(
+    models.map(async (model) => {
+      const answers = [];
+      for (let start = 0; start < inputs.length; start += AT_ONCE) {
+        const prompt = inputs.slice(start, start + AT_ONCE);
+        answers.push(...(await answersOf(model, prompt, labels, options)));
+        done += prompt.length;
+        tell(
+          byId("table-status"),
+          `${done} of ${inputs.length * models.length} answers.`,
+        );
+      }
+      return answers;
+    }),
+  );
+  const heads = [...header, ...models];
+  const all = body.map((row, i) => [
+    ...header.map((_, at) => row[at] ?? ""),
+    ...columns.map((column) => column[i]),
+  ]);
+  const shown = all.slice(0, SHOWN);
+  byId("table").replaceChildren(...table(heads, shown).children);
+  byId("table-region").hidden = false;
+  const [file] = byId("table-file").files;
+  const name = file.name.replace(/(\.csv)?$/i, "-answers.csv");
+  const button = byId("table-save");
+  button.hidden = false;
+  button.onclick = () =>
+    save(new Blob([[heads, ...all].map(line).join("\r\n")]), name);
+}
+
+/** Returns the answer to each input; of labels, the likeliest. */
+async function answersOf(model, prompt, labels, options) {
+  if (labels.length) {
+    const { data } = await json("/v1/rank", { model, prompt, labels });
+    return data.map((row) => row.labels[0].label);
+  }
+  const body = { model, prompt, ...options };
+  const { choices } = await json("/v1/completions", body);
+  return choices.map((choice) => choice.text);
+}

@@ -1,0 +1,61 @@
+"""Chats and embeddings, as OpenAI's client asks for them."""
+
+import functools
+
+import numpy as np
+import served
+
+MESSAGES = [
+  {"role": "system", "content": "You are brief."},
+  {"role": "user", "content": "another"},
+  {"role": "assistant", "content": "x"},
+  {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+]
+
+
+def test_chat_answers_the_last_message_as_a_completion_does(client):
+  same = {"model": "prompt_1", "max_tokens": 8}
+  (expected,) = client.completions.create(
+    **same, prompt="hello", logprobs=2
+  ).choices
+  chat = functools.partial(
+    client.chat.completions.create, messages=MESSAGES, **same
+  )
+  (whole,) = chat(logprobs=True, top_logprobs=2).choices
+  assert whole.message.role == "assistant"
+  assert whole.message.content == expected.text
+  assert whole.finish_reason == expected.finish_reason
+  tokens, logs = whole.logprobs.content, expected.logprobs
+  assert [x.token for x in tokens] == logs.tokens
+  assert [x.logprob for x in tokens] == logs.token_logprobs
+  tops = [{y.token: y.logprob for y in x.top_logprobs} for x in tokens]
+  assert tops == logs.top_logprobs
+  *chunks, last = chat(stream=True, stream_options={"include_usage": True})
+  assert last.usage == chat().usage
+  deltas = [chunk.choices[0].delta for chunk in chunks]
+  assert "".join(delta.content for delta in deltas) == expected.text
+  assert [x.role for x in deltas] == ["assistant"] + [None] * (len(deltas) - 1)
+  # Without a limit, the server's longest answer.
+  free = chat(max_tokens=None, max_completion_tokens=None)
+  assert free.choices[0].message.content == expected.text
+  short = chat(max_completion_tokens=2)
+  assert short.usage.completion_tokens <= 2
+
+
+def test_embedding_is_the_mean_of_the_encoded_input(client, service, prompts):
+  """Of its own tokens. The client asks for base64 unless told otherwise."""
+  texts, model = ["abc", "abxcdefg"], service.engine.model
+  for name, prompt in ((served.BASE, None), ("prompt_2", prompts[1].array)):
+    _, encoded, _ = next(model._batches(texts, prompt, 32))
+    start = 0 if prompt is None else len(prompt)
+    expected = [
+      np.asarray(row)[start : start + len(text) + 1].mean(axis=0)
+      for row, text in zip(encoded, texts, strict=True)
+    ]
+    create = functools.partial(
+      client.embeddings.create, model=name, input=texts
+    )
+    for found in (create(), create(encoding_format="float")):
+      assert found.usage.prompt_tokens == 4 + 9
+      vectors = [x.embedding for x in found.data]
+      np.testing.assert_allclose(vectors, expected, atol=1e-5)
