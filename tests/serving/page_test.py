@@ -31,6 +31,11 @@ waiting = pytest.importorskip("selenium.webdriver.support.wait")
 KEY = "a key of this test"
 EXAMPLE = "an example"
 LOSS = "loss_per_nonpadding_target_token"
+# Read at once, as the page replaces them.
+CELLS = """
+  const cells = document.querySelectorAll("#table td");
+  return Array.from(cells, (cell) => cell.textContent);
+"""
 ENTER, CONTROL, TAB = "\ue007", "\ue009", "\ue004"  # WebDriver's names.
 
 
@@ -258,15 +263,7 @@ def test_a_table_of_inputs_is_answered(shown, address, tmp_path):
     rows = [list(x) for x in zip("012", texts, expected, strict=True)]
 
     wanted = [cell for row in rows for cell in row]
-    script = """
-      const cells = document.querySelectorAll("#table td");
-      return Array.from(cells, (cell) => cell.textContent);
-    """
-
-    def is_shown(wanted=wanted):
-      return shown.browser.execute_script(script) == wanted
-
-    shown.wait(is_shown)
+    shown.wait(lambda want=wanted: shown.browser.execute_script(CELLS) == want)
     saved = shown.downloads / "in-answers.csv"
     saved.unlink(missing_ok=True)
     shown.one("#table-save").click()
