@@ -167,11 +167,6 @@ class FrozenModel:
       or os.path.basename(os.path.abspath(self._base.path))
     )
 
-  @property
-  def step(self) -> int:
-    """The step of the checkpoint, from which prompts count on."""
-    return self._base.step
-
   @functools.cached_property
   def fingerprint(self) -> str:
     """The hash that identifies the model's values."""

@@ -182,8 +182,8 @@ def _described(service: Service, prompt: TunedPrompt | None) -> dict[str, Any]:
     "owned_by": "prompt_tuning",
   }
   if prompt is None:
-    base = service.engine.model
-    return {**model, "fingerprint": base.fingerprint, "step": base.step}
+    base, step = service.engine.model, service.engine.model.in_memory.step
+    return {**model, "fingerprint": base.fingerprint, "step": step}
   details = {"length": prompt.length, "width": prompt.array.shape[1]}
   if prompt.metadata is not None:
     details |= dataclasses.asdict(prompt.metadata)
