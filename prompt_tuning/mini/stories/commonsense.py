@@ -6,22 +6,17 @@ examples share their words but not their label.
 
 from collections.abc import Sequence
 import itertools
-import pathlib
 import random
-import tomllib
 from typing import Any
 
-from prompt_tuning.mini.stories import world
+from prompt_tuning.mini.stories import facts, world
 
-_FOLDER = pathlib.Path(__file__).parent
-_CAUSES = tomllib.loads((_FOLDER / "causes.toml").read_text())
+_CAUSES = world.table("causes")
 _POSSESSIVES = {"she": "her", "he": "his"}
 # Word -> for each of its two senses, five sentences.
 SENSES: dict[str, list[list[str]]] = {
   word: [sense["sentences"] for sense in senses]
-  for word, senses in tomllib.loads(
-    (_FOLDER / "senses.toml").read_text()
-  ).items()
+  for word, senses in world.table("senses").items()
 }
 # The pairs of the first four sentences. The first is for validation and the
 # second for testing, so that every sentence is equally frequent in the train
@@ -134,34 +129,6 @@ def wic_example(
   return example
 
 
-_OPENINGS = {
-  "gender": (
-    "{a} and {b} left the {place} early because",
-    "{a} talked to {b} at the {place} because",
-    "{a} called {b} from the {place} because",
-  ),
-  "kind": (
-    "At the {place}, {a} put down the {thing} because",
-    "{a} left the {thing} at the {place} because",
-    "{a} sold the {thing} at the {place} because",
-  ),
-}
-_REASONS_OF_PEOPLE: tuple[str, ...] = (
-  "was tired",
-  "was hungry",
-  "had a headache",
-  "felt lonely",
-  "wanted to sleep",
-  "had no friends",
-)
-_REASONS_OF_THINGS = (
-  "was too heavy",
-  "was broken",
-  "was made of plastic",
-  "was covered in paint",
-)
-
-
 def wsc(rng: random.Random, split: str, level: str) -> list[world.Features]:
   """Asks for the referent of the marked pronoun.
 
@@ -173,7 +140,7 @@ def wsc(rng: random.Random, split: str, level: str) -> list[world.Features]:
   The sentences come in pairs of different referents, one with the right noun
   phrase and one with the other's.
   """
-  cast = world.draw_cast(rng, split)
+  cast, sentences = world.draw_cast(rng, split), facts.SENTENCES["wsc"]
   first = rng.choice(cast.people)
   words = {"a": first.name, "place": rng.choice(cast.places)}
   if level == "kind":
@@ -198,10 +165,10 @@ def wsc(rng: random.Random, split: str, level: str) -> list[world.Features]:
     opening = f"At the {{place}}, {motive['deed']} because"
     reasons = [motive["of_a"], motive["of_b"]]
   else:
-    opening = rng.choice(_OPENINGS[level])
-    reasons = rng.sample(_REASONS_OF_PEOPLE, 2)
+    opening = rng.choice(sentences[level])
+    reasons = rng.sample(sentences["people"], 2)
   if level == "kind":
-    reasons[1] = rng.choice(_REASONS_OF_THINGS)
+    reasons[1] = rng.choice(sentences["things"])
   opening = opening.format(**words)
 
   order = rng.sample((0, 1), 2)

@@ -17,19 +17,14 @@ class Deed:
   thing: str
   place: str
   day: str
+  kind = "deed"
 
   def words(self) -> dict[str, str]:
     """Returns the words for the blanks of a sentence about this deed."""
     a_thing = world.with_article(self.thing)
-    return {
+    words = {
       "person": self.person.name,
       "he": self.person.pronoun,
-      "base": self.action.base,
-      "past": self.action.past,
-      "participle": self.action.participle,
-      "outcome": self.action.outcome.format(
-        person=self.person.name, thing=self.thing
-      ),
       "thing": self.thing,
       "a_thing": a_thing,
       "A_thing": world.capitalized(a_thing),
@@ -37,6 +32,8 @@ class Deed:
       "place": self.place,
       "day": self.day,
     }
+    outcome = self.action["outcome"].format(**words)
+    return {**self.action, **words, "outcome": outcome}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +43,7 @@ class Kinship:
   person: world.Person
   relation: str
   other: world.Person
+  kind = "kinship"
 
   def words(self) -> dict[str, str]:
     """Returns the words for the blanks of a sentence about this relation."""
@@ -58,48 +56,16 @@ class Kinship:
 
 Fact = Deed | Kinship
 
-_DEED_SENTENCES = (
-  "{person} {past} {a_thing} at the {place} on {day}.",
-  "On {day}, {person} {past} {a_thing} at the {place}.",
-  "On {day} at the {place}, {a_thing} was {participle} by {person}.",
-  "{person} went to the {place} on {day} and {past} {a_thing}.",
-  "{A_thing} was {participle} by {person} at the {place} on {day}.",
-  "It was {person} who {past} {a_thing} at the {place} on {day}.",
-)
-_KINSHIP_SENTENCES = (
-  "{person} is the {relation} of {other}.",
-  "{person} is {other}'s {relation}.",
-  "{other} came with {person}, the {relation} of {other}.",
-)
+SENTENCES = world.table("sentences")
 
-# Level -> claims, as statements and as questions. A claim about a deed names at
-# least two parts of it, as binding requires.
-_DEED_STATEMENTS = (
-  "{person} {past} {a_thing} at the {place}.",
-  "{person} {past} {a_thing} on {day}.",
-  "On {day}, {person} {past} {a_thing} at the {place}.",
-  "{A_thing} was {participle} by {person} at the {place}.",
-  "Someone {past} {a_thing} at the {place}.",
-  "{person} was at the {place} on {day}.",
-)
-STATEMENTS = {
-  "mention": (*_DEED_STATEMENTS, "{person} is the {relation} of {other}."),
-  "outcome": ("{outcome}",),
-  "binding": _DEED_STATEMENTS,
-}
-_DEED_QUESTIONS = (
-  "did {person} {base} {a_thing} at the {place}",
-  "did {person} {base} {a_thing} on {day}",
-  "did {person} {base} {a_thing} at the {place} on {day}",
-  "was {a_thing} {participle} by {person} at the {place}",
-  "did anyone {base} {a_thing} at the {place}",
-  "was {person} at the {place} on {day}",
-)
-QUESTIONS = {
-  "mention": (*_DEED_QUESTIONS, "is {person} the {relation} of {other}"),
-  "kind": ("did {person} {base} {kind}", "did anyone {base} {kind}"),
-  "binding": _DEED_QUESTIONS,
-}
+
+def _claims(kind: str) -> dict[str, list[str]]:
+  """Returns the claims of each level."""
+  claims = SENTENCES[kind]
+  return {**claims, "mention": claims["binding"] + claims["kinship"]}
+
+
+STATEMENTS, QUESTIONS = _claims("statements"), _claims("questions")
 
 
 def _values(cast: world.Cast) -> dict[str, Sequence[Any]]:
@@ -122,9 +88,7 @@ def draw_deeds(rng: random.Random, cast: world.Cast, count: int) -> list[Deed]:
 def tell(rng: random.Random, facts: Sequence[Fact]) -> str:
   """Writes a story: a sentence for each fact, in random order."""
   sentences = [
-    rng.choice(
-      _DEED_SENTENCES if isinstance(fact, Deed) else _KINSHIP_SENTENCES
-    ).format(**fact.words())
+    rng.choice(SENTENCES["stories"][fact.kind]).format(**fact.words())
     for fact in facts
   ]
   return " ".join(rng.sample(sentences, len(sentences)))

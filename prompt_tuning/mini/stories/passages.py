@@ -61,7 +61,7 @@ def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
   speaker = facts.another(rng, cast, (first, second), "person")
   if level == "state":
     hypothesis, premises = _cb_state(rng, cast)
-    frame = rng.choice(_SPEECH)
+    frame = rng.choice(facts.SENTENCES["cb"]["speech"])
     premises = [
       frame.format(person=speaker.name, said=said) for said in premises
     ]
@@ -77,21 +77,6 @@ def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
     }
     for label, premise in enumerate(premises)
   ]
-
-
-_SPEECH = (
-  "{person} said that {said}",
-  "A: {person}, how was your day? B: Well, {said}",
-  "In a letter, {person} wrote that {said}",
-  "According to {person}, {said}",
-)
-# In the order of CB's labels: the speaker is committed to the clause that
-# follows, to its opposite, or to neither.
-_ATTITUDES = (
-  ("knew that", "was glad that", "remembered that"),
-  ("was wrong to think that", "lied that", "dreamed that"),
-  ("hoped that", "wondered if", "guessed that"),
-)
 
 
 def _cb_state(rng: random.Random, cast: world.Cast) -> tuple[str, list[str]]:
@@ -149,8 +134,9 @@ def _cb_attitude(
     for deed in (first, second)
   )
   premises = []
-  for label, attitudes in enumerate(_ATTITUDES):
-    others = [a for i, a in enumerate(_ATTITUDES) if i != label]
+  every = facts.SENTENCES["cb"]["attitudes"]
+  for attitudes in every:
+    others = [x for x in every if x is not attitudes]
     thoughts = (
       f"{rng.choice(attitudes)} {clause}",
       f"{rng.choice(rng.choice(others))} {second_clause}",
@@ -213,26 +199,6 @@ def _enumerate(nouns: list[str]) -> str:
   return ", ".join(nouns[:-1]) + " and " + nouns[-1]
 
 
-_QUERIES = {
-  "kind": (
-    "{b} met {a} in {town}.",
-    "{b} would like to see {town} with {a} again.",
-    "The police of {town} asked {b} about {a}.",
-    "{b} and {a} like to live in {town}.",
-  ),
-  "gender": (
-    "{person} said that {he} was tired and that {other_he} should drive.",
-    "{person} smiled when {he} heard what {other_he} had done.",
-    "{person} went home because {he} was hungry, but {other_he} stayed.",
-  ),
-  "binding": (
-    "{person} {past} {a_thing}.",
-    "The one who {past} {a_thing} was {person}.",
-    "The {thing} was {participle} by {person}.",
-  ),
-}
-
-
 def record(rng: random.Random, split: str, level: str) -> list[world.Features]:
   """Asks which of three names in the passage is the query's @placeholder.
 
@@ -260,7 +226,7 @@ def record(rng: random.Random, split: str, level: str) -> list[world.Features]:
       (deed.words() | {"other_he": other.person.pronoun}, deed.person.name)
       for deed, other in ((first, second), (second, first))
     ]
-  query = rng.choice(_QUERIES[level])
+  query = rng.choice(facts.SENTENCES["record"][level])
   return [
     {
       "passage": passage,
