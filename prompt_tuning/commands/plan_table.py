@@ -29,25 +29,22 @@ def run(args: argparse.Namespace) -> None:
 
   t5x.show_compilers()  # Before JAX is imported.
 
-  from prompt_tuning.experiments import plan_page, plan_table
+  from prompt_tuning.experiments import plan_page, plan_table, sheets
   from t5x.planning import targets
 
+  plan = sheets.parse(args.root / "configs/plan.toml", plan_table.Plan)
   results = args.root / "results"
-  records = {
-    kind: str(results / f"plan_{kind}.json") for kind in ("tpu", "gpu")
-  }
-  programs = plan_table.check_names(
-    "programs", args.programs, plan_table.PROGRAMS
-  )
+  records = {kind: results / f"plan_{kind}.json" for kind in ("tpu", "gpu")}
+  programs = plan_table.check_names("programs", args.programs, plan.programs)
   if args.compile:
     targets.prepare()
-    cells = plan_table.select(
+    cells = plan.select(
       args.compile,
       args.attention,
       methods=args.methods,
       sizes=args.sizes,
       topologies=args.topologies,
     )
-    plan_table.compile_cells(records[args.compile], cells, programs)
-  table = plan_table.read(list(records.values()))
-  (results / "plan.md").write_text(plan_page.page(table))
+    plan_table.compile_cells(plan, records[args.compile], cells, programs)
+  page = plan_page.page(plan, plan_table.read(*records.values()))
+  (results / "plan.md").write_text(page)

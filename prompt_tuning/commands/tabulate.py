@@ -2,7 +2,7 @@
 
   prompt-tuning tabulate [SHEET...]
 
-A SHEET is a name such as scale, full/scale, parameters, claims or
+A SHEET is a name such as scale, full/scale, parameters, claims, plan or
 interpretability, or the path of its file; by default all sheets. The tables in
 README.md and docs/ are always written.
 """

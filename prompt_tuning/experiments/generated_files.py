@@ -53,8 +53,9 @@ def make(
     for own in made.values()
     for name, content in own.items()
   }
-  if claims := files.pop(f"{TABLES}/claims.md", None):
-    files["results/claims.md"] = claims
+  for name in ("claims.md", "plan.md"):
+    if page := files.pop(f"{TABLES}/{name}", None):
+      files[f"results/{name}"] = page
   for name in _PAGES:
     if (page := root / name).exists():
       text = pages.fill(page.read_text(encoding="utf-8"), every)
@@ -130,7 +131,13 @@ def _without_runs(
 ) -> dict[str, dict[str, bytes]]:
   """Returns the files of sheets without runs: sheet -> name -> content."""
   # They import the models, which takes seconds.
-  from prompt_tuning.experiments import claims, interpretability, parameters
+  from prompt_tuning.experiments import (
+    claims,
+    interpretability,
+    parameters,
+    plan_page,
+    plan_table,
+  )
 
   made = {}
   if "interpretability" in wanted:
@@ -140,6 +147,11 @@ def _without_runs(
       raise ValueError(f"interpretability.toml: there is no {page.sheet}.toml")
     text = interpretability.page(page, every[page.sheet], configs.parent)
     made[path.stem] = {f"{path.stem}.md": text.encode()} if text else {}
+  if "plan" in wanted:
+    plan = sheets.parse(configs / "plan.toml", plan_table.Plan)
+    paths = sorted(configs.parent.glob("results/plan_*.json"))
+    page = plan_page.page(plan, plan_table.read(*paths))
+    made["plan"] = {"plan.md": page.encode()}
   if {"parameters", "claims"} & set(wanted):
     path = configs / "parameters.toml"
     sheet = sheets.parse(path, parameters.ParameterSheet)

@@ -6,64 +6,51 @@ from typing import Any
 
 import pandas as pd
 
-from prompt_tuning.experiments.plan_table import (
-  BATCH_SIZE,
-  METHODS,
-  PROGRAMS,
-  SIZES,
-  STEPS,
-  TOPOLOGIES,
-)
+from prompt_tuning.experiments.plan_table import Plan
 from prompt_tuning.experiments.text_tables import Table
 
 Record = Mapping[str, Any]
 GIB = 2**30
-# The paper's devices (appendix A), for Figure 1: eight tasks, three seeds.
-PAPERS = {
-  "small": "v2-8",
-  "base": "v2-8",
-  "large": "v3-32",
-  "xl": "v3-32",
-  "xxl": "v3-32",
-}
-RUNS_OF_A_SIZE = 24
-_SMALL = list(SIZES)[::-1]
-# TPUs come first.
-_PLACES = sorted(TOPOLOGIES, key=lambda x: (x[0] != "v", x))
 
 
-def page(records: Sequence[Record]) -> str:
+def page(plan: Plan, records: Sequence[Record]) -> str:
   """Returns the page of the records, in Markdown.
 
   Args:
+    plan: The table.
     records: As `plan_table.compile_cells` writes them.
   """
+  # TPUs come first, and small models.
+  places = sorted(plan.topologies, key=lambda x: (x[0] != "v", x))
+  sizes = [*plan.sizes][::-1]
   records = sorted(
     records,
-    key=lambda r: (_PLACES.index(r["topology"]), _SMALL.index(r["size"])),
+    key=lambda r: (places.index(r["topology"]), sizes.index(r["size"])),
   )
   frame: Any = pd.DataFrame(records).assign(
     attention=[r.get("attention", "") for r in records],
     row=list(map(_row, records)),
   )
   # A lower bound: device hours of a run of such steps.
-  frame["hours"] = frame["seconds_bound"] * STEPS / 3600 * frame["devices"]
+  seconds = frame["seconds_bound"] * plan.steps
+  frame["hours"] = seconds / 3600 * frame["devices"]
   plain = frame[frame["attention"] == ""]
   trained = plain[plain["program"] == "train"]
-  about = _ABOUT.format(
+  about = plan.about.format(
     number=len(frame),
     versions="; ".join(sorted(set(frame["versions"].map(json.dumps)))),
-    batch=BATCH_SIZE,
+    batch=plan.batch_size,
     quick=sum(r.get("is_quick", False) for r in records),
   )
-  parts = [about, *_figure_1(trained[trained["method"] == "prompt_tuning"])]
-  for method, label in METHODS.items():
+  prompts = trained[trained["method"] == "prompt_tuning"]
+  parts = [about, *_figure_1(plan, prompts)]
+  for method, label in plan.methods.items():
     own = plain[plain["method"] == method]
     if own.empty:
       continue
-    hours = _hours(trained[trained["method"] == method])
+    hours = _hours(plan, trained[trained["method"] == method])
     parts += [f"## {label}\n", hours]
-    for program, what in PROGRAMS.items():
+    for program, what in plan.programs.items():
       rows = own["row"][own["program"] == program]
       if len(rows):
         table = _program_table(list(rows))
@@ -72,54 +59,51 @@ def page(records: Sequence[Record]) -> str:
   return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def _hours(trained: pd.DataFrame) -> str:
+def _hours(plan: Plan, trained: Any) -> str:
   """Returns a table of the least hours of a run, by topology and size."""
+  sizes = [*plan.sizes][::-1]
   texts = trained["hours"].map("{:.3g}".format).where(trained["fits"], "no")
-  rows = []
-  places: Any = trained.assign(text=texts).groupby(
-    ["topology", "devices"], sort=False
+  table = trained.assign(text=texts).pivot_table(
+    "text", ["topology", "devices"], "size", "first", sort=False
   )
-  for (topology, devices), own in places:
-    found = dict(zip(own["size"], own["text"], strict=True))
-    rows.append([topology, str(devices), *(found.get(x, "") for x in _SMALL)])
+  table = table.reindex(columns=sizes).fillna("").reset_index().astype(str)
   return (
-    f"Device hours of {STEPS:,} such steps, at the least (no: does not fit; "
-    "empty: not compiled):\n\n"
-    f"{Table(['On', 'Devices', *_SMALL], rows).markdown()}"
+    f"Device hours of {plan.steps:,} such steps, at the least (no: does not "
+    "fit; empty: not compiled):\n\n"
+    f"{Table(['On', 'Devices', *sizes], table.values.tolist()).markdown()}"
   )
 
 
-def _figure_1(trained: pd.DataFrame) -> Iterator[str]:
+def _figure_1(plan: Plan, trained: Any) -> Iterator[str]:
   """Yields the lines on the hours of the prompts of the paper's Figure 1."""
+  runs = plan.runs_of_a_size
   yield (
     "## The paper's Figure 1, by these programs\n\n"
-    f"Its prompts: eight tasks, three seeds, so {RUNS_OF_A_SIZE} runs of "
-    f"{STEPS:,} steps a size, of 512 inputs, with activations computed twice: "
-    "what is asked for can take less. Evaluation is not in it. On the paper's "
-    "own devices, of which a chip has two:\n"
+    f"Its prompts: eight tasks, three seeds, so {runs} runs of "
+    f"{plan.steps:,} steps a size, of 512 inputs, with activations computed "
+    "twice: what is asked for can take less. Evaluation is not in it. On the "
+    "paper's own devices, of which a chip has two:\n"
   )
   fitting = trained[trained["fits"]]
-  own = fitting[fitting["size"].map(PAPERS.get) == fitting["topology"]]
+  own = fitting[fitting["size"].map(plan.paper.get) == fitting["topology"]]
   rows = [
     [
       *(r["size"], r["topology"], f"{r['hours'] / r['devices']:.3g}"),
       f"{r['hours']:.3g}",
-      *(f"{r['hours'] * RUNS_OF_A_SIZE / n:,.0f}" for n in (1, 2)),
+      *(f"{r['hours'] * runs / n:,.0f}" for n in (1, 2)),
     ]
     for r in own.to_dict("records")
   ]
-  if len(own) == len(PAPERS):
-    total = own["hours"].sum() * RUNS_OF_A_SIZE
+  if len(own) == len(plan.paper):
+    total = own["hours"].sum() * runs
     rows.append(["all", "", "", "", f"{total:,.0f}", f"{total / 2:,.0f}"])
   header = ["Size", "On", "Hours of a run", "Device hours of a run"]
   header += ["of all runs", "Chip hours of all runs"]
   yield Table(header, rows, left=2).markdown()
   others = []
-  for topology in _PLACES:
-    found = fitting[fitting["topology"] == topology]
-    if set(found["size"]) == set(SIZES):
-      hours = found["hours"].sum() * RUNS_OF_A_SIZE
-      devices = found["devices"].iloc[0]
+  for topology, found in fitting.groupby("topology", sort=False):
+    if set(found["size"]) == set(plan.sizes):
+      hours, devices = found["hours"].sum() * runs, found["devices"].iloc[0]
       numbers = (f"{hours:,.0f}", f"{hours / devices:,.0f}")
       others.append([topology, str(devices), *numbers])
   if others:
@@ -128,7 +112,7 @@ def _figure_1(trained: pd.DataFrame) -> Iterator[str]:
     yield Table(header, others).markdown()
 
 
-def _kernels(frame: pd.DataFrame, plain: pd.DataFrame) -> Iterator[str]:
+def _kernels(frame: Any, plain: Any) -> Iterator[str]:
   """Yields the memory of kernels of attention beside that of the plain form."""
   key = ["size", "method", "topology", "program"]
   pairs = frame[frame["attention"] != ""].merge(
@@ -136,12 +120,11 @@ def _kernels(frame: pd.DataFrame, plain: pd.DataFrame) -> Iterator[str]:
   )
   rows = [
     [
-      *(r.size_name, r.method, r.topology, f"`{r.attention}`"),
-      ", ".join(f"`{x}`" for x in r.kernels or ["?"]),
-      f"{r.temporaries / GIB:.2f}",
-      f"{r.temporaries_before / GIB:.2f}",
+      *(r["size"], r["method"], r["topology"], f"`{r['attention']}`"),
+      ", ".join(f"`{x}`" for x in r["kernels"] or ["?"]),
+      *(f"{r[x] / GIB:.2f}" for x in ("temporaries", "temporaries_before")),
     ]
-    for r in pairs.rename(columns={"size": "size_name"}).itertuples()
+    for r in pairs.to_dict("records")
   ]
   if rows:
     yield (
@@ -162,10 +145,9 @@ def _program_table(rows: Sequence[Mapping[str, str]]) -> str:
     if name not in _UNSAID or any(r[name] != _UNSAID[name] for r in rows)
   ]
   texts = ("On", "Size", "Fits", "Exchanged a step", "Attention")
-  rule = "|".join(" --- " if x in texts else " ---: " for x in names)
-  table = Table(names, [[row[name] for name in names] for row in rows])
-  head, _, *body = table.markdown().splitlines(keepends=True)
-  return "".join([head, f"|{rule}|\n", *body])
+  return Table(
+    names, [[row[x] for x in names] for row in rows], texts
+  ).markdown()
 
 
 def _row(r: Record) -> dict[str, str]:
@@ -204,36 +186,6 @@ def _row(r: Record) -> dict[str, str]:
   }
 
 
-_ABOUT = """# What fits where
-
-Generated by `prompt-tuning plan-table` from `results/plan_*.json`: {number}
-programs, compiled for devices that were not there, each by its own platform's
-compiler. **Nothing here was run.** Memory is what the compiler says. A bound is
-the greater of two: matrix products over the peak of the device, and what it has
-to read over its memory's bandwidth, both of
-`runtime/t5x/planning/targets/chips.toml`. No step of the program is faster;
-real ones are slower. That of an evaluation is of answers of all 16 tokens. What
-devices exchange is counted, not timed; "?" is where the count was wrong, and
-the program was not compiled again.
-
-**A bound is its program's, not its task's.** All of these have inputs of 512,
-and steps of training compute activations twice (`remat`). Shorter inputs, or no
-rematerialisation where that fits, take less: XL's step of prompts on an H100 at
-least 0.119 s without it, 0.167 with it (docs/accelerators.md). Evaluations take
-more where a split has longer inputs, which nothing cuts: of BoolQ's validation
-split 1,138 tokens.
-
-Batches are of {batch}, inputs of 512 and a prompt of 100, targets of 16.
-Settings follow a rule (`Cell.bindings`), not a search. As flags:
-`--gin.NUM_PARTITIONS` and `--gin.NUM_MICROBATCHES` (1: `None`) of the row and,
-for all, `--gin.PARAMETER_DTYPE="'bfloat16'"` (frozen weights),
-`--gin.network.T5Config.scan_layers=True`, `--gin.network.T5Config.remat=True`.
-TPUs' compiler made its least effort for {quick} programs, which takes half the
-time and gives the same memory but for the code's (docs/accelerators.md).
-Attention is plain where no kernel is in the program: all scores at once.
-
-Versions: {versions}.
-"""
 # Columns that are left out where they say this of all.
 _UNSAID = {
   "Temporaries": "0.00",

@@ -26,7 +26,7 @@ from prompt_tuning.experiments.cells import (
 from t5x.files import parsing
 
 # Sheets without runs.
-NO_RUNS = ("claims", "interpretability", "parameters")
+NO_RUNS = ("claims", "interpretability", "parameters", "plan")
 # The folders below `configs` that hold sheets.
 _FOLDERS = ("", "full/")
 # The axis that `Layout.after` adds, and the axis of repetitions.

@@ -1,6 +1,6 @@
 """Tables of texts, written as Markdown or LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 
 # A sign -> how LaTeX prints it.
@@ -20,16 +20,24 @@ class Table:
   Attributes:
     header: A text for each column.
     rows: As long as the header.
-    left: Number of columns aligned to the left; the others go to the right.
+    left: Number of columns aligned to the left, or their headers; the others go
+      to the right.
   """
 
   header: Sequence[str]
   rows: Sequence[Sequence[str]]
-  left: int = 1
+  left: int | Collection[str] = 1
+
+  def _aligned(self, left: str, right: str) -> list[str]:
+    """Returns a mark for each column, by its alignment."""
+    names = self.left
+    if isinstance(names, int):
+      return [left if i < names else right for i, _ in enumerate(self.header)]
+    return [left if name in names else right for name in self.header]
 
   def markdown(self) -> str:
     """Writes a table in GitHub's Markdown, with a line end."""
-    rule = ["---"] * self.left + ["---:"] * (len(self.header) - self.left)
+    rule = self._aligned("---", "---:")
     lines = [
       [text.replace("|", "\\|") for text in line]
       for line in (self.header, *self.rows)
@@ -40,9 +48,8 @@ class Table:
 
   def latex(self) -> str:
     """Writes a tabular in the style of booktabs."""
-    right = len(self.header) - self.left
     lines = [
-      f"\\begin{{tabular}}{{{'l' * self.left}{'r' * right}}}",
+      f"\\begin{{tabular}}{{{''.join(self._aligned('l', 'r'))}}}",
       "\\toprule",
       _latex_row(self.header),
       "\\midrule",

@@ -436,7 +436,7 @@ READERS: dict[str, Reader] = {
   "plans": _file(
     "x.json",
     json.dumps([{"target": "v3:4x4", "fits": True}]),
-    lambda path: plan_table.read([str(path)]),
+    plan_table.read,
   ),
   "metrics": _file(
     "metrics.jsonl",

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -18,10 +19,12 @@ import pytest
 from prompt_tuning.commands import console
 from prompt_tuning.experiments import plan_page as page
 from prompt_tuning.experiments import plan_table as table
+from prompt_tuning.experiments import sheets
 from t5x.configuration import reading, resolution
 from t5x.planning import costs, programs, search, targets
 
 ROOT = pathlib.Path(__file__).parents[2]
+PLAN = sheets.parse(ROOT / "configs/plan.toml", table.Plan)
 TINY = [
   "TASK_FEATURE_LENGTHS = {'inputs': 12, 'targets': 4}",
   "BATCH_SIZE = 4",
@@ -306,21 +309,20 @@ def test_search_compiles_at_most_some_and_names_reasons_for_others(monkeypatch):
 
 
 def test_rule_of_the_table_divides_devices_and_batches():
-  every = itertools.product(table.cells(), (1, 4, 8, 16, 32, 64), (8, 16, 80))
+  every = itertools.product(PLAN.cells(), (1, 4, 8, 16, 32, 64), (8, 16, 80))
   for cell, devices, memory in every:
-    values = dict(
-      x.split(" = ") for x in cell.bindings(devices, memory * 2**30)
-    )
+    bindings = PLAN.bindings(cell, devices, memory * 2**30)
+    values = dict(x.split(" = ") for x in bindings)
     share = int(values["partitioning.PjitPartitioner.num_partitions"])
     assert devices % share == 0
-    assert table.BATCH_SIZE % (devices // share) == 0
+    assert PLAN.batch_size % (devices // share) == 0
     parts = values["NUM_MICROBATCHES"]
-    assert parts == "None" or table.BATCH_SIZE % int(parts) == 0
+    assert parts == "None" or PLAN.batch_size % int(parts) == 0
 
 
 def test_page_is_made_of_its_records():
-  records = table.read([str(x) for x in ROOT.glob("results/plan_*.json")])
-  assert page.page(records) == (ROOT / "results/plan.md").read_text()
+  records = table.read(*ROOT.glob("results/plan_*.json"))
+  assert page.page(PLAN, records) == (ROOT / "results/plan.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -338,11 +340,13 @@ def test_errors_of_the_table(monkeypatch, capsys, tmp_path, flag, message):
 
   monkeypatch.setattr(targets, "prepare", lambda: None)
   monkeypatch.setattr(targets, "find", find)
+  (tmp_path / "configs").mkdir()
+  shutil.copy(ROOT / "configs/plan.toml", tmp_path / "configs")
   words = ["plan-table", "--compile=gpu", f"--root={tmp_path}", flag]
   assert console.main(words) == 1
   assert re.search(message, capsys.readouterr().err)
   assert not (tmp_path / "results").exists()
-  assert table.select("tpu", "flash")
+  assert PLAN.select("tpu", "flash")
 
 
 @pytest.mark.slow
