@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import tomllib
 from typing import Any
 
 import tqdm
@@ -113,129 +114,37 @@ class ReleaseTask:
     return _FILES[split] if len(self.counts) > 1 else f"{self.folder}.jsonl"
 
 
-def _counts(train: int, validation: int, test: int) -> dict[str, int]:
-  return {"train": train, "validation": validation, "test": test}
+def _schema(kind: Any, values: Mapping[str, Any]) -> Any:
+  """Returns the schema that a value of `tasks.toml` names."""
+  if isinstance(kind, dict):
+    return {name: _schema(x, values) for name, x in kind.items()}
+  if isinstance(kind, list):
+    return [_schema(kind[0], values)]
+  types = {"text": str, "number": WholeNumber, "index": int}
+  return types.get(kind) or tuple(values[kind])
 
 
-_BOOLEAN = (False, True, "False", "True")
-_LOWER_BOOLEAN = ("false", "true")
-_ENTAILMENT = ("entailment", "not_entailment")
-_COMMITMENT = ("entailment", "contradiction", "neutral")
-# TFDS tests the truth of the value, and "0" would be true.
-_CHOICE = (0, 1, False, True)
+def _read_tasks() -> Iterator[ReleaseTask]:
+  content = pathlib.Path(__file__).with_name("tasks.toml").read_text()
+  tables = tomllib.loads(content)
+  for fields in tables["tasks"]:
+    row = _schema(fields.pop("row"), tables["values"])
+    answers = tuple(fields.pop("answers", ()))
+    checks = _CHECKS.get(fields["config"], {})
+    yield ReleaseTask(**fields, row=row, answers=answers, **checks)
 
 
-def _texts(label: tuple[str | int, ...], *names: str) -> dict[str, Any]:
-  """Returns the schema of a row with these texts, an id and a label."""
-  return {**dict.fromkeys(names, str), "idx": WholeNumber, "label?": label}
-
-
-TASKS = (
-  ReleaseTask(
-    "boolq",
-    "BoolQ",
-    _counts(9_427, 3_270, 3_245),
-    _texts(_BOOLEAN, "question", "passage"),
-    _LOWER_BOOLEAN,
-  ),
-  ReleaseTask(
-    "cb",
-    "CB",
-    _counts(250, 56, 250),
-    _texts(_COMMITMENT, "premise", "hypothesis"),
-    _COMMITMENT,
-  ),
-  ReleaseTask(
-    "copa",
-    "COPA",
-    _counts(400, 100, 500),
-    {
-      **_texts(_CHOICE, "premise", "choice1", "choice2"),
-      "question": ("cause", "effect"),
-    },
-    (0, 1),
-  ),
-  ReleaseTask(
-    "multirc",
-    "MultiRC",
-    _counts(27_243, 4_848, 9_693),
-    {
-      "idx": WholeNumber,
-      "passage": {
-        "text": str,
-        "questions": [
-          {
-            "question": str,
-            "idx": WholeNumber,
-            "answers": [_texts(_CHOICE, "text")],
-          }
-        ],
-      },
-    },
-    (0, 1),
-    idx=_multirc_idx,
-  ),
-  ReleaseTask(
-    "record",
-    "ReCoRD",
-    _counts(100_730, 10_000, 10_000),
-    {
-      "idx": WholeNumber,
-      "passage": {"text": str, "entities": [{"start": int, "end": int}]},
-      "qas": [{"query": str, "idx": WholeNumber, "answers?": [{"text": str}]}],
-    },
-    idx=lambda row: [int(query["idx"]) for query in row["qas"]],
-    wrong_spans=_record_spans,
-  ),
-  ReleaseTask(
-    "rte",
-    "RTE",
-    _counts(2_490, 277, 3_000),
-    _texts(_ENTAILMENT, "premise", "hypothesis"),
-    _ENTAILMENT,
-  ),
-  ReleaseTask(
-    "wic",
-    "WiC",
-    _counts(5_428, 638, 1_400),
-    {
-      **_texts(_BOOLEAN, "word", "sentence1", "sentence2"),
-      **dict.fromkeys(("start1", "start2", "end1", "end2"), WholeNumber),
-    },
-    _LOWER_BOOLEAN,
-    wrong_spans=_wic_spans,
-  ),
-  ReleaseTask(
-    "wsc.fixed",
-    "WSC",
-    _counts(554, 104, 146),
-    {
-      **_texts(_BOOLEAN, "text"),
-      "target": {
-        "span1_text": str,
-        "span2_text": str,
-        "span1_index": int,
-        "span2_index": int,
-      },
-    },
-    ("False", "True"),
-    wrong_spans=_wsc_spans,
-  ),
-  ReleaseTask(
-    "axb",
-    "AX-b",
-    {"test": 1_104},
-    _texts(_ENTAILMENT, "sentence1", "sentence2"),
-    _ENTAILMENT,
-  ),
-  ReleaseTask(
-    "axg",
-    "AX-g",
-    {"test": 356},
-    _texts(_ENTAILMENT, "premise", "hypothesis"),
-    _ENTAILMENT,
-  ),
-)
+# Configuration -> its functions.
+_CHECKS: dict[str, dict[str, Any]] = {
+  "multirc": {"idx": _multirc_idx},
+  "record": {
+    "idx": lambda row: [int(query["idx"]) for query in row["qas"]],
+    "wrong_spans": _record_spans,
+  },
+  "wic": {"wrong_spans": _wic_spans},
+  "wsc.fixed": {"wrong_spans": _wsc_spans},
+}
+TASKS = tuple(_read_tasks())
 
 
 def check_file(task: ReleaseTask, split: str, path: pathlib.Path) -> None:
