@@ -18,7 +18,7 @@ import os
 import seqio
 
 from prompt_tuning import project_files
-from prompt_tuning.data import sources, superglue
+from prompt_tuning.data import sources, superglue, task_names
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import corpus, probes
 from prompt_tuning.mini.ladder import examples as ladder_examples
@@ -49,9 +49,7 @@ def _add_miniature(examples, prefix: str, mixture: str, names) -> None:
   )
 
 
-_add_miniature(
-  mini_examples, MINI, "mini_super_glue", superglue.metrics.SUPER_GLUE
-)
+_add_miniature(mini_examples, MINI, "mini_super_glue", task_names.SUPER_GLUE)
 _add_miniature(ladder_examples, LADDER, "ladder", _PROBED)
 
 

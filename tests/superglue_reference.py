@@ -9,4 +9,4 @@ _PATH = pathlib.Path(__file__).parent / "testdata" / "superglue_text.json"
 REFERENCE = json.loads(_PATH.read_text())
 TASKS = REFERENCE["tasks"]
 ROWS = {row.name: row for row in superglue.TASKS}
-ROWS["wsc_simple_eval"] = superglue.WSC
+ROWS["wsc_simple_eval"] = superglue.BY_NAME["wsc"]

@@ -18,23 +18,23 @@ task is also registered as `..._sentinel`, with a sentinel before the target.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
+import pathlib
+import tomllib
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
+from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.data import (
-  metrics,
   postprocessors,
   preprocessors,
   task_lookup,
+  task_names,
 )
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 
 MetricFn = Callable[..., Mapping[str, float]]
-
-_TRUE_FALSE = ("False", "True")
-_ENTAILMENT = ("entailment", "not_entailment")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,124 +80,33 @@ class SuperGlueTask:
       object.__setattr__(self, field, getattr(self, field) or usual)
 
 
-def _classification(
-  name: str,
-  fields: Mapping[str, str] | Iterable[str],
-  labels: tuple[str, ...],
-  *metric_fns: MetricFn,
+def _task(
+  preprocess: str,
+  metrics: Sequence[str],
+  postprocess: str | None = None,
+  fields: Mapping[str, str] | None = None,
+  labels: Sequence[str] = (),
   **columns: Any,
 ) -> SuperGlueTask:
-  """Makes a task with the text "field: value ..." and a label as its target."""
-  if not isinstance(fields, Mapping):
-    fields = {field: field for field in fields}
+  """Makes a task of a table of `superglue.toml`."""
+  options: dict[str, Any] = {"labels": tuple(labels)} if labels else {}
+  of_text = options | ({"fields": fields} if fields else {})
+  scored = postprocess and getattr(postprocessors, postprocess)
   return SuperGlueTask(
-    name,
-    functools.partial(
-      preprocessors.classification, fields=fields, labels=labels
-    ),
-    functools.partial(postprocessors.class_index, labels=labels),
-    (*(metric_fns or (metrics.accuracy,)), metrics.invalid),
-    labels,
-    **columns,
+    preprocess=functools.partial(getattr(preprocessors, preprocess), **of_text),
+    postprocess=scored and functools.partial(scored, **options),
+    metric_fns=tuple(getattr(metrics_lib, name) for name in metrics),
+    labels=tuple(labels),
+    **{k: tuple(x) if isinstance(x, list) else x for k, x in columns.items()},
   )
 
 
-BOOLQ = _classification(
-  "boolq", ("passage", "question"), _TRUE_FALSE, mixture_rate=9_427
+_TABLES = tomllib.loads(
+  pathlib.Path(__file__).with_name("superglue.toml").read_text()
 )
-CB = _classification(
-  "cb",
-  ("hypothesis", "premise"),
-  ("entailment", "contradiction", "neutral"),
-  metrics.mean_3class_f1,
-  metrics.accuracy,
-  mixture_rate=250,
-)
-COPA = _classification(
-  "copa",
-  ("choice1", "choice2", "premise", "question"),
-  ("choice1", "choice2"),
-  mixture_rate=400,
-)
-MULTIRC = SuperGlueTask(
-  "multirc",
-  functools.partial(preprocessors.multirc, labels=_TRUE_FALSE),
-  functools.partial(postprocessors.multirc, labels=_TRUE_FALSE),
-  (metrics.multirc, metrics.invalid),
-  _TRUE_FALSE,
-  mixture_rate=27_243,
-)
-RECORD = SuperGlueTask(
-  "record",
-  preprocessors.record,
-  postprocessors.record,
-  (metrics.record,),
-  class_words=("commonsense", "reasoning", "reading", "comprehension"),
-  mixture_rate=138_854,  # 100,730 queries, once per answer.
-)
-RTE = _classification(
-  "rte",
-  ("hypothesis", "premise"),
-  _ENTAILMENT,
-  mixture_rate=2_490,
-)
-WIC = _classification(
-  "wic",
-  ("sentence1", "sentence2", "word"),
-  _TRUE_FALSE,
-  mixture_rate=5_428,
-)
-WSC = SuperGlueTask(
-  "wsc",
-  preprocessors.wsc,
-  postprocessors.wsc,
-  (metrics.accuracy,),
-  tfds_name="super_glue/wsc.fixed:1.0.2",
-  prefix="wsc: ",
-  class_words=("commonsense", "pronoun", "resolution"),
-  mixture_rate=259,  # Of 554: those with the correct referent.
-  correct_referents_only=True,
-)
-SUPER_GLUE = (BOOLQ, CB, COPA, MULTIRC, RECORD, RTE, WIC, WSC)
-
-# The diagnostics are for a model trained on RTE. T5 does not score them. Their
-# metrics are SuperGLUE's, without AX-g's gender parity.
-AXB = _classification(
-  "axb",
-  {"hypothesis": "sentence2", "premise": "sentence1"},
-  _ENTAILMENT,
-  metrics.matthews_corrcoef,
-  prefix=RTE.prefix,
-  splits=("test",),
-)
-AXG = _classification(
-  "axg",
-  ("hypothesis", "premise"),
-  _ENTAILMENT,
-  prefix=RTE.prefix,
-  splits=("test",),
-)
-WSC_CLASSIFICATION = SuperGlueTask(
-  "wsc_classification",
-  functools.partial(preprocessors.wsc_classification, labels=_TRUE_FALSE),
-  functools.partial(postprocessors.class_index, labels=_TRUE_FALSE),
-  (metrics.accuracy, metrics.invalid),
-  _TRUE_FALSE,
-  tfds_name=WSC.tfds_name,
-  prefix=f"{WSC.name} ",
-)
-DPR = SuperGlueTask(
-  "dpr",
-  preprocessors.dpr,
-  None,
-  (metrics.accuracy,),
-  tfds_name="definite_pronoun_resolution:1.1.0",
-  prefix=WSC.prefix,
-  class_words=WSC.class_words,
-  mixture_rate=1_322,
-  splits=("train", "test"),
-)
-TASKS = (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION, DPR)
+TASKS = tuple(_task(**fields) for fields in _TABLES["tasks"])
+BY_NAME = {row.name: row for row in TASKS}
+SUPER_GLUE = tuple(BY_NAME[name] for name in task_names.SUPER_GLUE)
 
 # The registered tasks: name of the seqio task -> its row.
 ROWS: dict[str, SuperGlueTask] = {}
@@ -332,16 +241,18 @@ def prefixes_of(
   return tuple(dict.fromkeys(prefixes[mixture]))
 
 
-add_tasks(
-  "super_glue",
-  lambda row: PreparedData(row.tfds_name, row.splits),
-  (*SUPER_GLUE, AXB, AXG, WSC_CLASSIFICATION),
-)
-add_task("dpr", DPR, PreparedData(DPR.tfds_name, DPR.splits))
+for _row in TASKS:
+  add_task(
+    _row.name if _row.name == "dpr" else f"super_glue_{_row.name}",
+    _row,
+    PreparedData(_row.tfds_name, _row.splits),
+  )
 _RATES = {f"super_glue_{row.name}": row.mixture_rate for row in SUPER_GLUE}
 add_mixture("super_glue", _RATES)
 add_mixture(
   "super_glue_smallest",
   {f"super_glue_{name}": 1 for name in ("cb", "copa", "rte", "wsc")},
 )
-add_mixture("super_glue_and_dpr", {**_RATES, "dpr": DPR.mixture_rate})
+add_mixture(
+  "super_glue_and_dpr", {**_RATES, "dpr": BY_NAME["dpr"].mixture_rate}
+)

@@ -9,7 +9,7 @@ from prompt_tuning.data import metrics, superglue
 
 
 def evaluate(row, targets, predictions):
-  if row is superglue.RECORD:  # JSON has no tuples, and groups are hashed.
+  if row.name == "record":  # JSON has no tuples, and groups are hashed.
     targets = [{**x, "group": tuple(x["group"])} for x in targets]
   return {
     name: value
@@ -117,7 +117,7 @@ def test_axb_is_scored_by_matthews_correlation():
     ([0, -1, 1, 1], 100 / 3**0.5),
     ([-1, -1, -1, -1], -100.0),
   ):
-    scores = evaluate(superglue.AXB, [0, 0, 1, 1], predictions)
+    scores = evaluate(superglue.BY_NAME["axb"], [0, 0, 1, 1], predictions)
     assert scores.pop("invalid") == 25 * predictions.count(-1)
     assert scores == {"matthews_corrcoef": pytest.approx(correlation)}
 

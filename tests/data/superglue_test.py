@@ -202,9 +202,9 @@ def test_answers_become_the_reference_values(case):
 
 def test_targets_may_be_bytes_as_seqio_passes_them():
   example = {"answers": [b"Lena Orr"], "idx/passage": 1, "idx/query": 2}
-  assert superglue.RECORD.postprocess("", example, True) == {
+  assert superglue.BY_NAME["record"].postprocess("", example, True) == {
     "value": ["Lena Orr"],
     "group": (1, 2),
   }
   example = {"targets_pretokenized": b"the Lamp", "label": 1}
-  assert superglue.WSC.postprocess("old lamp", example) == 1
+  assert superglue.BY_NAME["wsc"].postprocess("old lamp", example) == 1

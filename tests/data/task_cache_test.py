@@ -23,7 +23,7 @@ def _add_task(name, splits=("train", "validation")):
   sizes = {split: SIZES[split] for split in splits}
   superglue.add_task(
     name,
-    dataclasses.replace(superglue.CB, preprocess=lambda dataset: dataset),
+    dataclasses.replace(superglue.TASKS[1], preprocess=lambda dataset: dataset),
     ExampleSource(lambda split: ROWS[: sizes[split]], sizes),
   )
   return seqio.get_mixture_or_task(name)

@@ -32,9 +32,9 @@ def _source(splits):
 
 
 for _name, _row in (
-  ("facts_cb", superglue.CB),
-  ("facts_free", superglue.RECORD),
-  ("facts_test", superglue.AXB),
+  ("facts_cb", superglue.BY_NAME["cb"]),
+  ("facts_free", superglue.BY_NAME["record"]),
+  ("facts_test", superglue.BY_NAME["axb"]),
 ):
   # Over examples that are text already.
   _row = dataclasses.replace(_row, preprocess=lambda dataset: dataset)
@@ -178,7 +178,7 @@ def _pairs(change=lambda dataset: dataset):
 
 
 def test_label_that_does_not_occur_is_listed(monkeypatch):
-  monkeypatch.setitem(superglue.ROWS, _pairs().name, superglue.CB)
+  monkeypatch.setitem(superglue.ROWS, _pairs().name, superglue.BY_NAME["cb"])
   lines = _describe(_pairs()).splitlines()
   assert "targets    100.0%  neutral  majority class" in lines
   assert "             0.0%  entailment" in lines
