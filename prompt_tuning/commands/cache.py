@@ -30,11 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  from prompt_tuning.data import task_cache
+  import seqio
+
+  from prompt_tuning.data import task_cache, task_lookup
 
   for name in args.tasks:
     provider = options.find_task(args, name)
-    for task, counts in task_cache.write_all(
-      provider, args.output_cache_dir, args.splits
-    ):
-      print(f"{task}: {counts or 'is there already'}")
+    for split in args.splits or ():
+      task_lookup.check_split(provider, split)
+    for task in seqio.get_subtasks(provider):
+      splits = [x for x in task.splits if not args.splits or x in args.splits]
+      if splits:
+        counts = task_cache.write(task, args.output_cache_dir, splits)
+        print(f"{task.name}: {counts or 'is there already'}")

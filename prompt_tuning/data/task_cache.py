@@ -4,7 +4,7 @@ It holds examples whose text has been made and tokenized, by one vocabulary.
 Runs with `USE_CACHED_TASKS=True` and `--seqio_additional_cache_dirs` read it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import json
 import os
 import pathlib
@@ -24,32 +24,6 @@ from prompt_tuning.data import vocabulary as vocabulary_lib
 _TRAIN_SHARDS = 16
 # Key in seqio's information on a split: feature -> hash of its vocabulary.
 _VOCABULARIES = "vocabularies"
-
-
-def write_all(
-  provider: seqio.Task | seqio.Mixture,
-  cache_dir: pathlib.Path,
-  splits: Sequence[str] | None = None,
-) -> Iterator[tuple[str, dict[str, int]]]:
-  """Writes the caches of a task, or of a mixture's tasks; see `write`.
-
-  Args:
-    provider: The task or mixture.
-    cache_dir: The folder where seqio expects `<task>/COMPLETED`.
-    splits: The splits to write, if a task has them; all by default.
-
-  Yields:
-    The name of a task that has such a split, and the result of `write`.
-
-  Raises:
-    ValueError: if no task has one of the splits, or as in `write`.
-  """
-  for split in splits or ():
-    task_lookup.check_split(provider, split)
-  for task in seqio.get_subtasks(provider):
-    found = [x for x in task.splits if not splits or x in splits]
-    if found:
-      yield task.name, write(task, cache_dir, found)
 
 
 def write(

@@ -191,7 +191,7 @@ def _read_config(folder: pathlib.Path) -> T5Config:
       f"There is no folder {folder} in {pathlib.Path.cwd()}. If it is the name "
       "of a model of Hugging Face's hub, download its files to a folder first."
     )
-  config = local_files.read_json(file, "a model configuration", "model_type")
+  config = parsing.json_file(file, "a model configuration", {"model_type": Any})
   if (model_type := config["model_type"]) != "t5":
     raise ValueError(f"{file}: expected model_type t5, got {model_type}.")
   activation = config.get("feed_forward_proj", "relu")

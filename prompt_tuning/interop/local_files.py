@@ -2,9 +2,6 @@
 
 import os
 import pathlib
-from typing import Any
-
-from t5x.files import parsing
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -25,17 +22,3 @@ def check_new(folder: pathlib.Path) -> None:
   """Raises ValueError unless a folder is missing or empty."""
   if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
     raise ValueError(f"Expected a new folder, got {folder}, which has content.")
-
-
-def read_json(file: pathlib.Path, what: str, key: str) -> dict[str, Any]:
-  """Reads a JSON object.
-
-  Args:
-    file: The file.
-    what: A noun for it, for messages.
-    key: A key that it must have.
-
-  Raises:
-    ValueError: if it is not an object with that key.
-  """
-  return parsing.json_file(file, what, {key: Any})

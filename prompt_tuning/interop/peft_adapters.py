@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -17,6 +18,7 @@ from prompt_tuning import project_files as whole_files
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import local_files
 from prompt_tuning.types import Array
+from t5x.files import parsing
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -141,7 +143,8 @@ def load_adapter(
   if not is_adapter(folder):
     raise ValueError(f"{folder} is not a PEFT adapter: it has no {CONFIG}.")
   path = folder / CONFIG
-  config = local_files.read_json(path, "a configuration of PEFT's", "peft_type")
+  what = "a configuration of PEFT's"
+  config = parsing.json_file(path, what, {"peft_type": Any})
   for name, expected in (
     ("peft_type", f"{_PEFT_TYPE}, a single prompt"),
     ("task_type", f"{_TASK_TYPE}, that of a T5"),

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -10,6 +11,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.interop import hub, local_files, peft_adapters
 from prompt_tuning.prompt_files import PARAMETER_PATH
 from prompt_tuning.types import Array
+from t5x.files import parsing
 
 # Ours, and that of the code released with the paper.
 PARAMETER_PATHS = (PARAMETER_PATH, f"{PARAMETER_PATH}/prompt")
@@ -145,8 +147,8 @@ def check_base_model(
     raise ValueError(
       f"{folder} is not a Hugging Face model: it has no {hugging_face.CONFIG}."
     )
-  width = local_files.read_json(
-    folder / hugging_face.CONFIG, "a configuration of a T5", "d_model"
+  width = parsing.json_file(
+    folder / hugging_face.CONFIG, "a configuration of a T5", {"d_model": Any}
   )["d_model"]
   if width != prompt.shape[-1]:
     raise ValueError(

@@ -10,6 +10,7 @@ import pytest
 import seqio
 import tiny
 
+from prompt_tuning.commands import console
 from prompt_tuning.data import superglue, task_cache, text_pairs, vocabulary
 from prompt_tuning.data.sources import ExampleSource
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
@@ -80,24 +81,22 @@ def test_a_later_call_writes_the_splits_that_are_missing(cache_dir, task):
     task_cache.write(task, cache_dir, ["dev"])
 
 
-def test_of_a_mixtures_tasks_the_splits_that_they_have(cache_dir):
+def test_of_a_mixtures_tasks_the_splits_that_they_have(cache_dir, capsys):
   splits = {"both": ["train", "validation"], "one": ["train"], "no": ["test"]}
-  names = {key: f"cached_mixed_{key}" for key in splits}
-  for key, name in names.items():
-    _add_task(name, splits=splits[key])
-  mixture = seqio.MixtureRegistry.add(
-    "cached_mixture", list(names.values()), default_rate=1
-  )
-  written = task_cache.write_all(mixture, cache_dir, ["train", "validation"])
-  assert dict(written) == {
-    names["both"]: {"train": 100, "validation": 10},
-    names["one"]: {"train": 100},
-  }
-  assert not (cache_dir / names["no"]).exists()
-  with pytest.raises(ValueError, match="cached_mixture has no split 'dev'"):
-    list(task_cache.write_all(mixture, cache_dir, ["train", "dev"]))
-  (of_one,) = task_cache.write_all(mixture, cache_dir, ["test"])
-  assert of_one == (names["no"], {"test": 10})
+  names = [_add_task(f"cached_{k}", splits=x).name for k, x in splits.items()]
+  seqio.MixtureRegistry.add("cached_mixture", names, default_rate=1)
+  words = ["cache", "--tasks=cached_mixture", "--vocabulary=ladder"]
+  words += [f"--output_cache_dir={cache_dir}"]
+  assert console.main([*words, "--splits=train,validation"]) == 0
+  assert capsys.readouterr().out.splitlines() == [
+    "cached_both: {'train': 100, 'validation': 10}",
+    "cached_one: {'train': 100}",
+  ]
+  assert not (cache_dir / "cached_no").exists()
+  assert console.main([*words, "--splits=train,dev"]) == 1
+  assert "cached_mixture has no split 'dev'" in capsys.readouterr().err
+  console.main([*words, "--splits=test"])
+  assert capsys.readouterr().out == "cached_no: {'test': 10}\n"
 
 
 def test_two_that_write_one_cache_write_it_once(cache_dir, task):
