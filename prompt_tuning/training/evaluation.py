@@ -38,28 +38,18 @@ class Evaluator(seqio.Evaluator):
     computed, outputs = super().evaluate(
       compute_metrics=compute_metrics, step=step, **kwargs
     )
-    if not compute_metrics:  # Another process computes them.
-      return computed, outputs
-    averaged = futures.Future()
-
-    def add_average(done: futures.Future) -> None:
-      try:
-        found = done.result()
-        if metrics_lib.is_super_glue(found):
-          average = metrics_lib.super_glue_average(found)
-          found = {**found, self._name: {AVERAGE: average}}
-          for logger in self.loggers:
-            logger(
-              task_name=self._name,
-              step=step,
-              metrics={AVERAGE: seqio.metrics.Scalar(average)},
-              dataset=None,
-              targets=None,
-              inferences=None,
-            )
-        averaged.set_result(found)
-      except Exception as error:
-        averaged.set_exception(error)
-
-    computed.add_done_callback(add_average)
-    return averaged, outputs
+    # None where another process computes them.
+    if metrics_lib.is_super_glue(found := computed.result() or {}):
+      average = metrics_lib.super_glue_average(found)
+      for logger in self.loggers:
+        logger(
+          task_name=self._name,
+          step=step,
+          metrics={AVERAGE: seqio.metrics.Scalar(average)},
+          dataset=None,
+          targets=None,
+          inferences=None,
+        )
+      computed = futures.Future()
+      computed.set_result({**found, self._name: {AVERAGE: average}})
+    return computed, outputs

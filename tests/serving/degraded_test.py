@@ -11,7 +11,8 @@ from unittest import mock
 import pytest
 import served
 
-from prompt_tuning.serving import folder_threads, prompt_store
+from prompt_tuning.serving import prompt_store
+from prompt_tuning.serving import service as service_lib
 from prompt_tuning.tuning_jobs import database, job_store
 from t5x.files import safe_files
 
@@ -137,7 +138,7 @@ def test_many_creates_hold_up_nobody_and_queue_nothing(
   service, store, monkeypatch
 ):
   monkeypatch.setattr(database, "_REQUEST_PATIENCE", 0.3)
-  monkeypatch.setattr(folder_threads, "_WAIT_SECONDS", 0.5)
+  monkeypatch.setattr(service_lib, "_WAIT_SECONDS", 0.5)
   file = store.add_file("data.jsonl", LINE).id
   body = {"model": served.BASE, "training_file": file}
   create, page = ("POST", JOBS, {"json": body}), ("GET", "/", {})
@@ -159,7 +160,7 @@ def test_many_creates_hold_up_nobody_and_queue_nothing(
 
 def test_folder_of_jobs_hangs(service, store, monkeypatch):
   may_end = threading.Event()
-  service.job_threads = folder_threads.FolderThreads("jobs", seconds=0.3)
+  service.job_threads = service_lib.FolderThreads("jobs", seconds=0.3)
   with monkeypatch.context() as patch:
     patch.setattr(store, "jobs", lambda: may_end.wait(60) and [])
     sent = [("GET", JOBS, {})] * 6 + [HEALTH, ("GET", "/", {})]

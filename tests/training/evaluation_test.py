@@ -157,4 +157,4 @@ def test_failure_reaches_who_waits(tmp_path, monkeypatch):
 
   monkeypatch.setattr(metrics, "is_super_glue", fail)
   with pytest.raises(ArithmeticError, match="no average"):
-    _evaluate("mini_cb", tmp_path).result()
+    _evaluate("mini_cb", tmp_path)
