@@ -43,14 +43,9 @@ class FolderThreads:
   A call whose request was refused changes nothing in a store of jobs.
   """
 
-  def __init__(self, name: str, seconds: float = _SECONDS):
-    """Starts nothing yet.
-
-    Args:
-      name: The folder's name in messages.
-      seconds: The time that a call has by default.
-    """
-    self._name, self._seconds = name, seconds
+  def __init__(self, name: str):
+    """Starts nothing yet; `name` is the folder's in messages."""
+    self._name = name
     self._pool = futures.ThreadPoolExecutor(_THREADS, name)
 
   def close(self) -> None:
@@ -65,7 +60,7 @@ class FolderThreads:
     Raises:
       TimeoutError: if it does not get a thread, or end within the seconds.
     """
-    seconds = seconds or self._seconds
+    seconds = seconds or _SECONDS
     context = contextvars.copy_context()
     context.run(database.deadline.set, time.monotonic() + seconds)
     future = self._pool.submit(context.run, call, *arguments)

@@ -160,7 +160,7 @@ def test_many_creates_hold_up_nobody_and_queue_nothing(
 
 def test_folder_of_jobs_hangs(service, store, monkeypatch):
   may_end = threading.Event()
-  service.job_threads = service_lib.FolderThreads("jobs", seconds=0.3)
+  monkeypatch.setattr(service_lib, "_SECONDS", 0.3)
   with monkeypatch.context() as patch:
     patch.setattr(store, "jobs", lambda: may_end.wait(60) and [])
     sent = [("GET", JOBS, {})] * 6 + [HEALTH, ("GET", "/", {})]

@@ -142,4 +142,6 @@ def parameters(name: str) -> dict[str, Any] | None:
   for x in node.body:
     if isinstance(x, ast.AnnAssign):
       hints[ast.unparse(x.target)] = module.evaluate(x.annotation)
+      if "init=False" in ast.unparse(x):
+        del hints[ast.unparse(x.target)]
   return hints
