@@ -1,7 +1,7 @@
 """Calls of client packages to a server, and their outcomes, as docs/serving.md
 has them.
 
-In an environment of its own, beside a running `prompt-tuning serve --demo`:
+In a separate environment, beside a running `prompt-tuning serve --demo`:
 
   pip install openai litellm langchain-openai instructor \
     llama-index-llms-openai-like llama-index-embeddings-openai-like

@@ -9,7 +9,7 @@ import re
 import shutil
 
 from docutils import nodes
-from myst_parser.sphinx_ import MystParser
+from myst_parser.parsers.sphinx_ import MystParser
 from pygments.lexers.python import PythonLexer
 from sphinx.application import Sphinx
 

@@ -18,7 +18,8 @@ changes=("$@")
 # Usage: pin FILE ARGUMENT...
 pin() {
   uv pip compile --quiet --universal --python-version=3.11 --generate-hashes \
-    --no-annotate "${changes[@]}" --output-file="$@" >/dev/null
+    --fork-strategy=fewest --no-annotate "${changes[@]}" --output-file="$@" \
+    >/dev/null
 }
 
 # Usage: pin_others FILE ARGUMENT... Leaves out what is in the files of `pinned`.

@@ -31,7 +31,8 @@ from t5x.runs import command_line, evaluation, training
 
 _RECIPE = "gin/recipes/prompt_tuning.gin"
 _DATA = "gin/tasks/files.gin"
-_SIZES = (
+# The fields of a network that a checkpoint's arrays tell.
+SIZES = (
   *("vocab_size", "emb_dim", "num_heads", "num_encoder_layers"),
   *("num_decoder_layers", "head_dim", "mlp_dim", "mlp_activations"),
   *("logits_via_embedding", "relative_attention_num_buckets"),
@@ -94,7 +95,7 @@ def make(
   values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
   if not is_ladder:
     values["VOCABULARY_FILE"] = frozen_model.vocabulary_file(model)
-  for name in _SIZES:
+  for name in SIZES:
     values[f"network.T5Config.{name}"] = getattr(config, name)
   is_task = data in [
     *seqio.TaskRegistry.names(),

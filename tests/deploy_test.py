@@ -1,0 +1,80 @@
+"""The files of deploy/: they fit their schema, each other, and the server."""
+
+import json
+import re
+
+import documented
+import kubernetes_validate
+import pytest
+import yaml
+
+from prompt_tuning.commands import console
+
+FOLDER = documented.ROOT / "deploy"
+IMAGE = (documented.ROOT / "Dockerfile").read_text()
+(SERVICE, CLAIM, SET) = MANIFESTS = list(
+  yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
+)
+POD = SET["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+COMPOSE, WITH_GPU = (
+  yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+  for name in ("compose", "compose.gpu")
+)
+
+
+def _check(command):
+  """Checks a command of the image; the server's parser refuses others."""
+  (start,) = re.findall(r"^ENTRYPOINT (\[.*?\])", IMAGE, re.S | re.M)
+  words = json.loads(start.replace("\\\n", ""))
+  args = console.parse([*words[1:], *command])
+  folders = args.checkpoint, args.prompts, args.jobs
+  assert folders == ("/model", "/prompts", "/jobs")
+  return args
+
+
+def test_manifests_fit_the_schema():
+  for document in MANIFESTS:
+    kubernetes_validate.validate(document, "1.35", strict=True)
+  CONTAINER["imagePullPolcy"] = "Always"
+  with pytest.raises(kubernetes_validate.ValidationError):
+    kubernetes_validate.validate(SET, "1.35", strict=True)
+  del CONTAINER["imagePullPolcy"]
+
+
+def test_manifests_fit_together():
+  args = _check(CONTAINER["args"])
+  assert args.keys == "/keys/keys"
+  labels = SET["spec"]["template"]["metadata"]["labels"]
+  assert SERVICE["spec"]["selector"] == labels
+  assert SET["spec"]["selector"]["matchLabels"] == labels
+  volumes = {x["name"]: x for x in POD["volumes"]}
+  claims = [x["metadata"]["name"] for x in SET["spec"]["volumeClaimTemplates"]]
+  mounts = {x["mountPath"]: x["name"] for x in CONTAINER["volumeMounts"]}
+  assert mounts.keys() == {"/model", "/keys", "/prompts", "/jobs"}
+  assert set(mounts.values()) == {*volumes, *claims}
+  claim = volumes["model"]["persistentVolumeClaim"]["claimName"]
+  assert claim == CLAIM["metadata"]["name"]
+  for name, path in (
+    ("startupProbe", "/readyz"),
+    ("readinessProbe", "/readyz"),
+    ("livenessProbe", "/healthz"),
+  ):
+    assert CONTAINER[name]["httpGet"] == {"path": path, "port": "http"}
+  # An answer that has begun, and the pause before SIGTERM.
+  assert POD["terminationGracePeriodSeconds"] > args.answer_seconds + 5
+
+
+def test_compose_files_fit_the_image():
+  server, gpu = (x["services"]["server"] for x in (COMPOSE, WITH_GPU))
+  assert (FOLDER / server["build"] / "Dockerfile").samefile(
+    documented.ROOT / "Dockerfile"
+  )
+  (default,) = re.findall(r"^CMD (\[.*\])", IMAGE, re.M)
+  for command in json.loads(default), gpu["command"]:
+    assert _check(command).keys == "/keys"
+  targets = [re.split(r":(?=/)", x)[1] for x in server["volumes"]]
+  assert targets == ["/prompts", "/jobs", "/model:ro", "/keys:ro"]
+  assert COMPOSE["volumes"].keys() == {"prompts", "jobs"}
+  for name in gpu["build"]["args"]:
+    assert re.search(rf"^ARG {name}=", IMAGE, re.M)
