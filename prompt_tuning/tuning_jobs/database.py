@@ -56,7 +56,7 @@ create table if not exists jobs ({_JOBS}, primary key (id));
 create table if not exists events ({_EVENTS});
 create index if not exists events_of_jobs on events (job, number);
 """
-# JSON has no NaN and no infinity: null stands for them.
+# JSON has no NaN and no infinity: they become null.
 sqlite3.register_adapter(
   dict, lambda x: pydantic_core.to_json(x, inf_nan_mode="null").decode()
 )
