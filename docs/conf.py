@@ -41,7 +41,10 @@ autoapi_root = "reference"
 autoapi_options = ["members", "undoc-members", "show-module-summary"]
 autoapi_add_toctree_entry = False
 autoapi_member_order = "bysource"
-suppress_warnings = ["autoapi.python_import_resolution"]
+suppress_warnings = [
+  "autoapi.python_import_resolution",
+  "ref.python",  # The name `type` is also that of several fields.
+]
 
 
 def _gin_page() -> str:

@@ -78,3 +78,14 @@ def test_compose_files_fit_the_image():
   assert COMPOSE["volumes"].keys() == {"prompts", "jobs"}
   for name in gpu["build"]["args"]:
     assert re.search(rf"^ARG {name}=", IMAGE, re.M)
+
+
+def test_settings_come_from_the_environment_too(monkeypatch):
+  for name, value in {"ROWS": "64", "HOSTS": "a,b", "DTYPE": "float32"}.items():
+    monkeypatch.setenv(f"PROMPT_TUNING_{name}", value)
+  args = _check(CONTAINER["args"])
+  assert (args.rows, args.hosts) == (64, ["a", "b"])
+  assert args.dtype == "bfloat16"  # The flag wins.
+  monkeypatch.setenv("PROMPT_TUNING_ROWS", "many")
+  with pytest.raises(SystemExit):
+    _check(CONTAINER["args"])

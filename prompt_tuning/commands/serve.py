@@ -3,10 +3,13 @@
 prompt-tuning serve --demo
 prompt-tuning serve runs/tune/flan-t5-base-reviews
 prompt-tuning serve --checkpoint=checkpoints/t5_small --prompts=prompts
+
+A variable such as PROMPT_TUNING_PORT=80 of the environment is a flag's default.
 """
 
 import argparse
 from collections.abc import Sequence
+import os
 import pathlib
 
 from prompt_tuning.commands import options
@@ -85,6 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       group.add_argument(
         f"--{name}", type=kind, default=default, metavar="N", help=about
       )
+  for name in vars(parser.parse_args([])).keys() - {"files", "option"}:
+    if value := os.environ.get(f"PROMPT_TUNING_{name.upper()}"):
+      parser.set_defaults(**{name: value})  # argparse converts texts.
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,8 +5,12 @@ The model is a random T5 in Hugging Face's format, on a hub of this machine.
 
 import io
 import json
+import signal
+import socket
+from typing import Any
 
 from absl import logging
+import documented
 import local_hub
 import numpy as np
 import pandas as pd
@@ -128,6 +132,26 @@ def test_two_commands_from_names_on_the_hub_to_answers(
   np.testing.assert_array_equal(served, prompt.array)
   record = json.loads((folder / "out" / "record.json").read_text())
   assert record["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_notebook_from_a_folder_to_a_served_prompt(folder, files, monkeypatch):
+  """docs/flan_t5_to_server.ipynb, for four steps of a random model."""
+  (folder / "flan-t5-base").mkdir()
+  for name, content in files.items():
+    (folder / "flan-t5-base" / name).write_bytes(content)
+  with socket.create_server(("127.0.0.1", 0)) as free:
+    port = str(free.getsockname()[1])
+  path = documented.ROOT / "docs" / "flan_t5_to_server.ipynb"
+  names: dict[str, Any] = {}
+  for cell in json.loads(path.read_text())["cells"]:
+    if cell["cell_type"] == "code":
+      text = "".join(cell["source"]).replace("8000", port)
+      exec(text.replace("tune(reviews,", "tune(reviews, steps=4,"), names)
+  assert names["server"].returncode == -signal.SIGTERM
+  assert len(names["curves"]["loss"]) == len(names["curves"]["score"]) == 4
+  assert names["answer"].model == "reviews"
+  assert (folder / "adapter" / "adapter_config.json").exists()
 
 
 def test_seven_lines_of_python(folder, capsys):
