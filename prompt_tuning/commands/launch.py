@@ -10,7 +10,6 @@ stop or kill the command at any time; the same command resumes it.
 
 import argparse
 from collections.abc import Sequence
-import os
 import shlex
 import sys
 from typing import Any
@@ -74,13 +73,9 @@ def run_cells(
   todo = launching.open_cells(cells, archive, args.retry_failed)
   failed = {}
   if args.dry_run:
-    try:
-      for cell in todo if shown is None else shown:
-        print(shlex.join(cell.command))
-      sys.stdout.flush()
-    except BrokenPipeError:  # Python flushes stdout once more when it exits.
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"{len(todo)} of {len(cells)} cells to run.", file=sys.stderr)
+    for cell in todo if shown is None else shown:
+      print(shlex.join(cell.command))
     return 0
   if not todo:
     print(f"All {len(cells)} cells have records.", file=sys.stderr)

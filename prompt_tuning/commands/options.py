@@ -1,14 +1,17 @@
 """Flags that several commands share, and types of their values."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import contextlib
 import math
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import prompt_tuning
+
+_Number = TypeVar("_Number", int, float)
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
@@ -116,18 +119,20 @@ def words(text: str) -> list[str]:
   return text.split(",")
 
 
-def count(text: str) -> int:
-  """Reads a number that is 0 or more."""
-  if not (text := text.strip()).isdecimal():
-    raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
-  return int(text)
+def _at_least(kind: type[_Number], least: int) -> Callable[[str], _Number]:
+  """Returns the type of a flag: a number that is finite and not too small."""
+
+  def read(text: str) -> _Number:
+    with contextlib.suppress(ValueError):
+      if least <= (number := kind(text)) < math.inf:
+        return number
+    raise argparse.ArgumentTypeError(f"expected {least} or more, got {text!r}")
+
+  return read
 
 
-def positive(text: str) -> int:
-  """Reads a number that is 1 or more."""
-  if not (number := count(text)):
-    raise argparse.ArgumentTypeError("expected 1 or more, got 0")
-  return number
+count, positive = _at_least(int, 0), _at_least(int, 1)
+seconds = _at_least(float, 0)
 
 
 def positives(text: str) -> list[int]:
@@ -140,14 +145,3 @@ def folder(text: str) -> str:
   if os.path.isfile(text):
     raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
   return text
-
-
-def seconds(text: str) -> float:
-  """Reads a time in seconds."""
-  try:
-    number = float(text)
-  except ValueError:
-    number = math.nan
-  if not 0 <= number < math.inf:
-    raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
-  return number

@@ -4,20 +4,20 @@
 HF_TOKEN, and keeps its own cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
 import functools
 import os
 import pathlib
 import re
 import tempfile
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   import numpy as np
 
   from prompt_tuning.prompt_files import PromptMetadata
 
-_T = TypeVar("_T")
 _PART = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"{_PART}/{_PART}")
 # A data set may have a folder for each of its parts.
@@ -125,38 +125,32 @@ def push(
       "PROMPT OWNER/NAME --base_model=google/flan-t5-base"
     )
 
-  def upload(api: Any) -> str:
-    import huggingface_hub
+  # It imports JAX, and a look at a path does not need it.
+  from prompt_tuning.interop import peft_adapters
 
-    # It imports JAX, and a look at a path does not need it.
-    from prompt_tuning.interop import peft_adapters
-
-    with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
-      folder = pathlib.Path(scratch, "adapter")
-      peft_adapters.save_adapter(
-        folder, prompt, metadata, base_model, repository
-      )
-      content = {path.name: path.read_bytes() for path in folder.iterdir()}
+  with (
+    _hub(f"{repository} cannot be written to") as api,
+    tempfile.TemporaryDirectory(prefix="prompt_") as scratch,
+  ):
+    folder = pathlib.Path(scratch, "adapter")
+    peft_adapters.save_adapter(folder, prompt, metadata, base_model, repository)
     made = api.create_repo(repository, private=is_private, exist_ok=True)
-    api.create_commit(
-      repository,
-      [huggingface_hub.CommitOperationAdd(*file) for file in content.items()],
-      commit_message="Add a prompt of prompt-tuning",
+    message = "Add a prompt of prompt-tuning"
+    api.upload_folder(
+      repo_id=repository, folder_path=folder, commit_message=message
     )
-    return str(made)
-
-  return _with_hub(f"{repository} cannot be written to", upload)
+  return str(made)
 
 
 def _fetch(name: str, **arguments: Any) -> str:
-  return _with_hub(
-    f"There is no {name} in {os.getcwd()}, and it cannot be fetched from",
-    lambda api: api.snapshot_download(**arguments),
-  )
+  where = f"There is no {name} in {os.getcwd()}, and it cannot be fetched from"
+  with _hub(where) as api:
+    return api.snapshot_download(**arguments)
 
 
-def _with_hub(problem: str, act: Callable[[Any], _T]) -> _T:
-  """Calls a function with the hub's interface.
+@contextlib.contextmanager
+def _hub(problem: str) -> Iterator[Any]:
+  """Yields the hub's interface.
 
   Raises:
     ValueError: if the library is missing, or for its errors, of many kinds.
@@ -171,7 +165,7 @@ def _with_hub(problem: str, act: Callable[[Any], _T]) -> _T:
   # The library reads the variable once, when it is imported.
   api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
   try:
-    return act(api)
+    yield api
   except Exception as error:
     why = " ".join(str(error).split())[:300].rstrip(".") or repr(error)
     raise ValueError(

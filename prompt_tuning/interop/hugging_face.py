@@ -11,11 +11,12 @@ import functools
 import json
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from etils import epath
 import ml_dtypes
 import numpy as np
+import pydantic
 import safetensors
 
 from prompt_tuning.interop import hub, local_files, t5_names
@@ -59,8 +60,13 @@ _SIZES = {
 _SETTINGS = {"layer_norm_epsilon": 1e-6, "relative_attention_max_distance": 128}
 # Limits of the layers of a stack, and of the rows or columns of a matrix: far
 # above those of any T5, and small enough to count with.
-_MAX_LAYERS = 1_000
-_MAX_SIZE = 10**7
+_Layers = Annotated[int, pydantic.Field(ge=1, le=1_000)]
+_Size = Annotated[int, pydantic.Field(ge=1, le=10**7)]
+_SHAPE = {
+  **{x: _Layers if x.endswith("layers") else _Size for x in _SIZES.values()},
+  "num_decoder_layers": (_Layers | None, None),  # null for "as many".
+  "relative_attention_num_buckets": (_Size, 32),
+}
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
@@ -217,22 +223,14 @@ def _read_config(folder: pathlib.Path) -> T5Config:
     if (value := config.get(name, expected)) != expected:
       raise ValueError(f"{file}: expected {name} {expected}, got {value}.")
 
-  config.setdefault("relative_attention_num_buckets", 32)
-  # Some write null for "as many".
-  if not config.get("num_decoder_layers"):
-    config["num_decoder_layers"] = config.get("num_layers")
-  sizes = {}
-  for ours, name in _SIZES.items():
-    if (size := config.get(name)) is None:
-      raise ValueError(f"{file} does not say {name!r}.")
-    most = _MAX_LAYERS if name.endswith("layers") else _MAX_SIZE
-    if type(size) is not int or not 1 <= size <= most:
-      raise ValueError(
-        f"{file}: expected {name} in [1, {most}], got {size!r:.60}."
-      )
-    sizes[ours] = size
-  with parsing.of(file, "the configuration of a T5 1.1"):
-    return T5Config(**sizes)
+  what = "the configuration of a T5 1.1"
+  given = parsing.json_file(file, what, _SHAPE)
+  config = {"relative_attention_num_buckets": 32, **given}
+  config["num_decoder_layers"] = (
+    config.get("num_decoder_layers") or config["num_layers"]
+  )
+  with parsing.of(file, what):
+    return T5Config(**{ours: config[name] for ours, name in _SIZES.items()})
 
 
 def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

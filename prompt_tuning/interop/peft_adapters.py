@@ -99,30 +99,11 @@ def _card(
         f"{metadata.step}: the mean of the metrics that match "
         f"`{metadata.metric}`, in percent."
       )
-  return f"""---
-base_model: {base_model}
-library_name: peft
-tags:
-- prompt-tuning
----
-
-# {title}
-
-A soft prompt of {length} positions for [{base_model}](https://hf.co/{base_model}),
-{length * width:,} numbers. The model itself is unchanged. {origin}
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-base = AutoModelForSeq2SeqLM.from_pretrained("{base_model}")
-model = PeftModel.from_pretrained(base, "{title}")
-tokenizer = AutoTokenizer.from_pretrained("{base_model}")
-inputs = tokenizer("...", return_tensors="pt")  # It has the attention mask.
-tokens = model.generate(**inputs, max_new_tokens=32)
-print(tokenizer.decode(tokens[0], skip_special_tokens=True))
-```
-"""
+  template = pathlib.Path(__file__).with_name("model_card.md").read_text()
+  return template.format(
+    **{"title": title, "base_model": base_model, "origin": origin},
+    **{"length": length, "numbers": length * width},
+  )
 
 
 def load_adapter(
