@@ -511,7 +511,9 @@ READERS: dict[str, Reader] = {
   "release, rows": _file(
     "val.jsonl",
     _lines(*({**_CB_ROW, "idx": i} for i in range(56))),
-    lambda path: release_rows.check_file(_CB, "validation", path),
+    lambda path: release_rows.check_lines(
+      _CB, "validation", path.read_bytes().splitlines(), str(path)
+    ),
   ),
   "TFDS's description": _made(
     _tfds, "**/dataset_info.json", _read_tfds, called="1.0.2"

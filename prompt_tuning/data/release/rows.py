@@ -12,8 +12,6 @@ import re
 import tomllib
 from typing import Any
 
-import tqdm
-
 from prompt_tuning import project_files
 
 Row = Mapping[str, Any]
@@ -28,7 +26,6 @@ _FILES = {
 # TFDS keeps numbers as int32, and reads them from strings too.
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,10}")
 _MAX_NUMBER = 2**31 - 1
-_REMEDY = "Use the file of the official release."
 # Two noun phrases of WSC's test split, with other words in between.
 _INTERRUPTED = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 
@@ -147,85 +144,83 @@ _CHECKS: dict[str, dict[str, Any]] = {
 TASKS = tuple(_read_tasks())
 
 
-def check_file(task: ReleaseTask, split: str, path: pathlib.Path) -> None:
+def check_lines(
+  task: ReleaseTask,
+  split: str,
+  lines: Iterable[bytes],
+  path: str,
+  remedy: str = "Use the file of the official release.",
+) -> None:
   """Checks every row of a file, and the number of examples.
 
   Args:
     task: The task of the file.
     split: "train", "validation" or "test".
-    path: The jsonl file.
+    lines: The lines of the jsonl file.
+    path: The file's name, for messages.
+    remedy: What to do about a wrong file.
 
   Raises:
     ValueError: at the first wrong row, with file, line, field, expected, got.
   """
   lines_by_idx: dict[Any, int] = {}
-  with path.open("rb") as file:
-    lines = tqdm.tqdm(
-      file, f"Checking {task.folder}/{path.name}", unit=" lines"
-    )
-    for number, line in enumerate(lines, 1):
-      where = f"{path}, line {number}"
-      with project_files.parsing(where, "JSON", _REMEDY):
-        row = json.loads(line.decode("utf-8"))
-      _check_value(row, task.row, where, split)
-      for field, expected, got in task.wrong_spans(row):
-        raise _error(where, field, expected, got)
-      for idx in task.idx(row):
-        if idx in lines_by_idx:
-          seen = f"{idx!r}, also on line {lines_by_idx[idx]}"
-          raise _error(where, "idx", "one that no other example has", seen)
-        lines_by_idx[idx] = number
+  for number, line in enumerate(lines, 1):
+    where = f"{path}, line {number}"
+    with project_files.parsing(where, "JSON", remedy):
+      row = json.loads(line.decode("utf-8"))
+    found = [*_wrong_values(row, task.row, split)] or [*task.wrong_spans(row)]
+    for idx in () if found else task.idx(row):
+      if idx in lines_by_idx:
+        got = f"{idx!r}, also on line {lines_by_idx[idx]}"
+        found.append(("idx", "one that no other example has", got))
+      lines_by_idx[idx] = number
+    for field, expected, got in found:
+      raise ValueError(
+        f"{where}, field {field or '(the line)'}: expected {expected}, got "
+        f"{got}. {remedy}"
+      )
   if len(lines_by_idx) != task.counts[split]:
     raise ValueError(
       f"{path}: expected {task.counts[split]} examples, got "
-      f"{len(lines_by_idx)}. Use the complete file of the official release."
+      f"{len(lines_by_idx)}. {remedy}"
     )
 
 
-def _check_value(
-  value: Any, expected: Any, where: str, split: str, field: str = ""
-) -> None:
-  """Checks a value of a row against `ReleaseTask.row`, recursively."""
+def _wrong_values(
+  value: Any, expected: Any, split: str, field: str = ""
+) -> Iterator[Problem]:
+  """Compares a value of a row with `ReleaseTask.row`, recursively."""
+  # A schema that is a dict or a list describes a value of that type.
+  kind = expected if isinstance(expected, type) else type(expected)
   if expected is WholeNumber:
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
       value = int(value)
     if type(value) is not int or abs(value) > _MAX_NUMBER:
-      raise _error(where, field, "a whole number", _shown(value))
-    return
-  if isinstance(expected, tuple):
+      yield field, "a whole number", _shown(value)
+  elif isinstance(expected, tuple):
     # By type as well: to Python, True is 1.
     if not any(value == v and type(value) is type(v) for v in expected):
-      raise _error(where, field, f"one of {expected}", repr(value))
-    return
-  # A schema that is a dict or a list describes a value of that type.
-  kind = expected if isinstance(expected, type) else type(expected)
-  if type(value) is not kind:
-    raise _error(where, field, kind.__name__, _shown(value))
-  if kind is str:
+      yield field, f"one of {expected}", repr(value)
+  elif type(value) is not kind:
+    yield field, kind.__name__, _shown(value)
+  elif kind is str:
     try:
       value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can spell half a character.
-      raise _error(where, field, "text", _shown(value)) from error
+    except UnicodeEncodeError:  # JSON can spell half a character.
+      yield field, "text", _shown(value)
   elif isinstance(expected, list):
     for i, item in enumerate(value):
-      _check_value(item, expected[0], where, split, f"{field}[{i}]")
+      yield from _wrong_values(item, expected[0], split, f"{field}[{i}]")
   elif isinstance(expected, dict):
     for name, inner in expected.items():
       hidden = name.endswith("?") and split == "test"
       name = name.rstrip("?")
       inner_field = f"{field}.{name}".lstrip(".")
       if name in value:
-        _check_value(value[name], inner, where, split, inner_field)
+        yield from _wrong_values(value[name], inner, split, inner_field)
       elif not hidden:
-        raise _error(where, inner_field, "a value", "none")
+        yield inner_field, "a value", "none"
 
 
 def _shown(value: Any) -> str:
   return f"{value!r:.60} ({type(value).__name__})"
-
-
-def _error(where: str, field: str, expected: Any, got: Any) -> ValueError:
-  return ValueError(
-    f"{where}, field {field or '(the line)'}: expected {expected}, got {got}. "
-    f"{_REMEDY}"
-  )

@@ -5,7 +5,8 @@ names, ids and labels are those of super.gluebenchmark.com.
 """
 
 import collections
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
 import json
 import pathlib
 import re
@@ -22,6 +23,7 @@ _TASKS = {task.name: task for task in release_rows.TASKS}
 # Of a file in a submission; ReCoRD's 10,000 answers are about 1 MB.
 _MAX_BYTES = 2**26
 _AGAIN = "Remove the file, and run t5x.infer again."
+_REMEDY = "Write the submission again, from the predictions."
 # As `t5x.infer` names them.
 _PREDICTIONS = re.compile(
   r"(?P<task>super_glue_\w+)-predict\.jsonl-(?P<shard>\d+)-of-(?P<shards>\d+)"
@@ -178,9 +180,12 @@ def check(path: pathlib.Path) -> list[str]:
         names.remove(task.submitted_file)
         info = archive.getinfo(task.submitted_file)
         text = zip_files.member(archive, info, _MAX_BYTES, str(path)).read()
-        problems += [
-          f"{task.submitted_file}: {x}" for x in _problems(task, text)
-        ]
+        try:
+          release_rows.check_lines(
+            _submitted(task), "test", text.splitlines(), info.filename, _REMEDY
+          )
+        except ValueError as error:
+          problems.append(str(error))
   except ValueError as error:
     return [*problems, str(error)]
   return problems + [
@@ -205,41 +210,13 @@ def _read(
         yield idx[0] if len(fields) == 1 else idx, example, text, where
 
 
-def _problems(task: ReleaseTask, text: bytes) -> Iterator[str]:
-  seen: set[Hashable] = set()
-  for number, line in enumerate(text.splitlines(), 1):
-    try:
-      with project_files.parsing(f"line {number}", "a row of it"):
-        row = json.loads(line)
-        if task.name == "multirc":
-          pairs = [
-            ((row["idx"], question["idx"], answer["idx"]), answer["label"])
-            for question in row["passage"]["questions"]
-            for answer in question["answers"]
-          ]
-        else:
-          pairs = [(row["idx"], row["label"])]
-        hash(tuple(idx for idx, _ in pairs))  # JSON may have a list there.
-    except ValueError as error:
-      yield str(error)
-      return
-    for idx, label in pairs:
-      if idx in seen:
-        yield f"line {number} has the idx {idx} a second time."
-        return
-      seen.add(idx)
-      if task.answers:
-        # By type as well: to Python, True is 1.
-        is_legal = any(
-          label == x and type(label) is type(x) for x in task.answers
-        )
-      else:
-        is_legal = isinstance(label, str)
-      if not is_legal:
-        yield (
-          f"line {number} has the label {label!r}, expected "
-          f"{f'one of {task.answers}' if task.answers else 'text'}."
-        )
-        return
-  if len(seen) != task.counts["test"]:
-    yield f"it has {len(seen)} predictions, expected {task.counts['test']}."
+def _submitted(task: ReleaseTask) -> ReleaseTask:
+  """Returns a task with the rows that the leaderboard takes."""
+  row: dict[str, Any] = {"idx": int, "label": task.answers or str}
+  if task.name == "multirc":
+    questions = [{"idx": int, "answers": [row]}]
+    row = {"idx": int, "passage": {"questions": questions}}
+    return dataclasses.replace(task, row=row)
+  return dataclasses.replace(
+    task, row=row, idx=lambda row: [row["idx"]], wrong_spans=lambda row: ()
+  )

@@ -128,7 +128,10 @@ def convert(
           f"{_path(name, data_dir)}."
         )
       for split, path in files.items():
-        release_rows.check_file(task, split, path)
+        what = f"Checking {task.folder}/{path.name}"
+        with path.open("rb") as file:
+          lines = tqdm.tqdm(file, what, unit=" lines")
+          release_rows.check_lines(task, split, lines, str(path))
       builder = _ReleaseBuilder(
         files=files, config=task.config, data_dir=staging
       )

@@ -164,19 +164,22 @@ RTE = '{"idx": 0, "label": "entailment"}'
   [
     ("CB", None, "CB.jsonl is missing."),
     ("extra", "", "extra.jsonl is not part of a submission."),
-    *(
-      (name, text, f"{name}.jsonl: line 1 is not a row of it")
-      for name, text in (
-        ("CB", '{"idx": 0}'),
-        ("CB", "no"),
-        ("CB", '{"idx": [0], "label": "neutral"}'),
-        ("MultiRC", '{"idx": 0, "label": 1}'),
-      )
+    ("CB", '{"idx": 0}', "CB.jsonl, line 1, field label: expected a value"),
+    ("CB", "no", "CB.jsonl, line 1 is not JSON"),
+    (
+      "CB",
+      '{"idx": [0], "label": "neutral"}',
+      "field idx: expected int, got [",
     ),
-    ("COPA", '{"idx": 0, "label": true}', "the label True, expected one of (0"),
-    ("ReCoRD", '{"idx": 0, "label": 3}', "has the label 3, expected text."),
-    ("RTE", f"{RTE}\n{RTE}", "RTE.jsonl: line 2 has the idx 0 a second time."),
-    ("RTE", RTE, "RTE.jsonl: it has 1 predictions, expected 3000."),
+    ("MultiRC", '{"idx": 0, "label": 1}', "line 1, field passage: expected a"),
+    (
+      "COPA",
+      '{"idx": 0, "label": true}',
+      "label: expected one of (0, 1), got T",
+    ),
+    ("ReCoRD", '{"idx": 0, "label": 3}', "field label: expected str, got 3"),
+    ("RTE", f"{RTE}\n{RTE}", "line 2, field idx: expected one that no other"),
+    ("RTE", RTE, "RTE.jsonl: expected 3000 examples, got 1."),
   ],
 )
 def test_what_the_leaderboard_would_refuse(
