@@ -32,23 +32,6 @@ from peers import report
 
 # Name of the side of `--baseline`.
 BASELINE = "baseline"
-# Losses and gradient norms: relative; tokens: share that may differ; log
-# likelihoods: nats. transformers computes bfloat16 losses in bfloat16, whose
-# neighbours at 11 nats are 1/16 apart.
-_TOLERANCES = {
-  "float32": {
-    "loss": 1e-4,
-    "gradient_norm": 2e-3,
-    "tokens": 0.01,
-    "scores": 1e-2,
-  },
-  "bfloat16": {
-    "loss": 2e-2,
-    "gradient_norm": 5e-2,
-    "tokens": 0.5,
-    "scores": 1.0,
-  },
-}
 
 
 class Side:
@@ -134,7 +117,7 @@ def agreement(
   """Compares our outcome with those of other sides.
 
   Returns:
-    Name of an outcome -> difference from the last side, as in `_TOLERANCES`.
+    Name of an outcome -> difference from the last side, as in `cases.toml`.
 
   Raises:
     ValueError: if they disagree.
@@ -149,7 +132,7 @@ def agreement(
       if name not in ("tokens", "scores"):
         difference /= np.abs(b)
       found[name] = float(difference)
-      most = _TOLERANCES[case.dtype][name]
+      most = cases_lib.TOLERANCES[case.dtype][name]
       # Not "more than": a NaN must not pass.
       if not difference <= most:
         raise ValueError(

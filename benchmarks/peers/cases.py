@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import json
 import pathlib
+import tomllib
 
 import numpy as np
 
@@ -11,16 +13,11 @@ import numpy as np
 LENGTHS = json.loads(
   pathlib.Path(__file__).parents[1].joinpath("lengths.json").read_text()
 )
-_FIELDS = ("emb_dim", "num_heads", "head_dim", "mlp_dim", "num_layers")
-SIZES = {
-  name: dict(zip(_FIELDS, sizes, strict=True))
-  for name, sizes in {
-    "tiny": (32, 4, 8, 64, 2),  # For trying the benchmark.
-    # T5 1.1's, as in gin/models/t5_1_1_*.gin.
-    "small": (512, 6, 64, 1024, 8),
-    "base": (768, 12, 64, 2048, 12),
-  }.items()
-}
+_TABLES = tomllib.loads(
+  pathlib.Path(__file__).with_name("cases.toml").read_text()
+)
+SIZES: dict[str, dict[str, int]] = _TABLES["sizes"]
+TOLERANCES: dict[str, dict[str, float]] = _TABLES["tolerances"]
 VOCAB_SIZE = 32128
 PROMPTS = 8
 # Token ids of three answers to rank.
@@ -104,28 +101,9 @@ def padded(rows: Sequence[np.ndarray], length: int | None = None) -> np.ndarray:
 
 def all_cases() -> dict[str, Case]:
   """Returns every case by name, grouped as the table is."""
-  answers = {"targets": 8, "prompt": 20}
-  tiny = {"targets": 4, "prompt": 8}
-  cases = [
-    *(
-      Case("step", size, dtype, batch, inputs)
-      for size in ("small", "base")
-      for dtype in ("bfloat16", "float32")
-      for batch in (8, 32)
-      for inputs in (128, 512)
-    ),
-    *(
-      Case("step", "small", "bfloat16", 32, MOST_INPUTS, task)
-      for task in LENGTHS
-    ),
-    *(
-      Case(work, "small", dtype, 16, 192, **answers)
-      for dtype in ("bfloat16", "float32")
-      for work in ("greedy", "rank", "prompts")
-    ),
-    Case("step", "tiny", "float32", 4, 24, **tiny),
-    Case("greedy", "tiny", "float32", 4, 24, **tiny),
-    Case("rank", "tiny", "float32", 4, 24, targets=8, prompt=8),
-    Case("prompts", "tiny", "float32", 8, 24, **tiny),
-  ]
+  cases = []
+  for grid in _TABLES["grids"]:
+    axes = grid | ({"task": list(LENGTHS)} if "task" in grid else {})
+    for values in itertools.product(*axes.values()):
+      cases.append(Case(**dict(zip(axes, values, strict=True))))
   return {case.name: case for case in cases}

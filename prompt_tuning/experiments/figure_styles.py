@@ -79,7 +79,9 @@ def styles(methods: Mapping[str, str]) -> dict[str, Style]:
   """
   families: dict[str, list[str]] = {}
   for name, method in methods.items():
-    families.setdefault(_family(method), []).append(name)
+    known = [x for x in _METHODS if method.startswith(x)]
+    family = max(known, key=len, default=method)
+    families.setdefault(family, []).append(name)
   unknown = [family for family in families if family not in _METHODS]
   spare = {x: _SPARE[i % len(_SPARE)] for i, x in enumerate(unknown)}
   found: dict[str, Style] = {}
@@ -108,9 +110,3 @@ def styles(methods: Mapping[str, str]) -> dict[str, Style]:
         _LINES[(i + has_own) % len(_LINES)],
       )
   return {name: found[name] for name in methods}
-
-
-def _family(method: str) -> str:
-  """Returns the known method that a name starts with, or the name."""
-  known = [x for x in _METHODS if method.startswith(x)]
-  return max(known, key=len, default=method)
