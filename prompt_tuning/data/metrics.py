@@ -16,18 +16,19 @@ import numpy as np
 from prompt_tuning.data.postprocessors import INVALID
 from prompt_tuning.data.task_names import SUPER_GLUE
 
+# Results of `postprocessors`: class indices, texts, or dictionaries.
+Values = Sequence[Any]
+Scores = dict[str, float]
+ScoresByTask = Mapping[str, Mapping[str, float]]
 
-def accuracy(
-  targets: Sequence[Any], predictions: Sequence[Any]
-) -> dict[str, float]:
+
+def accuracy(targets: Values, predictions: Values) -> Scores:
   _check_labelled(targets)
   right = [x == y for x, y in zip(targets, predictions, strict=True)]
   return {"accuracy": 100 * float(np.mean(right))}
 
 
-def matthews_corrcoef(
-  targets: Sequence[int], predictions: Sequence[int]
-) -> dict[str, float]:
+def matthews_corrcoef(targets: Values, predictions: Values) -> Scores:
   """Computes AX-b's correlation of two classes, in [-100, 100].
 
   It is 0 if all predictions are the same class.
@@ -41,25 +42,19 @@ def matthews_corrcoef(
   return {"matthews_corrcoef": 100 * float(correlation)}
 
 
-def mean_3class_f1(
-  targets: Sequence[int], predictions: Sequence[int]
-) -> dict[str, float]:
+def mean_3class_f1(targets: Values, predictions: Values) -> Scores:
   """Computes CommitmentBank's F1: the mean over its three classes."""
   f1 = _f1(targets, predictions, labels=range(3), average="macro")
   return {"mean_3class_f1": f1}
 
 
-def macro_f1(
-  targets: Sequence[int], predictions: Sequence[int]
-) -> dict[str, float]:
+def macro_f1(targets: Values, predictions: Values) -> Scores:
   """Computes the mean F1 of the classes that occur as targets."""
   labels = sorted(set(targets))
   return {"macro_f1": _f1(targets, predictions, labels=labels, average="macro")}
 
 
-def _f1(
-  targets: Sequence[int], predictions: Sequence[int], **options: Any
-) -> float:
+def _f1(targets: Values, predictions: Values, **options: Any) -> float:
   # Importing it takes a second, which would delay a run's first step.
   import sklearn.metrics
 
@@ -72,9 +67,7 @@ def _f1(
   )
 
 
-def invalid(
-  targets: Sequence[Any], predictions: Sequence[Any]
-) -> dict[str, float]:
+def invalid(targets: Values, predictions: Values) -> Scores:
   """Measures the share of predictions that are not a legal answer.
 
   They count as wrong in the other metrics too.
@@ -84,9 +77,7 @@ def invalid(
   return {"invalid": 100 * float(np.mean(wrong))}
 
 
-def multirc(
-  targets: Sequence[Mapping[str, int]], predictions: Sequence[Mapping[str, int]]
-) -> dict[str, float]:
+def multirc(targets: Values, predictions: Values) -> Scores:
   """Computes F1 over all answers, and the share of fully right questions."""
   _check_labelled(targets)
   right = [_value(target) for target in targets]
@@ -99,9 +90,7 @@ def multirc(
   return {"f1": f1, "exact_match": 100 * float(exact_match)}
 
 
-def record(
-  targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
+def record(targets: Values, predictions: Values) -> Scores:
   """Computes SQuAD's exact match and F1, each the best over a query's answers.
 
   A query with several answers has several examples; the first one counts.
@@ -118,27 +107,21 @@ def record(
   return {"em": 100 * float(exact_match), "f1": 100 * float(f1)}
 
 
-def squad(
-  targets: Sequence[str], predictions: Sequence[str]
-) -> dict[str, float]:
+def squad(targets: Values, predictions: Values) -> Scores:
   """Computes SQuAD's exact match and F1 of texts with one right answer each.
 
   Unlike in SQuAD, an answer may consist of articles and punctuation: "A".
   """
   _check_labelled(targets)
   scores = [
-    _squad(
-      answer, prediction, lambda x: normalize_squad(x) or x.lower().strip()
-    )
-    for answer, prediction in zip(targets, predictions, strict=True)
+    _squad(*pair, lambda x: normalize_squad(x) or x.lower().strip())
+    for pair in zip(targets, predictions, strict=True)
   ]
   exact_match, f1 = np.mean(scores, axis=0).tolist()
   return {"em": 100 * exact_match, "f1": 100 * f1}
 
 
-def score(
-  metrics_by_task: Mapping[str, Mapping[str, float]], pattern: str
-) -> float | None:
+def score(metrics_by_task: ScoresByTask, pattern: str) -> float | None:
   """Reduces an evaluation to the number by which prompts are compared.
 
   As `t5x.metrics.monitored` in runtime/, which Google's T5X does not have.
@@ -151,17 +134,11 @@ def score(
     The mean over tasks of the mean over matching metrics (section 3 of the
     paper), or None if nothing matches.
   """
-  means = [
-    statistics.fmean(values)
+  found = (
+    [x for k, x in metrics.items() if re.fullmatch(pattern, f"{task}/{k}")]
     for task, metrics in metrics_by_task.items()
-    if (
-      values := [
-        value
-        for name, value in metrics.items()
-        if re.fullmatch(pattern, f"{task}/{name}")
-      ]
-    )
-  ]
+  )
+  means = [statistics.fmean(values) for values in found if values]
   return statistics.fmean(means) if means else None
 
 
@@ -171,9 +148,7 @@ def is_super_glue(tasks: Iterable[str]) -> bool:
   return sorted(names) == sorted(SUPER_GLUE)
 
 
-def super_glue_average(
-  metrics_by_task: Mapping[str, Mapping[str, float]],
-) -> float:
+def super_glue_average(metrics_by_task: ScoresByTask) -> float:
   """Computes the SuperGLUE score: the mean over the tasks of their means.
 
   Args:
@@ -231,9 +206,7 @@ def _value(result: Any) -> Any:
   return result["value"] if isinstance(result, Mapping) else result
 
 
-def _of_two_classes(
-  targets: Sequence[int], predictions: Sequence[int]
-) -> list[int]:
+def _of_two_classes(targets: Values, predictions: Values) -> list[int]:
   """Predictions of 0 and 1: an invalid one becomes the wrong one of them."""
   return [
     1 - target if prediction == INVALID else prediction
@@ -241,7 +214,7 @@ def _of_two_classes(
   ]
 
 
-def _check_labelled(targets: Sequence[Any]) -> None:
+def _check_labelled(targets: Values) -> None:
   hidden = sum(_value(target) in (INVALID, "", []) for target in targets)
   if hidden:
     raise ValueError(

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from prompt_tuning.data.preprocessors import SENTINEL
 
+Example = Mapping[str, Any]
 # The result of a prediction that is not a legal answer, which is always wrong.
 # The metrics refuse it as a target.
 INVALID = -1
@@ -23,7 +24,7 @@ _DETERMINERS = frozenset(
 
 def without_sentinel(
   text: str,
-  example: Mapping[str, Any],
+  example: Example,
   is_target: bool = False,
   *,
   postprocess: Callable[..., Any] | None,
@@ -36,11 +37,7 @@ def without_sentinel(
 
 
 def class_index(
-  text: str,
-  example: Mapping[str, Any],
-  is_target: bool = False,
-  *,
-  labels: Sequence[str],
+  text: str, example: Example, is_target: bool = False, *, labels: Sequence[str]
 ) -> int:
   """Returns the index of the label that `text` equals exactly, or INVALID."""
   del example, is_target
@@ -48,11 +45,7 @@ def class_index(
 
 
 def multirc(
-  text: str,
-  example: Mapping[str, Any],
-  is_target: bool = False,
-  *,
-  labels: Sequence[str],
+  text: str, example: Example, is_target: bool = False, *, labels: Sequence[str]
 ) -> dict[str, Any]:
   """Returns {"value": class index}; a target has its question as "group"."""
   result = {"value": class_index(text, example, labels=labels)}
@@ -62,9 +55,7 @@ def multirc(
 
 
 def record(
-  text: str,
-  example: Mapping[str, Any],
-  is_target: bool = False,
+  text: str, example: Example, is_target: bool = False
 ) -> dict[str, Any]:
   """Returns {"value": text}; a target has all answers and a "group"."""
   if not is_target:
@@ -75,11 +66,7 @@ def record(
   }
 
 
-def wsc(
-  text: str,
-  example: Mapping[str, Any],
-  is_target: bool = False,
-) -> int:
+def wsc(text: str, example: Example, is_target: bool = False) -> int:
   """Compares the predicted referent with the noun phrase in question.
 
   They match if all words of one are among the words of the other, ignoring

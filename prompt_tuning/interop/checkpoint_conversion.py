@@ -1,7 +1,6 @@
 """Conversion of models between T5X's checkpoints and Hugging Face's folders."""
 
 import dataclasses
-import os
 
 from etils import epath
 
@@ -9,19 +8,14 @@ from prompt_tuning import prompt_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
 from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
 from t5x.files import safe_files
-from t5x.formats import (
-  base_checkpoints,
-  checkpoint_folder,
-  stored_arrays,
-  t5x_v3,
-)
+from t5x.formats import base_checkpoints, checkpoint_folder, t5x_v3
+from t5x.formats.base_checkpoints import BaseCheckpoint
+from t5x.formats.stored_arrays import in_memory
 
 FORMATS = ("hf", "t5x")
 
 
-def open_model(
-  path: str, source_format: str | None = None
-) -> base_checkpoints.BaseCheckpoint:
+def open_model(path: str, source_format: str | None = None) -> BaseCheckpoint:
   """Opens a model, without reading a parameter yet.
 
   Args:
@@ -40,10 +34,10 @@ def open_model(
 
 
 def add_prompt(
-  model: base_checkpoints.BaseCheckpoint,
-  prompt_file: str | os.PathLike[str],
+  model: BaseCheckpoint,
+  prompt_file: epath.PathLike,
   name: str,
-) -> base_checkpoints.BaseCheckpoint:
+) -> BaseCheckpoint:
   """Merges a prompt into its base model.
 
   Args:
@@ -75,13 +69,13 @@ def add_prompt(
     )
   return dataclasses.replace(
     model,
-    arrays={**model.arrays, name: stored_arrays.in_memory(prompt)},
+    arrays={**model.arrays, name: in_memory(prompt)},
     metadata={},  # The fingerprint of the base is not that of the merged model.
   )
 
 
 def convert(
-  model: base_checkpoints.BaseCheckpoint,
+  model: BaseCheckpoint,
   target_format: str,
   target: str,
   step: int | None = None,
@@ -127,7 +121,7 @@ def convert(
   )
 
 
-def _vocabulary(model: base_checkpoints.BaseCheckpoint) -> bytes | None:
+def _vocabulary(model: BaseCheckpoint) -> bytes | None:
   """Reads the SentencePiece file in or beside a checkpoint, if any."""
   folder = epath.Path(model.found)
   # A vocabulary beside any other folder may belong to another model.

@@ -22,7 +22,8 @@ import safetensors
 from prompt_tuning.interop import hub, local_files, t5_names
 from prompt_tuning.models.t5.config import T5Config, config_of
 from t5x.files import parsing, safe_files
-from t5x.formats import base_checkpoints, stored_arrays
+from t5x.formats import stored_arrays
+from t5x.formats.base_checkpoints import BaseCheckpoint
 from t5x.formats.stored_arrays import StoredArray
 
 CONFIG = "config.json"
@@ -69,12 +70,12 @@ _SHAPE = {
 }
 
 
-def is_folder(path: str | os.PathLike[str]) -> bool:
+def is_folder(path: epath.PathLike) -> bool:
   """Returns whether the folder holds a Hugging Face model of any kind."""
   return (epath.Path(path) / CONFIG).is_file()
 
 
-def open_if_known(path: str) -> base_checkpoints.BaseCheckpoint | None:
+def open_if_known(path: str) -> BaseCheckpoint | None:
   """Opens a folder of Hugging Face's, or a model of the hub by its name.
 
   Args:
@@ -118,9 +119,7 @@ def _open_tensor(tensor: _Tensor, is_transposed: bool) -> stored_arrays.Reader:
   return read
 
 
-def open_folder(
-  path: str | os.PathLike[str],
-) -> base_checkpoints.BaseCheckpoint:
+def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   """Opens a T5 1.1, also an LM-adapted one, or a FLAN-T5.
 
   Args:
@@ -178,7 +177,7 @@ def open_folder(
     for key, name in keys.items()
   }
   found = str(folder.absolute())
-  return base_checkpoints.BaseCheckpoint(str(path), found, 0, arrays)
+  return BaseCheckpoint(str(path), found, 0, arrays)
 
 
 def _read_config(folder: pathlib.Path) -> T5Config:
@@ -289,7 +288,7 @@ def _tensors(folder: pathlib.Path) -> dict[str, _Tensor]:
 
 
 def write_folder(
-  path: str | os.PathLike[str], arrays: Mapping[str, StoredArray]
+  path: epath.PathLike, arrays: Mapping[str, StoredArray]
 ) -> None:
   """Writes a T5 1.1 that `T5ForConditionalGeneration.from_pretrained` loads.
 

@@ -3,8 +3,10 @@
 import os
 import pathlib
 
+from etils import epath
 
-def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
+
+def local_path(path: epath.PathLike) -> pathlib.Path:
   """Returns the path, if it is on one of this machine's disks.
 
   Raises:

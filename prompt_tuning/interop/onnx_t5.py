@@ -7,8 +7,8 @@ tensor does: it is named after its module, as in
 """
 
 from collections.abc import Iterator
-import os
 
+from etils import epath
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -21,8 +21,8 @@ _QUANTIZED = "_quantized"
 
 
 def read_onnx_t5(
-  encoder_path: str | os.PathLike[str],
-  decoder_path: str | os.PathLike[str],
+  encoder_path: epath.PathLike,
+  decoder_path: epath.PathLike,
   config: T5Config,
 ) -> dict[str, np.ndarray]:
   """Reads and dequantises a T5 1.1 from its encoder's and decoder's graphs.

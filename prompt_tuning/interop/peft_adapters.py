@@ -7,10 +7,10 @@ its rows in front of the embedded input, unscaled, as we do.
 
 import dataclasses
 import json
-import os
 import pathlib
 from typing import Any
 
+from etils import epath
 import numpy as np
 import safetensors.numpy
 
@@ -28,13 +28,13 @@ _PEFT_TYPE = "PROMPT_TUNING"
 _TASK_TYPE = "SEQ_2_SEQ_LM"
 
 
-def is_adapter(path: str | os.PathLike[str]) -> bool:
+def is_adapter(path: epath.PathLike) -> bool:
   """Returns whether the folder holds a PEFT adapter of any type."""
   return (pathlib.Path(path) / CONFIG).is_file()
 
 
 def save_adapter(
-  folder: str | os.PathLike[str],
+  folder: epath.PathLike,
   prompt: np.ndarray | Array,
   metadata: prompt_files.PromptMetadata | None = None,
   base_model: str | None = None,
@@ -107,7 +107,7 @@ def _card(
 
 
 def load_adapter(
-  folder: str | os.PathLike[str],
+  folder: epath.PathLike,
 ) -> tuple[np.ndarray, prompt_files.PromptMetadata | None]:
   """Reads the prompt of an adapter.
 

@@ -18,7 +18,7 @@ PARAMETER_PATHS = (PARAMETER_PATH, f"{PARAMETER_PATH}/prompt")
 
 
 def read_prompt(
-  path: str | os.PathLike[str],
+  path: epath.PathLike,
 ) -> tuple[np.ndarray, prompt_files.PromptMetadata | None]:
   """Reads a prompt in any format.
 
@@ -74,7 +74,7 @@ def read_prompt(
 
 
 def write_prompt(
-  path: str | os.PathLike[str],
+  path: epath.PathLike,
   prompt: np.ndarray | Array,
   metadata: prompt_files.PromptMetadata | None = None,
   base_model: str | None = None,

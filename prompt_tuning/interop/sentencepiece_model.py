@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import pathlib
 import re
 from typing import Any
@@ -32,9 +31,7 @@ def files_in(folder: epath.Path) -> list[epath.Path]:
   return found
 
 
-def sentencepiece_from_tokenizer_json(
-  path: str | os.PathLike[str],
-) -> bytes:
+def sentencepiece_from_tokenizer_json(path: epath.PathLike) -> bytes:
   """Rebuilds the SentencePiece model that a `tokenizer.json` was made from.
 
   The file has pieces, scores, ids and the character map. Hugging Face writes

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import io
-import os
 import pathlib
 import shutil
 from typing import Any
 
+from etils import epath
 import filelock
 import requests
 import tensorflow_datasets as tfds
@@ -77,9 +77,7 @@ class _ReleaseBuilder(tfds.text.SuperGlue, skip_registration=True):
     yield from tqdm.tqdm(examples, name, unit=" examples")
 
 
-def convert(
-  release_dir: str | os.PathLike[str], data_dir: str | os.PathLike[str]
-) -> Report:
+def convert(release_dir: epath.PathLike, data_dir: epath.PathLike) -> Report:
   """Builds TFDS data from a folder of the official release, offline.
 
   Splits that the folder lacks are left out and reported. Existing data is kept,
@@ -147,7 +145,7 @@ def convert(
   return report
 
 
-def download(data_dir: str | os.PathLike[str]) -> Report:
+def download(data_dir: epath.PathLike) -> Report:
   """Downloads and builds, with TFDS, every dataset that is missing.
 
   A dataset that cannot be downloaded, or lacks the official number of examples,
