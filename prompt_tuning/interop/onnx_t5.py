@@ -47,11 +47,7 @@ def read_onnx_t5(
   }
   params: dict[str, np.ndarray] = {}
   for stack, path in (("encoder", encoder_path), ("decoder", decoder_path)):
-    with parsing.of(path, "an ONNX file of a T5 1.1"):
-      # Tensors in other files would be read from any path that this file names.
-      graph = onnx.load(path, load_external_data=False).graph
-      weights = list(_weights_by_module(graph))
-    for module, array in weights:
+    for module, array in _weights(path):
       name = names.get(_module_name(stack, module))
       if name is None:
         raise ValueError(
@@ -88,15 +84,23 @@ def _module_name(stack: str, module: str) -> str:
   return leaf if leaf == "lm_head" else f"{stack}.{leaf}"
 
 
+def _weights(path: epath.PathLike) -> list[tuple[str, np.ndarray]]:
+  """Returns (module path, float32 weight) for every weight of a graph.
+
+  Raises:
+    ValueError: if it is another file, a tensor is read by no node or by
+      several, or its quantisation has other parts than one scale and one zero
+      point.
+  """
+  with parsing.of(path, "an ONNX file of a T5 1.1"):
+    # Tensors in other files would be read from any path that this file names.
+    graph = onnx.load(path, load_external_data=False).graph
+    return list(_weights_by_module(graph))
+
+
 def _weights_by_module(
   graph: onnx.GraphProto,
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Yields (module path, float32 weight) for every weight of a graph.
-
-  Raises:
-    ValueError: if a tensor is read by no node or by several, or its
-      quantisation has other parts than one scale and one zero point.
-  """
   tensors = {tensor.name: tensor for tensor in graph.initializer}
   for tensor in tensors.values():
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
