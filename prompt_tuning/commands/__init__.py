@@ -1,6 +1,6 @@
 """The subcommands of `prompt-tuning`, a module each.
 
-A command module has `add_arguments(parser)` and `run(args)`; its docstring is
-the help text. The imports are inside `run`, so that `--help` needs neither JAX
-nor TensorFlow.
+A command module has `run(args)`; its docstring is the help text, and
+`flags.toml` has its flags. The imports are inside `run`, so that `--help` needs
+neither JAX nor TensorFlow.
 """

@@ -8,24 +8,8 @@ Runs read the cache with `--seqio_additional_cache_dirs=cache` and
 """
 
 import argparse
-import pathlib
 
 from prompt_tuning.commands import options
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  add("--tasks", type=options.words, required=True, help="tasks or mixtures")
-  add(
-    "--output_cache_dir",
-    type=pathlib.Path,
-    required=True,
-    help="folder to write",
-  )
-  about = "splits; by default all. A mixture's tasks may lack some."
-  add("--splits", type=options.words, help=about)
-  options.add_task_data(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,40 +1,24 @@
 """The command line of the project: `prompt-tuning COMMAND ...`."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import difflib
 import importlib
 import keyword
 import os
+import pathlib
 import re
 import sys
+import tomllib
+from typing import Any
 
 import prompt_tuning
+from prompt_tuning.commands import options
 
-# In the order of a first reading. The words name the module: `import t5_small`
-# is prompt_tuning/commands/import_t5_small.py. Keywords get a "_".
-COMMANDS = (
-  "tune",
-  "try",
-  "eval",
-  "push",
-  "quickstart",
-  "import t5_small",
-  "prepare superglue",
-  "show",
-  "cache",
-  "submission",
-  "convert checkpoint",
-  "convert prompt",
-  "inspect",
-  "serve",
-  "sweep",
-  "launch",
-  "tabulate",
-  "pretrain",
-  "plan",
-  "plan-table",
+_FLAGS = tomllib.loads(
+  pathlib.Path(__file__).with_name("flags.toml").read_text()
 )
+COMMANDS = tuple(name for name in _FLAGS if name != "shared")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,5 +130,39 @@ def _parser() -> argparse.ArgumentParser:
       allow_abbrev=False,
     )
     own.set_defaults(run=module.run, parser=own, passes_flags_on=False)
-    module.add_arguments(own)
+    _add_flags(own, _FLAGS[command])
   return parser
+
+
+def _add_flags(
+  parser: Any, flags: Mapping[str, Any], environment: str | None = None
+) -> None:
+  """Adds the flags of a table of `flags.toml` to a parser or a group.
+
+  Args:
+    parser: The parser or group.
+    flags: The table.
+    environment: Start of the names of variables that set flags' defaults.
+  """
+  environment = flags.get("environment", environment)
+  for name, flag in flags.items():
+    if name == "passes_flags_on":
+      parser.set_defaults(passes_flags_on=flag)
+    elif name == "shared":
+      for table in flag:
+        _add_flags(parser, _FLAGS["shared"][table], environment)
+    elif name == "groups":
+      for title, group in flag.items():
+        made = parser.add_argument_group(title, group.get("about"))
+        _add_flags(made, group, environment)
+    elif name not in ("about", "environment"):
+      own = dict(flag)
+      variable = f"{environment}{name.removeprefix('--').upper()}"
+      is_single = name.startswith("--") and own.get("action") != "append"
+      if environment and is_single and (value := os.environ.get(variable)):
+        own["default"] = value  # argparse converts texts.
+      if isinstance(own.get("metavar"), list):
+        own["metavar"] = tuple(own["metavar"])
+      if "type" in own:
+        own["type"] = getattr(options, own["type"])
+      parser.add_argument(*name.split(), **own)

@@ -12,31 +12,6 @@ t5x  to read: anything that INITIAL_CHECKPOINT_PATH takes; a run is read as its
 
 import argparse
 
-from prompt_tuning.commands import options
-
-_PARAMETER = "encoder/prompt/prompt"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  place = {"nargs": 2, "required": True, "metavar": ("FORMAT", "PATH")}
-  add("--from", dest="source", **place)
-  add("--to", dest="target", **place)
-  add(
-    "--step",
-    type=options.count,
-    help="steps of pretraining, which hf does not store: 0 by default, 1100000 "
-    "for an LM-adapted model",
-  )
-  add("--prompt", metavar="FILE", help="a prompt to merge with the model")
-  add(
-    "--prompt_name",
-    default=_PARAMETER,
-    choices=(_PARAMETER, f"{_PARAMETER}/prompt"),
-    help="parameter that holds the prompt; the paper's code wants the longer",
-  )
-
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""

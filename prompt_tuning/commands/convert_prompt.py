@@ -10,14 +10,6 @@ OUT  a name that ends with .safetensors or .npy, or the folder of a PEFT adapter
 import argparse
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  add("source", metavar="IN", help="prompt to read")
-  add("target", metavar="OUT", help="file or folder to write")
-  add("--base_model", help="for PEFT: name or path of the Hugging Face model")
-
-
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   from prompt_tuning.interop import prompt_conversion

@@ -5,22 +5,6 @@ prompt-tuning eval runs/tune/flan-t5-base-reviews test.csv
 
 import argparse
 
-from prompt_tuning.commands import options
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  options.add_prompt(parser)
-  add = parser.add_argument
-  data = "CSV, TSV, JSONL or Parquet file with the columns of the training file"
-  add("data", metavar="DATA", help=data)
-  labels = "legal answers, such as 'good,bad'; by default those in the file"
-  add("--labels", type=options.words, help=labels)
-  rank = "choose the likeliest label instead of generating text"
-  add("--rank", action="store_true", help=rank)
-  batch = "examples in a batch"
-  add("--batch_size", type=options.positive, default=32, help=batch)
-
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""

@@ -8,24 +8,13 @@ stored in int8: real weights, but not the paper's.
 """
 
 import argparse
-import pathlib
 
 import prompt_tuning
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  parser.add_argument(
-    "folder",
-    nargs="?",
-    type=pathlib.Path,
-    default=prompt_tuning.project_folder() / "checkpoints" / "t5_small",
-    help="folder to write",
-  )
 
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   from prompt_tuning.interop import t5_small
 
-  t5_small.import_to(args.folder)
+  default = prompt_tuning.project_folder() / "checkpoints" / "t5_small"
+  t5_small.import_to(args.folder or default)

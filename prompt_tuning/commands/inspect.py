@@ -18,45 +18,7 @@ import json
 import pathlib
 from typing import Any
 
-from prompt_tuning.commands import options
-
 _PLOTS = (".png", ".svg", ".pdf")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  add("path", metavar="PATH", help="checkpoint or prompt")
-  add("other", nargs="?", help="another checkpoint, to compare with")
-  base = "the base model of a prompt; by default the one that its file names"
-  add("--checkpoint", help=base)
-  options.add_vocabulary(
-    parser, "the one beside the checkpoint, or that of the ladder's models"
-  )
-  add(
-    "--labels",
-    type=options.words,
-    help="class labels, such as 'True,False'; by default those of the prompt's "
-    "task, if it is known",
-  )
-  add("-n", type=options.count, default=5, help="pieces for each position")
-  file = pathlib.Path("prompt.png")
-  about = "plot to write: .png, .svg or .pdf"
-  add("--plot", type=pathlib.Path, default=file, metavar="FILE", help=about)
-  add = parser.add_argument_group("audit").add_argument
-  add("--audit", action="store_true", help="audit a prompt")
-  add("--json", action="store_true", help="print the measures as JSON")
-  canary = "an input and a secret that may follow it; can be repeated"
-  pair, audited = ("INPUT", "SECRET"), "a file that the prompt was trained on"
-  add("--canary", nargs=2, action="append", metavar=pair, help=canary)
-  samples = "strings to compare a secret with"
-  add("--samples", type=options.positive, default=1023, help=samples)
-  add("--train_file", metavar="FILE", help=audited)
-  held_out = "rows of the same kind; by default those that training held out"
-  add("--held_out_file", metavar="FILE", help=held_out)
-  about = "the columns of the inputs, as in training"
-  add("--input_columns", type=options.words, metavar="A,B", help=about)
-  add("--target_column", help="that of the target")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,21 +14,6 @@ import shlex
 import sys
 from typing import Any
 
-from prompt_tuning.commands import options
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  add("sheets", nargs="+", metavar="SHEET")
-  about = (
-    "only these cells, such as 'ladder_xs-*-seed0'; --dry_run then shows cells "
-    "that have a record too"
-  )
-  add("--cell", action="append", default=[], metavar="NAME", help=about)
-  options.add_launching(parser)
-  options.add_root(parser)
-
 
 def run(args: argparse.Namespace) -> int:
   """Runs the command."""

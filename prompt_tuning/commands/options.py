@@ -1,4 +1,4 @@
-"""Flags that several commands share, and types of their values."""
+"""The types of the flags' values, and what several commands do with them."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -14,53 +14,10 @@ import prompt_tuning
 _Number = TypeVar("_Number", int, float)
 
 
-def add_root(parser: argparse.ArgumentParser) -> None:
-  """Adds `--root`, the folder with `configs/` and `results/`."""
-  here = pathlib.Path.cwd()
-  has_sheets = (here / "configs").is_dir()
-  parser.add_argument(
-    "--root",
-    type=lambda text: pathlib.Path(text).resolve(),
-    default=here if has_sheets else prompt_tuning.project_folder(),
-    help="folder with configs/ and results/",
-  )
-
-
-def add_launching(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags that say how cells are run."""
-  add = parser.add_argument
-  jobs = "cells to run at the same time, each on its share of the cores"
-  add("--jobs", type=positive, default=1, help=jobs)
-  add("--retry_failed", action="store_true", help="run failed cells again")
-  add("--dry_run", action="store_true", help="print the commands, run nothing")
-  add_cluster(parser, "submit the cells to a cluster: slurm, or local")
-
-
-def add_cluster(parser: argparse.ArgumentParser, about: str) -> None:
-  """Adds the flags that submit work to a cluster."""
-  add = parser.add_argument
-  add("--submit", metavar="CLUSTER", help=about)
-  option = "for submitit, such as timeout_min=600 or slurm_partition=gpu"
-  name = "NAME=VALUE"
-  add("--option", action="append", default=[], metavar=name, help=option)
-
-
-def add_task_data(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags that say where a task, its data and vocabulary are."""
-  add = parser.add_argument
-  add("--tfds_data_dir", help="folder with the TFDS data")
-  module = "Python module that registers the tasks"
-  add("--module", default="prompt_tuning.tasks", help=module)
-  add_vocabulary(
-    parser,
-    "the ladder's for its tasks, that of checkpoints/t5_small for the others",
-  )
-
-
 def find_task(
   args: argparse.Namespace, name: str, split: str | None = None
 ) -> Any:
-  """Finds a task or mixture by the flags of `add_task_data`."""
+  """Finds a task or mixture by the flags that [shared.task] lists."""
   from absl import logging
   import seqio
 
@@ -72,14 +29,6 @@ def find_task(
   seqio.set_tfds_data_dir_override(args.tfds_data_dir)
   tasks.use_vocabulary(args.vocabulary, args.extra_ids, name)
   return datasets.find_task(name, split, args.module)
-
-
-def add_prompt(parser: argparse.ArgumentParser) -> None:
-  """Adds a prompt and the flag of its model."""
-  about = "file or folder of the prompt"
-  parser.add_argument("prompt", metavar="PROMPT", help=about)
-  about = "the frozen model; by default the one that the prompt's file names"
-  parser.add_argument("--model", metavar="MODEL", help=about)
 
 
 def gin_flags(rest: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -106,12 +55,16 @@ def gin_flags(rest: Sequence[str]) -> tuple[list[str], list[str]]:
   return given.gin_file, given.gin_bindings
 
 
-def add_vocabulary(parser: argparse.ArgumentParser, default: str) -> None:
-  """Adds the flags of a vocabulary; `default` says which one is the default."""
-  about = f"SentencePiece model, or 'ladder'; by default {default}"
-  sentinels = "sentinels after the vocabulary's pieces"
-  parser.add_argument("--vocabulary", metavar="FILE", help=about)
-  parser.add_argument("--extra_ids", type=count, default=100, help=sentinels)
+path = pathlib.Path
+
+
+def root(text: str) -> pathlib.Path:
+  """Reads the folder with `configs/` and `results/`; finds one for ""."""
+  if text:
+    return pathlib.Path(text).resolve()
+  here = pathlib.Path.cwd()
+  has_sheets = (here / "configs").is_dir()
+  return here if has_sheets else prompt_tuning.project_folder()
 
 
 def words(text: str) -> list[str]:

@@ -15,25 +15,6 @@ import sys
 from prompt_tuning.commands import options
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  parser.set_defaults(passes_flags_on=True)
-  add = parser.add_argument
-  devices = "devices: v3:4x4, v5e:4x4, h100x8, a100x1, ..."
-  add("--topology", default="", metavar="NAME", help=devices)
-  programs = "some of train, evaluate, infer and restore; by default all"
-  add("--programs", type=options.words, default=[], help=programs)
-  thorough = "let the TPU compiler optimise as for a run, in twice the time"
-  add("--thorough", action="store_true", help=thorough)
-  add("--json", action="store_true", help="print the plans as lines of JSON")
-  add = parser.add_argument_group("search").add_argument
-  about = "try settings, and print the best that fit"
-  add("--search", action="store_true", help=about)
-  add("--tries", type=options.positive, default=12, help="programs at most")
-  minutes = "time after which no other program is compiled"
-  add("--minutes", type=options.count, default=15, help=minutes)
-
-
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   import t5x

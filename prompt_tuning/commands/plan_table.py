@@ -8,20 +8,6 @@ You can stop the command at any time; the same command resumes it.
 
 import argparse
 
-from prompt_tuning.commands import options
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  about = "compile the cells that have no record, for these devices"
-  add("--compile", choices=["tpu", "gpu"], help=about)
-  for name in ("methods", "sizes", "topologies", "programs"):
-    add(f"--{name}", type=options.words, help=f"only these {name}")
-  kernel = "attention kernel to compile with: flash or cudnn"
-  add("--attention", default="", metavar="KERNEL", help=kernel)
-  options.add_root(parser)
-
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""

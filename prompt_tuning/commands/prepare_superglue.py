@@ -12,14 +12,6 @@ import argparse
 import sys
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  add("--tfds_data_dir", required=True, help="folder for the TFDS data")
-  about = "folder of the official release; by default it is downloaded"
-  add("--from", dest="release", metavar="FOLDER", help=about)
-
-
 def run(args: argparse.Namespace) -> int:
   """Runs the command."""
   from absl import logging

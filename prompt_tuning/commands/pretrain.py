@@ -12,16 +12,7 @@ the command at any time; the same command resumes it.
 
 import argparse
 
-from prompt_tuning.commands import options
-
 SIZES = ("ladder_xxs", "ladder_xs", "ladder_s", "ladder_m", "ladder_l")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  sizes = f"one of {', '.join(SIZES)}; by default all"
-  parser.add_argument("sizes", nargs="*", metavar="SIZE", help=sizes)
-  options.add_root(parser)
 
 
 def run(args: argparse.Namespace) -> None:

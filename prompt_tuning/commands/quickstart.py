@@ -16,13 +16,7 @@ import argparse
 import pathlib
 
 import prompt_tuning
-from prompt_tuning.commands import options
 
-# Generated tasks that are scored by accuracy.
-TASKS = [
-  *("mini_boolq", "mini_cb", "mini_copa", "mini_rte", "mini_wic"),
-  *("ladder_boolq", "ladder_cb", "ladder_copa", "ladder_rte"),
-]
 # --model -> its folder in checkpoints/, and its default task and steps.
 MODELS = {
   "t5_small": ("t5_small", "mini_boolq", 200),
@@ -30,15 +24,6 @@ MODELS = {
   "ladder_s": ("ladder_s/lm_100", "ladder_boolq", 300),
   "ladder_m": ("ladder_m/lm_100", "ladder_boolq", 200),
 }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  add("--model", choices=MODELS, default="ladder_m", help="the frozen model")
-  add("--task", choices=TASKS, help="by default the model's")
-  about = "of training; 200 or 300 by default"
-  add("--steps", type=options.positive, help=about)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,16 +8,6 @@ import argparse
 from prompt_tuning.commands import options
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  add("task", metavar="TASK", help="a task or a mixture")
-  add("--split", default="validation", help="split to show")
-  number = {"type": options.count, "default": 3}
-  add("-n", "--num_examples", help="examples", **number)
-  options.add_task_data(parser)
-
-
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   import seqio

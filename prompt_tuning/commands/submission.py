@@ -11,20 +11,6 @@ import argparse
 import pathlib
 import sys
 
-from prompt_tuning.commands import options
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  add = parser.add_argument
-  about = "comma-separated INFER_OUTPUT_DIRs of t5x.infer"
-  add("--predictions", type=options.words, help=about)
-  add("--output", type=pathlib.Path, metavar="FILE", help="zip file to write")
-  check = "zip file to check; nothing is written"
-  add("--check", type=pathlib.Path, metavar="FILE", help=check)
-  replace = "put the task's most frequent prediction where one is no label"
-  add("--replace_invalid", action="store_true", help=replace)
-
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""

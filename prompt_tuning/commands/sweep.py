@@ -21,23 +21,7 @@ import shutil
 import sys
 from typing import Any
 
-from prompt_tuning.commands import launch, options
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  parser.set_defaults(passes_flags_on=True)
-  add = parser.add_argument
-  about = "folder in runs/sweeps; by default it is named after the lists"
-  add("--name", help=about)
-  sheet = (
-    "run nothing: write a sheet of the same runs, such as configs/mine.toml, "
-    "and store the finished runs as its records"
-  )
-  add("--write_sheet", type=pathlib.Path, metavar="FILE", help=sheet)
-  add("--module", default="t5x.train", help="program that each run starts")
-  options.add_launching(parser)
-  options.add_root(parser)
+from prompt_tuning.commands import launch
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,16 +10,6 @@ README.md and docs/ are always written.
 import argparse
 import sys
 
-from prompt_tuning.commands import options
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  parser.add_argument("sheets", nargs="*", metavar="SHEET")
-  about = "write nothing; fail if a file differs from what the records make"
-  parser.add_argument("--check", action="store_true", help=about)
-  options.add_root(parser)
-
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""

@@ -7,17 +7,6 @@ echo "A fine film." | prompt-tuning try prompt.safetensors
 import argparse
 import sys
 
-from prompt_tuning.commands import options
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  options.add_prompt(parser)
-  about = "tokens of an answer"
-  parser.add_argument(
-    "--max_length", type=options.positive, default=64, help=about
-  )
-
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""

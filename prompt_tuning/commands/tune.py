@@ -18,18 +18,6 @@ import sys
 from prompt_tuning.commands import options
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of the command."""
-  parser.set_defaults(passes_flags_on=True)
-  add = parser.add_argument
-  add("model", metavar="MODEL", help="folder or name of the frozen model")
-  add("data", metavar="DATA", help="file or name of the examples")
-  folder = "folder of the run; by default runs/tune/MODEL-DATA"
-  add("--output", metavar="DIR", help=folder)
-  dry = "print the command of t5x.train that does the same, and stop"
-  add("--dry_run", action="store_true", help=dry)
-
-
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   gin_files, gin_bindings = options.gin_flags(args.rest)
