@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 import json
 import pathlib
 import tempfile
+import tomllib
 from typing import Any
 
 from absl import logging
@@ -31,13 +32,11 @@ from prompt_tuning.experiments.text_tables import Table
 from t5x.files import compilation_cache
 from traffic import load, mixed, starts
 
-# Part -> the function that gives the rows of its record.
-_PARTS = {
-  "mixed": mixed.rows,
-  "equality": mixed.rows,
-  "load": load.rows,
-  "starts": starts.rows,
-}
+# Part -> the module that knows values of its record.
+_PARTS = {"mixed": mixed, "equality": mixed, "load": load, "starts": starts}
+_ROWS: dict[str, list[list[str]]] = tomllib.loads(
+  pathlib.Path(__file__).with_name("traffic").joinpath("rows.toml").read_text()
+)
 _RECORDS = harness.RECORDS / "serving"
 
 
@@ -58,9 +57,12 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   return found | starts.starts(checkpoint, folder)
 
 
-def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+def rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
   """Returns what a record shows: (what, asked, measured)."""
-  return _PARTS[record["part"]](record)
+  values = record | _PARTS[record["part"]].values(record)
+  return [
+    tuple(x.format(**values) for x in row) for row in _ROWS[record["part"]]
+  ]
 
 
 def page(records: Iterable[Mapping[str, Any]]) -> str:

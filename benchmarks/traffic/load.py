@@ -142,46 +142,28 @@ def under_load(
     server.stop()
 
 
-def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+def values(record: dict[str, Any]) -> dict[str, Any]:
   """See `serving.rows`."""
   held, over, again = record["held"], record["over"], record["again"]
 
-  def failed(part: dict[str, Any], *refused: str) -> str:
+  def failed(part: dict[str, Any], *refused: str) -> int:
     known = sum(part["statuses"].get(x, 0) for x in ("200", *refused))
-    return str(part["requests"] - known)
+    return part["requests"] - known
 
   # A twelfth of the time each: of ten minutes, those after the first.
-  twelfth = max(1, len(record["resident_bytes"]) // 12)
-  early = max(record["resident_bytes"][twelfth : 2 * twelfth] or [0])
-  late = max(record["resident_bytes"][-twelfth:])
+  samples = record["resident_bytes"]
+  twelfth = max(1, len(samples) // 12)
   table = record["prompt_table_bytes"] + record["prompt_host_bytes"]
-  impolite = over["refused_without_retry_after"]
-  return [
-    ("requests a second", "", f"{held['sent_per_second']:.1f}"),
-    ("seconds of load", "600", f"{record['seconds']:.0f}"),
-    ("requests", "", str(held["requests"])),
-    ("that failed and were not refused", "0", failed(held, "429")),
-    ("refused", "", str(held["statuses"].get("429", 0))),
-    ("p50, ms", "", f"{1000 * held['p50_seconds']:.0f}"),
-    ("p99, ms", "", f"{1000 * held['p99_seconds']:.0f}"),
-    ("prompts put and deleted", "", str(record["changes"])),
-    ("of which failed", "0", str(record["failed_changes"])),
-    ("a job beside it", "running", record["job"]),
-    ("its steps by then", "", str(record["job_steps"])),
-    ("memory after the first twelfth, MB", "", f"{early / 1e6:.0f}"),
-    ("memory at the end, MB", "the same", f"{late / 1e6:.0f}"),
-    (
-      f"at {over['sent_per_second']:.0f} a second: refused",
-      "",
-      f"{over['statuses'].get('429', 0)} of {over['requests']}",
-    ),
-    ("of which without Retry-After", "0", str(impolite)),
-    ("failed", "0", failed(over, "429")),
-    (
-      "after it, at half the rate: failed or refused",
-      "0",
-      failed(again),
-    ),
-    ("fifty prompts, on device and host, MB", "< 50", f"{table / 1e6:.1f}"),
-    ("the model's parameters, MB", "", f"{record['model_bytes'] / 1e6:.1f}"),
-  ]
+  return {
+    "held_failed": failed(held, "429"),
+    "held_refused": held["statuses"].get("429", 0),
+    "p50": 1000 * held["p50_seconds"],
+    "p99": 1000 * held["p99_seconds"],
+    "early": max(samples[twelfth : 2 * twelfth] or [0]) / 1e6,
+    "late": max(samples[-twelfth:]) / 1e6,
+    "over_refused": over["statuses"].get("429", 0),
+    "over_failed": failed(over, "429"),
+    "again_failed": failed(again),
+    "table": table / 1e6,
+    "model": record["model_bytes"] / 1e6,
+  }

@@ -118,39 +118,20 @@ def _steps(checkpoint: str, folder: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+def values(record: dict[str, Any]) -> dict[str, Any]:
   """See `serving.rows`."""
-  first, again = record["demo_seconds"]
   server, memory = record["server"], record["memory"]
   size = memory["model_bytes"]
   own = {name: step["anonymous"] for name, step in memory["steps"].items()}
   arrays = server["array_bytes"] - server["prompt_table_bytes"]
   read = own["loaded"] - own["libraries"] - memory["table_bytes"]
-  peak = memory["peak_bytes"] - memory["compiled_resident_bytes"]
-  return [
-    ("seconds until the demo answers, the first time", "< 60", f"{first:.0f}"),
-    ("again", "", f"{again:.0f}"),
-    ("parameters, MB", "", _mb(size)),
-    (
-      "arrays of the server, without the table of prompts, as copies of them",
-      "1",
-      f"{arrays / server['model_bytes']:.2f}",
-    ),
-    ("memory that reading them takes, as copies", "1", f"{read / size:.2f}"),
-    (
-      f"that compiling {memory['programs']} programs takes, MB",
-      "",
-      _mb(own["compiled"] - own["loaded"]),
-    ),
-    ("that answers take at their most, MB", "", _mb(peak)),
-    ("that libraries take before, MB", "", _mb(own["libraries"])),
-    (
-      "of the server in all, files that are mapped included, MB",
-      "",
-      _mb(server["resident_bytes"]),
-    ),
-  ]
-
-
-def _mb(size: float) -> str:
-  return f"{size / 1e6:.0f}"
+  return {
+    "size": size / 1e6,
+    "arrays": arrays / server["model_bytes"],
+    "reading": read / size,
+    "compiling": (own["compiled"] - own["loaded"]) / 1e6,
+    "answering": (memory["peak_bytes"] - memory["compiled_resident_bytes"])
+    / 1e6,
+    "libraries": own["libraries"] / 1e6,
+    "resident": server["resident_bytes"] / 1e6,
+  }
