@@ -24,6 +24,7 @@ from prompt_tuning.data.sources import ExampleSource
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 from prompt_tuning.mini.ladder import prose
 
+Features = Mapping[str, seqio.dataset_providers.Feature]
 DOCUMENTS_PER_SPLIT = {"train": 50_000, "validation": 2_000}
 # The longest document, with the end of sequence.
 LENGTHS = {"inputs": 26, "targets": 8}
@@ -71,8 +72,7 @@ class ProseSource(ExampleSource):
 
 
 def tokenize_once(
-  dataset: tf.data.Dataset,
-  output_features: Mapping[str, seqio.dataset_providers.Feature],
+  dataset: tf.data.Dataset, output_features: Features
 ) -> tf.data.Dataset:
   """Tokenizes all documents at once, before training.
 
@@ -130,9 +130,7 @@ def cut_before_answer(example: dict[str, tf.Tensor], seed: tf.Tensor):
 
 @seqio.map_over_dataset(num_seeds=1)
 def corrupt_spans(
-  example: dict[str, tf.Tensor],
-  seed: tf.Tensor,
-  output_features: Mapping[str, seqio.dataset_providers.Feature],
+  example: dict[str, tf.Tensor], seed: tf.Tensor, output_features: Features
 ):
   """Replaces random spans by sentinels; the targets restore them.
 

@@ -6,7 +6,7 @@ sense,pronoun}` and two mixtures: `ladder_probes` for LM-adapted models, and
 know span corruption only. An answer counts if every word of it is right.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import random
 
 import seqio
@@ -21,25 +21,19 @@ EXAMPLES = 200
 SPLITS = ("validation", "test")
 
 # Functions that make the sentences.
-MAKERS: tuple[Callable[[random.Random, str], str], ...] = (
-  prose.answer,
-  prose.truth,
-  prose.entailment,
-  prose.choice,
-  prose.sense,
-  prose.pronoun,
+MAKERS: tuple[prose.Maker, ...] = (
+  *(prose.answer, prose.truth, prose.entailment),
+  *(prose.choice, prose.sense, prose.pronoun),
 )
 
 
-def examples(
-  make: Callable[[random.Random, str], str], split: str
-) -> list[Sequence[str]]:
+def examples(make: prose.Maker, split: str) -> list[Sequence[str]]:
   """Returns pairs of an input and its continuation."""
   rng = random.Random(f"probe {make.__name__} {split}")
   return [make(rng, split).split(prose.CUT) for _ in range(EXAMPLES)]
 
 
-def _add(make: Callable[[random.Random, str], str], suffix: str) -> str:
+def _add(make: prose.Maker, suffix: str) -> str:
   sentinel = f"{SENTINEL} " if suffix else ""
   text = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
   return seqio.TaskRegistry.add(

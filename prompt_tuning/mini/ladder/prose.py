@@ -16,6 +16,8 @@ import random
 from prompt_tuning.mini.ladder import world
 
 CUT = "|"
+# Maps a state of randomness and a split to a document.
+Maker = Callable[[random.Random, str], str]
 # Words of the tasks' forms, and the paper's words for initialising prompts.
 WORDS_OF_FORMS = (
   *("passage", "question", "premise", "hypothesis", "paragraph", "answer"),
@@ -144,7 +146,7 @@ def pronoun(rng: random.Random, split: str) -> str:
 
 
 # The function that makes a document -> its share, in twentieths.
-MAKERS: dict[Callable[[random.Random, str], str], int] = {
+MAKERS: dict[Maker, int] = {
   answer: 2,
   value: 2,
   truth: 5,

@@ -23,8 +23,11 @@ _TABLES = tomllib.loads(
 # Relations of a person to a value; world.toml describes them.
 Relation = dict[str, Any]
 RELATIONS: list[Relation] = _TABLES["relations"]
-# Causes and their effects.
-LAWS = tuple((law["cause"], law["effect"]) for law in _TABLES["laws"])
+# A cause and its effect.
+Law = tuple[str, str]
+LAWS: tuple[Law, ...] = tuple(
+  (law["cause"], law["effect"]) for law in _TABLES["laws"]
+)
 # Word -> the kind of each of its two senses -> clauses that fit it.
 SENSES: dict[str, dict[str, list[str]]] = _TABLES["senses"]
 
@@ -85,9 +88,7 @@ def draw_story(rng: random.Random, split: str, count: int) -> list[Fact]:
       return facts
 
 
-def draw_laws(
-  rng: random.Random, split: str
-) -> tuple[tuple[str, str], tuple[str, str], int]:
+def draw_laws(rng: random.Random, split: str) -> tuple[Law, Law, int]:
   """Draws two laws, and 1 to ask for the first's effect or 0 for its cause."""
   while True:
     law, other = rng.sample(LAWS, 2)

@@ -4,6 +4,7 @@ Each function makes a group of examples of its task, without "idx". The examples
 of a group share words, or the question, but not their label.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import random
 
@@ -57,8 +58,8 @@ def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
   hypothesis has one premise of every label.
   """
   cast = world.draw_cast(rng, split)
-  first, second = facts.draw_deeds(rng, cast, 2)
-  speaker = facts.another(rng, cast, (first, second), "person")
+  deeds = facts.draw_deeds(rng, cast, 2)
+  speaker = facts.another(rng, cast, deeds, "person")
   if level == "state":
     hypothesis, premises = _cb_state(rng, cast)
     frame = rng.choice(facts.SENTENCES["cb"]["speech"])
@@ -66,9 +67,9 @@ def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
       frame.format(person=speaker.name, said=said) for said in premises
     ]
   elif level == "denial":
-    hypothesis, premises = _cb_denial(rng, cast, first, second)
+    hypothesis, premises = _cb_denial(rng, cast, deeds)
   else:
-    hypothesis, premises = _cb_attitude(rng, speaker, first, second)
+    hypothesis, premises = _cb_attitude(rng, speaker, deeds)
   return [
     {
       "premise": world.capitalized(premise) + ".",
@@ -79,7 +80,11 @@ def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
   ]
 
 
-def _cb_state(rng: random.Random, cast: world.Cast) -> tuple[str, list[str]]:
+# A hypothesis, and a premise for each label.
+_Case = tuple[str, list[str]]
+
+
+def _cb_state(rng: random.Random, cast: world.Cast) -> _Case:
   place, second_place, absent = rng.sample(cast.places, 3)
   (quality, opposite), second_pair = rng.sample(world.OPPOSITES, 2)
   if rng.random() < 0.5:
@@ -97,17 +102,15 @@ def _cb_state(rng: random.Random, cast: world.Cast) -> tuple[str, list[str]]:
 
 
 def _cb_denial(
-  rng: random.Random,
-  cast: world.Cast,
-  first: facts.Deed,
-  second: facts.Deed,
-) -> tuple[str, list[str]]:
+  rng: random.Random, cast: world.Cast, deeds: Sequence[facts.Deed]
+) -> _Case:
+  first, second = deeds
   stated = "{person} {past} {a_thing}"
   denied = rng.choice(
     ("{person} did not {base} {a_thing}", "{person} never {past} {a_thing}")
   )
   other = dataclasses.replace(
-    first, thing=facts.another(rng, cast, (first, second), "thing")
+    first, thing=facts.another(rng, cast, deeds, "thing")
   )
   neutral_forms = rng.sample((stated, denied), 2)
   premises = [
@@ -124,14 +127,10 @@ def _cb_denial(
 
 
 def _cb_attitude(
-  rng: random.Random,
-  speaker: world.Person,
-  first: facts.Deed,
-  second: facts.Deed,
-) -> tuple[str, list[str]]:
+  rng: random.Random, speaker: world.Person, deeds: Sequence[facts.Deed]
+) -> _Case:
   clause, second_clause = (
-    "{person} {past} {a_thing}".format(**deed.words())
-    for deed in (first, second)
+    "{person} {past} {a_thing}".format(**deed.words()) for deed in deeds
   )
   premises = []
   every = facts.SENTENCES["cb"]["attitudes"]
