@@ -57,8 +57,12 @@ _SIZES = {
   "num_decoder_layers": "num_decoder_layers",
   "relative_attention_num_buckets": "relative_attention_num_buckets",
 }
-# Settings that our checkpoints do not record, as they are in every T5 1.1.
-_SETTINGS = {"layer_norm_epsilon": 1e-6, "relative_attention_max_distance": 128}
+# The configuration of every T5 1.1, without its sizes.
+_FIXED = json.loads(
+  pathlib.Path(__file__).with_name("t5_config.json").read_text()
+)
+# Settings of it that our checkpoints do not record.
+_SETTINGS = ("layer_norm_epsilon", "relative_attention_max_distance")
 # Limits of the layers of a stack, and of the rows or columns of a matrix: far
 # above those of any T5, and small enough to count with.
 _Layers = Annotated[int, pydantic.Field(ge=1, le=1_000)]
@@ -218,7 +222,8 @@ def _read_config(folder: pathlib.Path) -> T5Config:
       f"{str(config.get(key, 'nothing')).lower()}: {head}the decoder's output "
       "is scaled, as in T5 1.0."
     )
-  for name, expected in _SETTINGS.items():
+  for name in _SETTINGS:
+    expected = _FIXED[name]
     if (value := config.get(name, expected)) != expected:
       raise ValueError(f"{file}: expected {name} {expected}, got {value}.")
 
@@ -334,19 +339,8 @@ def write_folder(
   widest = max(dtypes, key=lambda dtype: dtype.itemsize)
   sizes = dataclasses.asdict(config)
   content = {
-    "architectures": ["T5ForConditionalGeneration"],
-    "model_type": "t5",
-    "is_encoder_decoder": True,
+    **_FIXED,
     **{name: sizes[ours] for ours, name in _SIZES.items()},
-    **_SETTINGS,
-    "feed_forward_proj": "gated-gelu",
-    "tie_word_embeddings": False,
-    "dropout_rate": 0.1,
-    "initializer_factor": 1.0,
-    "decoder_start_token_id": 0,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "use_cache": True,
     "dtype": widest.name,
   }
   (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")

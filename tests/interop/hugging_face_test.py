@@ -88,7 +88,7 @@ def test_to_t5x_and_back_is_bit_exact(tmp_path, monkeypatch, dtype):
 
 def test_distance_that_no_checkpoint_records_is_the_networks():
   name = "relative_attention_max_distance"
-  assert hugging_face._SETTINGS[name] == getattr(CONFIG, name)
+  assert hugging_face._FIXED[name] == getattr(CONFIG, name)
 
 
 def test_vocabulary_is_copied_and_none_is_replaced(folder, tmp_path):
