@@ -9,7 +9,7 @@ import superglue_reference
 from superglue_reference import REFERENCE, ROWS
 import tensorflow as tf
 
-from prompt_tuning.data import preprocessors, superglue, task_names, vocabulary
+from prompt_tuning.data import preprocessors, superglue, vocabulary
 from prompt_tuning.data.sources import ExampleSource
 
 TASKS = {
@@ -34,11 +34,6 @@ superglue.add_tasks("reference", source)
 def _bytes(monkeypatch):
   of_bytes = seqio.ByteVocabulary()
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", of_bytes)
-
-
-def test_the_average_is_of_the_eight_rows():
-  names = tuple(row.name for row in superglue.SUPER_GLUE)
-  assert names == task_names.SUPER_GLUE
 
 
 def test_mixtures_have_t5s_rates():
