@@ -340,7 +340,7 @@ CONSOLE = (
   ("submission --predictions=no --output=b.zip", "no"),
   ("pretrain ladder_q", r"No size \['ladder_q'\]; there is ladder_xxs"),
   ("quickstart --model=big", "--model: invalid choice: 'big'"),
-  ("quickstart --steps=0", "--steps: expected 1 or more, got 0"),
+  ("quickstart --steps=0", "--steps: expected 1 or more, got '0'"),
   ("prepare superglue", "required: --tfds_data_dir"),
   ("plan-table --compile=foo", "--compile: invalid choice: 'foo'"),
 )
