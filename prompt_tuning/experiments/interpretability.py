@@ -35,6 +35,8 @@ class Page(Strict):
     neighbours: Nearest pieces to look at, for each position.
     size: The model whose prompts are shown piece by piece.
     seed: Of those prompts.
+    columns: Heading -> text, of `prompts`, their number; `mean` and `total` of
+      the columns of `_reading`; and `kept`, those of prompts from labels.
     statements: What the paper says, and the heading of the column to see.
   """
 
@@ -44,6 +46,7 @@ class Page(Strict):
   neighbours: int = pydantic.Field(ge=2)
   size: str
   seed: int
+  columns: dict[str, str]
   statements: list[dict[Literal["says", "see"], str]] = pydantic.Field(
     default_factory=list
   )
@@ -189,31 +192,15 @@ def page(page: Page, results: Results, root: pathlib.Path) -> str | None:
 
 def _summary(page: Page, results: Results, readings: Any) -> Table:
   """Returns a row for each start and size: means over tasks and seeds."""
-  header = [
-    "Start and size",
-    "Prompts",
-    f"Positions with a label among the nearest {page.neighbours}",
-    "Labels found",
-    "Labels kept where they stood",
-    "Different nearest pieces",
-    "Cosine of the nearest",
-    "Cosine among the nearest",
-    "Norm over the vocabulary's",
-  ]
   rows = []
   for place, some in readings.groupby(["init", "size"], sort=False):
     mean, total = some.mean(numeric_only=True), some.sum(numeric_only=True)
     kept = f"{total['kept']:.0f} of {total['labels']:.0f}"
-    rows.append(
-      [
-        results.label(["init", "size"], place),
-        str(len(some)),
-        f"{mean['with_label']:.1f} of {mean['prompt_length']:.0f}",
-        f"{total['found']:.0f} of {total['labels']:.0f}",
-        kept if place[0] == "class_labels" else "",
-        f"{mean['distinct']:.1f}",
-        *(f"{mean[x]:.2f}" for x in ("cosine", "tightness")),
-        f"{mean['norm']:.1f}",
-      ]
-    )
-  return Table(header, rows)
+    words = {
+      **{"prompts": len(some), "mean": mean, "total": total},
+      "kept": kept if place[0] == "class_labels" else "",
+    }
+    texts = (text.format(**words) for text in page.columns.values())
+    rows.append([results.label(["init", "size"], place), *texts])
+  headings = (x.format(neighbours=page.neighbours) for x in page.columns)
+  return Table(["Start and size", *headings], rows)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import prompt_files, tasks
-from prompt_tuning.experiments import interpretability
+from prompt_tuning.experiments import interpretability, sheets
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.training import base_model
 
@@ -24,9 +24,9 @@ SHEET = (
   .replace('"Prompt_tuning"\n', '"Prompt_tuning"\n[values.init.class_labels]\n')
   .replace("[values.init", "[values.init.random]\n[values.init", 1)
 )
-PAGE = interpretability.Page(
-  title="T", about="A", sheet="x", neighbours=2, size="s", seed=0
-)
+PAGE = sheets.parse(
+  ROOT / "configs/interpretability.toml", interpretability.Page
+).model_copy(update={"sheet": "x", "neighbours": 2, "size": "s"})
 
 
 @pytest.fixture(scope="module")
