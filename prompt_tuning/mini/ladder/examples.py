@@ -6,7 +6,7 @@ validation or test and in the prose that a model of the ladder was pretrained
 on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import random
@@ -19,32 +19,26 @@ from prompt_tuning.mini.stories.world import Features
 EXAMPLES_PER_SPLIT = {"train": 4_000, "validation": 400, "test": 400}
 
 
-def boolq(rng: random.Random, split: str, label: int) -> Features:
-  """Asks whether a claim is true. Half of the labels are True.
+Maker = Callable[[random.Random, str, int], Features]
 
-  A false claim names something that the passage does not.
+
+def _of_claim(statuses: Sequence[str], features: Mapping[str, str]) -> Maker:
+  """Returns the function that makes examples of a claim about a story.
+
+  Args:
+    statuses: The claim's status for each label.
+    features: Feature -> sentence.
   """
-  story = world.draw_story(rng, split, 2)
-  claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
-  return {
-    "passage": world.tell(story),
-    "question": claim.say("asks_whether"),
-    "label": label,
-  }
 
+  def make(rng: random.Random, split: str, label: int) -> Features:
+    story = world.draw_story(rng, split, 2)
+    claim = world.draw_claim(rng, story, statuses[label])
+    words = {x: claim.say(x) for x in claim.relation if x != "values"}
+    words |= {"story": world.tell(story), "value": claim.value}
+    filled = {name: text.format(**words) for name, text in features.items()}
+    return {**filled, "label": label}
 
-def cb(rng: random.Random, split: str, label: int) -> Features:
-  """Asks whether the premise entails or contradicts a claim, or neither.
-
-  A third of the labels each.
-  """
-  story = world.draw_story(rng, split, 2)
-  claim = world.draw_claim(rng, story, world.STATUSES[label])
-  return {
-    "premise": world.tell(story),
-    "hypothesis": f"{claim.statement} .",
-    "label": label,
-  }
+  return make
 
 
 def rte(rng: random.Random, split: str, label: int) -> Features:
@@ -72,18 +66,6 @@ def copa(rng: random.Random, split: str, label: int) -> Features:
     "choice1": choices[label],
     "choice2": choices[1 - label],
     "question": ("cause", "effect")[part],
-    "label": label,
-  }
-
-
-def multirc(rng: random.Random, split: str, label: int) -> Features:
-  """Asks whether an answer to a question is right. Half are True."""
-  story = world.draw_story(rng, split, 2)
-  claim = world.draw_claim(rng, story, ("contradiction", "entailment")[label])
-  return {
-    "paragraph": world.tell(story),
-    "question": f"{claim.say('asks_what')} ?",
-    "answer": claim.value,
     "label": label,
   }
 
@@ -129,9 +111,11 @@ def wsc(rng: random.Random, split: str, label: int) -> Features:
 
 
 # Task -> the function that makes an example, and the number of its labels.
-TASKS: dict[str, tuple[Callable[[random.Random, str, int], Features], int]] = {
-  make.__name__: (make, 3 if make is cb else 2)
-  for make in (boolq, cb, copa, multirc, record, rte, wic, wsc)
+TASKS: dict[str, tuple[Maker, int]] = {
+  make.__name__: (make, 2) for make in (copa, record, rte, wic, wsc)
+} | {
+  task: (_of_claim(**table), len(table["statuses"]))
+  for task, table in world.TABLES["claims"].items()
 }
 
 

@@ -18,21 +18,9 @@ from prompt_tuning.mini.ladder import world
 CUT = "|"
 # Maps a state of randomness and a split to a document.
 Maker = Callable[[random.Random, str], str]
-# Words of the tasks' forms, and the paper's words for initialising prompts.
-WORDS_OF_FORMS = (
-  *("passage", "question", "premise", "hypothesis", "paragraph", "answer"),
-  *("sentence1", "sentence2", "word", "choice1", "choice2", "cause", "effect"),
-  *("query", "entities", "placeholder", "@", "*", ":", ",", "text"),
-  *("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"),
-  *("commonsense", "reasoning", "reading", "comprehension"),
-  *("pronoun", "resolution", "not_entailment"),
-)
 # A document with fewer words may follow a remark.
 _SHORT = 18
-_REMARKS = (
-  "the {word} .",
-  "a {word} ,",
-)
+_REMARKS = ("the {word} .", "a {word} ,")
 
 
 def _story(rng: random.Random, split: str) -> list[world.Fact]:
@@ -165,7 +153,8 @@ def document(rng: random.Random, split: str) -> str:
   text = make(rng, split)
   if len(text.split()) < _SHORT and rng.random() < 0.2:
     remark = rng.choice(_REMARKS).format(
-      who=rng.choice(world.PEOPLE), word=rng.choice(WORDS_OF_FORMS)
+      who=rng.choice(world.PEOPLE),
+      word=rng.choice(world.TABLES["words_of_forms"]),
     )
     text = f"{remark} {text}"
   return text

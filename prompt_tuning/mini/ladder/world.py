@@ -14,22 +14,23 @@ import tomllib
 from typing import Any
 import zlib
 
-WOMEN = ("Anna", "Mary", "Lucy", "Emma", "Sarah", "Kate")
-MEN = ("Tom", "John", "Peter", "David", "Paul", "Adam")
-PEOPLE = (*WOMEN, *MEN)
-_TABLES = tomllib.loads(
+# Of the world's tables; world.toml describes them.
+TABLES = tomllib.loads(
   pathlib.Path(__file__).with_name("world.toml").read_text()
 )
-# Relations of a person to a value; world.toml describes them.
+WOMEN: list[str] = TABLES["women"]
+MEN: list[str] = TABLES["men"]
+PEOPLE = [*WOMEN, *MEN]
+# A relation of a person to a value.
 Relation = dict[str, Any]
-RELATIONS: list[Relation] = _TABLES["relations"]
+RELATIONS: list[Relation] = TABLES["relations"]
 # A cause and its effect.
 Law = tuple[str, str]
 LAWS: tuple[Law, ...] = tuple(
-  (law["cause"], law["effect"]) for law in _TABLES["laws"]
+  (law["cause"], law["effect"]) for law in TABLES["laws"]
 )
 # Word -> the kind of each of its two senses -> clauses that fit it.
-SENSES: dict[str, dict[str, list[str]]] = _TABLES["senses"]
+SENSES: dict[str, dict[str, list[str]]] = TABLES["senses"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,6 @@ class Fact:
 def tell(story: Iterable[Fact]) -> str:
   return " ".join(f"{fact.statement} ." for fact in story)
 
-
-# Verbs of a meeting of two people, and the mood of one of them.
-MEETINGS = ("met", "called", "visited", "helped")
-MOODS = ("tired", "hungry", "sick", "sad", "angry", "late")
 
 _PARTS = 6
 
@@ -126,7 +123,7 @@ def draw_meeting(rng: random.Random, split: str) -> Meeting:
   """Draws a meeting whose people, verb, mood and `who` belong to `split`."""
   while True:
     who, other = rng.sample((rng.choice(WOMEN), rng.choice(MEN)), 2)
-    verb, mood = rng.choice(MEETINGS), rng.choice(MOODS)
+    verb, mood = (rng.choice(x) for x in TABLES["meetings"].values())
     if split_of(who, other, verb, mood) == split:
       break
   first, second = rng.sample((who, other), 2)
