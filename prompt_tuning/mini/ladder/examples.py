@@ -33,8 +33,7 @@ def _of_claim(statuses: Sequence[str], features: Mapping[str, str]) -> Maker:
   def make(rng: random.Random, split: str, label: int) -> Features:
     story = world.draw_story(rng, split, 2)
     claim = world.draw_claim(rng, story, statuses[label])
-    words = {x: claim.say(x) for x in claim.relation if x != "values"}
-    words |= {"story": world.tell(story), "value": claim.value}
+    words = {**claim.words(), "story": world.tell(story)}
     filled = {name: text.format(**words) for name, text in features.items()}
     return {**filled, "label": label}
 

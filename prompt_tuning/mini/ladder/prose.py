@@ -6,7 +6,7 @@ causes, senses of words and pronouns. Nothing has the form of a task
 because a frozen model cannot use a word that it has never seen.
 
 A bar in a document marks the position just before a word that answers
-something.
+something. `world.toml` has the forms of documents.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from prompt_tuning.mini.ladder import world
 CUT = "|"
 # Maps a state of randomness and a split to a document.
 Maker = Callable[[random.Random, str], str]
+_YES = ("no", "yes")
 # A document with fewer words may follow a remark.
 _SHORT = 18
 _REMARKS = ("the {word} .", "a {word} ,")
@@ -27,48 +28,36 @@ def _story(rng: random.Random, split: str) -> list[world.Fact]:
   return world.draw_story(rng, split, 1 if rng.random() < 0.3 else 2)
 
 
+def _write(rng: random.Random, form: str, **words: object) -> str:
+  """Draws a form of a document, and fills in its words."""
+  return rng.choice(world.TABLES["prose"][form]).format(**words)
+
+
 def answer(rng: random.Random, split: str) -> str:
   """Writes a story, and a question whose answer is a person in it."""
   story = _story(rng, split)
-  fact = rng.choice(story)
-  return world.tell(story) + rng.choice(
-    (
-      f" {fact.say('asks_who')} ? |{fact.who} .",
-      f" someone {fact.statement.removeprefix(fact.who + ' ')} : |{fact.who} .",
-    )
-  )
+  words = rng.choice(story).words()
+  rest = words["statement"].removeprefix(f"{words['who']} ")
+  return _write(rng, "answer", story=world.tell(story), rest=rest, **words)
 
 
 def value(rng: random.Random, split: str) -> str:
   """Writes a story, and a question about a value in it, or the fact again."""
   story = _story(rng, split)
   fact = rng.choice(story)
-  marked = dataclasses.replace(fact, value=f"|{fact.value}")
-  return world.tell(story) + rng.choice(
-    (
-      f" {fact.say('asks_what')} ? {marked.say('answers_what')} "
-      f"{marked.value} .",
-      f" {marked.statement} .",
-    )
-  )
+  marked = dataclasses.replace(fact, value=f"|{fact.value}").statement
+  words = {"story": world.tell(story), "marked": marked}
+  return _write(rng, "value", **words, **fact.words())
 
 
 def truth(rng: random.Random, split: str) -> str:
   """Writes a story, and whether a claim about it is true."""
   story = _story(rng, split)
   is_so = rng.random() < 0.5
-  claim = world.draw_claim(
-    rng, story, "entailment" if is_so else "contradiction"
-  )
-  ask = claim.say("asks_whether")
-  what = claim.say("asks_what")
-  return world.tell(story) + rng.choice(
-    (
-      f" {ask} ? |{'yes' if is_so else 'no'} .",
-      f" {ask} ? that is |{is_so} .",
-      f" the answer to {what} is {claim.value} : |{is_so} .",
-    )
-  )
+  status = "entailment" if is_so else "contradiction"
+  claim = world.draw_claim(rng, story, status)
+  words = {"story": world.tell(story), "so": is_so, "yes": _YES[is_so]}
+  return _write(rng, "truth", **words, **claim.words())
 
 
 def entailment(rng: random.Random, split: str) -> str:
@@ -81,24 +70,20 @@ def entailment(rng: random.Random, split: str) -> str:
 
 def cause_and_effect(rng: random.Random, split: str) -> str:
   """Writes a cause and its effect."""
-  law, _, _ = world.draw_laws(rng, split)
-  return rng.choice(
-    (f"{law[0]} , so |{law[1]} .", f"{law[1]} because |{law[0]} .")
-  )
+  (cause, effect), _, _ = world.draw_laws(rng, split)
+  return _write(rng, "cause_and_effect", cause=cause, effect=effect)
 
 
 def choice(rng: random.Random, split: str) -> str:
   """Asks which of two ideas is the cause, or the effect."""
   law, other, part = world.draw_laws(rng, split)
   ideas = rng.sample((law[part], other[part]), 2)
-  right = ideas.index(law[part])
   ask = (
     f"{law[1 - part]} . {('why', 'what then')[part]} ? "
     f"{ideas[0]} or {ideas[1]} ?"
   )
-  return rng.choice(
-    (f"{ask} |{law[part]} .", f"{ask} it is |choice{1 + right} .")
-  )
+  number = 1 + ideas.index(law[part])
+  return _write(rng, "choice", ask=ask, right=law[part], number=number)
 
 
 def meaning(rng: random.Random, split: str) -> str:
@@ -117,20 +102,13 @@ def sense(rng: random.Random, split: str) -> str:
     f"{who} {clause} ."
     for who, clause in zip(rng.sample(world.PEOPLE, 2), clauses, strict=True)
   )
-  return f"{first} {second} the same {word} ? " + rng.choice(
-    (f"|{'yes' if same else 'no'} .", f"that is |{same} .")
-  )
+  words = {"first": first, "second": second, "word": word}
+  return _write(rng, "sense", **words, so=same, yes=_YES[same])
 
 
 def pronoun(rng: random.Random, split: str) -> str:
   """Writes that two people meet, and asks who was in a mood."""
-  meeting = world.draw_meeting(rng, split)
-  return f"{meeting.statement} . " + rng.choice(
-    (
-      f"who was {meeting.mood} ? |{meeting.who} .",
-      f"who was it ? |{meeting.who} .",
-    )
-  )
+  return _write(rng, "pronoun", **vars(world.draw_meeting(rng, split)))
 
 
 # The function that makes a document -> its share, in twentieths.

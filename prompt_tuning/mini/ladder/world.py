@@ -49,6 +49,11 @@ class Fact:
   def statement(self) -> str:
     return self.say("statement")
 
+  def words(self) -> dict[str, str]:
+    """Returns the words and sentences that other sentences need."""
+    said = {x: self.say(x) for x in self.relation if x != "values"}
+    return {**said, "who": self.who, "value": self.value}
+
 
 def tell(story: Iterable[Fact]) -> str:
   return " ".join(f"{fact.statement} ." for fact in story)
