@@ -22,8 +22,6 @@ VOCAB_SIZE = 32128
 PROMPTS = 8
 # Token ids of three answers to rank.
 LABELS = ((1176,), (10747,), (59, 834, 35, 5756, 297))
-# Inputs are cut to this length, the most that gin/runs/train.gin allows.
-MOST_INPUTS = 512
 # Batches of a task: enough to sample its lengths.
 _TASK_BATCHES = 4
 # Not padding, the end, or a sentinel.

@@ -158,11 +158,6 @@ class Server:
     events = self.http.get(f"/v1/fine_tuning/jobs/{id}/events").json()["data"]
     return [event["data"] for event in events if event["kind"] == kind]
 
-  def attempts(self, id: str) -> int:
-    """Returns how often a job was started."""
-    statuses = self.events(id, "status")
-    return sum(data["status"] == "running" for data in statuses)
-
 
 class Traffic:
   """Requests at a rate, whether or not earlier ones are answered."""
