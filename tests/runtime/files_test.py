@@ -4,6 +4,7 @@ Those with a bucket's server are in `bucket*_test`.
 """
 
 import contextlib
+import dataclasses
 import errno
 import itertools
 import os
@@ -15,12 +16,18 @@ from damages import DAMAGES
 import pytest
 
 from prompt_tuning import project_files as whole_files
-from t5x.files import parsing, safe_files, storage
+from t5x.files import failures, parsing, safe_files, storage
+from t5x.runs import plan
 
 # The runtime's writer, and that of prompts, which needs no runtime.
 WRITERS = pytest.mark.parametrize(
   "write", [safe_files.write, whole_files.write]
 )
+
+
+@dataclasses.dataclass
+class _Plan:
+  model_dir: str
 
 
 @WRITERS
@@ -50,6 +57,28 @@ def test_full_disk_names_the_file_and_leaves_the_old_one(
     write(path, b"new")
   assert path.read_text() == "old"
   assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_run_names_its_folder_when_a_library_names_no_file(tmp_path):
+  @plan.with_arguments_of(_Plan)
+  def run(arguments):
+    del arguments
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  message = rf"{tmp_path}: No space left on device\. Free some space there, "
+  with pytest.raises(failures.StoreError, match=message):
+    run(model_dir=str(tmp_path))
+
+
+def test_reserve_that_may_not_be_freed_hides_no_error(tmp_path, monkeypatch):
+  reserve = safe_files.Reserve(str(tmp_path / "record.json"))
+  denied = mock.Mock(side_effect=PermissionError(errno.EACCES, "denied"))
+  monkeypatch.setattr(pathlib.Path, "unlink", denied)
+  reserve.free()
+  assert denied.called
+  monkeypatch.undo()
+  safe_files.remove_leftovers(tmp_path)
+  assert os.listdir(tmp_path) == []
 
 
 def test_nothing_new_stays_when_writing_is_given_up(tmp_path):

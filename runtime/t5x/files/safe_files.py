@@ -140,9 +140,10 @@ class Reserve:
         self._path.write_bytes(bytes(_RESERVE_BYTES))
 
   def free(self) -> None:
-    """Gives it back."""
+    """Gives it back, if this account still may; else the next run does."""
     if self._path is not None:
-      self._path.unlink(missing_ok=True)
+      with contextlib.suppress(OSError):
+        self._path.unlink(missing_ok=True)
 
 
 def set_aside(path: str | os.PathLike[str], why: str, instead: str) -> str:

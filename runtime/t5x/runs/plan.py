@@ -13,6 +13,7 @@ import seqio
 from t5x import checkpoints, gin_utils, models, partitioning, utils
 from t5x import trainer as trainer_lib
 from t5x.configuration import arguments, checks, identity
+from t5x.files import failures
 from t5x.input import damage
 from t5x.input.datasets import DatasetConfig
 from t5x.runs import events, initialization
@@ -230,8 +231,14 @@ def with_arguments_of(
     def call(**arguments):
       plan = plan_cls(**arguments)
       cfgs = [x for x in vars(plan).values() if isinstance(x, DatasetConfig)]
-      with damage.named(cfgs):
-        return run(plan)
+      folder = getattr(plan, "model_dir", None) or plan.output_dir
+      try:
+        with damage.named(cfgs):
+          return run(plan)
+      except OSError as error:
+        # Of a library that writes to the folder, and may name no file.
+        place = error.filename or folder
+        raise failures.explain(error, place) or error from error
 
     functools.update_wrapper(call, run)
     del vars(call)["__wrapped__"]  # gin would look for the arguments there.
