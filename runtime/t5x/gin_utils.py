@@ -234,7 +234,7 @@ def run_entry_point(
     except (ValueError, OSError, ImportError, FloatingPointError) as e:
       if flags.FLAGS.traceback:
         raise
-      command_flags.tell_others(e)
+      command_flags.tell_others()
       print(f"Error: {_GIN_NOTES.sub('', str(e))}", file=sys.stderr)
       command_flags.leave(1)
       sys.exit(1)

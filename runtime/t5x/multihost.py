@@ -156,6 +156,9 @@ class Watch:
 
     On its way out it may wait for the others.
     """
+    if not self._ending.locked():
+      # Much fails if another process is lost, which this is about to notice.
+      time.sleep(4 * GRACE_SECONDS)
     if self._ending.acquire(blocking=False):
       for peer in self._peers.values():
         peer.send(f"{_name(self._index)} {_FAILED}".encode())
@@ -272,12 +275,9 @@ def _exit(reason: str) -> None:
   os._exit(1)  # Python's own end would wait for the others.
 
 
-def fail(error: BaseException) -> None:
+def fail() -> None:
   """Ends the other processes, if there are any, since this one failed."""
   if watch is not None:
-    if isinstance(error, RuntimeError):
-      # JAX fails if another process is lost, which the watch is about to see.
-      time.sleep(4 * GRACE_SECONDS)
     watch.fail()
 
 

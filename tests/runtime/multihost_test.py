@@ -71,6 +71,19 @@ def test_all_end_with_the_name_of_the_one_that_failed(three):
   assert [i for i, _ in written] == [0]
 
 
+def test_failure_that_a_lost_process_caused_is_not_blamed_on_the_next(three):
+  """A collective may fail before the system has closed the connection."""
+  watches, pairs, ended, _ = three
+  failing = threading.Thread(target=watches[1].fail)
+  failing.start()
+  time.sleep(0.2)
+  pairs[1][0].shutdown(socket.SHUT_RDWR)
+  pairs[2][0].shutdown(socket.SHUT_RDWR)
+  told = dict(ended.get(timeout=10) for _ in range(3))
+  failing.join()
+  assert all(told[i].startswith("Process 0 was lost.") for i in (1, 2)), told
+
+
 def test_processes_that_are_done_wait_for_the_others(three):
   watches, pairs, ended, _ = three
   threads = [threading.Thread(target=x.close) for x in watches[1:]]

@@ -80,11 +80,11 @@ def rewrite_gin_args(args: Sequence[str]) -> list[str]:
   return rewritten
 
 
-def tell_others(error: BaseException) -> None:
-  """Tells the other processes of a run, if there are any, of an error."""
+def tell_others() -> None:
+  """Tells the other processes of a run, if there are any, that it failed."""
   # They are joined by this module, which imports JAX.
   if multihost := sys.modules.get("t5x.multihost"):
-    multihost.fail(error)
+    multihost.fail()
 
 
 def leave(status: int) -> None:
@@ -100,7 +100,7 @@ def report_errors() -> None:
   """
 
   def report(kind, error, trace):
-    tell_others(error)
+    tell_others()
     if issubclass(kind, KeyboardInterrupt):
       text = "\nInterrupted. The same command starts the run, or resumes it."
       print(text, file=sys.stderr, flush=True)

@@ -276,7 +276,7 @@ class RunRecord:
     # All of the processes agree to stop.
     if not isinstance(error, (events.CancelledError, type(None))):
       # Now: on its way out this process may wait for them.
-      multihost.fail(error)
+      multihost.fail()
     if multihost.watch is not None:
       multihost.watch.on_loss.remove(self._note_loss)
     if self._reserve is not None:
