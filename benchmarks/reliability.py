@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import harness
 from prompt_tuning.experiments.text_tables import Table
-from reliability_parts.cases import Counts
+from reliability_parts.cases import SHARED, Counts
 
 _RECORDS = harness.RECORDS / "reliability"
 
@@ -96,9 +96,9 @@ PARTS = {
 }
 
 
-def run(name: str, output: pathlib.Path, is_full: bool) -> dict[str, Any]:
-  """Runs a part, or the rest of it, and returns its record."""
-  scratch = output / ("full" if is_full else "short") / name
+def run(name: str, place: pathlib.Path, is_full: bool) -> dict[str, Any]:
+  """Runs a part in a folder, or the rest of it, and returns its record."""
+  scratch = place / name
   scratch.mkdir(parents=True, exist_ok=True)
   module = importlib.import_module(f"reliability_parts.{name}")
   start = time.monotonic()
@@ -172,10 +172,13 @@ def main() -> None:
   if args.parts == ["write"]:
     write()
     return
+  place = args.output / ("short" if args.short else "full")
+  # Of other code, perhaps.
+  shutil.rmtree(place / SHARED, ignore_errors=True)
   problems: dict[str, Any] = {}
   for name in args.parts or available:
     print(f"== {name}", flush=True)
-    record = run(name, args.output, not args.short)
+    record = run(name, place, not args.short)
     counts = record["counts"]
     print(", ".join(f"{k} {x:,.6g}" for k, x in counts.items()), flush=True)
     problems |= {name: bad(name, counts)} if bad(name, counts) else {}
@@ -184,8 +187,7 @@ def main() -> None:
       write()
     # The tracebacks of broken cases are kept.
     if counts.get("done") == counts.get("planned") and "broken" not in counts:
-      place = "short" if args.short else "full"
-      shutil.rmtree(args.output / place / name)
+      shutil.rmtree(place / name)
   if problems:
     sys.exit(f"These counts must be zero: {problems}")
 

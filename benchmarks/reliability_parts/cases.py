@@ -9,6 +9,8 @@ import traceback
 
 import tqdm
 
+# A folder beside those of the parts: what undisturbed commands left.
+SHARED = "undisturbed"
 Counts = Mapping[str, int | float]
 
 

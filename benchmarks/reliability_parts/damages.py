@@ -28,12 +28,11 @@ def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
     "prompt": (whole / "prompt", functools.partial(_evaluate, whole)),
   }
   if not whole.exists():
-    bench.expected("normal", train)
-    done = scratch / "expected" / "normal" / "prompt.safetensors"
+    done, base = bench.undisturbed("normal", train), pathlib.Path(bench.base)
     made = scratch / "made"
-    shutil.copytree(scratch / "base", made / "base")
+    shutil.copytree(base, made / "base" / base.name)
     (made / "prompt").mkdir()
-    shutil.copy(done, made / "prompt")
+    shutil.copy(done / "prompt.safetensors", made / "prompt")
     (made / "run").mkdir()
     train(str(made / "run")).run(scratch, At(_SAVING, programs.kill, 3))
     _fill(JobStore(made / "jobs"))
@@ -84,7 +83,7 @@ def _case(
 ) -> cases.Counts:
   """Damages a file, and runs what reads it."""
   is_run = kind == "run"
-  expected = bench.expected("normal" if is_run else "eval", make)
+  expected = bench.undisturbed("normal" if is_run else "eval", make)
   copy = bench.scratch / "copy"
   shutil.rmtree(copy, ignore_errors=True)
   shutil.copytree(whole / kind, copy / kind)
@@ -95,7 +94,11 @@ def _case(
   # A checkpoint is named by its step.
   names = [x for x in pathlib.PurePath(file).parts if x != "state"]
   is_named = any(x in ending.output for x in names)
-  found = [] if ending.status else programs.differences(str(folder), expected)
+  found = (
+    []
+    if ending.status
+    else programs.differences(str(folder), programs.result(str(expected)))
+  )
   return _counted(bool(found), ending.status != 0, is_named)
 
 

@@ -28,15 +28,13 @@ _CALLS = {
 def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
   """Counts kills, and the results that were not the same afterwards."""
   bench = Bench(scratch)
-  # Its prompt is the one to infer and to evaluate with.
-  bench.expected(
-    "normal", functools.partial(programs.training, base=bench.base)
-  )
+  train = functools.partial(programs.training, base=bench.base)
+  prompt = bench.undisturbed("normal", train) / "prompt.safetensors"
   with bucket.in_place_of_googles():
     places = {"disk": f"{scratch}/killed", "bucket": "gs://bucket/killed"}
     found = {
       f"{program}, {at}, {number}, {place}": functools.partial(
-        _case, bench, places[place], program, at, number
+        _case, bench, prompt, places[place], program, at, number
       )
       for place, program in itertools.product(places, _CALLS)
       for at, number in _CALLS[program]
@@ -44,7 +42,9 @@ def run(scratch: pathlib.Path, *, full: bool) -> Mapping[str, int | float]:
     return cases.count(scratch, found if full else dict([found.popitem()]))
 
 
-def _make(folder: str, base: str, program: str) -> Command:
+def _make(
+  folder: str, base: str, prompt: pathlib.Path, program: str
+) -> Command:
   macros = {
     "infer": {
       "INFER_OUTPUT_DIR": folder,
@@ -54,19 +54,25 @@ def _make(folder: str, base: str, program: str) -> Command:
     },
     "eval": {"EVAL_OUTPUT_DIR": folder},
   }
-  trained = pathlib.Path(base).parents[1] / "expected" / "normal"
   return programs.command(
     program,
     ["prompts/from_file", f"runs/{program}"],
     INITIAL_CHECKPOINT_PATH=base,
-    PROMPT_FILE=str(trained / "prompt.safetensors"),
+    PROMPT_FILE=str(prompt),
     **macros[program],
   )
 
 
 def _case(
-  bench: Bench, place: str, program: str, at: str, number: int
+  bench: Bench,
+  prompt: pathlib.Path,
+  place: str,
+  program: str,
+  at: str,
+  number: int,
 ) -> dict[str, int]:
-  make = functools.partial(_make, base=bench.base, program=program)
+  make = functools.partial(
+    _make, base=bench.base, prompt=prompt, program=program
+  )
   kill = At(at, programs.kill, number)
   return bench.killed(f"{place}/{uuid.uuid4().hex}", program, make, kill)

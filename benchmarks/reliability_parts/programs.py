@@ -24,6 +24,7 @@ import started
 import tiny
 
 from prompt_tuning import prompt_files
+from reliability_parts import cases
 from t5x import checkpoints
 from t5x.files import storage
 from t5x.formats import orbax, stored_arrays
@@ -95,7 +96,10 @@ class Ending:
     """Returns whether one line tells the error, with these words."""
     errors = [x for x in self.output.splitlines() if x.startswith("Error: ")]
     said = len(errors) == 1 and all(word in errors[0] for word in words)
-    return self.status == 1 and said and "Traceback" not in self.output
+    is_clear = self.status == 1 and said and "Traceback" not in self.output
+    if not is_clear:
+      print(f"\nStatus {self.status}, {words}: {self.output[-3000:]}")
+    return is_clear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,27 +272,30 @@ class Bench:
   """A base model, and what undisturbed runs on it leave.
 
   Attributes:
-    scratch: Its folder.
+    scratch: The folder of a part; the one above it has what all parts share.
     base: The base model.
   """
 
   def __init__(self, scratch: pathlib.Path):
     """Makes the base model."""
-    self.scratch, self._expected = scratch, {}
-    self.base = str(scratch / "base" / f"checkpoint_{tiny.BASE_STEP}")
+    self.scratch, self._shared = scratch, scratch.parent / cases.SHARED
+    self.base = str(self._shared / f"checkpoint_{tiny.BASE_STEP}")
     if not pathlib.Path(self.base).exists():
-      tiny.save_base(scratch / "base")
+      tiny.save_base(self._shared)
 
-  def expected(self, name: str, make: Callable[..., Command]) -> dict[str, Any]:
-    """Returns what a command leaves, which `make` makes for a folder."""
-    if name not in self._expected:
-      folder = self.scratch / "expected" / name.replace(" ", "_")
-      folder.mkdir(parents=True, exist_ok=True)
+  def undisturbed(
+    self, name: str, make: Callable[..., Command]
+  ) -> pathlib.Path:
+    """Returns what a command left, which `make` makes for a folder."""
+    folder = self._shared / name.replace(" ", "_")
+    if not folder.exists():
+      folder.mkdir()
       folder.chmod(0o777)  # A command may have another user.
-      (ending, *_) = make(str(folder)).run(folder)
-      assert ending.status == 0, ending.output
-      self._expected[name] = result(str(folder))
-    return self._expected[name]
+      (ending, *_) = make(str(folder)).run(self._shared)
+      if ending.status:
+        shutil.rmtree(folder)
+        raise RuntimeError(ending.output)
+    return folder
 
   def disturbed(
     self,
@@ -302,7 +309,7 @@ class Bench:
 
     Args:
       folder: The folder that it writes to.
-      name: The name of `expected`.
+      name: The name of `undisturbed`.
       make: Makes the command for a folder.
       disturbances: What happens to it the first time.
       mend: Called between the two.
@@ -311,7 +318,7 @@ class Bench:
       Its first endings, and `different`: 1 if the second one fails, or leaves
       something else than an undisturbed run.
     """
-    expected = self.expected(name, make)
+    expected = result(str(self.undisturbed(name, make)))
     output = self.scratch / "output"
     output.mkdir(exist_ok=True)
     first = make(folder).run(output, *disturbances)

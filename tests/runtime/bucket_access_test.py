@@ -60,6 +60,15 @@ def test_no_permission_is_said_in_one_error(line):
     base_checkpoints.open_checkpoint("gs://forbidden/base")
 
 
+def test_upload_that_is_refused_names_its_object(line):
+  files = storage.absolute("gs://forbidden/run/x.json")
+  with pytest.raises(OSError, match=r"gs://forbidden/run/x\.json: this acc"):
+    files.write_bytes(b"{}")
+  locked = gcs_file_system.FileSystem(endpoint_url=line.url, token="anon")
+  with pytest.raises(OSError, match=r"gs://forbidden/run/lock: this account"):
+    locked.write_version("gs://forbidden/run/lock", b"me", "0")
+
+
 def test_vocabulary_in_a_bucket_is_read(line, tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 
 from absl import flags
@@ -206,6 +207,24 @@ def test_loss_that_is_no_number_is_one_line_and_status_1(monkeypatch, capsys):
   assert exit_.value.code == 1
   error = capsys.readouterr().err
   assert error == "Error: After step 3, the loss is nan.\n"
+
+
+def test_threads_that_wait_for_a_checkpoint_do_not_keep_a_failed_command(
+  monkeypatch,
+):
+  class Waiting(threading.Thread):
+    """As Orbax's."""
+
+  Waiting.__module__ = "orbax.checkpoint._src.futures.future"
+  over, exits = threading.Event(), []
+  monkeypatch.setattr(os, "_exit", exits.append)
+  command_flags.leave(1)
+  Waiting(target=over.wait).start()
+  command_flags.leave(0)
+  assert not exits
+  command_flags.leave(1)
+  over.set()
+  assert exits == [1]
 
 
 @pytest.mark.slow

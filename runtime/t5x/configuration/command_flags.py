@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import threading
 
 from absl import flags
 
@@ -88,9 +89,20 @@ def tell_others() -> None:
 
 
 def leave(status: int) -> None:
-  """Ends this process if it is one of several; with 0, when all are done."""
+  """Ends this process if it is one of several; with 0, when all are done.
+
+  With another status it also ends one that Orbax would keep for minutes: its
+  threads wait for a checkpoint of which not even the folder could be made.
+  """
   if multihost := sys.modules.get("t5x.multihost"):
     multihost.leave(status)
+  threads = {
+    type(x).__module__.partition(".")[0] for x in threading.enumerate()
+  }
+  if status and "orbax" in threads:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def report_errors() -> None:

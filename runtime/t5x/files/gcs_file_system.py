@@ -5,10 +5,12 @@ etils' `epath` uses it.
 """
 
 import asyncio
+from collections.abc import Sequence
 import contextlib
 import inspect
 import json
 import random
+import re
 import time
 from typing import Any
 
@@ -24,6 +26,16 @@ DOOR_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 16.0
 # A single try; gcsfs itself gives up after six.
 _ask_once: Any = inspect.unwrap(core.GCSFileSystem._request)
+
+
+def _object(path: str, args: Sequence[Any], content: bytes | None) -> str:
+  """Returns the bucket and the object, if there is one, of a request."""
+  if args:
+    return "/".join(map(str, args))
+  # Those of an upload are in its path, and in its first lines.
+  bucket = path.partition("/b/")[2].removesuffix("/o")
+  name = re.search(rb'"name": (".*?")[,}]', (content or b"")[:2000])
+  return f"{bucket}/{json.loads(name[1])}" if name else bucket
 
 
 class FileSystem(core.GCSFileSystem):
@@ -46,11 +58,10 @@ class FileSystem(core.GCSFileSystem):
     try:
       return await self._ask(*words, **kwargs)
     except Exception as error:
-      # Objects are in the arguments, uploads in the path.
-      names = "/".join(map(str, args)) or path.partition("/b/")[2]
-      failure = failures.explain(error, f"gs://{names}")
+      name = f"gs://{_object(path, args, kwargs.get('data'))}"
+      failure = failures.explain(error, name)
       if failure is None and retry.is_retriable(error):
-        failure = failures.from_server(f"gs://{names}", f"fails: {error}")
+        failure = failures.from_server(name, f"fails: {error}")
       if failure is None:
         raise
       raise failure from error
