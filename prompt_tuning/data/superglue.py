@@ -91,13 +91,16 @@ def _task(
   """Makes a task of a table of `superglue.toml`."""
   options: dict[str, Any] = {"labels": tuple(labels)} if labels else {}
   of_text = options | ({"fields": fields} if fields else {})
-  scored = postprocess and getattr(postprocessors, postprocess)
+  scored: Any = getattr(postprocessors, postprocess) if postprocess else None
+  hashable: dict[str, Any] = {
+    k: tuple(x) if isinstance(x, list) else x for k, x in columns.items()
+  }
   return SuperGlueTask(
     preprocess=functools.partial(getattr(preprocessors, preprocess), **of_text),
     postprocess=scored and functools.partial(scored, **options),
     metric_fns=tuple(getattr(metrics_lib, name) for name in metrics),
     labels=tuple(labels),
-    **{k: tuple(x) if isinstance(x, list) else x for k, x in columns.items()},
+    **hashable,
   )
 
 

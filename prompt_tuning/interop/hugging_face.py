@@ -65,7 +65,7 @@ _FIXED = json.loads(
 _SETTINGS = ("layer_norm_epsilon", "relative_attention_max_distance")
 # Limits of the layers of a stack, and of the rows or columns of a matrix: far
 # above those of any T5, and small enough to count with.
-_Layers = Annotated[int, pydantic.Field(ge=1, le=1_000)]
+_Layers: Any = Annotated[int, pydantic.Field(ge=1, le=1_000)]
 _Size = Annotated[int, pydantic.Field(ge=1, le=10**7)]
 _SHAPE = {
   **{x: _Layers if x.endswith("layers") else _Size for x in _SIZES.values()},

@@ -39,7 +39,8 @@ class Evaluator(seqio.Evaluator):
       compute_metrics=compute_metrics, step=step, **kwargs
     )
     # None where another process computes them.
-    if metrics_lib.is_super_glue(found := computed.result() or {}):
+    found: Any = computed.result() or {}
+    if metrics_lib.is_super_glue(found):
       average = metrics_lib.super_glue_average(found)
       for logger in self.loggers:
         logger(
