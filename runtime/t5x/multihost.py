@@ -111,7 +111,7 @@ class Watch:
     """
     self.on_loss: list[Callable[[str], Any]] = []
     self._index, self._peers, self._end = index, peers, end
-    self._ending = threading.Lock()
+    self._ending, self._has_failed = threading.Lock(), False
     self._done = {number: threading.Event() for number in peers}
     for number in peers:
       listening = threading.Thread(target=self._listen, args=(number,))
@@ -156,8 +156,10 @@ class Watch:
 
     On its way out it may wait for the others.
     """
-    if not self._ending.locked():
-      # Much fails if another process is lost, which this is about to notice.
+    if not self._has_failed:
+      # Much fails if another process is lost: the watch notices that, and ends
+      # this process, meanwhile.
+      self._has_failed = True
       time.sleep(4 * GRACE_SECONDS)
     if self._ending.acquire(blocking=False):
       for peer in self._peers.values():
