@@ -13,6 +13,7 @@ import random
 import re
 import time
 from typing import Any
+import urllib.parse
 
 import aiohttp
 from gcsfs import core, retry
@@ -32,10 +33,12 @@ def _object(path: str, args: Sequence[Any], content: bytes | None) -> str:
   """Returns the bucket and the object, if there is one, of a request."""
   if args:
     return "/".join(map(str, args))
-  # Those of an upload are in its path, and in its first lines.
-  bucket = path.partition("/b/")[2].removesuffix("/o")
-  name = re.search(rb'"name": (".*?")[,}]', (content or b"")[:2000])
-  return f"{bucket}/{json.loads(name[1])}" if name else bucket
+  # An upload's object is in its path, or in its first lines.
+  bucket, _, query = path.partition("/b/")[2].partition("/o")
+  if match := re.search(r"[?&]name=([^&]*)", query):
+    return f"{bucket}/{urllib.parse.unquote(match[1])}"
+  found = re.search(rb'"name": (".*?")[,}]', (content or b"")[:2000])
+  return f"{bucket}/{json.loads(found[1])}" if found else bucket
 
 
 class FileSystem(core.GCSFileSystem):
