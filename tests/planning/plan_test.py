@@ -17,14 +17,12 @@ import jax.numpy as jnp
 import pytest
 
 from prompt_tuning.commands import console
-from prompt_tuning.experiments import plan_page as page
-from prompt_tuning.experiments import plan_table as table
-from prompt_tuning.experiments import sheets
+from prompt_tuning.experiments import plan_page, plan_table, sheets
 from t5x.configuration import reading, resolution
 from t5x.planning import costs, programs, search, targets
 
 ROOT = pathlib.Path(__file__).parents[2]
-PLAN = sheets.parse(ROOT / "configs/plan.toml", table.Plan)
+PLAN = sheets.parse(ROOT / "configs/plan.toml", plan_table.Plan)
 TINY = [
   "TASK_FEATURE_LENGTHS = {'inputs': 12, 'targets': 4}",
   "BATCH_SIZE = 4",
@@ -321,8 +319,8 @@ def test_rule_of_the_table_divides_devices_and_batches():
 
 
 def test_page_is_made_of_its_records():
-  records = table.read(*ROOT.glob("results/plan_*.json"))
-  assert page.page(PLAN, records) == (ROOT / "results/plan.md").read_text()
+  records = plan_table.read(*ROOT.glob("results/plan_*.json"))
+  assert plan_page.page(PLAN, records) == (ROOT / "results/plan.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -340,8 +338,7 @@ def test_errors_of_the_table(monkeypatch, capsys, tmp_path, flag, message):
 
   monkeypatch.setattr(targets, "prepare", lambda: None)
   monkeypatch.setattr(targets, "find", find)
-  (tmp_path / "configs").mkdir()
-  shutil.copy(ROOT / "configs/plan.toml", tmp_path / "configs")
+  shutil.copytree(ROOT / "configs", tmp_path / "configs")
   words = ["plan-table", "--compile=gpu", f"--root={tmp_path}", flag]
   assert console.main(words) == 1
   assert re.search(message, capsys.readouterr().err)
