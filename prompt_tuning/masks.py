@@ -68,6 +68,27 @@ def causal_mask(query_positions: Array, key_positions: Array) -> Array:
   return (key_positions[None, :] <= query_positions[:, None])[None, None]
 
 
+def position_mask(
+  query_positions: Array, key_positions: Array, window: int | None = None
+) -> Array:
+  """Lets queries see keys at their position and before it.
+
+  Args:
+    query_positions: [B, Q]
+    key_positions: [B, K] Below 0: no query sees the key.
+    window: The number of positions that a query sees, its own included; None
+      is all of them.
+
+  Returns:
+    [B, 1, Q, K]
+  """
+  queries, keys = query_positions[:, :, None], key_positions[:, None, :]
+  mask = (keys >= 0) & (keys <= queries)
+  if window is not None:
+    mask &= queries - keys < window
+  return mask[:, None]
+
+
 def prepend_visible(visible: Array, prompt_length: int) -> Array:
   """[B, T] -> [B, P + T]: the positions of the prompt are visible."""
   return jnp.pad(visible, ((0, 0), (prompt_length, 0)), constant_values=True)

@@ -26,8 +26,9 @@ from prompt_tuning.types import Array
 FORMAT_VERSION = 1
 # The fingerprint of an unidentified model or vocabulary.
 UNKNOWN = "unknown"
-# The name of a prompt among a model's parameters.
+# The name of a prompt among the parameters of a T5, and of a decoder.
 PARAMETER_PATH = "encoder/prompt/prompt"
+PARAMETER_PATHS = (PARAMETER_PATH, "decoder/prompt/prompt")
 _KEY = "prompt"
 SUFFIXES = (".safetensors", ".npy")
 _SIZES = ("format_version", "prompt_length", "prompt_width")

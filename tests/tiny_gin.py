@@ -13,7 +13,7 @@ from t5x import infer as infer_lib
 from t5x import train as train_lib
 from t5x.configuration import reading
 
-_TINY = pathlib.Path(__file__).with_name("testdata") / "tiny.gin"
+_TESTDATA = pathlib.Path(__file__).with_name("testdata")
 PROGRAMS = {
   "train": train_lib.train,
   "eval": eval_lib.evaluate,
@@ -44,9 +44,13 @@ def parse_command(words: Sequence[str]) -> set[str]:
 
 
 def configure_files(
-  program: str, files: list[str], bindings: list[str], **macros: Any
+  program: str,
+  files: list[str],
+  bindings: list[str],
+  model: str = "tiny",
+  **macros: Any,
 ) -> None:
-  """Parses what a program does with the tiny T5."""
+  """Parses what a program does with the tiny T5, or another tiny model."""
   macros = {
     "MIXTURE_OR_TASK_NAME": tiny.TASK,
     "MIXTURE_OR_TASK_MODULE": "tiny",
@@ -54,6 +58,10 @@ def configure_files(
     **macros,
   }
   parse(
-    [str(_TINY), *files, f"gin/runs/{program}.gin"],
+    [
+      str(_TESTDATA / f"{model}.gin"),
+      *files,
+      f"gin/runs/{program}.gin",
+    ],
     [*bindings, *(f"{name} = {value!r}" for name, value in macros.items())],
   )

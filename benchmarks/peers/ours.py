@@ -57,7 +57,8 @@ def make_model(
 ) -> models.EncoderDecoderModel:
   arguments = prompted.arguments(case, several)
   if case.work == "rank":
-    return ranking.make_ranking_model(cases.LABELS, **arguments)
+    words = arguments["output_vocabulary"]
+    return ranking.make_ranking_model(cases.LABELS, words, **arguments)
   # gin/decoding/greedy.gin
   greedy = functools.partial(decoding.temperature_sample, topk=1)
   return models.EncoderDecoderModel(**arguments, decode_fn=greedy)

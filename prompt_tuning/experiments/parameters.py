@@ -12,6 +12,7 @@ import pydantic
 from prompt_tuning.experiments import figures, pages
 from prompt_tuning.experiments.cells import Strict
 from prompt_tuning.experiments.text_tables import Table
+from prompt_tuning.models.network import parameter_shapes
 from prompt_tuning.models.t5 import network
 from t5x import gin_utils
 
@@ -123,7 +124,7 @@ def count(sheet: ParameterSheet, size: str) -> Counts:
     ) as arguments:
       module = network.Transformer(**arguments)
       width = module.config.emb_dim
-      shapes = network.parameter_shapes(module)
+      shapes = parameter_shapes(module)
     found = {path: math.prod(shape) for path, shape in shapes.items()}
     for name, method in net.methods.items():
       sizes = [n for k, n in found.items() if re.fullmatch(method.trains, k)]

@@ -18,7 +18,7 @@ import tqdm
 from prompt_tuning.inference import neighbours
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
+from prompt_tuning.models.config import TOKEN_EMBEDDING
 
 Pairs = Sequence[tuple[str, str]]
 

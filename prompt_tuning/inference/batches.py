@@ -76,8 +76,8 @@ def _encode(
   requests: Sequence[Request],
   length: int,
   rows: int,
-) -> tuple[jax.Array, np.ndarray]:
-  """Returns the inputs behind their prompts: encoded [B, T, H], and tokens."""
+) -> tuple[Any, np.ndarray]:
+  """Returns the inputs behind their prompts: encoded, and tokens."""
   prompts = [request.prompt for request in requests]
   tokens, lengths = pack_rows(
     [request.tokens for request in requests],
@@ -232,8 +232,16 @@ def _rank(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
 
 
 def _embed(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
-  """Averages the encoded tokens of every input, in one step."""
+  """Averages the encoded tokens of every input, in one step.
+
+  A decoder gives its output at the last token.
+  """
   encoded, _ = _encode(programs, batch.requests, batch.shape.length, batch.rows)
+  if not isinstance(encoded, jax.Array):
+    rows = np.asarray(encoded.last, np.float32)
+    for ticket, row in zip(batch.tickets, rows, strict=False):
+      ticket.finish(row)
+    return
   rows = np.asarray(jax.device_get(encoded), np.float32)
   for ticket, row in zip(batch.tickets, rows, strict=False):
     request = ticket.request

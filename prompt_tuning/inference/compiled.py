@@ -145,12 +145,11 @@ class CompiledPrograms:
 
   def _calls(self, shape: Shape, B: int) -> Iterator[_Call]:
     """Yields every call that a batch makes; others may make the same ones."""
-    config = self.network.config
     tokens = _array(B, shape.length)
     rows = _array(B)
-    yield "encode", (self.table.array, tokens, rows, rows), {}
-    dtype = jnp.dtype(config.dtype)
-    encoded = _array(B, shape.length, config.emb_dim, dtype=dtype)
+    inputs = (self.table.array, tokens, rows, rows)
+    yield "encode", inputs, {}
+    encoded = jax.eval_shape(self.network.encode, self._params, *inputs)
     if shape.kind == "rank":
       labels = PackedLabels(*[_array(B, shape.steps)] * 3)
       yield "score", (encoded, tokens, labels), {}

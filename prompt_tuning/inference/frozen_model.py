@@ -1,14 +1,12 @@
-"""A frozen T5 in memory, which answers with any prompt."""
+"""A frozen model in memory, which answers with any prompt."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import os
-import re
 import threading
 from typing import Any, Self, cast
 
-from etils import epath
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -16,19 +14,18 @@ import numpy as np
 from pydantic import PositiveInt
 import seqio
 
-from prompt_tuning import injections, prompt_files
+from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.inference import ranking
+from prompt_tuning.inference import base_models, ranking
 from prompt_tuning.inference.programs import Network, pack_rows
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.interop import sentencepiece_model
+from prompt_tuning.interop import hugging_face
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from prompt_tuning.models.t5 import network
-from prompt_tuning.models.t5.config import (
-  TOKEN_EMBEDDING,
-  T5Config,
-  config_of,
-)
+from prompt_tuning.models import networks
+from prompt_tuning.models.config import TOKEN_EMBEDDING
+from prompt_tuning.models.layers import Config
+from prompt_tuning.models.network import parameter_shapes
+from prompt_tuning.models.t5.config import T5Config, config_of
 from prompt_tuning.types import DType
 from t5x import checkpoints
 from t5x.configuration import arguments
@@ -43,30 +40,8 @@ _SHORTEST = 16
 _ROWS, _LOGITS = 32, 2048
 
 
-@dataclasses.dataclass(frozen=True)
-class _CheckpointInMemory(checkpoints.BaseCheckpoint):
-  """A checkpoint whose parameters have been read.
-
-  Attributes:
-    params: Path of the parameter -> array, on one device.
-  """
-
-  params: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
-
-  def read(
-    self, targets: Mapping[str, jax.ShapeDtypeStruct]
-  ) -> dict[str, jax.Array]:
-    """Returns parameters, without a copy where dtype and place fit already."""
-    return {
-      name: jax.device_put(
-        self.params[name].astype(target.dtype), target.sharding
-      )
-      for name, target in targets.items()
-    }
-
-
 class FrozenModel:
-  """A frozen T5.
+  """A frozen T5, or a decoder.
 
   Any number of models can be in use, each by any number of threads.
 
@@ -79,7 +54,7 @@ class FrozenModel:
   def __init__(
     self,
     base: checkpoints.BaseCheckpoint,
-    config: T5Config,
+    config: Config,
     vocabulary: seqio.Vocabulary,
   ):
     """Stores its arguments; see `load`."""
@@ -93,7 +68,7 @@ class FrozenModel:
     )
     self._score = jax.jit(self.network.score)
     self._lock = threading.Lock()
-    self._in_memory: _CheckpointInMemory | None = None
+    self._in_memory: base_models.CheckpointInMemory | None = None
 
   @classmethod
   @arguments.checked
@@ -102,7 +77,7 @@ class FrozenModel:
     checkpoint: str | os.PathLike[str],
     vocabulary: str | os.PathLike[str] | seqio.Vocabulary | None = None,
     dtype: DType | None = None,
-    config: T5Config | None = None,
+    config: Config | None = None,
     extra_ids: int = _EXTRA_IDS,
   ) -> Self:
     """Opens a base model; its weights are read when they are first needed.
@@ -113,8 +88,9 @@ class FrozenModel:
       vocabulary: The model's vocabulary, or its SentencePiece file. By default,
         the file beside the checkpoint; the ladder's models need none.
       dtype: Of activations; by default that of `config`, or float32.
-      config: Of the network. By default, its sizes follow from the checkpoint,
-        and dropout in training is the recipes': 0.1, or 0 for the ladder's.
+      config: Of the network. By default that of a decoder's folder. The sizes
+        of a T5 follow from the checkpoint, and its dropout in training is the
+        recipes': 0.1, or 0 for the ladder's.
       extra_ids: Sentinels after the pieces of a file.
 
     Raises:
@@ -123,14 +99,16 @@ class FrozenModel:
         would ignore.
     """
     base = checkpoints.open_checkpoint(str(checkpoint))
-    if config is None:
-      rate = 0.0 if is_of_ladder(base) else 0.1
+    if config is None and "config" in base.metadata:
+      config = dataclasses.replace(base.metadata["config"], dtype="float32")
+    elif config is None:
+      rate = 0.0 if base_models.is_of_ladder(base) else 0.1
       config = dataclasses.replace(
         config_of(base.arrays), dtype="float32", dropout_rate=rate
       )
     if dtype is not None:
       config = dataclasses.replace(config, dtype=dtype)
-    own = network.parameter_shapes(network.Transformer(config))
+    own = parameter_shapes(networks.make(config))
     if added := sorted(set(base.arrays) - set(own)):
       raise ValueError(
         f"{base.path} is not a base model: it also has {', '.join(added[:3])}. "
@@ -138,10 +116,12 @@ class FrozenModel:
         "prompt.safetensors as `prompt=`; for other methods, run "
         "python -m t5x.infer."
       )
-    if vocabulary is None and is_of_ladder(base):
+    if vocabulary is None and base_models.is_of_ladder(base):
       vocabulary = ladder_vocabulary.ladder()
+    elif vocabulary is None and not isinstance(config, T5Config):
+      vocabulary = hugging_face.vocabulary(base.found)
     elif not isinstance(vocabulary, seqio.Vocabulary):
-      path = str(vocabulary or vocabulary_file(base.path))
+      path = str(vocabulary or base_models.vocabulary_file(base.path))
       vocabulary = vocabulary_lib.checked(
         seqio.SentencePieceVocabulary(path, extra_ids)
       )
@@ -170,7 +150,7 @@ class FrozenModel:
   @functools.cached_property
   def fingerprint(self) -> str:
     """The hash that identifies the model's values."""
-    return base_fingerprint(self._base)
+    return base_models.base_fingerprint(self._base)
 
   @functools.cached_property
   def _vocabulary_sha256(self) -> str:
@@ -191,7 +171,7 @@ class FrozenModel:
             for name, x in base.arrays.items()
           }
         )
-        self._in_memory = _CheckpointInMemory(
+        self._in_memory = base_models.CheckpointInMemory(
           base.path, base.found, base.step, base.arrays, base.metadata, params
         )
       return self._in_memory
@@ -201,9 +181,25 @@ class FrozenModel:
     """The parameters as a tree of float32 arrays on the first device."""
     return traverse_util.unflatten_dict(self.in_memory.params, sep="/")
 
+  @property
+  def input_end(self) -> tuple[int, ...]:
+    """The tokens after an input: the end of sequence, or none for a decoder."""
+    return (self.network.eos_id,) * isinstance(self.config, T5Config)
+
   def encode(self, text: str) -> tuple[int, ...]:
-    """Returns the tokens of an input, with the end of sequence."""
-    return (*self.vocabulary.encode(text), self.network.eos_id)
+    """Returns the tokens of an input, with those that mark start and end.
+
+    Raises:
+      ValueError: if a decoder's input is empty.
+    """
+    vocabulary = getattr(self.vocabulary, "of_inputs", self.vocabulary)
+    tokens = (*vocabulary.encode(text), *self.input_end)
+    if not tokens:
+      raise ValueError(
+        "Expected an input with text, because a decoder continues it, got "
+        f"{text!r}."
+      )
+    return tokens
 
   @arguments.checked
   def generate(
@@ -284,7 +280,8 @@ class FrozenModel:
       pairs: Inputs and targets.
       prompt: As for `generate`.
     """
-    targets = [[self.encode(target)] for _, target in pairs]
+    eos_id = self.network.eos_id
+    targets = [[(*self.vocabulary.encode(x), eos_id)] for _, x in pairs]
     scores = self._scores([text for text, _ in pairs], targets, prompt)
     return np.array(scores).reshape(len(pairs))
 
@@ -307,7 +304,7 @@ class FrozenModel:
 
   def _batches(
     self, inputs: Sequence[str], prompt: AnyPrompt | None, most: int
-  ) -> Iterator[tuple[int, jax.Array, np.ndarray]]:
+  ) -> Iterator[tuple[int, Any, np.ndarray]]:
     """Yields the inputs of a batch: their number, encoded, and as tokens."""
     array = self.prompt_array(prompt)
     positions = 0 if array is None else len(array)
@@ -354,45 +351,3 @@ class FrozenModel:
 def _round_up(number: int, least: int) -> int:
   """Returns the smallest power of two that is at least both."""
   return max(least, 1 << (number - 1).bit_length())
-
-
-def is_of_ladder(base: checkpoints.BaseCheckpoint) -> bool:
-  """Returns whether a checkpoint is one of the miniatures."""
-  return str(base.metadata.get("name") or "").startswith("ladder_")
-
-
-def base_fingerprint(base: checkpoints.BaseCheckpoint) -> str:
-  """Returns the fingerprint of a checkpoint without its methods' parameters."""
-  if known := base.metadata.get("base_fingerprint"):
-    return known  # The checkpoint of a run stores it.
-  of_methods = re.compile(rf"({'|'.join(injections.PLACES.values())})/.*")
-  arrays = {
-    name: array
-    for name, array in base.arrays.items()
-    if not of_methods.fullmatch(name)
-  }
-  if len(arrays) < len(base.arrays):
-    base = dataclasses.replace(base, arrays=arrays, metadata={})
-  return base.fingerprint
-
-
-def vocabulary_file(path: str) -> str:
-  """Finds the SentencePiece file `*.model` beside a checkpoint.
-
-  Args:
-    path: As for `t5x.checkpoints.find_checkpoint`.
-
-  Raises:
-    ValueError: unless there is exactly one.
-  """
-  folder = epath.Path(checkpoints.find_checkpoint(path))
-  found = sentencepiece_model.files_in(folder)
-  found = found or sorted(folder.parent.glob("*.model"))
-  if len(found) != 1:
-    names = ", ".join(file.name for file in found) or "none"
-    raise ValueError(
-      f"Expected one SentencePiece file of the model, such as spiece.model, in "
-      f"{folder} or {folder.parent}, got {names}. Leave one there, or name it: "
-      "load(..., vocabulary='spiece.model')."
-    )
-  return str(found[0])

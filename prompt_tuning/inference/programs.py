@@ -15,15 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning.inference.ranking import PackedLabels
-from prompt_tuning.models.t5.config import T5Config
-from prompt_tuning.models.t5.network import Transformer
+from prompt_tuning.models import networks
+from prompt_tuning.models.layers import Config
 from t5x import decoding
 
 # Marks a position of the prompt: any token but padding would do.
 PROMPT_TOKEN = 1
 # How many of the likeliest tokens are returned if a request wants any.
 TOP = 5
-# Keys and values of the input, in every layer of the decoder.
+# What targets read of the input, before the first and while decoding.
+Encoded = Any
 Attended = Any
 
 
@@ -96,13 +97,13 @@ def pack_rows(
 
 
 class Network:
-  """A frozen T5 as functions of its parameters, to be compiled.
+  """A frozen model as functions of its parameters, to be compiled.
 
   Their arguments have the same meaning in all of them:
 
   * params: the model's parameters.
   * tokens: [B, T] From `pack_rows`.
-  * encoded: [B, T, H] From `encode`.
+  * encoded: From `encode`.
   * attended: From `begin`.
   * steps: The most tokens of an answer, S.
 
@@ -111,11 +112,11 @@ class Network:
     eos_id: The end of sequence.
   """
 
-  def __init__(self, config: T5Config, eos_id: int):
+  def __init__(self, config: Config, eos_id: int):
     """Stores its arguments."""
     self.config = config
     self.eos_id = eos_id
-    self._module = Transformer(config)
+    self._module = networks.make(config)
 
   def encode(
     self,
@@ -124,7 +125,7 @@ class Network:
     tokens: jax.Array,
     slots: jax.Array,
     prompt_lengths: jax.Array,
-  ) -> jax.Array:
+  ) -> Encoded:
     """Encodes a batch.
 
     Args:
@@ -133,10 +134,10 @@ class Network:
       prompt_lengths: [B] The length of each row's prompt; 0: no prompt.
 
     Returns:
-      [B, T, H]
+      What targets read of it; [B, T, H] for a T5.
     """
 
-    def run(module: Any) -> jax.Array:
+    def run(module: Any) -> Encoded:
       positions = jnp.arange(tokens.shape[1])[None, :]
       prompts = table[
         slots[:, None], jnp.minimum(positions, table.shape[1] - 1)
@@ -146,14 +147,14 @@ class Network:
       embedded = jnp.where(
         is_prompt[..., None], prompts.astype(embedded.dtype), embedded
       )
-      return module.encoder(embedded, tokens, None, False)
+      return module.encode_embedded(embedded, tokens, enable_dropout=False)
 
-    return cast(jax.Array, nn.apply(run, self._module)({"params": params}))
+    return nn.apply(run, self._module)({"params": params})
 
   def begin(
     self,
     params: Mapping[str, Any],
-    encoded: jax.Array,
+    encoded: Encoded,
     tokens: jax.Array,
     inputs: jax.Array,
     limits: jax.Array,
@@ -162,7 +163,7 @@ class Network:
     """Returns the state of a batch before its first token.
 
     Args:
-      encoded: [E, T, H] From `encode`. If E = B, each row has its own input,
+      encoded: Of E rows, from `encode`. If E = B, each row has its own input,
         and `inputs` is not read.
       tokens: [E, T]
       inputs: [B] The input of each row, an index into `encoded`.
@@ -257,7 +258,7 @@ class Network:
   def search(
     self,
     params: Mapping[str, Any],
-    encoded: jax.Array,
+    encoded: Encoded,
     tokens: jax.Array,
     steps: int,
     beams: int,
@@ -287,7 +288,7 @@ class Network:
   def score(
     self,
     params: Mapping[str, Any],
-    encoded: jax.Array,
+    encoded: Encoded,
     tokens: jax.Array,
     labels: PackedLabels,
   ) -> jax.Array:

@@ -208,22 +208,23 @@ def label_scores(labels: PackedLabels, log_probs: Any) -> np.ndarray:
 
 
 def make_ranking_model(
-  labels: Sequence[str], output_vocabulary: Vocabulary, **arguments: Any
+  labels: Sequence[str],
+  vocabulary: Vocabulary,
+  make: Callable[..., models.EncoderDecoderModel] = models.EncoderDecoderModel,
+  **arguments: Any,
 ) -> models.EncoderDecoderModel:
   """Makes a model for T5X that answers with the likeliest label.
 
   Args:
     labels: The labels to choose from.
-    output_vocabulary: Of the decoder's tokens, and of the labels.
-    **arguments: More arguments of `t5x.models.EncoderDecoderModel`.
+    vocabulary: The model's.
+    make: The class of the model.
+    **arguments: More of its arguments.
   """
-  model = models.EncoderDecoderModel(
-    output_vocabulary=output_vocabulary,
-    decode_fn=functools.partial(
-      rank_labels, labels=labels, vocabulary=output_vocabulary
-    ),
-    **arguments,
+  decode_fn = functools.partial(
+    rank_labels, labels=labels, vocabulary=vocabulary
   )
+  model = make(decode_fn=decode_fn, **arguments)
   model.predict_batch_with_aux = functools.partial(
     model.predict_batch_with_aux, num_decodes=len(labels)
   )

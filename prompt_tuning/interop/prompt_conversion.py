@@ -9,12 +9,14 @@ import numpy as np
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import hub, local_files, peft_adapters
-from prompt_tuning.prompt_files import PARAMETER_PATH
 from prompt_tuning.types import Array
 from t5x.files import parsing
 
-# Ours, and that of the code released with the paper.
-PARAMETER_PATHS = (PARAMETER_PATH, f"{PARAMETER_PATH}/prompt")
+# Ours, and those of the code released with the paper.
+PARAMETER_PATHS = (
+  *prompt_files.PARAMETER_PATHS,
+  *(f"{path}/prompt" for path in prompt_files.PARAMETER_PATHS),
+)
 
 
 def read_prompt(

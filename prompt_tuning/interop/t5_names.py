@@ -1,10 +1,19 @@
-"""The parameters of a T5 1.1 under Hugging Face's names."""
+"""A T5 1.1 of Hugging Face's: its configuration and names of parameters."""
 
 from collections.abc import Mapping
 import functools
+import json
+import pathlib
+from typing import Annotated, Any
 
-from prompt_tuning.models.t5.config import TOKEN_EMBEDDING, T5Config
-from prompt_tuning.models.t5.network import Transformer, parameter_shapes
+import pydantic
+
+from prompt_tuning.models import networks
+from prompt_tuning.models.config import TOKEN_EMBEDDING
+from prompt_tuning.models.layers import Config
+from prompt_tuning.models.network import parameter_shapes
+from prompt_tuning.models.t5.config import T5Config
+from t5x.files import parsing
 
 _SUBLAYERS = {
   "encoder": {
@@ -34,6 +43,76 @@ _OTHERS = {
     for stack in _SUBLAYERS
   },
 }
+# Our name of a size -> Hugging Face's.
+SIZES = {
+  "vocab_size": "vocab_size",
+  "emb_dim": "d_model",
+  "head_dim": "d_kv",
+  "mlp_dim": "d_ff",
+  "num_heads": "num_heads",
+  "num_encoder_layers": "num_layers",
+  "num_decoder_layers": "num_decoder_layers",
+  "relative_attention_num_buckets": "relative_attention_num_buckets",
+}
+# The configuration of every T5 1.1, without its sizes.
+FIXED = json.loads(
+  pathlib.Path(__file__).with_name("t5_config.json").read_text()
+)
+# Settings of it that our checkpoints do not record.
+_SETTINGS = ("layer_norm_epsilon", "relative_attention_max_distance")
+# Limits of the layers of a stack, and of the rows or columns of a matrix: far
+# above those of any T5, and small enough to count with.
+_Layers: Any = Annotated[int, pydantic.Field(ge=1, le=1_000)]
+_Size = Annotated[int, pydantic.Field(ge=1, le=10**7)]
+_SHAPE = {
+  **{x: _Layers if x.endswith("layers") else _Size for x in SIZES.values()},
+  "num_decoder_layers": (_Layers | None, None),  # null for "as many".
+  "relative_attention_num_buckets": (_Size, 32),
+}
+
+
+def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
+  """Returns the sizes of a T5 1.1.
+
+  Args:
+    file: The configuration's file, for messages.
+    config: Its content, whose `model_type` is "t5".
+
+  Raises:
+    ValueError: if it is another model.
+  """
+  activation = config.get("feed_forward_proj", "relu")
+  if activation != "gated-gelu":
+    reason = " It is a T5 1.0: no gate, and a tied head." * (
+      activation == "relu"
+    )
+    raise ValueError(
+      f"{file}: expected feed_forward_proj gated-gelu, that of T5 1.1, got "
+      f"{activation}.{reason} Take a T5 1.1, an LM-adapted T5 or a FLAN-T5."
+    )
+  # transformers 5 writes "tied" for every model, and "scaled" where it matters.
+  tied, scaled = "tie_word_embeddings", "scale_decoder_outputs"
+  key = scaled if scaled in config else tied
+  if config.get(key, True):
+    head = "the embedding is the head, and " * (key == tied)
+    raise ValueError(
+      f"{file}: expected {key} false, got "
+      f"{str(config.get(key, 'nothing')).lower()}: {head}the decoder's output "
+      "is scaled, as in T5 1.0."
+    )
+  for name in _SETTINGS:
+    expected = FIXED[name]
+    if (value := config.get(name, expected)) != expected:
+      raise ValueError(f"{file}: expected {name} {expected}, got {value}.")
+
+  what = "the configuration of a T5 1.1"
+  given = parsing.json_file(file, what, _SHAPE)
+  config = {"relative_attention_num_buckets": 32, **given}
+  config["num_decoder_layers"] = (
+    config.get("num_decoder_layers") or config["num_layers"]
+  )
+  with parsing.of(file, what):
+    return T5Config(**{ours: config[name] for ours, name in SIZES.items()})
 
 
 def hugging_face_name(name: str) -> str:
@@ -59,9 +138,9 @@ def is_transposed(name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def shapes(config: T5Config) -> Mapping[str, tuple[int, ...]]:
+def shapes(config: Config) -> Mapping[str, tuple[int, ...]]:
   """Returns T5X's name -> shape for every parameter of the network."""
-  return parameter_shapes(Transformer(config))
+  return parameter_shapes(networks.make(config))
 
 
 def differences(

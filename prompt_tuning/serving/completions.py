@@ -182,7 +182,8 @@ def _inputs(
       raise errors.invalid(
         f"Expected tokens from 1 to {vocabulary.vocab_size - 1}.", field
       )
-    end = () if one[-1] == vocabulary.eos_id else (vocabulary.eos_id,)
+    end = service.engine.model.input_end
+    end = () if one[-1] == vocabulary.eos_id else end
     inputs.append((*one, *end))
   return inputs
 

@@ -17,7 +17,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
-from prompt_tuning.prompt_files import PARAMETER_PATH
+from prompt_tuning.prompt_files import PARAMETER_PATHS
 from prompt_tuning.training import base_model
 from t5x import trainer
 
@@ -86,8 +86,8 @@ class SaveBestPrompt(trainer.BaseAction):
       params = traverse_util.flatten_dict(train_state.params, sep="/")
       prompt_files.save_prompt(
         self._path,
-        np.asarray(params[PARAMETER_PATH]),
-        self._metadata(fingerprint, int(train_state.step)),
+        np.asarray(params[_path_of(params)]),
+        self._metadata(fingerprint, int(train_state.step), _path_of(params)),
       )
 
   def _best(self) -> Mapping[str, Any] | None:
@@ -98,13 +98,14 @@ class SaveBestPrompt(trainer.BaseAction):
     return max(self._evals, key=lambda e: sign * e["score"], default=None)
 
   def _metadata(
-    self, base_fingerprint: str, step: int
+    self, base_fingerprint: str, step: int, path: str
   ) -> prompt_files.PromptMetadata:
     """Returns the header for the best prompt so far."""
     best = self._best()
     return prompt_files.PromptMetadata(
       base_fingerprint=base_fingerprint,
       vocabulary_sha256=vocabulary_lib.sha256(self.vocabulary),
+      parameter_path=path,
       task=self.task,
       step=step,
       metric=self.metric if best else None,
@@ -122,7 +123,9 @@ class SaveBestPrompt(trainer.BaseAction):
         "same metric and mode."
       )
     self._evals, self._checkpointer = evals, checkpointer
-    self._is_alone &= checkpointer.trained == {PARAMETER_PATH}
+    self._is_alone &= set(checkpointer.trained) in [
+      {path} for path in PARAMETER_PATHS
+    ]
     best = self._best()
     if not self._is_alone or best is None:
       return
@@ -143,9 +146,11 @@ class SaveBestPrompt(trainer.BaseAction):
         )
       return
     arrays, run_info = found
-    prompt = np.asarray(arrays[PARAMETER_PATH], np.float32)
+    prompt = np.asarray(arrays[_path_of(arrays)], np.float32)
     metadata = self._metadata(
-      run_info["base_fingerprint"] or prompt_files.UNKNOWN, step
+      run_info["base_fingerprint"] or prompt_files.UNKNOWN,
+      step,
+      _path_of(arrays),
     )
     problem = self._problem(
       step,
@@ -184,3 +189,8 @@ class SaveBestPrompt(trainer.BaseAction):
     if metadata is None or not is_best(prompt, metadata):
       return f"is not the best prompt, that of step {step}"
     return None
+
+
+def _path_of(params: Mapping[str, Any]) -> str:
+  """Returns the name of the prompt among parameters."""
+  return next(path for path in PARAMETER_PATHS if path in params)

@@ -5,6 +5,7 @@ fingerprints, so there prompts are written and read without that check.
 """
 
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import seqio
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
+from prompt_tuning.models.config import TOKEN_EMBEDDING
+from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.training import google_t5x
 from t5x import checkpoints
 
@@ -53,6 +55,38 @@ def read_parameter(
   return np.asarray(array.open()(whole), np.float32)
 
 
+def decoder_config(
+  path: str,
+  dtype: str = "bfloat16",
+  dropout_rate: float = 0.0,
+  scan_layers: bool = False,
+  remat: bool = False,
+  remat_keeps: tuple[str, ...] = (),
+  attention_kernel: str | None = None,
+) -> DecoderConfig:
+  """Reads the sizes of a decoder; the settings are those of `DecoderConfig`.
+
+  Raises:
+    ValueError: if the path is not a folder of Hugging Face's with a decoder, or
+      its name on the hub.
+  """
+  config = checkpoints.open_checkpoint(path).metadata.get("config")
+  if config is None:
+    raise ValueError(
+      f"Expected a decoder in a folder of Hugging Face's, got {path}. Give "
+      "INITIAL_CHECKPOINT_PATH, or the gin file of a T5."
+    )
+  return dataclasses.replace(
+    config,
+    dtype=dtype,
+    dropout_rate=dropout_rate,
+    scan_layers=scan_layers,
+    remat=remat,
+    remat_keeps=remat_keeps,
+    attention_kernel=attention_kernel,
+  )
+
+
 def prompt_for_model(
   prompt_file: str, checkpoint_path: str, vocabulary: seqio.Vocabulary
 ) -> np.ndarray:
@@ -91,7 +125,7 @@ def check_compatible(
   frozen = prompt_files.UNKNOWN
   if not google_t5x.is_installed():
     # Not with Google's T5X: it has no `BaseCheckpoint`.
-    from prompt_tuning.inference.frozen_model import base_fingerprint
+    from prompt_tuning.inference.base_models import base_fingerprint
 
     frozen = base_fingerprint(checkpoints.open_checkpoint(checkpoint_path))
   for metadata in filter(None, found):

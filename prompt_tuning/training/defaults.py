@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import psutil
 
-from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.models.layers import Config
 
 # The paper's settings are for models of more parameters than this.
 _SMALL = 150_000_000
@@ -47,7 +47,7 @@ class Facts:
     memory: Bytes that JAX may take of the device's memory.
   """
 
-  config: T5Config
+  config: Config
   parameters: int
   rows: int
   tokens: int
@@ -152,10 +152,10 @@ def _memory_settings(
   if count > 1:
     yield Setting("NUM_MICROBATCHES", count, "a whole batch takes too much")
   if remat:
-    name = "network.T5Config.remat"
+    name = f"{facts.config.GIN_NAME}.remat"
     yield Setting(name, True, "kept activations would take too much")
-  if facts.config.num_encoder_layers >= _MANY_LAYERS:
-    name = "network.T5Config.scan_layers"
+  if facts.config.stacks[0] >= _MANY_LAYERS:
+    name = f"{facts.config.GIN_NAME}.scan_layers"
     yield Setting(name, True, "one layer is compiled for all")
 
 
@@ -173,7 +173,7 @@ def step_bytes(
   """
   config, tokens = facts.config, length + facts.tokens
   wide = 4 if facts.platform == "cpu" else 2
-  layers = config.num_encoder_layers + config.num_decoder_layers
+  layers = sum(config.stacks)
   # On a CPU, attention never holds all scores.
   scores = config.num_heads * tokens**2 * _BYTES_A_SCORE
   scores = 0 if facts.platform == "cpu" else scores

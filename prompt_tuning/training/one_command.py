@@ -21,7 +21,7 @@ import seqio
 from prompt_tuning import tasks  # noqa: F401  # Registers them.
 from prompt_tuning.data import files as files_lib
 from prompt_tuning.data import row_files, superglue, task_facts
-from prompt_tuning.inference import frozen_model
+from prompt_tuning.inference import base_models, frozen_model
 from prompt_tuning.interop import hub
 from prompt_tuning.models.t5.config import config_of
 from prompt_tuning.training import defaults
@@ -90,13 +90,19 @@ def make(
     ValueError: if the model or the data cannot be read.
   """
   base = checkpoints.open_checkpoint(model)
-  config, is_ladder = config_of(base.arrays), frozen_model.is_of_ladder(base)
+  is_ladder = base_models.is_of_ladder(base)
+  config = base.metadata.get("config")
   folder = folder or os.path.join("runs", "tune", _name(model, data))
   values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
-  if not is_ladder:
-    values["VOCABULARY_FILE"] = frozen_model.vocabulary_file(model)
-  for name in SIZES:
-    values[f"network.T5Config.{name}"] = getattr(config, name)
+  model_file = "ladder_t5" if is_ladder else "t5_1_1"
+  if config is not None:
+    model_file = "decoder"
+  else:
+    config = config_of(base.arrays)
+    if not is_ladder:
+      values["VOCABULARY_FILE"] = base_models.vocabulary_file(model)
+    for name in SIZES:
+      values[f"network.T5Config.{name}"] = getattr(config, name)
   is_task = data in [
     *seqio.TaskRegistry.names(),
     *seqio.MixtureRegistry.names(),
@@ -106,7 +112,7 @@ def make(
   recipes = [x for x in gin_files if "recipes/" in x]
   # Runs, which recipes include, come before the files that replace parts.
   files = [
-    f"gin/models/{'ladder_t5' if is_ladder else 't5_1_1'}.gin",
+    f"gin/models/{model_file}.gin",
     *(recipes or [_RECIPE]),
     *([] if is_task else [_DATA]),
     *(x for x in gin_files if x not in recipes),

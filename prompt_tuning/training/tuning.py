@@ -9,7 +9,7 @@ import functools
 import hashlib
 import math
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 from flax import traverse_util
 import numpy as np
@@ -25,13 +25,16 @@ from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
-from prompt_tuning.models.t5.config import TOKEN_EMBEDDING, T5Config
-from prompt_tuning.models.t5.network import Transformer
+from prompt_tuning.models import networks
+from prompt_tuning.models.config import TOKEN_EMBEDDING
+from prompt_tuning.models.layers import Config
+from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.training import actions, base_model, evaluation
 from prompt_tuning.types import Initializer
 from t5x import (
   adafactor,
   checkpoints,
+  decoding,
   models,
   optimizers,
   partitioning,
@@ -104,13 +107,13 @@ class Settings:
 
 
 def make_model(
-  config: T5Config,
+  config: Config,
   vocabulary: seqio.Vocabulary,
   method: Injections,
   optimizer_def: optimizers.OptimizerDef | None = None,
   ranked: Sequence[str] | None = None,
 ) -> models.EncoderDecoderModel:
-  """Makes the model of `gin/models/t5_1_1.gin`: a network and its loss.
+  """Makes the model of the gin files: a network and its loss.
 
   Args:
     config: Sizes of the network.
@@ -120,16 +123,22 @@ def make_model(
     ranked: Labels, of which it answers with the likeliest; None: it generates
       text, by beam search with one beam.
   """
-  make = models.EncoderDecoderModel
+  arguments: dict[str, Any] = {
+    "module": networks.make(config, method),
+    "optimizer_def": optimizer_def,
+    "z_loss": 1e-4,
+  }
+  if isinstance(config, T5Config):
+    make = models.EncoderDecoderModel
+    names = ("input_vocabulary", "output_vocabulary")
+    arguments |= dict.fromkeys(names, vocabulary)
+  else:
+    make, arguments["vocabulary"] = models.DecoderOnlyModel, vocabulary
   if ranked is not None:
-    make = functools.partial(ranking.make_ranking_model, tuple(ranked))
-  return make(
-    module=Transformer(config, method),
-    input_vocabulary=vocabulary,
-    output_vocabulary=vocabulary,
-    optimizer_def=optimizer_def,
-    z_loss=1e-4,
-  )
+    return ranking.make_ranking_model(
+      tuple(ranked), vocabulary, make, **arguments
+    )
+  return make(decode_fn=decoding.beam_search, **arguments)
 
 
 def make_partitioner(method: Injections) -> partitioning.PjitPartitioner:

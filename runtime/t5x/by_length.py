@@ -50,7 +50,8 @@ class Trainer(trainer.Trainer):
       self.train_state.params,
       jax.ShapeDtypeStruct((1, length), jnp.int32),
     )
-    self._added = encoded.shape[1] - length
+    # Its first array has a column for each position.
+    self._added = jax.tree.leaves(encoded)[0].shape[1] - length
     self._partition_steps()
 
   def _partition_steps(self) -> None:

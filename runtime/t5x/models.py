@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from t5x import decoding, losses, optimizers
+from t5x.input import joined
 from t5x.train_state import Params, merge
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class EncoderDecoderModel:
     loss_normalizing_factor: What the summed loss is divided by; None leaves the
       sum.
     default_decoder_params: Arguments of `decode_fn`.
+    ends_inputs: Whether inputs end as a task says. If not, none has an end.
   """
 
   module: nn.Module
@@ -63,6 +65,11 @@ class EncoderDecoderModel:
     float | str | losses.SpecialLossNormalizingFactor | None
   ) = None
   default_decoder_params: Mapping[str, Any] | None = None
+  ends_inputs: ClassVar[bool] = True
+
+  def _features(self, batch: Batch) -> Batch:
+    """Returns the features that the module takes of a batch."""
+    return batch
 
   def get_initial_variables(
     self,
@@ -81,10 +88,9 @@ class EncoderDecoderModel:
       The collections `params` and `params_axes`.
     """
     types = input_types or {}
-    ones = {
-      name: jnp.ones(shape, types.get(name, jnp.int32))
-      for name, shape in input_shapes.items()
-    }
+    ones = self._features(
+      {k: jnp.ones(x, types.get(k, jnp.int32)) for k, x in input_shapes.items()}
+    )
     return self.module.init(
       rng,
       ones["encoder_input_tokens"],
@@ -130,6 +136,7 @@ class EncoderDecoderModel:
       The loss, a sum over target tokens in nats unless it is normalised, and
       the sums behind the metrics.
     """
+    batch = self._features(batch)
     logits = self._logits(params, batch, dropout_rng)
     targets = batch["decoder_target_tokens"]
     factor, weights = losses.get_loss_normalizing_factor_and_weights(
@@ -162,7 +169,7 @@ class EncoderDecoderModel:
   def loss_divisor(self, batch: Batch) -> jax.Array:
     """Returns what `loss_fn` divides the summed loss of a batch by."""
     divisor, _ = losses.get_loss_normalizing_factor_and_weights(
-      self.loss_normalizing_factor, batch
+      self.loss_normalizing_factor, self._features(batch)
     )
     return jnp.float32(1.0 if divisor is None else divisor)
 
@@ -182,6 +189,7 @@ class EncoderDecoderModel:
     Returns:
       [B] Sums over target tokens, in nats.
     """
+    batch = self._features(batch)
     log_probs = jax.nn.log_softmax(self._logits(params, batch, None))
     token_scores = jnp.take_along_axis(
       log_probs, batch["decoder_target_tokens"][..., None], axis=-1
@@ -215,6 +223,7 @@ class EncoderDecoderModel:
       Tokens [B, S], or [B, num_decodes, S] with the best last; and
       {"scores": [B] or [B, num_decodes]}.
     """
+    batch = self._features(batch)
     inputs = batch["encoder_input_tokens"]
     decoder_inputs = jnp.zeros_like(batch["decoder_input_tokens"])
     variables = {"params": params}
@@ -226,8 +235,9 @@ class EncoderDecoderModel:
       self.module, params, encoded, inputs, steps
     )
     if not kept:  # Another module of T5X's: [B * num_decodes, ...].
-      encoded = jnp.repeat(encoded, num_decodes, axis=0)
-      inputs = jnp.repeat(inputs, num_decodes, axis=0)
+      encoded, inputs = jax.tree.map(
+        lambda x: jnp.repeat(x, num_decodes, axis=0), (encoded, inputs)
+      )
     decode = decoding.next_logits(
       self.module, params, kept, encoded, inputs, steps
     )
@@ -249,6 +259,41 @@ class EncoderDecoderModel:
     if return_all_decodes:
       return decodes, {"scores": scores}
     return decodes[:, -1], {"scores": scores[:, -1]}
+
+
+class DecoderOnlyModel(EncoderDecoderModel):
+  """A decoder, whose targets follow its inputs; the loss is that of targets.
+
+  Inputs and targets are apart, as for an encoder-decoder, so that the output
+  head runs on targets only. Joined ones are taken apart; see `input.joined`.
+  """
+
+  ends_inputs = False
+
+  def __init__(
+    self,
+    module: nn.Module,
+    vocabulary: Vocabulary,
+    optimizer_def: optimizers.OptimizerDef | None,
+    decode_fn: Callable[..., Any] = decoding.temperature_sample,
+    **options: Any,
+  ):
+    """Keeps its arguments.
+
+    Args:
+      module: Has `__call__`, `encode` and `decode`.
+      vocabulary: Of inputs and targets; inputs take its `of_inputs`, which may
+        begin with a start token, if it has that.
+      optimizer_def: As in `EncoderDecoderModel`, like the others.
+      decode_fn: From `t5x.decoding`.
+      **options: More of its arguments.
+    """
+    inputs = getattr(vocabulary, "of_inputs", vocabulary)
+    vocabularies = (inputs, vocabulary)
+    super().__init__(module, *vocabularies, optimizer_def, decode_fn, **options)
+
+  def _features(self, batch: Batch) -> Batch:
+    return joined.take_apart(batch)
 
 
 @jax.jit

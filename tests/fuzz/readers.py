@@ -36,6 +36,7 @@ from prompt_tuning.interop import (
   hugging_face,
   onnx_t5,
   peft_adapters,
+  safetensors_files,
   sentencepiece_model,
   t5_names,
 )
@@ -202,8 +203,10 @@ def _hugging_face(folder: pathlib.Path) -> None:
   }
   hugging_face.write_folder(folder / "hf", arrays)
   names = {t5_names.hugging_face_name(name) for name in arrays}
-  text = json.dumps({"weight_map": dict.fromkeys(names, hugging_face.WEIGHTS)})
-  (folder / "hf" / hugging_face.INDEX).write_text(text)
+  text = json.dumps(
+    {"weight_map": dict.fromkeys(names, safetensors_files.WEIGHTS)}
+  )
+  (folder / "hf" / safetensors_files.INDEX).write_text(text)
 
 
 def _read_hugging_face(path: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ from prompt_tuning.commands import console
 from prompt_tuning.inference import audit
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from prompt_tuning.models.t5.config import TOKEN_EMBEDDING
+from prompt_tuning.models.config import TOKEN_EMBEDDING
 
 BYTES, WORDS = seqio.ByteVocabulary(), ladder_vocabulary.ladder()
 LADDER = documented.ROOT / "checkpoints" / "ladder_m"

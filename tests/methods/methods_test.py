@@ -11,13 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seqio
 import tiny
+import tiny_decoder
 import tiny_gin
 
+import prompt_tuning as pt
 from prompt_tuning.methods import adapter, lora
 from t5x import checkpoints, models, partitioning, trainer, utils
 from t5x import eval as eval_lib
 from t5x import train as train_lib
+from t5x.formats import stored_arrays
 
 _PROMPT = ["gin/prompts/random_uniform.gin"]
 # Method -> the stem of its file, what other files it takes, and bindings.
@@ -116,7 +120,9 @@ def _flat(params):
   return traverse_util.flatten_dict(params, sep="/")
 
 
-def _configure(method: str, program: str = "train", **macros: Any) -> None:
+def _configure(
+  method: str, program: str = "train", model: str = "tiny", **macros: Any
+) -> None:
   """Configures a program with a method."""
   stem, files, bindings = METHODS[method]
   macros = {"INITIAL_CHECKPOINT_PATH": "none", **macros}
@@ -130,7 +136,7 @@ def _configure(method: str, program: str = "train", **macros: Any) -> None:
       **macros,
     }
   tiny_gin.configure_files(
-    program, [f"gin/methods/{stem}.gin", *files], bindings, **macros
+    program, [f"gin/methods/{stem}.gin", *files], bindings, model, **macros
   )
 
 
@@ -288,3 +294,48 @@ def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):
   )
   metrics = gin.get_configurable(eval_lib.evaluate)()
   assert metrics == record["evals"][-1]["metrics"]
+
+
+def _trained(run):
+  """The arrays of a run's latest checkpoint that trained."""
+  checkpoint = checkpoints.open_checkpoint(str(run))
+  names = checkpoint.metadata["trained"]
+  return {x: stored_arrays.read(checkpoint.arrays[x]) for x in names}
+
+
+@pytest.mark.parametrize(
+  "method",
+  [
+    pytest.param(x, marks=[pytest.mark.slow] * (x != "prompt_tuning"))
+    for x in METHODS
+  ],
+)
+def test_method_on_a_decoder_trains_resumes_and_answers(method, tmp_path):
+  base = tiny_decoder.save(tmp_path / "base")
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  settings = {"model": "tiny_decoder", "INITIAL_CHECKPOINT_PATH": base}
+
+  def train(run, steps):
+    changed = {"TRAIN_STEPS_RELATIVE": steps, "EVAL_PERIOD": 2}
+    _configure(method, **settings, **changed, MODEL_DIR=str(run))
+    train = gin.get_configurable(train_lib.train)
+    assert train(train_eval_dataset_cfg=None).status == "finished"
+    return _trained(run)
+
+  first, resumed = train(parts, 2), train(parts, 4)
+  expected = train(whole, 4)
+  assert resumed.keys() == expected.keys()
+  for name, array in expected.items():
+    np.testing.assert_array_equal(resumed[name], array)
+    assert np.abs(array - first[name]).max() > 0, name
+  evals = tiny.record(whole)["evals"]
+  assert tiny.record(parts)["evals"] == evals
+  settings["CHECKPOINT_PATH"] = str(parts)
+  _configure(method, "eval", **settings, EVAL_OUTPUT_DIR=str(tmp_path / "eval"))
+  metrics = gin.get_configurable(eval_lib.evaluate)()
+  assert metrics == evals[-1]["metrics"]
+  if method == "prompt_tuning":
+    model = pt.load(base, seqio.ByteVocabulary())
+    prompt = parts / "prompt.safetensors"
+    found = model.evaluate(tiny.TASK, prompt)
+    assert found in [x["metrics"][tiny.TASK] for x in evals]

@@ -13,7 +13,7 @@ import pytest
 from prompt_tuning.injections import Injections
 from prompt_tuning.models import attention as attention_lib
 from prompt_tuning.models import blocked_attention
-from prompt_tuning.models.t5.attention import Attention
+from prompt_tuning.models.multi_head import Attention, View
 
 BATCH, HEADS, HEAD_DIM = 4, 6, 8
 
@@ -201,9 +201,9 @@ def test_dropout_drops_weights_by_one_mask_for_all_queries():
   zeros, eye = jnp.zeros((config.emb_dim,) * 2), jnp.eye(config.emb_dim)
   kernels = {"query": zeros, "key": zeros, "value": eye, "out": eye}
   inputs = jnp.broadcast_to(2.0 ** jnp.arange(5)[:, None], (2, 5, len(eye)))
-  outputs = Attention(config, Injections()).apply(
+  outputs, _ = Attention(config, Injections()).apply(
     {"params": {name: {"kernel": x} for name, x in kernels.items()}},
-    *(inputs, inputs, jnp.ones((1, 1, 1, 5), bool)),
+    *(inputs, View(jnp.ones((1, 1, 1, 5), bool))),
     enable_dropout=True,
     rngs={"dropout": jax.random.key(1)},
   )

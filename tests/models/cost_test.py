@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_tuning.models.t5 import network, stack
+from prompt_tuning.models import stack
+from prompt_tuning.models.t5 import network
 from t5x import partitioning
 
 BATCH, INPUTS, TARGETS = 8, 120, 4
@@ -57,7 +58,7 @@ def residual_bytes(**settings: Any) -> int:
   inputs = jnp.zeros((BATCH, POSITIONS, config.emb_dim), config.dtype)
   mask = jnp.ones((BATCH, 1, 1, POSITIONS), jnp.bool_)
   bias = jnp.zeros((1, config.num_heads, POSITIONS, POSITIONS))
-  others = ((None,), (stack.View(mask, bias),))
+  others = (stack.OfLayer((None,)), (stack.View(mask, bias),))
   params = layer.init(jax.random.key(0), inputs, *others)
 
   def pull_back(inputs):

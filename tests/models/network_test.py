@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from prompt_tuning.injections import Injections
-from prompt_tuning.models.t5 import attention, layers, network
+from prompt_tuning.models import layers, multi_head
+from prompt_tuning.models.network import parameter_shapes
 from prompt_tuning.models.t5 import config as config_lib
+from prompt_tuning.models.t5 import network
 
 # One layer in each stack: the time goes into compiling.
 transformer = functools.partial(
@@ -184,7 +186,7 @@ def test_relative_buckets_follow_the_formula_of_t5(bidirectional):
       octaves = np.log2(2 * distance / half) / np.log2(2 * 128 / half)
       distance = half // 2 + int(octaves * half / 2 + 1e-9)
     expected.append(bucket + min(distance, half - 1))
-  buckets = layers.relative_buckets(
+  buckets = network.relative_buckets(
     jnp.asarray(offsets), bidirectional, 32, 128
   )
   np.testing.assert_array_equal(buckets, expected)
@@ -213,10 +215,10 @@ def test_norm_in_bfloat16_is_computed_in_float32():
 
 def test_kernels_start_with_the_spread_of_t5():
   config = conformance.config(emb_dim=256, head_dim=16, mlp_dim=512)
-  module = attention.Attention(config, Injections())
+  module = multi_head.Attention(config, Injections())
   inputs = jnp.ones((1, 2, 256))
   params = module.init(
-    jax.random.key(0), inputs, inputs, jnp.ones((1, 1, 2, 2), bool)
+    jax.random.key(0), inputs, multi_head.View(jnp.ones((1, 1, 2, 2), bool))
   )["params"]
   assert np.std(params["query"]["kernel"]) == pytest.approx(1 / 64, rel=0.05)
   assert np.std(params["key"]["kernel"]) == pytest.approx(1 / 16, rel=0.05)
@@ -229,10 +231,15 @@ def test_a_prefix_is_attended_to_like_text_but_without_a_bias():
   bias = rng.normal(size=(1, 4, 3, 3)).astype(np.float32)
   mask = np.array([True, True, False]).reshape(1, 1, 1, 3)
   params = conformance.parameters()["encoder"]["layers_0"]["attention"]
-  apply = functools.partial(
-    attention.Attention(conformance.config(), Injections()).apply,
-    *({"params": params}, text),
-  )
+
+  def apply(attended, *view, prefix=None):
+    return multi_head.Attention(conformance.config(), Injections()).apply(
+      {"params": params},
+      text,
+      multi_head.View(*view, attended=attended),
+      prefix,
+    )[0]
+
   prefix = tuple(more[0] @ params[x]["kernel"] for x in ("key", "value"))
   width = ((0, 0), (0, 0), (0, 0), (2, 0))
   expected = apply(
@@ -240,7 +247,7 @@ def test_a_prefix_is_attended_to_like_text_but_without_a_bias():
     np.pad(mask, width, constant_values=True),
     np.pad(bias, width),
   )
-  found = apply(text, mask, bias, prefix)
+  found = apply(text, mask, bias, prefix=prefix)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -257,9 +264,7 @@ def test_config_is_found_again(changes):
   config = conformance.config(**changes)
   shapes = {
     name: jax.ShapeDtypeStruct(shape, jnp.float32)
-    for name, shape in network.parameter_shapes(
-      network.Transformer(config)
-    ).items()
+    for name, shape in parameter_shapes(network.Transformer(config)).items()
   }
   assert config_lib.config_of(shapes) == config
   del shapes["token_embedder/embedding"]

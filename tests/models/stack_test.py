@@ -13,7 +13,8 @@ import pytest
 from prompt_tuning import prompts
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import adapter, ia3, lora, prefix_tuning
-from prompt_tuning.models.t5 import layers, network, stack
+from prompt_tuning.models import layers, stack
+from prompt_tuning.models.t5 import network
 from t5x.formats import stacking
 
 EVERYTHING = Injections(

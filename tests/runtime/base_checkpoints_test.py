@@ -16,7 +16,7 @@ import pytest
 import t5x_folders
 import tiny
 
-from prompt_tuning.inference import frozen_model
+from prompt_tuning.inference import base_models
 from t5x import checkpoints
 from t5x.files import digests, storage
 from t5x.formats import base_checkpoints, orbax, stored_arrays, t5x_v3
@@ -71,7 +71,7 @@ def test_model_with_a_prompt_in_it_is_the_model_to_its_prompts(tmp_path, flat):
   alone = checkpoints.open_checkpoint(_write("gfile", tmp_path / "alone", flat))
   # Another prompt is trained on it: what is frozen is the model alone.
   state, base = tiny.restore(merged)
-  found = frozen_model.base_fingerprint(base)
+  found = base_models.base_fingerprint(base)
   assert found == checkpoints.fingerprint(state.frozen)
   assert found == alone.fingerprint != base.fingerprint
 

@@ -3,22 +3,30 @@
 from collections.abc import Mapping
 import dataclasses
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-import jax.numpy as jnp
 from pydantic import Field, PositiveInt
 
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.types import DType
 
-# The name of the embedding, [V, H].
-TOKEN_EMBEDDING = "token_embedder/embedding"
-# The outputs of attentions, before their projection, and the branches of MLPs,
-# in the order of the time to compute a byte of them again.
-KEPT = ("attention", "mlp")
+
+class _Unvaried:
+  """Settings of the shared layers that every T5 has; see `DecoderConfig`."""
+
+  norm_epsilon = 1e-6
+  norm_offset = 0
+  has_post_norms = False
+  has_qkv_bias = False
+  has_qk_norm = False
+  query_scale = 1.0
+  attention_soft_cap = None
+  logit_soft_cap = None
 
 
 @dataclasses.dataclass(frozen=True)
-class T5Config:
+class T5Config(_Unvaried):
   """Sizes and settings of a T5 1.1.
 
   Attributes:
@@ -41,7 +49,7 @@ class T5Config:
       everything beyond.
     remat: Whether the backward pass computes each layer's activations again
       instead of keeping them.
-    remat_keeps: Activations that `remat` keeps, some of `KEPT`.
+    remat_keeps: Activations that `remat` keeps, some of `config.KEPT`.
     scan_layers: Whether the layers of a stack are one program that runs L
       times, with stacked parameters; see `stack`. It compiles in the time of
       one layer.
@@ -69,20 +77,7 @@ class T5Config:
   attention_kernel: str | None = None
 
   def __post_init__(self):
-    for dtype in (self.dtype, self.param_dtype):
-      try:
-        is_float = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-      except TypeError:
-        is_float = False
-      if not is_float:
-        raise ValueError(
-          f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
-        )
-    # Flax accepts any number, and gives zeros if it is out of range.
-    if not 0 <= self.dropout_rate < 1:
-      raise ValueError(
-        f"Expected a dropout rate in [0, 1), got {self.dropout_rate}."
-      )
+    config_lib.check(self)
     # Half of them are for later keys; half of a half hold one distance each.
     most = 2 * self.relative_attention_max_distance
     if not 4 <= (buckets := self.relative_attention_num_buckets) < most:
@@ -90,15 +85,19 @@ class T5Config:
         "Expected relative_attention_num_buckets of at least 4 and less than "
         f"twice relative_attention_max_distance, {most}, got {buckets}."
       )
-    if unknown := set(self.remat_keeps) - set(KEPT):
-      raise ValueError(
-        f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}."
-      )
-    if self.remat_keeps and not self.remat:
-      raise ValueError(
-        f"remat_keeps={self.remat_keeps} needs layers that are rematerialised: "
-        "give remat=True as well."
-      )
+
+  # The function in gin files whose parameters are the settings.
+  GIN_NAME: ClassVar[str] = "network.T5Config"
+
+  @property
+  def stacks(self) -> tuple[int, ...]:
+    """The number of layers of each stack."""
+    return self.num_encoder_layers, self.num_decoder_layers
+
+  @property
+  def num_kv_heads(self) -> int:
+    """Heads of keys and values: as many as of queries."""
+    return self.num_heads
 
 
 def config_of(shapes: Mapping[str, Any]) -> T5Config:

@@ -1,20 +1,17 @@
 """T5 1.1: encoder, decoder, and the module that T5X's models drive."""
 
-from flax import traverse_util
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from prompt_tuning import masks, prompts
 from prompt_tuning.injections import Injections
+from prompt_tuning.methods.parameters import parameter
+from prompt_tuning.models.layers import Embed, logits_of
+from prompt_tuning.models.multi_head import View
+from prompt_tuning.models.network import Network
+from prompt_tuning.models.stack import DECODER, ENCODER, apply_layers
 from prompt_tuning.models.t5.config import T5Config
-from prompt_tuning.models.t5.layers import (
-  Dense,
-  Embed,
-  RelativeBias,
-  constrain,
-)
-from prompt_tuning.models.t5.stack import DECODER, ENCODER, View, apply_layers
 from prompt_tuning.types import Array
 
 
@@ -54,7 +51,7 @@ class Encoder(nn.Module):
     bias = RelativeBias(config, bidirectional=True, name="relpos_bias")(
       positions, positions
     )
-    hidden = apply_layers(
+    hidden, _ = apply_layers(
       self,
       config.num_encoder_layers,
       ENCODER,
@@ -99,7 +96,7 @@ class Decoder(nn.Module):
     Returns:
       [B, S, V] in float32.
     """
-    config, injections = self.config, self.injections
+    config = self.config
     query_positions = jnp.arange(input_tokens.shape[1])
     key_positions = query_positions
     cache_index = None
@@ -120,7 +117,7 @@ class Decoder(nn.Module):
     bias = RelativeBias(config, bidirectional=False, name="relpos_bias")(
       query_positions, key_positions
     )
-    hidden = apply_layers(
+    hidden, _ = apply_layers(
       self,
       config.num_decoder_layers,
       DECODER,
@@ -130,101 +127,30 @@ class Decoder(nn.Module):
       enable_dropout=enable_dropout,
     )
     if config.logits_via_embedding:
-      logits = self.embedder.attend(hidden)
-    else:
-      logits = Dense(
-        config,
-        injections,
-        config.vocab_size,
-        ("embed", "vocab"),
-        # A frozen kernel may be stored in bfloat16. Its products with bfloat16
-        # are equal in either dtype, and accumulate in float32.
-        output_dtype=jnp.float32,
-        name="logits_dense",
-      )(hidden)
-    return constrain(logits, ("batch", "length", "vocab"))
+      # The embedding is not scaled, and so the output is.
+      hidden = hidden.astype(jnp.float32) / config.emb_dim**0.5
+    return logits_of(self, self.embedder, hidden)
 
 
-class Transformer(nn.Module):
-  """A T5 1.1 with the modules of `injections`.
-
-  Tokens are ids, and 0 is padding. Position arguments are accepted because T5X
-  passes them, but T5 uses relative positions only.
-
-  Attributes:
-    config: Sizes and settings.
-    injections: Modules of a parameter-efficient method.
-  """
+class Transformer(Network):
+  """A T5 1.1 with the modules of `injections`."""
 
   config: T5Config
-  injections: Injections = Injections()
 
   def setup(self):
     self.token_embedder = Embed(self.config)
     self.encoder = Encoder(self.config, self.injections)
     self.decoder = Decoder(self.config, self.injections, self.token_embedder)
 
-  def __call__(
+  def encode_embedded(
     self,
-    encoder_input_tokens: Array,
-    decoder_input_tokens: Array,
-    decoder_target_tokens: Array,
-    encoder_segment_ids: Array | None = None,
-    decoder_segment_ids: Array | None = None,
-    encoder_positions: Array | None = None,
-    decoder_positions: Array | None = None,
-    *,
-    enable_dropout: bool = True,
-    decode: bool = False,
-  ) -> Array:
-    """Computes the logits of the targets.
-
-    Args:
-      encoder_input_tokens: [B, T]
-      decoder_input_tokens: [B, S] The targets, shifted right by one.
-      decoder_target_tokens: [B, S]
-      encoder_segment_ids: [B, T] Which of several packed examples a token is
-        part of; None if there is one example a row.
-      decoder_segment_ids: [B, S] The same for targets.
-      encoder_positions: Unused.
-      decoder_positions: Unused.
-      enable_dropout: Whether to drop activations.
-      decode: Whether to create a cache for S tokens, in the collection "cache".
-
-    Returns:
-      [B, S, V] in float32.
-
-    Raises:
-      ValueError: if packed examples would have to share a prompt.
-    """
-    del encoder_positions, decoder_positions
-    encoded = self.encode(
-      encoder_input_tokens, encoder_segment_ids, enable_dropout=enable_dropout
-    )
-    return self.decode(
-      encoded,
-      encoder_input_tokens,
-      decoder_input_tokens,
-      decoder_target_tokens,
-      encoder_segment_ids,
-      decoder_segment_ids,
-      enable_dropout=enable_dropout,
-      decode=decode,
-    )
-
-  def encode(
-    self,
-    encoder_input_tokens: Array,
-    encoder_segment_ids: Array | None = None,
+    embedded: Array,
+    tokens: Array,
+    segment_ids: Array | None = None,
     enable_dropout: bool = True,
   ) -> Array:
-    """[B, T] -> [B, P + T, H], zero at padding."""
-    return self.encoder(
-      self.token_embedder(encoder_input_tokens),
-      encoder_input_tokens,
-      encoder_segment_ids,
-      enable_dropout,
-    )
+    """Encodes inputs that are embedded already; see `Encoder`."""
+    return self.encoder(embedded, tokens, segment_ids, enable_dropout)
 
   def decode(
     self,
@@ -238,25 +164,11 @@ class Transformer(nn.Module):
     decode: bool = False,
     max_decode_length: int | None = None,
   ) -> Array:
-    """Computes logits from the encoder's output.
+    """Computes logits; see `Network.decode`.
 
-    Args:
-      encoded: [B, P + T, H]. Not read if the collection "attended" exists,
-        which `decode` fills if it is mutable. The other arguments may have
-        several rows for each row of "attended".
-      encoder_input_tokens: [B, T] For the padding mask.
-      decoder_input_tokens: [B, S] With `decode` and a cache, the tokens after
-        those that the cache holds.
-      decoder_target_tokens: [B, S] For the padding mask; unused with `decode`.
-      encoder_segment_ids: As in `__call__`.
-      decoder_segment_ids: As in `__call__`.
-      enable_dropout: Whether to drop activations.
-      decode: Whether to use the collection "cache": its arrays have the batch
-        as axis 0, its scalar counts the decoded tokens.
-      max_decode_length: Length of the cache, the S of its creation.
-
-    Returns:
-      [B, S, V] in float32.
+    If the collection "attended" exists, `encoded`, [B, P + T, H], is not read.
+    `decode` fills it if it is mutable. The other arguments may have several
+    rows for each row of "attended".
     """
     prompt_length = encoded.shape[1] - encoder_input_tokens.shape[1]
     return self.decoder(
@@ -275,22 +187,64 @@ class Transformer(nn.Module):
     )
 
 
-def parameter_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-  """Returns path -> shape of every parameter of a network, without making it.
+class RelativeBias(nn.Module):
+  """A term of attention scores that depends on the distance of the key."""
+
+  config: T5Config
+  bidirectional: bool
+
+  @nn.compact
+  def __call__(self, query_positions: Array, key_positions: Array) -> Array:
+    """[Q], [K] -> [1, N, Q, K] in float32."""
+    table = parameter(
+      "rel_embedding",
+      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+      (self.config.num_heads, self.config.relative_attention_num_buckets),
+      ("heads", "relpos_buckets"),
+      self.config.param_dtype,
+    )
+    buckets = relative_buckets(
+      key_positions[None, :] - query_positions[:, None],
+      self.bidirectional,
+      self.config.relative_attention_num_buckets,
+      self.config.relative_attention_max_distance,
+    )
+    return table.astype(jnp.float32)[None, :, buckets]
+
+
+def relative_buckets(
+  offsets: Array, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Array:
+  """Maps offsets to buckets that grow with the distance.
+
+  Half of the buckets hold one distance each. The others grow by a constant
+  factor up to `max_distance`; the last one takes all larger distances.
 
   Args:
-    network: A `Transformer`, with its injections.
+    offsets: Position of the key minus that of the query, any shape.
+    bidirectional: Whether the second half of the buckets is for keys after
+      the query. If not, these keys have distance 0.
+    num_buckets: Total number of buckets.
+    max_distance: In positions.
 
   Returns:
-    Such as {"encoder/layers_0/attention/query/kernel": (512, 384)}.
+    Bucket numbers, in the shape of `offsets`.
   """
-  tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-  variables = jax.eval_shape(
-    lambda rng, tokens: network.init(
-      rng, tokens, tokens, tokens, enable_dropout=False
-    ),
-    jax.random.key(0),
-    tokens,
+  if bidirectional:
+    num_buckets //= 2
+  # A table of integers, because logarithms at the edge of a bucket differ
+  # between devices. The small term keeps an edge in the upper bucket.
+  single = num_buckets // 2
+  distances = np.arange(max_distance + 1)
+  growth = np.log(np.maximum(distances, single) / single) + 1e-6
+  grown = single + growth / np.log(max_distance / single) * (
+    num_buckets - single
   )
-  flat = traverse_util.flatten_dict(variables["params"], sep="/")
-  return {path: leaf.shape for path, leaf in flat.items()}
+  bucket_of = np.where(distances < single, distances, grown).astype(np.int32)
+  bucket_of = np.minimum(bucket_of, num_buckets - 1)
+
+  distance = jnp.abs(offsets) if bidirectional else jnp.maximum(-offsets, 0)
+  buckets = jnp.asarray(bucket_of)[jnp.minimum(distance, max_distance)]
+  if bidirectional:
+    buckets += jnp.where(offsets > 0, num_buckets, 0)
+  return buckets

@@ -146,9 +146,12 @@ def _bound(
       vocabulary=model.input_vocabulary
       if name == "inputs"
       else model.output_vocabulary,
+      add_eos=feature.add_eos and (model.ends_inputs or name != "inputs"),
     )
     for name, feature in provider.output_features.items()
     if getattr(type(feature.vocabulary), "stands_for_model", False)
+    # The task may have been made for the model.
+    or (not model.ends_inputs and feature.vocabulary == model.output_vocabulary)
   }
   if not features:
     return provider

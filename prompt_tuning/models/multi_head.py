@@ -1,7 +1,8 @@
-"""The multi-head attention of T5: projections, cache, and what methods add."""
+"""Multi-head attention: projections, cache, and what methods add."""
 
 from collections.abc import Callable
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,72 +11,100 @@ import jax.numpy as jnp
 
 from prompt_tuning.injections import Injections
 from prompt_tuning.models.attention import attention
-from prompt_tuning.models.t5.config import T5Config
-from prompt_tuning.models.t5.layers import KERNEL_INIT, Dense, constrain
+from prompt_tuning.models.layers import (
+  KERNEL_INIT,
+  Config,
+  Dense,
+  RMSNorm,
+  constrain,
+)
+from prompt_tuning.models.rotary import rotate
 from prompt_tuning.types import Array, PRNGKey
+
+# Keys and values of one attention, [B, N, K, D] each; as a prefix, [X, N * D].
+KeysAndValues = tuple[Array, Array]
+
+
+class View(NamedTuple):
+  """The arguments of one attention that all layers share.
+
+  Attributes:
+    mask: [B or 1, 1, Q or 1, K] True where a query sees a key.
+    bias: [1, N, Q, K] Added to the scores, or None.
+    attended: [B, K, H] The source of keys and values, or None for the layer's
+      own input.
+    cache_index: Position of the first input in the cache, whose length is the
+      K of `mask` and `bias`; None without a cache.
+    rotation: Of the inputs' positions; see `rotary`. None leaves them out.
+  """
+
+  mask: Array
+  bias: Array | None = None
+  attended: Array | None = None
+  cache_index: Array | None = None
+  rotation: tuple[Array, Array] | None = None
 
 
 class Attention(nn.Module):
-  """Multi-head attention whose scores are not divided by sqrt(D).
+  """Multi-head attention.
 
   Attributes:
     config: The model's configuration.
     injections: The model's injections.
-    keeps: Whether the attended sequence stays the same while decoding. If so,
-      its keys and values are written to the collection "attended" if that is
-      mutable, and read from it if they exist.
   """
 
-  config: T5Config
+  config: Config
   injections: Injections
-  keeps: bool = False
 
   @nn.compact
   def __call__(
     self,
     inputs: Array,
-    attended: Array,
-    mask: Array,
-    bias: Array | None = None,
-    prefix: tuple[Array, Array] | None = None,
-    cache_index: Array | None = None,
+    view: View,
+    prefix: KeysAndValues | None = None,
+    past: KeysAndValues | None = None,
     enable_dropout: bool = False,
     dropout_key: PRNGKey | None = None,
-  ) -> Array:
+  ) -> tuple[Array, KeysAndValues]:
     """Lets every input attend to what its mask makes visible.
+
+    If the attended sequence is not the inputs, it stays the same while
+    decoding: its keys and values are written to the collection "attended" if
+    that is mutable, and read from it if they exist.
 
     Args:
       inputs: [B, Q, H] The source of queries. With kept keys and values it may
         have several adjacent rows for each of their rows.
-      attended: [B, K, H] The source of keys and values.
-      mask: [B or 1, 1, Q or 1, K] True where a query sees a key.
-      bias: [1, N, Q, K] Added to the scores.
+      view: The other arguments.
       prefix: Additional keys and values, [X, N * D] each, for every query.
-      cache_index: Position of the first input while decoding with a cache,
-        whose length is the K of `mask` and `bias`; None without a cache.
+      past: Keys and values in front of the attended ones.
       enable_dropout: Whether to drop attention weights.
       dropout_key: The key for dropout, or None to let flax make it.
 
     Returns:
-      [B, Q, H]
+      [B, Q, H], and the keys and values of the attended sequence alone.
     """
     config, injections = self.config, self.injections
+    mask, bias = view.mask, view.bias
     project = functools.partial(
       Dense,
       config,
       injections,
-      features=config.num_heads * config.head_dim,
       axes=("embed", "joined_kv"),
+      use_bias=config.has_qkv_bias,
     )
     # Queries start divided by sqrt(D), as T5 does not divide scores.
     query = project(
+      features=config.num_heads * config.head_dim,
       kernel_init=lambda *args: KERNEL_INIT(*args) / config.head_dim**0.5,
       name="query",
     )(inputs)
-    query = self._split_heads(query)
-    key, value = self._keys_and_values(attended, project)
-    if cache_index is not None:
-      key, value = self._extend_cache(key, value, cache_index)
+    query = self._positioned("query", self._split_heads(query), view.rotation)
+    own = key, value = self._keys_and_values(inputs, view, project)
+    if view.cache_index is not None:
+      key, value = self._extend_cache(own, past, view.cache_index)
+    elif past is not None:
+      key, value = map(_in_front, past, own)
     if prefix:  # All queries see it, without a bias.
       key, value = map(_prepend, prefix, (key, value))
       width = ((0, 0), (0, 0), (0, 0), (len(prefix[0]), 0))
@@ -88,10 +117,8 @@ class Attention(nn.Module):
       broadcast_dims=(-1,),
       deterministic=not enable_dropout,
     )
-    if len(query) != len(key):  # [B * R, N, Q, D] -> [B, N, R * Q, D]
-      _, heads, _, head_dim = query.shape
-      rows = query.reshape(len(key), -1, *query.shape[1:])
-      query = jnp.swapaxes(rows, 1, 2).reshape(len(key), heads, -1, head_dim)
+    if len(query) != len(key):
+      query = _side_by_side(query, len(key))
     outputs: jax.Array = attention(
       query,
       key,
@@ -99,6 +126,7 @@ class Attention(nn.Module):
       bias,
       mask,
       config.attention_kernel,
+      config.attention_soft_cap,
     )
     outputs = jnp.swapaxes(outputs, 1, 2).reshape(*inputs.shape[:2], -1)
     outputs = constrain(outputs, ("batch", "length", "joined_kv"))
@@ -107,27 +135,42 @@ class Attention(nn.Module):
     )(outputs)
     if adapter := injections.build("adapter", self, "adapter"):
       outputs = adapter(outputs)
-    return outputs
+    return outputs, own
+
+  def _positioned(
+    self, name: str, heads: Array, rotation: tuple[Array, Array] | None
+  ) -> Array:
+    """Normalises and rotates the heads of queries or keys; scales queries."""
+    if self.config.has_qk_norm:
+      heads = RMSNorm(self.config, "kv", name=f"{name}_norm")(heads)
+    if rotation is not None:
+      heads = rotate(heads, rotation)
+    if name == "query" and self.config.query_scale != 1:
+      heads *= jnp.asarray(self.config.query_scale, heads.dtype)
+    return heads
 
   def _keys_and_values(
-    self, attended: Array, project: Callable[..., Dense]
-  ) -> tuple[Array, Array]:
+    self, inputs: Array, view: View, project: Callable[..., Dense]
+  ) -> KeysAndValues:
     """[B, K, H] -> [B, N, K, D] each, computed or from "attended"."""
+    keeps = view.attended is not None
+    attended = view.attended if keeps else inputs
     if self.has_variable("attended", "key"):
       return tuple(self.get_variable("attended", x) for x in ("key", "value"))
     heads = {}
+    features = self.config.num_kv_heads * self.config.head_dim
     for name in ("key", "value"):
-      joined = project(name=name)(attended)
+      joined = project(features=features, name=name)(attended)
       if rescale := self.injections.build("rescale", self, f"{name}_rescale"):
         joined = rescale(joined, ("joined_kv",))
       heads[name] = self._split_heads(joined)
       if (
-        self.keeps
+        keeps
         and self.is_mutable_collection("attended")
         and not self.is_initializing()
       ):
         self.put_variable("attended", name, heads[name])
-    return heads["key"], heads["value"]
+    return self._positioned("key", heads["key"], view.rotation), heads["value"]
 
   def _split_heads(self, joined: Array) -> Array:
     """[B, T, N * D] -> [B, N, T, D]
@@ -135,29 +178,46 @@ class Attention(nn.Module):
     With positions before heads, XLA fails on a CPU to run some of the bfloat16
     products of the backward pass.
     """
-    heads = (self.config.num_heads, self.config.head_dim)
-    split = joined.reshape(*joined.shape[:2], *heads)
+    split = joined.reshape(*joined.shape[:2], -1, self.config.head_dim)
     return constrain(
       jnp.swapaxes(split, 1, 2), ("batch", "heads", "length", "kv")
     )
 
   def _extend_cache(
-    self, key: Array, value: Array, cache_index: Array
-  ) -> tuple[Array, Array]:
+    self, own: KeysAndValues, past: KeysAndValues | None, cache_index: Array
+  ) -> KeysAndValues:
     """Writes [B, N, Q, D] at `cache_index`; returns the cache, [B, N, K, D].
 
-    The first call only creates a cache as long as its input.
+    The first call only creates a cache, as long as the past and its input.
     """
     exists = self.has_variable("cache", "cached_key")
     cached = []
-    for name, new in (("cached_key", key), ("cached_value", value)):
-      variable = self.variable("cache", name, jnp.zeros_like, new)
+    for name, new, old in zip(
+      ("cached_key", "cached_value"), own, past or (None, None), strict=True
+    ):
+
+      def empty(new=new, old=old) -> Array:
+        zeros = jnp.zeros_like(new)
+        return zeros if old is None else _in_front(old, zeros)
+
+      variable = self.variable("cache", name, empty)
       if exists:
         variable.value = lax.dynamic_update_slice_in_dim(
           variable.value, new, cache_index, axis=2
         )
       cached.append(variable.value)
     return cached[0], cached[1]
+
+
+def _side_by_side(query: Array, batch: int) -> Array:
+  """[B * R, N, Q, D] -> [B, N, R * Q, D]"""
+  _, heads, _, head_dim = query.shape
+  rows = query.reshape(batch, -1, *query.shape[1:])
+  return jnp.swapaxes(rows, 1, 2).reshape(batch, heads, -1, head_dim)
+
+
+def _in_front(past: Array, own: Array) -> Array:
+  return jnp.concatenate([past.astype(own.dtype), own], axis=2)
 
 
 def _prepend(prefix: Array, sequence: Array) -> Array:

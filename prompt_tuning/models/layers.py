@@ -1,4 +1,4 @@
-"""The layers of T5 1.1.
+"""The layers that all networks share.
 
 Parameters have the names and shapes of T5X's minimal T5: kernels are
 [in, out], with the heads joined.
@@ -13,13 +13,15 @@ import jax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
-import numpy as np
 
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods.einsum import einsum
 from prompt_tuning.methods.parameters import parameter
+from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.types import Array, DType, Initializer, PRNGKey
+
+Config = T5Config | DecoderConfig
 
 constrain = partitioning.with_sharding_constraint
 
@@ -28,7 +30,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(
 )
 
 
-def make_dropout(config: T5Config, enable_dropout: bool) -> nn.Dropout:
+def make_dropout(config: Config, enable_dropout: bool) -> nn.Dropout:
   """Dropout with one mask for all positions of an example, as in T5."""
   return nn.Dropout(
     config.dropout_rate, broadcast_dims=(-2,), deterministic=not enable_dropout
@@ -36,7 +38,7 @@ def make_dropout(config: T5Config, enable_dropout: bool) -> nn.Dropout:
 
 
 class Dense(nn.Module):
-  """A linear map without a bias.
+  """A linear map.
 
   Attributes:
     config: The model's configuration.
@@ -47,14 +49,16 @@ class Dense(nn.Module):
     output_dtype: Dtype of the product. If given, the operands have the wider of
       the activations' dtype and the stored kernel's. By default all have the
       activations' dtype.
+    use_bias: Whether a bias is added.
   """
 
-  config: T5Config
+  config: Config
   injections: Injections
   features: int
   axes: tuple[str, str]
   kernel_init: Initializer = KERNEL_INIT
   output_dtype: DType = None
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
@@ -70,6 +74,10 @@ class Dense(nn.Module):
       kernel.astype(dtype),
       self.output_dtype or dtype,
     )
+    if self.use_bias:
+      zeros = nn.initializers.zeros
+      bias = parameter("bias", zeros, shape[1:], self.axes[1:], stored)
+      outputs += bias.astype(outputs.dtype)[None, None]
     if delta := self.injections.build("delta", self, "delta"):
       outputs += delta(inputs, self.features, self.axes)
     return outputs
@@ -78,7 +86,7 @@ class Dense(nn.Module):
 class Embed(nn.Module):
   """Token embeddings, not scaled."""
 
-  config: T5Config
+  config: Config
 
   def setup(self):
     self.embedding = partitioning.param_with_axes(
@@ -97,103 +105,83 @@ class Embed(nn.Module):
     return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
 
   def attend(self, hidden: Array) -> Array:
-    """[B, S, H] -> [B, S, V] The embedding as the output head, rescaled."""
-    hidden = hidden.astype(jnp.float32) / self.config.emb_dim**0.5
-    table = self.embedding.astype(jnp.float32)
-    return einsum("bth,vh->btv", hidden, table, jnp.float32)
+    """[B, S, H] -> [B, S, V] The embedding as the output head, in float32."""
+    dtype = jnp.promote_types(hidden.dtype, self.embedding.dtype)
+    table = self.embedding.astype(dtype)
+    return einsum("bth,vh->btv", hidden.astype(dtype), table, jnp.float32)
+
+
+def logits_of(owner: nn.Module, embedder: Embed, hidden: Array) -> Array:
+  """Applies the output head, inside the compact method of a stack.
+
+  Args:
+    owner: The stack, with the fields `config` and `injections`.
+    embedder: The embedding, which may be the head.
+    hidden: [B, S, H]
+
+  Returns:
+    [B, S, V] in float32.
+  """
+  config = owner.config
+  if config.logits_via_embedding:
+    logits = embedder.attend(hidden)
+  else:
+    logits = Dense(
+      config,
+      owner.injections,
+      config.vocab_size,
+      ("embed", "vocab"),
+      # A frozen kernel may be stored in bfloat16. Its products with bfloat16
+      # are equal in either dtype, and accumulate in float32.
+      output_dtype=jnp.float32,
+      name="logits_dense",
+    )(hidden)
+  if (cap := config.logit_soft_cap) is not None:
+    logits = cap * jnp.tanh(logits / cap)
+  return constrain(logits, ("batch", "length", "vocab"))
 
 
 class RMSNorm(nn.Module):
-  """A division by the root of the mean square, in float32."""
+  """A division by the root of the mean square, in float32.
 
-  config: T5Config
+  Attributes:
+    config: The model's configuration.
+    axis: Logical name of the last axis.
+  """
+
+  config: Config
+  axis: str = "embed"
 
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
-    """[B, T, H] -> [B, T, H]"""
-    shape, ones = inputs.shape[-1:], nn.initializers.ones
-    dtype = self.config.param_dtype
-    scale = parameter("scale", ones, shape, ("embed",), dtype)
-    return _rms_norm(inputs, scale, self.config.dtype)
+    """[..., H] -> [..., H]"""
+    config, shape = self.config, inputs.shape[-1:]
+    # Gemma's norms store the difference from one.
+    offset = config.norm_offset
+    init = nn.initializers.constant(1 - offset)
+    scale = parameter("scale", init, shape, (self.axis,), config.param_dtype)
+    if offset:
+      scale = scale.astype(jnp.float32) + offset
+    return _rms_norm(inputs, scale, config.dtype, config.norm_epsilon)
 
 
 # The float32 steps are cheap to compute again and large to keep.
-@functools.partial(jax.checkpoint, static_argnums=(2,))
-def _rms_norm(inputs: Array, scale: Array, dtype: DType) -> Array:
-  """[B, T, H], [H] -> [B, T, H]"""
+@functools.partial(jax.checkpoint, static_argnums=(2, 3))
+def _rms_norm(
+  inputs: Array, scale: Array, dtype: DType, epsilon: float
+) -> Array:
+  """[..., H], [H] -> [..., H]"""
   inputs = inputs.astype(jnp.float32)
   mean_square = jnp.mean(lax.square(inputs), axis=-1, keepdims=True)
-  normed = inputs * lax.rsqrt(mean_square + 1e-6)
-  return (normed * scale.astype(jnp.float32)[None, None, :]).astype(dtype)
-
-
-class RelativeBias(nn.Module):
-  """A term of attention scores that depends on the distance of the key."""
-
-  config: T5Config
-  bidirectional: bool
-
-  @nn.compact
-  def __call__(self, query_positions: Array, key_positions: Array) -> Array:
-    """[Q], [K] -> [1, N, Q, K] in float32."""
-    table = parameter(
-      "rel_embedding",
-      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-      (self.config.num_heads, self.config.relative_attention_num_buckets),
-      ("heads", "relpos_buckets"),
-      self.config.param_dtype,
-    )
-    buckets = relative_buckets(
-      key_positions[None, :] - query_positions[:, None],
-      self.bidirectional,
-      self.config.relative_attention_num_buckets,
-      self.config.relative_attention_max_distance,
-    )
-    return table.astype(jnp.float32)[None, :, buckets]
-
-
-def relative_buckets(
-  offsets: Array, bidirectional: bool, num_buckets: int, max_distance: int
-) -> Array:
-  """Maps offsets to buckets that grow with the distance.
-
-  Half of the buckets hold one distance each. The others grow by a constant
-  factor up to `max_distance`; the last one takes all larger distances.
-
-  Args:
-    offsets: Position of the key minus that of the query, any shape.
-    bidirectional: Whether the second half of the buckets is for keys after
-      the query. If not, these keys have distance 0.
-    num_buckets: Total number of buckets.
-    max_distance: In positions.
-
-  Returns:
-    Bucket numbers, in the shape of `offsets`.
-  """
-  if bidirectional:
-    num_buckets //= 2
-  # A table of integers, because logarithms at the edge of a bucket differ
-  # between devices. The small term keeps an edge in the upper bucket.
-  single = num_buckets // 2
-  distances = np.arange(max_distance + 1)
-  growth = np.log(np.maximum(distances, single) / single) + 1e-6
-  grown = single + growth / np.log(max_distance / single) * (
-    num_buckets - single
-  )
-  bucket_of = np.where(distances < single, distances, grown).astype(np.int32)
-  bucket_of = np.minimum(bucket_of, num_buckets - 1)
-
-  distance = jnp.abs(offsets) if bidirectional else jnp.maximum(-offsets, 0)
-  buckets = jnp.asarray(bucket_of)[jnp.minimum(distance, max_distance)]
-  if bidirectional:
-    buckets += jnp.where(offsets > 0, num_buckets, 0)
-  return buckets
+  normed = inputs * lax.rsqrt(mean_square + epsilon)
+  scale = jnp.expand_dims(scale.astype(jnp.float32), range(inputs.ndim - 1))
+  return (normed * scale).astype(dtype)
 
 
 class Mlp(nn.Module):
   """A gated MLP: the branches from the input are multiplied."""
 
-  config: T5Config
+  config: Config
   injections: Injections
 
   @nn.compact

@@ -7,6 +7,7 @@ function of the program, and XLA compiles each call of it as if it were inlined.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
 from flax.core import lift
@@ -17,9 +18,14 @@ import jax
 import jax.numpy as jnp
 
 from prompt_tuning.injections import Injections
-from prompt_tuning.models.t5.attention import Attention
-from prompt_tuning.models.t5.config import T5Config
-from prompt_tuning.models.t5.layers import Mlp, RMSNorm, constrain, make_dropout
+from prompt_tuning.models.layers import (
+  Config,
+  Mlp,
+  RMSNorm,
+  constrain,
+  make_dropout,
+)
+from prompt_tuning.models.multi_head import Attention, KeysAndValues, View
 from prompt_tuning.types import Array, PRNGKey
 
 SCANNED = "layers"
@@ -30,26 +36,23 @@ DECODER = (
   ("encoder_decoder_attention", "pre_cross_attention_layer_norm"),
 )
 ACTIVATION_AXES = ("batch", "length", "embed")
-# Prefix keys and values, [X, N * D] each, of one attention of one layer.
-Prefix = tuple[Array, Array] | None
 # Decoding needs the batch as the first axis of cached arrays.
 _VARIABLE_AXES: Any = {"params": 0, "cache": 1, "attended": 1}
 
 
-class View(NamedTuple):
-  """The arguments of one attention that all layers share; see `Attention`.
+class OfLayer(NamedTuple):
+  """The arguments of one layer.
 
   Attributes:
-    mask: [B, 1, Q or 1, K]
-    bias: [1, N, Q, K], or None.
-    attended: [B, K, H], or None for the layer's own input.
-    cache_index: Position of the first input in the cache, or None.
+    prefixes: The prefix of each attention; see `Attention`.
+    past: Keys and values in front of those of the input, or None.
+    is_local: Whether it takes the second view of its attention. None: there is
+      one.
   """
 
-  mask: Array
-  bias: Array | None = None
-  attended: Array | None = None
-  cache_index: Array | None = None
+  prefixes: Sequence[KeysAndValues | None]
+  past: KeysAndValues | None = None
+  is_local: Array | None = None
 
 
 class Layer(nn.Module):
@@ -60,57 +63,67 @@ class Layer(nn.Module):
     injections: The model's injections.
     attentions: ENCODER or DECODER.
     enable_dropout: Whether to drop activations.
+    hands_on: Whether the keys and values of the input are returned.
   """
 
-  config: T5Config
+  config: Config
   injections: Injections
   attentions: tuple[tuple[str, str], ...]
   enable_dropout: bool
+  hands_on: bool = False
 
   @nn.compact
   def __call__(
     self,
     hidden: Array,
-    prefixes: Sequence[Prefix],
+    of_layer: OfLayer,
     views: Sequence[View],
     keys: Sequence[PRNGKey] | None = None,
-  ) -> tuple[Array, None]:
+  ) -> tuple[Array, KeysAndValues | None]:
     """Computes one layer.
 
     Args:
       hidden: [B, T, H]
-      prefixes: The prefix of each attention; see `Attention`.
-      views: The other arguments of each attention.
+      of_layer: The arguments of this layer.
+      views: The arguments of each attention; or two of the only one, the
+        second for local layers.
       keys: The dropout keys in the order of their use, two for each attention
         and two for the MLP, or None to let flax make them.
 
     Returns:
-      [B, T, H], and None, as `scan` expects a pair.
+      [B, T, H], and the keys and values of the last attention, or None.
     """
     config, enable_dropout = self.config, self.enable_dropout
     rngs = iter(keys or (None,) * 2 * (len(self.attentions) + 1))
     dropout = make_dropout(config, enable_dropout)
+    if of_layer.is_local is not None:
+      choose = functools.partial(jnp.where, of_layer.is_local)
+      views = [jax.tree.map(choose, views[1], views[0])]
+
+    def after(outputs: Array, name: str) -> Array:
+      if config.has_post_norms:
+        outputs = RMSNorm(config, name=name.replace("pre", "post"))(outputs)
+      return dropout(outputs, rng=next(rngs))
+
+    own = None
     for (name, norm), prefix, view in zip(
-      self.attentions, prefixes, views, strict=True
+      self.attentions, of_layer.prefixes, views, strict=True
     ):
-      normed = RMSNorm(config, name=norm)(hidden)
-      keeps = view.attended is not None
-      attended = Attention(config, self.injections, keeps, name=name)(
-        normed,
-        normed if view.attended is None else view.attended,
-        view.mask,
-        view.bias,
+      outputs, own = Attention(config, self.injections, name=name)(
+        RMSNorm(config, name=norm)(hidden),
+        view,
         prefix,
-        view.cache_index,
+        of_layer.past,
         enable_dropout=enable_dropout,
         dropout_key=next(rngs),
       )
-      hidden += dropout(attended, rng=next(rngs))
-    normed = RMSNorm(config, name="pre_mlp_layer_norm")(hidden)
+      hidden += after(outputs, norm)
+    mlp_norm = "pre_mlp_layer_norm"
+    normed = RMSNorm(config, name=mlp_norm)(hidden)
     mlp = Mlp(config, self.injections, name="mlp")
-    outputs = mlp(normed, enable_dropout, next(rngs))
-    hidden += dropout(outputs, rng=next(rngs))
-    return constrain(hidden, ACTIVATION_AXES), None
+    hidden += after(mlp(normed, enable_dropout, next(rngs)), mlp_norm)
+    hidden = constrain(hidden, ACTIVATION_AXES)
+    return hidden, own if self.hands_on else None
 
 
 def apply_layers(
@@ -120,7 +133,9 @@ def apply_layers(
   hidden: Array,
   *views: View,
   enable_dropout: bool,
-) -> Array:
+  past: Any = None,
+  hands_on: bool = False,
+) -> tuple[Array, Any]:
   """Applies the layers of a stack and its norm, inside its compact method.
 
   Args:
@@ -129,27 +144,26 @@ def apply_layers(
     num_layers: L.
     attentions: ENCODER or DECODER.
     hidden: [B, T, H]
-    *views: The arguments of each attention, shared by all layers.
+    *views: The arguments of each attention, shared by all layers. If there is
+      one more, local layers take that.
     enable_dropout: Whether to drop activations.
+    past: Keys and values that an earlier call returned.
+    hands_on: Whether to return keys and values of the input.
 
   Returns:
-    [B, T, H]
+    [B, T, H], and the keys and values of all layers, or None.
 
   Raises:
     ValueError: if layers are scanned, but a method's targets name single ones.
   """
   config, injections = owner.config, owner.injections
-  fields = (config, injections, attentions, enable_dropout)
-  prefixes = []
-  for name, _ in attentions:
-    prefix = injections.build("prefix", owner, f"{name}_prefix")
-    kv_dim = config.num_heads * config.head_dim
-    prefixes.append(
-      prefix(num_layers, config.emb_dim, kv_dim)
-      if prefix
-      else [None] * num_layers
-    )
-  by_layer = list(zip(*prefixes, strict=True))
+  fields = (config, injections, attentions, enable_dropout, hands_on)
+  by_layer = _by_layer(owner, num_layers, attentions)
+  if len(views) > len(attentions):
+    by_layer = [
+      x._replace(is_local=jnp.asarray(config.is_local(i)))
+      for i, x in enumerate(by_layer)
+    ]
   dropout = make_dropout(config, enable_dropout)
   norm = RMSNorm(config, name=f"{owner.name}_norm")
   hidden = constrain(dropout(hidden), ACTIVATION_AXES)
@@ -158,19 +172,23 @@ def apply_layers(
     is_program = _is_staged(hidden) and not owner.is_initializing()
     if is_program:
       make_layer = traced_once(make_layer)
+    handed_on = []
     for i, of_layer in enumerate(by_layer):
+      if past is not None:
+        of_layer = of_layer._replace(past=past[i])
       layer = make_layer(*fields, name=f"{SCANNED}_{i}")
       drops = is_program and enable_dropout and config.dropout_rate
       keys = _dropout_keys(owner, layer) if drops else None
-      hidden, _ = layer(hidden, of_layer, views, keys)
-    return dropout(norm(hidden))
+      hidden, own = layer(hidden, of_layer, views, keys)
+      handed_on.append(own)
+    return dropout(norm(hidden)), handed_on if hands_on else None
   for place in injections.used:
     targets = getattr(injections, f"{place}_targets", "")
     if f"{SCANNED}_" in targets:
       raise ValueError(
         f"Expected {place}_targets that treat all layers alike, because they "
         f"are scanned, got {targets!r}. Bind "
-        "network.T5Config.scan_layers = False."
+        f"network.{type(config).__name__}.scan_layers = False."
       )
   scanned = partitioning.scan_with_axes(
     make_layer,
@@ -181,11 +199,28 @@ def apply_layers(
     axis_name=SCANNED,
   )
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *by_layer)
-  hidden, _ = scanned(*fields, name=SCANNED)(hidden, stacked, views)
-  return dropout(norm(hidden))
+  stacked = stacked._replace(past=past)
+  hidden, handed_on = scanned(*fields, name=SCANNED)(hidden, stacked, views)
+  return dropout(norm(hidden)), handed_on
 
 
-def rematerialised(config: T5Config) -> Callable[..., Any]:
+def _by_layer(
+  owner: nn.Module, num_layers: int, attentions: tuple[tuple[str, str], ...]
+) -> list[OfLayer]:
+  """Makes the prefixes of all layers."""
+  config, prefixes = owner.config, []
+  for name, _ in attentions:
+    prefix = owner.injections.build("prefix", owner, f"{name}_prefix")
+    kv_dim = config.num_kv_heads * config.head_dim
+    prefixes.append(
+      prefix(num_layers, config.emb_dim, kv_dim)
+      if prefix
+      else [None] * num_layers
+    )
+  return [OfLayer(x) for x in zip(*prefixes, strict=True)]
+
+
+def rematerialised(config: Config) -> Callable[..., Any]:
   """Returns `Layer`, or one whose backward pass computes activations again."""
   if not config.remat:
     return Layer

@@ -1,0 +1,76 @@
+"""Base checkpoints: read once, and what else a model needs beside them."""
+
+from collections.abc import Mapping
+import dataclasses
+import re
+
+from etils import epath
+import jax
+
+from prompt_tuning import injections
+from prompt_tuning.interop import sentencepiece_model
+from t5x import checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointInMemory(checkpoints.BaseCheckpoint):
+  """A checkpoint whose parameters have been read.
+
+  Attributes:
+    params: Path of the parameter -> array, on one device.
+  """
+
+  params: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+  def read(
+    self, targets: Mapping[str, jax.ShapeDtypeStruct]
+  ) -> dict[str, jax.Array]:
+    """Returns parameters, without a copy where dtype and place fit already."""
+    return {
+      name: jax.device_put(
+        self.params[name].astype(target.dtype), target.sharding
+      )
+      for name, target in targets.items()
+    }
+
+
+def is_of_ladder(base: checkpoints.BaseCheckpoint) -> bool:
+  """Returns whether a checkpoint is one of the miniatures."""
+  return str(base.metadata.get("name") or "").startswith("ladder_")
+
+
+def base_fingerprint(base: checkpoints.BaseCheckpoint) -> str:
+  """Returns the fingerprint of a checkpoint without its methods' parameters."""
+  if known := base.metadata.get("base_fingerprint"):
+    return known  # The checkpoint of a run stores it.
+  of_methods = re.compile(rf"({'|'.join(injections.PLACES.values())})/.*")
+  arrays = {
+    name: array
+    for name, array in base.arrays.items()
+    if not of_methods.fullmatch(name)
+  }
+  if len(arrays) < len(base.arrays):
+    base = dataclasses.replace(base, arrays=arrays, metadata={})
+  return base.fingerprint
+
+
+def vocabulary_file(path: str) -> str:
+  """Finds the SentencePiece file `*.model` beside a checkpoint.
+
+  Args:
+    path: As for `t5x.checkpoints.find_checkpoint`.
+
+  Raises:
+    ValueError: unless there is exactly one.
+  """
+  folder = epath.Path(checkpoints.find_checkpoint(path))
+  found = sentencepiece_model.files_in(folder)
+  found = found or sorted(folder.parent.glob("*.model"))
+  if len(found) != 1:
+    names = ", ".join(file.name for file in found) or "none"
+    raise ValueError(
+      f"Expected one SentencePiece file of the model, such as spiece.model, in "
+      f"{folder} or {folder.parent}, got {names}. Leave one there, or name it: "
+      "load(..., vocabulary='spiece.model')."
+    )
+  return str(found[0])

@@ -1,0 +1,156 @@
+"""Llama models of GGUF files as Hugging Face's folders."""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning.interop import hugging_face, local_files, safetensors_files
+from t5x.files import parsing, safe_files
+from t5x.formats import stored_arrays
+
+# GGUF's names of tensors -> Hugging Face's.
+_LAYER = {
+  "attn_norm": "input_layernorm",
+  "attn_q": "self_attn.q_proj",
+  "attn_k": "self_attn.k_proj",
+  "attn_v": "self_attn.v_proj",
+  "attn_output": "self_attn.o_proj",
+  "ffn_norm": "post_attention_layernorm",
+  "ffn_gate": "mlp.gate_proj",
+  "ffn_up": "mlp.up_proj",
+  "ffn_down": "mlp.down_proj",
+}
+_OTHERS = {
+  "token_embd": "model.embed_tokens",
+  "output_norm": "model.norm",
+  "output": "lm_head",
+}
+# The type of special pieces.
+_CONTROL = 3
+
+
+def convert(file: str | os.PathLike[str], folder: pathlib.Path) -> None:
+  """Writes a model to a new folder, in float32, with its tokenizer.
+
+  Args:
+    file: The GGUF file of a Llama with byte pairs.
+    folder: Receives `tokenizer.json`, `model.safetensors` and, last,
+      `config.json`.
+
+  Raises:
+    ValueError: if it is another model, or the folder is not empty.
+  """
+  import gguf
+
+  local_files.check_new(folder)
+  with parsing.of(file, "a GGUF file of a Llama"):
+    reader = gguf.GGUFReader(file)
+    fields = {name: x.contents() for name, x in reader.fields.items()}
+    config = _config(fields)
+    tokenizer = _tokenizer(fields)
+    heads = {
+      "attn_q": config["num_attention_heads"],
+      "attn_k": config["num_key_value_heads"],
+    }
+    arrays = {}
+    for tensor in reader.tensors:
+      name, kind = _name(tensor.name)
+      values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+      if kind in heads:
+        values = _unpermuted(values, heads[kind])
+      arrays[name] = np.asarray(values, np.float32)
+  config["tie_word_embeddings"] = "lm_head.weight" not in arrays
+  folder.mkdir(parents=True, exist_ok=True)
+  tokenizer.save(str(folder / "tokenizer.json"))
+  safetensors_files.write(
+    folder / safetensors_files.WEIGHTS,
+    {name: stored_arrays.in_memory(x) for name, x in arrays.items()},
+  )
+  content = json.dumps(config, indent=2) + "\n"
+  safe_files.write(folder / hugging_face.CONFIG, content.encode())
+
+
+def _name(name: str) -> tuple[str, str]:
+  """Returns Hugging Face's name of a tensor, and its kind."""
+  stem, _, suffix = name.rpartition(".")
+  if stem in _OTHERS:
+    return f"{_OTHERS[stem]}.{suffix}", stem
+  _, layer, kind = stem.split(".")
+  return f"model.layers.{layer}.{_LAYER[kind]}.{suffix}", kind
+
+
+def _unpermuted(kernel: np.ndarray, heads: int) -> np.ndarray:
+  """Undoes the order of rows, which alternates between halves of a head."""
+  rows, columns = kernel.shape
+  apart = kernel.reshape(heads, rows // heads // 2, 2, columns)
+  return apart.swapaxes(1, 2).reshape(rows, columns)
+
+
+def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the content of `config.json`."""
+  if (kind := fields["general.architecture"]) != "llama":
+    raise ValueError(f"expected the architecture llama, got {kind!r:.60}.")
+  own = {
+    key.removeprefix("llama."): x
+    for key, x in fields.items()
+    if key.startswith("llama.")
+  }
+  if scaled := [x for x in own if x.startswith("rope.scaling")]:
+    raise ValueError(f"expected rotary positions as trained, got {scaled[0]}.")
+  heads = own["attention.head_count"]
+  return {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": len(fields["tokenizer.ggml.tokens"]),
+    "hidden_size": own["embedding_length"],
+    "num_hidden_layers": own["block_count"],
+    "num_attention_heads": heads,
+    "num_key_value_heads": own.get("attention.head_count_kv", heads),
+    "intermediate_size": own["feed_forward_length"],
+    "max_position_embeddings": own["context_length"],
+    "rms_norm_eps": own["attention.layer_norm_rms_epsilon"],
+    "rope_theta": own.get("rope.freq_base", 10_000.0),
+    "hidden_act": "silu",
+    "bos_token_id": fields.get("tokenizer.ggml.bos_token_id"),
+    "eos_token_id": fields["tokenizer.ggml.eos_token_id"],
+    "dtype": "float32",
+  }
+
+
+def _tokenizer(fields: Mapping[str, Any]) -> Any:
+  """Returns a `tokenizers.Tokenizer` of byte pairs."""
+  from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+  )
+
+  kind = fields["tokenizer.ggml.model"], fields["tokenizer.ggml.pre"]
+  if kind not in (("gpt2", "smollm"), ("gpt2", "gpt-2")):
+    raise ValueError(f"expected the tokenizer of SmolLM or GPT-2, got {kind}.")
+  if fields.get("tokenizer.ggml.add_bos_token"):
+    raise ValueError("expected a tokenizer that adds no start token.")
+  tokens = fields["tokenizer.ggml.tokens"]
+  merges = [tuple(x.split(" ")) for x in fields["tokenizer.ggml.merges"]]
+  ids = {token: i for i, token in enumerate(tokens)}
+  tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges))
+  steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+  if kind[1] == "smollm":
+    steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+  tokenizer.decoder = decoders.ByteLevel()
+  types = fields["tokenizer.ggml.token_type"]
+  tokenizer.add_special_tokens(
+    [
+      AddedToken(token, special=True, normalized=False)
+      for token, x in zip(tokens, types, strict=True)
+      if x == _CONTROL
+    ]
+  )
+  return tokenizer

@@ -1,0 +1,148 @@
+"""Safetensors files of a folder, read and written part by part."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from t5x.files import parsing, safe_files
+from t5x.formats import stored_arrays
+from t5x.formats.stored_arrays import StoredArray
+
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+DTYPES = {
+  "F32": np.dtype(np.float32),
+  "F16": np.dtype(np.float16),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Tensor(NamedTuple):
+  """A tensor in a safetensors file, and how the file describes it."""
+
+  file: pathlib.Path
+  key: str
+  shape: tuple[int, ...]
+  dtype: str
+
+
+def open_tensor(tensor: Tensor, is_transposed: bool) -> stored_arrays.Reader:
+  """Returns a reader of a tensor as T5X has it.
+
+  It has the file to itself: when it is closed, its pages leave the memory.
+  """
+  weights = _open(tensor.file)
+  part = weights.get_slice(tensor.key)
+
+  def read(index: stored_arrays.Index, weights=weights) -> np.ndarray:
+    del weights  # It stays open as long as there is a reader.
+    return part[index[::-1]].T if is_transposed else part[index]
+
+  return read
+
+
+def exchange(array: StoredArray, axis: int, row: int) -> StoredArray:
+  """Exchanges the first and another row of an axis; see the vocabulary."""
+
+  def open_exchanged(*arguments: Any) -> stored_arrays.Reader:
+    read = array.open(*arguments)
+
+    def exchanged(index: stored_arrays.Index) -> np.ndarray:
+      block = np.array(read(index))
+      start, stop, _ = index[axis].indices(array.shape[axis])
+      for here, there in ((0, row), (row, 0)):
+        if start <= here < stop:
+          one = [*index]
+          one[axis] = slice(there, there + 1)
+          to = np.moveaxis(block, axis, 0)
+          to[here - start] = np.moveaxis(read(tuple(one)), axis, 0)[0]
+      return block
+
+    return exchanged
+
+  return dataclasses.replace(array, open=open_exchanged)
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Finds the files of weights."""
+  if (folder / INDEX).is_file():
+    what = "an index of files beside it"
+    keys = {"weight_map": dict[str, str]}
+    index = parsing.json_file(folder / INDEX, what, keys)
+    names = set(index["weight_map"].values())
+    if bad := [
+      name
+      for name in names
+      if name == ".." or pathlib.PurePath(name).name != name
+    ]:
+      raise ValueError(f"{folder / INDEX} is not {what}: it names {bad[0]!r}.")
+    files = [folder / name for name in sorted(names)]
+    if missing := [file.name for file in files if not file.is_file()]:
+      raise ValueError(
+        f"{folder} is not complete: {INDEX} names {', '.join(missing)}."
+      )
+    return files
+  if (folder / WEIGHTS).is_file():
+    return [folder / WEIGHTS]
+  pickled = [name for name in _PICKLED if (folder / name).is_file()]
+  way_out = (
+    f" {pickled[0]} is a pickle, which can run any code and is not read: load "
+    "the model with transformers, save_pretrained(...) writes safetensors."
+    if pickled
+    else ""
+  )
+  raise ValueError(
+    f"Expected {WEIGHTS} or {INDEX} in {folder}, got neither.{way_out}"
+  )
+
+
+def _open(file: pathlib.Path) -> Any:
+  with parsing.of(file, "a safetensors file"):
+    return safetensors.safe_open(file, framework="numpy")
+
+
+def find(folder: pathlib.Path) -> dict[str, Tensor]:
+  """Finds the tensors in a folder's files."""
+  tensors = {}
+  for file in _files(folder):
+    with _open(file) as weights:
+      for key in sorted(weights.keys()):
+        part = weights.get_slice(key)
+        shape = tuple(part.get_shape())
+        tensors[key] = Tensor(file, key, shape, part.get_dtype())
+  return tensors
+
+
+def write(file: pathlib.Path, tensors: Mapping[str, StoredArray]) -> None:
+  """Writes a safetensors file, one tensor at a time.
+
+  The library of safetensors would need all tensors in memory.
+
+  Args:
+    file: Appears once it is complete.
+    tensors: Hugging Face's name -> array.
+  """
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  end = 0
+  for key, array in sorted(tensors.items()):
+    start, end = end, end + array.nbytes
+    header[key] = {
+      "dtype": DTYPE_NAMES[array.dtype],
+      "shape": list(array.shape),
+      "data_offsets": [start, end],
+    }
+  encoded = json.dumps(header, separators=(",", ":")).encode()
+  encoded += b" " * (-len(encoded) % 8)
+  with safe_files.replacing(file) as out:
+    out.write(len(encoded).to_bytes(8, "little"))
+    out.write(encoded)
+    for _, array in sorted(tensors.items()):
+      np.ascontiguousarray(stored_arrays.read(array)).tofile(out)

@@ -1,0 +1,264 @@
+"""A decoder: Llama, Mistral, Qwen and Gemma, by `DecoderConfig`.
+
+The inputs, and a prompt in front of them, run through the layers once. Targets
+then attend to their keys and values. The output at the last input predicts the
+first target, so T5X's start token 0 takes the place of the last input.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prompt_tuning import masks, prompts
+from prompt_tuning.injections import Injections
+from prompt_tuning.models.decoder.config import DecoderConfig
+from prompt_tuning.models.layers import Embed, logits_of
+from prompt_tuning.models.multi_head import View
+from prompt_tuning.models.network import Network
+from prompt_tuning.models.rotary import rotation
+from prompt_tuning.models.stack import apply_layers
+from prompt_tuning.types import Array
+
+_ATTENTIONS = (("self_attention", "pre_self_attention_layer_norm"),)
+# The position of padding, which no query sees.
+_NOWHERE = -1
+
+
+class Encoded(NamedTuple):
+  """All that targets read of the inputs.
+
+  Attributes:
+    positions: [B, P + T] int32; -1 at padding.
+    last: [B, H] The output at the last input.
+    past: Keys and values of every layer.
+  """
+
+  positions: Array
+  last: Array
+  past: Any
+
+
+class Decoder(nn.Module):
+  """The layers, the prompt and the output head."""
+
+  config: DecoderConfig
+  injections: Injections
+  embedder: Embed
+
+  @nn.compact
+  def __call__(
+    self,
+    embedded: Array,
+    tokens: Array,
+    enable_dropout: bool,
+    is_target: bool = False,
+    **of_targets: Any,
+  ) -> Any:
+    """Encodes the inputs, or computes the logits of targets.
+
+    Args:
+      embedded: [B, T, H] The embedded tokens.
+      tokens: [B, T] Inputs, where 0 is padding, or targets, shifted right.
+      enable_dropout: Whether to drop activations.
+      is_target: Which of them.
+      **of_targets: Arguments of `Transformer.decode`.
+
+    Returns:
+      An `Encoded`; or [B, S, V] in float32.
+    """
+    if not is_target:
+      return self._encode(embedded, tokens, enable_dropout)
+    if of_targets["decode"]:
+      compute, names = self._next, ("encoded", "max_decode_length")
+    else:
+      compute, names = self._all, ("encoded", "decoder_segment_ids")
+    arguments = (of_targets[name] for name in names)
+    hidden = compute(embedded, enable_dropout, *arguments)
+    return logits_of(self, self.embedder, hidden)
+
+  def _encode(
+    self, embedded: Array, tokens: Array, enable_dropout: bool
+  ) -> Encoded:
+    visible = tokens > 0
+    if self.injections.prompt:
+      prompt = self.injections.prompt(name="prompt")(tokens, embedded)
+      embedded = prompts.prepend_prompt(prompt, embedded)
+      visible = masks.prepend_visible(visible, prompt.shape[-2])
+    counts = jnp.cumsum(visible, axis=1, dtype=jnp.int32)
+    positions = jnp.where(visible, counts - 1, _NOWHERE)
+    hidden, past = self._layers(
+      embedded, positions, positions, enable_dropout, hands_on=True
+    )
+    place = jnp.argmax(positions, axis=1)[:, None, None]
+    last = jnp.take_along_axis(hidden, place, axis=1)[:, 0]
+    return Encoded(positions, last, past)
+
+  def _all(
+    self,
+    embedded: Array,
+    enable_dropout: bool,
+    encoded: Encoded,
+    segments: Array | None,
+  ) -> Array:
+    """Returns the outputs for all targets at once, [B, S, H]."""
+    if segments is None:
+      segments = jnp.ones(embedded.shape[:2], jnp.int32)
+    same = segments[:, :, None] == segments[:, None, :]  # [B, S, S]
+    # The targets of a segment follow the input.
+    steps = jnp.arange(same.shape[1], dtype=jnp.int32)[None]
+    steps = steps - jnp.argmax(same, axis=-1).astype(jnp.int32)
+    ends = jnp.max(encoded.positions, axis=1, keepdims=True)  # [B, 1]
+    is_first, positions = steps == 0, ends + steps
+    keys = jnp.where(is_first, _NOWHERE, positions)
+    width = ((0, 0), (0, 0), (encoded.positions.shape[1], 0))
+    hidden, _ = self._layers(
+      embedded,
+      positions,
+      jnp.concatenate([encoded.positions, keys], axis=1),
+      enable_dropout,
+      among=jnp.pad(same, width, constant_values=True)[:, None],
+      past=encoded.past,
+    )
+    return jnp.where(is_first[..., None], encoded.last[:, None], hidden)
+
+  def _next(
+    self,
+    embedded: Array,
+    enable_dropout: bool,
+    encoded: Encoded,
+    max_decode_length: int | None,
+  ) -> Array:
+    """Returns the output at the next target, [B, 1, H], by the cache.
+
+    The first call creates the cache, for as many targets as it gets.
+    """
+    exists = self.has_variable("cache", "cache_index")
+    steps = embedded.shape[1]
+
+    def positions() -> Array:
+      width = ((0, 0), (0, steps))
+      return jnp.pad(encoded.positions, width, constant_values=_NOWHERE)
+
+    index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+    keys = self.variable("cache", "positions", positions)
+    last = self.variable("cache", "last", lambda: encoded.last)
+    # The start token has the place of the last input; others come after it.
+    is_first, ends = index.value == 0, keys.value.max(axis=1, keepdims=True)
+    queries = jnp.where(is_first, ends, ends + 1)
+    slot = jnp.int32(0)
+    if exists:
+      if max_decode_length is None:
+        raise ValueError(
+          "Expected max_decode_length, the length of the cache, got None. Pass "
+          "it to every step of decoding."
+        )
+      slot = keys.value.shape[1] - max_decode_length + index.value
+      keys.value = jax.lax.dynamic_update_slice_in_dim(
+        keys.value, jnp.where(is_first, _NOWHERE, queries), slot, axis=1
+      )
+      index.value += 1
+    hidden, _ = self._layers(
+      embedded,
+      jnp.broadcast_to(queries, (len(queries), steps)),
+      keys.value,
+      enable_dropout,
+      past=None if exists else encoded.past,
+      cache_index=slot,
+    )
+    return jnp.where(is_first, last.value[:, None], hidden)
+
+  def _layers(
+    self,
+    embedded: Array,
+    queries: Array,
+    keys: Array,
+    enable_dropout: bool,
+    among: Array | None = None,
+    cache_index: Array | None = None,
+    **options: Any,
+  ) -> tuple[Array, Any]:
+    """Applies the layers.
+
+    Args:
+      embedded: [B, Q, H]
+      queries: [B, Q] Their positions.
+      keys: [B, K] Positions of keys.
+      enable_dropout: Whether to drop activations.
+      among: [B, 1, Q, K] False where a query must not see a key.
+      cache_index: As in `View`.
+      **options: More arguments of `apply_layers`.
+    """
+    config = self.config
+    if config.scales_embedding:
+      embedded *= jnp.asarray(config.emb_dim**0.5, embedded.dtype)
+    ropes, windows = [config.rope], [None]
+    if config.window is not None:
+      ropes.append(config.local_rope or config.rope)
+      windows.append(config.window)
+    views = []
+    for rope, window in zip(ropes, windows, strict=True):
+      mask = masks.position_mask(queries, keys, window)
+      mask = mask if among is None else mask & among
+      rotated = rotation(queries, rope, config.head_dim)
+      views.append(View(mask, cache_index=cache_index, rotation=rotated))
+    return apply_layers(
+      self,
+      config.num_layers,
+      _ATTENTIONS,
+      embedded,
+      *views,
+      enable_dropout=enable_dropout,
+      **options,
+    )
+
+
+class Transformer(Network):
+  """A decoder with the modules of `injections`."""
+
+  config: DecoderConfig
+
+  def setup(self):
+    self.token_embedder = Embed(self.config)
+    self.decoder = Decoder(self.config, self.injections, self.token_embedder)
+
+  def encode_embedded(
+    self,
+    embedded: Array,
+    tokens: Array,
+    segment_ids: Array | None = None,
+    enable_dropout: bool = True,
+  ) -> Encoded:
+    """Encodes inputs that are embedded already; see `Decoder`."""
+    if segment_ids is not None:
+      raise ValueError(
+        "A decoder needs one example per row, but got packed examples. Set "
+        "utils.DatasetConfig.pack = False."
+      )
+    return self.decoder(embedded, tokens, enable_dropout)
+
+  def decode(
+    self,
+    encoded: Encoded,
+    encoder_input_tokens: Array,
+    decoder_input_tokens: Array,
+    decoder_target_tokens: Array,
+    encoder_segment_ids: Array | None = None,
+    decoder_segment_ids: Array | None = None,
+    enable_dropout: bool = True,
+    decode: bool = False,
+    max_decode_length: int | None = None,
+  ) -> Array:
+    """Computes logits; see `Network.decode`."""
+    del encoder_input_tokens, decoder_target_tokens, encoder_segment_ids
+    return self.decoder(
+      self.token_embedder(decoder_input_tokens),
+      decoder_input_tokens,
+      enable_dropout,
+      is_target=True,
+      encoded=encoded,
+      decoder_segment_ids=decoder_segment_ids,
+      decode=decode,
+      max_decode_length=max_decode_length,
+    )

@@ -1,0 +1,19 @@
+"""The network of a configuration."""
+
+from prompt_tuning.injections import Injections
+from prompt_tuning.models.decoder import network as decoder
+from prompt_tuning.models.layers import Config
+from prompt_tuning.models.network import Network
+from prompt_tuning.models.t5 import network as t5
+from prompt_tuning.models.t5.config import T5Config
+
+
+def make(config: Config, injections: Injections | None = None) -> Network:
+  """Makes the network, with the modules of some methods.
+
+  Args:
+    config: Its sizes and settings.
+    injections: The methods, or None.
+  """
+  kind = t5 if isinstance(config, T5Config) else decoder
+  return kind.Transformer(config, injections or Injections())

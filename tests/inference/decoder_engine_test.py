@@ -1,0 +1,51 @@
+"""The engine answers for a decoder as the Python door does."""
+
+import numpy as np
+import seqio
+import tiny_decoder
+
+import prompt_tuning as pt
+from prompt_tuning.inference.batch_queue import Settings, Shapes
+from prompt_tuning.inference.engine import Engine
+from prompt_tuning.inference.requests import (
+  Embedding,
+  Generation,
+  Ranking,
+  TunedPrompt,
+)
+
+TEXTS = ["abc", "abxcdefgh", "x"]
+LABELS = ["yes", "no", "maybe"]
+
+
+def test_rows_with_prompts_of_their_own_are_answered_together(tmp_path):
+  model = pt.load(tiny_decoder.save(tmp_path / "base"), seqio.ByteVocabulary())
+  rng = np.random.default_rng(0)
+  prompts = [
+    TunedPrompt(rng.normal(size=(n, tiny_decoder.WIDTH)).astype(np.float32))
+    for n in (2, 5)
+  ]
+  shapes = Shapes(
+    rows=(1, 4), lengths=(24,), steps=(8,), labels=(32,), beams=(1,)
+  )
+  eos_id = model.network.eos_id
+  labels = tuple((*model.vocabulary.encode(x), eos_id) for x in LABELS)
+  rows = list(zip(TEXTS, [*prompts, None], strict=True))
+  tokens = [(model.encode(text), prompt) for text, prompt in rows]
+  requests = [Generation(*x, 8) for x in tokens]
+  requests += [Generation(*x, 8, num_beams=1) for x in tokens]
+  requests += [Ranking(*x, labels) for x in tokens]
+  requests += [Embedding(*tokens[0]), Generation(*tokens[0], 8, 1.0, choice=3)]
+  with Engine(model, Settings(shapes=shapes, longest_prompt=6)) as engine:
+    answers = [ticket.result(300) for ticket in engine.submit(requests)]
+  assert all(answer.finish_reason for answer in answers[:6])
+  for (text, prompt), found, scores in zip(
+    rows, answers[3:6], answers[6:9], strict=True
+  ):
+    ids = [token.id for token in found.tokens]
+    (expected,) = model.generate([text], prompt, max_length=8)
+    assert model.vocabulary.decode(ids) == expected
+    (ranked,) = model.rank([text], LABELS, prompt)
+    by_label = [ranked[label] for label in LABELS]
+    np.testing.assert_allclose(scores, by_label, rtol=1e-5)
+  assert answers[9].shape == (tiny_decoder.WIDTH,)

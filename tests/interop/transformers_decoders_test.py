@@ -1,0 +1,154 @@
+"""transformers computes the same as our decoder, for each family."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import conformance
+from flax import traverse_util
+import jax
+import numpy as np
+import pytest
+import seqio
+
+from prompt_tuning import prompts
+from prompt_tuning.injections import Injections
+from prompt_tuning.models import networks
+from t5x import checkpoints, decoding, losses
+from t5x import models as t5x_models
+from t5x.formats import stacking
+
+torch = pytest.importorskip("torch")
+transformers_decoders = pytest.importorskip("transformers_decoders")
+
+pytestmark = pytest.mark.interop
+
+STEPS = 6
+INPUTS = [[5, 9, 33, 2, 7, 40, 12, 3], [21, 8, 60], [11]]
+TARGETS = [[4, 50, 1], [7, 7, 9, 30, 2, 1], [62, 1]]
+PROMPT = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
+
+
+def _padded(rows: Any) -> np.ndarray:
+  longest = max(map(len, rows))
+  rows = [[*row, *[0] * (longest - len(row))] for row in rows]
+  return np.array(rows, np.int32)
+
+
+@pytest.fixture(scope="module", params=transformers_decoders.FAMILIES)
+def models(request, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("model")
+  theirs = transformers_decoders.make(request.param, folder)
+  return theirs, checkpoints.open_checkpoint(str(folder))
+
+
+@pytest.fixture(scope="module")
+def params(models):
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  arrays = models[1].arrays
+  flat = models[1].read(
+    {
+      name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=device)
+      for name, x in arrays.items()
+    }
+  )
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _network(base, **settings):
+  """Our network, with a prompt, in float32."""
+  prompt = functools.partial(prompts.Prompt, length=len(PROMPT))
+  config = dataclasses.replace(
+    base.metadata["config"], dtype="float32", **settings
+  )
+  return networks.make(config, Injections(prompt=prompt))
+
+
+def _embedded(theirs, prompt, tokens):
+  """Embeds one example, behind a prompt that is scaled as tokens are."""
+  embed = theirs.get_input_embeddings()
+  scale = getattr(embed, "scalar_embed_scale", 1.0)
+  return torch.cat([prompt * scale, embed(torch.tensor(tokens))])[None]
+
+
+def _loss_and_logits(module, params, prompt):
+  targets = _padded(TARGETS)
+  params = conformance.with_prompt(params, {"prompt": prompt}, "decoder")
+  logits = module.apply(
+    {"params": params},
+    *(_padded(INPUTS), np.pad(targets, ((0, 0), (1, 0)))[:, :-1], targets),
+    enable_dropout=False,
+  )
+  loss, _, _ = losses.compute_weighted_cross_entropy(
+    logits, targets, (targets > 0).astype(np.float32)
+  )
+  return loss, logits
+
+
+def test_logits_and_the_gradient_of_a_prompt_are_equal(models, params):
+  theirs, base = models
+  prompt = torch.tensor(PROMPT, requires_grad=True)
+  expected = []
+  for inputs, targets in zip(INPUTS, TARGETS, strict=True):
+    rows = _embedded(theirs, prompt, [*inputs, *targets[:-1]])
+    logits = theirs(inputs_embeds=rows).logits[0, -len(targets) :]
+    loss = torch.nn.functional.cross_entropy(
+      logits, torch.tensor(targets), reduction="sum"
+    )
+    loss.backward()
+    expected.append(logits.detach().numpy())
+  assert prompt.grad is not None
+  norm = np.linalg.norm(prompt.grad)
+  assert norm > 0.1
+  compute = jax.grad(_loss_and_logits, argnums=2, has_aux=True)
+  gradient, logits = jax.jit(compute, static_argnums=0)(
+    _network(base), params, PROMPT
+  )
+  for found, row in zip(logits, expected, strict=True):
+    assert np.abs(row).max() > 0.5
+    np.testing.assert_allclose(found[: len(row)], row, atol=1e-4)
+  assert np.linalg.norm(gradient - prompt.grad.numpy()) / norm < 1e-4
+
+
+def test_greedy_tokens_are_equal(models, params):
+  theirs, base = models
+  model = t5x_models.DecoderOnlyModel(
+    _network(base),
+    seqio.PassThroughVocabulary(64, eos_id=1),
+    None,
+    decode_fn=decoding.temperature_sample,
+  )
+  found = model.predict_batch(
+    conformance.with_prompt(params, {"prompt": PROMPT}, "decoder"),
+    {
+      "encoder_input_tokens": _padded(INPUTS),
+      "decoder_input_tokens": np.zeros((3, STEPS), np.int32),
+    },
+  )
+  for tokens, row in zip(INPUTS, found, strict=True):
+    expected = theirs.generate(
+      inputs_embeds=_embedded(theirs, torch.tensor(PROMPT), tokens),
+      max_new_tokens=STEPS,
+      do_sample=False,
+    )[0].tolist()
+    assert row.tolist() == [*expected, *[0] * (STEPS - len(expected))]
+
+
+def test_scanned_layers_compute_the_same(models, params):
+  _, base = models
+  scanned = _network(base, scan_layers=True)
+  shapes = conformance.variable_shapes(scanned)["params"]
+  flat, stacks = (
+    traverse_util.flatten_dict(x, sep="/") for x in (params, shapes)
+  )
+  stacks.pop("decoder/prompt/prompt")
+  stacked = stacking.put_together(flat, stacks)
+  (loss, logits), (again, others) = (
+    jax.jit(_loss_and_logits, static_argnums=0)(module, x, PROMPT)
+    for module, x in (
+      (_network(base), params),
+      (scanned, traverse_util.unflatten_dict(stacked, sep="/")),
+    )
+  )
+  np.testing.assert_allclose(logits, others, atol=1e-5)
+  np.testing.assert_allclose(loss, again, rtol=1e-5)

@@ -1,0 +1,50 @@
+"""A folder with a decoder so small that a training run takes seconds."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning.interop import (
+  decoder_names,
+  hugging_face,
+  safetensors_files,
+  t5_names,
+)
+from prompt_tuning.models.decoder.config import DecoderConfig
+from t5x.formats import stored_arrays
+
+WIDTH = 16
+CONFIG: dict[str, Any] = {
+  "model_type": "llama",
+  "vocab_size": 384,
+  "hidden_size": WIDTH,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+  "num_hidden_layers": 2,
+  "intermediate_size": 32,
+  "rms_norm_eps": 1e-5,
+  "tie_word_embeddings": True,
+  "eos_token_id": 1,
+}
+
+
+def config() -> DecoderConfig:
+  return decoder_names.read_config(pathlib.Path("config.json"), CONFIG)
+
+
+def save(folder: pathlib.Path) -> str:
+  """Writes a random decoder of 384 pieces, for `seqio.ByteVocabulary`."""
+  folder.mkdir(parents=True)
+  rng, sizes, tensors = np.random.default_rng(0), config(), {}
+  for name, shape in t5_names.shapes(sizes).items():
+    is_scale = name.endswith("/scale")
+    shape = shape[::-1] if t5_names.is_transposed(name) else shape
+    values = is_scale + rng.normal(size=shape) * (0.1 if is_scale else 0.3)
+    tensors[decoder_names.hugging_face_name(name, sizes)] = (
+      stored_arrays.in_memory(values.astype(np.float32))
+    )
+  safetensors_files.write(folder / safetensors_files.WEIGHTS, tensors)
+  (folder / hugging_face.CONFIG).write_text(json.dumps(CONFIG))
+  return str(folder)

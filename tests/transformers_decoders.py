@@ -1,0 +1,79 @@
+"""Small random decoders of transformers', one for each family."""
+
+import pathlib
+from typing import Any
+
+import torch
+import transformers
+
+_SIZES = {
+  "vocab_size": 64,
+  "hidden_size": 16,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+  "num_hidden_layers": 3,
+  "intermediate_size": 24,
+  "max_position_embeddings": 64,
+  "pad_token_id": 0,
+  "bos_token_id": None,
+  "eos_token_id": 1,
+}
+_GEMMA = {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 6}
+_LLAMA_3 = {
+  "rope_type": "llama3",
+  "rope_theta": 1e4,
+  "factor": 4.0,
+  "low_freq_factor": 1.0,
+  "high_freq_factor": 4.0,
+  "original_max_position_embeddings": 16,
+}
+_GEMMA_3_ROPES = {
+  "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+  "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+_GEMMA_3_LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
+# Name -> the class of transformers' configuration, and its settings.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+  "llama": ("LlamaConfig", {"tie_word_embeddings": False}),
+  "llama 3.1": (
+    "LlamaConfig",
+    {"tie_word_embeddings": True, "rope_parameters": _LLAMA_3},
+  ),
+  "mistral": (
+    "MistralConfig",
+    {"sliding_window": 4, "tie_word_embeddings": False},
+  ),
+  "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
+  "qwen3": ("Qwen3Config", {"head_dim": 8, "tie_word_embeddings": False}),
+  "gemma": ("GemmaConfig", {"head_dim": 8}),
+  "gemma2": (
+    "Gemma2Config",
+    {
+      **_GEMMA,
+      "attn_logit_softcapping": 2.0,
+      "final_logit_softcapping": 3.0,
+    },
+  ),
+  "gemma3": (
+    "Gemma3TextConfig",
+    {
+      **_GEMMA,
+      "rope_parameters": _GEMMA_3_ROPES,
+      "layer_types": _GEMMA_3_LAYERS,
+    },
+  ),
+}
+
+
+def make(family: str, folder: pathlib.Path) -> Any:
+  """Makes a decoder whose parameters are all random, and saves it."""
+  name, settings = FAMILIES[family]
+  config = getattr(transformers, name)(**{**_SIZES, **settings})
+  config._attn_implementation = "eager"
+  torch.manual_seed(0)
+  model = transformers.AutoModelForCausalLM.from_config(config)
+  for parameter in model.parameters():
+    offset = float(parameter.ndim == 1 and "gemma" not in family)
+    torch.nn.init.normal_(parameter, offset, 0.3)
+  model.eval().save_pretrained(folder)
+  return model
