@@ -40,6 +40,17 @@ _SHORTEST = 16
 _ROWS, _LOGITS = 32, 2048
 
 
+def _config(base: checkpoints.BaseCheckpoint) -> Config:
+  """Returns that of a decoder's folder, or infers that of a T5."""
+  stored: Config | None = base.metadata.get("config")
+  if stored is not None:
+    return dataclasses.replace(stored, dtype="float32")
+  rate = 0.0 if base_models.is_of_ladder(base) else 0.1
+  return dataclasses.replace(
+    config_of(base.arrays), dtype="float32", dropout_rate=rate
+  )
+
+
 class FrozenModel:
   """A frozen T5, or a decoder.
 
@@ -99,13 +110,8 @@ class FrozenModel:
         would ignore.
     """
     base = checkpoints.open_checkpoint(str(checkpoint))
-    if config is None and "config" in base.metadata:
-      config = dataclasses.replace(base.metadata["config"], dtype="float32")
-    elif config is None:
-      rate = 0.0 if base_models.is_of_ladder(base) else 0.1
-      config = dataclasses.replace(
-        config_of(base.arrays), dtype="float32", dropout_rate=rate
-      )
+    if config is None:
+      config = _config(base)
     if dtype is not None:
       config = dataclasses.replace(config, dtype=dtype)
     own = parameter_shapes(networks.make(config))

@@ -126,7 +126,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   expected = t5_names.shapes(config)
   keys = {
     t5_names.hugging_face_name(name)
-    if is_t5
+    if isinstance(config, T5Config)
     else decoder_names.hugging_face_name(name, config): name
     for name in expected
   }

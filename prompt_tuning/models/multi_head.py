@@ -154,7 +154,7 @@ class Attention(nn.Module):
   ) -> KeysAndValues:
     """[B, K, H] -> [B, N, K, D] each, computed or from "attended"."""
     keeps = view.attended is not None
-    attended = view.attended if keeps else inputs
+    attended = inputs if view.attended is None else view.attended
     if self.has_variable("attended", "key"):
       return tuple(self.get_variable("attended", x) for x in ("key", "value"))
     heads = {}

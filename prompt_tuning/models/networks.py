@@ -15,5 +15,7 @@ def make(config: Config, injections: Injections | None = None) -> Network:
     config: Its sizes and settings.
     injections: The methods, or None.
   """
-  kind = t5 if isinstance(config, T5Config) else decoder
-  return kind.Transformer(config, injections or Injections())
+  injections = injections or Injections()
+  if isinstance(config, T5Config):
+    return t5.Transformer(config, injections)
+  return decoder.Transformer(config, injections)

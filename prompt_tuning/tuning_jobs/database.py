@@ -125,19 +125,19 @@ def transaction(folder: pathlib.Path, owner: str | None) -> Iterator[Database]:
   path = folder / "jobs.sqlite"
   database = Database(path, max(0.0, patience), sqlite3.PARSE_DECLTYPES)
   database.row_factory, database.owner = sqlite3.Row, owner
-  with contextlib.closing(database):
-    database.execute("pragma synchronous = full")
-    if not database.execute("select 1 from sqlite_master").fetchone():
-      if any((folder / "files").iterdir()):
-        raise sqlite3.DatabaseError(
-          "jobs.sqlite is missing or empty, but there are data sets: put a "
-          "copy of it back, or empty the folder files"
-        )
-      database.executescript(_SCHEMA)
-    try:
+  try:
+    with contextlib.closing(database):
+      database.execute("pragma synchronous = full")
+      if not database.execute("select 1 from sqlite_master").fetchone():
+        if any((folder / "files").iterdir()):
+          raise sqlite3.DatabaseError(
+            "jobs.sqlite is missing or empty, but there are data sets: put a "
+            "copy of it back, or empty the folder files"
+          )
+        database.executescript(_SCHEMA)
       with database:
         yield database
         if time.monotonic() > deadline.get():
           raise TimeoutError("the time for the request is over")
-    except UnicodeDecodeError as error:  # In a name of the schema.
-      raise sqlite3.DatabaseError(f"a name is damaged: {error}") from error
+  except UnicodeDecodeError as error:  # In a name of the schema.
+    raise sqlite3.DatabaseError(f"a name is damaged: {error}") from error

@@ -17,7 +17,7 @@ from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.layers import Embed, logits_of
 from prompt_tuning.models.multi_head import View
 from prompt_tuning.models.network import Network
-from prompt_tuning.models.rotary import rotation
+from prompt_tuning.models.rotary import Rope, rotation
 from prompt_tuning.models.stack import apply_layers
 from prompt_tuning.types import Array
 
@@ -193,12 +193,11 @@ class Decoder(nn.Module):
     config = self.config
     if config.scales_embedding:
       embedded *= jnp.asarray(config.emb_dim**0.5, embedded.dtype)
-    ropes, windows = [config.rope], [None]
+    kinds: list[tuple[Rope, int | None]] = [(config.rope, None)]
     if config.window is not None:
-      ropes.append(config.local_rope or config.rope)
-      windows.append(config.window)
+      kinds.append((config.local_rope or config.rope, config.window))
     views = []
-    for rope, window in zip(ropes, windows, strict=True):
+    for rope, window in kinds:
       mask = masks.position_mask(queries, keys, window)
       mask = mask if among is None else mask & among
       rotated = rotation(queries, rope, config.head_dim)
