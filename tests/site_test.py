@@ -1,0 +1,35 @@
+"""The pages as a site."""
+
+import shutil
+import subprocess
+import sys
+
+import documented
+import pytest
+
+
+@pytest.mark.slow
+def test_site_is_built_without_warnings(tmp_path):
+  """From a copy: the build writes pages of its own beside the others."""
+  for path in documented.ROOT.glob("*.md"):
+    shutil.copy(path, tmp_path)
+  for name in ("docs", "gin", "prompt_tuning", "results", "runtime"):
+    shutil.copytree(documented.ROOT / name, tmp_path / name)
+  command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
+  done = subprocess.run(
+    [*command, "-c", "docs", ".", "site"],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  site = tmp_path / "site"
+  for page, text in (
+    ("docs/index", "Tutorials"),
+    ("docs/tuning_in_python", "highlight-python"),
+    ("reference/gin", "gin/models/t5_1_1.gin"),
+    ("reference/prompt_tuning/prompts/index", "prepend_prompt"),
+  ):
+    html = (site / f"{page}.html").read_text()
+    assert text in html
+    assert 'src="http' not in html  # Nothing is loaded from elsewhere.
