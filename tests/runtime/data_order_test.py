@@ -183,7 +183,10 @@ class _Shifted(seqio.ByteVocabulary):
 
 def _model(vocabulary):
   return types.SimpleNamespace(
-    input_vocabulary=vocabulary, output_vocabulary=vocabulary, module=None
+    input_vocabulary=vocabulary,
+    output_vocabulary=vocabulary,
+    module=None,
+    ends_inputs=True,
   )
 
 

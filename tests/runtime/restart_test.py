@@ -166,5 +166,5 @@ def test_to_keep_no_best_checkpoint_is_refused(tmp_path):
     keep=0,
     metric_name_to_monitor=".*",
   )
-  with pytest.raises(ValueError, match="at least 1 checkpoint, got 0"):
+  with pytest.raises(ValueError, match=r"keep to be int above 0 .*, got 0"):
     open_checkpointer()

@@ -53,7 +53,7 @@ def test_sigterm_lets_running_requests_finish(tmp_path):
   program = [sys.executable, "-m", "prompt_tuning", *words.split()]
   server = f"http://127.0.0.1:{port}"
   # At random, so that an answer is long; one row after another.
-  body = {"model": "base", "prompt": TEXT, "max_tokens": 16, "n": 10}
+  body = {"model": "base", "prompt": TEXT, "max_tokens": 16, "n": 30}
   body |= {"temperature": 2, "seed": 1}
 
   def waiting():
@@ -69,8 +69,8 @@ def test_sigterm_lets_running_requests_finish(tmp_path):
     _until(lambda: process.poll() or requests.get(f"{server}/readyz").ok)
     stream = complete(**body, stream=True)
     chunks = [next(stream)]
-    asked = [threads.submit(complete, **body) for _ in range(6)]
-    _until(lambda: float(waiting()) >= 6 * 10)
+    asked = [threads.submit(complete, **body | {"n": 5}) for _ in range(6)]
+    _until(lambda: float(waiting()) >= 6 * 5)
     assert not any(answer.done() for answer in asked)
     process.send_signal(signal.SIGTERM)
     chunks.extend(stream)
@@ -78,8 +78,8 @@ def test_sigterm_lets_running_requests_finish(tmp_path):
     assert process.wait(60) in (0, -signal.SIGTERM)
   choices = [chunk.choices[0] for chunk in chunks]
   ends = [choice.index for choice in choices if choice.finish_reason]
-  assert sorted(ends) == list(range(10))
-  assert [len(answer.result().choices) for answer in asked] == [10] * 6
+  assert sorted(ends) == list(range(30))
+  assert [len(answer.result().choices) for answer in asked] == [5] * 6
 
 
 def _options(*words):

@@ -106,7 +106,7 @@ def test_prompt_of_an_evaluation_that_is_done_again_is_kept(tmp_path, step):
   action = _action(tmp_path)
   evals = [{"step": 50, "score": 80.0}, {"step": 100, "score": 70.0}]
   metadata = dataclasses.replace(
-    action._metadata(prompt_files.UNKNOWN, step),
+    action._metadata(prompt_files.UNKNOWN, step, "encoder/prompt/prompt"),
     score=90.0 if step == 150 else 80.0,
   )
   prompt_files.save_prompt(action._path, np.ones((2, 4), np.float32), metadata)

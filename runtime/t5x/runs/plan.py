@@ -231,12 +231,12 @@ def with_arguments_of(
     def call(**arguments):
       plan = plan_cls(**arguments)
       cfgs = [x for x in vars(plan).values() if isinstance(x, DatasetConfig)]
-      folder = getattr(plan, "model_dir", None) or plan.output_dir
       try:
         with damage.named(cfgs):
           return run(plan)
       except OSError as error:
         # Of a library that writes to the folder, and may name no file.
+        folder = vars(plan).get("output_dir") or plan.model_dir
         place = error.filename or folder
         raise failures.explain(error, place) or error from error
 
