@@ -31,6 +31,7 @@ TINY = [
 FILES = ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"]
 
 
+@pytest.mark.slow
 def test_programs_of_a_train_command_are_compiled():
   """Without a checkpoint and data."""
   target = targets.find("cpux1")

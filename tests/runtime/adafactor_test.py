@@ -91,7 +91,7 @@ def test_prompt_tuning_equals_reference(name, num_steps, prompt_length, size):
         "encoder/layers_0/attention/query/kernel",
       ],
     ),
-    (
+    pytest.param(
       "train_full_factored",
       "wide",
       [
@@ -99,6 +99,7 @@ def test_prompt_tuning_equals_reference(name, num_steps, prompt_length, size):
         "decoder/logits_dense/kernel",
         "encoder/layers_0/mlp/wi_1/kernel",
       ],
+      marks=pytest.mark.slow,
     ),
   ],
 )

@@ -117,7 +117,7 @@ CASES = {
   "mixture": {"mixture_or_task_name": MIXTURE, "seed": 7},
   "cached": {"mixture_or_task_name": CACHED_TASK, "use_cached": True},
 }
-SLOW_CASES = ("packed", "beyond the buffer", "some rows")
+SLOW_CASES = ("packed", "beyond the buffer", "some rows", "cached")
 
 
 @pytest.mark.parametrize(
