@@ -11,15 +11,11 @@ import functools
 import json
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 import numpy as np
 
-from prompt_tuning.data.tokenizers_vocabulary import (
-  TokenizersVocabulary,
-  exchanged_id,
-)
 from prompt_tuning.interop import (
   decoder_names,
   hub,
@@ -34,6 +30,9 @@ from t5x.files import parsing
 from t5x.formats import stored_arrays
 from t5x.formats.base_checkpoints import BaseCheckpoint
 from t5x.formats.stored_arrays import StoredArray
+
+if TYPE_CHECKING:
+  from prompt_tuning.data.tokenizers_vocabulary import TokenizersVocabulary
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -74,7 +73,7 @@ def open_if_known(path: str) -> BaseCheckpoint | None:
   return dataclasses.replace(found, path=path)
 
 
-def vocabulary(path: str) -> TokenizersVocabulary:
+def vocabulary(path: str) -> "TokenizersVocabulary":
   """Returns the vocabulary of a decoder.
 
   Args:
@@ -83,6 +82,8 @@ def vocabulary(path: str) -> TokenizersVocabulary:
   Raises:
     ValueError: if there is no `tokenizer.json`, or no end token.
   """
+  from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
+
   is_remote = not is_folder(path) and hub.is_name(path)
   folder = pathlib.Path(hub.model_folder(path) if is_remote else path)
   content = parsing.json_file(
@@ -92,7 +93,7 @@ def vocabulary(path: str) -> TokenizersVocabulary:
   eos_id, *_ = np.ravel(content["eos_token_id"]).tolist()
   if not isinstance(eos_id, int):
     raise ValueError(f"{folder / CONFIG}: expected eos_token_id, got {eos_id}.")
-  return TokenizersVocabulary(folder / TOKENIZER, eos_id)
+  return tokenizers_vocabulary.TokenizersVocabulary(folder / TOKENIZER, eos_id)
 
 
 def open_folder(path: epath.PathLike) -> BaseCheckpoint:
@@ -158,7 +159,9 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
     for key, name in keys.items()
   }
   if not is_t5 and (folder / TOKENIZER).is_file():
-    row = exchanged_id(folder / TOKENIZER)
+    from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
+
+    row = tokenizers_vocabulary.exchanged_id(folder / TOKENIZER)
     for name, axis in (
       (TOKEN_EMBEDDING, 0),
       ("decoder/logits_dense/kernel", 1),
