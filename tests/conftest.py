@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+from absl import logging
 import gin
 import pytest
 
@@ -29,8 +30,15 @@ if not clients():
   )
 
 
+_VERBOSITY = logging.get_verbosity()
+
+
 @pytest.fixture(autouse=True)
-def _no_configuration():
-  """gin has one configuration in a process: no test leaves its own."""
+def _own_process():
+  """A command sets gin's configuration and what is logged for its process.
+
+  No test finds those of another.
+  """
+  logging.set_verbosity(_VERBOSITY)
   yield
   gin.clear_config()

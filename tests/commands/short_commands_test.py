@@ -4,7 +4,6 @@ import json
 from unittest import mock
 import zipfile
 
-from absl import logging
 import numpy as np
 import pytest
 
@@ -13,14 +12,6 @@ from prompt_tuning.commands import console
 from prompt_tuning.interop import t5_small
 from prompt_tuning.training import one_command
 from t5x.planning import targets
-
-
-@pytest.fixture(autouse=True)
-def _verbosity():
-  """Commands show errors alone, and end with their process."""
-  before = logging.get_verbosity()
-  yield
-  logging.set_verbosity(before)
 
 
 def test_task_is_cached_once_and_shown(tmp_path, capsys):

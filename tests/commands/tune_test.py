@@ -9,7 +9,6 @@ import signal
 import socket
 from typing import Any
 
-from absl import logging
 import documented
 import local_hub
 import numpy as np
@@ -64,14 +63,12 @@ def folder(files, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
   monkeypatch.setattr("t5x.files.compilation_cache.enable", lambda: None)
-  verbosity = logging.get_verbosity()
   FRAME.to_csv("reviews.csv", index=False)
   with local_hub.serving(monkeypatch, tmp_path / "cache") as repositories:
     repositories["models", NAME] = files
     content = (tmp_path / "reviews.csv").read_bytes()
     repositories["datasets", DATA] = {"data/train.csv": content}
     yield tmp_path
-  logging.set_verbosity(verbosity)
 
 
 def tune(*words):

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from absl import flags, logging
+from absl import flags
 import gin
 from mistakes import catalogue
 import numpy as np
@@ -34,7 +34,6 @@ def _id(mistake):
 def check(tmp_path, monkeypatch):
   """Makes a mistake in a folder, and checks what it says and leaves."""
   monkeypatch.chdir(tmp_path)
-  verbosity = logging.get_verbosity()
 
   def check(mistake, make):
     catalogue.prepare(tmp_path, mistake)
@@ -44,8 +43,7 @@ def check(tmp_path, monkeypatch):
     assert "Traceback" not in said
     assert set(tmp_path.rglob("*")) == before
 
-  yield check
-  logging.set_verbosity(verbosity)
+  return check
 
 
 @pytest.fixture(scope="module")
