@@ -121,6 +121,16 @@ def lengths(
   return found
 
 
+def _examples(task: seqio.Task, split: str) -> tf.data.Dataset:
+  """As `t5x.input.pipelines.build`, which Google's T5X does not have."""
+  arguments = (None, split, False, False)
+  try:
+    make = tf.autograph.experimental.do_not_convert(task.get_dataset)
+    return make(*arguments, num_epochs=1)
+  except Exception:
+    return task.get_dataset(*arguments, num_epochs=1)
+
+
 @functools.cache  # Every data set of a run calls this.
 def _longest(
   name: str,
@@ -144,7 +154,7 @@ def _longest(
   unread = {feature for feature, length in found.items() if not length}
   for split in set(splits) & set(task.splits):
     sizes_of_batches = (
-      task.get_dataset(None, split, shuffle=False, num_epochs=1)
+      _examples(task, split)
       .take(MAX_EXAMPLES if longest else -1)
       .map(
         lambda example: {x: tf.shape(example[x])[0] for x in unread},

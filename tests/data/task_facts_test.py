@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import seqio
+import tensorflow as tf
 import tiny
 
 from prompt_tuning import tasks  # noqa: F401
@@ -31,13 +32,20 @@ def _source(splits):
   return ExampleSource(examples, {x: len(examples(x)) for x in splits})
 
 
+@seqio.map_over_dataset
+def _same(example):
+  if tf.strings.length(example["inputs"]) == 0:  # It needs AutoGraph.
+    example["inputs"] = ""
+  return example
+
+
 for _name, _row in (
   ("facts_cb", superglue.BY_NAME["cb"]),
   ("facts_free", superglue.BY_NAME["record"]),
   ("facts_test", superglue.BY_NAME["axb"]),
 ):
   # Over examples that are text already.
-  _row = dataclasses.replace(_row, preprocess=lambda dataset: dataset)
+  _row = dataclasses.replace(_row, preprocess=_same)
   superglue.add_task(_name, _row, _source(_row.splits))
 superglue.add_mixture("facts", {"facts_cb": 1, "facts_free": 1})
 
@@ -128,9 +136,7 @@ def test_lengths_up_to_a_limit_are_of_the_first_examples(monkeypatch):
 
 def test_population_of_a_small_vocabulary():
   ladder = ladder_vocabulary.ladder()
-  assert vocabulary_lib.most_frequent(ladder, 5000) == len(
-    ladder_vocabulary.words()
-  ) + len(("<pad>", "</s>", "<unk>"))
+  assert vocabulary_lib.most_frequent(ladder, 5000) == ladder.vocab_size - 100
   assert vocabulary_lib.most_frequent(ladder, 100) == 100
 
 

@@ -74,7 +74,7 @@ def test_words_of_the_tasks_are_known():
     for example in examples.features(task, "test"):
       for text in filter(lambda x: isinstance(x, str), example.values()):
         assert LADDER.unk_id not in LADDER.encode(text), text
-  words = vocabulary.words()
+  words = vocabulary.count_words()
   assert vocabulary.WordVocabulary(words) == LADDER
   assert vocabulary.WordVocabulary(words[1:]) != LADDER
 
@@ -90,7 +90,7 @@ def test_text_is_the_same_in_python_and_tensorflow():
   assert LADDER.decode_tf(padded).numpy().decode() == spaced
   # Sentinels are the last ids, as in T5.
   size = LADDER.vocab_size
-  assert size == 3 + len(vocabulary.words()) + 100
+  assert size == 3 + len(vocabulary.count_words()) + 100
   ids = LADDER.encode("<extra_id_0> <extra_id_99> zebra")
   assert ids == [size - 1, size - 100, LADDER.unk_id]
 

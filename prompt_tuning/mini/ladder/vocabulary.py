@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Sequence
-import functools
+import pathlib
 import random
 import re
 from typing import cast
@@ -18,6 +18,7 @@ _EXTRA_IDS = 100
 # A sentinel, a word, or a mark, in both Python's and TensorFlow's regular
 # expressions.
 _TOKEN = r"<extra_id_[0-9]+>|[A-Za-z0-9_]+|[^A-Za-z0-9_\s]"
+_WORDS = pathlib.Path(__file__).with_name("words.txt")
 
 
 class WordVocabulary(seqio.Vocabulary):
@@ -86,9 +87,11 @@ class WordVocabulary(seqio.Vocabulary):
     return f"WordVocabulary({self._num_words} words)"
 
 
-@functools.cache
-def words() -> tuple[str, ...]:
-  """Returns the words of the ladder's world, the most frequent first."""
+def count_words() -> list[str]:
+  """Returns the words of the ladder's world, the most frequent first.
+
+  They are kept in `words.txt`, since counting takes seconds.
+  """
   rng = random.Random("words")
   counts = collections.Counter(
     token
@@ -97,9 +100,9 @@ def words() -> tuple[str, ...]:
       _TOKEN, prose.document(rng, "train").replace(prose.CUT, "")
     )
   )
-  return tuple(sorted(counts, key=lambda word: (-counts[word], word)))
+  return sorted(counts, key=lambda word: (-counts[word], word))
 
 
 def ladder() -> WordVocabulary:
   """Makes the vocabulary of the ladder's models."""
-  return WordVocabulary(words())
+  return WordVocabulary(_WORDS.read_text().split())

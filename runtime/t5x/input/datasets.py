@@ -26,7 +26,7 @@ import tensorflow as tf
 from t5x import multihost
 from t5x.configuration import arguments
 from t5x.configuration.client import clients
-from t5x.input import in_memory
+from t5x.input import in_memory, pipelines
 
 
 def find_task(
@@ -222,7 +222,9 @@ def verify_matching_vocabs(cfg: DatasetConfig, model: Any) -> None:
         "--seqio_additional_cache_dirs. Write it with: "
         "prompt-tuning cache"
       )
-    dataset = task.get_dataset(None, cfg.split, use_cached=True, shuffle=False)
+    dataset = pipelines.build(
+      task.get_dataset, None, cfg.split, use_cached=True, shuffle=False
+    )
     # The first cached tokens are compared with those of the text beside them.
     for example in dataset.take(1).as_numpy_iterator():
       for name, feature in task.output_features.items():
@@ -294,16 +296,20 @@ def get_dataset(
   repeats = cfg.shuffle and num_epochs is None and not cfg.pack
   # A separate pipeline: each iteration of a shuffled one has another order, and
   # training must have that of the first.
-  first = seqio.get_dataset(
-    **arguments, verbose=False, shuffle=False, num_epochs=1
+  first = pipelines.build(
+    seqio.get_dataset, **arguments, verbose=False, shuffle=False, num_epochs=1
   ).take(1)
   if next(iter(first), None) is None:
     raise ValueError(f"The split {cfg.split!r} of {cfg.name} is empty.")
   if repeats and in_memory.is_possible(cfg.task_or_mixture(), cfg.split):
-    dataset = in_memory.shuffled(**arguments)
+    dataset = pipelines.build(in_memory.shuffled, **arguments)
   else:
-    dataset = seqio.get_dataset(
-      **arguments, verbose=False, shuffle=cfg.shuffle, num_epochs=num_epochs
+    dataset = pipelines.build(
+      seqio.get_dataset,
+      **arguments,
+      verbose=False,
+      shuffle=cfg.shuffle,
+      num_epochs=num_epochs,
     )
   batches = dataset.batch(cfg.batch_size, drop_remainder=num_epochs is None)
   if rows is not None and len(rows) < cfg.batch_size:

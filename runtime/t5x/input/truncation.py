@@ -9,6 +9,7 @@ import seqio
 import tensorflow as tf
 
 from t5x import multihost
+from t5x.input import pipelines
 from t5x.input.datasets import DatasetConfig
 
 # Counting takes a pass over the split: of more examples, the first ones.
@@ -49,8 +50,13 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
     makes_lengths = any(x and x.default is x.empty for x in required)
     if cfg.split not in (task.splits or ()) or makes_lengths:
       continue
-    dataset = task.get_dataset(
-      None, cfg.split, use_cached=cfg.use_cached, shuffle=False, num_epochs=1
+    dataset = pipelines.build(
+      task.get_dataset,
+      None,
+      cfg.split,
+      use_cached=cfg.use_cached,
+      shuffle=False,
+      num_epochs=1,
     )
     features = [name for name in task.output_features if name in lengths]
     sizes = dataset.take(MAX_EXAMPLES).map(
@@ -87,8 +93,12 @@ def check_known(cfg: DatasetConfig) -> Iterator[str]:
     feature = task.output_features.get("inputs")
     piece = getattr(feature and feature.vocabulary, "unk_id", None)
     if piece is not None and cfg.split in (task.splits or ()):
-      dataset = task.get_dataset(
-        cfg.task_feature_lengths, cfg.split, cfg.use_cached, shuffle=False
+      dataset = pipelines.build(
+        task.get_dataset,
+        cfg.task_feature_lengths,
+        cfg.split,
+        cfg.use_cached,
+        shuffle=False,
       )
       for example in dataset.take(_SAMPLE).as_numpy_iterator():
         unknown += int((example["inputs"] == piece).sum())

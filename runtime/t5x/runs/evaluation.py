@@ -10,7 +10,7 @@ import seqio
 
 from t5x import checkpoints, models, multihost, partitioning, utils
 from t5x.files import failures, storage
-from t5x.input import datasets, truncation
+from t5x.input import datasets, pipelines, truncation
 from t5x.runs import events, metric_log, records
 from t5x.runs import plan as plan_lib
 from t5x.train_state import TrainState
@@ -47,7 +47,8 @@ class InferenceEvaluator:
     self._upload = storage.UploadFolder(log_dir) if log_dir else None
     self._infer_fns: dict[str, Callable[..., Any]] = {}
     with datasets.registered(cfg.task_or_mixture()) as name:
-      self._evaluator = inference_evaluator_cls(
+      self._evaluator = pipelines.build(
+        inference_evaluator_cls,
         mixture_or_task_name=name,
         feature_converter=model.feature_converter_cls(
           pack=False, apply_length_check=False

@@ -16,7 +16,7 @@ import tensorflow as tf
 from t5x import checkpoints, multihost, utils
 from t5x.configuration import arguments
 from t5x.files import run_lock, safe_files
-from t5x.input import datasets, truncation
+from t5x.input import datasets, pipelines, truncation
 from t5x.runs import events, records
 from t5x.runs import plan as plan_lib
 
@@ -167,7 +167,8 @@ class _Predictor:
           continue  # Another task of the mixture has it.
         name = f"{task.name}-{plan.mode}.jsonl-{plan.part}"
         path = os.path.join(plan.output_dir, name)
-        dataset = task.get_dataset(
+        dataset = pipelines.build(
+          task.get_dataset,
           sequence_length=self._lengths,
           split=split,
           use_cached=self._cfg.use_cached,

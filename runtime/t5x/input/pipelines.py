@@ -1,0 +1,27 @@
+"""The building of tf.data pipelines."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+def build(make: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+  """Calls a function that builds a pipeline, without AutoGraph where it can.
+
+  AutoGraph rewrites each function that maps examples, so that `if` and `for`
+  may depend on a tensor. That takes seconds, and few functions need it: only a
+  pipeline that cannot be built without it is built with it.
+
+  Args:
+    make: The function, such as `seqio.get_dataset`.
+    *arguments: For it.
+    **named: For it.
+
+  Returns:
+    What it returns.
+  """
+  try:
+    return tf.autograph.experimental.do_not_convert(make)(*arguments, **named)
+  except Exception:  # Its own errors come again.
+    return make(*arguments, **named)
