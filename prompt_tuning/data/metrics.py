@@ -1,4 +1,4 @@
-"""SuperGLUE's metrics, in percent.
+"""The metrics of SuperGLUE, GLUE and SQuAD, in percent.
 
 Metric functions in seqio's form: `(targets, predictions) -> {name: value}`,
 over the results of `postprocessors`.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning.data.postprocessors import INVALID
-from prompt_tuning.data.task_names import SUPER_GLUE
+from prompt_tuning.data.task_names import GLUE, SUPER_GLUE
 
 # Results of `postprocessors`: class indices, texts, or dictionaries.
 Values = Sequence[Any]
@@ -29,17 +29,45 @@ def accuracy(targets: Values, predictions: Values) -> Scores:
 
 
 def matthews_corrcoef(targets: Values, predictions: Values) -> Scores:
-  """Computes AX-b's correlation of two classes, in [-100, 100].
+  """Computes CoLA's correlation, in [-100, 100]; INVALID is a third class.
 
   It is 0 if all predictions are the same class.
   """
   import sklearn.metrics  # As in `_f1`.
 
   _check_labelled(targets)
-  correlation = sklearn.metrics.matthews_corrcoef(
-    targets, _of_two_classes(targets, predictions)
-  )
+  correlation = sklearn.metrics.matthews_corrcoef(targets, predictions)
   return {"matthews_corrcoef": 100 * float(correlation)}
+
+
+def axb(targets: Values, predictions: Values) -> Scores:
+  """Computes AX-b's correlation: an INVALID prediction is the wrong class."""
+  return matthews_corrcoef(targets, _of_two_classes(targets, predictions))
+
+
+def pearson_corrcoef(targets: Values, predictions: Values) -> Scores:
+  """Computes the linear correlation, in [-100, 100]."""
+  return {"pearson_corrcoef": _correlation("pearsonr", targets, predictions)}
+
+
+def spearman_corrcoef(targets: Values, predictions: Values) -> Scores:
+  """Computes the correlation of the ranks, in [-100, 100]."""
+  return {"spearman_corrcoef": _correlation("spearmanr", targets, predictions)}
+
+
+def _correlation(name: str, targets: Values, predictions: Values) -> float:
+  """Calls a function of `scipy.stats`; 0 where a side is constant."""
+  import scipy.stats  # As in `_f1`.
+
+  _check_labelled(targets)
+  if min(len(set(targets)), len(set(predictions))) < 2:
+    return 0.0  # It is undefined, which a checkpoint could not be chosen by.
+  return 100 * float(getattr(scipy.stats, name)(targets, predictions)[0])
+
+
+def f1(targets: Values, predictions: Values) -> Scores:
+  """Computes the F1 of class 1: MRPC's and QQP's."""
+  return {"f1": _f1(targets, _of_two_classes(targets, predictions))}
 
 
 def mean_3class_f1(targets: Values, predictions: Values) -> Scores:
@@ -99,12 +127,13 @@ def record(targets: Values, predictions: Values) -> Scores:
   by_query = {}
   for target, prediction in zip(targets, predictions, strict=True):
     by_query.setdefault(target["group"], (target["value"], prediction["value"]))
-  scores = [
-    np.max([_squad(answer, prediction) for answer in answers], axis=0)
-    for answers, prediction in by_query.values()
-  ]
-  exact_match, f1 = np.mean(scores, axis=0)
-  return {"em": 100 * float(exact_match), "f1": 100 * float(f1)}
+  return _best_of_answers(by_query.values())
+
+
+def qa(targets: Values, predictions: Values) -> Scores:
+  """Computes SQuAD's exact match and F1, each the best over the answers."""
+  _check_labelled(targets)
+  return _best_of_answers(zip(targets, predictions, strict=True))
 
 
 def squad(targets: Values, predictions: Values) -> Scores:
@@ -113,12 +142,10 @@ def squad(targets: Values, predictions: Values) -> Scores:
   Unlike in SQuAD, an answer may consist of articles and punctuation: "A".
   """
   _check_labelled(targets)
-  scores = [
-    _squad(*pair, lambda x: normalize_squad(x) or x.lower().strip())
-    for pair in zip(targets, predictions, strict=True)
-  ]
-  exact_match, f1 = np.mean(scores, axis=0).tolist()
-  return {"em": 100 * exact_match, "f1": 100 * f1}
+  return _best_of_answers(
+    (([x], y) for x, y in zip(targets, predictions, strict=True)),
+    lambda x: normalize_squad(x) or x.lower().strip(),
+  )
 
 
 def score(metrics_by_task: ScoresByTask, pattern: str) -> float | None:
@@ -142,41 +169,39 @@ def score(metrics_by_task: ScoresByTask, pattern: str) -> float | None:
   return statistics.fmean(means) if means else None
 
 
-def is_super_glue(tasks: Iterable[str]) -> bool:
-  """Returns whether each of the eight tasks occurs once."""
-  names = [name for task in tasks if (name := _super_glue_name(task))]
-  return sorted(names) == sorted(SUPER_GLUE)
+def averages(metrics_by_task: ScoresByTask) -> Scores:
+  """Computes the score of each benchmark: the mean of its tasks' means.
 
-
-def super_glue_average(metrics_by_task: ScoresByTask) -> float:
-  """Computes the SuperGLUE score: the mean over the tasks of their means.
+  MNLI's two validation sets are one task of GLUE, whose average leaves out
+  WNLI as T5's does.
 
   Args:
-    metrics_by_task: Task name, such as "super_glue_cb" or "mini_wic_prefixed",
-      -> metric name -> percent. Other tasks, and the metric "invalid", are
-      ignored.
+    metrics_by_task: Task name, such as "super_glue_cb", "mini_wic_prefixed" or
+      "glue_cola" -> metric name -> percent. Other tasks, and the metric
+      "invalid", are ignored.
 
-  Raises:
-    ValueError: unless each of the eight is there once.
+  Returns:
+    "super_glue_average" and "glue_average", each if all of its tasks are there
+    once.
   """
-  if not is_super_glue(metrics_by_task):
-    raise ValueError(
-      f"Expected the metrics of each of {SUPER_GLUE} once, got those of "
-      f"{tuple(metrics_by_task)}. Evaluate the whole mixture, once."
-    )
-  scores = [
-    np.mean([v for name, v in metrics.items() if name != "invalid"])
-    for task, metrics in metrics_by_task.items()
-    if _super_glue_name(task)
-  ]
-  return float(np.mean(scores))
-
-
-def _super_glue_name(task: str) -> str | None:
-  """Returns "cb" of "super_glue_cb", "mini_cb_prefixed" and the like."""
-  names = "|".join(SUPER_GLUE)
-  match = re.fullmatch(rf"(?:.*_)?({names})(?:_prefixed)?", task)
-  return match and match[1]
+  found: Scores = {}
+  for name, tasks, prefix in (
+    ("super_glue_average", SUPER_GLUE, r"(?!glue_)(?:.*_)?"),
+    ("glue_average", GLUE, "glue_"),
+  ):
+    pattern = rf"{prefix}({'|'.join(tasks)})(?:_prefixed)?"
+    matches = {task: re.fullmatch(pattern, task) for task in metrics_by_task}
+    names = [match[1] for match in matches.values() if match]
+    if sorted(names) != sorted(tasks):
+      continue
+    means = collections.defaultdict(list)
+    for task, match in matches.items():
+      if match:
+        values = metrics_by_task[task].items()
+        mean = np.mean([v for metric, v in values if metric != "invalid"])
+        means[match[1].split("_")[0]].append(mean)
+    found[name] = float(np.mean([np.mean(x) for x in means.values()]))
+  return found
 
 
 def normalize_squad(text: str) -> str:
@@ -185,10 +210,21 @@ def normalize_squad(text: str) -> str:
   return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def _squad(
-  answer: str,
-  prediction: str,
+def _best_of_answers(
+  answered: Iterable[tuple[Sequence[str], str]],
   normalize: Callable[[str], str] = normalize_squad,
+) -> Scores:
+  """SQuAD's scores of pairs of right answers and a prediction."""
+  scores = [
+    np.max([_squad(x, prediction, normalize) for x in answers], axis=0)
+    for answers, prediction in answered
+  ]
+  exact_match, f1 = np.mean(scores, axis=0).tolist()
+  return {"em": 100 * exact_match, "f1": 100 * f1}
+
+
+def _squad(
+  answer: str, prediction: str, normalize: Callable[[str], str]
 ) -> tuple[float, float]:
   """Exact match and word F1 of a prediction and one answer, in [0, 1]."""
   answer, prediction = normalize(answer), normalize(prediction)

@@ -5,6 +5,8 @@ of `example`, whose features they may read instead.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import math
+import types
 from typing import Any
 
 import tensorflow as tf
@@ -37,11 +39,35 @@ def without_sentinel(
 
 
 def class_index(
-  text: str, example: Example, is_target: bool = False, *, labels: Sequence[str]
+  text: str,
+  example: Example,
+  is_target: bool = False,
+  *,
+  labels: Sequence[str],
+  synonyms: Mapping[str, str] = types.MappingProxyType({}),
 ) -> int:
-  """Returns the index of the label that `text` equals exactly, or INVALID."""
+  """Returns the index of the label that `text` equals exactly, or INVALID.
+
+  Args:
+    text: The text.
+    example: Unused.
+    is_target: Unused.
+    labels: The label of each class.
+    synonyms: Other texts -> the label that each means.
+  """
   del example, is_target
+  text = synonyms.get(text, text)
   return labels.index(text) if text in labels else INVALID
+
+
+def number(text: str, example: Example, is_target: bool = False) -> float:
+  """Returns the finite number that `text` spells, or INVALID."""
+  del example, is_target
+  try:
+    value = float(text)
+  except ValueError:
+    return float(INVALID)
+  return value if math.isfinite(value) else float(INVALID)
 
 
 def multirc(
@@ -64,6 +90,11 @@ def record(
     "value": [*map(tf.compat.as_text, example["answers"])],
     "group": (int(example["idx/passage"]), int(example["idx/query"])),
   }
+
+
+def qa(text: str, example: Example, is_target: bool = False) -> str | list[str]:
+  """Returns the text, or all answers of a target."""
+  return [*map(tf.compat.as_text, example["answers"])] if is_target else text
 
 
 def wsc(text: str, example: Example, is_target: bool = False) -> int:

@@ -1,11 +1,12 @@
 """Raw examples -> the text that T5 reads and writes.
 
-Each function takes a `tf.data.Dataset` of examples with the TFDS features of
-`super_glue` 1.0.2 (or of `definite_pronoun_resolution`) and returns one with
-scalar strings "inputs" and "targets" and the features that evaluation needs.
-The text is T5's (Raffel et al., 2020, appendix D) to the character, without the
-leading task name: single-task prompts leave it out (Lester et al., 2021,
-section 3); `add_prefix` puts it back.
+Each function takes a `tf.data.Dataset` of examples with the features of their
+data set in TFDS (`super_glue`, `glue`, `squad`, `mrqa` or
+`definite_pronoun_resolution`) and returns one with scalar strings "inputs" and
+"targets" and the features that evaluation needs. The text is T5's (Raffel et
+al., 2020, appendix D) to the character, without the leading task name:
+single-task prompts leave it out (Lester et al., 2021, section 3), and
+`add_prefix` puts it back.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,40 @@ def classification(
     "inputs": _join_fields(example, fields),
     "targets": _label_string(example["label"], labels),
     "idx": example["idx"],
+  }
+
+
+@_each_example
+def similarity(example: Example, *, fields: Mapping[str, str]) -> Example:
+  """Maps named fields to a similarity of 0 to 5, in steps of 0.2: "3.8"."""
+  label = tf.round(example["label"] * 5) / 5
+  return {
+    "inputs": _join_fields(example, fields),
+    "targets": tf.strings.as_string(label, precision=1),
+    "idx": example["idx"],
+  }
+
+
+@_each_example
+def question_answering(example: Example) -> Example:
+  """Asks a question about a context, in the form of SQuAD or of MRQA.
+
+  The answer is the first of the right "answers". Punctuation has spaces around
+  it.
+  """
+  answers = example["answers"]
+  answers = _spaced(answers["text"] if "id" in example else answers)
+  question, context = map(_spaced, (example["question"], example["context"]))
+  inputs = tf.strings.join(
+    ["question:", question, "context:", context], separator=" "
+  )
+  return {
+    "inputs": tf.strings.regex_replace(inputs, r"\s+", " "),
+    "targets": answers[0],
+    "id": example["id"] if "id" in example else example["qid"],
+    "question": question,
+    "context": context,
+    "answers": answers,
   }
 
 
@@ -191,6 +226,11 @@ def _join_fields(example: Example, fields: Mapping[str, str]) -> tf.Tensor:
     [f"{name}: " + example[feature] for name, feature in fields.items()],
     separator=" ",
   )
+
+
+def _spaced(text: tf.Tensor) -> tf.Tensor:
+  text = tf.strings.regex_replace(text, "([[:punct:]])", r" \1 ")
+  return tf.strings.regex_replace(text, r"\s+", " ")
 
 
 def _label_string(label: tf.Tensor, labels: Sequence[str]) -> tf.Tensor:

@@ -1,18 +1,24 @@
-"""SuperGLUE as seqio tasks: a table of rows, and the functions that add them.
+"""SuperGLUE, GLUE, SQuAD and MRQA as seqio tasks, from tables of rows.
 
-Importing this module registers, over TFDS `super_glue` 1.0.2 and without
-touching the data,
+Importing this module registers, over TFDS and without touching the data, the
+tasks and mixtures of `superglue.toml`, `glue.toml` and `qa.toml`:
 
-* `super_glue_{boolq,cb,copa,multirc,record,rte,wic,wsc}`,
-* `super_glue_{axb,axg}`, the diagnostics, which only have a test split,
-* `super_glue_wsc_classification`, WSC with the answers True and False,
-* `dpr`, definite pronoun resolution,
-* the mixtures `super_glue` and `super_glue_and_dpr` at T5's rates, and
-  `super_glue_smallest`, CB, COPA, RTE and WSC in equal parts,
+* `super_glue_{boolq,cb,copa,multirc,record,rte,wic,wsc}`; the diagnostics
+  `super_glue_{axb,axg}`, which only have a test split;
+  `super_glue_wsc_classification`, WSC with the answers True and False; `dpr`,
+  definite pronoun resolution; `super_glue` and `super_glue_and_dpr` at T5's
+  rates, and `super_glue_smallest`.
+* `glue_{cola,sst2,mrpc,qqp,stsb,mnli,mnli_matched,mnli_mismatched,qnli,rte,
+  wnli,ax}`; `glue` at T5's rates; `glue_mnli_and_dev`; `mrpc_from_qqp` and
+  `qqp_from_mrpc`, which train on the one and evaluate both.
+* `squad`, `squad_*`, `mrqa_*`, and `squad_to_mrqa`, which trains on SQuAD and
+  evaluates MRQA's too.
 
-each also as `..._prefixed`, with the task's name in front of the input. Each
-task is also registered as `..._sentinel`, with a sentinel before the target.
-`prompt-tuning prepare superglue` prepares the data.
+Each is also registered as `..._prefixed`, with the task's name in front of the
+input, unless it has none. Each task is also registered as `..._sentinel`, with
+a sentinel before the target. The names that T5 and the original code use, such
+as `glue_mrpc_v002` and `taskless_glue_mrpc_v002`, find these tasks too.
+`prompt-tuning prepare` prepares the data.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +40,12 @@ from prompt_tuning.data import (
 )
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 
+# Data set of TFDS -> the word of `prompt-tuning prepare`.
+_COMMANDS = {
+  "super_glue": "superglue",
+  "definite_pronoun_resolution:1.1.0": "superglue",
+  "glue": "glue",
+}
 MetricFn = Callable[..., Mapping[str, float]]
 
 
@@ -49,13 +61,13 @@ class SuperGlueTask:
       the text.
     metric_fns: Metrics, in percent.
     labels: The legal targets, in class order; empty for free text.
-    tfds_name: Dataset, configuration and version; by default that of `name`.
+    tfds_name: Dataset, configuration and version.
     prefix: T5's text before the input, with a trailing space; by default the
-      name.
+      name. Empty where T5 has none.
     class_words: Words for class-label initialisation: the labels, or for free
       text the paper's words (section 3.2).
     mixture_rate: Training examples in T5's mixtures; 0 leaves the task out.
-    splits: The splits of the dataset.
+    splits: The splits of the dataset, or split -> its name in TFDS.
     correct_referents_only: Whether the train split omits wrong referents.
   """
 
@@ -65,51 +77,44 @@ class SuperGlueTask:
   metric_fns: Sequence[MetricFn]
   labels: tuple[str, ...] = ()
   tfds_name: str = ""
-  prefix: str = ""
+  prefix: str | None = None
   class_words: tuple[str, ...] = ()
   mixture_rate: int = 0
-  splits: tuple[str, ...] = ("train", "validation", "test")
+  splits: Sequence[str] | Mapping[str, str] = ("train", "validation", "test")
   correct_referents_only: bool = False
 
   def __post_init__(self):
-    for field, usual in (
-      ("tfds_name", f"super_glue/{self.name}:1.0.2"),
-      ("prefix", f"{self.name} "),
-      ("class_words", self.labels),
-    ):
-      object.__setattr__(self, field, getattr(self, field) or usual)
+    if self.prefix is None:
+      object.__setattr__(self, "prefix", f"{self.name} ")
+    if not self.class_words:
+      object.__setattr__(self, "class_words", self.labels)
 
 
 def _task(
   preprocess: str,
   metrics: Sequence[str],
-  postprocess: str | None = None,
+  postprocess: str,
   fields: Mapping[str, str] | None = None,
   labels: Sequence[str] = (),
+  synonyms: Mapping[str, str] | None = None,
   **columns: Any,
 ) -> SuperGlueTask:
-  """Makes a task of a table of `superglue.toml`."""
+  """Makes a task of a table of a TOML file."""
   options: dict[str, Any] = {"labels": tuple(labels)} if labels else {}
   of_text = options | ({"fields": fields} if fields else {})
+  of_answer = options | ({"synonyms": synonyms} if synonyms else {})
   scored: Any = getattr(postprocessors, postprocess) if postprocess else None
   hashable: dict[str, Any] = {
     k: tuple(x) if isinstance(x, list) else x for k, x in columns.items()
   }
   return SuperGlueTask(
     preprocess=functools.partial(getattr(preprocessors, preprocess), **of_text),
-    postprocess=scored and functools.partial(scored, **options),
+    postprocess=scored and functools.partial(scored, **of_answer),
     metric_fns=tuple(getattr(metrics_lib, name) for name in metrics),
     labels=tuple(labels),
     **hashable,
   )
 
-
-_TABLES = tomllib.loads(
-  pathlib.Path(__file__).with_name("superglue.toml").read_text()
-)
-TASKS = tuple(_task(**fields) for fields in _TABLES["tasks"])
-BY_NAME = {row.name: row for row in TASKS}
-SUPER_GLUE = tuple(BY_NAME[name] for name in task_names.SUPER_GLUE)
 
 # The registered tasks: name of the seqio task -> its row.
 ROWS: dict[str, SuperGlueTask] = {}
@@ -122,21 +127,28 @@ class PreparedData(seqio.TfdsDataSource):
   mixture would silently skip the tasks without data.
   """
 
-  def __init__(self, tfds_name: str, splits: Sequence[str]):
+  def __init__(self, tfds_name: str, splits: Sequence[str] | Mapping[str, str]):
     super().__init__(tfds_name, splits=splits, read_only=True)
+    self._tfds_splits = splits if isinstance(splits, Mapping) else {}
 
     # Each way to read a split asks for its name in TFDS first.
     self.tfds_dataset._map_split = self._prepared
 
   def _prepared(self, split: str) -> str:
-    prepared = self.tfds_dataset.info.splits
+    split = self._tfds_splits.get(split, split)
+    try:
+      prepared = self.tfds_dataset.info.splits
+    except ValueError:  # TFDS has no builder for it.
+      prepared = {}
     if split not in prepared:
+      benchmark = str(self.tfds_dataset.name).split("/")[0]
       raise ValueError(
         f"Expected split {split!r} of {self.tfds_dataset.name} in "
         f"--tfds_data_dir ({self.tfds_dataset.data_dir}), got "
         f"{list(prepared) or 'nothing'}. Prepare it with: "
-        "prompt-tuning prepare superglue --tfds_data_dir=DIR. In Python, set "
-        "the folder with seqio.set_tfds_data_dir_override(DIR)."
+        f"prompt-tuning prepare {_COMMANDS.get(benchmark, 'squad')} "
+        "--tfds_data_dir=DIR. In Python, set the folder with "
+        "seqio.set_tfds_data_dir_override(DIR)."
       )
     return split
 
@@ -165,18 +177,23 @@ def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
   if row.correct_referents_only:
     source = _correct_referents(source)
   feature = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
-  with_prefix = functools.partial(preprocessors.add_prefix, prefix=row.prefix)
   without_sentinel = functools.partial(
     postprocessors.without_sentinel, postprocess=row.postprocess
   )
-  ROWS[name] = ROWS[f"{name}_prefixed"] = row
   behind = tuple(f"{preprocessors.SENTINEL} {label}" for label in row.labels)
-  ROWS[f"{name}_sentinel"] = dataclasses.replace(row, labels=behind)
-  for suffix, change, postprocess in (
-    ("", (), row.postprocess),
-    ("_prefixed", (with_prefix,), row.postprocess),
-    ("_sentinel", (preprocessors.add_sentinel,), without_sentinel),
-  ):
+  forms = {
+    "": ((), row.postprocess, row),
+    "_sentinel": (
+      (preprocessors.add_sentinel,),
+      without_sentinel,
+      dataclasses.replace(row, labels=behind),
+    ),
+  }
+  if row.prefix:
+    change = functools.partial(preprocessors.add_prefix, prefix=row.prefix)
+    forms["_prefixed"] = ((change,), row.postprocess, row)
+  for suffix, (change, postprocess, as_row) in forms.items():
+    ROWS[f"{name}{suffix}"] = as_row
     seqio.TaskRegistry.add(
       f"{name}{suffix}",
       source=source,  # pyright: ignore[reportArgumentType]
@@ -196,20 +213,22 @@ def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
 def add_tasks(
   prefix: str,
   source_for: Callable[[SuperGlueTask], seqio.DataSource],
-  rows: Iterable[SuperGlueTask] = SUPER_GLUE,
+  rows: Iterable[SuperGlueTask] | None = None,
 ) -> None:
-  """Registers `rows` as `<prefix>_<row.name>`, each over its source."""
-  for row in rows:
+  """Registers `rows` as `<prefix>_<row.name>`, each over its source.
+
+  By default they are those of SuperGLUE.
+  """
+  for row in SUPER_GLUE if rows is None else rows:
     add_task(f"{prefix}_{row.name}", row, source_for(row))
 
 
 def add_mixture(name: str, rate_by_task: Mapping[str, int]) -> None:
-  """Registers a mixture of tasks, as `name` and as `<name>_prefixed`."""
-  seqio.MixtureRegistry.add(name, list(rate_by_task.items()))
-  seqio.MixtureRegistry.add(
-    f"{name}_prefixed",
-    [(f"{task}_prefixed", rate) for task, rate in rate_by_task.items()],
-  )
+  """Registers a mixture, and `<name>_prefixed` if its tasks have prefixes."""
+  for suffix in ("", "_prefixed"):
+    rates = {f"{task}{suffix}": rate for task, rate in rate_by_task.items()}
+    if rates.keys() <= ROWS.keys():
+      seqio.MixtureRegistry.add(f"{name}{suffix}", list(rates.items()))
 
 
 def prefixes_of(
@@ -234,7 +253,7 @@ def prefixes_of(
           f"Expected tasks whose inputs start with their name, got {task.name}."
           f" Use {name}_prefixed, or give TASK_PREFIXES."
         )
-      found.append(ROWS[task.name].prefix)
+      found.append(ROWS[task.name].prefix or "")
   if unknown := set(prefixes[used]) - set(prefixes[mixture]):
     raise ValueError(
       f"Expected {used} to be part of {mixture}, which lacks "
@@ -244,18 +263,36 @@ def prefixes_of(
   return tuple(dict.fromkeys(prefixes[mixture]))
 
 
-for _row in TASKS:
-  add_task(
-    _row.name if _row.name == "dpr" else f"super_glue_{_row.name}",
-    _row,
-    PreparedData(_row.tfds_name, _row.splits),
-  )
-_RATES = {f"super_glue_{row.name}": row.mixture_rate for row in SUPER_GLUE}
-add_mixture("super_glue", _RATES)
-add_mixture(
-  "super_glue_smallest",
-  {f"super_glue_{name}": 1 for name in ("cb", "copa", "rte", "wsc")},
-)
-add_mixture(
-  "super_glue_and_dpr", {**_RATES, "dpr": BY_NAME["dpr"].mixture_rate}
-)
+def _register(file: str) -> list[SuperGlueTask]:
+  """Registers the tasks and mixtures of a TOML file; returns the tasks."""
+  tables = tomllib.loads(pathlib.Path(__file__).with_name(file).read_text())
+  # Defaults, in which the name replaces "{}".
+  patterns = {
+    "registered": tables["name"],
+    "tfds_name": tables.get("tfds_name", ""),
+    "t5_name": tables.get("t5_name", ""),
+  }
+  rows = []
+  for table in tables["tasks"]:
+    own = {k: x.format(table["name"]) for k, x in patterns.items()}
+    fields = {**tables["defaults"], **own, **table}
+    name, t5_name = fields.pop("registered"), fields.pop("t5_name")
+    row = _task(**fields)
+    rows.append(row)
+    add_task(name, row, PreparedData(row.tfds_name, row.splits))
+    if t5_name:
+      get, add = seqio.TaskRegistry.get, seqio.TaskRegistry.add_provider
+      add(t5_name, get(f"{name}_prefixed" if row.prefix else name))
+      add(f"taskless_{t5_name}", get(name))
+  for mixture, names in tables.get("proportional_mixtures", {}).items():
+    add_mixture(mixture, {name: ROWS[name].mixture_rate for name in names})
+  for mixture, names in tables.get("mixtures", {}).items():
+    add_mixture(mixture, dict.fromkeys(names, 1))
+  return rows
+
+
+TASKS = tuple(_register("superglue.toml"))
+BY_NAME = {row.name: row for row in TASKS}
+SUPER_GLUE = tuple(BY_NAME[name] for name in task_names.SUPER_GLUE)
+_register("glue.toml")
+_register("qa.toml")

@@ -9,6 +9,17 @@ import difflib
 
 # The tasks whose mean is the SuperGLUE score.
 SUPER_GLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
+# The tasks whose mean is the GLUE score; MNLI's two are one.
+GLUE = (
+  *("cola", "mnli_matched", "mnli_mismatched", "mrpc", "qnli", "qqp", "rte"),
+  *("sst2", "stsb"),
+)
+_MORE_OF_GLUE = ("mnli", "wnli", "ax", "mrpc_from_qqp", "qqp_from_mrpc")
+_MRQA = (
+  *("bio_asq", "drop", "duo_rc", "race", "relation_extraction"),
+  "textbook_qa",
+)
+_LIKE_SQUAD = ("new_wiki", "reddit", "amazon_reviews", "xquad_en", "quoref")
 _MORE = ("axb", "axg", "wsc_classification")
 # For a command without a task.
 NONE_GIVEN = (
@@ -27,12 +38,19 @@ def by_heading() -> Mapping[str, Sequence[str]]:
     "Tasks, each as NAME_prefixed and NAME_sentinel too": (
       *_of("super_glue", (*SUPER_GLUE, *_MORE)),
       "dpr",
+      *_of("glue", (*GLUE, *_MORE_OF_GLUE)),
       *_of("mini", SUPER_GLUE),
       *_of("ladder", SUPER_GLUE),
     ),
     "Mixtures of them, each as NAME_prefixed too": (
       *("super_glue", "super_glue_smallest", "super_glue_and_dpr"),
+      *("glue", "glue_mnli_and_dev", "mrpc_from_qqp", "qqp_from_mrpc"),
       *("mini_super_glue", "ladder"),
+    ),
+    "Questions about a text, each task as NAME_sentinel too": (
+      *("squad", "squad_to_mrqa"),
+      *_of("mrqa", _MRQA),
+      *_of("squad", _LIKE_SQUAD),
     ),
     "To pretrain with": (
       *("ladder_lm", "ladder_lm_long", "ladder_span_corruption"),

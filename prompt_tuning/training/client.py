@@ -121,6 +121,7 @@ CLIENT = Client(
     "em",
     "exact_match",
     "f1",
+    "glue_average",
     "invalid",
     "mean_3class_f1",
     "super_glue_average",

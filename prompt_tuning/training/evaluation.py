@@ -1,4 +1,4 @@
-"""The evaluator of seqio, with the average score that the paper plots."""
+"""The evaluator of seqio, with the average scores of whole benchmarks."""
 
 from concurrent import futures
 from typing import Any
@@ -8,13 +8,11 @@ import seqio
 
 from prompt_tuning.data import metrics as metrics_lib
 
-AVERAGE = "super_glue_average"
-
 
 class Evaluator(seqio.Evaluator):
-  """An evaluator that adds `super_glue_average` if all eight tasks are there.
+  """An evaluator that adds `metrics.averages` of SuperGLUE and GLUE.
 
-  It is reported as a metric of the mixture, beside those of its tasks.
+  They are metrics of the mixture, beside those of its tasks.
   """
 
   def __init__(
@@ -40,17 +38,16 @@ class Evaluator(seqio.Evaluator):
     )
     # None where another process computes them.
     found: Any = computed.result() or {}
-    if metrics_lib.is_super_glue(found):
-      average = metrics_lib.super_glue_average(found)
+    if averages := metrics_lib.averages(found):
       for logger in self.loggers:
         logger(
           task_name=self._name,
           step=step,
-          metrics={AVERAGE: seqio.metrics.Scalar(average)},
+          metrics={k: seqio.metrics.Scalar(x) for k, x in averages.items()},
           dataset=None,
           targets=None,
           inferences=None,
         )
       computed = futures.Future()
-      computed.set_result({**found, self._name: {AVERAGE: average}})
+      computed.set_result({**found, self._name: averages})
     return computed, outputs

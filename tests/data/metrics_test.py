@@ -74,6 +74,8 @@ def test_invalid_counts_labels_and_multirc_values():
     (metrics.multirc, [{"value": x, "group": 0} for x in (-1, 1)]),
     (metrics.record, [{"value": x, "group": len(x)} for x in ([], ["a"])]),
     (metrics.squad, ["", "a"]),
+    (metrics.qa, [[], ["a"]]),
+    (metrics.pearson_corrcoef, [-1.0, 1.0]),
   ],
 )
 def test_hidden_labels_are_no_targets(metric_fn, targets):
@@ -95,19 +97,76 @@ TABLE_3 = {
 
 
 def test_super_glue_average_gives_the_papers_score():
-  score = metrics.super_glue_average(TABLE_3)
-  assert score == pytest.approx(90.4875)
+  score = {"super_glue_average": pytest.approx(90.4875)}
+  assert metrics.averages(TABLE_3) == score
   extended = {**TABLE_3, "dpr": {"accuracy": 1.0}, "super_glue_axb": {}}
-  assert metrics.super_glue_average(extended) == score
+  extended |= {"glue_rte": {"accuracy": 1.0}}
+  assert metrics.averages(extended) == score
   prefixed = {
     name.replace("super_glue", "mini") + "_prefixed": values
     for name, values in TABLE_3.items()
   }
-  assert metrics.super_glue_average(prefixed) == score
+  assert metrics.averages(prefixed) == score
   twice = {**TABLE_3, "mini_cb": {"accuracy": 1.0}}
   for wrong in (dict([*TABLE_3.items()][:-1]), twice):
-    with pytest.raises(ValueError, match="each of"):
-      metrics.super_glue_average(wrong)
+    assert metrics.averages(wrong) == {}
+
+
+def test_glue_average_counts_mnli_once_and_wnli_never():
+  scores = {
+    "glue_cola": {"matthews_corrcoef": 50.0, "invalid": 7.0},
+    "glue_sst2": {"accuracy": 90.0},
+    "glue_mrpc": {"f1": 90.0, "accuracy": 80.0},
+    "glue_stsb": {"pearson_corrcoef": 88.0, "spearman_corrcoef": 86.0},
+    "glue_qqp": {"f1": 70.0, "accuracy": 90.0},
+    "glue_mnli_matched": {"accuracy": 84.0},
+    "glue_mnli_mismatched": {"accuracy": 82.0},
+    "glue_qnli": {"accuracy": 91.0},
+    "glue_rte": {"accuracy": 70.0},
+  }
+  mean = (50 + 90 + 85 + 87 + 80 + 83 + 91 + 70) / 8
+  more = {"glue_wnli": {"accuracy": 1.0}, "glue_mnli": {}, "super_glue_cb": {}}
+  for all_scores in (scores, {f"{x}_prefixed": y for x, y in scores.items()}):
+    assert metrics.averages(all_scores | more) == {"glue_average": mean}
+  del scores["glue_mnli_matched"]
+  assert metrics.averages(scores) == {}
+
+
+# 20 labels, and predictions of which two are no label. The numbers of GLUE and
+# SQuAD are those of scikit-learn, SciPy and the `t5` package.
+LABELS = [0, 0, 1, 1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1]
+GUESSES = [0, 0, 1, -1, 1, 1, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, -1, 1, 0]
+ANSWERS = [["the Norman dynasty", "Norman dynasty"], ["10 million"], ["Paris"]]
+
+
+@pytest.mark.parametrize(
+  ("name", "targets", "predictions", "expected"),
+  [
+    ("glue_mrpc", LABELS, GUESSES, {"f1": 75.0, "accuracy": 70.0}),
+    ("glue_cola", LABELS, GUESSES, {"matthews_corrcoef": 43.39031056423362}),
+    ("glue_cola", LABELS, [1] * 20, {"matthews_corrcoef": 0.0}),
+    (
+      *("glue_stsb", [0.0, 1.4, 3.2, 5.0, 4.8], [-1.0, 2.0, 2.0, 4.6, 5.0]),
+      {
+        "pearson_corrcoef": 95.00002767905178,
+        "spearman_corrcoef": 87.2081599272381,
+      },
+    ),
+    (
+      *("glue_stsb", [0.0, 1.4], [3.0, 3.0]),
+      {"pearson_corrcoef": 0.0, "spearman_corrcoef": 0.0},
+    ),
+    (
+      *("squad", [*ANSWERS, ["in 1066"]]),
+      ["Norman  dynasty", "10 million people", "london", "1066"],
+      {"em": 25.0, "f1": 61.66666666666667},
+    ),
+  ],
+)
+def test_values_of_glue_and_squad(name, targets, predictions, expected):
+  got = evaluate(superglue.ROWS[name], targets, predictions)
+  got.pop("invalid", None)
+  assert got == pytest.approx(expected, abs=1e-9)
 
 
 def test_axb_is_scored_by_matthews_correlation():

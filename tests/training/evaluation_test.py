@@ -141,7 +141,7 @@ def test_average_of_the_eight_is_a_metric_of_the_mixture(tmp_path):
   folder = tmp_path / "new" / "inference_eval"
   result = _evaluate("mini_super_glue", folder).result()
   average = result.pop("mini_super_glue")
-  assert average == {"super_glue_average": metrics.super_glue_average(result)}
+  assert average == metrics.averages(result)
   assert 0 < average["super_glue_average"] < 100
   line = (folder / "mini_super_glue-metrics.jsonl").read_text()
   assert json.loads(line) == {"step": 3, **average}
@@ -155,6 +155,6 @@ def test_failure_reaches_who_waits(tmp_path, monkeypatch):
   def fail(metrics_by_task):
     raise ArithmeticError("no average")
 
-  monkeypatch.setattr(metrics, "is_super_glue", fail)
+  monkeypatch.setattr(metrics, "averages", fail)
   with pytest.raises(ArithmeticError, match="no average"):
     _evaluate("mini_cb", tmp_path)

@@ -1,0 +1,180 @@
+"""Texts and values of GLUE and SQuAD, worked out by hand from T5's rules."""
+
+import pytest
+import seqio
+import tensorflow as tf
+
+from prompt_tuning.data import preprocessors, superglue
+
+PAIR = {"sentence1": "A cat  sat.", "sentence2": 'It "sat".', "idx": 3}
+NLI = {"premise": "It rained.", "hypothesis": "It was wet.", "idx": 3}
+ASKED = {
+  "context": "Peter's  cat\n(Tom) ate 3.5 fish\u2014raw.",
+  "question": "What did Tom eat?",
+}
+SPACED = (
+  "question: What did Tom eat ? context: Peter ' s cat ( Tom ) ate 3 . 5 "
+  "fish\u2014raw . "
+)
+
+
+@pytest.mark.parametrize(
+  ("name", "raw", "inputs", "targets"),
+  [
+    (
+      *("sst2", {"sentence": "so good ", "label": 1, "idx": 0}),
+      *("sst2 sentence: so good ", "positive"),
+    ),
+    (
+      *("cola", {"sentence": "Cat the.", "label": 0, "idx": 0}),
+      *("cola sentence: Cat the.", "unacceptable"),
+    ),
+    (
+      *("mrpc", PAIR | {"label": 1}),
+      *(
+        'mrpc sentence1: A cat  sat. sentence2: It "sat".',
+        "equivalent",
+      ),
+    ),
+    (
+      *(
+        "qqp",
+        {"question1": "Why?", "question2": "Who?", "label": 0, "idx": 1},
+      ),
+      *("qqp question1: Why? question2: Who?", "not_duplicate"),
+    ),
+    (
+      *("stsb", PAIR | {"label": 3.75}),
+      *('stsb sentence1: A cat  sat. sentence2: It "sat".', "3.8"),
+    ),
+    (
+      *("qnli", {"question": "Who?", "sentence": "Tom.", "label": 1, "idx": 1}),
+      *("qnli question: Who? sentence: Tom.", "not_entailment"),
+    ),
+    (
+      *("rte", PAIR | {"label": 0}),
+      *('rte sentence1: A cat  sat. sentence2: It "sat".', "entailment"),
+    ),
+    (
+      *("wnli", PAIR | {"label": 0}),
+      *('wnli sentence1: A cat  sat. sentence2: It "sat".', "not_entailment"),
+    ),
+    *(
+      (
+        *(name, NLI | {"label": label}),
+        *("mnli hypothesis: It was wet. premise: It rained.", target),
+      )
+      for name, label, target in (
+        ("mnli", 1, "neutral"),
+        ("mnli_matched", 2, "contradiction"),
+        ("mnli_mismatched", 0, "entailment"),
+        ("ax", -1, "<unk>"),
+      )
+    ),
+  ],
+)
+def test_texts_of_glue_are_t5s(name, raw, inputs, targets):
+  row = superglue.ROWS[f"glue_{name}"]
+  dataset = row.preprocess(tf.data.Dataset.from_tensors(raw))
+  (plain,) = dataset.as_numpy_iterator()
+  dataset = preprocessors.add_prefix(dataset, prefix=row.prefix)
+  (prefixed,) = dataset.as_numpy_iterator()
+  assert prefixed["inputs"].decode() == inputs
+  assert plain["inputs"].decode() == inputs.split(" ", 1)[1]
+  assert plain["targets"].decode() == targets
+  assert plain["idx"] == raw["idx"]
+
+
+@pytest.mark.parametrize(
+  ("label", "target"),
+  [(0.0, "0.0"), (2.5, "2.4"), (2.75, "2.8"), (4.95, "5.0"), (5.0, "5.0")],
+)
+def test_similarities_are_rounded_to_fifths(label, target):
+  raw = tf.data.Dataset.from_tensors(PAIR | {"label": label})
+  (example,) = superglue.ROWS["glue_stsb"].preprocess(raw).as_numpy_iterator()
+  assert example["targets"].decode() == target
+
+
+@pytest.mark.parametrize(
+  ("name", "raw"),
+  [
+    (
+      "squad",
+      {"id": "a", "title": "Cats", "answers": {"text": ["fish", "3.5 fish"]}},
+    ),
+    ("squad_reddit", {"id": "a", "answers": {"text": ["fish", "3.5 fish"]}}),
+    ("mrqa_drop", {"qid": "a", "answers": ["fish", "3.5 fish"]}),
+  ],
+)
+def test_questions_have_spaces_around_punctuation(name, raw):
+  row = superglue.ROWS[name]
+  dataset = row.preprocess(tf.data.Dataset.from_tensors(ASKED | raw))
+  (example,) = dataset.as_numpy_iterator()
+  assert example["inputs"].decode() == SPACED
+  assert example["targets"] == b"fish"
+  assert row.postprocess("fish", example, True) == ["fish", "3 . 5 fish"]
+  assert row.postprocess("fish", example, False) == "fish"
+
+
+@pytest.mark.parametrize(
+  ("text", "value"),
+  [
+    *(("3.8", 3.8), ("5", 5.0), (" 2.4", 2.4), ("-1", -1.0)),
+    *(("good", -1.0), ("", -1.0), ("nan", -1.0), ("inf", -1.0)),
+  ],
+)
+def test_answers_that_are_no_number_are_invalid(text, value):
+  assert superglue.ROWS["glue_stsb"].postprocess(text, {}) == value
+
+
+@pytest.mark.parametrize(
+  ("name", "trained_on"), [("mrpc", "qqp"), ("qqp", "mrpc")]
+)
+def test_transfer_is_scored_in_the_words_of_training(name, trained_on):
+  """The other set's own words count too, as in the original code."""
+  row = superglue.ROWS[f"glue_{name}_from_{trained_on}"]
+  own, learned = (superglue.ROWS[f"glue_{x}"] for x in (name, trained_on))
+  assert row.labels == learned.labels
+  assert row.tfds_name == own.tfds_name
+  for labels in (own.labels, learned.labels):
+    assert [row.postprocess(x, {}) for x in labels] == [0, 1]
+  assert row.postprocess("yes", {}) == -1
+  mixture = seqio.get_mixture_or_task(f"{name}_from_{trained_on}")
+  assert {x.name: "train" in x.splits for x in mixture.tasks} == {
+    f"glue_{trained_on}": True,
+    f"glue_{name}_from_{trained_on}": False,
+  }
+
+
+def test_mixtures_of_glue_and_squad():
+  glue = seqio.get_mixture_or_task("glue")
+  rates = {x.name.removeprefix("glue_"): glue.get_rate(x) for x in glue.tasks}
+  evaluated = {"mnli_matched": 0, "mnli_mismatched": 0, "ax": 0}
+  assert rates == evaluated | {
+    "cola": 8_551,
+    "sst2": 67_349,
+    "mrpc": 3_668,
+    "qqp": 363_849,
+    "stsb": 5_749,
+    "mnli": 392_702,
+    "qnli": 104_743,
+    "rte": 2_490,
+  }
+  tasks = seqio.get_mixture_or_task("squad_to_mrqa").tasks
+  assert [x.name for x in tasks if "train" in x.splits] == ["squad"]
+  assert all("validation" in x.splits for x in tasks)
+  assert len(tasks) == 7
+
+
+@pytest.mark.parametrize(
+  ("name", "ours"),
+  [
+    ("glue_mrpc_v002", "glue_mrpc_prefixed"),
+    ("taskless_glue_mrpc_v002", "glue_mrpc"),
+    ("taskless_glue_mrpc_from_qqp_v002", "glue_mrpc_from_qqp"),
+    ("squad_v010_allanswers", "squad"),
+    ("mrqa_drop_v100", "mrqa_drop"),
+  ],
+)
+def test_names_of_the_original_code_find_our_tasks(name, ours):
+  assert seqio.get_mixture_or_task(name).name == ours
