@@ -9,6 +9,7 @@ import numpy as np
 
 from prompt_tuning import prompt_files
 from prompt_tuning.interop import hub, local_files, peft_adapters
+from prompt_tuning.methods import computed_prompts
 from prompt_tuning.types import Array
 from t5x.files import parsing
 
@@ -26,8 +27,9 @@ def read_prompt(
 
   Args:
     path: A `prompt.safetensors`, a `.npy`, the folder of a PEFT adapter, a
-      checkpoint of T5X's or ours that has a prompt, or the folder of a run. A
-      run gives its best prompt, or without one that of its last checkpoint.
+      checkpoint of T5X's or ours that has a prompt, which may be computed, or
+      the folder of a run. A run gives its best prompt, or without one that of
+      its last checkpoint.
 
   Returns:
     The prompt, [P, H] float32, and its metadata.
@@ -50,26 +52,31 @@ def read_prompt(
   from t5x.formats import stored_arrays
 
   checkpoint = checkpoints.open_checkpoint(str(path))
-  found = [name for name in PARAMETER_PATHS if name in checkpoint.arrays]
+  found = computed_prompts.find(checkpoint.arrays, PARAMETER_PATHS)
   if len(found) != 1:
     raise ValueError(
       f"Expected a prompt in {path}, at {' or '.join(PARAMETER_PATHS)}, got "
       f"{' and '.join(found) or 'none'} among {len(checkpoint.arrays)} "
       "parameters."
     )
-  others = [x for x in checkpoint.metadata.get("trained", ()) if x != found[0]]
+  ((name, parts),) = found.items()
+  own = name.removesuffix("prompt")
+  trained = checkpoint.metadata.get("trained", ())
+  others = [x for x in trained if not x.startswith(own)]
   if others:
     raise ValueError(
       f"The prompt in {path} cannot be used alone: it trained beside "
       f"{', '.join(others[:3])}."
     )
-  prompt = stored_arrays.read(checkpoint.arrays[found[0]])
+  prompt = computed_prompts.fold(
+    {part: stored_arrays.read(array) for part, array in parts.items()}
+  )
   metadata = prompt_files.PromptMetadata(
     # A run's checkpoint records the frozen model.
     base_fingerprint=checkpoint.metadata.get("base_fingerprint")
     or prompt_files.UNKNOWN,
     vocabulary_sha256=prompt_files.UNKNOWN,
-    parameter_path=found[0],
+    parameter_path=name,
     step=checkpoint.step,
   )
   return prompt_files.checked(prompt, pathlib.Path(path)), metadata

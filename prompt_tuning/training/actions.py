@@ -17,7 +17,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.injections import Injections
-from prompt_tuning.prompt_files import PARAMETER_PATHS
+from prompt_tuning.methods import computed_prompts
 from prompt_tuning.training import base_model
 from t5x import trainer
 
@@ -26,7 +26,8 @@ from t5x import trainer
 class SaveBestPrompt(trainer.BaseAction):
   """Writes `prompt.safetensors` when the dev score is the best so far.
 
-  The paper (section 3) reports the best checkpoint on the dev set.
+  The paper (section 3) reports the best checkpoint on the dev set. A prompt
+  that is computed in the network is folded.
 
   Attributes:
     model_dir: The folder to write to.
@@ -84,10 +85,11 @@ class SaveBestPrompt(trainer.BaseAction):
     fingerprint = base_model.fingerprint(train_state)
     if jax.process_index() == 0:
       params = traverse_util.flatten_dict(train_state.params, sep="/")
+      path, prompt = _folded(params)
       prompt_files.save_prompt(
         self._path,
-        np.asarray(params[_path_of(params)]),
-        self._metadata(fingerprint, int(train_state.step), _path_of(params)),
+        prompt,
+        self._metadata(fingerprint, int(train_state.step), path),
       )
 
   def _best(self) -> Mapping[str, Any] | None:
@@ -123,9 +125,7 @@ class SaveBestPrompt(trainer.BaseAction):
         "same metric and mode."
       )
     self._evals, self._checkpointer = evals, checkpointer
-    self._is_alone &= set(checkpointer.trained) in [
-      {path} for path in PARAMETER_PATHS
-    ]
+    self._is_alone &= computed_prompts.is_prompt_alone(checkpointer.trained)
     best = self._best()
     if not self._is_alone or best is None:
       return
@@ -146,11 +146,9 @@ class SaveBestPrompt(trainer.BaseAction):
         )
       return
     arrays, run_info = found
-    prompt = np.asarray(arrays[_path_of(arrays)], np.float32)
+    path, prompt = _folded(arrays)
     metadata = self._metadata(
-      run_info["base_fingerprint"] or prompt_files.UNKNOWN,
-      step,
-      _path_of(arrays),
+      run_info["base_fingerprint"] or prompt_files.UNKNOWN, step, path
     )
     problem = self._problem(
       step,
@@ -191,6 +189,7 @@ class SaveBestPrompt(trainer.BaseAction):
     return None
 
 
-def _path_of(params: Mapping[str, Any]) -> str:
-  """Returns the name of the prompt among parameters."""
-  return next(path for path in PARAMETER_PATHS if path in params)
+def _folded(params: Mapping[str, Any]) -> tuple[str, np.ndarray]:
+  """Returns the name and the values of the prompt among parameters."""
+  ((path, parts),) = computed_prompts.find(params).items()
+  return path, computed_prompts.fold(parts)

@@ -111,9 +111,8 @@ def _name(gin_file: str, paths: Sequence[str]) -> str:
 def _evaluation_files(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
   """Yields the evaluation's files, with another run and the trained prompt."""
   for gin_file in parts:
-    is_prompt = gin_file.startswith("gin/prompts/") or gin_file.endswith(
-      "methods/prompt_tuning.gin"
-    )
+    # A run with other methods too has no prompt file.
+    is_prompt = gin_file.startswith("gin/prompts/") or "methods/" in gin_file
     if has_prompt and (is_prompt or gin_file.startswith(_RUNS)):
       yield _EVALUATE_PROMPT
     elif gin_file.startswith(_RUNS):
