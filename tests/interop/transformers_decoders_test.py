@@ -126,7 +126,7 @@ def test_greedy_tokens_are_equal(models, params):
     None,
     decode_fn=decoding.temperature_sample,
   )
-  found = model.predict_batch(
+  found = jax.jit(model.predict_batch)(
     conformance.with_prompt(params, {"prompt": PROMPT}, "decoder"),
     {
       "encoder_input_tokens": _padded(INPUTS),

@@ -93,7 +93,7 @@ def test_greedy_tokens_are_equal(hugging_face, params, batch):
     **dataclasses.asdict(transformers_t5.CONFIG),
   )
   inputs, _ = batch
-  tokens = model.predict_batch(
+  tokens = jax.jit(model.predict_batch)(
     params,
     {
       "encoder_input_tokens": inputs,

@@ -302,13 +302,8 @@ def _trained(run):
   return {x: stored_arrays.read(checkpoint.arrays[x]) for x in names}
 
 
-@pytest.mark.parametrize(
-  "method",
-  [
-    pytest.param(x, marks=[pytest.mark.slow] * (x != "prompt_tuning"))
-    for x in METHODS
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_method_on_a_decoder_trains_resumes_and_answers(method, tmp_path):
   base = tiny_decoder.save(tmp_path / "base")
   whole, parts = tmp_path / "whole", tmp_path / "parts"

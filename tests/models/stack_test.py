@@ -179,6 +179,7 @@ def test_an_unrolled_layer_is_traced_once(monkeypatch, remat):
   assert lines[1] - lines[0] < 0.03 * lines[0]
 
 
+@pytest.mark.slow
 def test_layers_traced_once_compute_the_same_with_dropout(monkeypatch):
   # Layers with other deltas are traced apart.
   injections = dataclasses.replace(

@@ -75,7 +75,9 @@ def _outcome(trainer_cls, factor):
   return before - after, metrics, evaluated
 
 
-@pytest.mark.parametrize("cut", [IN_THREE, IN_EQUAL_PARTS])
+@pytest.mark.parametrize(
+  "cut", [IN_THREE, pytest.param(IN_EQUAL_PARTS, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   "factor",
   [

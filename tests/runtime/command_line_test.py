@@ -137,6 +137,16 @@ def test_ctrl_c_is_one_line_before_a_run_too():
   assert result.stderr.count("\n") == 2
 
 
+def test_call_that_ends_after_the_failure_of_others_is_not_shown(
+  monkeypatch, capsys
+):
+  monkeypatch.setattr(sys, "excepthook", None)
+  command_flags.report_errors()
+  error = RuntimeError("Event loop is closed")
+  sys.excepthook(RuntimeError, error, None)
+  assert not capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_wheel_works_in_a_folder_of_its_own(tmp_path):
   """Converted, tuned, swept and launched, by paths from that folder."""

@@ -112,6 +112,10 @@ def report_errors() -> None:
   """
 
   def report(kind, error, trace):
+    # An Orbax call has failed, and the rest of its writes wake a loop that is
+    # over. Its error is on its way.
+    if kind is RuntimeError and str(error) == "Event loop is closed":
+      return
     tell_others()
     if issubclass(kind, KeyboardInterrupt):
       text = "\nInterrupted. The same command starts the run, or resumes it."
