@@ -24,8 +24,8 @@ from t5x.runs import record_schema
 
 # Not a score: the share of answers that are no label.
 INVALID = "invalid"
-# A mixture's own metric, beside those of its tasks: their mean.
-AVERAGE = "super_glue_average"
+# Ends the name of a mixture's own metric: the mean of its tasks' metrics.
+AVERAGE = "_average"
 # Of runs that are over, with results: an action may end one early.
 COUNTING = ("finished", "stopped")
 
@@ -74,7 +74,7 @@ class RunRecord(record_schema.Record):
     last = self.evals[-1].metrics if self.evals else {}
     scores = {}
     for task, metrics in (self.best.metrics if self.best else last).items():
-      if AVERAGE not in metrics:
+      if not any(name.endswith(AVERAGE) for name in metrics):
         values = [x for name, x in metrics.items() if name != INVALID]
         scores[task] = sum(values) / len(values)
     return scores
@@ -83,6 +83,22 @@ class RunRecord(record_schema.Record):
   def score(self) -> float:
     """The mean score over its tasks, in [0, 100]."""
     return statistics.fmean(self.scores.values())
+
+  def only(self, metric: str) -> "RunRecord":
+    """Returns the record as if it had just the metric of that name."""
+
+    def only(x: record_schema.Evaluation) -> record_schema.Evaluation:
+      metrics = {
+        task: {metric: values[metric]}
+        for task, values in x.metrics.items()
+        if metric in values
+      }
+      return x.model_copy(update={"metrics": metrics})
+
+    best = self.best and only(self.best)
+    return self.model_copy(
+      update={"evals": list(map(only, self.evals)), "best": best}
+    )
 
   def after(self, steps: int) -> "RunRecord | None":
     """Returns the record as it would be had the run ended early.

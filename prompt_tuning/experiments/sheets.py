@@ -53,6 +53,8 @@ class Layout(Strict):
       above those of the second.
     after: Numbers of steps, after which every run is looked at: the values of
       an axis `steps` that no grid has.
+    metric: The metric that is the score of each task; by default, the mean of
+      all of its metrics is.
     mean_column: Whether to add the mean over the columns, which are tasks.
     parameters: Whether to show how many parameters train.
     figure: "lines" over the columns' x; "dots" for columns without an order;
@@ -69,6 +71,7 @@ class Layout(Strict):
   mean_over: str | None = None
   gaps: list[tuple[str, str]] = pydantic.Field(default_factory=list)
   after: list[int] = pydantic.Field(default_factory=list)
+  metric: str | None = None
   mean_column: bool = False
   parameters: bool = False
   figure: Literal["lines", "dots", "parameters"] | None = None

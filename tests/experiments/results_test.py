@@ -130,6 +130,16 @@ def test_record_without_scores_is_no_score(tmp_path):
   assert ",l," not in tables.csv_text([results])
 
 
+def test_score_of_a_layout_may_be_one_metric(tmp_path):
+  metric = ("[layout]", '[layout]\nmetric = "f1"')
+  sheet = made_up.sheet(tmp_path, made_up.edited(metric))
+  metrics = {"cb": {"accuracy": 90.0, "f1": 40.0}, "qa": {"em": 10.0}}
+  best = {"step": 1, "score": 60.0, "metrics": metrics}
+  results = made_up.results(tmp_path, sheet, evals=[best], best=best)
+  for row in tables.table(results).rows:
+    assert row[1:] == ["40.0 ± 0.0 (3)", "40.0 ± 0.0 (3)"]
+
+
 def test_run_that_was_stopped_has_no_scores_of_later_steps(tmp_path):
   sheet = made_up.sheet(tmp_path)
   evals = [
