@@ -1,4 +1,4 @@
-"""Make a SuperGLUE submission from predictions, and check it.
+"""Make a SuperGLUE or GLUE submission from predictions, and check it.
 
   prompt-tuning submission --predictions=DIR,DIR --output=submission.zip
   prompt-tuning submission --check=submission.zip

@@ -135,7 +135,9 @@ _FACTS = {
   "seconds": 1.5,
 }
 _CB_ROW = {"premise": "Ann left.", "hypothesis": "a", "label": "neutral"}
-_CB = next(task for task in release_rows.TASKS if task.name == "cb")
+_CB = next(
+  task for task in release_rows.RELEASES["superglue"] if task.name == "cb"
+)
 _LOCK = (
   "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=1.0\n"
 )
@@ -538,7 +540,9 @@ READERS: dict[str, Reader] = {
   "predictions": _file(
     "x.jsonl",
     _lines({"inputs": {"idx": 0}, "prediction": "neutral"}),
-    lambda path: submission.rows("cb", superglue.ROWS["super_glue_cb"], [path]),
+    lambda path: submission.rows(
+      "super_glue_cb", superglue.ROWS["super_glue_cb"], [path]
+    ),
   ),
   "predictions in part": _made(_partial, "*/*", _read_partial, writes=True),
   "lock": _inside("run.lock", _LOCK, run_lock.find_holder),

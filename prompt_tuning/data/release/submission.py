@@ -1,7 +1,8 @@
-"""Predictions on the test splits -> a submission to the SuperGLUE leaderboard.
+"""Predictions on the test splits -> a submission to the leaderboard.
 
-A submission is a zip file with one jsonl file per task, without folders, whose
-names, ids and labels are those of super.gluebenchmark.com.
+A submission is a zip file with one file per task, without folders, whose names,
+ids and labels are those of super.gluebenchmark.com (jsonl) or gluebenchmark.com
+(tsv).
 """
 
 import collections
@@ -19,14 +20,22 @@ from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import zip_files
 from prompt_tuning.data.release.rows import ReleaseTask
 
-_TASKS = {task.name: task for task in release_rows.TASKS}
+# Benchmark -> its tasks by name.
+_TASKS = {
+  benchmark: {
+    f"{benchmark}_{task.name}": task
+    for task in release_rows.RELEASES[release]
+    if task.submitted_file
+  }
+  for benchmark, release in (("super_glue", "superglue"), ("glue", "glue"))
+}
 # Of a file in a submission; ReCoRD's 10,000 answers are about 1 MB.
 _MAX_BYTES = 2**26
 _AGAIN = "Remove the file, and run t5x.infer again."
 _REMEDY = "Write the submission again, from the predictions."
 # As `t5x.infer` names them.
 _PREDICTIONS = re.compile(
-  r"(?P<task>super_glue_\w+)-predict\.jsonl-(?P<shard>\d+)-of-(?P<shards>\d+)"
+  r"(?P<task>(?P<benchmark>super_glue|glue)_\w+)-predict\.jsonl-(?P<shard>\d+)-of-(?P<shards>\d+)"
 )
 
 
@@ -46,8 +55,8 @@ def find_predictions(
     folders: The INFER_OUTPUT_DIRs.
 
   Returns:
-    Task of the leaderboard -> the task that parses the texts, and its files, in
-    the order of the test split.
+    Task of the leaderboard, such as "super_glue_cb" -> the task that parses the
+    texts, and its files, in the order of the test split.
 
   Raises:
     ValueError: if a folder has no predictions or lacks shards of a task, or two
@@ -64,23 +73,24 @@ def find_predictions(
         and match["task"] in superglue.ROWS
         and not match["task"].endswith("_sentinel")
       ):
-        shards[match["task"], int(match["shards"])].append(path)
+        key = match["benchmark"], match["task"], int(match["shards"])
+        shards[key].append(path)
     if not shards:
       others = [path.name for path in sorted(folder.glob("*.jsonl-*"))]
       raise ValueError(
-        f"Expected super_glue_*-predict.jsonl-* in {folder}, of plain or "
-        "*_prefixed tasks, got "
+        f"Expected super_glue_*-predict.jsonl-* or glue_* in {folder}, of "
+        "plain or *_prefixed tasks, got "
         f"{', '.join(others[:5]) or 'none'}. Run t5x.infer on test splits, in "
         "MODE 'predict'."
       )
-    for (name, count), paths in shards.items():
+    for (benchmark, name, count), paths in shards.items():
       if len(paths) != count:
         raise ValueError(
           f"Expected {count} shards of {name} in {folder}, got {len(paths)}. "
           "Let the other runs of t5x.infer finish."
         )
       row = superglue.ROWS[name]
-      task = row.name.removesuffix("_classification")
+      task = f"{benchmark}_{row.name.removesuffix('_classification')}"
       _, others = found.setdefault(task, (row, paths))
       if others is not paths:
         raise ValueError(
@@ -99,7 +109,7 @@ def rows(
   """Turns predictions into the rows of a file.
 
   Args:
-    name: The leaderboard's name of the task.
+    name: The name in `find_predictions`.
     row: The task that parses the texts.
     paths: The predictions, in the order of the test split.
     replace_invalid: Whether to replace a text that is not a label, which the
@@ -109,7 +119,7 @@ def rows(
     ValueError: if a line is not a prediction on the test split, or its text is
       not a label.
   """
-  task, postprocess = _TASKS[name], row.postprocess
+  task, postprocess = _task(name), row.postprocess
   assert postprocess, "every task of the benchmark has one"
   answers: dict[Any, Any] = {}
   invalid = []
@@ -155,8 +165,18 @@ def write(
   """Writes the zip file."""
   with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
     for name, task_rows in rows_by_task.items():
-      text = "".join(f"{json.dumps(row)}\n" for row in task_rows)
-      archive.writestr(_TASKS[name].submitted_file, text)
+      task = _task(name)
+      if task.format == "tsv":
+        lines = ["index\tprediction"]
+        lines += [f"{row['idx']}\t{row['label']}" for row in task_rows]
+      else:
+        lines = map(json.dumps, task_rows)
+      text = "".join(f"{line}\n" for line in lines)
+      archive.writestr(task.submitted_file, text)
+
+
+def _task(name: str) -> ReleaseTask:
+  return next(tasks[name] for tasks in _TASKS.values() if name in tasks)
 
 
 def check(path: pathlib.Path) -> list[str]:
@@ -173,7 +193,8 @@ def check(path: pathlib.Path) -> list[str]:
   try:
     with zip_files.opened(path, str(path)) as archive:
       names = set(archive.namelist())
-      for task in _TASKS.values():
+      of_glue = any(name.endswith(".tsv") for name in names)
+      for task in _TASKS["glue" if of_glue else "super_glue"].values():
         if task.submitted_file not in names:
           problems.append(f"{task.submitted_file} is missing.")
           continue
@@ -182,7 +203,11 @@ def check(path: pathlib.Path) -> list[str]:
         text = zip_files.member(archive, info, _MAX_BYTES, str(path)).read()
         try:
           release_rows.check_lines(
-            _submitted(task), "test", text.splitlines(), info.filename, _REMEDY
+            _submitted(task),
+            "test",
+            text.splitlines(keepends=True),
+            info.filename,
+            _REMEDY,
           )
         except ValueError as error:
           problems.append(str(error))
@@ -212,6 +237,12 @@ def _read(
 
 def _submitted(task: ReleaseTask) -> ReleaseTask:
   """Returns a task with the rows that the leaderboard takes."""
+  if task.format == "tsv":
+    label = task.answers or release_rows.Similarity
+    row = {"index": release_rows.WholeNumber, "prediction": label}
+    return dataclasses.replace(
+      task, row=row, columns=(), idx=lambda row: [int(row["index"])]
+    )
   row: dict[str, Any] = {"idx": int, "label": task.answers or str}
   if task.name == "multirc":
     questions = [{"idx": int, "answers": [row]}]

@@ -1,9 +1,9 @@
-"""The official SuperGLUE release -> the TFDS data that the tasks read.
+"""The official files of the benchmarks -> the TFDS data that the tasks read.
 
-The release has a folder, or a zip file, of jsonl files per task:
-`CB/train.jsonl` or `CB.zip`. TFDS's own builder writes the data. This module
-checks every row first, and puts only complete data into a data folder. If one
-task cannot be built, the others still are.
+SuperGLUE and GLUE have a folder, or a zip file, per task: `CB/train.jsonl` or
+`CB.zip`. SQuAD and MRQA have one folder. TFDS's own builders write the data.
+This module checks every row first, and puts only complete data into a data
+folder. If one task cannot be built, the others still are.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,28 +11,28 @@ import contextlib
 import dataclasses
 import io
 import pathlib
+import re
 import shutil
-from typing import Any
+from typing import Any, ClassVar
 
 from etils import epath
 import filelock
 import requests
 import tensorflow_datasets as tfds
+from tensorflow_datasets.question_answering import qa_utils
 import tqdm
 
 from prompt_tuning import project_files
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import zip_files
-from prompt_tuning.data.release.rows import ReleaseTask
 
 _DPR = "definite_pronoun_resolution:1.1.0"
 _DPR_COUNTS = {"train": 1_322, "test": 564}
-# TFDS downloads the tasks, and DPR, from these. It retries a silent server for
-# minutes, task by task; asking once, for seconds, is enough.
-_SERVER = "https://dl.fbaipublicfiles.com"
-_SERVERS = {_DPR: "https://s3.amazonaws.com"}
+_DPR_SERVER = "https://s3.amazonaws.com"
+# TFDS retries a silent server for minutes, task by task; asking once, for
+# seconds, is enough.
 _SERVER_SECONDS = 10
-# Limit of a file in an archive. The largest of the release, ReCoRD's
+# Limit of a file in an archive. The largest of the releases, ReCoRD's
 # train.jsonl, has 180 MB; a file that claims more could fill the disk.
 _MAX_MEMBER_BYTES = 2**28
 _DOWNLOAD_CONFIG = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -56,10 +56,8 @@ class Report:
   failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-class _ReleaseBuilder(tfds.text.SuperGlue, skip_registration=True):
+class _FromFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """TFDS's builder, reading the files it is given instead of a download."""
-
-  name = "super_glue"
 
   def __init__(self, *, files: Mapping[str, pathlib.Path], **kwargs: Any):
     self._files = files
@@ -77,8 +75,69 @@ class _ReleaseBuilder(tfds.text.SuperGlue, skip_registration=True):
     yield from tqdm.tqdm(examples, name, unit=" examples")
 
 
-def convert(release_dir: epath.PathLike, data_dir: epath.PathLike) -> Report:
-  """Builds TFDS data from a folder of the official release, offline.
+class _SuperGlue(_FromFiles, tfds.text.SuperGlue, skip_registration=True):
+  name = "super_glue"
+
+
+class _Glue(_FromFiles, tfds.text.Glue, skip_registration=True):
+  name = "glue"
+
+  def _generate_examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:
+    if self.builder_config.name != "mrpc":
+      kind = "test" if split.startswith("test") else split
+      yield from super()._generate_examples(path, kind)
+      return
+    # TFDS splits another file by a list of ids; GLUE's is split already.
+    task = next(x for x in release_rows.RELEASES["glue"] if x.config == "mrpc")
+    for row in release_rows.table(task, split, path.read_bytes()):
+      first, second = row["#1 String"], row["#2 String"]
+      label = int(row.get("Quality", -1))
+      yield (
+        row["idx"],
+        {
+          "sentence1": first,
+          "sentence2": second,
+          "label": label,
+          "idx": row["idx"],
+        },
+      )
+
+
+class _Squad(_FromFiles, skip_registration=True):
+  """Data in SQuAD 1.1's form, under any name."""
+
+  name = "squad"
+  VERSION = tfds.core.Version("3.0.0")
+  BUILDER_CONFIGS: ClassVar = [
+    tfds.core.BuilderConfig(name=task.config)
+    for task in release_rows.RELEASES["squad"]
+    if task.format == "json"
+  ]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return self.dataset_info_from_configs(
+      features=qa_utils.squadlike_features()
+    )
+
+  def _generate_examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:
+    del split
+    return qa_utils.generate_squadlike_examples(path)
+
+
+class _Mrqa(_FromFiles, tfds.text.MRQA, skip_registration=True):
+  name = "mrqa"
+
+
+# Data set -> its builder.
+_BUILDERS = {x.name: x for x in (_SuperGlue, _Glue, _Squad, _Mrqa)}
+
+
+def convert(
+  release_dir: epath.PathLike,
+  data_dir: epath.PathLike,
+  release: str = "superglue",
+) -> Report:
+  """Builds TFDS data from a folder of an official release, offline.
 
   Splits that the folder lacks are left out and reported. Existing data is kept,
   unless the folder has splits that it lacks. A task is built once every row of
@@ -87,16 +146,17 @@ def convert(release_dir: epath.PathLike, data_dir: epath.PathLike) -> Report:
   Args:
     release_dir: Holds `CB/train.jsonl` ..., or `CB.zip` ....
     data_dir: TFDS's data folder, created if needed.
+    release: One of `release_rows.RELEASES`.
 
   Raises:
     ValueError: if the folder has none of the files.
   """
   release_dir, data_dir = pathlib.Path(release_dir), pathlib.Path(data_dir)
   report = Report()
-  for task in release_rows.TASKS:
-    name = _tfds_name(task)
+  tasks = release_rows.RELEASES[release]
+  for task in tasks:
+    name, names = task.tfds_name, task.files
     with _building(name, data_dir, report) as staging:
-      names = {split: task.file_name(split) for split in task.counts}
       folder = release_dir / task.folder
       archive = release_dir / f"{task.folder}.zip"
       if not folder.is_dir() and archive.exists():
@@ -106,17 +166,14 @@ def convert(release_dir: epath.PathLike, data_dir: epath.PathLike) -> Report:
         _extract(archive, {*names.values()}, folder)
       paths = {split: folder / name for split, name in names.items()}
       files = {split: path for split, path in paths.items() if path.exists()}
+      lost = [task.path(split) for split in names if split not in files]
+      whole = [task.folder] if not files and task.folder != "." else lost
+      report.missing.extend(x for x in whole if x not in report.missing)
       if not files:
-        report.missing.append(task.folder)
         continue
-      report.missing.extend(
-        f"{task.folder}/{name}"
-        for split, name in names.items()
-        if split not in files
-      )
       counts = {split: task.counts[split] for split in files}
       if _is_built(name, counts, data_dir):
-        report.kept[name] = counts
+        report.kept[name] = _splits(name, data_dir)
         continue
       if lost := set(_splits(name, data_dir)) - set(files):
         raise ValueError(
@@ -126,26 +183,28 @@ def convert(release_dir: epath.PathLike, data_dir: epath.PathLike) -> Report:
           f"{_path(name, data_dir)}."
         )
       for split, path in files.items():
-        what = f"Checking {task.folder}/{path.name}"
+        what = f"Checking {task.path(split)}"
         with path.open("rb") as file:
           lines = tqdm.tqdm(file, what, unit=" lines")
           release_rows.check_lines(task, split, lines, str(path))
-      builder = _ReleaseBuilder(
-        files=files, config=task.config, data_dir=staging
+      data_set, config, version = re.split("[/:]", name)
+      builder = _BUILDERS[data_set](
+        files=files, config=config, version=version, data_dir=staging
       )
       # TFDS prints its own progress.
       with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=_DOWNLOAD_CONFIG)
   if not (report.built or report.kept or report.failed):
+    first = tasks[0]
     raise ValueError(
-      f"Expected the SuperGLUE release in {release_dir}, such as "
-      "CB/train.jsonl or CB.zip, got none of its files. Pass the folder that "
-      "holds the tasks' folders."
+      f"Expected the files of {release} in {release_dir}, such as "
+      f"{first.path(next(iter(first.files)))}, got none of its files. Pass the "
+      "folder that holds the tasks' folders or files."
     )
   return report
 
 
-def download(data_dir: epath.PathLike) -> Report:
+def download(data_dir: epath.PathLike, release: str = "superglue") -> Report:
   """Downloads and builds, with TFDS, every dataset that is missing.
 
   A dataset that cannot be downloaded, or lacks the official number of examples,
@@ -156,13 +215,16 @@ def download(data_dir: epath.PathLike) -> Report:
   """
   data_dir = pathlib.Path(data_dir)
   report = Report()
-  datasets = {_tfds_name(task): task.counts for task in release_rows.TASKS}
-  datasets[_DPR] = _DPR_COUNTS
+  tasks = [x for x in release_rows.RELEASES[release] if x.server]
+  datasets = {task.tfds_name: task.counts for task in tasks}
+  known = {task.tfds_name: task.server for task in tasks}
+  if release == "superglue":
+    datasets[_DPR], known[_DPR] = _DPR_COUNTS, _DPR_SERVER
   for name, counts in datasets.items():
     if _is_built(name, counts, data_dir):
-      report.kept[name] = counts
+      report.kept[name] = _splits(name, data_dir)
   missing = [name for name in datasets if name not in report.kept]
-  servers = {name: _SERVERS.get(name, _SERVER) for name in missing}
+  servers = {name: known[name] for name in missing}
   silent: dict[str, OSError] = {}
   for server in dict.fromkeys(servers.values()):
     try:
@@ -190,10 +252,6 @@ def download(data_dir: epath.PathLike) -> Report:
           "from its server. Use a folder of the official release (--from)."
         )
   return report
-
-
-def _tfds_name(task: ReleaseTask) -> str:
-  return f"super_glue/{task.config}:1.0.2"
 
 
 def _path(name: str, data_dir: pathlib.Path) -> pathlib.Path:
@@ -233,7 +291,10 @@ def _is_built(
 ) -> bool:
   """Returns whether the splits exist with as many examples as in `counts`."""
   splits = _splits(name, data_dir)
-  return all(splits.get(split) == count for split, count in counts.items())
+  return all(
+    split in splits and count in (0, splits[split])
+    for split, count in counts.items()
+  )
 
 
 def _splits(name: str, data_dir: pathlib.Path) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""From predictions to the zip file that the SuperGLUE leaderboard takes."""
+"""From predictions to the zip files that the two leaderboards take."""
 
 import json
 import zipfile
@@ -35,14 +35,16 @@ def _example(task, i):
   return {"idx": i, "targets_pretokenized": "<unk>"}
 
 
-def _infer(folder, task, predictions, form="", shards=1):
+def _infer(
+  folder, task, predictions, form="", shards=1, benchmark="super_glue"
+):
   """Writes what t5x.infer writes for a test split."""
   folder.mkdir(exist_ok=True)
   lines = [
     json.dumps({"inputs": _example(task, i), "prediction": prediction}) + "\n"
     for i, prediction in enumerate(predictions)
   ]
-  name = f"super_glue_{task}{form}-predict.jsonl"
+  name = f"{benchmark}_{task}{form}-predict.jsonl"
   for shard in range(shards):
     path = folder / f"{name}-{shard:05}-of-{shards:05}"
     path.write_text("".join(lines[shard::shards]))
@@ -94,7 +96,7 @@ def test_complete_submission_has_the_official_form(complete):
       ]
     },
   }
-  for task in release_rows.TASKS:
+  for task in release_rows.RELEASES["superglue"]:
     if task.folder in rows:
       label = TASKS[task.name][-1]
       idx = 10 if task.name == "record" else 3
@@ -134,7 +136,7 @@ def test_wrong_folders_are_refused(tmp_path):
     submission.find_predictions([tmp_path / "none"])
   folder = _infer(tmp_path / "a", "cb", ["neutral"] * 2, shards=2)
   other = _infer(tmp_path / "b", "cb", ["neutral"])
-  with pytest.raises(ValueError, match="Expected cb once"):
+  with pytest.raises(ValueError, match="Expected super_glue_cb once"):
     submission.find_predictions([folder, other])
   next(folder.glob("*00001-of*")).unlink()
   with pytest.raises(ValueError, match=r"Expected 2 shards .* got 1"):
@@ -194,6 +196,58 @@ def test_what_the_leaderboard_would_refuse(
   (found,) = submission.check(changed)
   assert found.startswith(f"{name}.jsonl")
   assert problem in found
+
+
+# As `TASKS`, of GLUE, with the file's name.
+GLUE = {
+  "cola": (1_063, "acceptable", "CoLA", "1"),
+  "sst2": (1_821, "negative", "SST-2", "0"),
+  "mrpc": (1_725, "equivalent", "MRPC", "1"),
+  "stsb": (1_379, "3.8", "STS-B", "3.8"),
+  "qqp": (390_965, "not_duplicate", "QQP", "0"),
+  "mnli_matched": (9_796, "neutral", "MNLI-m", "neutral"),
+  "mnli_mismatched": (9_847, "entailment", "MNLI-mm", "entailment"),
+  "qnli": (5_463, "not_entailment", "QNLI", "not_entailment"),
+  "rte": (3_000, "entailment", "RTE", "entailment"),
+  "wnli": (146, "entailment", "WNLI", "1"),
+  "ax": (1_104, "contradiction", "AX", "contradiction"),
+}
+
+
+def test_submission_to_glue(tmp_path):
+  """Is complete, and what its leaderboard would refuse is found."""
+  folders = [
+    _infer(tmp_path / task, task, [said] * count, benchmark="glue")
+    for task, (count, said, *_) in GLUE.items()
+  ]
+  rows = {
+    name: submission.rows(name, *found)
+    for name, found in submission.find_predictions(folders).items()
+  }
+  path = tmp_path / "glue.zip"
+  submission.write(rows, path)
+  assert submission.check(path) == []
+  contents = _contents(path)
+  assert contents.keys() == {f"{file}.tsv" for *_, file, _ in GLUE.values()}
+  for *_, file, label in GLUE.values():
+    lines = contents[f"{file}.tsv"].splitlines()
+    assert lines[:3] == ["index\tprediction", f"0\t{label}", f"1\t{label}"]
+  changed = tmp_path / "changed.zip"
+  with zipfile.ZipFile(changed, "w") as archive:
+    for name, wrong in (
+      ("WNLI", "index\tprediction\n0\tentailment\n"),
+      ("STS-B", "index\tprediction\n0\t5.2\n"),
+      ("CoLA", "id\tprediction\n0\t1\n"),
+    ):
+      archive.writestr(f"{name}.tsv", wrong)
+  problems = "\n".join(submission.check(changed))
+  for problem in (
+    "WNLI.tsv, row 0, field prediction: expected one of ('0', '1'), got 'ent",
+    "STS-B.tsv, row 0, field prediction: expected a number from 0 to 5, got",
+    "CoLA.tsv is not such a table: expected the columns ['index', 'predi",
+    "AX.tsv is missing.",
+  ):
+    assert problem in problems
 
 
 @pytest.mark.parametrize("kind", ["no zip", "data", "password", "size"])

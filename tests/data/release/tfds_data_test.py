@@ -1,8 +1,9 @@
-"""Building TFDS data from (small, made-up) folders of the official release."""
+"""Building TFDS data from (small, made-up) folders of the official files."""
 
 import dataclasses
 import functools
 import json
+import re
 import zipfile
 
 import damages
@@ -12,6 +13,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import util
 
 from prompt_tuning.commands import console
+from prompt_tuning.data import superglue
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import tfds_data as official_release
 
@@ -56,7 +58,7 @@ def test_what_is_there_is_built_and_the_rest_reported(tmp_path):
   assert not report.failed
   assert report.missing == [
     task.folder if task.folder != "CB" else "CB/train.jsonl"
-    for task in release_rows.TASKS
+    for task in release_rows.RELEASES["superglue"]
   ]
   assert official_release.convert(release, data_dir).kept.keys() == {CB}
   # Others are not lost to those of another folder.
@@ -167,7 +169,9 @@ def test_a_bad_row_is_named(folder, line, message):
   row = GOOD_ROWS[folder]
   if isinstance(line, dict):
     line = json.dumps(row | line).encode()
-  (task,) = (x for x in release_rows.TASKS if x.folder == folder)
+  (task,) = (
+    x for x in release_rows.RELEASES["superglue"] if x.folder == folder
+  )
   lines = [json.dumps(row).encode(), line]
   with pytest.raises(ValueError, match=message) as error:
     release_rows.check_lines(task, "train", lines, "train.jsonl")
@@ -213,7 +217,7 @@ def test_servers_are_asked_of_which_something_is_missing(tmp_path, monkeypatch):
   # What the other server has is not kept from being built.
   assert report.failed[CB] == "HTTP code: 403"
   assert report.failed[dpr] == "https://s3.amazonaws.com: no answer"
-  assert len(report.failed) == len(release_rows.TASKS) + 1
+  assert len(report.failed) == len(release_rows.RELEASES["superglue"]) + 1
   assert not report.built
   # Everything else is there.
   asked.clear()
@@ -240,13 +244,15 @@ def as_json(value):
 def test_features_equal_the_reference(tmp_path, monkeypatch, case):
   """What TFDS makes of rows in the official form, through our builder."""
   config, count = case["config"], len(case["features"])
-  by_config = {task.config: task for task in release_rows.TASKS}
+  by_config = {task.config: task for task in release_rows.RELEASES["superglue"]}
   # The tasks do not use WSC's unrepaired spans; the reference has them too.
-  by_config["wsc"] = dataclasses.replace(by_config["wsc.fixed"], config="wsc")
+  by_config["wsc"] = dataclasses.replace(
+    by_config["wsc.fixed"], config="wsc", tfds_name="super_glue/wsc:1.0.2"
+  )
   task = by_config[config]
   counts = dict.fromkeys(task.counts, count)
   task = dataclasses.replace(task, counts=counts)
-  monkeypatch.setattr(release_rows, "TASKS", (task,))
+  monkeypatch.setitem(release_rows.RELEASES, "superglue", (task,))
   # Some rows have no label: only the test split may. The ids of AX-b are texts.
   rows = [
     {**row, "idx": str(row["idx"])} if config == "axb" else row
@@ -265,3 +271,144 @@ def test_features_equal_the_reference(tmp_path, monkeypatch, case):
   # TFDS shuffles, and has the features in an order of its own.
   as_text = functools.partial(json.dumps, sort_keys=True)
   assert sorted(map(as_text, got)) == sorted(map(as_text, case["features"]))
+
+
+def with_counts(monkeypatch, release, counts):
+  """Lets the tasks of a release have made-up numbers of examples."""
+  tasks = [
+    dataclasses.replace(x, counts=dict.fromkeys(x.counts, counts[x.config]))
+    for x in release_rows.RELEASES[release]
+    if x.config in counts
+  ]
+  monkeypatch.setitem(release_rows.RELEASES, release, tuple(tasks))
+
+
+def read(task, data_dir, split):
+  """Returns id -> text and target, as a task reads them."""
+  row = superglue.ROWS[task]
+  dataset = tfds.load(
+    row.tfds_name, split=split, data_dir=data_dir, download=False
+  )
+  return {
+    example["idx" if "idx" in example else "id"]: (
+      example["inputs"].decode(),
+      example["targets"].decode(),
+    )
+    for example in row.preprocess(dataset).as_numpy_iterator()
+  }
+
+
+# File of GLUE -> its content; then what each task reads of it. Quotation marks
+# are text, lines end in \n or \r\n, and rows without a label are left out.
+TABLES = {
+  "CoLA/train.tsv": 'x1\t1\t\tHe "sat.\nx1\t0\t*\t"Sat" he.\r\n',
+  "CoLA/test.tsv": "index\tsentence\n0\tHe sat.\n1\tShe\u2028sat.\n",
+  "MRPC/dev.tsv": (
+    "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    '1\t5\t6\t" A cat\tA cat .\n0\t7\t8\tA\tB "'
+  ),
+  "QQP/train.tsv": (
+    "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    "0\t1\t2\tWhy?\tWho?\t0\n1\t3\tbroken\n2\t5\t6\tA?\tB?\t1\n"
+  ),
+  "STS-B/dev.tsv": (
+    "index\tsentence1\tsentence2\tscore\n0\tA\tB\t3.750\n1\tC\tD\t0\n"
+  ),
+  "MNLI/dev_matched.tsv": (
+    "index\tsentence1\tsentence2\tlabel1\tgold_label\n"
+    "0\tp\th\tneutral\tentailment\n1\tq\ti\tneutral\tneutral\n"
+  ),
+}
+READ = [
+  (
+    *("glue_cola", "train"),
+    {0: ('sentence: He "sat.', "acceptable")}
+    | {1: ('sentence: "Sat" he.', "unacceptable")},
+  ),
+  (
+    *("glue_cola", "test"),
+    {
+      0: ("sentence: He sat.", "<unk>"),
+      1: ("sentence: She\u2028sat.", "<unk>"),
+    },
+  ),
+  (
+    *("glue_mrpc", "validation"),
+    {0: ('sentence1: " A cat sentence2: A cat .', "equivalent")}
+    | {1: ('sentence1: A sentence2: B "', "not_equivalent")},
+  ),
+  (
+    *("glue_qqp", "train"),
+    {0: ("question1: Why? question2: Who?", "not_duplicate")}
+    | {2: ("question1: A? question2: B?", "duplicate")},
+  ),
+  (
+    *("glue_stsb", "validation"),
+    {0: ("sentence1: A sentence2: B", "3.8")}
+    | {1: ("sentence1: C sentence2: D", "0.0")},
+  ),
+  (
+    *("glue_mnli_matched", "validation"),
+    {0: ("hypothesis: h premise: p", "entailment")}
+    | {1: ("hypothesis: i premise: q", "neutral")},
+  ),
+]
+
+
+def test_tables_of_glue_are_read_as_t5_reads_them(tmp_path, monkeypatch):
+  configs = ("cola", "mrpc", "qqp", "stsb", "mnli_matched")
+  with_counts(monkeypatch, "glue", dict.fromkeys(configs, 2))
+  for name, content in TABLES.items():
+    path = tmp_path / "glue" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode())
+  folders = [f"--tfds_data_dir={tmp_path}/data", f"--from={tmp_path}/glue"]
+  assert console.main(["prepare", "glue", *folders]) == 0
+  for task, split, expected in READ:
+    assert read(task, tmp_path / "data", split) == expected, task
+  # A table of others is refused.
+  (tmp_path / "other" / "SST-2").mkdir(parents=True)
+  monkeypatch.undo()
+  for content, message in (
+    ("text\tlabel\na\t1\n", r"expected the columns \['sentence', 'label'\]"),
+    ("sentence\tlabel\na\t2\n", r"row 0, field label: expected one of"),
+    ("sentence\tlabel\na\t1\n", "expected 872 examples, got 1"),
+  ):
+    (tmp_path / "other" / "SST-2" / "dev.tsv").write_text(content)
+    report = official_release.convert(
+      tmp_path / "other", tmp_path / "data", "glue"
+    )
+    assert re.search(message, report.failed["glue/sst2:2.0.0"])
+
+
+def test_questions_of_squad_and_mrqa(tmp_path, monkeypatch):
+  with_counts(monkeypatch, "squad", {"quoref": 2, "drop": 1})
+  asked = [
+    {"id": "a", "question": "Who sat?", "answers": [{"text": "a cat"}]},
+    {"id": "b", "question": "Where?", "answers": [{"text": "mat."}] * 2},
+  ]
+  for answer in (x for question in asked for x in question["answers"]):
+    answer["answer_start"] = 0
+  paragraphs = [{"context": "A cat sat on a mat.\n", "qas": asked}]
+  path = tmp_path / "quoref.json"
+  path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+  of_mrqa = {"qid": "c", "question": "Who?", "answers": ["Tom", "T."]}
+  of_mrqa |= {"question_tokens": [["Who", 0]], "detected_answers": []}
+  row = {"context": "Tom", "context_tokens": [["Tom", 0]], "qas": [of_mrqa]}
+  header = {"header": {"dataset": "DROP", "split": "dev"}}
+  write_jsonl(tmp_path / "DROP.jsonl", [header, row])
+  report = official_release.convert(tmp_path, tmp_path / "data", "squad")
+  assert not report.failed
+  context = "context: A cat sat on a mat . "
+  assert read("squad_quoref", tmp_path / "data", "validation") == {
+    b"a": (f"question: Who sat ? {context}", "a cat"),
+    b"b": (f"question: Where ? {context}", "mat . "),
+  }
+  assert read("mrqa_drop", tmp_path / "data", "test") == {
+    b"c": ("question: Who ? context: Tom", "Tom")
+  }
+  asked[0]["answers"] = []
+  path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+  report = official_release.convert(tmp_path, tmp_path / "other", "squad")
+  problem = "answers of 'Who sat?': expected one or more, got none"
+  assert problem in report.failed["squad/quoref:3.0.0"]

@@ -1,11 +1,12 @@
-"""Prepare the SuperGLUE data that the tasks read.
+"""Prepare the data that the tasks of a benchmark read.
 
   prompt-tuning prepare superglue --tfds_data_dir=tfds
-  prompt-tuning prepare superglue --tfds_data_dir=tfds --from=RELEASE
+  prompt-tuning prepare glue --tfds_data_dir=tfds --from=RELEASE
 
 The first command downloads the data. The second one builds it offline from a
-folder of the official release, with CB/train.jsonl and so on, or CB.zip. The
-exit status is 1 if a task could not be built; the other tasks are built anyway.
+folder of the official files: CB/train.jsonl or CB.zip of SuperGLUE;
+CoLA/train.tsv of GLUE; train-v1.1.json of SQuAD, DROP.jsonl of MRQA. The exit
+status is 1 if a task could not be built; the other tasks are built anyway.
 """
 
 import argparse
@@ -22,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
   logging.set_verbosity(logging.WARNING)
   if args.release:
     tfds.disable_progress_bar()  # `convert` shows its own.
-    report = tfds_data.convert(args.release, args.tfds_data_dir)
+    report = tfds_data.convert(args.release, args.tfds_data_dir, args.benchmark)
   else:
-    report = tfds_data.download(args.tfds_data_dir)
+    report = tfds_data.download(args.tfds_data_dir, args.benchmark)
   for label, found in (("built", report.built), ("kept", report.kept)):
     for name, counts in found.items():
       splits = ", ".join(f"{split} {n:,}" for split, n in counts.items())
