@@ -181,7 +181,7 @@ def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
     postprocessors.without_sentinel, postprocess=row.postprocess
   )
   behind = tuple(f"{preprocessors.SENTINEL} {label}" for label in row.labels)
-  forms = {
+  forms: dict[str, tuple[tuple[Any, ...], Any, SuperGlueTask]] = {
     "": ((), row.postprocess, row),
     "_sentinel": (
       (preprocessors.add_sentinel,),

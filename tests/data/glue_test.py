@@ -1,13 +1,16 @@
 """Texts and values of GLUE and SQuAD, worked out by hand from T5's rules."""
 
+import pathlib
+import tomllib
+
 import pytest
 import seqio
 import tensorflow as tf
 
 from prompt_tuning.data import preprocessors, superglue
 
-PAIR = {"sentence1": "A cat  sat.", "sentence2": 'It "sat".', "idx": 3}
-NLI = {"premise": "It rained.", "hypothesis": "It was wet.", "idx": 3}
+_PATH = pathlib.Path(__file__).parents[1] / "testdata" / "glue.toml"
+TEXTS = tomllib.loads(_PATH.read_text())["texts"]
 ASKED = {
   "context": "Peter's  cat\n(Tom) ate 3.5 fish\u2014raw.",
   "question": "What did Tom eat?",
@@ -18,71 +21,18 @@ SPACED = (
 )
 
 
-@pytest.mark.parametrize(
-  ("name", "raw", "inputs", "targets"),
-  [
-    (
-      *("sst2", {"sentence": "so good ", "label": 1, "idx": 0}),
-      *("sst2 sentence: so good ", "positive"),
-    ),
-    (
-      *("cola", {"sentence": "Cat the.", "label": 0, "idx": 0}),
-      *("cola sentence: Cat the.", "unacceptable"),
-    ),
-    (
-      *("mrpc", PAIR | {"label": 1}),
-      *(
-        'mrpc sentence1: A cat  sat. sentence2: It "sat".',
-        "equivalent",
-      ),
-    ),
-    (
-      *(
-        "qqp",
-        {"question1": "Why?", "question2": "Who?", "label": 0, "idx": 1},
-      ),
-      *("qqp question1: Why? question2: Who?", "not_duplicate"),
-    ),
-    (
-      *("stsb", PAIR | {"label": 3.75}),
-      *('stsb sentence1: A cat  sat. sentence2: It "sat".', "3.8"),
-    ),
-    (
-      *("qnli", {"question": "Who?", "sentence": "Tom.", "label": 1, "idx": 1}),
-      *("qnli question: Who? sentence: Tom.", "not_entailment"),
-    ),
-    (
-      *("rte", PAIR | {"label": 0}),
-      *('rte sentence1: A cat  sat. sentence2: It "sat".', "entailment"),
-    ),
-    (
-      *("wnli", PAIR | {"label": 0}),
-      *('wnli sentence1: A cat  sat. sentence2: It "sat".', "not_entailment"),
-    ),
-    *(
-      (
-        *(name, NLI | {"label": label}),
-        *("mnli hypothesis: It was wet. premise: It rained.", target),
-      )
-      for name, label, target in (
-        ("mnli", 1, "neutral"),
-        ("mnli_matched", 2, "contradiction"),
-        ("mnli_mismatched", 0, "entailment"),
-        ("ax", -1, "<unk>"),
-      )
-    ),
-  ],
-)
-def test_texts_of_glue_are_t5s(name, raw, inputs, targets):
-  row = superglue.ROWS[f"glue_{name}"]
-  dataset = row.preprocess(tf.data.Dataset.from_tensors(raw))
+@pytest.mark.parametrize("case", TEXTS, ids=lambda case: case["task"])
+def test_texts_of_glue_are_t5s(case):
+  row = superglue.ROWS[f"glue_{case['task']}"]
+  dataset = tf.data.Dataset.from_tensors(case["raw"] | {"idx": 3})
+  dataset = row.preprocess(dataset)
   (plain,) = dataset.as_numpy_iterator()
   dataset = preprocessors.add_prefix(dataset, prefix=row.prefix)
   (prefixed,) = dataset.as_numpy_iterator()
-  assert prefixed["inputs"].decode() == inputs
-  assert plain["inputs"].decode() == inputs.split(" ", 1)[1]
-  assert plain["targets"].decode() == targets
-  assert plain["idx"] == raw["idx"]
+  assert prefixed["inputs"].decode() == case["inputs"]
+  assert plain["inputs"].decode() == case["inputs"].split(" ", 1)[1]
+  assert plain["targets"].decode() == case["targets"]
+  assert plain["idx"] == 3
 
 
 @pytest.mark.parametrize(
@@ -90,7 +40,8 @@ def test_texts_of_glue_are_t5s(name, raw, inputs, targets):
   [(0.0, "0.0"), (2.5, "2.4"), (2.75, "2.8"), (4.95, "5.0"), (5.0, "5.0")],
 )
 def test_similarities_are_rounded_to_fifths(label, target):
-  raw = tf.data.Dataset.from_tensors(PAIR | {"label": label})
+  raw = {"sentence1": "A", "sentence2": "B", "idx": 0, "label": label}
+  raw = tf.data.Dataset.from_tensors(raw)
   (example,) = superglue.ROWS["glue_stsb"].preprocess(raw).as_numpy_iterator()
   assert example["targets"].decode() == target
 

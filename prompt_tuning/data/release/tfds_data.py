@@ -71,8 +71,11 @@ class _FromFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:
     name = f"Building {path.parent.name}/{path.name}"
-    examples = self._generate_examples(path, split)
-    yield from tqdm.tqdm(examples, name, unit=" examples")
+    yield from tqdm.tqdm(self._read(path, split), name, unit=" examples")
+
+  def _read(self, path: pathlib.Path, split: str) -> Iterator[Any]:
+    read: Any = self._generate_examples
+    return read(path, split)
 
 
 class _SuperGlue(_FromFiles, tfds.text.SuperGlue, skip_registration=True):
@@ -82,25 +85,17 @@ class _SuperGlue(_FromFiles, tfds.text.SuperGlue, skip_registration=True):
 class _Glue(_FromFiles, tfds.text.Glue, skip_registration=True):
   name = "glue"
 
-  def _generate_examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:
+  def _read(self, path: pathlib.Path, split: str) -> Iterator[Any]:
     if self.builder_config.name != "mrpc":
       kind = "test" if split.startswith("test") else split
-      yield from super()._generate_examples(path, kind)
+      yield from super()._read(path, kind)
       return
     # TFDS splits another file by a list of ids; GLUE's is split already.
     task = next(x for x in release_rows.RELEASES["glue"] if x.config == "mrpc")
     for row in release_rows.table(task, split, path.read_bytes()):
-      first, second = row["#1 String"], row["#2 String"]
-      label = int(row.get("Quality", -1))
-      yield (
-        row["idx"],
-        {
-          "sentence1": first,
-          "sentence2": second,
-          "label": label,
-          "idx": row["idx"],
-        },
-      )
+      idx, label = row["idx"], int(row.get("Quality", -1))
+      texts = {"sentence1": row["#1 String"], "sentence2": row["#2 String"]}
+      yield idx, {**texts, "label": label, "idx": idx}
 
 
 class _Squad(_FromFiles, skip_registration=True):
@@ -119,7 +114,7 @@ class _Squad(_FromFiles, skip_registration=True):
       features=qa_utils.squadlike_features()
     )
 
-  def _generate_examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:
+  def _generate_examples(self, path: pathlib.Path, split: str) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
     del split
     return qa_utils.generate_squadlike_examples(path)
 

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+import pathlib
 import re
+import tomllib
 import zipfile
 
 import damages
@@ -298,74 +300,21 @@ def read(task, data_dir, split):
   }
 
 
-# File of GLUE -> its content; then what each task reads of it. Quotation marks
-# are text, lines end in \n or \r\n, and rows without a label are left out.
-TABLES = {
-  "CoLA/train.tsv": 'x1\t1\t\tHe "sat.\nx1\t0\t*\t"Sat" he.\r\n',
-  "CoLA/test.tsv": "index\tsentence\n0\tHe sat.\n1\tShe\u2028sat.\n",
-  "MRPC/dev.tsv": (
-    "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-    '1\t5\t6\t" A cat\tA cat .\n0\t7\t8\tA\tB "'
-  ),
-  "QQP/train.tsv": (
-    "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
-    "0\t1\t2\tWhy?\tWho?\t0\n1\t3\tbroken\n2\t5\t6\tA?\tB?\t1\n"
-  ),
-  "STS-B/dev.tsv": (
-    "index\tsentence1\tsentence2\tscore\n0\tA\tB\t3.750\n1\tC\tD\t0\n"
-  ),
-  "MNLI/dev_matched.tsv": (
-    "index\tsentence1\tsentence2\tlabel1\tgold_label\n"
-    "0\tp\th\tneutral\tentailment\n1\tq\ti\tneutral\tneutral\n"
-  ),
-}
-READ = [
-  (
-    *("glue_cola", "train"),
-    {0: ('sentence: He "sat.', "acceptable")}
-    | {1: ('sentence: "Sat" he.', "unacceptable")},
-  ),
-  (
-    *("glue_cola", "test"),
-    {
-      0: ("sentence: He sat.", "<unk>"),
-      1: ("sentence: She\u2028sat.", "<unk>"),
-    },
-  ),
-  (
-    *("glue_mrpc", "validation"),
-    {0: ('sentence1: " A cat sentence2: A cat .', "equivalent")}
-    | {1: ('sentence1: A sentence2: B "', "not_equivalent")},
-  ),
-  (
-    *("glue_qqp", "train"),
-    {0: ("question1: Why? question2: Who?", "not_duplicate")}
-    | {2: ("question1: A? question2: B?", "duplicate")},
-  ),
-  (
-    *("glue_stsb", "validation"),
-    {0: ("sentence1: A sentence2: B", "3.8")}
-    | {1: ("sentence1: C sentence2: D", "0.0")},
-  ),
-  (
-    *("glue_mnli_matched", "validation"),
-    {0: ("hypothesis: h premise: p", "entailment")}
-    | {1: ("hypothesis: i premise: q", "neutral")},
-  ),
-]
+_PATH = pathlib.Path(__file__).parents[2] / "testdata" / "glue.toml"
+TABLES = tomllib.loads(_PATH.read_text())["tables"]
 
 
 def test_tables_of_glue_are_read_as_t5_reads_them(tmp_path, monkeypatch):
-  configs = ("cola", "mrpc", "qqp", "stsb", "mnli_matched")
-  with_counts(monkeypatch, "glue", dict.fromkeys(configs, 2))
-  for name, content in TABLES.items():
-    path = tmp_path / "glue" / name
+  with_counts(monkeypatch, "glue", {case["task"]: 2 for case in TABLES})
+  for case in TABLES:
+    path = tmp_path / "glue" / case["file"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode())
+    path.write_bytes(case["content"].encode())
   folders = [f"--tfds_data_dir={tmp_path}/data", f"--from={tmp_path}/glue"]
   assert console.main(["prepare", "glue", *folders]) == 0
-  for task, split, expected in READ:
-    assert read(task, tmp_path / "data", split) == expected, task
+  for case in TABLES:
+    rows = read(f"glue_{case['task']}", tmp_path / "data", case["split"])
+    assert {str(idx): [*texts] for idx, texts in rows.items()} == case["rows"]
   # A table of others is refused.
   (tmp_path / "other" / "SST-2").mkdir(parents=True)
   monkeypatch.undo()
