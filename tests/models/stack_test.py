@@ -155,9 +155,8 @@ def lowered_step(num_layers, on_trace, **overrides):
   return lowered.as_text()
 
 
-@pytest.mark.parametrize(
-  "remat", [pytest.param(False, marks=pytest.mark.slow), True]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [False, True])
 def test_an_unrolled_layer_is_traced_once(monkeypatch, remat):
   """It is differentiated and lowered once too; another layer is a call."""
   traced = []

@@ -102,6 +102,7 @@ def test_loss_and_gradient_are_those_of_the_padded_batch(factor, cut):
   assert (short[0][share] > 1.3 * padded[0][share]) == (cut is IN_THREE)
 
 
+@pytest.mark.slow
 def test_as_many_programs_are_compiled_as_there_are_shapes():
   loop = _start(IN_THREE, dropout_rate=0.1)  # The programs of the next test.
   loop._add_gradients = mock.Mock(wraps=loop._add_gradients)
