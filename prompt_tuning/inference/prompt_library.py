@@ -1,0 +1,176 @@
+"""A library of prompts, in which a new task finds prompts to start from.
+
+SPoT (Vu et al., 2022) compares prompts of one frozen model by cosines, in two
+ways, and starts the prompt of a task from those of similar tasks. For that, the
+target's prompt is trained for a while first.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import pathlib
+import re
+
+import numpy as np
+import pandas as pd
+
+from prompt_tuning import prompt_files
+from prompt_tuning.prompt_files import PromptMetadata
+
+# The parts of a task's name before and after that of its data set.
+_FAMILY = re.compile(r"^(super_glue|glue|ladder|mini)_|_(prefixed|sentinel)$")
+
+_PAIRS = "mean cosine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A prompt of the library.
+
+  Attributes:
+    file: Its file.
+    array: [P, H].
+    metadata: Its header.
+  """
+
+  file: pathlib.Path
+  array: np.ndarray
+  metadata: PromptMetadata
+
+  @property
+  def data_set(self) -> str | None:
+    """The data set of its task: "rte" of "super_glue_rte_prefixed"."""
+    task = self.metadata.task
+    return _FAMILY.sub("", task) if task else None
+
+
+def read(paths: Sequence[pathlib.Path]) -> list[Source]:
+  """Reads prompts with headers.
+
+  Args:
+    paths: Files, and folders, of which all `.safetensors` with a prompt count.
+
+  Raises:
+    ValueError: if a named file has no prompt or no header, or there is none.
+  """
+  found = []
+  for path in paths:
+    if path.is_dir():
+      files = sorted(x for x in path.rglob("*.safetensors") if x.is_file())
+      found += filter(None, (_source(x, is_named=False) for x in files))
+    else:
+      found.append(_source(path, is_named=True))
+  if not found:
+    raise ValueError(
+      f"Expected prompts in {', '.join(map(str, paths))}, got none. A run "
+      "writes its prompt to prompt.safetensors."
+    )
+  return found
+
+
+def _source(file: pathlib.Path, is_named: bool) -> Source | None:
+  try:
+    array, metadata = prompt_files.load_prompt(file)
+    if metadata is None:
+      raise ValueError(f"{file} does not say which model and task it is of.")
+  except ValueError:
+    if is_named:
+      raise
+    return None  # A folder may have other files.
+  return Source(file, array, metadata)
+
+
+def similarities(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+  """Compares two prompts, [P, H] and [Q, H], by SPoT's two measures.
+
+  Returns:
+    The cosine of the means over positions, and the mean of the cosines of all
+    pairs of positions, both in [-1, 1].
+
+  Raises:
+    ValueError: if the prompts are of different widths.
+  """
+  if one.shape[1] != other.shape[1]:
+    raise ValueError(
+      f"Expected prompts of one width, got {one.shape[1]} and "
+      f"{other.shape[1]}. Compare prompts of one frozen model."
+    )
+  means = [_unit(x.mean(axis=0)) for x in (one, other)]
+  # The mean over pairs is the product of the means of the unit vectors.
+  directions = [_unit(x).mean(axis=0) for x in (one, other)]
+  return float(means[0] @ means[1]), float(directions[0] @ directions[1])
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+  x = x.astype(np.float64)
+  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def candidates(target: Source, sources: Iterable[Source]) -> Iterator[Source]:
+  """Yields the sources that may serve a target.
+
+  They are of its frozen model and not of its data set: a prompt that has seen
+  the data of a task says nothing about transfer to it.
+  """
+  for source in sources:
+    same_model = (
+      source.metadata.base_fingerprint == target.metadata.base_fingerprint
+      and source.array.shape[1] == target.array.shape[1]
+    )
+    is_same = source.data_set is not None and source.data_set == target.data_set
+    if same_model and not is_same and source.file != target.file:
+      yield source
+
+
+def table(sources: Sequence[Source], target: Source | None) -> pd.DataFrame:
+  """Lists prompts; with a target, the most similar to it first.
+
+  Returns:
+    Columns file, task, score, positions and model, the first letters of its
+    fingerprint; with a target, both of `similarities`, the second of which
+    sorts the rows.
+  """
+  rows = []
+  for x in sources:
+    row = {
+      "file": str(x.file),
+      "task": x.metadata.task,
+      "score": x.metadata.score,
+      "positions": len(x.array),
+      "model": x.metadata.base_fingerprint[:8],
+    }
+    if target is not None:
+      means, pairs = similarities(target.array, x.array)
+      row |= {"cosine of means": means, _PAIRS: pairs}
+    rows.append(row)
+  frame = pd.DataFrame(rows)
+  if target is None:
+    return frame
+  return frame.sort_values(_PAIRS, ascending=False, kind="stable")
+
+
+def mixture(target: Source, sources: Iterable[Source], k: int) -> np.ndarray:
+  """Mixes the k prompts that are most similar to a target's, by pairs.
+
+  Returns:
+    [P, H] float32, their mean with the similarities as weights.
+
+  Raises:
+    ValueError: if fewer than k are similar at all, or their lengths differ.
+  """
+  scored = [(similarities(target.array, x.array)[1], x) for x in sources]
+  best = sorted(scored, key=lambda x: -x[0])[:k]
+  if len(best) < k or best[-1][0] <= 0:
+    positive = sum(weight > 0 for weight, _ in scored)
+    raise ValueError(
+      f"Expected {k} prompts whose similarity to {target.file} is above 0, got "
+      f"{positive}. Mix fewer."
+    )
+  lengths = sorted({len(x.array) for _, x in best})
+  if len(lengths) > 1:
+    raise ValueError(
+      f"Expected prompts of one length, got {lengths}: positions are mixed one "
+      "by one. Mix fewer, or name only prompts of one length."
+    )
+  weights = np.array([weight for weight, _ in best])
+  arrays = np.stack([x.array for _, x in best])
+  return np.average(arrays, axis=0, weights=weights).astype(np.float32)
