@@ -135,9 +135,6 @@ _FACTS = {
   "seconds": 1.5,
 }
 _CB_ROW = {"premise": "Ann left.", "hypothesis": "a", "label": "neutral"}
-_CB = next(
-  task for task in release_rows.RELEASES["superglue"] if task.name == "cb"
-)
 _LOCK = (
   "filelock/2\npid=5\nhost=elsewhere\nmode=lease\ntoken=ab\nduration=1.0\n"
 )
@@ -407,6 +404,35 @@ _CLAIMS, _PARAMETERS = (
   (_ROOT / "configs" / f"{name}.toml").read_text()
   for name in ("claims", "parameters")
 )
+
+
+def _release(
+  release: str, config: str, content: str, split: str = "validation"
+) -> Reader:
+  tasks = release_rows.RELEASES[release]
+  task = next(task for task in tasks if task.config == config)
+  task = dataclasses.replace(task, counts={split: 2})
+
+  def check(path: pathlib.Path) -> None:
+    with path.open("rb") as lines:
+      release_rows.check_lines(task, split, lines, str(path))
+
+  return _file(task.files[split], content, check)
+
+
+_SIMILARITIES = """index\tsentence1\tsentence2\tscore
+0\tA cat sat.\t"A cat\t3.75
+1\tA dog.\t\t0
+"""
+_ASKED = [
+  {"id": x, "question": "Who?", "answers": [{"text": x, "answer_start": 0}]}
+  for x in "ab"
+]
+_QUESTIONS = {"data": [{"paragraphs": [{"context": "ab", "qas": _ASKED}]}]}
+_MRQA = {
+  "context": "ab",
+  "qas": [{"qid": x, "question": "Who?", "answers": [x]} for x in "ab"],
+}
 READERS: dict[str, Reader] = {
   "gin binding": _text("train/a.B.c = {'inputs': [1, %X]}", reading.from_text),
   "gin file": _file(
@@ -513,13 +539,12 @@ READERS: dict[str, Reader] = {
   "release, zip": _file(
     "CB.zip", _zip({"CB/train.jsonl": "{}" * 99}), _extract
   ),
-  "release, rows": _file(
-    "val.jsonl",
-    _lines(*({**_CB_ROW, "idx": i} for i in range(56))),
-    lambda path: release_rows.check_lines(
-      _CB, "validation", path.read_bytes().splitlines(), str(path)
-    ),
+  "release, rows": _release(
+    "superglue", "cb", _lines({**_CB_ROW, "idx": 0}, {**_CB_ROW, "idx": 1})
   ),
+  "release, table": _release("glue", "stsb", _SIMILARITIES),
+  "release, questions": _release("squad", "quoref", json.dumps(_QUESTIONS)),
+  "release, MRQA": _release("squad", "drop", _lines({}, _MRQA), "test"),
   "TFDS's description": _made(
     _tfds, "**/dataset_info.json", _read_tfds, called="1.0.2"
   ),

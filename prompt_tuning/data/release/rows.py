@@ -220,16 +220,16 @@ def _rows(
   task: ReleaseTask, split: str, lines: Iterable[bytes], path: str, remedy: str
 ) -> Iterator[tuple[str, Row]]:
   """Yields the rows of a file, and their places."""
-  if task.format in ("json", "tsv"):
-    what = "JSON" if task.format == "json" else "such a table"
-    with project_files.parsing(path, what, remedy):
-      content = b"".join(lines)
-      if task.format == "json":
-        rows = [json.loads(content.decode("utf-8"))]
-      else:
-        rows = list(table(task, split, content))
+  if task.format == "json":
+    with project_files.parsing(path, "JSON", remedy):
+      row = json.loads(b"".join(lines).decode("utf-8"))
+    yield path, row
+    return
+  if task.format == "tsv":
+    with project_files.parsing(path, "such a table", remedy):
+      rows = list(table(task, split, b"".join(lines)))
     for row in rows:
-      yield f"{path}, row {row['idx']}" if "idx" in row else path, row
+      yield f"{path}, row {row['idx']}", row
     return
   for number, line in enumerate(lines, 1):
     if task.format == "mrqa" and number == 1:
