@@ -27,6 +27,30 @@ UNLABELLED = "<unk>"
 SENTINEL = "<extra_id_0>"
 
 
+def correct_referents(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
+  """Leaves out the train examples whose label is false.
+
+  T5 learns to write the referent, so wrong noun phrases cannot be targets. The
+  other splits keep them, because T5 has to distinguish them in evaluation.
+  """
+  if split != "train":
+    return dataset
+  return dataset.filter(lambda example: example["label"] != 0)
+
+
+def other_articles(dataset: tf.data.Dataset, split: str) -> tf.data.Dataset:
+  """Keeps a tenth of the articles for validation, and the others for training.
+
+  All questions about an article are in one of the splits.
+  """
+  return dataset.filter(
+    lambda example: (
+      (tf.strings.to_hash_bucket_fast(example["title"], 10) == 0)
+      == (split == "validation")
+    )
+  )
+
+
 @_each_example
 def add_prefix(example: Example, prefix: str) -> Example:
   """Puts `prefix`, which ends in a space, in front of the inputs."""

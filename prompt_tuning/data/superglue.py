@@ -11,8 +11,8 @@ tasks and mixtures of `superglue.toml`, `glue.toml` and `qa.toml`:
 * `glue_{cola,sst2,mrpc,qqp,stsb,mnli,mnli_matched,mnli_mismatched,qnli,rte,
   wnli,ax}`; `glue` at T5's rates; `glue_mnli_and_dev`; `mrpc_from_qqp` and
   `qqp_from_mrpc`, which train on the one and evaluate both.
-* `squad`, `squad_*`, `mrqa_*`, and `squad_to_mrqa`, which trains on SQuAD and
-  evaluates MRQA's too.
+* `squad`, `squad_*`, `mrqa_*`, and `squad_to_mrqa` and `new_wiki_to_domains`,
+  which train on the first set and evaluate all.
 
 Each is also registered as `..._prefixed`, with the task's name in front of the
 input, unless it has none. Each task is also registered as `..._sentinel`, with
@@ -68,7 +68,8 @@ class SuperGlueTask:
       text the paper's words (section 3.2).
     mixture_rate: Training examples in T5's mixtures; 0 leaves the task out.
     splits: The splits of the dataset, or split -> its name in TFDS.
-    correct_referents_only: Whether the train split omits wrong referents.
+    select: Maps a dataset of raw examples, and its split, to the examples that
+      the split keeps; None keeps all.
   """
 
   name: str
@@ -81,7 +82,7 @@ class SuperGlueTask:
   class_words: tuple[str, ...] = ()
   mixture_rate: int = 0
   splits: Sequence[str] | Mapping[str, str] = ("train", "validation", "test")
-  correct_referents_only: bool = False
+  select: Callable[[tf.data.Dataset, str], tf.data.Dataset] | None = None
 
   def __post_init__(self):
     if self.prefix is None:
@@ -97,6 +98,7 @@ def _task(
   fields: Mapping[str, str] | None = None,
   labels: Sequence[str] = (),
   synonyms: Mapping[str, str] | None = None,
+  select: str = "",
   **columns: Any,
 ) -> SuperGlueTask:
   """Makes a task of a table of a TOML file."""
@@ -112,6 +114,7 @@ def _task(
     postprocess=scored and functools.partial(scored, **of_answer),
     metric_fns=tuple(getattr(metrics_lib, name) for name in metrics),
     labels=tuple(labels),
+    select=getattr(preprocessors, select) if select else None,
     **hashable,
   )
 
@@ -153,20 +156,18 @@ class PreparedData(seqio.TfdsDataSource):
     return split
 
 
-def _correct_referents(source: seqio.DataSource) -> seqio.DataSource:
-  """Leaves out the train examples of a source whose label is false.
+def _selected(
+  source: seqio.DataSource,
+  select: Callable[[tf.data.Dataset, str], tf.data.Dataset],
+) -> seqio.DataSource:
+  """Applies `SuperGlueTask.select` to a source.
 
-  T5 learns to write the referent, so wrong noun phrases cannot be targets. The
-  other splits keep them, because T5 has to distinguish them in evaluation. The
-  number of examples that the source states includes them.
+  The number of examples that the source states includes those left out.
   """
   get_all = source.get_dataset
 
   def get_dataset(split: str = "train", **kwargs: Any) -> tf.data.Dataset:
-    dataset = get_all(split=split, **kwargs)
-    if split != "train":
-      return dataset
-    return dataset.filter(lambda example: example["label"] != 0)
+    return select(get_all(split=split, **kwargs), split)
 
   source.get_dataset = get_dataset
   return source
@@ -174,8 +175,8 @@ def _correct_referents(source: seqio.DataSource) -> seqio.DataSource:
 
 def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
   """Registers `row` over `source`: as it is, prefixed and with a sentinel."""
-  if row.correct_referents_only:
-    source = _correct_referents(source)
+  if row.select:
+    source = _selected(source, row.select)
   feature = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
   without_sentinel = functools.partial(
     postprocessors.without_sentinel, postprocess=row.postprocess

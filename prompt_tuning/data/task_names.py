@@ -48,7 +48,7 @@ def by_heading() -> Mapping[str, Sequence[str]]:
       *("mini_super_glue", "ladder"),
     ),
     "Questions about a text, each task as NAME_sentinel too": (
-      *("squad", "squad_to_mrqa"),
+      *("squad", "squad_to_mrqa", "new_wiki_to_domains"),
       *_of("mrqa", _MRQA),
       *_of("squad", _LIKE_SQUAD),
     ),

@@ -129,3 +129,16 @@ def test_mixtures_of_glue_and_squad():
 )
 def test_names_of_the_original_code_find_our_tasks(name, ours):
   assert seqio.get_mixture_or_task(name).name == ours
+
+
+def test_training_and_validation_share_no_article():
+  raw = {"title": [f"Article {i // 3}" for i in range(90)]}
+  raw = tf.data.Dataset.from_tensor_slices(raw)
+  select = superglue.ROWS["squad_new_wiki"].select
+  train, validation = (
+    [x["title"] for x in select(raw, split).as_numpy_iterator()]
+    for split in ("train", "validation")
+  )
+  assert len(train) + len(validation) == 90
+  assert not set(train) & set(validation)
+  assert len(train) > len(validation) > 0
