@@ -4,6 +4,7 @@ import functools
 import json
 from typing import Any
 
+import computed
 import conformance
 from flax import traverse_util
 import gin
@@ -47,6 +48,10 @@ METHODS: dict[str, tuple[str, list[str], list[str]]] = {
     ["PROMPT_LENGTH = 4", "LORA_RANK = 2"],
   ),
   "ia3": ("ia3", [], []),
+  **{
+    stem: (stem, files, [*bindings, "PROMPT_LENGTH = 4"])
+    for stem, (files, bindings) in computed.METHODS.items()
+  },
   "model_tuning": ("model_tuning", [], []),
 }
 ATTENTIONS = [
@@ -328,8 +333,9 @@ def test_method_on_a_decoder_trains_resumes_and_answers(method, tmp_path):
   _configure(method, "eval", **settings, EVAL_OUTPUT_DIR=str(tmp_path / "eval"))
   metrics = gin.get_configurable(eval_lib.evaluate)()
   assert metrics == evals[-1]["metrics"]
-  if method == "prompt_tuning":
+  prompt = parts / "prompt.safetensors"
+  assert prompt.exists() == (method in {"prompt_tuning", *computed.METHODS})
+  if prompt.exists():
     model = pt.load(base, seqio.ByteVocabulary())
-    prompt = parts / "prompt.safetensors"
     found = model.evaluate(tiny.TASK, prompt)
     assert found in [x["metrics"][tiny.TASK] for x in evals]

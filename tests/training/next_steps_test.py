@@ -27,6 +27,7 @@ def _words(note):
   [
     ["gin/recipes/prompt_tuning.gin"],
     ["gin/methods/prompt_tuning.gin", "gin/runs/train.gin"],
+    ["gin/recipes/residual_prompt.gin"],
   ],
 )
 def test_of_a_prompt(tmp_path, gin_files):
