@@ -1,16 +1,12 @@
 """Texts and values of GLUE and SQuAD, worked out by hand from T5's rules."""
 
-import pathlib
-import tomllib
-
+from glue_cases import CASES
 import pytest
 import seqio
 import tensorflow as tf
 
 from prompt_tuning.data import preprocessors, superglue
 
-_PATH = pathlib.Path(__file__).parents[1] / "testdata" / "glue.toml"
-TEXTS = tomllib.loads(_PATH.read_text())["texts"]
 ASKED = {
   "context": "Peter's  cat\n(Tom) ate 3.5 fish\u2014raw.",
   "question": "What did Tom eat?",
@@ -21,7 +17,7 @@ SPACED = (
 )
 
 
-@pytest.mark.parametrize("case", TEXTS, ids=lambda case: case["task"])
+@pytest.mark.parametrize("case", CASES["texts"], ids=lambda case: case["task"])
 def test_texts_of_glue_are_t5s(case):
   row = superglue.ROWS[f"glue_{case['task']}"]
   dataset = tf.data.Dataset.from_tensors(case["raw"] | {"idx": 3})
@@ -35,26 +31,15 @@ def test_texts_of_glue_are_t5s(case):
   assert plain["idx"] == 3
 
 
-@pytest.mark.parametrize(
-  ("label", "target"),
-  [(0.0, "0.0"), (2.5, "2.4"), (2.75, "2.8"), (4.95, "5.0"), (5.0, "5.0")],
-)
-def test_similarities_are_rounded_to_fifths(label, target):
-  raw = {"sentence1": "A", "sentence2": "B", "idx": 0, "label": label}
-  raw = tf.data.Dataset.from_tensors(raw)
-  (example,) = superglue.ROWS["glue_stsb"].preprocess(raw).as_numpy_iterator()
-  assert example["targets"].decode() == target
+ANSWERS = ["fish", "3.5 fish"]
 
 
 @pytest.mark.parametrize(
   ("name", "raw"),
   [
-    (
-      "squad",
-      {"id": "a", "title": "Cats", "answers": {"text": ["fish", "3.5 fish"]}},
-    ),
-    ("squad_reddit", {"id": "a", "answers": {"text": ["fish", "3.5 fish"]}}),
-    ("mrqa_drop", {"qid": "a", "answers": ["fish", "3.5 fish"]}),
+    ("squad", {"id": "a", "title": "Cats", "answers": {"text": ANSWERS}}),
+    ("squad_reddit", {"id": "a", "answers": {"text": ANSWERS}}),
+    ("mrqa_drop", {"qid": "a", "answers": ANSWERS}),
   ],
 )
 def test_questions_have_spaces_around_punctuation(name, raw):
@@ -67,15 +52,10 @@ def test_questions_have_spaces_around_punctuation(name, raw):
   assert row.postprocess("fish", example, False) == "fish"
 
 
-@pytest.mark.parametrize(
-  ("text", "value"),
-  [
-    *(("3.8", 3.8), ("5", 5.0), (" 2.4", 2.4), ("-1", -1.0)),
-    *(("good", -1.0), ("", -1.0), ("nan", -1.0), ("inf", -1.0)),
-  ],
-)
-def test_answers_that_are_no_number_are_invalid(text, value):
-  assert superglue.ROWS["glue_stsb"].postprocess(text, {}) == value
+def test_answers_that_are_no_number_are_invalid():
+  texts = ("3.8", "5", " 2.4", "-1", "good", "", "nan", "inf")
+  values = [superglue.ROWS["glue_stsb"].postprocess(x, {}) for x in texts]
+  assert values == [3.8, 5.0, 2.4, -1.0, -1.0, -1.0, -1.0, -1.0]
 
 
 @pytest.mark.parametrize(
@@ -117,18 +97,14 @@ def test_mixtures_of_glue_and_squad():
   assert len(tasks) == 7
 
 
-@pytest.mark.parametrize(
-  ("name", "ours"),
-  [
+def test_names_of_the_original_code_find_our_tasks():
+  for name, ours in (
     ("glue_mrpc_v002", "glue_mrpc_prefixed"),
-    ("taskless_glue_mrpc_v002", "glue_mrpc"),
     ("taskless_glue_mrpc_from_qqp_v002", "glue_mrpc_from_qqp"),
     ("squad_v010_allanswers", "squad"),
     ("mrqa_drop_v100", "mrqa_drop"),
-  ],
-)
-def test_names_of_the_original_code_find_our_tasks(name, ours):
-  assert seqio.get_mixture_or_task(name).name == ours
+  ):
+    assert seqio.get_mixture_or_task(name).name == ours
 
 
 def test_training_and_validation_share_no_article():

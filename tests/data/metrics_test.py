@@ -2,6 +2,7 @@
 
 import json
 
+from glue_cases import CASES
 import pytest
 from superglue_reference import REFERENCE, ROWS
 
@@ -132,41 +133,12 @@ def test_glue_average_counts_mnli_once_and_wnli_never():
   assert metrics.averages(scores) == {}
 
 
-# 20 labels, and predictions of which two are no label. The numbers of GLUE and
-# SQuAD are those of scikit-learn, SciPy and the `t5` package.
-LABELS = [0, 0, 1, 1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1]
-GUESSES = [0, 0, 1, -1, 1, 1, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, -1, 1, 0]
-ANSWERS = [["the Norman dynasty", "Norman dynasty"], ["10 million"], ["Paris"]]
-
-
-@pytest.mark.parametrize(
-  ("name", "targets", "predictions", "expected"),
-  [
-    ("glue_mrpc", LABELS, GUESSES, {"f1": 75.0, "accuracy": 70.0}),
-    ("glue_cola", LABELS, GUESSES, {"matthews_corrcoef": 43.39031056423362}),
-    ("glue_cola", LABELS, [1] * 20, {"matthews_corrcoef": 0.0}),
-    (
-      *("glue_stsb", [0.0, 1.4, 3.2, 5.0, 4.8], [-1.0, 2.0, 2.0, 4.6, 5.0]),
-      {
-        "pearson_corrcoef": 95.00002767905178,
-        "spearman_corrcoef": 87.2081599272381,
-      },
-    ),
-    (
-      *("glue_stsb", [0.0, 1.4], [3.0, 3.0]),
-      {"pearson_corrcoef": 0.0, "spearman_corrcoef": 0.0},
-    ),
-    (
-      *("squad", [*ANSWERS, ["in 1066"]]),
-      ["Norman  dynasty", "10 million people", "london", "1066"],
-      {"em": 25.0, "f1": 61.66666666666667},
-    ),
-  ],
-)
-def test_values_of_glue_and_squad(name, targets, predictions, expected):
-  got = evaluate(superglue.ROWS[name], targets, predictions)
+@pytest.mark.parametrize("case", CASES["metrics"], ids=lambda x: x["task"])
+def test_values_of_glue_and_squad(case):
+  row = superglue.ROWS[case["task"]]
+  got = evaluate(row, case["targets"], case["predictions"])
   got.pop("invalid", None)
-  assert got == pytest.approx(expected, abs=1e-9)
+  assert got == pytest.approx(case["values"], abs=1e-9)
 
 
 def test_axb_is_scored_by_matthews_correlation():

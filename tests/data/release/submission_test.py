@@ -4,6 +4,7 @@ import json
 import zipfile
 
 import damages
+from glue_cases import CASES
 import pytest
 
 from prompt_tuning.data.release import rows as release_rows
@@ -198,27 +199,12 @@ def test_what_the_leaderboard_would_refuse(
   assert problem in found
 
 
-# As `TASKS`, of GLUE, with the file's name.
-GLUE = {
-  "cola": (1_063, "acceptable", "CoLA", "1"),
-  "sst2": (1_821, "negative", "SST-2", "0"),
-  "mrpc": (1_725, "equivalent", "MRPC", "1"),
-  "stsb": (1_379, "3.8", "STS-B", "3.8"),
-  "qqp": (390_965, "not_duplicate", "QQP", "0"),
-  "mnli_matched": (9_796, "neutral", "MNLI-m", "neutral"),
-  "mnli_mismatched": (9_847, "entailment", "MNLI-mm", "entailment"),
-  "qnli": (5_463, "not_entailment", "QNLI", "not_entailment"),
-  "rte": (3_000, "entailment", "RTE", "entailment"),
-  "wnli": (146, "entailment", "WNLI", "1"),
-  "ax": (1_104, "contradiction", "AX", "contradiction"),
-}
-
-
 def test_submission_to_glue(tmp_path):
-  """Is complete, and what its leaderboard would refuse is found."""
+  """A complete one, and what the leaderboard would refuse."""
+  glue = CASES["submission"]
   folders = [
     _infer(tmp_path / task, task, [said] * count, benchmark="glue")
-    for task, (count, said, *_) in GLUE.items()
+    for task, (count, said, *_) in glue.items()
   ]
   rows = {
     name: submission.rows(name, *found)
@@ -228,8 +214,8 @@ def test_submission_to_glue(tmp_path):
   submission.write(rows, path)
   assert submission.check(path) == []
   contents = _contents(path)
-  assert contents.keys() == {f"{file}.tsv" for *_, file, _ in GLUE.values()}
-  for *_, file, label in GLUE.values():
+  assert contents.keys() == {f"{file}.tsv" for *_, file, _ in glue.values()}
+  for *_, file, label in glue.values():
     lines = contents[f"{file}.tsv"].splitlines()
     assert lines[:3] == ["index\tprediction", f"0\t{label}", f"1\t{label}"]
   changed = tmp_path / "changed.zip"

@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 import json
-import pathlib
 import re
-import tomllib
 import zipfile
 
 import damages
+from glue_cases import CASES
 import pytest
 from superglue_reference import REFERENCE
 import tensorflow_datasets as tfds
@@ -300,19 +299,16 @@ def read(task, data_dir, split):
   }
 
 
-_PATH = pathlib.Path(__file__).parents[2] / "testdata" / "glue.toml"
-TABLES = tomllib.loads(_PATH.read_text())["tables"]
-
-
 def test_tables_of_glue_are_read_as_t5_reads_them(tmp_path, monkeypatch):
-  with_counts(monkeypatch, "glue", {case["task"]: 2 for case in TABLES})
-  for case in TABLES:
+  tables = CASES["tables"]
+  with_counts(monkeypatch, "glue", {case["task"]: 2 for case in tables})
+  for case in tables:
     path = tmp_path / "glue" / case["file"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(case["content"].encode())
   folders = [f"--tfds_data_dir={tmp_path}/data", f"--from={tmp_path}/glue"]
   assert console.main(["prepare", "glue", *folders]) == 0
-  for case in TABLES:
+  for case in tables:
     rows = read(f"glue_{case['task']}", tmp_path / "data", case["split"])
     assert {str(idx): [*texts] for idx, texts in rows.items()} == case["rows"]
   # A table of others is refused.
