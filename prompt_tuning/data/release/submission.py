@@ -20,14 +20,12 @@ from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import zip_files
 from prompt_tuning.data.release.rows import ReleaseTask
 
-# Benchmark -> its tasks by name.
+# Name of the seqio task -> the task of its leaderboard.
 _TASKS = {
-  benchmark: {
-    f"{benchmark}_{task.name}": task
-    for task in release_rows.RELEASES[release]
-    if task.submitted_file
-  }
-  for benchmark, release in (("super_glue", "superglue"), ("glue", "glue"))
+  f"{prefix}_{task.name}": task
+  for prefix, release in (("super_glue", "superglue"), ("glue", "glue"))
+  for task in release_rows.RELEASES[release]
+  if task.submitted_file
 }
 # Of a file in a submission; ReCoRD's 10,000 answers are about 1 MB.
 _MAX_BYTES = 2**26
@@ -35,7 +33,8 @@ _AGAIN = "Remove the file, and run t5x.infer again."
 _REMEDY = "Write the submission again, from the predictions."
 # As `t5x.infer` names them.
 _PREDICTIONS = re.compile(
-  r"(?P<task>(?P<benchmark>super_glue|glue)_\w+)-predict\.jsonl-(?P<shard>\d+)-of-(?P<shards>\d+)"
+  r"(?P<name>(?P<task>\w+?)(_classification)?(_prefixed)?)-predict\.jsonl"
+  r"-(?P<shard>\d+)-of-(?P<shards>\d+)"
 )
 
 
@@ -68,12 +67,8 @@ def find_predictions(
     for path in sorted(folder.glob("*")):
       match = _PREDICTIONS.fullmatch(path.name)
       # Texts with a sentinel would have to be parsed in another way.
-      if (
-        match
-        and match["task"] in superglue.ROWS
-        and not match["task"].endswith("_sentinel")
-      ):
-        key = match["benchmark"], match["task"], int(match["shards"])
+      if match and match["task"] in _TASKS:
+        key = match["task"], match["name"], int(match["shards"])
         shards[key].append(path)
     if not shards:
       others = [path.name for path in sorted(folder.glob("*.jsonl-*"))]
@@ -83,15 +78,13 @@ def find_predictions(
         f"{', '.join(others[:5]) or 'none'}. Run t5x.infer on test splits, in "
         "MODE 'predict'."
       )
-    for (benchmark, name, count), paths in shards.items():
+    for (task, name, count), paths in shards.items():
       if len(paths) != count:
         raise ValueError(
           f"Expected {count} shards of {name} in {folder}, got {len(paths)}. "
           "Let the other runs of t5x.infer finish."
         )
-      row = superglue.ROWS[name]
-      task = f"{benchmark}_{row.name.removesuffix('_classification')}"
-      _, others = found.setdefault(task, (row, paths))
+      _, others = found.setdefault(task, (superglue.ROWS[name], paths))
       if others is not paths:
         raise ValueError(
           f"Expected {task} once, got {others[0]} and {paths[0]}. Leave one "
@@ -119,7 +112,7 @@ def rows(
     ValueError: if a line is not a prediction on the test split, or its text is
       not a label.
   """
-  task, postprocess = _task(name), row.postprocess
+  task, postprocess = _TASKS[name], row.postprocess
   assert postprocess, "every task of the benchmark has one"
   answers: dict[Any, Any] = {}
   invalid = []
@@ -165,7 +158,7 @@ def write(
   """Writes the zip file."""
   with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
     for name, task_rows in rows_by_task.items():
-      task = _task(name)
+      task = _TASKS[name]
       if task.format == "tsv":
         lines = ["index\tprediction"]
         lines += [f"{row['idx']}\t{row['label']}" for row in task_rows]
@@ -173,10 +166,6 @@ def write(
         lines = map(json.dumps, task_rows)
       text = "".join(f"{line}\n" for line in lines)
       archive.writestr(task.submitted_file, text)
-
-
-def _task(name: str) -> ReleaseTask:
-  return next(tasks[name] for tasks in _TASKS.values() if name in tasks)
 
 
 def check(path: pathlib.Path) -> list[str]:
@@ -194,7 +183,9 @@ def check(path: pathlib.Path) -> list[str]:
     with zip_files.opened(path, str(path)) as archive:
       names = set(archive.namelist())
       of_glue = any(name.endswith(".tsv") for name in names)
-      for task in _TASKS["glue" if of_glue else "super_glue"].values():
+      for task in _TASKS.values():
+        if (task.format == "tsv") != of_glue:
+          continue
         if task.submitted_file not in names:
           problems.append(f"{task.submitted_file} is missing.")
           continue

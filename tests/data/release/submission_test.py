@@ -133,6 +133,9 @@ def test_wrong_folders_are_refused(tmp_path):
   sentinel = _infer(tmp_path / "sentinel", "cb", ["neutral"], "_sentinel")
   with pytest.raises(ValueError, match="got super_glue_cb_sentinel-predict"):
     submission.find_predictions([sentinel])
+  other = _infer(tmp_path / "mnli", "mnli", ["neutral"], benchmark="glue")
+  with pytest.raises(ValueError, match="got glue_mnli-predict"):
+    submission.find_predictions([other])
   with pytest.raises(ValueError, match=r"got none\. Run t5x\.infer on test"):
     submission.find_predictions([tmp_path / "none"])
   folder = _infer(tmp_path / "a", "cb", ["neutral"] * 2, shards=2)
