@@ -9,10 +9,14 @@ are generated when they are first read.
   record, 52 in rte, 49 in boolq and multirc, 41 in copa and wic, 40 in cb, 26
   in wsc. The longest target has 6.
 * `ladder_{boolq,...}` and `ladder`.
+* `ladder_{boolq,cb}_{home,people,values,longer,answers}`, domains of one task,
+  of which only `home` has a train split; `ladder_{boolq,cb}_domains` trains on
+  it and evaluates all.
 
 Each is also registered as `..._prefixed`.
 """
 
+import functools
 import os
 
 import seqio
@@ -20,7 +24,7 @@ import seqio
 from prompt_tuning import project_files
 from prompt_tuning.data import sources, superglue, task_names
 from prompt_tuning.data import vocabulary as vocabulary_lib
-from prompt_tuning.mini.ladder import corpus, probes
+from prompt_tuning.mini.ladder import corpus, probes, world
 from prompt_tuning.mini.ladder import examples as ladder_examples
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from prompt_tuning.mini.stories import examples as mini_examples
@@ -51,6 +55,23 @@ def _add_miniature(examples, prefix: str, mixture: str, names) -> None:
 
 _add_miniature(mini_examples, MINI, "mini_super_glue", task_names.SUPER_GLUE)
 _add_miniature(ladder_examples, LADDER, "ladder", _PROBED)
+for _task in ladder_examples.DOMAIN_TASKS:
+  _names = [f"{_task}_{domain}" for domain in world.DOMAINS]
+  for _name in _names:
+    _splits = (
+      ("train", "validation") if _name.endswith("home") else ("validation",)
+    )
+    superglue.add_task(
+      f"{LADDER}_{_name}",
+      superglue.BY_NAME[_task],
+      sources.ExampleSource(
+        functools.partial(ladder_examples.features, _name),
+        {x: ladder_examples.EXAMPLES_PER_SPLIT[x] for x in _splits},
+      ),
+    )
+  superglue.add_mixture(
+    f"{LADDER}_{_task}_domains", {f"{LADDER}_{x}": 1 for x in _names}
+  )
 
 
 def use_vocabulary(

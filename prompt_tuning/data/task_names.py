@@ -20,6 +20,8 @@ _MRQA = (
   "textbook_qa",
 )
 _LIKE_SQUAD = ("new_wiki", "reddit", "amazon_reviews", "xquad_en", "quoref")
+# Of the miniature world.
+_DOMAINS = ("home", "people", "values", "longer", "answers")
 _MORE = ("axb", "axg", "wsc_classification")
 # For a command without a task.
 NONE_GIVEN = (
@@ -41,11 +43,18 @@ def by_heading() -> Mapping[str, Sequence[str]]:
       *_of("glue", (*GLUE, *_MORE_OF_GLUE)),
       *_of("mini", SUPER_GLUE),
       *_of("ladder", SUPER_GLUE),
+      *_of("ladder_boolq", _DOMAINS),
+      *_of("ladder_cb", _DOMAINS),
     ),
     "Mixtures of them, each as NAME_prefixed too": (
       *("super_glue", "super_glue_smallest", "super_glue_and_dpr"),
       *("glue", "glue_mnli_and_dev", "mrpc_from_qqp", "qqp_from_mrpc"),
-      *("mini_super_glue", "ladder"),
+      *(
+        "mini_super_glue",
+        "ladder",
+        "ladder_boolq_domains",
+        "ladder_cb_domains",
+      ),
     ),
     "Questions about a text, each task as NAME_sentinel too": (
       *("squad", "squad_to_mrqa", "new_wiki_to_domains"),

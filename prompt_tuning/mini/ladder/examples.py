@@ -22,18 +22,23 @@ EXAMPLES_PER_SPLIT = {"train": 4_000, "validation": 400, "test": 400}
 Maker = Callable[[random.Random, str, int], Features]
 
 
-def _of_claim(statuses: Sequence[str], features: Mapping[str, str]) -> Maker:
+def _of_claim(
+  statuses: Sequence[str],
+  features: Mapping[str, str],
+  domain: world.Domain = world.EVERYWHERE,
+) -> Maker:
   """Returns the function that makes examples of a claim about a story.
 
   Args:
     statuses: The claim's status for each label.
     features: Feature -> sentence.
+    domain: That of the story and the claim.
   """
 
   def make(rng: random.Random, split: str, label: int) -> Features:
-    story = world.draw_story(rng, split, 2)
-    claim = world.draw_claim(rng, story, statuses[label])
-    words = {**claim.words(), "story": world.tell(story)}
+    story = world.draw_story(rng, split, domain.facts, domain)
+    claim = world.draw_claim(rng, story, statuses[label], domain)
+    words = {**claim.words(), "story": world.tell(story, domain)}
     filled = {name: text.format(**words) for name, text in features.items()}
     return {**filled, "label": label}
 
@@ -115,6 +120,16 @@ TASKS: dict[str, tuple[Maker, int]] = {
 } | {
   task: (_of_claim(**table), len(table["statuses"]))
   for task, table in world.TABLES["claims"].items()
+}
+# Of these, a prompt learns one domain and is scored on the others.
+DOMAIN_TASKS = ("boolq", "cb")
+TASKS |= {
+  f"{task}_{name}": (
+    _of_claim(**world.TABLES["claims"][task], domain=domain),
+    len(world.TABLES["claims"][task]["statuses"]),
+  )
+  for task in DOMAIN_TASKS
+  for name, domain in world.DOMAINS.items()
 }
 
 

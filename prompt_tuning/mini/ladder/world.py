@@ -6,7 +6,7 @@ relations of six values, twelve laws of cause and effect, six words of two
 senses. Everything is one short English clause.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 import dataclasses
 import pathlib
 import random
@@ -23,6 +23,28 @@ MEN: list[str] = TABLES["men"]
 PEOPLE = [*WOMEN, *MEN]
 # A relation of a person to a value.
 Relation = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+  """The stories of a domain.
+
+  Attributes:
+    people: Names.
+    weights: How often each value of a relation is drawn, if not equally.
+    facts: The facts of a story.
+    sentence: The form of a fact in a story.
+  """
+
+  people: Sequence[str] = tuple(PEOPLE)
+  weights: Sequence[int] | None = None
+  facts: int = 2
+  sentence: str = "{statement}"
+
+
+# The whole world, and parts of it, by name.
+EVERYWHERE = Domain()
+DOMAINS = {k: Domain(**x) for k, x in TABLES["domains"].items()}
 RELATIONS: list[Relation] = TABLES["relations"]
 # A cause and its effect.
 Law = tuple[str, str]
@@ -55,8 +77,8 @@ class Fact:
     return {**said, "who": self.who, "value": self.value}
 
 
-def tell(story: Iterable[Fact]) -> str:
-  return " ".join(f"{fact.statement} ." for fact in story)
+def tell(story: Iterable[Fact], domain: Domain = EVERYWHERE) -> str:
+  return " ".join(f"{domain.sentence} .".format(**x.words()) for x in story)
 
 
 _PARTS = 6
@@ -72,7 +94,9 @@ def split_of(*combination: Hashable) -> str:
   return {0: "validation", 1: "test"}.get(number, "train")
 
 
-def draw_story(rng: random.Random, split: str, count: int) -> list[Fact]:
+def draw_story(
+  rng: random.Random, split: str, count: int, domain: Domain = EVERYWHERE
+) -> list[Fact]:
   """Draws facts of different people whose combination belongs to `split`."""
   while True:
     # Half of the stories have one relation, so that a value alone does not
@@ -80,12 +104,17 @@ def draw_story(rng: random.Random, split: str, count: int) -> list[Fact]:
     relations = [rng.choice(RELATIONS)] * count
     if rng.random() < 0.5:
       relations = [rng.choice(RELATIONS) for _ in range(count)]
-    people = rng.sample(PEOPLE, count)
+    people = rng.sample(domain.people, count)
     facts: list[Fact] = []
     for who, relation in zip(people, relations, strict=True):
       taken = [fact.value for fact in facts]
       free = [value for value in relation["values"] if value not in taken]
-      facts.append(Fact(who, relation, rng.choice(free)))
+      if domain.weights is None:
+        facts.append(Fact(who, relation, rng.choice(free)))
+      else:
+        by_value = dict(zip(relation["values"], domain.weights, strict=True))
+        (value,) = rng.choices(free, [by_value[x] for x in free])
+        facts.append(Fact(who, relation, value))
     if split_of(*sorted(fact.statement for fact in facts)) == split:
       return facts
 
@@ -145,7 +174,12 @@ def draw_meeting(rng: random.Random, split: str) -> Meeting:
 STATUSES = ("entailment", "contradiction", "neutral")
 
 
-def draw_claim(rng: random.Random, story: list[Fact], status: str) -> Fact:
+def draw_claim(
+  rng: random.Random,
+  story: list[Fact],
+  status: str,
+  domain: Domain = EVERYWHERE,
+) -> Fact:
   """Draws a claim that a story entails, contradicts, or leaves open.
 
   A contradiction gives a person of the story a value that is not in it, and a
@@ -160,6 +194,6 @@ def draw_claim(rng: random.Random, story: list[Fact], status: str) -> Fact:
     return dataclasses.replace(fact, value=rng.choice(values))
   if status == "neutral":
     present = {f.who for f in story}
-    people = [person for person in PEOPLE if person not in present]
+    people = [person for person in domain.people if person not in present]
     return dataclasses.replace(fact, who=rng.choice(people))
   return fact
