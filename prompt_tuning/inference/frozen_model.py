@@ -159,7 +159,8 @@ class FrozenModel:
     return base_models.base_fingerprint(self._base)
 
   @functools.cached_property
-  def _vocabulary_sha256(self) -> str:
+  def vocabulary_sha256(self) -> str:
+    """The hash that identifies the vocabulary."""
     return vocabulary_lib.sha256(self.vocabulary)
 
   @property
@@ -343,7 +344,7 @@ class FrozenModel:
       prompt = TunedPrompt(prompt_files.checked(prompt, "An array"), None)
     if prompt.metadata is not None:
       prompt_files.check_compatible(
-        prompt.metadata, self.fingerprint, self._vocabulary_sha256
+        prompt.metadata, self.fingerprint, self.vocabulary_sha256
       )
     width = self.config.emb_dim
     if prompt.array.ndim != 2 or prompt.array.shape[1] != width:

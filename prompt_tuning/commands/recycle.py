@@ -1,0 +1,36 @@
+"""Move a prompt to another frozen model, without training on its task.
+
+  prompt-tuning recycle PROMPT --from=BASE --to=BASE --output=moved.safetensors
+
+The models have one vocabulary: sizes or versions of one model. Evaluate the
+result, or train it for fewer steps with gin/recipes/spot.gin. --method is one
+of the paper's (Lester et al., 2022): `v2v-lin`, a linear map between the
+embeddings; `lin-comb`, which combines new embeddings as the prompt combines old
+ones; or `v2v-nn`, a small network.
+"""
+
+import argparse
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs the command."""
+  from prompt_tuning import tasks
+  from prompt_tuning.inference import recycling
+  from prompt_tuning.inference.frozen_model import FrozenModel
+  from prompt_tuning.inference.requests import TunedPrompt
+  from prompt_tuning.interop import prompt_conversion
+
+  words = args.vocabulary
+  if words:
+    words = tasks.use_vocabulary(words, args.extra_ids)
+  old, new = (
+    FrozenModel.load(path, words, extra_ids=args.extra_ids)
+    for path in (args.source, args.target)
+  )
+  moved = recycling.move(
+    TunedPrompt(*prompt_conversion.read_prompt(args.prompt)),
+    *(old, new, args.method, args.skip, args.tokens),
+  )
+  moved.save(args.output)
+  length, width = moved.array.shape
+  print(f"{args.output}: prompt of {length} x {width} for {new.checkpoint}.")

@@ -1,0 +1,143 @@
+"""Prompts moved to another frozen model, without training on the task.
+
+Prompt recycling (Lester et al., 2022) learns from the two embedding tables how
+words of one model map to those of another, and applies that to a prompt. The
+models share their vocabulary. The paper learns from 4,000 pieces, after the
+first 1,000.
+"""
+
+from collections.abc import Callable
+import os
+import warnings
+
+import numpy as np
+
+from prompt_tuning import prompt_files
+from prompt_tuning.inference.frozen_model import FrozenModel
+from prompt_tuning.inference.requests import TunedPrompt
+from prompt_tuning.models.config import TOKEN_EMBEDDING
+from t5x import checkpoints
+from t5x.formats import stored_arrays
+
+# The paper's, of `v2v-nn`.
+_HIDDEN_WIDTHS, _RATE, _BATCH, _EPOCHS = 4, 3e-4, 50, 25
+
+
+def _linear(prompt: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+  """Applies the linear map from old embeddings to new ones."""
+  return prompt @ np.linalg.lstsq(old, new)[0]
+
+
+def _combination(
+  prompt: np.ndarray, old: np.ndarray, new: np.ndarray
+) -> np.ndarray:
+  """Combines new embeddings as the prompt is a combination of old ones."""
+  return np.linalg.lstsq(old.T, prompt.T)[0].T @ new
+
+
+def _network(
+  prompt: np.ndarray, old: np.ndarray, new: np.ndarray
+) -> np.ndarray:
+  """Applies an MLP that maps old embeddings to new ones."""
+  from sklearn import exceptions, neural_network  # As in `data.metrics`.
+
+  mlp = neural_network.MLPRegressor(
+    hidden_layer_sizes=(_HIDDEN_WIDTHS * old.shape[1],),
+    alpha=0.0,
+    batch_size=min(_BATCH, len(old)),
+    learning_rate_init=_RATE,
+    max_iter=_EPOCHS,
+    random_state=0,
+  )
+  with warnings.catch_warnings():  # It stops after its epochs.
+    warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+    mlp.fit(old, new)
+  return mlp.predict(prompt)
+
+
+METHODS: dict[str, Callable[..., np.ndarray]] = {
+  "v2v-lin": _linear,
+  "lin-comb": _combination,
+  "v2v-nn": _network,
+}
+
+
+def recycle(
+  prompt: np.ndarray,
+  old: np.ndarray,
+  new: np.ndarray,
+  method: str = "v2v-lin",
+  skip: int = 1000,
+  tokens: int = 4000,
+) -> np.ndarray:
+  """Maps a prompt from one table of embeddings to another.
+
+  Args:
+    prompt: [P, H] The prompt.
+    old: [V, H] The embeddings of its model.
+    new: [V, G] Those of the other model, whose rows are the same pieces.
+    method: A name in `METHODS`.
+    skip: First pieces to leave out.
+    tokens: Number of the pieces after them to learn from.
+
+  Returns:
+    [P, G] float32.
+
+  Raises:
+    ValueError: if the method is unknown, or there are fewer pieces.
+  """
+  if method not in METHODS:
+    raise ValueError(
+      f"Expected a method of {', '.join(METHODS)}, got {method!r}."
+    )
+  rows = min(len(old), len(new))
+  if skip + tokens > rows:
+    raise ValueError(
+      f"Expected at least {skip + tokens} embeddings, to skip {skip} and learn "
+      f"from {tokens}, got {rows}. Choose fewer: --skip=0 --tokens={rows}."
+    )
+  chosen = slice(skip, skip + tokens)
+  arrays = (np.asarray(x, np.float64) for x in (prompt, old, new))
+  prompt, old, new = arrays
+  return METHODS[method](prompt, old[chosen], new[chosen]).astype(np.float32)
+
+
+def move(
+  prompt: TunedPrompt,
+  old: FrozenModel,
+  new: FrozenModel,
+  method: str = "v2v-lin",
+  skip: int = 1000,
+  tokens: int = 4000,
+) -> TunedPrompt:
+  """Moves a prompt to another model; see `recycle`.
+
+  Returns:
+    The prompt for `new`. It has no score, because it was not evaluated there.
+
+  Raises:
+    ValueError: as `recycle` does, if the prompt is not of the model `old`, or
+      the models' vocabularies differ.
+  """
+  array = old.prompt_array(prompt)
+  assert array is not None
+  if old.vocabulary_sha256 != new.vocabulary_sha256:
+    raise ValueError(
+      f"Expected two models of one vocabulary, but that of {new.checkpoint} is "
+      f"not that of {old.checkpoint}. Prompts move between sizes and versions "
+      "of a model."
+    )
+  tables, names = [], set()
+  for model in (old, new):
+    arrays = checkpoints.open_checkpoint(model.checkpoint).arrays
+    tables.append(stored_arrays.read(arrays[TOKEN_EMBEDDING]))
+    names = set(arrays)
+  is_t5 = any(name.startswith("encoder/") for name in names)
+  metadata = prompt_files.PromptMetadata(
+    new.fingerprint,
+    new.vocabulary_sha256,
+    parameter_path=prompt_files.PARAMETER_PATHS[not is_t5],
+    task=prompt.metadata and prompt.metadata.task,
+    base_model=os.path.abspath(new.checkpoint),
+  )
+  return TunedPrompt(recycle(array, *tables, method, skip, tokens), metadata)
