@@ -4,6 +4,7 @@ Nothing here imports JAX or what gin files name, so that help is there at once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import logging
 import os
 import re
 import shutil
@@ -111,9 +112,11 @@ def report_errors() -> None:
   Any error that the program does not handle ends the other processes, too.
   """
 
+  # When one of Orbax's or fsspec's concurrent calls fails, nobody waits for the
+  # others, and their loop may be over. The error of the first is reported.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
   def report(kind, error, trace):
-    # An Orbax call has failed, and the rest of its writes wake a loop that is
-    # over. Its error is on its way.
     if kind is RuntimeError and str(error) == "Event loop is closed":
       return
     tell_others()
