@@ -39,13 +39,10 @@ def configure(method: str, model: str = "tiny", **macros: Any) -> None:
   )
 
 
-def normal(parts):
-  """Gives every parameter other values than it starts with."""
+def normal(shapes):
+  """Random values, other than those that parameters start with."""
   rng = np.random.default_rng(0)
-  return {
-    name: rng.normal(size=x.shape).astype(np.float32)
-    for name, x in parts.items()
-  }
+  return {x: rng.normal(size=y).astype("f4") for x, y in shapes.items()}
 
 
 def parts_of(method):
@@ -57,4 +54,4 @@ def parts_of(method):
       jax.random.key(0), jnp.ones((1, 2), "int32"), jnp.ones((1, 2, WIDTH))
     )["params"]
   )
-  return normal(shapes)
+  return normal({name: x.shape for name, x in shapes.items()})

@@ -14,7 +14,7 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   from prompt_tuning.interop import prompt_conversion
 
-  prompt, metadata = prompt_conversion.read_prompt(args.source)
+  prompt, metadata = prompt_conversion.read_prompt(args.source, args.task)
   written = prompt_conversion.write_prompt(
     args.target, prompt, metadata, args.base_model
   )

@@ -16,6 +16,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.models.config import TOKEN_EMBEDDING
+from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 from t5x.formats import stored_arrays
 
@@ -97,9 +98,9 @@ def recycle(
       f"from {tokens}, got {rows}. Choose fewer: --skip=0 --tokens={rows}."
     )
   chosen = slice(skip, skip + tokens)
-  arrays = (np.asarray(x, np.float64) for x in (prompt, old, new))
-  prompt, old, new = arrays
-  return METHODS[method](prompt, old[chosen], new[chosen]).astype(np.float32)
+  tables = (np.asarray(x[chosen], np.float64) for x in (old, new))
+  moved = METHODS[method](np.asarray(prompt, np.float64), *tables)
+  return moved.astype(np.float32)
 
 
 def move(
@@ -127,12 +128,9 @@ def move(
       f"not that of {old.checkpoint}. Prompts move between sizes and versions "
       "of a model."
     )
-  tables, names = [], set()
-  for model in (old, new):
-    arrays = checkpoints.open_checkpoint(model.checkpoint).arrays
-    tables.append(stored_arrays.read(arrays[TOKEN_EMBEDDING]))
-    names = set(arrays)
-  is_t5 = any(name.startswith("encoder/") for name in names)
+  opened = (checkpoints.open_checkpoint(x.checkpoint) for x in (old, new))
+  tables = [stored_arrays.read(x.arrays[TOKEN_EMBEDDING]) for x in opened]
+  is_t5 = isinstance(new.config, T5Config)
   metadata = prompt_files.PromptMetadata(
     new.fingerprint,
     new.vocabulary_sha256,

@@ -21,7 +21,7 @@ PARAMETER_PATHS = (
 
 
 def read_prompt(
-  path: epath.PathLike,
+  path: epath.PathLike, task: str | None = None
 ) -> tuple[np.ndarray, prompt_files.PromptMetadata | None]:
   """Reads a prompt in any format.
 
@@ -30,6 +30,7 @@ def read_prompt(
       checkpoint of T5X's or ours that has a prompt, which may be computed, or
       the folder of a run. A run gives its best prompt, or without one that of
       its last checkpoint.
+    task: The task whose prompt to take from a checkpoint of several tasks.
 
   Returns:
     The prompt, [P, H] float32, and its metadata.
@@ -52,12 +53,15 @@ def read_prompt(
   from t5x.formats import stored_arrays
 
   checkpoint = checkpoints.open_checkpoint(str(path))
-  found = computed_prompts.find(checkpoint.arrays, PARAMETER_PATHS)
+  arrays = checkpoint.arrays
+  if task is not None:
+    arrays = computed_prompts.of_task(arrays, task)
+  found = computed_prompts.find(arrays, PARAMETER_PATHS)
   if len(found) != 1:
     raise ValueError(
       f"Expected a prompt in {path}, at {' or '.join(PARAMETER_PATHS)}, got "
       f"{' and '.join(found) or 'none'} among {len(checkpoint.arrays)} "
-      "parameters."
+      "parameters. MPT's prompts need the name of a task."
     )
   ((name, parts),) = found.items()
   own = name.removesuffix("prompt")
@@ -77,6 +81,7 @@ def read_prompt(
     or prompt_files.UNKNOWN,
     vocabulary_sha256=prompt_files.UNKNOWN,
     parameter_path=name,
+    task=task,
     step=checkpoint.step,
   )
   return prompt_files.checked(prompt, pathlib.Path(path)), metadata

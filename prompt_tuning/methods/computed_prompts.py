@@ -29,8 +29,6 @@ _T = TypeVar("_T")
 _POSITIONS, _INNER, _WIDTH = "prompt", "prompt_inner", "prompt_embed"
 # R embeddings in one row, R * H.
 _ROW = "prompt_row"
-# PyTorch's, of the published code.
-_LAYER_NORM_EPSILON = 1e-5
 _ONES, _ZEROS = nn.initializers.ones, nn.initializers.zeros
 # The products are small, and must be the same on every device.
 _product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -81,7 +79,7 @@ def _residual(
   """
   hidden = _product("ph,hr->pr", base, down) + down_bias[None]
   output = _product("pr,rh->ph", nn.relu(hidden), up) + up_bias[None]
-  normed = jax.nn.standardize(output, epsilon=_LAYER_NORM_EPSILON)
+  normed = jax.nn.standardize(output)  # With PyTorch's epsilon.
   return base + normed * norm_scale[None] + norm_shift[None]
 
 
@@ -276,11 +274,22 @@ def find(
   return found
 
 
-def is_prompt_alone(names: Iterable[str]) -> bool:
-  """Returns whether parameters are those of one prompt that folds."""
-  names = set(names)
-  found = find(dict.fromkeys(names)).values()
-  return [len(parts) for parts in found] == [len(names)]
+def of_task(parameters: Mapping[str, _T], task: str) -> dict[str, _T]:
+  """Returns MPT's parameters of several tasks as those of one task.
+
+  Args:
+    parameters: Those of a network with `methods.multitask_prompt`.
+    task: The name of a task, as in its parameters: "cb". Without such a task
+      the result does not fold.
+  """
+  names = {f"task_{task}_{x}": x for x in ("positions", "features")}
+  names["shared/prompt"] = "shared"
+  return {
+    name.removesuffix(own) + part: x
+    for name, x in parameters.items()
+    for own, part in names.items()
+    if name.endswith(f"/prompt/{own}")
+  }
 
 
 def fold(parts: Mapping[str, Array | np.ndarray]) -> np.ndarray:

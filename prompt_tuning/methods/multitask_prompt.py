@@ -2,8 +2,9 @@
 
 The prompt of an example is the shared prompt, [P, H], plus the row, [H], of its
 task at every position. A task costs H parameters instead of P * H, and common
-knowledge is learned once. Multitask Prompt Tuning (Wang et al., 2023) uses a
-product of rank one instead of the sum.
+knowledge is learned once. Multitask Prompt Tuning (MPT; Wang et al., 2023) has
+a product of rank one instead of the sum, and learns from the prompts of single
+tasks too: see `teacher`.
 
 The input of an example must start with the task's name, as T5's multi-task
 inputs do ("boolq passage: ..."): the seqio tasks `*_prefixed`. So a batch may
@@ -11,7 +12,7 @@ mix tasks, and training, evaluation and generation need no additional feature.
 The frozen model reads the name as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import itertools
 import re
@@ -19,31 +20,39 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from pydantic import PositiveInt
 
+from prompt_tuning.injections import Injections
 from prompt_tuning.methods.parameters import parameter
 from prompt_tuning.prompts import Prompt, Vocabulary, random_uniform
 from prompt_tuning.types import Array, Initializer
 
 
 class MultitaskPrompt(nn.Module):
-  """The parameters `shared/prompt`, [P, H], and `task_<name>`, [H], in float32.
+  """The parameters `shared/prompt`, [P, H], and those of each task, in float32.
 
-  The rows are separate parameters, not a matrix, so that a checkpoint names the
-  task of each row: it cannot be restored for other tasks, or in another order,
-  by mistake. They are initially zero.
+  They are `task_<name>`, [H], which is added and initially zero. In a product,
+  they are factors that are initially one: `task_<name>_positions`, [P], and
+  `task_<name>_features`, [H].
+
+  The tasks have separate parameters, not rows of a matrix, so that a checkpoint
+  names the task of each: it cannot be restored for other tasks, or in another
+  order, by mistake.
 
   Attributes:
     length: Positions, P.
     prefixes: The first word of the inputs of each task, such as "boolq ".
     vocabulary: The model's.
     prompt_init: Initialiser of the shared prompt.
+    is_product: Whether the tasks have factors, as in MPT.
   """
 
   length: int
   prefixes: Sequence[str]
   vocabulary: Vocabulary
   prompt_init: Initializer = random_uniform()
+  is_product: bool = False
 
   replicated_axes: ClassVar[tuple[str, ...]] = ("prompt", "prompt_embed")
 
@@ -66,39 +75,109 @@ class MultitaskPrompt(nn.Module):
       ValueError: if two tasks have the same name, or one prefix is the start of
         another, so that an input could match both.
     """
-    pieces = {
-      re.sub(r"\W+", "_", prefix).strip("_"): list(
-        self.vocabulary.encode(prefix)
-      )
-      for prefix in self.prefixes
-    }
-    every = pieces.values()
-    if len(pieces) < len(self.prefixes) or not pieces or not all(every):
-      raise ValueError(
-        f"Expected one prefix for each task, got {list(self.prefixes)}. Give "
-        "every task once."
-      )
-    for (name, ids), (other, longer) in itertools.permutations(
-      pieces.items(), 2
-    ):
-      if longer[: len(ids)] == ids:
-        raise ValueError(
-          "Expected prefixes that tell the tasks apart, but the prefix of "
-          f"{other!r} starts with that of {name!r}. Leave one of them out."
-        )
+    pieces = _pieces(self.prefixes, self.vocabulary)
     shared = Prompt(self.length, self.prompt_init, name="shared")
     prompt = shared(tokens, embedded)[None]  # [1, P, H]
-    is_padding = (tokens == 0).all(axis=1, keepdims=True)  # [B, 1]
-    row, zeros = jnp.where(is_padding, 0.0, jnp.nan), nn.initializers.zeros
-    for name, ids in pieces.items():
-      own = parameter(
-        f"task_{name}", zeros, embedded.shape[-1:], ("prompt_embed",)
+    start = nn.initializers.ones if self.is_product else nn.initializers.zeros
+
+    def own(name: str, size: int, axis: str) -> Array:
+      return parameter(f"task_{name}", start, (size,), (axis,))
+
+    def of_task(name: str) -> Array:
+      width = embedded.shape[-1]
+      if not self.is_product:
+        return own(name, width, "prompt_embed")[None]
+      positions = own(f"{name}_positions", self.length, "prompt")
+      features = own(f"{name}_features", width, "prompt_embed")
+      return positions[:, None] * features[None]
+
+    of_tasks = [of_task(name) for name in pieces]
+    row = _choose(tokens, [*pieces.values()], of_tasks).astype(embedded.dtype)
+    return prompt * row if self.is_product else prompt + row
+
+
+class _Teachers(nn.Module):
+  """The prompts of single tasks, each for the inputs of its task.
+
+  Attributes:
+    prompts: Prefix -> [P, H].
+    vocabulary: The model's.
+  """
+
+  prompts: Mapping[str, np.ndarray]
+  vocabulary: Vocabulary
+
+  @nn.compact
+  def __call__(self, tokens: Array, embedded: Array) -> Array:
+    """Returns the prompts of a batch, as `MultitaskPrompt` does."""
+    pieces = _pieces([*self.prompts], self.vocabulary)
+    chosen = _choose(
+      tokens,
+      [*pieces.values()],
+      [jnp.asarray(x) for x in self.prompts.values()],
+    )
+    return chosen.astype(embedded.dtype)
+
+
+def teacher(
+  prompts: Mapping[str, np.ndarray], vocabulary: Vocabulary
+) -> Callable[[nn.Module], nn.Module]:
+  """Configures the teachers of MPT in gin files, for `t5x.models`.
+
+  Args:
+    prompts: Prefix -> [P, H], of one length.
+    vocabulary: The model's.
+
+  Returns:
+    A function from the network that trains to the same network with them.
+
+  Raises:
+    ValueError: if the lengths differ.
+  """
+  if len({x.shape for x in prompts.values()}) != 1:
+    shapes = {prefix: x.shape for prefix, x in prompts.items()}
+    raise ValueError(f"Expected teachers of one shape, got {shapes}.")
+  made = functools.partial(_Teachers, prompts=prompts, vocabulary=vocabulary)
+  return lambda module: module.clone(injections=Injections(prompt=made))
+
+
+def _pieces(
+  prefixes: Sequence[str], vocabulary: Vocabulary
+) -> dict[str, list[int]]:
+  """Returns the token ids of prefixes by the names of their tasks."""
+  pieces = {
+    re.sub(r"\W+", "_", prefix).strip("_"): list(vocabulary.encode(prefix))
+    for prefix in prefixes
+  }
+  if len(pieces) < len(prefixes) or not pieces or not all(pieces.values()):
+    raise ValueError(
+      f"Expected one prefix for each task, got {list(prefixes)}. Give "
+      "every task once."
+    )
+  for (name, ids), (other, longer) in itertools.permutations(pieces.items(), 2):
+    if longer[: len(ids)] == ids:
+      raise ValueError(
+        "Expected prefixes that tell the tasks apart, but the prefix of "
+        f"{other!r} starts with that of {name!r}. Leave one of them out."
       )
-      # Shapes may be traced with fewer positions than the prefix has.
-      start = jnp.pad(tokens, ((0, 0), (0, len(ids))))[:, : len(ids)]
-      is_own = (start == jnp.asarray(ids)[None]).all(axis=1, keepdims=True)
-      row = jnp.where(is_own, own[None], row)  # [B, H]
-    return prompt + row[:, None].astype(embedded.dtype)
+  return pieces
+
+
+def _choose(
+  tokens: Array, prefixes: Sequence[Sequence[int]], of_tasks: Sequence[Array]
+) -> Array:
+  """Returns for each input the array, [1 or P, H], of the task it starts with.
+
+  It is NaN for an input of no task, and zero for padding.
+  """
+  is_padding = (tokens == 0).all(axis=1)[:, None, None]
+  chosen = jnp.where(is_padding, 0.0, jnp.nan)  # [B, 1, 1]
+  for ids, own in zip(prefixes, of_tasks, strict=True):
+    # Shapes may be traced with fewer positions than the prefix has.
+    start = jnp.pad(tokens, ((0, 0), (0, len(ids))))[:, : len(ids)]
+    is_own = (start == jnp.asarray(ids)[None]).all(axis=1)[:, None, None]
+    chosen = jnp.where(is_own, own[None], chosen)
+  return chosen
 
 
 def prompt_factory(
@@ -106,6 +185,7 @@ def prompt_factory(
   prefixes: Sequence[str],
   vocabulary: Vocabulary,
   prompt_init: Initializer,
+  is_product: bool = False,
 ) -> Callable[..., MultitaskPrompt]:
   """Configures `MultitaskPrompt` in gin files; see `prompts.prompt_factory`."""
   return functools.partial(
@@ -114,4 +194,5 @@ def prompt_factory(
     prefixes=prefixes,
     vocabulary=vocabulary,
     prompt_init=prompt_init,
+    is_product=is_product,
   )

@@ -125,7 +125,9 @@ class SaveBestPrompt(trainer.BaseAction):
         "same metric and mode."
       )
     self._evals, self._checkpointer = evals, checkpointer
-    self._is_alone &= computed_prompts.is_prompt_alone(checkpointer.trained)
+    found = computed_prompts.find(dict.fromkeys(checkpointer.trained))
+    sizes = [len(parts) for parts in found.values()]
+    self._is_alone &= sizes == [len(checkpointer.trained)]
     best = self._best()
     if not self._is_alone or best is None:
       return

@@ -4,7 +4,7 @@ Every process reads them while gin builds the model. Google's T5X has no
 fingerprints, so there prompts are written and read without that check.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -106,6 +106,18 @@ def prompt_for_model(
   prompt, metadata = prompt_files.load_prompt(prompt_file)
   check_compatible([metadata], checkpoint_path, vocabulary)
   return prompt
+
+
+def prompts_of_tasks(
+  files: Mapping[str, str],
+  checkpoint_path: str,
+  vocabulary: seqio.Vocabulary,
+) -> dict[str, np.ndarray]:
+  """Reads prompts, prefix -> file, as `prompt_for_model` reads one."""
+  return {
+    prefix: prompt_for_model(path, checkpoint_path, vocabulary)
+    for prefix, path in files.items()
+  }
 
 
 def check_compatible(

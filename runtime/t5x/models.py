@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from t5x import decoding, losses, optimizers
@@ -48,6 +49,9 @@ class EncoderDecoderModel:
     loss_normalizing_factor: What the summed loss is divided by; None leaves the
       sum.
     default_decoder_params: Arguments of `decode_fn`.
+    teacher: From the module, another with the same parameters whose
+      distribution of target tokens training should approach; None is none.
+    distillation: Weight of the divergence from it, in nats.
     ends_inputs: Whether inputs end as a task says. If not, none has an end.
   """
 
@@ -65,6 +69,8 @@ class EncoderDecoderModel:
     float | str | losses.SpecialLossNormalizingFactor | None
   ) = None
   default_decoder_params: Mapping[str, Any] | None = None
+  teacher: Callable[[nn.Module], nn.Module] | None = None
+  distillation: NonNegativeFloat = 0.9
   ends_inputs: ClassVar[bool] = True
 
   def _features(self, batch: Batch) -> Batch:
@@ -105,9 +111,13 @@ class EncoderDecoderModel:
     )
 
   def _logits(
-    self, params: Params, batch: Batch, dropout_rng: jax.Array | None
+    self,
+    params: Params,
+    batch: Batch,
+    dropout_rng: jax.Array | None,
+    module: nn.Module | None = None,
   ) -> jax.Array:  # [B, S, V]
-    logits = self.module.apply(
+    logits = (module or self.module).apply(
       {"params": params},
       batch["encoder_input_tokens"],
       batch["decoder_input_tokens"],
@@ -150,6 +160,14 @@ class EncoderDecoderModel:
       z_loss=self.z_loss,
       loss_normalizing_factor=factor,
     )
+    if self.teacher is not None and dropout_rng is not None:
+      taught = self._logits(params, batch, None, self.teacher(self.module))
+      log_q, log_p = (
+        jax.nn.log_softmax(x.astype(jnp.float32)) for x in (logits, taught)
+      )
+      away = optax.losses.kl_divergence_with_log_targets(log_q, log_p)
+      away = jnp.sum(away * weights) / (1.0 if factor is None else factor)
+      loss += self.distillation * away
     counted = weights > 0
     right = (jnp.argmax(logits, axis=-1) == targets) & counted
     return loss, {

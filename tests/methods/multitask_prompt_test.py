@@ -1,12 +1,18 @@
+import conformance
+from flax import traverse_util
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
+import tiny
+import tiny_gin
 
 from prompt_tuning import tasks  # noqa: F401
 from prompt_tuning.data import superglue
-from prompt_tuning.methods import multitask_prompt
+from prompt_tuning.methods import computed_prompts, multitask_prompt
+from t5x import models
 
 VOCABULARY = seqio.ByteVocabulary()
 PREFIXES = ("cb ", "copa ", "wsc: ")
@@ -113,3 +119,46 @@ def test_what_registers_a_mixture_is_imported_first(tmp_path, monkeypatch):
 def test_a_task_without_a_row_is_refused(mixture, used, message):
   with pytest.raises(ValueError, match=message):
     superglue.prefixes_of(mixture, used)
+
+
+def test_tasks_learn_from_the_answers_with_their_own_prompts(tmp_path):
+  rows = dict(
+    zip("ab", np.random.default_rng(0).normal(size=(2, 18)), strict=1)
+  )
+  parts, files = {"shared": {"prompt": np.ones((2, 16))}}, {}
+  for task, row in rows.items():
+    parts |= {
+      f"task_{task}_positions": row[:2],
+      f"task_{task}_features": row[2:],
+    }
+    files[task] = str(tmp_path / f"{task}.npy")
+    np.save(files[task], np.outer(row[:2], row[2:]))
+  parts = jax.tree.map(lambda x: np.asarray(x, np.float32), parts)
+  tiny_gin.configure_files(
+    "train",
+    ["gin/methods/mpt_sources.gin", "gin/prompts/random_uniform.gin"],
+    ["PROMPT_LENGTH = 2", "TASK_PREFIXES = ['a', 'b']", "DROPOUT_RATE = 0.0"],
+    **{"MPT_TEACHERS": files, "INITIAL_CHECKPOINT_PATH": "", "MODEL_DIR": ""},
+  )
+  model = gin.get_configurable(models.EncoderDecoderModel)()
+  shapes = tiny.input_shapes(2)
+  params = model.get_initial_variables(jax.random.key(0), shapes)["params"]
+  assert params["encoder"]["prompt"].keys() == parts.keys()
+  batch = {name: jnp.full(x, 9, "int32") for name, x in shapes.items()}
+  # "a" and "b" in pieces of bytes.
+  inputs = batch["encoder_input_tokens"].at[:, 0].set(jnp.array([100, 101]))
+  batch["encoder_input_tokens"] = inputs
+
+  def distance(parts):
+    """The loss of training beyond that of evaluation."""
+    prompted = conformance.with_prompt(params, parts)
+    taught, _ = model.loss_fn(prompted, batch, jax.random.key(1))
+    return taught - model.eval_fn(prompted, batch)[0]
+
+  assert abs(distance(parts)) < 1e-3
+  assert distance(parts | {"task_b_features": parts["task_a_features"]}) > 0.1
+  flat = traverse_util.flatten_dict({"encoder": {"prompt": parts}}, sep="/")
+  for task, file in files.items():
+    found = computed_prompts.find(computed_prompts.of_task(flat, task))
+    prompt = computed_prompts.fold(found["encoder/prompt/prompt"])
+    np.testing.assert_allclose(prompt, np.load(file), rtol=1e-5)
