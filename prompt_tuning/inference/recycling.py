@@ -8,6 +8,7 @@ first 1,000.
 
 from collections.abc import Callable
 import os
+from typing import Any
 import warnings
 
 import numpy as np
@@ -42,10 +43,11 @@ def _network(
   """Applies an MLP that maps old embeddings to new ones."""
   from sklearn import exceptions, neural_network  # As in `data.metrics`.
 
+  batch: Any = min(_BATCH, len(old))
   mlp = neural_network.MLPRegressor(
     hidden_layer_sizes=(_HIDDEN_WIDTHS * old.shape[1],),
     alpha=0.0,
-    batch_size=min(_BATCH, len(old)),
+    batch_size=batch,
     learning_rate_init=_RATE,
     max_iter=_EPOCHS,
     random_state=0,
@@ -53,7 +55,7 @@ def _network(
   with warnings.catch_warnings():  # It stops after its epochs.
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
     mlp.fit(old, new)
-  return mlp.predict(prompt)
+  return np.asarray(mlp.predict(prompt))
 
 
 METHODS: dict[str, Callable[..., np.ndarray]] = {

@@ -86,7 +86,8 @@ class _Glue(_FromFiles, tfds.text.Glue, skip_registration=True):
   name = "glue"
 
   def _read(self, path: pathlib.Path, split: str) -> Iterator[Any]:
-    if self.builder_config.name != "mrpc":
+    config: Any = self.builder_config
+    if config.name != "mrpc":
       kind = "test" if split.startswith("test") else split
       yield from super()._read(path, kind)
       return
