@@ -72,8 +72,10 @@ def main(folder: str, bindings: str, *gin_files: str) -> None:
     "target": {"token_embedder": {"embedding": embedding}}
   }
   gin.add_config_file_search_path(str(ROOT))
-  # Google's T5X has no batches by length, and other networks for decoders.
-  ours = ("runs/by_length", "models/decoder", "models/smollm2_135m")
+  # Google's T5X has no batches by length and no teachers, and other networks
+  # for decoders.
+  ours = ["runs/by_length", "models/decoder", "models/smollm2_135m"]
+  ours += ["methods/mpt_sources", "recipes/mpt_sources"]
   for file in sorted(
     {*ROOT.glob("gin/**/*.gin")} - {ROOT / f"gin/{x}.gin" for x in ours}
   ):
