@@ -122,7 +122,7 @@ def lengths(
 
 
 def _examples(task: seqio.Task, split: str) -> tf.data.Dataset:
-  """As `t5x.input.pipelines.build`, which Google's T5X does not have."""
+  """Opens a split as `t5x.input.pipelines.build`, which Google's T5X lacks."""
   arguments = (None, split, False, False)
   try:
     make = tf.autograph.experimental.do_not_convert(task.get_dataset)

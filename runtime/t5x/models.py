@@ -50,7 +50,7 @@ class EncoderDecoderModel:
       sum.
     default_decoder_params: Arguments of `decode_fn`.
     teacher: From the module, another with the same parameters whose
-      distribution of target tokens training should approach; None is none.
+      distribution of target tokens training should approach; or None.
     distillation: Weight of the divergence from it, in nats.
     ends_inputs: Whether inputs end as a task says. If not, none has an end.
   """

@@ -19,7 +19,7 @@ def build(make: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     **named: For it.
 
   Returns:
-    What it returns.
+    The function's result.
   """
   try:
     return tf.autograph.experimental.do_not_convert(make)(*arguments, **named)
