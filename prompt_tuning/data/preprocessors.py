@@ -16,11 +16,18 @@ import seqio
 import tensorflow as tf
 
 Example = Mapping[str, Any]
-# The decorated function maps a dataset to a dataset. seqio's types do not show
-# it.
-_each_example: Callable[
-  [Callable[..., Example]], Callable[..., tf.data.Dataset]
-] = seqio.map_over_dataset  # pyright: ignore[reportAssignmentType]
+
+
+def _each_example(
+  function: Callable[..., Example],
+) -> Callable[..., tf.data.Dataset]:
+  """Maps datasets by a function without control flow, so without AutoGraph.
+
+  seqio's types do not show that the result maps a dataset to a dataset.
+  """
+  plain = tf.autograph.experimental.do_not_convert(function)
+  return seqio.map_over_dataset(plain)  # pyright: ignore[reportReturnType]
+
 
 # T5's target for hidden labels, as in the test splits.
 UNLABELLED = "<unk>"
@@ -196,8 +203,8 @@ def wsc(example: Example) -> Example:
   glued = tf.strings.substr(word, length, tf.strings.length(word) - length)
   before = tf.strings.reduce_join(words[:index], separator=" ")
   after = tf.strings.reduce_join(words[index + 1 :], separator=" ")
-  if glued != "":
-    after = tf.strings.strip(glued + " " + after)
+  joined = tf.strings.strip(glued + " " + after)
+  after = tf.where(glued == "", after, joined)
   return {
     # T5 marks through a lone X, so one that was in the text becomes a pronoun.
     "inputs": tf.strings.regex_replace(
@@ -273,14 +280,15 @@ def _mark_span(
   )
   length = tf.strings.length(span)
   rest = tf.strings.substr(text, starts, tf.strings.length(text) - starts)
-  if tf.strings.substr(rest, 0, length) != span:
-    return text
-  return tf.strings.join(
+  # Of a text that goes on otherwise, the end may come first.
+  behind = tf.minimum(length, tf.strings.length(rest))
+  marked = tf.strings.join(
     [
       tf.strings.substr(text, 0, starts),
       f"{mark} ",
       span,
       f" {mark}",
-      tf.strings.substr(rest, length, tf.strings.length(rest) - length),
+      tf.strings.substr(rest, behind, tf.strings.length(rest) - behind),
     ]
   )
+  return tf.where(tf.strings.substr(rest, 0, length) == span, marked, text)

@@ -76,10 +76,7 @@ def tune(*words):
   return console.main(["tune", NAME, DATA, "--output=out", *bindings, *words])
 
 
-@pytest.mark.slow
-def test_two_commands_from_names_on_the_hub_to_answers(
-  folder, monkeypatch, capsys
-):
+def test_settings_are_shown_before_anything_is_done(folder, capsys):
   assert not tune("--dry-run")
   out, err = capsys.readouterr()
   assert "python -m t5x.train" in out
@@ -88,6 +85,10 @@ def test_two_commands_from_names_on_the_hub_to_answers(
   assert "  BATCH_SIZE = 8: short steps on a CPU" in err
   assert not (folder / "out").exists()
 
+
+def test_two_commands_from_names_on_the_hub_to_answers(
+  folder, monkeypatch, capsys
+):
   # A signal stops it; the same command resumes it.
   with monkeypatch.context() as patched:
     patched.setattr(command_line.StopSignals, "should_stop", lambda _: True)
@@ -151,6 +152,7 @@ def test_notebook_from_a_folder_to_a_served_prompt(folder, files, monkeypatch):
   assert (folder / "adapter" / "adapter_config.json").exists()
 
 
+@pytest.mark.slow
 def test_seven_lines_of_python(folder, capsys):
   model = pt.load(NAME)
   prompt = model.tune(FRAME, steps=2)

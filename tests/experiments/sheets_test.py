@@ -126,7 +126,7 @@ def test_wrong_sheet_is_refused(tmp_path, old, new, message):
     ("full/scale.toml", "full/scale"),
     (str(ROOT / "configs/full/scale.toml"), "full/scale"),
     ("scales", "no sheet scales in .*. Did you mean scale"),
-    ("quux", "There is no sheet quux in .*configs. There is ensemble, "),
+    ("quux", "There is no sheet quux in .*configs. There is .*, ensemble, "),
     ("claims", "claims has no runs: prompt-tuning tabulate makes its page"),
     (str(ROOT / "configs.toml"), "There is no sheet .*configs.toml in"),
   ],

@@ -72,6 +72,7 @@ def test_others_have_the_shape_of_the_secret(vocabulary, secret, count, shape):
   assert all(map(re.compile(shape).fullmatch, others))
 
 
+@pytest.mark.slow
 def test_likelihoods_of_targets_are_those_of_ranking(model, prompts):
   pairs = [("abc", "yes"), ("hello there", "no"), ("x", "y" * 30)] * 20
   expected = [

@@ -50,7 +50,13 @@ def test_formula_is_the_papers(method):
   np.testing.assert_allclose(prompt, FORMULAS[method](**parts), atol=1e-5)
 
 
-@pytest.mark.parametrize("model", CONFIGS)
+@pytest.mark.parametrize(
+  "model",
+  [
+    pytest.param(x, marks=[pytest.mark.slow] * ("decoder" in x))
+    for x in CONFIGS
+  ],
+)
 @pytest.mark.parametrize("method", computed.METHODS)
 def test_folded_prompt_gives_the_same_logits(method, model):
   parts = computed.parts_of(method)
@@ -75,13 +81,8 @@ def test_folded_prompt_gives_the_same_logits(method, model):
   np.testing.assert_allclose(*logits, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  "method",
-  [
-    pytest.param(x, marks=[pytest.mark.slow] * (x != "ulpt"))
-    for x in computed.METHODS
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", computed.METHODS)
 def test_run_writes_a_prompt_that_answers_alike(method, tmp_path):
   base = tiny.save_base(tmp_path / "base")
   run = tmp_path / "run"

@@ -114,6 +114,7 @@ def test_as_many_programs_are_compiled_as_there_are_shapes():
   assert loop.model.loss_fn.call_count == len(shapes) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer_cls", [trainer.Trainer, IN_THREE])
 def test_dropout_depends_on_the_step_and_on_nothing_else(trainer_cls):
   loop = _start(trainer_cls, dropout_rate=0.1)

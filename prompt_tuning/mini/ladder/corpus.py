@@ -106,6 +106,7 @@ def tokenize_once(
 
 
 @seqio.map_over_dataset(num_seeds=1)
+@tf.autograph.experimental.do_not_convert  # It has no control flow.
 def cut_before_answer(example: dict[str, tf.Tensor], seed: tf.Tensor):
   """Makes inputs of the tokens before a cut, and targets of the others.
 
@@ -129,6 +130,7 @@ def cut_before_answer(example: dict[str, tf.Tensor], seed: tf.Tensor):
 
 
 @seqio.map_over_dataset(num_seeds=1)
+@tf.autograph.experimental.do_not_convert  # It has no control flow.
 def corrupt_spans(
   example: dict[str, tf.Tensor], seed: tf.Tensor, output_features: Features
 ):

@@ -202,6 +202,7 @@ def test_what_the_leaderboard_would_refuse(
   assert problem in found
 
 
+@pytest.mark.slow
 def test_submission_to_glue(tmp_path):
   """A complete one, and what the leaderboard would refuse."""
   glue = CASES["submission"]
