@@ -280,7 +280,7 @@ def _mark_span(
   )
   length = tf.strings.length(span)
   rest = tf.strings.substr(text, starts, tf.strings.length(text) - starts)
-  # Of a text that goes on otherwise, the end may come first.
+  # A text without the span there may be shorter.
   behind = tf.minimum(length, tf.strings.length(rest))
   marked = tf.strings.join(
     [

@@ -50,7 +50,7 @@ def read(paths: Sequence[pathlib.Path]) -> list[Source]:
     paths: Files, and folders, of which all `.safetensors` with a prompt count.
 
   Raises:
-    ValueError: if a named file has no prompt or no header, or there is none.
+    ValueError: if a named file lacks a prompt or a header, or all folders do.
   """
   found = []
   for path in paths:

@@ -114,6 +114,14 @@ def test_pages_without_runs_are_made_with_the_others(monkeypatch):
     generated_files.make(ROOT, ["no_sheet"])
 
 
+@pytest.mark.slow
+def test_pages_on_all_sheets_are_the_committed_ones():
+  files, _ = generated_files.make(ROOT, ["parameters"])
+  for name in (pages.DRIFT_PAGE, pages.HOURS_PAGE):
+    assert files[f"{generated_files.TABLES}/{name}"]
+  assert generated_files.differences(files, ROOT) == ([], [])
+
+
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_a_method_alone_trains_is_what_is_counted(every):
   """The rest is frozen. The optimizer chooses what trains, not the pattern."""
