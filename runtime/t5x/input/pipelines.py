@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from absl import logging
 import tensorflow as tf
 
 
@@ -23,5 +24,6 @@ def build(make: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
   """
   try:
     return tf.autograph.experimental.do_not_convert(make)(*arguments, **named)
-  except Exception:  # Its own errors come again.
+  except Exception as error:  # One of the function's own comes again.
+    logging.info("A pipeline is built with AutoGraph: %s", error)
     return make(*arguments, **named)
