@@ -16,6 +16,7 @@ from prompt_tuning.models.decoder.config import DecoderConfig
 from t5x.formats import stored_arrays
 
 WIDTH = 16
+SPECIAL = ["<pad>", "<end>", "<user>", "<answer>"]
 CONFIG: dict[str, Any] = {
   "model_type": "llama",
   "vocab_size": 384,
@@ -48,3 +49,17 @@ def save(folder: pathlib.Path) -> str:
   safetensors_files.write(folder / safetensors_files.WEIGHTS, tensors)
   (folder / hugging_face.CONFIG).write_text(json.dumps(CONFIG))
   return str(folder)
+
+
+def save_tokenizer(folder: pathlib.Path) -> None:
+  """Writes a tokenizer of bytes beside the model; piece 1 ends a text."""
+  import tokenizers
+  from tokenizers import decoders, models, pre_tokenizers
+
+  pieces = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+  ids = {piece: i for i, piece in enumerate(pieces)}
+  tokenizer = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=[]))
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  tokenizer.add_special_tokens(SPECIAL)
+  tokenizer.save(str(folder / hugging_face.TOKENIZER))

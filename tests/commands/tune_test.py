@@ -1,8 +1,10 @@
 """From a model and a file to answers: `tune`, `try`, `eval`, `serve`, Python.
 
-The model is a random T5 in Hugging Face's format, on a hub of this machine.
+The model is a random T5 or decoder in Hugging Face's format, on a hub of this
+machine.
 """
 
+import importlib.util
 import io
 import json
 import signal
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sentencepiece
+import tiny_decoder
 
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
@@ -25,13 +28,21 @@ from prompt_tuning.models.t5.config import T5Config
 from t5x.formats import stored_arrays
 from t5x.runs import command_line
 
-NAME, DATA = "me/tiny", "me/reviews"
+NAME, DECODER, DATA = "me/tiny", "me/decoder", "me/reviews"
 CONFIG = T5Config(192, 16, 2, 1, 1, head_dim=8, mlp_dim=20)
 FRAME = pd.DataFrame(
   [
     {"id": i, "text": f"a {x} film number {i}", "label": x}
     for i, x in enumerate(["good", "bad"] * 12)
   ]
+)
+HAS_TOKENIZERS = importlib.util.find_spec("tokenizers") is not None
+SLOW = [
+  pytest.mark.slow,
+  pytest.mark.skipif(not HAS_TOKENIZERS, reason="needs tokenizers"),
+]
+MODELS = pytest.mark.parametrize(
+  "name", [NAME, pytest.param(DECODER, marks=SLOW)]
 )
 GIN = {"TRAIN_STEPS_RELATIVE": 4, "EVAL_PERIOD": 2, "PROMPT_LENGTH": 3}
 
@@ -57,8 +68,18 @@ def files(tmp_path_factory):
   return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.fixture(scope="module")
+def decoder_files(tmp_path_factory):
+  """Returns the files of the decoder."""
+  folder = tmp_path_factory.mktemp("tiny") / "decoder"
+  tiny_decoder.save(folder)
+  if HAS_TOKENIZERS:
+    tiny_decoder.save_tokenizer(folder)
+  return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture
-def folder(files, tmp_path, monkeypatch):
+def folder(files, decoder_files, tmp_path, monkeypatch):
   """Returns the working directory; the hub has the model and the data."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
@@ -66,14 +87,15 @@ def folder(files, tmp_path, monkeypatch):
   FRAME.to_csv("reviews.csv", index=False)
   with local_hub.serving(monkeypatch, tmp_path / "cache") as repositories:
     repositories["models", NAME] = files
+    repositories["models", DECODER] = decoder_files
     content = (tmp_path / "reviews.csv").read_bytes()
     repositories["datasets", DATA] = {"data/train.csv": content}
     yield tmp_path
 
 
-def tune(*words):
+def tune(*words, name=NAME):
   bindings = [f"--gin.{name}={value}" for name, value in GIN.items()]
-  return console.main(["tune", NAME, DATA, "--output=out", *bindings, *words])
+  return console.main(["tune", name, DATA, "--output=out", *bindings, *words])
 
 
 def test_settings_are_shown_before_anything_is_done(folder, capsys):
@@ -86,16 +108,17 @@ def test_settings_are_shown_before_anything_is_done(folder, capsys):
   assert not (folder / "out").exists()
 
 
+@MODELS
 def test_two_commands_from_names_on_the_hub_to_answers(
-  folder, monkeypatch, capsys
+  folder, monkeypatch, capsys, name
 ):
   # A signal stops it; the same command resumes it.
   with monkeypatch.context() as patched:
     patched.setattr(command_line.StopSignals, "should_stop", lambda _: True)
     with pytest.raises(SystemExit, match="143"):
-      tune()
+      tune(name=name)
   assert "the same command completes it" in capsys.readouterr().err
-  assert not tune()
+  assert not tune(name=name)
   out, err = capsys.readouterr()
   assert "  evaluation:   0%" in err
   for text in (
@@ -110,10 +133,10 @@ def test_two_commands_from_names_on_the_hub_to_answers(
   prompt = pt.TunedPrompt.load("out/prompt.safetensors")
   assert prompt.array.shape == (3, 16)
   assert prompt.metadata is not None
-  assert prompt.metadata.base_model == NAME
+  assert prompt.metadata.base_model == name
 
   # The prompt's file names its model.
-  model = pt.load(NAME)
+  model = pt.load(name)
   texts = ["a good film", "a bad film"]
   monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*texts, "", ""])))
   assert not console.main(["try", "out", "--max_length=4"])
@@ -125,7 +148,7 @@ def test_two_commands_from_names_on_the_hub_to_answers(
   assert line.startswith(f"reviews.csv: accuracy {scores['accuracy']:.2f}")
   for _ in range(2):
     args = serve.complete(console.parse(["serve", "out", "--prompts=served"]))
-  assert args.checkpoint == NAME
+  assert args.checkpoint == name
   served, _ = prompt_files.load_prompt("served/out.safetensors")
   np.testing.assert_array_equal(served, prompt.array)
   record = json.loads((folder / "out" / "record.json").read_text())
@@ -153,13 +176,14 @@ def test_notebook_from_a_folder_to_a_served_prompt(folder, files, monkeypatch):
 
 
 @pytest.mark.slow
-def test_seven_lines_of_python(folder, capsys):
-  model = pt.load(NAME)
+@MODELS
+def test_seven_lines_of_python(folder, capsys, name):
+  model = pt.load(name)
   prompt = model.tune(FRAME, steps=2)
   assert prompt.length == 20
   assert len(prompt.evals) == 2
   assert prompt.metadata is not None
-  assert prompt.metadata.base_model == NAME
+  assert prompt.metadata.base_model == name
   assert len(model.generate(["a good film"], prompt=prompt, max_length=4)) == 1
   err = capsys.readouterr().err
   for text in ("target label", "  LEARNING_RATE = 1.0: ", "tune: ", "accuracy"):
