@@ -2,7 +2,8 @@
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`. The latter
 has one array, `prompt_embeddings`. PEFT puts the first `num_virtual_tokens` of
-its rows in front of the embedded input, unscaled, as we do.
+its rows in front of the embedded input, as we do. Gemma multiplies embeddings
+by sqrt(H): PEFT's rows are of that size; ours are multiplied with the input.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import safetensors.numpy
 
 from prompt_tuning import project_files as whole_files
 from prompt_tuning import prompt_files
-from prompt_tuning.interop import local_files
+from prompt_tuning.interop import decoder_names, local_files
 from prompt_tuning.types import Array
 from t5x.files import parsing
 
@@ -25,7 +26,11 @@ WEIGHTS = "adapter_model.safetensors"
 _PICKLED_WEIGHTS = "adapter_model.bin"
 _KEY = "prompt_embeddings"
 _PEFT_TYPE = "PROMPT_TUNING"
-_TASK_TYPE = "SEQ_2_SEQ_LM"
+# Task type -> transformers' class of its models.
+_CLASSES = {
+  "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+  "CAUSAL_LM": "AutoModelForCausalLM",
+}
 
 
 def is_adapter(path: epath.PathLike) -> bool:
@@ -47,7 +52,8 @@ def save_adapter(
     prompt: [P, H] The prompt. It is written as float32.
     metadata: Written as in our own files; PEFT does not read it.
     base_model: Name or path of the Hugging Face model that the prompt belongs
-      to, which `AutoPeftModelForSeq2SeqLM` loads.
+      to. Of a name on the hub, "gemma" in it tells a model that multiplies
+      embeddings.
     title: The adapter's name on the hub, for a model card; by default there is
       no card.
 
@@ -59,11 +65,16 @@ def save_adapter(
   local_files.check_new(folder)
   if metadata is not None and base_model is not None:
     metadata = dataclasses.replace(metadata, base_model=base_model)
-  header = {} if metadata is None else prompt_files.to_header(metadata, array)
   length, width = array.shape
+  kind = _kind(base_model)
+  is_decoder = kind in decoder_names.MODEL_TYPES or (
+    metadata is not None
+    and metadata.parameter_path == prompt_files.PARAMETER_PATHS[1]
+  )
+  task_type = [*_CLASSES][is_decoder]
   config = {
     "peft_type": _PEFT_TYPE,
-    "task_type": _TASK_TYPE,
+    "task_type": task_type,
     "num_virtual_tokens": length,
     # With PEFT's default for T5, 2, the second half of the rows is unused.
     "num_transformer_submodules": 1,
@@ -72,14 +83,31 @@ def save_adapter(
     "inference_mode": True,
   }
   folder.mkdir(parents=True, exist_ok=True)
-  weights = safetensors.numpy.save({_KEY: array}, {"format": "pt", **header})
+  scaled = array * _scale(task_type, kind, width)
+  header = {} if metadata is None else prompt_files.to_header(metadata, scaled)
+  weights = safetensors.numpy.save({_KEY: scaled}, {"format": "pt", **header})
   whole_files.write(folder / WEIGHTS, weights)
   if title:
-    card = _card(title, array, metadata, base_model)
+    card = _card(title, array, metadata, base_model, _CLASSES[task_type])
     whole_files.write(folder / "README.md", card.encode())
   # Written last, because it makes the folder an adapter.
   text = json.dumps(config, indent=2) + "\n"
   whole_files.write(folder / CONFIG, text.encode())
+
+
+def _kind(base_model: str | None) -> str:
+  """Returns the model type of a folder, or the name of another model."""
+  config = pathlib.Path(base_model or "", "config.json")
+  if not base_model or not config.is_file():
+    return base_model or ""
+  what = "a model configuration"
+  return parsing.json_file(config, what, {"model_type": str})["model_type"]
+
+
+def _scale(task_type: str, kind: str, width: int) -> np.float32:
+  """Returns the size of PEFT's rows, as a multiple of ours."""
+  is_scaled = task_type == "CAUSAL_LM" and "gemma" in kind.lower()
+  return np.float32(width**0.5 if is_scaled else 1)
 
 
 def _card(
@@ -87,6 +115,7 @@ def _card(
   prompt: np.ndarray,
   metadata: prompt_files.PromptMetadata | None,
   base_model: str | None,
+  auto_class: str,
 ) -> str:
   """Returns a model card: the origin of a prompt, and how to use it."""
   length, width = prompt.shape
@@ -102,7 +131,7 @@ def _card(
   template = pathlib.Path(__file__).with_name("model_card.md").read_text()
   return template.format(
     **{"title": title, "base_model": base_model, "origin": origin},
-    **{"length": length, "numbers": length * width},
+    **{"length": length, "numbers": length * width, "auto_class": auto_class},
   )
 
 
@@ -112,10 +141,11 @@ def load_adapter(
   """Reads the prompt of an adapter.
 
   Args:
-    folder: Holds a PROMPT_TUNING adapter for an encoder-decoder model.
+    folder: Holds a PROMPT_TUNING adapter.
 
   Returns:
-    The prompt, [P, H] float32, and its metadata if we wrote the adapter.
+    The prompt, [P, H] float32, and its metadata if we wrote the adapter, or if
+    it is one for a decoder, whose model it names.
 
   Raises:
     ValueError: if it is another kind of adapter, or incomplete.
@@ -126,12 +156,14 @@ def load_adapter(
   path = folder / CONFIG
   what = "a configuration of PEFT's"
   config = parsing.json_file(path, what, {"peft_type": Any})
-  for name, expected in (
-    ("peft_type", f"{_PEFT_TYPE}, a single prompt"),
-    ("task_type", f"{_TASK_TYPE}, that of a T5"),
+  for name, known, what in (
+    ("peft_type", (_PEFT_TYPE,), "a single prompt"),
+    ("task_type", tuple(_CLASSES), "that of a T5 or a decoder"),
   ):
-    if (got := config.get(name)) != expected.partition(",")[0]:
-      raise ValueError(f"{path}: expected {name} {expected}, got {got}.")
+    if (got := config.get(name)) not in known:
+      raise ValueError(
+        f"{path}: expected {name} {' or '.join(known)}, {what}, got {got}."
+      )
   length = config.get("num_virtual_tokens")
   if not isinstance(length, int) or length < 1:
     raise ValueError(f"{path}: expected num_virtual_tokens >= 1, got {length}.")
@@ -151,5 +183,14 @@ def load_adapter(
       f"{length} rows, as num_virtual_tokens is {length}; got "
       f"{list(array.shape)}."
     )
-  prompt = prompt_files.checked(array[:length], path)
-  return prompt, prompt_files.from_header(header, prompt, path)
+  base_model = config.get("base_model_name_or_path")
+  task_type = config["task_type"]
+  rows = prompt_files.checked(array[:length], path)
+  prompt = rows / _scale(task_type, _kind(base_model), rows.shape[1])
+  metadata = prompt_files.from_header(header, rows, path)
+  if metadata is None and task_type == "CAUSAL_LM":
+    unknown, (_, name) = prompt_files.UNKNOWN, prompt_files.PARAMETER_PATHS
+    metadata = prompt_files.PromptMetadata(
+      unknown, unknown, parameter_path=name, base_model=base_model
+    )
+  return prompt, metadata

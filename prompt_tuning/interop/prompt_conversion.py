@@ -154,16 +154,16 @@ def check_base_model(
     if "/" in base_model and not hub.is_name(base_model):
       raise ValueError(
         f"The folder {base_model} does not exist: give the folder of a Hugging "
-        "Face T5, or its name on the hub, such as google/t5-base-lm-adapt."
+        "Face model, or its name on the hub, such as google/t5-base-lm-adapt."
       )
     return f"{base_model} is a name on the hub: it was not compared"
   if not hugging_face.is_folder(folder):
     raise ValueError(
       f"{folder} is not a Hugging Face model: it has no {hugging_face.CONFIG}."
     )
-  width = parsing.json_file(
-    folder / hugging_face.CONFIG, "a configuration of a T5", {"d_model": Any}
-  )["d_model"]
+  what, keys = "a configuration of a T5 or a decoder", {"model_type": Any}
+  content = parsing.json_file(folder / hugging_face.CONFIG, what, keys)
+  width = content.get("d_model", content.get("hidden_size"))
   if width != prompt.shape[-1]:
     raise ValueError(
       f"{folder} has width {width}, and the prompt has {prompt.shape[-1]}: it "

@@ -1,5 +1,6 @@
 """Models, data sets and prompts on the hub, by a hub on this machine."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -100,6 +101,13 @@ def test_prompt_is_pushed_with_a_card_and_read_back(repositories, tmp_path):
   np.testing.assert_array_equal(array, PROMPT)
   assert metadata is not None
   assert (metadata.base_model, metadata.task) == (BASE, "reviews")
+  of_decoder = dataclasses.replace(
+    METADATA, parameter_path="decoder/prompt/prompt"
+  )
+  TunedPrompt(PROMPT, of_decoder).push_to_hub("me/other", BASE)
+  files = repositories["models", "me/other"]
+  assert b"AutoModelForCausalLM" in files["README.md"]
+  assert b'"CAUSAL_LM"' in files["adapter_config.json"]
   prompt.to_peft(tmp_path / "adapter", BASE)
   np.testing.assert_array_equal(
     peft_adapters.load_adapter(tmp_path / "adapter")[0], PROMPT

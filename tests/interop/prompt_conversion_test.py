@@ -171,13 +171,13 @@ def test_refuses_other_places_and_base_models(base, prompt):
   [
     ({"peft_type": "LORA"}, "peft_type PROMPT_TUNING, a single .*, got LORA"),
     ({"peft_type": "MULTITASK_PROMPT_TUNING"}, "got MULTITASK_PROMPT_TUNING"),
-    ({"task_type": "CAUSAL_LM"}, "SEQ_2_SEQ_LM, that of a T5, got CAUSAL_LM"),
-    ({"task_type": None}, "SEQ_2_SEQ_LM, that of a T5, got None"),
+    ({"task_type": "SEQ_CLS"}, "or CAUSAL_LM, that of .*, got SEQ_CLS"),
+    ({"task_type": None}, "that of a T5 or a decoder, got None"),
     ({"num_virtual_tokens": 0}, "num_virtual_tokens >= 1, got 0"),
     ({"num_virtual_tokens": 4}, r"shape \[4, width\].*got \[3, 4\]"),
   ],
 )
-def test_refuses_what_is_no_prompt_for_a_t5(adapter, config, message):
+def test_refuses_what_is_no_prompt_for_a_model(adapter, config, message):
   file = adapter / peft_adapters.CONFIG
   file.write_text(json.dumps(json.loads(file.read_text()) | config))
   with pytest.raises(ValueError, match=message):

@@ -1,5 +1,6 @@
 """transformers computes the same as our decoder, for each family."""
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -13,6 +14,7 @@ import seqio
 
 from prompt_tuning import prompts
 from prompt_tuning.injections import Injections
+from prompt_tuning.interop import prompt_conversion
 from prompt_tuning.models import networks
 from t5x import checkpoints, decoding, losses
 from t5x import models as t5x_models
@@ -21,7 +23,13 @@ from t5x.formats import stacking
 torch = pytest.importorskip("torch")
 transformers_decoders = pytest.importorskip("transformers_decoders")
 
-pytestmark = pytest.mark.interop
+pytestmark = [
+  pytest.mark.interop,
+  # PEFT asks transformers for an attribute by its old name.
+  pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"
+  ),
+]
 
 STEPS = 6
 INPUTS = [[5, 9, 33, 2, 7, 40, 12, 3], [21, 8, 60], [11]]
@@ -140,6 +148,30 @@ def test_greedy_tokens_are_equal(models, params):
       do_sample=False,
     )[0].tolist()
     assert row.tolist() == [*expected, *[0] * (STEPS - len(expected))]
+
+
+def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):
+  peft = pytest.importorskip("peft")
+  theirs, base = models
+  expected = theirs(
+    inputs_embeds=_embedded(theirs, torch.tensor(PROMPT), INPUTS[0])
+  ).logits[:, len(PROMPT) :]
+  prompt_conversion.write_prompt(
+    tmp_path / "ours", PROMPT, base_model=base.found
+  )
+  adapter = peft.PeftModel.from_pretrained(
+    copy.deepcopy(theirs), tmp_path / "ours"
+  )
+  found = adapter(
+    input_ids=torch.tensor(INPUTS[:1]), attention_mask=torch.ones(1, 8)
+  ).logits[:, -len(INPUTS[0]) :]
+  torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+  adapter.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+  array, metadata = prompt_conversion.read_prompt(tmp_path / "theirs")
+  np.testing.assert_allclose(array, PROMPT, rtol=1e-6)
+  assert metadata is not None
+  assert metadata.parameter_path == "decoder/prompt/prompt"
+  assert metadata.base_model == base.found
 
 
 def test_scanned_layers_compute_the_same(models, params):
