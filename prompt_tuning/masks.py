@@ -89,6 +89,14 @@ def position_mask(
   return mask[:, None]
 
 
+def window_mask(
+  query_positions: Array, key_positions: Array, before: int, after: int
+) -> Array:
+  """[1, 1, Q, K] Lets a query see this many keys before and after it."""
+  distance = query_positions[:, None] - key_positions[None, :]
+  return ((distance <= before) & (-distance <= after))[None, None]
+
+
 def prepend_visible(visible: Array, prompt_length: int) -> Array:
   """[B, T] -> [B, P + T]: the positions of the prompt are visible."""
   return jnp.pad(visible, ((0, 0), (prompt_length, 0)), constant_values=True)

@@ -32,6 +32,22 @@ _GEMMA_3_ROPES = {
   "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
 _GEMMA_3_LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
+_GEMMA_2 = {
+  **_GEMMA,
+  "attn_logit_softcapping": 2.0,
+  "final_logit_softcapping": 3.0,
+}
+_GEMMA_3 = {
+  **_GEMMA,
+  "rope_parameters": _GEMMA_3_ROPES,
+  "layer_types": _GEMMA_3_LAYERS,
+}
+_IMAGES = {
+  "model_type": "siglip_vision_model",
+  **dict.fromkeys(("hidden_size", "intermediate_size", "patch_size"), 8),
+  **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 1),
+  "image_size": 16,
+}
 # Name -> the class of transformers' configuration, and its settings.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
   "llama": ("LlamaConfig", {"tie_word_embeddings": False}),
@@ -46,20 +62,36 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
   "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
   "qwen3": ("Qwen3Config", {"head_dim": 8, "tie_word_embeddings": False}),
   "gemma": ("GemmaConfig", {"head_dim": 8}),
-  "gemma2": (
-    "Gemma2Config",
+  "gemma2": ("Gemma2Config", _GEMMA_2),
+  "gemma3": ("Gemma3TextConfig", _GEMMA_3),
+}
+
+
+def _both(encoder: dict[str, Any], **decoder: Any) -> dict[str, Any]:
+  """Returns the settings of an encoder and of a decoder like it."""
+  sizes = {**_SIZES, "bos_token_id": 2, **encoder}
+  return {"encoder": sizes, "decoder": {**sizes, **decoder}}
+
+
+_WITH_IMAGES = _both(_GEMMA_3)
+FAMILIES |= {
+  "t5gemma": ("T5GemmaConfig", _both(_GEMMA_2)),
+  "t5gemma 9b-2b": (
+    "T5GemmaConfig",
     {
-      **_GEMMA,
-      "attn_logit_softcapping": 2.0,
-      "final_logit_softcapping": 3.0,
+      **_both(_GEMMA, hidden_size=24, num_hidden_layers=2, head_dim=6),
+      "tie_word_embeddings": False,
     },
   ),
-  "gemma3": (
-    "Gemma3TextConfig",
+  "t5gemma2": (
+    "T5Gemma2Config",
     {
-      **_GEMMA,
-      "rope_parameters": _GEMMA_3_ROPES,
-      "layer_types": _GEMMA_3_LAYERS,
+      **_WITH_IMAGES,
+      "encoder": {
+        "text_config": _WITH_IMAGES["encoder"],
+        "vision_config": _IMAGES,
+        "mm_tokens_per_image": 4,
+      },
     },
   ),
 }
@@ -71,7 +103,9 @@ def make(family: str, folder: pathlib.Path) -> Any:
   config = getattr(transformers, name)(**{**_SIZES, **settings})
   config._attn_implementation = "eager"
   torch.manual_seed(0)
-  model = transformers.AutoModelForCausalLM.from_config(config)
+  kind = "Seq2SeqLM" if config.is_encoder_decoder else "CausalLM"
+  make_model = getattr(transformers, f"AutoModelFor{kind}").from_config
+  model = make_model(config)
   for parameter in model.parameters():
     offset = float(parameter.ndim == 1 and "gemma" not in family)
     torch.nn.init.normal_(parameter, offset, 0.3)

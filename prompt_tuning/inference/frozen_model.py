@@ -190,8 +190,8 @@ class FrozenModel:
 
   @property
   def input_end(self) -> tuple[int, ...]:
-    """The tokens after an input: the end of sequence, or none for a decoder."""
-    return (self.network.eos_id,) * isinstance(self.config, T5Config)
+    """The tokens after an input: the end of sequence for a T5, or none."""
+    return (self.network.eos_id,) * self.config.ends_inputs
 
   def encode(self, text: str) -> tuple[int, ...]:
     """Returns the tokens of an input, with those that mark start and end.

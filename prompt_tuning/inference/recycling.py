@@ -17,7 +17,6 @@ from prompt_tuning import prompt_files
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.models.config import TOKEN_EMBEDDING
-from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 from t5x.formats import stored_arrays
 
@@ -132,11 +131,10 @@ def move(
     )
   opened = (checkpoints.open_checkpoint(x.checkpoint) for x in (old, new))
   tables = [stored_arrays.read(x.arrays[TOKEN_EMBEDDING]) for x in opened]
-  is_t5 = isinstance(new.config, T5Config)
   metadata = prompt_files.PromptMetadata(
     new.fingerprint,
     new.vocabulary_sha256,
-    parameter_path=prompt_files.PARAMETER_PATHS[not is_t5],
+    parameter_path=prompt_files.PARAMETER_PATHS[len(new.config.stacks) == 1],
     task=prompt.metadata and prompt.metadata.task,
     base_model=os.path.abspath(new.checkpoint),
   )

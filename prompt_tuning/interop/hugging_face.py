@@ -22,10 +22,12 @@ from prompt_tuning.interop import (
   local_files,
   safetensors_files,
   t5_names,
+  t5gemma_names,
 )
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.layers import Config
 from prompt_tuning.models.t5.config import T5Config, config_of
+from prompt_tuning.models.t5gemma.config import T5GemmaConfig
 from t5x.files import parsing
 from t5x.formats import stored_arrays
 from t5x.formats.base_checkpoints import BaseCheckpoint
@@ -97,7 +99,7 @@ def vocabulary(path: str) -> "TokenizersVocabulary":
 
 
 def open_folder(path: epath.PathLike) -> BaseCheckpoint:
-  """Opens a T5 1.1, also an LM-adapted one, a FLAN-T5, or a decoder.
+  """Opens a T5 1.1, also an LM-adapted one, a FLAN-T5, a T5Gemma or a decoder.
 
   Args:
     path: A folder with `config.json` and `model.safetensors`, or its shards.
@@ -116,6 +118,8 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   is_t5 = isinstance(config, T5Config)
   if is_t5:
     tensors = _t5_tensors(folder, tensors)
+  elif isinstance(config, T5GemmaConfig):
+    tensors = t5gemma_names.without_unread(config, tensors)
   else:
     tensors = decoder_names.without_unread(config, tensors)
   # To list the names of too many layers would take minutes.
@@ -125,12 +129,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
       f"says, got {len(tensors)}."
     )
   expected = t5_names.shapes(config)
-  keys = {
-    t5_names.hugging_face_name(name)
-    if isinstance(config, T5Config)
-    else decoder_names.hugging_face_name(name, config): name
-    for name in expected
-  }
+  keys = {_hugging_face_name(name, config): name for name in expected}
   problems = t5_names.differences(
     {key: _turned(name, expected[name]) for key, name in keys.items()},
     {key: tensor.shape for key, tensor in tensors.items()},
@@ -164,6 +163,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
     row = tokenizers_vocabulary.exchanged_id(folder / TOKENIZER)
     for name, axis in (
       (TOKEN_EMBEDDING, 0),
+      ("decoder_embedder/embedding", 0),
       ("decoder/logits_dense/kernel", 1),
     ):
       if row and name in arrays:
@@ -171,6 +171,14 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   found = str(folder.absolute())
   metadata = {} if is_t5 else {"config": config}
   return BaseCheckpoint(str(path), found, 0, arrays, metadata)
+
+
+def _hugging_face_name(name: str, config: Config) -> str:
+  if isinstance(config, T5Config):
+    return t5_names.hugging_face_name(name)
+  if isinstance(config, T5GemmaConfig):
+    return t5gemma_names.hugging_face_name(name, config)
+  return decoder_names.hugging_face_name(name, config)
 
 
 def _t5_tensors(
@@ -211,7 +219,10 @@ def _read_config(folder: pathlib.Path) -> Config:
     return t5_names.read_config(file, config)
   if model_type in decoder_names.MODEL_TYPES:
     return decoder_names.read_config(file, config)
-  known = ", ".join(("t5", *decoder_names.MODEL_TYPES))
+  if model_type in t5gemma_names.MODEL_TYPES:
+    return t5gemma_names.read_config(file, config)
+  types = ("t5", *decoder_names.MODEL_TYPES, *t5gemma_names.MODEL_TYPES)
+  known = ", ".join(types)
   raise ValueError(f"{file}: expected model_type {known}, got {model_type}.")
 
 

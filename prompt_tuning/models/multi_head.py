@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from prompt_tuning.injections import Injections
 from prompt_tuning.models.attention import attention
+from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.layers import (
   KERNEL_INIT,
   Config,
@@ -18,7 +19,7 @@ from prompt_tuning.models.layers import (
   RMSNorm,
   constrain,
 )
-from prompt_tuning.models.rotary import rotate
+from prompt_tuning.models.rotary import rotate, rotation
 from prompt_tuning.types import Array, PRNGKey
 
 # Keys and values of one attention, [B, N, K, D] each; as a prefix, [X, N * D].
@@ -31,8 +32,9 @@ class View(NamedTuple):
   Attributes:
     mask: [B or 1, 1, Q or 1, K] True where a query sees a key.
     bias: [1, N, Q, K] Added to the scores, or None.
-    attended: [B, K, H] The source of keys and values, or None for the layer's
-      own input.
+    attended: [B, T, H] The source of keys and values, or None for the layer's
+      own input. With a rotation, that input follows it, and `attended` is not
+      rotated (T5Gemma 2).
     cache_index: Position of the first input in the cache, whose length is the
       K of `mask` and `bias`; None without a cache.
     rotation: Of the inputs' positions; see `rotary`. None leaves them out.
@@ -43,6 +45,25 @@ class View(NamedTuple):
   attended: Array | None = None
   cache_index: Array | None = None
   rotation: tuple[Array, Array] | None = None
+
+
+def rotary_views(
+  config: DecoderConfig, positions: Array, mask: Callable[[int | None], Array]
+) -> list[View]:
+  """Returns the views of rotary attention, the second with a window.
+
+  Args:
+    config: The sizes and settings of a decoder.
+    positions: [B or 1, Q] Those of queries.
+    mask: Makes the mask of a window, or of None.
+  """
+  kinds = [(config.rope, None)]
+  if config.window is not None:
+    kinds.append((config.local_rope or config.rope, config.window))
+  return [
+    View(mask(window), rotation=rotation(positions, rope, config.head_dim))
+    for rope, window in kinds
+  ]
 
 
 class Attention(nn.Module):
@@ -100,7 +121,8 @@ class Attention(nn.Module):
       name="query",
     )(inputs)
     query = self._positioned("query", self._split_heads(query), view.rotation)
-    own = key, value = self._keys_and_values(inputs, view, project)
+    past, own = self._past_and_own(inputs, view, past, project)
+    key, value = own
     if view.cache_index is not None:
       key, value = self._extend_cache(own, past, view.cache_index)
     elif past is not None:
@@ -171,6 +193,37 @@ class Attention(nn.Module):
       ):
         self.put_variable("attended", name, heads[name])
     return self._positioned("key", heads["key"], view.rotation), heads["value"]
+
+  def _past_and_own(
+    self,
+    inputs: Array,
+    view: View,
+    past: KeysAndValues | None,
+    project: Callable[..., Dense],
+  ) -> tuple[KeysAndValues | None, KeysAndValues]:
+    """Returns the keys and values in front, and those of the layer's own.
+
+    If the layer attends to another sequence and to its input, the other is in
+    front, or in the cache.
+    """
+    attended, rotation = view.attended, view.rotation
+    if attended is None or rotation is None:
+      return past, self._keys_and_values(inputs, view, project)
+    view = view._replace(attended=None)
+    if self.has_variable("cache", "cached_key"):
+      return None, self._keys_and_values(inputs, view, project)
+    length = attended.shape[1]
+    width = ((0, 0), (0, 0), (length, 0), (0, 0))
+    cos, sin = rotation
+    # At position 0 nothing is rotated.
+    cos, sin = jnp.pad(cos, width, constant_values=1), jnp.pad(sin, width)
+    key, value = self._keys_and_values(
+      jnp.concatenate([attended, inputs], axis=1),
+      view._replace(rotation=(cos, sin)),
+      project,
+    )
+    before, after = jnp.s_[:, :, :length], jnp.s_[:, :, length:]
+    return (key[before], value[before]), (key[after], value[after])
 
   def _split_heads(self, joined: Array) -> Array:
     """[B, T, N * D] -> [B, N, T, D]

@@ -6,6 +6,8 @@ from prompt_tuning.models.layers import Config
 from prompt_tuning.models.network import Network
 from prompt_tuning.models.t5 import network as t5
 from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.models.t5gemma import network as t5gemma
+from prompt_tuning.models.t5gemma.config import T5GemmaConfig
 
 
 def make(config: Config, injections: Injections | None = None) -> Network:
@@ -18,4 +20,6 @@ def make(config: Config, injections: Injections | None = None) -> Network:
   injections = injections or Injections()
   if isinstance(config, T5Config):
     return t5.Transformer(config, injections)
+  if isinstance(config, T5GemmaConfig):
+    return t5gemma.Transformer(config, injections)
   return decoder.Transformer(config, injections)

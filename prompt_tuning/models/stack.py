@@ -85,8 +85,8 @@ class Layer(nn.Module):
     Args:
       hidden: [B, T, H]
       of_layer: The arguments of this layer.
-      views: The arguments of each attention; or two of the only one, the
-        second for local layers.
+      views: The arguments of each attention. If there is one more, local
+        layers take that for the first.
       keys: The dropout keys in the order of their use, two for each attention
         and two for the MLP, or None to let flax make them.
 
@@ -98,7 +98,8 @@ class Layer(nn.Module):
     dropout = make_dropout(config, enable_dropout)
     if of_layer.is_local is not None:
       choose = functools.partial(jnp.where, of_layer.is_local)
-      views = [jax.tree.map(choose, views[1], views[0])]
+      first, *others, local = views
+      views = [jax.tree.map(choose, local, first), *others]
 
     def after(outputs: Array, name: str) -> Array:
       if config.has_post_norms:
@@ -145,7 +146,7 @@ def apply_layers(
     attentions: ENCODER or DECODER.
     hidden: [B, T, H]
     *views: The arguments of each attention, shared by all layers. If there is
-      one more, local layers take that.
+      one more, local layers take that for the first.
     enable_dropout: Whether to drop activations.
     past: Keys and values that an earlier call returned.
     hands_on: Whether to return keys and values of the input.
@@ -166,6 +167,8 @@ def apply_layers(
     ]
   dropout = make_dropout(config, enable_dropout)
   norm = RMSNorm(config, name=f"{owner.name}_norm")
+  if config.scales_embedding:
+    hidden *= jnp.asarray(config.emb_dim**0.5, hidden.dtype)
   hidden = constrain(dropout(hidden), ACTIVATION_AXES)
   make_layer = rematerialised(config)
   if not config.scan_layers:

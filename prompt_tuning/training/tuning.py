@@ -28,7 +28,6 @@ from prompt_tuning.methods import trainable
 from prompt_tuning.models import networks
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.layers import Config
-from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.training import actions, base_model, evaluation
 from prompt_tuning.types import Initializer
 from t5x import (
@@ -128,10 +127,11 @@ def make_model(
     "optimizer_def": optimizer_def,
     "z_loss": 1e-4,
   }
-  if isinstance(config, T5Config):
+  if len(config.stacks) > 1:
     make = models.EncoderDecoderModel
     names = ("input_vocabulary", "output_vocabulary")
     arguments |= dict.fromkeys(names, vocabulary)
+    arguments["ends_inputs"] = config.ends_inputs
   else:
     make, arguments["vocabulary"] = models.DecoderOnlyModel, vocabulary
   if ranked is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import flax.linen as nn
 import jax
@@ -38,7 +38,7 @@ class EncoderDecoderModel:
 
   Attributes:
     module: Has `__call__`, `encode` and `decode`.
-    input_vocabulary: Of the encoder's tokens.
+    input_vocabulary: Of the encoder's tokens; it gives way to its `of_inputs`.
     output_vocabulary: Of the decoder's tokens.
     optimizer_def: Says which parameters train, and how; None of a model that is
       only evaluated.
@@ -71,7 +71,11 @@ class EncoderDecoderModel:
   default_decoder_params: Mapping[str, Any] | None = None
   teacher: Callable[[nn.Module], nn.Module] | None = None
   distillation: NonNegativeFloat = 0.9
-  ends_inputs: ClassVar[bool] = True
+  ends_inputs: bool = True
+
+  def __post_init__(self):
+    vocabulary = self.input_vocabulary
+    self.input_vocabulary = getattr(vocabulary, "of_inputs", vocabulary)
 
   def _features(self, batch: Batch) -> Batch:
     """Returns the features that the module takes of a batch."""
@@ -286,8 +290,6 @@ class DecoderOnlyModel(EncoderDecoderModel):
   head runs on targets only. Joined ones are taken apart; see `input.joined`.
   """
 
-  ends_inputs = False
-
   def __init__(
     self,
     module: nn.Module,
@@ -300,15 +302,13 @@ class DecoderOnlyModel(EncoderDecoderModel):
 
     Args:
       module: Has `__call__`, `encode` and `decode`.
-      vocabulary: Of inputs and targets; inputs take its `of_inputs`, which may
-        begin with a start token, if it has that.
+      vocabulary: Of inputs and targets.
       optimizer_def: As in `EncoderDecoderModel`, like the others.
       decode_fn: From `t5x.decoding`.
       **options: More of its arguments.
     """
-    inputs = getattr(vocabulary, "of_inputs", vocabulary)
-    vocabularies = (inputs, vocabulary)
-    super().__init__(module, *vocabularies, optimizer_def, decode_fn, **options)
+    arguments = (module, vocabulary, vocabulary, optimizer_def, decode_fn)
+    super().__init__(*arguments, ends_inputs=False, **options)
 
   def _features(self, batch: Batch) -> Batch:
     return joined.take_apart(batch)

@@ -1,4 +1,4 @@
-"""transformers computes the same as our decoder, for each family."""
+"""transformers computes the same as our decoders and T5Gemmas."""
 
 import copy
 import dataclasses
@@ -36,7 +36,7 @@ INPUTS = [[5, 9, 33, 2, 7, 40, 12, 3], [21, 8, 60], [11]]
 TARGETS = [[4, 50, 1], [7, 7, 9, 30, 2, 1], [62, 1]]
 PROMPT = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
 # It has what the others have, but for caps of logits and Llama's frequencies.
-USUAL = "gemma3"
+USUAL = ("gemma3", "t5gemma")
 
 
 def _padded(rows: Any) -> np.ndarray:
@@ -48,7 +48,7 @@ def _padded(rows: Any) -> np.ndarray:
 @pytest.fixture(
   scope="module",
   params=[
-    pytest.param(x, marks=[pytest.mark.slow] * (x != USUAL))
+    pytest.param(x, marks=[pytest.mark.slow] * (x not in USUAL))
     for x in transformers_decoders.FAMILIES
   ],
 )
@@ -87,9 +87,24 @@ def _embedded(theirs, prompt, tokens):
   return torch.cat([prompt * scale, embed(torch.tensor(tokens))])[None]
 
 
+def _their_logits(theirs, prompt, inputs, targets):
+  """Returns those of the targets of one example, [S, V]."""
+  if theirs.config.is_encoder_decoder:
+    shifted = torch.tensor([[2, *targets[:-1]]])
+    rows = _embedded(theirs, prompt, inputs)
+    return theirs(inputs_embeds=rows, decoder_input_ids=shifted).logits[0]
+  rows = _embedded(theirs, prompt, [*inputs, *targets[:-1]])
+  return theirs(inputs_embeds=rows).logits[0, -len(targets) :]
+
+
+def _with_prompt(module, params, prompt):
+  stack = "decoder" if len(module.config.stacks) == 1 else "encoder"
+  return conformance.with_prompt(params, {"prompt": prompt}, stack)
+
+
 def _loss_and_logits(module, params, prompt):
   targets = _padded(TARGETS)
-  params = conformance.with_prompt(params, {"prompt": prompt}, "decoder")
+  params = _with_prompt(module, params, prompt)
   logits = module.apply(
     {"params": params},
     *(_padded(INPUTS), np.pad(targets, ((0, 0), (1, 0)))[:, :-1], targets),
@@ -106,8 +121,7 @@ def test_logits_and_the_gradient_of_a_prompt_are_equal(models, params):
   prompt = torch.tensor(PROMPT, requires_grad=True)
   expected = []
   for inputs, targets in zip(INPUTS, TARGETS, strict=True):
-    rows = _embedded(theirs, prompt, [*inputs, *targets[:-1]])
-    logits = theirs(inputs_embeds=rows).logits[0, -len(targets) :]
+    logits = _their_logits(theirs, prompt, inputs, targets)
     loss = torch.nn.functional.cross_entropy(
       logits, torch.tensor(targets), reduction="sum"
     )
@@ -128,14 +142,12 @@ def test_logits_and_the_gradient_of_a_prompt_are_equal(models, params):
 
 def test_greedy_tokens_are_equal(models, params):
   theirs, base = models
-  model = t5x_models.DecoderOnlyModel(
-    _network(base),
-    seqio.PassThroughVocabulary(64, eos_id=1),
-    None,
-    decode_fn=decoding.temperature_sample,
+  words, module = seqio.PassThroughVocabulary(64, eos_id=1), _network(base)
+  model = t5x_models.EncoderDecoderModel(
+    module, words, words, None, decode_fn=decoding.temperature_sample
   )
   found = jax.jit(model.predict_batch)(
-    conformance.with_prompt(params, {"prompt": PROMPT}, "decoder"),
+    _with_prompt(module, params, PROMPT),
     {
       "encoder_input_tokens": _padded(INPUTS),
       "decoder_input_tokens": np.zeros((3, STEPS), np.int32),
@@ -146,7 +158,7 @@ def test_greedy_tokens_are_equal(models, params):
       inputs_embeds=_embedded(theirs, torch.tensor(PROMPT), tokens),
       max_new_tokens=STEPS,
       do_sample=False,
-    )[0].tolist()
+    )[0].tolist()[theirs.config.is_encoder_decoder :]
     assert row.tolist() == [*expected, *[0] * (STEPS - len(expected))]
 
 
@@ -181,7 +193,7 @@ def test_scanned_layers_compute_the_same(models, params):
   flat, stacks = (
     traverse_util.flatten_dict(x, sep="/") for x in (params, shapes)
   )
-  stacks.pop("decoder/prompt/prompt")
+  stacks = {k: x for k, x in stacks.items() if not k.endswith("prompt/prompt")}
   stacked = stacking.put_together(flat, stacks)
   (loss, logits), (again, others) = (
     jax.jit(_loss_and_logits, static_argnums=0)(module, x, PROMPT)

@@ -75,6 +75,8 @@ class DecoderConfig:
       )
 
   GIN_NAME: ClassVar[str] = "base_model.decoder_config"
+  # Whether the end token follows inputs.
+  ends_inputs: ClassVar[bool] = False
 
   @property
   def stacks(self) -> tuple[int, ...]:

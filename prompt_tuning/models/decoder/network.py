@@ -15,13 +15,12 @@ from prompt_tuning import masks, prompts
 from prompt_tuning.injections import Injections
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.layers import Embed, logits_of
-from prompt_tuning.models.multi_head import View
+from prompt_tuning.models.multi_head import rotary_views
 from prompt_tuning.models.network import Network
-from prompt_tuning.models.rotary import Rope, rotation
-from prompt_tuning.models.stack import apply_layers
+from prompt_tuning.models.stack import DECODER, apply_layers
 from prompt_tuning.types import Array
 
-_ATTENTIONS = (("self_attention", "pre_self_attention_layer_norm"),)
+_ATTENTIONS = DECODER[:1]
 # The position of padding, which no query sees.
 _NOWHERE = -1
 
@@ -190,24 +189,18 @@ class Decoder(nn.Module):
       cache_index: As in `View`.
       **options: More arguments of `apply_layers`.
     """
-    config = self.config
-    if config.scales_embedding:
-      embedded *= jnp.asarray(config.emb_dim**0.5, embedded.dtype)
-    kinds: list[tuple[Rope, int | None]] = [(config.rope, None)]
-    if config.window is not None:
-      kinds.append((config.local_rope or config.rope, config.window))
-    views = []
-    for rope, window in kinds:
-      mask = masks.position_mask(queries, keys, window)
-      mask = mask if among is None else mask & among
-      rotated = rotation(queries, rope, config.head_dim)
-      views.append(View(mask, cache_index=cache_index, rotation=rotated))
+    among = jnp.bool_(True) if among is None else among
+    views = rotary_views(
+      self.config,
+      queries,
+      lambda window: masks.position_mask(queries, keys, window) & among,
+    )
     return apply_layers(
       self,
-      config.num_layers,
+      self.config.num_layers,
       _ATTENTIONS,
       embedded,
-      *views,
+      *(view._replace(cache_index=cache_index) for view in views),
       enable_dropout=enable_dropout,
       **options,
     )

@@ -20,6 +20,8 @@ class _Unvaried:
   has_post_norms = False
   has_qkv_bias = False
   has_qk_norm = False
+  scales_embedding = False
+  ends_inputs = True
   query_scale = 1.0
   attention_soft_cap = None
   logit_soft_cap = None

@@ -48,19 +48,27 @@ class Encoder(nn.Module):
       embedded = prompts.prepend_prompt(prompt, embedded)
     mask = masks.key_mask(tokens, prompt_length, segment_ids, segment_ids)
     positions = jnp.arange(embedded.shape[1])
-    bias = RelativeBias(config, bidirectional=True, name="relpos_bias")(
-      positions, positions
-    )
     hidden, _ = apply_layers(
       self,
-      config.num_encoder_layers,
+      config.stacks[0],
       ENCODER,
       embedded,
-      View(mask, bias),
+      *self.views(mask, positions, positions),
       enable_dropout=enable_dropout,
     )
     visible = masks.prepend_visible(tokens > 0, prompt_length)
     return jnp.where(visible[..., None], hidden, 0)
+
+  def views(self, mask: Array, queries: Array, keys: Array) -> list[View]:
+    """Returns the arguments of self-attention, and those of local layers.
+
+    Args:
+      mask: [B, 1, Q or 1, K]
+      queries: [Q] Their positions.
+      keys: [K]
+    """
+    bias = RelativeBias(self.config, bidirectional=True, name="relpos_bias")
+    return [View(mask, bias(queries, keys))]
 
 
 class Decoder(nn.Module):
@@ -114,22 +122,41 @@ class Decoder(nn.Module):
         key_positions = jnp.arange(max_decode_length)
         index.value += input_tokens.shape[1]
       mask = masks.causal_mask(query_positions, key_positions)
-    bias = RelativeBias(config, bidirectional=False, name="relpos_bias")(
-      query_positions, key_positions
+    attentions, views = self.attentions(
+      [
+        view._replace(cache_index=cache_index)
+        for view in self.views(mask, query_positions, key_positions)
+      ],
+      View(encoder_decoder_mask, attended=encoded),
     )
     hidden, _ = apply_layers(
       self,
-      config.num_decoder_layers,
-      DECODER,
+      config.stacks[1],
+      attentions,
       self.embedder(input_tokens),
-      View(mask, bias, cache_index=cache_index),
-      View(encoder_decoder_mask, attended=encoded),
+      *views,
       enable_dropout=enable_dropout,
     )
-    if config.logits_via_embedding:
+    if config.logits_via_embedding and not config.scales_embedding:
       # The embedding is not scaled, and so the output is.
       hidden = hidden.astype(jnp.float32) / config.emb_dim**0.5
     return logits_of(self, self.embedder, hidden)
+
+  def views(self, mask: Array, queries: Array, keys: Array) -> list[View]:
+    """Returns the arguments of self-attention; see `Encoder.views`."""
+    bias = RelativeBias(self.config, bidirectional=False, name="relpos_bias")
+    return [View(mask, bias(queries, keys))]
+
+  def attentions(
+    self, own: list[View], cross: View
+  ) -> tuple[tuple[tuple[str, str], ...], list[View]]:
+    """Returns the attentions of a layer, and their arguments.
+
+    Args:
+      own: From `views`.
+      cross: The arguments of the attention to the encoder's output.
+    """
+    return DECODER, [own[0], cross, *own[1:]]
 
 
 class Transformer(Network):
