@@ -96,7 +96,7 @@ def make(
   values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
   model_file = "ladder_t5" if is_ladder else "t5_1_1"
   if config is not None:
-    model_file = "decoder"
+    model_file = "decoder" if len(config.stacks) == 1 else "t5gemma"
   else:
     config = config_of(base.arrays)
     if not is_ladder:
