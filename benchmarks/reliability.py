@@ -153,6 +153,26 @@ def write() -> None:
   (harness.RESULTS / "reliability.md").write_text(page(records))
 
 
+def _run_all(
+  parts: Iterable[str], place: pathlib.Path, is_short: bool
+) -> dict[str, Any]:
+  """Runs parts; returns the counts of each that must be zero and are not."""
+  problems: dict[str, Any] = {}
+  for name in parts:
+    print(f"== {name}", flush=True)
+    record = run(name, place, not is_short)
+    counts = record["counts"]
+    print(", ".join(f"{k} {x:,.6g}" for k, x in counts.items()), flush=True)
+    problems |= {name: bad(name, counts)} if bad(name, counts) else {}
+    if not is_short:
+      harness.write(f"reliability/{name}", record)
+      write()
+    # The tracebacks of broken cases are kept.
+    if counts.get("done") == counts.get("planned") and "broken" not in counts:
+      shutil.rmtree(place / name)
+  return problems
+
+
 def main() -> None:
   here = pathlib.Path(__file__).parent / "reliability_parts"
   available = [x for x in PARTS if (here / f"{x}.py").exists()]
@@ -173,21 +193,10 @@ def main() -> None:
     write()
     return
   place = args.output / ("short" if args.short else "full")
-  # Of other code, perhaps.
-  shutil.rmtree(place / SHARED, ignore_errors=True)
-  problems: dict[str, Any] = {}
-  for name in args.parts or available:
-    print(f"== {name}", flush=True)
-    record = run(name, place, not args.short)
-    counts = record["counts"]
-    print(", ".join(f"{k} {x:,.6g}" for k, x in counts.items()), flush=True)
-    problems |= {name: bad(name, counts)} if bad(name, counts) else {}
-    if not args.short:
-      harness.write(f"reliability/{name}", record)
-      write()
-    # The tracebacks of broken cases are kept.
-    if counts.get("done") == counts.get("planned") and "broken" not in counts:
-      shutil.rmtree(place / name)
+  try:
+    problems = _run_all(args.parts or available, place, args.short)
+  finally:
+    shutil.rmtree(place / SHARED, ignore_errors=True)
   if problems:
     sys.exit(f"These counts must be zero: {problems}")
 

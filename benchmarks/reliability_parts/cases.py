@@ -4,13 +4,15 @@ import collections
 from collections.abc import Callable, Mapping
 import contextlib
 import json
+import os
 import pathlib
 import traceback
 
 import tqdm
 
-# A folder beside those of the parts: what undisturbed commands left.
-SHARED = "undisturbed"
+# A folder beside those of the parts: what undisturbed commands left. Another
+# process may run other parts, of other code perhaps.
+SHARED = f"undisturbed_{os.getpid()}"
 Counts = Mapping[str, int | float]
 
 
