@@ -21,6 +21,8 @@ _LARGE = 2_000_000_000
 _PASSES = 30
 _MOST_STEPS = {"cpu": 2_000}
 _MOST_STEPS_ELSEWHERE = 5_000
+# Of gin/runs/by_length.gin, which was not measured on an accelerator.
+BY_LENGTH = "NUM_LENGTHS"
 # Layers that are worth one program for all of them.
 _MANY_LAYERS = 24
 # Examples of a microbatch that keep a device busy.
@@ -151,6 +153,8 @@ def _memory_settings(
   yield Setting("PARAMETER_DTYPE", dtype, f"{half}; a step takes {memory}")
   if count > 1:
     yield Setting("NUM_MICROBATCHES", count, "a whole batch takes too much")
+  elif is_cpu:
+    yield Setting(BY_LENGTH, 6, "a step has that many lengths, so less padding")
   if remat:
     name = f"{facts.config.GIN_NAME}.remat"
     yield Setting(name, True, "kept activations would take too much")

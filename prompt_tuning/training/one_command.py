@@ -30,6 +30,7 @@ from t5x.configuration import checks, reading, resolution
 from t5x.runs import command_line, evaluation, training
 
 _RECIPE = "gin/recipes/prompt_tuning.gin"
+_BY_LENGTH = "gin/runs/by_length.gin"
 _DATA = "gin/tasks/files.gin"
 # The fields of a network that a checkpoint's arrays tell.
 SIZES = (
@@ -133,9 +134,13 @@ def make(
     *defaults.device(),
   )
   given = {x.label for text in gin_bindings for x in reading.from_text(text)}
+  choices = defaults.choose(facts)
+  is_by_length = any(x.name == defaults.BY_LENGTH for x in choices)
+  if is_by_length and "NUM_MICROBATCHES" not in given and not recipes:
+    files.insert(2, _BY_LENGTH)
   settings = [
     x
-    for x in defaults.choose(facts)
+    for x in choices
     if x.name not in given
     # It divides the other.
     and not (x.name == "STATS_PERIOD" and "EVAL_PERIOD" in given)

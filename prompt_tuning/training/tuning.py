@@ -12,6 +12,7 @@ import os
 from typing import Annotated, Any
 
 from flax import traverse_util
+import jax
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 import seqio
@@ -32,6 +33,7 @@ from prompt_tuning.training import actions, base_model, evaluation
 from prompt_tuning.types import Initializer
 from t5x import (
   adafactor,
+  by_length,
   checkpoints,
   decoding,
   models,
@@ -205,6 +207,8 @@ def tune(
     *(folder, train_cfg.name, _BEST_METRIC, model.vocabulary, method),
     base_model=model.checkpoint,
   )
+  # Elsewhere it was not measured.
+  is_by_length = jax.default_backend() == "cpu"
   subtasks = seqio.get_subtasks(examples.task)
   has_validation = any("validation" in x.splits for x in subtasks)
   outcome = training.train(
@@ -225,7 +229,7 @@ def tune(
     checkpoint_cfg=_checkpoint_cfg(model, method, settings.period),
     partitioner=make_partitioner(method),
     trainer_cls=functools.partial(
-      trainer.Trainer,
+      by_length.Trainer if is_by_length else trainer.Trainer,
       learning_rate_fn=optimizers.create_learning_rate_scheduler(
         factors="constant", base_learning_rate=settings.learning_rate
       ),
