@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import logging as py_logging
 import os
 import re
 import sys
@@ -53,8 +54,8 @@ def parse_gin_flags(
   read = resolution.Bindings(gin_files, paths=gin_search_paths)
   checks.refuse(checks.unknown(gin_bindings, read.macros, gin_search_paths))
   # gin logs an error for every folder that lacks a file.
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.FATAL)
+  disabled = py_logging.root.manager.disable
+  py_logging.disable()
   try:
     gin.parse_config_files_and_bindings(
       list(gin_files), list(gin_bindings), finalize_config=False
@@ -68,7 +69,7 @@ def parse_gin_flags(
       )
     raise ValueError(text) from e
   finally:
-    logging.set_verbosity(verbosity)
+    py_logging.disable(disabled)
   if finalize_config:
     read = resolution.Bindings(texts=gin_bindings, start=read)
     checks.refuse(checks.missing(read, gin_search_paths))
