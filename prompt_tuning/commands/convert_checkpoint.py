@@ -1,10 +1,10 @@
-"""Convert a T5 1.1 between T5X's checkpoints and Hugging Face's folders.
+"""Convert models between T5X's checkpoints and Hugging Face's folders.
 
   prompt-tuning convert checkpoint --from hf DIR --to t5x OUT [--step=N]
   prompt-tuning convert checkpoint --from t5x CHECKPOINT --to hf OUT
   prompt-tuning convert checkpoint --from t5x RUN --to t5x OUT
 
-hf   a T5 1.1, LM-adapted T5 or FLAN-T5: config.json and model.safetensors
+hf   a T5 1.1, LM-adapted T5, FLAN-T5 or decoder: config.json and safetensors
 t5x  to read: anything that INITIAL_CHECKPOINT_PATH takes; a run is read as its
      base model, merged with the parameters it trained last
      to write: OUT/checkpoint_<step>, for Google's T5X too

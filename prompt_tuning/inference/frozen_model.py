@@ -125,7 +125,8 @@ class FrozenModel:
     if vocabulary is None and base_models.is_of_ladder(base):
       vocabulary = ladder_vocabulary.ladder()
     elif vocabulary is None and not isinstance(config, T5Config):
-      vocabulary = hugging_face.vocabulary(base.found)
+      folder = base.metadata.get("folder", base.found)
+      vocabulary = hugging_face.vocabulary(folder)
     elif not isinstance(vocabulary, seqio.Vocabulary):
       path = str(vocabulary or base_models.vocabulary_file(base.path))
       vocabulary = vocabulary_lib.checked(

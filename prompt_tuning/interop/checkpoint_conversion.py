@@ -19,8 +19,8 @@ def open_model(path: str, source_format: str | None = None) -> BaseCheckpoint:
   """Opens a model, without reading a parameter yet.
 
   Args:
-    path: The folder of a Hugging Face T5 1.1 or its name on the hub, or a
-      checkpoint that `INITIAL_CHECKPOINT_PATH` takes.
+    path: The folder of a Hugging Face T5 1.1 or decoder, or its name on the
+      hub, or a checkpoint that `INITIAL_CHECKPOINT_PATH` takes.
     source_format: "hf" or "t5x"; None finds out.
 
   Raises:
@@ -99,13 +99,15 @@ def convert(
   if step is not None and step < 0:
     raise ValueError(f"Expected a step of 0 or more, got {step}.")
   vocabulary = _vocabulary(model)
-  copy = epath.Path(target) / "spiece.model"
+  is_decoder = "folder" in model.metadata
+  name = hugging_face.TOKENIZER if is_decoder else "spiece.model"
+  copy = epath.Path(target) / name
   if vocabulary and copy.exists() and copy.read_bytes() != vocabulary:
     raise ValueError(f"{copy} is another model's: name another folder.")
   if target_format == "hf":
     if step is not None:
       raise ValueError(f"Expected no step, which hf does not keep, got {step}.")
-    hugging_face.write_folder(target, model.arrays)
+    hugging_face.write_folder(target, model.arrays, model.metadata)
     written = target
   else:
     step = model.step if step is None else step
@@ -122,7 +124,10 @@ def convert(
 
 
 def _vocabulary(model: BaseCheckpoint) -> bytes | None:
-  """Reads the SentencePiece file in or beside a checkpoint, if any."""
+  """Reads the file of the vocabulary in or beside a checkpoint, if any."""
+  if source := model.metadata.get("folder"):
+    tokenizer = epath.Path(source, hugging_face.TOKENIZER)
+    return tokenizer.read_bytes() if tokenizer.is_file() else None
   folder = epath.Path(model.found)
   # A vocabulary beside any other folder may belong to another model.
   is_step = checkpoint_folder.STEP_FOLDER.fullmatch(folder.name)

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
@@ -157,7 +158,20 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
     )
     for key, name in keys.items()
   }
-  if not is_t5 and (folder / TOKENIZER).is_file():
+  found = str(folder.absolute())
+  if is_t5:
+    return BaseCheckpoint(str(path), found, 0, arrays)
+  metadata = {"config": config, "folder": found}
+  return BaseCheckpoint(
+    str(path), found, 0, _exchanged(arrays, folder), metadata
+  )
+
+
+def _exchanged(
+  arrays: dict[str, StoredArray], folder: pathlib.Path
+) -> dict[str, StoredArray]:
+  """Returns a decoder's arrays with the pieces that change places, or back."""
+  if (folder / TOKENIZER).is_file():
     from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
 
     row = tokenizers_vocabulary.exchanged_id(folder / TOKENIZER)
@@ -167,10 +181,9 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
       ("decoder/logits_dense/kernel", 1),
     ):
       if row and name in arrays:
-        arrays[name] = safetensors_files.exchange(arrays[name], axis, row)
-  found = str(folder.absolute())
-  metadata = {} if is_t5 else {"config": config}
-  return BaseCheckpoint(str(path), found, 0, arrays, metadata)
+        exchanged = safetensors_files.exchange(arrays[name], axis, row)
+        arrays = {**arrays, name: exchanged}
+  return arrays
 
 
 def _hugging_face_name(name: str, config: Config) -> str:
@@ -244,20 +257,24 @@ def _turned_array(name: str, array: StoredArray) -> StoredArray:
 
 
 def write_folder(
-  path: epath.PathLike, arrays: Mapping[str, StoredArray]
+  path: epath.PathLike,
+  arrays: Mapping[str, StoredArray],
+  metadata: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes a T5 1.1 that `T5ForConditionalGeneration.from_pretrained` loads.
+  """Writes a model that transformers' `from_pretrained` loads.
 
   Args:
     path: A new folder, or an empty one.
-    arrays: T5X name -> array.
+    arrays: T5X name -> array, of a T5 1.1 or a decoder.
+    metadata: Of a decoder: its `config`, and the `folder` whose other files are
+      copied.
 
   Raises:
     ValueError: if it is another model, or the folder is not empty.
   """
   folder = local_files.local_path(path)
   local_files.check_new(folder)
-  config = dataclasses.replace(
+  config: Config = (metadata or {}).get("config") or dataclasses.replace(
     config_of(arrays),
     logits_via_embedding=False,
     mlp_activations=("gelu", "linear"),
@@ -277,24 +294,34 @@ def write_folder(
       if any("prompt" in name for name in shapes.keys() - expected.keys())
       else ""
     )
+    what = "T5 1.1" if isinstance(config, T5Config) else "decoder"
     raise ValueError(
-      f"Not a T5 1.1: {len(problems)} differences. {'; '.join(problems[:10])}."
+      f"Not a {what}: {len(problems)} differences. {'; '.join(problems[:10])}."
       f"{way_out}"
     )
   folder.mkdir(parents=True, exist_ok=True)
+  if isinstance(config, T5Config):
+    sizes = dataclasses.asdict(config)
+    content = {
+      **t5_names.FIXED,
+      **{name: sizes[ours] for ours, name in t5_names.SIZES.items()},
+    }
+  else:
+    assert metadata is not None
+    source = pathlib.Path(metadata["folder"])
+    arrays = _exchanged(dict(arrays), source)
+    for file in (*source.glob("*.json"), *source.glob("*.jinja")):
+      if file.name not in (CONFIG, safetensors_files.INDEX):
+        shutil.copy(file, folder)
+    content = json.loads((source / CONFIG).read_text())
+    content.pop("torch_dtype", None)
   safetensors_files.write(
     folder / safetensors_files.WEIGHTS,
     {
-      t5_names.hugging_face_name(name): _turned_array(name, array)
+      _hugging_face_name(name, config): _turned_array(name, array)
       for name, array in arrays.items()
     },
   )
   dtypes = {array.dtype for array in arrays.values()}
-  widest = max(dtypes, key=lambda dtype: dtype.itemsize)
-  sizes = dataclasses.asdict(config)
-  content = {
-    **t5_names.FIXED,
-    **{name: sizes[ours] for ours, name in t5_names.SIZES.items()},
-    "dtype": widest.name,
-  }
+  content["dtype"] = max(dtypes, key=lambda dtype: dtype.itemsize).name
   (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tiny_decoder
 
 from prompt_tuning.data.tokenizers_vocabulary import TokenizersVocabulary
-from prompt_tuning.interop import hugging_face
+from prompt_tuning.interop import checkpoint_conversion, hugging_face
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from t5x.formats import stored_arrays
 
@@ -53,6 +53,12 @@ def test_embeddings_change_places_with_their_pieces(path, tmp_path):
   )
   np.testing.assert_array_equal(exchanged[[0, 6]], table[[6, 0]])
   np.testing.assert_array_equal(exchanged[7:], table[7:])
+  # They have their places again in a folder that we write.
+  model = checkpoint_conversion.open_model(str(folder))
+  checkpoint_conversion.convert(model, "hf", str(tmp_path / "out"))
+  for name in ("model.safetensors", "tokenizer.json"):
+    written, given = (tmp_path / x / name for x in ("out", "model"))
+    assert written.read_bytes() == given.read_bytes()
 
 
 def test_refuses_what_is_no_tokenizer(tmp_path):

@@ -14,13 +14,14 @@ import seqio
 
 from prompt_tuning import prompts
 from prompt_tuning.injections import Injections
-from prompt_tuning.interop import prompt_conversion
+from prompt_tuning.interop import checkpoint_conversion, prompt_conversion
 from prompt_tuning.models import networks
 from t5x import checkpoints, decoding, losses
 from t5x import models as t5x_models
 from t5x.formats import stacking
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 transformers_decoders = pytest.importorskip("transformers_decoders")
 
 pytestmark = [
@@ -160,6 +161,19 @@ def test_greedy_tokens_are_equal(models, params):
       do_sample=False,
     )[0].tolist()[theirs.config.is_encoder_decoder :]
     assert row.tolist() == [*expected, *[0] * (STEPS - len(expected))]
+
+
+def test_transformers_load_what_we_write(models, tmp_path):
+  """Bit for bit."""
+  theirs, base = models
+  checkpoint_conversion.convert(base, "hf", str(tmp_path / "again"))
+  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+  assert type(again) is type(theirs)
+  assert again.config.eos_token_id == 1
+  expected, found = theirs.state_dict(), again.state_dict()
+  assert found.keys() == expected.keys()
+  for name, weight in expected.items():
+    assert torch.equal(found[name], weight), name
 
 
 def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):

@@ -18,6 +18,7 @@ import tiny_decoder
 import tiny_gin
 
 import prompt_tuning as pt
+from prompt_tuning.interop import checkpoint_conversion
 from prompt_tuning.methods import adapter, lora
 from t5x import checkpoints, models, partitioning, trainer, utils
 from t5x import eval as eval_lib
@@ -339,3 +340,9 @@ def test_method_on_a_decoder_trains_resumes_and_answers(method, tmp_path):
     model = pt.load(base, seqio.ByteVocabulary())
     found = model.evaluate(tiny.TASK, prompt)
     assert found in [x["metrics"][tiny.TASK] for x in evals]
+  if method == "model_tuning":
+    run = checkpoint_conversion.open_model(str(parts))
+    checkpoint_conversion.convert(run, "hf", str(tmp_path / "out"))
+    out = checkpoint_conversion.open_model(str(tmp_path / "out"))
+    for name, array in expected.items():
+      np.testing.assert_array_equal(stored_arrays.read(out.arrays[name]), array)

@@ -182,20 +182,25 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
     _refuse_damage(found, written)
   if orbax.is_run(found):
     info = orbax.read_run_info(found)
-    trained, arrays = orbax.trained_arrays(found), {}
+    trained, arrays, base = orbax.trained_arrays(found), {}, None
     # If nothing is frozen, the run holds all of the model.
-    if info["base_fingerprint"] is not None and info["base"]:
+    is_needed = info["base_fingerprint"] is not None
+    if info["base"]:
       try:
         base = open_checkpoint(info["base"]["path"])
       except ValueError as e:
-        raise ValueError(f"{found} needs its base model. {e}") from e
+        if is_needed:
+          raise ValueError(f"{found} needs its base model. {e}") from e
+    if is_needed and base is not None:
       if base.fingerprint != info["base"]["fingerprint"]:
         raise ValueError(
           f"{found} needs its base model, {info['base']['fingerprint']}; at "
           f"{base.path} there is {base.fingerprint} now."
         )
       arrays = base.arrays
-    kept = {"base_fingerprint": info["base_fingerprint"]}
+    of_base = {} if base is None else base.metadata
+    kept = {k: x for k, x in of_base.items() if k in ("config", "folder")}
+    kept["base_fingerprint"] = info["base_fingerprint"]
     return BaseCheckpoint(
       path,
       found,
