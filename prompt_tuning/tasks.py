@@ -75,7 +75,7 @@ for _task in ladder_examples.DOMAIN_TASKS:
 
 
 def use_vocabulary(
-  path: str | None, extra_ids: int = 100, task: str = ""
+  path: str | None, extra_ids: int | None = None, task: str = ""
 ) -> seqio.Vocabulary:
   """Makes a vocabulary the one that every task uses, where there is no model.
 
@@ -83,7 +83,7 @@ def use_vocabulary(
     path: A SentencePiece model, or "ladder" for the words of the miniatures
       that gin/models/ladder_*.gin configure. None: these for a task of the
       ladder, T5's for others.
-    extra_ids: Sentinels after the pieces of a SentencePiece model.
+    extra_ids: As in `vocabulary.of_file`.
     task: Which is meant.
 
   Raises:
@@ -99,4 +99,4 @@ def use_vocabulary(
       "--vocabulary ('ladder' for the miniatures'), or import T5's: "
       "prompt-tuning import t5_small"
     )
-  return vocabulary_lib.of_model(seqio.SentencePieceVocabulary(path, extra_ids))
+  return vocabulary_lib.of_model(vocabulary_lib.of_file(path, extra_ids))

@@ -24,6 +24,8 @@ import tensorflow as tf
 
 from prompt_tuning import project_files as whole_files
 
+_SENTINELS = 100
+
 
 class ModelVocabulary:
   """A placeholder for the vocabulary of the model that uses a task.
@@ -132,6 +134,24 @@ def cached_file(content: bytes) -> str:
   copied.parent.mkdir(parents=True, exist_ok=True)
   whole_files.write(copied, content)
   return str(copied)
+
+
+def of_file(path: str, extra_ids: int | None = None) -> seqio.Vocabulary:
+  """Returns the vocabulary of a SentencePiece file.
+
+  Args:
+    path: The file.
+    extra_ids: Sentinels after its pieces. By default T5's 100, or none if the
+      file has its own, as mT5's has.
+
+  Raises:
+    ValueError: as `checked` does.
+  """
+  if extra_ids is None:
+    plain = checked(seqio.SentencePieceVocabulary(path, 0))
+    last = plain.tokenizer.id_to_piece(plain.vocab_size - 1)
+    extra_ids = 0 if "<extra_id_" in last else _SENTINELS
+  return checked(seqio.SentencePieceVocabulary(path, extra_ids))
 
 
 def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:

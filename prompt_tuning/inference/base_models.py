@@ -9,6 +9,8 @@ import jax
 
 from prompt_tuning import injections
 from prompt_tuning.interop import sentencepiece_model
+from prompt_tuning.models.layers import Config
+from prompt_tuning.models.t5.config import T5Config
 from t5x import checkpoints
 
 
@@ -37,6 +39,15 @@ class CheckpointInMemory(checkpoints.BaseCheckpoint):
 def is_of_ladder(base: checkpoints.BaseCheckpoint) -> bool:
   """Returns whether a checkpoint is one of the miniatures."""
   return str(base.metadata.get("name") or "").startswith("ladder_")
+
+
+def is_byt5(config: Config) -> bool:
+  """Returns whether rows and layers are a ByT5's; the ladder has its rows."""
+  return (
+    isinstance(config, T5Config)
+    and config.vocab_size == 384
+    and config.num_encoder_layers == 3 * config.num_decoder_layers
+  )
 
 
 def base_fingerprint(base: checkpoints.BaseCheckpoint) -> str:

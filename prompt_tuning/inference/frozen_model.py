@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import threading
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 from flax import traverse_util
 import jax
@@ -29,11 +29,10 @@ from prompt_tuning.models.t5.config import T5Config, config_of
 from prompt_tuning.types import DType
 from t5x import checkpoints
 from t5x.configuration import arguments
+from t5x.formats import int8
 
 AnyPrompt = TunedPrompt | np.ndarray | str | os.PathLike[str]
 
-# T5's vocabularies have sentinels after the pieces of their file.
-_EXTRA_IDS = 100
 # Lengths are rounded up to powers of two, at least this, to compile little.
 _SHORTEST = 16
 # Limits on the rows of a batch, and on its rows times tokens of labels.
@@ -89,7 +88,8 @@ class FrozenModel:
     vocabulary: str | os.PathLike[str] | seqio.Vocabulary | None = None,
     dtype: DType | None = None,
     config: Config | None = None,
-    extra_ids: int = _EXTRA_IDS,
+    extra_ids: int | None = None,
+    base_weights: Literal["int8"] | None = None,
   ) -> Self:
     """Opens a base model; its weights are read when they are first needed.
 
@@ -97,12 +97,14 @@ class FrozenModel:
       checkpoint: A folder of Hugging Face's, a model's name on its hub, a
         folder `checkpoint_<step>`, or one that holds such folders.
       vocabulary: The model's vocabulary, or its SentencePiece file. By default,
-        the file beside the checkpoint; the ladder's models need none.
+        the file beside the checkpoint; ByT5 and the ladder's models need none.
       dtype: Of activations; by default that of `config`, or float32.
       config: Of the network. By default that of a decoder's folder. The sizes
         of a T5 follow from the checkpoint, and its dropout in training is the
         recipes': 0.1, or 0 for the ladder's.
-      extra_ids: Sentinels after the pieces of a file.
+      extra_ids: As in `vocabulary.of_file`.
+      base_weights: "int8" holds them in about a quarter of the memory; by
+        default, so does a checkpoint that was converted to int8 alone.
 
     Raises:
       ValueError: if there is no checkpoint or no vocabulary, they do not fit,
@@ -114,7 +116,10 @@ class FrozenModel:
       config = _config(base)
     if dtype is not None:
       config = dataclasses.replace(config, dtype=dtype)
+    if base_weights is not None:
+      config = dataclasses.replace(config, base_weights=base_weights)
     own = parameter_shapes(networks.make(config))
+    base = int8.held_by(base, own)
     if added := sorted(set(base.arrays) - set(own)):
       raise ValueError(
         f"{base.path} is not a base model: it also has {', '.join(added[:3])}. "
@@ -127,11 +132,11 @@ class FrozenModel:
     elif vocabulary is None and not isinstance(config, T5Config):
       folder = base.metadata.get("folder", base.found)
       vocabulary = hugging_face.vocabulary(folder)
+    elif vocabulary is None and base_models.is_byt5(config):
+      vocabulary = seqio.ByteVocabulary()
     elif not isinstance(vocabulary, seqio.Vocabulary):
       path = str(vocabulary or base_models.vocabulary_file(base.path))
-      vocabulary = vocabulary_lib.checked(
-        seqio.SentencePieceVocabulary(path, extra_ids)
-      )
+      vocabulary = vocabulary_lib.of_file(path, extra_ids)
     rows = base.arrays[TOKEN_EMBEDDING].shape[0]
     if vocabulary.vocab_size > rows:
       raise ValueError(
@@ -166,7 +171,7 @@ class FrozenModel:
 
   @property
   def in_memory(self) -> checkpoints.BaseCheckpoint:
-    """The checkpoint, read into float32 arrays on the first device, once."""
+    """The checkpoint, read into arrays on the first device, once."""
     # Models do not wait for each other; `functools.cached_property` of Python
     # 3.11 would make them.
     with self._lock:
@@ -175,7 +180,11 @@ class FrozenModel:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         params = base.read(
           {
-            name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=device)
+            name: jax.ShapeDtypeStruct(
+              x.shape,
+              x.dtype if x.dtype == np.int8 else np.float32,
+              sharding=device,
+            )
             for name, x in base.arrays.items()
           }
         )
@@ -186,7 +195,7 @@ class FrozenModel:
 
   @functools.cached_property
   def params(self) -> Mapping[str, Any]:
-    """The parameters as a tree of float32 arrays on the first device."""
+    """The parameters, float32 or int8, as a tree on the first device."""
     return traverse_util.unflatten_dict(self.in_memory.params, sep="/")
 
   @property

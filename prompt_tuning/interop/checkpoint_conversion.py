@@ -8,11 +8,11 @@ from prompt_tuning import prompt_files
 from prompt_tuning.interop import hugging_face, prompt_conversion
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from t5x.files import safe_files
-from t5x.formats import base_checkpoints, checkpoint_folder, t5x_v3
+from t5x.formats import base_checkpoints, checkpoint_folder, int8, t5x_v3
 from t5x.formats.base_checkpoints import BaseCheckpoint
 from t5x.formats.stored_arrays import in_memory
 
-FORMATS = ("hf", "t5x")
+FORMATS = ("hf", "t5x", "int8")
 
 
 def open_model(path: str, source_format: str | None = None) -> BaseCheckpoint:
@@ -80,12 +80,13 @@ def convert(
   target: str,
   step: int | None = None,
 ) -> str:
-  """Writes a model tensor by tensor, without changing a bit.
+  """Writes a model tensor by tensor; only int8 changes its values.
 
   Args:
     model: The model to write.
-    target_format: "hf", or "t5x", its format 3.
-    target: For "hf" a new folder, for "t5x" the parent folder of
+    target_format: "hf"; "t5x", its format 3; or "int8", the same with matrices
+      in int8.
+    target: For "hf" a new folder, for others the parent folder of
       `checkpoint_<step>`.
     step: Pretraining steps, if the model does not record them.
 
@@ -104,6 +105,8 @@ def convert(
   copy = epath.Path(target) / name
   if vocabulary and copy.exists() and copy.read_bytes() != vocabulary:
     raise ValueError(f"{copy} is another model's: name another folder.")
+  is_int8 = target_format == "int8"
+  model = int8.held_by(model, int8.names(model, is_int8))
   if target_format == "hf":
     if step is not None:
       raise ValueError(f"Expected no step, which hf does not keep, got {step}.")
@@ -111,7 +114,8 @@ def convert(
     written = target
   else:
     step = model.step if step is None else step
-    written = t5x_v3.write_checkpoint(target, step, model.arrays)
+    metadata = {"fingerprint": model.fingerprint} if is_int8 else None
+    written = t5x_v3.write_checkpoint(target, step, model.arrays, metadata)
   if vocabulary:
     safe_files.write(copy, vocabulary)
   dtypes = sorted({str(array.dtype) for array in model.arrays.values()})

@@ -45,6 +45,8 @@ _EMBEDDING_COPIES = (
   "encoder.embed_tokens.weight",
   "decoder.embed_tokens.weight",
 )
+# A ByT5 is a "t5" too.
+_T5S = ("t5", "mt5")
 # Some old checkpoints have this tensor, and no model reads it.
 _UNUSED = (
   "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -100,7 +102,7 @@ def vocabulary(path: str) -> "TokenizersVocabulary":
 
 
 def open_folder(path: epath.PathLike) -> BaseCheckpoint:
-  """Opens a T5 1.1, also an LM-adapted one, a FLAN-T5, a T5Gemma or a decoder.
+  """Opens a T5 1.1 (LM-adapted, FLAN-T5, mT5, ByT5), T5Gemma, or decoder.
 
   Args:
     path: A folder with `config.json` and `model.safetensors`, or its shards.
@@ -228,13 +230,13 @@ def _read_config(folder: pathlib.Path) -> Config:
     )
   config = parsing.json_file(file, "a model configuration", {"model_type": Any})
   model_type = config["model_type"]
-  if model_type == "t5":
+  if model_type in _T5S:
     return t5_names.read_config(file, config)
   if model_type in decoder_names.MODEL_TYPES:
     return decoder_names.read_config(file, config)
   if model_type in t5gemma_names.MODEL_TYPES:
     return t5gemma_names.read_config(file, config)
-  types = ("t5", *decoder_names.MODEL_TYPES, *t5gemma_names.MODEL_TYPES)
+  types = (*_T5S, *decoder_names.MODEL_TYPES, *t5gemma_names.MODEL_TYPES)
   known = ", ".join(types)
   raise ValueError(f"{file}: expected model_type {known}, got {model_type}.")
 

@@ -76,7 +76,7 @@ def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
 
   Args:
     file: The configuration's file, for messages.
-    config: Its content, whose `model_type` is "t5".
+    config: Its content, whose `model_type` is "t5" or "mt5".
 
   Raises:
     ValueError: if it is another model.
@@ -91,9 +91,10 @@ def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
       f"{activation}.{reason} Take a T5 1.1, an LM-adapted T5 or a FLAN-T5."
     )
   # transformers 5 writes "tied" for every model, and "scaled" where it matters.
+  # It never scales the output of an mT5.
   tied, scaled = "tie_word_embeddings", "scale_decoder_outputs"
   key = scaled if scaled in config else tied
-  if config.get(key, True):
+  if config["model_type"] != "mt5" and config.get(key, True):
     head = "the embedding is the head, and " * (key == tied)
     raise ValueError(
       f"{file}: expected {key} false, got "

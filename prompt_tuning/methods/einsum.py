@@ -6,6 +6,7 @@ import re
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from prompt_tuning.types import Array, DType
 
@@ -21,7 +22,7 @@ def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
     equation: "a,b->c" with explicit axes, each of which is in two of the
       three.
     a: First operand.
-    b: Second operand.
+    b: Second operand; or integers, which have no gradient.
     dtype: Dtype of the result.
 
   Returns:
@@ -31,6 +32,15 @@ def _einsum(equation: str, a: Array, b: Array, dtype: DType) -> Array:
   def product(a: Array, b: Array, of: DType) -> Array:
     return jnp.einsum(equation, a, b, preferred_element_type=of).astype(dtype)
 
+  if jnp.issubdtype(b.dtype, jnp.integer):
+    # If they did not depend on a layer's input, XLA on a CPU would convert the
+    # weights of all layers ahead of the first, and keep them.
+    b += lax.platform_dependent(
+      a,
+      cpu=lambda a: (0 * a.ravel()[0]).astype(b.dtype),
+      default=lambda a: jnp.zeros((), b.dtype),
+    )
+    b = b.astype(a.dtype)
   if dtype == jnp.float32:
     return product(a, b, jnp.float32)
   # Other matrix units accumulate in float32 for any dtype of the result. With
@@ -56,10 +66,10 @@ def _einsum_backward(equation, dtype, operands, gradient):
   a, b = operands
   a_axes, b_axes, axes = re.split(",|->", equation)
   gradient = gradient.astype(a.dtype)
-  return (
-    einsum(f"{axes},{b_axes}->{a_axes}", gradient, b, a.dtype),
-    einsum(f"{axes},{a_axes}->{b_axes}", gradient, a, b.dtype),
-  )
+  of_a = einsum(f"{axes},{b_axes}->{a_axes}", gradient, b, a.dtype)
+  if jnp.issubdtype(b.dtype, jnp.integer):
+    return of_a, np.zeros(b.shape, jax.dtypes.float0)
+  return of_a, einsum(f"{axes},{a_axes}->{b_axes}", gradient, a, b.dtype)
 
 
 einsum.defvjp(_einsum_forward, _einsum_backward)

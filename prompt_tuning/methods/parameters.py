@@ -18,8 +18,14 @@ def parameter(
   shape: Sequence[int],
   axes: Sequence[str],
   dtype: DType = jnp.float32,
+  module: nn.Module | None = None,
 ) -> Array:
-  """Returns a parameter of the module whose compact method is running."""
+  """Returns a parameter of a module, or of that whose compact method runs."""
   return partitioning.param_with_axes(
-    name, init, tuple(shape), jnp.dtype(dtype), axes=tuple(axes)
+    name,
+    init,
+    tuple(shape),
+    jnp.dtype(dtype),
+    axes=tuple(axes),
+    module=module,
   )

@@ -31,6 +31,10 @@ def check(config: Any) -> None:
     raise ValueError(
       f"Expected a dropout rate in [0, 1), got {config.dropout_rate}."
     )
+  if config.base_weights not in (None, "int8"):
+    raise ValueError(
+      f"Expected base_weights 'int8' or None, got {config.base_weights!r}."
+    )
   if unknown := set(config.remat_keeps) - set(KEPT):
     raise ValueError(f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}.")
   if config.remat_keeps and not config.remat:

@@ -37,6 +37,58 @@ def make_dropout(config: Config, enable_dropout: bool) -> nn.Dropout:
   )
 
 
+def frozen_matrix(
+  name: str,
+  init: Initializer,
+  shape: tuple[int, int],
+  axes: tuple[str, str],
+  config: Config,
+  channels: int,
+  module: nn.Module | None = None,
+) -> tuple[Array, Array | None]:
+  """Returns a matrix of a module.
+
+  Args:
+    name: Its name.
+    init: Initialiser.
+    shape: Its shape.
+    axes: Logical names of its axes.
+    config: The model's configuration.
+    channels: The axis that products keep.
+    module: The module; by default the one whose compact method is running.
+
+  Returns:
+    The matrix in the stored dtype, and None; or the matrix in int8, and the
+    factor of every output channel.
+  """
+  if config.base_weights is None:
+    dtype = config.param_dtype
+    return parameter(name, init, shape, axes, dtype, module), None
+  zeros, ones = nn.initializers.zeros, nn.initializers.ones
+  matrix = parameter(name, zeros, shape, axes, jnp.int8, module)
+  of_channels = ((x[channels],) for x in (shape, axes))
+  scale = f"{name}_scale", ones, *of_channels, jnp.float32, module
+  return matrix, parameter(*scale)
+
+
+def product(
+  equation: str, inputs: Array, matrix: Array, scale: Array | None, dtype: DType
+) -> Array:
+  """Multiplies inputs [B, T, in] by a `frozen_matrix`.
+
+  Args:
+    equation: As for `einsum`.
+    inputs: In the dtype of the product's operands.
+    matrix: The first part of a `frozen_matrix`.
+    scale: The second part.
+    dtype: Dtype of the result.
+  """
+  if scale is None:
+    return einsum(equation, inputs, matrix.astype(inputs.dtype), dtype)
+  outputs = einsum(equation, inputs, matrix, dtype)
+  return outputs * scale.astype(dtype)[None, None]
+
+
 class Dense(nn.Module):
   """A linear map.
 
@@ -65,13 +117,13 @@ class Dense(nn.Module):
     """[B, T, in] -> [B, T, features]"""
     dtype, stored = jnp.dtype(self.config.dtype), self.config.param_dtype
     shape = (inputs.shape[-1], self.features)
-    kernel = parameter("kernel", self.kernel_init, shape, self.axes, stored)
+    kernel, scale = frozen_matrix(
+      "kernel", self.kernel_init, shape, self.axes, self.config, channels=1
+    )
     if self.output_dtype:
       dtype = jnp.promote_types(dtype, kernel.dtype)
-    outputs = einsum(
-      "bti,io->bto",
-      inputs.astype(dtype),
-      kernel.astype(dtype),
+    outputs = product(
+      *("bti,io->bto", inputs.astype(dtype), kernel, scale),
       self.output_dtype or dtype,
     )
     if self.use_bias:
@@ -89,12 +141,13 @@ class Embed(nn.Module):
   config: Config
 
   def setup(self):
-    self.embedding = partitioning.param_with_axes(
+    self.embedding, self.scale = frozen_matrix(
       "embedding",
       nn.initializers.normal(1.0),
       (self.config.vocab_size, self.config.emb_dim),
-      jnp.dtype(self.config.param_dtype),
-      axes=("vocab", "embed"),
+      ("vocab", "embed"),
+      self.config,
+      channels=0,
       module=self,
     )
 
@@ -102,13 +155,16 @@ class Embed(nn.Module):
     """[B, T] -> [B, T, H]. A token outside the vocabulary becomes NaN."""
     # Google's T5X initialises with floats by default.
     tokens = tokens.astype(jnp.int32)
-    return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+    embedded = jnp.take(self.embedding, tokens, axis=0)
+    if self.scale is not None:
+      embedded *= jnp.take(self.scale, tokens, axis=0)[..., None]
+    return embedded.astype(self.config.dtype)
 
   def attend(self, hidden: Array) -> Array:
     """[B, S, H] -> [B, S, V] The embedding as the output head, in float32."""
     dtype = jnp.promote_types(hidden.dtype, self.embedding.dtype)
-    table = self.embedding.astype(dtype)
-    return einsum("bth,vh->btv", hidden.astype(dtype), table, jnp.float32)
+    table = self.embedding, self.scale
+    return product("bth,vh->btv", hidden.astype(dtype), *table, jnp.float32)
 
 
 def logits_of(owner: nn.Module, embedder: Embed, hidden: Array) -> Array:

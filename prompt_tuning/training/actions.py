@@ -82,7 +82,7 @@ class SaveBestPrompt(trainer.BaseAction):
   def save(self, train_state) -> None:
     """Writes the prompt of a state, with its score if one was evaluated."""
     # All processes take part in this, one writes.
-    fingerprint = base_model.fingerprint(train_state)
+    fingerprint = base_model.fingerprint(train_state, self.base_model)
     if jax.process_index() == 0:
       params = traverse_util.flatten_dict(train_state.params, sep="/")
       path, prompt = _folded(params)

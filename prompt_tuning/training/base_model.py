@@ -17,6 +17,7 @@ from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.training import google_t5x
 from t5x import checkpoints
+from t5x.formats import int8
 
 
 def token_embedding(path: str) -> np.ndarray:
@@ -50,7 +51,7 @@ def read_parameter(
       f"{checkpoint.path} has no parameter {name}; it has "
       f"{', '.join(list(checkpoint.arrays)[:5])}, ..."
     )
-  array = checkpoint.arrays[name]
+  array = int8.held_by(checkpoint, [name]).arrays[name]
   whole = tuple(slice(0, size) for size in array.shape)
   return np.asarray(array.open()(whole), np.float32)
 
@@ -63,6 +64,7 @@ def decoder_config(
   remat: bool = False,
   remat_keeps: tuple[str, ...] = (),
   attention_kernel: str | None = None,
+  base_weights: str | None = None,
 ) -> DecoderConfig:
   """Reads the sizes of a decoder; the settings are those of `DecoderConfig`.
 
@@ -84,6 +86,7 @@ def decoder_config(
     remat=remat,
     remat_keeps=remat_keeps,
     attention_kernel=attention_kernel,
+    base_weights=base_weights,
   )
 
 
@@ -136,25 +139,32 @@ def check_compatible(
     return
   frozen = prompt_files.UNKNOWN
   if not google_t5x.is_installed():
-    # Not with Google's T5X: it has no `BaseCheckpoint`.
-    from prompt_tuning.inference.base_models import base_fingerprint
-
-    frozen = base_fingerprint(checkpoints.open_checkpoint(checkpoint_path))
+    frozen = _fingerprint_of(checkpoint_path)
   for metadata in filter(None, found):
     prompt_files.check_compatible(
       metadata, frozen, vocabulary_lib.sha256(vocabulary)
     )
 
 
-def fingerprint(train_state: Any) -> str:
+def fingerprint(train_state: Any, base_path: str | None) -> str:
   """Returns the fingerprint of a run's frozen weights; all hosts take part.
 
   Args:
     train_state: A `t5x.train_state.TrainState`.
+    base_path: The base model that the run started from, if it is known.
 
   Returns:
     The fingerprint; with Google's T5X, `prompt_files.UNKNOWN`.
   """
   if google_t5x.is_installed():
     return prompt_files.UNKNOWN
+  if base_path and int8.is_used(train_state.frozen):
+    return _fingerprint_of(base_path)  # Rounding does not make another model.
   return checkpoints.fingerprint(train_state.frozen)
+
+
+def _fingerprint_of(path: str) -> str:
+  # Not with Google's T5X: it has no `BaseCheckpoint`.
+  from prompt_tuning.inference.base_models import base_fingerprint
+
+  return base_fingerprint(checkpoints.open_checkpoint(path))

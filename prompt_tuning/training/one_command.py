@@ -91,23 +91,22 @@ def make(
     ValueError: if the model or the data cannot be read.
   """
   base = checkpoints.open_checkpoint(model)
-  is_ladder = base_models.is_of_ladder(base)
   config = base.metadata.get("config")
   folder = folder or os.path.join("runs", "tune", _name(model, data))
   values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
-  model_file = "ladder_t5" if is_ladder else "t5_1_1"
+  words = frozen_model.FrozenModel.load(model).vocabulary
   if config is not None:
     model_file = "decoder" if len(config.stacks) == 1 else "t5gemma"
   else:
-    config = config_of(base.arrays)
-    if not is_ladder:
+    config, model_file = config_of(base.arrays), "ladder_t5"
+    if isinstance(words, seqio.ByteVocabulary):
+      model_file = "byt5"
+    elif not base_models.is_of_ladder(base):
+      model_file = "t5_1_1" if words.extra_ids else "mt5"
       values["VOCABULARY_FILE"] = base_models.vocabulary_file(model)
-    for name in SIZES:
-      values[f"network.T5Config.{name}"] = getattr(config, name)
-  is_task = data in [
-    *seqio.TaskRegistry.names(),
-    *seqio.MixtureRegistry.names(),
-  ]
+    values |= {f"network.T5Config.{x}": getattr(config, x) for x in SIZES}
+  registries = seqio.TaskRegistry, seqio.MixtureRegistry
+  is_task = any(data in x.names() for x in registries)
   values |= {"TASK": data} if is_task else _data_bindings(data)
   shared = [f"{name} = {value!r}" for name, value in values.items()]
   recipes = [x for x in gin_files if "recipes/" in x]
@@ -119,7 +118,7 @@ def make(
     *(x for x in gin_files if x not in recipes),
   ]
   _put_programs_where_gin_finds_them()
-  task, words = data, frozen_model.FrozenModel.load(model).vocabulary
+  task = data
   if not is_task:
     with gin_utils.bound_arguments(
       files_lib.file_task, files, [*shared, *gin_bindings]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x import optimizers
+from t5x.formats import int8
 from t5x.partitioning import PjitPartitioner
 
 Params = Mapping[str, Any]
@@ -76,6 +77,11 @@ class TrainState(struct.PyTreeNode):
       state = optimizers.OptimizerState(jnp.zeros((), jnp.int32), ())
       return cls({}, params, state, None)
     trainable, frozen = split(params, optimizer_def.trainable(params))
+    if int8.is_used(trainable):
+      raise ValueError(
+        "Expected parameters that train in floats, got int8: train all weights "
+        "without gin/models/int8.gin."
+      )
     return cls(
       trainable, frozen, optimizer_def.init_state(trainable), optimizer_def
     )

@@ -4,6 +4,7 @@ The model is a random T5 or decoder in Hugging Face's format, on a hub of this
 machine.
 """
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sentencepiece
+import seqio
 import tiny_decoder
 
 import prompt_tuning as pt
@@ -47,24 +49,31 @@ MODELS = pytest.mark.parametrize(
 GIN = {"TRAIN_STEPS_RELATIVE": 4, "EVAL_PERIOD": 2, "PROMPT_LENGTH": 3}
 
 
+def _write(folder, config, texts=None):
+  """Writes a random model, and a vocabulary of texts."""
+  rng = np.random.default_rng(0)
+  arrays = {
+    name: stored_arrays.in_memory(rng.normal(size=shape).astype(np.float32))
+    for name, shape in t5_names.shapes(config).items()
+  }
+  hugging_face.write_folder(folder, arrays)
+  if texts is not None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(texts),
+      model_writer=model,
+      **{"vocab_size": 60, "hard_vocab_limit": False, "minloglevel": 2},
+      **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+      character_coverage=1.0,
+    )
+    (folder / "spiece.model").write_bytes(model.getvalue())
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
   """Returns the files of the model."""
   folder = tmp_path_factory.mktemp("tiny") / "hf"
-  rng = np.random.default_rng(0)
-  arrays = {
-    name: stored_arrays.in_memory(rng.normal(size=shape).astype(np.float32))
-    for name, shape in t5_names.shapes(CONFIG).items()
-  }
-  hugging_face.write_folder(folder, arrays)
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(FRAME["text"]),
-    model_writer=model,
-    **{"vocab_size": 60, "hard_vocab_limit": False, "minloglevel": 2},
-    **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
-  )
-  (folder / "spiece.model").write_bytes(model.getvalue())
+  _write(folder, CONFIG, FRAME["text"])
   return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -93,9 +102,9 @@ def folder(files, decoder_files, tmp_path, monkeypatch):
     yield tmp_path
 
 
-def tune(*words, name=NAME):
+def tune(*words, name=NAME, data=DATA):
   bindings = [f"--gin.{name}={value}" for name, value in GIN.items()]
-  return console.main(["tune", name, DATA, "--output=out", *bindings, *words])
+  return console.main(["tune", name, data, "--output=out", *bindings, *words])
 
 
 def test_settings_are_shown_before_anything_is_done(folder, capsys, caplog):
@@ -154,6 +163,28 @@ def test_two_commands_from_names_on_the_hub_to_answers(
   np.testing.assert_array_equal(served, prompt.array)
   record = json.loads((folder / "out" / "record.json").read_text())
   assert record["status"] == "finished"
+
+
+@pytest.mark.parametrize("kind", ["mt5", "byt5"])
+def test_a_multilingual_model_brings_its_vocabulary(kind, folder):
+  """An mT5's file has its own sentinels; a ByT5 has no file."""
+  texts = ["ein guter Film", "un film ennuyeux", "とても良い映画"]
+  texts += ["скучный фильм", "فيلم جيد", "지루한 영화"]
+  rows = [f"{x} {y}" for x in texts for y in texts]
+  frame = pd.DataFrame({"text": rows, "label": ["Film", "un"] * 18})
+  frame.to_csv("reviews.csv", index=False)
+  if kind == "byt5":
+    sizes = {"vocab_size": 384, "num_encoder_layers": 3}
+    _write(folder / kind, dataclasses.replace(CONFIG, **sizes))
+  else:
+    _write(folder / kind, CONFIG, texts)
+    file = folder / kind / "spiece.model"
+    file.write_bytes(seqio.SentencePieceVocabulary(str(file), 100).sp_model)
+  assert not tune(name=kind, data="reviews.csv")
+  model = pt.load(kind)
+  assert all(model.vocabulary.unk_id not in model.encode(x) for x in texts)
+  assert [model.vocabulary.decode(model.encode(x)) for x in texts] == texts
+  assert len(model.generate(texts, "out/prompt.safetensors", 4)) == len(texts)
 
 
 @pytest.mark.slow

@@ -80,6 +80,9 @@ def test_file_with_sentinels_of_its_own_is_told_of(
     vocabulary.of_model(again)
   plain = seqio.SentencePieceVocabulary(str(path), extra_ids=0)
   assert vocabulary.of_model(plain).vocab_size == 24
+  # By default, a file gets T5's if it has none.
+  assert vocabulary.of_file(str(path)).vocab_size == 24
+  assert vocabulary.of_file(model_file).vocab_size == 119
 
 
 def test_a_later_model_takes_over_from_none(unbound):

@@ -32,9 +32,15 @@ pytestmark = [
 STEPS = 12
 
 
-@pytest.fixture(scope="module")
-def hugging_face():
-  return transformers_t5.make()
+@pytest.fixture(scope="module", params=list(transformers_t5.CONFIGS))
+def hugging_face(request):
+  return transformers_t5.make(family=request.param)
+
+
+def test_bytes_are_those_of_byt5():
+  text = "とても良い映画, très bon"
+  ids = seqio.ByteVocabulary().encode(text)
+  assert transformers.ByT5Tokenizer()(text).input_ids == [*ids, 1]
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +71,10 @@ def folders(hugging_face, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def params(folders):
-  """The converted parameters, as a tree."""
+def ours(folders):
+  """The converted model."""
   words = seqio.PassThroughVocabulary(64, eos_id=1)
-  model = pt.load(folders / "t5x", words, config=transformers_t5.CONFIG)
-  return model.params
+  return pt.load(folders / "t5x", words)
 
 
 def _shifted(targets):
@@ -85,16 +90,16 @@ def _their_logits(model, batch):
   ).logits
 
 
-def test_greedy_tokens_are_equal(hugging_face, params, batch):
+def test_greedy_tokens_are_equal(hugging_face, ours, batch):
   model = tiny.make_model(
     with_prompt=False,
     # gin/decoding/greedy.gin
     decode_fn=functools.partial(decoding.temperature_sample, topk=1),
-    **dataclasses.asdict(transformers_t5.CONFIG),
+    **dataclasses.asdict(ours.config),
   )
   inputs, _ = batch
   tokens = jax.jit(model.predict_batch)(
-    params,
+    ours.params,
     {
       "encoder_input_tokens": inputs,
       "decoder_input_tokens": np.zeros((3, STEPS), np.int32),
@@ -127,18 +132,18 @@ def test_transformers_load_what_we_write(hugging_face, folders, batch):
 
 
 def test_peft_computes_our_logits_and_gradient_of_a_prompt(
-  params, folders, batch, tmp_path
+  ours, folders, batch, tmp_path
 ):
   inputs, targets = batch
   prompt = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
   module = network.Transformer(
-    transformers_t5.CONFIG,
+    ours.config,
     network.Injections(prompt=lambda name: prompts.Prompt(5, name=name)),
   )
 
   def loss_fn(prompt):
     logits = module.apply(
-      {"params": conformance.with_prompt(params, {"prompt": prompt})},
+      {"params": conformance.with_prompt(ours.params, {"prompt": prompt})},
       *(inputs, _shifted(targets), targets),
       enable_dropout=False,
     )

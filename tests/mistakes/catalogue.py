@@ -296,7 +296,7 @@ CONSOLE = (
   ),
   ("convert checkpoint --from pt a --to t5x b", "hf or t5x, got pt"),
   ("convert checkpoint --from t5x no --to t5x b", "No checkpoint at no"),
-  (f"{_CONVERT} pt b", "hf or t5x, got pt"),
+  (f"{_CONVERT} pt b", "t5x or int8, got pt"),
   (f"{_CONVERT} hf b --step=3", "no step, which hf does not keep, got 3"),
   (f"{_CONVERT} t5x b --step=-1", "--step: expected 0 or more, got '-1'"),
   (f"{_CONVERT} t5x b --prompt=no.npy", "no.npy is not a file"),

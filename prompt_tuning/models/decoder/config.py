@@ -1,7 +1,7 @@
 """The sizes and settings of a decoder: Llama, Mistral, Qwen, Gemma."""
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -65,6 +65,7 @@ class DecoderConfig:
   remat_keeps: tuple[str, ...] = ()
   scan_layers: bool = False
   attention_kernel: str | None = None
+  base_weights: Literal["int8"] | None = None
 
   def __post_init__(self):
     config_lib.check(self)

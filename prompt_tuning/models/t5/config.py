@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -57,6 +57,8 @@ class T5Config(_Unvaried):
       one layer.
     attention_kernel: A key of `attention.KERNELS`: "cudnn" on a GPU,
       "flash" on a TPU. None uses the attention that runs on every platform.
+    base_weights: "int8" to hold kernels and the embedding in int8, frozen, with
+      a scale for every output channel; None for `param_dtype`.
   """
 
   vocab_size: PositiveInt
@@ -77,6 +79,7 @@ class T5Config(_Unvaried):
   remat_keeps: tuple[str, ...] = ()
   scan_layers: bool = False
   attention_kernel: str | None = None
+  base_weights: Literal["int8"] | None = None
 
   def __post_init__(self):
     config_lib.check(self)
@@ -148,4 +151,5 @@ def config_of(shapes: Mapping[str, Any]) -> T5Config:
     mlp_activations=("gelu", "linear") if is_gated else ("relu",),
     logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
     relative_attention_num_buckets=num_buckets,
+    base_weights="int8" if f"{TOKEN_EMBEDDING}_scale" in shapes else None,
   )

@@ -209,8 +209,7 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
       {**kept, "trained": sorted(trained)},
     )
   if t5x_v3.is_checkpoint(found):
-    step, arrays = t5x_v3.open_checkpoint(found)
-    metadata = {}
+    step, arrays, metadata = t5x_v3.open_checkpoint(found)
   else:
     step, arrays, metadata = orbax.open_checkpoint(found)
   return BaseCheckpoint(path, found, step, scanned.take_apart(arrays), metadata)

@@ -32,14 +32,16 @@ def is_checkpoint(folder: str) -> bool:
   return (path / _FILE).is_file() and not (path / "_METADATA").exists()
 
 
-def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
+def open_checkpoint(
+  folder: str,
+) -> tuple[int, dict[str, StoredArray], dict[str, Any]]:
   """Opens a checkpoint without reading its matrices.
 
   Args:
     folder: `checkpoint_<step>`, local or gs://.
 
   Returns:
-    The step, and path of the parameter -> array.
+    The step, path of the parameter -> array, and the metadata, if it is ours.
 
   Raises:
     ValueError: if it has another format or version.
@@ -67,7 +69,8 @@ def open_checkpoint(folder: str) -> tuple[int, dict[str, StoredArray]]:
       is_leaf=lambda _, node: _is_spec(node),
     )
     arrays = {name: _stored(folder, name, x) for name, x in target.items()}
-    return int(tree["optimizer"]["state"]["step"]), arrays
+    metadata = dict(tree.get("metadata", {}))
+    return int(tree["optimizer"]["state"]["step"]), arrays, metadata
 
 
 def _is_spec(node: Any) -> bool:
@@ -104,7 +107,10 @@ def _stored(folder: str, name: str, leaf: Any) -> StoredArray:
 
 
 def write_checkpoint(
-  directory: str, step: int, arrays: Mapping[str, StoredArray]
+  directory: str,
+  step: int,
+  arrays: Mapping[str, StoredArray],
+  metadata: Mapping[str, str] | None = None,
 ) -> str:
   """Writes a model so that Google's T5X restores it, one array at a time.
 
@@ -115,6 +121,7 @@ def write_checkpoint(
     directory: The folder to put `checkpoint_<step>` into.
     step: Pretraining steps.
     arrays: Path of the parameter -> array.
+    metadata: More to keep, which T5X does not read.
 
   Returns:
     The path of the checkpoint. It appears when it is complete.
@@ -147,6 +154,8 @@ def write_checkpoint(
       "state": {"step": np.asarray(step, np.int32)},
     },
   }
+  if metadata:
+    tree["metadata"] = dict(metadata)
   (folder / _FILE).write_bytes(serialization.msgpack_serialize(tree))
   storage.rename(folder, final)
   return str(final)

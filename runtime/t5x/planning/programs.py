@@ -220,7 +220,10 @@ def _command(
   dtype = restore and restore.dtype
   state = initializer.train_state_shapes
   frozen = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), state.frozen
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype if x.dtype == jnp.int8 else dtype or x.dtype
+    ),
+    state.frozen,
   )
   state = jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(

@@ -16,7 +16,7 @@ import numpy as np
 from t5x import checkpoints
 from t5x import train_state as train_state_lib
 from t5x.files import run_lock
-from t5x.formats import stacking
+from t5x.formats import int8, stacking
 from t5x.partitioning import PjitPartitioner
 from t5x.train_state import Params, TrainState
 from t5x.utils import RestoreCheckpointConfig
@@ -146,6 +146,8 @@ class TrainStateInitializer:
         holder,
         base.step,
       )
+    wanted = map(cfg.source, self._shapes_on_disk)
+    base = int8.held_by(base, {x for x in wanted if x is not None})
     sources = self._sources(base, cfg)
     params = self._read(base, cfg, sources)
     is_whole = sources == {name: name for name in base.arrays}
@@ -245,6 +247,8 @@ class TrainStateInitializer:
       # bfloat16.
       if name in trained:
         dtype = trained[name].dtype
+      elif shape.dtype == np.int8:
+        dtype = shape.dtype
       elif source in base.metadata.get("trained", ()):
         dtype = base.arrays[source].dtype
       else:

@@ -12,7 +12,7 @@ import jax
 from t5x import checkpoints, multihost
 from t5x.configuration import identity
 from t5x.files import safe_files
-from t5x.formats import checkpoint_folder
+from t5x.formats import checkpoint_folder, int8
 from t5x.runs import initialization
 from t5x.runs.plan import Plan
 from t5x.train_state import TrainState
@@ -208,7 +208,7 @@ def restore(
     plan.train_dataset_cfg.name,
     int(state.step),
     base and {"path": base.found, "fingerprint": base.fingerprint},
-    checkpoints.fingerprint(state.frozen) if state.frozen else None,
+    _frozen_fingerprint(state, base),
     *seeds,
   )
   if is_new:
@@ -233,3 +233,12 @@ def restore(
     )
   info = info.resumed(saved, int(state.step))
   return state.replace(frozen=frozen), base, info
+
+
+def _frozen_fingerprint(
+  state: TrainState, base: checkpoints.BaseCheckpoint | None
+) -> str | None:
+  """Returns that of the frozen parameters; in int8, they keep their base's."""
+  if base and int8.is_used(state.frozen):
+    return base.metadata.get("base_fingerprint") or base.fingerprint
+  return checkpoints.fingerprint(state.frozen) if state.frozen else None

@@ -1,0 +1,133 @@
+"""Frozen weights in int8: memory, results, runs and files."""
+
+import functools
+import itertools
+
+from flax import traverse_util
+import jax
+import numpy as np
+import pytest
+import seqio
+import tiny
+import tiny_decoder
+
+import prompt_tuning as pt
+from prompt_tuning import prompts
+from prompt_tuning.inference.batch_queue import Settings, Shapes
+from prompt_tuning.inference.engine import Engine
+from prompt_tuning.inference.requests import Generation
+from prompt_tuning.injections import Injections
+from prompt_tuning.interop import checkpoint_conversion
+from prompt_tuning.methods import lora
+from prompt_tuning.models import networks
+from prompt_tuning.models.network import parameter_shapes
+from prompt_tuning.training import actions
+from t5x import adafactor
+from t5x.formats import int8, stacking, stored_arrays
+
+LADDER = "checkpoints/ladder_s/lm_100"
+WORDS = seqio.ByteVocabulary()
+TARGETS = np.array([[4, 50, 1, 0], [7, 9, 2, 1]], np.int32)
+INPUTS = np.array([[5, 9, 33, 2, 7], [21, 8, 60, 0, 0]], np.int32)
+
+
+def test_memory_and_scores_of_a_pretrained_model():
+  exact, rounded = (pt.load(LADDER, base_weights=x) for x in (None, "int8"))
+  sizes = [jax.tree.map(lambda x: x.nbytes, x.params) for x in (exact, rounded)]
+  whole, part = (sum(jax.tree.leaves(x)) for x in sizes)
+  assert part <= 0.3 * whole
+  pairs = [("abc", "yes"), ("hgfedc x", "no")]
+  scores = (x.log_likelihoods(pairs) for x in (exact, rounded))
+  np.testing.assert_allclose(*scores, rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["t5", "decoder"])
+def test_gradients_of_methods_are_nearly_those_of_floats(kind, tmp_path, base):
+  path = base if kind == "t5" else tiny_decoder.save(tmp_path / "decoder")
+  found, without_dropout = [], {"enable_dropout": False}
+  prompt = functools.partial(prompts.Prompt, length=4)
+  delta = functools.partial(lora.LowRankDelta, rank=2, alpha=2.0)
+  method = Injections(prompt=prompt, delta=delta)
+  arguments = INPUTS, np.pad(TARGETS, ((0, 0), (1, 0)))[:, :-1], TARGETS
+  for weights in (None, "int8"):
+    model = pt.load(path, WORDS, base_weights=weights)
+    module = networks.make(model.config, method)
+    frozen = dict(model.in_memory.params)
+    rng, shapes = np.random.default_rng(0), parameter_shapes(module)
+    added = {
+      name: rng.normal(size=shapes[name]).astype(np.float32) / 4
+      for name in sorted(shapes.keys() - frozen.keys())
+    }
+
+    def loss(added, frozen, module=module):
+      params = traverse_util.unflatten_dict(added | frozen, sep="/")
+      logits = module.apply({"params": params}, *arguments, **without_dropout)
+      return jax.nn.log_softmax(logits)[..., 4].sum(), logits
+
+    found.append(jax.jit(jax.grad(loss, has_aux=True))(added, frozen))
+  (gradient, logits), (rounded, rounded_logits) = found
+
+  def difference(x, y):
+    return np.linalg.norm(x - y) / np.linalg.norm(x)
+
+  assert 0 < difference(logits, rounded_logits) < 0.03
+  for name, x in gradient.items():
+    most = 0.1 if name.endswith("/prompt") else 0.25
+    assert difference(x, rounded[name]) < most, name
+
+
+def test_run_resumes_bit_for_bit_and_is_served(tmp_path, base):
+  model = tiny.make_model(base_weights="int8", scan_layers=True)
+
+  def train(name, **overrides):
+    folder = str(tmp_path / name)
+    best = (folder, tiny.TASK, ".*", WORDS)
+    after = {"INFER_EVAL": [actions.SaveBestPrompt(*best, base_model=base)]}
+    return tiny.train(folder, base, model, actions=after, **overrides)
+
+  whole, steps = train("whole"), itertools.count()
+  stopped = train("parts", should_stop=lambda: next(steps) > 2)
+  parts = train("parts")
+  assert (stopped.status, parts.status) == ("interrupted", "finished")
+  equal = np.testing.assert_array_equal
+  jax.tree.map(equal, whole.train_state, parts.train_state)
+  loaded = pt.load(base, WORDS, base_weights="int8")
+  frozen = traverse_util.flatten_dict(whole.train_state.frozen, sep="/")
+  for name, x in stacking.take_apart(frozen).items():
+    equal(x, loaded.in_memory.params[name])
+  # It names the model, in floats or int8; another one is refused.
+  prompt = pt.TunedPrompt.load(tmp_path / "parts" / "prompt.safetensors")
+  assert pt.load(base, WORDS).prompt_array(prompt) is not None
+  (answer,) = loaded.generate(["abxc"], prompt, max_length=4)
+  shapes = Shapes((1,), (16,), (4,), (4,), ())
+  with Engine(loaded, Settings(shapes=shapes)) as engine:
+    request = Generation(loaded.encode("abxc"), prompt, max_tokens=4)
+    (ticket,) = engine.submit([request])
+    assert WORDS.decode([x.id for x in ticket.result(60).tokens]) == answer
+
+
+def test_converted_to_int8_and_back(tmp_path, base):
+  exact = checkpoint_conversion.open_model(base)
+  for source, target in ((base, "int8"), (str(tmp_path / "int8"), "hf")):
+    model = checkpoint_conversion.open_model(source)
+    checkpoint_conversion.convert(model, target, str(tmp_path / target))
+  read = pt.load(tmp_path / "int8", WORDS)
+  rounded = pt.load(base, WORDS, base_weights="int8")
+  assert read.fingerprint == rounded.fingerprint
+  jax.tree.map(np.testing.assert_array_equal, rounded.params, read.params)
+  back = checkpoint_conversion.open_model(str(tmp_path / "hf")).arrays
+  assert back.keys() == exact.arrays.keys()
+  for name, array in exact.arrays.items():
+    x, y = stored_arrays.read(array), stored_arrays.read(back[name])
+    assert np.abs(x - y).max() <= np.abs(x).max() / 250, name
+    assert (name.endswith("scale") or "rel_" in name) == (x == y).all()
+
+
+def test_mistakes_are_named():
+  model = tiny.make_model(adafactor.Adafactor(), base_weights="int8")
+  with pytest.raises(ValueError, match=r"train in floats.*int8\.gin"):
+    tiny.make_initializer(model)
+  with pytest.raises(ValueError, match="base_weights 'int8' or None, got 'x'"):
+    tiny.config(base_weights="x")
+  with pytest.raises(ValueError, match="finite weights"):
+    int8.quantized(np.array([[1.0, np.nan]]), 0)
