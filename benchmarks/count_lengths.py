@@ -18,7 +18,7 @@ from absl import logging
 import seqio
 
 import harness
-from prompt_tuning.data import superglue
+from prompt_tuning.data import task_rows
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
 
@@ -52,7 +52,7 @@ def main() -> None:
   vocabulary_lib.of_model(seqio.SentencePieceVocabulary(args.vocabulary, 100))
   counts = {
     row.name: found
-    for row in superglue.SUPER_GLUE
+    for row in task_rows.SUPER_GLUE
     if (found := count(f"super_glue_{row.name}"))
   }
   if not counts:

@@ -1,6 +1,6 @@
 """Registers every task with seqio: import it, then ask seqio by name.
 
-Beside the tasks of `superglue`, `corpus` and `probes`, these are the two
+Beside the tasks of `task_rows`, `corpus` and `probes`, these are the two
 miniatures, with SuperGLUE's forms, preprocessors and metrics. Their examples
 are generated when they are first read.
 
@@ -22,7 +22,7 @@ import os
 import seqio
 
 from prompt_tuning import project_files
-from prompt_tuning.data import sources, superglue, task_names
+from prompt_tuning.data import sources, task_names, task_rows
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.mini.ladder import corpus, probes, world
 from prompt_tuning.mini.ladder import examples as ladder_examples
@@ -42,13 +42,13 @@ _PROBED = ("boolq", "cb", "copa", "multirc", "rte")
 
 def _add_miniature(examples, prefix: str, mixture: str, names) -> None:
   counts = examples.EXAMPLES_PER_SPLIT
-  superglue.add_tasks(
+  task_rows.add_tasks(
     prefix,
     lambda row: sources.ExampleSource(
       lambda split: examples.features(row.name, split), counts
     ),
   )
-  superglue.add_mixture(
+  task_rows.add_mixture(
     mixture, {f"{prefix}_{name}": counts["train"] for name in names}
   )
 
@@ -61,15 +61,15 @@ for _task in ladder_examples.DOMAIN_TASKS:
     _splits = (
       ("train", "validation") if _name.endswith("home") else ("validation",)
     )
-    superglue.add_task(
+    task_rows.add_task(
       f"{LADDER}_{_name}",
-      superglue.BY_NAME[_task],
+      task_rows.BY_NAME[_task],
       sources.ExampleSource(
         functools.partial(ladder_examples.features, _name),
         {x: ladder_examples.EXAMPLES_PER_SPLIT[x] for x in _splits},
       ),
     )
-  superglue.add_mixture(
+  task_rows.add_mixture(
     f"{LADDER}_{_task}_domains", {f"{LADDER}_{x}": 1 for x in _names}
   )
 

@@ -104,7 +104,7 @@ def _audit_prompt(args: argparse.Namespace) -> None:
 
 
 def _inspect_prompt(args: argparse.Namespace) -> None:
-  from prompt_tuning.data import superglue
+  from prompt_tuning.data import task_rows
   from prompt_tuning.inference import neighbours
   from prompt_tuning.training import base_model
 
@@ -114,7 +114,7 @@ def _inspect_prompt(args: argparse.Namespace) -> None:
     )
   prompt, model = _open(args)
   metadata = prompt.metadata
-  task = superglue.ROWS.get((metadata and metadata.task) or "")
+  task = task_rows.ROWS.get((metadata and metadata.task) or "")
   result = neighbours.analyse(
     prompt.array,
     base_model.token_embedding(args.checkpoint),

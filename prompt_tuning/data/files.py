@@ -24,7 +24,7 @@ from pydantic import Field
 import seqio
 import sklearn.model_selection
 
-from prompt_tuning.data import row_files, superglue
+from prompt_tuning.data import row_files, task_rows
 from prompt_tuning.data import targets as targets_lib
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.sources import ExampleSource
@@ -293,9 +293,9 @@ def _register(*arguments) -> str:
   print(data, file=sys.stderr)
   if data.name in seqio.TaskRegistry.names():
     return data.name  # The same rows.
-  superglue.add_task(
+  task_rows.add_task(
     data.name,
-    superglue.SuperGlueTask(
+    task_rows.TaskRow(
       name=data.name,
       prefix=f"{pathlib.PurePath(arguments[0]).stem} ",
       preprocess=lambda dataset: dataset,

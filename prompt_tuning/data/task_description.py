@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tqdm
 
-from prompt_tuning.data import superglue, task_lookup
+from prompt_tuning.data import task_lookup, task_rows
 
 _QUANTILES = {"median": 0.5, "90%": 0.9, "99%": 0.99, "longest": 1.0}
 _MAX_TARGETS = 8
@@ -57,7 +57,7 @@ def describe(task: seqio.Task, split: str, num_examples: int) -> str:
   made, read = targets.total(), task.num_input_examples(split)
   of_rows = f", made of {read:,} rows" if read not in (None, made) else ""
   lines.append(f"examples   {made:,}{of_rows}")
-  row = superglue.ROWS.get(task.name)
+  row = task_rows.ROWS.get(task.name)
   lines += _shares("targets", targets, row.labels if row else ())
   if labels:
     lines += _shares("labels", labels)

@@ -10,7 +10,7 @@ import functools
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import superglue, task_lookup, task_names
+from prompt_tuning.data import task_lookup, task_names, task_rows
 from prompt_tuning.data import vocabulary as vocabulary_lib
 
 # If lengths have a limit, only the first examples of a split are read. A longer
@@ -144,7 +144,7 @@ def _longest(
   )
   limit = longest or 2**31
   found = dict.fromkeys(task.output_features, 0)
-  row = superglue.ROWS.get(name)
+  row = task_rows.ROWS.get(name)
   if row is not None and row.labels:
     feature = task.output_features["targets"]
     found["targets"] = max(
@@ -175,11 +175,11 @@ def _names(task: str, module: str | None) -> Iterator[str]:
   return (task.name for task in seqio.get_subtasks(found))
 
 
-def _row(name: str, macro: str) -> superglue.SuperGlueTask:
-  if name not in superglue.ROWS:
+def _row(name: str, macro: str) -> task_rows.TaskRow:
+  if name not in task_rows.ROWS:
     raise ValueError(
       f"The labels of {name!r} are unknown. Register it with "
-      "prompt_tuning.data.superglue.add_task, or give them: "
+      "prompt_tuning.data.task_rows.add_task, or give them: "
       f'--gin.{macro}=\'["yes", "no"]\''
     )
-  return superglue.ROWS[name]
+  return task_rows.ROWS[name]

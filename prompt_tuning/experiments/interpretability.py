@@ -17,7 +17,7 @@ import pydantic
 import seqio
 
 from prompt_tuning import prompt_files, tasks
-from prompt_tuning.data import superglue
+from prompt_tuning.data import task_rows
 from prompt_tuning.experiments.cells import Strict
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.experiments.text_tables import Table
@@ -81,7 +81,7 @@ def read(results: Results, root: pathlib.Path, count: int) -> pd.DataFrame:
     except ValueError as e:
       logging.warning("%s is left out: %s", path.name, e)
       continue
-    labels = superglue.ROWS[str(run.cell.point["task"])].class_words
+    labels = task_rows.ROWS[str(run.cell.point["task"])].class_words
     reading = _reading(prompt, embedding, vocabulary, labels, count)
     found.append({**run.cell.point, **reading})
   return pd.DataFrame(found)

@@ -68,7 +68,7 @@ class MultitaskPrompt(nn.Module):
       [B, P, H] in the dtype of `embedded`; NaN for an input that starts with
       none of the prefixes, unless it is all padding. NaN ends a training run by
       its loss, but generation turns it into an arbitrary answer without an
-      error. `superglue.prefixes_of` refuses tasks without prefixes; a user
+      error. `task_rows.prefixes_of` refuses tasks without prefixes; a user
       of TASK_PREFIXES has to ensure that all inputs have one.
 
     Raises:

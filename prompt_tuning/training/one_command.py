@@ -20,7 +20,7 @@ import seqio
 
 from prompt_tuning import tasks  # noqa: F401  # Registers them.
 from prompt_tuning.data import files as files_lib
-from prompt_tuning.data import row_files, superglue, task_facts
+from prompt_tuning.data import row_files, task_facts, task_rows
 from prompt_tuning.inference import base_models, frozen_model
 from prompt_tuning.interop import hub
 from prompt_tuning.models.t5.config import config_of
@@ -129,7 +129,7 @@ def make(
     sum(x.size for x in base.arrays.values()),
     seqio.get_mixture_or_task(task).num_input_examples("train") or 1,
     task_facts.lengths(task, words)["inputs"],
-    len(superglue.ROWS[task].labels) if task in superglue.ROWS else 0,
+    len(task_rows.ROWS[task].labels) if task in task_rows.ROWS else 0,
     *defaults.device(),
   )
   given = {x.label for text in gin_bindings for x in reading.from_text(text)}

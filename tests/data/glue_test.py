@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import preprocessors, superglue
+from prompt_tuning.data import preprocessors, task_rows
 
 ASKED = {
   "context": "Peter's  cat\n(Tom) ate 3.5 fish\u2014raw.",
@@ -19,7 +19,7 @@ SPACED = (
 
 @pytest.mark.parametrize("case", CASES["texts"], ids=lambda case: case["task"])
 def test_texts_of_glue_are_t5s(case):
-  row = superglue.ROWS[f"glue_{case['task']}"]
+  row = task_rows.ROWS[f"glue_{case['task']}"]
   dataset = tf.data.Dataset.from_tensors(case["raw"] | {"idx": 3})
   dataset = row.preprocess(dataset)
   (plain,) = dataset.as_numpy_iterator()
@@ -43,7 +43,7 @@ ANSWERS = ["fish", "3.5 fish"]
   ],
 )
 def test_questions_have_spaces_around_punctuation(name, raw):
-  row = superglue.ROWS[name]
+  row = task_rows.ROWS[name]
   dataset = row.preprocess(tf.data.Dataset.from_tensors(ASKED | raw))
   (example,) = dataset.as_numpy_iterator()
   assert example["inputs"].decode() == SPACED
@@ -54,7 +54,7 @@ def test_questions_have_spaces_around_punctuation(name, raw):
 
 def test_answers_that_are_no_number_are_invalid():
   texts = ("3.8", "5", " 2.4", "-1", "good", "", "nan", "inf")
-  values = [superglue.ROWS["glue_stsb"].postprocess(x, {}) for x in texts]
+  values = [task_rows.ROWS["glue_stsb"].postprocess(x, {}) for x in texts]
   assert values == [3.8, 5.0, 2.4, -1.0, -1.0, -1.0, -1.0, -1.0]
 
 
@@ -63,8 +63,8 @@ def test_answers_that_are_no_number_are_invalid():
 )
 def test_transfer_is_scored_in_the_words_of_training(name, trained_on):
   """The other set's own words count too, as in the original code."""
-  row = superglue.ROWS[f"glue_{name}_from_{trained_on}"]
-  own, learned = (superglue.ROWS[f"glue_{x}"] for x in (name, trained_on))
+  row = task_rows.ROWS[f"glue_{name}_from_{trained_on}"]
+  own, learned = (task_rows.ROWS[f"glue_{x}"] for x in (name, trained_on))
   assert row.labels == learned.labels
   assert row.tfds_name == own.tfds_name
   for labels in (own.labels, learned.labels):
@@ -110,7 +110,7 @@ def test_names_of_the_original_code_find_our_tasks():
 def test_training_and_validation_share_no_article():
   raw = {"title": [f"Article {i // 3}" for i in range(90)]}
   raw = tf.data.Dataset.from_tensor_slices(raw)
-  select = superglue.ROWS["squad_new_wiki"].select
+  select = task_rows.ROWS["squad_new_wiki"].select
   train, validation = (
     [x["title"] for x in select(raw, split).as_numpy_iterator()]
     for split in ("train", "validation")

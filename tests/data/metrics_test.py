@@ -6,7 +6,7 @@ from glue_cases import CASES
 import pytest
 from superglue_reference import REFERENCE, ROWS
 
-from prompt_tuning.data import metrics, superglue
+from prompt_tuning.data import metrics, task_rows
 
 
 def evaluate(row, targets, predictions):
@@ -135,7 +135,7 @@ def test_glue_average_counts_mnli_once_and_wnli_never():
 
 @pytest.mark.parametrize("case", CASES["metrics"], ids=lambda x: x["task"])
 def test_values_of_glue_and_squad(case):
-  row = superglue.ROWS[case["task"]]
+  row = task_rows.ROWS[case["task"]]
   got = evaluate(row, case["targets"], case["predictions"])
   got.pop("invalid", None)
   assert got == pytest.approx(case["values"], abs=1e-9)
@@ -148,7 +148,7 @@ def test_axb_is_scored_by_matthews_correlation():
     ([0, -1, 1, 1], 100 / 3**0.5),
     ([-1, -1, -1, -1], -100.0),
   ):
-    scores = evaluate(superglue.BY_NAME["axb"], [0, 0, 1, 1], predictions)
+    scores = evaluate(task_rows.BY_NAME["axb"], [0, 0, 1, 1], predictions)
     assert scores.pop("invalid") == 25 * predictions.count(-1)
     assert scores == {"matthews_corrcoef": pytest.approx(correlation)}
 

@@ -11,7 +11,7 @@ import seqio
 import tiny
 
 from prompt_tuning.commands import console
-from prompt_tuning.data import superglue, task_cache, text_pairs, vocabulary
+from prompt_tuning.data import task_cache, task_rows, text_pairs, vocabulary
 from prompt_tuning.data.sources import ExampleSource
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 from t5x import utils
@@ -22,9 +22,9 @@ ROWS = [{"inputs": f"text {i}", "targets": "y", "idx": i} for i in range(100)]
 
 def _add_task(name, splits=("train", "validation")):
   sizes = {split: SIZES[split] for split in splits}
-  superglue.add_task(
+  task_rows.add_task(
     name,
-    dataclasses.replace(superglue.TASKS[1], preprocess=lambda dataset: dataset),
+    dataclasses.replace(task_rows.TASKS[1], preprocess=lambda dataset: dataset),
     ExampleSource(lambda split: ROWS[: sizes[split]], sizes),
   )
   return seqio.get_mixture_or_task(name)

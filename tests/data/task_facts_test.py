@@ -9,9 +9,9 @@ import tiny
 
 from prompt_tuning import tasks  # noqa: F401
 from prompt_tuning.data import (
-  superglue,
   task_description,
   task_facts,
+  task_rows,
   text_pairs,
 )
 from prompt_tuning.data import vocabulary as vocabulary_lib
@@ -40,14 +40,14 @@ def _same(example):
 
 
 for _name, _row in (
-  ("facts_cb", superglue.BY_NAME["cb"]),
-  ("facts_free", superglue.BY_NAME["record"]),
-  ("facts_test", superglue.BY_NAME["axb"]),
+  ("facts_cb", task_rows.BY_NAME["cb"]),
+  ("facts_free", task_rows.BY_NAME["record"]),
+  ("facts_test", task_rows.BY_NAME["axb"]),
 ):
   # Over examples that are text already.
   _row = dataclasses.replace(_row, preprocess=_same)
-  superglue.add_task(_name, _row, _source(_row.splits))
-superglue.add_mixture("facts", {"facts_cb": 1, "facts_free": 1})
+  task_rows.add_task(_name, _row, _source(_row.splits))
+task_rows.add_mixture("facts", {"facts_cb": 1, "facts_free": 1})
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +184,7 @@ def _pairs(change=lambda dataset: dataset):
 
 
 def test_label_that_does_not_occur_is_listed(monkeypatch):
-  monkeypatch.setitem(superglue.ROWS, _pairs().name, superglue.BY_NAME["cb"])
+  monkeypatch.setitem(task_rows.ROWS, _pairs().name, task_rows.BY_NAME["cb"])
   lines = _describe(_pairs()).splitlines()
   assert "targets    100.0%  neutral  majority class" in lines
   assert "             0.0%  entailment" in lines

@@ -20,7 +20,7 @@ import t5x_folders
 import tensorflow as tf
 
 from prompt_tuning import prompt_files
-from prompt_tuning.data import row_files, superglue, task_cache
+from prompt_tuning.data import row_files, task_cache, task_rows
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import submission, tfds_data
@@ -566,7 +566,7 @@ READERS: dict[str, Reader] = {
     "x.jsonl",
     _lines({"inputs": {"idx": 0}, "prediction": "neutral"}),
     lambda path: submission.rows(
-      "super_glue_cb", superglue.ROWS["super_glue_cb"], [path]
+      "super_glue_cb", task_rows.ROWS["super_glue_cb"], [path]
     ),
   ),
   "predictions in part": _made(_partial, "*/*", _read_partial, writes=True),

@@ -10,7 +10,7 @@ import tiny
 import tiny_gin
 
 from prompt_tuning import tasks  # noqa: F401
-from prompt_tuning.data import superglue
+from prompt_tuning.data import task_rows
 from prompt_tuning.methods import computed_prompts, multitask_prompt
 from t5x import models
 
@@ -84,7 +84,7 @@ def test_tasks_that_cannot_be_told_apart_are_refused(prefixes, message):
 
 
 def test_prefixes_of_a_mixture():
-  prefixes = superglue.prefixes_of(
+  prefixes = task_rows.prefixes_of(
     "super_glue_and_dpr_prefixed", "super_glue_cb_prefixed"
   )
   # DPR has the form of WSC, and shares its name.
@@ -97,15 +97,15 @@ def test_prefixes_of_a_mixture():
 
 def test_what_registers_a_mixture_is_imported_first(tmp_path, monkeypatch):
   (tmp_path / "registers_later.py").write_text(
-    "from prompt_tuning.data import sources, superglue\n"
+    "from prompt_tuning.data import sources, task_rows\n"
     "source = sources.ExampleSource(lambda split: [], {'train': 0})\n"
-    "superglue.add_tasks('later', lambda row: source, superglue.TASKS[1:2])\n"
+    "task_rows.add_tasks('later', lambda row: source, task_rows.TASKS[1:2])\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
   name = "later_cb_prefixed"
   with pytest.raises(ValueError, match="is called 'later_cb"):
-    superglue.prefixes_of(name, name)
-  assert superglue.prefixes_of(name, name, "registers_later") == ("cb ",)
+    task_rows.prefixes_of(name, name)
+  assert task_rows.prefixes_of(name, name, "registers_later") == ("cb ",)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_registers_a_mixture_is_imported_first(tmp_path, monkeypatch):
 )
 def test_a_task_without_a_row_is_refused(mixture, used, message):
   with pytest.raises(ValueError, match=message):
-    superglue.prefixes_of(mixture, used)
+    task_rows.prefixes_of(mixture, used)
 
 
 def test_tasks_learn_from_the_answers_with_their_own_prompts(tmp_path):

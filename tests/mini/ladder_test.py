@@ -14,7 +14,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import superglue
+from prompt_tuning.data import task_rows
 from prompt_tuning.data.vocabulary import MODEL_VOCABULARY
 from prompt_tuning.mini.ladder import (
   corpus,
@@ -65,7 +65,7 @@ def test_documents_stay_the_same_and_have_no_form_of_a_task():
   assert hashlib.sha256(made.encode()).hexdigest()[:12] == "8e83b7169fce"
   fields = ["passage", "question", "premise", "hypothesis", "query", "word"]
   fields += ["sentence1", "sentence2", "choice1", "choice2", "entities"]
-  fields += [row.prefix.strip() for row in superglue.SUPER_GLUE]
+  fields += [row.prefix.strip() for row in task_rows.SUPER_GLUE]
   assert not re.search(rf"\b({'|'.join(fields)})\s*:", made)
 
 

@@ -15,7 +15,7 @@ import sklearn.pipeline
 from tensorflow_datasets.text import super_glue
 
 from prompt_tuning import tasks
-from prompt_tuning.data import superglue, vocabulary
+from prompt_tuning.data import task_rows, vocabulary
 from prompt_tuning.experiments import records, sheets
 from prompt_tuning.mini.ladder import examples as ladder_examples
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
@@ -24,7 +24,7 @@ from prompt_tuning.mini.stories import examples as stories_examples
 LENGTHS = {"inputs": 512, "targets": 32}
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 ROWS = pytest.mark.parametrize(
-  "row", superglue.SUPER_GLUE, ids=lambda row: row.name
+  "row", task_rows.SUPER_GLUE, ids=lambda row: row.name
 )
 
 # Of every row of every split, of either miniature. A change means that recorded

@@ -126,7 +126,7 @@ class ReleaseTask:
 
   @property
   def name(self) -> str:
-    """The name in `superglue.SuperGlueTask`."""
+    """The name in `task_rows.TaskRow`."""
     return self.config.removesuffix(".fixed")
 
   @property

@@ -15,7 +15,7 @@ from typing import Any
 import zipfile
 
 from prompt_tuning import project_files
-from prompt_tuning.data import postprocessors, superglue
+from prompt_tuning.data import postprocessors, task_rows
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import zip_files
 from prompt_tuning.data.release.rows import ReleaseTask
@@ -47,7 +47,7 @@ _IDX = {
 
 def find_predictions(
   folders: Iterable[pathlib.Path],
-) -> dict[str, tuple[superglue.SuperGlueTask, Sequence[pathlib.Path]]]:
+) -> dict[str, tuple[task_rows.TaskRow, Sequence[pathlib.Path]]]:
   """Finds the files that `t5x.infer` wrote.
 
   Args:
@@ -84,7 +84,7 @@ def find_predictions(
           f"Expected {count} shards of {name} in {folder}, got {len(paths)}. "
           "Let the other runs of t5x.infer finish."
         )
-      _, others = found.setdefault(task, (superglue.ROWS[name], paths))
+      _, others = found.setdefault(task, (task_rows.ROWS[name], paths))
       if others is not paths:
         raise ValueError(
           f"Expected {task} once, got {others[0]} and {paths[0]}. Leave one "
@@ -95,7 +95,7 @@ def find_predictions(
 
 def rows(
   name: str,
-  row: superglue.SuperGlueTask,
+  row: task_rows.TaskRow,
   paths: Sequence[pathlib.Path],
   replace_invalid: bool = False,
 ) -> list[dict[str, Any]]:

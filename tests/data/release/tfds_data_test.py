@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import util
 
 from prompt_tuning.commands import console
-from prompt_tuning.data import superglue
+from prompt_tuning.data import task_rows
 from prompt_tuning.data.release import rows as release_rows
 from prompt_tuning.data.release import tfds_data as official_release
 
@@ -286,7 +286,7 @@ def with_counts(monkeypatch, release, counts):
 
 def read(task, data_dir, split):
   """Returns id -> text and target, as a task reads them."""
-  row = superglue.ROWS[task]
+  row = task_rows.ROWS[task]
   dataset = tfds.load(
     row.tfds_name, split=split, data_dir=data_dir, download=False
   )

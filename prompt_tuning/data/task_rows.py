@@ -50,7 +50,7 @@ MetricFn = Callable[..., Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class SuperGlueTask:
+class TaskRow:
   """A task, except for the source of its examples.
 
   Attributes:
@@ -100,7 +100,7 @@ def _task(
   synonyms: Mapping[str, str] | None = None,
   select: str = "",
   **columns: Any,
-) -> SuperGlueTask:
+) -> TaskRow:
   """Makes a task of a table of a TOML file."""
   options: dict[str, Any] = {"labels": tuple(labels)} if labels else {}
   of_text = options | ({"fields": fields} if fields else {})
@@ -109,7 +109,7 @@ def _task(
   hashable: dict[str, Any] = {
     k: tuple(x) if isinstance(x, list) else x for k, x in columns.items()
   }
-  return SuperGlueTask(
+  return TaskRow(
     preprocess=functools.partial(getattr(preprocessors, preprocess), **of_text),
     postprocess=scored and functools.partial(scored, **of_answer),
     metric_fns=tuple(getattr(metrics_lib, name) for name in metrics),
@@ -120,7 +120,7 @@ def _task(
 
 
 # The registered tasks: name of the seqio task -> its row.
-ROWS: dict[str, SuperGlueTask] = {}
+ROWS: dict[str, TaskRow] = {}
 
 
 class PreparedData(seqio.TfdsDataSource):
@@ -160,7 +160,7 @@ def _selected(
   source: seqio.DataSource,
   select: Callable[[tf.data.Dataset, str], tf.data.Dataset],
 ) -> seqio.DataSource:
-  """Applies `SuperGlueTask.select` to a source.
+  """Applies `TaskRow.select` to a source.
 
   The number of examples that the source states includes those left out.
   """
@@ -173,7 +173,7 @@ def _selected(
   return source
 
 
-def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
+def add_task(name: str, row: TaskRow, source: seqio.DataSource) -> None:
   """Registers `row` over `source`: as it is, prefixed and with a sentinel."""
   if row.select:
     source = _selected(source, row.select)
@@ -182,7 +182,7 @@ def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
     postprocessors.without_sentinel, postprocess=row.postprocess
   )
   behind = tuple(f"{preprocessors.SENTINEL} {label}" for label in row.labels)
-  forms: dict[str, tuple[tuple[Any, ...], Any, SuperGlueTask]] = {
+  forms: dict[str, tuple[tuple[Any, ...], Any, TaskRow]] = {
     "": ((), row.postprocess, row),
     "_sentinel": (
       (preprocessors.add_sentinel,),
@@ -213,8 +213,8 @@ def add_task(name: str, row: SuperGlueTask, source: seqio.DataSource) -> None:
 
 def add_tasks(
   prefix: str,
-  source_for: Callable[[SuperGlueTask], seqio.DataSource],
-  rows: Iterable[SuperGlueTask] | None = None,
+  source_for: Callable[[TaskRow], seqio.DataSource],
+  rows: Iterable[TaskRow] | None = None,
 ) -> None:
   """Registers `rows` as `<prefix>_<row.name>`, each over its source.
 
@@ -264,7 +264,7 @@ def prefixes_of(
   return tuple(dict.fromkeys(prefixes[mixture]))
 
 
-def _register(file: str) -> list[SuperGlueTask]:
+def _register(file: str) -> list[TaskRow]:
   """Registers the tasks and mixtures of a TOML file; returns the tasks."""
   tables = tomllib.loads(pathlib.Path(__file__).with_name(file).read_text())
   # Defaults, in which the name replaces "{}".

@@ -9,7 +9,7 @@ import superglue_reference
 from superglue_reference import REFERENCE, ROWS
 import tensorflow as tf
 
-from prompt_tuning.data import preprocessors, superglue, vocabulary
+from prompt_tuning.data import preprocessors, task_rows, vocabulary
 from prompt_tuning.data.sources import ExampleSource
 
 TASKS = {
@@ -27,7 +27,7 @@ def source(row):
 
 
 # `reference_boolq` ...
-superglue.add_tasks("reference", source)
+task_rows.add_tasks("reference", source)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_mixtures_have_t5s_rates():
 
 
 def test_labels_are_what_the_targets_say():
-  for row in superglue.TASKS:
+  for row in task_rows.TASKS:
     if row.labels:
       outputs = [x["outputs"] for x in TASKS[row.name]["examples"]]
       targets = {output["targets"] for x in outputs for output in x}
@@ -83,7 +83,7 @@ def test_features_are_the_pieces_and_the_end(form):
   assert cut["inputs"].numpy().tolist() == [*byte_ids[:9], 1]
 
 
-@pytest.mark.parametrize("row", superglue.SUPER_GLUE, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", task_rows.SUPER_GLUE, ids=lambda row: row.name)
 def test_sentinel_stands_before_the_target_only(row):
   plain, other = (
     seqio.get_mixture_or_task(f"reference_{row.name}{form}")
@@ -197,9 +197,9 @@ def test_answers_become_the_reference_values(case):
 
 def test_targets_may_be_bytes_as_seqio_passes_them():
   example = {"answers": [b"Lena Orr"], "idx/passage": 1, "idx/query": 2}
-  assert superglue.BY_NAME["record"].postprocess("", example, True) == {
+  assert task_rows.BY_NAME["record"].postprocess("", example, True) == {
     "value": ["Lena Orr"],
     "group": (1, 2),
   }
   example = {"targets_pretokenized": b"the Lamp", "label": 1}
-  assert superglue.BY_NAME["wsc"].postprocess("old lamp", example) == 1
+  assert task_rows.BY_NAME["wsc"].postprocess("old lamp", example) == 1
