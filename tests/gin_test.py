@@ -14,7 +14,9 @@ import seqio
 import tiny
 import tiny_gin
 
+from prompt_tuning.models.decoder import network as decoder_network
 from prompt_tuning.models.t5 import network
+from prompt_tuning.models.t5gemma import network as t5gemma_network
 from t5x import adafactor, gin_utils, models, utils
 from t5x.configuration import command_flags, reading, resolution
 from t5x.runs import preflight
@@ -156,20 +158,33 @@ def test_base_checkpoint_is_named_not_looked_for(program):
 
 
 @pytest.mark.parametrize(
-  ("size", "expected"),
+  ("size", "transformer", "config", "expected"),
   [
-    ("small", 76_961_152),
-    ("base", 247_577_856),
-    ("large", 783_150_080),
-    ("xl", 2_849_757_184),
-    ("xxl", 11_135_332_352),
+    *(
+      (f"t5_1_1_{size}", network.Transformer, "network.T5Config", expected)
+      for size, expected in (
+        ("small", 76_961_152),
+        ("base", 247_577_856),
+        ("large", 783_150_080),
+        ("xl", 2_849_757_184),
+        ("xxl", 11_135_332_352),
+      )
+    ),
+    (
+      *("llama_3_8b", decoder_network.Transformer, "config.DecoderConfig"),
+      8_030_261_248,
+    ),
+    (
+      *("t5gemma_9b_9b", t5gemma_network.Transformer, "config.T5GemmaConfig"),
+      20_333_401_088,
+    ),
   ],
 )
-def test_parameter_counts_are_the_papers(size, expected):
-  """Table 4 of the paper, without the prompt."""
-  scan = ["network.T5Config.scan_layers = True"]  # Traced once.
-  tiny_gin.parse([f"gin/models/t5_1_1_{size}.gin"], scan, finalize=False)
-  module = gin.get_configurable(network.Transformer)()
+def test_parameter_counts_are_published(size, transformer, config, expected):
+  """Table 4 of the paper, without the prompt; those of the others' authors."""
+  scan = [f"{config}.scan_layers = True"]  # Traced once.
+  tiny_gin.parse([f"gin/models/{size}.gin"], scan, finalize=False)
+  module = gin.get_configurable(transformer)()
   tokens = jnp.ones((1, 2), "int32")
   shapes = jax.eval_shape(
     lambda rng: module.init(rng, tokens, tokens, tokens, enable_dropout=False),

@@ -1,4 +1,4 @@
-"""A folder with a decoder so small that a training run takes seconds."""
+"""Folders with decoders and T5Gemmas so small that a run takes seconds."""
 
 import json
 import pathlib
@@ -29,25 +29,50 @@ CONFIG: dict[str, Any] = {
   "tie_word_embeddings": True,
   "eos_token_id": 1,
 }
+# A window in the first of two layers, and fewer keys than queries.
+_GEMMA = {
+  **CONFIG,
+  "hidden_activation": "gelu_pytorch_tanh",
+  "head_dim": 4,
+  "sliding_window": 3,
+  "layer_types": ["sliding_attention", "full_attention"],
+}
+# The end token is that of all.
+_STACKS = {"encoder": _GEMMA, "decoder": _GEMMA, "eos_token_id": 1}
+CONFIGS = {
+  "tiny_decoder": CONFIG,
+  "tiny_t5gemma": {"model_type": "t5gemma", **_STACKS},
+  "tiny_t5gemma2": {
+    "model_type": "t5gemma2",
+    **_STACKS,
+    "encoder": {"text_config": _GEMMA},
+  },
+}
 
 
 def config() -> DecoderConfig:
   return decoder_names.read_config(pathlib.Path("config.json"), CONFIG)
 
 
-def save(folder: pathlib.Path) -> str:
-  """Writes a random decoder of 384 pieces, for `seqio.ByteVocabulary`."""
+def save(folder: pathlib.Path, name: str = "tiny_decoder") -> str:
+  """Writes a random model of 384 pieces, for `seqio.ByteVocabulary`.
+
+  Args:
+    folder: A new folder.
+    name: A key of `CONFIGS`.
+  """
   folder.mkdir(parents=True)
-  rng, sizes, tensors = np.random.default_rng(0), config(), {}
+  (folder / hugging_face.CONFIG).write_text(json.dumps(CONFIGS[name]))
+  sizes = hugging_face.read_config(folder)
+  rng, tensors = np.random.default_rng(0), {}
   for name, shape in t5_names.shapes(sizes).items():
     is_scale = name.endswith("/scale")
     shape = shape[::-1] if t5_names.is_transposed(name) else shape
     values = is_scale + rng.normal(size=shape) * (0.1 if is_scale else 0.3)
-    tensors[decoder_names.hugging_face_name(name, sizes)] = (
-      stored_arrays.in_memory(values.astype(np.float32))
+    tensors[hugging_face.parameter_name(name, sizes)] = stored_arrays.in_memory(
+      values.astype(np.float32)
     )
   safetensors_files.write(folder / safetensors_files.WEIGHTS, tensors)
-  (folder / hugging_face.CONFIG).write_text(json.dumps(CONFIG))
   return str(folder)
 
 

@@ -61,7 +61,8 @@ def page(plan: Plan, records: Sequence[Record]) -> str:
 
 def _hours(plan: Plan, trained: Any) -> str:
   """Returns a table of the least hours of a run, by topology and size."""
-  sizes = [*plan.sizes][::-1]
+  compiled = set(trained["size"])
+  sizes = [x for x in [*plan.sizes][::-1] if x in compiled]
   texts = trained["hours"].map("{:.3g}".format).where(trained["fits"], "no")
   table = trained.assign(text=texts).pivot_table(
     "text", ["topology", "devices"], "size", "first", sort=False
@@ -102,7 +103,8 @@ def _figure_1(plan: Plan, trained: Any) -> Iterator[str]:
   yield Table(header, rows, left=2).markdown()
   others = []
   for topology, found in fitting.groupby("topology", sort=False):
-    if set(found["size"]) == set(plan.sizes):
+    found = found[found["size"].isin(plan.paper)]
+    if len(found) == len(plan.paper):
       hours, devices = found["hours"].sum() * runs, found["devices"].iloc[0]
       numbers = (f"{hours:,.0f}", f"{hours / devices:,.0f}")
       others.append([topology, str(devices), *numbers])

@@ -1,4 +1,4 @@
-"""The cells of the table of plans: T5 1.1's sizes, methods and devices.
+"""The cells of the table of plans: sizes of models, methods and devices.
 
 Each record is written to a JSON file at once, so that a stopped command can
 resume; `plan_page` needs only these files and `configs/plan.toml`.
@@ -25,7 +25,7 @@ class Cell:
   """A command of the table.
 
   Attributes:
-    size: Size of T5 1.1.
+    size: Size of T5 1.1, or another model.
     method: Name of a recipe.
     topology: Key of `Plan.topologies`.
     attention: An attention kernel, or "".
@@ -46,6 +46,8 @@ class Plan(Strict):
     steps: Of a run.
     runs_of_a_size: Runs for the paper's Figure 1.
     sizes: Size -> parameters of the base model, the largest first.
+    configurations: Of models that are no T5 1.1: the gin name of the function
+      that makes the network's configuration. The gin file has the model's name.
     methods: Name of a recipe -> label.
     programs: Name -> label.
     topologies: Common name -> the compilers' name.
@@ -58,11 +60,17 @@ class Plan(Strict):
   steps: int
   runs_of_a_size: int
   sizes: dict[str, int]
+  configurations: dict[str, str]
   methods: dict[str, str]
   programs: dict[str, str]
   topologies: dict[str, str]
   paper: dict[str, str]
   kernels: dict[str, str]
+
+  def model_file(self, size: str) -> str:
+    """Returns the gin file of a model."""
+    prefix = "" if size in self.configurations else "t5_1_1_"
+    return f"gin/models/{prefix}{size}.gin"
 
   def bindings(self, cell: Cell, devices: int, memory: float) -> list[str]:
     """Returns settings by a rule: as few devices as possible share a model.
@@ -79,15 +87,16 @@ class Plan(Strict):
     share = next((x for x in even if size / x <= _SHARE * memory), even[-1])
     # Many examples on few devices are processed in parts.
     rows = self.batch_size * share // devices
-    heavy = cell.size in ("xxl", "xl", "large")
+    heavy = self.sizes[cell.size] >= self.sizes["large"]
     is_tight = heavy and share == 1 and memory < 90 * 2**30
     parts = max(rows // 8, 1) if is_tight else 1
-    kernel = f"network.T5Config.attention_kernel = '{cell.attention}'"
+    config = self.configurations.get(cell.size, "network.T5Config")
+    kernel = f"{config}.attention_kernel = '{cell.attention}'"
     return [
       f"partitioning.PjitPartitioner.num_partitions = {share}",
       "PARAMETER_DTYPE = 'bfloat16'",
-      "network.T5Config.scan_layers = True",
-      "network.T5Config.remat = True",
+      f"{config}.scan_layers = True",
+      f"{config}.remat = True",
       f"NUM_MICROBATCHES = {parts if parts > 1 else None}",
       f"BATCH_SIZE = {self.batch_size}",
       *([kernel] if cell.attention else ()),
@@ -176,10 +185,7 @@ def compile_cells(
       continue
     target = targets.find(plan.topologies[cell.topology])
     bindings = plan.bindings(cell, len(target.devices), target.memory)
-    files = [
-      f"gin/models/t5_1_1_{cell.size}.gin",
-      f"gin/recipes/{cell.method}.gin",
-    ]
+    files = [plan.model_file(cell.size), f"gin/recipes/{cell.method}.gin"]
     with programs.read_command(files, bindings, target.devices) as command:
       for program in command.programs(missing):
         found = costs.estimate(program, target)

@@ -116,7 +116,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
       or pickled.
   """
   folder = local_files.local_path(path)
-  config = _read_config(folder)
+  config = read_config(folder)
   tensors = safetensors_files.find(folder)
   is_t5 = isinstance(config, T5Config)
   if is_t5:
@@ -132,7 +132,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
       f"says, got {len(tensors)}."
     )
   expected = t5_names.shapes(config)
-  keys = {_hugging_face_name(name, config): name for name in expected}
+  keys = {parameter_name(name, config): name for name in expected}
   problems = t5_names.differences(
     {key: _turned(name, expected[name]) for key, name in keys.items()},
     {key: tensor.shape for key, tensor in tensors.items()},
@@ -188,7 +188,13 @@ def _exchanged(
   return arrays
 
 
-def _hugging_face_name(name: str, config: Config) -> str:
+def parameter_name(name: str, config: Config) -> str:
+  """Returns Hugging Face's name of a parameter.
+
+  Args:
+    name: Ours, such as "encoder/layers_0/attention/query/kernel".
+    config: The model's configuration.
+  """
   if isinstance(config, T5Config):
     return t5_names.hugging_face_name(name)
   if isinstance(config, T5GemmaConfig):
@@ -212,7 +218,7 @@ def _t5_tensors(
   return tensors
 
 
-def _read_config(folder: pathlib.Path) -> Config:
+def read_config(folder: pathlib.Path) -> Config:
   """Reads the sizes; refuses models that our network does not compute.
 
   Raises:

@@ -516,7 +516,7 @@ READERS: dict[str, Reader] = {
   "Hugging Face's configuration": _made(
     _hugging_face,
     "*/config.json",
-    lambda path: hugging_face._read_config(path.parent),
+    lambda path: hugging_face.read_config(path.parent),
   ),
   "Hugging Face's weights": _made(
     _hugging_face, "*/*.safetensors", _read_hugging_face, called="/hf"

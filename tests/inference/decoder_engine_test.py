@@ -1,6 +1,7 @@
-"""The engine answers for a decoder as the Python door does."""
+"""The engine answers for decoders and T5Gemmas as the Python door does."""
 
 import numpy as np
+import pytest
 import seqio
 import tiny_decoder
 
@@ -18,8 +19,18 @@ TEXTS = ["abc", "abxcdefgh", "x"]
 LABELS = ["yes", "no", "maybe"]
 
 
-def test_rows_with_prompts_of_their_own_are_answered_together(tmp_path):
-  model = pt.load(tiny_decoder.save(tmp_path / "base"), seqio.ByteVocabulary())
+@pytest.mark.parametrize(
+  "network",
+  [
+    pytest.param(x, marks=[pytest.mark.slow] * (x != "tiny_decoder"))
+    for x in tiny_decoder.CONFIGS
+  ],
+)
+def test_rows_with_prompts_of_their_own_are_answered_together(
+  network, tmp_path
+):
+  base = tiny_decoder.save(tmp_path / "base", network)
+  model = pt.load(base, seqio.ByteVocabulary())
   rng = np.random.default_rng(0)
   prompts = [
     TunedPrompt(rng.normal(size=(n, tiny_decoder.WIDTH)).astype(np.float32))

@@ -309,11 +309,22 @@ def _trained(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_method_on_a_decoder_trains_resumes_and_answers(method, tmp_path):
-  base = tiny_decoder.save(tmp_path / "base")
+@pytest.mark.parametrize(
+  ("network", "method"),
+  [
+    (network, method)
+    for network in tiny_decoder.CONFIGS
+    for method in METHODS
+    # Methods that end in a prompt differ in the prompt alone.
+    if network != "tiny_t5gemma2" or method in ADDED
+  ],
+)
+def test_method_on_a_network_trains_resumes_and_answers(
+  network, method, tmp_path
+):
+  base = tiny_decoder.save(tmp_path / "base", network)
   whole, parts = tmp_path / "whole", tmp_path / "parts"
-  settings = {"model": "tiny_decoder", "INITIAL_CHECKPOINT_PATH": base}
+  settings = {"model": network, "INITIAL_CHECKPOINT_PATH": base}
 
   def train(run, steps):
     changed = {"TRAIN_STEPS_RELATIVE": steps, "EVAL_PERIOD": 2}
