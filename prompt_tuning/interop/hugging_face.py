@@ -273,9 +273,9 @@ def write_folder(
 
   Args:
     path: A new folder, or an empty one.
-    arrays: T5X name -> array, of a T5 1.1 or a decoder.
-    metadata: Of a decoder: its `config`, and the `folder` whose other files are
-      copied.
+    arrays: T5X name -> array, of a T5 1.1, a T5Gemma 1 or a decoder.
+    metadata: Unless it is a T5 1.1: its `config`, and the `folder` whose other
+      files are copied.
 
   Raises:
     ValueError: if it is another model, or the folder is not empty.
@@ -302,10 +302,15 @@ def write_folder(
       if any("prompt" in name for name in shapes.keys() - expected.keys())
       else ""
     )
-    what = "T5 1.1" if isinstance(config, T5Config) else "decoder"
+    what = "T5 1.1" if isinstance(config, T5Config) else "model of its folder"
     raise ValueError(
       f"Not a {what}: {len(problems)} differences. {'; '.join(problems[:10])}."
       f"{way_out}"
+    )
+  if isinstance(config, T5GemmaConfig) and config.is_merged:
+    raise ValueError(
+      "Expected a model that is text alone, got a T5Gemma 2: it has an encoder "
+      "of images, which is not read. Use its own folder."
     )
   folder.mkdir(parents=True, exist_ok=True)
   if isinstance(config, T5Config):
@@ -326,7 +331,7 @@ def write_folder(
   safetensors_files.write(
     folder / safetensors_files.WEIGHTS,
     {
-      _hugging_face_name(name, config): _turned_array(name, array)
+      parameter_name(name, config): _turned_array(name, array)
       for name, array in arrays.items()
     },
   )

@@ -9,6 +9,7 @@ by sqrt(H): PEFT's rows are of that size; ours are multiplied with the input.
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 from etils import epath
@@ -106,7 +107,9 @@ def _kind(base_model: str | None) -> str:
 
 def _scale(task_type: str, kind: str, width: int) -> np.float32:
   """Returns the size of PEFT's rows, as a multiple of ours."""
-  is_scaled = task_type == "CAUSAL_LM" and "gemma" in kind.lower()
+  # T5Gemma 1 multiplies after PEFT has put them in front.
+  scales = "gemma" if task_type == "CAUSAL_LM" else r"t5gemma-?2(-|$)"
+  is_scaled = re.search(scales, kind.lower())
   return np.float32(width**0.5 if is_scaled else 1)
 
 
