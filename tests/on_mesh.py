@@ -7,6 +7,7 @@ function below. With an address it is one of several processes, which do them
 together.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -22,7 +23,8 @@ import tensorflow as tf
 import tiny
 import tiny_gin
 
-from t5x import by_length, partitioning, trainer, utils
+from prompt_tuning.training import tuning
+from t5x import by_length, checkpoints, partitioning, trainer, utils
 from t5x.runs import command_line
 
 
@@ -50,6 +52,14 @@ def start(base, num_partitions, trainer_cls=IN_TWO, dropout_rate=0.1):
   """A trainer of the tiny model's prompt, at the base model's step."""
   partitioner = tiny.make_partitioner(num_partitions)
   model = tiny.make_model(dropout_rate=dropout_rate)
+  config = checkpoints.open_checkpoint(base).metadata.get("config")
+  if config is not None:
+    model = tuning.make_model(
+      dataclasses.replace(config, dtype="float32", dropout_rate=dropout_rate),
+      model.input_vocabulary,
+      model.module.injections,
+      model.optimizer_def,
+    )
   loop = tiny.make_trainer(trainer_cls, model, partitioner, base)
   return loop, model, partitioner
 
@@ -78,7 +88,7 @@ def run(base, num_partitions):
       ("scores", model.score_batch),
     )
   }
-  prompt = loop.train_state.trainable["encoder"]["prompt"]["prompt"]
+  (prompt,) = jax.tree.leaves(loop.train_state.trainable)
   embedding = loop.train_state.frozen["token_embedder"]["embedding"]
   return {
     "losses": losses,

@@ -17,6 +17,11 @@ from t5x.formats import stored_arrays
 
 WIDTH = 16
 SPECIAL = ["<pad>", "<end>", "<user>", "<answer>"]
+CHAT_TEMPLATE = """
+{%- for message in messages %}
+    {{- '<' + message['role'] + '>' + message['content'] }}
+{%- endfor %}
+{%- if add_generation_prompt %}<answer>{% endif %}"""
 CONFIG: dict[str, Any] = {
   "model_type": "llama",
   "vocab_size": 384,
@@ -77,7 +82,7 @@ def save(folder: pathlib.Path, name: str = "tiny_decoder") -> str:
 
 
 def save_tokenizer(folder: pathlib.Path) -> None:
-  """Writes a tokenizer of bytes beside the model; piece 1 ends a text."""
+  """Writes a tokenizer of bytes beside the model, with a chat template."""
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers
 
@@ -88,3 +93,5 @@ def save_tokenizer(folder: pathlib.Path) -> None:
   tokenizer.decoder = decoders.ByteLevel()
   tokenizer.add_special_tokens(SPECIAL)
   tokenizer.save(str(folder / hugging_face.TOKENIZER))
+  config = {"eos_token": "<end>", "chat_template": CHAT_TEMPLATE}
+  (folder / "tokenizer_config.json").write_text(json.dumps(config))

@@ -10,6 +10,7 @@ from absl import logging
 import seqio
 
 from prompt_tuning.data import targets as targets_lib
+from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.sources import ExampleSource
 
 # A target of at most this many words may be a label.
@@ -75,12 +76,13 @@ def make(
     metric_fns=targets.metric_fns,
   )
 
-  def longest(texts) -> int:
-    return max(len(vocabulary.encode(text)) for text in texts) + 1
+  def longest(texts, words=vocabulary) -> int:
+    return max(len(words.encode(text)) for text in texts) + 1
 
+  of_inputs = vocabulary_lib.of_inputs(vocabulary)
   lengths = {
     split: {
-      "inputs": longest(text for text, _ in pairs),
+      "inputs": longest((text for text, _ in pairs), of_inputs),
       "targets": longest([*(target for _, target in pairs), *targets.labels]),
     }
     for split, pairs in splits.items()

@@ -11,6 +11,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from prompt_tuning.data.chat_templates import ChatTemplate, Message
+
 
 class TokenizersVocabulary(seqio.Vocabulary):
   """The pieces of a `tokenizer.json`.
@@ -20,16 +22,24 @@ class TokenizersVocabulary(seqio.Vocabulary):
 
   Attributes:
     exchanged: The special token whose id 0 has instead; 0 if id 0 is special.
-    of_inputs: The same vocabulary for inputs, in front of which the tokenizer
-      puts a start token, if it does.
+    of_inputs: The same vocabulary for inputs. A chat template wraps them as a
+      user's message; without one, the tokenizer may put a start token in front.
+    chat_template: The template; None if inputs are left as they are.
   """
 
-  def __init__(self, path: str | os.PathLike[str], eos_id: int):
+  def __init__(
+    self,
+    path: str | os.PathLike[str],
+    eos_id: int,
+    chat_template: ChatTemplate | None = None,
+  ):
     """Reads the file.
 
     Args:
       path: A `tokenizer.json`.
-      eos_id: The tokenizer's id of the end token.
+      eos_id: The tokenizer's id of the end token. With a template, the one that
+        its tokens name ends an answer.
+      chat_template: Wraps inputs.
 
     Raises:
       ValueError: if it is no tokenizer.
@@ -37,10 +47,18 @@ class TokenizersVocabulary(seqio.Vocabulary):
     super().__init__()
     self._tokenizer = _read(path)
     self.exchanged = exchanged_id(path)
+    self.chat_template = chat_template
+    self._digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    if chat_template is not None:
+      self._digest += chat_template.text
+      end = chat_template.tokens.get("eos_token", "")
+      found = self._tokenizer.token_to_id(end)
+      eos_id = eos_id if found is None else found
     self._eos_id = self._swapped([eos_id])[0]
     self._start: Sequence[int] = ()
-    self._digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    self._is_of_inputs = False
     self.of_inputs = copy.copy(self)
+    self.of_inputs._is_of_inputs = True
     start = self._swapped(self._tokenizer.encode("").ids)
     self.of_inputs._start = [x for x in start if x != self._eos_id]
 
@@ -62,9 +80,23 @@ class TokenizersVocabulary(seqio.Vocabulary):
   def _base_vocab_size(self) -> int:
     return self._tokenizer.get_vocab_size()
 
+  def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    """Returns the tokens of a conversation, which the answer follows.
+
+    Raises:
+      ValueError: if the template refuses the messages.
+    """
+    assert self.chat_template is not None
+    return self._ids(self.chat_template(messages))
+
+  def _ids(self, text: str) -> list[int]:
+    ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+    return self._swapped(ids)
+
   def _encode(self, s: str) -> Sequence[int]:
-    ids = self._tokenizer.encode(s, add_special_tokens=False).ids
-    return [*self._start, *self._swapped(ids)]
+    if self._is_of_inputs and self.chat_template is not None:
+      return self.encode_chat([{"role": "user", "content": s}])
+    return [*self._start, *self._ids(s)]
 
   def _decode(self, ids: Iterable[int]) -> str:
     return self._tokenizer.decode(self._swapped(map(int, ids)))
@@ -82,11 +114,9 @@ class TokenizersVocabulary(seqio.Vocabulary):
     return tf.numpy_function(self.decode, [ids], tf.string)
 
   def __eq__(self, other: object) -> bool:
-    own = (self._digest, self._eos_id, self._start)
-    return isinstance(other, TokenizersVocabulary) and own == (
-      other._digest,
-      other._eos_id,
-      other._start,
+    names = ("_digest", "_eos_id", "_start", "_is_of_inputs")
+    return isinstance(other, TokenizersVocabulary) and all(
+      getattr(self, name) == getattr(other, name) for name in names
     )
 
   def __repr__(self) -> str:

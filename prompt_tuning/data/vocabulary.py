@@ -165,12 +165,20 @@ def of_model(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
   return vocabulary
 
 
+def of_inputs(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
+  """Returns the vocabulary of inputs, which a decoder's may wrap."""
+  return getattr(vocabulary, "of_inputs", vocabulary)
+
+
 def with_vocabulary(
   task: seqio.Task, vocabulary: seqio.Vocabulary
 ) -> seqio.Task:
   """Returns a copy of a task with a vocabulary in place of the placeholder."""
   features = {
-    name: dataclasses.replace(feature, vocabulary=vocabulary)
+    name: dataclasses.replace(
+      feature,
+      vocabulary=of_inputs(vocabulary) if name == "inputs" else vocabulary,
+    )
     if feature.vocabulary is MODEL_VOCABULARY
     else feature
     for name, feature in task.output_features.items()
@@ -191,9 +199,11 @@ class Hashable:
 def sha256(vocabulary: seqio.Vocabulary) -> str:
   """Returns a hash, in hexadecimal digits, of the text of each single id.
 
-  It does not distinguish a piece that starts a word from one that does not.
+  It does not distinguish a piece that starts a word from one that does not. A
+  chat template, by which inputs are wrapped, counts too.
   """
-  digest = hashlib.sha256()
+  template = getattr(vocabulary, "chat_template", None)
+  digest = hashlib.sha256(template.text.encode() if template else b"")
   for token in range(vocabulary.vocab_size):
     digest.update(vocabulary.decode([token]).encode() + b"\0")
   return digest.hexdigest()

@@ -16,6 +16,7 @@ import seqio
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.data.chat_templates import Message
 from prompt_tuning.inference import base_models, ranking
 from prompt_tuning.inference.programs import Network, pack_rows
 from prompt_tuning.inference.requests import TunedPrompt
@@ -203,13 +204,21 @@ class FrozenModel:
     """The tokens after an input: the end of sequence for a T5, or none."""
     return (self.network.eos_id,) * self.config.ends_inputs
 
-  def encode(self, text: str) -> tuple[int, ...]:
+  def encode(
+    self, text: str, messages: Sequence[Message] = ()
+  ) -> tuple[int, ...]:
     """Returns the tokens of an input, with those that mark start and end.
 
+    Args:
+      text: The input.
+      messages: The conversation that it ends, for a model with a chat template.
+
     Raises:
-      ValueError: if a decoder's input is empty.
+      ValueError: if a decoder's input is empty, or the template refuses it.
     """
-    vocabulary = getattr(self.vocabulary, "of_inputs", self.vocabulary)
+    vocabulary: Any = vocabulary_lib.of_inputs(self.vocabulary)
+    if messages and getattr(vocabulary, "chat_template", None):
+      return (*vocabulary.encode_chat(messages), *self.input_end)
     tokens = (*vocabulary.encode(text), *self.input_end)
     if not tokens:
       raise ValueError(

@@ -23,7 +23,7 @@ _NAME = re.compile(rf"{_PART}/{_PART}")
 # A data set may have a folder for each of its parts.
 _DATA_NAME = re.compile(rf"({_PART}/{_PART})(/{_PART})?")
 _MODEL_FILES = ("config.json", "*.safetensors", "*.index.json", "spiece.model")
-_MODEL_FILES += ("tokenizer.json",)
+_MODEL_FILES += ("tokenizer.json", "tokenizer_config.json", "*.jinja")
 _DATA_FILES = ("*.csv", "*.tsv", "*.jsonl", "*.parquet")
 # Split -> words of a file's name that mean it.
 _SPLITS = {

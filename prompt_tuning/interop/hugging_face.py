@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 import numpy as np
 
+from prompt_tuning.data import chat_templates
 from prompt_tuning.interop import (
   decoder_names,
   hub,
@@ -78,11 +79,14 @@ def open_if_known(path: str) -> BaseCheckpoint | None:
   return dataclasses.replace(found, path=path)
 
 
-def vocabulary(path: str) -> "TokenizersVocabulary":
+def vocabulary(
+  path: str, use_chat_template: bool = True
+) -> "TokenizersVocabulary":
   """Returns the vocabulary of a decoder.
 
   Args:
     path: Its folder, or its name on the hub.
+    use_chat_template: Whether inputs are wrapped, if it has a template.
 
   Raises:
     ValueError: if there is no `tokenizer.json`, or no end token.
@@ -98,7 +102,14 @@ def vocabulary(path: str) -> "TokenizersVocabulary":
   eos_id, *_ = np.ravel(content["eos_token_id"]).tolist()
   if not isinstance(eos_id, int):
     raise ValueError(f"{folder / CONFIG}: expected eos_token_id, got {eos_id}.")
-  return tokenizers_vocabulary.TokenizersVocabulary(folder / TOKENIZER, eos_id)
+  template = None
+  if use_chat_template and content.get("model_type") in (
+    decoder_names.MODEL_TYPES
+  ):
+    template = chat_templates.read(folder)
+  return tokenizers_vocabulary.TokenizersVocabulary(
+    folder / TOKENIZER, eos_id, template
+  )
 
 
 def open_folder(path: epath.PathLike) -> BaseCheckpoint:

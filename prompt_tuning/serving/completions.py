@@ -13,6 +13,7 @@ from typing import Any
 import fastapi
 import numpy as np
 
+from prompt_tuning.data.chat_templates import Message
 from prompt_tuning.inference import ranking
 from prompt_tuning.inference.requests import (
   Embedding,
@@ -109,7 +110,8 @@ async def _answer(
   most = max(service.engine.settings.shapes.steps)
   if body.num_beams and body.n > 1:
     raise errors.invalid("A beam search has one result: n must be 1.", "n")
-  inputs = _inputs(service, body.given, body.n, body.field)
+  messages = body.conversation if isinstance(body, Chat) else ()
+  inputs = _inputs(service, body.given, body.n, body.field, messages)
   rows = [
     Generation(
       tokens,
@@ -147,7 +149,11 @@ async def _answer(
 
 
 def _inputs(
-  service: Service, given: Input, samples: int = 1, field: str = "prompt"
+  service: Service,
+  given: Input,
+  samples: int = 1,
+  field: str = "prompt",
+  messages: Sequence[Message] = (),
 ) -> list[tuple[int, ...]]:
   """Returns the tokens of each input, up to the end of sequence.
 
@@ -156,6 +162,7 @@ def _inputs(
     given: The inputs.
     samples: The number of samples of each.
     field: The field that holds them.
+    messages: The conversation that a single input ends.
 
   Raises:
     ApiError: if the list is empty or too long, or a token is unknown.
@@ -175,7 +182,8 @@ def _inputs(
     )
   for one in given:
     if isinstance(one, str):
-      inputs.append(service.engine.model.encode(one))
+      with errors.refusing(field):
+        inputs.append(service.engine.model.encode(one, messages))
       continue
     assert isinstance(one, list)
     if not one or min(one) < 1 or max(one) >= vocabulary.vocab_size:

@@ -187,6 +187,11 @@ class Chat(Generating):
     return [x.text for x in self.messages if x.role == "user"][-1]
 
   @property
+  def conversation(self) -> list[dict[str, str]]:
+    """All messages, for a model with a chat template."""
+    return [{"role": x.role, "content": x.text} for x in self.messages]
+
+  @property
   def limit(self) -> int | None:
     """The most tokens of an answer; None: the server's limit."""
     return self.max_completion_tokens or self.max_tokens

@@ -38,6 +38,10 @@ SIZES = (
   *("num_decoder_layers", "head_dim", "mlp_dim", "mlp_activations"),
   *("logits_via_embedding", "relative_attention_num_buckets"),
 )
+_WRAPS = defaults.Setting(
+  "hugging_face.vocabulary.use_chat_template",
+  *(True, "the model's own wraps each input"),
+)
 _SHOWN_EXAMPLES, _SHOWN_CHARACTERS = 3, 160
 
 
@@ -133,7 +137,8 @@ def make(
     *defaults.device(),
   )
   given = {x.label for text in gin_bindings for x in reading.from_text(text)}
-  choices = defaults.choose(facts)
+  wraps = [_WRAPS] if getattr(words, "chat_template", None) else []
+  choices = [*wraps, *defaults.choose(facts)]
   is_by_length = any(x.name == defaults.BY_LENGTH for x in choices)
   if is_by_length and "NUM_MICROBATCHES" not in given and not recipes:
     files.insert(2, _BY_LENGTH)

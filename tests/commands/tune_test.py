@@ -118,6 +118,14 @@ def test_settings_are_shown_before_anything_is_done(folder, capsys, caplog):
   assert not (folder / "out").exists()
 
 
+@pytest.mark.skipif(not HAS_TOKENIZERS, reason="needs tokenizers")
+def test_a_chat_template_is_a_setting(folder, capsys):
+  assert not tune("--dry-run", name=DECODER)
+  out, err = capsys.readouterr()
+  assert "  use_chat_template = True: the model's own wraps each input" in err
+  assert "--gin.hugging_face.vocabulary.use_chat_template=True" in out
+
+
 @MODELS
 def test_two_commands_from_names_on_the_hub_to_answers(
   folder, monkeypatch, capsys, name

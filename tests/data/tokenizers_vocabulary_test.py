@@ -1,13 +1,19 @@
 """Vocabularies of `tokenizers`, with start tokens and a first piece in use."""
 
+import types
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_decoder
 
+import prompt_tuning as pt
+from prompt_tuning.data import chat_templates, text_pairs, vocabulary
 from prompt_tuning.data.tokenizers_vocabulary import TokenizersVocabulary
 from prompt_tuning.interop import checkpoint_conversion, hugging_face
 from prompt_tuning.models.config import TOKEN_EMBEDDING
+from prompt_tuning.serving import completions, schemas
 from t5x.formats import stored_arrays
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -31,16 +37,16 @@ def path(tmp_path):
 
 
 def test_first_piece_changes_places_and_inputs_have_a_start(path):
-  vocabulary = TokenizersVocabulary(path, eos_id=5)
-  assert vocabulary.encode("ab!") == [1, 2, 6]
-  assert vocabulary.of_inputs.encode("ab!") == [4, 1, 2, 6]
-  assert vocabulary.decode([1, 2, 6, 5, 1]).replace(" ", "") == "ab!"
-  assert vocabulary.eos_id == 5
-  assert vocabulary.vocab_size == 7
-  encoded = vocabulary.of_inputs.encode_tf(tf.constant("ab!"))
+  words = TokenizersVocabulary(path, eos_id=5)
+  assert words.encode("ab!") == [1, 2, 6]
+  assert words.of_inputs.encode("ab!") == [4, 1, 2, 6]
+  assert words.decode([1, 2, 6, 5, 1]).replace(" ", "") == "ab!"
+  assert words.eos_id == 5
+  assert words.vocab_size == 7
+  encoded = words.of_inputs.encode_tf(tf.constant("ab!"))
   np.testing.assert_array_equal(encoded, [4, 1, 2, 6])
-  assert vocabulary == TokenizersVocabulary(path, eos_id=5)
-  assert vocabulary != vocabulary.of_inputs
+  assert words == TokenizersVocabulary(path, eos_id=5)
+  assert words != words.of_inputs
 
 
 def test_embeddings_change_places_with_their_pieces(path, tmp_path):
@@ -65,3 +71,75 @@ def test_refuses_what_is_no_tokenizer(tmp_path):
   (tmp_path / "tokenizer.json").write_text("{}")
   with pytest.raises(ValueError, match="Expected a tokenizer"):
     TokenizersVocabulary(tmp_path / "tokenizer.json", 1)
+
+
+def test_a_chat_template_wraps_inputs_and_not_targets(tmp_path):
+  folder = tmp_path / "model"
+  tiny_decoder.save(folder)
+  tiny_decoder.save_tokenizer(folder)
+  chat, plain = (
+    hugging_face.vocabulary(str(folder), use_chat_template=x)
+    for x in (True, False)
+  )
+  _, end, user, answer = range(4)
+  text = plain.encode("ab <user>")
+  assert plain.of_inputs.encode("ab <user>") == text
+  assert chat.encode("ab <user>") == text
+  assert chat.of_inputs.encode("ab <user>") == [user, *text, answer]
+  assert chat.eos_id == plain.eos_id == end
+  assert len({str(x) for x in map(vocabulary.sha256, (chat, plain))}) == 2
+  assert chat != plain
+  assert chat.of_inputs != chat
+  # Pairs are measured as they are tokenised.
+  task = text_pairs.make({"train": [("abc", "x")] * 4}, chat)
+  assert task.lengths["train"] == {"inputs": 6, "targets": 2}
+  messages = [{"role": "user", "content": x} for x in "ab"]
+  body = schemas.Chat.model_validate({"model": "m", "messages": messages})
+  engine = types.SimpleNamespace(
+    model=pt.load(folder), settings=types.SimpleNamespace(room=1)
+  )
+  service: Any = types.SimpleNamespace(engine=engine)
+  (tokens,) = completions._inputs(
+    service, body.given, messages=body.conversation
+  )
+  a, b = plain.encode("ab")
+  assert tokens == (user, a, user, b, answer)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(
+  "template",
+  [
+    tiny_decoder.CHAT_TEMPLATE,
+    "{% for m in messages %}\n  {% if loop.first %}\n{{ bos_token }}[{{ m }}]\n"
+    "  {% endif %}\n{{ m.content | trim | tojson }}{% break %}{% endfor %}",
+  ],
+)
+def test_chat_templates_write_the_same(tmp_path, template):
+  transformers = pytest.importorskip("transformers")
+  tiny_decoder.save(tmp_path / "model")
+  tiny_decoder.save_tokenizer(tmp_path / "model")
+  tokenizer = transformers.PreTrainedTokenizerFast(
+    tokenizer_file=str(tmp_path / "model" / "tokenizer.json"),
+    **{"bos_token": "<pad>", "eos_token": "<end>", "chat_template": template},
+  )
+  tokenizer.save_pretrained(tmp_path / "model")
+  words = hugging_face.vocabulary(str(tmp_path / "model"))
+  messages = [
+    {"role": role, "content": f" {role} <b>é \n"} for role in ("user", "system")
+  ]
+  expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+  assert words.encode_chat(messages) == expected["input_ids"]
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("{{ raise_exception('no system') }}", "refuses the messages: no system"),
+    ("{% for x in %}", "template is broken"),
+    ("{{ ''.__class__.__mro__ }}", "refuses the messages: .*unsafe"),
+  ],
+)
+def test_refuses_templates(text, message):
+  with pytest.raises(ValueError, match=message):
+    chat_templates.ChatTemplate(text, {})([])

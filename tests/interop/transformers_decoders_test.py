@@ -140,13 +140,22 @@ def test_logits_and_the_gradient_of_a_prompt_are_equal(models, params):
   assert np.linalg.norm(gradient - prompt.grad.numpy()) / norm < 1e-4
 
 
-def test_greedy_tokens_are_equal(models, params):
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_generated_tokens_are_equal(models, params, num_beams):
   theirs, base = models
-  words, module = seqio.PassThroughVocabulary(64, eos_id=1), _network(base)
+  # Beams of T5X and of transformers end by different rules, so none ends.
+  decode_fn, eos_id = {
+    1: (decoding.temperature_sample, 1),
+    4: (decoding.beam_search, 64),
+  }[num_beams]
+  words, module = seqio.PassThroughVocabulary(64, eos_id), _network(base)
   model = t5x_models.EncoderDecoderModel(
-    module, words, words, None, decode_fn=decoding.temperature_sample
+    module, words, words, None, decode_fn=decode_fn
   )
-  found = jax.jit(model.predict_batch)(
+  predict = functools.partial(
+    model.predict_batch_with_aux, num_decodes=num_beams
+  )
+  found, _ = jax.jit(predict)(
     _with_prompt(module, params, PROMPT),
     {
       "encoder_input_tokens": _padded(INPUTS),
@@ -158,6 +167,8 @@ def test_greedy_tokens_are_equal(models, params):
       inputs_embeds=_embedded(theirs, torch.tensor(PROMPT), tokens),
       max_new_tokens=STEPS,
       do_sample=False,
+      num_beams=num_beams,
+      eos_token_id=eos_id,
     )[0].tolist()[theirs.config.is_encoder_decoder :]
     assert row.tolist() == [*expected, *[0] * (STEPS - len(expected))]
 

@@ -15,6 +15,7 @@ import pytest
 import slurm
 import started
 import tiny
+import tiny_decoder
 
 from prompt_tuning import prompt_files
 from t5x import checkpoints, multihost, partitioning
@@ -87,6 +88,15 @@ def test_other_meshes_agree_with_one_device(base, done):
   _assert_same(done[0] / "four_2.npz", 2, by_length)
   _assert_same(done[0] / "four_4.npz", 4, padded)
   _assert_same(done[0] / "turns.npz", 1, padded, by_length)
+
+
+@pytest.mark.slow
+def test_eight_devices_train_a_decoder_as_one_does(tmp_path):
+  base = tiny_decoder.save(tmp_path / "base")
+  jobs = [("compare", "eight.npz", 4, "padded", "by length")]
+  _start(base, tmp_path, jobs, devices=8)
+  padded, by_length = on_mesh.run(base, 1), on_mesh.run_by_length(base, 1)
+  _assert_same(tmp_path / "eight.npz", 4, padded, by_length)
 
 
 def _lines(folder):

@@ -1,0 +1,102 @@
+"""Chat templates of Hugging Face's tokenizers, which wrap the text of a user.
+
+A folder has its template in `chat_template.jinja` or `tokenizer_config.json`.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import time
+from typing import Any, NoReturn
+
+from prompt_tuning import project_files
+
+# An author's "role" and the "content".
+Message = Mapping[str, str]
+_CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatTemplate:
+  """The template of a folder.
+
+  Attributes:
+    text: Its source, in Jinja.
+    tokens: Name -> special token, such as "eos_token", for the template.
+  """
+
+  text: str
+  tokens: Mapping[str, str]
+
+  def __call__(self, messages: Sequence[Message]) -> str:
+    """Returns a conversation, up to where the model answers.
+
+    Raises:
+      ValueError: if the template refuses it, or jinja2 is not installed.
+    """
+    template = _compiled(self.text)
+    arguments = {"messages": messages, "add_generation_prompt": True}
+    try:
+      return template.render(**arguments, **self.tokens)
+    except Exception as error:  # Jinja's, and any of the template's own.
+      raise ValueError(
+        f"The model's chat template refuses the messages: {error}."
+      ) from error
+
+
+def read(folder: str | os.PathLike[str]) -> ChatTemplate | None:
+  """Returns the template of a tokenizer's folder, if there is one.
+
+  Raises:
+    ValueError: if `tokenizer_config.json` is malformed.
+  """
+  folder = pathlib.Path(folder)
+  config, text = dict[str, Any](), None
+  if (folder / _CONFIG).is_file():
+    with project_files.parsing(folder / _CONFIG, "a tokenizer's configuration"):
+      config = dict(json.loads((folder / _CONFIG).read_text()))
+      text = config.get("chat_template")
+      if isinstance(text, list):  # Several, by name.
+        text = {x["name"]: x["template"] for x in text}["default"]
+  if (folder / _TEMPLATE).is_file():
+    text = (folder / _TEMPLATE).read_text()
+  if not isinstance(text, str):
+    return None
+  tokens = {name: x for name, x in config.items() if name.endswith("_token")}
+  for name, token in tokens.items():
+    tokens[name] = token["content"] if isinstance(token, dict) else token
+  return ChatTemplate(text, tokens)
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(text: str) -> Any:
+  """Compiles a template, with the names that transformers gives to one."""
+  try:
+    from jinja2 import exceptions, sandbox
+  except ImportError:
+    raise ValueError(
+      "The model has a chat template, which needs jinja2: pip install jinja2."
+    ) from None
+  environment = sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+  )
+
+  def refuse(message: str) -> NoReturn:
+    raise exceptions.TemplateError(message)
+
+  environment.filters["tojson"] = functools.partial(
+    json.dumps, ensure_ascii=False
+  )
+  environment.globals |= {
+    "raise_exception": refuse,
+    "strftime_now": time.strftime,
+  }
+  try:
+    return environment.from_string(text)
+  except exceptions.TemplateError as error:
+    raise ValueError(
+      f"The model's chat template is broken: {error}."
+    ) from error
