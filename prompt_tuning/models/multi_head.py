@@ -57,12 +57,13 @@ def rotary_views(
     positions: [B or 1, Q] Those of queries.
     mask: Makes the mask of a window, or of None.
   """
-  kinds = [(config.rope, None)]
+  kinds = [(config.rope, mask(None))]
   if config.window is not None:
-    kinds.append((config.local_rope or config.rope, config.window))
+    local = config.local_rope or config.rope
+    kinds.append((local, mask(config.window)))
   return [
-    View(mask(window), rotation=rotation(positions, rope, config.head_dim))
-    for rope, window in kinds
+    View(seen, rotation=rotation(positions, rope, config.head_dim))
+    for rope, seen in kinds
   ]
 
 

@@ -189,11 +189,11 @@ class Decoder(nn.Module):
       cache_index: As in `View`.
       **options: More arguments of `apply_layers`.
     """
-    among = jnp.bool_(True) if among is None else among
+    allowed = jnp.bool_(True) if among is None else among
     views = rotary_views(
       self.config,
       queries,
-      lambda window: masks.position_mask(queries, keys, window) & among,
+      lambda window: masks.position_mask(queries, keys, window) & allowed,
     )
     return apply_layers(
       self,

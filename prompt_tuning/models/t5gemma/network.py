@@ -14,7 +14,7 @@ from prompt_tuning.types import Array
 class Encoder(t5.Encoder):
   """The encoder stack, with a prompt before its input if one is injected."""
 
-  config: T5GemmaConfig
+  config: T5GemmaConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
   def views(self, mask: Array, queries: Array, keys: Array) -> list[View]:
     """Returns the arguments of self-attention; see `t5.Encoder.views`."""
@@ -34,7 +34,7 @@ class Encoder(t5.Encoder):
 class Decoder(t5.Decoder):
   """The decoder stack and the output head."""
 
-  config: T5GemmaConfig
+  config: T5GemmaConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
   def views(self, mask: Array, queries: Array, keys: Array) -> list[View]:
     """Returns the arguments of self-attention; see `t5.Encoder.views`."""
@@ -74,7 +74,7 @@ def _joined(own: View, cross: View) -> View:
 class Embed(layers.Embed):
   """Token embeddings; 0, in front of targets, is the start token."""
 
-  config: T5GemmaConfig
+  config: T5GemmaConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
   def __call__(self, tokens: Array) -> Array:
     """[B, T] -> [B, T, H]. A token outside the vocabulary becomes NaN."""
@@ -86,7 +86,7 @@ class Embed(layers.Embed):
 class Transformer(t5.Transformer):
   """A T5Gemma with the modules of `injections`."""
 
-  config: T5GemmaConfig
+  config: T5GemmaConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
   def setup(self):
     config, injections = self.config, self.injections

@@ -51,7 +51,7 @@ def held_by(
     scale = _scale_of(name)
     if scale in parameters and scale not in base.arrays:
       arrays |= {name: _int8(name, array), scale: _int8(name, array, True)}
-    elif scale in base.arrays and scale not in parameters:
+    elif scale and scale in base.arrays and scale not in parameters:
       arrays[name] = _float32(name, array, base.arrays[scale])
     elif not name.endswith(_SCALE) or name in parameters:
       arrays[name] = array
