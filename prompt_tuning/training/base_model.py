@@ -17,7 +17,6 @@ from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.training import google_t5x
 from t5x import checkpoints
-from t5x.formats import int8
 
 
 def token_embedding(path: str) -> np.ndarray:
@@ -51,6 +50,8 @@ def read_parameter(
       f"{checkpoint.path} has no parameter {name}; it has "
       f"{', '.join(list(checkpoint.arrays)[:5])}, ..."
     )
+  from t5x.formats import int8  # Google's T5X has none.
+
   array = int8.held_by(checkpoint, [name]).arrays[name]
   whole = tuple(slice(0, size) for size in array.shape)
   return np.asarray(array.open()(whole), np.float32)
@@ -158,6 +159,8 @@ def fingerprint(train_state: Any, base_path: str | None) -> str:
   """
   if google_t5x.is_installed():
     return prompt_files.UNKNOWN
+  from t5x.formats import int8
+
   if base_path and int8.is_used(train_state.frozen):
     return _fingerprint_of(base_path)  # Rounding does not make another model.
   return checkpoints.fingerprint(train_state.frozen)

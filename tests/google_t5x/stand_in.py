@@ -72,13 +72,13 @@ def main(folder: str, bindings: str, *gin_files: str) -> None:
     "target": {"token_embedder": {"embedding": embedding}}
   }
   gin.add_config_file_search_path(str(ROOT))
-  # Google's T5X has no batches by length and no teachers, and other networks
-  # for decoders.
-  ours = ["runs/by_length", "models/decoder", "models/smollm2_135m"]
-  ours += ["methods/mpt_sources", "recipes/mpt_sources"]
-  for file in sorted(
-    {*ROOT.glob("gin/**/*.gin")} - {ROOT / f"gin/{x}.gin" for x in ours}
-  ):
+  # Google's T5X has no batches by length, no teachers and no int8, and other
+  # networks for decoders.
+  ours = ["runs/by_length", "*/mpt_sources"]
+  models = ("decoder", "smollm2_135m", "llama_3_8b", "t5gemma*", "int8")
+  ours += [f"models/{name}" for name in models]
+  excluded = {file for x in ours for file in ROOT.glob(f"gin/{x}.gin")}
+  for file in sorted({*ROOT.glob("gin/**/*.gin")} - excluded):
     gin.clear_config()
     gin.parse_config_file(str(file))
   for entry, run in (("infer", "infer"), ("evaluate", "eval"), ("train",) * 2):

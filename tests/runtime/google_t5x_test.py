@@ -30,7 +30,7 @@ from t5x.files import digests
 OWN_PARAMETERS = {
   "eval.InferenceEvaluator.evaluate": {"after_batch"},
   "trainer.Trainer.eval": {"after_batch"},
-  "models.EncoderDecoderModel": {"teacher", "distillation"},
+  "models.EncoderDecoderModel": {"teacher", "distillation", "ends_inputs"},
   # Of a program that calls them; the command line gives them.
   "train.train": {"on_event", "should_stop", "configuration"},
   "eval.evaluate": {"on_event", "should_stop", "configuration"},
