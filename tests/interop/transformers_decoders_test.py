@@ -140,7 +140,9 @@ def test_logits_and_the_gradient_of_a_prompt_are_equal(models, params):
   assert np.linalg.norm(gradient - prompt.grad.numpy()) / norm < 1e-4
 
 
-@pytest.mark.parametrize("num_beams", [1, 4])
+@pytest.mark.parametrize(
+  "num_beams", [1, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_generated_tokens_are_equal(models, params, num_beams):
   theirs, base = models
   # Beams of T5X and of transformers end by different rules, so none ends.

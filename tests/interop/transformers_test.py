@@ -32,7 +32,13 @@ pytestmark = [
 STEPS = 12
 
 
-@pytest.fixture(scope="module", params=list(transformers_t5.CONFIGS))
+@pytest.fixture(
+  scope="module",
+  params=[  # The others are the same network.
+    pytest.param(x, marks=[pytest.mark.slow] * (x != "t5"))
+    for x in transformers_t5.CONFIGS
+  ],
+)
 def hugging_face(request):
   return transformers_t5.make(family=request.param)
 

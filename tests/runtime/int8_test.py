@@ -41,7 +41,9 @@ def test_memory_and_scores_of_a_pretrained_model():
   np.testing.assert_allclose(*scores, rtol=0.01)
 
 
-@pytest.mark.parametrize("kind", ["t5", "decoder"])
+@pytest.mark.parametrize(
+  "kind", ["t5", pytest.param("decoder", marks=pytest.mark.slow)]
+)
 def test_gradients_of_methods_are_nearly_those_of_floats(kind, tmp_path, base):
   path = base if kind == "t5" else tiny_decoder.save(tmp_path / "decoder")
   found, without_dropout = [], {"enable_dropout": False}
@@ -76,6 +78,7 @@ def test_gradients_of_methods_are_nearly_those_of_floats(kind, tmp_path, base):
     assert difference(x, rounded[name]) < most, name
 
 
+@pytest.mark.slow
 def test_run_resumes_bit_for_bit_and_is_served(tmp_path, base):
   model = tiny.make_model(base_weights="int8", scan_layers=True)
 
