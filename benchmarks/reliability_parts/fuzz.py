@@ -47,7 +47,7 @@ def run(scratch: pathlib.Path, *, full: bool) -> dict[str, int | float]:
         checking.check(
           name, pathlib.Path(folder), examples, checking.SEED, counts
         )
-      except AssertionError as error:
+      except (AssertionError, ExceptionGroup) as error:  # One, or several.
         tqdm.tqdm.write(f"{name}: {error}", file=sys.stderr)
     done[name] = dataclasses.asdict(counts)
     path.write_text(json.dumps(done, indent=1))

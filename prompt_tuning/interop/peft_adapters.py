@@ -8,6 +8,7 @@ by sqrt(H): PEFT's rows are of that size; ours are multiplied with the input.
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -99,7 +100,7 @@ def save_adapter(
 def _kind(base_model: str | None) -> str:
   """Returns the model type of a folder, or the name of another model."""
   config = pathlib.Path(base_model or "", "config.json")
-  if not base_model or not config.is_file():
+  if not base_model or not os.path.isfile(config):
     return base_model or ""
   what = "a model configuration"
   return parsing.json_file(config, what, {"model_type": str})["model_type"]
@@ -170,6 +171,12 @@ def load_adapter(
   length = config.get("num_virtual_tokens")
   if not isinstance(length, int) or length < 1:
     raise ValueError(f"{path}: expected num_virtual_tokens >= 1, got {length}.")
+  base_model = config.get("base_model_name_or_path")
+  if not isinstance(base_model, str | None):
+    raise ValueError(
+      f"{path}: expected base_model_name_or_path to be the name or path of a "
+      f"model, got {base_model}."
+    )
   path = folder / WEIGHTS
   if not path.is_file():
     way_out = (
@@ -183,10 +190,9 @@ def load_adapter(
   if array.ndim != 2 or not array.size or len(array) % length:
     raise ValueError(
       f"{path}: expected {_KEY} of shape [{length}, width], or a multiple of "
-      f"{length} rows, as num_virtual_tokens is {length}; got "
+      f"{length} rows, as {CONFIG} says num_virtual_tokens = {length}; got "
       f"{list(array.shape)}."
     )
-  base_model = config.get("base_model_name_or_path")
   task_type = config["task_type"]
   rows = prompt_files.checked(array[:length], path)
   prompt = rows / _scale(task_type, _kind(base_model), rows.shape[1])

@@ -78,7 +78,8 @@ class Database(sqlite3.Connection):
 
   def select(self, kind: type[Row], where: str, *values: Any) -> list[Row]:
     """Returns the rows of a kind that meet a condition."""
-    query = f"select * from {_TABLES[kind]} where {where}"
+    names = ", ".join(field.name for field in dataclasses.fields(kind))
+    query = f"select {names} from {_TABLES[kind]} where {where}"
     return [kind(**row) for row in self.execute(query, values)]
 
   def one(self, kind: type[Row], id: str) -> Row:

@@ -66,15 +66,17 @@ def _forget_peak() -> int:
 def _kept(folder: pathlib.Path, is_changed: bool) -> Iterator[None]:
   """Gives the files of a folder their content again, if a reader changes it."""
   files = {}
-  if is_changed:
-    files = {x: x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+  # SQLite may delete its own at any time.
+  for path in [x for x in folder.rglob("*") if is_changed and x.is_file()]:
+    with contextlib.suppress(FileNotFoundError):
+      files[path] = path.read_bytes()
   try:
     yield
   finally:
     if is_changed:
       for path in [x for x in folder.rglob("*") if x.is_file()]:
         if path not in files:
-          path.unlink()
+          path.unlink(missing_ok=True)
       for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
