@@ -8,6 +8,10 @@ import pytest
 pytestmark = pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+_ADAPTER = (
+  b'{"peft_type": "PROMPT_TUNING", "task_type": "SEQ_2_SEQ_LM", '
+  b'"num_virtual_tokens": 3, "base_model_name_or_path": %s}'
+)
 # Reader -> contents that once failed.
 CORPUS: dict[str, list[bytes]] = {
   "gin binding": [b"X = {1: 2, [1]: 3}", b"X = " + b"[" * 5000],
@@ -18,6 +22,11 @@ CORPUS: dict[str, list[bytes]] = {
   "configuration of a run": [b'{"settings": [0]}', b"[" * 5000],
   "digests": [b"[" * 5000, b"\xff", b'{"sha256": {"/dev/zero": "0"}}'],
   "predictions": [b'{"inputs": {"idx": Infinity}, "prediction": "neutral"}'],
+  "adapter's configuration": [
+    _ADAPTER % b"true",
+    _ADAPTER % (b'"' + b"[" * 300 + b'"'),
+  ],
+  "events of a cluster": [b"\n" * 100_000],
   "facts of a run": [b"[]", b"{}", b'{"evals": [1]}'],
 }
 
