@@ -1,5 +1,7 @@
 """No content of a file makes a reader fail in another way than it says."""
 
+import sys
+
 from fuzz import checking
 from fuzz.readers import READERS
 import pytest
@@ -8,6 +10,14 @@ import pytest
 pytestmark = pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+
+
+@pytest.fixture(autouse=True)
+def _without_hook(monkeypatch):
+  """pytest's own hook fails where Python is at its deepest call."""
+  monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+
+
 _ADAPTER = (
   b'{"peft_type": "PROMPT_TUNING", "task_type": "SEQ_2_SEQ_LM", '
   b'"num_virtual_tokens": 3, "base_model_name_or_path": %s}'
