@@ -21,8 +21,10 @@ _LARGE = 2_000_000_000
 _PASSES = 30
 _MOST_STEPS = {"cpu": 2_000}
 _MOST_STEPS_ELSEWHERE = 5_000
-# Of gin/runs/by_length.gin, which was not measured on an accelerator.
+# Of gin/runs/by_length.gin.
 BY_LENGTH = "NUM_LENGTHS"
+# Inputs of so few tokens are not worth several compiled shapes.
+_SHORT = 64
 # Layers that are worth one program for all of them.
 _MANY_LAYERS = 24
 # Examples of a microbatch that keep a device busy.
@@ -81,6 +83,16 @@ def device() -> tuple[str, int]:
   first = jax.local_devices()[0]
   limit = (first.memory_stats() or {}).get("bytes_limit")
   return first.platform, limit or psutil.virtual_memory().total
+
+
+def is_by_length(platform: str, tokens: int) -> bool:
+  """Returns whether to train by length; on accelerators it was not measured.
+
+  Args:
+    platform: JAX's name of the device.
+    tokens: The longest input.
+  """
+  return platform == "cpu" and tokens > _SHORT
 
 
 def choose(facts: Facts) -> list[Setting]:
@@ -153,7 +165,7 @@ def _memory_settings(
   yield Setting("PARAMETER_DTYPE", dtype, f"{half}; a step takes {memory}")
   if count > 1:
     yield Setting("NUM_MICROBATCHES", count, "a whole batch takes too much")
-  elif is_cpu:
+  elif is_by_length(facts.platform, facts.tokens):
     yield Setting(BY_LENGTH, 6, "a step has that many lengths, so less padding")
   if remat:
     name = f"{facts.config.GIN_NAME}.remat"

@@ -29,7 +29,12 @@ from prompt_tuning.methods import trainable
 from prompt_tuning.models import networks
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.layers import Config
-from prompt_tuning.training import actions, base_model, evaluation
+from prompt_tuning.training import (
+  actions,
+  base_model,
+  defaults,
+  evaluation,
+)
 from prompt_tuning.types import Initializer
 from t5x import (
   adafactor,
@@ -207,8 +212,9 @@ def tune(
     *(folder, train_cfg.name, _BEST_METRIC, model.vocabulary, method),
     base_model=model.checkpoint,
   )
-  # Elsewhere it was not measured.
-  is_by_length = jax.default_backend() == "cpu"
+  is_by_length = defaults.is_by_length(
+    jax.default_backend(), _train_lengths(examples)["inputs"]
+  )
   subtasks = seqio.get_subtasks(examples.task)
   has_validation = any("validation" in x.splits for x in subtasks)
   outcome = training.train(

@@ -22,8 +22,6 @@ from t5x.configuration import reading
 from t5x.runs import training
 
 LADDER = "checkpoints/ladder_xs/lm_100"
-# A command line, after its model.
-RECIPE = ["gin/recipes/prompt_tuning.gin", "gin/runs/by_length.gin"]
 LABELS = ["yes", "no", "nothing"]
 PAIRS = [("abc", "no"), ("abxc", "yes"), ("hgfedc", "no"), ("x", "yes")] * 4
 
@@ -276,7 +274,7 @@ def test_it_is_the_trainer_of_the_command_line(
   gin.clear_config()
   gin_utils.parse_gin_flags(
     reading.search_paths(),
-    ["gin/models/ladder_xs.gin", *RECIPE],
+    ["gin/models/ladder_xs.gin", "gin/recipes/prompt_tuning.gin"],
     [f"{name} = {value!r}" for name, value in macros.items()],
   )
   by_gin = gin.get_configurable(training.train)(
