@@ -242,7 +242,7 @@ def read_config(folder: pathlib.Path) -> Config:
         f"{folder} is not a Hugging Face folder: no {CONFIG} in it."
       )
     raise ValueError(
-      f"There is no folder {folder} in {pathlib.Path.cwd()}. If it is the name "
+      f"Found no folder {folder} in {pathlib.Path.cwd()}. If it is the name "
       "of a model of Hugging Face's hub, download its files to a folder first."
     )
   config = parsing.json_file(file, "a model configuration", {"model_type": Any})

@@ -168,8 +168,8 @@ def open_checkpoint(path: str) -> BaseCheckpoint:
   """Opens a model in any format, without reading its parameters.
 
   Args:
-    path: As for `find_checkpoint`. The checkpoint of a run stands for its base
-      model with the run's changes.
+    path: As for `find_checkpoint`. The checkpoint of a run means its base model
+      with the run's changes.
 
   Raises:
     ValueError: if there is no checkpoint, its format is unknown, it differs
