@@ -140,5 +140,5 @@ def transaction(folder: pathlib.Path, owner: str | None) -> Iterator[Database]:
         yield database
         if time.monotonic() > deadline.get():
           raise TimeoutError("the time for the request is over")
-  except UnicodeDecodeError as error:  # In a name of the schema.
-    raise sqlite3.DatabaseError(f"a name is damaged: {error}") from error
+  except UnicodeDecodeError as error:  # In SQLite's own message.
+    raise sqlite3.DatabaseError(f"its schema is damaged: {error}") from error

