@@ -139,7 +139,9 @@ def test_what_is_cut_for_the_loss_is_not_said_of_the_scores(tmp_path, base):
   lengths = {"inputs": 2, "targets": 2}
   cfg = tiny.dataset_config(split="validation", task_feature_lengths=lengths)
   plan = tiny.make_plan(tmp_path, base, train_eval_dataset_cfg=cfg)
-  data = run_data.read(plan, run_data.bind(plan), shuffle_seed=0)
+  cfgs = run_data.bind(plan)
+  with truncation.counted_meanwhile(cfgs) as count_cuts:
+    data = run_data.read(plan, cfgs, 0, count_cuts)
   data.evaluator.close()
   assert set(data.facts["cut"]) == {"training", "loss", "scores"}
   assert data.facts["cut"]["loss"][tiny.TASK]["inputs"]["examples"] > 0

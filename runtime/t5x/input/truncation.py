@@ -1,7 +1,11 @@
 """Counts of what a model does not see of examples: cut or unknown pieces."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+import contextlib
 import inspect
+import itertools
+import threading
 
 import jax
 import numpy as np
@@ -20,14 +24,50 @@ _SAMPLE, _LEAST_SHARE = 1_000, 0.001
 
 # Task -> feature -> how many examples are cut, and by how many tokens.
 Cuts = dict[str, dict[str, dict[str, int]]]
+# Task, split, whether it is cached -> feature -> [n] tokens of each example.
+_Lengths = dict[tuple[str, str, bool], dict[str, np.ndarray]]
 
 
-def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
+@contextlib.contextmanager
+def counted_meanwhile(
+  cfgs: Mapping[str, DatasetConfig],
+) -> Iterator[Callable[[], dict[str, Cuts]]]:
+  """Counts the cuts of several splits in a thread, beside other work.
+
+  Args:
+    cfgs: Name -> the split, in one model's tokens, and the lengths.
+
+  Yields:
+    A function that waits for the counts, and returns name -> `count_cuts`.
+  """
+  lengths: _Lengths = {}
+  is_over = threading.Event()
+  with futures.ThreadPoolExecutor(1) as thread:
+    counting = thread.submit(
+      lambda: {
+        name: count_cuts(cfg, lengths=lengths, is_over=is_over.is_set)
+        for name, cfg in cfgs.items()
+      }
+    )
+    try:
+      yield counting.result
+    finally:
+      is_over.set()
+
+
+def count_cuts(
+  cfg: DatasetConfig,
+  only: str | None = None,
+  lengths: _Lengths | None = None,
+  is_over: Callable[[], bool] = lambda: False,
+) -> Cuts:
   """Counts the examples of a split that are cut.
 
   Args:
     cfg: The split, and the lengths; without lengths nothing is cut.
     only: The feature that is used; None means all.
+    lengths: Of splits that were read; those that are read now are added.
+    is_over: Whether nobody waits for the counts any more.
 
   Returns:
     Task -> feature -> {"examples": how many are cut, of "of", "tokens": how
@@ -37,11 +77,10 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
     nothing to cut.
   """
   cuts: Cuts = {}
-  lengths = cfg.task_feature_lengths
-  if lengths is None or jax.process_index():
+  limits = cfg.task_feature_lengths
+  if limits is None or jax.process_index():
     return cuts
-  if only is not None:
-    lengths = {only: lengths[only]}
+  lengths = {} if lengths is None else lengths
   for task in seqio.get_subtasks(cfg.task_or_mixture()):
     required = (
       inspect.signature(x).parameters.get("sequence_length")
@@ -50,24 +89,13 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
     makes_lengths = any(x and x.default is x.empty for x in required)
     if cfg.split not in (task.splits or ()) or makes_lengths:
       continue
-    dataset = pipelines.build(
-      task.get_dataset,
-      None,
-      cfg.split,
-      use_cached=cfg.use_cached,
-      shuffle=False,
-      num_epochs=1,
-    )
-    features = [name for name in task.output_features if name in lengths]
-    sizes = dataset.take(MAX_EXAMPLES).map(
-      lambda example, features=features: [
-        tf.shape(example[name])[0] for name in features
-      ],
-      num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    rows = np.array(list(sizes.as_numpy_iterator())).reshape(-1, len(features))
-    for name, column in zip(features, rows.T, strict=True):
-      lost = (column - lengths[name]).clip(min=0)
+    key = (task.name, cfg.split, cfg.use_cached)
+    if key not in lengths:
+      lengths[key] = _lengths(task, cfg, is_over)
+    for name, column in lengths[key].items():
+      if name not in limits or only not in (None, name):
+        continue
+      lost = (column - limits[name]).clip(min=0)
       if lost.any():
         cuts.setdefault(task.name, {})[name] = {
           "examples": int((lost > 0).sum()),
@@ -76,6 +104,35 @@ def count_cuts(cfg: DatasetConfig, only: str | None = None) -> Cuts:
           "longest": int(column.max()),
         }
   return cuts
+
+
+def _lengths(
+  task: seqio.Task, cfg: DatasetConfig, is_over: Callable[[], bool]
+) -> dict[str, np.ndarray]:
+  """Reads feature -> [n] tokens of each example of a split."""
+  features = list(task.output_features)
+  batches = (
+    pipelines.build(
+      task.get_dataset,
+      None,
+      cfg.split,
+      use_cached=cfg.use_cached,
+      shuffle=False,
+      num_epochs=1,
+    )
+    .take(MAX_EXAMPLES)
+    .map(
+      lambda example: [tf.shape(example[name])[0] for name in features],
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    .batch(1_000)
+    .as_numpy_iterator()
+  )
+  rows = [np.zeros([0, len(features)], int)]
+  rows += itertools.takewhile(
+    lambda _: not is_over(), map(np.transpose, batches)
+  )
+  return dict(zip(features, np.concatenate(rows).T, strict=True))
 
 
 def check_known(cfg: DatasetConfig) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The examples of a training run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import os
@@ -59,7 +59,10 @@ def bind(plan: Plan) -> dict[str, datasets.DatasetConfig]:
 
 
 def read(
-  plan: Plan, cfgs: Mapping[str, datasets.DatasetConfig], shuffle_seed: int
+  plan: Plan,
+  cfgs: Mapping[str, datasets.DatasetConfig],
+  shuffle_seed: int,
+  count_cuts: Callable[[], Mapping[str, truncation.Cuts]],
 ) -> RunData:
   """Opens the splits of a run, and reads those that are decoded.
 
@@ -67,6 +70,7 @@ def read(
     plan: The plan of the run.
     cfgs: The result of `bind`.
     shuffle_seed: The seed of the order of the training examples.
+    count_cuts: Returns the cuts of each of `cfgs`; see `truncation`.
 
   Raises:
     ValueError: if a split is empty, or the vocabulary knows too few of the
@@ -105,7 +109,7 @@ def read(
       partitioner,
       os.path.join(plan.model_dir, "inference_eval"),
     )
-  cuts = {purpose: truncation.count_cuts(cfg) for purpose, cfg in cfgs.items()}
+  cuts = count_cuts()
   facts = {
     "train": train_cfg.name,
     "train_split": train_cfg.split,

@@ -8,7 +8,7 @@ import jax
 
 from t5x import checkpoints, train_state
 from t5x.files import run_lock, safe_files
-from t5x.input import datasets
+from t5x.input import datasets, truncation
 from t5x.runs import (
   initialization,
   metric_log,
@@ -103,6 +103,7 @@ def _open(
     # Before anything large is read.
     checkpoints.find_checkpoint(restore_cfg.path)
   cfgs = run_data.bind(plan)
+  count_cuts = stack.enter_context(truncation.counted_meanwhile(cfgs))
   initializer = initialization.TrainStateInitializer(
     plan.model.optimizer_def,
     plan.model.get_initial_variables,
@@ -133,7 +134,7 @@ def _open(
   shuffle_seed = resume.choose_seed(
     plan.train_dataset_cfg.seed, run_info, "shuffle_seed"
   )
-  data = run_data.read(plan, cfgs, shuffle_seed)
+  data = run_data.read(plan, cfgs, shuffle_seed, count_cuts)
   if data.evaluator is not None:
     stack.callback(data.evaluator.close)
   trainer.train_state, base, info = resume.restore(
