@@ -14,7 +14,6 @@ from flax.linen import partitioning
 import jax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.pallas.ops.tpu import flash_attention
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
@@ -280,6 +279,9 @@ def _of_examples(
   query: Array, key: Array, value: Array, bias: Array, visible: Array
 ) -> Array:
   """[B, N, Q, D], twice [B, N, K, D], [1, N, Q, K], [B, K] -> [B, N, Q, D]"""
+  # Here, because Pallas takes long to import, and only TPUs need it.
+  from jax.experimental.pallas.ops.tpu import flash_attention
+
   segments = flash_attention.SegmentIds(
     q=jnp.ones((len(query), query.shape[2]), jnp.int32),
     kv=visible.astype(jnp.int32),

@@ -288,7 +288,11 @@ def get_dataset(
     "mixture_or_task_name": cfg.task_or_mixture(),
     "task_feature_lengths": cfg.task_feature_lengths,
     "dataset_split": cfg.split,
-    "feature_converter": feature_converter_cls(pack=cfg.pack),
+    "feature_converter": feature_converter_cls(
+      pack=cfg.pack,
+      # What is cut to its length need not be measured.
+      apply_length_check=not cfg.trim_output_features,
+    ),
     "use_cached": cfg.use_cached,
     "seed": seed,
     "trim_output_features": cfg.trim_output_features,
