@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import gc
 import sqlite3
 import time
 from typing import Any
@@ -287,6 +288,10 @@ class Service:
       self.engine.start(lambda: self.is_stopping)
       if self.is_stopping:
         return
+      # What is here now stays: each collection would look through all of it,
+      # and hold up every request meanwhile.
+      gc.collect()
+      gc.freeze()
       logging.info("Ready: compiled in %.1f s.", time.monotonic() - start)
       if self.supervisor is not None:
         self.supervisor.start()
