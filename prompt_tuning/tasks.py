@@ -42,12 +42,14 @@ _PROBED = ("boolq", "cb", "copa", "multirc", "rte")
 
 def _add_miniature(examples, prefix: str, mixture: str, names) -> None:
   counts = examples.EXAMPLES_PER_SPLIT
-  task_rows.add_tasks(
-    prefix,
-    lambda row: sources.ExampleSource(
-      lambda split: examples.features(row.name, split), counts
-    ),
-  )
+  for row in task_rows.SUPER_GLUE:
+    task_rows.add_task(
+      f"{prefix}_{row.name}",
+      row,
+      sources.ExampleSource(
+        functools.partial(examples.features, row.name), counts
+      ),
+    )
   task_rows.add_mixture(
     mixture, {f"{prefix}_{name}": counts["train"] for name in names}
   )

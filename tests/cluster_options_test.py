@@ -4,21 +4,20 @@ import sys
 
 import pytest
 
-from prompt_tuning.commands import console, serve
-from prompt_tuning.experiments import launching
+from prompt_tuning.commands import console, launch, serve
 from prompt_tuning.training import cluster_options
 
 
 def test_values_are_numbers_truths_or_names():
   given = ["timeout_min=60", "slurm_account=0123", "use_srun=False", "a=b=c"]
-  assert cluster_options.read(given) == {
+  assert cluster_options.read("local", given) == {
     "timeout_min": 60,
     "slurm_account": "0123",
     "use_srun": False,
     "a": "b=c",
   }
   with pytest.raises(ValueError, match="NAME=VALUE, got timeout"):
-    cluster_options.read(["timeout"])
+    cluster_options.read("local", ["timeout"])
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,9 @@ def test_values_are_numbers_truths_or_names():
     lambda: serve.complete(
       console.parse(["serve", "--checkpoint=model", "--submit=slurm"])
     ),
-    lambda: launching.submit([], None, "slurm", {}, None),
+    lambda: launch.run_cells(
+      console.parse(["launch", "scale", "--submit=slurm"]), [], None
+    ),
   ],
 )
 def test_submitting_without_submitit_is_refused_at_once(monkeypatch, submit):

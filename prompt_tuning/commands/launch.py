@@ -50,10 +50,7 @@ def run_cells(
     raise ValueError(
       "--jobs is for this machine; --submit makes a job of each cell."
     )
-  if args.option and not args.submit:
-    raise ValueError("--option is for --submit.")
-  if args.submit:
-    cluster_options.check_submitit(args.submit)
+  options = cluster_options.read(args.submit, args.option)
   archive = workspace.archive()
   todo = launching.open_cells(cells, archive, args.retry_failed)
   failed = {}
@@ -65,8 +62,7 @@ def run_cells(
   if not todo:
     print(f"All {len(cells)} cells have records.", file=sys.stderr)
   if args.submit:
-    chosen = cluster_options.read(args.option)
-    for job in launching.submit(todo, workspace, args.submit, chosen, archive):
+    for job in launching.submit(todo, workspace, args.submit, options, archive):
       print(job)
     if args.retry_failed:  # Cells that failed before are running again.
       return 0

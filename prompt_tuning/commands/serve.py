@@ -80,14 +80,10 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
     args.checkpoint = _collect(args.files, args.prompts, args.checkpoint)
   elif args.checkpoint is None:
     raise ValueError("Name a prompt, or give --checkpoint, or --demo.")
-  if args.option and not args.submit:
-    raise ValueError("--option is for --submit.")
   if args.submit and not args.jobs:
     raise ValueError("--submit is for --jobs, and --jobs is empty.")
 
   from prompt_tuning.training import cluster_options
 
-  cluster_options.read(args.option)
-  if args.submit:
-    cluster_options.check_submitit(args.submit)
+  cluster_options.read(args.submit, args.option)
   return args

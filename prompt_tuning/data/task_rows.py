@@ -21,7 +21,7 @@ as `glue_mrpc_v002` and `taskless_glue_mrpc_v002`, find these tasks too.
 `prompt-tuning prepare` prepares the data.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -209,19 +209,6 @@ def add_task(name: str, row: TaskRow, source: seqio.DataSource) -> None:
       postprocess_fn=postprocess,
       metric_fns=row.metric_fns,
     )
-
-
-def add_tasks(
-  prefix: str,
-  source_for: Callable[[TaskRow], seqio.DataSource],
-  rows: Iterable[TaskRow] | None = None,
-) -> None:
-  """Registers `rows` as `<prefix>_<row.name>`, each over its source.
-
-  By default they are those of SuperGLUE.
-  """
-  for row in SUPER_GLUE if rows is None else rows:
-    add_task(f"{prefix}_{row.name}", row, source_for(row))
 
 
 def add_mixture(name: str, rate_by_task: Mapping[str, int]) -> None:

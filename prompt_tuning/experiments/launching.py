@@ -25,7 +25,6 @@ from prompt_tuning.experiments.running import (
   Workspace,
   run_cell,
 )
-from prompt_tuning.training import cluster_options
 from t5x.configuration import checks, resolution
 
 
@@ -201,9 +200,14 @@ def launch(
           outcome = future.result()
           if outcome.status == "busy":
             some.append(outcome.cell)
-          else:
-            outcomes.append(outcome)
-            note(outcome, bar)
+            continue
+          outcomes.append(outcome)
+          if outcome.status != "interrupted":
+            text = outcome.error or outcome.status
+            if outcome.score is not None:
+              text = f"{outcome.score:.1f}"
+            bar.write(f"{outcome.cell.full_name}: {text}", file=sys.stderr)
+            bar.update()
   finally:  # After an error here, such as a closed stderr, start no more.
     pool.shutdown(cancel_futures=True)
     bar.close()
@@ -213,17 +217,6 @@ def launch(
     print("Stopped; the same command resumes.", file=sys.stderr)
     sys.exit(128 + processes.stopping)
   return outcomes
-
-
-def note(outcome: Outcome, bar: tqdm.tqdm) -> None:
-  """Counts an outcome, and writes it above the line of progress."""
-  if outcome.status == "interrupted":
-    return
-  text = outcome.error or outcome.status
-  if outcome.score is not None:
-    text = f"{outcome.score:.1f}"
-  bar.write(f"{outcome.cell.full_name}: {text}", file=sys.stderr)
-  bar.update()
 
 
 def submit(
@@ -250,9 +243,8 @@ def submit(
     The ids of the jobs.
 
   Raises:
-    ValueError: if submitit is not installed, or refuses the options.
+    ValueError: if submitit refuses the options.
   """
-  cluster_options.check_submitit(cluster)
   import submitit
 
   first, then = rounds(cells)

@@ -4,7 +4,7 @@ Every process reads them while gin builds the model. Google's T5X has no
 fingerprints, so there prompts are written and read without that check.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -91,37 +91,41 @@ def decoder_config(
   )
 
 
-def prompt_for_model(
-  prompt_file: str, checkpoint_path: str, vocabulary: seqio.Vocabulary
-) -> np.ndarray:
-  """Reads a prompt and refuses one of another model.
+def read_prompts(
+  files: Iterable[str], checkpoint_path: str, vocabulary: seqio.Vocabulary
+) -> list[np.ndarray]:
+  """Reads prompts, and refuses those of another model.
 
   Args:
-    prompt_file: A `prompt.safetensors`, or a `.npy`, which is not checked.
+    files: Each a `prompt.safetensors`, or a `.npy`, which is not checked.
     checkpoint_path: The base model in use.
     vocabulary: The vocabulary in use.
 
   Returns:
-    [P, H] float32.
+    [P, H] float32 each.
 
   Raises:
-    ValueError: if the prompt was trained on another model or vocabulary.
+    ValueError: if a prompt was trained on another model or vocabulary.
   """
-  prompt, metadata = prompt_files.load_prompt(prompt_file)
-  check_compatible([metadata], checkpoint_path, vocabulary)
-  return prompt
+  loaded = [prompt_files.load_prompt(path) for path in files]
+  headers = [metadata for _, metadata in loaded]
+  check_compatible(headers, checkpoint_path, vocabulary)
+  return [prompt for prompt, _ in loaded]
+
+
+def prompt_for_model(
+  prompt_file: str, checkpoint_path: str, vocabulary: seqio.Vocabulary
+) -> np.ndarray:
+  """Reads a prompt; see `read_prompts`."""
+  return read_prompts([prompt_file], checkpoint_path, vocabulary)[0]
 
 
 def prompts_of_tasks(
-  files: Mapping[str, str],
-  checkpoint_path: str,
-  vocabulary: seqio.Vocabulary,
+  files: Mapping[str, str], checkpoint_path: str, vocabulary: seqio.Vocabulary
 ) -> dict[str, np.ndarray]:
-  """Reads prompts, prefix -> file, as `prompt_for_model` reads one."""
-  return {
-    prefix: prompt_for_model(path, checkpoint_path, vocabulary)
-    for prefix, path in files.items()
-  }
+  """Reads prompts, prefix -> file; see `read_prompts`."""
+  found = read_prompts(files.values(), checkpoint_path, vocabulary)
+  return dict(zip(files, found, strict=True))
 
 
 def check_compatible(

@@ -1,6 +1,8 @@
 """Facts about this package that the trainer asks for."""
 
+from collections.abc import Callable
 import os
+import pkgutil
 from typing import Any
 
 from prompt_tuning import project_files
@@ -12,24 +14,15 @@ _TASK = "--gin.TASK=\"'mini_cb'\""
 _PROMPT_FILE = "--gin.PROMPT_FILE=\"'runs/cb/prompt.safetensors'\""
 
 
-def _next_steps(*args: Any) -> str:
-  # It takes a while to import, and --help does not need it.
-  from prompt_tuning.training import next_steps
+def _lazy(name: str) -> Callable[..., Any]:
+  """Returns a function of this package that is imported on its first call.
 
-  return next_steps.describe(*args)
+  Its module imports TensorFlow, or takes a while, and --help does without.
 
-
-def _find_task(*args: Any) -> Any:
-  # It imports TensorFlow.
-  from prompt_tuning.data import task_lookup
-
-  return task_lookup.find(*args)
-
-
-def _problems(*args: Any) -> Any:
-  from prompt_tuning.training import headers
-
-  return headers.problems(*args)
+  Args:
+    name: Such as "data.task_lookup:find".
+  """
+  return lambda *args: pkgutil.resolve_name(f"prompt_tuning.{name}")(*args)
 
 
 def _open_model(path: str) -> Any:
@@ -84,10 +77,10 @@ CLIENT = Client(
     ),
   },
   task_names=task_names.by_heading,
-  find_task=_find_task,
+  find_task=_lazy("data.task_lookup:find"),
   open_model=_open_model,
-  next_steps=_next_steps,
-  problems=_problems,
+  next_steps=_lazy("training.next_steps:describe"),
+  problems=_lazy("training.headers:problems"),
   folders=("*.folder.path",),
   resumable_settings=(
     "*T5Config.remat",

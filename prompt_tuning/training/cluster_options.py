@@ -7,16 +7,30 @@ import importlib.util
 _CLUSTERS = ("debug", "local", "slurm")
 
 
-def read(given: Sequence[str]) -> dict[str, str | int | bool]:
-  """Parses options of the form NAME=VALUE.
+def read(
+  cluster: str | None, given: Sequence[str]
+) -> dict[str, str | int | bool]:
+  """Parses options of the form NAME=VALUE, and checks the cluster.
 
   Args:
+    cluster: Its name in submitit, the value of --submit, if it is given.
     given: Options such as "timeout_min=60" or "use_srun=False". A number with a
       leading 0, as in "slurm_account=0123", stays a string.
 
   Raises:
-    ValueError: if one has no "=".
+    ValueError: if an option has no "=", or there is no cluster for it, or if
+      submitit is not installed or knows no such cluster.
   """
+  if given and not cluster:
+    raise ValueError("--option is for --submit.")
+  if cluster and importlib.util.find_spec("submitit") is None:
+    raise ValueError(
+      "--submit needs submitit: pip install 'prompt-tuning[cluster]'."
+    )
+  if cluster and cluster not in _CLUSTERS:
+    raise ValueError(
+      f"Expected --submit to be one of {', '.join(_CLUSTERS)}, got {cluster!r}."
+    )
   options: dict[str, str | int | bool] = {}
   for text in given:
     name, equals, value = text.partition("=")
@@ -28,22 +42,3 @@ def read(given: Sequence[str]) -> dict[str, str | int | bool]:
     elif value.isdecimal() and str(int(value)) == value:
       options[name] = int(value)
   return options
-
-
-def check_submitit(cluster: str) -> None:
-  """Checks that work can be submitted.
-
-  Args:
-    cluster: Its name in submitit.
-
-  Raises:
-    ValueError: if submitit is not installed, or knows no such cluster.
-  """
-  if importlib.util.find_spec("submitit") is None:
-    raise ValueError(
-      "--submit needs submitit: pip install 'prompt-tuning[cluster]'."
-    )
-  if cluster not in _CLUSTERS:
-    raise ValueError(
-      f"Expected --submit to be one of {', '.join(_CLUSTERS)}, got {cluster!r}."
-    )

@@ -69,11 +69,8 @@ def from_files(
   Raises:
     ValueError: if a prompt was trained on another model or vocabulary.
   """
-  loaded = [prompt_files.load_prompt(path) for path in find(pattern)]
-  base_model.check_compatible(
-    [metadata for _, metadata in loaded], checkpoint_path, vocabulary
-  )
-  return prompts.from_array(np.stack([prompt for prompt, _ in loaded]))
+  found = base_model.read_prompts(find(pattern), checkpoint_path, vocabulary)
+  return prompts.from_array(np.stack(found))
 
 
 @dataclasses.dataclass(eq=False)

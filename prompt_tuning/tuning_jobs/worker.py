@@ -190,7 +190,7 @@ def main(flags: types.SimpleNamespace) -> None:
     if should_stop():
       return
     if flags.submit:
-      options = cluster_options.read(flags.option)
+      options = cluster_options.read(flags.submit, flags.option)
       load = functools.partial(_load, flags)
       model = on_cluster.Tuner(load, flags.submit, options)
     else:

@@ -27,7 +27,8 @@ def source(row):
 
 
 # `reference_boolq` ...
-task_rows.add_tasks("reference", source)
+for _row in task_rows.SUPER_GLUE:
+  task_rows.add_task(f"reference_{_row.name}", _row, source(_row))
 
 
 @pytest.fixture(autouse=True)

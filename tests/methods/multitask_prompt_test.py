@@ -99,7 +99,7 @@ def test_what_registers_a_mixture_is_imported_first(tmp_path, monkeypatch):
   (tmp_path / "registers_later.py").write_text(
     "from prompt_tuning.data import sources, task_rows\n"
     "source = sources.ExampleSource(lambda split: [], {'train': 0})\n"
-    "task_rows.add_tasks('later', lambda row: source, task_rows.TASKS[1:2])\n"
+    "task_rows.add_task('later_cb', task_rows.BY_NAME['cb'], source)\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
   name = "later_cb_prefixed"

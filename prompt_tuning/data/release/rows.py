@@ -28,14 +28,6 @@ _MAX_NUMBER = 2**31 - 1
 _INTERRUPTED = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 
 
-class WholeNumber:
-  """A number that a string may spell, in `ReleaseTask.row`."""
-
-
-class Similarity:
-  """A number from 0 to 5 that a string spells, in `ReleaseTask.row`."""
-
-
 def _multirc_idx(row: Row) -> Iterator[Any]:
   for question in row["passage"]["questions"]:
     for answer in question["answers"]:
@@ -96,9 +88,10 @@ class ReleaseTask:
     folder: Its name in the release.
     files: Split -> file in the folder.
     counts: Split -> its official number of examples; 0 if it is not fixed.
-    row: The schema of a row: a type, `WholeNumber`, `Similarity`, the legal
-      values (a tuple), an object (a dict of these) or a list of one of these.
-      The test split may lack a field whose name ends in "?".
+    row: The schema of a row: "text"; a "number", which a string may spell; an
+      "index", which none may; a "similarity", from 0 to 5; the legal values (a
+      tuple); an object (a dict of these) or a list of one of these. The test
+      split may lack a field whose name ends in "?".
     format: The format of the files, in `_READERS`.
     columns: Of a table without a header, its columns.
     answers: The leaderboard's names of the classes, in class order; empty where
@@ -141,14 +134,12 @@ class ReleaseTask:
 
 
 def _schema(kind: Any, values: Mapping[str, Any]) -> Any:
-  """Returns the schema that a value of `tasks.toml` names."""
+  """Returns a schema with the legal values in place of their names."""
   if isinstance(kind, dict):
     return {name: _schema(x, values) for name, x in kind.items()}
   if isinstance(kind, list):
     return [_schema(kind[0], values)]
-  types = {"text": str, "number": WholeNumber, "index": int}
-  types["similarity"] = Similarity
-  return types.get(kind) or tuple(values[kind])
+  return tuple(values[kind]) if kind in values else kind
 
 
 def _read_tasks(file: str) -> Iterator[ReleaseTask]:
@@ -285,13 +276,15 @@ def _wrong_values(
 ) -> Iterator[Problem]:
   """Compares a value of a row with `ReleaseTask.row`, recursively."""
   # A schema that is a dict or a list describes a value of that type.
-  kind = expected if isinstance(expected, type) else type(expected)
-  if expected is WholeNumber:
+  kind = type(expected)
+  if isinstance(expected, str):
+    kind = int if expected == "index" else str
+  if expected == "number":
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
       value = int(value)
     if type(value) is not int or abs(value) > _MAX_NUMBER:
       yield field, "a whole number", _shown(value)
-  elif expected is Similarity:
+  elif expected == "similarity":
     if not (_DECIMAL.fullmatch(str(value)) and 0 <= float(value) <= 5):
       yield field, "a number from 0 to 5", _shown(value)
   elif isinstance(expected, tuple):

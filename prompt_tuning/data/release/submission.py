@@ -229,15 +229,14 @@ def _read(
 def _submitted(task: ReleaseTask) -> ReleaseTask:
   """Returns a task with the rows that the leaderboard takes."""
   if task.format == "tsv":
-    label = task.answers or release_rows.Similarity
-    row = {"index": release_rows.WholeNumber, "prediction": label}
+    row = {"index": "number", "prediction": task.answers or "similarity"}
     return dataclasses.replace(
       task, row=row, columns=(), idx=lambda row: [int(row["index"])]
     )
-  row: dict[str, Any] = {"idx": int, "label": task.answers or str}
+  row: dict[str, Any] = {"idx": "index", "label": task.answers or "text"}
   if task.name == "multirc":
-    questions = [{"idx": int, "answers": [row]}]
-    row = {"idx": int, "passage": {"questions": questions}}
+    questions = [{"idx": "index", "answers": [row]}]
+    row = {"idx": "index", "passage": {"questions": questions}}
     return dataclasses.replace(task, row=row)
   return dataclasses.replace(
     task, row=row, idx=lambda row: [row["idx"]], wrong_spans=lambda row: ()
