@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from prompt_tuning.experiments import figure_styles, tables
+from prompt_tuning.experiments.cells import AxisValue
 from prompt_tuning.experiments.figure_styles import Style
 from prompt_tuning.experiments.results import Results
 from prompt_tuning.experiments.sheets import Paper
@@ -109,7 +110,6 @@ def _beside_paper(results: Results) -> Figure:
 def _by_task(results: Results) -> Figure:
   """Draws a panel of lines for each task, and the last one for their mean."""
   sheet, layout = results.sheet, results.sheet.layout
-  axis = layout.mean_over or ""
   styles = _row_styles(results, None)
   tasks = results.view.frame["task"].unique()
   count = len(tasks) + 1
@@ -122,11 +122,8 @@ def _by_task(results: Results) -> Figure:
   )
   drawn = panels.flat[:count]
   for task, panel in zip(tasks, drawn, strict=False):
-    label = sheet.label(axis, task)
-    for row, name in results.row_labels().items():
-      _draw_line(panel, results.line(row, label), name, styles[row])
-    _finish_lines(panel, results, sheet.value(axis, task).majority)
-    panel.set_title(label, fontsize=9)
+    _draw_lines(panel, results, styles, task=task)
+    panel.set_title(sheet.label(layout.mean_over or "", task), fontsize=9)
   _draw_lines(drawn[-1], results, styles)
   drawn[-1].set_title("Mean", fontsize=9)
   _set_window(drawn[0])
@@ -193,35 +190,38 @@ def _row_styles(results: Results, paper: Paper | None) -> dict[str, Style]:
 
 
 def _draw_lines(
-  panel: Axes, results: Results, styles: _Styles, prefix: str = ""
+  panel: Axes,
+  results: Results,
+  styles: _Styles,
+  prefix: str = "",
+  task: AxisValue | None = None,
 ) -> None:
-  """Draws means, and a band of one standard deviation, over the columns' x."""
-  for row, label in results.row_labels().items():
-    _draw_line(panel, results.line(row), prefix + label, styles[row])
-  columns = results.view.columns
-  majority = results.majority(columns[0]) if results.xs else None
-  _finish_lines(panel, results, majority)
+  """Draws means, and a band of one standard deviation, over the columns' x.
 
-
-def _draw_line(panel: Axes, points: _Points, label: str, style: Style) -> None:
-  if not points:
-    return
-  xs, means, stds = map(list, zip(*points, strict=True))
-  panel.plot(xs, means, label=label, **style.line)
-  band = np.subtract(means, stds), np.add(means, stds)
-  panel.fill_between(xs, *band, **style.band)
-
-
-def _finish_lines(
-  panel: Axes, results: Results, majority: float | None
-) -> None:
-  """Adds the line of the most frequent answer, and the x axis."""
+  Args:
+    panel: Gets the x axis too, and the line of the most frequent answer.
+    results: Of a sheet.
+    styles: Of the rows.
+    prefix: Of the rows' labels.
+    task: The task that is drawn; by default the mean over tasks.
+  """
+  sheet, layout, label = results.sheet, results.sheet.layout, None
+  if task is not None:
+    label = sheet.label(layout.mean_over or "", task)
+  for row, name in results.row_labels().items():
+    if points := results.line(row, label):
+      xs, means, stds = map(list, zip(*points, strict=True))
+      panel.plot(xs, means, label=prefix + name, **styles[row].line)
+      band = np.subtract(means, stds), np.add(means, stds)
+      panel.fill_between(xs, *band, **styles[row].band)
   names = {x: results.column_label(k) for k, x in results.xs.items()}
   if not names:
     return
+  majority = results.majority(results.view.columns[0])
+  if task is not None:
+    majority = sheet.value(layout.mean_over or "", task).majority
   if majority is not None:
     panel.axhline(majority, **_MAJORITY)
-  layout = results.sheet.layout
   if not results.columns_are_numbers:
     _size_axis(panel, layout.x_label, names)
     return

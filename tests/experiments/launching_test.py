@@ -69,17 +69,17 @@ def test_second_launcher_passes_over_what_the_first_runs(place, monkeypatch):
   order = []
   first = contextlib.ExitStack()
 
-  def note(outcome, bar):
-    order.append(outcome.cell)
+  def write(bar, text, **unused):
+    order.append(text.partition(":")[0])
     if len(order) == 2:
       first.close()
 
-  monkeypatch.setattr(launching, "note", note)
+  monkeypatch.setattr(launching.tqdm.tqdm, "write", write)
   first.enter_context(
     running.locks(cells[0], place, running.Processes(), waits=True)
   )
   launching.launch(cells, place)
-  assert order == [*cells[1:], cells[0]]
+  assert order == [x.full_name for x in (*cells[1:], cells[0])]
 
 
 def test_jobs_share_the_cores(monkeypatch):
@@ -155,10 +155,10 @@ def test_killed_twice_it_ends_with_the_same_records(tmp_path):
 def test_launcher_that_breaks_begins_no_more(tmp_path, monkeypatch):
   place = counting.place(tmp_path, sleep=0.1)
 
-  def note(*arguments):
+  def write(*arguments, **unused):
     raise BrokenPipeError
 
-  monkeypatch.setattr(launching, "note", note)
+  monkeypatch.setattr(launching.tqdm.tqdm, "write", write)
   with pytest.raises(BrokenPipeError):
     launching.launch(counting.cells(place), place)
   # The second had begun when the first was over.

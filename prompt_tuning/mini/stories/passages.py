@@ -157,27 +157,19 @@ def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
   right_counts = rng.sample((2, 3), 2)
   things = [world.with_article(thing) for thing in rng.sample(cast.things, 5)]
   lists = things[: right_counts[0]], things[right_counts[0] :]
+  questions = [("What did {person} {base}?", first, lists[0], lists[1])]
+  stated = "{{person}} {{past}} {} on {{day}}."
+  sentences = [(stated.format(_enumerate(lists[0])), first)]
   if level == "binding":
-    questions = [
-      ("What did {person} {base}?", first, lists[0], lists[1]),
-      ("What did {person} {base}?", second, lists[1], lists[0]),
-    ]
-    sentences = [
-      (f"{{person}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
-      (f"{{person}} {{past}} {_enumerate(lists[1])} on {{day}}.", second),
-    ]
+    questions += [("What did {person} {base}?", second, lists[1], lists[0])]
+    sentences += [(stated.format(_enumerate(lists[1])), second)]
   else:
     people = [p.name for p in cast.people if p is not first.person]
     rng.shuffle(people)
     visitors, others = people[: right_counts[1]], people[right_counts[1] :]
-    questions = [
-      ("What did {person} {base}?", first, lists[0], lists[1]),
-      ("Who went to the {place}?", second, visitors, others),
-    ]
-    sentences = [
-      (f"{{person}} {{past}} {_enumerate(lists[0])} on {{day}}.", first),
-      (f"{_enumerate(visitors)} went to the {{place}}.", second),
-    ]
+    questions += [("Who went to the {place}?", second, visitors, others)]
+    went = f"{_enumerate(visitors)} went to the {{place}}."
+    sentences += [(went, second)]
   paragraph = " ".join(
     world.capitalized(text.format(**deed.words()))
     for text, deed in rng.sample(sentences, 2)
