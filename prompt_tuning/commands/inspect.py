@@ -18,6 +18,8 @@ import json
 import pathlib
 from typing import Any
 
+from prompt_tuning.commands import options
+
 _PLOTS = (".png", ".svg", ".pdf")
 
 
@@ -57,16 +59,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _open(args: argparse.Namespace) -> tuple[Any, Any]:
   """Returns the `TunedPrompt`, and its `FrozenModel`."""
-  from prompt_tuning import tasks
-  from prompt_tuning.inference.frozen_model import FrozenModel
   from prompt_tuning.inference.requests import TunedPrompt
   from prompt_tuning.interop import prompt_conversion
 
   prompt = TunedPrompt(*prompt_conversion.read_prompt(args.path))
-  words = args.vocabulary
-  if words:
-    words = tasks.use_vocabulary(words, args.extra_ids)
-  model = FrozenModel.load(args.checkpoint, words, extra_ids=args.extra_ids)
+  model = options.load_frozen(args, args.checkpoint)
   model.prompt_array(prompt)  # Refuses that of another model.
   return prompt, model
 

@@ -31,6 +31,17 @@ def find_task(
   return datasets.find_task(name, split, args.module)
 
 
+def load_frozen(args: argparse.Namespace, checkpoint: str) -> Any:
+  """Loads a `FrozenModel` with the vocabulary that the flags name, if any."""
+  from prompt_tuning import tasks
+  from prompt_tuning.inference.frozen_model import FrozenModel
+
+  words = args.vocabulary
+  if words:
+    words = tasks.use_vocabulary(words, args.extra_ids)
+  return FrozenModel.load(checkpoint, words, extra_ids=args.extra_ids)
+
+
 def gin_flags(rest: Sequence[str]) -> tuple[list[str], list[str]]:
   """Parses the flags of `t5x`: --gin_file= and --gin.NAME=.
 

@@ -11,22 +11,17 @@ ones; or `v2v-nn`, a small network.
 
 import argparse
 
+from prompt_tuning.commands import options
+
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  from prompt_tuning import tasks
   from prompt_tuning.inference import recycling
-  from prompt_tuning.inference.frozen_model import FrozenModel
   from prompt_tuning.inference.requests import TunedPrompt
   from prompt_tuning.interop import prompt_conversion
 
-  words = args.vocabulary
-  if words:
-    words = tasks.use_vocabulary(words, args.extra_ids)
-  old, new = (
-    FrozenModel.load(path, words, extra_ids=args.extra_ids)
-    for path in (args.source, args.target)
-  )
+  old = options.load_frozen(args, args.source)
+  new = options.load_frozen(args, args.target)
   moved = recycling.move(
     TunedPrompt(*prompt_conversion.read_prompt(args.prompt)),
     *(old, new, args.method, args.skip, args.tokens),

@@ -156,27 +156,17 @@ class PreparedData(seqio.TfdsDataSource):
     return split
 
 
-def _selected(
-  source: seqio.DataSource,
-  select: Callable[[tf.data.Dataset, str], tf.data.Dataset],
-) -> seqio.DataSource:
-  """Applies `TaskRow.select` to a source.
-
-  The number of examples that the source states includes those left out.
-  """
-  get_all = source.get_dataset
-
-  def get_dataset(split: str = "train", **kwargs: Any) -> tf.data.Dataset:
-    return select(get_all(split=split, **kwargs), split)
-
-  source.get_dataset = get_dataset
-  return source
-
-
 def add_task(name: str, row: TaskRow, source: seqio.DataSource) -> None:
-  """Registers `row` over `source`: as it is, prefixed and with a sentinel."""
-  if row.select:
-    source = _selected(source, row.select)
+  """Registers `row` over `source`: as it is, prefixed and with a sentinel.
+
+  The number of examples that the source states includes those that `row.select`
+  leaves out.
+  """
+  if select := row.select:
+    read = source.get_dataset
+    source.get_dataset = lambda split="train", **kwargs: select(
+      read(split=split, **kwargs), split
+    )
   feature = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
   without_sentinel = functools.partial(
     postprocessors.without_sentinel, postprocess=row.postprocess

@@ -95,13 +95,17 @@ def _score_rows(results: Results, view: View) -> list[list[str]]:
     ]
     for key, row in view.rows.items()
   ]
+  label = results.sheet.label
   for upper, lower in view.pairs(results.sheet.layout.gaps):
     if gap := view.gap(upper, lower):
+      both = [*zip(view.axes, view.rows[upper], view.rows[lower], strict=True)]
+      [name] = [f"{label(x, a)} - {label(x, b)}" for x, a, b in both if a != b]
+      shared = [label(axis, a) for axis, a, b in both if a == b]
       texts = [
         _score_text(*gap[x], sign="+") if x in gap else NONE
         for x in view.columns
       ]
-      rows.append([_gap_name(results, view, upper, lower), *texts])
+      rows.append([", ".join([f"Gap: {name}", *shared]), *texts])
   return rows
 
 
@@ -128,14 +132,6 @@ def _share_texts(counts: tuple[int, int] | None) -> list[str]:
 def heading(axes: list[str]) -> str:
   """Returns the heading of the rows over some axes."""
   return " and ".join(axes).capitalize().replace("_", " ")
-
-
-def _gap_name(results: Results, view: View, upper: str, lower: str) -> str:
-  places = [*zip(view.axes, view.rows[upper], view.rows[lower], strict=True)]
-  label = results.sheet.label
-  [gap] = [f"{label(x, a)} - {label(x, b)}" for x, a, b in places if a != b]
-  shared = [label(axis, a) for axis, a, b in places if a == b]
-  return ", ".join([f"Gap: {gap}", *shared])
 
 
 def _ensembles(results: Results) -> pd.DataFrame:

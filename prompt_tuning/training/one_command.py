@@ -121,7 +121,8 @@ def make(
     *([] if is_task else [_DATA]),
     *(x for x in gin_files if x not in recipes),
   ]
-  _put_programs_where_gin_finds_them()
+  for program in (training.train, evaluation.evaluate):  # gin looks here.
+    setattr(sys.modules["__main__"], program.__name__, program)
   task = data
   if not is_task:
     with gin_utils.bound_arguments(
@@ -170,7 +171,11 @@ def run(command: Command) -> None:
   best = outcomes.pop().best  # The state leaves the memory.
   folder = pathlib.Path(command.folder)
   step = "*" if best is None else f"{best['step']:06d}"
-  tuned = _predictions(folder / "inference_eval", command.task, step)
+  name = f"inference_eval/{command.task}-{step}.jsonl"
+  tuned: list[Mapping[str, Any]] = []
+  with contextlib.suppress(OSError):
+    for path in sorted(folder.glob(name))[-1:]:
+      tuned = [json.loads(x) for x in path.read_text().splitlines()]
   others = ["OPTIMIZER = None", f"EVAL_OUTPUT_DIR = {str(folder / 'frozen')!r}"]
   rest = [x for x in files if x == _DATA or "decoding/" in x]
   files = [files[0], "gin/runs/eval.gin", *rest]
@@ -205,11 +210,6 @@ def _run(
     command_line.run(bound, program, unit, show)
 
 
-def _put_programs_where_gin_finds_them() -> None:
-  for function in (training.train, evaluation.evaluate):
-    setattr(sys.modules["__main__"], function.__name__, function)
-
-
 def _exists(name: str, gin_files: Sequence[str]) -> bool:
   """Returns whether gin files have a macro, or the name is a parameter's."""
   found = resolution.Bindings(gin_files, paths=reading.search_paths())
@@ -239,17 +239,6 @@ def _data_bindings(data: str) -> dict[str, str]:
   found = hub.data_files(data)
   # Test splits on the hub often lack their labels, and training reads none.
   return {names[x]: path for x, path in found.items() if x != "test"}
-
-
-def _predictions(
-  folder: pathlib.Path, task: str, step: str
-) -> list[Mapping[str, Any]]:
-  """Reads the predictions of an evaluation."""
-  lines: list[Mapping[str, Any]] = []
-  with contextlib.suppress(OSError):
-    for path in sorted(folder.glob(f"{task}-{step}.jsonl"))[-1:]:
-      lines = [json.loads(x) for x in path.read_text().splitlines()]
-  return lines
 
 
 def _report(
