@@ -39,7 +39,6 @@ def make(
   splits: Mapping[str, Pairs],
   vocabulary: seqio.Vocabulary,
   labels: Sequence[str] | None = None,
-  name: str = "pairs",
 ) -> PairTask:
   """Makes a task.
 
@@ -50,7 +49,6 @@ def make(
       distinct targets of the first split, unless they are many: more than
       fifty, or fewer than four pairs each. Labels and targets are normalised
       to the texts that the vocabulary writes: " yes" is "yes".
-    name: First part of the task's name; see `targets.task_name`.
 
   Raises:
     ValueError: if a split is empty, or has an item other than a pair of texts,
@@ -59,7 +57,7 @@ def make(
   targets, splits = targets_of(splits, vocabulary, labels)
   feature = seqio.Feature(vocabulary, add_eos=True)
   task = seqio.Task(
-    targets_lib.task_name(name, [targets.labels, splits]),
+    targets_lib.task_name("pairs", [targets.labels, splits]),
     source=ExampleSource(
       lambda split: [
         {"inputs": text, "targets": target, "idx": number}

@@ -75,8 +75,7 @@ def read(results: Results, root: pathlib.Path, count: int) -> pd.DataFrame:
     checkpoint = str(root / base.path)
     prompt, metadata = prompt_files.load_prompt(path)
     try:
-      if metadata is not None:
-        base_model.check_compatible([metadata], checkpoint, vocabulary)
+      base_model.check_compatible([metadata], checkpoint, vocabulary)
       embedding = embeddings(checkpoint)
     except ValueError as e:
       logging.warning("%s is left out: %s", path.name, e)

@@ -30,21 +30,16 @@ def token_embedding(path: str) -> np.ndarray:
   """
   if google_t5x.is_installed():
     return google_t5x.token_embedding(path)
-  return read_parameter(checkpoints.open_checkpoint(path), TOKEN_EMBEDDING)
+  return embedding_of(checkpoints.open_checkpoint(path))
 
 
-def read_parameter(
-  checkpoint: "checkpoints.BaseCheckpoint", name: str
-) -> np.ndarray:
-  """Reads one parameter, as float32.
-
-  Args:
-    checkpoint: The checkpoint.
-    name: A path such as "token_embedder/embedding".
+def embedding_of(checkpoint: "checkpoints.BaseCheckpoint") -> np.ndarray:
+  """Reads the embedding of an open checkpoint, as float32.
 
   Raises:
-    ValueError: if there is no such parameter.
+    ValueError: if it has none.
   """
+  name = TOKEN_EMBEDDING
   if name not in checkpoint.arrays:
     raise ValueError(
       f"{checkpoint.path} has no parameter {name}; it has "

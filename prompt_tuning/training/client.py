@@ -82,15 +82,10 @@ CLIENT = Client(
   next_steps=_lazy("training.next_steps:describe"),
   problems=_lazy("training.headers:problems"),
   folders=("*.folder.path",),
-  resumable_settings=(
-    "*T5Config.remat",
-    "*T5Config.remat_keeps",
-    "*T5Config.scan_layers",
-    "*T5Config.attention_kernel",
-    "*decoder_config.remat",
-    "*decoder_config.remat_keeps",
-    "*decoder_config.scan_layers",
-    "*decoder_config.attention_kernel",
+  resumable_settings=tuple(
+    f"*{config}.{name}"
+    for config in ("T5Config", "decoder_config")
+    for name in ("remat", "remat_keeps", "scan_layers", "attention_kernel")
   ),
   base_model_paths=(
     "*.checkpoint.path",

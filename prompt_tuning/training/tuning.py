@@ -27,7 +27,6 @@ from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.injections import Injections
 from prompt_tuning.methods import trainable
 from prompt_tuning.models import networks
-from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.layers import Config
 from prompt_tuning.training import (
   actions,
@@ -339,7 +338,7 @@ def initializer(
       f"Expected at most length={size}, a frequent token for each position, "
       f"got {length=}. Shorten it, or pass init='random_uniform'."
     )
-  table = base_model.read_parameter(model.in_memory, TOKEN_EMBEDDING)
+  table = base_model.embedding_of(model.in_memory)
   sampled = prompts.sampled_vocab(table, size)
   if init == "sampled_vocab":
     return sampled

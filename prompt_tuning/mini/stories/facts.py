@@ -79,9 +79,9 @@ def _values(cast: world.Cast) -> dict[str, Sequence[Any]]:
   }
 
 
-def draw_deeds(rng: random.Random, cast: world.Cast, count: int) -> list[Deed]:
-  """Draws deeds of the cast that have no person, thing, ... in common."""
-  values = (rng.sample(x, count) for x in _values(cast).values())
+def draw_deeds(rng: random.Random, cast: world.Cast) -> list[Deed]:
+  """Draws two deeds of the cast that have no person, thing, ... in common."""
+  values = (rng.sample(x, 2) for x in _values(cast).values())
   return [Deed(*deed) for deed in zip(*values, strict=True)]
 
 
@@ -125,7 +125,7 @@ def draw_contrast(
   """
   cast = world.draw_cast(rng, split)
   claim = rng.choice(claims[level])
-  first, second = draw_deeds(rng, cast, 2)
+  first, second = draw_deeds(rng, cast)
   if "{relation}" in claim:
     person, other = rng.sample(cast.people, 2)
     relation = rng.choice(world.RELATIONS[person.pronoun])

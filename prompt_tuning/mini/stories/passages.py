@@ -58,7 +58,7 @@ def cb(rng: random.Random, split: str, level: str) -> list[world.Features]:
   hypothesis has one premise of every label.
   """
   cast = world.draw_cast(rng, split)
-  deeds = facts.draw_deeds(rng, cast, 2)
+  deeds = facts.draw_deeds(rng, cast)
   speaker = facts.another(rng, cast, deeds, "person")
   if level == "state":
     hypothesis, premises = _cb_state(rng, cast)
@@ -153,7 +153,7 @@ def multirc(rng: random.Random, split: str, level: str) -> list[world.Features]:
   question. Half of the labels are True.
   """
   cast = world.draw_cast(rng, split)
-  first, second = facts.draw_deeds(rng, cast, 2)
+  first, second = facts.draw_deeds(rng, cast)
   right_counts = rng.sample((2, 3), 2)
   things = [world.with_article(thing) for thing in rng.sample(cast.things, 5)]
   lists = things[: right_counts[0]], things[right_counts[0] :]
@@ -200,7 +200,7 @@ def record(rng: random.Random, split: str, level: str) -> list[world.Features]:
   query comes twice, with different names left out.
   """
   cast = world.draw_cast(rng, split)
-  first, second = facts.draw_deeds(rng, cast, 2)
+  first, second = facts.draw_deeds(rng, cast)
   town = rng.choice(cast.towns)
   if level == "gender":
     others = [p for p in cast.people if p.pronoun != first.person.pronoun]
