@@ -121,8 +121,7 @@ def make(
     *([] if is_task else [_DATA]),
     *(x for x in gin_files if x not in recipes),
   ]
-  for program in (training.train, evaluation.evaluate):  # gin looks here.
-    setattr(sys.modules["__main__"], program.__name__, program)
+  _put_programs_where_gin_finds_them()
   task = data
   if not is_task:
     with gin_utils.bound_arguments(
@@ -208,6 +207,11 @@ def _run(
     checks.refuse(checks.wrong_values(settings, f"t5x.{program}"))
     bound = functools.partial(function, **found)
     command_line.run(bound, program, unit, show)
+
+
+def _put_programs_where_gin_finds_them() -> None:
+  for function in (training.train, evaluation.evaluate):
+    setattr(sys.modules["__main__"], function.__name__, function)
 
 
 def _exists(name: str, gin_files: Sequence[str]) -> bool:
