@@ -182,13 +182,7 @@ def hugging_face_name(name: str, config: DecoderConfig) -> str:
   return f"model.layers.{layer.removeprefix('layers_')}.{theirs}.{suffix}"
 
 
-def without_unread(
-  config: DecoderConfig, tensors: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Returns the tensors without those that follow from others."""
-  tied = {"lm_head.weight"} if config.logits_via_embedding else set()
-  return {
-    name: x
-    for name, x in tensors.items()
-    if name not in tied and not name.endswith(".rotary_emb.inv_freq")
-  }
+def is_unread(name: str, config: DecoderConfig) -> bool:
+  """Returns whether a tensor follows from others."""
+  is_copy = name == "lm_head.weight" and config.logits_via_embedding
+  return is_copy or name.endswith(".rotary_emb.inv_freq")

@@ -7,7 +7,6 @@ part: no model is held in memory.
 
 from collections.abc import Mapping
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -27,6 +26,7 @@ from prompt_tuning.interop import (
   t5gemma_names,
 )
 from prompt_tuning.models.config import TOKEN_EMBEDDING
+from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.layers import Config
 from prompt_tuning.models.t5.config import T5Config, config_of
 from prompt_tuning.models.t5gemma.config import T5GemmaConfig
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 _HEAD, _EMBEDDING = "lm_head.weight", "shared.weight"
-# Copies of the embedding. A file may have one of them in its place.
+# Copies of a T5's embedding. A file may have one of them in its place.
 _EMBEDDING_COPIES = (
   "encoder.embed_tokens.weight",
   "decoder.embed_tokens.weight",
 )
-# A ByT5 is a "t5" too.
-_T5S = ("t5", "mt5")
-# Some old checkpoints have this tensor, and no model reads it.
-_UNUSED = (
-  "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-)
+# The class of a configuration -> the names of its family.
+NAMES = {
+  T5Config: t5_names,
+  DecoderConfig: decoder_names,
+  T5GemmaConfig: t5gemma_names,
+}
 
 
 def is_folder(path: epath.PathLike) -> bool:
@@ -128,14 +128,22 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   """
   folder = local_files.local_path(path)
   config = read_config(folder)
-  tensors = safetensors_files.find(folder)
+  names = NAMES[type(config)]
+  tensors = {
+    key: tensor
+    for key, tensor in safetensors_files.find(folder).items()
+    if not names.is_unread(key, config)
+  }
   is_t5 = isinstance(config, T5Config)
   if is_t5:
-    tensors = _t5_tensors(folder, tensors)
-  elif isinstance(config, T5GemmaConfig):
-    tensors = t5gemma_names.without_unread(config, tensors)
-  else:
-    tensors = decoder_names.without_unread(config, tensors)
+    if _HEAD not in tensors:
+      raise ValueError(
+        f"{folder}: expected {_HEAD}, got none: its head is tied to the "
+        "embedding, as in T5 1.0, and that of a T5 1.1 is not."
+      )
+    for copy in _EMBEDDING_COPIES:
+      if copy in tensors:
+        tensors.setdefault(_EMBEDDING, tensors.pop(copy))
   # To list the names of too many layers would take minutes.
   if (num_layers := sum(config.stacks)) > len(tensors):
     raise ValueError(
@@ -143,33 +151,19 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
       f"says, got {len(tensors)}."
     )
   expected = t5_names.shapes(config)
-  keys = {parameter_name(name, config): name for name in expected}
-  problems = t5_names.differences(
-    {key: _turned(name, expected[name]) for key, name in keys.items()},
-    {key: tensor.shape for key, tensor in tensors.items()},
-  )
-  known = ", ".join(safetensors_files.DTYPES)
-  problems += [
-    f"{key} is {tensor.dtype}, expected one of {known}"
-    for key, tensor in tensors.items()
-    if tensor.dtype not in safetensors_files.DTYPES
-  ]
-  if problems:
+  keys = {name: names.hugging_face_name(name, config) for name in expected}
+  if problems := _differences(
+    {key: _turned(name, expected[name]) for name, key in keys.items()},
+    tensors,
+    safetensors_files.DTYPES,
+  ):
     raise ValueError(
       f"{folder} is not a model of the sizes in {CONFIG}: {len(problems)} "
       f"differences. {'; '.join(problems[:10])}."
     )
   arrays = {
-    name: StoredArray(
-      expected[name],
-      safetensors_files.DTYPES[tensors[key].dtype],
-      functools.partial(
-        safetensors_files.open_tensor,
-        tensors[key],
-        t5_names.is_transposed(name),
-      ),
-    )
-    for key, name in keys.items()
+    name: _turned_array(name, safetensors_files.stored(tensors[key]))
+    for name, key in keys.items()
   }
   found = str(folder.absolute())
   if is_t5:
@@ -199,36 +193,6 @@ def _exchanged(
   return arrays
 
 
-def parameter_name(name: str, config: Config) -> str:
-  """Returns Hugging Face's name of a parameter.
-
-  Args:
-    name: Ours, such as "encoder/layers_0/attention/query/kernel".
-    config: The model's configuration.
-  """
-  if isinstance(config, T5Config):
-    return t5_names.hugging_face_name(name)
-  if isinstance(config, T5GemmaConfig):
-    return t5gemma_names.hugging_face_name(name, config)
-  return decoder_names.hugging_face_name(name, config)
-
-
-def _t5_tensors(
-  folder: pathlib.Path, tensors: dict[str, safetensors_files.Tensor]
-) -> dict[str, safetensors_files.Tensor]:
-  """Returns the tensors of a T5 1.1, each once; refuses a T5 1.0."""
-  if _HEAD not in tensors:
-    raise ValueError(
-      f"{folder}: expected {_HEAD}, got none: its head is tied to the "
-      "embedding, as in T5 1.0, and that of a T5 1.1 is not."
-    )
-  tensors.pop(_UNUSED, None)
-  for copy in _EMBEDDING_COPIES:
-    if copy in tensors:
-      tensors.setdefault(_EMBEDDING, tensors.pop(copy))
-  return tensors
-
-
 def read_config(folder: pathlib.Path) -> Config:
   """Reads the sizes; refuses models that our network does not compute.
 
@@ -247,15 +211,26 @@ def read_config(folder: pathlib.Path) -> Config:
     )
   config = parsing.json_file(file, "a model configuration", {"model_type": Any})
   model_type = config["model_type"]
-  if model_type in _T5S:
-    return t5_names.read_config(file, config)
-  if model_type in decoder_names.MODEL_TYPES:
-    return decoder_names.read_config(file, config)
-  if model_type in t5gemma_names.MODEL_TYPES:
-    return t5gemma_names.read_config(file, config)
-  types = (*_T5S, *decoder_names.MODEL_TYPES, *t5gemma_names.MODEL_TYPES)
-  known = ", ".join(types)
+  for names in NAMES.values():
+    if model_type in names.MODEL_TYPES:
+      return names.read_config(file, config)
+  known = ", ".join(x for names in NAMES.values() for x in names.MODEL_TYPES)
   raise ValueError(f"{file}: expected model_type {known}, got {model_type}.")
+
+
+def _differences(
+  expected: Mapping[str, tuple[int, ...]],
+  got: Mapping[str, Any],
+  dtypes: Mapping[Any, Any],
+) -> list[str]:
+  """Lists arrays and tensors of other names, shapes or dtypes."""
+  shapes = {name: x.shape for name, x in got.items()}
+  known = ", ".join(map(str, dtypes))
+  return t5_names.differences(expected, shapes) + [
+    f"{name} is {x.dtype}, expected one of {known}"
+    for name, x in got.items()
+    if x.dtype not in dtypes
+  ]
 
 
 def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -298,19 +273,11 @@ def write_folder(
     logits_via_embedding=False,
     mlp_activations=("gelu", "linear"),
   )
-  shapes = {name: array.shape for name, array in arrays.items()}
   expected = t5_names.shapes(config)
-  problems = t5_names.differences(expected, shapes)
-  known = ", ".join(map(str, safetensors_files.DTYPE_NAMES))
-  problems += [
-    f"{name} is {array.dtype}, expected one of {known}"
-    for name, array in arrays.items()
-    if array.dtype not in safetensors_files.DTYPE_NAMES
-  ]
-  if problems:
+  if problems := _differences(expected, arrays, safetensors_files.DTYPE_NAMES):
     way_out = (
       " Convert a prompt by itself: prompt-tuning convert prompt."
-      if any("prompt" in name for name in shapes.keys() - expected.keys())
+      if any("prompt" in name for name in arrays.keys() - expected.keys())
       else ""
     )
     what = "T5 1.1" if isinstance(config, T5Config) else "model of its folder"
@@ -339,10 +306,11 @@ def write_folder(
         shutil.copy(file, folder)
     content = json.loads((source / CONFIG).read_text())
     content.pop("torch_dtype", None)
+  names = NAMES[type(config)]
   safetensors_files.write(
     folder / safetensors_files.WEIGHTS,
     {
-      parameter_name(name, config): _turned_array(name, array)
+      names.hugging_face_name(name, config): _turned_array(name, array)
       for name, array in arrays.items()
     },
   )

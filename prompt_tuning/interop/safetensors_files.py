@@ -34,19 +34,20 @@ class Tensor(NamedTuple):
   dtype: str
 
 
-def open_tensor(tensor: Tensor, is_transposed: bool) -> stored_arrays.Reader:
-  """Returns a reader of a tensor as T5X has it.
+def stored(tensor: Tensor) -> StoredArray:
+  """Returns a tensor, whose dtype is one of `DTYPES`, as an array.
 
-  It has the file to itself: when it is closed, its pages leave the memory.
+  A reader has the file to itself: when it is closed, its pages leave the
+  memory.
   """
-  weights = _open(tensor.file)
-  part = weights.get_slice(tensor.key)
 
-  def read(index: stored_arrays.Index, weights=weights) -> np.ndarray:
-    del weights  # It stays open as long as there is a reader.
-    return part[index[::-1]].T if is_transposed else part[index]
+  def open_tensor() -> stored_arrays.Reader:
+    weights = _open(tensor.file)
+    part = weights.get_slice(tensor.key)
+    # The file stays open as long as there is a reader.
+    return lambda index, weights=weights: part[index]
 
-  return read
+  return StoredArray(tensor.shape, DTYPES[tensor.dtype], open_tensor)
 
 
 def exchange(array: StoredArray, axis: int, row: int) -> StoredArray:

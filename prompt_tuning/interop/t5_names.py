@@ -43,6 +43,12 @@ _OTHERS = {
     for stack in _SUBLAYERS
   },
 }
+# A ByT5 is a "t5" too.
+MODEL_TYPES = ("t5", "mt5")
+# Some old checkpoints have this tensor, and no model reads it.
+_UNUSED = (
+  "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+)
 # Our name of a size -> Hugging Face's.
 SIZES = {
   "vocab_size": "vocab_size",
@@ -76,7 +82,7 @@ def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
 
   Args:
     file: The configuration's file, for messages.
-    config: Its content, whose `model_type` is "t5" or "mt5".
+    config: Its content, whose `model_type` is one of `MODEL_TYPES`.
 
   Raises:
     ValueError: if it is another model.
@@ -116,12 +122,14 @@ def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
     return T5Config(**{ours: config[name] for ours, name in SIZES.items()})
 
 
-def hugging_face_name(name: str) -> str:
+def hugging_face_name(name: str, config: Config | None = None) -> str:
   """Returns the name of a parameter in a Hugging Face T5's state dict.
 
   Args:
     name: T5X's name in a T5 1.1: "encoder/layers_0/attention/query/kernel".
+    config: The model's configuration, which other families need.
   """
+  del config
   if name in _OTHERS:
     return f"{_OTHERS[name]}.weight"
   stack, layer, sublayer, leaf, *_ = name.split("/")
@@ -131,6 +139,12 @@ def hugging_face_name(name: str) -> str:
     return f"{place}.{norm}.weight"
   kernel = _KERNELS.get(leaf, leaf)
   return f"{place}.{_SUBLAYERS[stack][sublayer]}.{kernel}.weight"
+
+
+def is_unread(name: str, config: Config) -> bool:
+  """Returns whether a tensor is one of old checkpoints."""
+  del config
+  return name == _UNUSED
 
 
 def is_transposed(name: str) -> bool:

@@ -88,15 +88,10 @@ def hugging_face_name(name: str, config: T5GemmaConfig) -> str:
   return found.replace("model.layers.", place)
 
 
-def without_unread(
-  config: T5GemmaConfig, tensors: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Returns the tensors without copies, and without those for images."""
-  copies = {_HEAD} if config.logits_via_embedding else set()
-  if config.is_merged:
-    copies.add(_OTHERS["decoder_embedder/embedding"])
-  return {
-    name: x
-    for name, x in tensors.items()
-    if name not in copies and not re.fullmatch(_OF_IMAGES, name)
-  }
+def is_unread(name: str, config: T5GemmaConfig) -> bool:
+  """Returns whether a tensor is a copy, or one for images."""
+  return bool(
+    (name == _HEAD and config.logits_via_embedding)
+    or (name == _OTHERS["decoder_embedder/embedding"] and config.is_merged)
+    or re.fullmatch(_OF_IMAGES, name)
+  )
