@@ -10,6 +10,7 @@ from typing import Literal
 
 from prompt_tuning.inference.requests import (
   Embedding,
+  Generation,
   Ranking,
   Request,
   Ticket,
@@ -96,7 +97,7 @@ class Shapes:
     Raises:
       TooLongError: if it fits into no shape.
     """
-    prompt = request.prompt.length if request.prompt else 0
+    prompt = request.prompt_length
     length = _smallest(
       self.lengths,
       prompt + len(request.tokens),
@@ -109,6 +110,7 @@ class Shapes:
       what = f"labels of {tokens} tokens in all"
       steps = _smallest(self.labels, tokens, what, "labels")
       return Shape("rank", length, steps)
+    assert isinstance(request, Generation)
     what = f"max_tokens {request.max_tokens}"
     steps = _smallest(self.steps, request.max_tokens, what, "max_tokens")
     if not request.num_beams:

@@ -51,10 +51,7 @@ class Batch:
   @property
   def input_tokens(self) -> int:
     """Positions of prompts and tokens of inputs."""
-    return sum(
-      len(x.tokens) + (x.prompt.length if x.prompt else 0)
-      for x in self.requests
-    )
+    return sum(len(x.tokens) + x.prompt_length for x in self.requests)
 
 
 def run(programs: CompiledPrograms, batch: Batch, chunk: int) -> Iterator[None]:
@@ -78,13 +75,13 @@ def _encode(
   rows: int,
 ) -> tuple[Any, np.ndarray]:
   """Returns the inputs behind their prompts: encoded, and tokens."""
-  prompts = [request.prompt for request in requests]
   tokens, lengths = pack_rows(
     [request.tokens for request in requests],
-    [prompt.length if prompt else 0 for prompt in prompts],
+    [request.prompt_length for request in requests],
     rows,
     length,
   )
+  prompts = [request.prompt for request in requests]
   slots = programs.table.slots_of([*prompts, *[None] * (rows - len(prompts))])
   table = programs.table.array
   return programs("encode", table, tokens, slots, lengths), tokens
@@ -237,14 +234,12 @@ def _embed(programs: CompiledPrograms, batch: Batch) -> Iterator[None]:
   A decoder gives its output at the last token.
   """
   encoded, _ = _encode(programs, batch.requests, batch.shape.length, batch.rows)
-  if not isinstance(encoded, jax.Array):
-    rows = np.asarray(encoded.last, np.float32)
-    for ticket, row in zip(batch.tickets, rows, strict=False):
-      ticket.finish(row)
-    return
-  rows = np.asarray(jax.device_get(encoded), np.float32)
-  for ticket, row in zip(batch.tickets, rows, strict=False):
-    request = ticket.request
-    start = request.prompt.length if request.prompt else 0
-    ticket.finish(row[start : start + len(request.tokens)].mean(axis=0))
+  is_decoder = not isinstance(encoded, jax.Array)
+  rows = np.asarray(encoded.last if is_decoder else encoded, np.float32)
+  for ticket, request, row in zip(
+    batch.tickets, batch.requests, rows, strict=False
+  ):
+    start = request.prompt_length
+    own = slice(start, start + len(request.tokens))
+    ticket.finish(row if is_decoder else row[own].mean(axis=0))
   yield

@@ -99,12 +99,28 @@ class TunedPrompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation:
-  """An input to answer: one row of a batch.
+class Request:
+  """An input: one row of a batch.
 
   Attributes:
     tokens: The input, with the end of sequence.
     prompt: None: the model alone.
+  """
+
+  tokens: tuple[int, ...]
+  prompt: TunedPrompt | None
+
+  @property
+  def prompt_length(self) -> int:
+    """Positions of the prompt; 0: no prompt."""
+    return self.prompt.length if self.prompt else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation(Request):
+  """An input to answer.
+
+  Attributes:
     max_tokens: Limit on the tokens of the answer.
     temperature: 0 takes the likeliest token each time.
     seed: Determines the sample, together with `choice` and regardless of the
@@ -116,8 +132,6 @@ class Generation:
       the whole answer is wanted.
   """
 
-  tokens: tuple[int, ...]
-  prompt: TunedPrompt | None
   max_tokens: int
   temperature: float = 0.0
   seed: int = 0
@@ -128,34 +142,18 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranking:
-  """An input with labels to score: one row of a batch.
+class Ranking(Request):
+  """An input with labels to score.
 
   Attributes:
-    tokens: The input, with the end of sequence.
-    prompt: None: the model alone.
     labels: The tokens of each label, with the end of sequence.
   """
 
-  tokens: tuple[int, ...]
-  prompt: TunedPrompt | None
   labels: tuple[tuple[int, ...], ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Embedding:
-  """An input whose encoding is wanted: one row of a batch.
-
-  Attributes:
-    tokens: The input, with the end of sequence.
-    prompt: None: the model alone.
-  """
-
-  tokens: tuple[int, ...]
-  prompt: TunedPrompt | None
-
-
-Request = Generation | Ranking | Embedding
+class Embedding(Request):
+  """An input whose encoding is wanted."""
 
 
 @dataclasses.dataclass(frozen=True)
