@@ -1,25 +1,33 @@
-"""transformers and PEFT compute the same from our models and prompts."""
+"""transformers and PEFT compute the same as our models and prompts."""
 
+import copy
 import dataclasses
 import functools
+from typing import Any
 
 import conformance
+from flax import traverse_util
 import jax
 import numpy as np
 import pytest
 import seqio
-import tiny
 
 import prompt_tuning as pt
 from prompt_tuning import prompts
-from prompt_tuning.interop import checkpoint_conversion, peft_adapters
-from prompt_tuning.models.t5 import network
-from t5x import decoding, losses
+from prompt_tuning.injections import Injections
+from prompt_tuning.interop import (
+  checkpoint_conversion,
+  peft_adapters,
+  prompt_conversion,
+)
+from prompt_tuning.models import networks
+from t5x import checkpoints, decoding, losses
+from t5x import models as t5x_models
+from t5x.formats import stacking
 
-peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")
+transformers_models = pytest.importorskip("transformers_models")
 transformers = pytest.importorskip("transformers")
-transformers_t5 = pytest.importorskip("transformers_t5")
 
 pytestmark = [
   pytest.mark.interop,
@@ -29,18 +37,87 @@ pytestmark = [
   ),
 ]
 
-STEPS = 12
+STEPS = 6
+# The first is longer than 32, so that all of T5's buckets count.
+INPUTS = [[5, 9, 33, 2, 7, *range(60, 26, -1)], [21, 8, 60], [11]]
+TARGETS = [[4, 50, 1], [7, 7, 9, 30, 2, 1], [62, 1]]
+PROMPT = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
+# It has what the others have, but for caps of logits and Llama's frequencies.
+USUAL = ("gemma3", "t5gemma", "t5")
+
+
+def _padded(rows: Any) -> np.ndarray:
+  longest = max(map(len, rows))
+  rows = [[*row, *[0] * (longest - len(row))] for row in rows]
+  return np.array(rows, np.int32)
 
 
 @pytest.fixture(
   scope="module",
-  params=[  # The others are the same network.
-    pytest.param(x, marks=[pytest.mark.slow] * (x != "t5"))
-    for x in transformers_t5.CONFIGS
+  params=[
+    pytest.param(x, marks=[pytest.mark.slow] * (x not in USUAL))
+    for x in transformers_models.FAMILIES
   ],
 )
-def hugging_face(request):
-  return transformers_t5.make(family=request.param)
+def models(request, tmp_path_factory):
+  """Theirs, its checkpoint as we read it, and our model."""
+  folder = tmp_path_factory.mktemp("model")
+  theirs = transformers_models.make(request.param, folder)
+  assert len(list(folder.glob("*.safetensors"))) > 1
+  words = seqio.PassThroughVocabulary(64, eos_id=1)
+  base = checkpoints.open_checkpoint(str(folder))
+  return theirs, base, pt.load(folder, words)
+
+
+def _network(ours, **settings):
+  """Our network, with a prompt."""
+  prompt = functools.partial(prompts.Prompt, length=len(PROMPT))
+  config = dataclasses.replace(ours.config, **settings)
+  return networks.make(config, Injections(prompt=prompt))
+
+
+def _start(theirs):
+  return 2 if "t5gemma" in theirs.config.model_type else 0
+
+
+def _scale(theirs):
+  """Returns the number by which their embeddings of tokens are multiplied."""
+  return getattr(theirs.get_input_embeddings(), "scalar_embed_scale", 1.0)
+
+
+def _embedded(theirs, prompt, tokens):
+  """Embeds one example, behind a prompt that is scaled as tokens are."""
+  tokens = theirs.get_input_embeddings()(torch.tensor(tokens))
+  return torch.cat([prompt * _scale(theirs), tokens])[None]
+
+
+def _their_logits(theirs, prompt, inputs, targets):
+  """Returns those of the targets of one example, [S, V]."""
+  if theirs.config.is_encoder_decoder:
+    shifted = torch.tensor([[_start(theirs), *targets[:-1]]])
+    rows = _embedded(theirs, prompt, inputs)
+    return theirs(inputs_embeds=rows, decoder_input_ids=shifted).logits[0]
+  rows = _embedded(theirs, prompt, [*inputs, *targets[:-1]])
+  return theirs(inputs_embeds=rows).logits[0, -len(targets) :]
+
+
+def _with_prompt(module, params, prompt):
+  stack = "decoder" if len(module.config.stacks) == 1 else "encoder"
+  return conformance.with_prompt(params, {"prompt": prompt}, stack)
+
+
+def _loss_and_logits(module, params, prompt):
+  targets = _padded(TARGETS)
+  params = _with_prompt(module, params, prompt)
+  logits = module.apply(
+    {"params": params},
+    *(_padded(INPUTS), np.pad(targets, ((0, 0), (1, 0)))[:, :-1], targets),
+    enable_dropout=False,
+  )
+  loss, _, _ = losses.compute_weighted_cross_entropy(
+    logits, targets, (targets > 0).astype(np.float32)
+  )
+  return loss, logits
 
 
 def test_bytes_are_those_of_byt5():
@@ -49,150 +126,160 @@ def test_bytes_are_those_of_byt5():
   assert transformers.ByT5Tokenizer()(text).input_ids == [*ids, 1]
 
 
-@pytest.fixture(scope="module")
-def batch():
-  """Three examples of different lengths, padded with 0."""
-  rng = np.random.default_rng(1)
-  inputs = rng.integers(2, 64, (3, 40))  # Longer than 32: all buckets count.
-  targets = rng.integers(2, 64, (3, STEPS))
-  for row, (length, target_length) in enumerate([(40, 12), (23, 2), (9, 4)]):
-    inputs[row, length:] = targets[row, target_length:] = 0
-  return inputs.astype(np.int32), targets.astype(np.int32)
-
-
-@pytest.fixture(scope="module")
-def folders(hugging_face, tmp_path_factory):
-  """The model as transformers saves it, in shards, and our conversions."""
-  folder = tmp_path_factory.mktemp("models")
-  hugging_face.save_pretrained(folder / "hf", max_shard_size="10KB")
-  for arguments in (("hf", "hf", "t5x", "t5x"), ("t5x", "t5x", "hf", "again")):
-    source_format, source, target_format, target = arguments
-    checkpoint_conversion.convert(
-      checkpoint_conversion.open_model(str(folder / source), source_format),
-      target_format,
-      str(folder / target),
+def test_logits_and_the_gradient_of_a_prompt_are_equal(models):
+  theirs, _, ours = models
+  prompt = torch.tensor(PROMPT, requires_grad=True)
+  expected = []
+  for inputs, targets in zip(INPUTS, TARGETS, strict=True):
+    logits = _their_logits(theirs, prompt, inputs, targets)
+    loss = torch.nn.functional.cross_entropy(
+      logits, torch.tensor(targets), reduction="sum"
     )
-  assert len(list((folder / "hf").glob("*.safetensors"))) > 3
-  return folder
-
-
-@pytest.fixture(scope="module")
-def ours(folders):
-  """The converted model."""
-  words = seqio.PassThroughVocabulary(64, eos_id=1)
-  return pt.load(folders / "t5x", words)
-
-
-def _shifted(targets):
-  return np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-
-
-def _their_logits(model, batch):
-  inputs, targets = batch
-  return model(
-    input_ids=torch.tensor(inputs, dtype=torch.long),
-    attention_mask=torch.tensor(inputs > 0),
-    decoder_input_ids=torch.tensor(_shifted(targets), dtype=torch.long),
-  ).logits
-
-
-def test_greedy_tokens_are_equal(hugging_face, ours, batch):
-  model = tiny.make_model(
-    with_prompt=False,
-    # gin/decoding/greedy.gin
-    decode_fn=functools.partial(decoding.temperature_sample, topk=1),
-    **dataclasses.asdict(ours.config),
+    loss.backward()
+    expected.append(logits.detach().numpy())
+  assert prompt.grad is not None
+  norm = np.linalg.norm(prompt.grad)
+  assert norm > 0.1
+  compute = jax.grad(_loss_and_logits, argnums=2, has_aux=True)
+  gradient, logits = jax.jit(compute, static_argnums=0)(
+    _network(ours), ours.params, PROMPT
   )
-  inputs, _ = batch
-  tokens = jax.jit(model.predict_batch)(
-    ours.params,
+  for found, row in zip(logits, expected, strict=True):
+    assert np.abs(row).max() > 0.5
+    np.testing.assert_allclose(found[: len(row)], row, atol=1e-4)
+  assert np.linalg.norm(gradient - prompt.grad.numpy()) / norm < 1e-4
+
+
+@pytest.mark.parametrize(
+  "num_beams", [1, pytest.param(4, marks=pytest.mark.slow)]
+)
+def test_generated_tokens_are_equal(models, num_beams):
+  theirs, _, ours = models
+  size = ours.config.vocab_size
+  # Beams of T5X and of transformers end by different rules, so none ends.
+  decode_fn, eos_id = {
+    1: (decoding.temperature_sample, 1),
+    4: (decoding.beam_search, size),
+  }[num_beams]
+  words, module = seqio.PassThroughVocabulary(size, eos_id), _network(ours)
+  model = t5x_models.EncoderDecoderModel(
+    module, words, words, None, decode_fn=decode_fn
+  )
+  predict = functools.partial(
+    model.predict_batch_with_aux, num_decodes=num_beams
+  )
+  found, _ = jax.jit(predict)(
+    _with_prompt(module, ours.params, PROMPT),
     {
-      "encoder_input_tokens": inputs,
+      "encoder_input_tokens": _padded(INPUTS),
       "decoder_input_tokens": np.zeros((3, STEPS), np.int32),
     },
   )
-  theirs = hugging_face.generate(
-    input_ids=torch.tensor(inputs, dtype=torch.long),
-    attention_mask=torch.tensor(inputs > 0),
-    max_new_tokens=STEPS,
-    do_sample=False,
-  ).numpy()[:, 1:]
-  theirs = np.pad(theirs, ((0, 0), (0, STEPS - theirs.shape[1])))
-  assert len(np.unique(theirs)) > 3
-  np.testing.assert_array_equal(tokens, theirs)
+  for tokens, row in zip(INPUTS, found, strict=True):
+    expected = theirs.generate(
+      inputs_embeds=_embedded(theirs, torch.tensor(PROMPT), tokens),
+      max_new_tokens=STEPS,
+      do_sample=False,
+      num_beams=num_beams,
+      eos_token_id=eos_id,
+    )[0].tolist()[theirs.config.is_encoder_decoder :]
+    assert row.tolist() == [*expected, *[0] * (STEPS - len(expected))]
 
 
-def test_transformers_load_what_we_write(hugging_face, folders, batch):
-  """Bit for bit, with a head of its own."""
-  again = transformers.T5ForConditionalGeneration.from_pretrained(
-    folders / "again"
-  )
-  expected = hugging_face.state_dict()
-  found = again.state_dict()
+def test_transformers_load_what_we_write(models, tmp_path):
+  """Bit for bit, with a head of its own; a T5 by way of T5X's format."""
+  theirs, base, _ = models
+  out = tmp_path / "again"
+  if theirs.config.model_type == "t5gemma2":
+    with pytest.raises(ValueError, match="encoder of images"):
+      checkpoint_conversion.convert(base, "hf", str(out))
+    return
+  if theirs.config.model_type in ("t5", "mt5"):
+    checkpoint_conversion.convert(base, "t5x", str(tmp_path / "t5x"))
+    base = checkpoints.open_checkpoint(str(tmp_path / "t5x"))
+  checkpoint_conversion.convert(base, "hf", str(out))
+  again = type(theirs).from_pretrained(out)
+  assert again.config.eos_token_id == 1
+  expected, found = theirs.state_dict(), again.state_dict()
   assert found.keys() == expected.keys()
   for name, weight in expected.items():
     assert torch.equal(found[name], weight), name
-  assert not torch.equal(found["lm_head.weight"], found["shared.weight"])
-  logits = _their_logits(again.eval(), batch)
-  assert torch.equal(logits, _their_logits(hugging_face, batch))
-
-
-def test_peft_computes_our_logits_and_gradient_of_a_prompt(
-  ours, folders, batch, tmp_path
-):
-  inputs, targets = batch
-  prompt = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
-  module = network.Transformer(
-    ours.config,
-    network.Injections(prompt=lambda name: prompts.Prompt(5, name=name)),
+  prompt = torch.tensor(PROMPT)
+  expected, found = (
+    _their_logits(x.eval(), prompt, INPUTS[0], TARGETS[0])
+    for x in (theirs, again)
   )
+  torch.testing.assert_close(found, expected)
 
-  def loss_fn(prompt):
-    logits = module.apply(
-      {"params": conformance.with_prompt(ours.params, {"prompt": prompt})},
-      *(inputs, _shifted(targets), targets),
-      enable_dropout=False,
-    )
-    loss, _, _ = losses.compute_weighted_cross_entropy(
-      logits, targets, (targets > 0).astype(np.float32)
-    )
-    return loss, logits
 
-  gradient, logits = jax.jit(jax.grad(loss_fn, has_aux=True))(prompt)
-  peft_adapters.save_adapter(tmp_path / "adapter", prompt)
-  base = transformers.T5ForConditionalGeneration.from_pretrained(
-    folders / "again"
+def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):
+  peft = pytest.importorskip("peft")
+  theirs, base, _ = models
+  inputs, targets = INPUTS[0], TARGETS[0]
+  prompt = torch.tensor(PROMPT, requires_grad=True)
+  expected = _their_logits(theirs, prompt, inputs, targets)
+  prompt_conversion.write_prompt(
+    tmp_path / "ours", PROMPT, base_model=base.found
   )
-  adapter = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+  adapter = peft.PeftModel.from_pretrained(
+    copy.deepcopy(theirs), tmp_path / "ours"
+  )
   weight = adapter.prompt_encoder["default"].embedding.weight
   weight.requires_grad_(True)
-  theirs = _their_logits(adapter, batch)
-  torch.nn.functional.cross_entropy(
-    theirs.flatten(0, 1),
-    torch.tensor(targets, dtype=torch.long).flatten(),
-    ignore_index=0,
-    reduction="sum",
-  ).backward()
-  expected = theirs.detach().numpy()
-  assert np.abs(expected).max() > 1
-  assert np.abs(logits - expected)[targets > 0].max() < 1e-4
-  expected = weight.grad.numpy()
-  norm = np.linalg.norm(expected)
-  assert norm > 0.1
-  assert gradient.shape == expected.shape
-  assert np.linalg.norm(gradient - expected) / norm < 1e-4
+  rows = {"input_ids": [*inputs, *targets[:-1]]}
+  is_decoder = not theirs.config.is_encoder_decoder
+  if not is_decoder:
+    rows = {
+      "input_ids": inputs,
+      "decoder_input_ids": [_start(theirs), *targets[:-1]],
+    }
+  ids = {name: torch.tensor([row]) for name, row in rows.items()}
+  mask = torch.ones_like(ids["input_ids"])
+  found = adapter(**ids, attention_mask=mask).logits[0, -len(targets) :]
+  torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+  (gradient,) = torch.autograd.grad(found.square().sum(), weight)
+  (wanted,) = torch.autograd.grad(expected.square().sum(), prompt)
+  wanted /= _scale(theirs)
+  assert torch.linalg.norm(gradient - wanted) < 1e-4 * torch.linalg.norm(wanted)
+  adapter.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+  array, metadata = prompt_conversion.read_prompt(tmp_path / "theirs")
+  np.testing.assert_allclose(array, PROMPT, rtol=1e-6)
+  assert (metadata is not None) == is_decoder
+  if metadata is not None:
+    assert metadata.parameter_path == "decoder/prompt/prompt"
+    assert metadata.base_model == base.found
 
 
-def test_reads_what_peft_saves(hugging_face, tmp_path):
+def test_reads_what_peft_saves_for_a_t5(tmp_path):
   """PEFT's default keeps twice the rows; the first half is the prompt."""
-  with torch.random.fork_rng():
-    model = peft.get_peft_model(
-      transformers.T5ForConditionalGeneration(hugging_face.config),
-      peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=5),
-    )
+  peft = pytest.importorskip("peft")
+  model = peft.get_peft_model(
+    transformers_models.make("t5", tmp_path / "base"),
+    peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=5),
+  )
   model.save_pretrained(tmp_path, save_embedding_layers=False)
   array, metadata = peft_adapters.load_adapter(tmp_path)
   table = model.prompt_encoder["default"].embedding.weight.detach().numpy()
   assert table.shape == (10, 16)
   np.testing.assert_array_equal(array, table[:5])
   assert metadata is None
+
+
+def test_scanned_layers_compute_the_same(models):
+  *_, ours = models
+  scanned = _network(ours, scan_layers=True)
+  shapes = conformance.variable_shapes(scanned)["params"]
+  flat, stacks = (
+    traverse_util.flatten_dict(x, sep="/") for x in (ours.params, shapes)
+  )
+  stacks = {k: x for k, x in stacks.items() if not k.endswith("prompt/prompt")}
+  stacked = stacking.put_together(flat, stacks)
+  (loss, logits), (again, others) = (
+    jax.jit(_loss_and_logits, static_argnums=0)(module, x, PROMPT)
+    for module, x in (
+      (_network(ours), ours.params),
+      (scanned, traverse_util.unflatten_dict(stacked, sep="/")),
+    )
+  )
+  np.testing.assert_allclose(logits, others, atol=1e-5)
+  np.testing.assert_allclose(loss, again, rtol=1e-5)

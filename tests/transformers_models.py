@@ -1,4 +1,4 @@
-"""Small random decoders of transformers', one for each family."""
+"""Small random models of transformers', one for each family."""
 
 import pathlib
 from typing import Any
@@ -47,6 +47,13 @@ _IMAGES = {
   **dict.fromkeys(("hidden_size", "intermediate_size", "patch_size"), 8),
   **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 1),
   "image_size": 16,
+}
+_T5 = {
+  **{"vocab_size": 64, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_heads": 3},
+  **{"num_layers": 3, "num_decoder_layers": 2, "dropout_rate": 0.0},
+  "feed_forward_proj": "gated-gelu",
+  "tie_word_embeddings": False,
+  "decoder_start_token_id": 0,
 }
 # Name -> the class of transformers' configuration, and its settings.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,17 +104,32 @@ FAMILIES |= {
 }
 
 
+# The rows and layers tell a ByT5.
+_T5S: dict[str, tuple[str, dict[str, Any]]] = {
+  "t5": ("T5Config", _T5),
+  "mt5": ("MT5Config", _T5),
+  "byt5": ("T5Config", {**_T5, "vocab_size": 384, "num_decoder_layers": 1}),
+}
+FAMILIES |= _T5S
+
+
 def make(family: str, folder: pathlib.Path) -> Any:
-  """Makes a decoder whose parameters are all random, and saves it."""
+  """Makes a model whose parameters are all random, and saves it in shards."""
   name, settings = FAMILIES[family]
-  config = getattr(transformers, name)(**{**_SIZES, **settings})
+  sizes = {} if family in _T5S else _SIZES
+  config = getattr(transformers, name)(**{**sizes, **settings})
   config._attn_implementation = "eager"
   torch.manual_seed(0)
   kind = "Seq2SeqLM" if config.is_encoder_decoder else "CausalLM"
   make_model = getattr(transformers, f"AutoModelFor{kind}").from_config
   model = make_model(config)
+  if family in _T5S:
+    # transformers 5 ties the head of one that is made from a configuration.
+    head = torch.zeros(config.vocab_size, config.d_model)
+    model.lm_head.weight = torch.nn.Parameter(head)
+    model.all_tied_weights_keys.pop("lm_head.weight", None)
   for parameter in model.parameters():
     offset = float(parameter.ndim == 1 and "gemma" not in family)
     torch.nn.init.normal_(parameter, offset, 0.3)
-  model.eval().save_pretrained(folder)
+  model.eval().save_pretrained(folder, max_shard_size="10KB")
   return model
