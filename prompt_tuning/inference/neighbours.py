@@ -36,12 +36,6 @@ class Analysis:
   embedding_norm: float
   labels: tuple[str, ...]
 
-  @property
-  def found(self) -> tuple[str, ...]:
-    """The labels among the neighbours of any position."""
-    seen = set(self.positions["labels"].explode())
-    return tuple(label for label in self.labels if label in seen)
-
 
 def pieces_of(vocabulary: seqio.Vocabulary) -> list[str]:
   """Returns the text of every id, with SentencePiece's sign for spaces."""
@@ -155,7 +149,8 @@ def summarize(analysis: Analysis) -> str:
     f"{nearest.min():.3f} to {nearest.max():.3f}",
   ]
   if analysis.labels:
-    found = analysis.found
+    seen = set(analysis.positions["labels"].explode())
+    found = [label for label in analysis.labels if label in seen]
     lines.append(
       f"class labels among the nearest {len(cosines[0])}: {len(found)} of "
       f"{len(analysis.labels)}" + (f" ({', '.join(found)})" if found else "")

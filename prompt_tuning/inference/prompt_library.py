@@ -54,29 +54,26 @@ def read(paths: Sequence[pathlib.Path]) -> list[Source]:
   """
   found = []
   for path in paths:
-    if path.is_dir():
-      files = sorted(x for x in path.rglob("*.safetensors") if x.is_file())
-      found += filter(None, (_source(x, is_named=False) for x in files))
-    else:
-      found.append(_source(path, is_named=True))
+    is_folder = path.is_dir()
+    files = path.rglob("*.safetensors") if is_folder else [path]
+    for file in sorted(x for x in files if x.is_file() or not is_folder):
+      try:
+        array, metadata = prompt_files.load_prompt(file)
+        if metadata is None:
+          raise ValueError(
+            f"{file} does not say which model and task it is of."
+          )
+      except ValueError:
+        if not is_folder:
+          raise
+        continue  # A folder may have other files.
+      found.append(Source(file, array, metadata))
   if not found:
     raise ValueError(
       f"Expected prompts in {', '.join(map(str, paths))}, got none. A run "
       "writes its prompt to prompt.safetensors."
     )
   return found
-
-
-def _source(file: pathlib.Path, is_named: bool) -> Source | None:
-  try:
-    array, metadata = prompt_files.load_prompt(file)
-    if metadata is None:
-      raise ValueError(f"{file} does not say which model and task it is of.")
-  except ValueError:
-    if is_named:
-      raise
-    return None  # A folder may have other files.
-  return Source(file, array, metadata)
 
 
 def similarities(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:

@@ -24,18 +24,6 @@ from t5x.formats import stored_arrays
 _HIDDEN_WIDTHS, _RATE, _BATCH, _EPOCHS = 4, 3e-4, 50, 25
 
 
-def _linear(prompt: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-  """Applies the linear map from old embeddings to new ones."""
-  return prompt @ np.linalg.lstsq(old, new)[0]
-
-
-def _combination(
-  prompt: np.ndarray, old: np.ndarray, new: np.ndarray
-) -> np.ndarray:
-  """Combines new embeddings as the prompt is a combination of old ones."""
-  return np.linalg.lstsq(old.T, prompt.T)[0].T @ new
-
-
 def _network(
   prompt: np.ndarray, old: np.ndarray, new: np.ndarray
 ) -> np.ndarray:
@@ -58,8 +46,12 @@ def _network(
 
 
 METHODS: dict[str, Callable[..., np.ndarray]] = {
-  "v2v-lin": _linear,
-  "lin-comb": _combination,
+  # The linear map from old embeddings to new ones.
+  "v2v-lin": lambda prompt, old, new: prompt @ np.linalg.lstsq(old, new)[0],
+  # The prompt is a combination of old embeddings: the same one of new ones.
+  "lin-comb": lambda prompt, old, new: (
+    np.linalg.lstsq(old.T, prompt.T)[0].T @ new
+  ),
   "v2v-nn": _network,
 }
 

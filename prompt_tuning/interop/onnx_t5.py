@@ -84,8 +84,8 @@ def _module_name(stack: str, module: str) -> str:
   return leaf if leaf == "lm_head" else f"{stack}.{leaf}"
 
 
-def _weights(path: epath.PathLike) -> list[tuple[str, np.ndarray]]:
-  """Returns (module path, float32 weight) for every weight of a graph.
+def _weights(path: epath.PathLike) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields (module path, float32 weight) for every weight of a graph.
 
   Raises:
     ValueError: if it is another file, a tensor is read by no node or by
@@ -95,40 +95,38 @@ def _weights(path: epath.PathLike) -> list[tuple[str, np.ndarray]]:
   with parsing.of(path, "an ONNX file of a T5 1.1"):
     # Tensors in other files would be read from any path that this file names.
     graph = onnx.load(path, load_external_data=False).graph
-    return list(_weights_by_module(graph))
-
-
-def _weights_by_module(
-  graph: onnx.GraphProto,
-) -> Iterator[tuple[str, np.ndarray]]:
-  tensors = {tensor.name: tensor for tensor in graph.initializer}
-  for tensor in tensors.values():
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-      raise ValueError(f"Tensor {tensor.name} is in another file.")
-  unread = set(tensors)
-  for node in graph.node:
-    for name in node.input:
-      if name not in tensors or not name.endswith((_QUANTIZED, ".weight")):
-        continue
-      if name not in unread:
-        raise ValueError(f"Tensor {name} is read by more than one node.")
-      unread.discard(name)
-      array = numpy_helper.to_array(tensors[name])
-      if name.endswith(_QUANTIZED):
-        stem = name.removesuffix(_QUANTIZED)
-        parts = f"{stem}_scale", f"{stem}_zero_point"
-        if missing := [part for part in parts if part not in tensors]:
-          raise ValueError(f"Tensor {name} has no {' and no '.join(missing)}.")
-        unread.difference_update(parts)
-        scale, zero_point = (numpy_helper.to_array(tensors[p]) for p in parts)
-        if scale.ndim or zero_point.ndim:
-          raise ValueError(
-            "Expected one scale and one zero point per tensor, got shapes"
-            f" {scale.shape} and {zero_point.shape} for {name}."
-          )
-        # As ONNX defines it, in float32.
-        array = (array.astype(np.float32) - np.float32(zero_point)) * scale
-      module = node.name.strip("/").rpartition("/")[0]
-      yield module, array.astype(np.float32, copy=False)
-  if unread:
-    raise ValueError(f"No node reads as a weight: {', '.join(sorted(unread))}.")
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for tensor in tensors.values():
+      if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ValueError(f"Tensor {tensor.name} is in another file.")
+    unread = set(tensors)
+    for node in graph.node:
+      for name in node.input:
+        if name not in tensors or not name.endswith((_QUANTIZED, ".weight")):
+          continue
+        if name not in unread:
+          raise ValueError(f"Tensor {name} is read by more than one node.")
+        unread.discard(name)
+        array = numpy_helper.to_array(tensors[name])
+        if name.endswith(_QUANTIZED):
+          stem = name.removesuffix(_QUANTIZED)
+          parts = f"{stem}_scale", f"{stem}_zero_point"
+          if missing := [part for part in parts if part not in tensors]:
+            raise ValueError(
+              f"Tensor {name} has no {' and no '.join(missing)}."
+            )
+          unread.difference_update(parts)
+          scale, zero_point = (numpy_helper.to_array(tensors[p]) for p in parts)
+          if scale.ndim or zero_point.ndim:
+            raise ValueError(
+              "Expected one scale and one zero point per tensor, got shapes"
+              f" {scale.shape} and {zero_point.shape} for {name}."
+            )
+          # As ONNX defines it, in float32.
+          array = (array.astype(np.float32) - np.float32(zero_point)) * scale
+        module = node.name.strip("/").rpartition("/")[0]
+        yield module, array.astype(np.float32, copy=False)
+    if unread:
+      raise ValueError(
+        f"No node reads as a weight: {', '.join(sorted(unread))}."
+      )

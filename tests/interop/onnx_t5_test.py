@@ -123,11 +123,11 @@ def _read(path, nodes, tensors):
     ],
   )
   onnx.save(onnx.helper.make_model(graph), path)
-  return onnx_t5._weights(path)
+  return dict(onnx_t5._weights(path))
 
 
 def test_weights_are_dequantised(tmp_path):
-  found = dict(_read(tmp_path / "x.onnx", NODES, TENSORS))
+  found = _read(tmp_path / "x.onnx", NODES, TENSORS)
   t5x_folders.assert_same(
     found,
     {
