@@ -23,7 +23,7 @@ from prompt_tuning.inference.requests import (
   Token,
 )
 from prompt_tuning.serving import errors, schemas
-from prompt_tuning.serving.detokenizing import Detokenizer, TextStream
+from prompt_tuning.serving.detokenizing import Answer
 from prompt_tuning.serving.schemas import Chat, Completion, Input, Rank
 from prompt_tuning.serving.service import EventStream, Service
 
@@ -104,8 +104,6 @@ async def _answer(
   """Generates answers, whole or as a stream."""
   prompt = await service.prompt(body.model)
   stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-  vocabulary = service.engine.model.vocabulary
-  texts = Detokenizer(vocabulary, [stop for stop in stops if stop])
   seed = secrets.randbits(32) if body.seed is None else body.seed % 2**32
   most = max(service.engine.settings.shapes.steps)
   if body.num_beams and body.n > 1:
@@ -127,6 +125,8 @@ async def _answer(
     for i, tokens in enumerate(inputs)
     for j in range(body.n)
   ]
+  vocabulary = service.engine.model.vocabulary
+  answers = [Answer(vocabulary, [x for x in stops if x]) for _ in rows]
   head = {
     "id": f"cmpl-{secrets.token_hex(12)}",
     "object": body.chunk if body.stream else body.kind,
@@ -135,17 +135,15 @@ async def _answer(
   }
   with errors.refusing(body.field):
     if body.stream:
-      return _stream(service, body, texts, rows, head)
-    answers = await service.answers(rows, request)
-  choices, made = [], 0
-  for i, generated in enumerate(answers):
-    tokens = texts.up_to_stop(generated.tokens)
-    made += len(tokens)
-    text, was_cut = texts.whole(tokens)
-    reason = "stop" if was_cut else generated.finish_reason
-    choices.append(_choice(body, texts, i, text, tokens, reason))
+      return _stream(service, body, rows, answers, head)
+    found = await service.answers(rows, request)
+  choices = []
+  for i, (answer, generated) in enumerate(zip(answers, found, strict=True)):
+    text = answer.add_all(generated.tokens)
+    reason = "stop" if answer.was_cut else generated.finish_reason
+    choices.append(_choice(body, i, answer, text, reason))
   service.metrics.count_answers(body.model, "generate", rows)
-  return {**head, "choices": choices, "usage": _usage(rows, body.n, made)}
+  return {**head, "choices": choices, "usage": _usage(rows, body.n, answers)}
 
 
 def _inputs(
@@ -196,9 +194,12 @@ def _inputs(
   return inputs
 
 
-def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:
+def _usage(
+  rows: Sequence[Generation], n: int, answers: Sequence[Answer]
+) -> dict[str, int]:
   """Counts the tokens of inputs, each with n samples, and of answers."""
   given = sum(len(row.tokens) for row in rows[::n])
+  made = sum(len(answer.tokens) for answer in answers)
   return {
     "prompt_tokens": given,
     "completion_tokens": made,
@@ -208,31 +209,29 @@ def _usage(rows: Sequence[Generation], n: int, made: int) -> dict[str, int]:
 
 def _choice(
   body: Completion | Chat,
-  texts: Detokenizer,
   index: int,
+  answer: Answer,
   text: str,
-  tokens: Sequence[Token],
   reason: str | None = None,
   first: int = 0,
 ) -> dict[str, Any]:
   """Returns an answer, or a piece of it that starts with the token `first`."""
   shown = {"index": index, "finish_reason": reason, "logprobs": None}
-  if body.top is not None and (first < len(tokens) or not body.stream):
-    log_probs = texts.log_probs(tokens, body.top, first)
-    shown["logprobs"] = body.log_probs(log_probs)
+  if body.top is not None and (first < len(answer.tokens) or not body.stream):
+    shown["logprobs"] = body.log_probs(answer.log_probs(body.top, first))
   return shown | body.content(text, first)
 
 
 def _stream(
   service: Service,
   body: Completion | Chat,
-  texts: Detokenizer,
   rows: Sequence[Generation],
+  answers: Sequence[Answer],
   head: dict[str, Any],
 ) -> EventStream:
   """Hands the rows to the engine; returns their answers as the tokens come."""
   loop = asyncio.get_running_loop()
-  start, streams = loop.time(), [TextStream(texts) for _ in rows]
+  start = loop.time()
   # (row, token), or (row, None) at its end. `max_tokens` bounds it if the
   # client is slow.
   queue: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
@@ -258,26 +257,25 @@ def _stream(
         index, token = await queue.get()
       if index not in open_rows:
         continue  # A stop ended it.
-      stream, reason = streams[index], None
+      answer, reason = answers[index], None
       if token is None:
         generated = tickets[index].result()
         assert isinstance(generated, Generated)
-        text, reason = stream.rest(), generated.finish_reason
+        text, reason = answer.rest(), generated.finish_reason
       else:
-        text = stream.add(token)
-        if stream.was_cut:
+        text = answer.add(token)
+        if answer.was_cut:
           tickets[index].cancel()  # More tokens are of no use.
           reason = "stop"
       if text or reason:
-        first, num_sent[index] = num_sent[index], len(stream.tokens)
-        choice = _choice(body, texts, index, text, stream.tokens, reason, first)
+        first, num_sent[index] = num_sent[index], len(answer.tokens)
+        choice = _choice(body, index, answer, text, reason, first)
         yield {"choices": [choice]}
       if reason:
         open_rows.remove(index)
     service.metrics.count_answers(body.model, "generate", rows)
     if body.stream_options is not None and body.stream_options.include_usage:
-      made = sum(len(stream.tokens) for stream in streams)
-      yield {"choices": [], "usage": _usage(rows, body.n, made)}
+      yield {"choices": [], "usage": _usage(rows, body.n, answers)}
 
   async def events() -> AsyncIterator[str]:
     try:

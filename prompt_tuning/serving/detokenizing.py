@@ -14,51 +14,69 @@ from prompt_tuning.inference.requests import Token
 _INCOMPLETE = "\ufffd"
 
 
-@dataclasses.dataclass(frozen=True)
-class Detokenizer:
-  """A decoder of answers, which end before the first stop sequence.
+@dataclasses.dataclass
+class Answer:
+  """The tokens of an answer, and its text before the first stop sequence.
 
   Attributes:
     vocabulary: The vocabulary of the tokens.
     stops: Stop sequences.
+    tokens: The tokens so far.
+    was_cut: Whether a stop sequence ended the text.
   """
 
   vocabulary: seqio.Vocabulary
   stops: Sequence[str]
+  tokens: list[Token] = dataclasses.field(default_factory=list)
+  was_cut: bool = False
+  _sent: int = 0
 
-  def whole(self, tokens: Sequence[Token]) -> tuple[str, bool]:
+  def add(self, token: Token) -> str:
+    """Adds a token; returns the text that has become final."""
+    self.tokens.append(token)
+    text, self.was_cut = self._whole(self.tokens)
+    if not self.was_cut:
+      text = text.rstrip(_INCOMPLETE)
+      # The end may be the beginning of a stop sequence.
+      held = max(map(len, self.stops), default=1) - 1
+      text = text[: max(self._sent, len(text) - held)]
+    return self._new(text)
+
+  def rest(self) -> str:
+    """Returns the text held back so far, after the last token."""
+    return self._new(self._whole(self.tokens)[0])
+
+  def add_all(self, tokens: Sequence[Token]) -> str:
+    """Adds the tokens up to the first stop, as a stream; returns their text."""
+    if self.stops:
+      length = bisect.bisect_left(
+        range(len(tokens)), True, key=lambda i: self._whole(tokens[:i])[1]
+      )
+      tokens = tokens[:length]
+    self.tokens.extend(tokens)
+    text, self.was_cut = self._whole(tokens)
+    return text
+
+  def _whole(self, tokens: Sequence[Token]) -> tuple[str, bool]:
     """Returns the text, and whether a stop sequence cut it."""
     text = self.vocabulary.decode([token.id for token in tokens])
     ends = [at for stop in self.stops if (at := text.find(stop)) >= 0]
     return (text[: min(ends)], True) if ends else (text, False)
 
-  def up_to_stop(self, tokens: Sequence[Token]) -> Sequence[Token]:
-    """Returns the tokens up to the first stop, as a stream does."""
-    if not self.stops:
-      return tokens
-    length = bisect.bisect_left(
-      range(len(tokens)), True, key=lambda i: self.whole(tokens[:i])[1]
-    )
-    return tokens[:length]
+  def _new(self, text: str) -> str:
+    new, self._sent = text[self._sent :], max(self._sent, len(text))
+    return new
 
-  def log_probs(
-    self, tokens: Sequence[Token], top: int, first: int = 0
-  ) -> dict[str, Any]:
+  def log_probs(self, top: int, first: int = 0) -> dict[str, Any]:
     """Returns log probabilities in the format of OpenAI's completions.
 
     Args:
-      tokens: The tokens of an answer.
       top: Number of likeliest tokens at each place.
       first: Index of the first token to include.
     """
-    offsets = [
-      len(self.vocabulary.decode([token.id for token in tokens[:i]]))
-      for i in range(first, len(tokens))
-    ]
-    tokens = tokens[first:]
-    pieces = [self._piece(token.id) for token in tokens]
+    ids, tokens = [token.id for token in self.tokens], self.tokens[first:]
     return {
-      "tokens": pieces,
+      "tokens": [self._piece(token.id) for token in tokens],
       "token_logprobs": [
         None if math.isnan(token.log_prob) else token.log_prob
         for token in tokens
@@ -68,7 +86,9 @@ class Detokenizer:
       ]
       if top
       else None,
-      "text_offset": offsets,
+      "text_offset": [
+        len(self.vocabulary.decode(ids[:i])) for i in range(first, len(ids))
+      ],
     }
 
   def _piece(self, token: int) -> str:
@@ -77,38 +97,3 @@ class Detokenizer:
     if tokenizer is not None and token < tokenizer.vocab_size():
       return tokenizer.id_to_piece(token).replace("\u2581", " ")
     return self.vocabulary.decode([token])
-
-
-@dataclasses.dataclass
-class TextStream:
-  """The text of tokens that arrive one by one.
-
-  Attributes:
-    texts: The decoder of its tokens.
-    tokens: The tokens so far.
-    was_cut: Whether a stop sequence ended the text.
-  """
-
-  texts: Detokenizer
-  tokens: list[Token] = dataclasses.field(default_factory=list)
-  was_cut: bool = False
-  _sent: int = 0
-
-  def add(self, token: Token) -> str:
-    """Adds a token; returns the text that has become final."""
-    self.tokens.append(token)
-    text, self.was_cut = self.texts.whole(self.tokens)
-    if not self.was_cut:
-      text = text.rstrip(_INCOMPLETE)
-      # The end may be the beginning of a stop sequence.
-      held = max(map(len, self.texts.stops), default=1) - 1
-      text = text[: max(self._sent, len(text) - held)]
-    return self._new(text)
-
-  def rest(self) -> str:
-    """Returns the text held back so far, after the last token."""
-    return self._new(self.texts.whole(self.tokens)[0])
-
-  def _new(self, text: str) -> str:
-    new, self._sent = text[self._sent :], max(self._sent, len(text))
-    return new

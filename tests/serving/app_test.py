@@ -17,7 +17,7 @@ import tiny
 from prompt_tuning.inference.requests import Token
 from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import app
-from prompt_tuning.serving.detokenizing import Detokenizer, TextStream
+from prompt_tuning.serving.detokenizing import Answer
 from prompt_tuning.tuning_jobs import jobs
 
 
@@ -134,19 +134,21 @@ def test_labels_have_probabilities(service, prompts):
 def test_answer_ends_before_a_stop():
   letters = types.SimpleNamespace(decode=lambda ids: "".join(map(chr, ids)))
   tokens = [Token(ord(x), 0.0) for x in "one two three"]
-  texts = Detokenizer(letters, ["tw", "three"])
-  assert texts.whole(tokens) == ("one ", True)
-  assert texts.whole(tokens[:5]) == ("one t", False)
-  assert texts.whole(tokens[4:]) == ("", True)
-  assert texts.up_to_stop(tokens) == tokens[:6]
-  assert texts.up_to_stop(tokens[:5]) == tokens[:5]
+  stops = ["tw", "three"]
+
+  def whole(tokens, stops=stops):
+    answer = Answer(letters, stops)
+    return answer.add_all(tokens), len(answer.tokens), answer.was_cut
+
+  assert whole(tokens) == ("one ", 6, True)
+  assert whole(tokens[:5]) == ("one t", 5, False)
+  assert whole(tokens[4:]) == ("", 2, True)
   # A stream ends with the stop that is there first, where another had begun.
-  both = Detokenizer(letters, ["ne two", "e"])
-  assert both.whole(both.up_to_stop(tokens)) == ("on", True)
-  stream = TextStream(texts)
+  assert whole(tokens, ["ne two", "e"]) == ("on", 3, True)
+  stream = Answer(letters, stops)
   assert "".join(stream.add(token) for token in tokens) == "one "
   assert stream.was_cut
-  stream = TextStream(texts)
+  stream = Answer(letters, stops)
   sent = [stream.add(token) for token in tokens[:5]]
   assert "".join(sent) == "o"  # "ne t" may become a stop.
   assert "".join(sent) + stream.rest() == "one t"
