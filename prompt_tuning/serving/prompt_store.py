@@ -112,11 +112,6 @@ class PromptStore:
         self._look = self._thread.submit(self._try_to_refresh)
       return self._look
 
-  def _is_late(self) -> bool:
-    """Returns whether a look is due, and the thread is not at it."""
-    age = time.monotonic() - self._refreshed
-    return age > self._period and self._look.done()
-
   def _try_to_refresh(self) -> None:
     """Refreshes, or keeps the known prompts if the folder cannot be listed."""
     self._refreshed = time.monotonic()
@@ -152,7 +147,8 @@ class PromptStore:
 
   async def look(self) -> None:
     """Looks at the folder if that is due; does not wait for a slow one."""
-    if self._is_late():
+    age = time.monotonic() - self._refreshed
+    if age > self._period and self._look.done():
       look = asyncio.wrap_future(self._next_look())
       await asyncio.wait([look], timeout=_PATIENCE)
 

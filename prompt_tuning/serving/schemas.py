@@ -276,21 +276,17 @@ class Hyperparameters(Schema):
   )
 
 
-def _automatic() -> Hyperparameters:
-  return Hyperparameters()
-
-
 class Supervised(Schema):
   """The settings of supervised tuning, the only method."""
 
-  hyperparameters: Hyperparameters = pydantic.Field(default_factory=_automatic)
+  hyperparameters: Hyperparameters = Hyperparameters()
 
 
 class Method(Schema):
   """A method of tuning, around its hyperparameters."""
 
   type: Literal["supervised"]
-  supervised: Supervised = pydantic.Field(default_factory=Supervised)
+  supervised: Supervised = Supervised()
 
 
 class NewJob(Schema):
@@ -301,7 +297,7 @@ class NewJob(Schema):
   validation_file: Text | None = None
   suffix: str = pydantic.Field("prompt", pattern=_SUFFIX)
   seed: int = pydantic.Field(0, ge=0, lt=2**31)
-  hyperparameters: Hyperparameters = pydantic.Field(default_factory=_automatic)
+  hyperparameters: Hyperparameters = Hyperparameters()
   # OpenAI's newer place for them, which goes first.
   method: Method | None = None
   metadata: dict[_Key, _Note] | None = pydantic.Field(None, max_length=16)
