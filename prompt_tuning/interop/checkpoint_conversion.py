@@ -29,7 +29,7 @@ def open_model(path: str, source_format: str | None = None) -> BaseCheckpoint:
   if source_format is None:
     source_format = "hf" if hugging_face.is_folder(path) else "t5x"
   if source_format == "hf":
-    return hugging_face.open_if_known(path) or hugging_face.open_folder(path)
+    return hugging_face.open_folder(path)
   return base_checkpoints.open_checkpoint(path)
 
 

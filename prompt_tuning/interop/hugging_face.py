@@ -59,24 +59,12 @@ def is_folder(path: epath.PathLike) -> bool:
   return (epath.Path(path) / CONFIG).is_file()
 
 
-def open_if_known(path: str) -> BaseCheckpoint | None:
-  """Opens a folder of Hugging Face's, or a model of the hub by its name.
-
-  Args:
-    path: Any path. A name on the hub is OWNER/NAME; see `hub.is_name`.
-
-  Raises:
-    ValueError: as `open_folder` does, or if the hub has no such model.
-  """
-  path = os.fspath(path)
-  if "://" in path:
-    return None
-  if is_folder(path):
-    return open_folder(path)
-  if not hub.is_name(path):
-    return None
-  found = open_folder(hub.model_folder(path))
-  return dataclasses.replace(found, path=path)
+def _folder(path: epath.PathLike) -> pathlib.Path:
+  """Returns the folder of a model, which a name on the hub fetches."""
+  folder, name = local_files.local_path(path), os.fspath(path)
+  if not is_folder(folder) and hub.is_name(name):
+    return pathlib.Path(hub.model_folder(name))
+  return folder
 
 
 def vocabulary(
@@ -93,8 +81,7 @@ def vocabulary(
   """
   from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
 
-  is_remote = not is_folder(path) and hub.is_name(path)
-  folder = pathlib.Path(hub.model_folder(path) if is_remote else path)
+  folder = _folder(path)
   content = parsing.json_file(
     folder / CONFIG, "a model configuration", {"eos_token_id": Any}
   )
@@ -116,7 +103,8 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   """Opens a T5 1.1 (LM-adapted, FLAN-T5, mT5, ByT5), T5Gemma, or decoder.
 
   Args:
-    path: A folder with `config.json` and `model.safetensors`, or its shards.
+    path: A folder with `config.json` and `model.safetensors`, or its shards. A
+      name on the hub is OWNER/NAME; see `hub.is_name`.
 
   Returns:
     The model under T5X's names. Its step is unknown: 0. The metadata has its
@@ -124,9 +112,9 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
 
   Raises:
     ValueError: if it is another model, or its weights are missing, incomplete
-      or pickled.
+      or pickled, or the hub has no such model.
   """
-  folder = local_files.local_path(path)
+  folder = _folder(path)
   config = read_config(folder)
   names = NAMES[type(config)]
   tensors = {
@@ -155,15 +143,13 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   if problems := _differences(
     {key: _turned(name, expected[name]) for name, key in keys.items()},
     tensors,
-    safetensors_files.DTYPES,
   ):
     raise ValueError(
       f"{folder} is not a model of the sizes in {CONFIG}: {len(problems)} "
       f"differences. {'; '.join(problems[:10])}."
     )
   arrays = {
-    name: _turned_array(name, safetensors_files.stored(tensors[key]))
-    for name, key in keys.items()
+    name: _turned_array(name, tensors[key]) for name, key in keys.items()
   }
   found = str(folder.absolute())
   if is_t5:
@@ -219,17 +205,15 @@ def read_config(folder: pathlib.Path) -> Config:
 
 
 def _differences(
-  expected: Mapping[str, tuple[int, ...]],
-  got: Mapping[str, Any],
-  dtypes: Mapping[Any, Any],
+  expected: Mapping[str, tuple[int, ...]], got: Mapping[str, StoredArray]
 ) -> list[str]:
-  """Lists arrays and tensors of other names, shapes or dtypes."""
+  """Lists arrays of other names, shapes or dtypes."""
   shapes = {name: x.shape for name, x in got.items()}
-  known = ", ".join(map(str, dtypes))
+  known = ", ".join(map(str, safetensors_files.DTYPE_NAMES))
   return t5_names.differences(expected, shapes) + [
     f"{name} is {x.dtype}, expected one of {known}"
     for name, x in got.items()
-    if x.dtype not in dtypes
+    if x.dtype not in safetensors_files.DTYPE_NAMES
   ]
 
 
@@ -274,7 +258,7 @@ def write_folder(
     mlp_activations=("gelu", "linear"),
   )
   expected = t5_names.shapes(config)
-  if problems := _differences(expected, arrays, safetensors_files.DTYPE_NAMES):
+  if problems := _differences(expected, arrays):
     way_out = (
       " Convert a prompt by itself: prompt-tuning convert prompt."
       if any("prompt" in name for name in arrays.keys() - expected.keys())

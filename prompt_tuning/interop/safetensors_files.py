@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,37 +18,23 @@ from t5x.formats.stored_arrays import StoredArray
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-DTYPES = {
+_DTYPES = {
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
   "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-class Tensor(NamedTuple):
-  """A tensor in a safetensors file, and how the file describes it."""
+def _open_tensor(file: pathlib.Path, key: str) -> stored_arrays.Reader:
+  """Returns a reader of a tensor.
 
-  file: pathlib.Path
-  key: str
-  shape: tuple[int, ...]
-  dtype: str
-
-
-def stored(tensor: Tensor) -> StoredArray:
-  """Returns a tensor, whose dtype is one of `DTYPES`, as an array.
-
-  A reader has the file to itself: when it is closed, its pages leave the
-  memory.
+  It has the file to itself: when it is closed, its pages leave the memory.
   """
-
-  def open_tensor() -> stored_arrays.Reader:
-    weights = _open(tensor.file)
-    part = weights.get_slice(tensor.key)
-    # The file stays open as long as there is a reader.
-    return lambda index, weights=weights: part[index]
-
-  return StoredArray(tensor.shape, DTYPES[tensor.dtype], open_tensor)
+  weights = _open(file)
+  part = weights.get_slice(key)
+  # The file stays open as long as there is a reader.
+  return lambda index, weights=weights: part[index]
 
 
 def exchange(array: StoredArray, axis: int, row: int) -> StoredArray:
@@ -110,15 +97,19 @@ def _open(file: pathlib.Path) -> Any:
     return safetensors.safe_open(file, framework="numpy")
 
 
-def find(folder: pathlib.Path) -> dict[str, Tensor]:
-  """Finds the tensors in a folder's files."""
+def find(folder: pathlib.Path) -> dict[str, StoredArray]:
+  """Finds the tensors in a folder's files.
+
+  The dtype of those that cannot be read, as NumPy has none, is its name.
+  """
   tensors = {}
   for file in _files(folder):
     with _open(file) as weights:
       for key in sorted(weights.keys()):
         part = weights.get_slice(key)
-        shape = tuple(part.get_shape())
-        tensors[key] = Tensor(file, key, shape, part.get_dtype())
+        shape, dtype = tuple(part.get_shape()), part.get_dtype()
+        opener = functools.partial(_open_tensor, file, key)
+        tensors[key] = StoredArray(shape, _DTYPES.get(dtype, dtype), opener)
   return tensors
 
 

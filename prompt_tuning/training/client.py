@@ -35,7 +35,7 @@ def _open_model(path: str) -> Any:
   # It imports JAX.
   from prompt_tuning.interop import hugging_face
 
-  return hugging_face.open_if_known(path)
+  return hugging_face.open_folder(path)
 
 
 CLIENT = Client(
