@@ -1,8 +1,12 @@
-"""Names and checks that the configurations of all networks share."""
+"""Names and settings that the configurations of all networks share."""
 
-from typing import Any
+import dataclasses
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
+from pydantic import Field
+
+from prompt_tuning.types import DType
 
 # The name of the embedding, [V, H].
 TOKEN_EMBEDDING = "token_embedder/embedding"
@@ -11,34 +15,63 @@ TOKEN_EMBEDDING = "token_embedder/embedding"
 KEPT = ("attention", "mlp")
 
 
-def check(config: Any) -> None:
-  """Raises ValueError for dtypes, dropout or `remat_keeps` that are wrong.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+  """Settings of any network; a subclass adds its sizes.
 
-  Args:
-    config: The configuration of a network.
+  Attributes:
+    dtype: Dtype of activations and matrix products (which accumulate in
+      float32).
+    param_dtype: Dtype of the parameters. A prompt is float32 in any case.
+    dropout_rate: In [0, 1). One mask for all positions of an example.
+    logits_via_embedding: Whether the embedding is the output head as well.
+    remat: Whether the backward pass computes each layer's activations again
+      instead of keeping them.
+    remat_keeps: Activations that `remat` keeps, some of `KEPT`.
+    scan_layers: Whether the layers of a stack are one program that runs L
+      times, with stacked parameters; see `stack`. It compiles in the time of
+      one layer.
+    attention_kernel: A key of `attention.KERNELS`: "cudnn" on a GPU,
+      "flash" on a TPU. None uses the attention that runs on every platform.
+    base_weights: "int8" to hold kernels and the embedding in int8, frozen, with
+      a scale for every output channel; None for `param_dtype`.
   """
-  for dtype in (config.dtype, config.param_dtype):
-    try:
-      is_float = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-    except TypeError:
-      is_float = False
-    if not is_float:
+
+  dtype: DType = "bfloat16"
+  param_dtype: DType = "float32"
+  dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+  logits_via_embedding: bool = False
+  remat: bool = False
+  remat_keeps: tuple[str, ...] = ()
+  scan_layers: bool = False
+  attention_kernel: str | None = None
+  base_weights: Literal["int8"] | None = None
+
+  def __post_init__(self):
+    for dtype in (self.dtype, self.param_dtype):
+      try:
+        is_float = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+      except TypeError:
+        is_float = False
+      if not is_float:
+        raise ValueError(
+          f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
+        )
+    # Flax accepts any number, and gives zeros if it is out of range.
+    if not 0 <= self.dropout_rate < 1:
       raise ValueError(
-        f"Expected a dtype such as float32 or bfloat16, got {dtype!r}."
+        f"Expected a dropout rate in [0, 1), got {self.dropout_rate}."
       )
-  # Flax accepts any number, and gives zeros if it is out of range.
-  if not 0 <= config.dropout_rate < 1:
-    raise ValueError(
-      f"Expected a dropout rate in [0, 1), got {config.dropout_rate}."
-    )
-  if config.base_weights not in (None, "int8"):
-    raise ValueError(
-      f"Expected base_weights 'int8' or None, got {config.base_weights!r}."
-    )
-  if unknown := set(config.remat_keeps) - set(KEPT):
-    raise ValueError(f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}.")
-  if config.remat_keeps and not config.remat:
-    raise ValueError(
-      f"remat_keeps={config.remat_keeps} needs layers that are rematerialised: "
-      "give remat=True as well."
-    )
+    if self.base_weights not in (None, "int8"):
+      raise ValueError(
+        f"Expected base_weights 'int8' or None, got {self.base_weights!r}."
+      )
+    if unknown := set(self.remat_keeps) - set(KEPT):
+      raise ValueError(
+        f"Expected remat_keeps of {KEPT}, got {sorted(unknown)}."
+      )
+    if self.remat_keeps and not self.remat:
+      raise ValueError(
+        f"remat_keeps={self.remat_keeps} needs layers that are rematerialised: "
+        "give remat=True as well."
+      )

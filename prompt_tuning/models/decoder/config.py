@@ -1,24 +1,22 @@
 """The sizes and settings of a decoder: Llama, Mistral, Qwen, Gemma."""
 
 import dataclasses
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
-from prompt_tuning.models import config as config_lib
+from prompt_tuning.models.config import NetworkConfig
 from prompt_tuning.models.rotary import Rope
-from prompt_tuning.types import DType
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-  """Sizes and settings of a decoder; `T5Config` has those not listed here.
+class DecoderConfig(NetworkConfig):
+  """Sizes and settings of a decoder; `T5Config` has sizes not listed here.
 
   Attributes:
     num_layers: L.
     num_kv_heads: Heads of keys and values, which divide N. Adjacent heads of
       queries share one.
-    logits_via_embedding: Whether the embedding is the output head as well.
     norm_epsilon: Added to the mean square.
     norm_offset: Added to a norm's scale: 1 in Gemma, else 0.
     has_post_norms: Whether each block's output is normalised too (Gemma 2, 3).
@@ -44,11 +42,7 @@ class DecoderConfig:
   head_dim: PositiveInt
   mlp_dim: PositiveInt
   query_scale: float
-  dtype: DType = "bfloat16"
-  param_dtype: DType = "float32"
   mlp_activations: tuple[str, ...] = ("silu", "linear")
-  dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-  logits_via_embedding: bool = False
   norm_epsilon: float = 1e-6
   norm_offset: int = 0
   has_post_norms: bool = False
@@ -61,14 +55,9 @@ class DecoderConfig:
   local_rope: Rope | None = None
   window: PositiveInt | None = None
   global_every: int = 0
-  remat: bool = False
-  remat_keeps: tuple[str, ...] = ()
-  scan_layers: bool = False
-  attention_kernel: str | None = None
-  base_weights: Literal["int8"] | None = None
 
   def __post_init__(self):
-    config_lib.check(self)
+    super().__post_init__()
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"Expected num_kv_heads that divide num_heads={self.num_heads}, got "

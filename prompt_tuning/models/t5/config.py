@@ -3,18 +3,57 @@
 from collections.abc import Mapping
 import dataclasses
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from prompt_tuning.models import config as config_lib
-from prompt_tuning.models.config import TOKEN_EMBEDDING
-from prompt_tuning.types import DType
+from prompt_tuning.models.config import TOKEN_EMBEDDING, NetworkConfig
 
 
-class _Unvaried:
-  """Settings of the shared layers that every T5 has; see `DecoderConfig`."""
+@dataclasses.dataclass(frozen=True)
+class T5Config(NetworkConfig):
+  """Sizes of a T5 1.1, and its settings beside those of any network.
 
+  Attributes:
+    vocab_size: Rows of the embedding, V.
+    emb_dim: Model width, H.
+    num_heads: N.
+    num_encoder_layers: L of the encoder.
+    num_decoder_layers: L of the decoder.
+    head_dim: D. N * D need not be H.
+    mlp_dim: F.
+    mlp_activations: Functions of flax.linen, or "linear", one for each branch;
+      the branches are multiplied.
+    relative_attention_num_buckets: Distances that a head distinguishes.
+    relative_attention_max_distance: In positions; the last bucket takes
+      everything beyond.
+  """
+
+  vocab_size: PositiveInt
+  emb_dim: PositiveInt
+  num_heads: PositiveInt
+  num_encoder_layers: PositiveInt
+  num_decoder_layers: PositiveInt
+  head_dim: PositiveInt
+  mlp_dim: PositiveInt
+  mlp_activations: tuple[str, ...] = ("gelu", "linear")
+  dropout_rate: Annotated[float, Field(ge=0, lt=1)] = dataclasses.field(
+    default=0.1, kw_only=True
+  )
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
+
+  def __post_init__(self):
+    super().__post_init__()
+    # Half of them are for later keys; half of a half hold one distance each.
+    most = 2 * self.relative_attention_max_distance
+    if not 4 <= (buckets := self.relative_attention_num_buckets) < most:
+      raise ValueError(
+        "Expected relative_attention_num_buckets of at least 4 and less than "
+        f"twice relative_attention_max_distance, {most}, got {buckets}."
+      )
+
+  # Settings of the shared layers that no T5 varies; see `DecoderConfig`.
   norm_epsilon = 1e-6
   norm_offset = 0
   has_post_norms = False
@@ -25,71 +64,6 @@ class _Unvaried:
   query_scale = 1.0
   attention_soft_cap = None
   logit_soft_cap = None
-
-
-@dataclasses.dataclass(frozen=True)
-class T5Config(_Unvaried):
-  """Sizes and settings of a T5 1.1.
-
-  Attributes:
-    vocab_size: Rows of the embedding, V.
-    emb_dim: Model width, H.
-    num_heads: N.
-    num_encoder_layers: L of the encoder.
-    num_decoder_layers: L of the decoder.
-    head_dim: D. N * D need not be H.
-    mlp_dim: F.
-    dtype: Dtype of activations and matrix products (which accumulate in
-      float32).
-    param_dtype: Dtype of the parameters. A prompt is float32 in any case.
-    mlp_activations: Functions of flax.linen, or "linear", one for each branch;
-      the branches are multiplied.
-    dropout_rate: In [0, 1). One mask for all positions of an example.
-    logits_via_embedding: Whether the embedding is the output head as well.
-    relative_attention_num_buckets: Distances that a head distinguishes.
-    relative_attention_max_distance: In positions; the last bucket takes
-      everything beyond.
-    remat: Whether the backward pass computes each layer's activations again
-      instead of keeping them.
-    remat_keeps: Activations that `remat` keeps, some of `config.KEPT`.
-    scan_layers: Whether the layers of a stack are one program that runs L
-      times, with stacked parameters; see `stack`. It compiles in the time of
-      one layer.
-    attention_kernel: A key of `attention.KERNELS`: "cudnn" on a GPU,
-      "flash" on a TPU. None uses the attention that runs on every platform.
-    base_weights: "int8" to hold kernels and the embedding in int8, frozen, with
-      a scale for every output channel; None for `param_dtype`.
-  """
-
-  vocab_size: PositiveInt
-  emb_dim: PositiveInt
-  num_heads: PositiveInt
-  num_encoder_layers: PositiveInt
-  num_decoder_layers: PositiveInt
-  head_dim: PositiveInt
-  mlp_dim: PositiveInt
-  dtype: DType = "bfloat16"
-  param_dtype: DType = "float32"
-  mlp_activations: tuple[str, ...] = ("gelu", "linear")
-  dropout_rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
-  logits_via_embedding: bool = False
-  relative_attention_num_buckets: int = 32
-  relative_attention_max_distance: int = 128
-  remat: bool = False
-  remat_keeps: tuple[str, ...] = ()
-  scan_layers: bool = False
-  attention_kernel: str | None = None
-  base_weights: Literal["int8"] | None = None
-
-  def __post_init__(self):
-    config_lib.check(self)
-    # Half of them are for later keys; half of a half hold one distance each.
-    most = 2 * self.relative_attention_max_distance
-    if not 4 <= (buckets := self.relative_attention_num_buckets) < most:
-      raise ValueError(
-        "Expected relative_attention_num_buckets of at least 4 and less than "
-        f"twice relative_attention_max_distance, {most}, got {buckets}."
-      )
 
   # The function in gin files whose parameters are the settings.
   GIN_NAME: ClassVar[str] = "network.T5Config"
