@@ -57,44 +57,34 @@ def decoder_mask(
     [B, 1, S, S]
   """
   visible = decoder_target_tokens > 0
-  positions = jnp.arange(decoder_target_tokens.shape[1])
+  positions = jnp.arange(decoder_target_tokens.shape[1])[None]
   mask = visible[:, None, :, None] & visible[:, None, None, :]
-  mask &= causal_mask(positions, positions)
+  mask &= position_mask(positions, positions)
   return mask & _same_segment(decoder_segment_ids, decoder_segment_ids)
 
 
-def causal_mask(query_positions: Array, key_positions: Array) -> Array:
-  """[1, 1, Q, K] Lets a query see keys at its position and before it."""
-  return (key_positions[None, :] <= query_positions[:, None])[None, None]
-
-
 def position_mask(
-  query_positions: Array, key_positions: Array, window: int | None = None
+  query_positions: Array,
+  key_positions: Array,
+  before: int | None = None,
+  after: int = 0,
 ) -> Array:
-  """Lets queries see keys at their position and before it.
+  """Lets a query see keys at its position and around it.
 
   Args:
-    query_positions: [B, Q]
-    key_positions: [B, K] Below 0: no query sees the key.
-    window: The number of positions that a query sees, its own included; None
-      is all of them.
+    query_positions: [B or 1, Q]
+    key_positions: [B or 1, K]
+    before: How far before the query a key may be; None is any distance.
+    after: How far after it.
 
   Returns:
-    [B, 1, Q, K]
+    [B or 1, 1, Q, K]
   """
-  queries, keys = query_positions[:, :, None], key_positions[:, None, :]
-  mask = (keys >= 0) & (keys <= queries)
-  if window is not None:
-    mask &= queries - keys < window
+  distance = query_positions[:, :, None] - key_positions[:, None, :]
+  mask = -distance <= after
+  if before is not None:
+    mask &= distance <= before
   return mask[:, None]
-
-
-def window_mask(
-  query_positions: Array, key_positions: Array, before: int, after: int
-) -> Array:
-  """[1, 1, Q, K] Lets a query see this many keys before and after it."""
-  distance = query_positions[:, None] - key_positions[None, :]
-  return ((distance <= before) & (-distance <= after))[None, None]
 
 
 def prepend_visible(visible: Array, prompt_length: int) -> Array:

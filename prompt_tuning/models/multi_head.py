@@ -48,19 +48,23 @@ class View(NamedTuple):
 
 
 def rotary_views(
-  config: DecoderConfig, positions: Array, mask: Callable[[int | None], Array]
+  config: DecoderConfig,
+  positions: Array,
+  mask: Array,
+  near: Callable[[int], Array],
 ) -> list[View]:
   """Returns the views of rotary attention, the second with a window.
 
   Args:
     config: The sizes and settings of a decoder.
     positions: [B or 1, Q] Those of queries.
-    mask: Makes the mask of a window, or of None.
+    mask: The mask without a window.
+    near: Makes the mask of a window, which is added.
   """
-  kinds = [(config.rope, mask(None))]
+  kinds = [(config.rope, mask)]
   if config.window is not None:
     local = config.local_rope or config.rope
-    kinds.append((local, mask(config.window)))
+    kinds.append((local, mask & near(config.window)))
   return [
     View(seen, rotation=rotation(positions, rope, config.head_dim))
     for rope, seen in kinds

@@ -17,7 +17,8 @@ class Network(nn.Module):
   `encode` computes all that the targets read of the inputs, and `decode` the
   logits of targets. A decoder is such a network too: its inputs become the keys
   and values of its layers. A subclass has `encode_embedded` for inputs that are
-  embedded already, and may have a prompt among them.
+  embedded already, and may have a prompt among them; and `decoder`, which gets
+  the arguments of `decode`.
 
   Tokens are ids, and 0 is padding. Position arguments are accepted because T5X
   passes them, but a network finds positions itself.
@@ -122,7 +123,17 @@ class Network(nn.Module):
     Returns:
       [B, S, V] in float32.
     """
-    raise NotImplementedError
+    return self.decoder(
+      decoder_input_tokens,
+      encoded,
+      encoder_input_tokens=encoder_input_tokens,
+      decoder_target_tokens=decoder_target_tokens,
+      encoder_segment_ids=encoder_segment_ids,
+      decoder_segment_ids=decoder_segment_ids,
+      enable_dropout=enable_dropout,
+      decode=decode,
+      max_decode_length=max_decode_length,
+    )
 
 
 def parameter_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -49,32 +49,39 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(
     self,
-    embedded: Array,
     tokens: Array,
+    encoded: Any = None,
+    *,
+    embedded: Array | None = None,
     enable_dropout: bool,
-    is_target: bool = False,
-    **of_targets: Any,
+    decoder_segment_ids: Array | None = None,
+    decode: bool = False,
+    max_decode_length: int | None = None,
+    **of_inputs: Any,
   ) -> Any:
     """Encodes the inputs, or computes the logits of targets.
 
     Args:
-      embedded: [B, T, H] The embedded tokens.
       tokens: [B, T] Inputs, where 0 is padding, or targets, shifted right.
+      encoded: The result for the inputs of the targets.
+      embedded: [B, T, H] The embedded inputs; None for targets.
       enable_dropout: Whether to drop activations.
-      is_target: Which of them.
-      **of_targets: Arguments of `Transformer.decode`.
+      decoder_segment_ids: As in `Network.decode`, like those below.
+      decode: Whether to use the cache.
+      max_decode_length: Most tokens of the cache.
+      **of_inputs: Unused.
 
     Returns:
       An `Encoded`; or [B, S, V] in float32.
     """
-    if not is_target:
+    del of_inputs
+    if embedded is not None:
       return self._encode(embedded, tokens, enable_dropout)
-    if of_targets["decode"]:
-      compute, names = self._next, ("encoded", "max_decode_length")
+    arguments = self.embedder(tokens), enable_dropout, encoded
+    if decode:
+      hidden = self._next(*arguments, max_decode_length)
     else:
-      compute, names = self._all, ("encoded", "decoder_segment_ids")
-    arguments = (of_targets[name] for name in names)
-    hidden = compute(embedded, enable_dropout, *arguments)
+      hidden = self._all(*arguments, decoder_segment_ids)
     return logits_of(self, self.embedder, hidden)
 
   def _encode(
@@ -189,11 +196,12 @@ class Decoder(nn.Module):
       cache_index: As in `View`.
       **options: More arguments of `apply_layers`.
     """
-    allowed = jnp.bool_(True) if among is None else among
+    mask = masks.position_mask(queries, keys) & (keys >= 0)[:, None, None]
     views = rotary_views(
       self.config,
       queries,
-      lambda window: masks.position_mask(queries, keys, window) & allowed,
+      mask if among is None else mask & among,
+      lambda window: masks.position_mask(queries, keys, window - 1),
     )
     return apply_layers(
       self,
@@ -228,29 +236,6 @@ class Transformer(Network):
         "A decoder needs one example per row, but got packed examples. Set "
         "utils.DatasetConfig.pack = False."
       )
-    return self.decoder(embedded, tokens, enable_dropout)
-
-  def decode(
-    self,
-    encoded: Encoded,
-    encoder_input_tokens: Array,
-    decoder_input_tokens: Array,
-    decoder_target_tokens: Array,
-    encoder_segment_ids: Array | None = None,
-    decoder_segment_ids: Array | None = None,
-    enable_dropout: bool = True,
-    decode: bool = False,
-    max_decode_length: int | None = None,
-  ) -> Array:
-    """Computes logits; see `Network.decode`."""
-    del encoder_input_tokens, decoder_target_tokens, encoder_segment_ids
     return self.decoder(
-      self.token_embedder(decoder_input_tokens),
-      decoder_input_tokens,
-      enable_dropout,
-      is_target=True,
-      encoded=encoded,
-      decoder_segment_ids=decoder_segment_ids,
-      decode=decode,
-      max_decode_length=max_decode_length,
+      tokens, embedded=embedded, enable_dropout=enable_dropout
     )

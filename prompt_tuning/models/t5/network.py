@@ -83,30 +83,31 @@ class Decoder(nn.Module):
     self,
     input_tokens: Array,
     encoded: Array,
-    mask: Array,
-    encoder_decoder_mask: Array,
+    *,
+    encoder_input_tokens: Array,
+    decoder_target_tokens: Array,
+    encoder_segment_ids: Array | None,
+    decoder_segment_ids: Array | None,
     enable_dropout: bool,
     decode: bool,
     max_decode_length: int | None,
   ) -> Array:
-    """Computes the logits of every next token.
+    """Computes the logits of every next token; see `Network.decode`.
 
-    Args:
-      input_tokens: [B, S] Token ids.
-      encoded: [B, T, H] The encoder's output.
-      mask: [B, 1, S, S] Not used if `decode`.
-      encoder_decoder_mask: [B, 1, S or 1, T]
-      enable_dropout: Whether to drop activations.
-      decode: Whether to read and extend the cache of decoded tokens, or to
-        create one of length S.
-      max_decode_length: Length of the cache, once it exists.
-
-    Returns:
-      [B, S, V] in float32.
+    If the collection "attended" exists, `encoded`, [B, P + T, H], is not read.
+    With `decode`, it is filled if it is mutable. The other arguments may have
+    several rows for each row of "attended".
     """
     config = self.config
     query_positions = jnp.arange(input_tokens.shape[1])
     key_positions = query_positions
+    mask = masks.decoder_mask(decoder_target_tokens, decoder_segment_ids)
+    encoder_decoder_mask = masks.key_mask(
+      encoder_input_tokens,
+      encoded.shape[1] - encoder_input_tokens.shape[1],
+      decoder_segment_ids,
+      encoder_segment_ids,
+    )
     cache_index = None
     if decode:
       exists = self.has_variable("cache", "cache_index")
@@ -121,7 +122,7 @@ class Decoder(nn.Module):
         query_positions += cache_index
         key_positions = jnp.arange(max_decode_length)
         index.value += input_tokens.shape[1]
-      mask = masks.causal_mask(query_positions, key_positions)
+      mask = masks.position_mask(query_positions[None], key_positions[None])
     attentions, views = self.attentions(
       [
         view._replace(cache_index=cache_index)
@@ -178,40 +179,6 @@ class Transformer(Network):
   ) -> Array:
     """Encodes inputs that are embedded already; see `Encoder`."""
     return self.encoder(embedded, tokens, segment_ids, enable_dropout)
-
-  def decode(
-    self,
-    encoded: Array,
-    encoder_input_tokens: Array,
-    decoder_input_tokens: Array,
-    decoder_target_tokens: Array,
-    encoder_segment_ids: Array | None = None,
-    decoder_segment_ids: Array | None = None,
-    enable_dropout: bool = True,
-    decode: bool = False,
-    max_decode_length: int | None = None,
-  ) -> Array:
-    """Computes logits; see `Network.decode`.
-
-    If the collection "attended" exists, `encoded`, [B, P + T, H], is not read.
-    `decode` fills it if it is mutable. The other arguments may have several
-    rows for each row of "attended".
-    """
-    prompt_length = encoded.shape[1] - encoder_input_tokens.shape[1]
-    return self.decoder(
-      decoder_input_tokens,
-      encoded,
-      masks.decoder_mask(decoder_target_tokens, decoder_segment_ids),
-      masks.key_mask(
-        encoder_input_tokens,
-        prompt_length,
-        decoder_segment_ids,
-        encoder_segment_ids,
-      ),
-      enable_dropout,
-      decode,
-      max_decode_length,
-    )
 
 
 class RelativeBias(nn.Module):

@@ -19,16 +19,14 @@ class Encoder(t5.Encoder):
   def views(self, mask: Array, queries: Array, keys: Array) -> list[View]:
     """Returns the arguments of self-attention; see `t5.Encoder.views`."""
 
-    def near(window: int | None) -> Array:
-      if window is None:
-        return mask
+    def near(window: int) -> Array:
       # T5Gemma 1 has the whole window on either side, 2 has half of it.
       before = after = window
       if self.config.is_merged:
         before, after = (window - 1) // 2, window // 2
-      return mask & masks.window_mask(queries, keys, before, after)
+      return masks.position_mask(queries[None], keys[None], before, after)
 
-    return rotary_views(self.config, queries[None], near)
+    return rotary_views(self.config, queries[None], mask, near)
 
 
 class Decoder(t5.Decoder):
@@ -38,15 +36,14 @@ class Decoder(t5.Decoder):
 
   def views(self, mask: Array, queries: Array, keys: Array) -> list[View]:
     """Returns the arguments of self-attention; see `t5.Encoder.views`."""
-
-    def near(window: int | None) -> Array:
-      if window is None:
-        return mask
-      return mask & masks.window_mask(queries, keys, window - 1, 0)
-
     # Among the targets of the same segment.
     positions = jnp.sum(mask[:, 0], axis=-1, dtype=jnp.int32) - 1
-    return rotary_views(self.config, positions, near)
+    return rotary_views(
+      self.config,
+      positions,
+      mask,
+      lambda window: masks.position_mask(queries[None], keys[None], window - 1),
+    )
 
   def attentions(
     self, own: list[View], cross: View
