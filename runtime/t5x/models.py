@@ -24,6 +24,16 @@ Batch = Mapping[str, jax.Array]
 MetricSums = Mapping[str, jax.Array]
 # The sums that `loss_divisor` divides; all others are counts.
 _LOSSES = ("loss", "z_loss")
+_ARGUMENTS = (
+  *("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"),
+  *("encoder_segment_ids", "decoder_segment_ids"),
+  *("encoder_positions", "decoder_positions"),
+)
+
+
+def _arguments(batch: Batch) -> dict[str, jax.Array | None]:
+  """Returns the arguments of a module that come from a batch."""
+  return {name: batch.get(name) for name in _ARGUMENTS}
 
 
 def _encoder_decoder_features(**arguments: Any) -> FeatureConverter:
@@ -78,7 +88,7 @@ class EncoderDecoderModel:
     self.input_vocabulary = getattr(vocabulary, "of_inputs", vocabulary)
 
   def _features(self, batch: Batch) -> Batch:
-    """Returns the features that the module takes of a batch."""
+    """Returns the features that the model takes of a batch."""
     return batch
 
   def get_initial_variables(
@@ -102,16 +112,7 @@ class EncoderDecoderModel:
       {k: jnp.ones(x, types.get(k, jnp.int32)) for k, x in input_shapes.items()}
     )
     return self.module.init(
-      rng,
-      ones["encoder_input_tokens"],
-      ones["decoder_input_tokens"],
-      ones["decoder_target_tokens"],
-      encoder_positions=ones.get("encoder_positions"),
-      decoder_positions=ones.get("decoder_positions"),
-      encoder_segment_ids=ones.get("encoder_segment_ids"),
-      decoder_segment_ids=ones.get("decoder_segment_ids"),
-      decode=False,
-      enable_dropout=False,
+      rng, **_arguments(ones), decode=False, enable_dropout=False
     )
 
   def _logits(
@@ -123,13 +124,7 @@ class EncoderDecoderModel:
   ) -> jax.Array:  # [B, S, V]
     logits = (module or self.module).apply(
       {"params": params},
-      batch["encoder_input_tokens"],
-      batch["decoder_input_tokens"],
-      batch["decoder_target_tokens"],
-      encoder_segment_ids=batch.get("encoder_segment_ids"),
-      decoder_segment_ids=batch.get("decoder_segment_ids"),
-      encoder_positions=batch.get("encoder_positions"),
-      decoder_positions=batch.get("decoder_positions"),
+      **_arguments(batch),
       decode=False,
       enable_dropout=dropout_rng is not None,
       rngs={} if dropout_rng is None else {"dropout": dropout_rng},

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from t5x import gin_utils, partitioning, utils
 from t5x.configuration import checks, reading, resolution
 from t5x.configuration.client import clients
+from t5x.input import datasets
 from t5x.runs import evaluation, inference, initialization, training
 
 # Lengths for commands without them, as no task is read: [B, 512], and for most
@@ -201,10 +202,11 @@ def _command(
       "the mesh that divide the batch: raise "
       "partitioning.PjitPartitioner.num_partitions."
     )
-  lengths = model.feature_converter_cls(
-    pack=data.pack
-  ).get_model_feature_lengths(LENGTHS | dict(data.task_feature_lengths or {}))
-  shapes = {name: (data.batch_size, n) for name, n in lengths.items()}
+  lengths = LENGTHS | dict(data.task_feature_lengths or {})
+  shapes = datasets.batch_shapes(
+    dataclasses.replace(data, task_feature_lengths=lengths),
+    model.feature_converter_cls,
+  )
   initializer = initialization.TrainStateInitializer(
     model.optimizer_def if is_training else None,
     model.get_initial_variables,
