@@ -35,14 +35,7 @@ def batches(number):
     inputs = rng.integers(3, 200, (tiny.BATCH_SIZE, tiny.LENGTHS["inputs"]))
     targets = rng.integers(3, 200, (tiny.BATCH_SIZE, tiny.LENGTHS["targets"]))
     inputs[:, 9:] *= rng.integers(0, 2, (tiny.BATCH_SIZE, 1))
-    yield {
-      "encoder_input_tokens": inputs.astype(np.int32),
-      "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1].astype(
-        np.int32
-      ),
-      "decoder_target_tokens": targets.astype(np.int32),
-      "decoder_loss_weights": np.ones_like(targets, np.int32),
-    }
+    yield tiny.features(inputs, targets)
 
 
 IN_TWO = functools.partial(trainer.Trainer, num_microbatches=2)

@@ -12,7 +12,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from prompt_tuning import prompts
+from prompt_tuning import prompt_files, prompts
 from prompt_tuning.data import metrics
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.methods import trainable
@@ -88,19 +88,24 @@ def config(**overrides) -> network.T5Config:
   )
 
 
-def prompt_optimizer() -> optimizers.MultiOptimizer:
+def multi_optimizer(*patterns_and_optimizers) -> optimizers.MultiOptimizer:
+  """Trains what some patterns match with the optimizer after them."""
   return optimizers.MultiOptimizer(
-    (
+    [
       (
-        traverse_util.ModelParamTraversal(
-          trainable.matches_any([".*/prompt/.*"])
-        ),
-        adafactor.Adafactor(
-          multiply_by_parameter_scale=False, weight_decay_rate=1e-5
-        ),
-      ),
-    )
+        traverse_util.ModelParamTraversal(trainable.matches_any(patterns)),
+        optimizer,
+      )
+      for *patterns, optimizer in patterns_and_optimizers
+    ]
   )
+
+
+def prompt_optimizer() -> optimizers.MultiOptimizer:
+  own = adafactor.Adafactor(
+    multiply_by_parameter_scale=False, weight_decay_rate=1e-5
+  )
+  return multi_optimizer((".*/prompt/.*", own))
 
 
 def make_model(
@@ -135,7 +140,8 @@ def make_partitioner(num_partitions=1) -> partitioning.PjitPartitioner:
     num_partitions=num_partitions,
     logical_axis_rules=partitioning.standard_logical_axis_rules(
       additional_rules=[
-        (name, None) for name in ("prompts", "prompt", "prompt_embed")
+        (name, None)
+        for name in ("prompts", "prompt", "prompt_embed", "lora_rank")
       ]
     ),
   )
@@ -147,6 +153,18 @@ def input_shapes(batch_size=BATCH_SIZE):
     "decoder_input_tokens": (batch_size, LENGTHS["targets"]),
     "decoder_target_tokens": (batch_size, LENGTHS["targets"]),
     "decoder_loss_weights": (batch_size, LENGTHS["targets"]),
+  }
+
+
+def features(inputs, targets) -> dict[str, np.ndarray]:
+  """The batch of inputs [B, T] and targets [B, S], where 0 is padding."""
+  return {
+    "encoder_input_tokens": np.asarray(inputs, np.int32),
+    "decoder_input_tokens": np.pad(
+      np.asarray(targets, np.int32), ((0, 0), (1, 0))
+    )[:, :-1],
+    "decoder_target_tokens": np.asarray(targets, np.int32),
+    "decoder_loss_weights": np.asarray(targets > 0, np.int32),
   }
 
 
@@ -281,6 +299,20 @@ def train_arguments(model_dir, base, model=None, **overrides):
 def record(folder) -> dict[str, Any]:
   """Returns the record of the run in a folder."""
   return json.loads((pathlib.Path(folder) / "record.json").read_text())
+
+
+def lines(path) -> list[dict[str, Any]]:
+  """Returns the lines of a file of JSON."""
+  return [json.loads(x) for x in pathlib.Path(path).read_text().splitlines()]
+
+
+def assert_same_prompt(folder, other) -> None:
+  """Compares the best prompts of two runs, bit for bit, and their origin."""
+  (array, metadata), (expected, its_metadata) = (
+    prompt_files.load_prompt(x / "prompt.safetensors") for x in (folder, other)
+  )
+  np.testing.assert_array_equal(array, expected)
+  assert metadata == its_metadata
 
 
 def edit_record(folder, **fields) -> None:

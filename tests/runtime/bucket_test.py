@@ -116,13 +116,7 @@ def _lines(path):
 def _assert_same_run(folder, on_disk):
   """Prompt, metrics and predictions, bit for bit."""
   there, expected = storage.absolute(folder), on_disk / "run"
-  prompts_and_headers = [
-    prompt_files.load_prompt(x / "prompt.safetensors")
-    for x in (there, expected)
-  ]
-  (prompt, header), (expected_prompt, expected_header) = prompts_and_headers
-  np.testing.assert_array_equal(prompt, expected_prompt)
-  assert header == expected_header
+  tiny.assert_same_prompt(there, expected)
   names = storage.files(expected / "inference_eval")
   assert storage.files(there / "inference_eval") == names
   for name in ("metrics.jsonl", *(f"inference_eval/{x}" for x in names)):

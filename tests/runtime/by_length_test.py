@@ -3,7 +3,6 @@
 import functools
 from unittest import mock
 
-from flax import traverse_util
 import jax
 import numpy as np
 import optax
@@ -25,12 +24,7 @@ def _batches(number):
     inputs = rng.integers(3, 200, (ROWS, LONGEST), np.int32)
     targets = rng.integers(3, 200, (ROWS, TARGETS), np.int32)
     targets *= np.arange(TARGETS) < rng.integers(1, TARGETS + 1, (ROWS, 1))
-    yield {
-      "encoder_input_tokens": inputs * (np.arange(LONGEST) < sizes),
-      "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
-      "decoder_target_tokens": targets,
-      "decoder_loss_weights": (targets > 0).astype(np.int32),
-    }
+    yield tiny.features(inputs * (np.arange(LONGEST) < sizes), targets)
 
 
 def _start(trainer_cls, factor=None, dropout_rate=0.0):
@@ -38,16 +32,13 @@ def _start(trainer_cls, factor=None, dropout_rate=0.0):
 
   The calls of its model's loss are counted: as often as it is compiled.
   """
-  prompts = traverse_util.ModelParamTraversal(
-    lambda path, _: "/prompt/" in path
-  )
   sgd = optimizers.OptaxWrapper(optax.sgd(1.0))
   plain = tiny.make_model(dropout_rate=dropout_rate)
   model = models.EncoderDecoderModel(
     plain.module,
     plain.input_vocabulary,
     plain.output_vocabulary,
-    optimizers.MultiOptimizer([(prompts, sgd)]),
+    tiny.multi_optimizer((".*/prompt/.*", sgd)),
     z_loss=1e-4,
     loss_normalizing_factor=factor,
   )

@@ -1,7 +1,6 @@
 """t5x.infer on a tiny model."""
 
 import functools
-import json
 import os
 import signal
 
@@ -37,10 +36,6 @@ def _infer(base, folder, **overrides):
   return folder / f"{tiny.TASK}-{arguments['mode']}.jsonl-00000-of-00001"
 
 
-def _lines(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def whole(base, tmp_path_factory):
   """The predictions of a split; not to be changed."""
@@ -48,7 +43,7 @@ def whole(base, tmp_path_factory):
 
 
 def test_predictions_are_lines_in_the_order_of_the_split(whole):
-  lines = _lines(whole)
+  lines = tiny.lines(whole)
   # 13 examples are not a multiple of the batch size.
   assert [line["inputs"]["idx"] for line in lines] == list(range(13))
   assert all(isinstance(line["prediction"], str) for line in lines)
@@ -70,7 +65,7 @@ def test_task_of_a_mixture_that_lacks_the_split_is_left_out(base, tmp_path):
   cfg = tiny.dataset_config(
     mixture_or_task_name="two", split="test", shuffle=False
   )
-  lines = _lines(_infer(base, tmp_path, mode="score", dataset_cfg=cfg))
+  lines = tiny.lines(_infer(base, tmp_path, mode="score", dataset_cfg=cfg))
   assert len(lines) == 13
   assert all(line["score"] < 0 for line in lines)
   assert not list(tmp_path.glob("train_alone*"))
@@ -178,16 +173,11 @@ def test_by_length_the_results_are_those_of_the_padded_split(base, method):
   rng = np.random.default_rng(0)
   number, longest, targets = 200, 48, 4
   sizes = rng.integers(1, longest + 1, (number, 1))
-  features = {
-    "encoder_input_tokens": rng.integers(3, 200, (number, longest))
-    * (np.arange(longest) < sizes),
-    "decoder_target_tokens": rng.integers(3, 200, (number, targets)),
-  }
-  features["decoder_input_tokens"] = np.pad(
-    features["decoder_target_tokens"], ((0, 0), (1, 0))
-  )[:, :-1]
-  features["decoder_loss_weights"] = np.ones((number, targets))
-  features = {k: x.astype(np.int32) for k, x in features.items()}
+  inputs = rng.integers(3, 200, (number, longest))
+  features = tiny.features(
+    inputs * (np.arange(longest) < sizes),
+    rng.integers(3, 200, (number, targets)),
+  )
   lengths_seen, done = set(), []
   model = tiny.make_model()
   one_batch = getattr(model, method)

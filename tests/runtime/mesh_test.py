@@ -101,7 +101,7 @@ def test_eight_devices_train_a_decoder_as_one_does(tmp_path):
 
 def _lines(folder):
   (path,) = folder.glob(f"{tiny.TASK}-score.jsonl-*")
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return tiny.lines(path)
 
 
 @pytest.mark.slow

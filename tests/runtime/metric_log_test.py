@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 from tensorboardX.proto import event_pb2
 import tensorflow as tf
+import tiny
 
 from t5x.files import storage
 from t5x.runs import metric_log
@@ -75,10 +76,6 @@ def test_first_process_alone_writes(tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
-def _lines(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def test_evaluations_are_there_once_and_those_done_again_are_not(tmp_path):
   path = tmp_path / "task-metrics.jsonl"
   path.write_text(
@@ -86,7 +83,7 @@ def test_evaluations_are_there_once_and_those_done_again_are_not(tmp_path):
     + '{"step": 40, "accu'
   )
   metric_log.keep_evaluations(tmp_path, {10, 20})
-  assert _lines(path) == [{"step": 10}, {"step": 20}]
+  assert tiny.lines(path) == [{"step": 10}, {"step": 20}]
   assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -103,6 +100,6 @@ def test_damaged_file_is_kept_and_what_is_missing_is_added(tmp_path, caplog):
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(b'{"step": 1}\n\xff\xfe\n{"loss": 2}\n{"step": 3}\n')
   metric_log.keep(path, lambda line: True, [{"step": 3}, {"step": 2}])
-  assert _lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+  assert tiny.lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
   assert "line 2 has no metrics of a step" in caplog.text
   assert (tmp_path / "metrics.jsonl.damaged").exists()

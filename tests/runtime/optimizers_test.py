@@ -4,26 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import multi_optimizer
 
-from prompt_tuning.methods import trainable
 from t5x import adafactor, optimizers, train_state
 
 # Flax warns that traversals will go, but T5X's interface is made of them.
 pytestmark = pytest.mark.filterwarnings(
   "ignore:`flax.traverse_util.Traversal`:DeprecationWarning"
 )
-
-
-def multi_optimizer(*patterns_and_optimizers):
-  return optimizers.MultiOptimizer(
-    [
-      (
-        traverse_util.ModelParamTraversal(trainable.matches_any(patterns)),
-        optimizer,
-      )
-      for *patterns, optimizer in patterns_and_optimizers
-    ]
-  )
 
 
 def sgd(learning_rate):

@@ -1,8 +1,6 @@
 """Runs that end where they should not, and what the same command finds then."""
 
 import contextlib
-import functools
-import json
 import shutil
 
 import jax
@@ -65,7 +63,7 @@ def test_actions_know_what_they_saw_before_a_kill(tmp_path, base):
     assert tiny.record(tmp_path)["status"] == status
   assert (train.calls, evaluation.calls) == (6, 2)
   # The evaluation that is done again is logged once.
-  lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+  lines = tiny.lines(tmp_path / "metrics.jsonl")
   name = f"training_eval/{tiny.TASK}/loss"
   assert [line["step"] for line in lines if name in line] == [10, 13]
 
@@ -155,16 +153,3 @@ def test_base_model_stays_the_one_that_was_read(tmp_path):
   opened = checkpoints.open_checkpoint(folder)
   checkpoints.save_base_checkpoint(folder, 8, params, {})
   assert opened.found == str(tmp_path / "checkpoint_7")
-
-
-def test_to_keep_no_best_checkpoint_is_refused(tmp_path):
-  open_checkpointer = functools.partial(
-    checkpoints.SaveBestCheckpointer,
-    None,
-    tiny.make_partitioner(),
-    str(tmp_path),
-    keep=0,
-    metric_name_to_monitor=".*",
-  )
-  with pytest.raises(ValueError, match=r"keep to be int above 0 .*, got 0"):
-    open_checkpointer()

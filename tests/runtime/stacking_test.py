@@ -2,7 +2,6 @@
 
 import functools
 
-from flax import traverse_util
 import jax
 import numpy as np
 import pytest
@@ -10,8 +9,8 @@ import t5x_folders
 import tiny
 
 from prompt_tuning.injections import Injections
-from prompt_tuning.methods import lora, trainable
-from t5x import adafactor, checkpoints, optimizers, partitioning, trainer
+from prompt_tuning.methods import lora
+from t5x import adafactor, checkpoints, trainer
 from t5x.formats import stacking, stored_arrays
 
 SIZES = {
@@ -37,10 +36,7 @@ def _model(method, scan_layers):
     return tiny.make_model(**sizes)
   if method == "model":
     return tiny.make_model(ADAFACTOR, with_prompt=False, **sizes)
-  pattern = trainable.matches_any([".*/delta/.*"])
-  optimizer = optimizers.MultiOptimizer(
-    ((traverse_util.ModelParamTraversal(pattern), ADAFACTOR),)
-  )
+  optimizer = tiny.multi_optimizer((".*/delta/.*", ADAFACTOR))
   model = tiny.make_model(optimizer, with_prompt=False, **sizes)
   delta = functools.partial(lora.LowRankDelta, rank=2, alpha=4)
   model.module = model.module.clone(injections=Injections(delta=delta))
@@ -52,13 +48,7 @@ class _Run:
 
   def __init__(self, method, scan_layers, folder):
     self.model = _model(method, scan_layers)
-    self.partitioner = partitioning.PjitPartitioner(
-      logical_axis_rules=partitioning.standard_logical_axis_rules(
-        additional_rules=[
-          (axis, None) for axis in ("prompt", "prompt_embed", "lora_rank")
-        ]
-      )
-    )
+    self.partitioner = tiny.make_partitioner()
     self.initializer = tiny.make_initializer(self.model, self.partitioner)
     self.axes = self.initializer.train_state_axes
     self.checkpointer = checkpoints.Checkpointer(

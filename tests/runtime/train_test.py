@@ -1,7 +1,6 @@
 """Runs of t5x.train on a tiny model: what they leave, how they go on."""
 
 import functools
-import json
 import os
 import signal
 import threading
@@ -80,10 +79,7 @@ def test_run_leaves_what_the_readme_says(run):
   assert metadata.score == record["best"]["score"]
   assert metadata.base_fingerprint == record["base"]["fingerprint"]
 
-  lines = [
-    json.loads(line)
-    for line in (run / "metrics.jsonl").read_text().splitlines()
-  ]
+  lines = tiny.lines(run / "metrics.jsonl")
   assert {10, 13} == {line["step"] for line in lines}
   for name in ("inference_eval/{}/accuracy", "training_eval/{}/loss"):
     assert any(name.format(tiny.TASK) in line for line in lines)
@@ -117,12 +113,7 @@ def test_stopped_run_goes_on_bit_for_bit(tmp_path, base, run, where):
   for a, b in zip(one, two, strict=True):
     np.testing.assert_array_equal(a, b)
   assert tiny.record(run)["evals"] == tiny.record(tmp_path)["evals"]
-  one, two = (
-    prompt_files.load_prompt(folder / "prompt.safetensors")
-    for folder in (run, tmp_path)
-  )
-  np.testing.assert_array_equal(one[0], two[0])
-  assert one[1] == two[1]
+  tiny.assert_same_prompt(run, tmp_path)
 
 
 def test_finished_run_is_left_alone(base, copy):
