@@ -113,12 +113,19 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
   described = functools.partial(_described, service)
 
   @app.get("/v1/models")
-  async def models(limit: schemas.Limit = 1000, after: str | None = None):
+  async def models(
+    limit: schemas.Limit = 1000, after: str | None = None, search: str = ""
+  ):
     await service.store.look()
     tenant = tenants.current.get()
     prompts = service.store.all(tenant)
-    found = {str(owners.shown(x.name, tenant)): x for x in prompts}
-    return schemas.page({service.base: None, **found}, described, limit, after)
+    shown = {str(owners.shown(x.name, tenant)): x for x in prompts}
+    found = {
+      name: x
+      for name, x in {service.base: None, **shown}.items()
+      if search.lower() in name.lower()
+    }
+    return schemas.page(found, described, limit, after)
 
   @app.get("/v1/models/{name:path}")  # The base's name may have a slash.
   async def model(name: str):

@@ -20,6 +20,8 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
 # The label of all prompts that tenants own.
 _OWNED = "(owned)"
+# The most prompts with a label of their own, and the label of all further ones.
+_MOST_NAMED, _OTHERS = 500, "(others)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Metrics:
       buckets=_SECONDS,
     )
     self._answers = counter("answers", "Inputs answered.", ["prompt", "kind"])
+    self._named: set[str] = set()
     self._queue_seconds = histogram(
       "queue_seconds", "Time in the queue.", ["kind"], buckets=_SECONDS
     )
@@ -128,8 +131,13 @@ class Metrics:
   ) -> None:
     """Counts inputs that were answered, without the names of owned prompts."""
     prompt = rows[0].prompt
-    is_owned = prompt is not None and owners.split(prompt.name)[1]
-    self._answers.labels(_OWNED if is_owned else model, kind).inc(len(rows))
+    if prompt is not None and owners.split(prompt.name)[1]:
+      model = _OWNED
+    elif len(self._named) < _MOST_NAMED:
+      self._named.add(model)
+    elif model not in self._named:
+      model = _OTHERS
+    self._answers.labels(model, kind).inc(len(rows))
 
   def count_jobs(self, counts: Mapping[str, int]) -> None:
     """Takes the number of jobs of each status."""
@@ -143,11 +151,7 @@ class Metrics:
 
   def text(self, prompts: set[str]) -> bytes:
     """Returns all metrics in Prometheus's format, but of removed prompts."""
-    counted = {
-      sample.labels["prompt"]
-      for metric in self._answers.collect()
-      for sample in metric.samples
-    }
-    for name in counted - prompts - {_OWNED}:
+    for name in self._named - prompts:
       self._answers.remove_by_labels({"prompt": name})
+    self._named &= prompts
     return prometheus_client.generate_latest(self._registry)

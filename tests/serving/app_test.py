@@ -16,7 +16,7 @@ import tiny
 
 from prompt_tuning.inference.requests import Token
 from prompt_tuning.interop import peft_adapters
-from prompt_tuning.serving import app
+from prompt_tuning.serving import app, metrics
 from prompt_tuning.serving.detokenizing import Answer
 from prompt_tuning.tuning_jobs import jobs
 
@@ -71,6 +71,9 @@ def test_models_have_pages_and_their_own_times(service, client):
   assert [model["id"] for model in found] == names
   assert found[2]["created"] == 7 < found[1]["created"]
   assert served.send(service, "GET", "/v1/models/prompt_2").json() == found[2]
+  named = served.send(service, "GET", "/v1/models?search=Prompt_2").json()
+  assert named["data"] == found[2:]
+  assert not named["has_more"]
 
 
 def test_samples_differ_and_a_seed_repeats_them(service):
@@ -237,6 +240,7 @@ def test_prompt_in_every_format(service, prompts, tmp_path):
 
 def test_metrics_say_what_happened(service, store, monkeypatch):
   monkeypatch.setattr(service.engine, "_on_batch", service.metrics.count_batch)
+  monkeypatch.setattr(metrics, "_MOST_NAMED", 1)
 
   def read():
     text = served.send(service, "GET", "/metrics").text
@@ -247,22 +251,25 @@ def test_metrics_say_what_happened(service, store, monkeypatch):
 
   served.complete(service)
   served.complete(service, model="none")
+  served.complete(service, model="prompt_2")
   file = store.add_file("data.jsonl", b'{"prompt": "a", "completion": "b"}')
   store.add_job(file.id, None, "mine", jobs.Settings())
   values, table = read(), 3 * 6 * tiny.WIDTH * 4
   route = f'route="{served.COMPLETIONS}"'
   answers = 'answers_total{kind="generate",prompt="prompt_1"}'
+  others = answers.replace("prompt_1", "(others)")
   expected = {
-    f'requests_total{{{route},status="200"}}': 1,
+    f'requests_total{{{route},status="200"}}': 2,
     f'requests_total{{{route},status="404"}}': 1,
     answers: 1,
-    'tokens_total{direction="in"}': 1 + 4,
+    others: 1,
+    'tokens_total{direction="in"}': (1 + 4) + (2 + 4),
     "prompts": 2,
     "prompt_swaps_total": service.engine.table.swaps,
     'jobs{status="queued"}': 1,
     'jobs{status="running"}': 0,
-    'queue_seconds_count{kind="generate"}': 1,
-    "first_token_seconds_count": 1,
+    'queue_seconds_count{kind="generate"}': 2,
+    "first_token_seconds_count": 2,
     "prompt_table_bytes": table,
   }
   assert values.items() >= expected.items()
