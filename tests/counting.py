@@ -90,20 +90,21 @@ def place(folder, sleep=0.0, fail="") -> running.Workspace:
   return running.Workspace(folder, folder / "results")
 
 
-def edit(place, old, new):
-  """Replaces a text of the sheet `x`, which has to be there."""
-  path = place.root / "configs" / "x.toml"
+def replace(path, old, new):
+  """Replaces a text of a file, which has to be there."""
   text = path.read_text()
   assert old in text
   path.write_text(text.replace(old, new))
+
+
+def edit(place, old, new):
+  """Replaces a text of the sheet `x`."""
+  replace(place.root / "configs" / "x.toml", old, new)
 
 
 def edit_program(root, old, new):
-  """Replaces a text of the program, which has to be there."""
-  path = root / "program" / "train.py"
-  text = path.read_text()
-  assert old in text
-  path.write_text(text.replace(old, new))
+  """Replaces a text of the program."""
+  replace(root / "program" / "train.py", old, new)
 
 
 def cells(place, sheet="x"):

@@ -24,8 +24,7 @@ from pydantic import Field
 import seqio
 import sklearn.model_selection
 
-from prompt_tuning.data import row_files, task_rows
-from prompt_tuning.data import targets as targets_lib
+from prompt_tuning.data import row_files, task_rows, text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.data.sources import ExampleSource
 
@@ -51,7 +50,7 @@ class FileData:
   name: str
   inputs: tuple[str, ...]
   target: str
-  targets: targets_lib.Targets
+  targets: text_pairs.Targets
   splits: Mapping[str, Sequence[Example]]
 
   def __str__(self) -> str:
@@ -124,9 +123,7 @@ def read(
     rows, paths, input_columns, target_column
   )
   found = [row.cells[target] for row in rows["train"]]
-  if labels is None:
-    labels = targets_lib.find_labels(found)
-  targets = targets_lib.make(labels, found, vocabulary)
+  targets = text_pairs.make_targets(labels, found, vocabulary)
   splits: dict[str, Sequence[Example]] = {}
   for split, path in paths.items():
     has_targets = split != "test" or any(
@@ -152,7 +149,7 @@ def read(
       raise ValueError(f"{paths['train']}: {error}") from None
   stem = re.sub(r"\W+", "_", pathlib.PurePath(paths["train"]).stem).strip("_")
   content = [inputs, target, targets.labels, splits]
-  name = targets_lib.task_name(stem or "files", content)
+  name = text_pairs.task_name(stem or "files", content)
   return FileData(name, inputs, target, targets, splits)
 
 
@@ -183,7 +180,7 @@ def _example(
   path: str,
   inputs: Sequence[str],
   target: str | None,
-  targets: targets_lib.Targets,
+  targets: text_pairs.Targets,
 ) -> Example:
   """Makes an example of a row, its target as a correct model would write it.
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+from counting import replace
 import made_up
 import numpy as np
 import pytest
@@ -97,12 +98,6 @@ def results(root):
 
 def drifted(root):
   return pages.drifted([results(root)])
-
-
-def replace(path, old, new):
-  text = path.read_text()
-  assert old in text
-  path.write_text(text.replace(old, new))
 
 
 def test_records_of_other_code_are_listed(root):

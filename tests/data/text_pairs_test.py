@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from prompt_tuning.data import metrics, targets, text_pairs
+from prompt_tuning.data import metrics, text_pairs
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
 
 
@@ -23,12 +23,12 @@ def ladder():
   ],
 )
 def test_labels_are_few_and_repeated(found, labels):
-  assert targets.find_labels(found) == labels
+  assert text_pairs.find_labels(found) == labels
 
 
 def test_a_right_answer_equals_its_label(ladder):
   """Whatever the spaces, and however the vocabulary writes it."""
-  made = targets.make(["yes:no ", "rice."], [], ladder)
+  made = text_pairs.make_targets(["yes:no ", "rice."], [], ladder)
   assert made.labels == ("yes : no", "rice .")
   assert made.metric_fns == [
     metrics.accuracy,
@@ -42,13 +42,13 @@ def test_a_right_answer_equals_its_label(ladder):
 
 
 def test_free_text_is_written_as_a_right_answer(ladder, caplog):
-  made = targets.make([], ["rice."], ladder)
+  made = text_pairs.make_targets([], ["rice."], ladder)
   assert made.normalize("rice.", "here", "nothing") == "rice ."
   assert made.postprocess is None
   assert made.metric_fns == [metrics.squad]
   assert "does not know" not in caplog.text
   with caplog.at_level(logging.WARNING):
-    targets.make([], ["{}"] * 20 + ["rice ."], ladder)
+    text_pairs.make_targets([], ["{}"] * 20 + ["rice ."], ladder)
   assert "20 of 21 targets have characters" in caplog.text
 
 
@@ -66,7 +66,7 @@ def test_targets_that_no_answer_can_equal_are_refused(
   ladder, labels, found, message
 ):
   with pytest.raises(ValueError, match=message):
-    targets.make(labels, found, ladder)
+    text_pairs.make_targets(labels, found, ladder)
 
 
 PAIRS = [("rice .", " True"), ("soup .", "False\n")] * 4
