@@ -1,16 +1,12 @@
 """A vocabulary of whole words for the ladder, with T5's sentinels."""
 
-import collections
 from collections.abc import Iterable, Sequence
 import pathlib
-import random
 import re
 from typing import cast
 
 import seqio
 import tensorflow as tf
-
-from prompt_tuning.mini.ladder import prose
 
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 _EOS, _UNK = 1, 2
@@ -18,6 +14,7 @@ _EXTRA_IDS = 100
 # A sentinel, a word, or a mark, in both Python's and TensorFlow's regular
 # expressions.
 _TOKEN = r"<extra_id_[0-9]+>|[A-Za-z0-9_]+|[^A-Za-z0-9_\s]"
+# The words of the prose, the most frequent first; a test counts them.
 _WORDS = pathlib.Path(__file__).with_name("words.txt")
 
 
@@ -85,22 +82,6 @@ class WordVocabulary(seqio.Vocabulary):
 
   def __repr__(self) -> str:
     return f"WordVocabulary({self._num_words} words)"
-
-
-def count_words() -> list[str]:
-  """Returns the words of the ladder's world, the most frequent first.
-
-  They are kept in `words.txt`, since counting takes seconds.
-  """
-  rng = random.Random("words")
-  counts = collections.Counter(
-    token
-    for _ in range(20_000)
-    for token in re.findall(
-      _TOKEN, prose.document(rng, "train").replace(prose.CUT, "")
-    )
-  )
-  return sorted(counts, key=lambda word: (-counts[word], word))
 
 
 def ladder() -> WordVocabulary:
