@@ -120,6 +120,7 @@ def _reading(
   of_labels = set().union(
     *(analysis.recognised_by(x, vocabulary.encode, pieces) for x in labels)
   )
+  seen = set(positions["labels"].explode())
   starts = zip(labels, positions["labels"], strict=False)
   nearest = positions["neighbours"].str[0].tolist()
   norm = np.mean(positions["norm"]) / result.embedding_norm
@@ -127,7 +128,7 @@ def _reading(
     "prompt_length": len(positions),
     "with_label": sum(map(bool, positions["labels"])),
     "labels": len(labels),
-    "found": len(result.found),
+    "found": sum(label in seen for label in labels),
     "kept": sum(label in found for label, found in starts),
     "nearest": nearest,
     "distinct": len(set(nearest)),
