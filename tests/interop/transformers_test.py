@@ -215,7 +215,8 @@ def test_transformers_load_what_we_write(models, tmp_path):
 def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):
   peft = pytest.importorskip("peft")
   theirs, base, _ = models
-  inputs, targets = INPUTS[0], TARGETS[0]
+  # A short one: the prompt is within a window of Mistral's.
+  inputs, targets = INPUTS[1], TARGETS[1]
   prompt = torch.tensor(PROMPT, requires_grad=True)
   expected = _their_logits(theirs, prompt, inputs, targets)
   prompt_conversion.write_prompt(
@@ -240,7 +241,9 @@ def test_peft_takes_our_prompts_and_we_take_its_own(models, tmp_path):
   (gradient,) = torch.autograd.grad(found.square().sum(), weight)
   (wanted,) = torch.autograd.grad(expected.square().sum(), prompt)
   wanted /= _scale(theirs)
-  assert torch.linalg.norm(gradient - wanted) < 1e-4 * torch.linalg.norm(wanted)
+  norm = torch.linalg.norm(wanted)
+  assert norm > 0.1
+  assert torch.linalg.norm(gradient - wanted) < 1e-4 * norm
   adapter.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
   array, metadata = prompt_conversion.read_prompt(tmp_path / "theirs")
   np.testing.assert_allclose(array, PROMPT, rtol=1e-6)
