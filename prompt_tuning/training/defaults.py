@@ -19,8 +19,7 @@ _SMALL = 150_000_000
 # Beyond this size, short prompts are as good (section 3.2 of the paper).
 _LARGE = 2_000_000_000
 _PASSES = 30
-_MOST_STEPS = {"cpu": 2_000}
-_MOST_STEPS_ELSEWHERE = 5_000
+_MOST_STEPS, _MOST_STEPS_ON_CPU = 5_000, 2_000
 # Of gin/runs/by_length.gin.
 BY_LENGTH = "NUM_LENGTHS"
 # Inputs of so few tokens are not worth several compiled shapes.
@@ -107,35 +106,26 @@ def choose(facts: Facts) -> list[Setting]:
   if facts.labels > length:
     length, reason = facts.labels, "a position for each label"
   batch = min(8 if is_cpu else 32, facts.rows)
-  most = _MOST_STEPS.get(facts.platform, _MOST_STEPS_ELSEWHERE)
+  most = _MOST_STEPS_ON_CPU if is_cpu else _MOST_STEPS
   steps = min(max(_PASSES * facts.rows / batch, 500), most)
   steps = 100 * math.ceil(steps / 100)
-  passes = steps * batch / facts.rows
+  passes = f"{steps * batch / facts.rows:,.0f} passes over {facts.rows:,} rows"
+  rate = 0.3, "the paper's"
+  if is_small:
+    rate = 1.0, "better than the paper's 0.3 here"
+  of_batch = "the paper's, or all rows"
+  dtype = "bfloat16", "twice as fast as float32"
+  if is_cpu:
+    of_batch, dtype = "short steps on a CPU", ("float32", "exact")
   return [
     Setting("PROMPT_LENGTH", length, reason),
-    Setting(
-      "LEARNING_RATE",
-      1.0 if is_small else 0.3,
-      "better than the paper's 0.3 here" if is_small else "the paper's",
-    ),
-    Setting(
-      "BATCH_SIZE",
-      batch,
-      "short steps on a CPU" if is_cpu else "the paper's, or all rows",
-    ),
-    Setting(
-      "TRAIN_STEPS_RELATIVE",
-      steps,
-      f"{passes:,.0f} passes over {facts.rows:,} rows",
-    ),
+    Setting("LEARNING_RATE", *rate),
+    Setting("BATCH_SIZE", batch, of_batch),
+    Setting("TRAIN_STEPS_RELATIVE", steps, passes),
     Setting("EVAL_PERIOD", steps // 10, "ten evaluations"),
     Setting("STATS_PERIOD", steps // 100, "a hundred reports of the loss"),
     Setting("DROPOUT_RATE", 0.0, "without it prompts scored higher here"),
-    Setting(
-      "ACTIVATION_DTYPE",
-      "float32" if is_cpu else "bfloat16",
-      "exact" if is_cpu else "twice as fast as float32",
-    ),
+    Setting("ACTIVATION_DTYPE", *dtype),
     *_memory_settings(facts, length, batch),
   ]
 
