@@ -108,12 +108,9 @@ def read(
       row lacks an input or a target or has an unknown label, or the vocabulary
       cannot write a label.
   """
-  sources = {
-    "train": train_file,
-    "validation": validation_file,
-    "test": test_file,
-  }
-  sources = {k: x for k, x in sources.items() if x is not None}
+  given = (train_file, validation_file, test_file)
+  named = zip(("train", "validation", "test"), given, strict=True)
+  sources = {split: x for split, x in named if x is not None}
   rows = {split: row_files.read(source) for split, source in sources.items()}
   paths = {
     split: split if row_files.is_table(source) else os.fspath(source)

@@ -154,15 +154,10 @@ def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
       example["passage"], r"""([.?!"'])\n@highlight\n""", r"\1 "
     )
     passage = tf.strings.regex_replace(passage, r"\n@highlight\n", ". ")
-    inputs = tf.strings.join(
-      [
-        "query: " + example["query"],
-        "entities: "
-        + tf.strings.reduce_join(example["entities"], separator=", "),
-        "passage: " + passage,
-      ],
-      separator=" ",
-    )
+    entities = tf.strings.reduce_join(example["entities"], separator=", ")
+    texts = {"query": example["query"], "entities": entities}
+    texts["passage"] = passage
+    inputs = _join_fields(texts, {field: field for field in texts})
     targets = tf.cond(
       tf.size(answers) > 0, lambda: answers, lambda: tf.constant([UNLABELLED])
     )

@@ -86,11 +86,8 @@ class SaveBestPrompt(trainer.BaseAction):
     if jax.process_index() == 0:
       params = traverse_util.flatten_dict(train_state.params, sep="/")
       path, prompt = _folded(params)
-      prompt_files.save_prompt(
-        self._path,
-        prompt,
-        self._metadata(fingerprint, int(train_state.step), path),
-      )
+      metadata = self._metadata(fingerprint, int(train_state.step), path)
+      prompt_files.save_prompt(self._path, prompt, metadata)
 
   def _best(self) -> Mapping[str, Any] | None:
     """Returns the best evaluation so far: the checkpointer decides."""

@@ -179,15 +179,9 @@ def run(command: Command) -> None:
   rest = [x for x in files if x == _DATA or "decoding/" in x]
   files = [files[0], "gin/runs/eval.gin", *rest]
   kept = [x for x in command.bindings if _exists(x.partition(" = ")[0], files)]
+  bindings = [*command.shared, *kept, *others]
   frozen: list[Any] = []
-  _run(
-    "eval",
-    evaluation.evaluate,
-    "example",
-    files,
-    [*command.shared, *kept, *others],
-    frozen.append,
-  )
+  _run("eval", evaluation.evaluate, "example", files, bindings, frozen.append)
   print(_report(command, tuned, best, next(iter(frozen[0].values()))))
 
 
@@ -233,16 +227,11 @@ def _name(model: str, data: str) -> str:
 
 
 def _data_bindings(data: str) -> dict[str, str]:
-  names = {
-    "train": "TRAIN_FILE",
-    "validation": "VALIDATION_FILE",
-    "test": "TEST_FILE",
-  }
   if os.path.exists(data) or data.lower().endswith(row_files.SUFFIXES):
-    return {names["train"]: data}
+    return {"TRAIN_FILE": data}
   found = hub.data_files(data)
   # Test splits on the hub often lack their labels, and training reads none.
-  return {names[x]: path for x, path in found.items() if x != "test"}
+  return {f"{x.upper()}_FILE": y for x, y in found.items() if x != "test"}
 
 
 def _report(

@@ -95,12 +95,9 @@ def tokenize_once(
     tokens += [*before, *after]
     lengths.append(len(before) + len(after))
     cuts.append(len(before))
-  columns: Any = {
-    "tokens": tf.RaggedTensor.from_row_lengths(
-      tf.constant(tokens, tf.int32), lengths
-    ),
-    "cut": tf.constant(cuts),
-  }
+  flat = tf.constant(tokens, tf.int32)
+  rows = tf.RaggedTensor.from_row_lengths(flat, lengths)
+  columns: Any = {"tokens": rows, "cut": tf.constant(cuts)}
   # Mapping turns rows of ragged columns into plain tensors.
   return tf.data.Dataset.from_tensor_slices(columns).map(lambda x: x)
 
@@ -117,12 +114,9 @@ def cut_before_answer(example: dict[str, tf.Tensor], seed: tf.Tensor):
   tokens = example["tokens"]
   length = tf.size(tokens)
   seeds = tf.random.split(seed, 2)
+  longest = tf.minimum(_LONGEST_CONTINUATION, length - 1)
   anywhere = length - tf.random.stateless_uniform(
-    (),
-    seeds[0],
-    1,
-    tf.minimum(_LONGEST_CONTINUATION, length - 1) + 1,
-    tf.int32,
+    (), seeds[0], 1, longest + 1, tf.int32
   )
   at_answer = tf.random.stateless_uniform((), seeds[1]) < SHARE_BEFORE_ANSWERS
   cut = tf.where(at_answer, example["cut"], anywhere)
@@ -149,16 +143,9 @@ def corrupt_spans(
   noise = _at_least_one(tf.cast(length, tf.float32) * _NOISE_DENSITY)
   spans = _at_least_one(tf.cast(noise, tf.float32) / _MEAN_SPAN_LENGTH)
   seeds = tf.random.split(seed, 2)
-  lengths = tf.reshape(
-    tf.stack(
-      [
-        _pieces(length - noise, spans, seeds[0]),
-        _pieces(noise, spans, seeds[1]),
-      ],
-      axis=1,
-    ),
-    [-1],
-  )
+  kept = _pieces(length - noise, spans, seeds[0])
+  lost = _pieces(noise, spans, seeds[1])
+  lengths = tf.reshape(tf.stack([kept, lost], axis=1), [-1])
   piece = tf.repeat(tf.range(2 * spans), lengths)  # [T]
   is_noise = piece % 2 == 1
   first = output_features["inputs"].vocabulary.vocab_size - 1

@@ -160,13 +160,8 @@ def draw_meeting(rng: random.Random, split: str) -> Meeting:
       break
   first, second = rng.sample((who, other), 2)
   pronoun = "she" if who in WOMEN else "he"
-  return Meeting(
-    f"{first} {verb} {second} because {pronoun} was {mood}",
-    who=who,
-    other=other,
-    mood=mood,
-    pronoun=pronoun,
-  )
+  statement = f"{first} {verb} {second} because {pronoun} was {mood}"
+  return Meeting(statement, who, other, mood, pronoun)
 
 
 STATUSES = ("entailment", "contradiction", "neutral")
