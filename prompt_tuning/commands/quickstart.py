@@ -57,11 +57,8 @@ def run(args: argparse.Namespace) -> None:
     "LEARNING_RATE": 0.3,
   }
   compilation_cache.enable()
+  folder = root / "runs" / "quickstart" / f"{args.model}-{task}"
+  bindings = [f"{name} = {value}" for name, value in values.items()]
   one_command.run(
-    one_command.make(
-      str(model),
-      task,
-      str(root / "runs" / "quickstart" / f"{args.model}-{task}"),
-      gin_bindings=[f"{name} = {value}" for name, value in values.items()],
-    )
+    one_command.make(str(model), task, str(folder), gin_bindings=bindings)
   )

@@ -277,13 +277,7 @@ def _mark_span(
   rest = tf.strings.substr(text, starts, tf.strings.length(text) - starts)
   # A text without the span there may be shorter.
   behind = tf.minimum(length, tf.strings.length(rest))
-  marked = tf.strings.join(
-    [
-      tf.strings.substr(text, 0, starts),
-      f"{mark} ",
-      span,
-      f" {mark}",
-      tf.strings.substr(rest, behind, tf.strings.length(rest) - behind),
-    ]
-  )
+  before = tf.strings.substr(text, 0, starts)
+  after = tf.strings.substr(rest, behind, tf.strings.length(rest) - behind)
+  marked = tf.strings.join([before, f"{mark} ", span, f" {mark}", after])
   return tf.where(tf.strings.substr(rest, 0, length) == span, marked, text)

@@ -253,13 +253,8 @@ def _json_lines(path: str, text: str) -> Iterator[Row]:
           f"{', '.join(columns)}; {column} is "
           f"{'missing' if column in columns else 'not one of them'}."
         )
-    yield Row(
-      line,
-      {
-        column: _cell(fields[column], f"{where}, column {column}")
-        for column in columns
-      },
-    )
+    cells = {x: _cell(fields[x], f"{where}, column {x}") for x in columns}
+    yield Row(line, cells)
 
 
 def _fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

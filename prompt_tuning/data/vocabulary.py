@@ -174,15 +174,11 @@ def with_vocabulary(
   task: seqio.Task, vocabulary: seqio.Vocabulary
 ) -> seqio.Task:
   """Returns a copy of a task with a vocabulary in place of the placeholder."""
-  features = {
-    name: dataclasses.replace(
-      feature,
-      vocabulary=of_inputs(vocabulary) if name == "inputs" else vocabulary,
-    )
-    if feature.vocabulary is MODEL_VOCABULARY
-    else feature
-    for name, feature in task.output_features.items()
-  }
+  features = dict(task.output_features)
+  for name, feature in features.items():
+    if feature.vocabulary is MODEL_VOCABULARY:
+      own = of_inputs(vocabulary) if name == "inputs" else vocabulary
+      features[name] = dataclasses.replace(feature, vocabulary=own)
   return task.replace(output_features=features)
 
 

@@ -197,15 +197,11 @@ def _counted(names: Iterable[str]) -> str:
 
 def drifted(every: Iterable[Results]) -> dict[str, list[str]]:
   """Returns differences in one line, old -> new, and the records with them."""
-  texts = {
-    run.stored.name: identity.describe(differences)
-    for results in every
-    for run in results.runs
-    if run.stored
-    and (
-      differences := results.archive.differences(run.stored.record, run.cell)
-    )
-  }
+  texts: dict[str, str] = {}
+  for results in every:
+    for cell, stored in ((x.cell, x.stored) for x in results.runs if x.stored):
+      if differences := results.archive.differences(stored.record, cell):
+        texts[stored.name] = identity.describe(differences)
   found: dict[str, list[str]] = {}
   for name, text in texts.items():
     found.setdefault(text, []).append(name)

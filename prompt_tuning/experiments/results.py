@@ -192,17 +192,14 @@ class View:
 
   def pairs(self, gaps: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Returns the pairs of rows that differ in just the values of a gap."""
-    return [
-      (upper, lower)
-      for pair in gaps
-      for upper, lower in itertools.permutations(self.rows, 2)
-      if [
-        x
-        for x in zip(self.rows[upper], self.rows[lower], strict=True)
-        if x[0] != x[1]
-      ]
-      == [pair]
-    ]
+    found = []
+    for pair, (upper, lower) in itertools.product(
+      gaps, itertools.permutations(self.rows, 2)
+    ):
+      values = zip(self.rows[upper], self.rows[lower], strict=True)
+      if [x for x in values if x[0] != x[1]] == [pair]:
+        found.append((upper, lower))
+    return found
 
   def trainable(self, row: str) -> tuple[int, int] | None:
     """Returns how many parameters train in a row, and how many there are.

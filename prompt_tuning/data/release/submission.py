@@ -192,13 +192,10 @@ def check(path: pathlib.Path) -> list[str]:
         names.remove(task.submitted_file)
         info = archive.getinfo(task.submitted_file)
         text = zip_files.member(archive, info, _MAX_BYTES, str(path)).read()
+        lines, name = text.splitlines(keepends=True), info.filename
         try:
           release_rows.check_lines(
-            _submitted(task),
-            "test",
-            text.splitlines(keepends=True),
-            info.filename,
-            _REMEDY,
+            _submitted(task), "test", lines, name, _REMEDY
           )
         except ValueError as error:
           problems.append(str(error))

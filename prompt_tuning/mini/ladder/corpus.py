@@ -183,6 +183,7 @@ def _with_sentinels(
   return tf.boolean_mask(marked, tf.logical_or(starts, tf.logical_not(hidden)))
 
 
+_TEXT = seqio.Feature(MODEL_VOCABULARY, add_eos=True)
 for _name, _change, _documents in (
   ("ladder_span_corruption", corrupt_spans, documents),
   ("ladder_lm", cut_before_answer, documents),
@@ -200,7 +201,5 @@ for _name, _change, _documents in (
       _change,
       seqio.preprocessors.append_eos_after_trim,
     ],
-    output_features=dict.fromkeys(
-      ("inputs", "targets"), seqio.Feature(MODEL_VOCABULARY, add_eos=True)
-    ),
+    output_features={"inputs": _TEXT, "targets": _TEXT},
   )

@@ -40,10 +40,7 @@ def _add(make: prose.Maker, suffix: str) -> str:
     f"ladder_probe_{make.__name__}{suffix}",
     source=ExampleSource(  # pyright: ignore[reportArgumentType]
       lambda split: [
-        {
-          "inputs": f"{before} {sentinel}",
-          "targets": f"{sentinel}{after}",
-        }
+        {"inputs": f"{before} {sentinel}", "targets": f"{sentinel}{after}"}
         for before, after in examples(make, split)
       ],
       dict.fromkeys(SPLITS, EXAMPLES),
