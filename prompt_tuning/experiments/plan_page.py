@@ -155,14 +155,12 @@ def _program_table(rows: Sequence[Mapping[str, str]]) -> str:
 def _row(r: Record) -> dict[str, str]:
   """Returns column -> text for a record."""
   peak = "?" if r["peak"] is None else f"{r['peak'] / GIB:.2f}"
-  exchanged = (
-    "?"  # Recorded before the count was corrected.
-    if r["collectives"] is None
-    else "; ".join(
-      f"{times} {kind}, {size / 1e9:.2f} GB"
-      for kind, (times, size) in sorted(r["collectives"].items())
-    )
+  exchanged = "; ".join(
+    f"{times} {kind}, {size / 1e9:.2f} GB"
+    for kind, (times, size) in sorted((r["collectives"] or {}).items())
   )
+  if r["collectives"] is None:  # Recorded before the count was corrected.
+    exchanged = "?"
   flags = dict(binding.split(" = ") for binding in r["flags"])
   flags = {name.rpartition(".")[2].lower(): x for name, x in flags.items()}
   parts = flags["num_microbatches"]

@@ -207,12 +207,11 @@ def _run_to_its_end(
     return None
   if record and is_new and record.is_over:
     return record
+  now = datetime.datetime.now(datetime.UTC)
   fields = {
     "schema": record_schema.VERSION,
     "kind": cell.kind,
-    "started": datetime.datetime.now(datetime.UTC).isoformat(
-      timespec="seconds"
-    ),
+    "started": now.isoformat(timespec="seconds"),
     "command": cell.command,
     "configuration": Archive(workspace.root).configuration(cell).to_json(),
     "commit": None,

@@ -210,20 +210,12 @@ def _majorities(sheet: Sheet) -> dict[str, float]:
 
 def paper_table(paper: Paper) -> Table:
   """Writes the paper's numbers, each row with its source."""
-  return Table(
-    ["", *paper.columns, "Source"],
-    [
-      [
-        row.label,
-        *(
-          f"{x:.1f}" if isinstance(x, float) else str(x) or NONE
-          for x in row.values
-        ),
-        f"{row.source}, {HOW[row.how]}",
-      ]
-      for row in paper.rows
-    ],
-  )
+  rows = []
+  for row in paper.rows:
+    texts = (f"{x:.1f}" if isinstance(x, float) else x for x in row.values)
+    source = f"{row.source}, {HOW[row.how]}"
+    rows.append([row.label, *(x or NONE for x in texts), source])
+  return Table(["", *paper.columns, "Source"], rows)
 
 
 def csv_text(every: Iterable[Results]) -> str:

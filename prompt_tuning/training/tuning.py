@@ -149,11 +149,11 @@ def make_model(
 
 def make_partitioner(method: Injections) -> partitioning.PjitPartitioner:
   """Makes a partitioner that copies the model to every device."""
+  rules = partitioning.standard_logical_axis_rules(
+    additional_rules=injections_lib.axis_rules(method)
+  )
   return partitioning.PjitPartitioner(
-    num_partitions=1,
-    logical_axis_rules=partitioning.standard_logical_axis_rules(
-      additional_rules=injections_lib.axis_rules(method)
-    ),
+    num_partitions=1, logical_axis_rules=rules
   )
 
 
@@ -192,11 +192,8 @@ def tune(
   should_stop: events.ShouldStop,
 ) -> TunedPrompt:
   """Trains a prompt as `python -m t5x.train` does; see `Model.tune`."""
-  method = Injections(
-    prompt=prompts.prompt_factory(
-      settings.length, initializer(model, examples.labels, settings)
-    )
-  )
+  init = initializer(model, examples.labels, settings)
+  method = Injections(prompt=prompts.prompt_factory(settings.length, init))
   is_prompt = trainable.matches_any(injections_lib.parameter_patterns(method))
   train_cfg = utils.DatasetConfig(
     mixture_or_task_name=examples.task,
@@ -272,15 +269,14 @@ def _train_lengths(examples: PairTask) -> dict[str, int]:
 def _checkpoint_cfg(
   model: FrozenModel, method: Injections, period: int
 ) -> utils.CheckpointConfig:
+  save_best = functools.partial(
+    checkpoints.SaveBestCheckpointer,
+    metric_name_to_monitor=_BEST_METRIC,
+    metric_mode="max",
+  )
   return utils.CheckpointConfig(
     save=utils.SaveCheckpointConfig(
-      period=period,
-      keep=1,
-      checkpointer_cls=functools.partial(
-        checkpoints.SaveBestCheckpointer,
-        metric_name_to_monitor=_BEST_METRIC,
-        metric_mode="max",
-      ),
+      period=period, keep=1, checkpointer_cls=save_best
     ),
     restore=restore_cfg(model, method),
   )

@@ -9,6 +9,7 @@ on.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import itertools
 import random
 
 from prompt_tuning.mini.ladder import world
@@ -123,14 +124,11 @@ TASKS: dict[str, tuple[Maker, int]] = {
 }
 # Of these, a prompt learns one domain and is scored on the others.
 DOMAIN_TASKS = ("boolq", "cb")
-TASKS |= {
-  f"{task}_{name}": (
-    _of_claim(**world.TABLES["claims"][task], domain=domain),
-    len(world.TABLES["claims"][task]["statuses"]),
-  )
-  for task in DOMAIN_TASKS
-  for name, domain in world.DOMAINS.items()
-}
+for _task, (_name, _domain) in itertools.product(
+  DOMAIN_TASKS, world.DOMAINS.items()
+):
+  _made = _of_claim(**world.TABLES["claims"][_task], domain=_domain)
+  TASKS[f"{_task}_{_name}"] = _made, TASKS[_task][1]
 
 
 @functools.cache

@@ -45,15 +45,10 @@ def adam(
       lambda path, _: _BIASES if _BIASES in path else "other", params
     )
 
+  factors = {_BIASES: _FASTER_BIASES, "other": 1.0}
+  parts = {k: optax.adam(schedule(x), b2=0.98) for k, x in factors.items()}
   return optax.chain(
-    optax.clip_by_global_norm(1.0),
-    optax.partition(
-      {
-        _BIASES: optax.adam(schedule(_FASTER_BIASES), b2=0.98),
-        "other": optax.adam(schedule(1.0), b2=0.98),
-      },
-      labels,
-    ),
+    optax.clip_by_global_norm(1.0), optax.partition(parts, labels)
   )
 
 
@@ -97,17 +92,12 @@ def export(
     step = steps[int(position)]
     base = checkpoints.open_checkpoint(str(run / f"checkpoint_{step}"))
     host = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    params = base.read(
-      {
-        path: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=host)
-        for path, x in base.arrays.items()
-      }
+    shapes = {
+      path: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=host)
+      for path, x in base.arrays.items()
+    }
+    params = traverse_util.unflatten_dict(base.read(shapes), sep="/")
+    written = checkpoints.save_base_checkpoint(
+      str(folder / name), step, params, {"name": f"{folder.name} {name}"}
     )
-    yield pathlib.Path(
-      checkpoints.save_base_checkpoint(
-        str(folder / name),
-        step,
-        traverse_util.unflatten_dict(params, sep="/"),
-        {"name": f"{folder.name} {name}"},
-      )
-    )
+    yield pathlib.Path(written)

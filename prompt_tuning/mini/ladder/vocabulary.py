@@ -33,13 +33,11 @@ class WordVocabulary(seqio.Vocabulary):
     self._ids = {token: i for i, token in enumerate(self._tokens)}
     # TensorFlow tables belong to the graph that they are made in.
     with tf.init_scope():
-      self._table = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(
-          tf.constant(self._tokens),
-          tf.range(len(self._tokens), dtype=tf.int32),
-        ),
-        _UNK,
+      ids = tf.range(len(self._tokens), dtype=tf.int32)
+      pairs = tf.lookup.KeyValueTensorInitializer(
+        tf.constant(self._tokens), ids
       )
+      self._table = tf.lookup.StaticHashTable(pairs, _UNK)
 
   @property
   def eos_id(self) -> int:

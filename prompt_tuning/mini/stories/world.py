@@ -1,6 +1,7 @@
 """The closed world of `world.toml`: its people, things, places and actions."""
 
 import dataclasses
+import itertools
 import pathlib
 import random
 import tomllib
@@ -63,14 +64,8 @@ class Cast:
 
 def draw_cast(rng: random.Random, split: str) -> Cast:
   """Draws a random cast that belongs to `split`."""
-  team, shelf = rng.choice(
-    [
-      (team, shelf)
-      for team in range(_PARTS)
-      for shelf in range(_PARTS)
-      if split_of(team + shelf) == split
-    ]
-  )
+  pairs = itertools.product(range(_PARTS), repeat=2)
+  team, shelf = rng.choice([x for x in pairs if split_of(sum(x)) == split])
   sides = (("women", "she"), ("men", "he"))
   return Cast(
     people=[Person(x, he) for names, he in sides for x in _WORLD[names][team]],
