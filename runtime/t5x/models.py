@@ -31,7 +31,7 @@ _ARGUMENTS = (
 )
 
 
-def _arguments(batch: Batch) -> dict[str, jax.Array | None]:
+def _arguments(batch: Batch) -> dict[str, Any]:
   """Returns the arguments of a module that come from a batch."""
   return {name: batch.get(name) for name in _ARGUMENTS}
 

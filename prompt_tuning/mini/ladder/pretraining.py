@@ -1,6 +1,6 @@
 """The optimizer of the ladder's pretraining, and the checkpoints to keep."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 import pathlib
 
 from flax import traverse_util
@@ -46,7 +46,9 @@ def adam(
     )
 
   factors = {_BIASES: _FASTER_BIASES, "other": 1.0}
-  parts = {k: optax.adam(schedule(x), b2=0.98) for k, x in factors.items()}
+  parts: dict[Hashable, optax.GradientTransformation] = {
+    k: optax.adam(schedule(x), b2=0.98) for k, x in factors.items()
+  }
   return optax.chain(
     optax.clip_by_global_norm(1.0), optax.partition(parts, labels)
   )
