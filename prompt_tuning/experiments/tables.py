@@ -212,7 +212,7 @@ def paper_table(paper: Paper) -> Table:
   """Writes the paper's numbers, each row with its source."""
   rows = []
   for row in paper.rows:
-    texts = (f"{x:.1f}" if isinstance(x, float) else x for x in row.values)
+    texts = (f"{x:.1f}" if isinstance(x, float) else str(x) for x in row.values)
     source = f"{row.source}, {HOW[row.how]}"
     rows.append([row.label, *(x or NONE for x in texts), source])
   return Table(["", *paper.columns, "Source"], rows)
