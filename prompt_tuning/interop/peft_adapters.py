@@ -193,6 +193,12 @@ def load_adapter(
       f"{length} rows, as {CONFIG} says num_virtual_tokens = {length}; got "
       f"{list(array.shape)}."
     )
+  if (said := header.get("prompt_length", str(length))) != str(length):
+    raise ValueError(
+      f"{path}: expected a prompt of {said} rows, as its header says, but "
+      f"{CONFIG} says num_virtual_tokens = {length}. One of the two is "
+      "damaged: get another copy of both."
+    )
   task_type = config["task_type"]
   rows = prompt_files.checked(array[:length], path)
   prompt = rows / _scale(task_type, _kind(base_model), rows.shape[1])

@@ -31,10 +31,14 @@ CORPUS: dict[str, list[bytes]] = {
   "record of a run": [b'{"data": []}', b"[" * 5000],
   "configuration of a run": [b'{"settings": [0]}', b"[" * 5000],
   "digests": [b"[" * 5000, b"\xff", b'{"sha256": {"/dev/zero": "0"}}'],
-  "predictions": [b'{"inputs": {"idx": Infinity}, "prediction": "neutral"}'],
+  "predictions": [
+    b'{"inputs": {"idx": Infinity}, "prediction": "neutral"}',
+    b'{"inputs": {"idx": 0}, "prediction": []}',
+  ],
   "adapter's configuration": [
     _ADAPTER % b"true",
     _ADAPTER % (b'"' + b"[" * 300 + b'"'),
+    _ADAPTER.replace(b": 3", b": 1") % b"null",
   ],
   "events of a cluster": [b"\n" * 100_000],
   "facts of a run": [b"[]", b"{}", b'{"evals": [1]}'],

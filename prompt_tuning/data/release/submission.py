@@ -219,6 +219,8 @@ def _read(
         with project_files.parsing(where, what, _AGAIN):
           row = json.loads(line)
           example, text = row["inputs"], row["prediction"]
+          if not isinstance(text, str):
+            raise TypeError(f"the prediction {text!r:.100} is no text")
           idx = tuple(int(example[field]) for field in fields)
         yield idx[0] if len(fields) == 1 else idx, example, text, where
 
