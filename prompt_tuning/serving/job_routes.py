@@ -151,7 +151,9 @@ def _add_files(app: fastapi.FastAPI, service: Service) -> None:
   @app.get("/v1/files/{id}/content")
   @route
   def content(id: str):
-    return fastapi.Response(own().content(id), media_type="application/jsonl")
+    with errors.refusing():
+      content = own().content(id)
+    return fastapi.Response(content, media_type="application/jsonl")
 
   @app.delete("/v1/files/{id}")
   @route
@@ -168,11 +170,12 @@ def _add_job(service: Service, store: JobStore, body: NewJob) -> Job:
   longest = service.engine.settings.longest_prompt
   settings = _settings(given.hyperparameters, body.seed, pairs, longest)
   files = {"train": body.training_file, "validation": body.validation_file}
-  splits = {
-    split: [*jobs_lib.parse_examples(store.content(file))]
-    for split, file in files.items()
-    if file is not None
-  }
+  with errors.refusing("training_file"):
+    splits = {
+      split: [*jobs_lib.parse_examples(store.content(file))]
+      for split, file in files.items()
+      if file is not None
+    }
   _check_examples(service, splits, settings)
   with service.room(length=settings.length, jobs=1):
     job = store.add_job(

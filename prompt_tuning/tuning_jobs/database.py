@@ -132,8 +132,8 @@ def transaction(folder: pathlib.Path, owner: str | None) -> Iterator[Database]:
       if not database.execute("select 1 from sqlite_master").fetchone():
         if any((folder / "files").iterdir()):
           raise sqlite3.DatabaseError(
-            "jobs.sqlite is missing or empty, but there are data sets: put a "
-            "copy of it back, or empty the folder files"
+            "it is missing or empty, but there are data sets: put a copy of it "
+            "back, or empty the folder files"
           )
         database.executescript(_SCHEMA)
       with database:
@@ -141,4 +141,9 @@ def transaction(folder: pathlib.Path, owner: str | None) -> Iterator[Database]:
         if time.monotonic() > deadline.get():
           raise TimeoutError("the time for the request is over")
   except UnicodeDecodeError as error:  # In SQLite's own message.
-    raise sqlite3.DatabaseError(f"its schema is damaged: {error}") from error
+    raise sqlite3.DatabaseError(
+      f"jobs.sqlite: its schema is damaged: {error}"
+    ) from error
+  except sqlite3.Error as error:
+    error.args = (f"jobs.sqlite: {error}",)
+    raise

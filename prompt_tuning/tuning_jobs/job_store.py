@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import contextlib
 import copy
 import errno
+import hashlib
 import os
 import pathlib
 import secrets
@@ -116,6 +117,7 @@ class JobStore:
       pairs,
       int(time.time()),
       self._owner,
+      hashlib.sha256(content).hexdigest(),
     )
     path = self._path(file.id)
     safe_files.write(path, content)
@@ -145,11 +147,16 @@ class JobStore:
 
     Raises:
       UnknownError: if the id is unknown.
+      ValueError: if the content is not what was stored.
     """
+    file = self.file(id)
     try:
-      return self._path(self.file(id).id).read_bytes()
+      content = self._path(file.id).read_bytes()
     except FileNotFoundError:
       raise jobs_lib.UnknownError("file", id) from None
+    if file.sha256 not in (None, hashlib.sha256(content).hexdigest()):
+      raise ValueError(f"{id} is damaged on the server: upload it again.")
+    return content
 
   def delete_file(self, id: str) -> None:
     """Removes a file.

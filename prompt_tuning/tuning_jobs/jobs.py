@@ -30,6 +30,7 @@ class File:
     pairs: The number of examples.
     created_at: Seconds since 1970.
     owner: The tenant that uploaded it, or None without keys.
+    sha256: Of the content; None if an older release stored it.
   """
 
   id: str
@@ -38,6 +39,7 @@ class File:
   pairs: int
   created_at: int
   owner: str | None = None
+  sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

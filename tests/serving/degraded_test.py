@@ -86,7 +86,7 @@ def _full(store):
       (_replaced, {"change": change}, 503, reason, "create upload list")
       for change, reason in (
         (lambda _: b"no database" * 999, "file is not a database"),
-        (lambda _: b"", "jobs.sqlite is missing or empty"),
+        (lambda _: b"", "jobs.sqlite: it is missing or empty"),
         (lambda x: x.replace(b"tries", b"tr\xffes"), "no such column: tries"),
         (lambda x: x.replace(b"TABLE", b"TA\xffLE"), "schema is damaged"),
       )

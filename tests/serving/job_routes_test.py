@@ -76,6 +76,14 @@ def test_openai_s_client_from_upload_to_answer(service, store, client, model):
   assert client.files.delete(file.id).deleted
 
 
+def test_damaged_file_is_not_used(store, ask):
+  file = store.add_file("data.jsonl", LINES).id
+  (store.folder / "files" / f"{file}.jsonl").write_bytes(LINE)
+  body = {"model": served.BASE, "training_file": file}
+  for answer in ask(JOBS, body), ask(f"/v1/files/{file}/content"):
+    served.check_error(answer, 400, f"{file} is damaged on the server")
+
+
 def test_wrong_jobs_are_refused(service, store, ask):
   file = store.add_file("data.jsonl", LINES).id
   good = {"model": served.BASE, "training_file": file}

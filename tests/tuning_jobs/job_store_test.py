@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 
+from damages import DAMAGES
 import pytest
 
 from prompt_tuning.tuning_jobs import database, jobs
@@ -51,6 +52,14 @@ def test_files_are_kept_as_they_came(store):
   store._path(files[1].id).unlink()
   with pytest.raises(jobs.UnknownError, match=files[1].id):
     store.content(files[1].id)
+
+
+@pytest.mark.parametrize("damage", sorted({*DAMAGES} - {"deleted"}))
+def test_damaged_file_is_refused(store, damage):
+  id = store.add_file("a.jsonl", LINE).id
+  DAMAGES[damage](store.folder / "files" / f"{id}.jsonl")
+  with pytest.raises(ValueError, match=f"{id} is damaged .* upload it again"):
+    store.content(id)
 
 
 def test_file_is_not_removed_while_a_job_of_it_is_added(store, monkeypatch):
