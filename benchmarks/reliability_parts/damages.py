@@ -94,12 +94,15 @@ def _case(
   # A checkpoint is named by its step.
   names = [x for x in pathlib.PurePath(file).parts if x != "state"]
   is_named = any(x in ending.output for x in names)
-  found = (
-    []
-    if ending.status
-    else programs.differences(str(folder), programs.result(str(expected)))
-  )
-  return _counted(bool(found), ending.status != 0, is_named)
+  found: list[str] = []
+  if not ending.status:
+    found = programs.differences(str(folder), programs.result(str(expected)))
+  # Predictions and scores of earlier steps, which nothing else follows from.
+  is_left = found == [file] and not is_named
+  return {
+    "outputs_left_damaged": int(is_left),
+    **_counted(bool(found) and not is_left, ending.status != 0, is_named),
+  }
 
 
 def _counted(changed: bool, refused: bool, is_named: bool) -> cases.Counts:

@@ -235,6 +235,15 @@ def training(folder: str, base: str, mode: str = "normal", **fields) -> Command:
   )
 
 
+def _without_times(line: bytes) -> Any:
+  """Returns the object of a line but for times, or a damaged line itself."""
+  try:
+    fields = json.loads(line)
+    return {k: v for k, v in fields.items() if "/timing/" not in k}
+  except (ValueError, AttributeError):
+    return line
+
+
 def result(folder: str) -> dict[str, Any]:
   """Returns what a run left, but for times: equal runs have equal results."""
   path = storage.absolute(folder)
@@ -243,10 +252,8 @@ def result(folder: str) -> dict[str, Any]:
   found: dict[str, Any] = {name: record.get(name) for name in kept}
   for name in storage.files(folder):
     if ".jsonl" in name:
-      found[name] = [
-        {k: v for k, v in json.loads(line).items() if "/timing/" not in k}
-        for line in (path / name).read_text().splitlines()
-      ]
+      lines = (path / name).read_bytes().splitlines()
+      found[name] = [_without_times(line) for line in lines]
   if record["kind"] == "train":
     prompt, header = prompt_files.load_prompt(path / "prompt.safetensors")
     found["prompt"] = prompt.tobytes(), header
