@@ -167,8 +167,8 @@ def _run_all(
     if not is_short:
       harness.write(f"reliability/{name}", record)
       write()
-    # The tracebacks of broken cases are kept.
-    if counts.get("done") == counts.get("planned") and "broken" not in counts:
+    # Cases that went wrong are kept, to look at.
+    if counts.get("done") == counts.get("planned") and name not in problems:
       shutil.rmtree(place / name)
   return problems
 
@@ -198,7 +198,10 @@ def main() -> None:
   finally:
     shutil.rmtree(place / SHARED, ignore_errors=True)
   if problems:
-    sys.exit(f"These counts must be zero: {problems}")
+    sys.exit(
+      f"These counts must be zero: {problems}. {place} has the cases; remove a "
+      "part's folder there to run it again."
+    )
 
 
 if __name__ == "__main__":
