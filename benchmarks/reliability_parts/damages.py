@@ -136,7 +136,7 @@ def _jobs(
   try:
     changed = _contents(JobStore(copy)) != _contents(JobStore(whole))
   except Exception as error:
-    # Clients know a data set by its id, and are told no paths.
+    # The server's clients see the id of a data set, and no paths.
     name = pathlib.PurePath(file).name.removesuffix(".jsonl")
     return _counted(False, True, name in str(error))
   return _counted(changed, False, False)

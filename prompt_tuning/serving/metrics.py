@@ -20,7 +20,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
 # The label of all prompts that tenants own.
 _OWNED = "(owned)"
-# The most prompts with a label of their own, and the label of all further ones.
+# The number of prompts that get a separate label, and the label of the others.
 _MOST_NAMED, _OTHERS = 500, "(others)"
 
 

@@ -288,8 +288,8 @@ class Service:
       self.engine.start(lambda: self.is_stopping)
       if self.is_stopping:
         return
-      # What is here now stays: each collection would look through all of it,
-      # and hold up every request meanwhile.
+      # The model and its programs stay: each collection would look through
+      # them, and hold up every request meanwhile.
       gc.collect()
       gc.freeze()
       logging.info("Ready: compiled in %.1f s.", time.monotonic() - start)

@@ -147,7 +147,7 @@ class JobStore:
 
     Raises:
       UnknownError: if the id is unknown.
-      ValueError: if the content is not what was stored.
+      ValueError: if the content has changed since it was stored.
     """
     file = self.file(id)
     try:

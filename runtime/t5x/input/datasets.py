@@ -290,7 +290,7 @@ def get_dataset(
     "dataset_split": cfg.split,
     "feature_converter": feature_converter_cls(
       pack=cfg.pack,
-      # What is cut to its length need not be measured.
+      # Features that are cut to their length need no check of it.
       apply_length_check=not cfg.trim_output_features,
     ),
     "use_cached": cfg.use_cached,

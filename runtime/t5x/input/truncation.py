@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 import contextlib
 import inspect
-import itertools
 import threading
 
 import jax
@@ -122,17 +121,19 @@ def _lengths(
     )
     .take(MAX_EXAMPLES)
     .map(
-      lambda example: [tf.shape(example[name])[0] for name in features],
+      lambda example: {name: tf.shape(example[name])[0] for name in features},
       num_parallel_calls=tf.data.AUTOTUNE,
     )
     .batch(1_000)
     .as_numpy_iterator()
   )
-  rows = [np.zeros([0, len(features)], int)]
-  rows += itertools.takewhile(
-    lambda _: not is_over(), map(np.transpose, batches)
-  )
-  return dict(zip(features, np.concatenate(rows).T, strict=True))
+  columns = {name: [np.zeros(0, int)] for name in features}
+  for batch in batches:
+    if is_over():
+      break
+    for name, lengths in batch.items():
+      columns[name].append(lengths)
+  return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
 def check_known(cfg: DatasetConfig) -> Iterator[str]:
