@@ -81,11 +81,13 @@ def test_compose_files_fit_the_image():
 
 
 def test_settings_come_from_the_environment_too(monkeypatch):
-  for name, value in {"ROWS": "64", "HOSTS": "a,b", "DTYPE": "float32"}.items():
+  settings = {"ROWS": "64", "HOSTS": "a,b", "DTYPE": "float32"}
+  for name, value in {**settings, "WITHOUT_KEYS": "false"}.items():
     monkeypatch.setenv(f"PROMPT_TUNING_{name}", value)
   args = _check(CONTAINER["args"])
   assert (args.rows, args.hosts) == (64, ["a", "b"])
   assert args.dtype == "bfloat16"  # The flag wins.
+  assert not args.without_keys
   monkeypatch.setenv("PROMPT_TUNING_ROWS", "many")
   with pytest.raises(SystemExit):
     _check(CONTAINER["args"])

@@ -161,6 +161,8 @@ def _add_flags(
       is_single = name.startswith("--") and own.get("action") != "append"
       if environment and is_single and (value := os.environ.get(variable)):
         own["default"] = value  # argparse converts texts.
+        if own.get("action") == "store_true":
+          own["default"] = value.lower() not in ("0", "false", "no")
       if isinstance(own.get("metavar"), list):
         own["metavar"] = tuple(own["metavar"])
       if "type" in own:

@@ -9,6 +9,7 @@ A variable such as PROMPT_TUNING_PORT=80 of the environment is a flag's default.
 
 import argparse
 from collections.abc import Sequence
+import os
 import pathlib
 
 
@@ -43,9 +44,13 @@ def _collect(given: Sequence[str], folder: str, checkpoint: str | None) -> str:
     prompt, metadata = prompt_conversion.read_prompt(path)
     if metadata is not None:
       models[metadata.base_fingerprint] = metadata.base_model
-    absolute = pathlib.Path(path).absolute()
-    name = absolute.parent.name if absolute.stem == "prompt" else absolute.stem
-    copies[target / f"{name}.safetensors"] = prompt, metadata
+    file = pathlib.Path(os.path.abspath(path))
+    name = file.name if file.is_dir() else file.stem
+    name = file.parent.name if name == "prompt" else name
+    copy = target / f"{name}.safetensors"
+    if copy in copies:
+      raise ValueError(f"Two prompts are called {name}: {', '.join(given)}.")
+    copies[copy] = prompt, metadata
   if len(models) > 1:
     raise ValueError(f"Expected prompts of one model, got {len(models)}.")
   checkpoint = checkpoint or next(iter(models.values()), None)

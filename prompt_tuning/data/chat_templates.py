@@ -38,9 +38,12 @@ class ChatTemplate:
       ValueError: if the template refuses it, or jinja2 is not installed.
     """
     template = _compiled(self.text)
-    arguments = {"messages": messages, "add_generation_prompt": True}
+    # As transformers does: templates compare `tools` with None.
+    arguments = {"messages": messages, "tools": None, "documents": None}
     try:
-      return template.render(**arguments, **self.tokens)
+      return template.render(
+        **arguments, add_generation_prompt=True, **self.tokens
+      )
     except Exception as error:  # Jinja's, and any of the template's own.
       raise ValueError(
         f"The model's chat template refuses the messages: {error}."
@@ -65,9 +68,11 @@ def read(folder: str | os.PathLike[str]) -> ChatTemplate | None:
     text = (folder / _TEMPLATE).read_text()
   if not isinstance(text, str):
     return None
-  tokens = {name: x for name, x in config.items() if name.endswith("_token")}
-  for name, token in tokens.items():
-    tokens[name] = token["content"] if isinstance(token, dict) else token
+  tokens = {
+    name: x["content"] if isinstance(x, dict) else x
+    for name, x in config.items()
+    if name.endswith("_token") and x  # A tokenizer may lack a token.
+  }
   return ChatTemplate(text, tokens)
 
 

@@ -128,7 +128,11 @@ def _read(path: str | os.PathLike[str]):
   try:
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(os.fspath(path))
+    tokenizer = Tokenizer.from_file(os.fspath(path))
+    # A folder that was saved after training may have that training's lengths.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
   except Exception as error:  # The library raises no other class.
     raise ValueError(
       f"Expected a tokenizer of Hugging Face's at {os.fspath(path)}, and the "

@@ -46,6 +46,8 @@ SLOW = [
 MODELS = pytest.mark.parametrize(
   "name", [NAME, pytest.param(DECODER, marks=SLOW)]
 )
+# A name with a point, as many models have.
+OUT = "tiny-1.7B"
 GIN = {"TRAIN_STEPS_RELATIVE": 4, "EVAL_PERIOD": 2, "PROMPT_LENGTH": 3}
 
 
@@ -104,7 +106,9 @@ def folder(files, decoder_files, tmp_path, monkeypatch):
 
 def tune(*words, name=NAME, data=DATA):
   bindings = [f"--gin.{name}={value}" for name, value in GIN.items()]
-  return console.main(["tune", name, data, "--output=out", *bindings, *words])
+  return console.main(
+    ["tune", name, data, f"--output={OUT}", *bindings, *words]
+  )
 
 
 def test_settings_are_shown_before_anything_is_done(folder, capsys, caplog):
@@ -115,7 +119,7 @@ def test_settings_are_shown_before_anything_is_done(folder, capsys, caplog):
   assert "train 22, validation 2 rows; input text; target label" in err
   assert "  BATCH_SIZE = 8: short steps on a CPU" in err
   assert "Path not found" not in caplog.text  # By gin, in the first folder.
-  assert not (folder / "out").exists()
+  assert not (folder / OUT).exists()
 
 
 @pytest.mark.skipif(not HAS_TOKENIZERS, reason="needs tokenizers")
@@ -144,11 +148,11 @@ def test_two_commands_from_names_on_the_hub_to_answers(
     "most frequent answer   50.0",
     "frozen model ",
     "with the prompt ",
-    "\nTry it:    prompt-tuning try out/prompt.safetensors",
+    f"\nTry it:    prompt-tuning try {OUT}/prompt.safetensors",
   ):
     assert text in out
   assert out.count("    -> ") == 2
-  prompt = pt.TunedPrompt.load("out/prompt.safetensors")
+  prompt = pt.TunedPrompt.load(f"{OUT}/prompt.safetensors")
   assert prompt.array.shape == (3, 16)
   assert prompt.metadata is not None
   assert prompt.metadata.base_model == name
@@ -157,19 +161,19 @@ def test_two_commands_from_names_on_the_hub_to_answers(
   model = pt.load(name)
   texts = ["a good film", "a bad film"]
   monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*texts, "", ""])))
-  assert not console.main(["try", "out", "--max_length=4"])
+  assert not console.main(["try", OUT, "--max_length=4"])
   answers = model.generate(texts, prompt, 4)
   assert capsys.readouterr().out == "".join(f"{x}\n" for x in answers)
-  assert not console.main(["eval", "out", "reviews.csv"])
+  assert not console.main(["eval", OUT, "reviews.csv"])
   (line,) = capsys.readouterr().out.splitlines()
   scores = model.evaluate("reviews.csv", prompt)
   assert line.startswith(f"reviews.csv: accuracy {scores['accuracy']:.2f}")
   for _ in range(2):
-    args = serve.complete(console.parse(["serve", "out", "--prompts=served"]))
+    args = serve.complete(console.parse(["serve", OUT, "--prompts=served"]))
   assert args.checkpoint == name
-  served, _ = prompt_files.load_prompt("served/out.safetensors")
+  served, _ = prompt_files.load_prompt(f"served/{OUT}.safetensors")
   np.testing.assert_array_equal(served, prompt.array)
-  record = json.loads((folder / "out" / "record.json").read_text())
+  record = json.loads((folder / OUT / "record.json").read_text())
   assert record["status"] == "finished"
 
 
@@ -192,7 +196,9 @@ def test_a_multilingual_model_brings_its_vocabulary(kind, folder):
   model = pt.load(kind)
   assert all(model.vocabulary.unk_id not in model.encode(x) for x in texts)
   assert [model.vocabulary.decode(model.encode(x)) for x in texts] == texts
-  assert len(model.generate(texts, "out/prompt.safetensors", 4)) == len(texts)
+  assert len(model.generate(texts, f"{OUT}/prompt.safetensors", 4)) == len(
+    texts
+  )
 
 
 @pytest.mark.slow
@@ -246,6 +252,10 @@ def test_seven_lines_of_python(folder, capsys, name):
     (["eval", "moved.safetensors", "reviews.csv"], "was trained on /gone"),
     (["serve", "bare.npy"], "bare.npy: the model is not named"),
     (["serve", "other.npy", "--checkpoint=x"], "is another prompt: remove it"),
+    (
+      ["serve", "other.npy", "prompts/other.npy", "--checkpoint=x"],
+      "Two prompts are called other",
+    ),
     (["serve", "moved.safetensors", "two.safetensors"], "of one model, got 2"),
     (["serve"], "Name a prompt, or give --checkpoint, or --demo"),
     (["push", "bare.npy", "me/x"], "Expected names OWNER/NAME on the hub"),

@@ -1,5 +1,6 @@
 """Vocabularies of `tokenizers`, with start tokens and a first piece in use."""
 
+import json
 import types
 from typing import Any
 
@@ -32,6 +33,9 @@ def path(tmp_path):
   tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
     single="<start> $A", special_tokens=[("<start>", len(WORDS))]
   )
+  # As a training of Hugging Face's left them.
+  tokenizer.enable_truncation(2)
+  tokenizer.enable_padding(length=9, pad_id=6, pad_token="<reserved>")
   tokenizer.save(str(tmp_path / "tokenizer.json"))
   return tmp_path / "tokenizer.json"
 
@@ -113,6 +117,8 @@ def test_a_chat_template_wraps_inputs_and_not_targets(tmp_path):
     tiny_decoder.CHAT_TEMPLATE,
     "{% for m in messages %}\n  {% if loop.first %}\n{{ bos_token }}[{{ m }}]\n"
     "  {% endif %}\n{{ m.content | trim | tojson }}{% break %}{% endfor %}",
+    "{{ unk_token }}{% if tools is not none or documents is not none %}<answer>"
+    "{% endif %}{{ messages[0].content }}",
   ],
 )
 def test_chat_templates_write_the_same(tmp_path, template):
@@ -124,6 +130,9 @@ def test_chat_templates_write_the_same(tmp_path, template):
     **{"bos_token": "<pad>", "eos_token": "<end>", "chat_template": template},
   )
   tokenizer.save_pretrained(tmp_path / "model")
+  config = tmp_path / "model" / "tokenizer_config.json"
+  content = json.loads(config.read_text())
+  config.write_text(json.dumps({**content, "unk_token": None}))
   words = hugging_face.vocabulary(str(tmp_path / "model"))
   messages = [
     {"role": role, "content": f" {role} <b>é \n"} for role in ("user", "system")
