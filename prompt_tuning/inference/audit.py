@@ -18,7 +18,6 @@ import tqdm
 from prompt_tuning.inference import neighbours
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.models.config import TOKEN_EMBEDDING
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -89,8 +88,7 @@ def audit(
 
 def _embedding(model: FrozenModel, prompt: TunedPrompt) -> Iterator[Measure]:
   """Compares norms and nearest pieces with those of pieces."""
-  table = np.asarray(model.in_memory.params[TOKEN_EMBEDDING])
-  table = table[: model.vocabulary.vocab_size]
+  table = model.embedding[: model.vocabulary.vocab_size]
   some = np.stack(_some([*table], _PIECES))
   positions, pieces = (
     neighbours.analyse(x, table, model.vocabulary, (), 2).positions

@@ -1,6 +1,6 @@
 """A frozen model in memory, which answers with any prompt."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import os
@@ -177,27 +177,35 @@ class FrozenModel:
     # 3.11 would make them.
     with self._lock:
       if self._in_memory is None:
-        base = self._base
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        params = base.read(
-          {
-            name: jax.ShapeDtypeStruct(
-              x.shape,
-              x.dtype if x.dtype == np.int8 else np.float32,
-              sharding=device,
-            )
-            for name, x in base.arrays.items()
-          }
-        )
+        base, params = self._base, self._read(self._base.arrays)
         self._in_memory = base_models.CheckpointInMemory(
           base.path, base.found, base.step, base.arrays, base.metadata, params
         )
       return self._in_memory
 
-  @functools.cached_property
+  def _read(self, names: Collection[str]) -> dict[str, jax.Array]:
+    """Reads parameters, float32 or int8, to the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    targets = {}
+    for name in names:
+      x = self._base.arrays[name]
+      dtype = x.dtype if x.dtype == np.int8 else np.float32
+      targets[name] = jax.ShapeDtypeStruct(x.shape, dtype, sharding=device)
+    return (self._in_memory or self._base).read(targets)
+
+  @property
   def params(self) -> Mapping[str, Any]:
     """The parameters, float32 or int8, as a tree on the first device."""
     return traverse_util.unflatten_dict(self.in_memory.params, sep="/")
+
+  @property
+  def embedding(self) -> np.ndarray:
+    """The embedding of the vocabulary, [V, H] float32; int8 is scaled."""
+    scale = f"{TOKEN_EMBEDDING}_scale"
+    names = {TOKEN_EMBEDDING, scale} & self._base.arrays.keys()
+    found = {name: np.asarray(x) for name, x in self._read(names).items()}
+    table = found[TOKEN_EMBEDDING]
+    return table * found[scale][:, None] if scale in found else table
 
   @property
   def input_end(self) -> tuple[int, ...]:

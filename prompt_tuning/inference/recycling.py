@@ -16,9 +16,6 @@ import numpy as np
 from prompt_tuning import prompt_files
 from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.requests import TunedPrompt
-from prompt_tuning.models.config import TOKEN_EMBEDDING
-from t5x import checkpoints
-from t5x.formats import stored_arrays
 
 # The paper's, of `v2v-nn`.
 _HIDDEN_WIDTHS, _RATE, _BATCH, _EPOCHS = 4, 3e-4, 50, 25
@@ -121,8 +118,7 @@ def move(
       f"not that of {old.checkpoint}. Prompts move between sizes and versions "
       "of a model."
     )
-  opened = (checkpoints.open_checkpoint(x.checkpoint) for x in (old, new))
-  tables = [stored_arrays.read(x.arrays[TOKEN_EMBEDDING]) for x in opened]
+  moved = recycle(array, old.embedding, new.embedding, method, skip, tokens)
   metadata = prompt_files.PromptMetadata(
     new.fingerprint,
     new.vocabulary_sha256,
@@ -130,4 +126,4 @@ def move(
     task=prompt.metadata and prompt.metadata.task,
     base_model=os.path.abspath(new.checkpoint),
   )
-  return TunedPrompt(recycle(array, *tables, method, skip, tokens), metadata)
+  return TunedPrompt(moved, metadata)

@@ -14,7 +14,6 @@ from prompt_tuning.commands import console
 from prompt_tuning.inference import audit
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.mini.ladder import vocabulary as ladder_vocabulary
-from prompt_tuning.models.config import TOKEN_EMBEDDING
 
 BYTES, WORDS = seqio.ByteVocabulary(), ladder_vocabulary.ladder()
 LADDER = documented.ROOT / "checkpoints" / "ladder_m"
@@ -102,7 +101,7 @@ def _made_up(prompt_answers, prompt_likelihood):
   table = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
   return types.SimpleNamespace(
     vocabulary=BYTES,
-    in_memory=types.SimpleNamespace(params={TOKEN_EMBEDDING: table}),
+    embedding=table,
     generate=generate,
     log_likelihoods=log_likelihoods,
     rank=rank,

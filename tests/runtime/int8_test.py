@@ -118,6 +118,9 @@ def test_converted_to_int8_and_back(tmp_path, base):
   rounded = pt.load(base, WORDS, base_weights="int8")
   assert read.fingerprint == rounded.fingerprint
   jax.tree.map(np.testing.assert_array_equal, rounded.params, read.params)
+  table = pt.load(base, WORDS).embedding
+  within = np.abs(table).max() / 250
+  np.testing.assert_allclose(read.embedding, table, atol=within)
   back = checkpoint_conversion.open_model(str(tmp_path / "hf")).arrays
   assert back.keys() == exact.arrays.keys()
   for name, array in exact.arrays.items():
