@@ -30,7 +30,8 @@ class Batch:
     shape: A shape that they fit into.
     rows: Number of rows, B, unused ones included.
     started: Time of its start, on `time.monotonic`.
-    first_answer: Time of its first tokens or scores, on the same clock.
+    first_answer: Time of its first tokens or scores, on the same clock; 0 if
+      it has none, as it failed.
     output_tokens: Tokens generated so far.
     seconds: From its start to its end.
   """

@@ -91,7 +91,8 @@ class Engine:
   @property
   def running(self) -> int:
     """Number of requests in batches."""
-    return sum(len(batch.tickets) for batch in self._running)
+    # A copy: the engine's thread changes it meanwhile.
+    return sum(len(batch.tickets) for batch in list(self._running))
 
   def submit(self, requests: Sequence[Request]) -> list[Ticket]:
     """Takes all of the requests, or none.
@@ -190,8 +191,8 @@ class Engine:
         return
     except Exception as error:
       logging.error("A batch failed.", exc_info=error)
-      for ticket in batch.tickets:
-        ticket.finish(error)
+      for ticket in batch.tickets:  # Not a ValueError: no request is wrong.
+        ticket.finish(RuntimeError("The batch failed: see the log."))
       if self.table.array.is_deleted():  # By a copy that failed.
         raise  # No other batch could be answered.
     del self._running[batch]

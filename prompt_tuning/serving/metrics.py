@@ -121,7 +121,7 @@ class Metrics:
     for ticket in done.tickets:
       waited = done.started - ticket.arrived
       self._queue_seconds.labels(kind).observe(waited)
-      if kind == "generate":
+      if kind == "generate" and done.first_answer:
         self._first_seconds.observe(done.first_answer - ticket.arrived)
     self._tokens.labels("in").inc(done.input_tokens)
     self._tokens.labels("out").inc(done.output_tokens)

@@ -158,6 +158,19 @@ def test_prompts_keep_their_places_when_a_copy_fails(module, function):
     np.testing.assert_array_equal(table.array[slot], prompt.array)
 
 
+def test_running_requests_are_counted_while_batches_begin(model):
+  engine = engine_lib.Engine(model)
+
+  class Batch:
+    @property
+    def tickets(self):  # The engine's thread begins another one meanwhile.
+      engine._running[Batch()] = iter(())
+      return [1, 2]
+
+  engine._running[Batch()] = iter(())
+  assert engine.running == 2
+
+
 def test_closed_engine_finishes_and_takes_no_more(model):
   shapes = Shapes(rows=(1,), lengths=(12,), steps=(5,), labels=(8,), beams=())
   settings = Settings(shapes=shapes, longest_prompt=2, slots=1)

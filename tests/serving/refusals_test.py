@@ -15,6 +15,7 @@ import tiny
 from prompt_tuning import prompt_files
 from prompt_tuning.commands import console
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.inference import batches
 
 LADDER = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
 COMPLETIONS, RANK = served.COMPLETIONS, "/v1/rank"
@@ -252,6 +253,14 @@ def test_failures_tell_clients_nothing(service, monkeypatch):
     fail = mock.Mock(side_effect=RuntimeError("/tmp/secret"))
     patch.setattr(engine, "submit", fail)
     served.check_error(served.complete(service), 500, "The server failed")
+  monkeypatch.setattr(engine, "_on_batch", service.metrics.count_batch)
+  with monkeypatch.context() as patch:  # No field of the request is wrong.
+    fail = mock.Mock(side_effect=ValueError("/tmp/secret"))
+    patch.setattr(batches, "_encode", fail)
+    served.check_error(served.complete(service), 500, "The server failed")
+  assert served.complete(service).status_code == 200
+  text = service.metrics.text(set()).decode()
+  assert "prompt_tuning_first_token_seconds_count 1.0" in text
   monkeypatch.setattr(engine, "failure", RuntimeError())
   # It is not about to start.
   for path in ("/readyz", "/healthz"):
