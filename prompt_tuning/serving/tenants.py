@@ -38,20 +38,20 @@ def read_keys(path: str | os.PathLike[str]) -> dict[str, str]:
     ValueError: if a line is wrong, or the file has no key.
   """
   with parsing.of(path, "a file of keys", "Save it as UTF-8."):
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    lines = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
   tenants = {}
   for number, line in enumerate(lines, 1):
     match line.partition("#")[0].split():
       case []:
         continue
-      case [key]:
+      case [key] if key.isascii():
         tenants[digest(key)] = digest(key)[:12]
-      case [key, name] if owners.OWNER.fullmatch(name):
+      case [key, name] if key.isascii() and owners.OWNER.fullmatch(name):
         tenants[digest(key)] = name
       case _:  # The message must not contain a key.
         raise ValueError(
-          f"Expected a key in line {number} of {path}, and perhaps a name of "
-          "at most 32 letters, digits, '_' and '-'."
+          f"Expected a key in line {number} of {path}, of ASCII characters, "
+          "and perhaps a name of at most 32 letters, digits, '_' and '-'."
         )
   if not tenants:
     raise ValueError(f"Expected keys in {path}, one per line, got none.")

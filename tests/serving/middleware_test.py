@@ -122,12 +122,14 @@ def test_keys_and_rates(engine, tmp_path):
   path.write_text("# none\n")
   with pytest.raises(ValueError, match="Expected keys"):
     tenants.read_keys(path)
-  for line in ("my secret key", "secret a/b", "secret " + "a" * 33):
-    path.write_text(f"\n{line}\n")
+  # Clients write other letters than ASCII's in two ways, or refuse to.
+  for line in ("my secret key", "secret a/b", "secret " + "a" * 33, "\xe4 ann"):
+    path.write_text(f"\n{line}\n", encoding="utf-8")
     with pytest.raises(ValueError, match="Expected a key in line 2") as error:
       tenants.read_keys(path)
     assert "secret" not in str(error.value)
-  path.write_text("# ours\nsecret ann # Ann's\nnew ann\nother\n")
+  # As Windows writes it.
+  path.write_bytes(b"\xef\xbb\xbfsecret ann # Ann's\r\nnew ann\r\nother\r\n")
   keys = tenants.read_keys(path)
   assert [*keys.values()] == ["ann", "ann", tenants.digest("other")[:12]]
   folder = tmp_path / "prompts"
