@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import fastapi
 from fastapi.exceptions import RequestValidationError
-import numpy as np
 import prometheus_client
 from starlette.exceptions import HTTPException
 
@@ -149,7 +148,8 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
 
     def store() -> TunedPrompt:
       return service.store.put(
-        name, content, tenant, shared, lambda x: service.room(length=x.length)
+        *(name, content, tenant, shared),
+        lambda x: service.room(length=x.length, prompt=x.name),
       )
 
     with errors.refusing():
@@ -241,12 +241,8 @@ def _add_page(app: fastapi.FastAPI, service: Service) -> None:
 
 def _words(service: Service, prompt: TunedPrompt, count: int) -> dict[str, Any]:
   model = service.engine.model
-  embeddings = model.params["token_embedder"]["embedding"]
   result = neighbours.analyse(
-    prompt.array,
-    np.asarray(embeddings, np.float32),
-    model.vocabulary,
-    num_neighbours=count,
+    prompt.array, model.embedding, model.vocabulary, num_neighbours=count
   )
   return {
     "object": "prompt.words",

@@ -161,16 +161,19 @@ class PromptStore:
     if self._failure is not None:
       reason = errors.reason(self._failure)
       return f"The folder of prompts cannot be listed: {reason}."
-    unread = [name for name, x in self._entries.items() if x[1] == _UNREAD]
-    names = ", ".join([*unread[:5], *["others"] * (len(unread) > 5)])
-    return f"Prompts cannot be read: {names}." if unread else None
+    unread = sum(stamp == _UNREAD for _, stamp in self._entries.values())
+    if unread:  # The names are their owners' business, and probes have no key.
+      return f"Prompts cannot be read: {unread}, which the log names."
+    return None
 
-  def usage(self, tenant: str | None) -> collections.Counter[str]:
-    """Returns the bytes and the number of prompts that a tenant owns."""
+  def usage(self, tenant: str | None, new: str) -> collections.Counter[str]:
+    """Returns the bytes and number of a tenant's prompts that `new` leaves."""
     own = [
       prompt.array.nbytes
       for stem, (prompt, _) in self._entries.items()
-      if prompt and owners.owns(tenant, stem)
+      if prompt
+      and owners.owns(tenant, stem)
+      and owners.split(stem)[:2] != owners.split(new)[:2]
     ]
     return collections.Counter(bytes=sum(own), files=len(own))
 

@@ -164,9 +164,15 @@ class Service:
     return self.jobs.of(tenants.current.get())
 
   def room(
-    self, size: int = 0, length: int = 0, jobs: int = 0
+    self, size: int = 0, length: int = 0, jobs: int = 0, prompt: str = ""
   ) -> contextlib.AbstractContextManager[None]:
     """Reserves room for a file of a size, or a prompt of a length.
+
+    Args:
+      size: Bytes of a file.
+      length: Positions of a prompt.
+      jobs: Number of jobs.
+      prompt: The stem of a prompt, whose older version does not count.
 
     Raises:
       ApiError: if that is more than the quotas of the tenant that asks.
@@ -174,7 +180,7 @@ class Service:
     width = self.engine.model.config.emb_dim
 
     def used() -> collections.Counter[str]:
-      used = self.store.usage(tenants.current.get())
+      used = self.store.usage(tenants.current.get(), prompt)
       if self.jobs is not None:
         used += self.own_jobs().usage()
         used["bytes"] += 4 * width * used["positions"]

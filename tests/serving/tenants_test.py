@@ -178,6 +178,14 @@ def test_storage_has_a_quota(engine, tmp_path, stored, status, message):
   assert ask.upload("ann").status_code == 200
 
 
+def test_prompt_takes_the_room_of_its_older_version(engine, tmp_path):
+  ask = Asking(engine, tmp_path, stored={"files": 1})
+  for shared in (False, False, True):
+    put = ask.put("ann", "mine", params={"shared": shared})
+    assert put.status_code == 201, put.text
+  assert ask.put("ann", "other").status_code == 507
+
+
 def test_open_jobs_have_a_quota(engine, tmp_path):
   ask = Asking(engine, tmp_path, stored={"jobs": 1, "files": 3})
   file = ask.upload("ann").json()["id"]
