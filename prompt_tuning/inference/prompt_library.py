@@ -114,7 +114,8 @@ def candidates(target: Source, sources: Iterable[Source]) -> Iterator[Source]:
       and source.array.shape[1] == target.array.shape[1]
     )
     is_same = source.data_set is not None and source.data_set == target.data_set
-    if same_model and not is_same and source.file != target.file:
+    is_same |= source.file.resolve() == target.file.resolve()
+    if same_model and not is_same:
       yield source
 
 

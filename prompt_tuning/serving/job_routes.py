@@ -203,8 +203,10 @@ def _check_examples(
   most = max(service.engine.settings.shapes.lengths)
   for number, pair in enumerate(splits.get("validation", ()), 1):
     for text in pair:
-      # Odd characters aside, few texts have two tokens per character.
-      if 2 * len(text) >= most and len(vocabulary.encode(text)) >= most:
+      # Odd characters aside, few texts have more tokens than bytes, but for a
+      # space in front.
+      size = len(text.encode()) + 1
+      if size >= most and len(vocabulary.encode(text)) >= most:
         raise errors.invalid(
           f"Expected texts of less than {most} tokens in the validation file, "
           f"as the server answers; one of example {number} has more.",

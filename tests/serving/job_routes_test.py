@@ -156,14 +156,17 @@ def test_examples_that_cannot_be_tuned_on_are_refused(store, ask):
 
 
 def test_validation_that_has_no_room_in_memory_is_refused(store, ask):
-  long = json.dumps({"prompt": "a " * 600, "completion": "b"}).encode()
+  texts = "a " * 600, "\u5b57" * 10  # Thirty bytes, which are tokens here.
+  lines = [json.dumps({"prompt": x, "completion": "b"}) for x in texts]
   files = [
-    store.add_file(f"{i}.jsonl", x).id for i, x in enumerate((LINE, long))
+    store.add_file(f"{i}.jsonl", x).id
+    for i, x in enumerate([LINE, *map(str.encode, lines)])
   ]
   body = {"model": served.BASE, "training_file": files[1]}
   assert ask(JOBS, {**body, "validation_file": files[0]}).status_code == 200
-  response = ask(JOBS, {**body, "validation_file": files[1]})
-  served.check_error(response, 400, "one of example 1 has more")
+  for long in files[1:]:
+    response = ask(JOBS, {**body, "validation_file": long})
+    served.check_error(response, 400, "one of example 1 has more")
 
 
 def test_all_of_many_events_are_sent(store, ask, monkeypatch):
