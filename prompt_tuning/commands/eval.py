@@ -12,6 +12,7 @@ def run(args: argparse.Namespace) -> None:
 
   from absl import logging
 
+  from prompt_tuning.data import files
   from prompt_tuning.training import model as model_lib
   from t5x.files import compilation_cache
   from t5x.runs import command_line, records
@@ -19,9 +20,12 @@ def run(args: argparse.Namespace) -> None:
   logging.set_verbosity(logging.WARNING)
   compilation_cache.enable()
   model, prompt = model_lib.load_for(args.prompt, args.model)
+  data = args.data
+  if files.is_data(data):
+    data = files.pairs(data, args.input_columns, args.target_column)
   with contextlib.closing(command_line.ProgressBar("eval", "example")) as bar:
     metrics = model.evaluate(
-      args.data,
+      data,
       prompt,
       labels=args.labels,
       rank=args.rank,

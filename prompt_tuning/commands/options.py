@@ -79,8 +79,8 @@ def root(text: str) -> pathlib.Path:
 
 
 def words(text: str) -> list[str]:
-  """Splits a flag's value at its commas."""
-  return text.split(",")
+  """Splits a flag's value at its commas; "" has no words."""
+  return text.split(",") if text else []
 
 
 def _at_least(kind: type[_Number], least: int) -> Callable[[str], _Number]:
@@ -101,7 +101,7 @@ seconds = _at_least(float, 0)
 
 def positives(text: str) -> list[int]:
   """Reads numbers between commas."""
-  return [positive(part) for part in words(text)]
+  return [positive(part) for part in text.split(",")]
 
 
 def folder(text: str) -> str:

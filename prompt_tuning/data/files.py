@@ -119,16 +119,16 @@ def read(
   inputs, target = row_files.choose_columns(
     rows, paths, input_columns, target_column
   )
-  found = [row.cells[target] for row in rows["train"]]
+  found = [row.text(target) for row in rows["train"]]
   targets = text_pairs.make_targets(labels, found, vocabulary)
   splits: dict[str, Sequence[Example]] = {}
-  for split, path in paths.items():
-    has_targets = split != "test" or any(
-      row.cells.get(target, "").strip() for row in rows[split]
+  for split, own in rows.items():
+    has_targets = split != "test" or (
+      target in own[0].cells and any(row.text(target).strip() for row in own)
     )
     splits[split] = [
-      _example(row, path, inputs, target if has_targets else None, targets)
-      for row in rows[split]
+      _example(row, inputs, target if has_targets else None, targets)
+      for row in own
     ]
   by_input = collections.defaultdict(list)
   for example in splits["train"]:
@@ -158,23 +158,31 @@ def is_data(data: Any) -> bool:
   )
 
 
-def pairs(data: Any) -> list[tuple[str, str]]:
+def pairs(
+  data: Any,
+  input_columns: Sequence[str] | None = None,
+  target_column: str | None = None,
+) -> list[tuple[str, str]]:
   """Returns all rows of a file or table as pairs (input, target).
 
+  Args:
+    data: A file or table as `row_files.read` takes it.
+    input_columns: As for `read`.
+    target_column: The same.
+
   Raises:
-    ValueError: if a column is missing; see `read`.
+    ValueError: if a column, an input or a target is missing.
   """
   rows = row_files.read(data)
   path = "The table" if row_files.is_table(data) else os.fspath(data)
   inputs, target = row_files.choose_columns(
-    {"train": rows}, {"train": path}, None, None
+    {"train": rows}, {"train": path}, input_columns, target_column
   )
-  return [(_input(row, inputs), row.cells[target]) for row in rows]
+  return [(_input(row, inputs), _target(row, target)) for row in rows]
 
 
 def _example(
   row: row_files.Row,
-  path: str,
   inputs: Sequence[str],
   target: str | None,
   targets: text_pairs.Targets,
@@ -184,26 +192,31 @@ def _example(
   Raises:
     ValueError: if it has no input or no target, or an unknown label.
   """
-  where = f"{path}, line {row.line}"
-  if not any(row.cells[name].strip() for name in inputs):
-    raise ValueError(
-      f"{where}: expected text in {' or '.join(inputs)}, got empty cells."
-    )
-  text = _input(row, inputs)
-  if target is None:
-    return {"inputs": text, "targets": "", "idx": row.line}
-  where += f", column {target}"
-  written = row.cells[target]
-  if not written.strip():
-    raise ValueError(f"{where}: expected a target, got an empty cell.")
-  written = targets.normalize(written, where, "--gin.LABELS=[]")
+  text, written = _input(row, inputs), ""
+  if target is not None:
+    where = f"{row.where}, column {target}"
+    written = targets.normalize(_target(row, target), where, "--gin.LABELS=[]")
   return {"inputs": text, "targets": written, "idx": row.line}
 
 
 def _input(row: row_files.Row, inputs: Sequence[str]) -> str:
-  if len(inputs) == 1:
-    return row.cells[inputs[0]]
-  return " ".join(f"{name}: {row.cells[name]}" for name in inputs)
+  texts = [row.text(name) for name in inputs]
+  if not any(text.strip() for text in texts):
+    raise ValueError(
+      f"{row.where}: expected text in {' or '.join(inputs)}, got empty cells."
+    )
+  if len(texts) == 1:
+    return texts[0]
+  named = zip(inputs, texts, strict=True)
+  return " ".join(f"{name}: {text}" for name, text in named)
+
+
+def _target(row: row_files.Row, target: str) -> str:
+  if not (text := row.text(target)).strip():
+    raise ValueError(
+      f"{row.where}, column {target}: expected a target, got an empty cell."
+    )
+  return text
 
 
 def _hold_out(

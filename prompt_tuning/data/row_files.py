@@ -34,12 +34,27 @@ class Row:
   """One row.
 
   Attributes:
-    line: The line where it starts, counted from 1.
-    cells: Column -> text.
+    file: Its file and the unit of `line`, such as "reviews.csv, line".
+    line: The line where it starts, or the number of the row, counted from 1.
+    cells: Column -> value.
   """
 
+  file: str
   line: int
-  cells: Mapping[str, str]
+  cells: Mapping[str, Any]
+
+  @property
+  def where(self) -> str:
+    """Its place, for messages."""
+    return f"{self.file} {self.line}"
+
+  def text(self, column: str) -> str:
+    """Returns a cell; a missing value is an empty one.
+
+    Raises:
+      ValueError: if it is neither text, nor a number, nor true or false.
+    """
+    return _cell(self.cells[column], f"{self.where}, column {column}")
 
 
 def is_table(data: Any) -> bool:
@@ -112,8 +127,9 @@ def choose_columns(
     if len(found) != 1:
       raise ValueError(
         f"{path}: expected one column called {', '.join(_TARGETS)}, got "
-        f"{found or 'none'} among {', '.join(columns)}. Name it: "
-        "--gin.TARGET_COLUMN=\"'...'\""
+        f"{found or 'none'} among {', '.join(columns)}. Rename it, or name it: "
+        "--gin.TARGET_COLUMN=\"'...'\", or in prompt-tuning eval and inspect "
+        "--target_column=..."
       )
     target = found[0]
   others = (x for x in columns if x != target and x.lower() not in _NOT_INPUTS)
@@ -151,13 +167,9 @@ def _records(path: str, table: Any) -> Iterator[Row]:
   """Yields the rows of a table, which are counted from 1."""
   is_frame = hasattr(table, "columns")
   records = table.to_dict("records") if is_frame else iter(table)
+  file = f"{path}, row"
   for number, record in enumerate(records, 1):
-    where = f"{path}, row {number}"
-    cells = {
-      str(column): _cell(value, f"{where}, column {column}")
-      for column, value in record.items()
-    }
-    yield Row(number, cells)
+    yield Row(file, number, {str(k): x for k, x in record.items()})
 
 
 def _text(path: str) -> str:
@@ -182,7 +194,7 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
   lines = io.StringIO(text, newline="").readlines()
   reader = csv.reader(lines, strict=True, delimiter=delimiter)
   begin = 1
-  columns: list[str] = []
+  file, columns = f"{path}, line", list[str]()
   try:
     for cells in reader:
       line, begin = begin, reader.line_num + 1
@@ -225,7 +237,7 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
           f"{', '.join(columns)}, got {len(cells)}. Put quotes around a cell "
           'that has the delimiter in it: "...".'
         )
-      yield Row(line, dict(zip(columns, cells, strict=True)))
+      yield Row(file, line, dict(zip(columns, cells, strict=True)))
   except csv.Error as e:
     raise ValueError(
       f"{path}, line {begin}: {e}. Write a quote in a quoted cell twice."
@@ -233,12 +245,12 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
 
 
 def _json_lines(path: str, text: str) -> Iterator[Row]:
-  columns: list[str] | None = None
+  file, columns = f"{path}, line", None
   # Not splitlines(), which also splits inside strings.
   for line, content in enumerate(text.split("\n"), 1):
     if not content.strip():
       continue
-    where = f"{path}, line {line}"
+    where = f"{file} {line}"
     with project_files.parsing(where, "a JSON object", "Mend that line."):
       fields = json.loads(content, object_pairs_hook=_fields)
     if not isinstance(fields, dict):
@@ -253,8 +265,7 @@ def _json_lines(path: str, text: str) -> Iterator[Row]:
           f"{', '.join(columns)}; {column} is "
           f"{'missing' if column in columns else 'not one of them'}."
         )
-    cells = {x: _cell(fields[x], f"{where}, column {x}") for x in columns}
-    yield Row(line, cells)
+    yield Row(file, line, {x: fields[x] for x in columns})
 
 
 def _fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -280,8 +291,11 @@ def _unicode(text: str, where: str) -> str:
 def _cell(value: Any, where: str) -> str:
   if isinstance(value, str):
     return _unicode(value, where)
-  is_finite = isinstance(value, float) and math.isfinite(value)
-  if is_finite or isinstance(value, bool | int):
+  is_number = isinstance(value, float)
+  # pandas reads an empty cell as NaN.
+  if value is None or (is_number and math.isnan(value)):
+    return ""
+  if (is_number and math.isfinite(value)) or isinstance(value, bool | int):
     return str(value)
   raise ValueError(
     f"{where}: expected text, a number, or true or false, got "

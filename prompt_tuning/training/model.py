@@ -254,7 +254,9 @@ def _find(
     files.pairs(x) if files.is_data(x) else x for x in (train, validation)
   )
   name = validation if train is None else train
-  if train is not None and isinstance(validation, str):
+  if isinstance(name, os.PathLike):
+    name = os.fspath(name)
+  if train is not None and isinstance(validation, str | os.PathLike):
     raise ValueError(
       f"Expected validation to be pairs, a file or a table, got {validation!r}."
     )

@@ -166,7 +166,9 @@ def _zip(members: dict[str, str | bytes]) -> bytes:
 
 
 def _read_rows(path: pathlib.Path) -> None:
-  row_files.read(str(path))
+  for row in row_files.read(str(path)):
+    for column in row.cells:
+      row.text(column)
 
 
 def _v3(folder: pathlib.Path) -> None:
