@@ -42,11 +42,11 @@ def load_frozen(args: argparse.Namespace, checkpoint: str) -> Any:
   return FrozenModel.load(checkpoint, words, extra_ids=args.extra_ids)
 
 
-def gin_flags(rest: Sequence[str]) -> tuple[list[str], list[str]]:
+def gin_flags(rest: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
   """Parses the flags of `t5x`: --gin_file= and --gin.NAME=.
 
   Returns:
-    The gin files and the bindings.
+    The gin files, the bindings, and the names of the other flags.
 
   Raises:
     ValueError: for any other argument.
@@ -63,7 +63,9 @@ def gin_flags(rest: Sequence[str]) -> tuple[list[str], list[str]]:
     raise ValueError(error) from error
   if others:
     raise ValueError(f"Unexpected arguments: {' '.join(others)}")
-  return given.gin_file, given.gin_bindings
+  ours = ("gin_file", "gin_bindings")
+  names = [x for x in given if given[x].present and x not in ours]
+  return given.gin_file, given.gin_bindings, names
 
 
 path = pathlib.Path

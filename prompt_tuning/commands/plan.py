@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
   from t5x.planning import costs, programs, search
 
   target = targets.find(args.topology)
-  gin_files, gin_bindings = options.gin_flags(args.rest)
+  gin_files, gin_bindings, _ = options.gin_flags(args.rest)
   if args.search:
     if args.programs or args.json or args.thorough:
       raise ValueError(

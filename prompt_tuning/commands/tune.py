@@ -21,22 +21,31 @@ from prompt_tuning.commands import options
 
 def run(args: argparse.Namespace) -> None:
   """Runs the command."""
-  gin_files, gin_bindings = options.gin_flags(args.rest)
+  gin_files, gin_bindings, others = options.gin_flags(args.rest)
+  if others:
+    raise ValueError(
+      f"tune takes --gin_file and --gin.NAME, got --{', --'.join(others)} too."
+    )
 
   from absl import logging
+  import seqio
 
   from prompt_tuning.training import next_steps, one_command
   from t5x.files import compilation_cache
 
   logging.set_verbosity(logging.WARNING)
+  seqio.set_tfds_data_dir_override(args.tfds_data_dir)
   command = one_command.make(
     args.model, args.data, args.output, gin_files, gin_bindings
   )
   print("Settings, replaced by --gin.NAME=VALUE:", file=sys.stderr)
   print(*command.settings, sep="\n", file=sys.stderr)
   if args.dry_run:
-    words = map(next_steps.quoted, command.words())
-    print(" \\\n  ".join(["python -m t5x.train", *words]))
+    words = command.words()
+    if args.tfds_data_dir:
+      words.append(f"--tfds_data_dir={args.tfds_data_dir}")
+    quoted = map(next_steps.quoted, words)
+    print(" \\\n  ".join(["python -m t5x.train", *quoted]))
     return
   compilation_cache.enable()
   one_command.run(command)

@@ -117,7 +117,7 @@ class Model(FrozenModel):
     tuning.Settings(**{"length": 1, **given, "init": start})
     is_ranked = bool(settings.get("rank"))
     found = _find(train, validation, self.vocabulary, labels, is_ranked)
-    own = [x for x in self._defaults(found) if _ARGUMENTS[x.name] not in given]
+    own = self._defaults(found, given)
     chosen = {_ARGUMENTS[x.name]: x.value for x in own}
     with contextlib.ExitStack() as stack:
       model_dir = stack.enter_context(_folder(folder))
@@ -134,8 +134,16 @@ class Model(FrozenModel):
         should_stop,
       )
 
-  def _defaults(self, examples: text_pairs.PairTask) -> list[defaults.Setting]:
-    """Returns the settings of `tune` that follow from model and data."""
+  def _defaults(
+    self, examples: text_pairs.PairTask, given: Mapping[str, Any]
+  ) -> list[defaults.Setting]:
+    """Returns the settings of `tune` that follow from model, data and others.
+
+    Args:
+      examples: The task.
+      given: The arguments of `tune` that have a value.
+    """
+    own = {k: given[x] for k, x in _ARGUMENTS.items() if x in given}
     facts = defaults.Facts(
       self.config,
       sum(x.size for x in self._base.arrays.values()),
@@ -144,7 +152,11 @@ class Model(FrozenModel):
       len(examples.labels),
       *defaults.device(),
     )
-    return [x for x in defaults.choose(facts) if x.name in _ARGUMENTS]
+    return [
+      x
+      for x in defaults.choose(facts, own)
+      if x.name in _ARGUMENTS and x.name not in own
+    ]
 
   @arguments.checked
   def evaluate(

@@ -5,7 +5,7 @@ data and the device. Its run resumes, and bindings of the user win.
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -16,11 +16,12 @@ import re
 import sys
 from typing import Any
 
+from etils import epath
 import seqio
 
 from prompt_tuning import tasks  # noqa: F401  # Registers them.
 from prompt_tuning.data import files as files_lib
-from prompt_tuning.data import row_files, task_facts, task_rows
+from prompt_tuning.data import task_facts, task_rows
 from prompt_tuning.inference import base_models, frozen_model
 from prompt_tuning.interop import hub
 from prompt_tuning.models.t5.config import config_of
@@ -67,10 +68,10 @@ class Command:
 
   def words(self) -> list[str]:
     """Returns the words of the command of `t5x.train` that does the same."""
-    bindings = [x.partition(" = ") for x in (*self.shared, *self.bindings)]
+    bindings = [x.partition("=") for x in (*self.shared, *self.bindings)]
     return [
       *(f"--gin_file={file}" for file in self.gin_files),
-      *(f"--gin.{name}={value}" for name, _, value in bindings),
+      *(f"--gin.{k.strip()}={value.strip()}" for k, _, value in bindings),
     ]
 
 
@@ -136,9 +137,9 @@ def make(
     len(task_rows.ROWS[task].labels) if task in task_rows.ROWS else 0,
     *defaults.device(),
   )
-  given = {x.label for text in gin_bindings for x in reading.from_text(text)}
+  given = _given(files, set(gin_files) - set(recipes), gin_bindings)
   wraps = [_WRAPS] if getattr(words, "chat_template", None) else []
-  choices = [*wraps, *defaults.choose(facts)]
+  choices = [*wraps, *defaults.choose(facts, given)]
   is_by_length = any(x.name == defaults.BY_LENGTH for x in choices)
   if is_by_length and "NUM_MICROBATCHES" not in given and not recipes:
     files.insert(2, _BY_LENGTH)
@@ -168,18 +169,27 @@ def run(command: Command) -> None:
   files = command.gin_files
   _run("train", training.train, "step", files, bindings, outcomes.append)
   best = outcomes.pop().best  # The state leaves the memory.
-  folder = pathlib.Path(command.folder)
-  step = "*" if best is None else f"{best['step']:06d}"
-  name = f"inference_eval/{command.task}-{step}.jsonl"
+  folder = epath.Path(command.folder)
   tuned: list[Mapping[str, Any]] = []
-  with contextlib.suppress(OSError):
-    for path in sorted(folder.glob(name))[-1:]:
-      tuned = [json.loads(x) for x in path.read_text().splitlines()]
+  if best is not None:
+    name = f"{command.task}-{best['step']:06d}.jsonl"
+    with contextlib.suppress(OSError):
+      content = (folder / "inference_eval" / name).read_text()
+      tuned = [json.loads(x) for x in content.splitlines()]
   others = ["OPTIMIZER = None", f"EVAL_OUTPUT_DIR = {str(folder / 'frozen')!r}"]
   rest = [x for x in files if x == _DATA or "decoding/" in x]
   files = [files[0], "gin/runs/eval.gin", *rest]
-  kept = [x for x in command.bindings if _exists(x.partition(" = ")[0], files)]
-  bindings = [*command.shared, *kept, *others]
+  kept = [
+    x for x in command.bindings if _exists(x.partition("=")[0].strip(), files)
+  ]
+  # The user's files may say which rows and columns were trained on.
+  trained, of_data = (_macros(x) for x in (command.gin_files, rest))
+  own = [
+    f"{name} = {trained[name].text}"
+    for name, x in of_data.items()
+    if trained[name].text != x.text
+  ]
+  bindings = [*own, *command.shared, *kept, *others]
   frozen: list[Any] = []
   _run("eval", evaluation.evaluate, "example", files, bindings, frozen.append)
   print(_report(command, tuned, best, next(iter(frozen[0].values()))))
@@ -208,16 +218,45 @@ def _put_programs_where_gin_finds_them() -> None:
     setattr(sys.modules["__main__"], function.__name__, function)
 
 
+def _macros(gin_files: Sequence[str]) -> Mapping[str, reading.Binding]:
+  return resolution.Bindings(gin_files, paths=reading.search_paths()).macros
+
+
 def _exists(name: str, gin_files: Sequence[str]) -> bool:
   """Returns whether gin files have a macro, or the name is a parameter's."""
-  found = resolution.Bindings(gin_files, paths=reading.search_paths())
-  return "." in name or name in found.macros
+  return "." in name or name in _macros(gin_files)
+
+
+def _given(
+  files: Sequence[str], own: Collection[str], gin_bindings: Sequence[str]
+) -> dict[str, Any]:
+  """Returns label -> value of what the user binds.
+
+  Args:
+    files: All gin files, that of the model first. Of a recipe, what differs
+      from the usual one counts.
+    own: The user's files that are no recipes.
+    gin_bindings: The user's bindings.
+  """
+  usual, paths = _macros([files[0], _RECIPE]), reading.search_paths()
+  given = {
+    name: x.value
+    for name, x in _macros(files).items()
+    if name not in usual or x.text != usual[name].text
+  }
+  found = [
+    *(
+      x for file in files if file in own for x in reading.from_file(file, paths)
+    ),
+    *(x for text in gin_bindings for x in reading.from_text(text)),
+  ]
+  return given | {x.label: x.value for x in found if not isinstance(x, str)}
 
 
 def _name(model: str, data: str) -> str:
   """Returns a folder's name: that of the model, and of the data."""
   stem = data
-  if data.endswith(row_files.SUFFIXES):
+  if files_lib.is_data(data):
     stem = pathlib.PurePath(data).stem
   model = os.path.abspath(model) if os.path.exists(model) else model
   path = pathlib.PurePath(model)
@@ -227,7 +266,7 @@ def _name(model: str, data: str) -> str:
 
 
 def _data_bindings(data: str) -> dict[str, str]:
-  if os.path.exists(data) or data.lower().endswith(row_files.SUFFIXES):
+  if os.path.exists(data) or files_lib.is_data(data):
     return {"TRAIN_FILE": data}
   found = hub.data_files(data)
   # Test splits on the hub often lack their labels, and training reads none.
@@ -265,7 +304,7 @@ def _report(
       verdict = "right" if answer == target else f"expected {target}"
       lines.append(f"  {_cut(text)}\n    -> {_cut(answer)}  ({verdict})")
   prompt = os.path.join(command.folder, "prompt.safetensors")
-  if os.path.exists(prompt):
+  if epath.Path(prompt).exists():
     lines += [
       f"\nPrompt: {prompt}",
       f"Try it:    prompt-tuning try {prompt}",

@@ -10,6 +10,7 @@ import io
 import json
 import signal
 import socket
+import types
 from typing import Any
 
 import documented
@@ -27,6 +28,7 @@ from prompt_tuning.commands import console, serve
 from prompt_tuning.data import vocabulary
 from prompt_tuning.interop import hugging_face, t5_names
 from prompt_tuning.models.t5.config import T5Config
+from prompt_tuning.training import one_command
 from t5x.formats import stored_arrays
 from t5x.runs import command_line
 
@@ -122,6 +124,40 @@ def test_settings_are_shown_before_anything_is_done(folder, capsys, caplog):
   assert not (folder / OUT).exists()
 
 
+def test_files_of_the_user_are_kept_in_training_and_evaluation(
+  folder, monkeypatch, capsys
+):
+  FRAME.rename(columns={"label": "y"}).to_csv("y.CSV", index=False)
+  (folder / "own.gin").write_text("LEARNING_RATE = 0.3\nTARGET_COLUMN = 'y'\n")
+  words = ["--gin_file=own.gin", "--gin_bindings=BATCH_SIZE=11"]
+  words += ["--gin.TRAIN_STEPS_RELATIVE=20", "--tfds_data_dir=tfds"]
+  assert not console.main(["tune", NAME, "y.CSV", "--dry_run", *words])
+  out, err = capsys.readouterr()
+  assert "LEARNING_RATE" not in out + err
+  assert "--gin.BATCH_SIZE=11" in out
+  assert "--tfds_data_dir=tfds" in out
+  assert "runs/tune/tiny-y'" in out
+  assert "  EVAL_PERIOD = 2: ten evaluations" in err
+  # That of the recipe, too.
+  words[:1] = ["--gin_file=gin/recipes/lora.gin", "--gin.TARGET_COLUMN='y'"]
+  assert not console.main(["tune", NAME, "y.CSV", "--dry_run", *words])
+  assert "LEARNING_RATE" not in capsys.readouterr().out
+
+  ran = []
+
+  def run(program, function, unit, gin_files, gin_bindings, show):
+    ran.append(gin_bindings)
+    metrics = {"y": {"accuracy": 1.0}}
+    show(types.SimpleNamespace(best=None) if program == "train" else metrics)
+
+  monkeypatch.setattr(one_command, "_run", run)
+  monkeypatch.setattr(one_command, "_report", lambda *arguments: "")
+  words = ["--output=gs://bucket/out", "--gin_file=own.gin"]
+  assert not console.main(["tune", NAME, "y.CSV", *words])
+  assert "TARGET_COLUMN = 'y'" in ran[1]
+  assert "EVAL_OUTPUT_DIR = 'gs://bucket/out/frozen'" in ran[1]
+
+
 @pytest.mark.skipif(not HAS_TOKENIZERS, reason="needs tokenizers")
 def test_a_chat_template_is_a_setting(folder, capsys):
   assert not tune("--dry-run", name=DECODER)
@@ -166,6 +202,10 @@ def test_two_commands_from_names_on_the_hub_to_answers(
   assert capsys.readouterr().out == "".join(f"{x}\n" for x in answers)
   assert not console.main(["eval", OUT, "reviews.csv"])
   (line,) = capsys.readouterr().out.splitlines()
+  FRAME.rename(columns={"label": "y"}).to_csv("y.csv", index=False)
+  words = ["eval", OUT, "y.csv", "--target_column=y", "--input_columns=text"]
+  assert not console.main(words)
+  assert capsys.readouterr().out == f"y{line.removeprefix('reviews')}\n"
   scores = model.evaluate("reviews.csv", prompt)
   assert line.startswith(f"reviews.csv: accuracy {scores['accuracy']:.2f}")
   for _ in range(2):
@@ -243,6 +283,7 @@ def test_seven_lines_of_python(folder, capsys, name):
     (["tune", NAME, "none.csv"], "none.csv cannot be read"),
     (["tune", NAME, "none"], "Expected a file, or OWNER/NAME"),
     (["tune", NAME, "reviews.csv", "--steps=3"], "Unknown command line flag"),
+    (["tune", NAME, "reviews.csv", "--gin_search_paths=x"], "got --gin_search"),
     (
       ["tune", NAME, "reviews.csv", "--gin.STEPS=3"],
       "No gin file of this command defines",

@@ -73,6 +73,19 @@ def test_settings_follow_from_model_data_and_device(given, expected):
   )
 
 
+def test_settings_fit_those_of_the_user():
+  given = {"BATCH_SIZE": 50, "TRAIN_STEPS_RELATIVE": 20, "PROMPT_LENGTH": 7}
+  found = {
+    x.name: (x.value, x.reason)
+    for x in defaults.choose(facts("xl", tokens=512), given)
+  }
+  assert {name: found[name][0] for name in given} == given
+  assert found["TRAIN_STEPS_RELATIVE"][1] == "1 passes over 1,000 rows"
+  assert found["EVAL_PERIOD"][0] == 2
+  assert found["STATS_PERIOD"][0] == 1
+  assert 50 % found["NUM_MICROBATCHES"][0] == 0
+
+
 def test_reasons_are_printed_and_too_little_memory_is_said():
   lines = "\n".join(map(str, defaults.choose(facts("xl", gib=3))))
   assert "  PROMPT_LENGTH = 20: a large model gains little" in lines
