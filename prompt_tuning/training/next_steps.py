@@ -59,7 +59,7 @@ def describe(
   bindings = [*of_recipes, *gin_bindings]
   kept = {
     name: value
-    for name, value in _useful(bindings, gin_files, files, paths).items()
+    for name, value in useful(bindings, gin_files, files, paths).items()
     if "." in name or (name in macros and name not in dropped)
   }
   places: dict[str, str | None] = {}
@@ -126,7 +126,7 @@ def _macros(gin_files: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
   return {name: macro.text for name, macro in found.macros.items()}
 
 
-def _useful(
+def useful(
   gin_bindings: Sequence[str],
   trained: Sequence[str],
   evaluated: Sequence[str],

@@ -25,7 +25,7 @@ from prompt_tuning.data import task_facts, task_rows
 from prompt_tuning.inference import base_models, frozen_model
 from prompt_tuning.interop import hub
 from prompt_tuning.models.t5.config import config_of
-from prompt_tuning.training import defaults
+from prompt_tuning.training import defaults, next_steps
 from t5x import checkpoints, gin_utils
 from t5x.configuration import checks, reading, resolution
 from t5x.runs import command_line, evaluation, training
@@ -179,9 +179,10 @@ def run(command: Command) -> None:
   others = ["OPTIMIZER = None", f"EVAL_OUTPUT_DIR = {str(folder / 'frozen')!r}"]
   rest = [x for x in files if x == _DATA or "decoding/" in x]
   files = [files[0], "gin/runs/eval.gin", *rest]
-  kept = [
-    x for x in command.bindings if _exists(x.partition("=")[0].strip(), files)
-  ]
+  useful = next_steps.useful(
+    *(command.bindings, command.gin_files, files, reading.search_paths())
+  )
+  kept = [f"{k} = {x}" for k, x in useful.items() if _exists(k, files)]
   # The user's files may say which rows and columns were trained on.
   trained, of_data = (_macros(x) for x in (command.gin_files, rest))
   own = [

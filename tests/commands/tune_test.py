@@ -153,8 +153,11 @@ def test_files_of_the_user_are_kept_in_training_and_evaluation(
   monkeypatch.setattr(one_command, "_run", run)
   monkeypatch.setattr(one_command, "_report", lambda *arguments: "")
   words = ["--output=gs://bucket/out", "--gin_file=own.gin"]
+  words += ["--gin.trainer.Trainer.num_microbatches=1"]
   assert not console.main(["tune", NAME, "y.CSV", *words])
   assert "TARGET_COLUMN = 'y'" in ran[1]
+  assert "num_microbatches" in str(ran[0])
+  assert "num_microbatches" not in str(ran[1])  # Evaluation knows no trainer.
   assert "EVAL_OUTPUT_DIR = 'gs://bucket/out/frozen'" in ran[1]
 
 
