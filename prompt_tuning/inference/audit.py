@@ -282,6 +282,7 @@ def tabulate(measures: Sequence[Measure]) -> str:
     value = "not measured" if x.value is None else f"{x.value:.4g}"
     alone = "" if x.alone is None else f"{x.alone:.4g}"
     rows.append([x.name, value, alone, x.note])
-  lines = [f"| {' | '.join(row)} |" for row in rows]
+  escaped = ([text.replace("|", "\\|") for text in row] for row in rows)
+  lines = [f"| {' | '.join(row)} |" for row in escaped]
   found = [f"* {x.name}: {x.finding}" for x in measures if x.finding]
   return "\n".join([*lines, "", "Findings:", *(found or ["* none"])])

@@ -1,5 +1,6 @@
 """The audit of a prompt: its arithmetic, and its findings on prompts."""
 
+import dataclasses
 import json
 import re
 import types
@@ -133,7 +134,9 @@ def test_findings(answers, likelihood, findings):
   found = [re.split("[ :]", x.name)[0] for x in measures if x.finding]
   assert found == findings
   assert not [x for x in measures if x.value is None]
+  measures[0] = dataclasses.replace(measures[0], note="a|b")
   table = audit.tabulate(measures)
+  assert r"| a\|b |" in table
   assert len(table.splitlines()) == len(measures) + 4 + max(1, len(findings))
   (largest,) = (x for x in measures if x.name == "norm, max")
   assert largest.value == pytest.approx(np.sqrt(8))
