@@ -52,7 +52,7 @@ class PromptMetadata:
     base_model: the path of the frozen model, or its name on the hub.
 
   Raises:
-    ValueError: if the score is not finite.
+    ValueError: if the score is not finite, or a field is too long.
   """
 
   base_fingerprint: str
@@ -67,6 +67,12 @@ class PromptMetadata:
   def __post_init__(self):
     if self.score is not None and not math.isfinite(self.score):
       raise ValueError(f"expected a finite score, got {self.score}")
+    long = [k for k, x in vars(self).items() if len(str(x)) > _LONGEST_FIELD]
+    if long:
+      raise ValueError(
+        f"expected fields of at most {_LONGEST_FIELD} characters, got more in "
+        f"{', '.join(long)}"
+      )
 
 
 def save_prompt(
@@ -312,11 +318,6 @@ def from_header(
     raise ValueError(
       f"{path}: incomplete header, which lacks {', '.join(missing)}. The file "
       "is damaged: get another copy."
-    )
-  if too_long := [x for x in fields if len(header.get(x, "")) > _LONGEST_FIELD]:
-    raise ValueError(
-      f"{path}: expected a header with fields of at most {_LONGEST_FIELD} "
-      f"characters, got more in {', '.join(too_long)}."
     )
   convert = {"step": int, "score": float}
   what = (

@@ -46,6 +46,7 @@ def save_adapter(
   metadata: prompt_files.PromptMetadata | None = None,
   base_model: str | None = None,
   title: str = "",
+  model: str | None = None,
 ) -> None:
   """Writes a prompt as an adapter that `PeftModel.from_pretrained` loads.
 
@@ -58,6 +59,7 @@ def save_adapter(
       embeddings.
     title: The adapter's name on the hub, for a model card; by default there is
       no card.
+    model: The same model on this machine; by default `base_model`.
 
   Raises:
     ValueError: if `prompt` is not a prompt, or the folder is not empty.
@@ -68,7 +70,7 @@ def save_adapter(
   if metadata is not None and base_model is not None:
     metadata = dataclasses.replace(metadata, base_model=base_model)
   length, width = array.shape
-  kind = _kind(base_model)
+  kind = _kind(model or base_model)
   is_decoder = kind in decoder_names.MODEL_TYPES or (
     metadata is not None
     and metadata.parameter_path == prompt_files.PARAMETER_PATHS[1]
@@ -140,12 +142,13 @@ def _card(
 
 
 def load_adapter(
-  folder: epath.PathLike,
+  folder: epath.PathLike, model: str | None = None
 ) -> tuple[np.ndarray, prompt_files.PromptMetadata | None]:
   """Reads the prompt of an adapter.
 
   Args:
     folder: Holds a PROMPT_TUNING adapter.
+    model: Its model on this machine; by default the one that it names.
 
   Returns:
     The prompt, [P, H] float32, and its metadata if we wrote the adapter, or if
@@ -201,7 +204,8 @@ def load_adapter(
     )
   task_type = config["task_type"]
   rows = prompt_files.checked(array[:length], path)
-  prompt = rows / _scale(task_type, _kind(base_model), rows.shape[1])
+  kind = _kind(model or base_model)
+  prompt = rows / _scale(task_type, kind, rows.shape[1])
   metadata = prompt_files.from_header(header, rows, path)
   if metadata is None and task_type == "CAUSAL_LM":
     unknown, (_, name) = prompt_files.UNKNOWN, prompt_files.PARAMETER_PATHS

@@ -167,7 +167,9 @@ def _add_models(app: fastapi.FastAPI, service: Service) -> None:
     prompt, suffix = await service.prompt_alone(name), format
     if format == "peft":
       suffix = "zip"
-      content = await asyncio.to_thread(prompt_store.adapter_archive, prompt)
+      content = await asyncio.to_thread(
+        prompt_store.adapter_archive, prompt, service.engine.model.checkpoint
+      )
     else:
       content = prompt_files.content(
         prompt.array, prompt.metadata, f".{format}"

@@ -244,7 +244,8 @@ class PromptStore:
         not allowed.
     """
     with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
-      array, metadata = _parse(content, pathlib.Path(scratch))
+      model = self._engine.model.checkpoint
+      array, metadata = _parse(content, pathlib.Path(scratch), model)
     if not owners.NAME.fullmatch(name):
       raise ValueError(
         "Expected a name of at most 80 letters, digits, '.', '_' and '-' that "
@@ -343,9 +344,9 @@ def _objects(folder: epath.Path) -> dict[str, tuple[Any, ...]]:
 
 
 def _parse(
-  content: bytes, scratch: pathlib.Path
+  content: bytes, scratch: pathlib.Path, model: str
 ) -> tuple[np.ndarray, prompt_files.PromptMetadata | None]:
-  """Reads an upload; its first bytes tell the format.
+  """Reads an upload for a model; its first bytes tell the format.
 
   Raises:
     ValueError: if it is not a prompt; the message omits the scratch folder.
@@ -354,7 +355,8 @@ def _parse(
     if content.startswith(b"PK"):
       for name, part in _adapter_files(content):
         (scratch / name).write_bytes(part)
-      return peft_adapters.load_adapter(scratch)
+      # The path that a client names is not looked at.
+      return peft_adapters.load_adapter(scratch, model)
     is_numpy = content.startswith(np.lib.format.MAGIC_PREFIX)
     path = scratch / f"prompt{'.npy' if is_numpy else '.safetensors'}"
     path.write_bytes(content)
@@ -383,10 +385,11 @@ def _adapter_files(content: bytes) -> Iterator[tuple[str, bytes]]:
         yield name, file.read(most)
 
 
-def adapter_archive(prompt: TunedPrompt) -> bytes:
-  """Returns a prompt as a zip archive of a PEFT adapter."""
+def adapter_archive(prompt: TunedPrompt, model: str) -> bytes:
+  """Returns a model's prompt as a zip archive of a PEFT adapter."""
   with tempfile.TemporaryDirectory(prefix="prompt_") as scratch:
     folder = f"{scratch}/adapter"
-    peft_adapters.save_adapter(folder, prompt.array, prompt.metadata)
+    arguments = folder, prompt.array, prompt.metadata
+    peft_adapters.save_adapter(*arguments, model=model)
     path = shutil.make_archive(folder, "zip", folder)
     return pathlib.Path(path).read_bytes()

@@ -379,7 +379,7 @@ def _upload(content: bytes) -> Reader:
 
   def read(path: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-      prompt_store._parse(path.read_bytes(), pathlib.Path(scratch))
+      prompt_store._parse(path.read_bytes(), pathlib.Path(scratch), "")
 
   return _file("upload", content, read, called="")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent import futures
+import json
 import os
 import threading
 import time
@@ -11,9 +12,12 @@ import zipfile
 import bucket
 import numpy as np
 import pytest
+import safetensors.numpy
 import served
 
 from prompt_tuning import prompt_files
+from prompt_tuning.inference.requests import TunedPrompt
+from prompt_tuning.interop import peft_adapters
 from prompt_tuning.serving import prompt_store
 from prompt_tuning.serving.errors import ApiError
 from prompt_tuning.serving.prompt_store import PromptStore
@@ -199,6 +203,26 @@ def test_looks_for_wrong_names_have_pauses_between_them(service):
     with pytest.raises(ApiError, match="no model"):
       asyncio.run(service.store.find("none"))
   assert time.monotonic() - start >= 3 * 0.1 * 2.0
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "llama"])
+def test_adapters_are_of_the_server_s_model(tmp_path, kind):
+  """Not of a folder that a client names, which is not looked at."""
+  for folder, content in (("own", {"model_type": kind}), ("named", {})):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "config.json").write_text(json.dumps(content))
+  prompt = TunedPrompt(np.ones((2, 16), np.float32))
+  archive = prompt_store.adapter_archive(prompt, str(tmp_path / "own"))
+  files = dict(prompt_store._adapter_files(archive))
+  config = json.loads(files[CONFIG])
+  assert config["task_type"] == "CAUSAL_LM"
+  weights = safetensors.numpy.load(files[peft_adapters.WEIGHTS])
+  # PEFT's rows are multiplied as a Gemma's embeddings are.
+  assert weights["prompt_embeddings"][0, 0] == (4 if kind == "gemma2" else 1)
+  config["base_model_name_or_path"] = str(tmp_path / "named")
+  archive = served.zipped({**files, CONFIG: json.dumps(config)})
+  array, _ = prompt_store._parse(archive, tmp_path, str(tmp_path / "own"))
+  np.testing.assert_array_equal(array, prompt.array)
 
 
 CONFIG = "adapter_config.json"

@@ -9,6 +9,7 @@ from unittest import mock
 import documented
 import numpy as np
 import pytest
+import safetensors.numpy
 import served
 import tiny
 
@@ -16,6 +17,7 @@ from prompt_tuning import prompt_files
 from prompt_tuning.commands import console
 from prompt_tuning.data import vocabulary as vocabulary_lib
 from prompt_tuning.inference import batches
+from prompt_tuning.interop import peft_adapters
 
 LADDER = documented.ROOT / "checkpoints" / "ladder_xs" / "lm_100"
 COMPLETIONS, RANK = served.COMPLETIONS, "/v1/rank"
@@ -28,6 +30,23 @@ _HEADER = json.dumps(
   {"prompt": {"dtype": "F8_E5M2", "shape": [1, 2], "data_offsets": [0, 2]}}
 ).encode()
 _F8 = len(_HEADER).to_bytes(8, "little") + _HEADER + b"00"
+
+_LONG_TASK = safetensors.numpy.save(
+  {"prompt": _ONES},
+  prompt_files.to_header(prompt_files.PromptMetadata("a", "b"), _ONES)
+  | {"task": "x" * 1001},
+)
+_LONG_BASE = {
+  peft_adapters.CONFIG: json.dumps(
+    {
+      "peft_type": "PROMPT_TUNING",
+      "task_type": "CAUSAL_LM",
+      "num_virtual_tokens": 2,
+      "base_model_name_or_path": "x" * 1001,
+    }
+  ),
+  peft_adapters.WEIGHTS: safetensors.numpy.save({"prompt_embeddings": _ONES}),
+}
 
 # Fields of a request, the field to blame, and a part of the message.
 COMPLETION_FIELDS = [
@@ -121,6 +140,10 @@ UPLOADS = [
     ),
     "adapter_config.json twice",
   ),
+  # Each list of models would repeat it.
+  (_LONG_TASK, "at most 1000 characters, got more in task"),
+  # No server would read its file.
+  (served.zipped(_LONG_BASE), "at most 1000 characters, got more in base"),
 ]
 # Method, path, content, status, and a part of the message.
 PLACES = [
@@ -175,13 +198,10 @@ def test_uploads_are_refused(service, engine):
     )
 
   other = safetensors(base_fingerprint="another")
-  long = safetensors(task="x" * 1001)
   nan = served.npy(np.full((10_000, tiny.WIDTH), np.nan))
   uploads = [
     *UPLOADS,
     (other, f"{engine.model.fingerprint}.*trained with another"),
-    # Each list of models would repeat it.
-    (long, "at most 1000 characters, got more in task"),
     (nan, r"rows \[0, 1, 2, 3, 4\] and more"),  # In one line.
   ]
   with served.unchanged(service):
@@ -260,7 +280,7 @@ def test_failures_tell_clients_nothing(service, monkeypatch):
     served.check_error(served.complete(service), 500, "The server failed")
   assert served.complete(service).status_code == 200
   text = service.metrics.text(set()).decode()
-  assert "prompt_tuning_first_token_seconds_count 1.0" in text
+  assert "prompt_tuning_first_token_seconds_sum -" not in text
   monkeypatch.setattr(engine, "failure", RuntimeError())
   # It is not about to start.
   for path in ("/readyz", "/healthz"):
