@@ -84,8 +84,8 @@ def convert(
 
   Args:
     model: The model to write.
-    target_format: "hf"; "t5x", its format 3; or "int8", the same with matrices
-      in int8.
+    target_format: "hf"; "t5x", its format 3; or "int8", with matrices in int8:
+      "hf" of a decoder, "t5x" of a T5.
     target: For "hf" a new folder, for others the parent folder of
       `checkpoint_<step>`.
     step: Pretraining steps, if the model does not record them.
@@ -107,10 +107,15 @@ def convert(
     raise ValueError(f"{copy} is another model's: name another folder.")
   is_int8 = target_format == "int8"
   model = int8.held_by(model, int8.names(model, is_int8))
-  if target_format == "hf":
+  if target_format == "hf" or (is_int8 and is_decoder):
     if step is not None:
       raise ValueError(f"Expected no step, which hf does not keep, got {step}.")
-    hugging_face.write_folder(target, model.arrays, model.metadata)
+    metadata = dict(model.metadata)
+    if is_decoder:
+      weights = "int8" if is_int8 else None
+      config = dataclasses.replace(metadata["config"], base_weights=weights)
+      metadata |= {"config": config, "fingerprint": model.fingerprint}
+    hugging_face.write_folder(target, model.arrays, metadata)
     written = target
   else:
     step = model.step if step is None else step

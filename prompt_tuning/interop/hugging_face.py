@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+# Settings of a folder with int8 matrices, which this trainer alone reads.
+_OF_INT8 = ("base_weights", "fingerprint")
 _HEAD, _EMBEDDING = "lm_head.weight", "shared.weight"
 # Copies of a T5's embedding. A file may have one of them in its place.
 _EMBEDDING_COPIES = (
@@ -108,7 +110,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
 
   Returns:
     The model under T5X's names. Its step is unknown: 0. The metadata has its
-    `config`.
+    `config`, and the fingerprint of the floats that int8 was made of.
 
   Raises:
     ValueError: if it is another model, or its weights are missing, incomplete
@@ -139,7 +141,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
       f"says, got {len(tensors)}."
     )
   expected = t5_names.shapes(config)
-  keys = {name: names.hugging_face_name(name, config) for name in expected}
+  keys = {name: _hugging_face_name(name, config) for name in expected}
   if problems := _differences(
     {key: _turned(name, expected[name]) for name, key in keys.items()},
     tensors,
@@ -155,6 +157,10 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   if is_t5:
     return BaseCheckpoint(str(path), found, 0, arrays)
   metadata = {"config": config, "folder": found}
+  if config.base_weights:
+    keys = dict.fromkeys(_OF_INT8, str)
+    content = parsing.json_file(folder / CONFIG, "that of int8 weights", keys)
+    metadata["fingerprint"] = content["fingerprint"]
   return BaseCheckpoint(
     str(path), found, 0, _exchanged(arrays, folder), metadata
   )
@@ -168,14 +174,17 @@ def _exchanged(
     from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
 
     row = tokenizers_vocabulary.exchanged_id(folder / TOKENIZER)
-    for name, axis in (
+    for matrix, axis in (
       (TOKEN_EMBEDDING, 0),
       ("decoder_embedder/embedding", 0),
       ("decoder/logits_dense/kernel", 1),
     ):
-      if row and name in arrays:
-        exchanged = safetensors_files.exchange(arrays[name], axis, row)
-        arrays = {**arrays, name: exchanged}
+      for name, axis_of_pieces in ((matrix, axis), (f"{matrix}_scale", 0)):
+        if row and name in arrays:
+          exchanged = safetensors_files.exchange(
+            arrays[name], axis_of_pieces, row
+          )
+          arrays = {**arrays, name: exchanged}
   return arrays
 
 
@@ -199,7 +208,10 @@ def read_config(folder: pathlib.Path) -> Config:
   model_type = config["model_type"]
   for names in NAMES.values():
     if model_type in names.MODEL_TYPES:
-      return names.read_config(file, config)
+      found = names.read_config(file, config)
+      with parsing.of(file, "a model configuration"):
+        weights = config.get("base_weights")
+        return dataclasses.replace(found, base_weights=weights)
   known = ", ".join(x for names in NAMES.values() for x in names.MODEL_TYPES)
   raise ValueError(f"{file}: expected model_type {known}, got {model_type}.")
 
@@ -209,12 +221,23 @@ def _differences(
 ) -> list[str]:
   """Lists arrays of other names, shapes or dtypes."""
   shapes = {name: x.shape for name, x in got.items()}
-  known = ", ".join(map(str, safetensors_files.DTYPE_NAMES))
+  int8 = np.dtype(np.int8)
+  floats = [x for x in safetensors_files.DTYPE_NAMES if x != int8]
+  known = {
+    name: [int8] if f"{name}_scale" in expected else floats for name in got
+  }
   return t5_names.differences(expected, shapes) + [
-    f"{name} is {x.dtype}, expected one of {known}"
+    f"{name} is {x.dtype}, expected one of {', '.join(map(str, known[name]))}"
     for name, x in got.items()
-    if x.dtype not in safetensors_files.DTYPE_NAMES
+    if x.dtype not in known[name]
   ]
+
+
+def _hugging_face_name(name: str, config: Config) -> str:
+  """Returns the name of a tensor, which of a scale is that of its matrix."""
+  matrix = name.removesuffix("_scale")
+  found = NAMES[type(config)].hugging_face_name(matrix, config)
+  return found + name.removeprefix(matrix)
 
 
 def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -239,13 +262,13 @@ def write_folder(
   arrays: Mapping[str, StoredArray],
   metadata: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes a model that transformers' `from_pretrained` loads.
+  """Writes a model that transformers' `from_pretrained` loads, unless in int8.
 
   Args:
     path: A new folder, or an empty one.
     arrays: T5X name -> array, of a T5 1.1, a T5Gemma 1 or a decoder.
-    metadata: Unless it is a T5 1.1: its `config`, and the `folder` whose other
-      files are copied.
+    metadata: Unless it is a T5 1.1: its `config`, the `folder` whose other
+      files are copied, and the `fingerprint` if it is in int8.
 
   Raises:
     ValueError: if it is another model, or the folder is not empty.
@@ -269,7 +292,8 @@ def write_folder(
       f"Not a {what}: {len(problems)} differences. {'; '.join(problems[:10])}."
       f"{way_out}"
     )
-  if isinstance(config, T5GemmaConfig) and config.is_merged:
+  is_merged = isinstance(config, T5GemmaConfig) and config.is_merged
+  if is_merged and not config.base_weights:
     raise ValueError(
       "Expected a model that is text alone, got a T5Gemma 2: it has an encoder "
       "of images, which is not read. Use its own folder."
@@ -289,12 +313,15 @@ def write_folder(
       if file.name not in (CONFIG, safetensors_files.INDEX):
         shutil.copy(file, folder)
     content = json.loads((source / CONFIG).read_text())
-    content.pop("torch_dtype", None)
-  names = NAMES[type(config)]
+    for name in ("torch_dtype", *_OF_INT8):
+      content.pop(name, None)
+    if config.base_weights:
+      of_int8 = config.base_weights, metadata["fingerprint"]
+      content |= dict(zip(_OF_INT8, of_int8, strict=True))
   safetensors_files.write(
     folder / safetensors_files.WEIGHTS,
     {
-      names.hugging_face_name(name, config): _turned_array(name, array)
+      _hugging_face_name(name, config): _turned_array(name, array)
       for name, array in arrays.items()
     },
   )

@@ -22,6 +22,7 @@ _DTYPES = {
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
   "BF16": np.dtype(ml_dtypes.bfloat16),
+  "I8": np.dtype(np.int8),
 }
 DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 

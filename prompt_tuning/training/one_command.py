@@ -33,6 +33,7 @@ from t5x.runs import command_line, evaluation, training
 _RECIPE = "gin/recipes/prompt_tuning.gin"
 _BY_LENGTH = "gin/runs/by_length.gin"
 _DATA = "gin/tasks/files.gin"
+_INT8 = "gin/models/int8.gin"
 # The fields of a network that a checkpoint's arrays tell.
 SIZES = (
   *("vocab_size", "emb_dim", "num_heads", "num_encoder_layers"),
@@ -119,6 +120,7 @@ def make(
   files = [
     f"gin/models/{model_file}.gin",
     *(recipes or [_RECIPE]),
+    *([_INT8] if config.base_weights else []),
     *([] if is_task else [_DATA]),
     *(x for x in gin_files if x not in recipes),
   ]
@@ -177,7 +179,7 @@ def run(command: Command) -> None:
       content = (folder / "inference_eval" / name).read_text()
       tuned = [json.loads(x) for x in content.splitlines()]
   others = ["OPTIMIZER = None", f"EVAL_OUTPUT_DIR = {str(folder / 'frozen')!r}"]
-  rest = [x for x in files if x == _DATA or "decoding/" in x]
+  rest = [x for x in files if x in (_DATA, _INT8) or "decoding/" in x]
   files = [files[0], "gin/runs/eval.gin", *rest]
   useful = next_steps.useful(
     *(command.bindings, command.gin_files, files, reading.search_paths())

@@ -26,13 +26,18 @@ import prompt_tuning as pt
 from prompt_tuning import prompt_files
 from prompt_tuning.commands import console, serve
 from prompt_tuning.data import vocabulary
-from prompt_tuning.interop import hugging_face, t5_names
+from prompt_tuning.interop import (
+  checkpoint_conversion,
+  hugging_face,
+  t5_names,
+)
 from prompt_tuning.models.t5.config import T5Config
 from prompt_tuning.training import one_command
 from t5x.formats import stored_arrays
 from t5x.runs import command_line
 
 NAME, DECODER, DATA = "me/tiny", "me/decoder", "me/reviews"
+T5GEMMA, INT8 = "me/t5gemma", "me/int8"
 CONFIG = T5Config(192, 16, 2, 1, 1, head_dim=8, mlp_dim=20)
 FRAME = pd.DataFrame(
   [
@@ -46,7 +51,8 @@ SLOW = [
   pytest.mark.skipif(not HAS_TOKENIZERS, reason="needs tokenizers"),
 ]
 MODELS = pytest.mark.parametrize(
-  "name", [NAME, pytest.param(DECODER, marks=SLOW)]
+  "name",
+  [NAME, *(pytest.param(x, marks=SLOW) for x in (DECODER, T5GEMMA, INT8))],
 )
 # A name with a point, as many models have.
 OUT = "tiny-1.7B"
@@ -82,25 +88,31 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def decoder_files(tmp_path_factory):
-  """Returns the files of the decoder."""
-  folder = tmp_path_factory.mktemp("tiny") / "decoder"
-  tiny_decoder.save(folder)
-  if HAS_TOKENIZERS:
-    tiny_decoder.save_tokenizer(folder)
-  return {path.name: path.read_bytes() for path in folder.iterdir()}
+def other_files(tmp_path_factory):
+  """Returns the files of the others: a decoder, a T5Gemma, one in int8."""
+  parent = tmp_path_factory.mktemp("tiny")
+  for name, kind in ((DECODER, "tiny_decoder"), (T5GEMMA, "tiny_t5gemma")):
+    tiny_decoder.save(parent / name, kind)
+    if HAS_TOKENIZERS:
+      tiny_decoder.save_tokenizer(parent / name)
+  model = checkpoint_conversion.open_model(str(parent / DECODER))
+  checkpoint_conversion.convert(model, "int8", str(parent / INT8))
+  return {
+    name: {path.name: path.read_bytes() for path in (parent / name).iterdir()}
+    for name in (DECODER, T5GEMMA, INT8)
+  }
 
 
 @pytest.fixture
-def folder(files, decoder_files, tmp_path, monkeypatch):
-  """Returns the working directory; the hub has the model and the data."""
+def folder(files, other_files, tmp_path, monkeypatch):
+  """Returns the working directory; the hub has the models and the data."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
   monkeypatch.setattr("t5x.files.compilation_cache.enable", lambda: None)
   FRAME.to_csv("reviews.csv", index=False)
   with local_hub.serving(monkeypatch, tmp_path / "cache") as repositories:
-    repositories["models", NAME] = files
-    repositories["models", DECODER] = decoder_files
+    for name, content in {NAME: files, **other_files}.items():
+      repositories["models", name] = content
     content = (tmp_path / "reviews.csv").read_bytes()
     repositories["datasets", DATA] = {"data/train.csv": content}
     yield tmp_path
@@ -167,6 +179,13 @@ def test_a_chat_template_is_a_setting(folder, capsys):
   out, err = capsys.readouterr()
   assert "  use_chat_template = True: the model's own wraps each input" in err
   assert "--gin.hugging_face.vocabulary.use_chat_template=True" in out
+
+
+def test_an_int8_base_stays_in_int8(folder, capsys):
+  model = checkpoint_conversion.open_model(NAME)
+  checkpoint_conversion.convert(model, "int8", "int8")
+  assert not tune("--dry-run", name="int8")
+  assert "--gin_file=gin/models/int8.gin" in capsys.readouterr().out
 
 
 @MODELS

@@ -15,7 +15,7 @@ from prompt_tuning.data.tokenizers_vocabulary import TokenizersVocabulary
 from prompt_tuning.interop import checkpoint_conversion, hugging_face
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.serving import completions, schemas
-from t5x.formats import stored_arrays
+from t5x.formats import int8, stored_arrays
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -69,6 +69,11 @@ def test_embeddings_change_places_with_their_pieces(path, tmp_path):
   for name in ("model.safetensors", "tokenizer.json"):
     written, given = (tmp_path / x / name for x in ("out", "model"))
     assert written.read_bytes() == given.read_bytes()
+  checkpoint_conversion.convert(model, "int8", str(tmp_path / "int8"))
+  rounded = int8.held_by(model, int8.names(model, True)).arrays
+  for name, array in hugging_face.open_folder(tmp_path / "int8").arrays.items():
+    expected = stored_arrays.read(rounded[name])
+    np.testing.assert_array_equal(stored_arrays.read(array), expected)
 
 
 def test_refuses_what_is_no_tokenizer(tmp_path):

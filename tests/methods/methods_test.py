@@ -1,11 +1,13 @@
-"""Every method, by its gin file, on a tiny T5: identity, training, decoding."""
+"""Every method by its gin files: identity on a T5, runs on every network."""
 
+import contextlib
 import functools
-import json
+import re
 from typing import Any
 
 import computed
 import conformance
+import documented
 from flax import traverse_util
 import gin
 import jax
@@ -13,27 +15,47 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
+import served
 import tiny
 import tiny_decoder
 import tiny_gin
 
 import prompt_tuning as pt
+from prompt_tuning.inference.batch_queue import Settings, Shapes
+from prompt_tuning.inference.engine import Engine
 from prompt_tuning.interop import checkpoint_conversion
 from prompt_tuning.methods import adapter, lora
-from t5x import checkpoints, models, partitioning, trainer, utils
+from t5x import checkpoints, models
 from t5x import eval as eval_lib
 from t5x import train as train_lib
 from t5x.formats import stored_arrays
 
 _PROMPT = ["gin/prompts/random_uniform.gin"]
-# Method -> the stem of its file, what other files it takes, and bindings.
+# In byte pieces, an input of the tiny task begins with one of these.
+_PREFIXES = list("abcdefgh")
+# Of one of the tests, in its folder.
+_FILE = "prompt.npy"
+# Recipe -> the stem of its method's file, what other files it takes, and
+# bindings.
 METHODS: dict[str, tuple[str, list[str], list[str]]] = {
   "prompt_tuning": ("prompt_tuning", _PROMPT, ["PROMPT_LENGTH = 4"]),
   "multitask_prompt": (
     "multitask_prompt",
     _PROMPT,
-    # In byte pieces, an input of the tiny task begins with one of these.
-    ["PROMPT_LENGTH = 4", f"TASK_PREFIXES = {list('abcdefgh')}"],
+    ["PROMPT_LENGTH = 4", f"TASK_PREFIXES = {_PREFIXES}"],
+  ),
+  "mpt_sources": (
+    "mpt_sources",
+    _PROMPT,
+    [
+      *("PROMPT_LENGTH = 4", f"TASK_PREFIXES = {_PREFIXES}"),
+      f"MPT_TEACHERS = {dict.fromkeys(_PREFIXES, _FILE)}",
+    ],
+  ),
+  "spot": (
+    "prompt_tuning",
+    ["gin/prompts/from_file.gin"],
+    [f"PROMPT_FILE = {_FILE!r}"],
   ),
   "prefix_tuning": ("prefix_tuning", [], ["PREFIX_LENGTH = 4"]),
   "prefix_tuning through an MLP": (
@@ -43,7 +65,7 @@ METHODS: dict[str, tuple[str, list[str], list[str]]] = {
   ),
   "lora": ("lora", [], ["LORA_RANK = 2"]),
   "adapter": ("adapter", [], ["ADAPTER_SIZE = 4"]),
-  "prompt tuning and LoRA": (
+  "prompt_and_lora": (
     "prompt_tuning",
     [*_PROMPT, "gin/methods/lora.gin"],
     ["PROMPT_LENGTH = 4", "LORA_RANK = 2"],
@@ -105,11 +127,19 @@ ADDED = {
   ],
   "prompt_tuning": ["encoder/prompt/prompt"],
 }
-BOTH = "prompt tuning and LoRA"
+BOTH = "prompt_and_lora"
 # Methods whose parts are tested alone.
 COMPOSED = (BOTH, "prefix_tuning through an MLP")
 ADDED[BOTH] = ADDED["prompt_tuning"] + ADDED["lora"]
 IDENTITIES = {"lora", "adapter", "ia3"}
+# A network's name in the table -> its gin file in testdata.
+NETWORKS = {
+  "T5": "tiny",
+  "decoder": "tiny_decoder",
+  "T5Gemma": "tiny_t5gemma",
+  "T5Gemma 2": "tiny_t5gemma2",
+}
+DOCS = documented.ROOT / "docs/methods.md"
 
 
 INPUTS = conformance.network_inputs(
@@ -227,80 +257,6 @@ def test_low_rank_delta_is_divided_as_its_kernel_is():
   }
 
 
-class _FrozenPart(trainer.BaseAction):
-  """Notes the fingerprint of what is frozen whenever a run is evaluated."""
-
-  def __init__(self):
-    self.fingerprints = []
-
-  def run(self, train_state, metrics_by_task) -> bool:
-    self.fingerprints.append(checkpoints.fingerprint(train_state.frozen))
-    return False
-
-
-# tests/runtime does it for the others.
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "method",
-  [
-    "lora",
-    "adapter",
-    "ia3",
-    "prefix_tuning",
-    "prefix_tuning through an MLP",
-    "multitask_prompt",
-    BOTH,
-  ],
-)
-def test_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path):
-  base = tiny.save_base(tmp_path / "base")
-  run = tmp_path / "run"
-  _configure(method, INITIAL_CHECKPOINT_PATH=base, MODEL_DIR=str(run))
-  initializer = tiny.make_initializer(
-    gin.get_configurable(models.EncoderDecoderModel)(),
-    gin.get_configurable(partitioning.PjitPartitioner)(num_partitions=1),
-  )
-  start, _ = initializer.from_base_model(
-    gin.get_configurable(utils.RestoreCheckpointConfig)(),
-    # As t5x.train does.
-    jax.random.split(jax.random.key(0))[0],
-  )
-  assert sorted(_flat(start.trainable)) == sorted(ADDED[method])
-  frozen = _FrozenPart()
-  outcome = gin.get_configurable(train_lib.train)(
-    train_eval_dataset_cfg=None, actions={"INFER_EVAL": [frozen]}
-  )
-  assert outcome.status == "finished"
-  # To the bit.
-  fingerprint = checkpoints.open_checkpoint(base).fingerprint
-  assert checkpoints.fingerprint(start.frozen) == fingerprint
-  assert frozen.fingerprints[-1] == fingerprint
-  record = json.loads((run / "record.json").read_text())
-  assert record["status"] == "finished"
-  # From the latest checkpoint of the run.
-  checkpoint = checkpoints.open_checkpoint(str(run))
-  host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  trained = checkpoint.read(
-    {
-      name: jax.ShapeDtypeStruct(
-        checkpoint.arrays[name].shape, np.float32, sharding=host
-      )
-      for name in ADDED[method]
-    }
-  )
-  for name, before in _flat(start.trainable).items():
-    assert np.abs(trained[name] - before).max() > 0, name
-  _configure(
-    method,
-    "eval",
-    INITIAL_CHECKPOINT_PATH="none",
-    CHECKPOINT_PATH=str(run),
-    EVAL_OUTPUT_DIR=str(tmp_path / "eval"),
-  )
-  metrics = gin.get_configurable(eval_lib.evaluate)()
-  assert metrics == record["evals"][-1]["metrics"]
-
-
 def _trained(run):
   """The arrays of a run's latest checkpoint that trained."""
   checkpoint = checkpoints.open_checkpoint(str(run))
@@ -308,52 +264,95 @@ def _trained(run):
   return {x: stored_arrays.read(checkpoint.arrays[x]) for x in names}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("network", "method"),
-  [
-    (network, method)
-    for network in tiny_decoder.CONFIGS
-    for method in METHODS
-    # Methods that end in a prompt differ in the prompt alone.
-    if network != "tiny_t5gemma2" or method in ADDED
-  ],
-)
-def test_method_on_a_network_trains_resumes_and_answers(
-  network, method, tmp_path
-):
-  base = tiny_decoder.save(tmp_path / "base", network)
-  whole, parts = tmp_path / "whole", tmp_path / "parts"
-  settings = {"model": network, "INITIAL_CHECKPOINT_PATH": base}
+@pytest.fixture(scope="module")
+def service_of(tmp_path_factory):
+  """Returns a function: network -> its base model, and a server of it."""
+  shapes = Shapes(rows=(1,), lengths=(24,), steps=(8,), labels=(16,), beams=())
+  with contextlib.ExitStack() as stack:
+
+    @functools.cache
+    def make(network):
+      folder = tmp_path_factory.mktemp(network)
+      if network == "tiny":
+        base = tiny.save_base(folder / "base")
+      else:
+        base = tiny_decoder.save(folder / "base", network)
+      model = pt.load(base, seqio.ByteVocabulary())
+      engine = stack.enter_context(Engine(model, Settings(shapes=shapes)))
+      return model, served.make_service(engine, folder / "prompts")
+
+    yield make
+
+
+def _cell(method, network, folder, model, service):
+  """Trains, resumes, evaluates and serves; returns the cell of the table."""
+  whole, parts = folder / "whole", folder / "parts"
+  settings = {"model": network, "INITIAL_CHECKPOINT_PATH": model.checkpoint}
 
   def train(run, steps):
     changed = {"TRAIN_STEPS_RELATIVE": steps, "EVAL_PERIOD": 2}
     _configure(method, **settings, **changed, MODEL_DIR=str(run))
     train = gin.get_configurable(train_lib.train)
-    assert train(train_eval_dataset_cfg=None).status == "finished"
+    outcome = train(train_eval_dataset_cfg=None)
+    assert outcome.status == "finished"
+    if frozen := outcome.train_state.frozen:
+      assert checkpoints.fingerprint(frozen) == model.fingerprint
     return _trained(run)
 
   first, resumed = train(parts, 2), train(parts, 4)
   expected = train(whole, 4)
+  if network == "tiny" and method in ADDED:
+    assert sorted(expected) == sorted(ADDED[method])
   assert resumed.keys() == expected.keys()
   for name, array in expected.items():
     np.testing.assert_array_equal(resumed[name], array)
     assert np.abs(array - first[name]).max() > 0, name
   evals = tiny.record(whole)["evals"]
   assert tiny.record(parts)["evals"] == evals
-  settings["CHECKPOINT_PATH"] = str(parts)
-  _configure(method, "eval", **settings, EVAL_OUTPUT_DIR=str(tmp_path / "eval"))
+  changed = {"CHECKPOINT_PATH": str(parts), "EVAL_OUTPUT_DIR": str(folder)}
+  changed["EVAL_ASSIGNMENT_MAP"] = None  # Not the prompt that SPoT begins with.
+  _configure(method, "eval", **settings, **changed)
   metrics = gin.get_configurable(eval_lib.evaluate)()
   assert metrics == evals[-1]["metrics"]
-  prompt = parts / "prompt.safetensors"
-  assert prompt.exists() == (method in {"prompt_tuning", *computed.METHODS})
-  if prompt.exists():
-    model = pt.load(base, seqio.ByteVocabulary())
-    found = model.evaluate(tiny.TASK, prompt)
-    assert found in [x["metrics"][tiny.TASK] for x in evals]
   if method == "model_tuning":
     run = checkpoint_conversion.open_model(str(parts))
-    checkpoint_conversion.convert(run, "hf", str(tmp_path / "out"))
-    out = checkpoint_conversion.open_model(str(tmp_path / "out"))
+    checkpoint_conversion.convert(run, "hf", str(folder / "out"))
+    out = checkpoint_conversion.open_model(str(folder / "out"))
     for name, array in expected.items():
       np.testing.assert_array_equal(stored_arrays.read(out.arrays[name]), array)
+  prompt = parts / "prompt.safetensors"
+  if not prompt.exists():
+    return "eval"
+  found = model.evaluate(tiny.TASK, prompt)
+  assert found in [x["metrics"][tiny.TASK] for x in evals]
+  service.store.put(method, prompt.read_bytes())
+  labels = {"prompt": ["abc", "abxcdefgh"], "labels": ["yes", "no"]}
+  answers = served.send(
+    service, "POST", "/v1/rank", json={"model": method, **labels}
+  ).json()["data"]
+  for answer, expected in zip(
+    answers, model.rank(*labels.values(), prompt), strict=True
+  ):
+    scores = {x["label"]: x["log_likelihood"] for x in answer["labels"]}
+    assert scores == pytest.approx(expected, rel=1e-4)
+  return "server"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_row_of_the_table(method, service_of, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  rng = np.random.default_rng(0)
+  np.save(_FILE, rng.normal(size=(4, tiny.WIDTH)).astype(np.float32))
+  cells = [
+    _cell(method, network, tmp_path / network, *service_of(network))
+    for network in NETWORKS.values()
+  ]
+  recipe = re.sub(r"^\w+", r"`\g<0>`", method)
+  assert f"\n| {' | '.join([recipe, *cells])} |\n" in DOCS.read_text()
+
+
+def test_table_has_every_recipe():
+  recipes = {x.stem for x in (documented.ROOT / "gin/recipes").glob("*.gin")}
+  assert {x.split()[0] for x in METHODS} == recipes - {"evaluate_prompt"}
+  assert f"\n| Recipe | {' | '.join(NETWORKS)} |\n" in DOCS.read_text()

@@ -109,7 +109,10 @@ def test_run_resumes_bit_for_bit_and_is_served(tmp_path, base):
     assert WORDS.decode([x.id for x in ticket.result(60).tokens]) == answer
 
 
-def test_converted_to_int8_and_back(tmp_path, base):
+@pytest.mark.parametrize("kind", [None, "tiny_decoder", "tiny_t5gemma"])
+def test_converted_to_int8_and_back(kind, tmp_path, base):
+  if kind is not None:
+    base = tiny_decoder.save(tmp_path / "base", kind)
   exact = checkpoint_conversion.open_model(base)
   for source, target in ((base, "int8"), (str(tmp_path / "int8"), "hf")):
     model = checkpoint_conversion.open_model(source)
