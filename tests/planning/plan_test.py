@@ -55,13 +55,24 @@ def test_programs_of_a_train_command_are_compiled():
   assert planned["train"][1].weights == 4 * (271_232 + 6_400)
 
 
-@pytest.mark.parametrize(("more", "size"), [([], 2), (["int8"], 1)])
-def test_frozen_weights_have_the_dtype_that_they_are_read_in(more, size):
-  bindings = [*TINY, "PARAMETER_DTYPE = 'bfloat16'"]
-  files = [*FILES, *(f"gin/models/{name}.gin" for name in more)]
+@pytest.mark.parametrize(
+  ("model", "more", "parameters", "width", "size"),
+  [
+    ("ladder_xs", [], 271_232, 64, 2),
+    ("ladder_xs", ["int8"], 271_232, 64, 1),
+    pytest.param(
+      *("llama_3_8b", ["int8"], 8_030_261_248, 4096, 1), marks=pytest.mark.slow
+    ),
+  ],
+)
+def test_frozen_weights_have_the_dtype_that_they_are_read_in(
+  model, more, parameters, width, size
+):
+  bindings = [*TINY[:2], "PARAMETER_DTYPE = 'bfloat16'", "PROMPT = None"]
+  files = [f"gin/models/{name}.gin" for name in (model, *more)] + FILES[1:]
   with programs.read_command(files, bindings, jax.devices()[:1]) as command:
-    own = costs.bytes_of(command.state) - 4 * 6_400
-    assert size * 271_232 <= own < (size + 1) * 271_232
+    own = costs.bytes_of(command.state) - 4 * 100 * width
+    assert size * parameters <= own < (size + 1) * parameters
 
 
 def test_operations_in_a_loop_count_every_time():
@@ -220,6 +231,20 @@ def test_search_leaves_alone_what_the_command_sets():
   settings = search.candidates(2, FILES, given)
   assert len(settings) == 2 * 2
   assert not any("P" in x for each in settings for x in each.bindings[1:])
+
+
+@pytest.mark.parametrize(
+  ("model", "config"),
+  [
+    ("decoder", "base_model.decoder_config"),
+    ("llama_3_8b", "config.DecoderConfig"),
+    ("t5gemma_9b_9b", "config.T5GemmaConfig"),
+  ],
+)
+def test_search_tries_the_settings_of_any_network(model, config):
+  files = [f"gin/models/{model}.gin", "gin/models/int8.gin", FILES[1]]
+  bindings = {x.bindings[0] for x in search.candidates(2, files, ())}
+  assert bindings == {f"{config}.remat = {x}" for x in (False, True)}
 
 
 def _report(peak, topology="cpux1", **values):

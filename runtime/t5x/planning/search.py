@@ -13,14 +13,9 @@ import tqdm
 from t5x.configuration import reading, resolution
 from t5x.planning import costs, programs, targets
 
-# Settings to try, and another name for the number of partitions. What a command
-# sets is left alone.
-_NAMES = (
-  "network.T5Config.remat",
-  "NUM_MICROBATCHES",
-  "NUM_PARTITIONS",
-  "PARAMETER_DTYPE",
-)
+# Settings to try beside `remat`, and another name for the number of partitions.
+# What a command sets is left alone.
+_NAMES = ("NUM_MICROBATCHES", "NUM_PARTITIONS", "PARAMETER_DTYPE")
 _PARTITIONS = "partitioning.PjitPartitioner.num_partitions"
 
 
@@ -30,20 +25,23 @@ class Settings:
 
   Rematerialisation costs a third of a step; microbatches cost little, but not
   nothing; the more devices share a model, the more they exchange. None leaves
-  a setting to the command.
+  a setting to the command. `config` is the gin name of the network's settings.
   """
 
   remat: bool | None
   microbatches: int | None
   partitions: int | None
   dtype: str | None
+  config: str = "network.T5Config"
 
   @property
   def bindings(self) -> list[str]:
     """The settings as gin bindings."""
+    *values, config = dataclasses.astuple(self)
+    names = (f"{config}.remat", *_NAMES)
     return [
-      f"{name} = {None if value == 1 and name == _NAMES[1] else value!r}"
-      for name, value in zip(_NAMES, dataclasses.astuple(self), strict=True)
+      f"{name} = {None if value == 1 and name == _NAMES[0] else value!r}"
+      for name, value in zip(names, values, strict=True)
       if value is not None
     ]
 
@@ -72,16 +70,20 @@ def candidates(
   given = {x.label for text in gin_bindings for x in reading.from_text(text)}
   if _PARTITIONS in given:
     given.add("NUM_PARTITIONS")
-  tried = {_NAMES[0], *read.macros} - given
+  own = [x["config"].value for x in read.parameters.values() if "config" in x]
+  # The last, as a model's file may include another one's.
+  config = own[-1].name.spelled
+  names = (f"{config}.remat", *_NAMES)
+  tried = {names[0], *read.macros} - given
   values: tuple[list[Any], ...] = (
     [False, True],
     [1, 4],
     [2**i for i in range(devices.bit_length())],
     ["bfloat16", "float32"],
   )
-  named = zip(_NAMES, values, strict=True)
+  named = zip(names, values, strict=True)
   choices = (some if name in tried else [None] for name, some in named)
-  return sorted(itertools.starmap(Settings, itertools.product(*choices)))
+  return sorted(Settings(*x, config) for x in itertools.product(*choices))
 
 
 def search(
@@ -194,7 +196,7 @@ def best(done: Mapping[Settings, costs.CostReport]) -> list[Settings]:
 
 def describe_trial(settings: Settings, found: costs.CostReport) -> str:
   """Returns a line on the memory and time that settings took."""
-  texts = [x.removeprefix("network.T5Config.") for x in settings.bindings]
+  texts = [x.removeprefix(f"{settings.config}.") for x in settings.bindings]
   peak = "?" if found.peak is None else f"{found.peak / costs.GIB:.2f}"
   return (
     f"{', '.join(texts)}: {'fits' if found.fits else 'does not fit'}, {peak} "
