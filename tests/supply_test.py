@@ -11,7 +11,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("constraints*.txt"))
-# Extra -> the file with what it adds to constraints.txt.
+# Extra -> the file that has what it adds to constraints.txt and, unless that is
+# the server's, to constraints-dev.txt.
 EXTRAS = {
   "serving": "",
   "dev": "-dev",
@@ -57,9 +58,8 @@ def test_versions_are_in_the_ranges_of_the_projects(extra, python):
     for folder in ("", "runtime")
   )
   assert set(EXTRAS) == set(ours["optional-dependencies"])
-  pins = _pins(
-    ROOT / "constraints.txt", ROOT / f"constraints{EXTRAS[extra]}.txt"
-  )
+  kinds = ["", "-dev", EXTRAS[extra]] if EXTRAS[extra] else [""]
+  pins = _pins(*(ROOT / f"constraints{kind}.txt" for kind in kinds))
   wanted = [*ours["dependencies"], *runtime["dependencies"]]
   wanted += ours["optional-dependencies"][extra]
   for each in map(Requirement, wanted):

@@ -91,8 +91,9 @@ def test_other_meshes_agree_with_one_device(base, done):
 
 
 @pytest.mark.slow
-def test_eight_devices_train_a_decoder_as_one_does(tmp_path):
-  base = tiny_decoder.save(tmp_path / "base")
+@pytest.mark.parametrize("network", tiny_decoder.CONFIGS)
+def test_eight_devices_train_a_network_as_one_does(network, tmp_path):
+  base = tiny_decoder.save(tmp_path / "base", network)
   jobs = [("compare", "eight.npz", 4, "padded", "by length")]
   _start(base, tmp_path, jobs, devices=8)
   padded, by_length = on_mesh.run(base, 1), on_mesh.run_by_length(base, 1)
