@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 # Settings of a folder with int8 matrices, which this trainer alone reads.
-_OF_INT8 = ("base_weights", "fingerprint")
+_OF_INT8: dict[str, Any] = {"base_weights": str, "fingerprint": str}
 _HEAD, _EMBEDDING = "lm_head.weight", "shared.weight"
 # Copies of a T5's embedding. A file may have one of them in its place.
 _EMBEDDING_COPIES = (
@@ -158,8 +158,8 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
     return BaseCheckpoint(str(path), found, 0, arrays)
   metadata = {"config": config, "folder": found}
   if config.base_weights:
-    keys = dict.fromkeys(_OF_INT8, str)
-    content = parsing.json_file(folder / CONFIG, "that of int8 weights", keys)
+    what = "that of int8 weights"
+    content = parsing.json_file(folder / CONFIG, what, _OF_INT8)
     metadata["fingerprint"] = content["fingerprint"]
   return BaseCheckpoint(
     str(path), found, 0, _exchanged(arrays, folder), metadata

@@ -310,8 +310,8 @@ def _cell(method, network, folder, model, service):
   evals = tiny.record(whole)["evals"]
   assert tiny.record(parts)["evals"] == evals
   changed = {"CHECKPOINT_PATH": str(parts), "EVAL_OUTPUT_DIR": str(folder)}
-  changed["EVAL_ASSIGNMENT_MAP"] = None  # Not the prompt that SPoT begins with.
-  _configure(method, "eval", **settings, **changed)
+  # SPoT's first prompt is not read again.
+  _configure(method, "eval", **settings, **changed, EVAL_ASSIGNMENT_MAP=None)
   metrics = gin.get_configurable(eval_lib.evaluate)()
   assert metrics == evals[-1]["metrics"]
   # A T5Gemma 2 has an encoder of images, which is not written.
