@@ -154,9 +154,8 @@ def make(
     and _exists(x.name, files)
   ]
   chosen = {"MODEL_DIR": folder, **{x.name: x.value for x in settings}}
-  bindings = [f"{name} = {value!r}" for name, value in chosen.items()]
-  bindings += gin_bindings
-  return Command(folder, task, files, shared, bindings, settings)
+  own = [f"{name} = {value!r}" for name, value in chosen.items()]
+  return Command(folder, task, files, shared, [*own, *gin_bindings], settings)
 
 
 def run(command: Command) -> None:
