@@ -82,7 +82,7 @@ def recycle(
       f"Expected a method of {', '.join(METHODS)}, got {method!r}."
     )
   rows = min(len(old), len(new))
-  if skip + tokens > rows:
+  if not 0 <= skip < skip + tokens <= rows:
     raise ValueError(
       f"Expected at least {skip + tokens} embeddings, to skip {skip} and learn "
       f"from {tokens}, got {rows}. Choose fewer: --skip=0 --tokens={rows}."

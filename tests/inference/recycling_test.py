@@ -36,6 +36,7 @@ def test_linear_map_is_recovered(method, tolerance):
   [
     ({"method": "v2v"}, "method of v2v-lin, lin-comb, v2v-nn, got 'v2v'"),
     ({"skip": 11, "tokens": 80}, "--skip=0 --tokens=90"),
+    ({"skip": -5, "tokens": 50}, "to skip -5"),  # Of which no row is left.
   ],
 )
 def test_what_cannot_be_learned_is_refused(settings, message):
