@@ -65,7 +65,7 @@ def done(base, tmp_path_factory):
   return folder, said, v3
 
 
-def _assert_same(path, number, *expected):
+def _assert_same(path, number, *expected, rtol=1e-4):
   results = np.load(path)
   for name, values in (item for x in expected for item in x.items()):
     if name == "embedding_shards":
@@ -74,7 +74,7 @@ def _assert_same(path, number, *expected):
     elif name == "predictions":
       np.testing.assert_array_equal(results[name], values)
     else:
-      np.testing.assert_allclose(results[name], values, rtol=1e-4, atol=1e-4)
+      np.testing.assert_allclose(results[name], values, rtol=rtol, atol=1e-4)
 
 
 def test_two_processes_with_a_mesh_of_four_agree_with_one(base, tmp_path):
@@ -91,12 +91,17 @@ def test_other_meshes_agree_with_one_device(base, done):
 
 
 @pytest.mark.slow
-def test_eight_devices_train_a_decoder_as_one_does(tmp_path):
-  base = tiny_decoder.save(tmp_path / "base")
+@pytest.mark.parametrize(
+  ("network", "rtol"),
+  # In scores after three steps, soft caps make more of the rounding.
+  [("tiny_decoder", 1e-4), ("tiny_t5gemma", 5e-4)],
+)
+def test_eight_devices_train_a_network_as_one_does(network, rtol, tmp_path):
+  base = tiny_decoder.save(tmp_path / "base", network)
   jobs = [("compare", "eight.npz", 4, "padded", "by length")]
   _start(base, tmp_path, jobs, devices=8)
   padded, by_length = on_mesh.run(base, 1), on_mesh.run_by_length(base, 1)
-  _assert_same(tmp_path / "eight.npz", 4, padded, by_length)
+  _assert_same(tmp_path / "eight.npz", 4, padded, by_length, rtol=rtol)
 
 
 def _lines(folder):
