@@ -4,8 +4,9 @@
 
 Parts: `mixed` (fifty prompts against one, and against PEFT with `set_adapter`
 for each request), `equality` (answers under load against `t5x.infer`'s), `load`
-(a server at the highest sustainable rate, then at twice that), `starts` (time
-and memory until a server answers). `mixed` and `equality` ask the engine in
+(a server at the highest sustainable rate, then at twice that), `many` (ten
+thousand prompts against one), `starts` (time and memory until a server
+answers). `mixed` and `equality` ask the engine in
 this process, the others a server over HTTP.
 `--quick` runs a small version and keeps no record.
 Writes a record for each part and model below `results/benchmarks/serving/`, and
@@ -30,10 +31,16 @@ import harness
 import prompt_tuning as pt
 from prompt_tuning.experiments.text_tables import Table
 from t5x.files import compilation_cache
-from traffic import load, mixed, starts
+from traffic import load, many, mixed, starts
 
 # Part -> the module that knows values of its record.
-_PARTS = {"mixed": mixed, "equality": mixed, "load": load, "starts": starts}
+_PARTS = {
+  "mixed": mixed,
+  "equality": mixed,
+  "load": load,
+  "many": many,
+  "starts": starts,
+}
 _ROWS: dict[str, list[list[str]]] = tomllib.loads(
   pathlib.Path(__file__).with_name("traffic").joinpath("rows.toml").read_text()
 )
@@ -54,6 +61,9 @@ def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
   if part == "load":
     seconds = 20.0 if args.quick else args.seconds
     return found | load.under_load(checkpoint, task, seconds, folder)
+  if part == "many":
+    sizes = (100, 2, 2.0) if args.quick else (args.prompts, 5, 10.0)
+    return found | many.many(checkpoint, task, *sizes, folder)
   return found | starts.starts(checkpoint, folder)
 
 
@@ -72,8 +82,8 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
     "# Serving",
     "",
     "Ratios are of turns beside each other: median, least and most. `mixed`",
-    "and `equality` ask the engine in one process; `load` and `starts` ask a",
-    "server over HTTP.",
+    "and `equality` ask the engine in one process; the others ask a server",
+    "over HTTP.",
     "",
   ]
   order = list(_PARTS)
@@ -100,6 +110,7 @@ def main() -> None:
   add("--checkpoint", default="checkpoints/ladder_m/lm_100", help="the model")
   add("--task", default="ladder_boolq", help="whose inputs are asked")
   add("--requests", type=int, default=800, help="of a turn of mixed traffic")
+  add("--prompts", type=int, default=10_000, help="of many")
   add("--seconds", type=float, default=600.0, help="of load")
   args = parser.parse_args()
   logging.set_verbosity(logging.WARNING)

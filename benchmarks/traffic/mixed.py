@@ -216,11 +216,12 @@ def values(record: dict[str, Any]) -> dict[str, Any]:
   over_peft = (seconds["peft"] / few) / (seconds["fifty"] / number)
   return {
     "rate": number / np.median(seconds["fifty"]),
-    "over_one": _spread(seconds["one"] / seconds["fifty"]),
-    "over_peft": _spread(over_peft),
+    "over_one": spread(seconds["one"] / seconds["fifty"]),
+    "over_peft": spread(over_peft),
     "table": record["prompt_table_bytes"] / 1e6,
   }
 
 
-def _spread(values: np.ndarray) -> str:
+def spread(values: np.ndarray) -> str:
+  """Returns the median, the least and the greatest value."""
   return f"{np.median(values):.2f} [{values.min():.2f}, {values.max():.2f}]"

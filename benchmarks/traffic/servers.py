@@ -24,6 +24,7 @@ from prompt_tuning import prompt_files
 from traffic import mixed
 
 LENGTHS = [round(x) for x in np.linspace(1, 100, 50)]
+_EVEN = [1 / len(LENGTHS)] * len(LENGTHS)
 _START_SECONDS = 600.0
 _ANSWER_SECONDS = 120.0
 
@@ -162,9 +163,21 @@ class Server:
 class Traffic:
   """Requests at a rate, whether or not earlier ones are answered."""
 
-  def __init__(self, server: Server, texts: Sequence[str]):
-    """Keeps its arguments."""
+  def __init__(
+    self,
+    server: Server,
+    texts: Sequence[str],
+    shares: Sequence[float] | np.ndarray = _EVEN,
+  ):
+    """Sends nothing yet.
+
+    Args:
+      server: The server.
+      texts: The inputs, of which each request has one.
+      shares: The share of requests that is for `prompt_0` and so on.
+    """
     self._url, self._texts = str(server.http.base_url), texts
+    self._shares = np.cumsum(shares)
     self._rng = np.random.default_rng(0)
     # (seconds until the answer, status; 0: no answer)
     self._done: list[tuple[float, int]] = []
@@ -216,7 +229,8 @@ class Traffic:
 
   async def _send(self, client: aiohttp.ClientSession) -> None:
     text = self._texts[int(self._rng.integers(len(self._texts)))]
-    name = f"prompt_{int(self._rng.integers(len(LENGTHS)))}"
+    at = self._rng.random() * self._shares[-1]
+    name = f"prompt_{np.searchsorted(self._shares, at, side='right')}"
     body = {"model": name, "prompt": text, "max_tokens": mixed.TOKENS}
     begin, status = time.monotonic(), 0
     with contextlib.suppress(aiohttp.ClientError, TimeoutError):
@@ -228,10 +242,14 @@ class Traffic:
 
 
 def send(
-  server: Server, texts: Sequence[str], rate: float, seconds: float
+  server: Server,
+  texts: Sequence[str],
+  rate: float,
+  seconds: float,
+  shares: Sequence[float] | np.ndarray = _EVEN,
 ) -> dict[str, Any]:
   """Sends requests at a rate; returns counts and latencies."""
-  return asyncio.run(Traffic(server, texts).at_rate(rate, seconds))
+  return asyncio.run(Traffic(server, texts, shares).at_rate(rate, seconds))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 400.0) -> None:

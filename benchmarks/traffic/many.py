@@ -1,0 +1,138 @@
+"""A server with thousands of prompts, against one with one of them."""
+
+import asyncio
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+import prompt_tuning as pt
+from prompt_tuning import prompt_files
+from traffic import mixed, servers
+from traffic.servers import Server
+
+_POSITIONS = 20
+_CLIENTS = 32
+# Of the highest rate with one prompt, that at which latencies are compared.
+_SHARE_OF_RATE = 0.7
+_PUTS = 20
+
+
+def many(
+  checkpoint: str,
+  task: str,
+  number: int,
+  rounds: int,
+  seconds: float,
+  folder: pathlib.Path,
+) -> dict[str, Any]:
+  """Compares traffic for many prompts with traffic for one, in turns.
+
+  Args:
+    checkpoint: The frozen model.
+    task: The task of the inputs.
+    number: Prompts, each of 20 positions.
+    rounds: Turns of each kind of traffic.
+    seconds: Of a turn.
+    folder: For the prompts.
+
+  Returns:
+    Answers a second and latencies of each turn, the seconds of starts and from
+    a `PUT` to the new prompt's first answer, and the memory of the server.
+  """
+  model = pt.load(checkpoint)
+  texts = mixed.texts(model, task, 500)
+  found = mixed.make_prompts(model, [_POSITIONS] * number)
+  ranks = np.arange(1, number + 1)
+  shares = {
+    "one": np.ones(1),
+    "even": np.full(number, 1 / number),
+    "zipf": (1 / ranks) / np.sum(1 / ranks),
+  }
+  server = Server(checkpoint, folder)
+
+  def rate(kind: str) -> float:
+    traffic = servers.Traffic(server, texts, shares[kind])
+    return asyncio.run(traffic.as_fast_as_answered(_CLIENTS, seconds))
+
+  def save(index: int) -> None:
+    path = folder / "prompts" / f"{found[index].name}.npy"
+    prompt_files.save_prompt(path, found[index].array)
+
+  try:
+    server.start()  # Which may compile.
+    server.stop()
+    start_seconds = [server.start()]
+    save(0)
+    rate("one")  # And warms up.
+    resident = [server.resident_bytes]
+    for index in range(1, number):
+      save(index)
+    # An unknown name has the server look for new files.
+    last = f"/v1/models/{found[-1].name}"
+    servers.wait_until(lambda: server.http.get(last).status_code == 200)
+    rate("even")
+    resident.append(server.resident_bytes)
+    server.stop()
+    start_seconds.append(server.start())
+    rates: dict[str, list[float]] = {kind: [] for kind in shares}
+    for _ in range(rounds):
+      for kind in shares:
+        rates[kind].append(rate(kind))
+    at = _SHARE_OF_RATE * float(np.median(rates["one"]))
+    held: dict[str, list[dict[str, Any]]] = {kind: [] for kind in shares}
+    for _ in range(rounds):
+      for kind, part in shares.items():
+        held[kind].append(servers.send(server, texts, at, seconds, part))
+    return {
+      "number": number,
+      "start_seconds": start_seconds,
+      "resident_bytes": resident,
+      "prompt_bytes": sum(prompt.array.nbytes for prompt in found),
+      "rates": rates,
+      "rate": at,
+      "held": held,
+      "put_seconds": [
+        _first_answer(server, f"new_{i}", found[i].array, texts[0])
+        for i in range(min(_PUTS, number))
+      ],
+    }
+  finally:
+    server.stop()
+
+
+def _first_answer(
+  server: Server, name: str, array: np.ndarray, text: str
+) -> float:
+  """Returns the seconds from a prompt's `PUT` to its first answer."""
+  content = prompt_files.content(array, None, ".npy")
+  body = {"model": name, "prompt": text, "max_tokens": mixed.TOKENS}
+  start = time.monotonic()
+  put = server.http.put(f"/v1/prompts/{name}", content=content)
+  put.raise_for_status()
+  server.http.post("/v1/completions", json=body).raise_for_status()
+  return time.monotonic() - start
+
+
+def values(record: dict[str, Any]) -> dict[str, Any]:
+  """See `serving.rows`."""
+  rates = {kind: np.array(x) for kind, x in record["rates"].items()}
+  p99 = {
+    kind: np.array([turn["p99_seconds"] for turn in turns])
+    for kind, turns in record["held"].items()
+  }
+  turns = [turn for turns in record["held"].values() for turn in turns]
+  answered = sum(turn["statuses"].get("200", 0) for turn in turns)
+  before, after = record["resident_bytes"]
+  return {
+    "one": np.median(rates["one"]),
+    **{kind: mixed.spread(rates[kind] / rates["one"]) for kind in rates},
+    **{f"p99_{kind}": mixed.spread(p99[kind] / p99["one"]) for kind in p99},
+    "p99_ms": 1000 * np.median(p99["one"]),
+    "failed": sum(turn["requests"] for turn in turns) - answered,
+    "beyond": (after - before - record["prompt_bytes"]) / 1e6,
+    "arrays": record["prompt_bytes"] / 1e6,
+    "put": np.median(record["put_seconds"]),
+    "slowest_put": max(record["put_seconds"]),
+  }
