@@ -126,8 +126,8 @@ def values(record: dict[str, Any]) -> dict[str, Any]:
   answered = sum(turn["statuses"].get("200", 0) for turn in turns)
   before, after = record["resident_bytes"]
   return {
-    "one": np.median(rates["one"]),
     **{kind: mixed.spread(rates[kind] / rates["one"]) for kind in rates},
+    "rate_of_one": np.median(rates["one"]),
     **{f"p99_{kind}": mixed.spread(p99[kind] / p99["one"]) for kind in p99},
     "p99_ms": 1000 * np.median(p99["one"]),
     "failed": sum(turn["requests"] for turn in turns) - answered,
