@@ -44,12 +44,7 @@ def many(
   model = pt.load(checkpoint)
   texts = mixed.texts(model, task, 500)
   found = mixed.make_prompts(model, [_POSITIONS] * number)
-  ranks = np.arange(1, number + 1)
-  shares = {
-    "one": np.ones(1),
-    "even": np.full(number, 1 / number),
-    "zipf": (1 / ranks) / np.sum(1 / ranks),
-  }
+  shares = _shares(number)
   server = Server(checkpoint, folder)
 
   def rate(kind: str) -> float:
@@ -100,6 +95,16 @@ def many(
     }
   finally:
     server.stop()
+
+
+def _shares(number: int) -> dict[str, np.ndarray]:
+  """Returns each prompt's share of the requests, by kind of traffic."""
+  zipf = 1 / np.arange(1, number + 1)
+  return {
+    "one": np.ones(1),
+    "even": np.full(number, 1 / number),
+    "zipf": zipf / zipf.sum(),
+  }
 
 
 def _first_answer(
