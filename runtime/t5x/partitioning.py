@@ -14,6 +14,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 from pydantic import PositiveInt
 
+from t5x.formats import stacking
+
 LogicalAxisRules = Sequence[tuple[str, str | None]]
 _DEVICES: contextvars.ContextVar[Sequence[Any] | None] = contextvars.ContextVar(
   "devices", default=None
@@ -23,6 +25,12 @@ _DEVICES: contextvars.ContextVar[Sequence[Any] | None] = contextvars.ContextVar(
 # and keeps the values that the backward pass is meant to compute again. This
 # order takes the least memory instead.
 _CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+# On a CPU, a layer in bfloat16 is cut out of a float32 copy of all scanned
+# layers. Its compiler would make that copy once, ahead of the loop, in twice the
+# weights' bytes. Without this pass, it converts one layer at a time.
+_SCANNED_OPTIONS = {
+  "xla_disable_hlo_passes": "while-loop-invariant-code-motion"
+}
 
 
 @contextlib.contextmanager
@@ -240,11 +248,14 @@ class PjitPartitioner:
       ):
         return fn(*args)
 
-    is_cpu = self.mesh.devices.flat[0].platform == "cpu"
+    options = None
+    if self.mesh.devices.flat[0].platform == "cpu":
+      is_scanned = stacking.has_stacks(in_axis_resources)
+      options = _CPU_OPTIONS | (_SCANNED_OPTIONS if is_scanned else {})
     return jax.jit(
       with_rules,
       in_shardings=in_axis_resources,
       out_shardings=out_axis_resources,
       donate_argnums=donate_argnums,
-      compiler_options=_CPU_OPTIONS if is_cpu else None,
+      compiler_options=options,
     )

@@ -13,6 +13,7 @@ import pytest
 from prompt_tuning.models import stack
 from prompt_tuning.models.t5 import network
 from t5x import partitioning
+from t5x.formats import stacking
 
 BATCH, INPUTS, TARGETS = 8, 120, 4
 POSITIONS = INPUTS + conformance.PROMPT_LENGTH
@@ -128,6 +129,33 @@ def test_what_is_computed_again_is_not_kept_until_then():
   default = jax.jit(gradient).trace(*arguments)
   # Measured: 0.59; of T5 base with 8 x 512 inputs, 0.65.
   assert temporaries(ordered) < 0.75 * temporaries(default)
+
+
+def test_scanned_layers_are_put_in_float32_one_at_a_time():
+  """XLA for CPUs multiplies bfloat16 in float32, and would convert all."""
+  layers, width = 8, 128
+  kernels = jax.ShapeDtypeStruct((layers, width, width), jnp.bfloat16)
+  inputs = jax.ShapeDtypeStruct((1, width), jnp.bfloat16)
+
+  def apply(params, inputs):
+    return jax.lax.scan(lambda x, w: (x @ w, None), inputs, params["layers"])
+
+  partitioner = partitioning.PjitPartitioner(num_partitions=1)
+  shardings = {"layers": partitioner.sharding()}, partitioner.sharding()
+  program = partitioner.partition(apply, shardings)
+  compiled = program.lower({"layers": kernels}, inputs).compile()
+  of_all = layers * width * width * 4
+  assert compiled.memory_analysis().temp_size_in_bytes < of_all / 2
+
+
+def test_the_parts_of_a_stack_can_leave_the_memory():
+  parts = {f"layers_{i}/kernel": jnp.full(3, i) for i in range(2)}
+  target = jax.ShapeDtypeStruct((2, 3), jnp.int32)
+  together = stacking.put_together(parts, {"layers/kernel": target})
+  assert not parts
+  np.testing.assert_array_equal(
+    together["layers/kernel"], [[0, 0, 0], [1, 1, 1]]
+  )
 
 
 @pytest.mark.slow

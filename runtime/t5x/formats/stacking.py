@@ -19,6 +19,14 @@ def is_stacked(name: str) -> bool:
   return SCANNED in name.split("/")
 
 
+def has_stacks(tree: Any) -> bool:
+  """Returns whether a tree has a leaf of a stacked parameter."""
+  return any(
+    is_stacked(jax.tree_util.keystr(path, simple=True, separator="/"))
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+  )
+
+
 def names_apart(name: str, num_layers: int) -> list[str]:
   """Returns the name of each layer's part of something stacked."""
   return [
@@ -67,18 +75,18 @@ def take_apart(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def put_together(
-  apart: Mapping[str, jax.Array], targets: Mapping[str, jax.ShapeDtypeStruct]
+  apart: dict[str, jax.Array], targets: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
   """Undoes `take_apart`; beside the parts, one stack at a time is in memory.
 
   Args:
-    apart: Name on disk -> array, on devices.
+    apart: Name on disk -> array, on devices. It is emptied, so that a stack's
+      parts can leave the memory.
     targets: Name in memory -> shape and sharding.
 
   Returns:
     Name in memory -> array.
   """
-  apart = dict(apart)
   together = {}
   for name, target in targets.items():
     if is_stacked(name):
