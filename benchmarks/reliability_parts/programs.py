@@ -5,6 +5,7 @@ process. A fork server has done the imports, so that it takes few seconds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -23,6 +24,7 @@ from typing import Any
 import started
 import tiny
 
+import harness
 from prompt_tuning import prompt_files
 from reliability_parts import cases
 from t5x import checkpoints
@@ -30,7 +32,6 @@ from t5x.files import storage
 from t5x.formats import orbax, stored_arrays
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_LONGEST_SECONDS = 300
 # Moment -> a function that is called there.
 MOMENTS = {
   "start-up": "t5x.runs.resume:restore",
@@ -86,11 +87,12 @@ def kill() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-  """The end of a process: its status, its output, and the time."""
+  """The end of a process: its status, its output, the time, its peak memory."""
 
   status: int
   output: str
   time: float
+  peak_bytes: int
 
   def is_clear(self, *words: str) -> bool:
     """Returns whether one line tells the error, with these words."""
@@ -110,11 +112,13 @@ class Command:
     words: The words after `python -m`.
     processes: The number of processes that run it together.
     user: The user who runs it, if not that of this process.
+    longest: The most seconds that it may take.
   """
 
   words: Sequence[str]
   processes: int = 1
   user: int | None = None
+  longest: float = 300.0
 
   def run(self, scratch: pathlib.Path, *disturbances: At) -> list[Ending]:
     """Runs it, and what happens to it; `scratch` gets the output."""
@@ -136,17 +140,22 @@ class Command:
       process: Any = _CONTEXT.Process(target=_main, args=arguments)
       process.start()
       running.append((process, file))
-    deadline, times = time.monotonic() + _LONGEST_SECONDS, {}
+    deadline, times, peaks = time.monotonic() + self.longest, {}, {}
     while len(times) < len(running):
       now = time.monotonic()
       for process, _ in running:
+        with contextlib.suppress(OSError, ValueError):  # It has just ended.
+          peaks[process.pid] = harness.process_bytes("VmHWM", pid=process.pid)
         if not process.is_alive():
           times.setdefault(process.pid, now)
         elif now > deadline:
           process.kill()
       time.sleep(0.02)
     return [
-      Ending(x.exitcode, file.read_text(errors="replace"), times[x.pid])
+      Ending(
+        *(x.exitcode, file.read_text(errors="replace")),
+        *(times[x.pid], peaks.get(x.pid, 0)),
+      )
       for x, file in running
     ]
 
