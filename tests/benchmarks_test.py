@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import first_step  # noqa: E402
 import growth  # noqa: E402
 import input_pipeline  # noqa: E402
+import large  # noqa: E402
 import reliability  # noqa: E402
 import serving  # noqa: E402
 
@@ -120,6 +122,32 @@ def test_a_gigabyte_is_a_billion_bytes(tmp_path):
   _, kibibytes, unit = (tmp_path / "peak").read_text().split()
   assert unit == "kB"  # As the system calls 1,024 bytes.
   assert facts["peak_gb"] == pytest.approx(int(kibibytes) * 1.024e-6, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_tiny_model_is_run_as_a_large_one(tmp_path, monkeypatch):
+  monkeypatch.setattr(vocabulary.MODEL_VOCABULARY, "in_use", None)
+  model = large.Model(tmp_path, ["../tests/testdata/tiny"], devices=1)
+  record = large.measure(model, steps=4, kill_at=3)
+  assert record["killed"]["status"] == -signal.SIGKILL
+  assert record["different"] == []
+  assert len(record["train"]["losses"]) == 4
+  assert [x["step"] for x in record["train"]["evals"]] == [2, 4]
+  assert len(record["answer"]["answers"]) == 4
+  of_weights = record["planned"]["weights"]
+  # In bfloat16, and the prompt in float32.
+  assert of_weights == 4 * record["parameters"] + 4 * 100 * 16
+  assert record["train"]["peak_bytes"] > record["planned"]["train"] > of_weights
+
+
+def test_the_page_of_large_models_is_that_of_the_records():
+  paths = (harness.RECORDS / "large").glob("*.json")
+  records = [json.loads(path.read_text()) for path in paths]
+  page = large.page(records)
+  assert (ROOT / "results" / "large.md").read_text() == page
+  assert "left the same results" in page
+  damaged = [x | {"different": ["prompt"]} for x in records]
+  assert "left other results: prompt" in large.page(damaged)
 
 
 @pytest.mark.slow

@@ -18,6 +18,9 @@ Reader = Callable[[Index], np.ndarray]
 _T = TypeVar("_T")
 # Arrays to read at the same time.
 _READERS = 8
+# Bytes of an array's chunks to keep in memory while its shards are read: each
+# would be decompressed for every shard. T5X's chunks are of 64 MiB.
+_CHUNK_BYTES = 2**27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +131,7 @@ def open_zarr(
     shape: Its shape.
     name: Its name, for messages.
     kvstore: TensorStore's spec of its files.
-    context: TensorStore's caches.
+    context: TensorStore's caches; by default the array has its own.
     **spec: More of TensorStore's spec.
 
   Raises:
@@ -142,6 +145,8 @@ def open_zarr(
     with parsing.of(name, what, remedy), failures.explained(name):
       return future.result()
 
+  if context is None:
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _CHUNK_BYTES}})
   # Zarr would take a chunk that is missing for zeros.
   spec = {"driver": "zarr", "fill_missing_data_reads": False} | spec
   opening = ts.open({**spec, "kvstore": kvstore}, context=context, read=True)
