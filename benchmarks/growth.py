@@ -9,7 +9,6 @@ seconds of a few steps, and the memory that the process adds for them. Writes
 `results/benchmarks/growth.json` and `results/growth.png`; `--draw` only draws.
 """
 
-import ctypes
 import dataclasses
 import gc
 import json
@@ -24,6 +23,7 @@ from matplotlib import figure
 import harness
 from peers import cases, ours, prompted
 from t5x import models, partitioning, train_state
+from t5x.formats import stored_arrays
 from t5x.planning import costs
 
 # Timed steps of each point.
@@ -95,7 +95,7 @@ def measure(case: cases.Case) -> dict[str, Any]:
 def _forget_peak() -> int:
   """Resets Linux's count of peak memory; returns the current bytes."""
   gc.collect()
-  ctypes.CDLL(None).malloc_trim(0)
+  stored_arrays.return_freed_memory()
   pathlib.Path("/proc/self/clear_refs").write_text("5")
   return harness.process_bytes("VmHWM")
 

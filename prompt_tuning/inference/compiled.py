@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
-import ctypes
 import functools
 import os
 from typing import Any
@@ -16,6 +15,7 @@ from prompt_tuning.inference.frozen_model import FrozenModel
 from prompt_tuning.inference.programs import Sampling
 from prompt_tuning.inference.ranking import PackedLabels
 from prompt_tuning.inference.requests import TunedPrompt
+from t5x.formats import stored_arrays
 
 # A method of `Network`, its arguments after the parameters, and its keywords.
 _Call = tuple[str, tuple[Any, ...], dict[str, int]]
@@ -131,9 +131,7 @@ class CompiledPrograms:
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
       found = zip(wanted, pool.map(compiled, wanted.values()), strict=True)
       self._programs.update({key: x for key, x in found if x is not None})
-    # Memory that compiling has freed, and glibc would keep.
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-      trim(0)
+    stored_arrays.return_freed_memory()  # What compiling has taken.
 
   def __len__(self) -> int:
     return len(self._programs)

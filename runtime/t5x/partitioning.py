@@ -26,8 +26,8 @@ _DEVICES: contextvars.ContextVar[Sequence[Any] | None] = contextvars.ContextVar(
 # order takes the least memory instead.
 _CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 # On a CPU, a layer in bfloat16 is cut out of a float32 copy of all scanned
-# layers. Its compiler would make that copy once, ahead of the loop, in twice the
-# weights' bytes. Without this pass, it converts one layer at a time.
+# layers. The compiler would make that copy once, ahead of the loop, in twice
+# the weights' bytes. Without this pass, it converts one layer at a time.
 _SCANNED_OPTIONS = {
   "xla_disable_hlo_passes": "while-loop-invariant-code-motion"
 }

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from t5x.formats import stored_arrays
+
 SCANNED = "layers"
 
 
@@ -92,7 +94,10 @@ def put_together(
     if is_stacked(name):
       parts = [apart.pop(x) for x in names_apart(name, target.shape[0])]
       stack = jax.jit(jnp.stack, out_shardings=target.sharding)
-      together[name] = stack(parts)
+      # Otherwise the room of all stacks would be taken at once.
+      together[name] = jax.block_until_ready(stack(parts))
+      del parts
+      stored_arrays.return_freed_memory()
     else:
       together[name] = apart.pop(name)
   return together

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent import futures
+import ctypes
 import dataclasses
 import math
 import os
@@ -59,6 +60,12 @@ def in_memory(array: np.ndarray) -> StoredArray:
 def read(stored: StoredArray) -> np.ndarray:
   """Reads all of an array."""
   return stored.open()(tuple(slice(0, size) for size in stored.shape))
+
+
+def return_freed_memory() -> None:
+  """Returns memory to the system that was freed, and that glibc would keep."""
+  if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+    trim(0)
 
 
 def map_readers(
