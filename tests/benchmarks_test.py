@@ -140,14 +140,26 @@ def test_a_tiny_model_is_run_as_a_large_one(tmp_path, monkeypatch):
   assert record["train"]["peak_bytes"] > record["planned"]["train"] > of_weights
 
 
-def test_the_page_of_large_models_is_that_of_the_records():
-  paths = (harness.RECORDS / "large").glob("*.json")
-  records = [json.loads(path.read_text()) for path in paths]
-  page = large.page(records)
-  assert (ROOT / "results" / "large.md").read_text() == page
+def test_the_page_says_what_a_large_run_took_and_left():
+  run = {"peak_bytes": 15 * 2**29, "seconds": 90.0}
+  record = {
+    "date": "2026-01-01T00:00:00",
+    "device": {"cpus": 2, "cpu": "CPU"},
+    "model": ["models/t5_1_1_xl"],
+    "parameters": 7,
+    **{"devices": 4, "batch": 4, "lengths": {"inputs": 128}},
+    "planned": {"weights": 5 * 2**30, "train": 6 * 2**30, "evaluate": 2**32},
+    "train": {**run, "step_seconds": [60, 31, 30, 33]},
+    **dict.fromkeys(("killed", "resumed", "answer"), run),
+    "different": [],
+  }
+  page = large.page([record])
+  assert "| train | 5.00 | 6.00 | 7.50 | 0.50 | 90.0 |" in page
+  assert "| answer | 5.00 | 4.00 | 7.50 | 0.50 | 90.0 |" in page
+  assert "31.00 (30.00 to 33.00)" in page  # Without the first.
   assert "left the same results" in page
-  damaged = [x | {"different": ["prompt"]} for x in records]
-  assert "left other results: prompt" in large.page(damaged)
+  page = large.page([{**record, "different": ["prompt"]}])
+  assert "left other results: prompt" in page
 
 
 @pytest.mark.slow
