@@ -14,8 +14,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 from pydantic import PositiveInt
 
-from t5x.formats import stacking
-
 LogicalAxisRules = Sequence[tuple[str, str | None]]
 _DEVICES: contextvars.ContextVar[Sequence[Any] | None] = contextvars.ContextVar(
   "devices", default=None
@@ -250,7 +248,7 @@ class PjitPartitioner:
 
     options = None
     if self.mesh.devices.flat[0].platform == "cpu":
-      is_scanned = stacking.has_stacks(in_axis_resources)
+      is_scanned = _has_stacks(in_axis_resources)
       options = _CPU_OPTIONS | (_SCANNED_OPTIONS if is_scanned else {})
     return jax.jit(
       with_rules,
@@ -259,3 +257,12 @@ class PjitPartitioner:
       donate_argnums=donate_argnums,
       compiler_options=options,
     )
+
+
+def _has_stacks(tree: Any) -> bool:
+  """Returns whether a tree has layers stacked under one name, `layers`."""
+  return any(
+    "layers"
+    in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+  )

@@ -21,14 +21,6 @@ def is_stacked(name: str) -> bool:
   return SCANNED in name.split("/")
 
 
-def has_stacks(tree: Any) -> bool:
-  """Returns whether a tree has a leaf of a stacked parameter."""
-  return any(
-    is_stacked(jax.tree_util.keystr(path, simple=True, separator="/"))
-    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-  )
-
-
 def names_apart(name: str, num_layers: int) -> list[str]:
   """Returns the name of each layer's part of something stacked."""
   return [
