@@ -23,9 +23,7 @@ def run(args: argparse.Namespace) -> None:
   """Runs the command."""
   gin_files, gin_bindings, others = options.gin_flags(args.rest)
   if others:
-    raise ValueError(
-      f"tune takes --gin_file and --gin.NAME, got --{', --'.join(others)} too."
-    )
+    raise ValueError(f"tune has no flag --{others[0]}.")
 
   from absl import logging
   import seqio

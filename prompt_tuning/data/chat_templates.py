@@ -38,12 +38,11 @@ class ChatTemplate:
       ValueError: if the template refuses it, or jinja2 is not installed.
     """
     template = _compiled(self.text)
-    # As transformers does: templates compare `tools` with None.
-    arguments = {"messages": messages, "tools": None, "documents": None}
+    arguments = {"messages": messages, "add_generation_prompt": True}
+    # As transformers does: templates compare these with None.
+    arguments |= dict.fromkeys(("tools", "documents"))
     try:
-      return template.render(
-        **arguments, add_generation_prompt=True, **self.tokens
-      )
+      return template.render(**arguments, **self.tokens)
     except Exception as error:  # Jinja's, and any of the template's own.
       raise ValueError(
         f"The model's chat template refuses the messages: {error}."

@@ -165,13 +165,8 @@ def pairs(
 ) -> list[tuple[str, str]]:
   """Returns all rows of a file or table as pairs (input, target).
 
-  Args:
-    data: A file or table as `row_files.read` takes it.
-    input_columns: As for `read`.
-    target_column: The same.
-
   Raises:
-    ValueError: if a column, an input or a target is missing.
+    ValueError: if a column, an input or a target is missing; see `read`.
   """
   rows = row_files.read(data)
   path = "The table" if row_files.is_table(data) else os.fspath(data)
@@ -187,11 +182,7 @@ def _example(
   target: str | None,
   targets: text_pairs.Targets,
 ) -> Example:
-  """Makes an example of a row, its target as a correct model would write it.
-
-  Raises:
-    ValueError: if it has no input or no target, or an unknown label.
-  """
+  """Makes an example of a row, its target as a correct model would write it."""
   text, written = _input(row, inputs), ""
   if target is not None:
     where = f"{row.where}, column {target}"

@@ -34,19 +34,14 @@ class Row:
   """One row.
 
   Attributes:
-    file: Its file and the unit of `line`, such as "reviews.csv, line".
+    where: Its place, for messages.
     line: The line where it starts, or the number of the row, counted from 1.
     cells: Column -> value.
   """
 
-  file: str
+  where: str
   line: int
   cells: Mapping[str, Any]
-
-  @property
-  def where(self) -> str:
-    """Its place, for messages."""
-    return f"{self.file} {self.line}"
 
   def text(self, column: str) -> str:
     """Returns a cell; a missing value is an empty one.
@@ -54,7 +49,18 @@ class Row:
     Raises:
       ValueError: if it is neither text, nor a number, nor true or false.
     """
-    return _cell(self.cells[column], f"{self.where}, column {column}")
+    value, where = self.cells[column], f"{self.where}, column {column}"
+    if isinstance(value, str):
+      return _unicode(value, where)
+    # pandas reads an empty cell as NaN.
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+      return ""
+    if isinstance(value, bool | int | float) and abs(value) != math.inf:
+      return str(value)
+    raise ValueError(
+      f"{where}: expected text, a number, or true or false, got "
+      f"{json.dumps(value, default=str)[:40]}."
+    )
 
 
 def is_table(data: Any) -> bool:
@@ -167,9 +173,9 @@ def _records(path: str, table: Any) -> Iterator[Row]:
   """Yields the rows of a table, which are counted from 1."""
   is_frame = hasattr(table, "columns")
   records = table.to_dict("records") if is_frame else iter(table)
-  file = f"{path}, row"
   for number, record in enumerate(records, 1):
-    yield Row(file, number, {str(k): x for k, x in record.items()})
+    cells = {str(k): x for k, x in record.items()}
+    yield Row(f"{path}, row {number}", number, cells)
 
 
 def _text(path: str) -> str:
@@ -194,7 +200,7 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
   lines = io.StringIO(text, newline="").readlines()
   reader = csv.reader(lines, strict=True, delimiter=delimiter)
   begin = 1
-  file, columns = f"{path}, line", list[str]()
+  columns: list[str] = []
   try:
     for cells in reader:
       line, begin = begin, reader.line_num + 1
@@ -237,7 +243,8 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
           f"{', '.join(columns)}, got {len(cells)}. Put quotes around a cell "
           'that has the delimiter in it: "...".'
         )
-      yield Row(file, line, dict(zip(columns, cells, strict=True)))
+      named = dict(zip(columns, cells, strict=True))
+      yield Row(f"{path}, line {line}", line, named)
   except csv.Error as e:
     raise ValueError(
       f"{path}, line {begin}: {e}. Write a quote in a quoted cell twice."
@@ -245,12 +252,12 @@ def _delimited(path: str, text: str, delimiter: str) -> Iterator[Row]:
 
 
 def _json_lines(path: str, text: str) -> Iterator[Row]:
-  file, columns = f"{path}, line", None
+  columns: list[str] | None = None
   # Not splitlines(), which also splits inside strings.
   for line, content in enumerate(text.split("\n"), 1):
     if not content.strip():
       continue
-    where = f"{file} {line}"
+    where = f"{path}, line {line}"
     with project_files.parsing(where, "a JSON object", "Mend that line."):
       fields = json.loads(content, object_pairs_hook=_fields)
     if not isinstance(fields, dict):
@@ -265,7 +272,7 @@ def _json_lines(path: str, text: str) -> Iterator[Row]:
           f"{', '.join(columns)}; {column} is "
           f"{'missing' if column in columns else 'not one of them'}."
         )
-    yield Row(file, line, {x: fields[x] for x in columns})
+    yield Row(where, line, {x: fields[x] for x in columns})
 
 
 def _fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -286,18 +293,3 @@ def _unicode(text: str, where: str) -> str:
       f"{text[e.start]!r}."
     ) from e
   return text
-
-
-def _cell(value: Any, where: str) -> str:
-  if isinstance(value, str):
-    return _unicode(value, where)
-  is_number = isinstance(value, float)
-  # pandas reads an empty cell as NaN.
-  if value is None or (is_number and math.isnan(value)):
-    return ""
-  if (is_number and math.isfinite(value)) or isinstance(value, bool | int):
-    return str(value)
-  raise ValueError(
-    f"{where}: expected text, a number, or true or false, got "
-    f"{json.dumps(value, default=str)[:40]}."
-  )

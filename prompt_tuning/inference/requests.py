@@ -61,7 +61,6 @@ class TunedPrompt:
     Raises:
       ValueError: if the folder is not empty.
     """
-    base_model = base_model or (self.metadata and self.metadata.base_model)
     peft_adapters.save_adapter(folder, self.array, self.metadata, base_model)
 
   def push_to_hub(

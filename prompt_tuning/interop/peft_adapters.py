@@ -55,8 +55,8 @@ def save_adapter(
     prompt: [P, H] The prompt. It is written as float32.
     metadata: Written as in our own files; PEFT does not read it.
     base_model: Name or path of the Hugging Face model that the prompt belongs
-      to. Of a name on the hub, "gemma" in it tells a model that multiplies
-      embeddings.
+      to; by default that of the metadata. Of a name on the hub, "gemma" in it
+      tells a model that multiplies embeddings.
     title: The adapter's name on the hub, for a model card; by default there is
       no card.
     model: The same model on this machine; by default `base_model`.
@@ -67,7 +67,8 @@ def save_adapter(
   folder = pathlib.Path(folder)
   array = prompt_files.checked(np.asarray(prompt), folder)
   local_files.check_new(folder)
-  if metadata is not None and base_model is not None:
+  if metadata is not None:
+    base_model = base_model or metadata.base_model
     metadata = dataclasses.replace(metadata, base_model=base_model)
   length, width = array.shape
   kind = _kind(model or base_model)

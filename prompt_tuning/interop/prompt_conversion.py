@@ -121,7 +121,7 @@ def write_prompt(
       return "a bare array: its metadata does not fit into .npy"
     return f"{path.suffix} file"
   if base_model is None:
-    note = "it names no base model and was not compared with one"
+    note = "it was not compared with a base model"
   else:
     note = check_base_model(base_model, np.asarray(prompt), metadata)
   peft_adapters.save_adapter(path, prompt, metadata, base_model)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import itertools
 import math
-import types
 from typing import Any
 
 import jax
@@ -49,6 +48,7 @@ class Facts:
     labels: The number of legal targets; 0 if they are free text.
     platform: JAX's name of the device: "cpu", "gpu" or "tpu".
     memory: Bytes that JAX may take of the device's memory.
+    given: Name -> value of the user's own settings, which the others fit.
   """
 
   config: Config
@@ -58,6 +58,7 @@ class Facts:
   labels: int
   platform: str
   memory: int
+  given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,20 +96,9 @@ def is_by_length(platform: str, tokens: int) -> bool:
   return platform == "cpu" and tokens > _SHORT
 
 
-def choose(
-  facts: Facts, given: Mapping[str, Any] = types.MappingProxyType({})
-) -> list[Setting]:
-  """Returns the settings of a run, in the order in which they matter.
-
-  Args:
-    facts: The model, the data and the device.
-    given: Name -> value of the user's own settings, which the others fit.
-  """
-
-  def own(name: str, default: int) -> int:
-    value = given.get(name)
-    return value if isinstance(value, int) else default  # gin may compute it.
-
+def choose(facts: Facts) -> list[Setting]:
+  """Returns the settings of a run, in the order in which they matter."""
+  given = {k: x for k, x in facts.given.items() if isinstance(x, int)}
   is_small = facts.parameters < _SMALL
   is_cpu = facts.platform == "cpu"
   length, reason = 100, "the paper's default"
@@ -118,11 +108,11 @@ def choose(
     length, reason = 20, "a large model gains little beyond it (paper, 3.2)"
   if facts.labels > length:
     length, reason = facts.labels, "a position for each label"
-  length = own("PROMPT_LENGTH", length)
-  batch = own("BATCH_SIZE", min(8 if is_cpu else 32, facts.rows))
+  length = given.get("PROMPT_LENGTH", length)
+  batch = given.get("BATCH_SIZE", min(8 if is_cpu else 32, facts.rows))
   most = _MOST_STEPS_ON_CPU if is_cpu else _MOST_STEPS
   steps = min(max(_PASSES * facts.rows / batch, 500), most)
-  steps = own("TRAIN_STEPS_RELATIVE", 100 * math.ceil(steps / 100))
+  steps = given.get("TRAIN_STEPS_RELATIVE", 100 * math.ceil(steps / 100))
   passes = f"{steps * batch / facts.rows:,.0f} passes over {facts.rows:,} rows"
   rate = 0.3, "the paper's"
   if is_small:
@@ -136,10 +126,8 @@ def choose(
     Setting("LEARNING_RATE", *rate),
     Setting("BATCH_SIZE", batch, of_batch),
     Setting("TRAIN_STEPS_RELATIVE", steps, passes),
-    Setting("EVAL_PERIOD", max(1, steps // 10), "ten evaluations"),
-    Setting(
-      *("STATS_PERIOD", max(1, steps // 100), "a hundred reports of the loss")
-    ),
+    Setting("EVAL_PERIOD", steps // 10 or 1, "ten evaluations"),
+    Setting("STATS_PERIOD", steps // 100 or 1, "a hundred reports of the loss"),
     Setting("DROPOUT_RATE", 0.0, "without it prompts scored higher here"),
     Setting("ACTIVATION_DTYPE", *dtype),
     *_memory_settings(facts, length, batch),

@@ -137,12 +137,7 @@ class Model(FrozenModel):
   def _defaults(
     self, examples: text_pairs.PairTask, given: Mapping[str, Any]
   ) -> list[defaults.Setting]:
-    """Returns the settings of `tune` that follow from model, data and others.
-
-    Args:
-      examples: The task.
-      given: The arguments of `tune` that have a value.
-    """
+    """Returns the settings of `tune` that follow from the given ones."""
     own = {k: given[x] for k, x in _ARGUMENTS.items() if x in given}
     facts = defaults.Facts(
       self.config,
@@ -150,13 +145,10 @@ class Model(FrozenModel):
       examples.task.num_input_examples("train") or 1,
       min(examples.lengths["train"]["inputs"], tuning.LONGEST),
       len(examples.labels),
-      *defaults.device(),
+      *(*defaults.device(), own),
     )
-    return [
-      x
-      for x in defaults.choose(facts, own)
-      if x.name in _ARGUMENTS and x.name not in own
-    ]
+    names = _ARGUMENTS.keys() - own
+    return [x for x in defaults.choose(facts) if x.name in names]
 
   @arguments.checked
   def evaluate(

@@ -44,23 +44,23 @@ def describe(
     checkpoint = path if epath.Path(path).is_dir() else model_dir
   parts = list(_parts(gin_files, paths))
   files = list(dict.fromkeys(_evaluation_files(parts, has_prompt)))
-  macros = _macros(files, paths)
-  from_file = _macros([_FROM_FILE], paths)
+  macros = macros_of(files, paths)
+  from_file = macros_of([_FROM_FILE], paths)
   if has_prompt and not from_file.items() <= macros.items():
     files.append(_FROM_FILE)  # After a file that replaced some of it.
-  dropped = {*_macros([_FROZEN], paths), *(from_file if has_prompt else ())}
+  dropped = {*macros_of([_FROZEN], paths), *(from_file if has_prompt else ())}
   # Recipes set macros next to their includes.
-  of_parts = _macros(parts, paths).items()
+  of_parts = macros_of(parts, paths).items()
   of_recipes = [
     f"{name} = {text}"
-    for name, text in _macros(gin_files, paths).items()
+    for name, text in macros_of(gin_files, paths).items()
     if (name, text) not in of_parts
   ]
   bindings = [*of_recipes, *gin_bindings]
   kept = {
     name: value
     for name, value in useful(bindings, gin_files, files, paths).items()
-    if "." in name or (name in macros and name not in dropped)
+    if name not in dropped
   }
   places: dict[str, str | None] = {}
   if has_prompt:
@@ -121,7 +121,8 @@ def _evaluation_files(parts: Sequence[str], has_prompt: bool) -> Iterator[str]:
       yield gin_file
 
 
-def _macros(gin_files: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+def macros_of(gin_files: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+  """Returns name -> value of the macros of files."""
   found = resolution.Bindings(gin_files, paths=paths)
   return {name: macro.text for name, macro in found.macros.items()}
 
@@ -132,16 +133,18 @@ def useful(
   evaluated: Sequence[str],
   paths: Sequence[str],
 ) -> dict[str, str]:
-  """Returns the bindings, name -> value, that are not for training alone."""
-  unused = {}
-  for program, files in ("train", trained), ("evaluate", evaluated):
-    bindings = resolution.Bindings(files, gin_bindings, paths)
+  """Returns the bindings, name -> value, that an evaluation's files know."""
+  unused, files = {}, resolution.Bindings(evaluated, paths=paths)
+  known = {*files.macros, *files.lacking}
+  for program, names in ("train", trained), ("evaluate", evaluated):
+    bindings = resolution.Bindings(names, gin_bindings, paths)
     unused[program] = set(checks.unused(bindings, program, gin_bindings))
   given = (x.partition("=") for x in gin_bindings)
   return {
     name.strip(): value.strip()
     for name, _, value in given
     if name.strip() not in unused["evaluate"] - unused["train"]
+    and ("." in name or name.strip() in known)
   }
 
 

@@ -5,7 +5,7 @@ data and the device. Its run resumes, and bindings of the user win.
 """
 
 import collections
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -55,21 +55,19 @@ class Command:
     folder: Its MODEL_DIR.
     task: The name of its task.
     gin_files: Its gin files: of the model, the recipe, the data, the user's.
-    shared: Bindings that an evaluation of the model alone needs too.
-    bindings: The other ones; the user's come last.
+    bindings: Its bindings; the user's come last.
     settings: Those that were chosen, with their reasons.
   """
 
   folder: str
   task: str
   gin_files: Sequence[str]
-  shared: Sequence[str]
   bindings: Sequence[str]
   settings: Sequence[defaults.Setting]
 
   def words(self) -> list[str]:
     """Returns the words of the command of `t5x.train` that does the same."""
-    bindings = [x.partition("=") for x in (*self.shared, *self.bindings)]
+    bindings = [x.partition("=") for x in self.bindings]
     return [
       *(f"--gin_file={file}" for file in self.gin_files),
       *(f"--gin.{k.strip()}={value.strip()}" for k, _, value in bindings),
@@ -100,6 +98,7 @@ def make(
   config = base.metadata.get("config")
   folder = folder or os.path.join("runs", "tune", _name(model, data))
   values: dict[str, Any] = {"INITIAL_CHECKPOINT_PATH": model}
+  values["MODEL_DIR"] = folder
   words = frozen_model.FrozenModel.load(model).vocabulary
   if config is not None:
     model_file = "decoder" if len(config.stacks) == 1 else "t5gemma"
@@ -114,7 +113,7 @@ def make(
   registries = seqio.TaskRegistry, seqio.MixtureRegistry
   is_task = any(data in x.names() for x in registries)
   values |= {"TASK": data} if is_task else _data_bindings(data)
-  shared = [f"{name} = {value!r}" for name, value in values.items()]
+  bindings = [f"{name} = {value!r}" for name, value in values.items()]
   recipes = [x for x in gin_files if "recipes/" in x]
   # Runs, which recipes include, come before the files that replace parts.
   files = [
@@ -128,34 +127,37 @@ def make(
   task = data
   if not is_task:
     with gin_utils.bound_arguments(
-      files_lib.file_task, files, [*shared, *gin_bindings]
+      files_lib.file_task, files, [*bindings, *gin_bindings]
     ) as arguments:
       task = files_lib.file_task(**arguments)
+  given = _given(gin_files, gin_bindings)
   facts = defaults.Facts(
     config,
     sum(x.size for x in base.arrays.values()),
     seqio.get_mixture_or_task(task).num_input_examples("train") or 1,
     task_facts.lengths(task, words)["inputs"],
     len(task_rows.ROWS[task].labels) if task in task_rows.ROWS else 0,
-    *defaults.device(),
+    *(*defaults.device(), given),
   )
-  given = _given(files, set(gin_files) - set(recipes), gin_bindings)
   wraps = [_WRAPS] if getattr(words, "chat_template", None) else []
-  choices = [*wraps, *defaults.choose(facts, given)]
+  choices = [*wraps, *defaults.choose(facts)]
   is_by_length = any(x.name == defaults.BY_LENGTH for x in choices)
   if is_by_length and "NUM_MICROBATCHES" not in given and not recipes:
     files.insert(2, _BY_LENGTH)
+  macros = next_steps.macros_of(files, reading.search_paths())
   settings = [
     x
     for x in choices
     if x.name not in given
     # It divides the other.
     and not (x.name == "STATS_PERIOD" and "EVAL_PERIOD" in given)
-    and _exists(x.name, files)
+    # A recipe's method has its own.
+    and not (recipes and x.name in ("LEARNING_RATE", "PROMPT_LENGTH"))
+    and ("." in x.name or x.name in macros)
   ]
-  chosen = {"MODEL_DIR": folder, **{x.name: x.value for x in settings}}
-  own = [f"{name} = {value!r}" for name, value in chosen.items()]
-  return Command(folder, task, files, shared, [*own, *gin_bindings], settings)
+  bindings += [f"{x.name} = {x.value!r}" for x in settings]
+  bindings += gin_bindings
+  return Command(folder, task, files, bindings, settings)
 
 
 def run(command: Command) -> None:
@@ -166,9 +168,8 @@ def run(command: Command) -> None:
     ValueError: for a wrong configuration.
   """
   outcomes: list[Any] = []
-  bindings = [*command.shared, *command.bindings]
-  files = command.gin_files
-  _run("train", training.train, "step", files, bindings, outcomes.append)
+  trained = command.gin_files, command.bindings
+  _run("train", training.train, "step", *trained, outcomes.append)
   best = outcomes.pop().best  # The state leaves the memory.
   folder = epath.Path(command.folder)
   tuned: list[Mapping[str, Any]] = []
@@ -178,20 +179,18 @@ def run(command: Command) -> None:
       content = (folder / "inference_eval" / name).read_text()
       tuned = [json.loads(x) for x in content.splitlines()]
   others = ["OPTIMIZER = None", f"EVAL_OUTPUT_DIR = {str(folder / 'frozen')!r}"]
-  rest = [x for x in files if x in (_DATA, _INT8) or "decoding/" in x]
-  files = [files[0], "gin/runs/eval.gin", *rest]
-  useful = next_steps.useful(
-    *(command.bindings, command.gin_files, files, reading.search_paths())
-  )
-  kept = [f"{k} = {x}" for k, x in useful.items() if _exists(k, files)]
-  # The user's files may say which rows and columns were trained on.
-  trained, of_data = (_macros(x) for x in (command.gin_files, rest))
-  own = [
-    f"{name} = {trained[name].text}"
-    for name, x in of_data.items()
-    if trained[name].text != x.text
+  rest = [
+    x for x in command.gin_files if x in (_DATA, _INT8) or "decoding/" in x
   ]
-  bindings = [*own, *command.shared, *kept, *others]
+  files = [command.gin_files[0], "gin/runs/eval.gin", *rest]
+  # The user's files may say which rows and columns were trained on.
+  paths = reading.search_paths()
+  found = next_steps.macros_of(command.gin_files, paths)
+  of_data = next_steps.macros_of(rest, paths).items()
+  bindings = [f"{k} = {found[k]}" for k, x in of_data if x != found[k]]
+  bindings += command.bindings
+  useful = next_steps.useful(bindings, command.gin_files, files, paths)
+  bindings = [*(f"{k} = {x}" for k, x in useful.items()), *others]
   frozen: list[Any] = []
   _run("eval", evaluation.evaluate, "example", files, bindings, frozen.append)
   print(_report(command, tuned, best, next(iter(frozen[0].values()))))
@@ -220,39 +219,14 @@ def _put_programs_where_gin_finds_them() -> None:
     setattr(sys.modules["__main__"], function.__name__, function)
 
 
-def _macros(gin_files: Sequence[str]) -> Mapping[str, reading.Binding]:
-  return resolution.Bindings(gin_files, paths=reading.search_paths()).macros
-
-
-def _exists(name: str, gin_files: Sequence[str]) -> bool:
-  """Returns whether gin files have a macro, or the name is a parameter's."""
-  return "." in name or name in _macros(gin_files)
-
-
 def _given(
-  files: Sequence[str], own: Collection[str], gin_bindings: Sequence[str]
+  gin_files: Sequence[str], gin_bindings: Sequence[str]
 ) -> dict[str, Any]:
-  """Returns label -> value of what the user binds.
-
-  Args:
-    files: All gin files, that of the model first. Of a recipe, what differs
-      from the usual one counts.
-    own: The user's files that are no recipes.
-    gin_bindings: The user's bindings.
-  """
-  usual, paths = _macros([files[0], _RECIPE]), reading.search_paths()
-  given = {
-    name: x.value
-    for name, x in _macros(files).items()
-    if name not in usual or x.text != usual[name].text
-  }
-  found = [
-    *(
-      x for file in files if file in own for x in reading.from_file(file, paths)
-    ),
-    *(x for text in gin_bindings for x in reading.from_text(text)),
-  ]
-  return given | {x.label: x.value for x in found if not isinstance(x, str)}
+  """Returns label -> value of what the user's files and bindings say."""
+  paths = reading.search_paths()
+  found = [x for file in gin_files for x in reading.from_file(file, paths)]
+  found += [x for text in gin_bindings for x in reading.from_text(text)]
+  return {x.label: x.value for x in found if isinstance(x, reading.Binding)}
 
 
 def _name(model: str, data: str) -> str:

@@ -305,7 +305,10 @@ def test_seven_lines_of_python(folder, capsys, name):
     (["tune", NAME, "none.csv"], "none.csv cannot be read"),
     (["tune", NAME, "none"], "Expected a file, or OWNER/NAME"),
     (["tune", NAME, "reviews.csv", "--steps=3"], "Unknown command line flag"),
-    (["tune", NAME, "reviews.csv", "--gin_search_paths=x"], "got --gin_search"),
+    (
+      ["tune", NAME, "reviews.csv", "--gin_search_paths=x"],
+      "no flag --gin_search",
+    ),
     (
       ["tune", NAME, "reviews.csv", "--gin.STEPS=3"],
       "No gin file of this command defines",

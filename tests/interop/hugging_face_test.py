@@ -313,8 +313,8 @@ def test_prompt_is_merged_with_its_base_model(tmp_path):
     ("inspect nothing", "Error: No checkpoint at nothing"),
     (
       "convert prompt in.npy peft",
-      r"peft: PEFT adapter \(it names no base model and was not compared with "
-      r"one\), prompt of 3 x 4\.",
+      r"peft: PEFT adapter \(it was not compared with a base model\), prompt "
+      r"of 3 x 4\.",
     ),
     (
       "convert prompt nothing.npy out.npy",

@@ -135,6 +135,27 @@ def test_adapter_is_compared_with_the_base_model_that_it_names(base, prompt):
     assert written["num_transformer_submodules"] == 1
 
 
+def test_adapter_of_a_gemma_is_scaled_without_a_name_too(tmp_path, prompt):
+  gemma = tmp_path / "gemma"
+  gemma.mkdir()
+  (gemma / "config.json").write_text('{"model_type": "gemma"}')
+  metadata = dataclasses.replace(
+    METADATA,
+    parameter_path="decoder/prompt/prompt",
+    base_model=str(gemma),
+  )
+  prompt_conversion.write_prompt(tmp_path / "adapter", prompt, metadata)
+  weights = safetensors.numpy.load_file(
+    tmp_path / "adapter" / peft_adapters.WEIGHTS
+  )
+  np.testing.assert_array_equal(
+    weights["prompt_embeddings"], prompt * np.float32(prompt.shape[1] ** 0.5)
+  )
+  read, header = prompt_conversion.read_prompt(tmp_path / "adapter")
+  np.testing.assert_allclose(read, prompt, rtol=1e-6)
+  assert header == metadata
+
+
 def test_refuses_other_places_and_base_models(base, prompt):
   pathlib.Path("broken").mkdir()
   pathlib.Path("broken/config.json").write_text("[" * 100_000)

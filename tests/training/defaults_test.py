@@ -23,11 +23,14 @@ COMPILED = {
 }
 
 
-def facts(size, platform="gpu", gib=12.0, rows=1000, tokens=128, labels=2):
+def facts(
+  size, platform="gpu", gib=12.0, rows=1000, tokens=128, labels=2, given=None
+):
   width, heads, layers, mlp, parameters = SIZES[size]
   config = T5Config(32128, width, heads, layers, layers, 64, mlp)
   return defaults.Facts(
-    *(config, parameters, rows, tokens, labels, platform, int(gib * GIB))
+    *(config, parameters, rows, tokens, labels, platform, int(gib * GIB)),
+    given=given or {},
   )
 
 
@@ -77,7 +80,7 @@ def test_settings_fit_those_of_the_user():
   given = {"BATCH_SIZE": 50, "TRAIN_STEPS_RELATIVE": 20, "PROMPT_LENGTH": 7}
   found = {
     x.name: (x.value, x.reason)
-    for x in defaults.choose(facts("xl", tokens=512), given)
+    for x in defaults.choose(facts("xl", tokens=512, given=given))
   }
   assert {name: found[name][0] for name in given} == given
   assert found["TRAIN_STEPS_RELATIVE"][1] == "1 passes over 1,000 rows"
