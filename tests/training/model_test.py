@@ -312,6 +312,7 @@ def test_it_is_the_trainer_of_the_command_line(
     ),
     ({"labels": (), "rank": True}, "Ranking needs labels"),
     ({"train": "ladder_cp"}, "is called 'ladder_cp'"),
+    ({"train": pathlib.Path("x.txt")}, "is called 'x.txt'"),
     ({"train": "ladder_cb", "labels": ["yes"]}, "brings its own validation"),
   ],
 )
