@@ -148,16 +148,10 @@ def make(
   settings = [
     x
     for x in choices
-    if x.name not in given
-    # It divides the other.
-    and not (x.name == "STATS_PERIOD" and "EVAL_PERIOD" in given)
-    # A recipe's method has its own.
-    and not (recipes and x.name in ("LEARNING_RATE", "PROMPT_LENGTH"))
-    and ("." in x.name or x.name in macros)
+    if x.name not in given and ("." in x.name or x.name in macros)
   ]
   bindings += [f"{x.name} = {x.value!r}" for x in settings]
-  bindings += gin_bindings
-  return Command(folder, task, files, bindings, settings)
+  return Command(folder, task, files, [*bindings, *gin_bindings], settings)
 
 
 def run(command: Command) -> None:
@@ -222,11 +216,16 @@ def _put_programs_where_gin_finds_them() -> None:
 def _given(
   gin_files: Sequence[str], gin_bindings: Sequence[str]
 ) -> dict[str, Any]:
-  """Returns label -> value of what the user's files and bindings say."""
+  """Returns label -> value, or None, of what the user decides."""
   paths = reading.search_paths()
   found = [x for file in gin_files for x in reading.from_file(file, paths)]
   found += [x for text in gin_bindings for x in reading.from_text(text)]
-  return {x.label: x.value for x in found if isinstance(x, reading.Binding)}
+  own = {x.label: x.value for x in found if isinstance(x, reading.Binding)}
+  if "EVAL_PERIOD" in own:  # The other divides it.
+    own.setdefault("STATS_PERIOD", None)
+  if any("recipes/" in x for x in gin_files):  # Its method has its own.
+    own = {"LEARNING_RATE": None, "PROMPT_LENGTH": None, **own}
+  return own
 
 
 def _name(model: str, data: str) -> str:
