@@ -18,10 +18,11 @@ class TokenizersVocabulary(seqio.Vocabulary):
   """The pieces of a `tokenizer.json`.
 
   Id 0 is padding everywhere else. Where it is an ordinary piece, as in Llama 3
-  and Qwen, it changes places with `exchanged`.
+  and Qwen, or the end token, as in SmolLM's base models, it changes places with
+  `exchanged`.
 
   Attributes:
-    exchanged: The special token whose id 0 has instead; 0 if id 0 is special.
+    exchanged: The special token whose id it has instead; 0 if it stays.
     of_inputs: The same vocabulary for inputs. A chat template wraps them as a
       user's message; without one, the tokenizer may put a start token in front.
     chat_template: The template; None if inputs are left as they are.
@@ -46,7 +47,7 @@ class TokenizersVocabulary(seqio.Vocabulary):
     """
     super().__init__()
     self._tokenizer = _read(path)
-    self.exchanged = exchanged_id(path)
+    self.exchanged = exchanged_id(path, eos_id)
     self.chat_template = chat_template
     self._digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
     if chat_template is not None:
@@ -140,23 +141,25 @@ def _read(path: str | os.PathLike[str]):
     ) from error
 
 
-def exchanged_id(path: str | os.PathLike[str]) -> int:
+def exchanged_id(path: str | os.PathLike[str], eos_id: int) -> int:
   """Returns the id that changes places with 0.
 
   Args:
     path: A `tokenizer.json`.
+    eos_id: The id of the end token.
 
   Returns:
-    The last special token, which is rarely used; 0 if id 0 is special itself.
+    The last special token, which is rarely used; 0 if id 0 is special itself,
+    and not the end token.
 
   Raises:
-    ValueError: if there is no special token.
+    ValueError: if there is no special token to change places with.
   """
   added = _read(path).get_added_tokens_decoder()
   special = sorted(i for i, token in added.items() if token.special)
-  if not special:
+  if not special or special[-1] == eos_id == 0:
     raise ValueError(
       f"Expected special tokens in {os.fspath(path)}, of which one becomes "
-      "padding, got none."
+      "padding, got none but perhaps the end token."
     )
-  return 0 if special[0] == 0 else special[-1]
+  return special[-1] if special[0] != 0 or eos_id == 0 else 0

@@ -84,21 +84,25 @@ def vocabulary(
   from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
 
   folder = _folder(path)
-  content = parsing.json_file(
-    folder / CONFIG, "a model configuration", {"eos_token_id": Any}
+  what, fields = "a model configuration", {"model_type": Any}
+  kind = parsing.json_file(folder / CONFIG, what, fields)["model_type"]
+  template = None
+  if use_chat_template and kind in decoder_names.MODEL_TYPES:
+    template = chat_templates.read(folder)
+  return tokenizers_vocabulary.TokenizersVocabulary(
+    folder / TOKENIZER, _end_id(folder), template
   )
+
+
+def _end_id(folder: pathlib.Path) -> int:
+  """Returns the tokenizer's id of the end token."""
+  what, fields = "a model configuration", {"eos_token_id": Any}
+  content = parsing.json_file(folder / CONFIG, what, fields)
   # Some chat models have several.
   eos_id, *_ = np.ravel(content["eos_token_id"]).tolist()
   if not isinstance(eos_id, int):
     raise ValueError(f"{folder / CONFIG}: expected eos_token_id, got {eos_id}.")
-  template = None
-  if use_chat_template and content.get("model_type") in (
-    decoder_names.MODEL_TYPES
-  ):
-    template = chat_templates.read(folder)
-  return tokenizers_vocabulary.TokenizersVocabulary(
-    folder / TOKENIZER, eos_id, template
-  )
+  return eos_id
 
 
 def open_folder(path: epath.PathLike) -> BaseCheckpoint:
@@ -173,7 +177,8 @@ def _exchanged(
   if (folder / TOKENIZER).is_file():
     from prompt_tuning.data import tokenizers_vocabulary  # Imports TensorFlow.
 
-    row = tokenizers_vocabulary.exchanged_id(folder / TOKENIZER)
+    tokenizer, end = folder / TOKENIZER, _end_id(folder)
+    row = tokenizers_vocabulary.exchanged_id(tokenizer, end)
     for matrix, axis in (
       (TOKEN_EMBEDDING, 0),
       ("decoder_embedder/embedding", 0),

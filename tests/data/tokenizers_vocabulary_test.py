@@ -53,6 +53,23 @@ def test_first_piece_changes_places_and_inputs_have_a_start(path):
   assert words != words.of_inputs
 
 
+def test_end_token_of_id_0_is_not_padding(tmp_path):
+  """As in SmolLM's base models."""
+  folder = tmp_path / "model"
+  plain = hugging_face.open_folder(tiny_decoder.save(folder))
+  table = stored_arrays.read(plain.arrays[TOKEN_EMBEDDING])
+  tiny_decoder.save_tokenizer(folder)
+  config = json.loads((folder / "config.json").read_text())
+  config["eos_token_id"] = 0
+  (folder / "config.json").write_text(json.dumps(config))
+  words = hugging_face.vocabulary(str(folder), use_chat_template=False)
+  assert words.eos_id == words.exchanged > 0
+  found = hugging_face.open_folder(folder).arrays[TOKEN_EMBEDDING]
+  np.testing.assert_array_equal(
+    stored_arrays.read(found)[[0, words.eos_id]], table[[words.eos_id, 0]]
+  )
+
+
 def test_embeddings_change_places_with_their_pieces(path, tmp_path):
   folder = tmp_path / "model"
   plain = hugging_face.open_folder(tiny_decoder.save(folder))

@@ -193,7 +193,7 @@ def test_refuses_missing_extra_and_quantised_tensors(folder):
   for words in (
     "decoder.final_layer_norm.weight: expected (8,), got None",
     "encoder.pooler.weight: expected None, got (8, 8)",
-    "shared.weight is I8, expected one of float32, float16, bfloat16",
+    "shared.weight is int8, expected one of float32, float16, bfloat16",
   ):
     assert words in str(error.value)
   del tensors["lm_head.weight"]
