@@ -173,13 +173,12 @@ class Checkpointer:
     # It is written while training may change it.
     run_info = copy.deepcopy(dict(run_info))
     if exists := step in self.all_steps():
-      # It may be of a signal, before the evaluation that was due.
-      last = run_info["evals"][-1:]
+      # It may be of a signal, before the evaluation that was due, or of the end
+      # of a run that resumes.
       saved = orbax.read_run_info(str(self._folder.checkpoint(step)))
-      is_same = saved["evals"][-1:] == last and (
+      if saved["evals"][-1:] == run_info["evals"][-1:] and (
         saved.get("is_stopped", False) == run_info.get("is_stopped", False)
-      )
-      if is_same or step not in [e["step"] for e in last]:
+      ):
         return
     self._writing = step, exists, run_info
     path = (

@@ -11,6 +11,7 @@ import shutil
 from unittest import mock
 
 from damages import DAMAGES
+from etils import epath
 import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
@@ -19,7 +20,8 @@ import pytest
 import tiny
 
 from t5x import checkpoints, optimizers, train_state
-from t5x.files import digests, run_lock
+from t5x.files import digests, run_lock, storage
+from t5x.formats import checkpoint_folder
 from t5x.runs import resume
 
 
@@ -179,15 +181,15 @@ def test_checkpoint_is_written_again_with_the_evaluation_that_was_due(tmp_path):
   assert _kept(tmp_path) == {"10", "20"}
 
 
-def test_checkpoint_that_says_nothing_new_is_not_written_again(folder):
+@pytest.mark.parametrize("step", [20, 21])  # The last evaluation is of 20.
+def test_checkpoint_that_says_nothing_new_is_not_written_again(folder, step):
   """As where the run that is restored goes on, unless it had stopped there."""
   checkpointer = _open(folder)
-  info = checkpointer.find_run()
-  written = [(folder / "checkpoint_20").stat().st_mtime_ns]
-  for is_stopped in (False, True, True, False):
-    checkpointer.save_run(_state(20), {**info, "is_stopped": is_stopped})
+  info, written = checkpointer.find_run(), []
+  for is_stopped in (False, False, True, True, False):
+    checkpointer.save_run(_state(step), {**info, "is_stopped": is_stopped})
     checkpointer.wait()
-    written.append((folder / "checkpoint_20").stat().st_mtime_ns)
+    written.append((folder / f"checkpoint_{step}").stat().st_mtime_ns)
   checkpointer.close()
   is_same = [old == new for old, new in itertools.pairwise(written)]
   assert is_same == [True, False, True, False]
@@ -212,6 +214,18 @@ def test_what_a_killed_run_left_is_cleared_away(folder, left):
     newest.rename(folder / f"checkpoint_{old}")
   assert _restore(folder) == 20
   assert _kept(folder) == {"10", "20"}
+
+
+def test_run_in_a_bucket_begins_with_the_mark_of_its_first_checkpoint(
+  tmp_path, monkeypatch
+):
+  """Killed before it, the run leaves its folder free for any other."""
+  monkeypatch.setattr(storage, "is_bucket", lambda path: True)
+  saved = checkpoint_folder.CheckpointFolder(epath.Path(tmp_path))
+  (tmp_path / "checkpoint_10" / "state").mkdir(parents=True)
+  assert saved.is_empty()
+  (tmp_path / "checkpoint_10" / storage.MARK).touch()
+  assert not saved.is_empty()
 
 
 @pytest.mark.parametrize(

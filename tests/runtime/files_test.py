@@ -197,6 +197,14 @@ def test_what_is_whole_is_kept_and_the_rest_written_again(
 OLD, NEW = "gs://bucket/checkpoint_1.new", "gs://bucket/checkpoint_1"
 
 
+@pytest.mark.parametrize("name", ["runs", "a::b", "ü #[1]", "~x"])
+def test_files_of_a_folder_are_found_whatever_its_name(tmp_path, name):
+  (tmp_path / name / "below").mkdir(parents=True)
+  for file in ("a", "below/b"):
+    (tmp_path / name / file).touch()
+  assert storage.files(tmp_path / name) == ["a", "below/b"]
+
+
 @pytest.mark.parametrize(
   "marks",
   [

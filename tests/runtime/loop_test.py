@@ -133,6 +133,25 @@ def test_steps_before_an_evaluation_that_fails_are_saved(is_full, is_refused):
   assert run.info.evals == []
 
 
+def test_process_that_fails_alone_waits_for_no_other(monkeypatch):
+  """To save is to wait for the others, which wait for its evaluation."""
+  monkeypatch.setattr("jax.process_count", lambda: 2)
+  run = _loop(evaluator=_evaluator(ValueError("it fails alone")))
+  with pytest.raises(ValueError, match="it fails alone"):
+    run.run()
+  assert run.checkpointer.method_calls == []
+
+
+def test_run_that_resumes_does_not_count_as_stopped_any_more():
+  """Should it be killed before the next checkpoint."""
+  run = _loop(step=2)
+  run.info.is_stopped = True
+  assert run.run() == "finished"
+  assert run.checkpointer.steps == [2, 3, 6]
+  saved = [x.args[1] for x in run.checkpointer.save_run.call_args_list]
+  assert not any(info["is_stopped"] for info in saved)
+
+
 @pytest.mark.parametrize(
   "split", [{"train_evals": ["task"]}, {"evaluator": _evaluator()}]
 )
@@ -189,3 +208,22 @@ def test_run_that_stopped_goes_on_if_the_checkpoint_of_its_end_is_lost():
   )
   assert earlier.ending(300, True, 400, is_done=False) == ("stopped", True)
   assert earlier.ending(200, False, 400, is_done=False) == (None, False)
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted", "failed"])
+def test_loss_of_the_last_step_is_computed_unless_the_record_has_the_end(
+  status,
+):
+  """A signal, or its failure, may have ended the run there."""
+  run = _loop(step=6, train_evals=["task"])
+  run.trainer.eval = mock.Mock(return_value={"task": {"loss": 1.0}})
+  earlier = resume.Earlier(
+    types.SimpleNamespace(model_dir="run", configuration=None),
+    {"status": status, "step": 6},
+  )
+  ending = earlier.ending(6, False, 6, run.is_done)
+  assert ending == (
+    ("finished", True) if status == "finished" else (None, False)
+  )
+  assert run.run() == "finished"
+  run.trainer.eval.assert_called_once()

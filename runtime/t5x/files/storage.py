@@ -86,7 +86,10 @@ def files(folder: Path) -> list[str]:
 
   They are relative to the folder, with slashes.
   """
-  system, root = fsspec.url_to_fs(os.fspath(folder))
+  if is_bucket(folder):
+    system, root = fsspec.url_to_fs(os.fspath(folder))
+  else:  # Of a local path, fsspec would take "::" for a chain of systems.
+    system, root = fsspec.filesystem("file"), os.path.abspath(folder)
   start = f"{root}/"
   return sorted(
     x.removeprefix(start) for x in system.find(root) if x.startswith(start)

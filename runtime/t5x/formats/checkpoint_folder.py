@@ -53,8 +53,10 @@ class CheckpointFolder:
 
   def is_empty(self) -> bool:
     """Returns whether no run has saved anything to its end here."""
-    found = self.path.glob("checkpoint_*")
-    return all(".orbax-checkpoint-tmp" in path.name for path in found)
+    return not any(
+      ".orbax-checkpoint-tmp" not in path.name and storage.is_whole(path)
+      for path in self.path.glob("checkpoint_*")
+    )
 
   def clear_leftovers(self) -> None:
     """Finishes or undoes interrupted changes."""

@@ -95,6 +95,8 @@ class Loop:
       "finished", "stopped" (by an action) or "interrupted" (by the caller).
     """
     self.report("start")
+    if self.info.is_stopped:
+      self._save()  # If it is killed before the next checkpoint, it resumes.
     while True:
       try:
         stop = self._evaluate_if_due()
@@ -104,9 +106,11 @@ class Loop:
         return "interrupted"
       except Exception:
         # The run may resume with another evaluation. Of several processes some
-        # may not have failed, so they save nothing.
-        is_new = self.step not in (self.info.first_step, self._latest_saved())
-        if is_new and jax.process_count() == 1:
+        # may not have failed, and to save is to wait for them.
+        if jax.process_count() == 1 and self.step not in (
+          self.info.first_step,
+          self._latest_saved(),
+        ):
           with contextlib.suppress(OSError):
             self._save()
             self.checkpointer.wait()

@@ -136,7 +136,8 @@ class Earlier:
     Returns:
       "finished", "stopped" by an action, or None if there is something left to
       do: more steps or other settings resume a run that was stopped. A run that
-      was killed at its end has no record of it.
+      was killed at its end has no record of it; if it did its last step, it
+      resumes there, as the evaluation of that step may be missing.
 
     Raises:
       ValueError: if the run is over, but had other settings.
@@ -145,7 +146,7 @@ class Earlier:
     length = (self._record.get("steps") or {}).get("last", last_step)
     if is_stopped and not self._differences and length == last_step:
       status = "stopped"
-    elif is_done:
+    elif is_done and self._record.get("status") == "finished":
       status = "finished"
     else:
       return None, False

@@ -78,7 +78,7 @@ def train(plan: Plan) -> Outcome:
       folder,
       step,
       info.evals,
-      is_evaluated=loop.is_done or info.is_evaluated(step),
+      is_evaluated=status is not None or info.is_evaluated(step),
     )
     stack.callback(loop.log.close)
     for text in loop.data.notices:
