@@ -228,6 +228,18 @@ class Checkpointer:
       self._folder.keep_only(self._kept(self.all_steps(), run_info["evals"]))
     multihost.wait_for_all("checkpoint written")
 
+  def __enter__(self) -> "Checkpointer":
+    return self
+
+  def __exit__(self, _, error: BaseException | None, trace: object) -> None:
+    """Closes it; an error before that says more than one of closing."""
+    try:
+      self.close()
+    except Exception as second:  # Other processes may be gone.
+      if error is None:
+        raise
+      logging.error("A checkpoint was not finished: %s", second)
+
   def close(self) -> None:
     """Waits until everything is on disk, and ends the threads."""
     try:

@@ -247,6 +247,24 @@ def test_failed_write_says_why_and_leaves_the_old_checkpoints(
   assert _kept(folder) == {"10", "20"}
 
 
+@pytest.mark.parametrize("own", [None, ValueError("the run's own")])
+def test_error_of_a_run_says_more_than_that_of_closing(
+  folder, monkeypatch, own
+):
+  """Of several processes, the others may be gone by then."""
+  lost = OSError("Connection closed by peer")
+  monkeypatch.setattr(digests, "write", mock.Mock(side_effect=lost))
+
+  def run():
+    with _open(folder) as checkpointer:
+      checkpointer.save_run(_state(30), {"evals": []})
+      if own is not None:
+        raise own
+
+  with pytest.raises(type(own or lost), match=str(own or "closed by peer")):
+    run()
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_run_that_lost_its_lock_deletes_nothing(folder, monkeypatch, fails):
   if fails:

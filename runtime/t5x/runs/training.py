@@ -117,7 +117,7 @@ def _open(
     keep=plan.save_cfg.keep,
   )
   # However the run ends, a checkpoint that was begun is finished.
-  stack.callback(checkpointer.close)
+  stack.enter_context(checkpointer)
   checkpointer.check_lock = lock.check
   run_info = checkpointer.find_run()
 
