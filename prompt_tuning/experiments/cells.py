@@ -9,7 +9,7 @@ those of earlier ones and of the program.
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import json
 import re
@@ -192,6 +192,28 @@ def make(
     ) from e
   last = any(x.last for x in meanings.values())
   return Cell(sheet, name, point, program, tuple(gin_files), texts, last)
+
+
+def check_repetitions(every: Iterable[Cell], axis: str) -> None:
+  """Checks that each repetition is a run of its own.
+
+  Args:
+    every: Cells of a sheet.
+    axis: The axis of repetitions.
+
+  Raises:
+    ValueError: if cells that differ in that axis alone have the same settings.
+  """
+  firsts: dict[Cell, Cell] = {}
+  for cell in every:
+    rest = {name: x for name, x in cell.point.items() if name != axis}
+    alone = dataclasses.replace(cell, name="", point=rest)
+    first = firsts.setdefault(alone, cell)
+    if first is not cell:
+      raise ValueError(
+        f"{first.name} and {cell.name} have the same settings, so they are one "
+        f'run and not two: bind a setting to "${axis}"'
+      )
 
 
 def _text(value: Any, point: Point, meanings: Mapping[str, Value]) -> str:

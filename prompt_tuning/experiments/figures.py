@@ -331,8 +331,8 @@ def _add_grid(panel: Axes, axis: Literal["both", "y"] = "both") -> None:
 def _set_window(panel: Axes, values: Sequence[float] = ()) -> None:
   """Ends a score axis at tens.
 
-  It starts at 0, unless all scores are so high that half of the axis would be
-  empty.
+  It starts at 0, unless a score is below that, or all are so high that half of
+  the axis would be empty.
 
   Args:
     panel: With the drawn scores.
@@ -343,9 +343,13 @@ def _set_window(panel: Axes, values: Sequence[float] = ()) -> None:
     margin = 0.04 * (max(values) - min(values)) + 1
     low, high = min(values) - margin, max(values) + margin
   bottom = 10 * math.floor(low / 10)
+  lines = [line for x in panel.figure.axes for line in x.lines]
+  drawn = values or [y for line in lines for y in np.asarray(line.get_ydata())]
+  if bottom <= 10 and min(drawn, default=0) >= 0:
+    bottom = 0
   # A marker at 100 is drawn whole.
   top = min(101, 10 * math.ceil(high / 10))
-  panel.set_ylim(0 if bottom <= 10 else bottom, top)
+  panel.set_ylim(bottom, top)
 
 
 def _size_axis(

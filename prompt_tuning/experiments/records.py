@@ -76,7 +76,8 @@ class RunRecord(record_schema.Record):
     for task, metrics in (self.best.metrics if self.best else last).items():
       if not any(name.endswith(AVERAGE) for name in metrics):
         values = [x for name, x in metrics.items() if name != INVALID]
-        scores[task] = sum(values) / len(values)
+        if values:
+          scores[task] = sum(values) / len(values)
     return scores
 
   @property
@@ -118,10 +119,13 @@ class RunRecord(record_schema.Record):
     if last - self.steps.first < steps:
       return None
     evals = [x for x in self.evals if x.step - self.steps.first <= steps]
-    scored = [(x.score, -x.step, x) for x in evals if x.score is not None]
+    scored = [x for x in evals if x.score is not None]
     if not scored:
       return None
-    _, _, best = max(scored)  # The first of equal ones.
+    every = [x.score for x in self.evals if x.score is not None]
+    # A run whose best is its least score, such as a loss, compares by that.
+    sign = 1 if self.best and self.best.score == min(every) else -1
+    best = min(scored, key=lambda x: (sign * (x.score or 0), x.step))
     return self.model_copy(update={"evals": evals, "best": best})
 
 

@@ -254,8 +254,13 @@ class Results:
         if steps is not None:
           point = {**point, STEPS: steps}
           record = run.record.after(steps) if run.record else None
-        if record and self.sheet.layout.metric:
-          record = record.only(self.sheet.layout.metric)
+        if record and (metric := self.sheet.layout.metric):
+          record = record.only(metric)
+          if not record.scores:
+            raise ValueError(
+              f"{run.cell.full_name}: no task of its record has the metric "
+              f"{metric!r} of the layout"
+            )
         if record and at_end:
           record = record.model_copy(update={"best": None})
         yield point, run, record if record and record.scores else None

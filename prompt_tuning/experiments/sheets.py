@@ -243,6 +243,7 @@ class Sheet(Strict):
             f"{cell.name} is the name of {other.point} and of {cell.point}"
           )
     self._cells = [*found.values()]
+    cells.check_repetitions(self._cells, SEED)
     return self
 
   def value(self, axis: str, value: AxisValue) -> Value:

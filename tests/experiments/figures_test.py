@@ -58,6 +58,9 @@ def test_axis_of_lines_begins_at_zero_where_scores_are_low(tmp_path):
   low = {"step": 1, "metrics": {"cb": {"f1": 8.0}}}
   results = made_up.results(tmp_path, sheet, best=low)
   assert figures.draw(results).axes[0].get_ylim()[0] == 0
+  low["metrics"]["cb"] = {"matthews_corrcoef": -3.0}
+  results = made_up.results(tmp_path, sheet, best=low)
+  assert figures.draw(results).axes[0].get_ylim()[0] == -10
 
 
 def test_methods_and_their_variants_are_told_apart():

@@ -22,9 +22,13 @@ def _parse(fields):
 
 
 def test_score_is_the_mean_of_metrics(fields):
-  """Without the share of invalid answers, and a mixture's own average."""
+  """Without the share of invalid answers, and a mixture's own average.
+
+  A task with no other metric has no score.
+  """
   best = fields()["best"]
   metrics = {**best["metrics"], "all": {"super_glue_average": 1.0}}
+  metrics |= {"free": {"invalid": 0.0}}
   for x in (best, {**best, "metrics": metrics}):
     record = _parse(fields(best=x))
     assert record.scores == {"cb": 40.0}

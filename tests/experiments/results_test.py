@@ -9,7 +9,7 @@ import pytest
 
 from prompt_tuning.experiments import figures, tables, text_tables
 from prompt_tuning.experiments.records import Archive
-from prompt_tuning.experiments.results import View
+from prompt_tuning.experiments.results import Results, View
 
 GAPS = ("[layout]", '[layout]\ngaps = [["model", "prompt"]]')
 MEAN = ("[layout]", "[layout]\nmean_column = true")
@@ -138,6 +138,10 @@ def test_score_of_a_layout_may_be_one_metric(tmp_path):
   results = made_up.results(tmp_path, sheet, evals=[best], best=best)
   for row in tables.table(results).rows:
     assert row[1:] == ["40.0 ± 0.0 (3)", "40.0 ± 0.0 (3)"]
+  metric = ("[layout]", '[layout]\nmetric = "f2"')
+  sheet = made_up.sheet(tmp_path, made_up.edited(metric))
+  with pytest.raises(ValueError, match=r"x/s-.* no task .* the metric 'f2'"):
+    tables.table(Results(sheet, results.archive))
 
 
 def test_run_that_was_stopped_has_no_scores_of_later_steps(tmp_path):
@@ -153,6 +157,9 @@ def test_run_that_was_stopped_has_no_scores_of_later_steps(tmp_path):
   record = results.runs[0].record
   assert record.after(30).score == 60.0  # The best until then.
   assert record.after(40) is None
+  # A run may compare by a loss.
+  lowest = record.model_copy(update={"best": record.evals[0]})
+  assert lowest.after(30).score == 40.0
   after = ('columns = "size"', 'columns = "steps"\nafter = [10, 30, 50]')
   text = made_up.edited(after, ("seed = [", "steps = [1, 2]\nseed = ["))
   with pytest.raises(ValueError, match="an own axis steps"):

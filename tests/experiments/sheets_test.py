@@ -113,6 +113,7 @@ def test_command_of_a_cell(tmp_path):
       "prompt-cb-seed1 is the name of",
     ),
     ('words = ["yes", "no"]', "", "prompt-cb-seed0: 'words' is asked for"),
+    ('"$seed"', "0", "seed0 and prompt-cb-seed1 have the same settings"),
   ],
 )
 def test_wrong_sheet_is_refused(tmp_path, old, new, message):
