@@ -233,7 +233,7 @@ def measure(model: Model, steps: int, kill_at: int) -> dict[str, Any]:
   Args:
     model: The model.
     steps: Of a run.
-    kill_at: The step at which the second run is killed; 0: there is none.
+    kill_at: The step at which a second run is killed; 0: without that run.
   """
   record = {
     "model": model.files,
