@@ -195,7 +195,7 @@ def make(
 
 
 def check_repetitions(every: Iterable[Cell], axis: str) -> None:
-  """Checks that each repetition is a run of its own.
+  """Checks that no two repetitions are the same run.
 
   Args:
     every: Cells of a sheet.

@@ -139,7 +139,7 @@ def _lengths(
 def check_known(cfg: DatasetConfig) -> Iterator[str]:
   """Yields a sentence if the vocabulary lacks pieces of a split's inputs.
 
-  It writes what it lacks, such as another script, as one piece that says
+  It writes text that it lacks, such as another script, as one piece that says
   nothing. Every process calls this.
 
   Raises:
