@@ -5,6 +5,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import stat
 import subprocess
 import time
 import uuid
@@ -110,6 +111,9 @@ def _full(bench: Bench, disk: pathlib.Path, at: At) -> cases.Counts:
 
 def _without_rights(bench: Bench, disk: pathlib.Path, at: At) -> cases.Counts:
   user = None if os.getuid() else _NOBODY
+  is_open = all(x.stat().st_mode & stat.S_IXOTH for x in disk.parents)
+  if user and not is_open:
+    return {"not_possible": 1}  # That user may not go there.
   make = functools.partial(programs.training, base=bench.base, user=user)
 
   def mend() -> None:

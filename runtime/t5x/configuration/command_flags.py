@@ -113,12 +113,16 @@ def report_errors() -> None:
   """
 
   # When one of Orbax's or fsspec's concurrent calls fails, nobody waits for the
-  # others, and their loop may be over. The error of the first is reported.
-  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  # others, and their loop may be over. The error of the first is reported, which
+  # these also log.
+  for name in ("asyncio", "fsspec", "gcsfs"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
+
+  def report_ignored(ignored):
+    if str(ignored.exc_value) != "Event loop is closed":
+      sys.__unraisablehook__(ignored)
 
   def report(kind, error, trace):
-    if kind is RuntimeError and str(error) == "Event loop is closed":
-      return
     tell_others()
     if issubclass(kind, KeyboardInterrupt):
       text = "\nInterrupted. The same command starts the run, or resumes it."
@@ -128,7 +132,7 @@ def report_errors() -> None:
     sys.__excepthook__(kind, error, trace)
     leave(1)
 
-  sys.excepthook = report
+  sys.excepthook, sys.unraisablehook = report, report_ignored
 
 
 def show_help_if_asked(program: str) -> None:
