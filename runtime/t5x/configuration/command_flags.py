@@ -113,8 +113,8 @@ def report_errors() -> None:
   """
 
   # When one of Orbax's or fsspec's concurrent calls fails, nobody waits for the
-  # others, and their loop may be over. The error of the first is reported, which
-  # these also log.
+  # others, and their loop may be over. The error of the first is reported,
+  # which these log too.
   for name in ("asyncio", "fsspec", "gcsfs"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
