@@ -13,6 +13,7 @@ import seqio
 
 from prompt_tuning import prompt_files
 from prompt_tuning.data import vocabulary as vocabulary_lib
+from prompt_tuning.methods import recycling
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.training import google_t5x
@@ -113,6 +114,35 @@ def prompt_for_model(
 ) -> np.ndarray:
   """Reads a prompt; see `read_prompts`."""
   return read_prompts([prompt_file], checkpoint_path, vocabulary)[0]
+
+
+def recycled_prompt(
+  prompt_file: str,
+  old_checkpoint_path: str,
+  checkpoint_path: str,
+  vocabulary: seqio.Vocabulary,
+  method: str = "v2v-lin",
+  skip: int = 1000,
+  tokens: int = 4000,
+) -> np.ndarray:
+  """Moves a prompt of another base model to this one, without training.
+
+  Args:
+    prompt_file: A `prompt.safetensors` of the other model.
+    old_checkpoint_path: The other model.
+    checkpoint_path: The base model in use.
+    vocabulary: The vocabulary of both.
+    method: As for `recycling.recycle`; so are `skip` and `tokens`.
+
+  Returns:
+    [P, H] float32.
+
+  Raises:
+    ValueError: if the prompt is not of the other model, or as `recycle` does.
+  """
+  prompt = prompt_for_model(prompt_file, old_checkpoint_path, vocabulary)
+  old, new = map(token_embedding, (old_checkpoint_path, checkpoint_path))
+  return recycling.recycle(prompt, old, new, method, skip, tokens)
 
 
 def prompts_of_tasks(

@@ -9,9 +9,11 @@ import tiny_decoder
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
 from prompt_tuning.commands import console
-from prompt_tuning.inference import recycling
+from prompt_tuning.inference.recycling import move
 from prompt_tuning.inference.requests import TunedPrompt
 from prompt_tuning.interop import checkpoint_conversion
+from prompt_tuning.methods import recycling
+from prompt_tuning.training import base_model
 
 RNG = np.random.default_rng(0)
 OLD, MAP, PROMPT = (RNG.normal(size=x) for x in ((90, 6), (6, 8), (5, 6)))
@@ -60,16 +62,23 @@ def test_moved_prompt_is_of_the_other_model(tmp_path):
   )
   rows = {"skip": 3, "tokens": 256}
   for new, stack in ((wider, "encoder"), (decoder, "decoder")):
-    moved = recycling.move(prompt, old, new, **rows)
+    moved = move(prompt, old, new, **rows)
     assert new.prompt_array(moved) is moved.array
     assert moved.metadata
     path = f"{stack}/prompt/prompt"
     assert (moved.metadata.parameter_path, moved.metadata.task) == (path, "cb")
+  file = str(tmp_path / "prompt.safetensors")
+  prompt.save(file)
+  # As gin/prompts/recycled.gin reads it.
+  array = base_model.recycled_prompt(
+    file, old.checkpoint, wider.checkpoint, words, **rows
+  )
+  np.testing.assert_array_equal(array, move(prompt, old, wider, **rows).array)
   with pytest.raises(ValueError, match="belongs to another model"):
-    recycling.move(prompt, wider, old, **rows)
+    move(prompt, wider, old, **rows)
   other = pt.load(wider.checkpoint, seqio.ByteVocabulary(extra_ids=3))
   with pytest.raises(ValueError, match="models of one vocabulary"):
-    recycling.move(prompt, old, other, **rows)
+    move(prompt, old, other, **rows)
 
 
 def test_prompt_of_int8_weights_moves_as_that_of_floats(base, tmp_path):
@@ -78,7 +87,7 @@ def test_prompt_of_int8_weights_moves_as_that_of_floats(base, tmp_path):
   checkpoint_conversion.convert(floats, "int8", rounded)
   prompt = TunedPrompt(RNG.normal(size=(3, 16)).astype(np.float32))
   models = (pt.load(x, words) for x in (rounded, base))
-  moved = recycling.move(prompt, *models, skip=3, tokens=256)
+  moved = move(prompt, *models, skip=3, tokens=256)
   np.testing.assert_allclose(moved.array, prompt.array, atol=0.05)
 
 
