@@ -1,21 +1,19 @@
 """Prompts that are computed: their formulas, and answers after they fold."""
 
 import computed
+import every_method
 from flax import traverse_util
 import gin
 import numpy as np
 import pytest
-import seqio
 import tiny
 import tiny_decoder
 
-import prompt_tuning as pt
 from prompt_tuning import injections, prompts
 from prompt_tuning.interop import prompt_conversion
 from prompt_tuning.methods import computed_prompts
 from prompt_tuning.models import networks
 from prompt_tuning.models.network import parameter_shapes
-from t5x import train as train_lib
 
 CONFIGS = {"tiny": tiny.config(), "tiny_decoder": tiny_decoder.config()}
 INPUTS = (np.array([[100, 7, 9, 30, 8], [101, 5, 60, 0, 0]]),) * 3
@@ -82,25 +80,9 @@ def test_folded_prompt_gives_the_same_logits(method, model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", computed.METHODS)
-def test_run_writes_a_prompt_that_answers_alike(method, tmp_path):
-  base = tiny.save_base(tmp_path / "base")
-  run = tmp_path / "run"
-  computed.configure(method, INITIAL_CHECKPOINT_PATH=base, MODEL_DIR=str(run))
-  gin.get_configurable(train_lib.train)(train_eval_dataset_cfg=None)
-  evals = tiny.record(run)["evals"]
-  model = pt.load(base, seqio.ByteVocabulary())
-  # The run gives the file of its best prompt, and a checkpoint its own.
-  for path, evaluation in (
-    (run, max(evals, key=lambda x: x["score"])),
-    (run / f"checkpoint_{evals[-1]['step']}", evals[-1]),
-  ):
-    prompt, metadata = prompt_conversion.read_prompt(path)
-    assert metadata
-    assert metadata.step == evaluation["step"]
-    assert metadata.parameter_path == "encoder/prompt/prompt"
-    metrics = evaluation["metrics"][tiny.TASK]
-    assert model.evaluate(tiny.TASK, prompt) == metrics
+@pytest.mark.parametrize("method", every_method.COMPUTED)
+def test_row_of_the_table(method, service_of, tmp_path):
+  every_method.check_row(method, service_of, tmp_path)
 
 
 @pytest.mark.interop

@@ -1,0 +1,10 @@
+"""The rows of the docs' table of methods that train a prompt as it is."""
+
+import every_method
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", every_method.PROMPTS)
+def test_row_of_the_table(method, service_of, tmp_path):
+  every_method.check_row(method, service_of, tmp_path)
