@@ -79,13 +79,25 @@ def read(folder: str | os.PathLike[str]) -> ChatTemplate | None:
 def _compiled(text: str) -> Any:
   """Compiles a template, with the names that transformers gives to one."""
   try:
-    from jinja2 import exceptions, sandbox
+    from jinja2 import exceptions, ext, sandbox
   except ImportError:
     raise ValueError(
       "The model has a chat template, which needs jinja2: pip install jinja2."
     ) from None
+
+  class Generation(ext.Extension):
+    """Keeps the text of {% generation %}, which marks answers in training."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser):
+      next(parser.stream)
+      return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
   environment = sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    trim_blocks=True,
+    lstrip_blocks=True,
+    extensions=[ext.loopcontrols, Generation],
   )
 
   def refuse(message: str) -> NoReturn:

@@ -172,6 +172,10 @@ def _parquet(path: str) -> Any:
 def _records(path: str, table: Any) -> Iterator[Row]:
   """Yields the rows of a table, which are counted from 1."""
   is_frame = hasattr(table, "columns")
+  columns = [str(x) for x in table.columns] if is_frame else []
+  for column in columns:
+    if columns.count(column) > 1:
+      raise ValueError(f"{path}: two columns are called {column}.")
   records = table.to_dict("records") if is_frame else iter(table)
   for number, record in enumerate(records, 1):
     cells = {str(k): x for k, x in record.items()}

@@ -170,10 +170,10 @@ def _probe_table(results: Results) -> Table:
   found = {
     results.label(axes, [run.cell.point[axis] for axis in axes]): {
       sheet.label("task", task): score
-      for task, score in run.record.scores.items()
+      for task, score in (run.record.scores if run.record else {}).items()
     }
     for run in results.runs
-    if run.record
+    if run.record or run.failed
   }
   tasks = list(dict.fromkeys(task for row in found.values() for task in row))
   majorities = _majorities(sheet)
@@ -181,7 +181,11 @@ def _probe_table(results: Results) -> Table:
   return Table(
     [heading(axes), *tasks],
     [
-      [name, *(f"{row[x]:.1f}" if x in row else NONE for x in tasks)]
+      [
+        name,
+        *(f"{row[x]:.1f}" if x in row else NONE for x in tasks if row),
+        *("failed" for _ in tasks if not row),
+      ]
       for name, row in rows.items()
     ],
   )

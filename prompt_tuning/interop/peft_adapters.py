@@ -27,6 +27,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED_WEIGHTS = "adapter_model.bin"
 _KEY = "prompt_embeddings"
+# In our header: whether PEFT's rows are sqrt(H) times as large as ours.
+_IS_SCALED = "is_scaled"
 _PEFT_TYPE = "PROMPT_TUNING"
 # Task type -> transformers' class of its models.
 _CLASSES = {
@@ -88,9 +90,11 @@ def save_adapter(
     "inference_mode": True,
   }
   folder.mkdir(parents=True, exist_ok=True)
-  scaled = array * _scale(task_type, kind, width)
+  is_scaled = _is_scaled(task_type, kind)
+  scaled = array * _scale(is_scaled, width)
   header = {} if metadata is None else prompt_files.to_header(metadata, scaled)
-  weights = safetensors.numpy.save({_KEY: scaled}, {"format": "pt", **header})
+  header |= {"format": "pt", _IS_SCALED: str(is_scaled)}
+  weights = safetensors.numpy.save({_KEY: scaled}, header)
   whole_files.write(folder / WEIGHTS, weights)
   if title:
     card = _card(title, array, metadata, base_model, _CLASSES[task_type])
@@ -109,11 +113,27 @@ def _kind(base_model: str | None) -> str:
   return parsing.json_file(config, what, {"model_type": str})["model_type"]
 
 
-def _scale(task_type: str, kind: str, width: int) -> np.float32:
-  """Returns the size of PEFT's rows, as a multiple of ours."""
+def _is_scaled(task_type: str, kind: str) -> bool:
+  """Returns whether PEFT's rows are multiplied embeddings."""
   # T5Gemma 1 multiplies after PEFT has put them in front.
   scales = "gemma" if task_type == "CAUSAL_LM" else r"t5gemma-?2(-|$)"
-  is_scaled = re.search(scales, kind.lower())
+  return re.search(scales, kind.lower()) is not None
+
+
+def _check_known(
+  config: pathlib.Path, task_type: str, kind: str, is_scaled: bool
+) -> None:
+  """Raises ValueError for a decoder that may be a Gemma, but is not there."""
+  is_decoder = task_type == "CAUSAL_LM" and os.path.isabs(kind)
+  if is_decoder and not is_scaled and not os.path.exists(kind):
+    raise ValueError(
+      f"{config}: there is no model at {kind}, and it would tell the size of "
+      "the prompt's rows. Correct base_model_name_or_path."
+    )
+
+
+def _scale(is_scaled: bool, width: int) -> np.float32:
+  """Returns the size of PEFT's rows, as a multiple of ours."""
   return np.float32(width**0.5 if is_scaled else 1)
 
 
@@ -156,7 +176,8 @@ def load_adapter(
     it is one for a decoder, whose model it names.
 
   Raises:
-    ValueError: if it is another kind of adapter, or incomplete.
+    ValueError: if it is another kind of adapter, or incomplete, or of a decoder
+      that is not there, by a file that does not say whether it is a Gemma.
   """
   folder = pathlib.Path(folder)
   if not is_adapter(folder):
@@ -205,8 +226,13 @@ def load_adapter(
     )
   task_type = config["task_type"]
   rows = prompt_files.checked(array[:length], path)
-  kind = _kind(model or base_model)
-  prompt = rows / _scale(task_type, kind, rows.shape[1])
+  if _IS_SCALED in header:
+    is_scaled = header[_IS_SCALED] == "True"
+  else:
+    kind = _kind(model or base_model)
+    is_scaled = _is_scaled(task_type, kind)
+    _check_known(folder / CONFIG, task_type, kind, is_scaled)
+  prompt = rows / _scale(is_scaled, rows.shape[1])
   metadata = prompt_files.from_header(header, rows, path)
   if metadata is None and task_type == "CAUSAL_LM":
     unknown, (_, name) = prompt_files.UNKNOWN, prompt_files.PARAMETER_PATHS

@@ -46,8 +46,9 @@ def serve(options: argparse.Namespace) -> None:
     if options.demo and options.jobs:
       files = demo.data_sets(service.engine.model, options.jobs)
       logging.info("To tune %s, upload %s", demo.NEW_TASK, " and ".join(files))
+    host = f"[{options.host}]" if ":" in options.host else options.host
     port = listener.getsockname()[1]
-    logging.info("Serving %s: http://%s:%d/", service.base, options.host, port)
+    logging.info("Serving %s: http://%s:%d/", service.base, host, port)
     server = _Server(make_config(options, app.make(service)), service)
     server.run([listener])
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -31,6 +32,7 @@ from t5x.configuration import checks, reading, resolution
 from t5x.runs import command_line, evaluation, training
 
 _RECIPE = "gin/recipes/prompt_tuning.gin"
+_RUN = "gin/runs/train.gin"
 _BY_LENGTH = "gin/runs/by_length.gin"
 _DATA = "gin/tasks/files.gin"
 _INT8 = "gin/models/int8.gin"
@@ -88,7 +90,8 @@ def make(
     data: A file as `row_files.read` takes it, a data set on the hub, or a
       registered task.
     folder: Its MODEL_DIR; by default it is named after the two.
-    gin_files: The user's gin files; one of gin/recipes replaces the recipe.
+    gin_files: The user's gin files; one that includes a run, such as those of
+      gin/recipes, replaces the recipe.
     gin_bindings: The user's bindings, which win.
 
   Raises:
@@ -114,7 +117,7 @@ def make(
   is_task = any(data in x.names() for x in registries)
   values |= {"TASK": data} if is_task else _data_bindings(data)
   bindings = [f"{name} = {value!r}" for name, value in values.items()]
-  recipes = [x for x in gin_files if "recipes/" in x]
+  recipes = [x for x in gin_files if _RUN in _with_includes(x)]
   # Runs, which recipes include, come before the files that replace parts.
   files = [
     f"gin/models/{model_file}.gin",
@@ -130,7 +133,7 @@ def make(
       files_lib.file_task, files, [*bindings, *gin_bindings]
     ) as arguments:
       task = files_lib.file_task(**arguments)
-  given = _given(gin_files, gin_bindings)
+  given = _given(gin_files, gin_bindings, base.step)
   facts = defaults.Facts(
     config,
     sum(x.size for x in base.arrays.values()),
@@ -214,18 +217,31 @@ def _put_programs_where_gin_finds_them() -> None:
 
 
 def _given(
-  gin_files: Sequence[str], gin_bindings: Sequence[str]
+  gin_files: Sequence[str], gin_bindings: Sequence[str], first_step: int
 ) -> dict[str, Any]:
   """Returns label -> value, or None, of what the user decides."""
   paths = reading.search_paths()
-  found = [x for file in gin_files for x in reading.from_file(file, paths)]
+  files = [
+    x
+    for file in gin_files
+    for x in _with_includes(file)
+    if x == file or not x.startswith("gin/runs/")  # These have defaults.
+  ]
+  found = [x for file in files for x in reading.from_file(file, paths)]
   found += [x for text in gin_bindings for x in reading.from_text(text)]
   own = {x.label: x.value for x in found if isinstance(x, reading.Binding)}
   if "EVAL_PERIOD" in own:  # The other divides it.
     own.setdefault("STATS_PERIOD", None)
-  if any("recipes/" in x for x in gin_files):  # Its method has its own.
-    own = {"LEARNING_RATE": None, "PROMPT_LENGTH": None, **own}
+  if isinstance(last := own.get("TRAIN_STEPS"), int):
+    own.setdefault("TRAIN_STEPS_RELATIVE", last - first_step)
   return own
+
+
+def _with_includes(file: str) -> list[str]:
+  """Returns a gin file, after those that it includes and may override."""
+  found = reading.from_file(file, reading.search_paths())
+  included = [_with_includes(x) for x in found if isinstance(x, str)]
+  return [*itertools.chain(*included), file]
 
 
 def _name(model: str, data: str) -> str:

@@ -70,7 +70,7 @@ class JobStore:
     """Raises the error that a new job would meet now, if there is one."""
     with self._open() as database:
       database.execute("begin immediate")
-      database.select(Job, "true")
+      database.select(Job, _IS_OPEN)
     if shutil.disk_usage(self.folder).free < _LEAST_ROOM:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
 

@@ -150,10 +150,19 @@ def test_files_of_the_user_are_kept_in_training_and_evaluation(
   assert "--tfds_data_dir=tfds" in out
   assert "runs/tune/tiny-y'" in out
   assert "  EVAL_PERIOD = 2: ten evaluations" in err
-  # That of the recipe, too.
-  words[:1] = ["--gin_file=gin/recipes/lora.gin", "--gin.TARGET_COLUMN='y'"]
-  assert not console.main(["tune", NAME, "y.CSV", "--dry_run", *words])
-  assert "LEARNING_RATE" not in capsys.readouterr().out
+  # That of a recipe, too, even inside a file of the user's.
+  (folder / "mine.gin").write_text('include "gin/recipes/lora.gin"')
+  for file in ("gin/recipes/lora.gin", "mine.gin"):
+    words[:1] = [f"--gin_file={file}"]
+    last = ["--gin.TARGET_COLUMN='y'", "--gin.TRAIN_STEPS=70"]
+    assert not console.main(
+      ["tune", NAME, "y.CSV", "--dry_run", *words[:2], *last]
+    )
+    out, err = capsys.readouterr()
+    assert "LEARNING_RATE" not in out + err
+    assert "recipes/prompt_tuning.gin" not in out
+    assert "TRAIN_STEPS_RELATIVE" not in out + err
+  words[:1] = ["--gin_file=own.gin"]
 
   ran = []
 

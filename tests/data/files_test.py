@@ -72,6 +72,7 @@ def test_tables_and_parquet_are_as_the_file(tmp_path):
   for data, message in (
     (frame.head(0), "expected rows of examples, got none"),
     (pd.DataFrame([{"text": [1], "label": "a"}]), "The table, row 1, column t"),
+    (pd.DataFrame([["a"] * 2], columns=["x"] * 2), "two columns are called x"),
     (str(tmp_path / "bad.parquet"), r"bad\.parquet cannot be read as Parquet"),
   ):
     with pytest.raises(ValueError, match=message):

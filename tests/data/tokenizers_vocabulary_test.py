@@ -139,6 +139,8 @@ def test_a_chat_template_wraps_inputs_and_not_targets(tmp_path):
     tiny_decoder.CHAT_TEMPLATE,
     "{% for m in messages %}\n  {% if loop.first %}\n{{ bos_token }}[{{ m }}]\n"
     "  {% endif %}\n{{ m.content | trim | tojson }}{% break %}{% endfor %}",
+    "{% for m in messages %}{% generation %}\n  {{ m.content }}"
+    "{% endgeneration %}\n<answer>{% endfor %}",
     "{{ unk_token }}{% if tools is not none or documents is not none %}<answer>"
     "{% endif %}{{ messages[0].content }}",
   ],

@@ -30,6 +30,14 @@ def test_failed_runs_are_named(tmp_path, sheet):
   assert "* s-model-cb-seed0: it broke" in page
   assert "| model, s | failed | failed |" in page
   assert "| [x](x.md) | 24 | 6 | 12, 6 failed |" in pages.hours_page([results])
+  runs = (
+    'rows = ["method"]',
+    'kind = "tasks"\nrows = ["method", "size", "task", "seed"]',
+  )
+  edits = (made_up.NO_FIGURE, made_up.BY_TASK, runs)
+  sheet = made_up.sheet(tmp_path, made_up.edited(*edits))
+  table = tables.table(Results(sheet, results.archive)).markdown()
+  assert "| model, s, cb, 0 | failed | failed |" in table
 
 
 @pytest.fixture(scope="module")

@@ -135,8 +135,9 @@ def test_adapter_is_compared_with_the_base_model_that_it_names(base, prompt):
     assert written["num_transformer_submodules"] == 1
 
 
-def test_adapter_of_a_gemma_is_scaled_without_a_name_too(tmp_path, prompt):
-  gemma = tmp_path / "gemma"
+def test_adapter_is_scaled_as_its_model_is_without_a_name_too(tmp_path, prompt):
+  """Even if the Gemma is gone; a file of PEFT's own needs it then."""
+  gemma = tmp_path / "base"
   gemma.mkdir()
   (gemma / "config.json").write_text('{"model_type": "gemma"}')
   metadata = dataclasses.replace(
@@ -145,15 +146,21 @@ def test_adapter_of_a_gemma_is_scaled_without_a_name_too(tmp_path, prompt):
     base_model=str(gemma),
   )
   prompt_conversion.write_prompt(tmp_path / "adapter", prompt, metadata)
-  weights = safetensors.numpy.load_file(
-    tmp_path / "adapter" / peft_adapters.WEIGHTS
-  )
+  file = tmp_path / "adapter" / peft_adapters.WEIGHTS
+  weights = safetensors.numpy.load_file(file)
   np.testing.assert_array_equal(
     weights["prompt_embeddings"], prompt * np.float32(prompt.shape[1] ** 0.5)
   )
+  gemma.rename(tmp_path / "moved")
   read, header = prompt_conversion.read_prompt(tmp_path / "adapter")
   np.testing.assert_allclose(read, prompt, rtol=1e-6)
   assert header == metadata
+  safetensors.numpy.save_file(weights, file)
+  with pytest.raises(ValueError, match=r"there is no model at .*base, and it"):
+    peft_adapters.load_adapter(tmp_path / "adapter")
+  (tmp_path / "moved").rename(gemma)
+  read, _ = peft_adapters.load_adapter(tmp_path / "adapter")
+  np.testing.assert_allclose(read, prompt, rtol=1e-6)
 
 
 def test_refuses_other_places_and_base_models(base, prompt):

@@ -238,8 +238,10 @@ def test_prompts_are_uploaded_filtered_and_deleted(
 def test_a_table_of_inputs_is_answered(shown, address, tmp_path):
   texts = ['ab "x", c', "two\nlines", "abc"]
   file = tmp_path / "in.csv"
+  rows = ("id", "text"), *enumerate(texts)
   with file.open("w", newline="", encoding="utf-8-sig") as out:
-    csv.writer(out).writerows([("id", "text"), *enumerate(texts)])
+    for end, row in zip(("\r\n", "\r", "\n", "\r\n"), rows, strict=True):
+      csv.writer(out, lineterminator=end).writerow(row)
   shown.open(address)
   shown.one("#none").click()
   shown.one('#choices [value="prompt_1"]').click()

@@ -118,8 +118,11 @@ def rows(
   invalid = []
   for idx, example, text, where in _read(task, paths):
     result = postprocess(text, example)
-    answers[idx] = result["value"] if isinstance(result, Mapping) else result
-    if answers[idx] == postprocessors.INVALID:
+    answer = result["value"] if isinstance(result, Mapping) else result
+    if isinstance(answer, float) and not 0 <= answer <= 5:  # A similarity.
+      answer = postprocessors.INVALID
+    answers[idx] = answer
+    if answer == postprocessors.INVALID:
       invalid.append(
         (idx, f"{where}: {text!r} is not an answer of {task.name}")
       )

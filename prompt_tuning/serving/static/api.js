@@ -7,7 +7,7 @@ const KEY = "prompt_tuning_key";
 /**
  * Sends a request with the key, if there is one; asks the user for a key if the
  * server needs one.
- * @throws {Error} With the server's message, if the request fails.
+ * @throws {Error} With the server's message and status, if the request fails.
  * @return {Promise<Response>}
  */
 export async function request(path, options = {}) {
@@ -17,7 +17,9 @@ export async function request(path, options = {}) {
     if (key) headers.Authorization = `Bearer ${key}`;
     const response = await fetch(path, { ...options, headers });
     if (response.ok) return response;
-    if (response.status !== 401) throw new Error(await reason(response));
+    const { status } = response;
+    if (status !== 401)
+      throw Object.assign(new Error(await reason(response)), { status });
     await newKey(key);
   }
 }

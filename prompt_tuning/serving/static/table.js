@@ -32,7 +32,7 @@ export function start(settings) {
 /** Parses CSV, in which quoted cells may have commas and line breaks. */
 export function parse(text) {
   const found = [[]];
-  const cells = /("(?:[^"]|"")*"|[^,\r\n]*)(,|\r?\n|$)/g;
+  const cells = /("(?:[^"]|"")*"|[^,\r\n]*)(,|\r\n?|\n|$)/g;
   for (const [, cell, end] of text.replace(/^\ufeff/, "").matchAll(cells)) {
     const isQuoted = cell.startsWith('"');
     found

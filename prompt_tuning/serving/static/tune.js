@@ -163,7 +163,8 @@ async function follow(view, { id, reading }) {
       view.showJob(await json(path, undefined, { signal }));
       if (view.isOver) return;
     } catch (error) {
-      if (!(error instanceof TypeError)) throw error; // `fetch` raises these.
+      // `fetch` raises a TypeError; a proxy answers 502 while a server starts.
+      if (!(error instanceof TypeError || error.status > 501)) throw error;
       tell(view.status, "The server cannot be reached; trying again …");
     }
     await new Promise((resolve) => setTimeout(resolve, 1000));

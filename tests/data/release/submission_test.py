@@ -127,6 +127,12 @@ def test_prediction_that_is_no_label_is_refused_or_replaced(tmp_path):
     _rows(folder)
   labels = [row["label"] for row in _rows(folder, replace_invalid=True)]
   assert labels == ["entailment", *["neutral"] * 4]
+  scores = ["3.8", "5.2", "-1.0", "0", "3.8"]
+  folder = _infer(tmp_path / "glue", "stsb", scores, benchmark="glue")
+  with pytest.raises(ValueError, match=r"line 2: '5.2' .* 1 more of 5"):
+    _rows(folder)
+  labels = [row["label"] for row in _rows(folder, replace_invalid=True)]
+  assert labels == [3.8, 3.8, 3.8, 0.0, 3.8]
 
 
 def test_wrong_folders_are_refused(tmp_path):
