@@ -45,6 +45,33 @@ def write(
   path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
+def records(folder: str) -> list[dict[str, Any]]:
+  """Returns the records in a folder below `RECORDS`."""
+  return [json.loads(x.read_text()) for x in (RECORDS / folder).glob("*.json")]
+
+
+def machine(record: Mapping[str, Any]) -> str:
+  """Names the cores and the CPU of a record."""
+  device = record["device"]
+  return f"{device['cpus']} cores of {device['cpu']}"
+
+
+def page(
+  command: str, title: str, about: Sequence[str], sections: Iterable[str]
+) -> str:
+  """Returns a page of records.
+
+  Args:
+    command: The script that writes it, with its flags.
+    title: Of the page.
+    about: Lines of the introduction.
+    sections: Further lines.
+  """
+  note = f"<!-- Written by `python benchmarks/{command}`. -->"
+  lines = [note, f"# {title}", "", *about, "", *sections]
+  return "\n".join(lines).rstrip() + "\n"
+
+
 def train(
   folder: pathlib.Path,
   gin_files: Iterable[str],

@@ -32,7 +32,6 @@ from t5x.formats import stacking, t5x_v3
 from t5x.formats.stored_arrays import StoredArray
 
 _GIB = 2**30
-_RECORDS = harness.RECORDS / "large"
 _SECONDS = "train/timing/seconds"
 _LONGEST_SECONDS = 4 * 3600.0
 _LENGTHS = {"inputs": 128, "targets": 8}
@@ -265,17 +264,14 @@ def measure(model: Model, steps: int, kill_at: int) -> dict[str, Any]:
 
 def page(records: Iterable[Mapping[str, Any]]) -> str:
   """Returns a page of records."""
-  lines = [
-    "<!-- Written by `python benchmarks/large.py`. -->",
-    "# The large sizes, run on this CPU",
-    "",
+  about = [
     "Random weights, read from a written checkpoint. Peak memory is of the",
     "whole process, with Python, JAX and TensorFlow; the plan's is of the",
     "program alone, all devices together, by `prompt-tuning plan`.",
   ]
+  lines = []
   for record in sorted(records, key=lambda x: x["parameters"]):
-    device, planned = record["device"], record["planned"]
-    weights = planned["weights"]
+    weights = record["planned"]["weights"]
 
     def row(name: str, program: str, record=record, weights=weights):
       peak, plan = record[name]["peak_bytes"], record["planned"][program]
@@ -295,10 +291,9 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
     of_train = [x for x in ("train", "killed", "resumed") if x in record]
     header = ("", "Weights, GiB", "Planned, GiB", "Peak, GiB")
     lines += [
-      "",
       f"## {' with '.join(record['model'])}",
       "",
-      f"{record['date'][:10]}, {device['cpus']} cores of {device['cpu']}; "
+      f"{record['date'][:10]}, {harness.machine(record)}; "
       f"{record['parameters']:,} parameters, {record['devices']} virtual "
       f"devices that share the model, batches of {record['batch']}, inputs of "
       f"{record['lengths']['inputs']}.",
@@ -308,8 +303,10 @@ def page(records: Iterable[Mapping[str, Any]]) -> str:
         [*(row(x, "train") for x in of_train), row("answer", "evaluate")],
       ).markdown(),
       f"Seconds a step: {seconds}, after the first.{kill}",
+      "",
     ]
-  return "\n".join(lines).rstrip() + "\n"
+  title = "The large sizes, run on this CPU"
+  return harness.page("large.py", title, about, lines)
 
 
 def main() -> None:
@@ -329,8 +326,8 @@ def main() -> None:
   model = Model(args.folder / name, files, args.devices)
   record = measure(model, args.steps, args.kill_at)
   harness.write(f"large/{name}", record)
-  records = map(json.loads, (x.read_text() for x in _RECORDS.glob("*.json")))
-  (harness.RESULTS / "large.md").write_text(page(records))
+  text = page(harness.records("large"))
+  (harness.RESULTS / "large.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
 
 from collections.abc import Iterable, Mapping
 import importlib
-import json
 import pathlib
 import shutil
 import signal
@@ -29,8 +28,6 @@ from typing import Any, NamedTuple
 import harness
 from prompt_tuning.experiments.text_tables import Table
 from reliability_parts.cases import SHARED, Counts
-
-_RECORDS = harness.RECORDS / "reliability"
 
 
 class Part(NamedTuple):
@@ -120,37 +117,31 @@ def bad(name: str, counts: Counts) -> dict[str, int | float]:
 def page(records: Iterable[Mapping[str, Any]]) -> str:
   """Returns a page of records; it names the parts that have none."""
   found = {record["part"]: record for record in records}
-  lines = [
-    "<!-- Written by `python benchmarks/reliability.py write`. -->",
-    "# Reliability",
-    "",
-    "Things were broken on purpose, and this was counted.",
-    "",
-  ]
+  about, lines = "Things were broken on purpose, and this was counted.", []
   for name, part in PARTS.items():
     lines += [f"## {part.title}", "", f"Asked: {part.bar}.", ""]
     if name not in found:
       lines += [f"`python benchmarks/reliability.py {name}` was not run.", ""]
       continue
     record = found[name]
-    device, commit = record["device"], str(record["commit"])[:7]
+    commit = str(record["commit"])[:7]
     counts = [
       (key.replace("_", " "), f"{value:,.6g}")
       for key, value in record["counts"].items()
     ]
     lines += [
       f"`{record['command']}`: {record['date'][:10]}, commit {commit}, "
-      f"{device['cpus']} cores of {device['cpu']}.",
+      f"{harness.machine(record)}.",
       "",
       Table(("", "counted"), counts).markdown(),
     ]
-  return "\n".join(lines).rstrip() + "\n"
+  return harness.page("reliability.py write", "Reliability", [about], lines)
 
 
 def write() -> None:
   """Writes the page from the records."""
-  records = [json.loads(path.read_text()) for path in _RECORDS.glob("*.json")]
-  (harness.RESULTS / "reliability.md").write_text(page(records))
+  text = page(harness.records("reliability"))
+  (harness.RESULTS / "reliability.md").write_text(text)
 
 
 def _run_all(

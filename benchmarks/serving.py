@@ -19,7 +19,6 @@ import t5x  # noqa: F401  # Before what imports TensorFlow, to keep that quiet.
 
 import argparse
 from collections.abc import Iterable, Mapping
-import json
 import pathlib
 import tempfile
 import tomllib
@@ -44,7 +43,6 @@ _PARTS = {
 _ROWS: dict[str, list[list[str]]] = tomllib.loads(
   pathlib.Path(__file__).with_name("traffic").joinpath("rows.toml").read_text()
 )
-_RECORDS = harness.RECORDS / "serving"
 
 
 def run(args: argparse.Namespace, part: str, scratch: str) -> dict[str, Any]:
@@ -77,28 +75,23 @@ def rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def page(records: Iterable[Mapping[str, Any]]) -> str:
   """Returns a page of records."""
-  lines = [
-    "<!-- Written by `python benchmarks/serving.py --tabulate`. -->",
-    "# Serving",
-    "",
+  about = [
     "Ratios are of turns beside each other: median, least and most. `mixed`",
     "and `equality` ask the engine in one process; the others ask a server",
     "over HTTP.",
-    "",
   ]
-  order = list(_PARTS)
+  lines, order = [], list(_PARTS)
   for record in sorted(
     records, key=lambda x: (order.index(x["part"]), x["checkpoint"])
   ):
-    device = record["device"]
     lines += [
       f"## {record['part']}: {record['checkpoint']}, {record['task']}",
       "",
-      f"{record['date'][:10]}, {device['cpus']} cores of {device['cpu']}.",
+      f"{record['date'][:10]}, {harness.machine(record)}.",
       "",
       Table(("", "asked", "measured"), rows(dict(record))).markdown(),
     ]
-  return "\n".join(lines).rstrip() + "\n"
+  return harness.page("serving.py --tabulate", "Serving", about, lines)
 
 
 def main() -> None:
@@ -125,8 +118,8 @@ def main() -> None:
       packages = ("torch", "transformers", "peft", "uvicorn")
       harness.write(f"serving/{part}_{model}", record, packages)
   if not args.quick:
-    records = [json.loads(path.read_text()) for path in _RECORDS.glob("*.json")]
-    (harness.RESULTS / "serving.md").write_text(page(records))
+    text = page(harness.records("serving"))
+    (harness.RESULTS / "serving.md").write_text(text)
 
 
 if __name__ == "__main__":

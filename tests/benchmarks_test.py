@@ -3,7 +3,6 @@
 import argparse
 import ast
 import dataclasses
-import json
 import pathlib
 import signal
 import subprocess
@@ -90,12 +89,11 @@ def test_growth_is_drawn():
 
 def test_the_page_is_that_of_the_records():
   """Its rates, memory and copies too, so that their formulas are the same."""
-  paths = (harness.RECORDS / "serving").glob("*.json")
-  records = {path.stem: json.loads(path.read_text()) for path in paths}
-  page = serving.page(records.values())
+  records = harness.records("serving")
+  page = serving.page(records)
   assert (ROOT / "results" / "serving.md").read_text() == page
   # What has no answer failed, and what was refused did not.
-  record = records["load_ladder_m_lm_100"]
+  record = next(x for x in records if x["part"] == "load")
   held = record["held"] | {"requests": 8, "statuses": {"200": 3, "429": 3}}
   rows = serving.rows({**record, "held": held})
   assert ("that failed and were not refused", "0", "2") in rows
@@ -199,6 +197,5 @@ def test_reliability_counts_each_case_once_and_writes_the_page(tmp_path):
 
 
 def test_the_page_of_reliability_is_that_of_the_records():
-  paths = (harness.RECORDS / "reliability").glob("*.json")
-  page = reliability.page(json.loads(path.read_text()) for path in paths)
+  page = reliability.page(harness.records("reliability"))
   assert (ROOT / "results" / "reliability.md").read_text() == page

@@ -43,10 +43,7 @@ def tabulate(cases: Mapping[str, Case]) -> None:
     ]
     for peer in PEERS
   }
-  parts = [
-    "<!-- Written by `python benchmarks/compare.py --tabulate`. -->",
-    "# Ours and PEFT, side by side",
-    "",
+  about = [
     "Seconds are of a step, or of a batch, and medians over turns, with the "
     "least and the most in brackets; ratios are medians over rounds, of two "
     "turns beside each other. More is better in ratios of speed, less in those "
@@ -54,8 +51,8 @@ def tabulate(cases: Mapping[str, Case]) -> None:
     "a T5 1.1's sizes, no dropout; PEFT pads to the longest of its batch. At "
     "the lengths of a task our step is that of `gin/runs/by_length.gin`, in "
     "parts of a batch, and PEFT's of the whole batch.",
-    "",
   ]
+  parts = []
   for work, title in _TITLES.items():
     records = [x for x in found["peft"] if x["case"]["work"] == work]
     if records:
@@ -85,16 +82,17 @@ def tabulate(cases: Mapping[str, Case]) -> None:
     ]
   places = set()
   for record in itertools.chain.from_iterable(found.values()):
-    device, versions = record["device"], record["versions"]
+    versions = record["versions"]
     places.add(
-      f"* {device['cpus']} cores of {device['cpu']}; "
+      f"* {harness.machine(record)}; "
       f"{', '.join(f'{k} {versions[k]}' for k in versions)}; commit "
       f"{record['commit'][:7]}"
       f"{' with changes' if record['uncommitted_changes'] else ''}; load "
       f"average {record['load_average']:.0f}."
     )
   parts += ["", *sorted(places)]
-  TABLE.write_text("\n".join(parts).rstrip() + "\n")
+  title = "Ours and PEFT, side by side"
+  TABLE.write_text(harness.page("compare.py --tabulate", title, about, parts))
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+import harness
 import prompt_tuning as pt
 from prompt_tuning import prompt_files
 from traffic import mixed, servers
@@ -131,9 +132,9 @@ def values(record: dict[str, Any]) -> dict[str, Any]:
   answered = sum(turn["statuses"].get("200", 0) for turn in turns)
   before, after = record["resident_bytes"]
   return {
-    **{kind: mixed.spread(rates[kind] / rates["one"]) for kind in rates},
+    **{kind: harness.spread(rates[kind] / rates["one"]) for kind in rates},
     "rate_of_one": np.median(rates["one"]),
-    **{f"p99_{kind}": mixed.spread(p99[kind] / p99["one"]) for kind in p99},
+    **{f"p99_{kind}": harness.spread(p99[kind] / p99["one"]) for kind in p99},
     "p99_ms": 1000 * np.median(p99["one"]),
     "failed": sum(turn["requests"] for turn in turns) - answered,
     "beyond": (after - before - record["prompt_bytes"]) / 1e6,

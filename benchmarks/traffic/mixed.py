@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import harness
 from peers import cases
 import prompt_tuning as pt
 from prompt_tuning import prompts
@@ -216,12 +217,7 @@ def values(record: dict[str, Any]) -> dict[str, Any]:
   over_peft = (seconds["peft"] / few) / (seconds["fifty"] / number)
   return {
     "rate": number / np.median(seconds["fifty"]),
-    "over_one": spread(seconds["one"] / seconds["fifty"]),
-    "over_peft": spread(over_peft),
+    "over_one": harness.spread(seconds["one"] / seconds["fifty"]),
+    "over_peft": harness.spread(over_peft),
     "table": record["prompt_table_bytes"] / 1e6,
   }
-
-
-def spread(values: np.ndarray) -> str:
-  """Returns the median, the least and the greatest value."""
-  return f"{np.median(values):.2f} [{values.min():.2f}, {values.max():.2f}]"
