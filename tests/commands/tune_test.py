@@ -332,9 +332,7 @@ def test_seven_lines_of_python(folder, capsys, name):
       "Two prompts are called other",
     ),
     (["serve", "moved.safetensors", "two.safetensors"], "of one model, got 2"),
-    (["serve"], "Name a prompt, or give --checkpoint, or --demo"),
     (["push", "bare.npy", "me/x"], "Expected names OWNER/NAME on the hub"),
-    (["inspect", "bare.npy"], "give the base model, --checkpoint=PATH"),
   ],
 )
 def test_mistakes_are_one_line(folder, words, message, capsys):

@@ -261,10 +261,7 @@ def test_lines_and_values(tmp_path):
 @pytest.mark.parametrize(
   ("name", "text", "message"),
   [
-    ("r.csv", b"a,b\n", "expected rows of examples, got none"),
     ("r.csv", b"a,b\n1,2\n1\n", r"r\.csv, line 3: expected 2 cells, a, b"),
-    ("r.csv", b"a,a\n1,2\n", "line 1: two columns are called a"),
-    ("r.csv", b"a,\n1,2\n", "line 1: expected a name .* column 2"),
     ("r.csv", b'a,b\n1,"2\n', "line 2: unexpected end"),
     ("r.csv", b"a,b\n1,\xff\n", r"line 2, the byte 0xff is not UTF-8. Save"),
     ("r.tsv", b"a\tb\n1\n", "line 2: expected 2 cells"),
@@ -273,7 +270,6 @@ def test_lines_and_values(tmp_path):
       b'a\tb\n"1\tx\n2\ty\n3"\tz\n',
       "line 2, column a: .* a tab in it",
     ),
-    ("r.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is not a JSON object: Ex"),
     ("r.jsonl", b"[1]\n", "line 1: expected a JSON object, got list"),
     ("r.jsonl", b'{"a": [1]}\n', r"line 1, column a: expected text.* \[1\]"),
     ("r.jsonl", b'{"a": 1}\n{"b": 1}\n', "line 2: .*; a is missing"),
@@ -285,15 +281,12 @@ def test_lines_and_values(tmp_path):
     ("r.csv", b'"a", "b"\n1,2\n', "line 1, column 2: .* space .* quotes"),
     ("r.csv", b'a,b\n"1", "2"\n', "line 2, column b: .* space .* quotes"),
     ("r.jsonl", b"[" * 100_000, "line 1 is not a JSON object"),
-    ("r.txt", b"a\n1\n", r"ends in \.csv, \.tsv, \.jsonl, \.parquet, got"),
-    ("no.csv", None, r"no\.csv cannot be read: No such file"),
   ],
 )
 def test_malformed_files_are_refused_by_line_and_column(
   tmp_path, name, text, message
 ):
-  if text is not None:
-    (tmp_path / name).write_bytes(text)
+  (tmp_path / name).write_bytes(text)
   with pytest.raises(ValueError, match=message) as error:
     cells(tmp_path / name)
   assert name in str(error.value)

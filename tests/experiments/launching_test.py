@@ -203,26 +203,6 @@ def test_cells_that_need_the_others_run_after_them(tmp_path):
   assert list(_ends(outcomes))[-1] == "cb-seed0"
 
 
-@pytest.mark.parametrize(
-  ("arguments", "old", "new", "message"),
-  [
-    ((), "title", 'launch = "a.py"\ntitle', "x is run by a.py."),
-    ((), "files = []", 'files = ["no.gin"]', "no.gin, which cb-seed0 needs"),
-    (["--cell=no"], "", "", "No cell is called no; there is cb-seed0, cb-"),
-    (["--submit=local", "--jobs=2"], "", "", "--jobs is for this machine"),
-    (["--option=timeout_min=1"], "", "", "--option is for --submit"),
-  ],
-)
-def test_errors_are_one_line(place, capsys, arguments, old, new, message):
-  counting.edit(place, old, new)
-  assert _launch(place, "--dry-run", *arguments) == 1
-  output, error = capsys.readouterr()
-  assert not output
-  assert error.startswith("Error: ")
-  assert message in error
-  assert len(error.splitlines()) == 1
-
-
 def test_one_run_in_other_words_is_run_once(place):
   """It leaves no record that says what it was told, so both would run."""
   counting.edit(place, "gin_files = []", 'gin_files = ["a.gin"]')

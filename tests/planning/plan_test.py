@@ -199,7 +199,6 @@ THREE = "partitioning.PjitPartitioner.num_partitions = 3"
 @pytest.mark.parametrize(
   ("files", "given", "message"),
   [
-    (FILES[:1], [], "configures a run"),
     (FILES[1:], [], "gives MODEL, .*--gin_file=gin/models/NAME.gin"),
     (EVALUATE, [], "require PROMPT_FILE. Give"),
     (MULTITASK, [], "^Expected a seqio task .*--gin.TASK=\"'super_glue_cb'\"$"),
