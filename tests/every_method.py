@@ -5,9 +5,10 @@ import functools
 import re
 from typing import Any
 
-import computed
 import documented
 import gin
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
@@ -17,6 +18,7 @@ import tiny_decoder
 import tiny_gin
 
 import prompt_tuning as pt
+from prompt_tuning import injections
 from prompt_tuning.inference.batch_queue import Settings, Shapes
 from prompt_tuning.inference.engine import Engine
 from prompt_tuning.interop import checkpoint_conversion, prompt_conversion
@@ -72,8 +74,14 @@ OTHERS: Files = {
   "model_tuning": ("model_tuning", [], []),
 }
 COMPUTED: Files = {
-  stem: (stem, files, [*bindings, "PROMPT_LENGTH = 4"])
-  for stem, (files, bindings) in computed.METHODS.items()
+  stem: (stem, files, ["PROMPT_LENGTH = 4", *bindings])
+  for stem, files, bindings in (
+    ("ulpt", [], ["ULPT_RANK = 2"]),
+    ("low_rank_prompt", [], ["PROMPT_RANK = 2"]),
+    ("residual_prompt", _PROMPT, ["RESIDUAL_BOTTLENECK = 5"]),
+    ("superpos", _PROMPT, ["SUPERPOS_TOKENS = 2"]),
+    ("mpt", _PROMPT, []),
+  )
 }
 METHODS = PROMPTS | OTHERS | COMPUTED
 ATTENTIONS = [
@@ -155,6 +163,25 @@ def configure(
   tiny_gin.configure_files(
     program, [f"gin/methods/{stem}.gin", *files], bindings, model, **macros
   )
+
+
+def normal(shapes):
+  """Random values, other than those that parameters start with."""
+  rng = np.random.default_rng(0)
+  return {x: rng.normal(size=y).astype("f4") for x, y in shapes.items()}
+
+
+def parts_of(method):
+  """Random parameters of a computed prompt, by their names in its formula."""
+  configure(method)
+  factory = gin.get_configurable(injections.Injections)().prompt
+  shapes = jax.eval_shape(
+    lambda: factory(name="prompt").init(
+      *(jax.random.key(0), jnp.ones((1, 2), "int32")),
+      jnp.ones((1, 2, tiny.WIDTH)),
+    )["params"]
+  )
+  return normal({name: x.shape for name, x in shapes.items()})
 
 
 def _trained(run):

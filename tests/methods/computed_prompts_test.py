@@ -1,6 +1,5 @@
 """Prompts that are computed: their formulas, and answers after they fold."""
 
-import computed
 import every_method
 from flax import traverse_util
 import gin
@@ -15,6 +14,7 @@ from prompt_tuning.methods import computed_prompts
 from prompt_tuning.models import networks
 from prompt_tuning.models.network import parameter_shapes
 
+LENGTH = 4
 CONFIGS = {"tiny": tiny.config(), "tiny_decoder": tiny_decoder.config()}
 INPUTS = (np.array([[100, 7, 9, 30, 8], [101, 5, 60, 0, 0]]),) * 3
 
@@ -32,7 +32,7 @@ FORMULAS = {
   "low_rank_prompt": lambda left, right: left @ right,
   "residual_prompt": _residual,
   "superpos": lambda weights, tokens: np.einsum(
-    "pe,peh->ph", weights, tokens.reshape(computed.LENGTH, 2, computed.WIDTH)
+    "pe,peh->ph", weights, tokens.reshape(LENGTH, 2, tiny.WIDTH)
   ),
   "mpt": lambda shared, positions, features: (
     shared * np.outer(positions, features)
@@ -40,11 +40,11 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("method", computed.METHODS)
+@pytest.mark.parametrize("method", every_method.COMPUTED)
 def test_formula_is_the_papers(method):
-  parts = computed.parts_of(method)
+  parts = every_method.parts_of(method)
   prompt = computed_prompts.fold(parts)
-  assert prompt.shape == (computed.LENGTH, computed.WIDTH)
+  assert prompt.shape == (LENGTH, tiny.WIDTH)
   np.testing.assert_allclose(prompt, FORMULAS[method](**parts), atol=1e-5)
 
 
@@ -55,12 +55,12 @@ def test_formula_is_the_papers(method):
     for x in CONFIGS
   ],
 )
-@pytest.mark.parametrize("method", computed.METHODS)
+@pytest.mark.parametrize("method", every_method.COMPUTED)
 def test_folded_prompt_gives_the_same_logits(method, model):
-  parts = computed.parts_of(method)
-  base = computed.normal(parameter_shapes(networks.make(CONFIGS[model])))
+  parts = every_method.parts_of(method)
+  base = every_method.normal(parameter_shapes(networks.make(CONFIGS[model])))
   owner = "decoder" if "decoder" in model else "encoder"
-  plain = prompts.prompt_factory(computed.LENGTH, prompts.random_uniform())
+  plain = prompts.prompt_factory(LENGTH, prompts.random_uniform())
   logits = []
   for method, own in (
     (gin.get_configurable(injections.Injections)(), parts),
@@ -87,13 +87,13 @@ def test_row_of_the_table(method, service_of, tmp_path):
 
 @pytest.mark.interop
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("method", computed.METHODS)
+@pytest.mark.parametrize("method", every_method.COMPUTED)
 def test_peft_reads_a_folded_prompt(method, tmp_path):
   peft = pytest.importorskip("peft")
   transformers = pytest.importorskip("transformers")
-  prompt = computed_prompts.fold(computed.parts_of(method))
+  prompt = computed_prompts.fold(every_method.parts_of(method))
   prompt_conversion.write_prompt(tmp_path / "adapter", prompt)
-  sizes = {"d_model": computed.WIDTH, "d_kv": 2, "d_ff": 8, "num_heads": 2}
+  sizes = {"d_model": tiny.WIDTH, "d_kv": 2, "d_ff": 8, "num_heads": 2}
   config = transformers.T5Config(vocab_size=8, num_layers=1, **sizes)
   base = transformers.T5ForConditionalGeneration(config)
   model = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")

@@ -2,12 +2,10 @@
 
 import dataclasses
 import importlib.metadata
-import itertools
 import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -16,13 +14,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from prompt_tuning.commands import console
-from prompt_tuning.experiments import plan_page, plan_table, sheets
 from t5x.configuration import reading, resolution
 from t5x.planning import costs, programs, search, targets
 
 ROOT = pathlib.Path(__file__).parents[2]
-PLAN = sheets.parse(ROOT / "configs/plan.toml", plan_table.Plan)
 TINY = [
   "TASK_FEATURE_LENGTHS = {'inputs': 12, 'targets': 4}",
   "BATCH_SIZE = 4",
@@ -331,46 +326,6 @@ def test_search_compiles_at_most_some_and_names_reasons_for_others(monkeypatch):
   assert {reason for *_, reason in trials[1:]} == reasons
   trials = list(search.search("cpux1", FILES, TINY, tries=1, seconds=0))
   assert {reason for *_, reason in trials} == {"0 minutes were over"}
-
-
-def test_rule_of_the_table_divides_devices_and_batches():
-  every = itertools.product(PLAN.cells(), (1, 4, 8, 16, 32, 64), (8, 16, 80))
-  for cell, devices, memory in every:
-    bindings = PLAN.bindings(cell, devices, memory * 2**30)
-    values = dict(x.split(" = ") for x in bindings)
-    share = int(values["partitioning.PjitPartitioner.num_partitions"])
-    assert devices % share == 0
-    assert PLAN.batch_size % (devices // share) == 0
-    parts = values["NUM_MICROBATCHES"]
-    assert parts == "None" or PLAN.batch_size % int(parts) == 0
-
-
-def test_page_is_made_of_its_records():
-  records = plan_table.read(*ROOT.glob("results/plan_*.json"))
-  assert plan_page.page(PLAN, records) == (ROOT / "results/plan.md").read_text()
-
-
-@pytest.mark.parametrize(
-  ("flag", "message"),
-  [
-    ("--methods=lora,x,y", "--methods: expected some of .*, got x, y\n"),
-    ("--programs=infer", "--programs: expected some of train, .*, got infer\n"),
-    ("--attention=flash", "The table has no such cell"),
-    ("--methods=lora", "Error: No compiler for h100x8"),
-  ],
-)
-def test_errors_of_the_table(monkeypatch, capsys, tmp_path, flag, message):
-  def find(name):
-    raise ValueError(f"No compiler for {name}")
-
-  monkeypatch.setattr(targets, "prepare", lambda: None)
-  monkeypatch.setattr(targets, "find", find)
-  shutil.copytree(ROOT / "configs", tmp_path / "configs")
-  words = ["plan-table", "--compile=gpu", f"--root={tmp_path}", flag]
-  assert console.main(words) == 1
-  assert re.search(message, capsys.readouterr().err)
-  assert not (tmp_path / "results").exists()
-  assert PLAN.select("tpu", "flash")
 
 
 @pytest.mark.slow

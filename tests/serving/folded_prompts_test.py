@@ -1,7 +1,7 @@
 """The server answers with a folded prompt as the network that computed it."""
 
-import computed
 import conformance
+import every_method
 import gin
 import numpy as np
 import pytest
@@ -13,9 +13,9 @@ from t5x import models
 TEXTS = ["abc", "xyz"]
 
 
-@pytest.mark.parametrize("method", computed.METHODS)
+@pytest.mark.parametrize("method", every_method.COMPUTED)
 def test_log_likelihoods_are_the_networks(method, model, service):
-  parts = computed.parts_of(method)
+  parts = every_method.parts_of(method)
   network = gin.get_configurable(models.EncoderDecoderModel)()
 
   def encode(texts):
