@@ -181,11 +181,9 @@ def _probe_table(results: Results) -> Table:
   return Table(
     [heading(axes), *tasks],
     [
-      [
-        name,
-        *(f"{row[x]:.1f}" if x in row else NONE for x in tasks if row),
-        *("failed" for _ in tasks if not row),
-      ]
+      [name, *(f"{row[x]:.1f}" if x in row else NONE for x in tasks)]
+      if row
+      else [name, *["failed"] * len(tasks)]
       for name, row in rows.items()
     ],
   )
