@@ -58,10 +58,10 @@ def make(service: Service) -> fastapi.FastAPI:
     },
   )
   for add_routes in (
+    completions.add_routes,  # First: routes are looked through in order.
     _add_probes,
     _add_models,
     _add_page,
-    completions.add_routes,
   ):
     add_routes(app, service)
   if service.jobs is not None:

@@ -234,10 +234,7 @@ class Service:
     with errors.refusing():
       tickets = self.engine.submit(rows)
 
-    async def collect() -> list[Any]:
-      return [await asyncio.wrap_future(ticket) for ticket in tickets]
-
-    answers = asyncio.create_task(collect())
+    answers = asyncio.gather(*map(asyncio.wrap_future, tickets))
     # After the body, only the client's end can follow.
     end = asyncio.ensure_future(request.receive())
     try:
