@@ -191,6 +191,7 @@ class BatchQueue:
     """Makes an empty queue."""
     self._settings = settings
     self._tickets: deque[tuple[Ticket, Shape]] = deque()
+    self._seconds: dict[tuple[Shape, int], float] = {}  # Of a batch, by rows.
 
   def __len__(self) -> int:
     return len(self._tickets)
@@ -204,7 +205,8 @@ class BatchQueue:
     """
     smallest_for, room = self._settings.shapes.smallest_for, self._settings.room
     shapes = [smallest_for(ticket.request) for ticket in tickets]
-    self._drop_finished()
+    if len(self) + len(tickets) > room:
+      self._drop_finished()
     if len(self) + len(tickets) > room:
       raise QueueFullError(
         f"{len(self)} requests are waiting, and there is room for {room}."
@@ -239,15 +241,31 @@ class BatchQueue:
     for ticket, own in fitting:
       needed = prompts | {ticket.request.prompt} - {None}
       if len(chosen) < rows[-1] and len(needed) <= self._settings.slots:
-        chosen.append(ticket)
+        chosen.append((ticket, own))
         alike += own == shape
         prompts = needed
     if alike < rows[-1] and now < self.due():
       return None
-    size = next(number for number in rows if number >= alike)
-    taken = set(chosen[:size])
+    sizes = [next(number for number in rows if number >= alike)]
+    sizes += [number for number in rows if (shape, number) in self._seconds]
+
+    def speed(size: int) -> float:  # Positions a second.
+      positions = sum(own.length for _, own in chosen[:size])
+      return positions / self._seconds.get((shape, size), 1e-9)
+
+    # Small batches that are full may be faster than a large one that is not.
+    size = max(sizes, key=speed)
+    taken = [ticket for ticket, _ in chosen[:size]]
     self._tickets = deque(x for x in self._tickets if x[0] not in taken)
-    return chosen[:size], shape, size
+    return taken, shape, size
+
+  def took(self, shape: Shape, rows: int, seconds: float) -> None:
+    """Counts in the time of a batch, by which later ones get their rows."""
+    mean = self._seconds.get((shape, rows), seconds)
+    for key in self._seconds:
+      if key[0] == shape:
+        self._seconds[key] *= 0.998  # Slow ones are tried again at times.
+    self._seconds[shape, rows] = mean + 0.1 * (seconds - mean)
 
   def _drop_finished(self) -> None:
     """Removes requests that nobody waits for any more."""

@@ -33,6 +33,7 @@ class Batch:
     first_answer: Time of its first tokens or scores, on the same clock; 0 if
       it has none, as it failed.
     output_tokens: Tokens generated so far.
+    busy: Seconds that the engine worked on it so far.
     seconds: From its start to its end.
   """
 
@@ -42,6 +43,7 @@ class Batch:
   started: float
   first_answer: float = 0.0
   output_tokens: int = 0
+  busy: float = 0.0
   seconds: float = 0.0
 
   @property

@@ -184,11 +184,14 @@ class Engine:
     return True
 
   def _advance(self, batch: Batch) -> None:
+    start = time.monotonic()
     try:
       is_over = next(self._running[batch], self) is self
       batch.first_answer = batch.first_answer or time.monotonic()
+      batch.busy += time.monotonic() - start
       if not is_over:
         return
+      self._queue.took(batch.shape, batch.rows, batch.busy)
     except Exception as error:
       logging.error("A batch failed.", exc_info=error)
       for ticket in batch.tickets:  # Not a ValueError: no request is wrong.

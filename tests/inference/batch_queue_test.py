@@ -88,6 +88,15 @@ def test_what_is_left_over_goes_to_shorter_ones():
   assert queue.take(2.0) == ([*three, short], Shape("generate", 8, 8), 4)
 
 
+@pytest.mark.parametrize(("seconds", "rows"), [(0.3, [4]), (0.1, [2, 1])])
+def test_three_share_the_rows_that_were_faster(seconds, rows):
+  queue, shape = _queue(), Shape("generate", 8, 4)
+  queue.took(shape, 4, 0.4)
+  queue.took(shape, 2, seconds)
+  queue.put([_generation() for _ in range(3)])
+  assert [queue.take(2.0)[2] for _ in rows] == rows
+
+
 def test_prompts_of_a_batch_fit_the_table():
   queue, prompts = _queue(), [_prompt() for _ in range(3)]
   tickets = [_generation(prompt=prompt) for prompt in [*prompts, prompts[0]]]
