@@ -22,7 +22,6 @@ from typing import Annotated, Any
 from absl import logging
 from pydantic import Field
 import seqio
-import sklearn.model_selection
 
 from prompt_tuning.data import row_files, task_rows, text_pairs
 from prompt_tuning.data import vocabulary as vocabulary_lib
@@ -231,6 +230,8 @@ def _hold_out(
   # Each label needs a row on both sides.
   stratify = by_label and min(counts.values()) > 1
   stratify &= len(counts) <= min(size, len(groups) - size)
+  import sklearn.model_selection  # It takes a second: not for a model alone.
+
   parts = sklearn.model_selection.train_test_split(
     groups,
     test_size=size,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import gc
 import logging as py_logging
 import os
 import re
@@ -230,6 +231,7 @@ def run_entry_point(
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
     del argv  # `preflight` has refused all words but flags.
+    gc.freeze()  # Modules stay: the collector need not look through them.
     try:
       _start(fn, run)
     except (ValueError, OSError, ImportError, FloatingPointError) as e:
