@@ -234,7 +234,10 @@ class Service:
     with errors.refusing():
       tickets = self.engine.submit(rows)
 
-    answers = asyncio.gather(*map(asyncio.wrap_future, tickets))
+    async def collect() -> list[Any]:
+      return [await asyncio.wrap_future(ticket) for ticket in tickets]
+
+    answers = asyncio.create_task(collect())
     # After the body, only the client's end can follow.
     end = asyncio.ensure_future(request.receive())
     try:
