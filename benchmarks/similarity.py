@@ -33,7 +33,7 @@ def gains() -> pd.DataFrame:
     gain after it, in points.
   """
   archive = records.Archive(harness.ROOT, harness.RESULTS)
-  cells = sheets.load("spot", harness.ROOT / "configs").cells
+  cells = sheets.load("spot", harness.ROOT / "configs").cells()
   found = {tuple(x.point.values()): (x, archive.find(x)) for x in cells}
 
   def rows() -> Iterator[dict[str, Any]]:
