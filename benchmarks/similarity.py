@@ -36,7 +36,7 @@ def gains() -> pd.DataFrame:
   cells = sheets.load("spot", harness.ROOT / "configs").cells()
   found = {tuple(x.point.values()): (x, archive.find(x)) for x in cells}
 
-  def rows() -> Iterator[dict[str, Any]]:
+  def rows() -> Iterator[dict[Any, Any]]:
     for point, (cell, run) in found.items():
       source = cell.point["source"]
       words = tuple(_WORDS if x == source else x for x in point)
@@ -44,17 +44,19 @@ def gains() -> pd.DataFrame:
       if source == _WORDS or run is None or start is None:
         continue
       (path,) = cell.prompt_patterns
-      ours, theirs = (
+      prompts = (
         prompt_files.load_prompt(x)[0]
         for x in (start.path.with_suffix(".safetensors"), harness.ROOT / path)
       )
-      measures = prompt_library.similarities(ours, theirs)
-      row = {x: cell.point[x] for x in ("source", "task", "seed")}
+      measures = prompt_library.similarities(*prompts)
+      row: dict[Any, Any] = {
+        x: cell.point[x] for x in ("source", "task", "seed")
+      }
       row |= dict(zip(_MEASURES, measures, strict=True))
       for steps in _STEPS:
-        scores = [x.record.after(steps) for x in (run, start)]
-        if all(scores):
-          row[steps] = scores[0].score - scores[1].score
+        ours, theirs = (x.record.after(steps) for x in (run, start))
+        if ours and theirs:
+          row[steps] = ours.score - theirs.score
       yield row
 
   return pd.DataFrame(rows())
@@ -62,7 +64,7 @@ def gains() -> pd.DataFrame:
 
 def page(frame: pd.DataFrame) -> str:
   """Returns the page of the gains."""
-  ranks = frame[[*_MEASURES, *_STEPS]].corr("spearman")
+  ranks = frame[[*_MEASURES, *_STEPS]].corr(method="spearman")
   means = frame[list(_STEPS)]
   rows = [("Mean gain, points", *means.mean()), ("Best start", *_best(frame))]
   rows += [(f"Most similar start, {x}", *_chosen(frame, x)) for x in _MEASURES]
