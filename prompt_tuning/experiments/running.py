@@ -23,6 +23,7 @@ import sys
 import time
 from typing import Any
 
+from prompt_tuning import prompt_files
 from prompt_tuning.experiments import records
 from prompt_tuning.experiments.cells import Cell
 from prompt_tuning.experiments.records import Archive
@@ -332,7 +333,7 @@ def _last_error(log: pathlib.Path, begin: int, status: int) -> str:
 
 
 def _store(left: pathlib.Path, workspace: Workspace, cell: Cell) -> None:
-  """Copies a record to `results`, without this machine's folders.
+  """Copies a record and a prompt to `results`, without this machine's folders.
 
   A failure does not replace older results, even of other settings: it is stored
   next to them. A prompt is stored only with results.
@@ -353,7 +354,11 @@ def _store(left: pathlib.Path, workspace: Workspace, cell: Cell) -> None:
   prompt = left.with_name("prompt.safetensors")
   kept = path.with_suffix(".safetensors")
   if counts and cell.program.keeps_prompt and prompt.exists():
-    safe_files.write(kept, prompt.read_bytes())
+    array, header = prompt_files.load_prompt(prompt)
+    if header and header.base_model:
+      base = header.base_model.removeprefix(f"{workspace.root}{os.sep}")
+      header = dataclasses.replace(header, base_model=base)
+    prompt_files.save_prompt(kept, array, header)
   else:
     kept.unlink(missing_ok=True)
   safe_files.write(path, text)

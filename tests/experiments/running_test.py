@@ -1,14 +1,17 @@
 """A cell's run: how it ends, and what is filed of that."""
 
 from concurrent import futures
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
 
 import counting
+import numpy as np
 import pytest
 
+from prompt_tuning import prompt_files
 from prompt_tuning.experiments import launching, running
 
 
@@ -37,14 +40,21 @@ def test_run_of_other_settings_and_unreadable_record_are_set_aside(place):
 
 
 def test_prompt_is_filed_beside_its_record_where_the_sheet_says_so(place):
+  """Without the folder of this machine, as records are."""
+  array, base = np.ones((2, 3), np.float32), f"{place.root}/checkpoints/base"
+  header = prompt_files.PromptMetadata("ab", "cd", base_model=base)
   for seed, keeps in enumerate(("", "keeps_prompt = true\n")):
     counting.edit(place, "gin_files", f"{keeps}gin_files")
     cell = counting.cells(place)[seed]
     place.folder(cell).mkdir(parents=True)
-    (place.folder(cell) / "prompt.safetensors").write_bytes(b"learned")
+    left = place.folder(cell) / "prompt.safetensors"
+    prompt_files.save_prompt(left, array, header)
     running.run_cell(cell, place)
-  files = {x.name: x.read_bytes() for x in place.results.rglob("*.safetensors")}
-  assert files == {"cb-seed1.safetensors": b"learned"}
+  (filed,) = place.results.rglob("*.safetensors")
+  assert filed.name == "cb-seed1.safetensors"
+  found, read = prompt_files.load_prompt(filed)
+  np.testing.assert_array_equal(found, array)
+  assert read == dataclasses.replace(header, base_model="checkpoints/base")
 
 
 @pytest.mark.parametrize(
