@@ -3,6 +3,7 @@
 import argparse
 import ast
 import dataclasses
+import json
 import pathlib
 import signal
 import subprocess
@@ -23,6 +24,7 @@ import input_pipeline  # noqa: E402
 import large  # noqa: E402
 import reliability  # noqa: E402
 import serving  # noqa: E402
+import similarity  # noqa: E402
 
 import harness  # noqa: E402
 from peers import cases, report  # noqa: E402
@@ -109,6 +111,21 @@ class trainer:
       (peak,) = (x for x in open("/proc/self/status") if x.startswith("VmHWM"))
       open("peak", "w").write(peak)
 """
+
+
+def test_gains_are_against_the_start_from_words():
+  frame = similarity.gains()
+  row = frame.iloc[0]
+  name = "ladder_s-prompt_tuning_from-{}-{task}-seed{seed}.json"
+  first, words = (
+    json.loads((ROOT / "results/spot" / name.format(x, **row)).read_text())
+    for x in (row["source"], "words")
+  )
+  gain = first["evals"][0]["score"] - words["evals"][0]["score"]
+  assert row[0] == pytest.approx(gain)
+  assert "words" not in set(frame["source"])
+  assert f"{len(frame)} runs of" in similarity.page(frame)
+  assert len(similarity.draw(frame).axes) == 2
 
 
 def test_a_gigabyte_is_a_billion_bytes(tmp_path):
