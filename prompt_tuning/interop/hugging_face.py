@@ -25,6 +25,7 @@ from prompt_tuning.interop import (
   t5_names,
   t5gemma_names,
 )
+from prompt_tuning.interop.parameter_names import hugging_face_name
 from prompt_tuning.models.config import TOKEN_EMBEDDING
 from prompt_tuning.models.decoder.config import DecoderConfig
 from prompt_tuning.models.layers import Config
@@ -145,7 +146,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
       f"says, got {len(tensors)}."
     )
   expected = t5_names.shapes(config)
-  keys = {name: _hugging_face_name(name, config) for name in expected}
+  keys = {name: hugging_face_name(name, config) for name in expected}
   if problems := _differences(
     {key: _turned(name, expected[name]) for name, key in keys.items()},
     tensors,
@@ -238,13 +239,6 @@ def _differences(
   ]
 
 
-def _hugging_face_name(name: str, config: Config) -> str:
-  """Returns the name of a tensor, which of a scale is that of its matrix."""
-  matrix = name.removesuffix("_scale")
-  found = NAMES[type(config)].hugging_face_name(matrix, config)
-  return found + name.removeprefix(matrix)
-
-
 def _turned(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   """Returns a parameter's shape in the other software's orientation."""
   return shape[::-1] if t5_names.is_transposed(name) else shape
@@ -326,7 +320,7 @@ def write_folder(
   safetensors_files.write(
     folder / safetensors_files.WEIGHTS,
     {
-      _hugging_face_name(name, config): _turned_array(name, array)
+      hugging_face_name(name, config): _turned_array(name, array)
       for name, array in arrays.items()
     },
   )
