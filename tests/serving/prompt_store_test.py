@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import time
-from unittest import mock
 import zipfile
 
 import bucket
@@ -96,21 +95,6 @@ def test_put_that_does_not_end_holds_up_nobody(service, prompts, monkeypatch):
     may_end.set()
     put.result()
   assert service.store.get("new").length == 1
-
-
-def test_what_is_known_is_served_when_the_folder_cannot_be_listed(
-  service, prompts, monkeypatch
-):
-  fail = mock.Mock(side_effect=OSError(116, "Stale file handle"))
-  monkeypatch.setattr(service.store, "_files", fail)
-  service.store._period = -1  # It looks each time.
-  assert served.complete(service).status_code == 200
-  # A client may ask for it again: who knows?
-  served.check_error(served.complete(service, model="none"), 503, "'none'")
-  models = served.send(service, "GET", "/v1/models").json()["data"]
-  assert len(models) == 3
-  with pytest.raises(OSError, match="Stale"):
-    service.store.put("new", served.npy(prompts[0].array))
 
 
 def test_folder_that_does_not_answer_holds_up_nobody(service, monkeypatch):
