@@ -65,7 +65,7 @@ def service(engine, prompts, model, tmp_path_factory):
     service.store.put(prompt.name, content)
   service.examples = [{"model": "prompt_4", "input": EXAMPLE}]
   service.jobs = JobStore(folder / "jobs", served.BASE)
-  work = service.jobs, model, service.store.folder, lambda: False
+  work = service.jobs, model.tune, service.store.folder, lambda: False
   service.supervisor = types.SimpleNamespace(
     wake=lambda: threading.Thread(target=worker.work, args=work).start()
   )
