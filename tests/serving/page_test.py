@@ -231,7 +231,7 @@ def test_prompts_are_uploaded_filtered_and_deleted(
   delete.click()
   shown.browser.switch_to.alert.accept()
   shown.wait_for_text("#prompts-status", "own is deleted")
-  assert "own" not in [x.name for x in service.store.all()]
+  assert "own" not in service.store.all()
   assert shown.errors() == []
 
 
