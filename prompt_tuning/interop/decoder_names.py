@@ -20,6 +20,8 @@ _FAMILIES: dict[str, dict[str, Any]] = {
   "gemma3_text": {"has_post_norms": True, "has_qk_norm": True},
 }
 MODEL_TYPES = tuple(_FAMILIES)
+# The copy of a tied head, and what follows from the configuration.
+UNREAD = r"lm_head\.weight|.*\.rotary_emb\.inv_freq"
 _GEMMA = {"norm_offset": 1, "scales_embedding": True}
 # Settings that the network computes in one way only.
 _FIXED = {
@@ -139,9 +141,3 @@ def _rope(given: Mapping[str, Any]) -> Rope:
   length = given["original_max_position_embeddings"]
   low, high = (given[name] for name in names)
   return dataclasses.replace(rope, bands=(low, high, length))
-
-
-def is_unread(name: str, config: DecoderConfig) -> bool:
-  """Returns whether a tensor follows from others."""
-  is_copy = name == "lm_head.weight" and config.logits_via_embedding
-  return is_copy or name.endswith(".rotary_emb.inv_freq")

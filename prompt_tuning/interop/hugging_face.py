@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -123,12 +124,7 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
   """
   folder = _folder(path)
   config = read_config(folder)
-  names = NAMES[type(config)]
-  tensors = {
-    key: tensor
-    for key, tensor in safetensors_files.find(folder).items()
-    if not names.is_unread(key, config)
-  }
+  tensors = safetensors_files.find(folder)
   is_t5 = isinstance(config, T5Config)
   if is_t5:
     if _HEAD not in tensors:
@@ -147,6 +143,12 @@ def open_folder(path: epath.PathLike) -> BaseCheckpoint:
     )
   expected = t5_names.shapes(config)
   keys = {name: hugging_face_name(name, config) for name in expected}
+  read, unread = {*keys.values()}, re.compile(NAMES[type(config)].UNREAD)
+  tensors = {
+    key: tensor
+    for key, tensor in tensors.items()
+    if key in read or not unread.fullmatch(key)
+  }
   if problems := _differences(
     {key: _turned(name, expected[name]) for name, key in keys.items()},
     tensors,

@@ -17,8 +17,9 @@ from t5x.files import parsing
 # A ByT5 is a "t5" too.
 MODEL_TYPES = ("t5", "mt5")
 # Some old checkpoints have this tensor, and no model reads it.
-_UNUSED = (
-  "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+UNREAD = (
+  r"decoder\.block\.0\.layer\.1\.EncDecAttention"
+  r"\.relative_attention_bias\.weight"
 )
 # Our name of a size -> Hugging Face's.
 SIZES = {
@@ -91,12 +92,6 @@ def read_config(file: pathlib.Path, config: dict[str, Any]) -> T5Config:
   )
   with parsing.of(file, what):
     return T5Config(**{ours: config[name] for ours, name in SIZES.items()})
-
-
-def is_unread(name: str, config: Config) -> bool:
-  """Returns whether a tensor is one of old checkpoints."""
-  del config
-  return name == _UNUSED
 
 
 def is_transposed(name: str) -> bool:

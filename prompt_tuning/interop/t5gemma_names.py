@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import pathlib
-import re
 from typing import Any
 
 from prompt_tuning.interop import decoder_names
@@ -12,10 +11,9 @@ from t5x.files import parsing
 # The decoder whose layers each family has.
 _FAMILIES = {"t5gemma": "gemma2", "t5gemma2": "gemma3_text"}
 MODEL_TYPES = tuple(_FAMILIES)
-_HEAD = "lm_head.out_proj.weight"
-_COPY = "model.decoder.embed_tokens.weight"
-# Of the encoder for images, and of the end of an image.
-_OF_IMAGES = (
+# Copies of the embedding, the encoder for images, and the end of an image.
+UNREAD = (
+  r"lm_head\.out_proj\.weight|model\.decoder\.embed_tokens\.weight|"
   r"model\.encoder\.(vision_tower|multi_modal_projector)\..*|.*\.eoi_embedding"
 )
 
@@ -49,12 +47,3 @@ def read_config(file: pathlib.Path, content: Mapping[str, Any]) -> Any:
       start_id=decoder.get("bos_token_id", 2),
       is_merged=is_merged,
     )
-
-
-def is_unread(name: str, config: T5GemmaConfig) -> bool:
-  """Returns whether a tensor is a copy, or one for images."""
-  return bool(
-    (name == _HEAD and config.logits_via_embedding)
-    or (name == _COPY and config.is_merged)
-    or re.fullmatch(_OF_IMAGES, name)
-  )
