@@ -210,6 +210,11 @@ class View:
     counts = {*zip(own["trainable"], own["total"], strict=True)}
     return counts.pop() if len(counts) == 1 else None
 
+  def median(self, row: str, column: str) -> float:
+    """Returns the median of a column of the frame; NaN if none is known."""
+    own = self.frame[self.frame["row"] == row]
+    return float(own[column].astype(float).median())
+
 
 @dataclasses.dataclass(frozen=True)
 class Results:
@@ -281,6 +286,8 @@ class Results:
         "trainable": counts.get("trainable", 0),
         "total": sum(counts.values()) if record else math.nan,
         "size": counts.get("frozen") or counts.get("trainable") or math.nan,
+        "seconds": record.seconds if record else math.nan,
+        "bytes": (record and record.peak_memory_bytes) or math.nan,
         "style": run.cell.method,
       }
       runs.append((point, known))

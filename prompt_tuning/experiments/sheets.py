@@ -57,6 +57,7 @@ class Layout(Strict):
       all of its metrics is.
     mean_column: Whether to add the mean over the columns, which are tasks.
     parameters: Whether to show how many parameters train.
+    costs: Whether to show a run's time and peak memory: medians over the row.
     figure: "lines" over the columns' x; "dots" for columns without an order;
       "parameters", the mean over the columns by how many train; or none.
     panels: Whether each task of `mean_over` has a panel of the figure of lines,
@@ -74,6 +75,7 @@ class Layout(Strict):
   metric: str | None = None
   mean_column: bool = False
   parameters: bool = False
+  costs: bool = False
   figure: Literal["lines", "dots", "parameters"] | None = None
   panels: bool = False
   x_label: str = ""

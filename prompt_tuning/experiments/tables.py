@@ -75,6 +75,11 @@ def _score_table(results: Results, view: View) -> Table:
       texts.append(mean)
     majorities += [statistics.fmean(majorities)] if majorities else []
   has_majorities = len(majorities) == len(header) - 1
+  if layout.costs:
+    header[1:1] = ["Seconds", "Peak memory, MB"]
+    costs = [_cost_texts(view, row) for row in view.rows]
+    for texts, cost in itertools.zip_longest(rows, costs, fillvalue=["", ""]):
+      texts[1:1] = cost
   if layout.parameters:
     header[1:1] = ["Trainable", "Share"]
     shares = map(_share_texts, map(view.trainable, view.rows))
@@ -127,6 +132,12 @@ def _share_texts(counts: tuple[int, int] | None) -> list[str]:
     return [NONE, NONE]
   count, total = counts
   return [f"{count:,}", f"{100 * count / max(total, 1):.3g}%"]
+
+
+def _cost_texts(view: View, row: str) -> list[str]:
+  """Writes how long a run of a row took, and its peak memory."""
+  seconds, size = view.median(row, "seconds"), view.median(row, "bytes") / 1e6
+  return [NONE if math.isnan(x) else f"{x:,.0f}" for x in (seconds, size)]
 
 
 def heading(axes: list[str]) -> str:

@@ -13,6 +13,7 @@ from prompt_tuning.experiments.results import Results, View
 
 GAPS = ("[layout]", '[layout]\ngaps = [["model", "prompt"]]')
 MEAN = ("[layout]", "[layout]\nmean_column = true")
+COSTS = ("[layout]", "[layout]\nparameters = true\ncosts = true")
 NO_SIZE = (('size = ["s", "l"]', ""), ('SIZE = "$size"', 'SIZE = "s"'))
 NO_SEED = (("seed = [0, 1, 2]", ""), ('SEED = "$seed"', "SEED = 0"))
 ONE_ROW = (
@@ -68,6 +69,13 @@ def _some_are_there(point):
       [],
       _some_are_there,
       "Prompt_tuning | 55.0 ± 0.0 (2) | 55.0 (1)\nmodel | - | -",
+    ),
+    # Records that know no memory.
+    (
+      [COSTS],
+      _some_are_there,
+      """Prompt_tuning | 10 | 1% | 360 | - | 55.0 ± 0.0 (2) | 55.0 (1)
+      model | - | - | - | - | - | -""",
     ),
     # As of a sweep of seeds alone, which has no axis for rows.
     ([ONE_SIZE, ONE_ROW], None, " | 51.7 ± 5.8 (3) | 55.0 ± 0.0 (3)"),
