@@ -109,7 +109,7 @@ def choose(facts: Facts) -> list[Setting]:
   if facts.labels > length:
     length, reason = facts.labels, "a position for each label"
   length = given.get("PROMPT_LENGTH", length)
-  batch = given.get("BATCH_SIZE", min(8 if is_cpu else 32, facts.rows))
+  batch = given.get("BATCH_SIZE", min(4 if is_cpu else 32, facts.rows))
   most = _MOST_STEPS_ON_CPU if is_cpu else _MOST_STEPS
   steps = min(max(_PASSES * facts.rows / batch, 500), most)
   steps = given.get("TRAIN_STEPS_RELATIVE", 100 * math.ceil(steps / 100))

@@ -131,7 +131,7 @@ def test_settings_are_shown_before_anything_is_done(folder, capsys, caplog):
   assert "python -m t5x.train" in out
   assert "--gin.network.T5Config.emb_dim=16" in out
   assert "train 22, validation 2 rows; input text; target label" in err
-  assert "  BATCH_SIZE = 8: short steps on a CPU" in err
+  assert "  BATCH_SIZE = 4: short steps on a CPU" in err
   assert "Path not found" not in caplog.text  # By gin, in the first folder.
   assert not (folder / OUT).exists()
 

@@ -46,7 +46,7 @@ def facts(
     (facts("small", labels=50), {"PROMPT_LENGTH": 50}),
     (
       facts("small", "cpu"),
-      {"BATCH_SIZE": 8, "TRAIN_STEPS_RELATIVE": 2000}
+      {"BATCH_SIZE": 4, "TRAIN_STEPS_RELATIVE": 2000}
       | {"ACTIVATION_DTYPE": "float32", "PARAMETER_DTYPE": "float32"},
     ),
     (facts("base", "cpu", 0.8), {"PARAMETER_DTYPE": "bfloat16"}),
